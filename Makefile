@@ -1,0 +1,53 @@
+# make demo: the main job on real data.  make test: everything that is checked.  Both set themselves up the first time.
+SHELL := /bin/sh
+.DELETE_ON_ERROR:
+
+VENV := .venv
+BIN := $(VENV)/bin
+DEVICE_VENV := .venv-device
+
+.PHONY: demo test quick lint bench lock clean help
+
+help:
+	@echo "make demo   run pipelines/digits.yaml: train, prune, quantize, convert, validate"
+	@echo "make test   lint and all tests"
+	@echo "make quick  the tests that take seconds"
+	@echo "make lint   ruff, mypy, import-linter"
+	@echo "make bench  the benchmarks"
+	@echo "make lock   resolve requirements.lock anew (needs uv)"
+
+demo: $(VENV)/.installed
+	$(BIN)/edgepipe run pipelines/digits.yaml
+
+test: lint $(DEVICE_VENV)/.installed
+	$(BIN)/python -m pytest
+
+quick: $(VENV)/.installed
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.installed
+	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/convert.py
+
+$(VENV)/.installed: requirements.lock pyproject.toml
+	@sh tools/make-venv.sh $(VENV) "3.13 3.12 3.11" requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# tflite-runtime needs numpy < 2 and ends at Python 3.11, so it lives apart; without 3.11 its test skips and says so.
+$(DEVICE_VENV)/.installed: requirements-device.txt
+	@sh tools/make-venv.sh $(DEVICE_VENV) "3.11" requirements-device.txt optional
+	@mkdir -p $(DEVICE_VENV) && touch $@
+
+lock:
+	uv pip compile pyproject.toml --universal --python-version 3.11 --all-extras --group dev --generate-hashes \
+	  --no-emit-index-url --no-emit-find-links --no-annotate --no-header --output-file requirements.lock
+
+clean:
+	rm -rf $(VENV) $(DEVICE_VENV) build dist runs

@@ -1,0 +1,5 @@
+"""`python -m edgepipe`."""
+
+from edgepipe.cli import main
+
+main()

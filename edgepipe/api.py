@@ -1,0 +1,131 @@
+"""edgepipe from Python: the functions behind the commands, with typed results.
+
+    import edgepipe
+    report = edgepipe.run("pipelines/digits.yaml")
+    report.met, report.stage("validate").metric("accuracy").value
+
+Importing edgepipe imports nothing heavy; each function imports what it needs when it is called.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from edgepipe.arrays import Arrays
+    from edgepipe.pipeline import Pipeline
+    from edgepipe.progress import Progress
+    from edgepipe.report.report import Report
+    from edgepipe.single import Conversion, Verification
+    from edgepipe.tflite.model import Model
+
+StrPath = str | Path
+Scheme = Literal["int8", "float16", "dynamic", "float32"]
+Number = Literal["int8", "uint8", "float32"]
+
+
+def run(
+    pipeline: StrPath,
+    *,
+    settings: Mapping[str, object] | Iterable[str] = (),
+    output_dir: StrPath | None = None,
+    cache_dir: StrPath | None = None,
+    progress: "Progress | None" = None,
+) -> "Report":
+    """Run the pipeline file and give its report; a report that is not `met` is returned, not raised.
+
+    Args:
+        pipeline: the YAML file.
+        settings: options put over the file: `{"stages.prune.sparsity": 0.8}` or `["stages.prune.sparsity=0.8"]`.
+        output_dir: where report.json, report.md and the artifacts are written; None for `runs/<name>`.
+        cache_dir: None for `$EDGEPIPE_CACHE_DIR`, else `~/.cache/edgepipe`.
+        progress: told what goes on; None for silence.
+
+    Raises:
+        ConfigError: everything that is wrong with the file.
+        EdgepipeError: bad data or models, a full disk, a missing tool.
+    """
+    from edgepipe import pipeline as pipelines
+    from edgepipe.cache import Cache, default_root
+    from edgepipe.progress import Silent
+    from edgepipe.report import report as reports
+    from edgepipe.runner import run as run_steps
+
+    checked = pipelines.load(pipeline, _settings(settings))
+    folder = Path(output_dir) if output_dir is not None else Path("runs") / checked.name
+    reports.check_writable(folder)
+    cache = Cache(Path(cache_dir) if cache_dir is not None else default_root())
+    with cache.held():
+        done = run_steps(checked, cache, progress or Silent())
+        report = reports.of(done)
+        reports.write(done, report, folder)
+    return report
+
+
+def _settings(settings: Mapping[str, object] | Iterable[str]) -> list[str]:
+    import json
+
+    if isinstance(settings, Mapping):
+        return [f"{path}={json.dumps(value)}" for path, value in settings.items()]  # JSON is YAML
+    return list(settings)
+
+
+def check(pipeline: StrPath, *, settings: Iterable[str] = ()) -> "Pipeline":
+    """The checked pipeline of a file, nothing run, no TensorFlow.
+
+    Raises:
+        ConfigError: everything that is wrong with the file, each problem with line and column.
+    """
+    from edgepipe.pipeline import load
+
+    return load(pipeline, settings)
+
+
+def convert(
+    model: StrPath,
+    *,
+    data: "StrPath | Arrays | None" = None,
+    scheme: Scheme = "int8",
+    input: Number | None = None,  # noqa: A002 - the word of the option
+    output: Number | None = None,
+    out: StrPath | None = None,
+    allow_code: bool = False,
+) -> "Conversion":
+    """Convert a `.keras`, `.h5` or SavedModel to TFLite; see `single.convert`."""
+    from edgepipe import single
+
+    return single.convert(
+        Path(model), data=data, scheme=scheme, input_type=input, output_type=output,
+        out=None if out is None else Path(out), allow_code=allow_code,
+    )  # fmt: skip
+
+
+def inspect(model: StrPath) -> "Model":
+    """The facts of a .tflite: operators, tensors, MACs, parameters; see `tflite.model.Model`. No TensorFlow.
+
+    Raises:
+        InputError: not a .tflite, or a damaged one.
+    """
+    from edgepipe.tflite.graph import read
+
+    return read(Path(model))
+
+
+def verify(
+    model: StrPath, *, devices: Collection[str] = (), limits: Iterable[str] = (), integer_only: bool = False
+) -> "Verification":
+    """Hold a .tflite against devices and limits (`["ram=64KiB"]`); see `single.verify`. No TensorFlow."""
+    from edgepipe import single
+
+    return single.verify(Path(model), devices=devices, limits=limits, integer_only=integer_only)
+
+
+def load_report(path: StrPath) -> "Report":
+    """The report of an earlier run, from its folder or its `report.json`.
+
+    Raises:
+        InputError: there is none there.
+    """
+    from edgepipe.report.report import load
+
+    return load(Path(path))

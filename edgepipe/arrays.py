@@ -1,0 +1,35 @@
+"""Batches of samples: one array, or one array per named input of a model with several."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Arrays = Array | dict[str, Array]  # the first axis counts samples
+
+
+def count(arrays: Arrays) -> int:
+    """How many samples there are."""
+    first = next(iter(arrays.values())) if isinstance(arrays, dict) else arrays
+    return len(first)
+
+
+def each(function: Callable[[Array], Array], arrays: Arrays) -> Arrays:
+    """`function` of the array, or of every named array."""
+    if isinstance(arrays, dict):
+        return {name: function(array) for name, array in arrays.items()}
+    return function(arrays)
+
+
+def take(arrays: Arrays, chosen: Array | slice) -> Arrays:
+    """The samples at `chosen` (indices or a slice), in that order."""
+    return each(lambda array: array[chosen], arrays)
+
+
+def shapes(arrays: Arrays) -> str:
+    """The shape of one sample, as a message shows it."""
+    if isinstance(arrays, dict):
+        return ", ".join(f"{name} {tuple(array.shape[1:])}" for name, array in arrays.items())
+    return str(tuple(np.shape(arrays)[1:]))

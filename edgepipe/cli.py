@@ -1,0 +1,357 @@
+"""The command line: thin commands, each of which imports what it needs when it runs.
+
+Results go to stdout, progress and errors to stderr. `--help` loads click and nothing else of size.
+"""
+
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgepipe.errors import EdgepipeError, ExitCode, did_you_mean
+
+if TYPE_CHECKING:
+    from edgepipe.report.rows import Rows
+
+# TensorFlow's C++ side writes to the terminal unless told otherwise before it is loaded.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+SCHEMES = click.Choice(["int8", "float16", "dynamic", "float32"])
+NUMBERS = click.Choice(["int8", "uint8", "float32"])
+JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
+CACHE_DIR = click.option(
+    "--cache-dir",
+    type=click.Path(file_okay=False),
+    help="Where results are kept; default $EDGEPIPE_CACHE_DIR or ~/.cache/edgepipe.",
+)
+
+
+class Suggesting(click.Group):
+    """A group that names the nearest command when it does not know one."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click's, with a suggestion in the error."""
+        name = args[0] if args else ""
+        if name and not name.startswith("-") and self.get_command(ctx, name) is None:
+            raise click.UsageError(f"no command '{name}'{did_you_mean(name, self.list_commands(ctx))}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        click.echo(f"edgepipe {version('edgepipe')}")
+        ctx.exit()
+
+
+@click.group(cls=Suggesting, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.option("--version", is_flag=True, callback=_version, expose_value=False, is_eager=True, help="Show the version.")
+def cli(debug: bool) -> None:
+    """Take a Keras model to a proven int8 TFLite model for a small device, with the evidence.
+
+    Exit codes: 0 good; 1 a bug in edgepipe; 2 bad input or usage; 3 a budget or a rule was not met; 4 a tool or a
+    device could not be reached; 130 interrupted.
+    """
+
+
+@cli.command()
+@click.argument("pipeline", type=click.Path())
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="PATH=VALUE",
+    help="Put an option over the file, such as stages.prune.sparsity=0.8.",
+)
+@click.option(
+    "--output-dir", type=click.Path(file_okay=False), help="Where report and artifacts go; default runs/NAME."
+)
+@CACHE_DIR
+@click.option("--quiet", is_flag=True, help="No progress on stderr.")
+@JSON
+def run(
+    pipeline: str, settings: tuple[str, ...], output_dir: str | None, cache_dir: str | None, quiet: bool, as_json: bool
+) -> None:
+    """Run a pipeline; what has not changed comes from the cache."""
+    from edgepipe import api
+    from edgepipe.progress import shown
+
+    with shown(quiet) as progress:
+        report = api.run(pipeline, settings=settings, output_dir=output_dir, cache_dir=cache_dir, progress=progress)
+    _print_report(report, as_json)
+    _end(report.met)
+
+
+@cli.command()
+@click.argument("pipelines", nargs=-1, required=True, type=click.Path())
+@click.option("--set", "settings", multiple=True, metavar="PATH=VALUE", help="Put an option over the file.")
+def check(pipelines: tuple[str, ...], settings: tuple[str, ...]) -> None:
+    """Check pipeline files without running anything: options, chain, devices, budget."""
+    from edgepipe import pipeline as loader
+    from edgepipe.errors import ConfigError
+
+    problems: list[str] = []
+    for file in pipelines:
+        try:
+            checked = loader.load(file, settings)
+        except ConfigError as error:
+            problems += [str(problem) for problem in error.problems]
+        except EdgepipeError as error:
+            problems.append(str(error))
+        else:
+            click.echo(f"{file}: good: {' -> '.join(step.name for step in checked.steps)}")
+    for problem in problems:
+        click.echo(problem, err=True)
+    if problems:
+        raise SystemExit(ExitCode.BAD_INPUT)
+
+
+@cli.command()
+@click.argument("model", type=click.Path())
+@click.option("--data", type=click.Path(), help="Representative samples, .npy or .npz; int8 needs them.")
+@click.option("--scheme", type=SCHEMES, default="int8", show_default=True, help="Types of weights and activations.")
+@click.option("--input", "input_type", type=NUMBERS, help="Type of the inputs; default int8 for int8, else float32.")
+@click.option("--output", "output_type", type=NUMBERS, help="Type of the outputs, likewise.")
+@click.option("-o", "--out", type=click.Path(), help="The .tflite to write; default beside the model.")
+@click.option("--allow-code", is_flag=True, help="Load a model that carries code (Lambda layers, a SavedModel).")
+@JSON
+def convert(
+    model: str,
+    data: str | None,
+    scheme: Any,
+    input_type: Any,
+    output_type: Any,
+    out: str | None,
+    allow_code: bool,
+    as_json: bool,
+) -> None:
+    """Convert a .keras, .h5 or SavedModel to TFLite, without YAML."""
+    from edgepipe import api
+
+    done = api.convert(
+        model, data=data, scheme=scheme, input=input_type, output=output_type, out=out, allow_code=allow_code
+    )
+    _print(done, as_json, lambda: _single_tables(done.path, done))
+    _end(not done.findings)
+
+
+@cli.command()
+@click.argument("model", type=click.Path())
+@JSON
+def inspect(model: str, as_json: bool) -> None:
+    """Show what a .tflite holds: operators, shapes, types, MACs, parameters."""
+    from edgepipe import api
+
+    facts = api.inspect(model)
+    if as_json:
+        from edgepipe.report.facts import as_record
+
+        return click.echo(as_record(facts).model_dump_json(indent=2, by_alias=True))
+    from edgepipe.report.facts import tables
+    from edgepipe.report.text import show_tables
+
+    return show_tables(tables(facts))
+
+
+@cli.command()
+@click.argument("model", type=click.Path())
+@click.option("--device", "devices", multiple=True, help="A device profile, by name or path; repeat for several.")
+@click.option(
+    "--max", "limits", multiple=True, metavar="METRIC=LIMIT", help="An upper limit, such as ram=64KiB or latency=5ms."
+)
+@click.option("--integer-only", is_flag=True, help="Every operator and tensor must be integer.")
+@JSON
+def verify(model: str, devices: tuple[str, ...], limits: tuple[str, ...], integer_only: bool, as_json: bool) -> None:
+    """Hold a .tflite against devices and limits; exit 3 with the offenders named."""
+    from edgepipe import api
+
+    result = api.verify(model, devices=devices, limits=limits, integer_only=integer_only)
+    _print(result, as_json, lambda: _single_tables(result.path, result))
+    if not as_json:
+        click.echo("met" if result.met else "not met")
+    _end(result.met)
+
+
+@cli.command()
+@click.argument("run_folder", metavar="RUN", type=click.Path())
+@click.option("--format", "style", type=click.Choice(["text", "json", "markdown"]), default="text", show_default=True)
+def report(run_folder: str, style: str) -> None:
+    """Show the report of an earlier run, from its folder or report.json."""
+    from edgepipe import api
+
+    found = api.load_report(run_folder)
+    if style == "markdown":
+        from edgepipe.report.markdown import render
+
+        return click.echo(render(found), nl=False)
+    return _print_report(found, style == "json")
+
+
+@cli.command()
+@click.argument("name", required=False)
+@JSON
+def stages(name: str | None, as_json: bool) -> None:
+    """List the stages, or explain the options of one."""
+    from edgepipe.report import catalogue
+    from edgepipe.report.text import show_tables
+
+    if as_json:
+        return click.echo(catalogue.stages_json(name))
+    return show_tables(catalogue.stages(name))
+
+
+@cli.group(cls=Suggesting)
+def device() -> None:
+    """List and show device profiles."""
+
+
+@device.command("list")
+@JSON
+def device_list(as_json: bool) -> None:
+    """List the devices that edgepipe knows."""
+    from edgepipe.report import catalogue
+    from edgepipe.report.text import show_tables
+
+    if as_json:
+        return click.echo(catalogue.devices_json())
+    return show_tables(catalogue.devices())
+
+
+@device.command("show")
+@click.argument("name")
+@JSON
+def device_show(name: str, as_json: bool) -> None:
+    """Explain one device: hardware, runtime, types, how each metric is obtained, sources."""
+    from edgepipe.report import catalogue
+    from edgepipe.report.text import show_tables
+
+    if as_json:
+        return click.echo(catalogue.device_json(name))
+    return show_tables(catalogue.device(name))
+
+
+@cli.command()
+@click.argument("model")
+@click.option("-o", "--out", type=click.Path(), default="pipeline.yaml", show_default=True, help="The file to write.")
+@click.option("--data", help="What stands under `data:`: a .npz, a folder of images, or module:function.")
+@click.option("--device", "device_name", default="host", show_default=True, help="The device to validate for.")
+@click.option("--force", is_flag=True, help="Replace the file if it exists.")
+def init(model: str, out: str, data: str | None, device_name: str, force: bool) -> None:
+    """Look at a model and write a commented pipeline for it."""
+    from pathlib import Path
+
+    from edgepipe import starter
+
+    notes = starter.write(model, Path(out), data=data, device=device_name, force=force)
+    click.echo(f"wrote {out}")
+    for note in notes:
+        click.echo(f"note: {note}", err=True)
+
+
+@cli.group(cls=Suggesting)
+def cache() -> None:
+    """List or clear the results that are kept."""
+
+
+@cache.command("list")
+@CACHE_DIR
+@JSON
+def cache_list(cache_dir: str | None, as_json: bool) -> None:
+    """List what is kept, the newest first."""
+    from edgepipe.report import catalogue
+    from edgepipe.report.text import show_tables
+
+    if as_json:
+        return click.echo(catalogue.cache_json(cache_dir))
+    return show_tables(catalogue.cache(cache_dir))
+
+
+@cache.command("clear")
+@CACHE_DIR
+def cache_clear(cache_dir: str | None) -> None:
+    """Remove everything that is kept."""
+    from pathlib import Path
+
+    from edgepipe.cache import Cache, default_root
+
+    kept = Cache(Path(cache_dir) if cache_dir else default_root())
+    click.echo(f"removed {kept.clear()} entries from {kept.root}")
+
+
+def _print_report(found: Any, as_json: bool) -> None:
+    if as_json:
+        return click.echo(found.json(), nl=False)
+    from edgepipe.report.text import show
+
+    return show(found)
+
+
+def _print(result: Any, as_json: bool, tables: Any) -> None:
+    if as_json:
+        from edgepipe.report.facts import document
+
+        return click.echo(document(result))
+    from edgepipe.report.text import show_tables
+
+    return show_tables(tables())
+
+
+def _single_tables(path: str, result: Any) -> "list[Rows]":
+    from edgepipe.report.facts import single_tables
+
+    return single_tables(path, result)
+
+
+def _end(met: bool) -> None:
+    if not met:
+        raise SystemExit(ExitCode.NOT_MET)
+
+
+@contextmanager
+def _reported(debug: bool) -> Iterator[None]:
+    """One clear line for every error, and the exit code that goes with it."""
+    try:
+        yield
+    except EdgepipeError as error:
+        _fail(str(error), error.exit_code, debug)
+    except KeyboardInterrupt:
+        _fail(
+            "interrupted; what was finished is kept, the same command goes on from there", ExitCode.INTERRUPTED, debug
+        )
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads on; not an error
+    except Exception as error:  # noqa: BLE001 - the last place where an unexpected error can be told from a traceback
+        _fail(
+            f"internal error, a bug in edgepipe: {type(error).__name__}: {error} (run with --debug)",
+            ExitCode.BUG,
+            debug,
+        )
+
+
+def _fail(message: str, code: ExitCode, debug: bool) -> None:
+    if debug:
+        traceback.print_exc()
+    click.echo(f"edgepipe: {message}" if "\n" not in message else message, err=True)
+    raise SystemExit(code)
+
+
+def main() -> None:
+    """Entry point of the `edgepipe` command."""
+    with _reported("--debug" in sys.argv[1:]):
+        try:
+            cli.main(standalone_mode=False)
+        except click.exceptions.Exit as done:
+            raise SystemExit(done.exit_code) from None
+        except click.Abort:
+            raise KeyboardInterrupt from None
+        except click.ClickException as error:
+            error.show()
+            raise SystemExit(ExitCode.BAD_INPUT) from None

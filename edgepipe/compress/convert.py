@@ -1,0 +1,133 @@
+"""A Keras model to the bytes of a TFLite model, through one frozen graph (see `edgepipe.models.freeze`)."""
+
+import re
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import tensorflow as tf
+
+from edgepipe.arrays import Array, Arrays, count
+from edgepipe.errors import InputError
+from edgepipe.models.freeze import Port, freeze, freeze_saved_model
+from edgepipe.models.stderr import captured_stderr
+
+Scheme = Literal["int8", "float16", "dynamic", "float32"]
+Interface = Literal["int8", "uint8", "float32"]
+_TYPES = {"int8": tf.int8, "uint8": tf.uint8, "float32": tf.float32}
+
+
+def convert(
+    model: Any,
+    scheme: Scheme = "int8",
+    samples: Arrays | None = None,
+    input_type: Interface | None = None,
+    output_type: Interface | None = None,
+) -> bytes:
+    """The TFLite model of a Keras 3, tf_keras or fake-quant `model`, or of the SavedModel at a path; batch of one.
+
+    `int8` makes every operator integer and calibrates activations on `samples` (one array, or one per input name; the
+    first axis counts samples). `dynamic` stores weights as int8, `float16` as float16; `float32` changes nothing.
+    The types of inputs and outputs default to int8 for scheme `int8`, float32 otherwise.
+
+    Raises:
+        InputError: samples that are missing, NaN or of the wrong shape; a scheme and types that do not go together;
+            operators that TFLite does not have, each named with the layer it comes from.
+    """
+    types = _interface(scheme, input_type, output_type)
+    frozen = freeze_saved_model(model) if isinstance(model, Path) else freeze(model)
+    feeds = _feeds(samples, frozen.inputs) if scheme == "int8" else []
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen.function], frozen.function)
+    _configure(converter, scheme, feeds)
+    converter.inference_input_type, converter.inference_output_type = (_TYPES[name] for name in types)
+    return _run(converter)
+
+
+def _interface(scheme: str, input_type: str | None, output_type: str | None) -> tuple[str, str]:
+    if scheme not in get_args(Scheme):
+        raise InputError(f"scheme '{scheme}' is unknown; allowed: {', '.join(get_args(Scheme))}")
+    default = "int8" if scheme == "int8" else "float32"
+    types = (input_type or default, output_type or default)
+    for name, found in zip(("input", "output"), types, strict=True):
+        if found not in _TYPES:
+            raise InputError(f"{name} type '{found}' is unknown; allowed: {', '.join(_TYPES)}")
+        if scheme != "int8" and found != "float32":
+            raise InputError(f"{name} type {found} needs scheme int8; scheme {scheme} has float32 inputs and outputs")
+    return types
+
+
+def _configure(converter: Any, scheme: Scheme, feeds: list[Array]) -> None:
+    if scheme == "float32":
+        return
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if scheme == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    elif scheme == "int8":
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        total = len(feeds[0])
+        converter.representative_dataset = lambda: (
+            [feed[index : index + 1] for feed in feeds] for index in range(total)
+        )
+
+
+def _feeds(samples: Arrays | None, ports: tuple[Port, ...]) -> list[Array]:
+    """The representative samples of each input, in the order of the inputs, as the dtype the input takes."""
+    if samples is None or not count(samples):
+        raise InputError(
+            "scheme int8 needs representative samples to calibrate activations, found none; give at least one"
+        )
+    named = samples if isinstance(samples, dict) else {ports[0].name: samples}
+    wanted = [port.name for port in ports]
+    if not isinstance(samples, dict) and len(ports) > 1:
+        raise InputError(
+            f"the model has inputs {', '.join(wanted)}, the samples are one array; give one array per input name"
+        )
+    if sorted(named) != sorted(wanted):
+        raise InputError(
+            f"the samples are named {', '.join(named)}, the model's inputs {', '.join(wanted)}; use the same names"
+        )
+    feeds = [_feed(np.asarray(named[port.name]), port) for port in ports]
+    if len({len(feed) for feed in feeds}) > 1:
+        counts = ", ".join(f"'{name}' {len(feed)}" for name, feed in zip(wanted, feeds, strict=True))
+        raise InputError(f"the inputs have different numbers of samples: {counts}; give the same number for each")
+    return feeds
+
+
+def _feed(array: Array, port: Port) -> Array:
+    if array.shape[1:] != port.shape[1:]:
+        found, wanted = array.shape[1:], port.shape[1:]
+        raise InputError(f"representative samples have the shape {found}, input '{port.name}' takes {wanted}")
+    if not (np.issubdtype(array.dtype, np.number) or array.dtype == bool):
+        raise InputError(f"representative samples of input '{port.name}' are {array.dtype}, not numbers")
+    bad = np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1))
+    if bad.size:
+        raise InputError(
+            f"{bad.size} of {len(array)} representative samples of input '{port.name}' hold NaN or infinity, the "
+            f"first is number {bad[0]}; clean or drop them"
+        )
+    return array.astype(port.dtype)
+
+
+def _run(converter: Any) -> bytes:
+    with captured_stderr() as said:
+        try:
+            data: bytes = converter.convert()
+            return data
+        except Exception as error:
+            raise InputError(f"TFLite cannot express this model: {_reason(error, said())}") from error
+
+
+def _reason(error: Exception, log: str) -> str:
+    text = f"{error}\n{log}"
+    places = {op: _node(text, op) for op in re.findall(r"error: '([\w.]+)' op", text)}
+    if places:
+        told = ", ".join(f"{op}{f' (node {node})' if node else ''}" for op, node in places.items())
+        return f"no TFLite builtin for {told}; replace the layer it comes from"
+    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[-1][:400] if len(lines[0]) > 400 else lines[0]
+
+
+def _node(text: str, operator: str) -> str:
+    before = text.partition(f"'{operator}' op")[0].splitlines()
+    quoted = re.findall(r'"([^"]+)"', before[-1]) if before else []
+    return quoted[-1].partition("@")[0] if quoted else ""

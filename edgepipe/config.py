@@ -1,0 +1,284 @@
+"""YAML with line and column, and options that are validated all at once.
+
+A `Document` is a parsed file together with the position of every key and value in it. `validate` holds a part of it
+against an `Options` class and turns each pydantic error into a `Problem` that names file, line, column, path, what
+was found and what is allowed. The scalar rules are those of YAML 1.2: `yes` is a text, `1e-3` is a number.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
+from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+from edgepipe.errors import ConfigError, InputError, Problem, did_you_mean
+
+Path_ = tuple[str | int, ...]
+MAX_NODES = 100_000  # a pipeline has a few hundred; aliases of aliases reach this in no time
+
+
+class Options(BaseModel):
+    """Base of everything a user writes: frozen, strict about types, closed to unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Position(NamedTuple):
+    """Where a key or a value stands: a file with 1-based line and column, or `--set` with zeros."""
+
+    source: str
+    line: int
+    column: int
+
+
+class _Loader(yaml.SafeLoader):
+    """The YAML 1.2 core schema: booleans are true and false only, and 1e-3 is a float."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {}
+
+
+_CORE_SCHEMA = [
+    ("tag:yaml.org,2002:null", r"(?:~|null|Null|NULL|)", "~nN\0"),
+    ("tag:yaml.org,2002:bool", r"(?:true|True|TRUE|false|False|FALSE)", "tTfF"),
+    ("tag:yaml.org,2002:int", r"[-+]?[0-9]+", "-+0123456789"),
+    (
+        "tag:yaml.org,2002:float",
+        r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
+]
+for _tag, _pattern, _first in _CORE_SCHEMA:
+    _Loader.add_implicit_resolver(_tag, re.compile(f"^(?:{_pattern})$"), [c if c != "\0" else "" for c in _first])
+
+_SCALARS: dict[str, Callable[[str], Any]] = {
+    "tag:yaml.org,2002:null": lambda text: None,
+    "tag:yaml.org,2002:bool": lambda text: text.lower() == "true",
+    "tag:yaml.org,2002:int": int,
+    "tag:yaml.org,2002:float": lambda text: float(text.lower().replace(".inf", "inf").replace(".nan", "nan")),
+    "tag:yaml.org,2002:str": str,
+}
+
+
+@dataclass
+class Document:
+    """The data of a file, where everything in it stands, and the problems found so far."""
+
+    source: str
+    data: Any = None
+    keys: dict[Path_, Position] = field(default_factory=dict)
+    values: dict[Path_, Position] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+    def problem(self, path: Path_, message: str, at: str = "value") -> None:
+        """Note what is wrong at `path`; `at` is "key" to point at the key instead of the value."""
+        table = self.keys if at == "key" and path in self.keys else self.values
+        place = path
+        while place not in table and place:
+            place = place[:-1]
+        position = table.get(place, Position(self.source, 0, 0))
+        self.problems.append(Problem(*position, ".".join(map(str, path)), message))
+
+    def raise_problems(self) -> None:
+        """Raise a `ConfigError` with all problems, if there are any."""
+        if self.problems:
+            raise ConfigError(self.problems)
+
+
+def read(path: Path | str) -> Document:
+    """Parse the YAML file at `path`. Problems are noted in the document; only an unreadable file raises."""
+    return parse(read_text(Path(path)), str(path))
+
+
+def read_text(path: Path) -> str:
+    """The UTF-8 text of `path`, or an `InputError` that says why it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text (byte {error.start})") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def parse(text: str, source: str) -> Document:
+    """Parse `text` as YAML; `source` is the name that problems carry."""
+    document = Document(source)
+    try:
+        node = yaml.compose(text, _Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+        document.problems.append(Problem(source, line, column, "", f"not valid YAML: {error.problem or error.context}"))
+        return document
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        document.problems.append(
+            Problem(source, 1, 1, "", f"not valid YAML: {' '.join(str(error).split()) or type(error).__name__}")
+        )
+        return document
+    if node is None:
+        document.problems.append(Problem(source, 1, 1, "", "the file is empty"))
+        return document
+    document.data = _Builder(document).build(node, ())
+    return document
+
+
+class _Builder:
+    """Turns YAML nodes into plain data, recording positions and rejecting what is ambiguous."""
+
+    def __init__(self, document: Document) -> None:
+        self.document = document
+        self.open: set[int] = set()
+        self.count = 0
+
+    def build(self, node: Node, path: Path_) -> Any:
+        self.document.values.setdefault(path, self._position(node))
+        self.count += 1
+        if id(node) in self.open:
+            return self.document.problem(path, "an alias that contains itself")
+        if self.count > MAX_NODES:
+            if self.count == MAX_NODES + 1:
+                self.document.problem(path, f"more than {MAX_NODES} values (aliases count each time they are used)")
+            return None
+        self.open.add(id(node))
+        try:
+            return self._plain(node, path)
+        finally:
+            self.open.discard(id(node))
+
+    def _plain(self, node: Node, path: Path_) -> Any:
+        if isinstance(node, MappingNode):
+            return self._mapping(node, path)
+        if isinstance(node, SequenceNode):
+            return [self.build(child, (*path, index)) for index, child in enumerate(node.value)]
+        return self._scalar(node, path)
+
+    def _scalar(self, node: Node, path: Path_) -> Any:
+        convert = _SCALARS.get(node.tag)
+        if convert is None or not isinstance(node, ScalarNode):
+            return self.document.problem(path, f"the tag {node.tag} is not allowed; write a plain value")
+        try:
+            return convert(node.value)
+        except ValueError:
+            return self.document.problem(path, f"'{node.value[:40]}' is not a {node.tag.rsplit(':', 1)[1]}")
+
+    def _mapping(self, node: MappingNode, path: Path_) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key = str(key_node.value) if isinstance(key_node, ScalarNode) else "?"
+            inner = (*path, key)
+            if not isinstance(key_node, ScalarNode) or key_node.tag != "tag:yaml.org,2002:str":
+                self._at(key_node, inner, f"the key must be a text, found '{key}'")
+            elif key in result:
+                self._at(
+                    key_node, inner, f"this key stands twice; the first is on line {self.document.keys[inner].line}"
+                )
+            else:
+                self.document.keys[inner] = self._position(key_node)
+                result[key] = self.build(value_node, inner)
+        return result
+
+    def _at(self, node: Node, path: Path_, message: str) -> None:
+        self.document.problems.append(Problem(*self._position(node), ".".join(map(str, path)), message))
+
+    def _position(self, node: Node) -> Position:
+        return Position(self.document.source, node.start_mark.line + 1, node.start_mark.column + 1)
+
+
+def assign(document: Document, path: Path_, text: str, source: str) -> None:
+    """Replace the value at `path` by the YAML value `text`, as `--set` does; later problems name `source`."""
+    value = parse(text, source)
+    if value.problems:
+        document.problems.extend(problem._replace(line=0, column=0) for problem in value.problems)
+        return
+    parent: Any = document.data
+    for part in path[:-1]:
+        if isinstance(parent, dict) and parent.get(str(part)) is None:
+            parent[str(part)] = {}
+        parent = parent[part]
+    if not isinstance(parent, dict) and not (isinstance(parent, list) and isinstance(path[-1], int)):
+        document.problems.append(Problem(source, 0, 0, ".".join(map(str, path)), "no option of this path exists"))
+        return
+    for table in (document.keys, document.values):
+        for inner in [key for key in table if key[: len(path)] == path]:
+            del table[inner]
+        table[path] = Position(source, 0, 0)
+    parent[path[-1]] = value.data
+
+
+OptionsT = TypeVar("OptionsT", bound=BaseModel)
+
+
+def validate(document: Document, path: Path_, data: Any, cls: type[OptionsT]) -> OptionsT | None:
+    """Hold `data`, which stands at `path`, against `cls`; note every problem and give None if there is any."""
+    if data is None:
+        data = {}
+    if not isinstance(data, Mapping):
+        document.problem(path, f"must be a mapping of options, found {describe(data)}")
+        return None
+    try:
+        # Through JSON: strict mode then takes lists for tuples, yet neither 1 for true nor "1" for 1.
+        return cls.model_validate_json(json.dumps(data), strict=True)
+    except ValidationError as error:
+        for details in error.errors():
+            _note(document, path, cls, details)
+        return None
+
+
+def _note(document: Document, path: Path_, cls: type[BaseModel], details: ErrorDetails) -> None:
+    location = tuple(part for part in details["loc"] if not str(part).startswith(("function-", "constrained-")))
+    here = (*path, *location)
+    if details["type"] == "extra_forbidden":
+        allowed = _fields(cls, location[:-1])
+        document.problem(here, f"unknown option{did_you_mean(str(location[-1]), allowed)}", at="key")
+    elif details["type"] == "missing":
+        document.problem(here, "is required but missing", at="key")
+    else:
+        document.problem(here, _say(details))
+
+
+def _say(details: ErrorDetails) -> str:
+    context = details.get("ctx", {})
+    found = describe(details["input"])
+    if details["type"] == "literal_error":
+        names = re.findall(r"'([^']*)'", str(context["expected"]))
+        hint = did_you_mean(str(details["input"]), names) if isinstance(details["input"], str) else ""
+        return f"found {found}; allowed: {', '.join(names) or context['expected']}" + (
+            hint if hint.startswith("; did") else ""
+        )
+    if details["type"] == "value_error":
+        return str(context["error"])
+    message = details["msg"].removeprefix("Input ")
+    return f"{message[0].lower()}{message[1:]}; found {found}"
+
+
+def describe(value: Any) -> str:
+    """A value of a file as a message shows it, with its kind where that helps."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return f"the text '{value[:60]}'"
+    if isinstance(value, (int, float)):
+        return f"the number {value}"
+    return "a list" if isinstance(value, (list, tuple)) else "a mapping"
+
+
+def _fields(cls: type[BaseModel], location: Path_) -> list[str]:
+    current: type[BaseModel] | None = cls
+    for part in location:
+        if current is not None and str(part) in current.model_fields:
+            current = next(_models(current.model_fields[str(part)].annotation), None)
+    return list(current.model_fields) if current is not None else []
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _models(argument)

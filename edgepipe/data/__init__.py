@@ -1,0 +1,43 @@
+"""Datasets. The two below come with edgepipe and are named in a pipeline as `data: edgepipe.data:digits`.
+
+`spec` reads the `data:` key, `identity` digests what stands behind it, `loading` gives the splits.
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from edgepipe.arrays import Array
+
+
+def digits() -> "tuple[Array, Array]":
+    """The 1797 handwritten digits of scikit-learn.
+
+    Source: E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning Repository, 1998.
+
+    Returns:
+        Images (1797, 8, 8, 1), float32 in [0, 1] (sixteen grey levels), and labels (1797,), int64 in 0..9.
+    """
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    images = (found.images[..., None] / 16).astype("float32")
+    return images, found.target.astype("int64")
+
+
+def fashion_mnist() -> "dict[str, tuple[Array, Array]]":
+    """Fashion-MNIST, 60 000 + 10 000 images of clothes, from its four IDX files where Debian or the user has put them.
+
+    Source: H. Xiao, K. Rasul, R. Vollgraf, "Fashion-MNIST: a Novel Image Dataset", arXiv 1708.07747, 2017.
+
+    Returns:
+        `train` and `test`: images (n, 28, 28, 1), float32 in [0, 1], and labels (n,), int64 in 0..9.
+
+    Raises:
+        InputError: the files are nowhere; the message says where they may stand.
+    """
+    import numpy as np
+
+    from edgepipe.data import idx
+
+    parts = idx.read(idx.fashion_folder())
+    return {name: (x.astype(np.float32) / 255, y.astype(np.int64)) for name, (x, y) in parts.items()}

@@ -1,0 +1,117 @@
+"""From a `DataSpec` to the splits a stage may see: read, check, draw, take, scale."""
+
+from pathlib import Path
+
+import numpy as np
+
+from edgepipe.arrays import Array, Arrays, each, take
+from edgepipe.data import function, idx, images, npz
+from edgepipe.data.raw import Raw, RawPart, checked, part_of, size
+from edgepipe.data.spec import (
+    DEFAULT_FRACTION,
+    DataSpec,
+    FashionSpec,
+    FunctionSpec,
+    ImagesSpec,
+    NpzSpec,
+    Rescale,
+    folder,
+)
+from edgepipe.data.splits import Split, SplitData, Splits, draw
+from edgepipe.errors import InputError
+
+
+def load(spec: DataSpec, base: Path, seed: int, wanted: frozenset[Split]) -> Splits:
+    """The `wanted` splits of the dataset; files are relative to `base`.
+
+    A split that the source has itself is kept as it is; the others are drawn by `seed` from its training samples.
+    Samples are float32, labels int64 or float32; labels of shape (n, 1) become (n,).
+
+    Raises:
+        InputError: whatever is wrong with the data.
+    """
+    raw = checked(read(spec, base))
+    drawn = _drawn(spec, raw, seed)
+    parts = {split: _scaled(_part(raw, drawn, split), spec.rescale, raw.name) for split in Split if split in wanted}
+    counts = {split: len(drawn[split]) if split in drawn else size(raw.parts[split]) for split in Split}
+    return Splits(parts, counts, _classes(raw), raw.class_names, raw.notes)
+
+
+def _drawn(spec: DataSpec, raw: Raw, seed: int) -> dict[Split, Array]:
+    train = raw.parts[Split.TRAIN]
+    return draw(_strata(spec, train), size(train), _shares(spec, raw), seed)
+
+
+def _part(raw: Raw, drawn: dict[Split, Array], split: Split) -> RawPart:
+    if split not in drawn:
+        return raw.parts[split]
+    train = raw.parts[Split.TRAIN]
+    chosen = drawn[split]
+    return RawPart(take(train.x, chosen), None if train.y is None else train.y[chosen])
+
+
+def read(spec: DataSpec, base: Path) -> Raw:
+    """Everything the source has, unchecked, as stored."""
+    if isinstance(spec, FunctionSpec):
+        return function.read(spec, base)
+    place = folder(spec, base)
+    if isinstance(spec, NpzSpec):
+        return npz.read(place, spec)
+    if isinstance(spec, ImagesSpec):
+        return images.read(place, spec)
+    found = idx.read(place)
+    name = "Fashion-MNIST" if isinstance(spec, FashionSpec) else str(place)
+    return Raw(name, {Split(split): part_of(name, pair) for split, pair in found.items()})
+
+
+def _shares(spec: DataSpec, raw: Raw) -> dict[Split, float]:
+    asked = {Split.TEST: spec.test, Split.VALIDATION: spec.validation}
+    for split, share in asked.items():
+        if share is not None and split in raw.parts:
+            raise InputError(f"{raw.name} has a {split} split of its own; remove `{split}: {share:g}`")
+    return {
+        split: DEFAULT_FRACTION if share is None else share for split, share in asked.items() if split not in raw.parts
+    }
+
+
+def _strata(spec: DataSpec, train: RawPart) -> Array | None:
+    y = _flat(train.y)
+    return y if spec.stratify and y is not None and y.ndim == 1 and y.dtype.kind in "biu" else None
+
+
+def _flat(y: Array | None) -> Array | None:
+    return y[:, 0] if y is not None and y.ndim == 2 and y.shape[1] == 1 else y
+
+
+def _scaled(part: RawPart, rescale: Rescale, name: str) -> SplitData:
+    y = _flat(part.y)
+    if y is not None:
+        y = y.astype(np.float32 if y.dtype.kind == "f" else np.int64, copy=False)
+    return SplitData(_inputs(part.x, rescale, name), y)
+
+
+def _inputs(x: Arrays, rescale: Rescale, name: str) -> Arrays:
+    return each(lambda array: _pixels(array, rescale, name), x)
+
+
+def _pixels(array: Array, rescale: Rescale, name: str) -> Array:
+    """`array` as float32; `unit` divides integers by the largest of their type, `signed` maps them to [-1, 1]."""
+    result = array.astype(np.float32, copy=False)
+    if rescale == "none":
+        return result
+    if array.dtype.kind != "u":
+        raise InputError(f"{name}: `rescale: {rescale}` needs unsigned integers such as uint8, found {array.dtype}")
+    result /= np.float32(np.iinfo(array.dtype).max)
+    if rescale == "signed":
+        result *= 2
+        result -= 1
+    return result
+
+
+def _classes(raw: Raw) -> int | None:
+    """How many classes the integer labels of all splits make; None for other labels."""
+    if raw.class_names:
+        return len(raw.class_names)
+    labels = [_flat(part.y) for part in raw.parts.values()]
+    whole = [y for y in labels if y is not None and y.ndim == 1 and y.dtype.kind in "biu"]
+    return max(int(y.max()) for y in whole) + 1 if whole and len(whole) == len(labels) else None

@@ -1,0 +1,143 @@
+"""What a source gave, before it is split and scaled: checked for everything that would spoil training silently."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+
+from edgepipe.arrays import Array, Arrays, count
+from edgepipe.data.splits import Split
+from edgepipe.errors import InputError
+
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+FLOAT32_EXACT = 2**24  # float32 holds every integer up to here
+
+
+@final
+@dataclass(frozen=True)
+class RawPart:
+    """Samples and labels as stored: x (n, ...), or one array per named input, of any numeric type."""
+
+    x: Arrays
+    y: Array | None
+
+
+@final
+@dataclass(frozen=True)
+class Raw:
+    """All that a source has. A source without splits of its own has everything in `train`."""
+
+    name: str
+    parts: Mapping[Split, RawPart]
+    class_names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def checked(raw: Raw) -> Raw:
+    """`raw`, if nothing in it is wrong.
+
+    Raises:
+        InputError: empty, lengths that differ, a type that is not numeric, NaN or infinity, splits whose samples differ
+            in shape; the message names the array, how many and the first index.
+    """
+    for split, part in raw.parts.items():
+        for name, array in _arrays(part):
+            title = f"{raw.name}: array {name}" + (f" of {split}" if len(raw.parts) > 1 else "")
+            _check_array(title, array)
+            if name != "y" and array.dtype.kind in "iu":
+                _check_exact(title, array)
+        _check_lengths(f"{raw.name} ({split})", part)
+    _check_shapes(raw)
+    return raw
+
+
+def _arrays(part: RawPart) -> Iterator[tuple[str, Array]]:
+    if isinstance(part.x, dict):
+        yield from ((f"x['{name}']", array) for name, array in part.x.items())
+    else:
+        yield "x", part.x
+    if part.y is not None:
+        yield "y", part.y
+
+
+def _check_array(title: str, array: Array) -> None:
+    if array.dtype.kind not in "biuf":
+        raise InputError(f"{title} has type {array.dtype}; allowed: integers, floats, booleans")
+    if array.ndim == 0 or array.size == 0:
+        raise InputError(f"{title} is empty: its shape is {array.shape}")
+    if array.dtype.kind == "f":
+        _check_finite(title, array)
+
+
+def _check_finite(title: str, array: Array) -> None:
+    low, high = float(array.min()), float(array.max())  # NaN and infinity show in these, without a copy
+    if np.isfinite(low) and np.isfinite(high) and max(-low, high) <= FLOAT32_MAX:
+        return
+    bad = ~(np.abs(array) <= FLOAT32_MAX)
+    nans = int(np.isnan(array).sum())
+    infinite = int(np.isinf(array).sum())
+    beyond = int(bad.sum()) - nans - infinite
+    counts = ((nans, "NaN"), (infinite, "infinite"), (beyond, "beyond float32"))
+    found = ", ".join(f"{number} {what}" for number, what in counts if number)
+    first = tuple(int(index) for index in np.argwhere(bad)[0])
+    raise InputError(
+        f"{title} has {found} of {array.size} values, the first at index {list(first)}; clean the data first"
+    )
+
+
+def _check_exact(title: str, array: Array) -> None:
+    largest = max(abs(int(array.min())), abs(int(array.max())))
+    if largest > FLOAT32_EXACT:
+        raise InputError(f"{title} holds integers up to {largest}, which float32 cannot hold exactly; scale them first")
+
+
+def _check_lengths(title: str, part: RawPart) -> None:
+    lengths = {name: len(array) for name, array in _arrays(part)}
+    if len(set(lengths.values())) > 1:
+        shown = ", ".join(f"{name} has {number}" for name, number in lengths.items())
+        raise InputError(f"{title}: the arrays differ in their number of samples: {shown}")
+
+
+def _check_shapes(raw: Raw) -> None:
+    first = _sample_shapes(raw.parts[Split.TRAIN])
+    for split, part in raw.parts.items():
+        if _sample_shapes(part) != first:
+            raise InputError(f"{raw.name}: one sample of {split} is {_sample_shapes(part)}, one of train is {first}")
+
+
+def _sample_shapes(part: RawPart) -> dict[str, tuple[int, ...]]:
+    return {name: array.shape[1:] for name, array in _arrays(part)}
+
+
+def part_of(title: str, value: Any) -> RawPart:
+    """The `RawPart` that a function or a file gave as `(x, y)` or `x`; arrays may be anything NumPy takes.
+
+    Raises:
+        InputError: neither form.
+    """
+    if isinstance(value, tuple) and len(value) == 2:
+        return RawPart(_inputs(title, value[0]), None if value[1] is None else _array(f"{title}: y", value[1]))
+    if isinstance(value, tuple):
+        raise InputError(f"{title}: a tuple of {len(value)}; allowed: (x, y), or x alone")
+    return RawPart(_inputs(title, value), None)
+
+
+def _inputs(title: str, value: Any) -> Arrays:
+    if isinstance(value, Mapping):
+        if not value:
+            raise InputError(f"{title}: x is an empty mapping; it needs one array per named input")
+        return {str(name): _array(f"{title}: x['{name}']", array) for name, array in value.items()}
+    return _array(f"{title}: x", value)
+
+
+def _array(title: str, value: Any) -> Array:
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise InputError(f"{title} is not an array: {error}") from None
+
+
+def size(part: RawPart) -> int:
+    """How many samples the part has."""
+    return count(part.x)

@@ -1,0 +1,190 @@
+"""The `data:` key of a pipeline: where samples come from and how they are split, as a frozen value.
+
+Reading it loads no data and imports nothing heavy, so that `check` stays fast; what can be known without loading
+(misspelled options, missing files, fractions that leave no training data) is found here, with line and column.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, final
+
+from pydantic import Field, JsonValue, model_validator
+
+from edgepipe import sources
+from edgepipe.config import Document, Options, Path_, describe, validate
+from edgepipe.data import idx
+from edgepipe.errors import InputError, did_you_mean
+
+DEFAULT_FRACTION = 0.2
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Rescale = Literal["unit", "signed", "none"]
+
+
+class _Common(Options):
+    validation: Fraction | None = Field(
+        default=None, description="share of the samples that decides; default 0.2 unless the source has such a split"
+    )
+    test: Fraction | None = Field(
+        default=None, description="share of the samples that only `validate` reads; default 0.2, likewise"
+    )
+    stratify: bool = Field(default=True, description="give each split the same mix of integer labels")
+    representative: int = Field(default=200, ge=1, description="training samples that calibrate an int8 conversion")
+
+    @model_validator(mode="after")
+    def _some_left(self) -> "_Common":
+        taken = sum(share if share is not None else 0.0 for share in (self.validation, self.test))
+        if taken >= 1:
+            raise ValueError(f"validation and test take {taken:g} of the samples; together they must stay below 1")
+        return self
+
+
+@final
+class FunctionSpec(_Common):
+    """A function that returns `(x, y)`, `x`, or one of these per split."""
+
+    function: str = Field(description="module:function; the module stands beside the pipeline or is installed")
+    args: dict[str, JsonValue] = Field(default_factory=dict, description="keyword arguments of the function")
+    files: tuple[str, ...] = Field(default=(), description="files and folders it reads; a change in one is noticed")
+    rescale: Rescale = Field(default="none", description="unit: integers to [0, 1]; signed: to [-1, 1]")
+
+
+@final
+class NpzSpec(_Common):
+    """A NumPy archive with the arrays `x` and `y`, or `x_train`, `y_train`, `x_test`, ... (`val` or `validation`)."""
+
+    npz: str = Field(description="the .npz file; it may hold no pickled objects")
+    x: str = Field(default="x", description="name of the array of samples")
+    y: str | None = Field(default=None, description="name of the array of labels; default y, if there is one")
+    rescale: Rescale = Field(default="none", description="unit: integers to [0, 1]; signed: to [-1, 1]")
+
+
+@final
+class ImagesSpec(_Common):
+    """A folder with one subfolder of images per class, alone or below train/, validation/ (or val/) and test/."""
+
+    images: str = Field(description="the folder")
+    size: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = Field(
+        default=None, description="height and width to resize to (bilinear); default: all images have one size already"
+    )
+    channels: Literal[1, 3] = Field(default=3, description="1 for grey, 3 for colour")
+    skip_corrupt: bool = Field(default=False, description="leave out images that cannot be read, and say which")
+    rescale: Rescale = Field(default="unit", description="unit: to [0, 1]; signed: to [-1, 1]; none: 0..255")
+
+
+@final
+class FashionSpec(_Common):
+    """Fashion-MNIST from its four IDX files."""
+
+    fashion_mnist: str | None = Field(
+        default=None, description=f"their folder; default: $EDGEPIPE_DATA, then Debian's {idx.DEBIAN_FOLDER}"
+    )
+    rescale: Rescale = Field(default="unit", description="unit: to [0, 1]; signed: to [-1, 1]; none: 0..255")
+
+
+@final
+class IdxSpec(_Common):
+    """A folder with four IDX files named as those of MNIST: train- and t10k-, images and labels, gzipped or not."""
+
+    idx: str = Field(description="the folder")
+    rescale: Rescale = Field(default="unit", description="unit: to [0, 1]; signed: to [-1, 1]; none: 0..255")
+
+
+DataSpec = FunctionSpec | NpzSpec | ImagesSpec | FashionSpec | IdxSpec
+
+SOURCES: dict[str, type[FunctionSpec] | type[NpzSpec] | type[ImagesSpec] | type[FashionSpec] | type[IdxSpec]] = {
+    "function": FunctionSpec,
+    "npz": NpzSpec,
+    "images": ImagesSpec,
+    "fashion_mnist": FashionSpec,
+    "idx": IdxSpec,
+}
+_FORMS = f"write module:function (for example edgepipe.data:digits) or a mapping with one of: {', '.join(SOURCES)}"
+
+
+def parse(document: Document, path: Path_, value: Any, base: Path) -> DataSpec | None:
+    """The dataset that `value`, which stands at `path`, describes; files are relative to `base`.
+
+    Every problem is noted in `document`; the result is None if there is any.
+    """
+    before = len(document.problems)
+    spec = _read(document, path, value)
+    if spec is not None:
+        _check(document, path if isinstance(value, str) else (*path, _source(spec)), spec, base)
+        _check_files(document, path, spec, base)
+    return spec if len(document.problems) == before else None
+
+
+def _read(document: Document, path: Path_, value: Any) -> DataSpec | None:
+    if isinstance(value, str):
+        return _named(document, path, value)
+    if not isinstance(value, Mapping):
+        document.problem(path, f"found {describe(value)}; {_FORMS}")
+        return None
+    named = [key for key in SOURCES if key in value]
+    if len(named) > 1:
+        document.problem((*path, named[1]), f"a dataset has one source; '{named[0]}' is there already", at="key")
+        return None
+    if not named:
+        _no_source(document, path, value)
+        return None
+    if value[named[0]] is None and named[0] != "fashion_mnist":
+        document.problem((*path, named[0]), "names nothing; write what to read")
+        return None
+    return validate(document, path, value, SOURCES[named[0]])
+
+
+def _named(document: Document, path: Path_, text: str) -> DataSpec | None:
+    if text == "edgepipe.data:fashion_mnist":
+        return FashionSpec()  # its files are then part of the identity
+    if sources.is_reference(text):
+        return FunctionSpec(function=text)
+    document.problem(path, f"found the text '{text[:60]}'; {_FORMS}")
+    return None
+
+
+def _no_source(document: Document, path: Path_, value: Mapping[str, Any]) -> None:
+    close = ((key, did_you_mean(key, SOURCES)) for key in value)
+    meant = next(((key, hint) for key, hint in close if hint.startswith("; did")), None)
+    if meant is not None:
+        document.problem((*path, meant[0]), f"unknown source{meant[1]}", at="key")
+    else:
+        document.problem(path, f"no source; {_FORMS}")
+
+
+def _source(spec: DataSpec) -> str:
+    return next(key for key, kind in SOURCES.items() if isinstance(spec, kind))
+
+
+def _check(document: Document, path: Path_, spec: DataSpec, base: Path) -> None:
+    """Note what keeps the source of `spec` from being read, without reading it."""
+    try:
+        if isinstance(spec, FunctionSpec):
+            if not sources.is_reference(spec.function):
+                raise InputError(f"'{spec.function[:60]}' is not of the form module:function")
+            sources.check(spec.function, base)
+        elif isinstance(spec, (IdxSpec, FashionSpec)):
+            idx.find(folder(spec, base))
+        elif not folder(spec, base).exists():
+            raise InputError(f"no such {'file' if isinstance(spec, NpzSpec) else 'folder'}: {folder(spec, base)}")
+    except InputError as error:
+        document.problem(path, str(error))
+
+
+def _check_files(document: Document, path: Path_, spec: DataSpec, base: Path) -> None:
+    if isinstance(spec, FunctionSpec):
+        for index, file in enumerate(spec.files):
+            if not (base / file).exists():
+                document.problem((*path, "files", index), f"no such file or folder: {base / file}")
+
+
+def folder(spec: NpzSpec | ImagesSpec | FashionSpec | IdxSpec, base: Path) -> Path:
+    """The file or folder that `spec` reads.
+
+    Raises:
+        InputError: Fashion-MNIST is nowhere to be found.
+    """
+    if isinstance(spec, FashionSpec):
+        return idx.fashion_folder() if spec.fashion_mnist is None else base / spec.fashion_mnist
+    if isinstance(spec, NpzSpec):
+        return base / spec.npz
+    return base / (spec.images if isinstance(spec, ImagesSpec) else spec.idx)

@@ -1,0 +1,215 @@
+"""A device profile: a YAML file, resolved through what it inherits and validated as a whole.
+
+A profile may `inherit` another; the child's keys win, mappings merge, lists replace. Every problem points at the file,
+line and column that hold the value, also when that is an inherited one.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, final
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from edgepipe import units
+from edgepipe.artifact import json_digest
+from edgepipe.config import Document, Options, validate
+from edgepipe.devices import inherit, operators
+from edgepipe.errors import InputError, did_you_mean
+from edgepipe.metric import Evidence
+from edgepipe.units import Dimension
+
+ENDINGS = (".yaml", ".yml")
+DType = Literal[
+    "int8",
+    "uint8",
+    "int16",
+    "uint16",
+    "int32",
+    "uint32",
+    "int64",
+    "uint64",
+    "int4",
+    "uint4",
+    "int2",
+    "bool",
+    "float16",
+    "bfloat16",
+    "float32",
+    "float64",
+]
+
+
+def _bytes(value: Any) -> int:
+    return round(units.parse(value, Dimension.BYTES))
+
+
+def _hertz(value: Any) -> float:
+    return units.parse(value, Dimension.FREQUENCY)
+
+
+def _names(value: Any) -> tuple[str, ...] | None:
+    if value == "all":
+        return None
+    if isinstance(value, list) and value and all(isinstance(name, str) for name in value):
+        return tuple(value)
+    raise ValueError("must be `all` or a list of TFLite operators such as CONV_2D")
+
+
+Bytes = Annotated[int, BeforeValidator(_bytes), Field(gt=0)]
+Hertz = Annotated[float, BeforeValidator(_hertz), Field(gt=0)]
+Operators = Annotated[tuple[str, ...] | None, BeforeValidator(_names)]
+
+
+@final
+class Memory(Options):
+    """What the device has for a model; absent where the host's own memory is the limit."""
+
+    ram: Bytes | None = Field(default=None, description="RAM in bytes, written as 640 KiB")
+    flash: Bytes | None = Field(default=None, description="flash or other storage in bytes, written as 2 MiB")
+
+
+@final
+class Npu(Options):
+    """A neural accelerator beside the core."""
+
+    name: str
+    clock: Hertz | None = Field(default=None, description="in hertz, written as 500 MHz")
+    macs_per_cycle: Annotated[int, Field(gt=0)] | None = None
+    operators: Operators = Field(description="the TFLite operators it takes over, or `all`; the others run on the core")
+    dtypes: tuple[DType, ...] = Field(min_length=1, description="types of the tensors it computes on")
+
+
+@final
+class System(Options):
+    """The hardware."""
+
+    core: str = Field(description="for example Cortex-M4F")
+    architecture: str = Field(description="for example Armv7E-M")
+    cores: Annotated[int, Field(ge=1)] | None = None
+    clock: Hertz | None = Field(default=None, description="in hertz, written as 120 MHz")
+    memory: Memory = Memory()
+    npu: Npu | None = None
+
+
+@final
+class Runtime(Options):
+    """The interpreter or compiler that runs the model."""
+
+    name: Literal["litert", "tflite-micro", "vela"]
+    version: str = Field(description="the version that the operator list holds for")
+    threads: Annotated[int, Field(ge=1)] = 1
+
+
+@final
+class Obtained(Options):
+    """How a metric is obtained on this device, or why it is not."""
+
+    evidence: Evidence
+    by: Literal["host", "tflite-micro", "file"] | None = Field(
+        default=None, description="host: run here; tflite-micro: its allocator; file: counted from the artifact"
+    )
+    reason: str | None = Field(default=None, description="of `unavailable`: why, and what would make it available")
+
+    @model_validator(mode="after")
+    def _either(self) -> "Obtained":
+        unavailable = self.evidence is Evidence.UNAVAILABLE
+        if unavailable and (self.reason is None or self.by is not None):
+            raise ValueError("`unavailable` needs a `reason` (why, and what would make it available) and no `by`")
+        if not unavailable and (self.by is None or self.reason is not None):
+            raise ValueError(f"`{self.evidence}` needs `by` (host, tflite-micro or file) and no `reason`")
+        if self.by is not None and self.evidence is not _GIVES[self.by]:
+            raise ValueError(f"`by: {self.by}` gives `evidence: {_GIVES[self.by]}`, found `{self.evidence}`")
+        return self
+
+
+_GIVES = {"host": Evidence.MEASURED, "tflite-micro": Evidence.SIMULATED, "file": Evidence.EXACT}
+
+
+@final
+class Device(Options):
+    """A resolved profile."""
+
+    name: str = Field(description="as pipelines call it; equal to the name of the file")
+    description: str
+    sources: tuple[str, ...] = Field(min_length=1, description="where the figures come from")
+    system: System
+    runtime: Runtime
+    dtypes: tuple[DType, ...] = Field(min_length=1, description="types of tensors that the runtime takes")
+    operators: Operators = Field(description="the TFLite operators that run on the core, or `all`")
+    custom_operators: tuple[str, ...] = Field(default=(), description="custom operators that the runtime has, by code")
+    integer_only: bool = Field(default=False, description="a float tensor is a finding, even if the runtime takes it")
+    latency: Obtained
+    ram: Obtained
+    flash: Obtained
+
+
+def load(name_or_path: str, base: Path, folders: tuple[Path, ...] = ()) -> Device:
+    """The device of that name from `folders` or from those shipped with edgepipe, or from a file of one's own.
+
+    Args:
+        name_or_path: a name such as `nucleo-l4r5zi`, or a path that ends in .yaml, relative to `base`.
+        folders: looked into before the shipped ones.
+
+    Raises:
+        InputError: no such device, or an abstract one.
+        ConfigError: the profile, or one it inherits, is wrong; all problems, each with file, line and column.
+    """
+    places = (*folders, shipped())
+    file = _locate(name_or_path, base, places)
+    document = inherit.resolve(file, places)
+    document.raise_problems()
+    if document.data.pop(inherit.ABSTRACT, False) is True:
+        raise InputError(f"device '{name_or_path}' is abstract: only for others to inherit; devices: {_list(folders)}")
+    device = validate(document, (), document.data, Device)
+    _check_names(document, file)
+    document.raise_problems()
+    assert device is not None, "a document without problems has a value"
+    return device
+
+
+def _locate(name_or_path: str, base: Path, places: tuple[Path, ...]) -> Path:
+    if name_or_path.endswith(ENDINGS):
+        return base / name_or_path
+    found = inherit.find(name_or_path, places)
+    if found is None:
+        known = names(places[:-1])
+        raise InputError(
+            f"unknown device '{name_or_path}'{did_you_mean(name_or_path, known)} (or the path of a .yaml file)"
+        )
+    return found
+
+
+def _list(folders: tuple[Path, ...]) -> str:
+    return ", ".join(names(folders))
+
+
+def _check_names(document: Document, file: Path) -> None:
+    """Note a name that differs from the file's, and operators that do not exist."""
+    data = document.data if isinstance(document.data, dict) else {}
+    if isinstance(data.get("name"), str) and data["name"] != file.stem:
+        document.problem(("name",), f"'{data['name']}' must equal the name of its file, '{file.stem}'")
+    npu = data["system"].get("npu") if isinstance(data.get("system"), dict) else None
+    for path, owner in ((("operators",), data), (("system", "npu", "operators"), npu)):
+        listed = owner.get("operators") if isinstance(owner, dict) else None
+        for index, name in enumerate(listed if isinstance(listed, list) else ()):
+            if isinstance(name, str) and name not in operators.NAMES:
+                close = did_you_mean(name, operators.NAMES)
+                hint = close if close.startswith("; did") else "; allowed: the names of TFLite's builtin operators"
+                document.problem((*path, index), f"unknown operator '{name}'{hint}")
+
+
+def names(folders: tuple[Path, ...] = ()) -> list[str]:
+    """The devices in `folders` and those shipped, sorted; abstract profiles are left out."""
+    files = (file for folder in (*folders, shipped()) for file in sorted(folder.glob("*.yaml")))
+    return sorted({file.stem for file in files if not inherit.is_abstract(file)})
+
+
+def shipped() -> Path:
+    """The folder of the profiles that come with edgepipe: inside the wheel, or beside the package in the repository."""
+    package = Path(__file__).resolve().parent.parent
+    inside = package / "shipped" / "devices"
+    return inside if inside.is_dir() else package.parent / "devices"
+
+
+def digest(device: Device) -> str:
+    """SHA-256 of the resolved content: equal for two profiles that say the same, however they are spread over files."""
+    return json_digest(device.model_dump(mode="json"))

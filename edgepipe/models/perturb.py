@@ -1,0 +1,63 @@
+"""Give every weight of a model a random value of sane size.
+
+Fresh weights hide mistakes: a BatchNormalization at identity gives the same outputs whether its weights are there or
+not. After `perturb` every weight counts, variances stay positive and activations neither die out nor explode.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from edgepipe.arrays import Array
+
+
+def perturb(model: Any, seed: int = 0) -> None:
+    """Overwrite every weight of `model` (Keras 3 or tf_keras), the same for equal architectures and seeds."""
+    generator = np.random.default_rng(seed)
+    for weight in model.weights:
+        weight.assign(_drawn(_role(weight), tuple(weight.shape), generator, np.asarray(weight)))
+    settle(model)
+
+
+@contextlib.contextmanager
+def perturbed(model: Any, seed: int = 0) -> Iterator[None]:
+    """`model` with perturbed weights inside the block; after it, bit for bit what it was."""
+    kept = [np.asarray(weight).copy() for weight in model.weights]
+    try:
+        perturb(model, seed)
+        yield
+    finally:
+        for weight, value in zip(model.weights, kept, strict=True):
+            weight.assign(value)
+        settle(model)
+
+
+def settle(model: Any) -> None:
+    """Let layers that keep a second copy of their weights (Normalization) take it from the weights anew."""
+    for layer in _all_layers(model):
+        if type(layer).__name__ == "Normalization" and layer.built:
+            layer.finalize_state()
+
+
+def _all_layers(model: Any) -> list[Any]:
+    if isinstance(model, tf.Module):  # tf_keras
+        return [module for module in model.submodules if module is not model]
+    return list(model._flatten_layers(include_self=False))
+
+
+def _role(weight: Any) -> str:
+    return str(weight.name).split("/")[-1].split(":")[0]
+
+
+def _drawn(role: str, shape: tuple[int, ...], generator: np.random.Generator, old: Array) -> Array:
+    if not np.issubdtype(old.dtype, np.floating):
+        return old
+    if "variance" in role or "gamma" in role:
+        return generator.uniform(0.5, 1.5, shape).astype(old.dtype)
+    if len(shape) < 2:
+        return generator.normal(0, 0.1, shape).astype(old.dtype)
+    fan_in = np.prod(shape[:2]) if "depthwise" in role else np.prod(shape[:-1])
+    return generator.normal(0, np.sqrt(1 / fan_in), shape).astype(old.dtype)

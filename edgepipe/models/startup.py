@@ -1,0 +1,25 @@
+"""Loading TensorFlow without its start-up log, which no environment variable silences any more."""
+
+import sys
+
+from edgepipe.errors import ToolError
+from edgepipe.models.stderr import captured_stderr
+
+
+def load_tensorflow() -> None:
+    """Import TensorFlow and both Keras libraries, keeping what C++ says of CPU features and CUDA off the terminal.
+
+    Raises:
+        ToolError: it cannot be imported; the message holds what was said.
+    """
+    if "tensorflow" in sys.modules:
+        return
+    with captured_stderr() as said:
+        try:
+            import keras
+            import tensorflow  # noqa: F401 - loaded for what comes after
+            import tf_keras  # noqa: F401
+        except ImportError as error:
+            raise ToolError(f"TensorFlow cannot be loaded: {error}; {said()[-400:]}") from error
+    if keras.backend.backend() != "tensorflow":
+        raise ToolError(f"Keras runs on '{keras.backend.backend()}'; edgepipe needs KERAS_BACKEND=tensorflow")

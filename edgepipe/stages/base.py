@@ -1,0 +1,135 @@
+"""What a stage is: frozen options, the kinds it takes and gives, and one function that does the work."""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from edgepipe.artifact import Artifact, Kind
+from edgepipe.config import Document, Options, Path_
+from edgepipe.data.splits import FITTING, Split, Splits
+from edgepipe.errors import InputError
+from edgepipe.metric import Finding, Metric, Record, Verdict
+from edgepipe.progress import Progress
+from edgepipe.tasks.quality import Task
+from edgepipe.tasks.spec import TaskSpec
+
+if TYPE_CHECKING:
+    from edgepipe.training.fit import Schedule
+
+
+class Table(Record):
+    """Rows that a stage wants shown in the report, such as the sparsity of each layer."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str | int | float, ...], ...]
+
+
+class Outcome(Record):
+    """What a stage found out, besides the artifact it made."""
+
+    metrics: tuple[Metric, ...] = ()
+    findings: tuple[Finding, ...] = Field(default=(), description="rules that were broken; the run exits with 3")
+    notes: tuple[str, ...] = Field(default=(), description="what was skipped, left alone or fell back, and why")
+    verdicts: tuple[Verdict, ...] = ()
+    tables: tuple[Table, ...] = ()
+
+
+@dataclass(frozen=True)
+class World:
+    """What is known before anything runs, for a stage to check its own options against."""
+
+    base: Path
+    task: TaskSpec | None
+    earlier: tuple[str, ...]  # names of the stages before this one, the model source first
+    trained: tuple[str, ...] = ()  # those of them that train
+
+
+@dataclass(frozen=True)
+class Work:
+    """All that a running stage may use. Splits that it did not ask for are not in it."""
+
+    name: str
+    artifact: Artifact | None
+    folder: Path
+    seed: int
+    base: Path
+    progress: Progress
+    world: World
+    splits: Splits | None = None
+    task: Task | None = None
+    allow_code: bool = False
+    representative: int = 200  # training samples that calibrate, as `data:` says
+    earlier: Mapping[str, Artifact] = field(default_factory=dict)
+
+    @property
+    def input(self) -> Artifact:
+        """The artifact this stage works on."""
+        if self.artifact is None:
+            raise InputError(f"stage '{self.name}' has no model to work on")
+        return self.artifact
+
+    @property
+    def data(self) -> Splits:
+        """The data splits this stage asked for."""
+        if self.splits is None:
+            raise InputError(f"stage '{self.name}' needs data, and the pipeline has no `data:`")
+        return self.splits
+
+    @property
+    def goal(self) -> Task:
+        """The task the model is for."""
+        if self.task is None:
+            raise InputError(f"stage '{self.name}' needs a task, and the pipeline has no `task:`")
+        return self.task
+
+
+class Stage(Options):
+    """Base of all stages. A subclass is final; its fields are its options and their descriptions the user's help."""
+
+    accepts: ClassVar[Mapping[Kind, Kind]]  # kind it takes -> kind it gives
+    splits: ClassVar[frozenset[Split]] = frozenset()
+    needs_data: ClassVar[bool] = False
+    trains: ClassVar[bool] = False
+    tools: ClassVar[tuple[str, ...]] = ()  # packages whose versions are part of the cache key
+
+    @abstractmethod
+    def run(self, work: Work) -> tuple[Artifact, Outcome]:
+        """Do the work; write only below `work.folder`."""
+
+    def wants_data(self, kind: Kind) -> bool:
+        """Whether it cannot run without `data:` when given an artifact of `kind`."""
+        return self.needs_data
+
+    def check(self, document: Document, path: Path_, world: World) -> None:
+        """Note in `document` what is wrong with the options beyond their types; the base has nothing to add."""
+
+    def key(self, world: World) -> dict[str, Any]:
+        """What else decides the result and belongs in the cache key; nothing in the base."""
+        return {}
+
+
+class TrainingStage(Stage):
+    """Base of the stages that train: what they all can be told about it."""
+
+    splits: ClassVar = FITTING
+    needs_data: ClassVar = True
+    trains: ClassVar = True
+
+    epochs: int = Field(default=10, ge=1, description="passes over the training split")
+    batch_size: int = Field(default=32, ge=1, description="samples per optimizer step")
+    learning_rate: float | None = Field(default=None, gt=0, description="step size; null takes the task's")
+    decay: Literal["constant", "cosine"] = Field(
+        default="constant", description="how the learning rate goes on: as it is, or down to zero along a cosine"
+    )
+
+    def fit_schedule(self, work: Work, patience: int | None = None) -> "Schedule":
+        """How long and how fast this stage trains."""
+        from edgepipe.training.fit import Schedule
+
+        rate = self.learning_rate or work.goal.optimizer.learning_rate
+        return Schedule(self.epochs, self.batch_size, rate, self.decay, patience)

@@ -1,0 +1,106 @@
+"""`convert`: to a TFLite model."""
+
+from typing import Any, ClassVar, Literal, final
+
+from pydantic import Field, model_validator
+
+from edgepipe.artifact import Artifact, Kind, write_bytes
+from edgepipe.data.splits import FITTING
+from edgepipe.metric import Metric
+from edgepipe.stages import facts
+from edgepipe.stages.base import Outcome, Stage, Work
+from edgepipe.units import Dimension
+
+Scheme = Literal["int8", "float16", "dynamic", "float32"]
+
+
+@final
+class Convert(Stage):
+    """Convert to TFLite: full-integer int8 calibrated on representative samples, or a float scheme."""
+
+    accepts: ClassVar = dict.fromkeys((Kind.KERAS, Kind.FLOAT, Kind.QAT, Kind.SAVED_MODEL), Kind.TFLITE)
+    splits: ClassVar = FITTING
+    tools: ClassVar = ("tensorflow", "keras", "tf_keras", "tensorflow-model-optimization", "ai-edge-litert", "numpy")
+
+    scheme: Scheme = Field(
+        default="int8", description="int8: integers throughout; dynamic: int8 weights only; float16: half-size weights"
+    )
+    input: Literal["int8", "uint8", "float32"] | None = Field(
+        default=None, description="type of the model's inputs; null takes int8 for int8, else float32"
+    )
+    output: Literal["int8", "uint8", "float32"] | None = Field(
+        default=None, description="type of the model's outputs; null takes int8 for int8, else float32"
+    )
+    representative: int | None = Field(
+        default=None, ge=1, description="training samples that calibrate the activations; null takes what `data:` says"
+    )
+
+    @model_validator(mode="after")
+    def _interface(self) -> "Convert":
+        integer = {name for name in (self.input, self.output) if name in ("int8", "uint8")}
+        if self.scheme != "int8" and integer:
+            raise ValueError(
+                f"{' and '.join(sorted(map(str, integer)))} inputs or outputs need scheme int8, not {self.scheme}"
+            )
+        return self
+
+    def wants_data(self, kind: Kind) -> bool:
+        """Only calibration needs data."""
+        return self.scheme == "int8"
+
+    def run(self, work: Work) -> tuple[Artifact, Outcome]:
+        """Convert, then count and measure the result."""
+        from edgepipe.compress.convert import convert
+        from edgepipe.training.fit import seeded
+
+        seeded(work.seed)
+        interface = {"input_type": self.input or self._default(), "output_type": self.output or self._default()}
+        data = convert(_open(work), scheme=self.scheme, samples=self._samples(work), **interface)
+        path = work.folder / "model.tflite"
+        write_bytes(path, data)
+        artifact = Artifact.of(Kind.TFLITE, path)
+        return artifact, Outcome(metrics=(*_quality(artifact, work), *_counts(artifact)))
+
+    def _default(self) -> Literal["int8", "float32"]:
+        return "int8" if self.scheme == "int8" else "float32"
+
+    def _samples(self, work: Work) -> Any:
+        if self.scheme != "int8":
+            return None
+        from edgepipe.data.splits import representative
+
+        return representative(work.data.train, self.representative or work.representative, work.seed)
+
+
+def _open(work: Work) -> Any:
+    if work.input.kind is Kind.QAT:
+        from edgepipe.compress.quantize import restore
+
+        return restore(work.input.path)
+    if work.input.kind is Kind.SAVED_MODEL:
+        return work.input.path
+    from edgepipe.models.loading import load
+
+    return load(work.input.path, work.input.kind, allow_code=work.allow_code)
+
+
+def _quality(artifact: Artifact, work: Work) -> list[Metric]:
+    if work.splits is None or work.task is None:
+        return []
+    from edgepipe.stages.lite import lite_quality
+    from edgepipe.tflite.interpreter import Runtime
+
+    return lite_quality(artifact.path, work.task, work.data.validation, "validation", Runtime.XNNPACK)
+
+
+def _counts(artifact: Artifact) -> list[Metric]:
+    from edgepipe.tflite.graph import read
+
+    model = read(artifact.path)
+    return [
+        facts.exact("parameters", model.parameters, Dimension.COUNT, "elements of the constant weights and biases"),
+        facts.exact("nonzero_parameters", model.parameters - model.zero_parameters, Dimension.COUNT,
+                    "elements that differ from their zero point"),
+        facts.exact("size", artifact.bytes, Dimension.BYTES, "bytes of the .tflite"),
+        facts.exact("macs", model.macs, Dimension.COUNT, "multiply-accumulates of one inference, counted by operator"),
+    ]  # fmt: skip

@@ -1,0 +1,86 @@
+"""The numbers every model-making stage reports, and opening the model it works on."""
+
+from pathlib import Path
+from typing import Any
+
+from edgepipe.artifact import Artifact, Kind
+from edgepipe.metric import Evidence, Metric
+from edgepipe.sources import version
+from edgepipe.stages.base import Work
+from edgepipe.tasks.quality import Task
+from edgepipe.units import Dimension
+
+
+def counted(model: Any, artifact: Artifact) -> list[Metric]:
+    """Parameters, those that are not zero, and the bytes of the file: all counted."""
+    import numpy as np
+
+    arrays = [np.asarray(weight) for weight in model.weights]
+    total, nonzero = sum(a.size for a in arrays), sum(int(np.count_nonzero(a)) for a in arrays)
+    return [
+        exact("parameters", total, Dimension.COUNT, "elements of all weights of the Keras model"),
+        exact("nonzero_parameters", nonzero, Dimension.COUNT, "elements of all weights that are not exactly zero"),
+        exact("size", artifact.bytes, Dimension.BYTES, f"bytes of the {artifact.kind} artifact on disk"),
+    ]
+
+
+def exact(name: str, value: float, unit: Dimension, how: str) -> Metric:
+    """A metric that was counted from the artifact."""
+    return Metric(name=name, value=value, unit=unit, evidence=Evidence.EXACT, how=how)
+
+
+def qualities(values: dict[str, float], task: Task, split: str, samples: int, ran_on: str) -> list[Metric]:
+    """Quality metrics as measured on `samples` samples of `split`."""
+    return [
+        Metric(
+            name=name,
+            value=value,
+            unit=task.measures[name].unit,
+            evidence=Evidence.MEASURED,
+            how=f"{samples} samples of the {split} split, {ran_on}",
+            details={"split": split, "samples": samples},
+        )
+        for name, value in values.items()
+    ]
+
+
+def keras_evidence(model: Any, artifact: Artifact, work: Work) -> list[Metric]:
+    """Counts of a Keras model and, where there is data, its quality on the validation split."""
+    from edgepipe.arrays import count
+    from edgepipe.training.fit import evaluate
+
+    if work.splits is None or work.task is None:
+        return counted(model, artifact)
+    validation = work.data.validation
+    package = "keras" if artifact.kind is Kind.KERAS else "tf_keras"
+    values = evaluate(model, work.task, validation)
+    ran_on = f"{package} {version(package)} in float32" + (" with fake-quant" if artifact.kind is Kind.QAT else "")
+    return [*qualities(values, work.task, "validation", count(validation.x), ran_on), *counted(model, artifact)]
+
+
+def open_float(work: Work) -> tuple[Any, list[str]]:
+    """The stage's input as a tf_keras model: read, or bridged from Keras 3; with what is worth noting about that."""
+    from edgepipe.models.bridge import bridge
+    from edgepipe.models.loading import load
+
+    model = load(work.input.path, work.input.kind, allow_code=work.allow_code)
+    if work.input.kind is Kind.FLOAT:
+        return model, []
+    bridged = bridge(model)
+    return bridged.model, [bridged.difference.text()]
+
+
+def write_keras(model: Any, folder: Path) -> Artifact:
+    """Store a Keras 3 model as the artifact of a stage."""
+    from edgepipe.models.loading import save_keras
+
+    save_keras(model, folder / "model.keras")
+    return Artifact.of(Kind.KERAS, folder / "model.keras")
+
+
+def write_float(model: Any, folder: Path) -> Artifact:
+    """Store a tf_keras model as the artifact of a stage."""
+    from edgepipe.models.loading import save_float
+
+    save_float(model, folder / "model.keras")
+    return Artifact.of(Kind.FLOAT, folder / "model.keras")

@@ -1,0 +1,153 @@
+"""What `validate` shows of a model: quality against its origin, agreement of runtimes, integers, zeros."""
+
+from typing import Any
+
+from edgepipe.artifact import Artifact, Kind
+from edgepipe.errors import InputError, ToolError
+from edgepipe.metric import Evidence, Finding, Metric, unavailable
+from edgepipe.stages import facts
+from edgepipe.stages.base import Table, Work
+from edgepipe.stages.lite import scored
+from edgepipe.tflite import integer as integer_only
+from edgepipe.tflite import micro, parity
+from edgepipe.tflite.graph import weight_sparsity
+from edgepipe.tflite.interpreter import Outputs, Runtime, predict
+from edgepipe.tflite.model import Model
+from edgepipe.units import Dimension
+
+KERAS_KINDS = (Kind.KERAS, Kind.FLOAT, Kind.QAT)
+
+
+def quality(work: Work, references: list[str]) -> tuple[list[Metric], list[Table], list[str]]:
+    """Quality on the test split by the reference kernels, its drop from each of `references`, other runtimes beside."""
+    if work.splits is None or work.task is None:
+        missing = "data" if work.splits is None else "task"
+        return [], [], [f"quality was not taken: the pipeline has no `{missing}:`"]
+    outputs, notes = _outputs(work)
+    deployed = _scored(work, outputs["reference"])
+    metrics = list(deployed)
+    for name in references:
+        metrics += _compared(work, name, deployed)
+    return metrics, [_agreement(work, outputs)], notes
+
+
+def _outputs(work: Work) -> tuple[dict[str, Outputs], list[str]]:
+    path, x = work.input.path, work.data.test.x
+    found = {runtime.value: predict(path, x, runtime) for runtime in (Runtime.REFERENCE, Runtime.XNNPACK)}
+    try:
+        return {**found, "tflite-micro": micro.predict(path, x)}, []
+    except (InputError, ToolError) as error:
+        return found, [f"not compared with TFLite Micro: {error}"]
+
+
+def _scored(work: Work, outputs: Outputs) -> list[Metric]:
+    return scored(work.input.path, work.goal, work.data.test, "test", outputs)
+
+
+def _compared(work: Work, name: str, deployed: list[Metric]) -> list[Metric]:
+    """The quality of the earlier model `name`, and how much worse the deployed one is."""
+    artifact = work.earlier[name]
+    if artifact.kind not in KERAS_KINDS:
+        reason = f"'{name}' gives a {artifact.kind} artifact, whose quality is not taken before it is converted"
+        return [
+            unavailable(f"{m.name}_drop", m.unit, reason).model_copy(update={"details": {"against": name}})
+            for m in deployed
+        ]
+    origin = _keras_quality(work, name, artifact)
+    return [*origin, *(_drop(work, name, now, before) for now, before in zip(deployed, origin, strict=True))]
+
+
+def _keras_quality(work: Work, name: str, artifact: Artifact) -> list[Metric]:
+    from edgepipe.compress.quantize import restore
+    from edgepipe.models.loading import load
+    from edgepipe.training.fit import evaluate
+
+    is_qat = artifact.kind is Kind.QAT
+    model = restore(artifact.path) if is_qat else load(artifact.path, artifact.kind, allow_code=work.allow_code)
+    values = evaluate(model, work.goal, work.data.test)
+    found = facts.qualities(values, work.goal, "test", len(work.data.test), f"the Keras model of stage '{name}'")
+    return [m.model_copy(update={"name": f"{m.name}_of_{name}"}) for m in found]
+
+
+def _drop(work: Work, name: str, now: Metric, before: Metric) -> Metric:
+    gained = (now.value or 0.0) - (before.value or 0.0)
+    higher = work.goal.measures[now.name].higher_is_better
+    return Metric(
+        name=f"{now.name}_drop", value=-gained if higher else gained, unit=now.unit, evidence=Evidence.MEASURED,
+        how=f"'{name}' {before.text()}, deployed {now.text()}, same test samples", details={"against": name},
+    )  # fmt: skip
+
+
+def _agreement(work: Work, outputs: dict[str, Outputs]) -> Table:
+    reference = outputs["reference"]
+    return Table(
+        title="Runtimes against the reference kernels, test split",
+        columns=("runtime", work.goal.deciding, "labels equal", "max LSB", "p99 LSB", "differences in LSB: count"),
+        rows=tuple(_agreement_row(work, name, reference, found) for name, found in outputs.items()),
+    )
+
+
+def _agreement_row(work: Work, name: str, reference: Outputs, found: Outputs) -> tuple[str, ...]:
+    same = parity.compare(reference, found)
+    labels = "" if same.labels_equal is None else f"{same.labels_equal:.2%}"
+    steps = ", ".join(f"{step}: {number}" for step, number in sorted(same.histogram.items()))
+    largest = f"{same.max_lsb}" if same.max_lsb is not None else ""
+    percentile = f"{same.p99_lsb:g}" if same.p99_lsb is not None else ""
+    return (
+        name,
+        _scored(work, found)[0].text(),
+        labels,
+        largest,
+        percentile,
+        steps or f"floats, largest {same.max_difference:.3g}",
+    )
+
+
+def integer(model: Model, demanded: bool) -> tuple[list[Finding], list[Metric], Table]:
+    """Whether every operator and tensor is an integer; offenders are findings if that is demanded."""
+    offenders = integer_only.findings(model)
+    census = ", ".join(f"{number} {dtype}" for dtype, number in sorted(model.dtype_census.items()))
+    counts = ", ".join(f"{number} {name}" for name, number in sorted(model.operator_counts.items()))
+    rows = [
+        ("operators", len(model.operators), counts),
+        ("tensors", len(model.used_tensors), census),
+        ("inputs", len(model.inputs), ", ".join(f"{t.dtype} {list(t.shape)}" for t in model.inputs)),
+        ("outputs", len(model.outputs), ", ".join(f"{t.dtype} {list(t.shape)}" for t in model.outputs)),
+        *(("not integer", 1, str(finding)) for finding in offenders),
+    ]
+    title = (
+        "Fully integer: every operator and tensor"
+        if not offenders
+        else f"Not fully integer: {len(offenders)} offenders"
+    )
+    metric = facts.exact(
+        "float_offenders", len(offenders), Dimension.COUNT, "operators and interface tensors not fully integer"
+    )
+    return (
+        offenders if demanded else [],
+        [metric],
+        Table(title=title, columns=("what", "number", "which"), rows=tuple(rows)),
+    )
+
+
+def sparsity(model: Model) -> tuple[list[Metric], list[Table]]:
+    """The share of exact zeros inside the file: in convolutions and dense layers but the last, and over all weights."""
+    layers = weight_sparsity(model)
+    dense = [layer for layer in layers if layer.kind in ("CONV_2D", "FULLY_CONNECTED")]
+    if not dense:
+        return [], []
+    kept = dense[:-1] or dense
+    but_last = f"{len(kept)} CONV_2D and FULLY_CONNECTED layers" + (", the last one excepted" if dense[:-1] else "")
+    metrics = [_share("sparsity", kept, but_last), _share("sparsity_all_weights", layers, f"all {len(layers)} layers")]
+    rows: list[tuple[Any, ...]] = [
+        (layer.operator, layer.tensor, layer.elements, layer.zeros, f"{layer.share:.2%}") for layer in layers
+    ]
+    columns = ("operator", "weights", "elements", "zeros", "share")
+    return metrics, [Table(title="Exact zeros inside the .tflite", columns=columns, rows=tuple(rows))]
+
+
+def _share(name: str, layers: list[Any], which: str) -> Metric:
+    zeros, elements = sum(layer.zeros for layer in layers), sum(layer.elements for layer in layers)
+    return facts.exact(
+        name, zeros / elements, Dimension.FRACTION, f"{zeros} zeros of {elements} weights of {which}, in the .tflite"
+    )

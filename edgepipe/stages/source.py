@@ -1,0 +1,102 @@
+"""Where a pipeline's model comes from: a `module:function`, or a file. Always the first step of a run."""
+
+from pathlib import Path
+from typing import Any, ClassVar, final
+
+from pydantic import Field
+
+from edgepipe import sources
+from edgepipe.artifact import Artifact, Kind, content_digest, copy_whole
+from edgepipe.config import Document, Path_, describe, validate
+from edgepipe.data.splits import FITTING
+from edgepipe.errors import InputError
+from edgepipe.models.sniff import sniff
+from edgepipe.stages import facts
+from edgepipe.stages.base import Outcome, Stage, Work, World
+
+
+@final
+class Source(Stage):
+    """The model a pipeline starts from: a file, or a function that builds it."""
+
+    accepts: ClassVar = {kind: kind for kind in Kind}
+    splits: ClassVar = FITTING
+    tools: ClassVar = ("tensorflow", "keras", "tf_keras", "numpy")
+
+    path: str | None = Field(default=None, description=".keras, .h5 or .tflite file, or SavedModel folder")
+    function: str | None = Field(default=None, description="module:function that gives a Keras 3 model")
+    args: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the function")
+    allow_code: bool = Field(default=False, description="load models that carry code: Lambda layers, SavedModels")
+
+    def kind(self, base: Path) -> Kind:
+        """What it will give, told from the file without loading it."""
+        return Kind.KERAS if self.path is None else sniff(base / self.path)
+
+    def key(self, world: World) -> dict[str, Any]:
+        """The file's content, or the source of the function."""
+        if self.path is not None:
+            return {"content": content_digest(world.base / self.path)}
+        return {"source": sources.digest(str(self.function).partition(":")[0], world.base)}
+
+    def run(self, work: Work) -> tuple[Artifact, Outcome]:
+        """Copy the file in or build the model, so that the run no longer depends on what it came from."""
+        artifact = self._copied(work) if self.path is not None else self._built(work)
+        return artifact, Outcome(metrics=tuple(_evidence(artifact, work)))
+
+    def _copied(self, work: Work) -> Artifact:
+        source = work.base / str(self.path)
+        kind = sniff(source)
+        target = work.folder / f"model{source.suffix}"
+        copy_whole(source, target)
+        return Artifact.of(kind, target)
+
+    def _built(self, work: Work) -> Artifact:
+        from edgepipe.models.building import build
+        from edgepipe.training.fit import seeded
+
+        seeded(work.seed)
+        model = build(str(self.function), dict(self.args), work.base, work.splits)
+        return facts.write_keras(model, work.folder)
+
+
+def parse(document: Document, path: Path_, value: Any, base: Path) -> Source | None:
+    """The model source at `path`: a file, `module:function`, or a mapping of options."""
+    if isinstance(value, str):
+        value = {"function": value} if sources.is_reference(value) else {"path": value}
+    elif not isinstance(value, dict):
+        document.problem(path, f"must be a file, module:function or a mapping; found {describe(value)}")
+        return None
+    source = validate(document, path, value, Source)
+    if source is not None and (problem := _wrong(source, base)):
+        document.problem(path, problem)
+        return None
+    return source
+
+
+def _wrong(source: Source, base: Path) -> str:
+    if (source.path is None) == (source.function is None):
+        return "needs exactly one of path and function"
+    try:
+        if source.function is not None:
+            return _wrong_function(source.function, base)
+        kind = sniff(base / str(source.path))
+    except InputError as error:
+        return str(error)
+    if kind is Kind.SAVED_MODEL and not source.allow_code:
+        return "a SavedModel is a program; say `model: {path: .., allow_code: true}` if you trust it"
+    return ""
+
+
+def _wrong_function(function: str, base: Path) -> str:
+    if not sources.is_reference(function):
+        return f"'{function}' is not of the form module:function"
+    sources.check(function, base)
+    return ""
+
+
+def _evidence(artifact: Artifact, work: Work) -> list[Any]:
+    if artifact.kind in (Kind.TFLITE, Kind.SAVED_MODEL):
+        return []
+    from edgepipe.models.loading import load
+
+    return facts.counted(load(artifact.path, artifact.kind, allow_code=work.allow_code), artifact)

@@ -1,0 +1,35 @@
+"""`train`: fit the model to the training split."""
+
+from typing import ClassVar, final
+
+from pydantic import Field
+
+from edgepipe.artifact import Artifact, Kind
+from edgepipe.stages import facts
+from edgepipe.stages.base import Outcome, TrainingStage, Work
+
+
+@final
+class Train(TrainingStage):
+    """Fit the model to the training split; validation quality is taken after each epoch."""
+
+    accepts: ClassVar = {Kind.KERAS: Kind.KERAS, Kind.FLOAT: Kind.FLOAT}
+    tools: ClassVar = ("tensorflow", "keras", "tf_keras", "numpy")
+
+    epochs: int = Field(default=20, ge=1, description="passes over the training split")
+    patience: int | None = Field(
+        default=None, ge=1, description="epochs without a better validation quality before it stops, keeping the best"
+    )
+
+    def run(self, work: Work) -> tuple[Artifact, Outcome]:
+        """Train and store the model in the Keras it came in."""
+        from edgepipe.models.loading import load
+        from edgepipe.training.fit import fit, seeded
+
+        seeded(work.seed)
+        model = load(work.input.path, work.input.kind, allow_code=work.allow_code)
+        schedule = self.fit_schedule(work, self.patience)
+        history = fit(model, work.goal, work.data.train, work.data.validation, schedule, work.progress.epoch)
+        artifact = (facts.write_keras if work.input.kind is Kind.KERAS else facts.write_float)(model, work.folder)
+        notes = (f"stopped after epoch {len(history.epochs)}, kept epoch {history.kept}",) if self.patience else ()
+        return artifact, Outcome(metrics=tuple(facts.keras_evidence(model, artifact, work)), notes=notes)

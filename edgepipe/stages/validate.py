@@ -1,0 +1,107 @@
+"""`validate`: the evidence that the deployed model is right, small enough and fast enough. Reads the test split."""
+
+from pathlib import Path
+from typing import Any, ClassVar, final
+
+from pydantic import Field
+
+from edgepipe.artifact import Artifact, Kind
+from edgepipe.budget import Known
+from edgepipe.budget import limits as read_limits
+from edgepipe.config import Document, Path_
+from edgepipe.data.splits import Split
+from edgepipe.devices import profile
+from edgepipe.errors import ConfigError, InputError
+from edgepipe.metric import Limit, Metric, judge
+from edgepipe.stages.base import Outcome, Stage, Work, World
+from edgepipe.tflite.host import fingerprint
+from edgepipe.units import Dimension
+
+
+@final
+class Validate(Stage):
+    """Take quality on the test split, prove integer-only, measure or simulate each device, judge the budget."""
+
+    accepts: ClassVar = {Kind.TFLITE: Kind.TFLITE}
+    splits: ClassVar = frozenset({Split.TEST})
+    tools: ClassVar = ("ai-edge-litert", "tflite-micro", "tensorflow", "keras", "tf_keras", "numpy", "scikit-learn")
+
+    devices: tuple[str, ...] = Field(default=("host",), description="device profiles, by name or path to a .yaml")
+    budget: dict[str, Any] = Field(
+        default_factory=dict, description="limits on quality, drops and facts, and per device on latency, ram and flash"
+    )
+    against: str | None = Field(
+        default=None, description="the stage whose model quality is compared with; null takes the first that trains"
+    )
+    integer_only: bool | None = Field(
+        default=None, description="a float operator or tensor breaks the run; null leaves it to the devices"
+    )
+
+    def check(self, document: Document, path: Path_, world: World) -> None:
+        """Devices exist, every line of the budget can be read, stages that are pointed to exist."""
+        for index, device in enumerate(self.devices):
+            try:
+                profile.load(device, world.base)
+            except ConfigError as error:
+                document.problems.extend(error.problems)
+            except InputError as error:
+                document.problem((*path, "devices", index), str(error))
+        if self.against is not None and self.against not in world.earlier:
+            known = ", ".join(world.earlier)
+            document.problem((*path, "against"), f"no earlier stage is named '{self.against}'; allowed: {known}")
+        read_limits(document, (*path, "budget"), self.budget, self._known(world))
+
+    def key(self, world: World) -> dict[str, Any]:
+        """The content of the profiles, and the host whose time is measured."""
+        loaded = [profile.load(device, world.base) for device in self.devices]
+        return {"devices": [profile.digest(device) for device in loaded], "host": fingerprint().digest}
+
+    def run(self, work: Work) -> tuple[Artifact, Outcome]:
+        """Everything that can be known of the model before it is flashed."""
+        from edgepipe.devices import evidence
+        from edgepipe.stages import proof
+        from edgepipe.tflite.graph import read
+
+        model = read(work.input.path)
+        devices = [profile.load(device, work.base) for device in self.devices]
+        limits = self._limits(work.world)
+        quality, agreement, notes = proof.quality(work, self._references(limits, work.world))
+        offenders, integer, integer_table = proof.integer(model, demanded=bool(self.integer_only))
+        sparsity, sparsity_tables = proof.sparsity(model)
+        on_devices = evidence.gather(model, devices)
+        metrics = [*quality, *evidence.counts(model), *integer, *sparsity, *on_devices.metrics]
+        verdicts = [judge(limit, self._comparable(limit, metrics, work.world)) for limit in limits]
+        return work.input, Outcome(
+            metrics=tuple(metrics),
+            findings=(*offenders, *on_devices.findings),
+            notes=tuple(notes),
+            verdicts=tuple(verdicts),
+            tables=(*agreement, integer_table, *sparsity_tables),
+        )
+
+    def _known(self, world: World) -> Known:
+        names = [Path(device).stem for device in self.devices]
+        return Known(_quality_names(world), names, world.earlier)
+
+    def _limits(self, world: World) -> list[Limit]:
+        document = Document("budget")
+        found = read_limits(document, (), self.budget, self._known(world))
+        document.raise_problems()
+        return found
+
+    def _origin(self, world: World) -> str:
+        return self.against or next(iter(world.trained), world.earlier[0])
+
+    def _references(self, limits: list[Limit], world: World) -> list[str]:
+        return list(dict.fromkeys([self._origin(world), *(limit.against for limit in limits if limit.against)]))
+
+    def _comparable(self, limit: Limit, metrics: list[Metric], world: World) -> list[Metric]:
+        # Drops from several stages share a name; the limit means the one counted from its own `against`.
+        origin = limit.against or self._origin(world)
+        return [metric for metric in metrics if metric.details.get("against", origin) == origin]
+
+
+def _quality_names(world: World) -> dict[str, tuple[Dimension, bool]] | None:
+    if world.task is None or world.task.function is not None:
+        return None
+    return {name: (info.unit, info.higher_is_better) for name, info in world.task.measures.items()}

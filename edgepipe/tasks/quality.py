@@ -1,0 +1,200 @@
+"""Quality computed from outputs: one way for the Keras model and the int8 model, in numpy, without Keras."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgepipe import sources
+from edgepipe.arrays import Array, Arrays
+from edgepipe.errors import InputError
+from edgepipe.tasks.spec import HIGHER, LOWER, MEASURES, MeasureInfo, OptimizerOptions, TaskSpec
+from edgepipe.units import Dimension
+
+__all__ = ["HIGHER", "LOWER", "Measure", "Task", "build", "quality"]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A quality metric: `function(y_true, outputs) -> float`, which way is better, and its unit."""
+
+    function: Callable[[Any, Any], float]
+    higher_is_better: bool = True
+    unit: Dimension = Dimension.PLAIN
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task with its functions loaded. A user's `task: module:function` returns one of these.
+
+    `loss` is a Keras loss name or a function `(y_true, y_pred) -> tensor`; `decode` maps raw outputs (floats,
+    dequantized for an integer model) to what the measures take. The first measure decides.
+    """
+
+    loss: str | Callable[[Any, Any], Any]
+    measures: Mapping[str, Measure]
+    kind: str = "custom"
+    labels: str = "one"
+    decode: Callable[[Any], Any] | None = None
+    optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
+
+    @property
+    def deciding(self) -> str:
+        """The name of the measure that validation decides by."""
+        return next(iter(self.measures))
+
+
+def build(spec: TaskSpec, base: Path) -> Task:
+    """Load everything that `spec` names.
+
+    Raises:
+        InputError: a `module:function` cannot be loaded, or does not give what it should.
+    """
+    if spec.function is not None:
+        task = sources.load(spec.function, base)()
+        if not isinstance(task, Task) or not task.measures:
+            raise InputError(
+                f"'{spec.function}' must return an edgepipe.Task with at least one measure, found {task!r}"
+            )
+        return task
+    decode = sources.load(spec.decode, base) if spec.decode else None
+    measures = {name: _measure(spec, name, info, base) for name, info in spec.measures.items()}
+    return Task(_loss(spec, base), measures, spec.kind, spec.labels, decode, spec.optimizer)
+
+
+def _loss(spec: TaskSpec, base: Path) -> str | Callable[[Any, Any], Any]:
+    if spec.loss is not None:
+        return sources.load(spec.loss, base) if sources.is_reference(spec.loss) else spec.loss
+    return "auto" if spec.kind == "classification" else "mse"
+
+
+def _measure(spec: TaskSpec, name: str, info: MeasureInfo, base: Path) -> Measure:
+    own = spec.custom_metrics.get(name)
+    function = sources.load(own.function, base) if own else _FUNCTIONS[spec.family][name]
+    return Measure(function, info.higher_is_better, info.unit)
+
+
+def quality(task: Task, x: Arrays, y: Array | None, outputs: Arrays, *, logits: bool) -> dict[str, float]:
+    """Every measure of `task` on the raw `outputs` (first axis: samples) for inputs `x` and truth `y`.
+
+    `logits` says that class outputs are not yet probabilities. For reconstruction the truth of `mse` is `x`.
+
+    Raises:
+        InputError: outputs that do not fit the task, or a measure that gives no finite number.
+    """
+    truth, decoded = _decode(task, x, y, outputs, logits)
+    return {name: _finite(name, measure, truth, decoded) for name, measure in task.measures.items()}
+
+
+def _decode(task: Task, x: Arrays, y: Array | None, outputs: Arrays, logits: bool) -> tuple[Any, Any]:
+    if task.decode is not None:
+        return (x if y is None else y), task.decode(outputs)
+    if task.kind == "custom":
+        return (x if y is None else y), outputs
+    if isinstance(outputs, dict) or (isinstance(x, dict) and task.kind == "reconstruction"):
+        raise InputError(f"a {task.kind} task takes one output; for several write a custom task with `decode`")
+    if task.kind == "reconstruction":
+        return (np.asarray(x), y), outputs
+    if y is None:
+        raise InputError(f"a {task.kind} task needs labels, and the data has none")
+    if task.kind == "classification":
+        return y, _probabilities(outputs, task.labels, logits)
+    return np.reshape(y, outputs.shape), outputs
+
+
+def _probabilities(outputs: Array, labels: str, logits: bool) -> Array:
+    scores = outputs.reshape(len(outputs), -1).astype(np.float64)
+    if labels == "many":
+        return _sigmoid(scores) if logits else scores
+    if scores.shape[1] > 1:
+        return scores  # only their order counts
+    positive = _sigmoid(scores) if logits else scores
+    return np.concatenate([1 - positive, positive], axis=1)
+
+
+def _sigmoid(scores: Array) -> Array:
+    return np.asarray(1 / (1 + np.exp(-np.clip(scores, -60, 60))))
+
+
+def _finite(name: str, measure: Measure, truth: Any, decoded: Any) -> float:
+    try:
+        value = float(measure.function(truth, decoded))
+    except (ValueError, TypeError, IndexError) as error:
+        raise InputError(f"the quality metric '{name}' failed: {error}") from error
+    if not np.isfinite(value):
+        raise InputError(f"the quality metric '{name}' is {value}; is the model's output finite?")
+    return value
+
+
+def _accuracy(y: Array, scores: Array) -> float:
+    return float(np.mean(scores.argmax(axis=1) == np.ravel(y)))
+
+
+def _balanced_accuracy(y: Array, scores: Array) -> float:
+    labels = np.ravel(y)
+    return float(np.mean([np.mean(scores[labels == c].argmax(axis=1) == c) for c in np.unique(labels)]))
+
+
+def _f1_macro(y: Array, scores: Array) -> float:
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(np.ravel(y), scores.argmax(axis=1), average="macro", zero_division=0))
+
+
+def _top5_accuracy(y: Array, scores: Array) -> float:
+    best = np.argsort(scores, axis=1)[:, -5:]
+    return float(np.mean((best == np.reshape(y, (-1, 1))).any(axis=1)))
+
+
+def _many_f1_macro(y: Array, scores: Array) -> float:
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(y, scores > 0.5, average="macro", zero_division=0))
+
+
+def _reconstruction_errors(x: Array, outputs: Array) -> Array:
+    return np.asarray(np.mean(np.square(x.reshape(len(x), -1) - outputs.reshape(len(x), -1)), axis=1))
+
+
+def _roc_auc(truth: tuple[Array, Array | None], outputs: Array) -> float:
+    from sklearn.metrics import roc_auc_score
+
+    x, y = truth
+    if y is None or len(np.unique(y)) != 2:
+        raise ValueError("ROC AUC needs labels with 0 for normal and 1 for anomalous samples, and some of both")
+    return float(roc_auc_score(y, _reconstruction_errors(x, outputs)))
+
+
+def _reconstruction_mse(truth: tuple[Array, Array | None], outputs: Array) -> float:
+    x, y = truth
+    errors = _reconstruction_errors(x, outputs)
+    return float(np.mean(errors if y is None else errors[np.ravel(y) == 0]))
+
+
+def _r2(y: Array, outputs: Array) -> float:
+    return float(1 - np.sum(np.square(y - outputs)) / np.sum(np.square(y - np.mean(y, axis=0))))
+
+
+_FUNCTIONS: dict[str, dict[str, Callable[[Any, Any], float]]] = {
+    "one": {
+        "accuracy": _accuracy,
+        "balanced_accuracy": _balanced_accuracy,
+        "f1_macro": _f1_macro,
+        "top5_accuracy": _top5_accuracy,
+    },
+    "many": {
+        "f1_macro": _many_f1_macro,
+        "exact_match": lambda y, scores: float(np.mean(((scores > 0.5) == (y > 0.5)).all(axis=1))),
+        "label_accuracy": lambda y, scores: float(np.mean((scores > 0.5) == (y > 0.5))),
+    },
+    "regression": {
+        "mae": lambda y, outputs: float(np.mean(np.abs(y - outputs))),
+        "rmse": lambda y, outputs: float(np.sqrt(np.mean(np.square(y - outputs)))),
+        "r2": _r2,
+    },
+    "reconstruction": {"roc_auc": _roc_auc, "mse": _reconstruction_mse},
+    "custom": {},
+}
+assert {family: list(row) for family, row in _FUNCTIONS.items()} == {f: list(row) for f, row in MEASURES.items()}

@@ -1,0 +1,1 @@
+"""What a .tflite is and how it runs; no TensorFlow."""

@@ -1,0 +1,107 @@
+"""Multiply-accumulates of one operator, from the shapes of its tensors.
+
+An operator counts the products that its definition sums: padding counts as if it were data, a bias and elementwise
+arithmetic count nothing. That is the convention of the MobileNet papers (arXiv 1704.04861, table 4: 569 million for
+MobileNetV1 1.0 224).
+"""
+
+import math
+from collections.abc import Callable
+
+from edgepipe.tflite.model import Operator, Option, Tensor
+
+Inputs = tuple[Tensor | None, ...]
+
+
+def _convolution(inputs: Inputs, output: Tensor, options: dict[str, Option]) -> int:
+    """output x kernel height x kernel width x input channels of one group; weights are (out, height, width, in)."""
+    return output.elements * math.prod(_shape(inputs, 1)[1:])
+
+
+def _depthwise(inputs: Inputs, output: Tensor, options: dict[str, Option]) -> int:
+    """output x kernel height x kernel width; weights are (1, height, width, out)."""
+    return output.elements * math.prod(_shape(inputs, 1)[1:3])
+
+
+def _transposed(inputs: Inputs, output: Tensor, options: dict[str, Option]) -> int:
+    """Every input position meets every weight of its channel; weights are (out, height, width, in), input third."""
+    return math.prod(_shape(inputs, 2)) * math.prod(_shape(inputs, 1)[:-1])
+
+
+def _convolution_3d(inputs: Inputs, output: Tensor, options: dict[str, Option]) -> int:
+    """output x kernel volume x input channels; weights are (depth, height, width, in, out)."""
+    return output.elements * math.prod(_shape(inputs, 1)[:-1])
+
+
+def _dense(inputs: Inputs, output: Tensor, options: dict[str, Option]) -> int:
+    """output x inputs of one unit; weights are (out, in)."""
+    return output.elements * _last(_shape(inputs, 1))
+
+
+def _matmul(inputs: Inputs, output: Tensor, options: dict[str, Option]) -> int:
+    """output x the dimension that is summed: the left one's last, or last but one when it is transposed."""
+    shape = _shape(inputs, 0)
+    return output.elements * (shape[-2] if options.get("adjX") and len(shape) > 1 else _last(shape))
+
+
+def _lstm(inputs: Inputs, output: Tensor, options: dict[str, Option]) -> int:
+    """Once a step: the four input, four recurrent, three peephole weights and the projection, each element once."""
+    weights = sum(math.prod(_shape(inputs, position)) for position in (*range(1, 12), 16) if _given(inputs, position))
+    return _steps(inputs) * weights
+
+
+def _recurrent(inputs: Inputs, output: Tensor, options: dict[str, Option]) -> int:
+    """Once a step: the input and the recurrent weights."""
+    return _steps(inputs) * (math.prod(_shape(inputs, 1)) + math.prod(_shape(inputs, 2)))
+
+
+def _given(inputs: Inputs, position: int) -> bool:
+    return position < len(inputs) and inputs[position] is not None
+
+
+def _shape(inputs: Inputs, position: int) -> tuple[int, ...]:
+    tensor = inputs[position] if position < len(inputs) else None
+    return (0,) if tensor is None else tensor.shape
+
+
+def _last(shape: tuple[int, ...]) -> int:
+    return shape[-1] if shape else 1
+
+
+def _steps(inputs: Inputs) -> int:
+    """Batch x time: all dimensions of the data but the last."""
+    return math.prod(_shape(inputs, 0)[:-1])
+
+
+RULES: dict[str, Callable[[Inputs, Tensor, dict[str, Option]], int]] = {
+    "CONV_2D": _convolution,
+    "DEPTHWISE_CONV_2D": _depthwise,
+    "TRANSPOSE_CONV": _transposed,
+    "CONV_3D": _convolution_3d,
+    "FULLY_CONNECTED": _dense,
+    "BATCH_MATMUL": _matmul,
+    "LSTM": _lstm,
+    "UNIDIRECTIONAL_SEQUENCE_LSTM": _lstm,
+    "RNN": _recurrent,
+    "UNIDIRECTIONAL_SEQUENCE_RNN": _recurrent,
+    "SVDF": _recurrent,
+}
+UNCOUNTED = frozenset(
+    {
+        *("BIDIRECTIONAL_SEQUENCE_LSTM", "BIDIRECTIONAL_SEQUENCE_RNN", "CONV_3D_TRANSPOSE", "LSH_PROJECTION", "RFFT2D"),
+        *("STABLEHLO_CONVOLUTION", "STABLEHLO_DOT_GENERAL", "STABLEHLO_COMPOSITE"),
+        *("CALL", "IF", "WHILE", "STABLEHLO_WHILE"),  # their bodies count once, however often they run
+    }
+)
+
+
+def count(name: str, inputs: Inputs, outputs: Inputs, options: dict[str, Option]) -> int:
+    """The multiply-accumulates of one run of the operator; 0 for those that do none and those of `UNCOUNTED`."""
+    rule = RULES.get(name)
+    output = outputs[0] if outputs else None
+    return rule(inputs, output, options) if rule is not None and output is not None else 0
+
+
+def uncounted(operator: Operator) -> bool:
+    """Whether the operator may multiply and accumulate and yet counts 0 (its own work, or that of its body's runs)."""
+    return operator.custom or operator.name in UNCOUNTED

@@ -1,0 +1,277 @@
+"""What a .tflite holds, as plain frozen values: tensors, operators, subgraphs' interface, and counts over them."""
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from edgepipe.arrays import Array
+from edgepipe.errors import InputError
+
+Content = bytes  # a name for the type inside classes that have a field `bytes`
+Option = bool | int | float | str | tuple[int | float, ...]
+
+BITS = {
+    **dict.fromkeys(("int2",), 2),
+    **dict.fromkeys(("int4", "uint4"), 4),
+    **dict.fromkeys(("int8", "uint8", "bool", "float8_e4m3fn", "float8_e5m2"), 8),
+    **dict.fromkeys(("int16", "uint16", "float16", "bfloat16"), 16),
+    **dict.fromkeys(("int32", "uint32", "float32"), 32),
+    **dict.fromkeys(("int64", "uint64", "float64", "complex64"), 64),
+    **dict.fromkeys(("complex128",), 128),
+}
+INTEGERS = frozenset(
+    {
+        *("int2", "int4", "int8", "int16", "int32", "int64"),
+        *("uint4", "uint8", "uint16", "uint32", "uint64", "bool"),
+    }
+)
+FLOATS = frozenset({"float8_e4m3fn", "float8_e5m2", "float16", "bfloat16", "float32", "float64"})
+PACKED = {"int4": (4, True), "uint4": (4, False), "int2": (2, True)}  # bits, signed
+NUMPY_TYPES = BITS.keys() - PACKED.keys() - {"bfloat16", "float8_e4m3fn", "float8_e5m2"}
+
+# Where operators keep what training found: the positions of weights and biases among the inputs.
+_LSTM = (*range(1, 18), *range(20, 24))  # 18 and 19 are the state
+WEIGHTS: dict[str, tuple[int, ...]] = {
+    "CONV_2D": (1, 2),
+    "DEPTHWISE_CONV_2D": (1, 2),
+    "TRANSPOSE_CONV": (1, 3),
+    "CONV_3D": (1, 2),
+    "CONV_3D_TRANSPOSE": (1, 3),
+    "FULLY_CONNECTED": (1, 2),
+    "BATCH_MATMUL": (0, 1),
+    "LSTM": _LSTM,
+    "UNIDIRECTIONAL_SEQUENCE_LSTM": _LSTM,
+    "RNN": (1, 2, 3),
+    "UNIDIRECTIONAL_SEQUENCE_RNN": (1, 2, 3),
+    "SVDF": (1, 2, 3),
+    "EMBEDDING_LOOKUP": (1,),
+}
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """real = scale * (stored - zero_point), one pair for the tensor or one for each index of `axis`."""
+
+    scales: tuple[float, ...]
+    zero_points: tuple[int, ...]
+    axis: int
+
+    @property
+    def per_axis(self) -> bool:
+        """Whether there is more than one pair of scale and zero point."""
+        return len(self.scales) > 1
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor of one subgraph. `signature` is the shape with -1 for a dimension that may be resized."""
+
+    index: int
+    subgraph: int
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    constant: bool
+    bytes: int
+    quantization: Quantization | None
+    signature: tuple[int, ...] = ()
+    variable: bool = False  # keeps its value between two calls
+    sparse: bool = False  # its constant is stored in TensorFlow Lite's sparse encoding
+    extent: tuple[int, int] = (0, 0)  # where in the file the constant stands: start and length in bytes
+
+    @property
+    def elements(self) -> int:
+        """The product of the shape; 1 for a scalar."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One operator, in the order of execution. A custom operator is named by its custom code."""
+
+    index: int
+    subgraph: int
+    name: str
+    inputs: tuple[Tensor | None, ...]  # None: an optional input that is absent
+    outputs: tuple[Tensor | None, ...]
+    macs: int
+    custom: bool = False
+    options: dict[str, Option] = field(default_factory=dict, hash=False)
+
+    @property
+    def place(self) -> str:
+        """For example `CONV_2D #3`, with the subgraph where it is not the main one."""
+        return f"{self.name} #{self.index}" + (f" of subgraph {self.subgraph}" if self.subgraph else "")
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Inputs then outputs, without the absent ones."""
+        return tuple(tensor for tensor in (*self.inputs, *self.outputs) if tensor is not None)
+
+    def input(self, position: int) -> Tensor | None:
+        """The input at `position`, None when it is absent."""
+        return self.inputs[position] if position < len(self.inputs) else None
+
+
+@dataclass(frozen=True)
+class Signature:
+    """A named entry point: its subgraph, and the tensor index of each named input and output."""
+
+    key: str
+    subgraph: int
+    inputs: dict[str, int] = field(hash=False)
+    outputs: dict[str, int] = field(hash=False)
+
+
+@dataclass(frozen=True)
+class Model:
+    """The facts of one .tflite. `operators` and `tensors` are those of all subgraphs, the main one first."""
+
+    path: Path
+    bytes: int  # of the whole file
+    description: str
+    operators: tuple[Operator, ...]
+    tensors: tuple[Tensor, ...]
+    inputs: tuple[Tensor, ...]  # of the main subgraph
+    outputs: tuple[Tensor, ...]
+    signatures: tuple[Signature, ...]
+    content: Content = field(repr=False, compare=False)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one inference; the body of a loop or a branch counts once."""
+        return sum(operator.macs for operator in self.operators)
+
+    @cached_property
+    def uncounted(self) -> tuple[str, ...]:
+        """Operators of this model that may multiply and accumulate but for which `macs` knows no formula."""
+        from edgepipe.tflite.macs import uncounted
+
+        return tuple(sorted({operator.name for operator in self.operators if uncounted(operator)}))
+
+    @cached_property
+    def parameter_tensors(self) -> tuple[Tensor, ...]:
+        """Constants that some operator reads and that hold weights, biases or other learned numbers.
+
+        A constant is one if it is floating point, if it is quantized (has a scale), or if it stands where the operator
+        keeps weights or a bias. Shapes, paddings, axes and indices are none: they are integers without a scale.
+        """
+        found = {}
+        for operator in self.operators:
+            for position, tensor in enumerate(operator.inputs):
+                if tensor is not None and tensor.constant and _is_parameter(operator.name, position, tensor):
+                    found[tensor.subgraph, tensor.index] = tensor
+        return tuple(found.values())
+
+    @property
+    def parameters(self) -> int:
+        """Elements of all parameter tensors; one that two operators share counts once."""
+        return sum(tensor.elements for tensor in self.parameter_tensors)
+
+    @cached_property
+    def zero_parameters(self) -> int:
+        """Parameters whose value is zero, that is, whose stored value is the zero point. See `unreadable`."""
+        return sum(self.zeros(tensor) for tensor in self.parameter_tensors if not _why_unreadable(tensor))
+
+    @property
+    def unreadable(self) -> tuple[Tensor, ...]:
+        """Parameter tensors whose values edgepipe cannot decode, so that `zero_parameters` leaves them out."""
+        return tuple(tensor for tensor in self.parameter_tensors if _why_unreadable(tensor))
+
+    @property
+    def dtype_census(self) -> Counter[str]:
+        """How many tensors there are of each dtype, among those that an operator or the interface uses."""
+        return Counter(tensor.dtype for tensor in self.used_tensors)
+
+    @property
+    def used_tensors(self) -> tuple[Tensor, ...]:
+        """The tensors that some operator or the interface uses, each once, in order."""
+        used = {(t.subgraph, t.index) for operator in self.operators for t in operator.tensors}
+        used |= {(t.subgraph, t.index) for t in (*self.inputs, *self.outputs)}
+        return tuple(tensor for tensor in self.tensors if (tensor.subgraph, tensor.index) in used)
+
+    @property
+    def operator_counts(self) -> Counter[str]:
+        """How many operators there are of each name."""
+        return Counter(operator.name for operator in self.operators)
+
+    @property
+    def input_names(self) -> dict[str, Tensor]:
+        """The main inputs by signature name, or by tensor name where no signature names them."""
+        return self._named(self.inputs, "inputs")
+
+    @property
+    def output_names(self) -> dict[str, Tensor]:
+        """The main outputs by signature name, or by tensor name where no signature names them."""
+        return self._named(self.outputs, "outputs")
+
+    def _named(self, tensors: tuple[Tensor, ...], side: str) -> dict[str, Tensor]:
+        signature = next((s for s in self.signatures if s.subgraph == 0), None)
+        given = {} if signature is None else signature.inputs if side == "inputs" else signature.outputs
+        by_index = {index: name for name, index in given.items()}
+        names: dict[str, Tensor] = {}
+        for place, tensor in enumerate(tensors):
+            name = by_index.get(tensor.index, tensor.name) or f"{side[:-1]}_{place}"
+            names[name if name not in names else f"{name}#{place}"] = tensor
+        return names
+
+    def values(self, tensor: Tensor) -> Array:
+        """The stored values of a constant, in its shape; int4 and int2 are unpacked to int8, bfloat16 to float32.
+
+        Raises:
+            InputError: the tensor is no constant, or is stored in a way that edgepipe cannot decode.
+        """
+        reason = "it is not a constant" if not tensor.constant else _why_unreadable(tensor)
+        if reason:
+            raise InputError(f"{self.path}: the values of tensor '{tensor.name}' cannot be read: {reason}")
+        start, length = tensor.extent
+        return _decode(self.content[start : start + length], tensor).reshape(tensor.shape)
+
+    def zeros(self, tensor: Tensor) -> int:
+        """How many elements of a constant stand for exactly 0: those equal to the zero point (of their channel)."""
+        return int(np.count_nonzero(self.values(tensor) == _zero_point(tensor)))
+
+    def __iter__(self) -> Iterator[Operator]:
+        return iter(self.operators)
+
+
+def _is_parameter(operator: str, position: int, tensor: Tensor) -> bool:
+    return tensor.dtype in FLOATS or tensor.quantization is not None or position in WEIGHTS.get(operator, ())
+
+
+def _why_unreadable(tensor: Tensor) -> str:
+    if tensor.sparse:
+        return "it is stored in TensorFlow Lite's sparse encoding"
+    readable = tensor.dtype in NUMPY_TYPES or tensor.dtype in PACKED or tensor.dtype == "bfloat16"
+    return "" if readable else f"its type {tensor.dtype} is not supported"
+
+
+def _decode(data: bytes, tensor: Tensor) -> Array:
+    if tensor.dtype in PACKED:
+        return _unpacked(np.frombuffer(data, np.uint8), *PACKED[tensor.dtype])[: tensor.elements]
+    if tensor.dtype == "bfloat16":
+        return (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
+    return np.frombuffer(data, np.dtype(tensor.dtype).newbyteorder("<"))
+
+
+def _unpacked(data: Array, bits: int, signed: bool) -> Array:
+    """Numbers of `bits` bits, the first in the lowest bits of each byte."""
+    parts = np.stack([data >> shift & (2**bits - 1) for shift in range(0, 8, bits)], axis=-1).ravel().astype(np.int8)
+    return np.where(parts >= 2 ** (bits - 1), parts - 2**bits, parts).astype(np.int8) if signed else parts
+
+
+def _zero_point(tensor: Tensor) -> Array | int:
+    """The zero point, or the zero points shaped so that they broadcast along their axis."""
+    quantization = tensor.quantization
+    if quantization is None:
+        return 0
+    if not quantization.per_axis:
+        return quantization.zero_points[0]
+    shape = [1] * len(tensor.shape)
+    shape[quantization.axis] = -1
+    return np.array(quantization.zero_points).reshape(shape)

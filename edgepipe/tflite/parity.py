@@ -1,0 +1,87 @@
+"""How far two runtimes agree on the same model and samples, as a distribution of differences.
+
+Parity is never a bare yes: it is stated against a pinned reference (LiteRT's reference kernels, `Runtime.REFERENCE`)
+as the number of outputs that differ by how many steps of the stored type (LSB), and as the share of equal labels.
+Compare trained models: a flat softmax hides errors, random weights blow rounding up.
+"""
+
+import numpy as np
+from pydantic import Field
+
+from edgepipe.arrays import Array, Arrays
+from edgepipe.errors import InputError
+from edgepipe.metric import Record
+from edgepipe.tflite.samples import Outputs
+
+
+class Parity(Record):
+    """The differences other - reference over all samples and outputs."""
+
+    samples: int
+    labels_equal: float | None = Field(
+        description="share of samples whose largest entry is the same in every output; null without two or more entries"
+    )
+    histogram: dict[int, int] = Field(description="signed difference in LSB -> how many entries; empty for floats")
+    max_lsb: int | None = Field(description="the largest absolute difference; null for floats")
+    p99_lsb: float | None = Field(description="99th percentile of the absolute difference; null for floats")
+    max_difference: float = Field(description="largest absolute difference of the dequantized values")
+
+    def text(self) -> str:
+        """For example `labels 99.70 % equal; LSB -1: 3, 0: 3590, 1: 7`."""
+        labels = "" if self.labels_equal is None else f"labels {self.labels_equal * 100:.2f} % equal; "
+        if not self.histogram:
+            return f"{labels}largest difference {self.max_difference:.3g}"
+        return labels + "LSB " + ", ".join(f"{step}: {count}" for step, count in sorted(self.histogram.items()))
+
+
+def compare(reference: Outputs, other: Outputs) -> Parity:
+    """Hold the outputs of one runtime against the reference's, same model, same samples.
+
+    Raises:
+        InputError: the two differ in names, shapes, types or quantization, so that they come from different models.
+    """
+    a, b = _named(reference.raw), _named(other.raw)
+    _check_alike(a, b, (reference.scales, reference.zero_points) == (other.scales, other.zero_points))
+    integers = [(a[name], b[name]) for name in a if np.issubdtype(a[name].dtype, np.integer)]
+    steps = np.concatenate(
+        [(y.astype(np.int64) - x.astype(np.int64)).ravel() for x, y in integers] or [np.zeros(0, int)]
+    )
+    found, counts = np.unique(steps, return_counts=True)
+    real, real_other = _named(reference.values), _named(other.values)
+    return Parity(
+        samples=len(next(iter(a.values()))),
+        labels_equal=_labels_equal(a, b),
+        histogram=dict(zip(found.tolist(), counts.tolist(), strict=True)),
+        max_lsb=int(np.abs(steps).max()) if steps.size else None,
+        p99_lsb=float(np.percentile(np.abs(steps), 99)) if steps.size else None,
+        max_difference=max(_largest(real[name], real_other[name]) for name in real),
+    )
+
+
+def _named(arrays: Arrays) -> dict[str, Array]:
+    return arrays if isinstance(arrays, dict) else {"output": arrays}
+
+
+def _check_alike(a: dict[str, Array], b: dict[str, Array], same_scales: bool) -> None:
+    kinds = [{name: (array.shape, str(array.dtype)) for name, array in side.items()} for side in (a, b)]
+    if kinds[0] != kinds[1]:
+        raise InputError(f"outputs that cannot be compared: the reference gave {kinds[0]}, the other {kinds[1]}")
+    if not same_scales:
+        raise InputError("outputs that cannot be compared: scales or zero points differ; run the same .tflite on both")
+
+
+def _labels_equal(a: dict[str, Array], b: dict[str, Array]) -> float | None:
+    shares = [name for name, array in a.items() if array.size // len(array) > 1]
+    if not shares:
+        return None
+    equal = [_labels(a[name]) == _labels(b[name]) for name in shares]
+    return float(np.mean(np.all(equal, axis=0)))
+
+
+def _labels(array: Array) -> Array:
+    labels: Array = array.reshape(len(array), -1).argmax(axis=1)
+    return labels
+
+
+def _largest(x: Array, y: Array) -> float:
+    return float(np.abs(x.astype(np.float64) - y.astype(np.float64)).max(initial=0.0))

@@ -1,0 +1,70 @@
+"""Loss and optimizer of a task, made for one model: Keras 3 or tf_keras, probabilities or logits."""
+
+from typing import Any
+
+import keras
+import tf_keras
+
+from edgepipe.errors import InputError
+from edgepipe.tasks.quality import Task
+
+PROBABILITIES = {"softmax", "sigmoid", "hard_sigmoid", "Softmax", "Sigmoid"}
+
+
+def api(model: Any) -> Any:
+    """The Keras that `model` belongs to: the module `keras` (3) or `tf_keras`."""
+    return tf_keras if isinstance(model, tf_keras.Model) else keras
+
+
+def gives_logits(model: Any) -> bool:
+    """Whether the model's last layer leaves class scores as they are, by its activation."""
+    last = _last_layer(model)
+    activation = getattr(last, "activation", None)
+    activation = getattr(activation, "activation", activation)  # tfmot keeps the original inside its own
+    name = getattr(activation, "__name__", type(last).__name__)
+    return name not in PROBABILITIES
+
+
+def _last_layer(model: Any) -> Any:
+    layer = model.layers[-1] if model.layers else model
+    while getattr(layer, "layers", None):
+        layer = layer.layers[-1]
+    return getattr(layer, "layer", layer)  # inside a wrapper of tfmot
+
+
+def loss(task: Task, model: Any) -> Any:
+    """The loss function of `task` for the outputs of `model`."""
+    library = api(model)
+    if task.loss != "auto":
+        return library.losses.get(task.loss) if isinstance(task.loss, str) else task.loss
+    logits = gives_logits(model)
+    if task.labels == "many" or model.output_shape[-1] == 1:
+        return library.losses.BinaryCrossentropy(from_logits=logits)
+    return library.losses.SparseCategoricalCrossentropy(from_logits=logits)
+
+
+def optimizer(task: Task, model: Any, learning_rate: Any) -> Any:
+    """The optimizer of `task`; `learning_rate` is a float or a schedule of the model's own Keras."""
+    classes = {
+        "adam": "Adam",
+        "adamw": "AdamW",
+        "nadam": "Nadam",
+        "rmsprop": "RMSprop",
+        "sgd": "SGD",
+        "adagrad": "Adagrad",
+    }
+    return getattr(api(model).optimizers, classes[task.optimizer.name])(learning_rate=learning_rate)
+
+
+def check_fits(model: Any, task: Task, x: Any, y: Any) -> None:
+    """Raise an `InputError` unless the model's input and output shapes fit the data and the task."""
+    if isinstance(x, dict) or isinstance(model.input_shape, (list, dict)):
+        return  # Keras itself matches named inputs, and says which one is missing
+    wanted, found = tuple(model.input_shape[1:]), tuple(x.shape[1:])
+    if len(wanted) != len(found) or any(w not in (None, f) for w, f in zip(wanted, found, strict=True)):
+        raise InputError(f"the model '{model.name}' takes samples of shape {wanted}, the data has {found}")
+    if task.kind != "classification" or task.labels != "one" or isinstance(model.output_shape, list) or y is None:
+        return
+    outputs, classes = model.output_shape[-1], int(y.max()) + 1
+    if outputs is not None and classes > max(outputs, 2):
+        raise InputError(f"the model '{model.name}' tells {outputs} classes apart, the data has {classes}")

@@ -1,0 +1,22 @@
+"""The profiles shown in docs/devices.md load as they stand."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from edgepipe.devices import profile
+
+PAGE = Path(__file__).parents[2] / "docs" / "devices.md"
+BLOCKS = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("text", BLOCKS, ids=["inherits", "whole"])
+def test_the_profiles_of_the_page_load(text: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(text)
+    assert profile.load("mine.yaml", tmp_path).system.memory.ram == 128 * 1024
+
+
+def test_the_page_names_every_shipped_device() -> None:
+    for name in profile.names():
+        assert f"- `{name}`:" in PAGE.read_text()

@@ -1,0 +1,65 @@
+"""Parity is a distribution against the reference, checked on outputs made by hand."""
+
+import json
+
+import numpy as np
+import pytest
+
+from edgepipe.arrays import Array
+from edgepipe.errors import InputError
+from edgepipe.tflite.parity import compare
+from edgepipe.tflite.samples import Outputs
+
+
+def made(raw: Array, scale: float = 0.5) -> Outputs:
+    values = raw if raw.dtype.kind == "f" else (raw * np.float32(scale)).astype(np.float32)
+    scales = {} if raw.dtype.kind == "f" else {"output": scale}
+    return Outputs(raw, values, scales, dict.fromkeys(scales, 0), "by hand")
+
+
+def test_differences_are_counted_with_their_sign() -> None:
+    a = made(np.array([[1, 5, 3], [9, 0, 0], [-128, 127, 0]], np.int8))
+    b = made(np.array([[2, 5, 3], [9, 0, -2], [127, -128, 0]], np.int8))
+    found = compare(a, b)
+    assert found.histogram == {-255: 1, -2: 1, 0: 5, 1: 1, 255: 1}
+    assert (found.samples, found.max_lsb, found.max_difference) == (3, 255, 127.5)
+    assert found.labels_equal == pytest.approx(2 / 3)
+    assert found.text() == "labels 66.67 % equal; LSB -255: 1, -2: 1, 0: 5, 1: 1, 255: 1"
+    assert json.loads(found.model_dump_json())["histogram"]["-2"] == 1
+
+
+def test_the_99th_percentile_ignores_the_rarest() -> None:
+    raw = np.zeros((1000, 1), np.int8)
+    other = raw.copy()
+    other[:5] = 9
+    found = compare(made(raw), made(other))
+    assert (found.max_lsb, found.p99_lsb, found.labels_equal) == (9, 0.0, None)
+
+
+def test_floats_have_no_lsb() -> None:
+    a, b = np.float32([[0.25, 1]]), np.float32([[0.5, 1]])
+    found = compare(made(a), made(b))
+    assert (found.histogram, found.max_lsb, found.p99_lsb) == ({}, None, None)
+    assert (found.max_difference, found.labels_equal) == (0.25, 1.0)
+    assert found.text() == "labels 100.00 % equal; largest difference 0.25"
+
+
+def test_labels_of_several_outputs_must_all_agree() -> None:
+    left, right = np.int8([[1, 2], [2, 1]]), np.int8([[1, 2], [1, 2]])
+    a = Outputs({"a": left, "b": left}, {"a": left, "b": left}, {}, {}, "")
+    b = Outputs({"a": left, "b": right}, {"a": left, "b": right}, {}, {}, "")
+    found = compare(a, b)
+    assert (found.labels_equal, found.histogram) == (0.5, {-1: 1, 0: 6, 1: 1})
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (made(np.zeros((2, 3), np.int8)), r"the reference gave .*\(1, 3\).* the other .*\(2, 3\)"),
+        (made(np.zeros((1, 3), np.uint8)), r"'int8'.*'uint8'"),
+        (made(np.zeros((1, 3), np.int8), scale=0.25), r"scales or zero points differ"),
+    ],
+)
+def test_what_cannot_be_compared(other: Outputs, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        compare(made(np.zeros((1, 3), np.int8)), other)
