@@ -5,9 +5,12 @@ seed give equal digests. It is computed without Keras: a `.keras` file is a zip 
 """
 
 import contextlib
+import errno
+import glob
 import hashlib
 import io
 import json
+import os
 import shutil
 import tempfile
 import zipfile
@@ -140,11 +143,25 @@ def storing(what: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def full_disk(what: str) -> Iterator[None]:
+    """Turn a full disk inside other people's code into one clear `StorageError`; any other error passes."""
+    try:
+        yield
+    except OSError as error:
+        # HDF5 gives no errno of its own, only the text of the one it met.
+        known = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+        if known or any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)):
+            raise StorageError(f"{what}: its result cannot be written: {error.strerror or error}") from error
+        raise
+
+
+@contextlib.contextmanager
 def written_aside(target: Path) -> Iterator[Path]:
     """A temporary name beside `target`; it is renamed to `target` if the body ends well, else removed."""
     with storing(str(target)):
         target.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        _sweep(target)
+        folder = Path(tempfile.mkdtemp(prefix=f"{_aside_prefix(target)}{os.getpid()}.", dir=target.parent))
     try:
         aside = folder / target.name
         yield aside
@@ -152,6 +169,29 @@ def written_aside(target: Path) -> Iterator[Path]:
             aside.replace(target)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _aside_prefix(target: Path) -> str:
+    return f".{target.name}.edgepipe-"
+
+
+def _sweep(target: Path) -> None:
+    """Remove what killed processes left of earlier attempts to write `target`."""
+    prefix = _aside_prefix(target)
+    for folder in target.parent.glob(f"{glob.escape(prefix)}*"):
+        pid = folder.name.removeprefix(prefix).split(".")[0]
+        if pid.isdigit() and not _alive(int(pid)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def write_bytes(target: Path, data: bytes) -> None:

@@ -52,7 +52,7 @@ class Known:
         quality = (self.quality or {}).get(name.removesuffix("_drop"))
         if quality is not None:
             return quality[0], "max" if drop or not quality[1] else "min"
-        return (Dimension.FRACTION, "max" if drop else "min") if self.quality is None else None
+        return (Dimension.PLAIN, "max" if drop else "min") if self.quality is None else None
 
     def names(self) -> list[str]:
         """Every name that may stand as a key of the budget."""
@@ -71,17 +71,24 @@ def limits(document: Document, path: Path_, data: Any, known: Known) -> list[Lim
         if name in known.devices:
             found += _device(document, here, name, value)
         elif (metric := known.metric(name)) is not None:
+            if known.quality is None and metric[0] is Dimension.PLAIN and _is_share(value):
+                metric = (Dimension.FRACTION, metric[1])
             found.append(_limit(document, here, name, value, metric, known))
         else:
             document.problem(here, _unknown(name, known), at="key")
     return [limit for limit in found if limit is not None]
 
 
+def _is_share(value: Any) -> bool:
+    """Whether a limit on a metric of unknown unit is written as a share: `97 %`, `{max: 1 point}`."""
+    return bool(re.search(r"%|\bpoints?\b", str(value)))
+
+
 def _unknown(name: str, known: Known) -> str:
     if name in DEVICE_METRICS:
         device = next(iter(known.devices), "host")
         return f"'{name}' belongs under a device of `devices`, for example `{device}: {{{name}: ..}}`"
-    return f"neither a metric nor one of the devices to validate{did_you_mean(name, known.names())}"
+    return f"neither a metric of this task nor one of `devices`{did_you_mean(name, known.names())}"
 
 
 def _device(document: Document, path: Path_, device: str, data: Any) -> list[Limit | None]:
@@ -194,7 +201,7 @@ def from_words(words: Collection[str]) -> list[Limit]:
     """
     document = Document("--max")
     found = []
-    units = {**DEVICE_METRICS, **MODEL_METRICS}
+    units = {name: unit for name, unit in {**DEVICE_METRICS, **MODEL_METRICS}.items() if name not in _HIGHER_IS_BETTER}
     for word in words:
         name, sign, text = word.partition("=")
         if not sign or name not in units:

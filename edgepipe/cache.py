@@ -1,6 +1,7 @@
 """The cache: results of stages, found by the digest of everything that decided them.
 
     <root>/entries/<key>/entry.json     what was made: kind, content digest, digests of all files, outcome, cost
+    <root>/entries/<key>/entry.sha256   of entry.json itself
     <root>/entries/<key>/files/...      the artifact
     <root>/work/...                     being written; renamed into entries/ when whole
 
@@ -11,7 +12,9 @@ warning and a miss. Runs hold a shared lock, `clear` an exclusive one.
 
 import contextlib
 import fcntl
+import hashlib
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -24,12 +27,15 @@ from pydantic import Field, ValidationError
 
 from edgepipe.artifact import Artifact, Kind, file_digest, files, storing
 from edgepipe.cost import Cost
-from edgepipe.errors import InputError
+from edgepipe.errors import InputError, StorageError
 from edgepipe.metric import Record
-from edgepipe.stages.base import Outcome
+from edgepipe.outcome import Outcome
 
 ENTRY = "entry.json"
+SEAL = "entry.sha256"
 FILES = "files"
+WORKSPACE = "edgepipe-"  # how the names of workspaces begin: nothing else below work/ is ours to remove
+_KEY = re.compile("[0-9a-f]{64}")
 
 
 class Entry(Record):
@@ -54,7 +60,7 @@ class Stored:
     artifact: Artifact
 
 
-class DamagedError(Exception):
+class DamagedError(StorageError):
     """An entry that does not hold what it says."""
 
 
@@ -82,20 +88,25 @@ class Cache:
             StorageError: the folder cannot be written.
         """
         with storing(f"cache {self.root}"):
-            self.entries.mkdir(parents=True, exist_ok=True)
-            self.working.mkdir(exist_ok=True)
+            self.root.mkdir(parents=True, exist_ok=True)
             lock = (self.root / "lock").open("a")
         with lock:
             self._sweep(lock)
             fcntl.flock(lock, fcntl.LOCK_SH)
+            with storing(f"cache {self.root}"):  # only now: `clear` may have removed them until here
+                self.entries.mkdir(exist_ok=True)
+                self.working.mkdir(exist_ok=True)
             yield
 
     def _sweep(self, lock: IO[str]) -> None:
         # Whoever gets the exclusive lock is alone: what lies in work/ was left by runs that were killed.
         with contextlib.suppress(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            for folder in self.working.iterdir():
-                shutil.rmtree(folder, ignore_errors=True)
+            self._remove_leftovers()
+
+    def _remove_leftovers(self) -> None:
+        for folder in self.working.glob(f"{WORKSPACE}*"):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def find(self, key: str) -> Stored | None:
         """The entry of `key`, verified, or None if there is none.
@@ -108,9 +119,12 @@ class Cache:
 
     def _read(self, folder: Path) -> Stored:
         try:
-            entry = Entry.model_validate_json((folder / ENTRY).read_bytes())
+            text, seal = (folder / ENTRY).read_bytes(), (folder / SEAL).read_bytes()
+            entry = Entry.model_validate_json(text)
         except (OSError, ValidationError) as error:
             raise DamagedError(f"cache entry {folder.name[:12]}: {str(error).splitlines()[0]}") from None
+        if _seal(text) != seal:
+            raise DamagedError(f"cache entry {folder.name[:12]} ({entry.stage}): '{ENTRY}' is not what was stored")
         root = folder / FILES
         if entry.key != folder.name:
             raise DamagedError(f"cache entry {folder.name[:12]} says it is {entry.key[:12]}")
@@ -126,7 +140,7 @@ class Cache:
     def workspace(self) -> Iterator[Path]:
         """An empty folder for a stage to write to; gone afterwards unless `put` has taken it."""
         with storing(f"cache {self.root}"):
-            folder = Path(tempfile.mkdtemp(dir=self.working))
+            folder = Path(tempfile.mkdtemp(prefix=WORKSPACE, dir=self.working))
             (folder / FILES).mkdir()
         try:
             yield folder / FILES
@@ -146,7 +160,9 @@ class Cache:
         )  # fmt: skip
         target = self.entries / key
         with storing(f"cache {self.root}"):
-            _write_durably(workspace.parent / ENTRY, entry.model_dump_json(indent=1))
+            text = entry.model_dump_json(indent=1).encode()
+            _write_durably(workspace.parent / SEAL, _seal(text))
+            _write_durably(workspace.parent / ENTRY, text)
             self._rename(workspace.parent, target)
         return self._read(target)
 
@@ -163,7 +179,7 @@ class Cache:
     def discard(self, key: str) -> None:
         """Remove a damaged entry, by renaming it away first."""
         with storing(f"cache {self.root}"):
-            aside = Path(tempfile.mkdtemp(dir=self.working))
+            aside = Path(tempfile.mkdtemp(prefix=WORKSPACE, dir=self.working))
         with contextlib.suppress(FileNotFoundError):
             (self.entries / key).rename(aside / key)
         shutil.rmtree(aside, ignore_errors=True)
@@ -193,11 +209,13 @@ class Cache:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise InputError(f"cache {self.root}: a run is using it; try again when it has ended") from None
-            number = len(list(self.entries.iterdir()))
+            # Only what bears the name of a key: the folder that was given may be another one's.
+            mine = [folder for folder in self.entries.iterdir() if _KEY.fullmatch(folder.name)]
             with storing(f"cache {self.root}"):
-                shutil.rmtree(self.entries)
-            shutil.rmtree(self.working, ignore_errors=True)
-        return number
+                for folder in mine:
+                    shutil.rmtree(folder)
+            self._remove_leftovers()
+        return len(mine)
 
 
 def _digests(root: Path) -> dict[str, str]:
@@ -206,13 +224,18 @@ def _digests(root: Path) -> dict[str, str]:
 
 def _peek(folder: Path) -> Entry | None:
     try:
-        return Entry.model_validate_json((folder / ENTRY).read_bytes())
+        entry = Entry.model_validate_json((folder / ENTRY).read_bytes())
     except (OSError, ValidationError):
         return None
+    return entry if entry.key == folder.name else None
 
 
-def _write_durably(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8") as stream:
-        stream.write(text)
+def _seal(text: bytes) -> bytes:
+    return hashlib.sha256(text).hexdigest().encode()
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    with path.open("wb") as stream:
+        stream.write(data)
         stream.flush()
         os.fsync(stream.fileno())

@@ -3,12 +3,13 @@
 Results go to stdout, progress and errors to stderr. `--help` loads click and nothing else of size.
 """
 
+import errno
 import os
 import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -326,17 +327,28 @@ def _reported(debug: bool) -> Iterator[None]:
         _fail(
             "interrupted; what was finished is kept, the same command goes on from there", ExitCode.INTERRUPTED, debug
         )
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads on; not an error
+    except OSError as error:
+        _output_failed(error, debug)
     except Exception as error:  # noqa: BLE001 - the last place where an unexpected error can be told from a traceback
-        _fail(
-            f"internal error, a bug in edgepipe: {type(error).__name__}: {error} (run with --debug)",
-            ExitCode.BUG,
-            debug,
-        )
+        _bug(error, debug)
 
 
-def _fail(message: str, code: ExitCode, debug: bool) -> None:
+def _output_failed(error: OSError, debug: bool) -> None:
+    """What is printed has no reader any more, or no room; any other error of the system is a bug."""
+    if error.errno not in (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        _bug(error, debug)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes when it ends
+    if error.errno == errno.EPIPE:
+        raise SystemExit(ExitCode.UNREAD)
+    _fail(f"the output cannot be written: {error.strerror}", ExitCode.BAD_INPUT, debug)
+
+
+def _bug(error: Exception, debug: bool) -> NoReturn:
+    what = f"{type(error).__name__}: {error}"
+    _fail(f"internal error, a bug in edgepipe: {what} (for the traceback: edgepipe --debug ..)", ExitCode.BUG, debug)
+
+
+def _fail(message: str, code: ExitCode, debug: bool) -> NoReturn:
     if debug:
         traceback.print_exc()
     click.echo(f"edgepipe: {message}" if "\n" not in message else message, err=True)
@@ -347,8 +359,12 @@ def main() -> None:
     """Entry point of the `edgepipe` command."""
     with _reported("--debug" in sys.argv[1:]):
         try:
-            cli.main(standalone_mode=False)
+            # Not `cli.main`: it ends with 1, our code for a bug, when the reader of stdout goes away.
+            with cli.make_context("edgepipe", sys.argv[1:]) as context:
+                cli.invoke(context)
+            sys.stdout.flush()
         except click.exceptions.Exit as done:
+            sys.stdout.flush()
             raise SystemExit(done.exit_code) from None
         except click.Abort:
             raise KeyboardInterrupt from None

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, TypeVar, get_args
+from typing import Any, NamedTuple, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -21,6 +21,7 @@ from edgepipe.errors import ConfigError, InputError, Problem, did_you_mean
 
 Path_ = tuple[str | int, ...]
 MAX_NODES = 100_000  # a pipeline has a few hundred; aliases of aliases reach this in no time
+MAX_DEPTH = 50  # a pipeline has about eight; Python's and JSON's own limits lie above
 
 
 class Options(BaseModel):
@@ -40,9 +41,8 @@ class Position(NamedTuple):
 class _Loader(yaml.SafeLoader):
     """The YAML 1.2 core schema: booleans are true and false only, and 1e-3 is a float."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {}
 
-
+_Loader.yaml_implicit_resolvers = {}
 _CORE_SCHEMA = [
     ("tag:yaml.org,2002:null", r"(?:~|null|Null|NULL|)", "~nN\0"),
     ("tag:yaml.org,2002:bool", r"(?:true|True|TRUE|false|False|FALSE)", "tTfF"),
@@ -61,8 +61,14 @@ _SCALARS: dict[str, Callable[[str], Any]] = {
     "tag:yaml.org,2002:bool": lambda text: text.lower() == "true",
     "tag:yaml.org,2002:int": int,
     "tag:yaml.org,2002:float": lambda text: float(text.lower().replace(".inf", "inf").replace(".nan", "nan")),
-    "tag:yaml.org,2002:str": str,
+    "tag:yaml.org,2002:str": lambda text: _text(text),
 }
+_NAMES = {"int": "an integer", "float": "a number", "str": "a text"}
+
+
+def _text(value: str) -> str:
+    value.encode()  # half of a surrogate pair, written as an escape, is no text: a UnicodeEncodeError is a ValueError
+    return value
 
 
 @dataclass
@@ -100,7 +106,10 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text (byte {error.start})") from None
+        before = error.object[: error.start]
+        line, column = before.count(b"\n") + 1, error.start - before.rfind(b"\n")
+        message = f"not UTF-8 text: found the byte 0x{error.object[error.start]:02x}"
+        raise ConfigError([Problem(str(path), line, column, "", message)]) from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
 
@@ -111,20 +120,35 @@ def parse(text: str, source: str) -> Document:
     try:
         node = yaml.compose(text, _Loader)
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
+        unclosed = "end of stream" in str(error.problem)  # then it helps to know where it was opened
+        mark = (error.context_mark if unclosed else None) or error.problem_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-        document.problems.append(Problem(source, line, column, "", f"not valid YAML: {error.problem or error.context}"))
+        document.problems.append(Problem(source, line, column, "", f"not valid YAML: {_complaint(error)}"))
         return document
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        document.problems.append(
-            Problem(source, 1, 1, "", f"not valid YAML: {' '.join(str(error).split()) or type(error).__name__}")
-        )
+    except yaml.reader.ReaderError as error:
+        before = text[: error.position].splitlines(keepends=True) or [""]
+        message = f"not valid YAML: the character U+{error.character:04X} may not stand in a file"
+        document.problems.append(Problem(source, len(before), len(before[-1]) + 1, "", message))
+        return document
+    except RecursionError:
+        document.problems.append(Problem(source, 1, 1, "", f"values nested more than {MAX_DEPTH} deep"))
+        return document
+    except (ValueError, OverflowError):
+        message = "not valid YAML: a number or an escape in it is out of range"
+        document.problems.append(Problem(source, 1, 1, "", message))
         return document
     if node is None:
         document.problems.append(Problem(source, 1, 1, "", "the file is empty"))
         return document
     document.data = _Builder(document).build(node, ())
     return document
+
+
+def _complaint(error: yaml.MarkedYAMLError) -> str:
+    what = error.problem or error.context or "cannot be read"
+    if error.context and (what.startswith("but ") or "end of stream" in what):
+        what = f"{error.context}, {what}"
+    return f"{what}; indent with spaces, not tabs" if r"'\t'" in what else what
 
 
 class _Builder:
@@ -144,6 +168,8 @@ class _Builder:
             if self.count == MAX_NODES + 1:
                 self.document.problem(path, f"more than {MAX_NODES} values (aliases count each time they are used)")
             return None
+        if len(path) > MAX_DEPTH:
+            return self.document.problem(path, f"values nested more than {MAX_DEPTH} deep")
         self.open.add(id(node))
         try:
             return self._plain(node, path)
@@ -164,15 +190,17 @@ class _Builder:
         try:
             return convert(node.value)
         except ValueError:
-            return self.document.problem(path, f"'{node.value[:40]}' is not a {node.tag.rsplit(':', 1)[1]}")
+            name = _NAMES[node.tag.rsplit(":", 1)[1]]
+            return self.document.problem(path, f"{node.value[:40]!r} cannot be read as {name}")
 
     def _mapping(self, node: MappingNode, path: Path_) -> dict[str, Any]:
         result: dict[str, Any] = {}
         for key_node, value_node in node.value:
-            key = str(key_node.value) if isinstance(key_node, ScalarNode) else "?"
+            key = _key(key_node)
             inner = (*path, key)
-            if not isinstance(key_node, ScalarNode) or key_node.tag != "tag:yaml.org,2002:str":
-                self._at(key_node, inner, f"the key must be a text, found '{key}'")
+            if not isinstance(key_node, ScalarNode) or key_node.tag != "tag:yaml.org,2002:str" or key != key_node.value:
+                found = f"'{key}'" if isinstance(key_node, ScalarNode) else "a list or a mapping"
+                self._at(key_node, inner, f"the key must be a text, found {found}")
             elif key in result:
                 self._at(
                     key_node, inner, f"this key stands twice; the first is on line {self.document.keys[inner].line}"
@@ -189,25 +217,46 @@ class _Builder:
         return Position(self.document.source, node.start_mark.line + 1, node.start_mark.column + 1)
 
 
+def _key(node: Node) -> str:
+    if not isinstance(node, ScalarNode):
+        return "?"
+    try:
+        return _text(str(node.value))
+    except ValueError:
+        return ascii(node.value)
+
+
 def assign(document: Document, path: Path_, text: str, source: str) -> None:
     """Replace the value at `path` by the YAML value `text`, as `--set` does; later problems name `source`."""
     value = parse(text, source)
-    if value.problems:
+    if not text.strip():
+        document.problems.append(Problem(source, 0, 0, "", "no value stands after the '='; write null for nothing"))
+    elif value.problems:
         document.problems.extend(problem._replace(line=0, column=0) for problem in value.problems)
-        return
-    parent: Any = document.data
-    for part in path[:-1]:
-        if isinstance(parent, dict) and parent.get(str(part)) is None:
-            parent[str(part)] = {}
-        parent = parent[part]
-    if not isinstance(parent, dict) and not (isinstance(parent, list) and isinstance(path[-1], int)):
-        document.problems.append(Problem(source, 0, 0, ".".join(map(str, path)), "no option of this path exists"))
-        return
-    for table in (document.keys, document.values):
-        for inner in [key for key in table if key[: len(path)] == path]:
-            del table[inner]
-        table[path] = Position(source, 0, 0)
-    parent[path[-1]] = value.data
+    elif (parent := _holder(document, path, source)) is not None:
+        for table in (document.keys, document.values):
+            for inner in [key for key in table if key[: len(path)] == path]:
+                del table[inner]
+            table[path] = Position(source, 0, 0)
+        parent[str(path[-1])] = value.data
+
+
+def _holder(document: Document, path: Path_, source: str) -> dict[str, Any] | None:
+    """The mapping that `path` ends in, made where nothing stands yet; None, and a problem, where there is no such."""
+    current: Any = document.data
+    for depth, part in enumerate(path):
+        if not isinstance(current, dict) and not (isinstance(current, list) and isinstance(part, int)):
+            where = ".".join(map(str, path[:depth]))
+            message = f"`{where}` is {describe(current)}, which has no options of its own; set it as a whole"
+            document.problems.append(Problem(source, 0, 0, ".".join(map(str, path)), message))
+            return None
+        if depth == len(path) - 1:
+            return current if isinstance(current, dict) else None
+        if isinstance(current, dict) and current.get(str(part)) is None:
+            current[str(part)] = {}
+            document.keys[path[: depth + 1]] = document.values[path[: depth + 1]] = Position(source, 0, 0)
+        current = current[part]
+    return None
 
 
 OptionsT = TypeVar("OptionsT", bound=BaseModel)
@@ -241,9 +290,25 @@ def _note(document: Document, path: Path_, cls: type[BaseModel], details: ErrorD
         document.problem(here, _say(details))
 
 
+_SHOULD = {  # pydantic speaks of JSON and Python, the user writes YAML
+    "int_type": "should be an integer",
+    "float_type": "should be a number",
+    "string_type": "should be a text",
+    "bool_type": "should be true or false",
+    "dict_type": "should be a mapping",
+    "model_type": "should be a mapping",
+    "tuple_type": "should be a list",
+    "list_type": "should be a list",
+}
+_PERCENT = re.compile(r"\s*(\d+(?:\.\d*)?)\s*%\s*")
+
+
 def _say(details: ErrorDetails) -> str:
     context = details.get("ctx", {})
     found = describe(details["input"])
+    if details["type"] in ("too_short", "too_long"):
+        bound, number = ("least", "min_length") if details["type"] == "too_short" else ("most", "max_length")
+        return f"should have at {bound} {context[number]} item(s), found {context['actual_length']}"
     if details["type"] == "literal_error":
         names = re.findall(r"'([^']*)'", str(context["expected"]))
         hint = did_you_mean(str(details["input"]), names) if isinstance(details["input"], str) else ""
@@ -252,8 +317,18 @@ def _say(details: ErrorDetails) -> str:
         )
     if details["type"] == "value_error":
         return str(context["error"])
-    message = details["msg"].removeprefix("Input ")
-    return f"{message[0].lower()}{message[1:]}; found {found}"
+    message = _SHOULD.get(details["type"]) or details["msg"].removeprefix("Input ")
+    return f"{message[0].lower()}{message[1:]}; found {found}{_as_share(details)}"
+
+
+def _as_share(details: ErrorDetails) -> str:
+    """How to write what was meant as a percentage, where a share of one is wanted."""
+    value, context = details["input"], details.get("ctx", {})
+    percent = _PERCENT.fullmatch(value) if isinstance(value, str) and details["type"] == "float_type" else None
+    share = float(percent[1]) if percent else None
+    if details["type"] in ("less_than", "less_than_equal") and context.get("lt", context.get("le")) == 1:
+        share = value if 1 < value < 100 else None
+    return f"; {share:g} % is written {share / 100:g}" if share is not None else ""
 
 
 def describe(value: Any) -> str:
@@ -266,7 +341,8 @@ def describe(value: Any) -> str:
         return f"the text '{value[:60]}'"
     if isinstance(value, (int, float)):
         return f"the number {value}"
-    return "a list" if isinstance(value, (list, tuple)) else "a mapping"
+    kind = "list" if isinstance(value, (list, tuple)) else "mapping"
+    return f"a {kind}" if value else f"an empty {kind}"
 
 
 def _fields(cls: type[BaseModel], location: Path_) -> list[str]:

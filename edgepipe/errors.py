@@ -19,6 +19,7 @@ class ExitCode(IntEnum):
     NOT_MET = 3
     UNREACHABLE = 4
     INTERRUPTED = 130  # what a shell reports for Ctrl-C
+    UNREAD = 141  # ... for a program whose reader went away, as in `edgepipe stages | head -1`
 
 
 class EdgepipeError(Exception):

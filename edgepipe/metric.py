@@ -1,5 +1,6 @@
 """Metrics with their evidence, the limits a budget sets on them, and findings: rules that were broken."""
 
+import math
 from enum import StrEnum
 from typing import Literal
 
@@ -121,5 +122,8 @@ def _why_not(limit: Limit, found: Metric | None) -> str:
         return f"the evidence is '{found.evidence}', the budget demands '{limit.evidence}'"
     # An interval is held to its worse end: an estimate that may be over the budget does not meet it.
     low, high = found.interval or (found.value, found.value)
-    over = high > limit.value if limit.bound == "max" else low < limit.value
+    worst = high if limit.bound == "max" else low
+    over = worst > limit.value if limit.bound == "max" else worst < limit.value
+    if math.isclose(worst, limit.value, rel_tol=1e-9, abs_tol=1e-12):  # 0.98 - 0.97 is a point and a rounding error
+        return ""
     return f"{found.text()} is {'over' if limit.bound == 'max' else 'under'} the limit" if over else ""

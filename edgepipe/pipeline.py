@@ -81,12 +81,15 @@ def _set(document: Document, setting: str) -> None:
 def _stage_path(document: Document, path: tuple[str, ...], source: str) -> Path_:
     """`stages.NAME.option` as the path into the list of stages."""
     entries = document.data.get("stages")
-    names = {_entry_name(entry): index for index, entry in enumerate(entries)} if isinstance(entries, list) else {}
+    named = [
+        (i, e) for i, e in enumerate(entries if isinstance(entries, list) else []) if e and isinstance(e, (str, dict))
+    ]
+    names = {_entry_name(entry): index for index, entry in named}
     name = path[1] if len(path) > 1 else ""
-    if name not in names or len(path) < 3:
-        raise InputError(
-            f"{source}: expected stages.NAME.OPTION; '{name}' is no stage of the file{did_you_mean(name, names)}"
-        )
+    if name and name not in names:
+        raise InputError(f"{source}: no stage of the file is named '{name}'{did_you_mean(name, names)}")
+    if len(path) < 3:
+        raise InputError(f"{source}: names no option; write --set stages.{name or 'NAME'}.OPTION=VALUE")
     index = names[name]
     entry = entries[index]
     if isinstance(entry, str):
@@ -112,6 +115,10 @@ class _Parser:
         self.base = file.resolve().parent
         self.steps: list[Step] = []
         self.before = SOURCE_NAME  # the entry above, also one that could not be read
+        self.given: frozenset[str] = frozenset()  # the keys of the file
+        self.missed: set[str] = set()  # those of them that a stage needs and that are not there, each told once
+        self.data: DataSpec | None = None
+        self.task: TaskSpec | None = None
 
     def pipeline(self) -> Pipeline | None:
         data = self.document.data
@@ -122,15 +129,19 @@ class _Parser:
             return None
         self._keys(data)
         source = parse_source(self.document, ("model",), data["model"], self.base) if "model" in data else None
-        spec = parse_data(self.document, ("data",), data["data"], self.base) if "data" in data else None
-        task = parse_task(self.document, ("task",), data["task"], self.base) if "task" in data else None
+        self.given = frozenset(data)
+        if "data" in data:
+            self.data = parse_data(self.document, ("data",), data["data"], self.base)
+        if "task" in data:
+            self.task = parse_task(self.document, ("task",), data["task"], self.base)
         name = self._text(data, "name", "pipeline")
-        self._stages(data.get("stages"), source, task, "data" in data, "task" in data)
+        if "stages" in data:
+            self._stages(data["stages"], source)
         if self.document.problems or source is None:
             return None
         return Pipeline(
-            name, self._text(data, "description", ""), self.file, self.base, self._seed(data), source, spec, task,
-            tuple(self.steps),
+            name, self._text(data, "description", ""), self.file, self.base, self._seed(data), source, self.data,
+            self.task, tuple(self.steps),
         )  # fmt: skip
 
     def _keys(self, data: Mapping[str, Any]) -> None:
@@ -158,22 +169,18 @@ class _Parser:
             return 0
         return value
 
-    def _stages(self, entries: Any, source: Source | None, task: TaskSpec | None, data: bool, task_given: bool) -> None:
-        if entries is None and "stages" not in (self.document.data or {}):
-            return
+    def _stages(self, entries: Any, source: Source | None) -> None:
         if not isinstance(entries, list) or not entries:
             self.document.problem(("stages",), f"must be a list of stages; found {describe(entries)}")
             return
         kind = source.kind(self.base) if source is not None else None
         if source is not None:
-            self.steps.append(Step(SOURCE_NAME, source, World(self.base, task, ()), SOURCE_NAME))
+            self.steps.append(Step(SOURCE_NAME, source, self._world(), SOURCE_NAME))
         for index, entry in enumerate(entries):
-            kind = self._stage(("stages", index), entry, kind, task, data, task_given)
+            kind = self._stage(("stages", index), entry, kind)
             self.before = _entry_name(entry)
 
-    def _stage(
-        self, path: Path_, entry: Any, kind: Kind | None, task: TaskSpec | None, data: bool, task_given: bool
-    ) -> Kind | None:
+    def _stage(self, path: Path_, entry: Any, kind: Kind | None) -> Kind | None:
         if isinstance(entry, str):
             entry = {entry: {}}
         if not isinstance(entry, dict) or len(entry) != 1:
@@ -184,36 +191,25 @@ class _Parser:
         if type_ not in STAGES:
             self.document.problem(here, f"unknown stage{did_you_mean(type_, STAGES)}", at="key")
             return None
-        return self._known_stage(here, type_, options, kind, task, data, task_given)
+        return self._known_stage(here, type_, options, kind)
 
-    def _known_stage(
-        self,
-        path: Path_,
-        type_: str,
-        options: Any,
-        kind: Kind | None,
-        task: TaskSpec | None,
-        data: bool,
-        task_given: bool,
-    ) -> Kind | None:
+    def _known_stage(self, path: Path_, type_: str, options: Any, kind: Kind | None) -> Kind | None:
         cls = stage_class(type_)
         name = self._name(path, type_, options)
-        given = {key: value for key, value in options.items() if key != "as"} if isinstance(options, dict) else options
-        stage = config.validate(self.document, path, given, cls)
+        own = {key: value for key, value in options.items() if key != "as"} if isinstance(options, dict) else options
+        stage = config.validate(self.document, path, own, cls)
         gives = self._kinds(path, type_, cls, kind)
-        if stage is None:
-            return gives
-        if kind is not None and stage.wants_data(kind):
-            self._needs(path, type_, "data", data)
-            if cls.needs_data:
-                self._needs(path, type_, "task", task_given)
-        world = World(
-            self.base, task, tuple(step.name for step in self.steps),
-            tuple(step.name for step in self.steps if step.stage.trains),
-        )  # fmt: skip
-        stage.check(self.document, path, world)
-        self.steps.append(Step(name, stage, world, type_))
+        if stage is not None:
+            self._needs(path, type_, stage, kind)
+            stage.check(self.document, path, self._world())
+            self.steps.append(Step(name, stage, self._world(), type_))
         return gives
+
+    def _world(self) -> World:
+        """What the next stage may know of the pipeline."""
+        earlier = tuple(step.name for step in self.steps)
+        trained = tuple(step.name for step in self.steps if step.stage.trains)
+        return World(self.base, self.task, earlier, trained, self.data.representative if self.data else 0)
 
     def _name(self, path: Path_, type_: str, options: Any) -> str:
         name = options.get("as", type_) if isinstance(options, dict) else type_
@@ -234,16 +230,21 @@ class _Parser:
             return next(iter(cls.accepts.values())) if len(set(cls.accepts.values())) == 1 else None
         if kind not in cls.accepts:
             allowed = ", ".join(cls.accepts)
-            before = self.before
             self.document.problem(
-                path, f"'{type_}' takes {allowed}, but '{before}' before it gives {kind}; move it earlier", at="key"
+                path,
+                f"'{type_}' takes {allowed}, but '{self.before}' before it gives {kind}; move it earlier",
+                at="key",
             )
             return None
         return cls.accepts[kind]
 
-    def _needs(self, path: Path_, type_: str, key: str, given: bool) -> None:
-        if not given:
-            self.document.problem(path, f"'{type_}' needs `{key}:` at the top of the file", at="key")
+    def _needs(self, path: Path_, type_: str, stage: Stage, kind: Kind | None) -> None:
+        needed = ["data"] if kind is None or stage.wants_data(kind) else []
+        needed += ["task"] if stage.needs_data else []
+        for key in needed:
+            if key not in self.given | self.missed:
+                self.document.problem(path, f"'{type_}' needs `{key}:` at the top of the file", at="key")
+                self.missed.add(key)
 
 
 def _plain_name(value: str) -> bool:

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from edgepipe import cost, sources
-from edgepipe.artifact import Artifact, json_digest, storing
+from edgepipe.artifact import Artifact, full_disk, json_digest
 from edgepipe.cache import Cache, DamagedError, Stored
+from edgepipe.data.splits import check_labels
 from edgepipe.errors import InputError
 from edgepipe.models.startup import load_tensorflow
 from edgepipe.pipeline import Pipeline, Step
@@ -37,6 +38,7 @@ class Run:
     cache: Cache
     progress: Progress
     results: list[StepResult] = field(default_factory=list)
+    said: set[str] = field(default_factory=set)
     _loaded: dict[frozenset[Any], Any] = field(default_factory=dict)
     _task: Any = None
 
@@ -91,11 +93,32 @@ def _work(state: Run, step: Step, key: str) -> Stored:
     if "tensorflow" in step.stage.tools:
         load_tensorflow()
     with state.cache.workspace() as folder:
-        with cost.measured() as meter, storing(f"stage '{step.name}'"):
-            made, outcome = step.stage.run(_context(state, step, artifact, folder))
+        work = _context(state, step, artifact, folder)
+        notes = _data_notes(state, work)
+        with cost.measured() as meter, full_disk(f"stage '{step.name}'"):
+            made, outcome = step.stage.run(work)
+        outcome = outcome.model_copy(update={"notes": (*notes, *outcome.notes)})
         if not made.path.is_relative_to(folder):
             made = _adopted(made, folder)
         return state.cache.put(folder, key, step.name, made, outcome, meter.cost)
+
+
+def _data_notes(state: Run, work: Work) -> list[str]:
+    """What is worth knowing of the data, said once, by the first stage that is given it.
+
+    Raises:
+        InputError: labels that no classifier can be trained on, such as those of one class only.
+    """
+    if work.splits is None:
+        return []
+    task = state.pipeline.task
+    found = list(work.splits.notes)
+    if task is not None and task.family == "one" and task.decode is None:
+        for split, part in work.splits.parts.items():
+            found += check_labels(part.y, work.splits.classes, f"the {split} split")
+    fresh = [note for note in found if note not in state.said]
+    state.said.update(fresh)
+    return fresh
 
 
 def _check_kind(step: Step, artifact: Artifact | None) -> None:
@@ -118,7 +141,6 @@ def _context(state: Run, step: Step, artifact: Artifact | None, folder: Path) ->
         name=step.name, artifact=artifact, folder=folder, seed=_seed(pipeline, step), base=pipeline.base,
         progress=state.progress, world=step.world, splits=_splits(state, step), task=_goal(state),
         allow_code=pipeline.source.allow_code, earlier=state.earlier,
-        representative=pipeline.data.representative if pipeline.data else 0,
     )  # fmt: skip
 
 

@@ -7,13 +7,13 @@ from typing import Literal
 import numpy as np
 
 from edgepipe import budget
-from edgepipe.arrays import Array, Arrays, count, take
+from edgepipe.arrays import Array, Arrays, count, each, take
 from edgepipe.artifact import Kind, write_bytes
 from edgepipe.devices import evidence, profile
 from edgepipe.errors import InputError
 from edgepipe.metric import Evidence, Finding, Limit, Metric, Record, Verdict, judge, unavailable
 from edgepipe.tflite import graph, integer, interpreter, micro
-from edgepipe.tflite.model import Model
+from edgepipe.tflite.model import INTEGERS, Model
 from edgepipe.units import Dimension
 
 Scheme = Literal["int8", "float16", "dynamic", "float32"]
@@ -129,7 +129,7 @@ def _difference(model: object, kind: Kind, facts: Model, samples: Arrays | None)
     from edgepipe.training.fit import predict
 
     x = _random(facts) if samples is None else take(samples, slice(COMPARED))
-    before, after = _listed(predict(model, x)), _listed(interpreter.predict(facts.path, x).values)
+    before, after = _listed(predict(model, x)), _listed(interpreter.predict(facts.path, _reals(facts, x)).values)
     which = f"{count(x)} {'random inputs' if samples is None else 'of the given samples'}, original against LiteRT"
     largest = max(float(np.abs(a - b).max()) for a, b in zip(before, after, strict=True))
     found = [
@@ -141,6 +141,12 @@ def _difference(model: object, kind: Kind, facts: Model, samples: Arrays | None)
             _measured("labels_equal", same, Dimension.FRACTION, f"largest output at the same place on {which}")
         )
     return found
+
+
+def _reals(facts: Model, x: Arrays) -> Arrays:
+    """Integer samples, such as pixels, as the real numbers they stand for, unless the model takes bare integers."""
+    bare = any(tensor.dtype in INTEGERS and tensor.quantization is None for tensor in facts.inputs)
+    return x if bare else each(lambda array: array.astype(np.float32), x)
 
 
 def _random(facts: Model) -> Arrays:
@@ -198,4 +204,5 @@ def _limits(words: list[str], devices: list[str]) -> list[Limit]:
 def _generic(path: Path) -> list[Metric]:
     how = "bytes of the .tflite; the runtime's own code is not in it"
     flash = Metric(name="flash", value=path.stat().st_size, unit=Dimension.BYTES, evidence=Evidence.EXACT, how=how)
-    return [micro.arena(path), flash]
+    latency = unavailable("latency", Dimension.SECONDS, "a time holds for a device; name one, such as --device host")
+    return [latency, micro.arena(path), flash]

@@ -7,6 +7,7 @@ only where a person reads or writes.
 import math
 import re
 from collections.abc import Callable
+from decimal import Decimal
 from enum import StrEnum
 
 
@@ -59,7 +60,11 @@ def parse(text: str | float, dimension: Dimension) -> float:
     if match[2] not in units:
         what = f"'{match[2]}' is no unit of {dimension}" if match[2] else f"'{text}' has no unit"
         raise UnitError(f"{what}; allowed: {allowed}")
-    return float(match[1]) * units[match[2]]
+    # In decimal: 57 * 0.01 is more than 0.57 in binary, and a budget of 57 % would refuse exactly that.
+    amount = float(Decimal(match[1]) * Decimal(str(units[match[2]])))
+    if not math.isfinite(amount):
+        raise UnitError(f"'{text}' is too large")
+    return amount
 
 
 def show(value: float, dimension: Dimension) -> str:

@@ -1,6 +1,8 @@
 """A Keras model to the bytes of a TFLite model, through one frozen graph (see `edgepipe.models.freeze`)."""
 
 import re
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -35,12 +37,15 @@ def convert(
             operators that TFLite does not have, each named with the layer it comes from.
     """
     types = _interface(scheme, input_type, output_type)
-    frozen = freeze_saved_model(model) if isinstance(model, Path) else freeze(model)
-    feeds = _feeds(samples, frozen.inputs) if scheme == "int8" else []
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen.function], frozen.function)
-    _configure(converter, scheme, feeds)
-    converter.inference_input_type, converter.inference_output_type = (_TYPES[name] for name in types)
-    return _run(converter)
+    with captured_stderr() as said, warnings.catch_warnings():
+        # said of every quantization through a frozen graph; the representative samples are those statistics
+        warnings.filterwarnings("ignore", "Statistics for quantized inputs were expected", UserWarning)
+        frozen = freeze_saved_model(model) if isinstance(model, Path) else freeze(model)
+        feeds = _feeds(samples, frozen.inputs) if scheme == "int8" else []
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen.function], frozen.function)
+        _configure(converter, scheme, feeds)
+        converter.inference_input_type, converter.inference_output_type = (_TYPES[name] for name in types)
+        return _run(converter, said)
 
 
 def _interface(scheme: str, input_type: str | None, output_type: str | None) -> tuple[str, str]:
@@ -108,26 +113,26 @@ def _feed(array: Array, port: Port) -> Array:
     return array.astype(port.dtype)
 
 
-def _run(converter: Any) -> bytes:
-    with captured_stderr() as said:
-        try:
-            data: bytes = converter.convert()
-            return data
-        except Exception as error:
-            raise InputError(f"TFLite cannot express this model: {_reason(error, said())}") from error
+def _run(converter: Any, said: Callable[[], str]) -> bytes:
+    try:
+        data: bytes = converter.convert()
+    except Exception as error:
+        raise InputError(f"TFLite cannot express this model: {_reason(error, said())}") from error
+    return data
 
 
 def _reason(error: Exception, log: str) -> str:
-    text = f"{error}\n{log}"
-    places = {op: _node(text, op) for op in re.findall(r"error: '([\w.]+)' op", text)}
-    if places:
-        told = ", ".join(f"{op}{f' (node {node})' if node else ''}" for op, node in places.items())
-        return f"no TFLite builtin for {told}; replace the layer it comes from"
-    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return lines[-1][:400] if len(lines[0]) > 400 else lines[0]
+    """What the converter complains about, in one line: the operators it lacks and their nodes, or its first line."""
+    operators = dict.fromkeys(re.findall(r"'(tf\.\w+)' op is neither", f"{error}\n{log}"))
+    if operators:
+        told = ", ".join(f"{operator} ({', '.join(_nodes(log, operator)) or 'node unknown'})" for operator in operators)
+        return f"it has no builtin operator for {told}; replace the layer that needs it"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[0][:400]
 
 
-def _node(text: str, operator: str) -> str:
-    before = text.partition(f"'{operator}' op")[0].splitlines()
-    quoted = re.findall(r'"([^"]+)"', before[-1]) if before else []
-    return quoted[-1].partition("@")[0] if quoted else ""
+def _nodes(log: str, operator: str) -> list[str]:
+    # the location before the complaint: loc(fused["Digamma:", callsite("model/layer/Digamma"("file.py":9:1) ...
+    places = re.findall(rf"^(loc\(.*)error: '{re.escape(operator)}' op", log, re.MULTILINE)
+    named = [[name for name in re.findall(r'"([^"]+)"', place) if not name.endswith(":")] for place in places]
+    return list(dict.fromkeys(f"node '{names[0].partition('@')[0]}'" for names in named if names))

@@ -26,9 +26,9 @@ _DISTRIBUTIONS = {"sklearn": "scikit-learn", "PIL": "Pillow", "cv2": "opencv-pyt
 def identity(spec: DataSpec, base: Path, memo: Path | None = None) -> dict[str, Any]:
     """A JSON value that changes when the samples, their order or their split can change.
 
-    It holds the options (places of files left out: their content counts), a digest of edgepipe's loaders, of the
-    source of a user's function, of every file that is read, and the versions of the packages that read them. Of a
-    function only what it declares under `files` and what its own folder or package holds is seen.
+    It holds the options (but the places of files, whose content counts, and how many samples calibrate), a digest of
+    edgepipe's loaders, of the source of a user's function, of every file that is read, and the versions of the packages
+    that read them. Of a function only what it declares under `files` and what its own folder or package holds is seen.
 
     Args:
         memo: a small SQLite file that remembers digests by path, size, mtime and inode; None takes them anew.
@@ -39,7 +39,9 @@ def identity(spec: DataSpec, base: Path, memo: Path | None = None) -> dict[str, 
     with FileDigests(memo) as digests:
         content = {name: _content(path, digests) for name, path in _reads(spec, base).items()}
     return {
-        "options": spec.model_dump(mode="json", exclude={"npz", "images", "idx", "fashion_mnist", "files"}),
+        "options": spec.model_dump(
+            mode="json", exclude={"npz", "images", "idx", "fashion_mnist", "files", "representative"}
+        ),
         "kind": type(spec).__name__,
         "loader": sources.digest("edgepipe.data.loading"),
         "function": sources.digest(_module(spec), base) if isinstance(spec, FunctionSpec) else None,

@@ -1,5 +1,7 @@
 """Samples from a file named on a command line: a `.npy` array, or a `.npz` of one array for each input."""
 
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +21,13 @@ def read(path: Path) -> Arrays:
     try:
         loaded = np.load(path, allow_pickle=False)
         arrays = loaded if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; give samples as .npy or .npz") from None
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path}: not a .npy or .npz file of plain numbers: {error}") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}; give samples as .npy or .npz") from None
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise InputError(f"{path}: a truncated or damaged .npy or .npz file: {error}") from None
+    except ValueError as error:
+        what = "holds pickled objects, which are never loaded," if "pickle" in str(error) else f"({error})"
+        raise InputError(f"{path}: {what} or is no .npy or .npz file of numbers") from None
     if isinstance(arrays, np.ndarray):
         return _checked(path, "the array", arrays)
     chosen = {name: _checked(path, f"array '{name}'", array) for name, array in arrays.items() if name not in LABELS}
@@ -32,6 +37,8 @@ def read(path: Path) -> Arrays:
 
 
 def _checked(path: Path, what: str, array: Array) -> Array:
+    if not isinstance(array, np.ndarray):
+        raise InputError(f"{path}: {what} is no array; is this really a .npz file?")
     if array.ndim == 0 or len(array) == 0:
         raise InputError(f"{path}: {what} holds zero samples (shape {array.shape})")
     if array.dtype.kind not in "fiub":

@@ -27,7 +27,7 @@ def build(function: str, args: dict[str, Any], base: Path, splits: Splits | None
         raise InputError(f"'{function}' cannot be called with {sorted(given)}: {error}{hint}") from None
     try:
         model = call(**given)
-    except Exception as error:  # noqa: BLE001 - the user's code may raise anything; it is reported as theirs
+    except Exception as error:
         raise InputError(f"'{function}' failed: {type(error).__name__}: {error}") from error
     return _checked(function, model)
 

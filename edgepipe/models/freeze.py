@@ -64,9 +64,7 @@ def freeze_saved_model(path: Path) -> Frozen:
         raise InputError(f"{path}: not a readable SavedModel: {_first_line(error)}") from error
     if SIGNATURE not in loaded.signatures:
         found = ", ".join(loaded.signatures) or "none"
-        raise InputError(
-            f"{path}: no signature '{SIGNATURE}' (found: {found}); save it with one"
-        )
+        raise InputError(f"{path}: no signature '{SIGNATURE}' (found: {found}); save it with one")
     signature = loaded.signatures[SIGNATURE]
     specs = signature.structured_input_signature[1]
     ports = tuple(_signature_port(path, name, specs[name]) for name in _order(signature, specs))

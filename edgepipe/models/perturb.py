@@ -13,12 +13,18 @@ import tensorflow as tf
 
 from edgepipe.arrays import Array
 
+# Variance of a kernel's sum. ReLU halves it, so 2 keeps activations level (He et al. 2015, arXiv 1502.01852), but the
+# linear bottlenecks of MobileNetV2 then grow into saturation; with 1 the input no longer shows in the last layers.
+GAIN = 1.5
+
 
 def perturb(model: Any, seed: int = 0) -> None:
     """Overwrite every weight of `model` (Keras 3 or tf_keras), the same for equal architectures and seeds."""
     generator = np.random.default_rng(seed)
+    depthwise = {id(weight) for layer in _all_layers(model) if _is_depthwise(layer) for weight in layer.weights}
     for weight in model.weights:
-        weight.assign(_drawn(_role(weight), tuple(weight.shape), generator, np.asarray(weight)))
+        role = "depthwise" if id(weight) in depthwise and len(weight.shape) > 1 else _role(weight)
+        weight.assign(_drawn(role, tuple(weight.shape), generator, np.asarray(weight)))
     settle(model)
 
 
@@ -48,6 +54,10 @@ def _all_layers(model: Any) -> list[Any]:
     return list(model._flatten_layers(include_self=False))
 
 
+def _is_depthwise(layer: Any) -> bool:
+    return type(layer).__name__.startswith("Depthwise")  # Keras 3 calls its weight "kernel" like any other
+
+
 def _role(weight: Any) -> str:
     return str(weight.name).split("/")[-1].split(":")[0]
 
@@ -55,9 +65,11 @@ def _role(weight: Any) -> str:
 def _drawn(role: str, shape: tuple[int, ...], generator: np.random.Generator, old: Array) -> Array:
     if not np.issubdtype(old.dtype, np.floating):
         return old
-    if "variance" in role or "gamma" in role:
+    if "variance" in role:
         return generator.uniform(0.5, 1.5, shape).astype(old.dtype)
+    if "gamma" in role:  # so that gamma^2 / variance is about one on average: no growth from layer to layer
+        return generator.uniform(0.5, 1.3, shape).astype(old.dtype)
     if len(shape) < 2:
-        return generator.normal(0, 0.1, shape).astype(old.dtype)
-    fan_in = np.prod(shape[:2]) if "depthwise" in role else np.prod(shape[:-1])
-    return generator.normal(0, np.sqrt(1 / fan_in), shape).astype(old.dtype)
+        return generator.normal(0, 0.05, shape).astype(old.dtype)
+    fan_in = np.prod(shape[:-2]) if "depthwise" in role else np.prod(shape[:-1])
+    return generator.normal(0, np.sqrt(GAIN / fan_in), shape).astype(old.dtype)

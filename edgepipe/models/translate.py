@@ -194,7 +194,8 @@ def _parameters(cls: Any) -> dict[str, Any]:
 
 
 def _matters(value: Any, default: Any) -> bool:
-    return value is not None and value is not False and value != default
+    # channels_last is what a tf_keras layer without that option does; channels_first was refused before
+    return value not in (None, False, "channels_last") and value != default
 
 
 def _converted(key: str, value: Any) -> Any:

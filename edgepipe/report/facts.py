@@ -1,5 +1,7 @@
 """A model or a single result as tables and as a JSON document."""
 
+from pydantic import Field
+
 from edgepipe import units
 from edgepipe.metric import Record
 from edgepipe.report.rows import Rows, how
@@ -35,7 +37,7 @@ class OperatorFacts(Record):
 class ModelFacts(Record):
     """What `inspect --json` prints."""
 
-    format: str = "edgepipe.inspect/1"
+    format: str = Field(default="edgepipe.inspect/1", serialization_alias="schema")
     path: str
     bytes: int
     macs: int

@@ -10,12 +10,12 @@ from pydantic import ConfigDict, Field, ValidationError
 
 from edgepipe import sources
 from edgepipe.artifact import Kind, copy_whole, storing, write_text
-from edgepipe.config import read_text
+from edgepipe.config import describe, read_text
 from edgepipe.cost import Cost
 from edgepipe.errors import InputError
 from edgepipe.metric import Finding, Metric, Record, Verdict
+from edgepipe.outcome import Outcome
 from edgepipe.runner import Run, StepResult
-from edgepipe.stages.base import Outcome
 
 SCHEMA: Literal["edgepipe.report/1"] = "edgepipe.report/1"
 FILE = "report.json"
@@ -147,10 +147,18 @@ def load(path: Path) -> Report:
         InputError: there is none, or it is not one, or of a version this edgepipe does not read.
     """
     file = path / FILE if path.is_dir() else path
-    text = read_text(file)
+    if path.is_dir() and not file.exists():
+        raise InputError(f"{path}: holds no {FILE}; give the folder of a run that has ended, or its {FILE}")
     try:
-        return Report.model_validate(json.loads(text))
-    except (ValueError, ValidationError) as error:
-        problem = error.errors()[0] if isinstance(error, ValidationError) else None
-        what = f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" if problem else str(error)
-        raise InputError(f"{file}: not a report of schema {SCHEMA}: {what}") from None
+        data = json.loads(read_text(file))
+    except ValueError as error:
+        raise InputError(f"{file}: not JSON: {error}") from None
+    found = data.get("schema") if isinstance(data, dict) else None
+    if found != SCHEMA:
+        raise InputError(f"{file}: expected a report of schema '{SCHEMA}', found {describe(found)}")
+    try:
+        return Report.model_validate(data)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join(map(str, problem["loc"]))
+        raise InputError(f"{file}: not what schema {SCHEMA} says: {place}: {problem['msg']}") from None

@@ -1,5 +1,6 @@
 """Tables on a terminal."""
 
+import errno
 from collections.abc import Iterable
 
 from rich import box
@@ -10,6 +11,15 @@ from rich.table import Table
 from edgepipe.report import rows
 from edgepipe.report.report import Report
 from edgepipe.report.rows import Rows
+
+
+class _Output(Console):
+    """A console that leaves it to the command line to say what a reader that went away means."""
+
+    def on_broken_pipe(self) -> None:
+        """Rich would end the process with 1."""
+        raise BrokenPipeError(errno.EPIPE, "nobody reads stdout")
+
 
 PLAIN_WIDTH = 160  # columns where stdout is no terminal: wide enough that no number is wrapped
 
@@ -34,8 +44,8 @@ def show_tables(tables: Iterable[Rows]) -> None:
 
 
 def _console() -> Console:
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(width=PLAIN_WIDTH, highlight=False)
+    console = _Output(highlight=False)
+    return console if console.is_terminal else _Output(width=PLAIN_WIDTH, highlight=False)
 
 
 def _table(table: Rows) -> Table:

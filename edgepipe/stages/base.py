@@ -12,31 +12,13 @@ from edgepipe.artifact import Artifact, Kind
 from edgepipe.config import Document, Options, Path_
 from edgepipe.data.splits import FITTING, Split, Splits
 from edgepipe.errors import InputError
-from edgepipe.metric import Finding, Metric, Record, Verdict
+from edgepipe.outcome import Outcome
 from edgepipe.progress import Progress
 from edgepipe.tasks.quality import Task
 from edgepipe.tasks.spec import TaskSpec
 
 if TYPE_CHECKING:
     from edgepipe.training.fit import Schedule
-
-
-class Table(Record):
-    """Rows that a stage wants shown in the report, such as the sparsity of each layer."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str | int | float, ...], ...]
-
-
-class Outcome(Record):
-    """What a stage found out, besides the artifact it made."""
-
-    metrics: tuple[Metric, ...] = ()
-    findings: tuple[Finding, ...] = Field(default=(), description="rules that were broken; the run exits with 3")
-    notes: tuple[str, ...] = Field(default=(), description="what was skipped, left alone or fell back, and why")
-    verdicts: tuple[Verdict, ...] = ()
-    tables: tuple[Table, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -47,6 +29,7 @@ class World:
     task: TaskSpec | None
     earlier: tuple[str, ...]  # names of the stages before this one, the model source first
     trained: tuple[str, ...] = ()  # those of them that train
+    representative: int = 200  # training samples that calibrate, as `data:` says
 
 
 @dataclass(frozen=True)
@@ -63,7 +46,6 @@ class Work:
     splits: Splits | None = None
     task: Task | None = None
     allow_code: bool = False
-    representative: int = 200  # training samples that calibrate, as `data:` says
     earlier: Mapping[str, Artifact] = field(default_factory=dict)
 
     @property

@@ -6,9 +6,10 @@ from pydantic import Field, model_validator
 
 from edgepipe.artifact import Artifact, Kind, write_bytes
 from edgepipe.data.splits import FITTING
-from edgepipe.metric import Metric
+from edgepipe.metric import Finding, Metric
+from edgepipe.outcome import Outcome
 from edgepipe.stages import facts
-from edgepipe.stages.base import Outcome, Stage, Work
+from edgepipe.stages.base import Stage, Work, World
 from edgepipe.units import Dimension
 
 Scheme = Literal["int8", "float16", "dynamic", "float32"]
@@ -48,6 +49,13 @@ class Convert(Stage):
         """Only calibration needs data."""
         return self.scheme == "int8"
 
+    def key(self, world: World) -> dict[str, Any]:
+        """How many samples calibrate, which `data:` may say."""
+        return {"representative": self._representative(world)}
+
+    def _representative(self, world: World) -> int:
+        return self.representative or world.representative
+
     def run(self, work: Work) -> tuple[Artifact, Outcome]:
         """Convert, then count and measure the result."""
         from edgepipe.compress.convert import convert
@@ -59,7 +67,17 @@ class Convert(Stage):
         path = work.folder / "model.tflite"
         write_bytes(path, data)
         artifact = Artifact.of(Kind.TFLITE, path)
-        return artifact, Outcome(metrics=(*_quality(artifact, work), *_counts(artifact)))
+        found = self._offenders(artifact)
+        return artifact, Outcome(metrics=(*_quality(artifact, work), *_counts(artifact)), findings=tuple(found))
+
+    def _offenders(self, artifact: Artifact) -> list[Finding]:
+        """What int8 left in float: operators and tensors that the user did not ask to be float."""
+        if self.scheme != "int8":
+            return []
+        from edgepipe.tflite.graph import read
+        from edgepipe.tflite.integer import findings
+
+        return findings(read(artifact.path), allow_float_interface="float32" in (self.input, self.output))
 
     def _default(self) -> Literal["int8", "float32"]:
         return "int8" if self.scheme == "int8" else "float32"
@@ -69,7 +87,7 @@ class Convert(Stage):
             return None
         from edgepipe.data.splits import representative
 
-        return representative(work.data.train, self.representative or work.representative, work.seed)
+        return representative(work.data.train, self._representative(work.world), work.seed)
 
 
 def _open(work: Work) -> Any:

@@ -5,8 +5,9 @@ from typing import Any
 from edgepipe.artifact import Artifact, Kind
 from edgepipe.errors import InputError, ToolError
 from edgepipe.metric import Evidence, Finding, Metric, unavailable
+from edgepipe.outcome import Table
 from edgepipe.stages import facts
-from edgepipe.stages.base import Table, Work
+from edgepipe.stages.base import Work
 from edgepipe.stages.lite import scored
 from edgepipe.tflite import integer as integer_only
 from edgepipe.tflite import micro, parity

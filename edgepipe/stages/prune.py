@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 from pydantic import Field, model_validator
 
 from edgepipe.artifact import Artifact, Kind
+from edgepipe.outcome import Outcome, Table
 from edgepipe.stages import facts
-from edgepipe.stages.base import Outcome, Table, TrainingStage, Work
+from edgepipe.stages.base import TrainingStage, Work
 from edgepipe.units import Dimension
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class Prune(TrainingStage):
         default=0.75, gt=0, le=1, description="share of the steps over which the masks grow; the rest recovers quality"
     )
     exclude_last: bool = Field(default=True, description="leave the last convolution or dense layer alone")
+
     @model_validator(mode="after")
     def _grows(self) -> "Prune":
         if self.schedule == "polynomial" and self.initial_sparsity >= self.sparsity:

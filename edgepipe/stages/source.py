@@ -10,9 +10,10 @@ from edgepipe.artifact import Artifact, Kind, content_digest, copy_whole
 from edgepipe.config import Document, Path_, describe, validate
 from edgepipe.data.splits import FITTING
 from edgepipe.errors import InputError
-from edgepipe.models.sniff import sniff
+from edgepipe.models.sniff import code_inside, read_config, sniff
+from edgepipe.outcome import Outcome
 from edgepipe.stages import facts
-from edgepipe.stages.base import Outcome, Stage, Work, World
+from edgepipe.stages.base import Stage, Work, World
 
 
 @final
@@ -80,10 +81,13 @@ def _wrong(source: Source, base: Path) -> str:
         if source.function is not None:
             return _wrong_function(source.function, base)
         kind = sniff(base / str(source.path))
+        inside = code_inside(read_config(base / str(source.path))) if kind in (Kind.KERAS, Kind.FLOAT) else ()
     except InputError as error:
         return str(error)
     if kind is Kind.SAVED_MODEL and not source.allow_code:
         return "a SavedModel is a program; say `model: {path: .., allow_code: true}` if you trust it"
+    if inside and not source.allow_code:
+        return f"carries code in {', '.join(inside)}; say `model: {{path: .., allow_code: true}}` if you trust it"
     return ""
 
 

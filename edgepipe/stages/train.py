@@ -5,8 +5,9 @@ from typing import ClassVar, final
 from pydantic import Field
 
 from edgepipe.artifact import Artifact, Kind
+from edgepipe.outcome import Outcome
 from edgepipe.stages import facts
-from edgepipe.stages.base import Outcome, TrainingStage, Work
+from edgepipe.stages.base import TrainingStage, Work
 
 
 @final

@@ -13,7 +13,8 @@ from edgepipe.data.splits import Split
 from edgepipe.devices import profile
 from edgepipe.errors import ConfigError, InputError
 from edgepipe.metric import Limit, Metric, judge
-from edgepipe.stages.base import Outcome, Stage, Work, World
+from edgepipe.outcome import Outcome
+from edgepipe.stages.base import Stage, Work, World
 from edgepipe.tflite.host import fingerprint
 from edgepipe.units import Dimension
 

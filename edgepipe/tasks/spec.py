@@ -79,7 +79,7 @@ class TaskSpec(Options):
     @classmethod
     def _known_loss(cls, value: str | None) -> str | None:
         if value is not None and value not in LOSSES and not sources.is_reference(value):
-            raise ValueError(f"'{value}' is no loss{did_you_mean(value, LOSSES)}, or module:function")
+            raise ValueError(f"'{value}' is neither a loss nor module:function{did_you_mean(value, LOSSES)}")
         return value
 
     @property
@@ -100,9 +100,14 @@ class TaskSpec(Options):
     @property
     def references(self) -> list[str]:
         """Every `module:function` that this task names."""
-        own = [measure.function for measure in self.custom_metrics.values()]
-        named = [self.loss, self.decode, self.function, *own]
-        return [text for text in named if text is not None and sources.is_reference(text)]
+        return list(self.places.values())
+
+    @property
+    def places(self) -> dict[Path_, str]:
+        """Every `module:function` that this task names, by its path in the task."""
+        named: dict[Path_, str | None] = {("loss",): self.loss, ("decode",): self.decode, ("function",): self.function}
+        named |= {("custom_metrics", name, "function"): own.function for name, own in self.custom_metrics.items()}
+        return {path: text for path, text in named.items() if text is not None and sources.is_reference(text)}
 
 
 def _must_be_reference(value: str) -> str:
@@ -131,12 +136,16 @@ def _check(document: Document, path: Path_, spec: TaskSpec, base: Path) -> None:
     for index, name in enumerate(spec.metrics):
         if name not in known:
             document.problem(
-                (*path, "metrics", index), f"no metric '{name}' for {spec.family}{did_you_mean(name, known)}"
+                (*path, "metrics", index), f"no metric '{name}' for {_described(spec)}{did_you_mean(name, known)}"
             )
     if spec.kind == "custom" and spec.function is None and (spec.loss is None or not spec.custom_metrics):
         document.problem(path, "a custom task needs `loss` and `custom_metrics`, or `function`")
-    for reference in spec.references:
+    for place, reference in spec.places.items():
         try:
             sources.check(reference, base)
         except InputError as error:
-            document.problem(path, f"{reference}: {error}")
+            document.problem((*path, *place), str(error))
+
+
+def _described(spec: TaskSpec) -> str:
+    return f"classification with `labels: {spec.labels}`" if spec.kind == "classification" else f"a {spec.kind} task"

@@ -72,7 +72,7 @@ BAD = [
     ("data: {npz: a.npz, test: 0}", "1:26: data.test: should be greater than 0; found the number 0"),
     (
         "data: {npz: a.npz, test: 20 %}",
-        "1:26: data.test: should be a valid number; found the text '20 %'",
+        "1:26: data.test: should be a number; found the text '20 %'; 20 % is written 0.2",
     ),
     (
         "data: {npz: a.npz, test: 0.6, validation: 0.4}",
@@ -89,7 +89,7 @@ BAD = [
     ("data: {images: photos, channels: 4}", "1:34: data.channels: found the number 4; allowed: 1 or 3"),
     (
         "data: {images: photos, skip_corrupt: yes}",
-        "1:38: data.skip_corrupt: should be a valid boolean; found the text 'yes'",
+        "1:38: data.skip_corrupt: should be true or false; found the text 'yes'",
     ),
     ("data: mine:lod", "1:7: data: module 'mine' has no 'lod'"),
     ("data: gone:load", "1:7: data: no module 'gone' beside the pipeline ({base}) or on Python's path"),

@@ -121,7 +121,7 @@ BAD = [  # what to replace, by what, the problem
     ),
     ("name: mine\n", "name: yours\n", "1:7: name: 'yours' must equal the name of its file, 'mine'"),
     ("name: mine\n", "", "1:1: name: is required but missing"),
-    ("[a datasheet]", "[]", "3:10: sources: tuple should have at least 1 item after validation, not 0; found a list"),
+    ("[a datasheet]", "[]", "3:10: sources: should have at least 1 item(s), found 0"),
     ("  core: Cortex-M4F\n", "", "5:3: system.core: is required but missing"),
     (
         "name: tflite-micro",
@@ -129,7 +129,7 @@ BAD = [  # what to replace, by what, the problem
         "9:17: runtime.name: found the text 'tflite-mirco'; allowed: litert, tflite-micro, vela; "
         "did you mean 'tflite-micro'?",
     ),
-    ('version: "1"', "version: 1", "9:40: runtime.version: should be a valid string; found the number 1"),
+    ('version: "1"', "version: 1", "9:40: runtime.version: should be a text; found the number 1"),
     (
         "[int8, int32]",
         "[int8, int33]",
@@ -145,7 +145,7 @@ BAD = [  # what to replace, by what, the problem
         "every",
         "11:12: operators: must be `all` or a list of TFLite operators such as CONV_2D",
     ),
-    ("integer_only: true", "integer_only: yes", "12:15: integer_only: should be a valid boolean; found the text 'yes'"),
+    ("integer_only: true", "integer_only: yes", "12:15: integer_only: should be true or false; found the text 'yes'"),
     (
         "{evidence: unavailable, reason: no board}",
         "{evidence: unavailable}",

@@ -54,7 +54,13 @@ def files(tmp_path: Path) -> dict[str, Path]:
     return paths
 
 
-KINDS = {"k3.keras": Kind.KERAS, "tk.keras": Kind.FLOAT, "tk.h5": Kind.FLOAT, "k3.h5": Kind.KERAS, "saved": Kind.SAVED_MODEL}
+KINDS = {
+    "k3.keras": Kind.KERAS,
+    "tk.keras": Kind.FLOAT,
+    "tk.h5": Kind.FLOAT,
+    "k3.h5": Kind.KERAS,
+    "saved": Kind.SAVED_MODEL,
+}
 
 
 def test_sniff_tells_kinds_apart(files: dict[str, Path]) -> None:
@@ -84,7 +90,14 @@ def test_describe(files: dict[str, Path], name: str) -> None:
     assert told.inputs == (Port("pixels", (None, 8, 8, 2)),)
     assert [(port.name, port.shape[-1]) for port in told.outputs] == [("out", 3)]
     assert told.last_activation == "softmax"
-    assert [cls for _, cls in told.layers] == ["InputLayer", "Conv2D", "BatchNormalization", "Dropout", "Flatten", "Dense"]
+    assert [cls for _, cls in told.layers] == [
+        "InputLayer",
+        "Conv2D",
+        "BatchNormalization",
+        "Dropout",
+        "Flatten",
+        "Dense",
+    ]
     assert told.code == ()
 
 
@@ -100,7 +113,9 @@ def test_describe_functional(tmp_path: Path, package: Any) -> None:
     assert told.last_activation == "sigmoid"
 
 
-@pytest.mark.parametrize(("name", "package"), [("k3.keras", "keras"), ("tk.keras", "tf_keras"), ("tk.h5", "tf_keras"), ("k3.h5", "keras")])
+@pytest.mark.parametrize(
+    ("name", "package"), [("k3.keras", "keras"), ("tk.keras", "tf_keras"), ("tk.h5", "tf_keras"), ("k3.h5", "keras")]
+)
 def test_load_gives_the_same_outputs(files: dict[str, Path], name: str, package: str) -> None:
     original = {"keras": keras, "tf_keras": tf_keras}[package].saving.load_model(files[name], compile=False)
     model = load(files[name], KINDS[name])
@@ -118,7 +133,9 @@ def test_keras_3_asked_for_as_float_is_bridged(files: dict[str, Path], name: str
 
 
 @pytest.mark.parametrize(("package", "save"), [(keras, save_keras), (tf_keras, save_float)])
-def test_saving_is_blind_to_training_state_and_time(tmp_path: Path, package: Any, save: Callable[[Any, Path], None]) -> None:
+def test_saving_is_blind_to_training_state_and_time(
+    tmp_path: Path, package: Any, save: Callable[[Any, Path], None]
+) -> None:
     model = _net(package)
     save(model, tmp_path / "fresh.keras")
     again = package.saving.load_model(tmp_path / "fresh.keras", compile=False)
@@ -152,7 +169,9 @@ def test_every_operator_exists_in_keras_ops() -> None:
 
 
 def _lambda_model(package: Any) -> Any:
-    return package.Sequential([package.Input((4,)), package.layers.Lambda(lambda x: x * 2, name="doubling"), package.layers.Dense(2)])
+    return package.Sequential(
+        [package.Input((4,)), package.layers.Lambda(lambda x: x * 2, name="doubling"), package.layers.Dense(2)]
+    )
 
 
 @pytest.mark.parametrize(
@@ -199,7 +218,9 @@ def test_code_to_import_and_unknown_classes_are_named(files: dict[str, Path], tm
     with pytest.raises(InputError, match=r"'conv' \(Evil from the Python module 'os_like.module'\)"):
         load(path)
     path = _edited(files["k3.keras"], tmp_path / "b.keras", unknown)
-    with pytest.raises(InputError, match=r"keras does not know the class 'mine>Fancy' of layer 'conv'; .*module:function"):
+    with pytest.raises(
+        InputError, match=r"keras does not know the class 'mine>Fancy' of layer 'conv'; .*module:function"
+    ):
         load(path)
     path = _edited(files["tk.keras"], tmp_path / "c.keras", tensorflow_call)
     with pytest.raises(InputError, match=r"'conv' \(a call of tf.io.write_file\)"):
@@ -264,7 +285,9 @@ BAD = [
 
 @pytest.mark.filterwarnings("ignore:.*not yet been built:UserWarning")
 @pytest.mark.parametrize(("make", "message"), BAD)
-def test_bad_files(files: dict[str, Path], tmp_path: Path, make: Callable[[dict[str, Path], Path], Path], message: str) -> None:
+def test_bad_files(
+    files: dict[str, Path], tmp_path: Path, make: Callable[[dict[str, Path], Path], Path], message: str
+) -> None:
     with pytest.raises(InputError, match=message) as raised:
         load(make(files, tmp_path))
     assert "\n" not in str(raised.value)

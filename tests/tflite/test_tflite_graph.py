@@ -46,7 +46,7 @@ def test_values_are_those_the_interpreter_sees(int8_net: Path) -> None:
         if detail["index"] < len(model.tensors):
             quantization = model.tensors[detail["index"]].quantization
             scales = quantization.scales if quantization else ()
-            np.testing.assert_array_equal(np.float32(scales), detail["quantization_parameters"]["scales"])
+            np.testing.assert_array_equal(np.array(scales, np.float32), detail["quantization_parameters"]["scales"])
 
 
 def test_zero_weights_are_found(int8_net: Path, float_net: Path, float16_net: Path, net: Any) -> None:
@@ -129,9 +129,9 @@ def test_operators_that_are_not_counted_are_named(tmp_path: Path) -> None:
 def test_shapes_and_axes_are_no_parameters(tmp_path: Path) -> None:
     tensors = [
         T("x", (1, 4)),
-        T("shape", (2,), "int32", np.int32([2, 2])),
-        T("w", (2, 2), "int8", np.int8([[0, 5], [5, 7]]), scales=(0.5, 0.25), zero_points=(0, 5)),
-        T("b", (2,), "int32", np.int32([0, 3])),
+        T("shape", (2,), "int32", np.array([2, 2], np.int32)),
+        T("w", (2, 2), "int8", np.array([[0, 5], [5, 7]], np.int8), scales=(0.5, 0.25), zero_points=(0, 5)),
+        T("b", (2,), "int32", np.array([0, 3], np.int32)),
         T("y", (2, 2)),
         T("z", (2, 2)),
     ]
@@ -147,7 +147,7 @@ def test_shapes_and_axes_are_no_parameters(tmp_path: Path) -> None:
         ("int4", bytes([0x21, 0xF8, 0x07]), [1, 2, -8, -1, 7]),
         ("int2", bytes([0b11_10_01_00, 0b01]), [0, 1, -2, -1, 1]),
         ("uint4", bytes([0x21, 0xF8, 0x07]), [1, 2, 8, 15, 7]),
-        ("bfloat16", np.uint16([0x3F80, 0xC000, 0, 0x3F00, 0x4040]).tobytes(), [1, -2, 0, 0.5, 3]),
+        ("bfloat16", np.array([0x3F80, 0xC000, 0, 0x3F00, 0x4040], np.uint16).tobytes(), [1, -2, 0, 0.5, 3]),
     ],
 )
 def test_packed_types(tmp_path: Path, dtype: str, data: bytes, expected: list[float]) -> None:

@@ -60,6 +60,7 @@ def test_dequantized_outputs_are_close_to_the_float_network(int8_net: Path, net:
 
 def test_a_float_model_needs_no_scale(float_net: Path, net: Any) -> None:
     found = interpreter.predict(float_net, SAMPLES.astype(np.float64), Runtime.BUILTIN)
+    assert isinstance(found.values, np.ndarray)
     np.testing.assert_allclose(found.values, net(SAMPLES).numpy(), atol=1e-5)
     assert found.raw is found.values
     assert found.scales == found.zero_points == {}
@@ -79,7 +80,7 @@ def test_quantizing_is_what_the_quantize_kernel_does(tmp_path: Path, dtype: str)
 
 
 def test_a_model_that_refuses_batches_runs_one_by_one(tmp_path: Path) -> None:
-    tensors = [T("x", (1, 4)), T("s", (2,), "int32", np.int32([2, 2])), T("y", (2, 2))]
+    tensors = [T("x", (1, 4)), T("s", (2,), "int32", np.array([2, 2], np.int32)), T("y", (2, 2))]
     path = write(tmp_path / "m.tflite", tensors, [Op("RESHAPE", ("x", "s"), ("y",))], ["x"], ["y"])
     x = np.arange(20, dtype=np.int8).reshape(5, 4)
     found = interpreter.predict(path, x)
@@ -89,7 +90,7 @@ def test_a_model_that_refuses_batches_runs_one_by_one(tmp_path: Path) -> None:
 
 def test_a_model_that_mixes_samples_runs_one_by_one(tmp_path: Path) -> None:
     """A cumulative sum along the sample axis is the identity for one sample and something else for a batch."""
-    tensors = [T("x", (1, 4), "int32"), T("axis", (), "int32", np.int32(0)), T("y", (1, 4), "int32")]
+    tensors = [T("x", (1, 4), "int32"), T("axis", (), "int32", np.array(0, np.int32)), T("y", (1, 4), "int32")]
     op = Op("CUMSUM", ("x", "axis"), ("y",), schema.CumsumOptionsT())
     path = write(tmp_path / "m.tflite", tensors, [op], ["x"], ["y"])
     x = np.arange(20, dtype=np.int32).reshape(5, 4)
@@ -101,9 +102,9 @@ def test_a_model_that_mixes_samples_runs_one_by_one(tmp_path: Path) -> None:
 def test_state_is_forgotten_between_samples(tmp_path: Path) -> None:
     floats = {
         "x": T("x", (1, 1, 1), "float32"),
-        "w": T("w", (1, 1), "float32", np.float32([[1]])),
-        "r": T("r", (1, 1), "float32", np.float32([[1]])),
-        "b": T("b", (1,), "float32", np.float32([0])),
+        "w": T("w", (1, 1), "float32", np.array([[1]], np.float32)),
+        "r": T("r", (1, 1), "float32", np.array([[1]], np.float32)),
+        "b": T("b", (1,), "float32", np.array([0], np.float32)),
         "h": T("h", (1, 1), "float32", variable=True),
         "y": T("y", (1, 1, 1), "float32"),
     }

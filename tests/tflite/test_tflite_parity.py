@@ -37,7 +37,7 @@ def test_the_99th_percentile_ignores_the_rarest() -> None:
 
 
 def test_floats_have_no_lsb() -> None:
-    a, b = np.float32([[0.25, 1]]), np.float32([[0.5, 1]])
+    a, b = np.array([[0.25, 1]], np.float32), np.array([[0.5, 1]], np.float32)
     found = compare(made(a), made(b))
     assert (found.histogram, found.max_lsb, found.p99_lsb) == ({}, None, None)
     assert (found.max_difference, found.labels_equal) == (0.25, 1.0)
@@ -45,7 +45,7 @@ def test_floats_have_no_lsb() -> None:
 
 
 def test_labels_of_several_outputs_must_all_agree() -> None:
-    left, right = np.int8([[1, 2], [2, 1]]), np.int8([[1, 2], [1, 2]])
+    left, right = np.array([[1, 2], [2, 1]], np.int8), np.array([[1, 2], [1, 2]], np.int8)
     a = Outputs({"a": left, "b": left}, {"a": left, "b": left}, {}, {}, "")
     b = Outputs({"a": left, "b": right}, {"a": left, "b": right}, {}, {}, "")
     found = compare(a, b)

@@ -1,0 +1,428 @@
+"""Malformed pipelines: what to replace in a good one, by what, and every line that `edgepipe check` then prints.
+
+A problem begins with its line and column; `{base}` is the folder of the file.
+"""
+# ruff: noqa: E501 - a message stands on one line, as the user sees it
+# fmt: off
+
+GOOD = """\
+name: p
+model: edgepipe.zoo:small_cnn
+data: edgepipe.data:digits
+task: classification
+stages:
+  - train: {epochs: 2}
+  - prune: {sparsity: 0.5}
+  - quantize: {epochs: 2}
+  - convert
+  - validate:
+      devices: [host, nucleo-l4r5zi]
+      budget: {accuracy: 90 %}
+"""
+MODEL, DATA, TASK, BUDGET = "edgepipe.zoo:small_cnn", "edgepipe.data:digits", "task: classification", "{accuracy: 90 %}"
+STAGES = GOOD[GOOD.index("stages:") :]
+BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 9)
+)
+TOP = "; allowed: data, description, model, name, seed, stages, task"
+NOT_ONE = " a pipeline is a mapping with name, description, model, data, task, seed, stages; found "
+MODELS = "; expected a .keras or .h5 model, a .tflite model, or a SavedModel folder"
+METRICS = "accuracy, accuracy_drop, host, macs, nonzero_parameters, nucleo-l4r5zi, parameters, size, sparsity"
+
+CASES: list[tuple[str, str, str, list[str]]] = [
+    ("unknown key", "task:", "tsak:", [
+        "4:1: tsak: unknown option; did you mean 'task'?",
+        "6:5: stages.0.train: 'train' needs `task:` at the top of the file",
+    ]),
+    ("a key with no near name", "name: p", "name: p\nzoo: 1", [
+        "2:1: zoo: unknown option" + TOP,
+    ]),
+    ("duplicate key", "name: p", "name: p\nname: q", [
+        "2:1: name: this key stands twice; the first is on line 1",
+    ]),
+    ("duplicate option", "train: {epochs: 2}", "train: {epochs: 2, epochs: 3}", [
+        "6:24: stages.0.train.epochs: this key stands twice; the first is on line 6",
+    ]),
+    ("required keys", GOOD, "description: nothing else\n", [
+        "1:1: model: is required but missing",
+        "1:1: name: is required but missing",
+        "1:1: stages: is required but missing",
+    ]),
+    ("unknown stage", "- convert", "- convret", [
+        "9:5: stages.3.convret: unknown stage; did you mean 'convert'?",
+    ]),
+    ("a stage of a later issue", "- convert", "- deploy", [
+        "9:5: stages.3.deploy: unknown stage; allowed: convert, prune, quantize, train, validate",
+    ]),
+    ("unknown option", "sparsity: 0.5", "sparsty: 0.5", [
+        "7:13: stages.1.prune.sparsty: unknown option; did you mean 'sparsity'?",
+    ]),
+    ("unknown device", "nucleo-l4r5zi", "nucleo-l4r5zl", [
+        "11:23: stages.4.validate.devices.1: unknown device 'nucleo-l4r5zl'; did you mean 'nucleo-l4r5zi'? (or the path of a .yaml file)",
+    ]),
+    ("device file that is missing", "nucleo-l4r5zi", "gone.yaml", [
+        "11:23: stages.4.validate.devices.1: {base}/gone.yaml: cannot be read: No such file or directory",
+    ]),
+    ("device file that is wrong", "nucleo-l4r5zi", "board.yaml", [
+        "{base}/board.yaml:2:7: name: 'bord' must equal the name of its file, 'board'",
+        "{base}/board.yaml:5:17: system.clock: '80' has no unit; allowed: Hz, kHz, MHz, GHz",
+    ]),
+    ("devices not a list", "[host, nucleo-l4r5zi]", "host", [
+        "11:16: stages.4.validate.devices: should be a list; found the text 'host'",
+    ]),
+    ("a text for an integer", "train: {epochs: 2}", "train: {epochs: many}", [
+        "6:21: stages.0.train.epochs: should be an integer; found the text 'many'",
+    ]),
+    ("a float for an integer", "train: {epochs: 2}", "train: {epochs: 2.5}", [
+        "6:21: stages.0.train.epochs: should be an integer; found the number 2.5",
+    ]),
+    ("a boolean for an integer", "train: {epochs: 2}", "train: {epochs: true}", [
+        "6:21: stages.0.train.epochs: should be an integer; found true",
+    ]),
+    ("a quoted number", "train: {epochs: 2}", "train: {epochs: '2'}", [
+        "6:21: stages.0.train.epochs: should be an integer; found the text '2'",
+    ]),
+    ("nothing for an integer", "train: {epochs: 2}", "train: {epochs: }", [
+        "6:20: stages.0.train.epochs: should be an integer; found nothing",
+    ]),
+    ("epochs 0", "train: {epochs: 2}", "train: {epochs: 0}", [
+        "6:21: stages.0.train.epochs: should be greater than or equal to 1; found the number 0",
+    ]),
+    ("learning rate inf", "train: {epochs: 2}", "train: {learning_rate: .inf}", [
+        "6:28: stages.0.train.learning_rate: should be a finite number; found the number inf",
+    ]),
+    ("sparsity 75", "0.5", "75", [
+        "7:23: stages.1.prune.sparsity: should be less than 1; found the number 75; 75 % is written 0.75",
+    ]),
+    ("sparsity 75 %", "0.5", "75 %", [
+        "7:23: stages.1.prune.sparsity: should be a number; found the text '75 %'; 75 % is written 0.75",
+    ]),
+    ("sparsity 1", "0.5", "1", [
+        "7:23: stages.1.prune.sparsity: should be less than 1; found the number 1",
+    ]),
+    ("yes is a text", "sparsity: 0.5", "exclude_last: yes", [
+        "7:27: stages.1.prune.exclude_last: should be true or false; found the text 'yes'",
+    ]),
+    ("misspelled choice", "sparsity: 0.5", "schedule: polynomal", [
+        "7:23: stages.1.prune.schedule: found the text 'polynomal'; allowed: polynomial, constant; did you mean 'polynomial'?",
+    ]),
+    ("two options at odds", "sparsity: 0.5", "sparsity: 0.5, initial_sparsity: 0.6", [
+        "7:12: stages.1.prune: initial_sparsity (0.6) must be below sparsity (0.5)",
+    ]),
+    ("scheme and input at odds", "- convert", "- convert: {scheme: float16, input: int8}", [
+        "9:14: stages.3.convert: int8 inputs or outputs need scheme int8, not float16",
+    ]),
+    ("options that are a list", "{sparsity: 0.5}", "[0.5]", [
+        "7:12: stages.1.prune: must be a mapping of options, found a list",
+    ]),
+    ("stages that are a mapping", STAGES, "stages: {train: {epochs: 2}}\n", [
+        "5:9: stages: must be a list of stages; found a mapping",
+    ]),
+    ("no stage", STAGES, "stages: []\n", [
+        "5:9: stages: must be a list of stages; found an empty list",
+    ]),
+    ("an empty entry", "- convert", "-", [
+        "9:4: stages.3: each stage is one name with its options; found nothing",
+    ]),
+    ("two stages in one entry", "  - quantize: {epochs: 2}\n", "    quantize: {epochs: 2}\n", [
+        "7:5: stages.1: each stage is one name with its options; found 2 keys (prune, quantize); begin each stage with its own '- '",
+    ]),
+    ("prune after convert", "  - convert\n", "  - convert\n  - prune: {as: again}\n", [
+        "10:5: stages.4.prune: 'prune' takes keras, float, but 'convert' before it gives tflite; move it earlier",
+    ]),
+    ("two converts", "  - convert\n", "  - convert\n  - convert: {as: again}\n", [
+        "10:5: stages.4.convert: 'convert' takes keras, float, qat, saved_model, but 'convert' before it gives tflite; move it earlier",
+    ]),
+    ("validate before convert", "  - convert\n  - validate:\n", "  - validate:\n", [
+        "9:5: stages.3.validate: 'validate' takes tflite, but 'quantize' before it gives qat; move it earlier",
+    ]),
+    ("prune after quantize", "  - convert\n", "  - prune: {as: again}\n  - convert\n", [
+        "9:5: stages.3.prune: 'prune' takes keras, float, but 'quantize' before it gives qat; move it earlier",
+    ]),
+    ("train a tflite", MODEL, "model.tflite", [
+        "6:5: stages.0.train: 'train' takes keras, float, but 'model' before it gives tflite; move it earlier",
+    ]),
+    ("second stage of a name", "  - convert\n", "  - train\n  - convert\n", [
+        "9:5: stages.3.train: 'train' takes keras, float, but 'quantize' before it gives qat; move it earlier",
+        "9:5: stages.3.train: a second stage named 'train'; give it a name of its own: `train: {as: train2, ..}`",
+    ]),
+    ("the name of the source", "train: {epochs: 2}", "train: {as: model}", [
+        "6:13: stages.0.train.as: a second stage named 'model'; give it a name of its own: `train: {as: model2, ..}`",
+    ]),
+    ("a name that is a path", "train: {epochs: 2}", "train: {as: a/b}", [
+        "6:17: stages.0.train.as: must be a name of letters, digits, '-', '_' and '.'; found the text 'a/b'",
+    ]),
+    ("no data", "data: edgepipe.data:digits\n", "", [
+        "5:5: stages.0.train: 'train' needs `data:` at the top of the file",
+    ]),
+    ("no task", TASK + "\n", "", [
+        "5:5: stages.0.train: 'train' needs `task:` at the top of the file",
+    ]),
+    ("unit of another dimension", BUDGET, "{accuracy: 90 KiB}", [
+        "12:26: stages.4.validate.budget.accuracy: 'KiB' is no unit of fraction; allowed: %, point, points",
+    ]),
+    ("no unit", BUDGET, "{host: {latency: 3}}", [
+        "12:32: stages.4.validate.budget.host.latency: '3' has no unit; allowed: s, ms, us, µs, ns, min",
+    ]),
+    ("a percentage without its sign", BUDGET, "{accuracy: 90}", [
+        "12:26: stages.4.validate.budget.accuracy: 90 is 9000.00 %; write '90 %' or a fraction of one",
+    ]),
+    ("negative limit", BUDGET, "{size: -3 KiB}", [
+        "12:22: stages.4.validate.budget.size: -3 KiB is negative",
+    ]),
+    ("too large", BUDGET, "{size: 1e308 GiB}", [
+        "12:22: stages.4.validate.budget.size: '1e308 GiB' is too large",
+    ]),
+    ("neither bound", BUDGET, "{accuracy: {optional: true}}", [
+        "12:26: stages.4.validate.budget.accuracy: needs exactly one of max and min, found neither",
+    ]),
+    ("both bounds", BUDGET, "{accuracy: {min: 90 %, max: 95 %}}", [
+        "12:26: stages.4.validate.budget.accuracy: needs exactly one of max and min, found max and min",
+    ]),
+    ("unknown metric", BUDGET, "{acuracy: 90 %}", [
+        "12:16: stages.4.validate.budget.acuracy: neither a metric of this task nor one of `devices`; did you mean 'accuracy'?",
+    ]),
+    ("metric of another task", BUDGET, "{rmse: 3}", [
+        "12:16: stages.4.validate.budget.rmse: neither a metric of this task nor one of `devices`; allowed: " + METRICS,
+    ]),
+    ("metric that belongs to a device", BUDGET, "{ram: 64 KiB}", [
+        "12:16: stages.4.validate.budget.ram: 'ram' belongs under a device of `devices`, for example `host: {ram: ..}`",
+    ]),
+    ("device not in devices", BUDGET, "{raspberry-pi-4: {ram: 64 KiB}}", [
+        "12:16: stages.4.validate.budget.raspberry-pi-4: neither a metric of this task nor one of `devices`; allowed: " + METRICS,
+    ]),
+    ("unknown metric of a device", BUDGET, "{host: {latancy: 3 ms}}", [
+        "12:23: stages.4.validate.budget.host.latancy: no metric of a device; did you mean 'latency'?",
+    ]),
+    ("a device's limit that is no mapping", BUDGET, "{host: 3 ms}", [
+        "12:22: stages.4.validate.budget.host: must be a mapping of latency, ram, flash to a limit; found the text '3 ms'",
+    ]),
+    ("budget that is a list", BUDGET, "[accuracy]", [
+        "12:15: stages.4.validate.budget: should be a mapping; found a list",
+    ]),
+    ("unknown evidence", BUDGET, "{host: {latency: {max: 3 ms, evidence: mesured}}}", [
+        "12:54: stages.4.validate.budget.host.latency.evidence: found the text 'mesured'; did you mean 'measured'?",
+    ]),
+    ("optional yes", BUDGET, "{accuracy: {min: 90 %, optional: yes}}", [
+        "12:48: stages.4.validate.budget.accuracy.optional: must be true or false, found the text 'yes'",
+    ]),
+    ("drop against a later stage", BUDGET, "{accuracy_drop: {max: 1 point, against: validate}}", [
+        "12:55: stages.4.validate.budget.accuracy_drop.against: no earlier stage is named 'validate'; allowed: convert, model, prune, quantize, train",
+    ]),
+    ("drop against an unknown stage", BUDGET, "{accuracy_drop: {max: 1 point, against: trian}}", [
+        "12:55: stages.4.validate.budget.accuracy_drop.against: no earlier stage is named 'trian'; did you mean 'train'?",
+    ]),
+    ("against without a drop", BUDGET, "{accuracy: {min: 90 %, against: train}}", [
+        "12:38: stages.4.validate.budget.accuracy.against: only a drop is counted against an earlier stage",
+    ]),
+    ("against of the stage", "budget: {accuracy: 90 %}", "against: quantise", [
+        "12:16: stages.4.validate.against: no earlier stage is named 'quantise'; allowed: model, train, prune, quantize, convert",
+    ]),
+    ("missing model", MODEL, "gone.keras", [
+        "2:8: model: {base}/gone.keras: no such file or folder" + MODELS,
+    ]),
+    ("truncated model", MODEL, "truncated.keras", [
+        "2:8: model: {base}/truncated.keras: not a readable .keras file (truncated or damaged?): File is not a zip file",
+    ]),
+    ("empty model", MODEL, "empty.keras", [
+        "2:8: model: {base}/empty.keras: the file is empty" + MODELS,
+    ]),
+    ("a model that is none", MODEL, "broken.py", [
+        "2:8: model: {base}/broken.py: not a model (its 12 bytes begin with b'def buil'; damaged, or another format)" + MODELS,
+    ]),
+    ("a folder without a model", MODEL, ".", [
+        "2:8: model: {base}: a folder without saved_model.pb, so no SavedModel" + MODELS,
+    ]),
+    ("SavedModel", MODEL, "saved", [
+        "2:8: model: a SavedModel is a program; say `model: {path: .., allow_code: true}` if you trust it",
+    ]),
+    ("unknown function", MODEL, "edgepipe.zoo:smal_cnn", [
+        "2:8: model: module 'edgepipe.zoo' has no 'smal_cnn'",
+    ]),
+    ("unknown module", MODEL, "edgepip.zoo:small_cnn", [
+        "2:8: model: no module 'edgepip.zoo' beside the pipeline ({base}) or on Python's path",
+    ]),
+    ("module that is not Python", MODEL, "broken:build", [
+        "2:8: model: {base}/broken.py:1:11: not valid Python: invalid syntax",
+    ]),
+    ("path and function", MODEL, "{path: a.keras, function: edgepipe.zoo:small_cnn}", [
+        "2:8: model: needs exactly one of path and function",
+    ]),
+    ("model that is a list", MODEL, "[a]", [
+        "2:8: model: must be a file, module:function or a mapping; found a list",
+    ]),
+    ("data without a source", DATA, "{npy: a.npy}", [
+        "3:8: data.npy: unknown source; did you mean 'npz'?",
+    ]),
+    ("data of a missing file", DATA, "{npz: gone.npz}", [
+        "3:13: data.npz: no such file: {base}/gone.npz",
+    ]),
+    ("data that is a word", DATA, "digits", [
+        "3:7: data: found the text 'digits'; write module:function (for example edgepipe.data:digits) or a mapping with one of: function, npz, images, fashion_mnist, idx",
+    ]),
+    ("unknown task", TASK, "task: clasification", [
+        "4:7: task.kind: found the text 'clasification'; allowed: classification, regression, reconstruction, custom; did you mean 'classification'?",
+    ]),
+    ("unknown metric of the task", TASK, "task: {kind: classification, metrics: [acuracy]}", [
+        "4:40: task.metrics.0: no metric 'acuracy' for classification with `labels: one`; did you mean 'accuracy'?",
+    ]),
+    ("unknown loss", TASK, "task: {kind: regression, loss: msee}", [
+        "4:32: task.loss: 'msee' is neither a loss nor module:function; did you mean 'mse'?",
+    ]),
+    ("custom task of nothing", TASK, "task: custom", [
+        "4:7: task: a custom task needs `loss` and `custom_metrics`, or `function`",
+    ]),
+    ("missing function of the task", TASK, "task: {kind: classification, decode: 'edgepipe.zoo:decode'}", [
+        "4:38: task.decode: module 'edgepipe.zoo' has no 'decode'",
+    ]),
+    ("seed -1", TASK, TASK + "\nseed: -1", [
+        "5:7: seed: must be an integer from 0 to 2147483647; found the number -1",
+    ]),
+    ("seed 1.5", TASK, TASK + "\nseed: 1.5", [
+        "5:7: seed: must be an integer from 0 to 2147483647; found the number 1.5",
+    ]),
+    ("seed true", TASK, TASK + "\nseed: true", [
+        "5:7: seed: must be an integer from 0 to 2147483647; found true",
+    ]),
+    ("seed of too many digits", TASK, TASK + "\nseed: " + "9" * 5000, [
+        "5:7: seed: '9999999999999999999999999999999999999999' cannot be read as an integer",
+    ]),
+    ("name that is a path", "name: p", "name: ../p", [
+        "1:7: name: must be a name of letters, digits, '-', '_' and '.'; found the text '../p'",
+    ]),
+    ("description that is a number", TASK, TASK + "\ndescription: 3", [
+        "5:14: description: must be a text; found the number 3",
+    ]),
+    ("key that is a number", TASK, TASK + "\n3: x", [
+        "5:1: 3: the key must be a text, found '3'",
+    ]),
+    ("key that is a list", TASK, TASK + "\n? [a]\n: x", [
+        "5:3: ?: the key must be a text, found a list or a mapping",
+    ]),
+    ("tab", "  - convert", "\t- convert", [
+        "9:1: not valid YAML: found character '\\t' that cannot start any token; indent with spaces, not tabs",
+    ]),
+    ("indentation", "data: ", "  data: ", [
+        "3:7: not valid YAML: mapping values are not allowed here",
+    ]),
+    ("unclosed quote", "name: p", "name: 'p", [
+        "1:7: not valid YAML: while scanning a quoted scalar, found unexpected end of stream",
+    ]),
+    ("undefined alias", "name: p", "name: *p", [
+        "1:7: not valid YAML: found undefined alias 'p'",
+    ]),
+    ("alias of itself", BUDGET, "&b {accuracy: *b}", [
+        "12:15: stages.4.validate.budget.accuracy: an alias that contains itself",
+        "12:15: stages.4.validate.budget.accuracy: must be a quantity, found nothing",
+    ]),
+    ("alias bomb", GOOD, BOMB, [
+        "1:1: a0: unknown option" + TOP,
+        "1:1: model: is required but missing",
+        "1:1: name: is required but missing",
+        "1:1: stages: is required but missing",
+        "1:13: a5.0.3.3.7.2.1: more than 100000 values (aliases count each time they are used)",
+        "2:1: a1: unknown option" + TOP,
+        "3:1: a2: unknown option" + TOP,
+        "4:1: a3: unknown option" + TOP,
+        "5:1: a4: unknown option" + TOP,
+        "6:1: a5: unknown option" + TOP,
+        "7:1: a6: unknown option" + TOP,
+        "8:1: a7: unknown option" + TOP,
+        "9:1: a8: unknown option" + TOP,
+    ]),
+    ("nested deep", GOOD, "a: " + "[" * 60 + "]" * 60 + "\n", [
+        "1:1: a: unknown option" + TOP,
+        "1:1: model: is required but missing",
+        "1:1: name: is required but missing",
+        "1:1: stages: is required but missing",
+        "1:54: a.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0: values nested more than 50 deep",
+    ]),
+    ("nested deeper", GOOD, "a: " + "[" * 3000 + "]" * 3000 + "\n", [
+        "1:1: values nested more than 50 deep",
+    ]),
+    ("tag", "name: p", "name: !!python/name:os.system p", [
+        "1:7: name: must be a name of letters, digits, '-', '_' and '.'; found nothing",
+        "1:7: name: the tag tag:yaml.org,2002:python/name:os.system is not allowed; write a plain value",
+    ]),
+    ("half a character", "name: p", 'name: "\\ud800"', [
+        "1:7: name: '\\ud800' cannot be read as a text",
+        "1:7: name: must be a name of letters, digits, '-', '_' and '.'; found nothing",
+    ]),
+    ("no such character", "name: p", 'name: "\\UFFFFFFFF"', [
+        "1:1: not valid YAML: a number or an escape in it is out of range",
+    ]),
+    ("null character", "name: p", "name: p\x00", [
+        "1:8: not valid YAML: the character U+0000 may not stand in a file",
+    ]),
+    ("two documents", GOOD, GOOD + "---\nname: q\n", [
+        "13:1: not valid YAML: expected a single document in the stream, but found another document",
+    ]),
+    ("empty file", GOOD, "", [
+        "1:1: the file is empty",
+    ]),
+    ("only a comment", GOOD, "# later\n", [
+        "1:1: the file is empty",
+    ]),
+    ("a list", GOOD, "- train\n", [
+        "1:1:" + NOT_ONE + "a list",
+    ]),
+    ("a text", GOOD, "train\n", [
+        "1:1:" + NOT_ONE + "the text 'train'",
+    ]),
+    ("not UTF-8", "name: p", "name: p\udcff", [
+        "1:8: not UTF-8 text: found the byte 0xff",
+    ]),
+    ("many at once", GOOD, "nam: p\nmodel: gone.keras\ndata: {npz: gone.npz}\ntask: clasification\nseed: -1\nstages:\n  - train: {epochs: 0}\n  - convert: {scheme: int4}\n  - prune: {sparsity: 75}\n", [
+        "1:1: nam: unknown option; did you mean 'name'?",
+        "1:1: name: is required but missing",
+        "2:8: model: {base}/gone.keras: no such file or folder" + MODELS,
+        "3:13: data.npz: no such file: {base}/gone.npz",
+        "4:7: task.kind: found the text 'clasification'; allowed: classification, regression, reconstruction, custom; did you mean 'classification'?",
+        "5:7: seed: must be an integer from 0 to 2147483647; found the number -1",
+        "7:21: stages.0.train.epochs: should be greater than or equal to 1; found the number 0",
+        "8:23: stages.1.convert.scheme: found the text 'int4'; allowed: int8, float16, dynamic, float32; did you mean 'int8'?",
+        "9:5: stages.2.prune: 'prune' takes keras, float, but 'convert' before it gives tflite; move it earlier",
+        "9:23: stages.2.prune.sparsity: should be less than 1; found the number 75; 75 % is written 0.75",
+    ]),
+]
+
+GOOD_ONES = {  # what may stand there instead
+    "stages without options": ("- train: {epochs: 2}", "- train"),
+    "options of nothing": ("- train: {epochs: 2}", "- train:"),
+    "a second stage with a name": ("  - prune", "  - train: {as: longer, epochs: 3}\n  - prune"),
+    "a drop against a named stage": (
+        "{accuracy: 90 %}", "{accuracy_drop: {max: 1 point, against: prune}, host: {latency: 1 ms, ram: {max: 1 MiB, optional: true}}}"
+    ),
+    "a byte order mark": ("name: p", "\ufeffname: p"),
+    "an alias": ("{epochs: 2}\n  - convert", "{learning_rate: &rate 1e-4}\n  - convert: &c {scheme: int8}"),
+}
+
+NO_OPTIONS = "which has no options of its own; set it as a whole"
+SETTINGS: list[tuple[str, list[str]]] = [  # of --set, and the lines on stderr after `--set SETTING: `
+    ("sed=3", ["unknown option 'sed'; did you mean 'seed'?"]),
+    ("seed=-1", ["seed: must be an integer from 0 to 2147483647; found the number -1"]),
+    ("seed=true", ["seed: must be an integer from 0 to 2147483647; found true"]),
+    ("seed=", ["no value stands after the '='; write null for nothing"]),
+    ("seed= ", ["no value stands after the '='; write null for nothing"]),
+    ("stages.prune.sparsity=75", ["stages.1.prune.sparsity: should be less than 1; found the number 75; 75 % is written 0.75"]),
+    ("stages.prune.sparsty=0.8", ["stages.1.prune.sparsty: unknown option; did you mean 'sparsity'?"]),
+    ("stages.prun.sparsity=0.8", ["no stage of the file is named 'prun'; did you mean 'prune'?"]),
+    ("stages.1.sparsity=0.8", ["no stage of the file is named '1'; allowed: again, convert, prune, quantize, validate"]),
+    ("stages.None.epochs=1", ["no stage of the file is named 'None'; allowed: again, convert, prune, quantize, validate"]),
+    ("stages.convert=int8", ["names no option; write --set stages.convert.OPTION=VALUE"]),
+    ("stages=3", ["names no option; write --set stages.NAME.OPTION=VALUE"]),
+    ("stages.convert.scheme=int4", ["stages.3.convert.scheme: found the text 'int4'; allowed: int8, float16, dynamic, float32; did you mean 'int8'?"]),
+    ("stages.convert.scheme=[", ["not valid YAML: expected the node content, but found '<stream end>'"]),
+    ("stages.again.epochs=0", ["stages.0.train.epochs: should be greater than or equal to 1; found the number 0"]),
+    ("stages.again.epochs.x=3", [f"stages.0.train.epochs.x: `stages.0.train.epochs` is the number 2, {NO_OPTIONS}"]),
+    ("stages.validate.devices.0=host", [f"stages.4.validate.devices.0: `stages.4.validate.devices` is a list, {NO_OPTIONS}"]),
+    ("stages.validate.devices=[hots]", ["stages.4.validate.devices.0: unknown device 'hots'; did you mean 'host'? (or the path of a .yaml file)"]),
+    ("stages.validate.budget.host.latency=3", ["stages.4.validate.budget.host.latency: '3' has no unit; allowed: s, ms, us, µs, ns, min"]),
+    ("stages.validate.budget.accuracy_drop.against=later", [
+        "stages.4.validate.budget.accuracy_drop: needs exactly one of max and min, found neither",
+        "stages.4.validate.budget.accuracy_drop.against: no earlier stage is named 'later'; allowed: again, convert, model, prune, quantize",
+    ]),
+    ("model.path=a.keras", [f"model.path: `model` is the text 'edgepipe.zoo:small_cnn', {NO_OPTIONS}"]),
+    ("name.x.y=3", [f"name.x.y: `name` is the text 'p', {NO_OPTIONS}"]),
+    ("task=clasification", ["task.kind: found the text 'clasification'; allowed: classification, regression, reconstruction, custom; did you mean 'classification'?"]),
+]

@@ -1,0 +1,76 @@
+"""What re-runs when something changes, and that nothing else does."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from .conftest import ROOT, Workplace
+
+pytestmark = pytest.mark.slow
+ORDER = ["model", "train", "prune", "quantize", "convert", "validate"]
+
+
+def _expect(statuses: dict[str, str], first_to_run: str | None) -> None:
+    number = ORDER.index(first_to_run) if first_to_run else len(ORDER)
+    assert statuses == {name: "cached" if index < number else "ran" for index, name in enumerate(ORDER)}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+    made = Workplace(tmp_path_factory.mktemp("cache"))
+    first = made.run()
+    assert first.code == 0, first.stderr
+    _expect(first.statuses(), "model")
+    return made
+
+
+def test_an_option_of_quantize(place: Workplace) -> None:
+    _expect(place.run("--set", "stages.quantize.batch_size=128").statuses(), "quantize")
+
+
+def test_a_device_profile(place: Workplace) -> None:
+    text = place.device.read_text()
+    try:
+        place.device.write_text(text.replace("ram: 640 KiB", "ram: 320 KiB"))
+        _expect(place.run().statuses(), "validate")
+    finally:
+        place.device.write_text(text)
+
+
+def test_a_comment_in_a_device_profile_changes_nothing(place: Workplace) -> None:
+    text = place.device.read_text()
+    place.device.write_text(text + "# a comment\n")
+    _expect(place.run().statuses(), None)
+
+
+@pytest.mark.parametrize(("module", "first"), [("stages/quantize.py", "quantize"), ("stages/validate.py", "validate")])
+def test_the_source_of_a_stage(place: Workplace, tmp_path: Path, module: str, first: str) -> None:
+    copy = _copied(tmp_path)
+    source = copy / "edgepipe" / module
+    source.write_text(source.read_text() + "\n# changed\n")
+    ended = place.run(package=copy)
+    assert ended.code == 0, ended.stderr
+    _expect(ended.statuses(), first)
+
+
+def test_a_copy_of_the_package_elsewhere_hits(place: Workplace, tmp_path: Path) -> None:
+    _expect(place.run(package=_copied(tmp_path)).statuses(), None)
+
+
+def test_a_damaged_entry_is_said_and_made_again(place: Workplace) -> None:
+    digests = place.run().digests()
+    for damaged in place.cache.glob("entries/*/files/model.tflite"):
+        content = bytearray(damaged.read_bytes())
+        content[len(content) // 2] ^= 1
+        damaged.write_bytes(content)
+    ended = place.run()
+    assert "is not what was stored; it was removed and the stage runs again" in ended.stderr
+    assert ended.code == 0
+    assert ended.digests() == digests
+
+
+def _copied(folder: Path) -> Path:
+    shutil.copytree(ROOT / "edgepipe", folder / "edgepipe", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "devices", folder / "devices")
+    return folder
