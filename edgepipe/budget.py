@@ -205,7 +205,8 @@ def from_words(words: Collection[str]) -> list[Limit]:
     for word in words:
         name, sign, text = word.partition("=")
         if not sign or name not in units:
-            document.problem((), f"'{word}': expected METRIC=LIMIT{did_you_mean(name, units)}")
+            hint = did_you_mean(name, units) if name not in units else "; the limit is missing"
+            document.problem((), f"'{word}': expected METRIC=LIMIT{hint}")
         elif (amount := _amount(document, (name,), text, units[name])) is not None:
             found.append(Limit(metric=name, unit=units[name], bound="max", value=amount))
     document.raise_problems()

@@ -67,8 +67,8 @@ _NAMES = {"int": "an integer", "float": "a number", "str": "a text"}
 
 
 def _text(value: str) -> str:
-    value.encode()  # half of a surrogate pair, written as an escape, is no text: a UnicodeEncodeError is a ValueError
-    return value
+    # JSON escapes a character beyond U+FFFF as two surrogates, which belong together; half of a pair is no text.
+    return value.encode("utf-16", "surrogatepass").decode("utf-16")
 
 
 @dataclass
@@ -198,9 +198,10 @@ class _Builder:
         for key_node, value_node in node.value:
             key = _key(key_node)
             inner = (*path, key)
-            if not isinstance(key_node, ScalarNode) or key_node.tag != "tag:yaml.org,2002:str" or key != key_node.value:
-                found = f"'{key}'" if isinstance(key_node, ScalarNode) else "a list or a mapping"
-                self._at(key_node, inner, f"the key must be a text, found {found}")
+            if not isinstance(key_node, ScalarNode):
+                self._at(key_node, inner, "the key must be a text, found a list or a mapping")
+            elif key_node.tag != "tag:yaml.org,2002:str" or not _is_text(key_node.value):
+                self._at(key_node, inner, f"the key must be a text, found '{key}'")
             elif key in result:
                 self._at(
                     key_node, inner, f"this key stands twice; the first is on line {self.document.keys[inner].line}"
@@ -220,10 +221,15 @@ class _Builder:
 def _key(node: Node) -> str:
     if not isinstance(node, ScalarNode):
         return "?"
+    return _text(node.value) if _is_text(node.value) else ascii(node.value)[1:-1]
+
+
+def _is_text(value: str) -> bool:
     try:
-        return _text(str(node.value))
+        _text(value)
     except ValueError:
-        return ascii(node.value)
+        return False
+    return True
 
 
 def assign(document: Document, path: Path_, text: str, source: str) -> None:

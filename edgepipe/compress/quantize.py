@@ -6,6 +6,7 @@ wrappers lose variables); it is stored as what it was made from - the float mode
 """
 
 import json
+import zipfile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -72,9 +73,9 @@ def restore(folder: Path) -> Any:
     """
     try:
         recipe = json.loads((folder / RECIPE_FILE).read_text())
-        with np.load(folder / WEIGHTS_FILE, allow_pickle=False) as stored:
+        with (folder / WEIGHTS_FILE).open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
             weights = [stored[str(index)] for index in range(len(recipe["weights"]))]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{folder}: not a readable fake-quant model: {error}") from error
     model = fake_quant(load(folder / BASE_FILE, Kind.FLOAT, allow_code=False), recipe["scheme"])
     rebuilt = [[list(w.shape), w.dtype.name] for w in model.weights]

@@ -39,7 +39,7 @@ def show_tables(tables: Iterable[Rows]) -> None:
     """Print tables to stdout."""
     console = _console()
     for table in tables:
-        console.print()
+        console.print(f"\n[bold]{escape(table.title)}[/bold]", soft_wrap=True)
         console.print(_table(table))
 
 
@@ -49,7 +49,7 @@ def _console() -> Console:
 
 
 def _table(table: Rows) -> Table:
-    made = Table(title=escape(table.title), title_justify="left", title_style="bold", box=box.SIMPLE, pad_edge=False)
+    made = Table(box=box.SIMPLE, pad_edge=False)
     for index, column in enumerate(table.columns):
         right = index in table.right
         made.add_column(escape(column), justify="right" if right else "left", no_wrap=right)

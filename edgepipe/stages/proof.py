@@ -71,10 +71,10 @@ def _keras_quality(work: Work, name: str, artifact: Artifact) -> list[Metric]:
 
 
 def _drop(work: Work, name: str, now: Metric, before: Metric) -> Metric:
-    gained = (now.value or 0.0) - (before.value or 0.0)
+    lost = (before.value or 0.0) - (now.value or 0.0)
     higher = work.goal.measures[now.name].higher_is_better
     return Metric(
-        name=f"{now.name}_drop", value=-gained if higher else gained, unit=now.unit, evidence=Evidence.MEASURED,
+        name=f"{now.name}_drop", value=lost if higher else 0.0 - lost, unit=now.unit, evidence=Evidence.MEASURED,
         how=f"'{name}' {before.text()}, deployed {now.text()}, same test samples", details={"against": name},
     )  # fmt: skip
 

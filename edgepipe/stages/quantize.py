@@ -23,13 +23,14 @@ class Quantize(TrainingStage):
 
     def run(self, work: Work) -> tuple[Artifact, Outcome]:
         """Apply fake-quant, train, store base model, recipe and weights."""
-        from edgepipe.compress import quantize
+        from edgepipe.compress import quantize, ranges
         from edgepipe.training.fit import fit, seeded
 
         seeded(work.seed)
         base, notes = facts.open_float(work)
         scheme = self._scheme(quantize.is_sparse(base))
         model = quantize.fake_quant(base, scheme)
+        ranges.initialise(model, work.data.train.x, work.seed)
         fit(model, work.goal, work.data.train, work.data.validation, self.fit_schedule(work), work.progress.epoch)
         folder = work.folder / "model"
         quantize.save(model, base, scheme, folder)

@@ -10,10 +10,11 @@ if TYPE_CHECKING:
 
 
 def autoencoder(*, input_shape: tuple[int, ...], widths: tuple[int, ...] = (128, 128), code: int = 8) -> "keras.Model":
-    """Dense layers down to `code` values and back up, with BatchNormalization and ReLU; the output is linear.
+    """Dense layers with ReLU down to `code` values and back up; the output is linear.
 
     Source: the anomaly-detection model of MLPerf Tiny: C. Banbury et al., "MLPerf Tiny Benchmark", arXiv 2106.07597,
-    2021; with fewer layers by default.
+    2021; with fewer layers by default, and without its BatchNormalization, which tfmot's quantization-aware training
+    does not fold into a dense layer: the converted model would keep a float tensor.
 
     Args:
         input_shape: of one sample; it is flattened inside and restored at the end.
@@ -34,8 +35,6 @@ def autoencoder(*, input_shape: tuple[int, ...], widths: tuple[int, ...] = (128,
     numbers = range(1, len(widths) + 1)
     names = [*(f"encoder{number}" for number in numbers), "code", *(f"decoder{number}" for number in numbers)]
     for width, name in zip(units, names, strict=True):
-        x = keras.layers.Dense(width, use_bias=False, name=name)(x)
-        x = keras.layers.BatchNormalization(name=f"{name}_bn")(x)
-        x = keras.layers.ReLU(name=f"{name}_relu")(x)
+        x = keras.layers.Dense(width, activation="relu", name=name)(x)
     x = keras.layers.Dense(size, name="values")(x)
     return keras.Model(inputs, keras.layers.Reshape(tuple(input_shape), name="reconstruction")(x), name="autoencoder")
