@@ -59,7 +59,7 @@ def cli(debug: bool) -> None:
     """Take a Keras model to a proven int8 TFLite model for a small device, with the evidence.
 
     Exit codes: 0 good; 1 a bug in edgepipe; 2 bad input or usage; 3 a budget or a rule was not met; 4 a tool or a
-    device could not be reached; 130 interrupted.
+    device could not be reached; 130 interrupted; 141 nobody read the output to its end.
     """
 
 
@@ -88,6 +88,9 @@ def run(
     with shown(quiet) as progress:
         report = api.run(pipeline, settings=settings, output_dir=output_dir, cache_dir=cache_dir, progress=progress)
     _print_report(report, as_json)
+    if not quiet:
+        folder = output_dir or f"runs/{report.name}"
+        click.echo(f"wrote report.json, report.md and artifacts/ to {folder}", err=True)
     _end(report.met)
 
 

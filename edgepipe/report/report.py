@@ -150,14 +150,15 @@ def load(path: Path) -> Report:
     if path.is_dir() and not file.exists():
         raise InputError(f"{path}: holds no {FILE}; give the folder of a run that has ended, or its {FILE}")
     try:
-        data = json.loads(read_text(file))
+        text = read_text(file)
+        data = json.loads(text)
     except ValueError as error:
         raise InputError(f"{file}: not JSON: {error}") from None
     found = data.get("schema") if isinstance(data, dict) else None
     if found != SCHEMA:
         raise InputError(f"{file}: expected a report of schema '{SCHEMA}', found {describe(found)}")
     try:
-        return Report.model_validate(data)
+        return Report.model_validate_json(text, strict=True)
     except ValidationError as error:
         problem = error.errors()[0]
         place = ".".join(map(str, problem["loc"]))

@@ -47,7 +47,8 @@ def verdict(report: Report) -> str:
     if report.met:
         return f"met: all {len(report.verdicts)} limits" if report.verdicts else "no budget was set; no rule was broken"
     parts = [f"{len(missed)} of {len(report.verdicts)} limits"] if missed else []
-    parts += [f"{len(report.findings)} rules broken"] if report.findings else []
+    broken = len(report.findings)
+    parts += [f"{broken} {'rule' if broken == 1 else 'rules'} broken"] if broken else []
     return f"not met: {', '.join(parts)}"
 
 

@@ -33,10 +33,16 @@ def guess(seen: Seen, labels: Labels) -> Guess:
 
 
 def _by_output(seen: Seen, shape: Shape, labels: Labels) -> Guess:
-    size = shape[-1] if len(shape) > 1 else None
     rebuilt = any(_same(shape, port.shape) for port in seen.inputs[:1])
+    if labels == "none" and not rebuilt:
+        return _none("the data has no labels to hold its outputs against; add an array y")
     if len(shape) > 2 and seen.activation in ("softmax", "sigmoid") and not rebuilt:
         return _none(f"{seen.activation} at every position of an output with {len(shape) - 1} dimensions; {_DECODE}")
+    return _by_activation(seen, shape, labels, rebuilt)
+
+
+def _by_activation(seen: Seen, shape: Shape, labels: Labels, rebuilt: bool) -> Guess:
+    size = shape[-1] if len(shape) > 1 else None
     if seen.activation == "softmax" and size != 1:
         return _classes(f"it ends in softmax over {size or 'its'} outputs")
     if seen.activation == "sigmoid" and size == 1:

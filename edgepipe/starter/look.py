@@ -15,6 +15,8 @@ from edgepipe.tflite.model import Model, Tensor
 
 FROM_DATA = ("input_shape", "classes")  # arguments of a function that edgepipe takes from the data
 _BY_OPERATOR = {"SOFTMAX": "softmax", "LOGISTIC": "sigmoid"}
+_PRUNED = {"Conv2D", "Dense", "SeparableConv2D"}
+_NESTED = {"Functional", "Model", "Sequential"}  # what is inside them only Keras could tell
 _PASSING = {"QUANTIZE", "DEQUANTIZE", "RESHAPE"}
 _SUBCLASSED = (
     "a class of its own, without a graph of layers: only its Python code can build it. Write a function that returns "
@@ -46,6 +48,7 @@ class Seen:
     activation: str = "linear"
     code: tuple[str, ...] = ()
     integer: bool = False  # a .tflite that is fully integer already
+    prunable: bool = True  # it has layers that `prune` works on, the last one excepted
     function: Function | None = None
     notes: tuple[str, ...] = ()
 
@@ -82,8 +85,13 @@ def _keras(path: Path, reference: str) -> Seen:
     title = f"{dialect}, {len(told.layers)} layers; {_ports(told.inputs, told.outputs)}; ends in {told.last_activation}"
     return Seen(
         path.stem, reference, told.kind, title, path.stat().st_size, told.inputs, told.outputs, told.last_activation,
-        told.code, notes=_open_dimensions(told),
+        told.code, prunable=_prunable(told), notes=_open_dimensions(told),
     )  # fmt: skip
+
+
+def _prunable(told: Description) -> bool:
+    classes = [cls for _, cls in told.layers]
+    return not _NESTED.isdisjoint(classes) or sum(cls in _PRUNED for cls in classes) > 1
 
 
 def _open_dimensions(told: Description) -> tuple[str, ...]:

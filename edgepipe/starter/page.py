@@ -129,7 +129,7 @@ def _stages(seen: Seen, task: Guess) -> list[str]:
         return _CONVERT
     fresh = seen.kind is None
     if seen.compressible and task.options is not None:
-        return [*(_TRAIN if fresh else []), *_COMPRESSION, *_CONVERT]
+        return [*(_TRAIN if fresh else []), *_prune(seen), *_QUANTIZE, *_CONVERT]
     return [*_left_out(fresh, seen), *_CONVERT]
 
 
@@ -138,12 +138,14 @@ _TRAIN = [
     line("      epochs: 20", "passes over the training split"),
     line("      # patience: 5", "stop after so many epochs without a better validation quality"),
 ]
-_COMPRESSION = [
+_PRUNE = [
     "  - prune:",
     line("      sparsity: 0.5", "share of each layer's weights that ends as zero; the last layer is left alone"),
     line("      epochs: 10", "passes over the training split"),
     line("      decay: cosine", "the learning rate falls to zero along a cosine"),
     line("      # learning_rate: 0.0001", "step size, 0.001 unless said; lower it if a trained model gets worse"),
+]
+_QUANTIZE = [
     "  - quantize:",
     line("      epochs: 5", "passes over the training split, with fake-quant"),
     line("      decay: cosine"),
@@ -154,6 +156,12 @@ _CONVERT = [
     line("      scheme: int8", "int8 weights and activations; also dynamic, float16, float32"),
     line("      # input: uint8", "type of the inputs, int8 unless said; `output:` likewise"),
 ]
+
+
+def _prune(seen: Seen) -> list[str]:
+    if seen.prunable:
+        return _PRUNE
+    return [line("  # - prune: {sparsity: 0.5}", "left out, for no layer but the last is a Conv2D or Dense")]
 
 
 def _left_out(fresh: bool, seen: Seen) -> list[str]:

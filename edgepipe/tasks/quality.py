@@ -9,7 +9,7 @@ import numpy as np
 
 from edgepipe import sources
 from edgepipe.arrays import Array, Arrays
-from edgepipe.errors import InputError
+from edgepipe.errors import EdgepipeError, InputError
 from edgepipe.tasks.spec import HIGHER, LOWER, MEASURES, MeasureInfo, OptimizerOptions, TaskSpec
 from edgepipe.units import Dimension
 
@@ -53,7 +53,7 @@ def build(spec: TaskSpec, base: Path) -> Task:
         InputError: a `module:function` cannot be loaded, or does not give what it should.
     """
     if spec.function is not None:
-        task = sources.load(spec.function, base)()
+        task = _called(f"'{spec.function}'", sources.load(spec.function, base))
         if not isinstance(task, Task) or not task.measures:
             raise InputError(
                 f"'{spec.function}' must return an edgepipe.Task with at least one measure, found {task!r}"
@@ -85,12 +85,14 @@ def quality(task: Task, x: Arrays, y: Array | None, outputs: Arrays, *, logits: 
         InputError: outputs that do not fit the task, or a measure that gives no finite number.
     """
     truth, decoded = _decode(task, x, y, outputs, logits)
+    if task.kind == "classification" and task.decode is None:
+        _check_scores(task, y, decoded)
     return {name: _finite(name, measure, truth, decoded) for name, measure in task.measures.items()}
 
 
 def _decode(task: Task, x: Arrays, y: Array | None, outputs: Arrays, logits: bool) -> tuple[Any, Any]:
     if task.decode is not None:
-        return (x if y is None else y), task.decode(outputs)
+        return (x if y is None else y), _called("the task's decode function", task.decode, outputs)
     if task.kind == "custom":
         return (x if y is None else y), outputs
     if isinstance(outputs, dict) or (isinstance(x, dict) and task.kind == "reconstruction"):
@@ -101,7 +103,28 @@ def _decode(task: Task, x: Arrays, y: Array | None, outputs: Arrays, logits: boo
         raise InputError(f"a {task.kind} task needs labels, and the data has none")
     if task.kind == "classification":
         return y, _probabilities(outputs, task.labels, logits)
+    if np.size(y) != np.size(outputs):
+        raise InputError(f"labels of shape {np.shape(y)} do not fit outputs of shape {np.shape(outputs)}")
     return np.reshape(y, outputs.shape), outputs
+
+
+def _check_scores(task: Task, y: Any, scores: Array) -> None:
+    """Refuse what would still give a number, and a wrong one: NaN has a place in an order too."""
+    wanted = scores.shape if task.labels == "many" else (len(scores),)
+    if np.size(y) != np.prod(wanted) or len(np.asarray(y)) != len(scores):
+        raise InputError(f"labels have the shape {np.shape(y)}, `labels: {task.labels}` takes {wanted}")
+    if np.isnan(scores).any():
+        bad = int(np.isnan(scores).any(axis=1).sum())
+        raise InputError(f"{bad} of {len(scores)} outputs of the model hold NaN; did its training diverge?")
+
+
+def _called(what: str, function: Callable[..., Any], *given: Any) -> Any:
+    try:
+        return function(*given)
+    except EdgepipeError:
+        raise
+    except Exception as error:
+        raise InputError(f"{what} failed: {type(error).__name__}: {error}") from error
 
 
 def _probabilities(outputs: Array, labels: str, logits: bool) -> Array:
@@ -119,10 +142,7 @@ def _sigmoid(scores: Array) -> Array:
 
 
 def _finite(name: str, measure: Measure, truth: Any, decoded: Any) -> float:
-    try:
-        value = float(measure.function(truth, decoded))
-    except (ValueError, TypeError, IndexError) as error:
-        raise InputError(f"the quality metric '{name}' failed: {error}") from error
+    value: float = _called(f"the quality metric '{name}'", lambda: float(measure.function(truth, decoded)))
     if not np.isfinite(value):
         raise InputError(f"the quality metric '{name}' is {value}; is the model's output finite?")
     return value
@@ -170,10 +190,14 @@ def _roc_auc(truth: tuple[Array, Array | None], outputs: Array) -> float:
 def _reconstruction_mse(truth: tuple[Array, Array | None], outputs: Array) -> float:
     x, y = truth
     errors = _reconstruction_errors(x, outputs)
+    if y is not None and not (np.ravel(y) == 0).any():
+        raise ValueError("no sample is labelled 0, normal")
     return float(np.mean(errors if y is None else errors[np.ravel(y) == 0]))
 
 
 def _r2(y: Array, outputs: Array) -> float:
+    if np.ptp(y) == 0:
+        raise ValueError("all labels are equal, so there is no variance to explain")
     return float(1 - np.sum(np.square(y - outputs)) / np.sum(np.square(y - np.mean(y, axis=0))))
 
 

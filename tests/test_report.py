@@ -1,0 +1,195 @@
+"""The report as text, Markdown and JSON: snapshots, the JSON Schema, and reports that cannot be read."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from commands import Command
+
+from edgepipe import api
+from edgepipe.artifact import Kind
+from edgepipe.cost import Cost
+from edgepipe.errors import InputError
+from edgepipe.metric import Evidence, Finding, Limit, Metric, judge, unavailable
+from edgepipe.outcome import Outcome, Table
+from edgepipe.report import markdown, schema, text
+from edgepipe.report.report import FILE, SCHEMA, Report, StageReport, load
+from edgepipe.units import Dimension
+
+SNAPSHOTS = Path(__file__).parent / "snapshots"
+SCHEMA_FILE = Path(schema.__file__).with_name("schema.json")
+
+
+def metric(name: str, value: float, unit: Dimension, evidence: Evidence, **more: Any) -> Metric:
+    return Metric(name=name, value=value, unit=unit, evidence=evidence, how=more.pop("how", f"{name} by hand"), **more)
+
+
+METRICS = (
+    metric("accuracy", 0.975, Dimension.FRACTION, Evidence.MEASURED, details={"split": "test", "samples": 360}),
+    metric("accuracy_drop", 0.0125, Dimension.FRACTION, Evidence.MEASURED, details={"against": "train"}),
+    metric("size", 12345, Dimension.BYTES, Evidence.EXACT),
+    metric("ram", 20480, Dimension.BYTES, Evidence.SIMULATED, device="board"),
+    metric("latency", 0.00123, Dimension.SECONDS, Evidence.MEASURED, device="host", how="60 runs | 1 thread",
+           details={"p5": 0.0012, "p50": 0.00123, "p95": 0.002}),
+    metric("latency", 0.02, Dimension.SECONDS, Evidence.ESTIMATED, device="far", interval=(0.018, 0.023)),
+    unavailable("latency", Dimension.SECONDS, "no board is connected", "board"),
+)  # fmt: skip
+
+
+def limit(name: str, unit: Dimension, value: float, bound: str = "max", **more: Any) -> Limit:
+    return Limit.model_validate({"metric": name, "unit": unit, "value": value, "bound": bound, **more})
+
+
+LIMITS = (
+    limit("accuracy", Dimension.FRACTION, 0.97, "min"),
+    limit("accuracy_drop", Dimension.FRACTION, 0.01),
+    limit("ram", Dimension.BYTES, 65536, device="board"),
+    limit("latency", Dimension.SECONDS, 0.02, device="board"),
+    limit("latency", Dimension.SECONDS, 0.02, device="board", optional=True),
+    limit("latency", Dimension.SECONDS, 0.02, device="far"),
+)
+
+
+def stage(name: str, kind: Kind, outcome: Outcome, **more: Any) -> StageReport:
+    cost = Cost(wall=1.25, cpu=2.5, peak_memory=more.pop("peak", 3 * 2**20))
+    given = {"type": name, "status": "ran", "artifact": f"artifacts/{name}", "digest": "ab" * 32, **more}
+    return StageReport(name=name, kind=kind, made="2026-11-23T19:00:00+00:00", cost=cost, outcome=outcome, **given)
+
+
+def report(met: bool = False) -> Report:
+    """A report with one of everything that can stand in one."""
+    trained = Outcome(
+        metrics=(
+            metric("accuracy", 0.9875, Dimension.FRACTION, Evidence.MEASURED, details={"split": "validation"}),
+            metric("parameters", 1234567, Dimension.COUNT, Evidence.EXACT),
+        )
+    )
+    pruned = Outcome(
+        notes=("layer 'a|b' was left alone",),
+        tables=(
+            Table(title="Zeros", columns=("layer", "zeros", "share"), rows=(("a|b", 1200, 0.75), ("[c]", 3, 0.5))),
+        ),
+    )
+    broken = (
+        Finding(
+            rule="integer-only", place="operator 3 (CONV_2D)", observed="tensor 'x' is float32", suggestion="quantize"
+        ),
+    )
+    validated = Outcome(
+        metrics=METRICS,
+        verdicts=() if met else tuple(judge(one, list(METRICS)) for one in LIMITS),
+        findings=() if met else broken,
+    )
+    stages = (
+        stage("train", Kind.KERAS, trained),
+        stage("prune", Kind.FLOAT, pruned, status="cached", peak=None),
+        stage("validate", Kind.TFLITE, validated),
+    )
+    return Report(
+        name="hand-made", description="Everything [once].", pipeline="[p].yaml", seed=7,
+        created="2026-11-23T20:00:00+00:00", versions={"edgepipe": "0.1.0"}, stages=stages, met=met,
+    )  # fmt: skip
+
+
+def check(name: str, found: str) -> None:
+    """Hold `found` against the snapshot `name`; to accept a change, write `found` there."""
+    assert [line.rstrip() for line in found.splitlines()] == (SNAPSHOTS / name).read_text().splitlines(), found
+
+
+def test_text(capsys: pytest.CaptureFixture[str]) -> None:
+    text.show(report())
+    check("report.txt", capsys.readouterr().out)
+
+
+def test_markdown() -> None:
+    check("report.md", markdown.render(report()))
+
+
+def test_every_row_of_markdown_has_as_many_cells_as_its_head() -> None:
+    rows = [line.replace("\\|", "") for line in markdown.render(report()).splitlines()]
+    for head, rule, first in zip(rows, rows[1:], rows[2:], strict=False):
+        if rule.startswith("|-"):
+            assert head.count("|") == rule.count("|") == first.count("|")
+
+
+def test_json_reads_back(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_text(report().json())
+    assert load(tmp_path) == load(tmp_path / FILE) == api.load_report(tmp_path) == report()
+    assert report().stage("validate").metric("ram", "board") == METRICS[3]
+    with pytest.raises(KeyError):
+        report().stage("gone")
+
+
+def test_the_schema_in_the_repository_is_that_of_the_code() -> None:
+    assert SCHEMA_FILE.read_text() == schema.text(), "python -m edgepipe.report.schema > edgepipe/report/schema.json"
+
+
+@pytest.mark.parametrize("met", [True, False])
+def test_a_report_is_what_the_schema_says(met: bool) -> None:
+    described = json.loads(SCHEMA_FILE.read_text())
+    jsonschema.Draft202012Validator.check_schema(described)
+    jsonschema.validate(json.loads(report(met).json()), described)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("schema",), "edgepipe.report/2"),
+        (("met",), "yes"),
+        (("more",), 1),
+        (("seed",), None),
+        (("stages", 0, "status"), "skipped"),
+        (("stages", 2, "outcome", "metrics", 0, "evidence"), "guessed"),
+        (("stages", 2, "outcome", "metrics", 0, "unit"), "KiB"),
+    ],
+)
+def test_the_schema_and_the_reader_refuse_the_same(place: tuple[str | int, ...], value: object, tmp_path: Path) -> None:
+    data: Any = json.loads(report().json())
+    inner = data
+    for part in place[:-1]:
+        inner = inner[part]
+    inner[place[-1]] = value
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(data, json.loads(SCHEMA_FILE.read_text()))
+    (tmp_path / FILE).write_text(json.dumps(data))
+    with pytest.raises(InputError, match=SCHEMA):
+        load(tmp_path)
+
+
+UNREADABLE = {
+    "no report": (None, "{folder}: holds no report.json; give the folder of a run that has ended, or its report.json"),
+    "cut off": (b'{"schema": ', "{file}: not JSON: Expecting value: line 1 column 12 (char 11)"),
+    "a list": (b"[]", "{file}: expected a report of schema 'edgepipe.report/1', found nothing"),
+    "another JSON": (b'{"a": 1}', "{file}: expected a report of schema 'edgepipe.report/1', found nothing"),
+    "a later version": (
+        b'{"schema": "edgepipe.report/2"}',
+        "{file}: expected a report of schema 'edgepipe.report/1', found the text 'edgepipe.report/2'",
+    ),
+    "incomplete": (
+        b'{"schema": "edgepipe.report/1"}', "{file}: not what schema edgepipe.report/1 says: name: Field required",
+    ),
+    "not UTF-8": (b"\xff\xfe", "{file}:1:1: not UTF-8 text: found the byte 0xff"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("content", "message"), UNREADABLE.values(), ids=UNREADABLE)
+def test_a_report_that_cannot_be_read(content: bytes | None, message: str, tmp_path: Path, command: Command) -> None:
+    if content is not None:
+        (tmp_path / FILE).write_bytes(content)
+    ended = command("report", tmp_path)
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err == f"edgepipe: {message.format(folder=tmp_path, file=tmp_path / FILE)}\n"
+
+
+def test_the_command(tmp_path: Path, command: Command) -> None:
+    (tmp_path / FILE).write_text(report().json())
+    ended = command("report", tmp_path)
+    assert (ended.code, ended.err) == (0, "")
+    check("report.txt", ended.out)
+    check("report.md", command("report", tmp_path, "--format", "markdown").out)
+    assert command("report", tmp_path / FILE, "--format", "json").out == report().json()
+    assert command("report", tmp_path / "gone").err == (
+        f"edgepipe: {tmp_path / 'gone'}: cannot be read: No such file or directory\n"
+    )
