@@ -138,6 +138,8 @@ def storing(what: str) -> Iterator[None]:
     """Turn a full disk or a directory without write permission into one clear `StorageError`."""
     try:
         yield
+    except FileExistsError as error:  # what `mkdir` says of a file where a folder is wanted
+        raise StorageError(f"{what}: cannot be written: '{error.filename}' is a file, not a folder") from error
     except OSError as error:
         raise StorageError(f"{what}: cannot be written: {error.strerror or error}") from error
 

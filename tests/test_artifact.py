@@ -124,7 +124,7 @@ def test_a_failure_leaves_the_old_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("below", ["a.txt/b.txt", "a.txt/b/c.txt"])
 def test_a_folder_that_cannot_be(below: str, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("a file, no folder")
-    with pytest.raises(StorageError, match=r"b\.txt|c\.txt"):
+    with pytest.raises(StorageError, match=r"cannot be written: ('.*a\.txt' is a file, not a folder|Not a directory)$"):
         write_text(tmp_path / below, "x")
     with pytest.raises(StorageError, match="/proc/x: cannot be written"):
         write_text(Path("/proc/x"), "x")

@@ -14,8 +14,9 @@ import tf_keras
 from edgepipe.compress.kernels import kernel
 from edgepipe.errors import InputError
 
-PRUNABLE = (tf_keras.layers.Conv2D, tf_keras.layers.Dense)
-_NOT_CONV2D = (tf_keras.layers.DepthwiseConv2D, tf_keras.layers.Conv2DTranspose)
+K = tf_keras.layers
+PRUNABLE = (K.Conv1D, K.Conv2D, K.Conv2DTranspose, K.Conv3D, K.Dense)
+DEPTHWISE = (K.DepthwiseConv1D, K.DepthwiseConv2D)
 
 
 @dataclass(frozen=True)
@@ -43,14 +44,18 @@ class Plan:
 
 def left_alone(model: Any, exclude_last: bool) -> dict[str, str]:
     """Name -> reason, for every layer with a kernel that magnitude pruning here does not touch."""
-    reasons: dict[str, str] = {}
-    candidates = [layer for layer in model.layers if isinstance(layer, PRUNABLE) and not isinstance(layer, _NOT_CONV2D)]
-    for layer in model.layers:
-        if layer not in candidates and kernel(layer) is not None:
-            reasons[layer.name] = f"{type(layer).__name__} is not pruned: few weights, each used at many places"
+    candidates = [layer for layer in model.layers if type(layer) in PRUNABLE]
+    others = [layer for layer in model.layers if kernel(layer) is not None and type(layer) not in PRUNABLE]
+    reasons = {layer.name: _reason(layer) for layer in others}
     if exclude_last and candidates:
         reasons[candidates[-1].name] = "the last layer is excluded (exclude_last: true)"
     return reasons
+
+
+def _reason(layer: Any) -> str:
+    if isinstance(layer, DEPTHWISE):
+        return f"{type(layer).__name__} is not pruned: few weights, each used at many places"
+    return f"{type(layer).__name__} is not pruned: only convolutions and dense layers are"
 
 
 def wrap(model: Any, plan: Plan, steps: int) -> Any:

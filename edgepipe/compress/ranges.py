@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+import tf_keras
 from tensorflow_model_optimization.python.core.quantization.keras.quantize_layer import QuantizeLayer
 from tensorflow_model_optimization.python.core.quantization.keras.quantize_wrapper import QuantizeWrapperV2
 from tensorflow_model_optimization.python.core.quantization.keras.quantizers import Quantizer
@@ -18,6 +19,7 @@ from edgepipe.arrays import Arrays, count, take
 
 SAMPLES = 512  # training samples that ranges are taken from
 BATCH = 64
+SMALLEST = 1e-5  # a narrower range says that the tensor is dead; 1 / scale would end as infinity, then as NaN
 
 
 class _Observer(Quantizer):  # type: ignore[misc]  # tfmot carries no types
@@ -41,7 +43,7 @@ class _Observer(Quantizer):  # type: ignore[misc]  # tfmot carries no types
 
     def assign(self, variables: dict[str, Any]) -> None:
         """Give `variables`, the range of the quantizer it stood in for, what was seen; a dead tensor keeps its own."""
-        if self.high > self.low:
+        if self.high - self.low > SMALLEST:
             variables["min_var"].assign(self.low)
             variables["max_var"].assign(self.high)
 
@@ -49,15 +51,41 @@ class _Observer(Quantizer):  # type: ignore[misc]  # tfmot carries no types
 def initialise(model: Any, x: Arrays, seed: int) -> None:
     """Set the range of each activation's fake-quant in `model` to what up to 512 samples of `x` show, in float.
 
-    BatchNormalization uses its moving statistics and dropout is off meanwhile. The weights' ranges need nothing: tfmot
-    takes them anew from the weights at every step.
+    BatchNormalization shows both of its faces, moving statistics and those of the batch: in a network that was trained
+    for a few steps only they are far apart, and training goes on with the latter. Dropout is off, and no variable but
+    the ranges changes. The weights' ranges need nothing: tfmot takes them anew at every step.
     """
     chosen = np.random.RandomState(seed).permutation(count(x))[:SAMPLES]
-    with _observed(model) as observers:
-        for start in range(0, len(chosen), BATCH):
-            model(take(x, chosen[start : start + BATCH]), training=False)
+    batches = [take(x, chosen[start : start + BATCH]) for start in range(0, len(chosen), BATCH)]
+    with _observed(model) as observers, _steady(model):
+        for batch in batches:
+            model(batch, training=False)
+            model(batch, training=True)
     for observer, variables in observers:
         observer.assign(variables)
+
+
+@contextmanager
+def _steady(model: Any) -> Iterator[None]:
+    """Inside the block a pass in training mode neither moves BatchNormalization's statistics nor drops anything."""
+    layers = [getattr(layer, "layer", layer) for layer in model.layers]
+    settings = [
+        (layer, name, steady)
+        for cls, name, steady in (
+            (tf_keras.layers.BatchNormalization, "momentum", 1.0),
+            (tf_keras.layers.Dropout, "rate", 0.0),
+        )
+        for layer in layers
+        if isinstance(layer, cls) and name in vars(layer)
+    ]
+    kept = [getattr(layer, name) for layer, name, _ in settings]
+    for layer, name, steady in settings:
+        setattr(layer, name, steady)
+    try:
+        yield
+    finally:
+        for (layer, name, _), value in zip(settings, kept, strict=True):
+            setattr(layer, name, value)
 
 
 @contextmanager

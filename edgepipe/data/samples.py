@@ -19,8 +19,9 @@ def read(path: Path) -> Arrays:
         InputError: no such file, not a NumPy file, pickled objects, no array, or no sample.
     """
     try:
-        loaded = np.load(path, allow_pickle=False)
-        arrays = loaded if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
+        with path.open("rb") as stream:
+            loaded = np.load(stream, allow_pickle=False)
+            arrays = loaded if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}; give samples as .npy or .npz") from None
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:

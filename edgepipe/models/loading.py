@@ -49,7 +49,9 @@ def load(artifact: Artifact | Path, kind: Kind | None = None, allow_code: bool =
 
 def _program(path: Path, allow_code: bool) -> Path:
     if not allow_code:
-        raise InputError(f"{path}: a SavedModel is a program; say `allow_code: true` if you trust who made it")
+        raise InputError(
+            f"{path}: a SavedModel is a program; say `allow_code: true` (--allow-code) if you trust who made it"
+        )
     return path
 
 
@@ -58,7 +60,7 @@ def _open(path: Path, kind: Kind, allow_code: bool) -> Any:
     if code and not allow_code:
         raise InputError(
             f"{path}: the file holds code or names code to import: {', '.join(code)}; "
-            "say `allow_code: true` if you trust who made it, or give the model as module:function"
+            "say `allow_code: true` (--allow-code) if you trust who made it, or give the model as module:function"
         )
     if keras.backend.backend() != "tensorflow":
         raise ToolError(f"Keras runs on '{keras.backend.backend()}' here; set KERAS_BACKEND=tensorflow and start again")

@@ -27,7 +27,9 @@ PLAIN_WIDTH = 160  # columns where stdout is no terminal: wide enough that no nu
 def show(report: Report) -> None:
     """Print the whole report to stdout."""
     console = _console()
-    console.print(f"\n[bold]{escape(report.name)}[/bold]  seed {report.seed}  {escape(report.pipeline)}", highlight=False)
+    console.print(
+        f"\n[bold]{escape(report.name)}[/bold]  seed {report.seed}  {escape(report.pipeline)}", highlight=False
+    )
     show_tables(rows.tables(report))
     for note in rows.notes(report):
         console.print(f"note: {note}", markup=False, highlight=False)

@@ -1,8 +1,14 @@
 """What `validate` shows of a model: quality against its origin, agreement of runtimes, integers, zeros."""
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from edgepipe.arrays import take
 from edgepipe.artifact import Artifact, Kind
+from edgepipe.data.splits import SplitData
 from edgepipe.errors import InputError, ToolError
 from edgepipe.metric import Evidence, Finding, Metric, unavailable
 from edgepipe.outcome import Table
@@ -19,30 +25,50 @@ from edgepipe.units import Dimension
 KERAS_KINDS = (Kind.KERAS, Kind.FLOAT, Kind.QAT)
 
 
-def quality(work: Work, references: list[str]) -> tuple[list[Metric], list[Table], list[str]]:
-    """Quality on the test split by the reference kernels, its drop from each of `references`, other runtimes beside."""
+def quality(work: Work, references: list[str], samples: int) -> tuple[list[Metric], list[Table], list[str]]:
+    """Quality on the test split by LiteRT, its drop from each of `references`, and how far the runtimes agree.
+
+    LiteRT runs the whole split; the slow runtimes that it is compared with run at most `samples` of it.
+    """
     if work.splits is None or work.task is None:
         missing = "data" if work.splits is None else "task"
         return [], [], [f"quality was not taken: the pipeline has no `{missing}:`"]
-    outputs, notes = _outputs(work)
-    deployed = _scored(work, outputs["reference"])
+    test = work.data.test
+    deployed = _scored(work, test, predict(work.input.path, test.x, Runtime.XNNPACK))
     metrics = list(deployed)
     for name in references:
         metrics += _compared(work, name, deployed)
-    return metrics, [_agreement(work, outputs)], notes
+    compared = _some(test, samples, work.seed)
+    outputs, notes = _outputs(work.input.path, compared)
+    return metrics, [_agreement(work, compared, outputs)], notes
 
 
-def _outputs(work: Work) -> tuple[dict[str, Outputs], list[str]]:
-    path, x = work.input.path, work.data.test.x
-    found = {runtime.value: predict(path, x, runtime) for runtime in (Runtime.REFERENCE, Runtime.XNNPACK)}
-    try:
-        return {**found, "tflite-micro": micro.predict(path, x)}, []
-    except (InputError, ToolError) as error:
-        return found, [f"not compared with TFLite Micro: {error}"]
+def _some(test: SplitData, samples: int, seed: int) -> SplitData:
+    if len(test) <= samples:
+        return test
+    chosen = np.sort(np.random.RandomState(seed).permutation(len(test))[:samples])
+    return SplitData(take(test.x, chosen), None if test.y is None else test.y[chosen])
 
 
-def _scored(work: Work, outputs: Outputs) -> list[Metric]:
-    return scored(work.input.path, work.goal, work.data.test, "test", outputs)
+def _outputs(path: Path, data: SplitData) -> tuple[dict[str, Outputs], list[str]]:
+    """What each runtime that takes the model gives; the first is what the others are held against."""
+    found: dict[str, Outputs] = {}
+    notes = []
+    runs: dict[str, Callable[[], Outputs]] = {
+        Runtime.REFERENCE.value: lambda: predict(path, data.x, Runtime.REFERENCE),
+        Runtime.XNNPACK.value: lambda: predict(path, data.x, Runtime.XNNPACK),
+        "tflite-micro": lambda: micro.predict(path, data.x),
+    }
+    for name, run in runs.items():
+        try:
+            found[name] = run()
+        except (InputError, ToolError) as error:
+            notes.append(f"not compared with {name}: {error}")
+    return found, notes
+
+
+def _scored(work: Work, data: SplitData, outputs: Outputs) -> list[Metric]:
+    return scored(work.input.path, work.goal, data, "test", outputs)
 
 
 def _compared(work: Work, name: str, deployed: list[Metric]) -> list[Metric]:
@@ -79,29 +105,23 @@ def _drop(work: Work, name: str, now: Metric, before: Metric) -> Metric:
     )  # fmt: skip
 
 
-def _agreement(work: Work, outputs: dict[str, Outputs]) -> Table:
-    reference = outputs["reference"]
+def _agreement(work: Work, data: SplitData, outputs: dict[str, Outputs]) -> Table:
+    first, reference = next(iter(outputs.items()))
     return Table(
-        title="Runtimes against the reference kernels, test split",
+        title=f"Runtimes against {first}, {len(data)} of {len(work.data.test)} test samples",
         columns=("runtime", work.goal.deciding, "labels equal", "max LSB", "p99 LSB", "differences in LSB: count"),
-        rows=tuple(_agreement_row(work, name, reference, found) for name, found in outputs.items()),
+        rows=tuple(_agreement_row(work, data, name, reference, found) for name, found in outputs.items()),
     )
 
 
-def _agreement_row(work: Work, name: str, reference: Outputs, found: Outputs) -> tuple[str, ...]:
+def _agreement_row(work: Work, data: SplitData, name: str, reference: Outputs, found: Outputs) -> tuple[str, ...]:
     same = parity.compare(reference, found)
     labels = "" if same.labels_equal is None else f"{same.labels_equal:.2%}"
     steps = ", ".join(f"{step}: {number}" for step, number in sorted(same.histogram.items()))
     largest = f"{same.max_lsb}" if same.max_lsb is not None else ""
     percentile = f"{same.p99_lsb:g}" if same.p99_lsb is not None else ""
-    return (
-        name,
-        _scored(work, found)[0].text(),
-        labels,
-        largest,
-        percentile,
-        steps or f"floats, largest {same.max_difference:.3g}",
-    )
+    quality_text = _scored(work, data, found)[0].text()
+    return (name, quality_text, labels, largest, percentile, steps or f"floats, largest {same.max_difference:.3g}")
 
 
 def integer(model: Model, demanded: bool) -> tuple[list[Finding], list[Metric], Table]:

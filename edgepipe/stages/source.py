@@ -10,7 +10,8 @@ from edgepipe.artifact import Artifact, Kind, content_digest, copy_whole
 from edgepipe.config import Document, Path_, describe, validate
 from edgepipe.data.splits import FITTING
 from edgepipe.errors import InputError
-from edgepipe.models.sniff import code_inside, read_config, sniff
+from edgepipe.models.describe import describe as describe_model
+from edgepipe.models.sniff import sniff
 from edgepipe.outcome import Outcome
 from edgepipe.stages import facts
 from edgepipe.stages.base import Stage, Work, World
@@ -81,12 +82,14 @@ def _wrong(source: Source, base: Path) -> str:
         if source.function is not None:
             return _wrong_function(source.function, base)
         kind = sniff(base / str(source.path))
-        inside = code_inside(read_config(base / str(source.path))) if kind in (Kind.KERAS, Kind.FLOAT) else ()
+        # This also refuses a subclassed model, whose file does not say how it is built.
+        keras_file = kind in (Kind.KERAS, Kind.FLOAT) and not source.allow_code
+        inside = describe_model(base / str(source.path)).code if keras_file else ()
     except InputError as error:
         return str(error)
     if kind is Kind.SAVED_MODEL and not source.allow_code:
         return "a SavedModel is a program; say `model: {path: .., allow_code: true}` if you trust it"
-    if inside and not source.allow_code:
+    if inside:
         return f"carries code in {', '.join(inside)}; say `model: {{path: .., allow_code: true}}` if you trust it"
     return ""
 

@@ -34,6 +34,9 @@ class Validate(Stage):
     against: str | None = Field(
         default=None, description="the stage whose model quality is compared with; null takes the first that trains"
     )
+    compared_samples: int = Field(
+        default=1000, ge=1, description="test samples that are also run by reference kernels and TFLite Micro (slow)"
+    )
     integer_only: bool | None = Field(
         default=None, description="a float operator or tensor breaks the run; null leaves it to the devices"
     )
@@ -66,7 +69,7 @@ class Validate(Stage):
         model = read(work.input.path)
         devices = [profile.load(device, work.base) for device in self.devices]
         limits = self._limits(work.world)
-        quality, agreement, notes = proof.quality(work, self._references(limits, work.world))
+        quality, agreement, notes = proof.quality(work, self._references(limits, work.world), self.compared_samples)
         offenders, integer, integer_table = proof.integer(model, demanded=bool(self.integer_only))
         sparsity, sparsity_tables = proof.sparsity(model)
         on_devices = evidence.gather(model, devices)

@@ -64,7 +64,7 @@ def test_reported_accuracy_is_what_a_plain_loop_finds(
     demo: tuple[Ended, Path], model: Path, test_split: tuple[np.ndarray, np.ndarray]
 ) -> None:
     x, y = test_split
-    found = np.mean(_labels(model, x, OpResolverType.BUILTIN_REF) == y)
+    found = np.mean(_labels(model, x, OpResolverType.AUTO) == y)
     assert demo[0].metric("validate", "accuracy")["value"] == pytest.approx(found, abs=1e-9)
 
 
