@@ -69,15 +69,8 @@ def initialise(model: Any, x: Arrays, seed: int) -> None:
 def _steady(model: Any) -> Iterator[None]:
     """Inside the block a pass in training mode neither moves BatchNormalization's statistics nor drops anything."""
     layers = [getattr(layer, "layer", layer) for layer in model.layers]
-    settings = [
-        (layer, name, steady)
-        for cls, name, steady in (
-            (tf_keras.layers.BatchNormalization, "momentum", 1.0),
-            (tf_keras.layers.Dropout, "rate", 0.0),
-        )
-        for layer in layers
-        if isinstance(layer, cls) and name in vars(layer)
-    ]
+    steadied = ((tf_keras.layers.BatchNormalization, "momentum", 1.0), (tf_keras.layers.Dropout, "rate", 0.0))
+    settings = [(layer, name, value) for cls, name, value in steadied for layer in layers if isinstance(layer, cls)]
     kept = [getattr(layer, name) for layer, name, _ in settings]
     for layer, name, steady in settings:
         setattr(layer, name, steady)

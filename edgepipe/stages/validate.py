@@ -27,7 +27,9 @@ class Validate(Stage):
     splits: ClassVar = frozenset({Split.TEST})
     tools: ClassVar = ("ai-edge-litert", "tflite-micro", "tensorflow", "keras", "tf_keras", "numpy", "scikit-learn")
 
-    devices: tuple[str, ...] = Field(default=("host",), description="device profiles, by name or path to a .yaml")
+    devices: tuple[str, ...] = Field(
+        default=("host",), min_length=1, description="device profiles, by name or path to a .yaml"
+    )
     budget: dict[str, Any] = Field(
         default_factory=dict, description="limits on quality, drops and facts, and per device on latency, ram and flash"
     )
@@ -44,6 +46,8 @@ class Validate(Stage):
     def check(self, document: Document, path: Path_, world: World) -> None:
         """Devices exist, every line of the budget can be read, stages that are pointed to exist."""
         for index, device in enumerate(self.devices):
+            if device in self.devices[:index]:
+                document.problem((*path, "devices", index), f"'{device}' stands twice")
             try:
                 profile.load(device, world.base)
             except ConfigError as error:

@@ -52,7 +52,7 @@ def test_training_keeps_zeros_only_when_sparsity_is_preserved() -> None:
 def test_a_layer_that_tfmot_does_not_know_is_named() -> None:
     inputs = tf_keras.Input((6,), name="x")
     model = tf_keras.Model(inputs, tf_keras.layers.LayerNormalization(name="norm")(inputs), name="user")
-    with pytest.raises(InputError, match="tfmot cannot quantize 'user'.*norm"):
+    with pytest.raises(InputError, match=r"tfmot cannot quantize 'user'.*norm"):
         quantize.fake_quant(model, "default_8bit")
 
 

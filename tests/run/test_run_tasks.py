@@ -190,7 +190,8 @@ def test_a_model_file(models: Path, tmp_path: Path, name: str) -> None:
     trains = "" if name == "saved" else "  - prune: {epochs: 2}\n  - quantize: {epochs: 2}\n"
     (tmp_path / "p.yaml").write_text(
         f"name: own\nmodel: {{path: {models / name}, allow_code: true}}\ndata: edgepipe.data:digits\n"
-        f"task: classification\nstages:\n{trains}  - convert: {{output: uint8}}\n  - validate: {{budget: {{accuracy: 85 %}}}}\n"
+        f"task: classification\nstages:\n{trains}"
+        "  - convert: {output: uint8}\n  - validate: {budget: {accuracy: 85 %}}\n"
     )
     report = _run(tmp_path, tmp_path / "p.yaml")
     assert report.met, report.verdicts
