@@ -20,10 +20,10 @@ demo: $(VENV)/.installed
 	$(BIN)/edgepipe run pipelines/digits.yaml
 
 test: lint $(DEVICE_VENV)/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 quick: $(VENV)/.installed
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
