@@ -5,10 +5,11 @@ Results go to stdout, progress and errors to stderr. `--help` loads click and no
 
 import errno
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -85,7 +86,8 @@ def run(
     from edgepipe import api
     from edgepipe.progress import shown
 
-    with shown(quiet) as progress:
+    # What the user's own functions print is no result: stdout is for the report alone.
+    with shown(quiet) as progress, redirect_stdout(sys.stderr):
         report = api.run(pipeline, settings=settings, output_dir=output_dir, cache_dir=cache_dir, progress=progress)
     _print_report(report, as_json)
     if not quiet:
@@ -360,6 +362,7 @@ def _fail(message: str, code: ExitCode, debug: bool) -> NoReturn:
 
 def main() -> None:
     """Entry point of the `edgepipe` command."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # told like Ctrl-C, with the same exit code
     with _reported("--debug" in sys.argv[1:]):
         try:
             # Not `cli.main`: it ends with 1, our code for a bug, when the reader of stdout goes away.

@@ -232,7 +232,7 @@ class _Parser:
             allowed = ", ".join(cls.accepts)
             self.document.problem(
                 path,
-                f"'{type_}' takes {allowed}, but '{self.before}' before it gives {kind}; move it earlier",
+                f"'{type_}' takes {allowed}, but '{self.before}' before it gives {kind}; {_remedy(cls, kind)}",
                 at="key",
             )
             return None
@@ -245,6 +245,15 @@ class _Parser:
             if key not in self.given | self.missed:
                 self.document.problem(path, f"'{type_}' needs `{key}:` at the top of the file", at="key")
                 self.missed.add(key)
+
+
+def _remedy(cls: type[Stage], kind: Kind) -> str:
+    """What to do about a stage that does not take `kind`."""
+    if set(cls.accepts) == {Kind.TFLITE}:
+        return "put `convert` before it"
+    if kind is Kind.QAT:
+        return "a fake-quant model can only be converted: drop this stage or put it before `quantize`"
+    return "move it earlier"
 
 
 def _plain_name(value: str) -> bool:

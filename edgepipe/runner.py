@@ -5,6 +5,8 @@ The flow is `run` below: for each step its key, then the cached result or the wo
 
 import platform
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -93,14 +95,26 @@ def _work(state: Run, step: Step, key: str) -> Stored:
     if "tensorflow" in step.stage.tools:
         load_tensorflow()
     with state.cache.workspace() as folder:
-        work = _context(state, step, artifact, folder)
-        notes = _data_notes(state, work)
-        with cost.measured() as meter, full_disk(f"stage '{step.name}'"):
-            made, outcome = step.stage.run(work)
+        with _no_exit():
+            work = _context(state, step, artifact, folder)
+            notes = _data_notes(state, work)
+            with cost.measured() as meter, full_disk(f"stage '{step.name}'"):
+                made, outcome = step.stage.run(work)
         outcome = outcome.model_copy(update={"notes": (*notes, *outcome.notes)})
         if not made.path.is_relative_to(folder):
             made = _adopted(made, folder)
         return state.cache.put(folder, key, step.name, made, outcome, meter.cost)
+
+
+@contextmanager
+def _no_exit() -> Iterator[None]:
+    """Keep the user's own code from ending the process with an exit code of its own."""
+    try:
+        yield
+    except SystemExit as end:
+        raise InputError(
+            f"code that the pipeline names called exit({end.code}); let it raise an error instead"
+        ) from end
 
 
 def _data_notes(state: Run, work: Work) -> list[str]:

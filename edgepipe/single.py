@@ -8,7 +8,7 @@ import numpy as np
 
 from edgepipe import budget
 from edgepipe.arrays import Array, Arrays, count, each, take
-from edgepipe.artifact import Kind, write_bytes
+from edgepipe.artifact import Kind, written_aside
 from edgepipe.devices import evidence, profile
 from edgepipe.errors import InputError
 from edgepipe.metric import Evidence, Finding, Limit, Metric, Record, Verdict, judge, unavailable
@@ -80,10 +80,11 @@ def convert(
     blob = convert_model(
         model, scheme=scheme, samples=samples, input_type=input_type or default, output_type=output_type or default
     )
-    write_bytes(target, blob)
-    facts = graph.read(target)
-    offenders = integer.findings(facts, allow_float_interface=True) if scheme == "int8" else []
-    metrics = [*evidence.counts(facts), *_difference(model, kind, facts, samples)]
+    with written_aside(target) as aside:  # the file appears once it has been run and compared
+        aside.write_bytes(blob)
+        facts = graph.read(aside)
+        offenders = integer.findings(facts, allow_float_interface=True) if scheme == "int8" else []
+        metrics = [*evidence.counts(facts), *_difference(model, kind, facts, samples)]
     return Conversion(path=str(target), scheme=scheme, metrics=tuple(metrics), findings=tuple(offenders))
 
 
@@ -151,7 +152,13 @@ def _reals(facts: Model, x: Arrays) -> Arrays:
 
 def _random(facts: Model) -> Arrays:
     random = np.random.RandomState(0)
-    drawn = {name: random.rand(AT_RANDOM, *t.shape[1:]).astype(np.float32) for name, t in facts.input_names.items()}
+    drawn = {
+        # Integers may be indices into a small table: 0 and 1 are in every one.
+        name: random.rand(AT_RANDOM, *t.shape[1:]).astype(np.float32)
+        if t.dtype.startswith("float")
+        else random.randint(0, 2, (AT_RANDOM, *t.shape[1:])).astype(t.dtype)
+        for name, t in facts.input_names.items()
+    }
     return drawn if len(drawn) > 1 else next(iter(drawn.values()))
 
 

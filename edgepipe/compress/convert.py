@@ -41,11 +41,27 @@ def convert(
         # said of every quantization through a frozen graph; the representative samples are those statistics
         warnings.filterwarnings("ignore", "Statistics for quantized inputs were expected", UserWarning)
         frozen = freeze_saved_model(model) if isinstance(model, Path) else freeze(model)
+        if scheme == "int8":
+            _check_loops(frozen.function)
         feeds = _feeds(samples, frozen.inputs) if scheme == "int8" else []
         converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen.function], frozen.function)
         _configure(converter, scheme, feeds)
         converter.inference_input_type, converter.inference_output_type = (_TYPES[name] for name in types)
         return _run(converter, said)
+
+
+LOOPS = ("LoopCond", "While", "StatelessWhile")
+
+
+def _check_loops(function: Any) -> None:
+    """Refuse a graph with a loop: calibrating one crashes TensorFlow's converter, without a message."""
+    # Freezing lowers a While to its parts, of which LoopCond is the one that every loop has once.
+    loops = [op.name.split("/while/")[0] for op in function.graph.get_operations() if op.type in LOOPS]
+    if loops:
+        raise InputError(
+            f"int8 cannot be calibrated through a loop, and the model has {len(loops)}: {', '.join(loops)}; "
+            "build recurrent layers (LSTM, GRU) with unroll=True, or choose scheme dynamic or float16"
+        )
 
 
 def _interface(scheme: str, input_type: str | None, output_type: str | None) -> tuple[str, str]:

@@ -36,13 +36,19 @@ def fake_quant(model: Any, scheme: Scheme) -> Any:
     Raises:
         InputError: a layer that tfmot does not support, named, with tfmot's reason.
     """
+    integers = [f"'{tensor.name}' ({tensor.dtype.name})" for tensor in model.inputs if not tensor.dtype.is_floating]
+    if integers:
+        raise InputError(
+            f"tfmot cannot quantize '{model.name}': its input {', '.join(integers)} is not a float; "
+            "leave out `quantize`, `convert` quantizes such a model by calibration"
+        )
     try:
         annotated = tfmot.quantization.keras.quantize_annotate_model(model)
         if scheme == "default_8bit":
             return tfmot.quantization.keras.quantize_apply(annotated)
         preserve = tfmot.experimental.combine.Default8BitPrunePreserveQuantizeScheme()
         return tfmot.quantization.keras.quantize_apply(annotated, preserve)
-    except (ValueError, RuntimeError, AttributeError) as error:
+    except (ValueError, TypeError, RuntimeError, AttributeError) as error:
         raise InputError(f"tfmot cannot quantize '{model.name}': {' '.join(str(error).split())}") from error
 
 

@@ -18,7 +18,7 @@ from edgepipe.data.spec import DataSpec, FashionSpec, FunctionSpec, IdxSpec, Ima
 from edgepipe.errors import InputError
 
 log = logging.getLogger(__name__)
-SETTLED = 2.0  # seconds; a file younger than that may change again without a new mtime, so it is not remembered
+SETTLED = 2.0  # seconds; a file younger than that may change again without a new ctime, so it is not remembered
 # import name -> distribution, where they differ
 _DISTRIBUTIONS = {"sklearn": "scikit-learn", "PIL": "Pillow", "cv2": "opencv-python", "skimage": "scikit-image"}
 
@@ -31,7 +31,8 @@ def identity(spec: DataSpec, base: Path, memo: Path | None = None) -> dict[str, 
     that read them. Of a function only what it declares under `files` and what its own folder or package holds is seen.
 
     Args:
-        memo: a small SQLite file that remembers digests by path, size, mtime and inode; None takes them anew.
+        memo: a small SQLite file that remembers digests by path, size, inode and ctime, which nobody can set back;
+            None takes them anew.
 
     Raises:
         InputError: a file is missing.
@@ -110,7 +111,7 @@ class FileDigests:
                 self._database = sqlite3.connect(self.memo, timeout=5)
                 self._database.execute(
                     "CREATE TABLE IF NOT EXISTS digests "
-                    "(path TEXT PRIMARY KEY, size INTEGER, mtime INTEGER, inode INTEGER, digest TEXT)"
+                    "(path TEXT PRIMARY KEY, size INTEGER, ctime INTEGER, inode INTEGER, digest TEXT)"
                 )
         return self
 
@@ -125,12 +126,12 @@ class FileDigests:
     def of(self, path: Path) -> str:
         """The SHA-256 of the bytes of `path`."""
         state = path.stat()
-        key = (str(path.resolve()), state.st_size, state.st_mtime_ns, state.st_ino)
+        key = (str(path.resolve()), state.st_size, state.st_ctime_ns, state.st_ino)
         known = self._known(key)
         if known is not None:
             return known
         digest = file_digest(path)
-        if self._database is not None and time.time() - state.st_mtime > SETTLED:
+        if self._database is not None and time.time() - state.st_ctime > SETTLED:
             with self._warned():
                 self._database.execute("INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?, ?)", (*key, digest))
         return digest
@@ -139,7 +140,7 @@ class FileDigests:
         row = None
         if self._database is not None:
             with self._warned():
-                query = "SELECT digest FROM digests WHERE path = ? AND size = ? AND mtime = ? AND inode = ?"
+                query = "SELECT digest FROM digests WHERE path = ? AND size = ? AND ctime = ? AND inode = ?"
                 row = self._database.execute(query, key).fetchone()
         return None if row is None else str(row[0])
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import h5py
 import keras
+import numpy as np
 import tf_keras
 
 import edgepipe.models.layers  # noqa: F401 - registers the layers that a bridged model may hold
@@ -44,7 +45,19 @@ def load(artifact: Artifact | Path, kind: Kind | None = None, allow_code: bool =
     if found not in (Kind.KERAS, Kind.FLOAT):
         raise InputError(f"{path}: a {found} is no Keras model; expected a .keras or .h5 file")
     model = _open(path, found, allow_code)
+    _check_finite(path, model)
     return bridge(model).model if found is not wanted else model
+
+
+def _check_finite(path: Path, model: Any) -> None:
+    bad = [weight.path if hasattr(weight, "path") else weight.name for weight in model.weights if not _finite(weight)]
+    if bad:
+        raise InputError(f"{path}: weights hold NaN or infinity: {', '.join(bad[:5])}; did its training diverge?")
+
+
+def _finite(weight: Any) -> bool:
+    values = np.asarray(weight)
+    return values.dtype.kind != "f" or bool(np.isfinite(values).all())
 
 
 def _program(path: Path, allow_code: bool) -> Path:

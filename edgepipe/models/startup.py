@@ -17,9 +17,10 @@ def load_tensorflow() -> None:
     with captured_stderr() as said:
         try:
             import keras
-            import tensorflow  # noqa: F401 - loaded for what comes after
+            import tensorflow
             import tf_keras  # noqa: F401
         except ImportError as error:
             raise ToolError(f"TensorFlow cannot be loaded: {error}; {said()[-400:]}") from error
+    tensorflow.get_logger().setLevel("ERROR")  # its hints on retracing are for who writes the training loop
     if keras.backend.backend() != "tensorflow":
         raise ToolError(f"Keras runs on '{keras.backend.backend()}'; edgepipe needs KERAS_BACKEND=tensorflow")

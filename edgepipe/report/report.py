@@ -2,6 +2,7 @@
 
 import json
 import platform
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -123,10 +124,24 @@ def write(run: Run, report: Report, folder: Path) -> None:
     """
     from edgepipe.report.markdown import render
 
+    _remove_former(report, folder)
     for stage, result in zip(report.stages, run.results, strict=True):
         copy_whole(result.stored.artifact.path, folder / str(stage.artifact))
     write_text(folder / "report.md", render(report))
     write_text(folder / FILE, report.json())
+
+
+def _remove_former(report: Report, folder: Path) -> None:
+    """Remove the artifacts of the run that was in `folder` before, as its own report lists them, unless replaced."""
+    try:
+        former = load(folder)
+    except InputError:
+        return
+    now = {stage.artifact for stage in report.stages}
+    for name in {stage.artifact for stage in former.stages if stage.artifact} - now:
+        place = folder / name
+        if place.resolve().is_relative_to(folder.resolve()):
+            shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
 
 
 def check_writable(folder: Path) -> None:

@@ -73,6 +73,7 @@ def test_a_missing_file_is_said(tmp_path: Path) -> None:
 
 def test_an_unchanged_file_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file, memo = aged_file(tmp_path), tmp_path / "cache" / "files.sqlite"
+    monkeypatch.setattr(module, "SETTLED", 0.0)  # no test can set a ctime back
     with FileDigests(memo) as digests:
         first = digests.of(file)
     monkeypatch.setattr(module, "file_digest", lambda path: pytest.fail(f"{path} was read again"))
@@ -102,6 +103,18 @@ def test_a_changed_or_replaced_file_is_read_again(tmp_path: Path) -> None:
     with FileDigests(memo) as digests:
         seen.add(digests.of(file))
     assert len(seen) == 3
+
+
+def test_an_edit_in_place_that_keeps_size_and_date_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, memo = aged_file(tmp_path), tmp_path / "files.sqlite"
+    monkeypatch.setattr(module, "SETTLED", 0.0)
+    with FileDigests(memo) as digests:
+        first = digests.of(file)
+    state = file.stat()
+    file.write_bytes(b"two")
+    os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns))
+    with FileDigests(memo) as digests:
+        assert digests.of(file) != first
 
 
 def test_a_file_that_may_still_change_is_not_remembered(tmp_path: Path) -> None:

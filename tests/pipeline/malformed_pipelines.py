@@ -134,16 +134,18 @@ CASES: list[tuple[str, str, str, list[str]]] = [
         "10:5: stages.4.convert: 'convert' takes keras, float, qat, saved_model, but 'convert' before it gives tflite; move it earlier",
     ]),
     ("validate before convert", "  - convert\n  - validate:\n", "  - validate:\n", [
-        "9:5: stages.3.validate: 'validate' takes tflite, but 'quantize' before it gives qat; move it earlier",
+        "9:5: stages.3.validate: 'validate' takes tflite, but 'quantize' before it gives qat; put `convert` before it",
     ]),
     ("prune after quantize", "  - convert\n", "  - prune: {as: again}\n  - convert\n", [
-        "9:5: stages.3.prune: 'prune' takes keras, float, but 'quantize' before it gives qat; move it earlier",
+        "9:5: stages.3.prune: 'prune' takes keras, float, but 'quantize' before it gives qat; a fake-quant model can only be converted: "
+        "drop this stage or put it before `quantize`",
     ]),
     ("train a tflite", MODEL, "model.tflite", [
         "6:5: stages.0.train: 'train' takes keras, float, but 'model' before it gives tflite; move it earlier",
     ]),
     ("second stage of a name", "  - convert\n", "  - train\n  - convert\n", [
-        "9:5: stages.3.train: 'train' takes keras, float, but 'quantize' before it gives qat; move it earlier",
+        "9:5: stages.3.train: 'train' takes keras, float, but 'quantize' before it gives qat; a fake-quant model can only be converted: "
+        "drop this stage or put it before `quantize`",
         "9:5: stages.3.train: a second stage named 'train'; give it a name of its own: `train: {as: train2, ..}`",
     ]),
     ("the name of the source", "train: {epochs: 2}", "train: {as: model}", [

@@ -54,13 +54,20 @@ def _killed(folder: Path, moment: float) -> Ended:
     return ended
 
 
-def test_ctrl_c_ends_with_130_and_one_line(workplace: Workplace) -> None:
-    with subprocess.Popen(workplace.command(), env=environment(), stdout=-1, stderr=-1, text=True) as process:
+def _hears_sigint() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background job, and all it starts, ignores it
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_end_with_130_and_one_line(workplace: Workplace, number: signal.Signals) -> None:
+    with subprocess.Popen(
+        workplace.command(), env=environment(), stdout=-1, stderr=-1, text=True, preexec_fn=_hears_sigint
+    ) as process:
         assert process.stderr is not None
         for line in process.stderr:
             if "train: running" in line:
                 break
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "interrupted; what was finished is kept" in stderr
