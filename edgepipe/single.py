@@ -8,7 +8,7 @@ import numpy as np
 
 from edgepipe import budget
 from edgepipe.arrays import Array, Arrays, count, each, take
-from edgepipe.artifact import Kind, written_aside
+from edgepipe.artifact import Kind, storing, written_aside
 from edgepipe.devices import evidence, profile
 from edgepipe.errors import InputError
 from edgepipe.metric import Evidence, Finding, Limit, Metric, Record, Verdict, judge, unavailable
@@ -81,7 +81,8 @@ def convert(
         model, scheme=scheme, samples=samples, input_type=input_type or default, output_type=output_type or default
     )
     with written_aside(target) as aside:  # the file appears once it has been run and compared
-        aside.write_bytes(blob)
+        with storing(str(target)):
+            aside.write_bytes(blob)
         facts = graph.read(aside)
         offenders = integer.findings(facts, allow_float_interface=True) if scheme == "int8" else []
         metrics = [*evidence.counts(facts), *_difference(model, kind, facts, samples)]
