@@ -90,6 +90,7 @@ def convert(
     output: Number | None = None,
     out: StrPath | None = None,
     allow_code: bool = False,
+    custom_objects: str | None = None,
 ) -> "Conversion":
     """Convert a `.keras`, `.h5` or SavedModel to TFLite; see `single.convert`."""
     from edgepipe import single
@@ -97,6 +98,7 @@ def convert(
     return single.convert(
         Path(model), data=data, scheme=scheme, input_type=input, output_type=output,
         out=None if out is None else Path(out), allow_code=allow_code,
+        custom_objects=custom_objects,
     )  # fmt: skip
 
 

@@ -128,6 +128,7 @@ def check(pipelines: tuple[str, ...], settings: tuple[str, ...]) -> None:
 @click.option("--output", "output_type", type=NUMBERS, help="Type of the outputs, likewise.")
 @click.option("-o", "--out", type=click.Path(), help="The .tflite to write; default beside the model.")
 @click.option("--allow-code", is_flag=True, help="Load a model that carries code (Lambda layers, a SavedModel).")
+@click.option("--custom-objects", metavar="MODULE:NAME", help="The model's own classes: a dictionary, or one class.")
 @JSON
 def convert(
     model: str,
@@ -137,14 +138,16 @@ def convert(
     output_type: Any,
     out: str | None,
     allow_code: bool,
+    custom_objects: str | None,
     as_json: bool,
 ) -> None:
     """Convert a .keras, .h5 or SavedModel to TFLite, without YAML."""
     from edgepipe import api
 
     done = api.convert(
-        model, data=data, scheme=scheme, input=input_type, output=output_type, out=out, allow_code=allow_code
-    )
+        model, data=data, scheme=scheme, input=input_type, output=output_type, out=out, allow_code=allow_code,
+        custom_objects=custom_objects,
+    )  # fmt: skip
     _print(done, as_json, lambda: _single_tables(done.path, done))
     _end(not done.findings)
 

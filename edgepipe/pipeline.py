@@ -253,6 +253,8 @@ def _remedy(cls: type[Stage], kind: Kind) -> str:
         return "put `convert` before it"
     if kind is Kind.QAT:
         return "a fake-quant model can only be converted: drop this stage or put it before `quantize`"
+    if kind is Kind.KERAS:
+        return "it is a Keras 3 model already: drop this stage"
     return "move it earlier"
 
 

@@ -95,7 +95,7 @@ def _work(state: Run, step: Step, key: str) -> Stored:
     if "tensorflow" in step.stage.tools:
         load_tensorflow()
     with state.cache.workspace() as folder:
-        with _no_exit():
+        with _no_exit(), _own_classes(state, step):
             work = _context(state, step, artifact, folder)
             notes = _data_notes(state, work)
             with cost.measured() as meter, full_disk(f"stage '{step.name}'"):
@@ -104,6 +104,21 @@ def _work(state: Run, step: Step, key: str) -> Stored:
         if not made.path.is_relative_to(folder):
             made = _adopted(made, folder)
         return state.cache.put(folder, key, step.name, made, outcome, meter.cost)
+
+
+@contextmanager
+def _own_classes(state: Run, step: Step) -> Iterator[None]:
+    """The user's own layer classes, known to whatever the stage loads."""
+    source, base = state.pipeline.source, state.pipeline.base
+    if "keras" not in step.stage.tools or not (source.custom_objects or source.function):
+        yield
+        return
+    from edgepipe.models import custom
+
+    objects = custom.load(source.custom_objects, base) if source.custom_objects else {}
+    of_function = custom.of_module(source.function, base) if source.function else {}
+    with custom.known({**of_function, **objects}):
+        yield
 
 
 @contextmanager

@@ -55,11 +55,13 @@ def convert(
     output_type: Number | None,
     out: Path | None,
     allow_code: bool,
+    custom_objects: str | None = None,
 ) -> Conversion:
     """Convert the model at `path`; a Keras 3 model goes straight, without a bridge.
 
     `data` are representative samples (an array, or a .npy or .npz file); int8 needs them. The result is compared with
-    the original on up to 100 of them, or on random inputs when there are none.
+    the original on up to 100 of them, or on random inputs when there are none. `custom_objects` is `module:attribute`,
+    looked up in the current folder first.
 
     Raises:
         InputError: no model, no samples for int8, samples that do not fit, or an operator TFLite does not have.
@@ -75,7 +77,7 @@ def convert(
     load_tensorflow()
     from edgepipe.compress.convert import convert as convert_model
 
-    model = _opened(path, kind, allow_code)
+    model = _opened(path, kind, allow_code, custom_objects)
     default: Number = "int8" if scheme == "int8" else "float32"
     blob = convert_model(
         model, scheme=scheme, samples=samples, input_type=input_type or default, output_type=output_type or default
@@ -113,14 +115,16 @@ def _samples(data: "str | Path | Arrays | None") -> Arrays | None:
     return read(Path(data))
 
 
-def _opened(path: Path, kind: Kind, allow_code: bool) -> object:
+def _opened(path: Path, kind: Kind, allow_code: bool, custom_objects: str | None) -> object:
     if kind is Kind.SAVED_MODEL:
         if not allow_code:
             raise InputError(f"{path}: a SavedModel is a program; say --allow-code if you trust where it came from")
         return path
+    from edgepipe.models import custom
     from edgepipe.models.loading import load
 
-    return load(path, kind, allow_code=allow_code)
+    with custom.known(custom.load(custom_objects, Path.cwd()) if custom_objects else {}):
+        return load(path, kind, allow_code=allow_code)
 
 
 def _difference(model: object, kind: Kind, facts: Model, samples: Arrays | None) -> list[Metric]:

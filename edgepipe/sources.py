@@ -69,21 +69,27 @@ def load(reference: str, base: Path) -> Callable[..., Any]:
     Raises:
         InputError: the module fails to import, lacks the name, or the name is not callable.
     """
+    function = attribute(reference, base)
+    if not callable(function):
+        raise InputError(f"'{reference}' is not callable")
+    return function  # type: ignore[no-any-return]
+
+
+def attribute(reference: str, base: Path) -> Any:
+    """Import `module:name`, which may be anything; otherwise as `load`."""
     module, _, name = reference.partition(":")
     current = digest(module, base)
     if sys.modules.get(module) is not None and module in _loaded and _loaded[module] != current:
         for inner in closure(module, base):
             sys.modules.pop(inner, None)
     try:
-        function = getattr(_import(module, base), name)
+        found = getattr(_import(module, base), name)
     except EdgepipeError:
         raise
     except Exception as error:
         raise InputError(f"'{reference}' cannot be loaded: {type(error).__name__}: {error}") from error
-    if not callable(function):
-        raise InputError(f"'{reference}' is not callable")
     _loaded[module] = current
-    return function  # type: ignore[no-any-return]
+    return found
 
 
 def _import(module: str, base: Path) -> Any:

@@ -8,8 +8,7 @@ random inputs, and the first layer where they part is named.
 
 import inspect
 import json
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,14 +19,17 @@ import tf_keras
 
 from edgepipe.arrays import Array
 from edgepipe.errors import InputError
-from edgepipe.models.layers import encode
+from edgepipe.models.graph import Call, Graph, calls, graph_of, walk
+from edgepipe.models.layers import Weight
+from edgepipe.models.names import Names, legal
+from edgepipe.models.operators import encode
 from edgepipe.models.perturb import perturbed, settle
 from edgepipe.models.shapes import check_shapes, input_name
-from edgepipe.models.translate import Chain, Uncarried, operator_chain, translate
+from edgepipe.models.subclassed import functional
+from edgepipe.models.translate import Chain, Uncarried, operator_chain, told, translate
 
 TOLERANCE = 1e-4  # relative to the largest value of the tensor; float32 rounding alone stays below 1e-5
 SAMPLES = 2
-Step = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,12 @@ class Bridged:
 
     model: Any
     difference: Difference
+    kept: tuple[str, ...] = ()  # layers that run as Keras 3 layers inside the twin, each with its class and the reason
+
+    @property
+    def notes(self) -> list[str]:
+        """What a report says of the bridge."""
+        return [self.difference.text(), *self.kept]
 
 
 @dataclass(frozen=True)
@@ -75,12 +83,14 @@ class Twin:
     """A built bridge, before it is checked: the model, all its tensors in order, and which weight is whose."""
 
     model: Any
+    graph: Graph  # the original's
     tensors: tuple[tuple[str, Any], ...]  # (name of the original layer, symbolic tf_keras tensor)
     weights: tuple[tuple[Any, Any], ...]  # (Keras 3 variable, tf_keras variable)
+    kept: tuple[str, ...] = ()
 
 
 def bridge(model: Any) -> Bridged:
-    """The tf_keras twin of a Keras 3 Sequential or functional `model`, with its weights, bit for bit.
+    """The tf_keras twin of the built Keras 3 `model`, with its weights, bit for bit.
 
     The model's weights are perturbed for the comparison and put back before this returns, even on an error.
 
@@ -88,8 +98,10 @@ def bridge(model: Any) -> Bridged:
         InputError: layers that cannot be carried over, all at once, each with its class and the reason; or a bridged
             layer that computes something else.
     """
+    model = functional(model)
     twin = build(model)
     with perturbed(model):
+        unsaturate(twin.graph)
         copy_weights(twin)
         difference = compare(model, twin)
     copy_weights(twin)
@@ -100,24 +112,29 @@ def bridge(model: Any) -> Bridged:
             f"{parted.relative:.1e} of its largest value (allowed {TOLERANCE:.0e}); leave that layer out, or convert "
             "without compression, and please report it"
         )
-    return Bridged(twin.model, difference)
+    return Bridged(twin.model, difference, twin.kept)
 
 
 def build(model: Any) -> Twin:
     """The twin of `model`; its weights are still fresh."""
     check_shapes(model)
-    chains = _Translations(_graph(model))
-    inputs = [_input(tensor) for tensor in model.inputs]
+    graph = graph_of(model)
+    twins = _Twins(graph)
+    inputs = [_input(tensor) for tensor in graph.inputs]
     tensors: list[tuple[str, Any]] = []
 
-    def step(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        result = chains.call(operation, args, kwargs)
-        tensors.extend((operation.name, tensor) for tensor in tf.nest.flatten(result))
+    def noted(name: str, result: Any) -> Any:
+        tensors.extend((name, tensor) for tensor in tf.nest.flatten(result))
         return result
 
-    outputs = walk(_graph(model), inputs, step)
+    outputs = walk(
+        graph,
+        inputs,
+        lambda operation, args, kwargs: noted(operation.name, twins.call(operation, args, kwargs)),
+        lambda call, args, kwargs, result: noted(call.operation.name, result),
+    )
     twin = tf_keras.Model(_one(inputs), _one(outputs), name=legal(model.name))
-    return Twin(twin, tuple(tensors), tuple(chains.weight_pairs()))
+    return Twin(twin, graph, tuple(tensors), tuple(twins.weight_pairs()), twins.kept())
 
 
 def copy_weights(twin: Twin) -> None:
@@ -129,8 +146,8 @@ def copy_weights(twin: Twin) -> None:
 
 def compare(model: Any, twin: Twin, seed: int = 0) -> Difference:
     """Run `model` and `twin` with the weights each of them has on the same random inputs; compare every tensor."""
-    samples = random_inputs(model, seed)
-    original = _original_tensors(model, samples)
+    samples = random_inputs(twin.graph, seed)
+    original = _original_tensors(twin.graph, samples)
     probe = tf_keras.Model(twin.model.inputs, [tensor for _, tensor in twin.tensors])
     bridged = _flat(probe(_one(samples), training=False))
     tensors = zip((name for name, _ in twin.tensors), original, bridged, strict=True)
@@ -147,142 +164,165 @@ def compare(model: Any, twin: Twin, seed: int = 0) -> Difference:
     )
 
 
-def _original_tensors(model: Any, samples: list[Any]) -> list[Any]:
+def _original_tensors(graph: Graph, samples: list[Any]) -> list[Any]:
     values: list[Any] = []
 
     def step(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        result = operation(*args, **kwargs)
-        values.extend(keras.tree.flatten(result))
+        result = _flat(_inferred(operation, args, kwargs))
+        values.extend(result)
         return result
 
-    walk(_graph(model), samples, step)
+    # A traced layer is called itself too, so that a trace that misses something is found where it does.
+    walk(graph, samples, step, lambda call, args, kwargs, _: step(call.operation, args, kwargs))
     return values
 
 
+def unsaturate(graph: Graph) -> None:
+    """Shrink the kernels of layers that end in softmax or sigmoid until their sums are of the size of one.
+
+    Random kernels in a deep network give sums of a hundred, of which only the largest survives a softmax: a bias that
+    is missing would not show.
+    """
+
+    def step(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        activation = getattr(operation, "activation", None)
+        if activation in (keras.activations.softmax, keras.activations.sigmoid) and hasattr(operation, "kernel"):
+            operation.activation = keras.activations.linear
+            size = float(np.std(np.asarray(_inferred(operation, args, kwargs))))
+            operation.activation = activation
+            operation.kernel.assign(operation.kernel / max(size, 1.0))
+        return _inferred(operation, args, kwargs)
+
+    walk(graph, random_inputs(graph, 0), step, lambda call, args, kwargs, result: result)
+
+
+def _inferred(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    # augmentation layers take `training` as true when nobody says otherwise
+    if isinstance(operation, keras.Layer) and "training" in inspect.signature(operation.call).parameters:
+        return operation(*args, **kwargs, training=False)
+    return operation(*args, **kwargs)
+
+
 def _call(model: Any, samples: list[Any]) -> Any:
-    graph = _graph(model)
-    return graph(keras.tree.pack_sequence_as(graph._inputs_struct, samples), training=False)
+    functional = model._functional if isinstance(model, keras.Sequential) else model
+    return functional(keras.tree.pack_sequence_as(functional._inputs_struct, samples), training=False)
 
 
 def relative_difference(original: Any, other: Any) -> float:
-    """max |a - b| / max |a|; infinite where shapes differ or where only one of the two is not finite."""
+    """max |a - b| / max |a|; infinite where shapes differ, only one is finite, or nothing is."""
     a, b = (np.asarray(value).astype(np.float64) for value in (original, other))
     finite = np.isfinite(a)
-    if a.shape != b.shape or not np.array_equal(finite, np.isfinite(b)):
+    if a.shape != b.shape or not np.array_equal(finite, np.isfinite(b)) or (a.size and not finite.any()):
         return float("inf")
     difference = np.abs(a[finite] - b[finite]).max(initial=0.0)
     scale = np.abs(a[finite]).max(initial=0.0)
     return float(difference / scale) if scale else float(difference)
 
 
-def random_inputs(model: Any, seed: int) -> list[Any]:
-    """A small batch for each input of `model`: normal floats, or integers that every Embedding accepts."""
-    generator = np.random.default_rng(seed)
-    sizes = [op.input_dim for op in operations(_graph(model)) if type(op).__name__ == "Embedding"]
-    return [tf.constant(_random(tensor, generator, min(sizes, default=2))) for tensor in model.inputs]
+def random_inputs(graph: Graph, seed: int) -> list[Any]:
+    """A small batch for each input of `graph`: normal floats, or integers that every Embedding accepts.
 
-
-def _random(tensor: Any, generator: np.random.Generator, below: int) -> Array:
-    shape = (tensor.shape[0] or SAMPLES, *tensor.shape[1:])
-    if tensor.dtype.startswith("float"):
-        return generator.normal(0, 1, shape).astype(tensor.dtype)
-    return generator.integers(0, below, shape).astype(tensor.dtype)
-
-
-def walk(graph: Any, inputs: list[Any], step: Step) -> list[Any]:
-    """Call `step(operation, args, kwargs)` for every node of a functional `graph` in order, nested models opened up.
-
-    `inputs` are the values, symbolic or not, of the graph's inputs; gives the values of its outputs.
+    Raises:
+        InputError: an input of text.
     """
-    values = {id(tensor): value for tensor, value in zip(graph.inputs, inputs, strict=True)}
-
-    def known(part: Any) -> Any:
-        return values.get(id(part), part)
-
-    for node in _nodes(graph):
-        args, kwargs = (keras.tree.map_structure(known, part) for part in (node.arguments.args, node.arguments.kwargs))
-        if is_model(node.operation):
-            result: Any = walk(_graph(node.operation), keras.tree.flatten(args), step)
-        else:
-            result = step(node.operation, args, _given(kwargs))
-        for tensor, value in zip(node.output_tensors, keras.tree.flatten(result), strict=True):
-            values[id(tensor)] = value
-    return [values[id(tensor)] for tensor in graph.outputs]
+    sizes = [call.operation.input_dim for _, call in calls(graph) if isinstance(call.operation, keras.layers.Embedding)]
+    specs = [(tuple(tensor.shape), str(tensor.dtype), input_name(tensor)) for tensor in graph.inputs]
+    return random_values(specs, min(sizes, default=2), seed)
 
 
-def _nodes(graph: Any) -> Iterator[Any]:
-    for depth in sorted(graph._nodes_by_depth, reverse=True):
-        yield from (node for node in graph._nodes_by_depth[depth] if not node.is_input)
+def random_values(specs: list[tuple[tuple[int | None, ...], str, str]], below: int, seed: int) -> list[Any]:
+    """A small batch for each input (shape, dtype, name): normal floats, or integers less than `below`."""
+    generator = np.random.default_rng(seed)
+    return [tf.constant(_random(*spec, generator, below)) for spec in specs]
 
 
-def _given(kwargs: dict[str, Any]) -> dict[str, Any]:
-    # Keras 3 notes `training` in the graph but a call of the model overrides it, whatever it says.
-    return {key: value for key, value in kwargs.items() if value is not None and key != "training"}
+def _random(shape: tuple[int | None, ...], dtype: str, name: str, generator: np.random.Generator, below: int) -> Array:
+    sizes = (shape[0] or SAMPLES, *(size or 1 for size in shape[1:]))
+    if dtype.startswith(("float", "bfloat")):
+        return generator.normal(0, 1, sizes).astype(dtype)
+    if dtype == "string":
+        raise InputError(f"input '{name}' takes text, which no device runs; look it up before the model, feed numbers")
+    return generator.integers(0, below, sizes).astype(dtype)
 
 
-def is_model(operation: Any) -> bool:
-    """Whether a node of a graph is a model with a graph of its own."""
-    return isinstance(operation, keras.Sequential) or hasattr(operation, "_nodes_by_depth")
-
-
-def _graph(model: Any) -> Any:
-    return model._functional if isinstance(model, keras.Sequential) else model
-
-
-def operations(graph: Any) -> Iterator[Any]:
-    """Every layer and operator of a graph, those of nested models included; shared ones once for each use."""
-    for node in _nodes(graph):
-        if is_model(node.operation):
-            yield from operations(_graph(node.operation))
-        else:
-            yield node.operation
-
-
-class _Translations:
+class _Twins:
     """The twins of all operations of a graph: names first, then layers, then calls."""
 
-    def __init__(self, graph: Any) -> None:
-        self.names = _Names(graph)
+    def __init__(self, graph: Graph) -> None:
+        self.names = Names(graph)
         self.chains: dict[int, Chain] = {}
-        self.sources: dict[int, Any] = {}
+        self.operations: dict[int, Any] = {}
+        self.variables: dict[int, tuple[Any, Any]] = {}  # of opened layers' own weights: (variable, Weight layer)
         problems: dict[str, dict[str, None]] = {}
-        for node in _deep_nodes(graph):
+        for _, call in calls(graph):
             try:
-                self._translate(node)
+                self._translate(call)
             except Uncarried as reason:
-                problems.setdefault(f"{type(node.operation).__name__}: {reason}", {})[f"'{node.operation.name}'"] = None
+                problems.setdefault(f"{type(call.operation).__name__}: {reason}", {})[f"'{call.operation.name}'"] = None
         if problems:
             told = [f"  {', '.join(names)}, of class {reason}" for reason, names in problems.items()]
             raise InputError("\n".join([f"layers of '{graph.name}' that cannot be carried over to tf_keras:", *told]))
 
-    def _translate(self, node: Any) -> None:
-        operation = node.operation
+    def _translate(self, call: Call) -> None:
+        operation = call.operation
         if id(operation) in self.chains:
             return
         name = self.names.of[id(operation)]
         if isinstance(operation, keras.layers.Layer):
             self.chains[id(operation)] = translate(operation, name, self.names.fresh)
         else:
-            tensors, arguments = _arguments(operation, node.arguments.args, node.arguments.kwargs)
+            tensors, arguments = _arguments(call)
             self.chains[id(operation)] = operator_chain(operation, tensors, arguments, name)
-        self.sources[id(operation)] = operation
+            self._add_weights(tensors)
+        self.operations[id(operation)] = operation
+
+    def _add_weights(self, tensors: list[Any]) -> None:
+        for variable in tensors:
+            if isinstance(variable, keras.Variable) and id(variable) not in self.variables:
+                name = self.names.fresh(variable.path.replace("/", "_"))
+                layer = Weight(variable.shape, name=name, dtype=variable.dtype, trainable=variable.trainable)
+                self.variables[id(variable)] = (variable, layer)
 
     def call(self, operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What the twin of `operation` gives for symbolic tf_keras tensors."""
         chain = self.chains[id(operation)]
         if not isinstance(operation, keras.layers.Layer):
-            return chain.layers[0](_one(_tensors((args, kwargs))))
+            return chain.layers[0](_one(self._operands(args, kwargs)))
         accepted = inspect.signature(chain.layers[0].call).parameters
-        result = chain.layers[0](
-            *args, **{key: value for key, value in kwargs.items() if key != "mask" or key in accepted}
-        )
-        for layer in chain.layers[1:]:
-            result = layer(result)
+        named = {key: value for key, value in kwargs.items() if key != "mask" or {"mask", "named"} & accepted.keys()}
+        try:
+            result = chain.layers[0](*args, **named)
+            for layer in chain.layers[1:]:
+                result = layer(result)
+        except Exception as error:
+            cls = type(operation).__name__
+            raise InputError(
+                f"layer '{operation.name}', of class {cls}, does not run in tf_keras: {told(error)}; replace it, or "
+                "convert without compression"
+            ) from error
         return result
+
+    def _operands(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+        """The tensors of an operator's call, in the order that its arguments number them."""
+        found: list[Any] = []
+        for value in (*args, *kwargs.values()):
+            encode(value, found)
+        anchor = next(part for part in found if not isinstance(part, keras.Variable))
+        return [self.variables[id(part)][1](anchor) if isinstance(part, keras.Variable) else part for part in found]
+
+    def kept(self) -> tuple[str, ...]:
+        """What stays a Keras 3 layer, and why."""
+        return tuple(
+            f"layer '{operation.name}' ({type(operation).__name__}) stays a Keras 3 layer inside the twin, trained and "
+            f"converted but not compressed: {self.chains[key].kept}"
+            for key, operation in self.operations.items()
+            if self.chains[key].kept
+        )
 
     def weight_pairs(self) -> Iterator[tuple[Any, Any]]:
         """Each weight of the original with the twin's; both are in the order of the layer's own weights."""
-        for key, operation in self.sources.items():
+        yield from ((variable, layer.value) for variable, layer in self.variables.values())
+        for key, operation in self.operations.items():
             theirs = operation.weights if isinstance(operation, keras.layers.Layer) else []
             mine = self.chains[key].weights
             shapes = [[tuple(weight.shape) for weight in weights] for weights in (theirs, mine)]
@@ -293,62 +333,23 @@ class _Translations:
             yield from zip(theirs, mine, strict=True)
 
 
-def _deep_nodes(graph: Any) -> Iterator[Any]:
-    for node in _nodes(graph):
-        if is_model(node.operation):
-            yield from _deep_nodes(_graph(node.operation))
-        else:
-            yield node
-
-
-def _arguments(operation: Any, args: Any, kwargs: Any) -> tuple[list[Any], str]:
-    options = {key: value for key, value in operation.get_config().items() if key not in ("name", "dtype")}
+def _arguments(call: Call) -> tuple[list[Any], str]:
+    # a dtype is part of what Cast or OneHot do; elsewhere it is the policy of the operation
+    own = inspect.signature(type(call.operation).__init__).parameters
+    options = {
+        key: value
+        for key, value in call.operation.get_config().items()
+        if key != "name" and (key != "dtype" or ("dtype" in own and value is not None))
+    }
     tensors: list[Any] = []
     try:
-        call = {
-            "args": [encode(value, tensors) for value in args],
-            "kwargs": {key: encode(value, tensors) for key, value in {**kwargs, **options}.items()},
+        encoded = {
+            "args": [encode(value, tensors) for value in call.args],
+            "kwargs": {key: encode(value, tensors) for key, value in {**call.kwargs, **options}.items()},
         }
     except TypeError as error:
         raise Uncarried(f"{error}; make it a layer with a weight of its own") from None
-    return tensors, json.dumps(call)
-
-
-def _tensors(value: Any) -> list[Any]:
-    return [part for part in keras.tree.flatten(value) if hasattr(part, "_keras_history")]
-
-
-class _Names:
-    """Names for the twin's layers: the top's are kept, nested models' get the model's name in front."""
-
-    def __init__(self, graph: Any) -> None:
-        self.taken = {legal(input_name(tensor)) for tensor in graph.inputs}
-        self.of: dict[int, str] = {}
-        for prefix, operation in sorted(_prefixed(graph, ""), key=lambda pair: bool(pair[0])):
-            if id(operation) not in self.of:
-                self.of[id(operation)] = self.fresh(f"{prefix}{operation.name}")
-
-    def fresh(self, wanted: str) -> str:
-        """`wanted`, made legal, with a number behind it if it is taken."""
-        name, number = legal(wanted), 2
-        while name in self.taken:
-            name, number = f"{legal(wanted)}_{number}", number + 1
-        self.taken.add(name)
-        return name
-
-
-def _prefixed(graph: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-    for node in _nodes(graph):
-        if is_model(node.operation):
-            yield from _prefixed(_graph(node.operation), f"{prefix}{node.operation.name}_")
-        else:
-            yield prefix, node.operation
-
-
-def legal(name: str) -> str:
-    """`name` with what TensorFlow's scopes forbid replaced."""
-    clean = re.sub(r"[^A-Za-z0-9_.\-]", "_", name)
-    return clean if re.match(r"[A-Za-z0-9.]", clean) else f"layer{clean}"
+    return tensors, json.dumps(encoded)
 
 
 def _input(tensor: Any) -> Any:

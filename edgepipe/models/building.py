@@ -10,6 +10,8 @@ import numpy as np
 from edgepipe import sources
 from edgepipe.data.splits import Splits
 from edgepipe.errors import InputError
+from edgepipe.models.graph import is_model
+from edgepipe.models.subclassed import functional
 
 
 def build(function: str, args: dict[str, Any], base: Path, splits: Splits | None) -> keras.Model:
@@ -29,13 +31,15 @@ def build(function: str, args: dict[str, Any], base: Path, splits: Splits | None
         model = call(**given)
     except Exception as error:
         raise InputError(f"'{function}' failed: {type(error).__name__}: {error}") from error
-    return _checked(function, model)
+    return _checked(function, model, splits)
 
 
-def _checked(function: str, model: Any) -> keras.Model:
+def _checked(function: str, model: Any, splits: Splits | None) -> keras.Model:
     if not isinstance(model, keras.Model):
         origin = f"{type(model).__module__}.{type(model).__qualname__}"
         raise InputError(f"'{function}' must give a Keras 3 model (keras.Model), it gave a {origin}")
+    if not isinstance(model, keras.Sequential) and not is_model(model):
+        return functional(model, splits.train.x if splits else None)
     if not model.built:
         raise InputError(f"the model of '{function}' has no weights yet; begin it with an Input of known shape")
     return model

@@ -1,55 +1,16 @@
-"""The few layers and activations that the bridge needs and tf_keras lacks; all are serializable by name."""
+"""The few layers that the bridge needs and tf_keras lacks; all are serializable by name."""
 
+import inspect
 import json
-import operator
-import re
-from collections.abc import Callable
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 import tf_keras
 
-PACKAGE = "edgepipe"
-# the keras.ops functions a graph may hold, by the name of their Operation class; each computes and nothing else
-OPERATORS = frozenset(
-    [
-        "Absolute", "Add", "All", "Amax", "Amin", "Any", "Argmax", "Argmin", "Average", "AveragePool", "Cast", "Clip",
-        "Concatenate", "Cos", "Divide", "Einsum", "Elu", "Equal", "Exp", "ExpandDims", "Expm1", "Flip", "Floor", "Gelu",
-        "GetItem", "Greater", "GreaterEqual", "HardSigmoid", "HardSilu", "LeakyRelu", "Less", "LessEqual", "Log",
-        "Log1p", "LogSigmoid", "LogSoftmax", "LogicalAnd", "LogicalNot", "LogicalOr", "Logsumexp", "Matmul", "Max",
-        "MaxPool", "Maximum", "Mean", "Min", "Minimum", "Moveaxis", "Multiply", "Negative", "NotEqual", "Pad", "Power",
-        "Prod", "Reciprocal", "Relu", "Relu6", "Repeat", "Reshape", "Roll", "Rsqrt", "Selu", "Sigmoid", "Sign",
-        "Silu", "Sin",
-        "Softmax", "Softplus", "Softsign", "Split", "Sqrt", "Square", "Squeeze", "Stack", "Std", "Subtract", "Sum",
-        "Swapaxes", "Take", "Tanh", "Tile", "Transpose", "TrueDivide", "Var", "Where",
-    ]
-)  # fmt: skip
-
-
-@tf_keras.utils.register_keras_serializable(package=PACKAGE)  # type: ignore[untyped-decorator]
-def hard_sigmoid(x: tf.Tensor) -> tf.Tensor:
-    """relu6(x + 3) / 6, as Keras 3 defines it; tf_keras's own of that name is clip(0.2 x + 0.5, 0, 1)."""
-    return tf.nn.relu6(x + 3.0) / 6.0
-
-
-@tf_keras.utils.register_keras_serializable(package=PACKAGE)  # type: ignore[untyped-decorator]
-def hard_silu(x: tf.Tensor) -> tf.Tensor:
-    """x relu6(x + 3) / 6 (Howard et al. 2019, arXiv 1905.02244); becomes TFLite's HARD_SWISH."""
-    return x * tf.nn.relu6(x + 3.0) / 6.0
-
-
-@tf_keras.utils.register_keras_serializable(package=PACKAGE)  # type: ignore[untyped-decorator]
-def leaky_relu(x: tf.Tensor) -> tf.Tensor:
-    """max(x, 0.2 x), the slope of Keras 3's activation of that name."""
-    return tf.nn.leaky_relu(x, alpha=0.2)
-
-
-@tf_keras.utils.register_keras_serializable(package=PACKAGE)  # type: ignore[untyped-decorator]
-def log_softmax(x: tf.Tensor) -> tf.Tensor:
-    """x - log(sum(exp(x))) over the last axis."""
-    return tf.nn.log_softmax(x)
+from edgepipe.models import custom
+from edgepipe.models.activations import PACKAGE
+from edgepipe.models.operators import OPERATORS, apply
 
 
 @tf_keras.utils.register_keras_serializable(package=PACKAGE)
@@ -70,56 +31,122 @@ class Operator(tf_keras.layers.Layer):  # type: ignore[misc]
     def call(self, inputs: Any) -> Any:
         """Apply the operator to the inputs and the stored constants."""
         tensors = inputs if isinstance(inputs, (list, tuple)) else [inputs]
-        stored = json.loads(self.arguments)
-        args = [decode(value, tensors) for value in stored["args"]]
-        named = {key: decode(value, tensors) for key, value in stored["kwargs"].items()}
-        return _function(self.operator)(*args, **named)
+        return apply(self.operator, json.loads(self.arguments), tensors)
 
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor."""
         return {**super().get_config(), "operator": self.operator, "arguments": self.arguments}
 
 
-def _function(name: str) -> Callable[..., Any]:
-    if name == "GetItem":
-        return operator.getitem
-    function: Callable[..., Any] = getattr(keras.ops, re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower())
-    return function
+@tf_keras.utils.register_keras_serializable(package=PACKAGE)
+class LayerScale(tf_keras.layers.Layer):  # type: ignore[misc]
+    """x * gamma, one learned factor for each channel (Touvron et al. 2021, arXiv 2103.17239)."""
+
+    def __init__(self, init_values: float, projection_dim: int, **common: Any) -> None:
+        super().__init__(**common)
+        self.init_values, self.projection_dim = init_values, projection_dim
+
+    def build(self, input_shape: Any) -> None:
+        """Create `gamma`, of the shape (projection_dim,)."""
+        start = tf_keras.initializers.Constant(self.init_values)
+        self.gamma = self.add_weight(name="gamma", shape=(self.projection_dim,), initializer=start)
+        super().build(input_shape)
+
+    def call(self, inputs: Any) -> Any:
+        """Scale every channel."""
+        return inputs * self.gamma
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments of the constructor."""
+        return {**super().get_config(), "init_values": self.init_values, "projection_dim": self.projection_dim}
 
 
-def encode(value: Any, tensors: list[Any]) -> Any:
-    """`value` as JSON; a tensor becomes `{"tensor": i}` and is appended to `tensors`.
+@tf_keras.utils.register_keras_serializable(package=PACKAGE)
+class Weight(tf_keras.layers.Layer):  # type: ignore[misc]
+    """A weight that a custom layer had of its own; called on any tensor of the graph, it gives the weight.
 
-    Raises:
-        TypeError: something that JSON cannot hold, such as a variable.
+    The graph needs it where a custom layer was opened up and an operator in it uses the layer's weight.
     """
-    if isinstance(value, keras.KerasTensor):
-        tensors.append(value)
-        return {"tensor": len(tensors) - 1}
-    if isinstance(value, slice):
-        return {"slice": [encode(part, tensors) for part in (value.start, value.stop, value.step)]}
-    if isinstance(value, (tuple, list)):
-        return {"tuple" if isinstance(value, tuple) else "list": [encode(part, tensors) for part in value]}
-    if value is Ellipsis:
-        return {"ellipsis": True}
-    if isinstance(value, (np.ndarray, tf.Tensor)):
-        return {"array": np.asarray(value).tolist(), "dtype": np.asarray(value).dtype.name}
-    plain = value.item() if isinstance(value, np.generic) else value
-    if plain is None or isinstance(plain, (bool, int, float, str)):
-        return plain
-    raise TypeError(f"a {type(value).__name__} among its arguments")
+
+    def __init__(self, shape: Any, **common: Any) -> None:
+        super().__init__(**common)
+        self.shape = tuple(shape)
+        self.value = self.add_weight(name="value", shape=self.shape, initializer="zeros", trainable=self.trainable)
+
+    def call(self, inputs: Any) -> Any:
+        """The weight, whatever the inputs."""
+        return tf.convert_to_tensor(self.value)
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments of the constructor."""
+        return {**super().get_config(), "shape": list(self.shape)}
 
 
-def decode(value: Any, tensors: Any) -> Any:
-    """The argument that `encode` turned into `value`, tensors put back in."""
-    if not isinstance(value, dict):
-        return value
-    ((tag, inner),) = ((key, value[key]) for key in value if key != "dtype")
-    if tag == "tensor":
-        return tensors[inner]
-    if tag == "array":
-        return np.array(inner, value["dtype"])
-    if tag == "ellipsis":
-        return ...
-    parts = [decode(part, tensors) for part in inner]
-    return slice(*parts) if tag == "slice" else tuple(parts) if tag == "tuple" else parts
+@tf_keras.utils.register_keras_serializable(package=PACKAGE)
+class Keras3Layer(tf_keras.layers.Layer):  # type: ignore[misc]
+    """A built Keras 3 layer that runs as it is inside a tf_keras model, on weights that belong to the tf_keras model.
+
+    It trains and converts; no technique looks inside. `layer` is what `keras.saving.serialize_keras_object` gives.
+    """
+
+    def __init__(self, layer: dict[str, Any], **common: Any) -> None:
+        super().__init__(**common)
+        # as text: tf_keras wraps lists and dicts that are set on a layer, and the wrappers do not serialize
+        self._config = json.dumps(layer)
+        original = keras.saving.deserialize_keras_object(layer, custom_objects=dict(custom.current()))
+        if isinstance(original, keras.Layer) and not original.built and not original.weights:
+            original.built = not original.get_build_config()
+        self._original = _Untracked(original)
+        self.supports_masking = bool(getattr(original, "supports_masking", False))
+        self.carried = tuple(self._own(variable) for variable in original.weights)
+
+    def _own(self, variable: Any) -> Any:
+        return self.add_weight(
+            name=variable.path.replace("/", "_"),
+            shape=tuple(variable.shape),
+            dtype=variable.dtype,
+            initializer="zeros",
+            trainable=variable.trainable and self.trainable,
+        )
+
+    @property
+    def original(self) -> Any:
+        """The Keras 3 layer; its weights are not the current ones."""
+        return self._original.layer
+
+    def call(self, inputs: Any, *others: Any, training: Any = None, **named: Any) -> Any:
+        """What the Keras 3 layer gives with the current weights."""
+        layer = self.original
+        accepted = inspect.signature(layer.call).parameters
+        if "mask" not in accepted:
+            named.pop("mask", None)
+        if "training" in accepted:
+            named["training"] = bool(training)
+        current = {
+            id(original): tf.convert_to_tensor(own) for original, own in zip(layer.weights, self.carried, strict=True)
+        }
+        trainable, state = (
+            [current.get(id(variable), variable.value) for variable in group]
+            for group in (layer.trainable_variables, layer.non_trainable_variables)
+        )
+        result, after = layer.stateless_call(trainable, state, inputs, *others, **named)
+        if training:
+            self._update(after)
+        return result
+
+    def _update(self, state: list[Any]) -> None:
+        """Keep what a training step changed: moving statistics, and the state of random numbers."""
+        own = {id(original): mine for original, mine in zip(self.original.weights, self.carried, strict=True)}
+        for variable, value in zip(self.original.non_trainable_variables, state, strict=True):
+            own.get(id(variable), variable).assign(value)
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments of the constructor."""
+        return {**super().get_config(), "layer": json.loads(self._config)}
+
+
+class _Untracked:
+    """Holds a layer where neither tf_keras nor TensorFlow finds it: its weights are not the model's."""
+
+    def __init__(self, layer: Any) -> None:
+        self.layer = layer

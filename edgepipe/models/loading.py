@@ -18,9 +18,11 @@ import tf_keras
 import edgepipe.models.layers  # noqa: F401 - registers the layers that a bridged model may hold
 from edgepipe.artifact import Artifact, Kind, storing
 from edgepipe.errors import InputError, ToolError
+from edgepipe.models import custom
 from edgepipe.models.bridge import bridge
 from edgepipe.models.shapes import check_shapes
 from edgepipe.models.sniff import code_inside, read_config, sniff
+from edgepipe.models.subclassed import functional
 
 _DATE = (1980, 1, 1, 0, 0, 0)  # the earliest a zip can hold: equal models, equal bytes
 _TRAINING_STATE = {"optimizer", "metrics"}
@@ -69,19 +71,24 @@ def _program(path: Path, allow_code: bool) -> Path:
 
 
 def _open(path: Path, kind: Kind, allow_code: bool) -> Any:
-    code = code_inside(read_config(path))
+    code = code_inside(read_config(path), custom.current())
     if code and not allow_code:
         raise InputError(
             f"{path}: the file holds code or names code to import: {', '.join(code)}; "
-            "say `allow_code: true` (--allow-code) if you trust who made it, or give the model as module:function"
+            "give classes of your own as `custom_objects: module:attribute` (--custom-objects), or say "
+            "`allow_code: true` (--allow-code) if you trust who made it"
         )
     if keras.backend.backend() != "tensorflow":
         raise ToolError(f"Keras runs on '{keras.backend.backend()}' here; set KERAS_BACKEND=tensorflow and start again")
     package: Any = keras if kind is Kind.KERAS else tf_keras
     try:
-        model = package.saving.load_model(path, compile=False, safe_mode=not allow_code)
+        # not by scope alone: keras.utils.clear_session, which begins every stage, forgets those
+        own = dict(custom.current())
+        model = package.saving.load_model(path, custom_objects=own, compile=False, safe_mode=not allow_code)
     except Exception as error:
         raise InputError(f"{path}: cannot be loaded: {_reason(error, path, package)}") from error
+    if kind is Kind.KERAS:
+        model = functional(model)
     check_shapes(model)
     return model
 
@@ -90,8 +97,8 @@ def _reason(error: Exception, path: Path, package: Any) -> str:
     unknown = _unknown_classes(read_config(path), package)
     if unknown:
         return (
-            f"{package.__name__} does not know {', '.join(unknown)}; give the model as module:function, in whose "
-            "module the class is registered with register_keras_serializable"
+            f"{package.__name__} does not know {', '.join(unknown)}; give your classes as "
+            "`custom_objects: module:attribute` (--custom-objects), or the model as module:function"
         )
     first = next((line for line in str(error).splitlines() if line.strip()), "")
     return f"{type(error).__name__}: {first.strip()[:300]} (damaged, or written by an incompatible Keras?)"

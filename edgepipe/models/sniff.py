@@ -9,7 +9,7 @@ import json
 import re
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -162,30 +162,33 @@ def serialized(value: Any) -> Iterator[dict[str, Any]]:
             yield from serialized(inner)
 
 
-def code_inside(config: dict[str, Any]) -> tuple[str, ...]:
-    """The layers of a model that carry code or would import some, each with what it is; empty for a plain model."""
+def code_inside(config: dict[str, Any], known: Container[str] | None = ()) -> tuple[str, ...]:
+    """The layers of a model that carry code or would import some, each with what it is; empty for a plain model.
+
+    Classes and functions named in `known` are given by the user and no code to import; None stands for all.
+    """
     found: dict[str, None] = {}
-    _search_code(config, "the model", found)
+    _search_code(config, "the model", known, found)
     return tuple(found)
 
 
-def _search_code(value: Any, layer: str, found: dict[str, None]) -> None:
+def _search_code(value: Any, layer: str, known: Container[str] | None, found: dict[str, None]) -> None:
     if isinstance(value, list):
         for inner in value:
-            _search_code(inner, layer, found)
+            _search_code(inner, layer, known, found)
     if not isinstance(value, dict):
         return
     config = value.get("config")
     if isinstance(config, dict) and isinstance(config.get("name"), str):
         layer = f"'{config['name']}'"
-    if what := _code(value):
+    if what := _code(value, known):
         found[f"{layer} ({what})"] = None
         return
     for inner in value.values():
-        _search_code(inner, layer, found)
+        _search_code(inner, layer, known, found)
 
 
-def _code(entry: dict[str, Any]) -> str:
+def _code(entry: dict[str, Any], known: Container[str] | None) -> str:
     name, config = entry.get("class_name"), entry.get("config")
     if name in ("Lambda", "__lambda__"):
         return "Lambda layer" if name == "Lambda" else "lambda function"
@@ -194,5 +197,9 @@ def _code(entry: dict[str, Any]) -> str:
         return "" if _SAFE_FUNCTIONS.fullmatch(function) else f"a call of tf.{function}"
     module = entry.get("module")
     if not isinstance(name, str) or not isinstance(module, str) or module.split(".")[0] in _SAFE_PACKAGES:
+        return ""
+    # a function is written as class_name "function", its own name as config
+    names = (name, entry.get("registered_name"), config if name == "function" else None)
+    if known is None or any(isinstance(part, str) and part in known for part in names):
         return ""
     return "" if module in sys.modules else f"{name} from the Python module '{module}'"

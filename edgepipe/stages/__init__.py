@@ -8,6 +8,7 @@ STAGES = {
     "train": "edgepipe.stages.train:Train",
     "prune": "edgepipe.stages.prune:Prune",
     "quantize": "edgepipe.stages.quantize:Quantize",
+    "export": "edgepipe.stages.export:Export",
     "convert": "edgepipe.stages.convert:Convert",
     "validate": "edgepipe.stages.validate:Validate",
 }

@@ -67,7 +67,20 @@ def open_float(work: Work) -> tuple[Any, list[str]]:
     if work.input.kind is Kind.FLOAT:
         return model, []
     bridged = bridge(model)
-    return bridged.model, [bridged.difference.text()]
+    return bridged.model, bridged.notes
+
+
+def open_any(work: Work, artifact: Artifact) -> Any:
+    """The Keras, tf_keras or fake-quant model in `artifact`; a SavedModel, which is only converted, gives its path."""
+    if artifact.kind is Kind.QAT:
+        from edgepipe.compress.qat.store import restore
+
+        return restore(artifact.path)
+    if artifact.kind is Kind.SAVED_MODEL:
+        return artifact.path
+    from edgepipe.models.loading import load
+
+    return load(artifact.path, artifact.kind, allow_code=work.allow_code)
 
 
 def write_keras(model: Any, folder: Path) -> Artifact:

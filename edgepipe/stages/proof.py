@@ -85,13 +85,9 @@ def _compared(work: Work, name: str, deployed: list[Metric]) -> list[Metric]:
 
 
 def _keras_quality(work: Work, name: str, artifact: Artifact) -> list[Metric]:
-    from edgepipe.compress.quantize import restore
-    from edgepipe.models.loading import load
     from edgepipe.training.fit import evaluate
 
-    is_qat = artifact.kind is Kind.QAT
-    model = restore(artifact.path) if is_qat else load(artifact.path, artifact.kind, allow_code=work.allow_code)
-    values = evaluate(model, work.goal, work.data.test)
+    values = evaluate(facts.open_any(work, artifact), work.goal, work.data.test)
     found = facts.qualities(values, work.goal, "test", len(work.data.test), f"the Keras model of stage '{name}'")
     return [m.model_copy(update={"name": f"{m.name}_of_{name}"}) for m in found]
 

@@ -11,7 +11,7 @@ from edgepipe.config import Document, Path_, describe, validate
 from edgepipe.data.splits import FITTING
 from edgepipe.errors import InputError
 from edgepipe.models.describe import describe as describe_model
-from edgepipe.models.sniff import sniff
+from edgepipe.models.sniff import code_inside, read_config, sniff
 from edgepipe.outcome import Outcome
 from edgepipe.stages import facts
 from edgepipe.stages.base import Stage, Work, World
@@ -28,6 +28,9 @@ class Source(Stage):
     path: str | None = Field(default=None, description=".keras, .h5 or .tflite file, or SavedModel folder")
     function: str | None = Field(default=None, description="module:function that gives a Keras 3 model")
     args: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the function")
+    custom_objects: str | None = Field(
+        default=None, description="module:attribute, a dictionary of the model's own classes, or one class"
+    )
     allow_code: bool = Field(default=False, description="load models that carry code: Lambda layers, SavedModels")
 
     def kind(self, base: Path) -> Kind:
@@ -36,9 +39,11 @@ class Source(Stage):
 
     def key(self, world: World) -> dict[str, Any]:
         """The file's content, or the source of the function."""
-        if self.path is not None:
-            return {"content": content_digest(world.base / self.path)}
-        return {"source": sources.digest(str(self.function).partition(":")[0], world.base)}
+        code = [reference.partition(":")[0] for reference in (self.function, self.custom_objects) if reference]
+        return {
+            "content": content_digest(world.base / self.path) if self.path is not None else None,
+            "source": [sources.digest(module, world.base) for module in code],
+        }
 
     def run(self, work: Work) -> tuple[Artifact, Outcome]:
         """Copy the file in or build the model, so that the run no longer depends on what it came from."""
@@ -79,26 +84,39 @@ def _wrong(source: Source, base: Path) -> str:
     if (source.path is None) == (source.function is None):
         return "needs exactly one of path and function"
     try:
-        if source.function is not None:
-            return _wrong_function(source.function, base)
-        kind = sniff(base / str(source.path))
-        # This also refuses a subclassed model, whose file does not say how it is built.
+        for option in ("function", "custom_objects"):
+            if problem := _wrong_reference(option, getattr(source, option), base):
+                return problem
+        if source.path is None:
+            return ""
+        kind = sniff(base / source.path)
         keras_file = kind in (Kind.KERAS, Kind.FLOAT) and not source.allow_code
-        inside = describe_model(base / str(source.path)).code if keras_file else ()
+        inside = _code(base / source.path, source.custom_objects is not None) if keras_file else ()
     except InputError as error:
         return str(error)
     if kind is Kind.SAVED_MODEL and not source.allow_code:
         return "a SavedModel is a program; say `model: {path: .., allow_code: true}` if you trust it"
     if inside:
-        return f"carries code in {', '.join(inside)}; say `model: {{path: .., allow_code: true}}` if you trust it"
+        return (
+            f"carries code in {', '.join(inside)}; give classes of your own as `model: {{path: .., custom_objects: "
+            "module:attribute}`, or say `allow_code: true` if you trust it"
+        )
     return ""
 
 
-def _wrong_function(function: str, base: Path) -> str:
-    if not sources.is_reference(function):
-        return f"'{function}' is not of the form module:function"
-    sources.check(function, base)
+def _wrong_reference(option: str, reference: str | None, base: Path) -> str:
+    if reference is None:
+        return ""
+    if not sources.is_reference(reference):
+        return f"{option} '{reference}' is not of the form module:{'function' if option == 'function' else 'attribute'}"
+    sources.check(reference, base)
     return ""
+
+
+def _code(path: Path, classes_given: bool) -> tuple[str, ...]:
+    if classes_given:  # which ones only their module can say, when it is run; a subclassed model is among them
+        return code_inside(read_config(path), known=None)
+    return describe_model(path).code
 
 
 def _evidence(artifact: Artifact, work: Work) -> list[Any]:

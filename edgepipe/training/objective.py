@@ -19,9 +19,7 @@ def api(model: Any) -> Any:
 def gives_logits(model: Any) -> bool:
     """Whether the model's last layer leaves class scores as they are, by its activation."""
     last = _last_layer(model)
-    activation = getattr(last, "activation", None)
-    activation = getattr(activation, "activation", activation)  # tfmot keeps the original inside its own
-    name = getattr(activation, "__name__", type(last).__name__)
+    name = getattr(getattr(last, "activation", None), "__name__", type(last).__name__)
     return name not in PROBABILITIES
 
 
@@ -29,6 +27,8 @@ def _last_layer(model: Any) -> Any:
     layer = model.layers[-1] if model.layers else model
     while getattr(layer, "layers", None):
         layer = layer.layers[-1]
+    while type(layer).__name__ == "QuantizeLayer":  # tfmot's fake-quant stands behind what gives the output
+        layer = layer._inbound_nodes[0].inbound_layers
     return getattr(layer, "layer", layer)  # inside a wrapper of tfmot
 
 

@@ -19,8 +19,8 @@ from edgepipe.artifact import Artifact, Kind, content_digest
 from edgepipe.errors import InputError
 from edgepipe.models.bridge import bridge
 from edgepipe.models.describe import Port, describe
-from edgepipe.models.layers import OPERATORS, _function
 from edgepipe.models.loading import load, save_float, save_keras
+from edgepipe.models.operators import OPERATORS, function
 from edgepipe.models.sniff import sniff
 
 SAMPLES = np.random.default_rng(0).normal(size=(3, 8, 8, 2)).astype("float32")
@@ -165,7 +165,7 @@ def test_bridged_models_with_our_own_layers_reload(tmp_path: Path) -> None:
 
 
 def test_every_operator_exists_in_keras_ops() -> None:
-    assert [name for name in sorted(OPERATORS) if not callable(_function(name))] == []
+    assert [name for name in sorted(OPERATORS) if not callable(function(name))] == []
 
 
 def _lambda_model(package: Any) -> Any:

@@ -52,7 +52,7 @@ CASES: list[tuple[str, str, str, list[str]]] = [
         "9:5: stages.3.convret: unknown stage; did you mean 'convert'?",
     ]),
     ("a stage of a later issue", "- convert", "- deploy", [
-        "9:5: stages.3.deploy: unknown stage; allowed: convert, prune, quantize, train, validate",
+        "9:5: stages.3.deploy: unknown stage; allowed: convert, export, prune, quantize, train, validate",
     ]),
     ("unknown option", "sparsity: 0.5", "sparsty: 0.5", [
         "7:13: stages.1.prune.sparsty: unknown option; did you mean 'sparsity'?",
@@ -129,6 +129,13 @@ CASES: list[tuple[str, str, str, list[str]]] = [
     ]),
     ("prune after convert", "  - convert\n", "  - convert\n  - prune: {as: again}\n", [
         "10:5: stages.4.prune: 'prune' takes keras, float, but 'convert' before it gives tflite; move it earlier",
+    ]),
+    ("export of what is Keras 3 already", "  - prune:", "  - export\n  - prune:", [
+        "7:5: stages.1.export: 'export' takes float, but 'train' before it gives keras; it is a Keras 3 model already: drop this stage",
+    ]),
+    ("export after quantize", "  - convert\n", "  - export\n  - convert\n", [
+        "9:5: stages.3.export: 'export' takes float, but 'quantize' before it gives qat; a fake-quant model can only be converted: "
+        "drop this stage or put it before `quantize`",
     ]),
     ("two converts", "  - convert\n", "  - convert\n  - convert: {as: again}\n", [
         "10:5: stages.4.convert: 'convert' takes keras, float, qat, saved_model, but 'convert' before it gives tflite; move it earlier",

@@ -1,0 +1,58 @@
+"""Activations of Keras 3 that tf_keras lacks or means otherwise, as functions that tf_keras can store by name."""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+import tf_keras
+
+PACKAGE = "edgepipe"
+_FROM_KERAS = (
+    "celu", "glu", "hard_shrink", "hard_tanh", "log_sigmoid", "soft_shrink", "sparse_plus", "sparse_sigmoid",
+    "sparsemax", "squareplus", "tanh_shrink",
+)  # fmt: skip
+
+
+@tf_keras.utils.register_keras_serializable(package=PACKAGE)  # type: ignore[untyped-decorator]
+def hard_sigmoid(x: tf.Tensor) -> tf.Tensor:
+    """relu6(x + 3) / 6, as Keras 3 defines it; tf_keras's own of that name is clip(0.2 x + 0.5, 0, 1)."""
+    return tf.nn.relu6(x + 3.0) / 6.0
+
+
+@tf_keras.utils.register_keras_serializable(package=PACKAGE)  # type: ignore[untyped-decorator]
+def hard_silu(x: tf.Tensor) -> tf.Tensor:
+    """x relu6(x + 3) / 6 (Howard et al. 2019, arXiv 1905.02244); becomes TFLite's HARD_SWISH."""
+    return x * tf.nn.relu6(x + 3.0) / 6.0
+
+
+@tf_keras.utils.register_keras_serializable(package=PACKAGE)  # type: ignore[untyped-decorator]
+def leaky_relu(x: tf.Tensor) -> tf.Tensor:
+    """max(x, 0.2 x), the slope of Keras 3's activation of that name."""
+    return tf.nn.leaky_relu(x, alpha=0.2)
+
+
+@tf_keras.utils.register_keras_serializable(package=PACKAGE)  # type: ignore[untyped-decorator]
+def log_softmax(x: tf.Tensor) -> tf.Tensor:
+    """x - log(sum(exp(x))) over the last axis."""
+    return tf.nn.log_softmax(x)
+
+
+def _registered(name: str) -> Any:
+    """The activation `name` as Keras 3 itself computes it, under a name that tf_keras can store."""
+    keras_own = getattr(keras.activations, name)
+
+    def activation(x: tf.Tensor) -> tf.Tensor:
+        return keras_own(x)
+
+    activation.__name__ = name
+    activation.__doc__ = keras_own.__doc__
+    return tf_keras.utils.register_keras_serializable(package=PACKAGE, name=name)(activation)
+
+
+ACTIVATIONS = {
+    "hard_sigmoid": hard_sigmoid,
+    "hard_silu": hard_silu,
+    "leaky_relu": leaky_relu,
+    "log_softmax": log_softmax,
+    **{name: _registered(name) for name in _FROM_KERAS},
+}

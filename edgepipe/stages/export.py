@@ -1,0 +1,31 @@
+"""`export`: write the model for another tool to go on with."""
+
+from typing import ClassVar, Literal, final
+
+from pydantic import Field
+
+from edgepipe.artifact import Artifact, Kind
+from edgepipe.data.splits import FITTING
+from edgepipe.outcome import Outcome
+from edgepipe.stages import facts
+from edgepipe.stages.base import Stage, Work
+
+
+@final
+class Export(Stage):
+    """Write a compressed model back as a Keras 3 model, which Keras 3 loads, trains and saves by itself."""
+
+    accepts: ClassVar = {Kind.FLOAT: Kind.KERAS}
+    splits: ClassVar = FITTING
+    tools: ClassVar = ("tensorflow", "keras", "tf_keras", "numpy")
+
+    format: Literal["keras"] = Field(default="keras", description="keras: a .keras file of Keras 3")
+
+    def run(self, work: Work) -> tuple[Artifact, Outcome]:
+        """Rebuild the model from Keras 3 layers, prove it equal, write it."""
+        from edgepipe.models.back import written_back
+        from edgepipe.models.loading import load
+
+        back = written_back(load(work.input.path, work.input.kind, allow_code=work.allow_code))
+        artifact = facts.write_keras(back.model, work.folder)
+        return artifact, Outcome(metrics=tuple(facts.keras_evidence(back.model, artifact, work)), notes=(back.text,))
