@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEVICE_VENV := .venv-device
 
-.PHONY: demo test quick lint bench lock clean help
+.PHONY: demo test quick lint bench families lock clean help
 
 help:
 	@echo "make demo   run pipelines/digits.yaml: train, prune, quantize, convert, validate"
@@ -14,6 +14,7 @@ help:
 	@echo "make quick  the tests that take seconds"
 	@echo "make lint   ruff, mypy, import-linter"
 	@echo "make bench  the benchmarks"
+	@echo "make families  14 model families to int8, into docs/families.md (half an hour)"
 	@echo "make lock   resolve requirements.lock anew (needs uv)"
 
 demo: $(VENV)/.installed
@@ -34,6 +35,9 @@ lint: $(VENV)/.installed
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/convert.py
+
+families: $(VENV)/.installed
+	$(BIN)/python benchmarks/families.py
 
 $(VENV)/.installed: requirements.lock pyproject.toml
 	@sh tools/make-venv.sh $(VENV) "3.13 3.12 3.11" requirements.lock

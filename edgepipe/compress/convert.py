@@ -10,8 +10,9 @@ import numpy as np
 import tensorflow as tf
 
 from edgepipe.arrays import Array, Arrays, count
+from edgepipe.compress.qat.fake_quant import exporting
 from edgepipe.errors import InputError
-from edgepipe.models.freeze import Port, freeze, freeze_saved_model
+from edgepipe.models.freeze import Frozen, Port, freeze, freeze_saved_model
 from edgepipe.models.stderr import captured_stderr
 
 Scheme = Literal["int8", "float16", "dynamic", "float32"]
@@ -40,7 +41,7 @@ def convert(
     with captured_stderr() as said, warnings.catch_warnings():
         # said of every quantization through a frozen graph; the representative samples are those statistics
         warnings.filterwarnings("ignore", "Statistics for quantized inputs were expected", UserWarning)
-        frozen = freeze_saved_model(model) if isinstance(model, Path) else freeze(model)
+        frozen = freeze_saved_model(model) if isinstance(model, Path) else _frozen(model)
         if scheme == "int8":
             _check_loops(frozen.function)
         feeds = _feeds(samples, frozen.inputs) if scheme == "int8" else []
@@ -48,6 +49,11 @@ def convert(
         _configure(converter, scheme, feeds)
         converter.inference_input_type, converter.inference_output_type = (_TYPES[name] for name in types)
         return _run(converter, said)
+
+
+def _frozen(model: Any) -> Frozen:
+    with exporting(model):
+        return freeze(model)
 
 
 LOOPS = ("LoopCond", "While", "StatelessWhile")

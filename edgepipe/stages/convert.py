@@ -6,11 +6,14 @@ from pydantic import Field, model_validator
 
 from edgepipe.artifact import Artifact, Kind, write_bytes
 from edgepipe.data.splits import FITTING
+from edgepipe.devices.evidence import counts
 from edgepipe.metric import Finding, Metric
-from edgepipe.outcome import Outcome
+from edgepipe.outcome import Outcome, Table
 from edgepipe.stages import facts
 from edgepipe.stages.base import Stage, Work, World
-from edgepipe.units import Dimension
+from edgepipe.tflite.graph import read
+from edgepipe.tflite.integer import findings
+from edgepipe.tflite.model import Model
 
 Scheme = Literal["int8", "float16", "dynamic", "float32"]
 
@@ -63,21 +66,27 @@ class Convert(Stage):
 
         seeded(work.seed)
         interface = {"input_type": self.input or self._default(), "output_type": self.output or self._default()}
-        data = convert(_open(work), scheme=self.scheme, samples=self._samples(work), **interface)
+        model = facts.open_any(work, work.input)
         path = work.folder / "model.tflite"
-        write_bytes(path, data)
-        artifact = Artifact.of(Kind.TFLITE, path)
-        found = self._offenders(artifact)
-        return artifact, Outcome(metrics=(*_quality(artifact, work), *_counts(artifact)), findings=tuple(found))
+        write_bytes(path, convert(model, scheme=self.scheme, samples=self._samples(work), **interface))
+        artifact, lite = Artifact.of(Kind.TFLITE, path), read(path)
+        tables = self._agreement(model, lite, work)
+        metrics = (*_quality(artifact, work), *tables[1], *counts(lite))
+        return artifact, Outcome(metrics=metrics, findings=tuple(self._offenders(lite)), tables=tables[0])
 
-    def _offenders(self, artifact: Artifact) -> list[Finding]:
+    def _offenders(self, lite: Model) -> list[Finding]:
         """What int8 left in float: operators and tensors that the user did not ask to be float."""
         if self.scheme != "int8":
             return []
-        from edgepipe.tflite.graph import read
-        from edgepipe.tflite.integer import findings
+        return findings(lite, allow_float_interface="float32" in (self.input, self.output))
 
-        return findings(read(artifact.path), allow_float_interface="float32" in (self.input, self.output))
+    def _agreement(self, model: Any, lite: Model, work: Work) -> tuple[tuple[Table, ...], tuple[Metric, ...]]:
+        """How far a fake-quant model and its int8 model agree; nothing for models without fake-quant."""
+        if work.input.kind is not Kind.QAT or self.scheme != "int8" or work.splits is None:
+            return (), ()
+        from edgepipe.stages.agreed import compared
+
+        return compared(model, lite, work)
 
     def _default(self) -> Literal["int8", "float32"]:
         return "int8" if self.scheme == "int8" else "float32"
@@ -90,18 +99,6 @@ class Convert(Stage):
         return representative(work.data.train, self._representative(work.world), work.seed)
 
 
-def _open(work: Work) -> Any:
-    if work.input.kind is Kind.QAT:
-        from edgepipe.compress.quantize import restore
-
-        return restore(work.input.path)
-    if work.input.kind is Kind.SAVED_MODEL:
-        return work.input.path
-    from edgepipe.models.loading import load
-
-    return load(work.input.path, work.input.kind, allow_code=work.allow_code)
-
-
 def _quality(artifact: Artifact, work: Work) -> list[Metric]:
     if work.splits is None or work.task is None:
         return []
@@ -109,16 +106,3 @@ def _quality(artifact: Artifact, work: Work) -> list[Metric]:
     from edgepipe.tflite.interpreter import Runtime
 
     return lite_quality(artifact.path, work.task, work.data.validation, "validation", Runtime.XNNPACK)
-
-
-def _counts(artifact: Artifact) -> list[Metric]:
-    from edgepipe.tflite.graph import read
-
-    model = read(artifact.path)
-    return [
-        facts.exact("parameters", model.parameters, Dimension.COUNT, "elements of the constant weights and biases"),
-        facts.exact("nonzero_parameters", model.parameters - model.zero_parameters, Dimension.COUNT,
-                    "elements that differ from their zero point"),
-        facts.exact("size", artifact.bytes, Dimension.BYTES, "bytes of the .tflite"),
-        facts.exact("macs", model.macs, Dimension.COUNT, "multiply-accumulates of one inference, counted by operator"),
-    ]  # fmt: skip

@@ -1,47 +1,99 @@
 """`quantize`: quantization-aware training."""
 
-from typing import Any, ClassVar, final
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 
 from pydantic import Field
 
 from edgepipe.artifact import Artifact, Kind
-from edgepipe.outcome import Outcome
+from edgepipe.outcome import Outcome, Table
 from edgepipe.stages import facts
 from edgepipe.stages.base import TrainingStage, Work
+from edgepipe.units import Dimension
+
+if TYPE_CHECKING:
+    from edgepipe.compress.qat.fake_quant import FakeQuant, Recipe
 
 
 @final
 class Quantize(TrainingStage):
-    """Train with fake-quant on weights and activations, so that the model learns to live with 8 bits (tfmot)."""
+    """Train with fake-quant on weights and activations, so that the model learns to live with 8 bits."""
 
     accepts: ClassVar = {Kind.KERAS: Kind.QAT, Kind.FLOAT: Kind.QAT}
     tools: ClassVar = ("tensorflow", "keras", "tf_keras", "tensorflow-model-optimization", "numpy")
 
-    preserve_sparsity: bool | None = Field(
-        default=None, description="keep zeros at zero; null does so when the model is sparse"
+    preserve_sparsity: bool = Field(default=True, description="keep the zeros of layers that were pruned at zero")
+    preserve_clusters: bool = Field(default=True, description="keep equal weights of layers that were clustered equal")
+    batch_norm: Literal["frozen", "live"] = Field(
+        default="live",
+        description="live: train with the statistics of each batch; frozen: with the moving ones, as a device does",
+    )
+    types: dict[str, None] = Field(
+        default_factory=dict, description="layer classes to leave alone: `{LayerNormalization: null}`"
+    )
+    layers: dict[str, None] = Field(
+        default_factory=dict, description='layers to leave alone, by regular expression: `{"block_1_.*": null}`'
     )
 
     def run(self, work: Work) -> tuple[Artifact, Outcome]:
         """Apply fake-quant, train, store base model, recipe and weights."""
-        from edgepipe.compress import quantize, ranges
+        from edgepipe.arrays import take
+        from edgepipe.compress.qat import biases, ranges, store
+        from edgepipe.compress.qat.fake_quant import fake_quant, freeze_batch_norms
         from edgepipe.training.fit import fit, seeded
 
         seeded(work.seed)
         base, notes = facts.open_float(work)
-        scheme = self._scheme(quantize.is_sparse(base))
-        model = quantize.fake_quant(base, scheme)
-        ranges.initialise(model, work.data.train.x, work.seed)
-        fit(model, work.goal, work.data.train, work.data.validation, self.fit_schedule(work), work.progress.epoch)
-        folder = work.folder / "model"
-        quantize.save(model, base, scheme, folder)
-        artifact = Artifact.of(Kind.QAT, folder)
-        notes = [*notes, f"scheme: tfmot {scheme}", *_in_float(quantize.left_in_float(model))]
-        return artifact, Outcome(metrics=tuple(facts.keras_evidence(model, artifact, work)), notes=tuple(notes))
+        recipe, x = self._recipe(), work.data.train.x
+        made = fake_quant(base, recipe, take(x, slice(2)))
+        dead = ranges.initialise(made.model, x, work.seed, batch_statistics=self.batch_norm == "live")
+        if self.batch_norm == "frozen":
+            freeze_batch_norms(made.model)
+        fit(made.model, work.goal, work.data.train, work.data.validation, self.fit_schedule(work), work.progress.epoch)
+        settled = biases.settle(made.model)
+        store.save(made.model, base, recipe, work.folder / "model")
+        artifact = Artifact.of(Kind.QAT, work.folder / "model")
+        metrics = [*facts.keras_evidence(made.model, artifact, work), *_counted(made)]
+        notes += [f"{settled} biases moved to the int32 steps that TFLite stores them in", *_held(made)]
+        notes += [*_exceptions(made), *(f"'{name}' is always zero on the samples" for name in dead)]
+        return artifact, Outcome(metrics=tuple(metrics), notes=tuple(notes), tables=(_coverage(made),))
 
-    def _scheme(self, sparse: bool) -> Any:
-        keep = sparse if self.preserve_sparsity is None else self.preserve_sparsity
-        return "default_8bit_preserve_sparsity" if keep else "default_8bit"
+    def _recipe(self) -> "Recipe":
+        from edgepipe.compress.qat.fake_quant import Recipe
+
+        return Recipe(self.preserve_sparsity, self.preserve_clusters, tuple(self.layers), tuple(self.types))
 
 
-def _in_float(names: list[str]) -> list[str]:
-    return [f"layer '{name}' carries no fake-quant; the converter calibrates it" for name in names]
+def _counted(made: "FakeQuant") -> list[Any]:
+    from edgepipe.compress.qat.coverage import counts
+
+    found = counts(made.coverage)
+    how = {"training": "whose tensors are all fake-quantized", "calibration": "quantized by calibration only",
+           "float": "that TFLite has no int8 operator for"}  # fmt: skip
+    return [
+        facts.exact(f"layers_by_{by}", found[by], Dimension.COUNT, f"layers of the model {text}")
+        for by, text in how.items()
+    ]
+
+
+def _coverage(made: "FakeQuant") -> Table:
+    """By class, and each exception by name."""
+    rows: dict[tuple[str, str, str], list[str]] = {}
+    for entry in made.coverage:
+        rows.setdefault((entry.cls, entry.by, entry.reason), []).append(entry.layer)
+    return Table(
+        title="coverage of quantization",
+        columns=("class", "layers", "quantized by", "why not by training"),
+        rows=tuple((cls, len(names), by, reason) for (cls, by, reason), names in rows.items()),
+    )
+
+
+def _exceptions(made: "FakeQuant") -> list[str]:
+    by = {"calibration": "is quantized by calibration only", "float": "stays float"}
+    return [f"layer '{c.layer}' ({c.cls}) {by[c.by]}: {c.reason}" for c in made.coverage if c.by != "training"]
+
+
+def _held(made: "FakeQuant") -> list[str]:
+    zero = [name for name, ties in made.held.items() if ties.zero is not None]
+    clustered = [f"{name} ({ties.clusters})" for name, ties in made.held.items() if ties.cluster is not None]
+    told = [f"zeros are kept in {len(zero)} of {len(made.held)} kernels: {', '.join(zero)}"] if zero else []
+    return told + ([f"equal weights are kept equal in {', '.join(clustered)}"] if clustered else [])

@@ -57,7 +57,7 @@ def predict(
     """
     model = graph.read(path)
     given = stored(model, x)
-    results, how = _run(_Session(model, runtime, threads), given, batch)
+    results, how = _run(Session(model, runtime, threads), given, batch)
     return outputs(model, results, f"LiteRT {runtime}, {_counted(threads, 'thread')}, {how}")
 
 
@@ -74,12 +74,13 @@ def check_runs(path: Path, runtime: Runtime = Runtime.BUILTIN, timeout: float = 
 
 
 @dataclass(frozen=True)
-class _Session:
+class Session:
     """How to open the model: each batch size gets an interpreter of its own, because a failed resize breaks one."""
 
     model: Model
     runtime: Runtime
     threads: int
+    preserve: bool = False  # keep every tensor in memory of its own, so that it can be read afterwards
 
     def open(self, shapes: list[tuple[int, ...]]) -> Any:
         """An allocated interpreter whose inputs have `shapes`; RuntimeError or ValueError if the model refuses."""
@@ -95,6 +96,7 @@ class _Session:
                 model_path=str(self.model.path),
                 num_threads=self.threads,
                 experimental_op_resolver_type=resolvers[self.runtime],
+                experimental_preserve_all_tensors=self.preserve,
             )
             for tensor, shape in zip(self.model.inputs, shapes, strict=True):
                 if shape != tensor.shape:
@@ -126,8 +128,8 @@ def open_once(model: Model, runtime: Runtime, threads: int) -> tuple[Any, list[A
     """
     for name, tensor in model.input_names.items():
         check_type(model.path, name, tensor)
-    with _refusals(model.path, runtime):
-        interpreter = _Session(model, runtime, threads).open([tensor.shape for tensor in model.inputs])
+    with refusals(model.path, runtime):
+        interpreter = Session(model, runtime, threads).open([tensor.shape for tensor in model.inputs])
         zeros = [np.zeros(tensor.shape, tensor.dtype) for tensor in model.inputs]
         for tensor, array in zip(model.inputs, zeros, strict=True):
             interpreter.set_tensor(tensor.index, array)
@@ -135,19 +137,19 @@ def open_once(model: Model, runtime: Runtime, threads: int) -> tuple[Any, list[A
     return interpreter, zeros
 
 
-def _run(session: _Session, given: list[Array], batch: int) -> tuple[list[Array], str]:
+def _run(session: Session, given: list[Array], batch: int) -> tuple[list[Array], str]:
     size = min(batch, len(given[0]))
     try:
         if size < 2 or session.model.inputs[0].shape[:1] != (1,):
             raise _NoBatchError("" if size < 2 else "the model's own batch is fixed")
         return _in_batches(session, given, size), f"batches of {size}"
     except _NoBatchError as reason:
-        with _refusals(session.model.path, session.runtime):
+        with refusals(session.model.path, session.runtime):
             results = _one_by_one(session, given)
         return results, f"one by one: {reason}" if str(reason) else "one by one"
 
 
-def _in_batches(session: _Session, given: list[Array], size: int) -> list[Array]:
+def _in_batches(session: Session, given: list[Array], size: int) -> list[Array]:
     """All results; the last batch is filled up with its last sample.
 
     Raises:
@@ -165,19 +167,19 @@ def _in_batches(session: _Session, given: list[Array], size: int) -> list[Array]
     return [np.concatenate(parts)[: len(given[0])] for parts in zip(first, *rest, strict=True)]
 
 
-def _compare_with_single(session: _Session, given: list[Array], batched: list[Array], size: int) -> None:
+def _compare_with_single(session: Session, given: list[Array], batched: list[Array], size: int) -> None:
     if any(array.ndim == 0 or array.shape[0] != size for array in batched):
         raise _NoBatchError("the first axis of an output does not follow the batch")
     # The last of the batch, because a model that mixes samples up often gets the first ones right.
     chosen = [0, size - 1]
-    with _refusals(session.model.path, session.runtime):
+    with refusals(session.model.path, session.runtime):
         single = _one_by_one(session, [array[chosen] for array in given])
     pairs = zip(single, (array[chosen] for array in batched), strict=True)
     if not all(np.array_equal(one, many, equal_nan=one.dtype.kind == "f") for one, many in pairs):
         raise _NoBatchError("a batch gives other numbers than single samples")
 
 
-def _one_by_one(session: _Session, given: list[Array]) -> list[Array]:
+def _one_by_one(session: Session, given: list[Array]) -> list[Array]:
     """All results with the model's own batch, which is 1 for nearly all models."""
     own = session.model.inputs[0].shape[0] if session.model.inputs and session.model.inputs[0].shape else 1
     interpreter = session.open([(own, *array.shape[1:]) for array in given])
@@ -201,7 +203,7 @@ def _filled(given: list[Array], at: int, size: int) -> list[Array]:
 
 
 @contextlib.contextmanager
-def _refusals(path: Path, runtime: Runtime) -> Iterator[None]:
+def refusals(path: Path, runtime: Runtime) -> Iterator[None]:
     """Turn what the runtime says against a model into an `InputError`."""
     try:
         yield

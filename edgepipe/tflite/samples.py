@@ -105,6 +105,11 @@ def _fitted(path: Path, name: str, tensor: Tensor, x: Array) -> Array:
     return _converted(f"{path}: input '{name}'", tensor, x)
 
 
+def _whole(x: Array) -> bool:
+    """Integers, or floats that are: indices of an embedding often come as floats."""
+    return np.issubdtype(x.dtype, np.integer) or (np.issubdtype(x.dtype, np.floating) and bool((x == np.rint(x)).all()))
+
+
 def check_type(path: Path, name: str, tensor: Tensor) -> None:
     """Raise an `InputError` unless numpy has the type of `tensor`, so that samples can fill it."""
     if tensor.dtype not in NUMPY_TYPES:
@@ -119,7 +124,7 @@ def _converted(place: str, tensor: Tensor, x: Array) -> Array:
         if not np.isfinite(x).all():
             raise InputError(f"{place}: the samples hold values that are not finite, which no integer can stand for")
         return quantized(x, tensor)
-    if tensor.dtype in INTEGERS and tensor.quantization is None and np.issubdtype(x.dtype, np.integer):
+    if tensor.dtype in INTEGERS and tensor.quantization is None and _whole(x):
         limits = np.iinfo(tensor.dtype)
         if limits.min <= x.min() and x.max() <= limits.max:
             return x.astype(tensor.dtype)

@@ -180,7 +180,7 @@ def test_a_runtime_that_refuses_the_model_says_why(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"m\.tflite: LiteRT reference does not run this model: .*MyOp"):
         interpreter.predict(path, np.zeros((1, 4), np.int8), Runtime.REFERENCE)
     with pytest.raises(InputError, match=r"takes int8 \(no scale\), found float64"):
-        interpreter.predict(path, np.zeros((1, 4)), Runtime.REFERENCE)
+        interpreter.predict(path, np.full((1, 4), 0.5), Runtime.REFERENCE)
 
 
 def test_a_file_that_crashes_the_runtime_is_an_input_error(tmp_path: Path, int8_net: Path) -> None:

@@ -1,0 +1,158 @@
+"""Fake-quant as TFLite's int8 kernels round: per-channel symmetric weights, per-tensor asymmetric activations.
+
+Jacob et al. 2018 (arXiv 1712.05877); https://ai.google.dev/edge/litert/models/quantization_spec. All are quantizers of
+tfmot's interface, run by its `QuantizeLayer` (activations) and `QuantizeWrapperV2` (weights).
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tensorflow_model_optimization.python.core.quantization.keras import quant_ops
+from tensorflow_model_optimization.python.core.quantization.keras.quantize_config import QuantizeConfig
+from tensorflow_model_optimization.python.core.quantization.keras.quantizers import (
+    FixedQuantizer,
+    MovingAverageQuantizer,
+    Quantizer,
+)
+
+from edgepipe.arrays import Array
+
+DECAY = 0.99  # of an activation's moving range; tfmot's 0.999 stands still in the few hundred steps that QAT takes
+SMALLEST = 1e-6  # of a channel's largest weight; fake-quant divides by the range
+SPARSE_FROM = 0.1  # a kernel with a tenth of zeros was pruned; rounding to float32 never gives that by chance
+CLUSTERS = 256  # more distinct values than int8 has are no clustering
+LOOKED_AT = 4096  # weights that tell at a glance that a kernel is not clustered
+
+
+class ActivationQuantizer(MovingAverageQuantizer):  # type: ignore[misc]  # tfmot carries no types
+    """The range follows the batches' smallest and largest value as a moving average while training."""
+
+    def __init__(self) -> None:
+        super().__init__(num_bits=8, per_axis=False, symmetric=False, narrow_range=False)
+
+    def __call__(self, inputs: Any, training: bool, weights: Any, **_: Any) -> Any:
+        return quant_ops.MovingAvgQuantize(
+            inputs, weights["min_var"], weights["max_var"], ema_decay=DECAY, is_training=training, num_bits=8
+        )
+
+
+class FixedRange(FixedQuantizer):  # type: ignore[misc]
+    """The range that TFLite prescribes for an operator's output, such as 0 .. 255/256 for a softmax.
+
+    At a model's output it only counts at inference: a probability rounded to zero has no gradient to learn from.
+    """
+
+    def __init__(self, low: float, high: float, in_training: bool) -> None:
+        super().__init__(num_bits=8, init_min=low, init_max=high, narrow_range=False)
+        self.in_training = in_training
+
+    def __call__(self, inputs: Any, training: bool, weights: Any, **_: Any) -> Any:
+        if training and not self.in_training:
+            return tf.identity(inputs)
+        return super().__call__(inputs, training, weights)
+
+    def get_config(self) -> dict[str, Any]:
+        """What tells it apart from another."""
+        return {"low": self.init_min, "high": self.init_max, "in_training": self.in_training}
+
+
+@dataclass(frozen=True)
+class Ties:
+    """What training must keep of a kernel: which weights are zero, and which are equal."""
+
+    zero: Array | None = None  # bool, shape of the kernel
+    cluster: Array | None = None  # int32, shape of the kernel: which value each weight has
+
+    @property
+    def clusters(self) -> int:
+        """How many distinct values the kernel has; 0 if it is not clustered."""
+        return 0 if self.cluster is None else int(self.cluster.max()) + 1
+
+
+def ties(kernel: Array) -> Ties:
+    """What `kernel` shows of pruning and clustering."""
+    zero = kernel == 0
+    return Ties(zero if zero.mean() > SPARSE_FROM else None, _clusters(kernel, int(np.count_nonzero(kernel))))
+
+
+def _clusters(kernel: Array, nonzero: int) -> Array | None:
+    most = min(CLUSTERS, nonzero // 4)
+    if np.unique(kernel.ravel()[:LOOKED_AT]).size > most:  # sorting all of a large kernel takes seconds
+        return None
+    values, cluster = np.unique(kernel, return_inverse=True)
+    return cluster.reshape(kernel.shape).astype(np.int32) if values.size <= most else None
+
+
+class WeightQuantizer(Quantizer):  # type: ignore[misc]
+    """Fake-quant of a kernel, one symmetric narrow range (-127 .. 127) for each slice along `axis`, from the weights.
+
+    `axis` holds the axes that output channels lie on: the last of a convolution, the last two of a depthwise one (which
+    tfmot takes the last of only, so that its per-channel is per-tensor in truth). Zeros stay zero and equal weights
+    equal, as `ties` says: the mean of a cluster stands for its members, and its gradient is theirs.
+    """
+
+    def __init__(self, axis: tuple[int, ...], ties: Ties) -> None:
+        self.axis, self.ties, self.exporting = axis, ties, False
+
+    def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
+        """No variables: the range is that of the weights as they are."""
+        return {}
+
+    def __call__(self, inputs: Any, training: bool, weights: Any, **_: Any) -> Any:
+        held = self.held(inputs)
+        # The converter quantizes a plain constant by the same rule, after it has folded the batch norm into it.
+        return tf.identity(held) if self.exporting else self._fake_quant(held)
+
+    def held(self, kernel: Any) -> Any:
+        """The kernel with its zeros and clusters as they must be."""
+        if self.ties.cluster is not None:
+            members = tf.constant(self.ties.cluster)
+            means = tf.math.unsorted_segment_mean(kernel, members, self.ties.clusters)
+            kernel = tf.gather(means, members)
+        return kernel if self.ties.zero is None else tf.where(tf.constant(self.ties.zero), 0.0, kernel)
+
+    def _fake_quant(self, kernel: Any) -> Any:
+        rank = len(kernel.shape)
+        order = [axis for axis in range(rank) if axis not in self.axis] + list(self.axis)
+        moved = tf.transpose(kernel, order)
+        channels = int(np.prod([kernel.shape[axis] for axis in self.axis]))
+        flat = tf.reshape(moved, (-1, channels))
+        reach = tf.stop_gradient(tf.maximum(tf.reduce_max(tf.abs(flat), axis=0), SMALLEST))
+        quantized = tf.quantization.fake_quant_with_min_max_vars_per_channel(flat, -reach, reach, narrow_range=True)
+        return tf.transpose(tf.reshape(quantized, moved.shape), np.argsort(order))
+
+    def get_config(self) -> dict[str, Any]:
+        """Not serialized: a fake-quant model is stored as base, recipe and weights."""
+        return {"axis": self.axis}
+
+
+class WeightsOnly(QuantizeConfig):  # type: ignore[misc]
+    """tfmot's description of a layer whose kernel alone is fake-quantized; activations have layers of their own."""
+
+    def __init__(self, attribute: str, quantizer: WeightQuantizer) -> None:
+        self.attribute, self.quantizer = attribute, quantizer
+
+    def get_weights_and_quantizers(self, layer: Any) -> list[tuple[Any, Any]]:
+        """The kernel."""
+        return [(getattr(layer, self.attribute), self.quantizer)]
+
+    def set_quantize_weights(self, layer: Any, quantize_weights: list[Any]) -> None:
+        """Let the layer compute with the fake-quantized kernel."""
+        setattr(layer, self.attribute, quantize_weights[0])
+
+    def get_activations_and_quantizers(self, layer: Any) -> list[Any]:
+        """None."""
+        return []
+
+    def set_quantize_activations(self, layer: Any, quantize_activations: list[Any]) -> None:
+        """Nothing to set."""
+
+    def get_output_quantizers(self, layer: Any) -> list[Any]:
+        """None."""
+        return []
+
+    def get_config(self) -> dict[str, Any]:
+        """Not serialized either."""
+        return {"attribute": self.attribute}

@@ -1,0 +1,139 @@
+"""How each layer class is lowered; what no rule knows is kept whole and quantized by calibration."""
+
+from typing import Any
+
+import tf_keras
+
+from edgepipe.compress.qat.activations import activation
+from edgepipe.compress.qat.attention import attention, multi_head_attention
+from edgepipe.compress.qat.convolutions import (
+    conv1d,
+    conv1d_transpose,
+    conv2d,
+    dense,
+    depthwise1d,
+    einsum_dense,
+    plain,
+    separable,
+)
+from edgepipe.compress.qat.lower import Arguments, Call, Handler, Lowering
+from edgepipe.compress.qat.norms import batch_norm, group_norm, layer_norm, layer_scale, normalization, rescaling
+from edgepipe.compress.qat.place import LEFT_ALONE
+from edgepipe.compress.qat.whole import as_it_is, copy, kept
+
+K = tf_keras.layers
+RECURRENT = ("LSTM", "GRU", "SimpleRNN", "RNN", "Bidirectional")
+STEPS = 256  # more steps than this, unrolled, make a graph that no converter finishes in reasonable time
+
+
+def handler(layer: Any, left_alone: bool) -> Handler:
+    """The rule for `layer`."""
+    if left_alone:
+        return kept(LEFT_ALONE)
+    name = type(layer).__name__
+    if name in _RULES:
+        return _RULES[name]
+    return as_it_is
+
+
+def _merge(low: Lowering, call: Call) -> Any:
+    """TFLite adds and multiplies two tensors at a time; every sum in between has a range of its own."""
+    cls = type(call.layer).__name__
+    tensors = list(call.inputs)
+    total = tensors[0]
+    for number, other in enumerate(tensors[1:], 1):
+        name = call.layer.name if number == len(tensors) - 1 else f"{call.layer.name}_{number}"
+        total = low.apply(getattr(K, cls)(name=name), [total, other])
+    return total
+
+
+def _average(low: Lowering, call: Call) -> Any:
+    tensors = list(call.inputs)
+    total = tensors[0]
+    for number, other in enumerate(tensors[1:], 1):
+        total = low.apply(K.Add(name=f"{call.layer.name}_sum{number}"), [total, other])
+    return low.op("Multiply", total, "mean", 1.0 / len(tensors))
+
+
+def _dot(low: Lowering, call: Call) -> Any:
+    return kept("a Dot of two tensors, quantized inside by calibration")(low, call)
+
+
+def _recurrent(low: Lowering, call: Call) -> Any:
+    """A loop cannot be calibrated, its steps written one after the other can; the weights are the same."""
+    layer, steps = call.layer, call.x.shape[1]
+    if steps is None or steps > STEPS:
+        reason = f"a loop over {steps} steps, which is too long to be unrolled (at most {STEPS})"
+        return kept(reason)(low, call)
+    config = layer.get_config()
+    inner = config["layer"]["config"] if "layer" in config else config
+    backward = config.get("backward_layer")
+    for part in (inner, *([backward["config"]] if backward else [])):
+        part["unroll"] = True
+    reason = f"recurrent: unrolled into its {steps} steps, whose inner tensors are calibrated"
+    return low.apply(
+        type(layer).from_config(config),
+        Arguments([call.inputs, *call.args]),
+        layer.get_weights(),
+        reason,
+        **call.kwargs,
+    )
+
+
+def _time_distributed(low: Lowering, call: Call) -> Any:
+    inner = call.layer.layer
+    if type(inner).__name__ != "Dense":
+        return kept(f"TimeDistributed({type(inner).__name__}), quantized inside by calibration")(low, call)
+    return dense(low, Call(inner, call.inputs, call.args, call.kwargs, call.sole))
+
+
+def _relu(low: Lowering, call: Call) -> Any:
+    """A ReLU with a slope below zero is TFLite's LEAKY_RELU; with both it is kept."""
+    layer = call.layer
+    if layer.negative_slope and layer.max_value is None and not layer.threshold:
+        return low.apply(K.LeakyReLU(alpha=float(layer.negative_slope), name=layer.name), call.x)
+    return _channelwise(low, call)
+
+
+def _channelwise(low: Lowering, call: Call) -> Any:
+    inner, back = low.flat(call.x)
+    return back(low.apply(copy(call.layer), inner))
+
+
+def _resizing(low: Lowering, call: Call) -> Any:
+    layer = call.layer
+    if layer.crop_to_aspect_ratio or layer.interpolation not in ("bilinear", "nearest"):
+        return kept(f"Resizing by {layer.interpolation}, which TFLite has no integer operator for")(low, call)
+    return as_it_is(low, call)
+
+
+def _activation_layer(low: Lowering, call: Call) -> Any:
+    return activation(low, call.x, call.layer.activation, call.layer.name)
+
+
+_RULES: dict[str, Handler] = {
+    **dict.fromkeys(("Conv2D",), conv2d),
+    **dict.fromkeys(("DepthwiseConv2D", "Conv2DTranspose"), plain),
+    "Conv1D": conv1d,
+    "Conv1DTranspose": conv1d_transpose,
+    "DepthwiseConv1D": depthwise1d,
+    **dict.fromkeys(("SeparableConv2D", "SeparableConv1D"), separable),
+    "Dense": dense,
+    "EinsumDense": einsum_dense,
+    "BatchNormalization": batch_norm,
+    "LayerNormalization": layer_norm,
+    "GroupNormalization": group_norm,
+    "LayerScale": layer_scale,
+    "Rescaling": rescaling,
+    "Normalization": normalization,
+    "Activation": _activation_layer,
+    "ReLU": _relu,
+    **dict.fromkeys(("Add", "Multiply", "Maximum", "Minimum"), _merge),
+    "Average": _average,
+    "Dot": _dot,
+    "Attention": attention,
+    "MultiHeadAttention": multi_head_attention,
+    **dict.fromkeys(RECURRENT, _recurrent),
+    "TimeDistributed": _time_distributed,
+    "Resizing": _resizing,
+}

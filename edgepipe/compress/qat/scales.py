@@ -1,0 +1,31 @@
+"""Scale and zero point of fake-quantized tensors, as TFLite stores them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from edgepipe.compress.qat.quantizers import FixedRange
+
+
+@dataclass(frozen=True)
+class Range:
+    """Scale and zero point of a fake-quantized tensor, as TFLite stores them for int8."""
+
+    scale: float
+    zero_point: int
+
+
+def fake_range(layer: Any) -> Range:
+    """The range of a fake-quant layer, nudged so that zero is exact.
+
+    As tensorflow/core/kernels/fake_quant_ops_functor.h does it, in float32.
+    """
+    quantizer = layer.quantizer
+    if isinstance(quantizer, FixedRange):
+        low, high = np.float32(quantizer.init_min), np.float32(quantizer.init_max)
+    else:
+        low, high = (np.float32(layer.quantizer_vars[name].numpy()) for name in ("min_var", "max_var"))
+    scale = (high - low) / np.float32(255)
+    zero = np.clip(np.floor(-low / scale + np.float32(0.5)), 0, 255)
+    return Range(float(scale), int(zero) - 128)

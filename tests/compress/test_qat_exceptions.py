@@ -1,0 +1,91 @@
+"""Layers that fake-quant does not reach inside: named with the reason, still the same model, still trainable."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import tf_keras
+
+from edgepipe.compress.convert import convert
+from edgepipe.compress.qat import ranges
+from edgepipe.compress.qat.fake_quant import Recipe, fake_quant
+from edgepipe.models.perturb import perturb
+from edgepipe.training.fit import seeded
+
+K = tf_keras.layers
+
+
+def _sequence(*layers: Any, shape: tuple[int, ...] = (8, 4)) -> Any:
+    return tf_keras.Sequential([tf_keras.Input(shape, name="x"), *layers, K.Flatten(), K.Dense(3)], name="user")
+
+
+def _masked() -> Any:
+    x = tf_keras.Input((8, 4), name="x")
+    y = K.MultiHeadAttention(2, 2, name="masked")(x, x, use_causal_mask=True)
+    return tf_keras.Model(x, K.Dense(3, name="out")(K.Flatten()(y)), name="user")
+
+
+@tf_keras.utils.register_keras_serializable("test_qat_exceptions")
+class Doubled(tf_keras.layers.Layer):  # type: ignore[misc]
+    """A layer of the user's own."""
+
+    def call(self, x: Any) -> Any:
+        return x * 2.0 + 1.0
+
+
+CASES: dict[str, tuple[Callable[[], Any], str, str]] = {
+    "lstm": (lambda: _sequence(K.LSTM(3, name="it")), "calibration", "recurrent: unrolled into its 8 steps"),
+    "gru": (lambda: _sequence(K.GRU(3, return_sequences=True, name="it")), "calibration", "recurrent: unrolled"),
+    "bidirectional": (lambda: _sequence(K.Bidirectional(K.LSTM(3), name="it")), "calibration", "recurrent: unrolled"),
+    "custom": (lambda: _sequence(Doubled(name="it")), "calibration", "no rule for Doubled"),
+    "softplus": (
+        lambda: _sequence(K.Activation("softplus", name="it")), "calibration", "the activation softplus",
+    ),
+    "masked attention": (_masked, "calibration", "attention with a mask"),
+    "batch norm of another axis": (
+        lambda: _sequence(K.BatchNormalization(axis=1, name="it")), "calibration", r"normalizes axis \[1\]",
+    ),
+    "layer norm of two axes": (
+        lambda: _sequence(K.LayerNormalization(axis=[1, 2], name="it")), "calibration", r"normalizes axes \[1, 2\]",
+    ),
+    "conv 3d": (
+        lambda: _sequence(K.Conv3D(2, 2, name="it"), shape=(4, 4, 4, 2)), "float", "no int8 operator for Conv3D",
+    ),
+}  # fmt: skip
+
+
+def _made(name: str) -> tuple[Any, Any, Any]:
+    seeded(1)
+    base = CASES[name][0]()
+    perturb(base)
+    x = np.random.default_rng(0).normal(0, 1, (16, *base.input_shape[1:])).astype("float32")
+    return base, fake_quant(base, Recipe(), x), x
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_it_is_named_and_trained_with(name: str) -> None:
+    import re
+
+    _, by, reason = CASES[name]
+    _, made, x = _made(name)
+    (exception,) = [entry for entry in made.coverage if entry.by != "training"]
+    assert exception.by == by
+    assert re.search(reason, exception.reason)
+    ranges.initialise(made.model, x, seed=0, batch_statistics=False)
+    made.model.compile("adam", "mse")
+    losses = made.model.fit(x, np.ones((16, 3)), epochs=2, verbose=0).history["loss"]
+    assert np.isfinite(losses).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["lstm", "bidirectional"])
+def test_an_unrolled_loop_converts(name: str, tmp_path: Any) -> None:
+    from edgepipe.tflite.graph import read
+    from edgepipe.tflite.integer import findings
+
+    _, made, x = _made(name)
+    ranges.initialise(made.model, x, seed=0, batch_statistics=False)
+    (tmp_path / "m.tflite").write_bytes(convert(made.model, samples=x))
+    assert findings(read(tmp_path / "m.tflite")) == []

@@ -1,0 +1,122 @@
+"""Fake-quant of kernels against plain numpy; zeros stay zero and clusters equal through training and conversion."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tf_keras
+
+from edgepipe.compress.convert import convert
+from edgepipe.compress.qat import ranges
+from edgepipe.compress.qat.fake_quant import Recipe, exporting, fake_quant, wrappers
+from edgepipe.compress.qat.quantizers import Ties, WeightQuantizer, ties
+from edgepipe.errors import InputError
+from edgepipe.training.fit import seeded
+
+K = tf_keras.layers
+DATA = np.random.RandomState(1).rand(96, 8, 8, 3).astype(np.float32)
+
+
+def _rounded(kernel: Any, axis: tuple[int, ...]) -> Any:
+    """Symmetric, 127 steps to each side, one scale for each slice: written down anew from the specification."""
+    others = tuple(a for a in range(kernel.ndim) if a not in axis)
+    scale = np.abs(kernel).max(axis=others, keepdims=True) / 127
+    return np.rint(kernel / scale) * scale
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis"),
+    [((3, 3, 4, 6), (3,)), ((3, 3, 4, 2), (2, 3)), ((5, 7), (1,)), ((3, 3, 6, 4), (2,))],
+    ids=["convolution", "depthwise", "dense", "transposed"],
+)
+def test_each_channel_has_a_scale_of_its_own(shape: tuple[int, ...], axis: tuple[int, ...]) -> None:
+    generator = np.random.default_rng(0)
+    wide = [shape[a] if a in axis else 1 for a in range(len(shape))]
+    kernel = (generator.normal(0, 1, shape) * 10 ** generator.uniform(-3, 3, wide)).astype(np.float32)
+    found = np.asarray(WeightQuantizer(axis, Ties())(kernel, False, {}))
+    assert np.allclose(found, _rounded(kernel, axis), rtol=1e-5, atol=0)
+
+
+def test_a_channel_of_zeros_is_no_division_by_zero() -> None:
+    kernel = np.array([[0.0, 1.0], [0.0, -0.5]], np.float32)
+    assert np.asarray(WeightQuantizer((1,), Ties())(kernel, False, {}))[:, 0].tolist() == [0.0, 0.0]
+
+
+def _model(kernel: Any) -> Any:
+    seeded(2)
+    inputs = tf_keras.Input((8, 8, 3), name="x")
+    x = K.ReLU()(K.BatchNormalization()(K.Conv2D(8, 3, use_bias=False, name="conv")(inputs)))
+    model = tf_keras.Model(inputs, K.Dense(3, name="out")(K.GlobalAveragePooling2D()(x)))
+    model.get_layer("conv").set_weights([kernel(model.get_layer("conv").get_weights()[0])])
+    return model
+
+
+def _pruned(kernel: Any) -> Any:
+    return np.where(np.abs(kernel) < np.median(np.abs(kernel)), 0, kernel)
+
+
+def _clustered(kernel: Any) -> Any:
+    centres = np.quantile(kernel, np.linspace(0.05, 0.95, 8))
+    return centres[np.abs(kernel[..., None] - centres).argmin(-1)].astype(np.float32)
+
+
+def _trained(base: Any, recipe: Recipe) -> Any:
+    made = fake_quant(base, recipe, DATA[:2])
+    ranges.initialise(made.model, DATA, seed=0, batch_statistics=False)
+    made.model.compile(tf_keras.optimizers.Adam(0.01), "mse")
+    made.model.fit(DATA, np.ones((96, 3)), epochs=2, verbose=0)
+    return made
+
+
+def _effective(made: Any) -> Any:
+    wrapper = next(w for w in wrappers(made.model) if w.layer.name == "conv")
+    variable, quantizer, _ = wrapper._weight_vars[0]
+    with exporting(made.model):
+        return np.asarray(quantizer(variable, False, {}))
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_zeros_stay_zero_unless_told_otherwise(keep: bool, tmp_path: Path) -> None:
+    base = _model(_pruned)
+    zeros = base.get_layer("conv").get_weights()[0] == 0
+    made = _trained(base, Recipe(keep_zeros=keep))
+    kept = int((_effective(made)[zeros] == 0).sum())
+    assert (kept == zeros.sum()) if keep else (kept < zeros.sum() / 2)
+    assert (made.held["conv"].zero is not None) == keep
+    assert made.held["out"].zero is None
+
+
+@pytest.mark.slow
+def test_zeros_are_in_the_file(tmp_path: Path) -> None:
+    from edgepipe.tflite.graph import read, weight_sparsity
+
+    made = _trained(_model(_pruned), Recipe())
+    (tmp_path / "m.tflite").write_bytes(convert(made.model, samples=DATA))
+    shares = {layer.operator: layer.share for layer in weight_sparsity(read(tmp_path / "m.tflite"))}
+    assert next(share for operator, share in shares.items() if operator.startswith("CONV_2D")) >= 0.5
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_equal_weights_stay_equal_unless_told_otherwise(keep: bool) -> None:
+    base = _model(_clustered)
+    before = base.get_layer("conv").get_weights()[0]
+    made = _trained(base, Recipe(keep_clusters=keep))
+    after = _effective(made)
+    assert (np.unique(after).size <= 8) == keep
+    assert not np.allclose(after, before, atol=1e-4)  # and they did learn
+    assert made.held["conv"].clusters == (8 if keep else 0)
+
+
+def test_a_plain_kernel_has_no_ties() -> None:
+    found = ties(np.random.default_rng(0).normal(0, 1, (3, 3, 8, 8)).astype(np.float32))
+    assert (found.zero, found.cluster) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [(Recipe(leave=("cov.*",)), "no layer is called 'cov"), (Recipe(leave_types=("Conv1D",)), "of the class 'Conv1D'")],
+)
+def test_a_name_that_no_layer_has(recipe: Recipe, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        fake_quant(_model(_pruned), recipe)
