@@ -47,7 +47,7 @@ def fashion(size: int, train: int) -> Data:
 
 
 def depthwise(shape: tuple[int, ...]) -> Any:
-    """Eight depthwise-separable blocks (Howard et al. 2017, arXiv 1704.04861), 17,000 parameters."""
+    """Six depthwise-separable blocks (Howard et al. 2017, arXiv 1704.04861), 17,000 parameters."""
     x = inputs = keras.Input(shape, name="image")
     x = _block(L.Conv2D(16, 3, strides=2, padding="same", use_bias=False), x)
     for filters, stride in ((24, 1), (32, 2), (32, 1), (48, 1), (64, 2), (64, 1)):

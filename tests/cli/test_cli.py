@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -277,7 +278,8 @@ def test_what_is_found_when_the_model_is_open(
     before = sorted(keras_folder.iterdir())
     ended = command("convert", "m.keras", *options)
     assert (ended.code, ended.out) == (2, "")
-    assert ended.err.startswith(f"edgepipe: {message}")
+    # Keras numbers the inputs of a process
+    assert re.sub(r"input_layer_\d+", "input_layer", ended.err).startswith(f"edgepipe: {message}")
     assert sorted(keras_folder.iterdir()) == before
 
 

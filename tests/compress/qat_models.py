@@ -73,6 +73,19 @@ def _attention(x: Any) -> Any:
     return K.Dense(3, "softmax", name="out")(K.GlobalAveragePooling1D(name="mean")(x))
 
 
+def _cross_attention() -> Any:
+    a, b = tf_keras.Input((5, 8), name="a"), tf_keras.Input((7, 8), name="b")
+    y = K.MultiHeadAttention(2, 4, name="cross")(a, b)
+    return tf_keras.Model([a, b], K.Dense(3, name="out")(K.Flatten(name="flat")(y)))
+
+
+def _shared_on_two_lengths() -> Any:
+    a, b = tf_keras.Input((5, 6), name="a"), tf_keras.Input((7, 6), name="b")
+    dense = K.Dense(4, activation="relu", name="shared")
+    pools = [K.GlobalAveragePooling1D(name=f"mean_{x.name}")(dense(x)) for x in (a, b)]
+    return tf_keras.Model([a, b], K.Dense(3, name="out")(K.Concatenate(name="joined")(pools)))
+
+
 def _three(x: Any) -> Any:
     parts = [K.Conv2D(4, 1, name=f"part{number}")(x) for number in range(3)]
     return K.Add(name="three")(parts)
@@ -136,6 +149,8 @@ COVERED: dict[str, Built] = {
     "embedding": lambda: _sequence(K.Embedding(20, 6), K.GlobalAveragePooling1D(), K.Dense(3), shape=(7,)),
     "two inputs, two outputs": _two_inputs,
     "shared": _shared,
+    "cross attention": _cross_attention,
+    "shared on two lengths": _shared_on_two_lengths,
     "nested": _nested,
     "autoencoder": lambda: _image(K.Dense(4, "relu"), K.Dense(16, "sigmoid"), shape=(16,)),
 }

@@ -133,3 +133,19 @@ print(sorted({{name.partition(".")[0] for name in sys.modules}} & {{"tensorflow"
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "[]"
     assert set(ended.statuses().values()) == {"cached"}
+
+
+def test_int8_agrees_with_fake_quant(
+    demo: tuple[Ended, Path], model: Path, test_split: tuple[np.ndarray, np.ndarray]
+) -> None:
+    """On digits that nothing has read, in a comparison of its own."""
+    from edgepipe.compress.qat.store import restore
+
+    x, _ = test_split
+    fake = restore(demo[0].folder / "artifacts" / "3-quantize")
+    labels = fake.predict(x, verbose=0).argmax(axis=1)
+    assert np.mean(_labels(model, x, OpResolverType.BUILTIN_REF) == labels) >= 0.99
+    (table,) = demo[0].stage("convert")["outcome"]["tables"]
+    logits = next(row for row in table["rows"] if row[0] == "probabilities")
+    assert logits[table["columns"].index("p99 LSB")] <= 2
+    assert {row[-1] for row in table["rows"]} == {""}  # every fake-quantized tensor was compared

@@ -8,6 +8,7 @@ and each of them is amplified on its way through the network. After training, ev
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 import tf_keras
 from tensorflow_model_optimization.python.core.quantization.keras.quantize_layer import QuantizeLayer
 from tensorflow_model_optimization.python.core.quantization.keras.quantize_wrapper import QuantizeWrapperV2
@@ -26,15 +27,16 @@ def settle(model: Any) -> int:
     A layer that is called on inputs of several scales keeps its bias: no value fits them all.
     """
     calls: dict[int, list[Any]] = {}
+    makers: dict[int, Any] = {}
     for node in nodes(model):
+        makers.update((id(tensor), node) for tensor in tf.nest.flatten(node.outputs))
         if isinstance(node.layer, QuantizeWrapperV2):
             calls.setdefault(id(node.layer), []).append(node)
-    settled = [_settle(found) for found in calls.values()]
-    return sum(settled)
+    return sum(_settle(found, makers) for found in calls.values())
 
 
-def _settle(calls: list[Any]) -> bool:
-    scales = {_input_scale(node.keras_inputs[0]) for node in calls}
+def _settle(calls: list[Any], makers: dict[int, Any]) -> bool:
+    scales = {_input_scale(node.keras_inputs[0], makers) for node in calls}
     wrapper = calls[0].layer
     norm = _norm_behind(calls[0])
     if len(scales) != 1 or None in scales or (norm is None and not wrapper.layer.use_bias):
@@ -50,15 +52,13 @@ def _settle(calls: list[Any]) -> bool:
     return True
 
 
-def _input_scale(tensor: Any) -> float | None:
+def _input_scale(tensor: Any, makers: dict[int, Any]) -> float | None:
     """The scale of the fake-quantized tensor that `tensor` is or was moved from."""
-    layer = tensor._keras_history.layer
-    while not isinstance(layer, QuantizeLayer):
-        above = layer._inbound_nodes[0].keras_inputs if layer._inbound_nodes else []
-        if len(above) != 1 or isinstance(layer, QuantizeWrapperV2):
-            return None
-        layer = above[0]._keras_history.layer
-    return fake_range(layer).scale
+    node = makers.get(id(tensor))
+    while node is not None and not isinstance(node.layer, QuantizeLayer):
+        moved = len(node.keras_inputs) == 1 and not isinstance(node.layer, QuantizeWrapperV2)
+        node = makers.get(id(node.keras_inputs[0])) if moved else None
+    return None if node is None else fake_range(node.layer).scale
 
 
 def _norm_behind(node: Any) -> Any:

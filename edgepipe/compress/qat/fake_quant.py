@@ -1,6 +1,7 @@
 """The fake-quant model of a tf_keras model: lowered, fake-quant on each kernel and tensor that needs it."""
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -117,6 +118,7 @@ class _Builder:
     roles: dict[str, Role]
     read_by: dict[str, list[Any]]
     outputs: set[str]
+    calls: Counter[str]
     wrapped: dict[str, Any] = field(default_factory=dict)
     quantizers: dict[str, Any] = field(default_factory=dict)
     held: dict[str, Ties] = field(default_factory=dict)
@@ -127,7 +129,8 @@ class _Builder:
         roles = {name: role(lowered.model.get_layer(name), origin.whole) for name, origin in lowered.origins.items()
                  if name in {layer.name for layer in lowered.model.layers}}  # fmt: skip
         outputs = {tensor._keras_history.layer.name for tensor in lowered.model.outputs}
-        return cls(lowered, recipe, roles, readers(lowered.model), outputs)
+        calls = Counter(node.layer.name for node in nodes(lowered.model))
+        return cls(lowered, recipe, roles, readers(lowered.model), outputs, calls)
 
     def build(self) -> Any:
         """Call every lowered layer again, with its fake-quant."""
@@ -150,8 +153,8 @@ class _Builder:
 
     def _call(self, layer: Any, args: Any, kwargs: Any) -> Any:
         result = self._wrapped(layer)(*args, **kwargs)
-        following = [(reader, self.roles[reader.name]) for reader in self.read_by[layer.name]]
-        placed = place(layer, self.roles[layer.name], following, layer.name in self.outputs)
+        following = [self.roles[reader.name] for reader in self.read_by[layer.name]]
+        placed = place(layer, self.roles[layer.name], following, self.calls[layer.name], layer.name in self.outputs)
         if placed.ranged == "none" or isinstance(result, (list, tuple)) or not result.dtype.is_floating:
             return result
         return self._quantizer(layer.name, placed)(result)

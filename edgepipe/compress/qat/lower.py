@@ -105,7 +105,9 @@ class Lowering:
         """`x` in another shape (without the batch); nothing if it has that already."""
         if tuple(x.shape[1:]) == shape:
             return x
-        return self.apply(tf_keras.layers.Reshape(shape, name=f"{self.current.name}_{suffix}"), x)
+        # one layer of the original may reshape several tensors, each its own way: the shape is part of the name
+        name = f"{self.current.name}_{suffix}_{'x'.join(map(str, shape))}"
+        return self.apply(tf_keras.layers.Reshape(shape, name=name), x)
 
     def flat(self, x: Any) -> tuple[Any, Callable[[Any], Any]]:
         """`x` as (batch, height, width, channels), and what gives a result of that form the leading shape of `x`.
@@ -179,7 +181,7 @@ def _structured(model: Any, inputs: list[Any]) -> Any:
 def _input(tensor: Any, read_by: dict[str, list[Any]]) -> Any:
     name = tensor._keras_history.layer.name
     # Keras takes indices as floats too; eight bits of a float are no index
-    index = all(isinstance(layer, tf_keras.layers.Embedding) for layer in read_by[name])
+    index = bool(read_by[name]) and all(isinstance(layer, tf_keras.layers.Embedding) for layer in read_by[name])
     dtype = "int32" if index else tensor.dtype
     return tf_keras.Input(tensor.shape[1:], batch_size=tensor.shape[0], dtype=dtype, name=name)
 

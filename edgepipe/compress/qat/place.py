@@ -86,13 +86,13 @@ def fixed(layer: Any) -> tuple[float, float] | None:
     return FIXED.get(name)
 
 
-def place(layer: Any, kind: Role, readers: list[tuple[Any, Role]], is_output: bool) -> Placement:
-    """The placement of the output of `layer`; `readers` are the layers that read it, with their roles."""
+def place(layer: Any, kind: Role, readers: list[Role], calls: int, is_output: bool) -> Placement:
+    """The placement of the output of `layer`, called `calls` times; `readers` are the roles of who reads it."""
     if kind == "fixed":
         return Placement(kind, "fixed", fixed(layer))
     if kind in ("moves", "alone"):
         return Placement(kind, "none")
-    if not is_output and len(readers) == 1 and _fused(kind, readers[0][1]):
+    if not is_output and len(readers) == calls and all(_fused(kind, reader) for reader in readers):
         return Placement(kind, "none")
     return Placement(kind, "own")
 

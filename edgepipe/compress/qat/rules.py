@@ -1,5 +1,6 @@
 """How each layer class is lowered; what no rule knows is kept whole and quantized by calibration."""
 
+import math
 from typing import Any
 
 import tf_keras
@@ -100,6 +101,14 @@ def _channelwise(low: Lowering, call: Call) -> Any:
     return back(low.apply(copy(call.layer), inner))
 
 
+def _global_average(low: Lowering, call: Call) -> Any:
+    """The mean of a single position is a reshape, which TensorFlow makes of it too."""
+    layer, shape = call.layer, tuple(call.x.shape[1:])
+    if math.prod(shape[:-1]) > 1:
+        return as_it_is(low, call)
+    return low.reshape(call.x, shape if layer.keepdims else shape[-1:], "only")
+
+
 def _resizing(low: Lowering, call: Call) -> Any:
     layer = call.layer
     if layer.crop_to_aspect_ratio or layer.interpolation not in ("bilinear", "nearest"):
@@ -136,4 +145,5 @@ _RULES: dict[str, Handler] = {
     **dict.fromkeys(RECURRENT, _recurrent),
     "TimeDistributed": _time_distributed,
     "Resizing": _resizing,
+    **dict.fromkeys(("GlobalAveragePooling1D", "GlobalAveragePooling2D"), _global_average),
 }

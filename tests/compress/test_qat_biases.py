@@ -1,0 +1,84 @@
+"""With its biases settled, a fake-quant layer computes what exact arithmetic on the stored integers gives."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras
+
+from edgepipe.compress.convert import convert
+from edgepipe.compress.qat import biases, ranges
+from edgepipe.compress.qat.fake_quant import Recipe, fake_quant
+from edgepipe.compress.qat.scales import fake_range
+from edgepipe.models.perturb import perturb
+from edgepipe.tflite.graph import read
+from edgepipe.training.fit import seeded
+
+K = tf_keras.layers
+DATA = np.random.default_rng(0).uniform(0, 1, (16, 8, 8, 2)).astype("float32")
+
+
+def _model() -> Any:
+    seeded(1)
+    x = tf_keras.Input((8, 8, 2), name="x")
+    y = K.ReLU(6.0, name="relu")(K.BatchNormalization(name="norm")(K.Conv2D(5, 3, use_bias=False, name="conv")(x)))
+    base = tf_keras.Model(x, K.Dense(3, name="out")(K.Flatten()(y)), name="user")
+    perturb(base)
+    made = fake_quant(base, Recipe(), DATA).model
+    ranges.initialise(made, DATA, seed=0, batch_statistics=False)
+    return made
+
+
+def _exact(path: Path, integers: Any) -> Any:
+    """The first convolution in float64 on the integers of the file, rounded once."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    lite = read(path)
+    op, interpreter = lite.operators[0], Interpreter(model_path=str(path))
+    interpreter.allocate_tensors()
+    source, weights, bias = (tensor for tensor in op.inputs if tensor is not None)
+    kernel = interpreter.get_tensor(weights.index).astype(np.float64).transpose(1, 2, 3, 0)
+    target = op.outputs[0]
+    assert source.quantization is not None
+    assert weights.quantization is not None
+    assert target is not None
+    assert target.quantization is not None
+    centred = integers.astype(np.float64) - source.quantization.zero_points[0]
+    total = tf.nn.conv2d(centred, kernel, 1, "VALID").numpy() + interpreter.get_tensor(bias.index)
+    scale = source.quantization.scales[0] * np.array(weights.quantization.scales) / target.quantization.scales[0]
+    return np.clip(np.rint(total * scale) + target.quantization.zero_points[0], -128, 127)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settled", [True, False])
+def test_fake_quant_is_exact_arithmetic(settled: bool, tmp_path: Path) -> None:
+    model = _model()
+    if settled:
+        assert biases.settle(model) == 2
+    (tmp_path / "m.tflite").write_bytes(convert(model, samples=DATA))
+    layers = [model.get_layer(f"{name}_fake_quant") for name in ("x", "relu")]
+    probe = tf_keras.Model(model.inputs, [layer.output for layer in layers])
+    x, y = (
+        np.rint(np.asarray(values) / fake_range(layer).scale) + fake_range(layer).zero_point
+        for values, layer in zip(probe(DATA), layers, strict=True)
+    )
+    same = (_exact(tmp_path / "m.tflite", x) == y).mean()
+    assert same == 1.0 if settled else same > 0.98
+
+
+def test_settling_moves_a_bias_by_half_a_step_at_most() -> None:
+    model = _model()
+    norm = model.get_layer("norm").beta.numpy()
+    biases.settle(model)
+    moved = np.abs(model.get_layer("norm").beta.numpy() - norm)
+    assert 0 < moved.max() < 1e-3
+
+
+def test_settling_twice_changes_nothing() -> None:
+    model = _model()
+    biases.settle(model)
+    once = [weight.numpy() for weight in model.weights]
+    biases.settle(model)
+    assert all(np.allclose(a, b.numpy(), atol=1e-7) for a, b in zip(once, model.weights, strict=True))

@@ -1,0 +1,67 @@
+"""One model family for each mechanism, from plain Keras 3 to full int8; `make families` does all fourteen."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from edgepipe.compress.convert import convert
+from edgepipe.compress.qat import ranges
+from edgepipe.compress.qat.agreement import agreement
+from edgepipe.compress.qat.fake_quant import Recipe, fake_quant, freeze_batch_norms
+from edgepipe.models.bridge import bridge
+from edgepipe.models.perturb import perturb
+from edgepipe.tflite.graph import read
+from edgepipe.tflite.integer import findings
+from edgepipe.training.fit import seeded
+
+pytestmark = pytest.mark.slow
+APPLICATIONS = keras.applications
+PLAIN = {"weights": None, "input_shape": (32, 32, 3), "classes": 10}
+
+
+def _convnext() -> Any:
+    from keras.src.applications.convnext import ConvNeXt  # the sizes of the public ones are fixed
+
+    return ConvNeXt([1, 1, 1, 1], [24, 48, 96, 192], name="convnext", weights=None, input_shape=(32, 32, 3), classes=10)
+
+
+def _nested() -> Any:
+    inputs = keras.Input((32, 32, 3), name="image")
+    backbone = APPLICATIONS.MobileNet(weights=None, input_shape=(32, 32, 3), alpha=0.25, include_top=False)
+    x = keras.layers.Rescaling(1 / 127.5, offset=-1, name="scale")(inputs)
+    head = keras.Sequential([keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(10, "softmax")], name="head")
+    return keras.Model(inputs, head(backbone(x)), name="nested")
+
+
+FAMILIES: dict[str, Callable[[], Any]] = {
+    "squeeze-excite, hard-swish": lambda: APPLICATIONS.MobileNetV3Small(**PLAIN),
+    "dense blocks, standing batch norms": lambda: APPLICATIONS.DenseNet121(**PLAIN),
+    "layer norm, GELU, layer scale": _convnext,
+    "nested, rescaling": _nested,
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_family(name: str, tmp_path: Path) -> None:
+    seeded(0)
+    model = FAMILIES[name]()
+    perturb(model)
+    x = np.random.default_rng(0).uniform(0, 255, (16, 32, 32, 3)).astype("float32")
+    bridged = bridge(model)
+    assert bridged.difference.worst.relative < 1e-4
+    made = fake_quant(bridged.model, Recipe(), x[:2])
+    ranges.initialise(made.model, x, 0, batch_statistics=False)
+    freeze_batch_norms(made.model)
+    made.model.compile("adam", "sparse_categorical_crossentropy")
+    made.model.optimizer.learning_rate = 1e-5
+    made.model.fit(x, np.arange(16) % 10, batch_size=8, epochs=1, verbose=0)
+    assert {entry.by for entry in made.coverage} == {"training"}
+    data = convert(made.model, samples=x)
+    (tmp_path / "m.tflite").write_bytes(data)
+    lite = read(tmp_path / "m.tflite")
+    assert findings(lite) == []
+    assert [entry for entry in agreement(made.model, lite, x[:2]) if entry.missing] == []
