@@ -48,7 +48,7 @@ def convert(
         converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen.function], frozen.function)
         _configure(converter, scheme, feeds)
         converter.inference_input_type, converter.inference_output_type = (_TYPES[name] for name in types)
-        return _run(converter, said)
+        return _run(converter, said, frozen.function)
 
 
 def _frozen(model: Any) -> Frozen:
@@ -135,12 +135,23 @@ def _feed(array: Array, port: Port) -> Array:
     return array.astype(port.dtype)
 
 
-def _run(converter: Any, said: Callable[[], str]) -> bytes:
+# operators that the quantizer takes from the graph and has no int8 form of; it then fails without a message
+WITHOUT_INT8 = frozenset({"Sin", "Cos", "Floor", "Sign", "Cast", "Elu", "Neg", "Square"})
+
+
+def _run(converter: Any, said: Callable[[], str], function: Any) -> bytes:
     try:
         data: bytes = converter.convert()
     except Exception as error:
-        raise InputError(f"TFLite cannot express this model: {_reason(error, said())}") from error
+        reason = _reason(error, said()) if str(error).strip() else _silent(function)
+        raise InputError(f"TFLite cannot express this model: {reason}") from error
     return data
+
+
+def _silent(function: Any) -> str:
+    found = [f"{op.type} ('{op.name}')" for op in function.graph.get_operations() if op.type in WITHOUT_INT8]
+    named = f"; without an int8 form in it: {', '.join(found)}" if found else ""
+    return f"TensorFlow's quantizer failed without a word{named}; replace these layers, or choose another scheme"
 
 
 def _reason(error: Exception, log: str) -> str:

@@ -1,9 +1,12 @@
 """Small models, one for each mechanism that quantization-aware training has to get right."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
 import tf_keras
+
+from edgepipe.models.layers import Operator
 
 K = tf_keras.layers
 Built = Callable[[], Any]
@@ -86,6 +89,17 @@ def _shared_on_two_lengths() -> Any:
     return tf_keras.Model([a, b], K.Dense(3, name="out")(K.Concatenate(name="joined")(pools)))
 
 
+def _operators(x: Any) -> Any:
+    def op(name: str, tensors: Any, *constants: Any) -> Any:
+        count = len(tensors) if isinstance(tensors, list) else 1
+        args = [*({"tensor": index} for index in range(count)), *constants]
+        return Operator(name, json.dumps({"args": args, "kwargs": {}}))(tensors)
+
+    y = K.Conv2D(4, 1, name="conv")(x)
+    y = op("Maximum", [op("Negative", y), op("Multiply", op("Square", y), 0.5)])
+    return op("TrueDivide", op("Add", op("Elu", y), 1.0), 3.0)
+
+
 def _three(x: Any) -> Any:
     parts = [K.Conv2D(4, 1, name=f"part{number}")(x) for number in range(3)]
     return K.Add(name="three")(parts)
@@ -149,6 +163,7 @@ COVERED: dict[str, Built] = {
     "embedding": lambda: _sequence(K.Embedding(20, 6), K.GlobalAveragePooling1D(), K.Dense(3), shape=(7,)),
     "two inputs, two outputs": _two_inputs,
     "shared": _shared,
+    "operators": lambda: _graph(_operators),
     "cross attention": _cross_attention,
     "shared on two lengths": _shared_on_two_lengths,
     "nested": _nested,

@@ -324,3 +324,20 @@ def test_open_shapes_and_unbuilt_models_are_refused() -> None:
         convert(keras.Model(x, keras.layers.GlobalMaxPooling1D()(x), name="m"), "float32")
     with pytest.raises(InputError, match=r"'raw' is not built"):
         convert(keras.Sequential([keras.layers.Dense(2)], name="raw"), "float32")
+
+
+@pytest.mark.slow
+def test_an_operator_that_the_quantizer_fails_on_in_silence_is_named() -> None:
+    import keras
+
+    from edgepipe.compress.qat import ranges
+    from edgepipe.compress.qat.fake_quant import Recipe, fake_quant
+    from edgepipe.models.bridge import bridge
+
+    inputs = keras.Input((6, 6, 4), name="x")
+    x = keras.layers.Flatten()(keras.ops.sin(keras.layers.Conv2D(4, 1)(inputs)))
+    model = fake_quant(bridge(keras.Model(inputs, keras.layers.Dense(2)(x))).model, Recipe()).model
+    samples = np.random.default_rng(0).normal(0, 1, (8, 6, 6, 4)).astype("float32")
+    ranges.initialise(model, samples, seed=0, batch_statistics=False)
+    with pytest.raises(InputError, match=r"failed without a word; without an int8 form in it: Sin \('.*'\)"):
+        convert(model, samples=samples)

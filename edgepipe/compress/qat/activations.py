@@ -42,14 +42,14 @@ def _written_out(low: Lowering, x: Any, kind: str, function: Any, name: str) -> 
         clipped = low.apply(K.ReLU(6.0, name=f"{name}_relu6"), shifted)
         return low.op("Multiply", clipped, f"{_tail(low, name)}sixth", 1.0 / 6.0)
     if kind == "elu":
-        return _elu(low, x, name)
+        return elu(low, x, name)
     layer = K.Activation(function, name=name)
     if kind in ONE_OPERATOR:
         return low.apply(layer, x)
     return low.apply(layer, x, None, f"the activation {kind}, quantized inside by calibration")
 
 
-def _elu(low: Lowering, x: Any, name: str) -> Any:
+def elu(low: Lowering, x: Any, name: str) -> Any:
     """relu(x) + exp(-relu(-x)) - 1: TensorFlow's converter has no quantized ELU, but all of these."""
     tail = _tail(low, name)
     negative = low.apply(K.ReLU(name=f"{name}_negative"), low.op("Multiply", x, f"{tail}minus", -1.0))

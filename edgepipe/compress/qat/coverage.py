@@ -12,7 +12,7 @@ By = Literal["training", "calibration", "float"]
 # https://ai.google.dev/edge/litert/models/ops_compatibility: operators without an int8 kernel
 FLOAT_CLASSES = frozenset({"Conv3D", "Conv3DTranspose", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D", "ZeroPadding3D",
                            "MaxPooling3D", "AveragePooling3D"})  # fmt: skip
-FLOAT_OPERATORS = frozenset({"Sin", "Cos", "Einsum", "Power", "Floor", "Selu", "Softplus", "Expm1", "Log1p"})
+FLOAT_OPERATORS = frozenset({"Sin", "Cos", "Floor", "Cast"})
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,12 @@
 """How each layer class is lowered; what no rule knows is kept whole and quantized by calibration."""
 
+import json
 import math
 from typing import Any
 
 import tf_keras
 
-from edgepipe.compress.qat.activations import activation
+from edgepipe.compress.qat.activations import activation, elu
 from edgepipe.compress.qat.attention import attention, multi_head_attention
 from edgepipe.compress.qat.convolutions import (
     conv1d,
@@ -101,6 +102,21 @@ def _channelwise(low: Lowering, call: Call) -> Any:
     return back(low.apply(copy(call.layer), inner))
 
 
+def _operator(low: Lowering, call: Call) -> Any:
+    """Operators that TensorFlow's quantizer fails on are written in those that it takes."""
+    name, layer = call.layer.operator, call.layer
+    if name == "Negative":
+        return low.op("Multiply", call.x, "minus", -1.0)
+    if name == "Square":
+        return low.op("Multiply", [call.x, call.x], "squared")
+    return elu(low, call.x, layer.name) if name == "Elu" and _is_plain(layer) else as_it_is(low, call)
+
+
+def _is_plain(layer: Any) -> bool:
+    arguments = json.loads(layer.arguments)
+    return arguments["kwargs"].get("alpha", 1.0) == 1.0 and len(arguments["args"]) == 1
+
+
 def _global_average(low: Lowering, call: Call) -> Any:
     """The mean of a single position is a reshape, which TensorFlow makes of it too."""
     layer, shape = call.layer, tuple(call.x.shape[1:])
@@ -145,5 +161,6 @@ _RULES: dict[str, Handler] = {
     **dict.fromkeys(RECURRENT, _recurrent),
     "TimeDistributed": _time_distributed,
     "Resizing": _resizing,
+    "Operator": _operator,
     **dict.fromkeys(("GlobalAveragePooling1D", "GlobalAveragePooling2D"), _global_average),
 }
