@@ -127,6 +127,12 @@ CASES: list[tuple[str, str, str, list[str]]] = [
     ("two stages in one entry", "  - quantize: {epochs: 2}\n", "    quantize: {epochs: 2}\n", [
         "7:5: stages.1: each stage is one name with its options; found 2 keys (prune, quantize); begin each stage with its own '- '",
     ]),
+    ("a layer by a broken expression", "quantize: {epochs: 2}", 'quantize: {layers: {"conv[": null}}', [
+        "8:24: stages.2.quantize.layers: 'conv[' is no regular expression: unterminated character set at position 4",
+    ]),
+    ("a layer with options", "quantize: {epochs: 2}", "quantize: {layers: {conv1: true}}", [
+        "8:32: stages.2.quantize.layers.conv1: should be null; found true",
+    ]),
     ("prune after convert", "  - convert\n", "  - convert\n  - prune: {as: again}\n", [
         "10:5: stages.4.prune: 'prune' takes keras, float, but 'convert' before it gives tflite; move it earlier",
     ]),
