@@ -145,7 +145,8 @@ def test_int8_agrees_with_fake_quant(
     fake = restore(demo[0].folder / "artifacts" / "3-quantize")
     labels = fake.predict(x, verbose=0).argmax(axis=1)
     assert np.mean(_labels(model, x, OpResolverType.BUILTIN_REF) == labels) >= 0.99
-    (table,) = demo[0].stage("convert")["outcome"]["tables"]
+    convert = next(stage for stage in demo[0].report["stages"] if stage["name"] == "convert")
+    (table,) = convert["outcome"]["tables"]
     logits = next(row for row in table["rows"] if row[0] == "probabilities")
     assert logits[table["columns"].index("p99 LSB")] <= 2
     assert {row[-1] for row in table["rows"]} == {""}  # every fake-quantized tensor was compared
