@@ -31,7 +31,7 @@ def _same(result: Any) -> Any:
 
 def _written_out(low: Lowering, x: Any, kind: str, function: Any, name: str) -> Any:
     if kind in ("relu", "relu6"):
-        return low.apply(K.ReLU(6.0 if kind == "relu6" else None, name=name), x)
+        return low.relu(x, 6.0 if kind == "relu6" else None, name)
     if kind == "leaky_relu":
         return low.apply(K.LeakyReLU(alpha=0.2, name=name), x)
     if kind in ("swish", "silu"):  # x sigmoid(x) is two operators in TFLite: LOGISTIC and MUL

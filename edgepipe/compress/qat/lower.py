@@ -70,6 +70,7 @@ class Lowering:
     made: dict[tuple[int, str], Any] = field(default_factory=dict)
     tails: dict[int, tuple[Any, Any]] = field(default_factory=dict)  # id of a reshaped tensor -> (it, before reshape)
     read_once: set[int] = field(default_factory=set)  # ids of lowered tensors that a single layer of the original reads
+    relus: dict[tuple[int, float | None], Any] = field(default_factory=dict)  # by tensor and upper limit
     current: Any = None
 
     def apply(self, layer: Any, x: Any, weights: list[Array] | None = None, whole: str = "", **call: Any) -> Any:
@@ -85,6 +86,13 @@ class Lowering:
                 [np.asarray(value).reshape(w.shape) for value, w in zip(weights, known.weights, strict=True)]
             )
         return result
+
+    def relu(self, x: Any, most: float | None, name: str) -> Any:
+        """A ReLU up to `most`; one for all that read the same tensor, because the converter merges them too."""
+        key = (id(x), most)
+        if key not in self.relus:
+            self.relus[key] = self.apply(tf_keras.layers.ReLU(most, name=name), x)
+        return self.relus[key]
 
     def _named(self, layer: Any) -> Any:
         wanted, number = layer.name, 2

@@ -94,6 +94,9 @@ def _relu(low: Lowering, call: Call) -> Any:
     layer = call.layer
     if layer.negative_slope and layer.max_value is None and not layer.threshold:
         return low.apply(K.LeakyReLU(alpha=float(layer.negative_slope), name=layer.name), call.x)
+    if not layer.negative_slope and not layer.threshold:
+        inner, back = low.flat(call.x)
+        return back(low.relu(inner, None if layer.max_value is None else float(layer.max_value), layer.name))
     return _channelwise(low, call)
 
 
