@@ -286,14 +286,15 @@ def validate(document: Document, path: Path_, data: Any, cls: type[OptionsT]) ->
 
 def _note(document: Document, path: Path_, cls: type[BaseModel], details: ErrorDetails) -> None:
     location = tuple(part for part in details["loc"] if not str(part).startswith(("function-", "constrained-")))
-    here = (*path, *location)
+    at_key = location[-1:] == ("[key]",)  # pydantic's mark for a key of a mapping
+    here = (*path, *(location[:-1] if at_key else location))
     if details["type"] == "extra_forbidden":
         allowed = _fields(cls, location[:-1])
         document.problem(here, f"unknown option{did_you_mean(str(location[-1]), allowed)}", at="key")
     elif details["type"] == "missing":
         document.problem(here, "is required but missing", at="key")
     else:
-        document.problem(here, _say(details))
+        document.problem(here, _say(details), at="key" if at_key else "value")
 
 
 _SHOULD = {  # pydantic speaks of JSON and Python, the user writes YAML

@@ -1,12 +1,13 @@
 """What a stage is: frozen options, the kinds it takes and gives, and one function that does the work."""
 
+import re
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from edgepipe.artifact import Artifact, Kind
 from edgepipe.config import Document, Options, Path_
@@ -19,6 +20,17 @@ from edgepipe.tasks.spec import TaskSpec
 
 if TYPE_CHECKING:
     from edgepipe.training.fit import Schedule
+
+
+def _expression(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"'{text}' is no regular expression: {error}") from None
+    return text
+
+
+Expression = Annotated[str, AfterValidator(_expression)]
 
 
 @dataclass(frozen=True)

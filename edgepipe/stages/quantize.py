@@ -1,14 +1,13 @@
 """`quantize`: quantization-aware training."""
 
-import re
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from edgepipe.artifact import Artifact, Kind
 from edgepipe.outcome import Outcome, Table
 from edgepipe.stages import facts
-from edgepipe.stages.base import TrainingStage, Work
+from edgepipe.stages.base import Expression, TrainingStage, Work
 from edgepipe.units import Dimension
 
 if TYPE_CHECKING:
@@ -31,19 +30,9 @@ class Quantize(TrainingStage):
     types: dict[str, None] = Field(
         default_factory=dict, description="layer classes to leave alone: `{LayerNormalization: null}`"
     )
-    layers: dict[str, None] = Field(
+    layers: dict[Expression, None] = Field(
         default_factory=dict, description='layers to leave alone, by regular expression: `{"block_1_.*": null}`'
     )
-
-    @field_validator("layers")
-    @classmethod
-    def _expressions(cls, layers: dict[str, None]) -> dict[str, None]:
-        for pattern in layers:
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise ValueError(f"'{pattern}' is no regular expression: {error}") from None
-        return layers
 
     def run(self, work: Work) -> tuple[Artifact, Outcome]:
         """Apply fake-quant, train, store base model, recipe and weights."""

@@ -128,7 +128,7 @@ CASES: list[tuple[str, str, str, list[str]]] = [
         "7:5: stages.1: each stage is one name with its options; found 2 keys (prune, quantize); begin each stage with its own '- '",
     ]),
     ("a layer by a broken expression", "quantize: {epochs: 2}", 'quantize: {layers: {"conv[": null}}', [
-        "8:24: stages.2.quantize.layers: 'conv[' is no regular expression: unterminated character set at position 4",
+        "8:25: stages.2.quantize.layers.conv[: 'conv[' is no regular expression: unterminated character set at position 4",
     ]),
     ("a layer with options", "quantize: {epochs: 2}", "quantize: {layers: {conv1: true}}", [
         "8:32: stages.2.quantize.layers.conv1: should be null; found true",

@@ -1,6 +1,5 @@
 """The fake-quant model of a tf_keras model: lowered, fake-quant on each kernel and tensor that needs it."""
 
-import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,11 +12,11 @@ import tf_keras
 from tensorflow_model_optimization.python.core.quantization.keras.quantize_layer import QuantizeLayer
 from tensorflow_model_optimization.python.core.quantization.keras.quantize_wrapper import QuantizeWrapperV2
 
+from edgepipe.compress.overrides import Overrides
 from edgepipe.compress.qat.coverage import Coverage, cover
 from edgepipe.compress.qat.lower import Lowered, arguments, check_equal, lower, nodes, readers
 from edgepipe.compress.qat.place import Placement, Role, place, role
 from edgepipe.compress.qat.quantizers import ActivationQuantizer, FixedRange, Ties, WeightQuantizer, WeightsOnly, ties
-from edgepipe.errors import InputError
 
 K = tf_keras.layers
 SUFFIX = "_fake_quant"
@@ -32,10 +31,10 @@ class Recipe:
     leave: tuple[str, ...] = ()  # regular expressions of layer names, whole
     leave_types: tuple[str, ...] = ()  # layer classes
 
-    def left_alone(self, layer: Any) -> bool:
-        """Whether `layer` gets no fake-quant because the user says so."""
-        named = any(re.fullmatch(pattern, layer.name) for pattern in self.leave)
-        return named or type(layer).__name__ in self.leave_types
+    @property
+    def overrides(self) -> Overrides[None]:
+        """Which layers get no fake-quant because the user says so."""
+        return Overrides(dict.fromkeys(self.leave_types), dict.fromkeys(self.leave))
 
 
 @dataclass(frozen=True)
@@ -56,22 +55,11 @@ def fake_quant(base: Any, recipe: Recipe, samples: Any = None) -> FakeQuant:
     Raises:
         InputError: a name or a type to leave alone that no layer has; or the lowered model computes something else.
     """
-    _check_recipe(base, recipe)
-    lowered = lower(base, recipe.left_alone)
+    recipe.overrides.check(list(base._flatten_layers(include_self=False, recursive=True)))
+    lowered = lower(base, recipe.overrides.left_alone)
     difference = None if samples is None else check_equal(base, lowered.model, samples)
     builder = _Builder.of(lowered, recipe)
     return FakeQuant(builder.build(), difference, cover(lowered, builder.roles), builder.held)
-
-
-def _check_recipe(base: Any, recipe: Recipe) -> None:
-    layers = list(base._flatten_layers(include_self=False, recursive=True))
-    names, types = [layer.name for layer in layers], {type(layer).__name__ for layer in layers}
-    for pattern in recipe.leave:
-        if not any(re.fullmatch(pattern, name) for name in names):
-            raise InputError(f"no layer is called '{pattern}' (a regular expression); the layers: {', '.join(names)}")
-    for name in recipe.leave_types:
-        if name not in types:
-            raise InputError(f"no layer is of the class '{name}'; the classes: {', '.join(sorted(types))}")
 
 
 @contextmanager
@@ -91,11 +79,6 @@ def exporting(model: Any) -> Iterator[None]:
 def wrappers(model: Any) -> list[Any]:
     """The layers of a fake-quant model whose kernel is fake-quantized."""
     return [layer for layer in model.layers if isinstance(layer, QuantizeWrapperV2)]
-
-
-def is_fake_quant(model: Any) -> bool:
-    """Whether `model` was made by `fake_quant`."""
-    return any(isinstance(layer, QuantizeLayer) for layer in getattr(model, "layers", []))
 
 
 def activation_layers(model: Any) -> list[Any]:

@@ -1,0 +1,42 @@
+"""Options that hold for some layers only: by class, then by name, the more special over the more general.
+
+A layer takes the override of its class, over that the override of the last regular expression that matches its whole
+name; None means that it is left alone.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from edgepipe.errors import InputError, did_you_mean
+
+Override = TypeVar("Override")
+
+
+@dataclass(frozen=True)
+class Overrides(Generic[Override]):
+    """What holds for layers of a class (`types`) and for layers by name (`layers`, regular expressions)."""
+
+    types: Mapping[str, Override | None] = field(default_factory=dict)
+    layers: Mapping[str, Override | None] = field(default_factory=dict)
+
+    def of(self, layer: Any) -> list[Override | None]:
+        """The overrides that hold for the Keras layer `layer`, the strongest last; empty if none does."""
+        found = [self.types[cls] for cls in (type(layer).__name__,) if cls in self.types]
+        return found + [value for pattern, value in self.layers.items() if re.fullmatch(pattern, layer.name)]
+
+    def left_alone(self, layer: Any) -> bool:
+        """Whether the strongest override of `layer` is null."""
+        found = self.of(layer)
+        return bool(found) and found[-1] is None
+
+    def check(self, layers: list[Any]) -> None:
+        """Raise an `InputError` for a class or an expression that none of `layers` has."""
+        names, classes = [layer.name for layer in layers], sorted({type(layer).__name__ for layer in layers})
+        for pattern in self.layers:
+            if not any(re.fullmatch(pattern, name) for name in names):
+                raise InputError(f"no layer is called '{pattern}' (a regular expression){did_you_mean(pattern, names)}")
+        for cls in self.types:
+            if cls not in classes:
+                raise InputError(f"no layer is of the class '{cls}'{did_you_mean(cls, classes)}")
