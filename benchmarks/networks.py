@@ -38,7 +38,7 @@ def fashion(size: int, train: int) -> Data:
     read = fashion_mnist()
     edge = (size - 28) // 2
     (x, y), (tx, ty) = (
-        (np.pad(x.reshape(-1, 28, 28, 1) / np.float32(255), ((0, 0), (edge, edge), (edge, edge), (0, 0))), y)
+        (np.pad(x.reshape(-1, 28, 28, 1), ((0, 0), (edge, edge), (edge, edge), (0, 0))), y)
         for x, y in (read["train"], read["test"])
     )
     chosen = np.random.default_rng(0).permutation(len(x))

@@ -114,12 +114,21 @@ def inspect(model: StrPath) -> "Model":
 
 
 def verify(
-    model: StrPath, *, devices: Collection[str] = (), limits: Iterable[str] = (), integer_only: bool = False
+    model: StrPath,
+    *,
+    devices: Collection[str] = (),
+    limits: Iterable[str] = (),
+    integer_only: bool = False,
+    zeros_of: StrPath | None = None,
 ) -> "Verification":
-    """Hold a .tflite against devices and limits (`["ram=64KiB"]`); see `single.verify`. No TensorFlow."""
+    """Hold a .tflite against devices and limits (`["ram=64KiB"]`), and the zeros of a pruned Keras model against it.
+
+    No TensorFlow unless `zeros_of` names one; see `single.verify`.
+    """
     from edgepipe import single
 
-    return single.verify(Path(model), devices=devices, limits=limits, integer_only=integer_only)
+    pruned = Path(zeros_of) if zeros_of is not None else None
+    return single.verify(Path(model), devices=devices, limits=limits, integer_only=integer_only, zeros_of=pruned)
 
 
 def load_report(path: StrPath) -> "Report":

@@ -177,12 +177,20 @@ def inspect(model: str, as_json: bool) -> None:
     "--max", "limits", multiple=True, metavar="METRIC=LIMIT", help="An upper limit, such as ram=64KiB or latency=5ms."
 )
 @click.option("--integer-only", is_flag=True, help="Every operator and tensor must be integer.")
+@click.option("--zeros-of", type=click.Path(), help="A pruned .keras or .h5 model: its zeros must be zeros here.")
 @JSON
-def verify(model: str, devices: tuple[str, ...], limits: tuple[str, ...], integer_only: bool, as_json: bool) -> None:
+def verify(
+    model: str,
+    devices: tuple[str, ...],
+    limits: tuple[str, ...],
+    integer_only: bool,
+    zeros_of: str | None,
+    as_json: bool,
+) -> None:
     """Hold a .tflite against devices and limits; exit 3 with the offenders named."""
     from edgepipe import api
 
-    result = api.verify(model, devices=devices, limits=limits, integer_only=integer_only)
+    result = api.verify(model, devices=devices, limits=limits, integer_only=integer_only, zeros_of=zeros_of)
     _print(result, as_json, lambda: _single_tables(result.path, result))
     if not as_json:
         click.echo("met" if result.met else "not met")

@@ -12,7 +12,7 @@ from edgepipe.artifact import Kind, storing, written_aside
 from edgepipe.devices import evidence, profile
 from edgepipe.errors import InputError
 from edgepipe.metric import Evidence, Finding, Limit, Metric, Record, Verdict, judge, unavailable
-from edgepipe.tflite import graph, integer, interpreter, micro
+from edgepipe.tflite import graph, integer, interpreter, masks, micro
 from edgepipe.tflite.model import INTEGERS, Model
 from edgepipe.units import Dimension
 
@@ -176,9 +176,15 @@ def _measured(name: str, value: float, unit: Dimension, how: str) -> Metric:
 
 
 def verify(
-    path: Path, *, devices: Collection[str], limits: Iterable[str], integer_only: bool, base: Path | None = None
+    path: Path,
+    *,
+    devices: Collection[str],
+    limits: Iterable[str],
+    integer_only: bool,
+    zeros_of: Path | None = None,
+    base: Path | None = None,
 ) -> Verification:
-    """Hold the .tflite at `path` against `devices` and `limits`.
+    """Hold the .tflite at `path` against `devices` and `limits`, and against the zeros of a pruned Keras model.
 
     Without a device, `ram` is TFLite Micro's tensor arena and `flash` the bytes of the file. A limit on a metric of
     devices holds for each device.
@@ -195,13 +201,36 @@ def verify(
     if not profiles:
         metrics += _generic(path)
     offenders = integer.findings(model) if integer_only else []
+    lost = _lost_zeros(model, zeros_of) if zeros_of is not None else []
     return Verification(
         path=str(path),
         devices=tuple(device.name for device in profiles),
         metrics=tuple(metrics),
-        findings=(*offenders, *on_devices.findings),
+        findings=(*offenders, *lost, *on_devices.findings),
         verdicts=tuple(judge(limit, metrics) for limit in bounds),
     )
+
+
+def _lost_zeros(lite: Model, pruned: Path) -> list[Finding]:
+    """The zeros of the pruned model that are none in `lite`; a kernel that is not found is a finding too."""
+    from edgepipe.models.sniff import sniff
+    from edgepipe.models.startup import load_tensorflow
+
+    kind = sniff(pruned)
+    if kind not in (Kind.KERAS, Kind.FLOAT):
+        raise InputError(f"{pruned}: is a {kind}; --zeros-of takes the .keras or .h5 file of a pruned model")
+    load_tensorflow()
+    from edgepipe.compress.pruning.kernels import stored_order
+    from edgepipe.models.bridge import bridge
+    from edgepipe.models.loading import load
+
+    model = load(pruned, kind, allow_code=False)
+    checked = masks.check(lite, stored_order(bridge(model).model if kind is Kind.KERAS else model))
+    if not checked:
+        raise InputError(f"{pruned}: no kernel of it is pruned (has {masks.PRUNED:.0%} zeros or more)")
+    missing = [Finding(rule="pruned-zeros", place=entry.layer, observed="no tensor of the .tflite is this kernel")
+               for entry in checked if not entry.tensor]  # fmt: skip
+    return [*missing, *masks.findings(checked)]
 
 
 def _limits(words: list[str], devices: list[str]) -> list[Limit]:

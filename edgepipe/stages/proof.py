@@ -16,7 +16,7 @@ from edgepipe.stages import facts
 from edgepipe.stages.base import Work
 from edgepipe.stages.lite import scored
 from edgepipe.tflite import integer as integer_only
-from edgepipe.tflite import micro, parity
+from edgepipe.tflite import masks, micro, parity
 from edgepipe.tflite.graph import weight_sparsity
 from edgepipe.tflite.interpreter import Outputs, Runtime, predict
 from edgepipe.tflite.model import Model
@@ -161,6 +161,27 @@ def sparsity(model: Model) -> tuple[list[Metric], list[Table]]:
     ]
     columns = ("operator", "weights", "elements", "zeros", "share")
     return metrics, [Table(title="Exact zeros inside the .tflite", columns=columns, rows=tuple(rows))]
+
+
+def pruned(work: Work, model: Model) -> tuple[list[Finding], list[Table], list[str]]:
+    """The zeros of the last float model before, held against the .tflite weight by weight.
+
+    Every kernel of which 5 % and more are zero counts as pruned; one that is no tensor of the file is noted.
+    """
+    floats = [name for name, artifact in work.earlier.items() if artifact.kind is Kind.FLOAT]
+    if not floats:
+        return [], [], []
+    name = floats[-1]
+    from edgepipe.compress.pruning.kernels import stored_order
+
+    checked = masks.check(model, stored_order(facts.open_any(work, work.earlier[name])))
+    missing = [entry.layer for entry in checked if not entry.tensor]
+    notes = [f"zeros of '{layer}' are not checked: no tensor of the .tflite is this kernel" for layer in missing]
+    rows = tuple((entry.layer, entry.tensor, entry.wanted, len(entry.lost), entry.pattern)
+                 for entry in checked if entry.tensor)  # fmt: skip
+    columns = ("layer", "tensor", "zeros of the pruned model", "of these not zero", "shape of all zeros")
+    tables = [Table(title=f"Zeros of '{name}' inside the .tflite", columns=columns, rows=rows)] if rows else []
+    return masks.findings(checked), tables, notes
 
 
 def _share(name: str, layers: list[Any], which: str) -> Metric:

@@ -1,6 +1,6 @@
 """`train`: fit the model to the training split."""
 
-from typing import ClassVar, final
+from typing import Any, ClassVar, final
 
 from pydantic import Field
 
@@ -29,8 +29,29 @@ class Train(TrainingStage):
 
         seeded(work.seed)
         model = load(work.input.path, work.input.kind, allow_code=work.allow_code)
+        zeros = _zeros(model)
         schedule = self.fit_schedule(work, self.patience)
         history = fit(model, work.goal, work.data.train, work.data.validation, schedule, work.progress.epoch)
         artifact = (facts.write_keras if work.input.kind is Kind.KERAS else facts.write_float)(model, work.folder)
-        notes = (f"stopped after epoch {len(history.epochs)}, kept epoch {history.kept}",) if self.patience else ()
+        notes = _lost_zeros(zeros, model)
+        notes += (f"stopped after epoch {len(history.epochs)}, kept epoch {history.kept}",) if self.patience else ()
         return artifact, Outcome(metrics=tuple(facts.keras_evidence(model, artifact, work)), notes=notes)
+
+
+def _zeros(model: Any) -> dict[str, tuple[int, int]]:
+    """Exact zeros and elements of each kernel."""
+    import numpy as np
+
+    arrays = {getattr(weight, "path", weight.name): np.asarray(weight) for weight in model.weights}
+    return {name: (a.size - int(np.count_nonzero(a)), a.size) for name, a in arrays.items() if a.ndim > 1}
+
+
+def _lost_zeros(before: dict[str, tuple[int, int]], model: Any) -> tuple[str, ...]:
+    """A note on each kernel that was pruned, a twentieth of it and more, and is no longer."""
+    after = _zeros(model)
+    return tuple(
+        f"'{name}' had {zeros} zeros and now has {after[name][0]}: training fills what was pruned; `prune` and "
+        "`quantize` hold zeros"
+        for name, (zeros, size) in before.items()
+        if size / 20 <= zeros < size and after[name][0] < zeros
+    )

@@ -76,15 +76,16 @@ class Validate(Stage):
         quality, agreement, notes = proof.quality(work, self._references(limits, work.world), self.compared_samples)
         offenders, integer, integer_table = proof.integer(model, demanded=bool(self.integer_only))
         sparsity, sparsity_tables = proof.sparsity(model)
+        lost, pruned_tables, unchecked = proof.pruned(work, model)
         on_devices = evidence.gather(model, devices)
         metrics = [*quality, *evidence.counts(model), *integer, *sparsity, *on_devices.metrics]
         verdicts = [judge(limit, self._comparable(limit, metrics, work.world)) for limit in limits]
         return work.input, Outcome(
             metrics=tuple(metrics),
-            findings=(*offenders, *on_devices.findings),
-            notes=tuple(notes),
+            findings=(*offenders, *lost, *on_devices.findings),
+            notes=(*notes, *unchecked),
             verdicts=tuple(verdicts),
-            tables=(*agreement, integer_table, *sparsity_tables),
+            tables=(*agreement, integer_table, *sparsity_tables, *pruned_tables),
         )
 
     def _known(self, world: World) -> Known:

@@ -232,9 +232,13 @@ class Model:
         start, length = tensor.extent
         return _decode(self.content[start : start + length], tensor).reshape(tensor.shape)
 
+    def centred(self, tensor: Tensor) -> Array:
+        """The stored values of a constant less their zero point (of their channel): 0 exactly where the weight is 0."""
+        return np.asarray(self.values(tensor).astype(np.float64) - _zero_point(tensor))
+
     def zeros(self, tensor: Tensor) -> int:
         """How many elements of a constant stand for exactly 0: those equal to the zero point (of their channel)."""
-        return int(np.count_nonzero(self.values(tensor) == _zero_point(tensor)))
+        return tensor.elements - int(np.count_nonzero(self.centred(tensor)))
 
     def __iter__(self) -> Iterator[Operator]:
         return iter(self.operators)

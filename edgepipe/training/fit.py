@@ -80,15 +80,15 @@ def fit(
     Raises:
         InputError: the data does not fit the model, or the loss is no longer finite.
     """
-    samples, targets = _targets(task, train)
-    objective.check_fits(model, task, samples, targets)
+    samples, wanted = targets(task, train)
+    objective.check_fits(model, task, samples, wanted)
     rate = _rate(schedule, model, count(samples))
     model.compile(optimizer=objective.optimizer(task, model, rate), loss=objective.loss(task, model))
     history = History()
     tail = _watcher(model, task, validation, schedule, history, shown)
     model.fit(
         samples,
-        targets,
+        wanted,
         batch_size=schedule.batch_size,
         epochs=schedule.epochs,
         verbose=0,
@@ -98,7 +98,8 @@ def fit(
     return history
 
 
-def _targets(task: Task, train: Data) -> tuple[Arrays, Any]:
+def targets(task: Task, train: Data) -> tuple[Arrays, Any]:
+    """Samples of `train`, and what a loss compares outputs with: labels or, for reconstruction, the samples."""
     if task.kind != "reconstruction":
         return train.x, _column(task, train.y)
     # An autoencoder learns what is normal: it must not see the anomalies.

@@ -18,12 +18,13 @@ def api(model: Any) -> Any:
 
 def gives_logits(model: Any) -> bool:
     """Whether the model's last layer leaves class scores as they are, by its activation."""
-    last = _last_layer(model)
+    last = last_layer(model)
     name = getattr(getattr(last, "activation", None), "__name__", type(last).__name__)
     return name not in PROBABILITIES
 
 
-def _last_layer(model: Any) -> Any:
+def last_layer(model: Any) -> Any:
+    """The layer that gives the output, inside nested models and wrappers."""
     layer = model.layers[-1] if model.layers else model
     while getattr(layer, "layers", None):
         layer = layer.layers[-1]
@@ -32,15 +33,20 @@ def _last_layer(model: Any) -> Any:
     return getattr(layer, "layer", layer)  # inside a wrapper of tfmot
 
 
-def loss(task: Task, model: Any) -> Any:
-    """The loss function of `task` for the outputs of `model`."""
+def loss(task: Task, model: Any, logits: bool | None = None) -> Any:
+    """The loss function of `task` for the outputs of `model`; `logits` where these are taken before its softmax."""
     library = api(model)
     if task.loss != "auto":
         return library.losses.get(task.loss) if isinstance(task.loss, str) else task.loss
-    logits = gives_logits(model)
-    if task.labels == "many" or model.output_shape[-1] == 1:
+    logits = gives_logits(model) if logits is None else logits
+    if is_binary(task, model):
         return library.losses.BinaryCrossentropy(from_logits=logits)
     return library.losses.SparseCategoricalCrossentropy(from_logits=logits)
+
+
+def is_binary(task: Task, model: Any) -> bool:
+    """Whether each output of a classifier is a yes or no of its own."""
+    return task.labels == "many" or bool(model.output_shape[-1] == 1)
 
 
 def optimizer(task: Task, model: Any, learning_rate: Any) -> Any:

@@ -1,0 +1,174 @@
+"""Pruning compared: `python benchmarks/pruning.py saliency|channels [NAME]`.
+
+`saliency`: iterative pruning, the saliency taken anew in each round, over ten seeds: mean test accuracy and its 95 %
+confidence interval at 80, 90 and 95 % zeros, for every saliency with the same steps of training.
+`channels`: five large graphs at half of their MACs: the shrunk model against the masked one, and its latency on this
+host against the original's.
+"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import keras
+import networks
+import numpy as np
+import tf_keras
+from scipy import stats
+
+from edgepipe.compress.convert import convert
+from edgepipe.compress.overrides import Overrides
+from edgepipe.compress.pruning.channels.groups import groups_of
+from edgepipe.compress.pruning.channels.pool import ChannelPool
+from edgepipe.compress.pruning.channels.shrink import shrink
+from edgepipe.compress.pruning.granularity import Weight
+from edgepipe.compress.pruning.kernels import find
+from edgepipe.compress.pruning.masking import Holding, Masks
+from edgepipe.compress.pruning.objective import Objective, objective_of
+from edgepipe.compress.pruning.pool import Pool
+from edgepipe.compress.pruning.pruner import KernelPruner
+from edgepipe.compress.pruning.saliency import Settings
+from edgepipe.compress.pruning.saliency import saliency as smallest
+from edgepipe.data.splits import SplitData
+from edgepipe.models.bridge import bridge, relative_difference
+from edgepipe.models.perturb import perturbed
+from edgepipe.tasks.quality import Measure, Task
+from edgepipe.tflite import latency
+from edgepipe.tflite.graph import read
+from edgepipe.training.fit import seeded
+
+SEEDS = 10
+BATCH = 64
+RATE = 1e-3
+ROUNDS = (0.4152, 0.658, 0.8, 0.9, 0.95)  # zeros after each; each removes a like share of what is left
+SHOWN = (0.8, 0.9, 0.95)
+SALIENCIES = ("obd", "taylor2", "taylor", "magnitude", "random")
+TASK = Task("auto", {"accuracy": Measure(lambda truth, scores: 0.0)}, "classification")
+K = tf_keras.layers
+
+
+def perceptron(shape: tuple[int, ...]) -> Any:
+    """Three dense layers, 3,000 weights: the Hessian's diagonal is exact."""
+    layers = [K.Dense(32, "relu"), K.Dense(24, "relu"), K.Dense(10, "softmax")]
+    return tf_keras.Sequential([tf_keras.Input(shape), K.Flatten(), *layers])
+
+
+def convolutional(shape: tuple[int, ...]) -> Any:
+    """Two convolutions and two dense layers after LeCun et al. 1998, 44,000 weights: Gauss-Newton estimates."""
+    seen = [K.Conv2D(6, 5, activation="relu"), K.MaxPooling2D(), K.Conv2D(16, 5, activation="relu"), K.MaxPooling2D()]
+    told = [K.Flatten(), K.Dense(120, "relu"), K.Dense(84, "relu"), K.Dense(10, "softmax")]
+    return tf_keras.Sequential([tf_keras.Input(shape), *seen, *told])
+
+
+COMPARED = {
+    "digits, perceptron": (perceptron, networks.digits, 60, 10),
+    "fashion, LeNet-5": (convolutional, lambda: networks.fashion(28, 6_000), 15, 3),
+}
+
+
+def fit(model: Any, data: networks.Data, epochs: int, callbacks: list[Any]) -> None:
+    """The same training for all, its learning rate down to zero along a cosine."""
+    steps = epochs * -(-len(data.train[0]) // BATCH)
+    rate = tf_keras.optimizers.schedules.CosineDecay(RATE, steps)
+    model.compile(tf_keras.optimizers.Adam(rate), "sparse_categorical_crossentropy")
+    model.fit(*data.train, batch_size=BATCH, epochs=epochs, verbose=0, callbacks=callbacks)
+
+
+def accuracy(model: Any, data: networks.Data) -> float:
+    """On the test split, in per cent."""
+    x, y = data.test
+    return float((model.predict(x, batch_size=512, verbose=0).argmax(axis=1) == y).mean() * 100)
+
+
+def pruned(model: Any, data: networks.Data, kind: Any, epochs: int, seed: int) -> Iterator[float]:
+    """Test accuracy after each round."""
+    objective: Objective = objective_of(model, TASK, SplitData(*data.train), 512, seed)
+    kernels = find(model, Overrides(), exclude_last=False).kernels
+    pool = Pool(kernels, Weight(), "global", {})
+    pruner = KernelPruner.of(pool, 1.0, Settings(kind, probes=16), objective, seed)
+    masks = Masks(pruner.weights, pruner.zeros)
+    for share in ROUNDS:
+        masks.set(pruner.advance(share))
+        fit(model, data, epochs, [Holding(masks, {})])
+        yield accuracy(model, data)
+
+
+def saliency(name: str) -> None:
+    """The rows of one network."""
+    build, source, epochs, each = COMPARED[name]
+    data = source()
+    found: dict[str, list[list[float]]] = {kind: [] for kind in SALIENCIES}
+    dense = []
+    for seed in range(SEEDS):
+        seeded(seed)
+        model = build(data.train[0].shape[1:])
+        fit(model, data, epochs, [])
+        dense.append(accuracy(model, data))
+        weights = model.get_weights()
+        for kind in SALIENCIES:
+            seeded(seed)
+            model = build(data.train[0].shape[1:])
+            model.set_weights(weights)
+            found[kind].append(list(pruned(model, data, kind, each, seed)))
+            print(f"{name}, seed {seed}, {kind}: {found[kind][-1]}", file=sys.stderr, flush=True)
+    print(f"| {name} | not pruned | {interval(dense)} | | |")
+    for kind, runs in found.items():
+        columns = [interval([run[ROUNDS.index(share)] for run in runs]) for share in SHOWN]
+        print(f"| {name} | {kind} | {' | '.join(columns)} |", flush=True)
+
+
+def interval(values: list[float]) -> str:
+    """Mean and half the width of its 95 % confidence interval (Student's t)."""
+    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+    return f"{np.mean(values):.2f} ± {half:.2f}"
+
+
+GRAPHS = ("MobileNetV2", "ResNet50", "ResNet50V2", "DenseNet121", "EfficientNetB0")
+SIZE = 224
+
+
+def channels(name: str) -> None:
+    """One row: MACs, the difference from the masked model, and int8 latency on one thread, before and after."""
+    seeded(0)
+    original = getattr(keras.applications, name)(weights=None, input_shape=(SIZE, SIZE, 3))
+    with perturbed(original):
+        model = bridge(original).model
+    groups = groups_of(model, Overrides())
+    pool = ChannelPool(groups, groups.macs, ("uniform",), multiple=8)
+    found = smallest(Settings(), pool.weights, None, 0)
+    gone = pool.candidates(found, ("uniform",), groups.macs(groups.none) / 2, 1.0, pool.start())["uniform"]
+    smaller = shrink(model, groups, gone)
+    macs, before = measured(model)
+    left, after = measured(smaller)
+    for cut, zero in zip(groups.cuts, groups.zeros(gone), strict=True):
+        cut.weight.assign(np.where(zero, 0, cut.weight.numpy()))
+    x = np.random.default_rng(0).normal(0, 1, (4, SIZE, SIZE, 3)).astype("float32")
+    difference = relative_difference(scores(model)(x), scores(smaller)(x))
+    print(
+        f"| {name} | {macs / 1e6:.0f} M | {left / macs:.1%} | {difference:.1e} | {before * 1e3:.2f} ms | "
+        f"{after * 1e3:.2f} ms | {before / after:.2f} |",
+        flush=True,
+    )
+
+
+def scores(model: Any) -> Any:
+    """`model` before its softmax, through which nothing small would show."""
+    model.layers[-1].activation = tf_keras.activations.linear
+    return model
+
+
+def measured(model: Any) -> tuple[int, float]:
+    """MACs and the median seconds of one inference as an int8 .tflite."""
+    samples = np.random.default_rng(0).normal(0, 1, (4, SIZE, SIZE, 3)).astype("float32")
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "m.tflite"
+        path.write_bytes(convert(model, samples=samples))
+        return read(path).macs, latency.measure(path, threads=1).p50
+
+
+if __name__ == "__main__":
+    work: Any = {"saliency": (saliency, COMPARED), "channels": (channels, GRAPHS)}[sys.argv[1]]
+    for wanted in sys.argv[2:] or work[1]:
+        work[0](wanted)

@@ -1,0 +1,152 @@
+"""First and second derivatives of a loss by each weight: the gradient, and the diagonal of the Hessian in three ways.
+
+- `exact`: one Hessian-vector product (Pearlmutter 1994) for each weight; for small models.
+- `hutchinson`: v * Hv for random signs v, whose mean is the diagonal (Bekas, Kokiopoulou, Saad 2007). Unbiased for the
+  Hessian itself; noisy, and a single estimate may be negative where the true value is not.
+- `gauss_newton`: the squared gradient of random combinations of the outputs, whose mean is the diagonal of the
+  Gauss-Newton matrix J' S S' J (Schraudolph 2002). Never negative; it leaves out the curvature of the network itself,
+  which vanishes where the errors do.
+
+Arrays are float64 and have the shapes of the weights.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import tensorflow as tf
+
+from edgepipe.arrays import Array
+from edgepipe.compress.pruning.objective import Objective
+from edgepipe.errors import InputError
+
+Method = Literal["exact", "hutchinson", "gauss_newton"]
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """The diagonal of the Hessian for each weight tensor, and how far to trust it.
+
+    `error` is the standard error of each entry over the probes; zeros where the diagonal is exact.
+    """
+
+    diagonal: tuple[Array, ...]
+    error: tuple[Array, ...]
+    method: Method
+    probes: int
+
+    def relative_error(self, index: int) -> float:
+        """Standard error of tensor `index`: root mean square over its entries, relative to theirs."""
+        size = float(np.sqrt(np.mean(np.square(self.diagonal[index]))))
+        return float(np.sqrt(np.mean(np.square(self.error[index])))) / size if size else 0.0
+
+
+def gradient(objective: Objective, weights: list[Any]) -> list[Array]:
+    """dL/dw for each tensor of `weights`; zeros for one that the loss does not depend on."""
+
+    def of_batch(x: Any, y: Any, seed: Any) -> list[Any]:
+        with tf.GradientTape() as tape:
+            loss = objective.loss(y, objective.outputs(x))
+        return list(tape.gradient(loss, weights, unconnected_gradients="zero"))
+
+    return _mean(objective, _traced(objective, of_batch), seed=0)
+
+
+def curvature(objective: Objective, weights: list[Any], method: Method, probes: int, seed: int) -> Curvature:
+    """The diagonal of the Hessian of the loss by each tensor of `weights`.
+
+    Args:
+        probes: random vectors for each estimate; not used by `exact`.
+
+    Raises:
+        InputError: `gauss_newton` of a loss whose Hessian by the outputs is not known here.
+    """
+    if method == "gauss_newton" and objective.root is None:
+        raise InputError(
+            "gauss_newton needs cross-entropy of logits, or mse: the Hessian of any other loss by the outputs is "
+            "not known; use `hessian: hutchinson`"
+        )
+    estimate = _traced(objective, _ESTIMATES[method](objective, weights))
+    if method == "exact":
+        diagonal = _mean(objective, estimate, seed)
+        return Curvature(tuple(diagonal), tuple(np.zeros_like(part) for part in diagonal), method, 0)
+    mean, square = ([np.zeros(w.shape) for w in weights] for _ in range(2))
+    for probe in range(probes):
+        for index, found in enumerate(_mean(objective, estimate, seed + probe)):
+            mean[index] += found / probes
+            square[index] += np.square(found) / probes
+    spread = [np.maximum(s - np.square(m), 0) / max(probes - 1, 1) for m, s in zip(mean, square, strict=True)]
+    return Curvature(tuple(mean), tuple(np.sqrt(s) for s in spread), method, probes)
+
+
+def _traced(objective: Objective, of_batch: Any) -> Any:
+    """`of_batch(x, y, seed)` as one graph for batches of any size."""
+    specs = [tf.nest.map_structure(_any_batch, part) for part in objective.batches[0]]
+    return tf.function(of_batch).get_concrete_function(*specs, tf.TensorSpec((2,), tf.int32))
+
+
+def _any_batch(tensor: Any) -> Any:
+    return tf.TensorSpec((None, *tensor.shape[1:]), tensor.dtype)
+
+
+def _mean(objective: Objective, of_batch: Any, seed: int) -> list[Array]:
+    """The mean over all samples of what `of_batch` gives for each batch."""
+    parts = []
+    for number, (x, y, share) in enumerate(objective.weighted()):
+        found = of_batch(x, y, tf.constant([seed, number]))
+        parts.append([share * part.numpy().astype(np.float64) for part in found])
+    return [np.sum(each, axis=0) for each in zip(*parts, strict=True)]
+
+
+def _exact(objective: Objective, weights: list[Any]) -> Any:
+    """One product with each unit vector: the derivative of one entry of the gradient, at that entry."""
+
+    def of_batch(x: Any, y: Any, seed: Any) -> list[Any]:
+        return [diagonal(x, y, weight) for weight in weights]
+
+    def diagonal(x: Any, y: Any, weight: Any) -> Any:
+        def entry(index: Any) -> Any:
+            with tf.GradientTape() as outer:
+                with tf.GradientTape() as inner:
+                    loss = objective.loss(y, objective.outputs(x))
+                slope = tf.reshape(inner.gradient(loss, weight, unconnected_gradients="zero"), [-1])[index]
+            return tf.reshape(outer.gradient(slope, weight, unconnected_gradients="zero"), [-1])[index]
+
+        return tf.reshape(tf.map_fn(entry, tf.range(tf.size(weight)), fn_output_signature=weight.dtype), weight.shape)
+
+    return of_batch
+
+
+def _hutchinson(objective: Objective, weights: list[Any]) -> Any:
+    def of_batch(x: Any, y: Any, seed: Any) -> list[Any]:
+        signs = [_signs(tf.shape(w), w.dtype, seed + tf.constant([0, 7919 * index])) for index, w in enumerate(weights)]
+        with tf.GradientTape() as outer:
+            with tf.GradientTape() as inner:
+                loss = objective.loss(y, objective.outputs(x))
+            slopes = inner.gradient(loss, weights, unconnected_gradients="zero")
+            along = tf.add_n([tf.reduce_sum(slope * v) for slope, v in zip(slopes, signs, strict=True)])
+        products = outer.gradient(along, weights, unconnected_gradients="zero")
+        return [v * product for v, product in zip(signs, products, strict=True)]
+
+    return of_batch
+
+
+def _gauss_newton(objective: Objective, weights: list[Any]) -> Any:
+    def of_batch(x: Any, y: Any, seed: Any) -> list[Any]:
+        assert objective.root is not None, "curvature() refuses losses without"
+        with tf.GradientTape() as tape:
+            outputs = objective.outputs(x)
+            direction = objective.root(outputs, _signs(tf.shape(outputs), outputs.dtype, seed))
+            along = tf.reduce_sum(outputs * tf.stop_gradient(direction))
+        slopes = tape.gradient(along, weights, unconnected_gradients="zero")
+        # signs of different samples are independent: the mixed terms of the square vanish in the mean
+        return [tf.square(slope) / tf.cast(tf.shape(outputs)[0], slope.dtype) for slope in slopes]
+
+    return of_batch
+
+
+_ESTIMATES = {"exact": _exact, "hutchinson": _hutchinson, "gauss_newton": _gauss_newton}
+
+
+def _signs(shape: Any, dtype: Any, seed: Any) -> Any:
+    return 2 * tf.cast(tf.random.stateless_uniform(shape, seed, 0, 2, tf.int32), dtype) - 1

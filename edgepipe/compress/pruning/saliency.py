@@ -1,0 +1,95 @@
+"""Saliency: what deleting a weight would cost, by which pruning chooses (Menghani 2021, section 3.1).
+
+- `magnitude`: |w|; of several weights together the root of the mean square. No data needed.
+- `taylor`: first order, |g w| with g = dL/dw; of several weights |sum g w| (Molchanov et al. 2017).
+- `obd`: Optimal Brain Damage, h w^2 / 2 with h the diagonal of the Hessian (LeCun, Denker, Solla 1990), which takes the
+  model to be at a minimum, where g is zero.
+- `taylor2`: both, -g w + h w^2 / 2: the change of the loss to second order, for models that are not at a minimum.
+- `random`: the baseline.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from edgepipe.arrays import Array
+from edgepipe.compress.pruning.derivatives import Curvature, Method, curvature, gradient
+from edgepipe.compress.pruning.objective import Objective
+
+Kind = Literal["magnitude", "taylor", "obd", "taylor2", "random"]
+Reduction = Callable[[Array], Array]  # (..., weights that go together) -> (...), their score
+EXACT_UP_TO = 4096  # weights: one Hessian-vector product each is a matter of seconds
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Which saliency, and how its second derivatives are taken."""
+
+    kind: Kind = "magnitude"
+    hessian: Method | Literal["auto"] = "auto"
+    probes: int = 32
+    samples: int = 1024
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether it asks about the loss."""
+        return self.kind in ("taylor", "obd", "taylor2")
+
+
+@dataclass(frozen=True)
+class Saliency:
+    """For each tensor a value for each weight, and how the values of several weights make one score."""
+
+    values: tuple[Array, ...]
+    reduction: Reduction
+    curvature: Curvature | None = None
+    sizes: bool = False  # whether values are squares of the weights, which mean nothing across tensors
+
+
+def saliency(settings: Settings, weights: list[Any], objective: Objective | None, seed: int) -> Saliency:
+    """The saliency of every entry of `weights`.
+
+    Args:
+        objective: the loss; needed unless the kind is magnitude or random.
+    """
+    if settings.kind == "random":
+        generator = np.random.default_rng(seed)
+        return Saliency(tuple(generator.random(w.shape) for w in weights), _mean)
+    values = [np.asarray(w, np.float64) for w in weights]
+    if settings.kind == "magnitude":
+        return Saliency(tuple(np.square(v) for v in values), _root_mean, sizes=True)
+    assert objective is not None, "needs_data says so"
+    first = [-g * v for g, v in zip(gradient(objective, weights), values, strict=True)]
+    if settings.kind == "taylor":
+        return Saliency(tuple(first), _absolute_sum)
+    found = curvature(objective, weights, method(settings, weights, objective), settings.probes, seed)
+    second = [h * np.square(v) / 2 for h, v in zip(found.diagonal, values, strict=True)]
+    both = [a + b for a, b in zip(first, second, strict=True)]
+    return Saliency(tuple(second if settings.kind == "obd" else both), _sum, found)
+
+
+def method(settings: Settings, weights: list[Any], objective: Objective) -> Method:
+    """How the second derivatives are taken where `hessian: auto` leaves it open."""
+    if settings.hessian != "auto":
+        return settings.hessian
+    if sum(int(np.prod(w.shape)) for w in weights) <= EXACT_UP_TO:
+        return "exact"
+    return "hutchinson" if objective.root is None else "gauss_newton"
+
+
+def _mean(values: Array) -> Array:
+    return np.asarray(values.mean(-1))
+
+
+def _root_mean(values: Array) -> Array:
+    return np.asarray(np.sqrt(values.mean(-1)))
+
+
+def _absolute_sum(values: Array) -> Array:
+    return np.asarray(np.abs(values.sum(-1)))
+
+
+def _sum(values: Array) -> Array:
+    return np.asarray(values.sum(-1))

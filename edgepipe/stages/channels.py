@@ -1,0 +1,177 @@
+"""What `prune` does when channels go: the model that comes out is smaller on every device."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+from edgepipe.arrays import Array
+from edgepipe.artifact import Artifact, write_bytes
+from edgepipe.data.splits import representative
+from edgepipe.devices import evidence, profile
+from edgepipe.errors import InputError
+from edgepipe.metric import Evidence, Finding, Metric
+from edgepipe.outcome import Outcome, Table
+from edgepipe.stages import facts, rounds
+from edgepipe.stages.base import Work
+from edgepipe.tflite.graph import read
+from edgepipe.tflite.model import Model
+from edgepipe.units import Dimension
+
+if TYPE_CHECKING:
+    from edgepipe.compress.pruning.channels.groups import Groups
+    from edgepipe.compress.pruning.channels.pool import ChannelPool
+    from edgepipe.compress.pruning.pruner import ChannelPruner
+    from edgepipe.compress.pruning.target import Target
+    from edgepipe.stages.prune import Prune
+
+CALIBRATING = 8  # samples of a conversion whose size or time alone is asked for
+
+
+def run(prune: "Prune", work: Work) -> tuple[Artifact, Outcome]:
+    """Prune, train, and give the smaller model."""
+    model, notes = facts.open_float(work)
+    pruner = _pruner(prune, work, model)
+    trained = rounds.train(prune, work, pruner, model)
+    smaller = pruner.smaller
+    artifact = facts.write_float(smaller, work.folder)
+    reached, findings = _held(pruner, smaller, work) if trained.reached else ([], [])
+    metrics = (*facts.keras_evidence(smaller, artifact, work), *reached, _removed(pruner))
+    return artifact, Outcome(
+        metrics=metrics,
+        findings=tuple(findings),
+        notes=(*notes, *trained.notes),
+        tables=(_table(pruner.pool.groups, pruner.gone), *trained.tables),
+    )
+
+
+def _pruner(prune: "Prune", work: Work, model: Any) -> "ChannelPruner":
+    from edgepipe.compress.pruning.channels.groups import groups_of
+    from edgepipe.compress.pruning.objective import objective_of
+    from edgepipe.compress.pruning.pruner import Asking, ChannelPruner
+
+    groups = groups_of(model, rounds.overrides(prune))
+    target, built = _target(prune, work)
+    everything = len(work.data.validation)
+    validation = objective_of(model, work.goal, work.data.validation, everything, work.seed)
+    asking = Asking(prune.settings(), rounds.objective(prune, work, model), work.seed)
+    return ChannelPruner(model, _pool(prune, groups, target, model, work), target, asking, validation.value, built)
+
+
+def _pool(prune: "Prune", groups: "Groups", target: "Target", model: Any, work: Work) -> "ChannelPool":
+    from edgepipe.compress.pruning.channels.pool import ChannelPool
+
+    others = _macs(model, work) - groups.macs(groups.none) if target.what in ("macs", "latency") else 0
+    costs: dict[str, Callable[[Array], float]] = {
+        "sparsity": lambda gone: float(1 - gone.mean()),
+        "parameters": groups.parameters,
+        "flash": groups.parameters,
+        "macs": lambda gone: groups.macs(gone) + others,
+        "latency": lambda gone: groups.macs(gone) + others,
+    }
+    every = {layer.name: layer for layer in model._flatten_layers(include_self=False)}
+    own = {layer.name: rounds.own_share(prune, every[layer.name]) for layer in groups.layers}
+    orders = (prune.distribution,) if prune.distribution else ("uniform", "global", "per_mac")
+    shares = {name: share for name, share in own.items() if share is not None}
+    return ChannelPool(groups, costs[target.what], orders, prune.multiple_of, shares)  # type: ignore[arg-type]
+
+
+def _target(prune: "Prune", work: Work) -> "tuple[Target, Any]":
+    """What is asked for, and how to tell what only a conversion can."""
+    from edgepipe.compress.pruning.target import Target
+
+    given = prune.target
+    if given is None:
+        return Target("sparsity", prune.share), None
+    if given.flash is not None:
+        return Target("flash", given.flash), lambda model: _size(model, work)
+    if given.latency is not None:
+        return Target("latency", given.latency), lambda model: _latency(model, work, str(given.device))
+    if given.macs is not None:
+        return Target("macs", given.macs), None
+    return Target("parameters", given.parameters or 0.0), None
+
+
+@contextmanager
+def _converted(model: Any, work: Work, scheme: Literal["int8", "float32"]) -> Iterator[Model]:
+    """The facts of `model` as a .tflite, which is kept only inside the block."""
+    from edgepipe.compress.convert import convert
+
+    path = work.folder / "candidate.tflite"
+    samples = representative(work.data.train, CALIBRATING, work.seed) if scheme == "int8" else None
+    write_bytes(path, convert(model, scheme=scheme, samples=samples))
+    try:
+        yield read(path)
+    finally:
+        path.unlink()
+
+
+def _size(model: Any, work: Work) -> float:
+    with _converted(model, work, "int8") as lite:
+        return float(lite.bytes)
+
+
+def _macs(model: Any, work: Work) -> int:
+    with _converted(model, work, "float32") as lite:
+        return lite.macs
+
+
+def _latency(model: Any, work: Work, device: str) -> float:
+    """The median seconds of one inference on `device`.
+
+    Raises:
+        InputError: the device could not tell.
+    """
+    loaded = profile.load(device, work.base)
+    with _converted(model, work, "int8") as lite:
+        found = evidence.gather(lite, [loaded]).metrics
+    metric = next(metric for metric in found if metric.name == "latency")
+    if metric.value is None:
+        raise InputError(f"the latency on {device} is unavailable: {metric.how}")
+    return metric.value
+
+
+def _held(pruner: "ChannelPruner", smaller: Any, work: Work) -> tuple[list[Metric], list[Finding]]:
+    """What the target is counted in, of the trained model; a finding if it is over after all."""
+    target = pruner.target
+    if target.what == "sparsity":
+        return [], []
+    if pruner.built is not None:
+        value = pruner.built(smaller)
+    else:
+        value = float(_macs(smaller, work) if target.what == "macs" else smaller.count_params())
+    told = f"the target of {target.text()}: {target.show(value)} (it was {target.show(pruner.original)})"
+    over = Finding(rule="prune-target", place=work.name, observed=told, suggestion="prune with a lower target")
+    return [_reached(target, value)], [over] if value > target.value else []
+
+
+def _reached(target: "Target", value: float) -> Metric:
+    from edgepipe.compress.pruning.target import UNITS
+
+    how = {
+        "parameters": "elements of all weights of the pruned Keras model",
+        "macs": "multiply-accumulates of one inference of the pruned model as a float .tflite",
+        "flash": f"bytes of the pruned model as an int8 .tflite, calibrated on {CALIBRATING} samples",
+        "latency": f"median of the pruned model as an int8 .tflite, calibrated on {CALIBRATING} samples",
+    }[target.what]
+    obtained = Evidence.MEASURED if target.what == "latency" else Evidence.EXACT
+    return Metric(name=f"pruned_{target.what}", value=value, unit=UNITS[target.what], evidence=obtained, how=how)
+
+
+def _removed(pruner: "ChannelPruner") -> Metric:
+    gone, groups = pruner.gone, pruner.pool.groups
+    parameters = f"{groups.parameters(groups.none):,} to {groups.parameters(gone):,}"
+    how = f"{int(gone.sum())} of {len(gone)} groups of channels that can be removed; parameters {parameters}"
+    return facts.exact("channels_removed", float(gone.mean()), Dimension.FRACTION, how)
+
+
+def _table(groups: "Groups", gone: Any) -> Table:
+    import numpy as np
+
+    removed = groups.roots[gone]
+    rows = tuple(
+        (layer.name, layer.cls, len(layer.roots), int((~np.isin(layer.roots, removed)).sum()), layer.reason)
+        for layer in groups.layers
+    )
+    return Table(
+        title="Channels by layer", columns=("layer", "kind", "channels", "left", "keeps them because"), rows=rows
+    )

@@ -1,0 +1,114 @@
+"""What `prune` does when zeros go into kernels: single weights, blocks, n of m."""
+
+from typing import TYPE_CHECKING, Any
+
+from edgepipe.arrays import count
+from edgepipe.artifact import Artifact
+from edgepipe.errors import InputError
+from edgepipe.metric import Metric
+from edgepipe.outcome import Outcome, Table
+from edgepipe.stages import facts, rounds
+from edgepipe.stages.base import Work
+from edgepipe.stages.rounds import Trained
+from edgepipe.units import Dimension
+
+if TYPE_CHECKING:
+    from edgepipe.compress.pruning.kernels import Found
+    from edgepipe.compress.pruning.pool import LayerSparsity, Pool
+    from edgepipe.stages.prune import Prune
+
+
+def run(prune: "Prune", work: Work) -> tuple[Artifact, Outcome]:
+    """Prune and train; the zeros of every kernel are counted afterwards."""
+    from edgepipe.compress.pruning import by_tfmot
+    from edgepipe.compress.pruning.kernels import find
+
+    model, notes = facts.open_float(work)
+    found, pool = _pool(prune, find(model, rounds.overrides(prune), prune.exclude_last), model.name)
+    share = _share(prune, model, pool)
+    if by_tfmot.serves(model, pool, prune.settings(), prune.when(share)):
+        model, trained = _by_tfmot(prune, work, model, pool, share)
+    else:
+        trained = _by_edgepipe(prune, work, model, pool, share)
+    layers = _measured(model, found, pool, share if trained.reached else 0.0)
+    artifact = facts.write_float(model, work.folder)
+    metrics = (*facts.keras_evidence(model, artifact, work), _sparsity(layers))
+    return artifact, Outcome(
+        metrics=metrics, notes=(*notes, *trained.notes), tables=(_table(layers, prune), *trained.tables)
+    )
+
+
+def _pool(prune: "Prune", found: "Found", model: str) -> "tuple[Found, Pool]":
+    """The kernels that can be pruned in the shape that is asked for; the others are left alone with the reason."""
+    from edgepipe.compress.pruning.granularity import parse
+    from edgepipe.compress.pruning.pool import Pool
+
+    granularity = parse(prune.granularity)
+    refused = {kernel.name: granularity.refuses(kernel) for kernel in found.kernels}
+    found = found.without({name: reason for name, reason in refused.items() if reason}, model)
+    own = {kernel.name: rounds.own_share(prune, kernel.layer) for kernel in found.kernels}
+    if ":" in prune.granularity and any(share is not None for share in own.values()):
+        raise InputError(f"{prune.granularity} says how many weights go; a layer cannot have a sparsity of its own")
+    shares = {name: share for name, share in own.items() if share is not None}
+    return found, Pool(found.kernels, granularity, prune.distribution or "uniform", shares)  # type: ignore[arg-type]
+
+
+def _share(prune: "Prune", model: Any, pool: "Pool") -> float:
+    """The share of units that goes: as given, or what leaves the target's number of parameters."""
+    if ":" in prune.granularity:
+        return 1.0
+    if prune.target is None:
+        return prune.share
+    wanted = prune.target.parameters or 0.0
+    total = sum(int(weight.shape.num_elements()) for weight in model.weights)
+    gone = (
+        total - sum(pool.own[kernel.name] * kernel.size for kernel in pool.kernels if kernel.name in pool.own) - wanted
+    )
+    if gone >= pool.size:
+        raise InputError(
+            f"a target of {wanted:,.0f} parameters cannot be met: {total - pool.size:,.0f} of the {total:,} weights of "
+            f"'{model.name}' are not pruned"
+        )
+    return max(gone / pool.size, 0.0)
+
+
+def _by_tfmot(prune: "Prune", work: Work, model: Any, pool: "Pool", share: float) -> tuple[Any, Trained]:
+    from edgepipe.compress.pruning import by_tfmot
+    from edgepipe.training.fit import fit
+
+    train, schedule = work.data.train, prune.fit_schedule(work)
+    wrapped = by_tfmot.wrap(model, pool, share, prune.when(share), schedule.steps(count(train.x)))
+    fit(wrapped, work.goal, train, work.data.validation, schedule, work.progress.epoch, by_tfmot.callbacks())
+    return by_tfmot.strip(wrapped), Trained(("masks by tfmot's prune_low_magnitude",), (), reached=True)
+
+
+def _by_edgepipe(prune: "Prune", work: Work, model: Any, pool: "Pool", share: float) -> Trained:
+    from edgepipe.compress.pruning.pruner import KernelPruner
+
+    pruner = KernelPruner.of(pool, share, prune.settings(), rounds.objective(prune, work, model), work.seed)
+    return rounds.train(prune, work, pruner, model)
+
+
+def _measured(model: Any, found: "Found", pool: "Pool", share: float) -> "list[LayerSparsity]":
+    from edgepipe.compress.pruning.pool import check_reached, measure
+
+    layers = measure(model, found)
+    check_reached(layers, pool, share)
+    return layers
+
+
+def _sparsity(layers: "list[LayerSparsity]") -> Metric:
+    pruned = [layer for layer in layers if not layer.left_alone]
+    share = sum(layer.zeros for layer in pruned) / sum(layer.elements for layer in pruned)
+    names = ", ".join(layer.name for layer in layers if layer.left_alone) or "none"
+    how = f"exact zeros in {len(pruned)} pruned kernels; left alone: {names}"
+    return facts.exact("sparsity", share, Dimension.FRACTION, how)
+
+
+def _table(layers: "list[LayerSparsity]", prune: "Prune") -> Table:
+    rows = tuple(
+        (layer.name, layer.kind, layer.elements, layer.zeros, f"{layer.zeros / layer.elements:.2%}", layer.left_alone)
+        for layer in layers
+    )
+    columns = ("layer", "kind", "weights", "zeros", "share", "left alone because")
+    return Table(title=f"Zeros by layer, granularity {prune.granularity}", columns=columns, rows=rows)

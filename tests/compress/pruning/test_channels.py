@@ -1,0 +1,327 @@
+"""Channel pruning: the shrunk model computes what the masked one does, and nothing that must stay goes."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tf_keras
+
+from edgepipe.compress.convert import convert
+from edgepipe.compress.overrides import Overrides
+from edgepipe.compress.pruning.channels.groups import Groups, groups_of
+from edgepipe.compress.pruning.channels.pool import ChannelPool, Unreachable
+from edgepipe.compress.pruning.channels.shrink import shrink
+from edgepipe.compress.pruning.saliency import Saliency, Settings, saliency
+from edgepipe.errors import InputError
+from edgepipe.models.bridge import bridge, relative_difference
+from edgepipe.models.layers import LayerScale
+from edgepipe.tflite.graph import read
+from edgepipe.training.fit import seeded
+
+K = tf_keras.layers
+
+
+def _model(build: Callable[[Any], Any], shape: tuple[int, ...] = (8, 8, 4)) -> Any:
+    """The graph of `build`, with random weights in every place: biases, batch norms."""
+    seeded(0)
+    x = tf_keras.Input(shape, name="x")
+    return _randomized(tf_keras.Model(x, build(x), name="user"))
+
+
+def _randomized(model: Any) -> Any:
+    random = np.random.default_rng(0)
+    for weight in model.weights:
+        positive = "variance" in weight.name or "gamma" in weight.name
+        weight.assign(random.uniform(0.5, 1.5, weight.shape) if positive else random.normal(0, 0.3, weight.shape))
+    return model
+
+
+def _conv(filters: int, name: str, **options: Any) -> Any:
+    return K.Conv2D(filters, 3, padding="same", name=name, **options)
+
+
+def _end(x: Any) -> Any:
+    return K.Dense(3, name="end")(K.GlobalAveragePooling2D()(x))
+
+
+def _chain(x: Any) -> Any:
+    x = K.ReLU()(K.BatchNormalization()(_conv(6, "first", use_bias=False)(x)))
+    return _end(_conv(5, "second", activation="relu")(K.MaxPooling2D()(x)))
+
+
+def _flatten(x: Any) -> Any:
+    x = K.Flatten()(K.AveragePooling2D()(_conv(6, "first", activation="relu")(x)))
+    return K.Dense(3, name="end")(K.Dense(7, "relu", name="hidden")(x))
+
+
+def _residual(x: Any) -> Any:
+    x = _conv(6, "stem")(x)
+    y = K.ReLU()(K.BatchNormalization()(_conv(6, "inner")(K.ReLU()(x))))
+    return _end(K.ReLU()(K.Add()([x, y])))
+
+
+def _before_activation(x: Any) -> Any:
+    """Batch norms that read a sum and a concatenation, with a beta of their own for each channel."""
+    x = _conv(6, "stem")(x)
+    y = _conv(4, "grow", use_bias=False)(K.ReLU()(K.BatchNormalization(name="bn1")(x)))
+    x = K.Concatenate()([x, y])
+    return _end(_conv(5, "last")(K.ReLU()(K.BatchNormalization(name="bn2")(x))))
+
+
+def _depthwise(x: Any) -> Any:
+    x = K.ReLU(6.0)(_conv(6, "expand")(x))
+    x = K.ReLU(6.0)(K.BatchNormalization()(K.DepthwiseConv2D(3, depth_multiplier=2, name="depthwise")(x)))
+    return _end(K.Conv2D(5, 1, name="project")(x))
+
+
+def _separable(x: Any) -> Any:
+    return _end(K.SeparableConv2D(6, 3, depth_multiplier=2, name="apart")(_conv(5, "first", activation="relu")(x)))
+
+
+def _squeeze_excite(x: Any) -> Any:
+    x = _conv(6, "first", activation="swish")(x)
+    y = K.Reshape((1, 1, 6))(K.GlobalAveragePooling2D()(x))
+    y = K.Conv2D(6, 1, activation="sigmoid", name="excite")(K.Conv2D(3, 1, activation="swish", name="squeeze")(y))
+    return _end(K.Multiply()([x, y]))
+
+
+def _gated_dense(x: Any) -> Any:
+    """sigmoid(0) is a half: what is removed is read as 0 all the same."""
+    return _end(_conv(5, "second")(_conv(6, "first", activation="sigmoid")(x)))
+
+
+def _shared(x: Any) -> Any:
+    shared = _conv(6, "shared")
+    return _end(K.ReLU()(shared(K.ReLU()(shared(_conv(4, "first")(x))))) if x.shape[-1] == 6 else K.Add()([
+        shared(x), shared(_conv(4, "first")(x))]))  # fmt: skip
+
+
+def _nested(x: Any) -> Any:
+    inner = tf_keras.Sequential([tf_keras.Input((8, 8, 6)), _conv(5, "deep"), K.BatchNormalization()], name="inner")
+    return _end(K.PReLU(shared_axes=(1, 2))(inner(_conv(6, "outer")(x))))
+
+
+def _branches(x: Any) -> Any:
+    x = _conv(6, "stem", activation="relu")(x)
+    one, other = _conv(4, "one")(x), K.Conv2DTranspose(5, 3, padding="same", name="other")(x)
+    x = K.Concatenate()([one, K.UpSampling2D()(K.MaxPooling2D()(other))])
+    return _end(K.ZeroPadding2D()(LayerScale(0.5, 9, name="scale")(x)))
+
+
+def _grouped(x: Any) -> Any:
+    """As many groups as channels: a depthwise convolution by another name."""
+    return _end(K.Conv2D(12, 3, groups=6, name="grouped")(_conv(6, "first", activation="relu")(x)))
+
+
+def _permuted(x: Any) -> Any:
+    x = K.Permute((3, 1, 2))(_conv(6, "first", activation="relu")(x))
+    return K.Dense(3, name="end")(K.Flatten()(x))
+
+
+def _one_dimensional(x: Any) -> Any:
+    x = K.Conv1D(6, 3, activation="relu", name="first")(K.Reshape((32, 8))(x))
+    return K.Dense(3, name="end")(K.GlobalMaxPooling1D()(K.Conv1D(5, 3, name="second")(x)))
+
+
+GRAPHS = {
+    build.__name__.strip("_"): build
+    for build in (_chain, _flatten, _residual, _before_activation, _depthwise, _separable, _squeeze_excite,
+                  _gated_dense, _shared, _nested, _branches, _grouped, _permuted, _one_dimensional)
+}  # fmt: skip
+
+
+def _masked(model: Any, groups: Groups, gone: Any, only_made: bool) -> Any:
+    """Outputs with the removed channels at zero: their filters, biases and batch norms, and, too, what reads them."""
+    before = [cut.weight.numpy() for cut in groups.cuts]
+    zeros = groups.zeros(gone)
+    if only_made:
+        zeros = [_made(groups, index, gone) for index in range(len(zeros))]
+    for cut, value, zero in zip(groups.cuts, before, zeros, strict=True):
+        cut.weight.assign(np.where(zero, 0, value))
+    outputs = model(_inputs(model), training=False).numpy()
+    for cut, value in zip(groups.cuts, before, strict=True):
+        cut.weight.assign(value)
+    return outputs
+
+
+def _made(groups: Groups, index: int, gone: Any) -> Any:
+    """The elements of a weight that make removed channels, less those that read them."""
+    cut, mask = groups.cuts[index], np.zeros(groups.cuts[index].weight.shape, bool)
+    for axis, places in groups.members[index]:
+        if axis != cut.reads:
+            marked = np.where(places >= 0, gone[places], False)
+            mask |= np.expand_dims(marked, [other for other in range(mask.ndim) if other != axis])
+    return mask
+
+
+def _inputs(model: Any) -> Any:
+    return np.random.default_rng(1).normal(0, 1, (3, *model.input_shape[1:])).astype("float32")
+
+
+@pytest.mark.parametrize("share", [0.3, 0.7])
+@pytest.mark.parametrize("name", GRAPHS)
+def test_the_shrunk_model_is_the_masked_one(name: str, share: float) -> None:
+    model = _model(GRAPHS[name])
+    groups = groups_of(model, Overrides())
+    gone = _some(groups, share)
+    smaller = shrink(model, groups, gone)
+    outputs = smaller(_inputs(model), training=False).numpy()
+    assert relative_difference(_masked(model, groups, gone, only_made=False), outputs) < 1e-5
+    if name != "gated_dense":  # a sigmoid of nothing is not nothing
+        assert relative_difference(_masked(model, groups, gone, only_made=True), outputs) < 1e-5
+    assert relative_difference(model(_inputs(model)).numpy(), outputs) > 1e-3
+    assert smaller.count_params() == groups.parameters(gone) < model.count_params()
+
+
+def _some(groups: Groups, share: float) -> Any:
+    """A random choice that leaves every layer a channel."""
+    pool = ChannelPool(groups, lambda gone: float(1 - gone.mean()), ("global",))
+    values = Saliency(tuple(np.random.default_rng(3).random(w.shape) for w in pool.weights), lambda v: v.mean(-1))
+    return pool.candidates(values, ("global",), 1 - share, 1.0, pool.start())["global"]
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_parameters_and_macs_are_counted_right(name: str) -> None:
+    """Against the .tflite of the shrunk model, whose facts know nothing of labels."""
+    model = _model(GRAPHS[name])
+    groups = groups_of(model, Overrides())
+    for gone in (groups.none, _some(groups, 0.4)):
+        blob = convert(shrink(model, groups, gone), scheme="float32")
+        assert groups.macs(gone) == _macs(blob)
+
+
+def _macs(blob: bytes) -> int:
+    with TemporaryDirectory() as folder:
+        (Path(folder) / "m.tflite").write_bytes(blob)
+        return read(Path(folder) / "m.tflite").macs
+
+
+@pytest.mark.parametrize(("build", "layer", "reason"), [
+    (_chain, "end", "'end' is an output of the model"),
+    (lambda x: _end(K.LayerNormalization(name="norm")(_conv(6, "first")(x))), "first",
+     "read by 'norm', which takes mean and variance over all channels"),
+    (lambda x: K.Softmax(name="soft")(_end(x)), "end", "read by 'soft', which divides by the sum over all channels"),
+    (lambda x: _end(K.Conv2D(6, 3, groups=2, name="grouped")(_conv(6, "first")(x))), "first",
+     "read by 'grouped', whose 2 groups must keep their sizes"),
+    (lambda x: K.Add(name="sum")([x, _conv(4, "first")(x)]), "first", "'x' is an input of the model"),
+    (lambda x: _end(K.Multiply(name="mask")([x, _conv(1, "first")(x)])), "first", "spread over 4 channels by 'mask'"),
+    (lambda x: _end(K.Lambda(lambda t: t[..., ::-1], name="own")(_conv(6, "first")(x))), "first",
+     "read by 'own', a Lambda, through which channels are not followed"),
+    (lambda x: K.Dense(2, name="end")(K.LSTM(3, name="lstm")(K.Reshape((8, 48))(_conv(6, "first")(x)))), "first",
+     "read by 'lstm', a LSTM, through which channels are not followed"),
+])  # fmt: skip
+def test_what_cannot_be_pruned_is_named_with_the_reason(build: Any, layer: str, reason: str) -> None:
+    model = _model(lambda x: build(_conv(4, "before")(_conv(4, "free")(x))) if layer != "first" or "input" not in reason
+                   else [build(x), _end(_conv(5, "free")(x))])  # fmt: skip
+    found = {entry.name: entry.reason for entry in groups_of(model, Overrides()).layers}
+    assert reason in found[layer]
+
+
+def test_nothing_to_remove_is_said() -> None:
+    model = _model(lambda x: K.Conv2D(3, 1, name="only")(x))
+    with pytest.raises(InputError, match="no channel of 'user' can be removed: only: 'only' is an output of the model"):
+        groups_of(model, Overrides())
+
+
+def test_a_layer_that_the_pipeline_leaves_alone_keeps_its_channels() -> None:
+    model = _model(lambda x: _residual(_conv(4, "free", activation="relu")(x)))
+    found = {layer.name: layer.reason for layer in groups_of(model, Overrides({}, {"stem": None})).layers}
+    assert found["stem"] == found["inner"] == "left alone as the pipeline says"
+    assert found["free"] == ""
+
+
+def _pool(model: Any, **options: Any) -> ChannelPool:
+    groups = groups_of(model, Overrides())
+    return ChannelPool(groups, groups.macs, ("uniform", "global", "per_mac"), **options)
+
+
+@pytest.mark.parametrize("share", [0.9, 0.5, 0.3])
+@pytest.mark.parametrize("name", ["chain", "residual", "depthwise", "before_activation"])
+def test_a_target_is_met_from_above_with_as_little_as_possible(name: str, share: float) -> None:
+    pool = _pool(_model(GRAPHS[name]))
+    goal = pool.groups.macs(pool.start()) * share
+    found = saliency(Settings(), pool.weights, None, 0)
+    for gone in pool.candidates(found, pool.orders, goal, 1.0, pool.start()).values():
+        assert pool.groups.macs(gone) <= goal
+        # any one group more would be too many
+        backs = [gone & (np.arange(len(gone)) != place) for place in np.flatnonzero(gone)]
+        assert max(pool.groups.macs(back) for back in backs) > goal
+
+
+def test_a_target_out_of_reach_tells_the_least() -> None:
+    pool = _pool(_model(_chain))
+    with pytest.raises(Unreachable) as least:
+        pool.candidates(saliency(Settings(), pool.weights, None, 0), pool.orders, 10, 1.0, pool.start())
+    assert least.value.least == pool.groups.macs(_all_but_one(pool))
+
+
+def _all_but_one(pool: ChannelPool) -> Any:
+    gone = np.ones(len(pool.groups.roots), bool)
+    for places in pool.groups.clusters:
+        gone[places[0]] = False
+    return gone
+
+
+@pytest.mark.parametrize("multiple", [2, 4])
+def test_layers_keep_a_multiple(multiple: int) -> None:
+    model = _model(lambda x: _end(_conv(10, "second")(K.ReLU()(_conv(16, "first")(x)))))
+    pool = _pool(model, multiple=multiple)
+    found = saliency(Settings(), pool.weights, None, 0)
+    goal = pool.groups.macs(pool.start()) * 0.5
+    for gone in pool.candidates(found, pool.orders, goal, 1.0, pool.start()).values():
+        left = [len(places) - int(gone[places].sum()) for places in pool.groups.clusters]
+        assert all(number % multiple == 0 or number == 10 for number in left)
+        assert pool.groups.macs(gone) <= goal
+
+
+def test_a_share_of_ones_own_is_kept_to() -> None:
+    pool = _pool(_model(_chain), own={"second": 0.4})
+    found = saliency(Settings(), pool.weights, None, 0)
+    for gone in pool.candidates(found, pool.orders, math.inf, 1.0, pool.start()).values():
+        assert [int(gone[places].sum()) for places in pool.groups.clusters] == [0, 2]
+
+
+def test_the_loss_of_a_channel_is_that_of_what_reads_it() -> None:
+    model = _model(_flatten)
+    groups = groups_of(model, Overrides())
+    values = [np.random.default_rng(0).random(cut.weight.shape) for cut in groups.cuts]
+    scores = groups.losses(values, lambda part: part.sum(-1))
+    kernel = next(
+        value for cut, value in zip(groups.cuts, values, strict=True) if cut.layer == "hidden" and value.ndim == 2
+    )
+    first = kernel.reshape(4, 4, 6, 7).sum((0, 1, 3))  # after the pooling 4 x 4 places of 6 channels are flattened
+    assert np.allclose(scores[:6], first)
+
+
+FAMILIES = ("MobileNetV2", "ResNet50", "ResNet50V2", "DenseNet121", "EfficientNetB0")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
+def test_real_graphs_shrink_to_the_masked_model(name: str) -> None:
+    seeded(0)
+    original = getattr(keras.applications, name)(weights=None, input_shape=(32, 32, 3), classes=10)
+    model = _randomized_slightly(bridge(original).model)
+    groups = groups_of(model, Overrides())
+    gone = _some(groups, 0.4)
+    model.layers[-1].activation = tf_keras.activations.linear  # nothing small shows through a softmax
+    smaller = shrink(model, groups, gone)
+    outputs = smaller(_inputs(model), training=False).numpy()
+    assert relative_difference(_masked(model, groups, gone, only_made=True), outputs) < 1e-5
+    assert relative_difference(model(_inputs(model)).numpy(), outputs) > 1e-3
+    assert [layer.name for layer in groups.layers if layer.reason] == ["predictions"]
+
+
+def _randomized_slightly(model: Any) -> Any:
+    """Every weight moved, yet so that a hundred layers neither vanish nor overflow."""
+    random = np.random.default_rng(0)
+    for weight in model.weights:
+        positive = "variance" in weight.name or "gamma" in weight.name
+        noise = random.uniform(0.8, 1.2, weight.shape) if positive else random.normal(0, 0.05, weight.shape)
+        weight.assign(weight * noise if positive else weight + noise)
+    return model

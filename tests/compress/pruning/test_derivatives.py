@@ -1,0 +1,186 @@
+"""Gradients and Hessian diagonals against independent routes."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras
+from small_networks import K, flat
+
+from edgepipe.arrays import Array
+from edgepipe.compress.pruning.derivatives import curvature, gradient
+from edgepipe.compress.pruning.objective import objective_of
+from edgepipe.data.splits import SplitData
+from edgepipe.errors import InputError
+from edgepipe.tasks.quality import Measure, Task
+from edgepipe.training.fit import seeded
+
+SAMPLES = 12
+MEASURES = {"quality": Measure(lambda truth, outputs: 0.0)}
+CLASSES = Task("auto", MEASURES, "classification")
+MANY = Task("auto", MEASURES, "classification", labels="many")
+VALUES = Task("mse", MEASURES, "regression")
+OWN = Task(lambda y, z: tf.reduce_mean(tf.square(z), axis=-1), MEASURES, "custom")
+
+
+@pytest.fixture(autouse=True)
+def doubles() -> Iterator[None]:
+    """Differences of differences need float64."""
+    tf_keras.backend.set_floatx("float64")
+    yield
+    tf_keras.backend.set_floatx("float32")
+
+
+def _network(*layers: Any) -> Any:
+    return tf_keras.Sequential([tf_keras.Input((4, 4, 1)), *layers])
+
+
+CASES: dict[str, tuple[Any, Task]] = {
+    "dense, softmax": (lambda: _network(K.Flatten(), K.Dense(3, "tanh"), K.Dense(4, "softmax")), CLASSES),
+    "convolution and batch norm": (lambda: _network(
+        K.Conv2D(2, 2, use_bias=False), K.BatchNormalization(), K.Activation("tanh"), K.DepthwiseConv2D(2),
+        K.GlobalAveragePooling2D(), K.Dense(4, "softmax")), CLASSES),
+    "logits": (lambda: _network(K.Flatten(), K.Dense(4)), CLASSES),
+    "softmax as a layer": (lambda: _network(K.Flatten(), K.Dense(4), K.Softmax()), CLASSES),
+    "many labels": (lambda: _network(K.Flatten(), K.Dense(3, "tanh"), K.Dense(3, "sigmoid")), MANY),
+    "mean squared error": (lambda: _network(K.Flatten(), K.Dense(3, "tanh"), K.Dense(2)), VALUES),
+}  # fmt: skip
+
+
+def _given(name: str) -> tuple[Any, Any, list[Any]]:
+    seeded(1)
+    build, task = CASES[name]
+    model, random = build(), np.random.default_rng(0)
+    for weight in model.weights:
+        weight.assign(random.normal(0, 0.4, weight.shape) + (1.0 if "variance" in weight.name else 0.0))
+    x = random.random((SAMPLES, 4, 4, 1))
+    several = {
+        "many labels": (random.random((SAMPLES, 3)) > 0.5) * 1.0,
+        "mean squared error": random.random((SAMPLES, 2)),
+    }
+    y = several.get(name, random.integers(0, 4, SAMPLES))
+    return model, objective_of(model, task, SplitData(x, y), SAMPLES, 0), list(model.trainable_weights)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_gradient_is_that_of_differences(name: str) -> None:
+    _, objective, weights = _given(name)
+    found = flat(gradient(objective, weights))
+    wanted = np.array([(up - down) / 2e-5 for up, _, down in _moved(objective, weights, 1e-5)])
+    assert np.abs(found - wanted).max() <= 1e-6 * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_exact_diagonal_is_that_of_differences(name: str) -> None:
+    _, objective, weights = _given(name)
+    found = flat(curvature(objective, weights, "exact", 0, 0).diagonal)
+    wanted = np.array([(up - 2 * middle + down) / 1e-6 for up, middle, down in _moved(objective, weights, 1e-3)])
+    assert np.abs(found - wanted).max() <= 1e-4 * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_exact_diagonal_is_that_of_the_whole_hessian(name: str) -> None:
+    """An independent route: the Jacobian of the gradient, of the loss on the outputs of the whole model."""
+    model, objective, weights = _given(name)
+    loss = _loss_of_outputs(name)
+    x, y = objective.batches[0]
+    with tf.GradientTape(persistent=True) as outer:
+        with tf.GradientTape() as inner:
+            value = loss(y, model(x, training=False))
+        slopes = inner.gradient(value, weights)
+    wanted = []
+    for slope, weight in zip(slopes, weights, strict=True):
+        whole = tf.reshape(
+            outer.jacobian(slope, weight, experimental_use_pfor=False), (tf.size(weight), tf.size(weight))
+        )
+        wanted.append(np.diag(whole.numpy()))
+    found = flat(curvature(objective, weights, "exact", 0, 0).diagonal)
+    assert np.abs(found - flat(wanted)).max() <= 1e-4 * np.abs(flat(wanted)).max()
+
+
+def _loss_of_outputs(name: str) -> Any:
+    losses = tf_keras.losses
+    if name == "many labels":
+        return losses.BinaryCrossentropy()
+    if name == "mean squared error":
+        return losses.MeanSquaredError()
+    return losses.SparseCategoricalCrossentropy(from_logits=name == "logits")
+
+
+def _moved(objective: Any, weights: list[Any], step: float) -> Iterator[tuple[float, float, float]]:
+    """The loss with each weight a step up, as it is, and a step down."""
+    ((x, y),) = objective.batches
+    loss = tf.function(lambda: objective.loss(y, objective.outputs(x)))
+    middle = float(loss())
+    for weight in weights:
+        value = weight.numpy()
+        for index in np.ndindex(*value.shape):
+            losses = []
+            for sign in (1, -1):
+                other = value.copy()
+                other[index] += sign * step
+                weight.assign(other)
+                losses.append(float(loss()))
+            yield losses[0], middle, losses[1]
+        weight.assign(value)
+
+
+@pytest.mark.parametrize("method", ["hutchinson", "gauss_newton"])
+@pytest.mark.parametrize("name", ["dense, softmax", "convolution and batch norm", "many labels", "mean squared error"])
+def test_an_estimate_is_within_the_error_that_it_tells(name: str, method: Any) -> None:
+    _, objective, weights = _given(name)
+    found = curvature(objective, weights, method, 200, 0)
+    wanted = flat(_reference(name, objective, weights, method))
+    off, told = np.abs(flat(found.diagonal) - wanted), flat(found.error)
+    assert np.mean(off <= 4 * told + 1e-12) > 0.98
+    assert np.sqrt(np.mean(np.square(told))) < 0.3 * np.sqrt(np.mean(np.square(wanted)))
+
+
+@pytest.mark.parametrize("method", ["hutchinson", "gauss_newton"])
+def test_more_probes_are_closer(method: Any) -> None:
+    _, objective, weights = _given("dense, softmax")
+    wanted = flat(_reference("dense, softmax", objective, weights, method))
+    few, many = (flat(curvature(objective, weights, method, probes, 0).diagonal) for probes in (4, 400))
+    assert np.abs(many - wanted).mean() < np.abs(few - wanted).mean() / 3
+
+
+def _reference(name: str, objective: Any, weights: list[Any], method: str) -> list[Array]:
+    if method == "hutchinson":
+        return list(curvature(objective, weights, "exact", 0, 0).diagonal)
+    return _gauss_newton(name, objective, weights)
+
+
+def _gauss_newton(name: str, objective: Any, weights: list[Any]) -> list[Array]:
+    """J' H J from the whole Jacobian of the outputs, sample by sample, H by automatic differentiation."""
+    x, y = objective.batches[0]
+    with tf.GradientTape(persistent=True) as tape:
+        outputs = objective.outputs(x)
+    jacobians = [tape.jacobian(outputs, weight, experimental_use_pfor=False).numpy() for weight in weights]
+    with tf.GradientTape(persistent=True) as outer:
+        outer.watch(outputs)
+        with tf.GradientTape() as inner:
+            inner.watch(outputs)
+            loss = objective.loss(y, outputs)
+        slope = inner.gradient(loss, outputs)
+    hessians = outer.batch_jacobian(slope, outputs, experimental_use_pfor=False).numpy()
+    found = []
+    for jacobian in jacobians:
+        flat_ = jacobian.reshape(*jacobian.shape[:2], -1)
+        found.append(np.einsum("nak,nab,nbk->k", flat_, hessians, flat_).reshape(jacobian.shape[2:]))
+    return found
+
+
+def test_gauss_newton_of_an_own_loss_is_refused() -> None:
+    model, data = _given("logits")[0], SplitData(np.zeros((8, 4, 4, 1)), np.zeros(8))
+    objective = objective_of(model, OWN, data, 8, 0)
+    with pytest.raises(InputError, match=r"gauss_newton needs cross-entropy of logits, or mse.*hutchinson"):
+        curvature(objective, model.trainable_weights, "gauss_newton", 4, 0)
+    assert curvature(objective, model.trainable_weights, "hutchinson", 4, 0).probes == 4
+
+
+def test_exact_has_no_error() -> None:
+    _, objective, weights = _given("logits")
+    found = curvature(objective, weights, "exact", 0, 0)
+    assert found.relative_error(0) == 0.0

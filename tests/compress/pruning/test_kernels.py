@@ -1,0 +1,184 @@
+"""Which kernels are pruned, in which shapes, how a share is spread over them, and when."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import tf_keras
+
+from edgepipe.compress.overrides import Overrides
+from edgepipe.compress.pruning import granularity
+from edgepipe.compress.pruning.distribution import erk
+from edgepipe.compress.pruning.granularity import Block, Granularity, NofM, Weight
+from edgepipe.compress.pruning.kernels import EXCLUDED_LAST, Kernel, find, kernels
+from edgepipe.compress.pruning.pool import Pool, check_reached, measure
+from edgepipe.compress.pruning.saliency import Settings, saliency
+from edgepipe.compress.pruning.schedule import Schedule
+from edgepipe.errors import InputError
+
+K = tf_keras.layers
+
+
+def _every_class() -> Any:
+    x = image = tf_keras.Input((8, 8, 4), name="image")
+    x = K.Conv2D(8, 3, padding="same", name="conv")(x)
+    x = K.DepthwiseConv2D(3, padding="same", name="depthwise")(x)
+    x = K.SeparableConv2D(8, 3, padding="same", name="separable")(x)
+    x = tf_keras.Sequential([tf_keras.Input((8, 8, 8)), K.Conv2DTranspose(6, 2, name="up")], name="inner")(x)
+    x = K.Reshape((81, 6), name="rows")(x)
+    x = K.MultiHeadAttention(2, 4, name="attention")(x, x)
+    x = K.LSTM(5, name="lstm")(x)
+    words = tf_keras.Input((3,), dtype="int32", name="words")
+    y = K.Flatten(name="flat")(K.Embedding(9, 2, name="table")(words))
+    x = K.Dense(3, name="last")(K.Concatenate()([x, y]))
+    return tf_keras.Model([image, words], x, name="every")
+
+
+def test_every_class_is_pruned_or_named() -> None:
+    found = find(_every_class(), Overrides(), exclude_last=True)
+    attention = [f"attention/{part}" for part in ("query", "key", "value", "attention_output")]
+    lstm = ["lstm/lstm_cell/kernel", "lstm/lstm_cell/recurrent_kernel"]
+    assert [kernel.name for kernel in found.kernels] == ["conv", "separable", "up", *attention, *lstm]
+    assert found.left_alone == {
+        "depthwise": "DepthwiseConv2D is not pruned unless named: few weights, each used at many places",
+        "table": "Embedding is not pruned: only convolutions, dense, attention and recurrent layers are",
+        "last": EXCLUDED_LAST,
+    }
+
+
+def test_rows_are_outputs_positions_inputs() -> None:
+    by_name = {kernel.name: kernel for kernel in kernels(_every_class())}
+    shapes = {name: kernel.rows(np.zeros(kernel.shape)).shape for name, kernel in by_name.items()}
+    assert shapes["conv"] == (8, 9, 4)
+    assert shapes["depthwise"] == (8, 9, 1)
+    assert shapes["up"] == (6, 4, 8)
+    assert shapes["attention/query"] == (8, 1, 6)
+    assert shapes["attention/attention_output"] == (6, 1, 8)
+    for kernel in by_name.values():
+        values = np.random.default_rng(0).random(kernel.shape)
+        assert np.array_equal(kernel.back(kernel.rows(values)), values)
+
+
+@pytest.mark.parametrize(("overrides", "pruned"), [
+    (Overrides({"Conv2D": None}), {"conv": False}),
+    (Overrides({}, {"depth.*": object()}), {"depthwise": True}),
+    (Overrides({}, {"last": object()}), {"last": True}),
+    (Overrides({"LSTM": None}, {"attention": None}), {"lstm/lstm_cell/kernel": False, "attention/key": False}),
+])  # fmt: skip
+def test_overrides_include_and_exclude(overrides: Overrides[Any], pruned: dict[str, bool]) -> None:
+    found = {kernel.name for kernel in find(_every_class(), overrides, exclude_last=True).kernels}
+    assert {name: name in found for name in pruned} == pruned
+
+
+def test_nothing_to_prune_is_said() -> None:
+    inputs = tf_keras.Input((4,), name="x")
+    only = tf_keras.Model(inputs, K.Dense(2, name="only")(inputs), name="one_layer")
+    with pytest.raises(InputError, match="nothing to prune in 'one_layer': only: the last layer is excluded"):
+        find(only, Overrides(), exclude_last=True)
+
+
+def _kernel(shape: tuple[int, ...]) -> Kernel:
+    weight = tf_keras.backend.variable(np.random.default_rng(0).normal(size=shape))
+    return Kernel("k", "Conv2D", None, weight, (len(shape) - 2,), (len(shape) - 1,))
+
+
+@pytest.mark.parametrize("kind", ["magnitude", "random"])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("shape", [(3, 3, 8, 16), (8, 16)])
+@pytest.mark.parametrize("cut", [Weight(), Block(4, 1), Block(1, 4), Block(2, 2), NofM(2, 4), NofM(1, 2)])
+def test_zeros_have_the_shape_and_the_share(cut: Granularity, shape: tuple[int, ...], share: float, kind: Any) -> None:
+    kernel = _kernel(shape)
+    pool = Pool((kernel,), cut, "uniform", {})
+    found = saliency(Settings(kind), pool.weights, None, 0)
+    zero = pool.remove(found, share, 1.0, pool.start()).zeros[0]
+    assert abs(int(zero.sum()) - share * cut.most(kernel)) <= cut.weights(kernel)
+    if share == 1.0 or not isinstance(cut, NofM):
+        assert cut.broken(kernel, zero) == 0
+
+
+@pytest.mark.parametrize("cut", [NofM(2, 4), NofM(1, 4), NofM(4, 8)])
+def test_n_of_m_drops_the_smallest_of_each_group(cut: NofM) -> None:
+    kernel = _kernel((3, 3, 8, 4))
+    pool = Pool((kernel,), cut, "uniform", {})
+    zero = pool.remove(saliency(Settings(), pool.weights, None, 0), 1.0, 1.0, pool.start()).zeros[0]
+    values = np.abs(np.asarray(kernel.weight))
+    for place in np.ndindex(3, 3, 8 // cut.group, 4):
+        group = slice(place[2] * cut.group, (place[2] + 1) * cut.group)
+        gone, kept = (values[place[0], place[1], group, place[3]][mask] for mask in (
+            zero[place[0], place[1], group, place[3]], ~zero[place[0], place[1], group, place[3]]))  # fmt: skip
+        assert len(kept) == cut.kept
+        assert gone.max() <= kept.min()
+
+
+def test_what_is_gone_stays_gone() -> None:
+    kernel = _kernel((3, 3, 8, 16))
+    for cut in (Weight(), Block(4, 1), NofM(2, 4)):
+        pool, before = Pool((kernel,), cut, "uniform", {}), None
+        for number, share in enumerate((0.2, 0.5, 0.9)):
+            state = pool.start() if before is None else before
+            after = pool.remove(saliency(Settings("random"), pool.weights, None, number), share, 1.0, state)
+            assert before is None or not (before.zeros[0] & ~after.zeros[0]).any()
+            before = after
+
+
+def test_global_ranks_over_all_kernels() -> None:
+    small, large = _kernel((8, 16)), _kernel((16, 16))
+    small.weight.assign(np.asarray(small.weight) / 100)
+    pool = Pool((small, large), Weight(), "global", {})
+    zeros = pool.remove(saliency(Settings(), pool.weights, None, 0), 0.5, 1.0, pool.start()).zeros
+    assert zeros[0].sum() == small.size - 1  # one weight of each kernel stays
+    assert sum(int(zero.sum()) for zero in zeros) == pytest.approx((small.size + large.size) / 2, abs=1)
+
+
+def test_a_share_of_ones_own_leaves_the_pool() -> None:
+    one, other = (Kernel(name, "Conv2D", None, _kernel((8, 16)).weight, (0,), (1,)) for name in ("one", "other"))
+    pool = Pool((one, other), Weight(), "uniform", {"one": 0.25})
+    zeros = pool.remove(saliency(Settings(), pool.weights, None, 0), 0.75, 1.0, pool.start()).zeros
+    assert [zero.mean() for zero in zeros] == [0.25, 0.75]
+
+
+@pytest.mark.parametrize("share", [0.3, 0.8, 0.95])
+def test_erk_gives_the_share_in_all_and_spares_the_small(share: float) -> None:
+    shapes = [(3, 3, 1, 8), (3, 3, 64, 128), (1, 1, 128, 64), (256, 10)]
+    found = erk(shapes, share)
+    sizes = [int(np.prod(shape)) for shape in shapes]
+    assert np.dot(found, sizes) / sum(sizes) == pytest.approx(share)
+    # Evci et al. 2020, appendix: densities are in proportion to (n_in + n_out + w + h) / (n_in n_out w h)
+    factors = [(1 - s) * size / sum(shape) for s, size, shape in zip(found, sizes, shapes, strict=True) if 0 < s < 1]
+    assert np.allclose(factors, factors[0])
+    assert found[0] == min(found)
+
+
+@pytest.mark.parametrize(("text", "told"), [
+    ("blocks", "found 'blocks'; allowed: weight, channel, block MxN"), ("block 1x1", "found 'block 1x1'"),
+    ("4:4", "found '4:4'"), ("0:4", "found '0:4'"), ("block 0x4", "found 'block 0x4'"),
+])  # fmt: skip
+def test_no_such_granularity(text: str, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        granularity.parse(text)
+
+
+@pytest.mark.parametrize(("cut", "told"), [
+    (NofM(2, 4), "its 6 input channels are no multiple of 4"),
+    (Block(4, 4), "its 10 output channels are no multiple of 4 and its 6 input channels are no multiple of 4"),
+])  # fmt: skip
+def test_a_shape_that_does_not_fit_is_refused_with_the_numbers(cut: Granularity, told: str) -> None:
+    assert cut.refuses(_kernel((3, 3, 6, 10))) == told
+
+
+def test_the_cubic_schedule_is_that_of_the_paper() -> None:
+    """Zhu and Gupta 2017, equation 1: s_f + (s_i - s_f) (1 - t / (n dt))^3."""
+    found = Schedule("cubic", start=0.2, ramp=0.5).updates(200)
+    assert max(found) == 99
+    for step, progress in found.items():
+        assert progress == pytest.approx(1 + (0.2 - 1) * (1 - step / 99) ** 3)
+    assert Schedule("one_shot").updates(200) == {0: 1.0}
+    assert Schedule("polynomial").updates(1) == {0: 1.0}
+
+
+def test_a_missed_target_is_an_error_not_a_smaller_number() -> None:
+    model = tf_keras.Sequential([tf_keras.Input((10,)), K.Dense(10, name="hidden"), K.Dense(2, name="last")])
+    found = find(model, Overrides(), exclude_last=True)
+    pool = Pool(found.kernels, Weight(), "uniform", {})
+    with pytest.raises(InputError, match="layer 'hidden' holds 0 zeros of 100, under the target 75%"):
+        check_reached(measure(model, found), pool, 0.75)

@@ -1,0 +1,84 @@
+"""Saliency against what it predicts: the change of the loss when each weight is deleted."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import tf_keras
+from scipy.stats import spearmanr
+from small_networks import NETWORKS, flat, trained
+
+from edgepipe.arrays import Array
+from edgepipe.compress.pruning.saliency import Settings, method, saliency
+
+
+def _deleted(objective: Any, weights: list[Any]) -> Array:
+    """The change of the loss when each weight alone becomes zero."""
+    import tensorflow as tf
+
+    batches = list(objective.weighted())
+    loss = tf.function(lambda: sum(share * objective.loss(y, objective.outputs(x)) for x, y, share in batches))
+    before, found = float(loss()), []
+    for weight in weights:
+        value = weight.numpy()
+        for index in np.ndindex(*value.shape):
+            without = value.copy()
+            without[index] = 0
+            weight.assign(without)
+            found.append(float(loss()) - before)
+        weight.assign(value)
+    return np.array(found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_ranking_is_that_of_deleting_each_weight(name: str) -> None:
+    _, objective, weights = trained(name)
+    wanted = _deleted(objective, weights)
+    ranks = {}
+    for kind in ("magnitude", "obd", "taylor2"):
+        found = saliency(Settings(kind), weights, objective, 0)
+        scores = [found.reduction(values[..., None]) for values in found.values]
+        ranks[kind] = float(spearmanr(flat(scores), wanted)[0])
+    print(name, ranks)
+    assert ranks["taylor2"] >= 0.99
+    assert ranks["obd"] > ranks["magnitude"]
+
+
+def test_the_kinds_are_what_they_say() -> None:
+    _, objective, weights = trained("relu", epochs=1)
+    from edgepipe.compress.pruning.derivatives import curvature, gradient
+
+    slopes = gradient(objective, weights)
+    diagonal = curvature(objective, weights, "exact", 0, 0).diagonal
+    for index, weight in enumerate(weights):
+        w, g, h = weight.numpy().astype(np.float64), slopes[index], diagonal[index]
+        wanted = {
+            "magnitude": np.abs(w),
+            "taylor": np.abs(g * w),
+            "obd": h * w**2 / 2,
+            "taylor2": -g * w + h * w**2 / 2,
+        }
+        for kind, value in wanted.items():
+            found = saliency(Settings(kind), weights, objective, 0)  # type: ignore[arg-type]
+            assert np.allclose(found.reduction(found.values[index][..., None]), value, rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize(("size", "loss", "chosen"), [
+    (10, "auto", "exact"), (5000, "auto", "gauss_newton"), (5000, "mae", "hutchinson")])  # fmt: skip
+def test_auto_is_exact_while_that_is_a_matter_of_seconds(size: int, loss: str, chosen: str) -> None:
+    from small_networks import TASK, K, network, samples
+
+    from edgepipe.compress.pruning.objective import objective_of
+    from edgepipe.tasks.quality import Task
+
+    task = TASK if loss == "auto" else Task(loss, TASK.measures, "custom")
+    objective = objective_of(network(K.Flatten()), task, samples(8), 8, 0)
+    assert method(Settings("obd"), [tf_keras.backend.variable(np.zeros(size))], objective) == chosen
+
+
+def test_random_follows_the_seed_alone() -> None:
+    weights = [tf_keras.backend.variable(np.ones((3, 4)))]
+    one, same, other = (saliency(Settings("random"), weights, None, seed).values[0] for seed in (1, 1, 2))
+    assert np.array_equal(one, same)
+    assert not np.array_equal(one, other)

@@ -1,0 +1,139 @@
+"""Masks over a training: they hold, they reach the target, tfmot's and edgepipe's agree, rounds stop in time."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import tf_keras
+
+from edgepipe.compress.overrides import Overrides
+from edgepipe.compress.pruning import by_tfmot
+from edgepipe.compress.pruning.distribution import Distribution
+from edgepipe.compress.pruning.granularity import Granularity, NofM, Weight
+from edgepipe.compress.pruning.kernels import find
+from edgepipe.compress.pruning.pool import Pool, check_reached, measure
+from edgepipe.compress.pruning.pruner import KernelPruner
+from edgepipe.compress.pruning.saliency import Settings
+from edgepipe.compress.pruning.schedule import Schedule
+from edgepipe.compress.pruning.training import gradual, iterative
+from edgepipe.training.fit import seeded
+
+X = np.random.RandomState(0).rand(60, 8, 8, 1).astype(np.float32)
+Y = np.arange(60) % 3
+STEPS = 12
+
+
+def _model() -> Any:
+    seeded(0)
+    inputs = tf_keras.Input((8, 8, 1), name="image")
+    x = tf_keras.layers.Conv2D(8, 3, name="conv")(inputs)
+    x = tf_keras.layers.DepthwiseConv2D(3, name="depthwise")(x)
+    x = tf_keras.layers.Flatten(name="flatten")(x)
+    x = tf_keras.layers.Dense(12, activation="relu", name="hidden")(x)
+    return tf_keras.Model(inputs, tf_keras.layers.Dense(3, activation="softmax", name="last")(x))
+
+
+def _fit(model: Any, callbacks: list[Any], rate: float = 0.01) -> None:
+    model.compile(tf_keras.optimizers.Adam(rate), "sparse_categorical_crossentropy")
+    model.fit(X, Y, batch_size=10, epochs=STEPS // 6, verbose=0, callbacks=callbacks)
+
+
+def _pool(model: Any, cut: Granularity | None = None, distribution: Distribution = "uniform") -> Pool:
+    return Pool(find(model, Overrides(), exclude_last=True).kernels, cut or Weight(), distribution, {})
+
+
+def _pruner(model: Any, share: float, **options: Any) -> KernelPruner:
+    return KernelPruner.of(_pool(model, **options), share, Settings(), None, 0)
+
+
+@pytest.mark.parametrize("name", ["one_shot", "constant", "polynomial", "cubic"])
+@pytest.mark.parametrize("share", [0.3, 0.9])
+def test_every_schedule_reaches_the_target_and_holds_it(name: Any, share: float) -> None:
+    model = _model()
+    pruner = _pruner(model, share)
+    gradual(pruner, Schedule(name), STEPS, lambda callbacks: _fit(model, callbacks))
+    found = find(model, Overrides(), exclude_last=True)
+    check_reached(measure(model, found), pruner.pool, share)
+    for kernel, zero in zip(pruner.pool.kernels, pruner.zeros, strict=True):
+        assert np.array_equal(np.asarray(kernel.weight) == 0, zero)
+        assert zero.sum() == kernel.size - round(kernel.size * (1 - share))
+
+
+@pytest.mark.parametrize("name", ["constant", "polynomial", "cubic"])
+@pytest.mark.parametrize("distribution", ["uniform", "erk"])
+def test_tfmot_reaches_the_target(name: Any, distribution: Distribution) -> None:
+    model = _model()
+    pool, schedule = _pool(model, distribution=distribution), Schedule(name)
+    assert by_tfmot.serves(model, pool, Settings(), schedule)
+    wrapped = by_tfmot.wrap(model, pool, 0.75, schedule, STEPS)
+    _fit(wrapped, by_tfmot.callbacks())
+    stripped = by_tfmot.strip(wrapped)
+    found = find(stripped, Overrides(), exclude_last=True)
+    check_reached(measure(stripped, found), pool, 0.75)
+    assert measure(stripped, found)[-1].zeros == 0
+
+
+def test_edgepipe_and_tfmot_choose_the_same_weights() -> None:
+    model = _model()
+    pool = _pool(model)
+    wrapped = by_tfmot.wrap(model, pool, 0.6, Schedule("constant"), STEPS)
+    _fit(wrapped, by_tfmot.callbacks(), rate=1e-9)
+    theirs = [np.asarray(kernel.weight) == 0 for kernel in _pool(by_tfmot.strip(wrapped)).kernels]
+    ours = _pruner(_model(), 0.6).advance(1.0)
+    assert all(np.array_equal(a, b) for a, b in zip(theirs, ours, strict=True))
+
+
+@pytest.mark.parametrize(("settings", "cut", "distribution", "schedule"), [
+    (Settings("taylor"), Weight(), "uniform", "polynomial"), (Settings(), NofM(2, 4), "uniform", "polynomial"),
+    (Settings(), Weight(), "global", "polynomial"), (Settings(), Weight(), "uniform", "one_shot"),
+])  # fmt: skip
+def test_what_tfmot_does_not_do_is_edgepipes(
+    settings: Settings, cut: Granularity, distribution: Distribution, schedule: Any
+) -> None:
+    model = _model()
+    assert not by_tfmot.serves(model, _pool(model, cut, distribution), settings, Schedule(schedule))
+
+
+def test_zeros_that_were_there_stay() -> None:
+    model = _model()
+    hidden = model.get_layer("hidden").kernel
+    hidden.assign(np.where(np.arange(12) % 2, 0, hidden.numpy()))
+    pruner = _pruner(model, 0.2)
+    gradual(pruner, Schedule("one_shot"), STEPS, lambda callbacks: _fit(model, callbacks))
+    assert (hidden.numpy()[:, 1::2] == 0).all()
+
+
+def _rounds(quality: list[float], number: int = 4) -> tuple[Any, KernelPruner, list[Any], list[Any]]:
+    """Iterative pruning whose quality is what the list says, with the weights after each round."""
+    model = _model()
+    pruner, after, told = _pruner(model, 0.8), [model.get_weights()], iter(quality)
+
+    def fit(callbacks: list[Any]) -> None:
+        _fit(model, callbacks)
+        after.append(model.get_weights())
+
+    found = iterative(pruner, number, fit, lambda: next(told), lambda value: value >= 0.9, model)
+    return model, pruner, found, after
+
+
+def _equal(a: list[Any], b: list[Any]) -> bool:
+    return all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize(("quality", "kept"), [
+    ([0.95, 0.94, 0.93, 0.92], 4), ([0.95, 0.94, 0.89], 2), ([0.5], 0), ([0.95, 0.94, 0.93, 0.5], 3),
+])  # fmt: skip
+def test_rounds_end_with_the_last_good_model(quality: list[float], kept: int) -> None:
+    model, pruner, found, after = _rounds(quality)
+    assert [entry.good for entry in found] == [value >= 0.9 for value in quality]
+    assert _equal(model.get_weights(), after[kept])
+    gone = sum(int(zero.sum()) for zero in pruner.zeros) / sum(zero.size for zero in pruner.zeros)
+    assert gone == pytest.approx(1 - 0.2 ** (kept / 4), abs=0.01)
+    for kernel, zero in zip(pruner.pool.kernels, pruner.zeros, strict=True):
+        assert (np.asarray(kernel.weight)[zero] == 0).all()
+
+
+def test_each_round_removes_a_like_share_of_what_is_left() -> None:
+    _, pruner, found, _ = _rounds([1.0] * 4)
+    left = [1 - entry.progress * pruner.final for entry in found]
+    assert left == pytest.approx([0.2 ** (number / 4) for number in (1, 2, 3, 4)])
