@@ -8,17 +8,12 @@ from edgepipe.compress.qat.lower import Lowering
 
 K = tf_keras.layers
 # computed by one int8 operator, whatever the rank
-ONE_OPERATOR = frozenset({"relu", "relu6", "softmax", "sigmoid", "tanh", "gelu", "hard_silu", "log_softmax"})
-
-
-def name_of(function: Any) -> str:
-    """The name of an activation function."""
-    return str(getattr(function, "__name__", type(function).__name__))
+ONE_OPERATOR = frozenset({"softmax", "sigmoid", "tanh", "gelu", "hard_silu", "log_softmax"})
 
 
 def activation(low: Lowering, x: Any, function: Any, name: str) -> Any:
     """`function` of `x`, as layers of which each is one TFLite operator; nothing for `linear`."""
-    kind = name_of(function)
+    kind = str(getattr(function, "__name__", type(function).__name__))
     if kind == "linear":
         return x
     inner, back = (x, _same) if kind in ("softmax", "log_softmax") else low.flat(x) if len(x.shape) > 2 else (x, _same)

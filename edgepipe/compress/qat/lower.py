@@ -26,7 +26,7 @@ TOLERANCE = 1e-4  # relative to the largest value of an output, as for the bridg
 
 @dataclass(frozen=True)
 class Call:
-    """One call of one layer of the original: the layer, the lowered tensors it is called on, and who reads it."""
+    """One call of one layer of the original: the layer, the lowered tensors and options it is called with."""
 
     layer: Any
     inputs: Any  # a tensor, or a list of them
@@ -63,7 +63,7 @@ class Lowered:
 
 @dataclass
 class Lowering:
-    """What handlers work with: they call layers through `apply` and `add`, which keep names, weights and origins."""
+    """What handlers work with: they call layers through `apply` and `op`, which keep names, weights and origins."""
 
     taken: set[str] = field(default_factory=set)
     origins: dict[str, Origin] = field(default_factory=dict)
@@ -160,11 +160,7 @@ class Lowering:
 
 
 def lower(model: Any, left_alone: Callable[[Any], bool]) -> Lowered:
-    """`model` rewritten; layers that `left_alone` says so of are kept as they are.
-
-    Raises:
-        InputError: the rewritten model computes something else (a bug, told with the difference).
-    """
+    """`model` rewritten; layers that `left_alone` says so of are kept as they are."""
     from edgepipe.compress.qat.rules import handler
 
     low = Lowering(taken={tensor._keras_history.layer.name for tensor in model.inputs})

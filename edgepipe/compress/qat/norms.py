@@ -9,12 +9,7 @@ from edgepipe.compress.qat.lower import Call, Lowering
 from edgepipe.compress.qat.whole import kept
 
 K = tf_keras.layers
-WEIGHTED = (K.Conv2D, K.DepthwiseConv2D, K.Dense, K.Conv2DTranspose)
-
-
-def is_linear(layer: Any) -> bool:
-    """Whether `layer` is a convolution or dense layer; its activation, if any, is a layer behind it."""
-    return isinstance(layer, WEIGHTED)
+WEIGHTED = (K.Conv2D, K.DepthwiseConv2D, K.Dense, K.Conv2DTranspose)  # an activation is a layer behind it
 
 
 def batch_norm(low: Lowering, call: Call) -> Any:
@@ -23,7 +18,7 @@ def batch_norm(low: Lowering, call: Call) -> Any:
     if list(layer.axis) not in ([len(x.shape) - 1], [-1]):
         return kept(f"normalizes axis {list(layer.axis)}, not the channels; quantized inside by calibration")(low, call)
     inner, back = low.flat(x) if len(x.shape) > 2 else (x, lambda result: result)
-    if is_linear(inner._keras_history.layer) and id(inner) in low.read_once:
+    if isinstance(inner._keras_history.layer, WEIGHTED) and id(inner) in low.read_once:
         twin = type(layer).from_config({**layer.get_config(), "axis": -1})
         return back(low.apply(twin, inner, layer.get_weights()))
     gamma = np.asarray(layer.gamma) if layer.scale else np.ones(1, np.float32)
@@ -53,7 +48,7 @@ def layer_scale(low: Lowering, call: Call) -> Any:
     gamma = np.asarray(call.layer.get_weights()[0])
     inner, back = low.flat(call.x)
     before = inner._keras_history.layer
-    if isinstance(before, (K.Conv2D, K.Dense)) and call.sole and id(inner) in low.read_once:
+    if type(before) is K.Conv2D and call.sole and id(inner) in low.read_once:
         before.set_weights([values * gamma for values in before.get_weights()])
         return back(inner)
     return low.affine(call.x, gamma, np.zeros(1, np.float32), "")
