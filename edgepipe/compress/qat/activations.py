@@ -16,12 +16,10 @@ def activation(low: Lowering, x: Any, function: Any, name: str) -> Any:
     kind = str(getattr(function, "__name__", type(function).__name__))
     if kind == "linear":
         return x
-    inner, back = (x, _same) if kind in ("softmax", "log_softmax") else low.flat(x) if len(x.shape) > 2 else (x, _same)
+    if kind in ("softmax", "log_softmax"):
+        return _written_out(low, x, kind, function, name)
+    inner, back = low.level(x)
     return back(_written_out(low, inner, kind, function, name))
-
-
-def _same(result: Any) -> Any:
-    return result
 
 
 def _written_out(low: Lowering, x: Any, kind: str, function: Any, name: str) -> Any:

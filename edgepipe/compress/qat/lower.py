@@ -138,6 +138,10 @@ class Lowering:
 
         return inner, back
 
+    def level(self, x: Any) -> tuple[Any, Callable[[Any], Any]]:
+        """`flat`, but (batch, channels) stays as it is: for what TFLite fuses into a dense layer too."""
+        return self.flat(x) if len(x.shape) > 2 else (x, lambda result: result)
+
     def _squared(self, x: Any) -> Any:
         shape = tuple(x.shape[1:])
         if len(shape) == 3:

@@ -17,7 +17,7 @@ def batch_norm(low: Lowering, call: Call) -> Any:
     layer, x = call.layer, call.x
     if list(layer.axis) not in ([len(x.shape) - 1], [-1]):
         return kept(f"normalizes axis {list(layer.axis)}, not the channels; quantized inside by calibration")(low, call)
-    inner, back = low.flat(x) if len(x.shape) > 2 else (x, lambda result: result)
+    inner, back = low.level(x)
     if isinstance(inner._keras_history.layer, WEIGHTED) and id(inner) in low.read_once:
         twin = type(layer).from_config({**layer.get_config(), "axis": -1})
         return back(low.apply(twin, inner, layer.get_weights()))
