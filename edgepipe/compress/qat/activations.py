@@ -32,7 +32,7 @@ def _written_out(low: Lowering, x: Any, kind: str, function: Any, name: str) -> 
         return low.apply(K.Multiply(name=name), [x, gate])
     if kind == "hard_sigmoid":  # relu6(x + 3) / 6: ADD with RELU6, then MUL
         shifted = low.op("Add", x, f"{_tail(low, name)}shift", 3.0)
-        clipped = low.apply(K.ReLU(6.0, name=f"{name}_relu6"), shifted)
+        clipped = low.relu(shifted, 6.0, f"{name}_relu6")
         return low.op("Multiply", clipped, f"{_tail(low, name)}sixth", 1.0 / 6.0)
     if kind == "elu":
         return elu(low, x, name)
@@ -45,10 +45,10 @@ def _written_out(low: Lowering, x: Any, kind: str, function: Any, name: str) -> 
 def elu(low: Lowering, x: Any, name: str) -> Any:
     """relu(x) + exp(-relu(-x)) - 1: TensorFlow's converter has no quantized ELU, but all of these."""
     tail = _tail(low, name)
-    negative = low.apply(K.ReLU(name=f"{name}_negative"), low.op("Multiply", x, f"{tail}minus", -1.0))
+    negative = low.relu(low.op("Multiply", x, f"{tail}minus", -1.0), None, f"{name}_negative")
     decayed = low.op("Exp", low.op("Multiply", negative, f"{tail}exponent", -1.0), f"{tail}exp")
     below = low.op("Subtract", decayed, f"{tail}below", 1.0)
-    return low.apply(K.Add(name=name), [low.apply(K.ReLU(name=f"{name}_positive"), x), below])
+    return low.apply(K.Add(name=name), [low.relu(x, None, f"{name}_positive"), below])
 
 
 def _tail(low: Lowering, name: str) -> str:
