@@ -60,7 +60,7 @@ def test_mechanism(name: str, tmp_path: Path) -> None:
     assert findings(lite) == []
     # samples of another size only change what nobody gave a range
     assert _nameless(convert(made.model, samples=_inputs(base, spread=9.0))) == _nameless(data)
-    found = agreement(made.model, lite, x)
+    found = agreement(made.model, lite, x).tensors
     assert [entry for entry in found if entry.missing] == []
     worst = max(found, key=lambda entry: entry.p99_lsb)
     assert worst.p99_lsb <= 4, worst  # random weights amplify rounding
