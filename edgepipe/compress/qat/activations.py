@@ -39,7 +39,7 @@ def _written_out(low: Lowering, x: Any, kind: str, function: Any, name: str) -> 
     layer = K.Activation(function, name=name)
     if kind in ONE_OPERATOR:
         return low.apply(layer, x)
-    return low.apply(layer, x, None, f"the activation {kind}, quantized inside by calibration")
+    return low.apply(layer, x, None, f"the activation {kind}")
 
 
 def elu(low: Lowering, x: Any, name: str) -> Any:

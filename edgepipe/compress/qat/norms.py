@@ -16,7 +16,7 @@ def batch_norm(low: Lowering, call: Call) -> Any:
     """Kept behind the convolution it folds into; standing alone, a 1 x 1 depthwise convolution with its statistics."""
     layer, x = call.layer, call.x
     if list(layer.axis) not in ([len(x.shape) - 1], [-1]):
-        return kept(f"normalizes axis {list(layer.axis)}, not the channels; quantized inside by calibration")(low, call)
+        return kept(f"normalizes axis {list(layer.axis)}, not the channels")(low, call)
     inner, back = low.level(x)
     if isinstance(inner._keras_history.layer, WEIGHTED) and id(inner) in low.read_once:
         twin = type(layer).from_config({**layer.get_config(), "axis": -1})
@@ -37,7 +37,7 @@ def normalization(low: Lowering, call: Call) -> Any:
     layer = call.layer
     mean, variance = (np.asarray(part, np.float32) for part in (layer.mean, layer.variance))
     if mean.size not in (1, call.x.shape[-1]):
-        return kept("statistics along other axes than channels; quantized inside by calibration")(low, call)
+        return kept("statistics along other axes than channels")(low, call)
     deviation = np.maximum(np.sqrt(variance), 1e-7)  # keras.backend.epsilon(), as the layer has it
     scale, offset = (deviation, mean) if layer.invert else (1 / deviation, -mean / deviation)
     return low.affine(call.x, scale, offset, "", trainable=False)
@@ -59,7 +59,7 @@ def layer_norm(low: Lowering, call: Call) -> Any:
     layer, x = call.layer, call.x
     axes = [int(axis) % len(x.shape) for axis in np.ravel(layer.axis)]
     if axes != [len(x.shape) - 1]:
-        return kept(f"normalizes axes {axes}, not the last; quantized inside by calibration")(low, call)
+        return kept(f"normalizes axes {axes}, not the last")(low, call)
     normalized = _normalized(low, x, -1, layer.epsilon)
     return _scaled(low, layer, normalized)
 
@@ -85,7 +85,7 @@ def group_norm(low: Lowering, call: Call) -> Any:
     layer, x = call.layer, call.x
     shape = tuple(x.shape[1:])
     if layer.axis not in (-1, len(shape)):
-        return kept(f"groups of axis {layer.axis}, not of the channels; quantized inside by calibration")(low, call)
+        return kept(f"groups of axis {layer.axis}, not of the channels")(low, call)
     groups = shape[-1] if layer.groups == -1 else layer.groups
     grouped = low.reshape(x, (int(np.prod(shape[:-1])), groups, shape[-1] // groups), "groups")
     normalized = _normalized(low, grouped, (1, 3), layer.epsilon)

@@ -78,7 +78,7 @@ def _recurrent(low: Lowering, call: Call) -> Any:
 def _time_distributed(low: Lowering, call: Call) -> Any:
     inner = call.layer.layer
     if type(inner).__name__ != "Dense":
-        return kept(f"TimeDistributed({type(inner).__name__}), quantized inside by calibration")(low, call)
+        return kept(f"TimeDistributed({type(inner).__name__})")(low, call)
     return dense(low, Call(inner, call.inputs, call.args, call.kwargs, call.sole))
 
 
@@ -151,7 +151,7 @@ _RULES: dict[str, Handler] = {
     "ReLU": _relu,
     **dict.fromkeys(("Add", "Multiply", "Maximum", "Minimum"), _merge),
     "Average": _average,
-    "Dot": kept("a Dot of two tensors, quantized inside by calibration"),
+    "Dot": kept("a Dot of two tensors"),
     "Attention": attention,
     "MultiHeadAttention": multi_head_attention,
     **dict.fromkeys(RECURRENT, _recurrent),
