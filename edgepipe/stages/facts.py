@@ -70,17 +70,17 @@ def open_float(work: Work) -> tuple[Any, list[str]]:
     return bridged.model, bridged.notes
 
 
-def open_any(work: Work, artifact: Artifact) -> Any:
-    """The Keras, tf_keras or fake-quant model in `artifact`; a SavedModel, which is only converted, gives its path."""
-    if artifact.kind is Kind.QAT:
+def open_any(path: Path, kind: Kind, *, allow_code: bool) -> Any:
+    """The Keras, tf_keras or fake-quant model at `path`; a SavedModel, which is only converted, gives its path."""
+    if kind is Kind.QAT:
         from edgepipe.compress.qat.store import restore
 
-        return restore(artifact.path)
-    if artifact.kind is Kind.SAVED_MODEL:
-        return artifact.path
+        return restore(path)
+    if kind is Kind.SAVED_MODEL:
+        return path
     from edgepipe.models.loading import load
 
-    return load(artifact.path, artifact.kind, allow_code=work.allow_code)
+    return load(path, kind, allow_code=allow_code)
 
 
 def write_keras(model: Any, folder: Path) -> Artifact:

@@ -87,7 +87,8 @@ def _compared(work: Work, name: str, deployed: list[Metric]) -> list[Metric]:
 def _keras_quality(work: Work, name: str, artifact: Artifact) -> list[Metric]:
     from edgepipe.training.fit import evaluate
 
-    values = evaluate(facts.open_any(work, artifact), work.goal, work.data.test)
+    model = facts.open_any(artifact.path, artifact.kind, allow_code=work.allow_code)
+    values = evaluate(model, work.goal, work.data.test)
     found = facts.qualities(values, work.goal, "test", len(work.data.test), f"the Keras model of stage '{name}'")
     return [m.model_copy(update={"name": f"{m.name}_of_{name}"}) for m in found]
 
