@@ -8,6 +8,7 @@ from edgepipe.budget import DEVICE_METRICS
 from edgepipe.devices.check import check
 from edgepipe.devices.profile import Device, Obtained
 from edgepipe.metric import Evidence, Finding, Metric, unavailable
+from edgepipe.metric import exact as _exact
 from edgepipe.tflite import latency, micro
 from edgepipe.tflite.model import Model
 from edgepipe.units import Dimension
@@ -92,7 +93,3 @@ def counts(model: Model) -> list[Metric]:
                "elements of all weights and biases that differ from their zero point"),
         _exact("macs", model.macs, Dimension.COUNT, f"multiply-accumulates of one inference{left_out}"),
     ]  # fmt: skip
-
-
-def _exact(name: str, value: float, unit: Dimension, how: str) -> Metric:
-    return Metric(name=name, value=value, unit=unit, evidence=Evidence.EXACT, how=how)

@@ -5,6 +5,7 @@ from typing import Any
 
 from edgepipe.artifact import Artifact, Kind
 from edgepipe.metric import Evidence, Metric
+from edgepipe.metric import exact as exact  # for the stages too
 from edgepipe.sources import version
 from edgepipe.stages.base import Work
 from edgepipe.tasks.quality import Task
@@ -22,11 +23,6 @@ def counted(model: Any, artifact: Artifact) -> list[Metric]:
         exact("nonzero_parameters", nonzero, Dimension.COUNT, "elements of all weights that are not exactly zero"),
         exact("size", artifact.bytes, Dimension.BYTES, f"bytes of the {artifact.kind} artifact on disk"),
     ]
-
-
-def exact(name: str, value: float, unit: Dimension, how: str) -> Metric:
-    """A metric that was counted from the artifact."""
-    return Metric(name=name, value=value, unit=unit, evidence=Evidence.EXACT, how=how)
 
 
 def qualities(values: dict[str, float], task: Task, split: str, samples: int, ran_on: str) -> list[Metric]:
