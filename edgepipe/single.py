@@ -212,7 +212,5 @@ def _limits(words: list[str], devices: list[str]) -> list[Limit]:
 
 
 def _generic(path: Path) -> list[Metric]:
-    how = "bytes of the .tflite; the runtime's own code is not in it"
-    flash = Metric(name="flash", value=path.stat().st_size, unit=Dimension.BYTES, evidence=Evidence.EXACT, how=how)
     latency = unavailable("latency", Dimension.SECONDS, "a time holds for a device; name one, such as --device host")
-    return [latency, micro.arena(path), flash]
+    return [latency, micro.arena(path), evidence.file_bytes("flash", path)]
