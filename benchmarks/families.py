@@ -36,7 +36,7 @@ def measure(family: str) -> dict[str, Any]:
 
     from edgepipe.compress.convert import convert
     from edgepipe.compress.qat import ranges
-    from edgepipe.compress.qat.agreement import agreement, labels_equal
+    from edgepipe.compress.qat.agreement import agreement
     from edgepipe.compress.qat.coverage import counts
     from edgepipe.compress.qat.fake_quant import Recipe, fake_quant, freeze_batch_norms
     from edgepipe.models.bridge import bridge
@@ -63,8 +63,8 @@ def measure(family: str) -> dict[str, Any]:
         path = Path(folder) / "m.tflite"
         path.write_bytes(convert(made.model, samples=x))
         lite = read(path)
-        found = agreement(made.model, lite, x[:4])
-        equal = labels_equal(made.model, lite, x[:16])
+        found = agreement(made.model, lite, x[:4]).tensors
+        equal = agreement(made.model, lite, x[:16]).labels_equal
         offenders = findings(lite)
     seconds = time.perf_counter() - start
     by, known = counts(made.coverage), [entry for entry in found if not entry.missing]

@@ -94,7 +94,7 @@ def compare(name: str) -> None:
         runs = {
             runtime: np.asarray(predict(path, x, runtime).values) for runtime in (Runtime.REFERENCE, Runtime.XNNPACK)
         }
-        found = agreement(fake, read(path), x[:64])
+        found = agreement(fake, read(path), x[:64]).tensors
     labels = [part.argmax(axis=1) for part in (values, *runs.values())]
     logits = found[-2]
     equal = [f"{(labels[0] == other).mean():.2%}" for other in labels[1:]]

@@ -59,6 +59,11 @@ class Metric(Record):
         return f"{shown} ({low} .. {high})"
 
 
+def exact(name: str, value: float, unit: Dimension, how: str, device: str | None = None) -> Metric:
+    """A metric that was counted from the artifact."""
+    return Metric(name=name, value=value, unit=unit, evidence=Evidence.EXACT, device=device, how=how)
+
+
 def unavailable(name: str, unit: Dimension, reason: str, device: str | None = None) -> Metric:
     """A metric that could not be taken; `reason` says why and what would make it available."""
     return Metric(name=name, value=None, unit=unit, evidence=Evidence.UNAVAILABLE, device=device, how=reason)

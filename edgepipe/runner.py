@@ -17,7 +17,7 @@ from edgepipe.cache import Cache, DamagedError, Stored
 from edgepipe.data.splits import check_labels
 from edgepipe.errors import InputError
 from edgepipe.models.startup import load_tensorflow
-from edgepipe.pipeline import Pipeline, Step
+from edgepipe.pipeline import SOURCE_NAME, Pipeline, Step
 from edgepipe.progress import Progress
 from edgepipe.stages.base import Work
 
@@ -190,7 +190,7 @@ def _splits(state: Run, step: Step) -> Any:
 
 
 def _uses_data(state: Run, step: Step) -> bool:
-    return step.name != "model" or state.pipeline.source.function is not None
+    return step.name != SOURCE_NAME or state.pipeline.source.function is not None
 
 
 def _goal(state: Run) -> Any:

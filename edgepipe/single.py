@@ -116,15 +116,13 @@ def _samples(data: "str | Path | Arrays | None") -> Arrays | None:
 
 
 def _opened(path: Path, kind: Kind, allow_code: bool, custom_objects: str | None) -> object:
-    if kind is Kind.SAVED_MODEL:
-        if not allow_code:
-            raise InputError(f"{path}: a SavedModel is a program; say --allow-code if you trust where it came from")
-        return path
+    if kind is Kind.SAVED_MODEL and not allow_code:
+        raise InputError(f"{path}: a SavedModel is a program; say --allow-code if you trust where it came from")
     from edgepipe.models import custom
-    from edgepipe.models.loading import load
+    from edgepipe.stages.facts import open_any
 
     with custom.known(custom.load(custom_objects, Path.cwd()) if custom_objects else {}):
-        return load(path, kind, allow_code=allow_code)
+        return open_any(path, kind, allow_code=allow_code)
 
 
 def _difference(model: object, kind: Kind, facts: Model, samples: Arrays | None) -> list[Metric]:
@@ -243,7 +241,5 @@ def _limits(words: list[str], devices: list[str]) -> list[Limit]:
 
 
 def _generic(path: Path) -> list[Metric]:
-    how = "bytes of the .tflite; the runtime's own code is not in it"
-    flash = Metric(name="flash", value=path.stat().st_size, unit=Dimension.BYTES, evidence=Evidence.EXACT, how=how)
     latency = unavailable("latency", Dimension.SECONDS, "a time holds for a device; name one, such as --device host")
-    return [latency, micro.arena(path), flash]
+    return [latency, micro.arena(path), evidence.file_bytes("flash", path)]

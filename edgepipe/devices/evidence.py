@@ -7,7 +7,8 @@ from edgepipe import units
 from edgepipe.budget import DEVICE_METRICS
 from edgepipe.devices.check import check
 from edgepipe.devices.profile import Device, Obtained
-from edgepipe.metric import Evidence, Finding, Metric, unavailable
+from edgepipe.metric import Finding, Metric, unavailable
+from edgepipe.metric import exact as _exact
 from edgepipe.tflite import latency, micro
 from edgepipe.tflite.model import Model
 from edgepipe.units import Dimension
@@ -46,7 +47,7 @@ class _Bench:
         if obtained.by is None:
             return unavailable(name, DEVICE_METRICS[name], str(obtained.reason), device.name)
         if obtained.by == "file":
-            return _file(name, self.path, device.name)
+            return file_bytes(name, self.path, device.name)
         if obtained.by == "tflite-micro":
             return self._arena().model_copy(update={"device": device.name})
         return next(m for m in self._host(device.runtime.threads, device.name) if m.name == name)
@@ -62,10 +63,10 @@ class _Bench:
         return latency.metrics(self.measured[threads], device)
 
 
-def _file(name: str, path: Path, device: str) -> Metric:
+def file_bytes(name: str, path: Path, device: str | None = None) -> Metric:
+    """The size of the .tflite, as the metric `name`."""
     how = "bytes of the .tflite; the runtime's own code is not in it"
-    size = path.stat().st_size
-    return Metric(name=name, value=size, unit=Dimension.BYTES, evidence=Evidence.EXACT, device=device, how=how)
+    return _exact(name, path.stat().st_size, Dimension.BYTES, how, device)
 
 
 def _fits(device: Device, metrics: list[Metric]) -> list[Finding]:
@@ -92,7 +93,3 @@ def counts(model: Model) -> list[Metric]:
                "elements of all weights and biases that differ from their zero point"),
         _exact("macs", model.macs, Dimension.COUNT, f"multiply-accumulates of one inference{left_out}"),
     ]  # fmt: skip
-
-
-def _exact(name: str, value: float, unit: Dimension, how: str) -> Metric:
-    return Metric(name=name, value=value, unit=unit, evidence=Evidence.EXACT, how=how)

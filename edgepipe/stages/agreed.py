@@ -3,7 +3,7 @@
 from typing import Any
 
 from edgepipe.arrays import count, take
-from edgepipe.compress.qat.agreement import TensorAgreement, agreement, labels_equal, samples_for
+from edgepipe.compress.qat.agreement import TensorAgreement, agreement, samples_for
 from edgepipe.metric import Evidence, Metric, unavailable
 from edgepipe.outcome import Table
 from edgepipe.stages.base import Work
@@ -20,9 +20,9 @@ def compared(model: Any, lite: Model, work: Work) -> tuple[tuple[Table, ...], tu
     found = agreement(model, lite, x)
     where = f"{count(x)} validation samples, LiteRT's reference kernels against tf_keras with fake-quant"
     table = Table(
-        title=f"int8 against fake-quant, {where}", columns=COLUMNS, rows=tuple(_row(entry) for entry in found)
+        title=f"int8 against fake-quant, {where}", columns=COLUMNS, rows=tuple(_row(entry) for entry in found.tensors)
     )
-    return (table,), (*_metrics(found, where), _labels(model, lite, x, where))
+    return (table,), (*_metrics(found.tensors, where), _labels(found.labels_equal, where))
 
 
 def _row(entry: TensorAgreement) -> tuple[str | int | float, ...]:
@@ -47,8 +47,7 @@ def _count(name: str, value: float, how: str) -> Metric:
     return Metric(name=name, value=value, unit=Dimension.COUNT, evidence=Evidence.MEASURED, how=how)
 
 
-def _labels(model: Any, lite: Model, x: Any, where: str) -> Metric:
-    share = labels_equal(model, lite, x)
+def _labels(share: float | None, where: str) -> Metric:
     if share is None:
         return unavailable("labels_equal", Dimension.FRACTION, "the model has no class scores to take labels from")
     return Metric(

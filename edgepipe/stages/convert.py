@@ -66,7 +66,7 @@ class Convert(Stage):
 
         seeded(work.seed)
         interface = {"input_type": self.input or self._default(), "output_type": self.output or self._default()}
-        model = facts.open_any(work, work.input)
+        model = facts.open_any(work.input.path, work.input.kind, allow_code=work.allow_code)
         path = work.folder / "model.tflite"
         write_bytes(path, convert(model, scheme=self.scheme, samples=self._samples(work), **interface))
         artifact, lite = Artifact.of(Kind.TFLITE, path), read(path)

@@ -5,6 +5,7 @@ from typing import Any
 
 from edgepipe.artifact import Artifact, Kind
 from edgepipe.metric import Evidence, Metric
+from edgepipe.metric import exact as exact  # for the stages too
 from edgepipe.sources import version
 from edgepipe.stages.base import Work
 from edgepipe.tasks.quality import Task
@@ -22,11 +23,6 @@ def counted(model: Any, artifact: Artifact) -> list[Metric]:
         exact("nonzero_parameters", nonzero, Dimension.COUNT, "elements of all weights that are not exactly zero"),
         exact("size", artifact.bytes, Dimension.BYTES, f"bytes of the {artifact.kind} artifact on disk"),
     ]
-
-
-def exact(name: str, value: float, unit: Dimension, how: str) -> Metric:
-    """A metric that was counted from the artifact."""
-    return Metric(name=name, value=value, unit=unit, evidence=Evidence.EXACT, how=how)
 
 
 def qualities(values: dict[str, float], task: Task, split: str, samples: int, ran_on: str) -> list[Metric]:
@@ -70,17 +66,17 @@ def open_float(work: Work) -> tuple[Any, list[str]]:
     return bridged.model, bridged.notes
 
 
-def open_any(work: Work, artifact: Artifact) -> Any:
-    """The Keras, tf_keras or fake-quant model in `artifact`; a SavedModel, which is only converted, gives its path."""
-    if artifact.kind is Kind.QAT:
+def open_any(path: Path, kind: Kind, *, allow_code: bool) -> Any:
+    """The Keras, tf_keras or fake-quant model at `path`; a SavedModel, which is only converted, gives its path."""
+    if kind is Kind.QAT:
         from edgepipe.compress.qat.store import restore
 
-        return restore(artifact.path)
-    if artifact.kind is Kind.SAVED_MODEL:
-        return artifact.path
+        return restore(path)
+    if kind is Kind.SAVED_MODEL:
+        return path
     from edgepipe.models.loading import load
 
-    return load(artifact.path, artifact.kind, allow_code=work.allow_code)
+    return load(path, kind, allow_code=allow_code)
 
 
 def write_keras(model: Any, folder: Path) -> Artifact:

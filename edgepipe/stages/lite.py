@@ -15,8 +15,9 @@ PASSING = {"QUANTIZE", "DEQUANTIZE", "RESHAPE"}
 
 def gives_logits(path: Path) -> bool:
     """Whether the outputs of the model are class scores that no softmax or sigmoid has made probabilities."""
-    made_by = {t.index: op for op in read(path).operators if op.subgraph == 0 for t in op.outputs if t is not None}
-    operator = made_by.get(read(path).outputs[0].index)
+    model = read(path)
+    made_by = {t.index: op for op in model.operators if op.subgraph == 0 for t in op.outputs if t is not None}
+    operator = made_by.get(model.outputs[0].index)
     while operator is not None and operator.name in PASSING and operator.inputs[0] is not None:
         operator = made_by.get(operator.inputs[0].index)
     return operator is None or operator.name not in {"SOFTMAX", "LOGISTIC"}

@@ -34,12 +34,13 @@ def quality(work: Work, references: list[str], samples: int) -> tuple[list[Metri
         missing = "data" if work.splits is None else "task"
         return [], [], [f"quality was not taken: the pipeline has no `{missing}:`"]
     test = work.data.test
-    deployed = _scored(work, test, predict(work.input.path, test.x, Runtime.XNNPACK))
+    fast = predict(work.input.path, test.x, Runtime.XNNPACK)
+    deployed = _scored(work, test, fast)
     metrics = list(deployed)
     for name in references:
         metrics += _compared(work, name, deployed)
     compared = _some(test, samples, work.seed)
-    outputs, notes = _outputs(work.input.path, compared)
+    outputs, notes = _outputs(work.input.path, compared, fast if compared is test else None)
     return metrics, [_agreement(work, compared, outputs)], notes
 
 
@@ -50,13 +51,16 @@ def _some(test: SplitData, samples: int, seed: int) -> SplitData:
     return SplitData(take(test.x, chosen), None if test.y is None else test.y[chosen])
 
 
-def _outputs(path: Path, data: SplitData) -> tuple[dict[str, Outputs], list[str]]:
-    """What each runtime that takes the model gives; the first is what the others are held against."""
+def _outputs(path: Path, data: SplitData, fast: Outputs | None) -> tuple[dict[str, Outputs], list[str]]:
+    """What each runtime that takes the model gives; the first is what the others are held against.
+
+    `fast` is what XNNPACK gave for the same samples, if it ran them already.
+    """
     found: dict[str, Outputs] = {}
     notes = []
     runs: dict[str, Callable[[], Outputs]] = {
         Runtime.REFERENCE.value: lambda: predict(path, data.x, Runtime.REFERENCE),
-        Runtime.XNNPACK.value: lambda: predict(path, data.x, Runtime.XNNPACK),
+        Runtime.XNNPACK.value: lambda: fast or predict(path, data.x, Runtime.XNNPACK),
         "tflite-micro": lambda: micro.predict(path, data.x),
     }
     for name, run in runs.items():
@@ -87,7 +91,8 @@ def _compared(work: Work, name: str, deployed: list[Metric]) -> list[Metric]:
 def _keras_quality(work: Work, name: str, artifact: Artifact) -> list[Metric]:
     from edgepipe.training.fit import evaluate
 
-    values = evaluate(facts.open_any(work, artifact), work.goal, work.data.test)
+    model = facts.open_any(artifact.path, artifact.kind, allow_code=work.allow_code)
+    values = evaluate(model, work.goal, work.data.test)
     found = facts.qualities(values, work.goal, "test", len(work.data.test), f"the Keras model of stage '{name}'")
     return [m.model_copy(update={"name": f"{m.name}_of_{name}"}) for m in found]
 

@@ -100,6 +100,13 @@ def _operators(x: Any) -> Any:
     return op("TrueDivide", op("Add", op("Elu", y), 1.0), 3.0)
 
 
+def _one_tensor_clipped_twice(x: Any) -> Any:
+    y = K.Conv2D(4, 1, name="conv")(x)
+    clipped = [K.ReLU(name="first")(y), K.Activation("relu", name="second")(y), K.Activation("elu", name="third")(y)]
+    parts = [K.Conv2D(3, 1, name=f"part{number}")(part) for number, part in enumerate(clipped)]
+    return K.Concatenate(name="joined")([*parts, K.Activation("linear", name="nothing")(y)])
+
+
 def _three(x: Any) -> Any:
     parts = [K.Conv2D(4, 1, name=f"part{number}")(x) for number in range(3)]
     return K.Add(name="three")(parts)
@@ -154,6 +161,7 @@ COVERED: dict[str, Built] = {
     "prelu": lambda: _image(K.Conv2D(4, 3), K.PReLU(shared_axes=[1, 2]), K.Conv2D(3, 1)),
     "residual": lambda: _graph(_residual),
     "three summands": lambda: _graph(_three),
+    "one tensor clipped twice": lambda: _graph(_one_tensor_clipped_twice),
     "average of two": lambda: _graph(_average),
     "maximum of two": lambda: _graph(_maximum),
     "squeeze and excite": lambda: _graph(_squeeze_excite),

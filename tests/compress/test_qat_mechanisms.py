@@ -42,6 +42,12 @@ def _made(name: str) -> tuple[Any, FakeQuant, Any]:
     return base, made, x
 
 
+def _names(model: Any) -> list[str]:
+    """Those of all layers that compute, nested ones too."""
+    inner = [_names(layer) if isinstance(layer, tf_keras.Model) else [layer.name] for layer in model.layers]
+    return sorted({name for names in inner for name in names} - set(getattr(model, "input_names", ())))
+
+
 def _nameless(data: bytes) -> bytes:
     # TensorFlow numbers the tables of embeddings by a counter of the process
     return re.sub(rb"embedding_lookup/\d+", b"embedding_lookup/", data)
@@ -54,13 +60,14 @@ def test_mechanism(name: str, tmp_path: Path) -> None:
     assert made.difference is not None
     assert made.difference < 1e-5
     assert {entry.by for entry in made.coverage} == {"training"}, made.coverage
+    assert sorted(entry.layer for entry in made.coverage) == _names(base)
     data = convert(made.model, samples=x)
     (tmp_path / "m.tflite").write_bytes(data)
     lite = read(tmp_path / "m.tflite")
     assert findings(lite) == []
     # samples of another size only change what nobody gave a range
     assert _nameless(convert(made.model, samples=_inputs(base, spread=9.0))) == _nameless(data)
-    found = agreement(made.model, lite, x)
+    found = agreement(made.model, lite, x).tensors
     assert [entry for entry in found if entry.missing] == []
     worst = max(found, key=lambda entry: entry.p99_lsb)
     assert worst.p99_lsb <= 4, worst  # random weights amplify rounding

@@ -7,6 +7,7 @@ amplified on the way or something that the converter computes otherwise.
 
 import math
 import re
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,6 @@ from edgepipe.compress.qat.fake_quant import SUFFIX
 from edgepipe.compress.qat.lower import nodes
 from edgepipe.compress.qat.scales import Range, fake_range
 from edgepipe.tflite.intermediate import activations, run
-from edgepipe.tflite.interpreter import Runtime, predict
 from edgepipe.tflite.model import Model, Tensor
 
 CLOSE = 1e-5  # relative: what float32 leaves of a scale that was computed in two places
@@ -38,26 +38,36 @@ class TensorAgreement:
     missing: str = ""
 
 
-def agreement(model: Any, lite: Model, x: Arrays) -> list[TensorAgreement]:
-    """Compare the fake-quant `model` with `lite`, converted from it, on all samples of `x`, in order of computation.
+@dataclass(frozen=True)
+class Agreement:
+    """Every tensor with a range of its own, in order of computation, and the labels that come out."""
+
+    tensors: list[TensorAgreement]
+    labels_equal: float | None  # samples whose largest entry of the first output is the same; None if it has one only
+
+
+def agreement(model: Any, lite: Model, x: Arrays) -> Agreement:
+    """Compare the fake-quant `model` with `lite`, converted from it, on all samples of `x`.
 
     Raises:
         InputError: the reference kernels refuse the model.
     """
-    ranged = [_Ranged.of(node, model) for node in nodes(model) if isinstance(node.layer, QuantizeLayer)]
-    probe = tf_keras.Model(model.inputs, [entry.output for entry in ranged])
-    fake = [np.asarray(values) for values in _list(probe.predict(_given(model, x), batch_size=32, verbose=0))]
+    ranged = _all_ranged(model, lite)
+    probe = tf_keras.Model(model.inputs, [*(entry.output for entry in ranged), model.outputs[0]])
+    *fake, scores = (np.asarray(v) for v in _list(probe.predict(_given(model, x), batch_size=32, verbose=0)))
     twins = _twins(ranged, [values[0] for values in fake], lite, x)
     known = [(twin, values, entry) for twin, values, entry in zip(twins, fake, ranged, strict=True) if twin is not None]
-    histograms = [np.zeros(511, np.int64) for _ in known]
-    for sample, real in enumerate(run(lite, x, [twin for twin, _, _ in known])):
+    histograms, labels = [np.zeros(511, np.int64) for _ in known], []
+    for sample, (*real, output) in enumerate(run(lite, x, [*(twin for twin, _, _ in known), lite.outputs[0]])):
+        labels.append(output.argmax() == scores[sample].argmax())
         for (_, values, entry), integers, histogram in zip(known, real, histograms, strict=True):
             histogram += np.bincount(_steps(integers, values[sample], entry.range) + 255, minlength=511)
     told = iter(histograms)
-    return [
-        _told(entry, next(told)) if twin is not None else _missing(entry, lite)
+    tensors = [
+        _told(entry, next(told)) if twin is not None else _missing(entry)
         for entry, twin in zip(ranged, twins, strict=True)
     ]
+    return Agreement(tensors, float(np.mean(labels)) if scores[0].size > 1 else None)
 
 
 def samples_for(lite: Model, available: int) -> int:
@@ -67,48 +77,60 @@ def samples_for(lite: Model, available: int) -> int:
 
 @dataclass(frozen=True)
 class _Ranged:
-    """One call of a fake-quant layer: the layer before it, its range, its output, and the output's place, if final."""
+    """One call of a fake-quant layer: the layer before it, its range, its output, and the tensors of the same size."""
 
     layer: str
     range: Range
     output: Any
-    end: int | None
+    alike: list[Tensor]
 
-    @classmethod
-    def of(cls, node: Any, model: Any) -> "_Ranged":
-        end = next((index for index, output in enumerate(model.outputs) if output is node.outputs), None)
-        return cls(node.layer.name.removesuffix(SUFFIX), fake_range(node.layer), node.outputs, end)
-
-    def candidates(self, lite: Model) -> list[Tensor]:
+    def candidates(self) -> list[Tensor]:
         """The tensors that may be the twin: of the same range and size, and of the layer's name if any is."""
-        alike = [tensor for tensor in self.alike(lite) if _same_range(tensor, self.range)]
+        alike = [tensor for tensor in self.alike if _same_range(tensor, self.range)]
         return [tensor for tensor in alike if self.names(tensor)] or alike
-
-    def alike(self, lite: Model) -> list[Tensor]:
-        """The tensors of the same size; the model's output is a certain one, and bears no layer's name."""
-        places = activations(lite) if self.end is None else [lite.outputs[self.end]]
-        return [tensor for tensor in places if math.prod(tensor.shape) == math.prod(self.output.shape[1:])]
 
     def names(self, tensor: Tensor) -> bool:
         """Whether the tensor bears the layer's name, with or without tfmot's prefix."""
         return bool({self.layer, f"quant_{self.layer}"} & {*re.split("[/;:]", tensor.name)})
 
 
-def _twins(ranged: list[_Ranged], first: list[Array], lite: Model, x: Arrays) -> list[Tensor | None]:
-    """The tensor that belongs to each range; of several (a shared layer's calls), the one with the nearest values."""
-    tensors = {tensor.index: tensor for entry in ranged for tensor in entry.candidates(lite)}
-    alone = {key: values[:1] for key, values in x.items()} if isinstance(x, dict) else x[:1]
-    real = dict(zip(tensors, next(run(lite, alone, list(tensors.values()))), strict=True))
-    found: list[Tensor | None] = []
-    for entry, values in zip(ranged, first, strict=True):
-        left = [tensor for tensor in entry.candidates(lite) if tensor not in found]
-        distances = [np.abs(_steps(real[tensor.index], values, entry.range)).mean() for tensor in left]
-        found.append(left[int(np.argmin(distances))] if left else None)
+def _all_ranged(model: Any, lite: Model) -> list[_Ranged]:
+    """Every call of a fake-quant layer, in the order of computation."""
+    by_size: dict[int, list[Tensor]] = defaultdict(list)
+    for tensor in activations(lite):
+        by_size[tensor.elements].append(tensor)
+    found = []
+    for node in nodes(model):
+        if isinstance(node.layer, QuantizeLayer):
+            size, end = math.prod(node.outputs.shape[1:]), _end(node, model, lite)
+            alike = by_size[size] if end is None else [end] if end.elements == size else []
+            name = node.layer.name.removesuffix(SUFFIX)
+            found.append(_Ranged(name, fake_range(node.layer), node.outputs, alike))
     return found
 
 
-def _missing(entry: _Ranged, lite: Model) -> TensorAgreement:
-    named = [tensor.quantization for tensor in entry.alike(lite) if entry.names(tensor) and tensor.quantization]
+def _end(node: Any, model: Any, lite: Model) -> Tensor | None:
+    """The output that `node` gives, if it does: a certain tensor, which bears no layer's name."""
+    ends = (index for index, output in enumerate(model.outputs) if output is node.outputs)
+    return next((lite.outputs[index] for index in ends), None)
+
+
+def _twins(ranged: list[_Ranged], first: list[Array], lite: Model, x: Arrays) -> list[Tensor | None]:
+    """The tensor that belongs to each range; of several (a shared layer's calls), the one with the nearest values."""
+    candidates = [entry.candidates() for entry in ranged]
+    tensors = {tensor.index: tensor for found in candidates for tensor in found}
+    alone = {key: values[:1] for key, values in x.items()} if isinstance(x, dict) else x[:1]
+    real = dict(zip(tensors, next(run(lite, alone, list(tensors.values()))), strict=True))
+    twins: list[Tensor | None] = []
+    for entry, found, values in zip(ranged, candidates, first, strict=True):
+        left = [tensor for tensor in found if tensor.index in tensors]
+        distances = [np.abs(_steps(real[tensor.index], values, entry.range)).mean() for tensor in left]
+        twins.append(tensors.pop(left[int(np.argmin(distances))].index) if left else None)
+    return twins
+
+
+def _missing(entry: _Ranged) -> TensorAgreement:
+    named = [tensor.quantization for tensor in entry.alike if entry.names(tensor) and tensor.quantization]
     reason = "no tensor of the .tflite has this range: it was fused away"
     if named:
         reason = f"the .tflite has the scale {named[0].scales[0]:.6g}, zero point {named[0].zero_points[0]} there"
@@ -148,14 +170,3 @@ def _given(model: Any, x: Arrays) -> Any:
 
 def _list(values: Any) -> list[Any]:
     return list(values) if isinstance(values, (list, tuple)) else [values]
-
-
-def labels_equal(model: Any, lite: Model, x: Arrays) -> float | None:
-    """The share of samples whose largest output is the same in both; None without two or more entries."""
-    first = _list(model.predict(_given(model, x), batch_size=32, verbose=0))[0]
-    if first[0].size < 2:
-        return None
-    raw = predict(lite.path, x, Runtime.REFERENCE).raw
-    second = next(iter(raw.values())) if isinstance(raw, dict) else raw
-    labels = [values.reshape(len(values), -1).argmax(axis=1) for values in (first, second)]
-    return float(np.mean(labels[0] == labels[1]))

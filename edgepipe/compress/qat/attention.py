@@ -19,7 +19,7 @@ def multi_head_attention(low: Lowering, call: Call) -> Any:
     query, value, key = _three(call)
     reason = _why_kept(layer, call, query)
     if reason:
-        return kept(f"{reason}; quantized inside by calibration")(low, call)
+        return kept(reason)(low, call)
     size = layer._key_dim
     heads = [
         _heads(low, x, *_dense(part), name)
@@ -74,7 +74,7 @@ def attention(low: Lowering, call: Call) -> Any:
     """Luong et al. 2015 (arXiv 1508.04025): dot-product scores, optionally scaled."""
     layer, tensors = call.layer, list(call.inputs)
     if layer.score_mode != "dot" or call.args or set(call.kwargs) - {"use_causal_mask"} or len(tensors[0].shape) != 3:
-        return kept("attention with masks or concatenated scores; quantized inside by calibration")(low, call)
+        return kept("attention with masks or concatenated scores")(low, call)
     query, value, key = tensors[0], tensors[1], tensors[-1]
     scores = _product(low, query, key, "scores", transpose=True)
     if layer.use_scale:

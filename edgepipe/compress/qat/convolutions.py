@@ -143,7 +143,7 @@ def einsum_dense(low: Lowering, call: Call) -> Any:
     new = kernel[1:]
     lead = data[:-1]
     if data[-1:] != kernel[:1] or right != lead + new or len(call.x.shape) == 2:
-        return kept(f"einsum {layer.equation}, quantized inside by calibration")(low, call)
+        return kept(f"einsum {layer.equation}")(low, call)
     weights = np.asarray(layer.kernel)
     bias = None if layer.bias is None else np.broadcast_to(np.asarray(layer.bias), weights.shape[1:]).ravel()
     flat = pointwise(low, call.x, weights.reshape(weights.shape[0], -1), bias, layer.name, layer.trainable)

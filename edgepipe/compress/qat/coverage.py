@@ -1,6 +1,6 @@
 """Which layers of a model quantization-aware training reaches: by training, by calibration, or not at all."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,6 +9,7 @@ from edgepipe.compress.qat.place import Role
 from edgepipe.models.layers import Operator
 
 By = Literal["training", "calibration", "float"]
+TRAINED: tuple[By, str] = ("training", "")
 # https://ai.google.dev/edge/litert/models/ops_compatibility: operators without an int8 kernel
 FLOAT_CLASSES = frozenset({"Conv3D", "Conv3DTranspose", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D", "ZeroPadding3D",
                            "MaxPooling3D", "AveragePooling3D"})  # fmt: skip
@@ -26,15 +27,23 @@ class Coverage:
 
 
 def cover(lowered: Lowered, roles: dict[str, Role]) -> tuple[Coverage, ...]:
-    """The coverage of each layer of the original, in the order of computation."""
-    found: dict[str, Coverage] = {}
-    for name, kind in roles.items():
-        origin = lowered.origins[name]
-        by, reason = _by(lowered.model.get_layer(name), kind, origin.whole)
-        known = found.get(origin.layer)
-        if known is None or known.by == "training":
-            found[origin.layer] = Coverage(origin.layer, origin.cls, by, reason)
-    return tuple(found.values())
+    """The coverage of each layer of the original, in the order of computation.
+
+    It is that of the first lowered layer that is not trained; one without a lowered layer of its own has that of the
+    layer which gives its output.
+    """
+    told = {name: _by(lowered.model.get_layer(name), kind, lowered.origins[name].whole) for name, kind in roles.items()}
+    parts = defaultdict(list)
+    for name in roles:
+        parts[id(lowered.origins[name].layer)].append(told[name])
+    return tuple(
+        Coverage(layer.name, type(layer).__name__, *_worst(parts[id(layer)] or [told.get(end, TRAINED)]))
+        for layer, end in lowered.ends
+    )
+
+
+def _worst(found: list[tuple[By, str]]) -> tuple[By, str]:
+    return next((entry for entry in found if entry != TRAINED), TRAINED)
 
 
 def _by(layer: object, kind: Role, whole: str) -> tuple[By, str]:
@@ -43,7 +52,7 @@ def _by(layer: object, kind: Role, whole: str) -> tuple[By, str]:
         return "float", f"TFLite has no int8 operator for {name}"
     if kind in ("unknown", "alone"):
         return "calibration", whole or f"no rule for {name}; its output is trained, its inside calibrated"
-    return "training", ""
+    return TRAINED
 
 
 def counts(coverage: tuple[Coverage, ...]) -> Counter[str]:

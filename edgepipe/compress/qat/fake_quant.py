@@ -138,7 +138,7 @@ class _Builder:
         result = self._wrapped(layer)(*args, **kwargs)
         following = [self.roles[reader.name] for reader in self.read_by[layer.name]]
         placed = place(layer, self.roles[layer.name], following, self.calls[layer.name], layer.name in self.outputs)
-        if placed.ranged == "none" or isinstance(result, (list, tuple)) or not result.dtype.is_floating:
+        if not placed.ranged or isinstance(result, (list, tuple)) or not result.dtype.is_floating:
             return result
         return self._quantizer(layer.name, placed)(result)
 

@@ -26,7 +26,7 @@ TOLERANCE = 1e-4  # relative to the largest value of an output, as for the bridg
 
 @dataclass(frozen=True)
 class Call:
-    """One call of one layer of the original: the layer, the lowered tensors it is called on, and who reads it."""
+    """One call of one layer of the original: the layer, the lowered tensors and options it is called with."""
 
     layer: Any
     inputs: Any  # a tensor, or a list of them
@@ -48,25 +48,30 @@ class Arguments(list[Any]):
 class Origin:
     """Which layer of the original a lowered layer stands for, and why fake-quant cannot reach into it, if so."""
 
-    layer: str
-    cls: str
+    layer: Any
     whole: str = ""  # the reason; empty for a layer that was written out or is one operator anyway
 
 
 @dataclass(frozen=True)
 class Lowered:
-    """The rewritten model and where each of its layers comes from, by name."""
+    """The rewritten model and where each of its layers comes from, by name.
+
+    `ends` has every layer of the original, in the order of computation, with the lowered layer that gives its output:
+    one of another origin if nothing was left to do, as for a ReLU that was merged into one before it.
+    """
 
     model: Any
     origins: dict[str, Origin]
+    ends: list[tuple[Any, str]]
 
 
 @dataclass
 class Lowering:
-    """What handlers work with: they call layers through `apply` and `add`, which keep names, weights and origins."""
+    """What handlers work with: they call layers through `apply` and `op`, which keep names, weights and origins."""
 
     taken: set[str] = field(default_factory=set)
     origins: dict[str, Origin] = field(default_factory=dict)
+    ends: dict[int, tuple[Any, str]] = field(default_factory=dict)  # by id of a layer of the original
     made: dict[tuple[int, str], Any] = field(default_factory=dict)
     tails: dict[int, tuple[Any, Any]] = field(default_factory=dict)  # id of a reshaped tensor -> (it, before reshape)
     read_once: set[int] = field(default_factory=set)  # ids of lowered tensors that a single layer of the original reads
@@ -79,7 +84,7 @@ class Lowering:
         known = self.made.get(key)
         if known is None:
             known = self.made[key] = self._named(layer)
-            self.origins[known.name] = Origin(self.current.name, type(self.current).__name__, whole)
+            self.origins[known.name] = Origin(self.current, whole)
         result = known(*x, **call) if isinstance(x, Arguments) else known(x, **call)
         if weights and layer is known:
             known.set_weights(
@@ -93,6 +98,13 @@ class Lowering:
         if key not in self.relus:
             self.relus[key] = self.apply(tf_keras.layers.ReLU(most, name=name), x)
         return self.relus[key]
+
+    def end(self, result: Any) -> None:
+        """Note which lowered layer gives the output of the current layer of the original."""
+        first = tf.nest.flatten(result)[0]
+        # a reshape behind it may be passed over by all who read it
+        _, made = self.tails.get(id(first), (first, first))
+        self.ends.setdefault(id(self.current), (self.current, made._keras_history.layer.name))
 
     def _named(self, layer: Any) -> Any:
         wanted, number = layer.name, 2
@@ -138,6 +150,10 @@ class Lowering:
 
         return inner, back
 
+    def level(self, x: Any) -> tuple[Any, Callable[[Any], Any]]:
+        """`flat`, but (batch, channels) stays as it is: for what TFLite fuses into a dense layer too."""
+        return self.flat(x) if len(x.shape) > 2 else (x, lambda result: result)
+
     def _squared(self, x: Any) -> Any:
         shape = tuple(x.shape[1:])
         if len(shape) == 3:
@@ -160,11 +176,7 @@ class Lowering:
 
 
 def lower(model: Any, left_alone: Callable[[Any], bool]) -> Lowered:
-    """`model` rewritten; layers that `left_alone` says so of are kept as they are.
-
-    Raises:
-        InputError: the rewritten model computes something else (a bug, told with the difference).
-    """
+    """`model` rewritten; layers that `left_alone` says so of are kept as they are."""
     from edgepipe.compress.qat.rules import handler
 
     low = Lowering(taken={tensor._keras_history.layer.name for tensor in model.inputs})
@@ -173,12 +185,14 @@ def lower(model: Any, left_alone: Callable[[Any], bool]) -> Lowered:
 
     def step(call: Call) -> Any:
         low.current = call.layer
-        return handler(call.layer, left_alone(call.layer))(low, call)
+        result = handler(call.layer, left_alone(call.layer))(low, call)
+        low.end(result)
+        return result
 
     outputs = _walk(model, inputs, step, low)
     rewritten = tf_keras.Model(_structured(model, inputs), outputs if len(outputs) > 1 else outputs[0], name=model.name)
     rewritten.output_names = list(model.output_names)
-    return Lowered(rewritten, low.origins)
+    return Lowered(rewritten, low.origins, list(low.ends.values()))
 
 
 def _structured(model: Any, inputs: list[Any]) -> Any:

@@ -9,21 +9,16 @@ from edgepipe.compress.qat.lower import Call, Lowering
 from edgepipe.compress.qat.whole import kept
 
 K = tf_keras.layers
-WEIGHTED = (K.Conv2D, K.DepthwiseConv2D, K.Dense, K.Conv2DTranspose)
-
-
-def is_linear(layer: Any) -> bool:
-    """Whether `layer` is a convolution or dense layer; its activation, if any, is a layer behind it."""
-    return isinstance(layer, WEIGHTED)
+WEIGHTED = (K.Conv2D, K.DepthwiseConv2D, K.Dense, K.Conv2DTranspose)  # an activation is a layer behind it
 
 
 def batch_norm(low: Lowering, call: Call) -> Any:
     """Kept behind the convolution it folds into; standing alone, a 1 x 1 depthwise convolution with its statistics."""
     layer, x = call.layer, call.x
     if list(layer.axis) not in ([len(x.shape) - 1], [-1]):
-        return kept(f"normalizes axis {list(layer.axis)}, not the channels; quantized inside by calibration")(low, call)
-    inner, back = low.flat(x) if len(x.shape) > 2 else (x, lambda result: result)
-    if is_linear(inner._keras_history.layer) and id(inner) in low.read_once:
+        return kept(f"normalizes axis {list(layer.axis)}, not the channels")(low, call)
+    inner, back = low.level(x)
+    if isinstance(inner._keras_history.layer, WEIGHTED) and id(inner) in low.read_once:
         twin = type(layer).from_config({**layer.get_config(), "axis": -1})
         return back(low.apply(twin, inner, layer.get_weights()))
     gamma = np.asarray(layer.gamma) if layer.scale else np.ones(1, np.float32)
@@ -42,7 +37,7 @@ def normalization(low: Lowering, call: Call) -> Any:
     layer = call.layer
     mean, variance = (np.asarray(part, np.float32) for part in (layer.mean, layer.variance))
     if mean.size not in (1, call.x.shape[-1]):
-        return kept("statistics along other axes than channels; quantized inside by calibration")(low, call)
+        return kept("statistics along other axes than channels")(low, call)
     deviation = np.maximum(np.sqrt(variance), 1e-7)  # keras.backend.epsilon(), as the layer has it
     scale, offset = (deviation, mean) if layer.invert else (1 / deviation, -mean / deviation)
     return low.affine(call.x, scale, offset, "", trainable=False)
@@ -53,7 +48,7 @@ def layer_scale(low: Lowering, call: Call) -> Any:
     gamma = np.asarray(call.layer.get_weights()[0])
     inner, back = low.flat(call.x)
     before = inner._keras_history.layer
-    if isinstance(before, (K.Conv2D, K.Dense)) and call.sole and id(inner) in low.read_once:
+    if type(before) is K.Conv2D and call.sole and id(inner) in low.read_once:
         before.set_weights([values * gamma for values in before.get_weights()])
         return back(inner)
     return low.affine(call.x, gamma, np.zeros(1, np.float32), "")
@@ -64,7 +59,7 @@ def layer_norm(low: Lowering, call: Call) -> Any:
     layer, x = call.layer, call.x
     axes = [int(axis) % len(x.shape) for axis in np.ravel(layer.axis)]
     if axes != [len(x.shape) - 1]:
-        return kept(f"normalizes axes {axes}, not the last; quantized inside by calibration")(low, call)
+        return kept(f"normalizes axes {axes}, not the last")(low, call)
     normalized = _normalized(low, x, -1, layer.epsilon)
     return _scaled(low, layer, normalized)
 
@@ -90,7 +85,7 @@ def group_norm(low: Lowering, call: Call) -> Any:
     layer, x = call.layer, call.x
     shape = tuple(x.shape[1:])
     if layer.axis not in (-1, len(shape)):
-        return kept(f"groups of axis {layer.axis}, not of the channels; quantized inside by calibration")(low, call)
+        return kept(f"groups of axis {layer.axis}, not of the channels")(low, call)
     groups = shape[-1] if layer.groups == -1 else layer.groups
     grouped = low.reshape(x, (int(np.prod(shape[:-1])), groups, shape[-1] // groups), "groups")
     normalized = _normalized(low, grouped, (1, 3), layer.epsilon)

@@ -46,17 +46,16 @@ _OWN = (
     "ReLU",
 )
 _OWN_OPERATORS = (
-    "Mean", "Sum", "Rsqrt", "Matmul", "Negative", "Absolute", "Square", "Exp", "Log", "Sqrt", "LeakyRelu", "Gelu",
+    "Mean", "Sum", "Rsqrt", "Matmul", "Absolute", "Exp", "Log", "Sqrt", "LeakyRelu", "Gelu",
     "Silu", "HardSilu", "Elu", "Divide", "TrueDivide", "Relu", "Relu6", "Clip", "Pad",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Placement:
-    """What happens to the output of a lowered layer: `own` range, `fixed` range, or none and why."""
+    """What happens to the output of a lowered layer: whether it has a range of its own, and the one prescribed."""
 
-    role: Role
-    ranged: Literal["own", "fixed", "none"]
+    ranged: bool
     limits: tuple[float, float] | None = None
 
 
@@ -89,12 +88,9 @@ def fixed(layer: Any) -> tuple[float, float] | None:
 def place(layer: Any, kind: Role, readers: list[Role], calls: int, is_output: bool) -> Placement:
     """The placement of the output of `layer`, called `calls` times; `readers` are the roles of who reads it."""
     if kind == "fixed":
-        return Placement(kind, "fixed", fixed(layer))
-    if kind in ("moves", "alone"):
-        return Placement(kind, "none")
-    if not is_output and len(readers) == calls and all(_fused(kind, reader) for reader in readers):
-        return Placement(kind, "none")
-    return Placement(kind, "own")
+        return Placement(True, fixed(layer))
+    into_readers = not is_output and len(readers) == calls and all(_fused(kind, reader) for reader in readers)
+    return Placement(kind not in ("moves", "alone") and not into_readers)
 
 
 def _fused(kind: Role, reader: Role) -> bool:

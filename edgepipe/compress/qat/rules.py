@@ -32,10 +32,7 @@ def handler(layer: Any, left_alone: bool) -> Handler:
     """The rule for `layer`."""
     if left_alone:
         return kept(LEFT_ALONE)
-    name = type(layer).__name__
-    if name in _RULES:
-        return _RULES[name]
-    return as_it_is
+    return _RULES.get(type(layer).__name__, as_it_is)
 
 
 def _merge(low: Lowering, call: Call) -> Any:
@@ -55,10 +52,6 @@ def _average(low: Lowering, call: Call) -> Any:
     for number, other in enumerate(tensors[1:], 1):
         total = low.apply(K.Add(name=f"{call.layer.name}_sum{number}"), [total, other])
     return low.op("Multiply", total, "mean", 1.0 / len(tensors))
-
-
-def _dot(low: Lowering, call: Call) -> Any:
-    return kept("a Dot of two tensors, quantized inside by calibration")(low, call)
 
 
 def _recurrent(low: Lowering, call: Call) -> Any:
@@ -85,7 +78,7 @@ def _recurrent(low: Lowering, call: Call) -> Any:
 def _time_distributed(low: Lowering, call: Call) -> Any:
     inner = call.layer.layer
     if type(inner).__name__ != "Dense":
-        return kept(f"TimeDistributed({type(inner).__name__}), quantized inside by calibration")(low, call)
+        return kept(f"TimeDistributed({type(inner).__name__})")(low, call)
     return dense(low, Call(inner, call.inputs, call.args, call.kwargs, call.sole))
 
 
@@ -140,7 +133,7 @@ def _activation_layer(low: Lowering, call: Call) -> Any:
 
 
 _RULES: dict[str, Handler] = {
-    **dict.fromkeys(("Conv2D",), conv2d),
+    "Conv2D": conv2d,
     **dict.fromkeys(("DepthwiseConv2D", "Conv2DTranspose"), plain),
     "Conv1D": conv1d,
     "Conv1DTranspose": conv1d_transpose,
@@ -158,7 +151,7 @@ _RULES: dict[str, Handler] = {
     "ReLU": _relu,
     **dict.fromkeys(("Add", "Multiply", "Maximum", "Minimum"), _merge),
     "Average": _average,
-    "Dot": _dot,
+    "Dot": kept("a Dot of two tensors"),
     "Attention": attention,
     "MultiHeadAttention": multi_head_attention,
     **dict.fromkeys(RECURRENT, _recurrent),
