@@ -27,7 +27,7 @@ BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
 TOP = "; allowed: data, description, model, name, seed, stages, task"
 NOT_ONE = " a pipeline is a mapping with name, description, model, data, task, seed, stages; found "
 MODELS = "; expected a .keras or .h5 model, a .tflite model, or a SavedModel folder"
-METRICS = "accuracy, accuracy_drop, host, macs, nonzero_parameters, nucleo-l4r5zi, parameters, size, sparsity"
+METRICS = "accuracy, accuracy_drop, host, macs, nonzero_parameters, nucleo-l4r5zi, parameters, size, size_deflate, size_zstd, sparsity"
 
 CASES: list[tuple[str, str, str, list[str]]] = [
     ("unknown key", "task:", "tsak:", [
