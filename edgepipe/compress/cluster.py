@@ -144,7 +144,10 @@ def _unfit(layer: Any) -> str:
         return f"{kind} is not clustered: only convolutions and dense layers are"
     if not layer.trainable_weights:
         return "it is frozen (trainable: false), and clustering trains"
-    return "" if np.isfinite(np.asarray(weights(layer))).all() else "its kernel holds NaN or infinity"
+    values = np.asarray(weights(layer))
+    if getattr(layer, "groups", 1) > 1 and values.shape[-2] == 1:
+        return f"{kind} of one channel a group is not clustered: few weights, each used at many places"
+    return "" if np.isfinite(values).all() else "its kernel holds NaN or infinity"
 
 
 def _unwanted(layer: Any, plan: Plan, is_last: bool) -> str:
@@ -266,9 +269,9 @@ def check(model: Any, choice: Choice, plan: Plan) -> list[LayerClusters]:
     Raises:
         InputError: a layer has more distinct values than clusters, lost a zero it had to keep, or is no longer finite.
     """
-    layers = measure(model, choice)
+    layers, made = measure(model, choice), dict(walk(model))
     for layer in layers:
-        values, before = np.asarray(weights(dict(walk(model))[layer.name])), choice.before[layer.name]
+        values, before = np.asarray(weights(made[layer.name])), choice.before[layer.name]
         if not np.isfinite(values).all():
             raise InputError(f"layer '{layer.name}' holds NaN or infinity after clustering; lower learning_rate")
         if layer.target is not None and layer.most > layer.target.clusters:

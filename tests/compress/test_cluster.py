@@ -155,6 +155,15 @@ def test_a_frozen_layer_is_named() -> None:
     )
 
 
+def test_a_depthwise_convolution_by_its_groups_is_named() -> None:
+    image = tf_keras.Input((8, 8, 16))
+    x = K.Conv2D(16, 3, groups=16, name="grouped")(K.Conv2D(16, 3, groups=4, name="four")(image))
+    model = tf_keras.Model(image, K.Dense(3, name="last")(K.Flatten(name="flat")(x)))
+    choice = cluster.choose(model, Plan(clusters=8))
+    assert set(choice.targets) == {"four"}
+    assert choice.alone["grouped"].startswith("Conv2D of one channel a group is not clustered")
+
+
 def test_nested_shared_and_custom_layers() -> None:
     from edgepipe.models.layers import LayerScale, Operator
 
