@@ -20,6 +20,8 @@ from edgepipe.units import Dimension, UnitError, parse, show
 DEVICE_METRICS = {"latency": Dimension.SECONDS, "ram": Dimension.BYTES, "flash": Dimension.BYTES}
 MODEL_METRICS = {
     "size": Dimension.BYTES,
+    "size_deflate": Dimension.BYTES,
+    "size_zstd": Dimension.BYTES,
     "parameters": Dimension.COUNT,
     "nonzero_parameters": Dimension.COUNT,
     "macs": Dimension.COUNT,

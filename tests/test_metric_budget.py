@@ -152,7 +152,7 @@ def test_words_of_the_command_line() -> None:
 
 
 def test_words_that_are_no_limits_are_all_told() -> None:
-    allowed = "; allowed: flash, latency, macs, nonzero_parameters, parameters, ram, size"
+    allowed = "; allowed: flash, latency, macs, nonzero_parameters, parameters, ram, size, size_deflate, size_zstd"
     with pytest.raises(ConfigError) as caught:
         from_words(["ram", "flsh=3KiB", "flash=3ms", "size=-3B", "sparsity=50%", "=3"])
     assert [problem.message for problem in caught.value.problems] == [

@@ -10,6 +10,7 @@ from edgepipe.devices.profile import Device, Obtained
 from edgepipe.metric import Finding, Metric, unavailable
 from edgepipe.metric import exact as _exact
 from edgepipe.tflite import latency, micro
+from edgepipe.tflite.compressed import compressed
 from edgepipe.tflite.model import Model
 from edgepipe.units import Dimension
 
@@ -84,10 +85,12 @@ def _fits(device: Device, metrics: list[Metric]) -> list[Finding]:
 
 
 def counts(model: Model) -> list[Metric]:
-    """What is counted from the file alone: size, parameters, those that are not zero, MACs."""
+    """What is counted from the file alone: size, as it is and compressed, parameters, those that are not zero, MACs."""
     left_out = f"; not counted: {', '.join(model.uncounted)}" if model.uncounted else ""
     return [
         _exact("size", model.bytes, Dimension.BYTES, "bytes of the .tflite"),
+        *(_exact(f"size_{name}", found.size, Dimension.BYTES, f"bytes of the .tflite compressed by {found.by}")
+          for name, found in compressed(model.content).items()),
         _exact("parameters", model.parameters, Dimension.COUNT, "elements of all weights and biases in the .tflite"),
         _exact("nonzero_parameters", model.parameters - model.zero_parameters, Dimension.COUNT,
                "elements of all weights and biases that differ from their zero point"),

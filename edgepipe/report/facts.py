@@ -6,6 +6,7 @@ from edgepipe import units
 from edgepipe.metric import Record
 from edgepipe.report.rows import Rows, how
 from edgepipe.single import Conversion, Verification
+from edgepipe.tflite.compressed import compressed
 from edgepipe.tflite.integer import findings
 from edgepipe.tflite.model import Model, Operator, Tensor
 from edgepipe.units import Dimension
@@ -40,6 +41,8 @@ class ModelFacts(Record):
     format: str = Field(default="edgepipe.inspect/1", serialization_alias="schema")
     path: str
     bytes: int
+    size_deflate: int
+    size_zstd: int
     macs: int
     uncounted: tuple[str, ...]
     parameters: int
@@ -55,9 +58,12 @@ class ModelFacts(Record):
 
 def as_record(model: Model) -> ModelFacts:
     """The facts of a model, ready for JSON."""
+    smaller = compressed(model.content)
     return ModelFacts(
         path=str(model.path),
         bytes=model.bytes,
+        size_deflate=smaller["deflate"].size,
+        size_zstd=smaller["zstd"].size,
         macs=model.macs,
         uncounted=model.uncounted,
         parameters=model.parameters,
@@ -101,6 +107,10 @@ def _summary(model: Model) -> Rows:
     )
     rows = [
         ("size", units.show(model.bytes, Dimension.BYTES)),
+        *(
+            (f"size, {name}", f"{units.show(found.size, Dimension.BYTES)} ({found.by})")
+            for name, found in compressed(model.content).items()
+        ),
         ("MACs", f"{model.macs:,}" + (f" (not counted: {', '.join(model.uncounted)})" if model.uncounted else "")),
         ("parameters", parameters),
         ("tensors", ", ".join(f"{number} {dtype}" for dtype, number in sorted(model.dtype_census.items()))),

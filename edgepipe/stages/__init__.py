@@ -7,6 +7,7 @@ from edgepipe.stages.base import Stage
 STAGES = {
     "train": "edgepipe.stages.train:Train",
     "prune": "edgepipe.stages.prune:Prune",
+    "cluster": "edgepipe.stages.cluster:Cluster",
     "quantize": "edgepipe.stages.quantize:Quantize",
     "export": "edgepipe.stages.export:Export",
     "convert": "edgepipe.stages.convert:Convert",

@@ -24,7 +24,8 @@ class Convert(Stage):
 
     accepts: ClassVar = dict.fromkeys((Kind.KERAS, Kind.FLOAT, Kind.QAT, Kind.SAVED_MODEL), Kind.TFLITE)
     splits: ClassVar = FITTING
-    tools: ClassVar = ("tensorflow", "keras", "tf_keras", "tensorflow-model-optimization", "ai-edge-litert", "numpy")
+    tools: ClassVar = ("tensorflow", "keras", "tf_keras", "tensorflow-model-optimization", "ai-edge-litert", "numpy",
+                            "zstandard")  # fmt: skip
 
     scheme: Scheme = Field(
         default="int8", description="int8: integers throughout; dynamic: int8 weights only; float16: half-size weights"

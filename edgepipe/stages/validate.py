@@ -25,7 +25,8 @@ class Validate(Stage):
 
     accepts: ClassVar = {Kind.TFLITE: Kind.TFLITE}
     splits: ClassVar = frozenset({Split.TEST})
-    tools: ClassVar = ("ai-edge-litert", "tflite-micro", "tensorflow", "keras", "tf_keras", "numpy", "scikit-learn")
+    tools: ClassVar = ("ai-edge-litert", "tflite-micro", "tensorflow", "keras", "tf_keras", "numpy", "scikit-learn",
+                            "zstandard")  # fmt: skip
 
     devices: tuple[str, ...] = Field(
         default=("host",), min_length=1, description="device profiles, by name or path to a .yaml"
@@ -66,7 +67,7 @@ class Validate(Stage):
 
     def run(self, work: Work) -> tuple[Artifact, Outcome]:
         """Everything that can be known of the model before it is flashed."""
-        from edgepipe.devices import evidence
+        from edgepipe.devices import evidence, zeros
         from edgepipe.stages import proof
         from edgepipe.tflite.graph import read
 
@@ -78,12 +79,13 @@ class Validate(Stage):
         sparsity, sparsity_tables = proof.sparsity(model)
         lost, pruned_tables, unchecked = proof.pruned(work, model)
         on_devices = evidence.gather(model, devices)
-        metrics = [*quality, *evidence.counts(model), *integer, *sparsity, *on_devices.metrics]
+        counts = evidence.counts(model)
+        metrics = [*quality, *counts, *integer, *sparsity, *on_devices.metrics]
         verdicts = [judge(limit, self._comparable(limit, metrics, work.world)) for limit in limits]
         return work.input, Outcome(
             metrics=tuple(metrics),
             findings=(*offenders, *lost, *on_devices.findings),
-            notes=(*notes, *unchecked),
+            notes=(*notes, *unchecked, *zeros.notes(model, devices, counts)),
             verdicts=tuple(verdicts),
             tables=(*agreement, integer_table, *sparsity_tables, *pruned_tables),
         )

@@ -85,9 +85,12 @@ def test_the_facts_of_inspect(models: Path, command: Command) -> None:
     told = json.loads(command("inspect", models / "int8.tflite", "--json").out)
     assert (told["macs"], told["parameters"], told["zero_parameters"], told["integer_only"]) == (12, 15, 4, True)
     assert told["operator_counts"] == {"FULLY_CONNECTED": 1}
+    assert 0 < told["size_zstd"] < told["bytes"] > told["size_deflate"] > 0
     shown = command("inspect", models / "int8.tflite").out
     assert "FULLY_CONNECTED" in shown
     assert "int8 [1, 4], scale 0.5, zero point 0" in shown
+    assert "size, deflate" in shown
+    assert ", level 19)" in shown
 
 
 NO_MODEL = [

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 TENSORFLOW = ("tensorflow", "keras", "tf_keras", "tensorflow_model_optimization", "sklearn")
-START = ("pydantic", "rich", "yaml", "numpy", *TENSORFLOW)
+START = ("pydantic", "rich", "yaml", "numpy", "zstandard", *TENSORFLOW)
 ROOT = Path(__file__).resolve().parents[2]
 AFTER = "import json, sys; sys.stderr.write('\\n' + json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
 

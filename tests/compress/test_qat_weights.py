@@ -97,6 +97,16 @@ def test_zeros_are_in_the_file(tmp_path: Path) -> None:
     assert next(share for operator, share in shares.items() if operator.startswith("CONV_2D")) >= 0.5
 
 
+def test_clusters_of_each_channel_are_seen_where_there_are_too_many_in_all() -> None:
+    signs = np.sign(np.random.default_rng(0).normal(0, 1, (3, 3, 2, 200)))
+    kernel = (signs * np.linspace(0.5, 2, 200)).astype(np.float32)
+    found = ties(kernel, (3,))
+    assert found.clusters == np.unique(kernel).size == 400 > 256
+    assert all(np.unique(kernel[found.cluster == number]).size == 1 for number in range(400))
+    assert np.array_equal(ties(np.moveaxis(kernel, 3, 2), (2,)).cluster, np.moveaxis(found.cluster, 3, 2))
+    assert np.allclose(np.asarray(WeightQuantizer((3,), found).held(kernel)), kernel, rtol=1e-6)
+
+
 @pytest.mark.parametrize("keep", [True, False])
 def test_equal_weights_stay_equal_unless_told_otherwise(keep: bool) -> None:
     base = _model(_clustered)
@@ -109,7 +119,7 @@ def test_equal_weights_stay_equal_unless_told_otherwise(keep: bool) -> None:
 
 
 def test_a_plain_kernel_has_no_ties() -> None:
-    found = ties(np.random.default_rng(0).normal(0, 1, (3, 3, 8, 8)).astype(np.float32))
+    found = ties(np.random.default_rng(0).normal(0, 1, (3, 3, 8, 8)).astype(np.float32), (3,))
     assert (found.zero, found.cluster) == (None, None)
 
 

@@ -27,7 +27,7 @@ BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
 TOP = "; allowed: data, description, model, name, seed, stages, task"
 NOT_ONE = " a pipeline is a mapping with name, description, model, data, task, seed, stages; found "
 MODELS = "; expected a .keras or .h5 model, a .tflite model, or a SavedModel folder"
-METRICS = "accuracy, accuracy_drop, host, macs, nonzero_parameters, nucleo-l4r5zi, parameters, size, sparsity"
+METRICS = "accuracy, accuracy_drop, host, macs, nonzero_parameters, nucleo-l4r5zi, parameters, size, size_deflate, size_zstd, sparsity"
 
 CASES: list[tuple[str, str, str, list[str]]] = [
     ("unknown key", "task:", "tsak:", [
@@ -52,7 +52,7 @@ CASES: list[tuple[str, str, str, list[str]]] = [
         "9:5: stages.3.convret: unknown stage; did you mean 'convert'?",
     ]),
     ("a stage of a later issue", "- convert", "- deploy", [
-        "9:5: stages.3.deploy: unknown stage; allowed: convert, export, prune, quantize, train, validate",
+        "9:5: stages.3.deploy: unknown stage; allowed: cluster, convert, export, prune, quantize, train, validate",
     ]),
     ("unknown option", "sparsity: 0.5", "sparsty: 0.5", [
         "7:13: stages.1.prune.sparsty: unknown option; did you mean 'sparsity'?",
@@ -126,6 +126,28 @@ CASES: list[tuple[str, str, str, list[str]]] = [
     ]),
     ("two stages in one entry", "  - quantize: {epochs: 2}\n", "    quantize: {epochs: 2}\n", [
         "7:5: stages.1: each stage is one name with its options; found 2 keys (prune, quantize); begin each stage with its own '- '",
+    ]),
+    ("one cluster", "quantize: {epochs: 2}", "cluster: {clusters: 1}", [
+        "8:25: stages.2.cluster.clusters: should be greater than or equal to 2; found the number 1",
+    ]),
+    ("more clusters than int8 has values", "quantize: {epochs: 2}", "cluster: {layers: {conv1: {clusters: 257}}}", [
+        "8:42: stages.2.cluster.layers.conv1.clusters: should be less than or equal to 256; found the number 257",
+    ]),
+    ("no cluster left beside zero", "quantize: {epochs: 2}", "cluster: {types: {Dense: {clusters: 2}}}", [
+        "8:14: stages.2.cluster: clusters (2) must be at least 3: zero is one of them (preserve_sparsity: true)",
+    ]),
+    ("centroids from nowhere", "quantize: {epochs: 2}", "cluster: {init: kmeans}", [
+        "8:21: stages.2.cluster.init: found the text 'kmeans'; allowed: density, linear, kmeans++, random; did you mean 'kmeans++'?",
+    ]),
+    ("clusters of a layer that is a number", "quantize: {epochs: 2}", "cluster: {layers: {conv1: 8}}", [
+        "8:31: stages.2.cluster.layers.conv1: should be a mapping; found the number 8",
+    ]),
+    ("an unknown option of a layer", "quantize: {epochs: 2}", "cluster: {types: {Conv2D: {cluster: 8}}}", [
+        "8:31: stages.2.cluster.types.Conv2D.clusters: is required but missing",
+        "8:32: stages.2.cluster.types.Conv2D.cluster: unknown option; did you mean 'clusters'?",
+    ]),
+    ("a cluster's layer by a broken expression", "quantize: {epochs: 2}", 'cluster: {layers: {"conv[": null}}', [
+        "8:24: stages.2.cluster.layers.conv[: 'conv[' is no regular expression: unterminated character set at position 4",
     ]),
     ("a layer by a broken expression", "quantize: {epochs: 2}", 'quantize: {layers: {"conv[": null}}', [
         "8:25: stages.2.quantize.layers.conv[: 'conv[' is no regular expression: unterminated character set at position 4",

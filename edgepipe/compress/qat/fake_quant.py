@@ -147,7 +147,7 @@ class _Builder:
             return layer
         if layer.name not in self.wrapped:
             attribute, axis = _kernel(layer)
-            found = ties(np.asarray(getattr(layer, attribute)))
+            found = ties(np.asarray(getattr(layer, attribute)), axis)
             kept = Ties(found.zero if self.recipe.keep_zeros else None,
                         found.cluster if self.recipe.keep_clusters else None)  # fmt: skip
             self.held[layer.name] = kept

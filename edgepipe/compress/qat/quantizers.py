@@ -23,6 +23,7 @@ DECAY = 0.99  # of an activation's moving range; tfmot's 0.999 stands still in t
 SMALLEST = 1e-6  # of a channel's largest weight; fake-quant divides by the range
 SPARSE_FROM = 0.1  # a kernel with a tenth of zeros was pruned; rounding to float32 never gives that by chance
 CLUSTERS = 256  # more distinct values than int8 has are no clustering
+MEMBERS = 2  # weights, not zero, that a value must have on average: trained weights are equal only on purpose
 LOOKED_AT = 4096  # weights that tell at a glance that a kernel is not clustered
 
 
@@ -71,18 +72,41 @@ class Ties:
         return 0 if self.cluster is None else int(self.cluster.max()) + 1
 
 
-def ties(kernel: Array) -> Ties:
-    """What `kernel` shows of pruning and clustering."""
-    zero = kernel == 0
-    return Ties(zero if zero.mean() > SPARSE_FROM else None, _clusters(kernel, int(np.count_nonzero(kernel))))
+def ties(kernel: Array, axis: tuple[int, ...]) -> Ties:
+    """What `kernel`, with its output channels on `axis`, shows of pruning and clustering."""
+    zero, most = kernel == 0, int(np.count_nonzero(kernel)) // MEMBERS
+    cluster = _clusters(kernel, min(CLUSTERS, most))
+    return Ties(
+        zero if zero.mean() > SPARSE_FROM else None,
+        cluster if cluster is not None else _clusters_by_channel(kernel, axis, most),
+    )
 
 
-def _clusters(kernel: Array, nonzero: int) -> Array | None:
-    most = min(CLUSTERS, nonzero // 4)
+def _clusters(kernel: Array, most: int) -> Array | None:
     if np.unique(kernel.ravel()[:LOOKED_AT]).size > most:  # sorting all of a large kernel takes seconds
         return None
     values, cluster = np.unique(kernel, return_inverse=True)
     return cluster.reshape(kernel.shape).astype(np.int32) if values.size <= most else None
+
+
+def _clusters_by_channel(kernel: Array, axis: tuple[int, ...], most: int) -> Array | None:
+    """A value of each channel is a cluster of its own; None if there are more than `most` in all."""
+    last = tuple(range(kernel.ndim - len(axis), kernel.ndim))
+    moved = np.moveaxis(kernel, axis, last)
+    flat = moved.reshape(-1, int(np.prod([kernel.shape[a] for a in axis])))
+    first = flat[:, : -(-LOOKED_AT // len(flat))]
+    if _pairs(first).sum() > np.count_nonzero(first) or (pairs := _pairs(flat)).sum() > most or pairs.max() > CLUSTERS:
+        return None
+    cluster = np.stack([np.unique(channel, return_inverse=True)[1] for channel in flat.T], axis=1)
+    numbered = cluster + np.cumsum(pairs) - pairs
+    ordered: Array = np.moveaxis(numbered.reshape(moved.shape), last, axis)
+    return ordered.astype(np.int32)
+
+
+def _pairs(flat: Array) -> Array:
+    """How many distinct values each column has."""
+    changes: Array = np.count_nonzero(np.diff(np.sort(flat, axis=0), axis=0), axis=0)
+    return 1 + changes
 
 
 class WeightQuantizer(Quantizer):  # type: ignore[misc]

@@ -1,0 +1,137 @@
+"""`cluster`: let each kernel share few distinct values."""
+
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, final
+
+from pydantic import Field, model_validator
+
+from edgepipe.artifact import Artifact, Kind
+from edgepipe.config import Options
+from edgepipe.metric import Metric
+from edgepipe.outcome import Outcome, Table
+from edgepipe.stages import facts
+from edgepipe.stages.base import Expression, TrainingStage, Work
+from edgepipe.units import Dimension
+
+if TYPE_CHECKING:
+    from edgepipe.compress.cluster import LayerClusters, Plan
+
+Clusters = Annotated[int, Field(ge=2, le=256)]  # int8 has 256 values
+COLUMNS = (
+    "layer",
+    "kind",
+    "weights",
+    "zeros",
+    "distinct non-zero",
+    "most in a channel",
+    "clusters",
+    "left alone because",
+)
+
+
+@final
+class LayerOptions(Options):
+    """What can be said for some layers only."""
+
+    clusters: Clusters
+
+
+@final
+class Cluster(TrainingStage):
+    """Let the weights of each kernel share few distinct values, trained as they are shared (tfmot)."""
+
+    accepts: ClassVar = {Kind.KERAS: Kind.FLOAT, Kind.FLOAT: Kind.FLOAT}
+    tools: ClassVar = ("tensorflow", "keras", "tf_keras", "tensorflow-model-optimization", "numpy")
+
+    clusters: Clusters = Field(default=16, description="distinct values that a kernel may have, zero included")
+    init: Literal["density", "linear", "kmeans++", "random"] = Field(
+        default="kmeans++", description="where the centroids start: by the density of the weights, evenly spaced, .."
+    )
+    preserve_sparsity: bool = Field(default=True, description="keep the zeros of layers that were pruned at zero")
+    per_channel: bool = Field(
+        default=False, description="that many values for each output channel of a Conv2D, instead of in all"
+    )
+    exclude_last: bool = Field(
+        default=True, description="leave the last convolution or dense layer alone, unless `layers` names it"
+    )
+    types: dict[str, LayerOptions | None] = Field(
+        default_factory=dict, description="by layer class: `{Dense: {clusters: 32}}`; null leaves it alone"
+    )
+    layers: dict[Expression, LayerOptions | None] = Field(
+        default_factory=dict, description='by layer name, a regular expression: `{"conv1": null}`; over `types`'
+    )
+
+    @model_validator(mode="after")
+    def _room_for_zero(self) -> "Cluster":
+        overrides = [*self.types.values(), *self.layers.values()]
+        fewest = min([self.clusters, *(given.clusters for given in overrides if given is not None)])
+        if self.preserve_sparsity and fewest < 3:
+            raise ValueError(f"clusters ({fewest}) must be at least 3: zero is one of them (preserve_sparsity: true)")
+        return self
+
+    def run(self, work: Work) -> tuple[Artifact, Outcome]:
+        """Wrap, train, strip; the distinct values of every kernel are counted afterwards."""
+        from edgepipe.compress import cluster
+        from edgepipe.training.fit import fit, seeded
+
+        seeded(work.seed)
+        model, notes = facts.open_float(work)
+        train, validation, plan = work.data.train, work.data.validation, self._plan()
+        choice = cluster.choose(model, plan)
+        held = cluster.callbacks(model, choice, self.preserve_sparsity)
+        wrapped = cluster.wrap(model, choice, self.init)
+        fit(wrapped, work.goal, train, validation, self.fit_schedule(work), work.progress.epoch, held)
+        stripped = cluster.strip(wrapped)
+        layers = cluster.check(stripped, choice, plan)
+        artifact = facts.write_float(stripped, work.folder)
+        metrics = (*facts.keras_evidence(stripped, artifact, work), *_metrics(layers))
+        return artifact, Outcome(metrics=metrics, notes=(*notes, *_notes(layers)), tables=(_table(layers),))
+
+    def _plan(self) -> "Plan":
+        from edgepipe.compress.cluster import Plan
+        from edgepipe.compress.overrides import Overrides
+
+        types, layers = _numbers(self.types), _numbers(self.layers)
+        return Plan(
+            clusters=self.clusters,
+            init=self.init,
+            preserve_sparsity=self.preserve_sparsity,
+            per_channel=self.per_channel,
+            exclude_last=self.exclude_last,
+            overrides=Overrides(types, layers),
+        )
+
+
+def _numbers(given: dict[str, LayerOptions | None]) -> dict[str, int | None]:
+    return {name: None if options is None else options.clusters for name, options in given.items()}
+
+
+def _metrics(layers: "list[LayerClusters]") -> list[Metric]:
+    clustered = [layer for layer in layers if layer.target is not None]
+    zeros, elements = sum(layer.zeros for layer in clustered), sum(layer.elements for layer in clustered)
+    alone = ", ".join(layer.name for layer in layers if layer.target is None) or "none"
+    which = f"the kernels of {len(clustered)} clustered layers; left alone: {alone}"
+    most = max(layer.most for layer in clustered)
+    return [
+        facts.exact("distinct_weights", most, Dimension.COUNT, f"the most distinct values, zero included, in {which}"),
+        facts.exact("sparsity", zeros / elements, Dimension.FRACTION, f"exact zeros in {which}"),
+    ]
+
+
+def _notes(layers: "list[LayerClusters]") -> list[str]:
+    alone = [f"layer '{layer.name}' is left alone: {layer.left_alone}" for layer in layers if layer.left_alone]
+    fell_back = [(layer.name, layer.target.whole_because) for layer in layers if layer.target is not None]
+    return alone + [f"layer '{name}' is clustered as a whole: {reason}" for name, reason in fell_back if reason]
+
+
+def _table(layers: "list[LayerClusters]") -> Table:
+    return Table(
+        title="Distinct weights by layer, zeros told apart",
+        columns=COLUMNS,
+        rows=tuple(_row(layer) for layer in layers),
+    )
+
+
+def _row(layer: "LayerClusters") -> tuple[Any, ...]:
+    allowed = "" if layer.target is None else f"{layer.target.clusters}{' a channel' * layer.target.per_channel}"
+    counted = (layer.elements, layer.zeros, layer.values, layer.in_channel)
+    return (layer.name, layer.kind, *counted, allowed, layer.left_alone)

@@ -1,0 +1,50 @@
+"""How far a .tflite compresses: what it takes where it is stored or sent compressed, and unpacked to run.
+
+A .tflite stores a zero, or a value that many weights share, like any other: only compression turns them into bytes
+saved.
+"""
+
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from edgepipe.tflite.model import Model
+
+FULL = 2 << 20  # bytes; the highest levels take seconds for each MiB of sparse weights
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """The bytes of a whole file after one lossless compression, and which it was."""
+
+    size: int
+    by: str
+
+
+def deflate(content: bytes) -> Compressed:
+    """DEFLATE (RFC 1951), as zip and gzip have it, in zlib's wrapping of six bytes (RFC 1950)."""
+    level = 9 if len(content) <= FULL else 6
+    return Compressed(len(zlib.compress(content, level)), f"zlib {zlib.ZLIB_RUNTIME_VERSION}, level {level}")
+
+
+def zstd(content: bytes) -> Compressed:
+    """Zstandard (RFC 8878)."""
+    import zstandard
+
+    level = 19 if len(content) <= FULL else 9
+    size = len(zstandard.ZstdCompressor(level=level).compress(content))
+    return Compressed(size, f"zstd {'.'.join(map(str, zstandard.ZSTD_VERSION))}, level {level}")
+
+
+def compressed(content: bytes) -> dict[str, Compressed]:
+    """Each compression of `content` by name; files over 2 MiB at lower levels, as `by` says."""
+    with ThreadPoolExecutor() as pool:  # both let go of Python's lock
+        found = {"deflate": pool.submit(deflate, content), "zstd": pool.submit(zstd, content)}
+        return {name: future.result() for name, future in found.items()}
+
+
+def weights_left(model: Model) -> float:
+    """What is left of the bytes of all weights and biases after zlib at level 6, as a share: 1 if nothing is saved."""
+    extents = [tensor.extent for tensor in model.parameter_tensors]
+    content = b"".join(model.content[start : start + length] for start, length in extents)
+    return min(1.0, len(zlib.compress(content, 6)) / len(content)) if content else 1.0

@@ -1,0 +1,239 @@
+"""Weight clustering: how many values are left, which zeros stay, what is left alone and why, and tfmot's traps."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import tf_keras
+
+from edgepipe.compress import cluster
+from edgepipe.compress.cluster import Choice, Plan
+from edgepipe.compress.overrides import Overrides
+from edgepipe.errors import InputError
+from edgepipe.training.fit import seeded
+
+K = tf_keras.layers
+X = np.random.RandomState(0).rand(48, 8, 8, 3).astype(np.float32)
+
+
+def _model(sparsity: float = 0.0, wrong: Any = None) -> tf_keras.Model:
+    seeded(0)
+    inputs = tf_keras.Input((8, 8, 3), name="image")
+    x = K.Conv2D(8, 3, use_bias=False, name="conv")(inputs)
+    x = K.ReLU(name="relu")(K.BatchNormalization(name="norm")(x))
+    x = K.DepthwiseConv2D(3, name="depthwise")(x)
+    x = K.Dense(12, activation="relu", name="hidden")(K.Flatten(name="flat")(x))
+    model = tf_keras.Model(inputs, K.Dense(3, activation="softmax", name="last")(x), name="small")
+    for name in ("conv", "hidden", "last"):
+        kernel = model.get_layer(name).weights[0]
+        kernel.assign(_pruned(np.asarray(kernel), sparsity))
+    return model
+
+
+def _pruned(kernel: Any, sparsity: float) -> Any:
+    return np.where(np.abs(kernel) < np.quantile(np.abs(kernel), sparsity), 0, kernel)
+
+
+def _trained(model: tf_keras.Model, plan: Plan, rate: float = 0.01) -> tuple[tf_keras.Model, Choice]:
+    choice = cluster.choose(model, plan)
+    wrapped = cluster.wrap(model, choice, plan.init)
+    wrapped.compile(tf_keras.optimizers.Adam(rate), "sparse_categorical_crossentropy")
+    held = cluster.callbacks(model, choice, plan.preserve_sparsity)
+    classes = model.output_shape[-1]
+    wrapped.fit(X, np.arange(len(X)) % classes, batch_size=16, epochs=2, verbose=0, callbacks=held)
+    stripped = cluster.strip(wrapped)
+    assert np.allclose(stripped.predict(X, verbose=0), wrapped.predict(X, verbose=0), atol=1e-5)
+    return stripped, choice
+
+
+def _kernel(model: tf_keras.Model, name: str) -> Any:
+    return np.asarray(model.get_layer(name).weights[0])
+
+
+@pytest.mark.parametrize("init", ["density", "linear", "kmeans++", "random"])
+def test_each_clustered_layer_has_few_values_and_all_its_zeros(init: Any) -> None:
+    model, plan = _model(sparsity=0.7), Plan(clusters=8, init=init)
+    before = {name: _kernel(model, name) for name in ("conv", "hidden")}
+    after, choice = _trained(model, plan)
+    layers = {layer.name: layer for layer in cluster.check(after, choice, plan)}
+    assert set(choice.targets) == {"conv", "hidden"}
+    for name, kernel in before.items():
+        now = _kernel(after, name)
+        assert 3 < np.unique(now).size <= 8
+        assert not now[kernel == 0].any()
+        assert np.mean(np.abs(now - kernel)) > 0
+        assert (layers[name].values, layers[name].zeros) == (np.unique(now[now != 0]).size, int((now == 0).sum()))
+        assert layers[name].revived == 0
+
+
+def test_a_dense_kernel_gets_no_zeros_for_nothing() -> None:
+    after, choice = _trained(_model(), Plan(clusters=8))
+    assert not choice.targets["conv"].keeps_zeros
+    assert np.all(_kernel(after, "conv") != 0)
+
+
+def test_zeros_may_be_given_up() -> None:
+    model, plan = _model(sparsity=0.7), Plan(clusters=8, preserve_sparsity=False)
+    zero = _kernel(model, "conv") == 0
+    after, choice = _trained(model, plan)
+    cluster.check(after, choice, plan)
+    assert _kernel(after, "conv")[zero].any()
+
+
+def test_what_is_left_alone_is_named_and_keeps_its_zeros_and_clusters() -> None:
+    model = _model(sparsity=0.5)
+    hidden = _kernel(model, "hidden")
+    model.get_layer("hidden").weights[0].assign(np.sign(hidden) * 0.125)
+    plan = Plan(clusters=8)
+    after, choice = _trained(model, plan)
+    assert choice.alone == {
+        "depthwise": "DepthwiseConv2D is not clustered: few weights, each used at many places",
+        "hidden": "it holds 3 distinct values already",
+        "last": "the last layer is excluded (exclude_last: true)",
+    }
+    assert {layer.name: layer.left_alone for layer in cluster.check(after, choice, plan) if layer.left_alone}
+    for name in ("hidden", "last"):
+        assert np.array_equal(_kernel(after, name) == 0, _kernel(_model(sparsity=0.5), name) == 0)
+    assert np.unique(_kernel(after, "hidden")).size == 3
+    assert not np.array_equal(np.unique(_kernel(after, "hidden")), [-0.125, 0, 0.125])  # and they did learn
+
+
+REASONS: list[tuple[str, Plan, str, str]] = [
+    ("too few weights", Plan(clusters=128), "conv", "too few weights: 216 that are not zero, for 128 clusters (2 each"),
+    ("by class", Plan(8, overrides=Overrides({"Conv2D": None})), "conv", "as the pipeline says"),
+    ("by name", Plan(8, overrides=Overrides({"Conv2D": 4}, {"co.*": None})), "conv", "as the pipeline says"),
+    ("the last", Plan(8, overrides=Overrides({"Dense": 4})), "last", "the last layer is excluded"),
+]
+
+
+@pytest.mark.parametrize(("plan", "layer", "reason"), [case[1:] for case in REASONS], ids=[case[0] for case in REASONS])
+def test_reasons(plan: Plan, layer: str, reason: str) -> None:
+    assert cluster.choose(_model(), plan).alone[layer].startswith(reason)
+
+
+@pytest.mark.parametrize(("overrides", "found"), [
+    (Overrides({}, {}), {"conv": 8, "hidden": 8}),
+    (Overrides({"Dense": 16}, {}), {"conv": 8, "hidden": 16}),
+    (Overrides({"Dense": 16}, {"hid.*": 4, "last": 5}), {"conv": 8, "hidden": 4, "last": 5}),
+    (Overrides({"Conv2D": None}, {"conv": 4}), {"conv": 4, "hidden": 8}),
+], ids=["none", "class", "name", "name over null"])  # fmt: skip
+def test_overrides(overrides: Overrides[int], found: dict[str, int]) -> None:
+    targets = cluster.choose(_model(), Plan(clusters=8, overrides=overrides)).targets
+    assert {name: target.clusters for name, target in targets.items()} == found
+
+
+def test_per_channel_reaches_a_convolution_without_bias() -> None:
+    # tfmot.clustering.keras.cluster_weights passes it over with a warning
+    plan = Plan(clusters=4, per_channel=True)
+    after, choice = _trained(_model(sparsity=0.3), plan)
+    kernel = _kernel(after, "conv")
+    assert all(np.unique(kernel[..., channel]).size <= 4 for channel in range(8))
+    assert np.unique(kernel).size > 4
+    assert choice.targets["hidden"].whole_because == "per channel is for Conv2D, not Dense"
+    assert {layer.name: layer.most for layer in cluster.check(after, choice, plan)}["conv"] <= 4
+
+
+def test_a_channel_of_zeros_is_clustered_with_the_rest() -> None:
+    # tfmot stops with InvalidArgumentError when it clusters such a kernel by channel
+    model = _model()
+    kernel = _kernel(model, "conv").copy()
+    kernel[..., 2] = 0
+    model.get_layer("conv").weights[0].assign(kernel)
+    after, choice = _trained(model, Plan(clusters=4, per_channel=True))
+    target = choice.targets["conv"]
+    assert (target.per_channel, target.whole_because) == (False, "a channel has 0 weights that are not zero")
+    assert not _kernel(after, "conv")[..., 2].any()
+
+
+def test_a_frozen_layer_is_named() -> None:
+    # tfmot leaves it as it is and says nothing
+    model = _model()
+    model.get_layer("conv").trainable = False
+    assert (
+        cluster.choose(model, Plan(clusters=8)).alone["conv"]
+        == "it is frozen (trainable: false), and clustering trains"
+    )
+
+
+def test_a_depthwise_convolution_by_its_groups_is_named() -> None:
+    image = tf_keras.Input((8, 8, 16))
+    x = K.Conv2D(16, 3, groups=16, name="grouped")(K.Conv2D(16, 3, groups=4, name="four")(image))
+    model = tf_keras.Model(image, K.Dense(3, name="last")(K.Flatten(name="flat")(x)))
+    choice = cluster.choose(model, Plan(clusters=8))
+    assert set(choice.targets) == {"four"}
+    assert choice.alone["grouped"].startswith("Conv2D of one channel a group is not clustered")
+
+
+def test_nested_shared_and_custom_layers() -> None:
+    from edgepipe.models.layers import LayerScale, Operator
+
+    seeded(0)
+    image = tf_keras.Input((8, 8, 3))
+    inner = tf_keras.Sequential([K.Conv2D(4, 3, name="conv"), K.Conv2D(6, 3, name="second")], name="inner")
+    x = inner(image)
+    shared = K.Dense(6, name="conv")  # the name of a layer inside
+    x = Operator("Add", '{"args": [{"tensor": 0}, {"tensor": 1}], "kwargs": {}}', name="sum")(
+        [shared(x), shared(x * 2.0)]
+    )
+    x = LayerScale(0.5, 6, name="scale")(x)
+    x = K.EinsumDense("...a,ab->...b", output_shape=(4, 4, 5), name="einsum")(x)
+    model = tf_keras.Model(image, K.Dense(3, activation="softmax", name="last")(K.Flatten(name="flat")(x)))
+    plan = Plan(clusters=4)
+    after, choice = _trained(model, plan)
+    assert set(choice.targets) == {"inner/conv", "inner/second", "conv"}
+    assert choice.alone["einsum"] == "EinsumDense is not clustered: only convolutions and dense layers are"
+    assert [layer.most for layer in cluster.check(after, choice, plan) if layer.target] == [4, 4, 4]
+
+
+def test_masks_pass() -> None:
+    seeded(0)
+    words = tf_keras.Input((5,), dtype="int32")
+    x = K.Dense(8, name="dense")(K.Embedding(9, 8, mask_zero=True, name="table")(words))
+    model = tf_keras.Model(words, K.Dense(2, name="last")(K.LSTM(4, name="lstm")(x)))
+    choice = cluster.choose(model, Plan(clusters=4))
+    x = np.array([[1, 2, 3, 0, 0], [4, 5, 0, 0, 0]])
+    wrapped = cluster.wrap(model, choice, "linear")
+    assert np.allclose(cluster.strip(wrapped).predict(x, verbose=0), wrapped.predict(x, verbose=0), atol=1e-6)
+    assert "LSTM is not clustered" in choice.alone["lstm"]
+
+
+def test_nothing_to_cluster_is_said() -> None:
+    inputs = tf_keras.Input((4,), name="x")
+    only = tf_keras.Model(inputs, K.Dense(20, name="only")(inputs), name="one_layer")
+    with pytest.raises(InputError, match="nothing to cluster in 'one_layer': only: the last layer is excluded"):
+        cluster.choose(only, Plan(clusters=4))
+
+
+def test_a_name_that_no_layer_has() -> None:
+    with pytest.raises(InputError, match="no layer is called 'cnv'"):
+        cluster.choose(_model(), Plan(clusters=4, overrides=Overrides({}, {"cnv": 4})))
+
+
+def _tampered(value: float, where: Any) -> tuple[tf_keras.Model, Choice, Plan]:
+    model, plan = _model(sparsity=0.7), Plan(clusters=8)
+    choice = cluster.choose(model, plan)
+    stripped = cluster.strip(cluster.wrap(model, choice, plan.init))
+    kernel = _kernel(stripped, "conv").copy()
+    kernel[where(choice.before["conv"])] = value
+    stripped.get_layer("conv").weights[0].assign(kernel)
+    return stripped, choice, plan
+
+
+def test_the_check_can_fail() -> None:
+    for value, where, told in [
+        (np.linspace(0.1, 1, 9), lambda before: np.unravel_index(np.flatnonzero(before)[:9], before.shape),
+         r"layer 'conv': the kernel holds \d+ distinct values after clustering, over the 8"),
+        (0.0625, lambda before: np.unravel_index(np.flatnonzero(before == 0)[:1], before.shape), "layer 'conv'"),
+        (np.nan, lambda before: (0, 0, 0, 0), "layer 'conv' holds NaN or infinity after clustering"),
+    ]:  # fmt: skip
+        with pytest.raises(InputError, match=told):
+            cluster.check(*_tampered(value, where))
+
+
+def test_a_revived_zero_is_an_error() -> None:
+    model, choice, plan = _tampered(0.0, lambda before: np.where(before == 0))
+    kernel = _kernel(model, "conv").copy()
+    kernel[tuple(np.argwhere(choice.before["conv"] == 0)[0])] = kernel.max()  # no value more, but a zero less
+    model.get_layer("conv").weights[0].assign(kernel)
+    with pytest.raises(InputError, match="layer 'conv': 1 weights that were zero are not after clustering"):
+        cluster.check(model, choice, plan)
