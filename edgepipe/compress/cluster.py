@@ -16,7 +16,6 @@ import tf_keras
 from tensorflow_model_optimization.python.core.clustering.keras.cluster_wrapper import ClusterWeights
 
 from edgepipe.arrays import Array
-from edgepipe.compress.kernels import kernel
 from edgepipe.compress.overrides import Overrides
 from edgepipe.compress.qat.quantizers import MEMBERS, Ties, WeightQuantizer, ties
 from edgepipe.errors import InputError
@@ -97,7 +96,9 @@ def walk(model: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 def weights(layer: Any) -> Any:
     """The variable that is clustered, or the kernel of a layer that clustering leaves alone; None without one."""
     attribute = CLUSTERED.get(type(layer))
-    return getattr(layer, attribute) if attribute else kernel(layer)
+    if attribute:
+        return getattr(layer, attribute)
+    return next((weight for weight in layer.weights if "kernel" in weight.name.rsplit("/", 1)[-1]), None)
 
 
 def choose(model: Any, plan: Plan) -> Choice:

@@ -179,7 +179,8 @@ def pruned(work: Work, model: Model) -> tuple[list[Finding], list[Table], list[s
     name = floats[-1]
     from edgepipe.compress.pruning.kernels import stored_order
 
-    checked = masks.check(model, stored_order(facts.open_any(work, work.earlier[name])))
+    origin = work.earlier[name]
+    checked = masks.check(model, stored_order(facts.open_any(origin.path, origin.kind, allow_code=work.allow_code)))
     missing = [entry.layer for entry in checked if not entry.tensor]
     notes = [f"zeros of '{layer}' are not checked: no tensor of the .tflite is this kernel" for layer in missing]
     rows = tuple((entry.layer, entry.tensor, entry.wanted, len(entry.lost), entry.pattern)

@@ -104,7 +104,7 @@ CASES: list[tuple[str, str, str, list[str]]] = [
         "7:27: stages.1.prune.exclude_last: should be true or false; found the text 'yes'",
     ]),
     ("misspelled choice", "sparsity: 0.5", "schedule: polynomal", [
-        "7:23: stages.1.prune.schedule: found the text 'polynomal'; allowed: polynomial, constant; did you mean 'polynomial'?",
+        "7:23: stages.1.prune.schedule: found the text 'polynomal'; allowed: one_shot, constant, polynomial, cubic, iterative; did you mean 'polynomial'?",
     ]),
     ("two options at odds", "sparsity: 0.5", "sparsity: 0.5, initial_sparsity: 0.6", [
         "7:12: stages.1.prune: initial_sparsity (0.6) must be below sparsity (0.5)",
