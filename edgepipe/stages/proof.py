@@ -185,7 +185,7 @@ def pruned(work: Work, model: Model) -> tuple[list[Finding], list[Table], list[s
     notes = [f"zeros of '{layer}' are not checked: no tensor of the .tflite is this kernel" for layer in missing]
     rows = tuple((entry.layer, entry.tensor, entry.wanted, len(entry.lost), entry.pattern)
                  for entry in checked if entry.tensor)  # fmt: skip
-    columns = ("layer", "tensor", "zeros of the pruned model", "of these not zero", "shape of all zeros")
+    columns = ("layer", "tensor", "zeros of the pruned model", "of these not zero", "shape of the zeros")
     tables = [Table(title=f"Zeros of '{name}' inside the .tflite", columns=columns, rows=rows)] if rows else []
     return masks.findings(checked), tables, notes
 

@@ -182,7 +182,11 @@ def _two_targets(prune: Prune) -> str:
 
 
 def _pattern(prune: Prune) -> str:
-    if ":" not in prune.granularity or (prune.target is None and prune.sparsity in (None, prune.share)):
+    own = [
+        option for option in (*prune.types.values(), *prune.layers.values()) if option and option.sparsity is not None
+    ]
+    given = prune.target is not None or prune.sparsity not in (None, prune.share)
+    if ":" not in prune.granularity or not (given or own):
         return ""
     return f"{prune.granularity} says how many weights go ({prune.share:.0%}): leave sparsity and target out"
 

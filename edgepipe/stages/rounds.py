@@ -50,12 +50,14 @@ def objective(prune: "Prune", work: Work, model: Any) -> "Objective | None":
 def train(prune: "Prune", work: Work, pruner: "Pruner", model: Any) -> Trained:
     """Prune `model` in place while it trains."""
     from edgepipe.compress.pruning.training import gradual, iterative
+    from edgepipe.training.batch_norms import refresh
     from edgepipe.training.fit import evaluate, fit
 
     train_, validation, schedule = work.data.train, work.data.validation, prune.fit_schedule(work)
 
     def once(callbacks: list[Any]) -> None:
         fit(model, work.goal, train_, validation, schedule, work.progress.epoch, callbacks)
+        refresh(model, train_.x, work.seed)
 
     def quality() -> float:
         return evaluate(model, work.goal, validation)[work.goal.deciding]
@@ -63,10 +65,21 @@ def train(prune: "Prune", work: Work, pruner: "Pruner", model: Any) -> Trained:
     when = prune.when(pruner.final)
     if when.name != "iterative":
         gradual(pruner, when, schedule.steps(count(train_.x)), once)
-        return Trained(tuple(pruner.notes), (), reached=True)
+        return Trained((*pruner.notes, *averaged(model)), (), reached=True)
     limit = _Limit.of(prune, work, quality())
     found = iterative(pruner, when.rounds, once, quality, limit.holds, model)
-    return Trained((*pruner.notes, _ending(found, limit)), (_table(found, pruner, limit),), found[-1].good)
+    return Trained(
+        (*pruner.notes, *averaged(model), _ending(found, limit)), (_table(found, pruner, limit),), found[-1].good
+    )
+
+
+def averaged(model: Any) -> list[str]:
+    """What was done to the batch norms of `model` after each training."""
+    from edgepipe.training.batch_norms import SAMPLES, trained_norms
+
+    number = len(trained_norms(model))
+    told = f"moving statistics of {number} batch norms averaged anew over up to {SAMPLES} training samples"
+    return [f"{told}, with the weights as they are after training"] if number else []
 
 
 @dataclass(frozen=True)

@@ -47,8 +47,6 @@ def _pool(prune: "Prune", found: "Found", model: str) -> "tuple[Found, Pool]":
     refused = {kernel.name: granularity.refuses(kernel) for kernel in found.kernels}
     found = found.without({name: reason for name, reason in refused.items() if reason}, model)
     own = {kernel.name: rounds.own_share(prune, kernel.layer) for kernel in found.kernels}
-    if ":" in prune.granularity and any(share is not None for share in own.values()):
-        raise InputError(f"{prune.granularity} says how many weights go; a layer cannot have a sparsity of its own")
     shares = {name: share for name, share in own.items() if share is not None}
     return found, Pool(found.kernels, granularity, prune.distribution or "uniform", shares)  # type: ignore[arg-type]
 
@@ -74,12 +72,15 @@ def _share(prune: "Prune", model: Any, pool: "Pool") -> float:
 
 def _by_tfmot(prune: "Prune", work: Work, model: Any, pool: "Pool", share: float) -> tuple[Any, Trained]:
     from edgepipe.compress.pruning import by_tfmot
+    from edgepipe.training.batch_norms import refresh
     from edgepipe.training.fit import fit
 
     train, schedule = work.data.train, prune.fit_schedule(work)
     wrapped = by_tfmot.wrap(model, pool, share, prune.when(share), schedule.steps(count(train.x)))
     fit(wrapped, work.goal, train, work.data.validation, schedule, work.progress.epoch, by_tfmot.callbacks())
-    return by_tfmot.strip(wrapped), Trained(("masks by tfmot's prune_low_magnitude",), (), reached=True)
+    stripped = by_tfmot.strip(wrapped)
+    refresh(stripped, train.x, work.seed)
+    return stripped, Trained(("masks by tfmot's prune_low_magnitude", *rounds.averaged(stripped)), (), reached=True)
 
 
 def _by_edgepipe(prune: "Prune", work: Work, model: Any, pool: "Pool", share: float) -> Trained:

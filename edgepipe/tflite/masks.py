@@ -41,8 +41,7 @@ class Checked:
     tensor: str
     wanted: int  # weights that should be zero
     lost: tuple[tuple[int, ...], ...]  # (output channel, position, input channel) of those that are not
-    shape: tuple[int, ...]
-    pattern: str = ""  # what shape all the zeros have
+    pattern: str = ""  # what shape they have
 
 
 def check(lite: Model, kernels: list[Kernel]) -> list[Checked]:
@@ -54,12 +53,12 @@ def check(lite: Model, kernels: list[Kernel]) -> list[Checked]:
             continue
         match = _match(kernel.values, stored)
         if match is None:
-            found.append(Checked(kernel.layer, "", int((kernel.values == 0).sum()), (), kernel.values.shape))
+            found.append(Checked(kernel.layer, "", int((kernel.values == 0).sum()), ()))
             continue
         tensor, real = stored.pop(match)
         wanted = kernel.values == 0
         lost = tuple(tuple(int(i) for i in place) for place in np.argwhere(wanted & (real != 0)))
-        found.append(Checked(kernel.layer, tensor.name, int(wanted.sum()), lost, real.shape, pattern(real == 0)))
+        found.append(Checked(kernel.layer, tensor.name, int(wanted.sum()), lost, pattern(wanted)))
     return found
 
 

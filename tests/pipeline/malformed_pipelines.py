@@ -127,6 +127,60 @@ CASES: list[tuple[str, str, str, list[str]]] = [
     ("two stages in one entry", "  - quantize: {epochs: 2}\n", "    quantize: {epochs: 2}\n", [
         "7:5: stages.1: each stage is one name with its options; found 2 keys (prune, quantize); begin each stage with its own '- '",
     ]),
+    ('a share and a target', "sparsity: 0.5", 'sparsity: 0.5, target: {parameters: 5 k}', [
+        '7:12: stages.1.prune: sparsity and target exclude each other',
+    ]),
+    ('a target without a number', "sparsity: 0.5", 'target: {}', [
+        '7:21: stages.1.prune.target: needs exactly one of parameters, macs, flash, latency; found none',
+    ]),
+    ('two targets', "sparsity: 0.5", 'target: {macs: 5 k, flash: 3 KiB}', [
+        '7:21: stages.1.prune.target: needs exactly one of parameters, macs, flash, latency; found macs and flash',
+    ]),
+    ('the latency of no device', "sparsity: 0.5", 'target: {latency: 5 ms}', [
+        '7:21: stages.1.prune.target: `latency` and `device` go together: the time of which device',
+    ]),
+    ('MACs by zeros', "sparsity: 0.5", 'target: {macs: 5 k}', [
+        '7:12: stages.1.prune: zeros in a kernel save no macs: a target in macs needs `granularity: channel`',
+    ]),
+    ('flash without a unit', "sparsity: 0.5", 'target: {flash: 64}, granularity: channel', [
+        "7:29: stages.1.prune.target.flash: '64' has no unit; allowed: B, KiB, MiB, GiB, kB, KB, MB, GB",
+    ]),
+    ('a device that is none', "sparsity: 0.5", 'target: {latency: 5 ms, device: hosst}, granularity: channel', [
+        "7:45: stages.1.prune.target.device: unknown device 'hosst'; did you mean 'host'? (or the path of a .yaml file)",
+    ]),
+    ('a device without a time', "sparsity: 0.5", 'target: {latency: 5 ms, device: nucleo-l4r5zi}, granularity: channel', [
+        '7:45: stages.1.prune.target.device: its latency is unavailable: nothing here runs or models this core; run the model on the board, with its cycle counter around the call',
+    ]),
+    ('more kept than there are', "sparsity: 0.5", 'granularity: "4:2"', [
+        "7:26: stages.1.prune.granularity: found '4:2'; allowed: weight, channel, block MxN (outputs x inputs, as 1x4), N:M (as 2:4)",
+    ]),
+    ('a pattern and a share', "sparsity: 0.5", 'granularity: "2:4", sparsity: 0.75', [
+        '7:12: stages.1.prune: 2:4 says how many weights go (50%): leave sparsity and target out',
+    ]),
+    ("a pattern and a layer's share", "sparsity: 0.5", 'granularity: "2:4", layers: {conv1: {sparsity: 0.1}}', [
+        '7:12: stages.1.prune: 2:4 says how many weights go (50%): leave sparsity and target out',
+    ]),
+    ('erk of channels', "sparsity: 0.5", 'granularity: channel, distribution: erk', [
+        '7:12: stages.1.prune: erk is for zeros in kernels; for channels: uniform, global, per_mac',
+    ]),
+    ('multiples of weights', "sparsity: 0.5", 'multiple_of: 8', [
+        '7:12: stages.1.prune: multiple_of and `distribution: per_mac` are for `granularity: channel`',
+    ]),
+    ('a threshold without rounds', "sparsity: 0.5", 'max_drop: 1 point', [
+        '7:12: stages.1.prune: max_drop needs `schedule: iterative`',
+    ]),
+    ('a drop in milliseconds', "sparsity: 0.5", 'max_drop: 1 ms, schedule: iterative', [
+        "7:23: stages.1.prune.max_drop: 'ms' is no unit of fraction; allowed: %, point, points",
+    ]),
+    ('a beginning at once', "sparsity: 0.5", 'initial_sparsity: 0.2, schedule: one_shot', [
+        '7:12: stages.1.prune: initial_sparsity is where polynomial and cubic begin',
+    ]),
+    ('a beginning beyond the end', "sparsity: 0.5", 'initial_sparsity: 0.6', [
+        '7:12: stages.1.prune: initial_sparsity (0.6) must be below sparsity (0.5)',
+    ]),
+    ("a layer's share above one", "sparsity: 0.5", 'layers: {conv1: {sparsity: 2}}', [
+        '7:40: stages.1.prune.layers.conv1.sparsity: should be less than 1; found the number 2; 2 % is written 0.02',
+    ]),
     ("one cluster", "quantize: {epochs: 2}", "cluster: {clusters: 1}", [
         "8:25: stages.2.cluster.clusters: should be greater than or equal to 2; found the number 1",
     ]),

@@ -39,6 +39,7 @@ data: user:data
 task: {kind: classification, custom_metrics: {seen: {function: "user:seen"}}}
 stages:
   - train: {epochs: 2}
+  - prune: {schedule: iterative, rounds: 2, epochs: 1, saliency: taylor2, max_drop: 90 points, exclude_last: false}
   - quantize: {epochs: 1}
   - convert
   - validate

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-import tf_keras
 from tensorflow_model_optimization.python.core.quantization.keras.quantizers import Quantizer
 
 from edgepipe.arrays import Arrays, count, take
 from edgepipe.compress.qat.fake_quant import activation_layers
 from edgepipe.compress.qat.quantizers import ActivationQuantizer
+from edgepipe.training.batch_norms import steady
 
 SAMPLES = 512  # training samples that ranges are taken from
 BATCH = 64
@@ -57,7 +57,7 @@ def initialise(model: Any, x: Arrays, seed: int, batch_statistics: bool) -> list
     no variable but the ranges changes.
     """
     chosen = np.random.RandomState(seed).permutation(count(x))[:SAMPLES]
-    with _observed(model) as observers, _steady(model):
+    with _observed(model) as observers, steady(model):
         for start in range(0, len(chosen), BATCH):
             batch = take(x, chosen[start : start + BATCH])
             for training in (False, True) if batch_statistics else (False,):
@@ -71,23 +71,6 @@ def _assigned(layer: Any, seen: _Seen) -> bool:
     layer.quantizer_vars["min_var"].assign(seen.low)
     layer.quantizer_vars["max_var"].assign(seen.high)
     return True
-
-
-@contextmanager
-def _steady(model: Any) -> Iterator[None]:
-    """Inside the block a pass in training mode neither moves BatchNormalization's statistics nor drops anything."""
-    steadied = ((tf_keras.layers.BatchNormalization, "momentum", 1.0), (tf_keras.layers.Dropout, "rate", 0.0))
-    settings = [
-        (layer, name, value) for cls, name, value in steadied for layer in model.layers if isinstance(layer, cls)
-    ]
-    kept = [getattr(layer, name) for layer, name, _ in settings]
-    for layer, name, steady in settings:
-        setattr(layer, name, steady)
-    try:
-        yield
-    finally:
-        for (layer, name, _), value in zip(settings, kept, strict=True):
-            setattr(layer, name, value)
 
 
 @contextmanager

@@ -1,0 +1,54 @@
+"""Batch norms' statistics: averaged over samples by an independent count, and held still."""
+
+from typing import Any
+
+import numpy as np
+import tf_keras
+
+from edgepipe.training.batch_norms import refresh, steady
+from edgepipe.training.fit import seeded
+
+K = tf_keras.layers
+X = np.random.default_rng(0).normal(3, 2, (128, 6)).astype("float32")
+
+
+def _model() -> Any:
+    seeded(0)
+    layers = [K.Dense(5, name="dense"), K.BatchNormalization(name="first"), K.ReLU(), K.Dropout(0.5),
+              tf_keras.Sequential([tf_keras.Input((5,)), K.BatchNormalization(name="second")])]  # fmt: skip
+    return tf_keras.Sequential([tf_keras.Input((6,)), *layers])
+
+
+def _norms(model: Any) -> list[Any]:
+    return [layer for layer in model._flatten_layers() if isinstance(layer, K.BatchNormalization)]
+
+
+def test_statistics_are_those_of_the_samples() -> None:
+    model = _model()
+    refresh(model, X, 0)
+    values = model.get_layer("dense")(X).numpy()
+    first, second = _norms(model)
+    assert np.allclose(first.moving_mean, values.mean(0), atol=1e-5)
+    assert np.allclose(first.moving_variance, values.reshape(2, 64, 5).var(1).mean(0), rtol=0.05)
+    rectified = np.maximum((values - values.mean(0)) / values.std(0), 0)  # dropout is off
+    assert np.allclose(second.moving_mean, rectified.mean(0), atol=0.02)
+
+
+def test_momentum_and_rate_are_put_back_and_a_frozen_norm_stays() -> None:
+    model = _model()
+    first, second = _norms(model)
+    second.trainable = False
+    refresh(model, X, 0)
+    assert first.momentum == second.momentum == 0.99
+    assert [layer.rate for layer in model.layers if isinstance(layer, K.Dropout)] == [0.5]
+    assert (second.moving_mean.numpy() == 0).all()
+    assert (first.moving_mean.numpy() != 0).any()
+
+
+def test_steady_moves_nothing() -> None:
+    model = _model()
+    before = model.get_weights()
+    with steady(model):
+        one, other = (model(X, training=True).numpy() for _ in range(2))
+    assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
+    assert np.array_equal(one, other)
