@@ -29,7 +29,8 @@ def test_statistics_are_those_of_the_samples() -> None:
     values = model.get_layer("dense")(X).numpy()
     first, second = _norms(model)
     assert np.allclose(first.moving_mean, values.mean(0), atol=1e-5)
-    assert np.allclose(first.moving_variance, values.reshape(2, 64, 5).var(1).mean(0), rtol=0.05)
+    # the variance within batches, and which samples share one is drawn
+    assert np.allclose(first.moving_variance, values.reshape(2, 64, 5).var(1).mean(0), rtol=0.1)
     rectified = np.maximum((values - values.mean(0)) / values.std(0), 0)  # dropout is off
     assert np.allclose(second.moving_mean, rectified.mean(0), atol=0.02)
 
