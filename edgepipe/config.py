@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError
+from pydantic_core import CoreSchema, ErrorDetails, core_schema
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
+from edgepipe import units
 from edgepipe.errors import ConfigError, InputError, Problem, did_you_mean
+from edgepipe.units import Dimension
 
 Path_ = tuple[str | int, ...]
 MAX_NODES = 100_000  # a pipeline has a few hundred; aliases of aliases reach this in no time
@@ -28,6 +30,18 @@ class Options(BaseModel):
     """Base of everything a user writes: frozen, strict about types, closed to unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """Marks a number that is written with a unit: `Annotated[float, Quantity(Dimension.SECONDS)]` reads `5 ms`."""
+
+    dimension: Dimension
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """What pydantic asks a mark for: read the unit first, then hold the number as before."""
+        read = core_schema.no_info_before_validator_function
+        return read(lambda value: units.parse(value, self.dimension), handler(source))
 
 
 class Position(NamedTuple):

@@ -3,8 +3,8 @@
 In a page, from top to bottom, in a folder of the page's own:
 
 - each line of a ```console block that begins with `$ ` runs in a shell; the lines below it are its output;
-- a ```yaml block with `stages:` is a whole pipeline and must pass `edgepipe.check`; one of `model:` or `task:` alone
-  must do so within a pipeline.
+- a ```yaml block with `stages:` is a whole pipeline and must pass `edgepipe.check`; one of `model:` or `task:` alone,
+  and a list of stages, must do so within a pipeline.
 
 The line before a block may say more, parted by `;`: `<!-- exit 3 -->` the exit code of its last command (0 otherwise),
 `<!-- exact -->` that each line shown is printed so, spaces aside, `<!-- file NAME -->` write the block there first,
@@ -22,7 +22,7 @@ import runpy
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -132,8 +132,14 @@ def test_the_page_is_true(
             _run(block, where, folder, environment)
 
 
+_AROUND = "name: shown\nmodel: model.keras\ndata: {npz: data.npz}\ntask: classification\n"
+
+
 def _check_yaml(block: Block, where: str, folder: Path) -> None:
     data = config.parse(block.text, where).data
+    if isinstance(data, list):
+        block = replace(block, text=f"{_AROUND}stages:\n{block.text}")
+        data = {"stages": data}
     if "stages" not in data and not set(data) <= {"model", "task"}:
         return  # a device, or a dataset: the tests of these pages hold for them
     rest = {"name": "shown", "model": "model.keras", "stages": [{"convert": {"scheme": "float32"}}]}

@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from edgepipe import units
 from edgepipe.artifact import json_digest
-from edgepipe.config import Document, Options, validate
+from edgepipe.config import Document, Options, Quantity, validate
 from edgepipe.devices import inherit, operators
 from edgepipe.errors import InputError, did_you_mean
 from edgepipe.metric import Evidence
@@ -42,10 +42,6 @@ def _bytes(value: Any) -> int:
     return round(units.parse(value, Dimension.BYTES))
 
 
-def _hertz(value: Any) -> float:
-    return units.parse(value, Dimension.FREQUENCY)
-
-
 def _names(value: Any) -> tuple[str, ...] | None:
     if value == "all":
         return None
@@ -55,7 +51,7 @@ def _names(value: Any) -> tuple[str, ...] | None:
 
 
 Bytes = Annotated[int, BeforeValidator(_bytes), Field(gt=0)]
-Hertz = Annotated[float, BeforeValidator(_hertz), Field(gt=0)]
+Hertz = Annotated[float, Quantity(Dimension.FREQUENCY), Field(gt=0)]
 Operators = Annotated[tuple[str, ...] | None, BeforeValidator(_names)]
 
 

@@ -1,6 +1,7 @@
 """What edgepipe has - stages, devices, kept results - as tables and JSON, told from the code itself."""
 
 import json
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
@@ -9,6 +10,7 @@ from pydantic_core import PydanticUndefined
 
 from edgepipe import units
 from edgepipe.cache import Cache, default_root
+from edgepipe.config import Options, Quantity
 from edgepipe.devices import profile
 from edgepipe.errors import InputError, did_you_mean
 from edgepipe.report.rows import Rows
@@ -59,21 +61,26 @@ def _gives(cls: Any) -> str:
     return ", ".join(given) if given != sorted(cls.accepts) else "the same"
 
 
-def _options(cls: Any) -> list[dict[str, str]]:
-    return [
-        {"option": name, "type": _type(field), "default": _default(field), "meaning": field.description or ""}
-        for name, field in cls.model_fields.items()
-    ]
+def _options(cls: Any, above: str = "") -> list[dict[str, str]]:
+    told = []
+    for name, field in cls.model_fields.items():
+        option = {"option": above + name, "type": _type(field.annotation, field.metadata)}
+        told.append({**option, "default": _default(field), "meaning": field.description or ""})
+        for inner in filter(_is_options, (field.annotation, *get_args(field.annotation))):
+            told += _options(inner, f"{above}{name}.")
+    return told
 
 
-def _type(field: Any) -> str:
-    bounds = [
-        f"{sign} {getattr(m, attribute)}"
-        for m in field.metadata
-        for attribute, sign in _BOUNDS
-        if hasattr(m, attribute)
-    ]
-    return " ".join([_type_name(field.annotation), *bounds])
+def _is_options(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Options)
+
+
+def _type(annotation: Any, marks: Iterable[Any] = ()) -> str:
+    """`annotation` with the bounds that pydantic's `marks` set; a quantity by what it counts."""
+    flat = [inner for mark in marks for inner in getattr(mark, "metadata", [mark])]
+    name = next((str(mark.dimension) for mark in flat if isinstance(mark, Quantity)), None) or _type_name(annotation)
+    bounds = [f"{sign} {getattr(mark, key)}" for mark in flat for key, sign in _BOUNDS if hasattr(mark, key)]
+    return " ".join([name, *bounds])
 
 
 _BOUNDS = (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<"))
@@ -85,8 +92,12 @@ def _type_name(annotation: Any) -> str:
         return " | ".join(arguments)
     names = {bool: "true | false", int: "integer", float: "number", str: "text", type(None): "null", dict: "mapping"}
     origin = getattr(annotation, "__origin__", None)
+    if hasattr(annotation, "__metadata__"):
+        return _type(annotation.__origin__, annotation.__metadata__)
     if origin is tuple:
         return f"list of {_type_name(arguments[0])}"
+    if _is_options(annotation):
+        return "mapping"
     if arguments and origin is not dict:
         return " | ".join(_type_name(argument) for argument in arguments)
     return names.get(origin or annotation, str(getattr(annotation, "__name__", annotation)))

@@ -2,11 +2,10 @@
 
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, final
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from edgepipe import units
 from edgepipe.artifact import Artifact, Kind
-from edgepipe.config import Document, Options, Path_
+from edgepipe.config import Document, Options, Path_, Quantity
 from edgepipe.devices import profile
 from edgepipe.errors import EdgepipeError
 from edgepipe.outcome import Outcome
@@ -18,8 +17,10 @@ if TYPE_CHECKING:
     from edgepipe.compress.pruning.schedule import Schedule
 
 
-def _quantity(dimension: Dimension) -> Any:
-    return Annotated[float, BeforeValidator(lambda value: units.parse(value, dimension)), Field(gt=0)]
+Count = Annotated[float, Quantity(Dimension.COUNT), Field(gt=0)]
+Bytes = Annotated[float, Quantity(Dimension.BYTES), Field(gt=0)]
+Seconds = Annotated[float, Quantity(Dimension.SECONDS), Field(gt=0)]
+Fraction = Annotated[float, Quantity(Dimension.FRACTION), Field(gt=0)]
 
 
 def _granularity(text: str) -> str:
@@ -34,16 +35,10 @@ def _granularity(text: str) -> str:
 class Target(Options):
     """What the pruned model is to cost at most; exactly one of the four."""
 
-    parameters: _quantity(Dimension.COUNT) | None = Field(  # type: ignore[valid-type]
-        default=None, description="weights that are not zero, as 20 k"
-    )
-    macs: _quantity(Dimension.COUNT) | None = Field(  # type: ignore[valid-type]
-        default=None, description="multiply-accumulates of one inference, as 2 M; channels only"
-    )
-    flash: _quantity(Dimension.BYTES) | None = Field(  # type: ignore[valid-type]
-        default=None, description="bytes of the int8 .tflite, as 64 KiB; channels only"
-    )
-    latency: _quantity(Dimension.SECONDS) | None = Field(  # type: ignore[valid-type]
+    parameters: Count | None = Field(default=None, description="weights that are not zero, as 20 k")
+    macs: Count | None = Field(default=None, description="multiply-accumulates of one inference, as 2 M; channels only")
+    flash: Bytes | None = Field(default=None, description="bytes of the int8 .tflite, as 64 KiB; channels only")
+    latency: Seconds | None = Field(
         default=None, description="seconds of one inference on `device`, as 5 ms; channels only"
     )
     device: str | None = Field(default=None, description="the device profile that latency is for")
@@ -106,10 +101,10 @@ class Prune(TrainingStage):
         description="share of the steps over which polynomial and cubic grow; the rest recovers",
     )
     rounds: int = Field(default=5, ge=1, description="of iterative: rounds to the target, each training for `epochs`")
-    max_drop: _quantity(Dimension.FRACTION) | None = Field(  # type: ignore[valid-type]
+    max_drop: Fraction | None = Field(
         default=None, description="of iterative: the validation quality that may be lost, as 1 point; then it stops"
     )
-    min_quality: _quantity(Dimension.FRACTION) | None = Field(  # type: ignore[valid-type]
+    min_quality: Fraction | None = Field(
         default=None, description="of iterative: the validation quality that must be held, as 95 %; else it stops"
     )
     multiple_of: int = Field(default=1, ge=1, description="of channel: layers keep a multiple of this many channels")
