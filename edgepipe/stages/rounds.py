@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from edgepipe.arrays import count
 from edgepipe.outcome import Table
 from edgepipe.stages.base import Work
 from edgepipe.units import show
@@ -47,6 +46,14 @@ def objective(prune: "Prune", work: Work, model: Any) -> "Objective | None":
     return objective_of(model, work.goal, work.data.train, prune.saliency_samples, work.seed)
 
 
+def steps(prune: "Prune", work: Work) -> int:
+    """Optimizer steps of one training: over the samples that are trained on, the normal ones of a reconstruction."""
+    from edgepipe.arrays import count
+    from edgepipe.training.fit import targets
+
+    return prune.fit_schedule(work).steps(count(targets(work.goal, work.data.train)[0]))
+
+
 def train(prune: "Prune", work: Work, pruner: "Pruner", model: Any) -> Trained:
     """Prune `model` in place while it trains."""
     from edgepipe.compress.pruning.training import gradual, iterative
@@ -64,7 +71,7 @@ def train(prune: "Prune", work: Work, pruner: "Pruner", model: Any) -> Trained:
 
     when = prune.when(pruner.final)
     if when.name != "iterative":
-        gradual(pruner, when, schedule.steps(count(train_.x)), once)
+        gradual(pruner, when, steps(prune, work), once)
         return Trained((*pruner.notes, *averaged(model)), (), reached=True)
     limit = _Limit.of(prune, work, quality())
     found = iterative(pruner, when.rounds, once, quality, limit.holds, model)

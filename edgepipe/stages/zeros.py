@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING, Any
 
-from edgepipe.arrays import count
 from edgepipe.artifact import Artifact
 from edgepipe.errors import InputError
 from edgepipe.metric import Metric
@@ -76,7 +75,7 @@ def _by_tfmot(prune: "Prune", work: Work, model: Any, pool: "Pool", share: float
     from edgepipe.training.fit import fit
 
     train, schedule = work.data.train, prune.fit_schedule(work)
-    wrapped = by_tfmot.wrap(model, pool, share, prune.when(share), schedule.steps(count(train.x)))
+    wrapped = by_tfmot.wrap(model, pool, share, prune.when(share), rounds.steps(prune, work))
     fit(wrapped, work.goal, train, work.data.validation, schedule, work.progress.epoch, by_tfmot.callbacks())
     stripped = by_tfmot.strip(wrapped)
     refresh(stripped, train.x, work.seed)

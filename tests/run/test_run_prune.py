@@ -149,3 +149,27 @@ def test_rounds_stop_at_the_threshold_with_the_last_good_model(tmp_path: Path, c
     assert f"stopped in round {len(rounds) - 1}" in " ".join(_outcome(report, "prune").notes)
     start = float(rounds[0][2].rstrip(" %"))
     assert float(good[2].rstrip(" %")) >= start - 12 > float(rounds[-1][2].rstrip(" %"))
+
+
+AUTOENCODER = """\
+name: p
+model: model.keras
+data: {{npz: data.npz}}
+task: reconstruction
+stages:
+  - prune: {{epochs: 1, batch_size: 32, saliency: taylor, {options}}}
+"""
+
+
+@pytest.mark.parametrize("options", ["distribution: global", "distribution: uniform"])
+def test_the_schedule_counts_the_samples_that_are_trained_on(tmp_path: Path, options: str) -> None:
+    """A reconstruction trains on normal samples only, here every other one: half of the steps."""
+    import keras
+
+    random = np.random.default_rng(0)
+    np.savez(tmp_path / "data.npz", x=random.random((96, 6)).astype("float32"), y=np.arange(96) % 2)
+    layers = [keras.layers.Dense(8, "relu"), keras.layers.Dense(6, "sigmoid")]
+    keras.Sequential([keras.Input((6,)), *layers]).save(tmp_path / "model.keras")
+    (tmp_path / "p.yaml").write_text(AUTOENCODER.format(options=options))
+    report = edgepipe.run(tmp_path / "p.yaml", output_dir=tmp_path / "out", cache_dir=tmp_path / "cache")
+    assert _metric(report, "prune", "sparsity").value == 0.5

@@ -58,7 +58,7 @@ def objective_of(model: Any, task: Task, data: Data, samples: int, seed: int) ->
     x, y = targets(task, data)
     chosen = np.sort(np.random.default_rng(seed).permutation(count(x))[:samples])
     batches = tuple(_batches(take(x, chosen), take(y, chosen)))
-    outputs, logits = _outputs(model)
+    outputs, logits = _outputs(model, task)
     return Objective(outputs, _loss(task, model, logits), batches, _root(task, model, logits))
 
 
@@ -72,10 +72,14 @@ def _floats(array: Array) -> Array:
     return array.astype(tf_keras.backend.floatx()) if array.dtype.kind == "f" else array
 
 
-def _outputs(model: Any) -> tuple[Callable[[Any], Any], bool]:
-    """What gives the raw outputs, and whether these are logits: the last softmax or sigmoid is left out."""
+def _outputs(model: Any, task: Task) -> tuple[Callable[[Any], Any], bool]:
+    """What gives the raw outputs, and whether these are logits: the last softmax or sigmoid is left out.
+
+    Only cross-entropy of edgepipe's choice can take logits; any other loss is of the outputs as they are.
+    """
     last = objective.last_layer(model)
     plain = len(model.outputs) > 1 or objective.gives_logits(model) or len(last._inbound_nodes) != 1
+    plain = plain or task.loss != "auto"
     if plain or model.outputs[0] is not last.output:
         return lambda x: model(x, training=False), objective.gives_logits(model)
     trunk = tf_keras.Model(model.inputs, last.input)

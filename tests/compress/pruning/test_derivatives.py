@@ -184,3 +184,11 @@ def test_exact_has_no_error() -> None:
     _, objective, weights = _given("logits")
     found = curvature(objective, weights, "exact", 0, 0)
     assert found.relative_error(0) == 0.0
+
+
+def test_a_loss_of_the_outputs_is_not_taken_of_logits() -> None:
+    """A sigmoid at the end belongs to the model where the loss is a squared error: an autoencoder's."""
+    model, random = _network(K.Flatten(), K.Dense(3, "tanh"), K.Dense(2, "sigmoid")), np.random.default_rng(0)
+    x, y = random.random((SAMPLES, 4, 4, 1)), random.random((SAMPLES, 2))
+    found = objective_of(model, VALUES, SplitData(x, y), SAMPLES, 0).value()
+    assert found == pytest.approx(float(np.mean((model(x).numpy() - y) ** 2)), rel=1e-9)
