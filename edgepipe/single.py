@@ -225,7 +225,7 @@ def _lost_zeros(lite: Model, pruned: Path) -> list[Finding]:
     model = load(pruned, kind, allow_code=False)
     checked = masks.check(lite, stored_order(bridge(model).model if kind is Kind.KERAS else model))
     if not checked:
-        raise InputError(f"{pruned}: no kernel of it is pruned (has {masks.PRUNED:.0%} zeros or more)")
+        raise InputError(f"{pruned}: no kernel of it is pruned: none holds zeros")
     missing = [Finding(rule="pruned-zeros", place=entry.layer, observed="no tensor of the .tflite is this kernel")
                for entry in checked if not entry.tensor]  # fmt: skip
     return [*missing, *masks.findings(checked)]

@@ -61,18 +61,29 @@ def _pool(prune: "Prune", groups: "Groups", target: "Target", model: Any, work: 
     from edgepipe.compress.pruning.channels.pool import ChannelPool
 
     others = _macs(model, work) - groups.macs(groups.none) if target.what in ("macs", "latency") else 0
+    own = _own(prune, groups, model)
+    asked = groups.others(set(own))
     costs: dict[str, Callable[[Array], float]] = {
-        "sparsity": lambda gone: float(1 - gone.mean()),
+        "sparsity": lambda gone: float(1 - gone[asked].mean()) if asked.any() else 0.0,
         "parameters": groups.parameters,
         "flash": groups.parameters,
         "macs": lambda gone: groups.macs(gone) + others,
         "latency": lambda gone: groups.macs(gone) + others,
     }
-    every = {layer.name: layer for layer in model._flatten_layers(include_self=False)}
-    own = {layer.name: rounds.own_share(prune, every[layer.name]) for layer in groups.layers}
     orders = (prune.distribution,) if prune.distribution else ("uniform", "global", "per_mac")
-    shares = {name: share for name, share in own.items() if share is not None}
-    return ChannelPool(groups, costs[target.what], orders, prune.multiple_of, shares)  # type: ignore[arg-type]
+    return ChannelPool(groups, costs[target.what], orders, prune.multiple_of, own)  # type: ignore[arg-type]
+
+
+def _own(prune: "Prune", groups: "Groups", model: Any) -> dict[str, float]:
+    """The shares that the options give to layers of which channels can go."""
+    every = {layer.name: layer for layer in model._flatten_layers(include_self=False)}
+    free = set(groups.roots.tolist())
+    given = {
+        layer.name: rounds.own_share(prune, every[layer.name])
+        for layer in groups.layers
+        if free.intersection(layer.roots.tolist())
+    }
+    return {name: share for name, share in given.items() if share is not None}
 
 
 def _target(prune: "Prune", work: Work) -> "tuple[Target, Any]":

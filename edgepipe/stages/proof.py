@@ -171,7 +171,7 @@ def sparsity(model: Model) -> tuple[list[Metric], list[Table]]:
 def pruned(work: Work, model: Model) -> tuple[list[Finding], list[Table], list[str]]:
     """The zeros of the last float model before, held against the .tflite weight by weight.
 
-    Every kernel of which 5 % and more are zero counts as pruned; one that is no tensor of the file is noted.
+    Every kernel that holds zeros counts as pruned; one that is no tensor of the file is noted.
     """
     floats = [name for name, artifact in work.earlier.items() if artifact.kind is Kind.FLOAT]
     if not floats:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgepipe.artifact import Artifact
 from edgepipe.errors import InputError
-from edgepipe.metric import Metric
+from edgepipe.metric import Finding, Metric
 from edgepipe.outcome import Outcome, Table
 from edgepipe.stages import facts, rounds
 from edgepipe.stages.base import Work
@@ -12,9 +12,14 @@ from edgepipe.stages.rounds import Trained
 from edgepipe.units import Dimension
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from edgepipe.compress.pruning.kernels import Found
     from edgepipe.compress.pruning.pool import LayerSparsity, Pool
     from edgepipe.stages.prune import Prune
+
+SHARES = 1_000_000  # steps between 0 and 1 in which a share for a number of parameters is looked for
+COLLAPSED = 0.01  # share of a kernel below which what it keeps is told
 
 
 def run(prune: "Prune", work: Work) -> tuple[Artifact, Outcome]:
@@ -33,7 +38,10 @@ def run(prune: "Prune", work: Work) -> tuple[Artifact, Outcome]:
     artifact = facts.write_float(model, work.folder)
     metrics = (*facts.keras_evidence(model, artifact, work), _sparsity(layers))
     return artifact, Outcome(
-        metrics=metrics, notes=(*notes, *trained.notes), tables=(_table(layers, prune), *trained.tables)
+        metrics=metrics,
+        findings=_missed(prune, work, metrics) if trained.reached else (),
+        notes=(*notes, *trained.notes, *_collapsed(layers)),
+        tables=(_table(layers, prune), *trained.tables),
     )
 
 
@@ -58,15 +66,22 @@ def _share(prune: "Prune", model: Any, pool: "Pool") -> float:
         return prune.share
     wanted = prune.target.parameters or 0.0
     total = sum(int(weight.shape.num_elements()) for weight in model.weights)
-    gone = (
-        total - sum(pool.own[kernel.name] * kernel.size for kernel in pool.kernels if kernel.name in pool.own) - wanted
-    )
-    if gone >= pool.size:
+    others = total - sum(kernel.size for kernel in pool.kernels)
+    if others + pool.left(1.0) > wanted:
         raise InputError(
-            f"a target of {wanted:,.0f} parameters cannot be met: {total - pool.size:,.0f} of the {total:,} weights of "
-            f"'{model.name}' are not pruned"
+            f"a target of {wanted:,.0f} parameters cannot be met: {others:,} of the {total:,} weights of "
+            f"'{model.name}' are not pruned, and {pool.left(1.0):,} of the others stay, at least one unit of a kernel"
         )
-    return max(gone / pool.size, 0.0)
+    return _least_share(lambda share: others + pool.left(share) <= wanted)
+
+
+def _least_share(enough: "Callable[[float], bool]") -> float:
+    """The least share, to a millionth, that is `enough`; more is always enough, too."""
+    low, high = 0, SHARES
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle / SHARES) else (middle + 1, high)
+    return high / SHARES
 
 
 def _by_tfmot(prune: "Prune", work: Work, model: Any, pool: "Pool", share: float) -> tuple[Any, Trained]:
@@ -95,6 +110,24 @@ def _measured(model: Any, found: "Found", pool: "Pool", share: float) -> "list[L
     layers = measure(model, found)
     check_reached(layers, pool, share)
     return layers
+
+
+def _missed(prune: "Prune", work: Work, metrics: tuple[Metric, ...]) -> tuple[Finding, ...]:
+    """A target in parameters that the trained model is over after all."""
+    left = next((metric.value for metric in metrics if metric.name == "nonzero_parameters"), None)
+    if prune.target is None or left is None or left <= (prune.target.parameters or 0.0):
+        return ()
+    told = f"the target of parameters <= {prune.target.parameters:,.0f}: {left:,.0f} weights are not zero"
+    return (Finding(rule="prune-target", place=work.name, observed=told, suggestion="prune with a lower target"),)
+
+
+def _collapsed(layers: "list[LayerSparsity]") -> list[str]:
+    """Kernels of which next to nothing is left, as a ranking over all kernels may leave them."""
+    return [
+        f"kernel '{layer.name}' keeps {layer.elements - layer.zeros} of {layer.elements} weights: little passes it"
+        for layer in layers
+        if not layer.left_alone and layer.elements - layer.zeros < COLLAPSED * layer.elements
+    ]
 
 
 def _sparsity(layers: "list[LayerSparsity]") -> Metric:

@@ -14,8 +14,8 @@ from edgepipe.arrays import Array
 from edgepipe.metric import Finding
 from edgepipe.tflite.model import Model, Operator, Tensor
 
-PRUNED = 0.05  # share of zeros from which on a kernel counts as pruned; by chance a float is hardly ever zero
 SIMILAR = 0.5  # mean |cosine| between channels from which on a tensor can be the kernel's
+COPY = 0.95  # from which on a further tensor is a copy of it
 PATTERNS = ((1, 2), (1, 4), (2, 4), (1, 8), (2, 8), (4, 8))  # kept of each group
 SIDES = (16, 8, 4, 2, 1)
 
@@ -29,8 +29,8 @@ class Kernel:
 
     @property
     def pruned(self) -> bool:
-        """Whether enough of it is zero to be no accident."""
-        return bool(np.mean(self.values == 0) >= PRUNED)
+        """Whether anything of it is zero: by accident a float is hardly ever."""
+        return bool((self.values == 0).any())
 
 
 @dataclass(frozen=True)
@@ -45,21 +45,45 @@ class Checked:
 
 
 def check(lite: Model, kernels: list[Kernel]) -> list[Checked]:
-    """Each pruned kernel of `kernels` held against the constant of `lite` that it has become."""
+    """Each kernel of `kernels` that holds zeros, held against the constants of `lite` that it has become.
+
+    A kernel that layers share may be stored once for each of its calls: then every copy is checked.
+    """
     stored = list(_stored(lite))
+    owners = _owners(kernels, stored)
     found = []
-    for kernel in kernels:
+    for number, kernel in enumerate(kernels):
+        copies = [place for place, owner in zip(stored, owners, strict=True) if owner == number]
         if not kernel.pruned:
             continue
-        match = _match(kernel.values, stored)
-        if match is None:
+        if not copies:
             found.append(Checked(kernel.layer, "", int((kernel.values == 0).sum()), ()))
-            continue
-        tensor, real = stored.pop(match)
-        wanted = kernel.values == 0
-        lost = tuple(tuple(int(i) for i in place) for place in np.argwhere(wanted & (real != 0)))
-        found.append(Checked(kernel.layer, tensor.name, int(wanted.sum()), lost, pattern(wanted)))
+        found += [_held(kernel, tensor, real) for tensor, real in copies]
     return found
+
+
+def _held(kernel: Kernel, tensor: Tensor, real: Array) -> Checked:
+    wanted = kernel.values == 0
+    lost = tuple(tuple(int(i) for i in place) for place in np.argwhere(wanted & (real != 0)))
+    return Checked(kernel.layer, tensor.name, int(wanted.sum()), lost, pattern(wanted))
+
+
+def _owners(kernels: list[Kernel], stored: list[tuple[Tensor, Array]]) -> list[int | None]:
+    """For each constant which kernel it is: the likest pairs first, one each; then the copies that are left."""
+    scores = [[_similarity(kernel.values, real) for _, real in stored] for kernel in kernels]
+    pairs = sorted(
+        ((score, -row, -column) for row, line in enumerate(scores) for column, score in enumerate(line)), reverse=True
+    )
+    owners: list[int | None] = [None] * len(stored)
+    taken = set()
+    for score, row, column in pairs:
+        if score >= SIMILAR and -row not in taken and owners[-column] is None:
+            owners[-column] = -row
+            taken.add(-row)
+    for score, row, column in pairs:
+        if score >= COPY and owners[-column] is None:
+            owners[-column] = -row
+    return owners
 
 
 def findings(checked: list[Checked]) -> list[Finding]:
@@ -130,20 +154,18 @@ def _rows(operator: Operator, values: Array) -> Iterator[Array]:
         yield values.reshape(values.shape[0], -1, values.shape[-1])
 
 
-def _match(values: Array, stored: list[tuple[Tensor, Array]]) -> int | None:
-    scores = [_similarity(values, real) for _, real in stored]
-    best = max(range(len(scores)), key=scores.__getitem__, default=None)
-    return None if best is None or scores[best] < SIMILAR else best
-
-
 def _similarity(a: Array, b: Array) -> float:
-    """The mean |cosine| over output channels; -1 for other shapes."""
+    """The mean |cosine| over output channels, less the share of zeros of `a` that `b` lacks; -1 for other shapes.
+
+    Zeros decide where directions cannot: channels that read one weight all have the same.
+    """
     if a.shape != b.shape:
         return -1.0
+    lost = float(np.mean((a == 0) & (b != 0)))
     rows = [part.reshape(len(part), -1).astype(np.float64) for part in (a, b)]
     norms = [np.linalg.norm(part, axis=1) for part in rows]
     used = (norms[0] > 0) & (norms[1] > 0)
     if not used.any():
         return 1.0 if not norms[0].any() and not norms[1].any() else -1.0
     cosines = np.abs((rows[0] * rows[1]).sum(1)[used] / (norms[0] * norms[1])[used])
-    return float(cosines.mean())
+    return float(cosines.mean()) - lost

@@ -123,6 +123,20 @@ def test_nonzero_parameters_are_a_target_too(tmp_path: Path, cache: Path) -> Non
     assert 1490 <= _metric(report, "prune", "nonzero_parameters").value <= 1500
 
 
+@pytest.mark.parametrize("options", ['granularity: "block 4x4"', "distribution: global", "distribution: uniform"])
+def test_a_number_of_parameters_is_never_passed(tmp_path: Path, cache: Path, options: str) -> None:
+    report = _run(tmp_path, cache, f"{ONE}, schedule: one_shot, target: {{parameters: 1111}}, {options}")
+    assert 1111 - 16 * 4 < _metric(report, "prune", "nonzero_parameters").value <= 1111
+
+
+def test_shares_of_all_layers_own_need_no_other(tmp_path: Path, cache: Path) -> None:
+    options = "granularity: channel, types: {Conv2D: {sparsity: 0.25}, Dense: {sparsity: 0.25}}"
+    report = _run(tmp_path, cache, f"{ONE}, schedule: one_shot, {options}")
+    kept = [row[3] / row[2] for row in _rows(report, "prune", "Channels by layer") if not row[4]]
+    assert kept
+    assert kept == pytest.approx([0.75] * len(kept), abs=0.05)
+
+
 @pytest.mark.parametrize(("options", "told"), [
     ("granularity: channel, target: {flash: 1 KiB}", "the target flash <= 1.0 KiB cannot be met by removing channels"),
     ("granularity: channel, target: {macs: 10}", "the target macs <= 10 cannot be met by removing channels of"),

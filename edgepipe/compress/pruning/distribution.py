@@ -34,11 +34,16 @@ def erk(shapes: list[tuple[int, ...]], share: float) -> list[float]:
 
 def lowest(scores: Array, before: Array, share: float, least: int) -> Array:
     """`before` and, of the other units, those of lowest score, until `share` of all are marked; `least` stay."""
-    number = min(scores.size - least, scores.size - round(scores.size * (1 - share)))
+    number = number_of(scores.size, share, least)
     order = np.argsort(np.where(before, -np.inf, scores), axis=None, kind="stable")
     marked = before.ravel().copy()
-    marked[order[: max(number, 0)]] = True
+    marked[order[:number]] = True
     return marked.reshape(scores.shape)
+
+
+def number_of(units: int, share: float, least: int) -> int:
+    """How many of `units` go at `share`; `least` stay."""
+    return max(min(units - least, units - round(units * (1 - share))), 0)
 
 
 def lowest_of_all(scores: list[Array], before: list[Array], share: float, least: int) -> list[Array]:

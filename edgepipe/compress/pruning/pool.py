@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from edgepipe.arrays import Array
-from edgepipe.compress.pruning.distribution import Distribution, erk, lowest, lowest_of_all
+from edgepipe.compress.pruning.distribution import Distribution, erk, lowest, lowest_of_all, number_of
 from edgepipe.compress.pruning.granularity import Granularity
 from edgepipe.compress.pruning.kernels import Found, Kernel, kernels
 from edgepipe.compress.pruning.saliency import Saliency
@@ -70,6 +70,22 @@ class Pool:
         spread = iter(erk(free, share) if self.distribution == "erk" else [share] * len(free))
         return [next(spread) if one is None else one for one in own]
 
+    def left(self, share: float) -> int:
+        """How many weights of all kernels stay when `share` of the units without a share of their own go."""
+        shares = zip(self.kernels, self.shares(share), strict=True)
+        if self.distribution != "global":
+            return sum(kernel.size - self._going(kernel, one) for kernel, one in shares)
+        own = sum(self._going(kernel, one) for kernel, one in shares if kernel.name in self.own)
+        free = [kernel for kernel in self.kernels if kernel.name not in self.own]
+        units = sum(kernel.size // self.granularity.weights(kernel) for kernel in free)
+        spared = units - self.granularity.least * len(free)
+        going = min(number_of(units, share, self.granularity.least), spared)
+        return sum(kernel.size for kernel in self.kernels) - own - going * self.granularity.weights(self.kernels[0])
+
+    def _going(self, kernel: Kernel, share: float) -> int:
+        each = self.granularity.weights(kernel)
+        return number_of(kernel.size // each, share, self.granularity.least) * each
+
     def _spread(self, ranked: list[Array], share: float, progress: float, before: Removal) -> list[Array]:
         least = self.granularity.least
         shares = self.shares(share, progress)
@@ -110,6 +126,12 @@ def _measured(kernel: Kernel, left_alone: str) -> LayerSparsity:
 def check_reached(layers: list[LayerSparsity], pool: Pool, share: float) -> None:
     """Raise unless the pruned kernels hold their share of zeros, each to within one unit; for global all together."""
     pruned = {layer.name: layer for layer in layers if not layer.left_alone}
+    left = sum(layer.elements - layer.zeros for layer in pruned.values())
+    if pool.distribution == "global" and left > pool.left(share):
+        raise InputError(
+            f"{left} weights of the pruned kernels are not zero, {pool.left(share)} should be left; the training was "
+            "too short for the schedule: raise epochs or lower ramp"
+        )
     for kernel, wanted in zip(pool.kernels, pool.shares(share), strict=True):
         layer, unit = pruned[kernel.name], pool.granularity.weights(kernel)
         needed = wanted * pool.granularity.most(kernel)

@@ -150,7 +150,8 @@ class ChannelPruner:
     @property
     def final(self) -> float:
         """The share of the cost that is gone at the end."""
-        return 1 - self._goal(1.0) / self.pool.cost(self.pool.start())
+        start = self.pool.cost(self.pool.start())  # 0 if every layer has a share of its own
+        return 1 - self._goal(1.0) / start if start else max(self.pool.own.values())
 
     @property
     def zeros(self) -> list[Array]:
@@ -208,14 +209,20 @@ class ChannelPruner:
         told = f"; layers that keep all their channels: {'; '.join(stay)}" if stay else ""
         return (
             f"the target {self.target.text()} cannot be met by removing channels of '{self.model.name}': with every "
-            f"layer at its least, {self.pool.multiple} channel(s), it comes to {least}{told}"
+            f"layer at its least, {self._at_least()}, it comes to {least}{told}"
         )
+
+    def _at_least(self) -> str:
+        multiple = self.pool.multiple
+        least = "1 channel" if multiple == 1 else f"{multiple} channels or all that a smaller one has"
+        return least + (" or the share of its own" if self.pool.own else "")
 
     def _built(self, found: Saliency, order: Order) -> Array:
         """What is gone when the converted model meets the target, with as little removed as `BUILDS` tries find."""
         assert self.built is not None
         goal, best = self._goal(1.0), None
         low, high = 0.0, self.pool.cost(self.gone)
+        last = self.pool.cost(self.pool.start()), self._start
         for _ in range(BUILDS):
             try:
                 gone = self.pool.candidates(found, (order,), goal, 1.0, self.gone)[order]
@@ -231,7 +238,7 @@ class ChannelPruner:
                 raise InputError(self._refusal(self.target.show(cost)))
             else:
                 high = goal
-            goal = self._next(goal, cost, low, high)
+            last, goal = (goal, cost), self._next(last, (goal, cost), low, high)
         if best is None:
             raise InputError(
                 f"the target {self.target.text()} was not met in {BUILDS} conversions; the last came to "
@@ -239,9 +246,10 @@ class ChannelPruner:
             )
         return best
 
-    def _next(self, goal: float, cost: float, low: float, high: float) -> float:
-        """In proportion, if that lies between what is known to be enough and what is not; else halfway."""
-        guess = goal * 0.99 * self.target.value / cost
+    def _next(self, last: tuple[float, float], now: tuple[float, float], low: float, high: float) -> float:
+        """On the line through the last two (goal, cost), if that lies between enough and not enough; else halfway."""
+        rise = now[1] - last[1]
+        guess = now[0] + (0.99 * self.target.value - now[1]) * (now[0] - last[0]) / rise if rise else low
         return guess if low < guess < high else (low + high) / 2
 
     def _best(self, candidates: dict[Order, Array]) -> Array:
@@ -264,10 +272,10 @@ class ChannelPruner:
             for weight, value in zip(self.weights, before, strict=True):
                 weight.assign(value)
 
-    def snapshot(self) -> Array:
-        """What is gone."""
-        return self.gone
+    def snapshot(self) -> tuple[Array, list[str]]:
+        """What is gone, and what was told of it."""
+        return self.gone, list(self.chosen)
 
-    def restore(self, snapshot: Array) -> None:
+    def restore(self, snapshot: tuple[Array, list[str]]) -> None:
         """Go back."""
-        self.gone = snapshot
+        self.gone, self.chosen = snapshot

@@ -57,5 +57,5 @@ def iterative(
 
 
 def _progress(final: float, done: float) -> float:
-    """Each round removes the same share of what is left."""
-    return 1.0 if done == 1 or final in (0, 1) else (1 - (1 - final) ** done) / final
+    """Each round removes the same share of what is left; where nothing is to be left, the same share of all."""
+    return done if done == 1 or final in (0, 1) else (1 - (1 - final) ** done) / final

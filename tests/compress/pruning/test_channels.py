@@ -1,5 +1,6 @@
 """Channel pruning: the shrunk model computes what the masked one does, and nothing that must stay goes."""
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,7 @@ from edgepipe.compress.pruning.channels.shrink import shrink
 from edgepipe.compress.pruning.saliency import Saliency, Settings, saliency
 from edgepipe.errors import InputError
 from edgepipe.models.bridge import bridge, relative_difference
-from edgepipe.models.layers import LayerScale
+from edgepipe.models.layers import LayerScale, Operator
 from edgepipe.tflite.graph import read
 from edgepipe.training.fit import seeded
 
@@ -113,6 +114,30 @@ def _branches(x: Any) -> Any:
     return _end(K.ZeroPadding2D()(LayerScale(0.5, 9, name="scale")(x)))
 
 
+def _one_slope(x: Any) -> Any:
+    x = K.PReLU(shared_axes=(3,), name="places")(_conv(6, "first")(x))
+    return _end(K.PReLU(shared_axes=(1, 2, 3), name="one")(_conv(5, "second")(x)))
+
+
+def _hard_swish(x: Any) -> Any:
+    """keras.ops, with a division by a constant."""
+    x = _conv(6, "first")(x)
+    y = Operator("Add", json.dumps({"args": [{"tensor": 0}, 3], "kwargs": {}}), name="plus")(x)
+    y = Operator("TrueDivide", json.dumps({"args": [{"tensor": 0}, 6], "kwargs": {}}), name="by6")(K.ReLU(6.0)(y))
+    return _end(K.Multiply()([x, y]))
+
+
+def _twice(x: Any) -> Any:
+    """A dense layer that is called once on channels and once on what is none."""
+    x, dense = _conv(8, "first")(_conv(6, "free")(x)), K.Dense(6, name="twice")
+    return _end(K.Add()([dense(x), dense(K.Permute((1, 3, 2))(x))]))
+
+
+def _twice_turned(x: Any) -> Any:
+    x, dense = _conv(8, "first")(_conv(6, "free")(x)), K.Dense(6, name="twice")
+    return _end(K.Add()([dense(K.Permute((1, 3, 2))(x)), dense(x)]))
+
+
 def _grouped(x: Any) -> Any:
     """As many groups as channels: a depthwise convolution by another name."""
     return _end(K.Conv2D(12, 3, groups=6, name="grouped")(_conv(6, "first", activation="relu")(x)))
@@ -131,7 +156,8 @@ def _one_dimensional(x: Any) -> Any:
 GRAPHS = {
     build.__name__.strip("_"): build
     for build in (_chain, _flatten, _residual, _before_activation, _depthwise, _separable, _squeeze_excite,
-                  _gated_dense, _shared, _nested, _branches, _grouped, _permuted, _one_dimensional)
+                  _gated_dense, _shared, _nested, _branches, _grouped, _permuted, _one_dimensional, _one_slope,
+                  _hard_swish, _twice, _twice_turned)
 }  # fmt: skip
 
 
@@ -214,12 +240,35 @@ def _macs(blob: bytes) -> int:
      "read by 'own', a Lambda, through which channels are not followed"),
     (lambda x: K.Dense(2, name="end")(K.LSTM(3, name="lstm")(K.Reshape((8, 48))(_conv(6, "first")(x)))), "first",
      "read by 'lstm', a LSTM, through which channels are not followed"),
+    (lambda x: K.Dense(2, name="end")(K.LSTM(3, name="lstm")(K.Reshape((8, 48))(_conv(6, "first")(x)))), "lstm",
+     "one a LSTM, through which channels are not followed"),
+    (lambda x: _end(K.Conv2D(6, 3, groups=2, name="grouped")(_conv(6, "first")(x))), "grouped",
+     "one whose 2 groups must keep their sizes"),
+    (lambda x: _end(_divided(x)), "below", "read by 'by', which divides by channels"),
+    (lambda x: _end(Operator("Sqrt", _FIRST, name="root")(_conv(6, "first")(x))), "first", "an operator Sqrt"),
+    (_twice, "twice", "whose channels lie on axis 2"),
 ])  # fmt: skip
 def test_what_cannot_be_pruned_is_named_with_the_reason(build: Any, layer: str, reason: str) -> None:
     model = _model(lambda x: build(_conv(4, "before")(_conv(4, "free")(x))) if layer != "first" or "input" not in reason
                    else [build(x), _end(_conv(5, "free")(x))])  # fmt: skip
     found = {entry.name: entry.reason for entry in groups_of(model, Overrides()).layers}
     assert reason in found[layer]
+
+
+_FIRST = json.dumps({"args": [{"tensor": 0}], "kwargs": {}})
+
+
+def _divided(x: Any) -> Any:
+    both = json.dumps({"args": [{"tensor": 0}, {"tensor": 1}], "kwargs": {}})
+    return Operator("Divide", both, name="by")([_conv(6, "above")(x), _conv(6, "below")(x)])
+
+
+def test_two_layers_of_one_name_are_refused() -> None:
+    def inner(name: str, channels: int) -> Any:
+        return tf_keras.Sequential([tf_keras.Input((8, 8, channels)), _conv(5, "deep")], name=name)
+
+    with pytest.raises(InputError, match="two layers of 'user' are called 'deep', in different nested models"):
+        groups_of(_model(lambda x: _end(inner("b", 5)(inner("a", 4)(x)))), Overrides())
 
 
 def test_nothing_to_remove_is_said() -> None:
@@ -284,6 +333,29 @@ def test_a_share_of_ones_own_is_kept_to() -> None:
     found = saliency(Settings(), pool.weights, None, 0)
     for gone in pool.candidates(found, pool.orders, math.inf, 1.0, pool.start()).values():
         assert [int(gone[places].sum()) for places in pool.groups.clusters] == [0, 2]
+
+
+@pytest.mark.parametrize(("multiple", "share", "left"), [(1, 0.4, 5), (4, 0.4, 4), (4, 0.2, 4), (8, 0.4, 8)])
+def test_a_share_of_ones_own_comes_to_a_multiple(multiple: int, share: float, left: int) -> None:
+    model = _model(lambda x: _end(_conv(10, "second")(K.ReLU()(_conv(8, "first")(x)))))
+    pool = _pool(model, own={"first": share}, multiple=multiple)
+    found = saliency(Settings(), pool.weights, None, 0)
+    for gone in pool.candidates(found, pool.orders, math.inf, 1.0, pool.start()).values():
+        assert 8 - int(gone[pool.groups.clusters[0]].sum()) == left
+
+
+def test_each_layer_of_a_sum_with_a_concatenation_keeps_a_multiple() -> None:
+    def build(x: Any) -> Any:
+        one, other = _conv(8, "one")(x), _conv(8, "other")(x)
+        return _end(K.Add()([K.Concatenate()([one, other]), _conv(16, "both")(x)]))
+
+    pool = _pool(_model(build), multiple=4)
+    found = saliency(Settings(), pool.weights, None, 0)
+    goal = pool.groups.macs(pool.start()) * 0.6
+    for gone in pool.candidates(found, pool.orders, goal, 1.0, pool.start()).values():
+        removed = pool.groups.roots[gone]
+        assert all(np.sum(~np.isin(layer.roots, removed)) % 4 == 0 for layer in pool.groups.layers if not layer.reason)
+        assert pool.groups.macs(gone) <= goal
 
 
 def test_the_loss_of_a_channel_is_that_of_what_reads_it() -> None:

@@ -182,3 +182,19 @@ def test_a_missed_target_is_an_error_not_a_smaller_number() -> None:
     pool = Pool(found.kernels, Weight(), "uniform", {})
     with pytest.raises(InputError, match="layer 'hidden' holds 0 zeros of 100, under the target 75%"):
         check_reached(measure(model, found), pool, 0.75)
+
+
+@pytest.mark.parametrize("distribution", ["uniform", "erk", "global"])
+@pytest.mark.parametrize("share", [0.0, 0.33, 0.9, 1.0])
+def test_what_will_be_left_is_known_before(distribution: Any, share: float) -> None:
+    model = tf_keras.Sequential([tf_keras.Input((12,)), K.Dense(20, name="a"), K.Dense(8, name="b"), K.Dense(2)])
+    pool = Pool(find(model, Overrides(), exclude_last=True).kernels, Block(4, 4), distribution, {})
+    gone = pool.remove(saliency(Settings(), pool.weights, None, 0), share, 1.0, pool.start())
+    assert pool.left(share) == sum(int((~zero).sum()) for zero in gone.zeros)
+
+
+def test_a_missed_target_over_all_kernels_is_an_error() -> None:
+    model = tf_keras.Sequential([tf_keras.Input((10,)), K.Dense(10, name="hidden"), K.Dense(2, name="last")])
+    found = find(model, Overrides(), exclude_last=True)
+    with pytest.raises(InputError, match="100 weights of the pruned kernels are not zero, 25 should be left"):
+        check_reached(measure(model, found), Pool(found.kernels, Weight(), "global", {}), 0.75)

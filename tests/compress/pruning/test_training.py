@@ -15,7 +15,7 @@ from edgepipe.compress.pruning.pool import Pool, check_reached, measure
 from edgepipe.compress.pruning.pruner import KernelPruner
 from edgepipe.compress.pruning.saliency import Settings
 from edgepipe.compress.pruning.schedule import Schedule
-from edgepipe.compress.pruning.training import gradual, iterative
+from edgepipe.compress.pruning.training import _progress, gradual, iterative
 from edgepipe.training.fit import seeded
 
 X = np.random.RandomState(0).rand(60, 8, 8, 1).astype(np.float32)
@@ -131,6 +131,11 @@ def test_rounds_end_with_the_last_good_model(quality: list[float], kept: int) ->
     assert gone == pytest.approx(1 - 0.2 ** (kept / 4), abs=0.01)
     for kernel, zero in zip(pruner.pool.kernels, pruner.zeros, strict=True):
         assert (np.asarray(kernel.weight)[zero] == 0).all()
+
+
+def test_where_nothing_is_to_be_left_each_round_removes_a_like_share() -> None:
+    """As of 2:4, where all units go in the end."""
+    assert [_progress(1.0, number / 4) for number in (1, 2, 3, 4)] == [0.25, 0.5, 0.75, 1.0]
 
 
 def test_each_round_removes_a_like_share_of_what_is_left() -> None:

@@ -72,6 +72,11 @@ class Groups:
             found.setdefault(top(owner[int(root)]), []).append(place)
         return [np.array(places) for places in found.values()]
 
+    def others(self, names: set[str]) -> Array:
+        """Which groups no layer of `names` has a part in, by position."""
+        theirs = [layer.roots for layer in self.layers if layer.name in names]
+        return ~np.isin(self.roots, np.concatenate(theirs)) if theirs else np.ones(len(self.roots), bool)
+
     def parameters(self, gone: Array) -> int:
         """Elements of all weights of the model without the groups marked in `gone` (by position)."""
         removed = self.roots[gone]
@@ -151,8 +156,7 @@ def groups_of(model: Any, overrides: Overrides[Any]) -> Groups:
     for layer in every:
         if overrides.left_alone(layer) and layer.name in graph.outputs:
             graph.union.freeze(graph.outputs[layer.name], "left alone as the pipeline says")
-    classes = {layer.name: type(layer).__name__ for layer in every}
-    layers = tuple(_layer(graph, name, classes[name], ids) for name, ids in graph.outputs.items())
+    layers = _layers(graph, every)
     roots = np.unique(np.concatenate([layer.roots for layer in layers])) if layers else np.array([], int)
     free = np.array([root for root in roots if int(root) not in graph.union.frozen], int)
     if not len(free):
@@ -160,6 +164,19 @@ def groups_of(model: Any, overrides: Overrides[Any]) -> Groups:
         raise InputError(f"no channel of '{model.name}' can be removed: {named}")
     fixed = sum(int(np.prod(weight.shape)) for weight in model.weights if id(weight) not in graph.cuts)
     return Groups(graph, layers, free, fixed)
+
+
+def _layers(graph: Graph, every: list[Any]) -> tuple[Layer, ...]:
+    """Those that make channels, and those with kernels that channels are not followed through."""
+    found: dict[str, Layer] = {}
+    for layer in every:
+        cls = type(layer).__name__
+        if layer.name in graph.outputs:
+            found.setdefault(layer.name, _layer(graph, layer.name, cls, graph.outputs[layer.name]))
+        elif layer.name in graph.stopped and any(len(weight.shape) > 1 for weight in layer.weights):
+            ids, reason = graph.stopped[layer.name]
+            found.setdefault(layer.name, Layer(layer.name, cls, graph.union.roots(ids), f"one {reason}"))
+    return tuple(found.values())
 
 
 def _layer(graph: Graph, name: str, cls: str, ids: Array) -> Layer:

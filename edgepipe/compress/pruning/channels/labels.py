@@ -100,9 +100,12 @@ class Graph:
     grouped: dict[str, Array] = field(default_factory=dict)  # what a layer with one group for each channel reads
     reshaped: dict[str, Labels] = field(default_factory=dict)  # what a reshaping layer gives, by its name
     uses: list[tuple[int, int]] = field(default_factory=list)  # (id of a kernel, places it is used at for one sample)
+    stopped: dict[str, tuple[Array, str]] = field(default_factory=dict)  # layer -> labels that it gives, and why
 
     def cut(self, layer: Any, weight: Any, axes: dict[int, Array], reads: int | None = None) -> None:
         """Note how `weight` follows labels; a second call of a shared layer joins them with the first's."""
+        if layer.name in self.stopped:
+            self._freeze_shared(layer.name, axes)
         known = self.cuts.get(id(weight))
         if known is None:
             self.cuts[id(weight)] = Cut(weight, layer.name, axes, set(axes) != {reads}, reads)
@@ -117,9 +120,17 @@ class Graph:
         return self.outputs[layer.name]
 
     def barrier(self, layer: Any, values: Iterator[Labels], shape: tuple[int | None, ...], reason: str) -> Labels:
-        """Nothing that `layer` reads or gives can be removed."""
+        """Nothing that `layer` reads or gives can be removed, nor what another call of it does."""
         for value in values:
             self.union.freeze(value.ids, f"read by '{layer.name}', {reason}")
         ids = self.union.fresh(shape[-1] or 1)
         self.union.freeze(ids, f"given by '{layer.name}', {reason}")
+        self.stopped[layer.name] = ids, reason
+        for cut in self.cuts.values():
+            if cut.layer == layer.name:
+                self._freeze_shared(layer.name, cut.axes)
         return on_last(ids, shape)
+
+    def _freeze_shared(self, layer: str, axes: dict[int, Array]) -> None:
+        for ids in axes.values():
+            self.union.freeze(ids, f"another call of '{layer}' is one {self.stopped[layer][1]}")

@@ -1,5 +1,6 @@
 """Which channels go: an order of all groups, as far down as the target needs."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -43,24 +44,36 @@ class ChannelPool:
     ) -> dict[Order, Array]:
         """For each of `orders` what is gone when the cost is at most `goal`: as little as possible, `before` among it.
 
+        An order that cannot come down to `goal` is left out; before the end (`progress` below 1) it comes as far down
+        as shares of their own, which grow with progress, and multiples let it.
+
         Raises:
-            Unreachable: the cost is above `goal` even with every layer at its least.
+            Unreachable: the cost is above `goal` in every order even with every layer at its least.
         """
         scores = self._scores(saliency)
         first = before | self._forced(scores, progress)
-        found = {}
+        found, least = {}, []
         for order in orders:
             ranked = self._ranked(scores, order, progress, first)
-            found[order] = self._shortest(ranked, goal, first)
+            lowest = self._rounded(ranked, len(ranked), first)
+            least.append(self.cost(lowest))
+            if least[-1] <= goal:
+                found[order] = self._shortest(ranked, goal, first)
+            elif progress < 1:
+                found[order] = lowest
+        if not found:
+            raise Unreachable(min(least))
         return found
 
     def _forced(self, scores: Array, progress: float) -> Array:
         """The groups that go because a layer has a share of its own."""
         forced = np.zeros(len(scores), bool)
-        for layer in self.groups.layers:
-            places = np.flatnonzero(np.isin(self.groups.roots, layer.roots))
-            number = len(layer.roots) - self._least(layer.name, progress) if layer.name in self.own else 0
-            forced[places[np.argsort(scores[places], kind="stable")][:number]] = True
+        for name in self.own:
+            left, least = self._channels[name], self._least(name, progress)
+            for place in sorted(np.unique(self._places[name]), key=lambda place: scores[place]):
+                if left - self._owners[place][name] >= least:
+                    forced[place] = True
+                    left -= self._owners[place][name]
         return forced
 
     def _scores(self, saliency: Saliency) -> Array:
@@ -96,9 +109,20 @@ class ChannelPool:
     def _least(self, name: str, progress: float) -> int:
         """Channels that the layer keeps whatever the target is."""
         channels = self._channels[name]
-        if name in self.own:
-            return max(1, round(channels * (1 - self.own[name] * progress)))
-        return min(self.multiple, channels)
+        if name not in self.own:
+            return min(self.multiple, channels)
+        kept = channels * (1 - self.own[name] * progress)
+        if self.multiple == 1:
+            return max(1, round(kept))
+        whole = math.floor if progress == 1 else math.ceil  # in the end the share is met, on the way it is not passed
+        return min(channels, max(1, whole(kept / self.multiple)) * self.multiple)
+
+    @cached_property
+    def _places(self) -> dict[str, Array]:
+        """For each layer the positions in `roots` of its channels that may go."""
+        places = {int(root): place for place, root in enumerate(self.groups.roots)}
+        return {layer.name: np.array([places[root] for root in layer.roots.tolist() if root in places], int)
+                for layer in self.groups.layers}  # fmt: skip
 
     @cached_property
     def _channels(self) -> dict[str, int]:
@@ -108,19 +132,13 @@ class ChannelPool:
     def _owners(self) -> list[dict[str, int]]:
         """For each group the layers that make its channels, and how many of theirs it is."""
         owners: list[dict[str, int]] = [{} for _ in self.groups.roots]
-        places = {int(root): place for place, root in enumerate(self.groups.roots)}
-        for layer in self.groups.layers:
-            for root in layer.roots:
-                if int(root) in places:
-                    counted = owners[places[int(root)]]
-                    counted[layer.name] = counted.get(layer.name, 0) + 1
+        for name, places in self._places.items():
+            for place, number in zip(*np.unique(places, return_counts=True), strict=True):
+                owners[place][name] = int(number)
         return owners
 
     def _shortest(self, ranked: Array, goal: float, before: Array) -> Array:
         low, high = int(before.sum()), len(ranked)
-        least = self.cost(self._rounded(ranked, high, before))
-        if least > goal:
-            raise Unreachable(least)
         while low < high:
             middle = (low + high) // 2
             if self.cost(self._rounded(ranked, middle, before)) <= goal:
@@ -135,14 +153,23 @@ class ChannelPool:
         gone[ranked[:number]] = True
         if self.multiple == 1:
             return gone
-        rank = np.empty(len(gone), int)
+        rank = np.zeros(len(gone), int)
         rank[ranked] = np.arange(len(ranked))
-        for places in self.groups.clusters:
-            lost = places[gone[places] & ~before[places]]
-            spare = -(len(places) - int(gone[places].sum())) % self.multiple
-            back = lost[np.argsort(-rank[lost], kind="stable")][:spare]
-            gone[back] = False
+        changed = True
+        while changed:  # what comes back for one layer comes back for all that it is added to
+            changed = False
+            for name in self._places:
+                changed |= self._give_back(name, gone, before, rank)
         return gone
+
+    def _give_back(self, name: str, gone: Array, before: Array, rank: Array) -> bool:
+        """Whether channels of the layer came back in `gone`, those removed last, for it to keep a multiple."""
+        places = self._places[name]
+        spare = -(self._channels[name] - int(gone[places].sum())) % self.multiple
+        lost = np.unique(places[gone[places] & ~before[places]])
+        back = lost[np.argsort(-rank[lost], kind="stable")][:spare]
+        gone[back] = False
+        return len(back) > 0
 
 
 class Unreachable(Exception):  # noqa: N818  a bound that the caller turns into an error of the user's terms

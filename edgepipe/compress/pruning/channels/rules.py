@@ -15,6 +15,7 @@ import tf_keras
 from edgepipe.arrays import Array
 from edgepipe.compress.graph import walk
 from edgepipe.compress.pruning.channels.labels import Graph, Labels, on_last
+from edgepipe.errors import InputError
 from edgepipe.models.layers import LayerScale, Operator
 
 K = tf_keras.layers
@@ -24,11 +25,22 @@ _LARGEST = 1 << 24  # elements of a tensor whose labels are followed through a r
 
 
 def graph_of(model: Any) -> Graph:
-    """The channels of the functional tf_keras `model`, its inputs and outputs fixed."""
+    """The channels of the functional tf_keras `model`, its inputs and outputs fixed.
+
+    Raises:
+        InputError: two layers have one name.
+    """
     graph = Graph()
     inputs = [_input(graph, tensor) for tensor in model.inputs]
 
+    named: dict[str, Any] = {}
+
     def step(layer: Any, args: Any, kwargs: dict[str, Any], outputs: Any) -> Any:
+        if named.setdefault(layer.name, layer) is not layer:
+            raise InputError(
+                f"two layers of '{model.name}' are called '{layer.name}', in different nested models, which become one "
+                "when channels go: rename one of them"
+            )
         values = [part for part in tf.nest.flatten([args, kwargs]) if isinstance(part, Labels)]
         given = tf.nest.flatten(outputs)
         return [_labels(graph, layer, values, tensor, len(given)) for tensor in given]
@@ -172,7 +184,8 @@ def _normalizes(graph: Graph, layer: Any, values: list[Labels], shape: Shape) ->
 
 def _prelu(graph: Graph, layer: Any, values: list[Labels], shape: Shape) -> Labels:
     ids = _last(values[0])
-    graph.cut(layer, layer.alpha, {len(shape) - 2: ids})
+    if layer.alpha.shape[-1] == len(ids):  # else `shared_axes` has one slope for all channels
+        graph.cut(layer, layer.alpha, {len(shape) - 2: ids})
     return on_last(ids, shape)
 
 
@@ -201,6 +214,13 @@ def _merges(graph: Graph, layer: Any, values: list[Labels], shape: Shape) -> Lab
         else:
             graph.union.freeze(value.ids, f"spread over {shape[-1]} channels by '{layer.name}'")
     return on_last(full[0].ids, shape)
+
+
+def _divides(graph: Graph, layer: Any, values: list[Labels], shape: Shape) -> Labels:
+    """By a constant only: where channels divide, a removed one would be a division by zero."""
+    if not isinstance(json.loads(layer.arguments)["args"][1], (int, float)):
+        raise _Stopped("which divides by channels")
+    return _merges(graph, layer, values, shape)
 
 
 def _concatenates(graph: Graph, layer: Any, values: list[Labels], shape: Shape) -> Labels:
@@ -280,8 +300,9 @@ STOPS = {
     K.Embedding: "whose rows are looked up",
 }
 _ELEMENTWISE = ("Relu", "Relu6", "LeakyRelu", "Elu", "Selu", "Gelu", "Silu", "HardSilu", "HardSigmoid", "Sigmoid",
-                "Softplus", "Softsign", "Tanh", "Mish", "Abs", "Absolute", "Negative", "Square", "Sqrt", "Exp",
+                "Softplus", "Softsign", "Tanh", "Mish", "Abs", "Absolute", "Negative", "Square", "Exp",
                 "Clip")  # fmt: skip
-_BETWEEN = ("Add", "Subtract", "Multiply", "Maximum", "Minimum", "Divide", "TrueDivide")
+_BETWEEN = ("Add", "Subtract", "Multiply", "Maximum", "Minimum")
 OPERATORS: dict[str, Rule] = {**dict.fromkeys(_ELEMENTWISE, _passes), **dict.fromkeys(_BETWEEN, _merges),
+                              **dict.fromkeys(("Divide", "TrueDivide"), _divides),
                               **dict.fromkeys(("Mean", "Max", "Min", "Sum", "Amax", "Amin"), _reduces)}  # fmt: skip
