@@ -56,11 +56,35 @@ Operators = Annotated[tuple[str, ...] | None, BeforeValidator(_names)]
 
 
 @final
+class Bank(Options):
+    """One memory of the device: what a model's activations or weights can live in, or a cache before it."""
+
+    name: str = Field(description="as the datasheet calls it, for example DTCM, AXI SRAM, QSPI flash")
+    kind: Literal["ram", "flash", "cache"]
+    size: Bytes = Field(description="in bytes, written as 512 KiB")
+    bandwidth: Annotated[float, Field(gt=0)] | None = Field(default=None, description="peak, in bytes per second")
+    external: bool = Field(default=False, description="outside the chip: slower than its peers inside")
+
+
+@final
 class Memory(Options):
     """What the device has for a model; absent where the host's own memory is the limit."""
 
     ram: Bytes | None = Field(default=None, description="RAM in bytes, written as 640 KiB")
     flash: Bytes | None = Field(default=None, description="flash or other storage in bytes, written as 2 MiB")
+    banks: tuple[Bank, ...] = Field(default=(), description="the memories one by one, the fastest first")
+
+
+@final
+class Vela(Options):
+    """How Vela is told about this accelerator: the names of its own configuration file, Arm/vela.ini."""
+
+    accelerator: str = Field(description="for example ethos-u55-128")
+    system_config: str = Field(description="clock and memories, for example Ethos_U55_High_End_Embedded")
+    memory_mode: str = Field(description="what lives where, for example Shared_Sram")
+    invoke: Annotated[float, Quantity(Dimension.SECONDS), Field(ge=0)] = Field(
+        default=0.0, description="what starting one inference costs besides the cycles that Vela counts"
+    )
 
 
 @final
@@ -72,6 +96,7 @@ class Npu(Options):
     macs_per_cycle: Annotated[int, Field(gt=0)] | None = None
     operators: Operators = Field(description="the TFLite operators it takes over, or `all`; the others run on the core")
     dtypes: tuple[DType, ...] = Field(min_length=1, description="types of the tensors it computes on")
+    vela: Vela | None = Field(default=None, description="of an Arm Ethos-U")
 
 
 @final
@@ -90,9 +115,11 @@ class System(Options):
 class Runtime(Options):
     """The interpreter or compiler that runs the model."""
 
-    name: Literal["litert", "tflite-micro", "vela"]
+    name: Literal["litert", "tflite-micro", "vela", "x-cube-ai", "openvx", "edgetpu"]
     version: str = Field(description="the version that the operator list holds for")
     threads: Annotated[int, Field(ge=1)] = 1
+    code: Bytes | None = Field(default=None, description="flash that the runtime's own code takes")
+    ram: Bytes | None = Field(default=None, description="RAM that the runtime takes besides activations")
 
 
 @final
@@ -100,8 +127,9 @@ class Obtained(Options):
     """How a metric is obtained on this device, or why it is not."""
 
     evidence: Evidence
-    by: Literal["host", "tflite-micro", "file"] | None = Field(
-        default=None, description="host: run here; tflite-micro: its allocator; file: counted from the artifact"
+    by: Literal["host", "tflite-micro", "file", "vela"] | None = Field(
+        default=None,
+        description="host: run here; tflite-micro: its allocator; vela: compiled; file: counted from the artifact",
     )
     reason: str | None = Field(default=None, description="of `unavailable`: why, and what would make it available")
 
@@ -111,13 +139,18 @@ class Obtained(Options):
         if unavailable and (self.reason is None or self.by is not None):
             raise ValueError("`unavailable` needs a `reason` (why, and what would make it available) and no `by`")
         if not unavailable and (self.by is None or self.reason is not None):
-            raise ValueError(f"`{self.evidence}` needs `by` (host, tflite-micro or file) and no `reason`")
+            raise ValueError(f"`{self.evidence}` needs `by` ({', '.join(_GIVES)}) and no `reason`")
         if self.by is not None and self.evidence is not _GIVES[self.by]:
             raise ValueError(f"`by: {self.by}` gives `evidence: {_GIVES[self.by]}`, found `{self.evidence}`")
         return self
 
 
-_GIVES = {"host": Evidence.MEASURED, "tflite-micro": Evidence.SIMULATED, "file": Evidence.EXACT}
+_GIVES = {
+    "host": Evidence.MEASURED,
+    "tflite-micro": Evidence.SIMULATED,
+    "vela": Evidence.SIMULATED,
+    "file": Evidence.EXACT,
+}
 
 
 @final

@@ -126,7 +126,7 @@ BAD = [  # what to replace, by what, the problem
     (
         "name: tflite-micro",
         "name: tflite-mirco",
-        "9:17: runtime.name: found the text 'tflite-mirco'; allowed: litert, tflite-micro, vela; "
+        "9:17: runtime.name: found the text 'tflite-mirco'; allowed: litert, tflite-micro, vela, x-cube-ai, openvx, edgetpu; "
         "did you mean 'tflite-micro'?",
     ),
     ('version: "1"', "version: 1", "9:40: runtime.version: should be a text; found the number 1"),
@@ -159,7 +159,7 @@ BAD = [  # what to replace, by what, the problem
     (
         "{evidence: exact, by: file}",
         "{evidence: exact}",
-        "15:8: flash: `exact` needs `by` (host, tflite-micro or file) and no `reason`",
+        "15:8: flash: `exact` needs `by` (host, tflite-micro, vela, file) and no `reason`",
     ),
     (
         "{evidence: exact, by: file}",
