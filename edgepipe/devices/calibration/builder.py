@@ -159,13 +159,15 @@ class Net:
         return self._operator(kind, [x], [out], options)
 
     def binary(self, name: str, x: Node, y: Node, act: str = "") -> Node:
-        """ADD, SUB or MUL; `y` may have one row and column."""
-        options = getattr(self.schema, f"{name.title()}OptionsT")()
-        options.fusedActivationFunction = ACTIVATIONS[act]
+        """ADD, SUB, MUL, MINIMUM or MAXIMUM (those without an activation); `y` may have one row and column."""
+        fused = name in ("ADD", "SUB", "MUL")
+        options = getattr(self.schema, f"{name.title()}OptionsT" if fused else "MaximumMinimumOptionsT")()
+        if fused:
+            options.fusedActivationFunction = ACTIVATIONS[act]
         return self._operator(name, [x, y], [self._tensor(x.shape)], options)
 
     def binary_constant(self, name: str, x: Node) -> Node:
-        """ADD, SUB or MUL with a constant for each channel."""
+        """As `binary`, with a constant for each channel."""
         constant = self._constant(self.random.integers(-127, 128, (x.channels,), dtype=np.int8), 1, SCALE)
         return self.binary(name, x, constant)
 

@@ -432,6 +432,8 @@ GROUPS = (
     Group("add", 8, 20, _elementwise("ADD")),
     Group("sub", 3, 8, _elementwise("SUB")),
     Group("mul", 8, 20, _elementwise("MUL")),
+    Group("minimum", 3, 8, _elementwise("MINIMUM")),
+    Group("maximum", 3, 8, _elementwise("MAXIMUM")),
     Group("average_pool", 7, 16, _pool("AVERAGE_POOL_2D")),
     Group("max_pool", 7, 16, _pool("MAX_POOL_2D")),
     Group("mean", 7, 16, _mean),
