@@ -68,7 +68,7 @@ Maker = Callable[[Draw], tuple[str, Callable[[int], Net]]]
 
 
 def suite(effort: Effort, seed: int) -> tuple[Case, ...]:
-    """The cases of `effort`: about 250 for quick, 700 for full; the quick ones are among the full ones."""
+    """The cases of `effort`: about 400 for quick, 900 for full; the quick ones are among the full ones."""
     return tuple(case for group in GROUPS for case in _cases(group, effort, seed))
 
 
@@ -167,20 +167,22 @@ def _dense(draw: Draw) -> tuple[str, Callable[[int], Net]]:
     return f"{cin}_{units}", build
 
 
-def _elementwise(name: str) -> Maker:
+def _elementwise(name: str, form: str) -> Maker:
+    """Two tensors of one size, or a `constant` or another tensor of one value a channel for the second."""
+
     def make(draw: Draw) -> tuple[str, Callable[[int], Net]]:
         channels = draw.channels(4, 640)
-        size, form = draw.size(MOST_ELEMENTS / channels), draw.pick(0, 0, 1, 2)
+        size = draw.size(MOST_ELEMENTS / channels, 2)
 
         def build(seed: int) -> Net:
             net = Net(seed)
             x = net.input(size, size, channels)
-            if form == 1:
+            if form == "constant":
                 return net.output(net.binary_constant(name, x))
-            y = net.input(1, 1, channels) if form == 2 else net.input(size, size, channels)
+            y = net.input(1, 1, channels) if form == "broadcast" else net.input(size, size, channels)
             return net.output(net.binary(name, x, y))
 
-        return f"{size}x{size}x{channels}_{'same constant channel'.split()[form]}", build
+        return f"{size}x{size}x{channels}", build
 
     return make
 
@@ -429,11 +431,11 @@ GROUPS = (
     Group("conv_first", 24, 60, _first_layer),
     Group("depthwise", 36, 90, _depthwise),
     Group("fully_connected", 14, 40, _dense),
-    Group("add", 8, 20, _elementwise("ADD")),
-    Group("sub", 3, 8, _elementwise("SUB")),
-    Group("mul", 8, 20, _elementwise("MUL")),
-    Group("minimum", 3, 8, _elementwise("MINIMUM")),
-    Group("maximum", 3, 8, _elementwise("MAXIMUM")),
+    *(
+        Group(f"{name.lower()}_{form}", 4, 8, _elementwise(name, form))
+        for name in ("ADD", "SUB", "MUL", "MINIMUM", "MAXIMUM")
+        for form in ("same", "constant", "broadcast")
+    ),
     Group("average_pool", 7, 16, _pool("AVERAGE_POOL_2D")),
     Group("max_pool", 7, 16, _pool("MAX_POOL_2D")),
     Group("mean", 7, 16, _mean),
