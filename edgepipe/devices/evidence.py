@@ -5,6 +5,7 @@ from pathlib import Path
 
 from edgepipe import units
 from edgepipe.budget import DEVICE_METRICS
+from edgepipe.devices.calibration import estimate
 from edgepipe.devices.check import check
 from edgepipe.devices.profile import Device, Obtained
 from edgepipe.metric import Finding, Metric, unavailable
@@ -28,7 +29,7 @@ def gather(model: Model, devices: list[Device]) -> OnDevice:
 
     Measuring runs the model on this host in a child process; TFLite Micro's allocator runs at most once.
     """
-    bench = _Bench(model.path)
+    bench = _Bench(model)
     metrics = [bench.metric(name, device) for device in devices for name in DEVICE_METRICS]
     findings = [finding for device in devices for finding in check(device, model)]
     findings += [finding for device in devices for finding in _fits(device, metrics)]
@@ -38,8 +39,8 @@ def gather(model: Model, devices: list[Device]) -> OnDevice:
 class _Bench:
     """Takes metrics of one model; what does not depend on the device is taken once."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, model: Model) -> None:
+        self.model, self.path = model, model.path
         self.arena: Metric | None = None
         self.measured: dict[int, latency.Measurement] = {}
 
@@ -49,6 +50,8 @@ class _Bench:
             return unavailable(name, DEVICE_METRICS[name], str(obtained.reason), device.name)
         if obtained.by == "file":
             return file_bytes(name, self.path, device.name)
+        if obtained.by == "calibration" and device.calibration is not None:
+            return estimate.metric(device.calibration, self.model, device.name)
         if obtained.by == "tflite-micro":
             return self._arena().model_copy(update={"device": device.name})
         return next(m for m in self._host(device.runtime.threads, device.name) if m.name == name)

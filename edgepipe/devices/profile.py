@@ -13,6 +13,7 @@ from edgepipe import units
 from edgepipe.artifact import json_digest
 from edgepipe.config import Document, Options, Quantity, validate
 from edgepipe.devices import inherit, operators
+from edgepipe.devices.calibration.record import Calibration
 from edgepipe.errors import InputError, did_you_mean
 from edgepipe.metric import Evidence
 from edgepipe.units import Dimension
@@ -127,9 +128,10 @@ class Obtained(Options):
     """How a metric is obtained on this device, or why it is not."""
 
     evidence: Evidence
-    by: Literal["host", "tflite-micro", "file", "vela"] | None = Field(
+    by: Literal["host", "tflite-micro", "file", "vela", "calibration"] | None = Field(
         default=None,
-        description="host: run here; tflite-micro: its allocator; vela: compiled; file: counted from the artifact",
+        description="host: run here; tflite-micro: its allocator; vela: compiled; file: counted from the artifact; "
+        "calibration: a latency model fitted to a suite measured on the device",
     )
     reason: str | None = Field(default=None, description="of `unavailable`: why, and what would make it available")
 
@@ -150,6 +152,7 @@ _GIVES = {
     "tflite-micro": Evidence.SIMULATED,
     "vela": Evidence.SIMULATED,
     "file": Evidence.EXACT,
+    "calibration": Evidence.ESTIMATED,
 }
 
 
@@ -169,6 +172,15 @@ class Device(Options):
     latency: Obtained
     ram: Obtained
     flash: Obtained
+    calibration: Calibration | None = Field(default=None, description="what `edgepipe device calibrate` found")
+
+    @model_validator(mode="after")
+    def _calibrated(self) -> "Device":
+        if self.latency.by == "calibration" and self.calibration is None:
+            raise ValueError(
+                "`latency: {by: calibration}` needs a `calibration`; `edgepipe device calibrate` makes one"
+            )
+        return self
 
 
 def load(name_or_path: str, base: Path, folders: tuple[Path, ...] = ()) -> Device:

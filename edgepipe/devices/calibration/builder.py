@@ -67,9 +67,7 @@ class Net:
         self.graph.outputs = [node.index for node in nodes]
         return self
 
-    def _tensor(
-        self, shape: tuple[int, ...], dtype: str = "int8", scale: float = SCALE, zero_point: int = 0
-    ) -> Node:
+    def _tensor(self, shape: tuple[int, ...], dtype: str = "int8", scale: float = SCALE, zero_point: int = 0) -> Node:
         made = self.schema.TensorT()
         made.name, made.shape = f"t{len(self.graph.tensors)}", list(shape)
         made.type = getattr(self.schema.TensorType, dtype.upper())
@@ -124,7 +122,12 @@ class Net:
     # ---- operators
 
     def conv(
-        self, x: Node, filters: int, kernel: int | tuple[int, int] = 1, stride: int = 1, act: str = "relu6",
+        self,
+        x: Node,
+        filters: int,
+        kernel: int | tuple[int, int] = 1,
+        stride: int = 1,
+        act: str = "relu6",
         valid: bool = False,
     ) -> Node:
         """CONV_2D, padded to the same size unless `valid`."""
@@ -225,9 +228,7 @@ class Net:
         """STRIDED_SLICE of the first rows and columns."""
         ends = (1, height, width, x.channels)
         bounds = [self._constant(np.array(values, np.int32)) for values in ((0,) * 4, ends, (1,) * 4)]
-        return self._operator(
-            "STRIDED_SLICE", [x, *bounds], [self._tensor(ends)], self.schema.StridedSliceOptionsT()
-        )
+        return self._operator("STRIDED_SLICE", [x, *bounds], [self._tensor(ends)], self.schema.StridedSliceOptionsT())
 
     def transpose(self, x: Node) -> Node:
         """TRANSPOSE that puts the channels first."""

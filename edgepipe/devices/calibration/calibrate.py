@@ -1,5 +1,6 @@
 """The whole calibration: suite, measuring, fit, cross-validation, profile."""
 
+import re
 import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,22 +11,28 @@ import yaml
 
 from edgepipe import artifact
 from edgepipe.arrays import Array
+from edgepipe.devices import profile
 from edgepipe.devices.calibration import fit as fitting
-from edgepipe.devices.calibration.backend import Backend
+from edgepipe.devices.calibration.backend import Backend, HostBackend
 from edgepipe.devices.calibration.features import parts
-from edgepipe.devices.calibration.fit import Fitted, Sample
+from edgepipe.devices.calibration.fit import Fitted, Held, Sample
 from edgepipe.devices.calibration.measuring import Bench, Item, Store
-from edgepipe.devices.calibration.record import Calibration, Errors, Measured
+from edgepipe.devices.calibration.record import Calibration, Group, Measured
 from edgepipe.devices.calibration.suite import Case, Effort, suite
-from edgepipe.errors import ToolError
+from edgepipe.devices.profile import Device
+from edgepipe.errors import InputError, ToolError
 from edgepipe.progress import Progress
+from edgepipe.sources import version
 from edgepipe.tflite import graph
+from edgepipe.tflite.host import usable_cores
 from edgepipe.tflite.latency_series import Reading
 
 PASSES = {Effort.QUICK: 2, Effort.FULL: 3}
 LEAST_SHARE = 0.8  # of the suite must run, or the fit would stand on too little
 REFERENCE = "classifier"  # the group whose first model tells how fast the machine is just now
 REFUSED_NAMED = 20
+HOST_CORE = "host CPU"  # what the shipped profile `host` calls its core
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 @dataclass(frozen=True)
@@ -76,9 +83,7 @@ def _sample(item: Item, reading: Reading) -> Sample:
     return Sample(item.case.name, item.case.group, item.case.composite, found, reading.seconds)
 
 
-def _record(
-    backend: Backend, order: Order, samples: list[Sample], readings: dict[str, Reading]
-) -> Calibration:
+def _record(backend: Backend, order: Order, samples: list[Sample], readings: dict[str, Reading]) -> Calibration:
     fitted, held = fitting.fit(samples), fitting.held_out(samples, order.seed)
     times = np.array([sample.seconds for sample in samples])
     composite = np.array([sample.composite for sample in samples])
@@ -100,7 +105,7 @@ def _record(
         within=fitting.errors(held.within[composite], times[composite]),
         across=fitting.errors(held.across[composite], times[composite]),
         operators=fitting.errors(held.within[~composite], times[~composite]),
-        groups=_groups(samples, held.across, times),
+        groups=_groups(samples, held, times),
         interval=fitting.interval(held.across[composite], times[composite]),
     )
 
@@ -119,15 +124,21 @@ def _largest(samples: list[Sample]) -> dict[str, dict[str, float]]:
     return dict(sorted(found.items()))
 
 
-def _groups(samples: list[Sample], predicted: Array, times: Array) -> dict[str, Errors]:
+def _groups(samples: list[Sample], held: Held, times: Array) -> dict[str, Group]:
     groups = np.array([sample.group for sample in samples])
-    return {
-        str(name): fitting.errors(predicted[groups == name], times[groups == name])
-        for name in dict.fromkeys(groups.tolist())
-    }
+    found = {}
+    for name in dict.fromkeys(groups.tolist()):
+        inside = groups == name
+        others = {part.kind for sample in samples if sample.group != name for part in sample.parts}
+        alone = any(part.kind not in others for sample in samples if sample.group == name for part in sample.parts)
+        found[str(name)] = Group(
+            within=fitting.errors(held.within[inside], times[inside]),
+            across=None if alone else fitting.errors(held.across[inside], times[inside]),
+        )
+    return found
 
 
-def profile_text(calibration: Calibration, device: str, name: str, version: str) -> str:
+def profile_text(calibration: Calibration, device: str, name: str, litert: str) -> str:
     """The YAML of a profile `name` that inherits `device` and estimates latency by `calibration`."""
     about = calibration.measured
     body = {
@@ -135,8 +146,57 @@ def profile_text(calibration: Calibration, device: str, name: str, version: str)
         "description": f"{device}, calibrated on {about.at[:10]}: {about.host}, {about.threads} thread(s)",
         "inherit": device,
         "sources": [f"measured by `edgepipe device calibrate {device}` on {about.host}: {about.models} models"],
-        "runtime": {"version": version, "threads": about.threads},
+        "runtime": {"version": litert, "threads": about.threads},
         "latency": {"evidence": "estimated", "by": "calibration"},
         "calibration": calibration.model_dump(mode="json"),
     }
     return str(yaml.safe_dump(body, sort_keys=False, allow_unicode=True, width=120))
+
+
+def backend_of(device: Device, threads: int) -> Backend:
+    """How `device` is reached.
+
+    Raises:
+        InputError: there is no way to reach it, or it has fewer cores than `threads`.
+    """
+    if device.system.core != HOST_CORE:
+        raise InputError(
+            f"device '{device.name}' cannot be calibrated: edgepipe reaches no device but `host` yet; "
+            "on a Linux board, install edgepipe there and calibrate its `host`"
+        )
+    if threads > usable_cores():
+        raise InputError(f"--threads {threads}: this machine lets edgepipe use {usable_cores()} core(s)")
+    return HostBackend(threads)
+
+
+def check_target(out: Path, device: str, force: bool) -> None:
+    """Whether a profile that inherits `device` can be written to `out`.
+
+    Raises:
+        InputError: a wrong ending, a name that is taken, or a file that exists.
+    """
+    if out.suffix not in profile.ENDINGS:
+        raise InputError(f"{out}: a profile is a .yaml file, for example -o devices/mine.yaml")
+    if out.stem == device:
+        raise InputError(f"{out}: the profile inherits '{device}' and cannot have its name; choose another")
+    if not NAME.fullmatch(out.stem):
+        raise InputError(f"{out}: a device's name has letters, digits, '-', '_' and '.'; found '{out.stem}'")
+    if out.exists() and not force:
+        raise InputError(f"{out}: exists; --force replaces it")
+
+
+def write(
+    device: str, out: Path, *, effort: Effort, threads: int, seed: int, cache: Path, force: bool, progress: Progress
+) -> Calibration:
+    """Calibrate the shipped device `device` and write its profile to `out`, whole or not at all.
+
+    Raises:
+        InputError: see `backend_of` and `check_target`.
+        ToolError: see `calibrate`.
+        StorageError: `out` or the readings in `cache` cannot be written.
+    """
+    check_target(out, device, force)
+    backend = backend_of(profile.load(device, Path.cwd(), (out.parent,)), threads)
+    found = calibrate(backend, Order(effort, seed, cache / "calibration"), progress)
+    artifact.write_text(out, profile_text(found, device, out.stem, version("ai-edge-litert")))
+    return found

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from edgepipe.devices.calibration.features import Part, parts
+from edgepipe.devices.calibration.features import Part, parts, total
 from edgepipe.devices.calibration.record import Calibration
 from edgepipe.metric import Evidence, Metric
 from edgepipe.tflite.host import fingerprint
@@ -13,7 +13,7 @@ BEYOND = 1.5  # times the largest of the suite is outside the fitted range
 NAMED = 4  # reasons that a metric spells out
 WIDER = 2.0  # times the interval's distance from 1, when something lies outside
 LIKE = {"uint8": "int8"}  # types whose kernels do nearly the same work
-GENERAL = "add_same"  # stands for an operator that the suite does not have: a pass over its bytes
+GENERAL = "add"  # stands for an operator that the suite does not have: a pass over its bytes
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,5 @@ def _nearest(calibration: Calibration, kind: str) -> str:
 
 
 def _overhead(calibration: Calibration, found: list[Part]) -> float:
-    from edgepipe.devices.calibration.features import total
-
     totals = total(found)
     return sum(calibration.seconds.get(name, 0.0) * totals.get(name, 0.0) for name in ("call", "change"))

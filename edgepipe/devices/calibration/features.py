@@ -7,7 +7,7 @@ the seconds of each, none of them negative, and drops those that the device does
 """
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 
 from edgepipe.tflite.model import Model, Operator, Tensor
@@ -43,13 +43,13 @@ def parts(model: Model) -> list[Part]:
 
 def total(found: list[Part]) -> Terms:
     """The terms of one inference: those of its parts, one for the call, one for each change back to the delegate."""
-    terms: Counter[str] = Counter({"call": 1.0})
+    terms: defaultdict[str, float] = defaultdict(float, call=1.0)
     delegated = True
     for part in found:
         for name, value in part.terms.items():
             terms[f"{part.kind}.{name}"] += value
         now = part.kind not in INTERPRETED
-        terms["change"] += now and not delegated
+        terms["change"] += float(now and not delegated)
         delegated = now
     return dict(terms)
 
@@ -96,8 +96,8 @@ def _plain(operator: Operator) -> str:
 def _convolution(operator: Operator) -> tuple[str, Terms]:
     filters, height, width, channels = _shape(operator.input(1))
     rows, taps = math.prod(_shape(operator.outputs[0])[:-1]), height * width
-    stride = max(int(operator.options.get("strideW", 1)), int(operator.options.get("strideH", 1)))
-    if taps == 1 and stride == 1:
+    moves = operator.options.get("strideW", 1), operator.options.get("strideH", 1)
+    if taps == 1 and moves == (1, 1):
         return _typed("vector" if rows == 1 else "pointwise", operator), _matrix(rows, 1, channels, filters)
     return _typed("conv", operator), _matrix(rows, taps, channels, filters)
 

@@ -1,4 +1,4 @@
-"""What a calibration leaves in a device profile: where and how it was measured, the fitted model, and how good it is."""
+"""What a calibration leaves in a device profile: how it was measured, the fitted model, and how good that is."""
 
 from typing import Annotated, final
 
@@ -18,6 +18,14 @@ class Errors(Options):
     median: Annotated[float, Field(ge=0)]
     p90: Annotated[float, Field(ge=0)]
     worst: Annotated[float, Field(ge=0)]
+
+
+@final
+class Group(Options):
+    """How well one group of the suite is predicted."""
+
+    within: Errors = Field(description="5-fold: some of its models were in the fit")
+    across: Errors | None = Field(description="none of them was; null where its kind of operator is nowhere else")
 
 
 @final
@@ -44,7 +52,7 @@ class Calibration(Options):
     within: Errors = Field(description="every fifth model held out in turn (5-fold), composites only")
     across: Errors = Field(description="each composite predicted by a fit that saw none of its group")
     operators: Errors = Field(description="every fifth model held out in turn, single operators only")
-    groups: dict[str, Errors] = Field(description="by group of the suite, held out as a whole")
+    groups: dict[str, Group] = Field(description="by group of the suite")
     interval: tuple[float, float] = Field(
         description="measured / predicted of held-out composites: the bounds that 90 % of them lie between"
     )
