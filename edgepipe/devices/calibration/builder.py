@@ -224,6 +224,20 @@ class Net:
         options.newShape = [1, *shape]
         return self._operator("RESHAPE", [x, wanted], [self._tensor((1, *shape))], options)
 
+    def dynamic_reshape(self, x: Node, *shape: int) -> Node:
+        """RESHAPE to a shape that is computed from the batch, as converters write Flatten and Reshape layers."""
+        batch = self._tensor((len(x.shape),), "int32")
+        self._operator("SHAPE", [x], [batch], self.schema.ShapeOptionsT())
+        bounds = [self._constant(np.array([value], np.int32)) for value in (0, 1, 1)]
+        options = self.schema.StridedSliceOptionsT()
+        options.shrinkAxisMask = 1
+        first = self._operator("STRIDED_SLICE", [batch, *bounds], [self._tensor((), "int32")], options)
+        packing = self.schema.PackOptionsT()
+        packing.valuesCount = 1 + len(shape)
+        sizes = [first, *(self._constant(np.array(size, np.int32)) for size in shape)]
+        wanted = self._operator("PACK", sizes, [self._tensor((len(sizes),), "int32")], packing)
+        return self._operator("RESHAPE", [x, wanted], [self._tensor((1, *shape))], self.schema.ReshapeOptionsT())
+
     def strided_slice(self, x: Node, height: int, width: int) -> Node:
         """STRIDED_SLICE of the first rows and columns."""
         ends = (1, height, width, x.channels)

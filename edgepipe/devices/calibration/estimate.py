@@ -10,6 +10,8 @@ from edgepipe.tflite.model import Model
 from edgepipe.units import Dimension
 
 BEYOND = 1.5  # times the largest of the suite is outside the fitted range
+MATTERS = 0.1  # of the operator's time: terms below it may lie anywhere
+OVERHEADS = ("call", "call_matrix", "change")
 NAMED = 4  # reasons that a metric spells out
 WIDER = 2.0  # times the interval's distance from 1, when something lies outside
 LIKE = {"uint8": "int8"}  # types whose kernels do nearly the same work
@@ -88,11 +90,13 @@ def _predict(calibration: Calibration, part: Part) -> Predicted:
     if kind not in calibration.largest:
         kind = _nearest(calibration, part.kind)
         outside = f"{part.place}: '{part.kind}' is not in the suite; taken for '{kind}'"
-    largest = calibration.largest.get(kind, {})
+    prices = {name: calibration.seconds.get(f"{kind}.{name}", 0.0) * value for name, value in part.terms.items()}
+    seconds, largest = sum(prices.values()), calibration.largest.get(kind, {})
     for name, value in part.terms.items():
-        if not outside and name in largest and value > BEYOND * largest[name]:
-            outside = f"{part.place}: {name} of {kind} is {value:.3g}, the suite has up to {largest[name]:.3g}"
-    seconds = sum(calibration.seconds.get(f"{kind}.{name}", 0.0) * value for name, value in part.terms.items())
+        beyond = value > BEYOND * largest.get(name, 0.0) and prices[name] > MATTERS * seconds
+        if beyond and not outside:
+            most = f"the suite has up to {largest.get(name, 0.0):.3g}"
+            outside = f"{part.place}: {name.replace('_', ' ')} of {kind} is {value:.3g}, {most}"
     return Predicted(part, seconds, outside)
 
 
@@ -104,4 +108,4 @@ def _nearest(calibration: Calibration, kind: str) -> str:
 
 def _overhead(calibration: Calibration, found: list[Part]) -> float:
     totals = total(found)
-    return sum(calibration.seconds.get(name, 0.0) * totals.get(name, 0.0) for name in ("call", "change"))
+    return sum(calibration.seconds.get(name, 0.0) * totals.get(name, 0.0) for name in OVERHEADS)

@@ -15,9 +15,10 @@ from edgepipe.tflite.model import Model, Operator, Tensor
 Terms = dict[str, float]
 FAST_CACHE = 32 * 1024  # a first-level data cache, in bytes: weights beyond it are fetched again for each tile of rows
 ROWS = 16  # output pixels that a matrix kernel works on at a time
-FEW_ROWS = 8  # up to here a convolution may get a kernel for single rows, which reads the weights for each of them
+FEW_ROWS = 4  # up to here a convolution gets a kernel for single rows, which reads the weights for each of them
 VECTOR, BLOCK, WIDE = 16, 32, 64  # int8 channels that kernels work on at a time
 INTERPRETED = frozenset({"SOFTMAX", "AVERAGE_POOL_2D", "SHAPE", "PACK", "quantize_uint8_int8"})
+MATRICES = frozenset({"conv", "conv_few", "pointwise", "vector"})
 CONVOLUTIONS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D"})
 
 
@@ -42,9 +43,10 @@ def parts(model: Model) -> list[Part]:
 
 
 def total(found: list[Part]) -> Terms:
-    """The terms of one inference: those of its parts, one for the call, one for each change back to the delegate."""
+    """The terms of one inference: its parts', the call's, and one for each change back to the delegate."""
     terms: defaultdict[str, float] = defaultdict(float, call=1.0)
     delegated = True
+    terms["call_matrix"] = float(any(part.kind in MATRICES for part in found))
     for part in found:
         for name, value in part.terms.items():
             terms[f"{part.kind}.{name}"] += value
@@ -66,6 +68,8 @@ def _part(operator: Operator, readers: Counter[tuple[int, int]], kernels: set[tu
 def _terms(operator: Operator) -> tuple[str, Terms]:
     weights = operator.input(1)
     known = weights is not None and len(weights.shape) in (2, 4)
+    if operator.name == "CONV_2D" and known and _shape(weights)[0] == _shape(weights)[3] == 1:
+        return _typed("depthwise", operator), _depthwise(operator)  # XNNPACK takes one channel for a depthwise one
     if operator.name == "CONV_2D" and known:
         return _convolution(operator)
     if operator.name == "DEPTHWISE_CONV_2D" and known:
@@ -99,7 +103,7 @@ def _convolution(operator: Operator) -> tuple[str, Terms]:
     moves = operator.options.get("strideW", 1), operator.options.get("strideH", 1)
     if taps == 1 and moves == (1, 1):
         return _typed("vector" if rows == 1 else "pointwise", operator), _matrix(rows, 1, channels, filters)
-    return _typed("conv", operator), _matrix(rows, taps, channels, filters)
+    return _typed("conv_few" if rows <= FEW_ROWS else "conv", operator), _matrix(rows, taps, channels, filters)
 
 
 def _dense(operator: Operator) -> tuple[str, Terms]:
@@ -120,14 +124,14 @@ def _matrix(rows: int, taps: int, channels: int, filters: int) -> Terms:
         "row_vectors": rows * _up(filters, VECTOR),
         "row_tap_blocks": rows * taps * blocks,
         "row_tap_vectors": rows * taps * _up(channels, VECTOR),
-        "tile_taps": tiles * taps,
         "tile_blocks": tiles * blocks,
+        "tile_tap_blocks": tiles * blocks * taps,
+        "tile_tap_blocks_deep": tiles * blocks * taps if channels > WIDE else 0,
         "tile_work": tiles * blocks * depth,
         "tile_work_narrow": tiles * _up(filters, VECTOR) * depth,
         "input": rows * channels,
         "output": rows * filters,
         "work": rows * size,
-        "work_few": rows * size if 1 < rows <= FEW_ROWS and taps > 1 else 0,
         "weights": size,
         "weights_again": size * (tiles - 1) if size > FAST_CACHE else 0,
     }

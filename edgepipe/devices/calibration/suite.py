@@ -1,7 +1,7 @@
 """The models that a device is calibrated on: single operators over many shapes, and small composites.
 
-Shapes are drawn at random from ranges that mobile networks live in, around a fixed grid of corners, and limited by
-work, so that no model takes long. The suite of one effort and seed is the same everywhere, byte for byte.
+Shapes are drawn at random from those that mobile networks have, and limited by work, so that no model takes long. The
+suite of one effort and seed is the same everywhere, byte for byte.
 """
 
 import hashlib
@@ -13,11 +13,11 @@ import numpy as np
 
 from edgepipe.devices.calibration.builder import Net, Node
 
-SIZES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128)
+SIZES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224)
 CHANNELS = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 72, 80, 96, 100, 112, 120, 128, 144, 160,
             192, 200, 240, 256, 288, 320, 336, 384, 448, 480, 512, 576, 640, 672, 768, 960, 1024, 1280)  # fmt: skip
 MOST_MACS = 40e6
-MOST_ELEMENTS = 400_000  # of one activation
+MOST_ELEMENTS = 600_000  # of one activation
 MOST_WEIGHTS = 3_000_000
 
 
@@ -116,7 +116,7 @@ def _convolution(kernels: tuple[int, ...], low: int, high: int) -> Maker:
     def make(draw: Draw) -> tuple[str, Callable[[int], Net]]:
         kernel, stride, cin = draw.pick(*kernels), draw.pick(1, 1, 2), draw.channels(low, high)
         cout = min(draw.channels(4, 320), max(1, MOST_WEIGHTS // (cin * kernel**2)))
-        pixels = min(MOST_MACS / (cin * cout * kernel**2), MOST_ELEMENTS / max(cout, cin * stride**2), 130**2)
+        pixels = min(MOST_MACS / (cin * cout * kernel**2), MOST_ELEMENTS / max(cout, cin * stride**2), 150**2)
         size = stride * draw.size(pixels)
 
         def build(seed: int) -> Net:
@@ -272,7 +272,7 @@ def _softmax(draw: Draw) -> tuple[str, Callable[[int], Net]]:
 def _converted(name: str) -> Maker:
     def make(draw: Draw) -> tuple[str, Callable[[int], Net]]:
         channels = draw.pick(1, 3, 3, 10, 64, 101)
-        size = draw.size(240**2 if channels == 3 else 4000, 1) * (draw.pick(1, 2) if channels == 3 else 1)
+        size = draw.pick(32, 48, 96, 128, 160, 192, 224, 256, 320) if channels == 3 else draw.size(4000)
         dtype = str(draw.random.choice(["uint8", "float32"])) if name == "QUANTIZE" else "int8"
 
         def build(seed: int) -> Net:
@@ -370,9 +370,9 @@ def _stack(draw: Draw) -> tuple[str, Callable[[int], Net]]:
 
 def _classifier(draw: Draw) -> tuple[str, Callable[[int], Net]]:
     """A whole small network: image in, probabilities out, in the types that applications use."""
-    cin, size, first = draw.pick(1, 3, 3), draw.pick(24, 32, 48, 64, 96, 128, 160), draw.pick(8, 8, 16, 24)
+    cin, size, first = draw.pick(1, 3, 3), draw.pick(24, 32, 48, 64, 96, 128, 160, 224), draw.pick(8, 8, 16, 24)
     count, classes, kernel = draw.pick(2, 3, 5), draw.pick(2, 5, 10, 101), draw.pick(3, 3, 5, 7)
-    outer, ending, deep = draw.pick(0, 1, 1) == 1, draw.pick(0, 1, 2), draw.pick(0, 1) == 1
+    outer, ending, deep = draw.pick(0, 1, 1) == 1, draw.pick(0, 1, 2, 3), draw.pick(0, 1) == 1
 
     def build(seed: int) -> Net:
         net = Net(seed)
@@ -394,7 +394,23 @@ def _flat(net: Net, x: Node, ending: int) -> Node:
         return net.mean(x)
     if ending == 1:
         x = net.pool(x, "AVERAGE_POOL_2D", x.shape[1], 1)
-    return net.reshape(x, x.shape[1] * x.shape[2] * x.channels)
+    elements = x.shape[1] * x.shape[2] * x.channels
+    return net.dynamic_reshape(x, elements) if ending == 3 else net.reshape(x, elements)
+
+
+def _reshaped(draw: Draw) -> tuple[str, Callable[[int], Net]]:
+    """Between two convolutions, a reshape whose target is computed: operators that no delegate takes."""
+    channels, size, times = draw.channels(4, 128), draw.pick(1, 2, 4, 7, 14), draw.pick(1, 2, 4)
+
+    def build(seed: int) -> Net:
+        net = Net(seed)
+        x = net.input(size, size, channels)
+        for _ in range(times):
+            x = net.conv(x, channels)
+            x = net.dynamic_reshape(net.dynamic_reshape(x, size * size * channels), size, size, channels)
+        return net.output(net.conv(x, channels))
+
+    return f"{times}x_{size}x{size}x{channels}", build
 
 
 def _dense_chain(draw: Draw) -> tuple[str, Callable[[int], Net]]:
@@ -458,5 +474,6 @@ GROUPS = (
     Group("stack", 8, 25, _stack, composite=True),
     Group("classifier", 16, 50, _classifier, composite=True),
     Group("dense_chain", 5, 12, _dense_chain, composite=True),
+    Group("dynamic_reshape", 4, 10, _reshaped, composite=True),
     Group("pyramid", 5, 14, _pyramid, composite=True),
 )
