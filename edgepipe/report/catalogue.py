@@ -154,7 +154,8 @@ def device(name: str) -> list[Rows]:
 def _calibration(found: Calibration) -> list[tuple[str, str]]:
     about, (low, high) = found.measured, found.interval
     return [
-        ("calibrated", f"{about.models} models ({about.suite}), {about.runtime}, {about.threads} thread(s), {about.at}"),
+        ("calibrated", f"{about.models} models ({about.suite}), {about.at}"),
+        ("calibrated with", f"{about.runtime}, {about.threads} thread(s)"),
         ("calibrated on", about.host),
         ("90 % interval", f"{low:.3f} to {high:.3f} times the estimate"),
         *((f"error, {label}", errors_text(errors)) for label, errors in (

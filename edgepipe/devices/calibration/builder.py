@@ -227,7 +227,9 @@ class Net:
     def dynamic_reshape(self, x: Node, *shape: int) -> Node:
         """RESHAPE to a shape that is computed from the batch, as converters write Flatten and Reshape layers."""
         batch = self._tensor((len(x.shape),), "int32")
-        self._operator("SHAPE", [x], [batch], self.schema.ShapeOptionsT())
+        asked = self.schema.ShapeOptionsT()
+        asked.outType = self.schema.TensorType.INT32
+        self._operator("SHAPE", [x], [batch], asked)
         bounds = [self._constant(np.array([value], np.int32)) for value in (0, 1, 1)]
         options = self.schema.StridedSliceOptionsT()
         options.shrinkAxisMask = 1

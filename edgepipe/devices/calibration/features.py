@@ -160,8 +160,15 @@ def _moved(operator: Operator) -> Terms:
         "read": sum(tensor.bytes for tensor in operator.inputs if tensor is not None and not tensor.constant),
         "written": sum(tensor.bytes for tensor in written),
         "rows": sum(math.prod(tensor.shape[:-1]) for tensor in written),
-        "inner": operator.macs,
+        "window": sum(tensor.elements for tensor in written) * _window(operator),
+        "work": operator.macs,
     }
+
+
+def _window(operator: Operator) -> int:
+    """Elements that a pool reads for each one it writes; 0 of other operators."""
+    sides = operator.options.get("filterHeight", 0), operator.options.get("filterWidth", 0)
+    return math.prod(side for side in sides if isinstance(side, int))
 
 
 def _up(value: int, step: int) -> int:

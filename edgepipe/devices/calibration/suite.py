@@ -205,7 +205,7 @@ def _pool(name: str) -> Maker:
     def make(draw: Draw) -> tuple[str, Callable[[int], Net]]:
         channels, whole = draw.channels(4, 640), draw.pick(0, 1)
         kernel = draw.pick(2, 3, 4, 5, 7) if whole else draw.pick(2, 2, 3)
-        stride = kernel if whole else 2
+        stride = kernel if whole else draw.pick(1, 2)
         size = kernel * (1 if whole else draw.size(MOST_ELEMENTS / channels / kernel**2))
 
         def build(seed: int) -> Net:
