@@ -52,7 +52,7 @@ def measure(path: Path, threads: int = 1, runs: int = RUNS) -> OperatorTimes:
     if not installed.startswith(VERSIONS):
         known = ", ".join(f"{prefix}x" for prefix in VERSIONS)
         return OperatorTimes(
-            reason=f"the profiler's interface is known of ai-edge-litert {known}; found {installed}, install a known one"
+            reason=f"the profiler's interface is known of ai-edge-litert {known}, found {installed}; install one of these"
         )
     request = {"path": str(path), "threads": threads, "runs": runs}
     try:
