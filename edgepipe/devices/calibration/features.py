@@ -17,7 +17,10 @@ FAST_CACHE = 32 * 1024  # a first-level data cache, in bytes: weights beyond it 
 ROWS = 16  # output pixels that a matrix kernel works on at a time
 FEW_ROWS = 4  # up to here a convolution gets a kernel for single rows, which reads the weights for each of them
 VECTOR, BLOCK, WIDE = 16, 32, 64  # int8 channels that kernels work on at a time
-INTERPRETED = frozenset({"SOFTMAX", "AVERAGE_POOL_2D", "SHAPE", "PACK", "quantize_uint8_int8"})
+# Kinds that the delegate leaves to the interpreter; the delegate is entered anew after each run of them.
+INTERPRETED = frozenset(
+    {"softmax", "average_pool_2d", "shape_int32", "pack_int32", "strided_slice_int32", "quantize_uint8_int8"}
+)
 MATRICES = frozenset({"conv", "conv_few", "pointwise", "vector"})
 CONVOLUTIONS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D"})
 
