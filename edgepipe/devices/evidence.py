@@ -5,8 +5,13 @@ from pathlib import Path
 
 from edgepipe import units
 from edgepipe.budget import DEVICE_METRICS
+from edgepipe.devices import profile
 from edgepipe.devices.check import check
+from edgepipe.devices.latency import estimate
+from edgepipe.devices.latency.estimate import Transfer
+from edgepipe.devices.latency.record import Fit
 from edgepipe.devices.profile import Device, Obtained
+from edgepipe.errors import InputError
 from edgepipe.metric import Finding, Metric, unavailable
 from edgepipe.metric import exact as _exact
 from edgepipe.tflite import latency, micro
@@ -28,7 +33,7 @@ def gather(model: Model, devices: list[Device]) -> OnDevice:
 
     Measuring runs the model on this host in a child process; TFLite Micro's allocator runs at most once.
     """
-    bench = _Bench(model.path)
+    bench = _Bench(model)
     metrics = [bench.metric(name, device) for device in devices for name in DEVICE_METRICS]
     findings = [finding for device in devices for finding in check(device, model)]
     findings += [finding for device in devices for finding in _fits(device, metrics)]
@@ -38,8 +43,9 @@ def gather(model: Model, devices: list[Device]) -> OnDevice:
 class _Bench:
     """Takes metrics of one model; what does not depend on the device is taken once."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.path = model.path
         self.arena: Metric | None = None
         self.measured: dict[int, latency.Measurement] = {}
 
@@ -47,6 +53,8 @@ class _Bench:
         obtained: Obtained = {"latency": device.latency, "ram": device.ram, "flash": device.flash}[name]
         if obtained.by is None:
             return unavailable(name, DEVICE_METRICS[name], str(obtained.reason), device.name)
+        if obtained.by in ("fit", "transfer"):
+            return estimated(device, self.model)
         if obtained.by == "file":
             return file_bytes(name, self.path, device.name)
         if obtained.by == "tflite-micro":
@@ -62,6 +70,29 @@ class _Bench:
         if threads not in self.measured:
             self.measured[threads] = latency.measure(self.path, threads=threads)
         return latency.metrics(self.measured[threads], device)
+
+
+def estimated(device: Device, model: Model) -> Metric:
+    """The latency of `model` by the fit of `device`, or by that of the device its profile carries over from."""
+    fit, transfer = latency_fit(device)
+    return estimate.metric(fit, model, device.name, transfer)
+
+
+def latency_fit(device: Device) -> tuple[Fit, Transfer | None]:
+    """The fit behind a device's estimated latency, and how it is carried over to it.
+
+    Raises:
+        InputError: the device that it is carried over from has no fit, or a clock is missing.
+    """
+    if device.latency.fit is not None:
+        return device.latency.fit, None
+    carried = device.latency.transfer
+    assert carried is not None, "the profile's schema gives an estimate one of the two"
+    origin = profile.load(carried.device, Path.cwd())
+    if origin.latency.fit is None or device.system.clock is None:
+        missing = f"no clock in {device.name}" if origin.latency.fit else f"{carried.device} has no fitted latency"
+        raise InputError(f"device '{device.name}' carries its latency over from '{carried.device}': {missing}")
+    return origin.latency.fit, Transfer(carried.device, device.system.clock, carried.scale, carried.error)
 
 
 def file_bytes(name: str, path: Path, device: str | None = None) -> Metric:

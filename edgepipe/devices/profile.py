@@ -13,6 +13,7 @@ from edgepipe import units
 from edgepipe.artifact import json_digest
 from edgepipe.config import Document, Options, Quantity, validate
 from edgepipe.devices import inherit, operators
+from edgepipe.devices.latency.record import Fit
 from edgepipe.errors import InputError, did_you_mean
 from edgepipe.metric import Evidence
 from edgepipe.units import Dimension
@@ -123,14 +124,28 @@ class Runtime(Options):
 
 
 @final
+class Carry(Options):
+    """A latency carried over from the fit of another device of the same kind, by clock and one measured factor."""
+
+    device: str = Field(description="the profile whose fit it is")
+    scale: Annotated[float, Field(gt=0)] = Field(default=1.0, description="measured over what the clock alone predicts")
+    error: Annotated[float, Field(ge=0)] = Field(description="standard deviation of the logarithm about that factor")
+    points: Annotated[int, Field(ge=0)] = Field(description="measurements of this device; 0: by the clock alone")
+    source: str = Field(description="where factor and error come from")
+
+
+@final
 class Obtained(Options):
     """How a metric is obtained on this device, or why it is not."""
 
     evidence: Evidence
-    by: Literal["host", "tflite-micro", "file", "vela"] | None = Field(
+    by: Literal["host", "tflite-micro", "file", "vela", "fit", "transfer"] | None = Field(
         default=None,
-        description="host: run here; tflite-micro: its allocator; vela: compiled; file: counted from the artifact",
+        description="host: run here; tflite-micro: its allocator; vela: compiled; file: counted from the artifact; "
+        "fit: what operators cost, fitted to measurements; transfer: the fit of another device, by clock and a factor",
     )
+    fit: Fit | None = Field(default=None, description="of `by: fit`; written by `edgepipe device fit`")
+    transfer: Carry | None = Field(default=None, description="of `by: transfer`")
     reason: str | None = Field(default=None, description="of `unavailable`: why, and what would make it available")
 
     @model_validator(mode="after")
@@ -142,6 +157,9 @@ class Obtained(Options):
             raise ValueError(f"`{self.evidence}` needs `by` ({', '.join(_GIVES)}) and no `reason`")
         if self.by is not None and self.evidence is not _GIVES[self.by]:
             raise ValueError(f"`by: {self.by}` gives `evidence: {_GIVES[self.by]}`, found `{self.evidence}`")
+        for name in ("fit", "transfer"):
+            if (self.by == name) != (getattr(self, name) is not None):
+                raise ValueError(f"`{name}` belongs to `by: {name}`, and `by: {name}` needs it")
         return self
 
 
@@ -150,6 +168,8 @@ _GIVES = {
     "tflite-micro": Evidence.SIMULATED,
     "vela": Evidence.SIMULATED,
     "file": Evidence.EXACT,
+    "fit": Evidence.ESTIMATED,
+    "transfer": Evidence.ESTIMATED,
 }
 
 
