@@ -112,7 +112,7 @@ def main() -> None:
         root = Path(folder) if given.again else default_root() / "calibration"
         backend, order = HostBackend(given.threads), calibrating.Order(Effort(given.effort), given.seed, root)
         if given.profile:
-            found = profile.load(given.profile, Path.cwd()).calibration
+            found = profile.load(given.profile, Path.cwd()).latency.calibration
         else:
             with shown() as progress:
                 found = calibrating.calibrate(backend, order, progress)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from edgepipe.arrays import Arrays
     from edgepipe.devices.calibration.record import Calibration
+    from edgepipe.devices.latency.build import Built
     from edgepipe.pipeline import Pipeline
     from edgepipe.progress import Progress
     from edgepipe.report.report import Report
@@ -161,6 +162,44 @@ def calibrate(
         device, Path(out), effort=Effort(effort), threads=threads, seed=seed, cache=root, force=force,
         progress=progress or Silent(),
     )  # fmt: skip
+
+
+def fit_device(
+    table: StrPath,
+    *,
+    models: StrPath,
+    out: StrPath,
+    kind: str,
+    clock: str | float,
+    target: str | None = None,
+    neighbours: Collection[str] = (),
+    dtype: Literal["int8", "float32"] = "int8",
+    on_chip: str | int | None = None,
+    source: str | None = None,
+) -> "Built":
+    """Fit what operators cost on a device to a table of measurements and write the part of a profile; no TensorFlow.
+
+    Args:
+        table: CSV with the columns of `edgepipe.devices.latency.table`.
+        models: the folder with the .tflite files it names.
+        out: the YAML file to write, for a profile to inherit.
+        kind: one of `edgepipe.devices.latency.kinds.KINDS`.
+        clock: of the target, in hertz or as text such as "400 MHz".
+        target: device and runtime as "DEVICE, RUNTIME"; None if the table has only one.
+        neighbours: "TARGET=CLOCK" of other rows that are fitted together with the target's.
+        dtype: what the models of the table compute in.
+        on_chip: weights that the chip holds, in bytes or as text such as "1 MiB".
+        source: where the measurements come from; None for the table's name.
+
+    Raises:
+        InputError: a wrong table, an unknown kind or target, no model at hand.
+    """
+    from edgepipe.devices.latency import asked, build
+
+    request = asked.request(Path(table), target, kind, clock, neighbours, dtype, on_chip, source)
+    built = build.build(Path(table), Path(models), request)
+    build.write(built.fit, Path(out))
+    return built
 
 
 def load_report(path: StrPath) -> "Report":

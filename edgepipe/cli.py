@@ -309,6 +309,72 @@ def device_calibrate(
     return show_tables([*catalogue.device(out), catalogue.calibration_groups(out)])
 
 
+@device.command("fit")
+@click.argument("table", type=click.Path())
+@click.option("--models", required=True, type=click.Path(), help="The folder with the .tflite files of the table.")
+@click.option("--target", help='Device and runtime of the rows to fit, "DEVICE, RUNTIME"; default: the only one.')
+@click.option("--kind", required=True, help="The kind of processor, such as cortex-m; see docs/latency.md.")
+@click.option("--clock", required=True, help="Of the target, such as 400 MHz.")
+@click.option(
+    "--neighbour",
+    "neighbours",
+    multiple=True,
+    metavar="TARGET=CLOCK",
+    help="Other rows of the table to fit together with it, such as 'BOARD, 8.1=400 MHz'.",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["int8", "float32"]),
+    default="int8",
+    show_default=True,
+    help="What the models of the table compute in.",
+)
+@click.option("--on-chip", help="Weights that the chip holds, such as 1 MiB; more are read from outside.")
+@click.option("--source", help="Where the measurements come from; default: the table's name.")
+@click.option("-o", "--out", required=True, type=click.Path(), help="The part of a profile to write.")
+@JSON
+def device_fit(
+    table: str,
+    models: str,
+    target: str | None,
+    kind: str,
+    clock: str,
+    neighbours: tuple[str, ...],
+    dtype: Any,
+    on_chip: str | None,
+    source: str | None,
+    out: str,
+    as_json: bool,
+) -> None:
+    """Fit what operators cost on a device to a table of measurements, for a profile to inherit.
+
+    TABLE is a CSV file with the columns family, device, runtime, model, latency_ms and file.
+    """
+    from edgepipe import api
+
+    built = api.fit_device(
+        table,
+        models=models,
+        out=out,
+        target=target,
+        kind=kind,
+        clock=clock,
+        neighbours=neighbours,
+        dtype=dtype,
+        on_chip=on_chip,
+        source=source,
+    )
+    for line in built.left_out:
+        click.echo(f"left out: {line}", err=True)
+    if as_json:
+        return click.echo(built.fit.model_dump_json(indent=2))
+    from edgepipe.report.fitted import tables
+    from edgepipe.report.text import show_tables
+
+    show_tables(tables(built))
+    return click.echo(f"wrote {out}")
+
+
 @cli.command()
 @click.argument("model")
 @click.option("-o", "--out", type=click.Path(), default="pipeline.yaml", show_default=True, help="The file to write.")

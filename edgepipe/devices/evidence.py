@@ -5,9 +5,14 @@ from pathlib import Path
 
 from edgepipe import units
 from edgepipe.budget import DEVICE_METRICS
-from edgepipe.devices.calibration import estimate
+from edgepipe.devices import profile
+from edgepipe.devices.calibration import estimate as calibrated
 from edgepipe.devices.check import check
+from edgepipe.devices.latency import estimate
+from edgepipe.devices.latency.estimate import Transfer
+from edgepipe.devices.latency.record import Fit
 from edgepipe.devices.profile import Device, Obtained
+from edgepipe.errors import InputError
 from edgepipe.metric import Finding, Metric, unavailable
 from edgepipe.metric import exact as _exact
 from edgepipe.tflite import latency, micro
@@ -40,7 +45,8 @@ class _Bench:
     """Takes metrics of one model; what does not depend on the device is taken once."""
 
     def __init__(self, model: Model) -> None:
-        self.model, self.path = model, model.path
+        self.model = model
+        self.path = model.path
         self.arena: Metric | None = None
         self.measured: dict[int, latency.Measurement] = {}
 
@@ -48,10 +54,12 @@ class _Bench:
         obtained: Obtained = {"latency": device.latency, "ram": device.ram, "flash": device.flash}[name]
         if obtained.by is None:
             return unavailable(name, DEVICE_METRICS[name], str(obtained.reason), device.name)
+        if obtained.by in ("fit", "transfer"):
+            return estimated(device, self.model)
         if obtained.by == "file":
             return file_bytes(name, self.path, device.name)
-        if obtained.by == "calibration" and device.calibration is not None:
-            return estimate.metric(device.calibration, self.model, device.name)
+        if obtained.calibration is not None:
+            return calibrated.metric(obtained.calibration, self.model, device.name)
         if obtained.by == "tflite-micro":
             return self._arena().model_copy(update={"device": device.name})
         return next(m for m in self._host(device.runtime.threads, device.name) if m.name == name)
@@ -65,6 +73,29 @@ class _Bench:
         if threads not in self.measured:
             self.measured[threads] = latency.measure(self.path, threads=threads)
         return latency.metrics(self.measured[threads], device)
+
+
+def estimated(device: Device, model: Model) -> Metric:
+    """The latency of `model` by the fit of `device`, or by that of the device its profile carries over from."""
+    fit, transfer = latency_fit(device)
+    return estimate.metric(fit, model, device.name, transfer)
+
+
+def latency_fit(device: Device) -> tuple[Fit, Transfer | None]:
+    """The fit behind a device's estimated latency, and how it is carried over to it.
+
+    Raises:
+        InputError: the device that it is carried over from has no fit, or a clock is missing.
+    """
+    if device.latency.fit is not None:
+        return device.latency.fit, None
+    carried = device.latency.transfer
+    assert carried is not None, "the profile's schema gives an estimate one of the two"
+    origin = profile.load(carried.device, Path.cwd())
+    if origin.latency.fit is None or device.system.clock is None:
+        missing = f"no clock in {device.name}" if origin.latency.fit else f"{carried.device} has no fitted latency"
+        raise InputError(f"device '{device.name}' carries its latency over from '{carried.device}': {missing}")
+    return origin.latency.fit, Transfer(carried.device, device.system.clock, carried.scale, carried.error)
 
 
 def file_bytes(name: str, path: Path, device: str | None = None) -> Metric:

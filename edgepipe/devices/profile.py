@@ -14,6 +14,7 @@ from edgepipe.artifact import json_digest
 from edgepipe.config import Document, Options, Quantity, validate
 from edgepipe.devices import inherit, operators
 from edgepipe.devices.calibration.record import Calibration
+from edgepipe.devices.latency.record import Fit
 from edgepipe.errors import InputError, did_you_mean
 from edgepipe.metric import Evidence
 from edgepipe.units import Dimension
@@ -124,14 +125,31 @@ class Runtime(Options):
 
 
 @final
+class Carry(Options):
+    """A latency carried over from the fit of another device of the same kind, by clock and one measured factor."""
+
+    device: str = Field(description="the profile whose fit it is")
+    scale: Annotated[float, Field(gt=0)] = Field(default=1.0, description="measured over what the clock alone predicts")
+    error: Annotated[float, Field(ge=0)] = Field(description="standard deviation of the logarithm about that factor")
+    points: Annotated[int, Field(ge=0)] = Field(description="measurements of this device; 0: by the clock alone")
+    source: str = Field(description="where factor and error come from")
+
+
+@final
 class Obtained(Options):
     """How a metric is obtained on this device, or why it is not."""
 
     evidence: Evidence
-    by: Literal["host", "tflite-micro", "file", "vela", "calibration"] | None = Field(
+    by: Literal["host", "tflite-micro", "file", "vela", "fit", "transfer", "calibration"] | None = Field(
         default=None,
         description="host: run here; tflite-micro: its allocator; vela: compiled; file: counted from the artifact; "
-        "calibration: a latency model fitted to a suite measured on the device",
+        "fit: what operators cost, fitted to measurements; transfer: the fit of another device, by clock and a factor; "
+        "calibration: fitted to a suite that was measured on the device",
+    )
+    fit: Fit | None = Field(default=None, description="of `by: fit`; written by `edgepipe device fit`")
+    transfer: Carry | None = Field(default=None, description="of `by: transfer`")
+    calibration: Calibration | None = Field(
+        default=None, description="of `by: calibration`; `edgepipe device calibrate`"
     )
     reason: str | None = Field(default=None, description="of `unavailable`: why, and what would make it available")
 
@@ -144,6 +162,9 @@ class Obtained(Options):
             raise ValueError(f"`{self.evidence}` needs `by` ({', '.join(_GIVES)}) and no `reason`")
         if self.by is not None and self.evidence is not _GIVES[self.by]:
             raise ValueError(f"`by: {self.by}` gives `evidence: {_GIVES[self.by]}`, found `{self.evidence}`")
+        for name in ("fit", "transfer", "calibration"):
+            if (self.by == name) != (getattr(self, name) is not None):
+                raise ValueError(f"`{name}` belongs to `by: {name}`, and `by: {name}` needs it")
         return self
 
 
@@ -152,6 +173,8 @@ _GIVES = {
     "tflite-micro": Evidence.SIMULATED,
     "vela": Evidence.SIMULATED,
     "file": Evidence.EXACT,
+    "fit": Evidence.ESTIMATED,
+    "transfer": Evidence.ESTIMATED,
     "calibration": Evidence.ESTIMATED,
 }
 
@@ -172,15 +195,6 @@ class Device(Options):
     latency: Obtained
     ram: Obtained
     flash: Obtained
-    calibration: Calibration | None = Field(default=None, description="what `edgepipe device calibrate` found")
-
-    @model_validator(mode="after")
-    def _calibrated(self) -> "Device":
-        if self.latency.by == "calibration" and self.calibration is None:
-            raise ValueError(
-                "`latency: {by: calibration}` needs a `calibration`; `edgepipe device calibrate` makes one"
-            )
-        return self
 
 
 def load(name_or_path: str, base: Path, folders: tuple[Path, ...] = ()) -> Device:

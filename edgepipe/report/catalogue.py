@@ -145,7 +145,7 @@ def device(name: str) -> list[Rows]:
         ("types", ", ".join(found.dtypes) + ("; integer only" if found.integer_only else "")),
         ("operators", "all" if found.operators is None else f"{len(found.operators)}: {', '.join(found.operators)}"),
         *((metric, _obtained(getattr(found, metric))) for metric in ("latency", "ram", "flash")),
-        *(_calibration(found.calibration) if found.calibration else ()),
+        *(_calibration(found.latency.calibration) if found.latency.calibration else ()),
         *(("source", source) for source in found.sources),
     ]
     return [Rows(f"{found.name}: {found.description}", ("what", "value"), tuple(rows))]
@@ -169,7 +169,7 @@ def _calibration(found: Calibration) -> list[tuple[str, str]]:
 
 def calibration_groups(name: str) -> Rows:
     """How well each group of the suite is predicted, by fits that saw four fifths of it and by one that saw none."""
-    found = profile.load(name, Path.cwd()).calibration
+    found = profile.load(name, Path.cwd()).latency.calibration
     groups = found.groups if found else {}
     rows = tuple((group, *_percents(e.within), *_percents(e.across)) for group, e in groups.items())
     columns = ("group", "models", "median", "p90", "unseen models", "median", "p90")

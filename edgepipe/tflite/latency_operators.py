@@ -50,9 +50,9 @@ def measure(path: Path, threads: int = 1, runs: int = RUNS) -> OperatorTimes:
     graph.read(path)
     installed = version("ai-edge-litert")
     if not installed.startswith(VERSIONS):
-        known = ", ".join(f"{prefix}x" for prefix in VERSIONS)
+        known = ", ".join(f"ai-edge-litert {prefix}x" for prefix in VERSIONS)
         return OperatorTimes(
-            reason=f"the profiler's interface is known of ai-edge-litert {known}, found {installed}; install one of these"
+            reason=f"the profiler's interface is known of {known}, found {installed}; install one of them"
         )
     request = {"path": str(path), "threads": threads, "runs": runs}
     try:

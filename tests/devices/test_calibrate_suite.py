@@ -20,8 +20,7 @@ ON_TFLM = (
     "fully_connected",
     "add_same",
     "max_pool",
-    "softmax",
-    "inverted_residual",
+    "classifier",
 )
 
 
@@ -78,7 +77,9 @@ def test_kernels_agree_on_what_a_model_means(group: str, tmp_path: Path) -> None
     for reference, delegate, tensor in zip(*results, model.outputs, strict=True):
         unit = 0.05 if tensor.dtype == "float32" else 1
         off = np.abs(reference - delegate) / unit
-        assert off.max() <= 4, f"{group}: {off.max()} units in the last place apart"
+        # A flipped rounding grows through random weights, so composites may have a few numbers further off.
+        assert off.mean() <= 0.5, f"{group}: {off.mean()} units in the last place apart on average"
+        assert _first(group).composite or off.max() <= 2, f"{group}: {off.max()} units in the last place apart"
 
 
 def test_weights_are_quantized_per_channel(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def test_bad_requests(int8_net: Path, tmp_path: Path) -> None:
         latency_operators.measure(int8_net, threads=0)
     damaged = tmp_path / "damaged.tflite"
     damaged.write_bytes(b"nothing")
-    with pytest.raises(InputError, match="damaged.tflite"):
+    with pytest.raises(InputError, match=r"damaged\.tflite"):
         latency_operators.measure(damaged)
 
 

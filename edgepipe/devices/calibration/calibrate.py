@@ -147,8 +147,11 @@ def profile_text(calibration: Calibration, device: str, name: str, litert: str) 
         "inherit": device,
         "sources": [f"measured by `edgepipe device calibrate {device}` on {about.host}: {about.models} models"],
         "runtime": {"version": litert, "threads": about.threads},
-        "latency": {"evidence": "estimated", "by": "calibration"},
-        "calibration": calibration.model_dump(mode="json"),
+        "latency": {
+            "evidence": "estimated",
+            "by": "calibration",
+            "calibration": calibration.model_dump(mode="json"),
+        },
     }
     return str(yaml.safe_dump(body, sort_keys=False, allow_unicode=True, width=120))
 
