@@ -91,16 +91,18 @@ def _samples(count: int, noise: float, seed: int = 0) -> list[Sample]:
 
 
 def test_the_fit_finds_the_truth_and_nothing_negative() -> None:
-    samples = _samples(300, 0.02)
-    spoilt = [s if n % 20 else Sample(s.name, s.group, s.composite, s.parts, 4 * s.seconds)
+    """From noisy times, one in twenty of them four times too long; held against exact ones."""
+    samples, fresh = _samples(300, 0.02), _samples(100, 0.0, seed=1)
+    spoilt = [Sample(s.name, s.group, s.composite, s.parts, s.seconds * (1 if n % 20 else 4))
               for n, s in enumerate(samples)]  # fmt: skip
-    for given, tolerance in ((samples, 0.15), (spoilt, 0.2)):
+    for given, worst in ((samples, 0.03), (spoilt, 0.06)):
         fitted = fitting.fit(given)
+        assert fitted.seconds.min() >= 0
+        predicted = fitted.predict(fitting.design(fresh, fitted.names)[1])
+        assert fitting.errors(predicted, np.array([s.seconds for s in fresh])).worst < worst
         found = dict(zip(fitted.names, fitted.seconds.tolist(), strict=True))
-        assert min(found.values()) >= 0
-        for name, value in TRUE.items():
-            assert found[name] == pytest.approx(value, rel=tolerance), name
-        assert found["b.idle"] < 1e-8
+        for name in ("a.bytes", "b.rows"):  # what the times consist of; the others hardly show
+            assert found[name] == pytest.approx(TRUE[name], rel=worst)
 
 
 def test_what_is_held_out_has_not_been_seen() -> None:

@@ -93,7 +93,7 @@ def _weights(samples: list[Sample]) -> Array:
 
 def _solve(rows: Array, times: Array, weights: Array) -> Array:
     """Iteratively reweighted non-negative least squares on relative errors."""
-    from scipy.optimize import nnls  # type: ignore[import-untyped]
+    from scipy.optimize import nnls
 
     base = weights / (times + FLOOR)
     current = base
