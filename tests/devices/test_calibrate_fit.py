@@ -59,6 +59,14 @@ def test_a_padding_before_a_convolution_is_fused_and_a_lone_one_is_not(tmp_path:
     assert [part.kind for part in shared] == ["pad", "depthwise", "max_pool_2d"]
 
 
+def test_a_reshape_to_a_computed_shape_is_a_kind_of_its_own(tmp_path: Path) -> None:
+    net = Net(0)
+    found = parts(_read(net.output(net.dynamic_reshape(net.input(2, 2, 4), 16)), tmp_path))
+    assert [part.kind for part in found] == ["shape_int32", "strided_slice_int32", "pack_int32", "reshape_computed"]
+    net = Net(0)
+    assert parts(_read(net.output(net.reshape(net.input(2, 2, 4), 16)), tmp_path))[0].kind == "reshape"
+
+
 def test_types_make_kinds_and_going_back_to_the_delegate_counts(tmp_path: Path) -> None:
     net = Net(0)
     x = net.quantize(net.input(4, 4, 3, dtype="uint8"))

@@ -17,10 +17,9 @@ FAST_CACHE = 32 * 1024  # a first-level data cache, in bytes: weights beyond it 
 ROWS = 16  # output pixels that a matrix kernel works on at a time
 FEW_ROWS = 4  # up to here a convolution gets a kernel for single rows, which reads the weights for each of them
 VECTOR, BLOCK, WIDE = 16, 32, 64  # int8 channels that kernels work on at a time
-# Kinds that the delegate leaves to the interpreter; the delegate is entered anew after each run of them.
-INTERPRETED = frozenset(
-    {"softmax", "average_pool_2d", "shape_int32", "pack_int32", "strided_slice_int32", "quantize_uint8_int8"}
-)
+# Kinds that XNNPACK leaves to the interpreter, by how they begin; it is entered anew after each run of them.
+INTERPRETED = ("softmax", "average_pool_2d", "shape_", "pack_", "strided_slice_int32", "quantize_uint8_int8", "minimum",
+               "maximum", "hard_swish", "relu", "resize_nearest_neighbor", "reshape_computed")  # fmt: skip
 MATRICES = frozenset({"conv", "conv_few", "pointwise", "vector"})
 CONVOLUTIONS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D"})
 
@@ -53,7 +52,7 @@ def total(found: list[Part]) -> Terms:
     for part in found:
         for name, value in part.terms.items():
             terms[f"{part.kind}.{name}"] += value
-        now = part.kind not in INTERPRETED
+        now = not part.kind.startswith(INTERPRETED)
         terms["change"] += float(now and not delegated)
         delegated = now
     return dict(terms)
@@ -93,6 +92,8 @@ def _typed(kind: str, operator: Operator) -> str:
 def _plain(operator: Operator) -> str:
     """The name; that of an elementwise one says whether its second operand is a constant or has fewer elements."""
     name, first, second = operator.name.lower(), operator.input(0), operator.input(1)
+    if operator.name == "RESHAPE" and second is not None and not second.constant:
+        return "reshape_computed"
     if operator.name not in ("ADD", "SUB", "MUL", "MINIMUM", "MAXIMUM") or first is None or second is None:
         return name
     if second.constant or first.constant:

@@ -290,7 +290,7 @@ def _converted(name: str) -> Maker:
 
 def _inverted_residual(draw: Draw) -> tuple[str, Callable[[int], Net]]:
     channels, expansion, kernel = draw.channels(4, 160), draw.pick(2, 3, 4, 6), draw.pick(3, 3, 5)
-    stride, count, excite = draw.pick(1, 1, 2), draw.pick(1, 2, 3), draw.pick(0, 0, 0, 1) == 1
+    stride, count, excite = draw.pick(1, 1, 2), draw.pick(1, 2, 3), draw.pick(0, 0, 0, 1, 2)
     wide = channels * expansion
     size = stride * draw.size(min(MOST_ELEMENTS / wide / stride**2, MOST_MACS / (wide * channels * 2)), 2)
 
@@ -300,18 +300,21 @@ def _inverted_residual(draw: Draw) -> tuple[str, Callable[[int], Net]]:
         for place in range(count):
             last = stride if place == count - 1 else 1
             y = net.depthwise(net.conv(x, wide), kernel, last)
-            y = _excited(net, y) if excite else y
+            y = _excited(net, y, excite == 2) if excite else y
             y = net.conv(y, channels, act="")
             x = net.binary("ADD", x, y) if last == 1 else y
         return net.output(x)
 
-    return f"{count}x_k{kernel}s{stride}_{size}x{size}x{channels}x{expansion}{'e' if excite else ''}", build
+    return f"{count}x_k{kernel}s{stride}_{size}x{size}x{channels}x{expansion}{['', 'e', 'h'][excite]}", build
 
 
-def _excited(net: Net, x: Node) -> Node:
-    """Squeeze and excitation (arXiv 1709.01507)."""
+def _excited(net: Net, x: Node, hard: bool) -> Node:
+    """Squeeze and excitation (arXiv 1709.01507), with a sigmoid or clipped between two constants (arXiv 1905.02244)."""
     squeezed = net.conv(net.mean(x, keep=True), max(1, x.channels // 4), act="relu")
-    return net.binary("MUL", x, net.unary("LOGISTIC", net.conv(squeezed, x.channels, act="")))
+    gate = net.conv(squeezed, x.channels, act="")
+    if hard:
+        gate = net.binary_constant("MAXIMUM", net.binary_constant("MINIMUM", gate))
+    return net.binary("MUL", x, gate if hard else net.unary("LOGISTIC", gate))
 
 
 def _residual(draw: Draw) -> tuple[str, Callable[[int], Net]]:
@@ -468,12 +471,12 @@ GROUPS = (
     Group("relu", 4, 10, _unary("RELU")),
     Group("quantize", 8, 18, _converted("QUANTIZE")),
     Group("dequantize", 5, 10, _converted("DEQUANTIZE")),
-    Group("inverted_residual", 14, 45, _inverted_residual, composite=True),
+    Group("inverted_residual", 16, 55, _inverted_residual, composite=True),
     Group("residual", 10, 30, _residual, composite=True),
     Group("separable", 12, 40, _separable, composite=True),
     Group("stack", 8, 25, _stack, composite=True),
     Group("classifier", 16, 50, _classifier, composite=True),
     Group("dense_chain", 5, 12, _dense_chain, composite=True),
-    Group("dynamic_reshape", 4, 10, _reshaped, composite=True),
+    Group("dynamic_reshape", 6, 20, _reshaped, composite=True),
     Group("pyramid", 5, 14, _pyramid, composite=True),
 )
