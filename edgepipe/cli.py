@@ -276,6 +276,7 @@ def device_show(name: str, as_json: bool) -> None:
     help="What the models of the table compute in.",
 )
 @click.option("--on-chip", help="Weights that the chip holds, such as 1 MiB; more are read from outside.")
+@click.option("--without", multiple=True, metavar="FAMILY", help="Leave the rows of this family out.")
 @click.option("--source", help="Where the measurements come from; default: the table's name.")
 @click.option("-o", "--out", required=True, type=click.Path(), help="The part of a profile to write.")
 @JSON
@@ -288,6 +289,7 @@ def device_fit(
     neighbours: tuple[str, ...],
     dtype: Any,
     on_chip: str | None,
+    without: tuple[str, ...],
     source: str | None,
     out: str,
     as_json: bool,
@@ -309,6 +311,7 @@ def device_fit(
         dtype=dtype,
         on_chip=on_chip,
         source=source,
+        without=without,
     )
     for line in built.left_out:
         click.echo(f"left out: {line}", err=True)
