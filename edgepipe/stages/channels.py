@@ -134,7 +134,7 @@ def _latency(model: Any, work: Work, device: str) -> float:
     """
     loaded = profile.load(device, work.base)
     with _converted(model, work, "int8") as lite:
-        found = evidence.gather(lite, [loaded]).metrics
+        found = evidence.gather(lite, [loaded], cache=work.cache).metrics
     metric = next(metric for metric in found if metric.name == "latency")
     if metric.value is None:
         raise InputError(f"the latency on {device} is unavailable: {metric.how}")

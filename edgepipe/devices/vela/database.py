@@ -1,23 +1,29 @@
 """Reads what Vela wrote: its debug database, its summary, and its log.
 
-The database (`--enable-debug-db`) is a file of tables as comma-separated text. Four of them matter:
+The database (`--enable-debug-db`) is a file of tables as comma-separated text. Two of them matter:
 
 - source: the operators of the model; `ext_key` is the operator's index in the .tflite
 - perf: what became of them, in order of execution; `source_id` points to source, `Passthrough` is left to the CPU
-- a name may hold commas and quotes, so the columns behind `name` are counted from the right
+
+A name may hold commas and quotes, so the columns behind `name` are counted from the right. Of a model with several
+subgraphs (loops, branches) perf holds only the last one: there the compiled model tells what was left to the CPU. It
+always has the last word: what stands in it beside command streams is held against what the tables say.
 """
 
 import csv
 import re
+from collections import Counter
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 from edgepipe.devices.vela.result import Compiled, Layer, Memory, Placement, Settings
 from edgepipe.devices.vela.worker import LOG, MODEL
 from edgepipe.errors import InputError
+from edgepipe.tflite import graph
 from edgepipe.tflite.model import Model, Operator
 
 CPU = "Passthrough"
+STREAM = "ethos-u"  # the custom operator that holds commands for the NPU
 MEMORIES = {"SRAM": "Sram", "DRAM": "Dram", "on-chip flash": "OnChipFlash", "off-chip flash": "OffChipFlash"}
 _STEM = MODEL.removesuffix(".tflite")
 COMPILED = f"{_STEM}_vela.tflite"
@@ -34,11 +40,6 @@ class UnknownFormatError(InputError):
     """Vela wrote something else than the version that this was written for."""
 
 
-class _Source(NamedTuple):
-    index: int  # of the operator in its subgraph
-    operator: str  # in Vela's words
-
-
 def read(folder: Path, model: Model, settings: Settings, version: str) -> Compiled:
     """What Vela told about `model`, from the files it wrote to `folder`.
 
@@ -49,36 +50,32 @@ def read(folder: Path, model: Model, settings: Settings, version: str) -> Compil
         tables = _tables((folder / f"{_STEM}_debug.xml").read_text(encoding="utf-8", errors="replace"))
         summary = _summary(folder / f"{_STEM}_summary_{settings.system_config}.csv")
         reasons = _reasons((folder / LOG).read_text(encoding="utf-8", errors="replace"))
-        return _compiled(tables, summary, reasons, model, settings, version, (folder / COMPILED).stat().st_size)
-    except (OSError, KeyError, ValueError, IndexError) as error:
+        origins = _origins(tables["source"], model)
+        left = _left(tables["perf"], origins, model, graph.read(folder / COMPILED))
+        return Compiled(
+            version=version,
+            settings=settings,
+            **_totals(summary),
+            size=(folder / COMPILED).stat().st_size,
+            subgraphs=1 + max((operator.subgraph for operator in model), default=0),
+            memories=tuple(_memory(name, summary) for name in MEMORIES),
+            layers=tuple(_layer(row, origins, settings) for row in tables["perf"] if row["operator"] != CPU),
+            placements=tuple(_placement(operator, operator in left, reasons) for operator in model),
+        )
+    except (OSError, KeyError, ValueError, IndexError, StopIteration) as error:
         what = f"{type(error).__name__}: {error}"
         raise UnknownFormatError(f"Vela {version} wrote tables in a form unknown here ({what})") from None
 
 
-def _compiled(
-    tables: dict[str, list[Row]],
-    summary: Row,
-    reasons: dict[tuple[str, str], str],
-    model: Model,
-    settings: Settings,
-    version: str,
-    size: int,
-) -> Compiled:
-    operators = _origins(tables["source"], model)
-    return Compiled(
-        version=version,
-        settings=settings,
-        clock=float(summary["core_clock"]),
-        cycles=int(summary["cycles_total"]),
-        npu_cycles=int(summary["cycles_npu"]),
-        macs=int(summary["nn_macs"]),
-        size=size,
-        original_weights=int(summary["total_original_weights"]),
-        encoded_weights=int(summary["total_npu_encoded_weights"]),
-        memories=tuple(_memory(name, summary) for name in MEMORIES),
-        layers=tuple(_layer(row, operators, settings) for row in tables["perf"] if row["operator"] != CPU),
-        placements=_placements(tables["perf"], operators, model, reasons),
-    )
+def _totals(summary: Row) -> dict[str, Any]:
+    return {
+        "clock": float(summary["core_clock"]),
+        "cycles": int(summary["cycles_total"]),
+        "npu_cycles": int(summary["cycles_npu"]),
+        "macs": int(summary["nn_macs"]),
+        "original_weights": int(summary["total_original_weights"]),
+        "encoded_weights": int(summary["total_npu_encoded_weights"]),
+    }
 
 
 def _tables(text: str) -> dict[str, list[Row]]:
@@ -108,7 +105,7 @@ def _reasons(log: str) -> dict[tuple[str, str], str]:
 
 
 def _origins(source: list[Row], model: Model) -> dict[str, Operator]:
-    """The operator of the model for each id of the table `source`; a body's operators follow those of the main graph."""
+    """The operator of the model for each id of the table `source`, which holds the subgraphs one after the other."""
     subgraphs: dict[int, dict[int, Operator]] = {}
     for operator in model.operators:
         subgraphs.setdefault(operator.subgraph, {})[operator.index] = operator
@@ -154,16 +151,32 @@ def _layer(row: Row, operators: dict[str, Operator], settings: Settings) -> Laye
     )
 
 
-def _placements(
-    perf: list[Row], operators: dict[str, Operator], model: Model, reasons: dict[tuple[str, str], str]
-) -> tuple[Placement, ...]:
-    """What Vela does not hand to the CPU runs on the NPU or was folded into what does."""
-    left = {
-        (origin.subgraph, origin.index)
-        for row in perf
-        if row["operator"] == CPU and (origin := operators.get(row["source_id"])) is not None
-    }
-    return tuple(_placement(operator, (operator.subgraph, operator.index) in left, reasons) for operator in model)
+def _left(perf: list[Row], origins: dict[str, Operator], model: Model, compiled: Model) -> frozenset[Operator]:
+    """The operators of `model` that Vela left to the CPU; the others run on the NPU or were folded into what does."""
+    there = [operator for operator in compiled if operator.name != STREAM]
+    if any(operator.subgraph for operator in model):
+        found = _matched(there, model)
+    else:
+        found = frozenset(origins[row["source_id"]] for row in perf if row["operator"] == CPU)
+    told, seen = (Counter(operator.name for operator in side) for side in (found, there))
+    if told != seen:
+        raise ValueError(f"its tables leave {dict(told)} to the CPU, the compiled model {dict(seen)}")
+    return found
+
+
+def _matched(there: list[Operator], model: Model) -> frozenset[Operator]:
+    """The operators of `model` with the names and outputs of those of the compiled model."""
+    waiting = Counter(_signature(operator) for operator in there)
+    found = set()
+    for operator in model:
+        if waiting[_signature(operator)] > 0:
+            waiting[_signature(operator)] -= 1
+            found.add(operator)
+    return frozenset(found)
+
+
+def _signature(operator: Operator) -> tuple[int, str, tuple[str, ...]]:
+    return operator.subgraph, operator.name, tuple(tensor.name for tensor in operator.outputs if tensor is not None)
 
 
 def _placement(operator: Operator, on_cpu: bool, reasons: dict[tuple[str, str], str]) -> Placement:

@@ -59,7 +59,8 @@ class Compiled(Record):
     version: str = Field(description="of the package ethos-u-vela")
     settings: Settings
     clock: float = Field(description="of the NPU in the system configuration, in hertz")
-    cycles: int = Field(description="of the NPU for one inference, memory accesses included")
+    cycles: int = Field(description="of the NPU for one inference, memory accesses included, by Vela's model")
+    subgraphs: int = Field(description="of the model; with more than one, the cycles are those of the last alone")
     npu_cycles: int = Field(description="the same if memory cost nothing")
     macs: int = Field(description="multiply-accumulates that the NPU does, padding of its own included")
     size: int = Field(description="bytes of the compiled .tflite")
