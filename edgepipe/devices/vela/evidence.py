@@ -6,7 +6,7 @@ from edgepipe import units
 from edgepipe.cache import Cache
 from edgepipe.devices.profile import Device, Npu
 from edgepipe.devices.vela import compiler
-from edgepipe.devices.vela.compiler import PACKAGE, RefusedError
+from edgepipe.devices.vela.compiler import RefusedError
 from edgepipe.devices.vela.result import Compiled, Placement
 from edgepipe.metric import Evidence, Finding, Metric, exact, unavailable
 from edgepipe.tflite.model import Model
@@ -147,8 +147,20 @@ def _ram(compiled: Compiled, device: Device, npu: Npu) -> Metric:
 
 
 def _flash(compiled: Compiled, device: Device, npu: Npu) -> Metric:
-    how = f"bytes of the .tflite that Vela {compiled.version} compiled for {compiled.settings.accelerator}"
-    return exact("flash", compiled.size, Dimension.BYTES, f"{how}; the runtime's own code is not in it", device.name)
+    how = f"bytes of the .tflite that Vela {compiled.version} compiles for {compiled.settings.accelerator}"
+    return Metric(
+        name="flash",
+        value=compiled.size,
+        unit=Dimension.BYTES,
+        evidence=Evidence.SIMULATED,
+        device=device.name,
+        how=f"{how}; the runtime's own code is not in it",
+        details={
+            "weights": compiled.encoded_weights,
+            "weights_before": compiled.original_weights,
+            "version": compiled.version,
+        },
+    )
 
 
 def _npu_operators(compiled: Compiled, device: Device, npu: Npu) -> Metric:
@@ -168,7 +180,7 @@ def _finding(placement: Placement, device: Device, npu: Npu) -> Finding:
     return Finding(
         rule="npu-fallback",
         place=placement.place,
-        observed=f"{device.name}: {PACKAGE} leaves it to the core: {placement.reason}; {runs}",
+        observed=f"{device.name}: Vela leaves it to the core: {placement.reason}; {runs}",
         suggestion=_suggestion(placement, npu),
     )
 
