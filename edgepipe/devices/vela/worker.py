@@ -32,9 +32,9 @@ def work(request: Json) -> Json:
     try:
         status = vela.main(_arguments(request, folder))
     except (CliOptionError, ConfigOptionError) as error:
-        return {"wrong_settings": str(error.data)}
-    except VelaError as error:
-        raise InputError(str(error.data)) from None
+        return {"wrong_settings": str(error.data).removeprefix("Error: ")}
+    except (VelaError, RuntimeError) as error:  # the core raises RuntimeError for files that it cannot read
+        raise InputError(" ".join(str(error).split())) from None
     if status:
         raise InputError(f"Vela ended with status {status}")
     return {}
@@ -54,7 +54,7 @@ def _arguments(request: Json, folder: Path) -> list[str]:
 
 
 def _to_file(path: Path) -> None:
-    """Send what this process writes to stdout and stderr into `path`; only a crash's last words stay on stderr."""
+    """Send what this process writes to stdout, C++ included, into `path`; a crash's last words stay on stderr."""
     sys.stdout.flush()
     log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     os.dup2(log, 1)
