@@ -159,8 +159,8 @@ def test_words_that_are_no_limits_are_all_told() -> None:
         from_words(["ram", "flsh=3KiB", "flash=3ms", "size=-3B", "sparsity=50%", "npu_operators=1", "=3"])
     assert [problem.message for problem in caught.value.problems] == [
         f"'=3': expected METRIC=LIMIT{allowed}",
-        f"'npu_operators=1': expected METRIC=LIMIT{allowed}",
         "'flsh=3KiB': expected METRIC=LIMIT; did you mean 'flash'?",
+        f"'npu_operators=1': expected METRIC=LIMIT{allowed}",
         "'ram': expected METRIC=LIMIT; the limit is missing",
         f"'sparsity=50%': expected METRIC=LIMIT{allowed}",
         "'ms' is no unit of bytes; allowed: B, KiB, MiB, GiB, kB, KB, MB, GB",

@@ -62,7 +62,6 @@ CASES: list[tuple[str, str, str, list[str]]] = [
     ]),
     ("compile before convert", "- convert", "- compile: {device: ethos-u55-128}\n  - convert", [
         "9:5: stages.3.compile: 'compile' takes tflite, but 'quantize' before it gives qat; put `convert` before it",
-        "10:5: stages.4.convert: 'convert' takes keras, float, qat, saved_model, but 'compile' before it gives vela; ?",
     ]),
     ("convert after compile", "- convert", "- convert\n  - compile: {device: ethos-u55-128}\n  - convert: {as: again}", [
         "11:5: stages.5.convert: 'convert' takes keras, float, qat, saved_model, but 'compile' before it gives vela; a compiled model can only be validated: move this stage before `compile`",
