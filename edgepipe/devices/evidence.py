@@ -47,7 +47,8 @@ def gather(
         tuple(metrics),
         (*findings, *(f for device in devices if device not in allowed for f in fallbacks[device.name]),
          *(f for device in devices for f in _fits(device, metrics))),
-        tuple(f"{f}; the budget allows it" for device in allowed for f in fallbacks[device.name]),
+        (*(f"{f}; the budget allows it" for device in allowed for f in fallbacks[device.name]),
+         *dict.fromkeys(told.note for told in bench.told.values() if told.note)),
     )  # fmt: skip
 
 

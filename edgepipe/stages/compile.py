@@ -1,6 +1,5 @@
 """`compile`: for an Arm Ethos-U, by Vela."""
 
-from pathlib import Path
 from typing import Any, ClassVar, final
 
 from pydantic import Field
@@ -60,7 +59,7 @@ class Compile(Stage):
         assert to is not None, "`check` refuses a device without `system.npu.vela`"
         assert device.system.npu is not None, "it has one"
         made = compiler.compiled(model, to, work.cache)
-        path = work.folder / f"{Path(device.name).name}.tflite"
+        path = work.folder / f"{device.name}.tflite"
         write_bytes(path, made.content)
         told = evidence.Told(device, device.system.npu, made.result)
         return Artifact.of(Kind.VELA, path), Outcome(

@@ -12,6 +12,7 @@ from edgepipe.budget import limits as read_limits
 from edgepipe.config import Document, Path_
 from edgepipe.data.splits import Split
 from edgepipe.devices import profile
+from edgepipe.devices.profile import Device
 from edgepipe.errors import ConfigError, InputError
 from edgepipe.metric import Limit, Metric, judge
 from edgepipe.outcome import Outcome
@@ -88,7 +89,13 @@ class Validate(Stage):
         return given, Outcome(
             metrics=tuple(metrics),
             findings=(*offenders, *lost, *on_devices.findings),
-            notes=(*notes, *unchecked, *on_devices.notes, *zeros.notes(model, devices, counts)),
+            notes=(
+                *notes,
+                *unchecked,
+                *_elsewhere(given, devices),
+                *on_devices.notes,
+                *zeros.notes(model, devices, counts),
+            ),
             verdicts=tuple(verdicts),
             tables=(*agreement, integer_table, *sparsity_tables, *pruned_tables),
         )
@@ -121,6 +128,15 @@ def _runnable(work: Work) -> Work:
         return work
     origin = [artifact for artifact in work.earlier.values() if artifact.kind is Kind.TFLITE][-1]
     return replace(work, artifact=origin)
+
+
+def _elsewhere(given: Artifact, devices: list[Device]) -> list[str]:
+    """A note for each device with an NPU for which another model than the compiled one was judged."""
+    made_for = given.path.stem  # `compile` names its model so
+    others = [device.name for device in devices if device.system.npu is not None and device.name != made_for]
+    if given.kind is not Kind.VELA or not others:
+        return []
+    return [f"the model was compiled for {made_for}; {', '.join(others)}: judged by a compilation of its own"]
 
 
 def _quality_names(world: World) -> dict[str, tuple[Dimension, bool]] | None:

@@ -72,7 +72,7 @@ def compiled(model: Model, to: Settings, cache: Cache | None = None, timeout: fl
         try:
             stack.enter_context(kept.held())
         except StorageError as error:
-            return _in_passing(model, to, timeout, str(error))
+            return _in_passing(model, to, timeout, f"what Vela made was not kept, so it runs again next time: {error}")
         return _kept(model, to, kept, timeout)
 
 

@@ -8,6 +8,7 @@ from edgepipe.devices.profile import Device, Npu
 from edgepipe.devices.vela import compiler
 from edgepipe.devices.vela.compiler import RefusedError
 from edgepipe.devices.vela.result import Compiled, Placement
+from edgepipe.errors import InputError
 from edgepipe.metric import Evidence, Finding, Metric, exact, unavailable
 from edgepipe.tflite.model import Model
 from edgepipe.units import Dimension
@@ -30,6 +31,7 @@ class Told:
     compiled: Compiled | None
     reason: str = ""
     crashed: Finding | None = None
+    note: str = ""  # why the result could not be kept
 
     def metric(self, name: str) -> Metric:
         """`latency`, `ram`, `flash` or `npu_operators`; unavailable with the reason where Vela gave none."""
@@ -49,7 +51,7 @@ def ask(model: Model, device: Device, cache: Cache | None = None) -> Told:
     """Compile `model` for `device`, which must have `system.npu.vela`, or take the result from the cache.
 
     Raises:
-        InputError: the profile names settings that Vela does not know or that do not go together.
+        InputError: the profile names settings that Vela does not know or that do not go together; it is named.
     """
     npu, to = device.system.npu, compiler.settings(device)
     assert npu is not None, "only asked for devices with an NPU"
@@ -57,7 +59,7 @@ def ask(model: Model, device: Device, cache: Cache | None = None) -> Told:
     if reason := compiler.missing():
         return Told(device, npu, None, reason)
     try:
-        return Told(device, npu, compiler.compiled(model, to, cache).result)
+        made = compiler.compiled(model, to, cache)
     except RefusedError as error:
         finding = Finding(
             rule="vela",
@@ -66,6 +68,9 @@ def ask(model: Model, device: Device, cache: Cache | None = None) -> Told:
             suggestion="it cannot be deployed there with this version; try another, or replace the operators it lacks",
         )
         return Told(device, npu, None, str(error), finding)
+    except InputError as error:
+        raise InputError(f"device '{device.name}': {error}") from None
+    return Told(device, npu, made.result, note=made.note)
 
 
 def _latency(compiled: Compiled, device: Device, npu: Npu) -> Metric:
