@@ -82,6 +82,7 @@ class Validate(Stage):
         offenders, integer, integer_table = proof.integer(model, demanded=bool(self.integer_only))
         sparsity, sparsity_tables = proof.sparsity(model)
         lost, pruned_tables, unchecked = proof.pruned(work, model)
+        notes += _elsewhere(given, devices)
         on_devices = evidence.gather(model, devices, limits, work.cache)
         counts = evidence.counts(model)
         metrics = [*quality, *counts, *integer, *sparsity, *on_devices.metrics]
