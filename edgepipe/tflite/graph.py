@@ -26,11 +26,12 @@ from edgepipe.tflite.model import (
     Option,
     Quantization,
     Signature,
+    Subgraph,
     Tensor,
 )
 
 __all__ = [
-    *("LayerSparsity", "Model", "Operator", "Quantization", "Signature", "Summary", "Tensor"),
+    *("LayerSparsity", "Model", "Operator", "Quantization", "Signature", "Subgraph", "Summary", "Tensor"),
     *("read", "summary", "weight_sparsity"),
 ]
 
@@ -190,23 +191,45 @@ class _Reader:
             raise _DamageError("it holds no subgraph")
         codes = self.each(root.OperatorCodesLength(), root.OperatorCodes, self.code)
         extents = self.each(root.BuffersLength(), root.Buffers, self.extent)
-        self.each(root.MetadataLength(), root.Metadata, lambda item: self.text(item.Name()))
-        subgraphs = self.each(root.SubgraphsLength(), root.Subgraphs, lambda graph: graph)
-        tensors = [self.tensors(place, graph, extents) for place, graph in enumerate(subgraphs)]
-        operators = [self.operators(place, graph, codes, tensors[place]) for place, graph in enumerate(subgraphs)]
-        main, known = subgraphs[0], tensors[0]
+        metadata = dict(self.each(root.MetadataLength(), root.Metadata, lambda item: self.metadata(item, extents)))
+        items = self.each(root.SubgraphsLength(), root.Subgraphs, lambda graph: graph)
+        subgraphs = tuple(self.subgraph(place, graph, codes, extents) for place, graph in enumerate(items))
+        tensors = [graph.tensors for graph in subgraphs]
         return Model(
             path=self.path,
             bytes=len(self.content),
             description=self.text(root.Description()),
-            operators=tuple(operator for inner in operators for operator in inner),
+            operators=tuple(operator for graph in subgraphs for operator in graph.operators),
             tensors=tuple(tensor for inner in tensors for tensor in inner),
-            inputs=self.interface(main.InputsLength(), main.InputsAsNumpy, known),
-            outputs=self.interface(main.OutputsLength(), main.OutputsAsNumpy, known),
+            inputs=subgraphs[0].inputs,
+            outputs=subgraphs[0].outputs,
             signatures=self.each(
                 root.SignatureDefsLength(), root.SignatureDefs, lambda item: self.signature(item, tensors)
             ),
             content=self.content,
+            subgraphs=subgraphs,
+            metadata=metadata,
+        )
+
+    def metadata(self, item: Any, extents: tuple[tuple[int, int], ...]) -> tuple[str, bytes]:
+        name = self.text(item.Name())
+        if item.Buffer() >= len(extents):
+            raise _DamageError(f"metadata '{name}' refers to buffer {item.Buffer()} of {len(extents)}")
+        start, length = extents[item.Buffer()]
+        self.spend(length)
+        return name, self.content[start : start + length]
+
+    def subgraph(
+        self, place: int, graph: Any, codes: tuple[_Code, ...], extents: tuple[tuple[int, int], ...]
+    ) -> Subgraph:
+        tensors = self.tensors(place, graph, extents)
+        return Subgraph(
+            index=place,
+            name=self.text(graph.Name()),
+            inputs=self.interface(graph.InputsLength(), graph.InputsAsNumpy, tensors),
+            outputs=self.interface(graph.OutputsLength(), graph.OutputsAsNumpy, tensors),
+            tensors=tensors,
+            operators=self.operators(place, graph, codes, tensors),
         )
 
     def spend(self, length: int) -> int:

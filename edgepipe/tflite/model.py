@@ -129,6 +129,18 @@ class Signature:
 
 
 @dataclass(frozen=True)
+class Subgraph:
+    """One subgraph: the main one is the first, others are the bodies of loops and branches, or signatures of their own."""
+
+    index: int
+    name: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    tensors: tuple[Tensor, ...]
+    operators: tuple[Operator, ...]
+
+
+@dataclass(frozen=True)
 class Model:
     """The facts of one .tflite. `operators` and `tensors` are those of all subgraphs, the main one first."""
 
@@ -141,6 +153,8 @@ class Model:
     outputs: tuple[Tensor, ...]
     signatures: tuple[Signature, ...]
     content: Content = field(repr=False, compare=False)
+    subgraphs: tuple[Subgraph, ...] = field(repr=False)
+    metadata: dict[str, Content] = field(default_factory=dict, repr=False, hash=False)
 
     @property
     def macs(self) -> int:
