@@ -37,7 +37,9 @@ __all__ = [
 
 T = TypeVar("T")
 IDENTIFIER = b"TFL3"
-MAX_TABLES = 500_000  # the largest language models have some ten thousand tensors and operators
+MAX_TABLES = 200_000  # the largest language models have some ten thousand tensors and operators
+MAX_ELEMENTS = 2**56  # of one tensor
+SHARING = 64  # how many times the size of the file its constants may take together: subgraphs share them
 _DAMAGE = (struct.error, ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError, AssertionError)
 _SPARSE_KINDS = frozenset(("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV"))
 
@@ -180,12 +182,14 @@ class _Reader:
     path: Path
     content: bytes
     left: int = 0
+    constants_left: int = 0
 
     def model(self) -> Model:
         from ai_edge_litert.schema_py_generated import Model as Root
 
         # Every element takes at least a byte; strings and lists may be shared, so some slack.
         self.left = 2 * len(self.content) + 4096
+        self.constants_left = SHARING * len(self.content)
         root = Root.GetRootAs(self.content, 0)
         if root.SubgraphsLength() == 0:
             raise _DamageError("it holds no subgraph")
@@ -283,14 +287,17 @@ class _Reader:
     def tensor(self, index: int, place: int, item: Any, extents: tuple[tuple[int, int], ...]) -> Tensor:
         name, dtype = self.text(item.Name()), _dtypes().get(item.Type())
         shape = self.numbers(item.ShapeLength(), item.ShapeAsNumpy)
-        if dtype is None or any(size < 0 for size in shape):
-            raise _DamageError(f"tensor '{name}' has type {item.Type()} and shape {shape}")
+        if dtype is None or any(size < 0 for size in shape) or math.prod(shape) > MAX_ELEMENTS:
+            raise _DamageError(f"tensor '{name}' has type {item.Type()} and shape {_short(shape)}")
         if item.Buffer() >= max(len(extents), 1):
             raise _DamageError(f"tensor '{name}' refers to buffer {item.Buffer()} of {len(extents)}")
         extent = extents[item.Buffer()] if extents else (0, 0)
         size, sparse = -(-math.prod(shape) * BITS.get(dtype, 0) // 8), item.Sparsity() is not None
         if extent[1] and dtype in BITS and not sparse and extent[1] != size:
             raise _DamageError(f"tensor '{name}' of {dtype} {shape} has {extent[1]} bytes of data instead of {size}")
+        self.constants_left -= extent[1]
+        if self.constants_left < 0:
+            raise _DamageError(f"its tensors share constants to more than {SHARING} times the size of the file")
         return Tensor(
             index=index,
             subgraph=place,
@@ -384,6 +391,10 @@ class _Reader:
 
     def entry(self, item: Any) -> tuple[str, int]:
         return self.text(item.Name()), item.TensorIndex()
+
+
+def _short(shape: tuple[int, ...]) -> str:
+    return str(shape) if len(shape) <= 8 else f"({', '.join(map(str, shape[:8]))}, .. {len(shape)} in all)"
 
 
 class _Nothing:
