@@ -18,7 +18,7 @@ import numpy as np
 
 from edgepipe.arrays import Array, Arrays
 from edgepipe.errors import InputError
-from edgepipe.tflite import child, graph
+from edgepipe.tflite import graph, sandbox
 from edgepipe.tflite.model import Model
 from edgepipe.tflite.samples import Outputs, check_type, outputs, stored
 
@@ -62,15 +62,15 @@ def predict(
 
 
 def check_runs(path: Path, runtime: Runtime = Runtime.BUILTIN, timeout: float = CHECK_SECONDS) -> None:
-    """Load the model and run it once on zeros in a child process, `timeout` in seconds.
+    """Load the model and run it once on zeros in the sandbox, `timeout` in seconds.
 
     Raises:
         InputError: the file is damaged, or the runtime refuses it, crashes or hangs on it.
     """
     graph.read(path)
-    child.run(
-        "edgepipe.tflite.check_worker", {"path": str(path), "runtime": runtime}, timeout, f"{path}: LiteRT {runtime}"
-    )
+    request = {"path": str(path), "runtime": runtime}
+    sandbox.shared().run("edgepipe.tflite.check_worker", request, timeout, f"{path}: LiteRT {runtime}",
+                         sandbox.memory_for(path))  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import numpy as np
 from edgepipe.arrays import Arrays
 from edgepipe.errors import InputError, ToolError
 from edgepipe.metric import Evidence, Metric, unavailable
-from edgepipe.tflite import child, graph
+from edgepipe.tflite import child, graph, sandbox
 from edgepipe.tflite.samples import Outputs, outputs, stored
 from edgepipe.units import Dimension
 
@@ -50,7 +50,8 @@ def arena(path: Path, device: str | None = None, timeout: float = TIMEOUT) -> Me
     if reason:
         return unavailable("ram", Dimension.BYTES, reason, device)
     try:
-        answer = child.run(WORKER, {"path": str(path), "task": "arena"}, timeout, "TensorFlow Lite Micro")
+        request = {"path": str(path), "task": "arena"}
+        answer = sandbox.shared().run(WORKER, request, timeout, "TensorFlow Lite Micro", sandbox.memory_for(path))
     except child.ChildError as error:
         return unavailable("ram", Dimension.BYTES, str(_told(error)), device)
     sizes = {name: int(size) for name, size in _ALLOCATION.findall(answer["stderr"])}
