@@ -1,5 +1,7 @@
 """Dead channels: filters whose weights are all zero, so that what they give is their bias, whatever the input."""
 
+import numpy as np
+
 from edgepipe.metric import Record
 from edgepipe.tflite.model import Model, Operator, Tensor
 
@@ -67,5 +69,5 @@ def _constant(tensor: Tensor | None, made_by: dict[tuple[int, int], Operator]) -
 def _count(model: Model, operator: Operator, weights: Tensor) -> tuple[int, int]:
     axis = _FILTERS[operator.name][1]
     others = tuple(index for index in range(len(weights.shape)) if index != axis)
-    alive = model.nonzero(weights).any(axis=others)
-    return len(alive), int(len(alive) - alive.sum())
+    alive = int(np.count_nonzero(model.nonzero(weights).any(axis=others)))
+    return weights.shape[axis], weights.shape[axis] - alive

@@ -170,7 +170,7 @@ class Signature:
 
 @dataclass(frozen=True)
 class Subgraph:
-    """One subgraph: the main one is the first, others are the bodies of loops and branches, or signatures of their own."""
+    """One subgraph: the first is the main one, others are bodies of loops and branches, or signatures of their own."""
 
     index: int
     name: str

@@ -126,9 +126,7 @@ def plan(model: Model) -> Plan:
         total = sum(item.size for item in wanted)
         raise InputError(f"{model.path}: its tensors take {total} bytes together; the planner counts to {MAX_BYTES}")
     offsets = place([(item.size, item.first, item.last) for item in wanted], _fixed(model, wanted))
-    placed = tuple(
-        Buffer(**{**vars(item), "offset": offset}) for item, offset in zip(wanted, offsets, strict=True)
-    )
+    placed = tuple(Buffer(**{**vars(item), "offset": offset}) for item, offset in zip(wanted, offsets, strict=True))
     return Plan(placed, tuple(walk.steps))
 
 
@@ -249,7 +247,7 @@ def _buffer(name: str, kind: str, subgraph: int, tensor: int | None, size: int, 
 
 
 def _fixed(model: Model, wanted: list[Buffer]) -> list[int | None] | None:
-    """The offsets that the file's own metadata fixes: version, subgraph, count, then one for each tensor, -1 for none."""
+    """The offsets that the file's metadata fixes: version, subgraph, count, then one for each tensor, -1 for none."""
     content = model.metadata.get(OFFLINE)
     if content is None:
         return None

@@ -7,6 +7,7 @@ is made again in a fresh one.
 """
 
 import atexit
+import contextlib
 import importlib
 import json
 import os
@@ -136,7 +137,9 @@ class _Child:
         except BrokenPipeError:
             answer = b""
         except TimeoutError:
-            raise ChildError(f"{what}: no end after {timeout:g} s; the child process was stopped", self._new()) from None
+            raise ChildError(
+                f"{what}: no end after {timeout:g} s; the child process was stopped", self._new()
+            ) from None
         if not answer.endswith(b"\n"):
             stderr = self._new()
             raise ChildError(f"{what}: {ending(self.process.wait(), stderr)}", stderr)
@@ -166,10 +169,8 @@ class _Child:
         self.process.kill()
         self.process.wait()
         assert self.process.stdin is not None
-        try:
+        with contextlib.suppress(BrokenPipeError):  # what was not yet written has no reader any more
             self.process.stdin.close()
-        except BrokenPipeError:  # what was not yet written has no reader any more
-            pass
         os.close(self.answers)
         self.said.close()
 

@@ -33,34 +33,36 @@ class _Sizes(NamedTuple):
     pointer: int
 
 
-_WIDE = _Sizes(fixed=472, subgraph=16, eval_tensor=24, node=64, tensor=64, quantization=24, pointer=8)
-_NARROW = _Sizes(fixed=236, subgraph=8, eval_tensor=12, node=32, tensor=40, quantization=12, pointer=4)
+_WIDE = _Sizes(fixed=464, subgraph=24, eval_tensor=24, node=64, tensor=64, quantization=24, pointer=8)
+_NARROW = _Sizes(fixed=232, subgraph=12, eval_tensor=12, node=32, tensor=40, quantization=12, pointer=4)
 
+# fmt: off
 # What a kernel's init asks for, and the size and alignment of an operator's parsed options.
 _KERNEL = {
-    **{"ADD": 60, "SUB": 52, "MUL": 36, "DIV": 28, "SQUARED_DIFFERENCE": 112},
-    **{"CONV_2D": 80, "DEPTHWISE_CONV_2D": 80, "FULLY_CONNECTED": 72, "TRANSPOSE_CONV": 88, "BATCH_MATMUL": 32},
-    **{"AVERAGE_POOL_2D": 32, "MAX_POOL_2D": 32, "CONCATENATION": 80, "SOFTMAX": 80, "PAD": 56, "PADV2": 56},
+    "ADD": 60, "SUB": 52, "MUL": 36, "DIV": 28, "SQUARED_DIFFERENCE": 112,
+    "CONV_2D": 80, "DEPTHWISE_CONV_2D": 80, "FULLY_CONNECTED": 72, "TRANSPOSE_CONV": 88, "BATCH_MATMUL": 32,
+    "AVERAGE_POOL_2D": 32, "MAX_POOL_2D": 32, "CONCATENATION": 80, "SOFTMAX": 80, "PAD": 56, "PADV2": 56,
     **dict.fromkeys(("MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN", "REDUCE_ALL"), 44),
-    **{"QUANTIZE": 32, "DEQUANTIZE": 32, "STRIDED_SLICE": 84, "MIRROR_PAD": 20, "L2_NORMALIZATION": 4},
-    **{"LOGISTIC": 16, "TANH": 16, "RELU": 28, "RELU6": 8, "HARD_SWISH": 20, "LEAKY_RELU": 24, "PRELU": 28, "ELU": 256},
-    **{"ABS": 28, "RSQRT": 28, "SVDF": 36, "UNIDIRECTIONAL_SEQUENCE_LSTM": 688, "SPACE_TO_BATCH_ND": 4},
-    **{"IF": 8, "WHILE": 8, "CALL_ONCE": 8, "VAR_HANDLE": 4},
+    "QUANTIZE": 32, "DEQUANTIZE": 32, "STRIDED_SLICE": 84, "MIRROR_PAD": 20, "L2_NORMALIZATION": 4,
+    "LOGISTIC": 16, "TANH": 16, "RELU": 28, "RELU6": 8, "HARD_SWISH": 20, "LEAKY_RELU": 24, "PRELU": 28, "ELU": 256,
+    "ABS": 28, "RSQRT": 28, "SVDF": 36, "UNIDIRECTIONAL_SEQUENCE_LSTM": 688, "SPACE_TO_BATCH_ND": 4,
+    "IF": 8, "WHILE": 8, "CALL_ONCE": 8, "VAR_HANDLE": 4,
     **dict.fromkeys(("EQUAL", "NOT_EQUAL", "GREATER", "GREATER_EQUAL", "LESS", "LESS_EQUAL"), 32),
-    **{"EMBEDDING_LOOKUP": 16, "CUMSUM": 36, "SELECT_V2": 1},
+    "EMBEDDING_LOOKUP": 16, "CUMSUM": 36, "SELECT_V2": 1,
 }
 _OPTIONS = {
-    **{"ADD": (8, 4), "SUB": (8, 4), "MUL": (4, 4), "DIV": (4, 4), "CONCATENATION": (8, 4), "PACK": (8, 4)},
-    **{"CONV_2D": (28, 4), "DEPTHWISE_CONV_2D": (28, 4), "FULLY_CONNECTED": (32, 8), "TRANSPOSE_CONV": (20, 4)},
-    **{"BATCH_MATMUL": (3, 1), "AVERAGE_POOL_2D": (40, 4), "MAX_POOL_2D": (40, 4), "L2_POOL_2D": (40, 4)},
-    **{"SOFTMAX": (4, 4), "RESHAPE": (36, 4), "SQUEEZE": (36, 4), "SHAPE": (4, 4), "STRIDED_SLICE": (24, 4)},
+    "ADD": (8, 4), "SUB": (8, 4), "MUL": (4, 4), "DIV": (4, 4), "CONCATENATION": (8, 4), "PACK": (8, 4),
+    "CONV_2D": (28, 4), "DEPTHWISE_CONV_2D": (28, 4), "FULLY_CONNECTED": (32, 8), "TRANSPOSE_CONV": (20, 4),
+    "BATCH_MATMUL": (3, 1), "AVERAGE_POOL_2D": (40, 4), "MAX_POOL_2D": (40, 4), "L2_POOL_2D": (40, 4),
+    "SOFTMAX": (4, 4), "RESHAPE": (36, 4), "SQUEEZE": (36, 4), "SHAPE": (4, 4), "STRIDED_SLICE": (24, 4),
     **dict.fromkeys(("MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN", "REDUCE_ALL"), (1, 1)),
-    **{"UNPACK": (8, 4), "SPLIT": (4, 4), "SPLIT_V": (4, 4), "GATHER": (8, 4), "ARG_MAX": (4, 4), "ARG_MIN": (4, 4)},
-    **{"CAST": (8, 4), "LEAKY_RELU": (4, 4), "MIRROR_PAD": (4, 4), "L2_NORMALIZATION": (4, 4), "CUMSUM": (2, 1)},
-    **{"DEPTH_TO_SPACE": (4, 4), "SPACE_TO_DEPTH": (4, 4), "RESIZE_BILINEAR": (2, 1)},
-    **{"RESIZE_NEAREST_NEIGHBOR": (2, 1), "SVDF": (12, 4), "UNIDIRECTIONAL_SEQUENCE_LSTM": (16, 4)},
-    **{"IF": (8, 4), "WHILE": (8, 4), "CALL_ONCE": (4, 4), "VAR_HANDLE": (16, 8)},
+    "UNPACK": (8, 4), "SPLIT": (4, 4), "SPLIT_V": (4, 4), "GATHER": (8, 4), "ARG_MAX": (4, 4), "ARG_MIN": (4, 4),
+    "CAST": (8, 4), "LEAKY_RELU": (4, 4), "MIRROR_PAD": (4, 4), "L2_NORMALIZATION": (4, 4), "CUMSUM": (2, 1),
+    "DEPTH_TO_SPACE": (4, 4), "SPACE_TO_DEPTH": (4, 4), "RESIZE_BILINEAR": (2, 1),
+    "RESIZE_NEAREST_NEIGHBOR": (2, 1), "SVDF": (12, 4), "UNIDIRECTIONAL_SEQUENCE_LSTM": (16, 4),
+    "IF": (8, 4), "WHILE": (8, 4), "CALL_ONCE": (4, 4), "VAR_HANDLE": (16, 8),
 }
+# fmt: on
 _BARE = frozenset(  # neither kernel data nor options
     {
         *("MAXIMUM", "MINIMUM", "TRANSPOSE", "EXP", "LOG", "SQRT", "SQUARE", "NEG", "FLOOR", "CEIL", "ROUND", "SIN"),
@@ -71,7 +73,9 @@ _BARE = frozenset(  # neither kernel data nor options
 )
 _PER_CHANNEL = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")
 # Kernels that write the shape of their output anew, into a copy of it.
-_RESHAPED = frozenset(("GATHER", "GATHER_ND", "DEPTH_TO_SPACE", "SPACE_TO_DEPTH", "L2_POOL_2D", "EMBEDDING_LOOKUP", "BATCH_MATMUL"))
+_RESHAPED = frozenset(
+    ("GATHER", "GATHER_ND", "DEPTH_TO_SPACE", "SPACE_TO_DEPTH", "L2_POOL_2D", "EMBEDDING_LOOKUP", "BATCH_MATMUL")
+)
 _ADD_N = 40  # bytes for int8
 _LUT = 2 * 513  # bytes of one of SOFTMAX's two tables for int16
 
@@ -114,39 +118,46 @@ Allocation = tuple[str, int, int]  # what for, bytes, alignment
 
 def _allocations(model: Model, sizes: _Sizes) -> Iterator[Allocation]:
     """What is allocated, in order."""
-    word = sizes.pointer
+    yield from _structures(model, sizes)
+    yield from _kernels(model)
+    yield from _variables(model, sizes.pointer)
+    for side in (model.inputs, model.outputs):
+        yield "interface", sizes.pointer * len(side), BUFFER
+        for tensor in side:
+            yield from _interface(tensor, sizes)
+
+
+def _structures(model: Model, sizes: _Sizes) -> Iterator[Allocation]:
     yield "allocator", sizes.fixed, 8
-    yield "graph", sizes.subgraph * len(model.subgraphs), word
+    yield "graph", sizes.subgraph * len(model.subgraphs), sizes.pointer
     for graph in model.subgraphs:
-        yield "tensors", sizes.eval_tensor * len(graph.tensors), word
+        yield "tensors", sizes.eval_tensor * len(graph.tensors), sizes.pointer
     for graph in model.subgraphs:
-        yield "operators", sizes.node * len(graph.operators), word
+        yield "operators", sizes.node * len(graph.operators), sizes.pointer
     for operator in model.operators:
         if operator.name in _OPTIONS and not operator.custom:
             yield "options", *_OPTIONS[operator.name]
+
+
+def _kernels(model: Model) -> Iterator[Allocation]:
     for operator in model.operators:
         if operator.name in _KERNEL and not operator.custom:
             yield "kernels", _KERNEL[operator.name], BUFFER
     for operator in model.operators:
         yield from (("kernels", size, BUFFER) for size in _prepared(operator))
+
+
+def _variables(model: Model, word: int) -> Iterator[Allocation]:
     handles = sum(len(scratch(operator)) for operator in model.operators)
     for graph in model.subgraphs:
         yield "scratch handles", word * handles, word
-        yield from (("variables", t.bytes, BUFFER) for t in graph.tensors if t.variable)
-    for side in (model.inputs, model.outputs):
-        yield "interface", word * len(side), BUFFER
-        for tensor in side:
-            yield from _interface(tensor, sizes)
+        yield from (("variables", tensor.bytes, BUFFER) for tensor in graph.tensors if tensor.variable)
 
 
 def _prepared(operator: Operator) -> Iterator[int]:
     """What a kernel asks for when it has seen the shapes."""
     weights, data = operator.input(1), operator.input(0)
-    if operator.name in _PER_CHANNEL and weights is not None and weights.shape:
-        channels = weights.shape[-1 if operator.name == "DEPTHWISE_CONV_2D" else 0]
-        yield from (4 * channels, 4 * channels)
-    if operator.name == "FULLY_CONNECTED" and weights is not None and _per_axis(weights):
-        yield from (4 * weights.shape[0], 4 * weights.shape[0])
+    yield from _per_channel(operator, weights)
     if operator.name == "SOFTMAX" and data is not None and data.dtype == "int16":
         yield from (_LUT, _LUT)
     if operator.name == "BATCH_MATMUL" and data is not None and weights is not None:
@@ -155,6 +166,15 @@ def _prepared(operator: Operator) -> Iterator[int]:
         yield _ADD_N
     if operator.name in _RESHAPED and operator.outputs and operator.outputs[0] is not None:
         yield 4 + 4 * len(operator.outputs[0].shape)
+
+
+def _per_channel(operator: Operator, weights: Tensor | None) -> Iterator[int]:
+    """A multiplier and a shift for each filter; dense layers keep them only if their weights have several scales."""
+    if weights is None or not weights.shape:
+        return
+    if operator.name in _PER_CHANNEL or (operator.name == "FULLY_CONNECTED" and _per_axis(weights)):
+        channels = weights.shape[-1 if operator.name == "DEPTHWISE_CONV_2D" else 0]
+        yield from (4 * channels, 4 * channels)
 
 
 def _matmul(operator: Operator, left: Tensor, right: Tensor) -> Iterator[int]:
