@@ -37,7 +37,7 @@ __all__ = [
 
 T = TypeVar("T")
 IDENTIFIER = b"TFL3"
-MAX_TABLES = 200_000  # the largest language models have some ten thousand tensors and operators
+MAX_TABLES = 100_000  # the largest language models have some ten thousand tensors and operators
 MAX_ELEMENTS = 2**56  # of one tensor
 SHARING = 64  # how many times the size of the file its constants may take together: subgraphs share them
 _DAMAGE = (struct.error, ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError, AssertionError)

@@ -2,8 +2,8 @@
 
 `child.run` starts a process for each request, which is half a second of loading libraries; a `Sandbox` keeps one and
 starts another when it crashed, hung, or broke. Native code that a damaged file has led astray may have written where
-it should not, so no file is blamed for its predecessor: a request that ends badly in a process that has served others
-is made again in a fresh one.
+it should not, so no file is blamed for its predecessor: a request that crashes a process which has served others is
+made again in a fresh one.
 """
 
 import atexit
@@ -32,6 +32,10 @@ GRACE = 5  # seconds after which a child ends itself, if this process is no long
 CHUNK = 1 << 16
 
 
+class TooSlowError(ChildError):
+    """The request took longer than it may."""
+
+
 class Sandbox:
     """A child process that is kept: `run` sends it one request after another. Use it in a `with`, or `close` it."""
 
@@ -43,8 +47,7 @@ class Sandbox:
     def run(self, module: str, request: Json, timeout: float, what: str, memory: int = MEMORY) -> Json:
         """What `module.work(request)` answers, and what it wrote to stderr under the key "stderr".
 
-        `what` begins the message of a crash, `timeout` is in seconds, `memory` in bytes of address space. A request
-        that ends badly in a process that was used before is made twice, so it may take twice the timeout.
+        `what` begins the message of a crash, `timeout` is in seconds, `memory` in bytes of address space.
 
         Raises:
             ChildError: the worker refused the request, crashed, took longer than `timeout` or more than the memory
@@ -56,7 +59,7 @@ class Sandbox:
             try:
                 return self._once(message, what)
             except ChildError as error:
-                if error.refused or not used:
+                if error.refused or not used or isinstance(error, TooSlowError):
                     raise
             return self._once(message, what)
 
@@ -137,7 +140,7 @@ class _Child:
         except BrokenPipeError:
             answer = b""
         except TimeoutError:
-            raise ChildError(
+            raise TooSlowError(
                 f"{what}: no end after {timeout:g} s; the child process was stopped", self._new()
             ) from None
         if not answer.endswith(b"\n"):

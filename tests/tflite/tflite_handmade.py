@@ -58,7 +58,8 @@ def write_graphs(path: Path, graphs: list[Graph], metadata: dict[str, bytes] | N
     model.buffers = [schema.BufferT()]
     model.operatorCodes = []
     model.subgraphs = [_graph(graph, model) for graph in graphs]
-    model.metadata = [_metadata(name, content, model.buffers) for name, content in (metadata or {}).items()]
+    if metadata is not None:
+        model.metadata = [_metadata(name, content, model.buffers) for name, content in metadata.items()]
     builder = flatbuffers.Builder(1024)
     builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
     path.write_bytes(bytes(builder.Output()))

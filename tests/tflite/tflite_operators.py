@@ -130,7 +130,21 @@ def _elementwise() -> list[Case]:
     reals = (_real("x", 1, 4, 3), _real("z", 1, 4, 3), _real("y", 1, 4, 3))
     found += [Case(name, reals, options(f"{table}Options")) for name, table in
               (("DIV", "Div"), ("FLOOR_MOD", "FloorMod"))]  # fmt: skip
-    ones = "EXP LOG SQRT RSQRT SQUARE NEG FLOOR CEIL ROUND SIN COS ZEROS_LIKE LOG_SOFTMAX".split()
+    ones = [
+        "EXP",
+        "LOG",
+        "SQRT",
+        "RSQRT",
+        "SQUARE",
+        "NEG",
+        "FLOOR",
+        "CEIL",
+        "ROUND",
+        "SIN",
+        "COS",
+        "ZEROS_LIKE",
+        "LOG_SOFTMAX",
+    ]
     found += [Case(name, (_real("x", 1, 4, 3), _real("y", 1, 4, 3))) for name in ones]
     flags = T("y", (1, 4, 4, 3), "bool")
     found += [Case(name, (*two[:2], flags)) for name in
