@@ -60,6 +60,10 @@ def arena(path: Path, device: str | None = None, timeout: float | None = None) -
     sizes = {name: int(size) for name, size in _ALLOCATION.findall(answer["stderr"])}
     if set(sizes) != {"total", "head", "tail"}:
         return unavailable("ram", Dimension.BYTES, f"{_name()} prints its arena in a form unknown here", device)
+    return _arena(sizes, device)
+
+
+def _arena(sizes: dict[str, int], device: str | None) -> Metric:
     return Metric(
         name="ram",
         value=sizes["total"],

@@ -122,8 +122,8 @@ def plan(model: Model) -> Plan:
     wanted = list(walk.buffers())
     if len(wanted) > MAX_BUFFERS:
         raise InputError(f"{model.path}: {len(wanted)} tensors to plan; at most {MAX_BUFFERS} are planned")
-    if sum(item.size for item in wanted) > MAX_BYTES:
-        total = sum(item.size for item in wanted)
+    total = sum(item.size for item in wanted)
+    if total > MAX_BYTES:
         raise InputError(f"{model.path}: its tensors take {total} bytes together; the planner counts to {MAX_BYTES}")
     offsets = place([(item.size, item.first, item.last) for item in wanted], _fixed(model, wanted))
     placed = tuple(Buffer(**{**vars(item), "offset": offset}) for item, offset in zip(wanted, offsets, strict=True))
@@ -255,6 +255,8 @@ def _fixed(model: Model, wanted: list[Buffer]) -> list[int | None] | None:
     if len(numbers) < 3 or numbers[2] != len(model.tensors) or len(numbers) < 3 + numbers[2]:
         found = numbers[2] if len(numbers) > 2 else 0
         raise InputError(f"{model.path}: its offline plan has {found} offsets for {len(model.tensors)} tensors")
+    if any(offset < UNSET for offset in numbers[3:]):
+        raise InputError(f"{model.path}: its offline plan has an offset of {min(numbers[3:])}; it must be -1 or more")
     by_tensor = dict(zip(((t.subgraph, t.index) for t in model.tensors), numbers[3:], strict=False))
     found_offsets = [by_tensor.get((item.subgraph, item.tensor or 0), UNSET) if item.kind != "scratch" else UNSET
                      for item in wanted]  # fmt: skip

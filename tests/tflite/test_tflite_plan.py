@@ -163,6 +163,11 @@ def test_an_offline_plan_is_kept(tmp_path: Path) -> None:
     wrong = write_graphs(tmp_path / "w.tflite", [net], {"OfflineMemoryAllocation": offsets[:16]})
     with pytest.raises(InputError, match=r"its offline plan has 3 offsets for 3 tensors"):
         plan(graph.read(wrong))
+    below = write_graphs(
+        tmp_path / "b.tflite", [net], {"OfflineMemoryAllocation": struct.pack("<6i", 1, 0, 3, 0, -64, -1)}
+    )
+    with pytest.raises(InputError, match=r"its offline plan has an offset of -64; it must be -1 or more"):
+        plan(graph.read(below))
 
 
 @pytest.mark.parametrize(
