@@ -154,20 +154,20 @@ def convert(
 
 @cli.command()
 @click.argument("model", type=click.Path())
+@click.option("--run", "runs", is_flag=True, help="Also run it once, in a process of its own, and say how that went.")
 @JSON
-def inspect(model: str, as_json: bool) -> None:
-    """Show what a .tflite holds: operators, shapes, types, MACs, parameters."""
+def inspect(model: str, runs: bool, as_json: bool) -> None:
+    """Show what a .tflite holds: operators, shapes, types, MACs, parameters, memory plan."""
     from edgepipe import api
+    from edgepipe.report import inspection
 
     facts = api.inspect(model)
+    found = inspection.run(facts) if runs else None
     if as_json:
-        from edgepipe.report.facts import as_record
-
-        return click.echo(as_record(facts).model_dump_json(indent=2, by_alias=True))
-    from edgepipe.report.facts import tables
+        return click.echo(inspection.as_record(facts, found).model_dump_json(indent=2, by_alias=True))
     from edgepipe.report.text import show_tables
 
-    return show_tables(tables(facts))
+    return show_tables(inspection.tables(facts, found))
 
 
 @cli.command()

@@ -95,6 +95,34 @@ def test_the_facts_of_inspect(models: Path, command: Command) -> None:
     assert ", level 19)" in shown
 
 
+def test_the_memory_plan_of_inspect(models: Path, command: Command) -> None:
+    told = json.loads(command("inspect", models / "int8.tflite", "--json").out)
+    (dense,) = told["operators"]
+    assert (dense["parameters"], dense["bytes_read"], dense["constant_bytes"], dense["bytes_written"]) == (15, 4, 24, 3)
+    memory = told["memory"]
+    assert (memory["planned_peak"], memory["naive_peak"], memory["reason"]) == (32, 7, "")
+    assert memory["peak_operator"] == "FULLY_CONNECTED #0"
+    assert memory["steps"][-1] == {"operator": "FULLY_CONNECTED #0", "live_bytes": 7, "scratch_bytes": 0}
+    assert {b["name"]: (b["offset"], b["bytes"], b["size"], b["first"], b["last"]) for b in memory["buffers"]} == {
+        "x": (16, 4, 16, 0, 1),
+        "y": (0, 3, 16, 1, 1),
+    }
+    assert (told["filters"], told["runs"]) == (3, None)
+    shown = command("inspect", models / "int8.tflite").out
+    assert "32 B: the arena's head" in shown
+    assert "Alive at the peak" in shown
+
+
+def test_inspect_runs_the_model_apart(models: Path, command: Command) -> None:
+    told = json.loads(command("inspect", models / "int8.tflite", "--run", "--json").out)
+    assert told["runs"]["litert"] == ""
+    arena = told["runs"]["tflite_micro"]
+    if arena["evidence"] != "unavailable":
+        assert arena["details"]["head"] == told["memory"]["planned_peak"]
+        assert arena["details"]["tail"] == told["memory"]["tail"]["bytes"]
+    assert "LiteRT" in command("inspect", models / "int8.tflite", "--run").out
+
+
 NO_MODEL = [
     ("gone.tflite", "gone.tflite: cannot be read: No such file or directory"),
     ("folder.tflite", "folder.tflite: cannot be read: Is a directory"),
