@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from edgepipe.arrays import Arrays
+    from edgepipe.devices.calibration.record import Calibration
     from edgepipe.devices.latency.build import Built
     from edgepipe.pipeline import Pipeline
     from edgepipe.progress import Progress
@@ -130,6 +131,37 @@ def verify(
 
     pruned = Path(zeros_of) if zeros_of is not None else None
     return single.verify(Path(model), devices=devices, limits=limits, integer_only=integer_only, zeros_of=pruned)
+
+
+def calibrate(
+    device: str,
+    out: StrPath,
+    *,
+    effort: Literal["quick", "full"] = "full",
+    threads: int = 1,
+    seed: int = 7,
+    cache_dir: StrPath | None = None,
+    force: bool = False,
+    progress: "Progress | None" = None,
+) -> "Calibration":
+    """Measure a suite of small models on `device`, fit a latency model, and write a profile that estimates with it.
+
+    No TensorFlow; an interrupted calibration goes on where it stopped. See `devices.calibration`.
+
+    Raises:
+        InputError: a device that cannot be reached, or an `out` that cannot be a profile or exists.
+        ToolError: the device runs too little of the suite.
+    """
+    from edgepipe.cache import default_root
+    from edgepipe.devices.calibration import calibrate as calibrating
+    from edgepipe.devices.calibration.suite import Effort
+    from edgepipe.progress import Silent
+
+    root = Path(cache_dir) if cache_dir is not None else default_root()
+    return calibrating.write(
+        device, Path(out), effort=Effort(effort), threads=threads, seed=seed, cache=root, force=force,
+        progress=progress or Silent(),
+    )  # fmt: skip
 
 
 def fit_device(

@@ -227,7 +227,7 @@ def stages(name: str | None, as_json: bool) -> None:
 
 @cli.group(cls=Suggesting)
 def device() -> None:
-    """List and show device profiles."""
+    """List, show and calibrate device profiles."""
 
 
 @device.command("list")
@@ -253,6 +253,60 @@ def device_show(name: str, as_json: bool) -> None:
     if as_json:
         return click.echo(catalogue.device_json(name))
     return show_tables(catalogue.device(name))
+
+
+@device.command("calibrate")
+@click.argument("name")
+@click.option("-o", "--out", type=click.Path(dir_okay=False), required=True, help="The profile to write, a .yaml file.")
+@click.option(
+    "--effort",
+    type=click.Choice(["quick", "full"]),
+    default="full",
+    show_default=True,
+    help="How many models are measured: about 400 in one minute, or 900 in three.",
+)
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads of the runtime.")
+@click.option("--seed", type=click.IntRange(min=0), default=7, show_default=True, help="Which suite is drawn.")
+@CACHE_DIR
+@click.option("--force", is_flag=True, help="Replace the file if it exists.")
+@click.option("--quiet", is_flag=True, help="No progress on stderr.")
+@JSON
+def device_calibrate(
+    name: str,
+    out: str,
+    effort: Any,
+    threads: int,
+    seed: int,
+    cache_dir: str | None,
+    force: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Measure a suite of small models on a device, fit a latency model, and write a profile that estimates with it.
+
+    An interrupted calibration goes on where it stopped: run the same command again.
+    """
+    from pathlib import Path
+
+    from edgepipe import api
+    from edgepipe.progress import shown
+    from edgepipe.report import catalogue
+    from edgepipe.report.text import show_tables
+
+    with shown(quiet) as progress:
+        api.calibrate(
+            name,
+            Path(out),
+            effort=effort,
+            threads=threads,
+            seed=seed,
+            cache_dir=cache_dir,
+            force=force,
+            progress=progress,
+        )
+    if as_json:
+        return click.echo(catalogue.device_json(out))
+    return show_tables([*catalogue.device(out), catalogue.calibration_groups(out)])
 
 
 @device.command("fit")

@@ -7,6 +7,7 @@ from edgepipe import units
 from edgepipe.budget import DEVICE_METRICS
 from edgepipe.cache import Cache
 from edgepipe.devices import profile
+from edgepipe.devices.calibration import estimate as calibrated
 from edgepipe.devices.check import check
 from edgepipe.devices.latency import estimate
 from edgepipe.devices.latency.estimate import Transfer
@@ -89,6 +90,8 @@ class _Bench:
             return self._vela(device, name)
         if obtained.by == "file":
             return file_bytes(name, self.path, device.name)
+        if obtained.calibration is not None:
+            return calibrated.metric(obtained.calibration, self.model, device.name)
         if obtained.by == "tflite-micro":
             return self._arena().model_copy(update={"device": device.name})
         return next(m for m in self._host(device.runtime.threads, device.name) if m.name == name)

@@ -13,6 +13,7 @@ from edgepipe import units
 from edgepipe.artifact import json_digest
 from edgepipe.config import Document, Options, Quantity, validate
 from edgepipe.devices import inherit, operators
+from edgepipe.devices.calibration.record import Calibration
 from edgepipe.devices.latency.record import Fit
 from edgepipe.errors import InputError, did_you_mean
 from edgepipe.metric import Evidence
@@ -139,13 +140,17 @@ class Obtained(Options):
     """How a metric is obtained on this device, or why it is not."""
 
     evidence: Evidence
-    by: Literal["host", "tflite-micro", "file", "vela", "fit", "transfer"] | None = Field(
+    by: Literal["host", "tflite-micro", "file", "vela", "fit", "transfer", "calibration"] | None = Field(
         default=None,
         description="host: run here; tflite-micro: its allocator; vela: compiled; file: counted from the artifact; "
-        "fit: what operators cost, fitted to measurements; transfer: the fit of another device, by clock and a factor",
+        "fit: what operators cost, fitted to measurements; transfer: the fit of another device, by clock and a factor; "
+        "calibration: fitted to a suite that was measured on the device",
     )
     fit: Fit | None = Field(default=None, description="of `by: fit`; written by `edgepipe device fit`")
     transfer: Carry | None = Field(default=None, description="of `by: transfer`")
+    calibration: Calibration | None = Field(
+        default=None, description="of `by: calibration`; `edgepipe device calibrate`"
+    )
     reason: str | None = Field(default=None, description="of `unavailable`: why, and what would make it available")
 
     @model_validator(mode="after")
@@ -157,7 +162,7 @@ class Obtained(Options):
             raise ValueError(f"`{self.evidence}` needs `by` ({', '.join(_GIVES)}) and no `reason`")
         if self.by is not None and self.evidence is not _GIVES[self.by]:
             raise ValueError(f"`by: {self.by}` gives `evidence: {_GIVES[self.by]}`, found `{self.evidence}`")
-        for name in ("fit", "transfer"):
+        for name in ("fit", "transfer", "calibration"):
             if (self.by == name) != (getattr(self, name) is not None):
                 raise ValueError(f"`{name}` belongs to `by: {name}`, and `by: {name}` needs it")
         return self
@@ -170,6 +175,7 @@ _GIVES = {
     "file": Evidence.EXACT,
     "fit": Evidence.ESTIMATED,
     "transfer": Evidence.ESTIMATED,
+    "calibration": Evidence.ESTIMATED,
 }
 
 

@@ -12,6 +12,7 @@ from edgepipe import units
 from edgepipe.cache import Cache, default_root
 from edgepipe.config import Options, Quantity
 from edgepipe.devices import profile
+from edgepipe.devices.calibration.record import Calibration, Errors
 from edgepipe.errors import InputError, did_you_mean
 from edgepipe.report.rows import Rows
 from edgepipe.stages import STAGES, stage_class
@@ -144,9 +145,49 @@ def device(name: str) -> list[Rows]:
         ("types", ", ".join(found.dtypes) + ("; integer only" if found.integer_only else "")),
         ("operators", "all" if found.operators is None else f"{len(found.operators)}: {', '.join(found.operators)}"),
         *((metric, _obtained(getattr(found, metric))) for metric in ("latency", "ram", "flash")),
+        *(_calibration(found.latency.calibration) if found.latency.calibration else ()),
         *(("source", source) for source in found.sources),
     ]
     return [Rows(f"{found.name}: {found.description}", ("what", "value"), tuple(rows))]
+
+
+def _calibration(found: Calibration) -> list[tuple[str, str]]:
+    about, (low, high) = found.measured, found.interval
+    return [
+        ("calibrated", f"{about.models} models ({about.suite}), {about.at}"),
+        ("calibrated with", f"{about.runtime}, {about.threads} thread(s)"),
+        ("calibrated on", about.host),
+        ("90 % interval", f"{low:.3f} to {high:.3f} times the estimate"),
+        *((f"error, {label}", errors_text(errors)) for label, errors in (
+            ("composites, 5-fold", found.within),
+            ("composites, group held out", found.across),
+            ("operators, 5-fold", found.operators),
+        )),
+        *(("not run", refused) for refused in about.refused),
+    ]  # fmt: skip
+
+
+def calibration_groups(name: str) -> Rows:
+    """How well each group of the suite is predicted, by fits that saw four fifths of it and by one that saw none."""
+    found = profile.load(name, Path.cwd()).latency.calibration
+    groups = found.groups if found else {}
+    rows = tuple((group, *_percents(e.within), *_percents(e.across)) for group, e in groups.items())
+    columns = ("group", "models", "median", "p90", "unseen models", "median", "p90")
+    return Rows("Errors by group, 5-fold and with the whole group unseen", columns, rows, frozenset(range(1, 7)))
+
+
+def _percents(errors: Errors | None) -> tuple[str, str, str]:
+    if errors is None:
+        return "", "its operator is nowhere else", ""
+    return str(errors.models), f"{errors.median * 100:.1f} %", f"{errors.p90 * 100:.1f} %"
+
+
+def errors_text(errors: Errors) -> str:
+    """For example `median 2.1 %, p90 6.0 %, worst 25.1 % of 216`."""
+    return (
+        f"median {errors.median * 100:.1f} %, p90 {errors.p90 * 100:.1f} %, worst {errors.worst * 100:.1f} % "
+        f"of {errors.models}"
+    )
 
 
 def _npu(npu: Any) -> str:

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from edgepipe.errors import InputError
 from edgepipe.metric import Evidence, Metric, Record, unavailable
-from edgepipe.tflite import child, graph
+from edgepipe.tflite import child, cores, graph
 from edgepipe.tflite.host import Host
 from edgepipe.tflite.interpreter import Runtime
 from edgepipe.units import Dimension
@@ -32,6 +32,7 @@ class Measurement(Record):
     version: str = Field(description="package and version, for example ai-edge-litert 2.3.0")
     host: Host
     measured_at: str = Field(description="ISO 8601, UTC")
+    cores: tuple[int, ...] = Field(default=(), description="that the process was pinned to; empty: it was not")
     memory: int | None = Field(description="growth of the peak resident memory by loading and running; null: unknown")
     memory_reason: str = Field(default="", description="why `memory` is unknown")
 
@@ -40,6 +41,8 @@ def measure(
     path: Path, threads: int = 1, runs: int = RUNS, warm_up: int = WARM_UP, runtime: Runtime = Runtime.XNNPACK
 ) -> Measurement:
     """Time `invoke` on zeros after `warm_up` calls: at least `runs` and 0.3 s, ending after 3 s.
+
+    The process is pinned to as many cores as threads.
 
     A model so slow that 3 s do not hold `runs` of them is run less often, and `runs` of the result says how often.
 
@@ -63,6 +66,7 @@ def metrics(measurement: Measurement, device: str) -> list[Metric]:
         "runs": measurement.runs,
         "warm_up": measurement.warm_up,
         "threads": measurement.threads,
+        "cores": cores.pinned(measurement.cores),
         "runtime": measurement.runtime.value,
         "version": measurement.version,
         "host": measurement.host.text(),

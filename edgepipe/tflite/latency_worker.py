@@ -10,7 +10,7 @@ import ai_edge_litert.interpreter  # noqa: F401  (loaded before the memory is co
 import numpy as np
 
 from edgepipe.sources import version
-from edgepipe.tflite import child, graph
+from edgepipe.tflite import child, cores, graph
 from edgepipe.tflite.child import Json
 from edgepipe.tflite.host import fingerprint
 from edgepipe.tflite.interpreter import Runtime, open_once
@@ -23,6 +23,8 @@ RESET_PEAK = Path("/proc/self/clear_refs")  # writing 5 sets the peak back to th
 def work(request: Json) -> Json:
     """The request of `latency.measure` in, the fields of a `Measurement` out."""
     runtime, model = Runtime(request["runtime"]), graph.read(Path(request["path"]))
+    host = fingerprint()  # before pinning, which leaves fewer cores
+    pinned = cores.pin(request["threads"])
     before, reason = _baseline()
     interpreter, _ = open_once(model, runtime, request["threads"])
     for _ in range(request["warm_up"] - 1):  # opening ran it once
@@ -38,7 +40,8 @@ def work(request: Json) -> Json:
         threads=request["threads"],
         runtime=runtime,
         version=f"ai-edge-litert {version('ai-edge-litert')}",
-        host=fingerprint(),
+        host=host,
+        cores=pinned,
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
         memory=_status("VmHWM") - before if before else None,
         memory_reason=reason,

@@ -1,0 +1,130 @@
+"""Calibrates this host on the generated suite and tests it on real models that the fit has not seen.
+
+    python benchmarks/calibration.py [--effort full] [--profile FILE] [--models DIR] [--again]
+
+The models are those of `latency/models` below $EDGEPIPE_SHARED, or below `../shared` beside the repository. They are
+measured in turns, in passes, like the suite (`edgepipe.devices.calibration.measuring`); --again forgets earlier
+readings. A model that XNNPACK refuses is listed with its reason.
+"""
+
+import argparse
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from edgepipe.artifact import file_digest
+from edgepipe.cache import default_root
+from edgepipe.devices import profile
+from edgepipe.devices.calibration import calibrate as calibrating
+from edgepipe.devices.calibration.backend import HostBackend
+from edgepipe.devices.calibration.estimate import Estimate, estimate
+from edgepipe.devices.calibration.measuring import Bench, Item, Store
+from edgepipe.devices.calibration.record import Calibration
+from edgepipe.devices.calibration.suite import Case, Effort, suite
+from edgepipe.progress import Silent, shown
+from edgepipe.report.catalogue import errors_text
+from edgepipe.tflite import graph
+
+PASSES = 5
+SHARED = Path(os.environ.get("EDGEPIPE_SHARED", Path(__file__).resolve().parent.parent.parent / "shared"))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One real model: seconds measured and estimated."""
+
+    name: str
+    measured: float
+    found: Estimate
+
+    @property
+    def error(self) -> float:
+        """Estimate / measurement - 1."""
+        return self.found.seconds / self.measured - 1
+
+    @property
+    def inside(self) -> bool:
+        """Whether the measurement lies in the interval."""
+        return self.found.low <= self.measured <= self.found.high
+
+
+def measured(models: list[Path], store: Store, threads: int, seed: int) -> dict[str, float | str]:
+    """Seconds of each model, or why it does not run, by file name."""
+
+    def never(_: int) -> None:
+        raise AssertionError("real models are not built")
+
+    items = [Item(Case(path.name, "real", True, never), path, file_digest(path)) for path in models]
+    with tempfile.TemporaryDirectory() as folder:
+        first = next(case for case in suite(Effort.QUICK, seed) if case.group == calibrating.REFERENCE)
+        reference = Path(folder) / "reference.tflite"
+        reference.write_bytes(first.content(seed))
+        readings = Bench(HostBackend(threads), store, reference, seed, Silent()).measure(items, PASSES)
+    return {name: reading.seconds or reading.refused for name, reading in readings.items()}
+
+
+def show(rows: list[Row], refused: dict[str, str]) -> None:
+    """The table, the refused models, and the summary."""
+    print(f"{'model':52} {'measured':>10} {'estimated':>10} {'90 % interval':>21} {'error':>7}  inside")
+    for row in sorted(rows, key=lambda row: abs(row.error)):
+        found = row.found
+        span = f"{found.low * 1e6:9.1f} ..{found.high * 1e6:9.1f}"
+        note = "; extrapolates: " + found.outside[0] if found.outside else ""
+        times = f"{row.measured * 1e6:10.1f} {found.seconds * 1e6:10.1f} {span}"
+        print(f"{row.name[:52]:52} {times} {row.error * 100:+6.1f}%  {'yes' if row.inside else 'NO'}{note}")
+    for name, reason in refused.items():
+        print(f"{name[:52]:52} not run: {reason[:200]}")
+    for label, chosen in (("all", rows), ("inside the fitted range", [row for row in rows if not row.found.outside])):
+        off = np.abs([row.error for row in chosen])
+        median, p90, worst = np.quantile(off, (0.5, 0.9, 1.0)) * 100
+        width = np.median([(row.found.high - row.found.low) / row.found.seconds for row in chosen]) * 100
+        covered = np.mean([row.inside for row in chosen]) * 100
+        print(
+            f"{label}: {len(chosen)} models, median error {median:.1f} %, p90 {p90:.1f} %, worst {worst:.1f} %; "
+            f"{covered:.0f} % inside the 90 % interval of median width {width:.0f} %"
+        )
+
+
+def told(found: Calibration) -> None:
+    """How the calibration judged itself before it saw any of the real models."""
+    about = found.measured
+    print(f"{about.host}; {about.runtime}, {about.threads} thread(s); suite {about.suite}, {about.models} models")
+    print(f"composites, 5-fold:          {errors_text(found.within)}")
+    print(f"composites, group held out:  {errors_text(found.across)}")
+    print(f"single operators, 5-fold:    {errors_text(found.operators)}")
+    print(f"90 % of held-out composites: {found.interval[0]:.3f} to {found.interval[1]:.3f} times the estimate\n")
+
+
+def main() -> None:
+    """Calibrate (or take --profile), measure the real models, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--effort", choices=[str(effort) for effort in Effort], default="full")
+    parser.add_argument("--profile", help="a calibrated profile; default: calibrate now")
+    parser.add_argument("--models", type=Path, default=SHARED / "latency" / "models")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--again", action="store_true", help="measure anew")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) if given.again else default_root() / "calibration"
+        backend, order = HostBackend(given.threads), calibrating.Order(Effort(given.effort), given.seed, root)
+        if given.profile:
+            found = profile.load(given.profile, Path.cwd()).latency.calibration
+        else:
+            with shown() as progress:
+                found = calibrating.calibrate(backend, order, progress)
+        if found is None:
+            raise SystemExit(f"{given.profile}: not a calibrated profile")
+        models = sorted(given.models.glob("*.tflite"))
+        times = measured(models, Store(root), given.threads, given.seed)
+    told(found)
+    rows = [Row(path.name, t, estimate(found, graph.read(path))) for path in models
+            if isinstance(t := times[path.name], float)]  # fmt: skip
+    show(rows, {name: reason for name, reason in times.items() if isinstance(reason, str)})
+
+
+if __name__ == "__main__":
+    main()

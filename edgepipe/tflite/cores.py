@@ -1,0 +1,25 @@
+"""Which cores a measurement runs on: as many as it has threads, so that it neither wanders nor gets more."""
+
+import os
+
+
+def pin(threads: int) -> tuple[int, ...]:
+    """Bind this process to `threads` of its cores, the last ones; empty where the system cannot or has too few.
+
+    The last, because systems put interrupts and their own services on the first.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        return ()
+    usable = sorted(os.sched_getaffinity(0))
+    if threads > len(usable):
+        return ()
+    chosen = tuple(usable[-threads:])
+    os.sched_setaffinity(0, chosen)
+    return chosen
+
+
+def pinned(cores: tuple[int, ...]) -> str:
+    """For details and messages: `pinned to cores 2, 3`, or that nothing was."""
+    if not cores:
+        return "not pinned: the system does not offer it, or has fewer cores than threads"
+    return f"pinned to core{'' if len(cores) == 1 else 's'} {', '.join(map(str, cores))}"

@@ -1,0 +1,57 @@
+"""Measures many small models in one child process, in turns, so that a disturbance hits one turn of all of them.
+
+Each round visits every model in a new random order, and a reference model between them; a round in which the reference
+was slower than in its best round is scaled by that factor. A model's time is a low quantile of its rounds' medians:
+what the machine takes when nothing else disturbs it.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgepipe.metric import Record
+from edgepipe.tflite import child
+from edgepipe.tflite.interpreter import Runtime
+
+START_SECONDS = 60.0  # of the child's time limit
+SECONDS_PER_MODEL = 10.0
+
+
+class Reading(Record):
+    """The time of one inference in seconds, and how far its rounds lay apart; or why there is none."""
+
+    seconds: float | None
+    spread: float = 0.0  # (third quartile - first) / median of the rounds
+    rounds: int = 0
+    refused: str = ""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a series is measured: `visit` is the least time in seconds that one round spends on a model."""
+
+    threads: int = 1
+    runtime: Runtime = Runtime.XNNPACK
+    rounds: int = 7
+    visit: float = 0.006
+    seed: int = 0
+
+
+def measure(models: list[Path], reference: Path, plan: Plan) -> list[Reading]:
+    """A reading of each of `models`, in their order; a model that the runtime refuses gets its reason.
+
+    Raises:
+        ChildError: the runtime crashed or hung on one of them.
+    """
+    request = {
+        "models": [str(path) for path in models],
+        "reference": str(reference),
+        "threads": plan.threads,
+        "runtime": plan.runtime,
+        "rounds": plan.rounds,
+        "visit": plan.visit,
+        "seed": plan.seed,
+    }
+    limit = START_SECONDS + SECONDS_PER_MODEL * len(models)
+    what = f"measuring {len(models)} models on LiteRT {plan.runtime}"
+    answer = child.run("edgepipe.tflite.latency_series_worker", request, limit, what)
+    return [Reading.model_validate(reading) for reading in answer["readings"]]

@@ -1,0 +1,100 @@
+"""The suite that a device is calibrated on: valid models, the same bytes everywhere."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgepipe.devices.calibration.suite import GROUPS, Case, Effort, suite
+from edgepipe.tflite import graph
+from edgepipe.tflite.interpreter import Runtime, Session, open_once
+from edgepipe.tflite.model import Model
+
+SEED = 7
+QUICK = suite(Effort.QUICK, SEED)
+ON_TFLM = (
+    "conv_1x1",
+    "conv_3x3",
+    "depthwise",
+    "fully_connected",
+    "add_same",
+    "max_pool",
+    "classifier",
+)
+
+
+def _first(group: str) -> Case:
+    return next(case for case in QUICK if case.group == group)
+
+
+def _model(case: Case, folder: Path) -> Model:
+    path = folder / f"{case.name}.tflite"
+    path.write_bytes(case.content(SEED))
+    return graph.read(path)
+
+
+def test_bytes_follow_from_the_seed() -> None:
+    again = {case.name: case for case in suite(Effort.QUICK, SEED)}
+    for group in GROUPS:
+        case = _first(group.name)
+        assert again[case.name].content(SEED) == case.content(SEED)
+    conv = _first("conv_3x3")
+    assert conv.content(SEED) != conv.content(SEED + 1)  # other weights
+    assert {case.name for case in suite(Effort.QUICK, SEED + 1)} != {case.name for case in QUICK}  # other shapes
+
+
+def test_the_quick_suite_is_part_of_the_full_one() -> None:
+    full = {case.name for case in suite(Effort.FULL, SEED)}
+    assert {case.name for case in QUICK} < full
+    assert len(QUICK) == len({case.name for case in QUICK})
+    assert len(full) > 2 * len(QUICK)
+
+
+def test_each_group_is_there_and_every_model_runs(tmp_path: Path) -> None:
+    counts: Counter[str] = Counter()
+    for case in QUICK:
+        model = _model(case, tmp_path)
+        open_once(model, Runtime.XNNPACK, 1)
+        counts[case.group] += 1
+        assert {tensor.dtype for tensor in model.tensors} <= {"int8", "int32", "uint8", "float32"}
+        assert model.macs <= 400e6, "a model that takes long spoils a quick calibration"
+    assert set(counts) == {group.name for group in GROUPS}
+    assert all(counts[group.name] > 0.7 * group.quick for group in GROUPS)
+
+
+@pytest.mark.parametrize("group", [group.name for group in GROUPS if not group.composite])
+def test_kernels_agree_on_what_a_model_means(group: str, tmp_path: Path) -> None:
+    """Scales and zero points make sense only if delegate and reference give the same numbers.
+
+    Not so of composites: there a flipped rounding grows through the random weights.
+    """
+    model = _model(_first(group), tmp_path)
+    random = np.random.default_rng(0)
+    given = [random.uniform(-100, 100, t.shape).astype(t.dtype) for t in model.inputs]
+    results = []
+    for runtime in (Runtime.REFERENCE, Runtime.XNNPACK):
+        session = Session(model, runtime, 1)
+        interpreter = session.open([tensor.shape for tensor in model.inputs])
+        results.append([array.astype(np.float64) for array in session.invoke(interpreter, given)])
+    for reference, delegate, tensor in zip(*results, model.outputs, strict=True):
+        unit = 0.05 if tensor.dtype == "float32" else 1
+        off = np.abs(reference - delegate) / unit
+        assert off.max() <= 2, f"{group}: {off.max()} units in the last place apart"
+
+
+def test_weights_are_quantized_per_channel(tmp_path: Path) -> None:
+    for group, axis in (("conv_3x3", 0), ("depthwise", 3)):
+        weights = _model(_first(group), tmp_path).operators[0].input(1)
+        assert weights is not None
+        assert weights.quantization is not None
+        assert (weights.quantization.axis, len(weights.quantization.scales)) == (axis, weights.shape[axis])
+
+
+@pytest.mark.parametrize("group", ON_TFLM)
+def test_tflite_micro_takes_them_too(group: str, tmp_path: Path) -> None:
+    pytest.importorskip("tflite_micro")
+    from edgepipe.tflite import micro
+
+    arena = micro.arena(_model(_first(group), tmp_path).path)
+    assert arena.value, arena.how
