@@ -176,6 +176,7 @@ def fit_device(
     dtype: Literal["int8", "float32"] = "int8",
     on_chip: str | int | None = None,
     source: str | None = None,
+    without: Collection[str] = (),
 ) -> "Built":
     """Fit what operators cost on a device to a table of measurements and write the part of a profile; no TensorFlow.
 
@@ -190,13 +191,14 @@ def fit_device(
         dtype: what the models of the table compute in.
         on_chip: weights that the chip holds, in bytes or as text such as "1 MiB".
         source: where the measurements come from; None for the table's name.
+        without: families whose rows are left out, for example because they sit on a timer's floor.
 
     Raises:
         InputError: a wrong table, an unknown kind or target, no model at hand.
     """
     from edgepipe.devices.latency import asked, build
 
-    request = asked.request(Path(table), target, kind, clock, neighbours, dtype, on_chip, source)
+    request = asked.request(Path(table), target, kind, clock, neighbours, dtype, on_chip, source, without)
     built = build.build(Path(table), Path(models), request)
     build.write(built.fit, Path(out))
     return built

@@ -36,6 +36,7 @@ class Kind(StrEnum):
     QAT = "qat"  # a fake-quant model: a folder of base model, recipe and weights
     SAVED_MODEL = "saved_model"  # a SavedModel folder: a program, which can only be converted
     TFLITE = "tflite"
+    VELA = "vela"  # a .tflite compiled for an Arm Ethos-U: its operators are command streams
 
 
 @dataclass(frozen=True)

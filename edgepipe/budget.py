@@ -4,6 +4,7 @@ budget:
   accuracy: ">= 97 %"                               # a quality metric of the task
   accuracy_drop: {max: 1 point, against: train}     # how much worse than an earlier stage
   nucleo-l4r5zi: {latency: 20 ms, ram: 64 KiB}      # one block a device
+  ethos-u55-128: {npu_operators: 100 %}             # the least share, on a device with an NPU
   host: {latency: {max: 1 ms, evidence: measured}}
 """
 
@@ -17,7 +18,12 @@ from edgepipe.errors import did_you_mean
 from edgepipe.metric import Evidence, Limit
 from edgepipe.units import Dimension, UnitError, parse, show
 
-DEVICE_METRICS = {"latency": Dimension.SECONDS, "ram": Dimension.BYTES, "flash": Dimension.BYTES}
+DEVICE_METRICS = {
+    "latency": Dimension.SECONDS,
+    "ram": Dimension.BYTES,
+    "flash": Dimension.BYTES,
+    "npu_operators": Dimension.FRACTION,  # of devices with an NPU only
+}
 MODEL_METRICS = {
     "size": Dimension.BYTES,
     "size_deflate": Dimension.BYTES,
@@ -27,7 +33,7 @@ MODEL_METRICS = {
     "macs": Dimension.COUNT,
     "sparsity": Dimension.FRACTION,
 }
-_HIGHER_IS_BETTER = {"sparsity"}
+_HIGHER_IS_BETTER = {"sparsity", "npu_operators"}
 _SIGNED = re.compile(r"\s*(<=|>=)\s*(.*)")
 _KEYS = ("max", "min", "evidence", "against", "optional")
 Bound = Literal["max", "min"]
@@ -49,7 +55,7 @@ class Known:
         if name in DEVICE_METRICS:
             return None
         if name in MODEL_METRICS:
-            return MODEL_METRICS[name], "min" if name in _HIGHER_IS_BETTER else "max"
+            return MODEL_METRICS[name], _usual(name)
         drop = name.endswith("_drop")
         quality = (self.quality or {}).get(name.removesuffix("_drop"))
         if quality is not None:
@@ -60,6 +66,10 @@ class Known:
         """Every name that may stand as a key of the budget."""
         own = list(self.quality or {})
         return [*own, *(f"{name}_drop" for name in own), *MODEL_METRICS, *self.devices]
+
+
+def _usual(name: str) -> Bound:
+    return "min" if name in _HIGHER_IS_BETTER else "max"
 
 
 def limits(document: Document, path: Path_, data: Any, known: Known) -> list[Limit]:
@@ -100,7 +110,8 @@ def _device(document: Document, path: Path_, device: str, data: Any) -> list[Lim
     found = []
     for name, value in data.items():
         if name in DEVICE_METRICS:
-            found.append(_limit(document, (*path, name), name, value, (DEVICE_METRICS[name], "max"), None, device))
+            metric = (DEVICE_METRICS[name], _usual(name))
+            found.append(_limit(document, (*path, name), name, value, metric, None, device))
         else:
             document.problem((*path, name), f"no metric of a device{did_you_mean(name, DEVICE_METRICS)}", at="key")
     return found

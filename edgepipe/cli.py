@@ -154,20 +154,20 @@ def convert(
 
 @cli.command()
 @click.argument("model", type=click.Path())
+@click.option("--run", "runs", is_flag=True, help="Also run it once, in a process of its own, and say how that went.")
 @JSON
-def inspect(model: str, as_json: bool) -> None:
-    """Show what a .tflite holds: operators, shapes, types, MACs, parameters."""
+def inspect(model: str, runs: bool, as_json: bool) -> None:
+    """Show what a .tflite holds: operators, shapes, types, MACs, parameters, memory plan."""
     from edgepipe import api
+    from edgepipe.report import inspection
 
     facts = api.inspect(model)
+    found = inspection.run(facts) if runs else None
     if as_json:
-        from edgepipe.report.facts import as_record
-
-        return click.echo(as_record(facts).model_dump_json(indent=2, by_alias=True))
-    from edgepipe.report.facts import tables
+        return click.echo(inspection.as_record(facts, found).model_dump_json(indent=2, by_alias=True))
     from edgepipe.report.text import show_tables
 
-    return show_tables(tables(facts))
+    return show_tables(inspection.tables(facts, found))
 
 
 @cli.command()
@@ -330,6 +330,7 @@ def device_calibrate(
     help="What the models of the table compute in.",
 )
 @click.option("--on-chip", help="Weights that the chip holds, such as 1 MiB; more are read from outside.")
+@click.option("--without", multiple=True, metavar="FAMILY", help="Leave the rows of this family out.")
 @click.option("--source", help="Where the measurements come from; default: the table's name.")
 @click.option("-o", "--out", required=True, type=click.Path(), help="The part of a profile to write.")
 @JSON
@@ -342,6 +343,7 @@ def device_fit(
     neighbours: tuple[str, ...],
     dtype: Any,
     on_chip: str | None,
+    without: tuple[str, ...],
     source: str | None,
     out: str,
     as_json: bool,
@@ -363,6 +365,7 @@ def device_fit(
         dtype=dtype,
         on_chip=on_chip,
         source=source,
+        without=without,
     )
     for line in built.left_out:
         click.echo(f"left out: {line}", err=True)

@@ -249,7 +249,9 @@ class _Parser:
 
 def _remedy(cls: type[Stage], kind: Kind) -> str:
     """What to do about a stage that does not take `kind`."""
-    if set(cls.accepts) == {Kind.TFLITE}:
+    if kind is Kind.VELA:
+        return "a compiled model can only be validated: move this stage before `compile`"
+    if set(cls.accepts) <= {Kind.TFLITE, Kind.VELA}:
         return "put `convert` before it"
     if kind is Kind.QAT:
         return "a fake-quant model can only be converted: drop this stage or put it before `quantize`"

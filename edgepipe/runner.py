@@ -169,7 +169,7 @@ def _context(state: Run, step: Step, artifact: Artifact | None, folder: Path) ->
     return Work(
         name=step.name, artifact=artifact, folder=folder, seed=_seed(pipeline, step), base=pipeline.base,
         progress=state.progress, world=step.world, splits=_splits(state, step), task=_goal(state),
-        allow_code=pipeline.source.allow_code, earlier=state.earlier,
+        allow_code=pipeline.source.allow_code, earlier=state.earlier, cache=state.cache,
     )  # fmt: skip
 
 

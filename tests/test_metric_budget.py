@@ -109,6 +109,8 @@ def read(text: str, known: Known = KNOWN) -> tuple[list[Limit], list[str]]:
         ("macs: '<= 5 M'", ("macs", "max", 5e6, None)),
         ("host: {latency: 1 ms}", ("latency", "max", 0.001, "host")),
         ("host: {flash: '>= 1 B'}", ("flash", "min", 1.0, "host")),
+        ("host: {npu_operators: 100 %}", ("npu_operators", "min", 1.0, "host")),
+        ("host: {npu_operators: {max: 50 %}}", ("npu_operators", "max", 0.5, "host")),
     ],
 )
 def test_a_line_of_a_budget(text: str, expected: tuple[str, str, float, str | None]) -> None:
@@ -154,10 +156,11 @@ def test_words_of_the_command_line() -> None:
 def test_words_that_are_no_limits_are_all_told() -> None:
     allowed = "; allowed: flash, latency, macs, nonzero_parameters, parameters, ram, size, size_deflate, size_zstd"
     with pytest.raises(ConfigError) as caught:
-        from_words(["ram", "flsh=3KiB", "flash=3ms", "size=-3B", "sparsity=50%", "=3"])
+        from_words(["ram", "flsh=3KiB", "flash=3ms", "size=-3B", "sparsity=50%", "npu_operators=1", "=3"])
     assert [problem.message for problem in caught.value.problems] == [
         f"'=3': expected METRIC=LIMIT{allowed}",
         "'flsh=3KiB': expected METRIC=LIMIT; did you mean 'flash'?",
+        f"'npu_operators=1': expected METRIC=LIMIT{allowed}",
         "'ram': expected METRIC=LIMIT; the limit is missing",
         f"'sparsity=50%': expected METRIC=LIMIT{allowed}",
         "'ms' is no unit of bytes; allowed: B, KiB, MiB, GiB, kB, KB, MB, GB",

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from edgepipe import units
 from edgepipe.budget import DEVICE_METRICS
+from edgepipe.cache import Cache
 from edgepipe.devices import profile
 from edgepipe.devices.calibration import estimate as calibrated
 from edgepipe.devices.check import check
@@ -12,13 +13,17 @@ from edgepipe.devices.latency import estimate
 from edgepipe.devices.latency.estimate import Transfer
 from edgepipe.devices.latency.record import Fit
 from edgepipe.devices.profile import Device, Obtained
+from edgepipe.devices.vela import evidence as vela
 from edgepipe.errors import InputError
-from edgepipe.metric import Finding, Metric, unavailable
+from edgepipe.metric import Finding, Limit, Metric, judge, unavailable
 from edgepipe.metric import exact as _exact
 from edgepipe.tflite import latency, micro
 from edgepipe.tflite.compressed import compressed
 from edgepipe.tflite.model import Model
 from edgepipe.units import Dimension
+
+NPU_SHARE = "npu_operators"
+FALLBACK = "npu-fallback"
 
 
 @dataclass(frozen=True)
@@ -27,35 +32,62 @@ class OnDevice:
 
     metrics: tuple[Metric, ...]
     findings: tuple[Finding, ...]
+    notes: tuple[str, ...] = ()
 
 
-def gather(model: Model, devices: list[Device]) -> OnDevice:
+def gather(
+    model: Model, devices: list[Device], limits: list[Limit] | None = None, cache: Cache | None = None
+) -> OnDevice:
     """Latency, RAM and flash of `model` on each of `devices`, and every rule it breaks there.
 
-    Measuring runs the model on this host in a child process; TFLite Micro's allocator runs at most once.
+    Measuring runs the model on this host in a child process; TFLite Micro's allocator runs at most once; Vela runs once
+    for each accelerator unless `cache` (None: the default one) has its result. An operator that falls back from the NPU
+    is a finding, unless one of `limits` on `npu_operators` allows that many: then it is a note.
     """
-    bench = _Bench(model)
-    metrics = [bench.metric(name, device) for device in devices for name in DEVICE_METRICS]
-    findings = [finding for device in devices for finding in check(device, model)]
-    findings += [finding for device in devices for finding in _fits(device, metrics)]
-    return OnDevice(tuple(metrics), tuple(findings))
+    bench = _Bench(model, cache)
+    metrics = [bench.metric(name, device) for device in devices for name in _names(device)]
+    findings = [finding for device in devices for finding in bench.broken(device)]
+    allowed = [device for device in devices if _allows_fallback(limits or [], metrics, device)]
+    fallbacks = {device.name: bench.fallbacks(device) for device in devices}
+    return OnDevice(
+        tuple(metrics),
+        (*findings, *(f for device in devices if device not in allowed for f in fallbacks[device.name]),
+         *(f for device in devices for f in _fits(device, metrics))),
+        (*(f"{f}; the budget allows it" for device in allowed for f in fallbacks[device.name]),
+         *dict.fromkeys(told.note for told in bench.told.values() if told.note)),
+    )  # fmt: skip
+
+
+def _names(device: Device) -> list[str]:
+    return [name for name in DEVICE_METRICS if name != NPU_SHARE or device.system.npu is not None]
+
+
+def _allows_fallback(limits: list[Limit], metrics: list[Metric], device: Device) -> bool:
+    own = [limit for limit in limits if limit.metric == NPU_SHARE and limit.device == device.name]
+    return bool(own) and all(judge(limit, metrics).met for limit in own)
 
 
 class _Bench:
     """Takes metrics of one model; what does not depend on the device is taken once."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, cache: Cache | None) -> None:
         self.model = model
         self.path = model.path
+        self.cache = cache
         self.arena: Metric | None = None
         self.measured: dict[int, latency.Measurement] = {}
+        self.told: dict[str, vela.Told] = {}
 
     def metric(self, name: str, device: Device) -> Metric:
+        if name == NPU_SHARE:
+            return self._npu_share(device)
         obtained: Obtained = {"latency": device.latency, "ram": device.ram, "flash": device.flash}[name]
         if obtained.by is None:
             return unavailable(name, DEVICE_METRICS[name], str(obtained.reason), device.name)
         if obtained.by in ("fit", "transfer"):
             return estimated(device, self.model)
+        if obtained.by == "vela":
+            return self._vela(device, name)
         if obtained.by == "file":
             return file_bytes(name, self.path, device.name)
         if obtained.calibration is not None:
@@ -63,6 +95,45 @@ class _Bench:
         if obtained.by == "tflite-micro":
             return self._arena().model_copy(update={"device": device.name})
         return next(m for m in self._host(device.runtime.threads, device.name) if m.name == name)
+
+    def broken(self, device: Device) -> list[Finding]:
+        """The rules that the model breaks on `device`, without the operators that fall back."""
+        told = self._told(device)
+        found = [finding for finding in check(device, self.model) if finding.rule != FALLBACK]
+        return found + ([told.crashed] if told is not None and told.crashed is not None else [])
+
+    def fallbacks(self, device: Device) -> list[Finding]:
+        """The operators that the NPU leaves to the core: as Vela tells, else by the profile's list."""
+        told = self._told(device)
+        if told is not None and told.compiled is not None:
+            return told.fallbacks
+        return [finding for finding in check(device, self.model) if finding.rule == FALLBACK]
+
+    def _told(self, device: Device) -> "vela.Told | None":
+        if device.system.npu is None or device.system.npu.vela is None:
+            return None
+        if device.name not in self.told:
+            self.told[device.name] = vela.ask(self.model, device, self.cache)
+        return self.told[device.name]
+
+    def _vela(self, device: Device, name: str) -> Metric:
+        told = self._told(device)
+        if told is None:
+            reason = (
+                f"the profile says `by: vela` and has no `system.npu.vela`, which tells {name} of which accelerator"
+            )
+            return unavailable(name, DEVICE_METRICS[name], reason, device.name)
+        return told.metric(name)
+
+    def _npu_share(self, device: Device) -> Metric:
+        told = self._told(device)
+        if told is not None:
+            return told.metric(NPU_SHARE)
+        reason = (
+            "only the NPU's own compiler tells, and edgepipe runs none for it; the rule npu-fallback goes by the "
+            "profile's list of operators"
+        )
+        return unavailable(NPU_SHARE, DEVICE_METRICS[NPU_SHARE], reason, device.name)
 
     def _arena(self) -> Metric:
         if self.arena is None:

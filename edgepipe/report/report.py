@@ -20,7 +20,8 @@ from edgepipe.runner import Run, StepResult
 
 SCHEMA: Literal["edgepipe.report/1"] = "edgepipe.report/1"
 FILE = "report.json"
-TOOLS = ("tensorflow", "keras", "tf_keras", "tensorflow-model-optimization", "ai-edge-litert", "tflite-micro", "numpy")
+TOOLS = ("tensorflow", "keras", "tf_keras", "tensorflow-model-optimization", "ai-edge-litert", "tflite-micro",
+         "ethos-u-vela", "numpy")  # fmt: skip
 
 
 class StageReport(Record):

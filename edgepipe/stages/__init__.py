@@ -11,6 +11,7 @@ STAGES = {
     "quantize": "edgepipe.stages.quantize:Quantize",
     "export": "edgepipe.stages.export:Export",
     "convert": "edgepipe.stages.convert:Convert",
+    "compile": "edgepipe.stages.compile:Compile",
     "validate": "edgepipe.stages.validate:Validate",
 }
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, Field
 
 from edgepipe.artifact import Artifact, Kind
+from edgepipe.cache import Cache
 from edgepipe.config import Document, Options, Path_
 from edgepipe.data.splits import FITTING, Split, Splits
 from edgepipe.errors import InputError
@@ -59,6 +60,7 @@ class Work:
     task: Task | None = None
     allow_code: bool = False
     earlier: Mapping[str, Artifact] = field(default_factory=dict)
+    cache: Cache | None = None  # of the run, for results that are kept by themselves; None is the default one
 
     @property
     def input(self) -> Artifact:

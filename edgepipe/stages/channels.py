@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from edgepipe.compress.pruning.channels.pool import ChannelPool
     from edgepipe.compress.pruning.pruner import ChannelPruner
     from edgepipe.compress.pruning.target import Target
+    from edgepipe.devices.profile import Device
     from edgepipe.stages.prune import Prune
 
 CALIBRATING = 8  # samples of a conversion whose size or time alone is asked for
@@ -34,7 +35,7 @@ def run(prune: "Prune", work: Work) -> tuple[Artifact, Outcome]:
     trained = rounds.train(prune, work, pruner, model)
     smaller = pruner.smaller
     artifact = facts.write_float(smaller, work.folder)
-    reached, findings = _held(pruner, smaller, work) if trained.reached else ([], [])
+    reached, findings = _held(prune, pruner, smaller, work) if trained.reached else ([], [])
     metrics = (*facts.keras_evidence(smaller, artifact, work), *reached, _removed(pruner))
     return artifact, Outcome(
         metrics=metrics,
@@ -134,14 +135,14 @@ def _latency(model: Any, work: Work, device: str) -> float:
     """
     loaded = profile.load(device, work.base)
     with _converted(model, work, "int8") as lite:
-        found = evidence.gather(lite, [loaded]).metrics
+        found = evidence.gather(lite, [loaded], cache=work.cache).metrics
     metric = next(metric for metric in found if metric.name == "latency")
     if metric.value is None:
         raise InputError(f"the latency on {device} is unavailable: {metric.how}")
     return metric.value
 
 
-def _held(pruner: "ChannelPruner", smaller: Any, work: Work) -> tuple[list[Metric], list[Finding]]:
+def _held(prune: "Prune", pruner: "ChannelPruner", smaller: Any, work: Work) -> tuple[list[Metric], list[Finding]]:
     """What the target is counted in, of the trained model; a finding if it is over after all."""
     target = pruner.target
     if target.what == "sparsity":
@@ -152,19 +153,23 @@ def _held(pruner: "ChannelPruner", smaller: Any, work: Work) -> tuple[list[Metri
         value = float(_macs(smaller, work) if target.what == "macs" else smaller.count_params())
     told = f"the target of {target.text()}: {target.show(value)} (it was {target.show(pruner.original)})"
     over = Finding(rule="prune-target", place=work.name, observed=told, suggestion="prune with a lower target")
-    return [_reached(target, value)], [over] if value > target.value else []
+    asked = prune.target.device if prune.target is not None else None
+    device = profile.load(asked, work.base) if asked is not None else None
+    return [_reached(target, value, device)], [over] if value > target.value else []
 
 
-def _reached(target: "Target", value: float) -> Metric:
+def _reached(target: "Target", value: float, device: "Device | None") -> Metric:
+    """The cost that the target is set in; a latency as `device` obtains it."""
     from edgepipe.compress.pruning.target import UNITS
 
+    named = device.name if device is not None else ""
     how = {
         "parameters": "elements of all weights of the pruned Keras model",
         "macs": "multiply-accumulates of one inference of the pruned model as a float .tflite",
         "flash": f"bytes of the pruned model as an int8 .tflite, calibrated on {CALIBRATING} samples",
-        "latency": f"median of the pruned model as an int8 .tflite, calibrated on {CALIBRATING} samples",
+        "latency": f"of the pruned model on {named} as an int8 .tflite, calibrated on {CALIBRATING} samples",
     }[target.what]
-    obtained = Evidence.MEASURED if target.what == "latency" else Evidence.EXACT
+    obtained = device.latency.evidence if device is not None else Evidence.EXACT
     return Metric(name=f"pruned_{target.what}", value=value, unit=UNITS[target.what], evidence=obtained, how=how)
 
 

@@ -1,5 +1,6 @@
 """`validate`: the evidence that the deployed model is right, small enough and fast enough. Reads the test split."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, final
 
@@ -11,6 +12,7 @@ from edgepipe.budget import limits as read_limits
 from edgepipe.config import Document, Path_
 from edgepipe.data.splits import Split
 from edgepipe.devices import profile
+from edgepipe.devices.profile import Device
 from edgepipe.errors import ConfigError, InputError
 from edgepipe.metric import Limit, Metric, judge
 from edgepipe.outcome import Outcome
@@ -23,16 +25,17 @@ from edgepipe.units import Dimension
 class Validate(Stage):
     """Take quality on the test split, prove integer-only, measure or simulate each device, judge the budget."""
 
-    accepts: ClassVar = {Kind.TFLITE: Kind.TFLITE}
+    accepts: ClassVar = {Kind.TFLITE: Kind.TFLITE, Kind.VELA: Kind.VELA}
     splits: ClassVar = frozenset({Split.TEST})
     tools: ClassVar = ("ai-edge-litert", "tflite-micro", "tensorflow", "keras", "tf_keras", "numpy", "scikit-learn",
-                            "zstandard")  # fmt: skip
+                            "zstandard", "ethos-u-vela")  # fmt: skip
 
     devices: tuple[str, ...] = Field(
         default=("host",), min_length=1, description="device profiles, by name or path to a .yaml"
     )
     budget: dict[str, Any] = Field(
-        default_factory=dict, description="limits on quality, drops and facts, and per device on latency, ram and flash"
+        default_factory=dict,
+        description="limits on quality, drops and facts, and per device on latency, ram, flash, npu_operators",
     )
     against: str | None = Field(
         default=None, description="the stage whose model quality is compared with; null takes the first that trains"
@@ -71,6 +74,7 @@ class Validate(Stage):
         from edgepipe.stages import proof
         from edgepipe.tflite.graph import read
 
+        work, given = _runnable(work), work.input
         model = read(work.input.path)
         devices = [profile.load(device, work.base) for device in self.devices]
         limits = self._limits(work.world)
@@ -78,14 +82,21 @@ class Validate(Stage):
         offenders, integer, integer_table = proof.integer(model, demanded=bool(self.integer_only))
         sparsity, sparsity_tables = proof.sparsity(model)
         lost, pruned_tables, unchecked = proof.pruned(work, model)
-        on_devices = evidence.gather(model, devices)
+        notes += _elsewhere(given, devices)
+        on_devices = evidence.gather(model, devices, limits, work.cache)
         counts = evidence.counts(model)
         metrics = [*quality, *counts, *integer, *sparsity, *on_devices.metrics]
         verdicts = [judge(limit, self._comparable(limit, metrics, work.world)) for limit in limits]
-        return work.input, Outcome(
+        return given, Outcome(
             metrics=tuple(metrics),
             findings=(*offenders, *lost, *on_devices.findings),
-            notes=(*notes, *unchecked, *zeros.notes(model, devices, counts)),
+            notes=(
+                *notes,
+                *unchecked,
+                *_elsewhere(given, devices),
+                *on_devices.notes,
+                *zeros.notes(model, devices, counts),
+            ),
             verdicts=tuple(verdicts),
             tables=(*agreement, integer_table, *sparsity_tables, *pruned_tables),
         )
@@ -110,6 +121,23 @@ class Validate(Stage):
         # Drops from several stages share a name; the limit means the one counted from its own `against`.
         origin = limit.against or self._origin(world)
         return [metric for metric in metrics if metric.details.get("against", origin) == origin]
+
+
+def _runnable(work: Work) -> Work:
+    """`work` on the .tflite that a compiled model was made of: no runtime here executes command streams for an NPU."""
+    if work.input.kind is not Kind.VELA:
+        return work
+    origin = [artifact for artifact in work.earlier.values() if artifact.kind is Kind.TFLITE][-1]
+    return replace(work, artifact=origin)
+
+
+def _elsewhere(given: Artifact, devices: list[Device]) -> list[str]:
+    """A note for each device with an NPU for which another model than the compiled one was judged."""
+    made_for = given.path.stem  # `compile` names its model so
+    others = [device.name for device in devices if device.system.npu is not None and device.name != made_for]
+    if given.kind is not Kind.VELA or not others:
+        return []
+    return [f"the model was compiled for {made_for}; {', '.join(others)}: judged by a compilation of its own"]
 
 
 def _quality_names(world: World) -> dict[str, tuple[Dimension, bool]] | None:

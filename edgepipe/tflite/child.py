@@ -50,14 +50,14 @@ def run(module: str, request: Json, timeout: float, what: str) -> Json:
                 text=True,
                 errors="replace",
                 timeout=timeout,
-                env=_environment(),
+                env=environment(),
                 check=False,
             )
         except subprocess.TimeoutExpired as error:
             said = _text(error.stderr)
             raise ChildError(f"{what}: no end after {timeout:g} s; the child process was stopped", said) from None
         if done.returncode != 0 or not answer.exists():
-            raise ChildError(f"{what}: {_ending(done.returncode, done.stderr)}", done.stderr)
+            raise ChildError(f"{what}: {ending(done.returncode, done.stderr)}", done.stderr)
         result: Json = json.loads(answer.read_text(encoding="utf-8"))
     if "refused" in result:
         raise ChildError(result["refused"], done.stderr, refused=True)
@@ -74,14 +74,15 @@ def serve(work: Callable[[Json], Json]) -> None:
     Path(sys.argv[1]).write_text(json.dumps(answer), encoding="utf-8")
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """This process's environment, with the package importable although `-P` keeps the current folder off the path."""
     known = os.environ.get("PYTHONPATH")
     path = os.pathsep.join([str(PACKAGE_ROOT), *([known] if known else [])])
     return {**os.environ, "PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "3"}
 
 
-def _ending(status: int, stderr: str) -> str:
+def ending(status: int, stderr: str) -> str:
+    """How a process ended, with the last line it wrote."""
     lines = [line for line in stderr.splitlines() if line.strip()]
     last = f"; its last words: {lines[-1].strip()}" if lines else ""
     if status < 0:

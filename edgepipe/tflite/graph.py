@@ -26,17 +26,20 @@ from edgepipe.tflite.model import (
     Option,
     Quantization,
     Signature,
+    Subgraph,
     Tensor,
 )
 
 __all__ = [
-    *("LayerSparsity", "Model", "Operator", "Quantization", "Signature", "Summary", "Tensor"),
+    *("LayerSparsity", "Model", "Operator", "Quantization", "Signature", "Subgraph", "Summary", "Tensor"),
     *("read", "summary", "weight_sparsity"),
 ]
 
 T = TypeVar("T")
 IDENTIFIER = b"TFL3"
-MAX_TABLES = 500_000  # the largest language models have some ten thousand tensors and operators
+MAX_TABLES = 100_000  # the largest language models have some ten thousand tensors and operators
+MAX_ELEMENTS = 2**56  # of one tensor
+SHARING = 64  # how many times the size of the file its constants may take together: subgraphs share them
 _DAMAGE = (struct.error, ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError, AssertionError)
 _SPARSE_KINDS = frozenset(("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV"))
 
@@ -179,34 +182,58 @@ class _Reader:
     path: Path
     content: bytes
     left: int = 0
+    constants_left: int = 0
 
     def model(self) -> Model:
         from ai_edge_litert.schema_py_generated import Model as Root
 
         # Every element takes at least a byte; strings and lists may be shared, so some slack.
         self.left = 2 * len(self.content) + 4096
+        self.constants_left = SHARING * len(self.content)
         root = Root.GetRootAs(self.content, 0)
         if root.SubgraphsLength() == 0:
             raise _DamageError("it holds no subgraph")
         codes = self.each(root.OperatorCodesLength(), root.OperatorCodes, self.code)
         extents = self.each(root.BuffersLength(), root.Buffers, self.extent)
-        self.each(root.MetadataLength(), root.Metadata, lambda item: self.text(item.Name()))
-        subgraphs = self.each(root.SubgraphsLength(), root.Subgraphs, lambda graph: graph)
-        tensors = [self.tensors(place, graph, extents) for place, graph in enumerate(subgraphs)]
-        operators = [self.operators(place, graph, codes, tensors[place]) for place, graph in enumerate(subgraphs)]
-        main, known = subgraphs[0], tensors[0]
+        metadata = dict(self.each(root.MetadataLength(), root.Metadata, lambda item: self.metadata(item, extents)))
+        items = self.each(root.SubgraphsLength(), root.Subgraphs, lambda graph: graph)
+        subgraphs = tuple(self.subgraph(place, graph, codes, extents) for place, graph in enumerate(items))
+        tensors = [graph.tensors for graph in subgraphs]
         return Model(
             path=self.path,
             bytes=len(self.content),
             description=self.text(root.Description()),
-            operators=tuple(operator for inner in operators for operator in inner),
+            operators=tuple(operator for graph in subgraphs for operator in graph.operators),
             tensors=tuple(tensor for inner in tensors for tensor in inner),
-            inputs=self.interface(main.InputsLength(), main.InputsAsNumpy, known),
-            outputs=self.interface(main.OutputsLength(), main.OutputsAsNumpy, known),
+            inputs=subgraphs[0].inputs,
+            outputs=subgraphs[0].outputs,
             signatures=self.each(
                 root.SignatureDefsLength(), root.SignatureDefs, lambda item: self.signature(item, tensors)
             ),
             content=self.content,
+            subgraphs=subgraphs,
+            metadata=metadata,
+        )
+
+    def metadata(self, item: Any, extents: tuple[tuple[int, int], ...]) -> tuple[str, bytes]:
+        name = self.text(item.Name())
+        if item.Buffer() >= len(extents):
+            raise _DamageError(f"metadata '{name}' refers to buffer {item.Buffer()} of {len(extents)}")
+        start, length = extents[item.Buffer()]
+        self.spend(length)
+        return name, self.content[start : start + length]
+
+    def subgraph(
+        self, place: int, graph: Any, codes: tuple[_Code, ...], extents: tuple[tuple[int, int], ...]
+    ) -> Subgraph:
+        tensors = self.tensors(place, graph, extents)
+        return Subgraph(
+            index=place,
+            name=self.text(graph.Name()),
+            inputs=self.interface(graph.InputsLength(), graph.InputsAsNumpy, tensors),
+            outputs=self.interface(graph.OutputsLength(), graph.OutputsAsNumpy, tensors),
+            tensors=tensors,
+            operators=self.operators(place, graph, codes, tensors),
         )
 
     def spend(self, length: int) -> int:
@@ -260,14 +287,17 @@ class _Reader:
     def tensor(self, index: int, place: int, item: Any, extents: tuple[tuple[int, int], ...]) -> Tensor:
         name, dtype = self.text(item.Name()), _dtypes().get(item.Type())
         shape = self.numbers(item.ShapeLength(), item.ShapeAsNumpy)
-        if dtype is None or any(size < 0 for size in shape):
-            raise _DamageError(f"tensor '{name}' has type {item.Type()} and shape {shape}")
+        if dtype is None or any(size < 0 for size in shape) or math.prod(shape) > MAX_ELEMENTS:
+            raise _DamageError(f"tensor '{name}' has type {item.Type()} and shape {_short(shape)}")
         if item.Buffer() >= max(len(extents), 1):
             raise _DamageError(f"tensor '{name}' refers to buffer {item.Buffer()} of {len(extents)}")
         extent = extents[item.Buffer()] if extents else (0, 0)
         size, sparse = -(-math.prod(shape) * BITS.get(dtype, 0) // 8), item.Sparsity() is not None
         if extent[1] and dtype in BITS and not sparse and extent[1] != size:
             raise _DamageError(f"tensor '{name}' of {dtype} {shape} has {extent[1]} bytes of data instead of {size}")
+        self.constants_left -= extent[1]
+        if self.constants_left < 0:
+            raise _DamageError(f"its tensors share constants to more than {SHARING} times the size of the file")
         return Tensor(
             index=index,
             subgraph=place,
@@ -361,6 +391,10 @@ class _Reader:
 
     def entry(self, item: Any) -> tuple[str, int]:
         return self.text(item.Name()), item.TensorIndex()
+
+
+def _short(shape: tuple[int, ...]) -> str:
+    return str(shape) if len(shape) <= 8 else f"({', '.join(map(str, shape[:8]))}, .. {len(shape)} in all)"
 
 
 class _Nothing:

@@ -18,13 +18,15 @@ import numpy as np
 
 from edgepipe.arrays import Array, Arrays
 from edgepipe.errors import InputError
-from edgepipe.tflite import child, graph
+from edgepipe.tflite import graph, sandbox
 from edgepipe.tflite.model import Model
 from edgepipe.tflite.samples import Outputs, check_type, outputs, stored
 
 __all__ = ["Outputs", "Runtime", "check_runs", "predict"]
 
-CHECK_SECONDS = 60.0
+CHECK_SECONDS = 10.0  # for a model of any size, and more for the work that its shapes announce
+CHECK_MACS = 1e9  # in a second: a tenth of what a slow host does
+CHECK_LONGEST = 120.0
 DEFAULT_BATCH = 32
 NOTICE = "Created TensorFlow Lite XNNPACK delegate"
 
@@ -61,16 +63,19 @@ def predict(
     return outputs(model, results, f"LiteRT {runtime}, {_counted(threads, 'thread')}, {how}")
 
 
-def check_runs(path: Path, runtime: Runtime = Runtime.BUILTIN, timeout: float = CHECK_SECONDS) -> None:
-    """Load the model and run it once on zeros in a child process, `timeout` in seconds.
+def check_runs(path: Path, runtime: Runtime = Runtime.BUILTIN, timeout: float | None = None) -> None:
+    """Load the model and run it once on zeros in the sandbox.
+
+    `timeout` is in seconds, by default 10 and more for the model's MACs.
 
     Raises:
         InputError: the file is damaged, or the runtime refuses it, crashes or hangs on it.
     """
-    graph.read(path)
-    child.run(
-        "edgepipe.tflite.check_worker", {"path": str(path), "runtime": runtime}, timeout, f"{path}: LiteRT {runtime}"
-    )
+    model = graph.read(path)
+    seconds = min(CHECK_LONGEST, CHECK_SECONDS + model.macs / CHECK_MACS) if timeout is None else timeout
+    request = {"path": str(path), "runtime": runtime}
+    what, memory = f"{path}: LiteRT {runtime}", sandbox.memory_for(path)
+    sandbox.shared().run("edgepipe.tflite.check_worker", request, seconds, what, memory)
 
 
 @dataclass(frozen=True)

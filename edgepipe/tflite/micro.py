@@ -16,12 +16,13 @@ import numpy as np
 from edgepipe.arrays import Arrays
 from edgepipe.errors import InputError, ToolError
 from edgepipe.metric import Evidence, Metric, unavailable
-from edgepipe.tflite import child, graph
+from edgepipe.tflite import child, graph, sandbox
 from edgepipe.tflite.samples import Outputs, outputs, stored
 from edgepipe.units import Dimension
 
 WORKER = "edgepipe.tflite.micro_worker"
 TIMEOUT = 600.0  # the whole test set runs through reference-like kernels
+ARENA_SECONDS, ARENA_MACS = 10.0, 2e7  # one inference: ten seconds, and one more for each of so many MACs
 REMEDY = "pip install 'edgepipe[micro]' (64-bit x86 Linux)"
 _ALLOCATION = re.compile(r"Arena allocation (total|head|tail) (\d+) bytes")
 
@@ -35,27 +36,34 @@ def missing() -> str:
     return ""
 
 
-def arena(path: Path, device: str | None = None, timeout: float = TIMEOUT) -> Metric:
+def arena(path: Path, device: str | None = None, timeout: float | None = None) -> Metric:
     """The metric `ram`: bytes of tensor arena that TensorFlow Lite Micro's allocator takes for the model.
 
     The model is given an arena far larger than it needs and the allocator's own record is read after one inference;
     `details` splits the total into head (activations) and tail (structures). Unavailable, with the reason, where the
-    package is missing or TensorFlow Lite Micro refuses the model.
+    package is missing or TensorFlow Lite Micro refuses the model. `timeout` is in seconds, by default 10 and more for
+    the model's MACs.
 
     Raises:
         InputError: the file is damaged.
     """
-    graph.read(path)
+    model = graph.read(path)
+    seconds = min(TIMEOUT, ARENA_SECONDS + model.macs / ARENA_MACS) if timeout is None else timeout
     reason = missing()
     if reason:
         return unavailable("ram", Dimension.BYTES, reason, device)
     try:
-        answer = child.run(WORKER, {"path": str(path), "task": "arena"}, timeout, "TensorFlow Lite Micro")
+        request = {"path": str(path), "task": "arena"}
+        answer = sandbox.shared().run(WORKER, request, seconds, "TensorFlow Lite Micro", sandbox.memory_for(path))
     except child.ChildError as error:
         return unavailable("ram", Dimension.BYTES, str(_told(error)), device)
     sizes = {name: int(size) for name, size in _ALLOCATION.findall(answer["stderr"])}
     if set(sizes) != {"total", "head", "tail"}:
         return unavailable("ram", Dimension.BYTES, f"{_name()} prints its arena in a form unknown here", device)
+    return _arena(sizes, device)
+
+
+def _arena(sizes: dict[str, int], device: str | None) -> Metric:
     return Metric(
         name="ram",
         value=sizes["total"],

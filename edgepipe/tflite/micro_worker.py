@@ -10,6 +10,7 @@ from edgepipe.errors import InputError
 from edgepipe.tflite import child, graph
 from edgepipe.tflite.child import Json
 from edgepipe.tflite.model import Model
+from edgepipe.tflite.samples import check_type
 
 ARENA = 1 << 30  # bytes; untouched pages cost nothing
 
@@ -28,6 +29,8 @@ def work(request: Json) -> Json:
 
 
 def _print_record(model: Model) -> None:
+    for name, tensor in model.input_names.items():
+        check_type(model.path, name, tensor)
     interpreter = _open(model)
     _invoke(model, interpreter, [np.zeros(tensor.shape, tensor.dtype) for tensor in model.inputs])
     interpreter.print_allocations()

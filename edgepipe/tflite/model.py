@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +33,9 @@ INTEGERS = frozenset(
 FLOATS = frozenset({"float8_e4m3fn", "float8_e5m2", "float16", "bfloat16", "float32", "float64"})
 PACKED = {"int4": (4, True), "uint4": (4, False), "int2": (2, True)}  # bits, signed
 NUMPY_TYPES = BITS.keys() - PACKED.keys() - {"bfloat16", "float8_e4m3fn", "float8_e5m2"}
+
+# Operators that read only as much of their first constant as they write.
+LOOKUPS = frozenset(("GATHER", "GATHER_ND", "EMBEDDING_LOOKUP"))
 
 # Where operators keep what training found: the positions of weights and biases among the inputs.
 _LSTM = (*range(1, 18), *range(20, 24))  # 18 and 19 are the state
@@ -85,6 +88,11 @@ class Tensor:
     extent: tuple[int, int] = (0, 0)  # where in the file the constant stands: start and length in bytes
 
     @property
+    def key(self) -> tuple[int, int]:
+        """Subgraph and index: which tensor of the file it is."""
+        return self.subgraph, self.index
+
+    @property
     def elements(self) -> int:
         """The product of the shape; 1 for a scalar."""
         return math.prod(self.shape)
@@ -113,6 +121,38 @@ class Operator:
         """Inputs then outputs, without the absent ones."""
         return tuple(tensor for tensor in (*self.inputs, *self.outputs) if tensor is not None)
 
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of the activations and variables that one run reads, each tensor once."""
+        return sum(tensor.bytes for tensor in _distinct(self.inputs) if not tensor.constant)
+
+    @property
+    def constant_bytes(self) -> int:
+        """Bytes of weights and other constants that one run reads; of a table it looks up, as many as it writes."""
+        read = sum(tensor.bytes for tensor in _distinct(self.inputs) if tensor.constant)
+        return min(read, self.bytes_written) if self.name in LOOKUPS else read
+
+    @property
+    def bytes_written(self) -> int:
+        """Bytes of the outputs of one run, and of the variables among its inputs, which it updates."""
+        updated = [tensor for tensor in self.inputs if tensor is not None and tensor.variable]
+        return sum(tensor.bytes for tensor in _distinct((*self.outputs, *updated)))
+
+    @property
+    def parameter_tensors(self) -> tuple[Tensor, ...]:
+        """The constants among its inputs that hold learned numbers; see `Model.parameter_tensors`."""
+        found = [
+            tensor
+            for position, tensor in enumerate(self.inputs)
+            if tensor is not None and tensor.constant and _is_parameter(self.name, position, tensor)
+        ]
+        return _distinct(found)
+
+    @property
+    def parameters(self) -> int:
+        """Elements of its parameter tensors; one that it shares with another operator counts for both."""
+        return sum(tensor.elements for tensor in self.parameter_tensors)
+
     def input(self, position: int) -> Tensor | None:
         """The input at `position`, None when it is absent."""
         return self.inputs[position] if position < len(self.inputs) else None
@@ -129,6 +169,18 @@ class Signature:
 
 
 @dataclass(frozen=True)
+class Subgraph:
+    """One subgraph: the first is the main one, others are bodies of loops and branches, or signatures of their own."""
+
+    index: int
+    name: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    tensors: tuple[Tensor, ...]
+    operators: tuple[Operator, ...]
+
+
+@dataclass(frozen=True)
 class Model:
     """The facts of one .tflite. `operators` and `tensors` are those of all subgraphs, the main one first."""
 
@@ -141,6 +193,8 @@ class Model:
     outputs: tuple[Tensor, ...]
     signatures: tuple[Signature, ...]
     content: Content = field(repr=False, compare=False)
+    subgraphs: tuple[Subgraph, ...] = field(repr=False)
+    metadata: dict[str, Content] = field(default_factory=dict, repr=False, hash=False)
 
     @property
     def macs(self) -> int:
@@ -161,12 +215,22 @@ class Model:
         A constant is one if it is floating point, if it is quantized (has a scale), or if it stands where the operator
         keeps weights or a bias. Shapes, paddings, axes and indices are none: they are integers without a scale.
         """
-        found = {}
-        for operator in self.operators:
-            for position, tensor in enumerate(operator.inputs):
-                if tensor is not None and tensor.constant and _is_parameter(operator.name, position, tensor):
-                    found[tensor.subgraph, tensor.index] = tensor
-        return tuple(found.values())
+        return _distinct(tensor for operator in self.operators for tensor in operator.parameter_tensors)
+
+    @property
+    def variables(self) -> tuple[Tensor, ...]:
+        """The tensors that keep their value between two calls."""
+        return tuple(tensor for tensor in self.tensors if tensor.variable)
+
+    @property
+    def sparse(self) -> tuple[Tensor, ...]:
+        """The constants in TensorFlow Lite's sparse encoding, which names their zeros instead of storing them."""
+        return tuple(tensor for tensor in self.tensors if tensor.sparse)
+
+    @property
+    def packed(self) -> tuple[Tensor, ...]:
+        """The tensors of less than 8 bits an element, several of which share a byte."""
+        return tuple(tensor for tensor in self.tensors if tensor.dtype in PACKED)
 
     @property
     def parameters(self) -> int:
@@ -236,12 +300,25 @@ class Model:
         """The stored values of a constant less their zero point (of their channel): 0 exactly where the weight is 0."""
         return np.asarray(self.values(tensor).astype(np.float64) - _zero_point(tensor))
 
+    def nonzero(self, tensor: Tensor) -> Array:
+        """Which elements of a constant do not stand for exactly 0: those that differ from the zero point."""
+        return np.asarray(self.values(tensor) != _zero_point(tensor))
+
     def zeros(self, tensor: Tensor) -> int:
         """How many elements of a constant stand for exactly 0: those equal to the zero point (of their channel)."""
-        return tensor.elements - int(np.count_nonzero(self.centred(tensor)))
+        return tensor.elements - int(np.count_nonzero(self.nonzero(tensor)))
+
+    def why_unreadable(self, tensor: Tensor) -> str:
+        """Why `values` cannot decode a constant; empty if it can."""
+        return _why_unreadable(tensor)
 
     def __iter__(self) -> Iterator[Operator]:
         return iter(self.operators)
+
+
+def _distinct(tensors: Iterable[Tensor | None]) -> tuple[Tensor, ...]:
+    """Each tensor once, in order, without the absent ones."""
+    return tuple({tensor.key: tensor for tensor in tensors if tensor is not None}.values())
 
 
 def _is_parameter(operator: str, position: int, tensor: Tensor) -> bool:

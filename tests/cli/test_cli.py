@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from commands import Command
 
+from edgepipe.devices import profile
+
 DIGITS = Path(__file__).resolve().parents[2] / "pipelines" / "digits.yaml"
 OR_A_FILE = "(or the path of a .yaml file)"
 
@@ -30,7 +32,7 @@ USAGE = [  # arguments, the last line on stderr
     (["stages", "prun", "--json"], "edgepipe: no stage 'prun'; did you mean 'prune'?"),
     (["device", "show", "hots"], f"edgepipe: unknown device 'hots'; did you mean 'host'? {OR_A_FILE}"),
     (["device", "show", "linux-litert"], "edgepipe: device 'linux-litert' is abstract: only for others to inherit; "
-     "devices: ethos-u55-128, host, nucleo-l4r5zi, raspberry-pi-4"),
+     f"devices: {', '.join(profile.names())}"),
     (["run", "gone.yaml"], "edgepipe: gone.yaml: cannot be read: No such file or directory"),
     (["init", "gone.keras"], None),
 ]  # fmt: skip
@@ -91,6 +93,34 @@ def test_the_facts_of_inspect(models: Path, command: Command) -> None:
     assert "int8 [1, 4], scale 0.5, zero point 0" in shown
     assert "size, deflate" in shown
     assert ", level 19)" in shown
+
+
+def test_the_memory_plan_of_inspect(models: Path, command: Command) -> None:
+    told = json.loads(command("inspect", models / "int8.tflite", "--json").out)
+    (dense,) = told["operators"]
+    assert (dense["parameters"], dense["bytes_read"], dense["constant_bytes"], dense["bytes_written"]) == (15, 4, 24, 3)
+    memory = told["memory"]
+    assert (memory["planned_peak"], memory["naive_peak"], memory["reason"]) == (32, 7, "")
+    assert memory["peak_operator"] == "FULLY_CONNECTED #0"
+    assert memory["steps"][-1] == {"operator": "FULLY_CONNECTED #0", "live_bytes": 7, "scratch_bytes": 0}
+    assert {b["name"]: (b["offset"], b["bytes"], b["size"], b["first"], b["last"]) for b in memory["buffers"]} == {
+        "x": (16, 4, 16, 0, 1),
+        "y": (0, 3, 16, 1, 1),
+    }
+    assert (told["filters"], told["runs"]) == (3, None)
+    shown = command("inspect", models / "int8.tflite").out
+    assert "32 B: the arena's head" in shown
+    assert "Alive at the peak" in shown
+
+
+def test_inspect_runs_the_model_apart(models: Path, command: Command) -> None:
+    told = json.loads(command("inspect", models / "int8.tflite", "--run", "--json").out)
+    assert told["runs"]["litert"] == ""
+    arena = told["runs"]["tflite_micro"]
+    if arena["evidence"] != "unavailable":
+        assert arena["details"]["head"] == told["memory"]["planned_peak"]
+        assert arena["details"]["tail"] == told["memory"]["tail"]["bytes"]
+    assert "LiteRT" in command("inspect", models / "int8.tflite", "--run").out
 
 
 NO_MODEL = [

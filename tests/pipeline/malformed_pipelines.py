@@ -51,8 +51,29 @@ CASES: list[tuple[str, str, str, list[str]]] = [
     ("unknown stage", "- convert", "- convret", [
         "9:5: stages.3.convret: unknown stage; did you mean 'convert'?",
     ]),
+    ("compile without a device", "- convert", "- convert\n  - compile", [
+        "10:5: stages.4.compile.device: is required but missing",
+    ]),
+    ("compile for a device without an Ethos-U", "- convert", "- convert\n  - compile: {device: host}", [
+        "10:23: stages.4.compile.device: 'host' has no NPU that Vela compiles for; devices that have: {ethos}",
+    ]),
+    ("compile for a device that is none", "- convert", "- convert\n  - compile: {device: ethos-u55-12}", [
+        "10:23: stages.4.compile.device: unknown device 'ethos-u55-12'; did you mean 'ethos-u55-128'? (or the path of a .yaml file)",
+    ]),
+    ("compile before convert", "- convert", "- compile: {device: ethos-u55-128}\n  - convert", [
+        "9:5: stages.3.compile: 'compile' takes tflite, but 'quantize' before it gives qat; put `convert` before it",
+    ]),
+    ("convert after compile", "- convert", "- convert\n  - compile: {device: ethos-u55-128}\n  - convert: {as: again}", [
+        "11:5: stages.5.convert: 'convert' takes keras, float, qat, saved_model, but 'compile' before it gives vela; a compiled model can only be validated: move this stage before `compile`",
+    ]),
+    ("more than all operators", "{accuracy: 90 %}", "{host: {npu_operators: 120 %}}", [
+        "12:38: stages.4.validate.budget.host.npu_operators: 120 % is 120.00 %; write '120 % %' or a fraction of one",
+    ]),
+    ("a share in bytes", "{accuracy: 90 %}", "{host: {npu_operators: 3 KiB}}", [
+        "12:38: stages.4.validate.budget.host.npu_operators: 'KiB' is no unit of fraction; allowed: %, point, points",
+    ]),
     ("a stage of a later issue", "- convert", "- deploy", [
-        "9:5: stages.3.deploy: unknown stage; allowed: cluster, convert, export, prune, quantize, train, validate",
+        "9:5: stages.3.deploy: unknown stage; allowed: cluster, compile, convert, export, prune, quantize, train, validate",
     ]),
     ("unknown option", "sparsity: 0.5", "sparsty: 0.5", [
         "7:13: stages.1.prune.sparsty: unknown option; did you mean 'sparsity'?",
@@ -223,7 +244,7 @@ CASES: list[tuple[str, str, str, list[str]]] = [
         "10:5: stages.4.convert: 'convert' takes keras, float, qat, saved_model, but 'convert' before it gives tflite; move it earlier",
     ]),
     ("validate before convert", "  - convert\n  - validate:\n", "  - validate:\n", [
-        "9:5: stages.3.validate: 'validate' takes tflite, but 'quantize' before it gives qat; put `convert` before it",
+        "9:5: stages.3.validate: 'validate' takes tflite, vela, but 'quantize' before it gives qat; put `convert` before it",
     ]),
     ("prune after quantize", "  - convert\n", "  - prune: {as: again}\n  - convert\n", [
         "9:5: stages.3.prune: 'prune' takes keras, float, but 'quantize' before it gives qat; a fake-quant model can only be converted: "
@@ -286,7 +307,7 @@ CASES: list[tuple[str, str, str, list[str]]] = [
         "12:23: stages.4.validate.budget.host.latancy: no metric of a device; did you mean 'latency'?",
     ]),
     ("a device's limit that is no mapping", BUDGET, "{host: 3 ms}", [
-        "12:22: stages.4.validate.budget.host: must be a mapping of latency, ram, flash to a limit; found the text '3 ms'",
+        "12:22: stages.4.validate.budget.host: must be a mapping of latency, ram, flash, npu_operators to a limit; found the text '3 ms'",
     ]),
     ("budget that is a list", BUDGET, "[accuracy]", [
         "12:15: stages.4.validate.budget: should be a mapping; found a list",

@@ -10,13 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
-from tflite_conversion import convert, nothing
 from tflite_handmade import Op, T, write
+from tflite_published import FILES, MISSING
 
 from edgepipe.errors import InputError
 from edgepipe.tflite import graph, integer, macs
-
-PUBLISHED = Path("/work/shared/latency/models")
 
 
 def test_counts_of_a_converted_network(int8_net: Path, net: Any) -> None:
@@ -66,16 +64,7 @@ def test_parameters_are_the_same_in_every_format(int8_net: Path, float_net: Path
     assert {graph.read(path).parameters for path in (int8_net, float_net, float16_net)} == {net.count_params()}
 
 
-@pytest.mark.slow
-def test_mobilenet_has_the_published_number_of_macs(folder: Path) -> None:
-    import keras
-
-    keras_model = keras.applications.MobileNet(weights=None)
-    model = graph.read(convert(keras_model, folder / "mobilenet.tflite", nothing))
-    assert model.macs == 568_740_352  # arXiv 1704.04861 rounds it to 569 million
-
-
-@pytest.mark.skipif(not PUBLISHED.is_dir(), reason=f"the published models are not at {PUBLISHED}")
+@pytest.mark.skipif(not FILES, reason=MISSING)
 @pytest.mark.parametrize(
     ("name", "counted", "parameters"),
     [
@@ -86,7 +75,7 @@ def test_mobilenet_has_the_published_number_of_macs(folder: Path) -> None:
     ],
 )
 def test_published_models(name: str, counted: int, parameters: int) -> None:
-    model = graph.read(next(PUBLISHED.glob(f"{name}*")))
+    model = graph.read(next(path for path in FILES if path.name.startswith(name)))
     assert (model.macs, model.parameters) == (counted, parameters)
 
 
@@ -246,7 +235,7 @@ def _damaged(content: bytes, rng: random.Random) -> bytes:
 def test_importing_is_light() -> None:
     heavy = ("tensorflow", "keras", "tf_keras", "sklearn", "ai_edge_litert", "tflite_micro", "flatbuffers")
     code = (
-        "import sys; from edgepipe.tflite import graph, integer, interpreter, latency, micro, parity;"
+        "import sys; from edgepipe.tflite import graph, integer, interpreter, latency, memory, micro, parity;"
         f"print([m for m in {heavy} if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -36,22 +36,52 @@ class Op:
     fields: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass
+class Graph:
+    """A subgraph to write."""
+
+    tensors: list[T]
+    ops: list[Op]
+    inputs: list[str]
+    outputs: list[str]
+
+
 def write(path: Path, tensors: list[T], ops: list[Op], inputs: list[str], outputs: list[str]) -> Path:
     """Write one subgraph to `path`."""
+    return write_graphs(path, [Graph(tensors, ops, inputs, outputs)])
+
+
+def write_graphs(path: Path, graphs: list[Graph], metadata: dict[str, bytes] | None = None) -> Path:
+    """Write several subgraphs to `path`, the main one first."""
     model = schema.ModelT()
     model.version, model.description = 3, "by hand"
     model.buffers = [schema.BufferT()]
-    index = {tensor.name: place for place, tensor in enumerate(tensors)}
-    graph = schema.SubGraphT()
-    graph.tensors = [_tensor(tensor, model.buffers) for tensor in tensors]
-    graph.inputs, graph.outputs = [index[name] for name in inputs], [index[name] for name in outputs]
-    model.operatorCodes = [_code(op) for op in ops]
-    graph.operators = [_operator(place, op, index) for place, op in enumerate(ops)]
-    model.subgraphs = [graph]
+    model.operatorCodes = []
+    model.subgraphs = [_graph(graph, model) for graph in graphs]
+    if metadata is not None:
+        model.metadata = [_metadata(name, content, model.buffers) for name, content in metadata.items()]
     builder = flatbuffers.Builder(1024)
     builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
     path.write_bytes(bytes(builder.Output()))
     return path
+
+
+def _graph(graph: Graph, model: Any) -> Any:
+    index = {tensor.name: place for place, tensor in enumerate(graph.tensors)}
+    made, codes = schema.SubGraphT(), len(model.operatorCodes)
+    made.tensors = [_tensor(tensor, model.buffers) for tensor in graph.tensors]
+    made.inputs, made.outputs = [index[name] for name in graph.inputs], [index[name] for name in graph.outputs]
+    made.operators = [_operator(codes + place, op, index) for place, op in enumerate(graph.ops)]
+    model.operatorCodes += [_code(op) for op in graph.ops]
+    return made
+
+
+def _metadata(name: str, content: bytes, buffers: list[Any]) -> Any:
+    made, buffer = schema.MetadataT(), schema.BufferT()
+    buffer.data = np.frombuffer(content, np.uint8)
+    buffers.append(buffer)
+    made.name, made.buffer = name, len(buffers) - 1
+    return made
 
 
 def _tensor(tensor: T, buffers: list[Any]) -> Any:

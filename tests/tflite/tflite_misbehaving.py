@@ -9,8 +9,12 @@ from edgepipe.errors import InputError
 from edgepipe.tflite import child
 from edgepipe.tflite.child import Json
 
+poisoned: list[bool] = []
 
-def work(request: Json) -> Json:
+
+def work(request: Json) -> Json:  # noqa: C901 - one case for each way to end
+    if poisoned:
+        os.abort()
     print("noise on stdout, as native libraries make it")
     print("last words", file=sys.stderr, flush=True)
     match request["do"]:
@@ -24,6 +28,12 @@ def work(request: Json) -> Json:
             os.kill(os.getpid(), signal.SIGABRT)
         case "leave":
             os._exit(0)
+        case "pid":
+            return {"pid": os.getpid()}
+        case "eat":
+            return {"eaten": len(bytes(4 << 30))}
+        case "poison":
+            poisoned.append(True)
         case "hang":
             time.sleep(60)
     return {}

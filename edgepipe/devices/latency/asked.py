@@ -19,6 +19,7 @@ def request(
     dtype: Literal["int8", "float32"],
     on_chip: str | int | None,
     source: str | None,
+    without: Collection[str],
 ) -> Request:
     """The request, with every quantity parsed.
 
@@ -32,6 +33,7 @@ def request(
         source=source or f"measurements in {table.name}",
         dtype=dtype,
         on_chip=None if on_chip is None else round(_quantity("--on-chip", on_chip, Dimension.BYTES)),
+        without=frozenset(without),
         neighbours=dict(_neighbour(text) for text in neighbours),
     )
 

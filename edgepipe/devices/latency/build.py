@@ -14,6 +14,7 @@ from edgepipe.devices.latency import known, table, validation
 from edgepipe.devices.latency.fit import Rates, Row
 from edgepipe.devices.latency.kinds import KINDS
 from edgepipe.devices.latency.record import FamilyError, Fit, HeldOutError
+from edgepipe.devices.latency.table import Measured, Rows
 from edgepipe.devices.latency.validation import HeldOut
 from edgepipe.errors import InputError, did_you_mean
 
@@ -32,6 +33,7 @@ class Request:
     dtype: Literal["int8", "float32"] = "int8"
     on_chip: int | None = None
     neighbours: Mapping[str, float] = field(default_factory=dict)  # group to clock
+    without: frozenset[str] = frozenset()  # families whose rows are left out
 
     @property
     def clocks(self) -> dict[str, float]:
@@ -57,13 +59,21 @@ def build(path: Path, models: Path, request: Request) -> Built:
     if request.kind not in KINDS:
         raise InputError(f"unknown kind of processor '{request.kind}'{did_you_mean(request.kind, KINDS)}")
     kind, measured = KINDS[request.kind], table.read(path)
-    lines = [line for group in request.clocks for line in table.of_group(measured, group)]
-    found = table.rows(lines, models, kind.tile, request.on_chip)
+    found = usable(measured, models, request)
     if not any(row.group == request.target for row in found.rows):
         raise InputError(f"{path}: no model of '{request.target}' is at hand: {'; '.join(found.left_out[:3])}")
     rates = fits.fit(kind, request.clocks, found.rows)[request.target]
     held_out = validation.leave_families_out(kind, request.clocks, found.rows)
     return Built(_record(request, rates, found.rows, held_out), _of(request.target, held_out), found.left_out)
+
+
+def usable(measured: Sequence[Measured], models: Path, request: Request) -> Rows:
+    """The rows of the target and its neighbours whose models are at hand, and why the others are left out."""
+    lines = [line for group in request.clocks for line in table.of_group(measured, group)]
+    wanted = [line for line in lines if line.family not in request.without]
+    found = table.rows(wanted, models, KINDS[request.kind].tile, request.on_chip)
+    asked = [f"line {line.line}: {line.model}: --without {line.family}" for line in lines if line not in wanted]
+    return Rows(found.rows, [*found.left_out, *asked])
 
 
 def _of(target: str, held_out: Sequence[HeldOut]) -> list[HeldOut]:

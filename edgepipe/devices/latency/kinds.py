@@ -47,7 +47,7 @@ _CORTEX_M: Features = {
     "patch_elements": 2,
     "depthwise3_macs": 3,
     "depthwise_other_macs": 4,
-    "dense_macs": 3,
+    "dense_macs": 1.5,
     "conv_outputs": 12,
     "first_outputs": 10,
     "depthwise_outputs": 12,
@@ -102,6 +102,24 @@ _CORTEX_A_INT8: Features = {
     **{name: 0.7 * cycles if name.endswith("_macs") else cycles for name, cycles in _CORTEX_A_FLOAT.items()},
     "weights": 0.25,
 }
+_CORTEX_A_XNNPACK: Features = {
+    "inference": 20000,
+    "operators": 3000,
+    "conv_macs": 0.25,
+    "first_macs": 0.5,
+    "depthwise_macs": 1.0,
+    "depthwise_other_macs": 0.3,
+    "dense_macs": 0.5,
+    "activations": 0.4,
+    "arithmetic_outputs": 2,
+    "reduced_inputs": 1.5,
+    "moved_outputs": 1.5,
+    "looked_up_outputs": 10,
+    "requantized_outputs": 2,
+    "pooled_elements": 2,
+    "resized_outputs": 5,
+    "weights": 0.25,
+}
 _NPU_BESIDE_CPU: Features = {
     "inference": 240000,
     "operators": 16000,
@@ -149,12 +167,16 @@ KINDS = {
         speed_spread=0.2, device_spread=0.1, noise=0.05,
     ),
     "cortex-a-float": Kind(
-        "Cortex-A, LiteRT, float32",
+        "Cortex-A in a phone, LiteRT on several threads, float32",
         _CORTEX_A_FLOAT, _spread(_CORTEX_A_FLOAT, 0.3, 0.3), speed_spread=0.5, device_spread=0.15, noise=0.1,
     ),
     "cortex-a-int8": Kind(
-        "Cortex-A, LiteRT with XNNPACK or ruy, int8",
+        "Cortex-A in a phone, LiteRT on several threads, int8",
         _CORTEX_A_INT8, _spread(_CORTEX_A_INT8, 0.3, 0.3), speed_spread=0.5, device_spread=0.15, noise=0.1,
+    ),
+    "cortex-a-xnnpack": Kind(
+        "Cortex-A under Linux, LiteRT with XNNPACK, int8",
+        _CORTEX_A_XNNPACK, _spread(_CORTEX_A_XNNPACK, 0.8, 0.8), speed_spread=1.0, device_spread=0.2, noise=0.1,
     ),
     "npu-beside-cpu": Kind(
         "an NPU with its own driver beside Cortex-A cores and DRAM",

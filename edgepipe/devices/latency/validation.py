@@ -82,10 +82,13 @@ def errors(held_out: Sequence[HeldOut]) -> Errors:
 
 
 def factor(held_out: Sequence[HeldOut]) -> float:
-    """How many standard deviations hold `RATE` of the held-out rows, with the finite-sample correction."""
-    if len(held_out) < FEW:
-        return NORMAL
+    """How many standard deviations hold `RATE` of the held-out rows, with the finite-sample correction.
+
+    Of few rows the worst counts, and never less than for a normal distribution.
+    """
     sizes = np.sort([one.deviations for one in held_out])
+    if len(sizes) < FEW:
+        return float(max(NORMAL, *sizes)) if len(sizes) else NORMAL
     place = min(math.ceil(RATE * (len(sizes) + 1)), len(sizes)) - 1
     return float(max(1.0, sizes[place]))
 

@@ -1,0 +1,85 @@
+"""`compile`: for an Arm Ethos-U, by Vela."""
+
+from typing import Any, ClassVar, final
+
+from pydantic import Field
+
+from edgepipe.artifact import Artifact, Kind, write_bytes
+from edgepipe.config import Document, Path_
+from edgepipe.devices import profile
+from edgepipe.devices.profile import Device
+from edgepipe.devices.vela.result import Compiled
+from edgepipe.errors import ConfigError, InputError
+from edgepipe.outcome import Outcome, Table
+from edgepipe.stages.base import Stage, Work, World
+
+SLOWEST = 12  # layers that the report shows; the cache keeps all
+
+
+@final
+class Compile(Stage):
+    """Compile for an Arm Ethos-U by Vela: what runs on the NPU becomes command streams, the rest stays as it is."""
+
+    accepts: ClassVar = {Kind.TFLITE: Kind.VELA}
+    tools: ClassVar = ("ethos-u-vela", "ai-edge-litert")
+
+    device: str = Field(description="a device profile with `system.npu.vela`, by name or path to a .yaml")
+
+    def check(self, document: Document, path: Path_, world: World) -> None:
+        """The device exists and has an accelerator that Vela compiles for."""
+        here = (*path, "device")
+        try:
+            device = profile.load(self.device, world.base)
+        except ConfigError as error:
+            document.problems.extend(error.problems)
+            return
+        except InputError as error:
+            document.problem(here, str(error))
+            return
+        if device.system.npu is None or device.system.npu.vela is None:
+            known = ", ".join(name for name in profile.names() if _has_vela(profile.load(name, world.base)))
+            document.problem(here, f"'{device.name}' has no NPU that Vela compiles for; devices that have: {known}")
+
+    def key(self, world: World) -> dict[str, Any]:
+        """The content of the profile."""
+        return {"device": profile.digest(profile.load(self.device, world.base))}
+
+    def run(self, work: Work) -> tuple[Artifact, Outcome]:
+        """Compile, and tell what it costs there and what stays on the core.
+
+        Raises:
+            InputError: Vela refuses the model or crashes on it; the message names model, accelerator and version.
+            ToolError: Vela is not installed.
+        """
+        from edgepipe.devices.vela import compiler, evidence
+        from edgepipe.tflite.graph import read
+
+        device, model = profile.load(self.device, work.base), read(work.input.path)
+        to = compiler.settings(device)
+        assert to is not None, "`check` refuses a device without `system.npu.vela`"
+        assert device.system.npu is not None, "it has one"
+        made = compiler.compiled(model, to, work.cache)
+        path = work.folder / f"{device.name}.tflite"
+        write_bytes(path, made.content)
+        told = evidence.Told(device, device.system.npu, made.result)
+        return Artifact.of(Kind.VELA, path), Outcome(
+            metrics=tuple(told.metric(name) for name in evidence.UNITS),
+            notes=(*([made.note] if made.note else []), *(str(finding) for finding in told.fallbacks)),
+            tables=tuple(_tables(made.result)),
+        )
+
+
+def _has_vela(device: Device) -> bool:
+    return device.system.npu is not None and device.system.npu.vela is not None
+
+
+def _tables(compiled: Compiled) -> list[Table]:
+    memories = [(m.name, m.used, m.traffic, m.bandwidth / 1e9, m.cycles) for m in compiled.memories if m.used]
+    slowest = sorted(compiled.layers, key=lambda layer: -layer.cycles)[:SLOWEST]
+    layers = [(layer.operator, layer.operation, layer.cycles, layer.macs, layer.utilisation) for layer in slowest]
+    return [
+        Table(title="Memories", columns=("memory", "bytes at the peak", "bytes moved", "GB/s at most", "cycles"),
+              rows=tuple(memories)),
+        Table(title=f"Layers by cycles, of {compiled.cycles:,}",
+              columns=("operator", "on the NPU", "cycles", "MACs", "utilisation"), rows=tuple(layers)),
+    ]  # fmt: skip

@@ -1,0 +1,208 @@
+"""One child process for many files that are not trusted yet: native code may crash, hang or eat memory there.
+
+`child.run` starts a process for each request, which is half a second of loading libraries; a `Sandbox` keeps one and
+starts another when it crashed, hung, or broke. Native code that a damaged file has led astray may have written where
+it should not, so no file is blamed for its predecessor: a request that crashes a process which has served others is
+made again in a fresh one.
+"""
+
+import atexit
+import contextlib
+import importlib
+import json
+import os
+import resource
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from functools import cache
+from pathlib import Path
+from typing import IO, Any
+
+from edgepipe.errors import EdgepipeError
+from edgepipe.tflite.child import ChildError, Json, ending, environment
+
+MEMORY = 2 << 30  # bytes of address space of the child, more for large files
+ROOM = 4  # times the size of a file over 256 MiB: its mapping, packed weights, activations
+GRACE = 5  # seconds after which a child ends itself, if this process is no longer there to do it
+CHUNK = 1 << 16
+
+
+class TooSlowError(ChildError):
+    """The request took longer than it may."""
+
+
+class Sandbox:
+    """A child process that is kept: `run` sends it one request after another. Use it in a `with`, or `close` it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._child: _Child | None = None
+        self.started = 0  # processes, for those who want to know what reuse brought
+
+    def run(self, module: str, request: Json, timeout: float, what: str, memory: int = MEMORY) -> Json:
+        """What `module.work(request)` answers, and what it wrote to stderr under the key "stderr".
+
+        `what` begins the message of a crash, `timeout` is in seconds, `memory` in bytes of address space.
+
+        Raises:
+            ChildError: the worker refused the request, crashed, took longer than `timeout` or more than the memory
+                it may have, or broke.
+        """
+        with self._lock:
+            used = self._child is not None
+            message = {"module": module, "request": request, "seconds": timeout, "memory": memory}
+            try:
+                return self._once(message, what)
+            except ChildError as error:
+                if error.refused or not used or isinstance(error, TooSlowError):
+                    raise
+            return self._once(message, what)
+
+    def _once(self, message: Json, what: str) -> Json:
+        if self._child is None:
+            self._child, self.started = _Child(), self.started + 1
+        try:
+            answer = self._child.ask(message, what)
+        except BaseException:
+            self._drop()
+            raise
+        if "broken" in answer:
+            self._drop()
+            raise ChildError(f"{what}: {answer['broken']}", answer["stderr"])
+        if "refused" in answer:
+            raise ChildError(answer["refused"], answer["stderr"], refused=True)
+        return answer
+
+    def _drop(self) -> None:
+        if self._child is not None:
+            self._child.close()
+            self._child = None
+
+    def close(self) -> None:
+        """End the child process."""
+        with self._lock:
+            self._drop()
+
+    def __enter__(self) -> "Sandbox":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@cache
+def shared() -> Sandbox:
+    """The sandbox of this process, closed when it ends."""
+    made = Sandbox()
+    atexit.register(made.close)
+    return made
+
+
+def memory_for(path: Path) -> int:
+    """The address space that running the file at `path` may take: 2 GiB, more only for what is itself large."""
+    return max(MEMORY, ROOM * path.stat().st_size + (MEMORY >> 1))
+
+
+class _Child:
+    """One process: requests go in as lines of JSON on stdin, answers come back so through a pipe of their own."""
+
+    def __init__(self) -> None:
+        self.said: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
+        self.heard = 0
+        reading, writing = os.pipe()
+        command = [sys.executable, "-P", "-m", __name__, str(writing)]
+        try:
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=self.said,
+                env={**environment(), "OPENBLAS_NUM_THREADS": "1"},  # each of its threads takes address space
+                pass_fds=[writing],
+            )
+        finally:
+            os.close(writing)
+        self.answers = reading
+
+    def ask(self, message: Json, what: str) -> Json:
+        timeout: float = message["seconds"]
+        line = json.dumps(message).encode() + b"\n"
+        try:
+            assert self.process.stdin is not None
+            self.process.stdin.write(line)
+            self.process.stdin.flush()
+            answer = self._line(time.monotonic() + timeout)
+        except BrokenPipeError:
+            answer = b""
+        except TimeoutError:
+            raise TooSlowError(
+                f"{what}: no end after {timeout:g} s; the child process was stopped", self._new()
+            ) from None
+        if not answer.endswith(b"\n"):
+            stderr = self._new()
+            raise ChildError(f"{what}: {ending(self.process.wait(), stderr)}", stderr)
+        return {**json.loads(answer), "stderr": self._new()}
+
+    def _line(self, end: float) -> bytes:
+        """One line, or what there was of it when the process ended."""
+        line = b""
+        while not line.endswith(b"\n"):
+            ready, _, _ = select.select([self.answers], [], [], max(0.0, end - time.monotonic()))
+            if not ready:
+                raise TimeoutError
+            part = os.read(self.answers, CHUNK)
+            if not part:
+                break
+            line += part
+        return line
+
+    def _new(self) -> str:
+        """What the process wrote to stderr since this was last asked."""
+        self.said.seek(self.heard)
+        text = self.said.read()
+        self.heard += len(text)
+        return text.decode(errors="replace")
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # what was not yet written has no reader any more
+            self.process.stdin.close()
+        os.close(self.answers)
+        self.said.close()
+
+
+def _serve(answers: int) -> None:
+    """The child's side: answer requests until stdin ends."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this process
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    for line in sys.stdin:
+        message = json.loads(line)
+        resource.setrlimit(resource.RLIMIT_AS, (message["memory"], most))
+        signal.alarm(int(message["seconds"]) + GRACE)
+        answer = _work(message["module"], message["request"], message["memory"])
+        signal.alarm(0)
+        os.write(answers, json.dumps(answer).encode() + b"\n")
+
+
+def _work(module: str, request: Json, memory: int) -> Any:
+    try:
+        return importlib.import_module(module).work(request)
+    except EdgepipeError as error:
+        return {"refused": str(error)}
+    except MemoryError:
+        return {"broken": f"needs more than the {memory / 2**30:g} GiB of memory it may have here"}
+    except Exception as error:  # noqa: BLE001 - whatever a worker breaks on, this process can tell it
+        return {"broken": f"the child process broke: {type(error).__name__}: {' '.join(str(error).split())}"}
+
+
+if __name__ == "__main__":
+    _serve(int(sys.argv[1]))

@@ -1,0 +1,209 @@
+"""Vela itself on small models: its own tables as the reference, every way it ends, and what is kept."""
+
+import csv
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import vela_models
+
+from edgepipe import sources
+from edgepipe.cache import Cache
+from edgepipe.devices.vela import compiler
+from edgepipe.devices.vela.compiler import RefusedError, compiled
+from edgepipe.devices.vela.result import Settings
+from edgepipe.errors import InputError, ToolError
+from edgepipe.tflite import child, graph
+
+pytest.importorskip("ethosu.vela", reason="the extra `npu` is not installed")
+
+U55 = Settings(accelerator="ethos-u55-128", system_config="Ethos_U55_High_End_Embedded", memory_mode="Shared_Sram")
+U65 = Settings(accelerator="ethos-u65-512", system_config="Ethos_U65_High_End", memory_mode="Dedicated_Sram_384KB")
+U85 = Settings(accelerator="ethos-u85-256", system_config="Ethos_U85_SYS_DRAM_Low", memory_mode="Dedicated_Sram_384KB")
+MIXED = ["RELU", "LOG_SOFTMAX", "LOGISTIC", "LOG_SOFTMAX"]
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    return Cache(tmp_path / "cache")
+
+
+def cli(model: Path, to: Settings, folder: Path) -> str:
+    """What the command `vela` prints; its tables are in `folder`."""
+    line = [
+        sys.executable, "-m", "ethosu.vela", str(model), "--output-dir", str(folder), "--config", "Arm/vela.ini",
+        "--accelerator-config", to.accelerator, "--system-config", to.system_config, "--memory-mode", to.memory_mode,
+        "--verbose-performance", "--show-cpu-operations",
+    ]  # fmt: skip
+    return subprocess.run(line, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.mark.parametrize("to", [U55, U65, U85], ids=lambda to: to.accelerator)
+def test_the_numbers_are_those_that_vela_prints(to: Settings, models: Path, cache: Cache, tmp_path: Path) -> None:
+    made = compiled(graph.read(models / "int8.tflite"), to, cache)
+    found = made.result
+    printed = cli(models / "int8.tflite", to, tmp_path)
+    with (tmp_path / "int8_per-layer.csv").open() as stream:
+        layers = list(csv.DictReader(stream))
+    assert [layer.cycles for layer in found.layers] == [int(row["Op Cycles"]) for row in layers]
+    assert [layer.sram_cycles for layer in found.layers] == [int(row["SRAM AC"]) for row in layers]
+    assert [layer.dram_cycles for layer in found.layers] == [int(row["DRAM AC"]) for row in layers]
+    assert found.cycles == sum(int(row["Op Cycles"]) for row in layers) > 0
+    assert [100 * layer.utilisation for layer in found.layers if layer.cycles] == pytest.approx(
+        [float(row["Util% (MAC)"]) for row in layers if int(row["Op Cycles"])]
+    )
+    for name in ("SRAM", "DRAM"):
+        used = re.search(rf"Total {name} used +([\d.]+) KiB", printed)
+        assert found.used(name) / 1024 == pytest.approx(float(used[1]) if used else 0, abs=0.006)
+    (clock,) = re.findall(r"Accelerator clock +(\d+) MHz", printed)
+    assert found.clock == float(clock) * 1e6
+    assert made.content == (tmp_path / "int8_vela.tflite").read_bytes()
+    assert "CPU operators = 0 " in printed
+    assert found.fallbacks == ()
+
+
+def test_each_layer_points_to_the_operator_it_comes_from(models: Path, cache: Cache) -> None:
+    model = graph.read(models / "int8.tflite")
+    found = compiled(model, U55, cache).result
+    origins = [layer.operator for layer in found.layers]
+    assert set(origins) <= {operator.place for operator in model.operators}
+    assert [layer.operator for layer in found.layers if layer.operation == "Conv2D"] == [
+        operator.place for operator in model.operators if operator.name == "CONV_2D"
+    ]
+
+
+@pytest.mark.parametrize("to", [U55, U85], ids=lambda to: to.accelerator)
+def test_what_stays_on_the_core_is_named_with_velas_reason(to: Settings, cache: Cache, tmp_path: Path) -> None:
+    found = compiled(graph.read(vela_models.chain(tmp_path / "mixed.tflite", MIXED)), to, cache).result
+    assert [(p.place, p.runs_on) for p in found.placements] == [
+        ("RELU #0", "NPU"), ("LOG_SOFTMAX #1", "CPU"), ("LOGISTIC #2", "NPU"), ("LOG_SOFTMAX #3", "CPU"),
+    ]  # fmt: skip
+    assert {placement.reason for placement in found.fallbacks} == {"Unsupported opType"}
+    assert "CPU operators = 2 " in cli(tmp_path / "mixed.tflite", to, tmp_path)
+
+
+def test_operators_are_told_apart_even_where_their_outputs_share_one_odd_name(cache: Cache, tmp_path: Path) -> None:
+    model = graph.read(vela_models.namesakes(tmp_path / "same.tflite"))
+    assert {t.name for operator in model for t in operator.outputs if t is not None} == {',"'}
+    found = compiled(model, U55, cache).result
+    assert [placement.place for placement in found.fallbacks] == ["LOG_SOFTMAX #1", "LOG_SOFTMAX #3"]
+
+
+def test_a_float_model_stays_on_the_core_although_vela_ends_well(models: Path, cache: Cache, tmp_path: Path) -> None:
+    model = graph.read(models / "float.tflite")
+    found = compiled(model, U55, cache).result
+    assert [placement.place for placement in found.fallbacks] == [operator.place for operator in model.operators]
+    assert all("Float32" in placement.reason for placement in found.fallbacks)
+    cli(models / "float.tflite", U55, tmp_path)  # exit status 0
+
+
+def test_of_several_subgraphs_the_compiled_model_tells(models: Path, cache: Cache, tmp_path: Path) -> None:
+    model = graph.read(vela_models.loop(tmp_path / "loop.tflite"))
+    made = compiled(model, U55, cache)
+    (tmp_path / "compiled.tflite").write_bytes(made.content)
+    left = [operator.name for operator in graph.read(tmp_path / "compiled.tflite") if operator.name != "ethos-u"]
+    assert Counter(left) == Counter(placement.operator for placement in made.result.fallbacks)
+    assert {"WHILE", "LESS", "MUL"} <= set(left)
+    assert made.result.subgraphs == 3
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (vela_models.crashing, r"^Vela [\d.]+ for ethos-u55-128 on it\.tflite: .* crashed with SIGSEGV"),
+        (
+            vela_models.refused,
+            r"^Vela [\d.]+ for ethos-u55-128 on it\.tflite: Compilation failed: .* reading TFLite file",
+        ),
+    ],
+)
+def test_a_crash_or_a_refusal_names_model_accelerator_and_version(
+    make: object, message: str, cache: Cache, tmp_path: Path
+) -> None:
+    assert callable(make)
+    with pytest.raises(RefusedError, match=message):
+        compiled(graph.read(make(tmp_path / "it.tflite")), U55, cache)
+    assert cache.all() == []
+    assert list(cache.working.iterdir()) == []
+
+
+def test_a_hang_is_stopped(models: Path, cache: Cache) -> None:
+    with pytest.raises(RefusedError, match=r"on int8\.tflite: no end after 0\.01 s; the child process was stopped"):
+        compiled(graph.read(models / "int8.tflite"), U55, cache, timeout=0.01)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"accelerator": "ethos-u55-12"}, "no accelerator 'ethos-u55-12'; allowed: ethos-u55-32, .*, ethos-u85-2048"),
+        ({"system_config": "Nope"}, "Section System_Config.Nope not found"),
+        ({"memory_mode": "Nope"}, "Section Memory_Mode.Nope not found"),
+        ({"memory_mode": "Dedicated_Sram"}, r"Invalid configuration of arena_mem_area=OffChipFlash \(must be Sram"),
+    ],
+)
+def test_settings_that_do_not_go_together(changes: dict[str, str], message: str, models: Path, cache: Cache) -> None:
+    with pytest.raises(InputError, match=f"does not take the settings .*: .*{message}") as caught:
+        compiled(graph.read(models / "int8.tflite"), U55.model_copy(update=changes), cache)
+    assert not isinstance(caught.value, RefusedError)
+
+
+def _no_child(*_: object) -> None:
+    raise AssertionError("Vela was run")
+
+
+def test_the_second_time_vela_does_not_run(models: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = graph.read(models / "int8.tflite")
+    first = compiled(model, U55, cache)
+    monkeypatch.setattr(child, "run", _no_child)
+    second = compiled(model, U55, cache)
+    assert (first.cached, second.cached) == (False, True)
+    assert (first.result, first.content) == (second.result, second.content)
+    with pytest.raises(AssertionError, match="Vela was run"):
+        compiled(model, U85, cache)
+    (entry,) = cache.all()
+    assert (entry.stage, entry.kind) == ("vela ethos-u55-128", "vela")
+    assert cache.clear() == 1
+    with pytest.raises(AssertionError, match="Vela was run"):
+        compiled(model, U55, cache)
+
+
+def test_the_content_counts_not_the_path(models: Path, cache: Cache, tmp_path: Path) -> None:
+    compiled(graph.read(models / "int8.tflite"), U55, cache)
+    (tmp_path / "other.tflite").write_bytes((models / "int8.tflite").read_bytes())
+    assert compiled(graph.read(tmp_path / "other.tflite"), U55, cache).cached
+    assert not compiled(graph.read(models / "float.tflite"), U55, cache).cached
+
+
+def test_another_version_of_vela_is_another_result(models: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = graph.read(models / "int8.tflite")
+    compiled(model, U55, cache)
+    real = sources.version
+    monkeypatch.setattr(sources, "version", lambda package: "9.9" if package == compiler.PACKAGE else real(package))
+    assert not compiled(model, U55, cache).cached
+
+
+def test_a_damaged_entry_is_made_again(models: Path, cache: Cache) -> None:
+    model = graph.read(models / "int8.tflite")
+    first = compiled(model, U55, cache)
+    (entry,) = cache.entries.iterdir()
+    (entry / "files" / "vela.json").write_text("{}")
+    again = compiled(model, U55, cache)
+    assert not again.cached
+    assert again.result == first.result
+    assert compiled(model, U55, cache).cached
+
+
+def test_without_a_place_to_keep_it_vela_runs_all_the_same(models: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    made = compiled(graph.read(models / "int8.tflite"), U55, Cache(tmp_path / "file" / "cache"))
+    assert made.result.cycles > 0
+    assert "cannot be written" in made.note
+
+
+def test_without_the_package_the_remedy_is_told(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "version", lambda _: "absent")
+    with pytest.raises(ToolError, match=r"ethos-u-vela is not installed: pip install 'edgepipe\[npu\]'"):
+        compiled(graph.read(models / "int8.tflite"), U55)

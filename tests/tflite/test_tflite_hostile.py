@@ -1,0 +1,111 @@
+"""Damaged and hostile files: each is accepted or refused with one clear error, fast and in little memory.
+
+`EDGEPIPE_MUTANTS=2000` makes more of them.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import flatbuffers  # type: ignore[import-untyped]
+import pytest
+from ai_edge_litert import schema_py_generated as schema
+from tflite_mutants import published
+from tflite_published import MODELS
+from tflite_seeds import SEEDS
+
+from edgepipe.devices import evidence
+from edgepipe.errors import InputError
+from edgepipe.sources import PACKAGE_ROOT
+from edgepipe.tflite import graph
+from edgepipe.tflite.dead import dead_channels
+from edgepipe.tflite.plan import plan
+from edgepipe.tflite.tail import tail
+
+MUTANTS = int(os.environ.get("EDGEPIPE_MUTANTS", "200"))
+SECONDS = 10.0
+MEMORY = 2 << 30
+BATCHES = 4
+
+
+@pytest.fixture(scope="module")
+def seeds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the models that mutants are made of."""
+    folder = tmp_path_factory.mktemp("seeds")
+    for seed in SEEDS:
+        seed(folder / f"{seed.__name__}.tflite")
+    for path in published(MODELS):
+        (folder / path.name).write_bytes(path.read_bytes())
+    return folder
+
+
+def _batch(folder: Path, first: int) -> Any:
+    words = [sys.executable, str(Path(__file__).parent / "tflite_batch.py"), str(folder), str(first), str(MUTANTS)]
+    path = os.pathsep.join([str(PACKAGE_ROOT), str(Path(__file__).parent)])
+    done = subprocess.run(
+        [*words, str(BATCHES)], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(BATCHES))
+def test_mutants_are_accepted_or_refused(first: int, seeds: Path) -> None:
+    """Must-show: bit flips, truncations, hostile offsets and sizes; through facts, plan, counts and both runtimes."""
+    found = _batch(seeds, first)
+    print(json.dumps(found, indent=1))
+    outcomes = found["outcomes"]
+    assert outcomes["read"] + outcomes["refused"] == len(range(first, MUTANTS, BATCHES))
+    assert min(outcomes["read"], outcomes["refused"]) > MUTANTS // 40  # mutants that are all of one kind show nothing
+    assert found["slowest"] <= SECONDS
+    assert max(found["memory"]) <= MEMORY
+
+
+def _crowded(path: Path, count: int) -> Path:
+    """A file whose list of tensors names one and the same tensor `count` times: four bytes each."""
+    builder = flatbuffers.Builder(1024)
+    name = builder.CreateString("x")
+    schema.TensorStartShapeVector(builder, 1)
+    builder.PrependInt32(1)
+    shape = builder.EndVector()
+    schema.TensorStart(builder)
+    schema.TensorAddName(builder, name)
+    schema.TensorAddShape(builder, shape)
+    tensor = schema.TensorEnd(builder)
+    schema.SubGraphStartTensorsVector(builder, count)
+    for _ in range(count):
+        builder.PrependUOffsetTRelative(tensor)
+    tensors = builder.EndVector()
+    schema.SubGraphStart(builder)
+    schema.SubGraphAddTensors(builder, tensors)
+    subgraph = schema.SubGraphEnd(builder)
+    schema.ModelStartSubgraphsVector(builder, 1)
+    builder.PrependUOffsetTRelative(subgraph)
+    subgraphs = builder.EndVector()
+    schema.ModelStart(builder)
+    schema.ModelAddSubgraphs(builder, subgraphs)
+    builder.Finish(schema.ModelEnd(builder), file_identifier=b"TFL3")
+    path.write_bytes(bytes(builder.Output()))
+    return path
+
+
+def test_a_crowd_of_tensors_is_read_in_time(tmp_path: Path) -> None:
+    path, start = _crowded(tmp_path / "m.tflite", graph.MAX_TABLES), time.perf_counter()
+    model = graph.read(path)
+    evidence.counts(model)
+    dead_channels(model)
+    tail(model)
+    with pytest.raises(InputError, match=f"{graph.MAX_TABLES} tensors to plan"):
+        plan(model)
+    assert time.perf_counter() - start < SECONDS
+
+
+def test_a_larger_crowd_is_refused(tmp_path: Path) -> None:
+    path = _crowded(tmp_path / "m.tflite", graph.MAX_TABLES + 1)
+    with pytest.raises(InputError, match=f"a list of {graph.MAX_TABLES + 1} tables; at most {graph.MAX_TABLES} are"):
+        graph.read(path)
