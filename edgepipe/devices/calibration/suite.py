@@ -461,6 +461,7 @@ GROUPS = (
     Group("pad", 6, 14, _moved("PAD")),
     Group("concatenation", 5, 12, _moved("CONCATENATION")),
     Group("reshape", 3, 8, _moved("RESHAPE")),
+    Group("dynamic_reshape", 6, 20, _reshaped),
     Group("strided_slice", 3, 8, _moved("STRIDED_SLICE")),
     Group("transpose", 3, 8, _moved("TRANSPOSE")),
     Group("resize_bilinear", 4, 10, _moved("RESIZE_BILINEAR")),
@@ -477,6 +478,5 @@ GROUPS = (
     Group("stack", 8, 25, _stack, composite=True),
     Group("classifier", 16, 50, _classifier, composite=True),
     Group("dense_chain", 5, 12, _dense_chain, composite=True),
-    Group("dynamic_reshape", 6, 20, _reshaped, composite=True),
     Group("pyramid", 5, 14, _pyramid, composite=True),
 )
