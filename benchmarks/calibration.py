@@ -3,8 +3,8 @@
     python benchmarks/calibration.py [--effort full] [--profile FILE] [--models DIR] [--again]
 
 The models are those of `latency/models` below $EDGEPIPE_SHARED, or below `../shared` beside the repository. They are
-measured in turns, in passes, like the suite (`edgepipe.devices.calibration.measuring`); --again forgets earlier
-readings. A model that XNNPACK refuses is listed with its reason.
+measured like any model on the host (`edgepipe.tflite.latency.measure`), three times; --again forgets earlier readings of
+the suite. A model that XNNPACK refuses is listed with its reason.
 """
 
 import argparse
@@ -15,20 +15,19 @@ from pathlib import Path
 
 import numpy as np
 
-from edgepipe.artifact import file_digest
 from edgepipe.cache import default_root
 from edgepipe.devices import profile
 from edgepipe.devices.calibration import calibrate as calibrating
 from edgepipe.devices.calibration.backend import HostBackend
 from edgepipe.devices.calibration.estimate import Estimate, estimate
-from edgepipe.devices.calibration.measuring import Bench, Item, Store
 from edgepipe.devices.calibration.record import Calibration
-from edgepipe.devices.calibration.suite import Case, Effort, suite
-from edgepipe.progress import Silent, shown
+from edgepipe.devices.calibration.suite import Effort
+from edgepipe.errors import InputError
+from edgepipe.progress import shown
 from edgepipe.report.catalogue import errors_text
-from edgepipe.tflite import graph
+from edgepipe.tflite import graph, latency
 
-PASSES = 5
+PASSES = 3
 SHARED = Path(os.environ.get("EDGEPIPE_SHARED", Path(__file__).resolve().parent.parent.parent / "shared"))
 
 
@@ -51,19 +50,19 @@ class Row:
         return self.found.low <= self.measured <= self.found.high
 
 
-def measured(models: list[Path], store: Store, threads: int, seed: int) -> dict[str, float | str]:
-    """Seconds of each model, or why it does not run, by file name."""
+def measured(models: list[Path], threads: int) -> dict[str, float | str]:
+    """Seconds of each model as `edgepipe verify --device host` measures them, or why it does not run, by file name.
 
-    def never(_: int) -> None:
-        raise AssertionError("real models are not built")
-
-    items = [Item(Case(path.name, "real", True, never), path, file_digest(path)) for path in models]
-    with tempfile.TemporaryDirectory() as folder:
-        first = next(case for case in suite(Effort.QUICK, seed) if case.group == calibrating.REFERENCE)
-        reference = Path(folder) / "reference.tflite"
-        reference.write_bytes(first.content(seed))
-        readings = Bench(HostBackend(threads), store, reference, seed, Silent()).measure(items, PASSES)
-    return {name: reading.seconds or reading.refused for name, reading in readings.items()}
+    The median of three measurements that lie apart.
+    """
+    found: dict[str, list[float]] = {path.name: [] for path in models}
+    refused: dict[str, str] = {}
+    for path in models * PASSES:
+        try:
+            found[path.name].append(latency.measure(path, threads=threads).p50)
+        except InputError as error:
+            refused[path.name] = str(error)
+    return {name: refused.get(name) or float(np.median(times)) for name, times in found.items()}
 
 
 def show(rows: list[Row], refused: dict[str, str]) -> None:
@@ -119,7 +118,7 @@ def main() -> None:
         if found is None:
             raise SystemExit(f"{given.profile}: not a calibrated profile")
         models = sorted(given.models.glob("*.tflite"))
-        times = measured(models, Store(root), given.threads, given.seed)
+        times = measured(models, given.threads)
     told(found)
     rows = [Row(path.name, t, estimate(found, graph.read(path))) for path in models
             if isinstance(t := times[path.name], float)]  # fmt: skip

@@ -1,13 +1,13 @@
 """Measuring a suite: kept readings, interruption, disagreement, and models that a device refuses or dies of."""
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
 from edgepipe.artifact import file_digest
-from edgepipe.devices.calibration.backend import HostBackend, Identity
+from edgepipe.devices.calibration.backend import LONG, SHORT, HostBackend, Identity, Visits
 from edgepipe.devices.calibration.builder import Net
 from edgepipe.devices.calibration.measuring import BATCH, MOST_AGAIN, Bench, Item, Store, combine
 from edgepipe.devices.calibration.suite import Case
@@ -28,13 +28,13 @@ class Clockwork:
     def identity(self) -> Identity:
         return Identity(host="a table", host_digest="0", runtime=self.runtime, threads=1)
 
-    def measure(self, models: list[Path], reference: Path, seed: int) -> list[Reading]:
+    def measure(self, models: list[Path], reference: Path, seed: int, visits: Visits = SHORT) -> list[Reading]:
         if self.batches == 0:
             raise KeyboardInterrupt
         self.batches -= 1
         readings = []
         for path in models:
-            times = self.times.get(path.stem, [1e-3])
+            times = [3e-3] if visits == LONG else self.times.get(path.stem, [1e-3])
             readings.append(Reading(seconds=times[min(self.asked[path.stem], len(times) - 1)], rounds=3))
             self.asked[path.stem] += 1
         return readings
@@ -98,6 +98,15 @@ def test_a_model_whose_passes_disagree_is_measured_again(tmp_path: Path) -> None
     assert found["m2"].spread == 4
 
 
+def test_long_runs_scale_the_short_ones(tmp_path: Path) -> None:
+    """The clockwork takes 1 ms in a short turn and 3 ms in a long run."""
+    items = [Item(replace(item.case, composite=True), item.path, item.digest) for item in _items(5, tmp_path)]
+    bench = _bench(Clockwork(), tmp_path)
+    found = bench.measure(items, 1)
+    assert bench.sustained(items, found) == pytest.approx(3)
+    assert bench.sustained(_items(5, tmp_path), found) == 1  # no composites
+
+
 def test_a_refusal_outweighs_readings() -> None:
     refused = Reading(seconds=None, refused="no such kernel")
     assert combine([Reading(seconds=1.0, rounds=3), refused]) == refused
@@ -108,7 +117,7 @@ def test_the_host_names_the_models_it_refuses(tmp_path: Path) -> None:
     good, bad = tmp_path / "good.tflite", tmp_path / "bad.tflite"
     good.write_bytes(net.output(net.conv(net.input(8, 8, 3), 8, 3)).bytes())
     bad.write_bytes(b"not a model")
-    readings = HostBackend(threads=1, rounds=2).measure([good, bad, good], good, seed=0)
+    readings = HostBackend(threads=1).measure([good, bad, good], good, 0, Visits(2, 0.005))
     assert [reading.seconds is None for reading in readings] == [False, True, False]
     assert "bad.tflite" in readings[1].refused
     first, second = readings[0].seconds, readings[2].seconds
@@ -133,6 +142,6 @@ def test_the_host_survives_a_model_that_kills_the_runtime(tmp_path: Path, monkey
         return alive(models, reference, plan)
 
     monkeypatch.setattr(latency_series, "measure", dying)
-    readings = HostBackend(threads=1, rounds=1).measure(paths, paths[0], seed=0)
+    readings = HostBackend(threads=1).measure(paths, paths[0], 0, Visits(1, 0.005))
     assert [reading.seconds is None for reading in readings] == [False, True, False]
     assert readings[1].refused == "the child process crashed with SIGSEGV"

@@ -22,6 +22,18 @@ class Identity(Record):
     threads: int
 
 
+@dataclass(frozen=True)
+class Visits:
+    """How often a model has its turn, and for how many seconds at least."""
+
+    rounds: int
+    seconds: float
+
+
+SHORT = Visits(rounds=4, seconds=0.006)
+LONG = Visits(rounds=1, seconds=0.3)  # as long as `edgepipe.tflite.latency.measure` takes at least
+
+
 class Backend(Protocol):
     """Reaches one device."""
 
@@ -29,7 +41,7 @@ class Backend(Protocol):
     def identity(self) -> Identity:
         """The device, its runtime and the threads."""
 
-    def measure(self, models: list[Path], reference: Path, seed: int) -> list[Reading]:
+    def measure(self, models: list[Path], reference: Path, seed: int, visits: Visits = SHORT) -> list[Reading]:
         """A reading of each of `models`, in turns with `reference`; a model that does not run gets its reason."""
 
 
@@ -38,7 +50,6 @@ class HostBackend:
     """This machine, through LiteRT with XNNPACK in a child process."""
 
     threads: int
-    rounds: int = 4
 
     @property
     def identity(self) -> Identity:
@@ -47,12 +58,12 @@ class HostBackend:
         runtime = f"ai-edge-litert {version('ai-edge-litert')} ({Runtime.XNNPACK})"
         return Identity(host=host.text(), host_digest=host.digest, runtime=runtime, threads=self.threads)
 
-    def measure(self, models: list[Path], reference: Path, seed: int) -> list[Reading]:
+    def measure(self, models: list[Path], reference: Path, seed: int, visits: Visits = SHORT) -> list[Reading]:
         """All in one child; if it crashes, each model in a child of its own, so that the culprit is named."""
-        plan = Plan(self.threads, rounds=self.rounds, seed=seed)
+        plan = Plan(self.threads, rounds=visits.rounds, visit=visits.seconds, seed=seed)
         try:
             return latency_series.measure(models, reference, plan)
         except ChildError as error:
             if len(models) == 1:
                 return [Reading(seconds=None, refused=str(error))]
-        return [reading for model in models for reading in self.measure([model], reference, seed)]
+        return [reading for model in models for reading in self.measure([model], reference, seed, visits)]

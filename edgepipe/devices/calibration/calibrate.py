@@ -57,9 +57,11 @@ def calibrate(backend: Backend, order: Order, progress: Progress) -> Calibration
         bench = Bench(backend, Store(order.store), reference, order.seed, progress)
         readings = bench.measure(items, PASSES[order.effort])
         _check(readings)
-        samples = [_sample(item, readings[item.case.name]) for item in items if readings[item.case.name].seconds]
+        ran = {name for name, reading in readings.items() if reading.seconds is not None}
+        sustained = bench.sustained(items, readings)
+        samples = [_sample(item, readings[item.case.name], sustained) for item in items if item.case.name in ran]
     progress.note(f"fitting {len(samples)} models")
-    return _record(backend, order, samples, readings)
+    return _record(backend, order, samples, readings, sustained)
 
 
 def _item(case: Case, folder: Path, seed: int) -> Item:
@@ -77,13 +79,15 @@ def _check(readings: dict[str, Reading]) -> None:
         )
 
 
-def _sample(item: Item, reading: Reading) -> Sample:
+def _sample(item: Item, reading: Reading, sustained: float) -> Sample:
     assert reading.seconds is not None, "refused models are no samples"
     found = tuple(parts(graph.read(item.path)))
-    return Sample(item.case.name, item.case.group, item.case.composite, found, reading.seconds)
+    return Sample(item.case.name, item.case.group, item.case.composite, found, sustained * reading.seconds)
 
 
-def _record(backend: Backend, order: Order, samples: list[Sample], readings: dict[str, Reading]) -> Calibration:
+def _record(
+    backend: Backend, order: Order, samples: list[Sample], readings: dict[str, Reading], sustained: float
+) -> Calibration:
     fitted, held = fitting.fit(samples), fitting.held_out(samples, order.seed)
     times = np.array([sample.seconds for sample in samples])
     composite = np.array([sample.composite for sample in samples])
@@ -97,6 +101,7 @@ def _record(backend: Backend, order: Order, samples: list[Sample], readings: dic
             threads=identity.threads,
             suite=f"{order.effort}, seed {order.seed}",
             models=len(samples),
+            sustained=float(f"{sustained:.4g}"),
             refused=tuple(refused[:REFUSED_NAMED]),
             at=datetime.now(UTC).isoformat(timespec="seconds"),
         ),

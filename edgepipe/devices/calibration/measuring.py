@@ -4,14 +4,14 @@ Passes lie minutes apart and mix the models anew, so that a disturbance of some 
 A model whose passes disagree is measured again. Its time is a low quantile of its passes.
 """
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import numpy as np
 from pydantic import ValidationError
 
 from edgepipe import artifact
-from edgepipe.devices.calibration.backend import Backend
+from edgepipe.devices.calibration.backend import LONG, SHORT, Backend, Visits
 from edgepipe.devices.calibration.suite import Case
 from edgepipe.progress import Progress
 from edgepipe.tflite.latency_series import Reading
@@ -20,6 +20,8 @@ BATCH = 32  # models in one child
 QUANTILE = 0.25
 DISAGREE = 0.08  # (highest pass - lowest) / lowest: beyond it the model is measured again
 MOST_AGAIN = 3
+SUSTAINED = 24  # models that are also run for long
+SUSTAINED_LEAST = 20e-6  # seconds of one inference: shorter ones are ruled by what surrounds the call
 
 
 @dataclass(frozen=True)
@@ -89,19 +91,34 @@ class Bench:
             self.progress.epoch(place + 1, len(batches), {"models": float(len(items))})
         self.progress.stage(f"pass {number + 1}", number + 1, of, f"done: {len(items)} models")
 
-    def _batch(self, batch: list[Item], number: int) -> dict[str, Reading]:
-        keys = {item.case.name: self._key(item, number) for item in batch}
+    def sustained(self, items: list[Item], found: dict[str, Reading]) -> float:
+        """How many times longer inferences take when they follow one another for long, as in a measured latency.
+
+        The median over composites spread over all durations; 1 if there are too few.
+        """
+        times = {item.case.name: found[item.case.name].seconds or 0.0 for item in items if item.case.composite}
+        fit = sorted((item for item in items if times.get(item.case.name, 0.0) >= SUSTAINED_LEAST),
+                     key=lambda item: times[item.case.name])  # fmt: skip
+        chosen = fit[:: max(1, len(fit) // SUSTAINED)]
+        readings = [self._batch(chosen, number, LONG) for number in range(2)]
+        ratios = [r.seconds / times[name] for batch in readings for name, r in batch.items() if r.seconds is not None]
+        return float(np.median(ratios)) if ratios else 1.0
+
+    def _batch(self, batch: list[Item], number: int, visits: Visits = SHORT) -> dict[str, Reading]:
+        keys = {item.case.name: self._key(item, number, visits) for item in batch}
         kept = {name: reading for name, key in keys.items() if (reading := self.store.read(key)) is not None}
         missing = [item for item in batch if item.case.name not in kept]
         if missing:
-            readings = self.backend.measure([item.path for item in missing], self.reference, self.seed + number)
+            readings = self.backend.measure([item.path for item in missing], self.reference, self.seed + number, visits)
             for item, reading in zip(missing, readings, strict=True):
                 self.store.write(keys[item.case.name], reading)
                 kept[item.case.name] = reading
         return kept
 
-    def _key(self, item: Item, number: int) -> str:
-        return artifact.json_digest([item.digest, self.backend.identity.model_dump(), self.seed, number])
+    def _key(self, item: Item, number: int, visits: Visits) -> str:
+        return artifact.json_digest(
+            [item.digest, self.backend.identity.model_dump(), self.seed, number, *astuple(visits)]
+        )
 
 
 def combine(passes: list[Reading]) -> Reading:

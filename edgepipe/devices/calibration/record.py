@@ -38,6 +38,9 @@ class Measured(Options):
     threads: Annotated[int, Field(ge=1)]
     suite: str = Field(description="effort and seed")
     models: Count = Field(description="that were measured")
+    sustained: Annotated[float, Field(gt=0)] = Field(
+        description="how many times longer inferences took in runs of 0.3 s than in the suite's short turns; applied"
+    )
     refused: tuple[str, ...] = Field(default=(), description="models that the device did not run, with its reason")
     at: str = Field(description="ISO 8601, UTC")
 
