@@ -3,8 +3,8 @@
     python benchmarks/calibration.py [--effort full] [--profile FILE] [--models DIR] [--again]
 
 The models are those of `latency/models` below $EDGEPIPE_SHARED, or below `../shared` beside the repository. They are
-measured like any model on the host (`edgepipe.tflite.latency.measure`), three times; --again forgets earlier readings of
-the suite. A model that XNNPACK refuses is listed with its reason.
+measured like any model on the host (`edgepipe.tflite.latency.measure`), three times; --again forgets earlier readings
+of the suite. A model that XNNPACK refuses is listed with its reason.
 """
 
 import argparse

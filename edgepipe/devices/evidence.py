@@ -6,7 +6,6 @@ from pathlib import Path
 from edgepipe import units
 from edgepipe.budget import DEVICE_METRICS
 from edgepipe.cache import Cache
-from edgepipe.devices import profile
 from edgepipe.devices.calibration import estimate as calibrated
 from edgepipe.devices.check import check
 from edgepipe.devices.latency import estimate
@@ -14,7 +13,6 @@ from edgepipe.devices.latency.estimate import Transfer
 from edgepipe.devices.latency.record import Fit
 from edgepipe.devices.profile import Device, Obtained
 from edgepipe.devices.vela import evidence as vela
-from edgepipe.errors import InputError
 from edgepipe.metric import Finding, Limit, Metric, judge, unavailable
 from edgepipe.metric import exact as _exact
 from edgepipe.tflite import latency, micro
@@ -153,20 +151,14 @@ def estimated(device: Device, model: Model) -> Metric:
 
 
 def latency_fit(device: Device) -> tuple[Fit, Transfer | None]:
-    """The fit behind a device's estimated latency, and how it is carried over to it.
-
-    Raises:
-        InputError: the device that it is carried over from has no fit, or a clock is missing.
-    """
+    """The fit behind a device's estimated latency, and how it is carried over to it."""
     if device.latency.fit is not None:
         return device.latency.fit, None
     carried = device.latency.transfer
-    assert carried is not None, "the profile's schema gives an estimate one of the two"
-    origin = profile.load(carried.device, Path.cwd())
-    if origin.latency.fit is None or device.system.clock is None:
-        missing = f"no clock in {device.name}" if origin.latency.fit else f"{carried.device} has no fitted latency"
-        raise InputError(f"device '{device.name}' carries its latency over from '{carried.device}': {missing}")
-    return origin.latency.fit, Transfer(carried.device, device.system.clock, carried.scale, carried.error)
+    assert carried is not None, "an estimate is by a fit or by a transfer"
+    assert carried.fit is not None, "filled in by profile.load"
+    assert device.system.clock is not None, "checked by profile.load"
+    return carried.fit, Transfer(carried.device, device.system.clock, carried.scale, carried.error)
 
 
 def file_bytes(name: str, path: Path, device: str | None = None) -> Metric:

@@ -133,6 +133,7 @@ class Carry(Options):
     error: Annotated[float, Field(ge=0)] = Field(description="standard deviation of the logarithm about that factor")
     points: Annotated[int, Field(ge=0)] = Field(description="measurements of this device; 0: by the clock alone")
     source: str = Field(description="where factor and error come from")
+    fit: Fit | None = Field(default=None, description="of that device; read from its profile")
 
 
 @final
@@ -218,7 +219,19 @@ def load(name_or_path: str, base: Path, folders: tuple[Path, ...] = ()) -> Devic
     _check_names(document, file)
     document.raise_problems()
     assert device is not None, "a document without problems has a value"
-    return device
+    return _carried(device, file.parent, folders) if device.latency.transfer else device
+
+
+def _carried(device: Device, base: Path, folders: tuple[Path, ...]) -> Device:
+    """`device` with the fit that its latency is carried over from, so that its digest covers that too."""
+    carried = device.latency.transfer
+    assert carried is not None, "only called for a transfer"
+    origin = load(carried.device, base, folders)
+    if origin.latency.fit is None or device.system.clock is None:
+        missing = "it has no clock of its own" if origin.latency.fit else f"'{carried.device}' has no fitted latency"
+        raise InputError(f"device '{device.name}' cannot carry its latency over: {missing}")
+    whole = carried.model_copy(update={"fit": origin.latency.fit})
+    return device.model_copy(update={"latency": device.latency.model_copy(update={"transfer": whole})})
 
 
 def _locate(name_or_path: str, base: Path, places: tuple[Path, ...]) -> Path:
