@@ -66,15 +66,23 @@ def _citation(value: Any) -> bool:
 
 
 def _checked(document: Document, key: Any, text: Any) -> bool:
-    fields = {dotted(leaf[:end]) for leaf in leaves(document.data) for end in range(1, len(leaf) + 1)}
-    if key not in fields:
-        message = f"this profile has no field '{key}' to give a source for{did_you_mean(str(key), fields, 3)}"
-        document.problem((SOURCES, key), message, at="key")
+    if not isinstance(key, str) or not _has(document.data, _path(key)):
+        close = did_you_mean(str(key), {dotted(leaf) for leaf in leaves(document.data)})
+        hint = close if close.startswith("; did") else "; a source is given for a field of the profile, as system.memory"
+        document.problem((SOURCES, key), f"this profile has no field '{key}'{hint}", at="key")
     elif not _citation(text):
         document.problem((SOURCES, key), f"must be a citation, found {describe(text)}")
     else:
         return True
     return False
+
+
+def _has(data: Any, path: Path_) -> bool:
+    if not path:
+        return True
+    if isinstance(data, list):
+        return isinstance(path[0], int) and path[0] < len(data) and _has(data[path[0]], path[1:])
+    return isinstance(data, dict) and path[0] in data and _has(data[path[0]], path[1:])
 
 
 def _path(dotted_path: str) -> Path_:
