@@ -1,4 +1,4 @@
-"""Which operators and tensors of a model a device cannot run, or not where it should: each with the rule and a remedy."""
+"""Which operators and tensors of a model a device cannot run, or not where it should: each with a rule and a remedy."""
 
 from edgepipe.devices.placement import Placed, Where, core_problems, placement
 from edgepipe.devices.profile import Device

@@ -5,7 +5,7 @@ below it, or as a plain list, which covers everything that has no source of its 
 says, and what it inherits without a source; an inherited value keeps the source it was inherited with.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from edgepipe.config import Document, Path_, describe
@@ -18,15 +18,13 @@ Citations = dict[Path_, str]
 
 def leaves(data: Any, path: Path_ = ()) -> Iterator[Path_]:
     """The paths of all single values of `data`; items of a list by their index."""
-    if isinstance(data, dict):
-        inner = ((key, value) for key, value in data.items() if path or key not in _ABOUT)
-    elif isinstance(data, list):
-        inner = enumerate(data)
-    else:
+    if not isinstance(data, (dict, list)):
         yield path
         return
-    for key, value in inner:
-        yield from leaves(value, (*path, key))
+    items: Iterable[tuple[str | int, Any]] = data.items() if isinstance(data, dict) else enumerate(data)
+    for key, value in items:
+        if path or key not in _ABOUT:
+            yield from leaves(value, (*path, key))
 
 
 def over(merged: Any, lower: Citations, upper_data: Any, upper: Citations) -> Citations:
@@ -58,7 +56,7 @@ def _given(document: Document) -> Citations:
         message = f"must be a list of citations, or map fields to citations, found {describe(value)}"
         document.problem((SOURCES,), message)
         return {}
-    return {_path(key): text for key, text in value.items() if _checked(document, key, text)}
+    return {steps(key): text for key, text in value.items() if _checked(document, key, text)}
 
 
 def _citation(value: Any) -> bool:
@@ -66,9 +64,11 @@ def _citation(value: Any) -> bool:
 
 
 def _checked(document: Document, key: Any, text: Any) -> bool:
-    if not isinstance(key, str) or not _has(document.data, _path(key)):
+    if not isinstance(key, str) or not _has(document.data, steps(key)):
         close = did_you_mean(str(key), {dotted(leaf) for leaf in leaves(document.data)})
-        hint = close if close.startswith("; did") else "; a source is given for a field of the profile, as system.memory"
+        hint = (
+            close if close.startswith("; did") else "; a source is given for a field of the profile, as system.memory"
+        )
         document.problem((SOURCES, key), f"this profile has no field '{key}'{hint}", at="key")
     elif not _citation(text):
         document.problem((SOURCES, key), f"must be a citation, found {describe(text)}")
@@ -85,7 +85,8 @@ def _has(data: Any, path: Path_) -> bool:
     return isinstance(data, dict) and path[0] in data and _has(data[path[0]], path[1:])
 
 
-def _path(dotted_path: str) -> Path_:
+def steps(dotted_path: str) -> Path_:
+    """The path that is written `dotted_path`; a number is the index of an item."""
     return tuple(int(part) if part.isdigit() else part for part in dotted_path.split("."))
 
 
@@ -100,12 +101,17 @@ def _covering(citations: Citations, leaf: Path_) -> str | None:
 
 def source_of(sources: dict[str, str], path: Path_) -> str | None:
     """The citation of the longest part of `path` that has one."""
-    return _covering({_path(field): text for field, text in sources.items()}, path)
+    return _covering({steps(field): text for field, text in sources.items()}, path)
 
 
 def collapsed(data: Any, citations: Citations) -> dict[str, str]:
     """The same sources with one entry for a field where all below it share one."""
-    return {dotted(path): text for key in data if key not in _ABOUT for path, text in _collapsed(data[key], (key,), citations)}
+    return {
+        dotted(path): text
+        for key in data
+        if key not in _ABOUT
+        for path, text in _collapsed(data[key], (key,), citations)
+    }
 
 
 def _collapsed(data: Any, path: Path_, citations: Citations) -> list[tuple[Path_, str]]:

@@ -69,7 +69,13 @@ def _run(model: Path, folder: Path) -> str:
     command = [COMPILER, "--show_operations", "--out_dir", str(folder), str(model)]
     try:
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=TIMEOUT, check=False
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=TIMEOUT,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         raise ToolError(f"{COMPILER} took longer than {TIMEOUT} s on {model}") from None

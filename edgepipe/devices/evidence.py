@@ -5,6 +5,7 @@ from pathlib import Path
 
 from edgepipe import units
 from edgepipe.budget import DEVICE_METRICS
+from edgepipe.devices import memory
 from edgepipe.devices.check import check
 from edgepipe.devices.profile import Device, Obtained
 from edgepipe.metric import Finding, Metric, unavailable
@@ -28,18 +29,19 @@ def gather(model: Model, devices: list[Device]) -> OnDevice:
 
     Measuring runs the model on this host in a child process; TFLite Micro's allocator runs at most once.
     """
-    bench = _Bench(model.path)
+    bench = _Bench(model)
     metrics = [bench.metric(name, device) for device in devices for name in DEVICE_METRICS]
     findings = [finding for device in devices for finding in check(device, model)]
-    findings += [finding for device in devices for finding in _fits(device, metrics)]
+    findings += [finding for device in devices for finding in _fits(device, metrics, model)]
     return OnDevice(tuple(metrics), tuple(findings))
 
 
 class _Bench:
     """Takes metrics of one model; what does not depend on the device is taken once."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.path = model.path
         self.arena: Metric | None = None
         self.measured: dict[int, latency.Measurement] = {}
 
@@ -49,6 +51,10 @@ class _Bench:
             return unavailable(name, DEVICE_METRICS[name], str(obtained.reason), device.name)
         if obtained.by == "file":
             return file_bytes(name, self.path, device.name)
+        if obtained.by == "plan":
+            return memory.ram(obtained, self.model, memory.peak(self.model).bytes, device.name)
+        if obtained.by == "weights":
+            return memory.flash(obtained, self.model, device.name)
         if obtained.by == "tflite-micro":
             return self._arena().model_copy(update={"device": device.name})
         return next(m for m in self._host(device.runtime.threads, device.name) if m.name == name)
@@ -70,18 +76,25 @@ def file_bytes(name: str, path: Path, device: str | None = None) -> Metric:
     return _exact(name, path.stat().st_size, Dimension.BYTES, how, device)
 
 
-def _fits(device: Device, metrics: list[Metric]) -> list[Finding]:
+def _fits(device: Device, metrics: list[Metric], model: Model) -> list[Finding]:
     limits = {"ram": device.system.memory.ram, "flash": device.system.memory.flash}
     return [
         Finding(
             rule=f"fits-{metric.name}",
             place=device.name,
-            observed=f"{metric.text()} of {metric.name} needed, the device has {units.show(limit, Dimension.BYTES)}",
+            observed=f"{metric.text()} of {metric.name} needed, the device has {units.show(limit, Dimension.BYTES)}"
+            + (_at_peak(model) if metric.name == "ram" else ""),
             suggestion="make the model smaller: fewer filters, a smaller input, pruned channels",
         )
         for metric in metrics
         if metric.device == device.name and (limit := limits.get(metric.name)) and (metric.value or 0) > limit
     ]
+
+
+def _at_peak(model: Model) -> str:
+    found = memory.peak(model)
+    place = found.operator.place if found.operator else "the inputs"
+    return f"; most of it at {place}, where {units.show(found.bytes, Dimension.BYTES)} of tensors live at once"
 
 
 def counts(model: Model) -> list[Metric]:

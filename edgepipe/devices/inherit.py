@@ -26,7 +26,7 @@ class Resolved:
 
 
 def find(name: str, folders: tuple[Path, ...]) -> Path | None:
-    """The file of the profile `name`, such as `host` or `systems/rp2040-pico`, from the first of `folders` that has it."""
+    """The file of the profile `name`, such as `host` or `systems/rp2040-pico`: the first that `folders` have."""
     candidates = (folder / f"{name}.yaml" for folder in folders)
     return next((file for file in candidates if file.is_file()), None) if _plain(name) else None
 
@@ -43,7 +43,10 @@ def resolve(file: Path, folders: tuple[Path, ...]) -> Document:
     """
     found = _resolve(file, folders, ())
     if isinstance(found.document.data, dict):
-        found.document.data = {**found.document.data, cited.SOURCES: cited.collapsed(found.document.data, found.citations)}
+        found.document.data = {
+            **found.document.data,
+            cited.SOURCES: cited.collapsed(found.document.data, found.citations),
+        }
     return found.document
 
 
@@ -89,9 +92,7 @@ def _parents(document: Document, file: Path, folders: tuple[Path, ...], chain: t
     return [parent for parent in found if parent is not None]
 
 
-def _parent(
-    document: Document, at: Path_, name: str, places: tuple[Path, ...], chain: tuple[Path, ...]
-) -> Path | None:
+def _parent(document: Document, at: Path_, name: str, places: tuple[Path, ...], chain: tuple[Path, ...]) -> Path | None:
     found = find(name, places)
     if found is None:
         document.problem(at, f"unknown profile '{name}'{did_you_mean(name, _known(places) - {chain[-1].stem})}")

@@ -14,6 +14,7 @@ from edgepipe.tflite.model import FLOATS, Model, Operator, Tensor
 from edgepipe.units import Dimension
 
 SHOWN = 3  # names of tensors that a reason lists; more are counted
+NPU_CODES = ("ethos-u", "edgetpu-custom-op")  # what Vela and the Edge TPU compiler put in place of what they compiled
 WASTE = 0.25  # share of an operator's MACs that padded channels may take before it is worth a word
 
 
@@ -38,7 +39,9 @@ class Placed:
 
 
 @dataclass(frozen=True)
-class _Broken:
+class Broken:
+    """A rule that an operator breaks; `gpu`: a GPU then computes it, not the core."""
+
     rule: str
     reason: str
     suggestion: str
@@ -59,7 +62,7 @@ def placement(device: Device, model: Model) -> tuple[Placed, ...]:
 
 def _place(device: Device, model: Model, operator: Operator, on_core: set[tuple[int, int]]) -> Placed:
     npu = device.system.npu
-    core = _core(device, model, operator)
+    core = next(iter(core_problems(device, model, operator)), None)
     if npu is None:
         return _on_core(operator, core)
     broken = _npu(device, npu, model, operator) or _behind(npu, operator, on_core)
@@ -73,31 +76,25 @@ def _place(device: Device, model: Model, operator: Operator, on_core: set[tuple[
     return Placed(operator.place, Where.CPU, broken.reason, broken.suggestion, broken.rule)
 
 
-def _on_core(operator: Operator, broken: _Broken | None) -> Placed:
+def _on_core(operator: Operator, broken: Broken | None) -> Placed:
     if broken is None:
         return Placed(operator.place, Where.CPU)
     where = Where.CPU if broken.rule == "integer-only" else Where.UNSUPPORTED  # it would run, in slow software floats
     return Placed(operator.place, where, broken.reason, broken.suggestion, broken.rule)
 
 
-def _core(device: Device, model: Model, operator: Operator) -> _Broken | None:
-    """What keeps an operator from running on the core."""
-    return next((broken for broken in core_problems(device, model, operator)), None)
-
-
-def core_problems(device: Device, model: Model, operator: Operator) -> list[_Broken]:
+def core_problems(device: Device, model: Model, operator: Operator) -> list[Broken]:
     """Everything that keeps an operator from running in the device's runtime."""
     runtime = f"{device.runtime.name} {device.runtime.version}"
-    found = [
+    return [
         *_unknown(device, runtime, operator),
         *_types(device, operator),
         *_floats(device, operator),
         *_ruled(device.rules, runtime, model, operator),
     ]
-    return found
 
 
-def _unknown(device: Device, runtime: str, operator: Operator) -> list[_Broken]:
+def _unknown(device: Device, runtime: str, operator: Operator) -> list[Broken]:
     npu = device.system.npu
     if operator.custom:
         known = operator.name in device.custom_operators
@@ -106,32 +103,32 @@ def _unknown(device: Device, runtime: str, operator: Operator) -> list[_Broken]:
         known = _listed(operator, device.operators) or (npu is not None and _listed(operator, npu.operators))
         suggestion = replacement(operator, device.operators)
     observed = f"{runtime} on {device.name} has no operator {operator.name}"
-    return [] if known else [_Broken("operator", observed, suggestion)]
+    return [] if known else [Broken("operator", observed, suggestion)]
 
 
-def _types(device: Device, operator: Operator) -> list[_Broken]:
+def _types(device: Device, operator: Operator) -> list[Broken]:
     wrong = [tensor for tensor in operator.tensors if tensor.dtype not in device.dtypes]
     if device.integer_only:
         wrong = [tensor for tensor in wrong if tensor.dtype not in FLOATS]  # the rule integer-only names these
-    return [_Broken("dtype", _list(wrong), f"{device.name} takes {', '.join(device.dtypes)}")] if wrong else []
+    return [Broken("dtype", _list(wrong), f"{device.name} takes {', '.join(device.dtypes)}")] if wrong else []
 
 
-def _floats(device: Device, operator: Operator) -> list[_Broken]:
+def _floats(device: Device, operator: Operator) -> list[Broken]:
     wrong = [tensor for tensor in operator.tensors if tensor.dtype in FLOATS] if device.integer_only else []
     suggestion = "convert to full-integer int8, inputs and outputs included"
-    return [_Broken("integer-only", _list(wrong), suggestion)] if wrong else []
+    return [Broken("integer-only", _list(wrong), suggestion)] if wrong else []
 
 
-def _ruled(names: tuple[str, ...], owner: str, model: Model, operator: Operator) -> list[_Broken]:
+def _ruled(names: tuple[str, ...], owner: str, model: Model, operator: Operator) -> list[Broken]:
     seen = ((name, RULES[name], RULES[name].seen(model, operator)) for name in names)
     return [
-        _Broken(name, f"{owner} demands that {rule.text}; {what}", rule.suggestion, rule.gpu)
+        Broken(name, f"{owner} demands that {rule.text}; {what}", rule.suggestion, rule.gpu)
         for name, rule, what in seen
         if what
     ]
 
 
-def _npu(device: Device, npu: Npu, model: Model, operator: Operator) -> _Broken | None:
+def _npu(device: Device, npu: Npu, model: Model, operator: Operator) -> Broken | None:
     """What keeps an operator from running on the accelerator."""
     core = device.system.core
     if operator.custom and operator.name in device.custom_operators and operator.name in NPU_CODES:
@@ -139,15 +136,12 @@ def _npu(device: Device, npu: Npu, model: Model, operator: Operator) -> _Broken 
     if operator.custom or not _listed(operator, npu.operators):
         suggestion = replacement(operator, npu.operators)
         observed = f"{npu.name} does not take {operator.name}: it runs on the {core}"
-        return _Broken("npu-operator", observed, suggestion)
+        return Broken("npu-operator", observed, suggestion)
     wrong = [tensor for tensor in operator.tensors if not tensor.constant and tensor.dtype not in npu.dtypes]
     if wrong:
         observed = f"{npu.name} does not compute on {_list(wrong)}: it runs on the {core}"
-        return _Broken("npu-dtype", observed, _other_type(npu, wrong))
+        return Broken("npu-dtype", observed, _other_type(npu, wrong))
     return next(iter(_ruled(npu.rules, npu.name, model, operator)), None)
-
-
-NPU_CODES = ("ethos-u", "edgetpu-custom-op")  # what Vela and the Edge TPU compiler put in place of what they compiled
 
 
 def _other_type(npu: Npu, wrong: list[Tensor]) -> str:
@@ -157,12 +151,12 @@ def _other_type(npu: Npu, wrong: list[Tensor]) -> str:
     )
 
 
-def _behind(npu: Npu, operator: Operator, on_core: set[tuple[int, int]]) -> _Broken | None:
+def _behind(npu: Npu, operator: Operator, on_core: set[tuple[int, int]]) -> Broken | None:
     if npu.partitions != "one":
         return None
     late = [t for t in operator.inputs if t is not None and (t.subgraph, t.index) in on_core]
     reason = f"{npu.name} takes one part of a model, from its inputs on; '{{}}' is computed on the core before"
-    return _Broken("behind", reason.format(late[0].name), "change the operators before it") if late else None
+    return Broken("behind", reason.format(late[0].name), "change the operators before it") if late else None
 
 
 def _padding(npu: Npu, operator: Operator) -> tuple[str, str]:

@@ -163,7 +163,8 @@ class Obtained(Options):
     plus: Bytes | None = Field(default=None, description="of an estimate: what comes on top for any model")
     per_operator: Bytes | None = Field(default=None, description="of an estimate: what each operator adds")
     interval: tuple[Positive, Positive] | None = Field(
-        default=None, description="of an estimate: the truth was between these multiples of it (of `weights`: of its code)"
+        default=None,
+        description="of an estimate: the truth was between these multiples of it (of `weights`: of its code)",
     )
     points: Annotated[int, Field(gt=0)] | None = Field(default=None, description="how many models it was fitted on")
 
@@ -187,7 +188,9 @@ class Obtained(Options):
         if missing:
             raise ValueError(f"`by: {self.by}` needs `{missing[0]}`")
         if extra:
-            owners = " or ".join(f"`by: {by}`" for by, names in _FITTED.items() if extra[0] != "ratio" or "ratio" in names)
+            owners = " or ".join(
+                f"`by: {by}`" for by, names in _FITTED.items() if extra[0] != "ratio" or "ratio" in names
+            )
             raise ValueError(f"`{extra[0]}` belongs to {owners}")
         if self.interval is not None and self.interval[0] > self.interval[1]:
             raise ValueError(f"`interval` must go from the lower to the higher, found {list(self.interval)}")
@@ -297,8 +300,11 @@ def numbers(device: Device) -> dict[Path_, float]:
     """Every number that the profile states, by its path, in base units (bytes, hertz, seconds)."""
     stated = device.model_dump(mode="json", exclude_unset=True)
     values = {path: _at(stated, path) for path in cited.leaves(stated)}
-    return {path: value for path, value in values.items() if isinstance(value, (int, float)) and value is not True
-            and value is not False}
+    return {
+        path: value
+        for path, value in values.items()
+        if isinstance(value, (int, float)) and value is not True and value is not False
+    }
 
 
 def _at(data: Any, path: Path_) -> Any:
