@@ -40,11 +40,11 @@ X_CUBE_AI = {
     "MLPT v1.2 STMicroele NUCLEO_H7A3ZI_Q 280 MHz X-CUBE-AI v9.0.0": 2.8e8,
 }
 NXP_CPU = {"i.MX 8M Plus, CPU1": 1.8e9, "i.MX 8M Plus, CPU4": 1.8e9, "i.MX 93, CPU1": 1.7e9}
-TFLM = {
-    "MLPT v0.5 reference Nucleo-L4R5ZI 120 MHz TensorFlow Lite": 1.2e8,
+CMSIS_NN = {
+    "MLPT v1.1 Krai NUCLEO-L4R5ZI_MICROTVM-CMSIS-N 120 MHz microTVM": 1.2e8,
     "MLPT v1.1 Krai NRF5340-DK_MICROTVM-CMSIS-NN 128 MHz microTVM": 1.28e8,
-    "MLPT v0.7 renesas EK-RA6M4 200 MHz": 2e8,
 }
+KERNELS = "v1.1, microTVM with CMSIS-NN: the same kernels, another runtime"
 
 
 @dataclass(frozen=True)
@@ -91,10 +91,8 @@ CASES = (
     _st("nucleo-h7a3zi-q-x-cube-ai-9", "MLPT v1.2 STMicroele NUCLEO_H7A3ZI_Q 280 MHz X-CUBE-AI v9.0.0",
         MLPERF + "v1.2"),
     _st("b-u585i-iot02a-x-cube-ai-10", "B-U585I-IOT02A@160, 10.0.0", ZOO),
-    _shared("nucleo-l4r5zi-tflite-micro", "MLPT v0.5 reference Nucleo-L4R5ZI 120 MHz TensorFlow Lite", "cortex-m", TFLM,
-            MLPERF + "v0.5"),
-    _shared("nrf5340-dk-microtvm", "MLPT v1.1 Krai NRF5340-DK_MICROTVM-CMSIS-NN 128 MHz microTVM", "cortex-m", TFLM,
-            MLPERF + "v1.1"),
+    *(_shared(name, target, "cortex-m", CMSIS_NN, MLPERF + KERNELS)
+      for name, target in zip(("nucleo-l4r5zi-microtvm", "nrf5340-dk-microtvm"), CMSIS_NN, strict=True)),
     _nxp("imx8mp-litert-1-thread", "i.MX 8M Plus, CPU1"),
     _nxp("imx8mp-litert-4-threads", "i.MX 8M Plus, CPU4"),
     _nxp("imx93-litert-1-thread", "i.MX 93, CPU1"),

@@ -6,6 +6,7 @@ from pathlib import Path
 from edgepipe import units
 from edgepipe.budget import DEVICE_METRICS
 from edgepipe.cache import Cache
+from edgepipe.devices import memory
 from edgepipe.devices.calibration import estimate as calibrated
 from edgepipe.devices.check import check
 from edgepipe.devices.latency import estimate
@@ -50,7 +51,7 @@ def gather(
     return OnDevice(
         tuple(metrics),
         (*findings, *(f for device in devices if device not in allowed for f in fallbacks[device.name]),
-         *(f for device in devices for f in _fits(device, metrics))),
+         *(f for device in devices for f in _fits(device, metrics, model))),
         (*(f"{f}; the budget allows it" for device in allowed for f in fallbacks[device.name]),
          *dict.fromkeys(told.note for told in bench.told.values() if told.note)),
     )  # fmt: skip
@@ -90,6 +91,10 @@ class _Bench:
             return file_bytes(name, self.path, device.name)
         if obtained.calibration is not None:
             return calibrated.metric(obtained.calibration, self.model, device.name)
+        if obtained.by == "plan":
+            return memory.ram(obtained, self.model, memory.peak(self.model).bytes, device.name)
+        if obtained.by == "weights":
+            return memory.flash(obtained, self.model, device.name)
         if obtained.by == "tflite-micro":
             return self._arena().model_copy(update={"device": device.name})
         return next(m for m in self._host(device.runtime.threads, device.name) if m.name == name)
@@ -167,18 +172,25 @@ def file_bytes(name: str, path: Path, device: str | None = None) -> Metric:
     return _exact(name, path.stat().st_size, Dimension.BYTES, how, device)
 
 
-def _fits(device: Device, metrics: list[Metric]) -> list[Finding]:
+def _fits(device: Device, metrics: list[Metric], model: Model) -> list[Finding]:
     limits = {"ram": device.system.memory.ram, "flash": device.system.memory.flash}
     return [
         Finding(
             rule=f"fits-{metric.name}",
             place=device.name,
-            observed=f"{metric.text()} of {metric.name} needed, the device has {units.show(limit, Dimension.BYTES)}",
+            observed=f"{metric.text()} of {metric.name} needed, the device has {units.show(limit, Dimension.BYTES)}"
+            + (_at_peak(model) if metric.name == "ram" else ""),
             suggestion="make the model smaller: fewer filters, a smaller input, pruned channels",
         )
         for metric in metrics
         if metric.device == device.name and (limit := limits.get(metric.name)) and (metric.value or 0) > limit
     ]
+
+
+def _at_peak(model: Model) -> str:
+    found = memory.peak(model)
+    place = found.operator.place if found.operator else "the inputs"
+    return f"; most of it at {place}, where {units.show(found.bytes, Dimension.BYTES)} of tensors live at once"
 
 
 def counts(model: Model) -> list[Metric]:

@@ -1,7 +1,8 @@
 """A device profile: a YAML file, resolved through what it inherits and validated as a whole.
 
-A profile may `inherit` another; the child's keys win, mappings merge, lists replace. Every problem points at the file,
-line and column that hold the value, also when that is an inherited one.
+A profile may `inherit` others, later ones laid over earlier: a system, a runtime, and what was fitted for the two. The
+child's keys win, mappings merge, lists replace. Every problem points at the file, line and column that hold the value,
+also when that is an inherited one.
 """
 
 from pathlib import Path
@@ -11,8 +12,8 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from edgepipe import units
 from edgepipe.artifact import json_digest
-from edgepipe.config import Document, Options, Quantity, validate
-from edgepipe.devices import inherit, operators
+from edgepipe.config import Document, Options, Path_, Quantity, validate
+from edgepipe.devices import cited, inherit, operators
 from edgepipe.devices.calibration.record import Calibration
 from edgepipe.devices.latency.record import Fit
 from edgepipe.errors import InputError, did_you_mean
@@ -52,7 +53,24 @@ def _names(value: Any) -> tuple[str, ...] | None:
     raise ValueError("must be `all` or a list of TFLite operators such as CONV_2D")
 
 
+RuleName = Literal[  # a test holds these against edgepipe.devices.rules, which needs NumPy
+    "static-shapes",
+    "batch-one",
+    "constant-parameters",
+    "three-dimensions",
+    "plain-activation",
+    "equal-dilation",
+    "one-row",
+    "zero-padding",
+    "softmax-size",
+    "keeps-batch",
+    "mean-depth",
+    "unit-strides",
+    "prelu-per-channel",
+    "per-tensor",
+]
 Bytes = Annotated[int, BeforeValidator(_bytes), Field(gt=0)]
+Positive = Annotated[float, Field(gt=0)]
 Hertz = Annotated[float, Quantity(Dimension.FREQUENCY), Field(gt=0)]
 Operators = Annotated[tuple[str, ...] | None, BeforeValidator(_names)]
 
@@ -98,6 +116,13 @@ class Npu(Options):
     macs_per_cycle: Annotated[int, Field(gt=0)] | None = None
     operators: Operators = Field(description="the TFLite operators it takes over, or `all`; the others run on the core")
     dtypes: tuple[DType, ...] = Field(min_length=1, description="types of the tensors it computes on")
+    rules: tuple[RuleName, ...] = Field(default=(), description="what it demands of an operator besides name and types")
+    partitions: Literal["one", "any"] = Field(
+        default="any", description="`one`: what depends on an operator that it does not take runs on the core too"
+    )
+    channels: Annotated[int, Field(gt=1)] | None = Field(
+        default=None, description="it computes on blocks of so many channels; others are padded"
+    )
     vela: Vela | None = Field(default=None, description="of an Arm Ethos-U")
 
 
@@ -117,8 +142,9 @@ class System(Options):
 class Runtime(Options):
     """The interpreter or compiler that runs the model."""
 
-    name: Literal["litert", "tflite-micro", "vela", "x-cube-ai", "openvx", "edgetpu"]
+    name: Literal["litert", "tflite-micro", "vela", "x-cube-ai", "neural-art", "openvx", "edgetpu"]
     version: str = Field(description="the version that the operator list holds for")
+    kernels: str | None = Field(default=None, description="whose kernels it runs, for example CMSIS-NN or XNNPACK")
     threads: Annotated[int, Field(ge=1)] = 1
     code: Bytes | None = Field(default=None, description="flash that the runtime's own code takes")
     ram: Bytes | None = Field(default=None, description="RAM that the runtime takes besides activations")
@@ -141,11 +167,14 @@ class Obtained(Options):
     """How a metric is obtained on this device, or why it is not."""
 
     evidence: Evidence
-    by: Literal["host", "tflite-micro", "file", "vela", "fit", "transfer", "calibration"] | None = Field(
-        default=None,
-        description="host: run here; tflite-micro: its allocator; vela: compiled; file: counted from the artifact; "
-        "fit: what operators cost, fitted to measurements; transfer: the fit of another device, by clock and a factor; "
-        "calibration: fitted to a suite that was measured on the device",
+    by: Literal["host", "tflite-micro", "file", "vela", "fit", "transfer", "calibration", "plan", "weights"] | None = (
+        Field(
+            default=None,
+            description="host: run here; tflite-micro: its allocator; vela: compiled; file: counted from the artifact; "
+            "fit: what operators cost, fitted to measurements; transfer: the fit of another device, by clock and a factor; "
+            "calibration: fitted to a suite that was measured on the device; plan: from the planned arena; weights: from "
+            "the constants of the .tflite",
+        )
     )
     fit: Fit | None = Field(default=None, description="of `by: fit`; written by `edgepipe device fit`")
     transfer: Carry | None = Field(default=None, description="of `by: transfer`")
@@ -153,6 +182,14 @@ class Obtained(Options):
         default=None, description="of `by: calibration`; `edgepipe device calibrate`"
     )
     reason: str | None = Field(default=None, description="of `unavailable`: why, and what would make it available")
+    ratio: Positive | None = Field(default=None, description="of `plan`: activations are this multiple of the arena")
+    plus: Bytes | None = Field(default=None, description="of an estimate: what comes on top for any model")
+    per_operator: Bytes | None = Field(default=None, description="of an estimate: what each operator adds")
+    interval: tuple[Positive, Positive] | None = Field(
+        default=None,
+        description="of an estimate: the truth was between these multiples of it (of `weights`: of its code)",
+    )
+    points: Annotated[int, Field(gt=0)] | None = Field(default=None, description="how many models it was fitted on")
 
     @model_validator(mode="after")
     def _either(self) -> "Obtained":
@@ -168,6 +205,23 @@ class Obtained(Options):
                 raise ValueError(f"`{name}` belongs to `by: {name}`, and `by: {name}` needs it")
         return self
 
+    @model_validator(mode="after")
+    def _fitted(self) -> "Obtained":
+        needed = _FITTED.get(self.by or "", ())
+        missing = [name for name in needed if getattr(self, name) is None]
+        allowed = (*needed, "plus", "per_operator", "points") if needed else ()
+        extra = [name for name in _ESTIMATE if name not in allowed and getattr(self, name) is not None]
+        if missing:
+            raise ValueError(f"`by: {self.by}` needs `{missing[0]}`")
+        if extra:
+            owners = " or ".join(
+                f"`by: {by}`" for by, names in _FITTED.items() if extra[0] != "ratio" or "ratio" in names
+            )
+            raise ValueError(f"`{extra[0]}` belongs to {owners}")
+        if self.interval is not None and self.interval[0] > self.interval[1]:
+            raise ValueError(f"`interval` must go from the lower to the higher, found {list(self.interval)}")
+        return self
+
 
 _GIVES = {
     "host": Evidence.MEASURED,
@@ -177,7 +231,11 @@ _GIVES = {
     "fit": Evidence.ESTIMATED,
     "transfer": Evidence.ESTIMATED,
     "calibration": Evidence.ESTIMATED,
+    "plan": Evidence.ESTIMATED,
+    "weights": Evidence.ESTIMATED,
 }
+_FITTED = {"plan": ("ratio", "interval"), "weights": ("interval",)}  # what each kind of estimate must say
+_ESTIMATE = ("ratio", "plus", "per_operator", "interval", "points")
 
 
 @final
@@ -186,12 +244,13 @@ class Device(Options):
 
     name: str = Field(description="as pipelines call it; equal to the name of the file")
     description: str
-    sources: tuple[str, ...] = Field(min_length=1, description="where the figures come from")
+    sources: dict[str, str] = Field(default_factory=dict, description="the citation of each field, and of all below it")
     system: System
     runtime: Runtime
     dtypes: tuple[DType, ...] = Field(min_length=1, description="types of tensors that the runtime takes")
     operators: Operators = Field(description="the TFLite operators that run on the core, or `all`")
     custom_operators: tuple[str, ...] = Field(default=(), description="custom operators that the runtime has, by code")
+    rules: tuple[RuleName, ...] = Field(default=(), description="what the runtime demands of an operator besides these")
     integer_only: bool = Field(default=False, description="a float tensor is a finding, even if the runtime takes it")
     latency: Obtained
     ram: Obtained
@@ -213,7 +272,7 @@ def load(name_or_path: str, base: Path, folders: tuple[Path, ...] = ()) -> Devic
     file = _locate(name_or_path, base, places)
     document = inherit.resolve(file, places)
     document.raise_problems()
-    if document.data.pop(inherit.ABSTRACT, False) is True:
+    if document.data.pop(inherit.ABSTRACT, False) is True:  # resolved data is this call's own
         raise InputError(f"device '{name_or_path}' is abstract: only for others to inherit; devices: {_list(folders)}")
     device = validate(document, (), document.data, Device)
     _check_names(document, file)
@@ -276,6 +335,21 @@ def shipped() -> Path:
     package = Path(__file__).resolve().parent.parent
     inside = package / "shipped" / "devices"
     return inside if inside.is_dir() else package.parent / "devices"
+
+
+def numbers(device: Device) -> dict[Path_, float]:
+    """Every number that the profile states, by its path, in base units (bytes, hertz, seconds)."""
+    stated = device.model_dump(mode="json", exclude_unset=True)
+    values = {path: _at(stated, path) for path in cited.leaves(stated)}
+    return {
+        path: value
+        for path, value in values.items()
+        if isinstance(value, (int, float)) and value is not True and value is not False
+    }
+
+
+def _at(data: Any, path: Path_) -> Any:
+    return _at(data[path[0]], path[1:]) if path else data
 
 
 def digest(device: Device) -> str:

@@ -16,12 +16,21 @@ SMALLER = 0.75  # share to which compression must bring the weights; those of a 
 #   Inference"; libLiteRt.so of ai-edge-litert 2.3.0 holds sparse kernels (spmm) for f16 and f32, none for integers.
 # tflite-micro: no sparse kernel, and no DENSIFY (issue 491 there); EdgeMark measured no gain on a NUCLEO-L4R5ZI,
 #   https://aminhasanpour.github.io/EdgeMark/results/TFLM_pruning_and_clustering
+# x-cube-ai, neural-art: ST Edge AI Core documentation, stedgeai-dc.st.com, names weight compression as a means to save
+#   flash in float dense layers, and no sparse kernel.
+# openvx: VeriSilicon's OpenVX compiler stores kernels compressed (NXP AN12964 on its warm-up, i.MX Machine Learning
+#   User's Guide); neither NXP nor ST publishes a gain in time.
+# edgetpu: https://coral.ai/docs/edgetpu/models-intro/ asks for nothing sparse, and its compiler has no such option.
 # vela: Gekov 2023, "Benefit of pruning and clustering a neural network before deploying on Arm Ethos-U NPU", developer
 #   .arm.com; Arm's notebook on pruning in pytorch/executorch (pull request 15851) on 2:4 and the Ethos-U85.
 WORTH = {
     "litert": "no speed: XNNPACK computes them like any other weight (its sparse kernels take no int8, only 1x1 "
     "convolutions in float, in TFLite's sparse encoding, which edgepipe does not write)",
     "tflite-micro": "no speed: its kernels compute them like any other weight",
+    "x-cube-ai": "no speed: ST documents no kernel that skips them",
+    "neural-art": "no speed: ST documents no unit that skips them",
+    "openvx": "memory traffic at most, because its compiler stores kernels compressed: no vendor publishes a gain in time",
+    "edgetpu": "no speed: Google documents no way to skip them",
     "vela": "flash and memory traffic, because Vela compresses weights, but no MACs: time only in layers that wait for "
     "memory (an Ethos-U85 skips zeros of the pattern 2:4)",
 }

@@ -1,6 +1,7 @@
 """What edgepipe has - stages, devices, kept results - as tables and JSON, told from the code itself."""
 
 import json
+import math
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,9 +11,10 @@ from pydantic_core import PydanticUndefined
 
 from edgepipe import units
 from edgepipe.cache import Cache, default_root
-from edgepipe.config import Options, Quantity
-from edgepipe.devices import profile
+from edgepipe.config import Options, Path_, Quantity
+from edgepipe.devices import cited, profile
 from edgepipe.devices.calibration.record import Calibration, Errors
+from edgepipe.devices.latency.record import Fit
 from edgepipe.errors import InputError, did_you_mean
 from edgepipe.report.rows import Rows
 from edgepipe.stages import STAGES, stage_class
@@ -117,9 +119,14 @@ def devices() -> list[Rows]:
         memory = found.system.memory
         clock = units.show(found.system.clock, Dimension.FREQUENCY) if found.system.clock else ""
         sizes = [units.show(size, Dimension.BYTES) if size else "" for size in (memory.ram, memory.flash)]
-        rows.append((name, found.system.core, clock, *sizes, found.runtime.name, str(found.latency.evidence)))
+        rows.append((name, found.system.core, clock, *sizes, _run_by(found), str(found.latency.evidence)))
     columns = ("device", "core", "clock", "RAM", "flash", "runtime", "latency")
     return [Rows("Devices", columns, tuple(rows), frozenset({2, 3, 4}))]
+
+
+def _run_by(found: profile.Device) -> str:
+    threads = found.runtime.threads
+    return found.runtime.name + (f", {threads} threads" if threads > 1 else "")
 
 
 def devices_json() -> str:
@@ -129,31 +136,24 @@ def devices_json() -> str:
 
 
 def device(name: str) -> list[Rows]:
-    """One device, with the unit of every number and where it comes from."""
+    """One device, each number with its unit and where it comes from."""
     found = profile.load(name, Path.cwd())
-    system, memory = found.system, found.system.memory
+    numbers = profile.numbers(found)
     rows = [
-        (
-            "core",
-            f"{system.core} ({system.architecture})" + (f", {system.cores} cores" if (system.cores or 1) > 1 else ""),
-        ),
-        *((("clock", units.show(system.clock, Dimension.FREQUENCY)),) if system.clock else ()),
-        *((("RAM", units.show(memory.ram, Dimension.BYTES)),) if memory.ram else ()),
-        *((("flash", units.show(memory.flash, Dimension.BYTES)),) if memory.flash else ()),
-        *((("NPU", _npu(system.npu)),) if system.npu else ()),
-        ("runtime", f"{found.runtime.name} {found.runtime.version}, {found.runtime.threads} thread(s)"),
-        ("types", ", ".join(found.dtypes) + ("; integer only" if found.integer_only else "")),
-        ("operators", "all" if found.operators is None else f"{len(found.operators)}: {', '.join(found.operators)}"),
-        *((metric, _obtained(getattr(found, metric))) for metric in ("latency", "ram", "flash")),
-        *(_calibration(found.latency.calibration) if found.latency.calibration else ()),
-        *(("source", source) for source in found.sources),
+        (what, value, _source(found, path, numbers))
+        for what, value, path in (*_system(found), *_memory(found), *_runtime(found), *_metrics(found))
     ]
-    return [Rows(f"{found.name}: {found.description}", ("what", "value"), tuple(rows))]
+    columns = ("what", "value", "source")
+    return [Rows(f"{found.name}: {found.description}", columns, tuple(rows))]
 
 
-def _calibration(found: Calibration) -> list[tuple[str, str]]:
+NO_SOURCE = "no source given"
+_Fact = tuple[str, str, str]  # what, the value as a person reads it, and the dotted path of it in the profile
+
+
+def _calibration(found: Calibration) -> list[_Fact]:
     about, (low, high) = found.measured, found.interval
-    return [
+    told = [
         ("calibrated", f"{about.models} models ({about.suite}), {about.at}"),
         ("calibrated with", f"{about.runtime}, {about.threads} thread(s)"),
         ("calibrated on", about.host),
@@ -165,6 +165,7 @@ def _calibration(found: Calibration) -> list[tuple[str, str]]:
         )),
         *(("not run", refused) for refused in about.refused),
     ]  # fmt: skip
+    return [(what, value, "latency.calibration") for what, value in told]
 
 
 def calibration_groups(name: str) -> Rows:
@@ -190,13 +191,105 @@ def errors_text(errors: Errors) -> str:
     )
 
 
-def _npu(npu: Any) -> str:
-    clock = f", {units.show(npu.clock, Dimension.FREQUENCY)}" if npu.clock else ""
-    return f"{npu.name}{clock}" + (f", {npu.macs_per_cycle} MACs a cycle" if npu.macs_per_cycle else "")
+def _source(found: profile.Device, path: str, numbers: Iterable[Path_]) -> str:
+    """Where the value at `path` comes from; of a text that nobody gave a source for, nothing."""
+    steps = cited.steps(path)
+    below = {cited.source_of(found.sources, number) for number in numbers if number[: len(steps)] == steps}
+    given = sorted(text for text in below | {cited.source_of(found.sources, steps)} if text is not None)
+    return "; ".join([*given, *([NO_SOURCE] if None in below else [])])
 
 
-def _obtained(obtained: Any) -> str:
-    return f"{obtained.evidence} by {obtained.by}" if obtained.by else f"{obtained.evidence}: {obtained.reason}"
+def _system(found: profile.Device) -> list[_Fact]:
+    system, npu = found.system, found.system.npu
+    rows = [("core", f"{system.core} ({system.architecture})", "system.core")]
+    rows += [("cores", f"{system.cores}", "system.cores")] if system.cores else []
+    rows += [("clock", units.show(system.clock, Dimension.FREQUENCY), "system.clock")] if system.clock else []
+    if npu is not None:
+        names = "all" if npu.operators is None else f"{len(npu.operators)}: {', '.join(npu.operators)}"
+        rows += [("NPU", npu.name, "system.npu.name")]
+        rows += [("NPU clock", units.show(npu.clock, Dimension.FREQUENCY), "system.npu.clock")] if npu.clock else []
+        rows += (
+            [("NPU MACs a cycle", f"{npu.macs_per_cycle}", "system.npu.macs_per_cycle")] if npu.macs_per_cycle else []
+        )
+        rows += [("NPU channels", f"blocks of {npu.channels}", "system.npu.channels")] if npu.channels else []
+        rows += [("NPU operators", names, "system.npu.operators")]
+        rows += [("NPU types", ", ".join(npu.dtypes), "system.npu.dtypes")]
+        rows += [("NPU rules", ", ".join(npu.rules), "system.npu.rules")] if npu.rules else []
+        rows += _vela(npu.vela) if npu.vela else []
+    return rows
+
+
+def _vela(vela: profile.Vela) -> list[_Fact]:
+    invoke = units.show(vela.invoke, Dimension.SECONDS)
+    told = f"{vela.accelerator}, {vela.system_config}, {vela.memory_mode}; an invoke costs {invoke}"
+    return [("Vela", told, "system.npu.vela")]
+
+
+def _memory(found: profile.Device) -> list[_Fact]:
+    memory = found.system.memory
+    rows = [("RAM", units.show(memory.ram, Dimension.BYTES), "system.memory.ram")] if memory.ram else []
+    rows += [("flash", units.show(memory.flash, Dimension.BYTES), "system.memory.flash")] if memory.flash else []
+    return rows + [
+        (f"  {bank.name}", _bank(bank), f"system.memory.banks.{place}") for place, bank in enumerate(memory.banks)
+    ]
+
+
+def _bank(bank: profile.Bank) -> str:
+    kind = f"{bank.kind}, outside the chip" if bank.external else bank.kind
+    speed = f", {bank.bandwidth / 1e9:g} GB/s" if bank.bandwidth else ""
+    return f"{units.show(bank.size, Dimension.BYTES)} {kind}{speed}"
+
+
+def _runtime(found: profile.Device) -> list[_Fact]:
+    runtime = found.runtime
+    kernels = f" with {runtime.kernels}" if runtime.kernels else ""
+    types = ", ".join(found.dtypes) + ("; integer only" if found.integer_only else "")
+    names = "all" if found.operators is None else f"{len(found.operators)}: {', '.join(found.operators)}"
+    rows = [("runtime", f"{runtime.name} {runtime.version}{kernels}", "runtime.version")]
+    rows += [("threads", f"{runtime.threads}", "runtime.threads")]
+    rows += [("runtime's code", units.show(runtime.code, Dimension.BYTES), "runtime.code")] if runtime.code else []
+    rows += [("runtime's RAM", units.show(runtime.ram, Dimension.BYTES), "runtime.ram")] if runtime.ram else []
+    rows += [("rules", ", ".join(found.rules), "rules")] if found.rules else []
+    return [*rows, ("types", types, "dtypes"), ("operators", names, "operators")]
+
+
+def _metrics(found: profile.Device) -> list[_Fact]:
+    named = (("latency", found.latency), ("ram", found.ram), ("flash", found.flash))
+    rows = [(f"how {name} is obtained", _obtained(obtained), name) for name, obtained in named]
+    return [*rows, *(_calibration(found.latency.calibration) if found.latency.calibration else ())]
+
+
+def _obtained(obtained: profile.Obtained) -> str:
+    if obtained.by is None:
+        return f"{obtained.evidence}: {obtained.reason}"
+    parts = [f"{obtained.evidence} by {obtained.by}"]
+    if obtained.fit or obtained.transfer:
+        return parts[0] + ": " + (_fit(obtained.fit) if obtained.fit else _transfer(obtained.transfer))
+    parts += [f"{obtained.ratio:g} of the planned arena"] if obtained.ratio else []
+    parts += [units.show(obtained.plus, Dimension.BYTES)] if obtained.plus else []
+    parts += [f"{units.show(obtained.per_operator, Dimension.BYTES)} an operator"] if obtained.per_operator else []
+    told = ", ".join(parts[:1]) + (f": {' + '.join(parts[1:])}" if parts[1:] else "")
+    spread = f"; {obtained.interval[0]:g} to {obtained.interval[1]:g} times that was seen" if obtained.interval else ""
+    return told + spread + (f" on {obtained.points} models" if obtained.points else "")
+
+
+def _fit(fit: Fit) -> str:
+    error = fit.error and ", ".join(
+        f"{name} {units.show(share, Dimension.FRACTION)}"
+        for name, share in (("median", fit.error.median), ("90 % within", fit.error.p90), ("worst", fit.error.worst))
+    )
+    span = " to ".join(units.show(seconds, Dimension.SECONDS) for seconds in fit.seconds)
+    held_out = f"; error with the family held out: {error}" if error else "; one family, none could be held out"
+    return f"{fit.points} {fit.dtype} models of {span}, {fit.kind}{held_out}; {fit.source}"
+
+
+def _transfer(carry: profile.Carry | None) -> str:
+    assert carry is not None, "one of fit and transfer is there"
+    about = f"{carry.points} measurements" if carry.points else "no measurement"
+    return (
+        f"from {carry.device} by clock and a factor of {carry.scale:g}, {about}, error x/÷ {math.exp(carry.error):.2f}"
+        f"; {carry.source}"
+    )
 
 
 def device_json(name: str) -> str:

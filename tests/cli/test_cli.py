@@ -31,8 +31,8 @@ USAGE = [  # arguments, the last line on stderr
     (["stages", "prun"], "edgepipe: no stage 'prun'; did you mean 'prune'?"),
     (["stages", "prun", "--json"], "edgepipe: no stage 'prun'; did you mean 'prune'?"),
     (["device", "show", "hots"], f"edgepipe: unknown device 'hots'; did you mean 'host'? {OR_A_FILE}"),
-    (["device", "show", "linux-litert"], "edgepipe: device 'linux-litert' is abstract: only for others to inherit; "
-     f"devices: {', '.join(profile.names())}"),
+    (["device", "show", "runtimes/litert"], "edgepipe: device 'runtimes/litert' is abstract: only for others to "
+     f"inherit; devices: {', '.join(profile.names())}"),
     (["run", "gone.yaml"], "edgepipe: gone.yaml: cannot be read: No such file or directory"),
     (["init", "gone.keras"], None),
 ]  # fmt: skip

@@ -1,0 +1,214 @@
+"""Where operators run, why, and what would change it: on models that TensorFlow converted with the offending operator."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+
+from edgepipe.devices import coral, memory, profile
+from edgepipe.devices.check import check
+from edgepipe.devices.placement import INSTEAD, Where, placement, replacement
+from edgepipe.devices.profile import RuleName
+from edgepipe.devices.rules import RULES
+from edgepipe.errors import ToolError
+from edgepipe.tflite import graph
+from edgepipe.tflite.model import Model
+
+HERE = Path(__file__).parent
+Make = Callable[..., Model]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Make:
+    """Converts a function of one tensor; with `int8`, fully quantized."""
+    import tensorflow as tf
+
+    folder = tmp_path_factory.mktemp("placed")
+
+    def make(function: Callable[[Any], Any], shape: tuple[int | None, ...] = (1, 8, 8, 4), int8: bool = False) -> Model:
+        traced = tf.function(function).get_concrete_function(tf.TensorSpec(shape))
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([traced])
+        if int8:
+            fixed = tuple(size or 1 for size in shape)
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+            converter.representative_dataset = lambda: ([np.random.randn(*fixed).astype("f4")] for _ in range(4))
+            converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+            converter.inference_input_type = converter.inference_output_type = tf.int8
+        file = folder / f"{len(list(folder.iterdir()))}.tflite"
+        file.write_bytes(converter.convert())
+        return graph.read(file)
+
+    return make
+
+
+def tf_() -> Any:
+    import tensorflow as tf
+
+    return tf
+
+
+def kernel(*shape: int) -> Any:
+    return tf_().constant(np.linspace(-1, 1, int(np.prod(shape))).reshape(shape), tf_().float32)
+
+
+BROKEN = {  # rule: a model that breaks it, its input, what is said
+    "static-shapes": (lambda x: tf_().nn.relu(x) + 1.0, (None, 8, 8, 4), "? x 8 x 8 x 4"),
+    "batch-one": (lambda x: tf_().nn.elu(x), (2, 8), "2 x 8"),
+    "constant-parameters": (
+        lambda x: tf_().nn.conv2d(x, tf_().reshape(x[0, 0, 0], (1, 1, 4, 1)), 1, "SAME"), (1, 8, 8, 4), "is computed"
+    ),
+    "three-dimensions": (lambda x: tf_().nn.elu(x), (2, 8, 8, 4), "2 x 8 x 8 x 4"),
+    "plain-activation": (lambda x: tf_().nn.relu(tf_().nn.max_pool2d(x, 2, 2, "SAME")), (1, 8, 8, 4), "RELU is fused"),
+    "equal-dilation": (
+        lambda x: tf_().nn.conv2d(x, kernel(3, 3, 4, 4), 1, "SAME", dilations=[1, 2, 1, 1]), (1, 8, 8, 4), "2 x 1"
+    ),
+    "one-row": (lambda x: tf_().matmul(x, kernel(4, 5)), (3, 4), "3 x 5"),
+    "zero-padding": (lambda x: tf_().concat([x, kernel(1, 8, 8, 4)], -1), (1, 8, 8, 4), "is not all zeros"),
+    "softmax-size": (lambda x: tf_().nn.softmax(x), (3, 5), "3 x 5"),
+    "keeps-batch": (lambda x: tf_().reduce_mean(x, [0]), (1, 8, 8, 4), "axis 0"),
+    "mean-depth": (lambda x: tf_().reduce_mean(x, [3]), (1, 8, 8, 6), "1 x 8 x 8 x 6"),
+    "unit-strides": (lambda x: x[:, ::2], (1, 8, 8, 4), "strides 1 x 2"),
+    "prelu-per-channel": (
+        lambda x: tf_().maximum(x, 0.0) + kernel(8, 8, 4) * tf_().minimum(x, 0.0), (1, 8, 8, 4), "8 x 8 x 4"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_rule_is_seen_and_a_kept_one_is_not(name: str, made: Make) -> None:
+    function, shape, said = BROKEN[name]
+    model = made(function, shape)
+    seen = [RULES[name].seen(model, operator) for operator in model.operators]
+    assert any(said in what for what in seen), (seen, model.operator_counts)
+    good = made(lambda x: tf_().nn.softmax(tf_().reshape(tf_().nn.conv2d(x, kernel(3, 3, 4, 4), 2, "SAME"), (1, -1))))
+    assert [RULES[name].seen(good, operator) for operator in good.operators] == [""] * len(good.operators)
+
+
+def test_weights_per_channel_go_to_the_gpu(made: Make) -> None:
+    model = made(lambda x: tf_().nn.conv2d(x, kernel(3, 3, 4, 4), 1, "SAME"), int8=True)
+    placed = placement(profile.load("stm32mp257f", HERE), model)
+    (conv,) = [p for p in placed if p.operator.startswith("CONV_2D")]
+    assert (conv.where, conv.rule) == (Where.GPU, "per-tensor")
+    assert "has 4 scales" in conv.reason
+    assert conv.suggestion == "quantize weights per tensor, not per channel"
+    assert {p.where for p in placement(profile.load("imx8mp-npu", HERE), model)} == {Where.NPU}
+
+
+def test_profiles_name_the_rules_there_are() -> None:
+    assert set(get_args(RuleName)) == set(RULES)
+    assert set(BROKEN) | {"per-tensor"} == set(RULES)
+    for rule in RULES.values():
+        assert "{" not in rule.text
+        assert rule.suggestion
+
+
+def test_hard_swish_leaves_the_edge_tpu_and_takes_what_follows_with_it(made: Make) -> None:
+    def network(x: Any) -> Any:
+        tf = tf_()
+        x = tf.nn.conv2d(x, kernel(3, 3, 4, 4), 1, "SAME")
+        x = x * tf.nn.relu6(x + 3.0) * (1 / 6)
+        return tf.nn.relu(tf.nn.conv2d(x, kernel(3, 3, 4, 4), 1, "SAME"))
+
+    model = made(network, int8=True)
+    device = profile.load("coral-edge-tpu", HERE)
+    placed = {p.operator.split(" ")[0]: p for p in placement(device, model) if p.where is not Where.NPU}
+    assert "HARD_SWISH" in placed, model.operator_counts
+    swish = placed["HARD_SWISH"]
+    assert (swish.where, swish.rule) == (Where.CPU, "npu-operator")
+    assert swish.reason == "Edge TPU does not take HARD_SWISH: it runs on the host CPU"
+    assert swish.suggestion == "use ReLU6 in place of hard-swish"
+    assert placed["CONV_2D"].rule == "behind"
+    first = placement(device, model)[0]
+    assert first.where is Where.NPU
+    (finding,) = check(device, model)
+    assert "1 operator behind it run" in finding.observed or "operators behind it run there too" in finding.observed
+
+
+def test_floats_stay_on_the_core_and_int8_is_proposed(models: Path) -> None:
+    placed = placement(profile.load("stm32n6570-dk", HERE), graph.read(models / "float.tflite"))
+    assert {p.where for p in placed} == {Where.CPU}
+    assert any("convert to full-integer int8" in p.suggestion for p in placed)
+
+
+def test_what_runs_nowhere(models: Path) -> None:
+    for device in ("nucleo-l4r5zi", "stm32h747i-disco", "stm32n6570-dk"):
+        placed = placement(profile.load(device, HERE), graph.read(models / "atan2.tflite"))
+        (atan2,) = [p for p in placed if p.operator.startswith("ATAN2")]
+        assert (atan2.where, atan2.rule) == (Where.UNSUPPORTED, "operator"), device
+        assert f"on {device} has no operator ATAN2" in atan2.reason
+
+
+def test_dynamic_shapes_are_unsupported_on_a_microcontroller(made: Make) -> None:
+    placed = placement(profile.load("rp2040-pico", HERE), made(lambda x: tf_().nn.relu(x), (None, 8)))
+    assert any(p.where is Where.UNSUPPORTED and "give the model's input a fixed shape" in p.suggestion for p in placed)
+
+
+def test_padded_channels_are_told(made: Make, tmp_path: Path) -> None:
+    text = "inherit: stm32n6570-dk\nname: n\ndescription: d\nsystem: {npu: {channels: 16}}\n"
+    (tmp_path / "n.yaml").write_text(text)
+    placed = placement(
+        profile.load("n.yaml", tmp_path), made(lambda x: tf_().nn.conv2d(x, kernel(3, 3, 4, 5), 1, "SAME"), int8=True)
+    )
+    (conv,) = [p for p in placed if p.operator.startswith("CONV_2D")]
+    assert (conv.where, conv.suggestion) == (Where.NPU, "16 channels cost the same as 5")
+    assert "68.75 % are padding" in conv.reason
+
+
+@pytest.mark.parametrize("name", INSTEAD)
+def test_replacements_are_known_operators(name: str, models: Path) -> None:
+    from edgepipe.devices import operators
+
+    assert name in operators.NAMES
+    assert all(other in operators.NAMES for other, _ in INSTEAD[name])
+    operator = graph.read(models / "atan2.tflite").operators[0]
+    assert replacement(operator, ("RELU",)).startswith("replace the layer")
+
+
+LOG = """\
+Edge TPU Compiler version 16.0.384591198
+Operator                       Count      Status
+
+CONV_2D                        35         Mapped to Edge TPU
+HARD_SWISH                     2          Operation not supported
+SOFTMAX                        1          Operation is otherwise supported, but not mapped due to some unspecified limitation
+"""
+
+
+def test_the_compilers_log_is_read() -> None:
+    rows = coral.parse(LOG)
+    assert [(row.operator, row.count, row.mapped) for row in rows] == [
+        ("CONV_2D", 35, True), ("HARD_SWISH", 2, False), ("SOFTMAX", 1, False)
+    ]  # fmt: skip
+
+
+def test_a_compiler_is_run_where_there_is_one(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert not coral.available()
+    with pytest.raises(ToolError, match=r"not on the PATH.*coral\.ai/docs/edgetpu/compiler"):
+        coral.compile_model(models / "int8.tflite")
+    program = tmp_path / coral.COMPILER  # stands for the vendor's, which no package has
+    program.write_text(f"#!/bin/sh\necho '{LOG}'\necho made > \"$3/int8_edgetpu.tflite\"\n")
+    program.chmod(0o755)
+    found = coral.compile_model(models / "int8.tflite")
+    assert (found.version, len(found.rows), found.content) == ("16.0.384591198", 3, b"made\n")
+    program.write_text("#!/bin/sh\necho 'Invalid model' >&2\nexit 1\n")
+    with pytest.raises(ToolError, match="ended with 1 on .*: Invalid model"):
+        coral.compile_model(models / "int8.tflite")
+
+
+def test_ram_and_flash_are_estimated_with_their_interval(models: Path) -> None:
+    model = graph.read(models / "int8.tflite")
+    device = profile.load("stm32h747i-disco", HERE)
+    peak = memory.peak(model)
+    assert peak.operator is not None
+    assert peak.bytes >= max(t.bytes for t in model.tensors if not t.constant)
+    ram = memory.ram(device.ram, model, peak.bytes, device.name)
+    expected = 0.676 * peak.bytes + 4487 + 227 * len(model.operators)
+    assert ram.value == pytest.approx(expected)
+    assert ram.interval == pytest.approx((0.81 * expected, 1.71 * expected))
+    flash = memory.flash(device.flash, model, device.name)
+    constants = sum(t.bytes for t in model.tensors if t.constant)
+    assert flash.interval is not None
+    assert constants < flash.interval[0] < (flash.value or 0) < flash.interval[1]
