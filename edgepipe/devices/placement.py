@@ -62,7 +62,7 @@ def placement(device: Device, model: Model) -> tuple[Placed, ...]:
 
 def _place(device: Device, model: Model, operator: Operator, on_core: set[tuple[int, int]]) -> Placed:
     npu = device.system.npu
-    core = next(iter(core_problems(device, model, operator)), None)
+    core = _worst(core_problems(device, model, operator))
     if npu is None:
         return _on_core(operator, core)
     broken = _npu(device, npu, model, operator) or _behind(npu, operator, on_core)
@@ -81,6 +81,11 @@ def _on_core(operator: Operator, broken: Broken | None) -> Placed:
         return Placed(operator.place, Where.CPU)
     where = Where.CPU if broken.rule == "integer-only" else Where.UNSUPPORTED  # it would run, in slow software floats
     return Placed(operator.place, where, broken.reason, broken.suggestion, broken.rule)
+
+
+def _worst(found: list[Broken]) -> Broken | None:
+    """The first that keeps an operator from running at all; a float where only integers should be would still run."""
+    return next((broken for broken in found if broken.rule != "integer-only"), next(iter(found), None))
 
 
 def core_problems(device: Device, model: Model, operator: Operator) -> list[Broken]:

@@ -34,8 +34,9 @@ class Rule:
 
 
 def static_shapes(_: Model, operator: Operator) -> str:
-    """every dimension is known before the model runs"""
-    return _first(f"'{t.name}' is {_shape(t.signature)}" for t in operator.tensors if -1 in t.signature)
+    """every dimension but the batch is known before the model runs"""
+    # Keras leaves the batch open, and every tool takes the 1 that stands in the tensor's shape.
+    return _first(f"'{t.name}' is {_shape(t.signature)}" for t in operator.tensors if -1 in t.signature[1:])
 
 
 def batch_one(_: Model, operator: Operator) -> str:
@@ -98,10 +99,10 @@ def softmax_size(_: Model, operator: Operator) -> str:
 def keeps_batch(model: Model, operator: Operator) -> str:
     """nothing is reduced, packed, split or padded over the batch"""
     data = operator.input(1 if operator.name == "SPLIT" else 0)
-    if data is None or operator.name not in _AXES:
+    if data is None or operator.name not in _AXES or len(data.shape) < 2:  # a vector has no batch
         return ""
     rank = len(data.shape) + (operator.name == "PACK")
-    axes = [axis % rank for axis in _AXES[operator.name](model, operator)] if rank else []
+    axes = [axis % rank for axis in _AXES[operator.name](model, operator)]
     return f"axis 0 of '{data.name}'" if 0 in axes else ""
 
 

@@ -29,7 +29,7 @@ WORTH = {
     "tflite-micro": "no speed: its kernels compute them like any other weight",
     "x-cube-ai": "no speed: ST documents no kernel that skips them",
     "neural-art": "no speed: ST documents no unit that skips them",
-    "openvx": "memory traffic at most, because its compiler stores kernels compressed: no vendor publishes a gain in time",
+    "openvx": "memory traffic at most, because its compiler stores kernels compressed; no gain in time is published",
     "edgetpu": "no speed: Google documents no way to skip them",
     "vela": "flash and memory traffic, because Vela compresses weights, but no MACs: time only in layers that wait for "
     "memory (an Ethos-U85 skips zeros of the pattern 2:4)",

@@ -6,15 +6,21 @@ from pathlib import Path
 import pytest
 
 from edgepipe.devices import profile
+from edgepipe.devices.rules import RULES
 
 PAGE = Path(__file__).parents[2] / "docs" / "devices.md"
 BLOCKS = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(), re.DOTALL)
 
 
-@pytest.mark.parametrize("text", BLOCKS, ids=["inherits", "whole"])
+@pytest.mark.parametrize("text", BLOCKS, ids=["inherits", "parts", "whole"])
 def test_the_profiles_of_the_page_load(text: str, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(text)
     assert profile.load("mine.yaml", tmp_path).system.memory.ram == 128 * 1024
+
+
+def test_the_page_tells_every_rule() -> None:
+    for name, rule in RULES.items():
+        assert f"| `{name}` | {rule.text} |" in PAGE.read_text()
 
 
 def test_the_page_names_every_shipped_device() -> None:

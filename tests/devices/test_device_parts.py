@@ -105,41 +105,21 @@ BAD = [
 def test_wrong_sources(text: str, message: str, parts: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load(parts, text)
-    assert [str(problem) for problem in caught.value.problems][0].startswith(f"{parts}/mine.yaml:{message[:60]}")
+    assert str(caught.value.problems[0]) == f"{parts}/mine.yaml:{message}"
 
 
 def test_a_problem_of_a_part_points_into_the_part(parts: Path) -> None:
     (parts / "runtimes" / "micro.yaml").write_text(RUNTIME.replace("threads: 2", "threads: 0"))
-    with pytest.raises(ConfigError, match=r"runtimes/micro\.yaml:2:52: runtime\.threads: should be greater than or"):
+    with pytest.raises(ConfigError, match=r"runtimes/micro\.yaml:2:54: runtime\.threads: should be greater than or"):
         load(parts, "")
 
 
-REQUIRED = [
-    "raspberry-pi-zero-2w",
-    "raspberry-pi-3b-plus",
-    "raspberry-pi-4",
-    "raspberry-pi-5",
-    "pixel-3",
-    "pixel-4",
-    "android-arm64",
-    "imx8mp",
-    "imx93",
-    "stm32mp157f",
-    "stm32mp257f",
-    "stm32n6570-dk",
-    "stm32h747i-disco",
-    "stm32f769i-disco",
-    "nucleo-l4r5zi",
-    "nucleo-u575zi-q",
-    "b-u585i-iot02a",
-    "nucleo-h7a3zi-q",
-    "nrf5340-dk",
-    "rp2040-pico",
-    "esp32-s3",
-    "arduino-nano-33-ble",
-    "coral-edge-tpu",
-    "host",
-]
+REQUIRED = (
+    *("raspberry-pi-zero-2w", "raspberry-pi-3b-plus", "raspberry-pi-4", "raspberry-pi-5", "pixel-3", "pixel-4"),
+    *("android-arm64", "imx8mp", "imx93", "stm32mp157f", "stm32mp257f", "stm32n6570-dk", "stm32h747i-disco"),
+    *("stm32f769i-disco", "nucleo-l4r5zi", "nucleo-u575zi-q", "b-u585i-iot02a", "nucleo-h7a3zi-q", "nrf5340-dk"),
+    *("rp2040-pico", "esp32-s3", "arduino-nano-33-ble", "coral-edge-tpu", "host"),
+)
 
 
 def test_the_devices_of_the_project_are_there() -> None:
@@ -169,7 +149,7 @@ def test_parts_are_abstract_and_each_is_used() -> None:
     folder = profile.shipped()
     files = {file.relative_to(folder).with_suffix("").as_posix(): file.read_text() for file in folder.rglob("*.yaml")}
     parts = {name for name in files if "/" in name}
-    assert all(files[name].count("abstract: true") == 1 for name in parts)
+    assert [name for name in parts if "\nabstract: true\n" not in f"\n{files[name]}"] == []
     used = {name for name in parts if any(name in text for text in files.values())}
     used |= {name for name in parts if any(f"inherit: {name.split('/')[1]}\n" in text for text in files.values())}
     assert used == parts

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
@@ -122,8 +123,8 @@ BAD = [  # what to replace, by what, the problem
     (
         "name: tflite-micro",
         "name: tflite-mirco",
-        "9:17: runtime.name: found the text 'tflite-mirco'; allowed: litert, tflite-micro, vela, x-cube-ai, neural-art, "
-        "openvx, edgetpu; did you mean 'tflite-micro'?",
+        "9:17: runtime.name: found the text 'tflite-mirco'; allowed: litert, tflite-micro, vela, x-cube-ai, "
+        "neural-art, openvx, edgetpu; did you mean 'tflite-micro'?",
     ),
     ('version: "1"', "version: 1", "9:40: runtime.version: should be a text; found the number 1"),
     (
@@ -207,7 +208,8 @@ BAD = [  # what to replace, by what, the problem
     (
         "operators: [CONV",
         "rules: [static-shape]\noperators: [CONV",
-        "11:9: rules.0: found the text 'static-shape'; allowed: static-shapes",
+        f"11:9: rules.0: found the text 'static-shape'; allowed: {', '.join(get_args(profile.RuleName))}; "
+        "did you mean 'static-shapes'?",
     ),
     ("name: mine\n", "name: mine\nabstract: maybe\n", "2:11: abstract: must be true or false, found the text 'maybe'"),
     (GOOD, "- a\n", "1:1: a device profile is a mapping, found a list"),
