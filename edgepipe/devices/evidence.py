@@ -1,6 +1,7 @@
 """The metrics of a .tflite on a device, each with its evidence, and whether it fits and runs there."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgepipe import units
@@ -12,7 +13,8 @@ from edgepipe.devices.check import check
 from edgepipe.devices.latency import estimate
 from edgepipe.devices.latency.estimate import Transfer
 from edgepipe.devices.latency.record import Fit
-from edgepipe.devices.profile import Device, Obtained
+from edgepipe.devices.placement import Placed, Where, placement
+from edgepipe.devices.profile import Device, Obtained, Way
 from edgepipe.devices.vela import evidence as vela
 from edgepipe.metric import Finding, Limit, Metric, judge, unavailable
 from edgepipe.metric import exact as _exact
@@ -32,6 +34,8 @@ class OnDevice:
     metrics: tuple[Metric, ...]
     findings: tuple[Finding, ...]
     notes: tuple[str, ...] = ()
+    placed: dict[str, tuple[Placed, ...]] = field(default_factory=dict)  # by device
+    seconds: dict[str, dict[str, float]] = field(default_factory=dict)  # by device and operator, where they are known
 
 
 def gather(
@@ -54,6 +58,8 @@ def gather(
          *(f for device in devices for f in _fits(device, metrics, model))),
         (*(f"{f}; the budget allows it" for device in allowed for f in fallbacks[device.name]),
          *dict.fromkeys(told.note for told in bench.told.values() if told.note)),
+        {device.name: bench.placed(device) for device in devices},
+        {device.name: bench.seconds(device) for device in devices},
     )  # fmt: skip
 
 
@@ -83,21 +89,21 @@ class _Bench:
         obtained: Obtained = {"latency": device.latency, "ram": device.ram, "flash": device.flash}[name]
         if obtained.by is None:
             return unavailable(name, DEVICE_METRICS[name], str(obtained.reason), device.name)
-        if obtained.by in ("fit", "transfer"):
-            return estimated(device, self.model)
-        if obtained.by == "vela":
-            return self._vela(device, name)
-        if obtained.by == "file":
-            return file_bytes(name, self.path, device.name)
-        if obtained.calibration is not None:
-            return calibrated.metric(obtained.calibration, self.model, device.name)
-        if obtained.by == "plan":
-            return memory.ram(obtained, self.model, memory.peak(self.model).bytes, device.name)
-        if obtained.by == "weights":
-            return memory.flash(obtained, self.model, device.name)
-        if obtained.by == "tflite-micro":
-            return self._arena().model_copy(update={"device": device.name})
-        return next(m for m in self._host(device.runtime.threads, device.name) if m.name == name)
+        return self._taken(obtained.by)(name, device, obtained)
+
+    def _taken(self, by: Way) -> "Callable[[str, Device, Obtained], Metric]":
+        ways: dict[Way, Callable[[str, Device, Obtained], Metric]] = {
+            "host": lambda name, device, _: self._host(name, device),
+            "vela": lambda name, device, _: self._vela(device, name),
+            "tflite-micro": lambda _, device, __: self._arena().model_copy(update={"device": device.name}),
+            "file": lambda name, device, _: file_bytes(name, self.path, device.name),
+            "fit": lambda _, device, __: estimated(device, self.model),
+            "transfer": lambda _, device, __: estimated(device, self.model),
+            "calibration": lambda _, device, __: self._calibrated(device),
+            "plan": lambda _, device, how: memory.ram(how, self.model, memory.peak(self.model).bytes, device.name),
+            "weights": lambda _, device, how: memory.flash(how, self.model, device.name),
+        }
+        return ways[by]
 
     def broken(self, device: Device) -> list[Finding]:
         """The rules that the model breaks on `device`, without the operators that fall back."""
@@ -111,6 +117,31 @@ class _Bench:
         if told is not None and told.compiled is not None:
             return told.fallbacks
         return [finding for finding in check(device, self.model) if finding.rule == FALLBACK]
+
+    def placed(self, device: Device) -> tuple[Placed, ...]:
+        """Where each operator runs: as Vela tells, else by the profile."""
+        told = self._told(device)
+        by_profile = placement(device, self.model)
+        if told is None or told.compiled is None:
+            return by_profile
+        advice = {placed.operator: placed.suggestion for placed in by_profile}
+        return tuple(
+            Placed(found.place, Where(found.runs_on), found.reason, advice.get(found.place, ""))
+            for found in told.compiled.placements
+        )
+
+    def seconds(self, device: Device) -> dict[str, float]:
+        """What each operator takes, where a fit, a calibration or Vela tells it."""
+        told = self._told(device)
+        if told is not None and told.compiled is not None:
+            return told.seconds()
+        if device.latency.calibration is not None:
+            found = calibrated.estimate(device.latency.calibration, self.model)
+            return {operator.part.place: operator.seconds for operator in found.operators}
+        if device.latency.by in ("fit", "transfer"):
+            fit, transfer = latency_fit(device)
+            return dict(estimate.estimate(fit, self.model, transfer).operators)
+        return {}
 
     def _told(self, device: Device) -> "vela.Told | None":
         if device.system.npu is None or device.system.npu.vela is None:
@@ -143,10 +174,15 @@ class _Bench:
             self.arena = micro.arena(self.path)
         return self.arena
 
-    def _host(self, threads: int, device: str) -> list[Metric]:
+    def _calibrated(self, device: Device) -> Metric:
+        assert device.latency.calibration is not None, "the profile's schema demands it"
+        return calibrated.metric(device.latency.calibration, self.model, device.name)
+
+    def _host(self, name: str, device: Device) -> Metric:
+        threads = device.runtime.threads
         if threads not in self.measured:
             self.measured[threads] = latency.measure(self.path, threads=threads)
-        return latency.metrics(self.measured[threads], device)
+        return next(m for m in latency.metrics(self.measured[threads], device.name) if m.name == name)
 
 
 def estimated(device: Device, model: Model) -> Metric:

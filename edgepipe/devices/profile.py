@@ -162,19 +162,20 @@ class Carry(Options):
     fit: Fit | None = Field(default=None, description="of that device; read from its profile")
 
 
+Way = Literal["host", "tflite-micro", "file", "vela", "fit", "transfer", "calibration", "plan", "weights"]
+
+
 @final
 class Obtained(Options):
     """How a metric is obtained on this device, or why it is not."""
 
     evidence: Evidence
-    by: Literal["host", "tflite-micro", "file", "vela", "fit", "transfer", "calibration", "plan", "weights"] | None = (
-        Field(
-            default=None,
-            description="host: run here; tflite-micro: its allocator; vela: compiled; file: counted from the artifact; "
-            "fit: what operators cost, fitted to measurements; transfer: the fit of another device, by clock and a factor; "
-            "calibration: fitted to a suite that was measured on the device; plan: from the planned arena; weights: from "
-            "the constants of the .tflite",
-        )
+    by: Way | None = Field(
+        default=None,
+        description="host: run here; tflite-micro: its allocator; vela: compiled; file: counted from the artifact; "
+        "fit: what operators cost, fitted to measurements; transfer: the fit of another device, by clock and a "
+        "factor; calibration: fitted to a suite that was measured on the device; plan: from the planned arena; "
+        "weights: from the constants of the .tflite",
     )
     fit: Fit | None = Field(default=None, description="of `by: fit`; written by `edgepipe device fit`")
     transfer: Carry | None = Field(default=None, description="of `by: transfer`")
@@ -338,14 +339,17 @@ def shipped() -> Path:
 
 
 def numbers(device: Device) -> dict[Path_, float]:
-    """Every number that the profile states, by its path, in base units (bytes, hertz, seconds)."""
+    """Every number that the profile states, by its path, in base units; fitted records, with their own source, are not."""
     stated = device.model_dump(mode="json", exclude_unset=True)
     values = {path: _at(stated, path) for path in cited.leaves(stated)}
     return {
         path: value
         for path, value in values.items()
-        if isinstance(value, (int, float)) and value is not True and value is not False
+        if isinstance(value, (int, float)) and value is not True and value is not False and path[1:2] not in _CITED
     }
+
+
+_CITED = (("fit",), ("transfer",), ("calibration",))  # records that hold their own source
 
 
 def _at(data: Any, path: Path_) -> Any:

@@ -1,5 +1,6 @@
 """The metrics of a model on an Arm Ethos-U, and which of its operators the NPU does not run, as Vela tells them."""
 
+from collections import Counter
 from dataclasses import dataclass
 
 from edgepipe import units
@@ -39,6 +40,15 @@ class Told:
             return unavailable(name, UNITS[name], self.reason, self.device.name)
         taken = {"latency": _latency, "ram": _ram, "flash": _flash, "npu_operators": _npu_operators}
         return taken[name](self.compiled, self.device, self.npu)
+
+    def seconds(self) -> dict[str, float]:
+        """What each operator on the NPU takes, by its place; those that Vela merges count for the one it names."""
+        if self.compiled is None:
+            return {}
+        clock, found = self.npu.clock or self.compiled.clock, Counter[str]()
+        for layer in self.compiled.layers:
+            found[layer.operator] += layer.cycles
+        return {place: cycles / clock for place, cycles in found.items()}
 
     @property
     def fallbacks(self) -> list[Finding]:
