@@ -39,10 +39,10 @@ def static_shapes(_: Model, operator: Operator) -> str:
     return _first(f"'{t.name}' is {_shape(t.signature)}" for t in operator.tensors if -1 in t.signature[1:])
 
 
-def batch_one(_: Model, operator: Operator) -> str:
-    """one sample is computed at a time: the first dimension is 1"""
-    data = [t for t in (*operator.inputs[:1], *operator.outputs) if t is not None and not t.constant]
-    return _first(f"'{t.name}' is {_shape(t.shape)}" for t in data if len(t.shape) > 1 and t.shape[0] != 1)
+def batch_one(model: Model, operator: Operator) -> str:
+    """the model takes one sample at a time: the first dimension of its inputs is 1"""
+    given = [t for t in operator.inputs if t is not None and t in model.inputs]
+    return _first(f"'{t.name}' is {_shape(t.shape)}" for t in given if len(t.shape) > 1 and t.shape[0] != 1)
 
 
 def constant_parameters(_: Model, operator: Operator) -> str:

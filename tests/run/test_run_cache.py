@@ -32,7 +32,7 @@ def test_an_option_of_quantize(place: Workplace) -> None:
 def test_a_device_profile(place: Workplace) -> None:
     text = place.device.read_text()
     try:
-        place.device.write_text(text.replace("ram: 640 KiB", "ram: 320 KiB"))
+        place.device.write_text(text + "system: {memory: {ram: 320 KiB, banks: []}}\n")
         _expect(place.run().statuses(), "validate")
     finally:
         place.device.write_text(text)
