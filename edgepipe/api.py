@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from edgepipe.devices.calibration.record import Calibration
     from edgepipe.devices.latency.build import Built
     from edgepipe.pipeline import Pipeline
+    from edgepipe.profiling import Profiled
     from edgepipe.progress import Progress
     from edgepipe.report.report import Report
     from edgepipe.single import Conversion, Verification
@@ -202,6 +203,23 @@ def fit_device(
     built = build.build(Path(table), Path(models), request)
     build.write(built.fit, Path(out))
     return built
+
+
+def profile(model: StrPath, *, devices: Collection[str] = (), cache_dir: StrPath | None = None) -> "Profiled":
+    """Latency, RAM and flash of a .tflite on devices, and where each operator runs; no TensorFlow.
+
+    Args:
+        model: the .tflite.
+        devices: names or paths of profiles; none for all that come with edgepipe.
+        cache_dir: where Vela's results are kept; None for `$EDGEPIPE_CACHE_DIR`, else `~/.cache/edgepipe`.
+
+    Raises:
+        InputError: no .tflite, a damaged one, or an unknown device.
+    """
+    from edgepipe import profiling
+    from edgepipe.cache import Cache
+
+    return profiling.run(Path(model), devices, Cache(Path(cache_dir)) if cache_dir is not None else None)
 
 
 def load_report(path: StrPath) -> "Report":

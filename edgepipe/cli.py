@@ -172,6 +172,36 @@ def inspect(model: str, runs: bool, as_json: bool) -> None:
 
 @cli.command()
 @click.argument("model", type=click.Path())
+@click.option("--device", "devices", multiple=True, help="A device profile, by name or path; default: all there are.")
+@click.option("--operators", is_flag=True, help="Every operator of each device; without it those that need a word.")
+@CACHE_DIR
+@click.option("--quiet", is_flag=True, help="Nothing on stderr about the time it took.")
+@JSON
+def profile(
+    model: str, devices: tuple[str, ...], operators: bool, cache_dir: str | None, quiet: bool, as_json: bool
+) -> None:
+    """Show what a .tflite costs on devices before it is flashed: latency, RAM, flash, where each operator runs.
+
+    Every number says how it was obtained. A rule that is broken is told; `verify` makes it an exit code.
+    """
+    from edgepipe import api
+    from edgepipe.report import profiled
+
+    found = api.profile(model, devices=devices, cache_dir=cache_dir)
+    if as_json:
+        return click.echo(profiled.document(found))
+    from edgepipe.report.text import show_tables
+
+    show_tables(profiled.tables(found, every_operator=operators))
+    for note in found.notes:
+        click.echo(f"note: {note}")
+    if not quiet:
+        click.echo(profiled.took(found), err=True)
+    return None
+
+
+@cli.command()
+@click.argument("model", type=click.Path())
 @click.option("--device", "devices", multiple=True, help="A device profile, by name or path; repeat for several.")
 @click.option(
     "--max", "limits", multiple=True, metavar="METRIC=LIMIT", help="An upper limit, such as ram=64KiB or latency=5ms."

@@ -112,7 +112,7 @@ def _on_one(device: Device, found: OnDevice) -> OnOneDevice:
         runtime=f"{device.runtime.name} {device.runtime.version}{threads}",
         metrics=tuple(metric for metric in found.metrics if metric.device == device.name),
         operators=tuple(_operator(placed, seconds) for placed in found.placed[device.name]),
-        findings=found.findings_of(device.name),
+        findings=found.broken[device.name],
     )
 
 

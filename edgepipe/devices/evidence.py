@@ -1,7 +1,7 @@
 """The metrics of a .tflite on a device, each with its evidence, and whether it fits and runs there."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from edgepipe import units
@@ -32,10 +32,15 @@ class OnDevice:
     """What was found out about a model on one device."""
 
     metrics: tuple[Metric, ...]
-    findings: tuple[Finding, ...]
-    notes: tuple[str, ...] = ()
-    placed: dict[str, tuple[Placed, ...]] = field(default_factory=dict)  # by device
-    seconds: dict[str, dict[str, float]] = field(default_factory=dict)  # by device and operator, where they are known
+    broken: dict[str, tuple[Finding, ...]]  # by device
+    notes: tuple[str, ...]
+    placed: dict[str, tuple[Placed, ...]]  # by device
+    seconds: dict[str, dict[str, float]]  # by device and operator, where they are known
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """Every rule that is broken, device by device."""
+        return tuple(finding for found in self.broken.values() for finding in found)
 
 
 def gather(
@@ -49,18 +54,21 @@ def gather(
     """
     bench = _Bench(model, cache)
     metrics = [bench.metric(name, device) for device in devices for name in _names(device)]
-    findings = [finding for device in devices for finding in bench.broken(device)]
-    allowed = [device for device in devices if _allows_fallback(limits or [], metrics, device)]
+    allowed = {device.name for device in devices if _allows_fallback(limits or [], metrics, device)}
     fallbacks = {device.name: bench.fallbacks(device) for device in devices}
+    broken = {
+        device.name: (*bench.broken(device), *(fallbacks[device.name] if device.name not in allowed else ()),
+                      *_fits(device, metrics, model))
+        for device in devices
+    }  # fmt: skip
+    notes = [f"{finding}; the budget allows it" for name in allowed for finding in fallbacks[name]]
     return OnDevice(
         tuple(metrics),
-        (*findings, *(f for device in devices if device not in allowed for f in fallbacks[device.name]),
-         *(f for device in devices for f in _fits(device, metrics, model))),
-        (*(f"{f}; the budget allows it" for device in allowed for f in fallbacks[device.name]),
-         *dict.fromkeys(told.note for told in bench.told.values() if told.note)),
+        broken,
+        (*notes, *dict.fromkeys(told.note for told in bench.told.values() if told.note)),
         {device.name: bench.placed(device) for device in devices},
         {device.name: bench.seconds(device) for device in devices},
-    )  # fmt: skip
+    )
 
 
 def _names(device: Device) -> list[str]:

@@ -339,7 +339,7 @@ def shipped() -> Path:
 
 
 def numbers(device: Device) -> dict[Path_, float]:
-    """Every number that the profile states, by its path, in base units; fitted records, with their own source, are not."""
+    """Every number that the profile states, by its path, in base units; not those of fitted records."""
     stated = device.model_dump(mode="json", exclude_unset=True)
     values = {path: _at(stated, path) for path in cited.leaves(stated)}
     return {
