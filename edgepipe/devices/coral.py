@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgepipe.errors import ToolError
+from edgepipe.metric import Metric, exact, unavailable
+from edgepipe.units import Dimension
 
 COMPILER = "edgetpu_compiler"
 TIMEOUT = 300  # seconds
@@ -63,6 +65,25 @@ def compile_model(model: Path) -> Compiled:
         if not made.is_file():
             raise ToolError(f"{COMPILER} made no model of {model}: {said.strip()[-500:]}")
         return Compiled(_version(said), parse(said), made.read_bytes())
+
+
+def share(model: Path, device: str) -> Metric:
+    """The metric `npu_operators`: how many operators of `model` the compiler maps; unavailable without it."""
+    if not available():
+        return unavailable("npu_operators", Dimension.FRACTION, GET, device)
+    try:
+        made = compile_model(model)
+    except ToolError as error:
+        return unavailable("npu_operators", Dimension.FRACTION, str(error), device)
+    total = sum(row.count for row in made.rows)
+    if not total:
+        reason = f"{COMPILER} {made.version} prints its operators in a form unknown here"
+        return unavailable("npu_operators", Dimension.FRACTION, reason, device)
+    left = ", ".join(f"{row.count} {row.operator} ({row.status})" for row in made.rows if not row.mapped)
+    mapped = sum(row.count for row in made.rows if row.mapped)
+    how = f"{mapped} of {total} operators, as Edge TPU Compiler {made.version} maps them"
+    return exact("npu_operators", mapped / total, Dimension.FRACTION, how + (f"; on the host: {left}" if left else ""),
+                 device)  # fmt: skip
 
 
 def _run(model: Path, folder: Path) -> str:

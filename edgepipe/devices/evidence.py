@@ -7,7 +7,7 @@ from pathlib import Path
 from edgepipe import units
 from edgepipe.budget import DEVICE_METRICS
 from edgepipe.cache import Cache
-from edgepipe.devices import memory
+from edgepipe.devices import coral, memory
 from edgepipe.devices.calibration import estimate as calibrated
 from edgepipe.devices.check import check
 from edgepipe.devices.latency import estimate
@@ -171,6 +171,8 @@ class _Bench:
         told = self._told(device)
         if told is not None:
             return told.metric(NPU_SHARE)
+        if device.runtime.name == "edgetpu":
+            return coral.share(self.path, device.name)
         reason = (
             "only the NPU's own compiler tells, and edgepipe runs none for it; the rule npu-fallback goes by the "
             "profile's list of operators"

@@ -128,18 +128,21 @@ def _macs(model: Any, work: Work) -> int:
 
 
 def _latency(model: Any, work: Work, device: str) -> float:
-    """The median seconds of one inference on `device`.
+    """The seconds of one inference on `device`: the median, or what is simulated or estimated.
 
     Raises:
         InputError: the device could not tell.
     """
-    loaded = profile.load(device, work.base)
+    return _on_device(model, work, profile.load(device, work.base)).value or 0.0
+
+
+def _on_device(model: Any, work: Work, device: "Device") -> Metric:
     with _converted(model, work, "int8") as lite:
-        found = evidence.gather(lite, [loaded], cache=work.cache).metrics
+        found = evidence.gather(lite, [device], cache=work.cache).metrics
     metric = next(metric for metric in found if metric.name == "latency")
     if metric.value is None:
-        raise InputError(f"the latency on {device} is unavailable: {metric.how}")
-    return metric.value
+        raise InputError(f"the latency on {device.name} is unavailable: {metric.how}")
+    return metric
 
 
 def _held(prune: "Prune", pruner: "ChannelPruner", smaller: Any, work: Work) -> tuple[list[Metric], list[Finding]]:
@@ -155,10 +158,13 @@ def _held(prune: "Prune", pruner: "ChannelPruner", smaller: Any, work: Work) -> 
     over = Finding(rule="prune-target", place=work.name, observed=told, suggestion="prune with a lower target")
     asked = prune.target.device if prune.target is not None else None
     device = profile.load(asked, work.base) if asked is not None else None
-    return [_reached(target, value, device)], [over] if value > target.value else []
+    interval = None
+    if device is not None and device.latency.evidence is Evidence.ESTIMATED:
+        interval = _on_device(smaller, work, device).interval
+    return [_reached(target, value, device, interval)], [over] if value > target.value else []
 
 
-def _reached(target: "Target", value: float, device: "Device | None") -> Metric:
+def _reached(target: "Target", value: float, device: "Device | None", interval: tuple[float, float] | None) -> Metric:
     """The cost that the target is set in; a latency as `device` obtains it."""
     from edgepipe.compress.pruning.target import UNITS
 
@@ -170,7 +176,10 @@ def _reached(target: "Target", value: float, device: "Device | None") -> Metric:
         "latency": f"of the pruned model on {named} as an int8 .tflite, calibrated on {CALIBRATING} samples",
     }[target.what]
     obtained = device.latency.evidence if device is not None else Evidence.EXACT
-    return Metric(name=f"pruned_{target.what}", value=value, unit=UNITS[target.what], evidence=obtained, how=how)
+    return Metric(
+        name=f"pruned_{target.what}", value=value, unit=UNITS[target.what], evidence=obtained, how=how,
+        interval=interval,
+    )  # fmt: skip
 
 
 def _removed(pruner: "ChannelPruner") -> Metric:

@@ -1,31 +1,16 @@
 """Models for the command line: written by hand for what only reads them, and one made by Keras for `convert`."""
 
-import importlib.util
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
-
-
-def _handmade() -> ModuleType:
-    """tests/tflite/tflite_handmade.py, which writes .tflite files through the schema."""
-    file = Path(__file__).parents[1] / "tflite" / "tflite_handmade.py"
-    if "tflite_handmade" not in sys.modules:
-        spec = importlib.util.spec_from_file_location("tflite_handmade", file)
-        assert spec is not None
-        assert spec.loader is not None
-        sys.modules["tflite_handmade"] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules["tflite_handmade"])
-    return sys.modules["tflite_handmade"]
+import tflite_handmade as made
 
 
 def _dense(path: Path, dtype: str) -> None:
     """y = w x + b with 4 inputs and 3 outputs, int8 or float32."""
     from ai_edge_litert import schema_py_generated as schema
 
-    made = _handmade()
     scale = {"scales": (0.5,), "zero_points": (0,)} if dtype == "int8" else {}
     sums = {"dtype": "int32", "scales": (0.25,)} if dtype == "int8" else {"dtype": dtype}
     tensors = [
