@@ -4,8 +4,8 @@ import math
 
 from edgepipe import units
 from edgepipe.devices.latency.build import Built
-from edgepipe.devices.latency.features import FEATURES
 from edgepipe.devices.latency.record import HeldOutError
+from edgepipe.devices.latency.vocabulary import FEATURES
 from edgepipe.report.rows import Rows
 from edgepipe.units import Dimension
 

@@ -156,7 +156,8 @@ BAD = [  # what to replace, by what, the problem
     (
         "{evidence: exact, by: file}",
         "{evidence: exact}",
-        "15:8: flash: `exact` needs `by` (host, tflite-micro, vela, file, plan, weights) and no `reason`",
+        "15:8: flash: `exact` needs `by` (host, tflite-micro, vela, file, fit, transfer, calibration, plan, weights) "
+        "and no `reason`",
     ),
     (
         "{evidence: exact, by: file}",

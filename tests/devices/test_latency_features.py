@@ -7,7 +7,7 @@ import pytest
 from tflite_handmade import Op, T, write
 
 from edgepipe.devices.latency import features
-from edgepipe.devices.latency.features import Tile
+from edgepipe.devices.latency.vocabulary import FEATURES, Tile
 from edgepipe.tflite import graph
 from edgepipe.tflite.model import Model
 
@@ -83,9 +83,9 @@ def test_what_is_known_before_the_model_runs_costs_nothing(tmp_path: Path) -> No
 def test_every_operator_of_a_model_adds_to_its_features(models: Path) -> None:
     model = graph.read(models / "int8.tflite")
     whole = features.of_model(model)
-    summed = dict.fromkeys(features.FEATURES, 0.0)
+    summed = dict.fromkeys(FEATURES, 0.0)
     for _, found in features.of_operators(model):
-        assert set(found) <= set(features.FEATURES)
+        assert set(found) <= set(FEATURES)
         for name, amount in found.items():
             summed[name] += amount
     assert whole == {**summed, "inference": 1.0}

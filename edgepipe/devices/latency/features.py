@@ -6,39 +6,9 @@ inputs are all known before the model runs (shapes, anchors) are folded by every
 
 import math
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
+from edgepipe.devices.latency.vocabulary import FEATURES, WHOLE, Features, Tile
 from edgepipe.tflite.model import Model, Operator, Tensor
-
-Features = dict[str, float]
-
-FEATURES = {
-    "inference": "one, for what an inference costs whatever the model",
-    "operators": "operators that compute something",
-    "pointwise_macs": "MACs of 1x1 convolutions",
-    "kernel_macs": "MACs of convolutions with larger kernels, the first layer's included",
-    "conv_macs": "MACs of convolutions of any kernel, without the first layer's",
-    "first_macs": "MACs of a convolution with a larger kernel on four channels or fewer",
-    "patch_elements": "elements copied to lay patches side by side (im2col): positions x kernel volume",
-    "depthwise_macs": "MACs of depthwise convolutions",
-    "depthwise3_macs": "MACs of 3x3 depthwise convolutions, which most libraries have a kernel of their own for",
-    "depthwise_other_macs": "MACs of other depthwise convolutions",
-    "dense_macs": "MACs of dense layers, of 1x1 convolutions on one position, and of other products",
-    "conv_outputs": "outputs of convolutions: each is requantized and stored",
-    "first_outputs": "outputs of the first layer",
-    "depthwise_outputs": "outputs of depthwise convolutions",
-    "arithmetic_outputs": "outputs of elementwise arithmetic (ADD, MUL, MAXIMUM, ...)",
-    "reduced_inputs": "inputs of MEAN, SUM, REDUCE_MAX",
-    "moved_outputs": "outputs of PAD, CONCATENATION, SPLIT, TRANSPOSE and others that only move",
-    "looked_up_outputs": "outputs of SOFTMAX, LOGISTIC, TANH, HARD_SWISH and other curves",
-    "requantized_outputs": "outputs of QUANTIZE and DEQUANTIZE",
-    "pooled_elements": "outputs of pools x their window",
-    "resized_outputs": "outputs of RESIZE_BILINEAR and RESIZE_NEAREST_NEIGHBOR",
-    "activations": "activations read and written by all operators",
-    "weights": "weights and biases",
-    "spilled_weights": "weights and biases of a model whose weights do not fit the memory on the chip",
-}
-"""Every feature with what it counts."""
 
 CURVES = frozenset(("LOGISTIC", "SOFTMAX", "TANH", "HARD_SWISH", "EXP", "LOG", "ELU", "GELU", "LOG_SOFTMAX"))
 NAMES_ONLY = frozenset(("RESHAPE", "EXPAND_DIMS", "SQUEEZE"))  # the bytes stay where they are
@@ -51,16 +21,6 @@ MOVES = frozenset(
 REDUCTIONS = frozenset(("MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN", "REDUCE_PROD"))
 POOLS = frozenset(("AVERAGE_POOL_2D", "MAX_POOL_2D", "L2_POOL_2D"))
 FEW_CHANNELS = 4
-
-
-class Tile(NamedTuple):
-    """The channels that a matrix unit computes at once: others are padded to a multiple."""
-
-    outputs: int = 1
-    inputs: int = 1
-
-
-WHOLE = Tile()
 
 
 def of_model(model: Model, tile: Tile = WHOLE, on_chip: int | None = None) -> Features:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgepipe.arrays import Array
-from edgepipe.devices.latency.features import Features
 from edgepipe.devices.latency.kinds import Kind
+from edgepipe.devices.latency.vocabulary import Features
 
 OUTLIER = 2.0  # from how many standard deviations on an error counts linearly
 STEPS = 60

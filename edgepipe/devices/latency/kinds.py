@@ -12,7 +12,7 @@ published tables in view, so that held-out errors on those tables flatter them s
 
 from dataclasses import dataclass
 
-from edgepipe.devices.latency.features import FEATURES, WHOLE, Features, Tile
+from edgepipe.devices.latency.vocabulary import FEATURES, WHOLE, Features, Tile
 
 _SMALL = ("arithmetic_outputs", "reduced_inputs", "looked_up_outputs", "moved_outputs", "requantized_outputs",
           "resized_outputs", "pooled_elements")  # fmt: skip

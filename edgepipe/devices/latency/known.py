@@ -3,8 +3,8 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from edgepipe.devices.latency.features import Features
 from edgepipe.devices.latency.fit import Row
+from edgepipe.devices.latency.vocabulary import Features
 from edgepipe.units import Dimension, show
 
 BEYOND = 2.0  # how many times the largest fitted amount a model may have before it lies outside

@@ -33,7 +33,7 @@ class HeldOutError(Options):
 
 @final
 class Fit(Options):
-    """Prices of the features of `edgepipe.devices.latency.features`, in seconds a unit at `clock`."""
+    """Prices of the features of `edgepipe.devices.latency.vocabulary`, in seconds a unit at `clock`."""
 
     source: str = Field(description="where the measurements come from")
     kind: str = Field(description="the kind of processor, in edgepipe.devices.latency.kinds")

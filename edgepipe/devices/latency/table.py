@@ -11,8 +11,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from edgepipe.devices.latency import features
-from edgepipe.devices.latency.features import Tile
 from edgepipe.devices.latency.fit import Row
+from edgepipe.devices.latency.vocabulary import Tile
 from edgepipe.errors import InputError, did_you_mean
 from edgepipe.tflite import graph
 from edgepipe.tflite.model import Model
