@@ -16,11 +16,13 @@ from edgepipe.devices.latency.record import Fit
 from edgepipe.devices.placement import Placed, Where, placement
 from edgepipe.devices.profile import Device, Obtained, Way
 from edgepipe.devices.vela import evidence as vela
+from edgepipe.errors import InputError
 from edgepipe.metric import Finding, Limit, Metric, judge, unavailable
 from edgepipe.metric import exact as _exact
 from edgepipe.tflite import latency, micro
 from edgepipe.tflite.compressed import compressed
 from edgepipe.tflite.model import Model
+from edgepipe.tflite.plan import plan
 from edgepipe.units import Dimension
 
 NPU_SHARE = "npu_operators"
@@ -108,7 +110,7 @@ class _Bench:
             "fit": lambda _, device, __: estimated(device, self.model),
             "transfer": lambda _, device, __: estimated(device, self.model),
             "calibration": lambda _, device, __: self._calibrated(device),
-            "plan": lambda _, device, how: memory.ram(how, self.model, memory.peak(self.model).bytes, device.name),
+            "plan": lambda _, device, how: memory.ram(how, self.model, device.name),
             "weights": lambda _, device, how: memory.flash(how, self.model, device.name),
         }
         return ways[by]
@@ -234,9 +236,12 @@ def _fits(device: Device, metrics: list[Metric], model: Model) -> list[Finding]:
 
 
 def _at_peak(model: Model) -> str:
-    found = memory.peak(model)
-    place = found.operator.place if found.operator else "the inputs"
-    return f"; most of it at {place}, where {units.show(found.bytes, Dimension.BYTES)} of tensors live at once"
+    try:
+        found = plan(model)
+    except InputError as error:
+        return f"; where the peak is cannot be told: {error}"
+    place = found.peak_operator.place if found.peak_operator else "the inputs"
+    return f"; most of it at {place}, where {units.show(found.naive_peak, Dimension.BYTES)} of tensors live at once"
 
 
 def counts(model: Model) -> list[Metric]:

@@ -7,41 +7,26 @@
 constants are counted, so for flash only the rest is spread.
 """
 
-from dataclasses import dataclass
-
 from edgepipe.devices.profile import Obtained
-from edgepipe.metric import Evidence, Metric
-from edgepipe.tflite.model import Model, Operator
+from edgepipe.errors import InputError
+from edgepipe.metric import Evidence, Metric, unavailable
+from edgepipe.tflite.model import Model
+from edgepipe.tflite.plan import plan
 from edgepipe.units import Dimension
 
 
-@dataclass(frozen=True)
-class Peak:
-    """The most bytes of tensors that live at once, and the operator at which they do."""
-
-    bytes: int
-    operator: Operator | None
-
-
-def peak(model: Model) -> Peak:
-    """Inputs, outputs and activations of the main subgraph, each alive from where it is written to its last use."""
-    operators = [operator for operator in model.operators if operator.subgraph == 0]
-    last = {t.index: step for step, operator in enumerate(operators) for t in operator.tensors}
-    last |= {t.index: len(operators) for t in model.outputs}
-    alive = {t.index: t.bytes for t in model.inputs}
-    most = Peak(sum(alive.values()), None)
-    for step, operator in enumerate(operators):
-        alive |= {t.index: t.bytes for t in operator.outputs if t is not None}
-        most = max(most, Peak(sum(alive.values()), operator), key=lambda found: found.bytes)
-        alive = {index: size for index, size in alive.items() if last.get(index, step) > step}
-    return most
-
-
-def ram(obtained: Obtained, model: Model, planned: int, device: str) -> Metric:
-    """RAM by `plan`; `planned` are the bytes of the planned arena."""
+def ram(obtained: Obtained, model: Model, device: str) -> Metric:
+    """RAM by `plan`; unavailable for a model whose memory cannot be planned, with the reason."""
     assert obtained.ratio is not None, "the profile's schema demands it"
-    estimate = obtained.ratio * planned + _on_top(obtained, model)
-    how = f"{obtained.ratio:g} of the planned arena, and what the runtime takes, as fitted on {_points(obtained)}"
+    try:
+        live = plan(model).naive_peak
+    except InputError as error:
+        return unavailable("ram", Dimension.BYTES, str(error), device)
+    estimate = obtained.ratio * live + _on_top(obtained, model)
+    how = (
+        f"{obtained.ratio:g} of the bytes of tensors that live at once, and what the runtime takes, as fitted on "
+        f"{_points(obtained)}"
+    )
     return _estimate("ram", obtained, 0, estimate, how, device)
 
 
