@@ -169,7 +169,7 @@ CASES: list[tuple[str, str, str, list[str]]] = [
     ('a device that is none', "sparsity: 0.5", 'target: {latency: 5 ms, device: hosst}, granularity: channel', [
         "7:45: stages.1.prune.target.device: unknown device 'hosst'; did you mean 'host'? (or the path of a .yaml file)",
     ]),
-    ('a device without a time', "sparsity: 0.5", 'target: {latency: 5 ms, device: nucleo-l4r5zi}, granularity: channel', [
+    ('a device without a time', "sparsity: 0.5", 'target: {latency: 5 ms, device: rp2040-pico}, granularity: channel', [
         '7:45: stages.1.prune.target.device: its latency is unavailable: nothing here runs or models this core; run the model on the board, with its cycle counter around the call',
     ]),
     ('more kept than there are', "sparsity: 0.5", 'granularity: "4:2"', [
