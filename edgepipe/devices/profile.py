@@ -16,7 +16,7 @@ from edgepipe.config import Document, Options, Path_, Quantity, validate
 from edgepipe.devices import cited, inherit, operators
 from edgepipe.devices.calibration.record import Calibration
 from edgepipe.devices.latency.record import Fit
-from edgepipe.errors import InputError, did_you_mean
+from edgepipe.errors import ConfigError, InputError, did_you_mean
 from edgepipe.metric import Evidence
 from edgepipe.units import Dimension
 
@@ -269,6 +269,12 @@ def load(name_or_path: str, base: Path, folders: tuple[Path, ...] = ()) -> Devic
         InputError: no such device, or an abstract one.
         ConfigError: the profile, or one it inherits, is wrong; all problems, each with file, line and column.
     """
+    device, file = _read(name_or_path, base, folders)
+    return _carried(device, file, folders) if device.latency.transfer else device
+
+
+def _read(name_or_path: str, base: Path, folders: tuple[Path, ...]) -> tuple[Device, Path]:
+    """The device as its own profile says it, and its file."""
     places = (*folders, shipped())
     file = _locate(name_or_path, base, places)
     document = inherit.resolve(file, places)
@@ -279,17 +285,22 @@ def load(name_or_path: str, base: Path, folders: tuple[Path, ...] = ()) -> Devic
     _check_names(document, file)
     document.raise_problems()
     assert device is not None, "a document without problems has a value"
-    return _carried(device, file.parent, folders) if device.latency.transfer else device
+    return device, file
 
 
-def _carried(device: Device, base: Path, folders: tuple[Path, ...]) -> Device:
+def _carried(device: Device, file: Path, folders: tuple[Path, ...]) -> Device:
     """`device` with the fit that its latency is carried over from, so that its digest covers that too."""
     carried = device.latency.transfer
     assert carried is not None, "only called for a transfer"
-    origin = load(carried.device, base, folders)
+    try:
+        origin, _ = _read(carried.device, file.parent, folders)
+    except ConfigError:
+        raise  # it names the file and the place itself
+    except InputError as error:
+        raise InputError(f"{file}: latency.transfer.device: {error}") from None
     if origin.latency.fit is None or device.system.clock is None:
         missing = "it has no clock of its own" if origin.latency.fit else f"'{carried.device}' has no fitted latency"
-        raise InputError(f"device '{device.name}' cannot carry its latency over: {missing}")
+        raise InputError(f"{file}: latency.transfer: '{device.name}' cannot carry its latency over: {missing}")
     whole = carried.model_copy(update={"fit": origin.latency.fit})
     return device.model_copy(update={"latency": device.latency.model_copy(update={"transfer": whole})})
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from commands import Command
 
+from edgepipe.devices import profile
 from edgepipe.devices.latency import build, estimate, fit, kinds, known, table, validation
 from edgepipe.devices.latency.build import Request
 from edgepipe.devices.latency.estimate import Transfer
@@ -247,3 +248,24 @@ def test_a_wrong_option_is_one_clear_error(
 def test_a_missing_table_is_told(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read: No such file"):
         table.read(tmp_path / "none.csv")
+
+
+CARRIED = [
+    ("a.yaml", "'a' cannot carry its latency over: 'a.yaml' has no fitted latency"),
+    ("b.yaml", "'a' cannot carry its latency over: 'b.yaml' has no fitted latency"),
+    ("host", "'a' cannot carry its latency over: 'host' has no fitted latency"),
+    ("hots", "latency.transfer.device: unknown device 'hots'; did you mean 'host'?"),
+]
+
+
+@pytest.mark.parametrize(("device", "message"), CARRIED)
+def test_a_latency_is_carried_over_from_a_fit_only(tmp_path: Path, device: str, message: str) -> None:
+    for name, origin in (("a", device), ("b", "a.yaml")):
+        (tmp_path / f"{name}.yaml").write_text(
+            f"name: {name}\ndescription: a board\ninherit: stm32h747i-disco\nlatency: {{evidence: estimated, "
+            f"by: transfer, transfer: {{device: {origin}, error: 0.1, points: 1, source: measured}}}}\n"
+        )
+    with pytest.raises(InputError) as caught:
+        profile.load("a.yaml", tmp_path)
+    assert str(caught.value).startswith(f"{tmp_path}/a.yaml: latency.transfer")
+    assert message in str(caught.value)

@@ -49,7 +49,8 @@ class Rates:
         if total <= 0:
             return 0.0, self.noise
         shares = parts / total
-        return total, float(np.sqrt(shares @ self.covariance @ shares + self.noise**2))
+        variance = max(0.0, float(shares @ self.covariance @ shares))  # a stored covariance is rounded
+        return total, float(np.sqrt(variance + self.noise**2))
 
 
 def vector(features: Sequence[str], amounts: Features) -> Array:
