@@ -245,6 +245,13 @@ def test_a_wrong_option_is_one_clear_error(
     assert message in ended.err
 
 
+def test_a_table_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    text = 'family,device,runtime,model,latency_ms\r\n"a, b","c, d",1,m,2.5\r\n'
+    (tmp_path / "t.csv").write_text(text, encoding="utf-8-sig", newline="")
+    (line,) = table.read(tmp_path / "t.csv")
+    assert (line.family, line.group, line.seconds) == ("a, b", "c, d, 1", 2.5e-3)
+
+
 def test_a_missing_table_is_told(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read: No such file"):
         table.read(tmp_path / "none.csv")

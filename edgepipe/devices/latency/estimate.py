@@ -95,7 +95,9 @@ def computing_type(model: Model) -> str:
 
 
 def _how(fit: Fit, found: Estimate, transfer: Transfer | None) -> str:
-    said = f"fitted to {fit.points} measurements ({fit.source})"
+    said = f"fitted to {fit.points} {'measurement' if fit.points == 1 else 'measurements'} ({fit.source})"
+    if fit.error is None:
+        said += "; of one family, so that none could be held out: the interval rests on what the kind is known for"
     if fit.error is not None:
         median, p90 = (show(share, Dimension.FRACTION) for share in (fit.error.median, fit.error.p90))
         said += f"; families held out: median error {median}, 90 % within {p90}"

@@ -53,7 +53,7 @@ def read(path: Path) -> list[Measured]:
         InputError: unreadable, no such columns, or a latency that is not a positive number; with file and line.
     """
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             lines = csv.DictReader(file)
             _check_columns(path, lines.fieldnames or ())
             return [_measured(path, lines.line_num, line) for line in lines]
