@@ -82,7 +82,6 @@ class Validate(Stage):
         offenders, integer, integer_table = proof.integer(model, demanded=bool(self.integer_only))
         sparsity, sparsity_tables = proof.sparsity(model)
         lost, pruned_tables, unchecked = proof.pruned(work, model)
-        notes += _elsewhere(given, devices)
         on_devices = evidence.gather(model, devices, limits, work.cache)
         counts = evidence.counts(model)
         metrics = [*quality, *counts, *integer, *sparsity, *on_devices.metrics]
@@ -132,9 +131,10 @@ def _runnable(work: Work) -> Work:
 
 
 def _elsewhere(given: Artifact, devices: list[Device]) -> list[str]:
-    """A note for each device with an NPU for which another model than the compiled one was judged."""
+    """A note for each Ethos-U for which another model than the compiled one was judged."""
     made_for = given.path.stem  # `compile` names its model so
-    others = [device.name for device in devices if device.system.npu is not None and device.name != made_for]
+    ethos = [device.name for device in devices if device.system.npu is not None and device.system.npu.vela is not None]
+    others = [name for name in ethos if name != made_for]
     if given.kind is not Kind.VELA or not others:
         return []
     return [f"the model was compiled for {made_for}; {', '.join(others)}: judged by a compilation of its own"]
