@@ -55,7 +55,9 @@ class Sandbox:
         """
         with self._lock:
             used = self._child is not None
-            message = {"module": module, "request": request, "seconds": timeout, "memory": memory}
+            # The caller may have changed its folder since the child was started; paths in requests are relative to it.
+            where = {"folder": str(Path.cwd())}
+            message = {"module": module, "request": request, "seconds": timeout, "memory": memory, **where}
             try:
                 return self._once(message, what)
             except ChildError as error:
@@ -186,6 +188,7 @@ def _serve(answers: int) -> None:
     _, most = resource.getrlimit(resource.RLIMIT_AS)
     for line in sys.stdin:
         message = json.loads(line)
+        os.chdir(message["folder"])
         resource.setrlimit(resource.RLIMIT_AS, (message["memory"], most))
         signal.alarm(int(message["seconds"]) + GRACE)
         answer = _work(message["module"], message["request"], message["memory"])

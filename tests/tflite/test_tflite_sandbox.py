@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tflite_handmade import Op, T, write
 
 from edgepipe.tflite.child import ChildError
+from edgepipe.tflite.interpreter import check_runs
 from edgepipe.tflite.sandbox import MEMORY, Sandbox, memory_for, shared
 
 WORKER = "tflite_misbehaving"
@@ -102,3 +104,12 @@ def test_large_files_may_have_more_memory(tmp_path: Path) -> None:
 
 def test_there_is_one_for_the_process() -> None:
     assert shared() is shared()
+
+
+def test_paths_are_relative_to_where_the_caller_is_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        tensors = [T(tensor, (1, 4), scales=(0.1,), zero_points=(0,)) for tensor in ("x", "y")]
+        write(tmp_path / name / f"{name}.tflite", tensors, [Op("RELU", ("x",), ("y",))], ["x"], ["y"])
+        monkeypatch.chdir(tmp_path / name)
+        check_runs(Path(f"{name}.tflite"))
