@@ -15,6 +15,7 @@ from edgepipe.stages import STAGES, stage_class
 from edgepipe.stages.base import Stage, World
 from edgepipe.stages.source import Source
 from edgepipe.stages.source import parse as parse_source
+from edgepipe.stages.teachers import TEACH
 from edgepipe.tasks.spec import TaskSpec
 from edgepipe.tasks.spec import parse as parse_task
 
@@ -114,6 +115,7 @@ class _Parser:
         self.file = file
         self.base = file.resolve().parent
         self.steps: list[Step] = []
+        self.gives: dict[str, Kind | None] = {}  # by stage, also of those that have problems of their own
         self.before = SOURCE_NAME  # the entry above, also one that could not be read
         self.given: frozenset[str] = frozenset()  # the keys of the file
         self.missed: set[str] = set()  # those of them that a stage needs and that are not there, each told once
@@ -176,6 +178,7 @@ class _Parser:
         kind = source.kind(self.base) if source is not None else None
         if source is not None:
             self.steps.append(Step(SOURCE_NAME, source, self._world(), SOURCE_NAME))
+            self.gives[SOURCE_NAME] = kind
         for index, entry in enumerate(entries):
             kind = self._stage(("stages", index), entry, kind)
             self.before = _entry_name(entry)
@@ -203,13 +206,15 @@ class _Parser:
             self._needs(path, type_, stage, kind)
             stage.check(self.document, path, self._world())
             self.steps.append(Step(name, stage, self._world(), type_))
+        self.gives[name] = gives
         return gives
 
     def _world(self) -> World:
         """What the next stage may know of the pipeline."""
         earlier = tuple(step.name for step in self.steps)
         trained = tuple(step.name for step in self.steps if step.stage.trains)
-        return World(self.base, self.task, earlier, trained, self.data.representative if self.data else 0)
+        models = tuple(name for name, kind in self.gives.items() if kind in TEACH)
+        return World(self.base, self.task, earlier, trained, self.data.representative if self.data else 0, models)
 
     def _name(self, path: Path_, type_: str, options: Any) -> str:
         name = options.get("as", type_) if isinstance(options, dict) else type_

@@ -6,6 +6,7 @@ from edgepipe.stages.base import Stage
 
 STAGES = {
     "train": "edgepipe.stages.train:Train",
+    "distill": "edgepipe.stages.distill:Distill",
     "prune": "edgepipe.stages.prune:Prune",
     "cluster": "edgepipe.stages.cluster:Cluster",
     "quantize": "edgepipe.stages.quantize:Quantize",

@@ -16,11 +16,14 @@ from edgepipe.data.splits import FITTING, Split, Splits
 from edgepipe.errors import InputError
 from edgepipe.outcome import Outcome
 from edgepipe.progress import Progress
+from edgepipe.stages import teachers
 from edgepipe.tasks.quality import Task
 from edgepipe.tasks.spec import TaskSpec
+from edgepipe.training.distillation.options import TeacherOption
 
 if TYPE_CHECKING:
     from edgepipe.training.fit import Schedule
+    from edgepipe.training.lesson import Lesson
 
 
 def _expression(text: str) -> str:
@@ -43,6 +46,7 @@ class World:
     earlier: tuple[str, ...]  # names of the stages before this one, the model source first
     trained: tuple[str, ...] = ()  # those of them that train
     representative: int = 200  # training samples that calibrate, as `data:` says
+    models: tuple[str, ...] = ()  # those of `earlier` that give a Keras model, which can teach
 
 
 @dataclass(frozen=True)
@@ -122,6 +126,25 @@ class TrainingStage(Stage):
     decay: Literal["constant", "cosine"] = Field(
         default="constant", description="how the learning rate goes on: as it is, or down to zero along a cosine"
     )
+    teacher: TeacherOption = Field(
+        default=None, description="an earlier stage, a model file or module:function to learn from besides the labels"
+    )
+
+    def check(self, document: Document, path: Path_, world: World) -> None:
+        """Teachers exist and can teach."""
+        if self.teacher is not None:
+            teachers.check(document, (*path, "teacher"), self.teacher, world)
+
+    def key(self, world: World) -> dict[str, Any]:
+        """What teachers outside of the pipeline are made of."""
+        return {"teacher": teachers.identity(self.teacher, world)} if self.teacher is not None else {}
+
+    def lesson(self, work: Work) -> "Lesson":
+        """The data of this stage, what is done to it, and who teaches."""
+        from edgepipe.training.lesson import Lesson
+
+        teaching = None if self.teacher is None else teachers.teaching(self.teacher, self.batch_size, work)
+        return Lesson(work.goal, work.data.train, work.data.validation, teaching=teaching, seed=work.seed)
 
     def fit_schedule(self, work: Work, patience: int | None = None) -> "Schedule":
         """How long and how fast this stage trains."""

@@ -75,16 +75,18 @@ class Cluster(TrainingStage):
 
         seeded(work.seed)
         model, notes = facts.open_float(work)
-        train, validation, plan = work.data.train, work.data.validation, self._plan()
+        lesson, plan = self.lesson(work), self._plan()
         choice = cluster.choose(model, plan)
         held = cluster.callbacks(model, choice, self.preserve_sparsity)
         wrapped = cluster.wrap(model, choice, self.init)
-        fit(wrapped, work.goal, train, validation, self.fit_schedule(work), work.progress.epoch, held)
+        fit(wrapped, lesson, self.fit_schedule(work), work.progress.epoch, held)
         stripped = cluster.strip(wrapped)
         layers = cluster.check(stripped, choice, plan)
         artifact = facts.write_float(stripped, work.folder)
         metrics = (*facts.keras_evidence(stripped, artifact, work), *_metrics(layers))
-        return artifact, Outcome(metrics=metrics, notes=(*notes, *_notes(layers)), tables=(_table(layers),))
+        return artifact, Outcome(
+            metrics=metrics, notes=(*notes, *lesson.notes, *_notes(layers)), tables=(_table(layers),)
+        )
 
     def _plan(self) -> "Plan":
         from edgepipe.compress.cluster import Plan

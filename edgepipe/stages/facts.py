@@ -1,7 +1,7 @@
 """The numbers every model-making stage reports, and opening the model it works on."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgepipe.artifact import Artifact, Kind
 from edgepipe.metric import Evidence, Metric
@@ -10,6 +10,9 @@ from edgepipe.sources import version
 from edgepipe.stages.base import Work
 from edgepipe.tasks.quality import Task
 from edgepipe.units import Dimension
+
+if TYPE_CHECKING:
+    from edgepipe.training.fit import History
 
 
 def counted(model: Any, artifact: Artifact) -> list[Metric]:
@@ -52,6 +55,11 @@ def keras_evidence(model: Any, artifact: Artifact, work: Work) -> list[Metric]:
     values = evaluate(model, work.task, validation)
     ran_on = f"{package} {version(package)} in float32" + (" with fake-quant" if artifact.kind is Kind.QAT else "")
     return [*qualities(values, work.task, "validation", count(validation.x), ran_on), *counted(model, artifact)]
+
+
+def stopped(history: "History", patience: int | None) -> tuple[str, ...]:
+    """A note on early stopping, where it was asked for."""
+    return (f"stopped after epoch {len(history.epochs)}, kept epoch {history.kept}",) if patience else ()
 
 
 def open_float(work: Work) -> tuple[Any, list[str]]:

@@ -8,7 +8,7 @@ from edgepipe.stages import facts
 from edgepipe.tasks.quality import Task, quality
 from edgepipe.tflite.graph import read
 from edgepipe.tflite.interpreter import Outputs, Runtime, predict
-from edgepipe.training.fit import Data
+from edgepipe.training.lesson import Data
 
 PASSING = {"QUANTIZE", "DEQUANTIZE", "RESHAPE"}
 

@@ -129,7 +129,8 @@ class Prune(TrainingStage):
         return 1 - int(kept) / int(group) if group else self.sparsity or 0.5
 
     def check(self, document: Document, path: Path_, world: World) -> None:
-        """The device of a latency target exists and can tell latency."""
+        """Teachers exist; so does the device of a latency target, and it can tell latency."""
+        super().check(document, path, world)
         if self.target is None or self.target.device is None:
             return
         try:
@@ -142,12 +143,13 @@ class Prune(TrainingStage):
 
     def key(self, world: World) -> dict[str, Any]:
         """The profile of the device that a latency target is for, and the host that is measured."""
+        taught = super().key(world)
         if self.target is None or self.target.device is None:
-            return {}
+            return taught
         from edgepipe.tflite.host import fingerprint
 
         device = profile.load(self.target.device, world.base)
-        return {"device": profile.digest(device), "host": fingerprint().digest}
+        return {**taught, "device": profile.digest(device), "host": fingerprint().digest}
 
     def run(self, work: Work) -> tuple[Artifact, Outcome]:
         """Prune, train, and count what is left."""

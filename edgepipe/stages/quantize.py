@@ -48,12 +48,13 @@ class Quantize(TrainingStage):
         dead = ranges.initialise(made.model, x, work.seed, batch_statistics=self.batch_norm == "live")
         if self.batch_norm == "frozen":
             freeze_batch_norms(made.model)
-        fit(made.model, work.goal, work.data.train, work.data.validation, self.fit_schedule(work), work.progress.epoch)
+        lesson = self.lesson(work)
+        fit(made.model, lesson, self.fit_schedule(work), work.progress.epoch)
         settled = biases.settle(made.model)
         store.save(made.model, base, recipe, work.folder / "model")
         artifact = Artifact.of(Kind.QAT, work.folder / "model")
         metrics = [*facts.keras_evidence(made.model, artifact, work), *_counted(made)]
-        notes += [f"{settled} biases moved to the int32 steps that TFLite stores them in", *_held(made)]
+        notes += [*lesson.notes, f"{settled} biases moved to the int32 steps that TFLite stores them in", *_held(made)]
         notes += [*_exceptions(made), *(f"'{name}' is always zero on the samples" for name in dead)]
         return artifact, Outcome(metrics=tuple(metrics), notes=tuple(notes), tables=(_coverage(made),))
 

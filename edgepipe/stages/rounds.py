@@ -49,7 +49,7 @@ def objective(prune: "Prune", work: Work, model: Any) -> "Objective | None":
 def steps(prune: "Prune", work: Work) -> int:
     """Optimizer steps of one training: over the samples that are trained on, the normal ones of a reconstruction."""
     from edgepipe.arrays import count
-    from edgepipe.training.fit import targets
+    from edgepipe.training.lesson import targets
 
     return prune.fit_schedule(work).steps(count(targets(work.goal, work.data.train)[0]))
 
@@ -60,23 +60,25 @@ def train(prune: "Prune", work: Work, pruner: "Pruner", model: Any) -> Trained:
     from edgepipe.training.batch_norms import refresh
     from edgepipe.training.fit import evaluate, fit
 
-    train_, validation, schedule = work.data.train, work.data.validation, prune.fit_schedule(work)
+    lesson, schedule = prune.lesson(work), prune.fit_schedule(work)
 
     def once(callbacks: list[Any]) -> None:
-        fit(model, work.goal, train_, validation, schedule, work.progress.epoch, callbacks)
-        refresh(model, train_.x, work.seed)
+        fit(model, lesson, schedule, work.progress.epoch, callbacks)
+        refresh(model, lesson.train.x, work.seed)
 
     def quality() -> float:
-        return evaluate(model, work.goal, validation)[work.goal.deciding]
+        return evaluate(model, work.goal, lesson.validation)[work.goal.deciding]
 
     when = prune.when(pruner.final)
     if when.name != "iterative":
         gradual(pruner, when, steps(prune, work), once)
-        return Trained((*pruner.notes, *averaged(model)), (), reached=True)
+        return Trained((*pruner.notes, *lesson.notes, *averaged(model)), (), reached=True)
     limit = _Limit.of(prune, work, quality())
     found = iterative(pruner, when.rounds, once, quality, limit.holds, model)
     return Trained(
-        (*pruner.notes, *averaged(model), _ending(found, limit)), (_table(found, pruner, limit),), found[-1].good
+        (*pruner.notes, *lesson.notes, *averaged(model), _ending(found, limit)),
+        (_table(found, pruner, limit),),
+        found[-1].good,
     )
 
 

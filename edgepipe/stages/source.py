@@ -74,19 +74,20 @@ def parse(document: Document, path: Path_, value: Any, base: Path) -> Source | N
         document.problem(path, f"must be a file, module:function or a mapping; found {describe(value)}")
         return None
     source = validate(document, path, value, Source)
-    if source is not None and (problem := _wrong(source, base)):
-        document.problem(path, problem)
+    if source is not None and (wrong := problem(source, base)):
+        document.problem(path, wrong)
         return None
     return source
 
 
-def _wrong(source: Source, base: Path) -> str:
+def problem(source: Source, base: Path) -> str:
+    """What is wrong with `source`, found without loading it; empty if nothing is."""
     if (source.path is None) == (source.function is None):
         return "needs exactly one of path and function"
     try:
         for option in ("function", "custom_objects"):
-            if problem := _wrong_reference(option, getattr(source, option), base):
-                return problem
+            if wrong := _wrong_reference(option, getattr(source, option), base):
+                return wrong
         if source.path is None:
             return ""
         kind = sniff(base / source.path)

@@ -31,10 +31,10 @@ class Train(TrainingStage):
         model = load(work.input.path, work.input.kind, allow_code=work.allow_code)
         zeros = _zeros(model)
         schedule = self.fit_schedule(work, self.patience)
-        history = fit(model, work.goal, work.data.train, work.data.validation, schedule, work.progress.epoch)
+        lesson = self.lesson(work)
+        history = fit(model, lesson, schedule, work.progress.epoch)
         artifact = (facts.write_keras if work.input.kind is Kind.KERAS else facts.write_float)(model, work.folder)
-        notes = _lost_zeros(zeros, model)
-        notes += (f"stopped after epoch {len(history.epochs)}, kept epoch {history.kept}",) if self.patience else ()
+        notes = (*lesson.notes, *_lost_zeros(zeros, model), *facts.stopped(history, self.patience))
         return artifact, Outcome(metrics=tuple(facts.keras_evidence(model, artifact, work)), notes=notes)
 
 

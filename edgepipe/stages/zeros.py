@@ -89,12 +89,13 @@ def _by_tfmot(prune: "Prune", work: Work, model: Any, pool: "Pool", share: float
     from edgepipe.training.batch_norms import refresh
     from edgepipe.training.fit import fit
 
-    train, schedule = work.data.train, prune.fit_schedule(work)
+    lesson, schedule = prune.lesson(work), prune.fit_schedule(work)
     wrapped = by_tfmot.wrap(model, pool, share, prune.when(share), rounds.steps(prune, work))
-    fit(wrapped, work.goal, train, work.data.validation, schedule, work.progress.epoch, by_tfmot.callbacks())
+    fit(wrapped, lesson, schedule, work.progress.epoch, by_tfmot.callbacks())
     stripped = by_tfmot.strip(wrapped)
-    refresh(stripped, train.x, work.seed)
-    return stripped, Trained(("masks by tfmot's prune_low_magnitude", *rounds.averaged(stripped)), (), reached=True)
+    refresh(stripped, lesson.train.x, work.seed)
+    told = ("masks by tfmot's prune_low_magnitude", *lesson.notes, *rounds.averaged(stripped))
+    return stripped, Trained(told, (), reached=True)
 
 
 def _by_edgepipe(prune: "Prune", work: Work, model: Any, pool: "Pool", share: float) -> Trained:

@@ -122,8 +122,9 @@ def headers(path: Path) -> dict[str, Header]:
         with zipfile.ZipFile(path) as archive:
             for member in archive.namelist():
                 with archive.open(member) as stream:
-                    old = npy.read_magic(stream) == (1, 0)
-                    shape, _, dtype = (npy.read_array_header_1_0 if old else npy.read_array_header_2_0)(stream)
+                    old = npy.read_magic(stream) == (1, 0)  # type: ignore[no-untyped-call, unused-ignore]
+                    header = npy.read_array_header_1_0 if old else npy.read_array_header_2_0
+                    shape, _, dtype = header(stream)  # type: ignore[no-untyped-call, unused-ignore]
                     found[member.removesuffix(".npy")] = Header(dtype, shape)
     except (zipfile.BadZipFile, ValueError, OSError, EOFError) as error:
         raise InputError(f"{path}: not a .npz file, or a damaged one: {error}") from None

@@ -11,19 +11,11 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from edgepipe.arrays import Array, Arrays, count, take
+from edgepipe.arrays import Arrays, count
 from edgepipe.errors import InputError
 from edgepipe.tasks.quality import Task, quality
 from edgepipe.training import objective
-
-
-class Data(Protocol):
-    """Samples and, unless the task needs none, their labels."""
-
-    @property
-    def x(self) -> Arrays: ...
-    @property
-    def y(self) -> Array | None: ...
+from edgepipe.training.lesson import Data, Lesson, targets
 
 
 class EpochShown(Protocol):
@@ -68,49 +60,40 @@ def seeded(seed: int) -> None:
 
 def fit(
     model: Any,
-    task: Task,
-    train: Data,
-    validation: Data,
+    lesson: Lesson,
     schedule: Schedule,
     shown: EpochShown,
     callbacks: Iterable[Any] = (),
 ) -> History:
-    """Train `model` in place on `train`; after each epoch take the quality on `validation`.
+    """Train `model` in place on the lesson's training samples; after each epoch take the quality on validation.
 
     Raises:
-        InputError: the data does not fit the model, or the loss is no longer finite.
+        InputError: the data or a teacher does not fit the model, or the loss is no longer finite.
     """
-    samples, wanted = targets(task, train)
+    task = lesson.task
+    samples, wanted = targets(task, lesson.train)
     objective.check_fits(model, task, samples, wanted)
-    rate = _rate(schedule, model, count(samples))
-    model.compile(optimizer=objective.optimizer(task, model, rate), loss=objective.loss(task, model))
-    history = History()
-    tail = _watcher(model, task, validation, schedule, history, shown)
-    model.fit(
-        samples,
-        wanted,
-        batch_size=schedule.batch_size,
-        epochs=schedule.epochs,
-        verbose=0,
-        callbacks=[*callbacks, tail],
-    )
+    rate, history = _rate(schedule, model, count(samples)), History()
+    soft = lesson.augmenter is not None and lesson.augmenter.soft
+    taught, losses, weights = _taught(model, lesson, objective.loss(task, model, soft=soft))
+    taught.compile(optimizer=objective.optimizer(task, model, rate), loss=losses, loss_weights=weights)
+    tail = _watcher(model, lesson, schedule, history, shown)
+    common: dict[str, Any] = {"epochs": schedule.epochs, "verbose": 0, "callbacks": [*callbacks, tail]}
+    if lesson.plain:
+        taught.fit(samples, wanted, batch_size=schedule.batch_size, **common)
+    else:
+        feed = lesson.feed(schedule.batch_size, objective.is_binary(task, model))
+        taught.fit(iter(feed), steps_per_epoch=feed.steps, shuffle=False, **common)
     tail.finish()
     return history
 
 
-def targets(task: Task, train: Data) -> tuple[Arrays, Any]:
-    """Samples of `train`, and what a loss compares outputs with: labels or, for reconstruction, the samples."""
-    if task.kind != "reconstruction":
-        return train.x, _column(task, train.y)
-    # An autoencoder learns what is normal: it must not see the anomalies.
-    normal = train.x if train.y is None else take(train.x, np.ravel(train.y) == 0)
-    return normal, normal
-
-
-def _column(task: Task, y: Array | None) -> Any:
-    if y is None:
-        raise InputError(f"a {task.kind} task needs labels to train on, and the data has none")
-    return y.reshape(-1, 1) if task.kind == "regression" and y.ndim == 1 else y
+def _taught(model: Any, lesson: Lesson, loss: Any) -> tuple[Any, Any, Any]:
+    """What is trained, its losses and their weights: the model itself, or with what its teachers ask for."""
+    if lesson.teaching is None:
+        return model, loss, None
+    pupil = lesson.teaching.pupil(model, loss)
+    return pupil.model, pupil.losses, pupil.weights
 
 
 def _rate(schedule: Schedule, model: Any, samples: int) -> Any:
@@ -132,13 +115,13 @@ def evaluate(model: Any, task: Task, data: Data) -> dict[str, float]:
     return quality(task, data.x, data.y, predict(model, data.x), logits=objective.gives_logits(model))
 
 
-def _watcher(model: Any, task: Task, validation: Data, schedule: Schedule, history: History, shown: EpochShown) -> Any:
-    watch = _Watch(model, task, validation, schedule, history, shown)
+def _watcher(model: Any, lesson: Lesson, schedule: Schedule, history: History, shown: EpochShown) -> Any:
+    watch = _Watch(model, lesson.task, lesson.validation, schedule, history, shown)
     base = objective.api(model).callbacks.Callback
 
     class Watcher(base):  # type: ignore[misc, valid-type]  # the two Keras libraries have a Callback class each
         def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-            watch.epoch(epoch + 1, dict(logs or {}))
+            self.model.stop_training = watch.epoch(epoch + 1, dict(logs or {}))
 
         def finish(self) -> None:
             watch.finish()
@@ -157,22 +140,23 @@ class _Watch:
     best: float = -math.inf
     weights: list[Any] | None = None
 
-    def epoch(self, number: int, logs: dict[str, float]) -> None:
+    def epoch(self, number: int, logs: dict[str, float]) -> bool:
+        """Take the quality after epoch `number`; whether that was the last one."""
         if not math.isfinite(logs["loss"]):
             raise InputError(f"training diverged: the loss is {logs['loss']} in epoch {number}; lower learning_rate")
         values = evaluate(self.model, self.task, self.validation)
         self.history.epochs.append({"loss": float(logs["loss"]), **values})
         self.history.kept = number if self.schedule.patience is None else self.history.kept
         self.shown(number, self.schedule.epochs, self.history.epochs[-1])
-        if self.schedule.patience is not None:
-            self._keep_best(number, values[self.task.deciding], self.schedule.patience)
+        if self.schedule.patience is None:
+            return False
+        self._keep_best(number, values[self.task.deciding])
+        return number - self.history.kept >= self.schedule.patience
 
-    def _keep_best(self, number: int, value: float, patience: int) -> None:
+    def _keep_best(self, number: int, value: float) -> None:
         score = value if self.task.measures[self.task.deciding].higher_is_better else -value
         if score > self.best:
             self.best, self.history.kept, self.weights = score, number, self.model.get_weights()
-        elif number - self.history.kept >= patience:
-            self.model.stop_training = True
 
     def finish(self) -> None:
         if self.weights is not None:

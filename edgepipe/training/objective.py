@@ -33,15 +33,28 @@ def last_layer(model: Any) -> Any:
     return getattr(layer, "layer", layer)  # inside a wrapper of tfmot
 
 
-def loss(task: Task, model: Any, logits: bool | None = None) -> Any:
-    """The loss function of `task` for the outputs of `model`; `logits` where these are taken before its softmax."""
+def loss(task: Task, model: Any, logits: bool | None = None, soft: bool = False) -> Any:
+    """The loss function of `task` for the outputs of `model`.
+
+    Args:
+        task: names the loss, or leaves it to its kind.
+        model: whose outputs they are.
+        logits: whether these are taken before its softmax; None looks at the model.
+        soft: labels are shares of classes, (n, classes), as mixing samples makes them.
+
+    Raises:
+        InputError: soft labels with a loss of the user's own.
+    """
     library = api(model)
     if task.loss != "auto":
+        if soft:
+            raise InputError("mixing samples (mixup, cutmix) needs the classification loss of edgepipe, not `loss:`")
         return library.losses.get(task.loss) if isinstance(task.loss, str) else task.loss
     logits = gives_logits(model) if logits is None else logits
     if is_binary(task, model):
         return library.losses.BinaryCrossentropy(from_logits=logits)
-    return library.losses.SparseCategoricalCrossentropy(from_logits=logits)
+    kind = library.losses.CategoricalCrossentropy if soft else library.losses.SparseCategoricalCrossentropy
+    return kind(from_logits=logits)
 
 
 def is_binary(task: Task, model: Any) -> bool:

@@ -16,7 +16,7 @@ import tf_keras
 from edgepipe.arrays import Array, Arrays, count, each, take
 from edgepipe.tasks.quality import Task
 from edgepipe.training import objective
-from edgepipe.training.fit import Data, targets
+from edgepipe.training.lesson import Data, targets
 
 BATCH = 256
 

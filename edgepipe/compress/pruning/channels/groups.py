@@ -131,7 +131,7 @@ class Groups:
                     size = size / max(float(np.sqrt(value.mean())), 1e-30)
                     np.add.at(sums, places[places >= 0], size[places >= 0])
                     np.add.at(numbers, places[places >= 0], 1)
-        return sums / np.maximum(numbers, 1)
+        return np.asarray(sums / np.maximum(numbers, 1))
 
 
 def _is_gamma(cut: Cut) -> bool:

@@ -100,7 +100,7 @@ class ChannelPool:
             return scores
         if order == "per_mac":
             lowest = min(float(scores.min()), 0.0)
-            return (scores - lowest) / np.maximum(self.groups.savings, 1e-30)
+            return np.asarray((scores - lowest) / np.maximum(self.groups.savings, 1e-30))
         keys = np.zeros(len(scores))
         for places in self.groups.clusters:
             keys[places] = scores[places].argsort(kind="stable").argsort(kind="stable") / len(places)

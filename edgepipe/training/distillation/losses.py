@@ -1,0 +1,79 @@
+"""What a student loses by being other than its teacher: one function a kind, each a mean over the batch.
+
+The functions take tensors of TensorFlow, which both Keras compute with.
+"""
+
+from typing import Any
+
+import tensorflow as tf
+
+TINY = 1e-30  # the least probability whose logarithm is taken
+EDGE = 1e-7  # how near to 0 and 1 a sigmoid is taken
+
+
+def scores(outputs: Any, logits: bool, binary: bool) -> Any:
+    """Class scores z of `outputs` (n, classes): as they are, or the logarithm (of the odds) of probabilities."""
+    if logits:
+        return outputs
+    if binary:
+        p = tf.clip_by_value(outputs, EDGE, 1 - EDGE)
+        return tf.math.log(p) - tf.math.log(1 - p)
+    return tf.math.log(tf.maximum(outputs, TINY))  # a softmax of it is what it was: scores differ by a constant
+
+
+def softened(z: Any, temperature: float, binary: bool) -> Any:
+    """Probabilities at `temperature`."""
+    return tf.sigmoid(z / temperature) if binary else tf.nn.softmax(z / temperature)
+
+
+def divergence(p: Any, z: Any, temperature: float, binary: bool) -> Any:
+    """T^2 KL(p || softened z), (n,); for yes-or-no outputs the mean over them."""
+    if not binary:
+        log_q = tf.nn.log_softmax(z / temperature)
+        return temperature**2 * tf.reduce_sum(tf.math.xlogy(p, p) - p * log_q, axis=-1)
+    crossed = tf.nn.sigmoid_cross_entropy_with_logits(labels=p, logits=z / temperature)
+    entropy = -tf.math.xlogy(p, p) - tf.math.xlogy(1 - p, 1 - p)
+    return temperature**2 * tf.reduce_mean(crossed - entropy, axis=-1)
+
+
+def squared(wanted: Any, given: Any) -> Any:
+    """The mean squared difference over all values of a sample, (n,)."""
+    return tf.reduce_mean(tf.square(given - wanted), axis=list(range(1, len(given.shape))))
+
+
+def activity(features: Any) -> Any:
+    """Where features (n, ..., channels) are active: the sum of squares over channels, flat and of length 1, (n, m)."""
+    energy = tf.reduce_sum(tf.square(features), axis=-1)
+    return tf.math.l2_normalize(tf.reshape(energy, (tf.shape(energy)[0], -1)), axis=1)
+
+
+def attention(wanted: Any, given: Any) -> Any:
+    """Half the squared distance of two maps of activity, (n,)."""
+    return tf.reduce_sum(tf.square(given - wanted), axis=1) / 2
+
+
+def distances(embedding: Any) -> Any:
+    """Euclidean distances of all pairs of (n, d), divided by the mean of those that are not zero, (n, n)."""
+    square = tf.reduce_sum(tf.square(embedding[:, None] - embedding[None]), axis=2)
+    apart = square > 0
+    # the root has no derivative at zero, so zeros keep away from it
+    root = tf.where(apart, tf.sqrt(tf.where(apart, square, tf.ones_like(square))), tf.zeros_like(square))
+    mean = tf.reduce_sum(root) / tf.maximum(tf.reduce_sum(tf.cast(apart, root.dtype)), 1)
+    return root / tf.maximum(mean, TINY)
+
+
+def angles(embedding: Any) -> Any:
+    """The cosine of the angle at j between i and k, for all triples of (n, d), (n, n, n)."""
+    apart = embedding[None] - embedding[:, None]
+    unit = tf.math.l2_normalize(apart, axis=2)
+    return tf.matmul(unit, unit, transpose_b=True)
+
+
+def relation(wanted: Any, given: Any, what: Any) -> Any:
+    """The Huber loss of `what` (`distances` or `angles`) of two embeddings, as the mean over the batch, once a sample.
+
+    Embeddings are (n, d) and (n, e): only their relations are compared.
+    """
+    error = what(given) - what(wanted)
+    huber = tf.where(tf.abs(error) < 1, tf.square(error) / 2, tf.abs(error) - 0.5)
+    return tf.reduce_mean(huber) * tf.ones(tf.shape(given)[0], given.dtype)
