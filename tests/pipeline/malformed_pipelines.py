@@ -51,6 +51,30 @@ CASES: list[tuple[str, str, str, list[str]]] = [
     ("unknown stage", "- convert", "- convret", [
         "9:5: stages.3.convret: unknown stage; did you mean 'convert'?",
     ]),
+    ("a teacher that is none", "train: {epochs: 2}", "train: {epochs: 2, teacher: modle}", [
+        "6:33: stages.0.train.teacher: no earlier stage, file or module:function 'modle'; did you mean 'model'?",
+    ]),
+    ("a teacher that comes later", "prune: {sparsity: 0.5}", "prune: {teacher: quantize}", [
+        "7:22: stages.1.prune.teacher: no earlier stage, file or module:function 'quantize'; allowed: model, train",
+    ]),
+    ("a teacher without a name", "prune: {sparsity: 0.5}", "prune: {teacher: {logits: }}", [
+        "7:22: stages.1.prune.teacher: names no teacher: `model:` is an earlier stage, a model file or module:function",
+    ]),
+    ("a teacher of an unknown kind", "prune: {sparsity: 0.5}", "prune: {teacher: {model: train, logit: {}}}", [
+        "7:37: stages.1.prune.teacher.logit: unknown option; did you mean 'logits'?",
+    ]),
+    ("a temperature of nothing", "prune: {sparsity: 0.5}", "prune: {teacher: {model: train, logits: {temperature: 0}}}", [
+        "7:59: stages.1.prune.teacher.logits.temperature: should be greater than 0; found the number 0",
+    ]),
+    ("the same teacher twice", "prune: {sparsity: 0.5}", "prune: {teacher: [train, train]}", [
+        "7:22: stages.1.prune.teacher: 'train' stands twice",
+    ]),
+    ("distil without a student", "prune: {sparsity: 0.5}", "distill: {epochs: 2}", [
+        "7:14: stages.1.distill.student: is required but missing",
+    ]),
+    ("distil a student that is none", "prune: {sparsity: 0.5}", "distill: {student: \"edgepipe.zoo:small\"}", [
+        "7:24: stages.1.distill.student: module 'edgepipe.zoo' has no 'small'",
+    ]),
     ("compile without a device", "- convert", "- convert\n  - compile", [
         "10:5: stages.4.compile.device: is required but missing",
     ]),
@@ -73,7 +97,7 @@ CASES: list[tuple[str, str, str, list[str]]] = [
         "12:38: stages.4.validate.budget.host.npu_operators: 'KiB' is no unit of fraction; allowed: %, point, points",
     ]),
     ("a stage of a later issue", "- convert", "- deploy", [
-        "9:5: stages.3.deploy: unknown stage; allowed: cluster, compile, convert, export, prune, quantize, train, validate",
+        "9:5: stages.3.deploy: unknown stage; allowed: cluster, compile, convert, distill, export, prune, quantize, train, validate",
     ]),
     ("unknown option", "sparsity: 0.5", "sparsty: 0.5", [
         "7:13: stages.1.prune.sparsty: unknown option; did you mean 'sparsity'?",

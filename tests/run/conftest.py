@@ -78,6 +78,11 @@ class Workplace:
         )
         return Ended(done.returncode, done.stdout, done.stderr, self.folder / output)
 
+    def python(self, code: str, *words: str) -> None:
+        """Run `code` in the folder of the pipeline."""
+        command = [sys.executable, "-c", code, *words]
+        subprocess.run(command, check=True, capture_output=True, env=environment(), cwd=self.folder)
+
 
 def environment(package: Path = ROOT) -> dict[str, str]:
     """The environment of a user who has the edgepipe of `package`."""

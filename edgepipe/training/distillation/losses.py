@@ -3,6 +3,7 @@
 The functions take tensors of TensorFlow, which both Keras compute with.
 """
 
+import math
 from typing import Any
 
 import tensorflow as tf
@@ -44,7 +45,12 @@ def squared(wanted: Any, given: Any) -> Any:
 def activity(features: Any) -> Any:
     """Where features (n, ..., channels) are active: the sum of squares over channels, flat and of length 1, (n, m)."""
     energy = tf.reduce_sum(tf.square(features), axis=-1)
-    return tf.math.l2_normalize(tf.reshape(energy, (tf.shape(energy)[0], -1)), axis=1)
+    return tf.math.l2_normalize(flat(energy), axis=1)
+
+
+def flat(value: Any) -> Any:
+    """(n, ...) as (n, values)."""
+    return tf.reshape(value, (tf.shape(value)[0], math.prod(value.shape[1:])))
 
 
 def attention(wanted: Any, given: Any) -> Any:

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from edgepipe.errors import InputError
@@ -124,16 +123,12 @@ def _relational(options: Teacher, student: Scored, teacher: Scored) -> Iterator[
     for pair in _pairs(options.relational.layers, student, teacher, places.embedding):
         for name, what, weight in whats:
             if weight:
-                yield Part(f"{name} of {pair} (weight {weight:g})", weight, pair.student, pair.teacher, _flat, _flat,
+                yield Part(f"{name} of {pair} (weight {weight:g})", weight, pair.student, pair.teacher, losses.flat, losses.flat,
                            _related(what))  # fmt: skip
 
 
 def _related(what: Callable[[Any], Any]) -> Callable[[Any, Any], Any]:
     return lambda wanted, given: losses.relation(wanted, given, what)
-
-
-def _flat(value: Any) -> Any:
-    return tf.reshape(value, (tf.shape(value)[0], int(np.prod(value.shape[1:]))))
 
 
 def _then(first: Callable[[Any], Any], second: Callable[[Any], Any]) -> Callable[[Any], Any]:

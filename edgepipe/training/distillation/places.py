@@ -69,7 +69,7 @@ def embedding(model: Any, whose: str) -> tuple[str, Any]:
             taken = _inputs(calls[-1])
             if isinstance(taken, (list, tuple)):
                 break
-            return f"what '{name}' takes", taken
+            return f"what '{name.removesuffix(FAKE_QUANT)}' takes", taken
     raise InputError(f"the {whose} '{model.name}' has no last layer with a kernel; name a pair of layers")
 
 
@@ -84,7 +84,7 @@ def last_map(model: Any, whose: str) -> tuple[str, Any]:
         given = _single(calls[-1].outputs)
         shape = tuple(getattr(given, "shape", ()))
         if behind and len(shape) >= 3 and None not in shape[1:]:
-            return f"'{name}'", given
+            return f"'{name.removesuffix(FAKE_QUANT)}'", given
         behind = behind or _weighted(calls[-1])
     raise InputError(f"the {whose} '{model.name}' has no layer whose output has places; name a pair of layers")
 

@@ -13,10 +13,10 @@ KEPT = 2**30  # bytes of teacher outputs that are kept in memory; more are compu
 
 @dataclass
 class Teachers:
-    """Runs `probe`, a model of everything that is learned from, in batches of one fixed size.
+    """Runs `probe`, a model of everything that is learned from, in batches of one size, padded: it is traced once.
 
-    The size matters: a kernel may sum in another order for another size, and then what is kept would differ in its
-    last bits from what is computed anew.
+    What is kept equals what is computed anew but for the last bit: where a sample stands in its batch decides in
+    which order some kernels sum.
     """
 
     probe: Any  # x -> list of (n, ...)

@@ -1,0 +1,239 @@
+"""A student that is taught: whole steps by hand, kept teachers against asked ones, what does not go together."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tf_keras
+
+from edgepipe.compress import cluster
+from edgepipe.compress.overrides import Overrides
+from edgepipe.compress.qat.fake_quant import Recipe, fake_quant
+from edgepipe.errors import InputError
+from edgepipe.models.bridge import bridge
+from edgepipe.tasks.quality import Task, build
+from edgepipe.tasks.spec import OptimizerOptions, TaskSpec
+from edgepipe.training import fit as fitting
+from edgepipe.training.distillation import places, teachers
+from edgepipe.training.distillation.options import Teacher
+from edgepipe.training.distillation.teaching import Teaching
+from edgepipe.training.lesson import Lesson
+from edgepipe.zoo import small_cnn
+
+RANDOM = np.random.RandomState(5)
+ALL = {
+    "logits": {"temperature": 3, "alpha": 0.4},
+    "features": {"layers": {"conv1_relu": "conv1_relu"}},
+    "attention": {"layers": {"conv2_relu": "conv2_relu"}},
+    "relational": {},
+}
+
+
+@dataclass(frozen=True)
+class Samples:
+    x: Any
+    y: Any
+
+
+def softmax(z: np.ndarray) -> np.ndarray:
+    e = np.exp(z - z.max(axis=-1, keepdims=True))
+    return e / e.sum(axis=-1, keepdims=True)
+
+
+def task(**options: Any) -> Task:
+    spec = TaskSpec(**{"kind": "classification", **options}, optimizer=OptimizerOptions(name="sgd"))
+    return build(spec, base=None)  # type: ignore[arg-type]  # nothing of the user's own is loaded
+
+
+def dense(library: Any, classes: int, seed: int, softmax: bool, name: str) -> Any:
+    start = library.initializers.RandomNormal(seed=seed)
+    inputs = library.Input((3,))
+    end = library.layers.Dense(classes, activation="softmax" if softmax else None, kernel_initializer=start, name="end")
+    return library.Model(inputs, end(inputs), name=name)
+
+
+def run(
+    model: Any, goal: Task, data: Samples, teaching: Teaching | None, epochs: int = 1, batch: int = 8, rate: float = 0.1
+) -> list[Any]:
+    lesson = Lesson(goal, data, data, teaching=teaching, seed=9)
+    schedule = fitting.Schedule(epochs, batch, rate)
+    fitting.fit(model, lesson, schedule, lambda epoch, epochs, values: None)
+    return [np.asarray(weight) for weight in model.get_weights()]
+
+
+@pytest.mark.parametrize("library", [keras, tf_keras])
+@pytest.mark.parametrize("as_probabilities", [True, False])
+def test_one_step_by_hand(library: Any, as_probabilities: bool) -> None:
+    """A linear student, one step of SGD: -0.1 x'((1-a)(q1 - y) + a T (q - p)) / n, of two teachers the mean of p."""
+    x, y = RANDOM.randn(8, 3).astype("float32"), RANDOM.randint(0, 4, 8)
+    student = dense(library, 4, 1, as_probabilities, "student")
+    taught_by = {"a": dense(keras, 4, 2, True, "a"), "b": dense(tf_keras, 4, 3, False, "b")}
+    options = Teacher.model_validate({"logits": {"temperature": 2.0, "alpha": 0.7}})
+    kernel, bias = (np.asarray(w, np.float64) for w in student.get_weights())
+    z = x @ kernel + bias
+    p = np.mean([softmax((x @ np.asarray(m.get_weights()[0])) / 2) for m in taught_by.values()], axis=0)
+    pull = 0.3 * (softmax(z) - np.eye(4)[y]) + 0.7 * 2 * (softmax(z / 2) - p)
+    got = run(student, task(), Samples(x, y), Teaching(options, taught_by, task(), 8))
+    np.testing.assert_allclose(got[0], kernel - 0.1 * x.T @ pull / 8, atol=2e-6)
+    np.testing.assert_allclose(got[1], bias - 0.1 * pull.mean(axis=0), atol=2e-6)
+
+
+@pytest.mark.parametrize("library", [keras, tf_keras])
+def test_regression_learns_outputs(library: Any) -> None:
+    x, y = RANDOM.randn(8, 3).astype("float32"), RANDOM.randn(8, 2).astype("float32")
+    goal, student, teacher = task(kind="regression"), *(dense(library, 2, n, False, f"m{n}") for n in (1, 2))
+    kernel, other = (np.asarray(m.get_weights()[0], np.float64) for m in (student, teacher))
+    pull = 2 / 16 * ((x @ kernel - y) + 0.5 * (x @ kernel - x @ other))
+    options = Teacher.model_validate({"outputs": {"weight": 0.5}})
+    got = run(student, goal, Samples(x, y), Teaching(options, {"t": teacher}, goal, 8))
+    np.testing.assert_allclose(got[0], kernel - 0.1 * x.T @ pull, atol=2e-6)
+
+
+def cnn(seed: int, filters: tuple[int, ...] = (4, 6), classes: int = 3) -> Any:
+    keras.utils.set_random_seed(seed)
+    return small_cnn(input_shape=(8, 8, 1), classes=classes, filters=filters)
+
+
+def images(number: int = 37) -> Samples:
+    return Samples(RANDOM.rand(number, 8, 8, 1).astype("float32"), np.arange(number) % 3)
+
+
+@pytest.mark.parametrize("library", ["keras", "tf_keras"])
+def test_kept_teachers_give_the_same_weights_as_asked_ones(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, options, weights, notes = images(), Teacher.model_validate(ALL), [], []
+    for limit in (teachers.KEPT, 0):
+        monkeypatch.setattr(teachers, "KEPT", limit)
+        fitting.seeded(1)
+        student, teacher = cnn(1), cnn(2, (5, 9))
+        student = student if library == "keras" else bridge(student).model
+        teaching = Teaching(options, {"t": teacher}, task(), 16)
+        weights.append(run(student, task(), data, teaching, epochs=2, batch=16, rate=0.01))
+        notes.append(teaching.notes[-1])
+    assert "computed once" in notes[0]
+    assert "anew in every epoch" in notes[1]
+    start = [np.asarray(weight) for weight in cnn(1).get_weights()]
+    for kept, asked, before in zip(*weights, start, strict=True):
+        np.testing.assert_allclose(kept, asked, atol=2e-5 * max(1.0, float(np.abs(kept - before).max())))
+    assert max(float(np.abs(kept - before).max()) for kept, before in zip(weights[0], start, strict=True)) > 1e-2
+
+
+def test_a_teacher_changes_what_is_learned_and_is_left_as_it_was() -> None:
+    data, results = images(), []
+    for kinds in ({"logits": {}}, {"features": {}}, {"attention": {}}, {"relational": {}}, {"outputs": {}}):
+        fitting.seeded(1)
+        student, teacher = cnn(1), cnn(2)
+        before = [np.array(w) for w in teacher.get_weights()]
+        results.append(run(student, task(), data, Teaching(Teacher.model_validate(kinds), {"t": teacher}, task(), 16)))
+        assert all(np.array_equal(a, b) for a, b in zip(before, teacher.get_weights(), strict=True))
+        assert len(student.layers) == len(cnn(1).layers)  # adaptors are gone
+    firsts = [weights[0].tobytes() for weights in results]
+    assert len(set(firsts)) == len(firsts)
+
+
+@dataclass
+class Doubling:
+    """Augments by doubling samples."""
+
+    soft: bool = False
+
+    def __call__(self, chosen: Any, x: Any, y: Any, random: Any) -> Any:
+        return x * 2, y
+
+    def describe(self) -> str:
+        return "doubled"
+
+
+def test_teachers_see_augmented_samples() -> None:
+    data, options = images(16), Teacher.model_validate({"logits": {"alpha": 1.0}})
+    weights = []
+    for augmenter, factor in ((Doubling(), 1), (None, 2)):
+        fitting.seeded(1)
+        student, teacher = cnn(1), cnn(2)
+        given = Samples(data.x * factor, data.y)
+        lesson = Lesson(task(), given, given, augmenter, Teaching(options, {"t": teacher}, task(), 16), seed=9)
+        fitting.fit(student, lesson, fitting.Schedule(2, 16, 0.1), lambda *_, **__: None)
+        weights.append(student.get_weights())
+        assert any("augmented" in note for note in lesson.notes) == (augmenter is not None)
+    assert all(np.array_equal(a, b) for a, b in zip(*weights, strict=True))
+
+
+def test_each_epoch_has_every_sample_once_in_another_order() -> None:
+    data = Samples(np.arange(10, dtype="float32")[:, None], np.arange(10))
+    feed = Lesson(task(), data, data, Doubling(), seed=4).feed(4, binary=False)
+    batches = iter(feed)
+    epochs = [np.concatenate([next(batches)[1] for _ in range(feed.steps)]) for _ in range(2)]
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
+    assert list(epochs[0]) != list(epochs[1])
+    again = iter(Lesson(task(), data, data, Doubling(), seed=4).feed(4, binary=False))
+    assert np.array_equal(np.concatenate([next(again)[1] for _ in range(feed.steps)]), epochs[0])
+
+
+def test_reconstruction_augments_normal_samples_and_rebuilds_what_was_given() -> None:
+    data = Samples(np.arange(10, dtype="float32")[:, None], np.arange(10) % 2)
+    x, y = next(iter(Lesson(task(kind="reconstruction", metrics=("mse",)), data, data, Doubling()).feed(8, False)))
+    assert sorted(x[:, 0]) == [0, 4, 8, 12, 16]
+    assert np.array_equal(x, y)
+
+
+def test_layers_are_found_inside_wrappers() -> None:
+    model = bridge(cnn(1, (32, 32))).model
+    plan = cluster.Plan(4, "linear", True, False, True, Overrides({}, {}))
+    clustered = cluster.wrap(model, cluster.choose(model, plan), "linear")
+    assert any(layer.name.startswith("cluster_") for layer in clustered.layers)
+    for twin in (model, clustered, fake_quant(model, Recipe()).model):
+        assert tuple(places.tensor(twin, "conv2_relu", "student").shape)[1:] == (4, 4, 32)
+        assert tuple(places.embedding(twin, "student")[1].shape)[1:] == (32,)
+        assert tuple(places.last_map(twin, "student")[1].shape)[1:] == (4, 4, 32)
+    quantized = places.tensor(fake_quant(model, Recipe()).model, "conv2_relu", "student")
+    assert "fake_quant" in quantized.name or "quantize" in quantized.name
+
+
+MISMATCHES = [
+    ({"logits": {}}, {"classes": 4}, "the student 'small_cnn' gives 3 classes or values, the teacher 't' 4 classes"),
+    ({"features": {"layers": {"conv9": "conv1"}}}, {}, "the student 'small_cnn' has no layer 'conv9'; did you mean"),
+    ({"attention": {"layers": {"conv1": "conf1"}}}, {}, "the teacher 't' 'small_cnn' has no layer 'conf1'; did you"),
+    ({"features": {"layers": {"conv1": "conv1"}, "adaptor": False}}, {"filters": (7, 6)},
+     "'conv1' of the student and 'conv1' of the teacher: 4 and 7 channels"),
+    ({"attention": {"layers": {"average": "average"}}}, {}, r"attention needs places .* found \(6,\) and \(6,\)"),
+    ({"features": {"layers": {"average": "conv1"}}}, {}, r"\(6,\) and \(8, 8, 4\): the places of neither divide"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kinds", "made", "message"), MISMATCHES)
+def test_what_does_not_go_together(kinds: dict[str, Any], made: dict[str, Any], message: str) -> None:
+    teaching = Teaching(Teacher.model_validate(kinds), {"t": cnn(2, **made)}, task(), 8)
+    with pytest.raises(InputError, match=message):
+        teaching.pupil(cnn(1), None)
+
+
+def test_places_that_divide_are_averaged() -> None:
+    options = Teacher.model_validate({"attention": {"layers": {"conv2_relu": "conv1_relu"}}})
+    teaching = Teaching(options, {"t": cnn(2)}, task(), 8)
+    pupil = teaching.pupil(cnn(1), None)
+    assert tuple(pupil.model.outputs[1].shape)[1:] == (16,)
+    assert "the teacher's averaged from (8, 8) to (4, 4)" in teaching.notes[0]
+
+
+def test_a_layer_inside_a_nested_model_is_refused_by_name() -> None:
+    inputs = keras.Input((8, 8, 1))
+    outer = keras.Model(inputs, cnn(1)(inputs), name="outer")
+    with pytest.raises(InputError, match="inside the nested model 'small_cnn'"):
+        places.tensor(outer, "conv1", "student")
+
+
+def test_the_usual_kind_is_the_tasks() -> None:
+    assert Teacher().of_task("one").kinds == ["logits"]
+    assert Teacher().of_task("regression").kinds == ["outputs"]
+    assert Teacher.model_validate({"attention": {}}).of_task("one").kinds == ["attention"]
+
+
+def test_early_stopping_holds_for_a_taught_student() -> None:
+    data = images(24)
+    teaching = Teaching(Teacher.model_validate({"logits": {}}), {"t": cnn(2)}, task(), 24)
+    student = cnn(1)
+    lesson = Lesson(task(), data, data, teaching=teaching)
+    schedule = fitting.Schedule(30, 24, 1e-9, patience=2)
+    history = fitting.fit(student, lesson, schedule, lambda *_, **__: None)
+    assert len(history.epochs) == history.kept + 2 < 30
