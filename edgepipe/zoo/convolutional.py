@@ -1,8 +1,8 @@
 """Convolutional classifiers of Conv2D (or depthwise + pointwise), BatchNormalization and ReLU."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from edgepipe.errors import InputError
+from edgepipe.zoo.parts import check_image, head, normal_relu
 
 if TYPE_CHECKING:
     import keras
@@ -21,16 +21,16 @@ def small_cnn(*, input_shape: tuple[int, ...], classes: int, filters: tuple[int,
     """
     import keras
 
-    _check(input_shape, classes)
+    check_image(input_shape, classes)
     inputs = keras.Input(input_shape, name="image")
     x, side = inputs, min(input_shape[:2])
     for index, width in enumerate(filters, 1):
         x = keras.layers.Conv2D(width, 3, padding="same", use_bias=False, name=f"conv{index}")(x)
-        x = _normal_relu(x, f"conv{index}")
+        x = normal_relu(x, f"conv{index}")
         if side >= 4 and index < len(filters):  # smaller maps are left to the global pooling
             x = keras.layers.MaxPooling2D(2, name=f"pool{index}")(x)
             side //= 2
-    return keras.Model(inputs, _head(x, classes), name="small_cnn")
+    return keras.Model(inputs, head(x, classes), name="small_cnn")
 
 
 def ds_cnn(
@@ -53,40 +53,14 @@ def ds_cnn(
     """
     import keras
 
-    _check(input_shape, classes)
+    check_image(input_shape, classes)
     kernel = (10, 4) if min(input_shape[:2]) >= 10 else (3, 3)
     inputs = keras.Input(input_shape, name="image")
     x = keras.layers.Conv2D(filters, kernel, strides=2, padding="same", use_bias=False, name="conv0")(inputs)
-    x = _normal_relu(x, "conv0")
+    x = normal_relu(x, "conv0")
     for index in range(1, blocks + 1):
         x = keras.layers.DepthwiseConv2D(3, padding="same", use_bias=False, name=f"depthwise{index}")(x)
-        x = _normal_relu(x, f"depthwise{index}")
+        x = normal_relu(x, f"depthwise{index}")
         x = keras.layers.Conv2D(filters, 1, use_bias=False, name=f"pointwise{index}")(x)
-        x = _normal_relu(x, f"pointwise{index}")
-    return keras.Model(inputs, _head(x, classes, dropout), name="ds_cnn")
-
-
-def _check(input_shape: tuple[int, ...], classes: int) -> None:
-    if len(input_shape) != 3 or min(input_shape) < 1:
-        raise InputError(
-            f"this architecture takes images (height, width, channels), found samples of shape {tuple(input_shape)}; "
-            "add the channel axis to the data"
-        )
-    if classes < 2:
-        raise InputError(f"a classifier needs at least 2 classes, found {classes}")
-
-
-def _normal_relu(x: Any, name: str) -> Any:
-    import keras
-
-    x = keras.layers.BatchNormalization(name=f"{name}_bn")(x)
-    return keras.layers.ReLU(name=f"{name}_relu")(x)
-
-
-def _head(x: Any, classes: int, dropout: float = 0.0) -> Any:
-    import keras
-
-    x = keras.layers.GlobalAveragePooling2D(name="average")(x)
-    if dropout:
-        x = keras.layers.Dropout(dropout, name="dropout")(x)
-    return keras.layers.Dense(classes, activation="softmax", name="probabilities")(x)
+        x = normal_relu(x, f"pointwise{index}")
+    return keras.Model(inputs, head(x, classes, dropout), name="ds_cnn")

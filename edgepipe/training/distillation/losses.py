@@ -50,7 +50,10 @@ def activity(features: Any) -> Any:
 
 def flat(value: Any) -> Any:
     """(n, ...) as (n, values)."""
-    return tf.reshape(value, (tf.shape(value)[0], math.prod(value.shape[1:])))
+    result = tf.reshape(value, (tf.shape(value)[0], -1))
+    if value.shape[1:].is_fully_defined():  # a generator's batches come to tf_keras without their sizes
+        result.set_shape((None, math.prod(value.shape[1:])))
+    return result
 
 
 def attention(wanted: Any, given: Any) -> Any:

@@ -123,8 +123,8 @@ def _relational(options: Teacher, student: Scored, teacher: Scored) -> Iterator[
     for pair in _pairs(options.relational.layers, student, teacher, places.embedding):
         for name, what, weight in whats:
             if weight:
-                yield Part(f"{name} of {pair} (weight {weight:g})", weight, pair.student, pair.teacher, losses.flat, losses.flat,
-                           _related(what))  # fmt: skip
+                title, loss = f"{name} of {pair} (weight {weight:g})", _related(what)
+                yield Part(title, weight, pair.student, pair.teacher, losses.flat, losses.flat, loss)
 
 
 def _related(what: Callable[[Any], Any]) -> Callable[[Any, Any], Any]:

@@ -1,0 +1,53 @@
+"""ResNet-8, the image classifier of MLPerf Tiny."""
+
+from typing import TYPE_CHECKING, Any
+
+from edgepipe.zoo.parts import check_image, check_positive, head, normal_relu
+
+if TYPE_CHECKING:
+    import keras
+
+MOMENTUM = 0.9
+
+
+def resnet8(*, input_shape: tuple[int, ...], classes: int, filters: int = 16) -> "keras.Model":
+    """Three residual blocks with twice the channels of the one before.
+
+    Source: K. He et al., "Deep Residual Learning for Image Recognition", arXiv 1512.03385, 2015; in this size by
+    C. Banbury et al., "MLPerf Tiny Benchmark", arXiv 2106.07597, 2021: 78,666 parameters, 12.5 M MACs for 32x32x3 and
+    10 classes.
+
+    Args:
+        input_shape: (height, width, channels) of one image.
+        classes: outputs, at least 2.
+        filters: channels of the first block.
+
+    Raises:
+        InputError: the shape is no image, there are no classes, or no filters.
+    """
+    import keras
+
+    check_image(input_shape, classes)
+    check_positive(filters=filters)
+    inputs = keras.Input(input_shape, name="image")
+    x = normal_relu(_convolution(inputs, filters, "conv0"), "conv0", momentum=MOMENTUM)
+    for number, strides in ((1, 1), (2, 2), (3, 2)):
+        x = _block(x, f"block{number}", filters * 2 ** (number - 1), strides)
+    return keras.Model(inputs, head(x, classes), name="resnet8")
+
+
+def _convolution(x: Any, filters: int, name: str, kernel: int = 3, strides: int = 1) -> Any:
+    import keras
+
+    return keras.layers.Conv2D(filters, kernel, strides=strides, padding="same", name=name)(x)
+
+
+def _block(x: Any, name: str, filters: int, strides: int) -> Any:
+    import keras
+
+    y = normal_relu(_convolution(x, filters, f"{name}_conv1", 3, strides), f"{name}_conv1", momentum=MOMENTUM)
+    y = _convolution(y, filters, f"{name}_conv2")
+    y = keras.layers.BatchNormalization(momentum=MOMENTUM, name=f"{name}_conv2_bn")(y)
+    if strides > 1:
+        x = _convolution(x, filters, f"{name}_shortcut", 1, strides)
+    return keras.layers.ReLU(name=f"{name}_relu")(keras.layers.Add(name=f"{name}_add")([x, y]))
