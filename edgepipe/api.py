@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from edgepipe.arrays import Arrays
     from edgepipe.devices.calibration.record import Calibration
     from edgepipe.devices.latency.build import Built
+    from edgepipe.footprint import Footprint
     from edgepipe.pipeline import Pipeline
     from edgepipe.profiling import Profiled
     from edgepipe.progress import Progress
@@ -220,6 +221,31 @@ def profile(model: StrPath, *, devices: Collection[str] = (), cache_dir: StrPath
     from edgepipe.cache import Cache
 
     return profiling.run(Path(model), devices, Cache(Path(cache_dir)) if cache_dir is not None else None)
+
+
+def footprint(
+    architecture: str,
+    *,
+    input_shape: tuple[int, ...],
+    classes: int = 10,
+    options: Mapping[str, object] | None = None,
+    devices: Collection[str] = (),
+) -> "Footprint":
+    """What an architecture of the zoo costs before it is trained: built, converted to int8 and counted.
+
+    Args:
+        architecture: a name that `edgepipe.zoo` has.
+        input_shape: of one sample, without the batch.
+        classes: outputs of a classifier.
+        options: of the architecture, such as `{"alpha": 0.5}`.
+        devices: names or paths of profiles to hold it against.
+
+    Raises:
+        InputError: no such architecture or option, or a shape it does not take.
+    """
+    from edgepipe import footprint as footprints
+
+    return footprints.of(architecture, input_shape, classes, options or {}, devices)
 
 
 def load_report(path: StrPath) -> "Report":

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from edgepipe.errors import EdgepipeError, ExitCode, did_you_mean
+from edgepipe.errors import EdgepipeError, ExitCode, InputError, did_you_mean
 
 if TYPE_CHECKING:
     from edgepipe.report.rows import Rows
@@ -253,6 +253,34 @@ def stages(name: str | None, as_json: bool) -> None:
     if as_json:
         return click.echo(catalogue.stages_json(name))
     return show_tables(catalogue.stages(name))
+
+
+@cli.command()
+@click.argument("name", required=False)
+@click.option("--input", "shape", metavar="SHAPE", help="Shape of one sample, such as 49x10x1 or 100x6.")
+@click.option("--classes", type=int, default=10, show_default=True, help="What a classifier tells apart.")
+@click.option("--set", "settings", multiple=True, metavar="OPTION=VALUE", help="An option of it, such as alpha=0.5.")
+@click.option("--device", "devices", multiple=True, help="A device profile to hold it against; repeat for several.")
+@JSON
+def zoo(
+    name: str | None, shape: str | None, classes: int, settings: tuple[str, ...], devices: tuple[str, ...],
+    as_json: bool,
+) -> None:  # fmt: skip
+    """List the architectures and their footprint, or build one for an input and count it before any training."""
+    from edgepipe.report import architectures
+    from edgepipe.report.text import show_tables
+
+    if name is None or shape is None:
+        if shape is not None or settings or devices:
+            raise InputError("--input, --set and --device are for one architecture: edgepipe zoo NAME --input 28x28x1")
+        return click.echo(architectures.listed_json(name)) if as_json else show_tables(architectures.listed(name))
+    from edgepipe import api
+
+    found = api.footprint(
+        name, input_shape=architectures.shape(shape), classes=classes, options=architectures.options(settings),
+        devices=devices,
+    )  # fmt: skip
+    return click.echo(architectures.document(found)) if as_json else show_tables(architectures.tables(found))
 
 
 @cli.group(cls=Suggesting)

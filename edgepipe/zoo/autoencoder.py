@@ -9,17 +9,20 @@ if TYPE_CHECKING:
     import keras
 
 
-def autoencoder(*, input_shape: tuple[int, ...], widths: tuple[int, ...] = (128, 128), code: int = 8) -> "keras.Model":
+def autoencoder(
+    *, input_shape: tuple[int, ...], widths: tuple[int, ...] = (128, 128), code: int = 8, batch_norm: bool = False
+) -> "keras.Model":
     """Dense layers with ReLU down to `code` values and back up; the output is linear.
 
     Source: the anomaly-detection model of MLPerf Tiny: C. Banbury et al., "MLPerf Tiny Benchmark", arXiv 2106.07597,
-    2021; with fewer layers by default, and without its BatchNormalization, which tfmot's quantization-aware training
-    does not fold into a dense layer: the converted model would keep a float tensor.
+    2021, which is `widths: [128, 128, 128, 128], batch_norm: true` for 640 values, 267,928 parameters (269,992 counted
+    with those that it does not train); with fewer layers and no BatchNormalization by default.
 
     Args:
         input_shape: of one sample; it is flattened inside and restored at the end.
         widths: units of the encoder's layers; the decoder mirrors them.
         code: units of the bottleneck.
+        batch_norm: whether each layer but the last is normalized before its ReLU.
 
     Raises:
         InputError: the samples are empty.
@@ -35,6 +38,9 @@ def autoencoder(*, input_shape: tuple[int, ...], widths: tuple[int, ...] = (128,
     numbers = range(1, len(widths) + 1)
     names = [*(f"encoder{number}" for number in numbers), "code", *(f"decoder{number}" for number in numbers)]
     for width, name in zip(units, names, strict=True):
-        x = keras.layers.Dense(width, activation="relu", name=name)(x)
+        x = keras.layers.Dense(width, name=name)(x)
+        if batch_norm:
+            x = keras.layers.BatchNormalization(momentum=0.9, name=f"{name}_bn")(x)
+        x = keras.layers.ReLU(name=f"{name}_relu")(x)
     x = keras.layers.Dense(size, name="values")(x)
     return keras.Model(inputs, keras.layers.Reshape(tuple(input_shape), name="reconstruction")(x), name="autoencoder")

@@ -1,0 +1,100 @@
+"""Profile before you train: an architecture of the zoo, built for an input, converted to int8 and counted."""
+
+import inspect
+import tempfile
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from edgepipe import profiling
+from edgepipe.artifact import write_bytes
+from edgepipe.errors import InputError, did_you_mean
+from edgepipe.metric import Metric, Record, exact
+from edgepipe.profiling import OnOneDevice
+from edgepipe.tflite import graph, micro
+from edgepipe.units import Dimension
+from edgepipe.zoo import known
+
+SAMPLES = 4  # random ones that calibrate: ranges change neither size nor speed
+
+
+class Footprint(Record):
+    """What an untrained architecture costs."""
+
+    name: str
+    input_shape: tuple[int, ...]
+    classes: int | None = Field(description="null for an architecture that has none")
+    options: dict[str, Any]
+    metrics: tuple[Metric, ...]
+    devices: tuple[OnOneDevice, ...] = ()
+
+
+def of(
+    name: str, input_shape: tuple[int, ...], classes: int, options: Mapping[str, object], devices: Collection[str] = ()
+) -> Footprint:
+    """Build the architecture `name`, convert it and count.
+
+    Raises:
+        InputError: no such architecture or option, a shape or an option's value that it does not take, or an unknown
+            device.
+    """
+    from edgepipe.models.startup import load_tensorflow
+
+    given = _given(name, input_shape, classes, options)
+    load_tensorflow()
+    with tempfile.TemporaryDirectory(prefix="edgepipe-") as folder:
+        path = Path(folder) / f"{name}.tflite"
+        parameters = _built(name, given, path)
+        profiled = profiling.run(path, devices) if devices else None
+        metrics = (parameters, *_counted(path))
+    return Footprint(
+        name=name,
+        input_shape=input_shape,
+        classes=given.get("classes"),
+        options=dict(options),
+        metrics=metrics,
+        devices=profiled.devices if profiled is not None else (),
+    )
+
+
+def _given(name: str, input_shape: tuple[int, ...], classes: int, options: Mapping[str, object]) -> dict[str, Any]:
+    from edgepipe import zoo
+
+    if name not in zoo.__all__:
+        raise InputError(f"no architecture '{name}'{did_you_mean(name, zoo.__all__)}")
+    allowed = known.options(name)
+    for option in options:
+        if option not in allowed:
+            raise InputError(f"{name} has no option '{option}'{did_you_mean(option, allowed)}")
+    takes = inspect.signature(getattr(zoo, name)).parameters
+    return {"input_shape": input_shape, **({"classes": classes} if "classes" in takes else {}), **options}
+
+
+def _built(name: str, given: dict[str, Any], path: Path) -> Metric:
+    """Write the architecture as an int8 .tflite; its trainable and moving parameters."""
+    import numpy as np
+
+    from edgepipe import zoo
+    from edgepipe.compress.convert import convert
+    from edgepipe.training.fit import seeded
+
+    seeded(0)
+    try:
+        model = getattr(zoo, name)(**given)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{name} cannot be built with {given}: {str(error).strip().splitlines()[0]}") from None
+    samples = np.random.RandomState(0).rand(SAMPLES, *given["input_shape"]).astype(np.float32)
+    write_bytes(path, convert(model, scheme="int8", samples=samples, input_type="int8", output_type="int8"))
+    how = "elements of all weights of the Keras model, statistics of batch norms among them"
+    return exact("parameters", model.count_params(), Dimension.COUNT, how)
+
+
+def _counted(path: Path) -> list[Metric]:
+    lite = graph.read(path)
+    return [
+        exact("macs", lite.macs, Dimension.COUNT, "multiply-accumulates of one inference of the int8 .tflite"),
+        exact("flash", lite.bytes, Dimension.BYTES, "bytes of the int8 .tflite; the runtime's own code is not in it"),
+        micro.arena(path),
+    ]
