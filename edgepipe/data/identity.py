@@ -14,7 +14,7 @@ from typing import Any, Self, final
 from edgepipe import sources
 from edgepipe.artifact import file_digest, files, text_digest
 from edgepipe.data import idx
-from edgepipe.data.spec import DataSpec, FashionSpec, FunctionSpec, IdxSpec, ImagesSpec, folder
+from edgepipe.data.spec import DataSpec, FashionSpec, FunctionSpec, IdxSpec, ImagesSpec, TableSpec, folder, table_files
 from edgepipe.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ def identity(spec: DataSpec, base: Path, memo: Path | None = None) -> dict[str, 
         content = {name: _content(path, digests) for name, path in _reads(spec, base).items()}
     return {
         "options": spec.model_dump(
-            mode="json", exclude={"npz", "images", "idx", "fashion_mnist", "files", "representative"}
+            mode="json", exclude={"npz", "images", "idx", "fashion_mnist", "csv", "parquet", "files", "representative"}
         ),
         "kind": type(spec).__name__,
         "loader": sources.digest("edgepipe.data.loading"),
@@ -62,6 +62,9 @@ def _reads(spec: DataSpec, base: Path) -> dict[str, Path]:
         found = idx.find(folder(spec, base))
         images = {f"{split}.images": pair[0] for split, pair in found.items()}
         return images | {f"{split}.labels": pair[1] for split, pair in found.items()}
+    if isinstance(spec, TableSpec):
+        root = folder(spec, base)
+        return {path.relative_to(root.parent).as_posix(): path for path in table_files(root, spec)}
     return {"source": folder(spec, base)}
 
 
@@ -77,6 +80,8 @@ def _content(path: Path, digests: "FileDigests") -> str:
 def _packages(spec: DataSpec, base: Path) -> set[str]:
     if isinstance(spec, ImagesSpec):
         return {"numpy", "Pillow"}
+    if isinstance(spec, TableSpec):
+        return {"numpy", "pandas", "pyarrow"}
     if not isinstance(spec, FunctionSpec):
         return {"numpy"}
     own = sources.closure(_module(spec), base)

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 
 from edgepipe.arrays import Array, Arrays, each, take
-from edgepipe.data import function, idx, images, npz
+from edgepipe.data import function, groups, idx, images, npz, tables
 from edgepipe.data.raw import Raw, RawPart, checked, part_of, size
+from edgepipe.data.scaling import Scaling
 from edgepipe.data.spec import (
     DEFAULT_FRACTION,
     DataSpec,
@@ -15,10 +16,14 @@ from edgepipe.data.spec import (
     ImagesSpec,
     NpzSpec,
     Rescale,
+    TableSpec,
     folder,
 )
 from edgepipe.data.splits import Split, SplitData, Splits, draw
 from edgepipe.errors import InputError
+
+IMBALANCED = 3  # times as many samples of one class as of another are told
+MANY_CLASSES = 1000  # integers of more values are no classes
 
 
 def load(spec: DataSpec, base: Path, seed: int, wanted: frozenset[Split]) -> Splits:
@@ -33,13 +38,49 @@ def load(spec: DataSpec, base: Path, seed: int, wanted: frozenset[Split]) -> Spl
     raw = checked(read(spec, base))
     drawn = _drawn(spec, raw, seed)
     parts = {split: _scaled(_part(raw, drawn, split), spec.rescale, raw.name) for split in Split if split in wanted}
+    notes = (*raw.notes, *_grouped(raw, drawn), *_imbalance(raw, drawn))
+    if isinstance(spec, TableSpec) and spec.standardize:
+        scaling = Scaling.of(take(raw.parts[Split.TRAIN].x, drawn[Split.TRAIN]))
+        parts = {split: SplitData(scaling.apply(part.x), part.y) for split, part in parts.items()}
+        notes = (*notes, scaling.told(raw.name))
     counts = {split: len(drawn[split]) if split in drawn else size(raw.parts[split]) for split in Split}
-    return Splits(parts, counts, _classes(raw), raw.class_names, raw.notes)
+    return Splits(parts, counts, _classes(raw), raw.class_names, notes)
 
 
 def _drawn(spec: DataSpec, raw: Raw, seed: int) -> dict[Split, Array]:
     train = raw.parts[Split.TRAIN]
-    return draw(_strata(spec, train), size(train), _shares(spec, raw), seed)
+    shares = _shares(spec, raw)
+    if train.groups is None or not shares:
+        return draw(_strata(spec, train), size(train), shares, seed)
+    return groups.draw_groups(_strata(spec, train), train.groups, shares, seed)
+
+
+def _grouped(raw: Raw, drawn: dict[Split, Array]) -> tuple[str, ...]:
+    """That groups were kept apart, as a note; checked where the source made the splits."""
+    train = raw.parts[Split.TRAIN].groups
+    if train is None:
+        return ()
+    found = {split: train[chosen] for split, chosen in drawn.items()}
+    own = {split: part.groups for split, part in raw.parts.items() if part.groups is not None and split not in drawn}
+    groups.check_apart(raw.name, {**found, **own})
+    return (groups.told(raw.name, {**found, **own}),)
+
+
+def _imbalance(raw: Raw, drawn: dict[Split, Array]) -> tuple[str, ...]:
+    """A note where one class has far more training samples than another."""
+    y = _flat(raw.parts[Split.TRAIN].y)
+    if y is None or y.ndim != 1 or y.dtype.kind not in "iu" or y.min() < 0:
+        return ()
+    counts = np.bincount(y[drawn[Split.TRAIN]])
+    present = np.flatnonzero(counts)
+    most, least = present[counts[present].argmax()], present[counts[present].argmin()]
+    if len(present) > MANY_CLASSES or counts[most] <= IMBALANCED * counts[least]:
+        return ()
+    shown = [raw.class_names[label] if raw.class_names else str(label) for label in (most, least)]
+    return (
+        f"{raw.name}: classes are out of balance in training: '{shown[0]}' has {counts[most]} samples, '{shown[1]}' "
+        f"{counts[least]}; accuracy hides that: `metrics: [balanced_accuracy]` or f1_macro show it",
+    )
 
 
 def _part(raw: Raw, drawn: dict[Split, Array], split: Split) -> RawPart:
@@ -59,6 +100,8 @@ def read(spec: DataSpec, base: Path) -> Raw:
         return npz.read(place, spec)
     if isinstance(spec, ImagesSpec):
         return images.read(place, spec)
+    if isinstance(spec, TableSpec):
+        return tables.read(place, spec)
     found = idx.read(place)
     name = "Fashion-MNIST" if isinstance(spec, FashionSpec) else str(place)
     return Raw(name, {Split(split): part_of(name, pair) for split, pair in found.items()})

@@ -47,7 +47,9 @@ def _part(path: Path, archive: Any, spec: NpzSpec, suffix: str) -> RawPart:
     if spec.y is not None and labels not in archive.files:
         raise _missing(path, archive, labels, "")
     y = _array(path, archive, labels) if labels in archive.files else None
-    return RawPart(_array(path, archive, spec.x + suffix), y)
+    groups = "groups" + suffix
+    found = _array(path, archive, groups).astype(str) if groups in archive.files else None
+    return RawPart(_array(path, archive, spec.x + suffix), y, found)
 
 
 def _array(path: Path, archive: Any, name: str) -> Array:

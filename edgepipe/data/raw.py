@@ -21,6 +21,7 @@ class RawPart:
 
     x: Arrays
     y: Array | None
+    groups: Array | None = None  # (n,): who or what a sample comes from, to be kept on one side of a split
 
 
 @final
@@ -44,6 +45,8 @@ def checked(raw: Raw) -> Raw:
     for split, part in raw.parts.items():
         for name, array in _arrays(part):
             title = f"{raw.name}: array {name}" + (f" of {split}" if len(raw.parts) > 1 else "")
+            if name == "groups":
+                continue
             _check_array(title, array)
             if name != "y" and array.dtype.kind in "iu":
                 _check_exact(title, array)
@@ -59,6 +62,8 @@ def _arrays(part: RawPart) -> Iterator[tuple[str, Array]]:
         yield "x", part.x
     if part.y is not None:
         yield "y", part.y
+    if part.groups is not None:
+        yield "groups", part.groups
 
 
 def _check_array(title: str, array: Array) -> None:
@@ -100,6 +105,8 @@ def _check_lengths(title: str, part: RawPart) -> None:
 
 
 def _check_shapes(raw: Raw) -> None:
+    if len({part.groups is None for part in raw.parts.values()}) > 1:
+        raise InputError(f"{raw.name}: some splits have groups and others have none")
     first = _sample_shapes(raw.parts[Split.TRAIN])
     for split, part in raw.parts.items():
         if _sample_shapes(part) != first:
@@ -116,11 +123,62 @@ def part_of(title: str, value: Any) -> RawPart:
     Raises:
         InputError: neither form.
     """
-    if isinstance(value, tuple) and len(value) == 2:
-        return RawPart(_inputs(title, value[0]), None if value[1] is None else _array(f"{title}: y", value[1]))
+    if isinstance(value, tuple) and len(value) in (2, 3):
+        y = None if value[1] is None else _array(f"{title}: y", value[1])
+        return RawPart(_inputs(title, value[0]), y, _groups(title, value[2]) if len(value) == 3 else None)
     if isinstance(value, tuple):
-        raise InputError(f"{title}: a tuple of {len(value)}; allowed: (x, y), or x alone")
+        raise InputError(f"{title}: a tuple of {len(value)}; allowed: (x, y), (x, y, groups), or x alone")
+    if hasattr(value, "as_numpy_iterator"):
+        return streamed(title, value)
     return RawPart(_inputs(title, value), None)
+
+
+def _groups(title: str, value: Any) -> Array:
+    found = _array(f"{title}: groups", value)
+    if found.ndim != 1:
+        raise InputError(f"{title}: groups have shape {found.shape}; allowed: one name or number a sample, (n,)")
+    return found.astype(str)
+
+
+def streamed(title: str, dataset: Any) -> RawPart:
+    """A tf.data.Dataset of `(x, y)` or `x`, one sample or one batch at a time, read to its end.
+
+    Raises:
+        InputError: it never ends, is empty, or gives something else.
+    """
+    if int(dataset.cardinality()) == -1:  # tf.data.INFINITE_CARDINALITY
+        raise InputError(f"{title}: a tf.data.Dataset without an end; take(..) a number of elements")
+    batched = _is_batched(dataset)
+    elements = list(dataset.as_numpy_iterator())
+    if not elements:
+        raise InputError(f"{title}: a tf.data.Dataset without elements")
+    if not isinstance(elements[0], tuple):
+        return RawPart(_joined(elements, batched), None)
+    if len(elements[0]) != 2:
+        raise InputError(f"{title}: a tf.data.Dataset of {len(elements[0])} parts; allowed: (x, y), or x alone")
+    x, y = (_joined([element[part] for element in elements], batched) for part in (0, 1))
+    return RawPart(x, _array(f"{title}: y", y))
+
+
+def _is_batched(dataset: Any) -> bool:
+    """Whether elements are batches: x and y begin with the same axis, or x alone with one of unknown size."""
+    spec = dataset.element_spec
+    parts = [part for entry in (spec if isinstance(spec, tuple) else (spec,)) for part in _leaves(entry)]
+    if any(part.shape.rank == 0 for part in parts):
+        return False
+    first = {part.shape[0] for part in parts}
+    return first == {None} or (len(first) == 1 and len(parts) > 1)
+
+
+def _leaves(spec: Any) -> list[Any]:
+    return list(spec.values()) if isinstance(spec, Mapping) else [spec]
+
+
+def _joined(values: list[Any], batched: bool) -> Any:
+    join = np.concatenate if batched else np.stack
+    if isinstance(values[0], Mapping):
+        return {name: join([value[name] for value in values]) for name in values[0]}
+    return join(values)
 
 
 def _inputs(title: str, value: Any) -> Arrays:

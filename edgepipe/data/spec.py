@@ -4,11 +4,12 @@ Reading it loads no data and imports nothing heavy, so that `check` stays fast; 
 (misspelled options, missing files, fractions that leave no training data) is found here, with line and column.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, final
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import AfterValidator, Field, JsonValue, model_validator
 
 from edgepipe import sources
 from edgepipe.config import Document, Options, Path_, describe, validate
@@ -18,6 +19,17 @@ from edgepipe.errors import InputError, did_you_mean
 DEFAULT_FRACTION = 0.2
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Rescale = Literal["unit", "signed", "none"]
+
+
+def _expression(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"'{text}' is no regular expression: {error}") from None
+    return text
+
+
+Expression = Annotated[str, AfterValidator(_expression)]
 
 
 class _Common(Options):
@@ -89,14 +101,63 @@ class IdxSpec(_Common):
     rescale: Rescale = Field(default="unit", description="unit: to [0, 1]; signed: to [-1, 1]; none: 0..255")
 
 
-DataSpec = FunctionSpec | NpzSpec | ImagesSpec | FashionSpec | IdxSpec
+class TableSpec(_Common):
+    """What CSV and Parquet files can be told."""
 
-SOURCES: dict[str, type[FunctionSpec] | type[NpzSpec] | type[ImagesSpec] | type[FashionSpec] | type[IdxSpec]] = {
+    channels: tuple[str, ...] = Field(default=(), description="columns of the samples; default: all that are left")
+    label: str | None = Field(default=None, description="column of the label: integers, numbers or texts")
+    group: str | None = Field(
+        default=None, description="column of who or what must not sit on both sides of a split, such as the subject"
+    )
+    session: str | None = Field(default=None, description="column of the recording; windows never cross it")
+    ignore: tuple[str, ...] = Field(default=(), description="columns that are no channels, such as a timestamp")
+    label_from: Expression | None = Field(
+        default=None, description="regular expression for the label in the file's path, its first group if it has one"
+    )
+    group_from: Expression | None = Field(default=None, description="the same for the group")
+    window: int | None = Field(default=None, ge=1, description="rows of one sample; null: each row is one")
+    step: int | None = Field(default=None, ge=1, description="rows from window to window; null: as long as a window")
+    standardize: bool = Field(default=False, description="each channel to mean 0, deviation 1 of the training split")
+    skip_corrupt: bool = Field(default=False, description="leave out files that cannot be used, and say which")
+    rescale: Literal["none"] = Field(default="none", description="tables are taken as they are")
+
+    @model_validator(mode="after")
+    def _once(self) -> "TableSpec":
+        if self.step is not None and self.window is None:
+            raise ValueError("step is for windows: say `window` too")
+        for column, pattern in (("label", "label_from"), ("group", "group_from")):
+            if getattr(self, column) is not None and getattr(self, pattern) is not None:
+                raise ValueError(f"{column} and {pattern} exclude each other")
+        return self
+
+
+@final
+class CsvSpec(TableSpec):
+    """CSV files with a line of names: windows of sensors or plain rows."""
+
+    csv: str = Field(
+        description="a file, a folder with .csv, .tsv or .txt files below it, or a pattern such as run*.csv"
+    )
+    separator: str = Field(default=",", min_length=1, description="between columns; \\t for tabs")
+
+
+@final
+class ParquetSpec(TableSpec):
+    """Parquet files: windows of sensors or plain rows."""
+
+    parquet: str = Field(description="a file, a folder with .parquet files below it, or a pattern")
+
+
+DataSpec = FunctionSpec | NpzSpec | ImagesSpec | FashionSpec | IdxSpec | CsvSpec | ParquetSpec
+
+SOURCES: dict[str, type[DataSpec]] = {
     "function": FunctionSpec,
     "npz": NpzSpec,
     "images": ImagesSpec,
     "fashion_mnist": FashionSpec,
     "idx": IdxSpec,
+    "csv": CsvSpec,
+    "parquet": ParquetSpec,
 }
 _FORMS = f"write module:function (for example edgepipe.data:digits) or a mapping with one of: {', '.join(SOURCES)}"
 
@@ -164,10 +225,17 @@ def _check(document: Document, path: Path_, spec: DataSpec, base: Path) -> None:
             sources.check(spec.function, base)
         elif isinstance(spec, (IdxSpec, FashionSpec)):
             idx.find(folder(spec, base))
+        elif isinstance(spec, TableSpec):
+            _check_table(folder(spec, base))
         elif not folder(spec, base).exists():
             raise InputError(f"no such {'file' if isinstance(spec, NpzSpec) else 'folder'}: {folder(spec, base)}")
     except InputError as error:
         document.problem(path, str(error))
+
+
+def _check_table(root: Path) -> None:
+    if not root.exists() and not (root.parent.is_dir() and any(root.parent.glob(root.name))):
+        raise InputError(f"no such file, folder or pattern: {root}")
 
 
 def _check_files(document: Document, path: Path_, spec: DataSpec, base: Path) -> None:
@@ -177,7 +245,7 @@ def _check_files(document: Document, path: Path_, spec: DataSpec, base: Path) ->
                 document.problem((*path, "files", index), f"no such file or folder: {base / file}")
 
 
-def folder(spec: NpzSpec | ImagesSpec | FashionSpec | IdxSpec, base: Path) -> Path:
+def folder(spec: NpzSpec | ImagesSpec | FashionSpec | IdxSpec | CsvSpec | ParquetSpec, base: Path) -> Path:
     """The file or folder that `spec` reads.
 
     Raises:
@@ -187,4 +255,26 @@ def folder(spec: NpzSpec | ImagesSpec | FashionSpec | IdxSpec, base: Path) -> Pa
         return idx.fashion_folder() if spec.fashion_mnist is None else base / spec.fashion_mnist
     if isinstance(spec, NpzSpec):
         return base / spec.npz
+    if isinstance(spec, CsvSpec):
+        return base / spec.csv
+    if isinstance(spec, ParquetSpec):
+        return base / spec.parquet
     return base / (spec.images if isinstance(spec, ImagesSpec) else spec.idx)
+
+
+def table_files(root: Path, spec: TableSpec) -> list[Path]:
+    """The files that `root` names: itself, all below a folder with the right ending, or what a pattern matches.
+
+    Raises:
+        InputError: there are none.
+    """
+    endings = (".parquet",) if isinstance(spec, ParquetSpec) else (".csv", ".tsv", ".txt")
+    if root.is_file():
+        return [root]
+    if root.is_dir():
+        found = sorted(path for path in root.rglob("*") if path.suffix.lower() in endings and path.is_file())
+    else:
+        found = sorted(path for path in root.parent.glob(root.name) if path.is_file()) if root.parent.is_dir() else []
+    if not found:
+        raise InputError(f"{root}: no such file, no folder with {' or '.join(endings)} files, and no pattern of such")
+    return found

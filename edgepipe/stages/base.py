@@ -1,17 +1,17 @@
 """What a stage is: frozen options, the kinds it takes and gives, and one function that does the work."""
 
-import re
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from edgepipe.artifact import Artifact, Kind
 from edgepipe.cache import Cache
 from edgepipe.config import Document, Options, Path_
+from edgepipe.data.spec import Expression as Expression
 from edgepipe.data.splits import FITTING, Split, Splits
 from edgepipe.errors import InputError
 from edgepipe.outcome import Outcome
@@ -24,17 +24,6 @@ from edgepipe.training.distillation.options import TeacherOption
 if TYPE_CHECKING:
     from edgepipe.training.fit import Schedule
     from edgepipe.training.lesson import Lesson
-
-
-def _expression(text: str) -> str:
-    try:
-        re.compile(text)
-    except re.error as error:
-        raise ValueError(f"'{text}' is no regular expression: {error}") from None
-    return text
-
-
-Expression = Annotated[str, AfterValidator(_expression)]
 
 
 @dataclass(frozen=True)

@@ -172,7 +172,7 @@ def test_function_forms(tmp_path: Path) -> None:
     ("body", "message"),
     [
         ("return 1 / 0", r"mydata:load failed at .*mydata.py:4: ZeroDivisionError: division by zero"),
-        ("return 1, 2, 3", r"a tuple of 3; allowed: \(x, y\), or x alone"),
+        ("return 1, 2, 3, 4", r"a tuple of 4; allowed: \(x, y\), \(x, y, groups\), or x alone"),
         ("return None", "array x has type object"),
         ("return [[1], [1, 2]]", "x is not an array"),
         ("return {}", "x is an empty mapping"),

@@ -1,0 +1,90 @@
+"""Real recordings that the package aeon ships: `pip install "edgepipe[examples]"`."""
+
+from typing import TYPE_CHECKING, Any
+
+from edgepipe.errors import ToolError
+
+if TYPE_CHECKING:
+    from edgepipe.arrays import Array
+
+STEPS = 29  # of the longest utterance
+
+
+def japanese_vowels() -> "dict[str, tuple[Array, Array]]":
+    """Nine speakers say the Japanese vowels /ae/: 270 + 370 utterances as 12 LPC cepstrum coefficients over time.
+
+    Source: M. Kudo, J. Toyama, M. Shimbo, "Multidimensional Curve Classification Using Passing-Through Regions",
+    Pattern Recognition Letters 20 (11-13), 1999.
+
+    Returns:
+        `train` and `test` as published: windows (n, 29, 12) float32, shorter utterances zero at the end, and speakers
+        (n,), int64 in 0..8.
+
+    Raises:
+        ToolError: aeon is not installed.
+    """
+    import numpy as np
+
+    def padded(series: "Array") -> "Array":
+        return np.pad(series.T, ((0, STEPS - series.shape[1]), (0, 0))).astype(np.float32)
+
+    load = _datasets().load_japanese_vowels
+    found = {}
+    for split in ("train", "test"):
+        x, y = load(split=split)
+        found[split] = np.stack([padded(series) for series in x]), y.astype(np.int64) - 1
+    return found
+
+
+def basic_motions(steps: int = 50) -> "dict[str, tuple[Array, Array]]":
+    """Four students stand, walk, run and play badminton with a watch: accelerations and rotations at 10 Hz.
+
+    Source: J. Clements, 2016, in A. Bagnall et al., "The UEA Multivariate Time Series Classification Archive, 2018",
+    arXiv 1811.00075.
+
+    Args:
+        steps: of a window; a recording has 100, and its windows stay in the split of the recording.
+
+    Returns:
+        `train` and `test` as published: windows (n, steps, 6) float32, and activities (n,), int64: badminton 0,
+        running 1, standing 2, walking 3.
+
+    Raises:
+        ToolError: aeon is not installed.
+    """
+    import numpy as np
+
+    found = {}
+    for split in ("train", "test"):
+        x, y = _datasets().load_basic_motions(split=split)
+        labels = np.unique(y, return_inverse=True)[1].astype(np.int64)
+        parts = 100 // steps
+        windows = x.transpose(0, 2, 1)[:, : parts * steps].reshape(len(x) * parts, steps, x.shape[1])
+        found[split] = windows.astype(np.float32), np.repeat(labels, parts)
+    return found
+
+
+def odd_motions(steps: int = 25) -> "tuple[Array, Array, Array]":
+    """The walks of `basic_motions` as what is normal (0), running and badminton as what is not (1).
+
+    Returns:
+        windows (n, steps, 6) float32, labels (n,), and the recording of each window as its group.
+
+    Raises:
+        ToolError: aeon is not installed.
+    """
+    import numpy as np
+
+    parts = [basic_motions(steps)[split] for split in ("train", "test")]
+    x, y = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    recording = np.repeat(np.arange(len(x) * steps // 100), 100 // steps)
+    kept = y != 2
+    return x[kept], (y[kept] != 3).astype(np.int64), recording[kept]
+
+
+def _datasets() -> Any:
+    try:
+        from aeon import datasets
+    except ImportError:
+        raise ToolError('these recordings come with the package aeon: pip install "edgepipe[examples]"') from None
+    return datasets

@@ -1,0 +1,180 @@
+"""Windows and rows from CSV and Parquet files: what is cut, and every corrupt file named."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from edgepipe import config
+from edgepipe.data.identity import identity
+from edgepipe.data.loading import load, read
+from edgepipe.data.spec import CsvSpec, ParquetSpec, parse
+from edgepipe.data.splits import Split
+from edgepipe.errors import InputError
+
+ALL = frozenset(Split)
+
+
+def recording(subject: str, rows: int = 20, start: int = 0) -> pd.DataFrame:
+    time = np.arange(start, start + rows)
+    label = np.where(time % 10 < 5, "sit", "walk")
+    return pd.DataFrame({"t": time, "ax": time * 1.0, "ay": time * -2.0, "label": label, "who": subject})
+
+
+def write(folder: Path, people: str = "abcdef") -> Path:
+    (folder / "data").mkdir()
+    for number, person in enumerate(people):
+        recording(person, start=100 * number).to_csv(folder / "data" / f"{person}.csv", index=False)
+    return folder
+
+
+def test_windows_never_cross_a_label_a_subject_or_a_file(tmp_path: Path) -> None:
+    spec = CsvSpec(csv="data", label="label", group="who", ignore=("t",), window=4, step=1)
+    raw = read(spec, write(tmp_path))
+    part = raw.parts[Split.TRAIN]
+    assert isinstance(part.x, np.ndarray)
+    assert part.x.shape == (6 * 4 * 2, 4, 2)  # runs of 5 rows hold two windows of 4
+    assert raw.class_names == ("sit", "walk")
+    for window, label, who in zip(part.x, part.y, part.groups, strict=True):
+        first = int(window[0, 0])
+        np.testing.assert_array_equal(window[:, 0], np.arange(first, first + 4))
+        np.testing.assert_array_equal(window[:, 1], -2 * window[:, 0])
+        assert {("sit", "walk")[label]} == {("sit" if value % 10 < 5 else "walk") for value in window[:, 0]}
+        assert "abcdef"[first // 100] == who
+    assert any("48 samples of 2 channels (ax, ay) from 6 files" in note for note in raw.notes)
+
+
+def test_no_subject_on_both_sides(tmp_path: Path) -> None:
+    spec = CsvSpec(csv="data", channels=("ax",), label="label", group="who", window=4, step=2)
+    splits = load(spec, write(tmp_path), 1, ALL)
+    sides = [{int(window[0, 0]) // 100 for window in part.x} for part in splits.parts.values()]
+    assert sum(map(len, sides)) == 6
+
+
+def test_without_a_group_a_file_is_one(tmp_path: Path) -> None:
+    splits = load(CsvSpec(csv="data", channels=("ax",), label="label", window=4), write(tmp_path), 1, ALL)
+    sides = [{int(window[0, 0]) // 100 for window in part.x} for part in splits.parts.values()]
+    assert sum(map(len, sides)) == 6
+
+
+def test_names_of_files_tell_label_and_group(tmp_path: Path) -> None:
+    for person in ("p1", "p2", "p3", "p4"):
+        for label in ("fall", "walk"):
+            (tmp_path / "d" / label).mkdir(parents=True, exist_ok=True)
+            recording(person)[["ax", "ay"]].to_csv(tmp_path / "d" / label / f"{person}.csv", index=False)
+    spec = CsvSpec(csv="d", label_from=r"^(\w+)/", group_from=r"(p\d)", window=10)
+    raw = read(spec, tmp_path)
+    part = raw.parts[Split.TRAIN]
+    assert raw.class_names == ("fall", "walk")
+    assert set(part.groups if part.groups is not None else []) == {"p1", "p2", "p3", "p4"}
+    assert np.bincount(part.y).tolist() == [8, 8]
+
+
+def test_one_recording_says_that_it_leaks(tmp_path: Path) -> None:
+    recording("a", 60).to_csv(tmp_path / "one.csv", index=False)
+    raw = read(CsvSpec(csv="one.csv", channels=("ax", "ay"), label="label", window=4, step=2), tmp_path)
+    assert any("and overlap: neighbours sit on both sides" in note for note in raw.notes)
+    assert any("rows at the ends of recordings fill no window of 4" in note for note in raw.notes)
+
+
+def test_rows_alone_and_numbers_as_labels(tmp_path: Path) -> None:
+    table = pd.DataFrame({"a": np.arange(30.0), "b": 1.0, "price": np.linspace(0, 1, 30)})
+    table.to_csv(tmp_path / "t.tsv", sep="\t", index=False)
+    raw = read(CsvSpec(csv="t.tsv", label="price", separator="\t"), tmp_path)
+    part = raw.parts[Split.TRAIN]
+    assert part.x.shape == (30, 2)  # type: ignore[union-attr]
+    assert part.y is not None
+    assert part.y.dtype.kind == "f"
+
+
+def test_parquet_equals_csv(tmp_path: Path) -> None:
+    write(tmp_path)
+    (tmp_path / "p").mkdir()
+    for path in (tmp_path / "data").iterdir():
+        pd.read_csv(path).to_parquet(tmp_path / "p" / f"{path.stem}.parquet")
+    options: dict[str, Any] = {"label": "label", "group": "who", "ignore": ("t",), "window": 4}
+    one, two = (read(spec, tmp_path) for spec in (CsvSpec(csv="data", **options), ParquetSpec(parquet="p", **options)))
+    np.testing.assert_array_equal(one.parts[Split.TRAIN].x, two.parts[Split.TRAIN].x)
+    np.testing.assert_array_equal(one.parts[Split.TRAIN].y, two.parts[Split.TRAIN].y)
+
+
+def test_standardized_by_the_training_split_alone(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"channels": ("ax", "ay"), "label": "label", "group": "who", "window": 4}
+    specs = [CsvSpec(csv="data", standardize=on, **options) for on in (False, True)]
+    plain, scaled = (load(spec, write_once(tmp_path), 1, ALL) for spec in specs)
+    train = np.asarray(plain.train.x, np.float64).reshape(-1, 2)
+    mean, deviation = train.mean(axis=0), train.std(axis=0)
+    for split in Split:
+        wanted = (np.asarray(plain.parts[split].x, np.float64) - mean) / deviation
+        np.testing.assert_allclose(scaled.parts[split].x, wanted, atol=1e-5)
+    told = next(note for note in scaled.notes if "standardized by the training split" in note)
+    assert f"{mean[0]:.9g}" in told
+
+
+def write_once(folder: Path) -> Path:
+    return folder if (folder / "data").exists() else write(folder)
+
+
+CORRUPT: list[tuple[str, bytes, str]] = [
+    ("empty.csv", b"", "No columns to parse"),
+    ("header.csv", b"t,ax,ay,label,who\n", "holds no rows"),
+    ("ragged.csv", b"t,ax,ay,label,who\n1,2,3,sit,a\n1,2,3,sit,a,9,9\n", "line 3"),
+    ("text.csv", b"t,ax,ay,label,who\n1,2,3,sit,a\n1,x,3,sit,a\n", r"row 2, column 'ax': 'x' is no finite number"),
+    ("nan.csv", b"t,ax,ay,label,who\n1,2,,sit,a\n", r"row 1, column 'ay': 'nan' is no finite number"),
+    ("infinite.csv", b"t,ax,ay,label,who\n1,2,inf,sit,a\n", "no finite number"),
+    ("missing.csv", b"t,ax,a_y,label,who\n1,2,3,sit,a\n", r"no column 'ay'; did you mean 'a_y'\?"),
+    ("nolabel.csv", b"t,ax,ay,label,who\n1,2,3,,a\n", "row 1, column 'label' is empty"),
+    ("junk.csv", bytes(range(128, 256)) * 4, "is not UTF-8 text at byte 0"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "reason"), CORRUPT, ids=[case[0] for case in CORRUPT])
+def test_a_corrupt_file_is_named(name: str, content: bytes, reason: str, tmp_path: Path) -> None:
+    write(tmp_path)
+    (tmp_path / "data" / name).write_bytes(content)
+    options: dict[str, Any] = {"csv": "data", "channels": ("ax", "ay"), "label": "label", "group": "who", "window": 4}
+    with pytest.raises(InputError, match=rf"1 of 7 files cannot be used(.|\n)*{name} \((.|\n)*{reason}"):
+        read(CsvSpec(**options), tmp_path)
+    raw = read(CsvSpec(**options, skip_corrupt=True), tmp_path)
+    assert any("skipped 1 of 7 files" in note and name in note for note in raw.notes)
+
+
+def test_all_corrupt_files_are_named_at_once(tmp_path: Path) -> None:
+    write(tmp_path)
+    for name in ("x1.csv", "x2.csv"):
+        (tmp_path / "data" / name).write_bytes(b"t\n1\n")
+    with pytest.raises(InputError, match=r"2 of 8 files(.|\n)*x1.csv(.|\n)*x2.csv"):
+        read(CsvSpec(csv="data", channels=("ax",), label="label"), tmp_path)
+
+
+def test_a_parquet_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 no")
+    with pytest.raises(InputError, match=r"1 of 1 files cannot be used"):
+        read(ParquetSpec(parquet="a.parquet"), tmp_path)
+
+
+def test_the_identity_sees_every_file(tmp_path: Path) -> None:
+    spec = CsvSpec(csv="data/*.csv", channels=("ax",))
+    before = identity(spec, write(tmp_path))
+    assert len(before["files"]) == 6
+    recording("z").to_csv(tmp_path / "data" / "z.csv", index=False)
+    assert identity(spec, tmp_path) != before
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{csv: nowhere.csv}", "no such file, folder or pattern"),
+        ("{csv: data, window: 0}", "window"),
+        ("{csv: data, step: 3}", "step is for windows"),
+        ("{csv: data, label: a, label_from: b}", "label and label_from exclude each other"),
+        ("{csv: data, group_from: '('}", "is no regular expression"),
+        ("{csv: data, chanels: [a]}", "did you mean 'channels'"),
+    ],
+)
+def test_wrong_options(text: str, message: str, tmp_path: Path) -> None:
+    document = config.parse(f"data: {text}\n", "p.yaml")
+    assert parse(document, ("data",), document.data["data"], write(tmp_path)) is None
+    assert message in str(document.problems[0])

@@ -1,0 +1,54 @@
+"""The pipelines that ship, from end to end on real data."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgepipe.data import idx
+from edgepipe.errors import InputError
+from tests.run.conftest import ROOT, environment
+
+
+def run(name: str, folder: Path, *settings: str) -> dict[str, object]:
+    words = [word for setting in settings for word in ("--set", setting)]
+    command = [sys.executable, "-m", "edgepipe", "run", str(ROOT / "pipelines" / f"{name}.yaml"), *words]
+    folders = ["--output-dir", str(folder / "out"), "--cache-dir", str(folder / "cache")]
+    done = subprocess.run([*command, *folders], capture_output=True, text=True, env=environment(), cwd=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads((folder / "out" / "report.json").read_text())
+
+
+def metrics(report: dict[str, object]) -> dict[str, float]:
+    last = report["stages"][-1]["outcome"]  # type: ignore[index]
+    return {metric["name"]: metric["value"] for metric in last["metrics"]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["speakers", "activity", "anomaly"])
+def test_a_pipeline_ends_with_integers_and_its_verdict(name: str, tmp_path: Path) -> None:
+    report = run(name, tmp_path)
+    assert report["met"] is True
+    assert metrics(report)["float_offenders"] == 0
+
+
+@pytest.mark.slow
+def test_anomalies_are_kept_from_training_by_recording(tmp_path: Path) -> None:
+    report = run("anomaly", tmp_path, "stages.train.epochs=1", "stages.quantize.epochs=1", "stages.validate.budget={}")
+    notes = " ".join(note for stage in report["stages"] for note in stage["outcome"]["notes"])  # type: ignore[attr-defined]
+    assert "no group on two sides" in notes
+
+
+@pytest.mark.slow
+def test_fashion_mnist(tmp_path: Path) -> None:
+    try:
+        place = idx.fashion_folder()
+    except InputError as error:
+        pytest.skip(str(error))
+    os.environ["EDGEPIPE_DATA"] = str(place.parent)
+    short = [f"stages.{stage}.epochs=1" for stage in ("train", "distill", "prune", "quantize")]
+    report = run("fashion_mnist", tmp_path, *short, "data.validation=0.9", "stages.validate.budget={accuracy: 60 %}")
+    assert metrics(report)["float_offenders"] == 0
