@@ -44,7 +44,7 @@ def load(spec: DataSpec, base: Path, seed: int, wanted: frozenset[Split]) -> Spl
         parts = {split: SplitData(scaling.apply(part.x), part.y) for split, part in parts.items()}
         notes = (*notes, scaling.told(raw.name))
     counts = {split: len(drawn[split]) if split in drawn else size(raw.parts[split]) for split in Split}
-    return Splits(parts, counts, _classes(raw), raw.class_names, notes)
+    return Splits(parts, counts, _classes(raw), raw.class_names, notes, spec.augment)
 
 
 def _drawn(spec: DataSpec, raw: Raw, seed: int) -> dict[Split, Array]:

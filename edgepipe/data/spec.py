@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field, JsonValue, model_validator
 from edgepipe import sources
 from edgepipe.config import Document, Options, Path_, describe, validate
 from edgepipe.data import idx
+from edgepipe.data.augmentation import Augment
 from edgepipe.errors import InputError, did_you_mean
 
 DEFAULT_FRACTION = 0.2
@@ -41,6 +42,7 @@ class _Common(Options):
     )
     stratify: bool = Field(default=True, description="give each split the same mix of integer labels")
     representative: int = Field(default=200, ge=1, description="training samples that calibrate an int8 conversion")
+    augment: Augment | None = Field(default=None, description="random changes of training samples, while training")
 
     @model_validator(mode="after")
     def _some_left(self) -> "_Common":

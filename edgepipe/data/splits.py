@@ -12,6 +12,7 @@ from typing import final
 import numpy as np
 
 from edgepipe.arrays import Array, Arrays, count, take
+from edgepipe.data.augmentation import Augment
 from edgepipe.errors import EdgepipeError, ExitCode, InputError
 
 
@@ -58,6 +59,7 @@ class Splits:
     classes: int | None
     class_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    augment: Augment | None = None  # what training stages do to training samples
 
     @property
     def train(self) -> SplitData:

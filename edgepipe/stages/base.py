@@ -11,6 +11,7 @@ from pydantic import Field
 from edgepipe.artifact import Artifact, Kind
 from edgepipe.cache import Cache
 from edgepipe.config import Document, Options, Path_
+from edgepipe.data.augmentation import Augment
 from edgepipe.data.spec import Expression as Expression
 from edgepipe.data.splits import FITTING, Split, Splits
 from edgepipe.errors import InputError
@@ -22,6 +23,8 @@ from edgepipe.tasks.spec import TaskSpec
 from edgepipe.training.distillation.options import TeacherOption
 
 if TYPE_CHECKING:
+    from edgepipe.training.augment import Augmenter
+    from edgepipe.training.distillation.teaching import Teaching
     from edgepipe.training.fit import Schedule
     from edgepipe.training.lesson import Lesson
 
@@ -130,10 +133,7 @@ class TrainingStage(Stage):
 
     def lesson(self, work: Work) -> "Lesson":
         """The data of this stage, what is done to it, and who teaches."""
-        from edgepipe.training.lesson import Lesson
-
-        teaching = None if self.teacher is None else teachers.teaching(self.teacher, self.batch_size, work)
-        return Lesson(work.goal, work.data.train, work.data.validation, teaching=teaching, seed=work.seed)
+        return taught(work, None if self.teacher is None else teachers.teaching(self.teacher, self.batch_size, work))
 
     def fit_schedule(self, work: Work, patience: int | None = None) -> "Schedule":
         """How long and how fast this stage trains."""
@@ -141,3 +141,26 @@ class TrainingStage(Stage):
 
         rate = self.learning_rate or work.goal.optimizer.learning_rate
         return Schedule(self.epochs, self.batch_size, rate, self.decay, patience)
+
+
+def taught(work: Work, teaching: "Teaching | None") -> "Lesson":
+    """The data of a stage, augmented as `data:` says, with its teachers.
+
+    Raises:
+        InputError: samples that cannot be augmented so.
+    """
+    from edgepipe.training.lesson import Lesson
+
+    augmenter = None if work.data.augment is None else _augmenter(work.data.augment, work)
+    return Lesson(work.goal, work.data.train, work.data.validation, augmenter, teaching, work.seed)
+
+
+def _augmenter(options: Augment, work: Work) -> "Augmenter":
+    from edgepipe.training.augment import make
+
+    x, task = work.data.train.x, work.goal
+    if isinstance(x, dict):
+        raise InputError("`augment:` changes one input, and the samples have several; do it in a function of your own")
+    classes = work.data.classes if task.kind == "classification" and task.labels == "one" else None
+    deviation = x.reshape(-1, x.shape[-1]).std(axis=0) if options.jitter is not None else None
+    return make(options, tuple(x.shape[1:]), classes, deviation)

@@ -9,7 +9,7 @@ from edgepipe.artifact import Artifact, Kind
 from edgepipe.config import Document, Path_
 from edgepipe.outcome import Outcome
 from edgepipe.stages import facts, teachers
-from edgepipe.stages.base import TrainingStage, Work, World
+from edgepipe.stages.base import TrainingStage, Work, World, taught
 from edgepipe.stages.source import Source, problem
 from edgepipe.training.distillation.options import Teacher
 
@@ -56,13 +56,12 @@ class Distill(TrainingStage):
         """Build the student, train it, store it."""
         from edgepipe.models.loading import load
         from edgepipe.training.fit import fit, seeded
-        from edgepipe.training.lesson import Lesson
 
         made, _ = self.student.run(work)
         seeded(work.seed)
         student = load(made.path, Kind.KERAS, allow_code=self.student.allow_code)
         teaching = teachers.teaching(self._teacher, self.batch_size, work, usual=work.world.earlier[-1])
-        lesson = Lesson(work.goal, work.data.train, work.data.validation, teaching=teaching, seed=work.seed)
+        lesson = taught(work, teaching)
         history = fit(student, lesson, self.fit_schedule(work, self.patience), work.progress.epoch)
         artifact = facts.write_keras(student, work.folder)
         notes = (*lesson.notes, *facts.stopped(history, self.patience))

@@ -1,0 +1,73 @@
+"""`augment:` of a dataset: how training samples are changed at random, read without importing anything heavy.
+
+What is named is applied in one order, whatever the order in the file: places first (flip, crop, rotate), then values
+(scale, rotation, jitter), then what is hidden (spec_augment, cutout), then what is mixed (mixup or cutmix).
+"""
+
+from typing import Annotated, Literal, final
+
+from pydantic import Field, model_validator
+
+from edgepipe.config import Options
+
+Angle = Annotated[float, Field(gt=0, le=180)]
+IMAGES = ("flip", "crop", "rotate", "cutout", "cutmix")
+SPECTROGRAMS = ("spec_augment",)
+WINDOWS = ("jitter", "scale", "rotation")
+
+
+@final
+class SpecAugment(Options):
+    """Park et al. 2019 (arXiv 1904.08779): stretches of time and of frequency set to the sample's mean."""
+
+    time: int = Field(default=8, ge=0, description="the most frames that one mask hides")
+    frequency: int = Field(default=5, ge=0, description="the most bands that one mask hides")
+    masks: int = Field(default=1, ge=1, description="of each kind")
+
+
+@final
+class Augment(Options):
+    """Random changes of training samples. Validation, test and representative samples stay as they are."""
+
+    flip: Literal["horizontal", "vertical", "both"] | None = Field(
+        default=None, description="images: mirrored, each way with a chance of one half"
+    )
+    crop: int | None = Field(
+        default=None, ge=1, description="images: pixels that are added as zeros on each side before a crop to size"
+    )
+    rotate: Angle | None = Field(default=None, description="images: degrees, at most, to either side")
+    scale: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="windows: deviation of a factor around 1 for each channel (Um et al. 2017)",
+    )
+    rotation: Angle | None = Field(
+        default=None, description="windows: degrees, at most, about a random axis, of each three channels in a row"
+    )
+    jitter: float | None = Field(
+        default=None, gt=0, description="windows: noise, as a share of each channel's deviation (Um et al. 2017)"
+    )
+    spec_augment: SpecAugment | None = Field(default=None, description="spectrograms: stretches that are hidden")
+    cutout: int | None = Field(
+        default=None, ge=1, description="images: side of a square of zeros, somewhere (DeVries, Taylor 2017)"
+    )
+    mixup: float | None = Field(
+        default=None, gt=0, description="classes: two samples blended, alpha of the Beta law (Zhang et al. 2018)"
+    )
+    cutmix: float | None = Field(
+        default=None, gt=0, description="images: a rectangle of another one, alpha of the Beta law (Yun et al. 2019)"
+    )
+
+    @model_validator(mode="after")
+    def _agree(self) -> "Augment":
+        if not self.named:
+            raise ValueError(f"names nothing; allowed: {', '.join(type(self).model_fields)}")
+        if self.mixup is not None and self.cutmix is not None:
+            raise ValueError("mixup and cutmix exclude each other: each mixes the labels")
+        return self
+
+    @property
+    def named(self) -> list[str]:
+        """What is asked for, in the order in which it is applied."""
+        return [name for name in type(self).model_fields if getattr(self, name) is not None]
