@@ -72,9 +72,7 @@ def make(options: Augment, shape: tuple[int, ...], classes: int | None, deviatio
         "rotate": lambda degrees: lambda x, random: rotate(x, degrees, random),
         "scale": lambda by: lambda x, random: scale(x, by, random),
         "rotation": lambda degrees: lambda x, random: rotation(x, degrees, random),
-        "jitter": lambda by: (
-            lambda x, random: jitter(x, by, np.ones(shape[-1]) if deviation is None else deviation, random)
-        ),
+        "jitter": lambda by: lambda x, random: jitter(x, by * spread, random),
         "spec_augment": lambda o: lambda x, random: spec_augment(x, o.time, o.frequency, o.masks, random),
         "cutout": lambda side: lambda x, random: cutout(x, side, random),
     }
