@@ -65,7 +65,7 @@ def make(options: Augment, shape: tuple[int, ...], classes: int | None, deviatio
     """
     for name in options.named:
         _check(name, options, shape, classes)
-    np.ones(shape[-1]) if deviation is None else deviation
+    spread = np.ones(shape[-1]) if deviation is None else deviation
     makers: dict[str, Callable[[Any], Change]] = {
         "flip": lambda how: lambda x, random: flip(x, how, random),
         "crop": lambda edge: lambda x, random: crop(x, edge, random),
