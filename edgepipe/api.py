@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from edgepipe.arrays import Arrays
+    from edgepipe.described import Described
     from edgepipe.devices.calibration.record import Calibration
     from edgepipe.devices.latency.build import Built
     from edgepipe.footprint import Footprint
@@ -246,6 +247,27 @@ def footprint(
     from edgepipe import footprint as footprints
 
     return footprints.of(architecture, input_shape, classes, options or {}, devices)
+
+
+def describe_data(description: str, *, seed: int | None = None, picture: StrPath | None = None) -> "Described":
+    """What a dataset holds, before anyone trains: sizes, shapes, values, balance of classes, notes. No TensorFlow.
+
+    Args:
+        description: a pipeline, a YAML file with `data:`, `module:function`, or a mapping such as `{images: photos/}`.
+        seed: of the split; None takes the pipeline's, or 0.
+        picture: a .png, .svg or .pdf to draw training samples into.
+
+    Raises:
+        ConfigError: everything wrong with the description.
+        InputError: whatever is wrong with the data.
+    """
+    from edgepipe import described
+    from edgepipe.report import dataset
+
+    found, splits = described.describe(description, Path.cwd(), seed)
+    if picture is not None:
+        dataset.picture(described.samples(splits, dataset.EACH), Path(picture))
+    return found
 
 
 def load_report(path: StrPath) -> "Report":

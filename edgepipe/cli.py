@@ -255,6 +255,31 @@ def stages(name: str | None, as_json: bool) -> None:
     return show_tables(catalogue.stages(name))
 
 
+@cli.command("data")
+@click.argument("description")
+@click.option("--picture", type=click.Path(dir_okay=False), help="Draw training samples into this .png, .svg or .pdf.")
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="Of the split; default: the pipeline's, or 0.")
+@JSON
+def data_command(description: str, picture: str | None, seed: int | None, as_json: bool) -> None:
+    """Show a dataset before anyone trains on it: sizes, shapes, values, balance of classes, what was skipped.
+
+    DESCRIPTION is a pipeline, module:function, or a mapping such as '{images: photos/, size: [96, 96]}'. Of the test
+    split only the size is told.
+    """
+    from edgepipe import api
+    from edgepipe.report import dataset
+    from edgepipe.report.text import show_tables
+
+    found = api.describe_data(description, seed=seed, picture=picture)
+    if as_json:
+        return click.echo(dataset.document(found))
+    show_tables(dataset.tables(found))
+    for note in found.notes:
+        click.echo(f"note: {note}")
+    told = f"drew {picture}" if picture else "--picture FILE.png draws samples of each class"
+    return click.echo(told, err=True)
+
+
 @cli.command()
 @click.argument("name", required=False)
 @click.option("--input", "shape", metavar="SHAPE", help="Shape of one sample, such as 49x10x1 or 100x6.")

@@ -1,0 +1,111 @@
+"""`edgepipe data`: what it tells, what it draws, what it refuses, what it loads."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgepipe import api
+from edgepipe.errors import EdgepipeError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def command(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "edgepipe", "data", *words], capture_output=True, text=True, cwd=folder
+    )
+
+
+@pytest.fixture
+def windows(tmp_path: Path) -> Path:
+    random = np.random.RandomState(0)
+    x, y = random.randn(100, 20, 3).astype("f4"), np.repeat([0, 1], [85, 15])
+    x[..., 1] += 5
+    np.savez(tmp_path / "w.npz", x=x, y=y, groups=np.arange(100) // 5)
+    return tmp_path
+
+
+def test_numbers(windows: Path) -> None:
+    done = command(windows, "{npz: w.npz, test: 0.25}", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["schema"] == "edgepipe.data/1"
+    assert found["shapes"] == {"": [20, 3]}
+    assert sum(found["counts"].values()) == 100
+    trained = {name: counts["train"] for name, counts in found["classes"].items()}
+    assert sum(trained.values()) == found["counts"]["train"]
+    assert all("test" not in counts for counts in found["classes"].values())
+    assert [round(value["mean"]) for value in found["values"]] == [0, 5, 0]
+    assert any("out of balance" in note for note in found["notes"])
+    assert any("no group on two sides" in note for note in found["notes"])
+
+
+def test_a_pipeline_is_split_as_it_will_be(windows: Path) -> None:
+    (windows / "p.yaml").write_text("name: p\nseed: 5\ndata: {npz: w.npz}\n")
+    own, seeded = (edgepipe_json(windows, *words) for words in (("p.yaml",), ("{npz: w.npz}", "--seed", "5")))
+    assert own["values"] == seeded["values"]
+    assert own["values"] != edgepipe_json(windows, "{npz: w.npz}")["values"]
+
+
+def edgepipe_json(folder: Path, *words: str) -> dict[str, object]:
+    found: dict[str, object] = json.loads(command(folder, *words, "--json").stdout)
+    return found
+
+
+@pytest.mark.parametrize("shape", [(20, 3), (12, 10, 1), (12, 10, 3), (7,)])
+@pytest.mark.parametrize("labelled", [True, False])
+def test_pictures(shape: tuple[int, ...], labelled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = np.random.RandomState(0).rand(40, *shape)
+    np.savez(tmp_path / "w.npz", x=x, **({"y": np.arange(40) % 2} if labelled else {}))
+    monkeypatch.chdir(tmp_path)
+    api.describe_data("{npz: w.npz}", picture="p.png")
+    with Image.open(tmp_path / "p.png") as image:
+        assert len(set(image.convert("L").tobytes())) > 10
+
+
+def test_a_table_for_people(windows: Path) -> None:
+    done = command(windows, "{npz: w.npz}")
+    for text in ("samples of shape 20x3", "labels: 2 classes", "channel 1", "size only", "note: "):
+        assert text in done.stdout
+    assert "--picture" in done.stderr
+
+
+def test_it_loads_no_tensorflow(windows: Path) -> None:
+    code = (
+        "import sys, atexit; sys.argv = ['edgepipe', 'data', '{npz: w.npz}', '--picture', 'p.svg', '--json']; "
+        "atexit.register(lambda: print([m for m in ('tensorflow', 'keras', 'pandas') if m in sys.modules])); "
+        "from edgepipe.cli import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=windows)
+    assert done.stdout.strip().endswith("[]"), done.stderr
+    assert (windows / "p.svg").exists()
+
+
+@pytest.mark.parametrize(
+    ("description", "message"),
+    [
+        ("nowhere.yaml", "nowhere.yaml"),
+        ("photos", "is no file, no module:function and no mapping"),
+        ("{npz: missing.npz}", "1:13: data.npz: no such file"),
+        ("{npz: w.npz, tset: 0.2}", "did you mean 'test'"),
+        ("{npz: w.npz", "the description:2:1: not valid YAML"),
+        ("nomodule:load", "no module 'nomodule'"),
+    ],
+)
+def test_refused(description: str, message: str, windows: Path) -> None:
+    done = command(windows, description)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_picture_of_no_kind_is_refused_and_nothing_is_left(windows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(windows)
+    with pytest.raises(EdgepipeError, match=r"pictures end in \.png, \.svg, \.pdf"):
+        api.describe_data("{npz: w.npz}", picture="p.doc")
+    assert sorted(path.name for path in windows.iterdir()) == ["w.npz"]
