@@ -13,11 +13,25 @@ from typing import Any, Self, final
 
 from edgepipe import sources
 from edgepipe.artifact import file_digest, files, text_digest
-from edgepipe.data import idx
-from edgepipe.data.spec import DataSpec, FashionSpec, FunctionSpec, IdxSpec, ImagesSpec, TableSpec, folder, table_files
+from edgepipe.data import idx, speech
+from edgepipe.data.spec import (
+    CsvSpec,
+    DataSpec,
+    FashionSpec,
+    FunctionSpec,
+    IdxSpec,
+    ImagesSpec,
+    ParquetSpec,
+    SoundSpec,
+    SpokenDigitsSpec,
+    TableSpec,
+    folder,
+    table_files,
+)
 from edgepipe.errors import InputError
 
 log = logging.getLogger(__name__)
+_PLACES = {"npz", "images", "idx", "fashion_mnist", "csv", "parquet", "audio", "files", "representative"}
 SETTLED = 2.0  # seconds; a file younger than that may change again without a new ctime, so it is not remembered
 # import name -> distribution, where they differ
 _DISTRIBUTIONS = {"sklearn": "scikit-learn", "PIL": "Pillow", "cv2": "opencv-python", "skimage": "scikit-image"}
@@ -40,13 +54,12 @@ def identity(spec: DataSpec, base: Path, memo: Path | None = None) -> dict[str, 
     with FileDigests(memo) as digests:
         content = {name: _content(path, digests) for name, path in _reads(spec, base).items()}
     return {
-        "options": spec.model_dump(
-            mode="json", exclude={"npz", "images", "idx", "fashion_mnist", "csv", "parquet", "files", "representative"}
-        ),
+        "options": spec.model_dump(mode="json", exclude=_PLACES),
         "kind": type(spec).__name__,
         "loader": sources.digest("edgepipe.data.loading"),
         "function": sources.digest(_module(spec), base) if isinstance(spec, FunctionSpec) else None,
         "files": content,
+        "program": speech.version() if isinstance(spec, SpokenDigitsSpec) else None,
         "packages": {name: sources.version(name) for name in sorted(_packages(spec, base))},
     }
 
@@ -58,11 +71,13 @@ def _module(spec: FunctionSpec) -> str:
 def _reads(spec: DataSpec, base: Path) -> dict[str, Path]:
     if isinstance(spec, FunctionSpec):
         return {file: base / file for file in spec.files}
+    if isinstance(spec, SpokenDigitsSpec):
+        return {}  # its options and the program's version say all
     if isinstance(spec, (IdxSpec, FashionSpec)):
         found = idx.find(folder(spec, base))
         images = {f"{split}.images": pair[0] for split, pair in found.items()}
         return images | {f"{split}.labels": pair[1] for split, pair in found.items()}
-    if isinstance(spec, TableSpec):
+    if isinstance(spec, (CsvSpec, ParquetSpec)):
         root = folder(spec, base)
         return {path.relative_to(root.parent).as_posix(): path for path in table_files(root, spec)}
     return {"source": folder(spec, base)}
@@ -82,6 +97,8 @@ def _packages(spec: DataSpec, base: Path) -> set[str]:
         return {"numpy", "Pillow"}
     if isinstance(spec, TableSpec):
         return {"numpy", "pandas", "pyarrow"}
+    if isinstance(spec, SoundSpec):
+        return {"numpy", "librosa", "soundfile", "soxr"}
     if not isinstance(spec, FunctionSpec):
         return {"numpy"}
     own = sources.closure(_module(spec), base)

@@ -5,17 +5,21 @@ from pathlib import Path
 import numpy as np
 
 from edgepipe.arrays import Array, Arrays, each, take
-from edgepipe.data import function, groups, idx, images, npz, tables
+from edgepipe.data import audio, function, groups, idx, images, npz, tables
 from edgepipe.data.raw import Raw, RawPart, checked, part_of, size
 from edgepipe.data.scaling import Scaling
 from edgepipe.data.spec import (
     DEFAULT_FRACTION,
+    AudioSpec,
+    CsvSpec,
     DataSpec,
     FashionSpec,
     FunctionSpec,
     ImagesSpec,
     NpzSpec,
+    ParquetSpec,
     Rescale,
+    SpokenDigitsSpec,
     TableSpec,
     folder,
 )
@@ -95,13 +99,17 @@ def read(spec: DataSpec, base: Path) -> Raw:
     """Everything the source has, unchecked, as stored."""
     if isinstance(spec, FunctionSpec):
         return function.read(spec, base)
+    if isinstance(spec, SpokenDigitsSpec):
+        return audio.spoken(spec)
     place = folder(spec, base)
     if isinstance(spec, NpzSpec):
         return npz.read(place, spec)
     if isinstance(spec, ImagesSpec):
         return images.read(place, spec)
-    if isinstance(spec, TableSpec):
+    if isinstance(spec, (CsvSpec, ParquetSpec)):
         return tables.read(place, spec)
+    if isinstance(spec, AudioSpec):
+        return audio.read(place, spec)
     found = idx.read(place)
     name = "Fashion-MNIST" if isinstance(spec, FashionSpec) else str(place)
     return Raw(name, {Split(split): part_of(name, pair) for split, pair in found.items()})

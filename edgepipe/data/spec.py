@@ -12,10 +12,11 @@ from typing import Annotated, Any, Literal, final
 from pydantic import AfterValidator, Field, JsonValue, model_validator
 
 from edgepipe import sources
-from edgepipe.config import Document, Options, Path_, describe, validate
-from edgepipe.data import idx
+from edgepipe.config import Document, Options, Path_, Quantity, describe, validate
+from edgepipe.data import idx, speech
 from edgepipe.data.augmentation import Augment
-from edgepipe.errors import InputError, did_you_mean
+from edgepipe.errors import InputError, ToolError, did_you_mean
+from edgepipe.units import Dimension
 
 DEFAULT_FRACTION = 0.2
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -30,6 +31,7 @@ def _expression(text: str) -> str:
     return text
 
 
+Seconds = Annotated[float, Quantity(Dimension.SECONDS)]
 Expression = Annotated[str, AfterValidator(_expression)]
 
 
@@ -150,7 +152,56 @@ class ParquetSpec(TableSpec):
     parquet: str = Field(description="a file, a folder with .parquet files below it, or a pattern")
 
 
-DataSpec = FunctionSpec | NpzSpec | ImagesSpec | FashionSpec | IdxSpec | CsvSpec | ParquetSpec
+class SoundSpec(_Common):
+    """What recordings can be told."""
+
+    rate: int = Field(default=16_000, ge=1000, description="samples a second that recordings are brought to")
+    seconds: float = Field(default=1.0, gt=0, description="length: longer ones are cropped, shorter ones padded")
+    features: Literal["log_mel", "mfcc", "none"] = Field(default="log_mel", description="none: the waveform itself")
+    window: Seconds = Field(default=0.03, gt=0, description="of a frame, such as 30 ms")
+    hop: Seconds = Field(default=0.02, gt=0, description="from frame to frame, such as 20 ms")
+    mels: int = Field(default=40, ge=1, description="mel bands")
+    coefficients: int = Field(default=10, ge=1, description="of mfcc: how many are kept")
+    fmin: float = Field(default=20.0, ge=0, description="Hz, where the lowest band begins")
+    fmax: float | None = Field(default=None, gt=0, description="Hz, where the highest band ends; null: half the rate")
+    floor: float = Field(default=1e-6, gt=0, description="added to the power before the logarithm")
+    group_from: Expression | None = Field(
+        default=None, description="regular expression for the speaker in a file's name, its first group if it has one"
+    )
+    skip_corrupt: bool = Field(default=False, description="leave out recordings that cannot be read, and say which")
+    rescale: Literal["none"] = Field(default="none", description="features are taken as they are")
+
+    @model_validator(mode="after")
+    def _fits(self) -> "SoundSpec":
+        top = self.fmax or self.rate / 2
+        if top > self.rate / 2 or self.fmin >= top:
+            raise ValueError(
+                f"fmin {self.fmin:g} and fmax {top:g} Hz must rise and stay within half the rate, {self.rate / 2:g}"
+            )
+        if self.features == "mfcc" and self.coefficients > self.mels:
+            raise ValueError(f"{self.coefficients} coefficients need as many mel bands; there are {self.mels}")
+        if self.hop > self.seconds or self.window > self.seconds:
+            raise ValueError("window and hop must be shorter than a recording")
+        return self
+
+
+@final
+class AudioSpec(SoundSpec):
+    """A folder with one subfolder of recordings per class, alone or below train/, validation/ (or val/) and test/."""
+
+    audio: str = Field(description="the folder; .wav, .flac, .ogg or .mp3")
+
+
+@final
+class SpokenDigitsSpec(SoundSpec):
+    """The ten digits, synthesized by espeak-ng in many voices; no voice on two sides of a split."""
+
+    spoken_digits: int | None = Field(default=None, ge=10, le=96, description="voices; default 60")
+
+
+DataSpec = (
+    FunctionSpec | NpzSpec | ImagesSpec | FashionSpec | IdxSpec | CsvSpec | ParquetSpec | AudioSpec | SpokenDigitsSpec
+)
 
 SOURCES: dict[str, type[DataSpec]] = {
     "function": FunctionSpec,
@@ -160,7 +211,10 @@ SOURCES: dict[str, type[DataSpec]] = {
     "idx": IdxSpec,
     "csv": CsvSpec,
     "parquet": ParquetSpec,
+    "audio": AudioSpec,
+    "spoken_digits": SpokenDigitsSpec,
 }
+_OPTIONAL = ("fashion_mnist", "spoken_digits")  # sources that may stand without a value
 _FORMS = f"write module:function (for example edgepipe.data:digits) or a mapping with one of: {', '.join(SOURCES)}"
 
 
@@ -190,7 +244,7 @@ def _read(document: Document, path: Path_, value: Any) -> DataSpec | None:
     if not named:
         _no_source(document, path, value)
         return None
-    if value[named[0]] is None and named[0] != "fashion_mnist":
+    if value[named[0]] is None and named[0] not in _OPTIONAL:
         document.problem((*path, named[0]), "names nothing; write what to read")
         return None
     return validate(document, path, value, SOURCES[named[0]])
@@ -227,11 +281,13 @@ def _check(document: Document, path: Path_, spec: DataSpec, base: Path) -> None:
             sources.check(spec.function, base)
         elif isinstance(spec, (IdxSpec, FashionSpec)):
             idx.find(folder(spec, base))
-        elif isinstance(spec, TableSpec):
+        elif isinstance(spec, SpokenDigitsSpec):
+            speech.program()
+        elif isinstance(spec, (CsvSpec, ParquetSpec)):
             _check_table(folder(spec, base))
         elif not folder(spec, base).exists():
             raise InputError(f"no such {'file' if isinstance(spec, NpzSpec) else 'folder'}: {folder(spec, base)}")
-    except InputError as error:
+    except (InputError, ToolError) as error:
         document.problem(path, str(error))
 
 
@@ -247,7 +303,7 @@ def _check_files(document: Document, path: Path_, spec: DataSpec, base: Path) ->
                 document.problem((*path, "files", index), f"no such file or folder: {base / file}")
 
 
-def folder(spec: NpzSpec | ImagesSpec | FashionSpec | IdxSpec | CsvSpec | ParquetSpec, base: Path) -> Path:
+def folder(spec: NpzSpec | ImagesSpec | FashionSpec | IdxSpec | CsvSpec | ParquetSpec | AudioSpec, base: Path) -> Path:
     """The file or folder that `spec` reads.
 
     Raises:
@@ -255,13 +311,7 @@ def folder(spec: NpzSpec | ImagesSpec | FashionSpec | IdxSpec | CsvSpec | Parque
     """
     if isinstance(spec, FashionSpec):
         return idx.fashion_folder() if spec.fashion_mnist is None else base / spec.fashion_mnist
-    if isinstance(spec, NpzSpec):
-        return base / spec.npz
-    if isinstance(spec, CsvSpec):
-        return base / spec.csv
-    if isinstance(spec, ParquetSpec):
-        return base / spec.parquet
-    return base / (spec.images if isinstance(spec, ImagesSpec) else spec.idx)
+    return base / str(getattr(spec, _source(spec)))
 
 
 def table_files(root: Path, spec: TableSpec) -> list[Path]:

@@ -12,7 +12,7 @@ from edgepipe.data.spec import DataSpec, FashionSpec, FunctionSpec, ImagesSpec, 
 
 FORMS = (
     "write module:function (for example edgepipe.data:digits) or a mapping with one of: "
-    "function, npz, images, fashion_mnist, idx, csv, parquet"
+    "function, npz, images, fashion_mnist, idx, csv, parquet, audio, spoken_digits"
 )
 
 

@@ -394,7 +394,7 @@ CASES: list[tuple[str, str, str, list[str]]] = [
         "3:13: data.npz: no such file: {base}/gone.npz",
     ]),
     ("data that is a word", DATA, "digits", [
-        "3:7: data: found the text 'digits'; write module:function (for example edgepipe.data:digits) or a mapping with one of: function, npz, images, fashion_mnist, idx, csv, parquet",
+        "3:7: data: found the text 'digits'; write module:function (for example edgepipe.data:digits) or a mapping with one of: function, npz, images, fashion_mnist, idx, csv, parquet, audio, spoken_digits",
     ]),
     ("unknown task", TASK, "task: clasification", [
         "4:7: task.kind: found the text 'clasification'; allowed: classification, regression, reconstruction, custom; did you mean 'classification'?",

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +34,15 @@ def test_a_pipeline_ends_with_integers_and_its_verdict(name: str, tmp_path: Path
     report = run(name, tmp_path)
     assert report["met"] is True
     assert metrics(report)["float_offenders"] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is not installed")
+def test_spoken_digits_say_that_they_are_synthetic(tmp_path: Path) -> None:
+    report = run("spoken_digits", tmp_path, "stages.train.epochs=15", "stages.prune.epochs=4", "data.spoken_digits=30")
+    assert report["met"] is True
+    assert metrics(report)["float_offenders"] == 0
+    assert "synthetic speech: espeak-ng" in (tmp_path / "out" / "report.md").read_text()
 
 
 @pytest.mark.slow

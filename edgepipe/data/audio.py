@@ -1,0 +1,162 @@
+"""Folders of recordings: one subfolder for each class, read with soundfile, brought to one rate and length."""
+
+import re
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import final
+
+import numpy as np
+
+from edgepipe.arrays import Array
+from edgepipe.data import folders, speech
+from edgepipe.data.features import Features, library
+from edgepipe.data.raw import Raw, RawPart
+from edgepipe.data.spec import SoundSpec, SpokenDigitsSpec
+from edgepipe.data.splits import Split
+from edgepipe.errors import InputError
+
+ENDINGS = frozenset({".wav", ".flac", ".ogg", ".mp3"})
+
+
+class _Corrupt(Exception):  # noqa: N818 - a reason, caught here
+    """Why a recording cannot be used."""
+
+
+@final
+@dataclass
+class _Told:
+    """What happened to recordings on the way."""
+
+    corrupt: list[str] = field(default_factory=list)
+    cropped: list[float] = field(default_factory=list)  # seconds
+    padded: list[float] = field(default_factory=list)
+    slower: dict[int, int] = field(default_factory=dict)  # rate below what is asked -> how many
+
+
+def features(spec: SoundSpec) -> Features:
+    """What `spec` asks to be computed."""
+    samples = round(spec.window * spec.rate), round(spec.hop * spec.rate)
+    fmax = spec.fmax or spec.rate / 2
+    return Features(spec.features, spec.rate, *samples, spec.mels, spec.coefficients, spec.fmin, fmax, spec.floor)
+
+
+def read(root: Path, spec: SoundSpec) -> Raw:
+    """All recordings below `root` as features, labelled by the sorted names of the class folders.
+
+    Raises:
+        InputError: no class folders, an empty one, a class that training does not have, or recordings that cannot be
+            read (all are named) unless `skip_corrupt` is set.
+        ToolError: librosa is not installed.
+    """
+    library()
+    split_folders = folders.split_folders(root)
+    names = folders.class_names(split_folders[Split.TRAIN], "recordings")
+    for folder in split_folders.values():
+        folders.check_classes(folder, names, ENDINGS, "recordings")
+    told, wanted = _Told(), features(spec)
+    parts = {split: _part(folder, names, spec, wanted, told) for split, folder in split_folders.items()}
+    if told.corrupt and not spec.skip_corrupt:
+        listed = "\n".join(f"  {entry}" for entry in told.corrupt)
+        raise InputError(
+            f"{root}: {len(told.corrupt)} recordings cannot be read; replace them, or set `skip_corrupt: true`:\n"
+            f"{listed}"
+        )
+    notes = (f"{root}: features: {wanted.told()}", *_notes(root, spec, told))
+    return Raw(str(root), parts, names, (*notes, *folders.others(root, ENDINGS, "recordings")))
+
+
+def _part(folder: Path, names: tuple[str, ...], spec: SoundSpec, wanted: Features, told: _Told) -> RawPart:
+    waves: list[Array] = []
+    labels: list[int] = []
+    groups: list[str] = []
+    for path, label in folders.labelled(folder, names, ENDINGS):
+        try:
+            wave = _wave(path, spec, told)
+            groups += [_group(path, spec.group_from)] if spec.group_from is not None else []
+        except _Corrupt as reason:
+            told.corrupt.append(f"{path} ({reason})")
+            continue
+        waves.append(wave)
+        labels.append(label)
+    if not waves:
+        return RawPart(np.empty((0, 1), np.float32), np.empty(0, np.int64))
+    return RawPart(wanted.of(np.stack(waves)), np.array(labels, np.int64), np.array(groups) if groups else None)
+
+
+def _group(path: Path, pattern: str) -> str:
+    match = re.search(pattern, path.name)
+    if match is None:
+        raise _Corrupt(f"its name does not match `group_from: {pattern}`")
+    return str(match.group(1) if match.re.groups else match.group())
+
+
+def _wave(path: Path, spec: SoundSpec, told: _Told) -> Array:
+    """One channel at the rate and of the length that are asked for, float32 in [-1, 1]."""
+    samples, rate = _decoded(path)
+    if rate != spec.rate:
+        if rate < spec.rate:
+            told.slower[rate] = told.slower.get(rate, 0) + 1
+        samples = library().resample(samples, orig_sr=rate, target_sr=spec.rate, res_type="soxr_hq")
+    length = round(spec.seconds * spec.rate)
+    over = len(samples) - length
+    if over > 0:
+        told.cropped.append(over / spec.rate)
+        return samples[over // 2 : over // 2 + length]
+    if over < 0:
+        told.padded.append(-over / spec.rate)
+    return np.pad(samples, (-over // 2, -over - -over // 2))
+
+
+def _decoded(path: Path) -> tuple[Array, int]:
+    import soundfile
+
+    try:
+        _check_whole(path)
+        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, OSError, RuntimeError, ValueError) as error:
+        raise _Corrupt(" ".join(str(error).replace(str(path), "").split()).strip(": '.") or "unreadable") from None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # the mean of NaN is told below
+        mono = samples.mean(axis=1)
+    if len(mono) == 0:
+        raise _Corrupt("holds no samples")
+    if not np.isfinite(mono).all():
+        raise _Corrupt(f"{int((~np.isfinite(mono)).sum())} samples are NaN or infinite")
+    return mono, int(rate)
+
+
+def _check_whole(path: Path) -> None:
+    """A RIFF file says its length in its head; libsndfile reads what is there without a word."""
+    with path.open("rb") as stream:
+        head = stream.read(8)
+    declared, found = int.from_bytes(head[4:], "little") + 8, path.stat().st_size
+    if head[:4] == b"RIFF" and found < declared < 2**32 - 2:  # a stream of unknown length says the largest number
+        raise _Corrupt(f"ends after {found} of {declared} bytes")
+
+
+def _notes(root: Path, spec: SoundSpec, told: _Told) -> tuple[str, ...]:
+    notes = list(folders.skipped(root, told.corrupt, "recordings"))
+    for what, times in (("cropped, both ends alike,", told.cropped), ("padded with silence", told.padded)):
+        if times:
+            notes.append(f"{root}: {len(times)} recordings {what} to {spec.seconds:g} s, by up to {max(times):.3g} s")
+    for rate, number in sorted(told.slower.items()):
+        notes.append(
+            f"{root}: {number} recordings at {rate} Hz (asked for {spec.rate}) hold nothing above {rate // 2} Hz"
+        )
+    return tuple(notes)
+
+
+def spoken(spec: SpokenDigitsSpec) -> Raw:
+    """The ten digits in synthetic voices, grouped by voice.
+
+    Raises:
+        ToolError: espeak-ng or librosa is not installed.
+    """
+    number = spec.spoken_digits or speech.VOICES
+    raw = read(speech.folder(number), spec.model_copy(update={"group_from": r"^(.+)_\d+\.wav$"}))
+    part, name = raw.parts[Split.TRAIN], "spoken digits (synthetic)"
+    values = np.array([speech.DIGITS.index(digit) for digit in raw.class_names])[part.y]
+    origin = f"synthetic speech: espeak-ng {speech.version()}, {len(speech.voices(number))} voices"
+    notes = (origin, *(note.replace(raw.name, name) for note in raw.notes))
+    return Raw(name, {Split.TRAIN: RawPart(part.x, values, part.groups)}, speech.DIGITS, notes)
