@@ -228,7 +228,7 @@ def footprint(
     architecture: str,
     *,
     input_shape: tuple[int, ...],
-    classes: int = 10,
+    classes: int | None = None,
     options: Mapping[str, object] | None = None,
     devices: Collection[str] = (),
 ) -> "Footprint":
@@ -237,7 +237,7 @@ def footprint(
     Args:
         architecture: a name that `edgepipe.zoo` has.
         input_shape: of one sample, without the batch.
-        classes: outputs of a classifier.
+        classes: outputs of a classifier; None for 10, and for an architecture that has none.
         options: of the architecture, such as `{"alpha": 0.5}`.
         devices: names or paths of profiles to hold it against.
 

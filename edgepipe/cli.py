@@ -283,12 +283,12 @@ def data_command(description: str, picture: str | None, seed: int | None, as_jso
 @cli.command()
 @click.argument("name", required=False)
 @click.option("--input", "shape", metavar="SHAPE", help="Shape of one sample, such as 49x10x1 or 100x6.")
-@click.option("--classes", type=int, default=10, show_default=True, help="What a classifier tells apart.")
+@click.option("--classes", type=int, help="What a classifier tells apart; default 10.")
 @click.option("--set", "settings", multiple=True, metavar="OPTION=VALUE", help="An option of it, such as alpha=0.5.")
 @click.option("--device", "devices", multiple=True, help="A device profile to hold it against; repeat for several.")
 @JSON
 def zoo(
-    name: str | None, shape: str | None, classes: int, settings: tuple[str, ...], devices: tuple[str, ...],
+    name: str | None, shape: str | None, classes: int | None, settings: tuple[str, ...], devices: tuple[str, ...],
     as_json: bool,
 ) -> None:  # fmt: skip
     """List the architectures and their footprint, or build one for an input and count it before any training."""
@@ -296,8 +296,8 @@ def zoo(
     from edgepipe.report.text import show_tables
 
     if name is None or shape is None:
-        if shape is not None or settings or devices:
-            raise InputError("--input, --set and --device are for one architecture: edgepipe zoo NAME --input 28x28x1")
+        if shape is not None or settings or devices or classes is not None:
+            raise InputError("--input, --classes, --set and --device go together: edgepipe zoo NAME --input 28x28x1")
         return click.echo(architectures.listed_json(name)) if as_json else show_tables(architectures.listed(name))
     from edgepipe import api
 

@@ -17,7 +17,9 @@ from edgepipe.tflite import graph, micro
 from edgepipe.units import Dimension
 from edgepipe.zoo import known
 
-SAMPLES = 4  # random ones that calibrate: ranges change neither size nor speed
+SPREAD = 16.0  # of the scores of random weights, so that some class stands out
+CLASSES = 10  # of a classifier, unless given
+SAMPLES = 4  # random ones that calibrate: ranges change neither size nor speed; a test holds it against training
 
 
 class Footprint(Record):
@@ -32,9 +34,13 @@ class Footprint(Record):
 
 
 def of(
-    name: str, input_shape: tuple[int, ...], classes: int, options: Mapping[str, object], devices: Collection[str] = ()
+    name: str,
+    input_shape: tuple[int, ...],
+    classes: int | None,
+    options: Mapping[str, object],
+    devices: Collection[str] = (),
 ) -> Footprint:
-    """Build the architecture `name`, convert it and count.
+    """Build the architecture `name`, convert it and count; without `classes` a classifier has 10.
 
     Raises:
         InputError: no such architecture or option, a shape or an option's value that it does not take, or an unknown
@@ -59,7 +65,9 @@ def of(
     )
 
 
-def _given(name: str, input_shape: tuple[int, ...], classes: int, options: Mapping[str, object]) -> dict[str, Any]:
+def _given(
+    name: str, input_shape: tuple[int, ...], classes: int | None, options: Mapping[str, object]
+) -> dict[str, Any]:
     from edgepipe import zoo
 
     if name not in zoo.__all__:
@@ -68,27 +76,41 @@ def _given(name: str, input_shape: tuple[int, ...], classes: int, options: Mappi
     for option in options:
         if option not in allowed:
             raise InputError(f"{name} has no option '{option}'{did_you_mean(option, allowed)}")
-    takes = inspect.signature(getattr(zoo, name)).parameters
-    return {"input_shape": input_shape, **({"classes": classes} if "classes" in takes else {}), **options}
+    if "classes" in inspect.signature(getattr(zoo, name)).parameters:
+        return {"input_shape": input_shape, "classes": CLASSES if classes is None else classes, **options}
+    if classes is not None:
+        raise InputError(f"{name} tells no classes apart; leave --classes out")
+    return {"input_shape": input_shape, **options}
 
 
 def _built(name: str, given: dict[str, Any], path: Path) -> Metric:
-    """Write the architecture as an int8 .tflite; its trainable and moving parameters."""
+    """Write the architecture, with random weights, as an int8 .tflite; its trainable and moving parameters."""
     import numpy as np
 
     from edgepipe import zoo
     from edgepipe.compress.convert import convert
-    from edgepipe.training.fit import seeded
 
-    seeded(0)
-    try:
-        model = getattr(zoo, name)(**given)
-    except (TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{name} cannot be built with {given}: {str(error).strip().splitlines()[0]}") from None
+    model = getattr(zoo, name)(**given)
+    _as_if_trained(model)
     samples = np.random.RandomState(0).rand(SAMPLES, *given["input_shape"]).astype(np.float32)
     write_bytes(path, convert(model, scheme="int8", samples=samples, input_type="int8", output_type="int8"))
     how = "elements of all weights of the Keras model, statistics of batch norms among them"
     return exact("parameters", model.count_params(), Dimension.COUNT, how)
+
+
+def _as_if_trained(model: Any) -> None:
+    """Random weights of sane size, because fresh ones mislead.
+
+    Fresh biases are all zero: the converter stores them once for all layers, or not at all, and the file is up to a
+    fifth smaller than it will be. Fresh activations shrink from layer to layer until TensorFlow Lite Micro has no
+    multiplier for them, and it aborts on a softmax over more than 256 classes whose scores are all alike.
+    """
+    from edgepipe.models.perturb import perturb
+
+    perturb(model)
+    for layer in model.layers:
+        if layer.name == "probabilities":
+            layer.kernel.assign(layer.kernel * SPREAD)
 
 
 def _counted(path: Path) -> list[Metric]:

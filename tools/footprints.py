@@ -13,11 +13,11 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "zoo.md"
 BEGIN, END = "<!-- made by tools/footprints.py; do not edit -->", "<!-- end -->"
 
 
-def entry(name: str, shape: tuple[int, ...], classes: int, options: dict[str, Any]) -> dict[str, Any]:
+def entry(name: str, shape: tuple[int, ...], classes: int | None, options: dict[str, Any]) -> dict[str, Any]:
     """The footprint of one architecture, as it is stored."""
-    metrics = {metric.name: metric.value for metric in footprint.of(name, shape, classes or 2, options).metrics}
+    metrics = {metric.name: metric.value for metric in footprint.of(name, shape, classes, options).metrics}
     kept = {key: int(value) if value is not None else None for key, value in metrics.items()}
-    return {"name": name, "input": list(shape), "classes": classes or None, "options": options, **kept}
+    return {"name": name, "input": list(shape), "classes": classes, "options": options, **kept}
 
 
 def table() -> str:

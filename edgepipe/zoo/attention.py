@@ -1,9 +1,11 @@
 """A small attention model of nothing but operators that integer runtimes have."""
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from edgepipe.errors import InputError
-from edgepipe.zoo.parts import check_image, check_positive, normal_relu, timeline
+from edgepipe.zoo import arguments
+from edgepipe.zoo.parts import normal_relu, timeline
 
 if TYPE_CHECKING:
     import keras
@@ -32,14 +34,19 @@ def attention(
         dropout: share dropped before the dense softmax.
 
     Raises:
-        InputError: neither shape, no classes, a number not above zero, or a width that heads do not divide.
+        InputError: no image and no window, fewer than two classes, or an argument out of its range.
     """
+    arguments.image_or_window(input_shape)
+    arguments.class_count(classes)
+    arguments.count(width=width, heads=heads)
+    arguments.count(arguments.MOST_BLOCKS, blocks=blocks)
+    arguments.share("dropout", dropout)
+    if width % heads:
+        near = math.ceil(width / heads) * heads
+        raise InputError(f"width is a multiple of heads, found width {width} and heads {heads}; try width {near}")
     import keras
 
-    check_positive(width=width, heads=heads, blocks=blocks)
-    if width % heads:
-        raise InputError(f"width must be a multiple of heads, found {width} and {heads}")
-    inputs, x = _entered(tuple(input_shape), classes)
+    inputs, x = _entered(tuple(input_shape))
     x = _stem(x, width)
     x = keras.layers.Reshape((x.shape[1] * x.shape[2], width), name="tokens")(x)
     for number in range(1, blocks + 1):
@@ -51,12 +58,11 @@ def attention(
     )
 
 
-def _entered(input_shape: tuple[int, ...], classes: int) -> tuple[Any, Any]:
+def _entered(input_shape: tuple[int, ...]) -> tuple[Any, Any]:
     import keras
 
     if len(input_shape) == 2:
-        return timeline(input_shape, classes)
-    check_image(input_shape, classes)
+        return timeline(*input_shape)
     inputs = keras.Input(input_shape, name="image")
     return inputs, inputs
 

@@ -1,16 +1,19 @@
 """A dense autoencoder for reconstruction: what it cannot rebuild, it has not seen."""
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-from edgepipe.errors import InputError
+from edgepipe.zoo import arguments
 
 if TYPE_CHECKING:
     import keras
 
+MOST_VALUES = 2**18  # of a sample: a dense layer of 128 units has 128 times as many weights
+
 
 def autoencoder(
-    *, input_shape: tuple[int, ...], widths: tuple[int, ...] = (128, 128), code: int = 8, batch_norm: bool = False
+    *, input_shape: tuple[int, ...], widths: Sequence[int] = (128, 128), code: int = 8, batch_norm: bool = False
 ) -> "keras.Model":
     """Dense layers with ReLU down to `code` values and back up; the output is linear.
 
@@ -25,22 +28,29 @@ def autoencoder(
         batch_norm: whether each layer but the last is normalized before its ReLU.
 
     Raises:
-        InputError: the samples are empty.
+        InputError: the samples are empty or too large, or an argument is out of its range.
     """
+    size = math.prod(arguments.any_shape(input_shape, MOST_VALUES))
+    arguments.counts(empty=True, widths=widths)
+    arguments.count(code=code)
+    arguments.switch("batch_norm", batch_norm)
     import keras
 
-    size = math.prod(input_shape)
-    if size < 1:
-        raise InputError(f"an autoencoder needs samples with at least one value, found shape {tuple(input_shape)}")
-    inputs = keras.Input(input_shape, name="sample")
-    x = keras.layers.Flatten(name="flatten")(inputs)
+    inputs = keras.Input(tuple(input_shape), name="sample")
+    x: Any = keras.layers.Flatten(name="flatten")(inputs)
     units = [*widths, code, *reversed(widths)]
     numbers = range(1, len(widths) + 1)
     names = [*(f"encoder{number}" for number in numbers), "code", *(f"decoder{number}" for number in numbers)]
     for width, name in zip(units, names, strict=True):
-        x = keras.layers.Dense(width, name=name)(x)
-        if batch_norm:
-            x = keras.layers.BatchNormalization(momentum=0.9, name=f"{name}_bn")(x)
-        x = keras.layers.ReLU(name=f"{name}_relu")(x)
+        x = _dense(x, width, name, batch_norm)
     x = keras.layers.Dense(size, name="values")(x)
     return keras.Model(inputs, keras.layers.Reshape(tuple(input_shape), name="reconstruction")(x), name="autoencoder")
+
+
+def _dense(x: Any, width: int, name: str, batch_norm: bool) -> Any:
+    import keras
+
+    if not batch_norm:
+        return keras.layers.Dense(width, activation="relu", name=name)(x)
+    x = keras.layers.BatchNormalization(momentum=0.9, name=f"{name}_bn")(keras.layers.Dense(width, name=name)(x))
+    return keras.layers.Activation("relu", name=f"{name}_relu")(x)

@@ -20,20 +20,27 @@ PAPERS = {
     "attention": "Hassani et al. 2021, arXiv 2104.05704; Berg et al. 2021, arXiv 2104.00769",
     "temporal_cnn": "Zhang et al. 2017, arXiv 1711.07128; Bai et al. 2018, arXiv 1803.01271",
 }
-# what is counted beforehand: architecture, sample, classes (0: none), options
-COUNTED: tuple[tuple[str, tuple[int, ...], int, dict[str, Any]], ...] = (
+# what is counted beforehand: architecture, sample, classes, options
+COUNTED: tuple[tuple[str, tuple[int, ...], int | None, dict[str, Any]], ...] = (
+    ("small_cnn", (8, 8, 1), 10, {}),
     ("small_cnn", (28, 28, 1), 10, {}),
     ("ds_cnn", (49, 10, 1), 12, {}),
+    ("ds_cnn", (49, 10, 1), 12, {"size": "medium"}),
+    ("ds_cnn", (49, 10, 1), 12, {"size": "large"}),
     ("ds_cnn", (49, 40, 1), 12, {}),
     ("mobilenet_v1", (96, 96, 3), 2, {"alpha": 0.25}),
+    ("mobilenet_v1", (224, 224, 3), 1000, {"alpha": 0.25}),
     ("mobilenet_v1", (224, 224, 3), 1000, {"alpha": 1.0}),
     ("mobilenet_v2", (96, 96, 3), 2, {"alpha": 0.35}),
     ("mobilenet_v2", (224, 224, 3), 1000, {"alpha": 1.0}),
     ("resnet8", (32, 32, 3), 10, {}),
-    ("autoencoder", (640,), 0, {"widths": [128, 128, 128, 128], "batch_norm": True}),
+    ("autoencoder", (640,), None, {"widths": [128, 128, 128, 128], "batch_norm": True}),
+    ("attention", (8, 8, 1), 10, {}),
     ("attention", (28, 28, 1), 10, {}),
+    ("attention", (49, 10, 1), 12, {}),
     ("attention", (49, 40, 1), 12, {}),
     ("attention", (100, 6), 4, {}),
+    ("attention", (29, 12), 9, {}),
     ("temporal_cnn", (100, 6), 4, {}),
     ("temporal_cnn", (29, 12), 9, {}),
 )

@@ -2,12 +2,14 @@
 
 from typing import TYPE_CHECKING, Any
 
-from edgepipe.zoo.parts import check_image, check_positive, head, normal_relu
+from edgepipe.zoo import arguments
+from edgepipe.zoo.parts import head, normal_relu
 
 if TYPE_CHECKING:
     import keras
 
 MOMENTUM = 0.9  # of batch norms: 0.999, as published, needs tens of thousands of steps before it means anything
+WIDEST = 4.0  # of the width multiplier: 16 times the MACs
 V1 = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1))
 V2 = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 
@@ -24,17 +26,16 @@ def mobilenet_v1(
         input_shape: (height, width, channels). Five strides of 2 as in the paper: below 32 pixels the last maps are
             one pixel wide.
         classes: outputs, at least 2.
-        alpha: the width multiplier, of the channels of every layer.
+        alpha: the width multiplier, of the channels of every layer; up to 4.
         dropout: share dropped before the dense layer.
 
     Raises:
-        InputError: the shape is no image, there are no classes, or alpha is not above zero.
+        InputError: no image, fewer than two classes, or an argument out of its range.
     """
+    _check(input_shape, classes, alpha, dropout)
     import keras
 
-    check_image(input_shape, classes)
-    check_positive(alpha=alpha)
-    x = inputs = keras.Input(input_shape, name="image")
+    x = inputs = keras.Input(tuple(input_shape), name="image")
     x = _convolution(x, max(1, int(32 * alpha)), "conv0", 3, 2)
     for number, (filters, strides) in enumerate(V1, 1):
         x = _depthwise(x, f"depthwise{number}", strides)
@@ -53,17 +54,16 @@ def mobilenet_v2(
     Args:
         input_shape: (height, width, channels); strides as in the paper.
         classes: outputs, at least 2.
-        alpha: the width multiplier; the last convolution never has less than 1280 channels.
+        alpha: the width multiplier, up to 4; the last convolution never has less than 1280 channels.
         dropout: share dropped before the dense layer.
 
     Raises:
-        InputError: the shape is no image, there are no classes, or alpha is not above zero.
+        InputError: no image, fewer than two classes, or an argument out of its range.
     """
+    _check(input_shape, classes, alpha, dropout)
     import keras
 
-    check_image(input_shape, classes)
-    check_positive(alpha=alpha)
-    x = inputs = keras.Input(input_shape, name="image")
+    x = inputs = keras.Input(tuple(input_shape), name="image")
     x = _convolution(x, _eighths(32 * alpha), "conv0", 3, 2)
     number = 0
     for expansion, filters, repeats, strides in V2:
@@ -72,6 +72,13 @@ def mobilenet_v2(
             x = _inverted(x, f"block{number}", expansion, _eighths(filters * alpha), strides if repeat == 0 else 1)
     x = _convolution(x, _eighths(1280 * alpha) if alpha > 1 else 1280, "conv_last", 1, 1)
     return keras.Model(inputs, head(x, classes, dropout), name="mobilenet_v2")
+
+
+def _check(input_shape: tuple[int, ...], classes: int, alpha: float, dropout: float) -> None:
+    arguments.image(input_shape)
+    arguments.class_count(classes)
+    arguments.multiplier("alpha", alpha, WIDEST)
+    arguments.share("dropout", dropout)
 
 
 def _eighths(channels: float) -> int:

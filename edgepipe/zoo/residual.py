@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
-from edgepipe.zoo.parts import check_image, check_positive, head, normal_relu
+from edgepipe.zoo import arguments
+from edgepipe.zoo.parts import head, normal_relu
 
 if TYPE_CHECKING:
     import keras
@@ -23,13 +24,14 @@ def resnet8(*, input_shape: tuple[int, ...], classes: int, filters: int = 16) ->
         filters: channels of the first block.
 
     Raises:
-        InputError: the shape is no image, there are no classes, or no filters.
+        InputError: no image, fewer than two classes, or an argument out of its range.
     """
+    arguments.image(input_shape)
+    arguments.class_count(classes)
+    arguments.count(filters=filters)
     import keras
 
-    check_image(input_shape, classes)
-    check_positive(filters=filters)
-    inputs = keras.Input(input_shape, name="image")
+    inputs = keras.Input(tuple(input_shape), name="image")
     x = normal_relu(_convolution(inputs, filters, "conv0"), "conv0", momentum=MOMENTUM)
     for number, strides in ((1, 1), (2, 2), (3, 2)):
         x = _block(x, f"block{number}", filters * 2 ** (number - 1), strides)

@@ -1,8 +1,10 @@
 """A temporal CNN for windows of sensors: depthwise-separable convolutions along time."""
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from edgepipe.zoo.parts import check_positive, head, normal_relu, timeline
+from edgepipe.zoo import arguments
+from edgepipe.zoo.parts import head, normal_relu, timeline
 
 if TYPE_CHECKING:
     import keras
@@ -12,14 +14,14 @@ MOMENTUM = 0.9
 
 def temporal_cnn(
     *, input_shape: tuple[int, ...], classes: int, filters: int = 32, blocks: int = 3, kernel: int = 5,
-    dropout: float = 0.1,
+    dilated: bool = False, causal: bool = False, dropout: float = 0.1,
 ) -> "keras.Model":  # fmt: skip
     """A convolution over all channels, then residual blocks of a depthwise and a 1x1 convolution along time.
 
     The DS-CNN of Zhang et al. ("Hello Edge", arXiv 1711.07128, 2017) in one dimension, with the residual connections
     of S. Bai, J. Kolter, V. Koltun, "An Empirical Evaluation of Generic Convolutional and Recurrent Networks for
     Sequence Modeling", arXiv 1803.01271, 2018. Instead of dilation, which small runtimes carry out slowly, max pooling
-    halves time between blocks as long as 4 steps are left.
+    halves time between blocks as long as 4 steps are left; `dilated` and `causal` are as in the paper.
 
     Args:
         input_shape: (time, channels) of one window.
@@ -27,30 +29,59 @@ def temporal_cnn(
         filters: channels of every convolution.
         blocks: after the first convolution.
         kernel: steps of time that a convolution sees.
+        dilated: block n looks at every 2^(n-1)th step, as far as the window has them, and nothing is pooled.
+        causal: each step sees itself and earlier ones, as on a stream; the window is padded with zeros in front.
         dropout: share dropped before the dense layer.
 
     Raises:
-        InputError: the shape is no window, there are no classes, or a number is not above zero.
+        InputError: no window, fewer than two classes, or an argument out of its range.
     """
+    time, channels = arguments.window(input_shape)
+    arguments.class_count(classes)
+    arguments.count(filters=filters, kernel=kernel)
+    arguments.count(arguments.MOST_BLOCKS, blocks=blocks)
+    arguments.switch("dilated", dilated)
+    arguments.switch("causal", causal)
+    arguments.share("dropout", dropout)
     import keras
 
-    inputs, x = timeline(input_shape, classes)
-    check_positive(filters=filters, blocks=blocks, kernel=kernel)
-    x = keras.layers.Conv2D(filters, (kernel, 1), padding="same", use_bias=False, name="conv0")(x)
-    x, steps = normal_relu(x, "conv0", momentum=MOMENTUM), input_shape[0]
+    inputs, x = timeline(time, channels)
+    x, options = _Along(kernel, 1, causal).options(x, "conv0")
+    x = normal_relu(keras.layers.Conv2D(filters, (kernel, 1), **options)(x), "conv0", momentum=MOMENTUM)
     for number in range(1, blocks + 1):
-        x = _block(x, f"block{number}", filters, kernel)
-        if steps >= 8 and number < blocks:
-            x, steps = keras.layers.MaxPooling2D((2, 1), name=f"pool{number}")(x), steps // 2
+        apart = min(2 ** (number - 1), max(time - 1, 1)) if dilated else 1
+        x = _block(x, f"block{number}", _Along(kernel, apart, causal))
+        if not dilated and x.shape[1] >= 8 and number < blocks:
+            x = keras.layers.MaxPooling2D((2, 1), name=f"pool{number}")(x)
     return keras.Model(inputs, head(x, classes, dropout), name="temporal_cnn")
 
 
-def _block(x: Any, name: str, filters: int, kernel: int) -> Any:
+@dataclass(frozen=True)
+class _Along:
+    """How a convolution looks along time, the first axis of a map that is one wide."""
+
+    kernel: int
+    apart: int
+    causal: bool
+
+    def options(self, x: Any, name: str) -> tuple[Any, dict[str, Any]]:
+        """`x`, with zeros in front if causal, and the options of the convolution `name` of it."""
+        import keras
+
+        if self.causal:
+            past = self.apart * (self.kernel - 1)
+            x = keras.layers.ZeroPadding2D(((past, 0), (0, 0)), name=f"{name}_past")(x)
+        padding = "valid" if self.causal else "same"
+        return x, {"padding": padding, "dilation_rate": (self.apart, 1), "use_bias": False, "name": name}
+
+
+def _block(x: Any, name: str, along: _Along) -> Any:
     import keras
 
     entered = x
-    x = keras.layers.DepthwiseConv2D((kernel, 1), padding="same", use_bias=False, name=f"{name}_depthwise")(x)
+    x, options = along.options(x, f"{name}_depthwise")
+    x = keras.layers.DepthwiseConv2D((along.kernel, 1), **options)(x)
     x = normal_relu(x, f"{name}_depthwise", momentum=MOMENTUM)
-    x = keras.layers.Conv2D(filters, 1, use_bias=False, name=f"{name}_pointwise")(x)
+    x = keras.layers.Conv2D(int(entered.shape[-1]), 1, use_bias=False, name=f"{name}_pointwise")(x)
     x = keras.layers.BatchNormalization(momentum=MOMENTUM, name=f"{name}_pointwise_bn")(x)
     return keras.layers.ReLU(name=f"{name}_relu")(keras.layers.Add(name=f"{name}_add")([entered, x]))
