@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from edgepipe.arrays import Arrays
+    from edgepipe.compress.schemes import Method, Number, SchemeName
     from edgepipe.described import Described
     from edgepipe.devices.calibration.record import Calibration
     from edgepipe.devices.latency.build import Built
@@ -21,12 +22,11 @@ if TYPE_CHECKING:
     from edgepipe.profiling import Profiled
     from edgepipe.progress import Progress
     from edgepipe.report.report import Report
+    from edgepipe.sensing import Sensed
     from edgepipe.single import Conversion, Verification
     from edgepipe.tflite.model import Model
 
 StrPath = str | Path
-Scheme = Literal["int8", "float16", "dynamic", "float32"]
-Number = Literal["int8", "uint8", "float32"]
 
 
 def run(
@@ -90,21 +90,69 @@ def convert(
     model: StrPath,
     *,
     data: "StrPath | Arrays | None" = None,
-    scheme: Scheme = "int8",
-    input: Number | None = None,  # noqa: A002 - the word of the option
-    output: Number | None = None,
+    scheme: "SchemeName" = "int8",
+    input: "Number | None" = None,  # noqa: A002 - the word of the option
+    output: "Number | None" = None,
     out: StrPath | None = None,
     allow_code: bool = False,
     custom_objects: str | None = None,
+    calibration: "Method" = "min_max",
+    percentile: float = 99.99,
+    types: Collection[str] = (),
+    layers: Collection[str] = (),
+    recipe: StrPath | None = None,
 ) -> "Conversion":
-    """Convert a `.keras`, `.h5` or SavedModel to TFLite; see `single.convert`."""
+    """Convert a `.keras`, `.h5`, SavedModel or float `.tflite` to TFLite; see `single.convert`."""
     from edgepipe import single
+    from edgepipe.compress.schemes import Calibration
 
     return single.convert(
         Path(model), data=data, scheme=scheme, input_type=input, output_type=output,
-        out=None if out is None else Path(out), allow_code=allow_code,
-        custom_objects=custom_objects,
+        out=None if out is None else Path(out), allow_code=allow_code, custom_objects=custom_objects,
+        calibration=Calibration(calibration, percentile), types=types, layers=layers,
+        recipe=None if recipe is None else Path(recipe),
     )  # fmt: skip
+
+
+def sensitivity(
+    model: StrPath,
+    *,
+    data: "StrPath | Arrays",
+    scheme: 'Literal["int8", "int16x8"]' = "int8",
+    calibration: "Method" = "min_max",
+    percentile: float = 99.99,
+    samples: int = 256,
+    allow_code: bool = False,
+    custom_objects: str | None = None,
+    chart: StrPath | None = None,
+) -> "Sensed":
+    """How much each layer of a model minds being quantized; see `sensing.sense`.
+
+    Args:
+        model: a `.keras` or `.h5` file, or a float `.tflite`.
+        data: samples (an array, a .npy or .npz file; labels `y` give accuracy too), or what `edgepipe data` takes.
+        scheme: what layers are quantized to.
+        calibration: how ranges of activations are taken.
+        percentile: of `calibration="percentile"`.
+        samples: how many the outputs are looked at with.
+        allow_code: load a model that carries code.
+        custom_objects: `module:attribute`, the model's own classes.
+        chart: a .png, .svg or .pdf to draw.
+
+    Raises:
+        InputError: a model or samples that cannot be used, or a model that cannot be quantized.
+    """
+    from edgepipe import sensing
+    from edgepipe.compress.schemes import Calibration
+
+    given = str(data) if isinstance(data, Path) else data
+    how = sensing.How(scheme, Calibration(calibration, percentile), samples)
+    found = sensing.sense(Path(model), given, how, allow_code, custom_objects)
+    if chart is not None:
+        from edgepipe.report import sensed
+
+        sensed.draw(found, Path(chart))
+    return found
 
 
 def inspect(model: StrPath) -> "Model":

@@ -22,8 +22,18 @@ if TYPE_CHECKING:
 # TensorFlow's C++ side writes to the terminal unless told otherwise before it is loaded.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-SCHEMES = click.Choice(["int8", "float16", "dynamic", "float32"])
-NUMBERS = click.Choice(["int8", "uint8", "float32"])
+SCHEMES = click.Choice(
+    ["int8", "int16x8", "dynamic", "weight_only_int8", "weight_only_int4", "float16", "float32", "recipe"]
+)
+NUMBERS = click.Choice(["int8", "uint8", "int16", "float32"])
+METHODS = click.Choice(["min_max", "moving_average", "percentile", "mse"])
+CALIBRATION = click.option(
+    "--calibration", type=METHODS, default="min_max", show_default=True, help="How ranges of activations are taken."
+)
+PERCENTILE = click.option(
+    "--percentile", type=click.FloatRange(50, 100, min_open=True), default=99.99, show_default=True,
+    help="Of --calibration percentile: per cent of values inside the range.",
+)  # fmt: skip
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
 CACHE_DIR = click.option(
     "--cache-dir",
@@ -122,10 +132,15 @@ def check(pipelines: tuple[str, ...], settings: tuple[str, ...]) -> None:
 
 @cli.command()
 @click.argument("model", type=click.Path())
-@click.option("--data", type=click.Path(), help="Representative samples, .npy or .npz; int8 needs them.")
+@click.option("--data", type=click.Path(), help="Representative samples, .npy or .npz; int8 and int16x8 need them.")
 @click.option("--scheme", type=SCHEMES, default="int8", show_default=True, help="Types of weights and activations.")
-@click.option("--input", "input_type", type=NUMBERS, help="Type of the inputs; default int8 for int8, else float32.")
+@click.option("--input", "input_type", type=NUMBERS, help="Type of the inputs; default the scheme's own integers.")
 @click.option("--output", "output_type", type=NUMBERS, help="Type of the outputs, likewise.")
+@CALIBRATION
+@PERCENTILE
+@click.option("--leave-type", "types", multiple=True, metavar="TYPE", help="A layer class or operator left in float.")
+@click.option("--leave", "layers", multiple=True, metavar="REGEX", help="Layers left in float, by their whole name.")
+@click.option("--recipe", type=click.Path(), help="Of --scheme recipe: a recipe file of litert-quantizer.")
 @click.option("-o", "--out", type=click.Path(), help="The .tflite to write; default beside the model.")
 @click.option("--allow-code", is_flag=True, help="Load a model that carries code (Lambda layers, a SavedModel).")
 @click.option("--custom-objects", metavar="MODULE:NAME", help="The model's own classes: a dictionary, or one class.")
@@ -136,20 +151,60 @@ def convert(
     scheme: Any,
     input_type: Any,
     output_type: Any,
+    calibration: Any,
+    percentile: float,
+    types: tuple[str, ...],
+    layers: tuple[str, ...],
+    recipe: str | None,
     out: str | None,
     allow_code: bool,
     custom_objects: str | None,
     as_json: bool,
 ) -> None:
-    """Convert a .keras, .h5 or SavedModel to TFLite, without YAML."""
+    """Convert a .keras, .h5, SavedModel or float .tflite to TFLite, without YAML."""
     from edgepipe import api
 
     done = api.convert(
         model, data=data, scheme=scheme, input=input_type, output=output_type, out=out, allow_code=allow_code,
-        custom_objects=custom_objects,
+        custom_objects=custom_objects, calibration=calibration, percentile=percentile, types=types, layers=layers,
+        recipe=recipe,
     )  # fmt: skip
     _print(done, as_json, lambda: _single_tables(done.path, done))
+    _notes(done.notes, as_json)
     _end(not done.findings)
+
+
+@cli.command()
+@click.argument("model", type=click.Path())
+@click.option("--data", required=True, help="Samples, .npy or .npz (with labels `y`: accuracy too), or a pipeline.")
+@click.option("--scheme", type=click.Choice(["int8", "int16x8"]), default="int8", show_default=True)
+@CALIBRATION
+@PERCENTILE
+@click.option("--samples", type=click.IntRange(1), default=256, show_default=True, help="What outputs are compared on.")
+@click.option("--chart", type=click.Path(dir_okay=False), help="Draw the ranking into this .png, .svg or .pdf.")
+@click.option("--allow-code", is_flag=True, help="Load a model that carries code.")
+@click.option("--custom-objects", metavar="MODULE:NAME", help="The model's own classes: a dictionary, or one class.")
+@JSON
+def sensitivity(
+    model: str, data: str, scheme: Any, calibration: Any, percentile: float, samples: int, chart: str | None,
+    allow_code: bool, custom_objects: str | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Rank the layers of a model by how much they mind being quantized.
+
+    Each layer is quantized by itself, and left out of a model that is quantized otherwise; both are run.
+    """
+    from edgepipe import api
+    from edgepipe.report import sensed
+    from edgepipe.report.text import show_tables
+
+    found = api.sensitivity(
+        model, data=data, scheme=scheme, calibration=calibration, percentile=percentile, samples=samples, chart=chart,
+        allow_code=allow_code, custom_objects=custom_objects,
+    )  # fmt: skip
+    if as_json:
+        return click.echo(sensed.document(found))
+    show_tables(sensed.tables(found))
+    return _notes(found.notes, as_json)
 
 
 @cli.command()
@@ -525,6 +580,11 @@ def _print(result: Any, as_json: bool, tables: Any) -> None:
     from edgepipe.report.text import show_tables
 
     return show_tables(tables())
+
+
+def _notes(notes: "tuple[str, ...]", as_json: bool) -> None:
+    for note in () if as_json else notes:
+        click.echo(f"note: {note}")
 
 
 def _single_tables(path: str, result: Any) -> "list[Rows]":

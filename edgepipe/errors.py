@@ -42,6 +42,12 @@ class ToolError(EdgepipeError):
     exit_code = ExitCode.UNREACHABLE
 
 
+class NotMetError(EdgepipeError):
+    """A target that was searched for and cannot be reached; the message has the best that was found."""
+
+    exit_code = ExitCode.NOT_MET
+
+
 class Problem(NamedTuple):
     """One thing that is wrong in a file: where (1-based line and column, 0 if none), at which path, and what."""
 

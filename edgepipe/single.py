@@ -2,13 +2,14 @@
 
 from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edgepipe import budget
 from edgepipe.arrays import Array, Arrays, count, each, take
 from edgepipe.artifact import Kind, storing, written_aside
+from edgepipe.compress.schemes import SCHEMES, Calibration, Number, SchemeName, interface
 from edgepipe.devices import evidence, profile
 from edgepipe.errors import InputError
 from edgepipe.metric import Evidence, Finding, Limit, Metric, Record, Verdict, judge, unavailable
@@ -16,8 +17,9 @@ from edgepipe.tflite import graph, integer, interpreter, masks, micro
 from edgepipe.tflite.model import INTEGERS, Model
 from edgepipe.units import Dimension
 
-Scheme = Literal["int8", "float16", "dynamic", "float32"]
-Number = Literal["int8", "uint8", "float32"]
+if TYPE_CHECKING:
+    from edgepipe.compress.ptq.quantize import Request
+
 COMPARED = 100  # samples that are run through both models
 AT_RANDOM = 10  # ... when the user gave none
 
@@ -26,9 +28,10 @@ class Conversion(Record):
     """A model that was converted: where it is, what it weighs, and how far its outputs are from the original's."""
 
     path: str
-    scheme: Scheme
+    scheme: SchemeName
     metrics: tuple[Metric, ...]
     findings: tuple[Finding, ...]
+    notes: tuple[str, ...] = ()
 
 
 class Verification(Record):
@@ -50,21 +53,26 @@ def convert(
     path: Path,
     *,
     data: "str | Path | Arrays | None",
-    scheme: Scheme,
+    scheme: SchemeName,
     input_type: Number | None,
     output_type: Number | None,
     out: Path | None,
     allow_code: bool,
     custom_objects: str | None = None,
+    calibration: Calibration | None = None,
+    types: Collection[str] = (),
+    layers: Collection[str] = (),
+    recipe: Path | None = None,
 ) -> Conversion:
-    """Convert the model at `path`; a Keras 3 model goes straight, without a bridge.
+    """Convert the model at `path`: a Keras 3 model straight, without a bridge, or a float .tflite.
 
-    `data` are representative samples (an array, or a .npy or .npz file); int8 needs them. The result is compared with
-    the original on up to 100 of them, or on random inputs when there are none. `custom_objects` is `module:attribute`,
-    looked up in the current folder first.
+    `data` are representative samples (an array, or a .npy or .npz file) for schemes that calibrate. The result is
+    compared with the original on up to 100 of them, or on random inputs when there are none. `custom_objects` is
+    `module:attribute`, looked up in the current folder first. `types` and `layers` stay in float.
 
     Raises:
-        InputError: no model, no samples for int8, samples that do not fit, or an operator TFLite does not have.
+        InputError: no model, no samples where they are needed, samples that do not fit, options that do not go
+            together, or an operator TFLite does not have.
         StorageError: the result cannot be written.
     """
     from edgepipe.models.sniff import sniff
@@ -72,39 +80,87 @@ def convert(
 
     kind = sniff(path)
     target = out or path.with_suffix(".tflite")
-    _check(path, kind, scheme, (input_type, output_type), data is not None, target)
-    samples = _samples(data)
+    _check_kind(path, kind, target)
+    request = _request(scheme, (input_type, output_type), calibration, recipe)
+    samples = _needed(request, data)
     load_tensorflow()
-    from edgepipe.compress.convert import convert as convert_model
-
-    model = _opened(path, kind, allow_code, custom_objects)
-    default: Number = "int8" if scheme == "int8" else "float32"
-    blob = convert_model(
-        model, scheme=scheme, samples=samples, input_type=input_type or default, output_type=output_type or default
-    )
+    model, names = _opened(path, kind, allow_code, custom_objects)
+    done = _converted(model, _leaving(request, types, layers, names), samples)
     with written_aside(target) as aside:  # the file appears once it has been run and compared
         with storing(str(target)):
-            aside.write_bytes(blob)
+            aside.write_bytes(done.content)
         facts = graph.read(aside)
-        offenders = integer.findings(facts, allow_float_interface=True) if scheme == "int8" else []
+        all_integer = SCHEMES[scheme].integer and not (types or layers)
+        offenders = integer.findings(facts, allow_float_interface=True) if all_integer else []
         metrics = [*evidence.counts(facts), *_difference(model, kind, facts, samples)]
-    return Conversion(path=str(target), scheme=scheme, metrics=tuple(metrics), findings=tuple(offenders))
+    return Conversion(
+        path=str(target), scheme=scheme, metrics=tuple(metrics), findings=tuple(offenders), notes=done.notes
+    )
 
 
-def _check(path: Path, kind: Kind, scheme: Scheme, types: tuple[Number | None, ...], data: bool, target: Path) -> None:
-    if kind not in (Kind.KERAS, Kind.FLOAT, Kind.SAVED_MODEL):
-        raise InputError(f"{path}: is a {kind} already; `convert` takes a .keras or .h5 file or a SavedModel folder")
-    if scheme == "int8" and not data:
+def _check_kind(path: Path, kind: Kind, target: Path) -> None:
+    if kind not in (Kind.KERAS, Kind.FLOAT, Kind.SAVED_MODEL, Kind.TFLITE):
         raise InputError(
-            "int8 needs representative samples for its activation ranges: give --data samples.npz (a hundred typical "
-            "inputs, array 'x'), or choose --scheme dynamic or float16"
+            f"{path}: is a {kind} already; `convert` takes a .keras or .h5 file, a SavedModel folder or a float .tflite"
         )
-    if scheme != "int8" and {*types} & {"int8", "uint8"}:
-        raise InputError(f"integer inputs or outputs need --scheme int8, not {scheme}")
     if target.resolve() == path.resolve():
         raise InputError(f"{target}: would overwrite the model itself; name another file with -o")
     if target.is_dir():
         raise InputError(f"{target}: is a folder; name the .tflite to write with -o")
+
+
+def _request(
+    scheme: SchemeName, types: tuple[Number | None, Number | None], calibration: Calibration | None, recipe: Path | None
+) -> "Request":
+    from edgepipe.compress.ptq import recipes
+    from edgepipe.compress.ptq.quantize import Request
+
+    interface(scheme, *types)
+    if scheme == "mixed":
+        raise InputError("mixed is decided by validation quality: write a pipeline (`edgepipe init` makes one)")
+    if (scheme == "recipe") != (recipe is not None):
+        raise InputError("--recipe FILE and --scheme recipe go together")
+    if calibration is not None and calibration.method != "min_max" and not SCHEMES[scheme].calibrated:
+        raise InputError(f"calibration {calibration.told()}: scheme {scheme} quantizes no activations")
+    rules = recipes.read(recipe) if recipe is not None else None
+    return Request(scheme, *types, calibration or Calibration(), rules)
+
+
+def _needed(request: "Request", data: "str | Path | Arrays | None") -> Arrays | None:
+    from edgepipe.compress.ptq.quantize import needs_samples
+
+    if data is None and needs_samples(request):
+        raise InputError(
+            f"{request.scheme} needs representative samples for its activation ranges: give --data samples.npz (a "
+            "hundred typical inputs, array 'x'), or choose --scheme dynamic or float16"
+        )
+    return _samples(data)
+
+
+def _leaving(request: "Request", types: Collection[str], layers: Collection[str], names: dict[str, str]) -> "Request":
+    from dataclasses import replace
+
+    from edgepipe.compress.ptq.leave import choice
+
+    if not (types or layers):
+        return request
+    if request.scheme == "float32":
+        raise InputError("--leave: scheme float32 quantizes nothing")
+    return replace(request, left=choice(types, layers, names))
+
+
+def _converted(model: Any, request: "Request", samples: Arrays | None) -> Any:
+    if isinstance(model, Model):
+        from edgepipe.compress.ptq.quantize import needs_samples, quantized
+        from edgepipe.tflite.samples import stored
+
+        if request.scheme == "float32":
+            raise InputError(f"{model.path}: is a float .tflite already; scheme float32 would change nothing")
+        feeds = stored(model, samples) if samples is not None and needs_samples(request) else None
+        return quantized(model, request, feeds)
+    from edgepipe.compress.convert import converted
+
+    return converted(model, request, samples)
 
 
 def _samples(data: "str | Path | Arrays | None") -> Arrays | None:
@@ -115,25 +171,28 @@ def _samples(data: "str | Path | Arrays | None") -> Arrays | None:
     return read(Path(data))
 
 
-def _opened(path: Path, kind: Kind, allow_code: bool, custom_objects: str | None) -> object:
+def _opened(path: Path, kind: Kind, allow_code: bool, custom_objects: str | None) -> tuple[Any, dict[str, str]]:
+    """The model, and the classes of its layers by name."""
     if kind is Kind.SAVED_MODEL and not allow_code:
         raise InputError(f"{path}: a SavedModel is a program; say --allow-code if you trust where it came from")
     from edgepipe.models import custom
-    from edgepipe.stages.facts import open_any
+    from edgepipe.stages import conversion, facts
 
+    if kind is Kind.TFLITE:
+        return conversion.float_file(path), {}
     with custom.known(custom.load(custom_objects, Path.cwd()) if custom_objects else {}):
-        return open_any(path, kind, allow_code=allow_code)
+        model = facts.open_any(path, kind, allow_code=allow_code)
+    return model, {} if kind is Kind.SAVED_MODEL else conversion.classes(model)
 
 
-def _difference(model: object, kind: Kind, facts: Model, samples: Arrays | None) -> list[Metric]:
+def _difference(model: Any, kind: Kind, facts: Model, samples: Arrays | None) -> list[Metric]:
     """How far the converted model's outputs are from the original's, on the same inputs."""
     if kind is Kind.SAVED_MODEL:
         reason = "a SavedModel is only converted, not run; compare it where it was trained"
         return [unavailable("max_difference", Dimension.PLAIN, reason)]
-    from edgepipe.training.fit import predict
-
     x = _random(facts) if samples is None else take(samples, slice(COMPARED))
-    before, after = _listed(predict(model, x)), _listed(interpreter.predict(facts.path, _reals(facts, x)).values)
+    before = _listed(_before(model, x))
+    after = _listed(interpreter.predict(facts.path, _reals(facts, x)).values)
     which = f"{count(x)} {'random inputs' if samples is None else 'of the given samples'}, original against LiteRT"
     largest = max(float(np.abs(a - b).max()) for a, b in zip(before, after, strict=True))
     found = [
@@ -145,6 +204,15 @@ def _difference(model: object, kind: Kind, facts: Model, samples: Arrays | None)
             _measured("labels_equal", same, Dimension.FRACTION, f"largest output at the same place on {which}")
         )
     return found
+
+
+def _before(model: Any, x: Arrays) -> Arrays:
+    if isinstance(model, Model):
+        return interpreter.predict(model.path, x).values
+    from edgepipe.training.fit import predict
+
+    outputs: Arrays = predict(model, x)
+    return outputs
 
 
 def _reals(facts: Model, x: Arrays) -> Arrays:

@@ -1,47 +1,86 @@
-"""A Keras model to the bytes of a TFLite model, through one frozen graph (see `edgepipe.models.freeze`)."""
+"""A Keras model to the bytes of a TFLite model, through one frozen graph (see `edgepipe.models.freeze`).
+
+TensorFlow's converter makes the float model, and the int8 one of a fake-quant model, which has its ranges already. All
+other quantization starts from the float .tflite: see `edgepipe.compress.ptq`.
+"""
 
 import re
+import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from edgepipe.arrays import Array, Arrays, count
-from edgepipe.compress.qat.fake_quant import exporting
+from edgepipe.compress.ptq.quantize import Quantized, Request, needs_samples, quantized
+from edgepipe.compress.qat.fake_quant import exporting, is_fake_quant, trained_ranges
+from edgepipe.compress.schemes import Number, SchemeName
 from edgepipe.errors import InputError
 from edgepipe.models.freeze import Frozen, Port, freeze, freeze_saved_model
 from edgepipe.models.stderr import captured_stderr
+from edgepipe.tflite.graph import read
+from edgepipe.tflite.model import Model
 
-Scheme = Literal["int8", "float16", "dynamic", "float32"]
-Interface = Literal["int8", "uint8", "float32"]
+BY_CONVERTER = ("float32", "float16", "dynamic")
 _TYPES = {"int8": tf.int8, "uint8": tf.uint8, "float32": tf.float32}
 
 
 def convert(
     model: Any,
-    scheme: Scheme = "int8",
+    scheme: SchemeName = "int8",
     samples: Arrays | None = None,
-    input_type: Interface | None = None,
-    output_type: Interface | None = None,
+    input_type: Number | None = None,
+    output_type: Number | None = None,
 ) -> bytes:
+    """The bytes of the TFLite model of `model`; see `converted`."""
+    return converted(model, Request(scheme, input_type, output_type), samples).content
+
+
+def converted(model: Any, request: Request, samples: Arrays | None = None) -> Quantized:
     """The TFLite model of a Keras 3, tf_keras or fake-quant `model`, or of the SavedModel at a path; batch of one.
 
-    `int8` makes every operator integer and calibrates activations on `samples` (one array, or one per input name; the
-    first axis counts samples). `dynamic` stores weights as int8, `float16` as float16; `float32` changes nothing.
-    The types of inputs and outputs default to int8 for scheme `int8`, float32 otherwise.
+    `samples` calibrate the schemes that need it (one array, or one per input name; the first axis counts samples). A
+    fake-quant model has ranges of its own; samples fill those that it left open.
 
     Raises:
         InputError: samples that are missing, NaN or of the wrong shape; a scheme and types that do not go together;
             operators that TFLite does not have, each named with the layer it comes from.
     """
-    types = _interface(scheme, input_type, output_type)
-    with captured_stderr() as said, warnings.catch_warnings():
+    types = request.types
+    if (request.scheme == "int8" and is_fake_quant(model)) or (request.scheme in BY_CONVERTER and not request.left):
+        return Quantized(_converted(model, request.scheme, samples, types))
+    with float_model(model, samples, needs_samples(request)) as (lite, feeds):
+        return quantized(lite, request, feeds, trained_ranges(model))
+
+
+@contextmanager
+def float_model(model: Any, samples: Arrays | None, calibrated: bool) -> Iterator[tuple[Model, list[Array] | None]]:
+    """The float .tflite of `model`, which exists inside the block only, and `samples` in the order of its inputs.
+
+    With `calibrated` there must be samples to calibrate on. A fake-quant model is taken with the weights it was trained
+    to and without rounding anything.
+    """
+    with captured_stderr() as said, exporting(model, ranges=True), tempfile.TemporaryDirectory() as folder:
+        frozen = _frozen(model)
+        if calibrated:
+            _check_loops(frozen.function)
+        feeds = _feeds(samples, frozen.inputs) if calibrated else None
+        path = Path(folder) / "float.tflite"
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen.function], frozen.function)
+        path.write_bytes(_run(converter, said, frozen.function))
+        yield read(path), feeds
+
+
+def _converted(model: Any, scheme: str, samples: Arrays | None, types: tuple[str, str]) -> bytes:
+    """By TensorFlow's converter alone."""
+    with captured_stderr() as said, warnings.catch_warnings(), exporting(model):
         # said of every quantization through a frozen graph; the representative samples are those statistics
         warnings.filterwarnings("ignore", "Statistics for quantized inputs were expected", UserWarning)
-        frozen = freeze_saved_model(model) if isinstance(model, Path) else _frozen(model)
+        frozen = _frozen(model)
         if scheme == "int8":
             _check_loops(frozen.function)
         feeds = _feeds(samples, frozen.inputs) if scheme == "int8" else []
@@ -52,8 +91,7 @@ def convert(
 
 
 def _frozen(model: Any) -> Frozen:
-    with exporting(model):
-        return freeze(model)
+    return freeze_saved_model(model) if isinstance(model, Path) else freeze(model)
 
 
 LOOPS = ("LoopCond", "While", "StatelessWhile")
@@ -70,20 +108,7 @@ def _check_loops(function: Any) -> None:
         )
 
 
-def _interface(scheme: str, input_type: str | None, output_type: str | None) -> tuple[str, str]:
-    if scheme not in get_args(Scheme):
-        raise InputError(f"scheme '{scheme}' is unknown; allowed: {', '.join(get_args(Scheme))}")
-    default = "int8" if scheme == "int8" else "float32"
-    types = (input_type or default, output_type or default)
-    for name, found in zip(("input", "output"), types, strict=True):
-        if found not in _TYPES:
-            raise InputError(f"{name} type '{found}' is unknown; allowed: {', '.join(_TYPES)}")
-        if scheme != "int8" and found != "float32":
-            raise InputError(f"{name} type {found} needs scheme int8; scheme {scheme} has float32 inputs and outputs")
-    return types
-
-
-def _configure(converter: Any, scheme: Scheme, feeds: list[Array]) -> None:
+def _configure(converter: Any, scheme: str, feeds: list[Array]) -> None:
     if scheme == "float32":
         return
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -101,7 +126,7 @@ def _feeds(samples: Arrays | None, ports: tuple[Port, ...]) -> list[Array]:
     """The representative samples of each input, in the order of the inputs, as the dtype the input takes."""
     if samples is None or not count(samples):
         raise InputError(
-            "scheme int8 needs representative samples to calibrate activations, found none; give at least one"
+            "the scheme needs representative samples to calibrate activations, found none; give at least one"
         )
     named = samples if isinstance(samples, dict) else {ports[0].name: samples}
     wanted = [port.name for port in ports]

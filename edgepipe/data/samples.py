@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgepipe.arrays import Array, Arrays
+from edgepipe.arrays import Array, Arrays, count
 from edgepipe.errors import InputError
 
 LABELS = frozenset(("y", "labels", "targets"))
@@ -17,6 +17,15 @@ def read(path: Path) -> Arrays:
 
     Raises:
         InputError: no such file, not a NumPy file, pickled objects, no array, or no sample.
+    """
+    return read_labelled(path)[0]
+
+
+def read_labelled(path: Path) -> tuple[Arrays, Array | None]:
+    """The samples in `path`, as `read` gives them, and the labels if it has any.
+
+    Raises:
+        InputError: as `read`; or labels of another number than samples.
     """
     try:
         with path.open("rb") as stream:
@@ -30,11 +39,19 @@ def read(path: Path) -> Arrays:
         what = "holds pickled objects, which are never loaded," if "pickle" in str(error) else f"({error})"
         raise InputError(f"{path}: {what} or is no .npy or .npz file of numbers") from None
     if isinstance(arrays, np.ndarray):
-        return _checked(path, "the array", arrays)
+        return _checked(path, "the array", arrays), None
     chosen = {name: _checked(path, f"array '{name}'", array) for name, array in arrays.items() if name not in LABELS}
     if not chosen:
         raise InputError(f"{path}: holds no samples; expected an array 'x', or one for each input")
-    return chosen if len(chosen) > 1 else next(iter(chosen.values()))
+    x = chosen if len(chosen) > 1 else next(iter(chosen.values()))
+    return x, _labels(path, x, {name: array for name, array in arrays.items() if name in LABELS})
+
+
+def _labels(path: Path, x: Arrays, found: dict[str, Array]) -> Array | None:
+    for name, labels in found.items():
+        if np.ndim(labels) == 0 or len(labels) != count(x):
+            raise InputError(f"{path}: {count(x)} samples, but '{name}' has the shape {np.shape(labels)}")
+    return next(iter(found.values()), None)
 
 
 def _checked(path: Path, what: str, array: Array) -> Array:

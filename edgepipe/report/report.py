@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import ConfigDict, Field, ValidationError
 
 from edgepipe import sources
-from edgepipe.artifact import Kind, copy_whole, storing, write_text
+from edgepipe.artifact import Kind, copy_whole, files, storing, write_text
 from edgepipe.config import describe, read_text
 from edgepipe.cost import Cost
 from edgepipe.errors import InputError
@@ -21,7 +21,7 @@ from edgepipe.runner import Run, StepResult
 SCHEMA: Literal["edgepipe.report/1"] = "edgepipe.report/1"
 FILE = "report.json"
 TOOLS = ("tensorflow", "keras", "tf_keras", "tensorflow-model-optimization", "ai-edge-litert", "tflite-micro",
-         "ethos-u-vela", "numpy")  # fmt: skip
+         "ethos-u-vela", "litert-quantizer", "numpy")  # fmt: skip
 
 
 class StageReport(Record):
@@ -32,6 +32,7 @@ class StageReport(Record):
     status: Literal["ran", "cached"]
     kind: Kind = Field(description="of the artifact it gave")
     artifact: str | None = Field(default=None, description="the artifact's copy, relative to the report")
+    files: tuple[str, ...] = Field(default=(), description="what it wrote besides, relative to the report: a recipe")
     digest: str = Field(description="SHA-256 of the artifact's content")
     made: str = Field(description="when the result was made, ISO 8601; earlier than the report if cached")
     cost: Cost
@@ -104,13 +105,24 @@ def _stage(number: int, result: StepResult) -> StageReport:
         outcome = outcome.model_copy(update={"notes": (*result.notes, *outcome.notes)})
     return StageReport(
         name=result.step.name, type=result.step.type, status="cached" if result.cached else "ran", kind=entry.kind,
-        artifact=_target(number, result), digest=entry.digest, made=_iso(entry.created), cost=entry.cost,
-        outcome=outcome,
+        artifact=_target(number, result), files=_files(number, result), digest=entry.digest, made=_iso(entry.created),
+        cost=entry.cost, outcome=outcome,
     )  # fmt: skip
 
 
 def _target(number: int, result: StepResult) -> str:
     return f"artifacts/{number}-{result.step.name}{result.stored.artifact.path.suffix}"
+
+
+def _beside(result: StepResult) -> list[str]:
+    """The files that a stage wrote besides its artifact, relative to that one's folder."""
+    artifact, root = result.stored.artifact.path, result.stored.artifact.path.parent
+    found = (file for file in files(root) if file != artifact and not file.is_relative_to(artifact))
+    return [file.relative_to(root).as_posix() for file in found]
+
+
+def _files(number: int, result: StepResult) -> tuple[str, ...]:
+    return tuple(f"artifacts/{number}-{result.step.name}-{name.replace('/', '-')}" for name in _beside(result))
 
 
 def _iso(seconds: float) -> str:
@@ -128,6 +140,8 @@ def write(run: Run, report: Report, folder: Path) -> None:
     _remove_former(report, folder)
     for stage, result in zip(report.stages, run.results, strict=True):
         copy_whole(result.stored.artifact.path, folder / str(stage.artifact))
+        for name, place in zip(_beside(result), stage.files, strict=True):
+            copy_whole(result.stored.artifact.path.parent / name, folder / place)
     write_text(folder / "report.md", render(report))
     write_text(folder / FILE, report.json())
 
@@ -138,11 +152,15 @@ def _remove_former(report: Report, folder: Path) -> None:
         former = load(folder)
     except InputError:
         return
-    now = {stage.artifact for stage in report.stages}
-    for name in {stage.artifact for stage in former.stages if stage.artifact} - now:
+    now = {name for stage in report.stages for name in _written(stage)}
+    for name in {name for stage in former.stages for name in _written(stage)} - now:
         place = folder / name
         if place.resolve().is_relative_to(folder.resolve()):
             shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
+
+
+def _written(stage: StageReport) -> list[str]:
+    return [name for name in (stage.artifact, *stage.files) if name]
 
 
 def check_writable(folder: Path) -> None:

@@ -1,109 +1,154 @@
 """`convert`: to a TFLite model."""
 
-from typing import Any, ClassVar, Literal, final
+from typing import Annotated, Any, ClassVar, final
 
 from pydantic import Field, model_validator
 
-from edgepipe.artifact import Artifact, Kind, write_bytes
+from edgepipe.artifact import Artifact, Kind, file_digest, write_bytes
+from edgepipe.compress.schemes import SCHEMES, Calibration, Method, Number, SchemeName, interface
+from edgepipe.config import Document, Path_, Quantity
 from edgepipe.data.splits import FITTING
-from edgepipe.devices.evidence import counts
-from edgepipe.metric import Finding, Metric
-from edgepipe.outcome import Outcome, Table
-from edgepipe.stages import facts
-from edgepipe.stages.base import Stage, Work, World
-from edgepipe.tflite.graph import read
-from edgepipe.tflite.integer import findings
-from edgepipe.tflite.model import Model
+from edgepipe.devices import profile
+from edgepipe.errors import EdgepipeError, InputError
+from edgepipe.outcome import Outcome
+from edgepipe.stages.base import Expression, Stage, Work, World
+from edgepipe.units import Dimension
 
-Scheme = Literal["int8", "float16", "dynamic", "float32"]
+Drop = Annotated[float, Quantity(Dimension.FRACTION), Field(ge=0)]
 
 
 @final
 class Convert(Stage):
-    """Convert to TFLite: full-integer int8 calibrated on representative samples, or a float scheme."""
+    """Convert to TFLite: integers calibrated on representative samples, weights alone, float, or a mix of types."""
 
-    accepts: ClassVar = dict.fromkeys((Kind.KERAS, Kind.FLOAT, Kind.QAT, Kind.SAVED_MODEL), Kind.TFLITE)
+    accepts: ClassVar = dict.fromkeys((Kind.KERAS, Kind.FLOAT, Kind.QAT, Kind.SAVED_MODEL, Kind.TFLITE), Kind.TFLITE)
     splits: ClassVar = FITTING
     tools: ClassVar = ("tensorflow", "keras", "tf_keras", "tensorflow-model-optimization", "ai-edge-litert", "numpy",
-                            "zstandard")  # fmt: skip
+                            "zstandard", "litert-quantizer")  # fmt: skip
 
-    scheme: Scheme = Field(
-        default="int8", description="int8: integers throughout; dynamic: int8 weights only; float16: half-size weights"
+    scheme: SchemeName = Field(
+        default="int8",
+        description="; ".join(f"{name}: {scheme.what}" for name, scheme in SCHEMES.items()),
     )
-    input: Literal["int8", "uint8", "float32"] | None = Field(
-        default=None, description="type of the model's inputs; null takes int8 for int8, else float32"
+    input: Number | None = Field(
+        default=None, description="type of the model's inputs; null takes int8 for int8 and mixed, int16 for int16x8"
     )
-    output: Literal["int8", "uint8", "float32"] | None = Field(
-        default=None, description="type of the model's outputs; null takes int8 for int8, else float32"
-    )
+    output: Number | None = Field(default=None, description="type of the model's outputs, likewise")
     representative: int | None = Field(
         default=None, ge=1, description="training samples that calibrate the activations; null takes what `data:` says"
     )
+    calibration: Method = Field(default="min_max", description="how ranges of activations are taken from them")
+    percentile: float = Field(
+        default=99.99, gt=50, le=100, description="of `calibration: percentile`: per cent of values inside the range"
+    )
+    types: dict[str, None] = Field(
+        default_factory=dict,
+        description="what stays in float: layer classes or TFLite operators, `{SOFTMAX: null}`",
+    )
+    layers: dict[Expression, None] = Field(
+        default_factory=dict, description='layers that stay in float, by regular expression: `{"head_.*": null}`'
+    )
+    recipe: str | None = Field(default=None, description="of `scheme: recipe`: a recipe file of litert-quantizer")
+    max_drop: Drop | None = Field(
+        default=None, description="of `scheme: mixed`: validation quality that may be lost against float, as 0.5 point"
+    )
+    device: str | None = Field(
+        default=None, description="the profile it is made for: no float layer on an integer-only device"
+    )
 
     @model_validator(mode="after")
-    def _interface(self) -> "Convert":
-        integer = {name for name in (self.input, self.output) if name in ("int8", "uint8")}
-        if self.scheme != "int8" and integer:
-            raise ValueError(
-                f"{' and '.join(sorted(map(str, integer)))} inputs or outputs need scheme int8, not {self.scheme}"
-            )
+    def _agree(self) -> "Convert":
+        for wrong in filter(None, (rule(self) for rule in _RULES)):
+            raise ValueError(wrong)
         return self
 
     def wants_data(self, kind: Kind) -> bool:
-        """Only calibration needs data."""
-        return self.scheme == "int8"
+        """Only calibration needs data; what a recipe needs is told when it is read."""
+        return SCHEMES[self.scheme].calibrated and self.scheme != "recipe"
+
+    def check(self, document: Document, path: Path_, world: World) -> None:
+        """The device exists and takes what stays in float; the recipe can be read; a mix has a task to decide by."""
+        self._check_device(document, path, world)
+        if self.recipe is not None and not (world.base / self.recipe).is_file():
+            document.problem((*path, "recipe"), f"{self.recipe}: no such file")
+        if self.scheme == "mixed" and world.task is None:
+            document.problem(path, "`scheme: mixed` is decided by validation quality: it needs `task:`", at="key")
+
+    def _check_device(self, document: Document, path: Path_, world: World) -> None:
+        if self.device is None:
+            return
+        try:
+            device = profile.load(self.device, world.base)
+        except EdgepipeError as error:
+            document.problem((*path, "device"), str(error))
+            return
+        for option in ("types", "layers"):
+            if device.integer_only and getattr(self, option):
+                document.problem((*path, option), f"nothing can stay in float: {device.name} is for integers only")
 
     def key(self, world: World) -> dict[str, Any]:
-        """How many samples calibrate, which `data:` may say."""
-        return {"representative": self._representative(world)}
+        """How many samples calibrate, which `data:` may say; the content of recipe and device."""
+        return {
+            "representative": self.samples(world),
+            "recipe": file_digest(world.base / self.recipe) if self.recipe is not None else None,
+            "device": profile.digest(profile.load(self.device, world.base)) if self.device is not None else None,
+        }
 
-    def _representative(self, world: World) -> int:
+    def samples(self, world: World) -> int:
+        """How many training samples calibrate."""
         return self.representative or world.representative
+
+    @property
+    def ranges(self) -> Calibration:
+        """How ranges of activations are taken."""
+        return Calibration(self.calibration, self.percentile)
 
     def run(self, work: Work) -> tuple[Artifact, Outcome]:
         """Convert, then count and measure the result."""
-        from edgepipe.compress.convert import convert
+        from edgepipe.stages import conversion
         from edgepipe.training.fit import seeded
 
         seeded(work.seed)
-        interface = {"input_type": self.input or self._default(), "output_type": self.output or self._default()}
-        model = facts.open_any(work.input.path, work.input.kind, allow_code=work.allow_code)
+        made = conversion.made(self, work)
         path = work.folder / "model.tflite"
-        write_bytes(path, convert(model, scheme=self.scheme, samples=self._samples(work), **interface))
-        artifact, lite = Artifact.of(Kind.TFLITE, path), read(path)
-        tables = self._agreement(model, lite, work)
-        metrics = (*_quality(artifact, work), *tables[1], *counts(lite))
-        return artifact, Outcome(metrics=metrics, findings=tuple(self._offenders(lite)), tables=tables[0])
-
-    def _offenders(self, lite: Model) -> list[Finding]:
-        """What int8 left in float: operators and tensors that the user did not ask to be float."""
-        if self.scheme != "int8":
-            return []
-        return findings(lite, allow_float_interface="float32" in (self.input, self.output))
-
-    def _agreement(self, model: Any, lite: Model, work: Work) -> tuple[tuple[Table, ...], tuple[Metric, ...]]:
-        """How far a fake-quant model and its int8 model agree; nothing for models without fake-quant."""
-        if work.input.kind is not Kind.QAT or self.scheme != "int8" or work.splits is None:
-            return (), ()
-        from edgepipe.stages.agreed import compared
-
-        return compared(model, lite, work)
-
-    def _default(self) -> Literal["int8", "float32"]:
-        return "int8" if self.scheme == "int8" else "float32"
-
-    def _samples(self, work: Work) -> Any:
-        if self.scheme != "int8":
-            return None
-        from edgepipe.data.splits import representative
-
-        return representative(work.data.train, self._representative(work.world), work.seed)
+        write_bytes(path, made.content)
+        artifact = Artifact.of(Kind.TFLITE, path)
+        return artifact, conversion.told(self, work, artifact, made)
 
 
-def _quality(artifact: Artifact, work: Work) -> list[Metric]:
-    if work.splits is None or work.task is None:
-        return []
-    from edgepipe.stages.lite import lite_quality
-    from edgepipe.tflite.interpreter import Runtime
+def _interface(convert: Convert) -> str:
+    try:
+        interface(convert.scheme, convert.input, convert.output)
+    except InputError as error:
+        return str(error)
+    return ""
 
-    return lite_quality(artifact.path, work.task, work.data.validation, "validation", Runtime.XNNPACK)
+
+def _mixed_only(convert: Convert) -> str:
+    if convert.scheme == "mixed":
+        return "" if convert.max_drop is not None else "scheme mixed needs max_drop, for example `max_drop: 0.5 point`"
+    return "max_drop needs `scheme: mixed`" if convert.max_drop is not None else ""
+
+
+def _recipe_only(convert: Convert) -> str:
+    if convert.scheme == "recipe":
+        return "" if convert.recipe is not None else "scheme recipe needs a recipe, the path of a JSON file"
+    return "a recipe needs `scheme: recipe`" if convert.recipe is not None else ""
+
+
+def _calibrated_only(convert: Convert) -> str:
+    if convert.calibration != "min_max" and not SCHEMES[convert.scheme].calibrated:
+        return f"calibration {convert.calibration}: scheme {convert.scheme} quantizes no activations"
+    if convert.percentile != 99.99 and convert.calibration != "percentile":
+        return "percentile needs `calibration: percentile`"
+    return ""
+
+
+def _left(convert: Convert) -> str:
+    if (convert.types or convert.layers) and convert.scheme in ("float32", "mixed"):
+        why = "decides itself" if convert.scheme == "mixed" else "quantizes nothing"
+        return f"types and layers stay in float: scheme {convert.scheme} {why}"
+    return ""
+
+
+_RULES = (_interface, _mixed_only, _recipe_only, _calibrated_only, _left)

@@ -31,7 +31,7 @@ def small_cnn(*, input_shape: tuple[int, ...], classes: int, filters: Sequence[i
     x, side = inputs, min(input_shape[:2])
     for index, width in enumerate(filters, 1):
         x = keras.layers.Conv2D(width, 3, padding="same", use_bias=False, name=f"conv{index}")(x)
-        x = normal_relu(x, f"conv{index}")
+        x = normal_relu(x, f"conv{index}", momentum=0.99)
         if side >= 4 and index < len(filters):  # smaller maps are left to the global pooling
             x = keras.layers.MaxPooling2D(2, name=f"pool{index}")(x)
             side //= 2

@@ -3,8 +3,8 @@
 from typing import Any
 
 
-def normal_relu(x: Any, name: str, limit: float | None = None, momentum: float = 0.99) -> Any:
-    """BatchNormalization and ReLU, up to `limit` if there is one."""
+def normal_relu(x: Any, name: str, limit: float | None = None, momentum: float = 0.9) -> Any:
+    """BatchNormalization, whose averages follow a short training too, and ReLU, up to `limit` if there is one."""
     import keras
 
     x = keras.layers.BatchNormalization(momentum=momentum, name=f"{name}_bn")(x)

@@ -282,9 +282,14 @@ def test_bad_samples(make: Callable[[], Any], samples: Callable[[], Arrays | Non
 @pytest.mark.parametrize(
     ("scheme", "inputs", "message"),
     [
-        ("int4", None, r"scheme 'int4' is unknown; allowed: int8, float16, dynamic, float32"),
-        ("float16", "int8", r"input type int8 needs scheme int8; scheme float16 has float32"),
-        ("int8", "int16", r"input type 'int16' is unknown; allowed: int8, uint8, float32"),
+        (
+            "int4",
+            None,
+            r"scheme 'int4' is unknown; did you mean 'int8'\?|scheme 'int4' is unknown; did you mean 'int16x8'",
+        ),
+        ("float16", "int8", r"input type int8: scheme float16 has float32; int8 goes with int8, mixed, recipe"),
+        ("int8", "int16", r"input type int16: scheme int8 has int8, uint8, float32; int16 goes with int16x8, recipe"),
+        ("int8", "int12", r"input type int12: scheme int8 has int8, uint8, float32; no scheme has it"),
     ],
 )
 def test_bad_options(scheme: Any, inputs: Any, message: str) -> None:

@@ -17,9 +17,11 @@ from edgepipe.compress.qat.coverage import Coverage, cover
 from edgepipe.compress.qat.lower import Lowered, arguments, check_equal, lower, nodes, readers
 from edgepipe.compress.qat.place import Placement, Role, place, role
 from edgepipe.compress.qat.quantizers import ActivationQuantizer, FixedRange, Ties, WeightQuantizer, WeightsOnly, ties
+from edgepipe.compress.qat.scales import fake_range
 
 K = tf_keras.layers
 SUFFIX = "_fake_quant"
+EXPORTING = (WeightQuantizer, ActivationQuantizer, FixedRange)
 
 
 @dataclass(frozen=True)
@@ -62,18 +64,38 @@ def fake_quant(base: Any, recipe: Recipe, samples: Any = None) -> FakeQuant:
     return FakeQuant(builder.build(), difference, cover(lowered, builder.roles), builder.held)
 
 
+def is_fake_quant(model: Any) -> bool:
+    """Whether `model` has ranges that were trained."""
+    return isinstance(model, tf_keras.Model) and bool(activation_layers(model) or wrappers(model))
+
+
 @contextmanager
-def exporting(model: Any) -> Iterator[None]:
-    """Inside the block kernels pass as they are: the converter folds batch norms into them, then quantizes them."""
-    found = [quantizer for wrapper in wrappers(model) for _, quantizer, _ in wrapper._weight_vars]
-    quantizers = [quantizer for quantizer in found if isinstance(quantizer, WeightQuantizer)]
-    for quantizer in quantizers:
+def exporting(model: Any, ranges: bool = False) -> Iterator[None]:
+    """Inside the block kernels pass as they are: the converter folds batch norms into them, then quantizes them.
+
+    With `ranges` activations pass as they are too: the model computes in float, with the weights it was trained to.
+    Other models than fake-quant ones stay what they are.
+    """
+    found = _quantizers(model, ranges) if is_fake_quant(model) else []
+    for quantizer in found:
         quantizer.exporting = True
     try:
         yield
     finally:
-        for quantizer in quantizers:
+        for quantizer in found:
             quantizer.exporting = False
+
+
+def _quantizers(model: Any, ranges: bool) -> list[Any]:
+    kernels = [quantizer for wrapper in wrappers(model) for _, quantizer, _ in wrapper._weight_vars]
+    activations = [layer.quantizer for layer in activation_layers(model)] if ranges else []
+    return [quantizer for quantizer in (*kernels, *activations) if isinstance(quantizer, EXPORTING)]
+
+
+def trained_ranges(model: Any) -> dict[str, tuple[float, float]]:
+    """Low and high of each activation of a fake-quant model, by the name of the layer that gives it; else nothing."""
+    layers = activation_layers(model) if is_fake_quant(model) else []
+    return {layer.name.removesuffix(SUFFIX): fake_range(layer).ends for layer in layers}
 
 
 def wrappers(model: Any) -> list[Any]:

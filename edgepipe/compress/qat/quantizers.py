@@ -32,8 +32,11 @@ class ActivationQuantizer(MovingAverageQuantizer):  # type: ignore[misc]  # tfmo
 
     def __init__(self) -> None:
         super().__init__(num_bits=8, per_axis=False, symmetric=False, narrow_range=False)
+        self.exporting = False
 
     def __call__(self, inputs: Any, training: bool, weights: Any, **_: Any) -> Any:
+        if self.exporting:
+            return tf.identity(inputs)
         return quant_ops.MovingAvgQuantize(
             inputs, weights["min_var"], weights["max_var"], ema_decay=DECAY, is_training=training, num_bits=8
         )
@@ -47,10 +50,10 @@ class FixedRange(FixedQuantizer):  # type: ignore[misc]
 
     def __init__(self, low: float, high: float, in_training: bool) -> None:
         super().__init__(num_bits=8, init_min=low, init_max=high, narrow_range=False)
-        self.in_training = in_training
+        self.in_training, self.exporting = in_training, False
 
     def __call__(self, inputs: Any, training: bool, weights: Any, **_: Any) -> Any:
-        if training and not self.in_training:
+        if self.exporting or (training and not self.in_training):
             return tf.identity(inputs)
         return super().__call__(inputs, training, weights)
 

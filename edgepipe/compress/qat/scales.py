@@ -15,6 +15,11 @@ class Range:
     scale: float
     zero_point: int
 
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The real numbers that -128 and 127 stand for."""
+        return (-128 - self.zero_point) * self.scale, (127 - self.zero_point) * self.scale
+
 
 def fake_range(layer: Any) -> Range:
     """The range of a fake-quant layer, nudged so that zero is exact.

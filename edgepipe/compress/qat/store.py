@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from edgepipe.artifact import BASE_FILE, RECIPE_FILE, WEIGHTS_FILE, Kind
-from edgepipe.compress.qat.fake_quant import Recipe, fake_quant
+from edgepipe.compress.qat.fake_quant import FakeQuant, Recipe, fake_quant
 from edgepipe.errors import InputError
 from edgepipe.models.loading import load, save_float
 
@@ -32,7 +32,12 @@ def save(model: Any, base: Any, recipe: Recipe, folder: Path) -> None:
 
 
 def restore(folder: Path) -> Any:
-    """The fake-quant model that `save` wrote.
+    """The fake-quant model that `save` wrote; see `restored`."""
+    return restored(folder).model
+
+
+def restored(folder: Path) -> FakeQuant:
+    """The fake-quant model that `save` wrote, and which layers training reached.
 
     Raises:
         InputError: a file is missing or damaged, or what is rebuilt has other weights than what was saved.
@@ -44,12 +49,13 @@ def restore(folder: Path) -> Any:
             weights = [stored[str(index)] for index in range(len(told["weights"]))]
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{folder}: not a readable fake-quant model: {error}") from error
-    model = fake_quant(load(folder / BASE_FILE, Kind.FLOAT, allow_code=False), recipe).model
+    made = fake_quant(load(folder / BASE_FILE, Kind.FLOAT, allow_code=False), recipe)
+    model = made.model
     rebuilt = [[w.name, list(w.shape), w.dtype.name] for w in model.weights]
     if rebuilt != told["weights"]:
         raise InputError(f"{folder}: the rebuilt fake-quant model has other weights than the stored one")
     model.set_weights(weights)
-    return model
+    return made
 
 
 def _recipe(told: dict[str, Any]) -> Recipe:

@@ -1,0 +1,1 @@
+"""Post-training quantization of a float .tflite: ranges, schemes, sensitivity, mixed precision."""

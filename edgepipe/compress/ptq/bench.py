@@ -1,0 +1,94 @@
+"""A model with a type for each layer: how it is made, and how far its outputs are from those of the float model."""
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, final
+
+import numpy as np
+
+from edgepipe.arrays import Array, Arrays, count
+from edgepipe.compress.ptq import recipes
+from edgepipe.compress.ptq.calibration import Range
+from edgepipe.compress.ptq.layers import Layer
+from edgepipe.compress.ptq.recipes import Recipe
+from edgepipe.tflite.interpreter import predict
+from edgepipe.tflite.model import Model
+
+Level = Literal["int8", "int16", "float16", "float32"]
+LEVELS: tuple[Level, ...] = ("int8", "int16", "float16", "float32")
+
+
+@final
+@dataclass(frozen=True)
+class Bench:
+    """A float model, the layers that are decided on, ranges, and samples to look at outputs with."""
+
+    lite: Model
+    layers: Sequence[Layer]
+    ranges: Mapping[str, Range]
+    types: tuple[str, str]  # of inputs and outputs
+    samples: Arrays
+    wanted: Arrays  # the float model's outputs on `samples`
+
+    def recipe(self, levels: Mapping[str, Level], rest: Level) -> Recipe:
+        """Rules that give each layer its level, and every other one `rest`."""
+        ends = recipes.ends(*self.types) if rest != "float32" else []
+        base = [*recipes.everything(SCHEME[rest]), *ends] if rest != "float32" else []
+        own = [rule for layer in self.layers if (level := levels.get(layer.name)) for rule in _rules(layer, level)]
+        return [*base, *own]
+
+    def made(self, levels: Mapping[str, Level], rest: Level = "int8") -> bytes:
+        """The model quantized so."""
+        return recipes.applied(self.lite.content, self.recipe(levels, rest), self.ranges)
+
+    def distance(self, levels: Mapping[str, Level], rest: Level = "int8") -> float:
+        """How far the outputs of the model quantized so are from the float ones; see `distance`."""
+        return self.distance_of(self.made(levels, rest))
+
+    def distance_of(self, content: bytes) -> float:
+        """The same of a model that was made already."""
+        with written(content) as path:
+            return distance(predict(path, self.samples).values, self.wanted)
+
+
+SCHEME: dict[Level, str] = {"int8": "int8", "int16": "int16x8", "float16": "float16"}
+
+
+def _rules(layer: Layer, level: Level) -> Recipe:
+    if level == "float32":
+        return recipes.leave(layer.operators)
+    if level == "float16":
+        halves = [recipes.half(operator) for operator in layer.operators if operator.name in recipes.CASTABLE]
+        return [*recipes.leave(layer.operators), *halves]
+    bits = 8 if level == "int8" else 16
+    return [recipes.rule(recipes.integers(bits), recipes.one(operator)) for operator in layer.operators]
+
+
+def bench_of(
+    lite: Model, layers: Sequence[Layer], ranges: Mapping[str, Range], types: tuple[str, str], samples: Arrays
+) -> Bench:
+    """The bench of a float model; `samples` are what its outputs are looked at with."""
+    return Bench(lite, layers, ranges, types, samples, predict(lite.path, samples).values)
+
+
+@contextmanager
+def written(content: bytes) -> Iterator[Path]:
+    """A file with `content`, inside the block."""
+    with tempfile.TemporaryDirectory(prefix="edgepipe-") as folder:
+        path = Path(folder) / "model.tflite"
+        path.write_bytes(content)
+        yield path
+
+
+def distance(found: Arrays, wanted: Arrays) -> float:
+    """Squared error of the outputs over their variance, the mean over several outputs; 1 is as bad as the mean."""
+    pairs = [(found[name], wanted[name]) for name in wanted] if isinstance(wanted, dict) else [(found, wanted)]
+    return float(np.mean([_distance(np.asarray(a, np.float64), np.asarray(b, np.float64)) for a, b in pairs]))
+
+
+def _distance(found: Array, wanted: Array) -> float:
+    spread = np.square(wanted - wanted.mean(axis=0)).sum() if count(wanted) > 1 else np.square(wanted).sum()
+    return float(np.square(found - wanted).sum() / max(float(spread), np.finfo(np.float64).tiny))

@@ -1,0 +1,65 @@
+"""Full-integer int8 by TensorFlow's own quantizer, on a float .tflite and with ranges of one's own.
+
+`TFLiteConverter` does the same inside: it writes the extremes of each activation into the float model, then hands that
+to its quantizer. Both steps are called here one by one, so that the ranges can be others, layers can be left alone, and
+a float .tflite can be the start.
+"""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from edgepipe.arrays import Array
+from edgepipe.compress.ptq.calibration import Range, fed
+
+TYPES = {"int8": tf.int8, "uint8": tf.uint8, "float32": tf.float32}
+
+
+def quantized(
+    content: bytes,
+    feeds: list[Array],
+    ranges: Mapping[str, Range] | None,
+    types: tuple[str, str],
+    left: Collection[str] = (),
+) -> bytes:
+    """The float .tflite `content` in int8.
+
+    Args:
+        content: of a float .tflite.
+        feeds: representative samples of each input, in its order, (samples, ...).
+        ranges: of activations, by tensor name; None takes the extremes on `feeds`.
+        types: of inputs and of outputs: int8, uint8 or float32.
+        left: names of the output tensors of operators that stay float.
+    """
+    # Neither function is public; the versions of TensorFlow that edgepipe takes are pinned in pyproject.toml.
+    from tensorflow.lite.python.convert import mlir_quantize
+    from tensorflow.lite.python.optimize.calibrator import Calibrator, add_intermediate_tensors
+
+    known = Calibrator(add_intermediate_tensors(content)).calibrate(lambda: fed(feeds))
+    if ranges is not None:
+        known = _with_ranges(known, ranges)
+    result: bytes = mlir_quantize(
+        known,
+        input_data_type=TYPES[types[0]],
+        output_data_type=TYPES[types[1]],
+        denylisted_nodes=list(left) or None,
+    )
+    return result
+
+
+def _with_ranges(content: bytes, ranges: Mapping[str, Range]) -> bytes:
+    """A calibrated model whose activations have these ranges instead."""
+    from ai_edge_litert.tools.flatbuffer_utils import convert_object_to_bytearray, read_model_from_bytearray
+
+    model = read_model_from_bytearray(bytearray(content))
+    for tensor in (tensor for graph in model.subgraphs for tensor in graph.tensors):
+        found = ranges.get(tensor.name.decode())
+        if found is not None and _calibrated(tensor):
+            tensor.quantization.min, tensor.quantization.max = ([np.float32(end)] for end in found)
+    return bytes(convert_object_to_bytearray(model))
+
+
+def _calibrated(tensor: Any) -> bool:
+    return tensor.quantization is not None and tensor.quantization.min is not None

@@ -1,0 +1,132 @@
+"""A float .tflite quantized by any scheme: ranges first, then one of two quantizers.
+
+int8 is TensorFlow's quantizer's work, which has the most operators; everything else, and what mixes types, is
+litert-quantizer's.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
+from typing import final
+
+from edgepipe.arrays import Array
+from edgepipe.compress.ptq import integers, recipes
+from edgepipe.compress.ptq.calibration import Range, Ranges, calibrate
+from edgepipe.compress.ptq.names import parts
+from edgepipe.compress.ptq.recipes import Recipe
+from edgepipe.compress.schemes import SCHEMES, Calibration, Number, SchemeName, interface
+from edgepipe.errors import InputError
+from edgepipe.models.stderr import captured_stderr
+from edgepipe.tflite.model import Model, Operator
+
+Choice = Callable[[Model], Collection[Operator]]
+
+
+@final
+@dataclass(frozen=True)
+class Request:
+    """What a model is to become."""
+
+    scheme: SchemeName = "int8"
+    input_type: Number | None = None
+    output_type: Number | None = None
+    calibration: Calibration = field(default_factory=Calibration)
+    recipe: Recipe | None = None  # of the scheme `recipe`
+    left: Choice | None = None  # which operators of the float model stay float
+
+    @property
+    def types(self) -> tuple[str, str]:
+        """Of inputs and outputs.
+
+        Raises:
+            InputError: the scheme does not have them.
+        """
+        return interface(self.scheme, self.input_type, self.output_type)
+
+
+@final
+@dataclass(frozen=True)
+class Quantized:
+    """The bytes of a .tflite, and what is worth knowing of how it came about."""
+
+    content: bytes
+    notes: tuple[str, ...] = ()
+
+
+def needs_samples(request: Request) -> bool:
+    """Whether activations take ranges from representative samples."""
+    if request.scheme == "recipe":
+        return recipes.calibrated(request.recipe or [])
+    return SCHEMES[request.scheme].calibrated
+
+
+def quantized(
+    lite: Model, request: Request, feeds: list[Array] | None, trained: Mapping[str, Range] | None = None
+) -> Quantized:
+    """The float model `lite` as `request` says; `feeds` are samples of each input, in its order.
+
+    `trained` are ranges that training found, by layer; they go before those of samples.
+
+    Raises:
+        InputError: no samples for a scheme that needs them, or something that the quantizer does not take.
+    """
+    types, left = request.types, list(request.left(lite)) if request.left is not None else []
+    ranges = ranges_of(lite, request, feeds, trained or {}) if needs_samples(request) else None
+    if request.scheme == "int8" and feeds is not None and ranges is not None:
+        content = in_int8(lite, feeds, ranges.by_tensor, types, left)
+    else:
+        rules = [*rules_of(request, types), *recipes.leave(left)]
+        content = recipes.applied(lite.content, rules, None if ranges is None else ranges.by_tensor)
+    return Quantized(content, tuple(ranges.notes()) if ranges is not None else ())
+
+
+def ranges_of(lite: Model, request: Request, feeds: list[Array] | None, trained: Mapping[str, Range]) -> Ranges:
+    """Ranges of all activations of `lite`, those of `trained` layers from there.
+
+    Raises:
+        InputError: no samples, or ones that do not fit.
+    """
+    if feeds is None:
+        raise InputError(
+            f"scheme {request.scheme} needs representative samples to calibrate activations, found none; give some"
+        )
+    found = calibrate(lite, dict(zip(lite.input_names, feeds, strict=True)), request.calibration)
+    known = {name: _trained(name, trained) for name in found.by_tensor} if trained else {}
+    kept = {name: span for name, span in known.items() if span is not None}
+    moved = {name: by for name, by in found.moved.items() if name not in kept}
+    return replace(found, by_tensor={**found.by_tensor, **kept}, moved=moved)
+
+
+def _trained(tensor: str, trained: Mapping[str, Range]) -> Range | None:
+    """The range of the one trained layer that a tensor bears the name of."""
+    found = [trained[part] for part in parts(tensor) if part in trained]
+    return found[0] if len(found) == 1 else None
+
+
+def rules_of(request: Request, types: tuple[str, str]) -> Recipe:
+    """The recipe of a whole model."""
+    if request.scheme == "recipe":
+        asked = request.input_type or request.output_type
+        return [*(request.recipe or []), *(recipes.ends(*types) if asked else [])]
+    ends = recipes.ends(*types) if SCHEMES[request.scheme].calibrated else []
+    return [*recipes.everything(request.scheme), *ends]
+
+
+def in_int8(
+    lite: Model,
+    feeds: list[Array],
+    ranges: Mapping[str, Range],
+    types: tuple[str, str],
+    left: Collection[Operator] = (),
+) -> bytes:
+    """`lite` in int8 by TensorFlow's quantizer, the operators `left` in float.
+
+    Raises:
+        InputError: the quantizer fails; it says nothing, so that operators without an int8 form are named.
+    """
+    names = [tensor.name for operator in left for tensor in operator.outputs if tensor is not None]
+    try:
+        with captured_stderr():
+            return integers.quantized(lite.content, feeds, ranges, types, names)
+    except (RuntimeError, ValueError) as error:
+        said = " ".join(str(error).split())[:300]
+        raise InputError(f"TensorFlow's quantizer failed: {said or 'without a word'}") from error

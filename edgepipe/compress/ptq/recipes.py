@@ -1,0 +1,213 @@
+"""Quantization by litert-quantizer's recipes: what is stored in how many bits, operator by operator.
+
+A recipe is a list of rules, the later over the earlier; each names operators by a regular expression over the names of
+their output tensors, and by kind. Recipes of edgepipe say the whole name, so that a rule holds for one operator.
+"""
+
+import json
+import re
+import warnings
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgepipe.compress.ptq import biases
+from edgepipe.compress.ptq.calibration import Range
+from edgepipe.errors import InputError, ToolError, did_you_mean
+from edgepipe.models.stderr import captured_stderr
+from edgepipe.tflite.model import Operator
+
+Rule = dict[str, Any]
+Recipe = list[Rule]
+
+KEYS = ("regex", "operation", "algorithm_key", "op_config")
+ALL, EVERYWHERE = "*", ".*"
+MIN_MAX, CASTING, LEAVE = "min_max_uniform_quantize", "float_casting", "no_quantize"
+ENDS = ("INPUT", "OUTPUT")
+CASTABLE = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED", "EMBEDDING_LOOKUP"})
+
+
+def everything(scheme: str) -> Recipe:
+    """The recipe of a scheme that holds for the whole model."""
+    configs = {
+        "int8": integers(8),
+        "int16x8": integers(16),
+        "dynamic": _weights(8, integer=True),
+        "weight_only_int8": _weights(8),
+        "weight_only_int4": _weights(4),
+        "float16": _halves(),
+    }
+    algorithm = CASTING if scheme == "float16" else MIN_MAX
+    return [rule(configs[scheme], algorithm=algorithm)]
+
+
+def rule(config: Rule | None, regex: str = EVERYWHERE, operation: str = ALL, algorithm: str = MIN_MAX) -> Rule:
+    """One rule; without `config` what it names is left in float."""
+    chosen = LEAVE if config is None else algorithm
+    return {"regex": regex, "operation": operation, "algorithm_key": chosen, "op_config": config or _untouched()}
+
+
+def integers(bits: int, weight_bits: int = 8) -> Rule:
+    """Activations of 8 or 16 bits; 16 are symmetric, as the kernels want them."""
+    activations = {"num_bits": bits, "symmetric": bits == 16, "granularity": "TENSORWISE", "dtype": "INT"}
+    return {**_weights(weight_bits, integer=True), "activation_tensor_config": activations}
+
+
+def _weights(bits: int, integer: bool = False) -> Rule:
+    weights = {"num_bits": bits, "symmetric": True, "granularity": "CHANNELWISE", "dtype": "INT"}
+    return {
+        "weight_tensor_config": weights,
+        "compute_precision": "INTEGER" if integer else "FLOAT",
+        "explicit_dequantize": not integer,
+    }
+
+
+def _halves() -> Rule:
+    weights = {"num_bits": 16, "symmetric": True, "granularity": "TENSORWISE", "dtype": "FLOAT"}
+    return {"weight_tensor_config": weights, "compute_precision": "FLOAT", "explicit_dequantize": True}
+
+
+def _untouched() -> Rule:
+    return {"compute_precision": "FLOAT", "explicit_dequantize": False}
+
+
+def one(operator: Operator) -> str:
+    """The regular expression that names this operator and no other."""
+    return f"^{re.escape(''.join(f'{t.name};' for t in operator.outputs if t is not None))}$"
+
+
+def half(operator: Operator) -> Rule:
+    """A rule that gives one operator float16 weights if it has any, and float arithmetic."""
+    return rule(_halves(), one(operator), algorithm=CASTING)
+
+
+def leave(operators: Collection[Operator]) -> Recipe:
+    """Rules that leave these operators in float."""
+    return [rule(None, one(operator)) for operator in operators]
+
+
+def ends(input_type: str, output_type: str) -> Recipe:
+    """Rules for the model's own inputs and outputs."""
+    kinds = dict(zip(ENDS, (input_type, output_type), strict=True))
+    return [rule(_end(kind), operation=name) for name, kind in kinds.items()]
+
+
+def _end(kind: str) -> Rule | None:
+    if kind == "float32":
+        return None
+    config = integers(16 if kind == "int16" else 8)
+    if kind == "uint8":
+        config["activation_tensor_config"]["dtype"] = "UINT"
+    return config
+
+
+def calibrated(recipe: Recipe) -> bool:
+    """Whether a rule quantizes activations, so that their ranges must be known."""
+    return any("activation_tensor_config" in entry.get("op_config", {}) for entry in recipe)
+
+
+def applied(content: bytes, recipe: Recipe, ranges: Mapping[str, Range] | None) -> bytes:
+    """The float .tflite `content` quantized as `recipe` says.
+
+    Raises:
+        InputError: litert-quantizer does not take the recipe or the model; what it says.
+        ToolError: it is not installed.
+    """
+    quantizer = library()
+    spans = {name: np.asarray(span, np.float32) for name, span in (ranges or {}).items()}
+    known = {name: {"min": span[:1], "max": span[1:]} for name, span in spans.items()}
+    plain = _with_codes(content)
+    try:
+        # progress and counts go to stderr; biases out of range, which NumPy warns of, are settled below
+        with captured_stderr(), warnings.catch_warnings(), np.errstate(all="ignore"):
+            # an interpreter of its own, which it opens to look at names
+            warnings.filterwarnings("ignore", ".*experimental_preserve_all_tensors", UserWarning)
+            work = quantizer.Quantizer(bytearray(plain), recipe)
+            result = work.quantize(known or None, enable_progress_bar=False, enable_progress_report=False)
+    except (ValueError, RuntimeError, KeyError, TypeError, IndexError, NotImplementedError) as error:
+        said = " ".join(str(error).split())[:300] or type(error).__name__
+        raise InputError(f"litert-quantizer does not take this: {said}") from error
+    made = bytes(result.quantized_model)
+    return biases.settled(made, plain)[0] if calibrated(recipe) else made
+
+
+def _with_codes(content: bytes) -> bytes:
+    """A model whose operator codes stand where litert-quantizer looks for them; old files have them elsewhere only."""
+    from ai_edge_litert.tools.flatbuffer_utils import convert_object_to_bytearray, read_model_from_bytearray
+
+    model = read_model_from_bytearray(bytearray(content))
+    if all(code.builtinCode >= code.deprecatedBuiltinCode for code in model.operatorCodes):
+        return content
+    for code in model.operatorCodes:
+        code.builtinCode = max(code.builtinCode, code.deprecatedBuiltinCode)
+    return bytes(convert_object_to_bytearray(model))
+
+
+def library() -> Any:
+    """The module with litert-quantizer's `Quantizer`.
+
+    Raises:
+        ToolError: it is not installed.
+    """
+    try:
+        from litert_quantizer import quantizer
+    except ImportError:
+        raise ToolError("this scheme needs litert-quantizer: pip install litert-quantizer") from None
+    return quantizer
+
+
+def read(path: Path) -> Recipe:
+    """The recipe in the JSON file `path`.
+
+    Raises:
+        InputError: no file, no JSON, or no recipe; what is wrong with which rule.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: is no text; a recipe is a JSON file") from None
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}:{error.lineno}:{error.colno}: is no JSON: {error.msg}") from None
+    if not isinstance(found, list) or not found:
+        raise InputError(f"{path}: a recipe is a list of rules with {', '.join(KEYS)}; found {type(found).__name__}")
+    for number, entry in enumerate(found, 1):
+        if wrong := _wrong(entry):
+            raise InputError(f"{path}: rule {number}: {wrong}")
+    return found
+
+
+def _wrong(entry: Any) -> str:
+    """What is wrong with a rule; empty if nothing is."""
+    if not isinstance(entry, dict):
+        return f"is a mapping with {', '.join(KEYS)}; found {type(entry).__name__}"
+    for key in KEYS:
+        if key not in entry and not (key == "op_config" and entry.get("algorithm_key") == LEAVE):
+            return f"has no '{key}'"
+    for key in entry:
+        if key not in KEYS:
+            return f"unknown key '{key}'{did_you_mean(key, KEYS)}"
+    return _unknown(entry) or _expression(entry["regex"])
+
+
+def _unknown(entry: Rule) -> str:
+    quantizer = library()
+    from litert_quantizer.qtyping import TFLOperationName
+
+    operations = [name.value for name in TFLOperationName]
+    algorithms = [name.value for name in quantizer.AlgorithmName]
+    for key, allowed in (("operation", operations), ("algorithm_key", algorithms)):
+        if entry[key] not in allowed:
+            return f"unknown {key} '{entry[key]}'{did_you_mean(str(entry[key]), allowed)}"
+    return ""
+
+
+def _expression(text: Any) -> str:
+    try:
+        re.compile(text)
+    except (re.error, TypeError) as error:
+        return f"regex '{text}' is no regular expression: {error}"
+    return ""

@@ -1,0 +1,173 @@
+"""`edgepipe sensitivity`: how much each layer of a model minds being quantized."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, final
+
+import numpy as np
+from pydantic import Field
+
+from edgepipe.arrays import Array, Arrays, count, take
+from edgepipe.artifact import Kind
+from edgepipe.compress.schemes import SCHEMES, Calibration
+from edgepipe.errors import InputError
+from edgepipe.metric import Record
+from edgepipe.sources import version
+from edgepipe.tflite.model import Model
+
+if TYPE_CHECKING:
+    from edgepipe.compress.ptq.bench import Bench
+    from edgepipe.compress.ptq.sensitivity import Ranking
+
+CALIBRATING = 200  # samples that ranges are taken from
+
+
+@final
+@dataclass(frozen=True)
+class How:
+    """What layers are quantized to, how ranges are taken, and how many samples outputs are looked at with."""
+
+    scheme: Literal["int8", "int16x8"] = "int8"
+    calibration: Calibration = Calibration()  # noqa: RUF009 - frozen
+    samples: int = 256
+
+
+@final
+class Layer(Record):
+    """One layer; see `edgepipe.compress.ptq.sensitivity.Sensitivity`, whose fields these are."""
+
+    layer: str
+    operator: str
+    macs: int
+    errors: dict[str, dict[str, float] | None] = Field(description="mse, snr, cosine, worst_channel by what is rounded")
+    alone: float
+    left_out: float
+    quality_alone: float | None
+    quality_left_out: float | None
+
+
+@final
+class Sensed(Record):
+    """The layers of a model, the most sensitive first."""
+
+    model: str
+    scheme: str
+    calibration: str
+    layers: tuple[Layer, ...]
+    whole: float = Field(description="error of the outputs over their variance with all layers quantized")
+    quality: str | None = Field(description="the metric taken where there are labels; null: none")
+    quality_float: float | None
+    quality_whole: float | None
+    how: str = Field(description="what was run, on what, with which versions")
+    notes: tuple[str, ...]
+
+
+def sense(path: Path, data: "str | Arrays", how: How, allow_code: bool, custom_objects: str | None) -> Sensed:
+    """Rank the layers of the model at `path`.
+
+    Raises:
+        InputError: no float model, no samples, or a model that cannot be quantized.
+    """
+    from edgepipe.compress.ptq.sensitivity import rank
+    from edgepipe.models.sniff import sniff
+
+    kind = sniff(path)
+    if kind not in (Kind.KERAS, Kind.FLOAT, Kind.TFLITE):
+        raise InputError(f"{path}: is a {kind}; `sensitivity` takes a .keras or .h5 file, or a float .tflite")
+    calibrating, looked_at, labels, notes = _samples(data, how.samples)
+    with _float(path, kind, calibrating, allow_code, custom_objects) as (lite, feeds, layers):
+        bench, told = _bench(lite, feeds, layers, looked_at, how)
+        quality = None if labels is None else _accuracy(bench, looked_at, labels)
+        ranking = rank(bench, "int8" if how.scheme == "int8" else "int16", quality)
+    return _sensed(path, how, ranking, labels is not None, count(looked_at), (*notes, *told))
+
+
+def _samples(data: "str | Arrays", number: int) -> tuple[Arrays, Arrays, Array | None, tuple[str, ...]]:
+    """Samples that calibrate, samples that are looked at, their labels if they are classes, and notes."""
+    if not isinstance(data, str):
+        return take(data, slice(CALIBRATING)), take(data, slice(number)), None, ()
+    if data.endswith((".npz", ".npy")):
+        from edgepipe.data import samples
+
+        x, y = samples.read_labelled(Path(data))
+        return take(x, slice(CALIBRATING)), take(x, slice(number)), _classes(y, number), ()
+    from edgepipe.described import describe
+
+    described, splits = describe(data, Path.cwd())
+    validation = splits.validation
+    train = take(splits.train.x, slice(CALIBRATING))
+    return train, take(validation.x, slice(number)), _classes(validation.y, number), described.notes
+
+
+def _classes(y: Array | None, number: int) -> Array | None:
+    return y[:number] if y is not None and y.ndim == 1 and y.dtype.kind in "iu" else None
+
+
+@contextmanager
+def _float(
+    path: Path, kind: Kind, samples: Arrays, allow_code: bool, custom_objects: str | None
+) -> Iterator[tuple[Model, list[Array], dict[str, str]]]:
+    """The float .tflite of the model at `path`, samples in the order of its inputs, and the classes of its layers."""
+    from edgepipe.stages import conversion
+
+    model: Any = conversion.float_file(path) if kind is Kind.TFLITE else _keras(path, kind, allow_code, custom_objects)
+    classes = {} if kind is Kind.TFLITE else conversion.classes(model)
+    with conversion.float_tflite(model, samples) as (lite, feeds, _):
+        yield lite, feeds or [], classes
+
+
+def _keras(path: Path, kind: Kind, allow_code: bool, custom_objects: str | None) -> Any:
+    from edgepipe.models.startup import load_tensorflow
+
+    load_tensorflow()
+    from edgepipe.models import custom
+    from edgepipe.stages import facts
+
+    with custom.known(custom.load(custom_objects, Path.cwd()) if custom_objects else {}):
+        return facts.open_any(path, kind, allow_code=allow_code)
+
+
+def _bench(
+    lite: Model, feeds: list[Array], classes: dict[str, str], samples: Arrays, how: How
+) -> tuple["Bench", tuple[str, ...]]:
+    from edgepipe.compress.ptq.bench import bench_of
+    from edgepipe.compress.ptq.calibration import calibrate
+    from edgepipe.compress.ptq.layers import layers
+
+    ranges = calibrate(lite, dict(zip(lite.input_names, feeds, strict=True)), how.calibration)
+    types = SCHEMES[how.scheme].interfaces[0]
+    return bench_of(lite, layers(lite, classes), ranges.by_tensor, (types, types), samples), tuple(ranges.notes())
+
+
+def _accuracy(bench: "Bench", samples: Arrays, labels: Array) -> Callable[[bytes], float]:
+    from edgepipe.compress.ptq.bench import written
+    from edgepipe.tflite.interpreter import predict
+
+    def quality(content: bytes) -> float:
+        with written(content) as path:
+            scores = np.asarray(predict(path, samples).values).reshape(len(labels), -1)
+        return float(np.mean(scores.argmax(axis=1) == labels))
+
+    return quality
+
+
+def _sensed(path: Path, how: How, ranking: "Ranking", labelled: bool, number: int, notes: tuple[str, ...]) -> Sensed:
+    layers = tuple(
+        Layer(
+            layer=entry.layer, operator=entry.operator, macs=entry.macs, alone=entry.alone, left_out=entry.left_out,
+            errors={name: None if part is None else part.model_dump() for name, part in (
+                ("weights", entry.weights), ("weights_per_tensor", entry.weights_per_tensor),
+                ("activation", entry.activation))},
+            quality_alone=entry.quality_alone, quality_left_out=entry.quality_left_out,
+        )
+        for entry in ranking.layers
+    )  # fmt: skip
+    tools = ", ".join(f"{name} {version(name)}" for name in ("litert-quantizer", "ai-edge-litert"))
+    return Sensed(
+        model=str(path), scheme=how.scheme, calibration=how.calibration.told(), layers=layers, whole=ranking.whole,
+        quality="accuracy" if labelled else None, quality_float=ranking.quality_float,
+        quality_whole=ranking.quality_whole, notes=notes,
+        how=f"measured: each model made and run on {number} samples, {tools}, LiteRT xnnpack",
+    )  # fmt: skip

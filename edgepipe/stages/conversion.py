@@ -1,0 +1,218 @@
+"""What `convert` does: the request from its options, the work, and what there is to tell of the result."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from edgepipe.arrays import Array, Arrays
+from edgepipe.artifact import Artifact, Kind
+from edgepipe.compress.schemes import SCHEMES
+from edgepipe.devices import profile
+from edgepipe.devices.evidence import counts
+from edgepipe.errors import InputError
+from edgepipe.metric import Finding, Metric
+from edgepipe.outcome import Outcome, Table
+from edgepipe.stages import facts
+from edgepipe.stages.base import Work
+from edgepipe.tflite.graph import read
+from edgepipe.tflite.integer import findings
+from edgepipe.tflite.model import FLOATS, Model
+
+if TYPE_CHECKING:
+    from edgepipe.compress.ptq.quantize import Request
+    from edgepipe.devices.profile import Device
+    from edgepipe.stages.convert import Convert
+
+SHOWN = 10  # operators that a note names; more are counted
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The model to convert, the classes of its layers by name, and those that training left alone."""
+
+    model: Any  # a Keras model, a SavedModel's path, or the facts of a float .tflite
+    layers: Mapping[str, str]
+    suspects: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Made:
+    """A converted model, and what its making had to say."""
+
+    content: bytes
+    opened: Opened
+    notes: tuple[str, ...] = ()
+    tables: tuple[Table, ...] = ()
+    metrics: tuple[Metric, ...] = ()
+
+
+def made(convert: "Convert", work: Work) -> Made:
+    """The .tflite that the options ask for.
+
+    Raises:
+        InputError: a model, samples or options that do not go together.
+        NotMetError: no mix of types keeps the quality.
+    """
+    opened = _opened(work)
+    request, samples = _request(convert, opened, work), _samples(convert, work)
+    if convert.scheme == "mixed":
+        from edgepipe.stages import mixture
+
+        with float_tflite(opened.model, samples) as (lite, feeds, trained):
+            return mixture.made(convert, work, opened, request, (lite, feeds, trained))
+    if opened.model.__class__ is Model:
+        from edgepipe.compress.ptq.quantize import quantized
+
+        with float_tflite(opened.model, samples) as (lite, feeds, _):
+            done = quantized(lite, request, feeds)
+    else:
+        from edgepipe.compress.convert import converted
+
+        done = converted(opened.model, request, samples)
+    return Made(done.content, opened, done.notes)
+
+
+@contextmanager
+def float_tflite(model: Any, samples: Arrays | None) -> Iterator[tuple[Model, list[Array] | None, dict[str, Any]]]:
+    """The float .tflite of `model`, samples in the order of its inputs, and the ranges that training found."""
+    if isinstance(model, Model):
+        from edgepipe.tflite.samples import stored
+
+        yield model, None if samples is None else stored(model, samples), {}
+        return
+    from edgepipe.compress.convert import float_model
+    from edgepipe.compress.qat.fake_quant import trained_ranges
+
+    with float_model(model, samples, calibrated=samples is not None) as (lite, feeds):
+        yield lite, feeds, trained_ranges(model)
+
+
+def _opened(work: Work) -> Opened:
+    path, kind = work.input.path, work.input.kind
+    if kind is Kind.TFLITE:
+        return Opened(float_file(path), {})
+    if kind is Kind.QAT:
+        from edgepipe.compress.qat.store import restored
+
+        found = restored(path)
+        suspects = tuple(entry.layer for entry in found.coverage if entry.by != "training")
+        return Opened(found.model, {entry.layer: entry.cls for entry in found.coverage}, suspects)
+    model = facts.open_any(path, kind, allow_code=work.allow_code)
+    return Opened(model, {} if kind is Kind.SAVED_MODEL else classes(model))
+
+
+def classes(model: Any) -> dict[str, str]:
+    """The class of each layer by name, nested models opened up."""
+    found: dict[str, str] = {}
+    for layer in model.layers:
+        found |= classes(layer) if hasattr(layer, "layers") else {layer.name: type(layer).__name__}
+    return found
+
+
+def float_file(path: Any) -> Model:
+    """The facts of a float .tflite that runs.
+
+    Raises:
+        InputError: it is damaged, does not run, holds loops or branches, or is quantized already.
+    """
+    from edgepipe.tflite.interpreter import check_runs
+
+    model = read(path)
+    computed = [t for operator in model.operators for t in operator.outputs if t is not None and t.quantization]
+    weights = [t for t in model.parameter_tensors if t.dtype != "float32"]
+    if found := [*computed, *weights]:
+        raise InputError(
+            f"{path}: is quantized already: '{found[0].name}' is {found[0].dtype}; `convert` takes a float .tflite "
+            "(`scheme: float32` makes one)"
+        )
+    if len(model.subgraphs) > 1:
+        raise InputError(f"{path}: has {len(model.subgraphs)} subgraphs (loops, branches), which cannot be calibrated")
+    check_runs(path)
+    return model
+
+
+def _request(convert: "Convert", opened: Opened, work: Work) -> "Request":
+    from edgepipe.compress.ptq import recipes
+    from edgepipe.compress.ptq.leave import choice
+    from edgepipe.compress.ptq.quantize import Request
+
+    left = None
+    if convert.types or convert.layers:
+        _check_left(work)
+        left = choice(convert.types, convert.layers, opened.layers)
+    recipe = recipes.read(work.base / convert.recipe) if convert.recipe is not None else None
+    return Request(convert.scheme, convert.input, convert.output, convert.ranges, recipe, left)
+
+
+def _check_left(work: Work) -> None:
+    if work.input.kind is Kind.QAT:
+        raise InputError(
+            "types and layers: a fake-quant model is quantized as it was trained; say in `quantize` what stays in float"
+        )
+
+
+def _samples(convert: "Convert", work: Work) -> Arrays | None:
+    if not SCHEMES[convert.scheme].calibrated or work.splits is None:
+        return None
+    from edgepipe.data.splits import representative
+
+    return representative(work.data.train, convert.samples(work.world), work.seed)
+
+
+def told(convert: "Convert", work: Work, artifact: Artifact, done: Made) -> Outcome:
+    """Quality, counts, what stayed in float, and how int8 and fake-quant agree."""
+    lite = read(artifact.path)
+    tables, agreement = _agreement(convert, done.opened.model, lite, work)
+    return Outcome(
+        metrics=(*_quality(artifact, work), *agreement, *done.metrics, *counts(lite)),
+        findings=tuple(_offenders(convert, lite, work)),
+        notes=(*done.notes, *_floats(convert, lite)),
+        tables=(*done.tables, *tables),
+    )
+
+
+def _offenders(convert: "Convert", lite: Model, work: Work) -> list[Finding]:
+    """What is float although integers were asked for, and not because the user said so."""
+    device = _device(convert, work)
+    demanded = SCHEMES[convert.scheme].integer or (device is not None and device.integer_only)
+    if not demanded or convert.types or convert.layers:
+        return []
+    return findings(lite, allow_float_interface="float32" in (convert.input, convert.output))
+
+
+def _device(convert: "Convert", work: Work) -> "Device | None":
+    return None if convert.device is None else profile.load(convert.device, work.base)
+
+
+def _floats(convert: "Convert", lite: Model) -> list[str]:
+    """A note on operators that compute in float, where some were to be integer."""
+    if convert.scheme in ("float32", "float16"):
+        return []
+    places = [op.place for op in lite.operators if any(t is not None and t.dtype in FLOATS for t in op.outputs)]
+    left = [place for place in places if not place.startswith(("DEQUANTIZE", "QUANTIZE"))]
+    if not left:
+        return []
+    more = f" and {len(left) - SHOWN} more" if len(left) > SHOWN else ""
+    return [f"{len(left)} of {len(lite.operators)} operators compute in float: {', '.join(left[:SHOWN])}{more}"]
+
+
+def _agreement(convert: "Convert", model: Any, lite: Model, work: Work) -> tuple[tuple[Table, ...], tuple[Metric, ...]]:
+    """How far a fake-quant model and its int8 model agree; nothing for models without fake-quant."""
+    if work.input.kind is not Kind.QAT or convert.scheme != "int8" or work.splits is None:
+        return (), ()
+    from edgepipe.stages.agreed import compared
+
+    return compared(model, lite, work)
+
+
+def _quality(artifact: Artifact, work: Work) -> list[Metric]:
+    return quality_of(work)(artifact) if work.splits is not None and work.task is not None else []
+
+
+def quality_of(work: Work) -> Callable[[Artifact], list[Metric]]:
+    """Every quality metric of an artifact on validation."""
+    from edgepipe.stages.lite import lite_quality
+    from edgepipe.tflite.interpreter import Runtime
+
+    return lambda artifact: lite_quality(artifact.path, work.goal, work.data.validation, "validation", Runtime.XNNPACK)

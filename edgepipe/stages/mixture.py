@@ -1,0 +1,141 @@
+"""`convert: {scheme: mixed}`: the search for the fewest layers above 8 bits, and what there is to tell of it."""
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from edgepipe.arrays import Array, Arrays, count, take
+from edgepipe.artifact import write_text
+from edgepipe.devices import profile
+from edgepipe.errors import InputError
+from edgepipe.metric import Evidence, Metric
+from edgepipe.outcome import Table
+from edgepipe.stages import facts
+from edgepipe.stages.base import Work
+from edgepipe.stages.lite import lite_quality
+from edgepipe.tflite.interpreter import Runtime
+from edgepipe.tflite.model import Model
+from edgepipe.units import Dimension
+
+if TYPE_CHECKING:
+    from edgepipe.compress.ptq.bench import Bench
+    from edgepipe.compress.ptq.mixed import Found, Goal
+    from edgepipe.compress.ptq.quantize import Request
+    from edgepipe.stages.conversion import Made, Opened
+    from edgepipe.stages.convert import Convert
+
+FILE = "quantization_recipe.json"
+SCREENED = 128  # training samples that rank the layers
+
+
+def made(
+    convert: "Convert",
+    work: Work,
+    opened: "Opened",
+    request: "Request",
+    given: tuple[Model, list[Array] | None, dict[str, Any]],
+) -> "Made":
+    """The mixed model, with its recipe beside it.
+
+    Raises:
+        NotMetError: no mix keeps the quality.
+    """
+    from edgepipe.compress.ptq import mixed, target
+    from edgepipe.compress.ptq.layers import layers
+    from edgepipe.compress.ptq.quantize import ranges_of
+    from edgepipe.stages.conversion import Made
+
+    lite, feeds, trained = given
+    ranges = ranges_of(lite, request, feeds, trained)
+    bench = _bench(lite, layers(lite, opened.layers), ranges.by_tensor, request, feeds)
+    device = None if convert.device is None else profile.load(convert.device, work.base)
+    allowed, reasons = target.levels(device)
+    goal = _goal(convert, work, bench)
+    found = mixed.search(bench, goal, allowed, _suspects(opened, bench))
+    write_text(work.folder / FILE, json.dumps(bench.recipe(found.levels, "int8"), indent=1) + "\n")
+    notes = [*ranges.notes(), *reasons, *_of_training(opened, found), _replay(found)]
+    return Made(found.content, opened, tuple(notes), _tables(bench, goal, found), tuple(_metrics(bench, goal, found)))
+
+
+def _bench(
+    lite: Model,
+    layers: list[Any],
+    ranges: dict[str, tuple[float, float]],
+    request: "Request",
+    feeds: list[Array] | None,
+) -> "Bench":
+    from edgepipe.compress.ptq.bench import bench_of
+
+    samples: Arrays = dict(zip(lite.input_names, feeds or [], strict=True))
+    few = take(samples, slice(min(SCREENED, count(samples))))
+    return bench_of(lite, layers, ranges, request.types, few)
+
+
+def _goal(convert: "Convert", work: Work, bench: "Bench") -> "Goal":
+    from edgepipe.compress.ptq.bench import written
+    from edgepipe.compress.ptq.mixed import Goal
+
+    deciding = work.goal.deciding
+    higher = work.goal.measures[deciding].higher_is_better
+
+    def quality(content: bytes) -> float:
+        with written(content) as path:
+            found = lite_quality(path, work.goal, work.data.validation, "validation", Runtime.XNNPACK)
+        value = next(metric.value for metric in found if metric.name == deciding)
+        if value is None:
+            raise InputError(f"{deciding} could not be taken on validation")
+        return value
+
+    return Goal(quality, higher, quality(bench.lite.content), convert.max_drop or 0.0)
+
+
+def _suspects(opened: "Opened", bench: "Bench") -> list[str]:
+    """Layers of the .tflite that training left alone."""
+    return [layer.name for layer in bench.layers if layer.name in opened.suspects]
+
+
+def _of_training(opened: "Opened", found: "Found") -> list[str]:
+    if not opened.suspects:
+        return []
+    promoted = [name for name in opened.suspects if name in found.levels]
+    told = f", of which {', '.join(promoted)} promoted" if promoted else ", none of which needed more than 8 bits"
+    return [f"layers that training left to calibration were tried first: {', '.join(opened.suspects)}{told}"]
+
+
+def _replay(found: "Found") -> str:
+    return (
+        f"the recipe is {FILE}, beside the model: `convert: {{scheme: recipe, recipe: {FILE}}}` makes it again without "
+        f"the {len(found.trials)} trials"
+    )
+
+
+def _tables(bench: "Bench", goal: "Goal", found: "Found") -> tuple[Table, ...]:
+    macs = {layer.name: layer.macs for layer in bench.layers}
+    layers = Table(
+        title="types of the layers, the most sensitive first",
+        columns=("layer", "type", "error of outputs alone in int8", "MACs"),
+        rows=tuple((name, found.levels.get(name, "int8"), f"{alone:.3g}", macs[name]) for name, alone in found.ranking),
+    )
+    trials = Table(
+        title=f"models tried on validation, float {goal.of_float:.4f}, drop allowed {goal.max_drop:.4f}",
+        columns=("layers above int8", "number", "quality", "drop", "met"),
+        rows=tuple(
+            (_listed(trial.levels), len(trial.levels), f"{trial.quality:.4f}", f"{goal.drop(trial.quality):.4f}",
+             "yes" if trial.met else "no")
+            for trial in found.trials
+        ),
+    )  # fmt: skip
+    return layers, trials
+
+
+def _listed(levels: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {level}" for name, level in levels.items()) or "none"
+
+
+def _metrics(bench: "Bench", goal: "Goal", found: "Found") -> list[Metric]:
+    how = f"of {len(bench.layers)} layers, those above 8 bits: {_listed(found.levels)}"
+    drop = f"float {goal.of_float:.4f}, mixed {found.quality:.4f}, validation split, LiteRT xnnpack"
+    return [
+        facts.exact("promoted_layers", len(found.levels), Dimension.COUNT, how),
+        Metric(name="drop_of_mixed", value=goal.drop(found.quality), unit=Dimension.PLAIN, evidence=Evidence.MEASURED,
+               how=drop),
+    ]  # fmt: skip

@@ -1,0 +1,71 @@
+"""A channel whose weights are tiny or zero keeps its bias, in 8 and 16 bits; litert-quantizer alone loses it."""
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from edgepipe.compress.convert import convert
+from edgepipe.compress.ptq import biases, recipes
+from edgepipe.compress.ptq.calibration import calibrate
+from edgepipe.compress.schemes import Calibration
+from edgepipe.tflite.graph import read
+from edgepipe.tflite.interpreter import Runtime, predict
+
+X = np.random.RandomState(0).rand(20, 6, 6, 4).astype("float32")
+KINDS: dict[str, Any] = {
+    "Conv2D": lambda: keras.layers.Conv2D(4, 3, name="layer"),
+    "DepthwiseConv2D": lambda: keras.layers.DepthwiseConv2D(3, name="layer"),
+    "Conv2DTranspose": lambda: keras.layers.Conv2DTranspose(4, 3, name="layer"),
+    "Dense": lambda: keras.layers.Dense(4, name="layer"),
+}
+
+
+def dead(kind: str, tiny: float) -> Any:
+    """One layer, of which one channel has `tiny` weights and a bias of 3."""
+    x = inputs = keras.Input((6, 6, 4), name="x")
+    if kind == "Dense":
+        x = keras.layers.Flatten()(x)
+    model = keras.Model(inputs, KINDS[kind]()(x))
+    kernel, bias = model.get_layer("layer").get_weights()
+    axis = {"Conv2D": 3, "DepthwiseConv2D": 2, "Conv2DTranspose": 2, "Dense": 1}[kind]
+    np.moveaxis(kernel, axis, 0)[1] = tiny
+    bias[:] = 0.25
+    bias[1] = 3.0
+    model.get_layer("layer").set_weights([kernel, bias])
+    return model
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("tiny", [0.0, 1e-12])
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_a_dead_channel_keeps_its_bias(kind: str, tiny: float, bits: int, tmp_path: Path) -> None:
+    model = dead(kind, tiny)
+    path = tmp_path / "m.tflite"
+    path.write_bytes(convert(model, "float32"))
+    lite = read(path)
+    ranges = calibrate(lite, X, Calibration()).by_tensor
+    path.write_bytes(recipes.applied(lite.content, recipes.everything("int8" if bits == 8 else "int16x8"), ranges))
+    for runtime in (Runtime.REFERENCE, Runtime.XNNPACK):
+        found = np.asarray(predict(path, X, runtime).values)
+        wanted = np.asarray(model.predict(X, verbose=0))
+        assert np.abs(found.reshape(wanted.shape) - wanted).max() < (0.08 if bits == 8 else 0.04)
+
+
+def test_only_what_is_out_of_range_is_touched(tmp_path: Path) -> None:
+    model = dead("Conv2D", 0.0)
+    path = tmp_path / "m.tflite"
+    path.write_bytes(convert(model, "float32"))
+    lite = read(path)
+    ranges = calibrate(lite, X, Calibration()).by_tensor
+    made = recipes.applied(lite.content, recipes.everything("int8"), ranges)
+    again, moved = biases.settled(made, lite.content)
+    assert (again, moved) == (made, [])
+    path.write_bytes(made)
+    scales = next(op for op in read(path).operators if op.name == "CONV_2D").inputs[1].quantization.scales
+    kernel = model.get_layer("layer").get_weights()[0]
+    plain = np.abs(kernel).max(axis=(0, 1, 2)) / 127
+    np.testing.assert_allclose(np.delete(scales, 1), np.delete(plain, 1), rtol=1e-5)
+    assert scales[1] > 0

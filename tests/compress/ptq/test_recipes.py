@@ -1,0 +1,100 @@
+"""Recipes of litert-quantizer: passed through, or refused with the rule that is wrong."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import hard_models as hm
+import numpy as np
+import pytest
+
+from edgepipe.compress.convert import convert
+from edgepipe.compress.ptq import recipes
+from edgepipe.compress.ptq.calibration import calibrate
+from edgepipe.compress.ptq.quantize import Request, quantized
+from edgepipe.compress.schemes import Calibration
+from edgepipe.errors import InputError
+from edgepipe.tflite.graph import read
+from edgepipe.tflite.interpreter import predict
+from edgepipe.tflite.model import Model
+from edgepipe.tflite.samples import stored
+
+GOOD = recipes.everything("int8")
+
+
+@pytest.fixture(scope="module")
+def lite(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    path = tmp_path_factory.mktemp("recipes") / "m.tflite"
+    path.write_bytes(convert(hm.depthwise(), "float32"))
+    return read(path)
+
+
+@pytest.mark.filterwarnings("ignore:.*experimental_preserve_all_tensors")  # of the library called here directly
+@pytest.mark.parametrize(
+    "name", ["static_wi8_ai8", "static_wi8_ai16", "dynamic_wi8_afp32", "weight_only_wi8_afp32", "weight_only_wi4_afp32"]
+)
+def test_every_named_recipe_of_the_library_passes_through_a_file(name: str, lite: Model, tmp_path: Path) -> None:
+    from litert_quantizer import quantizer, recipe
+
+    given = getattr(recipe, name)()
+    file = tmp_path / "recipe.json"
+    file.write_text(json.dumps(given))
+    x = hm.data()[0][:20]
+    done = quantized(lite, Request("recipe", recipe=recipes.read(file)), stored(lite, x))
+    ranges = calibrate(lite, x, Calibration()).by_tensor
+    known = {key: {"min": np.float32([a]), "max": np.float32([b])} for key, (a, b) in ranges.items()}
+    work = quantizer.Quantizer(bytearray(lite.content), given)
+    theirs = work.quantize(known if work.need_calibration else None, enable_progress_report=False).quantized_model
+    assert done.content == bytes(theirs)
+
+
+BAD: list[tuple[str, Any, str]] = [
+    ("no JSON", "[{", r"recipe.json:1:3: is no JSON"),
+    ("no list", {"regex": ".*"}, r"a recipe is a list of rules with regex, operation, .*; found dict"),
+    ("empty", [], r"a recipe is a list of rules"),
+    ("a rule that is none", ["int8"], r"rule 1: is a mapping with .*; found str"),
+    ("a key missing", [{k: v for k, v in GOOD[0].items() if k != "regex"}], r"rule 1: has no 'regex'"),
+    ("a key too many", [*GOOD, {**GOOD[0], "regexp": ".*"}], r"rule 2: unknown key 'regexp'; did you mean 'regex'\?"),
+    ("operation", [{**GOOD[0], "operation": "CONV2D"}], r"unknown operation 'CONV2D'; did you mean 'CONV_2D'\?"),
+    ("algorithm", [{**GOOD[0], "algorithm_key": "min_max"}], r"unknown algorithm_key 'min_max'"),
+    ("expression", [{**GOOD[0], "regex": "("}], r"regex '\(' is no regular expression: "),
+]
+
+
+@pytest.mark.parametrize(("content", "message"), [row[1:] for row in BAD], ids=[row[0] for row in BAD])
+def test_bad_recipes(content: Any, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "recipe.json"
+    file.write_text(content if isinstance(content, str) else json.dumps(content))
+    with pytest.raises(InputError, match=message):
+        recipes.read(file)
+
+
+def test_a_missing_and_a_binary_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be read: No such file"):
+        recipes.read(tmp_path / "no.json")
+    (tmp_path / "b.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="is no text"):
+        recipes.read(tmp_path / "b.json")
+
+
+def test_what_the_library_refuses_is_one_error(lite: Model) -> None:
+    wrong = recipes.everything("int8")
+    wrong[0]["op_config"]["weight_tensor_config"]["num_bits"] = 3
+    wrong[0]["operation"] = "CONV_2D"
+    with pytest.raises(InputError, match="litert-quantizer does not take this: "):
+        recipes.applied(lite.content, wrong, None)
+
+
+def test_operator_codes_of_old_files_are_found(lite: Model, tmp_path: Path) -> None:
+    """Files of before 2020 have them in another field only; litert-quantizer would leave such a model as it is."""
+    from ai_edge_litert.tools.flatbuffer_utils import convert_object_to_bytearray, read_model_from_bytearray
+
+    model = read_model_from_bytearray(bytearray(lite.content))
+    for code in model.operatorCodes:
+        code.deprecatedBuiltinCode, code.builtinCode = max(code.builtinCode, code.deprecatedBuiltinCode), 0
+    old = bytes(convert_object_to_bytearray(model))
+    path = tmp_path / "old.tflite"
+    path.write_bytes(recipes.applied(old, recipes.everything("weight_only_int8"), None))
+    assert "int8" in read(path).dtype_census
+    x = hm.data()[0][:5]
+    np.testing.assert_allclose(predict(path, x).values, predict(lite.path, x).values, atol=0.05)
