@@ -121,7 +121,7 @@ def sensitivity(
     scheme: 'Literal["int8", "int16x8"]' = "int8",
     calibration: "Method" = "min_max",
     percentile: float = 99.99,
-    samples: int = 256,
+    samples: int = 512,
     allow_code: bool = False,
     custom_objects: str | None = None,
     chart: StrPath | None = None,

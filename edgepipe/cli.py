@@ -180,7 +180,7 @@ def convert(
 @click.option("--scheme", type=click.Choice(["int8", "int16x8"]), default="int8", show_default=True)
 @CALIBRATION
 @PERCENTILE
-@click.option("--samples", type=click.IntRange(1), default=256, show_default=True, help="What outputs are compared on.")
+@click.option("--samples", type=click.IntRange(1), default=512, show_default=True, help="What outputs are compared on.")
 @click.option("--chart", type=click.Path(dir_okay=False), help="Draw the ranking into this .png, .svg or .pdf.")
 @click.option("--allow-code", is_flag=True, help="Load a model that carries code.")
 @click.option("--custom-objects", metavar="MODULE:NAME", help="The model's own classes: a dictionary, or one class.")

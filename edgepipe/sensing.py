@@ -31,7 +31,7 @@ class How:
 
     scheme: Literal["int8", "int16x8"] = "int8"
     calibration: Calibration = Calibration()  # noqa: RUF009 - frozen
-    samples: int = 256
+    samples: int = 512
 
 
 @final

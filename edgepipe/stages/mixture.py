@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from edgepipe.stages.convert import Convert
 
 FILE = "quantization_recipe.json"
-SCREENED = 128  # training samples that rank the layers
+SCREENED = 200  # training samples that rank the layers
 
 
 def made(

@@ -1,0 +1,124 @@
+"""Mixed precision meets its target with about as few layers as any set of them could, or says how near it came."""
+
+from collections.abc import Callable
+from functools import cache
+from itertools import combinations
+from pathlib import Path
+
+import hard_models as hm
+import pytest
+from test_sensitivity import bench
+
+from edgepipe.compress.ptq import target
+from edgepipe.compress.ptq.bench import Bench, written
+from edgepipe.compress.ptq.mixed import Goal, search
+from edgepipe.devices import profile
+from edgepipe.errors import NotMetError
+from edgepipe.tflite.graph import read
+from edgepipe.tflite.integer import findings
+from edgepipe.tflite.interpreter import predict
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("mixed")
+
+
+def quality(content: bytes) -> float:
+    """Accuracy on the held-out digits."""
+    _, _, x, y = hm.data()
+    with written(content) as path:
+        return hm.accuracy(predict(path, x).values, y)
+
+
+def goal(made: Bench, drop: float) -> Goal:
+    return Goal(quality, True, quality(made.lite.content), drop)
+
+
+@cache
+def by_set(made: Bench) -> Callable[[tuple[str, ...]], float]:
+    """The quality of every set of layers in 16 bits, each made and run once."""
+    known: dict[tuple[str, ...], float] = {}
+
+    def of(names: tuple[str, ...]) -> float:
+        if names not in known:
+            known[names] = quality(made.made(dict.fromkeys(names, "int16")))
+        return known[names]
+
+    return of
+
+
+def fewest(made: Bench, wanted: Goal) -> int:
+    """By trying all sets of layers."""
+    names, of = [layer.name for layer in made.layers], by_set(made)
+    sizes = range(len(names) + 1)
+    return next(size for size in sizes if any(wanted.met(of(group)) for group in combinations(names, size)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("drop", [0.005, 0.05, 0.2])
+def test_no_more_layers_than_one_above_the_optimum(drop: float, folder: Path) -> None:
+    made = bench("hard", folder)
+    assert len(made.layers) == 8
+    wanted = goal(made, drop)
+    found = search(made, wanted, ["int16", "float16"])
+    assert quality(found.content) == found.quality
+    assert wanted.met(found.quality)
+    assert 0 < len(found.levels) <= fewest(made, wanted) + 1
+    path = folder / "found.tflite"
+    path.write_bytes(found.content)
+    assert findings(read(path)) == []  # 16 bits were enough: all integers
+    assert {"int8", "int16"} <= set(read(path).dtype_census)
+
+
+@pytest.mark.parametrize("which", ["soft", "residual"])
+def test_a_model_that_int8_keeps_stays_in_int8(which: str, folder: Path) -> None:
+    made = bench(which, folder)
+    found = search(made, goal(made, 0.01), ["int16"])
+    assert found.levels == {}
+    assert len(found.trials) == 1
+
+
+def test_an_unreachable_target_is_refused_with_the_best_point(folder: Path) -> None:
+    made = bench("hard", folder)
+    with pytest.raises(
+        NotMetError, match=r"no mix of int8 keeps the drop within 0.01: the best of 1, all in int8, has 0"
+    ):
+        search(made, goal(made, 0.01), [])
+    of_float = goal(made, 0.01).of_float
+    beyond = Goal(quality, True, of_float + 0.1, 0.0)  # better than float: nothing gets there
+    with pytest.raises(NotMetError, match=r"no mix of int8 and int16 and float16 .* 8 of 8 layers in"):
+        search(made, beyond, ["int16", "float16"])
+
+
+def test_float16_is_the_last_resort(folder: Path) -> None:
+    """Where 16-bit integers are not to be had: fewer float layers than all, and none where int8 will do."""
+    made = bench("hard", folder)
+    found = search(made, goal(made, 0.02), ["float16"])
+    assert set(found.levels.values()) == {"float16"}
+    assert 0 < len(found.levels) < 8
+    path = folder / "half.tflite"
+    path.write_bytes(found.content)
+    assert findings(read(path))
+
+
+def test_suspects_are_ranked_first(folder: Path) -> None:
+    made = bench("hard", folder)
+    found = search(made, goal(made, 1.0), ["int16"], ["scores", "p3"])
+    assert {name for name, _ in found.ranking[:2]} == {"scores", "p3"}
+
+
+@pytest.mark.parametrize(
+    ("device", "allowed", "reason"),
+    [
+        (None, ["int16", "float16"], ""),
+        ("host", ["int16", "float16"], ""),
+        ("nucleo-l4r5zi", ["int16"], "no layer is promoted to float16: nucleo-l4r5zi is for integers only"),
+        ("ethos-u55-128", ["int16"], "no layer is promoted to float16: ethos-u55-128 is for integers only"),
+        ("stm32h747i-disco", ["float16"], "no layer is promoted to int16: x-cube-ai on stm32h747i-disco does not take"),
+    ],
+)
+def test_what_a_device_allows(device: str | None, allowed: list[str], reason: str) -> None:
+    found, reasons = target.levels(None if device is None else profile.load(device, Path.cwd()))
+    assert found == allowed
+    assert any(entry.startswith(reason) for entry in reasons) if reason else reasons == []

@@ -1,0 +1,132 @@
+"""The ranking of layers against brute force by another quantizer, and each error against NumPy."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import hard_models as hm
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+
+from edgepipe.compress.convert import convert
+from edgepipe.compress.ptq import integers
+from edgepipe.compress.ptq.bench import Bench, bench_of
+from edgepipe.compress.ptq.calibration import calibrate
+from edgepipe.compress.ptq.layers import layers
+from edgepipe.compress.ptq.sensitivity import error, rank, rounded
+from edgepipe.compress.schemes import Calibration
+from edgepipe.stages.conversion import classes
+from edgepipe.tflite.graph import read
+from edgepipe.tflite.interpreter import Runtime, predict
+
+LOOKED_AT = 300
+
+
+@cache
+def bench(which: str, folder: Path) -> Bench:
+    model = getattr(hm, which)()
+    path = folder / f"{which}.tflite"
+    path.write_bytes(convert(model, "float32"))
+    lite = read(path)
+    x = hm.data()[0]
+    ranges = calibrate(lite, x[:200], Calibration()).by_tensor
+    return bench_of(lite, layers(lite, classes(model)), ranges, ("int8", "int8"), hm.data()[2][:LOOKED_AT])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("sensitivity")
+
+
+def test_layers_are_those_of_the_keras_model(folder: Path) -> None:
+    names = [layer.name for layer in bench("soft", folder).layers]
+    assert names == ["c0", "d1", "p1", "d2", "p2", "d3", "p3", "scores"]
+    assert [layer.name for layer in bench("residual", folder).layers] == ["a", "b", "sum", "c", "out"]
+
+
+def brute_force(made: Bench, x: Any, wanted: Any, layer: Any) -> float:
+    """Brier score against the float model's probabilities, TensorFlow's quantizer, reference kernels, layer alone."""
+    others = [t.name for op in made.lite.operators if op not in layer.operators for t in op.outputs if t is not None]
+    path = made.lite.path.with_name("alone.tflite")
+    calibrating = [hm.data()[0][:200]]
+    path.write_bytes(integers.quantized(made.lite.content, calibrating, made.ranges, ("float32", "float32"), others))
+    return float(np.square(np.asarray(predict(path, x, Runtime.REFERENCE).values) - wanted).sum(axis=1).mean())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", ["hard", "soft", "residual"])
+def test_the_ranking_agrees_with_brute_force(which: str, folder: Path) -> None:
+    """Another quantizer, other kernels, other samples: rank correlation of at least 0.9."""
+    made = bench(which, folder)
+    x = hm.data()[2][LOOKED_AT:]
+    wanted = np.asarray(predict(made.lite.path, x).values)
+    forced = {layer.name: brute_force(made, x, wanted, layer) for layer in made.layers}
+    found = {entry.layer: entry.alone for entry in rank(made).layers}
+    agreed = spearmanr([found[name] for name in forced], list(forced.values())).statistic
+    assert agreed >= 0.9, (found, forced)
+
+
+def test_quality_is_that_of_real_models(folder: Path) -> None:
+    made, (_, _, x, y) = bench("hard", folder), hm.data()
+
+    def quality(content: bytes) -> float:
+        path = folder / "quality.tflite"
+        path.write_bytes(content)
+        return hm.accuracy(predict(path, x).values, y)
+
+    found = rank(made, "int8", quality)
+    assert found.quality_float is not None
+    assert found.quality_whole is not None
+    assert found.quality_float == quality(made.lite.content)
+    assert found.quality_float - found.quality_whole > 0.1  # int8 loses more than ten points
+    worst = found.layers[0]
+    assert found.quality_whole < (worst.quality_alone or 0) < found.quality_float
+    assert {found.layers[0].layer, found.layers[1].layer} in ({"p1", "d2"}, {"c0", "d1"}, {"p2", "d3"})
+
+
+def test_errors_are_those_of_numpy(folder: Path) -> None:
+    made = bench("soft", folder)
+    found = {entry.layer: entry for entry in rank(made).layers}
+    kernel = hm.soft().get_layer("scores").kernel.numpy()
+    by_channel = np.rint(kernel / (np.abs(kernel).max(axis=0) / 127)) * (np.abs(kernel).max(axis=0) / 127)
+    noise = np.square(by_channel - kernel)
+    weights = found["scores"].weights
+    assert weights is not None
+    assert weights.mse == pytest.approx(noise.mean(), rel=1e-4)
+    assert weights.snr == pytest.approx(10 * np.log10(np.square(kernel).sum() / noise.sum()), abs=1e-3)
+    worst = (10 * np.log10(np.square(kernel).sum(axis=0) / noise.sum(axis=0))).min()
+    assert weights.worst_channel == pytest.approx(worst, abs=1e-3)
+    flat = kernel.ravel() @ by_channel.ravel() / np.linalg.norm(kernel) / np.linalg.norm(by_channel)
+    assert weights.cosine == pytest.approx(flat, abs=1e-6)
+
+
+def test_per_tensor_is_worse_than_per_channel(folder: Path) -> None:
+    for entry in rank(bench("hard", folder)).layers:
+        assert entry.weights is not None
+        assert entry.weights_per_tensor is not None
+        assert entry.weights_per_tensor.snr <= entry.weights.snr + 1e-9
+
+
+def test_sixteen_bits_mind_less(folder: Path) -> None:
+    made = bench("hard", folder)
+    eight, sixteen = rank(made), rank(made, "int16")
+    assert sixteen.whole < 0.01 * eight.whole
+    assert {e.layer: e for e in sixteen.layers}["d2"].alone < 0.01 * {e.layer: e for e in eight.layers}["d2"].alone
+
+
+def test_a_tensor_without_error_and_one_that_is_zero() -> None:
+    values = np.array([[1.0, 0.0], [2.0, 0.0]])
+    same = error(values, values, axis=1)
+    assert (same.mse, same.snr, same.worst_channel) == (0, 200, 200)
+    assert same.cosine == pytest.approx(1)
+    assert error(values * 0, values * 0, axis=1).cosine == 1
+
+
+def test_rounding_has_the_steps_of_the_range() -> None:
+    values = np.linspace(-1, 3, 1001)
+    for level, steps in (("int8", 256), ("int16", 65536)):
+        found = rounded(values, (-1.0, 3.0), level)  # type: ignore[arg-type]
+        reach = 4 / 255 if level == "int8" else 3 / 32767
+        assert np.abs(found - values).max() <= 0.51 * reach
+        assert len(np.unique(found)) <= steps
