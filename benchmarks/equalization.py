@@ -1,7 +1,7 @@
-"""Int8 with and without equalization and bias correction: `python benchmarks/equalization.py hard|healthy [NETWORK ..]`.
+"""Int8 with and without equalization and bias correction: `python benchmarks/equalization.py hard|healthy [NETWORK]`.
 
-`hard`: trained networks whose neighbouring layers are rescaled, so that the ranges of channels are spread 100 times; the
-float function stays. `healthy`: the same on untouched networks. Each of the two ways alone and together, by the weights
+`hard`: trained networks whose neighbouring layers are rescaled, so that the ranges of channels are spread 100 times;
+the float function stays. `healthy`: the same on untouched networks. Each of the two alone and together, by the weights
 and batch norms alone ("data-free") and on 200 training samples, without labels; accuracy on the whole test set.
 Fashion-MNIST is Debian's dataset-fashion-mnist (see docs/data.md).
 """
@@ -104,7 +104,9 @@ def row(name: str, hard: bool) -> None:
     found = {"float": accuracy(before.argmax(axis=1), data.test[1])}
     for way, made in variants(bridge(model).model, data.train[0][:SAMPLES]).items():
         found[way] = int8(made, data)
-    print(f"| {name} | {len(data.test[1])} | " + " | ".join(f"{value:.2f}" for value in found.values()) + " |", flush=True)
+    print(
+        f"| {name} | {len(data.test[1])} | " + " | ".join(f"{value:.2f}" for value in found.values()) + " |", flush=True
+    )
     print(f"  {list(found)}", file=sys.stderr, flush=True)
 
 

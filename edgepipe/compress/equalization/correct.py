@@ -7,6 +7,7 @@ the same for all inputs, which a bias can undo. Only the weights are quantized h
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from edgepipe.arrays import Array, Arrays
 from edgepipe.compress.equalization.feeds import feeds, told
 from edgepipe.compress.equalization.fold import Folded, rebuilt, with_bias
 from edgepipe.compress.equalization.kernels import bias, eight_bits, kernel, weighted
-from edgepipe.compress.equalization.moments import expected, through
+from edgepipe.compress.equalization.moments import Unknown, expected, through
 from edgepipe.compress.qat.fake_quant import kernel_of
 from edgepipe.compress.qat.lower import arguments, nodes
 
@@ -95,7 +96,7 @@ def _from_norms(folded: Folded, names: list[str]) -> tuple[Shifts, list[str]]:
     for name, moments in expected(folded).items():
         if name not in names:
             continue
-        if moments.mean is None:
+        if isinstance(moments, Unknown):
             left.append(f"{name}: {moments.why}")
             continue
         layer, known = folded.model.get_layer(name), folded.statistics.get(name)
@@ -114,7 +115,8 @@ class _Both:
 
 def _measured(folded: Folded, names: list[str], samples: Arrays) -> Shifts:
     """-E[W' x' - W x] for each layer, with x' what the corrected layers before it give."""
-    model, found = folded.model, {}
+    model = folded.model
+    found: Shifts = {}
     fed = [tf.constant(array) for array in feeds(model, samples)]
     values = {str(id(tensor)): _Both(array, array) for tensor, array in zip(model.inputs, fed, strict=True)}
     for node, done in _last_uses(model):
@@ -132,8 +134,10 @@ def _measured(folded: Folded, names: list[str], samples: Arrays) -> Shifts:
 
 def _both(layer: Any, args: Any, kwargs: dict[str, Any]) -> _Both:
     exact, rounded = (
-        tf.nest.map_structure(lambda value: getattr(value, side) if isinstance(value, _Both) else value, (args, kwargs))
-        for side in ("exact", "rounded")
+        tf.nest.map_structure(
+            lambda value, side=side: side(value) if isinstance(value, _Both) else value, (args, kwargs)
+        )
+        for side in (attrgetter("exact"), attrgetter("rounded"))
     )
     result = layer(*exact[0], **exact[1])
     if not weighted(layer):

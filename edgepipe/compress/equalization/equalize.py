@@ -14,12 +14,11 @@ import numpy as np
 from edgepipe.arrays import Array, Arrays
 from edgepipe.compress.equalization.balance import CAP, ROUNDS, Balance, balanced
 from edgepipe.compress.equalization.channels import Channels, Part, channels_of
-from edgepipe.compress.equalization.feeds import feeds, given, told
+from edgepipe.compress.equalization.feeds import difference, feeds, told
 from edgepipe.compress.equalization.fold import Folded, Normal, rebuilt
 from edgepipe.compress.equalization.kernels import bias, kernel, pairs
 from edgepipe.compress.equalization.limits import released
 from edgepipe.compress.equalization.ranges import by_label
-from edgepipe.compress.qat.lower import check_equal
 
 STEPS = 2**31 - 1  # the largest bias that TFLite's int32 holds
 
@@ -75,21 +74,15 @@ def equalize(folded: Folded, samples: Arrays | None = None) -> Equalized:
     model = _applied(base, channels.parts, balance.scales)
     # random inputs may pass a limit that the norm's statistics exclude, samples may not
     before = base if samples is None else folded
-    difference = _difference(before.model, model, fed)
+    changed = difference(before.model, model, fed)
     joints = [_joint(group, channels.parts, balance.scales, sizes) for group in groups]
     notes = (
         _how(balance, told(samples)), *(limit.text for limit in limits), *_guarded(groups, balance),
-        *_too_large(channels.parts, balance.scales, sizes),
+        *(() if sizes is None else _too_large(channels.parts, balance.scales, sizes)),
     )  # fmt: skip
     left = tuple(_left(channels))
     statistics = _statistics(base, channels.parts, balance.scales)
-    return Equalized(replace(base, model=model, statistics=statistics), tuple(joints), left, notes, difference)
-
-
-def _difference(before: Any, after: Any, fed: list[Array]) -> float:
-    return max(
-        check_equal(before, after, given(before, fed, slice(start, start + 64))) for start in range(0, len(fed[0]), 64)
-    )
+    return Equalized(replace(base, model=model, statistics=statistics), tuple(joints), left, notes, changed)
 
 
 Group = tuple[tuple[str, ...], tuple[str, ...], Array]  # names of who makes and who reads them, labels
@@ -166,10 +159,10 @@ def _guarded(groups: list[Group], balance: Balance) -> Iterator[str]:
             yield f"{', '.join(makers)}: {capped} of {len(labels)} factors held at {CAP:g} times the middle one"
 
 
-def _too_large(parts: tuple[Part, ...], scales: Array, sizes: Array | None) -> Iterator[str]:
+def _too_large(parts: tuple[Part, ...], scales: Array, sizes: Array) -> Iterator[str]:
     """Biases that int32 does not hold in steps of the scale of the input times that of the weights."""
-    for part in parts if sizes is not None else ():
-        step = (sizes / scales)[part.reads].max() / 255 * _made((part,), scales)[part.made] / 127  # type: ignore[operator]
+    for part in parts:
+        step = (sizes / scales)[part.reads].max() / 255 * _made((part,), scales)[part.made] / 127
         values = np.abs(bias(part.layer) / scales[part.made])
         if count := int((values > STEPS * step).sum()):
             yield f"{part.layer.name}: {count} of {len(values)} biases are beyond int32 in steps of int8's scales"

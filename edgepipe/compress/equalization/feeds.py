@@ -7,6 +7,7 @@ import tensorflow as tf
 import tf_keras
 
 from edgepipe.arrays import Array, Arrays, count, take
+from edgepipe.compress.qat.lower import check_equal
 from edgepipe.errors import InputError
 from edgepipe.models.bridge import random_values
 
@@ -28,10 +29,12 @@ def feeds(model: Any, samples: Arrays | None) -> list[Array]:
         raise InputError(f"the samples are named {', '.join(named)}, the model's inputs {', '.join(names)}")
     if not count(samples):
         raise InputError("there are no representative samples; give at least one, or none at all (data-free)")
-    chosen = [np.asarray(take(named[name], slice(MOST))) for name in names]  # type: ignore[arg-type]
+    chosen = [np.asarray(take(named[name], slice(MOST))) for name in names]
     for name, tensor, array in zip(names, model.inputs, chosen, strict=True):
         if tuple(tensor.shape[1:]) != array.shape[1:]:
-            raise InputError(f"samples of '{name}' have the shape {array.shape[1:]}, it takes {tuple(tensor.shape[1:])}")
+            raise InputError(
+                f"samples of '{name}' have the shape {array.shape[1:]}, it takes {tuple(tensor.shape[1:])}"
+            )
     return [array.astype(tensor.dtype.as_numpy_dtype) for tensor, array in zip(model.inputs, chosen, strict=True)]
 
 
@@ -46,7 +49,19 @@ def given(model: Any, fed: list[Array], chosen: slice = slice(None)) -> Any:
     """What `model` is called with."""
     tensors = [tf.constant(array[chosen]) for array in fed]
     nested = model._nested_inputs
-    return tensors[0] if len(tensors) == 1 and not isinstance(nested, dict) else tf.nest.pack_sequence_as(nested, tensors)
+    return (
+        tensors[0] if len(tensors) == 1 and not isinstance(nested, dict) else tf.nest.pack_sequence_as(nested, tensors)
+    )
+
+
+def difference(before: Any, after: Any, fed: list[Array]) -> float:
+    """The largest difference of the outputs of both models, relative to the largest output.
+
+    Raises:
+        InputError: it is above 1e-4.
+    """
+    starts = range(0, len(fed[0]), BATCH)
+    return max(check_equal(before, after, given(before, fed, slice(start, start + BATCH))) for start in starts)
 
 
 def told(samples: Arrays | None) -> str:

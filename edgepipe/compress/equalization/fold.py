@@ -10,10 +10,10 @@ import tensorflow as tf
 import tf_keras
 
 from edgepipe.arrays import Array, Arrays
-from edgepipe.compress.equalization.feeds import feeds, given
+from edgepipe.compress.equalization.feeds import difference, feeds
 from edgepipe.compress.equalization.kernels import along_outputs, kernel, weighted
 from edgepipe.compress.qat.biases import folding
-from edgepipe.compress.qat.lower import Lowered, arguments, check_equal, lower, nodes
+from edgepipe.compress.qat.lower import Lowered, arguments, lower, nodes
 
 K = tf_keras.layers
 
@@ -62,16 +62,7 @@ def folded(model: Any, samples: Arrays | None = None) -> Folded:
     result = rebuilt(lowered.model, {**layers, **passed}, weights)
     whole = {name: origin.whole for name, origin in lowered.origins.items() if origin.whole}
     notes = [f"'{name}' is kept whole: {reason}" for name, reason in whole.items()]
-    return Folded(
-        result, _statistics(lowered, norms), whole, _difference(model, result, fed), (*kept, *notes)
-    )
-
-
-def _difference(model: Any, result: Any, fed: list[Array]) -> float:
-    worst = 0.0
-    for start in range(0, len(fed[0]), 64):
-        worst = max(worst, check_equal(model, result, given(result, fed, slice(start, start + 64))))
-    return worst
+    return Folded(result, _statistics(lowered, norms), whole, difference(model, result, fed), (*kept, *notes))
 
 
 def _norms(lowered: Lowered) -> Iterator[tuple[str, str]]:
@@ -101,8 +92,11 @@ def _weights(model: Any, name: str, norm: str) -> list[Array]:
 
 def _statistics(lowered: Lowered, norms: dict[str, str]) -> dict[str, Normal]:
     """Of folded norms, and of those that stand alone, which are depthwise convolutions now."""
-    alone = {name: origin.layer for name, origin in lowered.origins.items()
-             if isinstance(origin.layer, K.BatchNormalization) and name not in norms.values() and not origin.whole}  # fmt: skip
+    alone = {
+        name: origin.layer
+        for name, origin in lowered.origins.items()
+        if isinstance(origin.layer, K.BatchNormalization) and name not in norms.values() and not origin.whole
+    }
     found = {name: lowered.model.get_layer(norm) for name, norm in norms.items()}
     return {name: _normal(norm) for name, norm in {**found, **alone}.items()}
 

@@ -8,7 +8,7 @@ import numpy as np
 import tf_keras
 
 from edgepipe.arrays import Array
-from edgepipe.compress.equalization.fold import Folded, Normal, rebuilt
+from edgepipe.compress.equalization.fold import Folded, rebuilt
 from edgepipe.compress.equalization.kernels import weighted
 from edgepipe.compress.equalization.ranges import largest
 from edgepipe.compress.qat.lower import nodes
@@ -49,7 +49,7 @@ def released(folded: Folded, fed: list[Array] | None) -> tuple[Folded, tuple[Lim
     deviations of the batch norm before it are below the limit.
     """
     sources = _sources(folded.model)
-    found = _on_samples(folded, sources, fed) if fed else [_from_norm(folded, name, given) for name, given in sources.items()]
+    found = _from_norms(folded, sources) if fed is None else _on_samples(folded, sources, fed)
     relus = {limit.name: K.ReLU(name=limit.name) for limit in found if limit.idle}
     return replace(folded, model=rebuilt(folded.model, relus, {})) if relus else folded, tuple(found)
 
@@ -79,11 +79,13 @@ def _on_samples(folded: Folded, sources: dict[str, list[Any]], fed: list[Array])
             for name, given in sources.items()]  # fmt: skip
 
 
-def _from_norm(folded: Folded, name: str, tensors: list[Any]) -> Limit:
+def _from_norms(folded: Folded, sources: dict[str, list[Any]]) -> list[Limit]:
+    how = f"within {DEVIATIONS} deviations of the batch norm"
+    return [Limit(name, _limit(folded.model, name), _reach(folded, given), how) for name, given in sources.items()]
+
+
+def _reach(folded: Folded, tensors: list[Any]) -> float | None:
+    """mean + 6 deviations, of the channel where it is largest; None if a norm's statistics are missing."""
     known = [folded.statistics.get(_maker(one).name) for one in tensors]
-    reach = None if None in known else max(_reach(one) for one in known if one is not None)
-    return Limit(name, _limit(folded.model, name), reach, f"within {DEVIATIONS} deviations of the batch norm")
-
-
-def _reach(known: Normal) -> float:
-    return float(np.max(known.mean + DEVIATIONS * known.deviation))
+    reaches = [float(np.max(one.mean + DEVIATIONS * one.deviation)) for one in known if one is not None]
+    return max(reaches) if len(reaches) == len(known) else None

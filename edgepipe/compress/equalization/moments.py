@@ -5,6 +5,7 @@ The output of a convolution that a batch norm was folded into is taken as normal
 counted, and summands and neighbours are taken as independent.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from scipy.special import ndtr
 
 from edgepipe.arrays import Array
 from edgepipe.compress.equalization.fold import Folded
-from edgepipe.compress.equalization.kernels import bias, kernel, outputs, pairs, read_by_row, weighted
+from edgepipe.compress.equalization.kernels import bias, kernel, pairs, read_by_row, weighted
 from edgepipe.compress.graph import walk
 
 K = tf_keras.layers
@@ -23,11 +24,20 @@ K = tf_keras.layers
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean of each index of the last axis, and the deviation where it is known; or why nothing is known."""
+    """Mean of each index of the last axis, and the deviation where it is known."""
 
-    mean: Array | None
+    mean: Array
     deviation: Array | None = None
-    why: str = ""
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """Why nothing is known of a tensor."""
+
+    why: str
+
+
+Known = Moments | Unknown
 
 
 def clipped(mean: Array, deviation: Array, limit: float | None) -> tuple[Array, Array]:
@@ -43,7 +53,8 @@ def clipped(mean: Array, deviation: Array, limit: float | None) -> tuple[Array, 
     top = 0.0 if limit is None else limit
     inside, above = ndtr(b) - ndtr(a), ndtr(-b)
     first = mean * inside + spread * (_density(a) - _density(b)) + top * above
-    second = (mean**2 + spread**2) * inside + spread * (mean * _density(a) - (mean + top) * _density(b)) + top**2 * above
+    edges = spread * (mean * _density(a) - (mean + top) * _density(b))
+    second = (mean**2 + spread**2) * inside + edges + top**2 * above
     return first, np.sqrt(np.maximum(second - first**2, 0.0))
 
 
@@ -51,64 +62,60 @@ def _density(x: Array) -> Array:
     return np.asarray(np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi))
 
 
-def expected(folded: Folded) -> dict[str, Moments]:
-    """What each weighted layer that is called once reads, by its name."""
-    found: dict[str, Moments] = {}
+def expected(folded: Folded) -> dict[str, Known]:
+    """What each weighted layer reads, by its name; the last call's of a shared one."""
+    found: dict[str, Known] = {}
 
     def step(layer: Any, args: Any, kwargs: dict[str, Any], outputs: Any) -> Any:
-        values = [part for part in tf.nest.flatten([args, kwargs]) if isinstance(part, Moments)]
+        values = [part for part in tf.nest.flatten([args, kwargs]) if isinstance(part, (Moments, Unknown))]
         given = tf.nest.flatten(outputs)
         if weighted(layer):
             found[layer.name] = values[0]
-        result = _after(folded, layer, values, given[0]) if len(given) == 1 else _lost(layer)
-        return [result] * len(given)
+        return [_after(folded, layer, values, given[0]) if len(given) == 1 else _lost(layer)] * len(given)
 
     names = folded.model.input_names
-    walk(folded.model, [Moments(None, why=f"the mean of the input '{name}' is not known") for name in names], step)
+    walk(folded.model, [Unknown(f"the mean of the input '{name}' is not known") for name in names], step)
     return found
 
 
-def _after(folded: Folded, layer: Any, values: list[Moments], tensor: Any) -> Moments:
+def _after(folded: Folded, layer: Any, values: list[Known], tensor: Any) -> Known:
     """The moments of the output of `layer`."""
     known = folded.statistics.get(layer.name)
     if known is not None:
         return Moments(known.mean, known.deviation)
-    for value in values:
-        if value.mean is None:
-            return value
-    if layer.name in folded.whole:
-        return _lost(layer)
+    unknown = [value for value in values if isinstance(value, Unknown)]
+    if unknown:
+        return unknown[0]
+    moments = [value for value in values if isinstance(value, Moments)]
     if weighted(layer):
-        return Moments(through(layer, kernel(layer), values[0].mean) + bias(layer))
-    rule = _RULES.get(type(layer))
-    return rule(layer, values, tensor) if rule is not None else _lost(layer)
+        return Moments(through(layer, kernel(layer), moments[0].mean) + bias(layer))
+    rule = None if layer.name in folded.whole else _RULES.get(type(layer))
+    return _lost(layer) if rule is None else rule(layer, moments, tensor)
 
 
-def _lost(layer: Any) -> Moments:
-    return Moments(None, why=f"the mean behind '{layer.name}' ({type(layer).__name__}) is not known")
+def _lost(layer: Any) -> Unknown:
+    return Unknown(f"the mean behind '{layer.name}' ({type(layer).__name__}) is not known")
 
 
-def through(layer: Any, values: Array, mean: Array | None) -> Array:
+def through(layer: Any, values: Array, mean: Array) -> Array:
     """What a kernel of the weighted `layer` gives for the mean of each of its input channels: (outputs,)."""
     table = pairs(layer, values)
-    table = table.reshape(-1, *table.shape[-2:]).sum(axis=0)
-    terms = table * np.asarray(mean)[read_by_row(layer, np.arange(len(np.asarray(mean))))]
-    return np.asarray(terms.ravel() if isinstance(layer, K.DepthwiseConv2D) else terms.sum(axis=0)).reshape(outputs(layer))
+    terms = table.reshape(-1, *table.shape[-2:]).sum(axis=0) * mean[read_by_row(layer, np.arange(len(mean)))]
+    return np.asarray(terms.ravel() if isinstance(layer, K.DepthwiseConv2D) else terms.sum(axis=0))
 
 
-def _rectified(layer: Any, values: list[Moments], tensor: Any) -> Moments:
-    """slope * -relu(-x) + relu(x), and a limit above where there is no slope."""
-    (value,) = values
-    if value.mean is None or value.deviation is None:
-        return Moments(None, why=f"'{layer.name}' needs a deviation, and no batch norm stands before it")
-    slope = _slope(layer)
+def _rectified(layer: Any, values: list[Moments], tensor: Any) -> Known:
+    """relu(x) - slope relu(-x), of which the two are never both other than zero."""
+    mean, deviation, slope = values[0].mean, values[0].deviation, _slope(layer)
+    if deviation is None:
+        return Unknown(f"'{layer.name}' needs a deviation, and none is known where no batch norm stands before it")
     if slope is None:
         return _lost(layer)
     limit = getattr(layer, "max_value", None)
-    mean, deviation = clipped(value.mean, value.deviation, None if limit is None else float(limit))
-    below, spread = clipped(-value.mean, value.deviation, None)
-    second = deviation**2 + mean**2 + slope**2 * (spread**2 + below**2)
-    both = mean - slope * below
+    above, spread = clipped(mean, deviation, None if limit is None else float(limit))
+    below, other = clipped(-mean, deviation, None)
+    both = above - slope * below
+    second = spread**2 + above**2 + slope**2 * (other**2 + below**2)
     return Moments(both, np.sqrt(np.maximum(second - both**2, 0.0)))
 
 
@@ -122,44 +129,50 @@ def _slope(layer: Any) -> Array | None:
     return np.asarray(layer.alpha).reshape(1)
 
 
-def _same(layer: Any, values: list[Moments], tensor: Any) -> Moments:
+def _same(layer: Any, values: list[Moments], tensor: Any) -> Known:
     return values[0]
 
 
-def _averaged(layer: Any, values: list[Moments], tensor: Any) -> Moments:
+def _averaged(layer: Any, values: list[Moments], tensor: Any) -> Known:
     return Moments(values[0].mean)
 
 
-def _summed(layer: Any, values: list[Moments], tensor: Any) -> Moments:
-    if any(np.shape(value.mean) != (tensor.shape[-1],) for value in values):
+def _deviations(values: list[Moments]) -> list[Array] | None:
+    found = [value.deviation for value in values if value.deviation is not None]
+    return found if len(found) == len(values) else None
+
+
+def _summed(layer: Any, values: list[Moments], tensor: Any) -> Known:
+    if any(value.mean.shape != (tensor.shape[-1],) for value in values):
         return _lost(layer)
-    spreads = [value.deviation for value in values if value.deviation is not None]
-    deviation = np.sqrt(sum(np.square(spread) for spread in spreads)) if len(spreads) == len(values) else None
+    spreads = _deviations(values)
+    deviation = None if spreads is None else np.sqrt(np.square(spreads).sum(axis=0))
     return Moments(np.sum([value.mean for value in values], axis=0), deviation)
 
 
-def _joined(layer: Any, values: list[Moments], tensor: Any) -> Moments:
+def _joined(layer: Any, values: list[Moments], tensor: Any) -> Known:
     if layer.axis % len(tensor.shape) != len(tensor.shape) - 1:
         return _lost(layer)
-    spreads = [value.deviation for value in values if value.deviation is not None]
-    means = [value.mean for value in values if value.mean is not None]
-    return Moments(np.concatenate(means), np.concatenate(spreads) if len(spreads) == len(values) else None)
+    spreads = _deviations(values)
+    means = np.concatenate([value.mean for value in values])
+    return Moments(means, None if spreads is None else np.concatenate(spreads))
 
 
-def _reshaped(layer: Any, values: list[Moments], tensor: Any) -> Moments:
-    """Channels last before; a multiple of them last after."""
-    size, (value,) = tensor.shape[-1], values
-    times = size // np.size(value.mean) if size else 0
-    if not times or times * np.size(value.mean) != size:
+def _reshaped(layer: Any, values: list[Moments], tensor: Any) -> Known:
+    """Elements keep their order, so that a last axis of a multiple of the channels repeats them."""
+    (value,), size = values, tensor.shape[-1] or 0
+    times, rest = divmod(size, len(value.mean))
+    if rest or not times:
         return _lost(layer)
-    return Moments(*(None if part is None else np.tile(part, times) for part in (value.mean, value.deviation)))
+    return Moments(np.tile(value.mean, times), None if value.deviation is None else np.tile(value.deviation, times))
 
 
-_RULES = {
+_RULES: dict[Any, Callable[[Any, list[Moments], Any], Known]] = {
     **dict.fromkeys((K.ReLU, K.LeakyReLU, K.PReLU), _rectified),
-    **dict.fromkeys((K.Dropout, K.SpatialDropout1D, K.SpatialDropout2D, K.ActivityRegularization, K.Cropping2D,
-                     K.Cropping1D, K.ZeroPadding1D, K.ZeroPadding2D, K.UpSampling2D), _same),
-    **dict.fromkeys((K.AveragePooling1D, K.AveragePooling2D, K.GlobalAveragePooling1D, K.GlobalAveragePooling2D), _averaged),
+    **dict.fromkeys((K.Dropout, K.SpatialDropout1D, K.SpatialDropout2D, K.ActivityRegularization, K.ZeroPadding1D,
+                     K.ZeroPadding2D, K.Cropping1D, K.Cropping2D, K.UpSampling1D), _same),
+    **dict.fromkeys((K.AveragePooling1D, K.AveragePooling2D, K.GlobalAveragePooling1D,
+                     K.GlobalAveragePooling2D), _averaged),
     **dict.fromkeys((K.Flatten, K.Reshape), _reshaped),
     K.Add: _summed,
     K.Concatenate: _joined,
