@@ -16,7 +16,15 @@ import tf_keras
 
 from edgepipe.arrays import Array
 from edgepipe.compress.equalization.fold import Folded
-from edgepipe.compress.equalization.kernels import kernel, made_by_column, outputs, pairs, read_by_row, weighted
+from edgepipe.compress.equalization.kernels import (
+    holds_kernel,
+    kernel,
+    made_by_column,
+    outputs,
+    pairs,
+    read_by_row,
+    weighted,
+)
 from edgepipe.compress.graph import walk
 from edgepipe.compress.pruning.channels.labels import Graph, Labels, on_last
 from edgepipe.compress.pruning.channels.rules import OPERATORS, RULES, STOPS, Rule, Shape, Stopped
@@ -161,7 +169,7 @@ class _Follow:
         return on_last(made, shape)
 
     def _stopped(self) -> dict[str, str]:
-        holders = {layer.name for layer in self.folded.model.layers if any(len(w.shape) > 1 for w in layer.weights)}
+        holders = {layer.name for layer in self.folded.model.layers if holds_kernel(layer)}
         return {name: reason for name, (_, reason) in self.graph.stopped.items() if name in holders}
 
     def _ranged(self) -> set[str]:

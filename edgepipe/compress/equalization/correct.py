@@ -16,7 +16,7 @@ import tensorflow as tf
 from edgepipe.arrays import Array, Arrays
 from edgepipe.compress.equalization.feeds import feeds, told
 from edgepipe.compress.equalization.fold import Folded, rebuilt, with_bias
-from edgepipe.compress.equalization.kernels import bias, eight_bits, kernel, weighted
+from edgepipe.compress.equalization.kernels import bias, eight_bits, holds_kernel, kernel, weighted
 from edgepipe.compress.equalization.moments import Unknown, expected, through
 from edgepipe.compress.qat.fake_quant import kernel_of
 from edgepipe.compress.qat.lower import arguments, nodes
@@ -61,15 +61,25 @@ def correct_biases(folded: Folded, samples: Arrays | None = None) -> Corrected:
     Raises:
         InputError: samples that do not fit.
     """
-    calls = Counter(node.layer.name for node in nodes(folded.model))
-    names = [layer.name for layer in folded.model.layers if weighted(layer) and calls[layer.name] == 1]
-    left = [f"{name}: shared, called {number} times; one bias cannot correct all" for name, number in calls.items()
-            if number > 1 and weighted(folded.model.get_layer(name))]  # fmt: skip
-    left += [f"{name}: kept whole: {why}" for name, why in folded.whole.items() if folded.model.get_layer(name).weights]
+    left = dict(_uncorrectable(folded))
+    names = [layer.name for layer in folded.model.layers if weighted(layer) and layer.name not in left]
     shifts, unknown = _from_norms(folded, names) if samples is None else (_measured(folded, names, samples), [])
     model = _applied(folded, {name: shift for name, (shift, _) in shifts.items()})
     found = [_correction(name, shift, deviation) for name, (shift, deviation) in shifts.items()]
-    return Corrected(replace(folded, model=model), tuple(found), (*left, *unknown), (told(samples),))
+    named = [f"{name}: {why}" for name, why in left.items()]
+    return Corrected(replace(folded, model=model), tuple(found), (*named, *unknown), (told(samples),))
+
+
+def _uncorrectable(folded: Folded) -> Iterator[tuple[str, str]]:
+    """Layers with a kernel that has no bias of its own to correct, and why."""
+    calls = Counter(node.layer.name for node in nodes(folded.model))
+    for layer in filter(holds_kernel, folded.model.layers):
+        if layer.name in folded.whole:
+            yield layer.name, f"kept whole: {folded.whole[layer.name]}"
+        elif not weighted(layer):
+            yield layer.name, f"a {type(layer).__name__}, not a convolution or dense layer as TFLite has them"
+        elif calls[layer.name] > 1:
+            yield layer.name, f"shared: it is called {calls[layer.name]} times, and one bias cannot correct all"
 
 
 Shifts = dict[str, tuple[Array, Array | None]]  # by layer: what to add to the bias, the deviation of the output

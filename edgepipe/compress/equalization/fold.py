@@ -13,7 +13,9 @@ from edgepipe.arrays import Array, Arrays
 from edgepipe.compress.equalization.feeds import difference, feeds
 from edgepipe.compress.equalization.kernels import along_outputs, kernel, weighted
 from edgepipe.compress.qat.biases import folding
-from edgepipe.compress.qat.lower import Lowered, arguments, lower, nodes
+from edgepipe.compress.qat.lower import Lowered, arguments, lower, nodes, structured
+from edgepipe.compress.qat.whole import copy
+from edgepipe.models.perturb import settle
 
 K = tf_keras.layers
 
@@ -114,20 +116,28 @@ def with_bias(layer: Any) -> Any:
 
 
 def rebuilt(model: Any, layers: dict[str, Any], weights: dict[str, list[Array]]) -> Any:
-    """`model` with other layers in place of those named, None for one that passes its input on, and other weights.
+    """`model` anew, with other layers in place of those named, None for one that passes its input on.
 
-    What is not replaced is the very same layer, in both models.
+    `weights` are those of the layers that replace others; every other layer is a copy with the weights it had.
     """
-    values = {str(id(tensor)): tensor for tensor in model.inputs}
+    inputs = [_input(tensor) for tensor in model.inputs]
+    made = {layer.name: copy(layer) for layer in model.layers if layer.name not in layers} | layers
+    values = dict(zip((str(id(tensor)) for tensor in model.inputs), inputs, strict=True))
     for node in nodes(model):
         args, kwargs = arguments(node, values)
-        layer = layers.get(node.layer.name, node.layer)
+        layer = made[node.layer.name]
         result = args[0] if layer is None else layer(*args, **kwargs)
         for tensor, value in zip(tf.nest.flatten(node.outputs), tf.nest.flatten(result), strict=True):
             values[str(id(tensor))] = value
     found = [values[str(id(tensor))] for tensor in model.outputs]
-    twin = tf_keras.Model(model.input, found if len(found) > 1 else found[0], name=model.name)
+    twin = tf_keras.Model(structured(model, inputs), found if len(found) > 1 else found[0], name=model.name)
     twin.output_names = list(model.output_names)
-    for name, given_weights in weights.items():
-        layers[name].set_weights(given_weights)
+    for name in {node.layer.name for node in nodes(model)} - {name for name, layer in made.items() if layer is None}:
+        made[name].set_weights(weights.get(name) or model.get_layer(name).get_weights())
+    settle(twin)
     return twin
+
+
+def _input(tensor: Any) -> Any:
+    name = tensor._keras_history.layer.name
+    return tf_keras.Input(tensor.shape[1:], batch_size=tensor.shape[0], dtype=tensor.dtype, name=name)

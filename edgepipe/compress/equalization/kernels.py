@@ -23,6 +23,11 @@ def weighted(layer: Any) -> bool:
     return bool(getattr(layer, "data_format", "channels_last") == "channels_last")
 
 
+def holds_kernel(layer: Any) -> bool:
+    """Whether `layer` has weights between channels, of whatever class it is."""
+    return not isinstance(layer, K.PReLU) and any(len(weight.shape) > 1 for weight in layer.weights)
+
+
 def kernel(layer: Any) -> Array:
     """The kernel as it is."""
     return np.asarray(getattr(layer, kernel_of(layer)[0]))
