@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgepipe.arrays import Array
-from edgepipe.compress.equalization.channels import Channels, Part
+from edgepipe.compress.equalization.channels import Channels, Part, raise_to
 
 SETTLED = 1e-3  # largest relative change of a factor in the last round
 ROUNDS = 200
@@ -61,14 +61,14 @@ def _ranges(parts: tuple[Part, ...], scales: Array, sizes: Array | None) -> tupl
     unbound = np.zeros(len(scales), bool)
     for part in parts:
         scaled = part.scaled(scales)
-        np.maximum.at(made, part.makes, scaled)
+        raise_to(made, part.makes, scaled)
         if sizes is None:
-            np.maximum.at(read, part.reads, scaled)
+            raise_to(read, part.reads, scaled)
         elif part.depthwise:
-            unbound[part.reads[scaled > 0]] = True
+            unbound[part.reads[scaled.max(axis=1) > 0]] = True
         else:
             most = scaled.max(axis=0, keepdims=True)
-            np.maximum.at(read, part.reads, scaled / np.where(most > 0, most, 1.0))
+            raise_to(read, part.reads, scaled / np.where(most > 0, most, 1.0))
     if sizes is None:
         return made, read
     return sizes / scales, np.where((read == 0) & unbound, np.inf, read)

@@ -19,10 +19,10 @@ from edgepipe.compress.equalization.fold import Folded
 from edgepipe.compress.equalization.kernels import (
     holds_kernel,
     kernel,
-    made_by_column,
+    made_by,
     outputs,
     pairs,
-    read_by_row,
+    read_by,
     weighted,
 )
 from edgepipe.compress.graph import walk
@@ -51,8 +51,8 @@ class Part:
     """A weighted layer: the labels that each (row, column) of its kernel reads and makes, and the largest |weight|."""
 
     layer: Any
-    reads: Array  # (rows, columns), labels
-    makes: Array  # (rows, columns), labels
+    reads: Array  # labels, (rows, 1), or (rows, columns) where columns differ
+    makes: Array  # labels, (1, columns), or (rows, columns) where rows differ
     sizes: Array  # (rows, columns)
     made: Array  # (outputs,), labels
 
@@ -68,6 +68,12 @@ class Part:
     def factors(self, scales: Array) -> Array:
         """What each weight is multiplied by: s of what it reads over s of what it makes."""
         return np.asarray(scales[self.reads] / scales[self.makes])
+
+
+def raise_to(values: Array, labels: Array, ranges: Array) -> None:
+    """Let the value of each of `labels`, as `Part` has them, be no less than the largest of its `ranges`."""
+    alike = tuple(axis for axis, size in enumerate(labels.shape) if size == 1)
+    np.maximum.at(values, labels, ranges.max(axis=alike, keepdims=True))
 
 
 @dataclass(frozen=True)
@@ -191,7 +197,7 @@ class _Follow:
 def _part(layer: Any, read: Array, made: Array) -> Part:
     values = np.abs(pairs(layer, kernel(layer)).astype(np.float64))
     sizes = values.reshape(-1, *values.shape[-2:]).max(axis=0)
-    return Part(layer, read_by_row(layer, read), made_by_column(layer, made), sizes, made)
+    return Part(layer, read_by(layer, read), made_by(layer, made), sizes, made)
 
 
 def _check_slopes(layer: Any) -> None:

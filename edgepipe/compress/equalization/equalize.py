@@ -13,7 +13,7 @@ import numpy as np
 
 from edgepipe.arrays import Array, Arrays
 from edgepipe.compress.equalization.balance import CAP, ROUNDS, Balance, balanced
-from edgepipe.compress.equalization.channels import Channels, Part, channels_of
+from edgepipe.compress.equalization.channels import Channels, Part, channels_of, raise_to
 from edgepipe.compress.equalization.feeds import difference, feeds, told
 from edgepipe.compress.equalization.fold import Folded, Normal, rebuilt
 from edgepipe.compress.equalization.kernels import bias, kernel, pairs
@@ -135,7 +135,7 @@ def _joint(group: Group, parts: tuple[Part, ...], scales: Array, sizes: Array | 
 def _made(parts: tuple[Part, ...], scales: Array) -> Array:
     found = np.zeros(len(scales))
     for part in parts:
-        np.maximum.at(found, part.makes, part.scaled(scales))
+        raise_to(found, part.makes, part.scaled(scales))
     return found
 
 

@@ -38,18 +38,17 @@ def pairs(layer: Any, values: Array) -> Array:
     return np.swapaxes(values, -1, -2) if isinstance(layer, K.Conv2DTranspose) else values
 
 
-def read_by_row(layer: Any, ids: Array) -> Array:
-    """Which of the input channels `ids` each row and column of `pairs` reads: (rows, columns)."""
+def read_by(layer: Any, ids: Array) -> Array:
+    """Which of the input channels `ids` each weight of `pairs` reads: (rows, 1), or (rows, columns) with groups."""
     rows, columns = pairs(layer, kernel(layer)).shape[-2:]
     groups = 1 if isinstance(layer, (K.DepthwiseConv2D, K.Dense)) else layer.groups
     by_group = np.asarray(ids).reshape(groups, rows)
-    return by_group.repeat(columns // groups, axis=0).T
+    return by_group.T if groups == 1 else by_group.repeat(columns // groups, axis=0).T
 
 
-def made_by_column(layer: Any, ids: Array) -> Array:
-    """Which of the output channels `ids` each row and column of `pairs` makes: (rows, columns)."""
-    shape = pairs(layer, kernel(layer)).shape[-2:]
-    return np.asarray(ids).reshape(shape) if isinstance(layer, K.DepthwiseConv2D) else np.broadcast_to(ids, shape)
+def made_by(layer: Any, ids: Array) -> Array:
+    """Which of the output channels `ids` each weight of `pairs` makes: (1, columns), (rows, columns) if depthwise."""
+    return np.asarray(ids).reshape(len(ids) // pairs(layer, kernel(layer)).shape[-1], -1)
 
 
 def outputs(layer: Any) -> int:

@@ -16,7 +16,7 @@ from scipy.special import ndtr
 
 from edgepipe.arrays import Array
 from edgepipe.compress.equalization.fold import Folded
-from edgepipe.compress.equalization.kernels import bias, kernel, pairs, read_by_row, weighted
+from edgepipe.compress.equalization.kernels import bias, kernel, pairs, read_by, weighted
 from edgepipe.compress.graph import walk
 
 K = tf_keras.layers
@@ -100,7 +100,7 @@ def _lost(layer: Any) -> Unknown:
 def through(layer: Any, values: Array, mean: Array) -> Array:
     """What a kernel of the weighted `layer` gives for the mean of each of its input channels: (outputs,)."""
     table = pairs(layer, values)
-    terms = table.reshape(-1, *table.shape[-2:]).sum(axis=0) * mean[read_by_row(layer, np.arange(len(mean)))]
+    terms = table.reshape(-1, *table.shape[-2:]).sum(axis=0) * mean[read_by(layer, np.arange(len(mean)))]
     return np.asarray(terms.ravel() if isinstance(layer, K.DepthwiseConv2D) else terms.sum(axis=0))
 
 
