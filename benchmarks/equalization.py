@@ -112,5 +112,8 @@ def row(name: str, hard: bool) -> None:
 
 if __name__ == "__main__":
     hard = sys.argv[1] == "hard"
+    print(
+        "the columns are named on stderr, in order, behind the network and its number of test samples", file=sys.stderr
+    )
     for wanted in sys.argv[2:] or (HARD if hard else HEALTHY):
         row(wanted, hard)

@@ -17,7 +17,7 @@ from edgepipe.arrays import Array
 from edgepipe.compress.equalization.correct import correct_biases
 from edgepipe.compress.equalization.equalize import Equalized, equalize
 from edgepipe.compress.equalization.fold import Folded, folded
-from edgepipe.compress.equalization.moments import clipped
+from edgepipe.compress.equalization.moments import Moments, clipped, expected
 from edgepipe.errors import InputError
 from edgepipe.models.layers import Operator
 from edgepipe.models.perturb import perturb
@@ -325,3 +325,56 @@ def test_a_constant_that_is_added_stops_a_factor_one_that_multiplies_does_not() 
 
     assert len(through("Multiply").joints) == 1
     assert "a: read by 'op', a Add, through which a factor does not pass" in through("Add").left
+
+
+BETWEEN: dict[str, list[Any]] = {
+    "relu6": [lambda: K.ReLU(6.0)],
+    "leaky": [lambda: K.LeakyReLU(0.3)],
+    "prelu": [lambda: K.PReLU(shared_axes=[1, 2])],
+    "average": [lambda: K.ReLU(), lambda: K.AveragePooling2D(2)],
+}
+
+
+@pytest.mark.parametrize("name", BETWEEN)
+def test_a_mean_is_followed_as_samples_show_it(name: str) -> None:
+    """A dense layer behind reads each channel at four places, as the mean of 80,000 normal values says."""
+    between = [build() for build in BETWEEN[name]]
+    model = _chain(
+        K.Conv2D(5, 1, strides=2, padding="same", name="a"), K.BatchNormalization(name="norm"), *between, K.Flatten(),
+        K.Dense(3, name="b"), shape=(4, 4, 3) if name != "average" else (8, 8, 3),
+    )  # fmt: skip
+    made = folded(model)
+    found = expected(made)["b"]
+    known = made.statistics["a"]
+    shape = (20_000, *made.model.get_layer("a").output_shape[1:])
+    values = np.random.default_rng(0).normal(known.mean, known.deviation, shape).astype("float32")
+    for layer in between:
+        values = np.asarray(layer(values))
+    assert isinstance(found, Moments)
+    np.testing.assert_allclose(found.mean, np.tile(values.mean(axis=(0, 1, 2)), 4), atol=0.01)
+
+
+def test_a_sum_adds_means_and_variances() -> None:
+    x = tf_keras.Input((6, 6, 3), name="x")
+    one, two = (K.BatchNormalization()(K.Conv2D(4, 3, name=name)(x)) for name in "ab")
+    model = tf_keras.Model(x, K.Conv2D(2, 1, name="c")(K.ReLU()(K.Add()([one, two]))))
+    perturb(model)
+    made = folded(model)
+    a, b = (made.statistics[name] for name in "ab")
+    found = expected(made)["c"]
+    assert isinstance(found, Moments)
+    wanted = clipped(a.mean + b.mean, np.hypot(a.deviation, b.deviation), None)[0]
+    np.testing.assert_allclose(found.mean, wanted)
+
+
+def test_a_mean_that_is_not_known_is_named_with_the_reason() -> None:
+    model = _chain(
+        K.Conv2D(4, 1, name="a"), K.BatchNormalization(), K.ReLU(name="r"), K.MaxPooling2D(name="pool"),
+        K.Conv2D(4, 1, name="b"), K.BatchNormalization(), K.Conv2D(4, 1, activation="relu", name="c"),
+        K.Conv2D(4, 1, name="d"),
+    )  # fmt: skip
+    assert correct_biases(folded(model)).left == (
+        "a: the mean of the input 'x' is not known",
+        "b: the mean behind 'pool' (MaxPooling2D) is not known",
+        "d: 'c_activation' needs a deviation, and none is known where no batch norm stands before it",
+    )

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from edgepipe.arrays import Array, Arrays
-from edgepipe.compress.equalization.balance import CAP, ROUNDS, Balance, balanced
+from edgepipe.compress.equalization.balance import CAP, SETTLED, Balance, balanced
 from edgepipe.compress.equalization.channels import Channels, Part, channels_of, raise_to
 from edgepipe.compress.equalization.feeds import difference, feeds, told
 from edgepipe.compress.equalization.fold import Folded, Normal, rebuilt
@@ -146,8 +146,8 @@ def _spread(ranges: Array) -> float:
 
 def _how(balance: Balance, samples: str) -> str:
     settled = f"factors settled in {balance.rounds} rounds"
-    if balance.rounds == ROUNDS:
-        settled = f"factors still changed by {balance.change:.1%} after {ROUNDS} rounds"
+    if balance.change > SETTLED:
+        settled = f"factors still changed by {balance.change:.1%} after {balance.rounds} rounds"
     return f"{samples}; {settled}"
 
 

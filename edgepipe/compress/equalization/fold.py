@@ -46,7 +46,7 @@ class Folded:
 
 
 def folded(model: Any, samples: Arrays | None = None) -> Folded:
-    """The tf_keras `model` lowered (`edgepipe.compress.qat.lower`), its batch norms folded (arXiv 1906.04721, 3.2).
+    """The tf_keras `model` lowered (`edgepipe.compress.qat.lower`), its batch norms folded.
 
     W' = W gamma / sqrt(variance + epsilon), b' = beta + (b - mean) gamma / sqrt(variance + epsilon). The result is
     compared with `model` on `samples`, on random inputs without.

@@ -43,7 +43,7 @@ class Limit:
 
 
 def released(folded: Folded, fed: list[Array] | None) -> tuple[Folded, tuple[Limit, ...]]:
-    """`folded` with the limits gone that do nothing, and what was found of each (arXiv 1906.04721, 5.1.1).
+    """`folded` with the limits gone that do nothing, and what was found of each (arXiv 1906.04721, section 5.1).
 
     On samples: the largest value before the activation is at most 0.8 of the limit. Without: mean + 6 standard
     deviations of the batch norm before it are below the limit.

@@ -2,7 +2,7 @@
 
 The output of a convolution that a batch norm was folded into is taken as normal with mean beta and deviation |gamma|
 (Nagel et al. 2019, arXiv 1906.04721, section 4.2.1), and followed through what comes next. Padding with zeros is not
-counted, and summands and neighbours are taken as independent.
+counted, summands are taken as independent, and what comes out of an activation as normal again.
 """
 
 from collections.abc import Callable
