@@ -136,7 +136,7 @@ FACTORS = st.lists(st.floats(0.02, 50.0), min_size=5, max_size=5)
 
 
 @pytest.mark.parametrize("samples", [None, _images()], ids=["data-free", "samples"])
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 @drawn(FACTORS, FACTORS)
 def test_a_rescaled_model_is_equalized_to_the_same(
     samples: Array | None, first: list[float], second: list[float]
