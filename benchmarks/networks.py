@@ -46,19 +46,19 @@ def fashion(size: int, train: int) -> Data:
     return Data((x[fit], y[fit]), (x[validation], y[validation]), (tx, ty))
 
 
-def depthwise(shape: tuple[int, ...]) -> Any:
-    """Six depthwise-separable blocks (Howard et al. 2017, arXiv 1704.04861), 17,000 parameters."""
+def depthwise(shape: tuple[int, ...], limit: float | None = 6.0) -> Any:
+    """Six depthwise-separable blocks (Howard et al. 2017, arXiv 1704.04861), 17,000 parameters; ReLUs up to `limit`."""
     x = inputs = keras.Input(shape, name="image")
-    x = _block(L.Conv2D(16, 3, strides=2, padding="same", use_bias=False), x)
+    x = _block(L.Conv2D(16, 3, strides=2, padding="same", use_bias=False), x, limit)
     for filters, stride in ((24, 1), (32, 2), (32, 1), (48, 1), (64, 2), (64, 1)):
-        x = _block(L.DepthwiseConv2D(3, strides=stride, padding="same", use_bias=False), x)
-        x = _block(L.Conv2D(filters, 1, use_bias=False), x)
+        x = _block(L.DepthwiseConv2D(3, strides=stride, padding="same", use_bias=False), x, limit)
+        x = _block(L.Conv2D(filters, 1, use_bias=False), x, limit)
     x = L.Dense(10, name="scores")(L.GlobalAveragePooling2D()(x))
     return keras.Model(inputs, L.Softmax(name="probabilities")(x), name="depthwise")
 
 
-def _block(layer: Any, x: Any) -> Any:
-    return L.ReLU(6.0)(L.BatchNormalization(momentum=0.9)(layer(x)))
+def _block(layer: Any, x: Any, limit: float | None) -> Any:
+    return L.ReLU(limit)(L.BatchNormalization(momentum=0.9)(layer(x)))
 
 
 def resnet8(shape: tuple[int, ...]) -> Any:

@@ -42,7 +42,7 @@ def _settle(calls: list[Any], makers: dict[int, Any]) -> bool:
     if len(scales) != 1 or None in scales or (norm is None and not wrapper.layer.use_bias):
         return False
     (scale,) = scales
-    factor, bias = _folded(wrapper.layer, norm)
+    factor, bias = folding(wrapper.layer, norm)
     step = np.float64(scale) * _weight_scales(wrapper) * np.abs(factor)
     moved = np.rint(bias / step) * step - bias
     target = wrapper.layer.bias if norm is None else norm.beta if norm.center else None
@@ -66,7 +66,7 @@ def _norm_behind(node: Any) -> Any:
     return following[0] if len(following) == 1 and isinstance(following[0], K.BatchNormalization) else None
 
 
-def _folded(layer: Any, norm: Any) -> tuple[Array, Array]:
+def folding(layer: Any, norm: Any) -> tuple[Array, Array]:
     """What the batch norm multiplies the kernel by, channel by channel, and the bias of both together."""
     bias = np.asarray(layer.bias, np.float64) if layer.use_bias else np.zeros(1)
     if norm is None:

@@ -168,7 +168,7 @@ class _Builder:
         if self.roles[layer.name] != "weighted":
             return layer
         if layer.name not in self.wrapped:
-            attribute, axis = _kernel(layer)
+            attribute, axis = kernel_of(layer)
             found = ties(np.asarray(getattr(layer, attribute)), axis)
             kept = Ties(found.zero if self.recipe.keep_zeros else None,
                         found.cluster if self.recipe.keep_clusters else None)  # fmt: skip
@@ -185,7 +185,7 @@ class _Builder:
         return self.quantizers[name]
 
 
-def _kernel(layer: Any) -> tuple[str, tuple[int, ...]]:
+def kernel_of(layer: Any) -> tuple[str, tuple[int, ...]]:
     """The attribute that holds the kernel, and the axes of it that output channels lie on."""
     if isinstance(layer, K.DepthwiseConv2D):
         return "depthwise_kernel", (2, 3)

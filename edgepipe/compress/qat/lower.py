@@ -190,12 +190,12 @@ def lower(model: Any, left_alone: Callable[[Any], bool]) -> Lowered:
         return result
 
     outputs = _walk(model, inputs, step, low)
-    rewritten = tf_keras.Model(_structured(model, inputs), outputs if len(outputs) > 1 else outputs[0], name=model.name)
+    rewritten = tf_keras.Model(structured(model, inputs), outputs if len(outputs) > 1 else outputs[0], name=model.name)
     rewritten.output_names = list(model.output_names)
     return Lowered(rewritten, low.origins, list(low.ends.values()))
 
 
-def _structured(model: Any, inputs: list[Any]) -> Any:
+def structured(model: Any, inputs: list[Any]) -> Any:
     nested = getattr(model, "_nested_inputs", None)
     return inputs[0] if len(inputs) == 1 and not isinstance(nested, dict) else tf.nest.pack_sequence_as(nested, inputs)
 

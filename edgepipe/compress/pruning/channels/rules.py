@@ -63,7 +63,7 @@ def _labels(graph: Graph, layer: Any, values: list[Labels], tensor: Any, outputs
         return graph.barrier(layer, iter(values), shape, _why(layer))
     try:
         return rule(graph, layer, values, shape)
-    except _Stopped as reason:
+    except Stopped as reason:
         return graph.barrier(layer, iter(values), shape, str(reason))
 
 
@@ -80,20 +80,20 @@ def _rule(layer: Any) -> Rule | None:
     return RULES.get(type(layer))
 
 
-class _Stopped(Exception):  # noqa: N818  a reason, never seen by a caller
+class Stopped(Exception):  # noqa: N818  a reason, never seen by a caller
     """Why channels do not pass this layer."""
 
 
 def _last(value: Labels) -> Array:
     """The labels of the last axis."""
     if not value.last:
-        raise _Stopped(f"whose channels lie on axis {value.axis}, not on the last")
+        raise Stopped(f"whose channels lie on axis {value.axis}, not on the last")
     return value.ids
 
 
 def _channels_last(layer: Any) -> None:
     if getattr(layer, "data_format", "channels_last") != "channels_last":
-        raise _Stopped("whose channels come first (data_format: channels_first)")
+        raise Stopped("whose channels come first (data_format: channels_first)")
 
 
 def _passes(graph: Graph, layer: Any, values: list[Labels], shape: Shape) -> Labels:
@@ -113,7 +113,7 @@ def _convolves(graph: Graph, layer: Any, values: list[Labels], shape: Shape) -> 
     if layer.groups == len(_last(values[0])) > 1:
         return _grouped(graph, layer, values[0].ids, shape)
     if layer.groups > 1:
-        raise _Stopped(f"whose {layer.groups} groups must keep their sizes")
+        raise Stopped(f"whose {layer.groups} groups must keep their sizes")
     return _makes(graph, layer, layer.kernel, rank, rank + 1, values[0], shape, math.prod(_sides(shape)))
 
 
@@ -175,7 +175,7 @@ def _separable(graph: Graph, layer: Any, values: list[Labels], shape: Shape) -> 
 
 def _normalizes(graph: Graph, layer: Any, values: list[Labels], shape: Shape) -> Labels:
     if list(layer.axis) != [len(shape) - 1]:
-        raise _Stopped(f"which normalizes along axis {list(layer.axis)}")
+        raise Stopped(f"which normalizes along axis {list(layer.axis)}")
     ids = _last(values[0])
     for weight in layer.weights:
         graph.cut(layer, weight, {0: ids})
@@ -191,23 +191,23 @@ def _prelu(graph: Graph, layer: Any, values: list[Labels], shape: Shape) -> Labe
 
 def _activates(graph: Graph, layer: Any, values: list[Labels], shape: Shape) -> Labels:
     if getattr(layer, "activation", None) is tf_keras.activations.softmax:
-        raise _Stopped(SOFTMAX)
+        raise Stopped(SOFTMAX)
     return _passes(graph, layer, values, shape)
 
 
 def _rescales(graph: Graph, layer: Any, values: list[Labels], shape: Shape) -> Labels:
     if np.size(layer.scale) > 1 or np.size(layer.offset) > 1:
-        raise _Stopped("which has a scale or an offset for each channel in its configuration")
+        raise Stopped("which has a scale or an offset for each channel in its configuration")
     return _passes(graph, layer, values, shape)
 
 
 def _merges(graph: Graph, layer: Any, values: list[Labels], shape: Shape) -> Labels:
     """Elementwise: equal places belong together; one channel that is spread over many must stay."""
     if isinstance(layer, Operator) and "array" in layer.arguments:
-        raise _Stopped("which has an array among its arguments")
+        raise Stopped("which has an array among its arguments")
     full = [value for value in values if len(_last(value)) == shape[-1]]
     if not full:
-        raise _Stopped("none of whose inputs has the channels of its output")
+        raise Stopped("none of whose inputs has the channels of its output")
     for value in values:
         if len(value.ids) == shape[-1]:
             graph.union.join(full[0].ids, value.ids)
@@ -219,7 +219,7 @@ def _merges(graph: Graph, layer: Any, values: list[Labels], shape: Shape) -> Lab
 def _divides(graph: Graph, layer: Any, values: list[Labels], shape: Shape) -> Labels:
     """By a constant only: where channels divide, a removed one would be a division by zero."""
     if not isinstance(json.loads(layer.arguments)["args"][1], (int, float)):
-        raise _Stopped("which divides by channels")
+        raise Stopped("which divides by channels")
     return _merges(graph, layer, values, shape)
 
 
@@ -237,7 +237,7 @@ def _reshapes(graph: Graph, layer: Any, values: list[Labels], shape: Shape) -> L
     given, axis = values[0].shape[1:], values[0].axis - 1
     sizes = [size for size in given if size is not None]
     if len(sizes) < len(given) or None in shape[1:] or math.prod(sizes) > _LARGEST:
-        raise _Stopped(f"whose shapes {given} and {shape[1:]} are not all known, or too large to follow")
+        raise Stopped(f"whose shapes {given} and {shape[1:]} are not all known, or too large to follow")
     spread = np.broadcast_to(np.expand_dims(values[0].ids, tuple(range(1, len(given) - axis))), sizes)
     elements = graph.union.roots(spread).reshape([size or 1 for size in shape[1:]])
     for axis in reversed(range(len(shape) - 1)):
@@ -245,7 +245,7 @@ def _reshapes(graph: Graph, layer: Any, values: list[Labels], shape: Shape) -> L
         if (ids == ids[0]).all():
             graph.reshaped[layer.name] = Labels(ids[0], shape, axis + 1)
             return graph.reshaped[layer.name]
-    raise _Stopped(f"which mixes channels, from {given} to {shape[1:]}")
+    raise Stopped(f"which mixes channels, from {given} to {shape[1:]}")
 
 
 def _permutes(graph: Graph, layer: Any, values: list[Labels], shape: Shape) -> Labels:
@@ -259,7 +259,7 @@ def _reduces(graph: Graph, layer: Any, values: list[Labels], shape: Shape) -> La
     axes = [axes] if isinstance(axes, int) else next(iter(axes.values())) if isinstance(axes, dict) else None
     rank = len(values[0].shape)
     if axes is None or rank - 1 in [axis % rank for axis in axes]:
-        raise _Stopped("which reduces over channels")
+        raise Stopped("which reduces over channels")
     return on_last(_last(values[0]), shape)
 
 

@@ -1,0 +1,380 @@
+"""Folding, factors, limits and bias correction against NumPy, numerical integration and values by hand."""
+
+import json
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import tf_keras
+from hypothesis import given as drawn
+from hypothesis import settings
+from hypothesis import strategies as st
+from scipy.integrate import quad
+from scipy.stats import norm as normal
+
+from edgepipe.arrays import Array
+from edgepipe.compress.equalization.correct import correct_biases
+from edgepipe.compress.equalization.equalize import Equalized, equalize
+from edgepipe.compress.equalization.fold import Folded, folded
+from edgepipe.compress.equalization.moments import Moments, clipped, expected
+from edgepipe.errors import InputError
+from edgepipe.models.layers import Operator
+from edgepipe.models.perturb import perturb
+
+K = tf_keras.layers
+
+
+def _chain(*layers: Any, shape: tuple[int, ...] = (6, 6, 3), batch: int | None = None) -> Any:
+    model = tf_keras.Sequential([tf_keras.Input(shape, batch_size=batch, name="x"), *layers], name="user")
+    perturb(model)
+    return model
+
+
+def _images(count: int = 40, channels: int = 3) -> Array:
+    return np.random.default_rng(5).normal(0, 1, (count, 6, 6, channels)).astype("float32")
+
+
+def _kernel(model: Any, name: str) -> Array:
+    return np.asarray(model.get_layer(name).get_weights()[0], np.float64)
+
+
+def _bias(model: Any, name: str) -> Array:
+    return np.asarray(model.get_layer(name).get_weights()[1], np.float64)
+
+
+def _largest(kernel: Array, axis: int) -> Array:
+    return np.abs(kernel).max(axis=tuple(other for other in range(kernel.ndim) if other != axis))
+
+
+LAYERS = {  # the layer, and the shape in which a value for each output channel multiplies its kernel
+    "conv": (lambda: K.Conv2D(4, 3, name="layer"), (1, 1, 1, 4)),
+    "no bias": (lambda: K.Conv2D(4, 3, use_bias=False, name="layer"), (1, 1, 1, 4)),
+    "depthwise": (lambda: K.DepthwiseConv2D(3, depth_multiplier=2, name="layer"), (1, 1, 3, 2)),
+    "transposed": (lambda: K.Conv2DTranspose(4, 3, name="layer"), (1, 1, 4, 1)),
+    "dense": (lambda: K.Dense(4, name="layer"), (1, 4)),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_batch_norm_is_folded(name: str) -> None:
+    build, shape = LAYERS[name]
+    front = [K.Flatten()] if name == "dense" else []
+    model = _chain(*front, build(), K.BatchNormalization(name="norm"), K.ReLU())
+    layer, norm = model.get_layer("layer"), model.get_layer("norm")
+    gamma, beta, mean, variance = (np.asarray(part, np.float64) for part in norm.get_weights())
+    factor = gamma / np.sqrt(variance + norm.epsilon)
+    bias = np.asarray(layer.bias, np.float64) if layer.use_bias else 0.0
+    found = folded(model)
+    assert found.difference < 1e-5
+    np.testing.assert_allclose(_kernel(found.model, "layer"), layer.get_weights()[0] * factor.reshape(shape), rtol=1e-5)
+    np.testing.assert_allclose(_bias(found.model, "layer"), beta + (bias - mean) * factor, rtol=1e-4, atol=1e-6)
+    known = found.statistics["layer"]
+    np.testing.assert_allclose(known.mean, beta)
+    np.testing.assert_allclose(known.deviation, np.abs(gamma))
+    assert not [one for one in found.model.layers if isinstance(one, K.BatchNormalization)]
+
+
+def test_a_batch_norm_behind_a_shared_layer_stays_and_is_named() -> None:
+    x, shared = tf_keras.Input((6,), name="x"), K.Dense(6, name="shared")
+    y = K.BatchNormalization(name="norm")(shared(K.Dense(6, name="first")(shared(x))))
+    found = folded(tf_keras.Model(x, y))
+    assert any("'norm' is not folded" in note for note in found.notes)
+
+
+def test_the_factors_of_a_pair_are_those_of_equation_11() -> None:
+    model = _chain(K.Conv2D(5, 3, activation="relu", name="a"), K.Conv2D(4, 3, name="b"))
+    one, two = _largest(_kernel(model, "a"), 3), _largest(_kernel(model, "b"), 2)
+    factor = np.sqrt(one * two) / two
+    found = equalize(folded(model))
+    np.testing.assert_allclose(_kernel(found.model, "a"), _kernel(model, "a") / factor, rtol=1e-5)
+    np.testing.assert_allclose(_bias(found.model, "a"), _bias(model, "a") / factor, rtol=1e-5)
+    np.testing.assert_allclose(_kernel(found.model, "b"), _kernel(model, "b") * factor[None, None, :, None], rtol=1e-5)
+    (joint,) = found.joints
+    assert (joint.makers, joint.readers, joint.channels) == (("a",), ("b",), 5)
+    assert joint.before == pytest.approx(one.max() / np.median(one))
+    assert "settled in 2 rounds" in found.notes[0]
+
+
+def test_a_chain_is_iterated_until_both_sides_of_each_joint_have_one_range() -> None:
+    model = _chain(
+        K.Conv2D(5, 3, activation="relu", name="a"), K.DepthwiseConv2D(3, activation="relu", name="b"),
+        K.MaxPooling2D(1), K.Flatten(), K.Dense(4, name="c"),
+    )  # fmt: skip
+    found = equalize(folded(model))
+    a, b, c = (_kernel(found.model, name) for name in "abc")
+    np.testing.assert_allclose(_largest(a, 3), _largest(b, 2), rtol=5e-3)
+    np.testing.assert_allclose(_largest(b, 2), _largest(c.reshape(-1, 5, 4), 1), rtol=5e-3)
+
+
+def test_on_samples_channels_that_a_depthwise_layer_reads_get_one_range() -> None:
+    model = _chain(K.Conv2D(5, 3, activation="relu", name="a"), K.DepthwiseConv2D(3, name="b"))
+    found = equalize(folded(model), _images())
+    tensor = tf_keras.Model(found.model.input, found.model.get_layer("a_activation").output)
+    np.testing.assert_allclose(np.asarray(tensor(_images())).max(axis=(0, 1, 2)), 1.0, rtol=1e-4)
+    assert found.joints[0].before > 1.05
+    assert found.joints[0].after == pytest.approx(1.0, abs=1e-4)
+
+
+def test_on_samples_a_channel_is_balanced_against_the_relative_weights_that_read_it() -> None:
+    model = _chain(K.Conv2D(5, 3, activation="relu", name="a"), K.Conv2D(4, 3, name="b"))
+    found = equalize(folded(model), _images())
+    tensor = tf_keras.Model(found.model.input, found.model.get_layer("a_activation").output)
+    reach = np.asarray(tensor(_images())).max(axis=(0, 1, 2))
+    sizes = np.abs(_kernel(found.model, "b")).max(axis=(0, 1))
+    np.testing.assert_allclose(reach, (sizes / sizes.max(axis=0)).max(axis=1), rtol=5e-3)
+
+
+def _pair() -> Any:
+    return _chain(
+        K.Conv2D(5, 3, activation="relu", name="a"), K.DepthwiseConv2D(3, activation="relu", name="b"),
+        K.Conv2D(4, 1, name="c"),
+    )  # fmt: skip
+
+
+FACTORS = st.lists(st.floats(0.02, 50.0), min_size=5, max_size=5)
+
+
+@pytest.mark.parametrize("samples", [None, _images()], ids=["data-free", "samples"])
+@settings(max_examples=6, deadline=None)
+@drawn(FACTORS, FACTORS)
+def test_a_rescaled_model_is_equalized_to_the_same(
+    samples: Array | None, first: list[float], second: list[float]
+) -> None:
+    model, other = _pair(), _pair()
+    one, two = np.array(first), np.array(second)
+    a, b, c = (other.get_layer(name) for name in "abc")
+    a.set_weights([_kernel(other, "a") * one, _bias(other, "a") * one])
+    b.set_weights([_kernel(other, "b") * (two / one)[:, None], _bias(other, "b") * two])
+    c.set_weights([_kernel(other, "c") / two[:, None], _bias(other, "c")])
+    left, right = (equalize(folded(each, samples), samples).model for each in (model, other))
+    for mine, theirs in zip(left.get_weights(), right.get_weights(), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=2e-2, atol=1e-6)
+
+
+def test_a_residual_sum_is_scaled_as_one_group() -> None:
+    x = tf_keras.Input((6, 6, 3), name="x")
+    y = K.Conv2D(4, 3, padding="same", activation="relu", name="stem")(x)
+    z = K.Conv2D(4, 3, padding="same", activation="relu", name="branch")(y)
+    total = K.ReLU(name="after")(K.Add(name="sum")([y, z]))
+    model = tf_keras.Model(x, K.Conv2D(2, 1, name="out")(total))
+    perturb(model)
+    for samples in (None, _images()):
+        found = equalize(folded(model), samples)
+        (joint,) = found.joints
+        assert (set(joint.makers), set(joint.readers)) == ({"stem", "branch"}, {"branch", "out"})
+
+
+def test_dead_channels_take_the_middle_factor_and_are_named() -> None:
+    model = _chain(K.Conv2D(5, 3, activation="relu", name="a"), K.Conv2D(4, 3, name="b"))
+    weights, bias = model.get_layer("a").get_weights()
+    weights[..., 2] = 0
+    model.get_layer("a").set_weights([weights, bias])
+    found = equalize(folded(model))
+    assert "a: 1 of 5 channels are dead; they take the middle factor" in found.notes
+    assert np.isfinite(found.model.get_weights()[1]).all()
+
+
+def test_factors_are_held_within_ten_thousand_of_the_middle_one() -> None:
+    model = _chain(K.Conv2D(5, 3, activation="relu", name="a"), K.Conv2D(4, 3, name="b"))
+    weights, bias = model.get_layer("a").get_weights()
+    weights[..., 2] *= 1e-12
+    model.get_layer("a").set_weights([weights, bias])
+    assert "a: 1 of 5 factors held at 10000 times the middle one" in equalize(folded(model)).notes
+
+
+def test_biases_beyond_int32_are_named() -> None:
+    model = _chain(K.Conv2D(2, 1, name="a"), K.Flatten(), K.Dense(3, name="b"))
+    kernel, bias = model.get_layer("b").get_weights()
+    model.get_layer("b").set_weights([kernel * 1e-9, bias + 5])
+    notes = equalize(folded(model), _images()).notes
+    assert "b: 3 of 3 biases are beyond int32 in steps of int8's scales" in notes
+
+
+def _limited(scale: float) -> Any:
+    model = _chain(
+        K.Conv2D(5, 3, name="a"), K.BatchNormalization(name="norm"), K.ReLU(6.0, name="six"), K.Conv2D(4, 3, name="b")
+    )
+    norm = model.get_layer("norm")
+    weights = norm.get_weights()
+    norm.set_weights([weights[0] * scale, weights[1] * scale, *weights[2:]])
+    return model
+
+
+@pytest.mark.parametrize("samples", [None, _images()], ids=["data-free", "samples"])
+@pytest.mark.parametrize(("scale", "gone"), [(0.3, True), (30.0, False)])
+def test_a_limit_goes_only_where_it_does_nothing(samples: Array | None, scale: float, gone: bool) -> None:
+    found = equalize(folded(_limited(scale), samples), samples)
+    assert len(found.joints) == gone
+    word = "became a ReLU without limit" if gone else "stays"
+    how = "within 6 deviations of the batch norm" if samples is None else "on the samples"
+    assert any(f"'six' {word}: the largest value {how} is" in note for note in found.notes)
+    assert any("read by 'six', which clips at 6" in why for why in found.left) == (not gone)
+
+
+def test_the_observed_value_is_that_before_the_limit() -> None:
+    model = _limited(30.0)
+    before = tf_keras.Model(model.input, model.get_layer("norm").output)
+    seen = float(np.asarray(before(_images())).max())
+    assert any(f"is {seen:.3g} of 6" in note for note in equalize(folded(model), _images()).notes)
+
+
+@pytest.mark.parametrize("limit", [None, 6.0, 1.0])
+@pytest.mark.parametrize(("mean", "deviation"), [(0.0, 1.0), (2.5, 0.5), (-3.0, 2.0), (5.9, 4.0), (0.3, 1e-6)])
+def test_the_moments_of_a_clipped_normal_are_those_of_integration(
+    mean: float, deviation: float, limit: float | None
+) -> None:
+    def moment(power: int) -> float:
+        top = np.inf if limit is None else limit
+        edges = [mean - 10 * deviation, *(edge for edge in (0.0, top) if abs(edge - mean) < 10 * deviation)]
+        edges.append(mean + 10 * deviation)
+        density = normal(mean, deviation).pdf
+        parts = [quad(lambda v: min(max(v, 0.0), top) ** power * density(v), *pair)[0]
+                 for pair in pairwise(edges)]  # fmt: skip
+        return float(sum(parts))
+
+    first, spread = clipped(np.array([mean]), np.array([deviation]), limit)
+    assert first[0] == pytest.approx(moment(1), abs=1e-7)
+    assert spread[0] ** 2 == pytest.approx(moment(2) - moment(1) ** 2, abs=1e-6)
+
+
+def _eight_bits(kernel: Array) -> Array:
+    scale = np.abs(kernel).max(axis=tuple(range(kernel.ndim - 1)), keepdims=True) / 127
+    return np.asarray(np.rint(kernel / scale) * scale)
+
+
+def test_on_samples_the_mean_error_of_a_linear_layer_is_taken_off() -> None:
+    model = _chain(K.Dense(4, use_bias=False, name="a"), shape=(7,))
+    x = np.random.default_rng(2).normal(1, 1, (50, 7)).astype("float32")
+    kernel = _kernel(model, "a")
+    expected = -x.mean(axis=0) @ (_eight_bits(kernel) - kernel)
+    found = correct_biases(folded(model), x)
+    np.testing.assert_allclose(_bias(found.model, "a"), expected, atol=1e-6)
+    np.testing.assert_array_equal(_kernel(found.model, "a"), kernel)
+    (entry,) = found.corrections
+    assert entry.largest == pytest.approx(np.abs(expected).max(), abs=1e-6)
+    assert entry.relative == pytest.approx(np.abs(expected).mean() / (x @ kernel).std(axis=0).mean(), rel=1e-3)
+
+
+def test_data_free_the_mean_error_comes_from_the_batch_norm_before() -> None:
+    model = _chain(
+        K.Conv2D(5, 3, name="a"), K.BatchNormalization(name="norm"), K.ReLU(6.0), K.Conv2D(4, 3, name="b")
+    )  # fmt: skip
+    gamma, beta, *_ = (np.asarray(part, np.float64) for part in model.get_layer("norm").get_weights())
+    top = [quad(lambda v, m=m, s=s: min(max(v, 0), 6) * normal(m, s).pdf(v), m - 9 * s, m + 9 * s, points=[0, 6])[0]
+           for m, s in zip(beta, np.abs(gamma), strict=True)]  # fmt: skip
+    kernel = _kernel(model, "b")
+    expected = -np.einsum("hwio,i->o", _eight_bits(kernel) - kernel, top)
+    found = correct_biases(folded(model))
+    np.testing.assert_allclose(_bias(found.model, "b") - _bias(model, "b"), expected, atol=1e-6)
+    assert "a: the mean of the input 'x' is not known" in found.left
+
+
+def test_on_samples_a_layer_is_corrected_for_what_earlier_layers_leave() -> None:
+    """With every layer's weights as int8 has them, each output has the mean that it has in float."""
+    model = _chain(
+        K.Conv2D(5, 3, activation="relu", name="a"), K.DepthwiseConv2D(3, name="b"), K.Flatten(), K.Dense(4, name="c")
+    )
+    found = correct_biases(folded(model), _images())
+    for name in "abc":
+        kernel, bias = found.model.get_layer(name).get_weights()
+        rounded = _by_channel(kernel) if name == "b" else _eight_bits(kernel)
+        found.model.get_layer(name).set_weights([rounded, bias])
+    for exact, mended in zip(model(_images()).numpy().mean(0), found.model(_images()).numpy().mean(0), strict=True):
+        assert mended == pytest.approx(exact, abs=1e-5)
+
+
+def _by_channel(kernel: Array) -> Array:
+    scale = np.abs(kernel).max(axis=(0, 1)) / 127
+    return np.asarray(np.rint(kernel / scale) * scale)
+
+
+BAD = {
+    "no sample": (_images(0), "there are no representative samples"),
+    "another name": ({"y": _images()}, "the samples are named y, the model's inputs x"),
+    "another shape": (_images()[:, :5], r"samples of 'x' have the shape \(5, 6, 3\), it takes \(6, 6, 3\)"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+@pytest.mark.parametrize("function", [equalize, correct_biases])
+def test_samples_that_do_not_fit_are_refused(function: Any, name: str) -> None:
+    samples, message = BAD[name]
+    with pytest.raises(InputError, match=message):
+        function(folded(_pair()), samples)
+
+
+def test_more_samples_than_are_held_are_told() -> None:
+    assert equalize(folded(_pair()), _images(300)).notes[0].startswith("the first 256 of 300 samples")
+    assert correct_biases(folded(_pair()), _images(300)).notes == ("the first 256 of 300 samples",)
+
+
+def test_a_model_of_a_fixed_batch_of_one() -> None:
+    model = _chain(K.Conv2D(5, 3, activation="relu", name="a"), K.Flatten(), K.Dense(4, name="b"), batch=1)
+    found: Equalized = equalize(folded(model, _images()), _images())
+    assert correct_biases(found.folded, _images()).model.inputs[0].shape[0] == 1
+    plain: Folded = folded(model)
+    assert plain.difference < 1e-5
+
+
+def test_a_constant_that_is_added_stops_a_factor_one_that_multiplies_does_not() -> None:
+    def through(operator: str) -> Equalized:
+        call = json.dumps({"args": [{"tensor": 0}, 2.0], "kwargs": {}})
+        model = _chain(K.Conv2D(5, 3, name="a"), Operator(operator, call, name="op"), K.Conv2D(4, 3, name="b"))
+        return equalize(folded(model))
+
+    assert len(through("Multiply").joints) == 1
+    assert "a: read by 'op', a Add, through which a factor does not pass" in through("Add").left
+
+
+BETWEEN: dict[str, list[Any]] = {
+    "relu6": [lambda: K.ReLU(6.0)],
+    "leaky": [lambda: K.LeakyReLU(0.3)],
+    "prelu": [lambda: K.PReLU(shared_axes=[1, 2])],
+    "average": [lambda: K.ReLU(), lambda: K.AveragePooling2D(2)],
+}
+
+
+@pytest.mark.parametrize("name", BETWEEN)
+def test_a_mean_is_followed_as_samples_show_it(name: str) -> None:
+    """A dense layer behind reads each channel at four places, as the mean of 80,000 normal values says."""
+    between = [build() for build in BETWEEN[name]]
+    model = _chain(
+        K.Conv2D(5, 1, strides=2, padding="same", name="a"), K.BatchNormalization(name="norm"), *between, K.Flatten(),
+        K.Dense(3, name="b"), shape=(4, 4, 3) if name != "average" else (8, 8, 3),
+    )  # fmt: skip
+    made = folded(model)
+    found = expected(made)["b"]
+    known = made.statistics["a"]
+    shape = (20_000, *made.model.get_layer("a").output_shape[1:])
+    values = np.random.default_rng(0).normal(known.mean, known.deviation, shape).astype("float32")
+    for layer in between:
+        values = np.asarray(layer(values))
+    assert isinstance(found, Moments)
+    np.testing.assert_allclose(found.mean, np.tile(values.mean(axis=(0, 1, 2)), 4), atol=0.01)
+
+
+def test_a_sum_adds_means_and_variances() -> None:
+    x = tf_keras.Input((6, 6, 3), name="x")
+    one, two = (K.BatchNormalization()(K.Conv2D(4, 3, name=name)(x)) for name in "ab")
+    model = tf_keras.Model(x, K.Conv2D(2, 1, name="c")(K.ReLU()(K.Add()([one, two]))))
+    perturb(model)
+    made = folded(model)
+    a, b = (made.statistics[name] for name in "ab")
+    found = expected(made)["c"]
+    assert isinstance(found, Moments)
+    wanted = clipped(a.mean + b.mean, np.hypot(a.deviation, b.deviation), None)[0]
+    np.testing.assert_allclose(found.mean, wanted)
+
+
+def test_a_mean_that_is_not_known_is_named_with_the_reason() -> None:
+    model = _chain(
+        K.Conv2D(4, 1, name="a"), K.BatchNormalization(), K.ReLU(name="r"), K.MaxPooling2D(name="pool"),
+        K.Conv2D(4, 1, name="b"), K.BatchNormalization(), K.Conv2D(4, 1, activation="relu", name="c"),
+        K.Conv2D(4, 1, name="d"),
+    )  # fmt: skip
+    assert correct_biases(folded(model)).left == (
+        "a: the mean of the input 'x' is not known",
+        "b: the mean behind 'pool' (MaxPooling2D) is not known",
+        "d: 'c_activation' needs a deviation, and none is known where no batch norm stands before it",
+    )

@@ -1,0 +1,117 @@
+"""What equalization and bias correction do for int8: on networks made hard to quantize, and on healthy ones."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tf_keras
+
+from edgepipe.arrays import Array
+from edgepipe.compress.convert import convert
+from edgepipe.compress.equalization.correct import correct_biases
+from edgepipe.compress.equalization.equalize import equalize
+from edgepipe.compress.equalization.fold import folded
+from edgepipe.data import digits
+from edgepipe.tflite.interpreter import predict
+from edgepipe.training.fit import seeded
+
+K = tf_keras.layers
+TRAIN, SAMPLES = 1078, 100
+pytestmark = pytest.mark.slow
+
+
+@cache
+def _data() -> tuple[Array, Array]:
+    """Shuffled; 1,078 to train on, 719 to test."""
+    x, y = digits()
+    chosen = np.random.default_rng(0).permutation(len(x))
+    return (x / x.max()).astype("float32").reshape(-1, 8, 8, 1)[chosen], y[chosen]
+
+
+def _block(layer: Any, x: Any, limit: float | None) -> Any:
+    return K.ReLU(limit)(K.BatchNormalization(momentum=0.9)(layer(x)))
+
+
+@cache
+def _weights(limit: float | None) -> list[Array]:
+    seeded(1)
+    model = _network(limit)
+    model.compile(tf_keras.optimizers.Adam(3e-3), "sparse_categorical_crossentropy")
+    model.fit(_data()[0][:TRAIN], _data()[1][:TRAIN], batch_size=32, epochs=12, verbose=0)
+    return list(model.get_weights())
+
+
+def _network(limit: float | None) -> Any:
+    x = inputs = tf_keras.Input((8, 8, 1), name="image")
+    x = _block(K.Conv2D(16, 3, padding="same", use_bias=False), x, limit)
+    for filters, stride in ((24, 2), (32, 1), (48, 2)):
+        x = _block(K.DepthwiseConv2D(3, strides=stride, padding="same", use_bias=False), x, limit)
+        x = _block(K.Conv2D(filters, 1, use_bias=False), x, limit)
+    x = K.Dense(10, name="scores")(K.GlobalAveragePooling2D()(x))
+    return tf_keras.Model(inputs, K.Softmax(name="probabilities")(x))
+
+
+def _trained(limit: float | None = None) -> Any:
+    weights = _weights(limit)
+    model = _network(limit)
+    model.set_weights(weights)
+    return model
+
+
+def _rescale(model: Any, spread: float) -> None:
+    """One channel in eight behind each batch norm gets `spread` times larger, which is taken back where it is read."""
+    generator = np.random.default_rng(0)
+    readers = [layer for layer in model.layers if isinstance(layer, (K.Conv2D, K.DepthwiseConv2D, K.Dense))][1:]
+    norms = [layer for layer in model.layers if isinstance(layer, K.BatchNormalization)]
+    for norm, reader in zip(norms, readers, strict=True):
+        factors = np.where(generator.permutation(norm.gamma.shape[0]) % 8 == 0, spread, 1.0).astype("float32")
+        norm.gamma.assign(norm.gamma * factors)
+        norm.beta.assign(norm.beta * factors)
+        kernel = reader.depthwise_kernel if isinstance(reader, K.DepthwiseConv2D) else reader.kernel
+        kernel.assign(kernel / (factors if len(kernel.shape) == 2 else factors.reshape(1, 1, -1))[..., None])
+
+
+def _accuracy(values: Array) -> float:
+    return float((np.asarray(values).argmax(axis=1) == _data()[1][TRAIN:]).mean() * 100)
+
+
+def _int8(model: Any, folder: Path) -> float:
+    (folder / "m.tflite").write_bytes(convert(model, samples=_data()[0][:SAMPLES]))
+    return _accuracy(predict(folder / "m.tflite", _data()[0][TRAIN:]).values)
+
+
+def _float(model: Any) -> Array:
+    return np.asarray(model.predict(_data()[0][TRAIN:], verbose=0))
+
+
+@pytest.mark.parametrize("samples", [None, SAMPLES], ids=["data-free", "samples"])
+def test_a_model_that_int8_breaks_is_mended_without_labels(samples: int | None, tmp_path: Path) -> None:
+    model = _trained()
+    before = _float(model)
+    _rescale(model, 100.0)
+    assert np.abs(_float(model) - before).max() < 1e-5
+    broken = _int8(model, tmp_path)
+    lost = _accuracy(before) - broken
+    assert lost >= 10
+    given = None if samples is None else _data()[0][:samples]
+    equal = equalize(folded(model), given)
+    mended = _int8(correct_biases(equal.folded, given).model, tmp_path)
+    print(
+        f"float {_accuracy(before):.2f} int8 {broken:.2f} mended {mended:.2f}",
+        [(j.makers, round(j.before, 1), round(j.after, 1)) for j in equal.joints],
+    )
+    assert mended - broken >= 0.8 * lost
+
+
+@pytest.mark.parametrize("limit", [None, 6.0], ids=["relu", "relu6"])
+def test_a_healthy_model_stays_as_good(limit: float | None, tmp_path: Path) -> None:
+    model = _trained(limit)
+    plain = _int8(model, tmp_path)
+    for given in (None, _data()[0][:SAMPLES]):
+        equal = equalize(folded(model), given)
+        assert any("clips at 6" in why for why in equal.left) == (limit == 6.0)
+        mended = _int8(correct_biases(equal.folded, given).model, tmp_path)
+        print(limit, given is None, _accuracy(_float(model)), plain, mended)
+        assert abs(mended - plain) < 0.3
