@@ -56,7 +56,7 @@ class Sensed(Record):
     scheme: str
     calibration: str
     layers: tuple[Layer, ...]
-    whole: float = Field(description="error of the outputs over their variance with all layers quantized")
+    whole: float = Field(description="error of the scores over their variance with all layers quantized")
     quality: str | None = Field(description="the metric taken where there are labels; null: none")
     quality_float: float | None
     quality_whole: float | None

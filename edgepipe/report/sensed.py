@@ -22,7 +22,7 @@ def tables(found: Sensed) -> list[Rows]:
     labelled = found.quality is not None
     columns = EFFECT if labelled else EFFECT[:-2]
     effect = tuple(_effect(layer)[: len(columns)] for layer in found.layers)
-    title = f"{found.model}: layers by the error of the outputs with one alone in {found.scheme}"
+    title = f"{found.model}: layers by the error of the scores with one alone in {found.scheme}"
     errors = tuple(_errors(layer) for layer in found.layers)
     return [
         Rows(title, columns, effect, frozenset(range(2, len(columns)))),
@@ -57,7 +57,7 @@ def _share(value: float | None) -> str:
 
 
 def _whole(found: Sensed) -> Rows:
-    rows = [("error of outputs, all layers quantized", f"{found.whole:.2e}")]
+    rows = [("error of scores, all layers quantized", f"{found.whole:.2e}")]
     if found.quality is not None:
         rows += [(f"{found.quality} in float", _share(found.quality_float)),
                  (f"{found.quality}, all layers quantized", _share(found.quality_whole))]  # fmt: skip
@@ -90,7 +90,7 @@ def draw(found: Sensed, path: Path) -> None:
     axis.axvline(max(found.whole, 1e-12), color="tab:red", linewidth=1, label="all layers")
     axis.set_yticks(places, [layer.layer for layer in shown], fontsize=7)
     axis.set_xscale("log")
-    axis.set_xlabel("squared error of the outputs over their variance")
+    axis.set_xlabel("squared error of the scores over their variance")
     axis.legend(fontsize=7)
     with written_aside(path) as aside:
         figure.savefig(aside, dpi=120, metadata={"Date": None} if path.suffix == ".svg" else None)

@@ -112,7 +112,7 @@ def _tables(bench: "Bench", goal: "Goal", found: "Found") -> tuple[Table, ...]:
     macs = {layer.name: layer.macs for layer in bench.layers}
     layers = Table(
         title="types of the layers, the most sensitive first",
-        columns=("layer", "type", "error of outputs alone in int8", "MACs"),
+        columns=("layer", "type", "error of scores alone in int8", "MACs"),
         rows=tuple((name, found.levels.get(name, "int8"), f"{alone:.3g}", macs[name]) for name, alone in found.ranking),
     )
     trials = Table(

@@ -1,4 +1,4 @@
-"""A model with a type for each layer: how it is made, and how far its outputs are from those of the float model."""
+"""A model with a type for each layer: how it is made, and how far its scores are from those of the float model."""
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +10,7 @@ from typing import Literal, final
 import numpy as np
 
 from edgepipe.arrays import Array, Arrays, count
-from edgepipe.compress.ptq import recipes
+from edgepipe.compress.ptq import buffers, recipes
 from edgepipe.compress.ptq.calibration import Range
 from edgepipe.compress.ptq.layers import Layer
 from edgepipe.compress.ptq.recipes import Recipe
@@ -31,7 +31,8 @@ class Bench:
     ranges: Mapping[str, Range]
     types: tuple[str, str]  # of inputs and outputs
     samples: Arrays
-    wanted: Arrays  # the float model's outputs on `samples`
+    bare: bytes  # the float model up to its scores: without a softmax or sigmoid at the end
+    wanted: Arrays  # what it gives on `samples`
 
     def recipe(self, levels: Mapping[str, Level], rest: Level) -> Recipe:
         """Rules that give each layer its level, and every other one `rest`."""
@@ -45,12 +46,12 @@ class Bench:
         return recipes.applied(self.lite.content, self.recipe(levels, rest), self.ranges)
 
     def distance(self, levels: Mapping[str, Level], rest: Level = "int8") -> float:
-        """How far the outputs of the model quantized so are from the float ones; see `distance`."""
-        return self.distance_of(self.made(levels, rest))
+        """How far the scores of the model quantized so are from the float ones; see `distance`.
 
-    def distance_of(self, content: bytes) -> float:
-        """The same of a model that was made already."""
-        with written(content) as path:
+        Scores tell more than probabilities: a softmax hides what does not change the winner, and what remains depends
+        on a few samples, so that other samples give another ranking.
+        """
+        with written(recipes.applied(self.bare, self.recipe(levels, rest), self.ranges)) as path:
             return distance(predict(path, self.samples).values, self.wanted)
 
 
@@ -71,7 +72,9 @@ def bench_of(
     lite: Model, layers: Sequence[Layer], ranges: Mapping[str, Range], types: tuple[str, str], samples: Arrays
 ) -> Bench:
     """The bench of a float model; `samples` are what its outputs are looked at with."""
-    return Bench(lite, layers, ranges, types, samples, predict(lite.path, samples).values)
+    bare = buffers.without_head(lite.content)
+    with written(bare) as path:
+        return Bench(lite, layers, ranges, types, samples, bare, predict(path, samples).values)
 
 
 @contextmanager

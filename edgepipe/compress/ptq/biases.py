@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from edgepipe.arrays import Array
+from edgepipe.compress.ptq import buffers
 
 PLACES = {
     "CONV_2D": (1, 2, 0),
@@ -24,16 +25,14 @@ LARGEST = 2.0**30  # of a stored bias; sums are added to it in 32 bits
 
 def settled(content: bytes, before: bytes) -> tuple[bytes, list[str]]:
     """The quantized model `content` with every bias of the float model `before` in range; whose was not, by output."""
-    from ai_edge_litert.tools.flatbuffer_utils import convert_object_to_bytearray, read_model_from_bytearray
-
-    model, floats = (read_model_from_bytearray(bytearray(part)) for part in (content, before))
+    model, floats = buffers.opened(content), buffers.opened(before)
     origin = {_output(floats, op): op for op in floats.subgraphs[0].operators}
     moved = []
     for operator, places in _with_bias(model):
         name = _output(model, operator)
         if name in origin and _settle(model, operator, places, _constants(floats, origin[name], places)):
             moved.append(name)
-    return (bytes(convert_object_to_bytearray(model)) if moved else content), moved
+    return (buffers.closed(model) if moved else content), moved
 
 
 def _with_bias(model: Any) -> Iterator[tuple[Any, tuple[int, int, int]]]:
@@ -42,8 +41,7 @@ def _with_bias(model: Any) -> Iterator[tuple[Any, tuple[int, int, int]]]:
 
     places = {getattr(BuiltinOperator, name): found for name, found in PLACES.items()}
     for operator in model.subgraphs[0].operators:
-        code = model.operatorCodes[operator.opcodeIndex]
-        found = places.get(max(code.builtinCode, code.deprecatedBuiltinCode))
+        found = places.get(buffers.kind(model, operator))
         if found is not None and len(operator.inputs) > found[1] and operator.inputs[found[1]] >= 0:
             yield operator, found
 

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from edgepipe.arrays import Array
+from edgepipe.compress.ptq import buffers
 from edgepipe.compress.ptq.calibration import Range, fed
 
 TYPES = {"int8": tf.int8, "uint8": tf.uint8, "float32": tf.float32}
@@ -37,7 +38,7 @@ def quantized(
     from tensorflow.lite.python.convert import mlir_quantize
     from tensorflow.lite.python.optimize.calibrator import Calibrator, add_intermediate_tensors
 
-    known = Calibrator(add_intermediate_tensors(content)).calibrate(lambda: fed(feeds))
+    known = Calibrator(add_intermediate_tensors(buffers.plain(content))).calibrate(lambda: fed(feeds))
     if ranges is not None:
         known = _with_ranges(known, ranges)
     result: bytes = mlir_quantize(
@@ -51,14 +52,12 @@ def quantized(
 
 def _with_ranges(content: bytes, ranges: Mapping[str, Range]) -> bytes:
     """A calibrated model whose activations have these ranges instead."""
-    from ai_edge_litert.tools.flatbuffer_utils import convert_object_to_bytearray, read_model_from_bytearray
-
-    model = read_model_from_bytearray(bytearray(content))
+    model = buffers.opened(content)
     for tensor in (tensor for graph in model.subgraphs for tensor in graph.tensors):
         found = ranges.get(tensor.name.decode())
         if found is not None and _calibrated(tensor):
             tensor.quantization.min, tensor.quantization.max = ([np.float32(end)] for end in found)
-    return bytes(convert_object_to_bytearray(model))
+    return buffers.closed(model)
 
 
 def _calibrated(tensor: Any) -> bool:

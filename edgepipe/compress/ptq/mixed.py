@@ -57,7 +57,7 @@ class Found:
     content: bytes
     quality: float
     trials: tuple[Trial, ...]
-    ranking: tuple[tuple[str, float], ...]  # layer, error of the outputs with this one alone in int8
+    ranking: tuple[tuple[str, float], ...]  # layer, error of the scores with this one alone in int8
 
 
 @final

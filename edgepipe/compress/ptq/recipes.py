@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from edgepipe.compress.ptq import biases
+from edgepipe.compress.ptq import biases, buffers
 from edgepipe.compress.ptq.calibration import Range
 from edgepipe.errors import InputError, ToolError, did_you_mean
 from edgepipe.models.stderr import captured_stderr
@@ -118,7 +118,7 @@ def applied(content: bytes, recipe: Recipe, ranges: Mapping[str, Range] | None) 
     quantizer = library()
     spans = {name: np.asarray(span, np.float32) for name, span in (ranges or {}).items()}
     known = {name: {"min": span[:1], "max": span[1:]} for name, span in spans.items()}
-    plain = _with_codes(content)
+    plain = buffers.plain(content)
     try:
         # progress and counts go to stderr; biases out of range, which NumPy warns of, are settled below
         with captured_stderr(), warnings.catch_warnings(), np.errstate(all="ignore"):
@@ -131,18 +131,6 @@ def applied(content: bytes, recipe: Recipe, ranges: Mapping[str, Range] | None) 
         raise InputError(f"litert-quantizer does not take this: {said}") from error
     made = bytes(result.quantized_model)
     return biases.settled(made, plain)[0] if calibrated(recipe) else made
-
-
-def _with_codes(content: bytes) -> bytes:
-    """A model whose operator codes stand where litert-quantizer looks for them; old files have them elsewhere only."""
-    from ai_edge_litert.tools.flatbuffer_utils import convert_object_to_bytearray, read_model_from_bytearray
-
-    model = read_model_from_bytearray(bytearray(content))
-    if all(code.builtinCode >= code.deprecatedBuiltinCode for code in model.operatorCodes):
-        return content
-    for code in model.operatorCodes:
-        code.builtinCode = max(code.builtinCode, code.deprecatedBuiltinCode)
-    return bytes(convert_object_to_bytearray(model))
 
 
 def library() -> Any:

@@ -44,7 +44,7 @@ class Sensitivity(Record):
     weights: Error | None = Field(description="one scale for each output channel, as TFLite stores them; null: none")
     weights_per_tensor: Error | None = Field(description="one scale for all weights, to compare with")
     activation: Error | None = Field(description="of the layer's output in the range it was calibrated to")
-    alone: float = Field(description="error of the outputs over their variance, with only this layer in integers")
+    alone: float = Field(description="error of the scores over their variance, with only this layer in integers")
     left_out: float = Field(description="the same with every layer but this one in integers")
     quality_alone: float | None = None
     quality_left_out: float | None = None
@@ -55,7 +55,7 @@ class Ranking(Record):
     """All layers of a model, and the model as a whole."""
 
     layers: tuple[Sensitivity, ...] = Field(description="the most sensitive first, by `alone`")
-    whole: float = Field(description="error of the outputs over their variance, with all layers in integers")
+    whole: float = Field(description="error of the scores over their variance, with all layers in integers")
     quality_float: float | None = None
     quality_whole: float | None = None
 
@@ -80,7 +80,8 @@ def rank(bench: Bench, level: Level = "int8", quality: Quality | None = None) ->
 
 
 def _one(bench: Bench, layer: Layer, level: Level, errors: list[Error | None], quality: Quality | None) -> Sensitivity:
-    alone, others = bench.made({layer.name: level}, "float32"), bench.made({layer.name: "float32"}, level)
+    alone: tuple[dict[str, Level], Level] = ({layer.name: level}, "float32")
+    others: tuple[dict[str, Level], Level] = ({layer.name: "float32"}, level)
     return Sensitivity(
         layer=layer.name,
         operator=layer.kind,
@@ -88,10 +89,10 @@ def _one(bench: Bench, layer: Layer, level: Level, errors: list[Error | None], q
         weights=errors[0],
         weights_per_tensor=errors[1],
         activation=errors[2],
-        alone=bench.distance_of(alone),
-        left_out=bench.distance_of(others),
-        quality_alone=None if quality is None else quality(alone),
-        quality_left_out=None if quality is None else quality(others),
+        alone=bench.distance(*alone),
+        left_out=bench.distance(*others),
+        quality_alone=None if quality is None else quality(bench.made(*alone)),
+        quality_left_out=None if quality is None else quality(bench.made(*others)),
     )
 
 

@@ -19,7 +19,6 @@ def float_again(path: Path) -> bytes:
         for tensor in graph.tensors:
             _released(model, tensor)
         _without_passing(model, graph)
-    _without_idle_codes(model)
     model.signatureDefs = []
     return bytes(convert_object_to_bytearray(model))
 
@@ -59,11 +58,3 @@ def _without_passing(model: Any, graph: Any) -> None:
             kept.append(operator)
     graph.operators = kept
     graph.outputs = np.array([instead.get(index, index) for index in graph.outputs], np.int32)
-
-
-def _without_idle_codes(model: Any) -> None:
-    """TensorFlow's quantizer looks every code up, also of operators that are no longer there."""
-    used = sorted({operator.opcodeIndex for graph in model.subgraphs for operator in graph.operators})
-    for operator in (operator for graph in model.subgraphs for operator in graph.operators):
-        operator.opcodeIndex = used.index(operator.opcodeIndex)
-    model.operatorCodes = [model.operatorCodes[index] for index in used]
