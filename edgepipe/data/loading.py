@@ -19,11 +19,14 @@ from edgepipe.data.spec import (
     NpzSpec,
     ParquetSpec,
     Rescale,
+    SoundSpec,
     SpokenDigitsSpec,
     TableSpec,
     folder,
+    noise_folder,
 )
 from edgepipe.data.splits import Split, SplitData, Splits, draw
+from edgepipe.data.waves import Waves
 from edgepipe.errors import InputError
 
 IMBALANCED = 3  # times as many samples of one class as of another are told
@@ -43,12 +46,31 @@ def load(spec: DataSpec, base: Path, seed: int, wanted: frozenset[Split]) -> Spl
     drawn = _drawn(spec, raw, seed)
     parts = {split: _scaled(_part(raw, drawn, split), spec.rescale, raw.name) for split in Split if split in wanted}
     notes = (*raw.notes, *_grouped(raw, drawn), *_imbalance(raw, drawn))
-    if isinstance(spec, TableSpec) and spec.standardize:
-        scaling = Scaling.of(take(raw.parts[Split.TRAIN].x, drawn[Split.TRAIN]))
+    scaling = _scaling(spec, raw, drawn)
+    if scaling is not None:
         parts = {split: SplitData(scaling.apply(part.x), part.y) for split, part in parts.items()}
         notes = (*notes, scaling.told(raw.name))
     counts = {split: len(drawn[split]) if split in drawn else size(raw.parts[split]) for split in Split}
-    return Splits(parts, counts, _classes(raw), raw.class_names, notes, spec.augment)
+    waves = _waves(spec, base, raw, drawn, scaling) if Split.TRAIN in wanted else None
+    return Splits(parts, counts, _classes(raw), raw.class_names, notes, spec.augment, waves)
+
+
+def _scaling(spec: DataSpec, raw: Raw, drawn: dict[Split, Array]) -> Scaling | None:
+    """Of the training samples, if it is asked for: by channel, of spectrograms by band."""
+    if not isinstance(spec, (TableSpec, SoundSpec)) or not spec.standardize:
+        return None
+    bands = isinstance(spec, SoundSpec) and spec.features != "none"
+    return Scaling.of(take(raw.parts[Split.TRAIN].x, drawn[Split.TRAIN]), axis=-2 if bands else -1)
+
+
+def _waves(spec: DataSpec, base: Path, raw: Raw, drawn: dict[Split, Array], scaling: Scaling | None) -> Waves | None:
+    """The waveforms of the training samples, where training changes them."""
+    train = raw.parts[Split.TRAIN]
+    if train.waves is None or raw.features is None:
+        return None
+    place = noise_folder(spec, base)
+    noises = () if place is None else audio.noises(place, raw.features.rate)
+    return Waves(train.waves[drawn[Split.TRAIN]], raw.features, noises, scaling)
 
 
 def _drawn(spec: DataSpec, raw: Raw, seed: int) -> dict[Split, Array]:

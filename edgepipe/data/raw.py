@@ -7,6 +7,7 @@ from typing import Any, final
 import numpy as np
 
 from edgepipe.arrays import Array, Arrays, count
+from edgepipe.data.features import Features
 from edgepipe.data.splits import Split
 from edgepipe.errors import InputError
 
@@ -22,6 +23,7 @@ class RawPart:
     x: Arrays
     y: Array | None
     groups: Array | None = None  # (n,): who or what a sample comes from, to be kept on one side of a split
+    waves: Array | None = None  # (n, samples): of sound, kept if training changes it
 
 
 @final
@@ -33,6 +35,7 @@ class Raw:
     parts: Mapping[Split, RawPart]
     class_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    features: Features | None = None  # what was computed of sound
 
 
 def checked(raw: Raw) -> Raw:

@@ -12,11 +12,10 @@ from typing import Annotated, Any, Literal, final
 from pydantic import AfterValidator, Field, JsonValue, model_validator
 
 from edgepipe import sources
-from edgepipe.config import Document, Options, Path_, Quantity, describe, validate
+from edgepipe.config import Document, Options, Path_, describe, validate
 from edgepipe.data import idx, speech
-from edgepipe.data.augmentation import Augment
+from edgepipe.data.augmentation import Augment, Seconds
 from edgepipe.errors import InputError, ToolError, did_you_mean
-from edgepipe.units import Dimension
 
 DEFAULT_FRACTION = 0.2
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -31,7 +30,6 @@ def _expression(text: str) -> str:
     return text
 
 
-Seconds = Annotated[float, Quantity(Dimension.SECONDS)]
 Expression = Annotated[str, AfterValidator(_expression)]
 
 
@@ -168,6 +166,9 @@ class SoundSpec(_Common):
     group_from: Expression | None = Field(
         default=None, description="regular expression for the speaker in a file's name, its first group if it has one"
     )
+    standardize: bool = Field(
+        default=False, description="each band, or the waveform, to mean 0, deviation 1 of the training split"
+    )
     skip_corrupt: bool = Field(default=False, description="leave out recordings that cannot be read, and say which")
     rescale: Literal["none"] = Field(default="none", description="features are taken as they are")
 
@@ -182,6 +183,8 @@ class SoundSpec(_Common):
             raise ValueError(f"{self.coefficients} coefficients need as many mel bands; there are {self.mels}")
         if self.hop > self.seconds or self.window > self.seconds:
             raise ValueError("window and hop must be shorter than a recording")
+        if self.augment is not None and self.augment.shift is not None and self.augment.shift >= self.seconds:
+            raise ValueError(f"augment: a shift of {self.augment.shift:g} s leaves nothing of {self.seconds:g} s")
         return self
 
 
@@ -228,6 +231,7 @@ def parse(document: Document, path: Path_, value: Any, base: Path) -> DataSpec |
     if spec is not None:
         _check(document, path if isinstance(value, str) else (*path, _source(spec)), spec, base)
         _check_files(document, path, spec, base)
+        _check_sound(document, (*path, "augment"), spec, base)
     return spec if len(document.problems) == before else None
 
 
@@ -301,6 +305,23 @@ def _check_files(document: Document, path: Path_, spec: DataSpec, base: Path) ->
         for index, file in enumerate(spec.files):
             if not (base / file).exists():
                 document.problem((*path, "files", index), f"no such file or folder: {base / file}")
+
+
+def _check_sound(document: Document, path: Path_, spec: DataSpec, base: Path) -> None:
+    if spec.augment is None:
+        return
+    for name in spec.augment.sound if not isinstance(spec, SoundSpec) else ():
+        found = f"{name} changes waveforms, and `{_source(spec)}` gives none; audio and spoken_digits do"
+        document.problem((*path, name), found, at="key")
+    noise = noise_folder(spec, base)
+    if noise is not None and not noise.is_dir():
+        document.problem((*path, "noise", "folder"), f"no such folder: {noise}")
+
+
+def noise_folder(spec: DataSpec, base: Path) -> Path | None:
+    """The folder of noise that `augment:` mixes in, if it names one."""
+    noise = spec.augment.noise if spec.augment is not None else None
+    return base / noise.folder if noise is not None and noise.folder is not None else None
 
 
 def folder(spec: NpzSpec | ImagesSpec | FashionSpec | IdxSpec | CsvSpec | ParquetSpec | AudioSpec, base: Path) -> Path:

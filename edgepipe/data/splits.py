@@ -13,6 +13,7 @@ import numpy as np
 
 from edgepipe.arrays import Array, Arrays, count, take
 from edgepipe.data.augmentation import Augment
+from edgepipe.data.waves import Waves
 from edgepipe.errors import EdgepipeError, ExitCode, InputError
 
 
@@ -60,6 +61,7 @@ class Splits:
     class_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     augment: Augment | None = None  # what training stages do to training samples
+    waves: Waves | None = None  # of the training samples, if `augment` changes sound
 
     @property
     def train(self) -> SplitData:

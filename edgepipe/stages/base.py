@@ -163,4 +163,4 @@ def _augmenter(options: Augment, work: Work) -> "Augmenter":
         raise InputError("`augment:` changes one input, and the samples have several; do it in a function of your own")
     classes = work.data.classes if task.kind == "classification" and task.labels == "one" else None
     deviation = x.reshape(-1, x.shape[-1]).std(axis=0) if options.jitter is not None else None
-    return make(options, tuple(x.shape[1:]), classes, deviation)
+    return make(options, tuple(x.shape[1:]), classes, deviation, work.data.waves)
