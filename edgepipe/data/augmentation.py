@@ -1,8 +1,8 @@
 """`augment:` of a dataset: how training samples are changed at random, read without importing anything heavy.
 
 What is named is applied in one order, whatever the order in the file: to the waveform first (shift, gain, noise), then
-places (flip, crop, rotate), values (scale, rotation, jitter), what is hidden (spec_augment, cutout), and last what is
-mixed (mixup or cutmix).
+places (flip, crop, rotate), rand_augment, values (scale, rotation, jitter), what is hidden (spec_augment, cutout), and
+last what is mixed (mixup or cutmix).
 """
 
 from typing import Annotated, Literal, final
@@ -24,7 +24,7 @@ Seconds = Annotated[float, Quantity(Dimension.SECONDS)]
 Decibel = Annotated[float, Field(ge=-100, le=100)]
 Range = Annotated[tuple[Decibel, Decibel], AfterValidator(_rising)]
 SOUND = ("shift", "gain", "noise")
-IMAGES = ("flip", "crop", "rotate", "cutout", "cutmix")
+IMAGES = ("flip", "crop", "rotate", "rand_augment", "cutout", "cutmix")
 SPECTROGRAMS = ("spec_augment",)
 WINDOWS = ("jitter", "scale", "rotation")
 
@@ -55,6 +55,14 @@ class Noise(Options):
 
 
 @final
+class RandAugment(Options):
+    """Cubuk et al. 2019 (arXiv 1909.13719): operations drawn for each image, all of one magnitude."""
+
+    operations: int = Field(default=2, ge=1, le=14, description="how many are applied to an image, one after another")
+    magnitude: int = Field(default=9, ge=0, le=30, description="of each, from 0 to 30, the paper's strongest")
+
+
+@final
 class Augment(Options):
     """Random changes of training samples. Validation, test and representative samples stay as they are."""
 
@@ -70,6 +78,9 @@ class Augment(Options):
         default=None, ge=1, description="images: pixels that are added as zeros on each side before a crop to size"
     )
     rotate: Angle | None = Field(default=None, description="images: degrees, at most, to either side")
+    rand_augment: RandAugment | None = Field(
+        default=None, description="images: operations drawn from fourteen (Cubuk et al. 2019)"
+    )
     scale: float | None = Field(
         default=None,
         gt=0,

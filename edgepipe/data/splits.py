@@ -62,6 +62,7 @@ class Splits:
     notes: tuple[str, ...] = ()
     augment: Augment | None = None  # what training stages do to training samples
     waves: Waves | None = None  # of the training samples, if `augment` changes sound
+    pixels: tuple[float, float] | None = None  # what 0 and 255 of stored bytes became; None: no bytes were stored
 
     @property
     def train(self) -> SplitData:

@@ -157,10 +157,12 @@ def taught(work: Work, teaching: "Teaching | None") -> "Lesson":
 
 def _augmenter(options: Augment, work: Work) -> "Augmenter":
     from edgepipe.training.augment import make
+    from edgepipe.training.rand_augment import limits_of
 
     x, task = work.data.train.x, work.goal
     if isinstance(x, dict):
         raise InputError("`augment:` changes one input, and the samples have several; do it in a function of your own")
     classes = work.data.classes if task.kind == "classification" and task.labels == "one" else None
     deviation = x.reshape(-1, x.shape[-1]).std(axis=0) if options.jitter is not None else None
-    return make(options, tuple(x.shape[1:]), classes, deviation, work.data.waves)
+    limits = limits_of(x, work.data.pixels) if options.rand_augment is not None else None
+    return make(options, tuple(x.shape[1:]), classes, deviation, work.data.waves, limits)

@@ -14,7 +14,7 @@ from edgepipe.arrays import Array
 from edgepipe.data.augmentation import IMAGES, SPECTROGRAMS, WINDOWS, Augment
 from edgepipe.data.waves import Waves
 from edgepipe.errors import InputError
-from edgepipe.training import sound
+from edgepipe.training import rand_augment, sound
 from edgepipe.training.sound import Sounds
 
 Change = Callable[[Array, np.random.Generator], Array]
@@ -65,6 +65,7 @@ def make(
     classes: int | None,
     deviation: Array | None = None,
     waves: Waves | None = None,
+    limits: tuple[float, float] | None = None,
 ) -> Augmenter:
     """The augmenter for samples of `shape`.
 
@@ -74,6 +75,7 @@ def make(
         classes: of a classifier with one label a sample; None for every other task.
         deviation: of each channel over the training split, (channels,), for jitter.
         waves: of the training samples, for what changes sound.
+        limits: black and white of images, for rand_augment; None: 0 and 1.
 
     Raises:
         InputError: something that these samples, or this task, cannot be changed by.
@@ -89,6 +91,7 @@ def make(
         "flip": lambda how: lambda x, random: flip(x, how, random),
         "crop": lambda edge: lambda x, random: crop(x, edge, random),
         "rotate": lambda degrees: lambda x, random: rotate(x, degrees, random),
+        "rand_augment": lambda o: lambda x, random: rand_augment.change(x, o, limits or (0.0, 1.0), random),
         "scale": lambda by: lambda x, random: scale(x, by, random),
         "rotation": lambda degrees: lambda x, random: rotation(x, degrees, random),
         "jitter": lambda by: lambda x, random: jitter(x, by * spread, random),
