@@ -64,8 +64,8 @@ def limits_of(x: Array, known: tuple[float, float] | None) -> tuple[float, float
         InputError: no images, neither one nor three channels, or values of no range that images have.
     """
     if x.ndim != 4 or x.shape[-1] not in CHANNELS:
-        found = f"the samples have shape {tuple(x.shape[1:])}"
-        raise InputError(f"augment: rand_augment is for images (height, width, channels) of 1 or 3 channels; {found}")
+        seen = f"the samples have shape {tuple(x.shape[1:])}"
+        raise InputError(f"augment: rand_augment is for images (height, width, channels) of 1 or 3 channels; {seen}")
     if known is not None:
         return known
     low, high = float(x.min()), float(x.max())
