@@ -6,6 +6,7 @@ import numpy as np
 
 from edgepipe.arrays import Array, Arrays, each, take
 from edgepipe.data import audio, function, groups, idx, images, npz, tables
+from edgepipe.data.constants import preprocessing
 from edgepipe.data.raw import Raw, RawPart, checked, part_of, size
 from edgepipe.data.scaling import Scaling
 from edgepipe.data.spec import (
@@ -52,16 +53,8 @@ def load(spec: DataSpec, base: Path, seed: int, wanted: frozenset[Split]) -> Spl
         notes = (*notes, scaling.told(raw.name))
     counts = {split: len(drawn[split]) if split in drawn else size(raw.parts[split]) for split in Split}
     waves = _waves(spec, base, raw, drawn, scaling) if Split.TRAIN in wanted else None
-    pixels = _pixels_of(raw, spec.rescale)
-    return Splits(parts, counts, _classes(raw), raw.class_names, notes, spec.augment, waves, pixels)
-
-
-def _pixels_of(raw: Raw, rescale: Rescale) -> tuple[float, float] | None:
-    """What 0 and 255 of stored bytes become."""
-    x = raw.parts[Split.TRAIN].x
-    if isinstance(x, dict) or x.dtype != np.uint8:
-        return None
-    return {"unit": (0.0, 1.0), "signed": (-1.0, 1.0), "none": (0.0, 255.0)}[rescale]
+    known = preprocessing(spec, raw, scaling)
+    return Splits(parts, counts, _classes(raw), raw.class_names, notes, spec.augment, waves, known)
 
 
 def _scaling(spec: DataSpec, raw: Raw, drawn: dict[Split, Array]) -> Scaling | None:

@@ -36,6 +36,7 @@ class Raw:
     class_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     features: Features | None = None  # what was computed of sound
+    channels: tuple[str, ...] = ()  # names of the columns that samples are made of
 
 
 def checked(raw: Raw) -> Raw:

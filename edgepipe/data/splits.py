@@ -15,6 +15,7 @@ from edgepipe.arrays import Array, Arrays, count, take
 from edgepipe.data.augmentation import Augment
 from edgepipe.data.waves import Waves
 from edgepipe.errors import EdgepipeError, ExitCode, InputError
+from edgepipe.tflite.metadata import Preprocessing
 
 
 class Split(StrEnum):
@@ -62,7 +63,7 @@ class Splits:
     notes: tuple[str, ...] = ()
     augment: Augment | None = None  # what training stages do to training samples
     waves: Waves | None = None  # of the training samples, if `augment` changes sound
-    pixels: tuple[float, float] | None = None  # what 0 and 255 of stored bytes became; None: no bytes were stored
+    preprocessing: Preprocessing | None = None  # what was done to samples, for a device to repeat
 
     @property
     def train(self) -> SplitData:

@@ -59,7 +59,8 @@ def read(root: Path, spec: TableSpec) -> Raw:
         raise InputError(f"{root}: no samples in {len(paths)} files{size}")
     y, names = _labelled(got.labels)
     part = RawPart(np.stack(got.x).astype(np.float32), y, np.array(got.groups) if got.groups else None)
-    return Raw(str(root), {Split.TRAIN: part}, names, tuple(_notes(root, spec, got, corrupt, len(paths))))
+    notes = tuple(_notes(root, spec, got, corrupt, len(paths)))
+    return Raw(str(root), {Split.TRAIN: part}, names, notes, channels=got.names)
 
 
 def _pandas() -> Any:

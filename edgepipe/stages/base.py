@@ -164,5 +164,6 @@ def _augmenter(options: Augment, work: Work) -> "Augmenter":
         raise InputError("`augment:` changes one input, and the samples have several; do it in a function of your own")
     classes = work.data.classes if task.kind == "classification" and task.labels == "one" else None
     deviation = x.reshape(-1, x.shape[-1]).std(axis=0) if options.jitter is not None else None
-    limits = limits_of(x, work.data.pixels) if options.rand_augment is not None else None
+    known = work.data.preprocessing.pixels if work.data.preprocessing is not None else None
+    limits = limits_of(x, known and known.given) if options.rand_augment is not None else None
     return make(options, tuple(x.shape[1:]), classes, deviation, work.data.waves, limits)

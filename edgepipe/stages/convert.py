@@ -13,6 +13,7 @@ from edgepipe.stages import facts
 from edgepipe.stages.base import Stage, Work, World
 from edgepipe.tflite.graph import read
 from edgepipe.tflite.integer import findings
+from edgepipe.tflite.metadata import with_preprocessing
 from edgepipe.tflite.model import Model
 
 Scheme = Literal["int8", "float16", "dynamic", "float32"]
@@ -69,7 +70,8 @@ class Convert(Stage):
         interface = {"input_type": self.input or self._default(), "output_type": self.output or self._default()}
         model = facts.open_any(work.input.path, work.input.kind, allow_code=work.allow_code)
         path = work.folder / "model.tflite"
-        write_bytes(path, convert(model, scheme=self.scheme, samples=self._samples(work), **interface))
+        content = convert(model, scheme=self.scheme, samples=self._samples(work), **interface)
+        write_bytes(path, with_preprocessing(content, work.splits.preprocessing if work.splits is not None else None))
         artifact, lite = Artifact.of(Kind.TFLITE, path), read(path)
         tables = self._agreement(model, lite, work)
         metrics = (*_quality(artifact, work), *tables[1], *counts(lite))

@@ -66,7 +66,7 @@ def limits_of(x: Array, known: tuple[float, float] | None) -> tuple[float, float
     if x.ndim != 4 or x.shape[-1] not in CHANNELS:
         seen = f"the samples have shape {tuple(x.shape[1:])}"
         raise InputError(f"augment: rand_augment is for images (height, width, channels) of 1 or 3 channels; {seen}")
-    if known is not None:
+    if known in RANGES:
         return known
     low, high = float(x.min()), float(x.max())
     found = next((pair for pair in RANGES if pair[0] <= low and high <= pair[1]), None)
