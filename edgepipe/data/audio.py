@@ -32,6 +32,7 @@ class _Told:
     cropped: list[float] = field(default_factory=list)  # seconds
     padded: list[float] = field(default_factory=list)
     slower: dict[int, int] = field(default_factory=dict)  # rate below what is asked -> how many
+    silent: int = 0
 
 
 def features(spec: SoundSpec) -> Features:
@@ -41,8 +42,8 @@ def features(spec: SoundSpec) -> Features:
     return Features(spec.features, spec.rate, *samples, spec.mels, spec.coefficients, spec.fmin, fmax, spec.floor)
 
 
-def read(root: Path, spec: SoundSpec) -> Raw:
-    """All recordings below `root` as features, labelled by the sorted names of the class folders.
+def read(root: Path, spec: SoundSpec, noise: Path | None = None) -> Raw:
+    """All recordings below `root` as features, labelled by the sorted names of the class folders; `noise` is none.
 
     Raises:
         InputError: no class folders, an empty one, a class that training does not have, or recordings that cannot be
@@ -51,19 +52,30 @@ def read(root: Path, spec: SoundSpec) -> Raw:
     """
     library()
     split_folders = folders.split_folders(root)
-    names = folders.class_names(split_folders[Split.TRAIN], "recordings")
+    names = _classes(split_folders[Split.TRAIN], noise)
     for folder in split_folders.values():
-        folders.check_classes(folder, names, ENDINGS, "recordings")
+        folders.check_classes(folder, names, ENDINGS, "recordings", noise)
     told, wanted = _Told(), features(spec)
     parts = {split: _part(folder, names, spec, wanted, told) for split, folder in split_folders.items()}
     if told.corrupt and not spec.skip_corrupt:
         listed = "\n".join(f"  {entry}" for entry in told.corrupt)
         raise InputError(
-            f"{root}: {len(told.corrupt)} recordings cannot be read; replace them, or set `skip_corrupt: true`:\n"
+            f"{root}: {len(told.corrupt)} recordings cannot be used; replace them, or set `skip_corrupt: true`:\n"
             f"{listed}"
         )
-    notes = (f"{root}: features: {wanted.told()}", *_notes(root, spec, told))
+    labels = parts[Split.TRAIN].y
+    folders.check_left(root, names, set() if labels is None else set(labels.tolist()), told.corrupt)
+    notes = (f"{root}: features: {wanted.told()}", *_notes(root, spec, told), *folders.beside(root))
+    if noise is not None and noise.resolve().parent in [folder.resolve() for folder in split_folders.values()]:
+        notes = (*notes, f"{root}: {noise.name} is where `augment:` takes noise from, and no class")
     return Raw(str(root), parts, names, (*notes, *folders.others(root, ENDINGS, "recordings")), wanted)
+
+
+def _classes(folder: Path, noise: Path | None) -> tuple[str, ...]:
+    """The class folders; one that `augment:` takes its noise from is none."""
+    if noise is not None and folder.resolve().is_relative_to(noise.resolve()):
+        raise InputError(f"augment: noise: {noise} holds the recordings that it should be mixed into")
+    return folders.class_names(folder, "recordings", noise)
 
 
 def _part(folder: Path, names: tuple[str, ...], spec: SoundSpec, wanted: Features, told: _Told) -> RawPart:
@@ -98,6 +110,7 @@ def _wave(path: Path, spec: SoundSpec, told: _Told) -> Array:
     samples, rate = _decoded(path)
     if rate < spec.rate:
         told.slower[rate] = told.slower.get(rate, 0) + 1
+    told.silent += not samples.any()
     samples = _resampled(samples, rate, spec.rate)
     length = round(spec.seconds * spec.rate)
     over = len(samples) - length
@@ -178,6 +191,8 @@ def _notes(root: Path, spec: SoundSpec, told: _Told) -> tuple[str, ...]:
     for what, times in (("cropped, both ends alike,", told.cropped), ("padded with silence", told.padded)):
         if times:
             notes.append(f"{root}: {len(times)} recordings {what} to {spec.seconds:g} s, by up to {max(times):.3g} s")
+    if told.silent:
+        notes.append(f"{root}: {told.silent} recordings are silent throughout")
     for rate, number in sorted(told.slower.items()):
         notes.append(
             f"{root}: {number} recordings at {rate} Hz (asked for {spec.rate}) hold nothing above {rate // 2} Hz"

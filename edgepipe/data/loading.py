@@ -78,9 +78,12 @@ def _waves(spec: DataSpec, base: Path, raw: Raw, drawn: dict[Split, Array], scal
 def _drawn(spec: DataSpec, raw: Raw, seed: int) -> dict[Split, Array]:
     train = raw.parts[Split.TRAIN]
     shares = _shares(spec, raw)
-    if train.groups is None or not shares:
-        return draw(_strata(spec, train), size(train), shares, seed)
-    return groups.draw_groups(_strata(spec, train), train.groups, shares, seed)
+    try:
+        if train.groups is None or not shares:
+            return draw(_strata(spec, train), size(train), shares, seed, raw.class_names)
+        return groups.draw_groups(_strata(spec, train), train.groups, shares, seed)
+    except InputError as error:
+        raise InputError(f"{raw.name}: {error}") from None
 
 
 def _grouped(raw: Raw, drawn: dict[Split, Array]) -> tuple[str, ...]:
@@ -133,7 +136,7 @@ def read(spec: DataSpec, base: Path) -> Raw:
     if isinstance(spec, (CsvSpec, ParquetSpec)):
         return tables.read(place, spec)
     if isinstance(spec, AudioSpec):
-        return audio.read(place, spec)
+        return audio.read(place, spec, noise_folder(spec, base))
     found = idx.read(place)
     name = "Fashion-MNIST" if isinstance(spec, FashionSpec) else str(place)
     return Raw(name, {Split(split): part_of(name, pair) for split, pair in found.items()})
@@ -189,4 +192,6 @@ def _classes(raw: Raw) -> int | None:
         return len(raw.class_names)
     labels = [_flat(part.y) for part in raw.parts.values()]
     whole = [y for y in labels if y is not None and y.ndim == 1 and y.dtype.kind in "biu"]
-    return max(int(y.max()) for y in whole) + 1 if whole and len(whole) == len(labels) else None
+    if not whole or len(whole) < len(labels) or min(int(y.min()) for y in whole) < 0:
+        return None
+    return max(int(y.max()) for y in whole) + 1

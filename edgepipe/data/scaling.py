@@ -15,6 +15,7 @@ class Scaling:
 
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
+    still: tuple[int, ...] = ()  # which never change, and are only moved
     axis: int = -1  # which axis of a sample the constants belong to: -1 channels, -2 bands of (frames, bands, 1)
 
     @classmethod
@@ -23,8 +24,9 @@ class Scaling:
         array = next(iter(x.values())) if isinstance(x, dict) else x
         moved = np.moveaxis(array, axis, -1)
         flat = moved.reshape(-1, moved.shape[-1]).astype(np.float64)
-        deviation = flat.std(axis=0)
-        return cls(tuple(flat.mean(axis=0).tolist()), tuple(np.where(deviation > 0, deviation, 1.0).tolist()), axis)
+        deviation, still = flat.std(axis=0), np.ptp(flat, axis=0) == 0
+        known = flat.mean(axis=0).tolist(), np.where(still, 1.0, deviation).tolist()
+        return cls(tuple(known[0]), tuple(known[1]), tuple(np.flatnonzero(still).tolist()), axis)
 
     def apply(self, x: Arrays) -> Arrays:
         """`x` (n, ..., channels) scaled, float32."""
@@ -41,6 +43,9 @@ class Scaling:
     def told(self, name: str) -> str:
         """The constants, for the report: a device needs them."""
         shown = [", ".join(f"{value:.9g}" for value in values) for values in (self.mean, self.deviation)]
+        what = "channel" if self.axis == -1 else "band"
+        still = f"; {what} {', '.join(map(str, self.still))} never changes in training" if self.still else ""
         return (
             f"{name}: standardized by the training split: mean [{shown[0]}], deviation [{shown[1]}]; a device must too"
+            f"{still}"
         )

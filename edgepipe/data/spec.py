@@ -4,6 +4,7 @@ Reading it loads no data and imports nothing heavy, so that `check` stays fast; 
 (misspelled options, missing files, fractions that leave no training data) is found here, with line and column.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -130,6 +131,13 @@ class TableSpec(_Common):
         for column, pattern in (("label", "label_from"), ("group", "group_from")):
             if getattr(self, column) is not None and getattr(self, pattern) is not None:
                 raise ValueError(f"{column} and {pattern} exclude each other")
+        twice = {name for name in self.channels if self.channels.count(name) > 1}
+        if twice:
+            raise ValueError(f"channels names {', '.join(sorted(twice))} twice")
+        for what, names in (("label", (self.label,)), ("ignore", self.ignore)):
+            both = sorted(set(self.channels).intersection(name for name in names if name is not None))
+            if both:
+                raise ValueError(f"'{both[0]}' is both a channel and named in {what}")
         return self
 
 
@@ -183,9 +191,31 @@ class SoundSpec(_Common):
             raise ValueError(f"{self.coefficients} coefficients need as many mel bands; there are {self.mels}")
         if self.hop > self.seconds or self.window > self.seconds:
             raise ValueError("window and hop must be shorter than a recording")
+        self._check_frames(top)
         if self.augment is not None and self.augment.shift is not None and self.augment.shift >= self.seconds:
             raise ValueError(f"augment: a shift of {self.augment.shift:g} s leaves nothing of {self.seconds:g} s")
         return self
+
+    def _check_frames(self, top: float) -> None:
+        """A frame fits into a recording, and each mel band holds a frequency of the FFT."""
+        samples, window = round(self.seconds * self.rate), round(self.window * self.rate)
+        fft = 1 << max(window - 1, 0).bit_length()
+        if self.features == "none":
+            return
+        if window < 2 or round(self.hop * self.rate) < 1 or fft > samples:
+            raise ValueError(
+                f"a recording of {samples} samples, windows of {window} in an FFT of {fft}, every "
+                f"{round(self.hop * self.rate)}: an FFT must fit into a recording, a window have 2 samples, a hop 1"
+            )
+        low, high = (2595 * math.log10(1 + edge / 700) for edge in (self.fmin, top))
+        steps = [low + (high - low) * step / (self.mels + 1) for step in range(self.mels + 2)]
+        edges = [700 * (10 ** (step / 2595) - 1) * fft / self.rate for step in steps]  # in steps of the FFT
+        empty = sum(math.floor(edges[band]) + 1 >= edges[band + 2] for band in range(self.mels))
+        if empty:
+            raise ValueError(
+                f"{empty} of {self.mels} mel bands would be empty: they lie between the frequencies of an FFT of {fft} "
+                f"points, {self.rate / fft:.4g} Hz apart; ask for fewer `mels`, a longer `window`, or a higher `fmin`"
+            )
 
 
 @final

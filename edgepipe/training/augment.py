@@ -12,6 +12,7 @@ import numpy as np
 
 from edgepipe.arrays import Array
 from edgepipe.data.augmentation import IMAGES, SPECTROGRAMS, WINDOWS, Augment
+from edgepipe.data.splits import Splits
 from edgepipe.data.waves import Waves
 from edgepipe.errors import InputError
 from edgepipe.training import rand_augment, sound
@@ -57,6 +58,23 @@ class Augmenter:
 
 def _shown(value: Any) -> str:
     return str(value.model_dump()) if hasattr(value, "model_dump") else str(value)
+
+
+def augmenter(data: Splits, classes: int | None) -> Augmenter | None:
+    """What `augment:` asks for, for the training samples of `data`; None if it asks for nothing.
+
+    Raises:
+        InputError: something that these samples, or this task, cannot be changed by.
+    """
+    options, x = data.augment, data.train.x
+    if options is None:
+        return None
+    if isinstance(x, dict):
+        raise InputError("`augment:` changes one input, and the samples have several; do it in a function of your own")
+    deviation = x.reshape(-1, x.shape[-1]).std(axis=0) if options.jitter is not None else None
+    known = data.preprocessing.pixels if data.preprocessing is not None else None
+    limits = rand_augment.limits_of(x, known and known.given) if options.rand_augment is not None else None
+    return make(options, tuple(x.shape[1:]), classes, deviation, data.waves, limits)
 
 
 def make(
