@@ -12,8 +12,8 @@ FAKE_QUANT = "_fake_quant"  # of the layer that quantizes what another gives
 
 
 def opened(model: Any) -> Any:
-    """`model` as a graph of layers: of a Sequential of Keras 3, which has none of its own, the one it is built of."""
-    return model._functional if isinstance(model, keras.Sequential) else model
+    """`model` as a graph of layers; a Sequential of Keras 3 shows none, and is told again with the same layers."""
+    return keras.Model(model.inputs, model.outputs, name=model.name) if isinstance(model, keras.Sequential) else model
 
 
 def tensor(model: Any, name: str, whose: str) -> Any:
