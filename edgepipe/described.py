@@ -10,7 +10,7 @@ from pydantic import Field
 from edgepipe import config, sources
 from edgepipe.arrays import Array, Arrays
 from edgepipe.config import Document, Path_
-from edgepipe.data.loading import load
+from edgepipe.data.loading import MANY_CLASSES, load
 from edgepipe.data.spec import DataSpec, parse
 from edgepipe.data.splits import FITTING, Split, Splits
 from edgepipe.errors import ConfigError, InputError
@@ -59,6 +59,7 @@ def describe(description: str, base: Path, seed: int | None = None) -> tuple[Des
     if spec is None:
         raise InputError(f"'{description}' describes no dataset")
     splits = load(spec, folder, own if seed is None else seed, FITTING)
+    _check_augment(splits)
     return _described(description, spec, splits), splits
 
 
@@ -83,6 +84,14 @@ def _read(description: str, base: Path) -> tuple[Document, Path_, Any, Path, int
     return document, ("data",), document.data["data"], base, 0
 
 
+def _check_augment(splits: Splits) -> None:
+    """Raise an `InputError` if training samples cannot be changed as `augment:` says."""
+    if splits.augment is not None:
+        from edgepipe.training.augment import augmenter
+
+        augmenter(splits, splits.classes)
+
+
 def _described(source: str, spec: DataSpec, splits: Splits) -> Described:
     x = splits.train.x
     named = x if isinstance(x, dict) else {"": x}
@@ -93,7 +102,7 @@ def _described(source: str, spec: DataSpec, splits: Splits) -> Described:
         values=tuple(value for name, array in named.items() for value in _values(name, array)),
         labels=_labels(splits),
         classes=_classes(splits),
-        notes=splits.notes,
+        notes=(*splits.notes, *_gaps(splits)),
     )
 
 
@@ -116,13 +125,13 @@ def _labels(splits: Splits) -> str:
     y = splits.train.y
     if y is None:
         return "none"
-    if splits.classes is not None:
+    if splits.classes is not None and splits.classes <= MANY_CLASSES:
         return f"{splits.classes} classes"
     return f"{y.dtype} of shape {tuple(y.shape[1:])}, {y.min():g} to {y.max():g}"
 
 
 def _classes(splits: Splits) -> dict[str, dict[str, int]]:
-    if splits.classes is None:
+    if splits.classes is None or splits.classes > MANY_CLASSES:
         return {}
     names: Sequence[str] = splits.class_names or [str(label) for label in range(splits.classes)]
     counted = {split: np.bincount(np.ravel(part.y), minlength=splits.classes) for split, part in splits.parts.items()
@@ -132,12 +141,24 @@ def _classes(splits: Splits) -> dict[str, dict[str, int]]:
     }
 
 
+def _gaps(splits: Splits) -> list[str]:
+    """Splits without samples of some class, and data of one class only, as notes."""
+    counted = _classes(splits)
+    empty = {
+        split: [name for name, found in counted.items() if not found.get(split)] for split in ("train", "validation")
+    }
+    told = [
+        f"the {split} split has no sample of: {', '.join(names[:CHANNELS])}" for split, names in empty.items() if names
+    ]
+    return [*told, "one class only: no classifier can be trained on it"] if len(counted) == 1 else told
+
+
 def samples(splits: Splits, each: int) -> list[tuple[str, Array]]:
     """Up to `each` training samples of every class, or of all without classes, to be looked at."""
     x: Arrays = splits.train.x
     array = next(iter(x.values())) if isinstance(x, dict) else x
     y = splits.train.y
-    if splits.classes is None or y is None:
+    if splits.classes is None or splits.classes > MANY_CLASSES or y is None:
         return [("", array[:each])]
     names = splits.class_names or [str(label) for label in range(splits.classes)]
     rows = [(name, array[np.ravel(y) == number][:each]) for number, name in enumerate(names)]

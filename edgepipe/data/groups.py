@@ -30,8 +30,8 @@ def draw_groups(labels: Array | None, groups: Array, shares: Mapping[Split, floa
     splits = [Split.TRAIN, *shares]
     if len(names) < len(splits):
         raise InputError(
-            f"{len(names)} groups ({', '.join(map(str, names[:SHOWN]))}) cannot be kept apart in {len(splits)} splits "
-            f"({', '.join(splits)}); one group must not sit on two sides"
+            f"{len(names)} {'group' if len(names) == 1 else 'groups'} ({', '.join(map(str, names[:SHOWN]))}) cannot be "
+            f"kept apart in {len(splits)} splits ({', '.join(splits)}); one group must not sit on two sides"
         )
     counts = _counts(labels, index, len(names))
     wanted = np.array([1 - sum(shares.values()), *shares.values()])[:, None] * counts.sum(axis=0)

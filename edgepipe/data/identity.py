@@ -26,12 +26,15 @@ from edgepipe.data.spec import (
     SpokenDigitsSpec,
     TableSpec,
     folder,
+    noise_folder,
     table_files,
 )
 from edgepipe.errors import InputError
 
 log = logging.getLogger(__name__)
-_PLACES = {"npz", "images", "idx", "fashion_mnist", "csv", "parquet", "audio", "files", "representative"}
+_PLACES: dict[str, Any] = dict.fromkeys(
+    ("npz", "images", "idx", "fashion_mnist", "csv", "parquet", "audio", "files", "representative"), True
+) | {"augment": {"noise": {"folder": True}}}
 SETTLED = 2.0  # seconds; a file younger than that may change again without a new ctime, so it is not remembered
 # import name -> distribution, where they differ
 _DISTRIBUTIONS = {"sklearn": "scikit-learn", "PIL": "Pillow", "cv2": "opencv-python", "skimage": "scikit-image"}
@@ -53,12 +56,15 @@ def identity(spec: DataSpec, base: Path, memo: Path | None = None) -> dict[str, 
     """
     with FileDigests(memo) as digests:
         content = {name: _content(path, digests) for name, path in _reads(spec, base).items()}
+        noise = noise_folder(spec, base)
+        noises = None if noise is None else _content(noise, digests)
     return {
         "options": spec.model_dump(mode="json", exclude=_PLACES),
         "kind": type(spec).__name__,
         "loader": sources.digest("edgepipe.data.loading"),
         "function": sources.digest(_module(spec), base) if isinstance(spec, FunctionSpec) else None,
         "files": content,
+        "noise": noises,
         "program": speech.version() if isinstance(spec, SpokenDigitsSpec) else None,
         "packages": {name: sources.version(name) for name in sorted(_packages(spec, base))},
     }

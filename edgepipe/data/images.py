@@ -1,9 +1,9 @@
 """Image folders: one subfolder per class, read with Pillow."""
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import numpy as np
 
@@ -27,6 +27,26 @@ class _Corrupt:
         return f"{self.path} ({self.reason})"
 
 
+@final
+@dataclass
+class _Told:
+    """What happened to images on the way."""
+
+    corrupt: list[_Corrupt] = field(default_factory=list)
+    turned: int = 0
+    transparent: int = 0
+    moving: int = 0
+
+    def notes(self, root: Path) -> tuple[str, ...]:
+        """What is worth knowing besides corrupt files."""
+        found = (
+            (self.turned, "turned upright as their EXIF data says"),
+            (self.transparent, "with transparency, which is left out"),
+            (self.moving, "with several pictures, of which the first is taken"),
+        )
+        return tuple(f"{root}: {number} images {what}" for number, what in found if number)
+
+
 def read(root: Path, spec: ImagesSpec) -> Raw:
     """All images below `root`, uint8 (n, h, w, channels), labelled by the sorted names of the class folders.
 
@@ -38,25 +58,28 @@ def read(root: Path, spec: ImagesSpec) -> Raw:
     names = folders.class_names(split_folders[Split.TRAIN], "images")
     for folder in split_folders.values():
         folders.check_classes(folder, names, ENDINGS, "images")
-    corrupt: list[_Corrupt] = []
-    parts = {split: _part(folder, names, spec, corrupt) for split, folder in split_folders.items()}
+    told = _Told()
+    parts = {split: _part(folder, names, spec, told) for split, folder in split_folders.items()}
+    corrupt = [str(file) for file in told.corrupt]
     if corrupt and not spec.skip_corrupt:
         listed = "\n".join(f"  {file}" for file in corrupt)
         raise InputError(
             f"{root}: {len(corrupt)} images cannot be read; replace them, or set `skip_corrupt: true`:\n{listed}"
         )
-    told = folders.skipped(root, [str(file) for file in corrupt], "images")
-    return Raw(str(root), parts, names, (*told, *folders.others(root, ENDINGS, "images")))
+    labels = parts[Split.TRAIN].y
+    folders.check_left(root, names, set() if labels is None else set(labels.tolist()), corrupt)
+    notes = (*folders.skipped(root, corrupt, "images"), *told.notes(root), *folders.beside(root))
+    return Raw(str(root), parts, names, (*notes, *folders.others(root, ENDINGS, "images")))
 
 
-def _part(folder: Path, names: tuple[str, ...], spec: ImagesSpec, corrupt: list[_Corrupt]) -> RawPart:
+def _part(folder: Path, names: tuple[str, ...], spec: ImagesSpec, told: _Told) -> RawPart:
     found: list[Array] = []
     labels: list[int] = []
     first: Path | None = None
     for path, label in folders.labelled(folder, names, ENDINGS):
-        image = _decode(path, spec)
+        image = _decode(path, spec, told)
         if isinstance(image, _Corrupt):
-            corrupt.append(image)
+            told.corrupt.append(image)
             continue
         first = first or path
         if found and image.shape != found[0].shape:
@@ -71,18 +94,29 @@ def _part(folder: Path, names: tuple[str, ...], spec: ImagesSpec, corrupt: list[
     return RawPart(x, np.array(labels, np.int64))
 
 
-def _decode(path: Path, spec: ImagesSpec) -> Array | _Corrupt:
+def _decode(path: Path, spec: ImagesSpec, told: _Told) -> Array | _Corrupt:
     from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(path) as image:
             if image.mode.startswith(("I", "F")):  # Pillow would clip these to 8 bits
                 return _Corrupt(path, f"{image.mode} pixels; convert the file to 8 bits per channel")
-            plain = image.convert("L" if spec.channels == 1 else "RGB")
+            plain = _upright(image, told).convert("L" if spec.channels == 1 else "RGB")
             if spec.size is not None and plain.size != spec.size[::-1]:
                 plain = plain.resize(spec.size[::-1], Image.Resampling.BILINEAR)
             return np.asarray(plain).reshape(plain.height, plain.width, spec.channels)
     except UnidentifiedImageError:
         return _Corrupt(path, "not an image")
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        return _Corrupt(path, str(error) or type(error).__name__)
+        return _Corrupt(path, (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__)
+
+
+def _upright(image: Any, told: _Told) -> Any:
+    """The picture as a camera meant it to be seen; what is lost on the way is counted."""
+    from PIL import ImageOps
+
+    told.transparent += image.has_transparency_data
+    told.moving += getattr(image, "n_frames", 1) > 1
+    turned = image.getexif().get(0x0112, 1) not in (0, 1)  # Orientation
+    told.turned += turned
+    return ImageOps.exif_transpose(image) if turned else image

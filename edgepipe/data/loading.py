@@ -6,6 +6,7 @@ import numpy as np
 
 from edgepipe.arrays import Array, Arrays, each, take
 from edgepipe.data import audio, function, groups, idx, images, npz, tables
+from edgepipe.data.constants import preprocessing
 from edgepipe.data.raw import Raw, RawPart, checked, part_of, size
 from edgepipe.data.scaling import Scaling
 from edgepipe.data.spec import (
@@ -19,11 +20,14 @@ from edgepipe.data.spec import (
     NpzSpec,
     ParquetSpec,
     Rescale,
+    SoundSpec,
     SpokenDigitsSpec,
     TableSpec,
     folder,
+    noise_folder,
 )
 from edgepipe.data.splits import Split, SplitData, Splits, draw
+from edgepipe.data.waves import Waves
 from edgepipe.errors import InputError
 
 IMBALANCED = 3  # times as many samples of one class as of another are told
@@ -43,20 +47,43 @@ def load(spec: DataSpec, base: Path, seed: int, wanted: frozenset[Split]) -> Spl
     drawn = _drawn(spec, raw, seed)
     parts = {split: _scaled(_part(raw, drawn, split), spec.rescale, raw.name) for split in Split if split in wanted}
     notes = (*raw.notes, *_grouped(raw, drawn), *_imbalance(raw, drawn))
-    if isinstance(spec, TableSpec) and spec.standardize:
-        scaling = Scaling.of(take(raw.parts[Split.TRAIN].x, drawn[Split.TRAIN]))
+    scaling = _scaling(spec, raw, drawn)
+    if scaling is not None:
         parts = {split: SplitData(scaling.apply(part.x), part.y) for split, part in parts.items()}
         notes = (*notes, scaling.told(raw.name))
     counts = {split: len(drawn[split]) if split in drawn else size(raw.parts[split]) for split in Split}
-    return Splits(parts, counts, _classes(raw), raw.class_names, notes, spec.augment)
+    waves = _waves(spec, base, raw, drawn, scaling) if Split.TRAIN in wanted else None
+    known = preprocessing(spec, raw, scaling)
+    return Splits(parts, counts, _classes(raw), raw.class_names, notes, spec.augment, waves, known)
+
+
+def _scaling(spec: DataSpec, raw: Raw, drawn: dict[Split, Array]) -> Scaling | None:
+    """Of the training samples, if it is asked for: by channel, of spectrograms by band."""
+    if not isinstance(spec, (TableSpec, SoundSpec)) or not spec.standardize:
+        return None
+    bands = isinstance(spec, SoundSpec) and spec.features != "none"
+    return Scaling.of(take(raw.parts[Split.TRAIN].x, drawn[Split.TRAIN]), axis=-2 if bands else -1)
+
+
+def _waves(spec: DataSpec, base: Path, raw: Raw, drawn: dict[Split, Array], scaling: Scaling | None) -> Waves | None:
+    """The waveforms of the training samples, where training changes them."""
+    train = raw.parts[Split.TRAIN]
+    if train.waves is None or raw.features is None:
+        return None
+    place = noise_folder(spec, base)
+    noises = () if place is None else audio.noises(place, raw.features.rate)
+    return Waves(train.waves[drawn[Split.TRAIN]], raw.features, noises, scaling)
 
 
 def _drawn(spec: DataSpec, raw: Raw, seed: int) -> dict[Split, Array]:
     train = raw.parts[Split.TRAIN]
     shares = _shares(spec, raw)
-    if train.groups is None or not shares:
-        return draw(_strata(spec, train), size(train), shares, seed)
-    return groups.draw_groups(_strata(spec, train), train.groups, shares, seed)
+    try:
+        if train.groups is None or not shares:
+            return draw(_strata(spec, train), size(train), shares, seed, raw.class_names)
+        return groups.draw_groups(_strata(spec, train), train.groups, shares, seed)
+    except InputError as error:
+        raise InputError(f"{raw.name}: {error}") from None
 
 
 def _grouped(raw: Raw, drawn: dict[Split, Array]) -> tuple[str, ...]:
@@ -109,7 +136,7 @@ def read(spec: DataSpec, base: Path) -> Raw:
     if isinstance(spec, (CsvSpec, ParquetSpec)):
         return tables.read(place, spec)
     if isinstance(spec, AudioSpec):
-        return audio.read(place, spec)
+        return audio.read(place, spec, noise_folder(spec, base))
     found = idx.read(place)
     name = "Fashion-MNIST" if isinstance(spec, FashionSpec) else str(place)
     return Raw(name, {Split(split): part_of(name, pair) for split, pair in found.items()})
@@ -165,4 +192,6 @@ def _classes(raw: Raw) -> int | None:
         return len(raw.class_names)
     labels = [_flat(part.y) for part in raw.parts.values()]
     whole = [y for y in labels if y is not None and y.ndim == 1 and y.dtype.kind in "biu"]
-    return max(int(y.max()) for y in whole) + 1 if whole and len(whole) == len(labels) else None
+    if not whole or len(whole) < len(labels) or min(int(y.min()) for y in whole) < 0:
+        return None
+    return max(int(y.max()) for y in whole) + 1

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from edgepipe.arrays import Array
-from edgepipe.data.raw import Raw, RawPart
+from edgepipe.data.raw import Raw, RawPart, group_names
 from edgepipe.data.spec import NpzSpec
 from edgepipe.data.splits import Split
 from edgepipe.errors import InputError, did_you_mean
@@ -30,7 +30,7 @@ def read(path: Path, spec: NpzSpec) -> Raw:
             parts = {_SUFFIXES[suffix]: _part(path, archive, spec, f"_{suffix}") for suffix in suffixes}
         else:
             raise _missing(path, archive, spec.x, f" (nor {spec.x}_train)")
-        notes = _notes(path, archive, spec, parts[Split.TRAIN])
+        notes = _notes(path, archive, spec, parts[Split.TRAIN], [] if spec.x in archive.files else suffixes)
     return Raw(str(path), parts, notes=notes)
 
 
@@ -48,7 +48,7 @@ def _part(path: Path, archive: Any, spec: NpzSpec, suffix: str) -> RawPart:
         raise _missing(path, archive, labels, "")
     y = _array(path, archive, labels) if labels in archive.files else None
     groups = "groups" + suffix
-    found = _array(path, archive, groups).astype(str) if groups in archive.files else None
+    found = group_names(str(path), _array(path, archive, groups)) if groups in archive.files else None
     return RawPart(_array(path, archive, spec.x + suffix), y, found)
 
 
@@ -70,7 +70,9 @@ def _missing(path: Path, archive: Any, name: str, also: str) -> InputError:
     return InputError(f"{path}: no array '{name}'{also}{did_you_mean(name, archive.files)}")
 
 
-def _notes(path: Path, archive: Any, spec: NpzSpec, train: RawPart) -> tuple[str, ...]:
-    if train.y is not None:
-        return ()
-    return (f"{path} has no array 'y' (it has {', '.join(archive.files)}): samples without labels",)
+def _notes(path: Path, archive: Any, spec: NpzSpec, train: RawPart, suffixes: list[str]) -> tuple[str, ...]:
+    names = {name + end for name in (spec.x, spec.y or "y", "groups") for end in [f"_{s}" for s in suffixes] or [""]}
+    unread = [name for name in archive.files if name not in names]
+    if train.y is None:
+        return (f"{path} has no array 'y' (it has {', '.join(archive.files)}): samples without labels",)
+    return (f"{path}: arrays that are not read: {', '.join(unread)}",) if unread else ()

@@ -7,6 +7,7 @@ from typing import Any, final
 import numpy as np
 
 from edgepipe.arrays import Array, Arrays, count
+from edgepipe.data.features import Features
 from edgepipe.data.splits import Split
 from edgepipe.errors import InputError
 
@@ -22,6 +23,7 @@ class RawPart:
     x: Arrays
     y: Array | None
     groups: Array | None = None  # (n,): who or what a sample comes from, to be kept on one side of a split
+    waves: Array | None = None  # (n, samples): of sound, kept if training changes it
 
 
 @final
@@ -33,6 +35,8 @@ class Raw:
     parts: Mapping[Split, RawPart]
     class_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    features: Features | None = None  # what was computed of sound
+    channels: tuple[str, ...] = ()  # names of the columns that samples are made of
 
 
 def checked(raw: Raw) -> Raw:
@@ -51,6 +55,10 @@ def checked(raw: Raw) -> Raw:
             if name != "y" and array.dtype.kind in "iu":
                 _check_exact(title, array)
         _check_lengths(f"{raw.name} ({split})", part)
+        if not isinstance(part.x, dict) and part.x.ndim == 1:
+            raise InputError(
+                f"{raw.name}: x has shape {part.x.shape}, one number a sample; a model takes at least one axis: (n, 1)"
+            )
     _check_shapes(raw)
     return raw
 
@@ -68,8 +76,11 @@ def _arrays(part: RawPart) -> Iterator[tuple[str, Array]]:
 
 def _check_array(title: str, array: Array) -> None:
     if array.dtype.kind not in "biuf":
-        raise InputError(f"{title} has type {array.dtype}; allowed: integers, floats, booleans")
-    if array.ndim == 0 or array.size == 0:
+        number = "; number the classes from 0" if array.dtype.kind in "US" and title.split()[-1] == "y" else ""
+        raise InputError(f"{title} has type {array.dtype}; allowed: integers, floats, booleans{number}")
+    if array.ndim == 0:
+        raise InputError(f"{title} is a single number; its first axis must count samples")
+    if array.size == 0:
         raise InputError(f"{title} is empty: its shape is {array.shape}")
     if array.dtype.kind == "f":
         _check_finite(title, array)
@@ -123,6 +134,7 @@ def part_of(title: str, value: Any) -> RawPart:
     Raises:
         InputError: neither form.
     """
+    _check_kind(title, value)
     if isinstance(value, tuple) and len(value) in (2, 3):
         y = None if value[1] is None else _array(f"{title}: y", value[1])
         return RawPart(_inputs(title, value[0]), y, _groups(title, value[2]) if len(value) == 3 else None)
@@ -133,10 +145,29 @@ def part_of(title: str, value: Any) -> RawPart:
     return RawPart(_inputs(title, value), None)
 
 
+def _check_kind(title: str, value: Any) -> None:
+    """Raise an `InputError` for what NumPy would take for an array of something else."""
+    if value is None or isinstance(value, Iterator) or callable(value):
+        what = "nothing" if value is None else f"a {type(value).__name__}"
+        raise InputError(f"{title} gives {what}; allowed: (x, y), (x, y, groups), or x alone, as arrays")
+    if isinstance(value, list) and len(value) in (2, 3) and all(isinstance(part, np.ndarray) for part in value):
+        raise InputError(f"{title} gives a list of {len(value)} arrays; (x, y) is a tuple, samples are one array")
+
+
 def _groups(title: str, value: Any) -> Array:
-    found = _array(f"{title}: groups", value)
+    return group_names(title, _array(f"{title}: groups", value))
+
+
+def group_names(title: str, found: Array) -> Array:
+    """The groups `found` as texts, (n,).
+
+    Raises:
+        InputError: not one for each sample, or NaN among them.
+    """
     if found.ndim != 1:
         raise InputError(f"{title}: groups have shape {found.shape}; allowed: one name or number a sample, (n,)")
+    if found.dtype.kind == "f" and np.isnan(found).any():
+        raise InputError(f"{title}: {int(np.isnan(found).sum())} of {len(found)} groups are NaN")
     return found.astype(str)
 
 
@@ -149,7 +180,7 @@ def streamed(title: str, dataset: Any) -> RawPart:
     if int(dataset.cardinality()) == -1:  # tf.data.INFINITE_CARDINALITY
         raise InputError(f"{title}: a tf.data.Dataset without an end; take(..) a number of elements")
     batched = _is_batched(dataset)
-    elements = list(dataset.as_numpy_iterator())
+    elements = _elements(title, dataset)
     if not elements:
         raise InputError(f"{title}: a tf.data.Dataset without elements")
     if not isinstance(elements[0], tuple):
@@ -158,6 +189,17 @@ def streamed(title: str, dataset: Any) -> RawPart:
         raise InputError(f"{title}: a tf.data.Dataset of {len(elements[0])} parts; allowed: (x, y), or x alone")
     x, y = (_joined([element[part] for element in elements], batched) for part in (0, 1))
     return RawPart(x, _array(f"{title}: y", y))
+
+
+def _elements(title: str, dataset: Any) -> list[Any]:
+    found: list[Any] = []
+    try:
+        for element in dataset.as_numpy_iterator():
+            found.append(element)
+    except Exception as error:
+        what = [type(error).__name__, *(line.strip() for line in str(error).splitlines() if "Error" in line)][-1]
+        raise InputError(f"{title}: the tf.data.Dataset failed after {len(found)} elements: {what[:300]}") from error
+    return found
 
 
 def _is_batched(dataset: Any) -> bool:
@@ -175,7 +217,7 @@ def _leaves(spec: Any) -> list[Any]:
 
 
 def _joined(values: list[Any], batched: bool) -> Any:
-    join = np.concatenate if batched else np.stack
+    join: Any = np.concatenate if batched else np.stack
     if isinstance(values[0], Mapping):
         return {name: join([value[name] for value in values]) for name in values[0]}
     return join(values)

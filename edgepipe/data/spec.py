@@ -4,6 +4,7 @@ Reading it loads no data and imports nothing heavy, so that `check` stays fast; 
 (misspelled options, missing files, fractions that leave no training data) is found here, with line and column.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,11 +13,10 @@ from typing import Annotated, Any, Literal, final
 from pydantic import AfterValidator, Field, JsonValue, model_validator
 
 from edgepipe import sources
-from edgepipe.config import Document, Options, Path_, Quantity, describe, validate
+from edgepipe.config import Document, Options, Path_, describe, validate
 from edgepipe.data import idx, speech
-from edgepipe.data.augmentation import Augment
+from edgepipe.data.augmentation import Augment, Seconds
 from edgepipe.errors import InputError, ToolError, did_you_mean
-from edgepipe.units import Dimension
 
 DEFAULT_FRACTION = 0.2
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -31,7 +31,6 @@ def _expression(text: str) -> str:
     return text
 
 
-Seconds = Annotated[float, Quantity(Dimension.SECONDS)]
 Expression = Annotated[str, AfterValidator(_expression)]
 
 
@@ -132,6 +131,13 @@ class TableSpec(_Common):
         for column, pattern in (("label", "label_from"), ("group", "group_from")):
             if getattr(self, column) is not None and getattr(self, pattern) is not None:
                 raise ValueError(f"{column} and {pattern} exclude each other")
+        twice = {name for name in self.channels if self.channels.count(name) > 1}
+        if twice:
+            raise ValueError(f"channels names {', '.join(sorted(twice))} twice")
+        for what, names in (("label", (self.label,)), ("ignore", self.ignore)):
+            both = sorted(set(self.channels).intersection(name for name in names if name is not None))
+            if both:
+                raise ValueError(f"'{both[0]}' is both a channel and named in {what}")
         return self
 
 
@@ -168,6 +174,9 @@ class SoundSpec(_Common):
     group_from: Expression | None = Field(
         default=None, description="regular expression for the speaker in a file's name, its first group if it has one"
     )
+    standardize: bool = Field(
+        default=False, description="each band, or the waveform, to mean 0, deviation 1 of the training split"
+    )
     skip_corrupt: bool = Field(default=False, description="leave out recordings that cannot be read, and say which")
     rescale: Literal["none"] = Field(default="none", description="features are taken as they are")
 
@@ -182,7 +191,31 @@ class SoundSpec(_Common):
             raise ValueError(f"{self.coefficients} coefficients need as many mel bands; there are {self.mels}")
         if self.hop > self.seconds or self.window > self.seconds:
             raise ValueError("window and hop must be shorter than a recording")
+        self._check_frames(top)
+        if self.augment is not None and self.augment.shift is not None and self.augment.shift >= self.seconds:
+            raise ValueError(f"augment: a shift of {self.augment.shift:g} s leaves nothing of {self.seconds:g} s")
         return self
+
+    def _check_frames(self, top: float) -> None:
+        """A frame fits into a recording, and each mel band holds a frequency of the FFT."""
+        samples, window = round(self.seconds * self.rate), round(self.window * self.rate)
+        fft = 1 << max(window - 1, 0).bit_length()
+        if self.features == "none":
+            return
+        if window < 2 or round(self.hop * self.rate) < 1 or fft > samples:
+            raise ValueError(
+                f"a recording of {samples} samples, windows of {window} in an FFT of {fft}, every "
+                f"{round(self.hop * self.rate)}: an FFT must fit into a recording, a window have 2 samples, a hop 1"
+            )
+        low, high = (2595 * math.log10(1 + edge / 700) for edge in (self.fmin, top))
+        steps = [low + (high - low) * step / (self.mels + 1) for step in range(self.mels + 2)]
+        edges = [700 * (10 ** (step / 2595) - 1) * fft / self.rate for step in steps]  # in steps of the FFT
+        empty = sum(math.floor(edges[band]) + 1 >= edges[band + 2] for band in range(self.mels))
+        if empty:
+            raise ValueError(
+                f"{empty} of {self.mels} mel bands would be empty: they lie between the frequencies of an FFT of {fft} "
+                f"points, {self.rate / fft:.4g} Hz apart; ask for fewer `mels`, a longer `window`, or a higher `fmin`"
+            )
 
 
 @final
@@ -228,6 +261,7 @@ def parse(document: Document, path: Path_, value: Any, base: Path) -> DataSpec |
     if spec is not None:
         _check(document, path if isinstance(value, str) else (*path, _source(spec)), spec, base)
         _check_files(document, path, spec, base)
+        _check_sound(document, (*path, "augment"), spec, base)
     return spec if len(document.problems) == before else None
 
 
@@ -301,6 +335,23 @@ def _check_files(document: Document, path: Path_, spec: DataSpec, base: Path) ->
         for index, file in enumerate(spec.files):
             if not (base / file).exists():
                 document.problem((*path, "files", index), f"no such file or folder: {base / file}")
+
+
+def _check_sound(document: Document, path: Path_, spec: DataSpec, base: Path) -> None:
+    if spec.augment is None:
+        return
+    for name in spec.augment.sound if not isinstance(spec, SoundSpec) else ():
+        found = f"{name} changes waveforms, and `{_source(spec)}` gives none; audio and spoken_digits do"
+        document.problem((*path, name), found, at="key")
+    noise = noise_folder(spec, base)
+    if noise is not None and not noise.is_dir():
+        document.problem((*path, "noise", "folder"), f"no such folder: {noise}")
+
+
+def noise_folder(spec: DataSpec, base: Path) -> Path | None:
+    """The folder of noise that `augment:` mixes in, if it names one."""
+    noise = spec.augment.noise if spec.augment is not None else None
+    return base / noise.folder if noise is not None and noise.folder is not None else None
 
 
 def folder(spec: NpzSpec | ImagesSpec | FashionSpec | IdxSpec | CsvSpec | ParquetSpec | AudioSpec, base: Path) -> Path:

@@ -4,7 +4,7 @@ Training fits, validation decides, the test split is read once, by the `validate
 the number of samples and the labels alone; it does not depend on which splits are wanted.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import final
@@ -13,7 +13,9 @@ import numpy as np
 
 from edgepipe.arrays import Array, Arrays, count, take
 from edgepipe.data.augmentation import Augment
+from edgepipe.data.waves import Waves
 from edgepipe.errors import EdgepipeError, ExitCode, InputError
+from edgepipe.tflite.metadata import Preprocessing
 
 
 class Split(StrEnum):
@@ -60,6 +62,8 @@ class Splits:
     class_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     augment: Augment | None = None  # what training stages do to training samples
+    waves: Waves | None = None  # of the training samples, if `augment` changes sound
+    preprocessing: Preprocessing | None = None  # what was done to samples, for a device to repeat
 
     @property
     def train(self) -> SplitData:
@@ -85,10 +89,13 @@ class Splits:
         raise WithheldError(f"the {split} split was not asked for; given: {given}")
 
 
-def draw(labels: Array | None, size: int, shares: Mapping[Split, float], seed: int) -> dict[Split, Array]:
+def draw(
+    labels: Array | None, size: int, shares: Mapping[Split, float], seed: int, names: Sequence[str] = ()
+) -> dict[Split, Array]:
     """Indices of 0..size-1 for each split of `shares`, the rest for training: disjoint, shuffled, the same for a seed.
 
-    With integer `labels` (n,) each class gives its share to each split, rounded, at least one sample.
+    With integer `labels` (n,) each class gives its share to each split, rounded, at least one sample. `names` of the
+    classes, if they have any, are for messages.
 
     Raises:
         InputError: a class, or all samples together, are too few for one sample in each split.
@@ -98,7 +105,7 @@ def draw(labels: Array | None, size: int, shares: Mapping[Split, float], seed: i
     groups = [np.arange(size)] if labels is None else [np.flatnonzero(labels == label) for label in np.unique(labels)]
     drawn: dict[Split, list[Array]] = {split: [] for split in Split}
     for group in groups:
-        _check_size(len(group), None if labels is None else int(labels[group[0]]), shares)
+        _check_size(len(group), None if labels is None else int(labels[group[0]]), shares, names)
         rest = random.permutation(group)
         for split, share in shares.items():
             number = max(1, round(len(group) * share))
@@ -108,16 +115,18 @@ def draw(labels: Array | None, size: int, shares: Mapping[Split, float], seed: i
     return {split: random.permutation(np.concatenate(parts)) for split, parts in drawn.items() if parts}
 
 
-def _check_size(size: int, label: int | None, shares: Mapping[Split, float]) -> None:
+def _check_size(size: int, label: int | None, shares: Mapping[Split, float], names: Sequence[str]) -> None:
     taken = sum(max(1, round(size * share)) for share in shares.values())
     if taken < size:
         return
     needed = ", ".join([Split.TRAIN, *shares])
     if label is None:
         raise InputError(f"{size} samples are too few to put one into each of: {needed}")
+    shown = f"'{names[label]}'" if names else str(label)
+    integers = "" if names else " if these integers are no classes"
     raise InputError(
-        f"class {label} has {size} samples, too few to put one into each of: {needed}; "
-        "add samples, leave the class out, or set `stratify: false` if these integers are no classes"
+        f"class {shown} has {size} samples, too few to put one into each of: {needed}; "
+        f"add samples, leave the class out, or set `stratify: false`{integers}"
     )
 
 

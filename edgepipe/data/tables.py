@@ -10,12 +10,13 @@ from typing import Any, final
 import numpy as np
 
 from edgepipe.arrays import Array
-from edgepipe.data.raw import Raw, RawPart
+from edgepipe.data.raw import FLOAT32_MAX, Raw, RawPart
 from edgepipe.data.spec import CsvSpec, TableSpec, table_files
 from edgepipe.data.splits import Split
 from edgepipe.errors import InputError, ToolError, did_you_mean
 
 SHOWN = 20
+_VALUE = re.compile(r"[-+]?[0-9]*\.[0-9]+([eE][-+]?[0-9]+)?|-[0-9]+")  # whole numbers may be names: 0, 1, 2
 
 
 class _Corrupt(Exception):  # noqa: N818 - a reason, caught here
@@ -32,6 +33,7 @@ class _Read:
     groups: list[str] = field(default_factory=list)
     left_over: int = 0
     names: tuple[str, ...] = ()  # of the channels
+    ignored: set[str] = field(default_factory=set)  # columns found that are to be left out
 
 
 def read(root: Path, spec: TableSpec) -> Raw:
@@ -55,11 +57,21 @@ def read(root: Path, spec: TableSpec) -> Raw:
             f"{listed}"
         )
     if not got.x:
-        size = f", none has {spec.window} rows of one label and group in a row" if spec.window else ""
-        raise InputError(f"{root}: no samples in {len(paths)} files{size}")
+        raise InputError(f"{root}: no samples in {len(paths)} files{_why_none(spec, corrupt)}")
+    unknown = [name for name in spec.ignore if name not in got.ignored]
+    if unknown:
+        hint = did_you_mean(unknown[0], got.names)
+        raise InputError(f"{root}: `ignore` names a column '{unknown[0]}' that no file has{hint}")
     y, names = _labelled(got.labels)
     part = RawPart(np.stack(got.x).astype(np.float32), y, np.array(got.groups) if got.groups else None)
-    return Raw(str(root), {Split.TRAIN: part}, names, tuple(_notes(root, spec, got, corrupt, len(paths))))
+    notes = tuple(_notes(root, spec, got, corrupt, len(paths)))
+    return Raw(str(root), {Split.TRAIN: part}, names, notes, channels=got.names)
+
+
+def _why_none(spec: TableSpec, corrupt: list[str]) -> str:
+    if corrupt:
+        return f"; {len(corrupt)} were skipped: {', '.join(corrupt[:SHOWN])}"
+    return f", none has {spec.window} rows of one label and group in a row" if spec.window else ""
 
 
 def _pandas() -> Any:
@@ -72,6 +84,7 @@ def _pandas() -> Any:
 
 def _file(path: Path, root: Path, spec: TableSpec, got: _Read) -> None:
     table = _table(path, spec)
+    got.ignored |= set(map(str, table.columns)) & set(spec.ignore)
     named = path.relative_to(root).as_posix() if root.is_dir() else path.name
     columns = _columns(path, table, spec)
     if got.names and columns != got.names:
@@ -89,6 +102,7 @@ def _table(path: Path, spec: TableSpec) -> Any:
     pandas = _pandas()
     try:
         if isinstance(spec, CsvSpec):
+            _check_head(path, spec)
             table = pandas.read_csv(path, sep=spec.separator, skipinitialspace=True)
         else:
             table = pandas.read_parquet(path)
@@ -101,6 +115,20 @@ def _table(path: Path, spec: TableSpec) -> Any:
     return table
 
 
+def _check_head(path: Path, spec: CsvSpec) -> None:
+    """pandas renames columns that have one name, and takes a first line of numbers for names."""
+    head = _pandas().read_csv(
+        path, sep=spec.separator, skipinitialspace=True, header=None, nrows=1, dtype=str, keep_default_na=False
+    )
+    names = [str(name) for name in head.iloc[0]]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise _Corrupt(f"{names.count(twice[0])} columns are named '{twice[0]}'")
+    values = [name for name in names if _VALUE.fullmatch(name)]
+    if values:
+        raise _Corrupt(f"begins with numbers ({', '.join(values)[:60]}); its first line must name the columns")
+
+
 def _columns(path: Path, table: Any, spec: TableSpec) -> tuple[str, ...]:
     present = [str(column) for column in table.columns]
     named = [name for name in (*spec.channels, spec.label, spec.group, spec.session) if name is not None]
@@ -111,6 +139,9 @@ def _columns(path: Path, table: Any, spec: TableSpec) -> tuple[str, ...]:
         return spec.channels
     used = {spec.label, spec.group, spec.session, *spec.ignore}
     channels = tuple(name for name in present if name not in used)
+    unnamed = [name for name in channels if name.startswith("Unnamed: ")]
+    if unnamed:
+        raise _Corrupt(f"a column has no name (an index?); put '{unnamed[0]}' into `ignore`, or list `channels`")
     if not channels:
         raise _Corrupt("no column is left for the channels")
     return channels
@@ -120,13 +151,22 @@ def _numbers(table: Any, columns: tuple[str, ...]) -> Array:
     pandas = _pandas()
     found = []
     for name in columns:
+        if table[name].dtype.kind in "mM":
+            raise _Corrupt(f"column '{name}' holds times; put it into `ignore`")
         values = pandas.to_numeric(table[name], errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-        bad = np.flatnonzero(~np.isfinite(values))
+        bad = np.flatnonzero(~(np.abs(values) <= FLOAT32_MAX))
         if len(bad):
-            cell = table[name].iloc[int(bad[0])]
-            raise _Corrupt(f"row {int(bad[0]) + 1}, column '{name}': '{cell}' is no finite number ({len(bad)} such)")
+            raise _Corrupt(_bad_cell(table[name], bad))
         found.append(values)
     return np.stack(found, axis=1)
+
+
+def _bad_cell(column: Any, bad: Array) -> str:
+    row, cell = int(bad[0]) + 1, column.iloc[int(bad[0])]
+    empty = column.isna().iloc[int(bad[0])]
+    what = " is empty" if empty else f": '{cell}' is no finite number that float32 holds"
+    every = "; all are: put the column into `ignore`, or name it as label, group or session"
+    return f"row {row}, column '{column.name}'{what} ({len(bad)} such{every if len(bad) == len(column) > 1 else ''})"
 
 
 def _series(table: Any, column: str | None, named: str, pattern: str | None) -> Array | None:

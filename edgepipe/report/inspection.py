@@ -10,6 +10,7 @@ from edgepipe.tflite.compressed import compressed
 from edgepipe.tflite.dead import DeadChannels, dead_channels, filters
 from edgepipe.tflite.integer import findings
 from edgepipe.tflite.memory import Memory, memory
+from edgepipe.tflite.metadata import Preprocessing, told
 from edgepipe.tflite.model import Model, Operator, Option, Subgraph, Tensor
 from edgepipe.tflite.plan import ALIGNMENT, Buffer, Plan
 from edgepipe.units import Dimension
@@ -155,11 +156,14 @@ class ModelFacts(Record):
     tensors: tuple[TensorFacts, ...]
     memory: MemoryFacts
     runs: RunFacts | None = Field(default=None, description="with --run")
+    preprocessing: Preprocessing | None = Field(default=None, description="what samples go through before the model")
+    preprocessing_error: str = Field(default="", description="why what the file says of it cannot be read")
 
 
 def as_record(model: Model, runs: RunFacts | None = None) -> ModelFacts:
     """The facts of a model, ready for JSON."""
     smaller = compressed(model.content)
+    known, unreadable = _preprocessing(model)
     return ModelFacts(
         path=str(model.path),
         bytes=model.bytes,
@@ -184,7 +188,16 @@ def as_record(model: Model, runs: RunFacts | None = None) -> ModelFacts:
         tensors=tuple(_tensor(tensor) for tensor in model.used_tensors),
         memory=_memory(memory(model)),
         runs=runs,
+        preprocessing=known,
+        preprocessing_error=unreadable,
     )
+
+
+def _preprocessing(model: Model) -> tuple[Preprocessing | None, str]:
+    try:
+        return told(model), ""
+    except InputError as error:
+        return None, str(error)
 
 
 def run(model: Model) -> RunFacts:
@@ -269,7 +282,15 @@ def _place(plan: Plan, step: int) -> str | None:
 def tables(model: Model, runs: RunFacts | None = None) -> list[Rows]:
     """What `inspect` prints."""
     found = memory(model)
-    parts = [_summary(model), _structure(model), _operators(model), _dead(model), _plan(found), *_peak(found)]
+    parts = [
+        _summary(model),
+        _structure(model),
+        _before(model),
+        _operators(model),
+        _dead(model),
+        _plan(found),
+        *_peak(found),
+    ]
     return [table for table in (*parts, *([] if runs is None else [_runs(runs)])) if table.rows]
 
 
@@ -306,6 +327,23 @@ def _structure(model: Model) -> Rows:
           (("variables", model.variables), ("sparse", model.sparse), ("packed", model.packed)) if tensors),
     ]  # fmt: skip
     return Rows("Structure", ("what", "value"), tuple(rows))
+
+
+def _before(model: Model) -> Rows:
+    """What samples go through before the model, as the file says."""
+    known, unreadable = _preprocessing(model)
+    found = {} if known is None else known.model_dump(exclude_none=True, exclude={"format"})
+    rows = [("unreadable", unreadable)] if unreadable else []
+    for part, value in found.items():
+        named = (
+            {f"{part}: {name}": inner for name, inner in value.items()} if isinstance(value, dict) else {part: value}
+        )
+        rows += [(name, _constant(value)) for name, value in named.items() if value != ()]
+    return Rows("Preprocessing, which a device must repeat", ("what", "value"), tuple(rows))
+
+
+def _constant(value: object) -> str:
+    return ", ".join(map(_constant, value)) if isinstance(value, tuple) else str(value)
 
 
 def _contents(graph: Subgraph) -> str:

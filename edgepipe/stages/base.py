@@ -11,7 +11,6 @@ from pydantic import Field
 from edgepipe.artifact import Artifact, Kind
 from edgepipe.cache import Cache
 from edgepipe.config import Document, Options, Path_
-from edgepipe.data.augmentation import Augment
 from edgepipe.data.spec import Expression as Expression
 from edgepipe.data.splits import FITTING, Split, Splits
 from edgepipe.errors import InputError
@@ -23,7 +22,6 @@ from edgepipe.tasks.spec import TaskSpec
 from edgepipe.training.distillation.options import TeacherOption
 
 if TYPE_CHECKING:
-    from edgepipe.training.augment import Augmenter
     from edgepipe.training.distillation.teaching import Teaching
     from edgepipe.training.fit import Schedule
     from edgepipe.training.lesson import Lesson
@@ -149,18 +147,9 @@ def taught(work: Work, teaching: "Teaching | None") -> "Lesson":
     Raises:
         InputError: samples that cannot be augmented so.
     """
+    from edgepipe.training.augment import augmenter
     from edgepipe.training.lesson import Lesson
 
-    augmenter = None if work.data.augment is None else _augmenter(work.data.augment, work)
-    return Lesson(work.goal, work.data.train, work.data.validation, augmenter, teaching, work.seed)
-
-
-def _augmenter(options: Augment, work: Work) -> "Augmenter":
-    from edgepipe.training.augment import make
-
-    x, task = work.data.train.x, work.goal
-    if isinstance(x, dict):
-        raise InputError("`augment:` changes one input, and the samples have several; do it in a function of your own")
-    classes = work.data.classes if task.kind == "classification" and task.labels == "one" else None
-    deviation = x.reshape(-1, x.shape[-1]).std(axis=0) if options.jitter is not None else None
-    return make(options, tuple(x.shape[1:]), classes, deviation)
+    one = work.goal.kind == "classification" and work.goal.labels == "one"
+    changed = augmenter(work.data, work.data.classes if one else None)
+    return Lesson(work.goal, work.data.train, work.data.validation, changed, teaching, work.seed)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from edgepipe.arrays import Array, Arrays
@@ -34,6 +34,8 @@ class Opened:
     model: Any  # a Keras model, a SavedModel's path, or the facts of a float .tflite
     layers: Mapping[str, str]
     suspects: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    tables: tuple[Table, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,13 +56,15 @@ def made(convert: "Convert", work: Work) -> Made:
         InputError: a model, samples or options that do not go together.
         NotMetError: no mix of types keeps the quality.
     """
-    opened = _opened(work)
-    request, samples = _request(convert, opened, work), _samples(convert, work)
+    samples = _samples(convert, work)
+    opened = _opened(convert, work, samples)
+    request = _request(convert, opened, work)
     if convert.scheme == "mixed":
         from edgepipe.stages import mixture
 
         with float_tflite(opened.model, samples) as (lite, feeds, trained):
-            return mixture.made(convert, work, opened, request, (lite, feeds, trained))
+            made = mixture.made(convert, work, opened, request, (lite, feeds, trained))
+        return replace(made, notes=(*opened.notes, *made.notes), tables=(*opened.tables, *made.tables))
     if opened.model.__class__ is Model:
         from edgepipe.compress.ptq.quantize import quantized
 
@@ -70,7 +74,7 @@ def made(convert: "Convert", work: Work) -> Made:
         from edgepipe.compress.convert import converted
 
         done = converted(opened.model, request, samples)
-    return Made(done.content, opened, done.notes)
+    return Made(done.content, opened, (*opened.notes, *done.notes), opened.tables)
 
 
 @contextmanager
@@ -88,8 +92,12 @@ def float_tflite(model: Any, samples: Arrays | None) -> Iterator[tuple[Model, li
         yield lite, feeds, trained_ranges(model)
 
 
-def _opened(work: Work) -> Opened:
+def _opened(convert: "Convert", work: Work, samples: Arrays | None) -> Opened:
     path, kind = work.input.path, work.input.kind
+    if convert.equalize is not None or convert.bias_correction is not None:
+        from edgepipe.stages import levelled
+
+        return levelled.opened(convert, work, samples)
     if kind is Kind.TFLITE:
         return Opened(float_file(path), {})
     if kind is Kind.QAT:

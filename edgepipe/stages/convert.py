@@ -1,6 +1,6 @@
 """`convert`: to a TFLite model."""
 
-from typing import Annotated, Any, ClassVar, final
+from typing import Annotated, Any, ClassVar, Literal, final
 
 from pydantic import Field, model_validator
 
@@ -12,8 +12,10 @@ from edgepipe.devices import profile
 from edgepipe.errors import EdgepipeError, InputError
 from edgepipe.outcome import Outcome
 from edgepipe.stages.base import Expression, Stage, Work, World
+from edgepipe.tflite.metadata import with_preprocessing
 from edgepipe.units import Dimension
 
+Without = Literal["data_free", "samples"]
 Drop = Annotated[float, Quantity(Dimension.FRACTION), Field(ge=0)]
 
 
@@ -40,6 +42,13 @@ class Convert(Stage):
     calibration: Method = Field(default="min_max", description="how ranges of activations are taken from them")
     percentile: float = Field(
         default=99.99, gt=50, le=100, description="of `calibration: percentile`: per cent of values inside the range"
+    )
+    equalize: Without | None = Field(
+        default=None,
+        description="scale channels between layers so that their ranges are alike, from the weights alone or on samples",
+    )
+    bias_correction: Without | None = Field(
+        default=None, description="take off biases what rounding the weights shifts, from batch norms or on samples"
     )
     types: dict[str, None] = Field(
         default_factory=dict,
@@ -111,7 +120,9 @@ class Convert(Stage):
         seeded(work.seed)
         made = conversion.made(self, work)
         path = work.folder / "model.tflite"
-        write_bytes(path, made.content)
+        write_bytes(
+            path, with_preprocessing(made.content, work.splits.preprocessing if work.splits is not None else None)
+        )
         artifact = Artifact.of(Kind.TFLITE, path)
         return artifact, conversion.told(self, work, artifact, made)
 
@@ -151,4 +162,11 @@ def _left(convert: Convert) -> str:
     return ""
 
 
-_RULES = (_interface, _mixed_only, _recipe_only, _calibrated_only, _left)
+def _integers_only(convert: Convert) -> str:
+    given = [name for name in ("equalize", "bias_correction") if getattr(convert, name) is not None]
+    if given and convert.scheme in ("float32", "float16"):
+        return f"{given[0]} is for integers: scheme {convert.scheme} rounds no weight to 8 bits"
+    return ""
+
+
+_RULES = (_interface, _integers_only, _mixed_only, _recipe_only, _calibrated_only, _left)

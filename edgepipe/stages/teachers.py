@@ -73,13 +73,14 @@ def teaching(teacher: Teacher, batch_size: int, work: "Work", usual: str | None 
 
     names = teacher.model or ([usual] if usual is not None else [])
     models = {name: _load(name, work) for name in names}
+    notes = []
     for name, model in models.items():
         try:
             objective.check_fits(model, work.goal, work.data.train.x, work.data.train.y)
+            notes.append(_quality(name, model, work))
         except InputError as error:
             raise InputError(f"teacher '{name}': {error}") from None
     family = (work.world.task or TaskSpec(kind="custom")).family
-    notes = [_quality(name, model, work) for name, model in models.items()]
     return Teaching(teacher.of_task(family), models, work.goal, batch_size, notes)
 
 

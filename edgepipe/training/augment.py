@@ -12,7 +12,11 @@ import numpy as np
 
 from edgepipe.arrays import Array
 from edgepipe.data.augmentation import IMAGES, SPECTROGRAMS, WINDOWS, Augment
+from edgepipe.data.splits import Splits
+from edgepipe.data.waves import Waves
 from edgepipe.errors import InputError
+from edgepipe.training import rand_augment, sound
+from edgepipe.training.sound import Sounds
 
 Change = Callable[[Array, np.random.Generator], Array]
 
@@ -25,6 +29,7 @@ class Augmenter:
     options: Augment
     changes: tuple[Change, ...]
     classes: int | None
+    sounds: Sounds | None = None
 
     @property
     def soft(self) -> bool:
@@ -32,7 +37,11 @@ class Augmenter:
         return self.options.mixup is not None or self.options.cutmix is not None
 
     def __call__(self, chosen: Array, x: Array, y: Any, random: np.random.Generator) -> tuple[Array, Any]:
-        """The batch, changed: x float32 of the same shape; y as it was, or shares of classes if `soft`."""
+        """The batch, changed: x float32 of the same shape; y as it was, or shares of classes if `soft`.
+
+        Where sound is changed, x is made anew of the waveforms of the training samples `chosen`.
+        """
+        x = x if self.sounds is None else self.sounds(chosen, random)
         for change in self.changes:
             x = change(x, random)
         if not self.soft:
@@ -51,7 +60,31 @@ def _shown(value: Any) -> str:
     return str(value.model_dump()) if hasattr(value, "model_dump") else str(value)
 
 
-def make(options: Augment, shape: tuple[int, ...], classes: int | None, deviation: Array | None = None) -> Augmenter:
+def augmenter(data: Splits, classes: int | None) -> Augmenter | None:
+    """What `augment:` asks for, for the training samples of `data`; None if it asks for nothing.
+
+    Raises:
+        InputError: something that these samples, or this task, cannot be changed by.
+    """
+    options, x = data.augment, data.train.x
+    if options is None:
+        return None
+    if isinstance(x, dict):
+        raise InputError("`augment:` changes one input, and the samples have several; do it in a function of your own")
+    deviation = x.reshape(-1, x.shape[-1]).std(axis=0) if options.jitter is not None else None
+    known = data.preprocessing.pixels if data.preprocessing is not None else None
+    limits = rand_augment.limits_of(x, known and known.given) if options.rand_augment is not None else None
+    return make(options, tuple(x.shape[1:]), classes, deviation, data.waves, limits)
+
+
+def make(
+    options: Augment,
+    shape: tuple[int, ...],
+    classes: int | None,
+    deviation: Array | None = None,
+    waves: Waves | None = None,
+    limits: tuple[float, float] | None = None,
+) -> Augmenter:
     """The augmenter for samples of `shape`.
 
     Args:
@@ -59,24 +92,33 @@ def make(options: Augment, shape: tuple[int, ...], classes: int | None, deviatio
         shape: of one sample: (height, width, channels), (frames, bands, 1) or (time, channels).
         classes: of a classifier with one label a sample; None for every other task.
         deviation: of each channel over the training split, (channels,), for jitter.
+        waves: of the training samples, for what changes sound.
+        limits: black and white of images, for rand_augment; None: 0 and 1.
 
     Raises:
         InputError: something that these samples, or this task, cannot be changed by.
     """
     for name in options.named:
         _check(name, options, shape, classes)
+    if options.sound and waves is None:
+        raise InputError(
+            f"augment: {options.sound[0]} changes waveforms, and samples of shape {shape} come without any"
+        )
     spread = np.ones(shape[-1]) if deviation is None else deviation
     makers: dict[str, Callable[[Any], Change]] = {
         "flip": lambda how: lambda x, random: flip(x, how, random),
         "crop": lambda edge: lambda x, random: crop(x, edge, random),
         "rotate": lambda degrees: lambda x, random: rotate(x, degrees, random),
+        "rand_augment": lambda o: lambda x, random: rand_augment.change(x, o, limits or (0.0, 1.0), random),
         "scale": lambda by: lambda x, random: scale(x, by, random),
         "rotation": lambda degrees: lambda x, random: rotation(x, degrees, random),
         "jitter": lambda by: lambda x, random: jitter(x, by * spread, random),
         "spec_augment": lambda o: lambda x, random: spec_augment(x, o.time, o.frequency, o.masks, random),
         "cutout": lambda side: lambda x, random: cutout(x, side, random),
     }
-    return Augmenter(options, tuple(makers[n](getattr(options, n)) for n in options.named if n in makers), classes)
+    changes = tuple(makers[n](getattr(options, n)) for n in options.named if n in makers)
+    sounds = sound.make(options, waves) if options.sound and waves is not None else None
+    return Augmenter(options, changes, classes, sounds)
 
 
 def _check(name: str, options: Augment, shape: tuple[int, ...], classes: int | None) -> None:

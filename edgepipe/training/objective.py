@@ -77,6 +77,8 @@ def optimizer(task: Task, model: Any, learning_rate: Any) -> Any:
 
 def check_fits(model: Any, task: Task, x: Any, y: Any) -> None:
     """Raise an `InputError` unless the model's input and output shapes fit the data and the task."""
+    if not isinstance(x, dict) and len(model.inputs) > 1:
+        raise InputError(f"the model '{model.name}' takes {len(model.inputs)} inputs, the samples are one array")
     if isinstance(x, dict) or isinstance(model.input_shape, (list, dict)):
         return  # Keras itself matches named inputs, and says which one is missing
     wanted, found = tuple(model.input_shape[1:]), tuple(x.shape[1:])

@@ -52,6 +52,39 @@ def test_a_pipeline_is_split_as_it_will_be(windows: Path) -> None:
     assert own["values"] != edgepipe_json(windows, "{npz: w.npz}")["values"]
 
 
+DESCRIPTIONS = [
+    ("{npz: w.npz, augment: {flip: both}}", "augment: flip is for images (height, width, channels); the samples have"),
+    ("{npz: w.npz, augment: {rand_augment: {}}}", "augment: rand_augment is for images"),
+    ("{npz: w.npz, augment: {gain: [0, 1]}}", "data.augment.gain: gain changes waveforms, and `npz` gives none"),
+    ("leaves:f", "leaves:f called exit(0)"),
+]
+
+
+@pytest.mark.parametrize(("description", "message"), DESCRIPTIONS, ids=[case[0] for case in DESCRIPTIONS])
+def test_what_would_stop_training_stops_it_here(description: str, message: str, windows: Path) -> None:
+    (windows / "leaves.py").write_text("import sys\ndef f(): sys.exit(0)\n")
+    done = command(windows, description)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_classes_without_samples_and_labels_that_are_no_classes(windows: Path) -> None:
+    x = np.zeros((40, 3), "f4")
+    cases = {
+        "one": (np.zeros(40, int), "one class only: no classifier"),
+        "gap": (np.arange(40) % 2 * 2, "the train split has no sample of: 1"),
+    }
+    for name, (y, wanted) in cases.items():
+        np.savez(windows / f"{name}.npz", x=x, y=y)
+        assert any(wanted in note for note in api.describe_data(str(f"{{npz: {windows / name}.npz}}")).notes)
+    np.savez(windows / "many.npz", x=x, y=np.arange(40) * 1000)
+    found = api.describe_data(f"{{npz: {windows / 'many.npz'}, stratify: false}}")
+    assert found.classes == {}
+    np.savez(windows / "negative.npz", x=x, y=np.arange(40) % 2 - 1)
+    assert api.describe_data(f"{{npz: {windows / 'negative.npz'}}}").labels.endswith("-1 to 0")
+
+
 def edgepipe_json(folder: Path, *words: str) -> dict[str, object]:
     found: dict[str, object] = json.loads(command(folder, *words, "--json").stdout)
     return found

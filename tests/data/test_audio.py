@@ -2,6 +2,7 @@
 
 import math
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +145,7 @@ CORRUPT: list[tuple[str, bytes, str]] = [
 def test_a_corrupt_recording_is_named(name: str, content: bytes, reason: str, tmp_path: Path) -> None:
     root = folder(tmp_path)
     (root / "a" / "high" / name).write_bytes(content)
-    with pytest.raises(InputError, match=rf"1 recordings cannot be read(.|\n)*{name} \((.|\n)*{reason}"):
+    with pytest.raises(InputError, match=rf"1 recordings cannot be used(.|\n)*{name} \((.|\n)*{reason}"):
         read(root / "a", AudioSpec(audio="a"))
     raw = read(root / "a", AudioSpec(audio="a", skip_corrupt=True))
     assert any("skipped 1 recordings" in note and name in note for note in raw.notes)
@@ -166,6 +167,39 @@ def test_truncated_silent_and_nan_recordings(tmp_path: Path) -> None:
         assert text in str(caught.value)
 
 
+def test_the_most_bands_that_are_taken_are_those_that_librosa_fills() -> None:
+    import librosa
+
+    for mels in range(30, 120):  # warnings are errors here, and librosa warns of empty bands
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            librosa.filters.mel(sr=16000, n_fft=512, n_mels=mels, fmin=20, fmax=8000, htk=True, norm=None)
+        try:
+            AudioSpec(audio="a", mels=mels)
+            taken = True
+        except ValueError:
+            taken = False
+        assert taken == (not caught), mels
+
+
+def test_noise_in_the_data_folder_is_no_class(tmp_path: Path) -> None:
+    root = folder(tmp_path)
+    (root / "a" / "_noise_").mkdir()
+    shutil.copy(root / "a" / "low" / "s0_0.wav", root / "a" / "_noise_")
+    augment = {"noise": {"folder": "a/_noise_"}}
+    splits = load(AudioSpec.model_validate({"audio": "a", "augment": augment}), root, 1, frozenset(Split))
+    assert splits.class_names == ("high", "low")
+    assert any("_noise_ is where `augment:` takes noise from, and no class" in note for note in splits.notes)
+    with pytest.raises(InputError, match="holds the recordings that it should be mixed into"):
+        load(AudioSpec.model_validate({"audio": "a", "augment": {"noise": {"folder": "."}}}), root, 1, frozenset(Split))
+
+
+def test_silence_is_told(tmp_path: Path) -> None:
+    root = folder(tmp_path)
+    soundfile.write(root / "a" / "low" / "still.wav", np.zeros(16000), 16000)
+    assert any("1 recordings are silent throughout" in note for note in read(root / "a", AudioSpec(audio="a")).notes)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -174,6 +208,9 @@ def test_truncated_silent_and_nan_recordings(tmp_path: Path) -> None:
         ("{audio: a, features: mfcc, coefficients: 50}", "50 coefficients need as many mel bands"),
         ("{audio: a, window: 2 s}", "must be shorter than a recording"),
         ("{audio: a, window: 30 kg}", "window"),
+        ("{audio: a, mels: 400}", "of 400 mel bands would be empty: they lie between the frequencies of an FFT of 512"),
+        ("{audio: a, seconds: 0.031}", "a recording of 496 samples, windows of 480 in an FFT of 512"),
+        ("{audio: a, hop: 1 us}", "every 0: an FFT must fit"),
         ("{audio: a, feature: mfcc}", "did you mean 'features'"),
     ],
 )

@@ -84,7 +84,7 @@ BAD_ARRAYS: list[tuple[dict[str, Any], str]] = [
     ({"x": np.full((10, 1), 1e300)}, r"array x has 10 beyond float32 of 10 values, the first at index \[0, 0\]"),
     ({"x": np.ones(10), "y": NAN[:, 1]}, r"array y has 1 NaN of 10 values, the first at index \[4\]"),
     ({"x": np.ones((0, 3))}, r"array x is empty: its shape is \(0, 3\)"),
-    ({"x": np.float64(3)}, r"array x is empty: its shape is \(\)|array x is empty"),
+    ({"x": np.float64(3)}, "array x is a single number; its first axis must count samples"),
     ({"x": np.ones(10), "y": np.arange(9)}, r"differ in their number of samples: x has 10, y has 9"),
     ({"x": np.array(["a", "b"] * 5)}, "array x has type <U1; allowed: integers, floats, booleans"),
     ({"x": np.ones(10, complex)}, "array x has type complex128"),
@@ -173,8 +173,21 @@ def test_function_forms(tmp_path: Path) -> None:
     [
         ("return 1 / 0", r"mydata:load failed at .*mydata.py:4: ZeroDivisionError: division by zero"),
         ("return 1, 2, 3, 4", r"a tuple of 4; allowed: \(x, y\), \(x, y, groups\), or x alone"),
-        ("return None", "array x has type object"),
+        ("return None", "mydata:load gives nothing; allowed:"),
         ("return [[1], [1, 2]]", "x is not an array"),
+        ("return [np.ones((n, 2)), np.ones(n)]", r"gives a list of 2 arrays; \(x, y\) is a tuple"),
+        ("yield 1", "mydata:load gives a generator; allowed:"),
+        ("return load", "mydata:load gives a function; allowed:"),
+        ("raise SystemExit(3)", r"mydata:load called exit\(3\); let it raise an error instead"),
+        (
+            "return {'train': (np.ones((n, 2)), None), 'tset': (1, 2)}",
+            r"gives \(x, y\) for train, tset; allowed: train",
+        ),
+        ("return {'test': (np.ones((n, 2)), None)}", r"gives \(x, y\) for test; allowed: train"),
+        ("return np.ones(n), np.ones(n)", r"x has shape \(20,\), one number a sample; .*: \(n, 1\)"),
+        ("return np.ones((n, 2)), None, np.full(n, np.nan)", "20 of 20 groups are NaN"),
+        ("return np.ones((n, 2)), None, np.ones(n)", r"mydata:load: 1 group \(1.0\) cannot be kept apart in 3 splits"),
+        ("return np.ones((n, 2)), np.arange(n)", "mydata:load: class 0 has 1 samples, too few"),
         ("return {}", "x is an empty mapping"),
         ("return np.ones((n, 2)), np.ones(n + 1)", "x has 20, y has 21"),
     ],
@@ -186,8 +199,41 @@ def test_bad_functions(body: str, message: str, tmp_path: Path) -> None:
 
 def test_wrong_arguments_of_a_function(tmp_path: Path) -> None:
     spec = function(tmp_path, "return np.ones((n, 2))").model_copy(update={"args": {"m": 3}})
-    with pytest.raises(InputError, match="unexpected keyword argument 'm'"):
+    with pytest.raises(InputError, match="cannot be called: got an unexpected keyword argument 'm'; `args:` gives m"):
         everything(spec, tmp_path)
+    needs = function(tmp_path, "return np.ones((n, 2))")
+    (tmp_path / "mydata.py").write_text((tmp_path / "mydata.py").read_text().replace("n=20", "n"))
+    with pytest.raises(InputError, match="missing a required argument: 'n'; `args:` gives none"):
+        everything(needs, tmp_path)
+
+
+def test_what_a_function_prints_is_no_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    everything(function(tmp_path, "print('hello'); return np.ones((n, 2))"), tmp_path)
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("", "hello\n")
+
+
+def test_a_dataset_of_tensorflow_that_fails(tmp_path: Path) -> None:
+    body = (
+        "import tensorflow as tf\n"
+        "    def give():\n        yield np.zeros(3, 'f4')\n        raise ValueError('bad record')\n"
+        "    return tf.data.Dataset.from_generator(give, output_signature=tf.TensorSpec((3,), tf.float32))"
+    )
+    with pytest.raises(InputError, match=r"the tf.data.Dataset failed after 1 elements: .*bad record"):
+        everything(function(tmp_path, body), tmp_path)
+
+
+def test_arrays_that_are_not_read_are_told(tmp_path: Path) -> None:
+    x, y = np.ones((20, 3)), np.arange(20) % 2
+    assert everything(npz(tmp_path, x=x, y=y, extra=y), tmp_path).notes == (
+        f"{tmp_path / 'a.npz'}: arrays that are not read: extra",
+    )
+    told = everything(npz(tmp_path, x_train=x, y_train=y, x_tset=x), tmp_path).notes
+    assert told == (f"{tmp_path / 'a.npz'}: arrays that are not read: x_tset",)
+
+
+def test_negative_labels_are_no_classes(tmp_path: Path) -> None:
+    assert everything(npz(tmp_path, x=np.ones((20, 3)), y=np.arange(20) % 2 - 1), tmp_path).classes is None
 
 
 # --- IDX -----------------------------------------------------------------------------------------------------------
@@ -316,6 +362,46 @@ def test_bad_image_folders(tmp_path: Path) -> None:
     (tmp_path / "c" / "dog").mkdir()
     with pytest.raises(InputError, match="c/dog holds no image"):
         everything(ImagesSpec(images="c"), tmp_path)
+    photos(tmp_path / "d" / "val")
+    with pytest.raises(InputError, match="d has val/ and no train/ beside"):
+        everything(ImagesSpec(images="d"), tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file: a file; a folder was expected"):
+        everything(ImagesSpec(images="file"), tmp_path)
+
+
+def test_folders_beside_train_are_told(tmp_path: Path) -> None:
+    photos(tmp_path / "train")
+    photos(tmp_path / "valid")
+    told = everything(ImagesSpec(images="."), tmp_path).notes
+    assert told == (f"{tmp_path}: folders that are no split and were not read: valid",)
+
+
+def test_links_that_lead_nowhere_and_classes_that_are_left_empty_are_named(tmp_path: Path) -> None:
+    photos(tmp_path)
+    (tmp_path / "cat" / "gone.png").symlink_to("nowhere.png")
+    with pytest.raises(InputError, match=r"1 images cannot be read(.|\n)*gone.png \(No such file or directory\)"):
+        everything(ImagesSpec(images="."), tmp_path)
+    (tmp_path / "dog").mkdir()
+    (tmp_path / "dog" / "bad.png").write_bytes(b"no")
+    with pytest.raises(InputError, match=r"nothing of class dog can be read: .*gone.png .*bad.png \(not an image\)"):
+        everything(ImagesSpec(images=".", skip_corrupt=True), tmp_path)
+
+
+def test_photos_stand_upright_and_what_is_lost_is_told(tmp_path: Path) -> None:
+    photos(tmp_path)
+    picture = Image.fromarray(np.repeat(np.arange(6, dtype=np.uint8), 4).reshape(6, 4) * 40)
+    told = picture.getexif()
+    told[0x0112] = 6  # the camera lay on its side
+    picture.save(tmp_path / "cat" / "side.png", exif=told)
+    Image.new("RGBA", (6, 4), (1, 2, 3, 4)).save(tmp_path / "cat" / "glass.png")
+    Image.new("L", (6, 4)).save(tmp_path / "cat" / "film.gif", save_all=True, append_images=[Image.new("L", (6, 4), 9)])
+    splits = everything(ImagesSpec(images=".", channels=1, rescale="none"), tmp_path)
+    upright = np.array([[200, 160, 120, 80, 40, 0]] * 4)  # a quarter turn clockwise
+    x = np.concatenate([splits.parts[split].x for split in Split])
+    assert any(np.array_equal(image[..., 0], upright) for image in x)
+    for note in ("1 images turned upright", "1 images with transparency", "1 images with several pictures"):
+        assert any(note in told for told in splits.notes)
 
 
 def test_the_functions_that_come_with_edgepipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -122,10 +122,14 @@ CORRUPT: list[tuple[str, bytes, str]] = [
     ("header.csv", b"t,ax,ay,label,who\n", "holds no rows"),
     ("ragged.csv", b"t,ax,ay,label,who\n1,2,3,sit,a\n1,2,3,sit,a,9,9\n", "line 3"),
     ("text.csv", b"t,ax,ay,label,who\n1,2,3,sit,a\n1,x,3,sit,a\n", r"row 2, column 'ax': 'x' is no finite number"),
-    ("nan.csv", b"t,ax,ay,label,who\n1,2,,sit,a\n", r"row 1, column 'ay': 'nan' is no finite number"),
+    ("nan.csv", b"t,ax,ay,label,who\n1,2,,sit,a\n", r"row 1, column 'ay' is empty"),
     ("infinite.csv", b"t,ax,ay,label,who\n1,2,inf,sit,a\n", "no finite number"),
     ("missing.csv", b"t,ax,a_y,label,who\n1,2,3,sit,a\n", r"no column 'ay'; did you mean 'a_y'\?"),
     ("nolabel.csv", b"t,ax,ay,label,who\n1,2,3,,a\n", "row 1, column 'label' is empty"),
+    ("huge.csv", b"t,ax,ay,label,who\n1,2,1e300,sit,a\n", "'1e[+]300' is no finite number that float32 holds"),
+    ("twice.csv", b"t,ax,ay,ax,label,who\n1,2,3,4,sit,a\n", "2 columns are named 'ax'"),
+    ("headless.csv", b"1,2.5,-3,sit,a\n1,2,3,sit,a\n", r"begins with numbers \(2.5, -3\); its first line must name"),
+    ("words.csv", b"t,ax,ay,label,who\n1,a,3,sit,a\n1,b,3,sit,a\n", r"2 such; all are: put the column into `ignore`"),
     ("junk.csv", bytes(range(128, 256)) * 4, "is not UTF-8 text at byte 0"),
 ]
 
@@ -139,6 +143,34 @@ def test_a_corrupt_file_is_named(name: str, content: bytes, reason: str, tmp_pat
         read(CsvSpec(**options), tmp_path)
     raw = read(CsvSpec(**options, skip_corrupt=True), tmp_path)
     assert any("skipped 1 of 7 files" in note and name in note for note in raw.notes)
+
+
+def test_times_and_indices_are_no_channels(tmp_path: Path) -> None:
+    recording("z").to_csv(tmp_path / "i.csv")
+    with pytest.raises(InputError, match=r"a column has no name \(an index\?\); put 'Unnamed: 0' into `ignore`"):
+        read(CsvSpec(csv="i.csv", label="label", group="who"), tmp_path)
+    recording("z").assign(when=pd.Timestamp("2026-01-01")).to_parquet(tmp_path / "t.parquet")
+    with pytest.raises(InputError, match="column 'when' holds times; put it into `ignore`"):
+        read(ParquetSpec(parquet="t.parquet", label="label", group="who"), tmp_path)
+
+
+def test_nothing_left_says_what_was_skipped_and_ignore_must_name_a_column(tmp_path: Path) -> None:
+    write(tmp_path)
+    (tmp_path / "x.csv").write_bytes(b"ax,ay\n1,\n")
+    with pytest.raises(InputError, match=r"no samples in 1 files; 1 were skipped: .*row 1, column 'ay' is empty"):
+        read(CsvSpec(csv="x.csv", skip_corrupt=True), tmp_path)
+    with pytest.raises(InputError, match="`ignore` names a column 'tt' that no file has"):
+        read(CsvSpec(csv="data", label="label", group="who", ignore=("tt",)), tmp_path)
+
+
+def test_a_channel_that_never_changes_is_told(tmp_path: Path) -> None:
+    write(tmp_path)
+    for path in (tmp_path / "data").iterdir():
+        pd.read_csv(path).assign(ax=0.1).to_csv(path, index=False)
+    options: dict[str, Any] = {"channels": ("ax", "ay"), "label": "label", "group": "who", "window": 4}
+    splits = load(CsvSpec(csv="data", standardize=True, **options), tmp_path, 1, ALL)
+    assert any("channel 0 never changes in training" in note for note in splits.notes)
+    assert np.abs(np.asarray(splits.train.x)[..., 0]).max() < 1e-6
 
 
 def test_all_corrupt_files_are_named_at_once(tmp_path: Path) -> None:
@@ -170,6 +202,9 @@ def test_the_identity_sees_every_file(tmp_path: Path) -> None:
         ("{csv: data, window: 0}", "window"),
         ("{csv: data, step: 3}", "step is for windows"),
         ("{csv: data, label: a, label_from: b}", "label and label_from exclude each other"),
+        ("{csv: data, channels: [ax, ax]}", "channels names ax twice"),
+        ("{csv: data, channels: [ax, who], label: who}", "'who' is both a channel and named in label"),
+        ("{csv: data, channels: [ax], ignore: [ax]}", "'ax' is both a channel and named in ignore"),
         ("{csv: data, group_from: '('}", "is no regular expression"),
         ("{csv: data, chanels: [a]}", "did you mean 'channels'"),
     ],

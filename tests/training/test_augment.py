@@ -181,7 +181,7 @@ def test_what_does_not_fit(options: dict[str, Any], shape: tuple[int, ...], mess
         ("{flip: sideways}", "1:17: augment.flip: "),
         ("{rotate: 200}", "1:19: augment.rotate: "),
         ("{mixup: 0.2, cutmix: 1}", "mixup and cutmix exclude each other"),
-        ("{}", "names nothing; allowed: flip, crop, rotate"),
+        ("{}", "names nothing; allowed: shift, gain, noise, flip, crop"),
         ("{spec_augment: {time: -1}}", "augment.spec_augment.time: "),
     ],
 )

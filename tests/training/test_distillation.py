@@ -16,6 +16,7 @@ from edgepipe.models.bridge import bridge
 from edgepipe.tasks.quality import Task, build
 from edgepipe.tasks.spec import OptimizerOptions, TaskSpec
 from edgepipe.training import fit as fitting
+from edgepipe.training import objective
 from edgepipe.training.distillation import places, teachers
 from edgepipe.training.distillation.options import Teacher
 from edgepipe.training.distillation.teaching import Teaching
@@ -206,6 +207,39 @@ def test_what_does_not_go_together(kinds: dict[str, Any], made: dict[str, Any], 
     teaching = Teaching(Teacher.model_validate(kinds), {"t": cnn(2, **made)}, task(), 8)
     with pytest.raises(InputError, match=message):
         teaching.pupil(cnn(1), None)
+
+
+def rows(model: Any) -> Any:
+    """The layers of a functional model without branches as a Sequential, with the same weights."""
+    return keras.Sequential([keras.Input((8, 8, 1)), *keras.models.clone_model(model).layers[1:]], name=model.name)
+
+
+@pytest.mark.slow
+def test_sequential_models_teach_and_learn_as_functional_ones_do() -> None:
+    x = RANDOM.rand(24, 8, 8, 1).astype("float32")
+    data, results = Samples(x, np.arange(24) % 3), []
+    for form in (lambda model: model, rows):
+        models = []
+        for seed in (1, 2):
+            original = cnn(seed)
+            models.append(form(original))
+            models[-1].set_weights(original.get_weights())
+        results.append(run(models[0], task(), data, Teaching(Teacher.model_validate(ALL), {"t": models[1]}, task(), 8)))
+    for functional, sequential in zip(*results, strict=True):
+        np.testing.assert_allclose(functional, sequential, atol=1e-6)
+
+
+def test_the_input_is_no_map_to_attend_to() -> None:
+    model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(3)], name="flat")
+    with pytest.raises(InputError, match="the teacher 'flat' has no layer whose output has places"):
+        places.last_map(places.opened(model), "teacher")
+
+
+def test_a_teacher_of_several_inputs_is_refused() -> None:
+    inputs = [keras.Input((3,)), keras.Input((3,))]
+    model = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Add()(inputs)), name="pair")
+    with pytest.raises(InputError, match="the model 'pair' takes 2 inputs, the samples are one array"):
+        objective.check_fits(model, task(), np.zeros((4, 3)), np.zeros(4))
 
 
 def test_places_that_divide_are_averaged() -> None:

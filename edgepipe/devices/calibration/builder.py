@@ -271,7 +271,7 @@ class Net:
 
     def bytes(self) -> bytes:
         """The .tflite file."""
-        import flatbuffers  # type: ignore[import-untyped]
+        import flatbuffers
 
         self.model.subgraphs = [self.graph]
         builder = flatbuffers.Builder(1024)

@@ -3,10 +3,17 @@
 from collections import defaultdict
 from typing import Any
 
+import keras
+
 from edgepipe.errors import InputError, did_you_mean
 
 PREFIXES = ("quant_", "cluster_", "prune_low_magnitude_")  # of tfmot's wrappers
 FAKE_QUANT = "_fake_quant"  # of the layer that quantizes what another gives
+
+
+def opened(model: Any) -> Any:
+    """`model` as a graph of layers; a Sequential of Keras 3 shows none, and is told again with the same layers."""
+    return keras.Model(model.inputs, model.outputs, name=model.name) if isinstance(model, keras.Sequential) else model
 
 
 def tensor(model: Any, name: str, whose: str) -> Any:
@@ -83,7 +90,8 @@ def last_map(model: Any, whose: str) -> tuple[str, Any]:
     for name, calls in reversed(_calls(model).items()):
         given = _single(calls[-1].outputs)
         shape = tuple(getattr(given, "shape", ()))
-        if behind and len(shape) >= 3 and None not in shape[1:]:
+        made = type(_layer(calls[-1])).__name__ != "InputLayer"  # what goes in is no map of what was learned
+        if behind and made and len(shape) >= 3 and None not in shape[1:]:
             return f"'{name.removesuffix(FAKE_QUANT)}'", given
         behind = behind or _weighted(calls[-1])
     raise InputError(f"the {whose} '{model.name}' has no layer whose output has places; name a pair of layers")

@@ -9,6 +9,7 @@ import tensorflow as tf
 from edgepipe.arrays import Array, Arrays
 from edgepipe.tasks.quality import Task
 from edgepipe.training import objective
+from edgepipe.training.distillation import places
 from edgepipe.training.distillation.options import Teacher
 from edgepipe.training.distillation.parts import Part, parts, scored
 from edgepipe.training.distillation.teachers import Teachers
@@ -46,10 +47,12 @@ class Teaching:
         Raises:
             InputError: something of it does not go together with a teacher; the pair is named.
         """
+        student = places.opened(student)
         found = {name: self._parts(student, name) for name in self.models}
         every = [part for listed in found.values() for part in listed]
         if self._teachers is None:
-            self._teachers = Teachers(_probe(self.models, found), self.batch_size)
+            opened = {name: places.opened(model) for name, model in self.models.items()}
+            self._teachers = Teachers(_probe(opened, found), self.batch_size)
             self.notes += [f"taught by '{name}': {part.title}" for name, listed in found.items() for part in listed]
         alpha = self.options.logits.alpha if self.options.logits is not None else 0.0
         return Pupil(
@@ -59,7 +62,7 @@ class Teaching:
         )
 
     def _parts(self, student: Any, name: str) -> list[Part]:
-        teacher = scored(self.models[name], self.task, f"teacher '{name}'")
+        teacher = scored(places.opened(self.models[name]), self.task, f"teacher '{name}'")
         mine = scored(student, self.task, "student")
         return list(parts(self.options, mine, teacher, self.task.kind == "classification"))
 

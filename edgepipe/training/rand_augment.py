@@ -1,0 +1,150 @@
+"""RandAugment: for each image a few operations of fourteen, all of one magnitude, by Pillow on 8-bit pixels.
+
+E. Cubuk, B. Zoph, J. Shlens, Q. Le, "RandAugment: Practical automated data augmentation with a reduced search space",
+arXiv 1909.13719, 2019. How strong an operation is at a magnitude is as in torchvision, from nothing at 0 to the
+strongest at 30; only solarize begins at 256 there, so that at magnitude 0 it does nothing too.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from edgepipe.arrays import Array
+from edgepipe.data.augmentation import RandAugment
+from edgepipe.errors import InputError
+
+MOST = 30  # the strongest magnitude
+CHANNELS = (1, 3)
+RANGES = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0))  # what black and white may be
+WIDEST = 150 / 331  # of the side, that an image is moved by
+Picture = Any  # PIL.Image.Image
+Operation = Callable[[Picture, float, int], Picture]  # of a share of the strongest, and a sign
+
+
+def change(x: Array, asked: RandAugment, limits: tuple[float, float], random: np.random.Generator) -> Array:
+    """Images (b, h, w, 1 or 3) whose black and white are `limits`, changed; float32.
+
+    Pixels are rounded to 8 bits on the way, unless nothing is done to an image.
+    """
+    names = tuple(OPERATIONS)
+    chosen = random.integers(0, len(names), (len(x), asked.operations))
+    signs = random.choice((-1, 1), (len(x), asked.operations))
+    share = asked.magnitude / MOST
+    changed = np.array(x, np.float32)
+    for number, (row, turns) in enumerate(zip(chosen, signs, strict=True)):
+        steps = [(names[n], int(sign)) for n, sign in zip(row, turns, strict=True) if names[n] != "identity"]
+        if steps:
+            changed[number] = _changed(x[number], steps, share, limits)
+    return changed
+
+
+def _changed(image: Array, steps: list[tuple[str, int]], share: float, limits: tuple[float, float]) -> Array:
+    picture = to_picture(image, limits)
+    for name, sign in steps:
+        picture = OPERATIONS[name](picture, share, sign)
+    low, high = limits
+    values = np.asarray(picture, np.float32).reshape(image.shape)
+    return values / np.float32(255) * np.float32(high - low) + np.float32(low)
+
+
+def to_picture(image: Array, limits: tuple[float, float]) -> Picture:
+    """Pillow's image of (h, w, 1 or 3), each pixel the nearest of 256 steps between `limits`."""
+    from PIL import Image
+
+    low, high = limits
+    steps = np.clip(np.rint((image - low) / (high - low) * 255), 0, 255).astype(np.uint8)
+    return Image.fromarray(steps[..., 0] if steps.shape[-1] == 1 else steps)
+
+
+def limits_of(x: Array, known: tuple[float, float] | None) -> tuple[float, float]:
+    """Black and white of training images (n, h, w, c): as the data says, or as their values show.
+
+    Raises:
+        InputError: no images, neither one nor three channels, or values of no range that images have.
+    """
+    if x.ndim != 4 or x.shape[-1] not in CHANNELS:
+        seen = f"the samples have shape {tuple(x.shape[1:])}"
+        raise InputError(f"augment: rand_augment is for images (height, width, channels) of 1 or 3 channels; {seen}")
+    if known in RANGES:
+        return known
+    low, high = float(x.min()), float(x.max())
+    found = next((pair for pair in RANGES if pair[0] <= low and high <= pair[1]), None)
+    if found is None:
+        raise InputError(
+            "augment: rand_augment needs pixels of 0 to 1, -1 to 1 or 0 to 255; the training samples go from "
+            f"{low:.6g} to {high:.6g}. Standardize in the model instead (a Normalization layer)"
+        )
+    return found
+
+
+def _enhanced(name: str) -> Operation:
+    def run(picture: Picture, share: float, sign: int) -> Picture:
+        from PIL import ImageEnhance
+
+        return getattr(ImageEnhance, name)(picture).enhance(1 + sign * 0.9 * share)
+
+    return run
+
+
+def _moved(matrix: Callable[[float, Picture], tuple[float, ...]]) -> Operation:
+    def run(picture: Picture, share: float, sign: int) -> Picture:
+        from PIL import Image
+
+        way = matrix(sign * share, picture)
+        return picture.transform(picture.size, Image.Transform.AFFINE, way, Image.Resampling.BILINEAR)
+
+    return run
+
+
+def _rotate(picture: Picture, share: float, sign: int) -> Picture:
+    from PIL import Image
+
+    return picture.rotate(sign * share * 30, Image.Resampling.BILINEAR)
+
+
+def _autocontrast(picture: Picture, share: float, sign: int) -> Picture:
+    from PIL import ImageOps
+
+    return ImageOps.autocontrast(picture)
+
+
+def _equalize(picture: Picture, share: float, sign: int) -> Picture:
+    from PIL import ImageOps
+
+    return ImageOps.equalize(picture)
+
+
+def _solarize(picture: Picture, share: float, sign: int) -> Picture:
+    from PIL import ImageOps
+
+    return ImageOps.solarize(picture, round(256 * (1 - share)))
+
+
+def _posterize(picture: Picture, share: float, sign: int) -> Picture:
+    from PIL import ImageOps
+
+    return ImageOps.posterize(picture, 8 - round(4 * share))
+
+
+def _shear(by: float, along: float) -> tuple[float, float]:
+    """Factor and offset of a shear that leaves the middle of `along` pixels where it is."""
+    return 0.3 * by, -0.3 * by * along / 2
+
+
+OPERATIONS: dict[str, Operation] = {
+    "identity": lambda picture, share, sign: picture,
+    "autocontrast": _autocontrast,
+    "equalize": _equalize,
+    "rotate": _rotate,
+    "solarize": _solarize,
+    "color": _enhanced("Color"),
+    "posterize": _posterize,
+    "contrast": _enhanced("Contrast"),
+    "brightness": _enhanced("Brightness"),
+    "sharpness": _enhanced("Sharpness"),
+    "shear_x": _moved(lambda by, picture: (1, *_shear(by, picture.height), 0, 1, 0)),
+    "shear_y": _moved(lambda by, picture: (1, 0, 0, 0.3 * by, 1, _shear(by, picture.width)[1])),
+    "translate_x": _moved(lambda by, picture: (1, 0, round(WIDEST * by * picture.width), 0, 1, 0)),
+    "translate_y": _moved(lambda by, picture: (1, 0, 0, 0, 1, round(WIDEST * by * picture.height))),
+}
