@@ -214,7 +214,9 @@ class _Parser:
         earlier = tuple(step.name for step in self.steps)
         trained = tuple(step.name for step in self.steps if step.stage.trains)
         models = tuple(name for name, kind in self.gives.items() if kind in TEACH)
-        return World(self.base, self.task, earlier, trained, self.data.representative if self.data else 0, models)
+        quantized = tuple(step.name for step in self.steps if step.stage.quantizes)
+        number = self.data.representative if self.data else 0
+        return World(self.base, self.task, earlier, trained, number, models, quantized)
 
     def _name(self, path: Path_, type_: str, options: Any) -> str:
         name = options.get("as", type_) if isinstance(options, dict) else type_

@@ -37,6 +37,7 @@ class World:
     trained: tuple[str, ...] = ()  # those of them that train
     representative: int = 200  # training samples that calibrate, as `data:` says
     models: tuple[str, ...] = ()  # those of `earlier` that give a Keras model, which can teach
+    quantized: tuple[str, ...] = ()  # those of `earlier` after which there is no float model any more
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,11 @@ class Stage(Options):
     def wants_data(self, kind: Kind) -> bool:
         """Whether it cannot run without `data:` when given an artifact of `kind`."""
         return self.needs_data
+
+    @property
+    def quantizes(self) -> bool:
+        """Whether what it gives is no float .tflite."""
+        return False
 
     def check(self, document: Document, path: Path_, world: World) -> None:
         """Note in `document` what is wrong with the options beyond their types; the base has nothing to add."""

@@ -45,7 +45,7 @@ class Convert(Stage):
     )
     equalize: Without | None = Field(
         default=None,
-        description="scale channels between layers so that their ranges are alike, from the weights alone or on samples",
+        description="scale channels between layers so that their ranges are alike: by the weights alone, or on samples",
     )
     bias_correction: Without | None = Field(
         default=None, description="take off biases what rounding the weights shifts, from batch norms or on samples"
@@ -75,9 +75,16 @@ class Convert(Stage):
         """Only calibration needs data; what a recipe needs is told when it is read."""
         return SCHEMES[self.scheme].calibrated and self.scheme != "recipe"
 
+    @property
+    def quantizes(self) -> bool:
+        """Whatever the scheme, but for float32."""
+        return self.scheme != "float32"
+
     def check(self, document: Document, path: Path_, world: World) -> None:
         """The device exists and takes what stays in float; the recipe can be read; a mix has a task to decide by."""
         self._check_device(document, path, world)
+        if world.quantized and world.earlier[-1] == world.quantized[-1]:  # after others, the chain itself does not fit
+            document.problem(path, f"'{world.quantized[0]}' has quantized the model; drop one of them", at="key")
         if self.recipe is not None and not (world.base / self.recipe).is_file():
             document.problem((*path, "recipe"), f"{self.recipe}: no such file")
         if self.scheme == "mixed" and world.task is None:

@@ -20,14 +20,15 @@ OR_A_FILE = "(or the path of a .yaml file)"
 USAGE = [  # arguments, the last line on stderr
     (["chekc"], "Error: no command 'chekc'; did you mean 'check'?"),
     (["zzz"], "Error: no command 'zzz'; allowed: cache, check, convert, data, device, init, inspect, profile, report, "
-     "run, stages, verify, zoo"),
+     "run, sensitivity, stages, verify, zoo"),
     (["device", "shwo"], "Error: no command 'shwo'; did you mean 'show'?"),
     (["cache", "lst"], "Error: no command 'lst'; did you mean 'list'?"),
     (["--versoin"], "Error: No such option '--versoin'. Did you mean '--version'?"),
     (["run"], "Error: Missing argument 'PIPELINE'."),
     (["check"], "Error: Missing argument 'PIPELINES...'."),
     (["convert", "m.keras", "--scheme", "int4"],
-     "Error: Invalid value for '--scheme': 'int4' is not one of 'int8', 'float16', 'dynamic', 'float32'."),
+     "Error: Invalid value for '--scheme': 'int4' is not one of 'int8', 'int16x8', 'dynamic', "
+        "'weight_only_int8', 'weight_only_int4', 'float16', 'float32', 'recipe'."),
     (["stages", "prun"], "edgepipe: no stage 'prun'; did you mean 'prune'?"),
     (["stages", "prun", "--json"], "edgepipe: no stage 'prun'; did you mean 'prune'?"),
     (["device", "show", "hots"], f"edgepipe: unknown device 'hots'; did you mean 'host'? {OR_A_FILE}"),
@@ -260,7 +261,7 @@ NO_CONVERSION = [  # arguments after MODEL, the message
     (["truncated.keras", "--data", "x.npz"], "truncated.keras: not a readable .keras file (truncated or damaged?): "),
     (["garbage.keras", "--data", "x.npz"], "garbage.keras: not a model (its 11 bytes begin with b'hello wo'; damaged"),
     ([".", "--data", "x.npz"], ".: a folder without saved_model.pb, so no SavedModel; "),
-    (["m.keras", "--scheme", "dynamic", "--input", "int8"], "integer inputs or outputs need --scheme int8,"),
+    (["m.keras", "--scheme", "dynamic", "--input", "int8"], "input type int8: scheme dynamic has float32; int8 goes with"),
     (["m.keras", "--data", "x.npz", "-o", "m.keras"], "m.keras: would overwrite the model itself; name another file"),
     (["m.keras", "--data", "x.npz", "-o", "."], ".: is a folder; name the .tflite to write with -o"),
     (["m.keras", "--data", "gone.npz"], "gone.npz: cannot be read: No such file or directory; give samples as"),

@@ -88,7 +88,7 @@ CASES: list[tuple[str, str, str, list[str]]] = [
         "9:5: stages.3.compile: 'compile' takes tflite, but 'quantize' before it gives qat; put `convert` before it",
     ]),
     ("convert after compile", "- convert", "- convert\n  - compile: {device: ethos-u55-128}\n  - convert: {as: again}", [
-        "11:5: stages.5.convert: 'convert' takes keras, float, qat, saved_model, but 'compile' before it gives vela; a compiled model can only be validated: move this stage before `compile`",
+        "11:5: stages.5.convert: 'convert' takes keras, float, qat, saved_model, tflite, but 'compile' before it gives vela; a compiled model can only be validated: move this stage before `compile`",
     ]),
     ("more than all operators", "{accuracy: 90 %}", "{host: {npu_operators: 120 %}}", [
         "12:38: stages.4.validate.budget.host.npu_operators: 120 % is 120.00 %; write '120 % %' or a fraction of one",
@@ -155,7 +155,7 @@ CASES: list[tuple[str, str, str, list[str]]] = [
         "7:12: stages.1.prune: initial_sparsity (0.6) must be below sparsity (0.5)",
     ]),
     ("scheme and input at odds", "- convert", "- convert: {scheme: float16, input: int8}", [
-        "9:14: stages.3.convert: int8 inputs or outputs need scheme int8, not float16",
+        "9:14: stages.3.convert: input type int8: scheme float16 has float32; int8 goes with int8, mixed, recipe",
     ]),
     ("options that are a list", "{sparsity: 0.5}", "[0.5]", [
         "7:12: stages.1.prune: must be a mapping of options, found a list",
@@ -264,8 +264,45 @@ CASES: list[tuple[str, str, str, list[str]]] = [
         "9:5: stages.3.export: 'export' takes float, but 'quantize' before it gives qat; a fake-quant model can only be converted: "
         "drop this stage or put it before `quantize`",
     ]),
+    ("mixed without a drop", "  - convert\n", "  - convert: {scheme: mixed}\n", [
+        "9:14: stages.3.convert: scheme mixed needs max_drop, for example `max_drop: 0.5 point`",
+    ]),
+    ("a drop without mixed", "  - convert\n", "  - convert: {max_drop: 1 point}\n", [
+        "9:14: stages.3.convert: max_drop needs `scheme: mixed`",
+    ]),
+    ("recipe without a file", "  - convert\n", "  - convert: {scheme: recipe}\n", [
+        "9:14: stages.3.convert: scheme recipe needs a recipe, the path of a JSON file",
+    ]),
+    ("a file without recipe", "  - convert\n", "  - convert: {recipe: r.json}\n", [
+        "9:14: stages.3.convert: a recipe needs `scheme: recipe`",
+    ]),
+    ("a recipe that is not there", "  - convert\n", "  - convert: {scheme: recipe, recipe: no.json}\n", [
+        "9:39: stages.3.convert.recipe: no.json: no such file",
+    ]),
+    ("calibration of no activations", "  - convert\n", "  - convert: {scheme: float16, calibration: mse}\n", [
+        "9:14: stages.3.convert: calibration mse: scheme float16 quantizes no activations",
+    ]),
+    ("percentile of another method", "  - convert\n", "  - convert: {percentile: 99}\n", [
+        "9:14: stages.3.convert: percentile needs `calibration: percentile`",
+    ]),
+    ("float layers on an integer-only device", "  - convert\n",
+     "  - convert: {device: nucleo-l4r5zi, types: {SOFTMAX: null}, layers: {out: null}}\n", [
+        "9:45: stages.3.convert.types: nothing can stay in float: nucleo-l4r5zi is for integers only",
+        "9:70: stages.3.convert.layers: nothing can stay in float: nucleo-l4r5zi is for integers only",
+    ]),
+    ("float layers of a mix", "  - convert\n",
+     "  - convert: {scheme: mixed, max_drop: 1 point, types: {SOFTMAX: null}}\n", [
+        "9:14: stages.3.convert: types and layers stay in float: scheme mixed decides itself",
+    ]),
+    ("equalized without integers", "  - convert\n", "  - convert: {scheme: float16, equalize: samples}\n", [
+        "9:14: stages.3.convert: equalize is for integers: scheme float16 rounds no weight to 8 bits",
+    ]),
+    ("unknown device to convert for", "  - convert\n", "  - convert: {device: nucleo-l4r5z}\n", [
+        "9:23: stages.3.convert.device: unknown device 'nucleo-l4r5z'; did you mean 'nucleo-l4r5zi'? "
+        "(or the path of a .yaml file)",
+    ]),
     ("two converts", "  - convert\n", "  - convert\n  - convert: {as: again}\n", [
-        "10:5: stages.4.convert: 'convert' takes keras, float, qat, saved_model, but 'convert' before it gives tflite; move it earlier",
+        "10:5: stages.4.convert: 'convert' has quantized the model; drop one of them",
     ]),
     ("validate before convert", "  - convert\n  - validate:\n", "  - validate:\n", [
         "9:5: stages.3.validate: 'validate' takes tflite, vela, but 'quantize' before it gives qat; put `convert` before it",
@@ -516,7 +553,7 @@ CASES: list[tuple[str, str, str, list[str]]] = [
         "4:7: task.kind: found the text 'clasification'; allowed: classification, regression, reconstruction, custom; did you mean 'classification'?",
         "5:7: seed: must be an integer from 0 to 2147483647; found the number -1",
         "7:21: stages.0.train.epochs: should be greater than or equal to 1; found the number 0",
-        "8:23: stages.1.convert.scheme: found the text 'int4'; allowed: int8, float16, dynamic, float32; did you mean 'int8'?",
+        "8:23: stages.1.convert.scheme: found the text 'int4'; allowed: int8, int16x8, mixed, dynamic, weight_only_int8, weight_only_int4, float16, float32, recipe; did you mean 'int8'?",
         "9:5: stages.2.prune: 'prune' takes keras, float, but 'convert' before it gives tflite; move it earlier",
         "9:23: stages.2.prune.sparsity: should be less than 1; found the number 75; 75 % is written 0.75",
     ]),
@@ -547,7 +584,7 @@ SETTINGS: list[tuple[str, list[str]]] = [  # of --set, and the lines on stderr a
     ("stages.None.epochs=1", ["no stage of the file is named 'None'; allowed: again, convert, prune, quantize, validate"]),
     ("stages.convert=int8", ["names no option; write --set stages.convert.OPTION=VALUE"]),
     ("stages=3", ["names no option; write --set stages.NAME.OPTION=VALUE"]),
-    ("stages.convert.scheme=int4", ["stages.3.convert.scheme: found the text 'int4'; allowed: int8, float16, dynamic, float32; did you mean 'int8'?"]),
+    ("stages.convert.scheme=int4", ["stages.3.convert.scheme: found the text 'int4'; allowed: int8, int16x8, mixed, dynamic, weight_only_int8, weight_only_int4, float16, float32, recipe; did you mean 'int8'?"]),
     ("stages.convert.scheme=[", ["not valid YAML: expected the node content, but found '<stream end>'"]),
     ("stages.again.epochs=0", ["stages.0.train.epochs: should be greater than or equal to 1; found the number 0"]),
     ("stages.again.epochs.x=3", [f"stages.0.train.epochs.x: `stages.0.train.epochs` is the number 2, {NO_OPTIONS}"]),

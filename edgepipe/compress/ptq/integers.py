@@ -9,13 +9,10 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from edgepipe.arrays import Array
 from edgepipe.compress.ptq import buffers
 from edgepipe.compress.ptq.calibration import Range, fed
-
-TYPES = {"int8": tf.int8, "uint8": tf.uint8, "float32": tf.float32}
 
 
 def quantized(
@@ -34,6 +31,8 @@ def quantized(
         types: of inputs and of outputs: int8, uint8 or float32.
         left: names of the output tensors of operators that stay float.
     """
+    import tensorflow as tf
+
     # Neither function is public; the versions of TensorFlow that edgepipe takes are pinned in pyproject.toml.
     from tensorflow.lite.python.convert import mlir_quantize
     from tensorflow.lite.python.optimize.calibrator import Calibrator, add_intermediate_tensors
@@ -43,8 +42,8 @@ def quantized(
         known = _with_ranges(known, ranges)
     result: bytes = mlir_quantize(
         known,
-        input_data_type=TYPES[types[0]],
-        output_data_type=TYPES[types[1]],
+        input_data_type=tf.as_dtype(types[0]),
+        output_data_type=tf.as_dtype(types[1]),
         denylisted_nodes=list(left) or None,
     )
     return result

@@ -29,14 +29,13 @@ ZOO: list[tuple[str, tuple[int, ...]]] = [
     ("small_cnn", (28, 28, 1)), ("ds_cnn", (49, 10, 1)), ("mobilenet_v1", (32, 32, 3)), ("mobilenet_v2", (32, 32, 3)),
     ("resnet8", (32, 32, 3)), ("temporal_cnn", (29, 12)), ("attention", (28, 28, 1)), ("autoencoder", (64,)),
 ]  # fmt: skip
-# squared error of the outputs over their variance, on random weights: an upper bound of what each scheme loses
-LOST = {"int8": 0.2, "int16x8": 0.05, "dynamic": 0.05, "weight_only_int8": 0.05, "weight_only_int4": 1.5,
-        "float16": 1e-4, "float32": 1e-9}  # fmt: skip
+# the largest difference of an output on random weights, over the largest output
+LOST = {"int8": 0.2, "int16x8": 0.05, "dynamic": 0.05, "weight_only_int8": 0.05, "weight_only_int4": 0.8,
+        "float16": 2e-3, "float32": 1e-5}  # fmt: skip
 
 
 def lost(found: Any, wanted: Any) -> float:
-    found, wanted = np.asarray(found).reshape(len(wanted), -1), np.asarray(wanted).reshape(len(wanted), -1)
-    return float(np.square(found - wanted).sum() / np.square(wanted - wanted.mean(axis=0)).sum())
+    return float(np.abs(np.asarray(found).reshape(wanted.shape) - wanted).max() / np.abs(wanted).max())
 
 
 @pytest.mark.slow

@@ -21,8 +21,6 @@ from edgepipe.stages.conversion import classes
 from edgepipe.tflite.graph import read
 from edgepipe.tflite.interpreter import Runtime, predict
 
-LOOKED_AT = 300
-
 
 @cache
 def bench(which: str, folder: Path) -> Bench:
@@ -32,7 +30,7 @@ def bench(which: str, folder: Path) -> Bench:
     lite = read(path)
     x = hm.data()[0]
     ranges = calibrate(lite, x[:200], Calibration()).by_tensor
-    return bench_of(lite, layers(lite, classes(model)), ranges, ("int8", "int8"), hm.data()[2][:LOOKED_AT])
+    return bench_of(lite, layers(lite, classes(model)), ranges, ("int8", "int8"), hm.data()[2])
 
 
 @pytest.fixture(scope="module")
@@ -65,15 +63,28 @@ def _logits(model: Any, x: Any) -> Any:
 @pytest.mark.slow
 @pytest.mark.parametrize("which", ["hard", "soft", "residual"])
 def test_the_ranking_agrees_with_brute_force(which: str, folder: Path) -> None:
-    """Another quantizer, other kernels, other samples: rank correlation of at least 0.9."""
+    """Another quantizer, other kernels, Keras for the float model: rank correlation of at least 0.9."""
     made = bench(which, folder)
-    x = hm.data()[2][LOOKED_AT:]
+    x = hm.data()[2]
     scores = keras.Model(getattr(hm, which)().input, getattr(hm, which)().layers[-1].input)
     wanted = scores.predict(x, verbose=0) if which != "residual" else _logits(getattr(hm, which)(), x)
     forced = {layer.name: brute_force(made, x, wanted, layer) for layer in made.layers}
     found = {entry.layer: entry.alone for entry in rank(made).layers}
     agreed = spearmanr([found[name] for name in forced], list(forced.values())).statistic
     assert agreed >= 0.9, (found, forced)
+
+
+@pytest.mark.slow
+def test_the_ranking_holds_for_accuracy_on_other_samples(folder: Path) -> None:
+    """Where quantization costs labels: layers by the accuracy that each alone leaves, on samples never looked at."""
+    made, (x, y, _, _) = bench("hard", folder), hm.data()
+    found = {entry.layer: entry.alone for entry in rank(made).layers}
+    left = []
+    for name in found:
+        path = folder / "alone.tflite"
+        path.write_bytes(made.made({name: "int8"}, "float32"))
+        left.append(hm.accuracy(predict(path, x[200:]).values, y[200:]))
+    assert spearmanr(list(found.values()), left).statistic <= -0.9
 
 
 def test_quality_is_that_of_real_models(folder: Path) -> None:
