@@ -261,7 +261,7 @@ NO_CONVERSION = [  # arguments after MODEL, the message
     (["truncated.keras", "--data", "x.npz"], "truncated.keras: not a readable .keras file (truncated or damaged?): "),
     (["garbage.keras", "--data", "x.npz"], "garbage.keras: not a model (its 11 bytes begin with b'hello wo'; damaged"),
     ([".", "--data", "x.npz"], ".: a folder without saved_model.pb, so no SavedModel; "),
-    (["m.keras", "--scheme", "dynamic", "--input", "int8"], "input type int8: scheme dynamic has float32; int8 goes with"),
+    (["m.keras", "--scheme", "dynamic", "--input", "int8"], "input type int8: scheme dynamic has float32;"),
     (["m.keras", "--data", "x.npz", "-o", "m.keras"], "m.keras: would overwrite the model itself; name another file"),
     (["m.keras", "--data", "x.npz", "-o", "."], ".: is a folder; name the .tflite to write with -o"),
     (["m.keras", "--data", "gone.npz"], "gone.npz: cannot be read: No such file or directory; give samples as"),
