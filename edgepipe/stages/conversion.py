@@ -59,13 +59,20 @@ def made(convert: "Convert", work: Work) -> Made:
     samples = _samples(convert, work)
     opened = _opened(convert, work, samples)
     request = _request(convert, opened, work)
-    if convert.scheme == "mixed":
-        from edgepipe.stages import mixture
+    make = _mixed if convert.scheme == "mixed" else _quantized
+    done = make(convert, work, opened, request, samples)
+    return replace(done, notes=(*opened.notes, *done.notes), tables=(*opened.tables, *done.tables))
 
-        with float_tflite(opened.model, samples) as (lite, feeds, trained):
-            made = mixture.made(convert, work, opened, request, (lite, feeds, trained))
-        return replace(made, notes=(*opened.notes, *made.notes), tables=(*opened.tables, *made.tables))
-    if opened.model.__class__ is Model:
+
+def _mixed(convert: "Convert", work: Work, opened: Opened, request: "Request", samples: Arrays | None) -> Made:
+    from edgepipe.stages import mixture
+
+    with float_tflite(opened.model, samples) as given:
+        return mixture.made(convert, work, opened, request, given)
+
+
+def _quantized(convert: "Convert", work: Work, opened: Opened, request: "Request", samples: Arrays | None) -> Made:
+    if isinstance(opened.model, Model):
         from edgepipe.compress.ptq.quantize import quantized
 
         with float_tflite(opened.model, samples) as (lite, feeds, _):
@@ -74,7 +81,7 @@ def made(convert: "Convert", work: Work) -> Made:
         from edgepipe.compress.convert import converted
 
         done = converted(opened.model, request, samples)
-    return Made(done.content, opened, (*opened.notes, *done.notes), opened.tables)
+    return Made(done.content, opened, done.notes)
 
 
 @contextmanager

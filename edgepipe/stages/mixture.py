@@ -12,6 +12,7 @@ from edgepipe.outcome import Table
 from edgepipe.stages import facts
 from edgepipe.stages.base import Work
 from edgepipe.stages.lite import lite_quality
+from edgepipe.tflite.graph import read
 from edgepipe.tflite.interpreter import Runtime
 from edgepipe.tflite.model import Model
 from edgepipe.units import Dimension
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from edgepipe.stages.convert import Convert
 
 FILE = "quantization_recipe.json"
+SHOWN = 12  # trials that are shown whatever came out
 SCREENED = 200  # training samples that rank the layers
 
 
@@ -109,22 +111,40 @@ def _replay(found: "Found") -> str:
 
 
 def _tables(bench: "Bench", goal: "Goal", found: "Found") -> tuple[Table, ...]:
-    macs = {layer.name: layer.macs for layer in bench.layers}
+    macs, stored = {layer.name: layer.macs for layer in bench.layers}, _stored(bench, found)
     layers = Table(
         title="types of the layers, the most sensitive first",
-        columns=("layer", "type", "error of scores alone in int8", "MACs"),
-        rows=tuple((name, found.levels.get(name, "int8"), f"{alone:.3g}", macs[name]) for name, alone in found.ranking),
+        columns=("layer", "asked for", "outputs in the .tflite", "error of scores alone in int8", "MACs"),
+        rows=tuple(
+            (name, found.levels.get(name, "int8"), stored[name], f"{alone:.3g}", macs[name])
+            for name, alone in found.ranking
+        ),
     )
     trials = Table(
-        title=f"models tried on validation, float {goal.of_float:.4f}, drop allowed {goal.max_drop:.4f}",
+        title=f"{len(found.trials)} models tried on validation, float {goal.of_float:.4f}, drop allowed "
+        f"{goal.max_drop:.4f}; the first {SHOWN} and those that met it",
         columns=("layers above int8", "number", "quality", "drop", "met"),
         rows=tuple(
             (_listed(trial.levels), len(trial.levels), f"{trial.quality:.4f}", f"{goal.drop(trial.quality):.4f}",
              "yes" if trial.met else "no")
-            for trial in found.trials
+            for trial in (*found.trials[:SHOWN], *(t for t in found.trials[SHOWN:] if t.met))
         ),
     )  # fmt: skip
     return layers, trials
+
+
+def _stored(bench: "Bench", found: "Found") -> dict[str, str]:
+    """What the outputs of each layer really are: litert-quantizer passes over what it has no kernel for."""
+    from edgepipe.compress.ptq.bench import written
+
+    with written(found.content) as path:
+        types = {t.name: t.dtype for op in read(path).operators for t in op.outputs if t is not None}
+    return {
+        layer.name: ", ".join(
+            dict.fromkeys(types.get(t.name, "folded") for op in layer.operators for t in op.outputs if t is not None)
+        )
+        for layer in bench.layers
+    }
 
 
 def _listed(levels: dict[str, Any]) -> str:
