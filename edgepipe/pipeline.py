@@ -211,12 +211,16 @@ class _Parser:
 
     def _world(self) -> World:
         """What the next stage may know of the pipeline."""
-        earlier = tuple(step.name for step in self.steps)
-        trained = tuple(step.name for step in self.steps if step.stage.trains)
-        models = tuple(name for name, kind in self.gives.items() if kind in TEACH)
-        quantized = tuple(step.name for step in self.steps if step.stage.quantizes)
-        number = self.data.representative if self.data else 0
-        return World(self.base, self.task, earlier, trained, number, models, quantized)
+        return World(
+            self.base,
+            self.task,
+            earlier=tuple(step.name for step in self.steps),
+            trained=tuple(step.name for step in self.steps if step.stage.trains),
+            representative=self.data.representative if self.data else 0,
+            models=tuple(name for name, kind in self.gives.items() if kind in TEACH),
+            quantized=tuple(step.name for step in self.steps if step.stage.quantizes),
+            floating=tuple(step.name for step in self.steps if step.stage.leaves_float),
+        )
 
     def _name(self, path: Path_, type_: str, options: Any) -> str:
         name = options.get("as", type_) if isinstance(options, dict) else type_

@@ -38,6 +38,7 @@ class World:
     representative: int = 200  # training samples that calibrate, as `data:` says
     models: tuple[str, ...] = ()  # those of `earlier` that give a Keras model, which can teach
     quantized: tuple[str, ...] = ()  # those of `earlier` after which there is no float model any more
+    floating: tuple[str, ...] = ()  # those of `earlier` that leave layers in float because the options say so
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,11 @@ class Stage(Options):
     @property
     def quantizes(self) -> bool:
         """Whether what it gives is no float .tflite."""
+        return False
+
+    @property
+    def leaves_float(self) -> bool:
+        """Whether the options name layers that stay in float."""
         return False
 
     def check(self, document: Document, path: Path_, world: World) -> None:

@@ -80,6 +80,11 @@ class Convert(Stage):
         """Whatever the scheme, but for float32."""
         return self.scheme != "float32"
 
+    @property
+    def leaves_float(self) -> bool:
+        """Whether layers or types are named."""
+        return bool(self.types or self.layers)
+
     def check(self, document: Document, path: Path_, world: World) -> None:
         """The device exists and takes what stays in float; the recipe can be read; a mix has a task to decide by."""
         self._check_device(document, path, world)

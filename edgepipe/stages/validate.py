@@ -53,15 +53,22 @@ class Validate(Stage):
             if device in self.devices[:index]:
                 document.problem((*path, "devices", index), f"'{device}' stands twice")
             try:
-                profile.load(device, world.base)
+                loaded = profile.load(device, world.base)
             except ConfigError as error:
                 document.problems.extend(error.problems)
             except InputError as error:
                 document.problem((*path, "devices", index), str(error))
+            else:
+                self._check_floats(document, (*path, "devices", index), world, loaded)
         if self.against is not None and self.against not in world.earlier:
             known = ", ".join(world.earlier)
             document.problem((*path, "against"), f"no earlier stage is named '{self.against}'; allowed: {known}")
         read_limits(document, (*path, "budget"), self.budget, self._known(world))
+
+    def _check_floats(self, document: Document, path: Path_, world: World, device: Device) -> None:
+        if world.floating and device.integer_only:
+            what = f"{device.name} is for integers only, and '{world.floating[-1]}' leaves layers in float"
+            document.problem(path, f"{what} (`types`, `layers`); quantize them, or take this device out")
 
     def key(self, world: World) -> dict[str, Any]:
         """The content of the profiles, and the host whose time is measured."""

@@ -289,6 +289,12 @@ CASES: list[tuple[str, str, str, list[str]]] = [
      "  - convert: {device: nucleo-l4r5zi, types: {SOFTMAX: null}, layers: {out: null}}\n", [
         "9:45: stages.3.convert.types: nothing can stay in float: nucleo-l4r5zi is for integers only",
         "9:70: stages.3.convert.layers: nothing can stay in float: nucleo-l4r5zi is for integers only",
+        "11:23: stages.4.validate.devices.1: nucleo-l4r5zi is for integers only, and 'convert' leaves layers in float "
+        "(`types`, `layers`); quantize them, or take this device out",
+    ]),
+    ("float layers and an integer-only device behind", "  - convert\n", "  - convert: {types: {SOFTMAX: null}}\n", [
+        "11:23: stages.4.validate.devices.1: nucleo-l4r5zi is for integers only, and 'convert' leaves layers in float "
+        "(`types`, `layers`); quantize them, or take this device out",
     ]),
     ("float layers of a mix", "  - convert\n",
      "  - convert: {scheme: mixed, max_drop: 1 point, types: {SOFTMAX: null}}\n", [
