@@ -79,12 +79,21 @@ def sense(path: Path, data: "str | Arrays", how: How, allow_code: bool, custom_o
     calibrating, looked_at, labels, notes = _samples(data, how.samples)
     with _float(path, kind, calibrating, allow_code, custom_objects) as (lite, feeds, layers):
         bench, told = _bench(lite, feeds, layers, looked_at, how)
-        quality = None if labels is None else _accuracy(bench, looked_at, labels)
+        unfit = _unfit(lite, labels)
+        quality = None if labels is None or unfit else _accuracy(looked_at, labels)
         ranking = rank(bench, "int8" if how.scheme == "int8" else "int16", quality)
-    return _sensed(path, how, ranking, labels is not None, count(looked_at), (*notes, *told))
+    return _sensed(path, how, ranking, quality is not None, count(looked_at), (*notes, *told, *unfit))
 
 
-def _samples(data: "str | Arrays", number: int) -> tuple[Arrays, Arrays, Array | None, tuple[str, ...]]:
+@dataclass(frozen=True)
+class _Labels:
+    """The classes of the samples that are looked at, and how many there are in all."""
+
+    values: Array
+    classes: int
+
+
+def _samples(data: "str | Arrays", number: int) -> tuple[Arrays, Arrays, _Labels | None, tuple[str, ...]]:
     """Samples that calibrate, samples that are looked at, their labels if they are classes, and notes."""
     if not isinstance(data, str):
         return take(data, slice(CALIBRATING)), take(data, slice(number)), None, ()
@@ -101,8 +110,20 @@ def _samples(data: "str | Arrays", number: int) -> tuple[Arrays, Arrays, Array |
     return train, take(validation.x, slice(number)), _classes(validation.y, number), described.notes
 
 
-def _classes(y: Array | None, number: int) -> Array | None:
-    return y[:number] if y is not None and y.ndim == 1 and y.dtype.kind in "iu" else None
+def _classes(y: Array | None, number: int) -> _Labels | None:
+    if y is None or y.ndim != 1 or y.dtype.kind not in "iu" or not len(y):
+        return None
+    return _Labels(y[:number], int(y.max()) + 1)
+
+
+def _unfit(lite: Model, labels: _Labels | None) -> tuple[str, ...]:
+    """A note if the labels are none of the model's outputs, as those of an autoencoder."""
+    width = lite.outputs[0].elements
+    if labels is None or (len(lite.outputs) == 1 and width == labels.classes):
+        return ()
+    return (
+        f"no accuracy: the labels have {labels.classes} classes, the model {len(lite.outputs)} output(s) of {width}",
+    )
 
 
 @contextmanager
@@ -141,14 +162,14 @@ def _bench(
     return bench_of(lite, layers(lite, classes), ranges.by_tensor, (types, types), samples), tuple(ranges.notes())
 
 
-def _accuracy(bench: "Bench", samples: Arrays, labels: Array) -> Callable[[bytes], float]:
+def _accuracy(samples: Arrays, labels: _Labels) -> Callable[[bytes], float]:
     from edgepipe.compress.ptq.bench import written
     from edgepipe.tflite.interpreter import predict
 
     def quality(content: bytes) -> float:
         with written(content) as path:
-            scores = np.asarray(predict(path, samples).values).reshape(len(labels), -1)
-        return float(np.mean(scores.argmax(axis=1) == labels))
+            scores = np.asarray(predict(path, samples).values).reshape(len(labels.values), -1)
+        return float(np.mean(scores.argmax(axis=1) == labels.values))
 
     return quality
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import final
 
-from edgepipe.compress.ptq.names import layers_of, short, unique
+from edgepipe.compress.ptq.names import layers_of, short, unique, unnumbered
 from edgepipe.tflite.model import Model, Operator
 
 PASSING = frozenset(
@@ -46,7 +46,8 @@ def layers(model: Model, keras: Mapping[str, str] | None = None) -> list[Layer]:
     main = [operator for operator in model.operators if operator.subgraph == 0]
     groups = _groups(main)
     names = dict(zip(range(len(model.operators)), layers_of(model, keras or {}), strict=True))
-    called = unique(_name(main[group[0]], names[group[0]], keras or {}) for group in groups)
+    found = [_name(main[group[0]], names[group[0]], keras or {}) for group in groups]
+    called = unique(found if keras else unnumbered(found))
     return [Layer(name, tuple(main[index] for index in group)) for name, group in zip(called, groups, strict=True)]
 
 

@@ -48,6 +48,13 @@ def short(operator: Operator) -> str:
     return scopes[-2] if len(scopes) > 1 else scopes[0] if scopes else operator.place
 
 
+def unnumbered(names: list[str]) -> list[str]:
+    """The names without the number that Keras 3 gives all scopes of a model that is called again."""
+    numbers = {found.group() for name in names if (found := NUMBERED.search(name))}
+    all_alike = len(numbers) == 1 and all(NUMBERED.search(name) for name in names)
+    return [NUMBERED.sub("", name) for name in names] if all_alike else names
+
+
 def unique(names: Iterable[str]) -> list[str]:
     """The names, those that stand again with a number."""
     seen: dict[str, int] = {}
