@@ -52,7 +52,7 @@ def made(
     goal = _goal(convert, work, bench)
     found = mixed.search(bench, goal, allowed, _suspects(opened, bench))
     write_text(work.folder / FILE, json.dumps(bench.recipe(found.levels, "int8"), indent=1) + "\n")
-    notes = [*ranges.notes(), *reasons, *_of_training(opened, found), _replay(found)]
+    notes = [*ranges.notes(), *reasons, *_of_training(opened, found), *_otherwise(bench, found), _replay(found)]
     return Made(found.content, opened, tuple(notes), _tables(bench, goal, found), tuple(_metrics(bench, goal, found)))
 
 
@@ -99,6 +99,27 @@ def _of_training(opened: "Opened", found: "Found") -> list[str]:
     promoted = [name for name in opened.suspects if name in found.levels]
     told = f", of which {', '.join(promoted)} promoted" if promoted else ", none of which needed more than 8 bits"
     return [f"layers that training left to calibration were tried first: {', '.join(opened.suspects)}{told}"]
+
+
+def _otherwise(bench: "Bench", found: "Found") -> list[str]:
+    """A note on operators that the quantizer left in another type than their layer was given."""
+    from edgepipe.compress.ptq.bench import written
+    from edgepipe.compress.ptq.target import DTYPES
+    from edgepipe.tflite.graph import read
+
+    with written(found.content) as path:
+        types = {tensor.name: tensor.dtype for tensor in read(path).tensors}
+    kept = [
+        f"{layer.name} {operator.name} {types[made.name]}"
+        for layer in bench.layers
+        for operator in layer.operators
+        for made in operator.outputs[:1]
+        if made is not None and made.dtype == "float32" and layer.name in found.levels
+        if types.get(made.name, wanted := DTYPES[found.levels[layer.name]]) != wanted
+    ]
+    if not kept:
+        return []
+    return [f"litert-quantizer has no such form of {len(kept)} operators of promoted layers: {', '.join(kept)}"]
 
 
 def _replay(found: "Found") -> str:
