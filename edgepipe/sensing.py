@@ -79,9 +79,10 @@ def sense(path: Path, data: "str | Arrays", how: How, allow_code: bool, custom_o
     calibrating, looked_at, labels, notes = _samples(data, how.samples)
     with _float(path, kind, calibrating, allow_code, custom_objects) as (lite, feeds, layers):
         bench, told = _bench(lite, feeds, layers, looked_at, how)
-        quality = None if labels is None else _accuracy(bench, looked_at, labels)
+        classes, why = _told_apart(bench.lite, labels)
+        quality = None if classes is None else _accuracy(bench, looked_at, classes)
         ranking = rank(bench, "int8" if how.scheme == "int8" else "int16", quality)
-    return _sensed(path, how, ranking, labels is not None, count(looked_at), (*notes, *told))
+    return _sensed(path, how, ranking, classes is not None, count(looked_at), (*notes, *told, *why))
 
 
 def _samples(data: "str | Arrays", number: int) -> tuple[Arrays, Arrays, Array | None, tuple[str, ...]]:
@@ -103,6 +104,19 @@ def _samples(data: "str | Arrays", number: int) -> tuple[Arrays, Arrays, Array |
 
 def _classes(y: Array | None, number: int) -> Array | None:
     return y[:number] if y is not None and y.ndim == 1 and y.dtype.kind in "iu" else None
+
+
+def _told_apart(lite: Model, labels: Array | None) -> tuple[Array | None, list[str]]:
+    """The labels if the one output of `lite` has a score for each class, else the reason."""
+    if labels is None:
+        return None, []
+    scores = {tensor.shape[1:] for tensor in lite.outputs}
+    widest = max((shape[0] for shape in scores if len(shape) == 1), default=0)
+    if len(lite.outputs) == 1 and widest > max(1, labels.max()) and labels.min() >= 0:
+        return labels, []
+    shapes = ", ".join(str(tensor.shape) for tensor in lite.outputs)
+    found = f"labels from {labels.min()} to {labels.max()}, outputs of shape {shapes}"
+    return None, [f"no accuracy: it takes one output with a score for each class; found {found}"]
 
 
 @contextmanager
@@ -137,8 +151,10 @@ def _bench(
     from edgepipe.compress.ptq.layers import layers
 
     ranges = calibrate(lite, dict(zip(lite.input_names, feeds, strict=True)), how.calibration)
-    types = SCHEMES[how.scheme].interfaces[0]
-    return bench_of(lite, layers(lite, classes), ranges.by_tensor, (types, types), samples), tuple(ranges.notes())
+    types, found = SCHEMES[how.scheme].interfaces[0], layers(lite, classes)
+    if not found:
+        raise InputError("the model has no operator, it gives back what it is given: there is nothing to rank")
+    return bench_of(lite, found, ranges.by_tensor, (types, types), samples), tuple(ranges.notes())
 
 
 def _accuracy(bench: "Bench", samples: Arrays, labels: Array) -> Callable[[bytes], float]:

@@ -52,7 +52,13 @@ def made(
     goal = _goal(convert, work, bench)
     found = mixed.search(bench, goal, allowed, _suspects(opened, bench))
     write_text(work.folder / FILE, json.dumps(bench.recipe(found.levels, "int8"), indent=1) + "\n")
-    notes = [*ranges.notes(), *reasons, *_of_training(opened, found), *_otherwise(bench, found), _replay(found)]
+    notes = [
+        *ranges.notes(),
+        *reasons,
+        *_of_training(opened, found),
+        *_otherwise(bench, found),
+        _replay(convert, found),
+    ]
     return Made(found.content, opened, tuple(notes), _tables(bench, goal, found), tuple(_metrics(bench, goal, found)))
 
 
@@ -122,10 +128,16 @@ def _otherwise(bench: "Bench", found: "Found") -> list[str]:
     return [f"litert-quantizer has no such form of {len(kept)} operators of promoted layers: {', '.join(kept)}"]
 
 
-def _replay(found: "Found") -> str:
+KEPT = ("representative", "calibration", "percentile", "equalize", "bias_correction")  # what ranges and weights hang on
+
+
+def _replay(convert: "Convert", found: "Found") -> str:
+    given = {name: getattr(convert, name) for name in KEPT if name in convert.model_fields_set}
+    options = "".join(f", {name}: {value}" for name, value in given.items() if value is not None)
     return (
-        f"the recipe is {FILE}, beside the model: `convert: {{scheme: recipe, recipe: {FILE}}}` makes it again without "
-        f"the {len(found.trials)} trials"
+        f"the recipe is beside the model, in artifacts/ with the number of the stage before its name; a copy called "
+        f"{FILE} and `convert: {{scheme: recipe, recipe: {FILE}{options}}}` make it again without the "
+        f"{len(found.trials)} trials"
     )
 
 

@@ -16,11 +16,15 @@ from edgepipe.compress.ptq.bench import Bench, bench_of, written
 from edgepipe.compress.ptq.calibration import calibrate
 from edgepipe.compress.ptq.layers import layers
 from edgepipe.compress.ptq.leave import choice
+from edgepipe.compress.ptq.mixed import Found
 from edgepipe.compress.ptq.quantize import Request
 from edgepipe.compress.schemes import Calibration
 from edgepipe.errors import InputError
+from edgepipe.sensing import How, sense
 from edgepipe.single import convert as convert_file
 from edgepipe.stages.conversion import classes, float_file
+from edgepipe.stages.convert import Convert
+from edgepipe.stages.mixture import _otherwise, _replay
 from edgepipe.tflite.graph import read
 from edgepipe.tflite.integer import findings
 from edgepipe.tflite.interpreter import predict
@@ -198,3 +202,48 @@ def test_tensors_without_a_name_of_their_own_are_refused(name: bytes | None, tmp
     path.write_bytes(buffers.closed(model))
     with pytest.raises(InputError, match=r"has no name|are called 'same'"):
         float_file(path)
+
+
+@pytest.mark.parametrize(
+    ("which", "labels", "told"),
+    [("plain", [0, 2], None), ("plain", [0, 3], "labels from 0 to 3"), ("plain", [-1, 2], "-1"), ("two", [0, 1], "3")],
+)
+def test_accuracy_only_where_each_class_has_a_score(
+    which: str, labels: list[int], told: str | None, tmp_path: Path
+) -> None:
+    source, data = tmp_path / "m.tflite", tmp_path / "d.npz"
+    source.write_bytes(convert(MODELS[which](), "float32"))
+    np.savez(data, x=X[:2], y=np.array(labels))
+    found = sense(source, str(data), How(), False, None)
+    notes = [note for note in found.notes if note.startswith("no accuracy")]
+    assert (found.quality_float is None) == bool(notes) == (told is not None)
+    assert all(str(told) in note for note in notes)
+
+
+def test_a_model_without_layers_is_not_ranked(tmp_path: Path) -> None:
+    inputs = keras.Input((6,))
+    source = tmp_path / "m.tflite"
+    source.write_bytes(convert(keras.Model(inputs, keras.layers.Identity()(inputs)), "float32"))
+    with pytest.raises(InputError, match="no operator"):
+        sense(source, X, How(), False, None)
+
+
+def test_operators_that_were_not_promoted_with_their_layer_are_told(tmp_path: Path) -> None:
+    inputs, x = _inner()
+    x = keras.layers.Dense(3, name="last")(keras.layers.Activation("hard_swish")(keras.layers.Dense(4, name="mid")(x)))
+    bench = _bench(keras.Model(inputs, x), tmp_path)
+    levels: Any = dict.fromkeys(("first", "mid"), "int16")
+    found = Found(levels, bench.made(levels), 0.0, (), ())
+    notes = _otherwise(bench, found)
+    assert len(notes) == 1
+    assert notes[0].endswith("of 1 operators of promoted layers: mid HARD_SWISH int8")
+    assert _otherwise(bench, Found({}, bench.made({}), 0.0, (), ())) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [({}, "json}`"), ({"equalize": "samples", "representative": 40}, "json, representative: 40, equalize: samples}`")],
+)
+def test_the_note_on_a_recipe_says_what_else_to_repeat(options: dict[str, Any], told: str) -> None:
+    convert = Convert(scheme="mixed", max_drop="0.5 point", **options)
+    assert told in _replay(convert, Found({}, b"", 0.0, (), ()))
