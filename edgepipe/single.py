@@ -206,6 +206,12 @@ def _difference(model: Any, kind: Kind, facts: Model, samples: Arrays | None) ->
     before = _before(model, x)
     after = _listed(interpreter.predict(facts.path, _reals(facts, x)).values)
     which = f"{count(x)} {'random inputs' if samples is None else 'of the given samples'}, original against LiteRT"
+    if not all(np.isfinite(array).all() for array in before):
+        return [
+            unavailable("max_difference", Dimension.PLAIN, f"the original gives values that are not finite, {which}")
+        ]
+    if not all(np.isfinite(array).all() for array in after):
+        raise InputError(f"the converted model gives values that are not finite ({which}); nothing is written")
     largest = max(float(np.abs(a - b).max()) for a, b in zip(before, after, strict=True))
     found = [
         _measured("max_difference", largest, Dimension.PLAIN, f"largest absolute difference of outputs on {which}")

@@ -179,6 +179,10 @@ def _wrong(entry: Any) -> str:
     for key in entry:
         if key not in KEYS:
             return f"unknown key '{key}'{did_you_mean(key, KEYS)}"
+    config = entry.get("op_config", {})
+    parts = [config] if not isinstance(config, dict) else [v for k, v in config.items() if k.endswith("_tensor_config")]
+    if any(not isinstance(part, dict) for part in parts):
+        return "op_config and the tensor configs in it are mappings"
     return _unknown(entry) or _expression(entry["regex"])
 
 

@@ -247,3 +247,14 @@ def test_operators_that_were_not_promoted_with_their_layer_are_told(tmp_path: Pa
 def test_the_note_on_a_recipe_says_what_else_to_repeat(options: dict[str, Any], told: str) -> None:
     convert = Convert(scheme="mixed", max_drop="0.5 point", **options)
     assert told in _replay(convert, Found({}, b"", 0.0, (), ()))
+
+
+def test_a_model_that_gives_nan_itself_is_converted_without_a_comparison(tmp_path: Path) -> None:
+    inputs = keras.Input((6,), name="x")
+    source = tmp_path / "m.keras"
+    keras.Model(inputs, keras.ops.log(inputs)).save(source)
+    done = convert_file(
+        source, data=X, scheme="float32", input_type=None, output_type=None, out=tmp_path / "m.tflite", allow_code=False
+    )
+    found = next(metric for metric in done.metrics if metric.name == "max_difference")
+    assert found.value is None
