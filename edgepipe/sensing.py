@@ -111,7 +111,7 @@ def _samples(data: "str | Arrays", number: int) -> tuple[Arrays, Arrays, _Labels
 
 
 def _classes(y: Array | None, number: int) -> _Labels | None:
-    if y is None or y.ndim != 1 or y.dtype.kind not in "iu" or not len(y):
+    if y is None or y.ndim != 1 or y.dtype.kind not in "iu" or not len(y) or y.min() < 0:
         return None
     return _Labels(y[:number], int(y.max()) + 1)
 
@@ -158,8 +158,10 @@ def _bench(
     from edgepipe.compress.ptq.layers import layers
 
     ranges = calibrate(lite, dict(zip(lite.input_names, feeds, strict=True)), how.calibration)
-    types = SCHEMES[how.scheme].interfaces[0]
-    return bench_of(lite, layers(lite, classes), ranges.by_tensor, (types, types), samples), tuple(ranges.notes())
+    types, found = SCHEMES[how.scheme].interfaces[0], layers(lite, classes)
+    if not found:
+        raise InputError("the model has no operator, it gives back what it is given: there is nothing to rank")
+    return bench_of(lite, found, ranges.by_tensor, (types, types), samples), tuple(ranges.notes())
 
 
 def _accuracy(samples: Arrays, labels: _Labels) -> Callable[[bytes], float]:

@@ -1,5 +1,6 @@
 """One model the user already has, without YAML: convert it, or hold a .tflite against devices and limits."""
 
+import re
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,6 +78,7 @@ def convert(
     """
     from edgepipe.models.sniff import sniff
     from edgepipe.models.startup import load_tensorflow
+    from edgepipe.stages.conversion import floats
 
     kind = sniff(path)
     target = out or path.with_suffix(".tflite")
@@ -94,8 +96,9 @@ def convert(
         offenders = integer.findings(facts, allow_float_interface=True) if all_integer else []
         metrics = [*evidence.counts(facts), *_difference(model, kind, facts, samples)]
     return Conversion(
-        path=str(target), scheme=scheme, metrics=tuple(metrics), findings=tuple(offenders), notes=done.notes
-    )
+        path=str(target), scheme=scheme, metrics=tuple(metrics), findings=tuple(offenders),
+        notes=(*done.notes, *floats(scheme, facts)),
+    )  # fmt: skip
 
 
 def _check_kind(path: Path, kind: Kind, target: Path) -> None:
@@ -146,7 +149,16 @@ def _leaving(request: "Request", types: Collection[str], layers: Collection[str]
         return request
     if request.scheme == "float32":
         raise InputError("--leave: scheme float32 quantizes nothing")
+    for pattern in layers:
+        _check_expression(pattern)
     return replace(request, left=choice(types, layers, names))
+
+
+def _check_expression(pattern: str) -> None:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise InputError(f"--leave '{pattern}' is no regular expression: {error}") from None
 
 
 def _converted(model: Any, request: "Request", samples: Arrays | None) -> Any:
@@ -190,10 +202,16 @@ def _difference(model: Any, kind: Kind, facts: Model, samples: Arrays | None) ->
     if kind is Kind.SAVED_MODEL:
         reason = "a SavedModel is only converted, not run; compare it where it was trained"
         return [unavailable("max_difference", Dimension.PLAIN, reason)]
-    x = _random(facts) if samples is None else take(samples, slice(COMPARED))
-    before = _listed(_before(model, x))
+    x = _random(facts) if samples is None else take(_named(model, samples), slice(COMPARED))
+    before = _before(model, x)
     after = _listed(interpreter.predict(facts.path, _reals(facts, x)).values)
     which = f"{count(x)} {'random inputs' if samples is None else 'of the given samples'}, original against LiteRT"
+    if not all(np.isfinite(array).all() for array in before):
+        return [
+            unavailable("max_difference", Dimension.PLAIN, f"the original gives values that are not finite, {which}")
+        ]
+    if not all(np.isfinite(array).all() for array in after):
+        raise InputError(f"the converted model gives values that are not finite ({which}); nothing is written")
     largest = max(float(np.abs(a - b).max()) for a, b in zip(before, after, strict=True))
     found = [
         _measured("max_difference", largest, Dimension.PLAIN, f"largest absolute difference of outputs on {which}")
@@ -206,13 +224,25 @@ def _difference(model: Any, kind: Kind, facts: Model, samples: Arrays | None) ->
     return found
 
 
-def _before(model: Any, x: Arrays) -> Arrays:
+def _named(model: Any, samples: Arrays) -> Arrays:
+    """Samples as the inputs of `model` take them, by their names if there are several."""
     if isinstance(model, Model):
-        return interpreter.predict(model.path, x).values
-    from edgepipe.training.fit import predict
+        return samples
+    from edgepipe.compress.convert import feeds_of
+    from edgepipe.models.freeze import ports_of
 
-    outputs: Arrays = predict(model, x)
-    return outputs
+    ports = ports_of(model)
+    feeds = feeds_of(samples, ports)
+    return {port.name: feed for port, feed in zip(ports, feeds, strict=True)} if len(ports) > 1 else feeds[0]
+
+
+def _before(model: Any, x: Arrays) -> list[Array]:
+    """The outputs in the order that a .tflite has them in, whatever they are called."""
+    if isinstance(model, Model):
+        return _listed(interpreter.predict(model.path, x).values)
+    import keras
+
+    return list(keras.tree.flatten(model.predict(x, batch_size=256, verbose=0)))
 
 
 def _reals(facts: Model, x: Arrays) -> Arrays:

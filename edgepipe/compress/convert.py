@@ -68,7 +68,7 @@ def float_model(model: Any, samples: Arrays | None, calibrated: bool) -> Iterato
         frozen = _frozen(model)
         if calibrated:
             _check_loops(frozen.function)
-        feeds = _feeds(samples, frozen.inputs) if calibrated else None
+        feeds = feeds_of(samples, frozen.inputs) if calibrated else None
         path = Path(folder) / "float.tflite"
         converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen.function], frozen.function)
         path.write_bytes(_run(converter, said, frozen.function))
@@ -83,7 +83,7 @@ def _converted(model: Any, scheme: str, samples: Arrays | None, types: tuple[str
         frozen = _frozen(model)
         if scheme == "int8":
             _check_loops(frozen.function)
-        feeds = _feeds(samples, frozen.inputs) if scheme == "int8" else []
+        feeds = feeds_of(samples, frozen.inputs) if scheme == "int8" else []
         converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen.function], frozen.function)
         _configure(converter, scheme, feeds)
         converter.inference_input_type, converter.inference_output_type = (_TYPES[name] for name in types)
@@ -103,7 +103,7 @@ def _check_loops(function: Any) -> None:
     loops = [op.name.split("/while/")[0] for op in function.graph.get_operations() if op.type in LOOPS]
     if loops:
         raise InputError(
-            f"int8 cannot be calibrated through a loop, and the model has {len(loops)}: {', '.join(loops)}; "
+            f"activations cannot be calibrated through a loop, and the model has {len(loops)}: {', '.join(loops)}; "
             "build recurrent layers (LSTM, GRU) with unroll=True, or choose scheme dynamic or float16"
         )
 
@@ -122,8 +122,12 @@ def _configure(converter: Any, scheme: str, feeds: list[Array]) -> None:
         )
 
 
-def _feeds(samples: Arrays | None, ports: tuple[Port, ...]) -> list[Array]:
-    """The representative samples of each input, in the order of the inputs, as the dtype the input takes."""
+def feeds_of(samples: Arrays | None, ports: tuple[Port, ...]) -> list[Array]:
+    """The representative samples of each input, in the order of the inputs, as the dtype the input takes.
+
+    Raises:
+        InputError: samples that are missing, not finite, no numbers, or of other names, shapes or types.
+    """
     if samples is None or not count(samples):
         raise InputError(
             "the scheme needs representative samples to calibrate activations, found none; give at least one"
@@ -157,7 +161,16 @@ def _feed(array: Array, port: Port) -> Array:
             f"{bad.size} of {len(array)} representative samples of input '{port.name}' hold NaN or infinity, the "
             f"first is number {bad[0]}; clean or drop them"
         )
+    if np.dtype(port.dtype).kind in "iu" and not _held(array, np.iinfo(port.dtype)):
+        raise InputError(
+            f"representative samples of input '{port.name}' are not all whole numbers that {port.dtype}, which it "
+            f"takes, can hold: they are {array.dtype} from {array.min()} to {array.max()}"
+        )
     return array.astype(port.dtype)
+
+
+def _held(array: Array, limits: Any) -> bool:
+    return bool((array == np.rint(array)).all() and limits.min <= array.min() and array.max() <= limits.max)
 
 
 # operators that the quantizer takes from the graph and has no int8 form of; it then fails without a message

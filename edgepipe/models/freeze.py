@@ -41,15 +41,23 @@ def freeze(model: Any) -> Frozen:
     Raises:
         InputError: the model is not built, is a subclassed one, or has an input dimension that is not fixed.
     """
-    check_shapes(model)
-    shapes = [(1, *tensor.shape[1:]) for tensor in model.inputs]
-    dtypes = [tf.as_dtype(tensor.dtype).name for tensor in model.inputs]
-    ports = tuple(Port(*port) for port in zip(input_names(model), shapes, dtypes, strict=True))
 
     def infer(*tensors: Any) -> list[Any]:
         return list(keras.tree.flatten(model(_packed(model, list(tensors)), training=False)))
 
-    return _frozen(infer, ports)
+    return _frozen(infer, ports_of(model))
+
+
+def ports_of(model: Any) -> tuple[Port, ...]:
+    """The inputs of a Keras model.
+
+    Raises:
+        InputError: as `freeze`.
+    """
+    check_shapes(model)
+    shapes = [(1, *tensor.shape[1:]) for tensor in model.inputs]
+    dtypes = [tf.as_dtype(tensor.dtype).name for tensor in model.inputs]
+    return tuple(Port(*port) for port in zip(input_names(model), shapes, dtypes, strict=True))
 
 
 def freeze_saved_model(path: Path) -> Frozen:

@@ -17,7 +17,7 @@ from edgepipe.stages import facts
 from edgepipe.stages.base import Work
 from edgepipe.tflite.graph import read
 from edgepipe.tflite.integer import findings
-from edgepipe.tflite.model import FLOATS, Model
+from edgepipe.tflite.model import FLOATS, Model, Operator
 
 if TYPE_CHECKING:
     from edgepipe.compress.ptq.quantize import Request
@@ -129,7 +129,8 @@ def float_file(path: Any) -> Model:
     """The facts of a float .tflite that runs.
 
     Raises:
-        InputError: it is damaged, does not run, holds loops or branches, or is quantized already.
+        InputError: it is damaged, does not run, holds loops or branches, is quantized already, or has tensors without a
+            name of their own.
     """
     from edgepipe.tflite.interpreter import check_runs
 
@@ -142,9 +143,22 @@ def float_file(path: Any) -> Model:
             "(`scheme: float32` makes one)"
         )
     if len(model.subgraphs) > 1:
-        raise InputError(f"{path}: has {len(model.subgraphs)} subgraphs (loops, branches), which cannot be calibrated")
+        raise InputError(
+            f"{path}: has {len(model.subgraphs)} subgraphs (loops, branches or several signatures); one is taken"
+        )
+    _check_names(model)
     check_runs(path)
     return model
+
+
+def _check_names(model: Model) -> None:
+    """Ranges and rules go by the names of tensors."""
+    seen: set[str] = set()
+    for tensor in model.tensors:
+        if tensor.name in seen or not tensor.name:
+            what = f"two tensors are called '{tensor.name}'" if tensor.name else f"tensor {tensor.index} has no name"
+            raise InputError(f"{model.path}: {what}; quantization goes by names, each must be there once")
+        seen.add(tensor.name)
 
 
 def _request(convert: "Convert", opened: Opened, work: Work) -> "Request":
@@ -182,7 +196,7 @@ def told(convert: "Convert", work: Work, artifact: Artifact, done: Made) -> Outc
     return Outcome(
         metrics=(*_quality(artifact, work), *agreement, *done.metrics, *counts(lite)),
         findings=tuple(_offenders(convert, lite, work)),
-        notes=(*done.notes, *_floats(convert, lite)),
+        notes=(*done.notes, *floats(convert.scheme, lite)),
         tables=(*done.tables, *tables),
     )
 
@@ -200,16 +214,22 @@ def _device(convert: "Convert", work: Work) -> "Device | None":
     return None if convert.device is None else profile.load(convert.device, work.base)
 
 
-def _floats(convert: "Convert", lite: Model) -> list[str]:
+def floats(scheme: str, lite: Model) -> list[str]:
     """A note on operators that compute in float, where some were to be integer."""
-    if convert.scheme in ("float32", "float16"):
+    if scheme in ("float32", "float16"):
         return []
-    places = [op.place for op in lite.operators if any(t is not None and t.dtype in FLOATS for t in op.outputs)]
+    places = [operator.place for operator in lite.operators if _in_float(operator)]
     left = [place for place in places if not place.startswith(("DEQUANTIZE", "QUANTIZE"))]
     if not left:
         return []
     more = f" and {len(left) - SHOWN} more" if len(left) > SHOWN else ""
     return [f"{len(left)} of {len(lite.operators)} operators compute in float: {', '.join(left[:SHOWN])}{more}"]
+
+
+def _in_float(operator: Operator) -> bool:
+    """Whether it gives floats, and does not, with weights in integers, quantize what it is given while it runs."""
+    weights = [t for t in operator.inputs if t is not None and t.constant and t.dtype in ("int4", "int8")]
+    return not weights and any(t is not None and t.dtype in FLOATS for t in operator.outputs)
 
 
 def _agreement(convert: "Convert", model: Any, lite: Model, work: Work) -> tuple[tuple[Table, ...], tuple[Metric, ...]]:

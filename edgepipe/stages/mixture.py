@@ -19,7 +19,7 @@ from edgepipe.units import Dimension
 
 if TYPE_CHECKING:
     from edgepipe.compress.ptq.bench import Bench
-    from edgepipe.compress.ptq.mixed import Found, Goal
+    from edgepipe.compress.ptq.mixed import Found, Goal, Trial
     from edgepipe.compress.ptq.quantize import Request
     from edgepipe.stages.conversion import Made, Opened
     from edgepipe.stages.convert import Convert
@@ -54,7 +54,13 @@ def made(
     goal = _goal(convert, work, bench)
     found = mixed.search(bench, goal, allowed, _suspects(opened, bench))
     write_text(work.folder / FILE, json.dumps(bench.recipe(found.levels, "int8"), indent=1) + "\n")
-    notes = [*ranges.notes(), *reasons, *_of_training(opened, found), _replay(found)]
+    notes = [
+        *ranges.notes(),
+        *reasons,
+        *_of_training(opened, found),
+        *_otherwise(bench, found),
+        _replay(convert, found),
+    ]
     return Made(found.content, opened, tuple(notes), _tables(bench, goal, found), tuple(_metrics(bench, goal, found)))
 
 
@@ -103,10 +109,37 @@ def _of_training(opened: "Opened", found: "Found") -> list[str]:
     return [f"layers that training left to calibration were tried first: {', '.join(opened.suspects)}{told}"]
 
 
-def _replay(found: "Found") -> str:
+def _otherwise(bench: "Bench", found: "Found") -> list[str]:
+    """A note on operators that the quantizer left in another type than their layer was given."""
+    from edgepipe.compress.ptq.bench import written
+    from edgepipe.compress.ptq.target import DTYPES
+    from edgepipe.tflite.graph import read
+
+    with written(found.content) as path:
+        types = {tensor.name: tensor.dtype for tensor in read(path).tensors}
+    kept = [
+        f"{layer.name} {operator.name} {types[made.name]}"
+        for layer in bench.layers
+        for operator in layer.operators
+        for made in operator.outputs[:1]
+        if made is not None and made.dtype == "float32" and layer.name in found.levels
+        if types.get(made.name, wanted := DTYPES[found.levels[layer.name]]) != wanted
+    ]
+    if not kept:
+        return []
+    return [f"litert-quantizer has no such form of {len(kept)} operators of promoted layers: {', '.join(kept)}"]
+
+
+KEPT = ("representative", "calibration", "percentile", "equalize", "bias_correction")  # what ranges and weights hang on
+
+
+def _replay(convert: "Convert", found: "Found") -> str:
+    given = {name: getattr(convert, name) for name in KEPT if name in convert.model_fields_set}
+    options = "".join(f", {name}: {value}" for name, value in given.items() if value is not None)
     return (
-        f"the recipe is {FILE}, beside the model: `convert: {{scheme: recipe, recipe: {FILE}}}` makes it again without "
-        f"the {len(found.trials)} trials"
+        f"the recipe is beside the model, in artifacts/ with the number of the stage before its name; a copy called "
+        f"{FILE} and `convert: {{scheme: recipe, recipe: {FILE}{options}}}` make it again without the "
+        f"{len(found.trials)} trials"
     )
 
 
@@ -125,12 +158,17 @@ def _tables(bench: "Bench", goal: "Goal", found: "Found") -> tuple[Table, ...]:
         f"{goal.max_drop:.4f}; the first {SHOWN} and those that met it",
         columns=("layers above int8", "number", "quality", "drop", "met"),
         rows=tuple(
-            (_listed(trial.levels), len(trial.levels), f"{trial.quality:.4f}", f"{goal.drop(trial.quality):.4f}",
-             "yes" if trial.met else "no")
+            (_listed(trial.levels), len(trial.levels), *_measured(goal, trial), "yes" if trial.met else "no")
             for trial in (*found.trials[:SHOWN], *(t for t in found.trials[SHOWN:] if t.met))
         ),
     )  # fmt: skip
     return layers, trials
+
+
+def _measured(goal: "Goal", trial: "Trial") -> tuple[str, str]:
+    if trial.quality is None:
+        return "does not run", trial.why
+    return f"{trial.quality:.4f}", f"{goal.drop(trial.quality):.4f}"
 
 
 def _stored(bench: "Bench", found: "Found") -> dict[str, str]:

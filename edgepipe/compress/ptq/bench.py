@@ -37,9 +37,9 @@ class Bench:
     def recipe(self, levels: Mapping[str, Level], rest: Level) -> Recipe:
         """Rules that give each layer its level, and every other one `rest`."""
         ends = recipes.ends(*self.types) if rest != "float32" else []
-        base = [*recipes.everything(SCHEME[rest]), *ends] if rest != "float32" else []
+        base = recipes.everything(SCHEME[rest]) if rest != "float32" else []
         own = [rule for layer in self.layers if (level := levels.get(layer.name)) for rule in _rules(layer, level)]
-        return [*base, *own]
+        return [*base, *own, *ends]  # whatever becomes of the last layer, the model's outputs are what was asked for
 
     def made(self, levels: Mapping[str, Level], rest: Level = "int8") -> bytes:
         """The model quantized so."""
@@ -88,7 +88,8 @@ def written(content: bytes) -> Iterator[Path]:
 
 def distance(found: Arrays, wanted: Arrays) -> float:
     """Squared error of the outputs over their variance, the mean over several outputs; 1 is as bad as the mean."""
-    pairs = [(found[name], wanted[name]) for name in wanted] if isinstance(wanted, dict) else [(found, wanted)]
+    # by their place: an output that several operators read gets another name when it is quantized
+    pairs = zip(*(list(of.values()) if isinstance(of, dict) else [of] for of in (found, wanted)), strict=True)
     return float(np.mean([_distance(np.asarray(a, np.float64), np.asarray(b, np.float64)) for a, b in pairs]))
 
 

@@ -57,7 +57,7 @@ def _settle(model: Any, operator: Any, places: tuple[int, int, int], floats: tup
     weights, wanted = floats
     needed = np.abs(wanted.astype(np.float64)) / (step * LARGEST)
     low = np.broadcast_to(scales, needed.shape) < needed
-    if not low.any() or len(scales) == 1:
+    if not low.any() or len(scales) != wanted.size:
         return False
     widened = np.where(low, needed, scales)
     kernel.quantization.scale = widened.astype(np.float32)

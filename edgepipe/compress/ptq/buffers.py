@@ -39,13 +39,31 @@ def plain(content: bytes) -> bytes:
     return closed(model)
 
 
+def alike(content: bytes) -> bytes:
+    """A quantized model whose operators with several outputs (SPLIT, UNPACK) give all of them in one type:
+    litert-quantizer leaves those that nothing reads in float, and some runtimes refuse that."""
+    from ai_edge_litert.schema_py_generated import TensorType
+
+    model, changed = opened(content), False
+    for graph in model.subgraphs:
+        read = {int(index) for of in (graph.outputs, *(op.inputs for op in graph.operators or [])) for index in of}
+        for operator in graph.operators or []:
+            outputs = {int(index): graph.tensors[index] for index in operator.outputs}
+            whole = [tensor for tensor in outputs.values() if tensor.type in (TensorType.INT8, TensorType.INT16)]
+            idle = [t for index, t in outputs.items() if index not in read and t.type == TensorType.FLOAT32]
+            for tensor in idle if whole else []:
+                tensor.type, tensor.quantization, changed = whole[0].type, whole[0].quantization, True
+    return closed(model) if changed else content
+
+
 def without_head(content: bytes) -> bytes:
-    """A model whose outputs are those that a SOFTMAX or LOGISTIC at the end is given."""
+    """A model whose outputs are those that a SOFTMAX or LOGISTIC is given whose result nothing reads."""
     from ai_edge_litert.schema_py_generated import BuiltinOperator
 
     model = opened(content)
     graph, heads = model.subgraphs[0], (BuiltinOperator.SOFTMAX, BuiltinOperator.LOGISTIC)
-    outputs = {int(index) for index in graph.outputs}
+    read = {int(index) for operator in graph.operators for index in operator.inputs}
+    outputs = {int(index) for index in graph.outputs} - read
     ends = {
         int(operator.outputs[0]): int(operator.inputs[0])
         for operator in graph.operators

@@ -13,7 +13,7 @@ from itertools import combinations
 from typing import final
 
 from edgepipe.compress.ptq.bench import Bench, Level
-from edgepipe.errors import NotMetError
+from edgepipe.errors import InputError, NotMetError
 
 MOST_SMALLER = 80  # smaller sets that are tried in the end, so that a small model gets the best there is
 Assignment = dict[str, Level]
@@ -44,8 +44,9 @@ class Trial:
     """One model that was made and measured on validation."""
 
     levels: Assignment  # of the layers above 8 bits
-    quality: float
+    quality: float | None  # None: the runtime refuses it
     met: bool
+    why: str = ""  # it was refused
 
 
 @final
@@ -72,10 +73,16 @@ class _Search:
         """The model with these layers above 8 bits, measured; each one once."""
         key = frozenset(levels.items())
         if key not in self.known:
-            quality = self.goal.quality(self.bench.made(levels))
-            self.known[key] = Trial(dict(levels), quality, self.goal.met(quality))
+            self.known[key] = self._trial(dict(levels))
             self.trials.append(self.known[key])
         return self.known[key]
+
+    def _trial(self, levels: Assignment) -> Trial:
+        try:
+            quality = self.goal.quality(self.bench.made(levels))
+        except InputError as error:  # litert-quantizer makes models that no runtime takes; another mix may run
+            return Trial(levels, None, False, str(error))
+        return Trial(levels, quality, self.goal.met(quality))
 
     def met(self, layers: Collection[str], level: Level) -> bool:
         """Whether the quality holds with `layers` at `level`."""
@@ -108,8 +115,16 @@ def search(bench: Bench, goal: Goal, levels: Sequence[Level], suspects: Collecti
 
 
 def _ranked(bench: Bench, suspects: Collection[str]) -> list[tuple[str, float]]:
-    alone = [(layer.name, bench.distance({layer.name: "int8"}, "float32")) for layer in bench.layers]
+    alone = [(layer.name, _alone(bench, layer.name)) for layer in bench.layers]
     return sorted(alone, key=lambda entry: (entry[0] not in suspects, -entry[1]))
+
+
+def _alone(bench: Bench, name: str) -> float:
+    """The error with one layer in int8; infinite if that does not run."""
+    try:
+        return bench.distance({name: "int8"}, "float32")
+    except InputError:
+        return math.inf
 
 
 def _fewest(state: _Search, names: list[str], level: Level) -> list[str]:
@@ -162,17 +177,21 @@ def _cheaper(state: _Search, chosen: list[str], level: Level, levels: Sequence[L
 
 
 def _found(state: _Search, levels: Assignment, ranking: list[tuple[str, float]]) -> Found:
-    content = state.bench.made(levels)
-    return Found(levels, content, state.tried(levels).quality, tuple(state.trials), tuple(ranking))
+    quality = state.tried(levels).quality
+    assert quality is not None, "what was found has been run"
+    return Found(levels, state.bench.made(levels), quality, tuple(state.trials), tuple(ranking))
 
 
 def _best(state: _Search, levels: Sequence[Level]) -> str:
     goal = state.goal
-    best = min(state.trials, key=lambda trial: goal.drop(trial.quality))
+    run = [(goal.drop(trial.quality), trial.quality, trial) for trial in state.trials if trial.quality is not None]
+    if not run:
+        return f"no mix of types runs: {state.trials[-1].why}"
+    drop, quality, best = min(run, key=lambda entry: entry[0])
     which = ", ".join(sorted(set(best.levels.values()))) or "int8"
     number = f"{len(best.levels)} of {len(state.bench.layers)} layers in {which}" if best.levels else "all in int8"
     allowed = " and ".join(("int8", *levels))
     return (
         f"no mix of {allowed} keeps the drop within {goal.max_drop:g}: the best of {len(state.trials)}, {number}, "
-        f"has {best.quality:g} against {goal.of_float:g} of the float model, a drop of {goal.drop(best.quality):g}"
+        f"has {quality:g} against {goal.of_float:g} of the float model, a drop of {drop:g}"
     )

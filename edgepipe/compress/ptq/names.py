@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable
 from edgepipe.tflite.model import Model, Operator
 
 NUMBERED = re.compile(r"_\d+$")
+IDENTITY = re.compile(r"Identity(_?\d+)*$")
 COMPUTING = re.compile(r"/(convolution|depthwise|Conv2D|MatMul|BiasAdd)\d*$")  # how TensorFlow calls what computes
 
 
@@ -21,9 +22,7 @@ def parts(tensor: str) -> list[str]:
 
 def layers_of(model: Model, layers: Collection[str]) -> list[list[str]]:
     """For each operator of `model` those of the Keras `layers` that it computes, the last one first."""
-    scopes = [
-        [part for t in operator.outputs if t is not None for part in parts(t.name)] for operator in model.operators
-    ]
+    scopes = [_scopes(operator) for operator in model.operators]
     known = set(layers)
     every = {part for found in scopes for part in found}
     # `conv_1` is a layer of that name, or the layer `conv` with a number: if one scope needs its number off, all do
@@ -32,7 +31,16 @@ def layers_of(model: Model, layers: Collection[str]) -> list[list[str]]:
 
 
 def _scopes(operator: Operator) -> list[str]:
-    return [part for tensor in operator.outputs if tensor is not None for part in parts(tensor.name)]
+    return [part for name in _named(operator) for part in parts(name)]
+
+
+def _named(operator: Operator) -> list[str]:
+    """The names that tell where an operator comes from: of its outputs, or if it makes an output of the model, which is
+    called `Identity`, of its weights."""
+    outputs = [tensor.name for tensor in operator.outputs if tensor is not None]
+    if any(not IDENTITY.match(name) for name in outputs):
+        return outputs
+    return [t.name for t in operator.inputs if t is not None and t.constant and "/" in t.name] or outputs
 
 
 def _known(scopes: Iterable[str], known: set[str]) -> list[str]:
@@ -41,10 +49,9 @@ def _known(scopes: Iterable[str], known: set[str]) -> list[str]:
 
 def short(operator: Operator) -> str:
     """A name for an operator of a model whose layers are not known: the scope of the operation that computes."""
-    tensor = next((t for t in operator.outputs if t is not None), None)
-    paths = tensor.name.split(";") if tensor is not None else []
+    paths = next(iter(_named(operator)), "").split(";")
     computing = [path for path in paths if COMPUTING.search(path)]
-    scopes = [scope for scope in re.split("[/:]", (computing or paths or [""])[0]) if scope]
+    scopes = [scope for scope in re.split("[/:]", (computing or paths)[0]) if scope]
     return scopes[-2] if len(scopes) > 1 else scopes[0] if scopes else operator.place
 
 

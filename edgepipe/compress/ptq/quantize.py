@@ -69,12 +69,14 @@ def quantized(
     Raises:
         InputError: no samples for a scheme that needs them, or something that the quantizer does not take.
     """
+    if not lite.operators:
+        raise InputError("the model has no operator, it gives back what it is given: there is nothing to quantize")
     types, left = request.types, list(request.left(lite)) if request.left is not None else []
     ranges = ranges_of(lite, request, feeds, trained or {}) if needs_samples(request) else None
     if request.scheme == "int8" and feeds is not None and ranges is not None:
         content = in_int8(lite, feeds, ranges.by_tensor, types, left)
     else:
-        rules = [*rules_of(request, types), *recipes.leave(left)]
+        rules = rules_of(request, types, left)
         content = recipes.applied(lite.content, rules, None if ranges is None else ranges.by_tensor)
     return Quantized(content, tuple(ranges.notes()) if ranges is not None else ())
 
@@ -102,13 +104,13 @@ def _trained(tensor: str, trained: Mapping[str, Range]) -> Range | None:
     return found[0] if len(found) == 1 else None
 
 
-def rules_of(request: Request, types: tuple[str, str]) -> Recipe:
-    """The recipe of a whole model."""
+def rules_of(request: Request, types: tuple[str, str], left: Collection[Operator] = ()) -> Recipe:
+    """The recipe of a whole model; the types of inputs and outputs hold whatever is left in float."""
     if request.scheme == "recipe":
         asked = request.input_type or request.output_type
-        return [*(request.recipe or []), *(recipes.ends(*types) if asked else [])]
+        return [*(request.recipe or []), *recipes.leave(left), *(recipes.ends(*types) if asked else [])]
     ends = recipes.ends(*types) if SCHEMES[request.scheme].calibrated else []
-    return [*recipes.everything(request.scheme), *ends]
+    return [*recipes.everything(request.scheme), *recipes.leave(left), *ends]
 
 
 def in_int8(

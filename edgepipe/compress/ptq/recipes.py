@@ -24,6 +24,7 @@ Recipe = list[Rule]
 
 KEYS = ("regex", "operation", "algorithm_key", "op_config")
 ALL, EVERYWHERE = "*", ".*"
+LAST = "^.*$"  # everywhere too; litert-quantizer keeps rules of one expression together, where the first of them stands
 MIN_MAX, CASTING, LEAVE = "min_max_uniform_quantize", "float_casting", "no_quantize"
 ENDS = ("INPUT", "OUTPUT")
 CASTABLE = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED", "EMBEDDING_LOOKUP"})
@@ -89,9 +90,9 @@ def leave(operators: Collection[Operator]) -> Recipe:
 
 
 def ends(input_type: str, output_type: str) -> Recipe:
-    """Rules for the model's own inputs and outputs."""
+    """Rules for the model's own inputs and outputs; to stand last, because the output is called as what computes it."""
     kinds = dict(zip(ENDS, (input_type, output_type), strict=True))
-    return [rule(_end(kind), operation=name) for name, kind in kinds.items()]
+    return [rule(_end(kind), LAST, name) for name, kind in kinds.items()]
 
 
 def _end(kind: str) -> Rule | None:
@@ -130,7 +131,7 @@ def applied(content: bytes, recipe: Recipe, ranges: Mapping[str, Range] | None) 
         said = " ".join(str(error).split())[:300] or type(error).__name__
         raise InputError(f"litert-quantizer does not take this: {said}") from error
     made = bytes(result.quantized_model)
-    return biases.settled(made, plain)[0] if calibrated(recipe) else made
+    return biases.settled(buffers.alike(made), plain)[0] if calibrated(recipe) else made
 
 
 def library() -> Any:
@@ -178,6 +179,10 @@ def _wrong(entry: Any) -> str:
     for key in entry:
         if key not in KEYS:
             return f"unknown key '{key}'{did_you_mean(key, KEYS)}"
+    config = entry.get("op_config", {})
+    parts = [config] if not isinstance(config, dict) else [v for k, v in config.items() if k.endswith("_tensor_config")]
+    if any(not isinstance(part, dict) for part in parts):
+        return "op_config and the tensor configs in it are mappings"
     return _unknown(entry) or _expression(entry["regex"])
 
 

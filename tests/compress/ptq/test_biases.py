@@ -54,6 +54,17 @@ def test_a_dead_channel_keeps_its_bias(kind: str, tiny: float, bits: int, tmp_pa
         assert np.abs(found.reshape(wanted.shape) - wanted).max() < (0.08 if bits == 8 else 0.04)
 
 
+@pytest.mark.parametrize("scheme", ["int8", "int16x8"])
+def test_a_single_channel_keeps_its_bias(scheme: Any, tmp_path: Path) -> None:
+    inputs = keras.Input((6,))
+    model = keras.Model(inputs, keras.layers.Dense(1, name="layer")(inputs))
+    model.get_layer("layer").set_weights([np.full((6, 1), 1e-12, np.float32), np.array([5.0], np.float32)])
+    path = tmp_path / "m.tflite"
+    x = np.random.RandomState(0).rand(4, 6).astype("float32")
+    path.write_bytes(convert(model, scheme, x))
+    np.testing.assert_allclose(predict(path, x).values, 5.0, atol=0.03)
+
+
 def test_only_what_is_out_of_range_is_touched(tmp_path: Path) -> None:
     model = dead("Conv2D", 0.0)
     path = tmp_path / "m.tflite"

@@ -96,7 +96,7 @@ def test_samples_that_still_move_a_range_are_told(lite: Model) -> None:
     growing = X * np.linspace(0.1, 1, len(X), dtype="float32")[:, None] ** 3
     (note,) = calibrate(lite, growing, Calibration()).notes()
     assert "the second half of the 400 representative samples still moved 2 of 2 ranges by more than 5%" in note
-    assert "`representative: 800`" in note
+    assert "give more samples (800, say; in a pipeline: `representative`)" in note
     settled = np.concatenate([X[:200], X[:200]])
     assert calibrate(lite, settled, Calibration()).notes() == []
 

@@ -57,6 +57,8 @@ BAD: list[tuple[str, Any, str]] = [
     ("a key too many", [*GOOD, {**GOOD[0], "regexp": ".*"}], r"rule 2: unknown key 'regexp'; did you mean 'regex'\?"),
     ("operation", [{**GOOD[0], "operation": "CONV2D"}], r"unknown operation 'CONV2D'; did you mean 'CONV_2D'\?"),
     ("algorithm", [{**GOOD[0], "algorithm_key": "min_max"}], r"unknown algorithm_key 'min_max'"),
+    ("config", [{**GOOD[0], "op_config": 5}], "rule 1: op_config and the tensor configs in it are mappings"),
+    ("tensors", [{**GOOD[0], "op_config": {"weight_tensor_config": "x"}}], "the tensor configs in it are mappings"),
     ("expression", [{**GOOD[0], "regex": "("}], r"regex '\(' is no regular expression: "),
 ]
 
