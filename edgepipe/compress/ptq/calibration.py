@@ -63,9 +63,8 @@ class Ranges:
         how = f"calibration by {self.calibration.told()}: the second half of the {self.samples} representative samples"
         which = f"{len(self.moved)} of {len(self.by_tensor)} ranges by more than {MOVED:.0%}"
         most = f"the most that of '{worst.split(';')[0]}' by {self.moved[worst]:.0%}"
-        return [
-            f"{how} still moved {which}, {most}; give more samples ({2 * self.samples}, say; in a pipeline: `representative`)"
-        ]
+        more = f"give more samples ({2 * self.samples}, say; in a pipeline: `representative`)"
+        return [f"{how} still moved {which}, {most}; {more}"]
 
 
 def calibrate(model: Model, samples: Arrays, how: Calibration) -> Ranges:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import hard_models as hm
 import pytest
-from test_sensitivity import bench
+from benches import bench
 
 from edgepipe.compress.ptq import target
 from edgepipe.compress.ptq.bench import Bench, written

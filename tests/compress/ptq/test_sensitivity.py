@@ -1,6 +1,5 @@
 """The ranking of layers against brute force by another quantizer, and each error against NumPy."""
 
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -8,29 +7,13 @@ import hard_models as hm
 import keras
 import numpy as np
 import pytest
+from benches import bench
 from scipy.stats import spearmanr
 
-from edgepipe.compress.convert import convert
 from edgepipe.compress.ptq import integers
-from edgepipe.compress.ptq.bench import Bench, bench_of
-from edgepipe.compress.ptq.calibration import calibrate
-from edgepipe.compress.ptq.layers import layers
+from edgepipe.compress.ptq.bench import Bench
 from edgepipe.compress.ptq.sensitivity import error, rank, rounded
-from edgepipe.compress.schemes import Calibration
-from edgepipe.stages.conversion import classes
-from edgepipe.tflite.graph import read
 from edgepipe.tflite.interpreter import Runtime, predict
-
-
-@cache
-def bench(which: str, folder: Path) -> Bench:
-    model = getattr(hm, which)()
-    path = folder / f"{which}.tflite"
-    path.write_bytes(convert(model, "float32"))
-    lite = read(path)
-    x = hm.data()[0]
-    ranges = calibrate(lite, x[:200], Calibration()).by_tensor
-    return bench_of(lite, layers(lite, classes(model)), ranges, ("int8", "int8"), hm.data()[2])
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,25 @@
+"""The small trained networks, ready to be quantized layer by layer."""
+
+from functools import cache
+from pathlib import Path
+
+import hard_models as hm
+
+from edgepipe.compress.convert import convert
+from edgepipe.compress.ptq.bench import Bench, bench_of
+from edgepipe.compress.ptq.calibration import calibrate
+from edgepipe.compress.ptq.layers import layers
+from edgepipe.compress.schemes import Calibration
+from edgepipe.stages.conversion import classes
+from edgepipe.tflite.graph import read
+
+
+@cache
+def bench(which: str, folder: Path) -> Bench:
+    model = getattr(hm, which)()
+    path = folder / f"{which}.tflite"
+    path.write_bytes(convert(model, "float32"))
+    lite = read(path)
+    x = hm.data()[0]
+    ranges = calibrate(lite, x[:200], Calibration()).by_tensor
+    return bench_of(lite, layers(lite, classes(model)), ranges, ("int8", "int8"), hm.data()[2])
