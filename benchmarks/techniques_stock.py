@@ -24,9 +24,11 @@ class Steps:
     """What both sides train with after the float model: epochs, batch size, learning rates, and how far they go."""
 
     epochs: int = 4
+    longer: int = 10  # epochs of further float training: what the teacher of the other side costs
     batch: int = 64
-    rate: float = 1e-3  # of pruning and clustering
-    fine_rate: float = 5e-4  # of quantization-aware training
+    float_rate: float = 4e-3
+    rate: float = 2e-3  # of pruning and clustering
+    fine_rate: float = 1e-3  # of quantization-aware training
     sparsity: float = 0.75
     clusters: int = 16
 
@@ -90,6 +92,20 @@ def _all_aware(model: Any, data: networks.Data, steps: Steps) -> Any:
     return aware(made, data, steps, last, KeepsClusters(preserve_sparsity=True))
 
 
+def _longer(then: "Way") -> "Way":
+    """Further training in float first."""
+
+    def way(model: Any, data: networks.Data, steps: Steps) -> Any:
+        fit(model, data, steps.longer, steps.float_rate, steps.batch)
+        return then(model, data, steps)
+
+    return way
+
+
+def _quantized(model: Any, data: networks.Data, steps: Steps) -> Any:
+    return aware(model, data, steps, steps.epochs)
+
+
 Way = Callable[[Any, networks.Data, Steps], Any]
 
 
@@ -101,12 +117,14 @@ WAYS: dict[str, tuple[Way, str]] = {  # name -> what is done to the float model,
     "float": (_as_it_is, "float32"),
     "PTQ": (_as_it_is, "int8"),
     "PTQ, 16-bit activations": (_as_it_is, "int16x8"),
-    "QAT": (lambda model, data, steps: aware(model, data, steps, steps.epochs), "int8"),
+    "QAT": (_quantized, "int8"),
     "prune, PTQ": (lambda model, data, steps: pruned(model, data, steps, steps.epochs), "int8"),
     "prune + QAT (PQAT)": (_prune_aware, "int8"),
     "cluster, PTQ": (lambda model, data, steps: clustered(model, data, steps, steps.epochs), "int8"),
     "cluster + QAT (CQAT)": (_cluster_aware, "int8"),
     "prune + cluster + QAT (PCQAT)": (_all_aware, "int8"),
+    "longer float, QAT": (_longer(_quantized), "int8"),
+    "longer float, PQAT": (_longer(_prune_aware), "int8"),
 }
 
 
