@@ -1,8 +1,8 @@
 """Every technique on one network, beside plain tfmot: `python benchmarks/techniques.py [--folder F] [--quick]`.
 
-Fashion-MNIST (Debian's dataset-fashion-mnist, see docs/data.md), three convolutions of 24,000 parameters. Each row of edgepipe is
-a pipeline, written below the folder and run by `edgepipe.run`; the stages that rows have in common run once. The stock
-rows (`techniques_stock.py`) begin with the same float model and train for the same steps on the same samples.
+Fashion-MNIST (Debian's dataset-fashion-mnist, see docs/data.md), three convolutions of 24,000 parameters. Each row of
+edgepipe is a pipeline, written below the folder and run by `edgepipe.run`; stages that rows have in common run once.
+The stock rows (`techniques_stock.py`) begin with the same float model and train for the same steps on the same samples.
 
 Validation decides whatever is decided; the test split is read once for each row. A row that is done is kept in the
 folder as JSON, and a second call goes on from there. Latency is measured in the end, all rows in turn and in rounds, so

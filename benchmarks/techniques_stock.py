@@ -12,6 +12,7 @@ import networks
 import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 import tf_keras
+from tensorflow_model_optimization.python.core.clustering.keras.experimental import cluster as zero_keeping
 
 sparse, shared, quantized = tfmot.sparsity.keras, tfmot.clustering.keras, tfmot.quantization.keras
 KeepsZeros = tfmot.experimental.combine.Default8BitPrunePreserveQuantizeScheme
@@ -57,7 +58,7 @@ def clustered(model: Any, data: networks.Data, steps: Steps, epochs: int, keep_z
         "cluster_centroids_init": shared.CentroidInitialization.KMEANS_PLUS_PLUS,
     }
     if keep_zeros:
-        wrapped = shared.experimental.cluster_weights(model, preserve_sparsity=True, **given)
+        wrapped = zero_keeping.cluster_weights(model, preserve_sparsity=True, **given)
     else:
         wrapped = shared.cluster_weights(model, **given)
     fit(wrapped, data, epochs, steps.rate, steps.batch)
