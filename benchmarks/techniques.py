@@ -37,7 +37,7 @@ from edgepipe.tflite.interpreter import predict
 from edgepipe.training.fit import seeded
 
 SEED = 7
-ROUNDS = 7
+ROUNDS = 5
 CALIBRATING = 200
 FLOOR = 5.0  # points of accuracy below the float model at which a row is worth nothing
 COSTS = ("size", "compressed", "latency")
@@ -51,7 +51,7 @@ class Plan:
 
     train: int = 9_600
     validation: int = 4_000
-    float_epochs: int = 6
+    float_epochs: int = 12
     teacher_epochs: int = 6
     steps: stock.Steps = field(default_factory=stock.Steps)
 
@@ -82,35 +82,44 @@ class Technique:
 def techniques(plan: Plan) -> list[Technique]:
     """The rows of edgepipe. After the float model all that train have the epochs of `plan.steps` in all."""
     steps = plan.steps
-    common = {"batch_size": steps.batch, "decay": "cosine"}
-    half = steps.epochs // 2
-    first = {**common, "epochs": steps.epochs - half, "learning_rate": steps.rate}
-
-    def aware(epochs: int, **options: Any) -> dict[str, Any]:
-        return {"quantize": {**common, "epochs": epochs, "learning_rate": steps.fine_rate, **options}}
+    batch, half, quarter = {"batch_size": steps.batch}, steps.epochs // 2, steps.epochs // 4
+    down = {**batch, "decay": "cosine"}
+    taught = {"teacher": "train"}
 
     def train(epochs: int) -> dict[str, Any]:
-        return {"train": {**common, "epochs": epochs, "learning_rate": steps.float_rate}}
+        return {"train": {**down, "epochs": epochs, "learning_rate": steps.float_rate}}
+
+    def stage(name: str, epochs: int, **options: Any) -> dict[str, Any]:
+        return {name: {**batch, "epochs": epochs, "learning_rate": steps.rate, **options}}
+
+    def last(epochs: int, **options: Any) -> list[dict[str, Any]]:
+        return [stage("quantize", epochs, decay="cosine", **options), {"convert": {}}]
+
+    def pruned(what: dict[str, Any], **options: Any) -> dict[str, Any]:
+        return stage("prune", half, ramp=steps.ramp, **what, **options)
 
     base = train(plan.float_epochs)
-    zeros = {**first, "sparsity": steps.sparsity}
-    channels = {**first, "granularity": "channel", "sparsity": 0.3}
-    distil = {**common, "student": STUDENT, "epochs": plan.float_epochs, "learning_rate": steps.float_rate}
-    taught = {"teacher": "train"}
+    zeros, channels = {"sparsity": steps.sparsity}, {"granularity": "channel", "sparsity": 0.3}
+    clusters = {"clusters": steps.clusters}
+    student = {**down, "student": STUDENT, "epochs": plan.float_epochs, "learning_rate": steps.float_rate}
+
+    def distilled(name: str, *stages: dict[str, Any]) -> Technique:
+        first = [train(plan.teacher_epochs), {"distill": student}]
+        return Technique(name, [*first, *stages], {"function": "edgepipe.zoo:resnet8"}, "distill")
+
     return [
         Technique("float", [base, {"convert": {"scheme": "float32"}}]),
         Technique("PTQ", [base, {"convert": {}}]),
         Technique("PTQ, equalized", [base, {"convert": {"equalize": "data_free", "bias_correction": "samples"}}]),
         Technique("mixed", [base, {"convert": {"scheme": "mixed", "max_drop": "0.1 point"}}]),
-        Technique("QAT", [base, aware(steps.epochs), {"convert": {}}]),
-        Technique("prune + QAT", [base, {"prune": zeros}, aware(half), {"convert": {}}]),
-        Technique("channel-prune + QAT", [base, {"prune": channels}, aware(half), {"convert": {}}]),
-        Technique("cluster + QAT", [base, {"cluster": {**first, "clusters": steps.clusters}}, aware(half),
-                                    {"convert": {}}]),
-        *(Technique(f"distil + {name} + QAT",
-                    [train(plan.teacher_epochs), {"distill": distil}, {"prune": {**options, **taught}},
-                     aware(half, **taught), {"convert": {}}], {"function": "edgepipe.zoo:resnet8"}, "distill")
-          for name, options in (("prune", zeros), ("channel-prune", channels))),
+        Technique("QAT", [base, *last(steps.epochs)]),
+        Technique("prune + QAT", [base, pruned(zeros), *last(half)]),
+        Technique("channel-prune + QAT", [base, pruned(channels), *last(half)]),
+        Technique("cluster + QAT", [base, stage("cluster", half, **clusters), *last(half)]),
+        distilled("distil + prune + QAT", pruned(zeros, **taught), *last(half, **taught)),
+        distilled("distil + channel-prune + QAT", pruned(channels, **taught), *last(half, **taught)),
+        distilled("distil + channel-prune + cluster + QAT", pruned(channels, **taught),
+                  stage("cluster", quarter, **clusters, **taught), *last(quarter, **taught)),
     ]  # fmt: skip
 
 

@@ -28,30 +28,34 @@ class Steps:
     longer: int = 10  # epochs of further float training: what the teacher of the other side costs
     batch: int = 64
     float_rate: float = 4e-3
-    rate: float = 2e-3  # of pruning and clustering
-    fine_rate: float = 1e-3  # of quantization-aware training
+    rate: float = 2e-3  # of what comes after; constant, but for the last stage of a row
+    ramp: float = 0.5  # of the steps of pruning, in which zeros grow
     sparsity: float = 0.75
     clusters: int = 16
 
 
-def fit(model: Any, data: networks.Data, epochs: int, rate: float, batch: int, callbacks: tuple[Any, ...] = ()) -> None:
-    """Adam, its learning rate down to zero along a cosine."""
+def fit(
+    model: Any, data: networks.Data, epochs: int, rate: float, batch: int, last: bool, callbacks: tuple[Any, ...] = ()
+) -> None:
+    """Adam; in the `last` stage of a row its learning rate goes down to zero along a cosine."""
     steps = epochs * -(-len(data.train[0]) // batch)
-    schedule = tf_keras.optimizers.schedules.CosineDecay(rate, steps)
+    schedule = tf_keras.optimizers.schedules.CosineDecay(rate, steps) if last else rate
     model.compile(tf_keras.optimizers.Adam(schedule), "sparse_categorical_crossentropy")
     model.fit(*data.train, batch_size=batch, epochs=epochs, verbose=0, callbacks=list(callbacks))
 
 
-def pruned(model: Any, data: networks.Data, steps: Steps, epochs: int) -> Any:
-    """`prune_low_magnitude` with tfmot's polynomial schedule over three quarters of the steps; then stripped."""
-    ramp = int(0.75 * epochs * -(-len(data.train[0]) // steps.batch))
+def pruned(model: Any, data: networks.Data, steps: Steps, epochs: int, last: bool = False) -> Any:
+    """`prune_low_magnitude` with tfmot's polynomial schedule over `steps.ramp` of the steps; then stripped."""
+    ramp = int(steps.ramp * epochs * -(-len(data.train[0]) // steps.batch))
     schedule = sparse.PolynomialDecay(0.0, steps.sparsity, 0, ramp, frequency=10)
     wrapped = sparse.prune_low_magnitude(model, schedule)
-    fit(wrapped, data, epochs, steps.rate, steps.batch, (sparse.UpdatePruningStep(),))
+    fit(wrapped, data, epochs, steps.rate, steps.batch, last, (sparse.UpdatePruningStep(),))
     return sparse.strip_pruning(wrapped)
 
 
-def clustered(model: Any, data: networks.Data, steps: Steps, epochs: int, keep_zeros: bool = False) -> Any:
+def clustered(
+    model: Any, data: networks.Data, steps: Steps, epochs: int, last: bool = False, keep_zeros: bool = False
+) -> Any:
     """`cluster_weights` from k-means++; then stripped."""
     given = {
         "number_of_clusters": steps.clusters,
@@ -61,7 +65,7 @@ def clustered(model: Any, data: networks.Data, steps: Steps, epochs: int, keep_z
         wrapped = zero_keeping.cluster_weights(model, preserve_sparsity=True, **given)
     else:
         wrapped = shared.cluster_weights(model, **given)
-    fit(wrapped, data, epochs, steps.rate, steps.batch)
+    fit(wrapped, data, epochs, steps.rate, steps.batch, last)
     return shared.strip_clustering(wrapped)
 
 
@@ -71,7 +75,7 @@ def aware(model: Any, data: networks.Data, steps: Steps, epochs: int, scheme: An
         made = quantized.quantize_model(model)
     else:
         made = quantized.quantize_apply(quantized.quantize_annotate_model(model), scheme)
-    fit(made, data, epochs, steps.fine_rate, steps.batch)
+    fit(made, data, epochs, steps.rate, steps.batch, last=True)
     return made
 
 
@@ -97,7 +101,7 @@ def _longer(then: "Way") -> "Way":
     """Further training in float first."""
 
     def way(model: Any, data: networks.Data, steps: Steps) -> Any:
-        fit(model, data, steps.longer, steps.float_rate, steps.batch)
+        fit(model, data, steps.longer, steps.float_rate, steps.batch, last=True)
         return then(model, data, steps)
 
     return way
@@ -119,9 +123,9 @@ WAYS: dict[str, tuple[Way, str]] = {  # name -> what is done to the float model,
     "PTQ": (_as_it_is, "int8"),
     "PTQ, 16-bit activations": (_as_it_is, "int16x8"),
     "QAT": (_quantized, "int8"),
-    "prune, PTQ": (lambda model, data, steps: pruned(model, data, steps, steps.epochs), "int8"),
+    "prune, PTQ": (lambda model, data, steps: pruned(model, data, steps, steps.epochs, last=True), "int8"),
     "prune + QAT (PQAT)": (_prune_aware, "int8"),
-    "cluster, PTQ": (lambda model, data, steps: clustered(model, data, steps, steps.epochs), "int8"),
+    "cluster, PTQ": (lambda model, data, steps: clustered(model, data, steps, steps.epochs, last=True), "int8"),
     "cluster + QAT (CQAT)": (_cluster_aware, "int8"),
     "prune + cluster + QAT (PCQAT)": (_all_aware, "int8"),
     "longer float, QAT": (_longer(_quantized), "int8"),
