@@ -268,19 +268,29 @@ def table(found: list[Row], side: str) -> Iterator[str]:
             )
 
 
+EXTRA = ("distil", "longer float")  # how the names of rows begin that train more than the others
+
+
 def volumes(found: list[Row]) -> Iterator[str]:
-    """Hypervolumes of both sides and their ratio, for several floors."""
-    base = found[0]
-    yield "| accuracy against | floor | edgepipe | stock | ratio |"
-    yield "|---|---|---|---|---|"
-    for costs in (("size",), ("compressed",), ("latency",), ("compressed", "latency")):
-        for floor in (FLOOR,) if len(costs) == 1 else (FLOOR, 2.0, 10.0):
-            sides = [
-                hypervolume([gains(row, base, costs, floor) for row in found if row["side"] == side])
-                for side in ("edgepipe", "stock")
-            ]
-            ratio = sides[0] / sides[1] if sides[1] else float("inf")
-            yield f"| {', '.join(costs)} | {floor:g} points | {sides[0]:.3f} | {sides[1]:.3f} | {ratio:.2f} |"
+    """Hypervolumes of both sides and their ratio: all rows, then those of equal training; then for other floors."""
+    equal = [row for row in found if not row["name"].startswith(EXTRA)]
+    three = ("compressed", "latency")
+    yield "| rows | accuracy against | floor | edgepipe | stock | ratio |"
+    yield "|---|---|---|---|---|---|"
+    for name, chosen in (("all", found), ("equal training", equal)):
+        for costs in (("size",), ("compressed",), ("latency",), three):
+            yield _volume(name, chosen, found[0], costs, FLOOR)
+    for floor in (2.0, 10.0):
+        yield _volume("all", found, found[0], three, floor)
+
+
+def _volume(name: str, rows: list[Row], base: Row, costs: tuple[str, ...], floor: float) -> str:
+    ours, theirs = (
+        hypervolume([gains(row, base, costs, floor) for row in rows if row["side"] == side])
+        for side in ("edgepipe", "stock")
+    )
+    ratio = ours / theirs if theirs else float("inf")
+    return f"| {name} | {', '.join(costs)} | {floor:g} points | {ours:.3f} | {theirs:.3f} | {ratio:.2f} |"
 
 
 def main() -> None:
