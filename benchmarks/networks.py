@@ -31,8 +31,8 @@ def digits() -> Data:
     return Data(*((x[part], y[part]) for part in parts))
 
 
-def fashion(size: int, train: int) -> Data:
-    """Fashion-MNIST in [0, 1], padded to `size`; `train` training samples, 2,000 to validate, all 10,000 to test."""
+def fashion(size: int, train: int, validation: int = 2000) -> Data:
+    """Fashion-MNIST in [0, 1], padded to `size`; so many samples to train and to validate, all 10,000 to test."""
     from edgepipe.data import fashion_mnist
 
     read = fashion_mnist()
@@ -42,8 +42,14 @@ def fashion(size: int, train: int) -> Data:
         for x, y in (read["train"], read["test"])
     )
     chosen = np.random.default_rng(0).permutation(len(x))
-    fit, validation = chosen[:train], chosen[train : train + 2000]
-    return Data((x[fit], y[fit]), (x[validation], y[validation]), (tx, ty))
+    fit, held = chosen[:train], chosen[train : train + validation]
+    return Data((x[fit], y[fit]), (x[held], y[held]), (tx, ty))
+
+
+def fashion_splits(train: int, validation: int) -> dict[str, tuple[Array, Array]]:
+    """`fashion` as the `data:` of a pipeline."""
+    data = fashion(28, train, validation)
+    return {"train": data.train, "validation": data.validation, "test": data.test}
 
 
 def depthwise(shape: tuple[int, ...], limit: float | None = 6.0) -> Any:
