@@ -64,15 +64,22 @@ def float_model(model: Any, samples: Arrays | None, calibrated: bool) -> Iterato
     With `calibrated` there must be samples to calibrate on. A fake-quant model is taken with the weights it was trained
     to and without rounding anything.
     """
-    with captured_stderr() as said, exporting(model, ranges=True), tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "float.tflite"
+        feeds = _write_float(model, samples, calibrated, path)
+        yield read(path), feeds
+
+
+def _write_float(model: Any, samples: Arrays | None, calibrated: bool, path: Path) -> list[Array] | None:
+    """Write the float .tflite; the samples as it takes them. What the converter says stays here, and nothing else."""
+    with captured_stderr() as said, exporting(model, ranges=True):
         frozen = _frozen(model)
         if calibrated:
             _check_loops(frozen.function)
         feeds = feeds_of(samples, frozen.inputs) if calibrated else None
-        path = Path(folder) / "float.tflite"
         converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen.function], frozen.function)
         path.write_bytes(_run(converter, said, frozen.function))
-        yield read(path), feeds
+        return feeds
 
 
 def _converted(model: Any, scheme: str, samples: Arrays | None, types: tuple[str, str]) -> bytes:

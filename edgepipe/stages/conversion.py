@@ -1,6 +1,6 @@
 """What `convert` does: the request from its options, the work, and what there is to tell of the result."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from edgepipe.arrays import Array, Arrays
 from edgepipe.artifact import Artifact, Kind
 from edgepipe.compress.schemes import SCHEMES
-from edgepipe.devices import profile
 from edgepipe.devices.evidence import counts
 from edgepipe.errors import InputError
 from edgepipe.metric import Finding, Metric
@@ -21,7 +20,6 @@ from edgepipe.tflite.model import FLOATS, Model, Operator
 
 if TYPE_CHECKING:
     from edgepipe.compress.ptq.quantize import Request
-    from edgepipe.devices.profile import Device
     from edgepipe.stages.convert import Convert
 
 SHOWN = 10  # operators that a note names; more are counted
@@ -203,15 +201,11 @@ def told(convert: "Convert", work: Work, artifact: Artifact, done: Made) -> Outc
 
 def _offenders(convert: "Convert", lite: Model, work: Work) -> list[Finding]:
     """What is float although integers were asked for, and not because the user said so."""
-    device = _device(convert, work)
+    device = convert.target(work.base)
     demanded = SCHEMES[convert.scheme].integer or (device is not None and device.integer_only)
     if not demanded or convert.types or convert.layers:
         return []
     return findings(lite, allow_float_interface="float32" in (convert.input, convert.output))
-
-
-def _device(convert: "Convert", work: Work) -> "Device | None":
-    return None if convert.device is None else profile.load(convert.device, work.base)
 
 
 def floats(scheme: str, lite: Model) -> list[str]:
@@ -242,12 +236,9 @@ def _agreement(convert: "Convert", model: Any, lite: Model, work: Work) -> tuple
 
 
 def _quality(artifact: Artifact, work: Work) -> list[Metric]:
-    return quality_of(work)(artifact) if work.splits is not None and work.task is not None else []
-
-
-def quality_of(work: Work) -> Callable[[Artifact], list[Metric]]:
-    """Every quality metric of an artifact on validation."""
+    if work.splits is None or work.task is None:
+        return []
     from edgepipe.stages.lite import lite_quality
     from edgepipe.tflite.interpreter import Runtime
 
-    return lambda artifact: lite_quality(artifact.path, work.goal, work.data.validation, "validation", Runtime.XNNPACK)
+    return lite_quality(artifact.path, work.task, work.data.validation, "validation", Runtime.XNNPACK)

@@ -1,5 +1,6 @@
 """`convert`: to a TFLite model."""
 
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, final
 
 from pydantic import Field, model_validator
@@ -96,12 +97,12 @@ class Convert(Stage):
             document.problem(path, "`scheme: mixed` is decided by validation quality: it needs `task:`", at="key")
 
     def _check_device(self, document: Document, path: Path_, world: World) -> None:
-        if self.device is None:
-            return
         try:
-            device = profile.load(self.device, world.base)
+            device = self.target(world.base)
         except EdgepipeError as error:
             document.problem((*path, "device"), str(error))
+            return
+        if device is None:
             return
         for option in ("types", "layers"):
             if device.integer_only and getattr(self, option):
@@ -109,11 +110,16 @@ class Convert(Stage):
 
     def key(self, world: World) -> dict[str, Any]:
         """How many samples calibrate, which `data:` may say; the content of recipe and device."""
+        target = self.target(world.base)
         return {
             "representative": self.samples(world),
             "recipe": file_digest(world.base / self.recipe) if self.recipe is not None else None,
-            "device": profile.digest(profile.load(self.device, world.base)) if self.device is not None else None,
+            "device": profile.digest(target) if target is not None else None,
         }
+
+    def target(self, base: Path) -> profile.Device | None:
+        """The device it is made for; `base` is what the path of a profile is relative to."""
+        return None if self.device is None else profile.load(self.device, base)
 
     def samples(self, world: World) -> int:
         """How many training samples calibrate."""

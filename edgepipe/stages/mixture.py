@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 from edgepipe.arrays import Array, Arrays, count, take
 from edgepipe.artifact import write_text
-from edgepipe.devices import profile
 from edgepipe.errors import InputError
 from edgepipe.metric import Evidence, Metric
 from edgepipe.outcome import Table
@@ -49,8 +48,7 @@ def made(
     lite, feeds, trained = given
     ranges = ranges_of(lite, request, feeds, trained)
     bench = _bench(lite, layers(lite, opened.layers), ranges.by_tensor, request, feeds)
-    device = None if convert.device is None else profile.load(convert.device, work.base)
-    allowed, reasons = target.levels(device)
+    allowed, reasons = target.levels(convert.target(work.base))
     goal = _goal(convert, work, bench)
     found = mixed.search(bench, goal, allowed, _suspects(opened, bench))
     write_text(work.folder / FILE, json.dumps(bench.recipe(found.levels, "int8"), indent=1) + "\n")

@@ -6,7 +6,7 @@ from edgepipe.metric import Record
 from edgepipe.tflite.model import Model, Operator, Tensor
 
 # Position of the bias among the inputs, and the axis of the weights that counts the filters.
-_FILTERS = {
+FILTERS = {
     "CONV_2D": (2, 0),
     "DEPTHWISE_CONV_2D": (2, 3),
     "FULLY_CONNECTED": (2, 0),
@@ -45,14 +45,14 @@ def filters(model: Model) -> int:
     """How many filters the layers of `model` have in all."""
     made_by = {tensor.key: op for op in model.operators for tensor in op.outputs if tensor is not None}
     found = ((operator, _weights(operator, made_by)) for operator in model.operators)
-    return sum(weights.shape[_FILTERS[operator.name][1]] for operator, weights in found if weights is not None)
+    return sum(weights.shape[FILTERS[operator.name][1]] for operator, weights in found if weights is not None)
 
 
 def _weights(operator: Operator, made_by: dict[tuple[int, int], Operator]) -> Tensor | None:
     """The constant weights of a layer, behind a DEQUANTIZE too; None if it has none or its bias is computed."""
-    if operator.name not in _FILTERS:
+    if operator.name not in FILTERS:
         return None
-    bias, axis = _FILTERS[operator.name]
+    bias, axis = FILTERS[operator.name]
     weights, shift = (_constant(operator.input(position), made_by) for position in (1, bias))
     if weights is None or len(weights.shape) <= axis or (operator.input(bias) is not None and shift is None):
         return None
@@ -67,7 +67,7 @@ def _constant(tensor: Tensor | None, made_by: dict[tuple[int, int], Operator]) -
 
 
 def _count(model: Model, operator: Operator, weights: Tensor) -> tuple[int, int]:
-    axis = _FILTERS[operator.name][1]
+    axis = FILTERS[operator.name][1]
     others = tuple(index for index in range(len(weights.shape)) if index != axis)
     alive = int(np.count_nonzero(model.nonzero(weights).any(axis=others)))
     return weights.shape[axis], weights.shape[axis] - alive

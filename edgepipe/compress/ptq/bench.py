@@ -18,7 +18,6 @@ from edgepipe.tflite.interpreter import predict
 from edgepipe.tflite.model import Model
 
 Level = Literal["int8", "int16", "float16", "float32"]
-LEVELS: tuple[Level, ...] = ("int8", "int16", "float16", "float32")
 
 
 @final

@@ -13,13 +13,8 @@ import numpy as np
 
 from edgepipe.arrays import Array
 from edgepipe.compress.ptq import buffers
+from edgepipe.tflite.dead import FILTERS
 
-PLACES = {
-    "CONV_2D": (1, 2, 0),
-    "DEPTHWISE_CONV_2D": (1, 2, 3),
-    "FULLY_CONNECTED": (1, 2, 0),
-    "TRANSPOSE_CONV": (1, 3, 0),
-}
 LARGEST = 2.0**30  # of a stored bias; sums are added to it in 32 bits
 
 
@@ -39,7 +34,7 @@ def _with_bias(model: Any) -> Iterator[tuple[Any, tuple[int, int, int]]]:
     """The operators of the main subgraph that have weights and a stored bias, each with where they stand."""
     from ai_edge_litert.schema_py_generated import BuiltinOperator
 
-    places = {getattr(BuiltinOperator, name): found for name, found in PLACES.items()}
+    places = {getattr(BuiltinOperator, name): (1, bias, axis) for name, (bias, axis) in FILTERS.items()}
     for operator in model.subgraphs[0].operators:
         found = places.get(buffers.kind(model, operator))
         if found is not None and len(operator.inputs) > found[1] and operator.inputs[found[1]] >= 0:

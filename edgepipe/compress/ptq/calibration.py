@@ -7,7 +7,6 @@ Percentiles: Migacz, "8-bit Inference with TensorRT", GTC 2017. Squared error: N
 section 3.1.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import final
 
@@ -188,8 +187,3 @@ def _moved(tensors: list[Tensor], early: Array, whole: Array) -> dict[str, float
     widths = np.maximum(whole[:, 1] - whole[:, 0], np.finfo(np.float32).tiny)
     moved = np.abs(whole - early).sum(axis=1) / widths
     return {tensor.name: float(by) for tensor, by in zip(tensors, moved, strict=True) if by > MOVED}
-
-
-def fed(feeds: list[Array]) -> Iterator[list[Array]]:
-    """One sample at a time, each input with a batch of one."""
-    yield from ([feed[index : index + 1] for feed in feeds] for index in range(len(feeds[0])))

@@ -5,14 +5,14 @@ to its quantizer. Both steps are called here one by one, so that the ranges can 
 a float .tflite can be the start.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from edgepipe.arrays import Array
 from edgepipe.compress.ptq import buffers
-from edgepipe.compress.ptq.calibration import Range, fed
+from edgepipe.compress.ptq.calibration import Range
 
 
 def quantized(
@@ -37,7 +37,7 @@ def quantized(
     from tensorflow.lite.python.convert import mlir_quantize
     from tensorflow.lite.python.optimize.calibrator import Calibrator, add_intermediate_tensors
 
-    known = Calibrator(add_intermediate_tensors(buffers.plain(content))).calibrate(lambda: fed(feeds))
+    known = Calibrator(add_intermediate_tensors(buffers.plain(content))).calibrate(lambda: _fed(feeds))
     if ranges is not None:
         known = _with_ranges(known, ranges)
     result: bytes = mlir_quantize(
@@ -47,6 +47,11 @@ def quantized(
         denylisted_nodes=list(left) or None,
     )
     return result
+
+
+def _fed(feeds: list[Array]) -> Iterator[list[Array]]:
+    """One sample at a time, each input with a batch of one."""
+    yield from ([feed[index : index + 1] for feed in feeds] for index in range(len(feeds[0])))
 
 
 def _with_ranges(content: bytes, ranges: Mapping[str, Range]) -> bytes:

@@ -74,9 +74,9 @@ def quantized(
     types, left = request.types, list(request.left(lite)) if request.left is not None else []
     ranges = ranges_of(lite, request, feeds, trained or {}) if needs_samples(request) else None
     if request.scheme == "int8" and feeds is not None and ranges is not None:
-        content = in_int8(lite, feeds, ranges.by_tensor, types, left)
+        content = _in_int8(lite, feeds, ranges.by_tensor, types, left)
     else:
-        rules = rules_of(request, types, left)
+        rules = _rules_of(request, types, left)
         content = recipes.applied(lite.content, rules, None if ranges is None else ranges.by_tensor)
     return Quantized(content, tuple(ranges.notes()) if ranges is not None else ())
 
@@ -104,7 +104,7 @@ def _trained(tensor: str, trained: Mapping[str, Range]) -> Range | None:
     return found[0] if len(found) == 1 else None
 
 
-def rules_of(request: Request, types: tuple[str, str], left: Collection[Operator] = ()) -> Recipe:
+def _rules_of(request: Request, types: tuple[str, str], left: Collection[Operator] = ()) -> Recipe:
     """The recipe of a whole model; the types of inputs and outputs hold whatever is left in float."""
     if request.scheme == "recipe":
         asked = request.input_type or request.output_type
@@ -113,7 +113,7 @@ def rules_of(request: Request, types: tuple[str, str], left: Collection[Operator
     return [*recipes.everything(request.scheme), *recipes.leave(left), *ends]
 
 
-def in_int8(
+def _in_int8(
     lite: Model,
     feeds: list[Array],
     ranges: Mapping[str, Range],
@@ -123,7 +123,7 @@ def in_int8(
     """`lite` in int8 by TensorFlow's quantizer, the operators `left` in float.
 
     Raises:
-        InputError: the quantizer fails; it says nothing, so that operators without an int8 form are named.
+        InputError: the quantizer fails; with what it says, if anything.
     """
     names = [tensor.name for operator in left for tensor in operator.outputs if tensor is not None]
     try:

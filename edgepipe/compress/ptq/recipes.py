@@ -50,10 +50,10 @@ def rule(config: Rule | None, regex: str = EVERYWHERE, operation: str = ALL, alg
     return {"regex": regex, "operation": operation, "algorithm_key": chosen, "op_config": config or _untouched()}
 
 
-def integers(bits: int, weight_bits: int = 8) -> Rule:
+def integers(bits: int) -> Rule:
     """Activations of 8 or 16 bits; 16 are symmetric, as the kernels want them."""
     activations = {"num_bits": bits, "symmetric": bits == 16, "granularity": "TENSORWISE", "dtype": "INT"}
-    return {**_weights(weight_bits, integer=True), "activation_tensor_config": activations}
+    return {**_weights(8, integer=True), "activation_tensor_config": activations}
 
 
 def _weights(bits: int, integer: bool = False) -> Rule:

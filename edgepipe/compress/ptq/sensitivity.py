@@ -15,6 +15,7 @@ from edgepipe.compress.ptq.bench import Bench, Level
 from edgepipe.compress.ptq.calibration import Range
 from edgepipe.compress.ptq.layers import Layer
 from edgepipe.metric import Record
+from edgepipe.tflite.dead import FILTERS
 from edgepipe.tflite.intermediate import run
 from edgepipe.tflite.interpreter import Runtime
 from edgepipe.tflite.model import WEIGHTS, Model, Operator, Tensor
@@ -144,7 +145,7 @@ def _of_weights(model: Model, operator: Operator, by_channel: bool) -> Error | N
     kernel = operator.input(positions[0]) if positions else None
     if kernel is None or not kernel.constant or kernel.dtype != "float32":
         return None
-    values, axis = model.values(kernel), 3 if operator.name == "DEPTHWISE_CONV_2D" else 0
+    values, axis = model.values(kernel), FILTERS.get(operator.name, (0, 0))[1]
     others = tuple(a for a in range(values.ndim) if a != axis) if by_channel else None
     scale = np.maximum(np.abs(values).max(axis=others, keepdims=True), TINY) / 127
     return error(values, np.rint(values / scale) * scale, axis)
