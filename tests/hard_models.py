@@ -1,5 +1,6 @@
 """Small trained networks for post-training quantization, and what makes one of them hard to quantize."""
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -50,9 +51,10 @@ def plain() -> Any:
     return keras.Model(inputs, L.Dense(10, activation="softmax", name="out")(L.Flatten()(x)), name="plain")
 
 
-def trained(model: Any, epochs: int = 12) -> Any:
-    """`model`, trained on the digits."""
-    seeded(0)
+def trained(build: Callable[[], Any], epochs: int = 12) -> Any:
+    """What `build` gives, trained on the digits: the same weights in whichever order the tests run."""
+    seeded(0)  # before the first weights are drawn
+    model = build()
     x, y, _, _ = data()
     model.compile(keras.optimizers.Adam(3e-3), "sparse_categorical_crossentropy")
     model.fit(x, y, batch_size=32, epochs=epochs, verbose=0)
@@ -74,19 +76,19 @@ def hardened(model: Any, pairs: tuple[tuple[str, str], ...]) -> Any:
 @cache
 def hard() -> Any:
     """A trained depthwise network of eight layers that plain int8 ruins."""
-    return hardened(trained(depthwise()), (("c0", "d1"), ("p1", "d2"), ("p2", "d3")))
+    return hardened(trained(depthwise), (("c0", "d1"), ("p1", "d2"), ("p2", "d3")))
 
 
 @cache
 def soft() -> Any:
     """The same without what makes it hard."""
-    return trained(depthwise())
+    return trained(depthwise)
 
 
 @cache
 def residual() -> Any:
     """The plain network, trained."""
-    return trained(plain())
+    return trained(plain)
 
 
 def accuracy(values: Any, truth: Array) -> float:
