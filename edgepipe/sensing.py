@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, final
 
@@ -11,6 +11,7 @@ from pydantic import Field
 
 from edgepipe.arrays import Array, Arrays, count, take
 from edgepipe.artifact import Kind
+from edgepipe.compress.ptq.sensitivity import Ranking, Sensitivity, rank
 from edgepipe.compress.schemes import SCHEMES, Calibration
 from edgepipe.errors import InputError
 from edgepipe.metric import Record
@@ -19,7 +20,6 @@ from edgepipe.tflite.model import Model
 
 if TYPE_CHECKING:
     from edgepipe.compress.ptq.bench import Bench
-    from edgepipe.compress.ptq.sensitivity import Ranking
 
 CALIBRATING = 200  # samples that ranges are taken from
 
@@ -30,22 +30,8 @@ class How:
     """What layers are quantized to, how ranges are taken, and how many samples outputs are looked at with."""
 
     scheme: Literal["int8", "int16x8"] = "int8"
-    calibration: Calibration = Calibration()  # noqa: RUF009 - frozen
+    calibration: Calibration = field(default_factory=Calibration)
     samples: int = 512
-
-
-@final
-class Layer(Record):
-    """One layer; see `edgepipe.compress.ptq.sensitivity.Sensitivity`, whose fields these are."""
-
-    layer: str
-    operator: str
-    macs: int
-    errors: dict[str, dict[str, float] | None] = Field(description="mse, snr, cosine, worst_channel by what is rounded")
-    alone: float
-    left_out: float
-    quality_alone: float | None
-    quality_left_out: float | None
 
 
 @final
@@ -55,7 +41,7 @@ class Sensed(Record):
     model: str
     scheme: str
     calibration: str
-    layers: tuple[Layer, ...]
+    layers: tuple[Sensitivity, ...]
     whole: float = Field(description="error of the scores over their variance with all layers quantized")
     quality: str | None = Field(description="the metric taken where there are labels; null: none")
     quality_float: float | None
@@ -70,7 +56,6 @@ def sense(path: Path, data: "str | Arrays", how: How, allow_code: bool, custom_o
     Raises:
         InputError: no float model, no samples, or a model that cannot be quantized.
     """
-    from edgepipe.compress.ptq.sensitivity import rank
     from edgepipe.models.sniff import sniff
 
     kind = sniff(path)
@@ -111,19 +96,22 @@ def _samples(data: "str | Arrays", number: int) -> tuple[Arrays, Arrays, _Labels
 
 
 def _classes(y: Array | None, number: int) -> _Labels | None:
-    if y is None or y.ndim != 1 or y.dtype.kind not in "iu" or not len(y) or y.min() < 0:
+    if y is None or y.ndim != 1 or y.dtype.kind not in "iu" or not len(y):
         return None
     return _Labels(y[:number], int(y.max()) + 1)
 
 
 def _unfit(lite: Model, labels: _Labels | None) -> tuple[str, ...]:
     """A note if the labels are none of the model's outputs, as those of an autoencoder."""
-    width = lite.outputs[0].elements
-    if labels is None or (len(lite.outputs) == 1 and width == labels.classes):
+    if labels is None:
         return ()
-    return (
-        f"no accuracy: the labels have {labels.classes} classes, the model {len(lite.outputs)} output(s) of {width}",
-    )
+    if (least := int(labels.values.min())) < 0:
+        return (f"no accuracy: a label is {least}; classes are counted from 0",)
+    width = lite.outputs[0].elements
+    if len(lite.outputs) == 1 and width == labels.classes:
+        return ()
+    found = f"{len(lite.outputs)} output(s) of {width}"
+    return (f"no accuracy: the labels have {labels.classes} classes, the model {found}",)
 
 
 @contextmanager
@@ -177,19 +165,10 @@ def _accuracy(samples: Arrays, labels: _Labels) -> Callable[[bytes], float]:
 
 
 def _sensed(path: Path, how: How, ranking: "Ranking", labelled: bool, number: int, notes: tuple[str, ...]) -> Sensed:
-    layers = tuple(
-        Layer(
-            layer=entry.layer, operator=entry.operator, macs=entry.macs, alone=entry.alone, left_out=entry.left_out,
-            errors={name: None if part is None else part.model_dump() for name, part in (
-                ("weights", entry.weights), ("weights_per_tensor", entry.weights_per_tensor),
-                ("activation", entry.activation))},
-            quality_alone=entry.quality_alone, quality_left_out=entry.quality_left_out,
-        )
-        for entry in ranking.layers
-    )  # fmt: skip
     tools = ", ".join(f"{name} {version(name)}" for name in ("litert-quantizer", "ai-edge-litert"))
     return Sensed(
-        model=str(path), scheme=how.scheme, calibration=how.calibration.told(), layers=layers, whole=ranking.whole,
+        model=str(path), scheme=how.scheme, calibration=how.calibration.told(), layers=ranking.layers,
+        whole=ranking.whole,
         quality="accuracy" if labelled else None, quality_float=ranking.quality_float,
         quality_whole=ranking.quality_whole, notes=notes,
         how=f"measured: each model made and run on {number} samples, {tools}, LiteRT xnnpack",

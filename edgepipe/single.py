@@ -78,7 +78,7 @@ def convert(
     """
     from edgepipe.models.sniff import sniff
     from edgepipe.models.startup import load_tensorflow
-    from edgepipe.stages.conversion import floats
+    from edgepipe.stages.conversion import by_request, floats
 
     kind = sniff(path)
     target = out or path.with_suffix(".tflite")
@@ -87,7 +87,7 @@ def convert(
     samples = _needed(request, data)
     load_tensorflow()
     model, names = _opened(path, kind, allow_code, custom_objects)
-    done = _converted(model, _leaving(request, types, layers, names), samples)
+    done = by_request(model, _leaving(request, types, layers, names), samples)
     with written_aside(target) as aside:  # the file appears once it has been run and compared
         with storing(str(target)):
             aside.write_bytes(done.content)
@@ -159,20 +159,6 @@ def _check_expression(pattern: str) -> None:
         re.compile(pattern)
     except re.error as error:
         raise InputError(f"--leave '{pattern}' is no regular expression: {error}") from None
-
-
-def _converted(model: Any, request: "Request", samples: Arrays | None) -> Any:
-    if isinstance(model, Model):
-        from edgepipe.compress.ptq.quantize import needs_samples, quantized
-        from edgepipe.tflite.samples import stored
-
-        if request.scheme == "float32":
-            raise InputError(f"{model.path}: is a float .tflite already; scheme float32 would change nothing")
-        feeds = stored(model, samples) if samples is not None and needs_samples(request) else None
-        return quantized(model, request, feeds)
-    from edgepipe.compress.convert import converted
-
-    return converted(model, request, samples)
 
 
 def _samples(data: "str | Path | Arrays | None") -> Arrays | None:

@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 
 from edgepipe.artifact import written_aside
+from edgepipe.compress.ptq.sensitivity import Error, Sensitivity
 from edgepipe.errors import InputError
 from edgepipe.report.rows import Rows
-from edgepipe.sensing import Layer, Sensed
+from edgepipe.sensing import Sensed
 
 SCHEMA = "edgepipe.sensitivity/1"
 ENDINGS = (".png", ".svg", ".pdf")
@@ -31,25 +32,27 @@ def tables(found: Sensed) -> list[Rows]:
     ]
 
 
-def _effect(layer: Layer) -> tuple[str, ...]:
+def _effect(layer: Sensitivity) -> tuple[str, ...]:
     return (
         layer.layer, layer.operator, f"{layer.macs:,}", f"{layer.alone:.2e}", f"{layer.left_out:.2e}",
         _share(layer.quality_alone), _share(layer.quality_left_out),
     )  # fmt: skip
 
 
-def _errors(layer: Layer) -> tuple[str, ...]:
-    weights, tensor, activation = (layer.errors[name] for name in ("weights", "weights_per_tensor", "activation"))
+def _errors(layer: Sensitivity) -> tuple[str, ...]:
+    weights, tensor, activation = layer.weights, layer.weights_per_tensor, layer.activation
+    cosine = "" if activation is None else f"{activation.cosine:.6f}"
     return (
-        layer.layer, _of(weights, "snr"), _of(weights, "worst_channel"), _of(tensor, "snr"),
-        _of(activation, "snr"), _of(activation, "worst_channel"), _of(activation, "cosine", ".6f"),
+        layer.layer, _snr(weights), _worst(weights), _snr(tensor), _snr(activation), _worst(activation), cosine,
     )  # fmt: skip
 
 
-def _of(error: dict[str, float] | None, what: str, form: str = ".1f") -> str:
-    if error is None:
-        return ""
-    return f"{error[what]:{form}}" + (" dB" if form == ".1f" else "")
+def _snr(error: Error | None) -> str:
+    return "" if error is None else f"{error.snr:.1f} dB"
+
+
+def _worst(error: Error | None) -> str:
+    return "" if error is None else f"{error.worst_channel:.1f} dB"
 
 
 def _share(value: float | None) -> str:

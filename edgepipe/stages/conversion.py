@@ -19,7 +19,7 @@ from edgepipe.tflite.integer import findings
 from edgepipe.tflite.model import FLOATS, Model, Operator
 
 if TYPE_CHECKING:
-    from edgepipe.compress.ptq.quantize import Request
+    from edgepipe.compress.ptq.quantize import Quantized, Request
     from edgepipe.stages.convert import Convert
 
 SHOWN = 10  # operators that a note names; more are counted
@@ -70,16 +70,26 @@ def _mixed(convert: "Convert", work: Work, opened: Opened, request: "Request", s
 
 
 def _quantized(convert: "Convert", work: Work, opened: Opened, request: "Request", samples: Arrays | None) -> Made:
-    if isinstance(opened.model, Model):
-        from edgepipe.compress.ptq.quantize import quantized
+    done = by_request(opened.model, request, samples)
+    return Made(done.content, opened, done.notes)
 
-        with float_tflite(opened.model, samples) as (lite, feeds, _):
-            done = quantized(lite, request, feeds)
-    else:
+
+def by_request(model: Any, request: "Request", samples: Arrays | None) -> "Quantized":
+    """An opened model, Keras or float .tflite, by any scheme but a mix.
+
+    Raises:
+        InputError: samples or a scheme that do not go with the model.
+    """
+    if not isinstance(model, Model):
         from edgepipe.compress.convert import converted
 
-        done = converted(opened.model, request, samples)
-    return Made(done.content, opened, done.notes)
+        return converted(model, request, samples)
+    from edgepipe.compress.ptq.quantize import needs_samples, quantized
+
+    if request.scheme == "float32":
+        raise InputError(f"{model.path}: is a float .tflite already; scheme float32 would change nothing")
+    with float_tflite(model, samples if needs_samples(request) else None) as (lite, feeds, _):
+        return quantized(lite, request, feeds)
 
 
 @contextmanager

@@ -113,6 +113,11 @@ REFUSED = [
     ),
     ("hard.keras", '  - convert: {layers: {"d9": null}}\n', "layers: no layer is called 'd9' (a regular expression)"),
     ("hard.keras", "  - convert: {scheme: recipe, recipe: bad.json}\n", "bad.json: rule 1: has no 'regex'"),
+    (
+        "hard.tflite",
+        "  - convert: {scheme: float32}\n",
+        "is a float .tflite already; scheme float32 would",
+    ),
     ("int8.tflite", "  - convert\n", "is quantized already: "),
 ]
 

@@ -5,7 +5,7 @@ this one, and both are run.
 """
 
 from collections.abc import Callable, Mapping
-from typing import final
+from typing import Literal, final
 
 import numpy as np
 from pydantic import Field
@@ -22,6 +22,7 @@ from edgepipe.tflite.model import WEIGHTS, Model, Operator, Tensor
 
 LOOKED_AT = 64  # samples whose activations are held in memory
 TINY = float(np.finfo(np.float32).tiny)
+What = Literal["weights", "weights_per_tensor", "activation"]
 SILENT = 1e-30  # power of a signal or an error that counts as none
 
 
@@ -42,13 +43,29 @@ class Sensitivity(Record):
     layer: str
     operator: str
     macs: int
-    weights: Error | None = Field(description="one scale for each output channel, as TFLite stores them; null: none")
-    weights_per_tensor: Error | None = Field(description="one scale for all weights, to compare with")
-    activation: Error | None = Field(description="of the layer's output in the range it was calibrated to")
+    errors: dict[What, Error | None] = Field(
+        description="weights: one scale for each output channel, as TFLite stores them; weights_per_tensor: one for "
+        "all, to compare with; activation: the layer's output in the range it was calibrated to; null: it has none"
+    )
     alone: float = Field(description="error of the scores over their variance, with only this layer in integers")
     left_out: float = Field(description="the same with every layer but this one in integers")
     quality_alone: float | None = None
     quality_left_out: float | None = None
+
+    @property
+    def weights(self) -> Error | None:
+        """Of the weights, one scale for each output channel."""
+        return self.errors["weights"]
+
+    @property
+    def weights_per_tensor(self) -> Error | None:
+        """Of the weights, one scale for all."""
+        return self.errors["weights_per_tensor"]
+
+    @property
+    def activation(self) -> Error | None:
+        """Of the layer's output."""
+        return self.errors["activation"]
 
 
 @final
@@ -80,16 +97,16 @@ def rank(bench: Bench, level: Level = "int8", quality: Quality | None = None) ->
     )
 
 
-def _one(bench: Bench, layer: Layer, level: Level, errors: list[Error | None], quality: Quality | None) -> Sensitivity:
+def _one(
+    bench: Bench, layer: Layer, level: Level, errors: dict[What, Error | None], quality: Quality | None
+) -> Sensitivity:
     alone: tuple[dict[str, Level], Level] = ({layer.name: level}, "float32")
     others: tuple[dict[str, Level], Level] = ({layer.name: "float32"}, level)
     return Sensitivity(
         layer=layer.name,
         operator=layer.kind,
         macs=layer.macs,
-        weights=errors[0],
-        weights_per_tensor=errors[1],
-        activation=errors[2],
+        errors=errors,
         alone=bench.distance(*alone),
         left_out=bench.distance(*others),
         quality_alone=None if quality is None else quality(bench.made(*alone)),
@@ -97,14 +114,14 @@ def _one(bench: Bench, layer: Layer, level: Level, errors: list[Error | None], q
     )
 
 
-def _errors(bench: Bench, level: Level) -> dict[str, list[Error | None]]:
-    """Of each layer: weights by channel, weights as a whole, activation."""
+def _errors(bench: Bench, level: Level) -> dict[str, dict[What, Error | None]]:
     outputs = _outputs(bench)
     return {
-        layer.name: [
-            *(_of_weights(bench.lite, layer.operators[0], by_channel) for by_channel in (True, False)),
-            _of_activation(outputs[layer.name], bench.ranges, level),
-        ]
+        layer.name: {
+            "weights": _of_weights(bench.lite, layer.operators[0], by_channel=True),
+            "weights_per_tensor": _of_weights(bench.lite, layer.operators[0], by_channel=False),
+            "activation": _of_activation(outputs[layer.name], bench.ranges, level),
+        }
         for layer in bench.layers
     }
 
