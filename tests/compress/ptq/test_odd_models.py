@@ -208,6 +208,7 @@ def test_tensors_without_a_name_of_their_own_are_refused(name: bytes | None, tmp
     ("which", "labels", "told"),
     [
         ("plain", [0, 2], None),
+        ("plain", [-1, 2], "-1"),
         ("plain", [0, 3], "4 classes, the model 1 output(s) of 3"),
         ("two", [0, 1], "2 output(s)"),
     ],
