@@ -53,7 +53,13 @@ class Position(NamedTuple):
 
 
 class _Loader(yaml.SafeLoader):
-    """The YAML 1.2 core schema: booleans are true and false only, and 1e-3 is a float."""
+    """The YAML 1.2 core schema: booleans are true and false only, and 1e-3 is a float. Keys may be of any length."""
+
+    def stale_possible_simple_keys(self) -> None:
+        # YAML forgets a key that is longer than 1,024 characters, JSON does not: here only its line counts.
+        for key in self.possible_simple_keys.values():
+            key.index = self.index
+        super().stale_possible_simple_keys()
 
 
 _Loader.yaml_implicit_resolvers = {}
