@@ -1,7 +1,7 @@
 """`edgepipe sensitivity`: how much each layer of a model minds being quantized."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, final
@@ -62,7 +62,10 @@ def sense(path: Path, data: "str | Arrays", how: How, allow_code: bool, custom_o
     if kind not in (Kind.KERAS, Kind.FLOAT, Kind.TFLITE):
         raise InputError(f"{path}: is a {kind}; `sensitivity` takes a .keras or .h5 file, or a float .tflite")
     calibrating, looked_at, labels, notes = _samples(data, how.samples)
-    with _float(path, kind, calibrating, allow_code, custom_objects) as (lite, feeds, layers):
+    with (
+        _float(path, kind, calibrating, allow_code, custom_objects) as (model, feeds, layers),
+        _spelled(model, how) as lite,
+    ):
         bench, told = _bench(lite, feeds, layers, looked_at, how)
         unfit = _unfit(lite, labels)
         quality = None if labels is None or unfit else _accuracy(looked_at, labels)
@@ -125,6 +128,12 @@ def _float(
     classes = {} if kind is Kind.TFLITE else conversion.classes(model)
     with conversion.float_tflite(model, samples) as (lite, feeds, _):
         yield lite, feeds or [], classes
+
+
+def _spelled(lite: Model, how: How) -> AbstractContextManager[Model]:
+    from edgepipe.compress.ptq.spelled import spelled
+
+    return spelled(lite, how.scheme == "int16x8")
 
 
 def _keras(path: Path, kind: Kind, allow_code: bool, custom_objects: str | None) -> Any:

@@ -125,7 +125,7 @@ def _otherwise(bench: "Bench", found: "Found") -> list[str]:
     ]
     if not kept:
         return []
-    return [f"litert-quantizer has no such form of {len(kept)} operators of promoted layers: {', '.join(kept)}"]
+    return [f"TFLite has no such form of {len(kept)} operators of promoted layers: {', '.join(kept)}"]
 
 
 KEPT = ("representative", "calibration", "percentile", "equalize", "bias_correction")  # what ranges and weights hang on

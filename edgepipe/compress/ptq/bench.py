@@ -12,10 +12,11 @@ import numpy as np
 from edgepipe.arrays import Array, Arrays, count
 from edgepipe.compress.ptq import buffers, recipes
 from edgepipe.compress.ptq.calibration import Range
+from edgepipe.compress.ptq.islands import KERNELS
 from edgepipe.compress.ptq.layers import Layer
 from edgepipe.compress.ptq.recipes import Recipe
 from edgepipe.tflite.interpreter import predict
-from edgepipe.tflite.model import Model
+from edgepipe.tflite.model import Model, Operator
 
 Level = Literal["int8", "int16", "float16", "float32"]
 
@@ -63,8 +64,15 @@ def _rules(layer: Layer, level: Level) -> Recipe:
     if level == "float16":
         halves = [recipes.half(operator) for operator in layer.operators if operator.name in recipes.CASTABLE]
         return [*recipes.leave(layer.operators), *halves]
-    bits = 8 if level == "int8" else 16
-    return [recipes.rule(recipes.integers(bits), recipes.one(operator)) for operator in layer.operators]
+    return [
+        recipes.rule(recipes.integers(_bits(operator, level)), recipes.one(operator)) for operator in layer.operators
+    ]
+
+
+def _bits(operator: Operator, level: Level) -> int:
+    """16 where that is asked for, but for operators that have integer kernels of 8 bits alone."""
+    kernel = KERNELS.get(operator.name)
+    return 16 if level == "int16" and (kernel is None or 16 in kernel.versions) else 8
 
 
 def bench_of(

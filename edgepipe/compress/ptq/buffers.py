@@ -1,4 +1,4 @@
-"""Small changes of a .tflite as a flatbuffer: where operator codes stand, which are there, where the model ends."""
+"""Small changes of a .tflite as a flatbuffer: where operator codes stand, what is there, where the model ends."""
 
 from typing import Any
 
@@ -75,3 +75,38 @@ def without_head(content: bytes) -> bytes:
     graph.outputs = [ends.get(int(index), int(index)) for index in graph.outputs]
     model.signatureDefs = []
     return plain(closed(model))
+
+
+def without_idle(model: Any) -> Any:
+    """The model without DEQUANTIZE operators whose result nothing reads, and without tensors that nothing names."""
+    from ai_edge_litert.schema_py_generated import BuiltinOperator
+
+    graph = model.subgraphs[0]
+    read = {int(index) for of in (graph.outputs, *(operator.inputs for operator in graph.operators)) for index in of}
+    graph.operators = [
+        operator
+        for operator in graph.operators
+        if kind(model, operator) != BuiltinOperator.DEQUANTIZE or int(operator.outputs[0]) in read
+    ]
+    parts = [part for op in graph.operators for part in (op.inputs, op.outputs, op.intermediates)]
+    _keep(model, graph, {int(index) for part in (graph.inputs, graph.outputs, *parts) for index in _of(part)})
+    return model
+
+
+def _of(indices: Any) -> list[int]:
+    return [] if indices is None else [int(index) for index in indices]
+
+
+def _keep(model: Any, graph: Any, kept: set[int]) -> None:
+    """Keep these tensors and number them anew."""
+    old = sorted(kept - {-1})
+    new = {-1: -1, **{index: place for place, index in enumerate(old)}}
+    graph.tensors = [graph.tensors[index] for index in old]
+    for holder in (graph, *graph.operators):
+        holder.inputs, holder.outputs = ([new[i] for i in _of(part)] for part in (holder.inputs, holder.outputs))
+    for operator in graph.operators:
+        if operator.intermediates is not None:
+            operator.intermediates = [new[index] for index in _of(operator.intermediates)]
+    for signature in model.signatureDefs or []:
+        for entry in (*signature.inputs, *signature.outputs):
+            entry.tensorIndex = new[int(entry.tensorIndex)]

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field, replace
 from typing import final
 
 from edgepipe.arrays import Array
-from edgepipe.compress.ptq import integers, recipes
+from edgepipe.compress.ptq import integers, islands, recipes
 from edgepipe.compress.ptq.calibration import Range, Ranges, calibrate
 from edgepipe.compress.ptq.names import parts
 from edgepipe.compress.ptq.recipes import Recipe
+from edgepipe.compress.ptq.spelled import spelled
 from edgepipe.compress.schemes import SCHEMES, Calibration, Number, SchemeName, interface
 from edgepipe.errors import InputError
 from edgepipe.models.stderr import captured_stderr
@@ -71,14 +72,24 @@ def quantized(
     """
     if not lite.operators:
         raise InputError("the model has no operator, it gives back what it is given: there is nothing to quantize")
-    types, left = request.types, list(request.left(lite)) if request.left is not None else []
-    ranges = ranges_of(lite, request, feeds, trained or {}) if needs_samples(request) else None
-    if request.scheme == "int8" and feeds is not None and ranges is not None:
-        content = _in_int8(lite, feeds, ranges.by_tensor, types, left)
+    left = _left(request, lite)
+    if not needs_samples(request):
+        return Quantized(recipes.applied(lite.content, _rules_of(request, left), None))
+    with spelled(lite, request.scheme == "int16x8", left) as model:
+        return _calibrated(model, request, feeds, trained or {})
+
+
+def _left(request: Request, lite: Model) -> list[Operator]:
+    return list(request.left(lite)) if request.left is not None else []
+
+
+def _calibrated(lite: Model, request: Request, feeds: list[Array] | None, trained: Mapping[str, Range]) -> Quantized:
+    left, ranges = _left(request, lite), ranges_of(lite, request, feeds, trained)
+    if request.scheme == "int8" and feeds is not None:
+        content = _in_int8(lite, feeds, ranges.by_tensor, request.types, left)
     else:
-        rules = _rules_of(request, types, left)
-        content = recipes.applied(lite.content, rules, None if ranges is None else ranges.by_tensor)
-    return Quantized(content, tuple(ranges.notes()) if ranges is not None else ())
+        content = recipes.applied(lite.content, _rules_of(request, left), ranges.by_tensor)
+    return Quantized(content, tuple(ranges.notes()))
 
 
 def ranges_of(lite: Model, request: Request, feeds: list[Array] | None, trained: Mapping[str, Range]) -> Ranges:
@@ -104,8 +115,9 @@ def _trained(tensor: str, trained: Mapping[str, Range]) -> Range | None:
     return found[0] if len(found) == 1 else None
 
 
-def _rules_of(request: Request, types: tuple[str, str], left: Collection[Operator] = ()) -> Recipe:
+def _rules_of(request: Request, left: Collection[Operator]) -> Recipe:
     """The recipe of a whole model; the types of inputs and outputs hold whatever is left in float."""
+    types = request.types
     if request.scheme == "recipe":
         asked = request.input_type or request.output_type
         return [*(request.recipe or []), *recipes.leave(left), *(recipes.ends(*types) if asked else [])]
@@ -128,7 +140,8 @@ def _in_int8(
     names = [tensor.name for operator in left for tensor in operator.outputs if tensor is not None]
     try:
         with captured_stderr():
-            return integers.quantized(lite.content, feeds, ranges, types, names)
+            made = integers.quantized(lite.content, feeds, ranges, types, names)
     except (RuntimeError, ValueError) as error:
         said = " ".join(str(error).split())[:300]
         raise InputError(f"TensorFlow's quantizer failed: {said or 'without a word'}") from error
+    return islands.joined(made, lite.content, lambda kind, outputs: None if set(outputs) & set(names) else 8, ranges)

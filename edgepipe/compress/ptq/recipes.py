@@ -7,14 +7,15 @@ their output tensors, and by kind. Recipes of edgepipe say the whole name, so th
 import json
 import re
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgepipe.compress.ptq import biases, buffers
+from edgepipe.compress.ptq import biases, buffers, islands
 from edgepipe.compress.ptq.calibration import Range
+from edgepipe.compress.ptq.editing import Bits
 from edgepipe.errors import InputError, ToolError, did_you_mean
 from edgepipe.models.stderr import captured_stderr
 from edgepipe.tflite.model import Operator
@@ -76,7 +77,7 @@ def _untouched() -> Rule:
 
 def one(operator: Operator) -> str:
     """The regular expression that names this operator and no other."""
-    return f"^{re.escape(''.join(f'{t.name};' for t in operator.outputs if t is not None))}$"
+    return f"^{re.escape(_scope([tensor.name for tensor in operator.outputs if tensor is not None]))}$"
 
 
 def half(operator: Operator) -> Rule:
@@ -131,7 +132,37 @@ def applied(content: bytes, recipe: Recipe, ranges: Mapping[str, Range] | None) 
         said = " ".join(str(error).split())[:300] or type(error).__name__
         raise InputError(f"litert-quantizer does not take this: {said}") from error
     made = bytes(result.quantized_model)
-    return biases.settled(buffers.alike(made), plain)[0] if calibrated(recipe) else made
+    if not calibrated(recipe):
+        return made
+    whole = islands.joined(buffers.alike(made), plain, lambda kind, names: bits(recipe, kind, names), ranges or {})
+    return biases.settled(whole, plain)[0]
+
+
+def bits(recipe: Recipe, kind: str, outputs: Sequence[str]) -> Bits | None:
+    """Of the activations that a recipe gives an operator; None for float. The last rule of the last expression holds.
+
+    litert-quantizer keeps rules of one expression together where the first of them stands, and drops those before one
+    for all operators.
+    """
+    by_expression: dict[str, list[Rule]] = {}
+    for entry in recipe:
+        kept = [] if entry["operation"] == ALL else by_expression.get(entry["regex"], [])
+        by_expression[entry["regex"]] = [*kept, entry]
+    scope = _scope(outputs)
+    found = [
+        entry
+        for expression, entries in by_expression.items()
+        for entry in entries
+        if entry["operation"] in (ALL, kind) and re.search(expression, scope)
+    ]
+    config = found[-1].get("op_config", {}) if found and found[-1]["algorithm_key"] != LEAVE else {}
+    number = config.get("activation_tensor_config", {}).get("num_bits")
+    return number if number in (8, 16) else None
+
+
+def _scope(outputs: Sequence[str]) -> str:
+    """What an operator is called in recipes."""
+    return "".join(f"{name};" for name in outputs)
 
 
 def library() -> Any:

@@ -1,0 +1,224 @@
+"""Operators that a quantizer left in float although TFLite computes them in integers.
+
+litert-quantizer 0.11 knows fewer operators than TFLite has integer kernels for (no LEAKY_RELU, PRELU, EXP, MINIMUM,
+REDUCE_MAX, TILE ..), and TensorFlow's leaves some as well (ELU). Such an operator is an island of float between a
+DEQUANTIZE and a QUANTIZE. Here it gets its integer form: inputs as they are stored, outputs in the range that
+calibration found or that its kernel asks for.
+
+What kernels ask for: LiteRT's 8-bit quantization specification; for 16 bits, and for versions, TensorFlow's
+`lite/kernels` and `lite/tools/versioning/op_version.cc`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, final
+
+from edgepipe.arrays import Array
+from edgepipe.compress.ptq import buffers
+from edgepipe.compress.ptq.calibration import Range
+from edgepipe.compress.ptq.editing import Bits, Graph, Step, step_of
+
+Wanted = Callable[[str, Sequence[str]], Bits | None]  # of an operator: by its kind and the names of its outputs
+
+
+@final
+@dataclass(frozen=True)
+class Kernel:
+    """The integer kernels of an operator.
+
+    Scales may be tied: outputs have that of the `input`, inputs that of the `output`; or 16 bits are compared as they
+    are `stored`, so that all inputs need the same.
+    """
+
+    versions: Mapping[Bits, int]  # of the operator, by the bits of its activations
+    tied: Literal["", "input", "output", "stored"] = ""
+    step: Step | None = None  # of the output, whatever its range is
+
+
+KERNELS: dict[str, Kernel] = {
+    "ABS": Kernel({8: 2, 16: 3}),
+    "BATCH_TO_SPACE_ND": Kernel({8: 2, 16: 4}, "input"),
+    "DEPTH_TO_SPACE": Kernel({8: 2}, "input"),
+    "ELU": Kernel({8: 1}),
+    "EXP": Kernel({8: 2, 16: 2}),
+    "EXPAND_DIMS": Kernel({8: 1, 16: 1}, "input"),
+    "GREATER_EQUAL": Kernel({8: 2, 16: 3}, "stored"),
+    "L2_NORMALIZATION": Kernel({8: 2}, step=(1 / 128, 0)),
+    "LEAKY_RELU": Kernel({8: 1, 16: 2}),
+    "LESS": Kernel({8: 2, 16: 3}, "stored"),
+    "LOG": Kernel({8: 2, 16: 2}),
+    "LOG_SOFTMAX": Kernel({8: 2}, step=(16 / 256, 127)),
+    "MAXIMUM": Kernel({8: 2, 16: 4}, "output"),
+    "MINIMUM": Kernel({8: 2, 16: 4}, "output"),
+    "PRELU": Kernel({8: 1}),
+    "REDUCE_MAX": Kernel({8: 2, 16: 3}, "input"),
+    "REDUCE_MIN": Kernel({8: 2, 16: 3}, "input"),
+    "RELU6": Kernel({8: 2, 16: 3}),
+    "REVERSE_V2": Kernel({8: 3, 16: 1}, "input"),
+    "SPACE_TO_BATCH_ND": Kernel({8: 2, 16: 4}, "input"),
+    "SPACE_TO_DEPTH": Kernel({8: 2}, "input"),
+    "SPLIT": Kernel({8: 2, 16: 4}, "input"),
+    "SPLIT_V": Kernel({8: 2, 16: 1}, "input"),
+    "SQUARED_DIFFERENCE": Kernel({8: 2}),
+    "SQUEEZE": Kernel({8: 1, 16: 1}, "input"),
+    "TILE": Kernel({8: 3, 16: 1}, "input"),
+    "TOPK_V2": Kernel({8: 2, 16: 3}, "input"),
+}
+
+
+def joined(content: bytes, before: bytes, wanted: Wanted, ranges: Mapping[str, Range]) -> bytes:
+    """The quantized model `content`, with those operators of `KERNELS` that are in float still in integers.
+
+    Args:
+        content: the quantized model.
+        before: the float model that it was made of; operators go by the names of their outputs.
+        wanted: the bits that an operator's activations are to have; None for one that stays in float.
+        ranges: of activations, by their names in the float model.
+    """
+    graph, floats = Graph(buffers.opened(content)), Graph(buffers.opened(before))
+    origin = {floats.name(index): operator for operator in floats.operators for index in operator.outputs}
+    changed = False
+    for operator in list(graph.operators):
+        kernel = KERNELS.get(graph.kind(operator))
+        source = next((origin[name] for name in _names(graph, operator) if name in origin), None) if kernel else None
+        if kernel is None or source is None:
+            continue
+        bits = wanted(floats.kind(source), [floats.name(index) for index in source.outputs])
+        if bits is not None and bits in kernel.versions:
+            given = [ranges.get(floats.name(index)) for index in source.inputs]
+            made = [ranges.get(floats.name(index)) for index in source.outputs]
+            changed |= _Island(graph, operator, kernel, bits, given, made).joined()
+    return buffers.closed(buffers.without_idle(graph.model)) if changed else content
+
+
+def _names(graph: Graph, operator: Any) -> Iterator[str]:
+    """What the outputs of an operator may be called in the float model.
+
+    TensorFlow's quantizer gives the name of a float tensor to the one that is quantized from it.
+    """
+    for index in operator.outputs:
+        yield from (graph.name(int(r.outputs[0])) for r in graph.readers(index) if graph.kind(r) == "QUANTIZE")
+        yield graph.name(index)
+
+
+@final
+@dataclass
+class _Island:
+    """One operator that may be in float."""
+
+    graph: Graph
+    operator: Any
+    kernel: Kernel
+    bits: Bits
+    given: list[Range | None]  # ranges of its inputs in the float model
+    made: list[Range | None]  # of its outputs
+
+    def joined(self) -> bool:
+        """Give it its integer form; False if it has one, or cannot because something else around it is in float."""
+        inputs = {place: self._source(place) for place in self._floating(self.operator.inputs)}
+        outputs = self._floating(self.operator.outputs)
+        read = [self._read(place, source) for place, source in inputs.items() if source is not None]
+        if not read or any(source is None and self._constant(place) is None for place, source in inputs.items()):
+            return False
+        made = [self._made(place, read[0]) for place in outputs]
+        steps = [step for step in made if step is not None]
+        if None in read or len(steps) < len(made):
+            return False
+        tied = steps[0] if self.kernel.tied == "output" else self._compared(list(inputs))
+        for place, source in inputs.items():
+            self.operator.inputs[place] = self._input(place, source, tied)
+        for place, step in zip(outputs, steps, strict=True):
+            self._output(place, step)
+        self.operator.opcodeIndex = self.graph.code(self.graph.kind(self.operator), self.kernel.versions[self.bits])
+        return True
+
+    def _floating(self, indices: Sequence[int]) -> list[int]:
+        """The places of float32 tensors among these."""
+        return [place for place, index in enumerate(indices) if self.graph.is_float(index)]
+
+    def _constant(self, place: int) -> Array | None:
+        return self.graph.constant(self.operator.inputs[place])
+
+    def _source(self, place: int) -> int | None:
+        """The tensor in integers that an input is dequantized from."""
+        maker = self.graph.maker(self.operator.inputs[place])
+        if maker is None or self.graph.kind(maker) != "DEQUANTIZE":
+            return None
+        found = int(maker.inputs[0])
+        return found if self.graph.bits(found) is not None else None
+
+    def _read(self, place: int, source: int) -> Step | None:
+        """Scale and zero point that an input is read with; None if its range is not known."""
+        if self.graph.bits(source) == self.bits:
+            return self.graph.step(source)
+        span = self.given[place]
+        return None if span is None else step_of(span, self.bits)
+
+    def _made(self, place: int, read: Step | None) -> Step | None:
+        """Scale and zero point of an output; None if its range is not known."""
+        if self.kernel.step is not None:
+            return self.kernel.step
+        if self.kernel.tied == "input":
+            return read
+        quantized = [int(reader.outputs[0]) for reader in self._quantizing(place)]
+        alike = [self.graph.step(index) for index in quantized if self.graph.bits(index) == self.bits]
+        span = self.made[place]
+        return alike[0] if alike else None if span is None else step_of(span, self.bits)
+
+    def _quantizing(self, place: int) -> list[Any]:
+        """The QUANTIZE operators that read an output."""
+        readers = self.graph.readers(self.operator.outputs[place])
+        return [reader for reader in readers if self.graph.kind(reader) == "QUANTIZE"]
+
+    def _compared(self, places: list[int]) -> Step | None:
+        """The step that all inputs get because they are compared as stored; None if they keep their own."""
+        if self.kernel.tied != "stored" or self.bits == 8:
+            return None
+        spans = [self._span(place) for place in places]
+        return step_of((min(low for low, _ in spans), max(high for _, high in spans)), self.bits)
+
+    def _span(self, place: int) -> Range:
+        values = self._constant(place)
+        if values is not None:
+            return float(values.min()), float(values.max())
+        span = self.given[place]
+        assert span is not None, "what is read in integers has a range"
+        return span
+
+    def _input(self, place: int, source: int | None, tied: Step | None) -> int:
+        """The tensor that the kernel reads instead of a float one."""
+        before = self.operator.inputs[place]
+        shape, name = self.graph.tensor(before).shape, f"{self.graph.name(before)}_{self.graph.kind(self.operator)}"
+        values = self._constant(place)
+        if values is not None:
+            return self.graph.stored(name, shape, self.bits, tied or step_of(self._span(place), self.bits), values)
+        assert source is not None, "an input is a constant or has a source"
+        wanted = tied or self._read(place, source)
+        assert wanted is not None, "the range is known"
+        if self.graph.bits(source) == self.bits and wanted == self.graph.step(source):
+            return source
+        made = self.graph.stored(name, shape, self.bits, wanted)
+        self._insert(self.graph.operator("QUANTIZE", {8: 1, 16: 2}[self.bits], [source], [made]), 0)
+        return made
+
+    def _output(self, place: int, step: Step) -> None:
+        """Let the operator make integers; what reads the float tensor gets it dequantized."""
+        floating, quantizing = int(self.operator.outputs[place]), self._quantizing(place)
+        same = [reader for reader in quantizing if self._is(int(reader.outputs[0]), step)]
+        if same:
+            made = int(same[0].outputs[0])
+            self.graph.remove(same[0])
+        else:
+            tensor = self.graph.tensor(floating)
+            made = self.graph.stored(f"{self.graph.name(floating)}_quantized", tensor.shape, self.bits, step)
+        self.operator.outputs[place] = made
+        for reader in quantizing:
+            reader.inputs = [made]
+        if self.graph.readers(floating) or floating in self.graph.main.outputs:
+            self._insert(self.graph.operator("DEQUANTIZE", {8: 2, 16: 3}[self.bits], [made], [floating]), 1)
+
+    def _is(self, index: int, step: Step) -> bool:
+        return self.graph.bits(index) == self.bits and self.graph.step(index) == step
+
+    def _insert(self, operator: Any, after: int) -> None:
+        self.graph.operators.insert(self.graph.place(self.operator) + after, operator)

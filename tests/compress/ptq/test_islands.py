@@ -1,0 +1,169 @@
+"""Operators that quantizers leave in float get the integer kernels that TFLite has: one at a time, in a small model."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from ai_edge_litert import schema_py_generated as schema
+
+from edgepipe.compress.ptq import buffers, recipes
+from edgepipe.compress.ptq.editing import Graph
+from edgepipe.compress.ptq.islands import KERNELS
+from edgepipe.compress.ptq.quantize import Request, quantized
+from edgepipe.compress.ptq.spelled import spelled
+from edgepipe.compress.schemes import SchemeName
+from edgepipe.tflite.graph import read
+from edgepipe.tflite.integer import findings
+from edgepipe.tflite.interpreter import Runtime, predict
+from edgepipe.tflite.model import Model
+
+X = np.random.default_rng(0).normal(size=(60, 4, 6, 4)).astype("float32")
+STEPS = np.random.default_rng(1).integers(-127, 128, (1, 1, 4, 4))  # of weights, so that they lose nothing in 8 bits
+STEPS[:, :, 0] = 127
+KERNEL = (STEPS / 127).astype("float32")
+SLOPES = np.array([[[0.1, 0.3, -0.2, 1.5]]], "float32")
+
+Body = Callable[[Any], Any]
+
+
+def _rows(x: Any) -> Any:
+    return tf.abs(tf.reshape(tf.reduce_max(x, axis=1, keepdims=True), (1, 6, 4)))
+
+
+# What each operator is tried in. All get a convolution in front and one behind, so that both sides are integer.
+BODIES: dict[str, Body] = {
+    "ABS": tf.abs,
+    "BATCH_TO_SPACE_ND": lambda x: tf.batch_to_space(tf.tile(x, (4, 1, 1, 1)), (2, 2), ((0, 0), (0, 0))),
+    "DEPTH_TO_SPACE": lambda x: tf.tile(tf.nn.depth_to_space(x, 2), (1, 1, 1, 4)),
+    "ELU": tf.nn.elu,
+    "EXP": tf.exp,
+    "EXPAND_DIMS": lambda x: tf.reshape(_rows(x), (1, 1, 6, 4)),
+    "GREATER_EQUAL": lambda x: tf.where(x >= 0.25, x, tf.ones_like(x) * 0.25),
+    "L2_NORMALIZATION": lambda x: tf.nn.l2_normalize(tf.abs(x) + 1.0, axis=-1),
+    "LEAKY_RELU": lambda x: tf.nn.leaky_relu(x, 0.1),
+    "LESS": lambda x: tf.where(x < tf.reverse(x, (1,)), x, tf.reverse(x, (1,))),
+    "LOG": lambda x: tf.math.log(tf.sigmoid(x) + 0.1),
+    "LOG_SOFTMAX": tf.nn.log_softmax,
+    "MAXIMUM": lambda x: tf.maximum(x, tf.reverse(x, (1,))),
+    "MINIMUM": lambda x: tf.minimum(tf.minimum(x, tf.constant([0.1, 2.0, -0.5, 0.3])), 2.0 * tf.reverse(x, (1,))),
+    "PRELU": lambda x: tf.nn.relu(x) + tf.constant(-SLOPES) * tf.nn.relu(-x),
+    "REDUCE_MAX": lambda x: tf.reduce_max(x, axis=1, keepdims=True),
+    "REDUCE_MIN": lambda x: tf.reduce_min(x, axis=1, keepdims=True),
+    "RELU6": lambda x: tf.nn.relu6(tf.reduce_max(x, axis=1, keepdims=True)),
+    "REVERSE_V2": lambda x: tf.reverse(x, (2,)),
+    "SPACE_TO_BATCH_ND": lambda x: tf.reduce_max(tf.space_to_batch(x, (2, 2), ((0, 0), (0, 0))), axis=0, keepdims=True),
+    "SPACE_TO_DEPTH": lambda x: tf.nn.space_to_depth(x, 2)[..., 2:6],
+    "SPLIT": lambda x: tf.concat(tf.split(x, 2, axis=3)[::-1], axis=3),
+    "SPLIT_V": lambda x: tf.concat(tf.split(x, (3, 1), axis=3)[::-1], axis=3),
+    "SQUARED_DIFFERENCE": lambda x: tf.math.squared_difference(x, tf.reverse(x, (1,))),
+    "SQUEEZE": lambda x: tf.reshape(_rows(x), (1, 1, 6, 4)),
+    "TILE": lambda x: tf.tile(x, (1, 2, 1, 1)),
+    "TOPK_V2": lambda x: tf.math.top_k(x, 4).values,
+}  # fmt: skip
+
+
+def _float_file(body: Body, folder: Path) -> Model:
+    """A float .tflite with convolutions around `body`."""
+
+    @tf.function(input_signature=[tf.TensorSpec((1, *X.shape[1:]))])
+    def network(x: Any) -> Any:
+        inner = body(tf.nn.conv2d(x, KERNEL, 1, "SAME"))
+        return tf.nn.conv2d(inner, KERNEL, 1, "SAME")
+
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([network.get_concrete_function()], network)
+    path = folder / "float.tflite"
+    content = converter.convert()
+    path.write_bytes(_renamed(content) if body in (BODIES["SQUEEZE"], BODIES["EXPAND_DIMS"]) else content)
+    return read(path)
+
+
+def _renamed(content: bytes) -> bytes:
+    """The two RESHAPE of the model as SQUEEZE and EXPAND_DIMS, which TensorFlow's converter does not write."""
+    graph = Graph(buffers.opened(content))
+    squeeze, expand = (operator for operator in graph.operators if graph.kind(operator) == "RESHAPE")
+    for operator, kind in ((squeeze, "SQUEEZE"), (expand, "EXPAND_DIMS")):
+        operator.opcodeIndex, operator.builtinOptionsType, operator.builtinOptions = graph.code(kind, 1), 0, None
+    squeeze.builtinOptionsType, squeeze.builtinOptions = schema.BuiltinOptions.SqueezeOptions, schema.SqueezeOptionsT()
+    squeeze.inputs, squeeze.builtinOptions.squeezeDims = [squeeze.inputs[0]], [1]
+    axis = graph.tensor(expand.inputs[1])
+    axis.shape = [1]
+    graph.model.buffers[axis.buffer].data = np.frombuffer(np.int32(1).tobytes(), np.uint8)
+    return buffers.closed(graph.model)
+
+
+def _floats(model: Model, name: str) -> list[str]:
+    """The operators of this kind that still read or make floats."""
+    return [
+        operator.place
+        for operator in model.operators
+        if operator.name == name
+        and any(t is not None and t.dtype == "float32" for t in (*operator.inputs, *operator.outputs))
+    ]
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("name", list(KERNELS))
+def test_an_operator_in_integers(name: str, bits: int, tmp_path: Path) -> None:
+    lite = _float_file(BODIES[name], tmp_path)
+    assert name in lite.operator_counts, "the model does not try what it is to try"
+    request = Request("recipe", recipe=recipes.everything("int8" if bits == 8 else "int16x8"))
+    path = tmp_path / "integers.tflite"
+    path.write_bytes(quantized(lite, request, [X]).content)
+    made = read(path)
+    assert name in made.operator_counts
+    if bits not in KERNELS[name].versions:
+        assert _floats(made, name), "there is a kernel for it after all"
+        return
+    assert not _floats(made, name)
+    truth = np.asarray(predict(lite.path, X, Runtime.BUILTIN).values)
+    for runtime in (Runtime.BUILTIN, Runtime.XNNPACK):
+        found = np.asarray(predict(path, X, runtime).values)
+        error = np.abs(found - truth).max() / np.abs(truth).max()
+        assert error < (0.05 if bits == 8 else 0.002), (runtime, error)
+
+
+def test_every_kernel_is_tried() -> None:
+    assert list(BODIES) == list(KERNELS)
+
+
+SPELLED: dict[str, Body] = {
+    "SQUARE": tf.square,
+    "NEG": lambda x: -tf.abs(x),
+    "POW": lambda x: tf.pow(x, 3.0),
+    "GREATER": lambda x: tf.where(x > tf.reverse(x, (1,)), x, tf.reverse(x, (1,))),
+    "LESS_EQUAL": lambda x: tf.where(x <= 0.25, x, tf.ones_like(x) * 0.25),
+    "SQUARED_DIFFERENCE": BODIES["SQUARED_DIFFERENCE"],
+    "PRELU": BODIES["PRELU"],
+}
+
+
+@pytest.mark.parametrize("scheme", ["int8", "int16x8"])
+@pytest.mark.parametrize("name", list(SPELLED))
+def test_an_operator_without_a_kernel_is_spelled(name: str, scheme: SchemeName, tmp_path: Path) -> None:
+    lite = _float_file(SPELLED[name], tmp_path)
+    assert name in lite.operator_counts, "the model does not try what it is to try"
+    truth = np.asarray(predict(lite.path, X, Runtime.BUILTIN).values)
+    with spelled(lite, scheme == "int16x8") as other:
+        kept = scheme == "int8" and name in KERNELS
+        assert (name in other.operator_counts) is kept
+        np.testing.assert_allclose(np.asarray(predict(other.path, X, Runtime.BUILTIN).values), truth, atol=1e-5)
+    path = tmp_path / "integers.tflite"
+    path.write_bytes(quantized(lite, Request(scheme), [X]).content)
+    assert not findings(read(path), allow_float_interface=False)
+    for runtime in (Runtime.BUILTIN, Runtime.XNNPACK):
+        found = np.asarray(predict(path, X, runtime).values)
+        error = np.abs(found - truth).max() / np.abs(truth).max()
+        assert error < (0.05 if scheme == "int8" else 0.002), (runtime, error)
+
+
+def test_what_is_left_in_float_is_not_spelled(tmp_path: Path) -> None:
+    lite = _float_file(tf.square, tmp_path)
+    left = [operator for operator in lite.operators if operator.name == "SQUARE"]
+    with spelled(lite, left=left) as other:
+        assert other is lite
+    path = tmp_path / "part.tflite"
+    path.write_bytes(quantized(lite, Request("int8", left=lambda model: left), [X]).content)
+    assert "SQUARE" in read(path).operator_counts
