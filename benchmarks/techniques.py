@@ -1,6 +1,6 @@
 """Every technique on one network, beside plain tfmot: `python benchmarks/techniques.py [--folder F] [--quick]`.
 
-Fashion-MNIST (Debian's dataset-fashion-mnist, see docs/data.md), three convolutions of 24,000 parameters. Each row of
+Fashion-MNIST (Debian's dataset-fashion-mnist, see docs/data.md), three convolutions of 94,000 parameters. Each row of
 edgepipe is a pipeline, written below the folder and run by `edgepipe.run`; stages that rows have in common run once.
 The stock rows (`techniques_stock.py`) begin with the same float model and train for the same steps on the same samples.
 
@@ -41,7 +41,7 @@ ROUNDS = 5
 CALIBRATING = 200
 FLOOR = 5.0  # points of accuracy below the float model at which a row is worth nothing
 COSTS = ("size", "compressed", "latency")
-STUDENT: dict[str, Any] = {"function": "edgepipe.zoo:small_cnn", "args": {"filters": [16, 32, 64]}}
+STUDENT: dict[str, Any] = {"function": "edgepipe.zoo:small_cnn", "args": {"filters": [32, 64, 128]}}
 Row = dict[str, Any]  # side, name, accuracy, validation, parameters, nonzero, size, compressed, seconds, model
 
 
@@ -51,8 +51,8 @@ class Plan:
 
     train: int = 9_600
     validation: int = 4_000
-    float_epochs: int = 12
-    teacher_epochs: int = 6
+    float_epochs: int = 16
+    teacher_epochs: int = 8
     steps: stock.Steps = field(default_factory=stock.Steps)
 
 
@@ -99,7 +99,8 @@ def techniques(plan: Plan) -> list[Technique]:
         return stage("prune", half, ramp=steps.ramp, **what, **options)
 
     base = train(plan.float_epochs)
-    zeros, channels = {"sparsity": steps.sparsity}, {"granularity": "channel", "sparsity": 0.3}
+    longer = [base, {"train": {**train(steps.longer)["train"], "as": "longer"}}]
+    zeros, channels = {"sparsity": steps.sparsity}, {"granularity": "channel", "sparsity": steps.channels}
     clusters = {"clusters": steps.clusters}
     student = {**down, "student": STUDENT, "epochs": plan.float_epochs, "learning_rate": steps.float_rate}
 
@@ -118,8 +119,9 @@ def techniques(plan: Plan) -> list[Technique]:
         Technique("cluster + QAT", [base, stage("cluster", half, **clusters), *last(half)]),
         distilled("distil + prune + QAT", pruned(zeros, **taught), *last(half, **taught)),
         distilled("distil + channel-prune + QAT", pruned(channels, **taught), *last(half, **taught)),
-        distilled("distil + channel-prune + cluster + QAT", pruned(channels, **taught),
-                  stage("cluster", quarter, **clusters, **taught), *last(quarter, **taught)),
+        Technique("longer float, channel-prune + QAT", [*longer, pruned(channels), *last(half)]),
+        Technique("longer float, channel-prune + cluster + QAT",
+                  [*longer, pruned(channels), stage("cluster", quarter, **clusters), *last(quarter)]),
     ]  # fmt: skip
 
 

@@ -24,13 +24,14 @@ OPS = tf.lite.OpsSet
 class Steps:
     """What both sides train with after the float model: epochs, batch size, learning rates, and how far they go."""
 
-    epochs: int = 4
-    longer: int = 10  # epochs of further float training: what the teacher of the other side costs
+    epochs: int = 8
+    longer: int = 16  # epochs of further float training: what the teacher of the other side costs
     batch: int = 64
     float_rate: float = 4e-3
     rate: float = 2e-3  # of what comes after; constant, but for the last stage of a row
     ramp: float = 0.5  # of the steps of pruning, in which zeros grow
     sparsity: float = 0.75
+    channels: float = 0.5  # share that goes where whole channels do; the stock side has no such thing
     clusters: int = 16
 
 
@@ -130,6 +131,7 @@ WAYS: dict[str, tuple[Way, str]] = {  # name -> what is done to the float model,
     "prune + cluster + QAT (PCQAT)": (_all_aware, "int8"),
     "longer float, QAT": (_longer(_quantized), "int8"),
     "longer float, PQAT": (_longer(_prune_aware), "int8"),
+    "longer float, CQAT": (_longer(_cluster_aware), "int8"),
 }
 
 

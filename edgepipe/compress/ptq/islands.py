@@ -55,6 +55,7 @@ KERNELS: dict[str, Kernel] = {
     "REDUCE_MIN": Kernel({8: 2, 16: 3}, "input"),
     "RELU6": Kernel({8: 2, 16: 3}),
     "REVERSE_V2": Kernel({8: 3, 16: 1}, "input"),
+    "SHAPE": Kernel({8: 1, 16: 1}),
     "SPACE_TO_BATCH_ND": Kernel({8: 2, 16: 4}, "input"),
     "SPACE_TO_DEPTH": Kernel({8: 2}, "input"),
     "SPLIT": Kernel({8: 2, 16: 4}, "input"),
@@ -76,19 +77,31 @@ def joined(content: bytes, before: bytes, wanted: Wanted, ranges: Mapping[str, R
         ranges: of activations, by their names in the float model.
     """
     graph, floats = Graph(buffers.opened(content)), Graph(buffers.opened(before))
-    origin = {floats.name(index): operator for operator in floats.operators for index in operator.outputs}
     changed = False
-    for operator in list(graph.operators):
-        kernel = KERNELS.get(graph.kind(operator))
-        source = next((origin[name] for name in _names(graph, operator) if name in origin), None) if kernel else None
-        if kernel is None or source is None:
-            continue
-        bits = wanted(floats.kind(source), [floats.name(index) for index in source.outputs])
-        if bits is not None and bits in kernel.versions:
+    for operator, source in _pairs(graph, floats):
+        kind = graph.kind(operator)
+        bits = wanted(kind, [floats.name(index) for index in source.outputs])
+        if bits is not None and bits in KERNELS[kind].versions:
             given = [ranges.get(floats.name(index)) for index in source.inputs]
             made = [ranges.get(floats.name(index)) for index in source.outputs]
-            changed |= _Island(graph, operator, kernel, bits, given, made).joined()
+            changed |= _Island(graph, operator, KERNELS[kind], bits, given, made).joined()
     return buffers.closed(buffers.without_idle(graph.model)) if changed else content
+
+
+def _pairs(graph: Graph, floats: Graph) -> list[tuple[Any, Any]]:
+    """The operators of `KERNELS` in the quantized model, in order, each with its origin in the float model."""
+    found = []
+    for kind in KERNELS:
+        operators, sources = (
+            [operator for operator in of.operators if of.kind(operator) == kind] for of in (graph, floats)
+        )
+        by_name = {floats.name(index): source for source in sources for index in source.outputs}
+        # neither quantizer changes the order, so where a name was changed the place tells
+        in_order = sources if len(sources) == len(operators) else [None] * len(operators)
+        for operator, at_its_place in zip(operators, in_order, strict=True):
+            named = next((by_name[name] for name in _names(graph, operator) if name in by_name), at_its_place)
+            found += [] if named is None else [(operator, named)]
+    return sorted(found, key=lambda pair: graph.place(pair[0]))
 
 
 def _names(graph: Graph, operator: Any) -> Iterator[str]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from edgepipe.compress.ptq import biases, buffers, islands
 from edgepipe.compress.ptq.calibration import Range
-from edgepipe.compress.ptq.editing import Bits
+from edgepipe.compress.ptq.editing import BITS, Bits
 from edgepipe.errors import InputError, ToolError, did_you_mean
 from edgepipe.models.stderr import captured_stderr
 from edgepipe.tflite.model import Operator
@@ -139,25 +139,26 @@ def applied(content: bytes, recipe: Recipe, ranges: Mapping[str, Range] | None) 
 
 
 def bits(recipe: Recipe, kind: str, outputs: Sequence[str]) -> Bits | None:
-    """Of the activations that a recipe gives an operator; None for float. The last rule of the last expression holds.
+    """Of the activations that a recipe gives an operator without weights; None for float.
 
-    litert-quantizer keeps rules of one expression together where the first of them stands, and drops those before one
-    for all operators.
+    As litert-quantizer reads it: rules of one expression stand together where the first of them does, one for all
+    operators drops those before it, the last one holds, and rules for weights alone are passed over.
     """
     by_expression: dict[str, list[Rule]] = {}
     for entry in recipe:
-        kept = [] if entry["operation"] == ALL else by_expression.get(entry["regex"], [])
-        by_expression[entry["regex"]] = [*kept, entry]
-    scope = _scope(outputs)
+        before = [] if entry["operation"] == ALL else by_expression.get(entry["regex"], [])
+        by_expression[entry["regex"]] = [*before, entry]
     found = [
         entry
         for expression, entries in by_expression.items()
+        if re.search(expression, _scope(outputs))
         for entry in entries
-        if entry["operation"] in (ALL, kind) and re.search(expression, scope)
+        if entry["operation"] in (ALL, kind) and (entry["algorithm_key"] == LEAVE or calibrated([entry]))
     ]
-    config = found[-1].get("op_config", {}) if found and found[-1]["algorithm_key"] != LEAVE else {}
-    number = config.get("activation_tensor_config", {}).get("num_bits")
-    return number if number in (8, 16) else None
+    if not found or found[-1]["algorithm_key"] == LEAVE:
+        return None
+    given = found[-1]["op_config"]["activation_tensor_config"]["num_bits"]
+    return next((number for number in BITS if number == given), None)
 
 
 def _scope(outputs: Sequence[str]) -> str:

@@ -4,17 +4,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
 
+from edgepipe.compress.convert import convert
 from edgepipe.compress.ptq import buffers, recipes
 from edgepipe.compress.ptq.editing import Graph
 from edgepipe.compress.ptq.islands import KERNELS
 from edgepipe.compress.ptq.quantize import Request, quantized
 from edgepipe.compress.ptq.spelled import spelled
-from edgepipe.compress.schemes import SchemeName
+from edgepipe.compress.schemes import SCHEMES, SchemeName
 from edgepipe.tflite.graph import read
 from edgepipe.tflite.integer import findings
 from edgepipe.tflite.interpreter import Runtime, predict
@@ -54,6 +56,7 @@ BODIES: dict[str, Body] = {
     "REDUCE_MIN": lambda x: tf.reduce_min(x, axis=1, keepdims=True),
     "RELU6": lambda x: tf.nn.relu6(tf.reduce_max(x, axis=1, keepdims=True)),
     "REVERSE_V2": lambda x: tf.reverse(x, (2,)),
+    "SHAPE": lambda x: tf.reshape(tf.abs(tf.reshape(x, (tf.shape(x)[0], 24, 4))), (-1, 4, 6, 4)),
     "SPACE_TO_BATCH_ND": lambda x: tf.reduce_max(tf.space_to_batch(x, (2, 2), ((0, 0), (0, 0))), axis=0, keepdims=True),
     "SPACE_TO_DEPTH": lambda x: tf.nn.space_to_depth(x, 2)[..., 2:6],
     "SPLIT": lambda x: tf.concat(tf.split(x, 2, axis=3)[::-1], axis=3),
@@ -68,7 +71,9 @@ BODIES: dict[str, Body] = {
 def _float_file(body: Body, folder: Path) -> Model:
     """A float .tflite with convolutions around `body`."""
 
-    @tf.function(input_signature=[tf.TensorSpec((1, *X.shape[1:]))])
+    batch = None if body is BODIES["SHAPE"] else 1  # of a batch that is known the shape would be too
+
+    @tf.function(input_signature=[tf.TensorSpec((batch, *X.shape[1:]))])
     def network(x: Any) -> Any:
         inner = body(tf.nn.conv2d(x, KERNEL, 1, "SAME"))
         return tf.nn.conv2d(inner, KERNEL, 1, "SAME")
@@ -167,3 +172,108 @@ def test_what_is_left_in_float_is_not_spelled(tmp_path: Path) -> None:
     path = tmp_path / "part.tflite"
     path.write_bytes(quantized(lite, Request("int8", left=lambda model: left), [X]).content)
     assert "SQUARE" in read(path).operator_counts
+
+
+def _mixed(body: Body, recipe: Callable[[Model], recipes.Recipe], folder: Path) -> tuple[Model, Model]:
+    lite, path = _float_file(body, folder), folder / "mixed.tflite"
+    path.write_bytes(quantized(lite, Request("recipe", recipe=recipe(lite)), [X]).content)
+    return lite, read(path)
+
+
+def _agree(made: Model, lite: Model, within: float) -> None:
+    truth = np.asarray(predict(lite.path, X, Runtime.BUILTIN).values)
+    for runtime in (Runtime.BUILTIN, Runtime.XNNPACK):
+        error = np.abs(np.asarray(predict(made.path, X, runtime).values) - truth).max() / np.abs(truth).max()
+        assert error < within, (runtime, error)
+
+
+def test_8_bits_in_the_midst_of_16(tmp_path: Path) -> None:
+    """PRELU has no kernel of 16 bits: what a mix gives it has 8, between layers that keep 16."""
+
+    def recipe(lite: Model) -> recipes.Recipe:
+        slopes = next(operator for operator in lite.operators if operator.name == "PRELU")
+        return [*recipes.everything("int16x8"), recipes.rule(recipes.integers(8), recipes.one(slopes))]
+
+    lite, made = _mixed(BODIES["PRELU"], recipe, tmp_path)
+    assert {op.name: op.outputs[0].dtype for op in made.operators if op.outputs[0]} == {
+        "CONV_2D": "int16", "QUANTIZE": "int16", "PRELU": "int8"
+    }  # fmt: skip
+    _agree(made, lite, 0.05)
+
+
+def test_16_bits_in_the_midst_of_8(tmp_path: Path) -> None:
+    def recipe(lite: Model) -> recipes.Recipe:
+        inner = [operator for operator in lite.operators if operator.name in ("EXP", "LEAKY_RELU")]
+        return [*recipes.everything("int8"), *(recipes.rule(recipes.integers(16), recipes.one(op)) for op in inner)]
+
+    lite, made = _mixed(lambda x: tf.exp(tf.nn.leaky_relu(x, 0.3)), recipe, tmp_path)
+    types = {operator.name: operator.outputs[0].dtype for operator in made.operators if operator.outputs[0]}
+    assert (types["EXP"], types["LEAKY_RELU"]) == ("int16", "int16")
+    assert "float32" not in types.values()
+    _agree(made, lite, 0.05)
+
+
+def test_what_reads_the_float_tensor_gets_it_dequantized(tmp_path: Path) -> None:
+    """An operator that is left in float, one of 8 and one of 16 bits read the same EXP."""
+
+    def body(x: Any) -> Any:
+        shared = tf.exp(0.3 * x)
+        return tf.sin(shared) + tf.nn.leaky_relu(shared - 1.0, 0.2) + tf.abs(shared - 2.0)
+
+    def recipe(lite: Model) -> recipes.Recipe:
+        wide = [operator for operator in lite.operators if operator.name == "ABS"]
+        return [*recipes.everything("int8"), *(recipes.rule(recipes.integers(16), recipes.one(op)) for op in wide)]
+
+    lite, made = _mixed(body, recipe, tmp_path)
+    assert {name: bool(_floats(made, name)) for name in ("EXP", "LEAKY_RELU", "ABS", "SIN")} == {
+        "EXP": False, "LEAKY_RELU": False, "ABS": False, "SIN": True
+    }  # fmt: skip
+    _agree(made, lite, 0.05)
+
+
+@pytest.mark.parametrize("scheme", ["int8", "int16x8"])
+def test_an_island_at_the_output(scheme: SchemeName, tmp_path: Path) -> None:
+    """The last operator is one of them: the output has the type that was asked for."""
+    inputs = keras.Input(X.shape[1:])
+    model = keras.Model(inputs, keras.layers.LeakyReLU()(keras.layers.Conv2D(3, 2)(inputs)))
+    wanted = model.predict(X, verbose=0)
+    for kind in SCHEMES[scheme].interfaces:
+        path = tmp_path / f"{kind}.tflite"
+        path.write_bytes(convert(model, scheme, X, output_type=kind))
+        lite = read(path)
+        assert lite.outputs[0].dtype == kind
+        assert findings(lite, allow_float_interface=kind == "float32") == []
+        assert np.abs(np.asarray(predict(path, X).values) - wanted).max() < 0.05 * np.abs(wanted).max()
+
+
+L = keras.layers
+LAYERS: dict[str, Callable[[Any], Any]] = {
+    "LayerNormalization": lambda x: L.LayerNormalization()(x),
+    "GroupNormalization": lambda x: L.GroupNormalization(2)(x),
+    "UnitNormalization": lambda x: L.UnitNormalization()(x),
+    "GlobalMaxPooling2D": lambda x: L.GlobalMaxPooling2D()(x),
+    "UpSampling2D": lambda x: L.UpSampling2D(2)(x),
+    "GRU": lambda x: L.GRU(4, unroll=True)(L.Reshape((24, 4))(x)[:, :6]),
+    "LSTM": lambda x: L.LSTM(4, unroll=True)(L.Reshape((24, 4))(x)[:, :6]),
+    "PReLU": lambda x: L.PReLU(alpha_initializer=keras.initializers.Constant(0.2))(x),
+    "softplus": lambda x: keras.activations.softplus(x),
+    "softsign": lambda x: keras.activations.softsign(x),
+    "squareplus": lambda x: keras.activations.squareplus(x),
+    "sparse_plus": lambda x: keras.activations.sparse_plus(x),
+    "hard_shrink": lambda x: keras.activations.hard_shrink(x),
+    "log_sigmoid": lambda x: keras.activations.log_sigmoid(x),
+}
+
+
+@pytest.mark.parametrize("scheme", ["int8", "int16x8"])
+@pytest.mark.parametrize("name", list(LAYERS))
+def test_keras_layers_are_integer_throughout(name: str, scheme: SchemeName, tmp_path: Path) -> None:
+    keras.utils.set_random_seed(1)
+    inputs = keras.Input(X.shape[1:])
+    model = keras.Model(inputs, LAYERS[name](L.Conv2D(4, 3, padding="same")(inputs)))
+    path = tmp_path / "m.tflite"
+    path.write_bytes(convert(model, scheme, X))
+    assert findings(read(path)) == []
+    wanted = model.predict(X, verbose=0)
+    error = np.abs(np.asarray(predict(path, X).values) - wanted).mean() / np.abs(wanted).max()
+    assert error < (0.05 if scheme == "int8" else 0.005), error

@@ -7,6 +7,8 @@ from typing import Any
 import hard_models as hm
 import numpy as np
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from edgepipe.compress.convert import convert
 from edgepipe.compress.ptq import recipes
@@ -46,6 +48,33 @@ def test_every_named_recipe_of_the_library_passes_through_a_file(name: str, lite
     work = quantizer.Quantizer(bytearray(lite.content), given)
     theirs = work.quantize(known if work.need_calibration else None, enable_progress_report=False).quantized_model
     assert done.content == bytes(theirs)
+
+
+_CONFIGS = [None, recipes.integers(8), recipes.integers(16), recipes._weights(8)]
+_RULE = st.builds(
+    lambda config, regex, operation: recipes.rule(config, regex, operation),
+    st.sampled_from(_CONFIGS),
+    st.sampled_from([".*", "^a;$", "b", "^.*$", "c;"]),
+    st.sampled_from(["*", "CONV_2D", "ADD", "OUTPUT"]),
+)
+
+
+@given(st.lists(_RULE, min_size=1, max_size=6))
+def test_what_a_recipe_gives_an_operator_is_read_as_the_library_reads_it(recipe: list[recipes.Rule]) -> None:
+    from litert_quantizer.qtyping import TFLOperationName
+    from litert_quantizer.recipe_manager import RecipeManager
+
+    library = RecipeManager()
+    try:
+        library.load_quantization_recipe(recipe)
+    except ValueError:  # a form that the library does not have for an operator that is named
+        assume(False)
+    for kind in ("ADD", "MAXIMUM"):
+        for outputs in (["a"], ["b"], ["b", "c"]):
+            name = "".join(f"{output};" for output in outputs)
+            _, config = library.get_quantization_configs(TFLOperationName(kind), name)
+            wanted = config.activation_tensor_config.num_bits if config.activation_tensor_config else None
+            assert recipes.bits(recipe, kind, outputs) == wanted
 
 
 BAD: list[tuple[str, Any, str]] = [
