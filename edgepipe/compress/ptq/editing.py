@@ -125,6 +125,12 @@ class Graph:
         data = None if values is None else values.astype(np.float32)
         return self._tensor(name, shape, int(TensorType.FLOAT32), None, data)
 
+    def whole(self, name: str, values: list[int]) -> int:
+        """A new constant list of int32."""
+        from ai_edge_litert.schema_py_generated import TensorType
+
+        return self._tensor(name, [len(values)], int(TensorType.INT32), None, np.array(values, np.int32))
+
     def stored(self, name: str, shape: Any, bits: Bits, step: Step, values: Array | None = None) -> int:
         """A new tensor in integers, with the real `values` if it is a constant."""
         from ai_edge_litert.schema_py_generated import QuantizationParametersT

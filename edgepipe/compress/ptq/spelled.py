@@ -2,9 +2,8 @@
 
 SQUARE, NEG and POW by a small whole number become MUL, which keeps a LayerNormalization, for one, in integers. GREATER
 and LESS_EQUAL, which have no kernel of 16 bits, become LESS and GREATER_EQUAL with their inputs the other way round.
-Where activations are to have 16 bits, so do SQUARED_DIFFERENCE and PRELU, which have kernels of 8 bits only:
-(a - b)^2 by SUB and MUL, max(x, 0) + slope min(x, 0) by RELU, MINIMUM, MUL and ADD. All give the same float values, but
-for the rounding of POW and PRELU.
+Where activations are to have 16 bits, so do operators whose kernels have 8 bits alone: SQUARED_DIFFERENCE, PRELU, ELU,
+HARD_SWISH, DEPTH_TO_SPACE and SPACE_TO_DEPTH. All give the same float values, up to rounding.
 """
 
 import tempfile
@@ -21,6 +20,7 @@ from edgepipe.tflite.graph import read
 from edgepipe.tflite.model import Model, Operator
 
 POWERS = (2, 3, 4)
+VERSIONS = {"TRANSPOSE": 6}  # of six dimensions
 TURNED = {"GREATER": "LESS", "LESS_EQUAL": "GREATER_EQUAL"}
 
 
@@ -65,17 +65,58 @@ class _Spelling:
         return bool(self.new)
 
     def _spell(self, kind: str) -> None:
+        x = self.given[0]
         match kind:
             case "SQUARE":
-                self._multiply([self.given[0]] * 2)
+                self._multiply([x, x])
             case "NEG":
-                self._multiply([self.given[0], self.graph.floating(f"{self._name()}/minus", [], np.array(-1))])
+                self._multiply([x, self._number(-1)])
             case "POW" if self._power() in POWERS:
-                self._multiply([self.given[0]] * self._power())
-            case "SQUARED_DIFFERENCE" if self.sixteen:
-                self._multiply([self._step("SUB", self.given, "difference")] * 2)
-            case "PRELU" if self.sixteen:
-                self._prelu()
+                self._multiply([x] * self._power())
+            case _ if self.sixteen and kind in SIXTEEN:
+                SIXTEEN[kind](self)
+
+    def _squared_difference(self) -> None:
+        """(a - b)^2."""
+        self._multiply([self._step("SUB", self.given)] * 2)
+
+    def _prelu(self) -> None:
+        """max(x, 0) + slope min(x, 0)."""
+        x, slopes = self.given
+        below = self._step("MUL", [self._step("MINIMUM", [x, self._number(0)]), slopes])
+        self._last("ADD", [self._step("RELU", [x]), below])
+
+    def _elu(self) -> None:
+        """max(x, 0) + (exp(min(x, 0)) - 1)."""
+        x = self.given[0]
+        grown = self._step("EXP", [self._step("MINIMUM", [x, self._number(0)])])
+        self._last("ADD", [self._step("RELU", [x]), self._step("SUB", [grown, self._number(1)])])
+
+    def _hard_swish(self) -> None:
+        """x (min(max(x + 3, 0), 6) / 6)."""
+        x = self.given[0]
+        gate = self._step("RELU6", [self._step("ADD", [x, self._number(3)])])
+        self._last("MUL", [x, self._step("MUL", [gate, self._number(1 / 6)])])
+
+    def _depth_to_space(self) -> None:
+        """(.., h, w, b b c) as (.., h, w, b, b, c), turned to (.., h, b, w, b, c), as (.., h b, w b, c)."""
+        block = self.operator.builtinOptions.blockSize
+        height, width, depth = (int(size) for size in self.graph.tensor(self.given[0]).shape[1:])
+        self._turn([height, width, block, block, depth // block**2], [0, 1, 3, 2, 4, 5])
+
+    def _space_to_depth(self) -> None:
+        """The way back."""
+        block = self.operator.builtinOptions.blockSize
+        height, width, depth = (int(size) for size in self.graph.tensor(self.given[0]).shape[1:])
+        self._turn([height // block, block, width // block, block, depth], [0, 1, 3, 2, 4, 5])
+
+    def _turn(self, shape: list[int], order: list[int]) -> None:
+        """RESHAPE of each sample, TRANSPOSE, RESHAPE to what is made."""
+        apart = self._step("RESHAPE", [self.given[0], self._whole([-1, *shape])], [1, *shape])
+        turned = [[1, *shape][axis] for axis in order]
+        turned_over = self._step("TRANSPOSE", [apart, self._whole(order)], turned)
+        made = [int(size) for size in self.graph.tensor(self.made).shape[1:]]
+        self._last("RESHAPE", [turned_over, self._whole([-1, *made])])
 
     def _power(self) -> int:
         """The whole number that POW has for all elements; 0 if it is another."""
@@ -84,24 +125,38 @@ class _Spelling:
 
     def _multiply(self, factors: list[int]) -> None:
         product = factors[0]
-        for number, factor in enumerate(factors[1:-1], 2):
-            product = self._step("MUL", [product, factor], f"power{number}")
+        for factor in factors[1:-1]:
+            product = self._step("MUL", [product, factor])
         self._last("MUL", [product, factors[-1]])
 
-    def _prelu(self) -> None:
-        zero = self.graph.floating(f"{self._name()}/zero", [], np.array(0))
-        above = self._step("RELU", self.given[:1], "above")
-        below = self._step("MINIMUM", [self.given[0], zero], "below")
-        self._last("ADD", [above, self._step("MUL", [below, self.given[1]], "sloped")])
+    def _number(self, value: float) -> int:
+        """A constant of one element."""
+        return self.graph.floating(self._name(f"{value:g}"), [], np.array(value))
 
-    def _step(self, kind: str, given: list[int], name: str) -> int:
-        """A tensor on the way, of the shape of the result."""
-        made = self.graph.floating(f"{self._name()}/{name}", self.graph.tensor(self.made).shape)
-        self.new.append(self.graph.operator(kind, 1, given, [made]))
+    def _whole(self, values: list[int]) -> int:
+        """A constant list of whole numbers."""
+        return self.graph.whole(self._name("_".join(map(str, values))), values)
+
+    def _step(self, kind: str, given: list[int], shape: list[int] | None = None) -> int:
+        """A tensor on the way, by default of the shape of the first input."""
+        wanted = self.graph.tensor(given[0]).shape if shape is None else shape
+        made = self.graph.floating(self._name(kind), wanted)
+        self.new.append(self.graph.operator(kind, VERSIONS.get(kind, 1), given, [made]))
         return made
 
     def _last(self, kind: str, given: list[int]) -> None:
         self.new.append(self.graph.operator(kind, 1, given, [self.made]))
 
-    def _name(self) -> str:
-        return self.graph.name(self.made)
+    def _name(self, of: str) -> str:
+        """A name below that of the result, which no other tensor has."""
+        return f"{self.graph.name(self.made)}/{len(self.graph.main.tensors)}_{of}"
+
+
+SIXTEEN = {  # spelled where activations are to have 16 bits
+    "SQUARED_DIFFERENCE": _Spelling._squared_difference,
+    "PRELU": _Spelling._prelu,
+    "ELU": _Spelling._elu,
+    "HARD_SWISH": _Spelling._hard_swish,
+    "DEPTH_TO_SPACE": _Spelling._depth_to_space,
+    "SPACE_TO_DEPTH": _Spelling._space_to_depth,
+}
