@@ -1,7 +1,7 @@
 """`edgepipe sensitivity`: how much each layer of a model minds being quantized."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, final
@@ -62,10 +62,7 @@ def sense(path: Path, data: "str | Arrays", how: How, allow_code: bool, custom_o
     if kind not in (Kind.KERAS, Kind.FLOAT, Kind.TFLITE):
         raise InputError(f"{path}: is a {kind}; `sensitivity` takes a .keras or .h5 file, or a float .tflite")
     calibrating, looked_at, labels, notes = _samples(data, how.samples)
-    with (
-        _float(path, kind, calibrating, allow_code, custom_objects) as (model, feeds, layers),
-        _spelled(model, how) as lite,
-    ):
+    with _float(path, kind, calibrating, allow_code, custom_objects) as (lite, feeds, layers):
         bench, told = _bench(lite, feeds, layers, looked_at, how)
         unfit = _unfit(lite, labels)
         quality = None if labels is None or unfit else _accuracy(looked_at, labels)
@@ -121,19 +118,15 @@ def _unfit(lite: Model, labels: _Labels | None) -> tuple[str, ...]:
 def _float(
     path: Path, kind: Kind, samples: Arrays, allow_code: bool, custom_objects: str | None
 ) -> Iterator[tuple[Model, list[Array], dict[str, str]]]:
-    """The float .tflite of the model at `path`, samples in the order of its inputs, and the classes of its layers."""
+    """The float .tflite of the model at `path`, spelled; samples in the order of its inputs; classes of layers."""
     from edgepipe.stages import conversion
 
     model: Any = conversion.float_file(path) if kind is Kind.TFLITE else _keras(path, kind, allow_code, custom_objects)
     classes = {} if kind is Kind.TFLITE else conversion.classes(model)
-    with conversion.float_tflite(model, samples) as (lite, feeds, _):
+    from edgepipe.compress.ptq.spelled import all_in, spelled
+
+    with conversion.float_tflite(model, samples) as (plain, feeds, _), spelled(plain, all_in(8)) as lite:
         yield lite, feeds or [], classes
-
-
-def _spelled(lite: Model, how: How) -> AbstractContextManager[Model]:
-    from edgepipe.compress.ptq.spelled import spelled
-
-    return spelled(lite, how.scheme == "int16x8")
 
 
 def _keras(path: Path, kind: Kind, allow_code: bool, custom_objects: str | None) -> Any:
@@ -153,8 +146,10 @@ def _bench(
     from edgepipe.compress.ptq.bench import bench_of
     from edgepipe.compress.ptq.calibration import calibrate
     from edgepipe.compress.ptq.layers import layers
+    from edgepipe.compress.ptq.spelled import widened
 
-    ranges = calibrate(lite, dict(zip(lite.input_names, feeds, strict=True)), how.calibration)
+    given = dict(zip(lite.input_names, feeds, strict=True))
+    ranges = widened(lite, lambda model: calibrate(model, given, how.calibration))
     types, found = SCHEMES[how.scheme].interfaces[0], layers(lite, classes)
     if not found:
         raise InputError("the model has no operator, it gives back what it is given: there is nothing to rank")

@@ -63,10 +63,13 @@ def made(convert: "Convert", work: Work) -> Made:
 
 
 def _mixed(convert: "Convert", work: Work, opened: Opened, request: "Request", samples: Arrays | None) -> Made:
-    from edgepipe.compress.ptq.spelled import spelled
+    from edgepipe.compress.ptq.spelled import all_in, spelled
     from edgepipe.stages import mixture
 
-    with float_tflite(opened.model, samples) as (model, feeds, trained), spelled(model) as lite:
+    with (
+        float_tflite(opened.model, samples) as (model, feeds, trained),
+        spelled(model, all_in(8)) as lite,
+    ):
         return mixture.made(convert, work, opened, request, (lite, feeds, trained))
 
 

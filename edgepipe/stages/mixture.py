@@ -43,10 +43,11 @@ def made(
     from edgepipe.compress.ptq import mixed, target
     from edgepipe.compress.ptq.layers import layers
     from edgepipe.compress.ptq.quantize import ranges_of
+    from edgepipe.compress.ptq.spelled import widened
     from edgepipe.stages.conversion import Made
 
     lite, feeds, trained = given
-    ranges = ranges_of(lite, request, feeds, trained)
+    ranges = widened(lite, lambda model: ranges_of(model, request, feeds, trained))
     bench = _bench(lite, layers(lite, opened.layers), ranges.by_tensor, request, feeds)
     allowed, reasons = target.levels(convert.target(work.base))
     goal = _goal(convert, work, bench)

@@ -15,6 +15,7 @@ from edgepipe.compress.ptq.calibration import Range
 from edgepipe.compress.ptq.islands import KERNELS
 from edgepipe.compress.ptq.layers import Layer
 from edgepipe.compress.ptq.recipes import Recipe
+from edgepipe.compress.ptq.spelled import SIXTEEN
 from edgepipe.tflite.interpreter import predict
 from edgepipe.tflite.model import Model, Operator
 
@@ -26,7 +27,7 @@ Level = Literal["int8", "int16", "float16", "float32"]
 class Bench:
     """A float model, the layers that are decided on, ranges, and samples to look at outputs with."""
 
-    lite: Model
+    lite: Model  # spelled for integers of 8 bits
     layers: Sequence[Layer]
     ranges: Mapping[str, Range]
     types: tuple[str, str]  # of inputs and outputs
@@ -64,15 +65,19 @@ def _rules(layer: Layer, level: Level) -> Recipe:
     if level == "float16":
         halves = [recipes.half(operator) for operator in layer.operators if operator.name in recipes.CASTABLE]
         return [*recipes.leave(layer.operators), *halves]
-    return [
-        recipes.rule(recipes.integers(_bits(operator, level)), recipes.one(operator)) for operator in layer.operators
-    ]
+    return [recipes.rule(recipes.integers(_bits(operator, level)), _named(operator)) for operator in layer.operators]
 
 
 def _bits(operator: Operator, level: Level) -> int:
     """16 where that is asked for, but for operators that have integer kernels of 8 bits alone."""
     kernel = KERNELS.get(operator.name)
-    return 16 if level == "int16" and (kernel is None or 16 in kernel.versions) else 8
+    wide = kernel is None or 16 in kernel.versions or operator.name in SIXTEEN
+    return 16 if level == "int16" and wide else 8
+
+
+def _named(operator: Operator) -> str:
+    """The expression that names an operator, and those that it is `spelled` in."""
+    return recipes.spelled_ones(operator) if operator.name in SIXTEEN else recipes.one(operator)
 
 
 def bench_of(

@@ -77,8 +77,11 @@ def without_head(content: bytes) -> bytes:
     return plain(closed(model))
 
 
-def without_idle(model: Any) -> Any:
-    """The model without DEQUANTIZE operators whose result nothing reads, and without tensors that nothing names."""
+def tidy(model: Any) -> Any:
+    """The model without DEQUANTIZE operators whose result nothing reads, all else in the order of its first use.
+
+    What nothing names is dropped, so that a model is the same bytes however it came about.
+    """
     from ai_edge_litert.schema_py_generated import BuiltinOperator
 
     graph = model.subgraphs[0]
@@ -88,8 +91,12 @@ def without_idle(model: Any) -> Any:
         for operator in graph.operators
         if kind(model, operator) != BuiltinOperator.DEQUANTIZE or int(operator.outputs[0]) in read
     ]
-    parts = [part for op in graph.operators for part in (op.inputs, op.outputs, op.intermediates)]
-    _keep(model, graph, {int(index) for part in (graph.inputs, graph.outputs, *parts) for index in _of(part)})
+    _order_tensors(model, graph)
+    _order_buffers(model)
+    codes = list(dict.fromkeys(operator.opcodeIndex for operator in graph.operators))
+    model.operatorCodes = [model.operatorCodes[index] for index in codes]
+    for operator in graph.operators:
+        operator.opcodeIndex = codes.index(operator.opcodeIndex)
     return model
 
 
@@ -97,11 +104,11 @@ def _of(indices: Any) -> list[int]:
     return [] if indices is None else [int(index) for index in indices]
 
 
-def _keep(model: Any, graph: Any, kept: set[int]) -> None:
-    """Keep these tensors and number them anew."""
-    old = sorted(kept - {-1})
-    new = {-1: -1, **{index: place for place, index in enumerate(old)}}
-    graph.tensors = [graph.tensors[index] for index in old]
+def _order_tensors(model: Any, graph: Any) -> None:
+    parts = [part for op in graph.operators for part in (op.inputs, op.outputs, op.intermediates)]
+    named = dict.fromkeys(index for part in (graph.inputs, *parts, graph.outputs) for index in _of(part) if index >= 0)
+    new = {-1: -1, **{index: place for place, index in enumerate(named)}}
+    graph.tensors = [graph.tensors[index] for index in named]
     for holder in (graph, *graph.operators):
         holder.inputs, holder.outputs = ([new[i] for i in _of(part)] for part in (holder.inputs, holder.outputs))
     for operator in graph.operators:
@@ -110,3 +117,12 @@ def _keep(model: Any, graph: Any, kept: set[int]) -> None:
     for signature in model.signatureDefs or []:
         for entry in (*signature.inputs, *signature.outputs):
             entry.tensorIndex = new[int(entry.tensorIndex)]
+
+
+def _order_buffers(model: Any) -> None:
+    """The first buffer is empty, by the format."""
+    holders = [*model.subgraphs[0].tensors, *(model.metadata or [])]
+    named = list(dict.fromkeys([0, *(holder.buffer for holder in holders)]))
+    model.buffers = [model.buffers[index] for index in named]
+    for holder in holders:
+        holder.buffer = named.index(holder.buffer)

@@ -1,5 +1,6 @@
 """The main subgraph of a .tflite as it is changed: who makes and reads a tensor, and new tensors and operators."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, final
 
@@ -13,6 +14,7 @@ Bits = Literal[8, 16]  # of activations
 FUSING = ("ADD", "MUL", "SUB")  # kernels read their options; those of the other operators that are made have no fields
 BITS: tuple[Bits, ...] = (8, 16)
 Step = tuple[float, int]  # scale and zero point
+Wanted = Callable[[str, Sequence[str]], Bits | None]  # of an operator, by its kind and the names of its outputs
 
 
 @final

@@ -9,16 +9,14 @@ What kernels ask for: LiteRT's 8-bit quantization specification; for 16 bits, an
 `lite/kernels` and `lite/tools/versioning/op_version.cc`.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, final
 
 from edgepipe.arrays import Array
 from edgepipe.compress.ptq import buffers
 from edgepipe.compress.ptq.calibration import Range
-from edgepipe.compress.ptq.editing import Bits, Graph, Step, step_of
-
-Wanted = Callable[[str, Sequence[str]], Bits | None]  # of an operator: by its kind and the names of its outputs
+from edgepipe.compress.ptq.editing import Bits, Graph, Step, Wanted, step_of
 
 
 @final
@@ -80,12 +78,13 @@ def joined(content: bytes, before: bytes, wanted: Wanted, ranges: Mapping[str, R
     changed = False
     for operator, source in _pairs(graph, floats):
         kind = graph.kind(operator)
-        bits = wanted(kind, [floats.name(index) for index in source.outputs])
+        names = [floats.name(index) for index in source.outputs]
+        bits = wanted(kind, names)
         if bits is not None and bits in KERNELS[kind].versions:
             given = [ranges.get(floats.name(index)) for index in source.inputs]
-            made = [ranges.get(floats.name(index)) for index in source.outputs]
-            changed |= _Island(graph, operator, KERNELS[kind], bits, given, made).joined()
-    return buffers.closed(buffers.without_idle(graph.model)) if changed else content
+            made = [ranges.get(name) for name in names]
+            changed |= _Island(graph, operator, KERNELS[kind], bits, given, made, names).joined()
+    return buffers.closed(buffers.tidy(graph.model)) if changed else content
 
 
 def _pairs(graph: Graph, floats: Graph) -> list[tuple[Any, Any]]:
@@ -125,6 +124,7 @@ class _Island:
     bits: Bits
     given: list[Range | None]  # ranges of its inputs in the float model
     made: list[Range | None]  # of its outputs
+    names: list[str]  # of its outputs there
 
     def joined(self) -> bool:
         """Give it its integer form; False if it has one, or cannot because something else around it is in float."""
@@ -222,9 +222,10 @@ class _Island:
             made = int(same[0].outputs[0])
             self.graph.remove(same[0])
         else:
-            tensor = self.graph.tensor(floating)
-            made = self.graph.stored(f"{self.graph.name(floating)}_quantized", tensor.shape, self.bits, step)
+            made = self.graph.stored("", self.graph.tensor(floating).shape, self.bits, step)
         self.operator.outputs[place] = made
+        self.graph.tensor(floating).name = f"{self.names[place]}_dequantized".encode()
+        self.graph.tensor(made).name = self.names[place].encode()
         for reader in quantizing:
             reader.inputs = [made]
         if self.graph.readers(floating) or floating in self.graph.main.outputs:

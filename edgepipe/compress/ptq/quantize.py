@@ -11,9 +11,10 @@ from typing import final
 from edgepipe.arrays import Array
 from edgepipe.compress.ptq import integers, islands, recipes
 from edgepipe.compress.ptq.calibration import Range, Ranges, calibrate
+from edgepipe.compress.ptq.editing import Wanted
 from edgepipe.compress.ptq.names import parts
 from edgepipe.compress.ptq.recipes import Recipe
-from edgepipe.compress.ptq.spelled import spelled
+from edgepipe.compress.ptq.spelled import spelled, widened
 from edgepipe.compress.schemes import SCHEMES, Calibration, Number, SchemeName, interface
 from edgepipe.errors import InputError
 from edgepipe.models.stderr import captured_stderr
@@ -72,24 +73,30 @@ def quantized(
     """
     if not lite.operators:
         raise InputError("the model has no operator, it gives back what it is given: there is nothing to quantize")
-    left = _left(request, lite)
+    rules = _rules_of(request, lite)
     if not needs_samples(request):
-        return Quantized(recipes.applied(lite.content, _rules_of(request, left), None))
-    with spelled(lite, request.scheme == "int16x8", left) as model:
-        return _calibrated(model, request, feeds, trained or {})
-
-
-def _left(request: Request, lite: Model) -> list[Operator]:
-    return list(request.left(lite)) if request.left is not None else []
-
-
-def _calibrated(lite: Model, request: Request, feeds: list[Array] | None, trained: Mapping[str, Range]) -> Quantized:
-    left, ranges = _left(request, lite), ranges_of(lite, request, feeds, trained)
-    if request.scheme == "int8" and feeds is not None:
-        content = _in_int8(lite, feeds, ranges.by_tensor, request.types, left)
-    else:
-        content = recipes.applied(lite.content, _rules_of(request, left), ranges.by_tensor)
+        return Quantized(recipes.applied(lite.content, rules, None))
+    with spelled(lite, _in_8(recipes.wanted(rules))) as model:
+        ranges = _ranges_by(rules, model, request, feeds, trained or {})
+        if request.scheme == "int8" and feeds is not None:
+            content = _in_int8(model, feeds, ranges.by_tensor, request, rules)
+        else:
+            content = recipes.applied(model.content, rules, ranges.by_tensor)
     return Quantized(content, tuple(ranges.notes()))
+
+
+def _in_8(wanted: Wanted) -> Wanted:
+    """8 bits for whatever is to be integer: there ranges are taken first, so that all schemes have the same."""
+    return lambda kind, outputs: None if wanted(kind, outputs) is None else 8
+
+
+def _ranges_by(
+    rules: Recipe, lite: Model, request: Request, feeds: list[Array] | None, trained: Mapping[str, Range]
+) -> Ranges:
+    def find(model: Model) -> Ranges:
+        return ranges_of(model, request, feeds, trained)
+
+    return widened(lite, find) if recipes.has_16_bits(rules) else find(lite)
 
 
 def ranges_of(lite: Model, request: Request, feeds: list[Array] | None, trained: Mapping[str, Range]) -> Ranges:
@@ -115,33 +122,28 @@ def _trained(tensor: str, trained: Mapping[str, Range]) -> Range | None:
     return found[0] if len(found) == 1 else None
 
 
-def _rules_of(request: Request, left: Collection[Operator]) -> Recipe:
+def _rules_of(request: Request, lite: Model) -> Recipe:
     """The recipe of a whole model; the types of inputs and outputs hold whatever is left in float."""
-    types = request.types
+    left = recipes.leave(request.left(lite)) if request.left is not None else []
     if request.scheme == "recipe":
         asked = request.input_type or request.output_type
-        return [*(request.recipe or []), *recipes.leave(left), *(recipes.ends(*types) if asked else [])]
-    ends = recipes.ends(*types) if SCHEMES[request.scheme].calibrated else []
-    return [*recipes.everything(request.scheme), *recipes.leave(left), *ends]
+        return [*(request.recipe or []), *left, *(recipes.ends(*request.types) if asked else [])]
+    ends = recipes.ends(*request.types) if SCHEMES[request.scheme].calibrated else []
+    return [*recipes.everything(request.scheme), *left, *ends]
 
 
-def _in_int8(
-    lite: Model,
-    feeds: list[Array],
-    ranges: Mapping[str, Range],
-    types: tuple[str, str],
-    left: Collection[Operator] = (),
-) -> bytes:
-    """`lite` in int8 by TensorFlow's quantizer, the operators `left` in float.
+def _in_int8(lite: Model, feeds: list[Array], ranges: Mapping[str, Range], request: Request, rules: Recipe) -> bytes:
+    """`lite` in int8 by TensorFlow's quantizer, but for the operators that `rules` leave in float.
 
     Raises:
         InputError: the quantizer fails; with what it says, if anything.
     """
+    left = request.left(lite) if request.left is not None else []
     names = [tensor.name for operator in left for tensor in operator.outputs if tensor is not None]
     try:
         with captured_stderr():
-            made = integers.quantized(lite.content, feeds, ranges, types, names)
+            made = integers.quantized(lite.content, feeds, ranges, request.types, names)
     except (RuntimeError, ValueError) as error:
         said = " ".join(str(error).split())[:300]
         raise InputError(f"TensorFlow's quantizer failed: {said or 'without a word'}") from error
-    return islands.joined(made, lite.content, lambda kind, outputs: None if set(outputs) & set(names) else 8, ranges)
+    return islands.joined(made, lite.content, recipes.wanted(rules), ranges)

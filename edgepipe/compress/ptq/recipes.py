@@ -15,7 +15,8 @@ import numpy as np
 
 from edgepipe.compress.ptq import biases, buffers, islands
 from edgepipe.compress.ptq.calibration import Range
-from edgepipe.compress.ptq.editing import BITS, Bits
+from edgepipe.compress.ptq.editing import BITS, Bits, Wanted
+from edgepipe.compress.ptq.spelled import STEP, spelling
 from edgepipe.errors import InputError, ToolError, did_you_mean
 from edgepipe.models.stderr import captured_stderr
 from edgepipe.tflite.model import Operator
@@ -80,6 +81,12 @@ def one(operator: Operator) -> str:
     return f"^{re.escape(_scope([tensor.name for tensor in operator.outputs if tensor is not None]))}$"
 
 
+def spelled_ones(operator: Operator) -> str:
+    """The regular expression that names this operator, or those that it is `spelled` in."""
+    assert operator.outputs[0] is not None, "what is spelled makes one tensor"
+    return f"^{re.escape(operator.outputs[0].name)}({STEP})?;$"
+
+
 def half(operator: Operator) -> Rule:
     """A rule that gives one operator float16 weights if it has any, and float arithmetic."""
     return rule(_halves(), one(operator), algorithm=CASTING)
@@ -110,8 +117,14 @@ def calibrated(recipe: Recipe) -> bool:
     return any("activation_tensor_config" in entry.get("op_config", {}) for entry in recipe)
 
 
+def has_16_bits(recipe: Recipe) -> bool:
+    """Whether a rule gives activations 16 bits."""
+    given = (entry.get("op_config", {}).get("activation_tensor_config", {}) for entry in recipe)
+    return any(config.get("num_bits") == 16 for config in given)
+
+
 def applied(content: bytes, recipe: Recipe, ranges: Mapping[str, Range] | None) -> bytes:
-    """The float .tflite `content` quantized as `recipe` says.
+    """The float .tflite `content` quantized as `recipe` says, `spelled` first; `ranges` are of what it is then.
 
     Raises:
         InputError: litert-quantizer does not take the recipe or the model; what it says.
@@ -120,7 +133,7 @@ def applied(content: bytes, recipe: Recipe, ranges: Mapping[str, Range] | None) 
     quantizer = library()
     spans = {name: np.asarray(span, np.float32) for name, span in (ranges or {}).items()}
     known = {name: {"min": span[:1], "max": span[1:]} for name, span in spans.items()}
-    plain = buffers.plain(content)
+    plain = buffers.plain(spelling(content, wanted(recipe)))
     try:
         # progress and counts go to stderr; biases out of range, which NumPy warns of, are settled below
         with captured_stderr(), warnings.catch_warnings(), np.errstate(all="ignore"):
@@ -134,8 +147,13 @@ def applied(content: bytes, recipe: Recipe, ranges: Mapping[str, Range] | None) 
     made = bytes(result.quantized_model)
     if not calibrated(recipe):
         return made
-    whole = islands.joined(buffers.alike(made), plain, lambda kind, names: bits(recipe, kind, names), ranges or {})
+    whole = islands.joined(buffers.alike(made), plain, wanted(recipe), ranges or {})
     return biases.settled(whole, plain)[0]
+
+
+def wanted(recipe: Recipe) -> Wanted:
+    """What a recipe gives each operator."""
+    return lambda kind, outputs: bits(recipe, kind, outputs)
 
 
 def bits(recipe: Recipe, kind: str, outputs: Sequence[str]) -> Bits | None:

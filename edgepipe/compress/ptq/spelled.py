@@ -7,51 +7,80 @@ HARD_SWISH, DEPTH_TO_SPACE and SPACE_TO_DEPTH. All give the same float values, u
 """
 
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, final
 
 import numpy as np
 
 from edgepipe.compress.ptq import buffers
-from edgepipe.compress.ptq.editing import Graph
+from edgepipe.compress.ptq.calibration import Ranges
+from edgepipe.compress.ptq.editing import Bits, Graph, Wanted
 from edgepipe.tflite.graph import read
-from edgepipe.tflite.model import Model, Operator
+from edgepipe.tflite.model import Model
 
 POWERS = (2, 3, 4)
 VERSIONS = {"TRANSPOSE": 6}  # of six dimensions
+ALWAYS = ("SQUARE", "NEG", "POW", "GREATER", "LESS_EQUAL")
+STEP = r"/\d+_[A-Z0-9_]+"  # how the name of a tensor on the way goes on after that of the result
 TURNED = {"GREATER": "LESS", "LESS_EQUAL": "GREATER_EQUAL"}
 
 
-@contextmanager
-def spelled(lite: Model, sixteen: bool = False, left: Collection[Operator] = ()) -> Iterator[Model]:
-    """The float model `lite` in operators that have integer kernels, where they are known; inside the block only.
+def all_in(bits: Bits) -> Wanted:
+    """All operators in integers of so many bits."""
+    return lambda kind, outputs: bits
 
-    With `sixteen` in such as have kernels of 16 bits. The operators `left` are to stay in float, and as they are.
-    """
-    graph = Graph(buffers.opened(lite.content))
-    kept = {tensor.name for operator in left for tensor in operator.outputs if tensor is not None}
-    asked = [operator for operator in graph.operators if graph.name(operator.outputs[0]) not in kept]
-    written = [_Spelling(graph, operator, sixteen).written() for operator in asked]
-    if not any(written):
+
+@contextmanager
+def spelled(lite: Model, wanted: Wanted) -> Iterator[Model]:
+    """The float model `lite` by `spelling`, inside the block only."""
+    content = spelling(lite.content, wanted)
+    if content is lite.content:
         yield lite
         return
     with tempfile.TemporaryDirectory(prefix="edgepipe-") as folder:
         path = Path(folder) / lite.path.name
-        path.write_bytes(buffers.closed(buffers.without_idle(graph.model)))
+        path.write_bytes(content)
         yield read(path)
+
+
+def widened(lite: Model, find: Callable[[Model], Ranges]) -> Ranges:
+    """Ranges of `lite`, and of the tensors between operators that some are `spelled` in where they get 16 bits."""
+    found = find(lite)
+    with spelled(lite, all_in(16)) as wide:
+        return found if wide is lite else replace(found, by_tensor={**find(wide).by_tensor, **found.by_tensor})
+
+
+def spelling(content: bytes, wanted: Wanted) -> bytes:
+    """The float .tflite `content` in operators that have integer kernels, where they are known.
+
+    `wanted` are the bits of an operator's activations; what stays in float is not touched.
+    """
+    graph = Graph(buffers.opened(content))
+    written = [_written(graph, operator, wanted) for operator in list(graph.operators)]
+    return buffers.closed(buffers.tidy(graph.model)) if any(written) else content
+
+
+def _written(graph: Graph, operator: Any, wanted: Wanted) -> bool:
+    kind = graph.kind(operator)
+    if kind not in (*ALWAYS, *SIXTEEN):
+        return False
+    bits = wanted(kind, [graph.name(int(index)) for index in operator.outputs])
+    return bits is not None and _Spelling(graph, operator, bits).written()
 
 
 @final
 class _Spelling:
     """One operator, and those that take its place; the tensor that it makes keeps its name."""
 
-    def __init__(self, graph: Graph, operator: Any, sixteen: bool) -> None:
-        self.graph, self.operator, self.sixteen = graph, operator, sixteen
+    def __init__(self, graph: Graph, operator: Any, bits: Bits) -> None:
+        self.graph, self.operator, self.bits = graph, operator, bits
         self.given = [int(index) for index in operator.inputs]
         self.made = int(operator.outputs[0])
         self.new: list[Any] = []
+        self.named = 0  # tensors on the way
 
     def written(self) -> bool:
         """Put others in its place; False if it stays."""
@@ -73,7 +102,7 @@ class _Spelling:
                 self._multiply([x, self._number(-1)])
             case "POW" if self._power() in POWERS:
                 self._multiply([x] * self._power())
-            case _ if self.sixteen and kind in SIXTEEN:
+            case _ if self.bits == 16 and kind in SIXTEEN:
                 SIXTEEN[kind](self)
 
     def _squared_difference(self) -> None:
@@ -148,8 +177,9 @@ class _Spelling:
         self.new.append(self.graph.operator(kind, 1, given, [self.made]))
 
     def _name(self, of: str) -> str:
-        """A name below that of the result, which no other tensor has."""
-        return f"{self.graph.name(self.made)}/{len(self.graph.main.tensors)}_{of}"
+        """A name below that of the result, the same whatever else is spelled in the model."""
+        self.named += 1
+        return f"{self.graph.name(self.made)}/{self.named}_{of}"
 
 
 SIXTEEN = {  # spelled where activations are to have 16 bits

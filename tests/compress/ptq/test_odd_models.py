@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from ai_edge_litert.tools import flatbuffer_utils
 
 from edgepipe.compress.convert import convert, converted
@@ -235,13 +236,16 @@ def test_a_model_without_layers_is_not_ranked(tmp_path: Path) -> None:
 
 def test_operators_that_were_not_promoted_with_their_layer_are_told(tmp_path: Path) -> None:
     inputs, x = _inner()
-    x = keras.layers.Dense(3, name="last")(keras.layers.Activation("hard_swish")(keras.layers.Dense(4, name="mid")(x)))
+    x = keras.layers.Lambda(tf.nn.log_softmax, name="logs")(
+        keras.layers.Dense(4, name="mid")(x)
+    )  # has no kernel of 16 bits
+    x = keras.layers.Dense(3, name="last")(x)
     bench = _bench(keras.Model(inputs, x), tmp_path)
-    levels: Any = dict.fromkeys(("first", "mid"), "int16")
+    levels: Any = dict.fromkeys(("first", "logs"), "int16")
     found = Found(levels, bench.made(levels), 0.0, (), ())
     notes = _otherwise(bench, found)
     assert len(notes) == 1
-    assert notes[0].endswith("of 1 operators of promoted layers: mid HARD_SWISH int8")
+    assert notes[0].endswith("of 1 operators of promoted layers: logs LOG_SOFTMAX int8")
     assert _otherwise(bench, Found({}, bench.made({}), 0.0, (), ())) == []
 
 
