@@ -93,9 +93,10 @@ def tidy(model: Any) -> Any:
     ]
     _order_tensors(model, graph)
     _order_buffers(model)
-    codes = list(dict.fromkeys(operator.opcodeIndex for operator in graph.operators))
+    operators = [operator for each in model.subgraphs for operator in each.operators]
+    codes = list(dict.fromkeys(operator.opcodeIndex for operator in operators))
     model.operatorCodes = [model.operatorCodes[index] for index in codes]
-    for operator in graph.operators:
+    for operator in operators:
         operator.opcodeIndex = codes.index(operator.opcodeIndex)
     return model
 
@@ -121,7 +122,7 @@ def _order_tensors(model: Any, graph: Any) -> None:
 
 def _order_buffers(model: Any) -> None:
     """The first buffer is empty, by the format."""
-    holders = [*model.subgraphs[0].tensors, *(model.metadata or [])]
+    holders = [*(tensor for graph in model.subgraphs for tensor in graph.tensors), *(model.metadata or [])]
     named = list(dict.fromkeys([0, *(holder.buffer for holder in holders)]))
     model.buffers = [model.buffers[index] for index in named]
     for holder in holders:

@@ -107,7 +107,8 @@ class _Spelling:
 
     def _squared_difference(self) -> None:
         """(a - b)^2."""
-        self._multiply([self._step("SUB", self.given)] * 2)
+        shape = list(self.graph.tensor(self.made).shape)  # one of both may be spread over the other
+        self._multiply([self._step("SUB", self.given, shape)] * 2)
 
     def _prelu(self) -> None:
         """max(x, 0) + slope min(x, 0)."""
