@@ -73,16 +73,17 @@ def quantized(
     """
     if not lite.operators:
         raise InputError("the model has no operator, it gives back what it is given: there is nothing to quantize")
-    rules = _rules_of(request, lite)
+    rules, asked = _rules_of(request, lite), request.recipe or []
     if not needs_samples(request):
-        return Quantized(recipes.applied(lite.content, rules, None))
+        return Quantized(recipes.applied(lite.content, rules, None), tuple(recipes.unmatched(asked, lite)))
     with spelled(lite, _in_8(recipes.wanted(rules))) as model:
         ranges = _ranges_by(rules, model, request, feeds, trained or {})
         if request.scheme == "int8" and feeds is not None:
             content = _in_int8(model, feeds, ranges.by_tensor, request, rules)
         else:
             content = recipes.applied(model.content, rules, ranges.by_tensor)
-    return Quantized(content, tuple(ranges.notes()))
+        notes = (*ranges.notes(), *recipes.unmatched(asked, model))
+    return Quantized(content, notes)
 
 
 def _in_8(wanted: Wanted) -> Wanted:

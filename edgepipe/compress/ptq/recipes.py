@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from edgepipe.compress.ptq import biases, buffers, islands
+from edgepipe.compress.ptq import biases, buffers, islands, outputs
 from edgepipe.compress.ptq.calibration import Range
 from edgepipe.compress.ptq.editing import BITS, Bits, Wanted
 from edgepipe.compress.ptq.spelled import STEP, spelling
 from edgepipe.errors import InputError, ToolError, did_you_mean
 from edgepipe.models.stderr import captured_stderr
-from edgepipe.tflite.model import Operator
+from edgepipe.tflite.model import Model, Operator
 
 Rule = dict[str, Any]
 Recipe = list[Rule]
@@ -29,6 +29,7 @@ ALL, EVERYWHERE = "*", ".*"
 LAST = "^.*$"  # everywhere too; litert-quantizer keeps rules of one expression together, where the first of them stands
 MIN_MAX, CASTING, LEAVE = "min_max_uniform_quantize", "float_casting", "no_quantize"
 ENDS = ("INPUT", "OUTPUT")
+ALIASES = {"TRANSPOSE_CONV": "CONV_2D_TRANSPOSE", "CUSTOM": "CUSTOM_OP"}  # what litert-quantizer calls them
 CASTABLE = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED", "EMBEDDING_LOOKUP"})
 
 
@@ -78,7 +79,7 @@ def _untouched() -> Rule:
 
 def one(operator: Operator) -> str:
     """The regular expression that names this operator and no other."""
-    return f"^{re.escape(_scope([tensor.name for tensor in operator.outputs if tensor is not None]))}$"
+    return f"^{re.escape(_scope(_outputs(operator)))}$"
 
 
 def spelled_ones(operator: Operator) -> str:
@@ -130,25 +131,46 @@ def applied(content: bytes, recipe: Recipe, ranges: Mapping[str, Range] | None) 
         InputError: litert-quantizer does not take the recipe or the model; what it says.
         ToolError: it is not installed.
     """
-    quantizer = library()
-    spans = {name: np.asarray(span, np.float32) for name, span in (ranges or {}).items()}
-    known = {name: {"min": span[:1], "max": span[1:]} for name, span in spans.items()}
     plain = buffers.plain(spelling(content, wanted(recipe)))
+    if not calibrated(recipe):
+        return _by_library(plain, recipe, {})
+    split, names = outputs.apart(plain)
+    known = dict(ranges or {})
+    known |= {new: known[old] for new, old in names.items() if old in known}
+    made = islands.joined(buffers.alike(_by_library(split, recipe, known)), split, wanted(recipe), known)
+    return outputs.together(biases.settled(made, split)[0], names)
+
+
+def _by_library(content: bytes, recipe: Recipe, ranges: Mapping[str, Range]) -> bytes:
+    quantizer = library()
+    spans = {name: np.asarray(span, np.float32) for name, span in ranges.items()}
+    known = {name: {"min": span[:1], "max": span[1:]} for name, span in spans.items()}
     try:
-        # progress and counts go to stderr; biases out of range, which NumPy warns of, are settled below
+        # progress and counts go to stderr; biases out of range, which NumPy warns of, are settled afterwards
         with captured_stderr(), warnings.catch_warnings(), np.errstate(all="ignore"):
             # an interpreter of its own, which it opens to look at names
             warnings.filterwarnings("ignore", ".*experimental_preserve_all_tensors", UserWarning)
-            work = quantizer.Quantizer(bytearray(plain), recipe)
+            work = quantizer.Quantizer(bytearray(content), recipe)
             result = work.quantize(known or None, enable_progress_bar=False, enable_progress_report=False)
     except (ValueError, RuntimeError, KeyError, TypeError, IndexError, NotImplementedError) as error:
         said = " ".join(str(error).split())[:300] or type(error).__name__
         raise InputError(f"litert-quantizer does not take this: {said}") from error
-    made = bytes(result.quantized_model)
-    if not calibrated(recipe):
-        return made
-    whole = islands.joined(buffers.alike(made), plain, wanted(recipe), ranges or {})
-    return biases.settled(whole, plain)[0]
+    return bytes(result.quantized_model)
+
+
+def unmatched(recipe: Recipe, lite: Model) -> list[str]:
+    """A note on each rule that no operator of the float model falls under."""
+    known = [(operator.name, _scope(_outputs(operator))) for operator in lite.operators]
+    return [
+        f"rule {number} of the recipe holds for nothing: no operator of kind {entry['operation']} is '{entry['regex']}'"
+        for number, entry in enumerate(recipe, 1)
+        if entry["operation"] not in ENDS
+        and not any(_is_kind(entry["operation"], kind) and re.search(entry["regex"], scope) for kind, scope in known)
+    ]
+
+
+def _is_kind(operation: str, kind: str) -> bool:
+    return operation in (ALL, ALIASES.get(kind, kind))
 
 
 def wanted(recipe: Recipe) -> Wanted:
@@ -177,6 +199,10 @@ def bits(recipe: Recipe, kind: str, outputs: Sequence[str]) -> Bits | None:
         return None
     given = found[-1]["op_config"]["activation_tensor_config"]["num_bits"]
     return next((number for number in BITS if number == given), None)
+
+
+def _outputs(operator: Operator) -> list[str]:
+    return [tensor.name for tensor in operator.outputs if tensor is not None]
 
 
 def _scope(outputs: Sequence[str]) -> str:

@@ -12,13 +12,13 @@ import tensorflow as tf
 from ai_edge_litert.tools import flatbuffer_utils
 
 from edgepipe.compress.convert import convert, converted
-from edgepipe.compress.ptq import buffers
+from edgepipe.compress.ptq import buffers, recipes
 from edgepipe.compress.ptq.bench import Bench, bench_of, written
 from edgepipe.compress.ptq.calibration import calibrate
 from edgepipe.compress.ptq.layers import layers
 from edgepipe.compress.ptq.leave import choice
 from edgepipe.compress.ptq.mixed import Found
-from edgepipe.compress.ptq.quantize import Request
+from edgepipe.compress.ptq.quantize import Request, quantized
 from edgepipe.compress.schemes import Calibration
 from edgepipe.errors import InputError
 from edgepipe.sensing import How, sense
@@ -267,3 +267,49 @@ def test_a_model_that_gives_nan_itself_is_converted_without_a_comparison(tmp_pat
     )
     found = next(metric for metric in done.metrics if metric.name == "max_difference")
     assert found.value is None
+
+
+IMAGES = np.random.RandomState(0).randn(40, 8, 8, 4).astype("float32")
+L = keras.layers
+
+
+def _read_inside(which: str) -> Any:
+    """A model with an output that it reads itself."""
+    inputs = keras.Input(IMAGES.shape[1:])
+    first = L.Conv2D(4, 3, padding="same", activation="relu", name="first")(inputs)
+    scores = L.Dense(3, activation="softmax")(L.GlobalAveragePooling2D()(first))
+    found = {
+        "convolution": lambda: [first, L.Conv2D(4, 3)(first)],
+        "twice": lambda: [L.Conv2D(4, 3)(first), first, L.Conv2D(2, 3)(first)],
+        "softmax": lambda: [scores, L.Dense(2)(scores)],
+        "reshape": lambda: [L.Reshape((256,))(first), first],
+        "sum": lambda: [first, L.Add()([first, inputs])],
+        "concatenation": lambda: [first, L.Concatenate()([first, inputs])],
+        "pooling": lambda: [first, L.MaxPooling2D()(first)],
+    }
+    return keras.Model(inputs, found[which]())
+
+
+@pytest.mark.parametrize("which", ["convolution", "twice", "softmax", "reshape", "sum", "concatenation", "pooling"])
+def test_an_output_that_is_read_inside_is_right_in_every_type(which: str, tmp_path: Path) -> None:
+    """By TensorFlow's quantizer, by litert-quantizer, and in mixed types."""
+    model = _read_inside(which)
+    wanted = model.predict(IMAGES, verbose=0)
+    plain = tmp_path / "float.tflite"
+    plain.write_bytes(convert(model, "float32"))
+    lite = read(plain)
+    wide = recipes.rule(recipes.integers(16), recipes.one(lite.operators[0]))
+    mixed = [*recipes.everything("int8"), wide]
+    for name, kinds, recipe in (
+        ("int8", ("int8", "uint8", "float32"), None), ("int16x8", ("int16", "float32"), None),
+        ("recipe", ("int8", "uint8", "float32"), recipes.everything("int8")), ("recipe", ("int8", "float32"), mixed),
+    ):  # fmt: skip
+        for kind in kinds:
+            request: Any = Request(name, "int8" if recipe else None, kind, recipe=recipe)  # type: ignore[arg-type]
+            path = tmp_path / "m.tflite"
+            path.write_bytes(quantized(lite, request, [IMAGES]).content)
+            assert [tensor.dtype for tensor in read(path).outputs] == [kind] * len(wanted)
+            assert findings(read(path), allow_float_interface=kind == "float32") == []
+            found = predict(path, IMAGES).values
+            for made, truth in zip(found.values(), wanted, strict=True):  # type: ignore[union-attr]
+                assert np.abs(np.asarray(made) - truth).max() < 0.04 * np.abs(truth).max(), (name, kind)

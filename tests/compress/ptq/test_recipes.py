@@ -1,6 +1,7 @@
 """Recipes of litert-quantizer: passed through, or refused with the rule that is wrong."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -129,3 +130,21 @@ def test_operator_codes_of_old_files_are_found(lite: Model, tmp_path: Path) -> N
     assert "int8" in read(path).dtype_census
     x = hm.data()[0][:5]
     np.testing.assert_allclose(predict(path, x).values, predict(lite.path, x).values, atol=0.05)
+
+
+def test_a_rule_that_holds_for_nothing_is_told(lite: Model) -> None:
+    found = lite.operators[0]
+    first = "".join(f"{tensor.name};" for tensor in found.outputs if tensor is not None)
+    given = [
+        *recipes.everything("int8"),
+        recipes.rule(recipes.integers(8), f"^{re.escape(first)}$"),
+        recipes.rule(None, "softmax_of_old"),
+        recipes.rule(recipes.integers(8), ".*", "CONV_2D_TRANSPOSE"),
+        *recipes.ends("int8", "int8"),
+    ]
+    notes = quantized(lite, Request("recipe", recipe=given), [hm.data()[0][:20]]).notes
+    told = [note for note in notes if note.startswith("rule")]
+    assert told == [
+        "rule 3 of the recipe holds for nothing: no operator of kind * is 'softmax_of_old'",
+        "rule 4 of the recipe holds for nothing: no operator of kind CONV_2D_TRANSPOSE is '.*'",
+    ]
