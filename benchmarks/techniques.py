@@ -36,7 +36,6 @@ from edgepipe.tflite.graph import read
 from edgepipe.tflite.interpreter import predict
 from edgepipe.training.fit import seeded
 
-SEED = 7
 ROUNDS = 5
 CALIBRATING = 200
 FLOOR = 5.0  # points of accuracy below the float model at which a row is worth nothing
@@ -54,6 +53,7 @@ class Plan:
     float_epochs: int = 16
     teacher_epochs: int = 8
     steps: stock.Steps = field(default_factory=stock.Steps)
+    seed: int = 7
 
 
 QUICK = Plan(640, 400, 1, 1)
@@ -74,7 +74,7 @@ class Technique:
         last = {"validate": {"against": self.origin, "compared_samples": 1}}
         return {
             "name": "techniques", "description": self.name, "model": self.model or STUDENT,
-            "data": {**data, "representative": CALIBRATING}, "task": "classification", "seed": SEED,
+            "data": {**data, "representative": CALIBRATING}, "task": "classification", "seed": plan.seed,
             "stages": [*self.stages, last],
         }  # fmt: skip
 
@@ -150,7 +150,7 @@ def stocks(name: str, plan: Plan, folder: Path) -> Row:
     data = networks.fashion(28, plan.train, plan.validation)
     report = json.loads((folder / "reports" / "float" / "report.json").read_text())
     trained = next(stage for stage in report["stages"] if stage["name"] == "train")
-    seeded(SEED)
+    seeded(plan.seed)
     start = time.perf_counter()
     model = way(bridge(load(folder / "reports" / "float" / trained["artifact"])).model, data, plan.steps)
     seconds = time.perf_counter() - start
@@ -276,11 +276,11 @@ EXTRA = ("distil", "longer float")  # how the names of rows begin that train mor
 def volumes(found: list[Row]) -> Iterator[str]:
     """Hypervolumes of both sides and their ratio: all rows, then those of equal training; then for other floors."""
     equal = [row for row in found if not row["name"].startswith(EXTRA)]
-    three = ("compressed", "latency")
+    three, whole = ("compressed", "latency"), ("size", "latency")
     yield "| rows | accuracy against | floor | edgepipe | stock | ratio |"
     yield "|---|---|---|---|---|---|"
     for name, chosen in (("all", found), ("equal training", equal)):
-        for costs in (("size",), ("compressed",), ("latency",), three):
+        for costs in (("size",), ("compressed",), ("latency",), whole, three):
             yield _volume(name, chosen, found[0], costs, FLOOR)
     for floor in (2.0, 10.0):
         yield _volume("all", found, found[0], three, floor)
@@ -299,9 +299,10 @@ def main() -> None:
     """Make what is missing, then print both tables and the hypervolumes."""
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--folder", type=Path, default=Path("runs/techniques"), help="where finished rows are kept")
+    parser.add_argument("--seed", type=int, default=7, help="of training; another one needs another folder")
     parser.add_argument("--quick", action="store_true", help="next to no training, to see whether all runs")
     given = parser.parse_args()
-    plan, folder = (QUICK, given.folder / "quick") if given.quick else (Plan(), given.folder)
+    plan, folder = (QUICK, given.folder / "quick") if given.quick else (Plan(seed=given.seed), given.folder)
     for name in ("pipelines", "reports", "rows"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
