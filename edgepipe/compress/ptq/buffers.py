@@ -110,6 +110,8 @@ def _order_tensors(model: Any, graph: Any) -> None:
     named = dict.fromkeys(index for part in (graph.inputs, *parts, graph.outputs) for index in _of(part) if index >= 0)
     new = {-1: -1, **{index: place for place, index in enumerate(named)}}
     graph.tensors = [graph.tensors[index] for index in named]
+    for tensor in graph.tensors:
+        tensor.hasRank = True  # TensorFlow's quantizer says so of some scalars, sometimes
     for holder in (graph, *graph.operators):
         holder.inputs, holder.outputs = ([new[i] for i in _of(part)] for part in (holder.inputs, holder.outputs))
     for operator in graph.operators:

@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, final
 
+import numpy as np
+
 from edgepipe.arrays import Array
 from edgepipe.compress.ptq import buffers
 from edgepipe.compress.ptq.calibration import Range
@@ -35,6 +37,8 @@ class Kernel:
 
 KERNELS: dict[str, Kernel] = {
     "ABS": Kernel({8: 2, 16: 3}),
+    "ARG_MAX": Kernel({8: 2}),
+    "ARG_MIN": Kernel({8: 2}),
     "BATCH_TO_SPACE_ND": Kernel({8: 2, 16: 4}, "input"),
     "DEPTH_TO_SPACE": Kernel({8: 2}, "input"),
     "ELU": Kernel({8: 1}),
@@ -51,7 +55,9 @@ KERNELS: dict[str, Kernel] = {
     "PRELU": Kernel({8: 1}),
     "REDUCE_MAX": Kernel({8: 2, 16: 3}, "input"),
     "REDUCE_MIN": Kernel({8: 2, 16: 3}, "input"),
-    "RELU6": Kernel({8: 2, 16: 3}),
+    "REDUCE_PROD": Kernel({8: 2, 16: 2}),
+    "RELU6": Kernel({8: 2, 16: 3}, "input"),  # TFLite Micro's cuts off without a change of scale
+    "RELU_N1_TO_1": Kernel({8: 1}),
     "REVERSE_V2": Kernel({8: 3, 16: 1}, "input"),
     "SHAPE": Kernel({8: 1, 16: 1}),
     "SPACE_TO_BATCH_ND": Kernel({8: 2, 16: 4}, "input"),
@@ -85,6 +91,13 @@ def joined(content: bytes, before: bytes, wanted: Wanted, ranges: Mapping[str, R
             made = [ranges.get(name) for name in names]
             changed |= _Island(graph, operator, KERNELS[kind], bits, given, made, names).joined()
     return buffers.closed(buffers.tidy(graph.model)) if changed else content
+
+
+def floating(content: bytes) -> int:
+    """How many operators of a model make floats, but for those that only change the type."""
+    graph = Graph(buffers.opened(content))
+    computing = (operator for operator in graph.operators if graph.kind(operator) not in ("QUANTIZE", "DEQUANTIZE"))
+    return sum(any(graph.is_float(int(index)) for index in operator.outputs) for operator in computing)
 
 
 def _pairs(graph: Graph, floats: Graph) -> list[tuple[Any, Any]]:
@@ -127,19 +140,18 @@ class _Island:
     names: list[str]  # of its outputs there
 
     def joined(self) -> bool:
-        """Give it its integer form; False if it has one, or cannot because something else around it is in float."""
-        inputs = {place: self._source(place) for place in self._floating(self.operator.inputs)}
-        outputs = self._floating(self.operator.outputs)
-        read = [self._read(place, source) for place, source in inputs.items() if source is not None]
-        if not read or any(source is None and self._constant(place) is None for place, source in inputs.items()):
+        """Give it its integer form; False if it has one, or if a range is not known."""
+        inputs, outputs = self._floating(self.operator.inputs), self._floating(self.operator.outputs)
+        read = [self._read(place) for place in inputs if self._constant(place) is None]
+        if not read or None in read:
             return False
         made = [self._made(place, read[0]) for place in outputs]
         steps = [step for step in made if step is not None]
-        if None in read or len(steps) < len(made):
+        if len(steps) < len(made):
             return False
-        tied = steps[0] if self.kernel.tied == "output" else self._compared(list(inputs))
-        for place, source in inputs.items():
-            self.operator.inputs[place] = self._input(place, source, tied)
+        tied = steps[0] if self.kernel.tied == "output" else self._compared(inputs)
+        for place in inputs:
+            self.operator.inputs[place] = self._input(place, tied)
         for place, step in zip(outputs, steps, strict=True):
             self._output(place, step)
         self.operator.opcodeIndex = self.graph.code(self.graph.kind(self.operator), self.kernel.versions[self.bits])
@@ -152,31 +164,36 @@ class _Island:
     def _constant(self, place: int) -> Array | None:
         return self.graph.constant(self.operator.inputs[place])
 
-    def _source(self, place: int) -> int | None:
-        """The tensor in integers that an input is dequantized from."""
+    def _source(self, place: int) -> int:
+        """The tensor in integers that an input is dequantized from, or the float one that it is."""
         maker = self.graph.maker(self.operator.inputs[place])
-        if maker is None or self.graph.kind(maker) != "DEQUANTIZE":
-            return None
-        found = int(maker.inputs[0])
-        return found if self.graph.bits(found) is not None else None
+        dequantized = maker is not None and self.graph.kind(maker) == "DEQUANTIZE"
+        return int(maker.inputs[0]) if dequantized else int(self.operator.inputs[place])
 
-    def _read(self, place: int, source: int) -> Step | None:
+    def _read(self, place: int) -> Step | None:
         """Scale and zero point that an input is read with; None if its range is not known."""
+        source = self._source(place)
         if self.graph.bits(source) == self.bits:
             return self.graph.step(source)
         span = self.given[place]
         return None if span is None else step_of(span, self.bits)
 
     def _made(self, place: int, read: Step | None) -> Step | None:
-        """Scale and zero point of an output; None if its range is not known."""
+        """Scale and zero point of an output; None if its range is not known.
+
+        Readers may want a narrower one, which is theirs; but where one wants the output's own, it is taken as it is.
+        """
         if self.kernel.step is not None:
             return self.kernel.step
         if self.kernel.tied == "input":
             return read
         quantized = [int(reader.outputs[0]) for reader in self._quantizing(place)]
-        alike = [self.graph.step(index) for index in quantized if self.graph.bits(index) == self.bits]
+        wanted = [self.graph.step(index) for index in quantized if self.graph.bits(index) == self.bits]
         span = self.made[place]
-        return alike[0] if alike else None if span is None else step_of(span, self.bits)
+        if span is None:
+            return max(wanted, default=None)
+        own = step_of(span, self.bits)
+        return next((step for step in wanted if step[1] == own[1] and np.isclose(step[0], own[0], rtol=1e-5)), own)
 
     def _quantizing(self, place: int) -> list[Any]:
         """The QUANTIZE operators that read an output."""
@@ -191,6 +208,7 @@ class _Island:
         return step_of((min(low for low, _ in spans), max(high for _, high in spans)), self.bits)
 
     def _span(self, place: int) -> Range:
+        """Of an input."""
         values = self._constant(place)
         if values is not None:
             return float(values.min()), float(values.max())
@@ -198,17 +216,16 @@ class _Island:
         assert span is not None, "what is read in integers has a range"
         return span
 
-    def _input(self, place: int, source: int | None, tied: Step | None) -> int:
+    def _input(self, place: int, tied: Step | None) -> int:
         """The tensor that the kernel reads instead of a float one."""
         before = self.operator.inputs[place]
         shape, name = self.graph.tensor(before).shape, f"{self.graph.name(before)}_{self.graph.kind(self.operator)}"
         values = self._constant(place)
         if values is not None:
             return self.graph.stored(name, shape, self.bits, tied or step_of(self._span(place), self.bits), values)
-        assert source is not None, "an input is a constant or has a source"
-        wanted = tied or self._read(place, source)
+        source, wanted = self._source(place), tied or self._read(place)
         assert wanted is not None, "the range is known"
-        if self.graph.bits(source) == self.bits and wanted == self.graph.step(source):
+        if self._is(source, wanted):
             return source
         made = self.graph.stored(name, shape, self.bits, wanted)
         self._insert(self.graph.operator("QUANTIZE", {8: 1, 16: 2}[self.bits], [source], [made]), 0)

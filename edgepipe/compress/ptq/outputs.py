@@ -9,7 +9,7 @@ from typing import Any
 from edgepipe.compress.ptq import buffers
 from edgepipe.compress.ptq.editing import Graph, Step
 
-MARK = "/output"  # how the name of a tensor that was set apart goes on after its own
+MARK = "/output"  # how the name of a tensor that was set apart goes on after its own; then its place follows
 
 
 def apart(content: bytes) -> tuple[bytes, dict[str, str]]:
@@ -19,14 +19,14 @@ def apart(content: bytes) -> tuple[bytes, dict[str, str]]:
     outputs = [int(index) for index in graph.main.outputs]
     for place, index in enumerate(outputs):
         if graph.is_float(index) and (graph.readers(index) or index in outputs[:place]):
-            made = _set_apart(graph, index)
+            made = _set_apart(graph, index, place)
             names[graph.name(made)] = graph.name(index)
             _replace_output(graph, place, made)
     return (buffers.closed(graph.model) if names else content), names
 
 
-def _set_apart(graph: Graph, index: int) -> int:
-    name, shape = f"{graph.name(index)}{MARK}", [int(size) for size in graph.tensor(index).shape]
+def _set_apart(graph: Graph, index: int, place: int) -> int:
+    name, shape = f"{graph.name(index)}{MARK}{place}", [int(size) for size in graph.tensor(index).shape]
     wanted = graph.whole(f"{name}_shape", [-1, *shape[1:]])
     made = graph.floating(name, shape)
     graph.tensor(made).shapeSignature = graph.tensor(index).shapeSignature

@@ -1,7 +1,7 @@
 """A float .tflite quantized by any scheme: ranges first, then one of two quantizers.
 
-int8 is TensorFlow's quantizer's work, which has the most operators; everything else, and what mixes types, is
-litert-quantizer's.
+int8 is TensorFlow's quantizer's work, which has the most operators; everything else, what mixes types and what stays
+partly in float, is litert-quantizer's.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -79,7 +79,7 @@ def quantized(
     with spelled(lite, _in_8(recipes.wanted(rules))) as model:
         ranges = _ranges_by(rules, model, request, feeds, trained or {})
         if request.scheme == "int8" and feeds is not None:
-            content = _in_int8(model, feeds, ranges.by_tensor, request, rules)
+            content = _in_int8(model, feeds, ranges, request, rules)
         else:
             content = recipes.applied(model.content, rules, ranges.by_tensor)
         notes = (*ranges.notes(), *recipes.unmatched(asked, model))
@@ -127,24 +127,39 @@ def _rules_of(request: Request, lite: Model) -> Recipe:
     """The recipe of a whole model; the types of inputs and outputs hold whatever is left in float."""
     left = recipes.leave(request.left(lite)) if request.left is not None else []
     if request.scheme == "recipe":
-        asked = request.input_type or request.output_type
-        return [*(request.recipe or []), *left, *(recipes.ends(*request.types) if asked else [])]
+        ends = recipes.ends(request.input_type, request.output_type)
+        return [*(request.recipe or []), *left, *ends]
     ends = recipes.ends(*request.types) if SCHEMES[request.scheme].calibrated else []
     return [*recipes.everything(request.scheme), *left, *ends]
 
 
-def _in_int8(lite: Model, feeds: list[Array], ranges: Mapping[str, Range], request: Request, rules: Recipe) -> bytes:
-    """`lite` in int8 by TensorFlow's quantizer, but for the operators that `rules` leave in float.
+MISCOMPUTED = frozenset({"ONE_HOT", "SCATTER_ND"})  # TensorFlow's quantizer stores their constants in another scale
+
+
+def _in_int8(lite: Model, feeds: list[Array], ranges: Ranges, request: Request, rules: Recipe) -> bytes:
+    """`lite` in int8: by TensorFlow's quantizer, or by the rules where that leaves less in float or it cannot be used.
+
+    TensorFlow's does not hold to what is to stay in float for all kinds of operators.
+    """
+    if request.left is not None or any(operator.name in MISCOMPUTED for operator in lite.operators):
+        return recipes.applied(lite.content, rules, ranges.by_tensor)
+    made = _by_tensorflow(lite, feeds, ranges.by_tensor, request)
+    made = islands.joined(made, lite.content, recipes.wanted(rules), ranges.by_tensor)
+    if not (floating := islands.floating(made)):
+        return made
+    other = recipes.applied(lite.content, rules, ranges.by_tensor)
+    return other if islands.floating(other) < floating else made
+
+
+def _by_tensorflow(lite: Model, feeds: list[Array], ranges: Mapping[str, Range], request: Request) -> bytes:
+    """`lite` in int8 by TensorFlow's quantizer.
 
     Raises:
         InputError: the quantizer fails; with what it says, if anything.
     """
-    left = request.left(lite) if request.left is not None else []
-    names = [tensor.name for operator in left for tensor in operator.outputs if tensor is not None]
     try:
         with captured_stderr():
-            made = integers.quantized(lite.content, feeds, ranges, request.types, names)
+            return integers.quantized(lite.content, feeds, ranges, request.types)
     except (RuntimeError, ValueError) as error:
         said = " ".join(str(error).split())[:300]
         raise InputError(f"TensorFlow's quantizer failed: {said or 'without a word'}") from error
-    return islands.joined(made, lite.content, recipes.wanted(rules), ranges)

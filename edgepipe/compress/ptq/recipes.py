@@ -98,10 +98,13 @@ def leave(operators: Collection[Operator]) -> Recipe:
     return [rule(None, one(operator)) for operator in operators]
 
 
-def ends(input_type: str, output_type: str) -> Recipe:
-    """Rules for the model's own inputs and outputs; to stand last, because the output is called as what computes it."""
+def ends(input_type: str | None, output_type: str | None) -> Recipe:
+    """Rules for the model's own inputs and outputs, None for what other rules say.
+
+    They are to stand last, because the output is called as what computes it.
+    """
     kinds = dict(zip(ENDS, (input_type, output_type), strict=True))
-    return [rule(_end(kind), LAST, name) for name, kind in kinds.items()]
+    return [rule(_end(kind), LAST, name) for name, kind in kinds.items() if kind is not None]
 
 
 def _end(kind: str) -> Rule | None:

@@ -122,10 +122,15 @@ class _Spelling:
         grown = self._step("EXP", [self._step("MINIMUM", [x, self._number(0)])])
         self._last("ADD", [self._step("RELU", [x]), self._step("SUB", [grown, self._number(1)])])
 
+    def _relu_n1_to_1(self) -> None:
+        """min(max(x, -1), 1)."""
+        self._last("MINIMUM", [self._step("MAXIMUM", [self.given[0], self._number(-1)]), self._number(1)])
+
     def _hard_swish(self) -> None:
-        """x (min(max(x + 3, 0), 6) / 6)."""
+        """x (min(max(x + 3, 0), 6) / 6); by MINIMUM, because RELU6 of TFLite Micro does not change the scale."""
         x = self.given[0]
-        gate = self._step("RELU6", [self._step("ADD", [x, self._number(3)])])
+        above = self._step("RELU", [self._step("ADD", [x, self._number(3)])])
+        gate = self._step("MINIMUM", [above, self._number(6)])
         self._last("MUL", [x, self._step("MUL", [gate, self._number(1 / 6)])])
 
     def _depth_to_space(self) -> None:
@@ -142,16 +147,19 @@ class _Spelling:
 
     def _turn(self, shape: list[int], order: list[int]) -> None:
         """RESHAPE of each sample, TRANSPOSE, RESHAPE to what is made."""
-        apart = self._step("RESHAPE", [self.given[0], self._whole([-1, *shape])], [1, *shape])
-        turned = [[1, *shape][axis] for axis in order]
+        batch = int(self.graph.tensor(self.given[0]).shape[0])
+        apart = self._step("RESHAPE", [self.given[0], self._whole([-1, *shape])], [batch, *shape])
+        turned = [[batch, *shape][axis] for axis in order]
         turned_over = self._step("TRANSPOSE", [apart, self._whole(order)], turned)
         made = [int(size) for size in self.graph.tensor(self.made).shape[1:]]
         self._last("RESHAPE", [turned_over, self._whole([-1, *made])])
 
     def _power(self) -> int:
-        """The whole number that POW has for all elements; 0 if it is another."""
+        """The whole number that POW has for all elements; 0 if it is another, or spreads its input."""
         found = self.graph.constant(self.given[1])
-        return int(found.item()) if found is not None and found.size == 1 and found.item() in POWERS else 0
+        shapes = [list(self.graph.tensor(index).shape) for index in (self.given[0], self.made)]
+        fits = found is not None and found.size == 1 and found.item() in POWERS and shapes[0] == shapes[1]
+        return int(found.item()) if fits and found is not None else 0
 
     def _multiply(self, factors: list[int]) -> None:
         product = factors[0]
@@ -188,6 +196,7 @@ SIXTEEN = {  # spelled where activations are to have 16 bits
     "PRELU": _Spelling._prelu,
     "ELU": _Spelling._elu,
     "HARD_SWISH": _Spelling._hard_swish,
+    "RELU_N1_TO_1": _Spelling._relu_n1_to_1,
     "DEPTH_TO_SPACE": _Spelling._depth_to_space,
     "SPACE_TO_DEPTH": _Spelling._space_to_depth,
 }

@@ -33,6 +33,8 @@ STEPS[:, :, 0] = 127
 KERNEL = (STEPS / 127).astype("float32")
 SLOPES = np.array([[[0.1, 0.3, -0.2, 1.5]]], "float32")
 
+RISING = np.array([0.0, 15.0, 30.0, 45.0], "float32")  # the last is the largest whatever is added in 8 bits
+
 Body = Callable[[Any], Any]
 
 
@@ -43,6 +45,8 @@ def _rows(x: Any) -> Any:
 # What each operator is tried in. All get a convolution in front and one behind, so that both sides are integer.
 BODIES: dict[str, Body] = {
     "ABS": tf.abs,
+    "ARG_MAX": lambda x: x + tf.cast(tf.argmax(x + RISING, axis=3), tf.float32)[..., None],
+    "ARG_MIN": lambda x: x + tf.cast(tf.argmin(x - RISING, axis=3), tf.float32)[..., None],
     "BATCH_TO_SPACE_ND": lambda x: tf.batch_to_space(tf.tile(x, (4, 1, 1, 1)), (2, 2), ((0, 0), (0, 0))),
     "DEPTH_TO_SPACE": lambda x: tf.tile(tf.nn.depth_to_space(x, 2), (1, 1, 1, 4)),
     "ELU": tf.nn.elu,
@@ -59,7 +63,9 @@ BODIES: dict[str, Body] = {
     "PRELU": lambda x: tf.nn.relu(x) + tf.constant(-SLOPES) * tf.nn.relu(-x),
     "REDUCE_MAX": lambda x: tf.reduce_max(x, axis=1, keepdims=True),
     "REDUCE_MIN": lambda x: tf.reduce_min(x, axis=1, keepdims=True),
+    "REDUCE_PROD": lambda x: tf.reduce_prod(0.3 * x + 1.0, axis=1, keepdims=True),
     "RELU6": lambda x: tf.nn.relu6(tf.reduce_max(x, axis=1, keepdims=True)),
+    "RELU_N1_TO_1": lambda x: tf.clip_by_value(tf.reduce_max(x, axis=1, keepdims=True), -1.0, 1.0),
     "REVERSE_V2": lambda x: tf.reverse(x, (2,)),
     "SHAPE": lambda x: tf.reshape(tf.abs(tf.reshape(x, (tf.shape(x)[0], 24, 4))), (-1, 4, 6, 4)),
     "SPACE_TO_BATCH_ND": lambda x: tf.reduce_max(tf.space_to_batch(x, (2, 2), ((0, 0), (0, 0))), axis=0, keepdims=True),
@@ -160,6 +166,7 @@ SPELLED: dict[str, Body] = {
     "PRELU": BODIES["PRELU"],
     "ELU": BODIES["ELU"],
     "HARD_SWISH": lambda x: x * tf.nn.relu6(x + 3.0) * (1 / 6),
+    "RELU_N1_TO_1": BODIES["RELU_N1_TO_1"],
     "DEPTH_TO_SPACE": BODIES["DEPTH_TO_SPACE"],
     "SPACE_TO_DEPTH": BODIES["SPACE_TO_DEPTH"],
 }

@@ -7,8 +7,11 @@ import hard_models as hm
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from benches import bench
 from scipy.stats import spearmanr
+from tensorflow.lite.python.convert import mlir_quantize
+from tensorflow.lite.python.optimize.calibrator import Calibrator, add_intermediate_tensors
 
 from edgepipe.compress.ptq import integers
 from edgepipe.compress.ptq.bench import Bench
@@ -27,12 +30,20 @@ def test_layers_are_those_of_the_keras_model(folder: Path) -> None:
     assert [layer.name for layer in bench("residual", folder).layers] == ["a", "b", "sum", "c", "out"]
 
 
+def _by_tensorflow(made: Bench, samples: Any, left: list[str]) -> bytes:
+    """The model by TensorFlow's quantizer alone, the operators that make `left` in float."""
+    known = Calibrator(add_intermediate_tensors(made.bare)).calibrate(lambda: integers._fed(samples))
+    ranged = integers._with_ranges(known, made.ranges)
+    types = {"input_data_type": tf.float32, "output_data_type": tf.float32}
+    return bytes(mlir_quantize(ranged, denylisted_nodes=left, **types))
+
+
 def brute_force(made: Bench, x: Any, wanted: Any, layer: Any) -> float:
     """Squared error of the scores, TensorFlow's quantizer, reference kernels, this layer alone."""
     others = [t.name for op in made.lite.operators if op not in layer.operators for t in op.outputs if t is not None]
     path = made.lite.path.with_name("alone.tflite")
     calibrating = [hm.data()[0][:200]]
-    path.write_bytes(integers.quantized(made.bare, calibrating, made.ranges, ("float32", "float32"), others))
+    path.write_bytes(_by_tensorflow(made, calibrating, others))
     return float(np.square(np.asarray(predict(path, x, Runtime.REFERENCE).values) - wanted).sum(axis=1).mean())
 
 
