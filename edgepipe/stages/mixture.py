@@ -1,11 +1,13 @@
 """`convert: {scheme: mixed}`: the search for the fewest layers above 8 bits, and what there is to tell of it."""
 
 import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgepipe.arrays import Array, Arrays, count, take
 from edgepipe.artifact import write_text
-from edgepipe.errors import InputError
+from edgepipe.errors import InputError, NotMetError
 from edgepipe.metric import Evidence, Metric
 from edgepipe.outcome import Table
 from edgepipe.stages import facts
@@ -51,7 +53,10 @@ def made(
     bench = _bench(lite, layers(lite, opened.layers), ranges.by_tensor, request, feeds)
     allowed, reasons = target.levels(convert.target(work.base))
     goal = _goal(convert, work, bench)
-    found = mixed.search(bench, goal, allowed, _suspects(opened, bench))
+    try:
+        found = mixed.search(bench, goal, allowed, _suspects(opened, bench))
+    except NotMetError as error:
+        raise NotMetError("; ".join((str(error), *reasons))) from None
     write_text(work.folder / FILE, json.dumps(bench.recipe(found.levels, "int8"), indent=1) + "\n")
     notes = [
         *ranges.notes(),
@@ -84,8 +89,11 @@ def _goal(convert: "Convert", work: Work, bench: "Bench") -> "Goal":
     deciding = work.goal.deciding
     higher = work.goal.measures[deciding].higher_is_better
 
+    refuse = _refusing(convert, work, bench)
+
     def quality(content: bytes) -> float:
         with written(content) as path:
+            refuse(path)
             found = lite_quality(path, work.goal, work.data.validation, "validation", Runtime.XNNPACK)
         value = next(metric.value for metric in found if metric.name == deciding)
         if value is None:
@@ -93,6 +101,26 @@ def _goal(convert: "Convert", work: Work, bench: "Bench") -> "Goal":
         return value
 
     return Goal(quality, higher, quality(bench.lite.content), convert.max_drop or 0.0)
+
+
+def _refusing(convert: "Convert", work: Work, bench: "Bench") -> Callable[[Path], None]:
+    """What raises an `InputError` for a mix that TFLite Micro does not run, if it runs the model in int8 and is what
+    the device has: its kernels are fewer than those of LiteRT, above all in 16 bits."""
+    from edgepipe.compress.ptq.bench import written
+    from edgepipe.tflite import micro
+
+    device = convert.target(work.base)
+    if device is None or device.runtime.name != "tflite-micro" or micro.missing():
+        return lambda path: None
+    with written(bench.made({})) as path:
+        if micro.arena(path).value is None:
+            return lambda path: None
+
+    def refuse(path: Path) -> None:
+        if (ram := micro.arena(path)).value is None:
+            raise InputError(ram.how)
+
+    return refuse
 
 
 def _suspects(opened: "Opened", bench: "Bench") -> list[str]:

@@ -7,7 +7,7 @@ model on the way is a real one, quantized and run on the whole validation split.
 """
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import final
@@ -15,6 +15,7 @@ from typing import final
 from edgepipe.compress.ptq.bench import Bench, Level
 from edgepipe.errors import InputError, NotMetError
 
+MOST_HEADS = 24  # of the ranking, and as many single layers, that are tried where all layers together do not hold
 MOST_SMALLER = 80  # smaller sets that are tried in the end, so that a small model gets the best there is
 Assignment = dict[str, Level]
 
@@ -108,8 +109,8 @@ def search(bench: Bench, goal: Goal, levels: Sequence[Level], suspects: Collecti
     if state.tried({}).met:
         return _found(state, {}, ranking)
     for level in levels:
-        if state.met(names, level):
-            chosen = _fewest(state, names, level)
+        chosen = _fewest(state, names, level) if state.met(names, level) else _some(state, names, level)
+        if chosen:
             return _found(state, _cheaper(state, chosen, level, levels), ranking)
     raise NotMetError(_best(state, levels))
 
@@ -130,11 +131,38 @@ def _alone(bench: Bench, name: str) -> float:
 def _fewest(state: _Search, names: list[str], level: Level) -> list[str]:
     """A small set of layers that suffices, from the head of the ranking."""
     chosen = names[: _shortest(len(names), lambda length: state.met(names[:length], level))]
+    return _smaller(state, names, level, _thinned(state, chosen, level))
+
+
+def _thinned(state: _Search, chosen: list[str], level: Level) -> list[str]:
+    """What is left of a set that suffices without what it holds in vain, the least sensitive tried first."""
     for name in reversed(chosen):
         without = [other for other in chosen if other != name]
-        if state.met(without, level):
+        if without and state.met(without, level):
             chosen = without
-    return _smaller(state, names, level, chosen)
+    return chosen
+
+
+def _some(state: _Search, names: list[str], level: Level) -> list[str]:
+    """A set that suffices although all layers together do not: quality need not rise with every layer.
+
+    Heads of the ranking are tried, single layers, and small sets as long as they are few; empty if none of them holds.
+    """
+    heads = [names[:length] for length in range(1, len(names))][:MOST_HEADS]
+    for group in (*heads, *([name] for name in names[:MOST_HEADS]), *_small(names)):
+        if state.met(group, level):
+            return _thinned(state, list(group), level)
+    return []
+
+
+def _small(names: list[str]) -> Iterator[Sequence[str]]:
+    """Sets of layers, the smallest first, as long as all of one size are few enough to be tried."""
+    left = MOST_SMALLER
+    for size in range(2, len(names)):
+        left -= math.comb(len(names), size)
+        if left < 0:
+            return
+        yield from combinations(names, size)
 
 
 def _shortest(longest: int, holds: Callable[[int], bool]) -> int:

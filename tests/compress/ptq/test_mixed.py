@@ -77,8 +77,23 @@ def test_an_unreachable_target_is_refused_with_the_best_point(folder: Path) -> N
         search(made, goal(made, 0.01), [])
     of_float = goal(made, 0.01).of_float
     beyond = Goal(quality, True, of_float + 0.1, 0.0)  # better than float: nothing gets there
-    with pytest.raises(NotMetError, match=r"no mix of int8 and int16 and float16 .* 8 of 8 layers in"):
+    with pytest.raises(NotMetError, match=r"no mix of int8 and int16 and float16 .* \d of 8 layers in"):
         search(made, beyond, ["int16", "float16"])
+
+
+@pytest.mark.parametrize("wanted", [{"p3"}, {"d1", "p2"}])
+def test_some_layers_are_found_where_all_together_do_not_hold(wanted: set[str], folder: Path) -> None:
+    """Quality need not rise with every layer that is promoted: here it is there for one set alone."""
+    made = bench("soft", folder)
+
+    def only(content: bytes) -> float:
+        with written(content) as path:
+            types = {tensor.name: tensor.dtype for tensor in read(path).tensors}
+        outputs = {layer.name: layer.operators[0].outputs[0] for layer in made.layers}
+        return float({name for name, made in outputs.items() if made and types.get(made.name) == "int16"} == wanted)
+
+    found = search(made, Goal(only, True, 1.0, 0.0), ["int16", "float16"])
+    assert found.levels == dict.fromkeys(wanted, "int16")
 
 
 def test_float16_is_the_last_resort(folder: Path) -> None:
