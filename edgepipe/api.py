@@ -109,7 +109,7 @@ def convert(
     return single.convert(
         Path(model), data=data, scheme=scheme, input_type=input, output_type=output,
         out=None if out is None else Path(out), allow_code=allow_code, custom_objects=custom_objects,
-        calibration=Calibration(calibration, percentile), types=types, layers=layers,
+        calibration=Calibration.asked(calibration, percentile), types=types, layers=layers,
         recipe=None if recipe is None else Path(recipe),
     )  # fmt: skip
 
@@ -146,7 +146,7 @@ def sensitivity(
     from edgepipe.compress.schemes import Calibration
 
     given = str(data) if isinstance(data, Path) else data
-    how = sensing.How(scheme, Calibration(calibration, percentile), samples)
+    how = sensing.How(scheme, Calibration.asked(calibration, percentile), samples)
     found = sensing.sense(Path(model), given, how, allow_code, custom_objects)
     if chart is not None:
         from edgepipe.report import sensed

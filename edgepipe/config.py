@@ -110,6 +110,14 @@ class Document:
         position = table.get(place, Position(self.source, 0, 0))
         self.problems.append(Problem(*position, ".".join(map(str, path)), message))
 
+    def at(self, path: Path_) -> Any:
+        """What stands at `path`, as it was written; None if nothing does."""
+        found = self.data
+        for part in path:
+            inside = part in found if isinstance(found, dict) else isinstance(found, list) and part in range(len(found))
+            found = found[part] if inside else None
+        return found
+
     def raise_problems(self) -> None:
         """Raise a `ConfigError` with all problems, if there are any."""
         if self.problems:

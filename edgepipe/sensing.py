@@ -86,19 +86,28 @@ def _samples(data: "str | Arrays", number: int) -> tuple[Arrays, Arrays, _Labels
         from edgepipe.data import samples
 
         x, y = samples.read_labelled(Path(data))
-        return take(x, slice(CALIBRATING)), take(x, slice(number)), _classes(y, number), ()
+        return take(x, slice(CALIBRATING)), take(x, slice(number)), _classes(y, number), _no_classes(y)
     from edgepipe.described import describe
 
     described, splits = describe(data, Path.cwd())
     validation = splits.validation
     train = take(splits.train.x, slice(CALIBRATING))
-    return train, take(validation.x, slice(number)), _classes(validation.y, number), described.notes
+    return train, take(validation.x, slice(number)), _classes(validation.y, number), (
+        *described.notes, *_no_classes(validation.y)
+    )  # fmt: skip
 
 
 def _classes(y: Array | None, number: int) -> _Labels | None:
-    if y is None or y.ndim != 1 or y.dtype.kind not in "iu" or not len(y):
+    if y is None or _no_classes(y) or not len(y):
         return None
     return _Labels(y[:number], int(y.max()) + 1)
+
+
+def _no_classes(y: Array | None) -> tuple[str, ...]:
+    """A note if the labels are no classes, such as the numbers of a regression."""
+    if y is None or (y.ndim == 1 and y.dtype.kind in "iu"):
+        return ()
+    return (f"no accuracy: labels of type {y.dtype} and shape {y.shape[1:]} are no classes",)
 
 
 def _unfit(lite: Model, labels: _Labels | None) -> tuple[str, ...]:

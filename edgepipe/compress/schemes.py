@@ -49,6 +49,17 @@ class Calibration:
     method: Method = "min_max"
     percentile: float = 99.99  # per cent of the values that lie inside, as many of the rest below as above
 
+    @classmethod
+    def asked(cls, method: Method, percentile: float) -> "Calibration":
+        """What a user asks for.
+
+        Raises:
+            InputError: a percentile for another method, which would be passed over.
+        """
+        if percentile != cls.percentile and method != "percentile":
+            raise InputError(f"percentile {percentile:g} needs calibration percentile, found {method}")
+        return cls(method, percentile)
+
     def told(self) -> str:
         """For a report: `min_max`, or with the percentile."""
         return f"percentile {self.percentile:g}" if self.method == "percentile" else self.method

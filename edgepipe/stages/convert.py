@@ -13,8 +13,9 @@ from edgepipe.devices import profile
 from edgepipe.errors import EdgepipeError, InputError
 from edgepipe.outcome import Outcome
 from edgepipe.stages.base import Expression, Stage, Work, World
+from edgepipe.tasks.spec import TaskSpec
 from edgepipe.tflite.metadata import with_preprocessing
-from edgepipe.units import Dimension
+from edgepipe.units import Dimension, UnitError, parse, show
 
 Without = Literal["data_free", "samples"]
 Drop = Annotated[float, Quantity(Dimension.FRACTION), Field(ge=0)]
@@ -95,6 +96,24 @@ class Convert(Stage):
             document.problem((*path, "recipe"), f"{self.recipe}: no such file")
         if self.scheme == "mixed" and world.task is None:
             document.problem(path, "`scheme: mixed` is decided by validation quality: it needs `task:`", at="key")
+        if self.max_drop is not None and world.task is not None:
+            self._check_drop(document, (*path, "max_drop"), world.task)
+
+    def _check_drop(self, document: Document, path: Path_, task: TaskSpec) -> None:
+        """The drop is in the unit of the deciding metric; only a user's function knows that of others."""
+        if not task.measures or self.max_drop is None:
+            return
+        name, measure = next(iter(task.measures.items()))
+        given = document.at(path)
+        if measure.unit is Dimension.FRACTION and self.max_drop > 1:
+            document.problem(
+                path, f"{given} is {show(self.max_drop, measure.unit)}; write '{given} %' or a fraction of one"
+            )
+        elif measure.unit is not Dimension.FRACTION:
+            try:
+                parse(given, measure.unit)
+            except UnitError as error:
+                document.problem(path, f"is in the unit of {name}: {error}")
 
     def _check_device(self, document: Document, path: Path_, world: World) -> None:
         try:
@@ -104,6 +123,9 @@ class Convert(Stage):
             return
         if device is None:
             return
+        for option in ("input", "output"):
+            if device.integer_only and getattr(self, option) == "float32":
+                document.problem((*path, option), f"float32 at the {option}: {device.name} is for integers only")
         for option in ("types", "layers"):
             if device.integer_only and getattr(self, option):
                 document.problem((*path, option), f"nothing can stay in float: {device.name} is for integers only")

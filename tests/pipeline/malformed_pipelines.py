@@ -270,6 +270,13 @@ CASES: list[tuple[str, str, str, list[str]]] = [
     ("a drop without mixed", "  - convert\n", "  - convert: {max_drop: 1 point}\n", [
         "9:14: stages.3.convert: max_drop needs `scheme: mixed`",
     ]),
+    ("a drop of 500 %", "  - convert\n", "  - convert: {scheme: mixed, max_drop: 5}\n", [
+        "9:40: stages.3.convert.max_drop: 5 is 500.00 %; write '5 %' or a fraction of one",
+    ]),
+    ("a float output for an integer-only device", "  - convert\n",
+     "  - convert: {output: float32, device: nucleo-l4r5zi}\n", [
+        "9:23: stages.3.convert.output: float32 at the output: nucleo-l4r5zi is for integers only",
+    ]),
     ("recipe without a file", "  - convert\n", "  - convert: {scheme: recipe}\n", [
         "9:14: stages.3.convert: scheme recipe needs a recipe, the path of a JSON file",
     ]),
