@@ -181,8 +181,8 @@ def _tables(bench: "Bench", goal: "Goal", found: "Found") -> tuple[Table, ...]:
         ),
     )
     trials = Table(
-        title=f"{len(found.trials)} models tried on validation, float {goal.of_float:.4f}, drop allowed "
-        f"{goal.max_drop:.4f}; the first {SHOWN} and those that met it",
+        title=f"{len(found.trials)} models tried on validation, float {goal.of_float:.6g}, drop allowed "
+        f"{goal.max_drop:.6g}; the first {SHOWN} and those that met it",
         columns=("layers above int8", "number", "quality", "drop", "met"),
         rows=tuple(
             (_listed(trial.levels), len(trial.levels), *_measured(goal, trial), "yes" if trial.met else "no")
@@ -195,7 +195,7 @@ def _tables(bench: "Bench", goal: "Goal", found: "Found") -> tuple[Table, ...]:
 def _measured(goal: "Goal", trial: "Trial") -> tuple[str, str]:
     if trial.quality is None:
         return "does not run", trial.why
-    return f"{trial.quality:.4f}", f"{goal.drop(trial.quality):.4f}"
+    return f"{trial.quality:.6g}", f"{goal.drop(trial.quality):.6g}"
 
 
 def _stored(bench: "Bench", found: "Found") -> dict[str, str]:
