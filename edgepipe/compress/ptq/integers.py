@@ -56,6 +56,8 @@ def _named(content: bytes, before: bytes) -> bytes:
     TensorFlow's quantizer numbers them as it comes upon them, which differs from one call to the next.
     """
     graph, floats = Graph(buffers.opened(content)), Graph(buffers.opened(before))
+    if not any(graph.kind(operator) in SEVERAL for operator in graph.operators):
+        return content
     for kind in SEVERAL:
         operators, sources = ([op for op in of.operators if of.kind(op) == kind] for of in (graph, floats))
         if len(operators) != len(sources):
