@@ -7,10 +7,15 @@ from typing import Any
 
 import pytest
 from commands import Command, Ended
+from hypothesis import settings
 
 from edgepipe import cli
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+# One change is tested with the same examples everywhere; `pytest --hypothesis-profile default` looks for new ones.
+settings.register_profile("same", derandomize=True)
+settings.load_profile("same")
 
 
 @pytest.fixture

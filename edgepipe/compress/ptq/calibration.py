@@ -151,6 +151,8 @@ def _histograms(model: Model, samples: Arrays, tensors: list[Tensor], spans: Arr
 
 def _percentile(counts: Array, edges: Array, share: float) -> Range:
     """The edges between which `share` per cent of the values lie, the rest halved between both sides."""
+    if not counts.any():  # of a tensor without elements
+        return float(edges[0]), float(edges[-1])
     tail = (1 - share / 100) / 2 * counts.sum()
     below, above = np.cumsum(counts), np.cumsum(counts[::-1])
     first, last = int(np.searchsorted(below, tail, "right")), int(np.searchsorted(above, tail, "right"))

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from edgepipe.compress.convert import convert
@@ -79,6 +79,7 @@ def test_mse_is_no_worse_than_min_max_and_near_a_search_of_every_pair(lite: Mode
 
 @settings(deadline=None, max_examples=50)
 @given(st.integers(0, 10**6), st.floats(-10, 0), st.floats(0.1, 10))
+@example(470, 0.0, 1.0)  # no value at all
 def test_ranges_stay_within_what_was_seen(seed: int, low: float, high: float) -> None:
     random = np.random.RandomState(seed)
     histogram = random.poisson(10 ** random.uniform(-3, 3), BINS)
