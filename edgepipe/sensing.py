@@ -92,9 +92,8 @@ def _samples(data: "str | Arrays", number: int) -> tuple[Arrays, Arrays, _Labels
     described, splits = describe(data, Path.cwd())
     validation = splits.validation
     train = take(splits.train.x, slice(CALIBRATING))
-    return train, take(validation.x, slice(number)), _classes(validation.y, number), (
-        *described.notes, *_no_classes(validation.y)
-    )  # fmt: skip
+    notes = (*described.notes, *_no_classes(validation.y))
+    return train, take(validation.x, slice(number)), _classes(validation.y, number), notes
 
 
 def _classes(y: Array | None, number: int) -> _Labels | None:
@@ -166,7 +165,7 @@ def _bench(
 
 
 def _accuracy(samples: Arrays, labels: _Labels) -> Callable[[bytes], float]:
-    from edgepipe.compress.ptq.bench import written
+    from edgepipe.compress.ptq.buffers import written
     from edgepipe.tflite.interpreter import predict
 
     def quality(content: bytes) -> float:

@@ -52,7 +52,9 @@ def made(
     ranges = widened(lite, lambda model: ranges_of(model, request, feeds, trained))
     bench = _bench(lite, layers(lite, opened.layers), ranges.by_tensor, request, feeds)
     allowed, reasons = target.levels(convert.target(work.base))
-    goal = _goal(convert, work, bench)
+    refuse, unchecked = _refusing(convert, work.base, bench)
+    goal = _goal(convert, work, bench, refuse)
+    reasons += unchecked
     try:
         found = mixed.search(bench, goal, allowed, _suspects(opened, bench))
     except NotMetError as error:
@@ -82,14 +84,12 @@ def _bench(
     return bench_of(lite, layers, ranges, request.types, few)
 
 
-def _goal(convert: "Convert", work: Work, bench: "Bench") -> "Goal":
-    from edgepipe.compress.ptq.bench import written
+def _goal(convert: "Convert", work: Work, bench: "Bench", refuse: Callable[[Path], None]) -> "Goal":
+    from edgepipe.compress.ptq.buffers import written
     from edgepipe.compress.ptq.mixed import Goal
 
     deciding = work.goal.deciding
     higher = work.goal.measures[deciding].higher_is_better
-
-    refuse = _refusing(convert, work, bench)
 
     def quality(content: bytes) -> float:
         with written(content) as path:
@@ -103,24 +103,26 @@ def _goal(convert: "Convert", work: Work, bench: "Bench") -> "Goal":
     return Goal(quality, higher, quality(bench.lite.content), convert.max_drop or 0.0)
 
 
-def _refusing(convert: "Convert", work: Work, bench: "Bench") -> Callable[[Path], None]:
-    """What raises an `InputError` for a mix that TFLite Micro does not run, if it runs the model in int8 and is what
-    the device has: its kernels are fewer than those of LiteRT, above all in 16 bits."""
-    from edgepipe.compress.ptq.bench import written
+def _refusing(convert: "Convert", base: Path, bench: "Bench") -> tuple[Callable[[Path], None], list[str]]:
+    """What raises an `InputError` for a mix that TFLite Micro does not run, if that is what the device has: its kernels
+    are fewer than those of LiteRT, above all in 16 bits. Where it cannot tell mixes apart, it is let be, with a note.
+    """
+    from edgepipe.compress.ptq.buffers import written
     from edgepipe.tflite import micro
 
-    device = convert.target(work.base)
-    if device is None or device.runtime.name != "tflite-micro" or micro.missing():
-        return lambda path: None
+    device = convert.target(base)
+    if device is None or device.runtime.name != "tflite-micro":
+        return lambda path: None, []
     with written(bench.made({})) as path:
-        if micro.arena(path).value is None:
-            return lambda path: None
+        plain = micro.arena(path)
+    if plain.value is None:
+        return lambda path: None, [f"mixes are not tried on TFLite Micro: {plain.how}"]
 
     def refuse(path: Path) -> None:
         if (ram := micro.arena(path)).value is None:
             raise InputError(ram.how)
 
-    return refuse
+    return refuse, []
 
 
 def _suspects(opened: "Opened", bench: "Bench") -> list[str]:
@@ -138,7 +140,7 @@ def _of_training(opened: "Opened", found: "Found") -> list[str]:
 
 def _otherwise(bench: "Bench", found: "Found") -> list[str]:
     """A note on operators that the quantizer left in another type than their layer was given."""
-    from edgepipe.compress.ptq.bench import written
+    from edgepipe.compress.ptq.buffers import written
     from edgepipe.compress.ptq.target import DTYPES
     from edgepipe.tflite.graph import read
 
@@ -200,7 +202,7 @@ def _measured(goal: "Goal", trial: "Trial") -> tuple[str, str]:
 
 def _stored(bench: "Bench", found: "Found") -> dict[str, str]:
     """What the outputs of each layer really are: litert-quantizer passes over what it has no kernel for."""
-    from edgepipe.compress.ptq.bench import written
+    from edgepipe.compress.ptq.buffers import written
 
     with written(found.content) as path:
         types = {t.name: t.dtype for op in read(path).operators for t in op.outputs if t is not None}

@@ -1,10 +1,7 @@
 """A model with a type for each layer: how it is made, and how far its scores are from those of the float model."""
 
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, final
 
 import numpy as np
@@ -52,7 +49,7 @@ class Bench:
         Scores tell more than probabilities: a softmax hides what does not change the winner, and what remains depends
         on a few samples, so that other samples give another ranking.
         """
-        with written(recipes.applied(self.bare, self.recipe(levels, rest), self.ranges)) as path:
+        with buffers.written(recipes.applied(self.bare, self.recipe(levels, rest), self.ranges)) as path:
             return distance(predict(path, self.samples).values, self.wanted)
 
 
@@ -85,17 +82,8 @@ def bench_of(
 ) -> Bench:
     """The bench of a float model; `samples` are what its outputs are looked at with."""
     bare = buffers.without_head(lite.content)
-    with written(bare) as path:
+    with buffers.written(bare) as path:
         return Bench(lite, layers, ranges, types, samples, bare, predict(path, samples).values)
-
-
-@contextmanager
-def written(content: bytes) -> Iterator[Path]:
-    """A file with `content`, inside the block."""
-    with tempfile.TemporaryDirectory(prefix="edgepipe-") as folder:
-        path = Path(folder) / "model.tflite"
-        path.write_bytes(content)
-        yield path
 
 
 def distance(found: Arrays, wanted: Arrays) -> float:

@@ -1,5 +1,9 @@
 """Small changes of a .tflite as a flatbuffer: where operator codes stand, what is there, where the model ends."""
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 
@@ -15,6 +19,15 @@ def closed(model: Any) -> bytes:
     from ai_edge_litert.tools.flatbuffer_utils import convert_object_to_bytearray
 
     return bytes(convert_object_to_bytearray(model))
+
+
+@contextmanager
+def written(content: bytes, name: str = "model.tflite") -> Iterator[Path]:
+    """A file with `content`, inside the block."""
+    with tempfile.TemporaryDirectory(prefix="edgepipe-") as folder:
+        path = Path(folder) / name
+        path.write_bytes(content)
+        yield path
 
 
 def kind(model: Any, operator: Any) -> int:

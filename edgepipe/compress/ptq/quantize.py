@@ -79,11 +79,10 @@ def quantized(
     with spelled(lite, _in_8(recipes.wanted(rules))) as model:
         ranges = _ranges_by(rules, model, request, feeds, trained or {})
         if request.scheme == "int8" and feeds is not None:
-            content = _in_int8(model, feeds, ranges, request, rules)
+            done = _in_int8(model, feeds, ranges, request, rules)
         else:
-            content = recipes.applied(model.content, rules, ranges.by_tensor)
-        notes = (*ranges.notes(), *recipes.unmatched(asked, model))
-    return Quantized(content, notes)
+            done = Quantized(recipes.applied(model.content, rules, ranges.by_tensor))
+        return replace(done, notes=(*ranges.notes(), *done.notes, *recipes.unmatched(asked, model)))
 
 
 def _in_8(wanted: Wanted) -> Wanted:
@@ -136,19 +135,29 @@ def _rules_of(request: Request, lite: Model) -> Recipe:
 MISCOMPUTED = frozenset({"ONE_HOT", "SCATTER_ND"})  # TensorFlow's quantizer stores their constants in another scale
 
 
-def _in_int8(lite: Model, feeds: list[Array], ranges: Ranges, request: Request, rules: Recipe) -> bytes:
-    """`lite` in int8: by TensorFlow's quantizer, or by the rules where that leaves less in float or it cannot be used.
-
-    TensorFlow's does not hold to what is to stay in float for all kinds of operators.
-    """
-    if request.left is not None or any(operator.name in MISCOMPUTED for operator in lite.operators):
-        return recipes.applied(lite.content, rules, ranges.by_tensor)
+def _in_int8(lite: Model, feeds: list[Array], ranges: Ranges, request: Request, rules: Recipe) -> Quantized:
+    """`lite` in int8: by TensorFlow's quantizer, or by the rules where those leave less in float or it cannot do."""
+    if why := _against_tensorflow(lite, request):
+        return Quantized(recipes.applied(lite.content, rules, ranges.by_tensor), (f"int8 by litert-quantizer: {why}",))
     made = _by_tensorflow(lite, feeds, ranges.by_tensor, request)
     made = islands.joined(made, lite.content, recipes.wanted(rules), ranges.by_tensor)
     if not (floating := islands.floating(made)):
-        return made
+        return Quantized(made)
     other = recipes.applied(lite.content, rules, ranges.by_tensor)
-    return other if islands.floating(other) < floating else made
+    if (fewer := islands.floating(other)) >= floating:
+        return Quantized(made)
+    return Quantized(
+        other,
+        (f"int8 by litert-quantizer: it leaves {fewer} operators in float, TensorFlow's quantizer {floating}",),
+    )
+
+
+def _against_tensorflow(lite: Model, request: Request) -> str:
+    """Why TensorFlow's quantizer is not used; empty if nothing speaks against it."""
+    if request.left is not None:
+        return "TensorFlow's quantizer does not leave all kinds of operators in float that are to stay there"
+    wrong = sorted({operator.name for operator in lite.operators} & MISCOMPUTED)
+    return f"TensorFlow's quantizer computes {' and '.join(wrong)} wrongly" if wrong else ""
 
 
 def _by_tensorflow(lite: Model, feeds: list[Array], ranges: Mapping[str, Range], request: Request) -> bytes:

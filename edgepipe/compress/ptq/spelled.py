@@ -3,14 +3,12 @@
 SQUARE, NEG and POW by a small whole number become MUL, which keeps a LayerNormalization, for one, in integers. GREATER
 and LESS_EQUAL, which have no kernel of 16 bits, become LESS and GREATER_EQUAL with their inputs the other way round.
 Where activations are to have 16 bits, so do operators whose kernels have 8 bits alone: SQUARED_DIFFERENCE, PRELU, ELU,
-HARD_SWISH, DEPTH_TO_SPACE and SPACE_TO_DEPTH. All give the same float values, up to rounding.
+HARD_SWISH, RELU_N1_TO_1, DEPTH_TO_SPACE and SPACE_TO_DEPTH. All give the same float values, up to rounding.
 """
 
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, final
 
 import numpy as np
@@ -40,9 +38,7 @@ def spelled(lite: Model, wanted: Wanted) -> Iterator[Model]:
     if content is lite.content:
         yield lite
         return
-    with tempfile.TemporaryDirectory(prefix="edgepipe-") as folder:
-        path = Path(folder) / lite.path.name
-        path.write_bytes(content)
+    with buffers.written(content, lite.path.name) as path:
         yield read(path)
 
 

@@ -8,7 +8,8 @@ import pytest
 from benches import bench
 
 from edgepipe.compress.ptq import target
-from edgepipe.compress.ptq.bench import Bench, written
+from edgepipe.compress.ptq.bench import Bench
+from edgepipe.compress.ptq.buffers import written
 from edgepipe.compress.ptq.mixed import Goal, search
 from edgepipe.devices import profile
 from edgepipe.errors import NotMetError

@@ -13,7 +13,8 @@ from ai_edge_litert.tools import flatbuffer_utils
 
 from edgepipe.compress.convert import convert, converted
 from edgepipe.compress.ptq import buffers, recipes
-from edgepipe.compress.ptq.bench import Bench, bench_of, written
+from edgepipe.compress.ptq.bench import Bench, bench_of
+from edgepipe.compress.ptq.buffers import written
 from edgepipe.compress.ptq.calibration import calibrate
 from edgepipe.compress.ptq.layers import layers
 from edgepipe.compress.ptq.leave import choice
@@ -25,7 +26,8 @@ from edgepipe.sensing import How, sense
 from edgepipe.single import convert as convert_file
 from edgepipe.stages.conversion import classes, float_file
 from edgepipe.stages.convert import Convert
-from edgepipe.stages.mixture import _otherwise, _replay
+from edgepipe.stages.mixture import _otherwise, _refusing, _replay
+from edgepipe.tflite import micro
 from edgepipe.tflite.graph import read
 from edgepipe.tflite.integer import findings
 from edgepipe.tflite.interpreter import predict
@@ -313,3 +315,17 @@ def test_an_output_that_is_read_inside_is_right_in_every_type(which: str, tmp_pa
             found = predict(path, IMAGES).values
             for made, truth in zip(found.values(), wanted, strict=True):  # type: ignore[union-attr]
                 assert np.abs(np.asarray(made) - truth).max() < 0.04 * np.abs(truth).max(), (name, kind)
+
+
+@pytest.mark.skipif(bool(micro.missing()), reason=micro.missing())
+@pytest.mark.parametrize(("activation", "told"), [("softplus", True), ("relu", False)])
+def test_where_tflite_micro_cannot_tell_mixes_apart_a_note_says_so(activation: str, told: bool, tmp_path: Path) -> None:
+    """It has no integer EXP, of which a softplus is made: no mix of such a model runs there, nor int8."""
+    inputs = keras.Input((6,), name="x")
+    bench = _bench(keras.Model(inputs, keras.layers.Dense(3, activation=activation)(inputs)), tmp_path)
+    convert = Convert(scheme="mixed", max_drop="0.5 point", device="nucleo-l4r5zi")
+    refuse, notes = _refusing(convert, tmp_path, bench)
+    assert bool(notes) == told
+    assert all(note.startswith("mixes are not tried on TFLite Micro: ") for note in notes)
+    with written(bench.made({})) as path:
+        refuse(path)

@@ -43,6 +43,10 @@ def _made(lite: Model, request: Request, folder: Path) -> Model:
     return read(path)
 
 
+def _notes(lite: Model, request: Request) -> tuple[str, ...]:
+    return quantized(lite, request, [X]).notes
+
+
 def _outputs(path: Path, runtime: Runtime = Runtime.BUILTIN) -> list[Any]:
     values = predict(path, X, runtime).values
     return [np.asarray(value) for value in (values.values() if isinstance(values, dict) else [values])]
@@ -133,14 +137,23 @@ def test_what_is_to_stay_in_float_does(kind: str, body: Body, scheme: Any, tmp_p
         return [operator for operator in model.operators if operator.name == kind]
 
     made = _made(lite, Request(scheme, left=left), tmp_path)
+    told = any(note.startswith("int8 by litert-quantizer: ") for note in _notes(lite, Request(scheme, left=left)))
+    assert told == (scheme == "int8")
     types = {op.name: [t.dtype for t in op.outputs if t is not None] for op in made.operators}
     assert set(types[kind]) == {"float32"}
     assert set(types["CONV_2D"]) == {"int8" if scheme == "int8" else "int16"}
 
 
+def test_the_quantizer_that_leaves_less_in_float_is_named(tmp_path: Path) -> None:
+    lite = _file(lambda x: (lambda y: tf.concat([y, tf.nn.elu(_conv(y))], axis=3))(tf.nn.elu(_conv(x))), tmp_path)
+    (note,) = [note for note in _notes(lite, Request("int8")) if note.startswith("int8 by")]
+    assert note == "int8 by litert-quantizer: it leaves 0 operators in float, TensorFlow's quantizer 2"
+
+
 def test_one_hot_keeps_its_zeros(tmp_path: Path) -> None:
     lite = _file(lambda x: tf.one_hot(tf.argmax(_conv(x), axis=-1), 4), tmp_path)
     made = _made(lite, Request("int8"), tmp_path)
+    assert "int8 by litert-quantizer: TensorFlow's quantizer computes ONE_HOT wrongly" in _notes(lite, Request("int8"))
     assert _outputs(made.path)[0].min() == 0
     assert any("ONE_HOT" in finding.place for finding in findings(made))
 
