@@ -132,7 +132,7 @@ def _limit(
     for key in [key for key in options if key not in _KEYS]:
         document.problem((*path, key), f"unknown option{did_you_mean(key, _KEYS)}", at="key")
     number, bound, where = _bound(document, path, value, bound)
-    amount = _amount(document, where, number, unit) if len(document.problems) == before else None
+    amount = amount_of(document, where, number, unit) if len(document.problems) == before else None
     against = _against(document, path, options, name, known)
     evidence = _evidence(document, path, options)
     optional = options.get("optional", False)
@@ -163,7 +163,8 @@ def _bound(document: Document, path: Path_, value: Any, usual: Bound) -> tuple[A
     return value[given[0]], given[0], (*path, given[0])
 
 
-def _amount(document: Document, path: Path_, text: Any, unit: Dimension) -> float | None:
+def amount_of(document: Document, path: Path_, text: Any, unit: Dimension) -> float | None:
+    """The quantity `text` at `path` in `unit`; None, with the problem noted, if it is none or out of range."""
     if not isinstance(text, (str, int, float)) or isinstance(text, bool):
         document.problem(path, f"must be a quantity, found {describe(text)}")
         return None
@@ -220,7 +221,7 @@ def from_words(words: Collection[str]) -> list[Limit]:
         if not sign or name not in units:
             hint = did_you_mean(name, units) if name not in units else "; the limit is missing"
             document.problem((), f"'{word}': expected METRIC=LIMIT{hint}")
-        elif (amount := _amount(document, (name,), text, units[name])) is not None:
+        elif (amount := amount_of(document, (name,), text, units[name])) is not None:
             found.append(Limit(metric=name, unit=units[name], bound="max", value=amount))
     document.raise_problems()
     return found

@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal, final
 
 from pydantic import Field, model_validator
 
+from edgepipe import budget
 from edgepipe.artifact import Artifact, Kind, file_digest, write_bytes
 from edgepipe.compress.schemes import SCHEMES, Calibration, Method, Number, SchemeName, interface
 from edgepipe.config import Document, Path_, Quantity
@@ -13,9 +14,8 @@ from edgepipe.devices import profile
 from edgepipe.errors import EdgepipeError, InputError
 from edgepipe.outcome import Outcome
 from edgepipe.stages.base import Expression, Stage, Work, World
-from edgepipe.tasks.spec import TaskSpec
 from edgepipe.tflite.metadata import with_preprocessing
-from edgepipe.units import Dimension, UnitError, parse, show
+from edgepipe.units import Dimension
 
 Without = Literal["data_free", "samples"]
 Drop = Annotated[float, Quantity(Dimension.FRACTION), Field(ge=0)]
@@ -96,24 +96,9 @@ class Convert(Stage):
             document.problem((*path, "recipe"), f"{self.recipe}: no such file")
         if self.scheme == "mixed" and world.task is None:
             document.problem(path, "`scheme: mixed` is decided by validation quality: it needs `task:`", at="key")
-        if self.max_drop is not None and world.task is not None:
-            self._check_drop(document, (*path, "max_drop"), world.task)
-
-    def _check_drop(self, document: Document, path: Path_, task: TaskSpec) -> None:
-        """The drop is in the unit of the deciding metric; only a user's function knows that of others."""
-        if not task.measures or self.max_drop is None:
-            return
-        name, measure = next(iter(task.measures.items()))
-        given = document.at(path)
-        if measure.unit is Dimension.FRACTION and self.max_drop > 1:
-            document.problem(
-                path, f"{given} is {show(self.max_drop, measure.unit)}; write '{given} %' or a fraction of one"
-            )
-        elif measure.unit is not Dimension.FRACTION:
-            try:
-                parse(given, measure.unit)
-            except UnitError as error:
-                document.problem(path, f"is in the unit of {name}: {error}")
+        if self.max_drop is not None and world.task is not None and world.task.measures:
+            deciding = next(iter(world.task.measures.values()))  # the drop is in its unit
+            budget.amount_of(document, (*path, "max_drop"), document.at((*path, "max_drop")), deciding.unit)
 
     def _check_device(self, document: Document, path: Path_, world: World) -> None:
         try:

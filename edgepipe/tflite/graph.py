@@ -169,7 +169,8 @@ def _dtypes() -> dict[int, str]:
 
 
 @cache
-def _builtins() -> dict[int, str]:
+def builtins() -> dict[int, str]:
+    """What builtin operators are called, by their numbers in the schema."""
     from ai_edge_litert.schema_py_generated import BuiltinOperator
 
     return {value: name for name, value in vars(BuiltinOperator).items() if not name.startswith("_")}
@@ -263,7 +264,7 @@ class _Reader:
 
     def code(self, item: Any) -> _Code:
         number = max(item.BuiltinCode(), item.DeprecatedBuiltinCode())
-        name = _builtins().get(number)
+        name = builtins().get(number)
         if name is None:
             raise _DamageError(f"operator code {number} is not in the schema of this ai-edge-litert")
         custom = self.text(item.CustomCode())

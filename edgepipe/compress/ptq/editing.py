@@ -1,7 +1,7 @@
 """The main subgraph of a .tflite as it is changed: who makes and reads a tensor, and new tensors and operators."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, final
 
 import numpy as np
@@ -9,6 +9,7 @@ import numpy as np
 from edgepipe.arrays import Array
 from edgepipe.compress.ptq import buffers
 from edgepipe.compress.ptq.calibration import Range
+from edgepipe.tflite.graph import builtins
 
 Bits = Literal[8, 16]  # of activations
 FUSING = ("ADD", "MUL", "SUB")  # kernels read their options; those of the other operators that are made have no fields
@@ -23,12 +24,6 @@ class Graph:
     """The objects of a flatbuffer, opened."""
 
     model: Any
-    names: dict[int, str] = field(default_factory=dict)  # of builtin operators
-
-    def __post_init__(self) -> None:
-        from ai_edge_litert.schema_py_generated import BuiltinOperator
-
-        self.names = {number: name for name, number in vars(BuiltinOperator).items() if not name.startswith("_")}
 
     @property
     def main(self) -> Any:
@@ -43,7 +38,7 @@ class Graph:
 
     def kind(self, operator: Any) -> str:
         """What an operator is called."""
-        return self.names.get(buffers.kind(self.model, operator), "")
+        return builtins().get(buffers.kind(self.model, operator), "")
 
     def tensor(self, index: int) -> Any:
         """A tensor."""
