@@ -18,9 +18,9 @@ from quantization import accuracy, lite, ours, trained
 from edgepipe import zoo
 from edgepipe.data import recordings
 from edgepipe.models.bridge import bridge
-from edgepipe.tflite.graph import read
-from edgepipe.tflite.integer import findings
+from edgepipe.tflite.integer_check import findings
 from edgepipe.tflite.interpreter import predict
+from edgepipe.tflite.reader import read
 
 SEEDS = 3
 

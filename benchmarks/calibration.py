@@ -3,7 +3,7 @@
     python benchmarks/calibration.py [--effort full] [--profile FILE] [--models DIR] [--again]
 
 The models are those of `latency/models` below $EDGEPIPE_SHARED, or below `../shared` beside the repository. They are
-measured like any model on the host (`edgepipe.tflite.latency.measure`), three times; --again forgets earlier readings
+measured like any model on the host (`edgepipe.tflite.host_latency.measure`), three times; --again forgets earlier readings
 of the suite. A model that XNNPACK refuses is listed with its reason.
 """
 
@@ -15,17 +15,17 @@ from pathlib import Path
 
 import numpy as np
 
-from edgepipe.cache import default_root
-from edgepipe.devices import profile
+from edgepipe.core.cache import default_root
+from edgepipe.core.errors import InputError
+from edgepipe.core.progress import shown
+from edgepipe.devices import device_profile
 from edgepipe.devices.calibration import calibrate as calibrating
-from edgepipe.devices.calibration.backend import HostBackend
-from edgepipe.devices.calibration.estimate import Estimate, estimate
-from edgepipe.devices.calibration.record import Calibration
+from edgepipe.devices.calibration.calibrated_latency import Estimate, estimate
+from edgepipe.devices.calibration.calibration_record import Calibration
+from edgepipe.devices.calibration.measurement_backend import HostBackend
 from edgepipe.devices.calibration.suite import Effort
-from edgepipe.errors import InputError
-from edgepipe.progress import shown
-from edgepipe.report.catalogue import errors_text
-from edgepipe.tflite import graph, latency
+from edgepipe.render.catalogue import errors_text
+from edgepipe.tflite import host_latency, reader
 
 PASSES = 3
 SHARED = Path(os.environ.get("EDGEPIPE_SHARED", Path(__file__).resolve().parent.parent.parent / "shared"))
@@ -59,7 +59,7 @@ def measured(models: list[Path], threads: int) -> dict[str, float | str]:
     refused: dict[str, str] = {}
     for path in models * PASSES:
         try:
-            found[path.name].append(latency.measure(path, threads=threads).p50)
+            found[path.name].append(host_latency.measure(path, threads=threads).p50)
         except InputError as error:
             refused[path.name] = str(error)
     return {name: refused.get(name) or float(np.median(times)) for name, times in found.items()}
@@ -111,7 +111,7 @@ def main() -> None:
         root = Path(folder) if given.again else default_root() / "calibration"
         backend, order = HostBackend(given.threads), calibrating.Order(Effort(given.effort), given.seed, root)
         if given.profile:
-            found = profile.load(given.profile, Path.cwd()).latency.calibration
+            found = device_profile.load(given.profile, Path.cwd()).latency.calibration
         else:
             with shown() as progress:
                 found = calibrating.calibrate(backend, order, progress)
@@ -120,7 +120,7 @@ def main() -> None:
         models = sorted(given.models.glob("*.tflite"))
         times = measured(models, given.threads)
     told(found)
-    rows = [Row(path.name, t, estimate(found, graph.read(path))) for path in models
+    rows = [Row(path.name, t, estimate(found, reader.read(path))) for path in models
             if isinstance(t := times[path.name], float)]  # fmt: skip
     show(rows, {name: reason for name, reason in times.items() if isinstance(reason, str)})
 

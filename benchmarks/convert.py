@@ -19,11 +19,11 @@ import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 from ai_edge_litert.interpreter import Interpreter
 
-from edgepipe.arrays import Array
-from edgepipe.compress.convert import convert
+from edgepipe.compress.keras_to_tflite import convert
+from edgepipe.core.arrays import Array
 from edgepipe.models.bridge import bridge
+from edgepipe.models.native_stderr import captured_stderr
 from edgepipe.models.perturb import perturb
-from edgepipe.models.stderr import captured_stderr
 
 SHAPE = (96, 96, 3)
 SAMPLES = np.random.default_rng(0).uniform(-1, 1, (100, *SHAPE)).astype("float32")

@@ -18,11 +18,11 @@ from scipy import stats
 
 from edgepipe.data.splits import SplitData
 from edgepipe.tasks.quality import Task, build
-from edgepipe.tasks.spec import TaskSpec
-from edgepipe.training.distillation.options import Teacher
-from edgepipe.training.distillation.teaching import Teaching
-from edgepipe.training.fit import Schedule, evaluate, fit, seeded
-from edgepipe.training.lesson import Lesson
+from edgepipe.tasks.task_spec import TaskSpec
+from edgepipe.training.distillation.distiller import Teaching
+from edgepipe.training.distillation.teacher_options import Teacher
+from edgepipe.training.training_loop import Schedule, evaluate, fit, seeded
+from edgepipe.training.training_setup import Lesson
 from edgepipe.zoo import small_cnn
 
 EPOCHS, BATCH, A_CLASS = 30, 32, 100

@@ -17,11 +17,11 @@ import numpy as np
 from quantization import accuracy, trained
 
 from edgepipe import zoo
-from edgepipe.arrays import Array
-from edgepipe.compress.convert import convert
-from edgepipe.compress.equalization.correct import correct_biases
-from edgepipe.compress.equalization.equalize import equalize
-from edgepipe.compress.equalization.fold import Folded, folded
+from edgepipe.compress.equalization.batch_norm_folding import Folded, folded
+from edgepipe.compress.equalization.bias_correction import correct_biases
+from edgepipe.compress.equalization.cross_layer import equalize
+from edgepipe.compress.keras_to_tflite import convert
+from edgepipe.core.arrays import Array
 from edgepipe.models.bridge import bridge
 from edgepipe.tflite.interpreter import predict
 

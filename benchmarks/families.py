@@ -34,15 +34,15 @@ def measure(family: str) -> dict[str, Any]:
     import keras
     import numpy as np
 
-    from edgepipe.compress.convert import convert
-    from edgepipe.compress.qat import ranges
+    from edgepipe.compress.keras_to_tflite import convert
+    from edgepipe.compress.qat import range_initialization
     from edgepipe.compress.qat.agreement import agreement
     from edgepipe.compress.qat.coverage import counts
     from edgepipe.compress.qat.fake_quant import Recipe, fake_quant, freeze_batch_norms
     from edgepipe.models.bridge import bridge
     from edgepipe.models.perturb import perturb
-    from edgepipe.tflite.graph import read
-    from edgepipe.tflite.integer import findings
+    from edgepipe.tflite.integer_check import findings
+    from edgepipe.tflite.reader import read
 
     size = SIZES[family]
     keras.utils.set_random_seed(0)
@@ -54,7 +54,7 @@ def measure(family: str) -> dict[str, Any]:
     start = time.perf_counter()
     bridged = bridge(model)
     made = fake_quant(bridged.model, Recipe(), x[:2])
-    ranges.initialise(made.model, x, 0, batch_statistics=False)
+    range_initialization.initialise(made.model, x, 0, batch_statistics=False)
     freeze_batch_norms(made.model)
     made.model.compile("adam", "sparse_categorical_crossentropy")
     made.model.optimizer.learning_rate = 1e-5

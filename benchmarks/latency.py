@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from edgepipe.arrays import Array
-from edgepipe.devices.latency import build, table, validation
-from edgepipe.devices.latency.build import Request
-from edgepipe.devices.latency.kinds import KINDS
+from edgepipe.core.arrays import Array
+from edgepipe.devices.latency import cross_validation, measurement_table, profile_fragment
+from edgepipe.devices.latency.processor_kinds import KINDS
+from edgepipe.devices.latency.profile_fragment import Request
 
 ROOT = Path(__file__).resolve().parents[1]
 PLAIN = ("macs_pw", "macs_dw", "macs_conv3x3", "macs_conv0", "macs_fc", "n_ops")
@@ -116,8 +116,8 @@ def main() -> None:
         found = _report(case, source, models)
         pooled += found if case.headline else []
         if asked.write:
-            built = build.build(source, models, case.request)
-            build.write(built.fit, ROOT / "devices" / "fits" / f"{case.name}.yaml")
+            built = profile_fragment.build(source, models, case.request)
+            profile_fragment.write(built.fit, ROOT / "devices" / "fits" / f"{case.name}.yaml")
     inside, width = np.mean([one for one, _ in pooled]), np.median([wide for _, wide in pooled])
     print(f"first seven pooled: {inside:.1%} of {len(pooled)} held-out rows inside their 90 % interval; "
           f"median width x/÷ {np.exp(width):.2f}")  # fmt: skip
@@ -142,13 +142,13 @@ def _models(source: Path) -> Path:
 def _report(case: Case, source: Path, models: Path) -> list[tuple[bool, float]]:
     """Print one line; for each held-out row whether it is inside, and half its width as a logarithm."""
     request, kind = case.request, KINDS[case.request.kind]
-    measured = table.read(source)
-    rows = build.usable(measured, models, request).rows
-    everyone = validation.leave_families_out(kind, request.clocks, rows)
+    measured = measurement_table.read(source)
+    rows = profile_fragment.usable(measured, models, request).rows
+    everyone = cross_validation.leave_families_out(kind, request.clocks, rows)
     held_out = [one for one in everyone if one.row.group == request.target]
-    reach = validation.factors(held_out)
+    reach = cross_validation.factors(held_out)
     inside = [(one.deviations <= reach[one.row.family], reach[one.row.family] * one.deviation) for one in held_out]
-    ours = validation.errors(held_out)
+    ours = cross_validation.errors(held_out)
     per_mac, plain = _stock(source, request)
     print(
         f"{case.name:34} {ours.points:6}  {_sizes(per_mac, 2):>15}  {_sizes(plain, 3):>21}  "

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from edgepipe.arrays import Array
+from edgepipe.core.arrays import Array
 
 L = keras.layers
 

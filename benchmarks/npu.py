@@ -8,12 +8,12 @@ import os
 import sys
 from pathlib import Path
 
-from edgepipe import units
-from edgepipe.devices import profile
-from edgepipe.devices.vela import evidence
-from edgepipe.metric import Metric
-from edgepipe.tflite import graph
-from edgepipe.units import Dimension
+from edgepipe.core import units
+from edgepipe.core.metric import Metric
+from edgepipe.core.units import Dimension
+from edgepipe.devices import device_profile
+from edgepipe.devices.vela import vela_metrics
+from edgepipe.tflite import reader
 
 ROOT = Path(__file__).resolve().parents[1]
 DEVICES = ("ethos-u55-128", "ethos-u65-256", "ethos-u85-256")
@@ -45,7 +45,7 @@ def models() -> Path:
 
 def row(title: str, file: Path, device: str) -> str:
     """One line of the table."""
-    told = evidence.ask(graph.read(file), profile.load(device, ROOT))
+    told = vela_metrics.ask(reader.read(file), device_profile.load(device, ROOT))
     if told.compiled is None:
         return f"| {title} | {device} | - | - | - | {told.reason.rpartition(': ')[2]} |"
     time, share = told.metric("latency"), told.metric("npu_operators")

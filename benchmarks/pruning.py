@@ -18,26 +18,26 @@ import numpy as np
 import tf_keras
 from scipy import stats
 
-from edgepipe.compress.convert import convert
+from edgepipe.compress.keras_to_tflite import convert
 from edgepipe.compress.overrides import Overrides
-from edgepipe.compress.pruning.channels.groups import groups_of
-from edgepipe.compress.pruning.channels.pool import ChannelPool
+from edgepipe.compress.pruning.channels.channel_groups import groups_of
+from edgepipe.compress.pruning.channels.channel_pool import ChannelPool
 from edgepipe.compress.pruning.channels.shrink import shrink
 from edgepipe.compress.pruning.granularity import Weight
-from edgepipe.compress.pruning.kernels import find
 from edgepipe.compress.pruning.masking import Holding, Masks
-from edgepipe.compress.pruning.objective import Objective, objective_of
-from edgepipe.compress.pruning.pool import Pool
+from edgepipe.compress.pruning.prunable_kernels import find
 from edgepipe.compress.pruning.pruner import KernelPruner
 from edgepipe.compress.pruning.saliency import Settings
 from edgepipe.compress.pruning.saliency import saliency as smallest
+from edgepipe.compress.pruning.saliency_loss import Objective, objective_of
+from edgepipe.compress.pruning.weight_pool import Pool
 from edgepipe.data.splits import SplitData
 from edgepipe.models.bridge import bridge, relative_difference
 from edgepipe.models.perturb import perturbed
 from edgepipe.tasks.quality import Measure, Task
-from edgepipe.tflite import latency
-from edgepipe.tflite.graph import read
-from edgepipe.training.fit import seeded
+from edgepipe.tflite import host_latency
+from edgepipe.tflite.reader import read
+from edgepipe.training.training_loop import seeded
 
 SEEDS = 10
 BATCH = 64
@@ -164,7 +164,7 @@ def measured(model: Any) -> tuple[int, dict[str, float]]:
         for scheme, given in (("float32", None), ("int8", samples)):
             path = Path(folder) / f"{scheme}.tflite"
             path.write_bytes(convert(model, scheme=scheme, samples=given))
-            times[scheme] = latency.measure(path, threads=1).p50
+            times[scheme] = host_latency.measure(path, threads=1).p50
         return read(path).macs, times
 
 

@@ -18,15 +18,15 @@ import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 import tf_keras
 
-from edgepipe.arrays import Array
-from edgepipe.compress.convert import convert
-from edgepipe.compress.qat import biases, ranges
+from edgepipe.compress.keras_to_tflite import convert
+from edgepipe.compress.qat import bias_limits, range_initialization
 from edgepipe.compress.qat.agreement import TensorAgreement, agreement
 from edgepipe.compress.qat.fake_quant import Recipe, fake_quant, freeze_batch_norms
+from edgepipe.core.arrays import Array
 from edgepipe.models.bridge import bridge
-from edgepipe.tflite.graph import read
 from edgepipe.tflite.interpreter import Runtime, predict
-from edgepipe.training.fit import seeded
+from edgepipe.tflite.reader import read
+from edgepipe.training.training_loop import seeded
 
 SEEDS = 5
 RATE = 5e-4
@@ -61,11 +61,11 @@ def fit(model: Any, data: networks.Data, epochs: int) -> None:
 def ours(base: Any, data: networks.Data, epochs: int, live: bool = True) -> Any:
     """edgepipe's fake-quant model of `base`, trained."""
     model = fake_quant(base, Recipe(), data.train[0][:2]).model
-    ranges.initialise(model, data.train[0], 0, batch_statistics=live)
+    range_initialization.initialise(model, data.train[0], 0, batch_statistics=live)
     if not live:
         freeze_batch_norms(model)
     fit(model, data, epochs)
-    biases.settle(model)
+    bias_limits.settle(model)
     return model
 
 

@@ -72,8 +72,8 @@ def _efficientnet_lite0() -> Any:
 
 def write(name: str, macs: int, folder: Path) -> str:
     """Write NAME.tflite into `folder` unless it is there; why not, or nothing."""
-    from edgepipe.compress.convert import convert
-    from edgepipe.tflite import graph
+    from edgepipe.compress.keras_to_tflite import convert
+    from edgepipe.tflite import reader
 
     target = folder / f"{name}.tflite"
     if not target.exists():
@@ -83,7 +83,7 @@ def write(name: str, macs: int, folder: Path) -> str:
         aside = target.with_suffix(".part")
         aside.write_bytes(convert(model, "float32"))
         aside.rename(target)
-    found = graph.read(target).macs
+    found = reader.read(target).macs
     if abs(found / macs - 1) > TOLERANCE:
         return f"{name}: {found:,} MACs, the table says {macs:,}"
     return ""

@@ -27,14 +27,14 @@ import techniques_stock as stock
 import yaml
 
 import edgepipe
-from edgepipe.artifact import write_text
+from edgepipe.core.artifact import write_text
 from edgepipe.models.bridge import bridge
-from edgepipe.models.loading import load
-from edgepipe.tflite import latency
-from edgepipe.tflite.compressed import zstd
-from edgepipe.tflite.graph import read
+from edgepipe.models.model_files import load
+from edgepipe.tflite import host_latency
+from edgepipe.tflite.compressed_size import zstd
 from edgepipe.tflite.interpreter import predict
-from edgepipe.training.fit import seeded
+from edgepipe.tflite.reader import read
+from edgepipe.training.training_loop import seeded
 
 ROUNDS = 5
 CALIBRATING = 200
@@ -205,7 +205,7 @@ def timed(found: list[Row], folder: Path) -> None:
     file = folder / "latency.json"
     wanted = [[row["side"], row["name"], row["wall"]] for row in found]
     if not file.exists() or json.loads(file.read_text())["rows"] != wanted:
-        medians = [[latency.measure(folder / row["model"]).p50 for row in found] for _ in range(ROUNDS)]
+        medians = [[host_latency.measure(folder / row["model"]).p50 for row in found] for _ in range(ROUNDS)]
         write_text(file, json.dumps({"rows": wanted, "medians": medians}))
     measured = np.array(json.loads(file.read_text())["medians"])
     for row, lowest, middle in zip(found, measured.min(axis=0), np.median(measured, axis=0), strict=True):

@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edgepipe.api import check, convert, inspect, load_report, run, verify
-    from edgepipe.errors import EdgepipeError
+    from edgepipe.core.errors import EdgepipeError
     from edgepipe.tasks.quality import Measure, Task
 
 __all__ = ["EdgepipeError", "Measure", "Task", "check", "convert", "inspect", "load_report", "run", "verify"]
 
-_HOMES = {"Task": "edgepipe.tasks.quality", "Measure": "edgepipe.tasks.quality", "EdgepipeError": "edgepipe.errors"}
+_HOMES = {
+    "Task": "edgepipe.tasks.quality",
+    "Measure": "edgepipe.tasks.quality",
+    "EdgepipeError": "edgepipe.core.errors",
+}
 
 
 def __getattr__(name: str) -> Any:

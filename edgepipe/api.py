@@ -12,18 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from edgepipe.arrays import Arrays
+    from edgepipe.commands.convert import Conversion, Verification
+    from edgepipe.commands.dataset import Described
+    from edgepipe.commands.footprint import Footprint
+    from edgepipe.commands.profile import Profiled
+    from edgepipe.commands.sensitivity import Sensed
     from edgepipe.compress.schemes import Method, Number, SchemeName
-    from edgepipe.described import Described
-    from edgepipe.devices.calibration.record import Calibration
-    from edgepipe.devices.latency.build import Built
-    from edgepipe.footprint import Footprint
-    from edgepipe.pipeline import Pipeline
-    from edgepipe.profiling import Profiled
-    from edgepipe.progress import Progress
-    from edgepipe.report.report import Report
-    from edgepipe.sensing import Sensed
-    from edgepipe.single import Conversion, Verification
+    from edgepipe.core.arrays import Arrays
+    from edgepipe.core.progress import Progress
+    from edgepipe.devices.calibration.calibration_record import Calibration
+    from edgepipe.devices.latency.profile_fragment import Built
+    from edgepipe.pipeline.schema import Pipeline
+    from edgepipe.render.report import Report
     from edgepipe.tflite.model import Model
 
 StrPath = str | Path
@@ -50,11 +50,11 @@ def run(
         ConfigError: everything that is wrong with the file.
         EdgepipeError: bad data or models, a full disk, a missing tool.
     """
-    from edgepipe import pipeline as pipelines
-    from edgepipe.cache import Cache, default_root
-    from edgepipe.progress import Silent
-    from edgepipe.report import report as reports
-    from edgepipe.runner import run as run_steps
+    from edgepipe.core.cache import Cache, default_root
+    from edgepipe.core.progress import Silent
+    from edgepipe.pipeline import schema as pipelines
+    from edgepipe.pipeline.runner import run as run_steps
+    from edgepipe.render import report as reports
 
     checked = pipelines.load(pipeline, _settings(settings))
     folder = Path(output_dir) if output_dir is not None else Path("runs") / checked.name
@@ -81,7 +81,7 @@ def check(pipeline: StrPath, *, settings: Iterable[str] = ()) -> "Pipeline":
     Raises:
         ConfigError: everything that is wrong with the file, each problem with line and column.
     """
-    from edgepipe.pipeline import load
+    from edgepipe.pipeline.schema import load
 
     return load(pipeline, settings)
 
@@ -103,7 +103,7 @@ def convert(
     recipe: StrPath | None = None,
 ) -> "Conversion":
     """Convert a `.keras`, `.h5`, SavedModel or float `.tflite` to TFLite; see `single.convert`."""
-    from edgepipe import single
+    from edgepipe.commands import convert as single
     from edgepipe.compress.schemes import Calibration
 
     return single.convert(
@@ -142,14 +142,14 @@ def sensitivity(
     Raises:
         InputError: a model or samples that cannot be used, or a model that cannot be quantized.
     """
-    from edgepipe import sensing
+    from edgepipe.commands import sensitivity as sensing
     from edgepipe.compress.schemes import Calibration
 
     given = str(data) if isinstance(data, Path) else data
     how = sensing.How(scheme, Calibration.asked(calibration, percentile), samples)
     found = sensing.sense(Path(model), given, how, allow_code, custom_objects)
     if chart is not None:
-        from edgepipe.report import sensed
+        from edgepipe.render import sensitivity as sensed
 
         sensed.draw(found, Path(chart))
     return found
@@ -161,7 +161,7 @@ def inspect(model: StrPath) -> "Model":
     Raises:
         InputError: not a .tflite, or a damaged one.
     """
-    from edgepipe.tflite.graph import read
+    from edgepipe.tflite.reader import read
 
     return read(Path(model))
 
@@ -178,7 +178,7 @@ def verify(
 
     No TensorFlow unless `zeros_of` names one; see `single.verify`.
     """
-    from edgepipe import single
+    from edgepipe.commands import convert as single
 
     pruned = Path(zeros_of) if zeros_of is not None else None
     return single.verify(Path(model), devices=devices, limits=limits, integer_only=integer_only, zeros_of=pruned)
@@ -203,10 +203,10 @@ def calibrate(
         InputError: a device that cannot be reached, or an `out` that cannot be a profile or exists.
         ToolError: the device runs too little of the suite.
     """
-    from edgepipe.cache import default_root
+    from edgepipe.core.cache import default_root
+    from edgepipe.core.progress import Silent
     from edgepipe.devices.calibration import calibrate as calibrating
     from edgepipe.devices.calibration.suite import Effort
-    from edgepipe.progress import Silent
 
     root = Path(cache_dir) if cache_dir is not None else default_root()
     return calibrating.write(
@@ -232,10 +232,10 @@ def fit_device(
     """Fit what operators cost on a device to a table of measurements and write the part of a profile; no TensorFlow.
 
     Args:
-        table: CSV with the columns of `edgepipe.devices.latency.table`.
+        table: CSV with the columns of `edgepipe.devices.latency.measurement_table`.
         models: the folder with the .tflite files it names.
         out: the YAML file to write, for a profile to inherit.
-        kind: one of `edgepipe.devices.latency.kinds.KINDS`.
+        kind: one of `edgepipe.devices.latency.processor_kinds.KINDS`.
         clock: of the target, in hertz or as text such as "400 MHz".
         target: device and runtime as "DEVICE, RUNTIME"; None if the table has only one.
         neighbours: "TARGET=CLOCK" of other rows that are fitted together with the target's.
@@ -247,11 +247,11 @@ def fit_device(
     Raises:
         InputError: a wrong table, an unknown kind or target, no model at hand.
     """
-    from edgepipe.devices.latency import asked, build
+    from edgepipe.devices.latency import fit_request, profile_fragment
 
-    request = asked.request(Path(table), target, kind, clock, neighbours, dtype, on_chip, source, without)
-    built = build.build(Path(table), Path(models), request)
-    build.write(built.fit, Path(out))
+    request = fit_request.request(Path(table), target, kind, clock, neighbours, dtype, on_chip, source, without)
+    built = profile_fragment.build(Path(table), Path(models), request)
+    profile_fragment.write(built.fit, Path(out))
     return built
 
 
@@ -266,8 +266,8 @@ def profile(model: StrPath, *, devices: Collection[str] = (), cache_dir: StrPath
     Raises:
         InputError: no .tflite, a damaged one, or an unknown device.
     """
-    from edgepipe import profiling
-    from edgepipe.cache import Cache
+    from edgepipe.commands import profile as profiling
+    from edgepipe.core.cache import Cache
 
     return profiling.run(Path(model), devices, Cache(Path(cache_dir)) if cache_dir is not None else None)
 
@@ -292,7 +292,7 @@ def footprint(
     Raises:
         InputError: no such architecture or option, or a shape it does not take.
     """
-    from edgepipe import footprint as footprints
+    from edgepipe.commands import footprint as footprints
 
     return footprints.of(architecture, input_shape, classes, options or {}, devices)
 
@@ -309,12 +309,12 @@ def describe_data(description: str, *, seed: int | None = None, picture: StrPath
         ConfigError: everything wrong with the description.
         InputError: whatever is wrong with the data.
     """
-    from edgepipe import described
-    from edgepipe.report import dataset
+    from edgepipe.commands.dataset import describe, samples
+    from edgepipe.render import dataset
 
-    found, splits = described.describe(description, Path.cwd(), seed)
+    found, splits = describe(description, Path.cwd(), seed)
     if picture is not None:
-        dataset.picture(described.samples(splits, dataset.EACH), Path(picture))
+        dataset.picture(samples(splits, dataset.EACH), Path(picture))
     return found
 
 
@@ -324,6 +324,6 @@ def load_report(path: StrPath) -> "Report":
     Raises:
         InputError: there is none there.
     """
-    from edgepipe.report.report import load
+    from edgepipe.render.report import load
 
     return load(Path(path))

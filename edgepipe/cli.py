@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from edgepipe.errors import EdgepipeError, ExitCode, InputError, did_you_mean
+from edgepipe.core.errors import EdgepipeError, ExitCode, InputError, did_you_mean
 
 if TYPE_CHECKING:
-    from edgepipe.report.rows import Rows
+    from edgepipe.render.report_tables import Rows
 
 # TensorFlow's C++ side writes to the terminal unless told otherwise before it is loaded.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -94,7 +94,7 @@ def run(
 ) -> None:
     """Run a pipeline; what has not changed comes from the cache."""
     from edgepipe import api
-    from edgepipe.progress import shown
+    from edgepipe.core.progress import shown
 
     # What the user's own functions print is no result: stdout is for the report alone.
     with shown(quiet) as progress, redirect_stdout(sys.stderr):
@@ -111,8 +111,8 @@ def run(
 @click.option("--set", "settings", multiple=True, metavar="PATH=VALUE", help="Put an option over the file.")
 def check(pipelines: tuple[str, ...], settings: tuple[str, ...]) -> None:
     """Check pipeline files without running anything: options, chain, devices, budget."""
-    from edgepipe import pipeline as loader
-    from edgepipe.errors import ConfigError
+    from edgepipe.core.errors import ConfigError
+    from edgepipe.pipeline import schema as loader
 
     problems: list[str] = []
     for file in pipelines:
@@ -194,8 +194,8 @@ def sensitivity(
     Each layer is quantized by itself, and left out of a model that is quantized otherwise; both are run.
     """
     from edgepipe import api
-    from edgepipe.report import sensed
-    from edgepipe.report.text import show_tables
+    from edgepipe.render import sensitivity as sensed
+    from edgepipe.render.terminal import show_tables
 
     found = api.sensitivity(
         model, data=data, scheme=scheme, calibration=calibration, percentile=percentile, samples=samples, chart=chart,
@@ -214,13 +214,13 @@ def sensitivity(
 def inspect(model: str, runs: bool, as_json: bool) -> None:
     """Show what a .tflite holds: operators, shapes, types, MACs, parameters, memory plan."""
     from edgepipe import api
-    from edgepipe.report import inspection
+    from edgepipe.render import inspect as inspection
 
     facts = api.inspect(model)
     found = inspection.run(facts) if runs else None
     if as_json:
         return click.echo(inspection.as_record(facts, found).model_dump_json(indent=2, by_alias=True))
-    from edgepipe.report.text import show_tables
+    from edgepipe.render.terminal import show_tables
 
     return show_tables(inspection.tables(facts, found))
 
@@ -240,12 +240,12 @@ def profile(
     Every number says how it was obtained. A rule that is broken is told; `verify` makes it an exit code.
     """
     from edgepipe import api
-    from edgepipe.report import profiled
+    from edgepipe.render import profile as profiled
 
     found = api.profile(model, devices=devices, cache_dir=cache_dir)
     if as_json:
         return click.echo(profiled.document(found))
-    from edgepipe.report.text import show_tables
+    from edgepipe.render.terminal import show_tables
 
     show_tables(profiled.tables(found, every_operator=operators))
     for note in found.notes:
@@ -291,7 +291,7 @@ def report(run_folder: str, style: str) -> None:
 
     found = api.load_report(run_folder)
     if style == "markdown":
-        from edgepipe.report.markdown import render
+        from edgepipe.render.markdown import render
 
         return click.echo(render(found), nl=False)
     return _print_report(found, style == "json")
@@ -302,8 +302,8 @@ def report(run_folder: str, style: str) -> None:
 @JSON
 def stages(name: str | None, as_json: bool) -> None:
     """List the stages, or explain the options of one."""
-    from edgepipe.report import catalogue
-    from edgepipe.report.text import show_tables
+    from edgepipe.render import catalogue
+    from edgepipe.render.terminal import show_tables
 
     if as_json:
         return click.echo(catalogue.stages_json(name))
@@ -322,8 +322,8 @@ def data_command(description: str, picture: str | None, seed: int | None, as_jso
     split only the size is told.
     """
     from edgepipe import api
-    from edgepipe.report import dataset
-    from edgepipe.report.text import show_tables
+    from edgepipe.render import dataset
+    from edgepipe.render.terminal import show_tables
 
     found = api.describe_data(description, seed=seed, picture=picture)
     if as_json:
@@ -347,8 +347,8 @@ def zoo(
     as_json: bool,
 ) -> None:  # fmt: skip
     """List the architectures and their footprint, or build one for an input and count it before any training."""
-    from edgepipe.report import architectures
-    from edgepipe.report.text import show_tables
+    from edgepipe.render import zoo as architectures
+    from edgepipe.render.terminal import show_tables
 
     if name is None or shape is None:
         if shape is not None or settings or devices or classes is not None:
@@ -372,8 +372,8 @@ def device() -> None:
 @JSON
 def device_list(as_json: bool) -> None:
     """List the devices that edgepipe knows."""
-    from edgepipe.report import catalogue
-    from edgepipe.report.text import show_tables
+    from edgepipe.render import catalogue
+    from edgepipe.render.terminal import show_tables
 
     if as_json:
         return click.echo(catalogue.devices_json())
@@ -385,8 +385,8 @@ def device_list(as_json: bool) -> None:
 @JSON
 def device_show(name: str, as_json: bool) -> None:
     """Explain one device: hardware, runtime, types, how each metric is obtained, sources."""
-    from edgepipe.report import catalogue
-    from edgepipe.report.text import show_tables
+    from edgepipe.render import catalogue
+    from edgepipe.render.terminal import show_tables
 
     if as_json:
         return click.echo(catalogue.device_json(name))
@@ -427,9 +427,9 @@ def device_calibrate(
     from pathlib import Path
 
     from edgepipe import api
-    from edgepipe.progress import shown
-    from edgepipe.report import catalogue
-    from edgepipe.report.text import show_tables
+    from edgepipe.core.progress import shown
+    from edgepipe.render import catalogue
+    from edgepipe.render.terminal import show_tables
 
     with shown(quiet) as progress:
         api.calibrate(
@@ -509,8 +509,8 @@ def device_fit(
         click.echo(f"left out: {line}", err=True)
     if as_json:
         return click.echo(built.fit.model_dump_json(indent=2))
-    from edgepipe.report.fitted import tables
-    from edgepipe.report.text import show_tables
+    from edgepipe.render.device_fit import tables
+    from edgepipe.render.terminal import show_tables
 
     show_tables(tables(built))
     return click.echo(f"wrote {out}")
@@ -526,7 +526,7 @@ def init(model: str, out: str, data: str | None, device_name: str, force: bool) 
     """Look at a model and write a commented pipeline for it."""
     from pathlib import Path
 
-    from edgepipe import starter
+    from edgepipe.commands import init as starter
 
     notes = starter.write(model, Path(out), data=data, device=device_name, force=force)
     click.echo(f"wrote {out}")
@@ -544,8 +544,8 @@ def cache() -> None:
 @JSON
 def cache_list(cache_dir: str | None, as_json: bool) -> None:
     """List what is kept, the newest first."""
-    from edgepipe.report import catalogue
-    from edgepipe.report.text import show_tables
+    from edgepipe.render import catalogue
+    from edgepipe.render.terminal import show_tables
 
     if as_json:
         return click.echo(catalogue.cache_json(cache_dir))
@@ -558,7 +558,7 @@ def cache_clear(cache_dir: str | None) -> None:
     """Remove everything that is kept."""
     from pathlib import Path
 
-    from edgepipe.cache import Cache, default_root
+    from edgepipe.core.cache import Cache, default_root
 
     kept = Cache(Path(cache_dir) if cache_dir else default_root())
     click.echo(f"removed {kept.clear()} entries from {kept.root}")
@@ -567,17 +567,17 @@ def cache_clear(cache_dir: str | None) -> None:
 def _print_report(found: Any, as_json: bool) -> None:
     if as_json:
         return click.echo(found.json(), nl=False)
-    from edgepipe.report.text import show
+    from edgepipe.render.terminal import show
 
     return show(found)
 
 
 def _print(result: Any, as_json: bool, tables: Any) -> None:
     if as_json:
-        from edgepipe.report.facts import document
+        from edgepipe.render.single_model import document
 
         return click.echo(document(result))
-    from edgepipe.report.text import show_tables
+    from edgepipe.render.terminal import show_tables
 
     return show_tables(tables())
 
@@ -588,7 +588,7 @@ def _notes(notes: "tuple[str, ...]", as_json: bool) -> None:
 
 
 def _single_tables(path: str, result: Any) -> "list[Rows]":
-    from edgepipe.report.facts import single_tables
+    from edgepipe.render.single_model import single_tables
 
     return single_tables(path, result)
 

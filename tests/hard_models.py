@@ -7,9 +7,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from edgepipe.arrays import Array
+from edgepipe.core.arrays import Array
 from edgepipe.data import digits
-from edgepipe.training.fit import seeded
+from edgepipe.training.training_loop import seeded
 
 L = keras.layers
 SPREAD = 1.5  # decades to either side of 1 over which channels are rescaled

@@ -13,8 +13,8 @@ import h5py
 import numpy as np
 import pytest
 
-from edgepipe import artifact
-from edgepipe.artifact import (
+from edgepipe.core import artifact
+from edgepipe.core.artifact import (
     Artifact,
     Kind,
     content_digest,
@@ -24,7 +24,7 @@ from edgepipe.artifact import (
     write_text,
     written_aside,
 )
-from edgepipe.errors import InputError, StorageError
+from edgepipe.core.errors import InputError, StorageError
 
 
 def keras_file(path: Path, date: int = 2000, weight: float = 1.0, **config: Any) -> Path:
@@ -161,7 +161,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
 
 def test_leftovers_of_a_killed_process_are_swept(tmp_path: Path) -> None:
     code = (
-        "import os, signal; from pathlib import Path; from edgepipe.artifact import written_aside\n"
+        "import os, signal; from pathlib import Path; from edgepipe.core.artifact import written_aside\n"
         "with written_aside(Path('a.txt')) as aside:\n"
         "    aside.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)"
     )

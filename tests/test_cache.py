@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 from commands import Command
 
-from edgepipe.artifact import Artifact, Kind
-from edgepipe.cache import Cache, DamagedError, Stored, default_root
-from edgepipe.cost import Cost
-from edgepipe.errors import InputError, StorageError
-from edgepipe.metric import Evidence, Metric
+from edgepipe.core.artifact import Artifact, Kind
+from edgepipe.core.cache import Cache, DamagedError, Stored, default_root
+from edgepipe.core.cost import Cost
+from edgepipe.core.errors import InputError, StorageError
+from edgepipe.core.metric import Evidence, Metric
+from edgepipe.core.units import Dimension
 from edgepipe.stages.base import Outcome
-from edgepipe.units import Dimension
 
 KEY, OTHER = "ab" * 32, "cd" * 32
 OUTCOME = Outcome(

@@ -9,9 +9,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import Field
 
-from edgepipe import config
-from edgepipe.config import MAX_DEPTH, Document, Options, assign, describe, parse, validate
-from edgepipe.errors import ConfigError, InputError
+from edgepipe.core import config
+from edgepipe.core.config import MAX_DEPTH, Document, Options, assign, describe, parse, validate
+from edgepipe.core.errors import ConfigError, InputError
 
 
 class Inner(Options):

@@ -28,8 +28,8 @@ from pathlib import Path
 import pytest
 
 import edgepipe
-from edgepipe import config
-from edgepipe.errors import ConfigError
+from edgepipe.core import config
+from edgepipe.core.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

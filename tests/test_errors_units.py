@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgepipe import units
-from edgepipe.errors import (
+from edgepipe.core import units
+from edgepipe.core.errors import (
     ConfigError,
     EdgepipeError,
     ExitCode,
@@ -17,7 +17,7 @@ from edgepipe.errors import (
     ToolError,
     did_you_mean,
 )
-from edgepipe.units import Dimension, UnitError, parse, show
+from edgepipe.core.units import Dimension, UnitError, parse, show
 
 
 def test_exit_codes_are_those_of_the_design() -> None:

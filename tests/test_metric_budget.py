@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from edgepipe.budget import Known, from_words, limits
-from edgepipe.config import parse
-from edgepipe.errors import ConfigError
-from edgepipe.metric import Evidence, Finding, Limit, Metric, judge, unavailable
-from edgepipe.units import Dimension
+from edgepipe.core.budget import Known, from_words, limits
+from edgepipe.core.config import parse
+from edgepipe.core.errors import ConfigError
+from edgepipe.core.metric import Evidence, Finding, Limit, Metric, judge, unavailable
+from edgepipe.core.units import Dimension
 
 KNOWN = Known({"accuracy": (Dimension.FRACTION, True), "rmse": (Dimension.PLAIN, False)}, ["host"], ["model", "train"])
 

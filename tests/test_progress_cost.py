@@ -9,8 +9,8 @@ import time
 import numpy as np
 import pytest
 
-from edgepipe import cost
-from edgepipe.progress import Lines, Silent, shown
+from edgepipe.core import cost
+from edgepipe.core.progress import Lines, Silent, shown
 
 
 def test_plain_lines_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:

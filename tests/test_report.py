@@ -9,17 +9,18 @@ import pytest
 from commands import Command
 
 from edgepipe import api
-from edgepipe.artifact import Kind
-from edgepipe.cost import Cost
-from edgepipe.errors import InputError
-from edgepipe.metric import Evidence, Finding, Limit, Metric, judge, unavailable
-from edgepipe.outcome import Outcome, Table
-from edgepipe.report import markdown, schema, text
-from edgepipe.report.report import FILE, SCHEMA, Report, StageReport, load
-from edgepipe.units import Dimension
+from edgepipe.core.artifact import Kind
+from edgepipe.core.cost import Cost
+from edgepipe.core.errors import InputError
+from edgepipe.core.metric import Evidence, Finding, Limit, Metric, judge, unavailable
+from edgepipe.core.outcome import Outcome, Table
+from edgepipe.core.units import Dimension
+from edgepipe.render import markdown, report_schema
+from edgepipe.render import terminal as text
+from edgepipe.render.report import FILE, SCHEMA, Report, StageReport, load
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
-SCHEMA_FILE = Path(schema.__file__).with_name("schema.json")
+SCHEMA_FILE = Path(report_schema.__file__).with_name("report_schema.json")
 
 
 def metric(name: str, value: float, unit: Dimension, evidence: Evidence, **more: Any) -> Metric:
@@ -123,7 +124,9 @@ def test_json_reads_back(tmp_path: Path) -> None:
 
 
 def test_the_schema_in_the_repository_is_that_of_the_code() -> None:
-    assert SCHEMA_FILE.read_text() == schema.text(), "python -m edgepipe.report.schema > edgepipe/report/schema.json"
+    assert SCHEMA_FILE.read_text() == report_schema.text(), (
+        "python -m edgepipe.render.report_schema > edgepipe/render/report_schema.json"
+    )
 
 
 @pytest.mark.parametrize("met", [True, False])

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from edgepipe import sources
-from edgepipe.errors import InputError
+from edgepipe.core import references
+from edgepipe.core.errors import InputError
 
 RUN = "raise SystemExit('this module must not be imported')\n"
 
@@ -17,7 +17,7 @@ RUN = "raise SystemExit('this module must not be imported')\n"
      ("C:\\model.keras", False), ("a:b:c", False), ("a..b:c", False)],
 )  # fmt: skip
 def test_is_reference(text: str, is_one: bool) -> None:
-    assert sources.is_reference(text) is is_one
+    assert references.is_reference(text) is is_one
 
 
 def test_checking_runs_nothing(tmp_path: Path) -> None:
@@ -25,7 +25,7 @@ def test_checking_runs_nothing(tmp_path: Path) -> None:
         RUN + "def build(): ...\nclass Net: ...\nalias = build\nfrom os import path as p\n"
     )
     for name in ("build", "Net", "alias", "p"):
-        sources.check(f"mine:{name}", tmp_path)
+        references.check(f"mine:{name}", tmp_path)
     assert "mine" not in sys.modules
 
 
@@ -43,7 +43,7 @@ def test_what_cannot_be_found(reference: str, message: str, tmp_path: Path) -> N
     (tmp_path / "mine.py").write_text(RUN + "def build(): ...\n")
     (tmp_path / "broken.py").write_text("x = 1\ndef build(:\n")
     with pytest.raises(InputError, match=message):
-        sources.check(reference, tmp_path)
+        references.check(reference, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -58,16 +58,16 @@ def test_what_cannot_be_found(reference: str, message: str, tmp_path: Path) -> N
 def test_what_cannot_be_loaded(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "user_fails.py").write_text(text)
     with pytest.raises(InputError, match=message):
-        sources.load("user_fails:build", tmp_path)
+        references.load("user_fails:build", tmp_path)
     sys.modules.pop("user_fails", None)
 
 
 def test_an_edited_module_is_loaded_anew_with_its_helpers(tmp_path: Path) -> None:
     (tmp_path / "user_edited.py").write_text("from user_helper import number\ndef build(): return number\n")
     (tmp_path / "user_helper.py").write_text("number = 1\n")
-    assert sources.load("user_edited:build", tmp_path)() == 1
+    assert references.load("user_edited:build", tmp_path)() == 1
     (tmp_path / "user_helper.py").write_text("number = 23\n")
-    assert sources.load("user_edited:build", tmp_path)() == 23
+    assert references.load("user_edited:build", tmp_path)() == 23
     assert str(tmp_path) not in sys.path
 
 
@@ -84,7 +84,7 @@ def _package(folder: Path) -> None:
 
 def test_the_closure_holds_what_is_imported_and_nothing_else(tmp_path: Path) -> None:
     _package(tmp_path)
-    assert sorted(sources.closure("pkg.main", tmp_path)) == ["beside", "pkg.main", "pkg.near", "pkg.sub.deep"]
+    assert sorted(references.closure("pkg.main", tmp_path)) == ["beside", "pkg.main", "pkg.near", "pkg.sub.deep"]
 
 
 @pytest.mark.parametrize(
@@ -94,17 +94,17 @@ def test_the_closure_holds_what_is_imported_and_nothing_else(tmp_path: Path) -> 
 )  # fmt: skip
 def test_the_digest_sees_every_edit_that_counts(file: str, changes: bool, tmp_path: Path) -> None:
     _package(tmp_path)
-    before = sources.digest("pkg.main", tmp_path)
+    before = references.digest("pkg.main", tmp_path)
     (tmp_path / file).write_text((tmp_path / file).read_text() + "# edited\n")
-    assert (sources.digest("pkg.main", tmp_path) != before) is changes
+    assert (references.digest("pkg.main", tmp_path) != before) is changes
 
 
 def test_the_digest_does_not_depend_on_the_folder(tmp_path: Path) -> None:
     for name in ("a", "b"):
         _package(tmp_path / name)
-    assert sources.digest("pkg.main", tmp_path / "a") == sources.digest("pkg.main", tmp_path / "b")
+    assert references.digest("pkg.main", tmp_path / "a") == references.digest("pkg.main", tmp_path / "b")
 
 
 def test_versions() -> None:
-    assert sources.version("click")[0].isdigit()
-    assert sources.version("no-such-package-at-all") == "absent"
+    assert references.version("click")[0].isdigit()
+    assert references.version("no-such-package-at-all") == "absent"

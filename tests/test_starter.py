@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 import edgepipe
-from edgepipe import config, pipeline, starter
-from edgepipe.artifact import Kind
-from edgepipe.errors import ConfigError, InputError
-from edgepipe.starter import page
+from edgepipe.commands import init as starter
+from edgepipe.commands.init import pipeline_text
+from edgepipe.core import config
+from edgepipe.core.artifact import Kind
+from edgepipe.core.errors import ConfigError, InputError
+from edgepipe.pipeline import schema as pipeline
 
 RANDOM = np.random.RandomState(0)
 ALL = ["prune", "quantize", "convert", "validate"]
@@ -274,7 +276,7 @@ def test_data_that_does_not_fit_is_noted(models: Path, tmp_path: Path) -> None:
     ["yes", "true", "null", "~", "1e-3", "7", "a: b", "#x", "- x", "ü 😀", "it's", '"', "back\\slash", "{x}", "a,b"],
 )
 def test_any_text_is_read_back(text: str) -> None:
-    assert config.parse(f"x: {{y: [{page.value(text)}]}}  # {text}\n", "t").data == {"x": {"y": [text]}}
+    assert config.parse(f"x: {{y: [{pipeline_text.value(text)}]}}  # {text}\n", "t").data == {"x": {"y": [text]}}
 
 
 def test_a_layer_name_stays_inside_its_comment(tmp_path: Path, models: Path) -> None:

@@ -9,11 +9,11 @@ import pytest
 from sklearn import metrics
 
 from edgepipe import Measure, Task
-from edgepipe.config import parse as parse_yaml
-from edgepipe.errors import InputError
+from edgepipe.core.config import parse as parse_yaml
+from edgepipe.core.errors import InputError
+from edgepipe.core.units import Dimension
 from edgepipe.tasks.quality import build, quality
-from edgepipe.tasks.spec import MEASURES, TaskSpec, parse
-from edgepipe.units import Dimension
+from edgepipe.tasks.task_spec import MEASURES, TaskSpec, parse
 
 RANDOM = np.random.RandomState(5)
 X = RANDOM.rand(60, 4).astype(np.float32)

@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from edgepipe import footprint
-from edgepipe.report import architectures
-from edgepipe.sources import version
-from edgepipe.zoo import known
+from edgepipe.commands import footprint
+from edgepipe.core.references import version
+from edgepipe.render import zoo as architectures
+from edgepipe.zoo import published_footprints
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "zoo.md"
 BEGIN, END = "<!-- made by tools/footprints.py; do not edit -->", "<!-- end -->"
@@ -36,8 +36,8 @@ def page(text: str) -> str:
 def main() -> None:
     """Count all of them."""
     versions = ", ".join(f"{name} {version(name)}" for name in ("tensorflow", "keras", "tflite-micro"))
-    found = {"with": versions, "footprints": [entry(*counted) for counted in known.COUNTED]}
-    known.FILE.write_text(json.dumps(found, indent=1) + "\n")
+    found = {"with": versions, "footprints": [entry(*counted) for counted in published_footprints.COUNTED]}
+    published_footprints.FILE.write_text(json.dumps(found, indent=1) + "\n")
     PAGE.write_text(page(PAGE.read_text()))
 
 

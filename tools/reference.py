@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from edgepipe.cli import cli
-from edgepipe.report import catalogue
+from edgepipe.render import catalogue
 from edgepipe.stages import STAGES
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"

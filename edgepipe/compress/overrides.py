@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from edgepipe.errors import InputError, did_you_mean
+from edgepipe.core.errors import InputError, did_you_mean
 
 Override = TypeVar("Override")
 

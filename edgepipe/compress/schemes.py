@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, final
 
-from edgepipe.errors import InputError, did_you_mean
+from edgepipe.core.errors import InputError, did_you_mean
 
 SchemeName = Literal[
     "int8", "int16x8", "mixed", "dynamic", "weight_only_int8", "weight_only_int4", "float16", "float32", "recipe"

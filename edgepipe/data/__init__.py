@@ -6,7 +6,7 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from edgepipe.arrays import Array
+    from edgepipe.core.arrays import Array
 
 
 def digits() -> "tuple[Array, Array]":

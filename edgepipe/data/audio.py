@@ -8,13 +8,13 @@ from typing import final
 
 import numpy as np
 
-from edgepipe.arrays import Array
-from edgepipe.data import folders, speech
-from edgepipe.data.features import Features, library
-from edgepipe.data.raw import Raw, RawPart
-from edgepipe.data.spec import SoundSpec, SpokenDigitsSpec
+from edgepipe.core.arrays import Array
+from edgepipe.core.errors import InputError
+from edgepipe.data import class_folders, speech
+from edgepipe.data.data_spec import SoundSpec, SpokenDigitsSpec
+from edgepipe.data.raw_samples import Raw, RawPart
+from edgepipe.data.sound_features import Features, library
 from edgepipe.data.splits import Split
-from edgepipe.errors import InputError
 
 ENDINGS = frozenset({".wav", ".flac", ".ogg", ".mp3"})
 
@@ -51,10 +51,10 @@ def read(root: Path, spec: SoundSpec, noise: Path | None = None) -> Raw:
         ToolError: librosa is not installed.
     """
     library()
-    split_folders = folders.split_folders(root)
+    split_folders = class_folders.split_folders(root)
     names = _classes(split_folders[Split.TRAIN], noise)
     for folder in split_folders.values():
-        folders.check_classes(folder, names, ENDINGS, "recordings", noise)
+        class_folders.check_classes(folder, names, ENDINGS, "recordings", noise)
     told, wanted = _Told(), features(spec)
     parts = {split: _part(folder, names, spec, wanted, told) for split, folder in split_folders.items()}
     if told.corrupt and not spec.skip_corrupt:
@@ -64,25 +64,25 @@ def read(root: Path, spec: SoundSpec, noise: Path | None = None) -> Raw:
             f"{listed}"
         )
     labels = parts[Split.TRAIN].y
-    folders.check_left(root, names, set() if labels is None else set(labels.tolist()), told.corrupt)
-    notes = (f"{root}: features: {wanted.told()}", *_notes(root, spec, told), *folders.beside(root))
+    class_folders.check_left(root, names, set() if labels is None else set(labels.tolist()), told.corrupt)
+    notes = (f"{root}: features: {wanted.told()}", *_notes(root, spec, told), *class_folders.beside(root))
     if noise is not None and noise.resolve().parent in [folder.resolve() for folder in split_folders.values()]:
         notes = (*notes, f"{root}: {noise.name} is where `augment:` takes noise from, and no class")
-    return Raw(str(root), parts, names, (*notes, *folders.others(root, ENDINGS, "recordings")), wanted)
+    return Raw(str(root), parts, names, (*notes, *class_folders.others(root, ENDINGS, "recordings")), wanted)
 
 
 def _classes(folder: Path, noise: Path | None) -> tuple[str, ...]:
     """The class folders; one that `augment:` takes its noise from is none."""
     if noise is not None and folder.resolve().is_relative_to(noise.resolve()):
         raise InputError(f"augment: noise: {noise} holds the recordings that it should be mixed into")
-    return folders.class_names(folder, "recordings", noise)
+    return class_folders.class_names(folder, "recordings", noise)
 
 
 def _part(folder: Path, names: tuple[str, ...], spec: SoundSpec, wanted: Features, told: _Told) -> RawPart:
     waves: list[Array] = []
     labels: list[int] = []
     groups: list[str] = []
-    for path, label in folders.labelled(folder, names, ENDINGS):
+    for path, label in class_folders.labelled(folder, names, ENDINGS):
         try:
             wave = _wave(path, spec, told)
             groups += [_group(path, spec.group_from)] if spec.group_from is not None else []
@@ -134,7 +134,7 @@ def noises(root: Path, rate: int) -> tuple[Array, ...]:
     Raises:
         InputError: no such folder, none in it, or some that cannot be read or are silent; all of these are named.
     """
-    paths = folders.files(root, ENDINGS) if root.is_dir() else []
+    paths = class_folders.files(root, ENDINGS) if root.is_dir() else []
     if not paths:
         found = "holds no recording" if root.is_dir() else "no such folder"
         raise InputError(f"augment: noise: {root}: {found} (endings: {', '.join(sorted(ENDINGS))})")
@@ -187,7 +187,7 @@ def _check_whole(path: Path) -> None:
 
 
 def _notes(root: Path, spec: SoundSpec, told: _Told) -> tuple[str, ...]:
-    notes = list(folders.skipped(root, told.corrupt, "recordings"))
+    notes = list(class_folders.skipped(root, told.corrupt, "recordings"))
     for what, times in (("cropped, both ends alike,", told.cropped), ("padded with silence", told.padded)):
         if times:
             notes.append(f"{root}: {len(times)} recordings {what} to {spec.seconds:g} s, by up to {max(times):.3g} s")

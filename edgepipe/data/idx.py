@@ -11,10 +11,10 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgepipe.errors import InputError
+from edgepipe.core.errors import InputError
 
 if TYPE_CHECKING:
-    from edgepipe.arrays import Array
+    from edgepipe.core.arrays import Array
 
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 DATA_VARIABLE = "EDGEPIPE_DATA"

@@ -7,12 +7,12 @@ from typing import Any, final
 
 import numpy as np
 
-from edgepipe.arrays import Array
-from edgepipe.data import folders
-from edgepipe.data.raw import Raw, RawPart
-from edgepipe.data.spec import ImagesSpec
+from edgepipe.core.arrays import Array
+from edgepipe.core.errors import InputError
+from edgepipe.data import class_folders
+from edgepipe.data.data_spec import ImagesSpec
+from edgepipe.data.raw_samples import Raw, RawPart
 from edgepipe.data.splits import Split
-from edgepipe.errors import InputError
 
 ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"})
 
@@ -54,10 +54,10 @@ def read(root: Path, spec: ImagesSpec) -> Raw:
         InputError: no class folders, an empty one, a class that training does not have, sizes that differ and no
             `size`, or images that cannot be read (all are named) unless `skip_corrupt` is set.
     """
-    split_folders = folders.split_folders(root)
-    names = folders.class_names(split_folders[Split.TRAIN], "images")
+    split_folders = class_folders.split_folders(root)
+    names = class_folders.class_names(split_folders[Split.TRAIN], "images")
     for folder in split_folders.values():
-        folders.check_classes(folder, names, ENDINGS, "images")
+        class_folders.check_classes(folder, names, ENDINGS, "images")
     told = _Told()
     parts = {split: _part(folder, names, spec, told) for split, folder in split_folders.items()}
     corrupt = [str(file) for file in told.corrupt]
@@ -67,16 +67,16 @@ def read(root: Path, spec: ImagesSpec) -> Raw:
             f"{root}: {len(corrupt)} images cannot be read; replace them, or set `skip_corrupt: true`:\n{listed}"
         )
     labels = parts[Split.TRAIN].y
-    folders.check_left(root, names, set() if labels is None else set(labels.tolist()), corrupt)
-    notes = (*folders.skipped(root, corrupt, "images"), *told.notes(root), *folders.beside(root))
-    return Raw(str(root), parts, names, (*notes, *folders.others(root, ENDINGS, "images")))
+    class_folders.check_left(root, names, set() if labels is None else set(labels.tolist()), corrupt)
+    notes = (*class_folders.skipped(root, corrupt, "images"), *told.notes(root), *class_folders.beside(root))
+    return Raw(str(root), parts, names, (*notes, *class_folders.others(root, ENDINGS, "images")))
 
 
 def _part(folder: Path, names: tuple[str, ...], spec: ImagesSpec, told: _Told) -> RawPart:
     found: list[Array] = []
     labels: list[int] = []
     first: Path | None = None
-    for path, label in folders.labelled(folder, names, ENDINGS):
+    for path, label in class_folders.labelled(folder, names, ENDINGS):
         image = _decode(path, spec, told)
         if isinstance(image, _Corrupt):
             told.corrupt.append(image)

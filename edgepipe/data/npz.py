@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from edgepipe.arrays import Array
-from edgepipe.data.raw import Raw, RawPart, group_names
-from edgepipe.data.spec import NpzSpec
+from edgepipe.core.arrays import Array
+from edgepipe.core.errors import InputError, did_you_mean
+from edgepipe.data.data_spec import NpzSpec
+from edgepipe.data.raw_samples import Raw, RawPart, group_names
 from edgepipe.data.splits import Split
-from edgepipe.errors import InputError, did_you_mean
 
 _SUFFIXES = {"train": Split.TRAIN, "validation": Split.VALIDATION, "val": Split.VALIDATION, "test": Split.TEST}
 

@@ -2,10 +2,10 @@
 
 from typing import TYPE_CHECKING, Any
 
-from edgepipe.errors import ToolError
+from edgepipe.core.errors import ToolError
 
 if TYPE_CHECKING:
-    from edgepipe.arrays import Array
+    from edgepipe.core.arrays import Array
 
 STEPS = 29  # of the longest utterance
 

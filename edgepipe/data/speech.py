@@ -7,9 +7,9 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from edgepipe.artifact import text_digest
-from edgepipe.cache import default_root
-from edgepipe.errors import ToolError
+from edgepipe.core.artifact import text_digest
+from edgepipe.core.cache import default_root
+from edgepipe.core.errors import ToolError
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 ACCENTS = ("en-us", "en-gb", "en-gb-scotland", "en-gb-x-rp", "en-gb-x-gbclan", "en-029")

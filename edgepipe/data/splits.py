@@ -11,10 +11,10 @@ from typing import final
 
 import numpy as np
 
-from edgepipe.arrays import Array, Arrays, count, take
-from edgepipe.data.augmentation import Augment
-from edgepipe.data.waves import Waves
-from edgepipe.errors import EdgepipeError, ExitCode, InputError
+from edgepipe.core.arrays import Array, Arrays, count, take
+from edgepipe.core.errors import EdgepipeError, ExitCode, InputError
+from edgepipe.data.augmentation_options import Augment
+from edgepipe.data.waveforms import Waves
 from edgepipe.tflite.metadata import Preprocessing
 
 

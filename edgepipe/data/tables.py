@@ -9,11 +9,11 @@ from typing import Any, final
 
 import numpy as np
 
-from edgepipe.arrays import Array
-from edgepipe.data.raw import FLOAT32_MAX, Raw, RawPart
-from edgepipe.data.spec import CsvSpec, TableSpec, table_files
+from edgepipe.core.arrays import Array
+from edgepipe.core.errors import InputError, ToolError, did_you_mean
+from edgepipe.data.data_spec import CsvSpec, TableSpec, table_files
+from edgepipe.data.raw_samples import FLOAT32_MAX, Raw, RawPart
 from edgepipe.data.splits import Split
-from edgepipe.errors import InputError, ToolError, did_you_mean
 
 SHOWN = 20
 _VALUE = re.compile(r"[-+]?[0-9]*\.[0-9]+([eE][-+]?[0-9]+)?|-[0-9]+")  # whole numbers may be names: 0, 1, 2

@@ -7,11 +7,11 @@ is its to report.
 from dataclasses import dataclass
 from enum import StrEnum
 
-from edgepipe import units
-from edgepipe.devices.profile import Device, Npu, Operators
-from edgepipe.devices.rules import RULES
+from edgepipe.core import units
+from edgepipe.core.units import Dimension
+from edgepipe.devices.accelerator_rules import RULES
+from edgepipe.devices.device_profile import Device, Npu, Operators
 from edgepipe.tflite.model import FLOATS, Model, Operator, Tensor
-from edgepipe.units import Dimension
 
 SHOWN = 3  # names of tensors that a reason lists; more are counted
 NPU_CODES = ("ethos-u", "edgetpu-custom-op")  # what Vela and the Edge TPU compiler put in place of what they compiled

@@ -17,14 +17,14 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from edgepipe.arrays import Array
-from edgepipe.errors import InputError
-from edgepipe.models.graph import Call, Graph, calls, graph_of, walk
-from edgepipe.models.layers import Weight
-from edgepipe.models.names import Names, legal
-from edgepipe.models.operators import encode
+from edgepipe.core.arrays import Array
+from edgepipe.core.errors import InputError
+from edgepipe.models.bridge_layers import Weight
+from edgepipe.models.input_shapes import check_shapes, input_name
+from edgepipe.models.keras3_graph import Call, Graph, calls, graph_of, walk
+from edgepipe.models.keras_operators import encode
+from edgepipe.models.layer_names import Names, legal
 from edgepipe.models.perturb import perturbed, settle
-from edgepipe.models.shapes import check_shapes, input_name
 from edgepipe.models.subclassed import functional
 from edgepipe.models.translate import Chain, Uncarried, operator_chain, told, translate
 

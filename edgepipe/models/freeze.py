@@ -12,8 +12,8 @@ import keras
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from edgepipe.errors import InputError
-from edgepipe.models.shapes import check_shapes, input_names
+from edgepipe.core.errors import InputError
+from edgepipe.models.input_shapes import check_shapes, input_names
 
 SIGNATURE = "serving_default"
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from edgepipe.arrays import Array
+from edgepipe.core.arrays import Array
 
 # Variance of a kernel's sum. ReLU halves it, so 2 keeps activations level (He et al. 2015, arXiv 1502.01852), but the
 # linear bottlenecks of MobileNetV2 then grow into saturation; with 1 the input no longer shows in the last layers.

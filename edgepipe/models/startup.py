@@ -2,8 +2,8 @@
 
 import sys
 
-from edgepipe.errors import ToolError
-from edgepipe.models.stderr import captured_stderr
+from edgepipe.core.errors import ToolError
+from edgepipe.models.native_stderr import captured_stderr
 
 
 def load_tensorflow() -> None:

@@ -5,9 +5,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from edgepipe.arrays import Arrays
-from edgepipe.errors import InputError
-from edgepipe.models.graph import is_model, own_weights_used, trace
+from edgepipe.core.arrays import Arrays
+from edgepipe.core.errors import InputError
+from edgepipe.models.keras3_graph import is_model, own_weights_used, trace
 
 _FIRST = "build it with its input shape, `model.build((None, ...))`, or call it on a batch once"
 

@@ -9,11 +9,11 @@ import keras
 import numpy as np
 import tf_keras
 
-from edgepipe.models import custom
-from edgepipe.models.activations import ACTIVATIONS, PACKAGE
-from edgepipe.models.graph import is_builtin, twin_class
-from edgepipe.models.layers import Keras3Layer, LayerScale, Operator
-from edgepipe.models.operators import OPERATORS
+from edgepipe.models import custom_objects
+from edgepipe.models.bridge_layers import Keras3Layer, LayerScale, Operator
+from edgepipe.models.keras3_activations import ACTIVATIONS, PACKAGE
+from edgepipe.models.keras3_graph import is_builtin, twin_class
+from edgepipe.models.keras_operators import OPERATORS
 
 Fresh = Callable[[str], str]
 
@@ -133,7 +133,7 @@ def _kept(layer: Any, name: str, reason: str) -> Chain:
     function = getattr(layer, "activation", None)
     known |= {function.__name__: function} if inspect.isfunction(function) else {}
     try:
-        with custom.known(known):
+        with custom_objects.known(known):
             twin = Keras3Layer(keras.saving.serialize_keras_object(layer), name=name, trainable=layer.trainable)
     except Exception as error:
         raise Uncarried(

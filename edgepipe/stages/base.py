@@ -8,23 +8,23 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from edgepipe.artifact import Artifact, Kind
-from edgepipe.cache import Cache
-from edgepipe.config import Document, Options, Path_
-from edgepipe.data.spec import Expression as Expression
+from edgepipe.core.artifact import Artifact, Kind
+from edgepipe.core.cache import Cache
+from edgepipe.core.config import Document, Options, Path_
+from edgepipe.core.errors import InputError
+from edgepipe.core.outcome import Outcome
+from edgepipe.core.progress import Progress
+from edgepipe.data.data_spec import Expression as Expression
 from edgepipe.data.splits import FITTING, Split, Splits
-from edgepipe.errors import InputError
-from edgepipe.outcome import Outcome
-from edgepipe.progress import Progress
-from edgepipe.stages import teachers
+from edgepipe.stages import teacher_models
 from edgepipe.tasks.quality import Task
-from edgepipe.tasks.spec import TaskSpec
-from edgepipe.training.distillation.options import TeacherOption
+from edgepipe.tasks.task_spec import TaskSpec
+from edgepipe.training.distillation.teacher_options import TeacherOption
 
 if TYPE_CHECKING:
-    from edgepipe.training.distillation.teaching import Teaching
-    from edgepipe.training.fit import Schedule
-    from edgepipe.training.lesson import Lesson
+    from edgepipe.training.distillation.distiller import Teaching
+    from edgepipe.training.training_loop import Schedule
+    from edgepipe.training.training_setup import Lesson
 
 
 @dataclass(frozen=True)
@@ -135,19 +135,21 @@ class TrainingStage(Stage):
     def check(self, document: Document, path: Path_, world: World) -> None:
         """Teachers exist and can teach."""
         if self.teacher is not None:
-            teachers.check(document, (*path, "teacher"), self.teacher, world)
+            teacher_models.check(document, (*path, "teacher"), self.teacher, world)
 
     def key(self, world: World) -> dict[str, Any]:
         """What teachers outside of the pipeline are made of."""
-        return {"teacher": teachers.identity(self.teacher, world)} if self.teacher is not None else {}
+        return {"teacher": teacher_models.identity(self.teacher, world)} if self.teacher is not None else {}
 
     def lesson(self, work: Work) -> "Lesson":
         """The data of this stage, what is done to it, and who teaches."""
-        return taught(work, None if self.teacher is None else teachers.teaching(self.teacher, self.batch_size, work))
+        return taught(
+            work, None if self.teacher is None else teacher_models.teaching(self.teacher, self.batch_size, work)
+        )
 
     def fit_schedule(self, work: Work, patience: int | None = None) -> "Schedule":
         """How long and how fast this stage trains."""
-        from edgepipe.training.fit import Schedule
+        from edgepipe.training.training_loop import Schedule
 
         rate = self.learning_rate or work.goal.optimizer.learning_rate
         return Schedule(self.epochs, self.batch_size, rate, self.decay, patience)
@@ -159,8 +161,8 @@ def taught(work: Work, teaching: "Teaching | None") -> "Lesson":
     Raises:
         InputError: samples that cannot be augmented so.
     """
-    from edgepipe.training.augment import augmenter
-    from edgepipe.training.lesson import Lesson
+    from edgepipe.training.augmentation import augmenter
+    from edgepipe.training.training_setup import Lesson
 
     one = work.goal.kind == "classification" and work.goal.labels == "one"
     changed = augmenter(work.data, work.data.classes if one else None)

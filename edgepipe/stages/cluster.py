@@ -4,16 +4,16 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, final
 
 from pydantic import Field, model_validator
 
-from edgepipe.artifact import Artifact, Kind
-from edgepipe.config import Options
-from edgepipe.metric import Metric
-from edgepipe.outcome import Outcome, Table
-from edgepipe.stages import facts
+from edgepipe.core.artifact import Artifact, Kind
+from edgepipe.core.config import Options
+from edgepipe.core.metric import Metric
+from edgepipe.core.outcome import Outcome, Table
+from edgepipe.core.units import Dimension
+from edgepipe.stages import model_metrics
 from edgepipe.stages.base import Expression, TrainingStage, Work
-from edgepipe.units import Dimension
 
 if TYPE_CHECKING:
-    from edgepipe.compress.cluster import LayerClusters, Plan
+    from edgepipe.compress.clustering import LayerClusters, Plan
 
 Clusters = Annotated[int, Field(ge=2, le=256)]  # int8 has 256 values
 COLUMNS = (
@@ -70,26 +70,26 @@ class Cluster(TrainingStage):
 
     def run(self, work: Work) -> tuple[Artifact, Outcome]:
         """Wrap, train, strip; the distinct values of every kernel are counted afterwards."""
-        from edgepipe.compress import cluster
-        from edgepipe.training.fit import fit, seeded
+        from edgepipe.compress import clustering
+        from edgepipe.training.training_loop import fit, seeded
 
         seeded(work.seed)
-        model, notes = facts.open_float(work)
+        model, notes = model_metrics.open_float(work)
         lesson, plan = self.lesson(work), self._plan()
-        choice = cluster.choose(model, plan)
-        held = cluster.callbacks(model, choice, self.preserve_sparsity)
-        wrapped = cluster.wrap(model, choice, self.init)
+        choice = clustering.choose(model, plan)
+        held = clustering.callbacks(model, choice, self.preserve_sparsity)
+        wrapped = clustering.wrap(model, choice, self.init)
         fit(wrapped, lesson, self.fit_schedule(work), work.progress.epoch, held)
-        stripped = cluster.strip(wrapped)
-        layers = cluster.check(stripped, choice, plan)
-        artifact = facts.write_float(stripped, work.folder)
-        metrics = (*facts.keras_evidence(stripped, artifact, work), *_metrics(layers))
+        stripped = clustering.strip(wrapped)
+        layers = clustering.check(stripped, choice, plan)
+        artifact = model_metrics.write_float(stripped, work.folder)
+        metrics = (*model_metrics.keras_evidence(stripped, artifact, work), *_metrics(layers))
         return artifact, Outcome(
             metrics=metrics, notes=(*notes, *lesson.notes, *_notes(layers)), tables=(_table(layers),)
         )
 
     def _plan(self) -> "Plan":
-        from edgepipe.compress.cluster import Plan
+        from edgepipe.compress.clustering import Plan
         from edgepipe.compress.overrides import Overrides
 
         types, layers = _numbers(self.types), _numbers(self.layers)
@@ -114,8 +114,10 @@ def _metrics(layers: "list[LayerClusters]") -> list[Metric]:
     which = f"the kernels of {len(clustered)} clustered layers; left alone: {alone}"
     most = max(layer.most for layer in clustered)
     return [
-        facts.exact("distinct_weights", most, Dimension.COUNT, f"the most distinct values, zero included, in {which}"),
-        facts.exact("sparsity", zeros / elements, Dimension.FRACTION, f"exact zeros in {which}"),
+        model_metrics.exact(
+            "distinct_weights", most, Dimension.COUNT, f"the most distinct values, zero included, in {which}"
+        ),
+        model_metrics.exact("sparsity", zeros / elements, Dimension.FRACTION, f"exact zeros in {which}"),
     ]
 
 

@@ -4,13 +4,13 @@ from typing import Any, ClassVar, final
 
 from pydantic import Field
 
-from edgepipe.artifact import Artifact, Kind, write_bytes
-from edgepipe.config import Document, Path_
-from edgepipe.devices import profile
-from edgepipe.devices.profile import Device
-from edgepipe.devices.vela.result import Compiled
-from edgepipe.errors import ConfigError, InputError
-from edgepipe.outcome import Outcome, Table
+from edgepipe.core.artifact import Artifact, Kind, write_bytes
+from edgepipe.core.config import Document, Path_
+from edgepipe.core.errors import ConfigError, InputError
+from edgepipe.core.outcome import Outcome, Table
+from edgepipe.devices import device_profile
+from edgepipe.devices.device_profile import Device
+from edgepipe.devices.vela.vela_result import Compiled
 from edgepipe.stages.base import Stage, Work, World
 
 SLOWEST = 12  # layers that the report shows; the cache keeps all
@@ -29,7 +29,7 @@ class Compile(Stage):
         """The device exists and has an accelerator that Vela compiles for."""
         here = (*path, "device")
         try:
-            device = profile.load(self.device, world.base)
+            device = device_profile.load(self.device, world.base)
         except ConfigError as error:
             document.problems.extend(error.problems)
             return
@@ -37,12 +37,14 @@ class Compile(Stage):
             document.problem(here, str(error))
             return
         if device.system.npu is None or device.system.npu.vela is None:
-            known = ", ".join(name for name in profile.names() if _has_vela(profile.load(name, world.base)))
+            known = ", ".join(
+                name for name in device_profile.names() if _has_vela(device_profile.load(name, world.base))
+            )
             document.problem(here, f"'{device.name}' has no NPU that Vela compiles for; devices that have: {known}")
 
     def key(self, world: World) -> dict[str, Any]:
         """The content of the profile."""
-        return {"device": profile.digest(profile.load(self.device, world.base))}
+        return {"device": device_profile.digest(device_profile.load(self.device, world.base))}
 
     def run(self, work: Work) -> tuple[Artifact, Outcome]:
         """Compile, and tell what it costs there and what stays on the core.
@@ -51,19 +53,19 @@ class Compile(Stage):
             InputError: Vela refuses the model or crashes on it; the message names model, accelerator and version.
             ToolError: Vela is not installed.
         """
-        from edgepipe.devices.vela import compiler, evidence
-        from edgepipe.tflite.graph import read
+        from edgepipe.devices.vela import vela_compiler, vela_metrics
+        from edgepipe.tflite.reader import read
 
-        device, model = profile.load(self.device, work.base), read(work.input.path)
-        to = compiler.settings(device)
+        device, model = device_profile.load(self.device, work.base), read(work.input.path)
+        to = vela_compiler.settings(device)
         assert to is not None, "`check` refuses a device without `system.npu.vela`"
         assert device.system.npu is not None, "it has one"
-        made = compiler.compiled(model, to, work.cache)
+        made = vela_compiler.compiled(model, to, work.cache)
         path = work.folder / f"{device.name}.tflite"
         write_bytes(path, made.content)
-        told = evidence.Told(device, device.system.npu, made.result)
+        told = vela_metrics.Told(device, device.system.npu, made.result)
         return Artifact.of(Kind.VELA, path), Outcome(
-            metrics=tuple(told.metric(name) for name in evidence.UNITS),
+            metrics=tuple(told.metric(name) for name in vela_metrics.UNITS),
             notes=(*([made.note] if made.note else []), *(str(finding) for finding in told.fallbacks)),
             tables=tuple(_tables(made.result)),
         )

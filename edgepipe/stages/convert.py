@@ -5,17 +5,17 @@ from typing import Annotated, Any, ClassVar, Literal, final
 
 from pydantic import Field, model_validator
 
-from edgepipe import budget
-from edgepipe.artifact import Artifact, Kind, file_digest, write_bytes
 from edgepipe.compress.schemes import SCHEMES, Calibration, Method, Number, SchemeName, interface
-from edgepipe.config import Document, Path_, Quantity
+from edgepipe.core import budget
+from edgepipe.core.artifact import Artifact, Kind, file_digest, write_bytes
+from edgepipe.core.config import Document, Path_, Quantity
+from edgepipe.core.errors import EdgepipeError, InputError
+from edgepipe.core.outcome import Outcome
+from edgepipe.core.units import Dimension
 from edgepipe.data.splits import FITTING
-from edgepipe.devices import profile
-from edgepipe.errors import EdgepipeError, InputError
-from edgepipe.outcome import Outcome
+from edgepipe.devices import device_profile
 from edgepipe.stages.base import Expression, Stage, Work, World
 from edgepipe.tflite.metadata import with_preprocessing
-from edgepipe.units import Dimension
 
 Without = Literal["data_free", "samples"]
 Drop = Annotated[float, Quantity(Dimension.FRACTION), Field(ge=0)]
@@ -121,12 +121,12 @@ class Convert(Stage):
         return {
             "representative": self.samples(world),
             "recipe": file_digest(world.base / self.recipe) if self.recipe is not None else None,
-            "device": profile.digest(target) if target is not None else None,
+            "device": device_profile.digest(target) if target is not None else None,
         }
 
-    def target(self, base: Path) -> profile.Device | None:
+    def target(self, base: Path) -> device_profile.Device | None:
         """The device it is made for; `base` is what the path of a profile is relative to."""
-        return None if self.device is None else profile.load(self.device, base)
+        return None if self.device is None else device_profile.load(self.device, base)
 
     def samples(self, world: World) -> int:
         """How many training samples calibrate."""
@@ -139,8 +139,8 @@ class Convert(Stage):
 
     def run(self, work: Work) -> tuple[Artifact, Outcome]:
         """Convert, then count and measure the result."""
-        from edgepipe.stages import conversion
-        from edgepipe.training.fit import seeded
+        from edgepipe.compress import conversion
+        from edgepipe.training.training_loop import seeded
 
         seeded(work.seed)
         made = conversion.made(self, work)

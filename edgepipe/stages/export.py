@@ -4,10 +4,10 @@ from typing import ClassVar, Literal, final
 
 from pydantic import Field
 
-from edgepipe.artifact import Artifact, Kind
+from edgepipe.core.artifact import Artifact, Kind
+from edgepipe.core.outcome import Outcome
 from edgepipe.data.splits import FITTING
-from edgepipe.outcome import Outcome
-from edgepipe.stages import facts
+from edgepipe.stages import model_metrics
 from edgepipe.stages.base import Stage, Work
 
 
@@ -23,9 +23,11 @@ class Export(Stage):
 
     def run(self, work: Work) -> tuple[Artifact, Outcome]:
         """Rebuild the model from Keras 3 layers, prove it equal, write it."""
-        from edgepipe.models.back import written_back
-        from edgepipe.models.loading import load
+        from edgepipe.models.keras3_export import written_back
+        from edgepipe.models.model_files import load
 
         back = written_back(load(work.input.path, work.input.kind, allow_code=work.allow_code))
-        artifact = facts.write_keras(back.model, work.folder)
-        return artifact, Outcome(metrics=tuple(facts.keras_evidence(back.model, artifact, work)), notes=(back.text,))
+        artifact = model_metrics.write_keras(back.model, work.folder)
+        return artifact, Outcome(
+            metrics=tuple(model_metrics.keras_evidence(back.model, artifact, work)), notes=(back.text,)
+        )

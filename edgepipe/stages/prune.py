@@ -4,17 +4,17 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, final
 
 from pydantic import AfterValidator, Field, model_validator
 
-from edgepipe.artifact import Artifact, Kind
-from edgepipe.config import Document, Options, Path_, Quantity
-from edgepipe.devices import profile
-from edgepipe.errors import EdgepipeError
-from edgepipe.outcome import Outcome
+from edgepipe.core.artifact import Artifact, Kind
+from edgepipe.core.config import Document, Options, Path_, Quantity
+from edgepipe.core.errors import EdgepipeError
+from edgepipe.core.outcome import Outcome
+from edgepipe.core.units import Dimension
+from edgepipe.devices import device_profile
 from edgepipe.stages.base import Expression, TrainingStage, Work, World
-from edgepipe.units import Dimension
 
 if TYPE_CHECKING:
     from edgepipe.compress.pruning.saliency import Settings
-    from edgepipe.compress.pruning.schedule import Schedule
+    from edgepipe.compress.pruning.sparsity_schedule import Schedule
 
 
 Count = Annotated[float, Quantity(Dimension.COUNT), Field(gt=0)]
@@ -134,7 +134,7 @@ class Prune(TrainingStage):
         if self.target is None or self.target.device is None:
             return
         try:
-            latency = profile.load(self.target.device, world.base).latency
+            latency = device_profile.load(self.target.device, world.base).latency
         except EdgepipeError as error:
             document.problem((*path, "target", "device"), str(error))
             return
@@ -146,18 +146,18 @@ class Prune(TrainingStage):
         taught = super().key(world)
         if self.target is None or self.target.device is None:
             return taught
-        from edgepipe.tflite.host import fingerprint
+        from edgepipe.tflite.host_fingerprint import fingerprint
 
-        device = profile.load(self.target.device, world.base)
-        return {**taught, "device": profile.digest(device), "host": fingerprint().digest}
+        device = device_profile.load(self.target.device, world.base)
+        return {**taught, "device": device_profile.digest(device), "host": fingerprint().digest}
 
     def run(self, work: Work) -> tuple[Artifact, Outcome]:
         """Prune, train, and count what is left."""
-        from edgepipe.stages import channels, zeros
-        from edgepipe.training.fit import seeded
+        from edgepipe.stages import channel_pruning, weight_pruning
+        from edgepipe.training.training_loop import seeded
 
         seeded(work.seed)
-        return channels.run(self, work) if self.granularity == "channel" else zeros.run(self, work)
+        return channel_pruning.run(self, work) if self.granularity == "channel" else weight_pruning.run(self, work)
 
     def settings(self) -> "Settings":
         """The saliency that is asked for."""
@@ -167,7 +167,7 @@ class Prune(TrainingStage):
 
     def when(self, final: float) -> "Schedule":
         """The schedule, for a share `final` that goes in the end."""
-        from edgepipe.compress.pruning.schedule import Schedule
+        from edgepipe.compress.pruning.sparsity_schedule import Schedule
 
         return Schedule(
             self.schedule, min(self.initial_sparsity / final, 1.0) if final else 0.0, self.power, self.ramp, self.rounds

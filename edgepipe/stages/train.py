@@ -4,9 +4,9 @@ from typing import Any, ClassVar, final
 
 from pydantic import Field
 
-from edgepipe.artifact import Artifact, Kind
-from edgepipe.outcome import Outcome
-from edgepipe.stages import facts
+from edgepipe.core.artifact import Artifact, Kind
+from edgepipe.core.outcome import Outcome
+from edgepipe.stages import model_metrics
 from edgepipe.stages.base import TrainingStage, Work
 
 
@@ -24,8 +24,8 @@ class Train(TrainingStage):
 
     def run(self, work: Work) -> tuple[Artifact, Outcome]:
         """Train and store the model in the Keras it came in."""
-        from edgepipe.models.loading import load
-        from edgepipe.training.fit import fit, seeded
+        from edgepipe.models.model_files import load
+        from edgepipe.training.training_loop import fit, seeded
 
         seeded(work.seed)
         model = load(work.input.path, work.input.kind, allow_code=work.allow_code)
@@ -33,9 +33,11 @@ class Train(TrainingStage):
         schedule = self.fit_schedule(work, self.patience)
         lesson = self.lesson(work)
         history = fit(model, lesson, schedule, work.progress.epoch)
-        artifact = (facts.write_keras if work.input.kind is Kind.KERAS else facts.write_float)(model, work.folder)
-        notes = (*lesson.notes, *_lost_zeros(zeros, model), *facts.stopped(history, self.patience))
-        return artifact, Outcome(metrics=tuple(facts.keras_evidence(model, artifact, work)), notes=notes)
+        artifact = (model_metrics.write_keras if work.input.kind is Kind.KERAS else model_metrics.write_float)(
+            model, work.folder
+        )
+        notes = (*lesson.notes, *_lost_zeros(zeros, model), *model_metrics.stopped(history, self.patience))
+        return artifact, Outcome(metrics=tuple(model_metrics.keras_evidence(model, artifact, work)), notes=notes)
 
 
 def _zeros(model: Any) -> dict[str, tuple[int, int]]:

@@ -6,19 +6,19 @@ from typing import Any, ClassVar, final
 
 from pydantic import Field
 
-from edgepipe.artifact import Artifact, Kind
-from edgepipe.budget import Known
-from edgepipe.budget import limits as read_limits
-from edgepipe.config import Document, Path_
+from edgepipe.core.artifact import Artifact, Kind
+from edgepipe.core.budget import Known
+from edgepipe.core.budget import limits as read_limits
+from edgepipe.core.config import Document, Path_
+from edgepipe.core.errors import ConfigError, InputError
+from edgepipe.core.metric import Limit, Metric, judge
+from edgepipe.core.outcome import Outcome
+from edgepipe.core.units import Dimension
 from edgepipe.data.splits import Split
-from edgepipe.devices import profile
-from edgepipe.devices.profile import Device
-from edgepipe.errors import ConfigError, InputError
-from edgepipe.metric import Limit, Metric, judge
-from edgepipe.outcome import Outcome
+from edgepipe.devices import device_profile
+from edgepipe.devices.device_profile import Device
 from edgepipe.stages.base import Stage, Work, World
-from edgepipe.tflite.host import fingerprint
-from edgepipe.units import Dimension
+from edgepipe.tflite.host_fingerprint import fingerprint
 
 
 @final
@@ -53,7 +53,7 @@ class Validate(Stage):
             if device in self.devices[:index]:
                 document.problem((*path, "devices", index), f"'{device}' stands twice")
             try:
-                loaded = profile.load(device, world.base)
+                loaded = device_profile.load(device, world.base)
             except ConfigError as error:
                 document.problems.extend(error.problems)
             except InputError as error:
@@ -72,25 +72,27 @@ class Validate(Stage):
 
     def key(self, world: World) -> dict[str, Any]:
         """The content of the profiles, and the host whose time is measured."""
-        loaded = [profile.load(device, world.base) for device in self.devices]
-        return {"devices": [profile.digest(device) for device in loaded], "host": fingerprint().digest}
+        loaded = [device_profile.load(device, world.base) for device in self.devices]
+        return {"devices": [device_profile.digest(device) for device in loaded], "host": fingerprint().digest}
 
     def run(self, work: Work) -> tuple[Artifact, Outcome]:
         """Everything that can be known of the model before it is flashed."""
-        from edgepipe.devices import evidence, zeros
-        from edgepipe.stages import proof
-        from edgepipe.tflite.graph import read
+        from edgepipe.devices import device_metrics, sparsity_benefit
+        from edgepipe.stages import validation_checks
+        from edgepipe.tflite.reader import read
 
         work, given = _runnable(work), work.input
         model = read(work.input.path)
-        devices = [profile.load(device, work.base) for device in self.devices]
+        devices = [device_profile.load(device, work.base) for device in self.devices]
         limits = self._limits(work.world)
-        quality, agreement, notes = proof.quality(work, self._references(limits, work.world), self.compared_samples)
-        offenders, integer, integer_table = proof.integer(model, demanded=bool(self.integer_only))
-        sparsity, sparsity_tables = proof.sparsity(model)
-        lost, pruned_tables, unchecked = proof.pruned(work, model)
-        on_devices = evidence.gather(model, devices, limits, work.cache)
-        counts = evidence.counts(model)
+        quality, agreement, notes = validation_checks.quality(
+            work, self._references(limits, work.world), self.compared_samples
+        )
+        offenders, integer, integer_table = validation_checks.integer(model, demanded=bool(self.integer_only))
+        sparsity, sparsity_tables = validation_checks.sparsity(model)
+        lost, pruned_tables, unchecked = validation_checks.pruned(work, model)
+        on_devices = device_metrics.gather(model, devices, limits, work.cache)
+        counts = device_metrics.counts(model)
         metrics = [*quality, *counts, *integer, *sparsity, *on_devices.metrics]
         verdicts = [judge(limit, self._comparable(limit, metrics, work.world)) for limit in limits]
         return given, Outcome(
@@ -101,7 +103,7 @@ class Validate(Stage):
                 *unchecked,
                 *_elsewhere(given, devices),
                 *on_devices.notes,
-                *zeros.notes(model, devices, counts),
+                *sparsity_benefit.notes(model, devices, counts),
             ),
             verdicts=tuple(verdicts),
             tables=(*agreement, integer_table, *sparsity_tables, *pruned_tables),

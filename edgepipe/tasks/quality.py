@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from edgepipe import sources
-from edgepipe.arrays import Array, Arrays
-from edgepipe.errors import EdgepipeError, InputError
-from edgepipe.tasks.spec import HIGHER, LOWER, MEASURES, MeasureInfo, OptimizerOptions, TaskSpec
-from edgepipe.units import Dimension
+from edgepipe.core import references
+from edgepipe.core.arrays import Array, Arrays
+from edgepipe.core.errors import EdgepipeError, InputError
+from edgepipe.core.units import Dimension
+from edgepipe.tasks.task_spec import HIGHER, LOWER, MEASURES, MeasureInfo, OptimizerOptions, TaskSpec
 
 __all__ = ["HIGHER", "LOWER", "Measure", "Task", "build", "quality"]
 
@@ -53,26 +53,26 @@ def build(spec: TaskSpec, base: Path) -> Task:
         InputError: a `module:function` cannot be loaded, or does not give what it should.
     """
     if spec.function is not None:
-        task = _called(f"'{spec.function}'", sources.load(spec.function, base))
+        task = _called(f"'{spec.function}'", references.load(spec.function, base))
         if not isinstance(task, Task) or not task.measures:
             raise InputError(
                 f"'{spec.function}' must return an edgepipe.Task with at least one measure, found {task!r}"
             )
         return task
-    decode = sources.load(spec.decode, base) if spec.decode else None
+    decode = references.load(spec.decode, base) if spec.decode else None
     measures = {name: _measure(spec, name, info, base) for name, info in spec.measures.items()}
     return Task(_loss(spec, base), measures, spec.kind, spec.labels, decode, spec.optimizer)
 
 
 def _loss(spec: TaskSpec, base: Path) -> str | Callable[[Any, Any], Any]:
     if spec.loss is not None:
-        return sources.load(spec.loss, base) if sources.is_reference(spec.loss) else spec.loss
+        return references.load(spec.loss, base) if references.is_reference(spec.loss) else spec.loss
     return "auto" if spec.kind == "classification" else "mse"
 
 
 def _measure(spec: TaskSpec, name: str, info: MeasureInfo, base: Path) -> Measure:
     own = spec.custom_metrics.get(name)
-    function = sources.load(own.function, base) if own else _FUNCTIONS[spec.family][name]
+    function = references.load(own.function, base) if own else _FUNCTIONS[spec.family][name]
     return Measure(function, info.higher_is_better, info.unit)
 
 

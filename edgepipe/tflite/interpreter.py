@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from edgepipe.arrays import Array, Arrays
-from edgepipe.errors import InputError
-from edgepipe.tflite import graph, sandbox
+from edgepipe.core.arrays import Array, Arrays
+from edgepipe.core.errors import InputError
+from edgepipe.tflite import reader, sandbox
 from edgepipe.tflite.model import Model
-from edgepipe.tflite.samples import Outputs, check_type, outputs, stored
+from edgepipe.tflite.sample_conversion import Outputs, check_type, outputs, stored
 
 __all__ = ["Outputs", "Runtime", "check_runs", "predict"]
 
@@ -57,7 +57,7 @@ def predict(
     Raises:
         InputError: a damaged file, samples that do not fit the inputs, or a model that this runtime cannot run.
     """
-    model = graph.read(path)
+    model = reader.read(path)
     given = stored(model, x)
     results, how = _run(Session(model, runtime, threads), given, batch)
     return outputs(model, results, f"LiteRT {runtime}, {_counted(threads, 'thread')}, {how}")
@@ -71,11 +71,11 @@ def check_runs(path: Path, runtime: Runtime = Runtime.BUILTIN, timeout: float | 
     Raises:
         InputError: the file is damaged, or the runtime refuses it, crashes or hangs on it.
     """
-    model = graph.read(path)
+    model = reader.read(path)
     seconds = min(CHECK_LONGEST, CHECK_SECONDS + model.macs / CHECK_MACS) if timeout is None else timeout
     request = {"path": str(path), "runtime": runtime}
     what, memory = f"{path}: LiteRT {runtime}", sandbox.memory_for(path)
-    sandbox.shared().run("edgepipe.tflite.check_worker", request, seconds, what, memory)
+    sandbox.shared().run("edgepipe.tflite.run_check_worker", request, seconds, what, memory)
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ what the machine takes when nothing else disturbs it.
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgepipe.metric import Record
-from edgepipe.tflite import child
+from edgepipe.core.metric import Record
+from edgepipe.tflite import child_process
 from edgepipe.tflite.interpreter import Runtime
 
 START_SECONDS = 60.0  # of the child's time limit
@@ -53,5 +53,5 @@ def measure(models: list[Path], reference: Path, plan: Plan) -> list[Reading]:
     }
     limit = START_SECONDS + SECONDS_PER_MODEL * len(models)
     what = f"measuring {len(models)} models on LiteRT {plan.runtime}"
-    answer = child.run("edgepipe.tflite.latency_series_worker", request, limit, what)
+    answer = child_process.run("edgepipe.tflite.latency_series_worker", request, limit, what)
     return [Reading.model_validate(reading) for reading in answer["readings"]]

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from edgepipe.arrays import Array
-from edgepipe.errors import EdgepipeError
-from edgepipe.tflite import child, cores, graph
-from edgepipe.tflite.child import Json
+from edgepipe.core.arrays import Array
+from edgepipe.core.errors import EdgepipeError
+from edgepipe.tflite import child_process, cpu_cores, reader
+from edgepipe.tflite.child_process import Json
 from edgepipe.tflite.interpreter import Runtime, open_once
 
 LEAST_RUNS = 5  # in one visit
@@ -19,14 +19,14 @@ QUANTILE = 0.25
 
 def work(request: Json) -> Json:
     """The request of `latency_series.measure` in, its readings out."""
-    cores.pin(request["threads"])
+    cpu_cores.pin(request["threads"])
     runtime, threads = Runtime(request["runtime"]), request["threads"]
-    reference, _ = open_once(graph.read(Path(request["reference"])), runtime, threads)
+    reference, _ = open_once(reader.read(Path(request["reference"])), runtime, threads)
     opened: dict[int, Any] = {}
     refused: dict[int, str] = {}
     for place, path in enumerate(request["models"]):
         try:
-            opened[place], _ = open_once(graph.read(Path(path)), runtime, threads)
+            opened[place], _ = open_once(reader.read(Path(path)), runtime, threads)
         except EdgepipeError as error:
             refused[place] = str(error)
     times = _rounds(opened, reference, request)
@@ -71,4 +71,4 @@ def _reading(rounds: Array) -> Json:
 
 
 if __name__ == "__main__":
-    child.serve(work)
+    child_process.serve(work)

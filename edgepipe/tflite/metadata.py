@@ -11,8 +11,8 @@ from typing import Any, Literal, final
 
 from pydantic import Field, ValidationError
 
-from edgepipe.errors import InputError
-from edgepipe.metric import Record
+from edgepipe.core.errors import InputError
+from edgepipe.core.metric import Record
 from edgepipe.tflite.model import Model
 
 NAME = "edgepipe.preprocessing"

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from edgepipe.arrays import Array
-from edgepipe.errors import InputError
+from edgepipe.core.arrays import Array
+from edgepipe.core.errors import InputError
 
 Content = bytes  # a name for the type inside classes that have a field `bytes`
 Option = bool | int | float | str | tuple[int | float, ...]

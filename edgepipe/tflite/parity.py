@@ -8,10 +8,10 @@ Compare trained models: a flat softmax hides errors, random weights blow roundin
 import numpy as np
 from pydantic import Field
 
-from edgepipe.arrays import Array, Arrays
-from edgepipe.errors import InputError
-from edgepipe.metric import Record
-from edgepipe.tflite.samples import Outputs
+from edgepipe.core.arrays import Array, Arrays
+from edgepipe.core.errors import InputError
+from edgepipe.core.metric import Record
+from edgepipe.tflite.sample_conversion import Outputs
 
 
 class Parity(Record):

@@ -23,8 +23,8 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
-from edgepipe.errors import EdgepipeError
-from edgepipe.tflite.child import ChildError, Json, ending, environment
+from edgepipe.core.errors import EdgepipeError
+from edgepipe.tflite.child_process import ChildError, Json, ending, environment
 
 MEMORY = 2 << 30  # bytes of address space of the child, more for large files
 ROOM = 4  # times the size of a file over 256 MiB: its mapping, packed weights, activations

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import tf_keras
 
-from edgepipe.arrays import Arrays, count, take
+from edgepipe.core.arrays import Arrays, count, take
 
 SAMPLES = 1024
 BATCH = 64

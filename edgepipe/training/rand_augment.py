@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from edgepipe.arrays import Array
-from edgepipe.data.augmentation import RandAugment
-from edgepipe.errors import InputError
+from edgepipe.core.arrays import Array
+from edgepipe.core.errors import InputError
+from edgepipe.data.augmentation_options import RandAugment
 
 MOST = 30  # the strongest magnitude
 CHANNELS = (1, 3)

@@ -3,7 +3,7 @@
 Every layer has a name of its own, so that names never depend on what was built before in the same process.
 """
 
-from edgepipe.zoo.attention import attention
+from edgepipe.zoo.attention_classifier import attention
 from edgepipe.zoo.autoencoder import autoencoder
 from edgepipe.zoo.convolutional import ds_cnn, small_cnn
 from edgepipe.zoo.mobilenet import mobilenet_v1, mobilenet_v2

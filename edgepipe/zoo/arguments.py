@@ -7,7 +7,7 @@ import math
 from collections.abc import Container, Sequence
 from numbers import Integral, Real
 
-from edgepipe.errors import InputError, did_you_mean
+from edgepipe.core.errors import InputError, did_you_mean
 
 IMAGES = "images (height, width, channels)"
 WINDOWS = "windows (time, channels)"

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from edgepipe.zoo import arguments
-from edgepipe.zoo.parts import head, normal_relu
+from edgepipe.zoo.layer_blocks import head, normal_relu
 
 if TYPE_CHECKING:
     import keras

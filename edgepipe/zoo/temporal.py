@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgepipe.zoo import arguments
-from edgepipe.zoo.parts import head, normal_relu, timeline
+from edgepipe.zoo.layer_blocks import head, normal_relu, timeline
 
 if TYPE_CHECKING:
     import keras

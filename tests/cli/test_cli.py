@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from commands import Command
 
-from edgepipe.devices import profile
+from edgepipe.devices import device_profile
 
 DIGITS = Path(__file__).resolve().parents[2] / "pipelines" / "digits.yaml"
 OR_A_FILE = "(or the path of a .yaml file)"
@@ -33,7 +33,7 @@ USAGE = [  # arguments, the last line on stderr
     (["stages", "prun", "--json"], "edgepipe: no stage 'prun'; did you mean 'prune'?"),
     (["device", "show", "hots"], f"edgepipe: unknown device 'hots'; did you mean 'host'? {OR_A_FILE}"),
     (["device", "show", "runtimes/litert"], "edgepipe: device 'runtimes/litert' is abstract: only for others to "
-     f"inherit; devices: {', '.join(profile.names())}"),
+     f"inherit; devices: {', '.join(device_profile.names())}"),
     (["run", "gone.yaml"], "edgepipe: gone.yaml: cannot be read: No such file or directory"),
     (["init", "gone.keras"], None),
 ]  # fmt: skip
@@ -220,7 +220,7 @@ def test_a_bug_says_that_it_is_one(monkeypatch: pytest.MonkeyPatch, command: Com
     def broken(_: str | None) -> None:
         raise RuntimeError("something")
 
-    monkeypatch.setattr("edgepipe.report.catalogue.stages", broken)
+    monkeypatch.setattr("edgepipe.render.catalogue.stages", broken)
     ended = command("stages")
     assert (ended.code, ended.out) == (1, "")
     told = (
@@ -233,7 +233,7 @@ def test_ctrl_c(monkeypatch: pytest.MonkeyPatch, command: Command) -> None:
     def interrupted(_: str | None) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("edgepipe.report.catalogue.stages", interrupted)
+    monkeypatch.setattr("edgepipe.render.catalogue.stages", interrupted)
     ended = command("stages")
     assert (ended.code, ended.out) == (130, "")
     assert ended.err == "edgepipe: interrupted; what was finished is kept, the same command goes on from there\n"

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from edgepipe import api
-from edgepipe.errors import EdgepipeError
+from edgepipe.core.errors import EdgepipeError
 
 ROOT = Path(__file__).resolve().parents[2]
 

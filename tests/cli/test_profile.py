@@ -10,9 +10,9 @@ import pytest
 from commands import Command
 from tflite_handmade import Op, T, write
 
-from edgepipe import profiling
-from edgepipe.cache import Cache
-from edgepipe.devices import profile
+from edgepipe.commands import profile as profiling
+from edgepipe.core.cache import Cache
+from edgepipe.devices import device_profile
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def relu(tmp_path: Path) -> Path:
 def test_every_device_is_profiled_without_tensorflow_and_vela_once(relu: Path, tmp_path: Path) -> None:
     cache = Cache(tmp_path / "cache")
     first, second = profiling.run(relu, cache=cache), profiling.run(relu, cache=cache)
-    assert [found.device for found in first.devices] == profile.names()
+    assert [found.device for found in first.devices] == device_profile.names()
     assert len(first.devices) >= 24
     assert set(first.seconds) == {"estimates", "Vela", "runs"}
     assert second.seconds["Vela"] < first.seconds["Vela"] / 2

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from commands import Command
 
-from edgepipe.compress.convert import convert
-from edgepipe.models.loading import save_keras
+from edgepipe.compress.keras_to_tflite import convert
+from edgepipe.models.model_files import save_keras
 
 
 @pytest.fixture(scope="module")

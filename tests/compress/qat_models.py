@@ -6,7 +6,7 @@ from typing import Any
 
 import tf_keras
 
-from edgepipe.models.layers import Operator
+from edgepipe.models.bridge_layers import Operator
 
 K = tf_keras.layers
 Built = Callable[[], Any]

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import tf_keras
 
-from edgepipe.compress import cluster
-from edgepipe.compress.cluster import Choice, Plan
+from edgepipe.compress import clustering
+from edgepipe.compress.clustering import Choice, Plan
 from edgepipe.compress.overrides import Overrides
-from edgepipe.errors import InputError
-from edgepipe.training.fit import seeded
+from edgepipe.core.errors import InputError
+from edgepipe.training.training_loop import seeded
 
 K = tf_keras.layers
 X = np.random.RandomState(0).rand(48, 8, 8, 3).astype(np.float32)
@@ -35,13 +35,13 @@ def _pruned(kernel: Any, sparsity: float) -> Any:
 
 
 def _trained(model: tf_keras.Model, plan: Plan, rate: float = 0.01) -> tuple[tf_keras.Model, Choice]:
-    choice = cluster.choose(model, plan)
-    wrapped = cluster.wrap(model, choice, plan.init)
+    choice = clustering.choose(model, plan)
+    wrapped = clustering.wrap(model, choice, plan.init)
     wrapped.compile(tf_keras.optimizers.Adam(rate), "sparse_categorical_crossentropy")
-    held = cluster.callbacks(model, choice, plan.preserve_sparsity)
+    held = clustering.callbacks(model, choice, plan.preserve_sparsity)
     classes = model.output_shape[-1]
     wrapped.fit(X, np.arange(len(X)) % classes, batch_size=16, epochs=2, verbose=0, callbacks=held)
-    stripped = cluster.strip(wrapped)
+    stripped = clustering.strip(wrapped)
     assert np.allclose(stripped.predict(X, verbose=0), wrapped.predict(X, verbose=0), atol=1e-5)
     return stripped, choice
 
@@ -55,7 +55,7 @@ def test_each_clustered_layer_has_few_values_and_all_its_zeros(init: Any) -> Non
     model, plan = _model(sparsity=0.7), Plan(clusters=8, init=init)
     before = {name: _kernel(model, name) for name in ("conv", "hidden")}
     after, choice = _trained(model, plan)
-    layers = {layer.name: layer for layer in cluster.check(after, choice, plan)}
+    layers = {layer.name: layer for layer in clustering.check(after, choice, plan)}
     assert set(choice.targets) == {"conv", "hidden"}
     for name, kernel in before.items():
         now = _kernel(after, name)
@@ -76,7 +76,7 @@ def test_zeros_may_be_given_up() -> None:
     model, plan = _model(sparsity=0.7), Plan(clusters=8, preserve_sparsity=False)
     zero = _kernel(model, "conv") == 0
     after, choice = _trained(model, plan)
-    cluster.check(after, choice, plan)
+    clustering.check(after, choice, plan)
     assert _kernel(after, "conv")[zero].any()
 
 
@@ -91,7 +91,7 @@ def test_what_is_left_alone_is_named_and_keeps_its_zeros_and_clusters() -> None:
         "hidden": "it holds 3 distinct values already",
         "last": "the last layer is excluded (exclude_last: true)",
     }
-    assert {layer.name: layer.left_alone for layer in cluster.check(after, choice, plan) if layer.left_alone}
+    assert {layer.name: layer.left_alone for layer in clustering.check(after, choice, plan) if layer.left_alone}
     for name in ("hidden", "last"):
         assert np.array_equal(_kernel(after, name) == 0, _kernel(_model(sparsity=0.5), name) == 0)
     assert np.unique(_kernel(after, "hidden")).size == 3
@@ -108,7 +108,7 @@ REASONS: list[tuple[str, Plan, str, str]] = [
 
 @pytest.mark.parametrize(("plan", "layer", "reason"), [case[1:] for case in REASONS], ids=[case[0] for case in REASONS])
 def test_reasons(plan: Plan, layer: str, reason: str) -> None:
-    assert cluster.choose(_model(), plan).alone[layer].startswith(reason)
+    assert clustering.choose(_model(), plan).alone[layer].startswith(reason)
 
 
 @pytest.mark.parametrize(("overrides", "found"), [
@@ -118,7 +118,7 @@ def test_reasons(plan: Plan, layer: str, reason: str) -> None:
     (Overrides({"Conv2D": None}, {"conv": 4}), {"conv": 4, "hidden": 8}),
 ], ids=["none", "class", "name", "name over null"])  # fmt: skip
 def test_overrides(overrides: Overrides[int], found: dict[str, int]) -> None:
-    targets = cluster.choose(_model(), Plan(clusters=8, overrides=overrides)).targets
+    targets = clustering.choose(_model(), Plan(clusters=8, overrides=overrides)).targets
     assert {name: target.clusters for name, target in targets.items()} == found
 
 
@@ -130,7 +130,7 @@ def test_per_channel_reaches_a_convolution_without_bias() -> None:
     assert all(np.unique(kernel[..., channel]).size <= 4 for channel in range(8))
     assert np.unique(kernel).size > 4
     assert choice.targets["hidden"].whole_because == "per channel is for Conv2D, not Dense"
-    assert {layer.name: layer.most for layer in cluster.check(after, choice, plan)}["conv"] <= 4
+    assert {layer.name: layer.most for layer in clustering.check(after, choice, plan)}["conv"] <= 4
 
 
 def test_a_channel_of_zeros_is_clustered_with_the_rest() -> None:
@@ -150,7 +150,7 @@ def test_a_frozen_layer_is_named() -> None:
     model = _model()
     model.get_layer("conv").trainable = False
     assert (
-        cluster.choose(model, Plan(clusters=8)).alone["conv"]
+        clustering.choose(model, Plan(clusters=8)).alone["conv"]
         == "it is frozen (trainable: false), and clustering trains"
     )
 
@@ -159,13 +159,13 @@ def test_a_depthwise_convolution_by_its_groups_is_named() -> None:
     image = tf_keras.Input((8, 8, 16))
     x = K.Conv2D(16, 3, groups=16, name="grouped")(K.Conv2D(16, 3, groups=4, name="four")(image))
     model = tf_keras.Model(image, K.Dense(3, name="last")(K.Flatten(name="flat")(x)))
-    choice = cluster.choose(model, Plan(clusters=8))
+    choice = clustering.choose(model, Plan(clusters=8))
     assert set(choice.targets) == {"four"}
     assert choice.alone["grouped"].startswith("Conv2D of one channel a group is not clustered")
 
 
 def test_nested_shared_and_custom_layers() -> None:
-    from edgepipe.models.layers import LayerScale, Operator
+    from edgepipe.models.bridge_layers import LayerScale, Operator
 
     seeded(0)
     image = tf_keras.Input((8, 8, 3))
@@ -182,7 +182,7 @@ def test_nested_shared_and_custom_layers() -> None:
     after, choice = _trained(model, plan)
     assert set(choice.targets) == {"inner/conv", "inner/second", "conv"}
     assert choice.alone["einsum"] == "EinsumDense is not clustered: only convolutions and dense layers are"
-    assert [layer.most for layer in cluster.check(after, choice, plan) if layer.target] == [4, 4, 4]
+    assert [layer.most for layer in clustering.check(after, choice, plan) if layer.target] == [4, 4, 4]
 
 
 def test_masks_pass() -> None:
@@ -190,10 +190,10 @@ def test_masks_pass() -> None:
     words = tf_keras.Input((5,), dtype="int32")
     x = K.Dense(8, name="dense")(K.Embedding(9, 8, mask_zero=True, name="table")(words))
     model = tf_keras.Model(words, K.Dense(2, name="last")(K.LSTM(4, name="lstm")(x)))
-    choice = cluster.choose(model, Plan(clusters=4))
+    choice = clustering.choose(model, Plan(clusters=4))
     x = np.array([[1, 2, 3, 0, 0], [4, 5, 0, 0, 0]])
-    wrapped = cluster.wrap(model, choice, "linear")
-    assert np.allclose(cluster.strip(wrapped).predict(x, verbose=0), wrapped.predict(x, verbose=0), atol=1e-6)
+    wrapped = clustering.wrap(model, choice, "linear")
+    assert np.allclose(clustering.strip(wrapped).predict(x, verbose=0), wrapped.predict(x, verbose=0), atol=1e-6)
     assert "LSTM is not clustered" in choice.alone["lstm"]
 
 
@@ -201,18 +201,18 @@ def test_nothing_to_cluster_is_said() -> None:
     inputs = tf_keras.Input((4,), name="x")
     only = tf_keras.Model(inputs, K.Dense(20, name="only")(inputs), name="one_layer")
     with pytest.raises(InputError, match="nothing to cluster in 'one_layer': only: the last layer is excluded"):
-        cluster.choose(only, Plan(clusters=4))
+        clustering.choose(only, Plan(clusters=4))
 
 
 def test_a_name_that_no_layer_has() -> None:
     with pytest.raises(InputError, match="no layer is called 'cnv'"):
-        cluster.choose(_model(), Plan(clusters=4, overrides=Overrides({}, {"cnv": 4})))
+        clustering.choose(_model(), Plan(clusters=4, overrides=Overrides({}, {"cnv": 4})))
 
 
 def _tampered(value: float, where: Any) -> tuple[tf_keras.Model, Choice, Plan]:
     model, plan = _model(sparsity=0.7), Plan(clusters=8)
-    choice = cluster.choose(model, plan)
-    stripped = cluster.strip(cluster.wrap(model, choice, plan.init))
+    choice = clustering.choose(model, plan)
+    stripped = clustering.strip(clustering.wrap(model, choice, plan.init))
     kernel = _kernel(stripped, "conv").copy()
     kernel[where(choice.before["conv"])] = value
     stripped.get_layer("conv").weights[0].assign(kernel)
@@ -227,7 +227,7 @@ def test_the_check_can_fail() -> None:
         (np.nan, lambda before: (0, 0, 0, 0), "layer 'conv' holds NaN or infinity after clustering"),
     ]:  # fmt: skip
         with pytest.raises(InputError, match=told):
-            cluster.check(*_tampered(value, where))
+            clustering.check(*_tampered(value, where))
 
 
 def test_a_revived_zero_is_an_error() -> None:
@@ -236,4 +236,4 @@ def test_a_revived_zero_is_an_error() -> None:
     kernel[tuple(np.argwhere(choice.before["conv"] == 0)[0])] = kernel.max()  # no value more, but a zero less
     model.get_layer("conv").weights[0].assign(kernel)
     with pytest.raises(InputError, match="layer 'conv': 1 weights that were zero are not after clustering"):
-        cluster.check(model, choice, plan)
+        clustering.check(model, choice, plan)

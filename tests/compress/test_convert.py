@@ -15,12 +15,12 @@ import tensorflow_model_optimization as tfmot
 import tf_keras
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-from edgepipe.arrays import Arrays
-from edgepipe.compress.convert import convert
-from edgepipe.errors import InputError
+from edgepipe.compress.keras_to_tflite import convert
+from edgepipe.core.arrays import Arrays
+from edgepipe.core.errors import InputError
 from edgepipe.models.bridge import bridge
 from edgepipe.models.freeze import freeze
-from edgepipe.models.loading import save_keras
+from edgepipe.models.model_files import save_keras
 from edgepipe.models.perturb import perturb
 
 RANDOM = np.random.default_rng(7)
@@ -335,7 +335,7 @@ def test_open_shapes_and_unbuilt_models_are_refused() -> None:
 def test_an_operator_that_the_quantizer_fails_on_in_silence_is_named() -> None:
     import keras
 
-    from edgepipe.compress.qat import ranges
+    from edgepipe.compress.qat import range_initialization
     from edgepipe.compress.qat.fake_quant import Recipe, fake_quant
     from edgepipe.models.bridge import bridge
 
@@ -343,6 +343,6 @@ def test_an_operator_that_the_quantizer_fails_on_in_silence_is_named() -> None:
     x = keras.layers.Flatten()(keras.ops.sin(keras.layers.Conv2D(4, 1)(inputs)))
     model = fake_quant(bridge(keras.Model(inputs, keras.layers.Dense(2)(x))).model, Recipe()).model
     samples = np.random.default_rng(0).normal(0, 1, (8, 6, 6, 4)).astype("float32")
-    ranges.initialise(model, samples, seed=0, batch_statistics=False)
+    range_initialization.initialise(model, samples, seed=0, batch_statistics=False)
     with pytest.raises(InputError, match=r"failed without a word; without an int8 form in it: Sin \('.*'\)"):
         convert(model, samples=samples)

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from scipy.integrate import quad
 from scipy.stats import norm as normal
 
-from edgepipe.arrays import Array
-from edgepipe.compress.equalization.correct import correct_biases
-from edgepipe.compress.equalization.equalize import Equalized, equalize
-from edgepipe.compress.equalization.fold import Folded, folded
-from edgepipe.compress.equalization.moments import Moments, clipped, expected
-from edgepipe.errors import InputError
-from edgepipe.models.layers import Operator
+from edgepipe.compress.equalization.batch_norm_folding import Folded, folded
+from edgepipe.compress.equalization.bias_correction import correct_biases
+from edgepipe.compress.equalization.channel_means import Moments, clipped, expected
+from edgepipe.compress.equalization.cross_layer import Equalized, equalize
+from edgepipe.core.arrays import Array
+from edgepipe.core.errors import InputError
+from edgepipe.models.bridge_layers import Operator
 from edgepipe.models.perturb import perturb
 
 K = tf_keras.layers

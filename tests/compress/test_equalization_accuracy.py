@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import tf_keras
 
-from edgepipe.arrays import Array
-from edgepipe.compress.convert import convert
-from edgepipe.compress.equalization.correct import correct_biases
-from edgepipe.compress.equalization.equalize import equalize
-from edgepipe.compress.equalization.fold import folded
+from edgepipe.compress.equalization.batch_norm_folding import folded
+from edgepipe.compress.equalization.bias_correction import correct_biases
+from edgepipe.compress.equalization.cross_layer import equalize
+from edgepipe.compress.keras_to_tflite import convert
+from edgepipe.core.arrays import Array
 from edgepipe.data import digits
 from edgepipe.tflite.interpreter import predict
-from edgepipe.training.fit import seeded
+from edgepipe.training.training_loop import seeded
 
 K = tf_keras.layers
 TRAIN, SAMPLES = 1078, 100

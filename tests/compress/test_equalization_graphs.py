@@ -9,12 +9,12 @@ import pytest
 import tf_keras
 from qat_models import COVERED
 
-from edgepipe.arrays import Array, Arrays
-from edgepipe.compress.convert import convert
-from edgepipe.compress.equalization.correct import Corrected, correct_biases
-from edgepipe.compress.equalization.equalize import Equalized, equalize
-from edgepipe.compress.equalization.fold import folded
-from edgepipe.compress.equalization.kernels import holds_kernel
+from edgepipe.compress.equalization.batch_norm_folding import folded
+from edgepipe.compress.equalization.bias_correction import Corrected, correct_biases
+from edgepipe.compress.equalization.cross_layer import Equalized, equalize
+from edgepipe.compress.equalization.weighted_layers import holds_kernel
+from edgepipe.compress.keras_to_tflite import convert
+from edgepipe.core.arrays import Array, Arrays
 from edgepipe.models.perturb import perturb
 from edgepipe.tflite.interpreter import predict
 

@@ -4,7 +4,7 @@ import pytest
 import tf_keras
 
 from edgepipe.compress.overrides import Overrides
-from edgepipe.errors import InputError
+from edgepipe.core.errors import InputError
 
 LAYERS = [tf_keras.layers.Conv2D(2, 3, name="conv1"), tf_keras.layers.Dense(2, name="dense")]
 

@@ -8,13 +8,13 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from edgepipe.compress.convert import convert
-from edgepipe.compress.qat import biases, ranges
+from edgepipe.compress.keras_to_tflite import convert
+from edgepipe.compress.qat import bias_limits, range_initialization
 from edgepipe.compress.qat.fake_quant import Recipe, fake_quant
 from edgepipe.compress.qat.scales import fake_range
 from edgepipe.models.perturb import perturb
-from edgepipe.tflite.graph import read
-from edgepipe.training.fit import seeded
+from edgepipe.tflite.reader import read
+from edgepipe.training.training_loop import seeded
 
 K = tf_keras.layers
 DATA = np.random.default_rng(0).uniform(0, 1, (16, 8, 8, 2)).astype("float32")
@@ -27,7 +27,7 @@ def _model() -> Any:
     base = tf_keras.Model(x, K.Dense(3, name="out")(K.Flatten()(y)), name="user")
     perturb(base)
     made = fake_quant(base, Recipe(), DATA).model
-    ranges.initialise(made, DATA, seed=0, batch_statistics=False)
+    range_initialization.initialise(made, DATA, seed=0, batch_statistics=False)
     return made
 
 
@@ -56,7 +56,7 @@ def _exact(path: Path, integers: Any) -> Any:
 def test_fake_quant_is_exact_arithmetic(settled: bool, tmp_path: Path) -> None:
     model = _model()
     if settled:
-        assert biases.settle(model) == 2
+        assert bias_limits.settle(model) == 2
     (tmp_path / "m.tflite").write_bytes(convert(model, samples=DATA))
     layers = [model.get_layer(f"{name}_fake_quant") for name in ("x", "relu")]
     probe = tf_keras.Model(model.inputs, [layer.output for layer in layers])
@@ -71,14 +71,14 @@ def test_fake_quant_is_exact_arithmetic(settled: bool, tmp_path: Path) -> None:
 def test_settling_moves_a_bias_by_half_a_step_at_most() -> None:
     model = _model()
     norm = model.get_layer("norm").beta.numpy()
-    biases.settle(model)
+    bias_limits.settle(model)
     moved = np.abs(model.get_layer("norm").beta.numpy() - norm)
     assert 0 < moved.max() < 1e-3
 
 
 def test_settling_twice_changes_nothing() -> None:
     model = _model()
-    biases.settle(model)
+    bias_limits.settle(model)
     once = [weight.numpy() for weight in model.weights]
-    biases.settle(model)
+    bias_limits.settle(model)
     assert all(np.allclose(a, b.numpy(), atol=1e-7) for a, b in zip(once, model.weights, strict=True))

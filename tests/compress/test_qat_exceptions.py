@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import tf_keras
 
-from edgepipe.compress.convert import convert
-from edgepipe.compress.qat import ranges
+from edgepipe.compress.keras_to_tflite import convert
+from edgepipe.compress.qat import range_initialization
 from edgepipe.compress.qat.fake_quant import Recipe, fake_quant
 from edgepipe.models.perturb import perturb
-from edgepipe.training.fit import seeded
+from edgepipe.training.training_loop import seeded
 
 K = tf_keras.layers
 
@@ -73,7 +73,7 @@ def test_it_is_named_and_trained_with(name: str) -> None:
     (exception,) = [entry for entry in made.coverage if entry.by != "training"]
     assert exception.by == by
     assert re.search(reason, exception.reason)
-    ranges.initialise(made.model, x, seed=0, batch_statistics=False)
+    range_initialization.initialise(made.model, x, seed=0, batch_statistics=False)
     made.model.compile("adam", "mse")
     losses = made.model.fit(x, np.ones((16, 3)), epochs=2, verbose=0).history["loss"]
     assert np.isfinite(losses).all()
@@ -81,10 +81,10 @@ def test_it_is_named_and_trained_with(name: str) -> None:
 
 @pytest.mark.slow
 def test_an_unrolled_lstm_converts(tmp_path: Any) -> None:
-    from edgepipe.tflite.graph import read
-    from edgepipe.tflite.integer import findings
+    from edgepipe.tflite.integer_check import findings
+    from edgepipe.tflite.reader import read
 
     _, made, x = _made("lstm")
-    ranges.initialise(made.model, x, seed=0, batch_statistics=False)
+    range_initialization.initialise(made.model, x, seed=0, batch_statistics=False)
     (tmp_path / "m.tflite").write_bytes(convert(made.model, samples=x))
     assert findings(read(tmp_path / "m.tflite")) == []

@@ -8,15 +8,15 @@ import keras
 import numpy as np
 import pytest
 
-from edgepipe.compress.convert import convert
-from edgepipe.compress.qat import ranges
+from edgepipe.compress.keras_to_tflite import convert
+from edgepipe.compress.qat import range_initialization
 from edgepipe.compress.qat.agreement import agreement
 from edgepipe.compress.qat.fake_quant import Recipe, fake_quant, freeze_batch_norms
 from edgepipe.models.bridge import bridge
 from edgepipe.models.perturb import perturb
-from edgepipe.tflite.graph import read
-from edgepipe.tflite.integer import findings
-from edgepipe.training.fit import seeded
+from edgepipe.tflite.integer_check import findings
+from edgepipe.tflite.reader import read
+from edgepipe.training.training_loop import seeded
 
 pytestmark = pytest.mark.slow
 APPLICATIONS = keras.applications
@@ -54,7 +54,7 @@ def test_family(name: str, tmp_path: Path) -> None:
     bridged = bridge(model)
     assert bridged.difference.worst.relative < 1e-4
     made = fake_quant(bridged.model, Recipe(), x[:2])
-    ranges.initialise(made.model, x, 0, batch_statistics=False)
+    range_initialization.initialise(made.model, x, 0, batch_statistics=False)
     freeze_batch_norms(made.model)
     made.model.compile("adam", "sparse_categorical_crossentropy")
     made.model.optimizer.learning_rate = 1e-5

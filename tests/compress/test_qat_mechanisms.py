@@ -9,14 +9,14 @@ import pytest
 import tf_keras
 from qat_models import COVERED
 
-from edgepipe.compress.convert import convert
-from edgepipe.compress.qat import ranges
+from edgepipe.compress.keras_to_tflite import convert
+from edgepipe.compress.qat import range_initialization
 from edgepipe.compress.qat.agreement import agreement
 from edgepipe.compress.qat.fake_quant import FakeQuant, Recipe, fake_quant
 from edgepipe.models.perturb import perturb
-from edgepipe.tflite.graph import read
-from edgepipe.tflite.integer import findings
-from edgepipe.training.fit import seeded
+from edgepipe.tflite.integer_check import findings
+from edgepipe.tflite.reader import read
+from edgepipe.training.training_loop import seeded
 
 SAMPLES = 24
 
@@ -38,7 +38,7 @@ def _made(name: str) -> tuple[Any, FakeQuant, Any]:
     perturb(base)
     x = _inputs(base)
     made = fake_quant(base, Recipe(), x)
-    ranges.initialise(made.model, x, seed=0, batch_statistics=False)
+    range_initialization.initialise(made.model, x, seed=0, batch_statistics=False)
     return base, made, x
 
 
@@ -81,7 +81,7 @@ def test_a_gap_in_coverage_shows_in_the_bytes() -> None:
     perturb(base)
     x = _inputs(base)
     made = fake_quant(base, Recipe(leave=("part0",)), x)
-    ranges.initialise(made.model, x, seed=0, batch_statistics=False)
+    range_initialization.initialise(made.model, x, seed=0, batch_statistics=False)
     assert [entry.layer for entry in made.coverage if entry.by == "calibration"] == ["part0"]
     assert convert(made.model, samples=x) != convert(made.model, samples=_inputs(base, spread=9.0))
     assert isinstance(made.model, tf_keras.Model)

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import tf_keras
 
-from edgepipe.artifact import content_digest
-from edgepipe.compress.qat import store
+from edgepipe.compress.qat import qat_store
 from edgepipe.compress.qat.fake_quant import Recipe, fake_quant, freeze_batch_norms
-from edgepipe.errors import InputError
-from edgepipe.training.fit import seeded
+from edgepipe.core.artifact import content_digest
+from edgepipe.core.errors import InputError
+from edgepipe.training.training_loop import seeded
 
 
 def _base() -> tf_keras.Model:
@@ -25,7 +25,7 @@ def _base() -> tf_keras.Model:
 def _stored(folder: Path, recipe: Recipe) -> tf_keras.Model:
     base = _base()
     model = fake_quant(base, recipe).model
-    store.save(model, base, recipe, folder)
+    qat_store.save(model, base, recipe, folder)
     return model
 
 
@@ -43,7 +43,7 @@ def test_equal_models_have_equal_digests(stored: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("recipe", [Recipe(), Recipe(leave=("hid.*",)), Recipe(leave_types=("Dense",))])
 def test_the_recipe_comes_back(tmp_path: Path, recipe: Recipe) -> None:
     model = _stored(tmp_path / "qat", recipe)
-    again = store.restore(tmp_path / "qat")
+    again = qat_store.restore(tmp_path / "qat")
     assert [layer.name for layer in again.layers] == [layer.name for layer in model.layers]
 
 
@@ -54,8 +54,8 @@ def test_frozen_batch_norms_do_not_mix_weights_up(tmp_path: Path) -> None:
     x = np.random.RandomState(0).rand(64, 6).astype(np.float32)
     model.compile("adam", "mse")
     model.fit(x, np.ones((64, 3)), epochs=2, verbose=0)
-    store.save(model, base, Recipe(), tmp_path / "qat")
-    assert np.array_equal(store.restore(tmp_path / "qat").predict(x, verbose=0), model.predict(x, verbose=0))
+    qat_store.save(model, base, Recipe(), tmp_path / "qat")
+    assert np.array_equal(qat_store.restore(tmp_path / "qat").predict(x, verbose=0), model.predict(x, verbose=0))
 
 
 @pytest.mark.parametrize("name", ["base.keras", "recipe.json", "weights.npz"])
@@ -67,7 +67,7 @@ def test_damage_is_one_error(stored: Path, name: str, damage: str) -> None:
     else:
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     with pytest.raises(InputError):
-        store.restore(stored)
+        qat_store.restore(stored)
 
 
 def test_other_weights_than_the_recipe_says(stored: Path) -> None:
@@ -75,11 +75,11 @@ def test_other_weights_than_the_recipe_says(stored: Path) -> None:
     recipe["weights"][1][1] = [7, 7]
     (stored / "recipe.json").write_text(json.dumps(recipe))
     with pytest.raises(InputError, match="other weights"):
-        store.restore(stored)
+        qat_store.restore(stored)
 
 
 def test_the_format_of_another_edgepipe(stored: Path) -> None:
     recipe = json.loads((stored / "recipe.json").read_text())
     (stored / "recipe.json").write_text(json.dumps({**recipe, "format": "edgepipe.qat/1"}))
     with pytest.raises(InputError, match=r"edgepipe\.qat/1.*run `quantize` again"):
-        store.restore(stored)
+        qat_store.restore(stored)

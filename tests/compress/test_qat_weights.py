@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import tf_keras
 
-from edgepipe.compress.convert import convert
-from edgepipe.compress.qat import ranges
+from edgepipe.compress.keras_to_tflite import convert
+from edgepipe.compress.qat import range_initialization
 from edgepipe.compress.qat.fake_quant import Recipe, exporting, fake_quant, wrappers
 from edgepipe.compress.qat.quantizers import Ties, WeightQuantizer, ties
-from edgepipe.errors import InputError
-from edgepipe.training.fit import seeded
+from edgepipe.core.errors import InputError
+from edgepipe.training.training_loop import seeded
 
 K = tf_keras.layers
 DATA = np.random.RandomState(1).rand(96, 8, 8, 3).astype(np.float32)
@@ -63,7 +63,7 @@ def _clustered(kernel: Any) -> Any:
 
 def _trained(base: Any, recipe: Recipe) -> Any:
     made = fake_quant(base, recipe, DATA[:2])
-    ranges.initialise(made.model, DATA, seed=0, batch_statistics=False)
+    range_initialization.initialise(made.model, DATA, seed=0, batch_statistics=False)
     made.model.compile(tf_keras.optimizers.Adam(0.01), "mse")
     made.model.fit(DATA, np.ones((96, 3)), epochs=2, verbose=0)
     return made
@@ -89,7 +89,7 @@ def test_zeros_stay_zero_unless_told_otherwise(keep: bool, tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_zeros_are_in_the_file(tmp_path: Path) -> None:
-    from edgepipe.tflite.graph import read, weight_sparsity
+    from edgepipe.tflite.reader import read, weight_sparsity
 
     made = _trained(_model(_pruned), Recipe())
     (tmp_path / "m.tflite").write_bytes(convert(made.model, samples=DATA))

@@ -11,13 +11,13 @@ import pytest
 import soundfile
 from scipy import fft
 
-from edgepipe import config
+from edgepipe.core import config
+from edgepipe.core.errors import InputError
 from edgepipe.data import speech
 from edgepipe.data.audio import features, read
-from edgepipe.data.loading import load
-from edgepipe.data.spec import AudioSpec, SpokenDigitsSpec, parse
+from edgepipe.data.data_spec import AudioSpec, SpokenDigitsSpec, parse
+from edgepipe.data.dataset_loading import load
 from edgepipe.data.splits import Split
-from edgepipe.errors import InputError
 
 RANDOM = np.random.RandomState(0)
 OPTIONS: list[dict[str, Any]] = [

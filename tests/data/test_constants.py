@@ -10,8 +10,8 @@ import soundfile
 from PIL import Image
 from scipy import fft
 
-from edgepipe.data.loading import load
-from edgepipe.data.spec import AudioSpec, CsvSpec, DataSpec, FunctionSpec, ImagesSpec, NpzSpec
+from edgepipe.data.data_spec import AudioSpec, CsvSpec, DataSpec, FunctionSpec, ImagesSpec, NpzSpec
+from edgepipe.data.dataset_loading import load
 from edgepipe.data.splits import Split
 
 RANDOM = np.random.RandomState(0)

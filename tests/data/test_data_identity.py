@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgepipe.data import identity as module
-from edgepipe.data.identity import FileDigests, identity
-from edgepipe.data.spec import FunctionSpec, ImagesSpec, NpzSpec
-from edgepipe.errors import InputError
+from edgepipe.core.errors import InputError
+from edgepipe.data import dataset_identity as module
+from edgepipe.data.data_spec import FunctionSpec, ImagesSpec, NpzSpec
+from edgepipe.data.dataset_identity import FileDigests, identity
 
 
 def aged(path: Path, seconds: float = 100) -> Path:

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgepipe.arrays import Array
-from edgepipe.data.loading import load
-from edgepipe.data.spec import DataSpec, FashionSpec, FunctionSpec, IdxSpec, ImagesSpec, NpzSpec
+from edgepipe.core.arrays import Array
+from edgepipe.core.errors import InputError
+from edgepipe.data.data_spec import DataSpec, FashionSpec, FunctionSpec, IdxSpec, ImagesSpec, NpzSpec
+from edgepipe.data.dataset_loading import load
 from edgepipe.data.splits import Split, Splits
-from edgepipe.errors import InputError
 
 ALL = frozenset(Split)
 

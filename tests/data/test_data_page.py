@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from edgepipe import config
-from edgepipe.data.spec import parse
+from edgepipe.core import config
+from edgepipe.data.data_spec import parse
 
 PAGE = Path(__file__).parents[2] / "docs" / "data.md"
 BLOCKS = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(), re.DOTALL)

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgepipe import config
-from edgepipe.data.spec import DataSpec, FashionSpec, FunctionSpec, ImagesSpec, NpzSpec, parse
+from edgepipe.core import config
+from edgepipe.data.data_spec import DataSpec, FashionSpec, FunctionSpec, ImagesSpec, NpzSpec, parse
 
 FORMS = (
     "write module:function (for example edgepipe.data:digits) or a mapping with one of: "

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgepipe.arrays import Array
-from edgepipe.data.loading import load
-from edgepipe.data.spec import FunctionSpec
+from edgepipe.core.arrays import Array
+from edgepipe.core.errors import InputError
+from edgepipe.data.data_spec import FunctionSpec
+from edgepipe.data.dataset_loading import load
 from edgepipe.data.splits import (
     FITTING,
     Split,
@@ -22,7 +23,6 @@ from edgepipe.data.splits import (
     draw,
     representative,
 )
-from edgepipe.errors import InputError
 
 DIGITS = FunctionSpec(function="edgepipe.data:digits")
 HERE = Path(__file__).parent

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgepipe.data.groups import check_apart, draw_groups
-from edgepipe.data.loading import load
-from edgepipe.data.raw import part_of
-from edgepipe.data.spec import FunctionSpec, NpzSpec
+from edgepipe.core.errors import InputError
+from edgepipe.data.data_spec import FunctionSpec, NpzSpec
+from edgepipe.data.dataset_loading import load
+from edgepipe.data.group_splits import check_apart, draw_groups
+from edgepipe.data.raw_samples import part_of
 from edgepipe.data.splits import Split
-from edgepipe.errors import InputError
 
 ALL = frozenset(Split)
 SHARES = st.fixed_dictionaries({Split.TEST: st.floats(0.05, 0.4), Split.VALIDATION: st.floats(0.05, 0.4)})
@@ -52,7 +52,7 @@ def test_shares_and_classes_come_near() -> None:
 
 def test_the_same_in_another_process() -> None:
     code = (
-        "import numpy as np; from edgepipe.data.groups import draw_groups; from edgepipe.data.splits import Split; "
+        "import numpy as np; from edgepipe.data.group_splits import draw_groups; from edgepipe.data.splits import Split; "
         "print(draw_groups(None, np.arange(40) // 4, {Split.TEST: 0.3}, 3)[Split.TEST].tolist())"
     )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

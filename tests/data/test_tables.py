@@ -7,12 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from edgepipe import config
-from edgepipe.data.identity import identity
-from edgepipe.data.loading import load, read
-from edgepipe.data.spec import CsvSpec, ParquetSpec, parse
+from edgepipe.core import config
+from edgepipe.core.errors import InputError
+from edgepipe.data.data_spec import CsvSpec, ParquetSpec, parse
+from edgepipe.data.dataset_identity import identity
+from edgepipe.data.dataset_loading import load, read
 from edgepipe.data.splits import Split
-from edgepipe.errors import InputError
 
 ALL = frozenset(Split)
 

@@ -12,10 +12,10 @@ import pytest
 import yaml
 from commands import Command
 
-from edgepipe.devices import profile
-from edgepipe.devices.calibration.builder import Net
-from edgepipe.errors import ConfigError
-from edgepipe.tflite.host import usable_cores
+from edgepipe.core.errors import ConfigError
+from edgepipe.devices import device_profile
+from edgepipe.devices.calibration.network_builder import Net
+from edgepipe.tflite.host_fingerprint import usable_cores
 
 BAD = [
     (["host"], "Missing option '-o'"),
@@ -87,7 +87,7 @@ def test_the_profile_is_shown_and_says_how_good_it_is(
     assert shown.code == 0, shown.err
     for expected in ("estimated by calibration", "error, composites, 5-fold", "90 % interval", "quick, seed 7"):
         assert expected in shown.out
-    found = profile.load("mine.yaml", calibrated).latency.calibration
+    found = device_profile.load("mine.yaml", calibrated).latency.calibration
     assert found is not None
     assert found.measured.refused == ()
     assert found.measured.models > 300
@@ -130,7 +130,7 @@ def test_it_is_the_same_again_from_kept_readings(
     again = command("device", "calibrate", "host", "-o", "again.yaml", "--effort", "quick", "--cache-dir", "cache")
     assert again.code == 0, again.err
     assert _kept(calibrated) == kept
-    first, second = (profile.load(f"{name}.yaml", calibrated).latency.calibration for name in ("mine", "again"))
+    first, second = (device_profile.load(f"{name}.yaml", calibrated).latency.calibration for name in ("mine", "again"))
     assert first is not None
     assert second is not None
     assert first.seconds == second.seconds
@@ -141,7 +141,7 @@ def test_a_profile_without_its_calibration_is_refused(tmp_path: Path) -> None:
             "latency": {"evidence": "estimated", "by": "calibration"}}  # fmt: skip
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(body), encoding="utf-8")
     with pytest.raises(ConfigError, match="`by: calibration` needs it"):
-        profile.load("mine.yaml", tmp_path)
+        device_profile.load("mine.yaml", tmp_path)
 
 
 def test_there_is_a_core_to_calibrate_on() -> None:

@@ -5,22 +5,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgepipe.devices.calibration import estimate as estimating
-from edgepipe.devices.calibration import fit as fitting
-from edgepipe.devices.calibration.builder import Net
-from edgepipe.devices.calibration.features import Part, parts, total
-from edgepipe.devices.calibration.fit import Sample
-from edgepipe.devices.calibration.record import Calibration, Errors, Measured
-from edgepipe.metric import Evidence
-from edgepipe.tflite import graph
-from edgepipe.tflite.host import fingerprint
+from edgepipe.core.metric import Evidence
+from edgepipe.devices.calibration import calibrated_latency as estimating
+from edgepipe.devices.calibration import calibration_fit as fitting
+from edgepipe.devices.calibration.calibration_fit import Sample
+from edgepipe.devices.calibration.calibration_record import Calibration, Errors, Measured
+from edgepipe.devices.calibration.cost_terms import Part, parts, total
+from edgepipe.devices.calibration.network_builder import Net
+from edgepipe.tflite import reader
+from edgepipe.tflite.host_fingerprint import fingerprint
 from edgepipe.tflite.model import Model
 
 
 def _read(net: Net, folder: Path) -> Model:
     path = folder / "model.tflite"
     path.write_bytes(net.bytes())
-    return graph.read(path)
+    return reader.read(path)
 
 
 def test_terms_of_a_convolution_by_hand(tmp_path: Path) -> None:

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from edgepipe.artifact import file_digest
-from edgepipe.devices.calibration.backend import LONG, SHORT, HostBackend, Identity, Visits
-from edgepipe.devices.calibration.builder import Net
-from edgepipe.devices.calibration.measuring import BATCH, MOST_AGAIN, Bench, Item, Store, combine
+from edgepipe.core.artifact import file_digest
+from edgepipe.core.progress import Silent
+from edgepipe.devices.calibration.measurement_backend import LONG, SHORT, HostBackend, Identity, Visits
+from edgepipe.devices.calibration.network_builder import Net
 from edgepipe.devices.calibration.suite import Case
-from edgepipe.progress import Silent
+from edgepipe.devices.calibration.suite_measurement import BATCH, MOST_AGAIN, Bench, Item, Store, combine
 from edgepipe.tflite.latency_series import Reading
 
 
@@ -138,7 +138,7 @@ def test_the_host_survives_a_model_that_kills_the_runtime(tmp_path: Path, monkey
 
     def dying(models: list[Path], reference: Path, plan: latency_series.Plan) -> list[Reading]:
         if paths[1] in models:
-            raise latency_series.child.ChildError("the child process crashed with SIGSEGV", "")
+            raise latency_series.child_process.ChildError("the child process crashed with SIGSEGV", "")
         return alive(models, reference, plan)
 
     monkeypatch.setattr(latency_series, "measure", dying)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from edgepipe.devices.calibration.suite import GROUPS, Case, Effort, suite
-from edgepipe.tflite import graph
+from edgepipe.tflite import reader
 from edgepipe.tflite.interpreter import Runtime, Session, open_once
 from edgepipe.tflite.model import Model
 
@@ -31,7 +31,7 @@ def _first(group: str) -> Case:
 def _model(case: Case, folder: Path) -> Model:
     path = folder / f"{case.name}.tflite"
     path.write_bytes(case.content(SEED))
-    return graph.read(path)
+    return reader.read(path)
 
 
 def test_bytes_follow_from_the_seed() -> None:
@@ -94,7 +94,7 @@ def test_weights_are_quantized_per_channel(tmp_path: Path) -> None:
 @pytest.mark.parametrize("group", ON_TFLM)
 def test_tflite_micro_takes_them_too(group: str, tmp_path: Path) -> None:
     pytest.importorskip("tflite_micro")
-    from edgepipe.tflite import micro
+    from edgepipe.tflite import tflm_runtime
 
-    arena = micro.arena(_model(_first(group), tmp_path).path)
+    arena = tflm_runtime.arena(_model(_first(group), tmp_path).path)
     assert arena.value, arena.how

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from edgepipe.devices import profile
-from edgepipe.devices.rules import RULES
+from edgepipe.devices import device_profile
+from edgepipe.devices.accelerator_rules import RULES
 
 PAGE = Path(__file__).parents[2] / "docs" / "devices.md"
 BLOCKS = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(), re.DOTALL)
@@ -15,7 +15,7 @@ BLOCKS = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(), re.DOTALL)
 @pytest.mark.parametrize("text", BLOCKS, ids=["inherits", "parts", "whole"])
 def test_the_profiles_of_the_page_load(text: str, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(text)
-    assert profile.load("mine.yaml", tmp_path).system.memory.ram == 128 * 1024
+    assert device_profile.load("mine.yaml", tmp_path).system.memory.ram == 128 * 1024
 
 
 def test_the_page_tells_every_rule() -> None:
@@ -24,5 +24,5 @@ def test_the_page_tells_every_rule() -> None:
 
 
 def test_the_page_names_every_shipped_device() -> None:
-    for name in profile.names():
+    for name in device_profile.names():
         assert f"- `{name}`:" in PAGE.read_text()

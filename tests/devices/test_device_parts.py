@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from edgepipe.devices import cited, profile
-from edgepipe.errors import ConfigError
-from edgepipe.metric import Evidence
-from edgepipe.report import catalogue
+from edgepipe.core.errors import ConfigError
+from edgepipe.core.metric import Evidence
+from edgepipe.devices import citations, device_profile
+from edgepipe.render import catalogue
 
 HERE = Path(__file__).parent
 BOARD = """\
@@ -41,13 +41,13 @@ def parts(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def load(folder: Path, text: str) -> profile.Device:
+def load(folder: Path, text: str) -> device_profile.Device:
     (folder / "mine.yaml").write_text(f"name: mine\ndescription: d\ninherit: [systems/board, runtimes/micro]\n{text}")
-    return profile.load("mine.yaml", folder)
+    return device_profile.load("mine.yaml", folder)
 
 
-def source(device: profile.Device, path: str) -> str | None:
-    return cited.source_of(device.sources, cited.steps(path))
+def source(device: device_profile.Device, path: str) -> str | None:
+    return citations.source_of(device.sources, citations.steps(path))
 
 
 def test_a_device_is_a_system_and_a_runtime(parts: Path) -> None:
@@ -65,7 +65,7 @@ def test_later_parents_lie_over_earlier_ones(parts: Path) -> None:
     (parts / "mine.yaml").write_text(
         "name: mine\ndescription: d\ninherit: [systems/board, systems/fast, runtimes/micro]\n"
     )
-    device = profile.load("mine.yaml", parts)
+    device = device_profile.load("mine.yaml", parts)
     assert device.system.clock == 160e6
     assert source(device, "system.clock") is None, "nobody gave a source for the new value"
     assert source(device, "system.memory.ram") == "board sheet"
@@ -124,19 +124,21 @@ REQUIRED = (
 
 def test_the_devices_of_the_project_are_there() -> None:
     assert len(REQUIRED) == 24
-    assert set(REQUIRED) <= set(profile.names())
+    assert set(REQUIRED) <= set(device_profile.names())
 
 
-@pytest.mark.parametrize("name", profile.names())
+@pytest.mark.parametrize("name", device_profile.names())
 def test_each_number_of_a_shipped_device_has_a_source(name: str) -> None:
-    device = profile.load(name, HERE)
-    bare = [path for path in profile.numbers(device) if len(cited.source_of(device.sources, path) or "") < 20]
+    device = device_profile.load(name, HERE)
+    bare = [
+        path for path in device_profile.numbers(device) if len(citations.source_of(device.sources, path) or "") < 20
+    ]
     assert bare == []
 
 
-@pytest.mark.parametrize("name", profile.names())
+@pytest.mark.parametrize("name", device_profile.names())
 def test_each_shipped_device_is_whole(name: str) -> None:
-    device = profile.load(name, HERE)
+    device = device_profile.load(name, HERE)
     memory = device.system.memory
     for kind, most in (("ram", memory.ram), ("flash", memory.flash)):
         banks = [bank.size for bank in memory.banks if bank.kind == kind]
@@ -146,7 +148,7 @@ def test_each_shipped_device_is_whole(name: str) -> None:
 
 
 def test_parts_are_abstract_and_each_is_used() -> None:
-    folder = profile.shipped()
+    folder = device_profile.shipped()
     files = {file.relative_to(folder).with_suffix("").as_posix(): file.read_text() for file in folder.rglob("*.yaml")}
     parts = {name for name in files if "/" in name}
     assert [name for name in parts if "\nabstract: true\n" not in f"\n{files[name]}"] == []

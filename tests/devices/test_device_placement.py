@@ -8,15 +8,15 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
-from edgepipe.devices import coral, memory, profile
-from edgepipe.devices.check import check
+from edgepipe.core.errors import ToolError
+from edgepipe.devices import device_profile, edgetpu_compiler, memory_estimate
+from edgepipe.devices.accelerator_rules import RULES
+from edgepipe.devices.device_profile import RuleName
 from edgepipe.devices.placement import INSTEAD, Where, placement, replacement
-from edgepipe.devices.profile import RuleName
-from edgepipe.devices.rules import RULES
-from edgepipe.errors import ToolError
-from edgepipe.tflite import graph
+from edgepipe.devices.support_check import check
+from edgepipe.tflite import reader
+from edgepipe.tflite.arena_plan import plan
 from edgepipe.tflite.model import Model
-from edgepipe.tflite.plan import plan
 
 HERE = Path(__file__).parent
 Make = Callable[..., Model]
@@ -42,7 +42,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Make:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Statistics for quantized inputs were expected", UserWarning)
             file.write_bytes(converter.convert())
-        return graph.read(file)
+        return reader.read(file)
 
     return make
 
@@ -92,12 +92,12 @@ def test_a_broken_rule_is_seen_and_a_kept_one_is_not(name: str, made: Make) -> N
 
 def test_weights_per_channel_go_to_the_gpu(made: Make) -> None:
     model = made(lambda x: tf_().nn.conv2d(x, kernel(3, 3, 4, 4), 1, "SAME"), int8=True)
-    placed = placement(profile.load("stm32mp257f", HERE), model)
+    placed = placement(device_profile.load("stm32mp257f", HERE), model)
     (conv,) = [p for p in placed if p.operator.startswith("CONV_2D")]
     assert (conv.where, conv.rule) == (Where.GPU, "per-tensor")
     assert "has 4 scales" in conv.reason
     assert conv.suggestion == "quantize weights per tensor, not per channel"
-    assert {p.where for p in placement(profile.load("imx8mp-npu", HERE), model)} == {Where.NPU}
+    assert {p.where for p in placement(device_profile.load("imx8mp-npu", HERE), model)} == {Where.NPU}
 
 
 def test_profiles_name_the_rules_there_are() -> None:
@@ -116,7 +116,7 @@ def test_hard_swish_leaves_the_edge_tpu_and_takes_what_follows_with_it(made: Mak
         return tf.nn.relu(tf.nn.conv2d(x, kernel(3, 3, 4, 4), 1, "SAME"))
 
     model = made(network, int8=True)
-    device = profile.load("coral-edge-tpu", HERE)
+    device = device_profile.load("coral-edge-tpu", HERE)
     placed = {p.operator.split(" ")[0]: p for p in placement(device, model) if p.where is not Where.NPU}
     assert "HARD_SWISH" in placed, model.operator_counts
     swish = placed["HARD_SWISH"]
@@ -131,23 +131,23 @@ def test_hard_swish_leaves_the_edge_tpu_and_takes_what_follows_with_it(made: Mak
 
 
 def test_floats_stay_on_the_core_and_int8_is_proposed(models: Path) -> None:
-    placed = placement(profile.load("stm32n6570-dk", HERE), graph.read(models / "float.tflite"))
+    placed = placement(device_profile.load("stm32n6570-dk", HERE), reader.read(models / "float.tflite"))
     assert {p.where for p in placed} == {Where.CPU}
     assert any("convert to full-integer int8" in p.suggestion for p in placed)
 
 
 def test_what_runs_nowhere(models: Path) -> None:
     for device in ("nucleo-l4r5zi", "stm32h747i-disco", "stm32n6570-dk"):
-        placed = placement(profile.load(device, HERE), graph.read(models / "atan2.tflite"))
+        placed = placement(device_profile.load(device, HERE), reader.read(models / "atan2.tflite"))
         (atan2,) = [p for p in placed if p.operator.startswith("ATAN2")]
         assert (atan2.where, atan2.rule) == (Where.UNSUPPORTED, "operator"), device
         assert f"on {device} has no operator ATAN2" in atan2.reason
 
 
 def test_dynamic_shapes_are_unsupported_on_a_microcontroller(made: Make) -> None:
-    placed = placement(profile.load("rp2040-pico", HERE), made(lambda x: tf_().nn.relu(x), (1, None)))
+    placed = placement(device_profile.load("rp2040-pico", HERE), made(lambda x: tf_().nn.relu(x), (1, None)))
     batch_open = made(lambda x: tf_().nn.relu(x), (None, 8))
-    assert Where.UNSUPPORTED not in {p.where for p in placement(profile.load("rp2040-pico", HERE), batch_open)}
+    assert Where.UNSUPPORTED not in {p.where for p in placement(device_profile.load("rp2040-pico", HERE), batch_open)}
     assert any(p.where is Where.UNSUPPORTED and "give the model's input a fixed shape" in p.suggestion for p in placed)
 
 
@@ -155,7 +155,8 @@ def test_padded_channels_are_told(made: Make, tmp_path: Path) -> None:
     text = "inherit: stm32n6570-dk\nname: n\ndescription: d\nsystem: {npu: {channels: 16}}\n"
     (tmp_path / "n.yaml").write_text(text)
     placed = placement(
-        profile.load("n.yaml", tmp_path), made(lambda x: tf_().nn.conv2d(x, kernel(3, 3, 4, 5), 1, "SAME"), int8=True)
+        device_profile.load("n.yaml", tmp_path),
+        made(lambda x: tf_().nn.conv2d(x, kernel(3, 3, 4, 5), 1, "SAME"), int8=True),
     )
     (conv,) = [p for p in placed if p.operator.startswith("CONV_2D")]
     assert (conv.where, conv.suggestion) == (Where.NPU, "16 channels cost the same as 5")
@@ -164,11 +165,11 @@ def test_padded_channels_are_told(made: Make, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", INSTEAD)
 def test_replacements_are_known_operators(name: str, models: Path) -> None:
-    from edgepipe.devices import operators
+    from edgepipe.devices import builtin_operators
 
-    assert name in operators.NAMES
-    assert all(other in operators.NAMES for other, _ in INSTEAD[name])
-    operator = graph.read(models / "atan2.tflite").operators[0]
+    assert name in builtin_operators.NAMES
+    assert all(other in builtin_operators.NAMES for other, _ in INSTEAD[name])
+    operator = reader.read(models / "atan2.tflite").operators[0]
     assert replacement(operator, ("RELU",)).startswith("replace the layer")
 
 
@@ -183,7 +184,7 @@ SOFTMAX                        1          Operation is otherwise supported, but 
 
 
 def test_the_compilers_log_is_read() -> None:
-    rows = coral.parse(LOG)
+    rows = edgetpu_compiler.parse(LOG)
     assert [(row.operator, row.count, row.mapped) for row in rows] == [
         ("CONV_2D", 35, True), ("HARD_SWISH", 2, False), ("SOFTMAX", 1, False)
     ]  # fmt: skip
@@ -191,29 +192,29 @@ def test_the_compilers_log_is_read() -> None:
 
 def test_a_compiler_is_run_where_there_is_one(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert not coral.available()
+    assert not edgetpu_compiler.available()
     with pytest.raises(ToolError, match=r"not on the PATH.*coral\.ai/docs/edgetpu/compiler"):
-        coral.compile_model(models / "int8.tflite")
-    program = tmp_path / coral.COMPILER  # stands for the vendor's, which no package has
+        edgetpu_compiler.compile_model(models / "int8.tflite")
+    program = tmp_path / edgetpu_compiler.COMPILER  # stands for the vendor's, which no package has
     program.write_text(f"#!/bin/sh\necho '{LOG}'\necho made > \"$3/int8_edgetpu.tflite\"\n")
     program.chmod(0o755)
-    found = coral.compile_model(models / "int8.tflite")
+    found = edgetpu_compiler.compile_model(models / "int8.tflite")
     assert (found.version, len(found.rows), found.content) == ("16.0.384591198", 3, b"made\n")
     program.write_text("#!/bin/sh\necho 'Invalid model' >&2\nexit 1\n")
     with pytest.raises(ToolError, match=r"ended with 1 on .*: Invalid model"):
-        coral.compile_model(models / "int8.tflite")
+        edgetpu_compiler.compile_model(models / "int8.tflite")
 
 
 def test_ram_and_flash_are_estimated_with_their_interval(models: Path) -> None:
-    model = graph.read(models / "int8.tflite")
-    device = profile.load("stm32h747i-disco", HERE)
+    model = reader.read(models / "int8.tflite")
+    device = device_profile.load("stm32h747i-disco", HERE)
     live = plan(model).naive_peak
     assert live >= max(t.bytes for t in model.tensors if not t.constant)
-    ram = memory.ram(device.ram, model, device.name)
+    ram = memory_estimate.ram(device.ram, model, device.name)
     expected = 0.676 * live + 4487 + 227 * len(model.operators)
     assert ram.value == pytest.approx(expected)
     assert ram.interval == pytest.approx((0.81 * expected, 1.71 * expected))
-    flash = memory.flash(device.flash, model, device.name)
+    flash = memory_estimate.flash(device.flash, model, device.name)
     constants = sum(t.bytes for t in model.tensors if t.constant)
     assert flash.interval is not None
     assert constants < flash.interval[0] < (flash.value or 0) < flash.interval[1]

@@ -8,9 +8,9 @@ from typing import get_args
 import pytest
 import yaml
 
-from edgepipe.devices import profile
-from edgepipe.errors import ConfigError, InputError
-from edgepipe.metric import Evidence
+from edgepipe.core.errors import ConfigError, InputError
+from edgepipe.core.metric import Evidence
+from edgepipe.devices import device_profile
 
 GOOD = """\
 name: mine
@@ -36,27 +36,27 @@ def write(folder: Path, name: str, text: str) -> None:
 
 
 def test_shipped_devices() -> None:
-    assert {"ethos-u55-128", "host", "nucleo-l4r5zi", "raspberry-pi-4"} <= set(profile.names())
-    board = profile.load("nucleo-l4r5zi", Path())
+    assert {"ethos-u55-128", "host", "nucleo-l4r5zi", "raspberry-pi-4"} <= set(device_profile.names())
+    board = device_profile.load("nucleo-l4r5zi", Path())
     assert (board.system.memory.ram, board.system.memory.flash) == (640 * 1024, 2 * 1024 * 1024)
     assert board.system.clock == 120e6
     assert board.integer_only
     assert board.ram.evidence is Evidence.SIMULATED
-    host = profile.load("host", Path())
+    host = device_profile.load("host", Path())
     assert (host.latency.evidence, host.latency.by, host.operators) == (Evidence.MEASURED, "host", None)
-    ethos = profile.load("ethos-u55-128", Path())
+    ethos = device_profile.load("ethos-u55-128", Path())
     assert ethos.system.npu is not None
     assert ethos.system.npu.macs_per_cycle == 128
     assert (ethos.latency.evidence, ethos.latency.by) == (Evidence.SIMULATED, "vela")
-    assert profile.load("raspberry-pi-4", Path()).latency.evidence is Evidence.UNAVAILABLE
+    assert device_profile.load("raspberry-pi-4", Path()).latency.evidence is Evidence.UNAVAILABLE
 
 
 def test_a_file_of_ones_own(tmp_path: Path) -> None:
     write(tmp_path, "mine", GOOD)
-    device = profile.load("mine.yaml", tmp_path)
-    assert device == profile.load("mine", Path(), (tmp_path,))
+    device = device_profile.load("mine.yaml", tmp_path)
+    assert device == device_profile.load("mine", Path(), (tmp_path,))
     assert device.operators == ("CONV_2D", "SOFTMAX")
-    assert "mine" in profile.names((tmp_path,))
+    assert "mine" in device_profile.names((tmp_path,))
 
 
 def test_inheritance_merges_mappings_and_the_child_wins(tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_inheritance_merges_mappings_and_the_child_wins(tmp_path: Path) -> None:
         "system: {clock: 160 MHz, memory: {ram: 256 KiB}}\noperators: all\n"
         "ram: {evidence: unavailable, reason: other}\n",
     )
-    fast = profile.load("fast.yaml", tmp_path)
+    fast = device_profile.load("fast.yaml", tmp_path)
     assert fast.system.core == "Cortex-M4F"
     assert fast.system.clock == 160e6
     assert (fast.system.memory.ram, fast.system.memory.flash) == (256 * 1024, 1024 * 1024)
@@ -81,7 +81,7 @@ def test_a_profile_may_inherit_a_shipped_one(tmp_path: Path) -> None:
     write(
         tmp_path, "slow", "inherit: nucleo-l4r5zi\nname: slow\ndescription: d\nsources: [s]\nsystem: {clock: 80 MHz}\n"
     )
-    assert profile.load("slow.yaml", tmp_path).system.memory.ram == 640 * 1024
+    assert device_profile.load("slow.yaml", tmp_path).system.memory.ram == 640 * 1024
 
 
 def test_the_digest_sees_content_not_files(tmp_path: Path) -> None:
@@ -91,10 +91,10 @@ def test_the_digest_sees_content_not_files(tmp_path: Path) -> None:
     child = {key: base.pop(key) for key in ("name", "description", "sources")}
     write(tmp_path / "flat", "parent", "abstract: true\n" + yaml.safe_dump(base))
     write(tmp_path / "flat", "mine", "inherit: parent\n" + yaml.safe_dump(child))
-    whole, spread = profile.load("mine.yaml", tmp_path), profile.load("flat/mine.yaml", tmp_path)
-    assert profile.digest(whole) == profile.digest(spread)
+    whole, spread = device_profile.load("mine.yaml", tmp_path), device_profile.load("flat/mine.yaml", tmp_path)
+    assert device_profile.digest(whole) == device_profile.digest(spread)
     write(tmp_path, "mine", GOOD.replace("128 KiB", "127 KiB"))
-    assert profile.digest(profile.load("mine.yaml", tmp_path)) != profile.digest(whole)
+    assert device_profile.digest(device_profile.load("mine.yaml", tmp_path)) != device_profile.digest(whole)
 
 
 ALL_DTYPES = (
@@ -209,7 +209,7 @@ BAD = [  # what to replace, by what, the problem
     (
         "operators: [CONV",
         "rules: [static-shape]\noperators: [CONV",
-        f"11:9: rules.0: found the text 'static-shape'; allowed: {', '.join(get_args(profile.RuleName))}; "
+        f"11:9: rules.0: found the text 'static-shape'; allowed: {', '.join(get_args(device_profile.RuleName))}; "
         "did you mean 'static-shapes'?",
     ),
     ("name: mine\n", "name: mine\nabstract: maybe\n", "2:11: abstract: must be true or false, found the text 'maybe'"),
@@ -224,7 +224,7 @@ def test_malformed(old: str, new: str, message: str, tmp_path: Path) -> None:
     assert old in GOOD
     write(tmp_path, "mine", GOOD.replace(old, new))
     with pytest.raises(ConfigError) as caught:
-        profile.load("mine.yaml", tmp_path)
+        device_profile.load("mine.yaml", tmp_path)
     expected = f"{tmp_path}/mine.yaml:{message}"
     assert [str(problem) for problem in caught.value.problems] == [expected]
 
@@ -232,7 +232,7 @@ def test_malformed(old: str, new: str, message: str, tmp_path: Path) -> None:
 def test_all_problems_at_once(tmp_path: Path) -> None:
     write(tmp_path, "mine", GOOD.replace("80 MHz", "80").replace("SOFTMAX", "SOFT").replace("int32", "int33"))
     with pytest.raises(ConfigError) as caught:
-        profile.load("mine.yaml", tmp_path)
+        device_profile.load("mine.yaml", tmp_path)
     assert [problem.line for problem in caught.value.problems] == [7, 10, 11]
 
 
@@ -240,7 +240,7 @@ def test_a_problem_in_an_inherited_value_points_at_the_file_that_holds_it(tmp_pa
     write(tmp_path, "parent", GOOD.replace("name: mine\n", "abstract: true\n").replace("80 MHz", "80"))
     write(tmp_path, "child", "inherit: parent\nname: child\ndescription: d\nsources: [s]\nsystem: {cores: 0}\n")
     with pytest.raises(ConfigError) as caught:
-        profile.load("child.yaml", tmp_path)
+        device_profile.load("child.yaml", tmp_path)
     assert [str(problem) for problem in caught.value.problems] == [
         f"{tmp_path}/child.yaml:5:17: system.cores: should be greater than or equal to 1; found the number 0",
         f"{tmp_path}/parent.yaml:7:10: system.clock: '80' has no unit; allowed: Hz, kHz, MHz, GHz",
@@ -252,7 +252,7 @@ def test_cycles_of_any_length(length: int, tmp_path: Path) -> None:
     for index in range(length):
         write(tmp_path, f"d{index}", f"name: d{index}\ninherit: d{(index + 1) % length}\n")
     with pytest.raises(ConfigError) as caught:
-        profile.load("d0.yaml", tmp_path)
+        device_profile.load("d0.yaml", tmp_path)
     cycle = " -> ".join(f"d{index % length}" for index in range(length + 1))
     problems = [str(problem) for problem in caught.value.problems]
     assert problems == [f"{tmp_path}/d{length - 1}.yaml:2:10: inherit: inherits itself: {cycle}"]
@@ -262,7 +262,7 @@ def test_a_cycle_further_up_names_only_the_cycle(tmp_path: Path) -> None:
     for name, parent in (("a", "b"), ("b", "c"), ("c", "b")):
         write(tmp_path, name, f"inherit: {parent}\n")
     with pytest.raises(ConfigError, match=r"c\.yaml:1:10: inherit: inherits itself: b -> c -> b$"):
-        profile.load("a.yaml", tmp_path)
+        device_profile.load("a.yaml", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -279,7 +279,7 @@ def test_a_cycle_further_up_names_only_the_cycle(tmp_path: Path) -> None:
 )
 def test_unknown_and_abstract_devices(name: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message):
-        profile.load(name, tmp_path)
+        device_profile.load(name, tmp_path)
 
 
 def test_loading_a_device_imports_no_numpy() -> None:

@@ -5,9 +5,9 @@ from typing import get_args
 
 import pytest
 
-from edgepipe.devices import evidence, profile, zeros
-from edgepipe.devices.profile import Runtime
-from edgepipe.tflite import graph
+from edgepipe.devices import device_metrics, device_profile, sparsity_benefit
+from edgepipe.devices.device_profile import Runtime
+from edgepipe.tflite import reader
 
 HERE = Path(__file__).parent
 
@@ -17,7 +17,7 @@ def sparse(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Path:
     """The int8 model with three quarters of each kernel overwritten by zeros."""
     import numpy as np
 
-    model = graph.read(models / "int8.tflite")
+    model = reader.read(models / "int8.tflite")
     content = bytearray(model.content)
     for operator in model:
         kernel = operator.input(1)
@@ -32,12 +32,14 @@ def sparse(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Path:
 
 
 def told(path: Path, *devices: str) -> list[str]:
-    model = graph.read(path)
-    return zeros.notes(model, [profile.load(device, HERE) for device in devices], evidence.counts(model))
+    model = reader.read(path)
+    return sparsity_benefit.notes(
+        model, [device_profile.load(device, HERE) for device in devices], device_metrics.counts(model)
+    )
 
 
 def test_every_runtime_has_its_say() -> None:
-    assert set(zeros.WORTH) == set(get_args(Runtime.model_fields["name"].annotation))
+    assert set(sparsity_benefit.WORTH) == set(get_args(Runtime.model_fields["name"].annotation))
 
 
 def test_one_note_for_each_runtime(sparse: Path) -> None:
@@ -55,7 +57,7 @@ def test_one_note_for_each_runtime(sparse: Path) -> None:
 
 def test_what_compression_saves_is_said(sparse: Path) -> None:
     (note,) = [note for note in told(sparse, "host") if "brings" not in note]
-    size, smaller = (evidence.counts(graph.read(sparse))[index] for index in (0, 2))
+    size, smaller = (device_metrics.counts(reader.read(sparse))[index] for index in (0, 2))
     assert (size.name, smaller.name) == ("size", "size_zstd")
     assert note.startswith(f"compressed, the .tflite takes {smaller.text()} of {size.text()} (size_zstd): zeros and")
 

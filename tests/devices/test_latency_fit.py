@@ -10,15 +10,23 @@ import numpy as np
 import pytest
 from commands import Command
 
-from edgepipe.devices import profile
-from edgepipe.devices.latency import build, estimate, fit, kinds, known, table, validation
-from edgepipe.devices.latency.build import Request
-from edgepipe.devices.latency.estimate import Transfer
-from edgepipe.devices.latency.fit import Row
-from edgepipe.devices.latency.kinds import KINDS
-from edgepipe.errors import InputError
-from edgepipe.metric import Evidence
-from edgepipe.tflite import graph
+from edgepipe.core.errors import InputError
+from edgepipe.core.metric import Evidence
+from edgepipe.devices import device_profile
+from edgepipe.devices.latency import (
+    cross_validation,
+    fit_domain,
+    latency_estimate,
+    latency_fit,
+    measurement_table,
+    processor_kinds,
+    profile_fragment,
+)
+from edgepipe.devices.latency.latency_estimate import Transfer
+from edgepipe.devices.latency.latency_fit import Row
+from edgepipe.devices.latency.processor_kinds import KINDS
+from edgepipe.devices.latency.profile_fragment import Request
+from edgepipe.tflite import reader
 
 KIND = KINDS["cortex-m"]
 CLOCK = 1e8
@@ -46,7 +54,7 @@ def _rows(truth: dict[str, float], group: str, seed: int, families: int = 12, no
 
 def test_the_jacobian_is_that_of_the_residuals() -> None:
     rows = _rows(_truth(1), "a", 1) + _rows(_truth(2), "b", 2)
-    problem = fit._Problem(KIND, {"a": CLOCK, "b": CLOCK}, rows)
+    problem = latency_fit._Problem(KIND, {"a": CLOCK, "b": CLOCK}, rows)
     at = np.random.default_rng(0).normal(0, 0.2, len(problem.spread))
     step = 1e-6
     sides = [problem._residuals(at + sign * step * unit) for unit in np.eye(len(at)) for sign in (1, -1)]
@@ -56,11 +64,11 @@ def test_the_jacobian_is_that_of_the_residuals() -> None:
 
 def test_unseen_families_of_a_known_processor_are_predicted_well() -> None:
     rows = _rows(_truth(3), "a", 3)
-    held_out = validation.leave_families_out(KIND, {"a": CLOCK}, rows)
+    held_out = cross_validation.leave_families_out(KIND, {"a": CLOCK}, rows)
     assert len(held_out) == len(rows)
-    assert validation.errors(held_out).median < 0.15
+    assert cross_validation.errors(held_out).median < 0.15
     plain = [abs(sum(KIND.cycles[n] * v for n, v in row.features.items()) / CLOCK / row.seconds - 1) for row in rows]
-    assert validation.errors(held_out).median < np.median(plain) / 2  # than by the figures of the kind alone
+    assert cross_validation.errors(held_out).median < np.median(plain) / 2  # than by the figures of the kind alone
 
 
 def test_a_neighbour_tells_what_a_device_has_not_shown() -> None:
@@ -71,7 +79,7 @@ def test_a_neighbour_tells_what_a_device_has_not_shown() -> None:
     clocks = {"slow": CLOCK, "fast": CLOCK}
 
     def error(rows: list[Row]) -> float:
-        rates = fit.fit(KIND, clocks, rows)["slow"]
+        rates = latency_fit.fit(KIND, clocks, rows)["slow"]
         return float(np.median([abs(rates.predict(row.features)[0] / row.seconds - 1) for row in unseen]))
 
     assert error(own + neighbour) < error(own)
@@ -79,7 +87,7 @@ def test_a_neighbour_tells_what_a_device_has_not_shown() -> None:
 
 def test_a_kind_of_operator_that_no_model_has_widens_the_interval() -> None:
     rows = [replace(row, features={**row.features, "resized_outputs": 0.0}) for row in _rows(_truth(5), "a", 8)]
-    rates = fit.fit(KIND, {"a": CLOCK}, rows)["a"]
+    rates = latency_fit.fit(KIND, {"a": CLOCK}, rows)["a"]
     usual = rows[0].features
     unusual = {**usual, "resized_outputs": 5e6}
     assert rates.predict(unusual)[1] > 2 * rates.predict(usual)[1]
@@ -89,8 +97,8 @@ def test_intervals_hold_at_their_rate_for_families_never_seen() -> None:
     inside = []
     for seed in range(4):
         rows = _rows(_truth(20 + seed), "a", 30 + seed, noise=0.05)
-        held_out = validation.leave_families_out(KIND, {"a": CLOCK}, rows)
-        reach = validation.factors(held_out)
+        held_out = cross_validation.leave_families_out(KIND, {"a": CLOCK}, rows)
+        reach = cross_validation.factors(held_out)
         inside += [one.deviations <= reach[one.row.family] for one in held_out]
     assert 0.8 <= np.mean(inside) <= 0.99
 
@@ -98,22 +106,22 @@ def test_intervals_hold_at_their_rate_for_families_never_seen() -> None:
 def test_an_outlier_moves_the_fit_little() -> None:
     rows = _rows(_truth(6), "a", 9)
     wrong = [replace(rows[0], seconds=10 * rows[0].seconds), *rows[1:]]
-    clean, dirty = (fit.fit(KIND, {"a": CLOCK}, given)["a"] for given in (rows, wrong))
+    clean, dirty = (latency_fit.fit(KIND, {"a": CLOCK}, given)["a"] for given in (rows, wrong))
     moved = [dirty.predict(row.features)[0] / clean.predict(row.features)[0] - 1 for row in rows[1:]]
     assert np.median(np.abs(moved)) < 0.05
 
 
 def test_of_few_held_out_rows_the_worst_counts() -> None:
     rows = _rows(_truth(7), "a", 10, families=2)[::3]
-    held_out = validation.leave_families_out(KIND, {"a": CLOCK}, rows)
+    held_out = cross_validation.leave_families_out(KIND, {"a": CLOCK}, rows)
     assert len(held_out) == 2
-    assert validation.factor(held_out) >= max(validation.NORMAL, *(one.deviations for one in held_out))
-    assert validation.factor([]) == validation.NORMAL
+    assert cross_validation.factor(held_out) >= max(cross_validation.NORMAL, *(one.deviations for one in held_out))
+    assert cross_validation.factor([]) == cross_validation.NORMAL
 
 
 def test_what_lies_outside_is_named() -> None:
     rows = _rows(_truth(8), "a", 11)
-    seen = known.of_rows(rows, KIND.features)
+    seen = fit_domain.of_rows(rows, KIND.features)
     rates = {name: cycles / CLOCK for name, cycles in KIND.cycles.items()}
     assert seen.outside(rows[0].features, rates, {"CONV_2D"}) == ()
     far = {name: 1000 * amount for name, amount in rows[0].features.items()}
@@ -124,7 +132,7 @@ def test_what_lies_outside_is_named() -> None:
 
 
 def test_every_kind_prices_known_features_and_spreads_all_of_them() -> None:
-    for name, kind in kinds.KINDS.items():
+    for name, kind in processor_kinds.KINDS.items():
         assert set(kind.cycles) == set(kind.features) == set(kind.spread), name
         assert all(cycles > 0 for cycles in kind.cycles.values()), name
 
@@ -174,26 +182,29 @@ def test_device_fit_writes_a_part_that_a_profile_inherits(
 
 
 def test_a_fit_holds_for_its_type_only(measured: Path, models: Path) -> None:
-    built = build.build(measured, models, Request("board, 1.0", "cortex-m", 1e8, "test"))
-    metric = estimate.metric(built.fit, graph.read(models / "float.tflite"), "board")
+    built = profile_fragment.build(measured, models, Request("board, 1.0", "cortex-m", 1e8, "test"))
+    metric = latency_estimate.metric(built.fit, reader.read(models / "float.tflite"), "board")
     assert metric.evidence is Evidence.UNAVAILABLE
     assert "computes in float32" in metric.how
 
 
 def test_a_transfer_stretches_by_clock_and_factor_and_widens(measured: Path, models: Path) -> None:
-    found = build.build(measured, models, Request("board, 1.0", "cortex-m", 1e8, "test")).fit
-    model = graph.read(models / "int8.tflite")
-    own, carried = estimate.estimate(found, model), estimate.estimate(found, model, Transfer("board", 5e7, 1.5, 0.3))
+    found = profile_fragment.build(measured, models, Request("board, 1.0", "cortex-m", 1e8, "test")).fit
+    model = reader.read(models / "int8.tflite")
+    own, carried = (
+        latency_estimate.estimate(found, model),
+        latency_estimate.estimate(found, model, Transfer("board", 5e7, 1.5, 0.3)),
+    )
     assert carried.seconds == pytest.approx(3 * own.seconds)
     assert carried.high / carried.seconds > own.high / own.seconds
     assert sum(seconds for _, seconds in own.operators) <= own.seconds
 
 
 def test_one_factor_carries_a_fit_over(measured: Path, models: Path) -> None:
-    found = build.build(measured, models, Request("board, 1.0", "cortex-m", 1e8, "test")).fit
-    carried = build.carry(found, measured, models, "other", 2e8)
+    found = profile_fragment.build(measured, models, Request("board, 1.0", "cortex-m", 1e8, "test")).fit
+    carried = profile_fragment.carry(found, measured, models, "other", 2e8)
     assert carried.points == 1
-    predicted = estimate.estimate(found, graph.read(models / "int8.tflite")).seconds / 2
+    predicted = latency_estimate.estimate(found, reader.read(models / "int8.tflite")).seconds / 2
     assert carried.scale == pytest.approx(1e-3 / predicted, rel=1e-3)
 
 
@@ -248,13 +259,13 @@ def test_a_wrong_option_is_one_clear_error(
 def test_a_table_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
     text = 'family,device,runtime,model,latency_ms\r\n"a, b","c, d",1,m,2.5\r\n'
     (tmp_path / "t.csv").write_text(text, encoding="utf-8-sig", newline="")
-    (line,) = table.read(tmp_path / "t.csv")
+    (line,) = measurement_table.read(tmp_path / "t.csv")
     assert (line.family, line.group, line.seconds) == ("a, b", "c, d, 1", 2.5e-3)
 
 
 def test_a_missing_table_is_told(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read: No such file"):
-        table.read(tmp_path / "none.csv")
+        measurement_table.read(tmp_path / "none.csv")
 
 
 CARRIED = [
@@ -273,6 +284,6 @@ def test_a_latency_is_carried_over_from_a_fit_only(tmp_path: Path, device: str, 
             f"by: transfer, transfer: {{device: {origin}, error: 0.1, points: 1, source: measured}}}}\n"
         )
     with pytest.raises(InputError) as caught:
-        profile.load("a.yaml", tmp_path)
+        device_profile.load("a.yaml", tmp_path)
     assert str(caught.value).startswith(f"{tmp_path}/a.yaml: latency.transfer")
     assert message in str(caught.value)

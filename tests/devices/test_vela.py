@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import vela_models
 
-from edgepipe import sources
-from edgepipe.cache import Cache
-from edgepipe.devices.vela import compiler
-from edgepipe.devices.vela.compiler import RefusedError, compiled
-from edgepipe.devices.vela.result import Settings
-from edgepipe.errors import InputError, ToolError
-from edgepipe.tflite import child, graph
+from edgepipe.core import references
+from edgepipe.core.cache import Cache
+from edgepipe.core.errors import InputError, ToolError
+from edgepipe.devices.vela import vela_compiler
+from edgepipe.devices.vela.vela_compiler import RefusedError, compiled
+from edgepipe.devices.vela.vela_result import Settings
+from edgepipe.tflite import child_process, reader
 
 pytest.importorskip("ethosu.vela", reason="the extra `npu` is not installed")
 
@@ -43,7 +43,7 @@ def cli(model: Path, to: Settings, folder: Path) -> str:
 
 @pytest.mark.parametrize("to", [U55, U65, U85], ids=lambda to: to.accelerator)
 def test_the_numbers_are_those_that_vela_prints(to: Settings, models: Path, cache: Cache, tmp_path: Path) -> None:
-    made = compiled(graph.read(models / "int8.tflite"), to, cache)
+    made = compiled(reader.read(models / "int8.tflite"), to, cache)
     found = made.result
     printed = cli(models / "int8.tflite", to, tmp_path)
     with (tmp_path / "int8_per-layer.csv").open() as stream:
@@ -66,7 +66,7 @@ def test_the_numbers_are_those_that_vela_prints(to: Settings, models: Path, cach
 
 
 def test_each_layer_points_to_the_operator_it_comes_from(models: Path, cache: Cache) -> None:
-    model = graph.read(models / "int8.tflite")
+    model = reader.read(models / "int8.tflite")
     found = compiled(model, U55, cache).result
     origins = [layer.operator for layer in found.layers]
     assert set(origins) <= {operator.place for operator in model.operators}
@@ -77,7 +77,7 @@ def test_each_layer_points_to_the_operator_it_comes_from(models: Path, cache: Ca
 
 @pytest.mark.parametrize("to", [U55, U85], ids=lambda to: to.accelerator)
 def test_what_stays_on_the_core_is_named_with_velas_reason(to: Settings, cache: Cache, tmp_path: Path) -> None:
-    found = compiled(graph.read(vela_models.chain(tmp_path / "mixed.tflite", MIXED)), to, cache).result
+    found = compiled(reader.read(vela_models.chain(tmp_path / "mixed.tflite", MIXED)), to, cache).result
     assert [(p.place, p.runs_on) for p in found.placements] == [
         ("RELU #0", "NPU"), ("LOG_SOFTMAX #1", "CPU"), ("LOGISTIC #2", "NPU"), ("LOG_SOFTMAX #3", "CPU"),
     ]  # fmt: skip
@@ -86,14 +86,14 @@ def test_what_stays_on_the_core_is_named_with_velas_reason(to: Settings, cache: 
 
 
 def test_operators_are_told_apart_even_where_their_outputs_share_one_odd_name(cache: Cache, tmp_path: Path) -> None:
-    model = graph.read(vela_models.namesakes(tmp_path / "same.tflite"))
+    model = reader.read(vela_models.namesakes(tmp_path / "same.tflite"))
     assert {t.name for operator in model for t in operator.outputs if t is not None} == {',"'}
     found = compiled(model, U55, cache).result
     assert [placement.place for placement in found.fallbacks] == ["LOG_SOFTMAX #1", "LOG_SOFTMAX #3"]
 
 
 def test_a_float_model_stays_on_the_core_although_vela_ends_well(models: Path, cache: Cache, tmp_path: Path) -> None:
-    model = graph.read(models / "float.tflite")
+    model = reader.read(models / "float.tflite")
     found = compiled(model, U55, cache).result
     assert [placement.place for placement in found.fallbacks] == [operator.place for operator in model.operators]
     assert all("Float32" in placement.reason for placement in found.fallbacks)
@@ -101,10 +101,10 @@ def test_a_float_model_stays_on_the_core_although_vela_ends_well(models: Path, c
 
 
 def test_of_several_subgraphs_the_compiled_model_tells(models: Path, cache: Cache, tmp_path: Path) -> None:
-    model = graph.read(vela_models.loop(tmp_path / "loop.tflite"))
+    model = reader.read(vela_models.loop(tmp_path / "loop.tflite"))
     made = compiled(model, U55, cache)
     (tmp_path / "compiled.tflite").write_bytes(made.content)
-    left = [operator.name for operator in graph.read(tmp_path / "compiled.tflite") if operator.name != "ethos-u"]
+    left = [operator.name for operator in reader.read(tmp_path / "compiled.tflite") if operator.name != "ethos-u"]
     assert Counter(left) == Counter(placement.operator for placement in made.result.fallbacks)
     assert {"WHILE", "LESS", "MUL"} <= set(left)
     assert made.result.subgraphs == 3
@@ -125,14 +125,14 @@ def test_a_crash_or_a_refusal_names_model_accelerator_and_version(
 ) -> None:
     assert callable(make)
     with pytest.raises(RefusedError, match=message):
-        compiled(graph.read(make(tmp_path / "it.tflite")), U55, cache)
+        compiled(reader.read(make(tmp_path / "it.tflite")), U55, cache)
     assert cache.all() == []
     assert list(cache.working.iterdir()) == []
 
 
 def test_a_hang_is_stopped(models: Path, cache: Cache) -> None:
     with pytest.raises(RefusedError, match=r"on int8\.tflite: no end after 0\.01 s; the child process was stopped"):
-        compiled(graph.read(models / "int8.tflite"), U55, cache, timeout=0.01)
+        compiled(reader.read(models / "int8.tflite"), U55, cache, timeout=0.01)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_a_hang_is_stopped(models: Path, cache: Cache) -> None:
 )
 def test_settings_that_do_not_go_together(changes: dict[str, str], message: str, models: Path, cache: Cache) -> None:
     with pytest.raises(InputError, match=f"does not take the settings .*: .*{message}") as caught:
-        compiled(graph.read(models / "int8.tflite"), U55.model_copy(update=changes), cache)
+        compiled(reader.read(models / "int8.tflite"), U55.model_copy(update=changes), cache)
     assert not isinstance(caught.value, RefusedError)
 
 
@@ -155,9 +155,9 @@ def _no_child(*_: object) -> None:
 
 
 def test_the_second_time_vela_does_not_run(models: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = graph.read(models / "int8.tflite")
+    model = reader.read(models / "int8.tflite")
     first = compiled(model, U55, cache)
-    monkeypatch.setattr(child, "run", _no_child)
+    monkeypatch.setattr(child_process, "run", _no_child)
     second = compiled(model, U55, cache)
     assert (first.cached, second.cached) == (False, True)
     assert (first.result, first.content) == (second.result, second.content)
@@ -171,22 +171,24 @@ def test_the_second_time_vela_does_not_run(models: Path, cache: Cache, monkeypat
 
 
 def test_the_content_counts_not_the_path(models: Path, cache: Cache, tmp_path: Path) -> None:
-    compiled(graph.read(models / "int8.tflite"), U55, cache)
+    compiled(reader.read(models / "int8.tflite"), U55, cache)
     (tmp_path / "other.tflite").write_bytes((models / "int8.tflite").read_bytes())
-    assert compiled(graph.read(tmp_path / "other.tflite"), U55, cache).cached
-    assert not compiled(graph.read(models / "float.tflite"), U55, cache).cached
+    assert compiled(reader.read(tmp_path / "other.tflite"), U55, cache).cached
+    assert not compiled(reader.read(models / "float.tflite"), U55, cache).cached
 
 
 def test_another_version_of_vela_is_another_result(models: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = graph.read(models / "int8.tflite")
+    model = reader.read(models / "int8.tflite")
     compiled(model, U55, cache)
-    real = sources.version
-    monkeypatch.setattr(sources, "version", lambda package: "9.9" if package == compiler.PACKAGE else real(package))
+    real = references.version
+    monkeypatch.setattr(
+        references, "version", lambda package: "9.9" if package == vela_compiler.PACKAGE else real(package)
+    )
     assert not compiled(model, U55, cache).cached
 
 
 def test_a_damaged_entry_is_made_again(models: Path, cache: Cache) -> None:
-    model = graph.read(models / "int8.tflite")
+    model = reader.read(models / "int8.tflite")
     first = compiled(model, U55, cache)
     (entry,) = cache.entries.iterdir()
     (entry / "files" / "vela.json").write_text("{}")
@@ -198,12 +200,12 @@ def test_a_damaged_entry_is_made_again(models: Path, cache: Cache) -> None:
 
 def test_without_a_place_to_keep_it_vela_runs_all_the_same(models: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    made = compiled(graph.read(models / "int8.tflite"), U55, Cache(tmp_path / "file" / "cache"))
+    made = compiled(reader.read(models / "int8.tflite"), U55, Cache(tmp_path / "file" / "cache"))
     assert made.result.cycles > 0
     assert "cannot be written" in made.note
 
 
 def test_without_the_package_the_remedy_is_told(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "version", lambda _: "absent")
+    monkeypatch.setattr(references, "version", lambda _: "absent")
     with pytest.raises(ToolError, match=r"ethos-u-vela is not installed: pip install 'edgepipe\[npu\]'"):
-        compiled(graph.read(models / "int8.tflite"), U55)
+        compiled(reader.read(models / "int8.tflite"), U55)

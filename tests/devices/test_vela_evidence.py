@@ -13,20 +13,20 @@ import pytest
 import vela_models
 from commands import Command
 
-from edgepipe import sources
-from edgepipe.cache import Cache
-from edgepipe.devices import evidence, profile
-from edgepipe.devices.evidence import OnDevice
-from edgepipe.errors import InputError
-from edgepipe.metric import Evidence, Limit, Metric
-from edgepipe.tflite import graph
-from edgepipe.units import Dimension
+from edgepipe.core import references
+from edgepipe.core.cache import Cache
+from edgepipe.core.errors import InputError
+from edgepipe.core.metric import Evidence, Limit, Metric
+from edgepipe.core.units import Dimension
+from edgepipe.devices import device_metrics, device_profile
+from edgepipe.devices.device_metrics import OnDevice
+from edgepipe.tflite import reader
 
 pytest.importorskip("ethosu.vela", reason="the extra `npu` is not installed")
 
 ROOT = Path(__file__).parents[2]
 SHARED = Path(os.environ.get("EDGEPIPE_SHARED", ROOT.parent / "shared")) / "latency"
-ETHOS = [name for name in profile.names() if "ethos-u" in name]
+ETHOS = [name for name in device_profile.names() if "ethos-u" in name]
 MIXED = ["RELU", "LOG_SOFTMAX", "LOGISTIC", "LOG_SOFTMAX"]
 
 
@@ -36,8 +36,8 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def gather(model: Path, *devices: str, limits: list[Limit] | None = None) -> OnDevice:
-    loaded = [profile.load(name, ROOT) for name in devices]
-    return evidence.gather(graph.read(model), loaded, limits)
+    loaded = [device_profile.load(name, ROOT) for name in devices]
+    return device_metrics.gather(reader.read(model), loaded, limits)
 
 
 def metric(found: OnDevice, name: str, device: str) -> Metric:
@@ -47,7 +47,7 @@ def metric(found: OnDevice, name: str, device: str) -> Metric:
 def test_there_is_a_profile_for_every_accelerator_of_vela() -> None:
     from ethosu.vela.architecture_features import Accelerator
 
-    npus = [npu for name in ETHOS if (npu := profile.load(name, ROOT).system.npu) is not None]
+    npus = [npu for name in ETHOS if (npu := device_profile.load(name, ROOT).system.npu) is not None]
     assert {npu.vela.accelerator for npu in npus if npu.vela} == set(Accelerator.member_list())
     assert all(npu.vela and npu.macs_per_cycle == int(npu.vela.accelerator.rpartition("-")[2]) for npu in npus)
 
@@ -59,7 +59,7 @@ def test_an_integer_model_runs_on_every_ethos_u_whole(device: str, models: Path)
     share, latency = metric(found, "npu_operators", device), metric(found, "latency", device)
     assert (share.value, share.evidence, share.unit) == (1.0, Evidence.EXACT, Dimension.FRACTION)
     assert latency.evidence is Evidence.SIMULATED
-    npu = profile.load(device, ROOT).system.npu
+    npu = device_profile.load(device, ROOT).system.npu
     assert npu is not None
     assert npu.vela is not None
     cycles, clock = float(latency.details["cycles"]), float(latency.details["clock"])
@@ -75,7 +75,7 @@ def test_npu_operators_of_the_u85_are_those_of_vela(tmp_path: Path) -> None:
     line = [sys.executable, "-m", "ethosu.vela", "--supported-ops-report"]
     subprocess.run(line, cwd=tmp_path, check=True, capture_output=True)
     table = (tmp_path / "SUPPORTED_OPS.md").read_text().split("## Ethos-U85 TFLite Summary")[1].split("TOSA")[0]
-    npu = profile.load("ethos-u85-256", ROOT).system.npu
+    npu = device_profile.load("ethos-u85-256", ROOT).system.npu
     assert npu is not None
     assert npu.operators is not None
     assert set(re.findall(r"^\| ([A-Z0-9_]+) \| \[", table, re.MULTILINE)) == set(npu.operators)
@@ -86,7 +86,7 @@ def test_the_time_to_invoke_is_added_and_said(models: Path, tmp_path: Path) -> N
         "inherit: ethos-u55-128\nname: slow\ndescription: d\nsources: [s]\n"
         "system: {npu: {clock: 250 MHz, vela: {invoke: 2 ms}}}\n"
     )
-    found = evidence.gather(graph.read(models / "int8.tflite"), [profile.load("slow.yaml", tmp_path)])
+    found = device_metrics.gather(reader.read(models / "int8.tflite"), [device_profile.load("slow.yaml", tmp_path)])
     latency = metric(found, "latency", "slow")
     assert latency.value == pytest.approx(float(latency.details["cycles"]) / 250e6 + 2e-3)
     assert "; whose memories are modelled for 500 MHz; plus 2.00 ms to invoke" in latency.how
@@ -165,7 +165,7 @@ def test_imx93_against_nxps_times() -> None:
 
 
 def test_without_vela_the_profiles_list_is_used(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "version", lambda _: "absent")
+    monkeypatch.setattr(references, "version", lambda _: "absent")
     found = gather(models / "float.tflite", "ethos-u55-128")
     assert metric(found, "latency", "ethos-u55-128").how.endswith("not installed: pip install 'edgepipe[npu]'")
     fallbacks = [finding for finding in found.findings if finding.rule == "npu-fallback"]
@@ -178,8 +178,8 @@ def test_an_npu_without_vela_has_no_share_and_a_core_no_such_metric(models: Path
         "inherit: nucleo-l4r5zi\nname: other\ndescription: d\nsources: [s]\n"
         "system: {npu: {name: X, operators: [CONV_2D], dtypes: [int8]}}\n"
     )
-    devices = [profile.load(name, tmp_path) for name in ("other.yaml", "nucleo-l4r5zi")]
-    found = evidence.gather(graph.read(models / "int8.tflite"), devices)
+    devices = [device_profile.load(name, tmp_path) for name in ("other.yaml", "nucleo-l4r5zi")]
+    found = device_metrics.gather(reader.read(models / "int8.tflite"), devices)
     shares = {m.device: m for m in found.metrics if m.name == "npu_operators"}
     assert list(shares) == ["other"]
     assert shares["other"].value is None
@@ -192,13 +192,15 @@ def test_settings_that_vela_does_not_know_name_the_device(models: Path, tmp_path
         "system: {npu: {vela: {memory_mode: Shared_SRAM}}}\n"
     )
     with pytest.raises(InputError, match=r"^device 'odd': Vela .* Memory_Mode\.Shared_SRAM not found"):
-        evidence.gather(graph.read(models / "int8.tflite"), [profile.load("odd.yaml", tmp_path)])
+        device_metrics.gather(reader.read(models / "int8.tflite"), [device_profile.load("odd.yaml", tmp_path)])
 
 
 def test_a_result_that_cannot_be_kept_is_a_note(models: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    device = profile.load("ethos-u55-128", ROOT)
-    found = evidence.gather(graph.read(models / "int8.tflite"), [device], cache=Cache(tmp_path / "file" / "cache"))
+    device = device_profile.load("ethos-u55-128", ROOT)
+    found = device_metrics.gather(
+        reader.read(models / "int8.tflite"), [device], cache=Cache(tmp_path / "file" / "cache")
+    )
     (note,) = found.notes
     assert note.startswith("what Vela made was not kept")
 
@@ -240,7 +242,7 @@ def test_compile_in_a_pipeline(command: Command, models: Path, tmp_path: Path) -
     assert ended.code == 0, ended.err
     stages = {stage["name"]: stage for stage in report["stages"]}
     assert (stages["compile"]["kind"], stages["validate"]["kind"]) == ("vela", "vela")
-    made = graph.read(tmp_path / "out" / stages["compile"]["artifact"])
+    made = reader.read(tmp_path / "out" / stages["compile"]["artifact"])
     assert {operator.name for operator in made} == {"ethos-u"}
     flash = next(m for m in stages["validate"]["outcome"]["metrics"] if m["name"] == "flash")
     assert flash["value"] == made.bytes
@@ -269,7 +271,7 @@ def test_npu_operators_100_percent_is_not_met(which: str, command: Command, mode
     assert not verdict["met"]
     assert "is under the limit" in verdict["reason"]
     fallbacks = [finding for finding in outcome["findings"] if finding["rule"] == "npu-fallback"]
-    assert len(fallbacks) == (2 if which == "mixed" else len(graph.read(model).operators))
+    assert len(fallbacks) == (2 if which == "mixed" else len(reader.read(model).operators))
     assert all("Unsupported opType" in f["observed"] or "Float32" in f["observed"] for f in fallbacks)
     assert fallbacks[0]["place"] in verdict["metric"]["how"]
 
@@ -285,7 +287,7 @@ def test_compile_of_a_model_that_crashes_vela_ends_in_one_line(command: Command,
 def test_the_profile_shown_on_the_page_loads(tmp_path: Path) -> None:
     (text,) = re.findall(r"```yaml\n(name: mine\n.*?)```", (ROOT / "docs" / "npu.md").read_text(), re.DOTALL)
     (tmp_path / "mine.yaml").write_text(text)
-    npu = profile.load("mine.yaml", tmp_path).system.npu
+    npu = device_profile.load("mine.yaml", tmp_path).system.npu
     assert npu is not None
     assert npu.vela is not None
     assert (npu.clock, npu.vela.accelerator) == (400e6, "ethos-u55-256")

@@ -13,10 +13,10 @@ import tf_keras
 from layer_table import LAYERS, model_of
 from test_bridge import MODELS
 
-from edgepipe.errors import InputError
-from edgepipe.models.back import to_keras, written_back
+from edgepipe.core.errors import InputError
 from edgepipe.models.bridge import bridge, random_inputs, relative_difference
-from edgepipe.models.graph import graph_of
+from edgepipe.models.keras3_export import to_keras, written_back
+from edgepipe.models.keras3_graph import graph_of
 from edgepipe.models.perturb import perturb
 
 STRICT = 1e-5

@@ -9,9 +9,9 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from edgepipe.errors import InputError
+from edgepipe.core.errors import InputError
 from edgepipe.models.bridge import TOLERANCE, bridge, build, compare, copy_weights, random_inputs, relative_difference
-from edgepipe.models.graph import graph_of
+from edgepipe.models.keras3_graph import graph_of
 from edgepipe.models.perturb import perturb, perturbed
 
 K = keras.layers

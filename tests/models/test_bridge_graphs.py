@@ -12,7 +12,7 @@ import tf_keras
 from teeth import FAMILIES, bites
 
 from edgepipe.models.bridge import Bridged, bridge, relative_difference
-from edgepipe.models.loading import load
+from edgepipe.models.model_files import load
 
 K, ops = keras.layers, keras.ops
 STRICT = 1e-5

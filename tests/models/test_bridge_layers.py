@@ -8,7 +8,7 @@ import pytest
 import tf_keras
 from layer_table import LAYERS, WITHOUT_CASE, Case, model_of
 
-from edgepipe.errors import InputError
+from edgepipe.core.errors import InputError
 from edgepipe.models.bridge import Bridged, bridge
 
 STRICT = 1e-5

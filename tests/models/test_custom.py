@@ -9,13 +9,13 @@ import pytest
 from commands import Command
 
 from edgepipe import api
-from edgepipe.errors import ConfigError, InputError
-from edgepipe.models import custom
-from edgepipe.models.back import written_back
+from edgepipe.core.errors import ConfigError, InputError
+from edgepipe.models import custom_objects
 from edgepipe.models.bridge import bridge
-from edgepipe.models.building import build
-from edgepipe.models.loading import load, save_float
-from edgepipe.pipeline import load as load_pipeline
+from edgepipe.models.keras3_export import written_back
+from edgepipe.models.model_files import load, save_float
+from edgepipe.models.model_function import build
+from edgepipe.pipeline.schema import load as load_pipeline
 
 STRICT = 1e-5
 MODULE = '''
@@ -158,7 +158,7 @@ def base(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def own(base: Path) -> dict[str, Any]:
-    return custom.load("mylayers:OBJECTS", base)
+    return custom_objects.load("mylayers:OBJECTS", base)
 
 
 def _model(layer: Any, shape: tuple[int, ...] = (5,)) -> Any:
@@ -189,7 +189,7 @@ def test_carried_stored_and_written_back(name: str, base: Path, own: dict[str, A
     make, classes = MAKERS[name]
     model = make(own)
     model.save(base / "m.keras")
-    with custom.known(own):
+    with custom_objects.known(own):
         loaded = load(base / "m.keras")
         bridged = bridge(loaded)
         assert bridged.difference.worst.relative < STRICT, bridged.difference.text()
@@ -223,7 +223,7 @@ def test_subclassed_models(base: Path, own: dict[str, Any]) -> None:
     net = own["Net"](3)
     net(np.zeros((1, 8, 8, 2), "float32"))
     net.save(base / "net.keras")
-    with custom.known(own):
+    with custom_objects.known(own):
         loaded = load(base / "net.keras")
         bridged = bridge(loaded)
     assert bridged.difference.worst.relative < STRICT
@@ -307,9 +307,9 @@ def test_check_tells_of_custom_objects(base: Path, own: dict[str, Any], command:
     wrong = PIPELINE.replace("mylayers:OBJECTS", "mylayers:nothing")
     (base / "p.yaml").write_text(wrong.replace("  - train: {epochs: 1, batch_size: 256}\n", ""))
     with pytest.raises(InputError, match="custom_objects 'mylayers:nothing' must be a dictionary name -> class"):
-        custom.load("mylayers:nothing", base)
-    assert custom.load("mylayers:objects", base).keys() >= {"Block", "DoubledTwin"}
-    assert custom.load("mylayers:Block", base).keys() >= {"Block"}
+        custom_objects.load("mylayers:nothing", base)
+    assert custom_objects.load("mylayers:objects", base).keys() >= {"Block", "DoubledTwin"}
+    assert custom_objects.load("mylayers:Block", base).keys() >= {"Block"}
 
 
 def test_convert_takes_custom_objects(

@@ -15,13 +15,13 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from edgepipe.artifact import Artifact, Kind, content_digest
-from edgepipe.errors import InputError
+from edgepipe.core.artifact import Artifact, Kind, content_digest
+from edgepipe.core.errors import InputError
 from edgepipe.models.bridge import bridge
-from edgepipe.models.describe import Port, describe
-from edgepipe.models.loading import load, save_float, save_keras
-from edgepipe.models.operators import OPERATORS, function
-from edgepipe.models.sniff import sniff
+from edgepipe.models.file_kind import sniff
+from edgepipe.models.keras_operators import OPERATORS, function
+from edgepipe.models.model_description import Port, describe
+from edgepipe.models.model_files import load, save_float, save_keras
 
 SAMPLES = np.random.default_rng(0).normal(size=(3, 8, 8, 2)).astype("float32")
 
@@ -73,8 +73,8 @@ def test_sniff_tells_kinds_apart(files: dict[str, Path]) -> None:
 
 def test_sniff_and_describe_load_no_framework(files: dict[str, Path]) -> None:
     code = (
-        "import sys; from pathlib import Path; from edgepipe.models.sniff import sniff; "
-        "from edgepipe.models.describe import describe; "
+        "import sys; from pathlib import Path; from edgepipe.models.file_kind import sniff; "
+        "from edgepipe.models.model_description import describe; "
         f"[sniff(Path(p)) for p in {[str(p) for p in files.values()]}]; "
         f"[describe(Path(p)) for p in {[str(p) for n, p in files.items() if n != 'saved']}]; "
         "print({'tensorflow', 'keras', 'tf_keras'} & set(sys.modules))"

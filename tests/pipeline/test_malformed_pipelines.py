@@ -6,7 +6,7 @@ import pytest
 from commands import Command, Ended
 from malformed_pipelines import CASES, GOOD, GOOD_ONES, SETTINGS
 
-from edgepipe.devices.profile import names
+from edgepipe.devices.device_profile import names
 
 IN_A_PROCESS = ("unknown key", "not UTF-8", "alias bomb", "nested deeper", "many at once")
 
@@ -125,7 +125,7 @@ def test_set_beside_a_broken_entry(entry: str, column: int, folder: Path, comman
 
 
 def test_set_reaches_plain_entries_and_named_ones(folder: Path) -> None:
-    from edgepipe import pipeline
+    from edgepipe.pipeline import schema as pipeline
 
     write(folder, GOOD.replace("train: {epochs: 2}", "train").replace("quantize: {epochs: 2}", "quantize: {as: q}"))
     settings = [

@@ -25,8 +25,8 @@ CONVOLUTIONS = ("conv1", "conv2", "conv3")
 
 
 def _kernels(path: Path) -> dict[str, Any]:
-    from edgepipe.artifact import Kind
-    from edgepipe.models.loading import load
+    from edgepipe.core.artifact import Kind
+    from edgepipe.models.model_files import load
 
     model = load(path, Kind.FLOAT)
     return {name: np.asarray(model.get_layer(name).weights[0]) for name in CONVOLUTIONS}
@@ -34,7 +34,7 @@ def _kernels(path: Path) -> dict[str, Any]:
 
 def _stored(path: Path) -> dict[str, Any]:
     """The int8 kernels of the convolutions, in their order, with the output channels last as in Keras."""
-    from edgepipe.tflite.graph import read
+    from edgepipe.tflite.reader import read
 
     model = read(path)
     found = [model.values(operator.inputs[1]) for operator in model if operator.name == "CONV_2D"]

@@ -8,8 +8,8 @@ import hard_models as hm
 import pytest
 from commands import Command
 
-from edgepipe.compress.convert import convert
-from edgepipe.models.loading import save_keras
+from edgepipe.compress.keras_to_tflite import convert
+from edgepipe.models.model_files import save_keras
 
 from .conftest import Ended, Workplace
 

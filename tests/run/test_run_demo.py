@@ -10,8 +10,8 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from jsonschema import Draft202012Validator
 
-from edgepipe.data.loading import load
-from edgepipe.data.spec import FunctionSpec
+from edgepipe.data.data_spec import FunctionSpec
+from edgepipe.data.dataset_loading import load
 from edgepipe.data.splits import Split
 
 from .conftest import ROOT, Ended, environment
@@ -105,7 +105,7 @@ def test_three_runtimes_agree_and_the_histogram_is_printed(demo: tuple[Ended, Pa
 
 
 def test_the_report_fits_its_schema(demo: tuple[Ended, Path]) -> None:
-    schema = json.loads((ROOT / "edgepipe" / "report" / "schema.json").read_text())
+    schema = json.loads((ROOT / "edgepipe" / "render" / "report_schema.json").read_text())
     Draft202012Validator(schema).validate(demo[0].report)
 
 
@@ -139,7 +139,7 @@ def test_int8_agrees_with_fake_quant(
     demo: tuple[Ended, Path], model: Path, test_split: tuple[np.ndarray, np.ndarray]
 ) -> None:
     """On digits that nothing has read, in a comparison of its own."""
-    from edgepipe.compress.qat.store import restore
+    from edgepipe.compress.qat.qat_store import restore
 
     x, _ = test_split
     fake = restore(demo[0].folder / "artifacts" / "3-quantize")

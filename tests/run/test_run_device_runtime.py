@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgepipe.data.loading import load
-from edgepipe.data.spec import FunctionSpec
+from edgepipe.data.data_spec import FunctionSpec
+from edgepipe.data.dataset_loading import load
 from edgepipe.data.splits import Split
 from edgepipe.tflite.interpreter import Runtime, predict
 

@@ -9,7 +9,7 @@ import pytest
 
 import edgepipe
 from edgepipe.compress.qat.fake_quant import Recipe, activation_layers, fake_quant
-from edgepipe.errors import InputError
+from edgepipe.core.errors import InputError
 from edgepipe.models.bridge import bridge
 
 from .conftest import TINY, Workplace

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from edgepipe.core.errors import InputError
 from edgepipe.data import idx
-from edgepipe.errors import InputError
 from tests.run.conftest import ROOT, environment
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from edgepipe.tflite.graph import read
 from edgepipe.tflite.metadata import told
+from edgepipe.tflite.reader import read
 from tests.run.conftest import Workplace
 
 PIPELINE = """\

@@ -9,9 +9,9 @@ import pytest
 from commands import Command
 
 import edgepipe
-from edgepipe.errors import InputError
-from edgepipe.report.report import Report
-from edgepipe.tflite.graph import read
+from edgepipe.core.errors import InputError
+from edgepipe.render.report import Report
+from edgepipe.tflite.reader import read
 
 HEAD = """\
 name: p

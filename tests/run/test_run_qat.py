@@ -23,9 +23,9 @@ np.save(sys.argv[3], model.predict(np.load(sys.argv[2]), verbose=0))
 @pytest.mark.parametrize("keep", [False, True])
 def test_round_trip(tmp_path: Path, keep: bool) -> None:
     from edgepipe.compress.qat.fake_quant import Recipe, fake_quant
-    from edgepipe.compress.qat.store import save
+    from edgepipe.compress.qat.qat_store import save
     from edgepipe.models.bridge import bridge
-    from edgepipe.training.fit import seeded
+    from edgepipe.training.training_loop import seeded
     from edgepipe.zoo import small_cnn
 
     seeded(1)
@@ -57,8 +57,8 @@ for stage in ("train", "prune"):
 @pytest.mark.slow
 def test_what_train_and_prune_store_comes_back(tmp_path: Path) -> None:
     from edgepipe.models.bridge import bridge
-    from edgepipe.models.loading import save_float, save_keras
-    from edgepipe.training.fit import seeded
+    from edgepipe.models.model_files import save_float, save_keras
+    from edgepipe.training.training_loop import seeded
     from edgepipe.zoo import small_cnn
 
     seeded(1)

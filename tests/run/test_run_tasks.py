@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import edgepipe
-from edgepipe.errors import InputError
-from edgepipe.report.report import Report
+from edgepipe.core.errors import InputError
+from edgepipe.render.report import Report
 
 from .conftest import ROOT, environment
 

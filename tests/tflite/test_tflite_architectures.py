@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tflite_conversion import convert, nothing
 
-from edgepipe.tflite import graph
+from edgepipe.tflite import reader
 
 PUBLISHED = {
     "mobilenet_v1": 568_740_352,  # arXiv 1704.04861, table 4: 569 million
@@ -122,7 +122,7 @@ NETWORKS = [_mobilenet_v1, _mobilenet_v2, _resnet, _squeeze, _ds_cnn, _autoencod
 @pytest.mark.parametrize("build", NETWORKS, ids=lambda build: build.__name__[1:])
 def test_counts_of_whole_networks(build: Callable[[], Any], tmp_path: Path) -> None:
     keras_model = _perturbed(build())
-    model = graph.read(convert(keras_model, tmp_path / "m.tflite", nothing))
+    model = reader.read(convert(keras_model, tmp_path / "m.tflite", nothing))
     counted = sum(_macs(layer) for layer in keras_model.layers)
     assert model.macs == counted
     assert model.parameters == _parameters(keras_model)

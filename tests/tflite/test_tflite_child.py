@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from edgepipe.errors import InputError
-from edgepipe.tflite import child
-from edgepipe.tflite.child import ChildError
+from edgepipe.core.errors import InputError
+from edgepipe.tflite import child_process
+from edgepipe.tflite.child_process import ChildError
 
 WORKER = "tflite_misbehaving"
 
@@ -18,7 +18,7 @@ def _findable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_answer_comes_back_despite_noise() -> None:
-    answer = child.run(WORKER, {"do": "answer", "value": [1, "ü"]}, 30, "x.tflite")
+    answer = child_process.run(WORKER, {"do": "answer", "value": [1, "ü"]}, 30, "x.tflite")
     assert answer == {"got": [1, "ü"], "tensorflow": False, "stderr": "last words\n"}
 
 
@@ -33,7 +33,7 @@ def test_an_answer_comes_back_despite_noise() -> None:
 )
 def test_bad_endings(what: str, message: str, refused: bool) -> None:
     with pytest.raises(ChildError, match=message) as caught:
-        child.run(WORKER, {"do": what}, 30, "x.tflite")
+        child_process.run(WORKER, {"do": what}, 30, "x.tflite")
     assert caught.value.refused is refused
     assert "last words" in caught.value.stderr
 
@@ -41,11 +41,11 @@ def test_bad_endings(what: str, message: str, refused: bool) -> None:
 def test_a_hang_is_stopped() -> None:
     start = time.perf_counter()
     with pytest.raises(InputError, match=r"^x\.tflite: no end after 1 s; the child process was stopped$"):
-        child.run(WORKER, {"do": "hang"}, 1, "x.tflite")
+        child_process.run(WORKER, {"do": "hang"}, 1, "x.tflite")
     assert time.perf_counter() - start < 10
 
 
 def test_files_of_the_current_folder_are_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "json.py").write_text("raise SystemExit(9)")
     monkeypatch.chdir(tmp_path)
-    assert child.run(WORKER, {"do": "answer", "value": 1}, 30, "x")["got"] == 1
+    assert child_process.run(WORKER, {"do": "answer", "value": 1}, 30, "x")["got"] == 1

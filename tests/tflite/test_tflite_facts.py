@@ -9,13 +9,13 @@ from tflite_handmade import Op, T, write
 from tflite_published import FILES, MISSING
 from tflite_seeds import branching, constant, indices, network, options, packed, quantized, stateful
 
-from edgepipe.errors import InputError
-from edgepipe.tflite import graph
-from edgepipe.tflite.dead import dead_channels, filters
+from edgepipe.core.errors import InputError
+from edgepipe.tflite import reader
+from edgepipe.tflite.dead_channels import dead_channels, filters
 
 
 def test_bytes_read_and_written(tmp_path: Path) -> None:
-    model = graph.read(network(tmp_path / "m.tflite"))
+    model = reader.read(network(tmp_path / "m.tflite"))
     image = 12 * 12
     assert [(op.bytes_read, op.constant_bytes, op.bytes_written) for op in model] == [
         (image * 3, 8 * 27 + 8 * 4, image * 8),  # convolution
@@ -32,8 +32,8 @@ def test_bytes_read_and_written(tmp_path: Path) -> None:
 def test_a_tensor_read_twice_is_read_once_and_a_state_is_written(tmp_path: Path) -> None:
     square = Op("MUL", ("x", "x"), ("y",), options("MulOptions"))
     twice = write(tmp_path / "m.tflite", [T("x", (1, 6)), T("y", (1, 6))], [square], ["x"], ["y"])
-    assert [(op.bytes_read, op.bytes_written) for op in graph.read(twice)] == [(6, 6)]
-    model = graph.read(stateful(tmp_path / "s.tflite"))
+    assert [(op.bytes_read, op.bytes_written) for op in reader.read(twice)] == [(6, 6)]
+    model = reader.read(stateful(tmp_path / "s.tflite"))
     assert [(op.bytes_read, op.bytes_written) for op in model] == [(2 * 9 + 2 * 30 * 2, 2 * 3 + 2 * 30 * 2)]
     assert [(t.name, t.bytes) for t in model.variables] == [("state", 120)]
 
@@ -41,19 +41,19 @@ def test_a_tensor_read_twice_is_read_once_and_a_state_is_written(tmp_path: Path)
 def test_a_table_is_read_as_far_as_it_is_looked_up(tmp_path: Path) -> None:
     tensors = [indices("i", 1, 2), constant("table", (1000, 16)), quantized("y", (2, 16))]
     lookup = Op("EMBEDDING_LOOKUP", ("i", "table"), ("y",))
-    model = graph.read(write(tmp_path / "m.tflite", tensors, [lookup], [], ["y"]))
+    model = reader.read(write(tmp_path / "m.tflite", tensors, [lookup], [], ["y"]))
     assert [op.constant_bytes for op in model] == [2 * 16]
 
 
 def test_packed_tensors_are_named(tmp_path: Path) -> None:
-    model = graph.read(packed(tmp_path / "m.tflite"))
+    model = reader.read(packed(tmp_path / "m.tflite"))
     assert [(t.name, t.dtype, t.elements, t.bytes) for t in model.packed] == [("w", "int4", 640, 320)]
     assert model.parameters == 640 + 10
     assert model.sparse == ()
 
 
 def test_subgraphs(tmp_path: Path) -> None:
-    model = graph.read(branching(tmp_path / "m.tflite"))
+    model = reader.read(branching(tmp_path / "m.tflite"))
     assert [(g.index, len(g.operators), len(g.tensors)) for g in model.subgraphs] == [(0, 1, 3), (1, 3, 4), (2, 1, 2)]
     assert [[t.name for t in g.inputs] for g in model.subgraphs] == [["c", "x"], ["x"], ["x"]]
     assert [op.place for op in model][1] == "EXP #0 of subgraph 1"
@@ -80,7 +80,7 @@ def _sparse(path: Path) -> Path:
 
 
 def test_sparse_tensors_are_named_and_not_decoded(tmp_path: Path) -> None:
-    model = graph.read(_sparse(tmp_path / "m.tflite"))
+    model = reader.read(_sparse(tmp_path / "m.tflite"))
     assert [(t.name, t.bytes, t.elements) for t in model.sparse] == [("w", 3, 8)]
     assert model.unreadable == model.sparse
     assert dead_channels(model) == []
@@ -108,33 +108,33 @@ def _filters(path: Path, kind: str, weights: np.ndarray, **more: object) -> Path
 def test_dead_filters_are_counted(kind: str, shape: tuple[int, ...], axis: int, tmp_path: Path) -> None:
     weights = np.arange(1, 1 + np.prod(shape)).reshape(shape) % 7 + 1
     np.moveaxis(weights, axis, 0)[[1, 3]] = 0
-    model = graph.read(_filters(tmp_path / "m.tflite", kind, weights))
+    model = reader.read(_filters(tmp_path / "m.tflite", kind, weights))
     assert [(d.operator, d.tensor, d.filters, d.dead) for d in dead_channels(model)] == [(f"{kind} #0", "w", 5, 2)]
     assert filters(model) == 5
     weights[weights == 0] = 1
-    assert dead_channels(graph.read(_filters(tmp_path / "m.tflite", kind, weights))) == []
+    assert dead_channels(reader.read(_filters(tmp_path / "m.tflite", kind, weights))) == []
 
 
 def test_zero_is_the_zero_point_of_the_channel(tmp_path: Path) -> None:
     weights = np.zeros((3, 4))
     weights[1:] = 9
     scales = {"scales": (0.5, 0.5, 0.5), "zero_points": (0, 9, 0)}
-    model = graph.read(_filters(tmp_path / "m.tflite", "FULLY_CONNECTED", weights, **scales))
+    model = reader.read(_filters(tmp_path / "m.tflite", "FULLY_CONNECTED", weights, **scales))
     assert [d.dead for d in dead_channels(model)] == [2]
 
 
 def test_a_computed_bias_keeps_a_filter_alive(tmp_path: Path) -> None:
     tensors = [T("x", (1, 4)), T("w", (2, 4), data=np.zeros((2, 4), np.int8)), T("b", (2,), "int32"), T("y", (1, 2))]
     ops = [Op("FULLY_CONNECTED", ("x", "w", "b"), ("y",))]
-    assert dead_channels(graph.read(write(tmp_path / "m.tflite", tensors, ops, ["x", "b"], ["y"]))) == []
+    assert dead_channels(reader.read(write(tmp_path / "m.tflite", tensors, ops, ["x", "b"], ["y"]))) == []
     ops = [Op("FULLY_CONNECTED", ("x", "w", None), ("y",))]
-    assert len(dead_channels(graph.read(write(tmp_path / "m.tflite", tensors, ops, ["x"], ["y"])))) == 1
+    assert len(dead_channels(reader.read(write(tmp_path / "m.tflite", tensors, ops, ["x"], ["y"])))) == 1
 
 
 @pytest.mark.skipif(not FILES, reason=MISSING)
 def test_the_dead_filters_of_visual_wake_words() -> None:
     """The folder's README counts 971 of the 2736 filters of its convolutions."""
-    model = graph.read(next(path for path in FILES if path.name.startswith("visual_wake_words")))
+    model = reader.read(next(path for path in FILES if path.name.startswith("visual_wake_words")))
     found = dead_channels(model)
     assert sum(layer.dead for layer in found) == 971
     dense = sum(op.outputs[0].elements for op in model if op.name == "FULLY_CONNECTED" and op.outputs[0])
@@ -158,11 +158,11 @@ def test_constants_that_many_tensors_share_do_not_multiply_the_work(tmp_path: Pa
     builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
     path.write_bytes(bytes(builder.Output()))
     with pytest.raises(InputError, match="share constants to more than 64 times the size of the file"):
-        graph.read(path)
+        reader.read(path)
 
 
 def test_a_shape_that_no_memory_holds_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "m.tflite", [T("x", (2**31 - 1,) * 300), T("y", (1,))], [Op("ABS", ("x",), ("y",))], ["x"],
                  ["y"])  # fmt: skip
     with pytest.raises(InputError, match=r"tensor 'x' has type 9 and shape \(2147483647, .* \.\. 300 in all\)"):
-        graph.read(path)
+        reader.read(path)

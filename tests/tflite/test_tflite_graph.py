@@ -13,12 +13,12 @@ from ai_edge_litert import schema_py_generated as schema
 from tflite_handmade import Op, T, write
 from tflite_published import FILES, MISSING
 
-from edgepipe.errors import InputError
-from edgepipe.tflite import graph, integer, macs
+from edgepipe.core.errors import InputError
+from edgepipe.tflite import integer_check, macs, reader
 
 
 def test_counts_of_a_converted_network(int8_net: Path, net: Any) -> None:
-    model = graph.read(int8_net)
+    model = reader.read(int8_net)
     assert model.bytes == int8_net.stat().st_size
     assert model.parameters == net.count_params()
     layers = (8 * 8 * 6 * 9 * 2, 6 * 6 * 6 * 9, 6 * 6 * 6 * 9 * 4, 4 * 5)  # conv, depthwise, transposed, dense
@@ -35,7 +35,7 @@ def test_counts_of_a_converted_network(int8_net: Path, net: Any) -> None:
 def test_values_are_those_the_interpreter_sees(int8_net: Path) -> None:
     from ai_edge_litert.interpreter import Interpreter
 
-    model, interpreter = graph.read(int8_net), Interpreter(str(int8_net))
+    model, interpreter = reader.read(int8_net), Interpreter(str(int8_net))
     interpreter.allocate_tensors()
     assert model.parameter_tensors
     for tensor in model.parameter_tensors:
@@ -50,18 +50,18 @@ def test_values_are_those_the_interpreter_sees(int8_net: Path) -> None:
 def test_zero_weights_are_found(int8_net: Path, float_net: Path, float16_net: Path, net: Any) -> None:
     kernels = [layer.get_weights()[0] for layer in net.layers if layer.get_weights()]
     for path in (float_net, float16_net, int8_net):
-        found = graph.weight_sparsity(graph.read(path))
+        found = reader.weight_sparsity(reader.read(path))
         kinds = [layer.kind for layer in found]
         assert kinds == ["CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED"]
         assert [layer.elements for layer in found] == [kernel.size for kernel in kernels]
         assert found[0].zeros >= kernels[0].size // 2
         if path != int8_net:  # rounding to 8 bits makes a few more
             assert [layer.zeros for layer in found] == [np.count_nonzero(kernel == 0) for kernel in kernels]
-    assert graph.read(float_net).zero_parameters == sum(np.count_nonzero(w == 0) for w in net.get_weights())
+    assert reader.read(float_net).zero_parameters == sum(np.count_nonzero(w == 0) for w in net.get_weights())
 
 
 def test_parameters_are_the_same_in_every_format(int8_net: Path, float_net: Path, float16_net: Path, net: Any) -> None:
-    assert {graph.read(path).parameters for path in (int8_net, float_net, float16_net)} == {net.count_params()}
+    assert {reader.read(path).parameters for path in (int8_net, float_net, float16_net)} == {net.count_params()}
 
 
 @pytest.mark.skipif(not FILES, reason=MISSING)
@@ -75,7 +75,7 @@ def test_parameters_are_the_same_in_every_format(int8_net: Path, float_net: Path
     ],
 )
 def test_published_models(name: str, counted: int, parameters: int) -> None:
-    model = graph.read(next(path for path in FILES if path.name.startswith(name)))
+    model = reader.read(next(path for path in FILES if path.name.startswith(name)))
     assert (model.macs, model.parameters) == (counted, parameters)
 
 
@@ -103,7 +103,7 @@ def test_rules_of_macs_against_counting_by_hand(tmp_path: Path) -> None:
     for name, inputs, shape, options, expected in cases:
         tensors = [*inputs, T("y", shape)]
         operator = Op(name, tuple(t.name for t in inputs), ("y",), options)
-        model = graph.read(write(tmp_path / "m.tflite", tensors, [operator], [inputs[0].name], ["y"]))
+        model = reader.read(write(tmp_path / "m.tflite", tensors, [operator], [inputs[0].name], ["y"]))
         assert model.macs == expected, name
         assert model.uncounted == ()
 
@@ -111,7 +111,7 @@ def test_rules_of_macs_against_counting_by_hand(tmp_path: Path) -> None:
 def test_operators_that_are_not_counted_are_named(tmp_path: Path) -> None:
     ops = [Op("CUSTOM", ("x",), ("y",), custom="MyFft"), Op("RFFT2D", ("y",), ("z",)), Op("ABS", ("z",), ("z",))]
     path = write(tmp_path / "m.tflite", [T("x", (1, 4)), T("y", (1, 4)), T("z", (1, 4))], ops, ["x"], ["z"])
-    assert graph.read(path).uncounted == ("MyFft", "RFFT2D")
+    assert reader.read(path).uncounted == ("MyFft", "RFFT2D")
     assert set(macs.RULES).isdisjoint(macs.UNCOUNTED)
 
 
@@ -125,7 +125,7 @@ def test_shapes_and_axes_are_no_parameters(tmp_path: Path) -> None:
         T("z", (2, 2)),
     ]
     ops = [Op("RESHAPE", ("x", "shape"), ("y",)), Op("FULLY_CONNECTED", ("y", "w", "b"), ("z",))]
-    model = graph.read(write(tmp_path / "m.tflite", tensors, ops, ["x"], ["z"]))
+    model = reader.read(write(tmp_path / "m.tflite", tensors, ops, ["x"], ["z"]))
     assert [tensor.name for tensor in model.parameter_tensors] == ["w", "b"]
     assert (model.parameters, model.zero_parameters) == (6, 1 + 1 + 1)  # 0 in row one, 5 in row two, 0 in the bias
 
@@ -141,14 +141,14 @@ def test_shapes_and_axes_are_no_parameters(tmp_path: Path) -> None:
 )
 def test_packed_types(tmp_path: Path, dtype: str, data: bytes, expected: list[float]) -> None:
     tensors = [T("w", (5,), dtype, data), T("y", (5,), dtype)]
-    model = graph.read(write(tmp_path / "m.tflite", tensors, [Op("ABS", ("w",), ("y",))], [], ["y"]))
+    model = reader.read(write(tmp_path / "m.tflite", tensors, [Op("ABS", ("w",), ("y",))], [], ["y"]))
     assert model.values(model.tensors[0]).tolist() == expected
 
 
 def test_what_cannot_be_decoded_is_named(tmp_path: Path) -> None:
     tensors = [T("w", (4,), "float8_e5m2", b"\0\1\2\3"), T("y", (4,), "float32")]
-    model = graph.read(write(tmp_path / "m.tflite", tensors, [Op("CAST", ("w",), ("y",))], [], ["y"]))
-    assert graph.summary(model).unreadable == ("w",)
+    model = reader.read(write(tmp_path / "m.tflite", tensors, [Op("CAST", ("w",), ("y",))], [], ["y"]))
+    assert reader.summary(model).unreadable == ("w",)
     assert model.zero_parameters == 0
     with pytest.raises(InputError, match=r"tensor 'w' cannot be read: its type float8_e5m2 is not supported"):
         model.values(model.tensors[0])
@@ -173,9 +173,9 @@ def test_files_that_are_none(tmp_path: Path, content: bytes | None, message: str
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(InputError, match=message):
-        graph.read(path)
+        reader.read(path)
     with pytest.raises(InputError, match="cannot be read"):
-        graph.read(tmp_path)
+        reader.read(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_files_that_are_none(tmp_path: Path, content: bytes | None, message: str
 def test_contradictions_inside_a_file(tmp_path: Path, tensors: list[T], op: Op, message: str) -> None:
     path = write(tmp_path / "m.tflite", tensors, [op], [], ["y"])
     with pytest.raises(InputError, match=message):
-        graph.read(path)
+        reader.read(path)
 
 
 def test_every_truncation_is_an_input_error(int8_net: Path, tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def test_every_truncation_is_an_input_error(int8_net: Path, tmp_path: Path) -> N
     for length in [*range(0, len(content), 97), *range(len(content) - 40, len(content) - 4)]:
         path.write_bytes(content[:length])
         with pytest.raises(InputError):
-            graph.read(path)
+            reader.read(path)
 
 
 def test_flipped_bits_give_a_model_or_an_input_error(int8_net: Path, tmp_path: Path) -> None:
@@ -215,8 +215,8 @@ def test_flipped_bits_give_a_model_or_an_input_error(int8_net: Path, tmp_path: P
         path.write_bytes(_damaged(content, random.Random(seed)))
         start = time.perf_counter()
         try:
-            model = graph.read(path)
-            graph.summary(model), graph.weight_sparsity(model), integer.findings(model)
+            model = reader.read(path)
+            reader.summary(model), reader.weight_sparsity(model), integer_check.findings(model)
             outcomes.add("read")
         except InputError:
             outcomes.add("refused")

@@ -18,13 +18,13 @@ from tflite_mutants import published
 from tflite_published import MODELS
 from tflite_seeds import SEEDS
 
-from edgepipe.devices import evidence
-from edgepipe.errors import InputError
-from edgepipe.sources import PACKAGE_ROOT
-from edgepipe.tflite import graph
-from edgepipe.tflite.dead import dead_channels
-from edgepipe.tflite.plan import plan
-from edgepipe.tflite.tail import tail
+from edgepipe.core.errors import InputError
+from edgepipe.core.references import PACKAGE_ROOT
+from edgepipe.devices import device_metrics
+from edgepipe.tflite import reader
+from edgepipe.tflite.arena_plan import plan
+from edgepipe.tflite.arena_tail import tail
+from edgepipe.tflite.dead_channels import dead_channels
 
 MUTANTS = int(os.environ.get("EDGEPIPE_MUTANTS", "200"))
 SECONDS = 10.0
@@ -95,17 +95,17 @@ def _crowded(path: Path, count: int) -> Path:
 
 
 def test_a_crowd_of_tensors_is_read_in_time(tmp_path: Path) -> None:
-    path, start = _crowded(tmp_path / "m.tflite", graph.MAX_TABLES), time.perf_counter()
-    model = graph.read(path)
-    evidence.counts(model)
+    path, start = _crowded(tmp_path / "m.tflite", reader.MAX_TABLES), time.perf_counter()
+    model = reader.read(path)
+    device_metrics.counts(model)
     dead_channels(model)
     tail(model)
-    with pytest.raises(InputError, match=f"{graph.MAX_TABLES} tensors to plan"):
+    with pytest.raises(InputError, match=f"{reader.MAX_TABLES} tensors to plan"):
         plan(model)
     assert time.perf_counter() - start < SECONDS
 
 
 def test_a_larger_crowd_is_refused(tmp_path: Path) -> None:
-    path = _crowded(tmp_path / "m.tflite", graph.MAX_TABLES + 1)
-    with pytest.raises(InputError, match=f"a list of {graph.MAX_TABLES + 1} tables; at most {graph.MAX_TABLES} are"):
-        graph.read(path)
+    path = _crowded(tmp_path / "m.tflite", reader.MAX_TABLES + 1)
+    with pytest.raises(InputError, match=f"a list of {reader.MAX_TABLES + 1} tables; at most {reader.MAX_TABLES} are"):
+        reader.read(path)

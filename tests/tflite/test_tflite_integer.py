@@ -5,25 +5,25 @@ from pathlib import Path
 import pytest
 from tflite_handmade import Op, T, write
 
-from edgepipe.tflite import graph, integer
+from edgepipe.tflite import integer_check, reader
 
 
 def test_an_integer_network_has_no_findings(int8_net: Path) -> None:
-    assert integer.findings(graph.read(int8_net)) == []
+    assert integer_check.findings(reader.read(int8_net)) == []
 
 
 def test_a_float_interface_is_found_unless_allowed(float_io_net: Path) -> None:
-    model = graph.read(float_io_net)
-    found = [str(finding) for finding in integer.findings(model)]
+    model = reader.read(float_io_net)
+    found = [str(finding) for finding in integer_check.findings(model)]
     assert [text.split(":")[1].split(" ")[1] for text in found] == ["input", "output", "QUANTIZE", "DEQUANTIZE"]
     assert "is float32 (at the model's float interface); convert with int8 input and output" in found[2]
-    assert {finding.rule for finding in integer.findings(model)} == {"integer-only"}
-    assert integer.findings(model, allow_float_interface=True) == []
+    assert {finding.rule for finding in integer_check.findings(model)} == {"integer-only"}
+    assert integer_check.findings(model, allow_float_interface=True) == []
 
 
 def test_every_operator_of_a_float_network_is_found(float_net: Path) -> None:
-    model = graph.read(float_net)
-    places = {finding.place for finding in integer.findings(model, allow_float_interface=True)}
+    model = reader.read(float_net)
+    places = {finding.place for finding in integer_check.findings(model, allow_float_interface=True)}
     assert places == {operator.place for operator in model}
 
 
@@ -43,7 +43,7 @@ def mixed(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("allowed", [False, True])
 def test_a_float_island_is_named_with_its_tensors(mixed: Path, allowed: bool) -> None:
-    assert [(finding.place, finding.observed) for finding in integer.findings(graph.read(mixed), allowed)] == [
+    assert [(finding.place, finding.observed) for finding in integer_check.findings(reader.read(mixed), allowed)] == [
         ("DEQUANTIZE #0", "tensor 'f' is float32"),
         ("ADD #1", "tensor 'f' is float32, tensor 'c' is float16, tensor 'g' is float32"),
         ("QUANTIZE #2", "tensor 'g' is float32"),
@@ -53,12 +53,12 @@ def test_a_float_island_is_named_with_its_tensors(mixed: Path, allowed: bool) ->
 def test_custom_and_flex_operators_are_found(tmp_path: Path) -> None:
     ops = [Op("CUSTOM", ("x",), ("y",), custom="FlexErf"), Op("CUSTOM", ("y",), ("z",), custom="MyOp")]
     path = write(tmp_path / "m.tflite", [T("x", (1,)), T("y", (1,)), T("z", (1,))], ops, ["x"], ["z"])
-    found = [str(finding) for finding in integer.findings(graph.read(path))]
+    found = [str(finding) for finding in integer_check.findings(reader.read(path))]
     assert found[0].startswith("integer-only: FlexErf #0: runs TensorFlow's own kernel (Flex); replace the layer")
     assert found[1].startswith("integer-only: MyOp #1: is a custom operator, whose arithmetic is unknown")
 
 
 def test_a_float_output_that_no_dequantize_makes_stays_a_finding(tmp_path: Path) -> None:
     tensors = [T("x", (1, 4), "float32"), T("y", (1, 4), "float32")]
-    model = graph.read(write(tmp_path / "m.tflite", tensors, [Op("ABS", ("x",), ("y",))], ["x"], ["y"]))
-    assert [finding.place for finding in integer.findings(model, allow_float_interface=True)] == ["ABS #0"]
+    model = reader.read(write(tmp_path / "m.tflite", tensors, [Op("ABS", ("x",), ("y",))], ["x"], ["y"]))
+    assert [finding.place for finding in integer_check.findings(model, allow_float_interface=True)] == ["ABS #0"]

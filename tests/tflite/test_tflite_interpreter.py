@@ -10,8 +10,8 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from tflite_conversion import SAMPLES, convert, integer, nothing
 from tflite_handmade import Op, T, write
 
-from edgepipe.errors import InputError
-from edgepipe.tflite import graph, interpreter, samples
+from edgepipe.core.errors import InputError
+from edgepipe.tflite import interpreter, reader, sample_conversion
 from edgepipe.tflite.interpreter import Runtime
 
 
@@ -40,8 +40,8 @@ def test_batches_change_no_number(flat_net: Path, int8_net: Path, runtime: Runti
 
 
 def test_the_reference_equals_the_bare_interpreter(int8_net: Path) -> None:
-    model = graph.read(int8_net)
-    stored = samples.stored(model, SAMPLES)[0]
+    model = reader.read(int8_net)
+    stored = sample_conversion.stored(model, SAMPLES)[0]
     found = interpreter.predict(int8_net, SAMPLES, Runtime.REFERENCE)
     np.testing.assert_array_equal(found.raw, plainly(int8_net, stored))
     np.testing.assert_array_equal(found.raw, interpreter.predict(int8_net, stored, Runtime.REFERENCE).raw)
@@ -76,7 +76,7 @@ def test_quantizing_is_what_the_quantize_kernel_does(tmp_path: Path, dtype: str)
     below_half = np.float32(0.49999997) * np.float32(0.1)
     x = np.concatenate([ties, rng.normal(size=1999) * 20, [below_half]]).astype(np.float32)
     expected = plainly(path, x[None])[0]
-    np.testing.assert_array_equal(samples.quantized(x, graph.read(path).outputs[0]), expected)
+    np.testing.assert_array_equal(sample_conversion.quantized(x, reader.read(path).outputs[0]), expected)
 
 
 def test_a_model_that_refuses_batches_runs_one_by_one(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def two_inputs(folder: Path) -> Path:
 
 
 def test_several_inputs_and_outputs_go_by_name(two_inputs: Path) -> None:
-    names = list(graph.read(two_inputs).input_names)
+    names = list(reader.read(two_inputs).input_names)
     rng = np.random.default_rng(0)
     arrays = {name: rng.normal(size=(9, width)) for name, width in zip(names, (3, 4), strict=True)}
     found = interpreter.predict(two_inputs, arrays)
@@ -205,5 +205,5 @@ def test_the_delegates_notice_stays_off_stderr(int8_net: Path, capfd: pytest.Cap
 def test_uint8_samples_of_a_uint8_model(net: Any, folder: Path) -> None:
     path = convert(net, folder / "uint8.tflite", integer(SAMPLES, "uint8"))
     pixels = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 2), dtype=np.uint8)
-    assert samples.stored(graph.read(path), pixels)[0] is pixels
+    assert sample_conversion.stored(reader.read(path), pixels)[0] is pixels
     assert interpreter.predict(path, pixels).raw.dtype == np.uint8  # type: ignore[union-attr]

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from edgepipe.errors import InputError
-from edgepipe.tflite import cores, latency, latency_operators
+from edgepipe.core.errors import InputError
+from edgepipe.tflite import cpu_cores, host_latency, operator_latency
 
 
 def test_the_operators_of_a_network(int8_net: Path) -> None:
-    found = latency_operators.measure(int8_net, runs=30)
+    found = operator_latency.measure(int8_net, runs=30)
     assert found.reason == ""
     assert found.runs >= 15
     names = " ".join(operator.name for operator in found.operators).lower()
@@ -21,33 +21,33 @@ def test_the_operators_of_a_network(int8_net: Path) -> None:
 
 
 def test_an_unknown_version_is_unavailable(int8_net: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(latency_operators, "version", lambda _: "9.0.0")
-    found = latency_operators.measure(int8_net)
+    monkeypatch.setattr(operator_latency, "version", lambda _: "9.0.0")
+    found = operator_latency.measure(int8_net)
     assert (found.operators, found.total) == ((), None)
     assert "known of ai-edge-litert 2.3.x, found 9.0.0" in found.reason
 
 
 def test_bad_requests(int8_net: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="threads and runs are at least 1; found 0, 100"):
-        latency_operators.measure(int8_net, threads=0)
+        operator_latency.measure(int8_net, threads=0)
     damaged = tmp_path / "damaged.tflite"
     damaged.write_bytes(b"nothing")
     with pytest.raises(InputError, match=r"damaged\.tflite"):
-        latency_operators.measure(damaged)
+        operator_latency.measure(damaged)
 
 
 def test_a_measurement_says_which_cores_it_was_pinned_to(int8_net: Path) -> None:
-    found = latency.measure(int8_net, runs=5, warm_up=1)
+    found = host_latency.measure(int8_net, runs=5, warm_up=1)
     before = os.sched_getaffinity(0)
     assert len(found.cores) == 1
     assert set(found.cores) <= before
-    time, _ = latency.metrics(found, "host")
+    time, _ = host_latency.metrics(found, "host")
     assert time.details["cores"] == f"pinned to core {found.cores[0]}"
     assert os.sched_getaffinity(0) == before, "only the child is pinned"
-    many = latency.measure(int8_net, threads=len(before) + 1, runs=5, warm_up=1)
+    many = host_latency.measure(int8_net, threads=len(before) + 1, runs=5, warm_up=1)
     assert many.cores == ()
 
 
 def test_pinning_in_words() -> None:
-    assert cores.pinned((0, 3)) == "pinned to cores 0, 3"
-    assert cores.pinned(()).startswith("not pinned: the system")
+    assert cpu_cores.pinned((0, 3)) == "pinned to cores 0, 3"
+    assert cpu_cores.pinned(()).startswith("not pinned: the system")

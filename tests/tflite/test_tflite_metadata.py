@@ -10,12 +10,12 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 from tflite_conversion import SAMPLES
 
-from edgepipe.cache import Cache
-from edgepipe.devices.vela.compiler import compiled
-from edgepipe.devices.vela.result import Settings
-from edgepipe.errors import InputError
-from edgepipe.report import inspection
-from edgepipe.tflite import graph, interpreter, micro
+from edgepipe.core.cache import Cache
+from edgepipe.core.errors import InputError
+from edgepipe.devices.vela.vela_compiler import compiled
+from edgepipe.devices.vela.vela_result import Settings
+from edgepipe.render import inspect as inspection
+from edgepipe.tflite import interpreter, reader, tflm_runtime
 from edgepipe.tflite.interpreter import Runtime
 from edgepipe.tflite.metadata import (
     NAME,
@@ -50,7 +50,7 @@ def with_it(lite: Path, tmp_path: Path) -> Path:
 
 
 def facts(path: Path) -> dict[str, Any]:
-    record = inspection.as_record(graph.read(path)).model_dump()
+    record = inspection.as_record(reader.read(path)).model_dump()
     return {name: value for name, value in record.items() if name not in FREE}
 
 
@@ -78,8 +78,8 @@ def test_everything_else_stays(lite: Path, with_it: Path) -> None:
     assert after.metadata[-1].name == NAME.encode()
     after.buffers, after.metadata = before.buffers, before.metadata
     assert plain(after) == plain(before)
-    assert told(graph.read(with_it)) == KNOWN
-    assert told(graph.read(lite)) is None
+    assert told(reader.read(with_it)) == KNOWN
+    assert told(reader.read(lite)) is None
 
 
 def test_constants_stay_where_sixteen_divides_as_it_did(lite: Path, with_it: Path) -> None:
@@ -102,8 +102,10 @@ def test_outputs_are_equal_in_every_runtime(lite: Path, with_it: Path) -> None:
 def test_tflite_micro_takes_it_and_needs_no_more(int8_net: Path, tmp_path: Path) -> None:
     path = tmp_path / "m.tflite"
     path.write_bytes(with_preprocessing(int8_net.read_bytes(), KNOWN))
-    np.testing.assert_array_equal(micro.predict(path, SAMPLES[:3]).raw, micro.predict(int8_net, SAMPLES[:3]).raw)
-    assert micro.arena(path).value == micro.arena(int8_net).value
+    np.testing.assert_array_equal(
+        tflm_runtime.predict(path, SAMPLES[:3]).raw, tflm_runtime.predict(int8_net, SAMPLES[:3]).raw
+    )
+    assert tflm_runtime.arena(path).value == tflm_runtime.arena(int8_net).value
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ethosu") is None, reason="the extra `npu` is not installed")
@@ -111,10 +113,10 @@ def test_vela_takes_it_and_keeps_it(int8_net: Path, tmp_path: Path) -> None:
     path = tmp_path / "m.tflite"
     path.write_bytes(with_preprocessing(int8_net.read_bytes(), KNOWN))
     u55 = Settings(accelerator="ethos-u55-128", system_config="Ethos_U55_High_End_Embedded", memory_mode="Shared_Sram")
-    made = [compiled(graph.read(file), u55, Cache(tmp_path / "cache")) for file in (int8_net, path)]
+    made = [compiled(reader.read(file), u55, Cache(tmp_path / "cache")) for file in (int8_net, path)]
     assert made[0].result.cycles == made[1].result.cycles
     (tmp_path / "vela.tflite").write_bytes(made[1].content)
-    assert told(graph.read(tmp_path / "vela.tflite")) == KNOWN
+    assert told(reader.read(tmp_path / "vela.tflite")) == KNOWN
 
 
 def test_nothing_to_say_changes_nothing(int8_net: Path) -> None:
@@ -128,10 +130,10 @@ def test_of_two_entries_of_a_name_the_last_counts(int8_net: Path, tmp_path: Path
     for data in (b"first", b"", b"x" * 1001):
         content = added(content, "mine", data)
         (tmp_path / "m.tflite").write_bytes(content)
-        found = graph.read(tmp_path / "m.tflite").metadata
+        found = reader.read(tmp_path / "m.tflite").metadata
         assert found["mine"] == data
         assert list(found).count("mine") == 1
-        assert set(found) == {*graph.read(int8_net).metadata, "mine"}
+        assert set(found) == {*reader.read(int8_net).metadata, "mine"}
     interpreter.check_runs(tmp_path / "m.tflite")
 
 
@@ -156,7 +158,7 @@ def test_what_cannot_be_read_is_told_and_nothing_else_suffers(
     data: bytes, message: str | None, int8_net: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "m.tflite").write_bytes(added(int8_net.read_bytes(), NAME, data))
-    model = graph.read(tmp_path / "m.tflite")
+    model = reader.read(tmp_path / "m.tflite")
     record = inspection.as_record(model)
     assert record.preprocessing_error == "" if message is None else message in record.preprocessing_error
     assert (record.preprocessing is None) == (message is not None)
@@ -166,7 +168,7 @@ def test_what_cannot_be_read_is_told_and_nothing_else_suffers(
 
 def test_inspect_shows_it_as_text_and_json(int8_net: Path, tmp_path: Path) -> None:
     (tmp_path / "m.tflite").write_bytes(with_preprocessing(int8_net.read_bytes(), KNOWN))
-    model = graph.read(tmp_path / "m.tflite")
+    model = reader.read(tmp_path / "m.tflite")
     table = next(t for t in inspection.tables(model) if t.title.startswith("Preprocessing"))
     assert dict(table.rows) == {  # type: ignore[arg-type]
         "sound: features": "none",

@@ -11,9 +11,9 @@ from ai_edge_litert import schema_py_generated as schema
 from tflite_conversion import SAMPLES
 from tflite_handmade import Op, T, write
 
-from edgepipe.errors import InputError, ToolError
-from edgepipe.metric import Evidence
-from edgepipe.tflite import interpreter, micro, micro_worker, parity
+from edgepipe.core.errors import InputError, ToolError
+from edgepipe.core.metric import Evidence
+from edgepipe.tflite import interpreter, parity, tflm_runtime, tflm_worker
 from edgepipe.tflite.interpreter import Runtime
 
 present = pytest.mark.skipif(importlib.util.find_spec("tflite_micro") is None, reason="tflite-micro is not installed")
@@ -33,7 +33,7 @@ def test_the_arena_is_what_is_needed_and_no_more(int8_net: Path) -> None:
             return False
         return True
 
-    metric = micro.arena(int8_net, "nucleo-l4r5zi")
+    metric = tflm_runtime.arena(int8_net, "nucleo-l4r5zi")
     low, high = 0, 1 << 20
     while high - low > 1:
         low, high = (low, (low + high) // 2) if runs((low + high) // 2) else ((low + high) // 2, high)
@@ -48,7 +48,7 @@ def test_the_arena_is_what_is_needed_and_no_more(int8_net: Path) -> None:
 @present
 def test_outputs_agree_with_the_reference(int8_net: Path) -> None:
     reference = interpreter.predict(int8_net, SAMPLES, Runtime.REFERENCE)
-    found = micro.predict(int8_net, SAMPLES)
+    found = tflm_runtime.predict(int8_net, SAMPLES)
     agreement = parity.compare(reference, found)
     assert agreement.samples == len(SAMPLES)
     assert agreement.max_lsb is not None
@@ -60,11 +60,11 @@ def test_outputs_agree_with_the_reference(int8_net: Path) -> None:
 def test_a_refusal_carries_its_reason(tmp_path: Path) -> None:
     tensors = [T("x", (1, 4)), T("y", (1, 4))]
     path = write(tmp_path / "m.tflite", tensors, [Op("TILE", ("x", "x"), ("y",))], ["x"], ["y"])
-    metric = micro.arena(path)
+    metric = tflm_runtime.arena(path)
     assert (metric.value, metric.evidence) == (None, Evidence.UNAVAILABLE)
     assert "Didn't find op for builtin opcode 'TILE'" in metric.how
     with pytest.raises(InputError, match=r"TensorFlow Lite Micro refuses the model: .*TILE"):
-        micro.predict(path, np.zeros((2, 4), np.int8))
+        tflm_runtime.predict(path, np.zeros((2, 4), np.int8))
 
 
 @present
@@ -72,26 +72,26 @@ def test_a_crash_is_no_crash_of_ours(tmp_path: Path) -> None:
     """An IF whose branch is the graph it stands in recurses until the stack is used up."""
     tensors = [T("c", (1,), "bool"), T("y", (1,), "float32")]
     path = write(tmp_path / "m.tflite", tensors, [Op("IF", ("c", "c"), ("y",), schema.IfOptionsT())], ["c"], ["y"])
-    metric = micro.arena(path)
+    metric = tflm_runtime.arena(path)
     assert metric.evidence is Evidence.UNAVAILABLE
     assert "TensorFlow Lite Micro: the child process crashed with SIGSEGV" in metric.how
     with pytest.raises(InputError, match=r"m\.tflite: TensorFlow Lite Micro: the child process crashed with SIGSEGV"):
-        micro.predict(path, np.ones((1,), bool))
+        tflm_runtime.predict(path, np.ones((1,), bool))
 
 
 def test_without_the_package_it_is_unavailable(int8_net: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(name: str) -> str:
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr(micro, "installed", absent)
-    metric = micro.arena(int8_net)
+    monkeypatch.setattr(tflm_runtime, "installed", absent)
+    metric = tflm_runtime.arena(int8_net)
     assert metric.evidence is Evidence.UNAVAILABLE
     assert "pip install 'edgepipe[micro]'" in metric.how
     with pytest.raises(ToolError, match=r"pip install 'edgepipe\[micro\]'"):
-        micro.predict(int8_net, SAMPLES)
+        tflm_runtime.predict(int8_net, SAMPLES)
 
 
 def test_damaged_files_are_refused_before_anything_runs(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read"):
-        micro.arena(tmp_path / "none.tflite")
-    assert micro_worker.ARENA > 1 << 20
+        tflm_runtime.arena(tmp_path / "none.tflite")
+    assert tflm_worker.ARENA > 1 << 20

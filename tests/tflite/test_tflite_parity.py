@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from edgepipe.arrays import Array
-from edgepipe.errors import InputError
+from edgepipe.core.arrays import Array
+from edgepipe.core.errors import InputError
 from edgepipe.tflite.parity import compare
-from edgepipe.tflite.samples import Outputs
+from edgepipe.tflite.sample_conversion import Outputs
 
 
 def made(raw: Array, scale: float = 0.5) -> Outputs:

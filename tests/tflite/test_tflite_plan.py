@@ -15,18 +15,18 @@ from tflite_operators import CASES, Case
 from tflite_published import FILES, MISSING
 from tflite_seeds import SEEDS, options
 
-from edgepipe.errors import InputError
-from edgepipe.metric import Evidence, Metric
-from edgepipe.tflite import graph, memory, micro
-from edgepipe.tflite.plan import ALIGNMENT, MAX_BUFFERS, place, plan
-from edgepipe.tflite.tail import tail
+from edgepipe.core.errors import InputError
+from edgepipe.core.metric import Evidence, Metric
+from edgepipe.tflite import reader, tflm_memory, tflm_runtime
+from edgepipe.tflite.arena_plan import ALIGNMENT, MAX_BUFFERS, place, plan
+from edgepipe.tflite.arena_tail import tail
 
 present = pytest.mark.skipif(importlib.util.find_spec("tflite_micro") is None, reason="tflite-micro is not installed")
 
 
 def _agrees(path: Path, found: Metric | None = None) -> None:
     """Head and tail are those that TensorFlow Lite Micro reports, to the byte."""
-    model, found = graph.read(path), found or micro.arena(path)
+    model, found = reader.read(path), found or tflm_runtime.arena(path)
     assert found.value is not None, found.how
     assert plan(model).peak == found.details["head"]
     assert tail(model).total == found.details["tail"]
@@ -39,10 +39,10 @@ def test_published_models() -> None:
     """Must-show: the head exactly, the tail within 10 % (here exactly too), each refusal with its reason."""
     refused = {}
     for path in FILES:
-        found = micro.arena(path)
+        found = tflm_runtime.arena(path)
         if found.value is None:
             refused[path.name] = found.how
-            assert plan(graph.read(path)).peak > 0
+            assert plan(reader.read(path)).peak > 0
         else:
             _agrees(path, found)
     assert len(FILES) - len(refused) == 46
@@ -91,8 +91,8 @@ def _random_graph(path: Path, rng: random.Random) -> Path:
 @pytest.mark.parametrize("seed", range(30))
 def test_random_graphs(seed: int, tmp_path: Path) -> None:
     path = _random_graph(tmp_path / "m.tflite", random.Random(seed))
-    model = graph.read(path)
-    found = micro.arena(path)
+    model = reader.read(path)
+    found = tflm_runtime.arena(path)
     assert plan(model).peak == found.details["head"]
 
 
@@ -132,7 +132,7 @@ def _chain(path: Path, sizes: tuple[int, ...]) -> Path:
 
 
 def test_lives_and_the_peak_counted_by_hand(tmp_path: Path) -> None:
-    found = plan(graph.read(_chain(tmp_path / "m.tflite", (100, 30, 200, 50, 10))))
+    found = plan(reader.read(_chain(tmp_path / "m.tflite", (100, 30, 200, 50, 10))))
     assert [(b.name, b.kind, b.first, b.last) for b in found.buffers] == [
         ("t0", "input", 0, 1),
         ("t1", "activation", 1, 2),
@@ -157,17 +157,17 @@ def test_an_offline_plan_is_kept(tmp_path: Path) -> None:
     net = Graph(tensors, [Op("EXP", ("x",), ("a",)), Op("NEG", ("a",), ("y",))], ["x"], ["y"])
     offsets = struct.pack("<6i", 1, 0, 3, 0, 256, -1)
     path = write_graphs(tmp_path / "m.tflite", [net], {"OfflineMemoryAllocation": offsets})
-    found = plan(graph.read(path))
+    found = plan(reader.read(path))
     assert [buffer.offset for buffer in found.buffers] == [0, 256, 0]
-    assert found.peak == micro.arena(path).details["head"] == 288
+    assert found.peak == tflm_runtime.arena(path).details["head"] == 288
     wrong = write_graphs(tmp_path / "w.tflite", [net], {"OfflineMemoryAllocation": offsets[:16]})
     with pytest.raises(InputError, match=r"its offline plan has 3 offsets for 3 tensors"):
-        plan(graph.read(wrong))
+        plan(reader.read(wrong))
     below = write_graphs(
         tmp_path / "b.tflite", [net], {"OfflineMemoryAllocation": struct.pack("<6i", 1, 0, 3, 0, -64, -1)}
     )
     with pytest.raises(InputError, match=r"its offline plan has an offset of -64; it must be -1 or more"):
-        plan(graph.read(below))
+        plan(reader.read(below))
 
 
 @pytest.mark.parametrize(
@@ -179,11 +179,11 @@ def test_control_flow_that_never_ends_has_no_plan(then: int, message: str, tmp_p
     branches = options("IfOptions", thenSubgraphIndex=then, elseSubgraphIndex=then)
     path = write(tmp_path / "m.tflite", tensors, [Op("IF", ("c", "c"), ("y",), branches)], ["c"], ["y"])
     with pytest.raises(InputError, match=message):
-        plan(graph.read(path))
-    found = memory.memory(graph.read(path))
+        plan(reader.read(path))
+    found = tflm_memory.memory(reader.read(path))
     assert found.plan is None
     assert found.reason
-    assert memory.arena_32_bit(graph.read(path)).evidence is Evidence.UNAVAILABLE
+    assert tflm_memory.arena_32_bit(reader.read(path)).evidence is Evidence.UNAVAILABLE
 
 
 def test_subgraphs_that_multiply_are_stopped(tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_subgraphs_that_multiply_are_stopped(tmp_path: Path) -> None:
     graphs.append(Graph([flag, y], [Op("LOGICAL_NOT", ("c",), ("y",))], ["c"], ["y"]))
     path, start = write_graphs(tmp_path / "m.tflite", graphs), time.perf_counter()
     with pytest.raises(InputError, match="call each other more often than there are operators"):
-        plan(graph.read(path))
+        plan(reader.read(path))
     assert time.perf_counter() - start < 5
 
 
@@ -205,11 +205,11 @@ def test_what_is_too_much_to_plan(tmp_path: Path) -> None:
     huge = [T("x", (2**30, 2)), T("y", (2**30, 2))]
     path = write(tmp_path / "huge.tflite", huge, [Op("NEG", ("x",), ("y",))], ["x"], ["y"])
     with pytest.raises(InputError, match=r"its tensors take 4294967296 bytes together; the planner counts to"):
-        plan(graph.read(path))
+        plan(reader.read(path))
     many = [T(f"t{index}", (1,)) for index in range(MAX_BUFFERS + 1)]
     path = write(tmp_path / "many.tflite", many, [Op("NEG", ("t0",), ("t1",))], ["t0"], ["t1"])
     with pytest.raises(InputError, match=r"10001 tensors to plan; at most 10000 are planned"):
-        plan(graph.read(path))
+        plan(reader.read(path))
 
 
 def test_the_largest_plan_is_no_hang() -> None:
@@ -221,8 +221,8 @@ def test_the_largest_plan_is_no_hang() -> None:
 
 
 def test_the_arena_of_a_32_bit_device_is_an_estimate(int8_net: Path) -> None:
-    model = graph.read(int8_net)
-    found, behind = memory.arena_32_bit(model, "nucleo-l4r5zi"), tail(model)
+    model = reader.read(int8_net)
+    found, behind = tflm_memory.arena_32_bit(model, "nucleo-l4r5zi"), tail(model)
     assert (found.name, found.evidence, found.device) == ("ram", Evidence.ESTIMATED, "nucleo-l4r5zi")
     assert found.interval is not None
     assert found.interval[0] <= found.value <= found.interval[1]  # type: ignore[operator]
@@ -233,6 +233,6 @@ def test_the_arena_of_a_32_bit_device_is_an_estimate(int8_net: Path) -> None:
 def test_kernels_that_nobody_looked_at_are_named(tmp_path: Path) -> None:
     tensors = [T("x", (1, 4)), T("y", (1, 4))]
     path = write(tmp_path / "m.tflite", tensors, [Op("CUSTOM", ("x",), ("y",), custom="MyFft")], ["x"], ["y"])
-    model = graph.read(path)
+    model = reader.read(path)
     assert tail(model).unknown == ("MyFft",)
-    assert "kernels' data of MyFft is left out" in memory.arena_32_bit(model).how
+    assert "kernels' data of MyFft is left out" in tflm_memory.arena_32_bit(model).how

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tflite_handmade import Op, T, write
 
-from edgepipe.tflite.child import ChildError
+from edgepipe.tflite.child_process import ChildError
 from edgepipe.tflite.interpreter import check_runs
 from edgepipe.tflite.sandbox import MEMORY, Sandbox, memory_for, shared
 

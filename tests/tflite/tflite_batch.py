@@ -12,11 +12,11 @@ from pathlib import Path
 
 from tflite_mutants import mutant
 
-from edgepipe.devices import evidence
-from edgepipe.errors import InputError
-from edgepipe.report import inspection
-from edgepipe.tflite import graph, interpreter, micro, sandbox
-from edgepipe.tflite.plan import plan
+from edgepipe.core.errors import InputError
+from edgepipe.devices import device_metrics
+from edgepipe.render import inspect as inspection
+from edgepipe.tflite import interpreter, reader, sandbox, tflm_runtime
+from edgepipe.tflite.arena_plan import plan
 
 SECONDS = 4.0  # for each runtime, of the ten that a file may take
 
@@ -24,16 +24,16 @@ SECONDS = 4.0  # for each runtime, of the ten that a file may take
 def outcomes(path: Path) -> list[str]:
     """What became of the file at each step."""
     try:
-        model = graph.read(path)
+        model = reader.read(path)
     except InputError as error:
         return ["refused", "refused: " + str(error).split(": ", 1)[1][:24]]
-    evidence.counts(model)
+    device_metrics.counts(model)
     inspection.as_record(model).model_dump_json()
     inspection.tables(model)
     return ["read", _planned(model), _litert(path), _micro(path)]
 
 
-def _planned(model: graph.Model) -> str:
+def _planned(model: reader.Model) -> str:
     try:
         plan(model)
     except InputError:
@@ -50,7 +50,7 @@ def _litert(path: Path) -> str:
 
 
 def _micro(path: Path) -> str:
-    arena = micro.arena(path, timeout=SECONDS)
+    arena = tflm_runtime.arena(path, timeout=SECONDS)
     return "TFLM: " + (_kind(arena.how) if arena.value is None else "runs")
 
 

@@ -5,9 +5,9 @@ import signal
 import sys
 import time
 
-from edgepipe.errors import InputError
-from edgepipe.tflite import child
-from edgepipe.tflite.child import Json
+from edgepipe.core.errors import InputError
+from edgepipe.tflite import child_process
+from edgepipe.tflite.child_process import Json
 
 poisoned: list[bool] = []
 
@@ -40,4 +40,4 @@ def work(request: Json) -> Json:  # noqa: C901 - one case for each way to end
 
 
 if __name__ == "__main__":
-    child.serve(work)
+    child_process.serve(work)

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from scipy import ndimage, stats
 
-from edgepipe import config
-from edgepipe.data.augmentation import Augment
-from edgepipe.errors import InputError
-from edgepipe.training import augment
-from edgepipe.training.augment import make
+from edgepipe.core import config
+from edgepipe.core.errors import InputError
+from edgepipe.data.augmentation_options import Augment
+from edgepipe.training import augmentation
+from edgepipe.training.augmentation import make
 
 IMAGES = np.random.RandomState(0).rand(40, 12, 10, 3).astype("float32") + 0.1
 WINDOWS = np.random.RandomState(0).randn(60, 30, 6).astype("float32")
@@ -88,7 +88,7 @@ def test_labels_are_shared_as_pixels_are(name: str) -> None:
 
 def test_mixup_draws_from_the_beta_law() -> None:
     x, y = np.zeros((4000, 1, 1, 1), "float32"), np.arange(4000) % 2
-    _, shares = augment.mixup(x, np.eye(4000, dtype="float32"), 0.4, rng())
+    _, shares = augmentation.mixup(x, np.eye(4000, dtype="float32"), 0.4, rng())
     part = shares[np.arange(4000), np.arange(4000)]
     mixed = part[part < 1]
     assert stats.kstest(mixed, stats.beta(0.4, 0.4).cdf).pvalue > 0.01
@@ -133,8 +133,8 @@ EVERYTHING = {"flip": "both", "crop": 2, "rotate": 20, "cutout": 3, "cutmix": 1.
 
 def test_the_same_in_another_process() -> None:
     code = (
-        "import numpy as np, hashlib; from edgepipe.data.augmentation import Augment; "
-        "from edgepipe.training.augment import make; "
+        "import numpy as np, hashlib; from edgepipe.data.augmentation_options import Augment; "
+        "from edgepipe.training.augmentation import make; "
         "x = np.random.RandomState(0).rand(9, 12, 10, 3).astype('float32'); "
         f"m = make(Augment.model_validate({EVERYTHING!r}), (12, 10, 3), 3); "
         "a, b = m(np.arange(9), x, np.arange(9) % 3, np.random.default_rng(5)); "

@@ -11,15 +11,15 @@ import pytest
 import soundfile
 from scipy import signal
 
-from edgepipe import config
-from edgepipe.data.augmentation import Augment, Noise
-from edgepipe.data.identity import identity
-from edgepipe.data.loading import load
-from edgepipe.data.spec import AudioSpec, parse
+from edgepipe.core import config
+from edgepipe.core.errors import InputError
+from edgepipe.data.augmentation_options import Augment, Noise
+from edgepipe.data.data_spec import AudioSpec, parse
+from edgepipe.data.dataset_identity import identity
+from edgepipe.data.dataset_loading import load
 from edgepipe.data.splits import Split, Splits
-from edgepipe.errors import InputError
-from edgepipe.training import sound
-from edgepipe.training.augment import make
+from edgepipe.training import waveform_augmentation
+from edgepipe.training.augmentation import make
 
 WAVES = (np.random.RandomState(0).randn(40, 4000) * 0.1).astype("float32")
 RATE = 16_000
@@ -30,7 +30,7 @@ def rng(seed: int = 1) -> np.random.Generator:
 
 
 def test_a_shift_moves_and_lets_silence_in() -> None:
-    got = sound.shift(WAVES, 300, rng())
+    got = waveform_augmentation.shift(WAVES, 300, rng())
     moves = rng().integers(-300, 301, (40, 1))[:, 0]
     assert moves.min() < 0 < moves.max()
     for moved, wave, by in zip(got, WAVES, moves, strict=True):
@@ -41,7 +41,7 @@ def test_a_shift_moves_and_lets_silence_in() -> None:
 def test_gain_equals_audiomentations() -> None:
     from audiomentations import Gain
 
-    got = sound.gain(WAVES, (-6, 3), rng())
+    got = waveform_augmentation.gain(WAVES, (-6, 3), rng())
     decibel = rng().uniform(-6, 3, (40, 1))[:, 0]
     theirs = Gain(p=1.0)
     for louder, wave, by in zip(got, WAVES, decibel, strict=True):
@@ -56,7 +56,7 @@ def test_noise_of_a_folder_equals_audiomentations(tmp_path: Path) -> None:
 
     recording = np.random.RandomState(5).uniform(-0.5, 0.5, 4000).astype("float32")
     soundfile.write(tmp_path / "n.wav", recording, RATE, subtype="FLOAT")
-    got = sound.noise(WAVES[:1], Noise(snr=(7, 7), folder="n"), [recording], RATE, rng())
+    got = waveform_augmentation.noise(WAVES[:1], Noise(snr=(7, 7), folder="n"), [recording], RATE, rng())
     theirs = AddBackgroundNoise(str(tmp_path), p=1.0)
     theirs.parameters = {"snr_db": 7, "noise_file_path": str(tmp_path / "n.wav"), "offset": 0.0, "duration": 0.25}
     np.testing.assert_allclose(got[0], theirs.apply(WAVES[0], RATE), atol=1e-6)
@@ -64,7 +64,7 @@ def test_noise_of_a_folder_equals_audiomentations(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("color", "slope"), [("white", 0.0), ("pink", -3.01), ("brown", -6.02)])
 def test_made_noise_falls_by_so_many_decibel_an_octave(color: str, slope: float) -> None:
-    made = np.concatenate([sound.colored(color, RATE, RATE, rng(seed)) for seed in range(30)])
+    made = np.concatenate([waveform_augmentation.colored(color, RATE, RATE, rng(seed)) for seed in range(30)])
     frequencies, power = signal.welch(made, RATE, nperseg=2048)
     inside = (frequencies > 100) & (frequencies < 7000)
     fitted = np.polyfit(np.log2(frequencies[inside]), 10 * np.log10(power[inside]), 1)[0]
@@ -74,20 +74,20 @@ def test_made_noise_falls_by_so_many_decibel_an_octave(color: str, slope: float)
 def test_noise_has_the_ratio_that_is_asked_for_and_spares_silence() -> None:
     x = np.concatenate([WAVES, np.zeros((1, 4000), "float32")])
     asked = Noise(snr=(3, 20), colors=("white", "brown"), folder="n")
-    added = sound.noise(x, asked, [WAVES[0] * 9], RATE, rng())[:-1] - WAVES
-    ratios = 20 * np.log10(WAVES.std(axis=1) / sound.loudness(added)[:, 0])
+    added = waveform_augmentation.noise(x, asked, [WAVES[0] * 9], RATE, rng())[:-1] - WAVES
+    ratios = 20 * np.log10(WAVES.std(axis=1) / waveform_augmentation.loudness(added)[:, 0])
     assert ratios.min() >= 2.9
     assert ratios.max() <= 20.1
     assert np.ptp(ratios) > 10
     alike = [np.abs(np.corrcoef(noise, WAVES[0])[0, 1]) > 0.99 for noise in added]  # the folder's recording, scaled
     assert 0.15 < np.mean(alike) < 0.6
-    assert not sound.noise(x, asked, [WAVES[0]], RATE, rng())[-1].any()
+    assert not waveform_augmentation.noise(x, asked, [WAVES[0]], RATE, rng())[-1].any()
 
 
 def test_a_short_recording_begins_again_and_a_long_one_is_entered_anywhere() -> None:
     ramp = np.arange(10.0)
-    np.testing.assert_array_equal(sound.stretch([ramp], 25, rng()), np.arange(25) % 10)
-    starts = {int(sound.stretch([ramp], 4, rng(seed))[0]) for seed in range(80)}
+    np.testing.assert_array_equal(waveform_augmentation.stretch([ramp], 25, rng()), np.arange(25) % 10)
+    starts = {int(waveform_augmentation.stretch([ramp], 4, rng(seed))[0]) for seed in range(80)}
     assert starts == set(range(7))
 
 

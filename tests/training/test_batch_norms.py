@@ -6,7 +6,7 @@ import numpy as np
 import tf_keras
 
 from edgepipe.training.batch_norms import refresh, steady
-from edgepipe.training.fit import seeded
+from edgepipe.training.training_loop import seeded
 
 K = tf_keras.layers
 X = np.random.default_rng(0).normal(3, 2, (128, 6)).astype("float32")

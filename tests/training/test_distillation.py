@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 import tf_keras
 
-from edgepipe.compress import cluster
+from edgepipe.compress import clustering
 from edgepipe.compress.overrides import Overrides
 from edgepipe.compress.qat.fake_quant import Recipe, fake_quant
-from edgepipe.errors import InputError
+from edgepipe.core.errors import InputError
 from edgepipe.models.bridge import bridge
 from edgepipe.tasks.quality import Task, build
-from edgepipe.tasks.spec import OptimizerOptions, TaskSpec
-from edgepipe.training import fit as fitting
-from edgepipe.training import objective
-from edgepipe.training.distillation import places, teachers
-from edgepipe.training.distillation.options import Teacher
-from edgepipe.training.distillation.teaching import Teaching
-from edgepipe.training.lesson import Lesson
+from edgepipe.tasks.task_spec import OptimizerOptions, TaskSpec
+from edgepipe.training import loss_and_optimizer
+from edgepipe.training import training_loop as fitting
+from edgepipe.training.distillation import feature_taps, teacher_outputs
+from edgepipe.training.distillation.distiller import Teaching
+from edgepipe.training.distillation.teacher_options import Teacher
+from edgepipe.training.training_setup import Lesson
 from edgepipe.zoo import small_cnn
 
 RANDOM = np.random.RandomState(5)
@@ -104,8 +104,8 @@ def images(number: int = 37) -> Samples:
 @pytest.mark.parametrize("library", ["keras", "tf_keras"])
 def test_kept_teachers_give_the_same_weights_as_asked_ones(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
     data, options, weights, notes = images(), Teacher.model_validate(ALL), [], []
-    for limit in (teachers.KEPT, 0):
-        monkeypatch.setattr(teachers, "KEPT", limit)
+    for limit in (teacher_outputs.KEPT, 0):
+        monkeypatch.setattr(teacher_outputs, "KEPT", limit)
         fitting.seeded(1)
         student, teacher = cnn(1), cnn(2, (5, 9))
         student = student if library == "keras" else bridge(student).model
@@ -180,14 +180,14 @@ def test_reconstruction_augments_normal_samples_and_rebuilds_what_was_given() ->
 
 def test_layers_are_found_inside_wrappers() -> None:
     model = bridge(cnn(1, (32, 32))).model
-    plan = cluster.Plan(4, "linear", True, False, True, Overrides({}, {}))
-    clustered = cluster.wrap(model, cluster.choose(model, plan), "linear")
+    plan = clustering.Plan(4, "linear", True, False, True, Overrides({}, {}))
+    clustered = clustering.wrap(model, clustering.choose(model, plan), "linear")
     assert any(layer.name.startswith("cluster_") for layer in clustered.layers)
     for twin in (model, clustered, fake_quant(model, Recipe()).model):
-        assert tuple(places.tensor(twin, "conv2_relu", "student").shape)[1:] == (4, 4, 32)
-        assert tuple(places.embedding(twin, "student")[1].shape)[1:] == (32,)
-        assert tuple(places.last_map(twin, "student")[1].shape)[1:] == (4, 4, 32)
-    quantized = places.tensor(fake_quant(model, Recipe()).model, "conv2_relu", "student")
+        assert tuple(feature_taps.tensor(twin, "conv2_relu", "student").shape)[1:] == (4, 4, 32)
+        assert tuple(feature_taps.embedding(twin, "student")[1].shape)[1:] == (32,)
+        assert tuple(feature_taps.last_map(twin, "student")[1].shape)[1:] == (4, 4, 32)
+    quantized = feature_taps.tensor(fake_quant(model, Recipe()).model, "conv2_relu", "student")
     assert "fake_quant" in quantized.name or "quantize" in quantized.name
 
 
@@ -232,14 +232,14 @@ def test_sequential_models_teach_and_learn_as_functional_ones_do() -> None:
 def test_the_input_is_no_map_to_attend_to() -> None:
     model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(3)], name="flat")
     with pytest.raises(InputError, match="the teacher 'flat' has no layer whose output has places"):
-        places.last_map(places.opened(model), "teacher")
+        feature_taps.last_map(feature_taps.opened(model), "teacher")
 
 
 def test_a_teacher_of_several_inputs_is_refused() -> None:
     inputs = [keras.Input((3,)), keras.Input((3,))]
     model = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Add()(inputs)), name="pair")
     with pytest.raises(InputError, match="the model 'pair' takes 2 inputs, the samples are one array"):
-        objective.check_fits(model, task(), np.zeros((4, 3)), np.zeros(4))
+        loss_and_optimizer.check_fits(model, task(), np.zeros((4, 3)), np.zeros(4))
 
 
 def test_places_that_divide_are_averaged() -> None:
@@ -254,7 +254,7 @@ def test_a_layer_inside_a_nested_model_is_refused_by_name() -> None:
     inputs = keras.Input((8, 8, 1))
     outer = keras.Model(inputs, cnn(1)(inputs), name="outer")
     with pytest.raises(InputError, match="inside the nested model 'small_cnn'"):
-        places.tensor(outer, "conv1", "student")
+        feature_taps.tensor(outer, "conv1", "student")
 
 
 def test_the_usual_kind_is_the_tasks() -> None:

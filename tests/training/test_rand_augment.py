@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from scipy import ndimage, stats
 
-from edgepipe import config
-from edgepipe.data.augmentation import Augment, RandAugment
-from edgepipe.errors import InputError
+from edgepipe.core import config
+from edgepipe.core.errors import InputError
+from edgepipe.data.augmentation_options import Augment, RandAugment
 from edgepipe.training import rand_augment
-from edgepipe.training.augment import make
+from edgepipe.training.augmentation import make
 from edgepipe.training.rand_augment import OPERATIONS, change, limits_of, to_picture
 
 Bytes = np.ndarray

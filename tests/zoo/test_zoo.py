@@ -11,11 +11,12 @@ import keras
 import numpy as np
 import pytest
 
-from edgepipe import sources, zoo
-from edgepipe.data.loading import load
-from edgepipe.data.spec import FunctionSpec
+from edgepipe import zoo
+from edgepipe.core import references
+from edgepipe.core.errors import InputError
+from edgepipe.data.data_spec import FunctionSpec
+from edgepipe.data.dataset_loading import load
 from edgepipe.data.splits import Split
-from edgepipe.errors import InputError
 
 
 def test_importing_the_zoo_loads_no_tensorflow() -> None:
@@ -26,8 +27,8 @@ def test_importing_the_zoo_loads_no_tensorflow() -> None:
 
 @pytest.mark.parametrize("name", zoo.__all__)
 def test_a_pipeline_can_name_it(name: str) -> None:
-    sources.check(f"edgepipe.zoo:{name}", Path())
-    assert sources.load(f"edgepipe.zoo:{name}", Path()) is getattr(zoo, name)
+    references.check(f"edgepipe.zoo:{name}", Path())
+    assert references.load(f"edgepipe.zoo:{name}", Path()) is getattr(zoo, name)
 
 
 @pytest.mark.parametrize("name", ["small_cnn", "ds_cnn"])

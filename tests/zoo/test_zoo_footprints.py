@@ -11,20 +11,21 @@ import keras
 import numpy as np
 import pytest
 
-from edgepipe import footprint, zoo
-from edgepipe.compress.convert import convert
-from edgepipe.compress.qat import biases, ranges
+from edgepipe import zoo
+from edgepipe.commands import footprint
+from edgepipe.compress.keras_to_tflite import convert
+from edgepipe.compress.qat import bias_limits, range_initialization
 from edgepipe.compress.qat.agreement import agreement
 from edgepipe.compress.qat.fake_quant import Recipe, fake_quant
-from edgepipe.errors import InputError
+from edgepipe.core.errors import InputError
 from edgepipe.models.bridge import bridge
 from edgepipe.models.perturb import perturb
-from edgepipe.tflite import micro
-from edgepipe.tflite.graph import read
-from edgepipe.tflite.integer import findings
+from edgepipe.tflite import tflm_runtime
+from edgepipe.tflite.integer_check import findings
 from edgepipe.tflite.interpreter import predict
-from edgepipe.training.fit import seeded
-from edgepipe.zoo import known
+from edgepipe.tflite.reader import read
+from edgepipe.training.training_loop import seeded
+from edgepipe.zoo import published_footprints
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,7 +34,7 @@ def stored(name: str, shape: tuple[int, ...], **options: Any) -> dict[str, Any]:
     """The one entry of that architecture and input, with at least these options."""
     (found,) = [
         entry
-        for entry in known.counted()["footprints"]
+        for entry in published_footprints.counted()["footprints"]
         if (entry["name"], tuple(entry["input"])) == (name, shape) and options.items() <= entry["options"].items()
         and bool(options) == bool(entry["options"])
     ]  # fmt: skip
@@ -42,7 +43,11 @@ def stored(name: str, shape: tuple[int, ...], **options: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("name", "shape", "classes", "options"),
-    [case for case in known.COUNTED if case[1] in ((8, 8, 1), (96, 96, 3), (32, 32, 3), (640,), (29, 12))],
+    [
+        case
+        for case in published_footprints.COUNTED
+        if case[1] in ((8, 8, 1), (96, 96, 3), (32, 32, 3), (640,), (29, 12))
+    ],
 )
 def test_counted_again(name: str, shape: tuple[int, ...], classes: int | None, options: dict[str, Any]) -> None:
     found = footprint.of(name, shape, classes, options)
@@ -53,10 +58,12 @@ def test_counted_again(name: str, shape: tuple[int, ...], classes: int | None, o
 
 
 def test_every_number_is_there() -> None:
-    entries = known.counted()["footprints"]
-    assert {entry["name"] for entry in entries} == set(known.PAPERS) == set(zoo.__all__)
+    entries = published_footprints.counted()["footprints"]
+    assert {entry["name"] for entry in entries} == set(published_footprints.PAPERS) == set(zoo.__all__)
     assert [entry for entry in entries if None in (entry["flash"], entry["ram"])] == []
-    assert [(e["name"], tuple(e["input"]), e["classes"], e["options"]) for e in entries] == list(known.COUNTED)
+    assert [(e["name"], tuple(e["input"]), e["classes"], e["options"]) for e in entries] == list(
+        published_footprints.COUNTED
+    )
 
 
 @pytest.mark.parametrize(("name", "shape"), [("temporal_cnn", (29, 12)), ("attention", (8, 8, 1))])
@@ -72,7 +79,7 @@ def test_a_trained_model_is_as_large(name: str, shape: tuple[int, ...], tmp_path
     model.fit(x, y, epochs=2, verbose=0)
     path = tmp_path / "trained.tflite"
     path.write_bytes(convert(model, scheme="int8", samples=x[:16], input_type="int8", output_type="int8"))
-    assert (path.stat().st_size, micro.arena(path).value) == (entry["flash"], entry["ram"])
+    assert (path.stat().st_size, tflm_runtime.arena(path).value) == (entry["flash"], entry["ram"])
 
 
 PUBLISHED = [  # architecture, input, options, what, the published count, how near (a paper gives two or three digits)
@@ -155,8 +162,8 @@ def test_integers_only(name: str, shape: tuple[int, ...], options: dict[str, Any
     perturb(model)
     x = np.random.RandomState(0).rand(24, *shape).astype("float32")
     made = fake_quant(bridge(model).model, Recipe(), x[:2])
-    ranges.initialise(made.model, x, 1, batch_statistics=True)
-    biases.settle(made.model)
+    range_initialization.initialise(made.model, x, 1, batch_statistics=True)
+    bias_limits.settle(made.model)
     assert [entry for entry in made.coverage if entry.by != "training"] == []
     for title, source in (("calibrated", model), ("trained", made.model)):
         path = tmp_path / f"{title}.tflite"
@@ -259,7 +266,7 @@ def test_refused(name: str, given: dict[str, Any], message: str) -> None:
 
 
 def test_arguments_are_refused_before_tensorflow_is_loaded() -> None:
-    code = "import sys, edgepipe.zoo\nfrom edgepipe.errors import InputError\n"
+    code = "import sys, edgepipe.zoo\nfrom edgepipe.core.errors import InputError\n"
     code += "for name in edgepipe.zoo.__all__:\n    try: getattr(edgepipe.zoo, name)(input_shape=(0,), "
     code += "**({} if name == 'autoencoder' else {'classes': 2}))\n    except InputError: pass\n"
     code += "print([m for m in ('tensorflow', 'keras') if m in sys.modules])"

@@ -16,9 +16,9 @@ from typing import Any, Literal
 import numpy as np
 import tensorflow as tf
 
-from edgepipe.arrays import Array
-from edgepipe.compress.pruning.objective import Objective
-from edgepipe.errors import InputError
+from edgepipe.compress.pruning.saliency_loss import Objective
+from edgepipe.core.arrays import Array
+from edgepipe.core.errors import InputError
 
 Method = Literal["exact", "hutchinson", "gauss_newton"]
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from edgepipe.arrays import Array
+from edgepipe.core.arrays import Array
 
 Distribution = Literal["uniform", "erk", "global"]
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, ClassVar, Protocol, final
 
 import numpy as np
 
-from edgepipe.arrays import Array
+from edgepipe.core.arrays import Array
 
 if TYPE_CHECKING:
-    from edgepipe.compress.pruning.kernels import Kernel
+    from edgepipe.compress.pruning.prunable_kernels import Kernel
     from edgepipe.compress.pruning.saliency import Reduction
 
 

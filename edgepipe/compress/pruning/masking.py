@@ -6,7 +6,7 @@ from typing import Any
 import tensorflow as tf
 import tf_keras
 
-from edgepipe.arrays import Array
+from edgepipe.core.arrays import Array
 
 
 class Masks:

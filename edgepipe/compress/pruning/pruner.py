@@ -6,14 +6,14 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from edgepipe.arrays import Array
-from edgepipe.compress.pruning.channels.pool import ChannelPool, Order, Unreachable
+from edgepipe.compress.pruning.channels.channel_pool import ChannelPool, Order, Unreachable
 from edgepipe.compress.pruning.channels.shrink import shrink
-from edgepipe.compress.pruning.objective import Objective
-from edgepipe.compress.pruning.pool import Pool, Removal
+from edgepipe.compress.pruning.pruning_target import Built, Target
 from edgepipe.compress.pruning.saliency import Saliency, Settings, saliency
-from edgepipe.compress.pruning.target import Built, Target
-from edgepipe.errors import InputError
+from edgepipe.compress.pruning.saliency_loss import Objective
+from edgepipe.compress.pruning.weight_pool import Pool, Removal
+from edgepipe.core.arrays import Array
+from edgepipe.core.errors import InputError
 
 BUILDS = 8  # conversions that a target in bytes or seconds may take for each order
 

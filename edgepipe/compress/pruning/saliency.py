@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from edgepipe.arrays import Array
 from edgepipe.compress.pruning.derivatives import Curvature, Method, curvature, gradient
-from edgepipe.compress.pruning.objective import Objective
+from edgepipe.compress.pruning.saliency_loss import Objective
+from edgepipe.core.arrays import Array
 
 Kind = Literal["magnitude", "taylor", "obd", "taylor2", "random"]
 Reduction = Callable[[Array], Array]  # (..., weights that go together) -> (...), their score

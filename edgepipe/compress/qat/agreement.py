@@ -15,11 +15,11 @@ import numpy as np
 import tf_keras
 from tensorflow_model_optimization.python.core.quantization.keras.quantize_layer import QuantizeLayer
 
-from edgepipe.arrays import Array, Arrays
 from edgepipe.compress.qat.fake_quant import SUFFIX
-from edgepipe.compress.qat.lower import nodes
+from edgepipe.compress.qat.lowering.lower import nodes
 from edgepipe.compress.qat.scales import Range, fake_range
-from edgepipe.tflite.intermediate import activations, run
+from edgepipe.core.arrays import Array, Arrays
+from edgepipe.tflite.intermediate_tensors import activations, run
 from edgepipe.tflite.model import Model, Tensor
 
 CLOSE = 1e-5  # relative: what float32 leaves of a scale that was computed in two places

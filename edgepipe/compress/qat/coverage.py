@@ -4,9 +4,9 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import Literal
 
-from edgepipe.compress.qat.lower import Lowered
-from edgepipe.compress.qat.place import Role
-from edgepipe.models.layers import Operator
+from edgepipe.compress.qat.activation_placement import Role
+from edgepipe.compress.qat.lowering.lower import Lowered
+from edgepipe.models.bridge_layers import Operator
 
 By = Literal["training", "calibration", "float"]
 TRAINED: tuple[By, str] = ("training", "")

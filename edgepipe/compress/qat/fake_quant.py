@@ -13,9 +13,9 @@ from tensorflow_model_optimization.python.core.quantization.keras.quantize_layer
 from tensorflow_model_optimization.python.core.quantization.keras.quantize_wrapper import QuantizeWrapperV2
 
 from edgepipe.compress.overrides import Overrides
+from edgepipe.compress.qat.activation_placement import Placement, Role, place, role
 from edgepipe.compress.qat.coverage import Coverage, cover
-from edgepipe.compress.qat.lower import Lowered, arguments, check_equal, lower, nodes, readers
-from edgepipe.compress.qat.place import Placement, Role, place, role
+from edgepipe.compress.qat.lowering.lower import Lowered, arguments, check_equal, lower, nodes, readers
 from edgepipe.compress.qat.quantizers import ActivationQuantizer, FixedRange, Ties, WeightQuantizer, WeightsOnly, ties
 from edgepipe.compress.qat.scales import fake_range
 

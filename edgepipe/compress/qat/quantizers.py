@@ -17,7 +17,7 @@ from tensorflow_model_optimization.python.core.quantization.keras.quantizers imp
     Quantizer,
 )
 
-from edgepipe.arrays import Array
+from edgepipe.core.arrays import Array
 
 DECAY = 0.99  # of an activation's moving range; tfmot's 0.999 stands still in the few hundred steps that QAT takes
 SMALLEST = 1e-6  # of a channel's largest weight; fake-quant divides by the range

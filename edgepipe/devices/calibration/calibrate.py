@@ -9,22 +9,22 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from edgepipe import artifact
-from edgepipe.arrays import Array
-from edgepipe.devices import profile
-from edgepipe.devices.calibration import fit as fitting
-from edgepipe.devices.calibration.backend import Backend, HostBackend
-from edgepipe.devices.calibration.features import parts
-from edgepipe.devices.calibration.fit import Fitted, Held, Sample
-from edgepipe.devices.calibration.measuring import Bench, Item, Store
-from edgepipe.devices.calibration.record import Calibration, Group, Measured
+from edgepipe.core import artifact
+from edgepipe.core.arrays import Array
+from edgepipe.core.errors import InputError, ToolError
+from edgepipe.core.progress import Progress
+from edgepipe.core.references import version
+from edgepipe.devices import device_profile
+from edgepipe.devices.calibration import calibration_fit as fitting
+from edgepipe.devices.calibration.calibration_fit import Fitted, Held, Sample
+from edgepipe.devices.calibration.calibration_record import Calibration, Group, Measured
+from edgepipe.devices.calibration.cost_terms import parts
+from edgepipe.devices.calibration.measurement_backend import Backend, HostBackend
 from edgepipe.devices.calibration.suite import Case, Effort, suite
-from edgepipe.devices.profile import Device
-from edgepipe.errors import InputError, ToolError
-from edgepipe.progress import Progress
-from edgepipe.sources import version
-from edgepipe.tflite import graph
-from edgepipe.tflite.host import usable_cores
+from edgepipe.devices.calibration.suite_measurement import Bench, Item, Store
+from edgepipe.devices.device_profile import Device
+from edgepipe.tflite import reader
+from edgepipe.tflite.host_fingerprint import usable_cores
 from edgepipe.tflite.latency_series import Reading
 
 PASSES = {Effort.QUICK: 2, Effort.FULL: 3}
@@ -81,7 +81,7 @@ def _check(readings: dict[str, Reading]) -> None:
 
 def _sample(item: Item, reading: Reading, sustained: float) -> Sample:
     assert reading.seconds is not None, "refused models are no samples"
-    found = tuple(parts(graph.read(item.path)))
+    found = tuple(parts(reader.read(item.path)))
     return Sample(item.case.name, item.case.group, item.case.composite, found, sustained * reading.seconds)
 
 
@@ -183,7 +183,7 @@ def check_target(out: Path, device: str, force: bool) -> None:
     Raises:
         InputError: a wrong ending, a name that is taken, or a file that exists.
     """
-    if out.suffix not in profile.ENDINGS:
+    if out.suffix not in device_profile.ENDINGS:
         raise InputError(f"{out}: a profile is a .yaml file, for example -o devices/mine.yaml")
     if out.stem == device:
         raise InputError(f"{out}: the profile inherits '{device}' and cannot have its name; choose another")
@@ -204,7 +204,7 @@ def write(
         StorageError: `out` or the readings in `cache` cannot be written.
     """
     check_target(out, device, force)
-    backend = backend_of(profile.load(device, Path.cwd(), (out.parent,)), threads)
+    backend = backend_of(device_profile.load(device, Path.cwd(), (out.parent,)), threads)
     found = calibrate(backend, Order(effort, seed, cache / "calibration"), progress)
     artifact.write_text(out, profile_text(found, device, out.stem, version("ai-edge-litert")))
     return found

@@ -11,7 +11,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from edgepipe.devices.calibration.builder import Net, Node
+from edgepipe.devices.calibration.network_builder import Net, Node
 
 SIZES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224)
 CHANNELS = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 72, 80, 96, 100, 112, 120, 128, 144, 160,

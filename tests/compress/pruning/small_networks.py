@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 import tf_keras
 
-from edgepipe.arrays import Array
-from edgepipe.compress.pruning.objective import Objective, objective_of
+from edgepipe.compress.pruning.saliency_loss import Objective, objective_of
+from edgepipe.core.arrays import Array
 from edgepipe.data import digits
 from edgepipe.data.splits import SplitData
 from edgepipe.tasks.quality import Measure, Task
-from edgepipe.training.fit import seeded
+from edgepipe.training.training_loop import seeded
 
 K = tf_keras.layers
 TASK = Task("auto", {"accuracy": Measure(lambda truth, scores: 0.0)}, "classification")

@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 import tf_keras
 
-from edgepipe.compress.convert import convert
+from edgepipe.compress.keras_to_tflite import convert
 from edgepipe.compress.overrides import Overrides
-from edgepipe.compress.pruning.channels.groups import Groups, groups_of
-from edgepipe.compress.pruning.channels.pool import ChannelPool, Unreachable
+from edgepipe.compress.pruning.channels.channel_groups import Groups, groups_of
+from edgepipe.compress.pruning.channels.channel_pool import ChannelPool, Unreachable
 from edgepipe.compress.pruning.channels.shrink import shrink
 from edgepipe.compress.pruning.saliency import Saliency, Settings, saliency
-from edgepipe.errors import InputError
+from edgepipe.core.errors import InputError
 from edgepipe.models.bridge import bridge, relative_difference
-from edgepipe.models.layers import LayerScale, Operator
-from edgepipe.tflite.graph import read
-from edgepipe.training.fit import seeded
+from edgepipe.models.bridge_layers import LayerScale, Operator
+from edgepipe.tflite.reader import read
+from edgepipe.training.training_loop import seeded
 
 K = tf_keras.layers
 

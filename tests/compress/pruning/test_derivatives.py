@@ -9,13 +9,13 @@ import tensorflow as tf
 import tf_keras
 from small_networks import K, flat
 
-from edgepipe.arrays import Array
 from edgepipe.compress.pruning.derivatives import curvature, gradient
-from edgepipe.compress.pruning.objective import objective_of
+from edgepipe.compress.pruning.saliency_loss import objective_of
+from edgepipe.core.arrays import Array
+from edgepipe.core.errors import InputError
 from edgepipe.data.splits import SplitData
-from edgepipe.errors import InputError
 from edgepipe.tasks.quality import Measure, Task
-from edgepipe.training.fit import seeded
+from edgepipe.training.training_loop import seeded
 
 SAMPLES = 12
 MEASURES = {"quality": Measure(lambda truth, outputs: 0.0)}

@@ -10,11 +10,11 @@ from edgepipe.compress.overrides import Overrides
 from edgepipe.compress.pruning import granularity
 from edgepipe.compress.pruning.distribution import erk
 from edgepipe.compress.pruning.granularity import Block, Granularity, NofM, Weight
-from edgepipe.compress.pruning.kernels import EXCLUDED_LAST, Kernel, find, kernels
-from edgepipe.compress.pruning.pool import Pool, check_reached, measure
+from edgepipe.compress.pruning.prunable_kernels import EXCLUDED_LAST, Kernel, find, kernels
 from edgepipe.compress.pruning.saliency import Settings, saliency
-from edgepipe.compress.pruning.schedule import Schedule
-from edgepipe.errors import InputError
+from edgepipe.compress.pruning.sparsity_schedule import Schedule
+from edgepipe.compress.pruning.weight_pool import Pool, check_reached, measure
+from edgepipe.core.errors import InputError
 
 K = tf_keras.layers
 

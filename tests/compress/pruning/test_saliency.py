@@ -8,8 +8,8 @@ import tf_keras
 from scipy.stats import spearmanr
 from small_networks import NETWORKS, flat, trained
 
-from edgepipe.arrays import Array
 from edgepipe.compress.pruning.saliency import Settings, method, saliency
+from edgepipe.core.arrays import Array
 
 
 def _deleted(objective: Any, weights: list[Any]) -> Array:
@@ -69,7 +69,7 @@ def test_the_kinds_are_what_they_say() -> None:
 def test_auto_is_exact_while_that_is_a_matter_of_seconds(size: int, loss: str, chosen: str) -> None:
     from small_networks import TASK, K, network, samples
 
-    from edgepipe.compress.pruning.objective import objective_of
+    from edgepipe.compress.pruning.saliency_loss import objective_of
     from edgepipe.tasks.quality import Task
 
     task = TASK if loss == "auto" else Task(loss, TASK.measures, "custom")

@@ -7,16 +7,16 @@ import pytest
 import tf_keras
 
 from edgepipe.compress.overrides import Overrides
-from edgepipe.compress.pruning import by_tfmot
+from edgepipe.compress.pruning import tfmot_pruning
 from edgepipe.compress.pruning.distribution import Distribution
 from edgepipe.compress.pruning.granularity import Granularity, NofM, Weight
-from edgepipe.compress.pruning.kernels import find
-from edgepipe.compress.pruning.pool import Pool, check_reached, measure
+from edgepipe.compress.pruning.masked_training import _progress, gradual, iterative
+from edgepipe.compress.pruning.prunable_kernels import find
 from edgepipe.compress.pruning.pruner import KernelPruner
 from edgepipe.compress.pruning.saliency import Settings
-from edgepipe.compress.pruning.schedule import Schedule
-from edgepipe.compress.pruning.training import _progress, gradual, iterative
-from edgepipe.training.fit import seeded
+from edgepipe.compress.pruning.sparsity_schedule import Schedule
+from edgepipe.compress.pruning.weight_pool import Pool, check_reached, measure
+from edgepipe.training.training_loop import seeded
 
 X = np.random.RandomState(0).rand(60, 8, 8, 1).astype(np.float32)
 Y = np.arange(60) % 3
@@ -64,10 +64,10 @@ def test_every_schedule_reaches_the_target_and_holds_it(name: Any, share: float)
 def test_tfmot_reaches_the_target(name: Any, distribution: Distribution) -> None:
     model = _model()
     pool, schedule = _pool(model, distribution=distribution), Schedule(name)
-    assert by_tfmot.serves(model, pool, Settings(), schedule)
-    wrapped = by_tfmot.wrap(model, pool, 0.75, schedule, STEPS)
-    _fit(wrapped, by_tfmot.callbacks())
-    stripped = by_tfmot.strip(wrapped)
+    assert tfmot_pruning.serves(model, pool, Settings(), schedule)
+    wrapped = tfmot_pruning.wrap(model, pool, 0.75, schedule, STEPS)
+    _fit(wrapped, tfmot_pruning.callbacks())
+    stripped = tfmot_pruning.strip(wrapped)
     found = find(stripped, Overrides(), exclude_last=True)
     check_reached(measure(stripped, found), pool, 0.75)
     assert measure(stripped, found)[-1].zeros == 0
@@ -76,9 +76,9 @@ def test_tfmot_reaches_the_target(name: Any, distribution: Distribution) -> None
 def test_edgepipe_and_tfmot_choose_the_same_weights() -> None:
     model = _model()
     pool = _pool(model)
-    wrapped = by_tfmot.wrap(model, pool, 0.6, Schedule("constant"), STEPS)
-    _fit(wrapped, by_tfmot.callbacks(), rate=1e-9)
-    theirs = [np.asarray(kernel.weight) == 0 for kernel in _pool(by_tfmot.strip(wrapped)).kernels]
+    wrapped = tfmot_pruning.wrap(model, pool, 0.6, Schedule("constant"), STEPS)
+    _fit(wrapped, tfmot_pruning.callbacks(), rate=1e-9)
+    theirs = [np.asarray(kernel.weight) == 0 for kernel in _pool(tfmot_pruning.strip(wrapped)).kernels]
     ours = _pruner(_model(), 0.6).advance(1.0)
     assert all(np.array_equal(a, b) for a, b in zip(theirs, ours, strict=True))
 
@@ -91,7 +91,7 @@ def test_what_tfmot_does_not_do_is_edgepipes(
     settings: Settings, cut: Granularity, distribution: Distribution, schedule: Any
 ) -> None:
     model = _model()
-    assert not by_tfmot.serves(model, _pool(model, cut, distribution), settings, Schedule(schedule))
+    assert not tfmot_pruning.serves(model, _pool(model, cut, distribution), settings, Schedule(schedule))
 
 
 def test_zeros_that_were_there_stay() -> None:

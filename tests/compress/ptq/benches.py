@@ -5,13 +5,13 @@ from pathlib import Path
 
 import hard_models as hm
 
-from edgepipe.compress.convert import convert
-from edgepipe.compress.ptq.bench import Bench, bench_of
-from edgepipe.compress.ptq.calibration import calibrate
-from edgepipe.compress.ptq.layers import layers
+from edgepipe.compress.conversion import classes
+from edgepipe.compress.keras_to_tflite import convert
+from edgepipe.compress.quantizer.activation_calibration import calibrate
+from edgepipe.compress.quantizer.layerwise_quantizer import Bench, bench_of
+from edgepipe.compress.quantizer.quantizable_layers import layers
 from edgepipe.compress.schemes import Calibration
-from edgepipe.stages.conversion import classes
-from edgepipe.tflite.graph import read
+from edgepipe.tflite.reader import read
 
 
 @cache

@@ -7,12 +7,12 @@ import keras
 import numpy as np
 import pytest
 
-from edgepipe.compress.convert import convert
-from edgepipe.compress.ptq import biases, recipes
-from edgepipe.compress.ptq.calibration import calibrate
+from edgepipe.compress.keras_to_tflite import convert
+from edgepipe.compress.quantizer import bias_scales, recipes
+from edgepipe.compress.quantizer.activation_calibration import calibrate
 from edgepipe.compress.schemes import Calibration
-from edgepipe.tflite.graph import read
 from edgepipe.tflite.interpreter import Runtime, predict
+from edgepipe.tflite.reader import read
 
 X = np.random.RandomState(0).rand(20, 6, 6, 4).astype("float32")
 KINDS: dict[str, Any] = {
@@ -72,7 +72,7 @@ def test_only_what_is_out_of_range_is_touched(tmp_path: Path) -> None:
     lite = read(path)
     ranges = calibrate(lite, X, Calibration()).by_tensor
     made = recipes.applied(lite.content, recipes.everything("int8"), ranges)
-    again, moved = biases.settled(made, lite.content)
+    again, moved = bias_scales.settled(made, lite.content)
     assert (again, moved) == (made, [])
     path.write_bytes(made)
     scales = next(op for op in read(path).operators if op.name == "CONV_2D").inputs[1].quantization.scales

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from edgepipe.compress.convert import convert
-from edgepipe.compress.ptq.calibration import BINS, MOMENTUM, _least_error, _percentile, calibrate
+from edgepipe.compress.keras_to_tflite import convert
+from edgepipe.compress.quantizer.activation_calibration import BINS, MOMENTUM, _least_error, _percentile, calibrate
 from edgepipe.compress.schemes import Calibration
-from edgepipe.errors import InputError
-from edgepipe.tflite.graph import read
+from edgepipe.core.errors import InputError
 from edgepipe.tflite.model import Model
+from edgepipe.tflite.reader import read
 
 RANDOM = np.random.RandomState(3)
 X = RANDOM.standard_t(3, (400, 16)).astype("float32")  # with outliers

@@ -11,21 +11,21 @@ import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
-from edgepipe.compress.convert import convert
-from edgepipe.compress.ptq import buffers, recipes
-from edgepipe.compress.ptq.bench import Level, bench_of
-from edgepipe.compress.ptq.calibration import calibrate
-from edgepipe.compress.ptq.editing import Graph
-from edgepipe.compress.ptq.islands import KERNELS
-from edgepipe.compress.ptq.layers import layers
-from edgepipe.compress.ptq.quantize import Request, quantized
-from edgepipe.compress.ptq.spelled import SIXTEEN, all_in, spelled, widened
+from edgepipe.compress.conversion import classes
+from edgepipe.compress.keras_to_tflite import convert
+from edgepipe.compress.quantizer import flatbuffer_edits, recipes
+from edgepipe.compress.quantizer.activation_calibration import calibrate
+from edgepipe.compress.quantizer.float_fallback import KERNELS
+from edgepipe.compress.quantizer.layerwise_quantizer import Level, bench_of
+from edgepipe.compress.quantizer.mutable_graph import Graph
+from edgepipe.compress.quantizer.op_decomposition import SIXTEEN, all_in, spelled, widened
+from edgepipe.compress.quantizer.quantizable_layers import layers
+from edgepipe.compress.quantizer.quantization import Request, quantized
 from edgepipe.compress.schemes import SCHEMES, Calibration, SchemeName
-from edgepipe.stages.conversion import classes
-from edgepipe.tflite.graph import read
-from edgepipe.tflite.integer import findings
+from edgepipe.tflite.integer_check import findings
 from edgepipe.tflite.interpreter import Runtime, predict
 from edgepipe.tflite.model import Model
+from edgepipe.tflite.reader import read
 
 X = np.random.default_rng(0).normal(size=(60, 4, 6, 4)).astype("float32")
 STEPS = np.random.default_rng(1).integers(-127, 128, (1, 1, 4, 4))  # of weights, so that they lose nothing in 8 bits
@@ -98,7 +98,7 @@ def _float_file(body: Body, folder: Path) -> Model:
 
 def _renamed(content: bytes) -> bytes:
     """The two RESHAPE of the model as SQUEEZE and EXPAND_DIMS, which TensorFlow's converter does not write."""
-    graph = Graph(buffers.opened(content))
+    graph = Graph(flatbuffer_edits.opened(content))
     squeeze, expand = (operator for operator in graph.operators if graph.kind(operator) == "RESHAPE")
     for operator, kind in ((squeeze, "SQUEEZE"), (expand, "EXPAND_DIMS")):
         operator.opcodeIndex, operator.builtinOptionsType, operator.builtinOptions = graph.code(kind, 1), 0, None
@@ -107,7 +107,7 @@ def _renamed(content: bytes) -> bytes:
     axis = graph.tensor(expand.inputs[1])
     axis.shape = [1]
     graph.model.buffers[axis.buffer].data = np.frombuffer(np.int32(1).tobytes(), np.uint8)
-    return buffers.closed(graph.model)
+    return flatbuffer_edits.closed(graph.model)
 
 
 def _floats(model: Model, name: str) -> list[str]:

@@ -7,15 +7,15 @@ import hard_models as hm
 import pytest
 from benches import bench
 
-from edgepipe.compress.ptq import target
-from edgepipe.compress.ptq.bench import Bench
-from edgepipe.compress.ptq.buffers import written
-from edgepipe.compress.ptq.mixed import Goal, search
-from edgepipe.devices import profile
-from edgepipe.errors import NotMetError
-from edgepipe.tflite.graph import read
-from edgepipe.tflite.integer import findings
+from edgepipe.compress.quantizer import device_bit_widths
+from edgepipe.compress.quantizer.flatbuffer_edits import written
+from edgepipe.compress.quantizer.layerwise_quantizer import Bench
+from edgepipe.compress.quantizer.mixed_precision_search import Goal, search
+from edgepipe.core.errors import NotMetError
+from edgepipe.devices import device_profile
+from edgepipe.tflite.integer_check import findings
 from edgepipe.tflite.interpreter import predict
+from edgepipe.tflite.reader import read
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +125,6 @@ def test_suspects_are_ranked_first(folder: Path) -> None:
     ],
 )
 def test_what_a_device_allows(device: str | None, allowed: list[str], reason: str) -> None:
-    found, reasons = target.levels(None if device is None else profile.load(device, Path.cwd()))
+    found, reasons = device_bit_widths.levels(None if device is None else device_profile.load(device, Path.cwd()))
     assert found == allowed
     assert any(entry.startswith(reason) for entry in reasons) if reason else reasons == []

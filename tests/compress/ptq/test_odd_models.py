@@ -11,26 +11,26 @@ import pytest
 import tensorflow as tf
 from ai_edge_litert.tools import flatbuffer_utils
 
-from edgepipe.compress.convert import convert, converted
-from edgepipe.compress.ptq import buffers, recipes
-from edgepipe.compress.ptq.bench import Bench, bench_of
-from edgepipe.compress.ptq.buffers import written
-from edgepipe.compress.ptq.calibration import calibrate
-from edgepipe.compress.ptq.layers import layers
-from edgepipe.compress.ptq.leave import choice
-from edgepipe.compress.ptq.mixed import Found
-from edgepipe.compress.ptq.quantize import Request, quantized
+from edgepipe.commands.convert import convert as convert_file
+from edgepipe.commands.sensitivity import How, sense
+from edgepipe.compress.conversion import classes, float_file
+from edgepipe.compress.keras_to_tflite import convert, converted
+from edgepipe.compress.mixed_precision import _otherwise, _refusing, _replay
+from edgepipe.compress.quantizer import flatbuffer_edits, recipes
+from edgepipe.compress.quantizer.activation_calibration import calibrate
+from edgepipe.compress.quantizer.flatbuffer_edits import written
+from edgepipe.compress.quantizer.float_exclusions import choice
+from edgepipe.compress.quantizer.layerwise_quantizer import Bench, bench_of
+from edgepipe.compress.quantizer.mixed_precision_search import Found
+from edgepipe.compress.quantizer.quantizable_layers import layers
+from edgepipe.compress.quantizer.quantization import Request, quantized
 from edgepipe.compress.schemes import Calibration
-from edgepipe.errors import InputError
-from edgepipe.sensing import How, sense
-from edgepipe.single import convert as convert_file
-from edgepipe.stages.conversion import classes, float_file
+from edgepipe.core.errors import InputError
 from edgepipe.stages.convert import Convert
-from edgepipe.stages.mixture import _otherwise, _refusing, _replay
-from edgepipe.tflite import micro
-from edgepipe.tflite.graph import read
-from edgepipe.tflite.integer import findings
+from edgepipe.tflite import tflm_runtime
+from edgepipe.tflite.integer_check import findings
 from edgepipe.tflite.interpreter import predict
+from edgepipe.tflite.reader import read
 
 X = np.random.RandomState(0).randn(20, 6).astype("float32")
 
@@ -125,7 +125,7 @@ def test_an_output_that_nothing_reads_is_integer_too(layer: Any, tmp_path: Path)
     path = tmp_path / "m.tflite"
     path.write_bytes(convert(model, "int16x8", np.random.RandomState(0).randn(8, 3, 2).astype("float32")))
     assert findings(read(path)) == []
-    assert buffers.alike(path.read_bytes()) == path.read_bytes()
+    assert flatbuffer_edits.alike(path.read_bytes()) == path.read_bytes()
 
 
 @pytest.mark.parametrize("scheme", ["float32", "int8"])
@@ -197,12 +197,12 @@ def test_a_model_without_operators_is_refused() -> None:
 
 @pytest.mark.parametrize("name", [None, b"same"])
 def test_tensors_without_a_name_of_their_own_are_refused(name: bytes | None, tmp_path: Path) -> None:
-    model = buffers.opened(convert(_plain(), "float32"))
+    model = flatbuffer_edits.opened(convert(_plain(), "float32"))
     flatbuffer_utils.strip_strings(model)
     for tensor in model.subgraphs[0].tensors:
         tensor.name = name
     path = tmp_path / "m.tflite"
-    path.write_bytes(buffers.closed(model))
+    path.write_bytes(flatbuffer_edits.closed(model))
     with pytest.raises(InputError, match=r"has no name|are called 'same'"):
         float_file(path)
 
@@ -317,7 +317,7 @@ def test_an_output_that_is_read_inside_is_right_in_every_type(which: str, tmp_pa
                 assert np.abs(np.asarray(made) - truth).max() < 0.04 * np.abs(truth).max(), (name, kind)
 
 
-@pytest.mark.skipif(bool(micro.missing()), reason=micro.missing())
+@pytest.mark.skipif(bool(tflm_runtime.missing()), reason=tflm_runtime.missing())
 @pytest.mark.parametrize(("activation", "told"), [("softplus", True), ("relu", False)])
 def test_where_tflite_micro_cannot_tell_mixes_apart_a_note_says_so(activation: str, told: bool, tmp_path: Path) -> None:
     """It has no integer EXP, of which a softplus is made: no mix of such a model runs there, nor int8."""

@@ -11,16 +11,16 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from edgepipe.compress.convert import convert
-from edgepipe.compress.ptq import recipes
-from edgepipe.compress.ptq.calibration import calibrate
-from edgepipe.compress.ptq.quantize import Request, quantized
+from edgepipe.compress.keras_to_tflite import convert
+from edgepipe.compress.quantizer import recipes
+from edgepipe.compress.quantizer.activation_calibration import calibrate
+from edgepipe.compress.quantizer.quantization import Request, quantized
 from edgepipe.compress.schemes import Calibration
-from edgepipe.errors import InputError
-from edgepipe.tflite.graph import read
+from edgepipe.core.errors import InputError
 from edgepipe.tflite.interpreter import predict
 from edgepipe.tflite.model import Model
-from edgepipe.tflite.samples import stored
+from edgepipe.tflite.reader import read
+from edgepipe.tflite.sample_conversion import stored
 
 GOOD = recipes.everything("int8")
 

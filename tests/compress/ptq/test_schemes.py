@@ -11,16 +11,16 @@ from float_again import float_again
 from tflite_published import FILES, MISSING
 
 from edgepipe import zoo
-from edgepipe.compress.convert import converted
-from edgepipe.compress.ptq.quantize import Request, quantized
+from edgepipe.compress.keras_to_tflite import converted
+from edgepipe.compress.quantizer.quantization import Request, quantized
 from edgepipe.compress.schemes import SCHEMES, Calibration, SchemeName
-from edgepipe.errors import InputError
+from edgepipe.core.errors import InputError
 from edgepipe.models.perturb import perturb
-from edgepipe.tflite.graph import read
-from edgepipe.tflite.integer import findings
+from edgepipe.tflite.integer_check import findings
 from edgepipe.tflite.interpreter import Runtime, predict
 from edgepipe.tflite.model import FLOATS
-from edgepipe.tflite.samples import stored
+from edgepipe.tflite.reader import read
+from edgepipe.tflite.sample_conversion import stored
 
 WHOLE: tuple[SchemeName, ...] = (
     "int8", "int16x8", "dynamic", "weight_only_int8", "weight_only_int4", "float16", "float32",

@@ -13,9 +13,9 @@ from scipy.stats import spearmanr
 from tensorflow.lite.python.convert import mlir_quantize
 from tensorflow.lite.python.optimize.calibrator import Calibrator, add_intermediate_tensors
 
-from edgepipe.compress.ptq import integers
-from edgepipe.compress.ptq.bench import Bench
-from edgepipe.compress.ptq.sensitivity import error, rank, rounded
+from edgepipe.compress.quantizer import tensorflow_quantizer
+from edgepipe.compress.quantizer.layer_sensitivity import error, rank, rounded
+from edgepipe.compress.quantizer.layerwise_quantizer import Bench
 from edgepipe.tflite.interpreter import Runtime, predict
 
 
@@ -32,8 +32,8 @@ def test_layers_are_those_of_the_keras_model(folder: Path) -> None:
 
 def _by_tensorflow(made: Bench, samples: Any, left: list[str]) -> bytes:
     """The model by TensorFlow's quantizer alone, the operators that make `left` in float."""
-    known = Calibrator(add_intermediate_tensors(made.bare)).calibrate(lambda: integers._fed(samples))
-    ranged = integers._with_ranges(known, made.ranges)
+    known = Calibrator(add_intermediate_tensors(made.bare)).calibrate(lambda: tensorflow_quantizer._fed(samples))
+    ranged = tensorflow_quantizer._with_ranges(known, made.ranges)
     types = {"input_data_type": tf.float32, "output_data_type": tf.float32}
     return bytes(mlir_quantize(ranged, denylisted_nodes=left, **types))
 

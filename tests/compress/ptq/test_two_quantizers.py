@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from edgepipe.compress.convert import convert
-from edgepipe.compress.ptq.quantize import Request, quantized
-from edgepipe.compress.ptq.spelled import all_in, spelled
-from edgepipe.tflite import micro
-from edgepipe.tflite.graph import read
-from edgepipe.tflite.integer import findings
+from edgepipe.compress.keras_to_tflite import convert
+from edgepipe.compress.quantizer.op_decomposition import all_in, spelled
+from edgepipe.compress.quantizer.quantization import Request, quantized
+from edgepipe.tflite import tflm_runtime
+from edgepipe.tflite.integer_check import findings
 from edgepipe.tflite.interpreter import Runtime, predict
 from edgepipe.tflite.model import Model
+from edgepipe.tflite.reader import read
 
 L = keras.layers
 X = np.random.default_rng(0).normal(size=(40, 6, 6, 4)).astype("float32")
@@ -164,13 +164,13 @@ def test_one_tensor_as_two_outputs_that_is_read_on(scheme: Any, tmp_path: Path) 
     assert max(_errors(_made(lite, Request(scheme), tmp_path), lite)) < (0.05 if scheme == "int8" else 0.01)
 
 
-@pytest.mark.skipif(bool(micro.missing()), reason=micro.missing())
+@pytest.mark.skipif(bool(tflm_runtime.missing()), reason=tflm_runtime.missing())
 def test_a_hard_swish_of_16_bits_is_the_same_on_tflite_micro(tmp_path: Path) -> None:
     inputs = keras.Input(X.shape[1:])
     model, path = keras.Model(inputs, L.Activation("hard_silu")(inputs * 3)), tmp_path / "m.tflite"
     path.write_bytes(convert(model, "int16x8", X))
     wanted = model.predict(X, verbose=0)
-    assert np.abs(np.asarray(micro.predict(path, X).values) - wanted).max() < 0.002 * np.ptp(wanted)
+    assert np.abs(np.asarray(tflm_runtime.predict(path, X).values) - wanted).max() < 0.002 * np.ptp(wanted)
 
 
 @pytest.mark.parametrize("layer", [L.GRU(3, unroll=True), L.LSTM(3, unroll=True)])

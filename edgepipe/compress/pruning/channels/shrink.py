@@ -6,11 +6,11 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from edgepipe.arrays import Array
-from edgepipe.compress.graph import walk
-from edgepipe.compress.pruning.channels.groups import Groups
-from edgepipe.compress.pruning.channels.labels import Cut
-from edgepipe.models.layers import LayerScale
+from edgepipe.compress.layer_calls import walk
+from edgepipe.compress.pruning.channels.channel_groups import Groups
+from edgepipe.compress.pruning.channels.channel_labels import Cut
+from edgepipe.core.arrays import Array
+from edgepipe.models.bridge_layers import LayerScale
 
 K = tf_keras.layers
 

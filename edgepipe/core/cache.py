@@ -1,0 +1,241 @@
+"""The cache: results of stages, found by the digest of everything that decided them.
+
+    <root>/entries/<key>/entry.json     what was made: kind, content digest, digests of all files, outcome, cost
+    <root>/entries/<key>/entry.sha256   of entry.json itself
+    <root>/entries/<key>/files/...      the artifact
+    <root>/work/...                     being written; renamed into entries/ when whole
+
+An entry appears by one rename, so a killed process leaves no half of one, and two runs that make the same entry at
+once both succeed: the second finds the first one's and takes it. Entries are verified when read; a damaged one is a
+warning and a miss. Runs hold a shared lock, `clear` an exclusive one.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from pydantic import Field, ValidationError
+
+from edgepipe.core.artifact import Artifact, Kind, file_digest, files, storing
+from edgepipe.core.cost import Cost
+from edgepipe.core.errors import InputError, StorageError
+from edgepipe.core.metric import Record
+from edgepipe.core.outcome import Outcome
+
+ENTRY = "entry.json"
+SEAL = "entry.sha256"
+FILES = "files"
+WORKSPACE = "edgepipe-"  # how the names of workspaces begin: nothing else below work/ is ours to remove
+_KEY = re.compile("[0-9a-f]{64}")
+
+
+class Entry(Record):
+    """What `entry.json` holds."""
+
+    key: str
+    stage: str
+    kind: Kind
+    path: str = Field(description="of the artifact, relative to the entry's files")
+    digest: str = Field(description="of the artifact's content")
+    files: dict[str, str] = Field(description="relative path -> SHA-256 of every file")
+    outcome: Outcome
+    cost: Cost
+    created: float = Field(description="seconds since 1970")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An entry and the artifact it holds."""
+
+    entry: Entry
+    artifact: Artifact
+
+
+class DamagedError(StorageError):
+    """An entry that does not hold what it says."""
+
+
+def default_root() -> Path:
+    """`$EDGEPIPE_CACHE_DIR`, else `edgepipe` below `$XDG_CACHE_HOME` or `~/.cache`."""
+    if own := os.environ.get("EDGEPIPE_CACHE_DIR"):
+        return Path(own)
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "edgepipe"
+
+
+class Cache:
+    """A folder of entries. Create one with `Cache(root)`; every method is safe beside other processes."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.entries = root / "entries"
+        self.working = root / "work"
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep `clear` away while a run uses entries; remove what killed runs left half-written.
+
+        Raises:
+            StorageError: the folder cannot be written.
+        """
+        with storing(f"cache {self.root}"):
+            self.root.mkdir(parents=True, exist_ok=True)
+            lock = (self.root / "lock").open("a")
+        with lock:
+            self._sweep(lock)
+            fcntl.flock(lock, fcntl.LOCK_SH)
+            with storing(f"cache {self.root}"):  # only now: `clear` may have removed them until here
+                self.entries.mkdir(exist_ok=True)
+                self.working.mkdir(exist_ok=True)
+            yield
+
+    def _sweep(self, lock: IO[str]) -> None:
+        # Whoever gets the exclusive lock is alone: what lies in work/ was left by runs that were killed.
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._remove_leftovers()
+
+    def _remove_leftovers(self) -> None:
+        for folder in self.working.glob(f"{WORKSPACE}*"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def find(self, key: str) -> Stored | None:
+        """The entry of `key`, verified, or None if there is none.
+
+        Raises:
+            DamagedError: there is one, but it is incomplete or its files are not what was stored.
+        """
+        folder = self.entries / key
+        return self._read(folder) if folder.exists() else None
+
+    def _read(self, folder: Path) -> Stored:
+        try:
+            text, seal = (folder / ENTRY).read_bytes(), (folder / SEAL).read_bytes()
+            entry = Entry.model_validate_json(text)
+        except (OSError, ValidationError) as error:
+            raise DamagedError(f"cache entry {folder.name[:12]}: {str(error).splitlines()[0]}") from None
+        if _seal(text) != seal:
+            raise DamagedError(f"cache entry {folder.name[:12]} ({entry.stage}): '{ENTRY}' is not what was stored")
+        root = folder / FILES
+        if entry.key != folder.name:
+            raise DamagedError(f"cache entry {folder.name[:12]} says it is {entry.key[:12]}")
+        found = _digests(root) if root.is_dir() else {}
+        if found != entry.files:
+            changed = sorted(set(found.items()) ^ set(entry.files.items()))
+            raise DamagedError(
+                f"cache entry {folder.name[:12]} ({entry.stage}): '{changed[0][0]}' is not what was stored"
+            )
+        return Stored(entry, Artifact(entry.kind, root / entry.path, entry.digest))
+
+    @contextlib.contextmanager
+    def workspace(self) -> Iterator[Path]:
+        """An empty folder for a stage to write to; gone afterwards unless `put` has taken it."""
+        with storing(f"cache {self.root}"):
+            folder = Path(tempfile.mkdtemp(prefix=WORKSPACE, dir=self.working))
+            (folder / FILES).mkdir()
+        try:
+            yield folder / FILES
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def put(self, workspace: Path, key: str, stage: str, artifact: Artifact, outcome: Outcome, cost: Cost) -> Stored:
+        """Turn a workspace into the entry of `key`; a damaged entry of that key is replaced.
+
+        Raises:
+            StorageError: the disk is full or the folder cannot be written.
+        """
+        entry = Entry(
+            key=key, stage=stage, kind=artifact.kind, path=artifact.path.relative_to(workspace).as_posix(),
+            digest=artifact.digest, files=_digests(workspace),
+            outcome=outcome, cost=cost, created=time.time(),
+        )  # fmt: skip
+        target = self.entries / key
+        with storing(f"cache {self.root}"):
+            text = entry.model_dump_json(indent=1).encode()
+            _write_durably(workspace.parent / SEAL, _seal(text))
+            _write_durably(workspace.parent / ENTRY, text)
+            self._rename(workspace.parent, target)
+        return self._read(target)
+
+    def _rename(self, source: Path, target: Path) -> None:
+        try:
+            source.rename(target)
+        except OSError:
+            try:
+                self._read(target)  # another run was first, with the same key: its entry serves
+            except DamagedError:
+                self.discard(target.name)
+                source.rename(target)
+
+    def discard(self, key: str) -> None:
+        """Remove a damaged entry, by renaming it away first."""
+        with storing(f"cache {self.root}"):
+            aside = Path(tempfile.mkdtemp(prefix=WORKSPACE, dir=self.working))
+        with contextlib.suppress(FileNotFoundError):
+            (self.entries / key).rename(aside / key)
+        shutil.rmtree(aside, ignore_errors=True)
+
+    def all(self) -> list[Entry]:
+        """All readable entries, the newest first."""
+        folders = self.entries.iterdir() if self.entries.is_dir() else []
+        found = [entry for folder in folders if (entry := _peek(folder)) is not None]
+        return sorted(found, key=lambda entry: -entry.created)
+
+    def bytes(self, key: str) -> int:
+        """Size of an entry on disk."""
+        return sum(file.stat().st_size for file in files(self.entries / key))
+
+    def clear(self) -> int:
+        """Remove all entries and give their number.
+
+        Raises:
+            InputError: a run is using the cache.
+        """
+        if not self.entries.is_dir():
+            return 0
+        with storing(f"cache {self.root}"):
+            lock = (self.root / "lock").open("a")
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(f"cache {self.root}: a run is using it; try again when it has ended") from None
+            # Only what bears the name of a key: the folder that was given may be another one's.
+            mine = [folder for folder in self.entries.iterdir() if _KEY.fullmatch(folder.name)]
+            with storing(f"cache {self.root}"):
+                for folder in mine:
+                    shutil.rmtree(folder)
+            self._remove_leftovers()
+        return len(mine)
+
+
+def _digests(root: Path) -> dict[str, str]:
+    return {file.relative_to(root).as_posix(): file_digest(file) for file in files(root)}
+
+
+def _peek(folder: Path) -> Entry | None:
+    try:
+        entry = Entry.model_validate_json((folder / ENTRY).read_bytes())
+    except (OSError, ValidationError):
+        return None
+    return entry if entry.key == folder.name else None
+
+
+def _seal(text: bytes) -> bytes:
+    return hashlib.sha256(text).hexdigest().encode()
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    with path.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())

@@ -1,0 +1,134 @@
+"""Metrics with their evidence, the limits a budget sets on them, and findings: rules that were broken."""
+
+import math
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from edgepipe.core import units
+from edgepipe.core.units import Dimension
+
+
+class Evidence(StrEnum):
+    """How a number was obtained."""
+
+    EXACT = "exact"  # counted from the artifact itself
+    MEASURED = "measured"  # the artifact ran on the named device
+    SIMULATED = "simulated"  # a model of the device executed or compiled the artifact
+    ESTIMATED = "estimated"  # a fitted model predicted it; carries an interval
+    UNAVAILABLE = "unavailable"  # no number, and why
+
+
+class Record(BaseModel):
+    """Base of everything that a report stores: frozen, and closed to unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Metric(Record):
+    """One number, its unit, and how it was obtained."""
+
+    name: str = Field(description="for example accuracy, latency, ram, flash, parameters")
+    value: float | None = Field(description="in the base unit: bytes, seconds, a fraction; null when unavailable")
+    unit: Dimension
+    evidence: Evidence
+    device: str | None = Field(
+        default=None, description="the device profile it holds for; null for the artifact itself"
+    )
+    how: str = Field(description="what was run or counted, with versions; for `unavailable`, the reason and the remedy")
+    interval: tuple[float, float] | None = Field(default=None, description="of an estimate, in the unit of `value`")
+    details: dict[str, float | int | str] = Field(default_factory=dict, description="percentiles, runs, threads, time")
+
+    @model_validator(mode="after")
+    def _honest(self) -> "Metric":
+        if (self.value is None) != (self.evidence is Evidence.UNAVAILABLE):
+            raise ValueError("a metric has a value unless its evidence is `unavailable`")
+        if self.evidence is Evidence.ESTIMATED and self.interval is None:
+            raise ValueError("an estimate carries its interval")
+        return self
+
+    def text(self) -> str:
+        """The value as a person reads it, or `unavailable`; an estimate always with its interval."""
+        if self.value is None:
+            return "unavailable"
+        shown = units.show(self.value, self.unit)
+        if self.interval is None:
+            return shown
+        low, high = (units.show(bound, self.unit) for bound in self.interval)
+        return f"{shown} ({low} .. {high})"
+
+
+def exact(name: str, value: float, unit: Dimension, how: str, device: str | None = None) -> Metric:
+    """A metric that was counted from the artifact."""
+    return Metric(name=name, value=value, unit=unit, evidence=Evidence.EXACT, device=device, how=how)
+
+
+def unavailable(name: str, unit: Dimension, reason: str, device: str | None = None) -> Metric:
+    """A metric that could not be taken; `reason` says why and what would make it available."""
+    return Metric(name=name, value=None, unit=unit, evidence=Evidence.UNAVAILABLE, device=device, how=reason)
+
+
+class Finding(Record):
+    """A rule that was broken: where, which rule, what was seen, what to do about it."""
+
+    rule: str = Field(description="the rule's short name, for example integer-only")
+    place: str = Field(description="the operator, tensor, layer or file")
+    observed: str
+    suggestion: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.rule}: {self.place}: {self.observed}" + (f"; {self.suggestion}" if self.suggestion else "")
+
+
+class Limit(Record):
+    """One line of a budget: a bound on one metric."""
+
+    metric: str
+    unit: Dimension
+    bound: Literal["max", "min"]
+    value: float = Field(description="in the base unit of `unit`")
+    device: str | None = None
+    evidence: Evidence | None = Field(default=None, description="the evidence that is demanded; null accepts any")
+    against: str | None = Field(default=None, description="for a drop: the stage it is counted from")
+    optional: bool = Field(default=False, description="an unavailable metric does not break this limit")
+
+    def text(self) -> str:
+        """For example `nucleo-l4r5zi ram <= 64.0 KiB`."""
+        sign = "<=" if self.bound == "max" else ">="
+        where = f"{self.device} " if self.device else ""
+        level = f", {self.evidence}" if self.evidence else ""
+        return f"{where}{self.metric} {sign} {units.show(self.value, self.unit)}{level}"
+
+
+class Verdict(Record):
+    """A limit, the metric it was held against, and whether it was met."""
+
+    limit: Limit
+    metric: Metric | None
+    met: bool
+    reason: str = Field(default="", description="why it was not met")
+
+
+def judge(limit: Limit, metrics: list[Metric]) -> Verdict:
+    """Hold `limit` against the metric of its name and device. A missing or unavailable one is not met."""
+    found = next((m for m in metrics if m.name == limit.metric and m.device == limit.device), None)
+    reason = _why_not(limit, found)
+    forgiven = limit.optional and (found is None or found.value is None)
+    return Verdict(limit=limit, metric=found, met=not reason or forgiven, reason=reason)
+
+
+def _why_not(limit: Limit, found: Metric | None) -> str:
+    if found is None:
+        return "nothing took this metric"
+    if found.value is None:
+        return f"unavailable: {found.how}"
+    if limit.evidence is not None and found.evidence is not limit.evidence:
+        return f"the evidence is '{found.evidence}', the budget demands '{limit.evidence}'"
+    # An interval is held to its worse end: an estimate that may be over the budget does not meet it.
+    low, high = found.interval or (found.value, found.value)
+    worst = high if limit.bound == "max" else low
+    over = worst > limit.value if limit.bound == "max" else worst < limit.value
+    if math.isclose(worst, limit.value, rel_tol=1e-9, abs_tol=1e-12):  # 0.98 - 0.97 is a point and a rounding error
+        return ""
+    return f"{found.text()} is {'over' if limit.bound == 'max' else 'under'} the limit" if over else ""

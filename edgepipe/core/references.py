@@ -1,0 +1,175 @@
+"""Code named as `module:function`: where its source is, a digest of it, and loading it.
+
+Digests are taken from the files, without importing anything: a cached run must not load what it will not use. A
+digest covers the module and every module it imports, directly or not, that belongs to the same package or stands in
+the same folder, so that an edit to a helper counts as much as an edit to the function.
+"""
+
+import ast
+import contextlib
+import functools
+import importlib
+import importlib.machinery
+import importlib.metadata
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from edgepipe.core.artifact import file_digest, text_digest
+from edgepipe.core.errors import EdgepipeError, InputError
+
+PACKAGE_ROOT = Path(__file__).resolve().parents[2]
+_loaded: dict[str, str] = {}  # module -> digest of its source when it was imported
+
+
+def is_reference(text: str) -> bool:
+    """Whether `text` has the form `module:function`."""
+    module, colon, name = text.partition(":")
+    return bool(colon) and name.isidentifier() and all(part.isidentifier() for part in module.split("."))
+
+
+def find(module: str, base: Path) -> Path:
+    """The source file of `module`, looked up in `base` first, then as Python would; nothing is imported.
+
+    Raises:
+        InputError: there is no such module, or it has no Python source.
+    """
+    search = [str(base), str(PACKAGE_ROOT), *(entry for entry in sys.path if entry)]
+    found = None
+    for index, _ in enumerate(module.split(".")):
+        found = importlib.machinery.PathFinder.find_spec(".".join(module.split(".")[: index + 1]), search)
+        if found is None:
+            raise InputError(f"no module '{module}' beside the pipeline ({base}) or on Python's path")
+        search = list(found.submodule_search_locations or [])
+    if found is None or found.origin is None or not found.origin.endswith(".py"):
+        raise InputError(f"module '{module}' has no Python source file")
+    return Path(found.origin)
+
+
+def check(reference: str, base: Path) -> None:
+    """Raise an `InputError` unless `module:function` exists; only the source is read, nothing is run."""
+    module, _, name = reference.partition(":")
+    tree = _tree(find(module, base))
+    names = {node.name for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+    names |= {
+        alias.asname or alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    names |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    if name not in names and "__getattr__" not in names:
+        raise InputError(f"module '{module}' has no '{name}'")
+
+
+def load(reference: str, base: Path) -> Callable[..., Any]:
+    """Import `module:function`. A module whose source changed since it was imported here is imported anew.
+
+    Raises:
+        InputError: the module fails to import, lacks the name, or the name is not callable.
+    """
+    function = attribute(reference, base)
+    if not callable(function):
+        raise InputError(f"'{reference}' is not callable")
+    return function  # type: ignore[no-any-return]
+
+
+def attribute(reference: str, base: Path) -> Any:
+    """Import `module:name`, which may be anything; otherwise as `load`."""
+    module, _, name = reference.partition(":")
+    current = digest(module, base)
+    if sys.modules.get(module) is not None and module in _loaded and _loaded[module] != current:
+        for inner in closure(module, base):
+            sys.modules.pop(inner, None)
+    try:
+        found = getattr(_import(module, base), name)
+    except EdgepipeError:
+        raise
+    except Exception as error:
+        raise InputError(f"'{reference}' cannot be loaded: {type(error).__name__}: {error}") from error
+    _loaded[module] = current
+    return found
+
+
+def _import(module: str, base: Path) -> Any:
+    sys.path.insert(0, str(base))
+    importlib.invalidate_caches()
+    try:
+        return importlib.import_module(module)
+    finally:
+        sys.path.remove(str(base))
+
+
+def digest(module: str, base: Path = PACKAGE_ROOT) -> str:
+    """SHA-256 over the sources of `module` and what it imports from its own package or folder."""
+    sources = closure(module, base)
+    return text_digest(*(part for name in sorted(sources) for part in (name, _digest(sources[name]))))
+
+
+def closure(module: str, base: Path) -> dict[str, Path]:
+    """Every module that `module` imports, directly or not, within its own package or folder, with its file."""
+    found: dict[str, Path] = {}
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found[name] = find(name, base)
+            near = (pair for pair in _imports(found[name], name) if _near(pair[0], module, base))
+            waiting += [_imported(origin, attribute, base) for origin, attribute in near]
+    return found
+
+
+def _near(name: str, start: str, base: Path) -> bool:
+    top = name.split(".")[0]
+    return top == start.split(".")[0] or (base / f"{top}.py").is_file() or (base / top / "__init__.py").is_file()
+
+
+def _imported(origin: str, attribute: str, base: Path) -> str:
+    # `from package import name` needs the package's own __init__ only if `name` is not a module in it.
+    if attribute:
+        with contextlib.suppress(InputError):
+            find(f"{origin}.{attribute}", base)
+            return f"{origin}.{attribute}"
+    return origin
+
+
+def _imports(file: Path, module: str) -> Iterator[tuple[str, str]]:
+    package = module if file.name == "__init__.py" else module.rpartition(".")[0]
+    for node in ast.walk(_tree(file)):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, "") for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            origin = ".".join([*above, *([node.module] if node.module else [])])
+            yield from ((origin, alias.name) for alias in node.names)
+
+
+def _tree(file: Path) -> ast.Module:
+    return _parse(file, file.stat().st_mtime_ns)
+
+
+def _digest(file: Path) -> str:
+    return _file_digest(file, file.stat().st_mtime_ns)
+
+
+@functools.cache
+def _file_digest(file: Path, stamp: int) -> str:
+    return file_digest(file)
+
+
+@functools.cache
+def _parse(file: Path, stamp: int) -> ast.Module:
+    try:
+        return ast.parse(file.read_bytes())
+    except SyntaxError as error:
+        raise InputError(f"{file}:{error.lineno}:{error.offset}: not valid Python: {error.msg}") from None
+
+
+@functools.cache
+def version(package: str) -> str:
+    """The installed version of `package`, or `absent`; nothing is imported."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "absent"

@@ -1,0 +1,383 @@
+"""The `data:` key of a pipeline: where samples come from and how they are split, as a frozen value.
+
+Reading it loads no data and imports nothing heavy, so that `check` stays fast; what can be known without loading
+(misspelled options, missing files, fractions that leave no training data) is found here, with line and column.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, final
+
+from pydantic import AfterValidator, Field, JsonValue, model_validator
+
+from edgepipe.core import references
+from edgepipe.core.config import Document, Options, Path_, describe, validate
+from edgepipe.core.errors import InputError, ToolError, did_you_mean
+from edgepipe.data import idx, speech
+from edgepipe.data.augmentation_options import Augment, Seconds
+
+DEFAULT_FRACTION = 0.2
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Rescale = Literal["unit", "signed", "none"]
+
+
+def _expression(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"'{text}' is no regular expression: {error}") from None
+    return text
+
+
+Expression = Annotated[str, AfterValidator(_expression)]
+
+
+class _Common(Options):
+    validation: Fraction | None = Field(
+        default=None, description="share of the samples that decides; default 0.2 unless the source has such a split"
+    )
+    test: Fraction | None = Field(
+        default=None, description="share of the samples that only `validate` reads; default 0.2, likewise"
+    )
+    stratify: bool = Field(default=True, description="give each split the same mix of integer labels")
+    representative: int = Field(default=200, ge=1, description="training samples that calibrate an int8 conversion")
+    augment: Augment | None = Field(default=None, description="random changes of training samples, while training")
+
+    @model_validator(mode="after")
+    def _some_left(self) -> "_Common":
+        taken = sum(share if share is not None else 0.0 for share in (self.validation, self.test))
+        if taken >= 1:
+            raise ValueError(f"validation and test take {taken:g} of the samples; together they must stay below 1")
+        return self
+
+
+@final
+class FunctionSpec(_Common):
+    """A function that returns `(x, y)`, `x`, or one of these per split."""
+
+    function: str = Field(description="module:function; the module stands beside the pipeline or is installed")
+    args: dict[str, JsonValue] = Field(default_factory=dict, description="keyword arguments of the function")
+    files: tuple[str, ...] = Field(default=(), description="files and folders it reads; a change in one is noticed")
+    rescale: Rescale = Field(default="none", description="unit: integers to [0, 1]; signed: to [-1, 1]")
+
+
+@final
+class NpzSpec(_Common):
+    """A NumPy archive with the arrays `x` and `y`, or `x_train`, `y_train`, `x_test`, ... (`val` or `validation`)."""
+
+    npz: str = Field(description="the .npz file; it may hold no pickled objects")
+    x: str = Field(default="x", description="name of the array of samples")
+    y: str | None = Field(default=None, description="name of the array of labels; default y, if there is one")
+    rescale: Rescale = Field(default="none", description="unit: integers to [0, 1]; signed: to [-1, 1]")
+
+
+@final
+class ImagesSpec(_Common):
+    """A folder with one subfolder of images per class, alone or below train/, validation/ (or val/) and test/."""
+
+    images: str = Field(description="the folder")
+    size: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = Field(
+        default=None, description="height and width to resize to (bilinear); default: all images have one size already"
+    )
+    channels: Literal[1, 3] = Field(default=3, description="1 for grey, 3 for colour")
+    skip_corrupt: bool = Field(default=False, description="leave out images that cannot be read, and say which")
+    rescale: Rescale = Field(default="unit", description="unit: to [0, 1]; signed: to [-1, 1]; none: 0..255")
+
+
+@final
+class FashionSpec(_Common):
+    """Fashion-MNIST from its four IDX files."""
+
+    fashion_mnist: str | None = Field(
+        default=None, description=f"their folder; default: $EDGEPIPE_DATA, then Debian's {idx.DEBIAN_FOLDER}"
+    )
+    rescale: Rescale = Field(default="unit", description="unit: to [0, 1]; signed: to [-1, 1]; none: 0..255")
+
+
+@final
+class IdxSpec(_Common):
+    """A folder with four IDX files named as those of MNIST: train- and t10k-, images and labels, gzipped or not."""
+
+    idx: str = Field(description="the folder")
+    rescale: Rescale = Field(default="unit", description="unit: to [0, 1]; signed: to [-1, 1]; none: 0..255")
+
+
+class TableSpec(_Common):
+    """What CSV and Parquet files can be told."""
+
+    channels: tuple[str, ...] = Field(default=(), description="columns of the samples; default: all that are left")
+    label: str | None = Field(default=None, description="column of the label: integers, numbers or texts")
+    group: str | None = Field(
+        default=None, description="column of who or what must not sit on both sides of a split, such as the subject"
+    )
+    session: str | None = Field(default=None, description="column of the recording; windows never cross it")
+    ignore: tuple[str, ...] = Field(default=(), description="columns that are no channels, such as a timestamp")
+    label_from: Expression | None = Field(
+        default=None, description="regular expression for the label in the file's path, its first group if it has one"
+    )
+    group_from: Expression | None = Field(default=None, description="the same for the group")
+    window: int | None = Field(default=None, ge=1, description="rows of one sample; null: each row is one")
+    step: int | None = Field(default=None, ge=1, description="rows from window to window; null: as long as a window")
+    standardize: bool = Field(default=False, description="each channel to mean 0, deviation 1 of the training split")
+    skip_corrupt: bool = Field(default=False, description="leave out files that cannot be used, and say which")
+    rescale: Literal["none"] = Field(default="none", description="tables are taken as they are")
+
+    @model_validator(mode="after")
+    def _once(self) -> "TableSpec":
+        if self.step is not None and self.window is None:
+            raise ValueError("step is for windows: say `window` too")
+        for column, pattern in (("label", "label_from"), ("group", "group_from")):
+            if getattr(self, column) is not None and getattr(self, pattern) is not None:
+                raise ValueError(f"{column} and {pattern} exclude each other")
+        twice = {name for name in self.channels if self.channels.count(name) > 1}
+        if twice:
+            raise ValueError(f"channels names {', '.join(sorted(twice))} twice")
+        for what, names in (("label", (self.label,)), ("ignore", self.ignore)):
+            both = sorted(set(self.channels).intersection(name for name in names if name is not None))
+            if both:
+                raise ValueError(f"'{both[0]}' is both a channel and named in {what}")
+        return self
+
+
+@final
+class CsvSpec(TableSpec):
+    """CSV files with a line of names: windows of sensors or plain rows."""
+
+    csv: str = Field(
+        description="a file, a folder with .csv, .tsv or .txt files below it, or a pattern such as run*.csv"
+    )
+    separator: str = Field(default=",", min_length=1, description="between columns; \\t for tabs")
+
+
+@final
+class ParquetSpec(TableSpec):
+    """Parquet files: windows of sensors or plain rows."""
+
+    parquet: str = Field(description="a file, a folder with .parquet files below it, or a pattern")
+
+
+class SoundSpec(_Common):
+    """What recordings can be told."""
+
+    rate: int = Field(default=16_000, ge=1000, description="samples a second that recordings are brought to")
+    seconds: float = Field(default=1.0, gt=0, description="length: longer ones are cropped, shorter ones padded")
+    features: Literal["log_mel", "mfcc", "none"] = Field(default="log_mel", description="none: the waveform itself")
+    window: Seconds = Field(default=0.03, gt=0, description="of a frame, such as 30 ms")
+    hop: Seconds = Field(default=0.02, gt=0, description="from frame to frame, such as 20 ms")
+    mels: int = Field(default=40, ge=1, description="mel bands")
+    coefficients: int = Field(default=10, ge=1, description="of mfcc: how many are kept")
+    fmin: float = Field(default=20.0, ge=0, description="Hz, where the lowest band begins")
+    fmax: float | None = Field(default=None, gt=0, description="Hz, where the highest band ends; null: half the rate")
+    floor: float = Field(default=1e-6, gt=0, description="added to the power before the logarithm")
+    group_from: Expression | None = Field(
+        default=None, description="regular expression for the speaker in a file's name, its first group if it has one"
+    )
+    standardize: bool = Field(
+        default=False, description="each band, or the waveform, to mean 0, deviation 1 of the training split"
+    )
+    skip_corrupt: bool = Field(default=False, description="leave out recordings that cannot be read, and say which")
+    rescale: Literal["none"] = Field(default="none", description="features are taken as they are")
+
+    @model_validator(mode="after")
+    def _fits(self) -> "SoundSpec":
+        top = self.fmax or self.rate / 2
+        if top > self.rate / 2 or self.fmin >= top:
+            raise ValueError(
+                f"fmin {self.fmin:g} and fmax {top:g} Hz must rise and stay within half the rate, {self.rate / 2:g}"
+            )
+        if self.features == "mfcc" and self.coefficients > self.mels:
+            raise ValueError(f"{self.coefficients} coefficients need as many mel bands; there are {self.mels}")
+        if self.hop > self.seconds or self.window > self.seconds:
+            raise ValueError("window and hop must be shorter than a recording")
+        self._check_frames(top)
+        if self.augment is not None and self.augment.shift is not None and self.augment.shift >= self.seconds:
+            raise ValueError(f"augment: a shift of {self.augment.shift:g} s leaves nothing of {self.seconds:g} s")
+        return self
+
+    def _check_frames(self, top: float) -> None:
+        """A frame fits into a recording, and each mel band holds a frequency of the FFT."""
+        samples, window = round(self.seconds * self.rate), round(self.window * self.rate)
+        fft = 1 << max(window - 1, 0).bit_length()
+        if self.features == "none":
+            return
+        if window < 2 or round(self.hop * self.rate) < 1 or fft > samples:
+            raise ValueError(
+                f"a recording of {samples} samples, windows of {window} in an FFT of {fft}, every "
+                f"{round(self.hop * self.rate)}: an FFT must fit into a recording, a window have 2 samples, a hop 1"
+            )
+        low, high = (2595 * math.log10(1 + edge / 700) for edge in (self.fmin, top))
+        steps = [low + (high - low) * step / (self.mels + 1) for step in range(self.mels + 2)]
+        edges = [700 * (10 ** (step / 2595) - 1) * fft / self.rate for step in steps]  # in steps of the FFT
+        empty = sum(math.floor(edges[band]) + 1 >= edges[band + 2] for band in range(self.mels))
+        if empty:
+            raise ValueError(
+                f"{empty} of {self.mels} mel bands would be empty: they lie between the frequencies of an FFT of {fft} "
+                f"points, {self.rate / fft:.4g} Hz apart; ask for fewer `mels`, a longer `window`, or a higher `fmin`"
+            )
+
+
+@final
+class AudioSpec(SoundSpec):
+    """A folder with one subfolder of recordings per class, alone or below train/, validation/ (or val/) and test/."""
+
+    audio: str = Field(description="the folder; .wav, .flac, .ogg or .mp3")
+
+
+@final
+class SpokenDigitsSpec(SoundSpec):
+    """The ten digits, synthesized by espeak-ng in many voices; no voice on two sides of a split."""
+
+    spoken_digits: int | None = Field(default=None, ge=10, le=96, description="voices; default 60")
+
+
+DataSpec = (
+    FunctionSpec | NpzSpec | ImagesSpec | FashionSpec | IdxSpec | CsvSpec | ParquetSpec | AudioSpec | SpokenDigitsSpec
+)
+
+SOURCES: dict[str, type[DataSpec]] = {
+    "function": FunctionSpec,
+    "npz": NpzSpec,
+    "images": ImagesSpec,
+    "fashion_mnist": FashionSpec,
+    "idx": IdxSpec,
+    "csv": CsvSpec,
+    "parquet": ParquetSpec,
+    "audio": AudioSpec,
+    "spoken_digits": SpokenDigitsSpec,
+}
+_OPTIONAL = ("fashion_mnist", "spoken_digits")  # sources that may stand without a value
+_FORMS = f"write module:function (for example edgepipe.data:digits) or a mapping with one of: {', '.join(SOURCES)}"
+
+
+def parse(document: Document, path: Path_, value: Any, base: Path) -> DataSpec | None:
+    """The dataset that `value`, which stands at `path`, describes; files are relative to `base`.
+
+    Every problem is noted in `document`; the result is None if there is any.
+    """
+    before = len(document.problems)
+    spec = _read(document, path, value)
+    if spec is not None:
+        _check(document, path if isinstance(value, str) else (*path, _source(spec)), spec, base)
+        _check_files(document, path, spec, base)
+        _check_sound(document, (*path, "augment"), spec, base)
+    return spec if len(document.problems) == before else None
+
+
+def _read(document: Document, path: Path_, value: Any) -> DataSpec | None:
+    if isinstance(value, str):
+        return _named(document, path, value)
+    if not isinstance(value, Mapping):
+        document.problem(path, f"found {describe(value)}; {_FORMS}")
+        return None
+    named = [key for key in SOURCES if key in value]
+    if len(named) > 1:
+        document.problem((*path, named[1]), f"a dataset has one source; '{named[0]}' is there already", at="key")
+        return None
+    if not named:
+        _no_source(document, path, value)
+        return None
+    if value[named[0]] is None and named[0] not in _OPTIONAL:
+        document.problem((*path, named[0]), "names nothing; write what to read")
+        return None
+    return validate(document, path, value, SOURCES[named[0]])
+
+
+def _named(document: Document, path: Path_, text: str) -> DataSpec | None:
+    if text == "edgepipe.data:fashion_mnist":
+        return FashionSpec()  # its files are then part of the identity
+    if references.is_reference(text):
+        return FunctionSpec(function=text)
+    document.problem(path, f"found the text '{text[:60]}'; {_FORMS}")
+    return None
+
+
+def _no_source(document: Document, path: Path_, value: Mapping[str, Any]) -> None:
+    close = ((key, did_you_mean(key, SOURCES)) for key in value)
+    meant = next(((key, hint) for key, hint in close if hint.startswith("; did")), None)
+    if meant is not None:
+        document.problem((*path, meant[0]), f"unknown source{meant[1]}", at="key")
+    else:
+        document.problem(path, f"no source; {_FORMS}")
+
+
+def _source(spec: DataSpec) -> str:
+    return next(key for key, kind in SOURCES.items() if isinstance(spec, kind))
+
+
+def _check(document: Document, path: Path_, spec: DataSpec, base: Path) -> None:
+    """Note what keeps the source of `spec` from being read, without reading it."""
+    try:
+        if isinstance(spec, FunctionSpec):
+            if not references.is_reference(spec.function):
+                raise InputError(f"'{spec.function[:60]}' is not of the form module:function")
+            references.check(spec.function, base)
+        elif isinstance(spec, (IdxSpec, FashionSpec)):
+            idx.find(folder(spec, base))
+        elif isinstance(spec, SpokenDigitsSpec):
+            speech.program()
+        elif isinstance(spec, (CsvSpec, ParquetSpec)):
+            _check_table(folder(spec, base))
+        elif not folder(spec, base).exists():
+            raise InputError(f"no such {'file' if isinstance(spec, NpzSpec) else 'folder'}: {folder(spec, base)}")
+    except (InputError, ToolError) as error:
+        document.problem(path, str(error))
+
+
+def _check_table(root: Path) -> None:
+    if not root.exists() and not (root.parent.is_dir() and any(root.parent.glob(root.name))):
+        raise InputError(f"no such file, folder or pattern: {root}")
+
+
+def _check_files(document: Document, path: Path_, spec: DataSpec, base: Path) -> None:
+    if isinstance(spec, FunctionSpec):
+        for index, file in enumerate(spec.files):
+            if not (base / file).exists():
+                document.problem((*path, "files", index), f"no such file or folder: {base / file}")
+
+
+def _check_sound(document: Document, path: Path_, spec: DataSpec, base: Path) -> None:
+    if spec.augment is None:
+        return
+    for name in spec.augment.sound if not isinstance(spec, SoundSpec) else ():
+        found = f"{name} changes waveforms, and `{_source(spec)}` gives none; audio and spoken_digits do"
+        document.problem((*path, name), found, at="key")
+    noise = noise_folder(spec, base)
+    if noise is not None and not noise.is_dir():
+        document.problem((*path, "noise", "folder"), f"no such folder: {noise}")
+
+
+def noise_folder(spec: DataSpec, base: Path) -> Path | None:
+    """The folder of noise that `augment:` mixes in, if it names one."""
+    noise = spec.augment.noise if spec.augment is not None else None
+    return base / noise.folder if noise is not None and noise.folder is not None else None
+
+
+def folder(spec: NpzSpec | ImagesSpec | FashionSpec | IdxSpec | CsvSpec | ParquetSpec | AudioSpec, base: Path) -> Path:
+    """The file or folder that `spec` reads.
+
+    Raises:
+        InputError: Fashion-MNIST is nowhere to be found.
+    """
+    if isinstance(spec, FashionSpec):
+        return idx.fashion_folder() if spec.fashion_mnist is None else base / spec.fashion_mnist
+    return base / str(getattr(spec, _source(spec)))
+
+
+def table_files(root: Path, spec: TableSpec) -> list[Path]:
+    """The files that `root` names: itself, all below a folder with the right ending, or what a pattern matches.
+
+    Raises:
+        InputError: there are none.
+    """
+    endings = (".parquet",) if isinstance(spec, ParquetSpec) else (".csv", ".tsv", ".txt")
+    if root.is_file():
+        return [root]
+    if root.is_dir():
+        found = sorted(path for path in root.rglob("*") if path.suffix.lower() in endings and path.is_file())
+    else:
+        found = sorted(path for path in root.parent.glob(root.name) if path.is_file()) if root.parent.is_dir() else []
+    if not found:
+        raise InputError(f"{root}: no such file, no folder with {' or '.join(endings)} files, and no pattern of such")
+    return found

@@ -1,0 +1,189 @@
+"""What a cache key must hold of a dataset, found without loading it."""
+
+import ast
+import contextlib
+import logging
+import sqlite3
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, final
+
+from edgepipe.core import references
+from edgepipe.core.artifact import file_digest, files, text_digest
+from edgepipe.core.errors import InputError
+from edgepipe.data import idx, speech
+from edgepipe.data.data_spec import (
+    CsvSpec,
+    DataSpec,
+    FashionSpec,
+    FunctionSpec,
+    IdxSpec,
+    ImagesSpec,
+    ParquetSpec,
+    SoundSpec,
+    SpokenDigitsSpec,
+    TableSpec,
+    folder,
+    noise_folder,
+    table_files,
+)
+
+log = logging.getLogger(__name__)
+_PLACES: dict[str, Any] = dict.fromkeys(
+    ("npz", "images", "idx", "fashion_mnist", "csv", "parquet", "audio", "files", "representative"), True
+) | {"augment": {"noise": {"folder": True}}}
+SETTLED = 2.0  # seconds; a file younger than that may change again without a new ctime, so it is not remembered
+# import name -> distribution, where they differ
+_DISTRIBUTIONS = {"sklearn": "scikit-learn", "PIL": "Pillow", "cv2": "opencv-python", "skimage": "scikit-image"}
+
+
+def identity(spec: DataSpec, base: Path, memo: Path | None = None) -> dict[str, Any]:
+    """A JSON value that changes when the samples, their order or their split can change.
+
+    It holds the options (but the places of files, whose content counts, and how many samples calibrate), a digest of
+    edgepipe's loaders, of the source of a user's function, of every file that is read, and the versions of the packages
+    that read them. Of a function only what it declares under `files` and what its own folder or package holds is seen.
+
+    Args:
+        memo: a small SQLite file that remembers digests by path, size, inode and ctime, which nobody can set back;
+            None takes them anew.
+
+    Raises:
+        InputError: a file is missing.
+    """
+    with FileDigests(memo) as digests:
+        content = {name: _content(path, digests) for name, path in _reads(spec, base).items()}
+        noise = noise_folder(spec, base)
+        noises = None if noise is None else _content(noise, digests)
+    return {
+        "options": spec.model_dump(mode="json", exclude=_PLACES),
+        "kind": type(spec).__name__,
+        "loader": references.digest("edgepipe.data.dataset_loading"),
+        "function": references.digest(_module(spec), base) if isinstance(spec, FunctionSpec) else None,
+        "files": content,
+        "noise": noises,
+        "program": speech.version() if isinstance(spec, SpokenDigitsSpec) else None,
+        "packages": {name: references.version(name) for name in sorted(_packages(spec, base))},
+    }
+
+
+def _module(spec: FunctionSpec) -> str:
+    return spec.function.partition(":")[0]
+
+
+def _reads(spec: DataSpec, base: Path) -> dict[str, Path]:
+    if isinstance(spec, FunctionSpec):
+        return {file: base / file for file in spec.files}
+    if isinstance(spec, SpokenDigitsSpec):
+        return {}  # its options and the program's version say all
+    if isinstance(spec, (IdxSpec, FashionSpec)):
+        found = idx.find(folder(spec, base))
+        images = {f"{split}.images": pair[0] for split, pair in found.items()}
+        return images | {f"{split}.labels": pair[1] for split, pair in found.items()}
+    if isinstance(spec, (CsvSpec, ParquetSpec)):
+        root = folder(spec, base)
+        return {path.relative_to(root.parent).as_posix(): path for path in table_files(root, spec)}
+    return {"source": folder(spec, base)}
+
+
+def _content(path: Path, digests: "FileDigests") -> str:
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder")
+    if path.is_file():
+        return digests.of(path)
+    named = ((file.relative_to(path).as_posix(), digests.of(file)) for file in files(path))
+    return text_digest(*(part for pair in named for part in pair))
+
+
+def _packages(spec: DataSpec, base: Path) -> set[str]:
+    if isinstance(spec, ImagesSpec):
+        return {"numpy", "Pillow"}
+    if isinstance(spec, TableSpec):
+        return {"numpy", "pandas", "pyarrow"}
+    if isinstance(spec, SoundSpec):
+        return {"numpy", "librosa", "soundfile", "soxr"}
+    if not isinstance(spec, FunctionSpec):
+        return {"numpy"}
+    own = references.closure(_module(spec), base)
+    tops = {name.partition(".")[0] for file in own.values() for name in _imports(file)}
+    foreign = tops - {name.partition(".")[0] for name in own} - sys.stdlib_module_names
+    return {"numpy"} | {_DISTRIBUTIONS.get(name, name) for name in foreign}
+
+
+def _imports(file: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module
+
+
+@final
+class FileDigests:
+    """SHA-256 of files, remembered in a SQLite file so that an unchanged one is not read again.
+
+    A memo that cannot be used is said in a warning and worked without; a damaged one is also removed.
+    """
+
+    def __init__(self, memo: Path | None) -> None:
+        self.memo = memo
+        self._database: sqlite3.Connection | None = None
+
+    def __enter__(self) -> Self:
+        if self.memo is not None:
+            with self._warned():
+                self.memo.parent.mkdir(parents=True, exist_ok=True)
+                self._database = sqlite3.connect(self.memo, timeout=5)
+                self._database.execute(
+                    "CREATE TABLE IF NOT EXISTS digests "
+                    "(path TEXT PRIMARY KEY, size INTEGER, ctime INTEGER, inode INTEGER, digest TEXT)"
+                )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._database is not None:
+            with self._warned():
+                self._database.commit()
+        self._close()
+
+    def of(self, path: Path) -> str:
+        """The SHA-256 of the bytes of `path`."""
+        state = path.stat()
+        key = (str(path.resolve()), state.st_size, state.st_ctime_ns, state.st_ino)
+        known = self._known(key)
+        if known is not None:
+            return known
+        digest = file_digest(path)
+        if self._database is not None and time.time() - state.st_ctime > SETTLED:
+            with self._warned():
+                self._database.execute("INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?, ?)", (*key, digest))
+        return digest
+
+    def _known(self, key: tuple[str, int, int, int]) -> str | None:
+        row = None
+        if self._database is not None:
+            with self._warned():
+                query = "SELECT digest FROM digests WHERE path = ? AND size = ? AND ctime = ? AND inode = ?"
+                row = self._database.execute(query, key).fetchone()
+        return None if row is None else str(row[0])
+
+    @contextlib.contextmanager
+    def _warned(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            log.warning("%s: the memory of file digests cannot be used (%s); digests are taken anew", self.memo, error)
+            self._close()
+            damaged = isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError)
+            if damaged and self.memo is not None:
+                self.memo.unlink(missing_ok=True)
+
+    def _close(self) -> None:
+        if self._database is not None:
+            self._database.close()
+            self._database = None

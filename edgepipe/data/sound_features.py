@@ -1,0 +1,83 @@
+"""Features of sound: log-mel spectrograms and MFCC, by librosa, with every constant that a device needs."""
+
+from dataclasses import dataclass
+from typing import Any, Literal, final
+
+import numpy as np
+
+from edgepipe.core.arrays import Array
+from edgepipe.core.errors import InputError, ToolError
+
+Kind = Literal["log_mel", "mfcc", "none"]
+
+
+@final
+@dataclass(frozen=True)
+class Features:
+    """What is computed of a waveform: frames without padding, a periodic Hann window, the power of an FFT, triangular
+    mel bands (the HTK scale, no area normalization), the natural logarithm of power plus a floor, and for MFCC an
+    orthonormal DCT-II.
+
+    S. Davis, P. Mermelstein, "Comparison of Parametric Representations for Monosyllabic Word Recognition", IEEE
+    Transactions on Acoustics, Speech, and Signal Processing 28 (4), 1980; S. Young et al., "The HTK Book", 5.4-5.6.
+    """
+
+    kind: Kind
+    rate: int  # samples a second
+    window: int  # samples of a frame
+    hop: int  # samples from frame to frame
+    mels: int
+    coefficients: int  # of MFCC
+    fmin: float  # Hz
+    fmax: float  # Hz
+    floor: float  # added to the power before the logarithm
+
+    @property
+    def fft(self) -> int:
+        """Points of the FFT: the power of two that holds a frame, which stands in its middle among zeros."""
+        return 1 << (self.window - 1).bit_length()
+
+    def of(self, waves: Array) -> Array:
+        """Features (n, frames, bands, 1) of waveforms (n, samples), float32; the waveforms themselves for `none`.
+
+        Raises:
+            InputError: waveforms shorter than one frame.
+        """
+        if self.kind == "none":
+            return waves[..., None].astype(np.float32)
+        if waves.shape[-1] < self.fft:
+            raise InputError(f"a sound of {waves.shape[-1]} samples is shorter than one frame of {self.fft}")
+        librosa = library()
+        power = librosa.feature.melspectrogram(
+            y=waves.astype(np.float32), sr=self.rate, n_fft=self.fft, hop_length=self.hop, win_length=self.window,
+            window="hann", center=False, power=2.0, n_mels=self.mels, fmin=self.fmin, fmax=self.fmax, htk=True,
+            norm=None,
+        )  # fmt: skip
+        bands = np.log(power + np.float32(self.floor))
+        if self.kind == "mfcc":
+            bands = librosa.feature.mfcc(S=bands, n_mfcc=self.coefficients, dct_type=2, norm="ortho")
+        return np.asarray(np.swapaxes(bands, 1, 2)[..., None], np.float32)
+
+    def told(self) -> str:
+        """Every constant in one line, for the report: a device must compute the same."""
+        if self.kind == "none":
+            return f"waveforms at {self.rate} Hz, -1 to 1"
+        cepstral = f", orthonormal DCT-II, the first {self.coefficients}" if self.kind == "mfcc" else ""
+        return (
+            f"{self.kind} at {self.rate} Hz: periodic Hann windows of {self.window} samples every {self.hop}, in the "
+            f"middle of an FFT of {self.fft}, power, {self.mels} triangular mel bands (HTK scale, peak 1) from "
+            f"{self.fmin:g} to {self.fmax:g} Hz, ln(power + {self.floor:g}){cepstral}"
+        )
+
+
+def library() -> Any:
+    """librosa.
+
+    Raises:
+        ToolError: it is not installed.
+    """
+    try:
+        import librosa
+    except ImportError:
+        raise ToolError('sound needs librosa: pip install "edgepipe[data]"') from None
+    return librosa

@@ -1,0 +1,192 @@
+"""What is known of a kind of processor before anything was measured on one: the cycles that each feature costs.
+
+Measurements decide; these are where a fit starts from and what holds for an operator that no measured model has much
+of. `spread` says how far off a figure may be, as the standard deviation of its logarithm: 0.3 is a factor of 1.35.
+
+The figures are orders of magnitude from how the kernels work: CMSIS-NN multiplies two pairs a cycle on a Cortex-M4 to
+M7 (SMLAD) and loads as often; requantizing an output takes a 64-bit multiplication, shifts and a saturation;
+elementwise arithmetic requantizes each operand; a depthwise kernel loads what it multiplies once; LiteRT's int8
+depthwise kernel without XNNPACK is scalar per channel; a matrix unit computes whole tiles. They were rounded with the
+published tables in view, so that held-out errors on those tables flatter them somewhat.
+"""
+
+from dataclasses import dataclass
+
+from edgepipe.devices.latency.feature_names import FEATURES, WHOLE, Features, Tile
+
+_SMALL = ("arithmetic_outputs", "reduced_inputs", "looked_up_outputs", "moved_outputs", "requantized_outputs",
+          "resized_outputs", "pooled_elements")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Kind:
+    """The prior of one kind of processor and runtime."""
+
+    title: str
+    cycles: Features  # of the clock that the profile gives
+    spread: Features
+    speed_spread: float  # of all cycles together, between devices of the kind
+    device_spread: float  # of one figure, between devices of the kind
+    noise: float  # of a measurement about the model, as a standard deviation of the logarithm
+    tile: Tile = WHOLE
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The features that have a price, in the order of FEATURES."""
+        return tuple(name for name in FEATURES if name in self.cycles)
+
+
+def _spread(cycles: Features, usual: float, small: float, more: tuple[str, ...] = ()) -> Features:
+    return {name: small if name in (*_SMALL, *more) else usual for name in cycles}
+
+
+_CORTEX_M: Features = {
+    "operators": 3000,
+    "pointwise_macs": 1.0,
+    "kernel_macs": 0.9,
+    "patch_elements": 2,
+    "depthwise3_macs": 3,
+    "depthwise_other_macs": 4,
+    "dense_macs": 1.5,
+    "conv_outputs": 12,
+    "first_outputs": 10,
+    "depthwise_outputs": 12,
+    "arithmetic_outputs": 30,
+    "reduced_inputs": 15,
+    "moved_outputs": 3,
+    "looked_up_outputs": 100,
+    "requantized_outputs": 6,
+    "pooled_elements": 8,
+    "resized_outputs": 50,
+    "weights": 0.5,
+    "spilled_weights": 4,
+}
+_CORTEX_A_SCALAR_DEPTHWISE: Features = {
+    "operators": 4000,
+    "pointwise_macs": 0.4,
+    "kernel_macs": 0.35,
+    "patch_elements": 3,
+    "depthwise_macs": 8,
+    "depthwise_other_macs": 1,  # on top of the 3x3 figure
+    "dense_macs": 1,
+    "conv_outputs": 5,
+    "depthwise_outputs": 6,
+    "arithmetic_outputs": 20,
+    "reduced_inputs": 6,
+    "moved_outputs": 2,
+    "looked_up_outputs": 20,
+    "requantized_outputs": 5,
+    "pooled_elements": 3,
+    "resized_outputs": 60,
+    "weights": 0.3,
+}
+_CORTEX_A_FLOAT: Features = {
+    "inference": 1.2e5,
+    "operators": 1e4,
+    "conv_macs": 0.09,
+    "first_macs": 0.13,
+    "depthwise_macs": 0.3,
+    "depthwise_other_macs": 0.08,
+    "dense_macs": 0.5,
+    "activations": 0.25,
+    "arithmetic_outputs": 1.5,
+    "reduced_inputs": 1,
+    "moved_outputs": 1.2,
+    "looked_up_outputs": 8,
+    "requantized_outputs": 1.2,
+    "pooled_elements": 0.5,
+    "resized_outputs": 2.5,
+    "weights": 0.7,
+}
+_CORTEX_A_INT8: Features = {
+    **{name: 0.7 * cycles if name.endswith("_macs") else cycles for name, cycles in _CORTEX_A_FLOAT.items()},
+    "weights": 0.25,
+}
+_CORTEX_A_XNNPACK: Features = {
+    "inference": 20000,
+    "operators": 3000,
+    "conv_macs": 0.25,
+    "first_macs": 0.5,
+    "depthwise_macs": 1.0,
+    "depthwise_other_macs": 0.3,
+    "dense_macs": 0.5,
+    "activations": 0.4,
+    "arithmetic_outputs": 2,
+    "reduced_inputs": 1.5,
+    "moved_outputs": 1.5,
+    "looked_up_outputs": 10,
+    "requantized_outputs": 2,
+    "pooled_elements": 2,
+    "resized_outputs": 5,
+    "weights": 0.25,
+}
+_NPU_BESIDE_CPU: Features = {
+    "inference": 240000,
+    "operators": 16000,
+    "conv_macs": 0.05,
+    "first_macs": 0.1,
+    "depthwise_macs": 0.8,
+    "depthwise_other_macs": 0.4,
+    "dense_macs": 0.4,
+    "conv_outputs": 0.8,
+    "depthwise_outputs": 0.8,
+    "arithmetic_outputs": 2.5,
+    "reduced_inputs": 2.5,
+    "moved_outputs": 0.8,
+    "looked_up_outputs": 2.5,
+    "requantized_outputs": 1.5,
+    "pooled_elements": 0.8,
+    "resized_outputs": 2.5,
+    "weights": 0.4,
+}
+_NPU_IN_MCU: Features = {
+    "inference": 150000,
+    "operators": 8000,
+    "conv_macs": 0.01,
+    "first_macs": 0.05,
+    "depthwise_macs": 0.15,
+    "depthwise_other_macs": 0.1,
+    "dense_macs": 0.5,
+    "activations": 0.3,
+    "arithmetic_outputs": 5,
+    "reduced_inputs": 3,
+    "looked_up_outputs": 5,
+    "resized_outputs": 60,  # in software, on the core
+    "weights": 2.5,
+}
+
+KINDS = {
+    "cortex-m": Kind(
+        "Cortex-M with CMSIS-NN or X-CUBE-AI, int8",
+        _CORTEX_M, _spread(_CORTEX_M, 0.6, 0.6), speed_spread=3.0, device_spread=0.2, noise=0.05,
+    ),
+    "cortex-a-scalar-depthwise": Kind(
+        "Cortex-A, LiteRT without XNNPACK, int8",
+        _CORTEX_A_SCALAR_DEPTHWISE,
+        _spread(_CORTEX_A_SCALAR_DEPTHWISE, 1.0, 0.1, ("operators", "weights", "depthwise_other_macs")),
+        speed_spread=0.2, device_spread=0.1, noise=0.05,
+    ),
+    "cortex-a-float": Kind(
+        "Cortex-A in a phone, LiteRT on several threads, float32",
+        _CORTEX_A_FLOAT, _spread(_CORTEX_A_FLOAT, 0.3, 0.3), speed_spread=0.5, device_spread=0.15, noise=0.1,
+    ),
+    "cortex-a-int8": Kind(
+        "Cortex-A in a phone, LiteRT on several threads, int8",
+        _CORTEX_A_INT8, _spread(_CORTEX_A_INT8, 0.3, 0.3), speed_spread=0.5, device_spread=0.15, noise=0.1,
+    ),
+    "cortex-a-xnnpack": Kind(
+        "Cortex-A under Linux, LiteRT with XNNPACK, int8",
+        _CORTEX_A_XNNPACK, _spread(_CORTEX_A_XNNPACK, 0.8, 0.8), speed_spread=1.0, device_spread=0.2, noise=0.1,
+    ),
+    "npu-beside-cpu": Kind(
+        "an NPU with its own driver beside Cortex-A cores and DRAM",
+        _NPU_BESIDE_CPU, _spread(_NPU_BESIDE_CPU, 0.3, 0.3), speed_spread=0.5, device_spread=0.15, noise=0.1,
+        tile=Tile(16, 8),
+    ),
+    "npu-in-mcu": Kind(
+        "an NPU inside a microcontroller, weights in external flash",
+        _NPU_IN_MCU, _spread(_NPU_IN_MCU, 0.6, 0.3), speed_spread=0.5, device_spread=0.15, noise=0.1,
+        tile=Tile(16, 8),
+    ),
+}  # fmt: skip
+"""By the name that a fit stores."""

@@ -1,0 +1,68 @@
+"""What weights that are zero, or shared, are worth on each runtime: said wherever a model holds many."""
+
+from edgepipe.core import units
+from edgepipe.core.metric import Metric
+from edgepipe.core.units import Dimension
+from edgepipe.devices.device_profile import Device
+from edgepipe.tflite.compressed_size import weights_left
+from edgepipe.tflite.model import Model
+from edgepipe.tflite.reader import weight_sparsity
+
+MANY = 0.2  # share of zeros from which a user may expect something of them
+SMALLER = 0.75  # share to which compression must bring the weights; those of a plain int8 model come to 0.9
+
+# By the name of the runtime in a device's profile.
+# litert: https://github.com/tensorflow/tensorflow/blob/master/tensorflow/lite/delegates/xnnpack/README.md, "Sparse
+#   Inference"; libLiteRt.so of ai-edge-litert 2.3.0 holds sparse kernels (spmm) for f16 and f32, none for integers.
+# tflite-micro: no sparse kernel, and no DENSIFY (issue 491 there); EdgeMark measured no gain on a NUCLEO-L4R5ZI,
+#   https://aminhasanpour.github.io/EdgeMark/results/TFLM_pruning_and_clustering
+# x-cube-ai, neural-art: ST Edge AI Core documentation, stedgeai-dc.st.com, names weight compression as a means to save
+#   flash in float dense layers, and no sparse kernel.
+# openvx: VeriSilicon's OpenVX compiler stores kernels compressed (NXP AN12964 on its warm-up, i.MX Machine Learning
+#   User's Guide); neither NXP nor ST publishes a gain in time.
+# edgetpu: https://coral.ai/docs/edgetpu/models-intro/ asks for nothing sparse, and its compiler has no such option.
+# vela: Gekov 2023, "Benefit of pruning and clustering a neural network before deploying on Arm Ethos-U NPU", developer
+#   .arm.com; Arm's notebook on pruning in pytorch/executorch (pull request 15851) on 2:4 and the Ethos-U85.
+WORTH = {
+    "litert": "no speed: XNNPACK computes them like any other weight (its sparse kernels take no int8, only 1x1 "
+    "convolutions in float, in TFLite's sparse encoding, which edgepipe does not write)",
+    "tflite-micro": "no speed: its kernels compute them like any other weight",
+    "x-cube-ai": "no speed: ST documents no kernel that skips them",
+    "neural-art": "no speed: ST documents no unit that skips them",
+    "openvx": "memory traffic at most, because its compiler stores kernels compressed; no gain in time is published",
+    "edgetpu": "no speed: Google documents no way to skip them",
+    "vela": "flash and memory traffic, because Vela compresses weights, but no MACs: time only in layers that wait for "
+    "memory (an Ethos-U85 skips zeros of the pattern 2:4)",
+}
+
+
+def notes(model: Model, devices: list[Device], compressed: list[Metric]) -> list[str]:
+    """One note for each runtime of `devices` if `model` has many zeros, and what compression makes of the file.
+
+    `compressed` are its metrics `size` and `size_zstd`, among others.
+    """
+    return [*_worth(model, devices), *_saved(model, {metric.name: metric.text() for metric in compressed})]
+
+
+def _worth(model: Model, devices: list[Device]) -> list[str]:
+    layers = weight_sparsity(model)
+    elements, zeros = sum(layer.elements for layer in layers), sum(layer.zeros for layer in layers)
+    if zeros <= MANY * elements:
+        return []
+    running: dict[str, list[str]] = {}
+    for device in devices:
+        running.setdefault(device.runtime.name, []).append(device.name)
+    share = units.show(zeros / elements, Dimension.FRACTION)
+    return [
+        f"{share} of the kernels' weights are zero, which brings {runtime} ({', '.join(names)}) {WORTH[runtime]}"
+        for runtime, names in running.items()
+    ]
+
+
+def _saved(model: Model, sizes: dict[str, str]) -> list[str]:
+    if weights_left(model) > SMALLER:
+        return []
+    return [
+        f"compressed, the .tflite takes {sizes['size_zstd']} of {sizes['size']} (size_zstd): zeros and shared weights "
+        "save flash and bytes over the air only where the file is stored or sent compressed, and it is unpacked to run"
+    ]

@@ -1,0 +1,65 @@
+"""Child process of `compiler`: calls Vela, whose native core crashes on some models.
+
+Vela writes its tables to the folder it is given. What it says on the way goes to `log.txt` there, and file descriptor
+1 is pointed at that file because its core is C++ and knows nothing of `sys.stdout`.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from edgepipe.core.errors import InputError
+from edgepipe.tflite import child_process
+from edgepipe.tflite.child_process import Json
+
+MODEL, LOG = "model.tflite", "log.txt"
+
+
+def work(request: Json) -> Json:
+    """Compile `model.tflite` of `folder` for `accelerator`, `system_config` and `memory_mode`.
+
+    Returns:
+        {"wrong_settings": reason} where the settings do not exist or do not go together, else nothing.
+    """
+    from ethosu.vela import vela
+    from ethosu.vela.architecture_features import Accelerator
+    from ethosu.vela.errors import CliOptionError, ConfigOptionError, VelaError
+
+    if request["accelerator"] not in Accelerator.member_list():
+        return {"wrong_settings": f"no accelerator '{request['accelerator']}'; allowed: {_listed(Accelerator)}"}
+    folder = Path(request["folder"])
+    _to_file(folder / LOG)
+    try:
+        status = vela.main(_arguments(request, folder))
+    except (CliOptionError, ConfigOptionError) as error:
+        return {"wrong_settings": str(error.data).removeprefix("Error: ")}
+    except (VelaError, RuntimeError) as error:  # the core raises RuntimeError for files that it cannot read
+        raise InputError(" ".join(str(error).split())) from None
+    if status:
+        raise InputError(f"Vela ended with status {status}")
+    return {}
+
+
+def _listed(accelerators: object) -> str:
+    return ", ".join(accelerators.member_list())  # type: ignore[attr-defined]  # Vela has no types
+
+
+def _arguments(request: Json, folder: Path) -> list[str]:
+    named = {name: request[name] for name in ("system_config", "memory_mode")}
+    options = [text for name, value in named.items() for text in (f"--{name.replace('_', '-')}", value)]
+    return [
+        str(folder / MODEL), "--output-dir", str(folder), "--config", "Arm/vela.ini",
+        "--accelerator-config", request["accelerator"], *options, "--verbose-performance", "--enable-debug-db",
+    ]  # fmt: skip
+
+
+def _to_file(path: Path) -> None:
+    """Send what this process writes to stdout, C++ included, into `path`; a crash's last words stay on stderr."""
+    sys.stdout.flush()
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    os.dup2(log, 1)
+    os.close(log)
+
+
+if __name__ == "__main__":
+    child_process.serve(work)

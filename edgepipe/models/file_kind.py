@@ -1,0 +1,205 @@
+"""What a model file is, told from the file alone: no TensorFlow, no Keras, nothing in it is run.
+
+A `.keras` file of Keras 3 and one of tf_keras are both zips of JSON and HDF5. They differ in their `config.json`:
+Keras 3 writes a layer's dtype as a `DTypePolicy` object and an input as `batch_shape`, tf_keras writes the dtype's
+name and `batch_input_shape`.
+"""
+
+import json
+import re
+import sys
+import zipfile
+from collections.abc import Container, Iterator
+from pathlib import Path
+from typing import Any
+
+from edgepipe.core.artifact import BASE_FILE, RECIPE_FILE, Kind, read_keras_member
+from edgepipe.core.errors import InputError
+
+ALLOWED = "a .keras or .h5 model, a .tflite model, or a SavedModel folder"
+_ZIP, _HDF5, _TFLITE = b"PK\x03\x04", b"\x89HDF\r\n\x1a\n", b"TFL3"
+_SAFE_PACKAGES = {"keras", "tf_keras", "builtins", "edgepipe", "tensorflow_model_optimization"}
+# tf_keras stores `tf.math.add(a, b)` as a layer that names the TensorFlow function; these compute and nothing else
+_SAFE_FUNCTIONS = re.compile(
+    r"(compat\.v1\.)?((math|nn|linalg|image|__operators__)\.[\w.]+|add|argmax|argmin|abs|cast|clip_by_value|concat|divide|exp"
+    r"|expand_dims|gather|identity|maximum|minimum|multiply|pad|pow|reduce_\w+|reshape|shape|sigmoid|slice|split|sqrt|square"
+    r"|squeeze|stack|strided_slice|subtract|tanh|tile|transpose|unstack|where|zeros_like|ones_like)"
+)
+
+
+def sniff(path: Path) -> Kind:
+    """The kind of the model at `path`, told from its content.
+
+    Raises:
+        InputError: there is nothing, it is damaged, its name and content disagree, or it is no model.
+    """
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder; expected {ALLOWED}")
+    if path.is_dir():
+        return _folder_kind(path)
+    head = _head(path)
+    if head[4:8] == _TFLITE:
+        return Kind.TFLITE
+    if head[:4] == _ZIP:
+        _named(path, (".keras",), "a .keras model (a zip)")
+        return _dialect(path, read_config(path))
+    if head == _HDF5:
+        _named(path, (".h5", ".hdf5"), "an HDF5 model")
+        return Kind.KERAS if h5_version(path).startswith("3") else Kind.FLOAT
+    raise InputError(f"{path}: {_nothing(path, head)}; expected {ALLOWED}")
+
+
+def _folder_kind(path: Path) -> Kind:
+    if (path / RECIPE_FILE).is_file() and (path / BASE_FILE).is_file():
+        return Kind.QAT
+    if any((path / name).is_file() for name in ("saved_model.pb", "saved_model.pbtxt")):
+        return Kind.SAVED_MODEL
+    raise InputError(f"{path}: a folder without saved_model.pb, so no SavedModel; expected {ALLOWED}")
+
+
+def _head(path: Path) -> bytes:
+    try:
+        with path.open("rb") as stream:
+            return stream.read(8)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def _named(path: Path, suffixes: tuple[str, ...], what: str) -> None:
+    if path.suffix.lower() not in suffixes:
+        raise InputError(
+            f"{path}: holds {what} but is named '{path.suffix}'; rename it to end in {' or '.join(suffixes)}"
+        )
+
+
+def _nothing(path: Path, head: bytes) -> str:
+    size = path.stat().st_size
+    if not size:
+        return "the file is empty"
+    if head.startswith(b"version "):
+        return "a Git LFS pointer, not the model itself (run `git lfs pull`)"
+    return f"not a model (its {size} bytes begin with {head!r}; damaged, or another format)"
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The architecture a `.keras` or `.h5` file describes: `{"class_name": .., "config": ..}`.
+
+    Raises:
+        InputError: the file is damaged, or holds weights without an architecture.
+    """
+    if path.suffix.lower() in (".h5", ".hdf5"):
+        return _h5_config(path)
+    _whole(path)
+    try:
+        config = json.loads(read_keras_member(path, "config.json"))
+    except ValueError as error:
+        raise InputError(f"{path}: its config.json is damaged: {error}") from None
+    if not isinstance(config, dict) or not isinstance(config.get("config"), dict):
+        raise InputError(f"{path}: its config.json describes no model")
+    return config
+
+
+def _whole(path: Path) -> None:
+    read_keras_member(path, "model.weights.h5")
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged:
+        raise InputError(f"{path}: '{damaged}' inside it is damaged (its checksum differs)")
+
+
+def _h5_config(path: Path) -> dict[str, Any]:
+    text = _h5_attribute(path, "model_config")
+    if not text:
+        raise InputError(f"{path}: an HDF5 file without a model (weights only?); save the whole model, as .keras")
+    try:
+        config: dict[str, Any] = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"{path}: its model_config is damaged: {error}") from None
+    return config
+
+
+def h5_version(path: Path) -> str:
+    """The version of the Keras that wrote the `.h5` file: "3..." for Keras 3; an `InputError` if it holds no model."""
+    _h5_config(path)
+    return _h5_attribute(path, "keras_version") or "2"
+
+
+def _h5_attribute(path: Path, name: str) -> str:
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            value = file.attrs.get(name, "")
+    except OSError as error:
+        raise InputError(f"{path}: not a readable HDF5 file (truncated or damaged?): {error}") from None
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _dialect(path: Path, config: dict[str, Any]) -> Kind:
+    for entry in serialized(config):
+        inner = entry.get("config") or {}
+        if entry["class_name"] == "DTypePolicy" or (_is_input(entry) and "batch_shape" in inner):
+            return Kind.KERAS
+        if _is_input(entry) and "batch_input_shape" in inner:
+            return Kind.FLOAT
+    version = str(json.loads(read_keras_member(path, "metadata.json")).get("keras_version", ""))
+    return Kind.KERAS if version.startswith("3") else Kind.FLOAT
+
+
+def _is_input(entry: dict[str, Any]) -> bool:
+    return entry["class_name"] == "InputLayer" and isinstance(entry.get("config"), dict)
+
+
+def serialized(value: Any) -> Iterator[dict[str, Any]]:
+    """Every `{"class_name": ..}` object inside a config, outermost first."""
+    if isinstance(value, dict):
+        if isinstance(value.get("class_name"), str):
+            yield value
+        for inner in value.values():
+            yield from serialized(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from serialized(inner)
+
+
+def code_inside(config: dict[str, Any], known: Container[str] | None = ()) -> tuple[str, ...]:
+    """The layers of a model that carry code or would import some, each with what it is; empty for a plain model.
+
+    Classes and functions named in `known` are given by the user and no code to import; None stands for all.
+    """
+    found: dict[str, None] = {}
+    _search_code(config, "the model", known, found)
+    return tuple(found)
+
+
+def _search_code(value: Any, layer: str, known: Container[str] | None, found: dict[str, None]) -> None:
+    if isinstance(value, list):
+        for inner in value:
+            _search_code(inner, layer, known, found)
+    if not isinstance(value, dict):
+        return
+    config = value.get("config")
+    if isinstance(config, dict) and isinstance(config.get("name"), str):
+        layer = f"'{config['name']}'"
+    if what := _code(value, known):
+        found[f"{layer} ({what})"] = None
+        return
+    for inner in value.values():
+        _search_code(inner, layer, known, found)
+
+
+def _code(entry: dict[str, Any], known: Container[str] | None) -> str:
+    name, config = entry.get("class_name"), entry.get("config")
+    if name in ("Lambda", "__lambda__"):
+        return "Lambda layer" if name == "Lambda" else "lambda function"
+    if name in ("TFOpLambda", "ClassMethod", "InstanceMethod", "InstanceProperty") and isinstance(config, dict):
+        function = str(config.get("function", config.get("cls_symbol", "")))
+        return "" if _SAFE_FUNCTIONS.fullmatch(function) else f"a call of tf.{function}"
+    module = entry.get("module")
+    if not isinstance(name, str) or not isinstance(module, str) or module.split(".")[0] in _SAFE_PACKAGES:
+        return ""
+    # a function is written as class_name "function", its own name as config
+    names = (name, entry.get("registered_name"), config if name == "function" else None)
+    if known is None or any(isinstance(part, str) and part in known for part in names):
+        return ""
+    return "" if module in sys.modules else f"{name} from the Python module '{module}'"

@@ -1,0 +1,38 @@
+"""The inputs of a model, Keras 3 or tf_keras: their names and shapes, and whether it is built at all."""
+
+from typing import Any
+
+from edgepipe.core.errors import InputError
+
+
+def input_name(tensor: Any) -> str:
+    """The name of the input layer behind the symbolic `tensor` (a fresh Keras 3 tensor's own name is a counter)."""
+    layer = tensor._keras_history[0]  # Keras 3 calls it operation, tf_keras layer
+    return str(layer.name)
+
+
+def input_names(model: Any) -> list[str]:
+    """The names of the model's inputs, in the order of its signature."""
+    return [input_name(tensor) for tensor in model.inputs]
+
+
+def check_shapes(model: Any) -> None:
+    """Raise an `InputError` unless `model` is built, is a graph of layers, and only its batch dimension is open."""
+    inputs = getattr(model, "inputs", None)
+    if not inputs:
+        raise InputError(_why_no_inputs(model))
+    for tensor in inputs:
+        if None in tuple(tensor.shape)[1:]:
+            raise InputError(
+                f"input '{input_name(tensor)}' of '{model.name}' has the shape {tuple(tensor.shape)}; all but the "
+                "first dimension must be fixed for a device: rebuild the model with a full Input(shape=...)"
+            )
+
+
+def _why_no_inputs(model: Any) -> str:
+    if type(model).__name__ == "Sequential":
+        return f"'{model.name}' is not built (no input shape, no weights); put an Input(shape=...) first"
+    return (
+        f"'{model.name}' is a subclassed model ({type(model).__name__}) without a graph of layers; wrap it: "
+        "keras.Model(inputs, layers called on inputs)"
+    )

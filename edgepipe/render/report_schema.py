@@ -1,0 +1,19 @@
+"""The JSON Schema of `report.json`: `python -m edgepipe.render.report_schema > FILE` writes it."""
+
+import json
+
+from edgepipe.render.report import SCHEMA, Report
+
+
+def text() -> str:
+    """The schema of what this version writes, as `report_schema.json` holds it."""
+    body = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": SCHEMA,
+        **Report.model_json_schema(by_alias=True, mode="serialization"),
+    }
+    return json.dumps(body, indent=2) + "\n"
+
+
+if __name__ == "__main__":
+    print(text(), end="")

@@ -1,0 +1,60 @@
+"""Tables on a terminal."""
+
+import errno
+from collections.abc import Iterable
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from edgepipe.render import report_tables
+from edgepipe.render.report import Report
+from edgepipe.render.report_tables import Rows
+
+
+class _Output(Console):
+    """A console that leaves it to the command line to say what a reader that went away means."""
+
+    def on_broken_pipe(self) -> None:
+        """Rich would end the process with 1."""
+        raise BrokenPipeError(errno.EPIPE, "nobody reads stdout")
+
+
+PLAIN_WIDTH = 160  # columns where stdout is no terminal: wide enough that no number is wrapped
+
+
+def show(report: Report) -> None:
+    """Print the whole report to stdout."""
+    console = _console()
+    console.print(
+        f"\n[bold]{escape(report.name)}[/bold]  seed {report.seed}  {escape(report.pipeline)}", highlight=False
+    )
+    show_tables(report_tables.tables(report))
+    for note in report_tables.notes(report):
+        console.print(f"note: {note}", markup=False, highlight=False)
+    style = "green" if report.met else "bold red"
+    console.print(f"\n{escape(report_tables.verdict(report))}", style=style, highlight=False)
+
+
+def show_tables(tables: Iterable[Rows]) -> None:
+    """Print tables to stdout."""
+    console = _console()
+    for table in tables:
+        console.print(f"\n[bold]{escape(table.title)}[/bold]", soft_wrap=True)
+        console.print(_table(table))
+
+
+def _console() -> Console:
+    console = _Output(highlight=False)
+    return console if console.is_terminal else _Output(width=PLAIN_WIDTH, highlight=False)
+
+
+def _table(table: Rows) -> Table:
+    made = Table(box=box.SIMPLE, pad_edge=False)
+    for index, column in enumerate(table.columns):
+        right = index in table.right
+        made.add_column(escape(column), justify="right" if right else "left", no_wrap=right)
+    for row in table.rows:
+        made.add_row(*(escape(cell) for cell in row))
+    return made

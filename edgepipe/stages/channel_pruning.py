@@ -1,0 +1,202 @@
+"""What `prune` does when channels go: the model that comes out is smaller on every device."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+from edgepipe.core.arrays import Array
+from edgepipe.core.artifact import Artifact, write_bytes
+from edgepipe.core.errors import InputError
+from edgepipe.core.metric import Evidence, Finding, Metric
+from edgepipe.core.outcome import Outcome, Table
+from edgepipe.core.units import Dimension
+from edgepipe.data.splits import representative
+from edgepipe.devices import device_metrics, device_profile
+from edgepipe.stages import model_metrics, pruning_loop
+from edgepipe.stages.base import Work
+from edgepipe.tflite.model import Model
+from edgepipe.tflite.reader import read
+
+if TYPE_CHECKING:
+    from edgepipe.compress.pruning.channels.channel_groups import Groups
+    from edgepipe.compress.pruning.channels.channel_pool import ChannelPool
+    from edgepipe.compress.pruning.pruner import ChannelPruner
+    from edgepipe.compress.pruning.pruning_target import Target
+    from edgepipe.devices.device_profile import Device
+    from edgepipe.stages.prune import Prune
+
+CALIBRATING = 8  # samples of a conversion whose size or time alone is asked for
+
+
+def run(prune: "Prune", work: Work) -> tuple[Artifact, Outcome]:
+    """Prune, train, and give the smaller model."""
+    model, notes = model_metrics.open_float(work)
+    pruner = _pruner(prune, work, model)
+    trained = pruning_loop.train(prune, work, pruner, model)
+    smaller = pruner.smaller
+    artifact = model_metrics.write_float(smaller, work.folder)
+    reached, findings = _held(prune, pruner, smaller, work) if trained.reached else ([], [])
+    metrics = (*model_metrics.keras_evidence(smaller, artifact, work), *reached, _removed(pruner))
+    return artifact, Outcome(
+        metrics=metrics,
+        findings=tuple(findings),
+        notes=(*notes, *trained.notes),
+        tables=(_table(pruner.pool.groups, pruner.gone), *trained.tables),
+    )
+
+
+def _pruner(prune: "Prune", work: Work, model: Any) -> "ChannelPruner":
+    from edgepipe.compress.pruning.channels.channel_groups import groups_of
+    from edgepipe.compress.pruning.pruner import Asking, ChannelPruner
+    from edgepipe.compress.pruning.saliency_loss import objective_of
+
+    groups = groups_of(model, pruning_loop.overrides(prune))
+    target, built = _target(prune, work)
+    everything = len(work.data.validation)
+    validation = objective_of(model, work.goal, work.data.validation, everything, work.seed)
+    asking = Asking(prune.settings(), pruning_loop.objective(prune, work, model), work.seed)
+    return ChannelPruner(model, _pool(prune, groups, target, model, work), target, asking, validation.value, built)
+
+
+def _pool(prune: "Prune", groups: "Groups", target: "Target", model: Any, work: Work) -> "ChannelPool":
+    from edgepipe.compress.pruning.channels.channel_pool import ChannelPool
+
+    others = _macs(model, work) - groups.macs(groups.none) if target.what in ("macs", "latency") else 0
+    own = _own(prune, groups, model)
+    asked = groups.others(set(own))
+    costs: dict[str, Callable[[Array], float]] = {
+        "sparsity": lambda gone: float(1 - gone[asked].mean()) if asked.any() else 0.0,
+        "parameters": groups.parameters,
+        "flash": groups.parameters,
+        "macs": lambda gone: groups.macs(gone) + others,
+        "latency": lambda gone: groups.macs(gone) + others,
+    }
+    orders = (prune.distribution,) if prune.distribution else ("uniform", "global", "per_mac")
+    return ChannelPool(groups, costs[target.what], orders, prune.multiple_of, own)  # type: ignore[arg-type]
+
+
+def _own(prune: "Prune", groups: "Groups", model: Any) -> dict[str, float]:
+    """The shares that the options give to layers of which channels can go."""
+    every = {layer.name: layer for layer in model._flatten_layers(include_self=False)}
+    free = set(groups.roots.tolist())
+    given = {
+        layer.name: pruning_loop.own_share(prune, every[layer.name])
+        for layer in groups.layers
+        if free.intersection(layer.roots.tolist())
+    }
+    return {name: share for name, share in given.items() if share is not None}
+
+
+def _target(prune: "Prune", work: Work) -> "tuple[Target, Any]":
+    """What is asked for, and how to tell what only a conversion can."""
+    from edgepipe.compress.pruning.pruning_target import Target
+
+    given = prune.target
+    if given is None:
+        return Target("sparsity", prune.share), None
+    if given.flash is not None:
+        return Target("flash", given.flash), lambda model: _size(model, work)
+    if given.latency is not None:
+        return Target("latency", given.latency), lambda model: _latency(model, work, str(given.device))
+    if given.macs is not None:
+        return Target("macs", given.macs), None
+    return Target("parameters", given.parameters or 0.0), None
+
+
+@contextmanager
+def _converted(model: Any, work: Work, scheme: Literal["int8", "float32"]) -> Iterator[Model]:
+    """The facts of `model` as a .tflite, which is kept only inside the block."""
+    from edgepipe.compress.keras_to_tflite import convert
+
+    path = work.folder / "candidate.tflite"
+    samples = representative(work.data.train, CALIBRATING, work.seed) if scheme == "int8" else None
+    write_bytes(path, convert(model, scheme=scheme, samples=samples))
+    try:
+        yield read(path)
+    finally:
+        path.unlink()
+
+
+def _size(model: Any, work: Work) -> float:
+    with _converted(model, work, "int8") as lite:
+        return float(lite.bytes)
+
+
+def _macs(model: Any, work: Work) -> int:
+    with _converted(model, work, "float32") as lite:
+        return lite.macs
+
+
+def _latency(model: Any, work: Work, device: str) -> float:
+    """The seconds of one inference on `device`: the median, or what is simulated or estimated.
+
+    Raises:
+        InputError: the device could not tell.
+    """
+    return _on_device(model, work, device_profile.load(device, work.base)).value or 0.0
+
+
+def _on_device(model: Any, work: Work, device: "Device") -> Metric:
+    with _converted(model, work, "int8") as lite:
+        found = device_metrics.gather(lite, [device], cache=work.cache).metrics
+    metric = next(metric for metric in found if metric.name == "latency")
+    if metric.value is None:
+        raise InputError(f"the latency on {device.name} is unavailable: {metric.how}")
+    return metric
+
+
+def _held(prune: "Prune", pruner: "ChannelPruner", smaller: Any, work: Work) -> tuple[list[Metric], list[Finding]]:
+    """What the target is counted in, of the trained model; a finding if it is over after all."""
+    target = pruner.target
+    if target.what == "sparsity":
+        return [], []
+    if pruner.built is not None:
+        value = pruner.built(smaller)
+    else:
+        value = float(_macs(smaller, work) if target.what == "macs" else smaller.count_params())
+    told = f"the target of {target.text()}: {target.show(value)} (it was {target.show(pruner.original)})"
+    over = Finding(rule="prune-target", place=work.name, observed=told, suggestion="prune with a lower target")
+    asked = prune.target.device if prune.target is not None else None
+    device = device_profile.load(asked, work.base) if asked is not None else None
+    interval = None
+    if device is not None and device.latency.evidence is Evidence.ESTIMATED:
+        interval = _on_device(smaller, work, device).interval
+    return [_reached(target, value, device, interval)], [over] if value > target.value else []
+
+
+def _reached(target: "Target", value: float, device: "Device | None", interval: tuple[float, float] | None) -> Metric:
+    """The cost that the target is set in; a latency as `device` obtains it."""
+    from edgepipe.compress.pruning.pruning_target import UNITS
+
+    named = device.name if device is not None else ""
+    how = {
+        "parameters": "elements of all weights of the pruned Keras model",
+        "macs": "multiply-accumulates of one inference of the pruned model as a float .tflite",
+        "flash": f"bytes of the pruned model as an int8 .tflite, calibrated on {CALIBRATING} samples",
+        "latency": f"of the pruned model on {named} as an int8 .tflite, calibrated on {CALIBRATING} samples",
+    }[target.what]
+    obtained = device.latency.evidence if device is not None else Evidence.EXACT
+    return Metric(
+        name=f"pruned_{target.what}", value=value, unit=UNITS[target.what], evidence=obtained, how=how,
+        interval=interval,
+    )  # fmt: skip
+
+
+def _removed(pruner: "ChannelPruner") -> Metric:
+    gone, groups = pruner.gone, pruner.pool.groups
+    parameters = f"{groups.parameters(groups.none):,} to {groups.parameters(gone):,}"
+    how = f"{int(gone.sum())} of {len(gone)} groups of channels that can be removed; parameters {parameters}"
+    return model_metrics.exact("channels_removed", float(gone.mean()), Dimension.FRACTION, how)
+
+
+def _table(groups: "Groups", gone: Any) -> Table:
+    import numpy as np
+
+    removed = groups.roots[gone]
+    rows = tuple(
+        (layer.name, layer.cls, len(layer.roots), int((~np.isin(layer.roots, removed)).sum()), layer.reason)
+        for layer in groups.layers
+    )
+    return Table(
+        title="Channels by layer", columns=("layer", "kind", "channels", "left", "keeps them because"), rows=rows
+    )

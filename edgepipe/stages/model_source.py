@@ -1,0 +1,128 @@
+"""Where a pipeline's model comes from: a `module:function`, or a file. Always the first step of a run."""
+
+from pathlib import Path
+from typing import Any, ClassVar, final
+
+from pydantic import Field
+
+from edgepipe.core import references
+from edgepipe.core.artifact import Artifact, Kind, content_digest, copy_whole
+from edgepipe.core.config import Document, Path_, describe, validate
+from edgepipe.core.errors import InputError
+from edgepipe.core.outcome import Outcome
+from edgepipe.data.splits import FITTING
+from edgepipe.models.file_kind import code_inside, read_config, sniff
+from edgepipe.models.model_description import describe as describe_model
+from edgepipe.stages import model_metrics
+from edgepipe.stages.base import Stage, Work, World
+
+
+@final
+class Source(Stage):
+    """The model a pipeline starts from: a file, or a function that builds it."""
+
+    accepts: ClassVar = {kind: kind for kind in Kind}
+    splits: ClassVar = FITTING
+    tools: ClassVar = ("tensorflow", "keras", "tf_keras", "numpy")
+
+    path: str | None = Field(default=None, description=".keras, .h5 or .tflite file, or SavedModel folder")
+    function: str | None = Field(default=None, description="module:function that gives a Keras 3 model")
+    args: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the function")
+    custom_objects: str | None = Field(
+        default=None, description="module:attribute, a dictionary of the model's own classes, or one class"
+    )
+    allow_code: bool = Field(default=False, description="load models that carry code: Lambda layers, SavedModels")
+
+    def kind(self, base: Path) -> Kind:
+        """What it will give, told from the file without loading it."""
+        return Kind.KERAS if self.path is None else sniff(base / self.path)
+
+    def key(self, world: World) -> dict[str, Any]:
+        """The file's content, or the source of the function."""
+        code = [reference.partition(":")[0] for reference in (self.function, self.custom_objects) if reference]
+        return {
+            "content": content_digest(world.base / self.path) if self.path is not None else None,
+            "source": [references.digest(module, world.base) for module in code],
+        }
+
+    def run(self, work: Work) -> tuple[Artifact, Outcome]:
+        """Copy the file in or build the model, so that the run no longer depends on what it came from."""
+        artifact = self._copied(work) if self.path is not None else self._built(work)
+        return artifact, Outcome(metrics=tuple(_evidence(artifact, work)))
+
+    def _copied(self, work: Work) -> Artifact:
+        source = work.base / str(self.path)
+        kind = sniff(source)
+        target = work.folder / f"model{source.suffix}"
+        copy_whole(source, target)
+        return Artifact.of(kind, target)
+
+    def _built(self, work: Work) -> Artifact:
+        from edgepipe.models.model_function import build
+        from edgepipe.training.training_loop import seeded
+
+        seeded(work.seed)
+        model = build(str(self.function), dict(self.args), work.base, work.splits)
+        return model_metrics.write_keras(model, work.folder)
+
+
+def parse(document: Document, path: Path_, value: Any, base: Path) -> Source | None:
+    """The model source at `path`: a file, `module:function`, or a mapping of options."""
+    if isinstance(value, str):
+        value = {"function": value} if references.is_reference(value) else {"path": value}
+    elif not isinstance(value, dict):
+        document.problem(path, f"must be a file, module:function or a mapping; found {describe(value)}")
+        return None
+    source = validate(document, path, value, Source)
+    if source is not None and (wrong := problem(source, base)):
+        document.problem(path, wrong)
+        return None
+    return source
+
+
+def problem(source: Source, base: Path) -> str:
+    """What is wrong with `source`, found without loading it; empty if nothing is."""
+    if (source.path is None) == (source.function is None):
+        return "needs exactly one of path and function"
+    try:
+        for option in ("function", "custom_objects"):
+            if wrong := _wrong_reference(option, getattr(source, option), base):
+                return wrong
+        if source.path is None:
+            return ""
+        kind = sniff(base / source.path)
+        keras_file = kind in (Kind.KERAS, Kind.FLOAT) and not source.allow_code
+        inside = _code(base / source.path, source.custom_objects is not None) if keras_file else ()
+    except InputError as error:
+        return str(error)
+    if kind is Kind.SAVED_MODEL and not source.allow_code:
+        return "a SavedModel is a program; say `model: {path: .., allow_code: true}` if you trust it"
+    if inside:
+        return (
+            f"carries code in {', '.join(inside)}; give classes of your own as `model: {{path: .., custom_objects: "
+            "module:attribute}`, or say `allow_code: true` if you trust it"
+        )
+    return ""
+
+
+def _wrong_reference(option: str, reference: str | None, base: Path) -> str:
+    if reference is None:
+        return ""
+    if not references.is_reference(reference):
+        return f"{option} '{reference}' is not of the form module:{'function' if option == 'function' else 'attribute'}"
+    references.check(reference, base)
+    return ""
+
+
+def _code(path: Path, classes_given: bool) -> tuple[str, ...]:
+    if classes_given:  # which ones only their module can say, when it is run; a subclassed model is among them
+        return code_inside(read_config(path), known=None)
+    return describe_model(path).code
+
+
+def _evidence(artifact: Artifact, work: Work) -> list[Any]:
+    if artifact.kind in (Kind.TFLITE, Kind.SAVED_MODEL):
+        return []
+    from edgepipe.models.model_files import load
+
+    return model_metrics.counted(load(artifact.path, artifact.kind, allow_code=work.allow_code), artifact)

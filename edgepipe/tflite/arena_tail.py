@@ -1,0 +1,197 @@
+"""What TensorFlow Lite Micro keeps at the end of its arena (the tail): structures, variables, and kernels' own data.
+
+The allocations are made one after another as its allocator makes them, downwards from the end of the arena with their
+alignment, so that on 64 bits the sum is that of the PyPI package. On a 32-bit device pointers take half: the estimate
+for it halves the pointers of the structures and leaves kernels' data, mostly 32-bit numbers, as they are; half and all
+of the 64-bit tail bound it, because no structure shrinks by more than half.
+
+Source: tensorflow/tflite-micro, micro_allocator.cc, micro_interpreter.cc, kernels; sizes of structures as the compiler
+lays them out in the PyPI package 0.dev20261023182759 (commit 8f6596d) for x86-64.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from edgepipe.tflite.kernel_scratch import scratch
+from edgepipe.tflite.model import Model, Operator, Tensor
+
+BUFFER = 16  # alignment of what kernels ask for
+VERIFIED = "0.dev20261023182759"
+
+
+class _Sizes(NamedTuple):
+    """Bytes of one structure; `fixed` is what is there before any model: allocators, planner, graph."""
+
+    fixed: int
+    subgraph: int
+    eval_tensor: int
+    node: int
+    tensor: int
+    quantization: int
+    pointer: int
+
+
+_WIDE = _Sizes(fixed=464, subgraph=24, eval_tensor=24, node=64, tensor=64, quantization=24, pointer=8)
+_NARROW = _Sizes(fixed=232, subgraph=12, eval_tensor=12, node=32, tensor=40, quantization=12, pointer=4)
+
+# fmt: off
+# What a kernel's init asks for, and the size and alignment of an operator's parsed options.
+_KERNEL = {
+    "ADD": 60, "SUB": 52, "MUL": 36, "DIV": 28, "SQUARED_DIFFERENCE": 112,
+    "CONV_2D": 80, "DEPTHWISE_CONV_2D": 80, "FULLY_CONNECTED": 72, "TRANSPOSE_CONV": 88, "BATCH_MATMUL": 32,
+    "AVERAGE_POOL_2D": 32, "MAX_POOL_2D": 32, "CONCATENATION": 80, "SOFTMAX": 80, "PAD": 56, "PADV2": 56,
+    **dict.fromkeys(("MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN", "REDUCE_ALL"), 44),
+    "QUANTIZE": 32, "DEQUANTIZE": 32, "STRIDED_SLICE": 84, "MIRROR_PAD": 20, "L2_NORMALIZATION": 4,
+    "LOGISTIC": 16, "TANH": 16, "RELU": 28, "RELU6": 8, "HARD_SWISH": 20, "LEAKY_RELU": 24, "PRELU": 28, "ELU": 256,
+    "ABS": 28, "RSQRT": 28, "SVDF": 36, "UNIDIRECTIONAL_SEQUENCE_LSTM": 688, "SPACE_TO_BATCH_ND": 4,
+    "IF": 8, "WHILE": 8, "CALL_ONCE": 8, "VAR_HANDLE": 4,
+    **dict.fromkeys(("EQUAL", "NOT_EQUAL", "GREATER", "GREATER_EQUAL", "LESS", "LESS_EQUAL"), 32),
+    "EMBEDDING_LOOKUP": 16, "CUMSUM": 36, "SELECT_V2": 1,
+}
+_OPTIONS = {
+    "ADD": (8, 4), "SUB": (8, 4), "MUL": (4, 4), "DIV": (4, 4), "CONCATENATION": (8, 4), "PACK": (8, 4),
+    "CONV_2D": (28, 4), "DEPTHWISE_CONV_2D": (28, 4), "FULLY_CONNECTED": (32, 8), "TRANSPOSE_CONV": (20, 4),
+    "BATCH_MATMUL": (3, 1), "AVERAGE_POOL_2D": (40, 4), "MAX_POOL_2D": (40, 4), "L2_POOL_2D": (40, 4),
+    "SOFTMAX": (4, 4), "RESHAPE": (36, 4), "SQUEEZE": (36, 4), "SHAPE": (4, 4), "STRIDED_SLICE": (24, 4),
+    **dict.fromkeys(("MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN", "REDUCE_ALL"), (1, 1)),
+    "UNPACK": (8, 4), "SPLIT": (4, 4), "SPLIT_V": (4, 4), "GATHER": (8, 4), "ARG_MAX": (4, 4), "ARG_MIN": (4, 4),
+    "CAST": (8, 4), "LEAKY_RELU": (4, 4), "MIRROR_PAD": (4, 4), "L2_NORMALIZATION": (4, 4), "CUMSUM": (2, 1),
+    "DEPTH_TO_SPACE": (4, 4), "SPACE_TO_DEPTH": (4, 4), "RESIZE_BILINEAR": (2, 1),
+    "RESIZE_NEAREST_NEIGHBOR": (2, 1), "SVDF": (12, 4), "UNIDIRECTIONAL_SEQUENCE_LSTM": (16, 4),
+    "IF": (8, 4), "WHILE": (8, 4), "CALL_ONCE": (4, 4), "VAR_HANDLE": (16, 8),
+}
+# fmt: on
+_BARE = frozenset(  # neither kernel data nor options
+    {
+        *("MAXIMUM", "MINIMUM", "TRANSPOSE", "EXP", "LOG", "SQRT", "SQUARE", "NEG", "FLOOR", "CEIL", "ROUND", "SIN"),
+        *("COS", "LOGICAL_AND", "LOGICAL_OR", "LOGICAL_NOT", "EXPAND_DIMS", "FILL", "ZEROS_LIKE", "BROADCAST_TO"),
+        *("SLICE", "GATHER_ND", "LOG_SOFTMAX", "BROADCAST_ARGS", "READ_VARIABLE", "ASSIGN_VARIABLE", "REVERSE_V2"),
+        *("BATCH_TO_SPACE_ND", "FLOOR_DIV", "FLOOR_MOD", "ADD_N"),
+    }
+)
+_PER_CHANNEL = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")
+# Kernels that write the shape of their output anew, into a copy of it.
+_RESHAPED = frozenset(
+    ("GATHER", "GATHER_ND", "DEPTH_TO_SPACE", "SPACE_TO_DEPTH", "L2_POOL_2D", "EMBEDDING_LOOKUP", "BATCH_MATMUL")
+)
+_ADD_N = 40  # bytes for int8
+_LUT = 2 * 513  # bytes of one of SOFTMAX's two tables for int16
+
+
+@dataclass(frozen=True)
+class Tail:
+    """Bytes behind the planned arena, by what they hold; `unknown` are operators whose kernels were never looked at."""
+
+    total: int  # on 64 bits
+    parts: dict[str, int]
+    unknown: tuple[str, ...]
+    narrow: int  # estimated for 32 bits
+
+    @property
+    def narrow_interval(self) -> tuple[int, int]:
+        """Bounds of the tail on 32 bits."""
+        return self.total // 2, self.total
+
+
+def tail(model: Model) -> Tail:
+    """The tail of the arena of `model`, of which kernels' data that `unknown` operators keep is left out."""
+    wide, parts = _sum(model, _WIDE)
+    narrow, _ = _sum(model, _NARROW)
+    known = _KERNEL.keys() | _OPTIONS.keys() | _BARE
+    unknown = sorted({operator.name for operator in model.operators if operator.custom or operator.name not in known})
+    return Tail(wide, parts, tuple(unknown), narrow)
+
+
+def _sum(model: Model, sizes: _Sizes) -> tuple[int, dict[str, int]]:
+    used, parts = 0, Counter[str]()
+    for part, size, alignment in _allocations(model, sizes):
+        taken = -(-(used + size) // alignment) * alignment - used
+        used += taken
+        parts[part] += taken
+    return used, dict(parts)
+
+
+Allocation = tuple[str, int, int]  # what for, bytes, alignment
+
+
+def _allocations(model: Model, sizes: _Sizes) -> Iterator[Allocation]:
+    """What is allocated, in order."""
+    yield from _structures(model, sizes)
+    yield from _kernels(model)
+    yield from _variables(model, sizes.pointer)
+    for side in (model.inputs, model.outputs):
+        yield "interface", sizes.pointer * len(side), BUFFER
+        for tensor in side:
+            yield from _interface(tensor, sizes)
+
+
+def _structures(model: Model, sizes: _Sizes) -> Iterator[Allocation]:
+    yield "allocator", sizes.fixed, 8
+    yield "graph", sizes.subgraph * len(model.subgraphs), sizes.pointer
+    for graph in model.subgraphs:
+        yield "tensors", sizes.eval_tensor * len(graph.tensors), sizes.pointer
+    for graph in model.subgraphs:
+        yield "operators", sizes.node * len(graph.operators), sizes.pointer
+    for operator in model.operators:
+        if operator.name in _OPTIONS and not operator.custom:
+            yield "options", *_OPTIONS[operator.name]
+
+
+def _kernels(model: Model) -> Iterator[Allocation]:
+    for operator in model.operators:
+        if operator.name in _KERNEL and not operator.custom:
+            yield "kernels", _KERNEL[operator.name], BUFFER
+    for operator in model.operators:
+        yield from (("kernels", size, BUFFER) for size in _prepared(operator))
+
+
+def _variables(model: Model, word: int) -> Iterator[Allocation]:
+    handles = sum(len(scratch(operator)) for operator in model.operators)
+    for graph in model.subgraphs:
+        yield "scratch handles", word * handles, word
+        yield from (("variables", tensor.bytes, BUFFER) for tensor in graph.tensors if tensor.variable)
+
+
+def _prepared(operator: Operator) -> Iterator[int]:
+    """What a kernel asks for when it has seen the shapes."""
+    weights, data = operator.input(1), operator.input(0)
+    yield from _per_channel(operator, weights)
+    if operator.name == "SOFTMAX" and data is not None and data.dtype == "int16":
+        yield from (_LUT, _LUT)
+    if operator.name == "BATCH_MATMUL" and data is not None and weights is not None:
+        yield from _matmul(operator, data, weights)
+    if operator.name == "ADD_N" and data is not None and data.dtype == "int8":
+        yield _ADD_N
+    if operator.name in _RESHAPED and operator.outputs and operator.outputs[0] is not None:
+        yield 4 + 4 * len(operator.outputs[0].shape)
+
+
+def _per_channel(operator: Operator, weights: Tensor | None) -> Iterator[int]:
+    """A multiplier and a shift for each filter; dense layers keep them only if their weights have several scales."""
+    if weights is None or not weights.shape:
+        return
+    if operator.name in _PER_CHANNEL or (operator.name == "FULLY_CONNECTED" and _per_axis(weights)):
+        channels = weights.shape[-1 if operator.name == "DEPTHWISE_CONV_2D" else 0]
+        yield from (4 * channels, 4 * channels)
+
+
+def _matmul(operator: Operator, left: Tensor, right: Tensor) -> Iterator[int]:
+    """Quantization, and a transposed copy of each side that is not laid out as the kernel wants it."""
+    if left.dtype in ("int8", "int16"):
+        yield 28
+    for tensor, copied in ((left, operator.options.get("adjX")), (right, not operator.options.get("adjY"))):
+        if copied:
+            yield from (24, 4 + 4 * len(tensor.shape), tensor.bytes)
+
+
+def _per_axis(tensor: Tensor) -> bool:
+    return tensor.quantization is not None and tensor.quantization.per_axis
+
+
+def _interface(tensor: Tensor, sizes: _Sizes) -> Iterator[Allocation]:
+    yield "interface", sizes.tensor, sizes.pointer
+    if tensor.quantization is not None:
+        yield "interface", sizes.quantization, sizes.pointer
+        yield "interface", 4 + 4 * len(tensor.quantization.scales), 4

@@ -1,0 +1,59 @@
+"""What identifies this machine, so that a measured latency is never taken for another machine's."""
+
+import functools
+import os
+import platform
+from pathlib import Path
+
+from edgepipe.core.artifact import json_digest
+from edgepipe.core.metric import Record
+
+CPU_INFO = Path("/proc/cpuinfo")
+_CPU_NAMES = ("model name", "Model", "Hardware", "cpu model", "CPU part")  # x86, Raspberry Pi, other ARM, MIPS
+
+
+class Host(Record):
+    """The processor, how many of its cores this process may use, the architecture and the operating system."""
+
+    cpu: str
+    cores: int
+    machine: str
+    kernel: str
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all fields, for cache keys."""
+        return json_digest(self.model_dump())
+
+    def text(self) -> str:
+        """For example `AMD EPYC 7763, 2 cores, x86_64, Linux 6.1.0`."""
+        cores = f"{self.cores} core" + ("" if self.cores == 1 else "s")
+        return f"{self.cpu}, {cores}, {self.machine}, {self.kernel}"
+
+
+@functools.cache
+def fingerprint() -> Host:
+    """The machine this process runs on."""
+    return Host(
+        cpu=_cpu(),
+        cores=usable_cores(),
+        machine=platform.machine(),
+        kernel=f"{platform.system()} {platform.release()}",
+    )
+
+
+def usable_cores() -> int:
+    """Cores that this process may use, where the system tells; else those it has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _cpu() -> str:
+    facts: dict[str, str] = {}
+    if CPU_INFO.exists():
+        for line in CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines():
+            name, _, value = line.partition(":")
+            facts.setdefault(name.strip(), " ".join(value.split()))
+    known = [facts[name] for name in _CPU_NAMES if facts.get(name)]
+    return known[0] if known else platform.processor() or "unknown processor"

@@ -1,0 +1,142 @@
+"""Child process of `latency_operators.measure`: LiteRT's compiled-model C interface through ctypes.
+
+Only this process is lost if the library's interface differs from what is declared here.
+"""
+
+import ctypes
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgepipe.core.errors import InputError
+from edgepipe.tflite import child_process, cpu_cores
+from edgepipe.tflite.child_process import Json
+
+CPU = 1  # kLiteRtHwAcceleratorCpu
+OPERATOR, DELEGATE, DELEGATE_OPERATOR = 2, 4, 8  # the event types of litert_profiler_event.h
+WARM_UP = 10
+RANKED_TENSOR_TYPE_BYTES = 256  # more than LiteRtRankedTensorType has
+Pointer = ctypes.c_void_p
+
+
+class Event(ctypes.Structure):
+    """`ProfiledEventData`; each of the two memory usages is three words."""
+
+    _fields_ = (
+        ("tag", ctypes.c_char_p),
+        ("type", ctypes.c_int),
+        ("start", ctypes.c_uint64),
+        ("microseconds", ctypes.c_uint64),
+        ("memory", ctypes.c_int64 * 6),
+        ("metadata", ctypes.c_uint64 * 2),
+        ("source", ctypes.c_int),
+    )
+
+
+class Library:
+    """`libLiteRt.so`, with every status checked."""
+
+    def __init__(self) -> None:
+        import ai_edge_litert
+
+        self.library = ctypes.CDLL(str(Path(str(ai_edge_litert.__file__)).parent / "libLiteRt.so"))
+
+    def call(self, name: str, *arguments: Any) -> None:
+        """Call `name`; a status other than 0 is an `InputError`."""
+        status = getattr(self.library, name)(*arguments)
+        if status:
+            raise InputError(f"LiteRT's {name} gives status {status}")
+
+    def made(self, name: str, *arguments: Any) -> Pointer:
+        """Call `name`, whose last parameter takes what it makes."""
+        result = Pointer()
+        self.call(name, *arguments, ctypes.byref(result))
+        return result
+
+
+def work(request: Json) -> Json:
+    """The request of `latency_operators.measure` in, its times out."""
+    cpu_cores.pin(request["threads"])
+    profiled = _Profiled(Library(), request["path"], request["threads"])
+    for _ in range(WARM_UP):
+        profiled.run()
+    runs = [profiled.events() for _ in range(request["runs"])]
+    usual = max(runs, key=lambda run: sum(len(run) == len(other) for other in runs))
+    runs = [run for run in runs if len(run) == len(usual)]
+    times = np.array([[event.microseconds for event in run] for run in runs], np.float64)
+    rows = [
+        {"name": event.tag.decode(errors="replace"), "seconds": _mean(times[:, place]) * 1e-6,
+         "delegated": event.type in (DELEGATE, DELEGATE_OPERATOR)}
+        for place, event in enumerate(usual)
+        if event.type in (OPERATOR, DELEGATE, DELEGATE_OPERATOR)
+    ]  # fmt: skip
+    whole = next((place for place, event in enumerate(usual) if event.type == 1 and event.tag == b"Invoke"), None)
+    total = None if whole is None else _mean(times[:, whole]) * 1e-6
+    if not rows:
+        raise InputError("LiteRT's profiler tells no operator")
+    return {"times": {"operators": rows, "total": total, "runs": len(runs)}}
+
+
+def _mean(microseconds: Any) -> float:
+    """The mean, with what an interruption added cut off: whole microseconds have no finer median."""
+    most = max(np.median(microseconds) + 1, 1.5 * np.median(microseconds))
+    return float(np.minimum(microseconds, most).mean())
+
+
+class _Profiled:
+    """A compiled model with its buffers and its profiler."""
+
+    def __init__(self, library: Library, path: str, threads: int) -> None:
+        self.library = library
+        self.environment = library.made("LiteRtCreateEnvironment", 0, None)
+        self.model = library.made("LiteRtCreateModelFromFile", self.environment, path.encode())
+        # LiteRT keeps pointers to these texts and to the callback.
+        self.texts = (b"enable_profiling = true\n", f"num_threads = {threads}\n".encode())
+        self.free = ctypes.CFUNCTYPE(None, Pointer)(lambda _: None)
+        options = library.made("LiteRtCreateOptions")
+        library.call("LiteRtSetOptionsHardwareAccelerators", options, CPU)
+        for name, text in zip((b"runtime_options_string", b"xnnpack"), self.texts, strict=True):
+            made = library.made("LiteRtCreateOpaqueOptions", name, text, self.free)
+            library.call("LiteRtAddOpaqueOptions", options, made)
+        self.compiled = library.made("LiteRtCreateCompiledModel", self.environment, self.model, options)
+        self.profiler = library.made("LiteRtCompiledModelGetProfiler", self.compiled)
+        if not self.profiler:
+            raise InputError("LiteRT gives no profiler for this model")
+        self.inputs, self.outputs = self._buffers("Input"), self._buffers("Output")
+
+    def _buffers(self, side: str) -> Any:
+        library, count = self.library, ctypes.c_size_t()
+        graph = library.made("LiteRtGetModelSubgraph", self.model, ctypes.c_size_t(0))
+        library.call(f"LiteRtGetNumSubgraph{side}s", graph, ctypes.byref(count))
+        buffers = []
+        for place in range(count.value):
+            tensor = library.made(f"LiteRtGetSubgraph{side}", graph, ctypes.c_size_t(place))
+            kind = (ctypes.c_char * RANKED_TENSOR_TYPE_BYTES)()
+            library.call("LiteRtGetRankedTensorType", tensor, kind)
+            name = f"LiteRtGetCompiledModel{side}BufferRequirements"
+            needed = library.made(name, self.compiled, ctypes.c_size_t(0), ctypes.c_size_t(place))
+            create = "LiteRtCreateManagedTensorBufferFromRequirements"
+            buffers.append(library.made(create, self.environment, kind, needed))
+        return (Pointer * len(buffers))(*buffers)
+
+    def run(self) -> None:
+        """One inference."""
+        first, ins, outs = ctypes.c_size_t(0), ctypes.c_size_t(len(self.inputs)), ctypes.c_size_t(len(self.outputs))
+        self.library.call("LiteRtRunCompiledModel", self.compiled, first, ins, self.inputs, outs, self.outputs)
+
+    def events(self) -> Any:
+        """The events of one inference."""
+        library, count = self.library, ctypes.c_int()
+        library.call("LiteRtResetProfiler", self.profiler)
+        library.call("LiteRtStartProfiler", self.profiler)
+        self.run()
+        library.call("LiteRtStopProfiler", self.profiler)
+        library.call("LiteRtGetNumProfilerEvents", self.profiler, ctypes.byref(count))
+        events = (Event * count.value)()
+        library.call("LiteRtGetProfilerEvents", self.profiler, count, events)
+        return events
+
+
+if __name__ == "__main__":
+    child_process.serve(work)

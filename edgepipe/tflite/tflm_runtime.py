@@ -1,0 +1,116 @@
+"""TensorFlow Lite Micro on this host: the tensor arena a model needs, and its outputs, in a child process.
+
+The PyPI package is built for 64-bit x86 Linux. Its arena is that of a 64-bit build: pointers and structures in the
+*tail* are up to twice as large as on a 32-bit microcontroller, so the total is an upper bound there; the *head*, which
+holds the activations, does not depend on the width of pointers.
+"""
+
+import re
+import tempfile
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as installed
+from pathlib import Path
+
+import numpy as np
+
+from edgepipe.core.arrays import Arrays
+from edgepipe.core.errors import InputError, ToolError
+from edgepipe.core.metric import Evidence, Metric, unavailable
+from edgepipe.core.units import Dimension
+from edgepipe.tflite import child_process, reader, sandbox
+from edgepipe.tflite.sample_conversion import Outputs, outputs, stored
+
+WORKER = "edgepipe.tflite.tflm_worker"
+TIMEOUT = 600.0  # the whole test set runs through reference-like kernels
+ARENA_SECONDS, ARENA_MACS = 10.0, 2e7  # one inference: ten seconds, and one more for each of so many MACs
+REMEDY = "pip install 'edgepipe[micro]' (64-bit x86 Linux)"
+_ALLOCATION = re.compile(r"Arena allocation (total|head|tail) (\d+) bytes")
+
+
+def missing() -> str:
+    """Why TensorFlow Lite Micro cannot run here, with the remedy; empty when it can."""
+    try:
+        installed("tflite-micro")
+    except PackageNotFoundError:
+        return f"the package tflite-micro is not installed: {REMEDY}"
+    return ""
+
+
+def arena(path: Path, device: str | None = None, timeout: float | None = None) -> Metric:
+    """The metric `ram`: bytes of tensor arena that TensorFlow Lite Micro's allocator takes for the model.
+
+    The model is given an arena far larger than it needs and the allocator's own record is read after one inference;
+    `details` splits the total into head (activations) and tail (structures). Unavailable, with the reason, where the
+    package is missing or TensorFlow Lite Micro refuses the model. `timeout` is in seconds, by default 10 and more for
+    the model's MACs.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    model = reader.read(path)
+    seconds = min(TIMEOUT, ARENA_SECONDS + model.macs / ARENA_MACS) if timeout is None else timeout
+    reason = missing()
+    if reason:
+        return unavailable("ram", Dimension.BYTES, reason, device)
+    try:
+        request = {"path": str(path), "task": "arena"}
+        answer = sandbox.shared().run(WORKER, request, seconds, "TensorFlow Lite Micro", sandbox.memory_for(path))
+    except child_process.ChildError as error:
+        return unavailable("ram", Dimension.BYTES, str(_told(error)), device)
+    sizes = {name: int(size) for name, size in _ALLOCATION.findall(answer["stderr"])}
+    if set(sizes) != {"total", "head", "tail"}:
+        return unavailable("ram", Dimension.BYTES, f"{_name()} prints its arena in a form unknown here", device)
+    return _arena(sizes, device)
+
+
+def _arena(sizes: dict[str, int], device: str | None) -> Metric:
+    return Metric(
+        name="ram",
+        value=sizes["total"],
+        unit=Dimension.BYTES,
+        evidence=Evidence.SIMULATED,
+        device=device,
+        how=(
+            f"tensor arena by {_name()}'s own allocator on this 64-bit host; on a 32-bit device the head is the same "
+            "and the tail smaller, because pointers take half the bytes"
+        ),
+        details={"head": sizes["head"], "tail": sizes["tail"], "version": installed("tflite-micro")},
+    )
+
+
+def predict(path: Path, x: Arrays, timeout: float = TIMEOUT) -> Outputs:
+    """Run all samples of `x` (as in `interpreter.predict`) through TensorFlow Lite Micro, one by one.
+
+    Raises:
+        InputError: a damaged file, samples that do not fit, or a model that it refuses or crashes on.
+        ToolError: the package is not installed.
+    """
+    reason = missing()
+    if reason:
+        raise ToolError(reason)
+    model = reader.read(path)
+    given = stored(model, x)
+    with tempfile.TemporaryDirectory(prefix="edgepipe-") as folder:
+        samples, results = Path(folder) / "samples.npz", Path(folder) / "results.npz"
+        np.savez(samples, *given)
+        request = {"path": str(path), "task": "predict", "samples": str(samples), "results": str(results)}
+        try:
+            child_process.run(WORKER, request, timeout, f"{path}: TensorFlow Lite Micro")
+        except child_process.ChildError as error:
+            raise _told(error) from None
+        with np.load(results, allow_pickle=False) as archive:
+            arrays = [archive[f"arr_{place}"] for place in range(len(model.outputs))]
+    return outputs(model, arrays, f"{_name()}, one by one")
+
+
+def _name() -> str:
+    return f"TensorFlow Lite Micro {installed('tflite-micro')}"
+
+
+def _told(error: child_process.ChildError) -> InputError:
+    """The error with TensorFlow Lite Micro's own reason, which it writes to stderr, and what to do."""
+    lines = "; ".join(line.strip() for line in error.stderr.splitlines() if line.strip())
+    if not error.refused:
+        return InputError(f"{error}; the model may still run on a device, but nothing here can tell")
+    reason = f" ({lines})" if lines else ""
+    return InputError(f"{error}{reason}; use layers whose operators TensorFlow Lite Micro has, or another runtime")

@@ -1,0 +1,100 @@
+"""A small attention model of nothing but operators that integer runtimes have."""
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from edgepipe.core.errors import InputError
+from edgepipe.zoo import arguments
+from edgepipe.zoo.layer_blocks import normal_relu, timeline
+
+if TYPE_CHECKING:
+    import keras
+
+MOMENTUM = 0.9
+TOKENS = 64  # the stem halves the map until there are no more
+
+
+def attention(
+    *, input_shape: tuple[int, ...], classes: int, width: int = 32, heads: int = 2, blocks: int = 2,
+    dropout: float = 0.1,
+) -> "keras.Model":  # fmt: skip
+    """A convolutional stem that makes tokens, then transformer blocks, for images, spectrograms and windows.
+
+    After A. Hassani et al., "Escaping the Big Data Paradigm with Compact Transformers", arXiv 2104.05704, 2021, and
+    A. Berg et al., "Keyword Transformer", arXiv 2104.00769, 2021. So that int8 does well: BatchNormalization for
+    LayerNormalization, whose squares have a wide range, and which folds into nothing; ReLU for GELU; position from a
+    depthwise convolution (X. Chu et al., "Conditional Positional Encodings", arXiv 2102.10882, 2021) for a table.
+
+    Args:
+        input_shape: (height, width, channels), or (time, channels) of a window.
+        classes: outputs, at least 2.
+        width: values of a token, a multiple of `heads`.
+        heads: of each attention.
+        blocks: of attention and two dense layers.
+        dropout: share dropped before the dense softmax.
+
+    Raises:
+        InputError: no image and no window, fewer than two classes, or an argument out of its range.
+    """
+    arguments.image_or_window(input_shape)
+    arguments.class_count(classes)
+    arguments.count(width=width, heads=heads)
+    arguments.count(arguments.MOST_BLOCKS, blocks=blocks)
+    arguments.share("dropout", dropout)
+    if width % heads:
+        near = math.ceil(width / heads) * heads
+        raise InputError(f"width is a multiple of heads, found width {width} and heads {heads}; try width {near}")
+    import keras
+
+    inputs, x = _entered(tuple(input_shape))
+    x = _stem(x, width)
+    x = keras.layers.Reshape((x.shape[1] * x.shape[2], width), name="tokens")(x)
+    for number in range(1, blocks + 1):
+        x = _block(x, f"block{number}", width, heads)
+    x = keras.layers.GlobalAveragePooling1D(name="average")(_normal(x, "last"))
+    x = keras.layers.Dropout(dropout, name="dropout")(x)
+    return keras.Model(
+        inputs, keras.layers.Dense(classes, activation="softmax", name="probabilities")(x), name="attention"
+    )
+
+
+def _entered(input_shape: tuple[int, ...]) -> tuple[Any, Any]:
+    import keras
+
+    if len(input_shape) == 2:
+        return timeline(*input_shape)
+    inputs = keras.Input(input_shape, name="image")
+    return inputs, inputs
+
+
+def _stem(x: Any, width: int) -> Any:
+    """Convolutions, with stride 2 while there are too many tokens, then where each token is."""
+    import keras
+
+    number = 0
+    while number < 2 or x.shape[1] * x.shape[2] > TOKENS:
+        number += 1
+        strides = tuple(2 if size > 1 and x.shape[1] * x.shape[2] > TOKENS else 1 for size in x.shape[1:3])
+        kernel = tuple(min(3, size) for size in x.shape[1:3])
+        name = f"stem{number}"
+        x = keras.layers.Conv2D(width, kernel, strides=strides, padding="same", use_bias=False, name=name)(x)
+        x = normal_relu(x, name, momentum=MOMENTUM)
+    place = keras.layers.DepthwiseConv2D(tuple(min(3, s) for s in x.shape[1:3]), padding="same", name="place")(x)
+    return keras.layers.Add(name="placed")([x, place])
+
+
+def _normal(x: Any, name: str) -> Any:
+    import keras
+
+    return keras.layers.BatchNormalization(momentum=MOMENTUM, name=f"{name}_bn")(x)
+
+
+def _block(x: Any, name: str, width: int, heads: int) -> Any:
+    import keras
+
+    y = _normal(x, f"{name}_attention")
+    y = keras.layers.MultiHeadAttention(heads, width // heads, name=f"{name}_attention")(y, y)
+    x = keras.layers.Add(name=f"{name}_attended")([x, y])
+    y = keras.layers.Dense(2 * width, activation="relu", name=f"{name}_dense1")(_normal(x, f"{name}_dense"))
+    y = keras.layers.Dense(width, name=f"{name}_dense2")(y)
+    return keras.layers.Add(name=f"{name}_add")([x, y])
