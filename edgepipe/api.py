@@ -7,16 +7,18 @@
 Importing edgepipe imports nothing heavy; each function imports what it needs when it is called.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+import functools
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
-    from edgepipe.commands.convert import Conversion, Verification
+    from edgepipe.commands.convert import Conversion
     from edgepipe.commands.dataset import Described
     from edgepipe.commands.footprint import Footprint
     from edgepipe.commands.profile import Profiled
-    from edgepipe.commands.sensitivity import Sensed
+    from edgepipe.commands.sensitivity import SensitivityReport
+    from edgepipe.commands.verify import Verification
     from edgepipe.compress.schemes import Method, Number, SchemeName
     from edgepipe.core.arrays import Arrays
     from edgepipe.core.progress import Progress
@@ -29,22 +31,44 @@ if TYPE_CHECKING:
 StrPath = str | Path
 
 
+Settings = Mapping[str, object] | Iterable[str]
+Parameters = ParamSpec("Parameters")
+Returned = TypeVar("Returned")
+
+
+def _refuse_former_names(
+    **names: str,
+) -> Callable[[Callable[Parameters, Returned]], Callable[Parameters, Returned]]:
+    """Make a function refuse arguments under their former names, with the present one as the suggestion."""
+
+    def decorate(function: Callable[Parameters, Returned]) -> Callable[Parameters, Returned]:
+        @functools.wraps(function)
+        def checked(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Returned:
+            for former in names.keys() & kwargs.keys():
+                raise TypeError(f"{function.__name__}() has no argument '{former}'; did you mean '{names[former]}'?")
+            return function(*args, **kwargs)
+
+        return checked
+
+    return decorate
+
+
 def run(
-    pipeline: StrPath,
+    pipeline: "StrPath | Mapping[str, Any]",
     *,
-    settings: Mapping[str, object] | Iterable[str] = (),
+    settings: Settings = (),
     output_dir: StrPath | None = None,
     cache_dir: StrPath | None = None,
     progress: "Progress | None" = None,
 ) -> "Report":
-    """Run the pipeline file and give its report; a report that is not `met` is returned, not raised.
+    """Run a pipeline and give its report; a report that is not `met` is returned, not raised.
 
     Args:
-        pipeline: the YAML file.
-        settings: options put over the file: `{"stages.prune.sparsity": 0.8}` or `["stages.prune.sparsity=0.8"]`.
+        pipeline: the YAML file, or a mapping that holds what the file would (paths relative to the current folder).
+        settings: options that override the file's: `{"stages.prune.sparsity": 0.8}` or `["stages.prune.sparsity=0.8"]`.
         output_dir: where report.json, report.md and the artifacts are written; None for `runs/<name>`.
         cache_dir: None for `$EDGEPIPE_CACHE_DIR`, else `~/.cache/edgepipe`.
-        progress: told what goes on; None for silence.
+        progress: informed as stages run; None for silence.
 
     Raises:
         ConfigError: everything that is wrong with the file.
@@ -52,31 +76,26 @@ def run(
     """
     from edgepipe.core.cache import Cache, default_root
     from edgepipe.core.progress import Silent
-    from edgepipe.pipeline import schema as pipelines
-    from edgepipe.pipeline.runner import run as run_steps
+    from edgepipe.pipeline import runner, schema
     from edgepipe.render import report as reports
 
-    checked = pipelines.load(pipeline, _settings(settings))
+    checked = schema.load(pipeline, settings)
     folder = Path(output_dir) if output_dir is not None else Path("runs") / checked.name
     reports.check_writable(folder)
     cache = Cache(Path(cache_dir) if cache_dir is not None else default_root())
     with cache.held():
-        done = run_steps(checked, cache, progress or Silent())
-        report = reports.of(done)
-        reports.write(done, report, folder)
+        finished_run = runner.run(checked, cache, progress or Silent())
+        report = reports.of(finished_run)
+        reports.write(finished_run, report, folder)
     return report
 
 
-def _settings(settings: Mapping[str, object] | Iterable[str]) -> list[str]:
-    import json
+def check(pipeline: "StrPath | Mapping[str, Any]", *, settings: Settings = ()) -> "Pipeline":
+    """The checked pipeline of a file or a mapping, nothing run, no TensorFlow.
 
-    if isinstance(settings, Mapping):
-        return [f"{path}={json.dumps(value)}" for path, value in settings.items()]  # JSON is YAML
-    return list(settings)
-
-
-def check(pipeline: StrPath, *, settings: Iterable[str] = ()) -> "Pipeline":
-    """The checked pipeline of a file, nothing run, no TensorFlow.
+    Args:
+        pipeline: as of `run`.
+        settings: as of `run`.
 
     Raises:
         ConfigError: everything that is wrong with the file, each problem with line and column.
@@ -86,6 +105,7 @@ def check(pipeline: StrPath, *, settings: Iterable[str] = ()) -> "Pipeline":
     return load(pipeline, settings)
 
 
+@_refuse_former_names(types="keep_float_types", layers="keep_float_layers")
 def convert(
     model: StrPath,
     *,
@@ -98,19 +118,40 @@ def convert(
     custom_objects: str | None = None,
     calibration: "Method" = "min_max",
     percentile: float = 99.99,
-    types: Collection[str] = (),
-    layers: Collection[str] = (),
+    keep_float_types: Collection[str] = (),
+    keep_float_layers: Collection[str] = (),
     recipe: StrPath | None = None,
 ) -> "Conversion":
-    """Convert a `.keras`, `.h5`, SavedModel or float `.tflite` to TFLite; see `single.convert`."""
-    from edgepipe.commands import convert as single
+    """Convert a `.keras`, `.h5`, SavedModel or float `.tflite` to TFLite, and compare it with the original.
+
+    Args:
+        model: the model.
+        data: representative samples (an array, or a .npy or .npz file) for schemes that calibrate.
+        scheme: types of weights and activations.
+        input: type of the inputs; None for the scheme's own.
+        output: type of the outputs, likewise.
+        out: the .tflite to write; None for one beside the model.
+        allow_code: load a model that carries code.
+        custom_objects: `module:attribute`, the model's own classes.
+        calibration: activation-range calibration method.
+        percentile: of `calibration="percentile"`.
+        keep_float_types: layer classes or operators that stay in float.
+        keep_float_layers: layers that stay in float, by regular expression.
+        recipe: a recipe file, for `scheme="recipe"`.
+
+    Raises:
+        InputError: no model, no samples where they are needed, samples that do not fit, options that do not go
+            together, or an operator TFLite does not have.
+        StorageError: the .tflite cannot be written.
+    """
+    from edgepipe.commands import convert as command
     from edgepipe.compress.schemes import Calibration
 
-    return single.convert(
+    return command.convert(
         Path(model), data=data, scheme=scheme, input_type=input, output_type=output,
         out=None if out is None else Path(out), allow_code=allow_code, custom_objects=custom_objects,
-        calibration=Calibration.asked(calibration, percentile), types=types, layers=layers,
-        recipe=None if recipe is None else Path(recipe),
+        calibration=Calibration.asked(calibration, percentile), keep_float_types=keep_float_types,
+        keep_float_layers=keep_float_layers, recipe=None if recipe is None else Path(recipe),
     )  # fmt: skip
 
 
@@ -125,16 +166,16 @@ def sensitivity(
     allow_code: bool = False,
     custom_objects: str | None = None,
     chart: StrPath | None = None,
-) -> "Sensed":
-    """How much each layer of a model minds being quantized; see `sensing.sense`.
+) -> "SensitivityReport":
+    """Rank the layers of a model by quantization sensitivity.
 
     Args:
         model: a `.keras` or `.h5` file, or a float `.tflite`.
         data: samples (an array, a .npy or .npz file; labels `y` give accuracy too), or what `edgepipe data` takes.
         scheme: what layers are quantized to.
-        calibration: how ranges of activations are taken.
+        calibration: activation-range calibration method.
         percentile: of `calibration="percentile"`.
-        samples: how many the outputs are looked at with.
+        samples: how many the outputs are compared on.
         allow_code: load a model that carries code.
         custom_objects: `module:attribute`, the model's own classes.
         chart: a .png, .svg or .pdf to draw.
@@ -142,17 +183,17 @@ def sensitivity(
     Raises:
         InputError: a model or samples that cannot be used, or a model that cannot be quantized.
     """
-    from edgepipe.commands import sensitivity as sensing
+    from edgepipe.commands.sensitivity import SensitivityOptions, rank_model_layers
     from edgepipe.compress.schemes import Calibration
 
-    given = str(data) if isinstance(data, Path) else data
-    how = sensing.How(scheme, Calibration.asked(calibration, percentile), samples)
-    found = sensing.sense(Path(model), given, how, allow_code, custom_objects)
+    options = SensitivityOptions(scheme, Calibration.asked(calibration, percentile), samples)
+    source = str(data) if isinstance(data, Path) else data
+    report = rank_model_layers(Path(model), source, options, allow_code, custom_objects)
     if chart is not None:
-        from edgepipe.render import sensitivity as sensed
+        from edgepipe.render import sensitivity as renderer
 
-        sensed.draw(found, Path(chart))
-    return found
+        renderer.draw(report, Path(chart))
+    return report
 
 
 def inspect(model: StrPath) -> "Model":
@@ -174,14 +215,25 @@ def verify(
     integer_only: bool = False,
     zeros_of: StrPath | None = None,
 ) -> "Verification":
-    """Hold a .tflite against devices and limits (`["ram=64KiB"]`), and the zeros of a pruned Keras model against it.
+    """Check a .tflite against devices and limits, and against the zeros of a pruned Keras model.
 
-    No TensorFlow unless `zeros_of` names one; see `single.verify`.
+    No TensorFlow unless `zeros_of` names a model. Without a device, `ram` is TFLite Micro's tensor arena and `flash`
+    the bytes of the file.
+
+    Args:
+        model: the .tflite.
+        devices: names or paths of profiles.
+        limits: such as `["ram=64KiB"]`; one on a metric of devices holds for each device.
+        integer_only: every operator and tensor must be integer.
+        zeros_of: a pruned .keras or .h5 model, whose zeros must be zeros here.
+
+    Raises:
+        InputError: no .tflite, an unknown device, or a text that is not a limit.
     """
-    from edgepipe.commands import convert as single
+    from edgepipe.commands import verify as command
 
     pruned = Path(zeros_of) if zeros_of is not None else None
-    return single.verify(Path(model), devices=devices, limits=limits, integer_only=integer_only, zeros_of=pruned)
+    return command.verify(Path(model), devices=devices, limits=limits, integer_only=integer_only, zeros_of=pruned)
 
 
 def calibrate(
@@ -197,7 +249,17 @@ def calibrate(
 ) -> "Calibration":
     """Measure a suite of small models on `device`, fit a latency model, and write a profile that estimates with it.
 
-    No TensorFlow; an interrupted calibration goes on where it stopped. See `devices.calibration`.
+    No TensorFlow; an interrupted calibration continues where it stopped.
+
+    Args:
+        device: the name or path of a profile that can be measured.
+        out: the profile to write, a .yaml file.
+        effort: how many models are measured: about 400, or 900.
+        threads: of the runtime.
+        seed: which suite is drawn.
+        cache_dir: where measurements are kept; None for `$EDGEPIPE_CACHE_DIR`, else `~/.cache/edgepipe`.
+        force: replace `out` if it exists.
+        progress: informed as the suite runs; None for silence.
 
     Raises:
         InputError: a device that cannot be reached, or an `out` that cannot be a profile or exists.

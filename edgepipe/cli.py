@@ -8,9 +8,9 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
@@ -40,6 +40,19 @@ CACHE_DIR = click.option(
     type=click.Path(file_okay=False),
     help="Where results are kept; default $EDGEPIPE_CACHE_DIR or ~/.cache/edgepipe.",
 )
+
+
+CommandT = TypeVar("CommandT", bound=Callable[..., Any])
+
+
+def former_option(former: str, present: str) -> Callable[[CommandT], CommandT]:
+    """An option that was renamed: refused, with its present name as the suggestion."""
+
+    def refuse(ctx: click.Context, _: click.Parameter, value: str | None) -> None:
+        if value is not None:
+            raise click.UsageError(f"No such option: {former}. Did you mean {present}?", ctx)
+
+    return click.option(former, hidden=True, expose_value=False, callback=refuse)
 
 
 class Suggesting(click.Group):
@@ -112,12 +125,12 @@ def run(
 def check(pipelines: tuple[str, ...], settings: tuple[str, ...]) -> None:
     """Check pipeline files without running anything: options, chain, devices, budget."""
     from edgepipe.core.errors import ConfigError
-    from edgepipe.pipeline import schema as loader
+    from edgepipe.pipeline import schema
 
     problems: list[str] = []
     for file in pipelines:
         try:
-            checked = loader.load(file, settings)
+            checked = schema.load(file, settings)
         except ConfigError as error:
             problems += [str(problem) for problem in error.problems]
         except EdgepipeError as error:
@@ -138,8 +151,14 @@ def check(pipelines: tuple[str, ...], settings: tuple[str, ...]) -> None:
 @click.option("--output", "output_type", type=NUMBERS, help="Type of the outputs, likewise.")
 @CALIBRATION
 @PERCENTILE
-@click.option("--leave-type", "types", multiple=True, metavar="TYPE", help="A layer class or operator left in float.")
-@click.option("--leave", "layers", multiple=True, metavar="REGEX", help="Layers left in float, by their whole name.")
+@click.option(
+    "--keep-float-types", multiple=True, metavar="TYPE", help="A layer class or operator that stays in float; repeatable."
+)
+@click.option(
+    "--keep-float-layers", multiple=True, metavar="REGEX", help="Layers that stay in float, by their whole name; repeatable."
+)
+@former_option("--leave-type", "--keep-float-types")
+@former_option("--leave", "--keep-float-layers")
 @click.option("--recipe", type=click.Path(), help="Of --scheme recipe: a recipe file of litert-quantizer.")
 @click.option("-o", "--out", type=click.Path(), help="The .tflite to write; default beside the model.")
 @click.option("--allow-code", is_flag=True, help="Load a model that carries code (Lambda layers, a SavedModel).")
@@ -153,8 +172,8 @@ def convert(
     output_type: Any,
     calibration: Any,
     percentile: float,
-    types: tuple[str, ...],
-    layers: tuple[str, ...],
+    keep_float_types: tuple[str, ...],
+    keep_float_layers: tuple[str, ...],
     recipe: str | None,
     out: str | None,
     allow_code: bool,
@@ -166,8 +185,8 @@ def convert(
 
     done = api.convert(
         model, data=data, scheme=scheme, input=input_type, output=output_type, out=out, allow_code=allow_code,
-        custom_objects=custom_objects, calibration=calibration, percentile=percentile, types=types, layers=layers,
-        recipe=recipe,
+        custom_objects=custom_objects, calibration=calibration, percentile=percentile,
+        keep_float_types=keep_float_types, keep_float_layers=keep_float_layers, recipe=recipe,
     )  # fmt: skip
     _print(done, as_json, lambda: _single_tables(done.path, done))
     _notes(done.notes, as_json)
@@ -194,7 +213,7 @@ def sensitivity(
     Each layer is quantized by itself, and left out of a model that is quantized otherwise; both are run.
     """
     from edgepipe import api
-    from edgepipe.render import sensitivity as sensed
+    from edgepipe.render import sensitivity as renderer
     from edgepipe.render.terminal import show_tables
 
     found = api.sensitivity(
@@ -202,8 +221,8 @@ def sensitivity(
         allow_code=allow_code, custom_objects=custom_objects,
     )  # fmt: skip
     if as_json:
-        return click.echo(sensed.document(found))
-    show_tables(sensed.tables(found))
+        return click.echo(renderer.document(found))
+    show_tables(renderer.tables(found))
     return _notes(found.notes, as_json)
 
 
@@ -214,15 +233,15 @@ def sensitivity(
 def inspect(model: str, runs: bool, as_json: bool) -> None:
     """Show what a .tflite holds: operators, shapes, types, MACs, parameters, memory plan."""
     from edgepipe import api
-    from edgepipe.render import inspect as inspection
+    from edgepipe.render import inspect as renderer
 
     facts = api.inspect(model)
-    found = inspection.run(facts) if runs else None
+    found = renderer.run(facts) if runs else None
     if as_json:
-        return click.echo(inspection.as_record(facts, found).model_dump_json(indent=2, by_alias=True))
+        return click.echo(renderer.as_record(facts, found).model_dump_json(indent=2, by_alias=True))
     from edgepipe.render.terminal import show_tables
 
-    return show_tables(inspection.tables(facts, found))
+    return show_tables(renderer.tables(facts, found))
 
 
 @cli.command()
@@ -240,18 +259,18 @@ def profile(
     Every number says how it was obtained. A rule that is broken is told; `verify` makes it an exit code.
     """
     from edgepipe import api
-    from edgepipe.render import profile as profiled
+    from edgepipe.render import profile as renderer
 
     found = api.profile(model, devices=devices, cache_dir=cache_dir)
     if as_json:
-        return click.echo(profiled.document(found))
+        return click.echo(renderer.document(found))
     from edgepipe.render.terminal import show_tables
 
-    show_tables(profiled.tables(found, every_operator=operators))
+    show_tables(renderer.tables(found, every_operator=operators))
     for note in found.notes:
         click.echo(f"note: {note}")
     if not quiet:
-        click.echo(profiled.took(found), err=True)
+        click.echo(renderer.took(found), err=True)
     return None
 
 
@@ -302,12 +321,10 @@ def report(run_folder: str, style: str) -> None:
 @JSON
 def stages(name: str | None, as_json: bool) -> None:
     """List the stages, or explain the options of one."""
-    from edgepipe.render import catalogue
+    from edgepipe.render import stages as renderer
     from edgepipe.render.terminal import show_tables
 
-    if as_json:
-        return click.echo(catalogue.stages_json(name))
-    return show_tables(catalogue.stages(name))
+    return click.echo(renderer.document(name)) if as_json else show_tables(renderer.tables(name))
 
 
 @cli.command("data")
@@ -347,20 +364,20 @@ def zoo(
     as_json: bool,
 ) -> None:  # fmt: skip
     """List the architectures and their footprint, or build one for an input and count it before any training."""
-    from edgepipe.render import zoo as architectures
+    from edgepipe.render import zoo as renderer
     from edgepipe.render.terminal import show_tables
 
     if name is None or shape is None:
         if shape is not None or settings or devices or classes is not None:
             raise InputError("--input, --classes, --set and --device go together: edgepipe zoo NAME --input 28x28x1")
-        return click.echo(architectures.listed_json(name)) if as_json else show_tables(architectures.listed(name))
+        return click.echo(renderer.listed_json(name)) if as_json else show_tables(renderer.listed(name))
     from edgepipe import api
 
     found = api.footprint(
-        name, input_shape=architectures.shape(shape), classes=classes, options=architectures.options(settings),
+        name, input_shape=renderer.shape(shape), classes=classes, options=renderer.options(settings),
         devices=devices,
     )  # fmt: skip
-    return click.echo(architectures.document(found)) if as_json else show_tables(architectures.tables(found))
+    return click.echo(renderer.document(found)) if as_json else show_tables(renderer.tables(found))
 
 
 @cli.group(cls=Suggesting)
@@ -372,12 +389,12 @@ def device() -> None:
 @JSON
 def device_list(as_json: bool) -> None:
     """List the devices that edgepipe knows."""
-    from edgepipe.render import catalogue
+    from edgepipe.render import devices as renderer
     from edgepipe.render.terminal import show_tables
 
     if as_json:
-        return click.echo(catalogue.devices_json())
-    return show_tables(catalogue.devices())
+        return click.echo(renderer.list_document())
+    return show_tables(renderer.list_tables())
 
 
 @device.command("show")
@@ -385,12 +402,12 @@ def device_list(as_json: bool) -> None:
 @JSON
 def device_show(name: str, as_json: bool) -> None:
     """Explain one device: hardware, runtime, types, how each metric is obtained, sources."""
-    from edgepipe.render import catalogue
+    from edgepipe.render import devices as renderer
     from edgepipe.render.terminal import show_tables
 
     if as_json:
-        return click.echo(catalogue.device_json(name))
-    return show_tables(catalogue.device(name))
+        return click.echo(renderer.document(name))
+    return show_tables(renderer.tables(name))
 
 
 @device.command("calibrate")
@@ -428,7 +445,7 @@ def device_calibrate(
 
     from edgepipe import api
     from edgepipe.core.progress import shown
-    from edgepipe.render import catalogue
+    from edgepipe.render import devices as renderer
     from edgepipe.render.terminal import show_tables
 
     with shown(quiet) as progress:
@@ -443,8 +460,8 @@ def device_calibrate(
             progress=progress,
         )
     if as_json:
-        return click.echo(catalogue.device_json(out))
-    return show_tables([*catalogue.device(out), catalogue.calibration_groups(out)])
+        return click.echo(renderer.document(out))
+    return show_tables([*renderer.tables(out), renderer.calibration_table(out)])
 
 
 @device.command("fit")
@@ -526,9 +543,9 @@ def init(model: str, out: str, data: str | None, device_name: str, force: bool) 
     """Look at a model and write a commented pipeline for it."""
     from pathlib import Path
 
-    from edgepipe.commands import init as starter
+    from edgepipe.commands import init as command
 
-    notes = starter.write(model, Path(out), data=data, device=device_name, force=force)
+    notes = command.write(model, Path(out), data=data, device=device_name, force=force)
     click.echo(f"wrote {out}")
     for note in notes:
         click.echo(f"note: {note}", err=True)
@@ -544,12 +561,10 @@ def cache() -> None:
 @JSON
 def cache_list(cache_dir: str | None, as_json: bool) -> None:
     """List what is kept, the newest first."""
-    from edgepipe.render import catalogue
+    from edgepipe.render import cache as renderer
     from edgepipe.render.terminal import show_tables
 
-    if as_json:
-        return click.echo(catalogue.cache_json(cache_dir))
-    return show_tables(catalogue.cache(cache_dir))
+    return click.echo(renderer.document(cache_dir)) if as_json else show_tables(renderer.tables(cache_dir))
 
 
 @cache.command("clear")

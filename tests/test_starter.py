@@ -167,7 +167,7 @@ def test_an_h5_of_tf_keras(models: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "d.npz", x_train=RANDOM.rand(9, 12), y_train=RANDOM.rand(9, 3))
     data, checked, _ = _written(models / "old.h5", tmp_path / "p.yaml", data=str(tmp_path / "d.npz"))
     assert data["task"] == "regression"
-    assert checked.source.kind(checked.base) is Kind.FLOAT
+    assert checked.source.kind(checked.base_folder) is Kind.FLOAT
     assert [step.name for step in checked.steps] == ["model", *ONE_LAYER]
 
 

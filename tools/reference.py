@@ -10,7 +10,7 @@ import click
 
 from edgepipe.cli import cli
 from edgepipe.render import catalogue
-from edgepipe.stages import STAGES
+from edgepipe.stages.registry import STAGES
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 MADE = "<!-- made by tools/reference.py; do not edit -->"

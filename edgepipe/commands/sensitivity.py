@@ -1,10 +1,10 @@
-"""`edgepipe sensitivity`: how much each layer of a model minds being quantized."""
+"""`edgepipe sensitivity`: how sensitive each layer of a model is to quantization."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, final
+from typing import TYPE_CHECKING, Literal, final
 
 import numpy as np
 from pydantic import Field
@@ -20,14 +20,15 @@ from edgepipe.tflite.model import Model
 
 if TYPE_CHECKING:
     from edgepipe.compress.quantizer.layerwise_quantizer import Bench
+    from edgepipe.compress.source_model import SourceModel
 
-CALIBRATING = 200  # samples that ranges are taken from
+CALIBRATION_SAMPLES = 200
 
 
 @final
 @dataclass(frozen=True)
-class How:
-    """What layers are quantized to, how ranges are taken, and how many samples outputs are looked at with."""
+class SensitivityOptions:
+    """What layers are quantized to, how activation ranges are calibrated, and how many samples outputs are compared on."""
 
     scheme: Literal["int8", "int16x8"] = "int8"
     calibration: Calibration = field(default_factory=Calibration)
@@ -35,7 +36,7 @@ class How:
 
 
 @final
-class Sensed(Record):
+class SensitivityReport(Record):
     """The layers of a model, the most sensitive first."""
 
     model: str
@@ -50,7 +51,9 @@ class Sensed(Record):
     notes: tuple[str, ...]
 
 
-def sense(path: Path, data: "str | Arrays", how: How, allow_code: bool, custom_objects: str | None) -> Sensed:
+def rank_model_layers(
+    path: Path, data: "str | Arrays", options: SensitivityOptions, allow_code: bool, custom_objects: str | None
+) -> SensitivityReport:
     """Rank the layers of the model at `path`.
 
     Raises:
@@ -61,55 +64,62 @@ def sense(path: Path, data: "str | Arrays", how: How, allow_code: bool, custom_o
     kind = sniff(path)
     if kind not in (Kind.KERAS, Kind.FLOAT, Kind.TFLITE):
         raise InputError(f"{path}: is a {kind}; `sensitivity` takes a .keras or .h5 file, or a float .tflite")
-    calibrating, looked_at, labels, notes = _samples(data, how.samples)
-    with _float(path, kind, calibrating, allow_code, custom_objects) as (lite, feeds, layers):
-        bench, told = _bench(lite, feeds, layers, looked_at, how)
-        unfit = _unfit(lite, labels)
-        quality = None if labels is None or unfit else _accuracy(looked_at, labels)
-        ranking = rank(bench, "int8" if how.scheme == "int8" else "int16", quality)
-    return _sensed(path, how, ranking, quality is not None, count(looked_at), (*notes, *told, *unfit))
+    calibration_samples, compared, labels, notes = _samples(data, options.samples)
+    with _open_float(path, kind, calibration_samples, allow_code, custom_objects) as (lite, feeds, layers):
+        bench, range_notes = _bench(lite, feeds, layers, compared, options)
+        mismatch = _label_mismatch(lite, labels)
+        quality = None if labels is None or mismatch else _accuracy(compared, labels)
+        ranking = rank(bench, "int8" if options.scheme == "int8" else "int16", quality)
+    return _build_report(
+        path, options, ranking, quality is not None, count(compared), (*notes, *range_notes, *mismatch)
+    )
 
 
 @dataclass(frozen=True)
-class _Labels:
+class _ClassLabels:
     """The classes of the samples that are looked at, and how many there are in all."""
 
     values: Array
     classes: int
 
 
-def _samples(data: "str | Arrays", number: int) -> tuple[Arrays, Arrays, _Labels | None, tuple[str, ...]]:
+def _samples(data: "str | Arrays", number: int) -> tuple[Arrays, Arrays, _ClassLabels | None, tuple[str, ...]]:
     """Samples that calibrate, samples that are looked at, their labels if they are classes, and notes."""
     if not isinstance(data, str):
-        return take(data, slice(CALIBRATING)), take(data, slice(number)), None, ()
+        return take(data, slice(CALIBRATION_SAMPLES)), take(data, slice(number)), None, ()
     if data.endswith((".npz", ".npy")):
         from edgepipe.data import sample_files
 
         x, y = sample_files.read_labelled(Path(data))
-        return take(x, slice(CALIBRATING)), take(x, slice(number)), _classes(y, number), _no_classes(y)
+        return (
+            take(x, slice(CALIBRATION_SAMPLES)),
+            take(x, slice(number)),
+            _class_labels(y, number),
+            _no_classes_note(y),
+        )
     from edgepipe.commands.dataset import describe
 
     described, splits = describe(data, Path.cwd())
     validation = splits.validation
-    train = take(splits.train.x, slice(CALIBRATING))
-    notes = (*described.notes, *_no_classes(validation.y))
-    return train, take(validation.x, slice(number)), _classes(validation.y, number), notes
+    train = take(splits.train.x, slice(CALIBRATION_SAMPLES))
+    notes = (*described.notes, *_no_classes_note(validation.y))
+    return train, take(validation.x, slice(number)), _class_labels(validation.y, number), notes
 
 
-def _classes(y: Array | None, number: int) -> _Labels | None:
-    if y is None or _no_classes(y) or not len(y):
+def _class_labels(y: Array | None, number: int) -> _ClassLabels | None:
+    if y is None or _no_classes_note(y) or not len(y):
         return None
-    return _Labels(y[:number], int(y.max()) + 1)
+    return _ClassLabels(y[:number], int(y.max()) + 1)
 
 
-def _no_classes(y: Array | None) -> tuple[str, ...]:
+def _no_classes_note(y: Array | None) -> tuple[str, ...]:
     """A note if the labels are no classes, such as the numbers of a regression."""
     if y is None or (y.ndim == 1 and y.dtype.kind in "iu"):
         return ()
     return (f"no accuracy: labels of type {y.dtype} and shape {y.shape[1:]} are no classes",)
 
 
-def _unfit(lite: Model, labels: _Labels | None) -> tuple[str, ...]:
+def _label_mismatch(lite: Model, labels: _ClassLabels | None) -> tuple[str, ...]:
     """A note if the labels are none of the model's outputs, as those of an autoencoder."""
     if labels is None:
         return ()
@@ -123,33 +133,35 @@ def _unfit(lite: Model, labels: _Labels | None) -> tuple[str, ...]:
 
 
 @contextmanager
-def _float(
+def _open_float(
     path: Path, kind: Kind, samples: Arrays, allow_code: bool, custom_objects: str | None
-) -> Iterator[tuple[Model, list[Array], dict[str, str]]]:
-    """The float .tflite of the model at `path`, spelled; samples in the order of its inputs; classes of layers."""
-    from edgepipe.compress import conversion
+) -> Iterator[tuple[Model, list[Array], Mapping[str, str]]]:
+    """The float .tflite of the model at `path`, decomposed for integer kernels; samples by input; classes of layers."""
+    from edgepipe.compress.conversion import open_float_tflite
 
-    model: Any = conversion.float_file(path) if kind is Kind.TFLITE else _keras(path, kind, allow_code, custom_objects)
-    classes = {} if kind is Kind.TFLITE else conversion.classes(model)
+    source = _open_source(path, kind, allow_code, custom_objects)
     from edgepipe.compress.quantizer.op_decomposition import all_in, spelled
 
-    with conversion.float_tflite(model, samples) as (plain, feeds, _), spelled(plain, all_in(8)) as lite:
-        yield lite, feeds or [], classes
+    with open_float_tflite(source.model, samples) as (plain, feeds, _), spelled(plain, all_in(8)) as lite:
+        yield lite, feeds or [], source.layer_classes
 
 
-def _keras(path: Path, kind: Kind, allow_code: bool, custom_objects: str | None) -> Any:
+def _open_source(path: Path, kind: Kind, allow_code: bool, custom_objects: str | None) -> "SourceModel":
+    from edgepipe.compress.source_model import open_source
+
+    if kind is Kind.TFLITE:
+        return open_source(path, kind, allow_code=allow_code)
     from edgepipe.models.startup import load_tensorflow
 
     load_tensorflow()
     from edgepipe.models import custom_objects as user_classes
-    from edgepipe.stages import model_metrics
 
     with user_classes.known(user_classes.load(custom_objects, Path.cwd()) if custom_objects else {}):
-        return model_metrics.open_any(path, kind, allow_code=allow_code)
+        return open_source(path, kind, allow_code=allow_code)
 
 
 def _bench(
-    lite: Model, feeds: list[Array], classes: dict[str, str], samples: Arrays, how: How
+    lite: Model, feeds: list[Array], classes: Mapping[str, str], samples: Arrays, options: SensitivityOptions
 ) -> tuple["Bench", tuple[str, ...]]:
     from edgepipe.compress.quantizer.activation_calibration import calibrate
     from edgepipe.compress.quantizer.layerwise_quantizer import bench_of
@@ -157,14 +169,14 @@ def _bench(
     from edgepipe.compress.quantizer.quantizable_layers import layers
 
     given = dict(zip(lite.input_names, feeds, strict=True))
-    ranges = widened(lite, lambda model: calibrate(model, given, how.calibration))
-    types, found = SCHEMES[how.scheme].interfaces[0], layers(lite, classes)
+    ranges = widened(lite, lambda model: calibrate(model, given, options.calibration))
+    types, found = SCHEMES[options.scheme].interfaces[0], layers(lite, classes)
     if not found:
         raise InputError("the model has no operator, it gives back what it is given: there is nothing to rank")
     return bench_of(lite, found, ranges.by_tensor, (types, types), samples), tuple(ranges.notes())
 
 
-def _accuracy(samples: Arrays, labels: _Labels) -> Callable[[bytes], float]:
+def _accuracy(samples: Arrays, labels: _ClassLabels) -> Callable[[bytes], float]:
     from edgepipe.compress.quantizer.flatbuffer_edits import written
     from edgepipe.tflite.interpreter import predict
 
@@ -176,10 +188,12 @@ def _accuracy(samples: Arrays, labels: _Labels) -> Callable[[bytes], float]:
     return quality
 
 
-def _sensed(path: Path, how: How, ranking: "Ranking", labelled: bool, number: int, notes: tuple[str, ...]) -> Sensed:
+def _build_report(
+    path: Path, options: SensitivityOptions, ranking: "Ranking", labelled: bool, number: int, notes: tuple[str, ...]
+) -> SensitivityReport:
     tools = ", ".join(f"{name} {version(name)}" for name in ("litert-quantizer", "ai-edge-litert"))
-    return Sensed(
-        model=str(path), scheme=how.scheme, calibration=how.calibration.told(), layers=ranking.layers,
+    return SensitivityReport(
+        model=str(path), scheme=options.scheme, calibration=options.calibration.told(), layers=ranking.layers,
         whole=ranking.whole,
         quality="accuracy" if labelled else None, quality_float=ranking.quality_float,
         quality_whole=ranking.quality_whole, notes=notes,

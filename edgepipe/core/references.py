@@ -29,18 +29,20 @@ def is_reference(text: str) -> bool:
     return bool(colon) and name.isidentifier() and all(part.isidentifier() for part in module.split("."))
 
 
-def find(module: str, base: Path) -> Path:
+def find(module: str, base: Path | None) -> Path:
     """The source file of `module`, looked up in `base` first, then as Python would; nothing is imported.
 
     Raises:
         InputError: there is no such module, or it has no Python source.
     """
-    search = [str(base), str(PACKAGE_ROOT), *(entry for entry in sys.path if entry)]
+    own_folder = [str(base)] if base is not None else []
+    search = [*own_folder, str(PACKAGE_ROOT), *(entry for entry in sys.path if entry)]
     found = None
     for index, _ in enumerate(module.split(".")):
         found = importlib.machinery.PathFinder.find_spec(".".join(module.split(".")[: index + 1]), search)
         if found is None:
-            raise InputError(f"no module '{module}' beside the pipeline ({base}) or on Python's path")
+            beside = f"beside the pipeline ({base}) or " if base is not None else ""
+            raise InputError(f"no module '{module}' {beside}on Python's path")
         search = list(found.submodule_search_locations or [])
     if found is None or found.origin is None or not found.origin.endswith(".py"):
         raise InputError(f"module '{module}' has no Python source file")
@@ -75,7 +77,7 @@ def load(reference: str, base: Path) -> Callable[..., Any]:
     return function  # type: ignore[no-any-return]
 
 
-def attribute(reference: str, base: Path) -> Any:
+def attribute(reference: str, base: Path | None) -> Any:
     """Import `module:name`, which may be anything; otherwise as `load`."""
     module, _, name = reference.partition(":")
     current = digest(module, base)
@@ -92,7 +94,9 @@ def attribute(reference: str, base: Path) -> Any:
     return found
 
 
-def _import(module: str, base: Path) -> Any:
+def _import(module: str, base: Path | None) -> Any:
+    if base is None:
+        return importlib.import_module(module)
     sys.path.insert(0, str(base))
     importlib.invalidate_caches()
     try:
@@ -101,14 +105,17 @@ def _import(module: str, base: Path) -> Any:
         sys.path.remove(str(base))
 
 
-def digest(module: str, base: Path = PACKAGE_ROOT) -> str:
-    """SHA-256 over the sources of `module` and what it imports from its own package or folder."""
+def digest(module: str, base: Path | None = None) -> str:
+    """SHA-256 over the sources of `module` and what it imports from its own package, or from the folder `base`."""
     sources = closure(module, base)
     return text_digest(*(part for name in sorted(sources) for part in (name, _digest(sources[name]))))
 
 
-def closure(module: str, base: Path) -> dict[str, Path]:
-    """Every module that `module` imports, directly or not, within its own package or folder, with its file."""
+def closure(module: str, base: Path | None) -> dict[str, Path]:
+    """Every module that `module` imports, directly or not, within its own package or folder, with its file.
+
+    Without a folder `base` only its own package counts: an installed package stands in one folder with all others.
+    """
     found: dict[str, Path] = {}
     waiting = [module]
     while waiting:
@@ -120,12 +127,14 @@ def closure(module: str, base: Path) -> dict[str, Path]:
     return found
 
 
-def _near(name: str, start: str, base: Path) -> bool:
+def _near(name: str, start: str, base: Path | None) -> bool:
     top = name.split(".")[0]
+    if base is None:
+        return top == start.split(".")[0]
     return top == start.split(".")[0] or (base / f"{top}.py").is_file() or (base / top / "__init__.py").is_file()
 
 
-def _imported(origin: str, attribute: str, base: Path) -> str:
+def _imported(origin: str, attribute: str, base: Path | None) -> str:
     # `from package import name` needs the package's own __init__ only if `name` is not a module in it.
     if attribute:
         with contextlib.suppress(InputError):

@@ -1,6 +1,6 @@
 """Runs a pipeline: each step from the cache if nothing that decides it has changed, else anew.
 
-The flow is `run` below: for each step its key, then the cached result or the work, then the next.
+The flow is `run` below: for each step its key, then the cached result or the context, then the next.
 """
 
 import platform
@@ -19,7 +19,8 @@ from edgepipe.core.progress import Progress
 from edgepipe.data.splits import check_labels
 from edgepipe.models.startup import load_tensorflow
 from edgepipe.pipeline.schema import SOURCE_NAME, Pipeline, Step
-from edgepipe.stages.base import Work
+from edgepipe.stages import registry
+from edgepipe.stages.context import StageContext
 
 
 @dataclass(frozen=True)
@@ -96,10 +97,10 @@ def _work(state: Run, step: Step, key: str) -> Stored:
         load_tensorflow()
     with state.cache.workspace() as folder:
         with _no_exit(), _own_classes(state, step):
-            work = _context(state, step, artifact, folder)
-            notes = _data_notes(state, work)
+            context = _context(state, step, artifact, folder)
+            notes = _data_notes(state, context)
             with cost.measured() as meter, full_disk(f"stage '{step.name}'"):
-                made, outcome = step.stage.run(work)
+                made, outcome = step.stage.run(context)
         outcome = outcome.model_copy(update={"notes": (*notes, *outcome.notes)})
         if not made.path.is_relative_to(folder):
             made = _adopted(made, folder)
@@ -109,7 +110,7 @@ def _work(state: Run, step: Step, key: str) -> Stored:
 @contextmanager
 def _own_classes(state: Run, step: Step) -> Iterator[None]:
     """The user's own layer classes, known to whatever the stage loads."""
-    source, base = state.pipeline.source, state.pipeline.base
+    source, base = state.pipeline.source, state.pipeline.base_folder
     if "keras" not in step.stage.tools or not (source.custom_objects or source.function):
         yield
         return
@@ -132,19 +133,19 @@ def _no_exit() -> Iterator[None]:
         ) from end
 
 
-def _data_notes(state: Run, work: Work) -> list[str]:
+def _data_notes(state: Run, context: StageContext) -> list[str]:
     """What is worth knowing of the data, said once, by the first stage that is given it.
 
     Raises:
         InputError: labels that no classifier can be trained on, such as those of one class only.
     """
-    if work.splits is None:
+    if context.splits is None:
         return []
     task = state.pipeline.task
-    found = list(work.splits.notes)
+    found = list(context.splits.notes)
     if task is not None and task.family == "one" and task.decode is None:
-        for split, part in work.splits.parts.items():
-            found += check_labels(part.y, work.splits.classes, f"the {split} split")
+        for split, part in context.splits.parts.items():
+            found += check_labels(part.y, context.splits.classes, f"the {split} split")
     fresh = [note for note in found if note not in state.said]
     state.said.update(fresh)
     return fresh
@@ -164,12 +165,13 @@ def _adopted(made: Artifact, folder: Path) -> Artifact:
     return Artifact(made.kind, target, made.digest)
 
 
-def _context(state: Run, step: Step, artifact: Artifact | None, folder: Path) -> Work:
+def _context(state: Run, step: Step, artifact: Artifact | None, folder: Path) -> StageContext:
     pipeline = state.pipeline
-    return Work(
-        name=step.name, artifact=artifact, folder=folder, seed=_seed(pipeline, step), base=pipeline.base,
-        progress=state.progress, world=step.world, splits=_splits(state, step), task=_goal(state),
-        allow_code=pipeline.source.allow_code, earlier=state.earlier, cache=state.cache,
+    return StageContext(
+        stage_name=step.name, input_artifact=artifact, output_folder=folder, seed=_seed(pipeline, step),
+        base_folder=pipeline.base_folder, progress=state.progress, pipeline=step.pipeline, splits=_splits(state, step),
+        task_if_any=_goal(state), allow_code=pipeline.source.allow_code, earlier_artifacts=state.earlier,
+        cache=state.cache,
     )  # fmt: skip
 
 
@@ -185,7 +187,7 @@ def _splits(state: Run, step: Step) -> Any:
     if wanted not in state._loaded:
         from edgepipe.data.dataset_loading import load
 
-        state._loaded[wanted] = load(spec, state.pipeline.base, state.pipeline.seed, wanted)
+        state._loaded[wanted] = load(spec, state.pipeline.base_folder, state.pipeline.seed, wanted)
     return state._loaded[wanted]
 
 
@@ -197,7 +199,7 @@ def _goal(state: Run) -> Any:
     if state._task is None and state.pipeline.task is not None:
         from edgepipe.tasks.quality import build
 
-        state._task = build(state.pipeline.task, state.pipeline.base)
+        state._task = build(state.pipeline.task, state.pipeline.base_folder)
     return state._task
 
 
@@ -206,7 +208,7 @@ def _data_identity(pipeline: Pipeline, cache: Cache) -> dict[str, Any] | None:
         return None
     from edgepipe.data.dataset_identity import identity
 
-    return identity(pipeline.data, pipeline.base, cache.root / "digests.sqlite")
+    return identity(pipeline.data, pipeline.base_folder, cache.root / "digests.sqlite")
 
 
 def _key(state: Run, step: Step, before: str, data: dict[str, Any] | None) -> str:
@@ -217,7 +219,7 @@ def _key(state: Run, step: Step, before: str, data: dict[str, Any] | None) -> st
         {
             "stage": step.name,
             "options": stage.model_dump(mode="json"),
-            "source": references.digest(type(stage).__module__),
+            "source": registry.code_identity(step.source, type(stage)),
             "before": before,
             "input": state.results[-1].stored.artifact.digest if state.results else None,
             "data": data if uses_data else None,
@@ -227,7 +229,7 @@ def _key(state: Run, step: Step, before: str, data: dict[str, Any] | None) -> st
             "tools": {package: references.version(package) for package in ("edgepipe", *stage.tools)},
             "python": platform.python_version(),
             "machine": platform.machine(),
-            "own": stage.key(step.world),
+            "own": stage.key(step.pipeline),
         }
     )
 
@@ -239,5 +241,5 @@ def _task_identity(pipeline: Pipeline) -> dict[str, Any] | None:
     return {
         "options": pipeline.task.model_dump(mode="json"),
         "quality": references.digest("edgepipe.tasks.quality"),
-        "code": {module: references.digest(module, pipeline.base) for module in modules},
+        "code": {module: references.digest(module, pipeline.base_folder) for module in modules},
     }

@@ -1,6 +1,7 @@
-"""A pipeline file, read and checked without TensorFlow: every problem at once, each with its place."""
+"""A pipeline, read and checked without TensorFlow: every problem at once, each with its place."""
 
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,27 +12,36 @@ from edgepipe.core.config import Document, Path_, describe
 from edgepipe.core.errors import ConfigError, InputError, Problem, did_you_mean
 from edgepipe.data.data_spec import DataSpec
 from edgepipe.data.data_spec import parse as parse_data
-from edgepipe.stages import STAGES, stage_class
-from edgepipe.stages.base import Stage, World
+from edgepipe.pipeline.settings import KEYS, Settings, apply_settings, default_name, entry_name
+from edgepipe.stages import registry
+from edgepipe.stages.base import Stage
+from edgepipe.stages.context import PipelineInfo
 from edgepipe.stages.model_source import Source
 from edgepipe.stages.model_source import parse as parse_source
+from edgepipe.stages.registry import StageSource
 from edgepipe.stages.teacher_models import TEACH
 from edgepipe.tasks.task_spec import TaskSpec
 from edgepipe.tasks.task_spec import parse as parse_task
 
-KEYS = ("name", "description", "model", "data", "task", "seed", "stages")
 REQUIRED = ("name", "model", "stages")
 SOURCE_NAME = "model"
+SOURCE_STAGE = StageSource(SOURCE_NAME, "edgepipe.stages.model_source:Source", "edgepipe")
+MAPPING_NAME = "the pipeline mapping"
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a run: a stage under the name that options, `teacher:` and reports point to, and its world."""
+    """One step of a run: a stage, the name that options, `teacher:` and reports point to, and where its class is from."""
 
     name: str
     stage: Stage
-    world: World
-    type: str
+    pipeline: PipelineInfo
+    source: StageSource
+
+    @property
+    def type(self) -> str:
+        """What the pipeline calls the stage."""
+        return self.source.name
 
 
 @dataclass(frozen=True)
@@ -41,7 +51,7 @@ class Pipeline:
     name: str
     description: str
     file: Path
-    base: Path
+    base_folder: Path
     seed: int
     source: Source
     data: DataSpec | None
@@ -49,76 +59,59 @@ class Pipeline:
     steps: tuple[Step, ...]
 
 
-def load(path: Path | str, settings: Iterable[str] = ()) -> Pipeline:
-    """The pipeline of the file `path` with `settings` (`stages.prune.sparsity=0.8`) put over it.
+def load(pipeline: Path | str | Mapping[str, Any], settings: Settings = ()) -> Pipeline:
+    """The checked pipeline of a file, or of a mapping that holds what a file would.
+
+    Paths and modules are relative to the folder of the file; for a mapping to the current one. `settings` override
+    options (`stages.prune.sparsity=0.8`).
 
     Raises:
         ConfigError: all problems of the file, each with line and column.
-        InputError: the file cannot be read.
+        InputError: the file cannot be read, or a mapping holds what YAML cannot.
     """
-    document = config.read(path)
+    is_mapping = isinstance(pipeline, Mapping)
+    document = _mapping_document(pipeline) if isinstance(pipeline, Mapping) else config.read(pipeline)
     if isinstance(document.data, dict):
-        for setting in settings:
-            _set(document, setting)
-    pipeline = _Parser(document, Path(path)).pipeline()
+        apply_settings(document, settings)
+    file = Path(MAPPING_NAME if is_mapping else str(pipeline))
+    parsed = _Parser(document, file, Path.cwd() if is_mapping else file.resolve().parent).pipeline()
     document.raise_problems()
-    if pipeline is None:
-        raise ConfigError([Problem(str(path), 1, 1, "", "not a pipeline")])
-    return pipeline
+    if parsed is None:
+        raise ConfigError([Problem(str(file), 1, 1, "", "not a pipeline")])
+    return parsed
 
 
-def _set(document: Document, setting: str) -> None:
-    path_text, equals, text = setting.partition("=")
-    source = f"--set {setting}"
-    words = tuple(path_text.split(".")) if equals else ()
-    if not all(words) or not words:
-        raise InputError(f"'{source}' is not of the form --set path=value, for example --set stages.prune.sparsity=0.8")
-    if words[0] not in KEYS:
-        raise InputError(f"{source}: unknown option '{words[0]}'{did_you_mean(words[0], KEYS)}")
-    path = _stage_path(document, words, source) if words[0] == "stages" else words
-    config.assign(document, path, text, source)
+def _mapping_document(pipeline: Mapping[str, Any]) -> Document:
+    """A document without lines and columns."""
+    try:
+        text = json.dumps(dict(pipeline), default=_path_text)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{MAPPING_NAME}: {error}; only what YAML can hold, and paths") from None
+    document = config.parse(text, MAPPING_NAME)
+    document.problems = [problem._replace(line=0, column=0) for problem in document.problems]
+    document.keys.clear()
+    document.values.clear()
+    return document
 
 
-def _stage_path(document: Document, path: tuple[str, ...], source: str) -> Path_:
-    """`stages.NAME.option` as the path into the list of stages."""
-    entries = document.data.get("stages")
-    named = [
-        (i, e) for i, e in enumerate(entries if isinstance(entries, list) else []) if e and isinstance(e, (str, dict))
-    ]
-    names = {_entry_name(entry): index for index, entry in named}
-    name = path[1] if len(path) > 1 else ""
-    if name and name not in names:
-        raise InputError(f"{source}: no stage of the file is named '{name}'{did_you_mean(name, names)}")
-    if len(path) < 3:
-        raise InputError(f"{source}: names no option; write --set stages.{name or 'NAME'}.OPTION=VALUE")
-    index = names[name]
-    entry = entries[index]
-    if isinstance(entry, str):
-        entries[index] = {entry: {}}
-    return ("stages", index, next(iter(entries[index])), *path[2:])
-
-
-def _entry_name(entry: Any) -> str:
-    """The name of an entry of `stages:`: its `as`, else the kind of stage."""
-    if not isinstance(entry, dict) or not entry:
-        return str(entry)
-    kind, options = next(iter(entry.items()))
-    own = options.get("as") if isinstance(options, dict) else None
-    return own if isinstance(own, str) else str(kind)
+def _path_text(value: Any) -> str:
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"found {value!r:.60} of type {type(value).__name__}")
 
 
 class _Parser:
     """Reads one document; problems gather in it."""
 
-    def __init__(self, document: Document, file: Path) -> None:
+    def __init__(self, document: Document, file: Path, base_folder: Path) -> None:
         self.document = document
         self.file = file
-        self.base = file.resolve().parent
+        self.base_folder = base_folder
         self.steps: list[Step] = []
-        self.gives: dict[str, Kind | None] = {}  # by stage, also of those that have problems of their own
-        self.before = SOURCE_NAME  # the entry above, also one that could not be read
-        self.given: frozenset[str] = frozenset()  # the keys of the file
-        self.missed: set[str] = set()  # those of them that a stage needs and that are not there, each told once
+        self.kind_by_stage: dict[str, Kind | None] = {}  # also of stages that have problems of their own
+        self.previous_entry = SOURCE_NAME  # also one that could not be read
+        self.keys: frozenset[str] = frozenset()
+        self.missing_keys: set[str] = set()  # that a stage needs, each reported once
         self.data: DataSpec | None = None
         self.task: TaskSpec | None = None
 
@@ -129,24 +122,24 @@ class _Parser:
         if not isinstance(data, dict):
             self.document.problem((), f"a pipeline is a mapping with {', '.join(KEYS)}; found {describe(data)}")
             return None
-        self._keys(data)
-        source = parse_source(self.document, ("model",), data["model"], self.base) if "model" in data else None
-        self.given = frozenset(data)
+        self._check_keys(data)
+        source = parse_source(self.document, ("model",), data["model"], self.base_folder) if "model" in data else None
+        self.keys = frozenset(data)
         if "data" in data:
-            self.data = parse_data(self.document, ("data",), data["data"], self.base)
+            self.data = parse_data(self.document, ("data",), data["data"], self.base_folder)
         if "task" in data:
-            self.task = parse_task(self.document, ("task",), data["task"], self.base)
+            self.task = parse_task(self.document, ("task",), data["task"], self.base_folder)
         name = self._text(data, "name", "pipeline")
         if "stages" in data:
-            self._stages(data["stages"], source)
+            self._parse_stages(data["stages"], source)
         if self.document.problems or source is None:
             return None
         return Pipeline(
-            name, self._text(data, "description", ""), self.file, self.base, self._seed(data), source, self.data,
+            name, self._text(data, "description", ""), self.file, self.base_folder, self._seed(data), source, self.data,
             self.task, tuple(self.steps),
         )  # fmt: skip
 
-    def _keys(self, data: Mapping[str, Any]) -> None:
+    def _check_keys(self, data: Mapping[str, Any]) -> None:
         for key in data:
             if key not in KEYS:
                 self.document.problem((key,), f"unknown option{did_you_mean(key, KEYS)}", at="key")
@@ -157,7 +150,7 @@ class _Parser:
 
     def _text(self, data: Mapping[str, Any], key: str, default: str) -> str:
         value = data.get(key, default)
-        if not isinstance(value, str) or (key == "name" and not _plain_name(value)):
+        if not isinstance(value, str) or (key == "name" and not _is_plain_name(value)):
             allowed = "a name of letters, digits, '-', '_' and '.'" if key == "name" else "a text"
             self.document.problem((key,), f"must be {allowed}; found {describe(value)}")
             return default
@@ -171,94 +164,103 @@ class _Parser:
             return 0
         return value
 
-    def _stages(self, entries: Any, source: Source | None) -> None:
+    def _parse_stages(self, entries: Any, source: Source | None) -> None:
         if not isinstance(entries, list) or not entries:
             self.document.problem(("stages",), f"must be a list of stages; found {describe(entries)}")
             return
-        kind = source.kind(self.base) if source is not None else None
+        kind = source.kind(self.base_folder) if source is not None else None
         if source is not None:
-            self.steps.append(Step(SOURCE_NAME, source, self._world(), SOURCE_NAME))
-            self.gives[SOURCE_NAME] = kind
+            self.steps.append(Step(SOURCE_NAME, source, self._pipeline_info(), SOURCE_STAGE))
+            self.kind_by_stage[SOURCE_NAME] = kind
         for index, entry in enumerate(entries):
-            kind = self._stage(("stages", index), entry, kind)
-            self.before = _entry_name(entry)
+            kind = self._parse_entry(("stages", index), entry, kind)
+            self.previous_entry = entry_name(entry)
 
-    def _stage(self, path: Path_, entry: Any, kind: Kind | None) -> Kind | None:
+    def _parse_entry(self, path: Path_, entry: Any, kind: Kind | None) -> Kind | None:
         if isinstance(entry, str):
             entry = {entry: {}}
         if not isinstance(entry, dict) or len(entry) != 1:
-            self.document.problem(path, f"each stage is one name with its options; found {_several(entry)}")
+            self.document.problem(path, f"each stage is one name with its options; found {_describe_entry(entry)}")
             return None
-        type_, options = next(iter(entry.items()))
-        here = (*path, type_)
-        if type_ not in STAGES:
-            self.document.problem(here, f"unknown stage{did_you_mean(type_, STAGES)}", at="key")
+        stage_type, options = next(iter(entry.items()))
+        stage_path = (*path, stage_type)
+        try:
+            source = registry.find_stage(stage_type, self.base_folder)
+            cls = registry.load_stage_class(source)
+        except InputError as error:
+            self.document.problem(stage_path, str(error), at="key")
             return None
-        return self._known_stage(here, type_, options, kind)
+        return self._parse_stage(stage_path, source, cls, options, kind)
 
-    def _known_stage(self, path: Path_, type_: str, options: Any, kind: Kind | None) -> Kind | None:
-        cls = stage_class(type_)
-        name = self._name(path, type_, options)
-        own = {key: value for key, value in options.items() if key != "as"} if isinstance(options, dict) else options
-        stage = config.validate(self.document, path, own, cls)
-        gives = self._kinds(path, type_, cls, kind)
+    def _parse_stage(
+        self, path: Path_, source: StageSource, cls: type[Stage], options: Any, kind: Kind | None
+    ) -> Kind | None:
+        name = self._stage_name(path, source.name, options)
+        if isinstance(options, dict):
+            options = {key: value for key, value in options.items() if key != "as"}
+        stage = config.validate(self.document, path, options, cls)
+        output_kind = self._output_kind(path, source.name, cls, kind)
         if stage is not None:
-            self._needs(path, type_, stage, kind)
-            stage.check(self.document, path, self._world())
-            self.steps.append(Step(name, stage, self._world(), type_))
-        self.gives[name] = gives
-        return gives
+            self._check_needs(path, source.name, stage, kind)
+            stage.check(self.document, path, self._pipeline_info())
+            self.steps.append(Step(name, stage, self._pipeline_info(), source))
+        self.kind_by_stage[name] = output_kind
+        return output_kind
 
-    def _world(self) -> World:
+    def _pipeline_info(self) -> PipelineInfo:
         """What the next stage may know of the pipeline."""
-        return World(
-            self.base,
+        return PipelineInfo(
+            self.base_folder,
             self.task,
-            earlier=tuple(step.name for step in self.steps),
-            trained=tuple(step.name for step in self.steps if step.stage.trains),
-            representative=self.data.representative if self.data else 0,
-            models=tuple(name for name, kind in self.gives.items() if kind in TEACH),
-            quantized=tuple(step.name for step in self.steps if step.stage.quantizes),
-            floating=tuple(step.name for step in self.steps if step.stage.leaves_float),
+            earlier_stages=tuple(step.name for step in self.steps),
+            training_stages=tuple(step.name for step in self.steps if step.stage.trains),
+            calibration_samples=self.data.representative if self.data else 0,
+            keras_stages=tuple(name for name, kind in self.kind_by_stage.items() if kind in TEACH),
+            quantizing_stages=tuple(step.name for step in self.steps if step.stage.quantizes),
+            partly_float_stages=tuple(step.name for step in self.steps if step.stage.leaves_float),
         )
 
-    def _name(self, path: Path_, type_: str, options: Any) -> str:
-        name = options.get("as", type_) if isinstance(options, dict) else type_
-        here = (*path, "as") if isinstance(options, dict) and "as" in options else path
-        if not isinstance(name, str) or not _plain_name(name):
-            self.document.problem(here, f"must be a name of letters, digits, '-', '_' and '.'; found {describe(name)}")
-            return type_
+    def _stage_name(self, path: Path_, stage_type: str, options: Any) -> str:
+        default = default_name(stage_type)
+        name = options.get("as", default) if isinstance(options, dict) else default
+        name_path = (*path, "as") if isinstance(options, dict) and "as" in options else path
+        if not isinstance(name, str) or not _is_plain_name(name):
+            self.document.problem(
+                name_path, f"must be a name of letters, digits, '-', '_' and '.'; found {describe(name)}"
+            )
+            return default
         if name in {step.name for step in self.steps}:
             self.document.problem(
-                here,
-                f"a second stage named '{name}'; give it a name of its own: `{type_}: {{as: {name}2, ..}}`",
+                name_path,
+                f"a second stage named '{name}'; give it a name of its own: `{stage_type}: {{as: {name}2, ..}}`",
                 at="key",
             )
         return name
 
-    def _kinds(self, path: Path_, type_: str, cls: type[Stage], kind: Kind | None) -> Kind | None:
+    def _output_kind(self, path: Path_, stage_type: str, cls: type[Stage], kind: Kind | None) -> Kind | None:
         if kind is None:
             return next(iter(cls.accepts.values())) if len(set(cls.accepts.values())) == 1 else None
         if kind not in cls.accepts:
             allowed = ", ".join(cls.accepts)
             self.document.problem(
                 path,
-                f"'{type_}' takes {allowed}, but '{self.before}' before it gives {kind}; {_remedy(cls, kind)}",
+                f"'{stage_type}' takes {allowed}, but '{self.previous_entry}' before it gives {kind}; "
+                f"{_chain_remedy(cls, kind)}",
                 at="key",
             )
             return None
         return cls.accepts[kind]
 
-    def _needs(self, path: Path_, type_: str, stage: Stage, kind: Kind | None) -> None:
-        needed = ["data"] if kind is None or stage.wants_data(kind) else []
-        needed += ["task"] if stage.needs_data else []
-        for key in needed:
-            if key not in self.given | self.missed:
-                self.document.problem(path, f"'{type_}' needs `{key}:` at the top of the file", at="key")
-                self.missed.add(key)
+    def _check_needs(self, path: Path_, stage_type: str, stage: Stage, kind: Kind | None) -> None:
+        needed_keys = ["data"] if kind is None or stage.wants_data(kind) else []
+        needed_keys += ["task"] if stage.needs_data else []
+        for key in needed_keys:
+            if key not in self.keys | self.missing_keys:
+                self.document.problem(path, f"'{stage_type}' needs `{key}:` at the top of the file", at="key")
+                self.missing_keys.add(key)
 
 
-def _remedy(cls: type[Stage], kind: Kind) -> str:
+def _chain_remedy(cls: type[Stage], kind: Kind) -> str:
     """What to do about a stage that does not take `kind`."""
     if kind is Kind.VELA:
         return "a compiled model can only be validated: move this stage before `compile`"
@@ -271,11 +273,11 @@ def _remedy(cls: type[Stage], kind: Kind) -> str:
     return "move it earlier"
 
 
-def _plain_name(value: str) -> bool:
+def _is_plain_name(value: str) -> bool:
     return bool(value) and value[0] not in ".-" and all(c.isalnum() or c in "-_." for c in value)
 
 
-def _several(entry: Any) -> str:
+def _describe_entry(entry: Any) -> str:
     if isinstance(entry, dict) and entry:
         return f"{len(entry)} keys ({', '.join(map(str, entry))}); begin each stage with its own '- '"
     return describe(entry)

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from edgepipe.commands.sensitivity import Sensed
+from edgepipe.commands.sensitivity import SensitivityReport
 from edgepipe.compress.quantizer.layer_sensitivity import Error, Sensitivity
 from edgepipe.core.artifact import written_aside
 from edgepipe.core.errors import InputError
@@ -18,7 +18,7 @@ ERRORS = (
 )  # fmt: skip
 
 
-def tables(found: Sensed) -> list[Rows]:
+def tables(found: SensitivityReport) -> list[Rows]:
     """What becomes of the outputs, the most sensitive layer first; what rounding does to each; the model as a whole."""
     labelled = found.quality is not None
     columns = EFFECT if labelled else EFFECT[:-2]
@@ -59,7 +59,7 @@ def _share(value: float | None) -> str:
     return "" if value is None else f"{value:.2%}"
 
 
-def _whole(found: Sensed) -> Rows:
+def _whole(found: SensitivityReport) -> Rows:
     rows = [("error of scores, all layers quantized", f"{found.whole:.2e}")]
     if found.quality is not None:
         rows += [(f"{found.quality} in float", _share(found.quality_float)),
@@ -68,12 +68,12 @@ def _whole(found: Sensed) -> Rows:
     return Rows("The model", ("what", "value"), tuple(rows))
 
 
-def document(found: Sensed) -> str:
+def document(found: SensitivityReport) -> str:
     """The same as one JSON document."""
     return json.dumps({"schema": SCHEMA, **found.model_dump(mode="json")}, indent=2)
 
 
-def draw(found: Sensed, path: Path) -> None:
+def draw(found: SensitivityReport, path: Path) -> None:
     """Bars, the most sensitive layer on top, on a logarithmic scale.
 
     Raises:

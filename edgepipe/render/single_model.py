@@ -1,6 +1,7 @@
 """A single result, of `convert` or `verify`, as tables and as a JSON document."""
 
-from edgepipe.commands.convert import Conversion, Verification
+from edgepipe.commands.convert import Conversion
+from edgepipe.commands.verify import Verification
 from edgepipe.render.report_tables import Rows, how
 
 

@@ -6,11 +6,13 @@ from pydantic import Field, model_validator
 
 from edgepipe.core.artifact import Artifact, Kind
 from edgepipe.core.config import Options
-from edgepipe.core.metric import Metric
+from edgepipe.core.metric import Metric, exact
 from edgepipe.core.outcome import Outcome, Table
 from edgepipe.core.units import Dimension
-from edgepipe.stages import model_metrics
-from edgepipe.stages.base import Expression, TrainingStage, Work
+from edgepipe.stages import model_io, model_metrics
+from edgepipe.stages.base import Expression
+from edgepipe.stages.context import StageContext
+from edgepipe.stages.training import TrainingStage
 
 if TYPE_CHECKING:
     from edgepipe.compress.clustering import LayerClusters, Plan
@@ -29,7 +31,7 @@ COLUMNS = (
 
 
 @final
-class LayerOptions(Options):
+class ClusterLayerOptions(Options):
     """What can be said for some layers only."""
 
     clusters: Clusters
@@ -53,10 +55,10 @@ class Cluster(TrainingStage):
     exclude_last: bool = Field(
         default=True, description="leave the last convolution or dense layer alone, unless `layers` names it"
     )
-    types: dict[str, LayerOptions | None] = Field(
+    types: dict[str, ClusterLayerOptions | None] = Field(
         default_factory=dict, description="by layer class: `{Dense: {clusters: 32}}`; null leaves it alone"
     )
-    layers: dict[Expression, LayerOptions | None] = Field(
+    layers: dict[Expression, ClusterLayerOptions | None] = Field(
         default_factory=dict, description='by layer name, a regular expression: `{"conv1": null}`; over `types`'
     )
 
@@ -68,22 +70,22 @@ class Cluster(TrainingStage):
             raise ValueError(f"clusters ({fewest}) must be at least 3: zero is one of them (preserve_sparsity: true)")
         return self
 
-    def run(self, work: Work) -> tuple[Artifact, Outcome]:
+    def run(self, context: StageContext) -> tuple[Artifact, Outcome]:
         """Wrap, train, strip; the distinct values of every kernel are counted afterwards."""
         from edgepipe.compress import clustering
         from edgepipe.training.training_loop import fit, seeded
 
-        seeded(work.seed)
-        model, notes = model_metrics.open_float(work)
-        lesson, plan = self.lesson(work), self._plan()
+        seeded(context.seed)
+        model, notes = model_io.open_float(context)
+        lesson, plan = self.training_setup(context), self._plan()
         choice = clustering.choose(model, plan)
         held = clustering.callbacks(model, choice, self.preserve_sparsity)
         wrapped = clustering.wrap(model, choice, self.init)
-        fit(wrapped, lesson, self.fit_schedule(work), work.progress.epoch, held)
+        fit(wrapped, lesson, self.fit_schedule(context), context.progress.epoch, held)
         stripped = clustering.strip(wrapped)
         layers = clustering.check(stripped, choice, plan)
-        artifact = model_metrics.write_float(stripped, work.folder)
-        metrics = (*model_metrics.keras_evidence(stripped, artifact, work), *_metrics(layers))
+        artifact = model_io.write_float(stripped, context.output_folder)
+        metrics = (*model_metrics.keras_metrics(stripped, artifact, context), *_metrics(layers))
         return artifact, Outcome(
             metrics=metrics, notes=(*notes, *lesson.notes, *_notes(layers)), tables=(_table(layers),)
         )
@@ -103,7 +105,7 @@ class Cluster(TrainingStage):
         )
 
 
-def _numbers(given: dict[str, LayerOptions | None]) -> dict[str, int | None]:
+def _numbers(given: dict[str, ClusterLayerOptions | None]) -> dict[str, int | None]:
     return {name: None if options is None else options.clusters for name, options in given.items()}
 
 
@@ -114,10 +116,8 @@ def _metrics(layers: "list[LayerClusters]") -> list[Metric]:
     which = f"the kernels of {len(clustered)} clustered layers; left alone: {alone}"
     most = max(layer.most for layer in clustered)
     return [
-        model_metrics.exact(
-            "distinct_weights", most, Dimension.COUNT, f"the most distinct values, zero included, in {which}"
-        ),
-        model_metrics.exact("sparsity", zeros / elements, Dimension.FRACTION, f"exact zeros in {which}"),
+        exact("distinct_weights", most, Dimension.COUNT, f"the most distinct values, zero included, in {which}"),
+        exact("sparsity", zeros / elements, Dimension.FRACTION, f"exact zeros in {which}"),
     ]
 
 

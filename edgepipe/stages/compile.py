@@ -11,7 +11,8 @@ from edgepipe.core.outcome import Outcome, Table
 from edgepipe.devices import device_profile
 from edgepipe.devices.device_profile import Device
 from edgepipe.devices.vela.vela_result import Compiled
-from edgepipe.stages.base import Stage, Work, World
+from edgepipe.stages.base import Stage
+from edgepipe.stages.context import PipelineInfo, StageContext
 
 SLOWEST = 12  # layers that the report shows; the cache keeps all
 
@@ -25,11 +26,11 @@ class Compile(Stage):
 
     device: str = Field(description="a device profile with `system.npu.vela`, by name or path to a .yaml")
 
-    def check(self, document: Document, path: Path_, world: World) -> None:
+    def check(self, document: Document, path: Path_, pipeline: PipelineInfo) -> None:
         """The device exists and has an accelerator that Vela compiles for."""
         here = (*path, "device")
         try:
-            device = device_profile.load(self.device, world.base)
+            device = device_profile.load(self.device, pipeline.base_folder)
         except ConfigError as error:
             document.problems.extend(error.problems)
             return
@@ -38,15 +39,15 @@ class Compile(Stage):
             return
         if device.system.npu is None or device.system.npu.vela is None:
             known = ", ".join(
-                name for name in device_profile.names() if _has_vela(device_profile.load(name, world.base))
+                name for name in device_profile.names() if _has_vela(device_profile.load(name, pipeline.base_folder))
             )
             document.problem(here, f"'{device.name}' has no NPU that Vela compiles for; devices that have: {known}")
 
-    def key(self, world: World) -> dict[str, Any]:
+    def key(self, pipeline: PipelineInfo) -> dict[str, Any]:
         """The content of the profile."""
-        return {"device": device_profile.digest(device_profile.load(self.device, world.base))}
+        return {"device": device_profile.digest(device_profile.load(self.device, pipeline.base_folder))}
 
-    def run(self, work: Work) -> tuple[Artifact, Outcome]:
+    def run(self, context: StageContext) -> tuple[Artifact, Outcome]:
         """Compile, and tell what it costs there and what stays on the core.
 
         Raises:
@@ -56,12 +57,12 @@ class Compile(Stage):
         from edgepipe.devices.vela import vela_compiler, vela_metrics
         from edgepipe.tflite.reader import read
 
-        device, model = device_profile.load(self.device, work.base), read(work.input.path)
+        device, model = device_profile.load(self.device, context.base_folder), read(context.artifact.path)
         to = vela_compiler.settings(device)
         assert to is not None, "`check` refuses a device without `system.npu.vela`"
         assert device.system.npu is not None, "it has one"
-        made = vela_compiler.compiled(model, to, work.cache)
-        path = work.folder / f"{device.name}.tflite"
+        made = vela_compiler.compiled(model, to, context.cache)
+        path = context.output_folder / f"{device.name}.tflite"
         write_bytes(path, made.content)
         told = vela_metrics.Told(device, device.system.npu, made.result)
         return Artifact.of(Kind.VELA, path), Outcome(

@@ -8,9 +8,10 @@ from edgepipe.core import references
 from edgepipe.core.artifact import Artifact, Kind
 from edgepipe.core.config import Document, Path_
 from edgepipe.core.outcome import Outcome
-from edgepipe.stages import model_metrics, teacher_models
-from edgepipe.stages.base import TrainingStage, Work, World, taught
+from edgepipe.stages import model_io, model_metrics, teacher_models
+from edgepipe.stages.context import PipelineInfo, StageContext
 from edgepipe.stages.model_source import Source, problem
+from edgepipe.stages.training import TrainingStage, build_training_setup, early_stopping_notes
 from edgepipe.training.distillation.teacher_options import Teacher
 
 
@@ -35,34 +36,36 @@ class Distill(TrainingStage):
         default=None, ge=1, description="epochs without a better validation quality before it stops, keeping the best"
     )
 
-    def check(self, document: Document, path: Path_, world: World) -> None:
+    def check(self, document: Document, path: Path_, pipeline: PipelineInfo) -> None:
         """The student can be built, and the teachers can teach."""
-        teacher_models.check(document, (*path, "teacher"), self._teacher, world, needed=False)
-        wrong = problem(self.student, world.base)
-        if not wrong and self.student.path is not None and self.student.kind(world.base) is not Kind.KERAS:
+        teacher_models.check(document, (*path, "teacher"), self._teacher, pipeline, needed=False)
+        wrong = problem(self.student, pipeline.base_folder)
+        if not wrong and self.student.path is not None and self.student.kind(pipeline.base_folder) is not Kind.KERAS:
             wrong = "a student is a .keras file of Keras 3 or module:function"
         if wrong:
             document.problem((*path, "student"), wrong)
 
-    def key(self, world: World) -> dict[str, Any]:
+    def key(self, pipeline: PipelineInfo) -> dict[str, Any]:
         """What student and teachers are made of."""
-        return {"student": self.student.key(world), "teacher": teacher_models.identity(self._teacher, world)}
+        return {"student": self.student.key(pipeline), "teacher": teacher_models.identity(self._teacher, pipeline)}
 
     @property
     def _teacher(self) -> Teacher:
         return self.teacher or Teacher()
 
-    def run(self, work: Work) -> tuple[Artifact, Outcome]:
+    def run(self, context: StageContext) -> tuple[Artifact, Outcome]:
         """Build the student, train it, store it."""
         from edgepipe.models.model_files import load
         from edgepipe.training.training_loop import fit, seeded
 
-        made, _ = self.student.run(work)
-        seeded(work.seed)
+        made, _ = self.student.run(context)
+        seeded(context.seed)
         student = load(made.path, Kind.KERAS, allow_code=self.student.allow_code)
-        teaching = teacher_models.teaching(self._teacher, self.batch_size, work, usual=work.world.earlier[-1])
-        lesson = taught(work, teaching)
-        history = fit(student, lesson, self.fit_schedule(work, self.patience), work.progress.epoch)
-        artifact = model_metrics.write_keras(student, work.folder)
-        notes = (*lesson.notes, *model_metrics.stopped(history, self.patience))
-        return artifact, Outcome(metrics=tuple(model_metrics.keras_evidence(student, artifact, work)), notes=notes)
+        teaching = teacher_models.teaching(
+            self._teacher, self.batch_size, context, usual=context.pipeline.earlier_stages[-1]
+        )
+        lesson = build_training_setup(context, teaching)
+        history = fit(student, lesson, self.fit_schedule(context, self.patience), context.progress.epoch)
+        artifact = model_io.write_keras(student, context.output_folder)
+        notes = (*lesson.notes, *early_stopping_notes(history, self.patience))
+        return artifact, Outcome(metrics=tuple(model_metrics.keras_metrics(student, artifact, context)), notes=notes)

@@ -7,8 +7,9 @@ from pydantic import Field
 from edgepipe.core.artifact import Artifact, Kind
 from edgepipe.core.outcome import Outcome
 from edgepipe.data.splits import FITTING
-from edgepipe.stages import model_metrics
-from edgepipe.stages.base import Stage, Work
+from edgepipe.stages import model_io, model_metrics
+from edgepipe.stages.base import Stage
+from edgepipe.stages.context import StageContext
 
 
 @final
@@ -21,13 +22,13 @@ class Export(Stage):
 
     format: Literal["keras"] = Field(default="keras", description="keras: a .keras file of Keras 3")
 
-    def run(self, work: Work) -> tuple[Artifact, Outcome]:
+    def run(self, context: StageContext) -> tuple[Artifact, Outcome]:
         """Rebuild the model from Keras 3 layers, prove it equal, write it."""
         from edgepipe.models.keras3_export import written_back
         from edgepipe.models.model_files import load
 
-        back = written_back(load(work.input.path, work.input.kind, allow_code=work.allow_code))
-        artifact = model_metrics.write_keras(back.model, work.folder)
+        back = written_back(load(context.artifact.path, context.artifact.kind, allow_code=context.allow_code))
+        artifact = model_io.write_keras(back.model, context.output_folder)
         return artifact, Outcome(
-            metrics=tuple(model_metrics.keras_evidence(back.model, artifact, work)), notes=(back.text,)
+            metrics=tuple(model_metrics.keras_metrics(back.model, artifact, context)), notes=(back.text,)
         )

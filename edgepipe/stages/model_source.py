@@ -13,8 +13,9 @@ from edgepipe.core.outcome import Outcome
 from edgepipe.data.splits import FITTING
 from edgepipe.models.file_kind import code_inside, read_config, sniff
 from edgepipe.models.model_description import describe as describe_model
-from edgepipe.stages import model_metrics
-from edgepipe.stages.base import Stage, Work, World
+from edgepipe.stages import model_io, model_metrics
+from edgepipe.stages.base import Stage
+from edgepipe.stages.context import PipelineInfo, StageContext
 
 
 @final
@@ -37,33 +38,33 @@ class Source(Stage):
         """What it will give, told from the file without loading it."""
         return Kind.KERAS if self.path is None else sniff(base / self.path)
 
-    def key(self, world: World) -> dict[str, Any]:
+    def key(self, pipeline: PipelineInfo) -> dict[str, Any]:
         """The file's content, or the source of the function."""
         code = [reference.partition(":")[0] for reference in (self.function, self.custom_objects) if reference]
         return {
-            "content": content_digest(world.base / self.path) if self.path is not None else None,
-            "source": [references.digest(module, world.base) for module in code],
+            "content": content_digest(pipeline.base_folder / self.path) if self.path is not None else None,
+            "source": [references.digest(module, pipeline.base_folder) for module in code],
         }
 
-    def run(self, work: Work) -> tuple[Artifact, Outcome]:
+    def run(self, context: StageContext) -> tuple[Artifact, Outcome]:
         """Copy the file in or build the model, so that the run no longer depends on what it came from."""
-        artifact = self._copied(work) if self.path is not None else self._built(work)
-        return artifact, Outcome(metrics=tuple(_evidence(artifact, work)))
+        artifact = self._copied(context) if self.path is not None else self._built(context)
+        return artifact, Outcome(metrics=tuple(_evidence(artifact, context)))
 
-    def _copied(self, work: Work) -> Artifact:
-        source = work.base / str(self.path)
+    def _copied(self, context: StageContext) -> Artifact:
+        source = context.base_folder / str(self.path)
         kind = sniff(source)
-        target = work.folder / f"model{source.suffix}"
+        target = context.output_folder / f"model{source.suffix}"
         copy_whole(source, target)
         return Artifact.of(kind, target)
 
-    def _built(self, work: Work) -> Artifact:
+    def _built(self, context: StageContext) -> Artifact:
         from edgepipe.models.model_function import build
         from edgepipe.training.training_loop import seeded
 
-        seeded(work.seed)
-        model = build(str(self.function), dict(self.args), work.base, work.splits)
-        return model_metrics.write_keras(model, work.folder)
+        seeded(context.seed)
+        model = build(str(self.function), dict(self.args), context.base_folder, context.splits)
+        return model_io.write_keras(model, context.output_folder)
 
 
 def parse(document: Document, path: Path_, value: Any, base: Path) -> Source | None:
@@ -120,9 +121,9 @@ def _code(path: Path, classes_given: bool) -> tuple[str, ...]:
     return describe_model(path).code
 
 
-def _evidence(artifact: Artifact, work: Work) -> list[Any]:
+def _evidence(artifact: Artifact, context: StageContext) -> list[Any]:
     if artifact.kind in (Kind.TFLITE, Kind.SAVED_MODEL):
         return []
     from edgepipe.models.model_files import load
 
-    return model_metrics.counted(load(artifact.path, artifact.kind, allow_code=work.allow_code), artifact)
+    return model_metrics.count_parameters(load(artifact.path, artifact.kind, allow_code=context.allow_code), artifact)

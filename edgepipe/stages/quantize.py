@@ -5,10 +5,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 from pydantic import Field
 
 from edgepipe.core.artifact import Artifact, Kind
+from edgepipe.core.metric import exact
 from edgepipe.core.outcome import Outcome, Table
 from edgepipe.core.units import Dimension
-from edgepipe.stages import model_metrics
-from edgepipe.stages.base import Expression, TrainingStage, Work
+from edgepipe.stages import model_io, model_metrics
+from edgepipe.stages.base import Expression
+from edgepipe.stages.context import StageContext
+from edgepipe.stages.training import TrainingStage
 
 if TYPE_CHECKING:
     from edgepipe.compress.qat.fake_quant import FakeQuant, Recipe
@@ -34,26 +37,26 @@ class Quantize(TrainingStage):
         default_factory=dict, description='layers to leave alone, by regular expression: `{"block_1_.*": null}`'
     )
 
-    def run(self, work: Work) -> tuple[Artifact, Outcome]:
+    def run(self, context: StageContext) -> tuple[Artifact, Outcome]:
         """Apply fake-quant, train, store base model, recipe and weights."""
         from edgepipe.compress.qat import bias_limits, qat_store, range_initialization
         from edgepipe.compress.qat.fake_quant import fake_quant, freeze_batch_norms
         from edgepipe.core.arrays import take
         from edgepipe.training.training_loop import fit, seeded
 
-        seeded(work.seed)
-        base, notes = model_metrics.open_float(work)
-        recipe, x = self._recipe(), work.data.train.x
+        seeded(context.seed)
+        base, notes = model_io.open_float(context)
+        recipe, x = self._recipe(), context.data.train.x
         made = fake_quant(base, recipe, take(x, slice(2)))
-        dead = range_initialization.initialise(made.model, x, work.seed, batch_statistics=self.batch_norm == "live")
+        dead = range_initialization.initialise(made.model, x, context.seed, batch_statistics=self.batch_norm == "live")
         if self.batch_norm == "frozen":
             freeze_batch_norms(made.model)
-        lesson = self.lesson(work)
-        fit(made.model, lesson, self.fit_schedule(work), work.progress.epoch)
+        lesson = self.training_setup(context)
+        fit(made.model, lesson, self.fit_schedule(context), context.progress.epoch)
         settled = bias_limits.settle(made.model)
-        qat_store.save(made.model, base, recipe, work.folder / "model")
-        artifact = Artifact.of(Kind.QAT, work.folder / "model")
-        metrics = [*model_metrics.keras_evidence(made.model, artifact, work), *_counted(made)]
+        qat_store.save(made.model, base, recipe, context.output_folder / "model")
+        artifact = Artifact.of(Kind.QAT, context.output_folder / "model")
+        metrics = [*model_metrics.keras_metrics(made.model, artifact, context), *_counted(made)]
         notes += [*lesson.notes, f"{settled} biases moved to the int32 steps that TFLite stores them in", *_held(made)]
         notes += [*_exceptions(made), *(f"'{name}' is always zero on the samples" for name in dead)]
         return artifact, Outcome(metrics=tuple(metrics), notes=tuple(notes), tables=(_coverage(made),))
@@ -71,8 +74,7 @@ def _counted(made: "FakeQuant") -> list[Any]:
     how = {"training": "whose tensors are all fake-quantized", "calibration": "quantized by calibration only",
            "float": "that TFLite has no int8 operator for"}  # fmt: skip
     return [
-        model_metrics.exact(f"layers_by_{by}", found[by], Dimension.COUNT, f"layers of the model {text}")
-        for by, text in how.items()
+        exact(f"layers_by_{by}", found[by], Dimension.COUNT, f"layers of the model {text}") for by, text in how.items()
     ]
 
 

@@ -11,13 +11,13 @@ from edgepipe.models.file_kind import sniff
 from edgepipe.training.distillation.teacher_options import Teacher
 
 if TYPE_CHECKING:
-    from edgepipe.stages.base import Work, World
+    from edgepipe.stages.context import PipelineInfo, StageContext
     from edgepipe.training.distillation.distiller import Teaching
 
 TEACH = (Kind.KERAS, Kind.FLOAT, Kind.QAT)
 
 
-def check(document: Document, path: Path_, teacher: Teacher, world: "World", needed: bool = True) -> None:
+def check(document: Document, path: Path_, teacher: Teacher, pipeline: "PipelineInfo", needed: bool = True) -> None:
     """Note in `document` what is wrong with who teaches, or with what is to be learned for this task."""
     if teacher.model is None and needed:
         document.problem(path, "names no teacher: `model:` is an earlier stage, a model file or module:function")
@@ -26,42 +26,44 @@ def check(document: Document, path: Path_, teacher: Teacher, world: "World", nee
         document.problem(path, f"'{name}' stands twice")
     for name in dict.fromkeys(names):
         try:
-            _check_one(name, world)
+            _check_one(name, pipeline)
         except InputError as error:
             document.problem(path, str(error))
-    family = world.task.family if world.task is not None else "one"
+    family = pipeline.task.family if pipeline.task is not None else "one"
     if teacher.logits is not None and family not in ("one", "many", "custom"):
         document.problem(path, f"`logits` teaches classes apart, and the task is {family}; use `outputs`")
 
 
-def _check_one(name: str, world: "World") -> None:
-    if name in world.models:
+def _check_one(name: str, pipeline: "PipelineInfo") -> None:
+    if name in pipeline.keras_stages:
         return
-    if name in world.earlier:
-        able = ", ".join(world.models) or "none"
+    if name in pipeline.earlier_stages:
+        able = ", ".join(pipeline.keras_stages) or "none"
         raise InputError(f"'{name}' gives no Keras model that could teach; allowed: {able}")
     if references.is_reference(name):
-        references.check(name, world.base)
+        references.check(name, pipeline.base_folder)
         return
-    if not (world.base / name).exists():
-        raise InputError(f"no earlier stage, file or module:function '{name}'{did_you_mean(name, world.models)}")
-    kind = sniff(world.base / name)
+    if not (pipeline.base_folder / name).exists():
+        raise InputError(
+            f"no earlier stage, file or module:function '{name}'{did_you_mean(name, pipeline.keras_stages)}"
+        )
+    kind = sniff(pipeline.base_folder / name)
     if kind not in (Kind.KERAS, Kind.FLOAT):
         raise InputError(f"{name}: a {kind} cannot teach; a .keras or .h5 file can")
 
 
-def identity(teacher: Teacher, world: "World") -> list[str]:
+def identity(teacher: Teacher, pipeline: "PipelineInfo") -> list[str]:
     """Of each teacher that is no earlier stage: the digest of its file, or of its function's source."""
     return [
-        references.digest(name.partition(":")[0], world.base)
+        references.digest(name.partition(":")[0], pipeline.base_folder)
         if references.is_reference(name)
-        else content_digest(world.base / name)
+        else content_digest(pipeline.base_folder / name)
         for name in teacher.model or []
-        if name not in world.models
+        if name not in pipeline.keras_stages
     ]
 
 
-def teaching(teacher: Teacher, batch_size: int, work: "Work", usual: str | None = None) -> "Teaching":
+def teaching(teacher: Teacher, batch_size: int, context: "StageContext", usual: str | None = None) -> "Teaching":
     """The teachers, loaded; `usual` is the earlier stage that teaches if none is named.
 
     Raises:
@@ -72,33 +74,35 @@ def teaching(teacher: Teacher, batch_size: int, work: "Work", usual: str | None 
     from edgepipe.training.distillation.distiller import Teaching
 
     names = teacher.model or ([usual] if usual is not None else [])
-    models = {name: _load(name, work) for name in names}
+    models = {name: _load(name, context) for name in names}
     notes = []
     for name, model in models.items():
         try:
-            loss_and_optimizer.check_fits(model, work.goal, work.data.train.x, work.data.train.y)
-            notes.append(_quality(name, model, work))
+            loss_and_optimizer.check_fits(model, context.task, context.data.train.x, context.data.train.y)
+            notes.append(_quality(name, model, context))
         except InputError as error:
             raise InputError(f"teacher '{name}': {error}") from None
-    family = (work.world.task or TaskSpec(kind="custom")).family
-    return Teaching(teacher.of_task(family), models, work.goal, batch_size, notes)
+    family = (context.pipeline.task or TaskSpec(kind="custom")).family
+    return Teaching(teacher.of_task(family), models, context.task, batch_size, notes)
 
 
-def _load(name: str, work: "Work") -> Any:
+def _load(name: str, context: "StageContext") -> Any:
+    from edgepipe.compress.source_model import open_model
     from edgepipe.models.model_function import build
-    from edgepipe.stages.model_metrics import open_any
 
-    if name not in work.world.models and references.is_reference(name):
-        return build(name, {}, work.base, work.splits)
-    artifact = work.earlier.get(name) or Artifact.of(sniff(work.base / name), work.base / name)
-    return open_any(artifact.path, artifact.kind, allow_code=work.allow_code)
+    if name not in context.pipeline.keras_stages and references.is_reference(name):
+        return build(name, {}, context.base_folder, context.splits)
+    artifact = context.earlier_artifacts.get(name) or Artifact.of(
+        sniff(context.base_folder / name), context.base_folder / name
+    )
+    return open_model(artifact.path, artifact.kind, allow_code=context.allow_code)
 
 
-def _quality(name: str, model: Any, work: "Work") -> str:
+def _quality(name: str, model: Any, context: "StageContext") -> str:
     """How good the teacher itself is, measured on what decides."""
     from edgepipe.core.arrays import count
     from edgepipe.training.training_loop import evaluate
 
-    goal, validation = work.goal, work.data.validation
+    goal, validation = context.task, context.data.validation
     value = show(evaluate(model, goal, validation)[goal.deciding], goal.measures[goal.deciding].unit)
     return f"teacher '{name}' itself: {goal.deciding} {value} on the {count(validation.x)} validation samples"

@@ -31,4 +31,4 @@ def lite_quality(path: Path, task: Task, data: Data, split: str, runtime: Runtim
 def scored(path: Path, task: Task, data: Data, split: str, outputs: Outputs) -> list[Metric]:
     """Quality metrics of outputs that were already taken."""
     values = quality(task, data.x, data.y, outputs.values, logits=gives_logits(path))
-    return model_metrics.qualities(values, task, split, count(data.x), outputs.how)
+    return model_metrics.quality_metrics(values, task, split, count(data.x), outputs.how)

@@ -6,8 +6,9 @@ from pydantic import Field
 
 from edgepipe.core.artifact import Artifact, Kind
 from edgepipe.core.outcome import Outcome
-from edgepipe.stages import model_metrics
-from edgepipe.stages.base import TrainingStage, Work
+from edgepipe.stages import model_io, model_metrics
+from edgepipe.stages.context import StageContext
+from edgepipe.stages.training import TrainingStage, early_stopping_notes
 
 
 @final
@@ -22,22 +23,22 @@ class Train(TrainingStage):
         default=None, ge=1, description="epochs without a better validation quality before it stops, keeping the best"
     )
 
-    def run(self, work: Work) -> tuple[Artifact, Outcome]:
+    def run(self, context: StageContext) -> tuple[Artifact, Outcome]:
         """Train and store the model in the Keras it came in."""
         from edgepipe.models.model_files import load
         from edgepipe.training.training_loop import fit, seeded
 
-        seeded(work.seed)
-        model = load(work.input.path, work.input.kind, allow_code=work.allow_code)
+        seeded(context.seed)
+        model = load(context.artifact.path, context.artifact.kind, allow_code=context.allow_code)
         zeros = _zeros(model)
-        schedule = self.fit_schedule(work, self.patience)
-        lesson = self.lesson(work)
-        history = fit(model, lesson, schedule, work.progress.epoch)
-        artifact = (model_metrics.write_keras if work.input.kind is Kind.KERAS else model_metrics.write_float)(
-            model, work.folder
+        schedule = self.fit_schedule(context, self.patience)
+        lesson = self.training_setup(context)
+        history = fit(model, lesson, schedule, context.progress.epoch)
+        artifact = (model_io.write_keras if context.artifact.kind is Kind.KERAS else model_io.write_float)(
+            model, context.output_folder
         )
-        notes = (*lesson.notes, *_lost_zeros(zeros, model), *model_metrics.stopped(history, self.patience))
-        return artifact, Outcome(metrics=tuple(model_metrics.keras_evidence(model, artifact, work)), notes=notes)
+        notes = (*lesson.notes, *_lost_zeros(zeros, model), *early_stopping_notes(history, self.patience))
+        return artifact, Outcome(metrics=tuple(model_metrics.keras_metrics(model, artifact, context)), notes=notes)
 
 
 def _zeros(model: Any) -> dict[str, tuple[int, int]]:

@@ -220,7 +220,7 @@ def test_a_bug_says_that_it_is_one(monkeypatch: pytest.MonkeyPatch, command: Com
     def broken(_: str | None) -> None:
         raise RuntimeError("something")
 
-    monkeypatch.setattr("edgepipe.render.catalogue.stages", broken)
+    monkeypatch.setattr("edgepipe.render.stages.tables", broken)
     ended = command("stages")
     assert (ended.code, ended.out) == (1, "")
     told = (
@@ -233,7 +233,7 @@ def test_ctrl_c(monkeypatch: pytest.MonkeyPatch, command: Command) -> None:
     def interrupted(_: str | None) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("edgepipe.render.catalogue.stages", interrupted)
+    monkeypatch.setattr("edgepipe.render.stages.tables", interrupted)
     ended = command("stages")
     assert (ended.code, ended.out) == (130, "")
     assert ended.err == "edgepipe: interrupted; what was finished is kept, the same command goes on from there\n"

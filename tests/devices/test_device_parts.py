@@ -7,7 +7,7 @@ import pytest
 from edgepipe.core.errors import ConfigError
 from edgepipe.core.metric import Evidence
 from edgepipe.devices import citations, device_profile
-from edgepipe.render import catalogue
+from edgepipe.render import devices
 
 HERE = Path(__file__).parent
 BOARD = """\
@@ -160,10 +160,10 @@ def test_parts_are_abstract_and_each_is_used() -> None:
 def test_show_gives_each_number_its_source(parts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load(parts, "system: {clock: 40 MHz}\n")
     monkeypatch.chdir(parts)
-    (table,) = catalogue.device("mine.yaml")
+    (table,) = devices.tables("mine.yaml")
     rows = {what.strip(): (value, given) for what, value, given in table.rows}
     assert table.columns == ("what", "value", "source")
-    assert rows["clock"] == ("40 MHz", catalogue.NO_SOURCE)
+    assert rows["clock"] == ("40 MHz", devices.NO_SOURCE)
     assert rows["RAM"] == ("128.0 KiB", "board sheet")
     assert rows["cache"] == ("1.0 KiB cache", "core manual")
     assert rows["threads"] == ("2", "release notes")

@@ -1,72 +1,65 @@
-"""`convert: {equalize: .., bias_correction: ..}`: the model made ready for integers, and what there is to tell."""
+"""`equalize` and `bias_correction`: the float model prepared for integers before it is converted."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
+from edgepipe.compress.source_model import SourceModel, layer_classes
 from edgepipe.core.arrays import Arrays
-from edgepipe.core.artifact import Kind
-from edgepipe.core.errors import InputError
 from edgepipe.core.outcome import Table
-from edgepipe.stages import model_metrics
-from edgepipe.stages.base import Work
 
 if TYPE_CHECKING:
-    from edgepipe.compress.conversion import Opened
     from edgepipe.compress.equalization.bias_correction import Corrected
     from edgepipe.compress.equalization.cross_layer import Equalized
-    from edgepipe.stages.convert import Convert
+
+StatisticsSource = Literal["data_free", "samples"]
 
 
-def opened(convert: "Convert", work: Work, samples: Arrays | None) -> "Opened":
-    """The input of the stage, equalized and corrected as the options say.
+def equalize_source(
+    model: Any, equalize: StatisticsSource | None, bias_correction: StatisticsSource | None, samples: Arrays | None
+) -> SourceModel:
+    """The float tf_keras `model`, equalized and its biases corrected.
+
+    Args:
+        model: a tf_keras model.
+        equalize: scale channels between layers by the weights alone, or on samples; None: not at all.
+        bias_correction: correct biases from batch-norm statistics, or on samples; None: not at all.
+        samples: representative samples; None where neither needs them.
 
     Raises:
-        InputError: a model that is no float Keras model, or no samples where they are asked for.
+        InputError: samples that do not fit, or a model that computes something else when it is folded.
     """
-    from edgepipe.compress.conversion import Opened, classes
     from edgepipe.compress.equalization.batch_norm_folding import folded
     from edgepipe.compress.equalization.bias_correction import correct_biases
-    from edgepipe.compress.equalization.cross_layer import equalize
+    from edgepipe.compress.equalization.cross_layer import equalize as equalize_channels
 
-    _check(convert, work, samples)
-    base, notes = model_metrics.open_float(work)
-    state = folded(base, samples)
-    notes += state.notes
-    tables = []
-    if convert.equalize is not None:
-        equalized = equalize(state, samples if convert.equalize == "samples" else None)
-        state, notes = equalized.folded, [*notes, *equalized.notes, *equalized.left]
-        tables.append(_joints(equalized, convert.equalize))
-    if convert.bias_correction is not None:
-        corrected = correct_biases(state, samples if convert.bias_correction == "samples" else None)
-        state, notes = corrected.folded, [*notes, *corrected.notes, *corrected.left]
-        tables.append(_corrections(corrected, convert.bias_correction))
-    return Opened(state.model, classes(state.model), notes=tuple(notes), tables=tuple(tables))
-
-
-def _check(convert: "Convert", work: Work, samples: Arrays | None) -> None:
-    if work.input.kind not in (Kind.KERAS, Kind.FLOAT):
-        raise InputError(
-            f"equalize and bias_correction change the weights of a float Keras model; the model before is "
-            f"{work.input.kind}"
-        )
-    if samples is None and "samples" in (convert.equalize, convert.bias_correction):
-        raise InputError("equalize and bias_correction on samples need `data:`; `data_free` does without")
+    state = folded(model, samples)
+    notes, tables = list(state.notes), []
+    if equalize is not None:
+        equalized = equalize_channels(state, samples if equalize == "samples" else None)
+        state = equalized.folded
+        notes += [*equalized.notes, *equalized.left]
+        tables.append(_equalization_table(equalized, equalize))
+    if bias_correction is not None:
+        corrected = correct_biases(state, samples if bias_correction == "samples" else None)
+        state = corrected.folded
+        notes += [*corrected.notes, *corrected.left]
+        tables.append(_correction_table(corrected, bias_correction))
+    return SourceModel(state.model, layer_classes(state.model), notes=tuple(notes), tables=tuple(tables))
 
 
-def _joints(found: "Equalized", how: str) -> Table:
+def _equalization_table(equalized: "Equalized", source: str) -> Table:
     rows = tuple(
         (", ".join(joint.makers), ", ".join(joint.readers), joint.channels, f"{joint.before:.3g}", f"{joint.after:.3g}")
-        for joint in found.joints
+        for joint in equalized.joints
     )
-    title = f"equalized ({how}): largest range of a channel over the median, before and after"
+    title = f"equalized ({source}): largest range of a channel over the median, before and after"
     return Table(title=title, columns=("from", "to", "channels", "before", "after"), rows=rows)
 
 
-def _corrections(found: "Corrected", how: str) -> Table:
+def _correction_table(corrected: "Corrected", source: str) -> Table:
     rows = tuple(
         (entry.layer, entry.channels, f"{entry.largest:.3g}", f"{entry.mean:.3g}",
          "" if entry.relative is None else f"{entry.relative:.3g}")
-        for entry in found.corrections
+        for entry in corrected.corrections
     )  # fmt: skip
     columns = ("layer", "channels", "largest", "mean", "mean over deviation of output")
-    return Table(title=f"biases corrected ({how})", columns=columns, rows=rows)
+    return Table(title=f"biases corrected ({source})", columns=columns, rows=rows)

@@ -4,67 +4,68 @@ from typing import TYPE_CHECKING, Any
 
 from edgepipe.core.artifact import Artifact
 from edgepipe.core.errors import InputError
-from edgepipe.core.metric import Finding, Metric
+from edgepipe.core.metric import Finding, Metric, exact
 from edgepipe.core.outcome import Outcome, Table
 from edgepipe.core.units import Dimension
-from edgepipe.stages import model_metrics, pruning_loop
-from edgepipe.stages.base import Work
-from edgepipe.stages.pruning_loop import Trained
+from edgepipe.stages import model_io, model_metrics
+from edgepipe.stages.context import StageContext
+from edgepipe.stages.prune import pruning_loop
+from edgepipe.stages.prune.pruning_loop import Trained
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from edgepipe.compress.pruning.prunable_kernels import Found
     from edgepipe.compress.pruning.weight_pool import LayerSparsity, Pool
-    from edgepipe.stages.prune import Prune
+    from edgepipe.stages.prune.prune_options import PruneOptions
 
 SHARES = 1_000_000  # steps between 0 and 1 in which a share for a number of parameters is looked for
 COLLAPSED = 0.01  # share of a kernel below which what it keeps is told
 
 
-def run(prune: "Prune", work: Work) -> tuple[Artifact, Outcome]:
+def run(options: "PruneOptions", context: StageContext) -> tuple[Artifact, Outcome]:
     """Prune and train; the zeros of every kernel are counted afterwards."""
     from edgepipe.compress.pruning import tfmot_pruning
     from edgepipe.compress.pruning.prunable_kernels import find
 
-    model, notes = model_metrics.open_float(work)
-    found, pool = _pool(prune, find(model, pruning_loop.overrides(prune), prune.exclude_last), model.name)
-    share = _share(prune, model, pool)
-    if tfmot_pruning.serves(model, pool, prune.settings(), prune.when(share)):
-        model, trained = _by_tfmot(prune, work, model, pool, share)
+    model, notes = model_io.open_float(context)
+    found, pool = _pool(options, find(model, pruning_loop.overrides(options), options.exclude_last), model.name)
+    share = _share(options, model, pool)
+    if tfmot_pruning.serves(model, pool, options.settings(), options.when(share)):
+        model, trained = _by_tfmot(options, context, model, pool, share)
     else:
-        trained = _by_edgepipe(prune, work, model, pool, share)
+        trained = _by_edgepipe(options, context, model, pool, share)
     layers = _measured(model, found, pool, share if trained.reached else 0.0)
-    artifact = model_metrics.write_float(model, work.folder)
-    metrics = (*model_metrics.keras_evidence(model, artifact, work), _sparsity(layers))
+    artifact = model_io.write_float(model, context.output_folder)
+    metrics = (*model_metrics.keras_metrics(model, artifact, context), _sparsity(layers))
     return artifact, Outcome(
         metrics=metrics,
-        findings=_missed(prune, work, metrics) if trained.reached else (),
+        findings=_missed(options, context, metrics) if trained.reached else (),
         notes=(*notes, *trained.notes, *_collapsed(layers)),
-        tables=(_table(layers, prune), *trained.tables),
+        tables=(_table(layers, options), *trained.tables),
     )
 
 
-def _pool(prune: "Prune", found: "Found", model: str) -> "tuple[Found, Pool]":
+def _pool(options: "PruneOptions", found: "Found", model: str) -> "tuple[Found, Pool]":
     """The kernels that can be pruned in the shape that is asked for; the others are left alone with the reason."""
     from edgepipe.compress.pruning.granularity import parse
     from edgepipe.compress.pruning.weight_pool import Pool
 
-    granularity = parse(prune.granularity)
+    granularity = parse(options.granularity)
     refused = {kernel.name: granularity.refuses(kernel) for kernel in found.kernels}
     found = found.without({name: reason for name, reason in refused.items() if reason}, model)
-    own = {kernel.name: pruning_loop.own_share(prune, kernel.layer) for kernel in found.kernels}
+    own = {kernel.name: pruning_loop.own_share(options, kernel.layer) for kernel in found.kernels}
     shares = {name: share for name, share in own.items() if share is not None}
-    return found, Pool(found.kernels, granularity, prune.distribution or "uniform", shares)  # type: ignore[arg-type]
+    return found, Pool(found.kernels, granularity, options.distribution or "uniform", shares)  # type: ignore[arg-type]
 
 
-def _share(prune: "Prune", model: Any, pool: "Pool") -> float:
+def _share(options: "PruneOptions", model: Any, pool: "Pool") -> float:
     """The share of units that goes: as given, or what leaves the target's number of parameters."""
-    if ":" in prune.granularity:
+    if ":" in options.granularity:
         return 1.0
-    if prune.target is None:
-        return prune.share
-    wanted = prune.target.parameters or 0.0
+    if options.target is None:
+        return options.share
+    wanted = options.target.parameters or 0.0
     total = sum(int(weight.shape.num_elements()) for weight in model.weights)
     others = total - sum(kernel.size for kernel in pool.kernels)
     if others + pool.left(1.0) > wanted:
@@ -84,25 +85,29 @@ def _least_share(enough: "Callable[[float], bool]") -> float:
     return high / SHARES
 
 
-def _by_tfmot(prune: "Prune", work: Work, model: Any, pool: "Pool", share: float) -> tuple[Any, Trained]:
+def _by_tfmot(
+    options: "PruneOptions", context: StageContext, model: Any, pool: "Pool", share: float
+) -> tuple[Any, Trained]:
     from edgepipe.compress.pruning import tfmot_pruning
     from edgepipe.training.batch_norms import refresh
     from edgepipe.training.training_loop import fit
 
-    lesson, schedule = prune.lesson(work), prune.fit_schedule(work)
-    wrapped = tfmot_pruning.wrap(model, pool, share, prune.when(share), pruning_loop.steps(prune, work))
-    fit(wrapped, lesson, schedule, work.progress.epoch, tfmot_pruning.callbacks())
+    lesson, schedule = options.training_setup(context), options.fit_schedule(context)
+    wrapped = tfmot_pruning.wrap(model, pool, share, options.when(share), pruning_loop.steps(options, context))
+    fit(wrapped, lesson, schedule, context.progress.epoch, tfmot_pruning.callbacks())
     stripped = tfmot_pruning.strip(wrapped)
-    refresh(stripped, lesson.train.x, work.seed)
+    refresh(stripped, lesson.train.x, context.seed)
     told = ("masks by tfmot's prune_low_magnitude", *lesson.notes, *pruning_loop.averaged(stripped))
     return stripped, Trained(told, (), reached=True)
 
 
-def _by_edgepipe(prune: "Prune", work: Work, model: Any, pool: "Pool", share: float) -> Trained:
+def _by_edgepipe(options: "PruneOptions", context: StageContext, model: Any, pool: "Pool", share: float) -> Trained:
     from edgepipe.compress.pruning.pruner import KernelPruner
 
-    pruner = KernelPruner.of(pool, share, prune.settings(), pruning_loop.objective(prune, work, model), work.seed)
-    return pruning_loop.train(prune, work, pruner, model)
+    pruner = KernelPruner.of(
+        pool, share, options.settings(), pruning_loop.objective(options, context, model), context.seed
+    )
+    return pruning_loop.train(options, context, pruner, model)
 
 
 def _measured(model: Any, found: "Found", pool: "Pool", share: float) -> "list[LayerSparsity]":
@@ -113,13 +118,15 @@ def _measured(model: Any, found: "Found", pool: "Pool", share: float) -> "list[L
     return layers
 
 
-def _missed(prune: "Prune", work: Work, metrics: tuple[Metric, ...]) -> tuple[Finding, ...]:
+def _missed(options: "PruneOptions", context: StageContext, metrics: tuple[Metric, ...]) -> tuple[Finding, ...]:
     """A target in parameters that the trained model is over after all."""
     left = next((metric.value for metric in metrics if metric.name == "nonzero_parameters"), None)
-    if prune.target is None or left is None or left <= (prune.target.parameters or 0.0):
+    if options.target is None or left is None or left <= (options.target.parameters or 0.0):
         return ()
-    told = f"the target of parameters <= {prune.target.parameters:,.0f}: {left:,.0f} weights are not zero"
-    return (Finding(rule="prune-target", place=work.name, observed=told, suggestion="prune with a lower target"),)
+    told = f"the target of parameters <= {options.target.parameters:,.0f}: {left:,.0f} weights are not zero"
+    return (
+        Finding(rule="prune-target", place=context.stage_name, observed=told, suggestion="prune with a lower target"),
+    )
 
 
 def _collapsed(layers: "list[LayerSparsity]") -> list[str]:
@@ -136,13 +143,13 @@ def _sparsity(layers: "list[LayerSparsity]") -> Metric:
     share = sum(layer.zeros for layer in pruned) / sum(layer.elements for layer in pruned)
     names = ", ".join(layer.name for layer in layers if layer.left_alone) or "none"
     how = f"exact zeros in {len(pruned)} pruned kernels; left alone: {names}"
-    return model_metrics.exact("sparsity", share, Dimension.FRACTION, how)
+    return exact("sparsity", share, Dimension.FRACTION, how)
 
 
-def _table(layers: "list[LayerSparsity]", prune: "Prune") -> Table:
+def _table(layers: "list[LayerSparsity]", options: "PruneOptions") -> Table:
     rows = tuple(
         (layer.name, layer.kind, layer.elements, layer.zeros, f"{layer.zeros / layer.elements:.2%}", layer.left_alone)
         for layer in layers
     )
     columns = ("layer", "kind", "weights", "zeros", "share", "left alone because")
-    return Table(title=f"Zeros by layer, granularity {prune.granularity}", columns=columns, rows=rows)
+    return Table(title=f"Zeros by layer, granularity {options.granularity}", columns=columns, rows=rows)

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from edgepipe.core.arrays import Array
 from edgepipe.core.artifact import Artifact, write_bytes
 from edgepipe.core.errors import InputError
-from edgepipe.core.metric import Evidence, Finding, Metric
+from edgepipe.core.metric import Evidence, Finding, Metric, exact
 from edgepipe.core.outcome import Outcome, Table
 from edgepipe.core.units import Dimension
 from edgepipe.data.splits import representative
 from edgepipe.devices import device_metrics, device_profile
-from edgepipe.stages import model_metrics, pruning_loop
-from edgepipe.stages.base import Work
+from edgepipe.stages import model_io, model_metrics
+from edgepipe.stages.context import StageContext
+from edgepipe.stages.prune import pruning_loop
 from edgepipe.tflite.model import Model
 from edgepipe.tflite.reader import read
 
@@ -23,20 +24,20 @@ if TYPE_CHECKING:
     from edgepipe.compress.pruning.pruner import ChannelPruner
     from edgepipe.compress.pruning.pruning_target import Target
     from edgepipe.devices.device_profile import Device
-    from edgepipe.stages.prune import Prune
+    from edgepipe.stages.prune.prune_options import PruneOptions
 
 CALIBRATING = 8  # samples of a conversion whose size or time alone is asked for
 
 
-def run(prune: "Prune", work: Work) -> tuple[Artifact, Outcome]:
+def run(options: "PruneOptions", context: StageContext) -> tuple[Artifact, Outcome]:
     """Prune, train, and give the smaller model."""
-    model, notes = model_metrics.open_float(work)
-    pruner = _pruner(prune, work, model)
-    trained = pruning_loop.train(prune, work, pruner, model)
+    model, notes = model_io.open_float(context)
+    pruner = _pruner(options, context, model)
+    trained = pruning_loop.train(options, context, pruner, model)
     smaller = pruner.smaller
-    artifact = model_metrics.write_float(smaller, work.folder)
-    reached, findings = _held(prune, pruner, smaller, work) if trained.reached else ([], [])
-    metrics = (*model_metrics.keras_evidence(smaller, artifact, work), *reached, _removed(pruner))
+    artifact = model_io.write_float(smaller, context.output_folder)
+    reached, findings = _held(options, pruner, smaller, context) if trained.reached else ([], [])
+    metrics = (*model_metrics.keras_metrics(smaller, artifact, context), *reached, _removed(pruner))
     return artifact, Outcome(
         metrics=metrics,
         findings=tuple(findings),
@@ -45,24 +46,26 @@ def run(prune: "Prune", work: Work) -> tuple[Artifact, Outcome]:
     )
 
 
-def _pruner(prune: "Prune", work: Work, model: Any) -> "ChannelPruner":
+def _pruner(options: "PruneOptions", context: StageContext, model: Any) -> "ChannelPruner":
     from edgepipe.compress.pruning.channels.channel_groups import groups_of
     from edgepipe.compress.pruning.pruner import Asking, ChannelPruner
     from edgepipe.compress.pruning.saliency_loss import objective_of
 
-    groups = groups_of(model, pruning_loop.overrides(prune))
-    target, built = _target(prune, work)
-    everything = len(work.data.validation)
-    validation = objective_of(model, work.goal, work.data.validation, everything, work.seed)
-    asking = Asking(prune.settings(), pruning_loop.objective(prune, work, model), work.seed)
-    return ChannelPruner(model, _pool(prune, groups, target, model, work), target, asking, validation.value, built)
+    groups = groups_of(model, pruning_loop.overrides(options))
+    target, built = _target(options, context)
+    everything = len(context.data.validation)
+    validation = objective_of(model, context.task, context.data.validation, everything, context.seed)
+    asking = Asking(options.settings(), pruning_loop.objective(options, context, model), context.seed)
+    return ChannelPruner(model, _pool(options, groups, target, model, context), target, asking, validation.value, built)
 
 
-def _pool(prune: "Prune", groups: "Groups", target: "Target", model: Any, work: Work) -> "ChannelPool":
+def _pool(
+    options: "PruneOptions", groups: "Groups", target: "Target", model: Any, context: StageContext
+) -> "ChannelPool":
     from edgepipe.compress.pruning.channels.channel_pool import ChannelPool
 
-    others = _macs(model, work) - groups.macs(groups.none) if target.what in ("macs", "latency") else 0
-    own = _own(prune, groups, model)
+    others = _macs(model, context) - groups.macs(groups.none) if target.what in ("macs", "latency") else 0
+    own = _own(options, groups, model)
     asked = groups.others(set(own))
     costs: dict[str, Callable[[Array], float]] = {
         "sparsity": lambda gone: float(1 - gone[asked].mean()) if asked.any() else 0.0,
@@ -71,45 +74,45 @@ def _pool(prune: "Prune", groups: "Groups", target: "Target", model: Any, work: 
         "macs": lambda gone: groups.macs(gone) + others,
         "latency": lambda gone: groups.macs(gone) + others,
     }
-    orders = (prune.distribution,) if prune.distribution else ("uniform", "global", "per_mac")
-    return ChannelPool(groups, costs[target.what], orders, prune.multiple_of, own)  # type: ignore[arg-type]
+    orders = (options.distribution,) if options.distribution else ("uniform", "global", "per_mac")
+    return ChannelPool(groups, costs[target.what], orders, options.multiple_of, own)  # type: ignore[arg-type]
 
 
-def _own(prune: "Prune", groups: "Groups", model: Any) -> dict[str, float]:
+def _own(options: "PruneOptions", groups: "Groups", model: Any) -> dict[str, float]:
     """The shares that the options give to layers of which channels can go."""
     every = {layer.name: layer for layer in model._flatten_layers(include_self=False)}
     free = set(groups.roots.tolist())
     given = {
-        layer.name: pruning_loop.own_share(prune, every[layer.name])
+        layer.name: pruning_loop.own_share(options, every[layer.name])
         for layer in groups.layers
         if free.intersection(layer.roots.tolist())
     }
     return {name: share for name, share in given.items() if share is not None}
 
 
-def _target(prune: "Prune", work: Work) -> "tuple[Target, Any]":
+def _target(options: "PruneOptions", context: StageContext) -> "tuple[Target, Any]":
     """What is asked for, and how to tell what only a conversion can."""
     from edgepipe.compress.pruning.pruning_target import Target
 
-    given = prune.target
+    given = options.target
     if given is None:
-        return Target("sparsity", prune.share), None
+        return Target("sparsity", options.share), None
     if given.flash is not None:
-        return Target("flash", given.flash), lambda model: _size(model, work)
+        return Target("flash", given.flash), lambda model: _size(model, context)
     if given.latency is not None:
-        return Target("latency", given.latency), lambda model: _latency(model, work, str(given.device))
+        return Target("latency", given.latency), lambda model: _latency(model, context, str(given.device))
     if given.macs is not None:
         return Target("macs", given.macs), None
     return Target("parameters", given.parameters or 0.0), None
 
 
 @contextmanager
-def _converted(model: Any, work: Work, scheme: Literal["int8", "float32"]) -> Iterator[Model]:
+def _converted(model: Any, context: StageContext, scheme: Literal["int8", "float32"]) -> Iterator[Model]:
     """The facts of `model` as a .tflite, which is kept only inside the block."""
     from edgepipe.compress.keras_to_tflite import convert
 
-    path = work.folder / "candidate.tflite"
-    samples = representative(work.data.train, CALIBRATING, work.seed) if scheme == "int8" else None
+    path = context.output_folder / "candidate.tflite"
+    samples = representative(context.data.train, CALIBRATING, context.seed) if scheme == "int8" else None
     write_bytes(path, convert(model, scheme=scheme, samples=samples))
     try:
         yield read(path)
@@ -117,35 +120,37 @@ def _converted(model: Any, work: Work, scheme: Literal["int8", "float32"]) -> It
         path.unlink()
 
 
-def _size(model: Any, work: Work) -> float:
-    with _converted(model, work, "int8") as lite:
+def _size(model: Any, context: StageContext) -> float:
+    with _converted(model, context, "int8") as lite:
         return float(lite.bytes)
 
 
-def _macs(model: Any, work: Work) -> int:
-    with _converted(model, work, "float32") as lite:
+def _macs(model: Any, context: StageContext) -> int:
+    with _converted(model, context, "float32") as lite:
         return lite.macs
 
 
-def _latency(model: Any, work: Work, device: str) -> float:
+def _latency(model: Any, context: StageContext, device: str) -> float:
     """The seconds of one inference on `device`: the median, or what is simulated or estimated.
 
     Raises:
         InputError: the device could not tell.
     """
-    return _on_device(model, work, device_profile.load(device, work.base)).value or 0.0
+    return _on_device(model, context, device_profile.load(device, context.base_folder)).value or 0.0
 
 
-def _on_device(model: Any, work: Work, device: "Device") -> Metric:
-    with _converted(model, work, "int8") as lite:
-        found = device_metrics.gather(lite, [device], cache=work.cache).metrics
+def _on_device(model: Any, context: StageContext, device: "Device") -> Metric:
+    with _converted(model, context, "int8") as lite:
+        found = device_metrics.gather(lite, [device], cache=context.cache).metrics
     metric = next(metric for metric in found if metric.name == "latency")
     if metric.value is None:
         raise InputError(f"the latency on {device.name} is unavailable: {metric.how}")
     return metric
 
 
-def _held(prune: "Prune", pruner: "ChannelPruner", smaller: Any, work: Work) -> tuple[list[Metric], list[Finding]]:
+def _held(
+    options: "PruneOptions", pruner: "ChannelPruner", smaller: Any, context: StageContext
+) -> tuple[list[Metric], list[Finding]]:
     """What the target is counted in, of the trained model; a finding if it is over after all."""
     target = pruner.target
     if target.what == "sparsity":
@@ -153,14 +158,14 @@ def _held(prune: "Prune", pruner: "ChannelPruner", smaller: Any, work: Work) -> 
     if pruner.built is not None:
         value = pruner.built(smaller)
     else:
-        value = float(_macs(smaller, work) if target.what == "macs" else smaller.count_params())
+        value = float(_macs(smaller, context) if target.what == "macs" else smaller.count_params())
     told = f"the target of {target.text()}: {target.show(value)} (it was {target.show(pruner.original)})"
-    over = Finding(rule="prune-target", place=work.name, observed=told, suggestion="prune with a lower target")
-    asked = prune.target.device if prune.target is not None else None
-    device = device_profile.load(asked, work.base) if asked is not None else None
+    over = Finding(rule="prune-target", place=context.stage_name, observed=told, suggestion="prune with a lower target")
+    asked = options.target.device if options.target is not None else None
+    device = device_profile.load(asked, context.base_folder) if asked is not None else None
     interval = None
     if device is not None and device.latency.evidence is Evidence.ESTIMATED:
-        interval = _on_device(smaller, work, device).interval
+        interval = _on_device(smaller, context, device).interval
     return [_reached(target, value, device, interval)], [over] if value > target.value else []
 
 
@@ -186,7 +191,7 @@ def _removed(pruner: "ChannelPruner") -> Metric:
     gone, groups = pruner.gone, pruner.pool.groups
     parameters = f"{groups.parameters(groups.none):,} to {groups.parameters(gone):,}"
     how = f"{int(gone.sum())} of {len(gone)} groups of channels that can be removed; parameters {parameters}"
-    return model_metrics.exact("channels_removed", float(gone.mean()), Dimension.FRACTION, how)
+    return exact("channels_removed", float(gone.mean()), Dimension.FRACTION, how)
 
 
 def _table(groups: "Groups", gone: Any) -> Table:

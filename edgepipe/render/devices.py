@@ -1,117 +1,20 @@
-"""What edgepipe has - stages, devices, kept results - as tables and JSON, told from the code itself."""
+"""Device profiles as tables and JSON: `edgepipe device list` and `edgepipe device show`."""
 
 import json
 import math
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, get_args
-
-from pydantic_core import PydanticUndefined
 
 from edgepipe.core import units
-from edgepipe.core.cache import Cache, default_root
-from edgepipe.core.config import Options, Path_, Quantity
-from edgepipe.core.errors import InputError, did_you_mean
+from edgepipe.core.config import Path_
 from edgepipe.core.units import Dimension
 from edgepipe.devices import citations, device_profile
 from edgepipe.devices.calibration.calibration_record import Calibration, Errors
 from edgepipe.devices.latency.latency_record import Fit
 from edgepipe.render.report_tables import Rows
-from edgepipe.stages import STAGES, stage_class
 
 
-def stages(name: str | None) -> list[Rows]:
-    """All stages, or the options of the stage `name`."""
-    if name is not None:
-        cls = _stage(name)
-        rows = tuple((o["option"], o["type"], o["default"], o["meaning"]) for o in _options(cls))
-        return [Rows(f"{name}: {_summary(cls)}", ("option", "type", "default", "meaning"), rows)]
-    listed = [
-        (name, _takes(stage_class(name)), _gives(stage_class(name)), _summary(stage_class(name))) for name in STAGES
-    ]
-    return [Rows("Stages", ("stage", "takes", "gives", "what it does"), tuple(listed))]
-
-
-def stages_json(name: str | None) -> str:
-    """The same as one JSON document."""
-    names = [name] if name is not None else list(STAGES)
-    body = {
-        stage: {"summary": _summary(cls), "takes": list(cls.accepts), "gives": sorted(set(cls.accepts.values())),
-                "options": _options(cls)}
-        for stage in names
-        for cls in [_stage(stage)]
-    }  # fmt: skip
-    return json.dumps({"schema": "edgepipe.stages/1", "stages": body}, indent=2)
-
-
-def _stage(name: str) -> Any:
-    if name not in STAGES:
-        raise InputError(f"no stage '{name}'{did_you_mean(name, STAGES)}")
-    return stage_class(name)
-
-
-def _summary(cls: Any) -> str:
-    return str(cls.__doc__).strip().splitlines()[0]
-
-
-def _takes(cls: Any) -> str:
-    return ", ".join(cls.accepts)
-
-
-def _gives(cls: Any) -> str:
-    given = sorted(set(cls.accepts.values()))
-    return ", ".join(given) if given != sorted(cls.accepts) else "the same"
-
-
-def _options(cls: Any, above: str = "") -> list[dict[str, str]]:
-    told = []
-    for name, field in cls.model_fields.items():
-        option = {"option": above + name, "type": _type(field.annotation, field.metadata)}
-        told.append({**option, "default": _default(field), "meaning": field.description or ""})
-        for inner in filter(_is_options, (field.annotation, *get_args(field.annotation))):
-            told += _options(inner, f"{above}{name}.")
-    return told
-
-
-def _is_options(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, Options)
-
-
-def _type(annotation: Any, marks: Iterable[Any] = ()) -> str:
-    """`annotation` with the bounds that pydantic's `marks` set; a quantity by what it counts."""
-    flat = [inner for mark in marks for inner in getattr(mark, "metadata", [mark])]
-    name = next((str(mark.dimension) for mark in flat if isinstance(mark, Quantity)), None) or _type_name(annotation)
-    bounds = [f"{sign} {getattr(mark, key)}" for mark in flat for key, sign in _BOUNDS if hasattr(mark, key)]
-    return " ".join([name, *bounds])
-
-
-_BOUNDS = (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<"))
-
-
-def _type_name(annotation: Any) -> str:
-    arguments = get_args(annotation)
-    if arguments and all(isinstance(argument, str) for argument in arguments):
-        return " | ".join(arguments)
-    names = {bool: "true | false", int: "integer", float: "number", str: "text", type(None): "null", dict: "mapping"}
-    origin = getattr(annotation, "__origin__", None)
-    if hasattr(annotation, "__metadata__"):
-        return _type(annotation.__origin__, annotation.__metadata__)
-    if origin is tuple:
-        return f"list of {_type_name(arguments[0])}"
-    if _is_options(annotation):
-        return "mapping"
-    if arguments and origin is not dict:
-        return " | ".join(_type_name(argument) for argument in arguments)
-    return names.get(origin or annotation, str(getattr(annotation, "__name__", annotation)))
-
-
-def _default(field: Any) -> str:
-    value = field.get_default(call_default_factory=True)
-    return "required" if value is PydanticUndefined else json.dumps(value)
-
-
-def devices() -> list[Rows]:
+def list_tables() -> list[Rows]:
     """All devices that are no mere parents."""
     rows = []
     for name in device_profile.names():
@@ -129,13 +32,13 @@ def _run_by(found: device_profile.Device) -> str:
     return found.runtime.name + (f", {threads} threads" if threads > 1 else "")
 
 
-def devices_json() -> str:
+def list_document() -> str:
     """The same as one JSON document."""
     found = {name: device_profile.load(name, Path.cwd()).model_dump(mode="json") for name in device_profile.names()}
     return json.dumps({"schema": "edgepipe.devices/1", "devices": found}, indent=2)
 
 
-def device(name: str) -> list[Rows]:
+def tables(name: str) -> list[Rows]:
     """One device, each number with its unit and where it comes from."""
     found = device_profile.load(name, Path.cwd())
     numbers = device_profile.numbers(found)
@@ -168,7 +71,7 @@ def _calibration(found: Calibration) -> list[_Fact]:
     return [(what, value, "latency.calibration") for what, value in told]
 
 
-def calibration_groups(name: str) -> Rows:
+def calibration_table(name: str) -> Rows:
     """How well each group of the suite is predicted, by fits that saw four fifths of it and by one that saw none."""
     found = device_profile.load(name, Path.cwd()).latency.calibration
     groups = found.groups if found else {}
@@ -292,33 +195,8 @@ def _transfer(carry: device_profile.Carry | None) -> str:
     )
 
 
-def device_json(name: str) -> str:
+def document(name: str) -> str:
     """The same as one JSON document."""
     return json.dumps(
         {"schema": "edgepipe.device/1", **device_profile.load(name, Path.cwd()).model_dump(mode="json")}, indent=2
     )
-
-
-def cache(folder: str | None) -> list[Rows]:
-    """What the cache keeps, the newest first."""
-    kept = _cache(folder)
-    rows = tuple(
-        (entry.key[:12], entry.stage, str(entry.kind), units.show(kept.bytes(entry.key), Dimension.BYTES),
-         datetime.fromtimestamp(entry.created, UTC).isoformat(timespec="seconds"))
-        for entry in kept.all()
-    )  # fmt: skip
-    return [Rows(f"{kept.root}: {len(rows)} entries", ("key", "stage", "kind", "size", "made"), rows, frozenset({3}))]
-
-
-def cache_json(folder: str | None) -> str:
-    """The same as one JSON document."""
-    kept = _cache(folder)
-    entries = [
-        {"key": e.key, "stage": e.stage, "kind": e.kind, "bytes": kept.bytes(e.key), "created": e.created}
-        for e in kept.all()
-    ]
-    return json.dumps({"schema": "edgepipe.cache/1", "root": str(kept.root), "entries": entries}, indent=2)
-
-
-def _cache(folder: str | None) -> Cache:
-    return Cache(Path(folder) if folder else default_root())

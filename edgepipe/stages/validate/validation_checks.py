@@ -6,15 +6,16 @@ from typing import Any
 
 import numpy as np
 
+from edgepipe.compress.source_model import open_model
 from edgepipe.core.arrays import take
 from edgepipe.core.artifact import Artifact, Kind
 from edgepipe.core.errors import InputError, ToolError
-from edgepipe.core.metric import Evidence, Finding, Metric, unavailable
+from edgepipe.core.metric import Evidence, Finding, Metric, exact, unavailable
 from edgepipe.core.outcome import Table
 from edgepipe.core.units import Dimension
 from edgepipe.data.splits import SplitData
 from edgepipe.stages import model_metrics
-from edgepipe.stages.base import Work
+from edgepipe.stages.context import StageContext
 from edgepipe.stages.tflite_quality import scored
 from edgepipe.tflite import integer_check as integer_only
 from edgepipe.tflite import parity, pruned_zeros, tflm_runtime
@@ -25,23 +26,23 @@ from edgepipe.tflite.reader import weight_sparsity
 KERAS_KINDS = (Kind.KERAS, Kind.FLOAT, Kind.QAT)
 
 
-def quality(work: Work, references: list[str], samples: int) -> tuple[list[Metric], list[Table], list[str]]:
+def quality(context: StageContext, references: list[str], samples: int) -> tuple[list[Metric], list[Table], list[str]]:
     """Quality on the test split by LiteRT, its drop from each of `references`, and how far the runtimes agree.
 
     LiteRT runs the whole split; the slow runtimes that it is compared with run at most `samples` of it.
     """
-    if work.splits is None or work.task is None:
-        missing = "data" if work.splits is None else "task"
+    if context.splits is None or context.task_if_any is None:
+        missing = "data" if context.splits is None else "task"
         return [], [], [f"quality was not taken: the pipeline has no `{missing}:`"]
-    test = work.data.test
-    fast = predict(work.input.path, test.x, Runtime.XNNPACK)
-    deployed = _scored(work, test, fast)
+    test = context.data.test
+    fast = predict(context.artifact.path, test.x, Runtime.XNNPACK)
+    deployed = _scored(context, test, fast)
     metrics = list(deployed)
     for name in references:
-        metrics += _compared(work, name, deployed)
-    compared = _some(test, samples, work.seed)
-    outputs, notes = _outputs(work.input.path, compared, fast if compared is test else None)
-    return metrics, [_agreement(work, compared, outputs)], notes
+        metrics += _compared(context, name, deployed)
+    compared = _some(test, samples, context.seed)
+    outputs, notes = _outputs(context.artifact.path, compared, fast if compared is test else None)
+    return metrics, [_agreement(context, compared, outputs)], notes
 
 
 def _some(test: SplitData, samples: int, seed: int) -> SplitData:
@@ -71,59 +72,61 @@ def _outputs(path: Path, data: SplitData, fast: Outputs | None) -> tuple[dict[st
     return found, notes
 
 
-def _scored(work: Work, data: SplitData, outputs: Outputs) -> list[Metric]:
-    return scored(work.input.path, work.goal, data, "test", outputs)
+def _scored(context: StageContext, data: SplitData, outputs: Outputs) -> list[Metric]:
+    return scored(context.artifact.path, context.task, data, "test", outputs)
 
 
-def _compared(work: Work, name: str, deployed: list[Metric]) -> list[Metric]:
+def _compared(context: StageContext, name: str, deployed: list[Metric]) -> list[Metric]:
     """The quality of the earlier model `name`, and how much worse the deployed one is."""
-    artifact = work.earlier[name]
+    artifact = context.earlier_artifacts[name]
     if artifact.kind not in KERAS_KINDS:
         reason = f"'{name}' gives a {artifact.kind} artifact, whose quality is not taken before it is converted"
         return [
             unavailable(f"{m.name}_drop", m.unit, reason).model_copy(update={"details": {"against": name}})
             for m in deployed
         ]
-    origin = _keras_quality(work, name, artifact)
-    return [*origin, *(_drop(work, name, now, before) for now, before in zip(deployed, origin, strict=True))]
+    origin = _keras_quality(context, name, artifact)
+    return [*origin, *(_drop(context, name, now, before) for now, before in zip(deployed, origin, strict=True))]
 
 
-def _keras_quality(work: Work, name: str, artifact: Artifact) -> list[Metric]:
+def _keras_quality(context: StageContext, name: str, artifact: Artifact) -> list[Metric]:
     from edgepipe.training.training_loop import evaluate
 
-    model = model_metrics.open_any(artifact.path, artifact.kind, allow_code=work.allow_code)
-    values = evaluate(model, work.goal, work.data.test)
-    found = model_metrics.qualities(
-        values, work.goal, "test", len(work.data.test), f"the Keras model of stage '{name}'"
+    model = open_model(artifact.path, artifact.kind, allow_code=context.allow_code)
+    values = evaluate(model, context.task, context.data.test)
+    found = model_metrics.quality_metrics(
+        values, context.task, "test", len(context.data.test), f"the Keras model of stage '{name}'"
     )
     return [m.model_copy(update={"name": f"{m.name}_of_{name}"}) for m in found]
 
 
-def _drop(work: Work, name: str, now: Metric, before: Metric) -> Metric:
+def _drop(context: StageContext, name: str, now: Metric, before: Metric) -> Metric:
     lost = (before.value or 0.0) - (now.value or 0.0)
-    higher = work.goal.measures[now.name].higher_is_better
+    higher = context.task.measures[now.name].higher_is_better
     return Metric(
         name=f"{now.name}_drop", value=lost if higher else 0.0 - lost, unit=now.unit, evidence=Evidence.MEASURED,
         how=f"'{name}' {before.text()}, deployed {now.text()}, same test samples", details={"against": name},
     )  # fmt: skip
 
 
-def _agreement(work: Work, data: SplitData, outputs: dict[str, Outputs]) -> Table:
+def _agreement(context: StageContext, data: SplitData, outputs: dict[str, Outputs]) -> Table:
     first, reference = next(iter(outputs.items()))
     return Table(
-        title=f"Runtimes against {first}, {len(data)} of {len(work.data.test)} test samples",
-        columns=("runtime", work.goal.deciding, "labels equal", "max LSB", "p99 LSB", "differences in LSB: count"),
-        rows=tuple(_agreement_row(work, data, name, reference, found) for name, found in outputs.items()),
+        title=f"Runtimes against {first}, {len(data)} of {len(context.data.test)} test samples",
+        columns=("runtime", context.task.deciding, "labels equal", "max LSB", "p99 LSB", "differences in LSB: count"),
+        rows=tuple(_agreement_row(context, data, name, reference, found) for name, found in outputs.items()),
     )
 
 
-def _agreement_row(work: Work, data: SplitData, name: str, reference: Outputs, found: Outputs) -> tuple[str, ...]:
+def _agreement_row(
+    context: StageContext, data: SplitData, name: str, reference: Outputs, found: Outputs
+) -> tuple[str, ...]:
     same = parity.compare(reference, found)
     labels = "" if same.labels_equal is None else f"{same.labels_equal:.2%}"
     steps = ", ".join(f"{step}: {number}" for step, number in sorted(same.histogram.items()))
     largest = f"{same.max_lsb}" if same.max_lsb is not None else ""
     percentile = f"{same.p99_lsb:g}" if same.p99_lsb is not None else ""
-    quality_text = _scored(work, data, found)[0].text()
+    quality_text = _scored(context, data, found)[0].text()
     return (name, quality_text, labels, largest, percentile, steps or f"floats, largest {same.max_difference:.3g}")
 
 
@@ -144,7 +147,7 @@ def integer(model: Model, demanded: bool) -> tuple[list[Finding], list[Metric], 
         if not offenders
         else f"Not fully integer: {len(offenders)} offenders"
     )
-    metric = model_metrics.exact(
+    metric = exact(
         "float_offenders", len(offenders), Dimension.COUNT, "operators and interface tensors not fully integer"
     )
     return (
@@ -170,20 +173,20 @@ def sparsity(model: Model) -> tuple[list[Metric], list[Table]]:
     return metrics, [Table(title="Exact zeros inside the .tflite", columns=columns, rows=tuple(rows))]
 
 
-def pruned(work: Work, model: Model) -> tuple[list[Finding], list[Table], list[str]]:
+def pruned(context: StageContext, model: Model) -> tuple[list[Finding], list[Table], list[str]]:
     """The zeros of the last float model before, held against the .tflite weight by weight.
 
     Every kernel that holds zeros counts as pruned; one that is no tensor of the file is noted.
     """
-    floats = [name for name, artifact in work.earlier.items() if artifact.kind is Kind.FLOAT]
+    floats = [name for name, artifact in context.earlier_artifacts.items() if artifact.kind is Kind.FLOAT]
     if not floats:
         return [], [], []
     name = floats[-1]
     from edgepipe.compress.pruning.prunable_kernels import stored_order
 
-    origin = work.earlier[name]
+    origin = context.earlier_artifacts[name]
     checked = pruned_zeros.check(
-        model, stored_order(model_metrics.open_any(origin.path, origin.kind, allow_code=work.allow_code))
+        model, stored_order(open_model(origin.path, origin.kind, allow_code=context.allow_code))
     )
     missing = [entry.layer for entry in checked if not entry.tensor]
     notes = [f"zeros of '{layer}' are not checked: no tensor of the .tflite is this kernel" for layer in missing]
@@ -196,6 +199,6 @@ def pruned(work: Work, model: Model) -> tuple[list[Finding], list[Table], list[s
 
 def _share(name: str, layers: list[Any], which: str) -> Metric:
     zeros, elements = sum(layer.zeros for layer in layers), sum(layer.elements for layer in layers)
-    return model_metrics.exact(
+    return exact(
         name, zeros / elements, Dimension.FRACTION, f"{zeros} zeros of {elements} weights of {which}, in the .tflite"
     )

@@ -1,4 +1,4 @@
-"""What `convert` shows of a fake-quant model: where the int8 model that came of it parts from it."""
+"""Compares the fake-quant model with the int8 model converted from it, tensor by tensor."""
 
 from typing import Any
 
@@ -7,15 +7,17 @@ from edgepipe.core.arrays import count, take
 from edgepipe.core.metric import Evidence, Metric, unavailable
 from edgepipe.core.outcome import Table
 from edgepipe.core.units import Dimension
-from edgepipe.stages.base import Work
+from edgepipe.stages.context import StageContext
 from edgepipe.tflite.model import Model
 
 COLUMNS = ("layer", "scale", "equal", "p99 LSB", "max LSB", "mean LSB", "why not compared")
 
 
-def compared(model: Any, lite: Model, work: Work) -> tuple[tuple[Table, ...], tuple[Metric, ...]]:
+def compare_with_fake_quant(
+    model: Any, lite: Model, context: StageContext
+) -> tuple[tuple[Table, ...], tuple[Metric, ...]]:
     """The table, one row for each tensor in order of computation, and the metrics of its last row."""
-    x = work.data.validation.x
+    x = context.data.validation.x
     x = take(x, slice(samples_for(lite, count(x))))
     found = agreement(model, lite, x)
     where = f"{count(x)} validation samples, LiteRT's reference kernels against tf_keras with fake-quant"

@@ -17,7 +17,8 @@ from edgepipe.core.units import Dimension
 from edgepipe.data.splits import Split
 from edgepipe.devices import device_profile
 from edgepipe.devices.device_profile import Device
-from edgepipe.stages.base import Stage, Work, World
+from edgepipe.stages.base import Stage
+from edgepipe.stages.context import PipelineInfo, StageContext
 from edgepipe.tflite.host_fingerprint import fingerprint
 
 
@@ -47,54 +48,56 @@ class Validate(Stage):
         default=None, description="a float operator or tensor breaks the run; null leaves it to the devices"
     )
 
-    def check(self, document: Document, path: Path_, world: World) -> None:
+    def check(self, document: Document, path: Path_, pipeline: PipelineInfo) -> None:
         """Devices exist, every line of the budget can be read, stages that are pointed to exist."""
         for index, device in enumerate(self.devices):
             if device in self.devices[:index]:
                 document.problem((*path, "devices", index), f"'{device}' stands twice")
             try:
-                loaded = device_profile.load(device, world.base)
+                loaded = device_profile.load(device, pipeline.base_folder)
             except ConfigError as error:
                 document.problems.extend(error.problems)
             except InputError as error:
                 document.problem((*path, "devices", index), str(error))
             else:
-                self._check_floats(document, (*path, "devices", index), world, loaded)
-        if self.against is not None and self.against not in world.earlier:
-            known = ", ".join(world.earlier)
+                self._check_floats(document, (*path, "devices", index), pipeline, loaded)
+        if self.against is not None and self.against not in pipeline.earlier_stages:
+            known = ", ".join(pipeline.earlier_stages)
             document.problem((*path, "against"), f"no earlier stage is named '{self.against}'; allowed: {known}")
-        read_limits(document, (*path, "budget"), self.budget, self._known(world))
+        read_limits(document, (*path, "budget"), self.budget, self._known(pipeline))
 
-    def _check_floats(self, document: Document, path: Path_, world: World, device: Device) -> None:
-        if world.floating and device.integer_only:
-            what = f"{device.name} is for integers only, and '{world.floating[-1]}' leaves layers in float"
+    def _check_floats(self, document: Document, path: Path_, pipeline: PipelineInfo, device: Device) -> None:
+        if pipeline.partly_float_stages and device.integer_only:
+            what = (
+                f"{device.name} is for integers only, and '{pipeline.partly_float_stages[-1]}' leaves layers in float"
+            )
             document.problem(path, f"{what} (`types`, `layers`); quantize them, or take this device out")
 
-    def key(self, world: World) -> dict[str, Any]:
+    def key(self, pipeline: PipelineInfo) -> dict[str, Any]:
         """The content of the profiles, and the host whose time is measured."""
-        loaded = [device_profile.load(device, world.base) for device in self.devices]
+        loaded = [device_profile.load(device, pipeline.base_folder) for device in self.devices]
         return {"devices": [device_profile.digest(device) for device in loaded], "host": fingerprint().digest}
 
-    def run(self, work: Work) -> tuple[Artifact, Outcome]:
+    def run(self, context: StageContext) -> tuple[Artifact, Outcome]:
         """Everything that can be known of the model before it is flashed."""
         from edgepipe.devices import device_metrics, sparsity_benefit
-        from edgepipe.stages import validation_checks
+        from edgepipe.stages.validate import validation_checks
         from edgepipe.tflite.reader import read
 
-        work, given = _runnable(work), work.input
-        model = read(work.input.path)
-        devices = [device_profile.load(device, work.base) for device in self.devices]
-        limits = self._limits(work.world)
+        context, given = _runnable(context), context.artifact
+        model = read(context.artifact.path)
+        devices = [device_profile.load(device, context.base_folder) for device in self.devices]
+        limits = self._limits(context.pipeline)
         quality, agreement, notes = validation_checks.quality(
-            work, self._references(limits, work.world), self.compared_samples
+            context, self._references(limits, context.pipeline), self.compared_samples
         )
         offenders, integer, integer_table = validation_checks.integer(model, demanded=bool(self.integer_only))
         sparsity, sparsity_tables = validation_checks.sparsity(model)
-        lost, pruned_tables, unchecked = validation_checks.pruned(work, model)
-        on_devices = device_metrics.gather(model, devices, limits, work.cache)
+        lost, pruned_tables, unchecked = validation_checks.pruned(context, model)
+        on_devices = device_metrics.gather(model, devices, limits, context.cache)
         counts = device_metrics.counts(model)
         metrics = [*quality, *counts, *integer, *sparsity, *on_devices.metrics]
-        verdicts = [judge(limit, self._comparable(limit, metrics, work.world)) for limit in limits]
+        verdicts = [judge(limit, self._comparable(limit, metrics, context.pipeline)) for limit in limits]
         return given, Outcome(
             metrics=tuple(metrics),
             findings=(*offenders, *lost, *on_devices.findings),
@@ -109,34 +112,34 @@ class Validate(Stage):
             tables=(*agreement, integer_table, *sparsity_tables, *pruned_tables),
         )
 
-    def _known(self, world: World) -> Known:
+    def _known(self, pipeline: PipelineInfo) -> Known:
         names = [Path(device).stem for device in self.devices]
-        return Known(_quality_names(world), names, world.earlier)
+        return Known(_quality_names(pipeline), names, pipeline.earlier_stages)
 
-    def _limits(self, world: World) -> list[Limit]:
+    def _limits(self, pipeline: PipelineInfo) -> list[Limit]:
         document = Document("budget")
-        found = read_limits(document, (), self.budget, self._known(world))
+        found = read_limits(document, (), self.budget, self._known(pipeline))
         document.raise_problems()
         return found
 
-    def _origin(self, world: World) -> str:
-        return self.against or next(iter(world.trained), world.earlier[0])
+    def _origin(self, pipeline: PipelineInfo) -> str:
+        return self.against or next(iter(pipeline.training_stages), pipeline.earlier_stages[0])
 
-    def _references(self, limits: list[Limit], world: World) -> list[str]:
-        return list(dict.fromkeys([self._origin(world), *(limit.against for limit in limits if limit.against)]))
+    def _references(self, limits: list[Limit], pipeline: PipelineInfo) -> list[str]:
+        return list(dict.fromkeys([self._origin(pipeline), *(limit.against for limit in limits if limit.against)]))
 
-    def _comparable(self, limit: Limit, metrics: list[Metric], world: World) -> list[Metric]:
+    def _comparable(self, limit: Limit, metrics: list[Metric], pipeline: PipelineInfo) -> list[Metric]:
         # Drops from several stages share a name; the limit means the one counted from its own `against`.
-        origin = limit.against or self._origin(world)
+        origin = limit.against or self._origin(pipeline)
         return [metric for metric in metrics if metric.details.get("against", origin) == origin]
 
 
-def _runnable(work: Work) -> Work:
-    """`work` on the .tflite that a compiled model was made of: no runtime here executes command streams for an NPU."""
-    if work.input.kind is not Kind.VELA:
-        return work
-    origin = [artifact for artifact in work.earlier.values() if artifact.kind is Kind.TFLITE][-1]
-    return replace(work, artifact=origin)
+def _runnable(context: StageContext) -> StageContext:
+    """`context` on the .tflite that a compiled model was made of: no runtime here executes command streams for an NPU."""
+    if context.artifact.kind is not Kind.VELA:
+        return context
+    origin = [artifact for artifact in context.earlier_artifacts.values() if artifact.kind is Kind.TFLITE][-1]
+    return replace(context, input_artifact=origin)
 
 
 def _elsewhere(given: Artifact, devices: list[Device]) -> list[str]:
@@ -149,7 +152,7 @@ def _elsewhere(given: Artifact, devices: list[Device]) -> list[str]:
     return [f"the model was compiled for {made_for}; {', '.join(others)}: judged by a compilation of its own"]
 
 
-def _quality_names(world: World) -> dict[str, tuple[Dimension, bool]] | None:
-    if world.task is None or world.task.function is not None:
+def _quality_names(pipeline: PipelineInfo) -> dict[str, tuple[Dimension, bool]] | None:
+    if pipeline.task is None or pipeline.task.function is not None:
         return None
-    return {name: (info.unit, info.higher_is_better) for name, info in world.task.measures.items()}
+    return {name: (info.unit, info.higher_is_better) for name, info in pipeline.task.measures.items()}

@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 from edgepipe.core.outcome import Table
 from edgepipe.core.units import show
-from edgepipe.stages.base import Work
+from edgepipe.stages.context import StageContext
 
 if TYPE_CHECKING:
     from edgepipe.compress.overrides import Overrides
     from edgepipe.compress.pruning.masked_training import Round
     from edgepipe.compress.pruning.pruner import Pruner
     from edgepipe.compress.pruning.saliency_loss import Objective
-    from edgepipe.stages.prune import LayerOptions, Prune
+    from edgepipe.stages.prune.prune_options import PruneLayerOptions, PruneOptions
 
 
 @dataclass(frozen=True)
@@ -24,56 +24,56 @@ class Trained:
     reached: bool
 
 
-def overrides(prune: "Prune") -> "Overrides[LayerOptions]":
+def overrides(options: "PruneOptions") -> "Overrides[PruneLayerOptions]":
     """The options for some layers only."""
     from edgepipe.compress.overrides import Overrides
 
-    return Overrides(prune.types, prune.layers)
+    return Overrides(options.types, options.layers)
 
 
-def own_share(prune: "Prune", layer: Any) -> float | None:
+def own_share(options: "PruneOptions", layer: Any) -> float | None:
     """The share that the options give to `layer` alone."""
-    given = [option.sparsity for option in overrides(prune).of(layer) if option is not None]
+    given = [option.sparsity for option in overrides(options).of(layer) if option is not None]
     return next((share for share in reversed(given) if share is not None), None)
 
 
-def objective(prune: "Prune", work: Work, model: Any) -> "Objective | None":
+def objective(options: "PruneOptions", context: StageContext, model: Any) -> "Objective | None":
     """The loss that saliency asks about, if it does."""
     from edgepipe.compress.pruning.saliency_loss import objective_of
 
-    if not prune.settings().needs_data:
+    if not options.settings().needs_data:
         return None
-    return objective_of(model, work.goal, work.data.train, prune.saliency_samples, work.seed)
+    return objective_of(model, context.task, context.data.train, options.saliency_samples, context.seed)
 
 
-def steps(prune: "Prune", work: Work) -> int:
+def steps(options: "PruneOptions", context: StageContext) -> int:
     """Optimizer steps of one training: over the samples that are trained on, the normal ones of a reconstruction."""
     from edgepipe.core.arrays import count
     from edgepipe.training.training_setup import targets
 
-    return prune.fit_schedule(work).steps(count(targets(work.goal, work.data.train)[0]))
+    return options.fit_schedule(context).steps(count(targets(context.task, context.data.train)[0]))
 
 
-def train(prune: "Prune", work: Work, pruner: "Pruner", model: Any) -> Trained:
+def train(options: "PruneOptions", context: StageContext, pruner: "Pruner", model: Any) -> Trained:
     """Prune `model` in place while it trains."""
     from edgepipe.compress.pruning.masked_training import gradual, iterative
     from edgepipe.training.batch_norms import refresh
     from edgepipe.training.training_loop import evaluate, fit
 
-    lesson, schedule = prune.lesson(work), prune.fit_schedule(work)
+    lesson, schedule = options.training_setup(context), options.fit_schedule(context)
 
     def once(callbacks: list[Any]) -> None:
-        fit(model, lesson, schedule, work.progress.epoch, callbacks)
-        refresh(model, lesson.train.x, work.seed)
+        fit(model, lesson, schedule, context.progress.epoch, callbacks)
+        refresh(model, lesson.train.x, context.seed)
 
     def quality() -> float:
-        return evaluate(model, work.goal, lesson.validation)[work.goal.deciding]
+        return evaluate(model, context.task, lesson.validation)[context.task.deciding]
 
-    when = prune.when(pruner.final)
+    when = options.when(pruner.final)
     if when.name != "iterative":
-        gradual(pruner, when, steps(prune, work), once)
+        gradual(pruner, when, steps(options, context), once)
         return Trained((*pruner.notes, *lesson.notes, *averaged(model)), (), reached=True)
-    limit = _Limit.of(prune, work, quality())
+    limit = _Limit.of(options, context, quality())
     found = iterative(pruner, when.rounds, once, quality, limit.holds, model)
     return Trained(
         (*pruner.notes, *lesson.notes, *averaged(model), _ending(found, limit)),
@@ -102,14 +102,14 @@ class _Limit:
     bound: float | None
 
     @classmethod
-    def of(cls, prune: "Prune", work: Work, start: float) -> "_Limit":
-        measure = work.goal.measures[work.goal.deciding]
+    def of(cls, options: "PruneOptions", context: StageContext, start: float) -> "_Limit":
+        measure = context.task.measures[context.task.deciding]
         sign = 1 if measure.higher_is_better else -1
-        bounds = [prune.min_quality] if prune.min_quality is not None else []
-        if prune.max_drop is not None:
-            bounds.append(start - sign * prune.max_drop)
+        bounds = [options.min_quality] if options.min_quality is not None else []
+        if options.max_drop is not None:
+            bounds.append(start - sign * options.max_drop)
         bound = (max(bounds) if sign > 0 else min(bounds)) if bounds else None
-        return cls(work.goal.deciding, measure.unit, measure.higher_is_better, start, bound)
+        return cls(context.task.deciding, measure.unit, measure.higher_is_better, start, bound)
 
     def holds(self, value: float) -> bool:
         """Whether `value` is good enough; half a millionth is a rounding error."""

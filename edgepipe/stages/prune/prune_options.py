@@ -1,16 +1,16 @@
-"""`prune`: remove weights or channels that matter least, and train what is left."""
+"""The options of `prune`, and what they say about saliency and schedule."""
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, final
+from typing import TYPE_CHECKING, Annotated, Any, Literal, final
 
 from pydantic import AfterValidator, Field, model_validator
 
-from edgepipe.core.artifact import Artifact, Kind
 from edgepipe.core.config import Document, Options, Path_, Quantity
 from edgepipe.core.errors import EdgepipeError
-from edgepipe.core.outcome import Outcome
 from edgepipe.core.units import Dimension
 from edgepipe.devices import device_profile
-from edgepipe.stages.base import Expression, TrainingStage, Work, World
+from edgepipe.stages.base import Expression
+from edgepipe.stages.context import PipelineInfo
+from edgepipe.stages.training import TrainingStage
 
 if TYPE_CHECKING:
     from edgepipe.compress.pruning.saliency import Settings
@@ -32,7 +32,7 @@ def _granularity(text: str) -> str:
 
 
 @final
-class Target(Options):
+class PruneTargetOptions(Options):
     """What the pruned model is to cost at most; exactly one of the four."""
 
     parameters: Count | None = Field(default=None, description="weights that are not zero, as 20 k")
@@ -44,7 +44,7 @@ class Target(Options):
     device: str | None = Field(default=None, description="the device profile that latency is for")
 
     @model_validator(mode="after")
-    def _one(self) -> "Target":
+    def _one(self) -> "PruneTargetOptions":
         given = [name for name in ("parameters", "macs", "flash", "latency") if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(
@@ -56,23 +56,21 @@ class Target(Options):
 
 
 @final
-class LayerOptions(Options):
+class PruneLayerOptions(Options):
     """What holds for some layers only."""
 
     sparsity: float | None = Field(default=None, ge=0, lt=1, description="the share of zeros, or of channels, there")
 
 
-@final
-class Prune(TrainingStage):
-    """Remove the weights or channels that matter least, by a schedule or in rounds, and train what is left."""
-
-    accepts: ClassVar = {Kind.KERAS: Kind.FLOAT, Kind.FLOAT: Kind.FLOAT}
-    tools: ClassVar = ("tensorflow", "keras", "tf_keras", "tensorflow-model-optimization", "ai-edge-litert", "numpy")
+class PruneOptions(TrainingStage):
+    """Base of `Prune`, with all of its options, which the modules that do its work read."""
 
     sparsity: float | None = Field(
         default=None, gt=0, lt=1, description="share that goes, of weights or channels; null takes 0.5 or what N:M says"
     )
-    target: Target | None = Field(default=None, description="instead of a share: what the model is to cost at most")
+    target: PruneTargetOptions | None = Field(
+        default=None, description="instead of a share: what the model is to cost at most"
+    )
     granularity: Annotated[str, AfterValidator(_granularity)] = Field(
         default="weight", description="what goes together: weight, `block 1x4` (outputs x inputs), `2:4`, or channel"
     )
@@ -109,15 +107,15 @@ class Prune(TrainingStage):
     )
     multiple_of: int = Field(default=1, ge=1, description="of channel: layers keep a multiple of this many channels")
     exclude_last: bool = Field(default=True, description="leave the last convolution or dense layer alone")
-    types: dict[str, LayerOptions | None] = Field(
+    types: dict[str, PruneLayerOptions | None] = Field(
         default_factory=dict, description="by layer class: `{Conv2D: {sparsity: 0.9}}`; null leaves the class alone"
     )
-    layers: dict[Expression, LayerOptions | None] = Field(
+    layers: dict[Expression, PruneLayerOptions | None] = Field(
         default_factory=dict, description='by name, a regular expression: `{"block_1_.*": null}`'
     )
 
     @model_validator(mode="after")
-    def _agree(self) -> "Prune":
+    def _agree(self) -> "PruneOptions":
         for wrong in filter(None, (rule(self) for rule in _RULES)):
             raise ValueError(wrong)
         return self
@@ -128,36 +126,28 @@ class Prune(TrainingStage):
         kept, _, group = self.granularity.partition(":")
         return 1 - int(kept) / int(group) if group else self.sparsity or 0.5
 
-    def check(self, document: Document, path: Path_, world: World) -> None:
+    def check(self, document: Document, path: Path_, pipeline: PipelineInfo) -> None:
         """Teachers exist; so does the device of a latency target, and it can tell latency."""
-        super().check(document, path, world)
+        super().check(document, path, pipeline)
         if self.target is None or self.target.device is None:
             return
         try:
-            latency = device_profile.load(self.target.device, world.base).latency
+            latency = device_profile.load(self.target.device, pipeline.base_folder).latency
         except EdgepipeError as error:
             document.problem((*path, "target", "device"), str(error))
             return
         if latency.by is None:
             document.problem((*path, "target", "device"), f"its latency is unavailable: {latency.reason}")
 
-    def key(self, world: World) -> dict[str, Any]:
+    def key(self, pipeline: PipelineInfo) -> dict[str, Any]:
         """The profile of the device that a latency target is for, and the host that is measured."""
-        taught = super().key(world)
+        taught = super().key(pipeline)
         if self.target is None or self.target.device is None:
             return taught
         from edgepipe.tflite.host_fingerprint import fingerprint
 
-        device = device_profile.load(self.target.device, world.base)
+        device = device_profile.load(self.target.device, pipeline.base_folder)
         return {**taught, "device": device_profile.digest(device), "host": fingerprint().digest}
-
-    def run(self, work: Work) -> tuple[Artifact, Outcome]:
-        """Prune, train, and count what is left."""
-        from edgepipe.stages import channel_pruning, weight_pruning
-        from edgepipe.training.training_loop import seeded
-
-        seeded(work.seed)
-        return channel_pruning.run(self, work) if self.granularity == "channel" else weight_pruning.run(self, work)
 
     def settings(self) -> "Settings":
         """The saliency that is asked for."""
@@ -174,49 +164,53 @@ class Prune(TrainingStage):
         )
 
 
-def _two_targets(prune: Prune) -> str:
-    return "sparsity and target exclude each other" if prune.sparsity is not None and prune.target else ""
+def _two_targets(options: PruneOptions) -> str:
+    return "sparsity and target exclude each other" if options.sparsity is not None and options.target else ""
 
 
-def _pattern(prune: Prune) -> str:
+def _pattern(options: PruneOptions) -> str:
     own = [
-        option for option in (*prune.types.values(), *prune.layers.values()) if option and option.sparsity is not None
+        option
+        for option in (*options.types.values(), *options.layers.values())
+        if option and option.sparsity is not None
     ]
-    given = prune.target is not None or prune.sparsity not in (None, prune.share)
-    if ":" not in prune.granularity or not (given or own):
+    given = options.target is not None or options.sparsity not in (None, options.share)
+    if ":" not in options.granularity or not (given or own):
         return ""
-    return f"{prune.granularity} says how many weights go ({prune.share:.0%}): leave sparsity and target out"
+    return f"{options.granularity} says how many weights go ({options.share:.0%}): leave sparsity and target out"
 
 
-def _channels_only(prune: Prune) -> str:
-    if prune.granularity == "channel":
+def _channels_only(options: PruneOptions) -> str:
+    if options.granularity == "channel":
         return ""
-    given = [name for name in ("macs", "flash", "latency") if prune.target and getattr(prune.target, name) is not None]
+    given = [
+        name for name in ("macs", "flash", "latency") if options.target and getattr(options.target, name) is not None
+    ]
     if given:
         return f"zeros in a kernel save no {given[0]}: a target in {given[0]} needs `granularity: channel`"
-    if prune.multiple_of > 1 or prune.distribution == "per_mac":
+    if options.multiple_of > 1 or options.distribution == "per_mac":
         return "multiple_of and `distribution: per_mac` are for `granularity: channel`"
     return ""
 
 
-def _no_erk(prune: Prune) -> str:
+def _no_erk(options: PruneOptions) -> str:
     return "erk is for zeros in kernels; for channels: uniform, global, per_mac" if (
-        prune.granularity == "channel" and prune.distribution == "erk"
+        options.granularity == "channel" and options.distribution == "erk"
     ) else ""  # fmt: skip
 
 
-def _rounds_only(prune: Prune) -> str:
-    given = [name for name in ("max_drop", "min_quality") if getattr(prune, name) is not None]
-    return f"{given[0]} needs `schedule: iterative`" if given and prune.schedule != "iterative" else ""
+def _rounds_only(options: PruneOptions) -> str:
+    given = [name for name in ("max_drop", "min_quality") if getattr(options, name) is not None]
+    return f"{given[0]} needs `schedule: iterative`" if given and options.schedule != "iterative" else ""
 
 
-def _grows(prune: Prune) -> str:
-    if prune.initial_sparsity == 0:
+def _grows(options: PruneOptions) -> str:
+    if options.initial_sparsity == 0:
         return ""
-    if prune.schedule not in ("polynomial", "cubic"):
+    if options.schedule not in ("polynomial", "cubic"):
         return "initial_sparsity is where polynomial and cubic begin"
-    if prune.target is None and prune.initial_sparsity >= prune.share:
-        return f"initial_sparsity ({prune.initial_sparsity}) must be below sparsity ({prune.share:g})"
+    if options.target is None and options.initial_sparsity >= options.share:
+        return f"initial_sparsity ({options.initial_sparsity}) must be below sparsity ({options.share:g})"
     return ""
 
 

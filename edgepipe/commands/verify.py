@@ -1,0 +1,108 @@
+"""`edgepipe verify`: checks a .tflite against devices and limits."""
+
+from collections.abc import Collection, Iterable
+from pathlib import Path
+
+from edgepipe.core import budget
+from edgepipe.core.artifact import Kind
+from edgepipe.core.errors import InputError
+from edgepipe.core.metric import Finding, Limit, Metric, Record, Verdict, judge, unavailable
+from edgepipe.core.units import Dimension
+from edgepipe.devices import device_metrics, device_profile
+from edgepipe.tflite import integer_check, interpreter, pruned_zeros, reader, tflm_runtime
+from edgepipe.tflite.model import Model
+
+
+class Verification(Record):
+    """A .tflite checked against devices and limits."""
+
+    path: str
+    devices: tuple[str, ...]
+    metrics: tuple[Metric, ...]
+    findings: tuple[Finding, ...]
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def met(self) -> bool:
+        """Whether every limit was met and no rule was broken."""
+        return not self.findings and all(verdict.met for verdict in self.verdicts)
+
+
+def verify(
+    path: Path,
+    *,
+    devices: Collection[str],
+    limits: Iterable[str],
+    integer_only: bool,
+    zeros_of: Path | None = None,
+    base: Path | None = None,
+) -> Verification:
+    """Check the .tflite at `path` against devices and limits, and against the zeros of a pruned Keras model.
+
+    Without a device, `ram` is TFLite Micro's tensor arena and `flash` the bytes of the file. A limit on a metric of
+    devices holds for each device.
+
+    Args:
+        path: the .tflite.
+        devices: names or paths of profiles.
+        limits: such as `ram=64KiB`.
+        integer_only: every operator and tensor must be integer.
+        zeros_of: a pruned .keras or .h5 model, whose zeros must be zeros here.
+        base: what paths of profiles are relative to; None for the current folder.
+
+    Raises:
+        InputError: no .tflite, an unknown device, or a word that is no limit.
+    """
+    profiles = [device_profile.load(name, base or Path.cwd()) for name in devices]
+    bounds = _parse_limits(list(limits), [device.name for device in profiles])
+    model = reader.read(path)
+    interpreter.check_runs(path)
+    on_devices = device_metrics.gather(model, profiles)
+    metrics = [*device_metrics.counts(model), *on_devices.metrics]
+    if not profiles:
+        metrics += _file_metrics(path)
+    float_findings = integer_check.findings(model) if integer_only else []
+    zero_findings = _lost_zeros(model, zeros_of) if zeros_of is not None else []
+    return Verification(
+        path=str(path),
+        devices=tuple(device.name for device in profiles),
+        metrics=tuple(metrics),
+        findings=(*float_findings, *zero_findings, *on_devices.findings),
+        verdicts=tuple(judge(limit, metrics) for limit in bounds),
+    )
+
+
+def _lost_zeros(lite: Model, pruned: Path) -> list[Finding]:
+    """The zeros of the pruned model that are none in `lite`; a kernel that is not found is a finding too."""
+    from edgepipe.models.file_kind import sniff
+    from edgepipe.models.startup import load_tensorflow
+
+    kind = sniff(pruned)
+    if kind not in (Kind.KERAS, Kind.FLOAT):
+        raise InputError(f"{pruned}: is a {kind}; --zeros-of takes the .keras or .h5 file of a pruned model")
+    load_tensorflow()
+    from edgepipe.compress.pruning.prunable_kernels import stored_order
+    from edgepipe.models.bridge import bridge
+    from edgepipe.models.model_files import load
+
+    model = load(pruned, kind, allow_code=False)
+    checked = pruned_zeros.check(lite, stored_order(bridge(model).model if kind is Kind.KERAS else model))
+    if not checked:
+        raise InputError(f"{pruned}: no kernel of it is pruned: none holds zeros")
+    missing = [Finding(rule="pruned-zeros", place=entry.layer, observed="no tensor of the .tflite is this kernel")
+               for entry in checked if not entry.tensor]  # fmt: skip
+    return [*missing, *pruned_zeros.findings(checked)]
+
+
+def _parse_limits(words: list[str], devices: list[str]) -> list[Limit]:
+    limits = budget.from_words(words)
+    return [
+        limit.model_copy(update={"device": device})
+        for limit in limits
+        for device in (devices if limit.metric in budget.DEVICE_METRICS and devices else [None])
+    ]
+
+
+def _file_metrics(path: Path) -> list[Metric]:
+    latency = unavailable("latency", Dimension.SECONDS, "a time holds for a device; name one, such as --device host")
+    return [latency, tflm_runtime.arena(path), device_metrics.file_bytes("flash", path)]

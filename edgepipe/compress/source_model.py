@@ -1,0 +1,102 @@
+"""The model that a conversion starts from: a Keras model, a SavedModel, a fake-quant model or a float .tflite."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgepipe.core.artifact import Kind
+from edgepipe.core.errors import InputError
+from edgepipe.core.outcome import Table
+from edgepipe.tflite.model import Model
+from edgepipe.tflite.reader import read
+
+
+@dataclass(frozen=True)
+class SourceModel:
+    """The model to convert, the classes of its layers by name, and the layers that training left to calibration."""
+
+    model: Any  # a Keras or tf_keras model, the path of a SavedModel, or the facts of a float .tflite
+    layer_classes: Mapping[str, str]
+    uncovered_layers: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    tables: tuple[Table, ...] = ()
+
+
+def open_source(path: Path, kind: Kind, *, allow_code: bool) -> SourceModel:
+    """The model at `path`, of any kind that converts.
+
+    Raises:
+        InputError: it cannot be loaded, or is a .tflite that is not a float model (see `read_float_tflite`).
+    """
+    if kind is Kind.TFLITE:
+        return SourceModel(read_float_tflite(path), {})
+    if kind is Kind.QAT:
+        return _open_fake_quant(path)
+    model = open_model(path, kind, allow_code=allow_code)
+    return SourceModel(model, {} if kind is Kind.SAVED_MODEL else layer_classes(model))
+
+
+def _open_fake_quant(path: Path) -> SourceModel:
+    from edgepipe.compress.qat.qat_store import restored
+
+    fake_quant = restored(path)
+    uncovered = tuple(layer.layer for layer in fake_quant.coverage if layer.by != "training")
+    return SourceModel(fake_quant.model, {layer.layer: layer.cls for layer in fake_quant.coverage}, uncovered)
+
+
+def open_model(path: Path, kind: Kind, *, allow_code: bool) -> Any:
+    """The Keras, tf_keras or fake-quant model at `path`; a SavedModel, which is only converted, gives its path."""
+    if kind is Kind.QAT:
+        from edgepipe.compress.qat.qat_store import restore
+
+        return restore(path)
+    if kind is Kind.SAVED_MODEL:
+        return path
+    from edgepipe.models.model_files import load
+
+    return load(path, kind, allow_code=allow_code)
+
+
+def layer_classes(model: Any) -> dict[str, str]:
+    """The class of each layer by name, nested models opened up."""
+    class_by_name: dict[str, str] = {}
+    for layer in model.layers:
+        class_by_name |= layer_classes(layer) if hasattr(layer, "layers") else {layer.name: type(layer).__name__}
+    return class_by_name
+
+
+def read_float_tflite(path: Path) -> Model:
+    """The facts of a float .tflite that runs.
+
+    Raises:
+        InputError: it is damaged, does not run, holds loops or branches, is quantized already, or has tensors without a
+            name of their own.
+    """
+    from edgepipe.tflite.interpreter import check_runs
+
+    model = read(path)
+    activations = [t for operator in model.operators for t in operator.outputs if t is not None and t.quantization]
+    weights = [t for t in model.parameter_tensors if t.dtype != "float32"]
+    if quantized_tensors := [*activations, *weights]:
+        raise InputError(
+            f"{path}: is quantized already: '{quantized_tensors[0].name}' is {quantized_tensors[0].dtype}; `convert` "
+            "takes a float .tflite (`scheme: float32` makes one)"
+        )
+    if len(model.subgraphs) > 1:
+        raise InputError(
+            f"{path}: has {len(model.subgraphs)} subgraphs (loops, branches or several signatures); one is taken"
+        )
+    _check_tensor_names(model)
+    check_runs(path)
+    return model
+
+
+def _check_tensor_names(model: Model) -> None:
+    """Ranges and recipe rules refer to tensors by name."""
+    names: set[str] = set()
+    for tensor in model.tensors:
+        if tensor.name in names or not tensor.name:
+            what = f"two tensors are called '{tensor.name}'" if tensor.name else f"tensor {tensor.index} has no name"
+            raise InputError(f"{model.path}: {what}; quantization refers to tensors by name, each must be unique")
+        names.add(tensor.name)

@@ -1,0 +1,35 @@
+"""The entries of the cache as a table and as JSON: `edgepipe cache list`."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+from edgepipe.core import units
+from edgepipe.core.cache import Cache, default_root
+from edgepipe.core.units import Dimension
+from edgepipe.render.report_tables import Rows
+
+
+def tables(folder: str | None) -> list[Rows]:
+    """What the cache keeps, the newest first."""
+    store = _open_cache(folder)
+    rows = tuple(
+        (entry.key[:12], entry.stage, str(entry.kind), units.show(store.bytes(entry.key), Dimension.BYTES),
+         datetime.fromtimestamp(entry.created, UTC).isoformat(timespec="seconds"))
+        for entry in store.all()
+    )  # fmt: skip
+    return [Rows(f"{store.root}: {len(rows)} entries", ("key", "stage", "kind", "size", "made"), rows, frozenset({3}))]
+
+
+def document(folder: str | None) -> str:
+    """The same as one JSON document."""
+    store = _open_cache(folder)
+    entries = [
+        {"key": e.key, "stage": e.stage, "kind": e.kind, "bytes": store.bytes(e.key), "created": e.created}
+        for e in store.all()
+    ]
+    return json.dumps({"schema": "edgepipe.cache/1", "root": str(store.root), "entries": entries}, indent=2)
+
+
+def _open_cache(folder: str | None) -> Cache:
+    return Cache(Path(folder) if folder else default_root())

@@ -1,0 +1,75 @@
+"""What a stage is handed: the pipeline around it before anything runs, and all it may use while it runs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from edgepipe.core.artifact import Artifact
+from edgepipe.core.cache import Cache
+from edgepipe.core.errors import InputError
+from edgepipe.core.progress import Progress
+from edgepipe.data.splits import Splits
+from edgepipe.tasks.quality import Task
+from edgepipe.tasks.task_spec import TaskSpec
+
+
+@dataclass(frozen=True)
+class PipelineInfo:
+    """What is known of the pipeline before anything runs, for a stage to check its own options against.
+
+    `base_folder` is what relative paths start from. The tuples hold names of the stages before this one, the model source
+    first: all of them, those that train, those that give a Keras model (which can teach), those after which there is no
+    float model any more, and those whose options leave layers in float.
+    """
+
+    base_folder: Path
+    task: TaskSpec | None
+    earlier_stages: tuple[str, ...]
+    training_stages: tuple[str, ...] = ()
+    calibration_samples: int = 200  # `representative` of `data:`
+    keras_stages: tuple[str, ...] = ()
+    quantizing_stages: tuple[str, ...] = ()
+    partly_float_stages: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """All that a running stage may use. Splits that it did not ask for are not in it.
+
+    `output_folder` is the only place it writes to, `base_folder` what relative paths start from. Without a `cache`
+    results that are cached on their own go to the default one.
+    """
+
+    stage_name: str
+    input_artifact: Artifact | None
+    output_folder: Path
+    seed: int
+    base_folder: Path
+    progress: Progress
+    pipeline: PipelineInfo
+    splits: Splits | None = None
+    task_if_any: Task | None = None
+    allow_code: bool = False
+    earlier_artifacts: Mapping[str, Artifact] = field(default_factory=dict)
+    cache: Cache | None = None
+
+    @property
+    def artifact(self) -> Artifact:
+        """The artifact this stage works on."""
+        if self.input_artifact is None:
+            raise InputError(f"stage '{self.stage_name}' has no model to work on")
+        return self.input_artifact
+
+    @property
+    def data(self) -> Splits:
+        """The data splits this stage asked for."""
+        if self.splits is None:
+            raise InputError(f"stage '{self.stage_name}' needs data, and the pipeline has no `data:`")
+        return self.splits
+
+    @property
+    def task(self) -> Task:
+        """The task the model is for."""
+        if self.task_if_any is None:
+            raise InputError(f"stage '{self.stage_name}' needs a task, and the pipeline has no `task:`")
+        return self.task_if_any

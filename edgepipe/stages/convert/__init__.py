@@ -1,0 +1,31 @@
+"""`convert`: to a TFLite model."""
+
+from typing import ClassVar, final
+
+from edgepipe.core.artifact import Artifact, Kind
+from edgepipe.core.outcome import Outcome
+from edgepipe.data.splits import FITTING
+from edgepipe.stages.context import StageContext
+from edgepipe.stages.convert.convert_options import ConvertOptions
+
+
+@final
+class Convert(ConvertOptions):
+    """Convert to TFLite: integers calibrated on representative samples, weights alone, float, or a mix of types."""
+
+    accepts: ClassVar = dict.fromkeys((Kind.KERAS, Kind.FLOAT, Kind.QAT, Kind.SAVED_MODEL, Kind.TFLITE), Kind.TFLITE)
+    splits: ClassVar = FITTING
+    tools: ClassVar = ("tensorflow", "keras", "tf_keras", "tensorflow-model-optimization", "ai-edge-litert", "numpy",
+                            "zstandard", "litert-quantizer")  # fmt: skip
+
+    def run(self, context: StageContext) -> tuple[Artifact, Outcome]:
+        """Convert, then count and measure the .tflite."""
+        from edgepipe.stages.convert import conversion_steps, convert_outcome
+        from edgepipe.training.training_loop import seeded
+
+        seeded(context.seed)
+        samples = conversion_steps.draw_samples(self, context)
+        source = conversion_steps.open_source(self, context, samples)
+        converted = conversion_steps.convert(self, context, source, samples)
+        artifact = conversion_steps.write(context, converted)
+        return artifact, convert_outcome.build_outcome(self, context, artifact, source, converted)

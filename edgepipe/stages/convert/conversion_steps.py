@@ -1,0 +1,125 @@
+"""The steps of `convert`, in order: samples, source model, conversion, file."""
+
+from typing import TYPE_CHECKING, Any
+
+from edgepipe.compress import conversion, source_model
+from edgepipe.compress.conversion import ConvertedModel
+from edgepipe.compress.schemes import SCHEMES
+from edgepipe.compress.source_model import SourceModel
+from edgepipe.core.arrays import Arrays
+from edgepipe.core.artifact import Artifact, Kind, write_bytes, write_text
+from edgepipe.core.errors import InputError
+from edgepipe.data.splits import representative
+from edgepipe.stages import model_io
+from edgepipe.stages.context import StageContext
+from edgepipe.tflite.metadata import with_preprocessing
+
+if TYPE_CHECKING:
+    from edgepipe.compress.mixed_precision import QualityTarget
+    from edgepipe.compress.quantizer.quantization import Request
+    from edgepipe.stages.convert.convert_options import ConvertOptions
+
+
+def draw_samples(options: "ConvertOptions", context: StageContext) -> Arrays | None:
+    """Representative samples from the training split; None for schemes that do not calibrate."""
+    if not SCHEMES[options.scheme].calibrated or context.splits is None:
+        return None
+    return representative(context.data.train, options.samples(context.pipeline), context.seed)
+
+
+def open_source(options: "ConvertOptions", context: StageContext, samples: Arrays | None) -> SourceModel:
+    """The stage's input, equalized and its biases corrected if the options say so."""
+    if options.equalize is None and options.bias_correction is None:
+        return source_model.open_source(context.artifact.path, context.artifact.kind, allow_code=context.allow_code)
+    from dataclasses import replace
+
+    from edgepipe.compress.equalization.equalize_source import equalize_source
+
+    _check_equalization(options, context, samples)
+    model, notes = model_io.open_float(context)
+    source = equalize_source(model, options.equalize, options.bias_correction, samples)
+    return replace(source, notes=(*notes, *source.notes))
+
+
+def _check_equalization(options: "ConvertOptions", context: StageContext, samples: Arrays | None) -> None:
+    if context.artifact.kind not in (Kind.KERAS, Kind.FLOAT):
+        raise InputError(
+            f"equalize and bias_correction change the weights of a float Keras model; the model before is "
+            f"{context.artifact.kind}"
+        )
+    if samples is None and "samples" in (options.equalize, options.bias_correction):
+        raise InputError("equalize and bias_correction on samples need `data:`; `data_free` does without")
+
+
+def convert(
+    options: "ConvertOptions", context: StageContext, source: SourceModel, samples: Arrays | None
+) -> ConvertedModel:
+    """The .tflite that the options ask for.
+
+    Raises:
+        InputError: a model, samples or options that do not go together.
+        NotMetError: no mix of types keeps the quality.
+    """
+    request = _build_request(options, context, source)
+    if options.scheme != "mixed":
+        return conversion.convert_model(source.model, request, samples)
+    from edgepipe.compress.mixed_precision import convert_mixed
+
+    return convert_mixed(source, request, samples, _quality_target(options, context))
+
+
+def _build_request(options: "ConvertOptions", context: StageContext, source: SourceModel) -> "Request":
+    from edgepipe.compress.quantizer import recipes
+    from edgepipe.compress.quantizer.float_exclusions import choice
+    from edgepipe.compress.quantizer.quantization import Request
+
+    keep_float = None
+    if options.leaves_float:
+        _check_keep_float(context)
+        keep_float = choice(options.keep_float_types, options.keep_float_layers, source.layer_classes)
+    recipe = recipes.read(context.base_folder / options.recipe) if options.recipe is not None else None
+    return Request(options.scheme, options.input, options.output, options.ranges, recipe, keep_float)
+
+
+def _check_keep_float(context: StageContext) -> None:
+    if context.artifact.kind is Kind.QAT:
+        raise InputError(
+            "keep_float_types and keep_float_layers: a fake-quant model is quantized as it was trained; say in "
+            "`quantize` what stays in float"
+        )
+
+
+def _quality_target(options: "ConvertOptions", context: StageContext) -> "QualityTarget":
+    from edgepipe.compress.mixed_precision import QualityTarget
+
+    return QualityTarget(
+        measure=lambda path: _deciding_quality(path, context),
+        higher_is_better=context.task.measures[context.task.deciding].higher_is_better,
+        max_drop=options.max_drop or 0.0,
+        device=options.target(context.base_folder),
+        repeat_options=options.repeat_options(),
+    )
+
+
+def _deciding_quality(path: Any, context: StageContext) -> float:
+    from edgepipe.stages.tflite_quality import lite_quality
+    from edgepipe.tflite.interpreter import Runtime
+
+    deciding = context.task.deciding
+    metrics = lite_quality(path, context.task, context.data.validation, "validation", Runtime.XNNPACK)
+    value = next(metric.value for metric in metrics if metric.name == deciding)
+    if value is None:
+        raise InputError(f"{deciding} could not be taken on validation")
+    return value
+
+
+def write(context: StageContext, converted: ConvertedModel) -> Artifact:
+    """Store the .tflite, with the constants of preprocessing inside, and the recipe of a mixed one beside it."""
+    from edgepipe.compress.mixed_precision import RECIPE_FILE
+
+    path = context.output_folder / "model.tflite"
+    preprocessing = context.splits.preprocessing if context.splits is not None else None
+    write_bytes(path, with_preprocessing(converted.content, preprocessing))
+    if converted.recipe is not None:
+        write_text(context.output_folder / RECIPE_FILE, converted.recipe)
+    return Artifact.of(Kind.TFLITE, path)

@@ -1,0 +1,69 @@
+"""What `convert` reports of a converted model: quality, counts, what stayed in float, agreement with fake-quant."""
+
+from typing import TYPE_CHECKING
+
+from edgepipe.compress.conversion import ConvertedModel, float_operator_notes
+from edgepipe.compress.schemes import SCHEMES
+from edgepipe.compress.source_model import SourceModel
+from edgepipe.core.artifact import Artifact, Kind
+from edgepipe.core.metric import Finding, Metric
+from edgepipe.core.outcome import Outcome, Table
+from edgepipe.devices.device_metrics import counts
+from edgepipe.stages.context import StageContext
+from edgepipe.tflite.integer_check import findings
+from edgepipe.tflite.model import Model
+from edgepipe.tflite.reader import read
+
+if TYPE_CHECKING:
+    from edgepipe.stages.convert.convert_options import ConvertOptions
+
+
+def build_outcome(
+    options: "ConvertOptions", context: StageContext, artifact: Artifact, source: SourceModel, converted: ConvertedModel
+) -> Outcome:
+    """The outcome of the stage.
+
+    Args:
+        options: of the stage.
+        context: of the stage.
+        artifact: the .tflite as it is stored.
+        source: the model it was converted from.
+        converted: what the conversion says of itself.
+    """
+    lite = read(artifact.path)
+    tables, agreement = _agreement(options, context, source, lite)
+    return Outcome(
+        metrics=(*_quality(artifact, context), *agreement, *converted.metrics, *counts(lite)),
+        findings=tuple(_float_findings(options, context, lite)),
+        notes=(*source.notes, *converted.notes, *float_operator_notes(options.scheme, lite)),
+        tables=(*source.tables, *converted.tables, *tables),
+    )
+
+
+def _float_findings(options: "ConvertOptions", context: StageContext, lite: Model) -> list[Finding]:
+    """What is float although integers were asked for, and not because the user said so."""
+    device = options.target(context.base_folder)
+    integers_demanded = SCHEMES[options.scheme].integer or (device is not None and device.integer_only)
+    if not integers_demanded or options.leaves_float:
+        return []
+    return findings(lite, allow_float_interface="float32" in (options.input, options.output))
+
+
+def _agreement(
+    options: "ConvertOptions", context: StageContext, source: SourceModel, lite: Model
+) -> tuple[tuple[Table, ...], tuple[Metric, ...]]:
+    """How far a fake-quant model and its int8 model agree; nothing for models without fake-quant."""
+    if context.artifact.kind is not Kind.QAT or options.scheme != "int8" or context.splits is None:
+        return (), ()
+    from edgepipe.stages.convert.qat_agreement import compare_with_fake_quant
+
+    return compare_with_fake_quant(source.model, lite, context)
+
+
+def _quality(artifact: Artifact, context: StageContext) -> list[Metric]:
+    if context.splits is None or context.task_if_any is None:
+        return []
+    from edgepipe.stages.tflite_quality import lite_quality
+    from edgepipe.tflite.interpreter import Runtime
+
+    return lite_quality(artifact.path, context.task, context.data.validation, "validation", Runtime.XNNPACK)

@@ -1,0 +1,35 @@
+"""Reading the model a stage works on, and storing the one it made."""
+
+from pathlib import Path
+from typing import Any
+
+from edgepipe.core.artifact import Artifact, Kind
+from edgepipe.stages.context import StageContext
+
+
+def open_float(context: StageContext) -> tuple[Any, list[str]]:
+    """The stage's input as a tf_keras model - read, or bridged from Keras 3 - and notes on the bridge."""
+    from edgepipe.models.bridge import bridge
+    from edgepipe.models.model_files import load
+
+    model = load(context.artifact.path, context.artifact.kind, allow_code=context.allow_code)
+    if context.artifact.kind is Kind.FLOAT:
+        return model, []
+    bridged = bridge(model)
+    return bridged.model, bridged.notes
+
+
+def write_keras(model: Any, folder: Path) -> Artifact:
+    """Store a Keras 3 model as the artifact of a stage."""
+    from edgepipe.models.model_files import save_keras
+
+    save_keras(model, folder / "model.keras")
+    return Artifact.of(Kind.KERAS, folder / "model.keras")
+
+
+def write_float(model: Any, folder: Path) -> Artifact:
+    """Store a tf_keras model as the artifact of a stage."""
+    from edgepipe.models.model_files import save_float
+
+    save_float(model, folder / "model.keras")
+    return Artifact.of(Kind.FLOAT, folder / "model.keras")

@@ -1,0 +1,26 @@
+"""`prune`: remove weights or channels that matter least, and train what is left."""
+
+from typing import ClassVar, final
+
+from edgepipe.core.artifact import Artifact, Kind
+from edgepipe.core.outcome import Outcome
+from edgepipe.stages.context import StageContext
+from edgepipe.stages.prune.prune_options import PruneOptions
+
+
+@final
+class Prune(PruneOptions):
+    """Remove the weights or channels that matter least, by a schedule or in rounds, and train what is left."""
+
+    accepts: ClassVar = {Kind.KERAS: Kind.FLOAT, Kind.FLOAT: Kind.FLOAT}
+    tools: ClassVar = ("tensorflow", "keras", "tf_keras", "tensorflow-model-optimization", "ai-edge-litert", "numpy")
+
+    def run(self, context: StageContext) -> tuple[Artifact, Outcome]:
+        """Prune, train, and count what is left."""
+        from edgepipe.stages.prune import channel_pruning, weight_pruning
+        from edgepipe.training.training_loop import seeded
+
+        seeded(context.seed)
+        return (
+            channel_pruning.run(self, context) if self.granularity == "channel" else weight_pruning.run(self, context)
+        )

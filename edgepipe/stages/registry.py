@@ -1,0 +1,185 @@
+"""Finds a stage by what a pipeline calls it: a built-in one, one of an installed package, or `module:Class`.
+
+An installed package adds a stage with an entry point in the group `edgepipe.stages`: name = "module:Class". Listing
+reads metadata only; a package that cannot be imported breaks nothing but the use of its own stages.
+"""
+
+import ast
+import functools
+import importlib
+import importlib.metadata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from edgepipe.core import references
+from edgepipe.core.errors import EdgepipeError, InputError, did_you_mean
+from edgepipe.stages.base import Stage
+
+ENTRY_POINT_GROUP = "edgepipe.stages"
+STAGES = {
+    "train": "edgepipe.stages.train:Train",
+    "distill": "edgepipe.stages.distill:Distill",
+    "prune": "edgepipe.stages.prune:Prune",
+    "cluster": "edgepipe.stages.cluster:Cluster",
+    "quantize": "edgepipe.stages.quantize:Quantize",
+    "export": "edgepipe.stages.export:Export",
+    "convert": "edgepipe.stages.convert:Convert",
+    "compile": "edgepipe.stages.compile:Compile",
+    "validate": "edgepipe.stages.validate:Validate",
+}
+
+
+@dataclass(frozen=True)
+class StageSource:
+    """Where the class of a stage comes from.
+
+    `name` is what a pipeline calls it, `reference` is `module:Class`. `package` and `version` are of the distribution
+    that has it; for a module beside the pipeline they are empty, and `folder` is where it is looked up.
+    """
+
+    name: str
+    reference: str
+    package: str = ""
+    version: str = ""
+    folder: Path | None = None
+
+    @property
+    def module(self) -> str:
+        """The module of the class."""
+        return self.reference.partition(":")[0]
+
+    @property
+    def class_name(self) -> str:
+        """The name of the class."""
+        return self.reference.partition(":")[2]
+
+
+def find_stage(name: str, folder: Path) -> StageSource:
+    """The source of the stage that a pipeline in `folder` calls `name`; nothing is imported.
+
+    Raises:
+        InputError: there is none, or two packages have one of this name.
+    """
+    if name in STAGES:
+        _refuse_collision(name)
+        return built_in_stage(name)
+    if name in _installed():
+        _refuse_collision(name)
+        return _installed()[name][0]
+    if references.is_reference(name):
+        references.check(name, folder)
+        return StageSource(name, name, folder=folder)
+    raise InputError(f"unknown stage{did_you_mean(name, [*STAGES, *_installed()])}")
+
+
+def built_in_stage(name: str) -> StageSource:
+    """The source of a stage of edgepipe's own."""
+    return StageSource(name, STAGES[name], "edgepipe", references.version("edgepipe"))
+
+
+def load_stage_class(source: StageSource) -> type[Stage]:
+    """Import the class of a stage.
+
+    Raises:
+        InputError: it cannot be imported, or is not a stage that can run.
+    """
+    if source.package == "edgepipe":
+        return cast("type[Stage]", getattr(importlib.import_module(source.module), source.class_name))
+    try:
+        cls = references.attribute(source.reference, source.folder)
+    except EdgepipeError as error:
+        where = f" of the package {source.package} {source.version}" if source.package else ""
+        raise InputError(f"stage '{source.name}'{where}: {error}") from error
+    if problem := _class_problem(cls):
+        raise InputError(f"stage '{source.name}': '{source.reference}' {problem}")
+    return cast("type[Stage]", cls)
+
+
+def _class_problem(cls: Any) -> str:
+    """Why `cls` is not a stage that can run; empty if it is one."""
+    if not (isinstance(cls, type) and issubclass(cls, Stage)):
+        return "is not a subclass of edgepipe.Stage"
+    if missing := sorted(getattr(cls, "__abstractmethods__", ())):
+        return f"does not define {', '.join(missing)}"
+    if cls.run is Stage.run:
+        return "does not define run"
+    if not isinstance(getattr(cls, "accepts", None), Mapping) or not cls.accepts:
+        return "does not say which kinds it takes and gives: `accepts: ClassVar = {ArtifactKind.KERAS: ArtifactKind.KERAS}`"
+    return ""
+
+
+def code_identity(source: StageSource, cls: type[Stage]) -> dict[str, Any]:
+    """What the cache key holds of a stage's code.
+
+    The sources of its module and of what that imports from its own package or folder, of the modules it declares
+    besides (`Stage.modules`), and the version of the distribution that it comes from.
+    """
+    modules = (source.module, *cls.modules)
+    return {
+        "reference": source.reference,
+        "package": [source.package, source.version],
+        "sources": {module: references.digest(module, source.folder) for module in modules},
+    }
+
+
+def installed_stages() -> list[StageSource]:
+    """The stages of installed packages, also those whose name collides, by name."""
+    return [source for name in sorted(_installed()) for source in _installed()[name]]
+
+
+def collision(name: str) -> str:
+    """Why the stage `name` is refused: another has the same name. Empty if it is the only one."""
+    sources = _installed().get(name, [])
+    packages = [f"{source.package} {source.version} ({source.reference})" for source in sources]
+    if name in STAGES and packages:
+        return f"'{name}' is a stage of edgepipe, and the package {packages[0]} has one of the same name"
+    return f"the packages {' and '.join(packages)} both have a stage '{name}'" if len(packages) > 1 else ""
+
+
+def _refuse_collision(name: str) -> None:
+    if problem := collision(name):
+        raise InputError(f"{problem}; uninstall one, or name its class as module:Class")
+
+
+@functools.cache
+def _installed() -> dict[str, list[StageSource]]:
+    sources: dict[str, list[StageSource]] = {}
+    for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
+        package = point.dist.name if point.dist is not None else "?"
+        version = point.dist.version if point.dist is not None else "?"
+        source = StageSource(point.name, point.value.replace(" ", ""), package, version)
+        if source not in sources.setdefault(point.name, []):
+            sources[point.name].append(source)
+    return sources
+
+
+def stages_in_folder(folder: Path) -> list[StageSource]:
+    """The stage classes in the .py files of `folder`, told from their source: nothing is imported."""
+    return [
+        StageSource(f"{file.stem}:{name}", f"{file.stem}:{name}", folder=folder)
+        for file in sorted(folder.glob("*.py"))
+        if file.stem.isidentifier()
+        for name in _stage_classes(file)
+    ]
+
+
+def _stage_classes(file: Path) -> list[str]:
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return []
+    imported = {
+        alias.asname or alias.name
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "edgepipe"
+        for alias in node.names
+        if alias.name in ("Stage", "TrainingStage")
+    }
+    bases = imported | {"edgepipe.Stage", "edgepipe.TrainingStage"}
+    return [
+        node.name
+        for node in tree.body
+        if isinstance(node, ast.ClassDef) and any(ast.unparse(base) in bases for base in node.bases)
+    ]
