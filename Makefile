@@ -5,17 +5,19 @@ SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
 DEVICE_VENV := .venv-device
+PYTHONS := $(or $(EDGEPIPE_PYTHON),3.13 3.12 3.11)
 
-.PHONY: demo test quick lint bench families lock clean help
+.PHONY: demo test quick lint wheel bench families lock clean help
 
 help:
 	@echo "make demo   run pipelines/digits.yaml: train, prune, quantize, convert, validate"
 	@echo "make test   lint and all tests"
 	@echo "make quick  the tests that take seconds"
-	@echo "make lint   ruff, mypy, import-linter"
+	@echo "make lint   ruff, mypy, import contracts, import circles"
+	@echo "make wheel  build the wheel, and run the main job with it away from the repository"
 	@echo "make bench  the benchmarks"
-	@echo "make families  14 model families to int8, into docs/families.md (half an hour)"
-	@echo "make lock   resolve requirements.lock anew (needs uv)"
+	@echo "make families  convert 14 model families to int8 and write docs/families.md (half an hour)"
+	@echo "make lock   update requirements.lock (needs uv)"
 
 demo: $(VENV)/.installed
 	$(BIN)/edgepipe run pipelines/digits.yaml
@@ -31,6 +33,10 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python tools/check_imports.py
+
+wheel: $(VENV)/.installed
+	@sh tools/check_wheel.sh $(BIN)/python
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/startup.py
@@ -40,7 +46,7 @@ families: $(VENV)/.installed
 	$(BIN)/python benchmarks/families.py
 
 $(VENV)/.installed: requirements.lock pyproject.toml
-	@sh tools/make-venv.sh $(VENV) "3.13 3.12 3.11" requirements.lock
+	@sh tools/make-venv.sh $(VENV) "$(PYTHONS)" requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 

@@ -18,7 +18,7 @@ from quantization import accuracy, lite, ours, trained
 from edgepipe import zoo
 from edgepipe.data import recordings
 from edgepipe.models.bridge import bridge
-from edgepipe.tflite.integer_check import findings
+from edgepipe.tflite.integer_check import check_integer_only
 from edgepipe.tflite.interpreter import predict
 from edgepipe.tflite.reader import read
 
@@ -70,8 +70,8 @@ def _ways(build: Made, data: networks.Data, epochs: int, seed: int) -> dict[str,
     for way, source in {"calibrated int8": model, "quantization-aware int8": trained_on}.items():
         with TemporaryDirectory() as folder:
             path = lite(source, data, folder)
-            assert findings(read(path)) == []
-            found[way] = accuracy(np.asarray(predict(path, x).values).argmax(axis=1), y)
+            assert check_integer_only(read(path)) == []
+            found[way] = accuracy(np.asarray(predict(path, x).real_values).argmax(axis=1), y)
     print(f"seed {seed}: {found}", file=sys.stderr, flush=True)
     return found
 

@@ -14,17 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from edgepipe.render.catalogue import errors_text
 
 from edgepipe.core.cache import default_root
 from edgepipe.core.errors import InputError
-from edgepipe.core.progress import shown
+from edgepipe.core.progress import show_progress
 from edgepipe.devices import device_profile
 from edgepipe.devices.calibration import calibrate as calibrating
-from edgepipe.devices.calibration.calibrated_latency import Estimate, estimate
-from edgepipe.devices.calibration.calibration_record import Calibration
+from edgepipe.devices.calibration.calibrated_latency import CalibratedEstimate, estimate
+from edgepipe.devices.calibration.calibration_record import DeviceCalibration
 from edgepipe.devices.calibration.measurement_backend import HostBackend
 from edgepipe.devices.calibration.suite import Effort
-from edgepipe.render.catalogue import errors_text
 from edgepipe.tflite import host_latency, reader
 
 PASSES = 3
@@ -37,7 +37,7 @@ class Row:
 
     name: str
     measured: float
-    found: Estimate
+    found: CalibratedEstimate
 
     @property
     def error(self) -> float:
@@ -47,7 +47,7 @@ class Row:
     @property
     def inside(self) -> bool:
         """Whether the measurement lies in the interval."""
-        return self.found.low <= self.measured <= self.found.high
+        return self.found.low_seconds <= self.measured <= self.found.high_seconds
 
 
 def measured(models: list[Path], threads: int) -> dict[str, float | str]:
@@ -70,16 +70,21 @@ def show(rows: list[Row], refused: dict[str, str]) -> None:
     print(f"{'model':52} {'measured':>10} {'estimated':>10} {'90 % interval':>21} {'error':>7}  inside")
     for row in sorted(rows, key=lambda row: abs(row.error)):
         found = row.found
-        span = f"{found.low * 1e6:9.1f} ..{found.high * 1e6:9.1f}"
-        note = "; extrapolates: " + found.outside[0] if found.outside else ""
+        span = f"{found.low_seconds * 1e6:9.1f} ..{found.high_seconds * 1e6:9.1f}"
+        note = "; extrapolates: " + found.extrapolation_reasons[0] if found.extrapolation_reasons else ""
         times = f"{row.measured * 1e6:10.1f} {found.seconds * 1e6:10.1f} {span}"
         print(f"{row.name[:52]:52} {times} {row.error * 100:+6.1f}%  {'yes' if row.inside else 'NO'}{note}")
     for name, reason in refused.items():
         print(f"{name[:52]:52} not run: {reason[:200]}")
-    for label, chosen in (("all", rows), ("inside the fitted range", [row for row in rows if not row.found.outside])):
+    for label, chosen in (
+        ("all", rows),
+        ("inside the fitted range", [row for row in rows if not row.found.extrapolation_reasons]),
+    ):
         off = np.abs([row.error for row in chosen])
         median, p90, worst = np.quantile(off, (0.5, 0.9, 1.0)) * 100
-        width = np.median([(row.found.high - row.found.low) / row.found.seconds for row in chosen]) * 100
+        width = (
+            np.median([(row.found.high_seconds - row.found.low_seconds) / row.found.seconds for row in chosen]) * 100
+        )
         covered = np.mean([row.inside for row in chosen]) * 100
         print(
             f"{label}: {len(chosen)} models, median error {median:.1f} %, p90 {p90:.1f} %, worst {worst:.1f} %; "
@@ -87,7 +92,7 @@ def show(rows: list[Row], refused: dict[str, str]) -> None:
         )
 
 
-def told(found: Calibration) -> None:
+def told(found: DeviceCalibration) -> None:
     """How the calibration judged itself before it saw any of the real models."""
     about = found.measured
     print(f"{about.host}; {about.runtime}, {about.threads} thread(s); suite {about.suite}, {about.models} models")
@@ -109,11 +114,14 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) if given.again else default_root() / "calibration"
-        backend, order = HostBackend(given.threads), calibrating.Order(Effort(given.effort), given.seed, root)
+        backend, order = (
+            HostBackend(given.threads),
+            calibrating.CalibrationRequest(Effort(given.effort), given.seed, root),
+        )
         if given.profile:
             found = device_profile.load(given.profile, Path.cwd()).latency.calibration
         else:
-            with shown() as progress:
+            with show_progress() as progress:
                 found = calibrating.calibrate(backend, order, progress)
         if found is None:
             raise SystemExit(f"{given.profile}: not a calibrated profile")

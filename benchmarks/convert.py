@@ -22,7 +22,7 @@ from ai_edge_litert.interpreter import Interpreter
 from edgepipe.compress.keras_to_tflite import convert
 from edgepipe.core.arrays import Array
 from edgepipe.models.bridge import bridge
-from edgepipe.models.native_stderr import captured_stderr
+from edgepipe.models.native_stderr import capture_stderr
 from edgepipe.models.perturb import perturb
 
 SHAPE = (96, 96, 3)
@@ -71,7 +71,7 @@ def timed(function: Callable[[], bytes]) -> tuple[float, bytes]:
 
 def compare(name: str, model: Any, scheme: Any) -> bool:
     """Print one line; whether the outputs are equal and the goal, if there is one, is reached."""
-    with captured_stderr(), contextlib.redirect_stdout(io.StringIO()):  # the stock export prints every variable
+    with capture_stderr(), contextlib.redirect_stdout(io.StringIO()):  # the stock export prints every variable
         ours, fast = timed(lambda: convert(model, scheme, SAMPLES if scheme == "int8" else None))
         theirs, slow = timed(lambda: stock(model, scheme))
         a, b = outputs(slow), outputs(fast)
@@ -94,7 +94,7 @@ def main() -> int:
     for weight in original.weights:  # louder than `perturb` leaves it, so that int8 logits tell the inputs apart
         if len(weight.shape) > 1:
             weight.assign(weight * 1.2)
-    with captured_stderr():
+    with capture_stderr():
         convert(
             keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]), "float32"
         )  # first-call costs, for neither

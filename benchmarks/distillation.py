@@ -17,12 +17,12 @@ import numpy as np
 from scipy import stats
 
 from edgepipe.data.splits import SplitData
-from edgepipe.tasks.quality import Task, build
+from edgepipe.tasks.quality import Task, build_task
 from edgepipe.tasks.task_spec import TaskSpec
-from edgepipe.training.distillation.distiller import Teaching
+from edgepipe.training.distillation.distiller import Distiller
 from edgepipe.training.distillation.teacher_options import Teacher
-from edgepipe.training.training_loop import Schedule, evaluate, fit, seeded
-from edgepipe.training.training_setup import Lesson
+from edgepipe.training.training_loop import TrainingSchedule, evaluate, fit, set_seeds
+from edgepipe.training.training_setup import TrainingSetup
 from edgepipe.zoo import small_cnn
 
 EPOCHS, BATCH, A_CLASS = 30, 32, 100
@@ -50,7 +50,7 @@ class AsItIs:
 
 def task() -> Task:
     """Ten classes; nothing of it is loaded from a file."""
-    return build(TaskSpec(kind="classification"), base=None)  # type: ignore[arg-type]
+    return build_task(TaskSpec(kind="classification"), base=None)  # type: ignore[arg-type]
 
 
 def few(data: networks.Data) -> SplitData:
@@ -62,22 +62,22 @@ def few(data: networks.Data) -> SplitData:
 
 def teacher(data: SplitData, validation: SplitData, epochs: int) -> Any:
     """ResNet-8 of MLPerf Tiny, trained on `data`."""
-    seeded(77)
+    set_seeds(77)
     model = networks.resnet8((28, 28, 1))
-    lesson = Lesson(task(), data, validation, AsItIs(), seed=77)
-    fit(model, lesson, Schedule(epochs, 64, 2e-3, "cosine"), lambda *_, **__: None)
+    lesson = TrainingSetup(task(), data, validation, AsItIs(), seed=77)
+    fit(model, lesson, TrainingSchedule(epochs, 64, 2e-3, "cosine"), lambda *_, **__: None)
     return model
 
 
 def student(seed: int, train: SplitData, validation: SplitData, kinds: dict[str, Any] | None, taught_by: Any) -> Any:
     """Three convolutions, 24,000 parameters, trained with the teacher's help or without."""
-    seeded(seed)
+    set_seeds(seed)
     model = small_cnn(input_shape=(28, 28, 1), classes=10, filters=(16, 32, 64))
     teaching = None
     if kinds is not None:
-        teaching = Teaching(Teacher.model_validate(kinds), {"resnet8": taught_by}, task(), BATCH)
-    lesson = Lesson(task(), train, validation, None if teaching else AsItIs(), teaching, seed)
-    fit(model, lesson, Schedule(EPOCHS, BATCH, 2e-3, "cosine"), lambda *_, **__: None)
+        teaching = Distiller(Teacher.model_validate(kinds), {"resnet8": taught_by}, task(), BATCH)
+    lesson = TrainingSetup(task(), train, validation, None if teaching else AsItIs(), teaching, seed)
+    fit(model, lesson, TrainingSchedule(EPOCHS, BATCH, 2e-3, "cosine"), lambda *_, **__: None)
     return model
 
 

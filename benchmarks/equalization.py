@@ -17,9 +17,9 @@ import numpy as np
 from quantization import accuracy, trained
 
 from edgepipe import zoo
-from edgepipe.compress.equalization.batch_norm_folding import Folded, folded
+from edgepipe.compress.equalization.batch_norm_folding import FoldedModel, fold_batch_norms
 from edgepipe.compress.equalization.bias_correction import correct_biases
-from edgepipe.compress.equalization.cross_layer import equalize
+from edgepipe.compress.equalization.cross_layer import equalize_channels
 from edgepipe.compress.keras_to_tflite import convert
 from edgepipe.core.arrays import Array
 from edgepipe.models.bridge import bridge
@@ -70,15 +70,15 @@ def rescale(model: Any, spread: float = SPREAD, seed: int = 0) -> None:
         reader.kernel.assign(reader.kernel / wide[..., None])
 
 
-def variants(base: Any, samples: Array) -> dict[str, Folded | Any]:
+def variants(base: Any, samples: Array) -> dict[str, FoldedModel | Any]:
     """The model of each way, by its name."""
-    plain = folded(base, samples)
+    plain = fold_batch_norms(base, samples)
     found: dict[str, Any] = {"plain": base, "folded": plain.model}
     for told, given in (("data-free", None), ("samples", samples)):
-        equal = equalize(plain, given)
+        equal = equalize_channels(plain, given)
         found[f"equalized, {told}"] = equal.model
         found[f"corrected, {told}"] = correct_biases(plain, given).model
-        found[f"both, {told}"] = correct_biases(equal.folded, given).model
+        found[f"both, {told}"] = correct_biases(equal.folded_model, given).model
     return found
 
 
@@ -87,7 +87,7 @@ def int8(model: Any, data: networks.Data) -> float:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "m.tflite"
         path.write_bytes(convert(model, samples=data.train[0][:SAMPLES]))
-        values = np.asarray(predict(path, data.test[0]).values)
+        values = np.asarray(predict(path, data.test[0]).real_values)
     return accuracy(values.argmax(axis=1), data.test[1])
 
 

@@ -36,12 +36,12 @@ def measure(family: str) -> dict[str, Any]:
 
     from edgepipe.compress.keras_to_tflite import convert
     from edgepipe.compress.qat import range_initialization
-    from edgepipe.compress.qat.agreement import agreement
-    from edgepipe.compress.qat.coverage import counts
-    from edgepipe.compress.qat.fake_quant import Recipe, fake_quant, freeze_batch_norms
+    from edgepipe.compress.qat.agreement import measure_agreement
+    from edgepipe.compress.qat.coverage import count_coverage
+    from edgepipe.compress.qat.fake_quant import QatRecipe, build_fake_quant, freeze_batch_norms
     from edgepipe.models.bridge import bridge
     from edgepipe.models.perturb import perturb
-    from edgepipe.tflite.integer_check import findings
+    from edgepipe.tflite.integer_check import check_integer_only
     from edgepipe.tflite.reader import read
 
     size = SIZES[family]
@@ -53,8 +53,8 @@ def measure(family: str) -> dict[str, Any]:
         x = np.clip(x * 60 + 127, 0, 255)
     start = time.perf_counter()
     bridged = bridge(model)
-    made = fake_quant(bridged.model, Recipe(), x[:2])
-    range_initialization.initialise(made.model, x, 0, batch_statistics=False)
+    made = build_fake_quant(bridged.model, QatRecipe(), x[:2])
+    range_initialization.initialize_ranges(made.model, x, 0, batch_statistics=False)
     freeze_batch_norms(made.model)
     made.model.compile("adam", "sparse_categorical_crossentropy")
     made.model.optimizer.learning_rate = 1e-5
@@ -63,15 +63,15 @@ def measure(family: str) -> dict[str, Any]:
         path = Path(folder) / "m.tflite"
         path.write_bytes(convert(made.model, samples=x))
         lite = read(path)
-        found = agreement(made.model, lite, x[:4]).tensors
-        equal = agreement(made.model, lite, x[:16]).labels_equal
-        offenders = findings(lite)
+        found = measure_agreement(made.model, lite, x[:4]).tensors
+        equal = measure_agreement(made.model, lite, x[:16]).labels_equal
+        offenders = check_integer_only(lite)
     seconds = time.perf_counter() - start
-    by, known = counts(made.coverage), [entry for entry in found if not entry.missing]
+    by, known = count_coverage(made.coverage), [entry for entry in found if not entry.missing_reason]
     return {
         "family": family, "input": f"{size} x {size}", "layers": sum(by.values()), "by training": by["training"],
         "by calibration": by["calibration"], "float": by["float"],
-        "bridge differs": f"{bridged.difference.worst.relative:.1e}",
+        "bridge differs": f"{bridged.difference.worst_tensor.relative_error:.1e}",
         "operators": len(lite.operators), "float operators": len(offenders),
         "tensors compared": f"{len(known)} of {len(found)}",
         "p99 LSB (worst)": int(max(entry.p99_lsb for entry in known)), "logits p99 LSB": int(known[-2].p99_lsb),

@@ -21,7 +21,7 @@ import numpy as np
 from edgepipe.core.arrays import Array
 from edgepipe.devices.latency import cross_validation, measurement_table, profile_fragment
 from edgepipe.devices.latency.processor_kinds import KINDS
-from edgepipe.devices.latency.profile_fragment import Request
+from edgepipe.devices.latency.profile_fragment import FitRequest
 
 ROOT = Path(__file__).resolve().parents[1]
 PLAIN = ("macs_pw", "macs_dw", "macs_conv3x3", "macs_conv0", "macs_fc", "n_ops")
@@ -52,12 +52,12 @@ class Case:
     """One device and runtime: the name of its fit, what to ask for, and whether its rows are the seven of the issue."""
 
     name: str
-    request: Request
+    request: FitRequest
     headline: bool = False
 
 
 def _case(name: str, target: str, kind: str, clock: float, source: str, headline: bool = False, **more: Any) -> Case:
-    return Case(name, Request(target=target, kind=kind, clock=clock, source=source, **more), headline)
+    return Case(name, FitRequest(target=target, kind=kind, clock=clock, source=source, **more), headline)
 
 
 def _shared(name: str, target: str, kind: str, group: dict[str, float], source: str, **more: Any) -> Case:
@@ -116,7 +116,7 @@ def main() -> None:
         found = _report(case, source, models)
         pooled += found if case.headline else []
         if asked.write:
-            built = profile_fragment.build(source, models, case.request)
+            built = profile_fragment.fit_table(source, models, case.request)
             profile_fragment.write(built.fit, ROOT / "devices" / "fits" / f"{case.name}.yaml")
     inside, width = np.mean([one for one, _ in pooled]), np.median([wide for _, wide in pooled])
     print(f"first seven pooled: {inside:.1%} of {len(pooled)} held-out rows inside their 90 % interval; "
@@ -143,12 +143,14 @@ def _report(case: Case, source: Path, models: Path) -> list[tuple[bool, float]]:
     """Print one line; for each held-out row whether it is inside, and half its width as a logarithm."""
     request, kind = case.request, KINDS[case.request.kind]
     measured = measurement_table.read(source)
-    rows = profile_fragment.usable(measured, models, request).rows
+    rows = profile_fragment.select_rows(measured, models, request).rows
     everyone = cross_validation.leave_families_out(kind, request.clocks, rows)
     held_out = [one for one in everyone if one.row.group == request.target]
-    reach = cross_validation.factors(held_out)
-    inside = [(one.deviations <= reach[one.row.family], reach[one.row.family] * one.deviation) for one in held_out]
-    ours = cross_validation.errors(held_out)
+    reach = cross_validation.interval_factors(held_out)
+    inside = [
+        (one.standardized_error <= reach[one.row.family], reach[one.row.family] * one.deviation) for one in held_out
+    ]
+    ours = cross_validation.summarize_errors(held_out)
     per_mac, plain = _stock(source, request)
     print(
         f"{case.name:34} {ours.points:6}  {_sizes(per_mac, 2):>15}  {_sizes(plain, 3):>21}  "
@@ -156,18 +158,18 @@ def _report(case: Case, source: Path, models: Path) -> list[tuple[bool, float]]:
         f"x/÷ {np.exp(np.median([wide for _, wide in inside])):.2f}"
     )
     for one in held_out:
-        if abs(np.log1p(one.error)) > np.log(2) and not one.outside:
+        if abs(np.log1p(one.relative_error)) > np.log(2) and not one.extrapolation_reasons:
             print(f"    off by more than 2x and does not say that it extrapolates: {one.row.model}")
     return inside
 
 
-def _stock(source: Path, request: Request) -> tuple[Array, Array]:
+def _stock(source: Path, request: FitRequest) -> tuple[Array, Array]:
     """Absolute relative errors, families held out, of one rate per MAC and of a plain linear fit."""
     from scipy.optimize import nnls
 
     with source.open(encoding="utf-8", newline="") as file:
         lines = [line for line in csv.DictReader(file) if _group(line) == request.target]
-    lines = [line for line in lines if line["family"] not in request.without]
+    lines = [line for line in lines if line["family"] not in request.excluded_families]
     seconds, macs = _column(lines, "latency_ms"), _column(lines, "macs")
     features = np.stack([_column(lines, name) for name in PLAIN], axis=1)
     families = np.array([line["family"] for line in lines])

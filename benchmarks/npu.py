@@ -45,12 +45,19 @@ def models() -> Path:
 
 def row(title: str, file: Path, device: str) -> str:
     """One line of the table."""
-    told = vela_metrics.ask(reader.read(file), device_profile.load(device, ROOT))
-    if told.compiled is None:
+    told = vela_metrics.analyze(reader.read(file), device_profile.load(device, ROOT))
+    if told.compilation is None:
         return f"| {title} | {device} | - | - | - | {told.reason.rpartition(': ')[2]} |"
     time, share = told.metric("latency"), told.metric("npu_operators")
-    sram = units.show(told.compiled.used("SRAM"), Dimension.BYTES)
-    cells = (title, device, f"{told.compiled.cycles:,}", time.text(), sram, _fallbacks(share, len(told.fallbacks)))
+    sram = units.show(told.compilation.peak_bytes("SRAM"), Dimension.BYTES)
+    cells = (
+        title,
+        device,
+        f"{told.compilation.cycles:,}",
+        time.text(),
+        sram,
+        _fallbacks(share, len(told.fallback_findings)),
+    )
     return f"| {' | '.join(cells)} |"
 
 

@@ -20,24 +20,24 @@ from scipy import stats
 
 from edgepipe.compress.keras_to_tflite import convert
 from edgepipe.compress.overrides import Overrides
-from edgepipe.compress.pruning.channels.channel_groups import groups_of
+from edgepipe.compress.pruning.channels.channel_groups import find_channel_groups
 from edgepipe.compress.pruning.channels.channel_pool import ChannelPool
-from edgepipe.compress.pruning.channels.shrink import shrink
-from edgepipe.compress.pruning.granularity import Weight
-from edgepipe.compress.pruning.masking import Holding, Masks
-from edgepipe.compress.pruning.prunable_kernels import find
+from edgepipe.compress.pruning.channels.shrink import shrink_model
+from edgepipe.compress.pruning.granularity import WeightGranularity
+from edgepipe.compress.pruning.masking import MaskCallback, PruningMasks
+from edgepipe.compress.pruning.prunable_kernels import find_prunable_kernels
 from edgepipe.compress.pruning.pruner import KernelPruner
-from edgepipe.compress.pruning.saliency import Settings
-from edgepipe.compress.pruning.saliency import saliency as smallest
-from edgepipe.compress.pruning.saliency_loss import Objective, objective_of
-from edgepipe.compress.pruning.weight_pool import Pool
+from edgepipe.compress.pruning.saliency import SaliencySettings
+from edgepipe.compress.pruning.saliency import compute_saliency as smallest
+from edgepipe.compress.pruning.saliency_loss import Objective, build_objective
+from edgepipe.compress.pruning.weight_pool import WeightPool
 from edgepipe.data.splits import SplitData
 from edgepipe.models.bridge import bridge, relative_difference
-from edgepipe.models.perturb import perturbed
+from edgepipe.models.perturb import perturbed_weights
 from edgepipe.tasks.quality import Measure, Task
 from edgepipe.tflite import host_latency
 from edgepipe.tflite.reader import read
-from edgepipe.training.training_loop import seeded
+from edgepipe.training.training_loop import set_seeds
 
 SEEDS = 10
 BATCH = 64
@@ -84,14 +84,14 @@ def accuracy(model: Any, data: networks.Data) -> float:
 
 def pruned(model: Any, data: networks.Data, kind: Any, epochs: int, seed: int) -> Iterator[float]:
     """Test accuracy after each round."""
-    objective: Objective = objective_of(model, TASK, SplitData(*data.train), 512, seed)
-    kernels = find(model, Overrides(), exclude_last=False).kernels
-    pool = Pool(kernels, Weight(), "global", {})
-    pruner = KernelPruner.of(pool, 1.0, Settings(kind, probes=16), objective, seed)
-    masks = Masks(pruner.weights, pruner.zeros)
+    objective: Objective = build_objective(model, TASK, SplitData(*data.train), 512, seed)
+    kernels = find_prunable_kernels(model, Overrides(), exclude_last=False).kernels
+    pool = WeightPool(kernels, WeightGranularity(), "global", {})
+    pruner = KernelPruner.from_settings(pool, 1.0, SaliencySettings(kind, probes=16), objective, seed)
+    masks = PruningMasks(pruner.weights, pruner.zero_masks)
     for share in ROUNDS:
-        masks.set(pruner.advance(share))
-        fit(model, data, epochs, [Holding(masks, {})])
+        masks.set_zeros(pruner.advance(share))
+        fit(model, data, epochs, [MaskCallback(masks, {})])
         yield accuracy(model, data)
 
 
@@ -102,13 +102,13 @@ def saliency(name: str) -> None:
     found: dict[str, list[list[float]]] = {kind: [] for kind in SALIENCIES}
     dense = []
     for seed in range(SEEDS):
-        seeded(seed)
+        set_seeds(seed)
         model = build(data.train[0].shape[1:])
         fit(model, data, epochs, [])
         dense.append(accuracy(model, data))
         weights = model.get_weights()
         for kind in SALIENCIES:
-            seeded(seed)
+            set_seeds(seed)
             model = build(data.train[0].shape[1:])
             model.set_weights(weights)
             found[kind].append(list(pruned(model, data, kind, each, seed)))
@@ -131,19 +131,21 @@ SIZE = 224
 
 def channels(name: str) -> None:
     """One row: MACs, the difference from the masked model, and how much faster one thread is, in float32 and int8."""
-    seeded(0)
+    set_seeds(0)
     original = getattr(keras.applications, name)(weights=None, input_shape=(SIZE, SIZE, 3))
-    with perturbed(original):
+    with perturbed_weights(original):
         model = bridge(original).model
-    groups = groups_of(model, Overrides())
-    pool = ChannelPool(groups, groups.macs, ("uniform",), multiple=16)
-    found = smallest(Settings(), pool.weights, None, 0)
-    gone = pool.candidates(found, ("uniform",), groups.macs(groups.none) / 2, 1.0, pool.start())["uniform"]
-    smaller = shrink(model, groups, gone)
+    groups = find_channel_groups(model, Overrides())
+    pool = ChannelPool(groups, groups.count_macs, ("uniform",), multiple=16)
+    found = smallest(SaliencySettings(), pool.weights, None, 0)
+    gone = pool.candidates(found, ("uniform",), groups.count_macs(groups.no_removal) / 2, 1.0, pool.initial_removal())[
+        "uniform"
+    ]
+    smaller = shrink_model(model, groups, gone)
     macs, before = measured(model)
     left, after = measured(smaller)
     times = " | ".join(f"{before[s] * 1e3:.2f} -> {after[s] * 1e3:.2f} ms, {before[s] / after[s]:.2f}x" for s in before)
-    for cut, zero in zip(groups.cuts, groups.zeros(gone), strict=True):
+    for cut, zero in zip(groups.labeled_weights, groups.zero_masks(gone), strict=True):
         cut.weight.assign(np.where(zero, 0, cut.weight.numpy()))
     x = np.random.default_rng(0).normal(0, 1, (4, SIZE, SIZE, 3)).astype("float32")
     difference = relative_difference(scores(model)(x), scores(smaller)(x))

@@ -20,13 +20,13 @@ import tf_keras
 
 from edgepipe.compress.keras_to_tflite import convert
 from edgepipe.compress.qat import bias_limits, range_initialization
-from edgepipe.compress.qat.agreement import TensorAgreement, agreement
-from edgepipe.compress.qat.fake_quant import Recipe, fake_quant, freeze_batch_norms
+from edgepipe.compress.qat.agreement import TensorAgreement, measure_agreement
+from edgepipe.compress.qat.fake_quant import QatRecipe, build_fake_quant, freeze_batch_norms
 from edgepipe.core.arrays import Array
 from edgepipe.models.bridge import bridge
 from edgepipe.tflite.interpreter import Runtime, predict
 from edgepipe.tflite.reader import read
-from edgepipe.training.training_loop import seeded
+from edgepipe.training.training_loop import set_seeds
 
 SEEDS = 5
 RATE = 5e-4
@@ -41,7 +41,7 @@ NETWORKS = {
 
 def trained(build: Any, data: networks.Data, epochs: int, seed: int) -> Any:
     """A float Keras 3 model, its learning rate down to zero along a cosine."""
-    seeded(seed)
+    set_seeds(seed)
     model = build(data.train[0].shape[1:])
     steps = epochs * -(-len(data.train[0]) // 64)
     rate = keras.optimizers.schedules.CosineDecay(2e-3, steps)
@@ -60,12 +60,12 @@ def fit(model: Any, data: networks.Data, epochs: int) -> None:
 
 def ours(base: Any, data: networks.Data, epochs: int, live: bool = True) -> Any:
     """edgepipe's fake-quant model of `base`, trained."""
-    model = fake_quant(base, Recipe(), data.train[0][:2]).model
-    range_initialization.initialise(model, data.train[0], 0, batch_statistics=live)
+    model = build_fake_quant(base, QatRecipe(), data.train[0][:2]).model
+    range_initialization.initialize_ranges(model, data.train[0], 0, batch_statistics=live)
     if not live:
         freeze_batch_norms(model)
     fit(model, data, epochs)
-    bias_limits.settle(model)
+    bias_limits.round_biases(model)
     return model
 
 
@@ -92,9 +92,10 @@ def compare(name: str) -> None:
         path = lite(fake, data, folder)
         values = fake.predict(x, batch_size=256, verbose=0)
         runs = {
-            runtime: np.asarray(predict(path, x, runtime).values) for runtime in (Runtime.REFERENCE, Runtime.XNNPACK)
+            runtime: np.asarray(predict(path, x, runtime).real_values)
+            for runtime in (Runtime.REFERENCE, Runtime.XNNPACK)
         }
-        found = agreement(fake, read(path), x[:64]).tensors
+        found = measure_agreement(fake, read(path), x[:64]).tensors
     labels = [part.argmax(axis=1) for part in (values, *runs.values())]
     logits = found[-2]
     equal = [f"{(labels[0] == other).mean():.2%}" for other in labels[1:]]
@@ -139,7 +140,7 @@ def _ways(build: Any, data: networks.Data, epochs: int, seed: int) -> dict[str, 
     found = {"float": accuracy(base.predict(x, verbose=0).argmax(axis=1), y)}
     for way, model in models.items():
         with TemporaryDirectory() as folder:
-            values = np.asarray(predict(lite(model, data, folder), x).values)
+            values = np.asarray(predict(lite(model, data, folder), x).real_values)
         found[way] = accuracy(values.argmax(axis=1), y)
     print(f"seed {seed}: {found}", file=sys.stderr, flush=True)
     return found

@@ -29,12 +29,12 @@ import yaml
 import edgepipe
 from edgepipe.core.artifact import write_text
 from edgepipe.models.bridge import bridge
-from edgepipe.models.model_files import load
+from edgepipe.models.model_files import load_model
 from edgepipe.tflite import host_latency
-from edgepipe.tflite.compressed_size import zstd
+from edgepipe.tflite.compressed_size import zstd_size
 from edgepipe.tflite.interpreter import predict
 from edgepipe.tflite.reader import read
-from edgepipe.training.training_loop import seeded
+from edgepipe.training.training_loop import set_seeds
 
 ROUNDS = 5
 CALIBRATING = 200
@@ -150,9 +150,9 @@ def stocks(name: str, plan: Plan, folder: Path) -> Row:
     data = networks.fashion(28, plan.train, plan.validation)
     report = json.loads((folder / "reports" / "float" / "report.json").read_text())
     trained = next(stage for stage in report["stages"] if stage["name"] == "train")
-    seeded(plan.seed)
+    set_seeds(plan.seed)
     start = time.perf_counter()
-    model = way(bridge(load(folder / "reports" / "float" / trained["artifact"])).model, data, plan.steps)
+    model = way(bridge(load_model(folder / "reports" / "float" / trained["artifact"])).model, data, plan.steps)
     seconds = time.perf_counter() - start
     path = folder / "stock" / f"{list(stock.WAYS).index(name)}.tflite"
     path.parent.mkdir(exist_ok=True)
@@ -165,7 +165,7 @@ def stocks(name: str, plan: Plan, folder: Path) -> Row:
 
 def accuracy(path: Path, x: Any, y: Any) -> float:
     """In per cent."""
-    return float((np.asarray(predict(path, x).values).argmax(axis=-1) == y).mean() * 100)
+    return float((np.asarray(predict(path, x).real_values).argmax(axis=-1) == y).mean() * 100)
 
 
 def counted(path: Path, folder: Path) -> Row:
@@ -173,7 +173,7 @@ def counted(path: Path, folder: Path) -> Row:
     model = read(path)
     return {
         "parameters": model.parameters, "nonzero": model.parameters - model.zero_parameters, "size": model.bytes,
-        "compressed": zstd(model.content).size, "model": path.relative_to(folder).as_posix(),
+        "compressed": zstd_size(model.content).size, "model": path.relative_to(folder).as_posix(),
     }  # fmt: skip
 
 

@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
     from edgepipe.commands.convert import Conversion
-    from edgepipe.commands.dataset import Described
+    from edgepipe.commands.dataset import DatasetSummary
     from edgepipe.commands.footprint import Footprint
-    from edgepipe.commands.profile import Profiled
+    from edgepipe.commands.profile import ModelProfile
     from edgepipe.commands.sensitivity import SensitivityReport
     from edgepipe.commands.verify import Verification
-    from edgepipe.compress.schemes import Method, Number, SchemeName
+    from edgepipe.compress.schemes import CalibrationMethod, InterfaceType, SchemeName
     from edgepipe.core.arrays import Arrays
     from edgepipe.core.progress import Progress
-    from edgepipe.devices.calibration.calibration_record import Calibration
-    from edgepipe.devices.latency.profile_fragment import Built
+    from edgepipe.devices.calibration.calibration_record import DeviceCalibration
+    from edgepipe.devices.latency.profile_fragment import DeviceFit
     from edgepipe.pipeline.schema import Pipeline
     from edgepipe.render.report import Report
     from edgepipe.tflite.model import Model
@@ -75,7 +75,7 @@ def run(
         EdgepipeError: bad data or models, a full disk, a missing tool.
     """
     from edgepipe.core.cache import Cache, default_root
-    from edgepipe.core.progress import Silent
+    from edgepipe.core.progress import SilentProgress
     from edgepipe.pipeline import runner, schema
     from edgepipe.render import report as reports
 
@@ -83,8 +83,8 @@ def run(
     folder = Path(output_dir) if output_dir is not None else Path("runs") / checked.name
     reports.check_writable(folder)
     cache = Cache(Path(cache_dir) if cache_dir is not None else default_root())
-    with cache.held():
-        finished_run = runner.run(checked, cache, progress or Silent())
+    with cache.shared_lock():
+        finished_run = runner.run(checked, cache, progress or SilentProgress())
         report = reports.of(finished_run)
         reports.write(finished_run, report, folder)
     return report
@@ -111,12 +111,12 @@ def convert(
     *,
     data: "StrPath | Arrays | None" = None,
     scheme: "SchemeName" = "int8",
-    input: "Number | None" = None,  # noqa: A002 - the word of the option
-    output: "Number | None" = None,
+    input: "InterfaceType | None" = None,  # noqa: A002 - the word of the option
+    output: "InterfaceType | None" = None,
     out: StrPath | None = None,
     allow_code: bool = False,
     custom_objects: str | None = None,
-    calibration: "Method" = "min_max",
+    calibration: "CalibrationMethod" = "min_max",
     percentile: float = 99.99,
     keep_float_types: Collection[str] = (),
     keep_float_layers: Collection[str] = (),
@@ -145,12 +145,12 @@ def convert(
         StorageError: the .tflite cannot be written.
     """
     from edgepipe.commands import convert as command
-    from edgepipe.compress.schemes import Calibration
+    from edgepipe.compress.schemes import ActivationCalibration
 
     return command.convert(
         Path(model), data=data, scheme=scheme, input_type=input, output_type=output,
         out=None if out is None else Path(out), allow_code=allow_code, custom_objects=custom_objects,
-        calibration=Calibration.asked(calibration, percentile), keep_float_types=keep_float_types,
+        calibration=ActivationCalibration.from_options(calibration, percentile), keep_float_types=keep_float_types,
         keep_float_layers=keep_float_layers, recipe=None if recipe is None else Path(recipe),
     )  # fmt: skip
 
@@ -160,7 +160,7 @@ def sensitivity(
     *,
     data: "StrPath | Arrays",
     scheme: 'Literal["int8", "int16x8"]' = "int8",
-    calibration: "Method" = "min_max",
+    calibration: "CalibrationMethod" = "min_max",
     percentile: float = 99.99,
     samples: int = 512,
     allow_code: bool = False,
@@ -184,15 +184,15 @@ def sensitivity(
         InputError: a model or samples that cannot be used, or a model that cannot be quantized.
     """
     from edgepipe.commands.sensitivity import SensitivityOptions, rank_model_layers
-    from edgepipe.compress.schemes import Calibration
+    from edgepipe.compress.schemes import ActivationCalibration
 
-    options = SensitivityOptions(scheme, Calibration.asked(calibration, percentile), samples)
+    options = SensitivityOptions(scheme, ActivationCalibration.from_options(calibration, percentile), samples)
     source = str(data) if isinstance(data, Path) else data
     report = rank_model_layers(Path(model), source, options, allow_code, custom_objects)
     if chart is not None:
         from edgepipe.render import sensitivity as renderer
 
-        renderer.draw(report, Path(chart))
+        renderer.draw_chart(report, Path(chart))
     return report
 
 
@@ -246,7 +246,7 @@ def calibrate(
     cache_dir: StrPath | None = None,
     force: bool = False,
     progress: "Progress | None" = None,
-) -> "Calibration":
+) -> "DeviceCalibration":
     """Measure a suite of small models on `device`, fit a latency model, and write a profile that estimates with it.
 
     No TensorFlow; an interrupted calibration continues where it stopped.
@@ -266,14 +266,14 @@ def calibrate(
         ToolError: the device runs too little of the suite.
     """
     from edgepipe.core.cache import default_root
-    from edgepipe.core.progress import Silent
+    from edgepipe.core.progress import SilentProgress
     from edgepipe.devices.calibration import calibrate as calibrating
     from edgepipe.devices.calibration.suite import Effort
 
     root = Path(cache_dir) if cache_dir is not None else default_root()
-    return calibrating.write(
+    return calibrating.write_profile(
         device, Path(out), effort=Effort(effort), threads=threads, seed=seed, cache=root, force=force,
-        progress=progress or Silent(),
+        progress=progress or SilentProgress(),
     )  # fmt: skip
 
 
@@ -290,7 +290,7 @@ def fit_device(
     on_chip: str | int | None = None,
     source: str | None = None,
     without: Collection[str] = (),
-) -> "Built":
+) -> "DeviceFit":
     """Fit what operators cost on a device to a table of measurements and write the part of a profile; no TensorFlow.
 
     Args:
@@ -311,13 +311,13 @@ def fit_device(
     """
     from edgepipe.devices.latency import fit_request, profile_fragment
 
-    request = fit_request.request(Path(table), target, kind, clock, neighbours, dtype, on_chip, source, without)
-    built = profile_fragment.build(Path(table), Path(models), request)
+    request = fit_request.parse_request(Path(table), target, kind, clock, neighbours, dtype, on_chip, source, without)
+    built = profile_fragment.fit_table(Path(table), Path(models), request)
     profile_fragment.write(built.fit, Path(out))
     return built
 
 
-def profile(model: StrPath, *, devices: Collection[str] = (), cache_dir: StrPath | None = None) -> "Profiled":
+def profile(model: StrPath, *, devices: Collection[str] = (), cache_dir: StrPath | None = None) -> "ModelProfile":
     """Latency, RAM and flash of a .tflite on devices, and where each operator runs; no TensorFlow.
 
     Args:
@@ -331,7 +331,7 @@ def profile(model: StrPath, *, devices: Collection[str] = (), cache_dir: StrPath
     from edgepipe.commands import profile as profiling
     from edgepipe.core.cache import Cache
 
-    return profiling.run(Path(model), devices, Cache(Path(cache_dir)) if cache_dir is not None else None)
+    return profiling.profile_model(Path(model), devices, Cache(Path(cache_dir)) if cache_dir is not None else None)
 
 
 def footprint(
@@ -356,10 +356,10 @@ def footprint(
     """
     from edgepipe.commands import footprint as footprints
 
-    return footprints.of(architecture, input_shape, classes, options or {}, devices)
+    return footprints.measure_footprint(architecture, input_shape, classes, options or {}, devices)
 
 
-def describe_data(description: str, *, seed: int | None = None, picture: StrPath | None = None) -> "Described":
+def describe_data(description: str, *, seed: int | None = None, picture: StrPath | None = None) -> "DatasetSummary":
     """What a dataset holds, before anyone trains: sizes, shapes, values, balance of classes, notes. No TensorFlow.
 
     Args:
@@ -371,12 +371,12 @@ def describe_data(description: str, *, seed: int | None = None, picture: StrPath
         ConfigError: everything wrong with the description.
         InputError: whatever is wrong with the data.
     """
-    from edgepipe.commands.dataset import describe, samples
+    from edgepipe.commands.dataset import describe_dataset, pick_samples
     from edgepipe.render import dataset
 
-    found, splits = describe(description, Path.cwd(), seed)
+    found, splits = describe_dataset(description, Path.cwd(), seed)
     if picture is not None:
-        dataset.picture(samples(splits, dataset.EACH), Path(picture))
+        dataset.draw_picture(pick_samples(splits, dataset.SAMPLES_PER_CLASS), Path(picture))
     return found
 
 

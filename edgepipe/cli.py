@@ -107,10 +107,10 @@ def run(
 ) -> None:
     """Run a pipeline; what has not changed comes from the cache."""
     from edgepipe import api
-    from edgepipe.core.progress import shown
+    from edgepipe.core.progress import show_progress
 
     # What the user's own functions print is no result: stdout is for the report alone.
-    with shown(quiet) as progress, redirect_stdout(sys.stderr):
+    with show_progress(quiet) as progress, redirect_stdout(sys.stderr):
         report = api.run(pipeline, settings=settings, output_dir=output_dir, cache_dir=cache_dir, progress=progress)
     _print_report(report, as_json)
     if not quiet:
@@ -152,10 +152,16 @@ def check(pipelines: tuple[str, ...], settings: tuple[str, ...]) -> None:
 @CALIBRATION
 @PERCENTILE
 @click.option(
-    "--keep-float-types", multiple=True, metavar="TYPE", help="A layer class or operator that stays in float; repeatable."
+    "--keep-float-types",
+    multiple=True,
+    metavar="TYPE",
+    help="A layer class or operator that stays in float; repeatable.",
 )
 @click.option(
-    "--keep-float-layers", multiple=True, metavar="REGEX", help="Layers that stay in float, by their whole name; repeatable."
+    "--keep-float-layers",
+    multiple=True,
+    metavar="REGEX",
+    help="Layers that stay in float, by their whole name; repeatable.",
 )
 @former_option("--leave-type", "--keep-float-types")
 @former_option("--leave", "--keep-float-layers")
@@ -236,7 +242,7 @@ def inspect(model: str, runs: bool, as_json: bool) -> None:
     from edgepipe.render import inspect as renderer
 
     facts = api.inspect(model)
-    found = renderer.run(facts) if runs else None
+    found = renderer.run_model(facts) if runs else None
     if as_json:
         return click.echo(renderer.as_record(facts, found).model_dump_json(indent=2, by_alias=True))
     from edgepipe.render.terminal import show_tables
@@ -270,7 +276,7 @@ def profile(
     for note in found.notes:
         click.echo(f"note: {note}")
     if not quiet:
-        click.echo(renderer.took(found), err=True)
+        click.echo(renderer.describe_durations(found), err=True)
     return None
 
 
@@ -370,11 +376,13 @@ def zoo(
     if name is None or shape is None:
         if shape is not None or settings or devices or classes is not None:
             raise InputError("--input, --classes, --set and --device go together: edgepipe zoo NAME --input 28x28x1")
-        return click.echo(renderer.listed_json(name)) if as_json else show_tables(renderer.listed(name))
+        return (
+            click.echo(renderer.architecture_json(name)) if as_json else show_tables(renderer.architecture_tables(name))
+        )
     from edgepipe import api
 
     found = api.footprint(
-        name, input_shape=renderer.shape(shape), classes=classes, options=renderer.options(settings),
+        name, input_shape=renderer.parse_shape(shape), classes=classes, options=renderer.parse_options(settings),
         devices=devices,
     )  # fmt: skip
     return click.echo(renderer.document(found)) if as_json else show_tables(renderer.tables(found))
@@ -444,11 +452,11 @@ def device_calibrate(
     from pathlib import Path
 
     from edgepipe import api
-    from edgepipe.core.progress import shown
+    from edgepipe.core.progress import show_progress
     from edgepipe.render import devices as renderer
     from edgepipe.render.terminal import show_tables
 
-    with shown(quiet) as progress:
+    with show_progress(quiet) as progress:
         api.calibrate(
             name,
             Path(out),
@@ -522,7 +530,7 @@ def device_fit(
         source=source,
         without=without,
     )
-    for line in built.left_out:
+    for line in built.skip_reasons:
         click.echo(f"left out: {line}", err=True)
     if as_json:
         return click.echo(built.fit.model_dump_json(indent=2))
@@ -582,9 +590,9 @@ def cache_clear(cache_dir: str | None) -> None:
 def _print_report(found: Any, as_json: bool) -> None:
     if as_json:
         return click.echo(found.json(), nl=False)
-    from edgepipe.render.terminal import show
+    from edgepipe.render.terminal import show_report
 
-    return show(found)
+    return show_report(found)
 
 
 def _print(result: Any, as_json: bool, tables: Any) -> None:
@@ -636,7 +644,7 @@ def _output_failed(error: OSError, debug: bool) -> None:
         _bug(error, debug)
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes when it ends
     if error.errno == errno.EPIPE:
-        raise SystemExit(ExitCode.UNREAD)
+        raise SystemExit(ExitCode.BROKEN_PIPE)
     _fail(f"the output cannot be written: {error.strerror}", ExitCode.BAD_INPUT, debug)
 
 

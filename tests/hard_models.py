@@ -9,7 +9,7 @@ import numpy as np
 
 from edgepipe.core.arrays import Array
 from edgepipe.data import digits
-from edgepipe.training.training_loop import seeded
+from edgepipe.training.training_loop import set_seeds
 
 L = keras.layers
 SPREAD = 1.5  # decades to either side of 1 over which channels are rescaled
@@ -53,7 +53,7 @@ def plain() -> Any:
 
 def trained(build: Callable[[], Any], epochs: int = 12) -> Any:
     """What `build` gives, trained on the digits: the same weights in whichever order the tests run."""
-    seeded(0)  # before the first weights are drawn
+    set_seeds(0)  # before the first weights are drawn
     model = build()
     x, y, _, _ = data()
     model.compile(keras.optimizers.Adam(3e-3), "sparse_categorical_crossentropy")

@@ -16,13 +16,13 @@ import pytest
 from edgepipe.core import artifact
 from edgepipe.core.artifact import (
     Artifact,
-    Kind,
+    ArtifactKind,
     content_digest,
-    copy_whole,
+    copy_atomically,
     text_digest,
+    write_atomically,
     write_bytes,
     write_text,
-    written_aside,
 )
 from edgepipe.core.errors import InputError, StorageError
 
@@ -63,7 +63,7 @@ def test_a_folder_digest_sees_names_and_content(tmp_path: Path) -> None:
         digests.add(content_digest(tmp_path / str(number)))
     assert len(digests) == 4
     assert text_digest("ab", "c") != text_digest("a", "bc")
-    made = Artifact.of(Kind.SAVED_MODEL, tmp_path / "0")
+    made = Artifact.from_path(ArtifactKind.SAVED_MODEL, tmp_path / "0")
     assert (made.bytes, made.digest in digests) == (2, True)
 
 
@@ -114,7 +114,7 @@ def test_what_is_written_replaces_what_was_there_and_leaves_nothing_else(tmp_pat
 def test_a_failure_leaves_the_old_file(tmp_path: Path) -> None:
     target = tmp_path / "a.txt"
     write_text(target, "old")
-    with contextlib.suppress(ZeroDivisionError), written_aside(target) as aside:
+    with contextlib.suppress(ZeroDivisionError), write_atomically(target) as aside:
         aside.write_text("half")
         raise ZeroDivisionError
     assert target.read_text() == "old"
@@ -143,11 +143,11 @@ def test_a_full_disk(tmp_path: Path) -> None:
     code = """
         import resource, signal, sys
         from pathlib import Path
-        from edgepipe.artifact import copy_whole, write_bytes
-        from edgepipe.errors import StorageError
+        from edgepipe.core.artifact import copy_atomically, write_bytes
+        from edgepipe.core.errors import StorageError
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-        for work in (lambda: write_bytes(Path("out/a"), bytes(4000)), lambda: copy_whole(Path("big"), Path("out/b"))):
+        for work in (lambda: write_bytes(Path("out/a"), bytes(4000)), lambda: copy_atomically(Path("big"), Path("out/b"))):
             try:
                 work()
             except StorageError as error:
@@ -161,8 +161,8 @@ def test_a_full_disk(tmp_path: Path) -> None:
 
 def test_leftovers_of_a_killed_process_are_swept(tmp_path: Path) -> None:
     code = (
-        "import os, signal; from pathlib import Path; from edgepipe.core.artifact import written_aside\n"
-        "with written_aside(Path('a.txt')) as aside:\n"
+        "import os, signal; from pathlib import Path; from edgepipe.core.artifact import write_atomically\n"
+        "with write_atomically(Path('a.txt')) as aside:\n"
         "    aside.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False).returncode == -9
@@ -175,5 +175,5 @@ def test_copy_whole_replaces_a_folder(tmp_path: Path) -> None:
     for name, inner in (("old", "gone"), ("new", "here")):
         (tmp_path / name).mkdir()
         (tmp_path / name / inner).write_text(name)
-    copy_whole(tmp_path / "new", tmp_path / "old")
-    assert [file.relative_to(tmp_path).as_posix() for file in artifact.files(tmp_path)] == ["new/here", "old/here"]
+    copy_atomically(tmp_path / "new", tmp_path / "old")
+    assert [file.relative_to(tmp_path).as_posix() for file in artifact.list_files(tmp_path)] == ["new/here", "old/here"]

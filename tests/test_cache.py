@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from commands import Command
 
-from edgepipe.core.artifact import Artifact, Kind
-from edgepipe.core.cache import Cache, DamagedError, Stored, default_root
+from edgepipe.core.artifact import Artifact, ArtifactKind
+from edgepipe.core.cache import Cache, DamagedEntryError, StoredArtifact, default_root
 from edgepipe.core.cost import Cost
 from edgepipe.core.errors import InputError, StorageError
 from edgepipe.core.metric import Evidence, Metric
@@ -26,18 +26,20 @@ OUTCOME = Outcome(
 )
 
 
-def put(cache: Cache, key: str = KEY, content: str = "model") -> Stored:
+def put(cache: Cache, key: str = KEY, content: str = "model") -> StoredArtifact:
     with cache.workspace() as folder:
         (folder / "model").mkdir()
         (folder / "model" / "a.bin").write_text(content)
         (folder / "model" / "b.bin").write_text("same")
-        return cache.put(folder, key, "convert", Artifact.of(Kind.QAT, folder / "model"), OUTCOME, Cost(wall=1.5))
+        return cache.store(
+            folder, key, "convert", Artifact.from_path(ArtifactKind.QAT, folder / "model"), OUTCOME, Cost(wall=1.5)
+        )
 
 
 @pytest.fixture
 def cache(tmp_path: Path) -> Cache:
     made = Cache(tmp_path / "cache")
-    with made.held():
+    with made.shared_lock():
         pass
     return made
 
@@ -48,18 +50,18 @@ def test_what_is_put_is_found(cache: Cache) -> None:
     found = cache.find(KEY)
     assert found == stored
     assert found is not None
-    assert (found.entry.outcome, found.entry.cost.wall, found.artifact.kind) == (OUTCOME, 1.5, Kind.QAT)
+    assert (found.entry.outcome, found.entry.cost.wall, found.artifact.kind) == (OUTCOME, 1.5, ArtifactKind.QAT)
     assert (found.artifact.path / "a.bin").read_text() == "model"
-    assert [entry.key for entry in cache.all()] == [KEY]
-    assert list(cache.working.iterdir()) == []
+    assert [entry.key for entry in cache.list_entries()] == [KEY]
+    assert list(cache.workspace_root.iterdir()) == []
 
 
 def test_nothing_is_seen_before_put(cache: Cache) -> None:
     with cache.workspace() as folder:
         (folder / "a").write_text("half")
         assert cache.find(KEY) is None
-        assert cache.all() == []
-    assert list(cache.working.iterdir()) == []
+        assert cache.list_entries() == []
+    assert list(cache.workspace_root.iterdir()) == []
     assert list(cache.entries.iterdir()) == []
 
 
@@ -105,14 +107,14 @@ def test_damage_is_told_and_can_be_replaced(damage: Callable[[Path], object], me
     put(cache)
     damage(cache.entries / KEY)
     key = next(folder.name for folder in cache.entries.iterdir())
-    with pytest.raises(DamagedError, match=message):
+    with pytest.raises(DamagedEntryError, match=message):
         cache.find(key)
-    cache.all()  # listing does not stumble over it
+    cache.list_entries()  # listing does not stumble over it
     put(cache, key)
     again = cache.find(key)
     assert again is not None
     assert (again.artifact.path / "a.bin").read_text() == "model"
-    assert list(cache.working.iterdir()) == []
+    assert list(cache.workspace_root.iterdir()) == []
 
 
 def test_discard_removes_and_does_not_mind_what_is_gone(cache: Cache) -> None:
@@ -120,7 +122,7 @@ def test_discard_removes_and_does_not_mind_what_is_gone(cache: Cache) -> None:
     cache.discard(KEY)
     cache.discard(KEY)
     assert cache.find(KEY) is None
-    assert list(cache.working.iterdir()) == []
+    assert list(cache.workspace_root.iterdir()) == []
 
 
 def test_a_second_put_takes_the_first_ones_entry(cache: Cache) -> None:
@@ -131,7 +133,7 @@ def test_a_second_put_takes_the_first_ones_entry(cache: Cache) -> None:
 def _put_many(root: Path, start: object, rounds: int) -> None:
     cache = Cache(root)
     start.wait()  # type: ignore[attr-defined]
-    with cache.held():
+    with cache.shared_lock():
         for number in range(rounds):
             stored = put(cache, f"{number:064x}")
             assert (stored.artifact.path / "a.bin").read_text() == "model"
@@ -147,17 +149,17 @@ def test_two_processes_that_put_the_same_keys(tmp_path: Path) -> None:
         worker.join(60)
     assert [worker.exitcode for worker in workers] == [0, 0]
     cache = Cache(tmp_path)
-    assert len(cache.all()) == 40
-    assert all(cache.find(entry.key) for entry in cache.all())
-    assert list(cache.working.iterdir()) == []
+    assert len(cache.list_entries()) == 40
+    assert all(cache.find(entry.key) for entry in cache.list_entries())
+    assert list(cache.workspace_root.iterdir()) == []
 
 
 HOLDER = """
     import sys
     from pathlib import Path
-    from edgepipe.cache import Cache
+    from edgepipe.core.cache import Cache
     cache = Cache(Path(sys.argv[1]))
-    with cache.held(), cache.workspace() as folder:
+    with cache.shared_lock(), cache.workspace() as folder:
         (folder / "half").write_text("x")
         print("held", flush=True)
         sys.stdin.read()
@@ -177,19 +179,19 @@ def test_clear_is_refused_while_a_run_holds_the_cache(cache: Cache) -> None:
     with _holder(cache.root) as process:
         with pytest.raises(InputError, match="a run is using it; try again when it has ended"):
             cache.clear()
-        with cache.held():
-            assert len(list(cache.working.iterdir())) == 1, "another run's work is left alone"
+        with cache.shared_lock():
+            assert len(list(cache.workspace_root.iterdir())) == 1, "another run's work is left alone"
         process.communicate()
     assert cache.clear() == 1
-    assert cache.all() == []
+    assert cache.list_entries() == []
 
 
 def test_what_a_killed_run_left_is_swept(cache: Cache) -> None:
     with _holder(cache.root) as process:
         process.kill()
-    assert len(list(cache.working.iterdir())) == 1
-    with cache.held():
-        assert list(cache.working.iterdir()) == []
+    assert len(list(cache.workspace_root.iterdir())) == 1
+    with cache.shared_lock():
+        assert list(cache.workspace_root.iterdir()) == []
 
 
 def test_clear_and_sweep_leave_alone_what_is_not_theirs(tmp_path: Path) -> None:
@@ -198,7 +200,7 @@ def test_clear_and_sweep_leave_alone_what_is_not_theirs(tmp_path: Path) -> None:
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "precious").write_text("x")
     cache = Cache(tmp_path)
-    with cache.held():
+    with cache.shared_lock():
         put(cache)
     assert cache.clear() == 1
     assert sorted(file.parent.as_posix() for file in tmp_path.rglob("precious")) == [
@@ -209,7 +211,7 @@ def test_clear_and_sweep_leave_alone_what_is_not_theirs(tmp_path: Path) -> None:
 def test_a_cache_can_be_cleared_and_used_again(cache: Cache) -> None:
     put(cache)
     assert (cache.clear(), cache.clear()) == (1, 0)
-    with cache.held():
+    with cache.shared_lock():
         put(cache)
     assert cache.find(KEY) is not None
 
@@ -218,9 +220,9 @@ def test_a_cache_can_be_cleared_and_used_again(cache: Cache) -> None:
 def test_a_folder_that_cannot_be_written(root: str, tmp_path: Path) -> None:
     (tmp_path / "FILE").touch()
     cache = Cache(tmp_path / root)
-    with pytest.raises(StorageError, match=f"cache {cache.root}: cannot be written: "), cache.held():
+    with pytest.raises(StorageError, match=f"cache {cache.root}: cannot be written: "), cache.shared_lock():
         pass
-    assert (cache.clear(), cache.all()) == (0, [])
+    assert (cache.clear(), cache.list_entries()) == (0, [])
 
 
 def test_a_full_disk_leaves_no_entry(tmp_path: Path) -> None:
@@ -229,10 +231,10 @@ def test_a_full_disk_leaves_no_entry(tmp_path: Path) -> None:
         sys.path.insert(0, {str(Path(__file__).parent)!r})
         from pathlib import Path
         from test_cache import put
-        from edgepipe.cache import Cache
+        from edgepipe.core.cache import Cache
         cache = Cache(Path("c"))
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        with cache.held():
+        with cache.shared_lock():
             resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))
             try:
                 put(cache)
@@ -271,7 +273,7 @@ def test_the_commands(cache: Cache, command: Command) -> None:
 
 
 def test_clear_while_held_ends_with_bad_input(cache: Cache, command: Command) -> None:
-    with cache.held():
+    with cache.shared_lock():
         ended = command("cache", "clear", "--cache-dir", cache.root)
     assert (ended.code, ended.out) == (2, "")
     assert ended.err == f"edgepipe: cache {cache.root}: a run is using it; try again when it has ended\n"

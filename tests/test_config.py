@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 from edgepipe.core import config
-from edgepipe.core.config import MAX_DEPTH, Document, Options, assign, describe, parse, validate
+from edgepipe.core.config import MAX_DEPTH, Document, Options, assign, describe_value, parse, validate
 from edgepipe.core.errors import ConfigError, InputError
 
 
@@ -63,15 +63,15 @@ def messages(document: Document) -> list[str]:
 def test_scalars_are_those_of_the_core_schema(text: str, value: object) -> None:
     document = parse(f"a: {text}", "f")
     assert messages(document) == []
-    assert document.data == {"a": value}
-    assert type(document.data["a"]) is type(value)
+    assert document.content == {"a": value}
+    assert type(document.content["a"]) is type(value)
 
 
 def test_positions_of_keys_and_values() -> None:
     document = parse("a:\n  - b: {c: 1}\n", "f")
-    assert document.keys["a", 0, "b", "c"] == ("f", 2, 9)
-    assert document.values["a", 0, "b", "c"] == ("f", 2, 12)
-    document.problem(("a", 0, "b", "gone"), "m")
+    assert document.key_positions["a", 0, "b", "c"] == ("f", 2, 9)
+    assert document.value_positions["a", 0, "b", "c"] == ("f", 2, 12)
+    document.add_problem(("a", 0, "b", "gone"), "m")
     assert messages(document) == ["f:2:8: a.0.b.gone: m"], "an unknown place is told at the nearest one above"
 
 
@@ -88,7 +88,7 @@ def test_the_depth_that_is_read_and_the_one_that_is_not() -> None:
 
 
 def test_aliases_are_copied_up_to_a_limit() -> None:
-    assert parse("a: &x {b: 1}\nc: *x\n", "f").data == {"a": {"b": 1}, "c": {"b": 1}}
+    assert parse("a: &x {b: 1}\nc: *x\n", "f").content == {"a": {"b": 1}, "c": {"b": 1}}
     bomb = "a: &a [" + "x, " * 999 + "x]\nb: [" + "*a, " * 99 + "*a]\nc: *a\n"
     assert messages(parse(bomb, "f")) == [
         "f:1:2702: b.98.898: more than 100000 values (aliases count each time they are used)"
@@ -131,13 +131,13 @@ PLACES = [  # text, the problem when held against Example
 @pytest.mark.parametrize(("text", "problem"), PLACES, ids=[text for text, _ in PLACES])
 def test_validate(text: str, problem: str) -> None:
     document = parse(text, "f")
-    assert validate(document, (), document.data, Example) is None
+    assert validate(document, (), document.content, Example) is None
     assert messages(document) == [problem]
 
 
 def test_all_problems_at_once() -> None:
     document = parse("count: 0\nshare: 2\nzoo: 1\n", "f")
-    assert validate(document, (), document.data, Example) is None
+    assert validate(document, (), document.content, Example) is None
     with pytest.raises(ConfigError) as caught:
         document.raise_problems()
     assert [problem.line for problem in caught.value.problems] == [1, 2, 3]
@@ -145,7 +145,7 @@ def test_all_problems_at_once() -> None:
 
 def test_good_options_and_nothing_at_all() -> None:
     document = parse("{count: 3, sizes: [1, 2], pair: [1, 2], inner: {size: 4}, share: 1e-1}", "f")
-    found = validate(document, (), document.data, Example)
+    found = validate(document, (), document.content, Example)
     assert found == Example(count=3, sizes=(1, 2), pair=(1, 2), inner=Inner(size=4), share=0.1)
     assert validate(document, (), None, Example) == Example()
 
@@ -156,16 +156,16 @@ def test_good_options_and_nothing_at_all() -> None:
      ([1], "a list"), ({}, "an empty mapping"), ({"a": 1}, "a mapping"), ("x" * 99, f"the text '{'x' * 60}'")],
 )  # fmt: skip
 def test_describe(value: object, text: str) -> None:
-    assert describe(value) == text
+    assert describe_value(value) == text
 
 
 def test_assign_makes_what_is_missing_and_names_itself() -> None:
     document = parse("a: {b: 1}\nc:\n", "f")
     assign(document, ("a", "b"), "[1, 2]", "--set a.b")
     assign(document, ("c", "d", "e"), "x", "--set c.d.e")
-    assert document.data == {"a": {"b": [1, 2]}, "c": {"d": {"e": "x"}}}
-    document.problem(("a", "b", 1), "m")
-    document.problem(("c", "d"), "m")
+    assert document.content == {"a": {"b": [1, 2]}, "c": {"d": {"e": "x"}}}
+    document.add_problem(("a", "b", 1), "m")
+    document.add_problem(("c", "d"), "m")
     assert messages(document) == ["--set a.b: a.b.1: m", "--set c.d.e: c.d: m"]
 
 
@@ -186,11 +186,11 @@ _YAML = st.text(st.sampled_from("ab:- \n\t#&*!|>'\"%@`{}[],?~<=.0123e+\\\ud800\x
 @given(_YAML)
 def test_any_text_is_data_or_problems(text: str) -> None:
     document = parse(text, "f")
-    assert document.problems or document.data is not None or text.strip()
+    assert document.problems or document.content is not None or text.strip()
     for problem in document.problems:
         assert problem.line >= 1
         assert problem.column >= 1
-    validate(document, (), document.data, Example)
+    validate(document, (), document.content, Example)
 
 
 _VALUES = st.recursive(
@@ -206,7 +206,7 @@ _VALUES = st.recursive(
 def test_json_is_read_as_it_is(value: object) -> None:
     document = parse(json.dumps({"a": value}), "f")
     assert messages(document) == []
-    assert document.data == {"a": value}
+    assert document.content == {"a": value}
 
 
 @settings(max_examples=200, deadline=None)

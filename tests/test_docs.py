@@ -136,7 +136,7 @@ _AROUND = "name: shown\nmodel: model.keras\ndata: {npz: data.npz}\ntask: classif
 
 
 def _check_yaml(block: Block, where: str, folder: Path) -> None:
-    data = config.parse(block.text, where).data
+    data = config.parse(block.text, where).content
     if isinstance(data, list):
         block = replace(block, text=f"{_AROUND}stages:\n{block.text}")
         data = {"stages": data}

@@ -60,7 +60,7 @@ def test_did_you_mean(name: str, allowed: list[str], hint: str) -> None:
         ("57%", Dimension.FRACTION, 0.57),
         ("1 point", Dimension.FRACTION, 0.01),
         (0.97, Dimension.FRACTION, 0.97),
-        ("-1e-2", Dimension.PLAIN, -0.01),
+        ("-1e-2", Dimension.NUMBER, -0.01),
         (" 5 M ", Dimension.COUNT, 5e6),
         (12, Dimension.COUNT, 12),
     ],
@@ -82,7 +82,7 @@ QUANTITY = "is not a quantity; write a number and a unit, one of:"
         ("", Dimension.BYTES, f"'' {QUANTITY} B, KiB, MiB, GiB, kB, KB, MB, GB"),
         ("1,5 ms", Dimension.SECONDS, f"'1,5 ms' {QUANTITY} s, ms, us, µs, ns, min"),
         ("nan %", Dimension.FRACTION, f"'nan %' {QUANTITY} %, point, points"),
-        ("inf", Dimension.PLAIN, f"'inf' {QUANTITY} a bare number"),
+        ("inf", Dimension.NUMBER, f"'inf' {QUANTITY} a bare number"),
         ("1e999 s", Dimension.SECONDS, f"'1e999 s' {QUANTITY} s, ms, us, µs, ns, min"),
         ("1e308 GiB", Dimension.BYTES, "'1e308 GiB' is too large"),
         (True, Dimension.COUNT, f"'True' {QUANTITY} k, M, G"),
@@ -109,7 +109,7 @@ def test_no_quantity(text: str | float, dimension: Dimension, message: str) -> N
         (120e6, Dimension.FREQUENCY, "120 MHz"),
         (0.98765, Dimension.FRACTION, "98.77 %"),
         (1234567, Dimension.COUNT, "1,234,567"),
-        (0.123456, Dimension.PLAIN, "0.1235"),
+        (0.123456, Dimension.NUMBER, "0.1235"),
     ],
 )
 def test_show(value: float, dimension: Dimension, text: str) -> None:

@@ -5,13 +5,15 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from edgepipe.core.budget import Known, from_words, limits
+from edgepipe.core.budget import BudgetNames, parse_max_options, read_limits
 from edgepipe.core.config import parse
 from edgepipe.core.errors import ConfigError
-from edgepipe.core.metric import Evidence, Finding, Limit, Metric, judge, unavailable
+from edgepipe.core.metric import Evidence, Finding, Limit, Metric, judge, unavailable_metric
 from edgepipe.core.units import Dimension
 
-KNOWN = Known({"accuracy": (Dimension.FRACTION, True), "rmse": (Dimension.PLAIN, False)}, ["host"], ["model", "train"])
+KNOWN = BudgetNames(
+    {"accuracy": (Dimension.FRACTION, True), "rmse": (Dimension.NUMBER, False)}, ["host"], ["model", "train"]
+)
 
 
 def metric(value: float | None = 0.5, **changes: Any) -> Metric:
@@ -43,7 +45,7 @@ def test_texts() -> None:
     assert metric(0.975).text() == "97.50 %"
     estimate = metric(0.02, unit=Dimension.SECONDS, evidence=Evidence.ESTIMATED, interval=(0.018, 0.023))
     assert estimate.text() == "20.00 ms (18.00 ms .. 23.00 ms)"
-    assert unavailable("latency", Dimension.SECONDS, "no board").text() == "unavailable"
+    assert unavailable_metric("latency", Dimension.SECONDS, "no board").text() == "unavailable"
     assert limit(0.97).text() == "accuracy >= 97.00 %"
     board = limit(65536, "max", metric="ram", unit=Dimension.BYTES, device="board", evidence=Evidence.SIMULATED)
     assert board.text() == "board ram <= 64.0 KiB, simulated"
@@ -74,7 +76,7 @@ JUDGED = [  # limit, metric, met, reason
 @pytest.mark.parametrize(("held", "found", "met", "reason"), JUDGED)
 def test_judge(held: Limit, found: Metric | str | None, met: bool, reason: str) -> None:
     if isinstance(found, str):
-        found = unavailable("accuracy", Dimension.FRACTION, "no board")
+        found = unavailable_metric("accuracy", Dimension.FRACTION, "no board")
     verdict = judge(held, [found] if found is not None else [])
     assert (verdict.met, verdict.reason) == (met, reason)
 
@@ -89,9 +91,9 @@ def test_an_estimate_is_held_to_the_worse_end_of_its_interval(value: float, met:
     assert judge(limit(value - 0.004, "min", **time), [estimate]).met is (value - 0.004 <= 0.018)
 
 
-def read(text: str, known: Known = KNOWN) -> tuple[list[Limit], list[str]]:
+def read(text: str, known: BudgetNames = KNOWN) -> tuple[list[Limit], list[str]]:
     document = parse(text, "f")
-    found = limits(document, (), document.data, known)
+    found = read_limits(document, (), document.content, known)
     return found, [str(problem) for problem in document.problems]
 
 
@@ -137,17 +139,17 @@ def test_a_wrong_line_is_told_and_left_out() -> None:
 
 
 def test_a_task_of_the_users_own_takes_any_name_and_tells_shares_by_their_sign() -> None:
-    found, problems = read("surprise: 3\nsurprise_drop: 1 %\nfit: {min: 90 %}\n", Known(None, [], []))
+    found, problems = read("surprise: 3\nsurprise_drop: 1 %\nfit: {min: 90 %}\n", BudgetNames(None, [], []))
     assert problems == []
     assert [(one.metric, one.bound, one.value, one.unit) for one in found] == [
-        ("surprise", "min", 3, Dimension.PLAIN),
+        ("surprise", "min", 3, Dimension.NUMBER),
         ("surprise_drop", "max", 0.01, Dimension.FRACTION),
         ("fit", "min", 0.9, Dimension.FRACTION),
     ]
 
 
 def test_words_of_the_command_line() -> None:
-    found = from_words(["ram=64KiB", "flash=256 KiB", "latency=5ms", "macs=3M"])
+    found = parse_max_options(["ram=64KiB", "flash=256 KiB", "latency=5ms", "macs=3M"])
     assert [(one.metric, one.value) for one in found] == [
         ("ram", 65536), ("flash", 262144), ("latency", 0.005), ("macs", 3e6),
     ]  # fmt: skip
@@ -156,7 +158,7 @@ def test_words_of_the_command_line() -> None:
 def test_words_that_are_no_limits_are_all_told() -> None:
     allowed = "; allowed: flash, latency, macs, nonzero_parameters, parameters, ram, size, size_deflate, size_zstd"
     with pytest.raises(ConfigError) as caught:
-        from_words(["ram", "flsh=3KiB", "flash=3ms", "size=-3B", "sparsity=50%", "npu_operators=1", "=3"])
+        parse_max_options(["ram", "flsh=3KiB", "flash=3ms", "size=-3B", "sparsity=50%", "npu_operators=1", "=3"])
     assert [problem.message for problem in caught.value.problems] == [
         f"'=3': expected METRIC=LIMIT{allowed}",
         "'flsh=3KiB': expected METRIC=LIMIT; did you mean 'flash'?",

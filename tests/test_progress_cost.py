@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from edgepipe.core import cost
-from edgepipe.core.progress import Lines, Silent, shown
+from edgepipe.core.progress import LineProgress, SilentProgress, show_progress
 
 
 def test_plain_lines_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
-    progress = Lines()
+    progress = LineProgress()
     progress.stage("train", 2, 6, "running")
     progress.epoch(1, 4, {"loss": 0.5, "accuracy": 0.25})
     progress.note("something")
@@ -28,15 +28,15 @@ def test_plain_lines_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_quiet_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
-    with shown(quiet=True) as progress:
-        assert isinstance(progress, Silent)
+    with show_progress(quiet=True) as progress:
+        assert isinstance(progress, SilentProgress)
         progress.stage("train", 1, 1, "running")
     assert capsys.readouterr() == ("", "")
 
 
 LIVE = """
-from edgepipe.progress import shown
-with shown() as progress:
+from edgepipe.core.progress import show_progress
+with show_progress() as progress:
     progress.stage("train", 1, 2, "running")
     for epoch in range(1, 4):
         progress.epoch(epoch, 3, {"loss": 0.5})
@@ -65,10 +65,10 @@ def test_a_terminal_gets_a_live_bar() -> None:
 
 
 def test_wall_cpu_and_the_stage_s_own_peak() -> None:
-    with cost.measured() as large:
+    with cost.measure_cost() as large:
         block = np.ones(40_000_000)  # 320 MB
         del block
-    with cost.measured() as small:
+    with cost.measure_cost() as small:
         time.sleep(0.05)
     assert small.cost.wall >= 0.05
     assert small.cost.cpu < 0.05

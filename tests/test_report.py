@@ -9,10 +9,10 @@ import pytest
 from commands import Command
 
 from edgepipe import api
-from edgepipe.core.artifact import Kind
+from edgepipe.core.artifact import ArtifactKind
 from edgepipe.core.cost import Cost
 from edgepipe.core.errors import InputError
-from edgepipe.core.metric import Evidence, Finding, Limit, Metric, judge, unavailable
+from edgepipe.core.metric import Evidence, Finding, Limit, Metric, judge, unavailable_metric
 from edgepipe.core.outcome import Outcome, Table
 from edgepipe.core.units import Dimension
 from edgepipe.render import markdown, report_schema
@@ -35,7 +35,7 @@ METRICS = (
     metric("latency", 0.00123, Dimension.SECONDS, Evidence.MEASURED, device="host", how="60 runs | 1 thread",
            details={"p5": 0.0012, "p50": 0.00123, "p95": 0.002}),
     metric("latency", 0.02, Dimension.SECONDS, Evidence.ESTIMATED, device="far", interval=(0.018, 0.023)),
-    unavailable("latency", Dimension.SECONDS, "no board is connected", "board"),
+    unavailable_metric("latency", Dimension.SECONDS, "no board is connected", "board"),
 )  # fmt: skip
 
 
@@ -53,7 +53,7 @@ LIMITS = (
 )
 
 
-def stage(name: str, kind: Kind, outcome: Outcome, **more: Any) -> StageReport:
+def stage(name: str, kind: ArtifactKind, outcome: Outcome, **more: Any) -> StageReport:
     cost = Cost(wall=1.25, cpu=2.5, peak_memory=more.pop("peak", 3 * 2**20))
     given = {"type": name, "status": "ran", "artifact": f"artifacts/{name}", "digest": "ab" * 32, **more}
     return StageReport(name=name, kind=kind, made="2026-11-23T19:00:00+00:00", cost=cost, outcome=outcome, **given)
@@ -84,9 +84,9 @@ def report(met: bool = False) -> Report:
         findings=() if met else broken,
     )
     stages = (
-        stage("train", Kind.KERAS, trained),
-        stage("prune", Kind.FLOAT, pruned, status="cached", peak=None),
-        stage("validate", Kind.TFLITE, validated),
+        stage("train", ArtifactKind.KERAS, trained),
+        stage("prune", ArtifactKind.FLOAT, pruned, status="cached", peak=None),
+        stage("validate", ArtifactKind.TFLITE, validated),
     )
     return Report(
         name="hand-made", description="Everything [once].", pipeline="[p].yaml", seed=7,
@@ -100,7 +100,7 @@ def check(name: str, found: str) -> None:
 
 
 def test_text(capsys: pytest.CaptureFixture[str]) -> None:
-    text.show(report())
+    text.show_report(report())
     check("report.txt", capsys.readouterr().out)
 
 

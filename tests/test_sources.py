@@ -84,7 +84,7 @@ def _package(folder: Path) -> None:
 
 def test_the_closure_holds_what_is_imported_and_nothing_else(tmp_path: Path) -> None:
     _package(tmp_path)
-    assert sorted(references.closure("pkg.main", tmp_path)) == ["beside", "pkg.main", "pkg.near", "pkg.sub.deep"]
+    assert sorted(references.import_closure("pkg.main", tmp_path)) == ["beside", "pkg.main", "pkg.near", "pkg.sub.deep"]
 
 
 @pytest.mark.parametrize(
@@ -94,17 +94,17 @@ def test_the_closure_holds_what_is_imported_and_nothing_else(tmp_path: Path) -> 
 )  # fmt: skip
 def test_the_digest_sees_every_edit_that_counts(file: str, changes: bool, tmp_path: Path) -> None:
     _package(tmp_path)
-    before = references.digest("pkg.main", tmp_path)
+    before = references.source_digest("pkg.main", tmp_path)
     (tmp_path / file).write_text((tmp_path / file).read_text() + "# edited\n")
-    assert (references.digest("pkg.main", tmp_path) != before) is changes
+    assert (references.source_digest("pkg.main", tmp_path) != before) is changes
 
 
 def test_the_digest_does_not_depend_on_the_folder(tmp_path: Path) -> None:
     for name in ("a", "b"):
         _package(tmp_path / name)
-    assert references.digest("pkg.main", tmp_path / "a") == references.digest("pkg.main", tmp_path / "b")
+    assert references.source_digest("pkg.main", tmp_path / "a") == references.source_digest("pkg.main", tmp_path / "b")
 
 
 def test_versions() -> None:
-    assert references.version("click")[0].isdigit()
-    assert references.version("no-such-package-at-all") == "absent"
+    assert references.installed_version("click")[0].isdigit()
+    assert references.installed_version("no-such-package-at-all") == "absent"

@@ -13,7 +13,7 @@ import edgepipe
 from edgepipe.commands import init as starter
 from edgepipe.commands.init import pipeline_text
 from edgepipe.core import config
-from edgepipe.core.artifact import Kind
+from edgepipe.core.artifact import ArtifactKind
 from edgepipe.core.errors import ConfigError, InputError
 from edgepipe.pipeline import schema as pipeline
 
@@ -92,7 +92,7 @@ def _written(model: Path | str, out: Path, **options: Any) -> tuple[Any, pipelin
     notes = starter.write(str(model), out, **options)
     document = config.read(out)
     assert not document.problems
-    return document.data, pipeline.load(out), notes
+    return document.content, pipeline.load(out), notes
 
 
 ONE_LAYER = ["quantize", "convert", "validate"]  # no layer is left to prune
@@ -167,7 +167,7 @@ def test_an_h5_of_tf_keras(models: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "d.npz", x_train=RANDOM.rand(9, 12), y_train=RANDOM.rand(9, 3))
     data, checked, _ = _written(models / "old.h5", tmp_path / "p.yaml", data=str(tmp_path / "d.npz"))
     assert data["task"] == "regression"
-    assert checked.source.kind(checked.base_folder) is Kind.FLOAT
+    assert checked.source.kind(checked.base_folder) is ArtifactKind.FLOAT
     assert [step.name for step in checked.steps] == ["model", *ONE_LAYER]
 
 
@@ -276,7 +276,9 @@ def test_data_that_does_not_fit_is_noted(models: Path, tmp_path: Path) -> None:
     ["yes", "true", "null", "~", "1e-3", "7", "a: b", "#x", "- x", "ü 😀", "it's", '"', "back\\slash", "{x}", "a,b"],
 )
 def test_any_text_is_read_back(text: str) -> None:
-    assert config.parse(f"x: {{y: [{pipeline_text.value(text)}]}}  # {text}\n", "t").data == {"x": {"y": [text]}}
+    assert config.parse(f"x: {{y: [{pipeline_text.yaml_value(text)}]}}  # {text}\n", "t").content == {
+        "x": {"y": [text]}
+    }
 
 
 def test_a_layer_name_stays_inside_its_comment(tmp_path: Path, models: Path) -> None:
@@ -361,7 +363,7 @@ def test_what_is_refused(models: Path, tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_init_loads_no_tensorflow(models: Path, arrays: Path, tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from edgepipe import starter\n"
+        "import sys; from pathlib import Path; from edgepipe.commands import init as starter\n"
         f"for model in {[str(models / name) for name in ('classes.keras', 'old.h5', 'float.tflite', 'saved')]}:\n"
         f"    starter.write(model, Path('p.yaml'), data={str(arrays)!r}, force=True)\n"
         "starter.write('edgepipe.zoo:small_cnn', Path('p.yaml'), data='edgepipe.data:digits', force=True)\n"

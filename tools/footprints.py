@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from edgepipe.commands import footprint
-from edgepipe.core.references import version
+from edgepipe.core.references import installed_version
 from edgepipe.render import zoo as architectures
 from edgepipe.zoo import published_footprints
 
@@ -15,14 +15,16 @@ BEGIN, END = "<!-- made by tools/footprints.py; do not edit -->", "<!-- end -->"
 
 def entry(name: str, shape: tuple[int, ...], classes: int | None, options: dict[str, Any]) -> dict[str, Any]:
     """The footprint of one architecture, as it is stored."""
-    metrics = {metric.name: metric.value for metric in footprint.of(name, shape, classes, options).metrics}
+    metrics = {
+        metric.name: metric.value for metric in footprint.measure_footprint(name, shape, classes, options).metrics
+    }
     kept = {key: int(value) if value is not None else None for key, value in metrics.items()}
     return {"name": name, "input": list(shape), "classes": classes, "options": options, **kept}
 
 
 def table() -> str:
     """The stored footprints as Markdown."""
-    rows = architectures.listed(None)[1]
+    rows = architectures.architecture_tables(None)[1]
     head = ["| " + " | ".join(rows.columns) + " |", "|" + "---|" * len(rows.columns)]
     return "\n".join([BEGIN, *head, *("| " + " | ".join(row) + " |" for row in rows.rows), END])
 
@@ -35,9 +37,9 @@ def page(text: str) -> str:
 
 def main() -> None:
     """Count all of them."""
-    versions = ", ".join(f"{name} {version(name)}" for name in ("tensorflow", "keras", "tflite-micro"))
-    found = {"with": versions, "footprints": [entry(*counted) for counted in published_footprints.COUNTED]}
-    published_footprints.FILE.write_text(json.dumps(found, indent=1) + "\n")
+    versions = ", ".join(f"{name} {installed_version(name)}" for name in ("tensorflow", "keras", "tflite-micro"))
+    found = {"with": versions, "footprints": [entry(*counted) for counted in published_footprints.FOOTPRINT_CASES]}
+    published_footprints.FOOTPRINTS_FILE.write_text(json.dumps(found, indent=1) + "\n")
     PAGE.write_text(page(PAGE.read_text()))
 
 

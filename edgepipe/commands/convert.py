@@ -7,23 +7,23 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgepipe.compress.schemes import SCHEMES, Calibration, Number, SchemeName, interface
-from edgepipe.core.arrays import Array, Arrays, count, each, take
-from edgepipe.core.artifact import Kind, storing, written_aside
+from edgepipe.compress.schemes import SCHEMES, ActivationCalibration, InterfaceType, SchemeName, interface_types
+from edgepipe.core.arrays import Array, Arrays, count_samples, map_arrays, take_samples
+from edgepipe.core.artifact import ArtifactKind, wrap_storage_errors, write_atomically
 from edgepipe.core.errors import InputError
-from edgepipe.core.metric import Evidence, Finding, Metric, Record, unavailable
+from edgepipe.core.metric import Evidence, Finding, Metric, Record, unavailable_metric
 from edgepipe.core.units import Dimension
 from edgepipe.devices import device_metrics
 from edgepipe.tflite import integer_check, interpreter, reader
 from edgepipe.tflite.model import INTEGERS, Model
 
 if TYPE_CHECKING:
-    from edgepipe.compress.quantizer.quantization import Request
+    from edgepipe.compress.quantizer.quantization import QuantizationRequest
     from edgepipe.compress.source_model import SourceModel
 
 COMPARED_SAMPLES = 100  # samples that are run through both models
 RANDOM_SAMPLES = 10  # ... when the user gave none
-MODEL_KINDS = (Kind.KERAS, Kind.FLOAT, Kind.SAVED_MODEL, Kind.TFLITE)
+MODEL_KINDS = (ArtifactKind.KERAS, ArtifactKind.FLOAT, ArtifactKind.SAVED_MODEL, ArtifactKind.TFLITE)
 
 
 class Conversion(Record):
@@ -41,12 +41,12 @@ def convert(
     *,
     data: "str | Path | Arrays | None",
     scheme: SchemeName,
-    input_type: Number | None,
-    output_type: Number | None,
+    input_type: InterfaceType | None,
+    output_type: InterfaceType | None,
     out: Path | None,
     allow_code: bool,
     custom_objects: str | None = None,
-    calibration: Calibration | None = None,
+    calibration: ActivationCalibration | None = None,
     keep_float_types: Collection[str] = (),
     keep_float_layers: Collection[str] = (),
     recipe: Path | None = None,
@@ -75,10 +75,10 @@ def convert(
         StorageError: the .tflite cannot be written.
     """
     from edgepipe.compress.conversion import convert_model, float_operator_notes
-    from edgepipe.models.file_kind import sniff
+    from edgepipe.models.file_kind import detect_kind
     from edgepipe.models.startup import load_tensorflow
 
-    kind = sniff(path)
+    kind = detect_kind(path)
     target = out or path.with_suffix(".tflite")
     _check_paths(path, kind, target)
     request = _build_request(scheme, (input_type, output_type), calibration, recipe)
@@ -86,20 +86,20 @@ def convert(
     load_tensorflow()
     source = _open_source(path, kind, allow_code, custom_objects)
     converted = convert_model(source.model, _keep_float(request, keep_float_types, keep_float_layers, source), samples)
-    with written_aside(target) as aside:  # the file appears once it has been run and compared
-        with storing(str(target)):
+    with write_atomically(target) as aside:  # the file appears once it has been run and compared
+        with wrap_storage_errors(str(target)):
             aside.write_bytes(converted.content)
         lite = reader.read(aside)
-        all_integer = SCHEMES[scheme].integer and not (keep_float_types or keep_float_layers)
-        findings = integer_check.findings(lite, allow_float_interface=True) if all_integer else []
-        metrics = [*device_metrics.counts(lite), *_difference_metrics(source, kind, lite, samples)]
+        all_integer = SCHEMES[scheme].integer_only and not (keep_float_types or keep_float_layers)
+        findings = integer_check.check_integer_only(lite, allow_float_interface=True) if all_integer else []
+        metrics = [*device_metrics.file_metrics(lite), *_difference_metrics(source, kind, lite, samples)]
     return Conversion(
         path=str(target), scheme=scheme, metrics=tuple(metrics), findings=tuple(findings),
         notes=(*converted.notes, *float_operator_notes(scheme, lite)),
     )  # fmt: skip
 
 
-def _check_paths(path: Path, kind: Kind, target: Path) -> None:
+def _check_paths(path: Path, kind: ArtifactKind, target: Path) -> None:
     if kind not in MODEL_KINDS:
         raise InputError(
             f"{path}: is a {kind} already; `convert` takes a .keras or .h5 file, a SavedModel folder or a float .tflite"
@@ -111,23 +111,26 @@ def _check_paths(path: Path, kind: Kind, target: Path) -> None:
 
 
 def _build_request(
-    scheme: SchemeName, types: tuple[Number | None, Number | None], calibration: Calibration | None, recipe: Path | None
-) -> "Request":
+    scheme: SchemeName,
+    types: tuple[InterfaceType | None, InterfaceType | None],
+    calibration: ActivationCalibration | None,
+    recipe: Path | None,
+) -> "QuantizationRequest":
     from edgepipe.compress.quantizer import recipes
-    from edgepipe.compress.quantizer.quantization import Request
+    from edgepipe.compress.quantizer.quantization import QuantizationRequest
 
-    interface(scheme, *types)
+    interface_types(scheme, *types)
     if scheme == "mixed":
         raise InputError("mixed is decided by validation quality: write a pipeline (`edgepipe init` makes one)")
     if (scheme == "recipe") != (recipe is not None):
         raise InputError("--recipe FILE and --scheme recipe go together")
-    if calibration is not None and calibration.method != "min_max" and not SCHEMES[scheme].calibrated:
-        raise InputError(f"calibration {calibration.told()}: scheme {scheme} quantizes no activations")
+    if calibration is not None and calibration.method != "min_max" and not SCHEMES[scheme].needs_calibration:
+        raise InputError(f"calibration {calibration.describe()}: scheme {scheme} quantizes no activations")
     rules = recipes.read(recipe) if recipe is not None else None
-    return Request(scheme, *types, calibration or Calibration(), rules)
+    return QuantizationRequest(scheme, *types, calibration or ActivationCalibration(), rules)
 
 
-def _check_samples(request: "Request", data: "str | Path | Arrays | None") -> Arrays | None:
+def _check_samples(request: "QuantizationRequest", data: "str | Path | Arrays | None") -> Arrays | None:
     """The samples of `data`, which must be there if `request` calibrates."""
     from edgepipe.compress.quantizer.quantization import needs_samples
 
@@ -144,12 +147,12 @@ def _check_samples(request: "Request", data: "str | Path | Arrays | None") -> Ar
 
 
 def _keep_float(
-    request: "Request", types: Collection[str], layers: Collection[str], source: "SourceModel"
-) -> "Request":
+    request: "QuantizationRequest", types: Collection[str], layers: Collection[str], source: "SourceModel"
+) -> "QuantizationRequest":
     """`request` with the operators that stay in float."""
     from dataclasses import replace
 
-    from edgepipe.compress.quantizer.float_exclusions import choice
+    from edgepipe.compress.quantizer.float_exclusions import select_float_operators
 
     if not (types or layers):
         return request
@@ -157,7 +160,7 @@ def _keep_float(
         raise InputError("--keep-float-types and --keep-float-layers: scheme float32 quantizes nothing")
     for pattern in layers:
         _check_expression(pattern)
-    return replace(request, left=choice(types, layers, source.layer_classes))
+    return replace(request, keep_float=select_float_operators(types, layers, source.layer_classes))
 
 
 def _check_expression(pattern: str) -> None:
@@ -167,37 +170,45 @@ def _check_expression(pattern: str) -> None:
         raise InputError(f"--keep-float-layers '{pattern}' is no regular expression: {error}") from None
 
 
-def _open_source(path: Path, kind: Kind, allow_code: bool, custom_objects: str | None) -> "SourceModel":
-    if kind is Kind.SAVED_MODEL and not allow_code:
+def _open_source(path: Path, kind: ArtifactKind, allow_code: bool, custom_objects: str | None) -> "SourceModel":
+    if kind is ArtifactKind.SAVED_MODEL and not allow_code:
         raise InputError(f"{path}: a SavedModel is a program; say --allow-code if you trust where it came from")
     from edgepipe.compress.source_model import open_source
     from edgepipe.models import custom_objects as user_classes
 
-    if kind is Kind.TFLITE:
+    if kind is ArtifactKind.TFLITE:
         return open_source(path, kind, allow_code=allow_code)
-    with user_classes.known(user_classes.load(custom_objects, Path.cwd()) if custom_objects else {}):
+    with user_classes.scope(user_classes.load(custom_objects, Path.cwd()) if custom_objects else {}):
         return open_source(path, kind, allow_code=allow_code)
 
 
-def _difference_metrics(source: "SourceModel", kind: Kind, lite: Model, samples: Arrays | None) -> list[Metric]:
+def _difference_metrics(source: "SourceModel", kind: ArtifactKind, lite: Model, samples: Arrays | None) -> list[Metric]:
     """How far the converted model's outputs are from the original's, on the same inputs."""
-    if kind is Kind.SAVED_MODEL:
+    if kind is ArtifactKind.SAVED_MODEL:
         reason = "a SavedModel is only converted, not run; compare it where it was trained"
-        return [unavailable("max_difference", Dimension.PLAIN, reason)]
-    x = _random_inputs(lite) if samples is None else take(_by_input_name(source, samples), slice(COMPARED_SAMPLES))
+        return [unavailable_metric("max_difference", Dimension.NUMBER, reason)]
+    x = (
+        _random_inputs(lite)
+        if samples is None
+        else take_samples(_by_input_name(source, samples), slice(COMPARED_SAMPLES))
+    )
     expected = _original_outputs(source, x)
-    outputs = _list_outputs(interpreter.predict(lite.path, _as_real_numbers(lite, x)).values)
-    which = f"{count(x)} {'random inputs' if samples is None else 'of the given samples'}, original against LiteRT"
+    outputs = _list_outputs(interpreter.predict(lite.path, _as_real_numbers(lite, x)).real_values)
+    which = (
+        f"{count_samples(x)} {'random inputs' if samples is None else 'of the given samples'}, original against LiteRT"
+    )
     if not all(np.isfinite(array).all() for array in expected):
         return [
-            unavailable("max_difference", Dimension.PLAIN, f"the original gives values that are not finite, {which}")
+            unavailable_metric(
+                "max_difference", Dimension.NUMBER, f"the original gives values that are not finite, {which}"
+            )
         ]
     if not all(np.isfinite(array).all() for array in outputs):
         raise InputError(f"the converted model gives values that are not finite ({which}); nothing is written")
     largest = max(float(np.abs(a - b).max()) for a, b in zip(expected, outputs, strict=True))
     metrics = [
         _measured_metric(
-            "max_difference", largest, Dimension.PLAIN, f"largest absolute difference of outputs on {which}"
+            "max_difference", largest, Dimension.NUMBER, f"largest absolute difference of outputs on {which}"
         )
     ]
     if expected[0].ndim == 2 and expected[0].shape[1] > 1:
@@ -211,18 +222,18 @@ def _by_input_name(source: "SourceModel", samples: Arrays) -> Arrays:
     """Samples as the inputs of the model take them, by their names if there are several."""
     if isinstance(source.model, Model):
         return samples
-    from edgepipe.compress.keras_to_tflite import feeds_of
-    from edgepipe.models.freeze import ports_of
+    from edgepipe.compress.keras_to_tflite import prepare_feeds
+    from edgepipe.models.freeze import model_inputs
 
-    ports = ports_of(source.model)
-    feeds = feeds_of(samples, ports)
+    ports = model_inputs(source.model)
+    feeds = prepare_feeds(samples, ports)
     return {port.name: feed for port, feed in zip(ports, feeds, strict=True)} if len(ports) > 1 else feeds[0]
 
 
 def _original_outputs(source: "SourceModel", x: Arrays) -> list[Array]:
     """The outputs in the order that a .tflite has them in, whatever they are called."""
     if isinstance(source.model, Model):
-        return _list_outputs(interpreter.predict(source.model.path, x).values)
+        return _list_outputs(interpreter.predict(source.model.path, x).real_values)
     import keras
 
     return list(keras.tree.flatten(source.model.predict(x, batch_size=256, verbose=0)))
@@ -231,7 +242,7 @@ def _original_outputs(source: "SourceModel", x: Arrays) -> list[Array]:
 def _as_real_numbers(lite: Model, x: Arrays) -> Arrays:
     """Integer samples, such as pixels, as the real numbers they stand for, unless the model takes bare integers."""
     bare_integers = any(tensor.dtype in INTEGERS and tensor.quantization is None for tensor in lite.inputs)
-    return x if bare_integers else each(lambda array: array.astype(np.float32), x)
+    return x if bare_integers else map_arrays(lambda array: array.astype(np.float32), x)
 
 
 def _random_inputs(lite: Model) -> Arrays:
@@ -241,7 +252,7 @@ def _random_inputs(lite: Model) -> Arrays:
         name: random.rand(RANDOM_SAMPLES, *t.shape[1:]).astype(np.float32)
         if t.dtype.startswith("float")
         else random.randint(0, 2, (RANDOM_SAMPLES, *t.shape[1:])).astype(t.dtype)
-        for name, t in lite.input_names.items()
+        for name, t in lite.inputs_by_name.items()
     }
     return inputs if len(inputs) > 1 else next(iter(inputs.values()))
 

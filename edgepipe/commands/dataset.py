@@ -9,17 +9,17 @@ from pydantic import Field
 
 from edgepipe.core import config, references
 from edgepipe.core.arrays import Array, Arrays
-from edgepipe.core.config import Document, Path_
+from edgepipe.core.config import Document, KeyPath
 from edgepipe.core.errors import ConfigError, InputError
 from edgepipe.core.metric import Record
 from edgepipe.data.data_spec import DataSpec, parse
 from edgepipe.data.dataset_loading import MANY_CLASSES, load
-from edgepipe.data.splits import FITTING, Split, Splits
+from edgepipe.data.splits import FITTING_SPLITS, Split, Splits
 
-CHANNELS = 16  # up to so many are told one by one
+MAX_LISTED = 16  # up to so many are told one by one
 
 
-class Values(Record):
+class InputStatistics(Record):
     """What one input holds in the training split, over all samples and places."""
 
     name: str = Field(description="the input, and its channel where there are few; empty for the only one")
@@ -29,19 +29,19 @@ class Values(Record):
     high: float
 
 
-class Described(Record):
+class DatasetSummary(Record):
     """A dataset. Of the test split only its size is told: it is read once, by `validate`."""
 
     source: str
     counts: dict[str, int] = Field(description="samples by split")
     shapes: dict[str, tuple[int, ...]] = Field(description="of one sample, by input")
-    values: tuple[Values, ...]
+    values: tuple[InputStatistics, ...]
     labels: str = Field(description="what labels are, in words")
     classes: dict[str, dict[str, int]] = Field(description="class -> samples by split; empty without classes")
     notes: tuple[str, ...]
 
 
-def describe(description: str, base: Path, seed: int | None = None) -> tuple[Described, Splits]:
+def describe_dataset(description: str, base: Path, seed: int | None = None) -> tuple[DatasetSummary, Splits]:
     """The dataset that `description` names, read and split as a pipeline would.
 
     Args:
@@ -53,113 +53,121 @@ def describe(description: str, base: Path, seed: int | None = None) -> tuple[Des
         ConfigError: everything wrong with the description, with line and column.
         InputError: whatever is wrong with the data.
     """
-    document, path, value, folder, own = _read(description, base)
-    spec = parse(document, path, value, folder)
+    document, path, section, folder, pipeline_seed = _read_description(description, base)
+    spec = parse(document, path, section, folder)
     document.raise_problems()
     if spec is None:
         raise InputError(f"'{description}' describes no dataset")
-    splits = load(spec, folder, own if seed is None else seed, FITTING)
+    splits = load(spec, folder, pipeline_seed if seed is None else seed, FITTING_SPLITS)
     _check_augment(splits)
-    return _described(description, spec, splits), splits
+    return _summarize_dataset(description, spec, splits), splits
 
 
-def _read(description: str, base: Path) -> tuple[Document, Path_, Any, Path, int]:
+def _read_description(description: str, base: Path) -> tuple[Document, KeyPath, Any, Path, int]:
     """The document, where the dataset stands in it, the folder it is relative to, and the seed."""
     file = base / description
     if file.suffix.lower() in (".yaml", ".yml") or file.is_file():
         document = config.read(file)
-        data = document.data
-        if isinstance(data, dict) and "data" in data:
-            seed = data.get("seed", 0)
-            return document, ("data",), data["data"], file.resolve().parent, seed if isinstance(seed, int) else 0
-        return document, (), data, file.resolve().parent, 0
+        content = document.content
+        if isinstance(content, dict) and "data" in content:
+            seed = content.get("seed", 0)
+            return document, ("data",), content["data"], file.resolve().parent, seed if isinstance(seed, int) else 0
+        return document, (), content, file.resolve().parent, 0
     if not references.is_reference(description) and not description.lstrip().startswith("{"):
         raise InputError(
             f"'{description[:80]}' is no file, no module:function and no mapping; give a pipeline, "
             "edgepipe.data:digits, or '{images: folder}'"
         )
     document = config.parse(f"data: {description}\n", "the description")
-    if not isinstance(document.data, dict):
+    if not isinstance(document.content, dict):
         raise ConfigError(document.problems)
-    return document, ("data",), document.data["data"], base, 0
+    return document, ("data",), document.content["data"], base, 0
 
 
 def _check_augment(splits: Splits) -> None:
     """Raise an `InputError` if training samples cannot be changed as `augment:` says."""
     if splits.augment is not None:
-        from edgepipe.training.augmentation import augmenter
+        from edgepipe.training.augmentation import augmenter_for
 
-        augmenter(splits, splits.classes)
+        augmenter_for(splits, splits.class_count)
 
 
-def _described(source: str, spec: DataSpec, splits: Splits) -> Described:
+def _summarize_dataset(source: str, spec: DataSpec, splits: Splits) -> DatasetSummary:
     x = splits.train.x
-    named = x if isinstance(x, dict) else {"": x}
-    return Described(
+    array_by_input = x if isinstance(x, dict) else {"": x}
+    return DatasetSummary(
         source=source,
         counts={str(split): splits.counts[split] for split in Split},
-        shapes={name: tuple(array.shape[1:]) for name, array in named.items()},
-        values=tuple(value for name, array in named.items() for value in _values(name, array)),
-        labels=_labels(splits),
-        classes=_classes(splits),
-        notes=(*splits.notes, *_gaps(splits)),
+        shapes={name: tuple(array.shape[1:]) for name, array in array_by_input.items()},
+        values=tuple(
+            statistics for name, array in array_by_input.items() for statistics in _input_statistics(name, array)
+        ),
+        labels=_describe_labels(splits),
+        classes=_class_counts(splits),
+        notes=(*splits.notes, *_class_gap_notes(splits)),
     )
 
 
-def _values(name: str, array: Array) -> list[Values]:
+def _input_statistics(name: str, array: Array) -> list[InputStatistics]:
     channels = array.shape[-1] if array.ndim > 1 else 1
-    if array.ndim < 2 or channels > CHANNELS or channels == 1:
-        return [_told(name, array)]
-    return [_told(f"{name} channel {number}".strip(), array[..., number]) for number in range(channels)]
+    if array.ndim < 2 or channels > MAX_LISTED or channels == 1:
+        return [_array_statistics(name, array)]
+    return [_array_statistics(f"{name} channel {number}".strip(), array[..., number]) for number in range(channels)]
 
 
-def _told(name: str, array: Array) -> Values:
-    exact = array.astype(np.float64)
-    return Values(
-        name=name, low=float(exact.min()), mean=float(exact.mean()), deviation=float(exact.std()),
-        high=float(exact.max()),
+def _array_statistics(name: str, array: Array) -> InputStatistics:
+    doubles = array.astype(np.float64)
+    return InputStatistics(
+        name=name, low=float(doubles.min()), mean=float(doubles.mean()), deviation=float(doubles.std()),
+        high=float(doubles.max()),
     )  # fmt: skip
 
 
-def _labels(splits: Splits) -> str:
+def _describe_labels(splits: Splits) -> str:
     y = splits.train.y
     if y is None:
         return "none"
-    if splits.classes is not None and splits.classes <= MANY_CLASSES:
-        return f"{splits.classes} classes"
+    if splits.class_count is not None and splits.class_count <= MANY_CLASSES:
+        return f"{splits.class_count} classes"
     return f"{y.dtype} of shape {tuple(y.shape[1:])}, {y.min():g} to {y.max():g}"
 
 
-def _classes(splits: Splits) -> dict[str, dict[str, int]]:
-    if splits.classes is None or splits.classes > MANY_CLASSES:
+def _class_counts(splits: Splits) -> dict[str, dict[str, int]]:
+    if splits.class_count is None or splits.class_count > MANY_CLASSES:
         return {}
-    names: Sequence[str] = splits.class_names or [str(label) for label in range(splits.classes)]
-    counted = {split: np.bincount(np.ravel(part.y), minlength=splits.classes) for split, part in splits.parts.items()
-               if part.y is not None}  # fmt: skip
+    names: Sequence[str] = splits.class_names or [str(label) for label in range(splits.class_count)]
+    counts = {split: np.bincount(np.ravel(xy.y), minlength=splits.class_count) for split, xy in splits.data_by_split.items()
+               if xy.y is not None}  # fmt: skip
     return {
-        name: {str(split): int(found[number]) for split, found in counted.items()} for number, name in enumerate(names)
+        name: {str(split): int(split_counts[number]) for split, split_counts in counts.items()}
+        for number, name in enumerate(names)
     }
 
 
-def _gaps(splits: Splits) -> list[str]:
+def _class_gap_notes(splits: Splits) -> list[str]:
     """Splits without samples of some class, and data of one class only, as notes."""
-    counted = _classes(splits)
-    empty = {
-        split: [name for name, found in counted.items() if not found.get(split)] for split in ("train", "validation")
+    counts_by_class = _class_counts(splits)
+    missing_classes = {
+        split: [name for name, counts in counts_by_class.items() if not counts.get(split)]
+        for split in ("train", "validation")
     }
-    told = [
-        f"the {split} split has no sample of: {', '.join(names[:CHANNELS])}" for split, names in empty.items() if names
+    gap_notes = [
+        f"the {split} split has no sample of: {', '.join(names[:MAX_LISTED])}"
+        for split, names in missing_classes.items()
+        if names
     ]
-    return [*told, "one class only: no classifier can be trained on it"] if len(counted) == 1 else told
+    return (
+        [*gap_notes, "one class only: no classifier can be trained on it"] if len(counts_by_class) == 1 else gap_notes
+    )
 
 
-def samples(splits: Splits, each: int) -> list[tuple[str, Array]]:
+def pick_samples(splits: Splits, per_class: int) -> list[tuple[str, Array]]:
     """Up to `each` training samples of every class, or of all without classes, to be looked at."""
     x: Arrays = splits.train.x
     array = next(iter(x.values())) if isinstance(x, dict) else x
     y = splits.train.y
-    if splits.classes is None or splits.classes > MANY_CLASSES or y is None:
-        return [("", array[:each])]
-    names = splits.class_names or [str(label) for label in range(splits.classes)]
-    rows = [(name, array[np.ravel(y) == number][:each]) for number, name in enumerate(names)]
+    if splits.class_count is None or splits.class_count > MANY_CLASSES or y is None:
+        return [("", array[:per_class])]
+    names = splits.class_names or [str(label) for label in range(splits.class_count)]
+    rows = [(name, array[np.ravel(y) == number][:per_class]) for number, name in enumerate(names)]
     return [(name, row) for name, row in rows if len(row)]

@@ -9,17 +9,17 @@ from typing import Any
 from pydantic import Field
 
 from edgepipe.commands import profile as profiling
-from edgepipe.commands.profile import OnOneDevice
+from edgepipe.commands.profile import DeviceProfileResult
 from edgepipe.core.artifact import write_bytes
 from edgepipe.core.errors import InputError, did_you_mean
-from edgepipe.core.metric import Metric, Record, exact
+from edgepipe.core.metric import Metric, Record, exact_metric
 from edgepipe.core.units import Dimension
 from edgepipe.tflite import reader, tflm_runtime
 from edgepipe.zoo import published_footprints
 
-SPREAD = 16.0  # of the scores of random weights, so that some class stands out
-CLASSES = 10  # of a classifier, unless given
-SAMPLES = 4  # random ones that calibrate: ranges change neither size nor speed; a test holds it against training
+SCORE_SCALE = 16.0  # of the scores of random weights, so that some class stands out
+DEFAULT_CLASSES = 10  # of a classifier, unless given
+SAMPLE_COUNT = 4  # random ones that calibrate: ranges change neither size nor speed; a test holds it against training
 
 
 class Footprint(Record):
@@ -30,10 +30,10 @@ class Footprint(Record):
     classes: int | None = Field(description="null for an architecture that has none")
     options: dict[str, Any]
     metrics: tuple[Metric, ...]
-    devices: tuple[OnOneDevice, ...] = ()
+    devices: tuple[DeviceProfileResult, ...] = ()
 
 
-def of(
+def measure_footprint(
     name: str,
     input_shape: tuple[int, ...],
     classes: int | None,
@@ -48,57 +48,57 @@ def of(
     """
     from edgepipe.models.startup import load_tensorflow
 
-    given = _given(name, input_shape, classes, options)
+    arguments = _architecture_arguments(name, input_shape, classes, options)
     load_tensorflow()
     with tempfile.TemporaryDirectory(prefix="edgepipe-") as folder:
         path = Path(folder) / f"{name}.tflite"
-        parameters = _built(name, given, path)
-        profiled = profiling.run(path, devices) if devices else None
-        metrics = (parameters, *_counted(path))
+        parameters = _write_model(name, arguments, path)
+        model_profile = profiling.profile_model(path, devices) if devices else None
+        metrics = (parameters, *_count_metrics(path))
     return Footprint(
         name=name,
         input_shape=input_shape,
-        classes=given.get("classes"),
+        classes=arguments.get("classes"),
         options=dict(options),
         metrics=metrics,
-        devices=profiled.devices if profiled is not None else (),
+        devices=model_profile.devices if model_profile is not None else (),
     )
 
 
-def _given(
+def _architecture_arguments(
     name: str, input_shape: tuple[int, ...], classes: int | None, options: Mapping[str, object]
 ) -> dict[str, Any]:
     from edgepipe import zoo
 
     if name not in zoo.__all__:
         raise InputError(f"no architecture '{name}'{did_you_mean(name, zoo.__all__)}")
-    allowed = published_footprints.options(name)
+    default_options = published_footprints.default_options(name)
     for option in options:
-        if option not in allowed:
-            raise InputError(f"{name} has no option '{option}'{did_you_mean(option, allowed)}")
+        if option not in default_options:
+            raise InputError(f"{name} has no option '{option}'{did_you_mean(option, default_options)}")
     if "classes" in inspect.signature(getattr(zoo, name)).parameters:
-        return {"input_shape": input_shape, "classes": CLASSES if classes is None else classes, **options}
+        return {"input_shape": input_shape, "classes": DEFAULT_CLASSES if classes is None else classes, **options}
     if classes is not None:
         raise InputError(f"{name} tells no classes apart; leave --classes out")
     return {"input_shape": input_shape, **options}
 
 
-def _built(name: str, given: dict[str, Any], path: Path) -> Metric:
+def _write_model(name: str, arguments: dict[str, Any], path: Path) -> Metric:
     """Write the architecture, with random weights, as an int8 .tflite; its trainable and moving parameters."""
     import numpy as np
 
     from edgepipe import zoo
     from edgepipe.compress.keras_to_tflite import convert
 
-    model = getattr(zoo, name)(**given)
-    _as_if_trained(model)
-    samples = np.random.RandomState(0).rand(SAMPLES, *given["input_shape"]).astype(np.float32)
+    model = getattr(zoo, name)(**arguments)
+    _randomize_weights(model)
+    samples = np.random.RandomState(0).rand(SAMPLE_COUNT, *arguments["input_shape"]).astype(np.float32)
     write_bytes(path, convert(model, scheme="int8", samples=samples, input_type="int8", output_type="int8"))
-    how = "elements of all weights of the Keras model, statistics of batch norms among them"
-    return exact("parameters", model.count_params(), Dimension.COUNT, how)
+    counting_method = "elements of all weights of the Keras model, statistics of batch norms among them"
+    return exact_metric("parameters", model.count_params(), Dimension.COUNT, counting_method)
 
 
-def _as_if_trained(model: Any) -> None:
+def _randomize_weights(model: Any) -> None:
     """Random weights of sane size, because fresh ones mislead.
 
     Fresh biases are all zero: the converter stores them once for all layers, or not at all, and the file is up to a
@@ -110,13 +110,15 @@ def _as_if_trained(model: Any) -> None:
     perturb(model)
     for layer in model.layers:
         if layer.name == "probabilities":
-            layer.kernel.assign(layer.kernel * SPREAD)
+            layer.kernel.assign(layer.kernel * SCORE_SCALE)
 
 
-def _counted(path: Path) -> list[Metric]:
-    lite = reader.read(path)
+def _count_metrics(path: Path) -> list[Metric]:
+    model = reader.read(path)
     return [
-        exact("macs", lite.macs, Dimension.COUNT, "multiply-accumulates of one inference of the int8 .tflite"),
-        exact("flash", lite.bytes, Dimension.BYTES, "bytes of the int8 .tflite; the runtime's own code is not in it"),
-        tflm_runtime.arena(path),
+        exact_metric("macs", model.macs, Dimension.COUNT, "multiply-accumulates of one inference of the int8 .tflite"),
+        exact_metric(
+            "flash", model.bytes, Dimension.BYTES, "bytes of the int8 .tflite; the runtime's own code is not in it"
+        ),
+        tflm_runtime.measure_arena(path),
     ]

@@ -11,14 +11,14 @@ from edgepipe.core.cache import Cache
 from edgepipe.core.errors import InputError
 from edgepipe.core.metric import Finding, Metric, Record
 from edgepipe.devices import device_metrics, device_profile
-from edgepipe.devices.device_metrics import OnDevice
+from edgepipe.devices.device_metrics import DeviceMetrics
 from edgepipe.devices.device_profile import Device
-from edgepipe.devices.placement import Placed
+from edgepipe.devices.placement import OperatorPlacement
 from edgepipe.tflite import interpreter, reader
 from edgepipe.tflite.model import Model
 
 
-class OperatorOnDevice(Record):
+class OperatorProfile(Record):
     """One operator on one device."""
 
     operator: str = Field(description="for example CONV_2D #3")
@@ -28,32 +28,34 @@ class OperatorOnDevice(Record):
     suggestion: str = Field(default="", description="the change that would bring it there")
 
 
-class OnOneDevice(Record):
+class DeviceProfileResult(Record):
     """A model on one device."""
 
     device: str
     description: str
     runtime: str
     metrics: tuple[Metric, ...]
-    operators: tuple[OperatorOnDevice, ...]
+    operators: tuple[OperatorProfile, ...]
     findings: tuple[Finding, ...]
 
     @property
-    def placed(self) -> dict[str, int]:
+    def operator_counts(self) -> dict[str, int]:
         """How many operators run where."""
         return dict(Counter(operator.runs_on for operator in self.operators))
 
 
-class Profiled(Record):
+class ModelProfile(Record):
     """A model on several devices."""
 
     path: str
-    devices: tuple[OnOneDevice, ...]
+    devices: tuple[DeviceProfileResult, ...]
     notes: tuple[str, ...]
     seconds: dict[str, float] = Field(description="what profiling itself took: estimates, Vela, the rest")
 
 
-def run(path: Path, devices: Collection[str] = (), cache: Cache | None = None, base: Path | None = None) -> Profiled:
+def profile_model(
+    path: Path, devices: Collection[str] = (), cache: Cache | None = None, base: Path | None = None
+) -> ModelProfile:
     """Profile the .tflite at `path` on `devices`, by name or path to a profile; none of them means all there are.
 
     Estimates come first, then Vela, then what runs the model here; a rule that is broken is a finding, not an error.
@@ -66,61 +68,67 @@ def run(path: Path, devices: Collection[str] = (), cache: Cache | None = None, b
     _check_names(profiles)
     model = reader.read(path)
     interpreter.check_runs(path)
-    took: dict[str, float] = {}
-    told = [_gather(model, part, cache, took, name) for name, part in _parts(profiles).items() if part]
-    by_name = {device.name: found for part, found in told for device in part}
-    return Profiled(
+    seconds_by_method: dict[str, float] = {}
+    group_metrics = [
+        _gather_metrics(model, group, cache, seconds_by_method, name)
+        for name, group in _group_devices(profiles).items()
+        if group
+    ]
+    metrics_by_device = {device.name: metrics for group, metrics in group_metrics for device in group}
+    return ModelProfile(
         path=str(path),
-        devices=tuple(_on_one(device, by_name[device.name]) for device in profiles),
-        notes=tuple(dict.fromkeys(note for _, found in told for note in found.notes)),
-        seconds=took,
+        devices=tuple(_device_result(device, metrics_by_device[device.name]) for device in profiles),
+        notes=tuple(dict.fromkeys(note for _, metrics in group_metrics for note in metrics.notes)),
+        seconds=seconds_by_method,
     )
 
 
 def _check_names(profiles: list[Device]) -> None:
-    twice = [name for name, count in Counter(device.name for device in profiles).items() if count > 1]
-    if twice:
-        raise InputError(f"two of the devices are called '{twice[0]}'; give one of them another name")
+    duplicates = [name for name, count in Counter(device.name for device in profiles).items() if count > 1]
+    if duplicates:
+        raise InputError(f"two of the devices are called '{duplicates[0]}'; give one of them another name")
 
 
-def _parts(profiles: list[Device]) -> dict[str, list[Device]]:
+def _group_devices(profiles: list[Device]) -> dict[str, list[Device]]:
     """The devices by what has to run for them: nothing but arithmetic, Vela, or the model itself."""
-    found: dict[str, list[Device]] = {"estimates": [], "Vela": [], "runs": []}
+    devices_by_method: dict[str, list[Device]] = {"estimates": [], "Vela": [], "runs": []}
     for device in profiles:
-        ways = {device.latency.by, device.ram.by}
-        compiled = device.system.npu is not None and device.system.npu.vela is not None
-        kind = "Vela" if compiled else "runs" if ways & {"host", "tflite-micro"} else "estimates"
-        found[kind].append(device)
-    return found
+        methods = {device.latency.by, device.ram.by}
+        has_vela = device.system.npu is not None and device.system.npu.vela is not None
+        method = "Vela" if has_vela else "runs" if methods & {"host", "tflite-micro"} else "estimates"
+        devices_by_method[method].append(device)
+    return devices_by_method
 
 
-def _gather(
-    model: Model, part: list[Device], cache: Cache | None, took: dict[str, float], name: str
-) -> tuple[list[Device], OnDevice]:
-    begin = time.perf_counter()
-    found = device_metrics.gather(model, part, cache=cache)
-    took[name] = time.perf_counter() - begin
-    return part, found
+def _gather_metrics(
+    model: Model, devices: list[Device], cache: Cache | None, seconds_by_method: dict[str, float], method: str
+) -> tuple[list[Device], DeviceMetrics]:
+    start = time.perf_counter()
+    metrics = device_metrics.gather(model, devices, cache=cache)
+    seconds_by_method[method] = time.perf_counter() - start
+    return devices, metrics
 
 
-def _on_one(device: Device, found: OnDevice) -> OnOneDevice:
-    seconds = found.seconds[device.name]
+def _device_result(device: Device, metrics: DeviceMetrics) -> DeviceProfileResult:
+    seconds = metrics.seconds_by_device[device.name]
     threads = f", {device.runtime.threads} threads" if device.runtime.threads > 1 else ""
-    return OnOneDevice(
+    return DeviceProfileResult(
         device=device.name,
         description=device.description,
         runtime=f"{device.runtime.name} {device.runtime.version}{threads}",
-        metrics=tuple(metric for metric in found.metrics if metric.device == device.name),
-        operators=tuple(_operator(placed, seconds) for placed in found.placed[device.name]),
-        findings=found.broken[device.name],
+        metrics=tuple(metric for metric in metrics.metrics if metric.device == device.name),
+        operators=tuple(
+            _operator_profile(placement, seconds) for placement in metrics.placements_by_device[device.name]
+        ),
+        findings=metrics.findings_by_device[device.name],
     )
 
 
-def _operator(placed: Placed, seconds: dict[str, float]) -> OperatorOnDevice:
-    return OperatorOnDevice(
-        operator=placed.operator,
-        runs_on=placed.where,
-        seconds=seconds.get(placed.operator),
-        reason=placed.reason,
-        suggestion=placed.suggestion,
+def _operator_profile(placement: OperatorPlacement, seconds: dict[str, float]) -> OperatorProfile:
+    return OperatorProfile(
+        operator=placement.operator,
+        runs_on=placement.runs_on,
+        seconds=seconds.get(placement.operator),
+        reason=placement.reason,
+        suggestion=placement.suggestion,
     )

@@ -4,9 +4,9 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from edgepipe.core import budget
-from edgepipe.core.artifact import Kind
+from edgepipe.core.artifact import ArtifactKind
 from edgepipe.core.errors import InputError
-from edgepipe.core.metric import Finding, Limit, Metric, Record, Verdict, judge, unavailable
+from edgepipe.core.metric import Finding, Limit, Metric, Record, Verdict, judge, unavailable_metric
 from edgepipe.core.units import Dimension
 from edgepipe.devices import device_metrics, device_profile
 from edgepipe.tflite import integer_check, interpreter, pruned_zeros, reader, tflm_runtime
@@ -58,10 +58,10 @@ def verify(
     model = reader.read(path)
     interpreter.check_runs(path)
     on_devices = device_metrics.gather(model, profiles)
-    metrics = [*device_metrics.counts(model), *on_devices.metrics]
+    metrics = [*device_metrics.file_metrics(model), *on_devices.metrics]
     if not profiles:
         metrics += _file_metrics(path)
-    float_findings = integer_check.findings(model) if integer_only else []
+    float_findings = integer_check.check_integer_only(model) if integer_only else []
     zero_findings = _lost_zeros(model, zeros_of) if zeros_of is not None else []
     return Verification(
         path=str(path),
@@ -74,19 +74,21 @@ def verify(
 
 def _lost_zeros(lite: Model, pruned: Path) -> list[Finding]:
     """The zeros of the pruned model that are none in `lite`; a kernel that is not found is a finding too."""
-    from edgepipe.models.file_kind import sniff
+    from edgepipe.models.file_kind import detect_kind
     from edgepipe.models.startup import load_tensorflow
 
-    kind = sniff(pruned)
-    if kind not in (Kind.KERAS, Kind.FLOAT):
+    kind = detect_kind(pruned)
+    if kind not in (ArtifactKind.KERAS, ArtifactKind.FLOAT):
         raise InputError(f"{pruned}: is a {kind}; --zeros-of takes the .keras or .h5 file of a pruned model")
     load_tensorflow()
-    from edgepipe.compress.pruning.prunable_kernels import stored_order
+    from edgepipe.compress.pruning.prunable_kernels import kernels_in_tflite_order
     from edgepipe.models.bridge import bridge
-    from edgepipe.models.model_files import load
+    from edgepipe.models.model_files import load_model
 
-    model = load(pruned, kind, allow_code=False)
-    checked = pruned_zeros.check(lite, stored_order(bridge(model).model if kind is Kind.KERAS else model))
+    model = load_model(pruned, kind, allow_code=False)
+    checked = pruned_zeros.check_kernels(
+        lite, kernels_in_tflite_order(bridge(model).model if kind is ArtifactKind.KERAS else model)
+    )
     if not checked:
         raise InputError(f"{pruned}: no kernel of it is pruned: none holds zeros")
     missing = [Finding(rule="pruned-zeros", place=entry.layer, observed="no tensor of the .tflite is this kernel")
@@ -95,7 +97,7 @@ def _lost_zeros(lite: Model, pruned: Path) -> list[Finding]:
 
 
 def _parse_limits(words: list[str], devices: list[str]) -> list[Limit]:
-    limits = budget.from_words(words)
+    limits = budget.parse_max_options(words)
     return [
         limit.model_copy(update={"device": device})
         for limit in limits
@@ -104,5 +106,7 @@ def _parse_limits(words: list[str], devices: list[str]) -> list[Limit]:
 
 
 def _file_metrics(path: Path) -> list[Metric]:
-    latency = unavailable("latency", Dimension.SECONDS, "a time holds for a device; name one, such as --device host")
-    return [latency, tflm_runtime.arena(path), device_metrics.file_bytes("flash", path)]
+    latency = unavailable_metric(
+        "latency", Dimension.SECONDS, "a time holds for a device; name one, such as --device host"
+    )
+    return [latency, tflm_runtime.measure_arena(path), device_metrics.file_size_metric("flash", path)]

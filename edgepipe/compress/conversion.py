@@ -16,7 +16,7 @@ from edgepipe.core.outcome import Table
 from edgepipe.tflite.model import FLOATS, Model, Operator
 
 if TYPE_CHECKING:
-    from edgepipe.compress.quantizer.quantization import Request
+    from edgepipe.compress.quantizer.quantization import QuantizationRequest
 
 OPERATORS_NAMED = 10  # operators that a note names; more are counted
 SCHEMES_IN_FLOAT = ("float32", "float16")
@@ -33,7 +33,7 @@ class ConvertedModel:
     recipe: str | None = None
 
 
-def convert_model(model: Any, request: "Request", samples: Arrays | None) -> ConvertedModel:
+def convert_model(model: Any, request: "QuantizationRequest", samples: Arrays | None) -> ConvertedModel:
     """Convert a Keras model, a SavedModel's path or the facts of a float .tflite by any scheme but `mixed`.
 
     Args:
@@ -45,16 +45,16 @@ def convert_model(model: Any, request: "Request", samples: Arrays | None) -> Con
         InputError: samples or a scheme that do not go with the model.
     """
     if not isinstance(model, Model):
-        from edgepipe.compress.keras_to_tflite import converted
+        from edgepipe.compress.keras_to_tflite import convert_keras
 
-        done = converted(model, request, samples)
+        done = convert_keras(model, request, samples)
         return ConvertedModel(done.content, done.notes)
-    from edgepipe.compress.quantizer.quantization import needs_samples, quantized
+    from edgepipe.compress.quantizer.quantization import needs_samples, quantize_tflite
 
     if request.scheme == "float32":
         raise InputError(f"{model.path}: is a float .tflite already; scheme float32 would change nothing")
     with open_float_tflite(model, samples if needs_samples(request) else None) as (lite, feeds, _):
-        done = quantized(lite, request, feeds)
+        done = quantize_tflite(lite, request, feeds)
         return ConvertedModel(done.content, done.notes)
 
 
@@ -65,14 +65,14 @@ def open_float_tflite(model: Any, samples: Arrays | None) -> Iterator[tuple[Mode
     The file of a Keras model exists inside the block only.
     """
     if isinstance(model, Model):
-        from edgepipe.tflite.sample_conversion import stored
+        from edgepipe.tflite.sample_conversion import convert_samples
 
-        yield model, None if samples is None else stored(model, samples), {}
+        yield model, None if samples is None else convert_samples(model, samples), {}
         return
     from edgepipe.compress.keras_to_tflite import float_model
     from edgepipe.compress.qat.fake_quant import trained_ranges
 
-    with float_model(model, samples, calibrated=samples is not None) as (lite, feeds):
+    with float_model(model, samples, requires_samples=samples is not None) as (lite, feeds):
         yield lite, feeds, trained_ranges(model)
 
 
@@ -80,7 +80,7 @@ def float_operator_notes(scheme: str, lite: Model) -> list[str]:
     """A note on operators that compute in float, where some were to be integer."""
     if scheme in SCHEMES_IN_FLOAT:
         return []
-    places = [operator.place for operator in lite.operators if _computes_in_float(operator)]
+    places = [operator.location for operator in lite.operators if _computes_in_float(operator)]
     places = [place for place in places if not place.startswith(("DEQUANTIZE", "QUANTIZE"))]
     if not places:
         return []
@@ -91,5 +91,5 @@ def float_operator_notes(scheme: str, lite: Model) -> list[str]:
 
 def _computes_in_float(operator: Operator) -> bool:
     """Whether its outputs are floats; a kernel with integer weights that quantizes its input as it runs does not count."""
-    weights = [t for t in operator.inputs if t is not None and t.constant and t.dtype in ("int4", "int8")]
+    weights = [t for t in operator.inputs if t is not None and t.is_constant and t.dtype in ("int4", "int8")]
     return not weights and any(t is not None and t.dtype in FLOATS for t in operator.outputs)

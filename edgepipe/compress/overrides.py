@@ -21,15 +21,17 @@ class Overrides(Generic[Override]):
     types: Mapping[str, Override | None] = field(default_factory=dict)
     layers: Mapping[str, Override | None] = field(default_factory=dict)
 
-    def of(self, layer: Any) -> list[Override | None]:
+    def for_layer(self, layer: Any) -> list[Override | None]:
         """The overrides that hold for the Keras layer `layer`, the strongest last; empty if none does."""
-        found = [self.types[cls] for cls in (type(layer).__name__,) if cls in self.types]
-        return found + [value for pattern, value in self.layers.items() if re.fullmatch(pattern, layer.name)]
+        class_overrides = [self.types[cls] for cls in (type(layer).__name__,) if cls in self.types]
+        return class_overrides + [
+            override for pattern, override in self.layers.items() if re.fullmatch(pattern, layer.name)
+        ]
 
-    def left_alone(self, layer: Any) -> bool:
+    def is_excluded(self, layer: Any) -> bool:
         """Whether the strongest override of `layer` is null."""
-        found = self.of(layer)
-        return bool(found) and found[-1] is None
+        overrides = self.for_layer(layer)
+        return bool(overrides) and overrides[-1] is None
 
     def check(self, layers: list[Any]) -> None:
         """Raise an `InputError` for a class or an expression that none of `layers` has."""

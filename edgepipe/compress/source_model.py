@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgepipe.core.artifact import Kind
+from edgepipe.core.artifact import ArtifactKind
 from edgepipe.core.errors import InputError
 from edgepipe.core.outcome import Table
 from edgepipe.tflite.model import Model
@@ -23,39 +23,39 @@ class SourceModel:
     tables: tuple[Table, ...] = ()
 
 
-def open_source(path: Path, kind: Kind, *, allow_code: bool) -> SourceModel:
+def open_source(path: Path, kind: ArtifactKind, *, allow_code: bool) -> SourceModel:
     """The model at `path`, of any kind that converts.
 
     Raises:
         InputError: it cannot be loaded, or is a .tflite that is not a float model (see `read_float_tflite`).
     """
-    if kind is Kind.TFLITE:
+    if kind is ArtifactKind.TFLITE:
         return SourceModel(read_float_tflite(path), {})
-    if kind is Kind.QAT:
+    if kind is ArtifactKind.QAT:
         return _open_fake_quant(path)
     model = open_model(path, kind, allow_code=allow_code)
-    return SourceModel(model, {} if kind is Kind.SAVED_MODEL else layer_classes(model))
+    return SourceModel(model, {} if kind is ArtifactKind.SAVED_MODEL else layer_classes(model))
 
 
 def _open_fake_quant(path: Path) -> SourceModel:
-    from edgepipe.compress.qat.qat_store import restored
+    from edgepipe.compress.qat.qat_store import restore_fake_quant
 
-    fake_quant = restored(path)
-    uncovered = tuple(layer.layer for layer in fake_quant.coverage if layer.by != "training")
+    fake_quant = restore_fake_quant(path)
+    uncovered = tuple(layer.layer for layer in fake_quant.coverage if layer.quantized_by != "training")
     return SourceModel(fake_quant.model, {layer.layer: layer.cls for layer in fake_quant.coverage}, uncovered)
 
 
-def open_model(path: Path, kind: Kind, *, allow_code: bool) -> Any:
+def open_model(path: Path, kind: ArtifactKind, *, allow_code: bool) -> Any:
     """The Keras, tf_keras or fake-quant model at `path`; a SavedModel, which is only converted, gives its path."""
-    if kind is Kind.QAT:
-        from edgepipe.compress.qat.qat_store import restore
+    if kind is ArtifactKind.QAT:
+        from edgepipe.compress.qat.qat_store import restore_model
 
-        return restore(path)
-    if kind is Kind.SAVED_MODEL:
+        return restore_model(path)
+    if kind is ArtifactKind.SAVED_MODEL:
         return path
-    from edgepipe.models.model_files import load
+    from edgepipe.models.model_files import load_model
 
-    return load(path, kind, allow_code=allow_code)
+    return load_model(path, kind, allow_code=allow_code)
 
 
 def layer_classes(model: Any) -> dict[str, str]:

@@ -10,25 +10,25 @@ Array = NDArray[Any]
 Arrays = Array | dict[str, Array]  # the first axis counts samples
 
 
-def count(arrays: Arrays) -> int:
+def count_samples(arrays: Arrays) -> int:
     """How many samples there are."""
-    first = next(iter(arrays.values())) if isinstance(arrays, dict) else arrays
-    return len(first)
+    first_array = next(iter(arrays.values())) if isinstance(arrays, dict) else arrays
+    return len(first_array)
 
 
-def each(function: Callable[[Array], Array], arrays: Arrays) -> Arrays:
+def map_arrays(function: Callable[[Array], Array], arrays: Arrays) -> Arrays:
     """`function` of the array, or of every named array."""
     if isinstance(arrays, dict):
         return {name: function(array) for name, array in arrays.items()}
     return function(arrays)
 
 
-def take(arrays: Arrays, chosen: Array | slice) -> Arrays:
+def take_samples(arrays: Arrays, selection: Array | slice) -> Arrays:
     """The samples at `chosen` (indices or a slice), in that order."""
-    return each(lambda array: array[chosen], arrays)
+    return map_arrays(lambda array: array[selection], arrays)
 
 
-def shapes(arrays: Arrays) -> str:
+def format_shapes(arrays: Arrays) -> str:
     """The shape of one sample, as a message shows it."""
     if isinstance(arrays, dict):
         return ", ".join(f"{name} {tuple(array.shape[1:])}" for name, array in arrays.items())

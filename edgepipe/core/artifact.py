@@ -22,13 +22,13 @@ from typing import Any
 
 from edgepipe.core.errors import InputError, StorageError
 
-CHUNK = 1 << 20
+CHUNK_BYTES = 1 << 20
 RECIPE_FILE = "recipe.json"
 BASE_FILE = "base.keras"
 WEIGHTS_FILE = "weights.npz"
 
 
-class Kind(StrEnum):
+class ArtifactKind(StrEnum):
     """What an artifact is; the chain of a pipeline is checked by kind."""
 
     KERAS = "keras"  # a Keras 3 model, `.keras`
@@ -43,22 +43,22 @@ class Kind(StrEnum):
 class Artifact:
     """One file or folder, what it is, and the SHA-256 of its content."""
 
-    kind: Kind
+    kind: ArtifactKind
     path: Path
     digest: str
 
     @classmethod
-    def of(cls, kind: Kind, path: Path) -> "Artifact":
+    def from_path(cls, kind: ArtifactKind, path: Path) -> "Artifact":
         """The artifact at `path`, its digest taken from its content."""
         return cls(kind, path, content_digest(path))
 
     @property
     def bytes(self) -> int:
         """The size of the file, or of all files of the folder."""
-        return sum(file.stat().st_size for file in files(self.path))
+        return sum(file.stat().st_size for file in list_files(self.path))
 
 
-def files(path: Path) -> list[Path]:
+def list_files(path: Path) -> list[Path]:
     """The file `path`, or all files below the folder `path`, sorted."""
     return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
 
@@ -69,12 +69,12 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def text_digest(*parts: str) -> str:
+def text_digest(*texts: str) -> str:
     """SHA-256 of texts, each with its length, so that no two lists of texts share a digest by joining."""
-    total = hashlib.sha256()
-    for part in parts:
-        total.update(f"{len(part)}:".encode() + part.encode())
-    return total.hexdigest()
+    hasher = hashlib.sha256()
+    for text in texts:
+        hasher.update(f"{len(text)}:".encode() + text.encode())
+    return hasher.hexdigest()
 
 
 def json_digest(value: Any) -> str:
@@ -92,7 +92,7 @@ def content_digest(path: Path) -> str:
         raise InputError(f"{path}: no such file or folder")
     if path.is_dir():
         return text_digest(
-            *(part for file in files(path) for part in (file.relative_to(path).as_posix(), content_digest(file)))
+            *(text for file in list_files(path) for text in (file.relative_to(path).as_posix(), content_digest(file)))
         )
     if path.suffix == ".keras":
         return _keras_digest(path)
@@ -115,79 +115,81 @@ def _keras_digest(path: Path) -> str:
 
     config = json.loads(read_keras_member(path, "config.json"))
     config.pop("compile_config", None)
-    total = hashlib.sha256(json_digest(config).encode())
+    hasher = hashlib.sha256(json_digest(config).encode())
     try:
         with h5py.File(io.BytesIO(read_keras_member(path, "model.weights.h5")), "r") as weights:
-            for name in _datasets(weights):
-                value = weights[name][()]
-                total.update(f"{name}:{value.dtype}:{value.shape}:".encode() + value.tobytes())
+            for name in _dataset_names(weights):
+                weight = weights[name][()]
+                hasher.update(f"{name}:{weight.dtype}:{weight.shape}:".encode() + weight.tobytes())
     except OSError as error:
         raise InputError(f"{path}: its weights cannot be read (truncated or damaged?): {error}") from None
-    return total.hexdigest()
+    return hasher.hexdigest()
 
 
-def _datasets(group: Any) -> list[str]:
+def _dataset_names(group: Any) -> list[str]:
     import h5py
 
     names: list[str] = []
-    group.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+    group.visititems(lambda name, node: names.append(name) if isinstance(node, h5py.Dataset) else None)
     return sorted(names)
 
 
 @contextlib.contextmanager
-def storing(what: str) -> Iterator[None]:
+def wrap_storage_errors(subject: str) -> Iterator[None]:
     """Turn a full disk or a directory without write permission into one clear `StorageError`."""
     try:
         yield
     except FileExistsError as error:  # what `mkdir` says of a file where a folder is wanted
-        raise StorageError(f"{what}: cannot be written: '{error.filename}' is a file, not a folder") from error
+        raise StorageError(f"{subject}: cannot be written: '{error.filename}' is a file, not a folder") from error
     except OSError as error:
-        raise StorageError(f"{what}: cannot be written: {error.strerror or error}") from error
+        raise StorageError(f"{subject}: cannot be written: {error.strerror or error}") from error
 
 
 @contextlib.contextmanager
-def full_disk(what: str) -> Iterator[None]:
+def wrap_disk_full_errors(subject: str) -> Iterator[None]:
     """Turn a full disk inside other people's code into one clear `StorageError`; any other error passes."""
     try:
         yield
     except OSError as error:
         # HDF5 gives no errno of its own, only the text of the one it met.
-        known = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-        if known or any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)):
-            raise StorageError(f"{what}: its result cannot be written: {error.strerror or error}") from error
+        is_disk_error = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+        if is_disk_error or any(
+            os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        ):
+            raise StorageError(f"{subject}: its result cannot be written: {error.strerror or error}") from error
         raise
 
 
 @contextlib.contextmanager
-def written_aside(target: Path) -> Iterator[Path]:
+def write_atomically(target: Path) -> Iterator[Path]:
     """A temporary name beside `target`; it is renamed to `target` if the body ends well, else removed."""
-    with storing(str(target)):
+    with wrap_storage_errors(str(target)):
         target.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(target)
-        folder = Path(tempfile.mkdtemp(prefix=f"{_aside_prefix(target)}{os.getpid()}.", dir=target.parent))
+        _remove_stale_staging(target)
+        folder = Path(tempfile.mkdtemp(prefix=f"{_staging_prefix(target)}{os.getpid()}.", dir=target.parent))
     try:
-        aside = folder / target.name
-        yield aside
-        with storing(str(target)):
-            aside.replace(target)
+        staging_path = folder / target.name
+        yield staging_path
+        with wrap_storage_errors(str(target)):
+            staging_path.replace(target)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _aside_prefix(target: Path) -> str:
+def _staging_prefix(target: Path) -> str:
     return f".{target.name}.edgepipe-"
 
 
-def _sweep(target: Path) -> None:
+def _remove_stale_staging(target: Path) -> None:
     """Remove what killed processes left of earlier attempts to write `target`."""
-    prefix = _aside_prefix(target)
+    prefix = _staging_prefix(target)
     for folder in target.parent.glob(f"{glob.escape(prefix)}*"):
         pid = folder.name.removeprefix(prefix).split(".")[0]
-        if pid.isdigit() and not _alive(int(pid)):
+        if pid.isdigit() and not _is_alive(int(pid)):
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _alive(pid: int) -> bool:
+def _is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -197,10 +199,10 @@ def _alive(pid: int) -> bool:
     return True
 
 
-def write_bytes(target: Path, data: bytes) -> None:
+def write_bytes(target: Path, content: bytes) -> None:
     """Write `data` to `target` whole or not at all."""
-    with written_aside(target) as aside, storing(str(target)):
-        aside.write_bytes(data)
+    with write_atomically(target) as staging_path, wrap_storage_errors(str(target)):
+        staging_path.write_bytes(content)
 
 
 def write_text(target: Path, text: str) -> None:
@@ -208,11 +210,11 @@ def write_text(target: Path, text: str) -> None:
     write_bytes(target, text.encode())
 
 
-def copy_whole(source: Path, target: Path) -> None:
+def copy_atomically(source: Path, target: Path) -> None:
     """Copy a file or folder to `target`, replacing what is there, never leaving half of it."""
-    with written_aside(target) as aside, storing(str(target)):
+    with write_atomically(target) as staging_path, wrap_storage_errors(str(target)):
         if source.is_dir():
-            shutil.copytree(source, aside)
+            shutil.copytree(source, staging_path)
             shutil.rmtree(target, ignore_errors=True)
         else:
-            shutil.copyfile(source, aside)
+            shutil.copyfile(source, staging_path)

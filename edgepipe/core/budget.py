@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from edgepipe.core.config import Document, Path_, describe
+from edgepipe.core.config import Document, KeyPath, describe_value
 from edgepipe.core.errors import did_you_mean
 from edgepipe.core.metric import Evidence, Limit
 from edgepipe.core.units import Dimension, UnitError, parse, show
@@ -34,111 +34,117 @@ MODEL_METRICS = {
     "sparsity": Dimension.FRACTION,
 }
 _HIGHER_IS_BETTER = {"sparsity", "npu_operators"}
-_SIGNED = re.compile(r"\s*(<=|>=)\s*(.*)")
-_KEYS = ("max", "min", "evidence", "against", "optional")
+_SIGNED_LIMIT = re.compile(r"\s*(<=|>=)\s*(.*)")
+_LIMIT_KEYS = ("max", "min", "evidence", "against", "optional")
 Bound = Literal["max", "min"]
 
 
 @dataclass(frozen=True)
-class Known:
+class BudgetNames:
     """What a budget may name: the quality metrics (name -> unit, higher is better), devices, and earlier stages.
 
     `quality` is None where only a user's function knows the metrics; any name is then taken as one.
     """
 
-    quality: Mapping[str, tuple[Dimension, bool]] | None
+    quality_metrics: Mapping[str, tuple[Dimension, bool]] | None
     devices: Collection[str]
     stages: Collection[str]
 
-    def metric(self, name: str) -> tuple[Dimension, Bound] | None:
+    def find_metric(self, name: str) -> tuple[Dimension, Bound] | None:
         """Unit and usual bound of a metric of the model, or None if nothing takes a metric of this name."""
         if name in DEVICE_METRICS:
             return None
         if name in MODEL_METRICS:
-            return MODEL_METRICS[name], _usual(name)
-        drop = name.endswith("_drop")
-        quality = (self.quality or {}).get(name.removesuffix("_drop"))
-        if quality is not None:
-            return quality[0], "max" if drop or not quality[1] else "min"
-        return (Dimension.PLAIN, "max" if drop else "min") if self.quality is None else None
+            return MODEL_METRICS[name], _default_bound(name)
+        is_drop = name.endswith("_drop")
+        quality_metric = (self.quality_metrics or {}).get(name.removesuffix("_drop"))
+        if quality_metric is not None:
+            return quality_metric[0], "max" if is_drop or not quality_metric[1] else "min"
+        return (Dimension.NUMBER, "max" if is_drop else "min") if self.quality_metrics is None else None
 
-    def names(self) -> list[str]:
+    def list_keys(self) -> list[str]:
         """Every name that may stand as a key of the budget."""
-        own = list(self.quality or {})
-        return [*own, *(f"{name}_drop" for name in own), *MODEL_METRICS, *self.devices]
+        quality_names = list(self.quality_metrics or {})
+        return [*quality_names, *(f"{name}_drop" for name in quality_names), *MODEL_METRICS, *self.devices]
 
 
-def _usual(name: str) -> Bound:
+def _default_bound(name: str) -> Bound:
     return "min" if name in _HIGHER_IS_BETTER else "max"
 
 
-def limits(document: Document, path: Path_, data: Any, known: Known) -> list[Limit]:
+def read_limits(document: Document, path: KeyPath, raw_budget: Any, known_names: BudgetNames) -> list[Limit]:
     """The limits at `path`; every problem is noted in `document` and its line left out."""
-    if not isinstance(data, dict):
-        document.problem(path, f"must be a mapping of metric or device to a limit; found {describe(data)}")
+    if not isinstance(raw_budget, dict):
+        document.add_problem(
+            path, f"must be a mapping of metric or device to a limit; found {describe_value(raw_budget)}"
+        )
         return []
-    found: list[Limit | None] = []
-    for name, value in data.items():
-        here = (*path, name)
-        if name in known.devices:
-            found += _device(document, here, name, value)
-        elif (metric := known.metric(name)) is not None:
-            if known.quality is None and metric[0] is Dimension.PLAIN and _is_share(value):
+    limits: list[Limit | None] = []
+    for name, raw_limit in raw_budget.items():
+        key_path = (*path, name)
+        if name in known_names.devices:
+            limits += _read_device_limits(document, key_path, name, raw_limit)
+        elif (metric := known_names.find_metric(name)) is not None:
+            if known_names.quality_metrics is None and metric[0] is Dimension.NUMBER and _is_share(raw_limit):
                 metric = (Dimension.FRACTION, metric[1])
-            found.append(_limit(document, here, name, value, metric, known))
+            limits.append(_read_limit(document, key_path, name, raw_limit, metric, known_names))
         else:
-            document.problem(here, _unknown(name, known), at="key")
-    return [limit for limit in found if limit is not None]
+            document.add_problem(key_path, _explain_unknown_name(name, known_names), anchor="key")
+    return [limit for limit in limits if limit is not None]
 
 
-def _is_share(value: Any) -> bool:
+def _is_share(raw_limit: Any) -> bool:
     """Whether a limit on a metric of unknown unit is written as a share: `97 %`, `{max: 1 point}`."""
-    return bool(re.search(r"%|\bpoints?\b", str(value)))
+    return bool(re.search(r"%|\bpoints?\b", str(raw_limit)))
 
 
-def _unknown(name: str, known: Known) -> str:
+def _explain_unknown_name(name: str, known_names: BudgetNames) -> str:
     if name in DEVICE_METRICS:
-        device = next(iter(known.devices), "host")
+        device = next(iter(known_names.devices), "host")
         return f"'{name}' belongs under a device of `devices`, for example `{device}: {{{name}: ..}}`"
-    return f"neither a metric of this task nor one of `devices`{did_you_mean(name, known.names())}"
+    return f"neither a metric of this task nor one of `devices`{did_you_mean(name, known_names.list_keys())}"
 
 
-def _device(document: Document, path: Path_, device: str, data: Any) -> list[Limit | None]:
-    if not isinstance(data, dict):
-        document.problem(path, f"must be a mapping of {', '.join(DEVICE_METRICS)} to a limit; found {describe(data)}")
+def _read_device_limits(document: Document, path: KeyPath, device: str, raw_limits: Any) -> list[Limit | None]:
+    if not isinstance(raw_limits, dict):
+        document.add_problem(
+            path, f"must be a mapping of {', '.join(DEVICE_METRICS)} to a limit; found {describe_value(raw_limits)}"
+        )
         return []
-    found = []
-    for name, value in data.items():
+    limits = []
+    for name, raw_limit in raw_limits.items():
         if name in DEVICE_METRICS:
-            metric = (DEVICE_METRICS[name], _usual(name))
-            found.append(_limit(document, (*path, name), name, value, metric, None, device))
+            metric = (DEVICE_METRICS[name], _default_bound(name))
+            limits.append(_read_limit(document, (*path, name), name, raw_limit, metric, None, device))
         else:
-            document.problem((*path, name), f"no metric of a device{did_you_mean(name, DEVICE_METRICS)}", at="key")
-    return found
+            document.add_problem(
+                (*path, name), f"no metric of a device{did_you_mean(name, DEVICE_METRICS)}", anchor="key"
+            )
+    return limits
 
 
-def _limit(
+def _read_limit(
     document: Document,
-    path: Path_,
+    path: KeyPath,
     name: str,
-    value: Any,
+    raw_limit: Any,
     metric: tuple[Dimension, Bound],
-    known: Known | None,
+    known_names: BudgetNames | None,
     device: str | None = None,
 ) -> Limit | None:
-    before = len(document.problems)
-    options = dict(value) if isinstance(value, dict) else {}
+    problem_count = len(document.problems)
+    options = dict(raw_limit) if isinstance(raw_limit, dict) else {}
     unit, bound = metric
-    for key in [key for key in options if key not in _KEYS]:
-        document.problem((*path, key), f"unknown option{did_you_mean(key, _KEYS)}", at="key")
-    number, bound, where = _bound(document, path, value, bound)
-    amount = amount_of(document, where, number, unit) if len(document.problems) == before else None
-    against = _against(document, path, options, name, known)
-    evidence = _evidence(document, path, options)
+    for key in [key for key in options if key not in _LIMIT_KEYS]:
+        document.add_problem((*path, key), f"unknown option{did_you_mean(key, _LIMIT_KEYS)}", anchor="key")
+    amount_text, bound, amount_path = _read_bound(document, path, raw_limit, bound)
+    amount = read_amount(document, amount_path, amount_text, unit) if len(document.problems) == problem_count else None
+    against = _read_against(document, path, options, name, known_names)
+    evidence = _read_evidence(document, path, options)
     optional = options.get("optional", False)
     if not isinstance(optional, bool):
-        document.problem((*path, "optional"), f"must be true or false, found {describe(optional)}")
-    if amount is None or len(document.problems) > before:
+        document.add_problem((*path, "optional"), f"must be true or false, found {describe_value(optional)}")
+    if amount is None or len(document.problems) > problem_count:
         return None
     return Limit(
         metric=name,
@@ -152,76 +158,82 @@ def _limit(
     )
 
 
-def _bound(document: Document, path: Path_, value: Any, usual: Bound) -> tuple[Any, Bound, Path_]:
-    if not isinstance(value, dict):
-        signed = _SIGNED.fullmatch(value) if isinstance(value, str) else None
-        return (signed[2], "max" if signed[1] == "<=" else "min", path) if signed else (value, usual, path)
-    given: list[Bound] = [bound for bound in ("max", "min") if bound in value]
-    if len(given) != 1:
-        document.problem(path, f"needs exactly one of max and min, found {' and '.join(given) or 'neither'}")
-        return None, usual, path
-    return value[given[0]], given[0], (*path, given[0])
+def _read_bound(document: Document, path: KeyPath, raw_limit: Any, default_bound: Bound) -> tuple[Any, Bound, KeyPath]:
+    if not isinstance(raw_limit, dict):
+        match = _SIGNED_LIMIT.fullmatch(raw_limit) if isinstance(raw_limit, str) else None
+        return (match[2], "max" if match[1] == "<=" else "min", path) if match else (raw_limit, default_bound, path)
+    bounds: list[Bound] = [bound for bound in ("max", "min") if bound in raw_limit]
+    if len(bounds) != 1:
+        document.add_problem(path, f"needs exactly one of max and min, found {' and '.join(bounds) or 'neither'}")
+        return None, default_bound, path
+    return raw_limit[bounds[0]], bounds[0], (*path, bounds[0])
 
 
-def amount_of(document: Document, path: Path_, text: Any, unit: Dimension) -> float | None:
+def read_amount(document: Document, path: KeyPath, text: Any, unit: Dimension) -> float | None:
     """The quantity `text` at `path` in `unit`; None, with the problem noted, if it is none or out of range."""
     if not isinstance(text, (str, int, float)) or isinstance(text, bool):
-        document.problem(path, f"must be a quantity, found {describe(text)}")
+        document.add_problem(path, f"must be a quantity, found {describe_value(text)}")
         return None
     try:
         amount = parse(text, unit)
     except UnitError as error:
-        document.problem(path, str(error))
+        document.add_problem(path, str(error))
         return None
     if unit is Dimension.FRACTION and not -1 <= amount <= 1:
-        document.problem(path, f"{text} is {show(amount, unit)}; write '{text} %' or a fraction of one")
+        document.add_problem(path, f"{text} is {show(amount, unit)}; write '{text} %' or a fraction of one")
         return None
-    if amount < 0 and unit is not Dimension.PLAIN:
-        document.problem(path, f"{text} is negative")
+    if amount < 0 and unit is not Dimension.NUMBER:
+        document.add_problem(path, f"{text} is negative")
         return None
     return amount
 
 
-def _against(document: Document, path: Path_, options: dict[str, Any], name: str, known: Known | None) -> str | None:
+def _read_against(
+    document: Document, path: KeyPath, options: dict[str, Any], name: str, known_names: BudgetNames | None
+) -> str | None:
     against = options.get("against")
-    here = (*path, "against")
+    against_path = (*path, "against")
     if against is None:
         return None
     if not name.endswith("_drop"):
-        document.problem(here, "only a drop is counted against an earlier stage", at="key")
+        document.add_problem(against_path, "only a drop is counted against an earlier stage", anchor="key")
     elif not isinstance(against, str):
-        document.problem(here, f"must be the name of an earlier stage, found {describe(against)}")
-    elif known is not None and against not in known.stages:
-        document.problem(here, f"no earlier stage is named '{against}'{did_you_mean(against, known.stages)}")
+        document.add_problem(against_path, f"must be the name of an earlier stage, found {describe_value(against)}")
+    elif known_names is not None and against not in known_names.stages:
+        document.add_problem(
+            against_path, f"no earlier stage is named '{against}'{did_you_mean(against, known_names.stages)}"
+        )
     return str(against)
 
 
-def _evidence(document: Document, path: Path_, options: dict[str, Any]) -> Evidence | None:
+def _read_evidence(document: Document, path: KeyPath, options: dict[str, Any]) -> Evidence | None:
     level = options.get("evidence")
-    allowed = [evidence.value for evidence in Evidence if evidence is not Evidence.UNAVAILABLE]
+    allowed_levels = [evidence.value for evidence in Evidence if evidence is not Evidence.UNAVAILABLE]
     if level is None:
         return None
-    if level not in allowed:
-        document.problem((*path, "evidence"), f"found {describe(level)}{did_you_mean(str(level), allowed)}")
+    if level not in allowed_levels:
+        document.add_problem(
+            (*path, "evidence"), f"found {describe_value(level)}{did_you_mean(str(level), allowed_levels)}"
+        )
         return None
     return Evidence(level)
 
 
-def from_words(words: Collection[str]) -> list[Limit]:
+def parse_max_options(assignments: Collection[str]) -> list[Limit]:
     """Upper limits as the command line gives them, for example `ram=64KiB`; none of them names a device.
 
     Raises:
         ConfigError: all words that are no limit, each with what is allowed.
     """
     document = Document("--max")
-    found = []
+    limits = []
     units = {name: unit for name, unit in {**DEVICE_METRICS, **MODEL_METRICS}.items() if name not in _HIGHER_IS_BETTER}
-    for word in words:
-        name, sign, text = word.partition("=")
+    for assignment in assignments:
+        name, sign, text = assignment.partition("=")
         if not sign or name not in units:
             hint = did_you_mean(name, units) if name not in units else "; the limit is missing"
-            document.problem((), f"'{word}': expected METRIC=LIMIT{hint}")
-        elif (amount := amount_of(document, (name,), text, units[name])) is not None:
-            found.append(Limit(metric=name, unit=units[name], bound="max", value=amount))
+            document.add_problem((), f"'{assignment}': expected METRIC=LIMIT{hint}")
+        elif (amount := read_amount(document, (name,), text, units[name])) is not None:
+            limits.append(Limit(metric=name, unit=units[name], bound="max", value=amount))
     document.raise_problems()
-    return found
+    return limits

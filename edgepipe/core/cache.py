@@ -25,25 +25,25 @@ from typing import IO
 
 from pydantic import Field, ValidationError
 
-from edgepipe.core.artifact import Artifact, Kind, file_digest, files, storing
+from edgepipe.core.artifact import Artifact, ArtifactKind, file_digest, list_files, wrap_storage_errors
 from edgepipe.core.cost import Cost
 from edgepipe.core.errors import InputError, StorageError
 from edgepipe.core.metric import Record
 from edgepipe.core.outcome import Outcome
 
-ENTRY = "entry.json"
-SEAL = "entry.sha256"
-FILES = "files"
-WORKSPACE = "edgepipe-"  # how the names of workspaces begin: nothing else below work/ is ours to remove
-_KEY = re.compile("[0-9a-f]{64}")
+ENTRY_FILE = "entry.json"
+SEAL_FILE = "entry.sha256"
+FILES_FOLDER = "files"
+WORKSPACE_PREFIX = "edgepipe-"  # how the names of workspaces begin: nothing else below work/ is ours to remove
+_KEY_PATTERN = re.compile("[0-9a-f]{64}")
 
 
-class Entry(Record):
+class CacheEntry(Record):
     """What `entry.json` holds."""
 
     key: str
     stage: str
-    kind: Kind
+    kind: ArtifactKind
     path: str = Field(description="of the artifact, relative to the entry's files")
     digest: str = Field(description="of the artifact's content")
     files: dict[str, str] = Field(description="relative path -> SHA-256 of every file")
@@ -53,23 +53,23 @@ class Entry(Record):
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredArtifact:
     """An entry and the artifact it holds."""
 
-    entry: Entry
+    entry: CacheEntry
     artifact: Artifact
 
 
-class DamagedError(StorageError):
+class DamagedEntryError(StorageError):
     """An entry that does not hold what it says."""
 
 
 def default_root() -> Path:
     """`$EDGEPIPE_CACHE_DIR`, else `edgepipe` below `$XDG_CACHE_HOME` or `~/.cache`."""
-    if own := os.environ.get("EDGEPIPE_CACHE_DIR"):
-        return Path(own)
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "edgepipe"
+    if cache_dir := os.environ.get("EDGEPIPE_CACHE_DIR"):
+        return Path(cache_dir)
+    cache_home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache_home) if cache_home else Path.home() / ".cache") / "edgepipe"
 
 
 class Cache:
@@ -78,37 +78,37 @@ class Cache:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.entries = root / "entries"
-        self.working = root / "work"
+        self.workspace_root = root / "work"
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
+    def shared_lock(self) -> Iterator[None]:
         """Keep `clear` away while a run uses entries; remove what killed runs left half-written.
 
         Raises:
             StorageError: the folder cannot be written.
         """
-        with storing(f"cache {self.root}"):
+        with wrap_storage_errors(f"cache {self.root}"):
             self.root.mkdir(parents=True, exist_ok=True)
             lock = (self.root / "lock").open("a")
         with lock:
-            self._sweep(lock)
+            self._try_remove_leftovers(lock)
             fcntl.flock(lock, fcntl.LOCK_SH)
-            with storing(f"cache {self.root}"):  # only now: `clear` may have removed them until here
+            with wrap_storage_errors(f"cache {self.root}"):  # only now: `clear` may have removed them until here
                 self.entries.mkdir(exist_ok=True)
-                self.working.mkdir(exist_ok=True)
+                self.workspace_root.mkdir(exist_ok=True)
             yield
 
-    def _sweep(self, lock: IO[str]) -> None:
+    def _try_remove_leftovers(self, lock: IO[str]) -> None:
         # Whoever gets the exclusive lock is alone: what lies in work/ was left by runs that were killed.
         with contextlib.suppress(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._remove_leftovers()
 
     def _remove_leftovers(self) -> None:
-        for folder in self.working.glob(f"{WORKSPACE}*"):
+        for folder in self.workspace_root.glob(f"{WORKSPACE_PREFIX}*"):
             shutil.rmtree(folder, ignore_errors=True)
 
-    def find(self, key: str) -> Stored | None:
+    def find(self, key: str) -> StoredArtifact | None:
         """The entry of `key`, verified, or None if there is none.
 
         Raises:
@@ -117,52 +117,56 @@ class Cache:
         folder = self.entries / key
         return self._read(folder) if folder.exists() else None
 
-    def _read(self, folder: Path) -> Stored:
+    def _read(self, folder: Path) -> StoredArtifact:
         try:
-            text, seal = (folder / ENTRY).read_bytes(), (folder / SEAL).read_bytes()
-            entry = Entry.model_validate_json(text)
+            text, seal = (folder / ENTRY_FILE).read_bytes(), (folder / SEAL_FILE).read_bytes()
+            entry = CacheEntry.model_validate_json(text)
         except (OSError, ValidationError) as error:
-            raise DamagedError(f"cache entry {folder.name[:12]}: {str(error).splitlines()[0]}") from None
-        if _seal(text) != seal:
-            raise DamagedError(f"cache entry {folder.name[:12]} ({entry.stage}): '{ENTRY}' is not what was stored")
-        root = folder / FILES
-        if entry.key != folder.name:
-            raise DamagedError(f"cache entry {folder.name[:12]} says it is {entry.key[:12]}")
-        found = _digests(root) if root.is_dir() else {}
-        if found != entry.files:
-            changed = sorted(set(found.items()) ^ set(entry.files.items()))
-            raise DamagedError(
-                f"cache entry {folder.name[:12]} ({entry.stage}): '{changed[0][0]}' is not what was stored"
+            raise DamagedEntryError(f"cache entry {folder.name[:12]}: {str(error).splitlines()[0]}") from None
+        if _compute_seal(text) != seal:
+            raise DamagedEntryError(
+                f"cache entry {folder.name[:12]} ({entry.stage}): '{ENTRY_FILE}' is not what was stored"
             )
-        return Stored(entry, Artifact(entry.kind, root / entry.path, entry.digest))
+        root = folder / FILES_FOLDER
+        if entry.key != folder.name:
+            raise DamagedEntryError(f"cache entry {folder.name[:12]} says it is {entry.key[:12]}")
+        digest_by_file = _digest_files(root) if root.is_dir() else {}
+        if digest_by_file != entry.files:
+            changed_files = sorted(set(digest_by_file.items()) ^ set(entry.files.items()))
+            raise DamagedEntryError(
+                f"cache entry {folder.name[:12]} ({entry.stage}): '{changed_files[0][0]}' is not what was stored"
+            )
+        return StoredArtifact(entry, Artifact(entry.kind, root / entry.path, entry.digest))
 
     @contextlib.contextmanager
     def workspace(self) -> Iterator[Path]:
         """An empty folder for a stage to write to; gone afterwards unless `put` has taken it."""
-        with storing(f"cache {self.root}"):
-            folder = Path(tempfile.mkdtemp(prefix=WORKSPACE, dir=self.working))
-            (folder / FILES).mkdir()
+        with wrap_storage_errors(f"cache {self.root}"):
+            folder = Path(tempfile.mkdtemp(prefix=WORKSPACE_PREFIX, dir=self.workspace_root))
+            (folder / FILES_FOLDER).mkdir()
         try:
-            yield folder / FILES
+            yield folder / FILES_FOLDER
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def put(self, workspace: Path, key: str, stage: str, artifact: Artifact, outcome: Outcome, cost: Cost) -> Stored:
+    def store(
+        self, workspace: Path, key: str, stage: str, artifact: Artifact, outcome: Outcome, cost: Cost
+    ) -> StoredArtifact:
         """Turn a workspace into the entry of `key`; a damaged entry of that key is replaced.
 
         Raises:
             StorageError: the disk is full or the folder cannot be written.
         """
-        entry = Entry(
+        entry = CacheEntry(
             key=key, stage=stage, kind=artifact.kind, path=artifact.path.relative_to(workspace).as_posix(),
-            digest=artifact.digest, files=_digests(workspace),
+            digest=artifact.digest, files=_digest_files(workspace),
             outcome=outcome, cost=cost, created=time.time(),
         )  # fmt: skip
         target = self.entries / key
-        with storing(f"cache {self.root}"):
+        with wrap_storage_errors(f"cache {self.root}"):
             text = entry.model_dump_json(indent=1).encode()
-            _write_durably(workspace.parent / SEAL, _seal(text))
-            _write_durably(workspace.parent / ENTRY, text)
+            _write_durably(workspace.parent / SEAL_FILE, _compute_seal(text))
+            _write_durably(workspace.parent / ENTRY_FILE, text)
             self._rename(workspace.parent, target)
         return self._read(target)
 
@@ -172,27 +176,27 @@ class Cache:
         except OSError:
             try:
                 self._read(target)  # another run was first, with the same key: its entry serves
-            except DamagedError:
+            except DamagedEntryError:
                 self.discard(target.name)
                 source.rename(target)
 
     def discard(self, key: str) -> None:
         """Remove a damaged entry, by renaming it away first."""
-        with storing(f"cache {self.root}"):
-            aside = Path(tempfile.mkdtemp(prefix=WORKSPACE, dir=self.working))
+        with wrap_storage_errors(f"cache {self.root}"):
+            trash_folder = Path(tempfile.mkdtemp(prefix=WORKSPACE_PREFIX, dir=self.workspace_root))
         with contextlib.suppress(FileNotFoundError):
-            (self.entries / key).rename(aside / key)
-        shutil.rmtree(aside, ignore_errors=True)
+            (self.entries / key).rename(trash_folder / key)
+        shutil.rmtree(trash_folder, ignore_errors=True)
 
-    def all(self) -> list[Entry]:
+    def list_entries(self) -> list[CacheEntry]:
         """All readable entries, the newest first."""
         folders = self.entries.iterdir() if self.entries.is_dir() else []
-        found = [entry for folder in folders if (entry := _peek(folder)) is not None]
-        return sorted(found, key=lambda entry: -entry.created)
+        entries = [entry for folder in folders if (entry := _read_unverified(folder)) is not None]
+        return sorted(entries, key=lambda entry: -entry.created)
 
-    def bytes(self, key: str) -> int:
+    def entry_size(self, key: str) -> int:
         """Size of an entry on disk."""
-        return sum(file.stat().st_size for file in files(self.entries / key))
+        return sum(file.stat().st_size for file in list_files(self.entries / key))
 
     def clear(self) -> int:
         """Remove all entries and give their number.
@@ -202,7 +206,7 @@ class Cache:
         """
         if not self.entries.is_dir():
             return 0
-        with storing(f"cache {self.root}"):
+        with wrap_storage_errors(f"cache {self.root}"):
             lock = (self.root / "lock").open("a")
         with lock:
             try:
@@ -210,32 +214,32 @@ class Cache:
             except BlockingIOError:
                 raise InputError(f"cache {self.root}: a run is using it; try again when it has ended") from None
             # Only what bears the name of a key: the folder that was given may be another one's.
-            mine = [folder for folder in self.entries.iterdir() if _KEY.fullmatch(folder.name)]
-            with storing(f"cache {self.root}"):
-                for folder in mine:
+            entry_folders = [folder for folder in self.entries.iterdir() if _KEY_PATTERN.fullmatch(folder.name)]
+            with wrap_storage_errors(f"cache {self.root}"):
+                for folder in entry_folders:
                     shutil.rmtree(folder)
             self._remove_leftovers()
-        return len(mine)
+        return len(entry_folders)
 
 
-def _digests(root: Path) -> dict[str, str]:
-    return {file.relative_to(root).as_posix(): file_digest(file) for file in files(root)}
+def _digest_files(root: Path) -> dict[str, str]:
+    return {file.relative_to(root).as_posix(): file_digest(file) for file in list_files(root)}
 
 
-def _peek(folder: Path) -> Entry | None:
+def _read_unverified(folder: Path) -> CacheEntry | None:
     try:
-        entry = Entry.model_validate_json((folder / ENTRY).read_bytes())
+        entry = CacheEntry.model_validate_json((folder / ENTRY_FILE).read_bytes())
     except (OSError, ValidationError):
         return None
     return entry if entry.key == folder.name else None
 
 
-def _seal(text: bytes) -> bytes:
+def _compute_seal(text: bytes) -> bytes:
     return hashlib.sha256(text).hexdigest().encode()
 
 
-def _write_durably(path: Path, data: bytes) -> None:
+def _write_durably(path: Path, content: bytes) -> None:
     with path.open("wb") as stream:
-        stream.write(data)
+        stream.write(content)
         stream.flush()
         os.fsync(stream.fileno())

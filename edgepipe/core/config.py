@@ -21,7 +21,7 @@ from edgepipe.core import units
 from edgepipe.core.errors import ConfigError, InputError, Problem, did_you_mean
 from edgepipe.core.units import Dimension
 
-Path_ = tuple[str | int, ...]
+KeyPath = tuple[str | int, ...]
 MAX_NODES = 100_000  # a pipeline has a few hundred; aliases of aliases reach this in no time
 MAX_DEPTH = 50  # a pipeline has about eight; Python's and JSON's own limits lie above
 
@@ -40,8 +40,8 @@ class Quantity:
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         """What pydantic asks a mark for: read the unit first, then hold the number as before."""
-        read = core_schema.no_info_before_validator_function
-        return read(lambda value: units.parse(value, self.dimension), handler(source))
+        before_validator = core_schema.no_info_before_validator_function
+        return before_validator(lambda value: units.parse(value, self.dimension), handler(source))
 
 
 class Position(NamedTuple):
@@ -73,22 +73,22 @@ _CORE_SCHEMA = [
         "-+.0123456789",
     ),
 ]
-for _tag, _pattern, _first in _CORE_SCHEMA:
-    _Loader.add_implicit_resolver(_tag, re.compile(f"^(?:{_pattern})$"), [c if c != "\0" else "" for c in _first])
+for _tag, _pattern, _starts in _CORE_SCHEMA:
+    _Loader.add_implicit_resolver(_tag, re.compile(f"^(?:{_pattern})$"), [c if c != "\0" else "" for c in _starts])
 
-_SCALARS: dict[str, Callable[[str], Any]] = {
+_SCALAR_PARSERS: dict[str, Callable[[str], Any]] = {
     "tag:yaml.org,2002:null": lambda text: None,
     "tag:yaml.org,2002:bool": lambda text: text.lower() == "true",
     "tag:yaml.org,2002:int": int,
     "tag:yaml.org,2002:float": lambda text: float(text.lower().replace(".inf", "inf").replace(".nan", "nan")),
-    "tag:yaml.org,2002:str": lambda text: _text(text),
+    "tag:yaml.org,2002:str": lambda text: _join_surrogates(text),
 }
-_NAMES = {"int": "an integer", "float": "a number", "str": "a text"}
+_SCALAR_NAMES = {"int": "an integer", "float": "a number", "str": "a text"}
 
 
-def _text(value: str) -> str:
+def _join_surrogates(text: str) -> str:
     # JSON escapes a character beyond U+FFFF as two surrogates, which belong together; half of a pair is no text.
-    return value.encode("utf-16", "surrogatepass").decode("utf-16")
+    return text.encode("utf-16", "surrogatepass").decode("utf-16")
 
 
 @dataclass
@@ -96,27 +96,27 @@ class Document:
     """The data of a file, where everything in it stands, and the problems found so far."""
 
     source: str
-    data: Any = None
-    keys: dict[Path_, Position] = field(default_factory=dict)
-    values: dict[Path_, Position] = field(default_factory=dict)
+    content: Any = None
+    key_positions: dict[KeyPath, Position] = field(default_factory=dict)
+    value_positions: dict[KeyPath, Position] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
-    def problem(self, path: Path_, message: str, at: str = "value") -> None:
+    def add_problem(self, path: KeyPath, message: str, anchor: str = "value") -> None:
         """Note what is wrong at `path`; `at` is "key" to point at the key instead of the value."""
-        table = self.keys if at == "key" and path in self.keys else self.values
-        place = path
-        while place not in table and place:
-            place = place[:-1]
-        position = table.get(place, Position(self.source, 0, 0))
+        positions = self.key_positions if anchor == "key" and path in self.key_positions else self.value_positions
+        nearest_path = path
+        while nearest_path not in positions and nearest_path:
+            nearest_path = nearest_path[:-1]
+        position = positions.get(nearest_path, Position(self.source, 0, 0))
         self.problems.append(Problem(*position, ".".join(map(str, path)), message))
 
-    def at(self, path: Path_) -> Any:
+    def get_value(self, path: KeyPath) -> Any:
         """What stands at `path`, as it was written; None if nothing does."""
-        found = self.data
-        for part in path:
-            inside = part in found if isinstance(found, dict) else isinstance(found, list) and part in range(len(found))
-            found = found[part] if inside else None
-        return found
+        node = self.content
+        for key in path:
+            exists = key in node if isinstance(node, dict) else isinstance(node, list) and key in range(len(node))
+            node = node[key] if exists else None
+        return node
 
     def raise_problems(self) -> None:
         """Raise a `ConfigError` with all problems, if there are any."""
@@ -134,8 +134,8 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        before = error.object[: error.start]
-        line, column = before.count(b"\n") + 1, error.start - before.rfind(b"\n")
+        valid_bytes = error.object[: error.start]
+        line, column = valid_bytes.count(b"\n") + 1, error.start - valid_bytes.rfind(b"\n")
         message = f"not UTF-8 text: found the byte 0x{error.object[error.start]:02x}"
         raise ConfigError([Problem(str(path), line, column, "", message)]) from None
     except OSError as error:
@@ -148,15 +148,15 @@ def parse(text: str, source: str) -> Document:
     try:
         node = yaml.compose(text, _Loader)
     except yaml.MarkedYAMLError as error:
-        unclosed = "end of stream" in str(error.problem)  # then it helps to know where it was opened
-        mark = (error.context_mark if unclosed else None) or error.problem_mark
+        is_unclosed = "end of stream" in str(error.problem)  # then it helps to know where it was opened
+        mark = (error.context_mark if is_unclosed else None) or error.problem_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-        document.problems.append(Problem(source, line, column, "", f"not valid YAML: {_complaint(error)}"))
+        document.problems.append(Problem(source, line, column, "", f"not valid YAML: {_describe_yaml_error(error)}"))
         return document
     except yaml.reader.ReaderError as error:
-        before = text[: error.position].splitlines(keepends=True) or [""]
+        lines_before = text[: error.position].splitlines(keepends=True) or [""]
         message = f"not valid YAML: the character U+{error.character:04X} may not stand in a file"
-        document.problems.append(Problem(source, len(before), len(before[-1]) + 1, "", message))
+        document.problems.append(Problem(source, len(lines_before), len(lines_before[-1]) + 1, "", message))
         return document
     except RecursionError:
         document.problems.append(Problem(source, 1, 1, "", f"values nested more than {MAX_DEPTH} deep"))
@@ -168,164 +168,170 @@ def parse(text: str, source: str) -> Document:
     if node is None:
         document.problems.append(Problem(source, 1, 1, "", "the file is empty"))
         return document
-    document.data = _Builder(document).build(node, ())
+    document.content = _YamlNodeBuilder(document).build(node, ())
     return document
 
 
-def _complaint(error: yaml.MarkedYAMLError) -> str:
-    what = error.problem or error.context or "cannot be read"
-    if error.context and (what.startswith("but ") or "end of stream" in what):
-        what = f"{error.context}, {what}"
-    return f"{what}; indent with spaces, not tabs" if r"'\t'" in what else what
+def _describe_yaml_error(error: yaml.MarkedYAMLError) -> str:
+    message = error.problem or error.context or "cannot be read"
+    if error.context and (message.startswith("but ") or "end of stream" in message):
+        message = f"{error.context}, {message}"
+    return f"{message}; indent with spaces, not tabs" if r"'\t'" in message else message
 
 
-class _Builder:
+class _YamlNodeBuilder:
     """Turns YAML nodes into plain data, recording positions and rejecting what is ambiguous."""
 
     def __init__(self, document: Document) -> None:
         self.document = document
-        self.open: set[int] = set()
-        self.count = 0
+        self.open_nodes: set[int] = set()
+        self.value_count = 0
 
-    def build(self, node: Node, path: Path_) -> Any:
-        self.document.values.setdefault(path, self._position(node))
-        self.count += 1
-        if id(node) in self.open:
-            return self.document.problem(path, "an alias that contains itself")
-        if self.count > MAX_NODES:
-            if self.count == MAX_NODES + 1:
-                self.document.problem(path, f"more than {MAX_NODES} values (aliases count each time they are used)")
+    def build(self, node: Node, path: KeyPath) -> Any:
+        self.document.value_positions.setdefault(path, self._position(node))
+        self.value_count += 1
+        if id(node) in self.open_nodes:
+            return self.document.add_problem(path, "an alias that contains itself")
+        if self.value_count > MAX_NODES:
+            if self.value_count == MAX_NODES + 1:
+                self.document.add_problem(path, f"more than {MAX_NODES} values (aliases count each time they are used)")
             return None
         if len(path) > MAX_DEPTH:
-            return self.document.problem(path, f"values nested more than {MAX_DEPTH} deep")
-        self.open.add(id(node))
+            return self.document.add_problem(path, f"values nested more than {MAX_DEPTH} deep")
+        self.open_nodes.add(id(node))
         try:
-            return self._plain(node, path)
+            return self._build_content(node, path)
         finally:
-            self.open.discard(id(node))
+            self.open_nodes.discard(id(node))
 
-    def _plain(self, node: Node, path: Path_) -> Any:
+    def _build_content(self, node: Node, path: KeyPath) -> Any:
         if isinstance(node, MappingNode):
-            return self._mapping(node, path)
+            return self._build_mapping(node, path)
         if isinstance(node, SequenceNode):
             return [self.build(child, (*path, index)) for index, child in enumerate(node.value)]
-        return self._scalar(node, path)
+        return self._build_scalar(node, path)
 
-    def _scalar(self, node: Node, path: Path_) -> Any:
-        convert = _SCALARS.get(node.tag)
+    def _build_scalar(self, node: Node, path: KeyPath) -> Any:
+        convert = _SCALAR_PARSERS.get(node.tag)
         if convert is None or not isinstance(node, ScalarNode):
-            return self.document.problem(path, f"the tag {node.tag} is not allowed; write a plain value")
+            return self.document.add_problem(path, f"the tag {node.tag} is not allowed; write a plain value")
         try:
             return convert(node.value)
         except ValueError:
-            name = _NAMES[node.tag.rsplit(":", 1)[1]]
-            return self.document.problem(path, f"{node.value[:40]!r} cannot be read as {name}")
+            name = _SCALAR_NAMES[node.tag.rsplit(":", 1)[1]]
+            return self.document.add_problem(path, f"{node.value[:40]!r} cannot be read as {name}")
 
-    def _mapping(self, node: MappingNode, path: Path_) -> dict[str, Any]:
-        result: dict[str, Any] = {}
+    def _build_mapping(self, node: MappingNode, path: KeyPath) -> dict[str, Any]:
+        mapping: dict[str, Any] = {}
         for key_node, value_node in node.value:
-            key = _key(key_node)
-            inner = (*path, key)
+            key = _read_key(key_node)
+            key_path = (*path, key)
             if not isinstance(key_node, ScalarNode):
-                self._at(key_node, inner, "the key must be a text, found a list or a mapping")
-            elif key_node.tag != "tag:yaml.org,2002:str" or not _is_text(key_node.value):
-                self._at(key_node, inner, f"the key must be a text, found '{key}'")
-            elif key in result:
-                self._at(
-                    key_node, inner, f"this key stands twice; the first is on line {self.document.keys[inner].line}"
+                self._add_problem(key_node, key_path, "the key must be a text, found a list or a mapping")
+            elif key_node.tag != "tag:yaml.org,2002:str" or not _is_valid_text(key_node.value):
+                self._add_problem(key_node, key_path, f"the key must be a text, found '{key}'")
+            elif key in mapping:
+                self._add_problem(
+                    key_node,
+                    key_path,
+                    f"this key stands twice; the first is on line {self.document.key_positions[key_path].line}",
                 )
             else:
-                self.document.keys[inner] = self._position(key_node)
-                result[key] = self.build(value_node, inner)
-        return result
+                self.document.key_positions[key_path] = self._position(key_node)
+                mapping[key] = self.build(value_node, key_path)
+        return mapping
 
-    def _at(self, node: Node, path: Path_, message: str) -> None:
+    def _add_problem(self, node: Node, path: KeyPath, message: str) -> None:
         self.document.problems.append(Problem(*self._position(node), ".".join(map(str, path)), message))
 
     def _position(self, node: Node) -> Position:
         return Position(self.document.source, node.start_mark.line + 1, node.start_mark.column + 1)
 
 
-def _key(node: Node) -> str:
+def _read_key(node: Node) -> str:
     if not isinstance(node, ScalarNode):
         return "?"
-    return _text(node.value) if _is_text(node.value) else ascii(node.value)[1:-1]
+    return _join_surrogates(node.value) if _is_valid_text(node.value) else ascii(node.value)[1:-1]
 
 
-def _is_text(value: str) -> bool:
+def _is_valid_text(text: str) -> bool:
     try:
-        _text(value)
+        _join_surrogates(text)
     except ValueError:
         return False
     return True
 
 
-def assign(document: Document, path: Path_, text: str, source: str) -> None:
+def assign(document: Document, path: KeyPath, text: str, source: str) -> None:
     """Replace the value at `path` by the YAML value `text`, as `--set` does; later problems name `source`."""
-    value = parse(text, source)
+    new_document = parse(text, source)
     if not text.strip():
         document.problems.append(Problem(source, 0, 0, "", "no value stands after the '='; write null for nothing"))
-    elif value.problems:
-        document.problems.extend(problem._replace(line=0, column=0) for problem in value.problems)
-    elif (parent := _holder(document, path, source)) is not None:
-        for table in (document.keys, document.values):
-            for inner in [key for key in table if key[: len(path)] == path]:
-                del table[inner]
-            table[path] = Position(source, 0, 0)
-        parent[str(path[-1])] = value.data
+    elif new_document.problems:
+        document.problems.extend(problem._replace(line=0, column=0) for problem in new_document.problems)
+    elif (parent := _find_parent(document, path, source)) is not None:
+        for positions in (document.key_positions, document.value_positions):
+            for stale_path in [key for key in positions if key[: len(path)] == path]:
+                del positions[stale_path]
+            positions[path] = Position(source, 0, 0)
+        parent[str(path[-1])] = new_document.content
 
 
-def _holder(document: Document, path: Path_, source: str) -> dict[str, Any] | None:
+def _find_parent(document: Document, path: KeyPath, source: str) -> dict[str, Any] | None:
     """The mapping that `path` ends in, made where nothing stands yet; None, and a problem, where there is no such."""
-    current: Any = document.data
-    for depth, part in enumerate(path):
-        if not isinstance(current, dict) and not (isinstance(current, list) and isinstance(part, int)):
-            where = ".".join(map(str, path[:depth]))
-            message = f"`{where}` is {describe(current)}, which has no options of its own; set it as a whole"
+    node: Any = document.content
+    for depth, key in enumerate(path):
+        if not isinstance(node, dict) and not (isinstance(node, list) and isinstance(key, int)):
+            prefix = ".".join(map(str, path[:depth]))
+            message = f"`{prefix}` is {describe_value(node)}, which has no options of its own; set it as a whole"
             document.problems.append(Problem(source, 0, 0, ".".join(map(str, path)), message))
             return None
         if depth == len(path) - 1:
-            return current if isinstance(current, dict) else None
-        if isinstance(current, dict) and current.get(str(part)) is None:
-            current[str(part)] = {}
-            document.keys[path[: depth + 1]] = document.values[path[: depth + 1]] = Position(source, 0, 0)
-        current = current[part]
+            return node if isinstance(node, dict) else None
+        if isinstance(node, dict) and node.get(str(key)) is None:
+            node[str(key)] = {}
+            document.key_positions[path[: depth + 1]] = document.value_positions[path[: depth + 1]] = Position(
+                source, 0, 0
+            )
+        node = node[key]
     return None
 
 
 OptionsT = TypeVar("OptionsT", bound=BaseModel)
 
 
-def validate(document: Document, path: Path_, data: Any, cls: type[OptionsT]) -> OptionsT | None:
+def validate(document: Document, path: KeyPath, raw_options: Any, cls: type[OptionsT]) -> OptionsT | None:
     """Hold `data`, which stands at `path`, against `cls`; note every problem and give None if there is any."""
-    if data is None:
-        data = {}
-    if not isinstance(data, Mapping):
-        document.problem(path, f"must be a mapping of options, found {describe(data)}")
+    if raw_options is None:
+        raw_options = {}
+    if not isinstance(raw_options, Mapping):
+        document.add_problem(path, f"must be a mapping of options, found {describe_value(raw_options)}")
         return None
     try:
         # Through JSON: strict mode then takes lists for tuples, yet neither 1 for true nor "1" for 1.
-        return cls.model_validate_json(json.dumps(data), strict=True)
+        return cls.model_validate_json(json.dumps(raw_options), strict=True)
     except ValidationError as error:
         for details in error.errors():
-            _note(document, path, cls, details)
+            _add_validation_problem(document, path, cls, details)
         return None
 
 
-def _note(document: Document, path: Path_, cls: type[BaseModel], details: ErrorDetails) -> None:
-    location = tuple(part for part in details["loc"] if not str(part).startswith(("function-", "constrained-")))
+def _add_validation_problem(document: Document, path: KeyPath, cls: type[BaseModel], details: ErrorDetails) -> None:
+    location = tuple(key for key in details["loc"] if not str(key).startswith(("function-", "constrained-")))
     at_key = location[-1:] == ("[key]",)  # pydantic's mark for a key of a mapping
-    here = (*path, *(location[:-1] if at_key else location))
+    option_path = (*path, *(location[:-1] if at_key else location))
     if details["type"] == "extra_forbidden":
-        allowed = _fields(cls, location[:-1])
-        document.problem(here, f"unknown option{did_you_mean(str(location[-1]), allowed)}", at="key")
+        allowed_names = _field_names(cls, location[:-1])
+        document.add_problem(
+            option_path, f"unknown option{did_you_mean(str(location[-1]), allowed_names)}", anchor="key"
+        )
     elif details["type"] == "missing":
-        document.problem(here, "is required but missing", at="key")
+        document.add_problem(option_path, "is required but missing", anchor="key")
     else:
-        document.problem(here, _say(details), at="key" if at_key else "value")
+        document.add_problem(option_path, _describe_validation_error(details), anchor="key" if at_key else "value")
 
 
-_SHOULD = {  # pydantic speaks of JSON and Python, the user writes YAML
+_EXPECTATIONS = {  # pydantic speaks of JSON and Python, the user writes YAML
     "int_type": "should be an integer",
     "float_type": "should be a number",
     "string_type": "should be a text",
@@ -338,35 +344,37 @@ _SHOULD = {  # pydantic speaks of JSON and Python, the user writes YAML
 _PERCENT = re.compile(r"\s*(\d+(?:\.\d*)?)\s*%\s*")
 
 
-def _say(details: ErrorDetails) -> str:
+def _describe_validation_error(details: ErrorDetails) -> str:
     context = details.get("ctx", {})
-    found = describe(details["input"])
+    input_text = describe_value(details["input"])
     if details["type"] in ("too_short", "too_long"):
         bound, number = ("least", "min_length") if details["type"] == "too_short" else ("most", "max_length")
         return f"should have at {bound} {context[number]} item(s), found {context['actual_length']}"
     if details["type"] == "literal_error":
         names = re.findall(r"'([^']*)'", str(context["expected"]))
         hint = did_you_mean(str(details["input"]), names) if isinstance(details["input"], str) else ""
-        return f"found {found}; allowed: {', '.join(names) or context['expected']}" + (
+        return f"found {input_text}; allowed: {', '.join(names) or context['expected']}" + (
             hint if hint.startswith("; did") else ""
         )
     if details["type"] == "value_error":
         return str(context["error"])
-    message = _SHOULD.get(details["type"]) or details["msg"].removeprefix("Input ")
-    return f"{message[0].lower()}{message[1:]}; found {found}{_as_share(details)}"
+    message = _EXPECTATIONS.get(details["type"]) or details["msg"].removeprefix("Input ")
+    return f"{message[0].lower()}{message[1:]}; found {input_text}{_fraction_hint(details)}"
 
 
-def _as_share(details: ErrorDetails) -> str:
+def _fraction_hint(details: ErrorDetails) -> str:
     """How to write what was meant as a percentage, where a share of one is wanted."""
-    value, context = details["input"], details.get("ctx", {})
-    percent = _PERCENT.fullmatch(value) if isinstance(value, str) and details["type"] == "float_type" else None
-    share = float(percent[1]) if percent else None
+    input_value, context = details["input"], details.get("ctx", {})
+    match = (
+        _PERCENT.fullmatch(input_value) if isinstance(input_value, str) and details["type"] == "float_type" else None
+    )
+    percentage = float(match[1]) if match else None
     if details["type"] in ("less_than", "less_than_equal") and context.get("lt", context.get("le")) == 1:
-        share = value if 1 < value < 100 else None
-    return f"; {share:g} % is written {share / 100:g}" if share is not None else ""
+        percentage = input_value if 1 < input_value < 100 else None
+    return f"; {percentage:g} % is written {percentage / 100:g}" if percentage is not None else ""
 
 
-def describe(value: Any) -> str:
+def describe_value(value: Any) -> str:
     """A value of a file as a message shows it, with its kind where that helps."""
     if value is None:
         return "nothing"
@@ -380,16 +388,16 @@ def describe(value: Any) -> str:
     return f"a {kind}" if value else f"an empty {kind}"
 
 
-def _fields(cls: type[BaseModel], location: Path_) -> list[str]:
-    current: type[BaseModel] | None = cls
-    for part in location:
-        if current is not None and str(part) in current.model_fields:
-            current = next(_models(current.model_fields[str(part)].annotation), None)
-    return list(current.model_fields) if current is not None else []
+def _field_names(cls: type[BaseModel], location: KeyPath) -> list[str]:
+    model_class: type[BaseModel] | None = cls
+    for key in location:
+        if model_class is not None and str(key) in model_class.model_fields:
+            model_class = next(_nested_models(model_class.model_fields[str(key)].annotation), None)
+    return list(model_class.model_fields) if model_class is not None else []
 
 
-def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+def _nested_models(annotation: Any) -> Iterator[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for argument in get_args(annotation):
-        yield from _models(argument)
+        yield from _nested_models(argument)

@@ -10,8 +10,8 @@ from pydantic import Field
 
 from edgepipe.core.metric import Record
 
-_STATUS = Path("/proc/self/status")
-_CLEAR = Path("/proc/self/clear_refs")
+_STATUS_FILE = Path("/proc/self/status")
+_CLEAR_REFS_FILE = Path("/proc/self/clear_refs")
 
 
 class Cost(Record):
@@ -23,37 +23,42 @@ class Cost(Record):
     how: str = Field(default="", description="how the peak was taken")
 
 
-class Meter:
+class CostMeter:
     """Filled in when the measured block has ended."""
 
     cost = Cost()
 
 
 @contextmanager
-def measured() -> Iterator[Meter]:
+def measure_cost() -> Iterator[CostMeter]:
     """Measure the block; `Meter.cost` is set at its end."""
-    meter, how = Meter(), _reset_peak()
-    wall, cpu = time.perf_counter(), _cpu()
+    meter, peak_method = CostMeter(), _reset_peak()
+    wall_start, cpu_start = time.perf_counter(), _cpu_seconds()
     yield meter
-    meter.cost = Cost(wall=time.perf_counter() - wall, cpu=_cpu() - cpu, peak_memory=_peak(), how=how)
+    meter.cost = Cost(
+        wall=time.perf_counter() - wall_start,
+        cpu=_cpu_seconds() - cpu_start,
+        peak_memory=_peak_bytes(),
+        how=peak_method,
+    )
 
 
-def _cpu() -> float:
-    own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
-    return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
+def _cpu_seconds() -> float:
+    own_usage, child_usage = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    return own_usage.ru_utime + own_usage.ru_stime + child_usage.ru_utime + child_usage.ru_stime
 
 
 def _reset_peak() -> str:
     # Writing 5 resets the kernel's high-water mark (man 5 proc), so that the peak is this stage's own.
     try:
-        _CLEAR.write_text("5")
+        _CLEAR_REFS_FILE.write_text("5")
     except OSError as error:
         return f"peak of the whole process so far: its high-water mark could not be reset ({error.strerror})"
     return "peak resident memory of this process during the stage (VmHWM)"
 
 
-def _peak() -> int | None:
-    if _STATUS.exists():
-        line = next((line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM:")), None)
+def _peak_bytes() -> int | None:
+    if _STATUS_FILE.exists():
+        line = next((line for line in _STATUS_FILE.read_text().splitlines() if line.startswith("VmHWM:")), None)
         return int(line.split()[1]) * 1024 if line else None
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS, where there is no /proc

@@ -13,13 +13,13 @@ from typing import NamedTuple
 class ExitCode(IntEnum):
     """What a process that ran edgepipe can conclude from its exit status."""
 
-    GOOD = 0
+    SUCCESS = 0
     BUG = 1
     BAD_INPUT = 2
     NOT_MET = 3
     UNREACHABLE = 4
     INTERRUPTED = 130  # what a shell reports for Ctrl-C
-    UNREAD = 141  # ... for a program whose reader went away, as in `edgepipe stages | head -1`
+    BROKEN_PIPE = 141  # ... for a program whose reader went away, as in `edgepipe stages | head -1`
 
 
 class EdgepipeError(Exception):
@@ -42,7 +42,7 @@ class ToolError(EdgepipeError):
     exit_code = ExitCode.UNREACHABLE
 
 
-class NotMetError(EdgepipeError):
+class TargetNotMetError(EdgepipeError):
     """A target that was searched for and cannot be reached; the message has the best that was found."""
 
     exit_code = ExitCode.NOT_MET
@@ -58,8 +58,8 @@ class Problem(NamedTuple):
     message: str
 
     def __str__(self) -> str:
-        place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
-        return f"{place}: {self.path}: {self.message}" if self.path else f"{place}: {self.message}"
+        location = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+        return f"{location}: {self.path}: {self.message}" if self.path else f"{location}: {self.message}"
 
 
 class ConfigError(InputError):
@@ -70,10 +70,10 @@ class ConfigError(InputError):
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 
-def did_you_mean(name: str, allowed: Iterable[str]) -> str:
+def did_you_mean(name: str, allowed_names: Iterable[str]) -> str:
     """`"; did you mean 'x'?"` for the nearest allowed name, otherwise the list of what is allowed."""
-    names = sorted(allowed)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    if close:
-        return f"; did you mean '{close[0]}'?"
+    names = sorted(allowed_names)
+    close_matches = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    if close_matches:
+        return f"; did you mean '{close_matches[0]}'?"
     return f"; allowed: {', '.join(names)}" if names else ""

@@ -41,7 +41,7 @@ class Metric(Record):
     details: dict[str, float | int | str] = Field(default_factory=dict, description="percentiles, runs, threads, time")
 
     @model_validator(mode="after")
-    def _honest(self) -> "Metric":
+    def _check_evidence(self) -> "Metric":
         if (self.value is None) != (self.evidence is Evidence.UNAVAILABLE):
             raise ValueError("a metric has a value unless its evidence is `unavailable`")
         if self.evidence is Evidence.ESTIMATED and self.interval is None:
@@ -52,19 +52,19 @@ class Metric(Record):
         """The value as a person reads it, or `unavailable`; an estimate always with its interval."""
         if self.value is None:
             return "unavailable"
-        shown = units.show(self.value, self.unit)
+        value_text = units.show(self.value, self.unit)
         if self.interval is None:
-            return shown
+            return value_text
         low, high = (units.show(bound, self.unit) for bound in self.interval)
-        return f"{shown} ({low} .. {high})"
+        return f"{value_text} ({low} .. {high})"
 
 
-def exact(name: str, value: float, unit: Dimension, how: str, device: str | None = None) -> Metric:
+def exact_metric(name: str, value: float, unit: Dimension, provenance: str, device: str | None = None) -> Metric:
     """A metric that was counted from the artifact."""
-    return Metric(name=name, value=value, unit=unit, evidence=Evidence.EXACT, device=device, how=how)
+    return Metric(name=name, value=value, unit=unit, evidence=Evidence.EXACT, device=device, how=provenance)
 
 
-def unavailable(name: str, unit: Dimension, reason: str, device: str | None = None) -> Metric:
+def unavailable_metric(name: str, unit: Dimension, reason: str, device: str | None = None) -> Metric:
     """A metric that could not be taken; `reason` says why and what would make it available."""
     return Metric(name=name, value=None, unit=unit, evidence=Evidence.UNAVAILABLE, device=device, how=reason)
 
@@ -96,9 +96,9 @@ class Limit(Record):
     def text(self) -> str:
         """For example `nucleo-l4r5zi ram <= 64.0 KiB`."""
         sign = "<=" if self.bound == "max" else ">="
-        where = f"{self.device} " if self.device else ""
-        level = f", {self.evidence}" if self.evidence else ""
-        return f"{where}{self.metric} {sign} {units.show(self.value, self.unit)}{level}"
+        device_prefix = f"{self.device} " if self.device else ""
+        evidence_suffix = f", {self.evidence}" if self.evidence else ""
+        return f"{device_prefix}{self.metric} {sign} {units.show(self.value, self.unit)}{evidence_suffix}"
 
 
 class Verdict(Record):
@@ -112,23 +112,23 @@ class Verdict(Record):
 
 def judge(limit: Limit, metrics: list[Metric]) -> Verdict:
     """Hold `limit` against the metric of its name and device. A missing or unavailable one is not met."""
-    found = next((m for m in metrics if m.name == limit.metric and m.device == limit.device), None)
-    reason = _why_not(limit, found)
-    forgiven = limit.optional and (found is None or found.value is None)
-    return Verdict(limit=limit, metric=found, met=not reason or forgiven, reason=reason)
+    metric = next((m for m in metrics if m.name == limit.metric and m.device == limit.device), None)
+    reason = _explain_failure(limit, metric)
+    is_forgiven = limit.optional and (metric is None or metric.value is None)
+    return Verdict(limit=limit, metric=metric, met=not reason or is_forgiven, reason=reason)
 
 
-def _why_not(limit: Limit, found: Metric | None) -> str:
-    if found is None:
+def _explain_failure(limit: Limit, metric: Metric | None) -> str:
+    if metric is None:
         return "nothing took this metric"
-    if found.value is None:
-        return f"unavailable: {found.how}"
-    if limit.evidence is not None and found.evidence is not limit.evidence:
-        return f"the evidence is '{found.evidence}', the budget demands '{limit.evidence}'"
+    if metric.value is None:
+        return f"unavailable: {metric.how}"
+    if limit.evidence is not None and metric.evidence is not limit.evidence:
+        return f"the evidence is '{metric.evidence}', the budget demands '{limit.evidence}'"
     # An interval is held to its worse end: an estimate that may be over the budget does not meet it.
-    low, high = found.interval or (found.value, found.value)
+    low, high = metric.interval or (metric.value, metric.value)
     worst = high if limit.bound == "max" else low
-    over = worst > limit.value if limit.bound == "max" else worst < limit.value
+    is_violated = worst > limit.value if limit.bound == "max" else worst < limit.value
     if math.isclose(worst, limit.value, rel_tol=1e-9, abs_tol=1e-12):  # 0.98 - 0.97 is a point and a rounding error
         return ""
-    return f"{found.text()} is {'over' if limit.bound == 'max' else 'under'} the limit" if over else ""
+    return f"{metric.text()} is {'over' if limit.bound == 'max' else 'under'} the limit" if is_violated else ""

@@ -10,70 +10,74 @@ from typing import Protocol
 class Progress(Protocol):
     """Told by the runner and the training loop what is going on."""
 
-    def stage(self, name: str, number: int, of: int, status: str) -> None:
+    def stage(self, name: str, number: int, stage_count: int, status: str) -> None:
         """A stage begins (`running`), was found in the cache (`cached`), or has ended (`done in 3.1 s`)."""
 
-    def epoch(self, epoch: int, epochs: int, values: dict[str, float]) -> None:
+    def epoch(self, epoch: int, epochs: int, metrics: dict[str, float]) -> None:
         """An epoch of the current stage has ended, with its loss and validation quality."""
 
     def note(self, text: str) -> None:
         """Something the user should know: a fallback, a warning, a damaged cache entry."""
 
 
-class Silent:
+class SilentProgress:
     """Tells nothing; the Python API's default."""
 
-    def stage(self, name: str, number: int, of: int, status: str) -> None:
+    def stage(self, name: str, number: int, stage_count: int, status: str) -> None:
         """Ignored."""
 
-    def epoch(self, epoch: int, epochs: int, values: dict[str, float]) -> None:
+    def epoch(self, epoch: int, epochs: int, metrics: dict[str, float]) -> None:
         """Ignored."""
 
     def note(self, text: str) -> None:
         """Ignored here; the report keeps every note."""
 
 
-class Lines:
+class LineProgress:
     """One plain line an event, for logs and pipes."""
 
     def __init__(self) -> None:
-        self.began = time.monotonic()
+        self.start_time = time.monotonic()
 
-    def stage(self, name: str, number: int, of: int, status: str) -> None:
+    def stage(self, name: str, number: int, stage_count: int, status: str) -> None:
         """Print the stage's new status."""
-        self.began = time.monotonic()
-        print(f"[{number}/{of}] {name}: {status}", file=sys.stderr, flush=True)
+        self.start_time = time.monotonic()
+        print(f"[{number}/{stage_count}] {name}: {status}", file=sys.stderr, flush=True)
 
-    def epoch(self, epoch: int, epochs: int, values: dict[str, float]) -> None:
+    def epoch(self, epoch: int, epochs: int, metrics: dict[str, float]) -> None:
         """Print the epoch with its values and the time left at this pace."""
-        left = (time.monotonic() - self.began) / epoch * (epochs - epoch)
-        print(f"    epoch {epoch}/{epochs}  {_values(values)}  {left:.0f} s left", file=sys.stderr, flush=True)
+        seconds_left = (time.monotonic() - self.start_time) / epoch * (epochs - epoch)
+        print(
+            f"    epoch {epoch}/{epochs}  {_format_metrics(metrics)}  {seconds_left:.0f} s left",
+            file=sys.stderr,
+            flush=True,
+        )
 
     def note(self, text: str) -> None:
         """Print the note."""
         print(f"note: {text}", file=sys.stderr, flush=True)
 
 
-def _values(values: dict[str, float]) -> str:
-    return "  ".join(f"{name} {value:.4f}" for name, value in values.items())
+def _format_metrics(metrics: dict[str, float]) -> str:
+    return "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
 
 
 @contextmanager
-def shown(quiet: bool = False) -> Iterator[Progress]:
+def show_progress(quiet: bool = False) -> Iterator[Progress]:
     """The progress display that fits stderr: a live bar on a terminal, lines elsewhere, nothing when `quiet`."""
     if quiet:
-        yield Silent()
+        yield SilentProgress()
     elif not sys.stderr.isatty():
-        yield Lines()
+        yield LineProgress()
     else:
-        with _Live() as live:
+        with _LiveProgress() as live:
             yield live
 
 
-class _Live:
+class _LiveProgress:
     """A rich progress bar for the current stage, and a line for each one that has ended."""
 
-    def __enter__(self) -> "_Live":
+    def __enter__(self) -> "_LiveProgress":
         from rich.console import Console
         from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar
@@ -92,17 +96,17 @@ class _Live:
     def __exit__(self, *_: object) -> None:
         self.bar.stop()
 
-    def stage(self, name: str, number: int, of: int, status: str) -> None:
+    def stage(self, name: str, number: int, stage_count: int, status: str) -> None:
         """Start a new bar, or print the line of a stage that has ended."""
-        label = f"[{number}/{of}] {name}"
+        label = f"[{number}/{stage_count}] {name}"
         if status == "running":
             self.bar.reset(self.task, description=label, total=None, values="")
         else:
             self.bar.console.print(f"{label}: {status}", markup=False, highlight=False)
 
-    def epoch(self, epoch: int, epochs: int, values: dict[str, float]) -> None:
+    def epoch(self, epoch: int, epochs: int, metrics: dict[str, float]) -> None:
         """Move the bar."""
-        self.bar.update(self.task, total=epochs, completed=epoch, values=_values(values))
+        self.bar.update(self.task, total=epochs, completed=epoch, values=_format_metrics(metrics))
 
     def note(self, text: str) -> None:
         """Print the note above the bar."""

@@ -20,39 +20,39 @@ from edgepipe.core.artifact import file_digest, text_digest
 from edgepipe.core.errors import EdgepipeError, InputError
 
 PACKAGE_ROOT = Path(__file__).resolve().parents[2]
-_loaded: dict[str, str] = {}  # module -> digest of its source when it was imported
+_digest_by_module: dict[str, str] = {}  # module -> digest of its source when it was imported
 
 
 def is_reference(text: str) -> bool:
     """Whether `text` has the form `module:function`."""
     module, colon, name = text.partition(":")
-    return bool(colon) and name.isidentifier() and all(part.isidentifier() for part in module.split("."))
+    return bool(colon) and name.isidentifier() and all(package.isidentifier() for package in module.split("."))
 
 
-def find(module: str, base: Path | None) -> Path:
+def find_source(module: str, base: Path | None) -> Path:
     """The source file of `module`, looked up in `base` first, then as Python would; nothing is imported.
 
     Raises:
         InputError: there is no such module, or it has no Python source.
     """
     own_folder = [str(base)] if base is not None else []
-    search = [*own_folder, str(PACKAGE_ROOT), *(entry for entry in sys.path if entry)]
-    found = None
+    search_path = [*own_folder, str(PACKAGE_ROOT), *(folder for folder in sys.path if folder)]
+    spec = None
     for index, _ in enumerate(module.split(".")):
-        found = importlib.machinery.PathFinder.find_spec(".".join(module.split(".")[: index + 1]), search)
-        if found is None:
-            beside = f"beside the pipeline ({base}) or " if base is not None else ""
-            raise InputError(f"no module '{module}' {beside}on Python's path")
-        search = list(found.submodule_search_locations or [])
-    if found is None or found.origin is None or not found.origin.endswith(".py"):
+        spec = importlib.machinery.PathFinder.find_spec(".".join(module.split(".")[: index + 1]), search_path)
+        if spec is None:
+            folder_hint = f"beside the pipeline ({base}) or " if base is not None else ""
+            raise InputError(f"no module '{module}' {folder_hint}on Python's path")
+        search_path = list(spec.submodule_search_locations or [])
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
         raise InputError(f"module '{module}' has no Python source file")
-    return Path(found.origin)
+    return Path(spec.origin)
 
 
 def check(reference: str, base: Path) -> None:
     """Raise an `InputError` unless `module:function` exists; only the source is read, nothing is run."""
     module, _, name = reference.partition(":")
-    tree = _tree(find(module, base))
+    tree = _read_tree(find_source(module, base))
     names = {node.name for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
     names |= {
         alias.asname or alias.name
@@ -71,30 +71,34 @@ def load(reference: str, base: Path) -> Callable[..., Any]:
     Raises:
         InputError: the module fails to import, lacks the name, or the name is not callable.
     """
-    function = attribute(reference, base)
+    function = load_attribute(reference, base)
     if not callable(function):
         raise InputError(f"'{reference}' is not callable")
     return function  # type: ignore[no-any-return]
 
 
-def attribute(reference: str, base: Path | None) -> Any:
+def load_attribute(reference: str, base: Path | None) -> Any:
     """Import `module:name`, which may be anything; otherwise as `load`."""
     module, _, name = reference.partition(":")
-    current = digest(module, base)
-    if sys.modules.get(module) is not None and module in _loaded and _loaded[module] != current:
-        for inner in closure(module, base):
-            sys.modules.pop(inner, None)
+    current_digest = source_digest(module, base)
+    if (
+        sys.modules.get(module) is not None
+        and module in _digest_by_module
+        and _digest_by_module[module] != current_digest
+    ):
+        for stale_module in import_closure(module, base):
+            sys.modules.pop(stale_module, None)
     try:
-        found = getattr(_import(module, base), name)
+        target = getattr(_import_module(module, base), name)
     except EdgepipeError:
         raise
     except Exception as error:
         raise InputError(f"'{reference}' cannot be loaded: {type(error).__name__}: {error}") from error
-    _loaded[module] = current
-    return found
+    _digest_by_module[module] = current_digest
+    return target
 
 
-def _import(module: str, base: Path | None) -> Any:
+def _import_module(module: str, base: Path | None) -> Any:
     if base is None:
         return importlib.import_module(module)
     sys.path.insert(0, str(base))
@@ -105,70 +109,72 @@ def _import(module: str, base: Path | None) -> Any:
         sys.path.remove(str(base))
 
 
-def digest(module: str, base: Path | None = None) -> str:
+def source_digest(module: str, base: Path | None = None) -> str:
     """SHA-256 over the sources of `module` and what it imports from its own package, or from the folder `base`."""
-    sources = closure(module, base)
-    return text_digest(*(part for name in sorted(sources) for part in (name, _digest(sources[name]))))
+    sources = import_closure(module, base)
+    return text_digest(*(text for name in sorted(sources) for text in (name, _current_digest(sources[name]))))
 
 
-def closure(module: str, base: Path | None) -> dict[str, Path]:
+def import_closure(module: str, base: Path | None) -> dict[str, Path]:
     """Every module that `module` imports, directly or not, within its own package or folder, with its file.
 
     Without a folder `base` only its own package counts: an installed package stands in one folder with all others.
     """
-    found: dict[str, Path] = {}
-    waiting = [module]
-    while waiting:
-        name = waiting.pop()
-        if name not in found:
-            found[name] = find(name, base)
-            near = (pair for pair in _imports(found[name], name) if _near(pair[0], module, base))
-            waiting += [_imported(origin, attribute, base) for origin, attribute in near]
-    return found
+    path_by_module: dict[str, Path] = {}
+    pending_modules = [module]
+    while pending_modules:
+        name = pending_modules.pop()
+        if name not in path_by_module:
+            path_by_module[name] = find_source(name, base)
+            local_imports = (
+                pair for pair in _list_imports(path_by_module[name], name) if _is_local(pair[0], module, base)
+            )
+            pending_modules += [_resolve_import(origin, attribute, base) for origin, attribute in local_imports]
+    return path_by_module
 
 
-def _near(name: str, start: str, base: Path | None) -> bool:
+def _is_local(name: str, root_module: str, base: Path | None) -> bool:
     top = name.split(".")[0]
     if base is None:
-        return top == start.split(".")[0]
-    return top == start.split(".")[0] or (base / f"{top}.py").is_file() or (base / top / "__init__.py").is_file()
+        return top == root_module.split(".")[0]
+    return top == root_module.split(".")[0] or (base / f"{top}.py").is_file() or (base / top / "__init__.py").is_file()
 
 
-def _imported(origin: str, attribute: str, base: Path | None) -> str:
+def _resolve_import(origin: str, attribute: str, base: Path | None) -> str:
     # `from package import name` needs the package's own __init__ only if `name` is not a module in it.
     if attribute:
         with contextlib.suppress(InputError):
-            find(f"{origin}.{attribute}", base)
+            find_source(f"{origin}.{attribute}", base)
             return f"{origin}.{attribute}"
     return origin
 
 
-def _imports(file: Path, module: str) -> Iterator[tuple[str, str]]:
+def _list_imports(file: Path, module: str) -> Iterator[tuple[str, str]]:
     package = module if file.name == "__init__.py" else module.rpartition(".")[0]
-    for node in ast.walk(_tree(file)):
+    for node in ast.walk(_read_tree(file)):
         if isinstance(node, ast.Import):
             yield from ((alias.name, "") for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
-            origin = ".".join([*above, *([node.module] if node.module else [])])
+            parent_packages = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            origin = ".".join([*parent_packages, *([node.module] if node.module else [])])
             yield from ((origin, alias.name) for alias in node.names)
 
 
-def _tree(file: Path) -> ast.Module:
-    return _parse(file, file.stat().st_mtime_ns)
+def _read_tree(file: Path) -> ast.Module:
+    return _parse_cached(file, file.stat().st_mtime_ns)
 
 
-def _digest(file: Path) -> str:
-    return _file_digest(file, file.stat().st_mtime_ns)
+def _current_digest(file: Path) -> str:
+    return _file_digest_cached(file, file.stat().st_mtime_ns)
 
 
 @functools.cache
-def _file_digest(file: Path, stamp: int) -> str:
+def _file_digest_cached(file: Path, mtime: int) -> str:
     return file_digest(file)
 
 
 @functools.cache
-def _parse(file: Path, stamp: int) -> ast.Module:
+def _parse_cached(file: Path, mtime: int) -> ast.Module:
     try:
         return ast.parse(file.read_bytes())
     except SyntaxError as error:
@@ -176,7 +182,7 @@ def _parse(file: Path, stamp: int) -> ast.Module:
 
 
 @functools.cache
-def version(package: str) -> str:
+def installed_version(package: str) -> str:
     """The installed version of `package`, or `absent`; nothing is imported."""
     try:
         return importlib.metadata.version(package)

@@ -19,7 +19,7 @@ class Dimension(StrEnum):
     FREQUENCY = "hertz"
     FRACTION = "fraction"
     COUNT = "count"
-    PLAIN = "number"
+    NUMBER = "number"
 
 
 UNITS: dict[Dimension, dict[str, float]] = {
@@ -37,7 +37,7 @@ UNITS: dict[Dimension, dict[str, float]] = {
     Dimension.FREQUENCY: {"Hz": 1, "kHz": 1e3, "MHz": 1e6, "GHz": 1e9},
     Dimension.FRACTION: {"%": 0.01, "point": 0.01, "points": 0.01, "": 1},
     Dimension.COUNT: {"": 1, "k": 1e3, "M": 1e6, "G": 1e9},
-    Dimension.PLAIN: {"": 1},
+    Dimension.NUMBER: {"": 1},
 }
 _QUANTITY = re.compile(r"\s*([+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)\s*([A-Za-zµ%]*)\s*")
 
@@ -53,13 +53,13 @@ def parse(text: str | float, dimension: Dimension) -> float:
         UnitError: no number, no unit where one is needed (a bare `20` could be anything), an impossible unit.
     """
     units = UNITS[dimension]
-    allowed = ", ".join(unit for unit in units if unit) or "a bare number"
+    allowed_units = ", ".join(unit for unit in units if unit) or "a bare number"
     match = _QUANTITY.fullmatch(str(text)) if not isinstance(text, bool) else None
     if match is None or not math.isfinite(float(match[1])):
-        raise UnitError(f"'{text}' is not a quantity; write a number and a unit, one of: {allowed}")
+        raise UnitError(f"'{text}' is not a quantity; write a number and a unit, one of: {allowed_units}")
     if match[2] not in units:
-        what = f"'{match[2]}' is no unit of {dimension}" if match[2] else f"'{text}' has no unit"
-        raise UnitError(f"{what}; allowed: {allowed}")
+        problem = f"'{match[2]}' is no unit of {dimension}" if match[2] else f"'{text}' has no unit"
+        raise UnitError(f"{problem}; allowed: {allowed_units}")
     # In decimal: 57 * 0.01 is more than 0.57 in binary, and a budget of 57 % would refuse exactly that.
     amount = float(Decimal(match[1]) * Decimal(str(units[match[2]])))
     if not math.isfinite(amount):
@@ -69,17 +69,17 @@ def parse(text: str | float, dimension: Dimension) -> float:
 
 def show(value: float, dimension: Dimension) -> str:
     """`value`, in the base unit of `dimension`, as a person reads it."""
-    return _SHOWN[dimension](value)
+    return _FORMATTERS[dimension](value)
 
 
-def _bytes(value: float) -> str:
+def _format_bytes(value: float) -> str:
     for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if abs(value) >= size:
             return f"{value / size:.1f} {unit}"
     return f"{value:.0f} B"
 
 
-def _seconds(value: float) -> str:
+def _format_seconds(value: float) -> str:
     if abs(value) >= 1:
         return f"{value:.2f} s"
     if abs(value) >= 1e-3 or value == 0:
@@ -87,15 +87,15 @@ def _seconds(value: float) -> str:
     return f"{value * 1e6:.1f} us"
 
 
-def _count(value: float) -> str:
+def _format_count(value: float) -> str:
     return f"{value:,.0f}"
 
 
-_SHOWN: dict[Dimension, Callable[[float], str]] = {
-    Dimension.BYTES: _bytes,
-    Dimension.SECONDS: _seconds,
+_FORMATTERS: dict[Dimension, Callable[[float], str]] = {
+    Dimension.BYTES: _format_bytes,
+    Dimension.SECONDS: _format_seconds,
     Dimension.FREQUENCY: lambda value: f"{value / 1e6:g} MHz",
     Dimension.FRACTION: lambda value: f"{value * 100:.2f} %",
-    Dimension.COUNT: _count,
-    Dimension.PLAIN: lambda value: f"{value:.4g}",
+    Dimension.COUNT: _format_count,
+    Dimension.NUMBER: lambda value: f"{value:.4g}",
 }

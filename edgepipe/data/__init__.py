@@ -19,9 +19,9 @@ def digits() -> "tuple[Array, Array]":
     """
     from sklearn.datasets import load_digits
 
-    found = load_digits()
-    images = (found.images[..., None] / 16).astype("float32")
-    return images, found.target.astype("int64")
+    digit_set = load_digits()
+    images = (digit_set.images[..., None] / 16).astype("float32")
+    return images, digit_set.target.astype("int64")
 
 
 def fashion_mnist() -> "dict[str, tuple[Array, Array]]":
@@ -39,5 +39,5 @@ def fashion_mnist() -> "dict[str, tuple[Array, Array]]":
 
     from edgepipe.data import idx
 
-    parts = idx.read(idx.fashion_folder())
-    return {name: (x.astype(np.float32) / 255, y.astype(np.int64)) for name, (x, y) in parts.items()}
+    arrays_by_split = idx.read(idx.fashion_folder())
+    return {name: (x.astype(np.float32) / 255, y.astype(np.int64)) for name, (x, y) in arrays_by_split.items()}

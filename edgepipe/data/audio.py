@@ -12,37 +12,37 @@ from edgepipe.core.arrays import Array
 from edgepipe.core.errors import InputError
 from edgepipe.data import class_folders, speech
 from edgepipe.data.data_spec import SoundSpec, SpokenDigitsSpec
-from edgepipe.data.raw_samples import Raw, RawPart
-from edgepipe.data.sound_features import Features, library
+from edgepipe.data.raw_samples import RawDataset, RawSplit
+from edgepipe.data.sound_features import SoundFeatures, import_librosa
 from edgepipe.data.splits import Split
 
 ENDINGS = frozenset({".wav", ".flac", ".ogg", ".mp3"})
 
 
-class _Corrupt(Exception):  # noqa: N818 - a reason, caught here
+class _CorruptRecording(Exception):  # noqa: N818 - a reason, caught here
     """Why a recording cannot be used."""
 
 
 @final
 @dataclass
-class _Told:
+class _AudioReadReport:
     """What happened to recordings on the way."""
 
-    corrupt: list[str] = field(default_factory=list)
-    cropped: list[float] = field(default_factory=list)  # seconds
-    padded: list[float] = field(default_factory=list)
-    slower: dict[int, int] = field(default_factory=dict)  # rate below what is asked -> how many
-    silent: int = 0
+    corrupt_files: list[str] = field(default_factory=list)
+    cropped_seconds: list[float] = field(default_factory=list)  # seconds
+    padded_seconds: list[float] = field(default_factory=list)
+    count_by_low_rate: dict[int, int] = field(default_factory=dict)  # rate below what is asked -> how many
+    silent_count: int = 0
 
 
-def features(spec: SoundSpec) -> Features:
+def build_features(spec: SoundSpec) -> SoundFeatures:
     """What `spec` asks to be computed."""
     samples = round(spec.window * spec.rate), round(spec.hop * spec.rate)
     fmax = spec.fmax or spec.rate / 2
-    return Features(spec.features, spec.rate, *samples, spec.mels, spec.coefficients, spec.fmin, fmax, spec.floor)
+    return SoundFeatures(spec.features, spec.rate, *samples, spec.mels, spec.coefficients, spec.fmin, fmax, spec.floor)
 
 
-def read(root: Path, spec: SoundSpec, noise: Path | None = None) -> Raw:
+def read(root: Path, spec: SoundSpec, noise: Path | None = None) -> RawDataset:
     """All recordings below `root` as features, labelled by the sorted names of the class folders; `noise` is none.
 
     Raises:
@@ -50,25 +50,33 @@ def read(root: Path, spec: SoundSpec, noise: Path | None = None) -> Raw:
             read (all are named) unless `skip_corrupt` is set.
         ToolError: librosa is not installed.
     """
-    library()
+    import_librosa()
     split_folders = class_folders.split_folders(root)
     names = _classes(split_folders[Split.TRAIN], noise)
     for folder in split_folders.values():
         class_folders.check_classes(folder, names, ENDINGS, "recordings", noise)
-    told, wanted = _Told(), features(spec)
-    parts = {split: _part(folder, names, spec, wanted, told) for split, folder in split_folders.items()}
-    if told.corrupt and not spec.skip_corrupt:
-        listed = "\n".join(f"  {entry}" for entry in told.corrupt)
+    report, features = _AudioReadReport(), build_features(spec)
+    splits = {split: _read_split(folder, names, spec, features, report) for split, folder in split_folders.items()}
+    if report.corrupt_files and not spec.skip_corrupt:
+        listing = "\n".join(f"  {file}" for file in report.corrupt_files)
         raise InputError(
-            f"{root}: {len(told.corrupt)} recordings cannot be used; replace them, or set `skip_corrupt: true`:\n"
-            f"{listed}"
+            f"{root}: {len(report.corrupt_files)} recordings cannot be used; replace them, or set `skip_corrupt: true`:\n"
+            f"{listing}"
         )
-    labels = parts[Split.TRAIN].y
-    class_folders.check_left(root, names, set() if labels is None else set(labels.tolist()), told.corrupt)
-    notes = (f"{root}: features: {wanted.told()}", *_notes(root, spec, told), *class_folders.beside(root))
+    labels = splits[Split.TRAIN].y
+    class_folders.check_classes_remain(
+        root, names, set() if labels is None else set(labels.tolist()), report.corrupt_files
+    )
+    notes = (
+        f"{root}: features: {features.describe()}",
+        *_notes(root, spec, report),
+        *class_folders.unread_folder_notes(root),
+    )
     if noise is not None and noise.resolve().parent in [folder.resolve() for folder in split_folders.values()]:
         notes = (*notes, f"{root}: {noise.name} is where `augment:` takes noise from, and no class")
-    return Raw(str(root), parts, names, (*notes, *class_folders.others(root, ENDINGS, "recordings")), wanted)
+    return RawDataset(
+        str(root), splits, names, (*notes, *class_folders.unread_file_notes(root, ENDINGS, "recordings")), features
+    )
 
 
 def _classes(folder: Path, noise: Path | None) -> tuple[str, ...]:
@@ -78,138 +86,155 @@ def _classes(folder: Path, noise: Path | None) -> tuple[str, ...]:
     return class_folders.class_names(folder, "recordings", noise)
 
 
-def _part(folder: Path, names: tuple[str, ...], spec: SoundSpec, wanted: Features, told: _Told) -> RawPart:
+def _read_split(
+    folder: Path, names: tuple[str, ...], spec: SoundSpec, features: SoundFeatures, report: _AudioReadReport
+) -> RawSplit:
     waves: list[Array] = []
     labels: list[int] = []
     groups: list[str] = []
-    for path, label in class_folders.labelled(folder, names, ENDINGS):
+    for path, label in class_folders.labelled_files(folder, names, ENDINGS):
         try:
-            wave = _wave(path, spec, told)
-            groups += [_group(path, spec.group_from)] if spec.group_from is not None else []
-        except _Corrupt as reason:
-            told.corrupt.append(f"{path} ({reason})")
+            wave = _read_wave(path, spec, report)
+            groups += [_group_name(path, spec.group_from)] if spec.group_from is not None else []
+        except _CorruptRecording as reason:
+            report.corrupt_files.append(f"{path} ({reason})")
             continue
         waves.append(wave)
         labels.append(label)
     if not waves:
-        return RawPart(np.empty((0, 1), np.float32), np.empty(0, np.int64))
-    stacked = np.stack(waves)
-    kept = stacked if spec.augment is not None and spec.augment.sound else None
-    return RawPart(wanted.of(stacked), np.array(labels, np.int64), np.array(groups) if groups else None, kept)
+        return RawSplit(np.empty((0, 1), np.float32), np.empty(0, np.int64))
+    waveforms = np.stack(waves)
+    kept_waveforms = waveforms if spec.augment is not None and spec.augment.waveform_change_names else None
+    return RawSplit(
+        features.compute(waveforms), np.array(labels, np.int64), np.array(groups) if groups else None, kept_waveforms
+    )
 
 
-def _group(path: Path, pattern: str) -> str:
+def _group_name(path: Path, pattern: str) -> str:
     match = re.search(pattern, path.name)
     if match is None:
-        raise _Corrupt(f"its name does not match `group_from: {pattern}`")
+        raise _CorruptRecording(f"its name does not match `group_from: {pattern}`")
     return str(match.group(1) if match.re.groups else match.group())
 
 
-def _wave(path: Path, spec: SoundSpec, told: _Told) -> Array:
+def _read_wave(path: Path, spec: SoundSpec, report: _AudioReadReport) -> Array:
     """One channel at the rate and of the length that are asked for, float32 in [-1, 1]."""
-    samples, rate = _decoded(path)
+    samples, rate = _decode(path)
     if rate < spec.rate:
-        told.slower[rate] = told.slower.get(rate, 0) + 1
-    told.silent += not samples.any()
-    samples = _resampled(samples, rate, spec.rate)
+        report.count_by_low_rate[rate] = report.count_by_low_rate.get(rate, 0) + 1
+    report.silent_count += not samples.any()
+    samples = _resample(samples, rate, spec.rate)
     length = round(spec.seconds * spec.rate)
-    over = len(samples) - length
-    if over > 0:
-        told.cropped.append(over / spec.rate)
-        return samples[over // 2 : over // 2 + length]
-    if over < 0:
-        told.padded.append(-over / spec.rate)
-    return np.pad(samples, (-over // 2, -over - -over // 2))
+    excess = len(samples) - length
+    if excess > 0:
+        report.cropped_seconds.append(excess / spec.rate)
+        return samples[excess // 2 : excess // 2 + length]
+    if excess < 0:
+        report.padded_seconds.append(-excess / spec.rate)
+    return np.pad(samples, (-excess // 2, -excess - -excess // 2))
 
 
-def _resampled(samples: Array, rate: int, wanted: int) -> Array:
-    if rate == wanted:
+def _resample(samples: Array, rate: int, target_rate: int) -> Array:
+    if rate == target_rate:
         return samples
-    return np.asarray(library().resample(samples, orig_sr=rate, target_sr=wanted, res_type="soxr_hq"), np.float32)
+    return np.asarray(
+        import_librosa().resample(samples, orig_sr=rate, target_sr=target_rate, res_type="soxr_hq"), np.float32
+    )
 
 
-def noises(root: Path, rate: int) -> tuple[Array, ...]:
+def read_noises(root: Path, rate: int) -> tuple[Array, ...]:
     """Every recording below `root`, one channel at `rate`, for `augment: noise`.
 
     Raises:
         InputError: no such folder, none in it, or some that cannot be read or are silent; all of these are named.
     """
-    paths = class_folders.files(root, ENDINGS) if root.is_dir() else []
+    paths = class_folders.find_files(root, ENDINGS) if root.is_dir() else []
     if not paths:
-        found = "holds no recording" if root.is_dir() else "no such folder"
-        raise InputError(f"augment: noise: {root}: {found} (endings: {', '.join(sorted(ENDINGS))})")
-    found_noises, corrupt = [], []
+        problem = "holds no recording" if root.is_dir() else "no such folder"
+        raise InputError(f"augment: noise: {root}: {problem} (endings: {', '.join(sorted(ENDINGS))})")
+    noise_waves, corrupt_files = [], []
     for path in paths:
         try:
-            found_noises.append(_noise(path, rate))
-        except _Corrupt as reason:
-            corrupt.append(f"{path} ({reason})")
-    if corrupt:
-        listed = "\n".join(f"  {entry}" for entry in corrupt)
-        raise InputError(f"augment: noise: {root}: {len(corrupt)} of {len(paths)} recordings are no use:\n{listed}")
-    return tuple(found_noises)
+            noise_waves.append(_read_noise(path, rate))
+        except _CorruptRecording as reason:
+            corrupt_files.append(f"{path} ({reason})")
+    if corrupt_files:
+        listing = "\n".join(f"  {file}" for file in corrupt_files)
+        raise InputError(
+            f"augment: noise: {root}: {len(corrupt_files)} of {len(paths)} recordings are no use:\n{listing}"
+        )
+    return tuple(noise_waves)
 
 
-def _noise(path: Path, rate: int) -> Array:
-    samples = _resampled(*_decoded(path), rate)
+def _read_noise(path: Path, rate: int) -> Array:
+    samples = _resample(*_decode(path), rate)
     if not samples.any():
-        raise _Corrupt("is silent")
+        raise _CorruptRecording("is silent")
     return samples
 
 
-def _decoded(path: Path) -> tuple[Array, int]:
+def _decode(path: Path) -> tuple[Array, int]:
     import soundfile
 
     try:
-        _check_whole(path)
+        _check_complete(path)
         samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as error:
-        raise _Corrupt(error.error_string.strip(" .")) from None
+        raise _CorruptRecording(error.error_string.strip(" .")) from None
     except (OSError, RuntimeError, ValueError) as error:
-        raise _Corrupt(" ".join(str(error).replace(str(path), "").split()).strip(": '.") or "unreadable") from None
+        raise _CorruptRecording(
+            " ".join(str(error).replace(str(path), "").split()).strip(": '.") or "unreadable"
+        ) from None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # the mean of NaN is told below
         mono = samples.mean(axis=1)
     if len(mono) == 0:
-        raise _Corrupt("holds no samples")
+        raise _CorruptRecording("holds no samples")
     if not np.isfinite(mono).all():
-        raise _Corrupt(f"{int((~np.isfinite(mono)).sum())} samples are NaN or infinite")
+        raise _CorruptRecording(f"{int((~np.isfinite(mono)).sum())} samples are NaN or infinite")
     return mono, int(rate)
 
 
-def _check_whole(path: Path) -> None:
+def _check_complete(path: Path) -> None:
     """A RIFF file says its length in its head; libsndfile reads what is there without a word."""
     with path.open("rb") as stream:
-        head = stream.read(8)
-    declared, found = int.from_bytes(head[4:], "little") + 8, path.stat().st_size
-    if head[:4] == b"RIFF" and found < declared < 2**32 - 2:  # a stream of unknown length says the largest number
-        raise _Corrupt(f"ends after {found} of {declared} bytes")
+        header = stream.read(8)
+    declared_size, actual_size = int.from_bytes(header[4:], "little") + 8, path.stat().st_size
+    if (
+        header[:4] == b"RIFF" and actual_size < declared_size < 2**32 - 2
+    ):  # a stream of unknown length says the largest number
+        raise _CorruptRecording(f"ends after {actual_size} of {declared_size} bytes")
 
 
-def _notes(root: Path, spec: SoundSpec, told: _Told) -> tuple[str, ...]:
-    notes = list(class_folders.skipped(root, told.corrupt, "recordings"))
-    for what, times in (("cropped, both ends alike,", told.cropped), ("padded with silence", told.padded)):
-        if times:
-            notes.append(f"{root}: {len(times)} recordings {what} to {spec.seconds:g} s, by up to {max(times):.3g} s")
-    if told.silent:
-        notes.append(f"{root}: {told.silent} recordings are silent throughout")
-    for rate, number in sorted(told.slower.items()):
+def _notes(root: Path, spec: SoundSpec, report: _AudioReadReport) -> tuple[str, ...]:
+    notes = list(class_folders.skipped_file_notes(root, report.corrupt_files, "recordings"))
+    for change, durations in (
+        ("cropped, both ends alike,", report.cropped_seconds),
+        ("padded with silence", report.padded_seconds),
+    ):
+        if durations:
+            notes.append(
+                f"{root}: {len(durations)} recordings {change} to {spec.seconds:g} s, by up to {max(durations):.3g} s"
+            )
+    if report.silent_count:
+        notes.append(f"{root}: {report.silent_count} recordings are silent throughout")
+    for rate, number in sorted(report.count_by_low_rate.items()):
         notes.append(
             f"{root}: {number} recordings at {rate} Hz (asked for {spec.rate}) hold nothing above {rate // 2} Hz"
         )
     return tuple(notes)
 
 
-def spoken(spec: SpokenDigitsSpec) -> Raw:
+def read_spoken_digits(spec: SpokenDigitsSpec) -> RawDataset:
     """The ten digits in synthetic voices, grouped by voice.
 
     Raises:
         ToolError: espeak-ng or librosa is not installed.
     """
-    number = spec.spoken_digits or speech.VOICES
-    raw = read(speech.folder(number), spec.model_copy(update={"group_from": r"^(.+)_\d+\.wav$"}))
-    part, name = raw.parts[Split.TRAIN], "spoken digits (synthetic)"
-    values = np.array([speech.DIGITS.index(digit) for digit in raw.class_names])[part.y]
-    origin = f"synthetic speech: espeak-ng {speech.version()}, {len(speech.voices(number))} voices"
+    number = spec.spoken_digits or speech.DEFAULT_VOICE_COUNT
+    raw = read(speech.recordings_folder(number), spec.model_copy(update={"group_from": r"^(.+)_\d+\.wav$"}))
+    train, name = raw.splits[Split.TRAIN], "spoken digits (synthetic)"
+    labels = np.array([speech.DIGITS.index(digit) for digit in raw.class_names])[train.y]
+    origin = f"synthetic speech: espeak-ng {speech.espeak_version()}, {len(speech.voices(number))} voices"
     notes = (origin, *(note.replace(raw.name, name) for note in raw.notes))
-    return Raw(name, {Split.TRAIN: replace(part, y=values)}, speech.DIGITS, notes, raw.features)
+    return RawDataset(name, {Split.TRAIN: replace(train, y=labels)}, speech.DIGITS, notes, raw.features)

@@ -13,7 +13,7 @@ from edgepipe.core.config import Options, Quantity
 from edgepipe.core.units import Dimension
 
 
-def _rising(pair: tuple[float, float]) -> tuple[float, float]:
+def _check_rising(pair: tuple[float, float]) -> tuple[float, float]:
     if pair[0] > pair[1]:
         raise ValueError(f"a range [least, most] must rise; found [{pair[0]:g}, {pair[1]:g}]")
     return pair
@@ -22,11 +22,11 @@ def _rising(pair: tuple[float, float]) -> tuple[float, float]:
 Angle = Annotated[float, Field(gt=0, le=180)]
 Seconds = Annotated[float, Quantity(Dimension.SECONDS)]
 Decibel = Annotated[float, Field(ge=-100, le=100)]
-Range = Annotated[tuple[Decibel, Decibel], AfterValidator(_rising)]
-SOUND = ("shift", "gain", "noise")
-IMAGES = ("flip", "crop", "rotate", "rand_augment", "cutout", "cutmix")
-SPECTROGRAMS = ("spec_augment",)
-WINDOWS = ("jitter", "scale", "rotation")
+DecibelRange = Annotated[tuple[Decibel, Decibel], AfterValidator(_check_rising)]
+SOUND_OPTIONS = ("shift", "gain", "noise")
+IMAGE_OPTIONS = ("flip", "crop", "rotate", "rand_augment", "cutout", "cutmix")
+SPECTROGRAM_OPTIONS = ("spec_augment",)
+WINDOW_OPTIONS = ("jitter", "scale", "rotation")
 
 
 @final
@@ -42,7 +42,7 @@ class SpecAugment(Options):
 class Noise(Options):
     """Noise that is added to waveforms; for each sample one of the colours, or of the folder's recordings, is drawn."""
 
-    snr: Range = Field(default=(5.0, 30.0), description="signal over noise in dB, [least, most]")
+    snr: DecibelRange = Field(default=(5.0, 30.0), description="signal over noise in dB, [least, most]")
     colors: tuple[Literal["white", "pink", "brown"], ...] = Field(
         default=(), description="made noise; default white if there is no folder"
     )
@@ -69,7 +69,7 @@ class Augment(Options):
     shift: Seconds | None = Field(
         default=None, gt=0, description="sound: at most, to either side; silence comes in, such as 100 ms"
     )
-    gain: Range | None = Field(default=None, description="sound: louder or softer by so many dB, [least, most]")
+    gain: DecibelRange | None = Field(default=None, description="sound: louder or softer by so many dB, [least, most]")
     noise: Noise | None = Field(default=None, description="sound: noise that is added")
     flip: Literal["horizontal", "vertical", "both"] | None = Field(
         default=None, description="images: mirrored, each way with a chance of one half"
@@ -105,19 +105,19 @@ class Augment(Options):
     )
 
     @model_validator(mode="after")
-    def _agree(self) -> "Augment":
-        if not self.named:
+    def _check_combination(self) -> "Augment":
+        if not self.change_names:
             raise ValueError(f"names nothing; allowed: {', '.join(type(self).model_fields)}")
         if self.mixup is not None and self.cutmix is not None:
             raise ValueError("mixup and cutmix exclude each other: each mixes the labels")
         return self
 
     @property
-    def sound(self) -> list[str]:
+    def waveform_change_names(self) -> list[str]:
         """What is asked for that changes waveforms."""
-        return [name for name in SOUND if getattr(self, name) is not None]
+        return [name for name in SOUND_OPTIONS if getattr(self, name) is not None]
 
     @property
-    def named(self) -> list[str]:
+    def change_names(self) -> list[str]:
         """What is asked for, in the order in which it is applied."""
         return [name for name in type(self).model_fields if getattr(self, name) is not None]

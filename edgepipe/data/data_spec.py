@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, final
 from pydantic import AfterValidator, Field, JsonValue, model_validator
 
 from edgepipe.core import references
-from edgepipe.core.config import Document, Options, Path_, describe, validate
+from edgepipe.core.config import Document, KeyPath, Options, describe_value, validate
 from edgepipe.core.errors import InputError, ToolError, did_you_mean
 from edgepipe.data import idx, speech
 from edgepipe.data.augmentation_options import Augment, Seconds
@@ -23,7 +23,7 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 Rescale = Literal["unit", "signed", "none"]
 
 
-def _expression(text: str) -> str:
+def _check_expression(text: str) -> str:
     try:
         re.compile(text)
     except re.error as error:
@@ -31,10 +31,10 @@ def _expression(text: str) -> str:
     return text
 
 
-Expression = Annotated[str, AfterValidator(_expression)]
+Expression = Annotated[str, AfterValidator(_check_expression)]
 
 
-class _Common(Options):
+class _CommonSpec(Options):
     validation: Fraction | None = Field(
         default=None, description="share of the samples that decides; default 0.2 unless the source has such a split"
     )
@@ -46,15 +46,17 @@ class _Common(Options):
     augment: Augment | None = Field(default=None, description="random changes of training samples, while training")
 
     @model_validator(mode="after")
-    def _some_left(self) -> "_Common":
-        taken = sum(share if share is not None else 0.0 for share in (self.validation, self.test))
-        if taken >= 1:
-            raise ValueError(f"validation and test take {taken:g} of the samples; together they must stay below 1")
+    def _check_shares(self) -> "_CommonSpec":
+        total_share = sum(share if share is not None else 0.0 for share in (self.validation, self.test))
+        if total_share >= 1:
+            raise ValueError(
+                f"validation and test take {total_share:g} of the samples; together they must stay below 1"
+            )
         return self
 
 
 @final
-class FunctionSpec(_Common):
+class FunctionSpec(_CommonSpec):
     """A function that returns `(x, y)`, `x`, or one of these per split."""
 
     function: str = Field(description="module:function; the module stands beside the pipeline or is installed")
@@ -64,7 +66,7 @@ class FunctionSpec(_Common):
 
 
 @final
-class NpzSpec(_Common):
+class NpzSpec(_CommonSpec):
     """A NumPy archive with the arrays `x` and `y`, or `x_train`, `y_train`, `x_test`, ... (`val` or `validation`)."""
 
     npz: str = Field(description="the .npz file; it may hold no pickled objects")
@@ -74,7 +76,7 @@ class NpzSpec(_Common):
 
 
 @final
-class ImagesSpec(_Common):
+class ImagesSpec(_CommonSpec):
     """A folder with one subfolder of images per class, alone or below train/, validation/ (or val/) and test/."""
 
     images: str = Field(description="the folder")
@@ -87,7 +89,7 @@ class ImagesSpec(_Common):
 
 
 @final
-class FashionSpec(_Common):
+class FashionSpec(_CommonSpec):
     """Fashion-MNIST from its four IDX files."""
 
     fashion_mnist: str | None = Field(
@@ -97,14 +99,14 @@ class FashionSpec(_Common):
 
 
 @final
-class IdxSpec(_Common):
+class IdxSpec(_CommonSpec):
     """A folder with four IDX files named as those of MNIST: train- and t10k-, images and labels, gzipped or not."""
 
     idx: str = Field(description="the folder")
     rescale: Rescale = Field(default="unit", description="unit: to [0, 1]; signed: to [-1, 1]; none: 0..255")
 
 
-class TableSpec(_Common):
+class TableSpec(_CommonSpec):
     """What CSV and Parquet files can be told."""
 
     channels: tuple[str, ...] = Field(default=(), description="columns of the samples; default: all that are left")
@@ -125,19 +127,19 @@ class TableSpec(_Common):
     rescale: Literal["none"] = Field(default="none", description="tables are taken as they are")
 
     @model_validator(mode="after")
-    def _once(self) -> "TableSpec":
+    def _check_columns(self) -> "TableSpec":
         if self.step is not None and self.window is None:
             raise ValueError("step is for windows: say `window` too")
         for column, pattern in (("label", "label_from"), ("group", "group_from")):
             if getattr(self, column) is not None and getattr(self, pattern) is not None:
                 raise ValueError(f"{column} and {pattern} exclude each other")
-        twice = {name for name in self.channels if self.channels.count(name) > 1}
-        if twice:
-            raise ValueError(f"channels names {', '.join(sorted(twice))} twice")
-        for what, names in (("label", (self.label,)), ("ignore", self.ignore)):
-            both = sorted(set(self.channels).intersection(name for name in names if name is not None))
-            if both:
-                raise ValueError(f"'{both[0]}' is both a channel and named in {what}")
+        repeated_channels = {name for name in self.channels if self.channels.count(name) > 1}
+        if repeated_channels:
+            raise ValueError(f"channels names {', '.join(sorted(repeated_channels))} twice")
+        for option, names in (("label", (self.label,)), ("ignore", self.ignore)):
+            shared_names = sorted(set(self.channels).intersection(name for name in names if name is not None))
+            if shared_names:
+                raise ValueError(f"'{shared_names[0]}' is both a channel and named in {option}")
         return self
 
 
@@ -158,7 +160,7 @@ class ParquetSpec(TableSpec):
     parquet: str = Field(description="a file, a folder with .parquet files below it, or a pattern")
 
 
-class SoundSpec(_Common):
+class SoundSpec(_CommonSpec):
     """What recordings can be told."""
 
     rate: int = Field(default=16_000, ge=1000, description="samples a second that recordings are brought to")
@@ -181,22 +183,22 @@ class SoundSpec(_Common):
     rescale: Literal["none"] = Field(default="none", description="features are taken as they are")
 
     @model_validator(mode="after")
-    def _fits(self) -> "SoundSpec":
-        top = self.fmax or self.rate / 2
-        if top > self.rate / 2 or self.fmin >= top:
+    def _check_features(self) -> "SoundSpec":
+        fmax = self.fmax or self.rate / 2
+        if fmax > self.rate / 2 or self.fmin >= fmax:
             raise ValueError(
-                f"fmin {self.fmin:g} and fmax {top:g} Hz must rise and stay within half the rate, {self.rate / 2:g}"
+                f"fmin {self.fmin:g} and fmax {fmax:g} Hz must rise and stay within half the rate, {self.rate / 2:g}"
             )
         if self.features == "mfcc" and self.coefficients > self.mels:
             raise ValueError(f"{self.coefficients} coefficients need as many mel bands; there are {self.mels}")
         if self.hop > self.seconds or self.window > self.seconds:
             raise ValueError("window and hop must be shorter than a recording")
-        self._check_frames(top)
+        self._check_frames(fmax)
         if self.augment is not None and self.augment.shift is not None and self.augment.shift >= self.seconds:
             raise ValueError(f"augment: a shift of {self.augment.shift:g} s leaves nothing of {self.seconds:g} s")
         return self
 
-    def _check_frames(self, top: float) -> None:
+    def _check_frames(self, fmax: float) -> None:
         """A frame fits into a recording, and each mel band holds a frequency of the FFT."""
         samples, window = round(self.seconds * self.rate), round(self.window * self.rate)
         fft = 1 << max(window - 1, 0).bit_length()
@@ -207,13 +209,13 @@ class SoundSpec(_Common):
                 f"a recording of {samples} samples, windows of {window} in an FFT of {fft}, every "
                 f"{round(self.hop * self.rate)}: an FFT must fit into a recording, a window have 2 samples, a hop 1"
             )
-        low, high = (2595 * math.log10(1 + edge / 700) for edge in (self.fmin, top))
+        low, high = (2595 * math.log10(1 + edge / 700) for edge in (self.fmin, fmax))
         steps = [low + (high - low) * step / (self.mels + 1) for step in range(self.mels + 2)]
         edges = [700 * (10 ** (step / 2595) - 1) * fft / self.rate for step in steps]  # in steps of the FFT
-        empty = sum(math.floor(edges[band]) + 1 >= edges[band + 2] for band in range(self.mels))
-        if empty:
+        empty_bands = sum(math.floor(edges[band]) + 1 >= edges[band + 2] for band in range(self.mels))
+        if empty_bands:
             raise ValueError(
-                f"{empty} of {self.mels} mel bands would be empty: they lie between the frequencies of an FFT of {fft} "
+                f"{empty_bands} of {self.mels} mel bands would be empty: they lie between the frequencies of an FFT of {fft} "
                 f"points, {self.rate / fft:.4g} Hz apart; ask for fewer `mels`, a longer `window`, or a higher `fmin`"
             )
 
@@ -247,66 +249,70 @@ SOURCES: dict[str, type[DataSpec]] = {
     "audio": AudioSpec,
     "spoken_digits": SpokenDigitsSpec,
 }
-_OPTIONAL = ("fashion_mnist", "spoken_digits")  # sources that may stand without a value
-_FORMS = f"write module:function (for example edgepipe.data:digits) or a mapping with one of: {', '.join(SOURCES)}"
+_SOURCES_WITHOUT_VALUE = ("fashion_mnist", "spoken_digits")  # sources that may stand without a value
+_EXPECTED_FORMS = (
+    f"write module:function (for example edgepipe.data:digits) or a mapping with one of: {', '.join(SOURCES)}"
+)
 
 
-def parse(document: Document, path: Path_, value: Any, base: Path) -> DataSpec | None:
+def parse(document: Document, path: KeyPath, yaml_value: Any, base: Path) -> DataSpec | None:
     """The dataset that `value`, which stands at `path`, describes; files are relative to `base`.
 
     Every problem is noted in `document`; the result is None if there is any.
     """
-    before = len(document.problems)
-    spec = _read(document, path, value)
+    problem_count = len(document.problems)
+    spec = _parse_value(document, path, yaml_value)
     if spec is not None:
-        _check(document, path if isinstance(value, str) else (*path, _source(spec)), spec, base)
+        _check_source(document, path if isinstance(yaml_value, str) else (*path, _source_key(spec)), spec, base)
         _check_files(document, path, spec, base)
-        _check_sound(document, (*path, "augment"), spec, base)
-    return spec if len(document.problems) == before else None
+        _check_augment(document, (*path, "augment"), spec, base)
+    return spec if len(document.problems) == problem_count else None
 
 
-def _read(document: Document, path: Path_, value: Any) -> DataSpec | None:
-    if isinstance(value, str):
-        return _named(document, path, value)
-    if not isinstance(value, Mapping):
-        document.problem(path, f"found {describe(value)}; {_FORMS}")
+def _parse_value(document: Document, path: KeyPath, yaml_value: Any) -> DataSpec | None:
+    if isinstance(yaml_value, str):
+        return _parse_reference(document, path, yaml_value)
+    if not isinstance(yaml_value, Mapping):
+        document.add_problem(path, f"found {describe_value(yaml_value)}; {_EXPECTED_FORMS}")
         return None
-    named = [key for key in SOURCES if key in value]
-    if len(named) > 1:
-        document.problem((*path, named[1]), f"a dataset has one source; '{named[0]}' is there already", at="key")
+    source_keys = [key for key in SOURCES if key in yaml_value]
+    if len(source_keys) > 1:
+        document.add_problem(
+            (*path, source_keys[1]), f"a dataset has one source; '{source_keys[0]}' is there already", anchor="key"
+        )
         return None
-    if not named:
-        _no_source(document, path, value)
+    if not source_keys:
+        _note_missing_source(document, path, yaml_value)
         return None
-    if value[named[0]] is None and named[0] not in _OPTIONAL:
-        document.problem((*path, named[0]), "names nothing; write what to read")
+    if yaml_value[source_keys[0]] is None and source_keys[0] not in _SOURCES_WITHOUT_VALUE:
+        document.add_problem((*path, source_keys[0]), "names nothing; write what to read")
         return None
-    return validate(document, path, value, SOURCES[named[0]])
+    return validate(document, path, yaml_value, SOURCES[source_keys[0]])
 
 
-def _named(document: Document, path: Path_, text: str) -> DataSpec | None:
+def _parse_reference(document: Document, path: KeyPath, text: str) -> DataSpec | None:
     if text == "edgepipe.data:fashion_mnist":
         return FashionSpec()  # its files are then part of the identity
     if references.is_reference(text):
         return FunctionSpec(function=text)
-    document.problem(path, f"found the text '{text[:60]}'; {_FORMS}")
+    document.add_problem(path, f"found the text '{text[:60]}'; {_EXPECTED_FORMS}")
     return None
 
 
-def _no_source(document: Document, path: Path_, value: Mapping[str, Any]) -> None:
-    close = ((key, did_you_mean(key, SOURCES)) for key in value)
-    meant = next(((key, hint) for key, hint in close if hint.startswith("; did")), None)
-    if meant is not None:
-        document.problem((*path, meant[0]), f"unknown source{meant[1]}", at="key")
+def _note_missing_source(document: Document, path: KeyPath, mapping: Mapping[str, Any]) -> None:
+    hint_pairs = ((key, did_you_mean(key, SOURCES)) for key in mapping)
+    suggestion = next(((key, hint) for key, hint in hint_pairs if hint.startswith("; did")), None)
+    if suggestion is not None:
+        document.add_problem((*path, suggestion[0]), f"unknown source{suggestion[1]}", anchor="key")
     else:
-        document.problem(path, f"no source; {_FORMS}")
+        document.add_problem(path, f"no source; {_EXPECTED_FORMS}")
 
 
-def _source(spec: DataSpec) -> str:
+def _source_key(spec: DataSpec) -> str:
     return next(key for key, kind in SOURCES.items() if isinstance(spec, kind))
 
 
-def _check(document: Document, path: Path_, spec: DataSpec, base: Path) -> None:
+def _check_source(document: Document, path: KeyPath, spec: DataSpec, base: Path) -> None:
     """Note what keeps the source of `spec` from being read, without reading it."""
     try:
         if isinstance(spec, FunctionSpec):
@@ -314,15 +320,15 @@ def _check(document: Document, path: Path_, spec: DataSpec, base: Path) -> None:
                 raise InputError(f"'{spec.function[:60]}' is not of the form module:function")
             references.check(spec.function, base)
         elif isinstance(spec, (IdxSpec, FashionSpec)):
-            idx.find(folder(spec, base))
+            idx.find_files(source_path(spec, base))
         elif isinstance(spec, SpokenDigitsSpec):
-            speech.program()
+            speech.find_espeak()
         elif isinstance(spec, (CsvSpec, ParquetSpec)):
-            _check_table(folder(spec, base))
-        elif not folder(spec, base).exists():
-            raise InputError(f"no such {'file' if isinstance(spec, NpzSpec) else 'folder'}: {folder(spec, base)}")
+            _check_table(source_path(spec, base))
+        elif not source_path(spec, base).exists():
+            raise InputError(f"no such {'file' if isinstance(spec, NpzSpec) else 'folder'}: {source_path(spec, base)}")
     except (InputError, ToolError) as error:
-        document.problem(path, str(error))
+        document.add_problem(path, str(error))
 
 
 def _check_table(root: Path) -> None:
@@ -330,22 +336,22 @@ def _check_table(root: Path) -> None:
         raise InputError(f"no such file, folder or pattern: {root}")
 
 
-def _check_files(document: Document, path: Path_, spec: DataSpec, base: Path) -> None:
+def _check_files(document: Document, path: KeyPath, spec: DataSpec, base: Path) -> None:
     if isinstance(spec, FunctionSpec):
         for index, file in enumerate(spec.files):
             if not (base / file).exists():
-                document.problem((*path, "files", index), f"no such file or folder: {base / file}")
+                document.add_problem((*path, "files", index), f"no such file or folder: {base / file}")
 
 
-def _check_sound(document: Document, path: Path_, spec: DataSpec, base: Path) -> None:
+def _check_augment(document: Document, path: KeyPath, spec: DataSpec, base: Path) -> None:
     if spec.augment is None:
         return
-    for name in spec.augment.sound if not isinstance(spec, SoundSpec) else ():
-        found = f"{name} changes waveforms, and `{_source(spec)}` gives none; audio and spoken_digits do"
-        document.problem((*path, name), found, at="key")
+    for name in spec.augment.waveform_change_names if not isinstance(spec, SoundSpec) else ():
+        message = f"{name} changes waveforms, and `{_source_key(spec)}` gives none; audio and spoken_digits do"
+        document.add_problem((*path, name), message, anchor="key")
     noise = noise_folder(spec, base)
     if noise is not None and not noise.is_dir():
-        document.problem((*path, "noise", "folder"), f"no such folder: {noise}")
+        document.add_problem((*path, "noise", "folder"), f"no such folder: {noise}")
 
 
 def noise_folder(spec: DataSpec, base: Path) -> Path | None:
@@ -354,7 +360,9 @@ def noise_folder(spec: DataSpec, base: Path) -> Path | None:
     return base / noise.folder if noise is not None and noise.folder is not None else None
 
 
-def folder(spec: NpzSpec | ImagesSpec | FashionSpec | IdxSpec | CsvSpec | ParquetSpec | AudioSpec, base: Path) -> Path:
+def source_path(
+    spec: NpzSpec | ImagesSpec | FashionSpec | IdxSpec | CsvSpec | ParquetSpec | AudioSpec, base: Path
+) -> Path:
     """The file or folder that `spec` reads.
 
     Raises:
@@ -362,7 +370,7 @@ def folder(spec: NpzSpec | ImagesSpec | FashionSpec | IdxSpec | CsvSpec | Parque
     """
     if isinstance(spec, FashionSpec):
         return idx.fashion_folder() if spec.fashion_mnist is None else base / spec.fashion_mnist
-    return base / str(getattr(spec, _source(spec)))
+    return base / str(getattr(spec, _source_key(spec)))
 
 
 def table_files(root: Path, spec: TableSpec) -> list[Path]:
@@ -375,9 +383,9 @@ def table_files(root: Path, spec: TableSpec) -> list[Path]:
     if root.is_file():
         return [root]
     if root.is_dir():
-        found = sorted(path for path in root.rglob("*") if path.suffix.lower() in endings and path.is_file())
+        paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in endings and path.is_file())
     else:
-        found = sorted(path for path in root.parent.glob(root.name) if path.is_file()) if root.parent.is_dir() else []
-    if not found:
+        paths = sorted(path for path in root.parent.glob(root.name) if path.is_file()) if root.parent.is_dir() else []
+    if not paths:
         raise InputError(f"{root}: no such file, no folder with {' or '.join(endings)} files, and no pattern of such")
-    return found
+    return paths

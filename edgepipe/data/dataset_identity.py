@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Self, final
 
 from edgepipe.core import references
-from edgepipe.core.artifact import file_digest, files, text_digest
+from edgepipe.core.artifact import file_digest, list_files, text_digest
 from edgepipe.core.errors import InputError
 from edgepipe.data import idx, speech
 from edgepipe.data.data_spec import (
@@ -26,16 +26,18 @@ from edgepipe.data.data_spec import (
     SoundSpec,
     SpokenDigitsSpec,
     TableSpec,
-    folder,
     noise_folder,
+    source_path,
     table_files,
 )
 
 log = logging.getLogger(__name__)
-_PLACES: dict[str, Any] = dict.fromkeys(
+_PATH_OPTIONS: dict[str, Any] = dict.fromkeys(
     ("npz", "images", "idx", "fashion_mnist", "csv", "parquet", "audio", "files", "representative"), True
 ) | {"augment": {"noise": {"folder": True}}}
-SETTLED = 2.0  # seconds; a file younger than that may change again without a new ctime, so it is not remembered
+SETTLING_SECONDS = (
+    2.0  # seconds; a file younger than that may change again without a new ctime, so it is not remembered
+)
 # import name -> distribution, where they differ
 _DISTRIBUTIONS = {"sklearn": "scikit-learn", "PIL": "Pillow", "cv2": "opencv-python", "skimage": "scikit-image"}
 
@@ -55,50 +57,50 @@ def identity(spec: DataSpec, base: Path, memo: Path | None = None) -> dict[str, 
         InputError: a file is missing.
     """
     with FileDigests(memo) as digests:
-        content = {name: _content(path, digests) for name, path in _reads(spec, base).items()}
+        digest_by_name = {name: _content_digest(path, digests) for name, path in _source_files(spec, base).items()}
         noise = noise_folder(spec, base)
-        noises = None if noise is None else _content(noise, digests)
+        noise_digest = None if noise is None else _content_digest(noise, digests)
     return {
-        "options": spec.model_dump(mode="json", exclude=_PLACES),
+        "options": spec.model_dump(mode="json", exclude=_PATH_OPTIONS),
         "kind": type(spec).__name__,
-        "loader": references.digest("edgepipe.data.dataset_loading"),
-        "function": references.digest(_module(spec), base) if isinstance(spec, FunctionSpec) else None,
-        "files": content,
-        "noise": noises,
-        "program": speech.version() if isinstance(spec, SpokenDigitsSpec) else None,
-        "packages": {name: references.version(name) for name in sorted(_packages(spec, base))},
+        "loader": references.source_digest("edgepipe.data.dataset_loading"),
+        "function": references.source_digest(_module_name(spec), base) if isinstance(spec, FunctionSpec) else None,
+        "files": digest_by_name,
+        "noise": noise_digest,
+        "program": speech.espeak_version() if isinstance(spec, SpokenDigitsSpec) else None,
+        "packages": {name: references.installed_version(name) for name in sorted(_reader_packages(spec, base))},
     }
 
 
-def _module(spec: FunctionSpec) -> str:
+def _module_name(spec: FunctionSpec) -> str:
     return spec.function.partition(":")[0]
 
 
-def _reads(spec: DataSpec, base: Path) -> dict[str, Path]:
+def _source_files(spec: DataSpec, base: Path) -> dict[str, Path]:
     if isinstance(spec, FunctionSpec):
         return {file: base / file for file in spec.files}
     if isinstance(spec, SpokenDigitsSpec):
         return {}  # its options and the program's version say all
     if isinstance(spec, (IdxSpec, FashionSpec)):
-        found = idx.find(folder(spec, base))
-        images = {f"{split}.images": pair[0] for split, pair in found.items()}
-        return images | {f"{split}.labels": pair[1] for split, pair in found.items()}
+        files_by_split = idx.find_files(source_path(spec, base))
+        images = {f"{split}.images": pair[0] for split, pair in files_by_split.items()}
+        return images | {f"{split}.labels": pair[1] for split, pair in files_by_split.items()}
     if isinstance(spec, (CsvSpec, ParquetSpec)):
-        root = folder(spec, base)
+        root = source_path(spec, base)
         return {path.relative_to(root.parent).as_posix(): path for path in table_files(root, spec)}
-    return {"source": folder(spec, base)}
+    return {"source": source_path(spec, base)}
 
 
-def _content(path: Path, digests: "FileDigests") -> str:
+def _content_digest(path: Path, digests: "FileDigests") -> str:
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
     if path.is_file():
-        return digests.of(path)
-    named = ((file.relative_to(path).as_posix(), digests.of(file)) for file in files(path))
-    return text_digest(*(part for pair in named for part in pair))
+        return digests.digest_of(path)
+    name_digest_pairs = ((file.relative_to(path).as_posix(), digests.digest_of(file)) for file in list_files(path))
+    return text_digest(*(text for pair in name_digest_pairs for text in pair))
 
 
-def _packages(spec: DataSpec, base: Path) -> set[str]:
+def _reader_packages(spec: DataSpec, base: Path) -> set[str]:
     if isinstance(spec, ImagesSpec):
         return {"numpy", "Pillow"}
     if isinstance(spec, TableSpec):
@@ -107,13 +109,13 @@ def _packages(spec: DataSpec, base: Path) -> set[str]:
         return {"numpy", "librosa", "soundfile", "soxr"}
     if not isinstance(spec, FunctionSpec):
         return {"numpy"}
-    own = references.closure(_module(spec), base)
-    tops = {name.partition(".")[0] for file in own.values() for name in _imports(file)}
-    foreign = tops - {name.partition(".")[0] for name in own} - sys.stdlib_module_names
-    return {"numpy"} | {_DISTRIBUTIONS.get(name, name) for name in foreign}
+    own_modules = references.import_closure(_module_name(spec), base)
+    imported_packages = {name.partition(".")[0] for file in own_modules.values() for name in _imported_modules(file)}
+    foreign_packages = imported_packages - {name.partition(".")[0] for name in own_modules} - sys.stdlib_module_names
+    return {"numpy"} | {_DISTRIBUTIONS.get(name, name) for name in foreign_packages}
 
 
-def _imports(file: Path) -> Iterator[str]:
+def _imported_modules(file: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(file.read_bytes())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -134,7 +136,7 @@ class FileDigests:
 
     def __enter__(self) -> Self:
         if self.memo is not None:
-            with self._warned():
+            with self._warn_on_error():
                 self.memo.parent.mkdir(parents=True, exist_ok=True)
                 self._database = sqlite3.connect(self.memo, timeout=5)
                 self._database.execute(
@@ -147,40 +149,40 @@ class FileDigests:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._database is not None:
-            with self._warned():
+            with self._warn_on_error():
                 self._database.commit()
         self._close()
 
-    def of(self, path: Path) -> str:
+    def digest_of(self, path: Path) -> str:
         """The SHA-256 of the bytes of `path`."""
         state = path.stat()
         key = (str(path.resolve()), state.st_size, state.st_ctime_ns, state.st_ino)
-        known = self._known(key)
-        if known is not None:
-            return known
+        stored_digest = self._stored_digest(key)
+        if stored_digest is not None:
+            return stored_digest
         digest = file_digest(path)
-        if self._database is not None and time.time() - state.st_ctime > SETTLED:
-            with self._warned():
+        if self._database is not None and time.time() - state.st_ctime > SETTLING_SECONDS:
+            with self._warn_on_error():
                 self._database.execute("INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?, ?)", (*key, digest))
         return digest
 
-    def _known(self, key: tuple[str, int, int, int]) -> str | None:
+    def _stored_digest(self, key: tuple[str, int, int, int]) -> str | None:
         row = None
         if self._database is not None:
-            with self._warned():
+            with self._warn_on_error():
                 query = "SELECT digest FROM digests WHERE path = ? AND size = ? AND ctime = ? AND inode = ?"
                 row = self._database.execute(query, key).fetchone()
         return None if row is None else str(row[0])
 
     @contextlib.contextmanager
-    def _warned(self) -> Iterator[None]:
+    def _warn_on_error(self) -> Iterator[None]:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
             log.warning("%s: the memory of file digests cannot be used (%s); digests are taken anew", self.memo, error)
             self._close()
-            damaged = isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError)
-            if damaged and self.memo is not None:
+            is_damaged = isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError)
+            if is_damaged and self.memo is not None:
                 self.memo.unlink(missing_ok=True)
 
     def _close(self) -> None:

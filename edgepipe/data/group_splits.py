@@ -8,7 +8,7 @@ from edgepipe.core.arrays import Array
 from edgepipe.core.errors import InputError
 from edgepipe.data.splits import Split
 
-SHOWN = 10  # names of groups that a message lists
+MAX_LISTED = 10  # names of groups that a message lists
 
 
 def draw_groups(labels: Array | None, groups: Array, shares: Mapping[Split, float], seed: int) -> dict[Split, Array]:
@@ -26,59 +26,59 @@ def draw_groups(labels: Array | None, groups: Array, shares: Mapping[Split, floa
     Raises:
         InputError: fewer groups than splits.
     """
-    names, index = np.unique(groups, return_inverse=True)
+    names, group_index = np.unique(groups, return_inverse=True)
     splits = [Split.TRAIN, *shares]
     if len(names) < len(splits):
         raise InputError(
-            f"{len(names)} {'group' if len(names) == 1 else 'groups'} ({', '.join(map(str, names[:SHOWN]))}) cannot be "
+            f"{len(names)} {'group' if len(names) == 1 else 'groups'} ({', '.join(map(str, names[:MAX_LISTED]))}) cannot be "
             f"kept apart in {len(splits)} splits ({', '.join(splits)}); one group must not sit on two sides"
         )
-    counts = _counts(labels, index, len(names))
-    wanted = np.array([1 - sum(shares.values()), *shares.values()])[:, None] * counts.sum(axis=0)
-    of = _placed(counts, wanted, np.random.RandomState(seed).permutation(len(names)))
+    counts = _count_by_class(labels, group_index, len(names))
+    target_counts = np.array([1 - sum(shares.values()), *shares.values()])[:, None] * counts.sum(axis=0)
+    split_of_group = _assign_groups(counts, target_counts, np.random.RandomState(seed).permutation(len(names)))
     order = np.random.RandomState(seed).permutation(len(groups))
-    return {split: order[of[index[order]] == number] for number, split in enumerate(splits)}
+    return {split: order[split_of_group[group_index[order]] == split_index] for split_index, split in enumerate(splits)}
 
 
-def _counts(labels: Array | None, index: Array, number: int) -> Array:
+def _count_by_class(labels: Array | None, group_index: Array, group_count: int) -> Array:
     """Samples of each group by class, (groups, classes)."""
-    classes = np.zeros(len(index), np.int64) if labels is None else np.unique(labels, return_inverse=True)[1]
-    found = np.zeros((number, int(classes.max()) + 1))
-    np.add.at(found, (index, classes), 1)
-    return found
+    classes = np.zeros(len(group_index), np.int64) if labels is None else np.unique(labels, return_inverse=True)[1]
+    counts = np.zeros((group_count, int(classes.max()) + 1))
+    np.add.at(counts, (group_index, classes), 1)
+    return counts
 
 
-def _placed(counts: Array, wanted: Array, shuffled: Array) -> Array:
+def _assign_groups(counts: Array, target_counts: Array, shuffled_groups: Array) -> Array:
     """The number of the split that each group goes to, (groups,)."""
-    order = sorted(shuffled, key=lambda group: -counts[group].sum())
-    scale = np.maximum(wanted.sum(axis=0), 1)
-    have, of = np.zeros_like(wanted), np.full(len(counts), -1)
-    for left, group in zip(range(len(order), 0, -1), order, strict=True):
-        empty = [split for split in range(len(wanted)) if split not in of]
-        allowed = empty if len(empty) >= left else list(range(len(wanted)))
-        growth = [_miss(have, counts[group], wanted, scale, split) for split in allowed]
-        of[group] = allowed[int(np.argmin(growth))]
-        have[of[group]] += counts[group]
-    return of
+    order = sorted(shuffled_groups, key=lambda group: -counts[group].sum())
+    scale = np.maximum(target_counts.sum(axis=0), 1)
+    assigned_counts, split_of_group = np.zeros_like(target_counts), np.full(len(counts), -1)
+    for groups_left, group in zip(range(len(order), 0, -1), order, strict=True):
+        empty_splits = [split for split in range(len(target_counts)) if split not in split_of_group]
+        allowed_splits = empty_splits if len(empty_splits) >= groups_left else list(range(len(target_counts)))
+        growth = [_added_miss(assigned_counts, counts[group], target_counts, scale, split) for split in allowed_splits]
+        split_of_group[group] = allowed_splits[int(np.argmin(growth))]
+        assigned_counts[split_of_group[group]] += counts[group]
+    return split_of_group
 
 
-def _miss(have: Array, group: Array, wanted: Array, scale: Array, split: int) -> float:
+def _added_miss(assigned_counts: Array, group_counts: Array, target_counts: Array, scale: Array, split: int) -> float:
     """How much farther from what is wanted the split is with the group than without it."""
-    before = (have[split] - wanted[split]) / scale
-    after = (have[split] + group - wanted[split]) / scale
-    return float(np.square(after).sum() - np.square(before).sum())
+    miss_before = (assigned_counts[split] - target_counts[split]) / scale
+    miss_after = (assigned_counts[split] + group_counts - target_counts[split]) / scale
+    return float(np.square(miss_after).sum() - np.square(miss_before).sum())
 
 
-def check_apart(name: str, groups: Mapping[Split, Array]) -> None:
+def check_disjoint(name: str, groups: Mapping[Split, Array]) -> None:
     """Raise an `InputError` if a group stands in two splits of a source that has splits of its own."""
-    seen: dict[str, Split] = {}
-    for split, listed in groups.items():
-        for group in np.unique(listed).astype(str):
-            if seen.setdefault(group, split) is not split:
-                raise InputError(f"{name}: group '{group}' stands in both {seen[group]} and {split}")
+    split_by_group: dict[str, Split] = {}
+    for split, split_groups in groups.items():
+        for group in np.unique(split_groups).astype(str):
+            if split_by_group.setdefault(group, split) is not split:
+                raise InputError(f"{name}: group '{group}' stands in both {split_by_group[group]} and {split}")
 
 
-def told(name: str, groups: Mapping[Split, Array]) -> str:
+def describe_groups(name: str, groups: Mapping[Split, Array]) -> str:
     """How many groups each split has, as a note."""
-    listed = ", ".join(f"{len(np.unique(found))} in {split}" for split, found in groups.items())
-    return f"{name}: split by group, no group on two sides: {listed}"
+    group_counts = ", ".join(f"{len(np.unique(split_groups))} in {split}" for split, split_groups in groups.items())
+    return f"{name}: split by group, no group on two sides: {group_counts}"

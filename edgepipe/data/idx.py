@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 DATA_VARIABLE = "EDGEPIPE_DATA"
-_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
-_NAMES = {"train": "train", "test": "t10k"}  # split -> how its two files begin
-_KINDS = {"images": 3, "labels": 1}  # what a file holds -> the dimensions in its name
+_DTYPE_BY_CODE = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+_PREFIX_BY_SPLIT = {"train": "train", "test": "t10k"}  # split -> how its two files begin
+_DIMENSIONS_BY_KIND = {"images": 3, "labels": 1}  # what a file holds -> the dimensions in its name
 
 
 def fashion_folder() -> Path:
@@ -29,20 +29,20 @@ def fashion_folder() -> Path:
     Raises:
         InputError: in none of these places.
     """
-    data = os.environ.get(DATA_VARIABLE)
-    places = [Path(data) / "fashion-mnist", Path(data)] if data else []
-    for place in [*places, DEBIAN_FOLDER]:
-        if not _missing(place):
-            return place
-    looked = ", ".join(map(str, [*places, DEBIAN_FOLDER]))
+    data_root = os.environ.get(DATA_VARIABLE)
+    folders = [Path(data_root) / "fashion-mnist", Path(data_root)] if data_root else []
+    for folder in [*folders, DEBIAN_FOLDER]:
+        if not _missing_names(folder):
+            return folder
+    folder_list = ", ".join(map(str, [*folders, DEBIAN_FOLDER]))
     raise InputError(
-        f"Fashion-MNIST is in none of: {looked}; on Debian `apt install dataset-fashion-mnist`, otherwise put its "
+        f"Fashion-MNIST is in none of: {folder_list}; on Debian `apt install dataset-fashion-mnist`, otherwise put its "
         f"four files (train-images-idx3-ubyte.gz, ...) into a folder and name it: `fashion_mnist: folder` or "
         f"${DATA_VARIABLE}"
     )
 
 
-def find(folder: Path) -> dict[str, tuple[Path, Path]]:
+def find_files(folder: Path) -> dict[str, tuple[Path, Path]]:
     """Per split its file of images and its file of labels.
 
     Raises:
@@ -50,26 +50,26 @@ def find(folder: Path) -> dict[str, tuple[Path, Path]]:
     """
     if not folder.is_dir():
         raise InputError(f"no such folder: {folder}")
-    missing = _missing(folder)
-    if missing:
-        raise InputError(f"{folder} lacks {', '.join(missing)} (each may also end in .gz)")
-    return {split: (_locate(folder, split, "images"), _locate(folder, split, "labels")) for split in _NAMES}
+    missing_names = _missing_names(folder)
+    if missing_names:
+        raise InputError(f"{folder} lacks {', '.join(missing_names)} (each may also end in .gz)")
+    return {split: (_locate(folder, split, "images"), _locate(folder, split, "labels")) for split in _PREFIX_BY_SPLIT}
 
 
-def _missing(folder: Path) -> list[str]:
-    wanted = [(split, what) for split in _NAMES for what in _KINDS]
-    return [_name(split, what) for split, what in wanted if not _locate(folder, split, what).is_file()]
+def _missing_names(folder: Path) -> list[str]:
+    required_files = [(split, kind) for split in _PREFIX_BY_SPLIT for kind in _DIMENSIONS_BY_KIND]
+    return [_file_name(split, kind) for split, kind in required_files if not _locate(folder, split, kind).is_file()]
 
 
-def _name(split: str, what: str) -> str:
-    return f"{_NAMES[split]}-{what}-idx{_KINDS[what]}-ubyte"
+def _file_name(split: str, kind: str) -> str:
+    return f"{_PREFIX_BY_SPLIT[split]}-{kind}-idx{_DIMENSIONS_BY_KIND[kind]}-ubyte"
 
 
-def _locate(folder: Path, split: str, what: str) -> Path:
-    plain = folder / _name(split, what)
-    spellings = [plain, plain.with_name(plain.name.replace("-idx", ".idx"))]
+def _locate(folder: Path, split: str, kind: str) -> Path:
+    default_path = folder / _file_name(split, kind)
+    spellings = [default_path, default_path.with_name(default_path.name.replace("-idx", ".idx"))]
     candidates = [path.with_name(path.name + end) for path in spellings for end in ("", ".gz")]
-    return next((path for path in candidates if path.is_file()), plain)
+    return next((path for path in candidates if path.is_file()), default_path)
 
 
 def read(folder: Path) -> "dict[str, tuple[Array, Array]]":
@@ -78,13 +78,13 @@ def read(folder: Path) -> "dict[str, tuple[Array, Array]]":
     Raises:
         InputError: a file is missing, truncated or not in IDX format, or the counts differ.
     """
-    parts = {}
-    for split, (images, labels) in find(folder).items():
+    arrays_by_split = {}
+    for split, (images, labels) in find_files(folder).items():
         x, y = read_file(images), read_file(labels)
         if len(x) != len(y):
             raise InputError(f"{images} has {len(x)} images but {labels} has {len(y)} labels")
-        parts[split] = (x[..., None] if x.ndim == 3 else x, y)
-    return parts
+        arrays_by_split[split] = (x[..., None] if x.ndim == 3 else x, y)
+    return arrays_by_split
 
 
 def read_file(path: Path) -> "Array":
@@ -95,22 +95,24 @@ def read_file(path: Path) -> "Array":
     """
     import numpy as np
 
-    data = _bytes(path)
-    if len(data) < 4 or data[:2] != b"\0\0" or data[2] not in _TYPES:
-        raise InputError(f"{path}: not an IDX file (it begins with {data[:4].hex(' ') or 'nothing'})")
-    header = 4 + 4 * data[3]
-    shape = tuple(int.from_bytes(data[at : at + 4], "big") for at in range(4, header, 4))
-    kind = np.dtype(_TYPES[data[2]])
-    needed = header + math.prod(shape) * kind.itemsize
-    if len(data) != needed:
-        raise InputError(f"{path}: has {len(data)} bytes, the shape {shape} needs {needed} (truncated or damaged?)")
-    return np.frombuffer(data, kind, offset=header).reshape(shape)
+    content = _read_bytes(path)
+    if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in _DTYPE_BY_CODE:
+        raise InputError(f"{path}: not an IDX file (it begins with {content[:4].hex(' ') or 'nothing'})")
+    header_size = 4 + 4 * content[3]
+    shape = tuple(int.from_bytes(content[offset : offset + 4], "big") for offset in range(4, header_size, 4))
+    dtype = np.dtype(_DTYPE_BY_CODE[content[2]])
+    expected_size = header_size + math.prod(shape) * dtype.itemsize
+    if len(content) != expected_size:
+        raise InputError(
+            f"{path}: has {len(content)} bytes, the shape {shape} needs {expected_size} (truncated or damaged?)"
+        )
+    return np.frombuffer(content, dtype, offset=header_size).reshape(shape)
 
 
-def _bytes(path: Path) -> bytes:
+def _read_bytes(path: Path) -> bytes:
     try:
-        data = path.read_bytes()
-        return gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
+        content = path.read_bytes()
+        return gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(f"{path}: a damaged gzip file: {error}") from None
     except OSError as error:

@@ -11,7 +11,7 @@ from edgepipe.core.arrays import Array
 from edgepipe.core.errors import InputError
 from edgepipe.data import class_folders
 from edgepipe.data.data_spec import ImagesSpec
-from edgepipe.data.raw_samples import Raw, RawPart
+from edgepipe.data.raw_samples import RawDataset, RawSplit
 from edgepipe.data.splits import Split
 
 ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"})
@@ -19,7 +19,7 @@ ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", "
 
 @final
 @dataclass(frozen=True)
-class _Corrupt:
+class _CorruptImage:
     path: Path
     reason: str
 
@@ -29,25 +29,25 @@ class _Corrupt:
 
 @final
 @dataclass
-class _Told:
+class _ImageReadReport:
     """What happened to images on the way."""
 
-    corrupt: list[_Corrupt] = field(default_factory=list)
-    turned: int = 0
-    transparent: int = 0
-    moving: int = 0
+    corrupt_images: list[_CorruptImage] = field(default_factory=list)
+    turned_count: int = 0
+    transparent_count: int = 0
+    animated_count: int = 0
 
     def notes(self, root: Path) -> tuple[str, ...]:
         """What is worth knowing besides corrupt files."""
-        found = (
-            (self.turned, "turned upright as their EXIF data says"),
-            (self.transparent, "with transparency, which is left out"),
-            (self.moving, "with several pictures, of which the first is taken"),
+        counted_notes = (
+            (self.turned_count, "turned upright as their EXIF data says"),
+            (self.transparent_count, "with transparency, which is left out"),
+            (self.animated_count, "with several pictures, of which the first is taken"),
         )
-        return tuple(f"{root}: {number} images {what}" for number, what in found if number)
+        return tuple(f"{root}: {number} images {description}" for number, description in counted_notes if number)
 
 
-def read(root: Path, spec: ImagesSpec) -> Raw:
+def read(root: Path, spec: ImagesSpec) -> RawDataset:
     """All images below `root`, uint8 (n, h, w, channels), labelled by the sorted names of the class folders.
 
     Raises:
@@ -58,65 +58,71 @@ def read(root: Path, spec: ImagesSpec) -> Raw:
     names = class_folders.class_names(split_folders[Split.TRAIN], "images")
     for folder in split_folders.values():
         class_folders.check_classes(folder, names, ENDINGS, "images")
-    told = _Told()
-    parts = {split: _part(folder, names, spec, told) for split, folder in split_folders.items()}
-    corrupt = [str(file) for file in told.corrupt]
-    if corrupt and not spec.skip_corrupt:
-        listed = "\n".join(f"  {file}" for file in corrupt)
+    report = _ImageReadReport()
+    splits = {split: _read_split(folder, names, spec, report) for split, folder in split_folders.items()}
+    corrupt_files = [str(file) for file in report.corrupt_images]
+    if corrupt_files and not spec.skip_corrupt:
+        listing = "\n".join(f"  {file}" for file in corrupt_files)
         raise InputError(
-            f"{root}: {len(corrupt)} images cannot be read; replace them, or set `skip_corrupt: true`:\n{listed}"
+            f"{root}: {len(corrupt_files)} images cannot be read; replace them, or set `skip_corrupt: true`:\n{listing}"
         )
-    labels = parts[Split.TRAIN].y
-    class_folders.check_left(root, names, set() if labels is None else set(labels.tolist()), corrupt)
-    notes = (*class_folders.skipped(root, corrupt, "images"), *told.notes(root), *class_folders.beside(root))
-    return Raw(str(root), parts, names, (*notes, *class_folders.others(root, ENDINGS, "images")))
+    labels = splits[Split.TRAIN].y
+    class_folders.check_classes_remain(root, names, set() if labels is None else set(labels.tolist()), corrupt_files)
+    notes = (
+        *class_folders.skipped_file_notes(root, corrupt_files, "images"),
+        *report.notes(root),
+        *class_folders.unread_folder_notes(root),
+    )
+    return RawDataset(str(root), splits, names, (*notes, *class_folders.unread_file_notes(root, ENDINGS, "images")))
 
 
-def _part(folder: Path, names: tuple[str, ...], spec: ImagesSpec, told: _Told) -> RawPart:
-    found: list[Array] = []
+def _read_split(folder: Path, names: tuple[str, ...], spec: ImagesSpec, report: _ImageReadReport) -> RawSplit:
+    images: list[Array] = []
     labels: list[int] = []
-    first: Path | None = None
-    for path, label in class_folders.labelled(folder, names, ENDINGS):
-        image = _decode(path, spec, told)
-        if isinstance(image, _Corrupt):
-            told.corrupt.append(image)
+    first_path: Path | None = None
+    for path, label in class_folders.labelled_files(folder, names, ENDINGS):
+        image = _decode(path, spec, report)
+        if isinstance(image, _CorruptImage):
+            report.corrupt_images.append(image)
             continue
-        first = first or path
-        if found and image.shape != found[0].shape:
+        first_path = first_path or path
+        if images and image.shape != images[0].shape:
             raise InputError(
-                f"{first} is {found[0].shape[:2]} pixels (height, width), {path} is {image.shape[:2]}; "
+                f"{first_path} is {images[0].shape[:2]} pixels (height, width), {path} is {image.shape[:2]}; "
                 "set `size: [height, width]`"
             )
-        found.append(image)
+        images.append(image)
         labels.append(label)
     shape = (spec.size or (0, 0)) + (spec.channels,)
-    x = np.stack(found) if found else np.empty((0, *shape), np.uint8)
-    return RawPart(x, np.array(labels, np.int64))
+    x = np.stack(images) if images else np.empty((0, *shape), np.uint8)
+    return RawSplit(x, np.array(labels, np.int64))
 
 
-def _decode(path: Path, spec: ImagesSpec, told: _Told) -> Array | _Corrupt:
+def _decode(path: Path, spec: ImagesSpec, report: _ImageReadReport) -> Array | _CorruptImage:
     from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(path) as image:
             if image.mode.startswith(("I", "F")):  # Pillow would clip these to 8 bits
-                return _Corrupt(path, f"{image.mode} pixels; convert the file to 8 bits per channel")
-            plain = _upright(image, told).convert("L" if spec.channels == 1 else "RGB")
-            if spec.size is not None and plain.size != spec.size[::-1]:
-                plain = plain.resize(spec.size[::-1], Image.Resampling.BILINEAR)
-            return np.asarray(plain).reshape(plain.height, plain.width, spec.channels)
+                return _CorruptImage(path, f"{image.mode} pixels; convert the file to 8 bits per channel")
+            picture = _turn_upright(image, report).convert("L" if spec.channels == 1 else "RGB")
+            if spec.size is not None and picture.size != spec.size[::-1]:
+                picture = picture.resize(spec.size[::-1], Image.Resampling.BILINEAR)
+            return np.asarray(picture).reshape(picture.height, picture.width, spec.channels)
     except UnidentifiedImageError:
-        return _Corrupt(path, "not an image")
+        return _CorruptImage(path, "not an image")
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        return _Corrupt(path, (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__)
+        return _CorruptImage(
+            path, (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
+        )
 
 
-def _upright(image: Any, told: _Told) -> Any:
+def _turn_upright(image: Any, report: _ImageReadReport) -> Any:
     """The picture as a camera meant it to be seen; what is lost on the way is counted."""
     from PIL import ImageOps
 
-    told.transparent += image.has_transparency_data
-    told.moving += getattr(image, "n_frames", 1) > 1
-    turned = image.getexif().get(0x0112, 1) not in (0, 1)  # Orientation
-    told.turned += turned
-    return ImageOps.exif_transpose(image) if turned else image
+    report.transparent_count += image.has_transparency_data
+    report.animated_count += getattr(image, "n_frames", 1) > 1
+    is_turned = image.getexif().get(0x0112, 1) not in (0, 1)  # Orientation
+    report.turned_count += is_turned
+    return ImageOps.exif_transpose(image) if is_turned else image

@@ -10,31 +10,31 @@ import numpy as np
 from edgepipe.core.arrays import Array
 from edgepipe.core.errors import InputError, did_you_mean
 from edgepipe.data.data_spec import NpzSpec
-from edgepipe.data.raw_samples import Raw, RawPart, group_names
+from edgepipe.data.raw_samples import RawDataset, RawSplit, group_names
 from edgepipe.data.splits import Split
 
-_SUFFIXES = {"train": Split.TRAIN, "validation": Split.VALIDATION, "val": Split.VALIDATION, "test": Split.TEST}
+_SPLIT_BY_SUFFIX = {"train": Split.TRAIN, "validation": Split.VALIDATION, "val": Split.VALIDATION, "test": Split.TEST}
 
 
-def read(path: Path, spec: NpzSpec) -> Raw:
+def read(path: Path, spec: NpzSpec) -> RawDataset:
     """The arrays of `path`: x and y as `spec` names them, or with the suffixes _train, _validation or _val, _test.
 
     Raises:
         InputError: not a readable .npz, an array is missing, or holds Python objects.
     """
-    with _open(path) as archive:
-        suffixes = [suffix for suffix in _SUFFIXES if f"{spec.x}_{suffix}" in archive.files]
+    with _open_archive(path) as archive:
+        suffixes = [suffix for suffix in _SPLIT_BY_SUFFIX if f"{spec.x}_{suffix}" in archive.files]
         if spec.x in archive.files:
-            parts = {Split.TRAIN: _part(path, archive, spec, "")}
+            splits = {Split.TRAIN: _read_split(path, archive, spec, "")}
         elif "train" in suffixes:
-            parts = {_SUFFIXES[suffix]: _part(path, archive, spec, f"_{suffix}") for suffix in suffixes}
+            splits = {_SPLIT_BY_SUFFIX[suffix]: _read_split(path, archive, spec, f"_{suffix}") for suffix in suffixes}
         else:
-            raise _missing(path, archive, spec.x, f" (nor {spec.x}_train)")
-        notes = _notes(path, archive, spec, parts[Split.TRAIN], [] if spec.x in archive.files else suffixes)
-    return Raw(str(path), parts, notes=notes)
+            raise _missing_array_error(path, archive, spec.x, f" (nor {spec.x}_train)")
+        notes = _notes(path, archive, spec, splits[Split.TRAIN], [] if spec.x in archive.files else suffixes)
+    return RawDataset(str(path), splits, notes=notes)
 
 
-def _open(path: Path) -> Any:
+def _open_archive(path: Path) -> Any:
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     if not zipfile.is_zipfile(path):
@@ -42,17 +42,19 @@ def _open(path: Path) -> Any:
     return np.load(path, allow_pickle=False)
 
 
-def _part(path: Path, archive: Any, spec: NpzSpec, suffix: str) -> RawPart:
-    labels = (spec.y or "y") + suffix
-    if spec.y is not None and labels not in archive.files:
-        raise _missing(path, archive, labels, "")
-    y = _array(path, archive, labels) if labels in archive.files else None
-    groups = "groups" + suffix
-    found = group_names(str(path), _array(path, archive, groups)) if groups in archive.files else None
-    return RawPart(_array(path, archive, spec.x + suffix), y, found)
+def _read_split(path: Path, archive: Any, spec: NpzSpec, suffix: str) -> RawSplit:
+    labels_name = (spec.y or "y") + suffix
+    if spec.y is not None and labels_name not in archive.files:
+        raise _missing_array_error(path, archive, labels_name, "")
+    y = _read_array(path, archive, labels_name) if labels_name in archive.files else None
+    groups_name = "groups" + suffix
+    group_labels = (
+        group_names(str(path), _read_array(path, archive, groups_name)) if groups_name in archive.files else None
+    )
+    return RawSplit(_read_array(path, archive, spec.x + suffix), y, group_labels)
 
 
-def _array(path: Path, archive: Any, name: str) -> Array:
+def _read_array(path: Path, archive: Any, name: str) -> Array:
     try:
         return archive[name]  # type: ignore[no-any-return]
     except ValueError as error:
@@ -66,13 +68,13 @@ def _array(path: Path, archive: Any, name: str) -> Array:
         raise InputError(f"{path}: array '{name}' is damaged: {error}") from None
 
 
-def _missing(path: Path, archive: Any, name: str, also: str) -> InputError:
-    return InputError(f"{path}: no array '{name}'{also}{did_you_mean(name, archive.files)}")
+def _missing_array_error(path: Path, archive: Any, name: str, alternative: str) -> InputError:
+    return InputError(f"{path}: no array '{name}'{alternative}{did_you_mean(name, archive.files)}")
 
 
-def _notes(path: Path, archive: Any, spec: NpzSpec, train: RawPart, suffixes: list[str]) -> tuple[str, ...]:
+def _notes(path: Path, archive: Any, spec: NpzSpec, train: RawSplit, suffixes: list[str]) -> tuple[str, ...]:
     names = {name + end for name in (spec.x, spec.y or "y", "groups") for end in [f"_{s}" for s in suffixes] or [""]}
-    unread = [name for name in archive.files if name not in names]
+    unread_names = [name for name in archive.files if name not in names]
     if train.y is None:
         return (f"{path} has no array 'y' (it has {', '.join(archive.files)}): samples without labels",)
-    return (f"{path}: arrays that are not read: {', '.join(unread)}",) if unread else ()
+    return (f"{path}: arrays that are not read: {', '.join(unread_names)}",) if unread_names else ()

@@ -3,61 +3,63 @@
 import numpy as np
 
 from edgepipe.data.data_spec import DataSpec, FashionSpec, IdxSpec, ImagesSpec, Rescale, SoundSpec, TableSpec
-from edgepipe.data.raw_samples import Raw
-from edgepipe.data.sound_features import Features
+from edgepipe.data.raw_samples import RawDataset
+from edgepipe.data.sound_features import SoundFeatures
 from edgepipe.data.splits import Split
 from edgepipe.data.standardization import Scaling
-from edgepipe.tflite.metadata import Pixels, Preprocessing, Sound, Standardize, Windows
+from edgepipe.tflite.metadata import Pixels, Preprocessing, Sound, Standardization, Windows
 
 
-def preprocessing(spec: DataSpec, raw: Raw, scaling: Scaling | None) -> Preprocessing:
+def build_preprocessing(spec: DataSpec, raw: RawDataset, scaling: Scaling | None) -> Preprocessing:
     """Everything that is done between what `raw` was read from and what the model is given."""
     return Preprocessing(
-        sound=_sound(spec, raw.features) if isinstance(spec, SoundSpec) and raw.features is not None else None,
-        pixels=_pixels(spec, raw),
-        windows=_windows(spec, raw) if isinstance(spec, TableSpec) else None,
-        standardize=None if scaling is None else _standardize(scaling),
+        sound=_sound_constants(spec, raw.features)
+        if isinstance(spec, SoundSpec) and raw.features is not None
+        else None,
+        pixels=_pixel_constants(spec, raw),
+        windows=_window_constants(spec, raw) if isinstance(spec, TableSpec) else None,
+        standardize=None if scaling is None else _standardize_constants(scaling),
         classes=raw.class_names,
     )
 
 
-def _sound(spec: SoundSpec, found: Features) -> Sound:
+def _sound_constants(spec: SoundSpec, sound: SoundFeatures) -> Sound:
     samples = round(spec.seconds * spec.rate)
-    if found.kind == "none":
-        return Sound(features=found.kind, rate=found.rate, samples=samples)
-    cepstral = found.kind == "mfcc"
+    if sound.kind == "none":
+        return Sound(features=sound.kind, rate=sound.rate, samples=samples)
+    cepstral = sound.kind == "mfcc"
     return Sound(
-        features=found.kind, rate=found.rate, samples=samples, window=found.window, hop=found.hop, fft=found.fft,
-        window_function="periodic Hann", spectrum="power", mels=found.mels, mel_scale="2595 log10(1 + f / 700)",
-        mel_shape="triangles in Hz of peak 1", fmin=found.fmin, fmax=found.fmax, log="ln(power + floor)",
-        floor=found.floor, coefficients=found.coefficients if cepstral else None,
+        features=sound.kind, rate=sound.rate, samples=samples, window=sound.window, hop=sound.hop, fft=sound.fft,
+        window_function="periodic Hann", spectrum="power", mels=sound.mels, mel_scale="2595 log10(1 + f / 700)",
+        mel_shape="triangles in Hz of peak 1", fmin=sound.fmin, fmax=sound.fmax, log="ln(power + floor)",
+        floor=sound.floor, coefficients=sound.coefficients if cepstral else None,
         dct="II, orthonormal" if cepstral else None,
     )  # fmt: skip
 
 
-def _pixels(spec: DataSpec, raw: Raw) -> Pixels | None:
-    x = raw.parts[Split.TRAIN].x
+def _pixel_constants(spec: DataSpec, raw: RawDataset) -> Pixels | None:
+    x = raw.splits[Split.TRAIN].x
     if isinstance(x, dict) or x.dtype.kind != "u":
         return None
-    most, shape = float(np.iinfo(x.dtype).max), tuple(x.shape[1:])
-    pictures = isinstance(spec, (ImagesSpec, IdxSpec, FashionSpec))
-    resized = isinstance(spec, ImagesSpec) and spec.size is not None
+    max_pixel, shape = float(np.iinfo(x.dtype).max), tuple(x.shape[1:])
+    is_picture = isinstance(spec, (ImagesSpec, IdxSpec, FashionSpec))
+    is_resized = isinstance(spec, ImagesSpec) and spec.size is not None
     return Pixels(
-        stored=(0.0, most), given=_given(spec.rescale, most), shape=shape,
-        mode={1: "L", 3: "RGB"}.get(shape[-1]) if pictures else None,
-        resize="bilinear, antialiased (Pillow)" if resized else None,
+        stored=(0.0, max_pixel), given=_rescaled_range(spec.rescale, max_pixel), shape=shape,
+        mode={1: "L", 3: "RGB"}.get(shape[-1]) if is_picture else None,
+        resize="bilinear, antialiased (Pillow)" if is_resized else None,
     )  # fmt: skip
 
 
-def _given(rescale: Rescale, most: float) -> tuple[float, float]:
-    return {"unit": (0.0, 1.0), "signed": (-1.0, 1.0), "none": (0.0, most)}[rescale]
+def _rescaled_range(rescale: Rescale, max_pixel: float) -> tuple[float, float]:
+    return {"unit": (0.0, 1.0), "signed": (-1.0, 1.0), "none": (0.0, max_pixel)}[rescale]
 
 
-def _windows(spec: TableSpec, raw: Raw) -> Windows:
+def _window_constants(spec: TableSpec, raw: RawDataset) -> Windows:
     step = None if spec.window is None else spec.step or spec.window
     return Windows(channels=raw.channels, rows=spec.window, step=step)
 
 
-def _standardize(scaling: Scaling) -> Standardize:
+def _standardize_constants(scaling: Scaling) -> Standardization:
     axis = "channels" if scaling.axis == -1 else "bands"
-    return Standardize(axis=axis, mean=scaling.mean, deviation=scaling.deviation)
+    return Standardization(axis=axis, mean=scaling.mean, deviation=scaling.deviation)

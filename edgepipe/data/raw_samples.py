@@ -6,9 +6,9 @@ from typing import Any, final
 
 import numpy as np
 
-from edgepipe.core.arrays import Array, Arrays, count
+from edgepipe.core.arrays import Array, Arrays, count_samples
 from edgepipe.core.errors import InputError
-from edgepipe.data.sound_features import Features
+from edgepipe.data.sound_features import SoundFeatures
 from edgepipe.data.splits import Split
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -17,7 +17,7 @@ FLOAT32_EXACT = 2**24  # float32 holds every integer up to here
 
 @final
 @dataclass(frozen=True)
-class RawPart:
+class RawSplit:
     """Samples and labels as stored: x (n, ...), or one array per named input, of any numeric type."""
 
     x: Arrays
@@ -28,50 +28,50 @@ class RawPart:
 
 @final
 @dataclass(frozen=True)
-class Raw:
+class RawDataset:
     """All that a source has. A source without splits of its own has everything in `train`."""
 
     name: str
-    parts: Mapping[Split, RawPart]
+    splits: Mapping[Split, RawSplit]
     class_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    features: Features | None = None  # what was computed of sound
+    features: SoundFeatures | None = None  # what was computed of sound
     channels: tuple[str, ...] = ()  # names of the columns that samples are made of
 
 
-def checked(raw: Raw) -> Raw:
+def check_dataset(raw: RawDataset) -> RawDataset:
     """`raw`, if nothing in it is wrong.
 
     Raises:
         InputError: empty, lengths that differ, a type that is not numeric, NaN or infinity, splits whose samples differ
             in shape; the message names the array, how many and the first index.
     """
-    for split, part in raw.parts.items():
-        for name, array in _arrays(part):
-            title = f"{raw.name}: array {name}" + (f" of {split}" if len(raw.parts) > 1 else "")
+    for split, raw_split in raw.splits.items():
+        for name, array in _named_arrays(raw_split):
+            title = f"{raw.name}: array {name}" + (f" of {split}" if len(raw.splits) > 1 else "")
             if name == "groups":
                 continue
             _check_array(title, array)
             if name != "y" and array.dtype.kind in "iu":
                 _check_exact(title, array)
-        _check_lengths(f"{raw.name} ({split})", part)
-        if not isinstance(part.x, dict) and part.x.ndim == 1:
+        _check_lengths(f"{raw.name} ({split})", raw_split)
+        if not isinstance(raw_split.x, dict) and raw_split.x.ndim == 1:
             raise InputError(
-                f"{raw.name}: x has shape {part.x.shape}, one number a sample; a model takes at least one axis: (n, 1)"
+                f"{raw.name}: x has shape {raw_split.x.shape}, one number a sample; a model takes at least one axis: (n, 1)"
             )
     _check_shapes(raw)
     return raw
 
 
-def _arrays(part: RawPart) -> Iterator[tuple[str, Array]]:
-    if isinstance(part.x, dict):
-        yield from ((f"x['{name}']", array) for name, array in part.x.items())
+def _named_arrays(raw_split: RawSplit) -> Iterator[tuple[str, Array]]:
+    if isinstance(raw_split.x, dict):
+        yield from ((f"x['{name}']", array) for name, array in raw_split.x.items())
     else:
-        yield "x", part.x
-    if part.y is not None:
-        yield "y", part.y
-    if part.groups is not None:
-        yield "groups", part.groups
+        yield "x", raw_split.x
+    if raw_split.y is not None:
+        yield "y", raw_split.y
+    if raw_split.groups is not None:
+        yield "groups", raw_split.groups
 
 
 def _check_array(title: str, array: Array) -> None:
@@ -90,15 +90,15 @@ def _check_finite(title: str, array: Array) -> None:
     low, high = float(array.min()), float(array.max())  # NaN and infinity show in these, without a copy
     if np.isfinite(low) and np.isfinite(high) and max(-low, high) <= FLOAT32_MAX:
         return
-    bad = ~(np.abs(array) <= FLOAT32_MAX)
-    nans = int(np.isnan(array).sum())
-    infinite = int(np.isinf(array).sum())
-    beyond = int(bad.sum()) - nans - infinite
-    counts = ((nans, "NaN"), (infinite, "infinite"), (beyond, "beyond float32"))
-    found = ", ".join(f"{number} {what}" for number, what in counts if number)
-    first = tuple(int(index) for index in np.argwhere(bad)[0])
+    invalid_mask = ~(np.abs(array) <= FLOAT32_MAX)
+    nan_count = int(np.isnan(array).sum())
+    infinite_count = int(np.isinf(array).sum())
+    beyond_count = int(invalid_mask.sum()) - nan_count - infinite_count
+    counts = ((nan_count, "NaN"), (infinite_count, "infinite"), (beyond_count, "beyond float32"))
+    summary = ", ".join(f"{number} {kind}" for number, kind in counts if number)
+    first_index = tuple(int(index) for index in np.argwhere(invalid_mask)[0])
     raise InputError(
-        f"{title} has {found} of {array.size} values, the first at index {list(first)}; clean the data first"
+        f"{title} has {summary} of {array.size} values, the first at index {list(first_index)}; clean the data first"
     )
 
 
@@ -108,70 +108,74 @@ def _check_exact(title: str, array: Array) -> None:
         raise InputError(f"{title} holds integers up to {largest}, which float32 cannot hold exactly; scale them first")
 
 
-def _check_lengths(title: str, part: RawPart) -> None:
-    lengths = {name: len(array) for name, array in _arrays(part)}
+def _check_lengths(title: str, raw_split: RawSplit) -> None:
+    lengths = {name: len(array) for name, array in _named_arrays(raw_split)}
     if len(set(lengths.values())) > 1:
-        shown = ", ".join(f"{name} has {number}" for name, number in lengths.items())
-        raise InputError(f"{title}: the arrays differ in their number of samples: {shown}")
+        lengths_text = ", ".join(f"{name} has {number}" for name, number in lengths.items())
+        raise InputError(f"{title}: the arrays differ in their number of samples: {lengths_text}")
 
 
-def _check_shapes(raw: Raw) -> None:
-    if len({part.groups is None for part in raw.parts.values()}) > 1:
+def _check_shapes(raw: RawDataset) -> None:
+    if len({raw_split.groups is None for raw_split in raw.splits.values()}) > 1:
         raise InputError(f"{raw.name}: some splits have groups and others have none")
-    first = _sample_shapes(raw.parts[Split.TRAIN])
-    for split, part in raw.parts.items():
-        if _sample_shapes(part) != first:
-            raise InputError(f"{raw.name}: one sample of {split} is {_sample_shapes(part)}, one of train is {first}")
+    train_shapes = _sample_shapes(raw.splits[Split.TRAIN])
+    for split, raw_split in raw.splits.items():
+        if _sample_shapes(raw_split) != train_shapes:
+            raise InputError(
+                f"{raw.name}: one sample of {split} is {_sample_shapes(raw_split)}, one of train is {train_shapes}"
+            )
 
 
-def _sample_shapes(part: RawPart) -> dict[str, tuple[int, ...]]:
-    return {name: array.shape[1:] for name, array in _arrays(part)}
+def _sample_shapes(raw_split: RawSplit) -> dict[str, tuple[int, ...]]:
+    return {name: array.shape[1:] for name, array in _named_arrays(raw_split)}
 
 
-def part_of(title: str, value: Any) -> RawPart:
+def to_raw_split(title: str, samples: Any) -> RawSplit:
     """The `RawPart` that a function or a file gave as `(x, y)` or `x`; arrays may be anything NumPy takes.
 
     Raises:
         InputError: neither form.
     """
-    _check_kind(title, value)
-    if isinstance(value, tuple) and len(value) in (2, 3):
-        y = None if value[1] is None else _array(f"{title}: y", value[1])
-        return RawPart(_inputs(title, value[0]), y, _groups(title, value[2]) if len(value) == 3 else None)
-    if isinstance(value, tuple):
-        raise InputError(f"{title}: a tuple of {len(value)}; allowed: (x, y), (x, y, groups), or x alone")
-    if hasattr(value, "as_numpy_iterator"):
-        return streamed(title, value)
-    return RawPart(_inputs(title, value), None)
+    _check_kind(title, samples)
+    if isinstance(samples, tuple) and len(samples) in (2, 3):
+        y = None if samples[1] is None else _to_array(f"{title}: y", samples[1])
+        return RawSplit(
+            _parse_inputs(title, samples[0]), y, _parse_groups(title, samples[2]) if len(samples) == 3 else None
+        )
+    if isinstance(samples, tuple):
+        raise InputError(f"{title}: a tuple of {len(samples)}; allowed: (x, y), (x, y, groups), or x alone")
+    if hasattr(samples, "as_numpy_iterator"):
+        return read_tf_dataset(title, samples)
+    return RawSplit(_parse_inputs(title, samples), None)
 
 
-def _check_kind(title: str, value: Any) -> None:
+def _check_kind(title: str, samples: Any) -> None:
     """Raise an `InputError` for what NumPy would take for an array of something else."""
-    if value is None or isinstance(value, Iterator) or callable(value):
-        what = "nothing" if value is None else f"a {type(value).__name__}"
-        raise InputError(f"{title} gives {what}; allowed: (x, y), (x, y, groups), or x alone, as arrays")
-    if isinstance(value, list) and len(value) in (2, 3) and all(isinstance(part, np.ndarray) for part in value):
-        raise InputError(f"{title} gives a list of {len(value)} arrays; (x, y) is a tuple, samples are one array")
+    if samples is None or isinstance(samples, Iterator) or callable(samples):
+        description = "nothing" if samples is None else f"a {type(samples).__name__}"
+        raise InputError(f"{title} gives {description}; allowed: (x, y), (x, y, groups), or x alone, as arrays")
+    if isinstance(samples, list) and len(samples) in (2, 3) and all(isinstance(array, np.ndarray) for array in samples):
+        raise InputError(f"{title} gives a list of {len(samples)} arrays; (x, y) is a tuple, samples are one array")
 
 
-def _groups(title: str, value: Any) -> Array:
-    return group_names(title, _array(f"{title}: groups", value))
+def _parse_groups(title: str, array_like: Any) -> Array:
+    return group_names(title, _to_array(f"{title}: groups", array_like))
 
 
-def group_names(title: str, found: Array) -> Array:
+def group_names(title: str, groups: Array) -> Array:
     """The groups `found` as texts, (n,).
 
     Raises:
         InputError: not one for each sample, or NaN among them.
     """
-    if found.ndim != 1:
-        raise InputError(f"{title}: groups have shape {found.shape}; allowed: one name or number a sample, (n,)")
-    if found.dtype.kind == "f" and np.isnan(found).any():
-        raise InputError(f"{title}: {int(np.isnan(found).sum())} of {len(found)} groups are NaN")
-    return found.astype(str)
+    if groups.ndim != 1:
+        raise InputError(f"{title}: groups have shape {groups.shape}; allowed: one name or number a sample, (n,)")
+    if groups.dtype.kind == "f" and np.isnan(groups).any():
+        raise InputError(f"{title}: {int(np.isnan(groups).sum())} of {len(groups)} groups are NaN")
+    return groups.astype(str)
 
 
-def streamed(title: str, dataset: Any) -> RawPart:
+def read_tf_dataset(title: str, dataset: Any) -> RawSplit:
     """A tf.data.Dataset of `(x, y)` or `x`, one sample or one batch at a time, read to its end.
 
     Raises:
@@ -179,65 +183,69 @@ def streamed(title: str, dataset: Any) -> RawPart:
     """
     if int(dataset.cardinality()) == -1:  # tf.data.INFINITE_CARDINALITY
         raise InputError(f"{title}: a tf.data.Dataset without an end; take(..) a number of elements")
-    batched = _is_batched(dataset)
-    elements = _elements(title, dataset)
+    is_batched = _is_batched(dataset)
+    elements = _read_elements(title, dataset)
     if not elements:
         raise InputError(f"{title}: a tf.data.Dataset without elements")
     if not isinstance(elements[0], tuple):
-        return RawPart(_joined(elements, batched), None)
+        return RawSplit(_join_elements(elements, is_batched), None)
     if len(elements[0]) != 2:
         raise InputError(f"{title}: a tf.data.Dataset of {len(elements[0])} parts; allowed: (x, y), or x alone")
-    x, y = (_joined([element[part] for element in elements], batched) for part in (0, 1))
-    return RawPart(x, _array(f"{title}: y", y))
+    x, y = (_join_elements([element[position] for element in elements], is_batched) for position in (0, 1))
+    return RawSplit(x, _to_array(f"{title}: y", y))
 
 
-def _elements(title: str, dataset: Any) -> list[Any]:
-    found: list[Any] = []
+def _read_elements(title: str, dataset: Any) -> list[Any]:
+    elements: list[Any] = []
     try:
         for element in dataset.as_numpy_iterator():
-            found.append(element)
+            elements.append(element)
     except Exception as error:
-        what = [type(error).__name__, *(line.strip() for line in str(error).splitlines() if "Error" in line)][-1]
-        raise InputError(f"{title}: the tf.data.Dataset failed after {len(found)} elements: {what[:300]}") from error
-    return found
+        reason = [type(error).__name__, *(line.strip() for line in str(error).splitlines() if "Error" in line)][-1]
+        raise InputError(
+            f"{title}: the tf.data.Dataset failed after {len(elements)} elements: {reason[:300]}"
+        ) from error
+    return elements
 
 
 def _is_batched(dataset: Any) -> bool:
     """Whether elements are batches: x and y begin with the same axis, or x alone with one of unknown size."""
     spec = dataset.element_spec
-    parts = [part for entry in (spec if isinstance(spec, tuple) else (spec,)) for part in _leaves(entry)]
-    if any(part.shape.rank == 0 for part in parts):
+    tensor_specs = [
+        tensor_spec for element in (spec if isinstance(spec, tuple) else (spec,)) for tensor_spec in _leaves(element)
+    ]
+    if any(tensor_spec.shape.rank == 0 for tensor_spec in tensor_specs):
         return False
-    first = {part.shape[0] for part in parts}
-    return first == {None} or (len(first) == 1 and len(parts) > 1)
+    first_sizes = {tensor_spec.shape[0] for tensor_spec in tensor_specs}
+    return first_sizes == {None} or (len(first_sizes) == 1 and len(tensor_specs) > 1)
 
 
 def _leaves(spec: Any) -> list[Any]:
     return list(spec.values()) if isinstance(spec, Mapping) else [spec]
 
 
-def _joined(values: list[Any], batched: bool) -> Any:
-    join: Any = np.concatenate if batched else np.stack
-    if isinstance(values[0], Mapping):
-        return {name: join([value[name] for value in values]) for name in values[0]}
-    return join(values)
+def _join_elements(elements: list[Any], is_batched: bool) -> Any:
+    join: Any = np.concatenate if is_batched else np.stack
+    if isinstance(elements[0], Mapping):
+        return {name: join([element[name] for element in elements]) for name in elements[0]}
+    return join(elements)
 
 
-def _inputs(title: str, value: Any) -> Arrays:
-    if isinstance(value, Mapping):
-        if not value:
+def _parse_inputs(title: str, x: Any) -> Arrays:
+    if isinstance(x, Mapping):
+        if not x:
             raise InputError(f"{title}: x is an empty mapping; it needs one array per named input")
-        return {str(name): _array(f"{title}: x['{name}']", array) for name, array in value.items()}
-    return _array(f"{title}: x", value)
+        return {str(name): _to_array(f"{title}: x['{name}']", array) for name, array in x.items()}
+    return _to_array(f"{title}: x", x)
 
 
-def _array(title: str, value: Any) -> Array:
+def _to_array(title: str, array_like: Any) -> Array:
     try:
-        return np.asarray(value)
+        return np.asarray(array_like)
     except ValueError as error:
         raise InputError(f"{title} is not an array: {error}") from None
 
 
-def size(part: RawPart) -> int:
+def count_split_samples(raw_split: RawSplit) -> int:
     """How many samples the part has."""
-    return count(part.x)
+    return count_samples(raw_split.x)

@@ -7,7 +7,7 @@ from edgepipe.core.errors import ToolError
 if TYPE_CHECKING:
     from edgepipe.core.arrays import Array
 
-STEPS = 29  # of the longest utterance
+UTTERANCE_STEPS = 29  # of the longest utterance
 
 
 def japanese_vowels() -> "dict[str, tuple[Array, Array]]":
@@ -25,15 +25,15 @@ def japanese_vowels() -> "dict[str, tuple[Array, Array]]":
     """
     import numpy as np
 
-    def padded(series: "Array") -> "Array":
-        return np.pad(series.T, ((0, STEPS - series.shape[1]), (0, 0))).astype(np.float32)
+    def pad_series(series: "Array") -> "Array":
+        return np.pad(series.T, ((0, UTTERANCE_STEPS - series.shape[1]), (0, 0))).astype(np.float32)
 
-    load = _datasets().load_japanese_vowels
-    found = {}
+    load = _aeon_datasets().load_japanese_vowels
+    windows_by_split = {}
     for split in ("train", "test"):
         x, y = load(split=split)
-        found[split] = np.stack([padded(series) for series in x]), y.astype(np.int64) - 1
-    return found
+        windows_by_split[split] = np.stack([pad_series(series) for series in x]), y.astype(np.int64) - 1
+    return windows_by_split
 
 
 def basic_motions(steps: int = 50) -> "dict[str, tuple[Array, Array]]":
@@ -54,14 +54,16 @@ def basic_motions(steps: int = 50) -> "dict[str, tuple[Array, Array]]":
     """
     import numpy as np
 
-    found = {}
+    windows_by_split = {}
     for split in ("train", "test"):
-        x, y = _datasets().load_basic_motions(split=split)
+        x, y = _aeon_datasets().load_basic_motions(split=split)
         labels = np.unique(y, return_inverse=True)[1].astype(np.int64)
-        parts = 100 // steps
-        windows = x.transpose(0, 2, 1)[:, : parts * steps].reshape(len(x) * parts, steps, x.shape[1])
-        found[split] = windows.astype(np.float32), np.repeat(labels, parts)
-    return found
+        windows_per_recording = 100 // steps
+        windows = x.transpose(0, 2, 1)[:, : windows_per_recording * steps].reshape(
+            len(x) * windows_per_recording, steps, x.shape[1]
+        )
+        windows_by_split[split] = windows.astype(np.float32), np.repeat(labels, windows_per_recording)
+    return windows_by_split
 
 
 def odd_motions(steps: int = 25) -> "tuple[Array, Array, Array]":
@@ -75,14 +77,14 @@ def odd_motions(steps: int = 25) -> "tuple[Array, Array, Array]":
     """
     import numpy as np
 
-    parts = [basic_motions(steps)[split] for split in ("train", "test")]
-    x, y = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    splits = [basic_motions(steps)[split] for split in ("train", "test")]
+    x, y = (np.concatenate(arrays) for arrays in zip(*splits, strict=True))
     recording = np.repeat(np.arange(len(x) * steps // 100), 100 // steps)
-    kept = y != 2
-    return x[kept], (y[kept] != 3).astype(np.int64), recording[kept]
+    moving_mask = y != 2
+    return x[moving_mask], (y[moving_mask] != 3).astype(np.int64), recording[moving_mask]
 
 
-def _datasets() -> Any:
+def _aeon_datasets() -> Any:
     try:
         from aeon import datasets
     except ImportError:

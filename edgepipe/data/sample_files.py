@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from edgepipe.core.arrays import Array, Arrays, count
+from edgepipe.core.arrays import Array, Arrays, count_samples
 from edgepipe.core.errors import InputError
 
-LABELS = frozenset(("y", "labels", "targets"))
+LABEL_NAMES = frozenset(("y", "labels", "targets"))
 
 
 def read(path: Path) -> Arrays:
@@ -29,38 +29,40 @@ def read_labelled(path: Path) -> tuple[Arrays, Array | None]:
     """
     try:
         with path.open("rb") as stream:
-            loaded = np.load(stream, allow_pickle=False)
-            arrays = loaded if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
+            archive = np.load(stream, allow_pickle=False)
+            arrays = archive if isinstance(archive, np.ndarray) else {name: archive[name] for name in archive.files}
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}; give samples as .npy or .npz") from None
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise InputError(f"{path}: a truncated or damaged .npy or .npz file: {error}") from None
     except ValueError as error:
-        what = "holds pickled objects, which are never loaded," if "pickle" in str(error) else f"({error})"
-        raise InputError(f"{path}: {what} or is no .npy or .npz file of numbers") from None
+        reason = "holds pickled objects, which are never loaded," if "pickle" in str(error) else f"({error})"
+        raise InputError(f"{path}: {reason} or is no .npy or .npz file of numbers") from None
     if isinstance(arrays, np.ndarray):
-        return _checked(path, "the array", arrays), None
-    chosen = {name: _checked(path, f"array '{name}'", array) for name, array in arrays.items() if name not in LABELS}
-    if not chosen:
+        return _check_array(path, "the array", arrays), None
+    inputs = {
+        name: _check_array(path, f"array '{name}'", array) for name, array in arrays.items() if name not in LABEL_NAMES
+    }
+    if not inputs:
         raise InputError(f"{path}: holds no samples; expected an array 'x', or one for each input")
-    x = chosen if len(chosen) > 1 else next(iter(chosen.values()))
-    return x, _labels(path, x, {name: array for name, array in arrays.items() if name in LABELS})
+    x = inputs if len(inputs) > 1 else next(iter(inputs.values()))
+    return x, _find_labels(path, x, {name: array for name, array in arrays.items() if name in LABEL_NAMES})
 
 
-def _labels(path: Path, x: Arrays, found: dict[str, Array]) -> Array | None:
-    for name, labels in found.items():
-        if np.ndim(labels) == 0 or len(labels) != count(x):
-            raise InputError(f"{path}: {count(x)} samples, but '{name}' has the shape {np.shape(labels)}")
-    return next(iter(found.values()), None)
+def _find_labels(path: Path, x: Arrays, label_arrays: dict[str, Array]) -> Array | None:
+    for name, labels in label_arrays.items():
+        if np.ndim(labels) == 0 or len(labels) != count_samples(x):
+            raise InputError(f"{path}: {count_samples(x)} samples, but '{name}' has the shape {np.shape(labels)}")
+    return next(iter(label_arrays.values()), None)
 
 
-def _checked(path: Path, what: str, array: Array) -> Array:
+def _check_array(path: Path, title: str, array: Array) -> Array:
     if not isinstance(array, np.ndarray):
-        raise InputError(f"{path}: {what} is no array; is this really a .npz file?")
+        raise InputError(f"{path}: {title} is no array; is this really a .npz file?")
     if array.ndim == 0 or len(array) == 0:
-        raise InputError(f"{path}: {what} holds zero samples (shape {array.shape})")
+        raise InputError(f"{path}: {title} holds zero samples (shape {array.shape})")
     if array.dtype.kind not in "fiub":
-        raise InputError(f"{path}: {what} holds {array.dtype}; samples are numbers")
+        raise InputError(f"{path}: {title} holds {array.dtype}; samples are numbers")
     if not np.isfinite(array).all():
-        raise InputError(f"{path}: {what} holds {int((~np.isfinite(array)).sum())} values that are NaN or infinite")
+        raise InputError(f"{path}: {title} holds {int((~np.isfinite(array)).sum())} values that are NaN or infinite")
     return array.astype(np.float32) if array.dtype.kind == "f" else array

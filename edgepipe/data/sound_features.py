@@ -8,12 +8,12 @@ import numpy as np
 from edgepipe.core.arrays import Array
 from edgepipe.core.errors import InputError, ToolError
 
-Kind = Literal["log_mel", "mfcc", "none"]
+FeatureKind = Literal["log_mel", "mfcc", "none"]
 
 
 @final
 @dataclass(frozen=True)
-class Features:
+class SoundFeatures:
     """What is computed of a waveform: frames without padding, a periodic Hann window, the power of an FFT, triangular
     mel bands (the HTK scale, no area normalization), the natural logarithm of power plus a floor, and for MFCC an
     orthonormal DCT-II.
@@ -22,7 +22,7 @@ class Features:
     Transactions on Acoustics, Speech, and Signal Processing 28 (4), 1980; S. Young et al., "The HTK Book", 5.4-5.6.
     """
 
-    kind: Kind
+    kind: FeatureKind
     rate: int  # samples a second
     window: int  # samples of a frame
     hop: int  # samples from frame to frame
@@ -37,7 +37,7 @@ class Features:
         """Points of the FFT: the power of two that holds a frame, which stands in its middle among zeros."""
         return 1 << (self.window - 1).bit_length()
 
-    def of(self, waves: Array) -> Array:
+    def compute(self, waves: Array) -> Array:
         """Features (n, frames, bands, 1) of waveforms (n, samples), float32; the waveforms themselves for `none`.
 
         Raises:
@@ -47,7 +47,7 @@ class Features:
             return waves[..., None].astype(np.float32)
         if waves.shape[-1] < self.fft:
             raise InputError(f"a sound of {waves.shape[-1]} samples is shorter than one frame of {self.fft}")
-        librosa = library()
+        librosa = import_librosa()
         power = librosa.feature.melspectrogram(
             y=waves.astype(np.float32), sr=self.rate, n_fft=self.fft, hop_length=self.hop, win_length=self.window,
             window="hann", center=False, power=2.0, n_mels=self.mels, fmin=self.fmin, fmax=self.fmax, htk=True,
@@ -58,7 +58,7 @@ class Features:
             bands = librosa.feature.mfcc(S=bands, n_mfcc=self.coefficients, dct_type=2, norm="ortho")
         return np.asarray(np.swapaxes(bands, 1, 2)[..., None], np.float32)
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """Every constant in one line, for the report: a device must compute the same."""
         if self.kind == "none":
             return f"waveforms at {self.rate} Hz, -1 to 1"
@@ -70,7 +70,7 @@ class Features:
         )
 
 
-def library() -> Any:
+def import_librosa() -> Any:
     """librosa.
 
     Raises:

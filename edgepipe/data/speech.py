@@ -19,59 +19,63 @@ VARIANTS = (
 SPEEDS = (130, 150, 175, 200)  # words a minute
 PITCHES = (35, 50, 65)
 TAKES = 3  # of each digit by each voice, in other speeds and pitches
-VOICES = 60
+DEFAULT_VOICE_COUNT = 60
 
 
-def program() -> str:
+def find_espeak() -> str:
     """Where espeak-ng is.
 
     Raises:
         ToolError: it is not installed.
     """
-    found = shutil.which("espeak-ng")
-    if found is None:
+    path = shutil.which("espeak-ng")
+    if path is None:
         raise ToolError("spoken_digits are made by espeak-ng, which is not installed; on Debian: apt install espeak-ng")
-    return found
+    return path
 
 
 @functools.cache
-def version() -> str:
+def espeak_version() -> str:
     """What espeak-ng says its version is."""
-    told = subprocess.run([program(), "--version"], capture_output=True, text=True, timeout=30, check=False).stdout
-    return told.partition(" Data at")[0].partition(":")[2].strip() or "unknown"
+    version_text = subprocess.run(
+        [find_espeak(), "--version"], capture_output=True, text=True, timeout=30, check=False
+    ).stdout
+    return version_text.partition(" Data at")[0].partition(":")[2].strip() or "unknown"
 
 
-def voices(number: int) -> list[str]:
+def voices(count: int) -> list[str]:
     """The first `number` voices, accents and variants mixed."""
     pairs = [f"{accent}+{variant}" for variant in VARIANTS for accent in ACCENTS]
-    return [pairs[index * 41 % len(pairs)] for index in range(min(number, len(pairs)))]  # 41 has no factor of 96
+    return [pairs[index * 41 % len(pairs)] for index in range(min(count, len(pairs)))]  # 41 has no factor of 96
 
 
-def folder(number: int) -> Path:
+def recordings_folder(voice_count: int) -> Path:
     """The folder of recordings, one subfolder a digit, made now if it is not there: `<voice>_<take>.wav`.
 
     Raises:
         ToolError: espeak-ng is missing or fails.
     """
-    name = text_digest(version(), str(number), *DIGITS, *voices(number), str((SPEEDS, PITCHES, TAKES)))[:16]
+    name = text_digest(
+        espeak_version(), str(voice_count), *DIGITS, *voices(voice_count), str((SPEEDS, PITCHES, TAKES))
+    )[:16]
     target = default_root() / "speech" / name
     if target.is_dir():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as aside:
-        made = Path(aside) / name
-        _speak_all(made, number)
+    with tempfile.TemporaryDirectory(dir=target.parent) as temporary_folder:
+        new_folder = Path(temporary_folder) / name
+        _speak_all(new_folder, voice_count)
         if not target.is_dir():
-            made.rename(target)
+            new_folder.rename(target)
     return target
 
 
-def _speak_all(folder: Path, number: int) -> None:
+def _speak_all(folder: Path, voice_count: int) -> None:
     for digit in DIGITS:
         (folder / digit).mkdir(parents=True)
     tasks = [
         (folder / digit / f"{voice}_{take}.wav", voice, digit, index + take)
-        for index, voice in enumerate(voices(number))
+        for index, voice in enumerate(voices(voice_count))
         for digit in DIGITS
         for take in range(TAKES)
     ]
@@ -79,9 +83,11 @@ def _speak_all(folder: Path, number: int) -> None:
         list(pool.map(lambda task: _speak(*task), tasks))
 
 
-def _speak(path: Path, voice: str, word: str, turn: int) -> None:
-    manner = ["-s", str(SPEEDS[turn % len(SPEEDS)]), "-p", str(PITCHES[turn % len(PITCHES)])]
-    command = [program(), "-v", voice, *manner, "-w", str(path), word]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    if done.returncode != 0 or not path.exists():
-        raise ToolError(f"espeak-ng failed on '{word}' by {voice}: {done.stderr.strip()[:200] or done.returncode}")
+def _speak(path: Path, voice: str, word: str, variation: int) -> None:
+    voice_options = ["-s", str(SPEEDS[variation % len(SPEEDS)]), "-p", str(PITCHES[variation % len(PITCHES)])]
+    command = [find_espeak(), "-v", voice, *voice_options, "-w", str(path), word]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    if process.returncode != 0 or not path.exists():
+        raise ToolError(
+            f"espeak-ng failed on '{word}' by {voice}: {process.stderr.strip()[:200] or process.returncode}"
+        )

@@ -11,7 +11,7 @@ from typing import final
 
 import numpy as np
 
-from edgepipe.core.arrays import Array, Arrays, count, take
+from edgepipe.core.arrays import Array, Arrays, count_samples, take_samples
 from edgepipe.core.errors import EdgepipeError, ExitCode, InputError
 from edgepipe.data.augmentation_options import Augment
 from edgepipe.data.waveforms import Waves
@@ -26,7 +26,7 @@ class Split(StrEnum):
     TEST = "test"
 
 
-FITTING = frozenset({Split.TRAIN, Split.VALIDATION})  # what every stage before `validate` is given
+FITTING_SPLITS = frozenset({Split.TRAIN, Split.VALIDATION})  # what every stage before `validate` is given
 
 
 class WithheldError(EdgepipeError):
@@ -44,7 +44,7 @@ class SplitData:
     y: Array | None
 
     def __len__(self) -> int:
-        return count(self.x)
+        return count_samples(self.x)
 
 
 @final
@@ -56,9 +56,9 @@ class Splits:
     in the order of their labels; `notes` are sentences that a report must show (skipped files, missing labels).
     """
 
-    parts: Mapping[Split, SplitData]
+    data_by_split: Mapping[Split, SplitData]
     counts: Mapping[Split, int]
-    classes: int | None
+    class_count: int | None
     class_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     augment: Augment | None = None  # what training stages do to training samples
@@ -68,28 +68,28 @@ class Splits:
     @property
     def train(self) -> SplitData:
         """The samples that training fits."""
-        return self._part(Split.TRAIN)
+        return self._data_of(Split.TRAIN)
 
     @property
     def validation(self) -> SplitData:
         """The samples that decide: early stopping, thresholds, choices."""
-        return self._part(Split.VALIDATION)
+        return self._data_of(Split.VALIDATION)
 
     @property
     def test(self) -> SplitData:
         """The samples that only the `validate` stage reads."""
-        return self._part(Split.TEST)
+        return self._data_of(Split.TEST)
 
-    def _part(self, split: Split) -> SplitData:
-        if split in self.parts:
-            return self.parts[split]
+    def _data_of(self, split: Split) -> SplitData:
+        if split in self.data_by_split:
+            return self.data_by_split[split]
         if split is Split.TEST:
             raise WithheldError("the test split is withheld here: only the stage `validate` may read it")
-        given = ", ".join(self.parts) or "none"
-        raise WithheldError(f"the {split} split was not asked for; given: {given}")
+        available_splits = ", ".join(self.data_by_split) or "none"
+        raise WithheldError(f"the {split} split was not asked for; given: {available_splits}")
 
 
-def draw(
+def draw_splits(
     labels: Array | None, size: int, shares: Mapping[Split, float], seed: int, names: Sequence[str] = ()
 ) -> dict[Split, Array]:
     """Indices of 0..size-1 for each split of `shares`, the rest for training: disjoint, shuffled, the same for a seed.
@@ -102,35 +102,39 @@ def draw(
     """
     # RandomState, not Generator: NumPy freezes its stream for good, on every platform.
     random = np.random.RandomState(seed)
-    groups = [np.arange(size)] if labels is None else [np.flatnonzero(labels == label) for label in np.unique(labels)]
-    drawn: dict[Split, list[Array]] = {split: [] for split in Split}
-    for group in groups:
-        _check_size(len(group), None if labels is None else int(labels[group[0]]), shares, names)
-        rest = random.permutation(group)
+    strata = [np.arange(size)] if labels is None else [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    indices_by_split: dict[Split, list[Array]] = {split: [] for split in Split}
+    for stratum in strata:
+        _check_size(len(stratum), None if labels is None else int(labels[stratum[0]]), shares, names)
+        remaining_indices = random.permutation(stratum)
         for split, share in shares.items():
-            number = max(1, round(len(group) * share))
-            drawn[split].append(rest[:number])
-            rest = rest[number:]
-        drawn[Split.TRAIN].append(rest)
-    return {split: random.permutation(np.concatenate(parts)) for split, parts in drawn.items() if parts}
+            number = max(1, round(len(stratum) * share))
+            indices_by_split[split].append(remaining_indices[:number])
+            remaining_indices = remaining_indices[number:]
+        indices_by_split[Split.TRAIN].append(remaining_indices)
+    return {
+        split: random.permutation(np.concatenate(index_arrays))
+        for split, index_arrays in indices_by_split.items()
+        if index_arrays
+    }
 
 
 def _check_size(size: int, label: int | None, shares: Mapping[Split, float], names: Sequence[str]) -> None:
-    taken = sum(max(1, round(size * share)) for share in shares.values())
-    if taken < size:
+    drawn_count = sum(max(1, round(size * share)) for share in shares.values())
+    if drawn_count < size:
         return
-    needed = ", ".join([Split.TRAIN, *shares])
+    split_names = ", ".join([Split.TRAIN, *shares])
     if label is None:
-        raise InputError(f"{size} samples are too few to put one into each of: {needed}")
-    shown = f"'{names[label]}'" if names else str(label)
-    integers = "" if names else " if these integers are no classes"
+        raise InputError(f"{size} samples are too few to put one into each of: {split_names}")
+    class_title = f"'{names[label]}'" if names else str(label)
+    label_hint = "" if names else " if these integers are no classes"
     raise InputError(
-        f"class {shown} has {size} samples, too few to put one into each of: {needed}; "
-        f"add samples, leave the class out, or set `stratify: false`{integers}"
+        f"class {class_title} has {size} samples, too few to put one into each of: {split_names}; "
+        f"add samples, leave the class out, or set `stratify: false`{label_hint}"
     )
 
 
-def representative(train: SplitData, number: int, seed: int) -> Arrays:
+def draw_representative(train: SplitData, number: int, seed: int) -> Arrays:
     """`number` random training samples, without repetition, for calibration; all of them if there are fewer.
 
     Raises:
@@ -141,11 +145,11 @@ def representative(train: SplitData, number: int, seed: int) -> Arrays:
             f"zero representative samples (asked for {number} of {len(train)}): an int8 conversion takes its ranges "
             "from them; set `representative: 200`"
         )
-    chosen = np.random.RandomState(seed).permutation(len(train))[:number]
-    return take(train.x, chosen)
+    indices = np.random.RandomState(seed).permutation(len(train))[:number]
+    return take_samples(train.x, indices)
 
 
-def check_labels(y: Array | None, classes: int | None = None, where: str = "the data") -> tuple[str, ...]:
+def check_labels(y: Array | None, class_count: int | None = None, source: str = "the data") -> tuple[str, ...]:
     """Hold `y` against what one-label classification needs: integers 0..classes-1, shape (n,).
 
     Args:
@@ -160,28 +164,30 @@ def check_labels(y: Array | None, classes: int | None = None, where: str = "the 
         InputError: no labels, not integers, negative, one class only, or a label beyond the model's outputs.
     """
     if y is None:
-        raise InputError(f"{where} has no labels; classification needs one integer per sample")
+        raise InputError(f"{source} has no labels; classification needs one integer per sample")
     if y.dtype.kind not in "iu":
         raise InputError(
-            f"the labels of {where} are {y.dtype} (the first is {y.flat[0]}); classification needs integers from 0: "
+            f"the labels of {source} are {y.dtype} (the first is {y.flat[0]}); classification needs integers from 0: "
             "convert them, or choose another task"
         )
     if y.ndim != 1:
-        raise InputError(f"the labels of {where} have shape {y.shape}; classification with one label needs ({len(y)},)")
-    present = np.unique(y)
-    _check_range(present, classes, where)
-    missing = sorted(set(range(classes or int(present[-1]) + 1)) - set(present.tolist()))
-    if not missing:
-        return ()
-    return (f"{where} has no sample of {len(missing)} classes: {', '.join(map(str, missing[:20]))}",)
-
-
-def _check_range(present: Array, classes: int | None, where: str) -> None:
-    if present[0] < 0:
-        raise InputError(f"{where} has the negative label {present[0]}; labels are integers from 0")
-    if classes is not None and present[-1] >= classes:
         raise InputError(
-            f"{where} has the label {present[-1]}, but the model has {classes} outputs (labels 0..{classes - 1})"
+            f"the labels of {source} have shape {y.shape}; classification with one label needs ({len(y)},)"
         )
-    if len(present) == 1:
-        raise InputError(f"{where} has one class only (label {present[0]}); classification needs at least two")
+    present_labels = np.unique(y)
+    _check_range(present_labels, class_count, source)
+    missing_labels = sorted(set(range(class_count or int(present_labels[-1]) + 1)) - set(present_labels.tolist()))
+    if not missing_labels:
+        return ()
+    return (f"{source} has no sample of {len(missing_labels)} classes: {', '.join(map(str, missing_labels[:20]))}",)
+
+
+def _check_range(present_labels: Array, class_count: int | None, source: str) -> None:
+    if present_labels[0] < 0:
+        raise InputError(f"{source} has the negative label {present_labels[0]}; labels are integers from 0")
+    if class_count is not None and present_labels[-1] >= class_count:
+        raise InputError(
+            f"{source} has the label {present_labels[-1]}, but the model has {class_count} outputs (labels 0..{class_count - 1})"
+        )
+    if len(present_labels) == 1:
+        raise InputError(f"{source} has one class only (label {present_labels[0]}); classification needs at least two")

@@ -5,7 +5,7 @@ from typing import Self, final
 
 import numpy as np
 
-from edgepipe.core.arrays import Array, Arrays, each
+from edgepipe.core.arrays import Array, Arrays, map_arrays
 
 
 @final
@@ -15,37 +15,41 @@ class Scaling:
 
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
-    still: tuple[int, ...] = ()  # which never change, and are only moved
+    constant_channels: tuple[int, ...] = ()  # which never change, and are only moved
     axis: int = -1  # which axis of a sample the constants belong to: -1 channels, -2 bands of (frames, bands, 1)
 
     @classmethod
-    def of(cls, x: Arrays, axis: int = -1) -> Self:
+    def fit(cls, x: Arrays, axis: int = -1) -> Self:
         """The scaling of training samples (n, ..., channels). A channel that never changes is only moved."""
         array = next(iter(x.values())) if isinstance(x, dict) else x
-        moved = np.moveaxis(array, axis, -1)
-        flat = moved.reshape(-1, moved.shape[-1]).astype(np.float64)
-        deviation, still = flat.std(axis=0), np.ptp(flat, axis=0) == 0
-        known = flat.mean(axis=0).tolist(), np.where(still, 1.0, deviation).tolist()
-        return cls(tuple(known[0]), tuple(known[1]), tuple(np.flatnonzero(still).tolist()), axis)
+        channels_last = np.moveaxis(array, axis, -1)
+        flat = channels_last.reshape(-1, channels_last.shape[-1]).astype(np.float64)
+        deviation, is_constant = flat.std(axis=0), np.ptp(flat, axis=0) == 0
+        constants = flat.mean(axis=0).tolist(), np.where(is_constant, 1.0, deviation).tolist()
+        return cls(tuple(constants[0]), tuple(constants[1]), tuple(np.flatnonzero(is_constant).tolist()), axis)
 
     def apply(self, x: Arrays) -> Arrays:
         """`x` (n, ..., channels) scaled, float32."""
-        return each(self.scaled, x)
+        return map_arrays(self.scale_array, x)
 
-    def scaled(self, array: Array) -> Array:
+    def scale_array(self, array: Array) -> Array:
         """One array scaled, float32."""
-        mean, deviation = (self._along(values) for values in (self.mean, self.deviation))
+        mean, deviation = (self._broadcast(constants) for constants in (self.mean, self.deviation))
         return np.asarray((array - mean) / deviation, np.float32)
 
-    def _along(self, values: tuple[float, ...]) -> Array:
-        return np.array(values).reshape(-1, *[1] * (-1 - self.axis))
+    def _broadcast(self, constants: tuple[float, ...]) -> Array:
+        return np.array(constants).reshape(-1, *[1] * (-1 - self.axis))
 
-    def told(self, name: str) -> str:
+    def describe(self, name: str) -> str:
         """The constants, for the report: a device needs them."""
-        shown = [", ".join(f"{value:.9g}" for value in values) for values in (self.mean, self.deviation)]
-        what = "channel" if self.axis == -1 else "band"
-        still = f"; {what} {', '.join(map(str, self.still))} never changes in training" if self.still else ""
+        texts = [", ".join(f"{constant:.9g}" for constant in constants) for constants in (self.mean, self.deviation)]
+        axis_name = "channel" if self.axis == -1 else "band"
+        constant_note = (
+            f"; {axis_name} {', '.join(map(str, self.constant_channels))} never changes in training"
+            if self.constant_channels
+            else ""
+        )
         return (
-            f"{name}: standardized by the training split: mean [{shown[0]}], deviation [{shown[1]}]; a device must too"
-            f"{still}"
+            f"{name}: standardized by the training split: mean [{texts[0]}], deviation [{texts[1]}]; a device must too"
+            f"{constant_note}"
         )

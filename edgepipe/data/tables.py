@@ -12,31 +12,31 @@ import numpy as np
 from edgepipe.core.arrays import Array
 from edgepipe.core.errors import InputError, ToolError, did_you_mean
 from edgepipe.data.data_spec import CsvSpec, TableSpec, table_files
-from edgepipe.data.raw_samples import FLOAT32_MAX, Raw, RawPart
+from edgepipe.data.raw_samples import FLOAT32_MAX, RawDataset, RawSplit
 from edgepipe.data.splits import Split
 
-SHOWN = 20
-_VALUE = re.compile(r"[-+]?[0-9]*\.[0-9]+([eE][-+]?[0-9]+)?|-[0-9]+")  # whole numbers may be names: 0, 1, 2
+MAX_LISTED = 20
+_NUMBER = re.compile(r"[-+]?[0-9]*\.[0-9]+([eE][-+]?[0-9]+)?|-[0-9]+")  # whole numbers may be names: 0, 1, 2
 
 
-class _Corrupt(Exception):  # noqa: N818 - a reason, caught here
+class _CorruptTable(Exception):  # noqa: N818 - a reason, caught here
     """Why a file cannot be used."""
 
 
 @final
 @dataclass
-class _Read:
+class _TableSamples:
     """What was read so far."""
 
     x: list[Array] = field(default_factory=list)
     labels: list[Any] = field(default_factory=list)
     groups: list[str] = field(default_factory=list)
-    left_over: int = 0
-    names: tuple[str, ...] = ()  # of the channels
-    ignored: set[str] = field(default_factory=set)  # columns found that are to be left out
+    unused_rows: int = 0
+    channel_names: tuple[str, ...] = ()  # of the channels
+    ignored_columns: set[str] = field(default_factory=set)  # columns found that are to be left out
 
 
-def read(root: Path, spec: TableSpec) -> Raw:
+def read(root: Path, spec: TableSpec) -> RawDataset:
     """Samples (n, window, channels), or (n, channels) without a `window`; labels and groups as columns or names say.
 
     Raises:
@@ -44,33 +44,35 @@ def read(root: Path, spec: TableSpec) -> Raw:
         ToolError: pandas is not installed.
     """
     _pandas()
-    paths, got, corrupt = table_files(root, spec), _Read(), []
+    paths, samples, corrupt_files = table_files(root, spec), _TableSamples(), []
     for path in paths:
         try:
-            _file(path, root, spec, got)
-        except _Corrupt as reason:
-            corrupt.append(f"{path} ({reason})")
-    if corrupt and not spec.skip_corrupt:
-        listed = "\n".join(f"  {entry}" for entry in corrupt)
+            _read_file(path, root, spec, samples)
+        except _CorruptTable as reason:
+            corrupt_files.append(f"{path} ({reason})")
+    if corrupt_files and not spec.skip_corrupt:
+        listing = "\n".join(f"  {file}" for file in corrupt_files)
         raise InputError(
-            f"{root}: {len(corrupt)} of {len(paths)} files cannot be used; mend them, or set `skip_corrupt: true`:\n"
-            f"{listed}"
+            f"{root}: {len(corrupt_files)} of {len(paths)} files cannot be used; mend them, or set `skip_corrupt: true`:\n"
+            f"{listing}"
         )
-    if not got.x:
-        raise InputError(f"{root}: no samples in {len(paths)} files{_why_none(spec, corrupt)}")
-    unknown = [name for name in spec.ignore if name not in got.ignored]
-    if unknown:
-        hint = did_you_mean(unknown[0], got.names)
-        raise InputError(f"{root}: `ignore` names a column '{unknown[0]}' that no file has{hint}")
-    y, names = _labelled(got.labels)
-    part = RawPart(np.stack(got.x).astype(np.float32), y, np.array(got.groups) if got.groups else None)
-    notes = tuple(_notes(root, spec, got, corrupt, len(paths)))
-    return Raw(str(root), {Split.TRAIN: part}, names, notes, channels=got.names)
+    if not samples.x:
+        raise InputError(f"{root}: no samples in {len(paths)} files{_empty_reason(spec, corrupt_files)}")
+    unknown_columns = [name for name in spec.ignore if name not in samples.ignored_columns]
+    if unknown_columns:
+        hint = did_you_mean(unknown_columns[0], samples.channel_names)
+        raise InputError(f"{root}: `ignore` names a column '{unknown_columns[0]}' that no file has{hint}")
+    y, class_names = _encode_labels(samples.labels)
+    raw_split = RawSplit(
+        np.stack(samples.x).astype(np.float32), y, np.array(samples.groups) if samples.groups else None
+    )
+    notes = tuple(_notes(root, spec, samples, corrupt_files, len(paths)))
+    return RawDataset(str(root), {Split.TRAIN: raw_split}, class_names, notes, channels=samples.channel_names)
 
 
-def _why_none(spec: TableSpec, corrupt: list[str]) -> str:
-    if corrupt:
-        return f"; {len(corrupt)} were skipped: {', '.join(corrupt[:SHOWN])}"
+def _empty_reason(spec: TableSpec, corrupt_files: list[str]) -> str:
+    if corrupt_files:
+        return f"; {len(corrupt_files)} were skipped: {', '.join(corrupt_files[:MAX_LISTED])}"
     return f", none has {spec.window} rows of one label and group in a row" if spec.window else ""
 
 
@@ -82,164 +84,180 @@ def _pandas() -> Any:
     return pandas
 
 
-def _file(path: Path, root: Path, spec: TableSpec, got: _Read) -> None:
-    table = _table(path, spec)
-    got.ignored |= set(map(str, table.columns)) & set(spec.ignore)
-    named = path.relative_to(root).as_posix() if root.is_dir() else path.name
-    columns = _columns(path, table, spec)
-    if got.names and columns != got.names:
-        raise _Corrupt(f"its channels are {', '.join(columns)}, those of the files before {', '.join(got.names)}")
-    values = _numbers(table, columns)
-    label = _series(table, spec.label, named, spec.label_from)
-    group = _series(table, spec.group, named, spec.group_from)
-    session = _series(table, spec.session, named, None)
-    got.names = columns
-    for start, end in _runs([series for series in (label, group, session) if series is not None], len(values)):
-        _cut(values, start, end, label, group if group is not None else _recording(session, named, root), spec, got)
+def _read_file(path: Path, root: Path, spec: TableSpec, samples: _TableSamples) -> None:
+    table = _read_table(path, spec)
+    samples.ignored_columns |= set(map(str, table.columns)) & set(spec.ignore)
+    relative_path = path.relative_to(root).as_posix() if root.is_dir() else path.name
+    columns = _channel_columns(path, table, spec)
+    if samples.channel_names and columns != samples.channel_names:
+        raise _CorruptTable(
+            f"its channels are {', '.join(columns)}, those of the files before {', '.join(samples.channel_names)}"
+        )
+    channel_rows = _read_channels(table, columns)
+    label = _row_values(table, spec.label, relative_path, spec.label_from)
+    group = _row_values(table, spec.group, relative_path, spec.group_from)
+    session = _row_values(table, spec.session, relative_path, None)
+    samples.channel_names = columns
+    for start, end in _constant_runs(
+        [series for series in (label, group, session) if series is not None], len(channel_rows)
+    ):
+        _cut_windows(
+            channel_rows,
+            start,
+            end,
+            label,
+            group if group is not None else _recording_group(session, relative_path, root),
+            spec,
+            samples,
+        )
 
 
-def _table(path: Path, spec: TableSpec) -> Any:
+def _read_table(path: Path, spec: TableSpec) -> Any:
     pandas = _pandas()
     try:
         if isinstance(spec, CsvSpec):
-            _check_head(path, spec)
+            _check_header(path, spec)
             table = pandas.read_csv(path, sep=spec.separator, skipinitialspace=True)
         else:
             table = pandas.read_parquet(path)
     except UnicodeDecodeError as error:
-        raise _Corrupt(f"is not UTF-8 text at byte {error.start}") from None
+        raise _CorruptTable(f"is not UTF-8 text at byte {error.start}") from None
     except (ValueError, OSError) as error:  # pandas' ParserError and pyarrow's ArrowInvalid are ValueErrors
-        raise _Corrupt(" ".join(str(error).split())[:200] or type(error).__name__) from None
+        raise _CorruptTable(" ".join(str(error).split())[:200] or type(error).__name__) from None
     if len(table) == 0:
-        raise _Corrupt("holds no rows")
+        raise _CorruptTable("holds no rows")
     return table
 
 
-def _check_head(path: Path, spec: CsvSpec) -> None:
+def _check_header(path: Path, spec: CsvSpec) -> None:
     """pandas renames columns that have one name, and takes a first line of numbers for names."""
-    head = _pandas().read_csv(
+    header = _pandas().read_csv(
         path, sep=spec.separator, skipinitialspace=True, header=None, nrows=1, dtype=str, keep_default_na=False
     )
-    names = [str(name) for name in head.iloc[0]]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise _Corrupt(f"{names.count(twice[0])} columns are named '{twice[0]}'")
-    values = [name for name in names if _VALUE.fullmatch(name)]
-    if values:
-        raise _Corrupt(f"begins with numbers ({', '.join(values)[:60]}); its first line must name the columns")
+    names = [str(name) for name in header.iloc[0]]
+    repeated_names = sorted({name for name in names if names.count(name) > 1})
+    if repeated_names:
+        raise _CorruptTable(f"{names.count(repeated_names[0])} columns are named '{repeated_names[0]}'")
+    numeric_names = [name for name in names if _NUMBER.fullmatch(name)]
+    if numeric_names:
+        raise _CorruptTable(
+            f"begins with numbers ({', '.join(numeric_names)[:60]}); its first line must name the columns"
+        )
 
 
-def _columns(path: Path, table: Any, spec: TableSpec) -> tuple[str, ...]:
-    present = [str(column) for column in table.columns]
-    named = [name for name in (*spec.channels, spec.label, spec.group, spec.session) if name is not None]
-    for name in named:
-        if name not in present:
-            raise _Corrupt(f"no column '{name}'{did_you_mean(name, present)}")
+def _channel_columns(path: Path, table: Any, spec: TableSpec) -> tuple[str, ...]:
+    present_columns = [str(column) for column in table.columns]
+    required_columns = [name for name in (*spec.channels, spec.label, spec.group, spec.session) if name is not None]
+    for name in required_columns:
+        if name not in present_columns:
+            raise _CorruptTable(f"no column '{name}'{did_you_mean(name, present_columns)}")
     if spec.channels:
         return spec.channels
-    used = {spec.label, spec.group, spec.session, *spec.ignore}
-    channels = tuple(name for name in present if name not in used)
-    unnamed = [name for name in channels if name.startswith("Unnamed: ")]
-    if unnamed:
-        raise _Corrupt(f"a column has no name (an index?); put '{unnamed[0]}' into `ignore`, or list `channels`")
+    other_columns = {spec.label, spec.group, spec.session, *spec.ignore}
+    channels = tuple(name for name in present_columns if name not in other_columns)
+    unnamed_columns = [name for name in channels if name.startswith("Unnamed: ")]
+    if unnamed_columns:
+        raise _CorruptTable(
+            f"a column has no name (an index?); put '{unnamed_columns[0]}' into `ignore`, or list `channels`"
+        )
     if not channels:
-        raise _Corrupt("no column is left for the channels")
+        raise _CorruptTable("no column is left for the channels")
     return channels
 
 
-def _numbers(table: Any, columns: tuple[str, ...]) -> Array:
+def _read_channels(table: Any, columns: tuple[str, ...]) -> Array:
     pandas = _pandas()
-    found = []
+    arrays = []
     for name in columns:
         if table[name].dtype.kind in "mM":
-            raise _Corrupt(f"column '{name}' holds times; put it into `ignore`")
-        values = pandas.to_numeric(table[name], errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-        bad = np.flatnonzero(~(np.abs(values) <= FLOAT32_MAX))
-        if len(bad):
-            raise _Corrupt(_bad_cell(table[name], bad))
-        found.append(values)
-    return np.stack(found, axis=1)
+            raise _CorruptTable(f"column '{name}' holds times; put it into `ignore`")
+        numbers = pandas.to_numeric(table[name], errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+        bad_rows = np.flatnonzero(~(np.abs(numbers) <= FLOAT32_MAX))
+        if len(bad_rows):
+            raise _CorruptTable(_describe_bad_cell(table[name], bad_rows))
+        arrays.append(numbers)
+    return np.stack(arrays, axis=1)
 
 
-def _bad_cell(column: Any, bad: Array) -> str:
-    row, cell = int(bad[0]) + 1, column.iloc[int(bad[0])]
-    empty = column.isna().iloc[int(bad[0])]
-    what = " is empty" if empty else f": '{cell}' is no finite number that float32 holds"
-    every = "; all are: put the column into `ignore`, or name it as label, group or session"
-    return f"row {row}, column '{column.name}'{what} ({len(bad)} such{every if len(bad) == len(column) > 1 else ''})"
+def _describe_bad_cell(column: Any, bad_rows: Array) -> str:
+    row, cell = int(bad_rows[0]) + 1, column.iloc[int(bad_rows[0])]
+    is_empty = column.isna().iloc[int(bad_rows[0])]
+    problem = " is empty" if is_empty else f": '{cell}' is no finite number that float32 holds"
+    hint = "; all are: put the column into `ignore`, or name it as label, group or session"
+    return f"row {row}, column '{column.name}'{problem} ({len(bad_rows)} such{hint if len(bad_rows) == len(column) > 1 else ''})"
 
 
-def _series(table: Any, column: str | None, named: str, pattern: str | None) -> Array | None:
+def _row_values(table: Any, column: str | None, relative_path: str, pattern: str | None) -> Array | None:
     """Values of a column, or what `pattern` finds in the file's name, for every row."""
     if column is not None:
-        values = table[column]
-        if values.isna().any():
-            raise _Corrupt(f"row {int(np.flatnonzero(values.isna())[0]) + 1}, column '{column}' is empty")
-        return np.asarray(values)
+        column_values = table[column]
+        if column_values.isna().any():
+            raise _CorruptTable(f"row {int(np.flatnonzero(column_values.isna())[0]) + 1}, column '{column}' is empty")
+        return np.asarray(column_values)
     if pattern is None:
         return None
-    match = re.search(pattern, named)
+    match = re.search(pattern, relative_path)
     if match is None:
-        raise _Corrupt(f"its name does not match '{pattern}'")
+        raise _CorruptTable(f"its name does not match '{pattern}'")
     return np.full(len(table), match.group(1) if match.re.groups else match.group())
 
 
-def _recording(session: Array | None, named: str, root: Path) -> Array | None:
+def _recording_group(session: Array | None, relative_path: str, root: Path) -> Array | None:
     """Without a group, a session or, of several files, a file is one."""
     if session is not None:
         return session
-    return None if root.is_file() else np.array([named])
+    return None if root.is_file() else np.array([relative_path])
 
 
-def _runs(series: list[Array], rows: int) -> Iterator[tuple[int, int]]:
+def _constant_runs(series: list[Array], rows: int) -> Iterator[tuple[int, int]]:
     """Where label, group and session stay the same."""
     changes = np.zeros(max(rows - 1, 0), bool)
-    for values in series:
-        changes |= values[1:] != values[:-1]
+    for row_values in series:
+        changes |= row_values[1:] != row_values[:-1]
     edges = [0, *(np.flatnonzero(changes) + 1), rows]
     yield from itertools.pairwise(edges)
 
 
-def _cut(
-    values: Array,
+def _cut_windows(
+    channel_rows: Array,
     start: int,
     end: int,
     label: Array | None,
     group: Array | None,
     spec: TableSpec,
-    got: _Read,
+    samples: _TableSamples,
 ) -> None:
     size = spec.window or 1
     step = spec.step or size
     starts = range(start, end - size + 1, step)
-    got.left_over += end - start if not starts else end - (starts[-1] + size)
-    for at in starts:
-        got.x.append(values[at : at + size] if spec.window else values[at])
+    samples.unused_rows += end - start if not starts else end - (starts[-1] + size)
+    for row in starts:
+        samples.x.append(channel_rows[row : row + size] if spec.window else channel_rows[row])
         if label is not None:
-            got.labels.append(label[at])
+            samples.labels.append(label[row])
         if group is not None:
-            got.groups.append(str(group[at] if len(group) > 1 else group[0]))
+            samples.groups.append(str(group[row] if len(group) > 1 else group[0]))
 
 
-def _labelled(labels: list[Any]) -> tuple[Array | None, tuple[str, ...]]:
+def _encode_labels(labels: list[Any]) -> tuple[Array | None, tuple[str, ...]]:
     """Integers and fractions as they are; texts as numbers in the order of their names, and these."""
     if not labels:
         return None, ()
-    values = np.array(labels)
-    if values.dtype.kind in "iufb":
-        return values, ()
-    names, numbers = np.unique(values.astype(str), return_inverse=True)
-    return numbers.astype(np.int64), tuple(names.tolist())
+    label_array = np.array(labels)
+    if label_array.dtype.kind in "iufb":
+        return label_array, ()
+    names, class_indices = np.unique(label_array.astype(str), return_inverse=True)
+    return class_indices.astype(np.int64), tuple(names.tolist())
 
 
-def _notes(root: Path, spec: TableSpec, got: _Read, corrupt: list[str], total: int) -> Iterator[str]:
-    yield f"{root}: {len(got.x)} samples of {len(got.names)} channels ({', '.join(got.names)}) from {total} files"
-    if corrupt:
-        more = f" and {len(corrupt) - SHOWN} more" if len(corrupt) > SHOWN else ""
-        yield f"{root}: skipped {len(corrupt)} of {total} files that cannot be used: {', '.join(corrupt[:SHOWN])}{more}"
-    if got.left_over and spec.window:
-        yield f"{root}: {got.left_over} rows at the ends of recordings fill no window of {spec.window}"
-    if spec.window and not got.groups:
+def _notes(root: Path, spec: TableSpec, samples: _TableSamples, corrupt_files: list[str], total: int) -> Iterator[str]:
+    yield f"{root}: {len(samples.x)} samples of {len(samples.channel_names)} channels ({', '.join(samples.channel_names)}) from {total} files"
+    if corrupt_files:
+        more_note = f" and {len(corrupt_files) - MAX_LISTED} more" if len(corrupt_files) > MAX_LISTED else ""
+        yield f"{root}: skipped {len(corrupt_files)} of {total} files that cannot be used: {', '.join(corrupt_files[:MAX_LISTED])}{more_note}"
+    if samples.unused_rows and spec.window:
+        yield f"{root}: {samples.unused_rows} rows at the ends of recordings fill no window of {spec.window}"
+    if spec.window and not samples.groups:
         overlap = " and overlap" if spec.step and spec.step < spec.window else ""
         yield (
             f"{root}: windows of one recording are drawn at random{overlap}: neighbours sit on both sides, and quality "

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import final
 
 from edgepipe.core.arrays import Array
-from edgepipe.data.sound_features import Features
+from edgepipe.data.sound_features import SoundFeatures
 from edgepipe.data.standardization import Scaling
 
 
@@ -14,11 +14,11 @@ class Waves:
     """The waveforms (n, samples) of the training samples, in their order, float32 in [-1, 1]."""
 
     samples: Array
-    features: Features
+    features: SoundFeatures
     noises: tuple[Array, ...] = ()  # waveforms (samples,) of any length, at the rate of the features
     scaling: Scaling | None = None  # by the training split as it was read
 
     def inputs(self, waves: Array) -> Array:
         """What the model is given for waveforms (b, samples): their features, standardized if the data is."""
-        found = self.features.of(waves)
-        return found if self.scaling is None else self.scaling.scaled(found)
+        features = self.features.compute(waves)
+        return features if self.scaling is None else self.scaling.scale_array(features)

@@ -8,117 +8,126 @@ says, and what it inherits without a source; an inherited value keeps the source
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from edgepipe.core.config import Document, Path_, describe
+from edgepipe.core.config import Document, KeyPath, describe_value
 from edgepipe.core.errors import did_you_mean
 
 SOURCES = "sources"
-_ABOUT = ("name", "description", SOURCES, "abstract", "inherit")  # no facts of the device
-Citations = dict[Path_, str]
+_METADATA_KEYS = ("name", "description", SOURCES, "abstract", "inherit")  # no facts of the device
+Citations = dict[KeyPath, str]
 
 
-def leaves(data: Any, path: Path_ = ()) -> Iterator[Path_]:
+def leaf_paths(tree: Any, path: KeyPath = ()) -> Iterator[KeyPath]:
     """The paths of all single values of `data`; items of a list by their index."""
-    if not isinstance(data, (dict, list)):
+    if not isinstance(tree, (dict, list)):
         yield path
         return
-    items: Iterable[tuple[str | int, Any]] = data.items() if isinstance(data, dict) else enumerate(data)
-    for key, value in items:
-        if path or key not in _ABOUT:
-            yield from leaves(value, (*path, key))
+    children: Iterable[tuple[str | int, Any]] = tree.items() if isinstance(tree, dict) else enumerate(tree)
+    for key, child in children:
+        if path or key not in _METADATA_KEYS:
+            yield from leaf_paths(child, (*path, key))
 
 
-def over(merged: Any, lower: Citations, upper_data: Any, upper: Citations) -> Citations:
+def overlay(merged_data: Any, lower_citations: Citations, upper_data: Any, upper_citations: Citations) -> Citations:
     """The sources of two inherited profiles laid over each other."""
-    replaced = set(leaves(upper_data))
-    chosen = ((leaf, (upper if leaf in replaced else lower).get(leaf)) for leaf in leaves(merged))
-    return {leaf: citation for leaf, citation in chosen if citation is not None}
+    upper_leaves = set(leaf_paths(upper_data))
+    leaf_citations = (
+        (leaf, (upper_citations if leaf in upper_leaves else lower_citations).get(leaf))
+        for leaf in leaf_paths(merged_data)
+    )
+    return {leaf: citation for leaf, citation in leaf_citations if citation is not None}
 
 
-def own(merged: Document, data: Any, inherited: Citations) -> Citations:
+def resolve_own(document: Document, own_data: Any, inherited_citations: Citations) -> Citations:
     """The sources of a file over those it inherits; notes what is wrong with its own in `merged`."""
-    given = _given(merged)
-    said = set(leaves(data))
-    found: Citations = {}
-    for leaf in leaves(merged.data):
-        citation = _covering(given, leaf) if leaf in said or leaf not in inherited else inherited[leaf]
-        if citation is not None:
-            found[leaf] = citation
-    return found
-
-
-def _given(document: Document) -> Citations:
-    value = document.data.get(SOURCES) if isinstance(document.data, dict) else None
-    if value is None:
-        return {}
-    if isinstance(value, list) and value and all(_citation(item) for item in value):
-        return {(): "; ".join(value)}
-    if not isinstance(value, dict) or not value:
-        message = f"must be a list of citations, or map fields to citations, found {describe(value)}"
-        document.problem((SOURCES,), message)
-        return {}
-    return {steps(key): text for key, text in value.items() if _checked(document, key, text)}
-
-
-def _citation(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())
-
-
-def _checked(document: Document, key: Any, text: Any) -> bool:
-    if not isinstance(key, str) or not _has(document.data, steps(key)):
-        close = did_you_mean(str(key), {dotted(leaf) for leaf in leaves(document.data)})
-        hint = (
-            close if close.startswith("; did") else "; a source is given for a field of the profile, as system.memory"
+    own_sources = _parse_sources(document)
+    own_leaves = set(leaf_paths(own_data))
+    citation_by_leaf: Citations = {}
+    for leaf in leaf_paths(document.content):
+        citation = (
+            _nearest_citation(own_sources, leaf)
+            if leaf in own_leaves or leaf not in inherited_citations
+            else inherited_citations[leaf]
         )
-        document.problem((SOURCES, key), f"this profile has no field '{key}'{hint}", at="key")
-    elif not _citation(text):
-        document.problem((SOURCES, key), f"must be a citation, found {describe(text)}")
+        if citation is not None:
+            citation_by_leaf[leaf] = citation
+    return citation_by_leaf
+
+
+def _parse_sources(document: Document) -> Citations:
+    sources = document.content.get(SOURCES) if isinstance(document.content, dict) else None
+    if sources is None:
+        return {}
+    if isinstance(sources, list) and sources and all(_is_citation(citation) for citation in sources):
+        return {(): "; ".join(sources)}
+    if not isinstance(sources, dict) or not sources:
+        message = f"must be a list of citations, or map fields to citations, found {describe_value(sources)}"
+        document.add_problem((SOURCES,), message)
+        return {}
+    return {parse_path(key): text for key, text in sources.items() if _check_source(document, key, text)}
+
+
+def _is_citation(text: Any) -> bool:
+    return isinstance(text, str) and bool(text.strip())
+
+
+def _check_source(document: Document, key: Any, text: Any) -> bool:
+    if not isinstance(key, str) or not _has_path(document.content, parse_path(key)):
+        suggestion = did_you_mean(str(key), {format_path(leaf) for leaf in leaf_paths(document.content)})
+        hint = (
+            suggestion
+            if suggestion.startswith("; did")
+            else "; a source is given for a field of the profile, as system.memory"
+        )
+        document.add_problem((SOURCES, key), f"this profile has no field '{key}'{hint}", anchor="key")
+    elif not _is_citation(text):
+        document.add_problem((SOURCES, key), f"must be a citation, found {describe_value(text)}")
     else:
         return True
     return False
 
 
-def _has(data: Any, path: Path_) -> bool:
+def _has_path(tree: Any, path: KeyPath) -> bool:
     if not path:
         return True
-    if isinstance(data, list):
-        return isinstance(path[0], int) and path[0] < len(data) and _has(data[path[0]], path[1:])
-    return isinstance(data, dict) and path[0] in data and _has(data[path[0]], path[1:])
+    if isinstance(tree, list):
+        return isinstance(path[0], int) and path[0] < len(tree) and _has_path(tree[path[0]], path[1:])
+    return isinstance(tree, dict) and path[0] in tree and _has_path(tree[path[0]], path[1:])
 
 
-def steps(dotted_path: str) -> Path_:
+def parse_path(dotted_path: str) -> KeyPath:
     """The path that is written `dotted_path`; a number is the index of an item."""
-    return tuple(int(part) if part.isdigit() else part for part in dotted_path.split("."))
+    return tuple(int(step) if step.isdigit() else step for step in dotted_path.split("."))
 
 
-def dotted(path: Path_) -> str:
+def format_path(path: KeyPath) -> str:
     """For example `system.memory.banks.0.size`."""
     return ".".join(map(str, path))
 
 
-def _covering(citations: Citations, leaf: Path_) -> str | None:
+def _nearest_citation(citations: Citations, leaf: KeyPath) -> str | None:
     return next((citations[leaf[:end]] for end in range(len(leaf), -1, -1) if leaf[:end] in citations), None)
 
 
-def source_of(sources: dict[str, str], path: Path_) -> str | None:
+def source_of(sources: dict[str, str], path: KeyPath) -> str | None:
     """The citation of the longest part of `path` that has one."""
-    return _covering({steps(field): text for field, text in sources.items()}, path)
+    return _nearest_citation({parse_path(field): text for field, text in sources.items()}, path)
 
 
-def collapsed(data: Any, citations: Citations) -> dict[str, str]:
+def collapse(tree: Any, citations: Citations) -> dict[str, str]:
     """The same sources with one entry for a field where all below it share one."""
     return {
-        dotted(path): text
-        for key in data
-        if key not in _ABOUT
-        for path, text in _collapsed(data[key], (key,), citations)
+        format_path(path): text
+        for key in tree
+        if key not in _METADATA_KEYS
+        for path, text in _collapse_below(tree[key], (key,), citations)
     }
 
 
-def _collapsed(data: Any, path: Path_, citations: Citations) -> list[tuple[Path_, str]]:
-    below = {citations.get(leaf) for leaf in leaves(data, path)}
-    if below == {None} or not below:
+def _collapse_below(tree: Any, path: KeyPath, citations: Citations) -> list[tuple[KeyPath, str]]:
+    citations_below = {citations.get(leaf) for leaf in leaf_paths(tree, path)}
+    if citations_below == {None} or not citations_below:
         return []
-    if len(below) == 1:
-        return [(path, str(next(iter(below))))]
-    items = data.items() if isinstance(data, dict) else enumerate(data)
-    return [entry for key, value in items for entry in _collapsed(value, (*path, key), citations)]
+    if len(citations_below) == 1:
+        return [(path, str(next(iter(citations_below))))]
+    children = tree.items() if isinstance(tree, dict) else enumerate(tree)
+    return [entry for key, child in children for entry in _collapse_below(child, (*path, key), citations)]

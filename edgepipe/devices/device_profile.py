@@ -12,15 +12,15 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from edgepipe.core import units
 from edgepipe.core.artifact import json_digest
-from edgepipe.core.config import Document, Options, Path_, Quantity, validate
+from edgepipe.core.config import Document, KeyPath, Options, Quantity, validate
 from edgepipe.core.errors import ConfigError, InputError, did_you_mean
 from edgepipe.core.metric import Evidence
 from edgepipe.core.units import Dimension
 from edgepipe.devices import builtin_operators, citations, inheritance
-from edgepipe.devices.calibration.calibration_record import Calibration
-from edgepipe.devices.latency.latency_record import Fit
+from edgepipe.devices.calibration.calibration_record import DeviceCalibration
+from edgepipe.devices.latency.latency_record import LatencyFit
 
-ENDINGS = (".yaml", ".yml")
+PROFILE_SUFFIXES = (".yaml", ".yml")
 DType = Literal[
     "int8",
     "uint8",
@@ -41,15 +41,15 @@ DType = Literal[
 ]
 
 
-def _bytes(value: Any) -> int:
-    return round(units.parse(value, Dimension.BYTES))
+def _parse_bytes(quantity: Any) -> int:
+    return round(units.parse(quantity, Dimension.BYTES))
 
 
-def _names(value: Any) -> tuple[str, ...] | None:
-    if value == "all":
+def _parse_operators(operator_names: Any) -> tuple[str, ...] | None:
+    if operator_names == "all":
         return None
-    if isinstance(value, list) and value and all(isinstance(name, str) for name in value):
-        return tuple(value)
+    if isinstance(operator_names, list) and operator_names and all(isinstance(name, str) for name in operator_names):
+        return tuple(operator_names)
     raise ValueError("must be `all` or a list of TFLite operators such as CONV_2D")
 
 
@@ -69,14 +69,14 @@ RuleName = Literal[  # a test holds these against edgepipe.devices.accelerator_r
     "prelu-per-channel",
     "per-tensor",
 ]
-Bytes = Annotated[int, BeforeValidator(_bytes), Field(gt=0)]
+Bytes = Annotated[int, BeforeValidator(_parse_bytes), Field(gt=0)]
 Positive = Annotated[float, Field(gt=0)]
 Hertz = Annotated[float, Quantity(Dimension.FREQUENCY), Field(gt=0)]
-Operators = Annotated[tuple[str, ...] | None, BeforeValidator(_names)]
+OperatorNames = Annotated[tuple[str, ...] | None, BeforeValidator(_parse_operators)]
 
 
 @final
-class Bank(Options):
+class MemoryBank(Options):
     """One memory of the device: what a model's activations or weights can live in, or a cache before it."""
 
     name: str = Field(description="as the datasheet calls it, for example DTCM, AXI SRAM, QSPI flash")
@@ -87,16 +87,16 @@ class Bank(Options):
 
 
 @final
-class Memory(Options):
+class DeviceMemory(Options):
     """What the device has for a model; absent where the host's own memory is the limit."""
 
     ram: Bytes | None = Field(default=None, description="RAM in bytes, written as 640 KiB")
     flash: Bytes | None = Field(default=None, description="flash or other storage in bytes, written as 2 MiB")
-    banks: tuple[Bank, ...] = Field(default=(), description="the memories one by one, the fastest first")
+    banks: tuple[MemoryBank, ...] = Field(default=(), description="the memories one by one, the fastest first")
 
 
 @final
-class Vela(Options):
+class VelaOptions(Options):
     """How Vela is told about this accelerator: the names of its own configuration file, Arm/vela.ini."""
 
     accelerator: str = Field(description="for example ethos-u55-128")
@@ -114,7 +114,9 @@ class Npu(Options):
     name: str
     clock: Hertz | None = Field(default=None, description="in hertz, written as 500 MHz")
     macs_per_cycle: Annotated[int, Field(gt=0)] | None = None
-    operators: Operators = Field(description="the TFLite operators it takes over, or `all`; the others run on the core")
+    operators: OperatorNames = Field(
+        description="the TFLite operators it takes over, or `all`; the others run on the core"
+    )
     dtypes: tuple[DType, ...] = Field(min_length=1, description="types of the tensors it computes on")
     rules: tuple[RuleName, ...] = Field(default=(), description="what it demands of an operator besides name and types")
     partitions: Literal["one", "any"] = Field(
@@ -123,7 +125,7 @@ class Npu(Options):
     channels: Annotated[int, Field(gt=1)] | None = Field(
         default=None, description="it computes on blocks of so many channels; others are padded"
     )
-    vela: Vela | None = Field(default=None, description="of an Arm Ethos-U")
+    vela: VelaOptions | None = Field(default=None, description="of an Arm Ethos-U")
 
 
 @final
@@ -134,12 +136,12 @@ class System(Options):
     architecture: str = Field(description="for example Armv7E-M")
     cores: Annotated[int, Field(ge=1)] | None = None
     clock: Hertz | None = Field(default=None, description="in hertz, written as 120 MHz")
-    memory: Memory = Memory()
+    memory: DeviceMemory = DeviceMemory()
     npu: Npu | None = None
 
 
 @final
-class Runtime(Options):
+class RuntimeProfile(Options):
     """The interpreter or compiler that runs the model."""
 
     name: Literal["litert", "tflite-micro", "vela", "x-cube-ai", "neural-art", "openvx", "edgetpu"]
@@ -151,7 +153,7 @@ class Runtime(Options):
 
 
 @final
-class Carry(Options):
+class LatencyTransfer(Options):
     """A latency carried over from the fit of another device of the same kind, by clock and one measured factor."""
 
     device: str = Field(description="the profile whose fit it is")
@@ -159,27 +161,27 @@ class Carry(Options):
     error: Annotated[float, Field(ge=0)] = Field(description="standard deviation of the logarithm about that factor")
     points: Annotated[int, Field(ge=0)] = Field(description="measurements of this device; 0: by the clock alone")
     source: str = Field(description="where factor and error come from")
-    fit: Fit | None = Field(default=None, description="of that device; read from its profile")
+    fit: LatencyFit | None = Field(default=None, description="of that device; read from its profile")
 
 
-Way = Literal["host", "tflite-micro", "file", "vela", "fit", "transfer", "calibration", "plan", "weights"]
+MetricMethod = Literal["host", "tflite-micro", "file", "vela", "fit", "transfer", "calibration", "plan", "weights"]
 
 
 @final
-class Obtained(Options):
+class MetricSource(Options):
     """How a metric is obtained on this device, or why it is not."""
 
     evidence: Evidence
-    by: Way | None = Field(
+    by: MetricMethod | None = Field(
         default=None,
         description="host: run here; tflite-micro: its allocator; vela: compiled; file: counted from the artifact; "
         "fit: what operators cost, fitted to measurements; transfer: the fit of another device, by clock and a "
         "factor; calibration: fitted to a suite that was measured on the device; plan: from the planned arena; "
         "weights: from the constants of the .tflite",
     )
-    fit: Fit | None = Field(default=None, description="of `by: fit`; written by `edgepipe device fit`")
-    transfer: Carry | None = Field(default=None, description="of `by: transfer`")
-    calibration: Calibration | None = Field(
+    fit: LatencyFit | None = Field(default=None, description="of `by: fit`; written by `edgepipe device fit`")
+    transfer: LatencyTransfer | None = Field(default=None, description="of `by: transfer`")
+    calibration: DeviceCalibration | None = Field(
         default=None, description="of `by: calibration`; `edgepipe device calibrate`"
     )
     reason: str | None = Field(default=None, description="of `unavailable`: why, and what would make it available")
@@ -193,38 +195,44 @@ class Obtained(Options):
     points: Annotated[int, Field(gt=0)] | None = Field(default=None, description="how many models it was fitted on")
 
     @model_validator(mode="after")
-    def _either(self) -> "Obtained":
+    def _check_evidence(self) -> "MetricSource":
         unavailable = self.evidence is Evidence.UNAVAILABLE
         if unavailable and (self.reason is None or self.by is not None):
             raise ValueError("`unavailable` needs a `reason` (why, and what would make it available) and no `by`")
         if not unavailable and (self.by is None or self.reason is not None):
-            raise ValueError(f"`{self.evidence}` needs `by` ({', '.join(_GIVES)}) and no `reason`")
-        if self.by is not None and self.evidence is not _GIVES[self.by]:
-            raise ValueError(f"`by: {self.by}` gives `evidence: {_GIVES[self.by]}`, found `{self.evidence}`")
+            raise ValueError(f"`{self.evidence}` needs `by` ({', '.join(_EVIDENCE_BY_METHOD)}) and no `reason`")
+        if self.by is not None and self.evidence is not _EVIDENCE_BY_METHOD[self.by]:
+            raise ValueError(
+                f"`by: {self.by}` gives `evidence: {_EVIDENCE_BY_METHOD[self.by]}`, found `{self.evidence}`"
+            )
         for name in ("fit", "transfer", "calibration"):
             if (self.by == name) != (getattr(self, name) is not None):
                 raise ValueError(f"`{name}` belongs to `by: {name}`, and `by: {name}` needs it")
         return self
 
     @model_validator(mode="after")
-    def _fitted(self) -> "Obtained":
-        needed = _FITTED.get(self.by or "", ())
-        missing = [name for name in needed if getattr(self, name) is None]
-        allowed = (*needed, "plus", "per_operator", "points") if needed else ()
-        extra = [name for name in _ESTIMATE if name not in allowed and getattr(self, name) is not None]
-        if missing:
-            raise ValueError(f"`by: {self.by}` needs `{missing[0]}`")
-        if extra:
+    def _check_estimate_fields(self) -> "MetricSource":
+        required_fields = _REQUIRED_BY_METHOD.get(self.by or "", ())
+        missing_fields = [name for name in required_fields if getattr(self, name) is None]
+        allowed_fields = (*required_fields, "plus", "per_operator", "points") if required_fields else ()
+        extra_fields = [
+            name for name in _ESTIMATE_FIELDS if name not in allowed_fields and getattr(self, name) is not None
+        ]
+        if missing_fields:
+            raise ValueError(f"`by: {self.by}` needs `{missing_fields[0]}`")
+        if extra_fields:
             owners = " or ".join(
-                f"`by: {by}`" for by, names in _FITTED.items() if extra[0] != "ratio" or "ratio" in names
+                f"`by: {method}`"
+                for method, required_names in _REQUIRED_BY_METHOD.items()
+                if extra_fields[0] != "ratio" or "ratio" in required_names
             )
-            raise ValueError(f"`{extra[0]}` belongs to {owners}")
+            raise ValueError(f"`{extra_fields[0]}` belongs to {owners}")
         if self.interval is not None and self.interval[0] > self.interval[1]:
             raise ValueError(f"`interval` must go from the lower to the higher, found {list(self.interval)}")
         return self
 
 
-_GIVES = {
+_EVIDENCE_BY_METHOD = {
     "host": Evidence.MEASURED,
     "tflite-micro": Evidence.SIMULATED,
     "vela": Evidence.SIMULATED,
@@ -235,8 +243,8 @@ _GIVES = {
     "plan": Evidence.ESTIMATED,
     "weights": Evidence.ESTIMATED,
 }
-_FITTED = {"plan": ("ratio", "interval"), "weights": ("interval",)}  # what each kind of estimate must say
-_ESTIMATE = ("ratio", "plus", "per_operator", "interval", "points")
+_REQUIRED_BY_METHOD = {"plan": ("ratio", "interval"), "weights": ("interval",)}  # what each kind of estimate must say
+_ESTIMATE_FIELDS = ("ratio", "plus", "per_operator", "interval", "points")
 
 
 @final
@@ -247,15 +255,15 @@ class Device(Options):
     description: str
     sources: dict[str, str] = Field(default_factory=dict, description="the citation of each field, and of all below it")
     system: System
-    runtime: Runtime
+    runtime: RuntimeProfile
     dtypes: tuple[DType, ...] = Field(min_length=1, description="types of tensors that the runtime takes")
-    operators: Operators = Field(description="the TFLite operators that run on the core, or `all`")
+    operators: OperatorNames = Field(description="the TFLite operators that run on the core, or `all`")
     custom_operators: tuple[str, ...] = Field(default=(), description="custom operators that the runtime has, by code")
     rules: tuple[RuleName, ...] = Field(default=(), description="what the runtime demands of an operator besides these")
     integer_only: bool = Field(default=False, description="a float tensor is a finding, even if the runtime takes it")
-    latency: Obtained
-    ram: Obtained
-    flash: Obtained
+    latency: MetricSource
+    ram: MetricSource
+    flash: MetricSource
 
 
 def load(name_or_path: str, base: Path, folders: tuple[Path, ...] = ()) -> Device:
@@ -270,101 +278,110 @@ def load(name_or_path: str, base: Path, folders: tuple[Path, ...] = ()) -> Devic
         ConfigError: the profile, or one it inherits, is wrong; all problems, each with file, line and column.
     """
     device, file = _read(name_or_path, base, folders)
-    return _carried(device, file, folders) if device.latency.transfer else device
+    return _with_transfer_fit(device, file, folders) if device.latency.transfer else device
 
 
 def _read(name_or_path: str, base: Path, folders: tuple[Path, ...]) -> tuple[Device, Path]:
     """The device as its own profile says it, and its file."""
-    places = (*folders, shipped())
-    file = _locate(name_or_path, base, places)
-    document = inheritance.resolve(file, places)
+    search_folders = (*folders, shipped_folder())
+    file = _locate(name_or_path, base, search_folders)
+    document = inheritance.resolve(file, search_folders)
     document.raise_problems()
-    if document.data.pop(inheritance.ABSTRACT, False) is True:  # resolved data is this call's own
-        raise InputError(f"device '{name_or_path}' is abstract: only for others to inherit; devices: {_list(folders)}")
-    device = validate(document, (), document.data, Device)
+    if document.content.pop(inheritance.ABSTRACT, False) is True:  # resolved data is this call's own
+        raise InputError(
+            f"device '{name_or_path}' is abstract: only for others to inherit; devices: {_list_names(folders)}"
+        )
+    device = validate(document, (), document.content, Device)
     _check_names(document, file)
     document.raise_problems()
     assert device is not None, "a document without problems has a value"
     return device, file
 
 
-def _carried(device: Device, file: Path, folders: tuple[Path, ...]) -> Device:
+def _with_transfer_fit(device: Device, file: Path, folders: tuple[Path, ...]) -> Device:
     """`device` with the fit that its latency is carried over from, so that its digest covers that too."""
-    carried = device.latency.transfer
-    assert carried is not None, "only called for a transfer"
+    transfer = device.latency.transfer
+    assert transfer is not None, "only called for a transfer"
     try:
-        origin, _ = _read(carried.device, file.parent, folders)
+        origin, _ = _read(transfer.device, file.parent, folders)
     except ConfigError:
         raise  # it names the file and the place itself
     except InputError as error:
         raise InputError(f"{file}: latency.transfer.device: {error}") from None
     if origin.latency.fit is None or device.system.clock is None:
-        missing = "it has no clock of its own" if origin.latency.fit else f"'{carried.device}' has no fitted latency"
-        raise InputError(f"{file}: latency.transfer: '{device.name}' cannot carry its latency over: {missing}")
-    whole = carried.model_copy(update={"fit": origin.latency.fit})
-    return device.model_copy(update={"latency": device.latency.model_copy(update={"transfer": whole})})
+        reason = "it has no clock of its own" if origin.latency.fit else f"'{transfer.device}' has no fitted latency"
+        raise InputError(f"{file}: latency.transfer: '{device.name}' cannot carry its latency over: {reason}")
+    complete_transfer = transfer.model_copy(update={"fit": origin.latency.fit})
+    return device.model_copy(update={"latency": device.latency.model_copy(update={"transfer": complete_transfer})})
 
 
-def _locate(name_or_path: str, base: Path, places: tuple[Path, ...]) -> Path:
-    if name_or_path.endswith(ENDINGS):
+def _locate(name_or_path: str, base: Path, search_folders: tuple[Path, ...]) -> Path:
+    if name_or_path.endswith(PROFILE_SUFFIXES):
         return base / name_or_path
-    found = inheritance.find(name_or_path, places)
-    if found is None:
-        known = names(places[:-1])
+    profile_path = inheritance.find(name_or_path, search_folders)
+    if profile_path is None:
+        known_names = names(search_folders[:-1])
         raise InputError(
-            f"unknown device '{name_or_path}'{did_you_mean(name_or_path, known)} (or the path of a .yaml file)"
+            f"unknown device '{name_or_path}'{did_you_mean(name_or_path, known_names)} (or the path of a .yaml file)"
         )
-    return found
+    return profile_path
 
 
-def _list(folders: tuple[Path, ...]) -> str:
+def _list_names(folders: tuple[Path, ...]) -> str:
     return ", ".join(names(folders))
 
 
 def _check_names(document: Document, file: Path) -> None:
     """Note a name that differs from the file's, and operators that do not exist."""
-    data = document.data if isinstance(document.data, dict) else {}
-    if isinstance(data.get("name"), str) and data["name"] != file.stem:
-        document.problem(("name",), f"'{data['name']}' must equal the name of its file, '{file.stem}'")
-    npu = data["system"].get("npu") if isinstance(data.get("system"), dict) else None
-    for path, owner in ((("operators",), data), (("system", "npu", "operators"), npu)):
-        listed = owner.get("operators") if isinstance(owner, dict) else None
-        for index, name in enumerate(listed if isinstance(listed, list) else ()):
+    profile_data = document.content if isinstance(document.content, dict) else {}
+    if isinstance(profile_data.get("name"), str) and profile_data["name"] != file.stem:
+        document.add_problem(("name",), f"'{profile_data['name']}' must equal the name of its file, '{file.stem}'")
+    npu = profile_data["system"].get("npu") if isinstance(profile_data.get("system"), dict) else None
+    for path, owner in ((("operators",), profile_data), (("system", "npu", "operators"), npu)):
+        operators = owner.get("operators") if isinstance(owner, dict) else None
+        for index, name in enumerate(operators if isinstance(operators, list) else ()):
             if isinstance(name, str) and name not in builtin_operators.NAMES:
-                close = did_you_mean(name, builtin_operators.NAMES)
-                hint = close if close.startswith("; did") else "; allowed: the names of TFLite's builtin operators"
-                document.problem((*path, index), f"unknown operator '{name}'{hint}")
+                suggestion = did_you_mean(name, builtin_operators.NAMES)
+                hint = (
+                    suggestion
+                    if suggestion.startswith("; did")
+                    else "; allowed: the names of TFLite's builtin operators"
+                )
+                document.add_problem((*path, index), f"unknown operator '{name}'{hint}")
 
 
 def names(folders: tuple[Path, ...] = ()) -> list[str]:
     """The devices in `folders` and those shipped, sorted; abstract profiles are left out."""
-    files = (file for folder in (*folders, shipped()) for file in sorted(folder.glob("*.yaml")))
+    files = (file for folder in (*folders, shipped_folder()) for file in sorted(folder.glob("*.yaml")))
     return sorted({file.stem for file in files if not inheritance.is_abstract(file)})
 
 
-def shipped() -> Path:
+def shipped_folder() -> Path:
     """The folder of the profiles that come with edgepipe: inside the wheel, or beside the package in the repository."""
     package = Path(__file__).resolve().parent.parent
-    inside = package / "shipped" / "devices"
-    return inside if inside.is_dir() else package.parent / "devices"
+    packaged_folder = package / "shipped" / "devices"
+    return packaged_folder if packaged_folder.is_dir() else package.parent / "devices"
 
 
-def numbers(device: Device) -> dict[Path_, float]:
+def stated_numbers(device: Device) -> dict[KeyPath, float]:
     """Every number that the profile states, by its path, in base units; not those of fitted records."""
-    stated = device.model_dump(mode="json", exclude_unset=True)
-    values = {path: _at(stated, path) for path in citations.leaves(stated)}
+    profile_data = device.model_dump(mode="json", exclude_unset=True)
+    value_by_path = {path: _value_at(profile_data, path) for path in citations.leaf_paths(profile_data)}
     return {
-        path: value
-        for path, value in values.items()
-        if isinstance(value, (int, float)) and value is not True and value is not False and path[1:2] not in _CITED
+        path: number
+        for path, number in value_by_path.items()
+        if isinstance(number, (int, float))
+        and number is not True
+        and number is not False
+        and path[1:2] not in _SELF_CITED_FIELDS
     }
 
 
-_CITED = (("fit",), ("transfer",), ("calibration",))  # records that hold their own source
+_SELF_CITED_FIELDS = (("fit",), ("transfer",), ("calibration",))  # records that hold their own source
 
 
-def _at(data: Any, path: Path_) -> Any:
-    return _at(data[path[0]], path[1:]) if path else data
+def _value_at(tree: Any, path: KeyPath) -> Any:
+    return _value_at(tree[path[0]], path[1:]) if path else tree
 
 
 def digest(device: Device) -> str:

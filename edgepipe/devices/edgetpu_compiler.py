@@ -12,19 +12,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgepipe.core.errors import ToolError
-from edgepipe.core.metric import Metric, exact, unavailable
+from edgepipe.core.metric import Metric, exact_metric, unavailable_metric
 from edgepipe.core.units import Dimension
 
 COMPILER = "edgetpu_compiler"
 TIMEOUT = 300  # seconds
-GET = "Google's Edge TPU compiler is not on the PATH; how to install it: https://coral.ai/docs/edgetpu/compiler/"
+INSTALL_HINT = (
+    "Google's Edge TPU compiler is not on the PATH; how to install it: https://coral.ai/docs/edgetpu/compiler/"
+)
 # A line of the log's table: the operator, how many there are of it, and what became of them.
 _ROW = re.compile(r"^\s*([A-Z][A-Z0-9_]*)\s+(\d+)\s+(\S.*?)\s*$", re.MULTILINE)
-_MAPPED = "Mapped to Edge TPU"
+_MAPPED_STATUS = "Mapped to Edge TPU"
 
 
 @dataclass(frozen=True)
-class Row:
+class MappingRow:
     """Operators of one kind that met the same fate."""
 
     operator: str
@@ -32,64 +34,64 @@ class Row:
     status: str
 
     @property
-    def mapped(self) -> bool:
+    def is_mapped(self) -> bool:
         """Whether they run on the Edge TPU."""
-        return self.status == _MAPPED
+        return self.status == _MAPPED_STATUS
 
 
 @dataclass(frozen=True)
-class Compiled:
+class EdgeTpuMapping:
     """What the compiler said of a model, and the model it made."""
 
     version: str
-    rows: tuple[Row, ...]
+    rows: tuple[MappingRow, ...]
     content: bytes
 
 
-def available() -> bool:
+def is_available() -> bool:
     """Whether the vendor's compiler is on the PATH."""
     return shutil.which(COMPILER) is not None
 
 
-def compile_model(model: Path) -> Compiled:
+def compile_model(model: Path) -> EdgeTpuMapping:
     """Compile `model` in a child process and read its log.
 
     Raises:
         ToolError: the compiler is not there, refuses the model, or takes longer than five minutes.
     """
-    if not available():
-        raise ToolError(GET)
+    if not is_available():
+        raise ToolError(INSTALL_HINT)
     with tempfile.TemporaryDirectory(prefix="edgepipe-coral-") as folder:
-        said = _run(model, Path(folder))
-        made = Path(folder) / f"{model.stem}_edgetpu.tflite"
-        if not made.is_file():
-            raise ToolError(f"{COMPILER} made no model of {model}: {said.strip()[-500:]}")
-        return Compiled(_version(said), parse(said), made.read_bytes())
+        log = _run(model, Path(folder))
+        output_path = Path(folder) / f"{model.stem}_edgetpu.tflite"
+        if not output_path.is_file():
+            raise ToolError(f"{COMPILER} made no model of {model}: {log.strip()[-500:]}")
+        return EdgeTpuMapping(_parse_version(log), parse_log(log), output_path.read_bytes())
 
 
-def share(model: Path, device: str) -> Metric:
+def npu_share(model: Path, device: str) -> Metric:
     """The metric `npu_operators`: how many operators of `model` the compiler maps; unavailable without it."""
-    if not available():
-        return unavailable("npu_operators", Dimension.FRACTION, GET, device)
+    if not is_available():
+        return unavailable_metric("npu_operators", Dimension.FRACTION, INSTALL_HINT, device)
     try:
-        made = compile_model(model)
+        mapping = compile_model(model)
     except ToolError as error:
-        return unavailable("npu_operators", Dimension.FRACTION, str(error), device)
-    total = sum(row.count for row in made.rows)
+        return unavailable_metric("npu_operators", Dimension.FRACTION, str(error), device)
+    total = sum(row.count for row in mapping.rows)
     if not total:
-        reason = f"{COMPILER} {made.version} prints its operators in a form unknown here"
-        return unavailable("npu_operators", Dimension.FRACTION, reason, device)
-    left = ", ".join(f"{row.count} {row.operator} ({row.status})" for row in made.rows if not row.mapped)
-    mapped = sum(row.count for row in made.rows if row.mapped)
-    how = f"{mapped} of {total} operators, as Edge TPU Compiler {made.version} maps them"
-    return exact("npu_operators", mapped / total, Dimension.FRACTION, how + (f"; on the host: {left}" if left else ""),
+        reason = f"{COMPILER} {mapping.version} prints its operators in a form unknown here"
+        return unavailable_metric("npu_operators", Dimension.FRACTION, reason, device)
+    unmapped_text = ", ".join(f"{row.count} {row.operator} ({row.status})" for row in mapping.rows if not row.is_mapped)
+    mapped_count = sum(row.count for row in mapping.rows if row.is_mapped)
+    explanation = f"{mapped_count} of {total} operators, as Edge TPU Compiler {mapping.version} maps them"
+    return exact_metric("npu_operators", mapped_count / total, Dimension.FRACTION, explanation + (f"; on the host: {unmapped_text}" if unmapped_text else ""),
                  device)  # fmt: skip
 
 
 def _run(model: Path, folder: Path) -> str:
     command = [COMPILER, "--show_operations", "--out_dir", str(folder), str(model)]
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             command,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -100,17 +102,17 @@ def _run(model: Path, folder: Path) -> str:
         )
     except subprocess.TimeoutExpired:
         raise ToolError(f"{COMPILER} took longer than {TIMEOUT} s on {model}") from None
-    if done.returncode:
-        reason = (done.stdout + done.stderr).strip()[-500:]
-        raise ToolError(f"{COMPILER} ended with {done.returncode} on {model}: {reason}")
-    return done.stdout
+    if process.returncode:
+        reason = (process.stdout + process.stderr).strip()[-500:]
+        raise ToolError(f"{COMPILER} ended with {process.returncode} on {model}: {reason}")
+    return process.stdout
 
 
-def parse(log: str) -> tuple[Row, ...]:
+def parse_log(log: str) -> tuple[MappingRow, ...]:
     """The table `Operator Count Status` of the compiler's log."""
-    return tuple(Row(name, int(count), status) for name, count, status in _ROW.findall(log))
+    return tuple(MappingRow(name, int(count), status) for name, count, status in _ROW.findall(log))
 
 
-def _version(log: str) -> str:
-    found = re.search(r"Edge TPU Compiler version (\S+)", log)
-    return found[1] if found else "of unknown version"
+def _parse_version(log: str) -> str:
+    match = re.search(r"Edge TPU Compiler version (\S+)", log)
+    return match[1] if match else "of unknown version"

@@ -5,20 +5,20 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from edgepipe.core.config import Document, Path_, describe, parse, read_text
+from edgepipe.core.config import Document, KeyPath, describe_value, parse, read_text
 from edgepipe.core.errors import did_you_mean
 from edgepipe.devices import citations
 from edgepipe.devices.citations import Citations
 
 INHERIT = "inherit"
 ABSTRACT = "abstract"
-PARTS = ("systems", "runtimes", "fits")  # the subfolders of profiles that are only there for others to inherit
-_OWN = ("name", "description", citations.SOURCES, ABSTRACT, INHERIT)  # what a child never takes from its parent
-_WHOLE = (("latency",), ("ram",), ("flash",))  # half of one way to obtain a metric and half of another is neither
+PARENT_FOLDERS = ("systems", "runtimes", "fits")  # the subfolders of profiles that are only there for others to inherit
+_OWN_KEYS = ("name", "description", citations.SOURCES, ABSTRACT, INHERIT)  # what a child never takes from its parent
+_ATOMIC_KEYS = (("latency",), ("ram",), ("flash",))  # half of one way to obtain a metric and half of another is neither
 
 
 @dataclass
-class Resolved:
+class ResolvedProfile:
     """A profile with everything it inherits: the values, and where each of them was taken from."""
 
     document: Document
@@ -28,10 +28,10 @@ class Resolved:
 def find(name: str, folders: tuple[Path, ...]) -> Path | None:
     """The file of the profile `name`, such as `host` or `systems/rp2040-pico`: the first that `folders` have."""
     candidates = (folder / f"{name}.yaml" for folder in folders)
-    return next((file for file in candidates if file.is_file()), None) if _plain(name) else None
+    return next((file for file in candidates if file.is_file()), None) if _is_safe_name(name) else None
 
 
-def _plain(name: str) -> bool:
+def _is_safe_name(name: str) -> bool:
     return bool(name) and not name.startswith("/") and ".." not in PurePosixPath(name).parts
 
 
@@ -41,121 +41,140 @@ def resolve(file: Path, folders: tuple[Path, ...]) -> Document:
     `sources` of the result maps each field that somebody gave a source for to that source. Problems (not YAML, an
     unknown parent, a cycle) are noted in the document; only an unreadable file raises.
     """
-    found = _resolve(file, folders, ())
-    if isinstance(found.document.data, dict):
-        found.document.data = {
-            **found.document.data,
-            citations.SOURCES: citations.collapsed(found.document.data, found.citations),
+    profile = _resolve(file, folders, ())
+    if isinstance(profile.document.content, dict):
+        profile.document.content = {
+            **profile.document.content,
+            citations.SOURCES: citations.collapse(profile.document.content, profile.citations),
         }
-    return found.document
+    return profile.document
 
 
-def _resolve(file: Path, folders: tuple[Path, ...], children: tuple[Path, ...]) -> Resolved:
+def _resolve(file: Path, folders: tuple[Path, ...], children: tuple[Path, ...]) -> ResolvedProfile:
     document = _read(file)
     if document.problems:
-        return Resolved(document)
-    if not isinstance(document.data, dict):
-        document.problem((), f"a device profile is a mapping, found {describe(document.data)}")
-        return Resolved(document)
-    if not isinstance(document.data.get(ABSTRACT, False), bool):
-        document.problem((ABSTRACT,), f"must be true or false, found {describe(document.data[ABSTRACT])}")
-    opened = (*children, file)
-    merged = Resolved(Document(document.source, {}))
-    for parent in _parents(document, file, folders, opened):
-        merged = _over(merged, _resolve(parent, folders, opened))
-    return _own(merged, document)
+        return ResolvedProfile(document)
+    if not isinstance(document.content, dict):
+        document.add_problem((), f"a device profile is a mapping, found {describe_value(document.content)}")
+        return ResolvedProfile(document)
+    if not isinstance(document.content.get(ABSTRACT, False), bool):
+        document.add_problem((ABSTRACT,), f"must be true or false, found {describe_value(document.content[ABSTRACT])}")
+    chain = (*children, file)
+    profile = ResolvedProfile(Document(document.source, {}))
+    for parent in _parents(document, file, folders, chain):
+        profile = _overlay_profile(profile, _resolve(parent, folders, chain))
+    return _apply_own(profile, document)
 
 
 def _read(file: Path) -> Document:
     """The file's own content; the copy may be changed but for what `data` holds."""
-    parsed = _parsed(read_text(file), str(file))
-    return Document(parsed.source, parsed.data, dict(parsed.keys), dict(parsed.values), list(parsed.problems))
+    cached_document = _parse_cached(read_text(file), str(file))
+    return Document(
+        cached_document.source,
+        cached_document.content,
+        dict(cached_document.key_positions),
+        dict(cached_document.value_positions),
+        list(cached_document.problems),
+    )
 
 
 @lru_cache(maxsize=512)
-def _parsed(text: str, source: str) -> Document:
+def _parse_cached(text: str, source: str) -> Document:
     """Many devices share a runtime, and each is read once to list them and once to load them."""
     return parse(text, source)
 
 
 def _parents(document: Document, file: Path, folders: tuple[Path, ...], chain: tuple[Path, ...]) -> list[Path]:
     """The files that the profile inherits, the first of them the lowest."""
-    given = document.data.get(INHERIT, [])
-    if isinstance(given, str):
-        found = [_parent(document, (INHERIT,), given, (file.parent, *folders), chain)]
-    elif isinstance(given, list) and all(isinstance(name, str) for name in given):
-        places = (file.parent, *folders)
-        found = [_parent(document, (INHERIT, at), name, places, chain) for at, name in enumerate(given)]
+    parent_names = document.content.get(INHERIT, [])
+    if isinstance(parent_names, str):
+        parents = [_parent(document, (INHERIT,), parent_names, (file.parent, *folders), chain)]
+    elif isinstance(parent_names, list) and all(isinstance(name, str) for name in parent_names):
+        search_folders = (file.parent, *folders)
+        parents = [
+            _parent(document, (INHERIT, index), name, search_folders, chain) for index, name in enumerate(parent_names)
+        ]
     else:
-        document.problem((INHERIT,), f"must name one profile, or a list of them, found {describe(given)}")
-        found = []
-    return [parent for parent in found if parent is not None]
+        document.add_problem(
+            (INHERIT,), f"must name one profile, or a list of them, found {describe_value(parent_names)}"
+        )
+        parents = []
+    return [parent for parent in parents if parent is not None]
 
 
-def _parent(document: Document, at: Path_, name: str, places: tuple[Path, ...], chain: tuple[Path, ...]) -> Path | None:
-    found = find(name, places)
-    if found is None:
-        document.problem(at, f"unknown profile '{name}'{did_you_mean(name, _known(places) - {chain[-1].stem})}")
+def _parent(
+    document: Document, key_path: KeyPath, name: str, search_folders: tuple[Path, ...], chain: tuple[Path, ...]
+) -> Path | None:
+    parent = find(name, search_folders)
+    if parent is None:
+        document.add_problem(
+            key_path,
+            f"unknown profile '{name}'{did_you_mean(name, _available_profiles(search_folders) - {chain[-1].stem})}",
+        )
         return None
-    opened = [path.resolve() for path in chain]
-    if found.resolve() in opened:
-        cycle = [path.stem for path in opened[opened.index(found.resolve()) :]]
-        document.problem(at, f"inherits itself: {' -> '.join([*cycle, found.stem])}")
+    resolved_chain = [path.resolve() for path in chain]
+    if parent.resolve() in resolved_chain:
+        cycle = [path.stem for path in resolved_chain[resolved_chain.index(parent.resolve()) :]]
+        document.add_problem(key_path, f"inherits itself: {' -> '.join([*cycle, parent.stem])}")
         return None
-    return found
+    return parent
 
 
-def _known(places: tuple[Path, ...]) -> set[str]:
-    patterns = ("*.yaml", *(f"{part}/*.yaml" for part in PARTS))
-    files = ((place, file) for place in places for pattern in patterns for file in place.glob(pattern))
-    return {file.relative_to(place).with_suffix("").as_posix() for place, file in files}
+def _available_profiles(search_folders: tuple[Path, ...]) -> set[str]:
+    patterns = ("*.yaml", *(f"{subfolder}/*.yaml" for subfolder in PARENT_FOLDERS))
+    files = ((folder, file) for folder in search_folders for pattern in patterns for file in folder.glob(pattern))
+    return {file.relative_to(folder).with_suffix("").as_posix() for folder, file in files}
 
 
-def _over(lower: Resolved, upper: Resolved) -> Resolved:
+def _overlay_profile(lower: ResolvedProfile, upper: ResolvedProfile) -> ResolvedProfile:
     """`upper` laid over `lower`; each value keeps the position and the source of the file that holds it."""
-    document = _merged(lower.document, upper.document)
-    return Resolved(document, citations.over(document.data, lower.citations, upper.document.data, upper.citations))
+    document = _merge_documents(lower.document, upper.document)
+    return ResolvedProfile(
+        document, citations.overlay(document.content, lower.citations, upper.document.content, upper.citations)
+    )
 
 
-def _own(inherited: Resolved, own: Document) -> Resolved:
+def _apply_own(inherited_profile: ResolvedProfile, own_document: Document) -> ResolvedProfile:
     """The values and sources of a file over what it inherits."""
-    document = _merged(inherited.document, own)
-    return Resolved(document, citations.own(document, own.data, inherited.citations))
+    document = _merge_documents(inherited_profile.document, own_document)
+    return ResolvedProfile(document, citations.resolve_own(document, own_document.content, inherited_profile.citations))
 
 
-def _merged(parent: Document, child: Document) -> Document:
+def _merge_documents(parent: Document, child: Document) -> Document:
     """`child` laid over `parent`; each value keeps the position of the file that holds it."""
-    result = Document(child.source, problems=[*parent.problems, *child.problems])
-    result.data = child.data
-    if not isinstance(parent.data, dict) or not isinstance(child.data, dict):
-        return result
-    result.keys, result.values = dict(parent.keys), dict(parent.values)
-    for key in _OWN:
-        _forget(result, (key,))
-    kept = {key: value for key, value in parent.data.items() if key not in _OWN}
-    result.data = _overlay(result, (), kept, {key: value for key, value in child.data.items() if key != INHERIT})
-    result.keys |= child.keys
-    result.values |= child.values
-    return result
+    document = Document(child.source, problems=[*parent.problems, *child.problems])
+    document.content = child.content
+    if not isinstance(parent.content, dict) or not isinstance(child.content, dict):
+        return document
+    document.key_positions, document.value_positions = dict(parent.key_positions), dict(parent.value_positions)
+    for key in _OWN_KEYS:
+        _forget_positions(document, (key,))
+    inherited_data = {key: value for key, value in parent.content.items() if key not in _OWN_KEYS}
+    document.content = _overlay_data(
+        document, (), inherited_data, {key: value for key, value in child.content.items() if key != INHERIT}
+    )
+    document.key_positions |= child.key_positions
+    document.value_positions |= child.value_positions
+    return document
 
 
-def _overlay(result: Document, path: Path_, parent: Any, child: Any) -> Any:
-    if not isinstance(parent, dict) or not isinstance(child, dict) or path in _WHOLE:
-        _forget(result, path)  # the child's value replaces all that stood here
+def _overlay_data(document: Document, path: KeyPath, parent: Any, child: Any) -> Any:
+    if not isinstance(parent, dict) or not isinstance(child, dict) or path in _ATOMIC_KEYS:
+        _forget_positions(document, path)  # the child's value replaces all that stood here
         return child
-    merged = dict(parent)
+    merged_data = dict(parent)
     for key, value in child.items():
-        merged[key] = _overlay(result, (*path, key), parent[key], value) if key in parent else value
-    return merged
+        merged_data[key] = _overlay_data(document, (*path, key), parent[key], value) if key in parent else value
+    return merged_data
 
 
-def _forget(document: Document, path: Path_) -> None:
-    for table in (document.keys, document.values):
-        for inner in [place for place in table if place[: len(path)] == path]:
-            del table[inner]
+def _forget_positions(document: Document, path: KeyPath) -> None:
+    for table in (document.key_positions, document.value_positions):
+        for nested_path in [key_path for key_path in table if key_path[: len(path)] == path]:
+            del table[nested_path]
 
 
 def is_abstract(file: Path) -> bool:
     """Whether the profile at `file` is only there for others to inherit."""
-    data = _read(file).data
-    return isinstance(data, dict) and data.get(ABSTRACT) is True
+    profile_data = _read(file).content
+    return isinstance(profile_data, dict) and profile_data.get(ABSTRACT) is True

@@ -8,47 +8,49 @@ constants are counted, so for flash only the rest is spread.
 """
 
 from edgepipe.core.errors import InputError
-from edgepipe.core.metric import Evidence, Metric, unavailable
+from edgepipe.core.metric import Evidence, Metric, unavailable_metric
 from edgepipe.core.units import Dimension
-from edgepipe.devices.device_profile import Obtained
-from edgepipe.tflite.arena_plan import plan
+from edgepipe.devices.device_profile import MetricSource
+from edgepipe.tflite.arena_plan import plan_arena
 from edgepipe.tflite.model import Model
 
 
-def ram(obtained: Obtained, model: Model, device: str) -> Metric:
+def estimate_ram(source: MetricSource, model: Model, device: str) -> Metric:
     """RAM by `plan`; unavailable for a model whose memory cannot be planned, with the reason."""
-    assert obtained.ratio is not None, "the profile's schema demands it"
+    assert source.ratio is not None, "the profile's schema demands it"
     try:
-        live = plan(model).naive_peak
+        live_bytes = plan_arena(model).naive_peak
     except InputError as error:
-        return unavailable("ram", Dimension.BYTES, str(error), device)
-    estimate = obtained.ratio * live + _on_top(obtained, model)
-    how = (
-        f"{obtained.ratio:g} of the bytes of tensors that live at once, and what the runtime takes, as fitted on "
-        f"{_points(obtained)}"
+        return unavailable_metric("ram", Dimension.BYTES, str(error), device)
+    estimate = source.ratio * live_bytes + _runtime_bytes(source, model)
+    explanation = (
+        f"{source.ratio:g} of the bytes of tensors that live at once, and what the runtime takes, as fitted on "
+        f"{_describe_models(source)}"
     )
-    return _estimate("ram", obtained, 0, estimate, how, device)
+    return _estimated_metric("ram", source, 0, estimate, explanation, device)
 
 
-def flash(obtained: Obtained, model: Model, device: str) -> Metric:
+def estimate_flash(source: MetricSource, model: Model, device: str) -> Metric:
     """Flash by `weights`."""
-    constants = sum(tensor.bytes for tensor in model.tensors if tensor.constant)
-    how = f"the constants of the .tflite, and the runtime's code as fitted on {_points(obtained)}"
-    return _estimate("flash", obtained, constants, _on_top(obtained, model), how, device)
+    constants = sum(tensor.bytes for tensor in model.tensors if tensor.is_constant)
+    explanation = f"the constants of the .tflite, and the runtime's code as fitted on {_describe_models(source)}"
+    return _estimated_metric("flash", source, constants, _runtime_bytes(source, model), explanation, device)
 
 
-def _on_top(obtained: Obtained, model: Model) -> int:
-    return (obtained.plus or 0) + (obtained.per_operator or 0) * len(model.operators)
+def _runtime_bytes(source: MetricSource, model: Model) -> int:
+    return (source.plus or 0) + (source.per_operator or 0) * len(model.operators)
 
 
-def _points(obtained: Obtained) -> str:
-    return f"{obtained.points} models" if obtained.points else "other models"
+def _describe_models(source: MetricSource) -> str:
+    return f"{source.points} models" if source.points else "other models"
 
 
-def _estimate(name: str, obtained: Obtained, counted: int, estimate: float, how: str, device: str) -> Metric:
-    assert obtained.interval is not None, "the profile's schema demands it"
-    low, high = (counted + bound * estimate for bound in obtained.interval)
+def _estimated_metric(
+    name: str, source: MetricSource, exact_bytes: int, estimate: float, explanation: str, device: str
+) -> Metric:
+    assert source.interval is not None, "the profile's schema demands it"
+    low, high = (exact_bytes + bound * estimate for bound in source.interval)
     return Metric(
-        name=name, value=counted + estimate, unit=Dimension.BYTES, evidence=Evidence.ESTIMATED, device=device,
-        how=how, interval=(low, high),
+        name=name, value=exact_bytes + estimate, unit=Dimension.BYTES, evidence=Evidence.ESTIMATED, device=device,
+        how=explanation, interval=(low, high),
     )  # fmt: skip

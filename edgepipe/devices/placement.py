@@ -10,15 +10,15 @@ from enum import StrEnum
 from edgepipe.core import units
 from edgepipe.core.units import Dimension
 from edgepipe.devices.accelerator_rules import RULES
-from edgepipe.devices.device_profile import Device, Npu, Operators
+from edgepipe.devices.device_profile import Device, Npu, OperatorNames
 from edgepipe.tflite.model import FLOATS, Model, Operator, Tensor
 
-SHOWN = 3  # names of tensors that a reason lists; more are counted
+MAX_LISTED_TENSORS = 3  # names of tensors that a reason lists; more are counted
 NPU_CODES = ("ethos-u", "edgetpu-custom-op")  # what Vela and the Edge TPU compiler put in place of what they compiled
-WASTE = 0.25  # share of an operator's MACs that padded channels may take before it is worth a word
+NOTABLE_WASTE = 0.25  # share of an operator's MACs that padded channels may take before it is worth a word
 
 
-class Where(StrEnum):
+class Processor(StrEnum):
     """What computes an operator."""
 
     NPU = "NPU"
@@ -28,18 +28,18 @@ class Where(StrEnum):
 
 
 @dataclass(frozen=True)
-class Placed:
+class OperatorPlacement:
     """One operator, where it runs, why not elsewhere, and the change that would bring it there."""
 
     operator: str
-    where: Where
+    runs_on: Processor
     reason: str = ""
     suggestion: str = ""
     rule: str = ""  # what it breaks: operator, dtype, integer-only, npu-operator, npu-dtype, behind, or one of RULES
 
 
 @dataclass(frozen=True)
-class Broken:
+class RuleViolation:
     """A rule that an operator breaks; `gpu`: a GPU then computes it, not the core."""
 
     rule: str
@@ -48,140 +48,174 @@ class Broken:
     gpu: bool = False
 
 
-def placement(device: Device, model: Model) -> tuple[Placed, ...]:
+def place_operators(device: Device, model: Model) -> tuple[OperatorPlacement, ...]:
     """Where each operator of `model` runs on `device`, in the order of the operators."""
-    on_core: set[tuple[int, int]] = set()  # tensors that the core computes, for a compiler that makes one partition
-    placed = []
+    cpu_tensors: set[tuple[int, int]] = set()  # tensors that the core computes, for a compiler that makes one partition
+    placements = []
     for operator in model.operators:
-        found = _place(device, model, operator, on_core)
-        if found.where is not Where.NPU:
-            on_core |= {(t.subgraph, t.index) for t in operator.outputs if t is not None}
-        placed.append(found)
-    return tuple(placed)
+        placement = _place_operator(device, model, operator, cpu_tensors)
+        if placement.runs_on is not Processor.NPU:
+            cpu_tensors |= {(t.subgraph, t.index) for t in operator.outputs if t is not None}
+        placements.append(placement)
+    return tuple(placements)
 
 
-def _place(device: Device, model: Model, operator: Operator, on_core: set[tuple[int, int]]) -> Placed:
+def _place_operator(
+    device: Device, model: Model, operator: Operator, cpu_tensors: set[tuple[int, int]]
+) -> OperatorPlacement:
     npu = device.system.npu
-    core = _worst(core_problems(device, model, operator))
+    core_violation = _worst_violation(core_violations(device, model, operator))
     if npu is None:
-        return _on_core(operator, core)
-    broken = _npu(device, npu, model, operator) or _behind(npu, operator, on_core)
-    if broken is None:
-        reason, suggestion = _padding(npu, operator)
-        return Placed(operator.place, Where.NPU, reason, suggestion)
-    if broken.gpu:
-        return Placed(operator.place, Where.GPU, broken.reason, broken.suggestion, broken.rule)
-    if core is not None and core.rule != "integer-only":
-        return Placed(operator.place, Where.UNSUPPORTED, core.reason, core.suggestion, core.rule)
-    return Placed(operator.place, Where.CPU, broken.reason, broken.suggestion, broken.rule)
-
-
-def _on_core(operator: Operator, broken: Broken | None) -> Placed:
-    if broken is None:
-        return Placed(operator.place, Where.CPU)
-    where = Where.CPU if broken.rule == "integer-only" else Where.UNSUPPORTED  # it would run, in slow software floats
-    return Placed(operator.place, where, broken.reason, broken.suggestion, broken.rule)
-
-
-def _worst(found: list[Broken]) -> Broken | None:
-    """The first that keeps an operator from running at all; a float where only integers should be would still run."""
-    return next((broken for broken in found if broken.rule != "integer-only"), next(iter(found), None))
-
-
-def core_problems(device: Device, model: Model, operator: Operator) -> list[Broken]:
-    """Everything that keeps an operator from running in the device's runtime."""
-    runtime = f"{device.runtime.name} {device.runtime.version}"
-    return [
-        *_unknown(device, runtime, operator),
-        *_types(device, operator),
-        *_floats(device, operator),
-        *_ruled(device.rules, runtime, model, operator),
-    ]
-
-
-def _unknown(device: Device, runtime: str, operator: Operator) -> list[Broken]:
-    npu = device.system.npu
-    if operator.custom:
-        known = operator.name in device.custom_operators
-        suggestion = "a custom operator needs a runtime built with it; replace the layer it comes from"
-    else:
-        known = _listed(operator, device.operators) or (npu is not None and _listed(operator, npu.operators))
-        suggestion = replacement(operator, device.operators)
-    observed = f"{runtime} on {device.name} has no operator {operator.name}"
-    return [] if known else [Broken("operator", observed, suggestion)]
-
-
-def _types(device: Device, operator: Operator) -> list[Broken]:
-    wrong = [tensor for tensor in operator.tensors if tensor.dtype not in device.dtypes]
-    if device.integer_only:
-        wrong = [tensor for tensor in wrong if tensor.dtype not in FLOATS]  # the rule integer-only names these
-    return [Broken("dtype", _list(wrong), f"{device.name} takes {', '.join(device.dtypes)}")] if wrong else []
-
-
-def _floats(device: Device, operator: Operator) -> list[Broken]:
-    wrong = [tensor for tensor in operator.tensors if tensor.dtype in FLOATS] if device.integer_only else []
-    suggestion = "convert to full-integer int8, inputs and outputs included"
-    return [Broken("integer-only", _list(wrong), suggestion)] if wrong else []
-
-
-def _ruled(names: tuple[str, ...], owner: str, model: Model, operator: Operator) -> list[Broken]:
-    seen = ((name, RULES[name], RULES[name].seen(model, operator)) for name in names)
-    return [
-        Broken(name, f"{owner} demands that {rule.text}; {what}", rule.suggestion, rule.gpu)
-        for name, rule, what in seen
-        if what
-    ]
-
-
-def _npu(device: Device, npu: Npu, model: Model, operator: Operator) -> Broken | None:
-    """What keeps an operator from running on the accelerator."""
-    core = device.system.core
-    if operator.custom and operator.name in device.custom_operators and operator.name in NPU_CODES:
-        return None
-    if operator.custom or not _listed(operator, npu.operators):
-        suggestion = replacement(operator, npu.operators)
-        observed = f"{npu.name} does not take {operator.name}: it runs on the {core}"
-        return Broken("npu-operator", observed, suggestion)
-    wrong = [tensor for tensor in operator.tensors if not tensor.constant and tensor.dtype not in npu.dtypes]
-    if wrong:
-        observed = f"{npu.name} does not compute on {_list(wrong)}: it runs on the {core}"
-        return Broken("npu-dtype", observed, _other_type(npu, wrong))
-    return next(iter(_ruled(npu.rules, npu.name, model, operator)), None)
-
-
-def _other_type(npu: Npu, wrong: list[Tensor]) -> str:
-    floating = any(tensor.dtype in FLOATS for tensor in wrong)
-    return f"{npu.name} computes on {', '.join(npu.dtypes)}" + (
-        "; convert to full-integer int8, inputs and outputs included" if floating else ""
+        return _place_on_core(operator, core_violation)
+    npu_violation = _npu_violation(device, npu, model, operator) or _partition_violation(npu, operator, cpu_tensors)
+    if npu_violation is None:
+        reason, suggestion = _describe_padding(npu, operator)
+        return OperatorPlacement(operator.location, Processor.NPU, reason, suggestion)
+    if npu_violation.gpu:
+        return OperatorPlacement(
+            operator.location, Processor.GPU, npu_violation.reason, npu_violation.suggestion, npu_violation.rule
+        )
+    if core_violation is not None and core_violation.rule != "integer-only":
+        return OperatorPlacement(
+            operator.location,
+            Processor.UNSUPPORTED,
+            core_violation.reason,
+            core_violation.suggestion,
+            core_violation.rule,
+        )
+    return OperatorPlacement(
+        operator.location, Processor.CPU, npu_violation.reason, npu_violation.suggestion, npu_violation.rule
     )
 
 
-def _behind(npu: Npu, operator: Operator, on_core: set[tuple[int, int]]) -> Broken | None:
+def _place_on_core(operator: Operator, violation: RuleViolation | None) -> OperatorPlacement:
+    if violation is None:
+        return OperatorPlacement(operator.location, Processor.CPU)
+    processor = (
+        Processor.CPU if violation.rule == "integer-only" else Processor.UNSUPPORTED
+    )  # it would run, in slow software floats
+    return OperatorPlacement(operator.location, processor, violation.reason, violation.suggestion, violation.rule)
+
+
+def _worst_violation(violations: list[RuleViolation]) -> RuleViolation | None:
+    """The first that keeps an operator from running at all; a float where only integers should be would still run."""
+    return next(
+        (violation for violation in violations if violation.rule != "integer-only"), next(iter(violations), None)
+    )
+
+
+def core_violations(device: Device, model: Model, operator: Operator) -> list[RuleViolation]:
+    """Everything that keeps an operator from running in the device's runtime."""
+    runtime = f"{device.runtime.name} {device.runtime.version}"
+    return [
+        *_operator_violations(device, runtime, operator),
+        *_dtype_violations(device, operator),
+        *_float_violations(device, operator),
+        *_rule_violations(device.rules, runtime, model, operator),
+    ]
+
+
+def _operator_violations(device: Device, runtime: str, operator: Operator) -> list[RuleViolation]:
+    npu = device.system.npu
+    if operator.is_custom:
+        is_supported = operator.name in device.custom_operators
+        suggestion = "a custom operator needs a runtime built with it; replace the layer it comes from"
+    else:
+        is_supported = _is_listed(operator, device.operators) or (
+            npu is not None and _is_listed(operator, npu.operators)
+        )
+        suggestion = suggest_replacement(operator, device.operators)
+    observation = f"{runtime} on {device.name} has no operator {operator.name}"
+    return [] if is_supported else [RuleViolation("operator", observation, suggestion)]
+
+
+def _dtype_violations(device: Device, operator: Operator) -> list[RuleViolation]:
+    unsupported_tensors = [tensor for tensor in operator.tensors if tensor.dtype not in device.dtypes]
+    if device.integer_only:
+        unsupported_tensors = [
+            tensor for tensor in unsupported_tensors if tensor.dtype not in FLOATS
+        ]  # the rule integer-only names these
+    return (
+        [
+            RuleViolation(
+                "dtype", _describe_dtypes(unsupported_tensors), f"{device.name} takes {', '.join(device.dtypes)}"
+            )
+        ]
+        if unsupported_tensors
+        else []
+    )
+
+
+def _float_violations(device: Device, operator: Operator) -> list[RuleViolation]:
+    float_tensors = [tensor for tensor in operator.tensors if tensor.dtype in FLOATS] if device.integer_only else []
+    suggestion = "convert to full-integer int8, inputs and outputs included"
+    return [RuleViolation("integer-only", _describe_dtypes(float_tensors), suggestion)] if float_tensors else []
+
+
+def _rule_violations(rule_names: tuple[str, ...], owner: str, model: Model, operator: Operator) -> list[RuleViolation]:
+    checks = ((name, RULES[name], RULES[name].find_violation(model, operator)) for name in rule_names)
+    return [
+        RuleViolation(name, f"{owner} demands that {rule.text}; {violation_text}", rule.suggestion, rule.gpu)
+        for name, rule, violation_text in checks
+        if violation_text
+    ]
+
+
+def _npu_violation(device: Device, npu: Npu, model: Model, operator: Operator) -> RuleViolation | None:
+    """What keeps an operator from running on the accelerator."""
+    core = device.system.core
+    if operator.is_custom and operator.name in device.custom_operators and operator.name in NPU_CODES:
+        return None
+    if operator.is_custom or not _is_listed(operator, npu.operators):
+        suggestion = suggest_replacement(operator, npu.operators)
+        observation = f"{npu.name} does not take {operator.name}: it runs on the {core}"
+        return RuleViolation("npu-operator", observation, suggestion)
+    unsupported_tensors = [
+        tensor for tensor in operator.tensors if not tensor.is_constant and tensor.dtype not in npu.dtypes
+    ]
+    if unsupported_tensors:
+        observation = f"{npu.name} does not compute on {_describe_dtypes(unsupported_tensors)}: it runs on the {core}"
+        return RuleViolation("npu-dtype", observation, _suggest_dtype(npu, unsupported_tensors))
+    return next(iter(_rule_violations(npu.rules, npu.name, model, operator)), None)
+
+
+def _suggest_dtype(npu: Npu, tensors: list[Tensor]) -> str:
+    has_float = any(tensor.dtype in FLOATS for tensor in tensors)
+    return f"{npu.name} computes on {', '.join(npu.dtypes)}" + (
+        "; convert to full-integer int8, inputs and outputs included" if has_float else ""
+    )
+
+
+def _partition_violation(npu: Npu, operator: Operator, cpu_tensors: set[tuple[int, int]]) -> RuleViolation | None:
     if npu.partitions != "one":
         return None
-    late = [t for t in operator.inputs if t is not None and (t.subgraph, t.index) in on_core]
+    core_inputs = [t for t in operator.inputs if t is not None and (t.subgraph, t.index) in cpu_tensors]
     reason = f"{npu.name} takes one part of a model, from its inputs on; '{{}}' is computed on the core before"
-    return Broken("behind", reason.format(late[0].name), "change the operators before it") if late else None
+    return (
+        RuleViolation("behind", reason.format(core_inputs[0].name), "change the operators before it")
+        if core_inputs
+        else None
+    )
 
 
-def _padding(npu: Npu, operator: Operator) -> tuple[str, str]:
+def _describe_padding(npu: Npu, operator: Operator) -> tuple[str, str]:
     """A word on channels that fill no whole block, where a good part of the work is for nothing."""
     output = next((tensor for tensor in operator.outputs if tensor is not None), None)
     if npu.channels is None or output is None or not output.shape or not operator.macs:
         return "", ""
     channels, block = output.shape[-1], npu.channels
-    filled = -(-channels // block) * block
-    waste = 1 - channels / filled
-    if waste < WASTE:
+    padded_channels = -(-channels // block) * block
+    waste = 1 - channels / padded_channels
+    if waste < NOTABLE_WASTE:
         return "", ""
     share = units.show(waste, Dimension.FRACTION)
-    reason = f"{npu.name} computes {block} channels at a time: of {filled}, {share} are padding"
-    return reason, f"{filled} channels cost the same as {channels}"
+    reason = f"{npu.name} computes {block} channels at a time: of {padded_channels}, {share} are padding"
+    return reason, f"{padded_channels} channels cost the same as {channels}"
 
 
 # By what an operator can be replaced with little loss, the nearest first. Hard-swish by ReLU6: MobileNet-EdgeTPU,
 # Google AI blog, 13 November 2019. The others approximate or take apart the same function.
-INSTEAD: dict[str, tuple[tuple[str, str], ...]] = {
+REPLACEMENTS: dict[str, tuple[tuple[str, str], ...]] = {
     "HARD_SWISH": (("RELU6", "use ReLU6 in place of hard-swish"), ("RELU", "use ReLU in place of hard-swish")),
     "ELU": (("RELU", "use ReLU in place of ELU"),),
     "GELU": (("RELU", "use ReLU in place of GELU"),),
@@ -211,18 +245,18 @@ INSTEAD: dict[str, tuple[tuple[str, str], ...]] = {
 }
 
 
-def replacement(operator: Operator, known: Operators) -> str:
+def suggest_replacement(operator: Operator, supported_names: OperatorNames) -> str:
     """What to do about an operator that is not among `known`."""
-    for name, suggestion in INSTEAD.get(operator.name, ()):
-        if known is None or name in known:
+    for name, suggestion in REPLACEMENTS.get(operator.name, ()):
+        if supported_names is None or name in supported_names:
             return suggestion
     return "replace the layer it comes from by one whose operators the device lists"
 
 
-def _listed(operator: Operator, names: tuple[str, ...] | None) -> bool:
-    return not operator.custom and (names is None or operator.name in names)
+def _is_listed(operator: Operator, names: tuple[str, ...] | None) -> bool:
+    return not operator.is_custom and (names is None or operator.name in names)
 
 
-def _list(tensors: list[Tensor]) -> str:
-    shown = ", ".join(f"'{tensor.name}' is {tensor.dtype}" for tensor in tensors[:SHOWN])
-    return shown + (f" and {len(tensors) - SHOWN} more" if len(tensors) > SHOWN else "")
+def _describe_dtypes(tensors: list[Tensor]) -> str:
+    text = ", ".join(f"'{tensor.name}' is {tensor.dtype}" for tensor in tensors[:MAX_LISTED_TENSORS])
+    return text + (f" and {len(tensors) - MAX_LISTED_TENSORS} more" if len(tensors) > MAX_LISTED_TENSORS else "")

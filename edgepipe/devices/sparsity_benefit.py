@@ -4,12 +4,12 @@ from edgepipe.core import units
 from edgepipe.core.metric import Metric
 from edgepipe.core.units import Dimension
 from edgepipe.devices.device_profile import Device
-from edgepipe.tflite.compressed_size import weights_left
+from edgepipe.tflite.compressed_size import compressed_weight_share
 from edgepipe.tflite.model import Model
 from edgepipe.tflite.reader import weight_sparsity
 
-MANY = 0.2  # share of zeros from which a user may expect something of them
-SMALLER = 0.75  # share to which compression must bring the weights; those of a plain int8 model come to 0.9
+NOTABLE_SPARSITY = 0.2  # share of zeros from which a user may expect something of them
+NOTABLE_COMPRESSION = 0.75  # share to which compression must bring the weights; those of a plain int8 model come to 0.9
 
 # By the name of the runtime in a device's profile.
 # litert: https://github.com/tensorflow/tensorflow/blob/master/tensorflow/lite/delegates/xnnpack/README.md, "Sparse
@@ -23,7 +23,7 @@ SMALLER = 0.75  # share to which compression must bring the weights; those of a 
 # edgetpu: https://coral.ai/docs/edgetpu/models-intro/ asks for nothing sparse, and its compiler has no such option.
 # vela: Gekov 2023, "Benefit of pruning and clustering a neural network before deploying on Arm Ethos-U NPU", developer
 #   .arm.com; Arm's notebook on pruning in pytorch/executorch (pull request 15851) on 2:4 and the Ethos-U85.
-WORTH = {
+BENEFITS = {
     "litert": "no speed: XNNPACK computes them like any other weight (its sparse kernels take no int8, only 1x1 "
     "convolutions in float, in TFLite's sparse encoding, which edgepipe does not write)",
     "tflite-micro": "no speed: its kernels compute them like any other weight",
@@ -36,31 +36,34 @@ WORTH = {
 }
 
 
-def notes(model: Model, devices: list[Device], compressed: list[Metric]) -> list[str]:
+def notes(model: Model, devices: list[Device], size_metrics: list[Metric]) -> list[str]:
     """One note for each runtime of `devices` if `model` has many zeros, and what compression makes of the file.
 
     `compressed` are its metrics `size` and `size_zstd`, among others.
     """
-    return [*_worth(model, devices), *_saved(model, {metric.name: metric.text() for metric in compressed})]
-
-
-def _worth(model: Model, devices: list[Device]) -> list[str]:
-    layers = weight_sparsity(model)
-    elements, zeros = sum(layer.elements for layer in layers), sum(layer.zeros for layer in layers)
-    if zeros <= MANY * elements:
-        return []
-    running: dict[str, list[str]] = {}
-    for device in devices:
-        running.setdefault(device.runtime.name, []).append(device.name)
-    share = units.show(zeros / elements, Dimension.FRACTION)
     return [
-        f"{share} of the kernels' weights are zero, which brings {runtime} ({', '.join(names)}) {WORTH[runtime]}"
-        for runtime, names in running.items()
+        *_sparsity_notes(model, devices),
+        *_compression_notes(model, {metric.name: metric.text() for metric in size_metrics}),
     ]
 
 
-def _saved(model: Model, sizes: dict[str, str]) -> list[str]:
-    if weights_left(model) > SMALLER:
+def _sparsity_notes(model: Model, devices: list[Device]) -> list[str]:
+    layers = weight_sparsity(model)
+    elements, zeros = sum(layer.elements for layer in layers), sum(layer.zeros for layer in layers)
+    if zeros <= NOTABLE_SPARSITY * elements:
+        return []
+    devices_by_runtime: dict[str, list[str]] = {}
+    for device in devices:
+        devices_by_runtime.setdefault(device.runtime.name, []).append(device.name)
+    share = units.show(zeros / elements, Dimension.FRACTION)
+    return [
+        f"{share} of the kernels' weights are zero, which brings {runtime} ({', '.join(names)}) {BENEFITS[runtime]}"
+        for runtime, names in devices_by_runtime.items()
+    ]
+
+
+def _compression_notes(model: Model, sizes: dict[str, str]) -> list[str]:
+    if compressed_weight_share(model) > NOTABLE_COMPRESSION:
         return []
     return [
         f"compressed, the .tflite takes {sizes['size_zstd']} of {sizes['size']} (size_zstd): zeros and shared weights "

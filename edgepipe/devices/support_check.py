@@ -2,32 +2,34 @@
 
 from edgepipe.core.metric import Finding
 from edgepipe.devices.device_profile import Device
-from edgepipe.devices.placement import Placed, Where, core_problems, placement
+from edgepipe.devices.placement import OperatorPlacement, Processor, core_violations, place_operators
 from edgepipe.tflite.model import Model
 
 
-def check(device: Device, model: Model) -> list[Finding]:
+def check_support(device: Device, model: Model) -> list[Finding]:
     """What keeps `model` from running on `device`, or on its accelerator; empty if nothing does.
 
     Operators, types and shapes are held against the profile. What a compiler finds beyond that is its to report, and
     memory is the budget's.
     """
-    found = [
-        Finding(rule=broken.rule, place=operator.place, observed=broken.reason, suggestion=broken.suggestion)
+    findings = [
+        Finding(
+            rule=violation.rule, place=operator.location, observed=violation.reason, suggestion=violation.suggestion
+        )
         for operator in model.operators
-        for broken in core_problems(device, model, operator)
+        for violation in core_violations(device, model, operator)
     ]
-    return found + (_fallbacks(placement(device, model)) if device.system.npu is not None else [])
+    return findings + (_fallback_findings(place_operators(device, model)) if device.system.npu is not None else [])
 
 
-def _fallbacks(placed: tuple[Placed, ...]) -> list[Finding]:
+def _fallback_findings(placements: tuple[OperatorPlacement, ...]) -> list[Finding]:
     """One finding for each operator that the accelerator refuses; those that follow it to the core are counted."""
-    refused = [p for p in placed if p.where in (Where.CPU, Where.GPU) and p.rule != "behind"]
-    found = [
-        Finding(rule="npu-fallback", place=p.operator, observed=p.reason, suggestion=p.suggestion) for p in refused
+    fallbacks = [p for p in placements if p.runs_on in (Processor.CPU, Processor.GPU) and p.rule != "behind"]
+    findings = [
+        Finding(rule="npu-fallback", place=p.operator, observed=p.reason, suggestion=p.suggestion) for p in fallbacks
     ]
-    behind = sum(p.rule == "behind" for p in placed)
-    if behind and found:
-        more = f"; {behind} {'operator' if behind == 1 else 'operators'} behind it run there too"
-        found[0] = found[0].model_copy(update={"observed": found[0].observed + more})
-    return found
+    behind_count = sum(p.rule == "behind" for p in placements)
+    if behind_count and findings:
+        suffix = f"; {behind_count} {'operator' if behind_count == 1 else 'operators'} behind it run there too"
+        findings[0] = findings[0].model_copy(update={"observed": findings[0].observed + suffix})
+    return findings

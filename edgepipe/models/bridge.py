@@ -21,12 +21,18 @@ from edgepipe.core.arrays import Array
 from edgepipe.core.errors import InputError
 from edgepipe.models.bridge_layers import Weight
 from edgepipe.models.input_shapes import check_shapes, input_name
-from edgepipe.models.keras3_graph import Call, Graph, calls, graph_of, walk
-from edgepipe.models.keras_operators import encode
-from edgepipe.models.layer_names import Names, legal
-from edgepipe.models.perturb import perturbed, settle
-from edgepipe.models.subclassed import functional
-from edgepipe.models.translate import Chain, Uncarried, operator_chain, told, translate
+from edgepipe.models.keras3_graph import GraphCall, Keras3Graph, build_graph, iter_calls, walk
+from edgepipe.models.keras_operators import encode_argument
+from edgepipe.models.layer_names import LayerNames, legal_name
+from edgepipe.models.perturb import perturbed_weights, refresh_normalization
+from edgepipe.models.subclassed import to_functional
+from edgepipe.models.translate import (
+    LayerChain,
+    UnsupportedLayerError,
+    summarize_error,
+    translate_layer,
+    translate_operator,
+)
 
 TOLERANCE = 1e-4  # relative to the largest value of the tensor; float32 rounding alone stays below 1e-5
 SAMPLES = 2
@@ -37,59 +43,63 @@ class TensorDifference:
     """How far one tensor of the bridged model is from the original's: largest difference / largest value."""
 
     layer: str
-    relative: float
+    relative_error: float
 
 
 @dataclass(frozen=True)
-class Difference:
+class ModelDifference:
     """The comparison of a bridge with its original: every intermediate tensor in order, then the outputs."""
 
     tensors: tuple[TensorDifference, ...]
     outputs: tuple[TensorDifference, ...]
 
     @property
-    def worst(self) -> TensorDifference:
+    def worst_tensor(self) -> TensorDifference:
         """The tensor that differs most."""
-        return max((*self.tensors, *self.outputs), key=lambda entry: entry.relative)
+        return max((*self.tensors, *self.outputs), key=lambda tensor: tensor.relative_error)
 
-    def first_above(self, tolerance: float) -> TensorDifference | None:
+    def first_tensor_above(self, tolerance: float) -> TensorDifference | None:
         """The first tensor, in the order of computation, that differs by more than `tolerance`."""
-        return next((entry for entry in (*self.tensors, *self.outputs) if not entry.relative <= tolerance), None)
+        return next(
+            (tensor for tensor in (*self.tensors, *self.outputs) if not tensor.relative_error <= tolerance), None
+        )
 
     def text(self) -> str:
         """One line for a report."""
         return (
             f"bridged to tf_keras: {len(self.tensors)} tensors and {len(self.outputs)} outputs compared under "
-            f"perturbed weights, largest relative difference {self.worst.relative:.1e} ('{self.worst.layer}')"
+            f"perturbed weights, largest relative difference {self.worst_tensor.relative_error:.1e} ('{self.worst_tensor.layer}')"
         )
 
 
 @dataclass(frozen=True)
-class Bridged:
+class BridgedModel:
     """The tf_keras model and the proof that it computes what the original does."""
 
     model: Any
-    difference: Difference
-    kept: tuple[str, ...] = ()  # layers that run as Keras 3 layers inside the twin, each with its class and the reason
+    difference: ModelDifference
+    keras3_notes: tuple[
+        str, ...
+    ] = ()  # layers that run as Keras 3 layers inside the twin, each with its class and the reason
 
     @property
     def notes(self) -> list[str]:
         """What a report says of the bridge."""
-        return [self.difference.text(), *self.kept]
+        return [self.difference.text(), *self.keras3_notes]
 
 
 @dataclass(frozen=True)
-class Twin:
+class TwinModel:
     """A built bridge, before it is checked: the model, all its tensors in order, and which weight is whose."""
 
     model: Any
-    graph: Graph  # the original's
+    graph: Keras3Graph  # the original's
     tensors: tuple[tuple[str, Any], ...]  # (name of the original layer, symbolic tf_keras tensor)
-    weights: tuple[tuple[Any, Any], ...]  # (Keras 3 variable, tf_keras variable)
-    kept: tuple[str, ...] = ()
+    weight_pairs: tuple[tuple[Any, Any], ...]  # (Keras 3 variable, tf_keras variable)
+    keras3_notes: tuple[str, ...] = ()
 
 
-def bridge(model: Any) -> Bridged:
+def bridge(model: Any) -> BridgedModel:
     """The tf_keras twin of the built Keras 3 `model`, with its weights, bit for bit.
 
     The model's weights are perturbed for the comparison and put back before this returns, even on an error.
@@ -98,119 +108,119 @@ def bridge(model: Any) -> Bridged:
         InputError: layers that cannot be carried over, all at once, each with its class and the reason; or a bridged
             layer that computes something else.
     """
-    model = functional(model)
-    twin = build(model)
-    with perturbed(model):
+    model = to_functional(model)
+    twin = build_twin(model)
+    with perturbed_weights(model):
         unsaturate(twin.graph)
         copy_weights(twin)
         difference = compare(model, twin)
     copy_weights(twin)
-    parted = difference.first_above(TOLERANCE)
-    if parted is not None:
+    wrong_tensor = difference.first_tensor_above(TOLERANCE)
+    if wrong_tensor is not None:
         raise InputError(
-            f"the bridge of '{model.name}' to tf_keras is wrong from layer '{parted.layer}' on: its output differs by "
-            f"{parted.relative:.1e} of its largest value (allowed {TOLERANCE:.0e}); leave that layer out, or convert "
+            f"the bridge of '{model.name}' to tf_keras is wrong from layer '{wrong_tensor.layer}' on: its output differs by "
+            f"{wrong_tensor.relative_error:.1e} of its largest value (allowed {TOLERANCE:.0e}); leave that layer out, or convert "
             "without compression, and please report it"
         )
-    return Bridged(twin.model, difference, twin.kept)
+    return BridgedModel(twin.model, difference, twin.keras3_notes)
 
 
-def build(model: Any) -> Twin:
+def build_twin(model: Any) -> TwinModel:
     """The twin of `model`; its weights are still fresh."""
     check_shapes(model)
-    graph = graph_of(model)
-    twins = _Twins(graph)
-    inputs = [_input(tensor) for tensor in graph.inputs]
+    graph = build_graph(model)
+    twins = _TwinLayers(graph)
+    inputs = [_build_input(tensor) for tensor in graph.inputs]
     tensors: list[tuple[str, Any]] = []
 
-    def noted(name: str, result: Any) -> Any:
-        tensors.extend((name, tensor) for tensor in tf.nest.flatten(result))
-        return result
+    def record_tensors(name: str, layer_outputs: Any) -> Any:
+        tensors.extend((name, tensor) for tensor in tf.nest.flatten(layer_outputs))
+        return layer_outputs
 
     outputs = walk(
         graph,
         inputs,
-        lambda operation, args, kwargs: noted(operation.name, twins.call(operation, args, kwargs)),
-        lambda call, args, kwargs, result: noted(call.operation.name, result),
+        lambda operation, args, kwargs: record_tensors(operation.name, twins.call(operation, args, kwargs)),
+        lambda call, args, kwargs, layer_outputs: record_tensors(call.operation.name, layer_outputs),
     )
-    twin = tf_keras.Model(_one(inputs), _one(outputs), name=legal(model.name))
-    return Twin(twin, graph, tuple(tensors), tuple(twins.weight_pairs()), twins.kept())
+    twin = tf_keras.Model(_unwrap_single(inputs), _unwrap_single(outputs), name=legal_name(model.name))
+    return TwinModel(twin, graph, tuple(tensors), tuple(twins.weight_pairs()), twins.keras3_notes())
 
 
-def copy_weights(twin: Twin) -> None:
+def copy_weights(twin: TwinModel) -> None:
     """Give the twin the weights that the original has now."""
-    for source, target in twin.weights:
+    for source, target in twin.weight_pairs:
         target.assign(np.asarray(source))
-    settle(twin.model)
+    refresh_normalization(twin.model)
 
 
-def compare(model: Any, twin: Twin, seed: int = 0) -> Difference:
+def compare(model: Any, twin: TwinModel, seed: int = 0) -> ModelDifference:
     """Run `model` and `twin` with the weights each of them has on the same random inputs; compare every tensor."""
     samples = random_inputs(twin.graph, seed)
-    original = _original_tensors(twin.graph, samples)
+    original_tensors = _original_tensors(twin.graph, samples)
     probe = tf_keras.Model(twin.model.inputs, [tensor for _, tensor in twin.tensors])
-    bridged = _flat(probe(_one(samples), training=False))
-    tensors = zip((name for name, _ in twin.tensors), original, bridged, strict=True)
+    bridged_tensors = _flatten(probe(_unwrap_single(samples), training=False))
+    tensors = zip((name for name, _ in twin.tensors), original_tensors, bridged_tensors, strict=True)
     # the whole models too: the walk above reads the same graph for both, the models' own calls do not
-    whole = zip(
+    outputs = zip(
         twin.model.output_names,
-        _flat(_call(model, samples)),
-        _flat(twin.model(_one(samples), training=False)),
+        _flatten(_call_model(model, samples)),
+        _flatten(twin.model(_unwrap_single(samples), training=False)),
         strict=True,
     )
-    return Difference(
+    return ModelDifference(
         tuple(TensorDifference(name, relative_difference(a, b)) for name, a, b in tensors),
-        tuple(TensorDifference(name, relative_difference(a, b)) for name, a, b in whole),
+        tuple(TensorDifference(name, relative_difference(a, b)) for name, a, b in outputs),
     )
 
 
-def _original_tensors(graph: Graph, samples: list[Any]) -> list[Any]:
-    values: list[Any] = []
+def _original_tensors(graph: Keras3Graph, samples: list[Any]) -> list[Any]:
+    tensors: list[Any] = []
 
-    def step(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        result = _flat(_inferred(operation, args, kwargs))
-        values.extend(result)
-        return result
+    def run_and_record(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        outputs = _flatten(_run_inference(operation, args, kwargs))
+        tensors.extend(outputs)
+        return outputs
 
     # A traced layer is called itself too, so that a trace that misses something is found where it does.
-    walk(graph, samples, step, lambda call, args, kwargs, _: step(call.operation, args, kwargs))
-    return values
+    walk(graph, samples, run_and_record, lambda call, args, kwargs, _: run_and_record(call.operation, args, kwargs))
+    return tensors
 
 
-def unsaturate(graph: Graph) -> None:
+def unsaturate(graph: Keras3Graph) -> None:
     """Shrink the kernels of layers that end in softmax or sigmoid until their sums are of the size of one.
 
     Random kernels in a deep network give sums of a hundred, of which only the largest survives a softmax: a bias that
     is missing would not show.
     """
 
-    def step(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def run_unsaturated(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         activation = getattr(operation, "activation", None)
         if activation in (keras.activations.softmax, keras.activations.sigmoid) and hasattr(operation, "kernel"):
             operation.activation = keras.activations.linear
-            size = float(np.std(np.asarray(_inferred(operation, args, kwargs))))
+            deviation = float(np.std(np.asarray(_run_inference(operation, args, kwargs))))
             operation.activation = activation
-            operation.kernel.assign(operation.kernel / max(size, 1.0))
-        return _inferred(operation, args, kwargs)
+            operation.kernel.assign(operation.kernel / max(deviation, 1.0))
+        return _run_inference(operation, args, kwargs)
 
-    walk(graph, random_inputs(graph, 0), step, lambda call, args, kwargs, result: result)
+    walk(graph, random_inputs(graph, 0), run_unsaturated, lambda call, args, kwargs, outputs: outputs)
 
 
-def _inferred(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _run_inference(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     # augmentation layers take `training` as true when nobody says otherwise
     if isinstance(operation, keras.Layer) and "training" in inspect.signature(operation.call).parameters:
         return operation(*args, **kwargs, training=False)
     return operation(*args, **kwargs)
 
 
-def _call(model: Any, samples: list[Any]) -> Any:
-    functional = model._functional if isinstance(model, keras.Sequential) else model
-    return functional(keras.tree.pack_sequence_as(functional._inputs_struct, samples), training=False)
+def _call_model(model: Any, samples: list[Any]) -> Any:
+    functional_model = model._functional if isinstance(model, keras.Sequential) else model
+    return functional_model(keras.tree.pack_sequence_as(functional_model._inputs_struct, samples), training=False)
 
 
-def relative_difference(original: Any, other: Any) -> float:
+def relative_difference(original: Any, candidate: Any) -> float:
     """max |a - b| / max |a|; infinite where shapes differ, only one is finite, or nothing is."""
-    a, b = (np.asarray(value).astype(np.float64) for value in (original, other))
+    a, b = (np.asarray(tensor).astype(np.float64) for tensor in (original, candidate))
     finite = np.isfinite(a)
     if a.shape != b.shape or not np.array_equal(finite, np.isfinite(b)) or (a.size and not finite.any()):
         return float("inf")
@@ -219,148 +229,159 @@ def relative_difference(original: Any, other: Any) -> float:
     return float(difference / scale) if scale else float(difference)
 
 
-def random_inputs(graph: Graph, seed: int) -> list[Any]:
+def random_inputs(graph: Keras3Graph, seed: int) -> list[Any]:
     """A small batch for each input of `graph`: normal floats, or integers that every Embedding accepts.
 
     Raises:
         InputError: an input of text.
     """
-    sizes = [call.operation.input_dim for _, call in calls(graph) if isinstance(call.operation, keras.layers.Embedding)]
+    sizes = [
+        call.operation.input_dim for _, call in iter_calls(graph) if isinstance(call.operation, keras.layers.Embedding)
+    ]
     specs = [(tuple(tensor.shape), str(tensor.dtype), input_name(tensor)) for tensor in graph.inputs]
-    return random_values(specs, min(sizes, default=2), seed)
+    return random_batch(specs, min(sizes, default=2), seed)
 
 
-def random_values(specs: list[tuple[tuple[int | None, ...], str, str]], below: int, seed: int) -> list[Any]:
+def random_batch(specs: list[tuple[tuple[int | None, ...], str, str]], integer_limit: int, seed: int) -> list[Any]:
     """A small batch for each input (shape, dtype, name): normal floats, or integers less than `below`."""
     generator = np.random.default_rng(seed)
-    return [tf.constant(_random(*spec, generator, below)) for spec in specs]
+    return [tf.constant(_random_array(*spec, generator, integer_limit)) for spec in specs]
 
 
-def _random(shape: tuple[int | None, ...], dtype: str, name: str, generator: np.random.Generator, below: int) -> Array:
+def _random_array(
+    shape: tuple[int | None, ...], dtype: str, name: str, generator: np.random.Generator, integer_limit: int
+) -> Array:
     sizes = (shape[0] or SAMPLES, *(size or 1 for size in shape[1:]))
     if dtype.startswith(("float", "bfloat")):
         return generator.normal(0, 1, sizes).astype(dtype)
     if dtype == "string":
         raise InputError(f"input '{name}' takes text, which no device runs; look it up before the model, feed numbers")
-    return generator.integers(0, below, sizes).astype(dtype)
+    return generator.integers(0, integer_limit, sizes).astype(dtype)
 
 
-class _Twins:
+class _TwinLayers:
     """The twins of all operations of a graph: names first, then layers, then calls."""
 
-    def __init__(self, graph: Graph) -> None:
-        self.names = Names(graph)
-        self.chains: dict[int, Chain] = {}
+    def __init__(self, graph: Keras3Graph) -> None:
+        self.names = LayerNames(graph)
+        self.chains: dict[int, LayerChain] = {}
         self.operations: dict[int, Any] = {}
-        self.variables: dict[int, tuple[Any, Any]] = {}  # of opened layers' own weights: (variable, Weight layer)
+        self.weight_layers: dict[int, tuple[Any, Any]] = {}  # of opened layers' own weights: (variable, Weight layer)
         problems: dict[str, dict[str, None]] = {}
-        for _, call in calls(graph):
+        for _, call in iter_calls(graph):
             try:
                 self._translate(call)
-            except Uncarried as reason:
+            except UnsupportedLayerError as reason:
                 problems.setdefault(f"{type(call.operation).__name__}: {reason}", {})[f"'{call.operation.name}'"] = None
         if problems:
-            told = [f"  {', '.join(names)}, of class {reason}" for reason, names in problems.items()]
-            raise InputError("\n".join([f"layers of '{graph.name}' that cannot be carried over to tf_keras:", *told]))
+            problem_lines = [f"  {', '.join(names)}, of class {reason}" for reason, names in problems.items()]
+            raise InputError(
+                "\n".join([f"layers of '{graph.name}' that cannot be carried over to tf_keras:", *problem_lines])
+            )
 
-    def _translate(self, call: Call) -> None:
+    def _translate(self, call: GraphCall) -> None:
         operation = call.operation
         if id(operation) in self.chains:
             return
-        name = self.names.of[id(operation)]
+        name = self.names.name_by_id[id(operation)]
         if isinstance(operation, keras.layers.Layer):
-            self.chains[id(operation)] = translate(operation, name, self.names.fresh)
+            self.chains[id(operation)] = translate_layer(operation, name, self.names.make_unique)
         else:
-            tensors, arguments = _arguments(call)
-            self.chains[id(operation)] = operator_chain(operation, tensors, arguments, name)
+            tensors, arguments = _encode_arguments(call)
+            self.chains[id(operation)] = translate_operator(operation, tensors, arguments, name)
             self._add_weights(tensors)
         self.operations[id(operation)] = operation
 
     def _add_weights(self, tensors: list[Any]) -> None:
         for variable in tensors:
-            if isinstance(variable, keras.Variable) and id(variable) not in self.variables:
-                name = self.names.fresh(variable.path.replace("/", "_"))
+            if isinstance(variable, keras.Variable) and id(variable) not in self.weight_layers:
+                name = self.names.make_unique(variable.path.replace("/", "_"))
                 layer = Weight(variable.shape, name=name, dtype=variable.dtype, trainable=variable.trainable)
-                self.variables[id(variable)] = (variable, layer)
+                self.weight_layers[id(variable)] = (variable, layer)
 
     def call(self, operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What the twin of `operation` gives for symbolic tf_keras tensors."""
         chain = self.chains[id(operation)]
         if not isinstance(operation, keras.layers.Layer):
-            return chain.layers[0](_one(self._operands(args, kwargs)))
-        accepted = inspect.signature(chain.layers[0].call).parameters
-        named = {key: value for key, value in kwargs.items() if key != "mask" or {"mask", "named"} & accepted.keys()}
+            return chain.layers[0](_unwrap_single(self._operands(args, kwargs)))
+        parameters = inspect.signature(chain.layers[0].call).parameters
+        call_kwargs = {
+            key: value for key, value in kwargs.items() if key != "mask" or {"mask", "named"} & parameters.keys()
+        }
         try:
-            result = chain.layers[0](*args, **named)
+            outputs = chain.layers[0](*args, **call_kwargs)
             for layer in chain.layers[1:]:
-                result = layer(result)
+                outputs = layer(outputs)
         except Exception as error:
             cls = type(operation).__name__
             raise InputError(
-                f"layer '{operation.name}', of class {cls}, does not run in tf_keras: {told(error)}; replace it, or "
+                f"layer '{operation.name}', of class {cls}, does not run in tf_keras: {summarize_error(error)}; replace it, or "
                 "convert without compression"
             ) from error
-        return result
+        return outputs
 
     def _operands(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
         """The tensors of an operator's call, in the order that its arguments number them."""
-        found: list[Any] = []
-        for value in (*args, *kwargs.values()):
-            encode(value, found)
-        anchor = next(part for part in found if not isinstance(part, keras.Variable))
-        return [self.variables[id(part)][1](anchor) if isinstance(part, keras.Variable) else part for part in found]
+        operands: list[Any] = []
+        for argument in (*args, *kwargs.values()):
+            encode_argument(argument, operands)
+        anchor = next(operand for operand in operands if not isinstance(operand, keras.Variable))
+        return [
+            self.weight_layers[id(operand)][1](anchor) if isinstance(operand, keras.Variable) else operand
+            for operand in operands
+        ]
 
-    def kept(self) -> tuple[str, ...]:
+    def keras3_notes(self) -> tuple[str, ...]:
         """What stays a Keras 3 layer, and why."""
         return tuple(
             f"layer '{operation.name}' ({type(operation).__name__}) stays a Keras 3 layer inside the twin, trained and "
-            f"converted but not compressed: {self.chains[key].kept}"
+            f"converted but not compressed: {self.chains[key].keras3_reason}"
             for key, operation in self.operations.items()
-            if self.chains[key].kept
+            if self.chains[key].keras3_reason
         )
 
     def weight_pairs(self) -> Iterator[tuple[Any, Any]]:
         """Each weight of the original with the twin's; both are in the order of the layer's own weights."""
-        yield from ((variable, layer.value) for variable, layer in self.variables.values())
+        yield from ((variable, layer.value) for variable, layer in self.weight_layers.values())
         for key, operation in self.operations.items():
-            theirs = operation.weights if isinstance(operation, keras.layers.Layer) else []
-            mine = self.chains[key].weights
-            shapes = [[tuple(weight.shape) for weight in weights] for weights in (theirs, mine)]
+            original_weights = operation.weights if isinstance(operation, keras.layers.Layer) else []
+            twin_weights = self.chains[key].weights
+            shapes = [[tuple(weight.shape) for weight in weights] for weights in (original_weights, twin_weights)]
             if shapes[0] != shapes[1]:
                 raise InputError(
                     f"layer '{operation.name}' has weights of shapes {shapes[0]}, its tf_keras twin {shapes[1]}"
                 )
-            yield from zip(theirs, mine, strict=True)
+            yield from zip(original_weights, twin_weights, strict=True)
 
 
-def _arguments(call: Call) -> tuple[list[Any], str]:
+def _encode_arguments(call: GraphCall) -> tuple[list[Any], str]:
     # a dtype is part of what Cast or OneHot do; elsewhere it is the policy of the operation
-    own = inspect.signature(type(call.operation).__init__).parameters
+    init_parameters = inspect.signature(type(call.operation).__init__).parameters
     options = {
         key: value
         for key, value in call.operation.get_config().items()
-        if key != "name" and (key != "dtype" or ("dtype" in own and value is not None))
+        if key != "name" and (key != "dtype" or ("dtype" in init_parameters and value is not None))
     }
     tensors: list[Any] = []
     try:
-        encoded = {
-            "args": [encode(value, tensors) for value in call.args],
-            "kwargs": {key: encode(value, tensors) for key, value in {**call.kwargs, **options}.items()},
+        encoded_call = {
+            "args": [encode_argument(value, tensors) for value in call.args],
+            "kwargs": {key: encode_argument(value, tensors) for key, value in {**call.kwargs, **options}.items()},
         }
     except TypeError as error:
-        raise Uncarried(f"{error}; make it a layer with a weight of its own") from None
-    return tensors, json.dumps(encoded)
+        raise UnsupportedLayerError(f"{error}; make it a layer with a weight of its own") from None
+    return tensors, json.dumps(encoded_call)
 
 
-def _input(tensor: Any) -> Any:
+def _build_input(tensor: Any) -> Any:
     return tf_keras.Input(
-        tensor.shape[1:], batch_size=tensor.shape[0], dtype=tensor.dtype, name=legal(input_name(tensor))
+        tensor.shape[1:], batch_size=tensor.shape[0], dtype=tensor.dtype, name=legal_name(input_name(tensor))
     )
 
 
-def _one(values: list[Any]) -> Any:
-    return values[0] if len(values) == 1 else values
+def _unwrap_single(tensors: list[Any]) -> Any:
+    return tensors[0] if len(tensors) == 1 else tensors
 
 
-def _flat(value: Any) -> list[Any]:
-    return list(keras.tree.flatten(value))
+def _flatten(structure: Any) -> list[Any]:
+    return list(keras.tree.flatten(structure))

@@ -10,7 +10,7 @@ import tf_keras
 
 from edgepipe.models import custom_objects
 from edgepipe.models.keras3_activations import PACKAGE
-from edgepipe.models.keras_operators import OPERATORS, apply
+from edgepipe.models.keras_operators import OPERATORS, apply_operator
 
 
 @tf_keras.utils.register_keras_serializable(package=PACKAGE)
@@ -31,7 +31,7 @@ class Operator(tf_keras.layers.Layer):  # type: ignore[misc]
     def call(self, inputs: Any) -> Any:
         """Apply the operator to the inputs and the stored constants."""
         tensors = inputs if isinstance(inputs, (list, tuple)) else [inputs]
-        return apply(self.operator, json.loads(self.arguments), tensors)
+        return apply_operator(self.operator, json.loads(self.arguments), tensors)
 
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor."""
@@ -48,8 +48,8 @@ class LayerScale(tf_keras.layers.Layer):  # type: ignore[misc]
 
     def build(self, input_shape: Any) -> None:
         """Create `gamma`, of the shape (projection_dim,)."""
-        start = tf_keras.initializers.Constant(self.init_values)
-        self.gamma = self.add_weight(name="gamma", shape=(self.projection_dim,), initializer=start)
+        gamma_initializer = tf_keras.initializers.Constant(self.init_values)
+        self.gamma = self.add_weight(name="gamma", shape=(self.projection_dim,), initializer=gamma_initializer)
         super().build(input_shape)
 
     def call(self, inputs: Any) -> Any:
@@ -93,14 +93,14 @@ class Keras3Layer(tf_keras.layers.Layer):  # type: ignore[misc]
         super().__init__(**common)
         # as text: tf_keras wraps lists and dicts that are set on a layer, and the wrappers do not serialize
         self._config = json.dumps(layer)
-        original = keras.saving.deserialize_keras_object(layer, custom_objects=dict(custom_objects.current()))
+        original = keras.saving.deserialize_keras_object(layer, custom_objects=dict(custom_objects.active_objects()))
         if isinstance(original, keras.Layer) and not original.built and not original.weights:
             original.built = not original.get_build_config()
-        self._original = _Untracked(original)
+        self._original = _UntrackedLayer(original)
         self.supports_masking = bool(getattr(original, "supports_masking", False))
-        self.carried = tuple(self._own(variable) for variable in original.weights)
+        self.tf_weights = tuple(self._add_tf_weight(variable) for variable in original.weights)
 
-    def _own(self, variable: Any) -> Any:
+    def _add_tf_weight(self, variable: Any) -> Any:
         return self.add_weight(
             name=variable.path.replace("/", "_"),
             shape=tuple(variable.shape),
@@ -114,38 +114,41 @@ class Keras3Layer(tf_keras.layers.Layer):  # type: ignore[misc]
         """The Keras 3 layer; its weights are not the current ones."""
         return self._original.layer
 
-    def call(self, inputs: Any, *others: Any, training: Any = None, **named: Any) -> Any:
+    def call(self, inputs: Any, *more_inputs: Any, training: Any = None, **named: Any) -> Any:
         """What the Keras 3 layer gives with the current weights."""
         layer = self.original
-        accepted = inspect.signature(layer.call).parameters
-        if "mask" not in accepted:
+        parameters = inspect.signature(layer.call).parameters
+        if "mask" not in parameters:
             named.pop("mask", None)
-        if "training" in accepted:
+        if "training" in parameters:
             named["training"] = bool(training)
-        current = {
-            id(original): tf.convert_to_tensor(own) for original, own in zip(layer.weights, self.carried, strict=True)
+        tensor_by_id = {
+            id(original): tf.convert_to_tensor(tf_weight)
+            for original, tf_weight in zip(layer.weights, self.tf_weights, strict=True)
         }
-        trainable, state = (
-            [current.get(id(variable), variable.value) for variable in group]
+        trainable_tensors, state_tensors = (
+            [tensor_by_id.get(id(variable), variable.value) for variable in group]
             for group in (layer.trainable_variables, layer.non_trainable_variables)
         )
-        result, after = layer.stateless_call(trainable, state, inputs, *others, **named)
+        outputs, new_state = layer.stateless_call(trainable_tensors, state_tensors, inputs, *more_inputs, **named)
         if training:
-            self._update(after)
-        return result
+            self._assign_state(new_state)
+        return outputs
 
-    def _update(self, state: list[Any]) -> None:
+    def _assign_state(self, state: list[Any]) -> None:
         """Keep what a training step changed: moving statistics, and the state of random numbers."""
-        own = {id(original): mine for original, mine in zip(self.original.weights, self.carried, strict=True)}
-        for variable, value in zip(self.original.non_trainable_variables, state, strict=True):
-            own.get(id(variable), variable).assign(value)
+        tf_weight_by_id = {
+            id(original): tf_weight for original, tf_weight in zip(self.original.weights, self.tf_weights, strict=True)
+        }
+        for variable, new_value in zip(self.original.non_trainable_variables, state, strict=True):
+            tf_weight_by_id.get(id(variable), variable).assign(new_value)
 
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor."""
         return {**super().get_config(), "layer": json.loads(self._config)}
 
 
-class _Untracked:
+class _UntrackedLayer:
     """Holds a layer where neither tf_keras nor TensorFlow finds it: its weights are not the model's."""
 
     def __init__(self, layer: Any) -> None:

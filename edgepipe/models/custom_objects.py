@@ -17,7 +17,7 @@ import tf_keras
 from edgepipe.core import references
 from edgepipe.core.errors import InputError
 
-_known: ContextVar[Mapping[str, Any] | None] = ContextVar("custom objects", default=None)
+_active_objects: ContextVar[Mapping[str, Any] | None] = ContextVar("custom objects", default=None)
 
 
 def load(reference: str, base: Path) -> dict[str, Any]:
@@ -28,55 +28,55 @@ def load(reference: str, base: Path) -> dict[str, Any]:
     """
     if not references.is_reference(reference):
         raise InputError(f"custom_objects '{reference}' is not of the form module:attribute")
-    found = references.attribute(reference, base)
-    if inspect.isfunction(found):
+    objects = references.load_attribute(reference, base)
+    if inspect.isfunction(objects):
         try:
-            found = found()
+            objects = objects()
         except Exception as error:
             raise InputError(f"custom_objects '{reference}' failed: {type(error).__name__}: {error}") from error
-    if inspect.isclass(found):
-        found = {found.__name__: found}
-    if not isinstance(found, dict) or not all(isinstance(name, str) and callable(found[name]) for name in found):
+    if inspect.isclass(objects):
+        objects = {objects.__name__: objects}
+    if not isinstance(objects, dict) or not all(isinstance(name, str) and callable(objects[name]) for name in objects):
         raise InputError(
             f"custom_objects '{reference}' must be a dictionary name -> class or function, a class, or a function "
-            f"that returns such a dictionary; it is a {type(found).__name__}"
+            f"that returns such a dictionary; it is a {type(objects).__name__}"
         )
-    return _all_names(found)
+    return _add_registered_names(objects)
 
 
-def of_module(function: str, base: Path) -> dict[str, Any]:
+def load_module_classes(function: str, base: Path) -> dict[str, Any]:
     """The classes of layers and models that the module of `module:function` defines or imports from beside itself."""
     module = inspect.getmodule(references.load(function, base))
     classes = {
-        name: value
-        for name, value in vars(module).items()
-        if inspect.isclass(value) and issubclass(value, keras.Layer) and not value.__module__.startswith("keras.")
+        name: cls
+        for name, cls in vars(module).items()
+        if inspect.isclass(cls) and issubclass(cls, keras.Layer) and not cls.__module__.startswith("keras.")
     }
-    return _all_names(classes)
+    return _add_registered_names(classes)
 
 
-def _all_names(objects: Mapping[str, Any]) -> dict[str, Any]:
+def _add_registered_names(objects: Mapping[str, Any]) -> dict[str, Any]:
     """`objects` also under their own and their registered names, and the tf_keras twins of layer classes."""
-    named = dict(objects)
-    for value in objects.values():
-        twin = getattr(value, "tf_keras_twin", None)
-        for part in (value, *([] if twin is None else [twin])):
-            named[part.__name__] = part
-            named[keras.saving.get_registered_name(value)] = value
-    return named
+    objects_by_name = dict(objects)
+    for custom_object in objects.values():
+        twin = getattr(custom_object, "tf_keras_twin", None)
+        for named_object in (custom_object, *([] if twin is None else [twin])):
+            objects_by_name[named_object.__name__] = named_object
+            objects_by_name[keras.saving.get_registered_name(custom_object)] = custom_object
+    return objects_by_name
 
 
 @contextlib.contextmanager
-def known(objects: Mapping[str, Any]) -> Iterator[None]:
+def scope(objects: Mapping[str, Any]) -> Iterator[None]:
     """Inside the block both Keras libraries, and the check for code in model files, know `objects`."""
-    token = _known.set({**current(), **objects})
+    token = _active_objects.set({**active_objects(), **objects})
     try:
         with keras.saving.custom_object_scope(dict(objects)), tf_keras.saving.custom_object_scope(dict(objects)):
             yield
     finally:
-        _known.reset(token)
+        _active_objects.reset(token)
 
 
-def current() -> Mapping[str, Any]:
+def active_objects() -> Mapping[str, Any]:
     """The objects known here."""
-    return _known.get() or {}
+    return _active_objects.get() or {}

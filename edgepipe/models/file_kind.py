@@ -13,10 +13,10 @@ from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
-from edgepipe.core.artifact import BASE_FILE, RECIPE_FILE, Kind, read_keras_member
+from edgepipe.core.artifact import BASE_FILE, RECIPE_FILE, ArtifactKind, read_keras_member
 from edgepipe.core.errors import InputError
 
-ALLOWED = "a .keras or .h5 model, a .tflite model, or a SavedModel folder"
+EXPECTED_FORMATS = "a .keras or .h5 model, a .tflite model, or a SavedModel folder"
 _ZIP, _HDF5, _TFLITE = b"PK\x03\x04", b"\x89HDF\r\n\x1a\n", b"TFL3"
 _SAFE_PACKAGES = {"keras", "tf_keras", "builtins", "edgepipe", "tensorflow_model_optimization"}
 # tf_keras stores `tf.math.add(a, b)` as a layer that names the TensorFlow function; these compute and nothing else
@@ -27,37 +27,37 @@ _SAFE_FUNCTIONS = re.compile(
 )
 
 
-def sniff(path: Path) -> Kind:
+def detect_kind(path: Path) -> ArtifactKind:
     """The kind of the model at `path`, told from its content.
 
     Raises:
         InputError: there is nothing, it is damaged, its name and content disagree, or it is no model.
     """
     if not path.exists():
-        raise InputError(f"{path}: no such file or folder; expected {ALLOWED}")
+        raise InputError(f"{path}: no such file or folder; expected {EXPECTED_FORMATS}")
     if path.is_dir():
         return _folder_kind(path)
-    head = _head(path)
+    head = _read_head(path)
     if head[4:8] == _TFLITE:
-        return Kind.TFLITE
+        return ArtifactKind.TFLITE
     if head[:4] == _ZIP:
-        _named(path, (".keras",), "a .keras model (a zip)")
-        return _dialect(path, read_config(path))
+        _check_suffix(path, (".keras",), "a .keras model (a zip)")
+        return _detect_keras_kind(path, read_config(path))
     if head == _HDF5:
-        _named(path, (".h5", ".hdf5"), "an HDF5 model")
-        return Kind.KERAS if h5_version(path).startswith("3") else Kind.FLOAT
-    raise InputError(f"{path}: {_nothing(path, head)}; expected {ALLOWED}")
+        _check_suffix(path, (".h5", ".hdf5"), "an HDF5 model")
+        return ArtifactKind.KERAS if h5_version(path).startswith("3") else ArtifactKind.FLOAT
+    raise InputError(f"{path}: {_describe_unknown_file(path, head)}; expected {EXPECTED_FORMATS}")
 
 
-def _folder_kind(path: Path) -> Kind:
+def _folder_kind(path: Path) -> ArtifactKind:
     if (path / RECIPE_FILE).is_file() and (path / BASE_FILE).is_file():
-        return Kind.QAT
+        return ArtifactKind.QAT
     if any((path / name).is_file() for name in ("saved_model.pb", "saved_model.pbtxt")):
-        return Kind.SAVED_MODEL
-    raise InputError(f"{path}: a folder without saved_model.pb, so no SavedModel; expected {ALLOWED}")
+        return ArtifactKind.SAVED_MODEL
+    raise InputError(f"{path}: a folder without saved_model.pb, so no SavedModel; expected {EXPECTED_FORMATS}")
 
 
-def _head(path: Path) -> bytes:
+def _read_head(path: Path) -> bytes:
     try:
         with path.open("rb") as stream:
             return stream.read(8)
@@ -65,14 +65,14 @@ def _head(path: Path) -> bytes:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
-def _named(path: Path, suffixes: tuple[str, ...], what: str) -> None:
+def _check_suffix(path: Path, suffixes: tuple[str, ...], content_name: str) -> None:
     if path.suffix.lower() not in suffixes:
         raise InputError(
-            f"{path}: holds {what} but is named '{path.suffix}'; rename it to end in {' or '.join(suffixes)}"
+            f"{path}: holds {content_name} but is named '{path.suffix}'; rename it to end in {' or '.join(suffixes)}"
         )
 
 
-def _nothing(path: Path, head: bytes) -> str:
+def _describe_unknown_file(path: Path, head: bytes) -> str:
     size = path.stat().st_size
     if not size:
         return "the file is empty"
@@ -88,8 +88,8 @@ def read_config(path: Path) -> dict[str, Any]:
         InputError: the file is damaged, or holds weights without an architecture.
     """
     if path.suffix.lower() in (".h5", ".hdf5"):
-        return _h5_config(path)
-    _whole(path)
+        return _read_h5_config(path)
+    _check_archive(path)
     try:
         config = json.loads(read_keras_member(path, "config.json"))
     except ValueError as error:
@@ -99,16 +99,16 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _whole(path: Path) -> None:
+def _check_archive(path: Path) -> None:
     read_keras_member(path, "model.weights.h5")
     with zipfile.ZipFile(path) as archive:
-        damaged = archive.testzip()
-    if damaged:
-        raise InputError(f"{path}: '{damaged}' inside it is damaged (its checksum differs)")
+        damaged_member = archive.testzip()
+    if damaged_member:
+        raise InputError(f"{path}: '{damaged_member}' inside it is damaged (its checksum differs)")
 
 
-def _h5_config(path: Path) -> dict[str, Any]:
-    text = _h5_attribute(path, "model_config")
+def _read_h5_config(path: Path) -> dict[str, Any]:
+    text = _read_h5_attribute(path, "model_config")
     if not text:
         raise InputError(f"{path}: an HDF5 file without a model (weights only?); save the whole model, as .keras")
     try:
@@ -120,75 +120,75 @@ def _h5_config(path: Path) -> dict[str, Any]:
 
 def h5_version(path: Path) -> str:
     """The version of the Keras that wrote the `.h5` file: "3..." for Keras 3; an `InputError` if it holds no model."""
-    _h5_config(path)
-    return _h5_attribute(path, "keras_version") or "2"
+    _read_h5_config(path)
+    return _read_h5_attribute(path, "keras_version") or "2"
 
 
-def _h5_attribute(path: Path, name: str) -> str:
+def _read_h5_attribute(path: Path, name: str) -> str:
     import h5py
 
     try:
         with h5py.File(path, "r") as file:
-            value = file.attrs.get(name, "")
+            attribute = file.attrs.get(name, "")
     except OSError as error:
         raise InputError(f"{path}: not a readable HDF5 file (truncated or damaged?): {error}") from None
-    return value.decode() if isinstance(value, bytes) else str(value)
+    return attribute.decode() if isinstance(attribute, bytes) else str(attribute)
 
 
-def _dialect(path: Path, config: dict[str, Any]) -> Kind:
-    for entry in serialized(config):
-        inner = entry.get("config") or {}
-        if entry["class_name"] == "DTypePolicy" or (_is_input(entry) and "batch_shape" in inner):
-            return Kind.KERAS
-        if _is_input(entry) and "batch_input_shape" in inner:
-            return Kind.FLOAT
+def _detect_keras_kind(path: Path, config: dict[str, Any]) -> ArtifactKind:
+    for entry in iter_serialized_objects(config):
+        entry_config = entry.get("config") or {}
+        if entry["class_name"] == "DTypePolicy" or (_is_input(entry) and "batch_shape" in entry_config):
+            return ArtifactKind.KERAS
+        if _is_input(entry) and "batch_input_shape" in entry_config:
+            return ArtifactKind.FLOAT
     version = str(json.loads(read_keras_member(path, "metadata.json")).get("keras_version", ""))
-    return Kind.KERAS if version.startswith("3") else Kind.FLOAT
+    return ArtifactKind.KERAS if version.startswith("3") else ArtifactKind.FLOAT
 
 
 def _is_input(entry: dict[str, Any]) -> bool:
     return entry["class_name"] == "InputLayer" and isinstance(entry.get("config"), dict)
 
 
-def serialized(value: Any) -> Iterator[dict[str, Any]]:
+def iter_serialized_objects(config: Any) -> Iterator[dict[str, Any]]:
     """Every `{"class_name": ..}` object inside a config, outermost first."""
-    if isinstance(value, dict):
-        if isinstance(value.get("class_name"), str):
-            yield value
-        for inner in value.values():
-            yield from serialized(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from serialized(inner)
+    if isinstance(config, dict):
+        if isinstance(config.get("class_name"), str):
+            yield config
+        for child in config.values():
+            yield from iter_serialized_objects(child)
+    elif isinstance(config, list):
+        for child in config:
+            yield from iter_serialized_objects(child)
 
 
-def code_inside(config: dict[str, Any], known: Container[str] | None = ()) -> tuple[str, ...]:
+def find_code_layers(config: dict[str, Any], known_names: Container[str] | None = ()) -> tuple[str, ...]:
     """The layers of a model that carry code or would import some, each with what it is; empty for a plain model.
 
     Classes and functions named in `known` are given by the user and no code to import; None stands for all.
     """
-    found: dict[str, None] = {}
-    _search_code(config, "the model", known, found)
-    return tuple(found)
+    code_layers: dict[str, None] = {}
+    _collect_code(config, "the model", known_names, code_layers)
+    return tuple(code_layers)
 
 
-def _search_code(value: Any, layer: str, known: Container[str] | None, found: dict[str, None]) -> None:
-    if isinstance(value, list):
-        for inner in value:
-            _search_code(inner, layer, known, found)
-    if not isinstance(value, dict):
+def _collect_code(node: Any, layer_name: str, known_names: Container[str] | None, code_layers: dict[str, None]) -> None:
+    if isinstance(node, list):
+        for child in node:
+            _collect_code(child, layer_name, known_names, code_layers)
+    if not isinstance(node, dict):
         return
-    config = value.get("config")
+    config = node.get("config")
     if isinstance(config, dict) and isinstance(config.get("name"), str):
-        layer = f"'{config['name']}'"
-    if what := _code(value, known):
-        found[f"{layer} ({what})"] = None
+        layer_name = f"'{config['name']}'"
+    if code_kind := _describe_code(node, known_names):
+        code_layers[f"{layer_name} ({code_kind})"] = None
         return
-    for inner in value.values():
-        _search_code(inner, layer, known, found)
+    for child in node.values():
+        _collect_code(child, layer_name, known_names, code_layers)
 
 
-def _code(entry: dict[str, Any], known: Container[str] | None) -> str:
+def _describe_code(entry: dict[str, Any], known_names: Container[str] | None) -> str:
     name, config = entry.get("class_name"), entry.get("config")
     if name in ("Lambda", "__lambda__"):
         return "Lambda layer" if name == "Lambda" else "lambda function"
@@ -200,6 +200,6 @@ def _code(entry: dict[str, Any], known: Container[str] | None) -> str:
         return ""
     # a function is written as class_name "function", its own name as config
     names = (name, entry.get("registered_name"), config if name == "function" else None)
-    if known is None or any(isinstance(part, str) and part in known for part in names):
+    if known_names is None or any(isinstance(candidate, str) and candidate in known_names for candidate in names):
         return ""
     return "" if module in sys.modules else f"{name} from the Python module '{module}'"

@@ -19,7 +19,7 @@ SIGNATURE = "serving_default"
 
 
 @dataclass(frozen=True)
-class Port:
+class ModelInput:
     """An input of a frozen graph: its name, its shape with a batch of one, its dtype's name."""
 
     name: str
@@ -28,14 +28,14 @@ class Port:
 
 
 @dataclass(frozen=True)
-class Frozen:
+class FrozenGraph:
     """A graph without variables; `function` takes the inputs in the order of `inputs`."""
 
     function: Any
-    inputs: tuple[Port, ...]
+    inputs: tuple[ModelInput, ...]
 
 
-def freeze(model: Any) -> Frozen:
+def freeze(model: Any) -> FrozenGraph:
     """The graph of a Keras 3, tf_keras or tfmot fake-quant model, in inference mode.
 
     Raises:
@@ -43,12 +43,12 @@ def freeze(model: Any) -> Frozen:
     """
 
     def infer(*tensors: Any) -> list[Any]:
-        return list(keras.tree.flatten(model(_packed(model, list(tensors)), training=False)))
+        return list(keras.tree.flatten(model(_pack_inputs(model, list(tensors)), training=False)))
 
-    return _frozen(infer, ports_of(model))
+    return _freeze_function(infer, model_inputs(model))
 
 
-def ports_of(model: Any) -> tuple[Port, ...]:
+def model_inputs(model: Any) -> tuple[ModelInput, ...]:
     """The inputs of a Keras model.
 
     Raises:
@@ -57,63 +57,66 @@ def ports_of(model: Any) -> tuple[Port, ...]:
     check_shapes(model)
     shapes = [(1, *tensor.shape[1:]) for tensor in model.inputs]
     dtypes = [tf.as_dtype(tensor.dtype).name for tensor in model.inputs]
-    return tuple(Port(*port) for port in zip(input_names(model), shapes, dtypes, strict=True))
+    return tuple(ModelInput(*fields) for fields in zip(input_names(model), shapes, dtypes, strict=True))
 
 
-def freeze_saved_model(path: Path) -> Frozen:
+def freeze_saved_model(path: Path) -> FrozenGraph:
     """The graph of a SavedModel's `serving_default` signature.
 
     Raises:
         InputError: it cannot be loaded, or has no such signature, or one with open dimensions.
     """
     try:
-        loaded = tf.saved_model.load(str(path))
+        saved_model = tf.saved_model.load(str(path))
     except Exception as error:
         raise InputError(f"{path}: not a readable SavedModel: {_first_line(error)}") from error
-    if SIGNATURE not in loaded.signatures:
-        found = ", ".join(loaded.signatures) or "none"
-        raise InputError(f"{path}: no signature '{SIGNATURE}' (found: {found}); save it with one")
-    signature = loaded.signatures[SIGNATURE]
+    if SIGNATURE not in saved_model.signatures:
+        signature_names = ", ".join(saved_model.signatures) or "none"
+        raise InputError(f"{path}: no signature '{SIGNATURE}' (found: {signature_names}); save it with one")
+    signature = saved_model.signatures[SIGNATURE]
     specs = signature.structured_input_signature[1]
-    ports = tuple(_signature_port(path, name, specs[name]) for name in _order(signature, specs))
+    inputs = tuple(_signature_input(path, name, specs[name]) for name in _input_order(signature, specs))
 
     def infer(*tensors: Any) -> list[Any]:
-        result = signature(**{port.name: tensor for port, tensor in zip(ports, tensors, strict=True)})
-        return [result[name] for name in sorted(result)]
+        outputs = signature(**{model_input.name: tensor for model_input, tensor in zip(inputs, tensors, strict=True)})
+        return [outputs[name] for name in sorted(outputs)]
 
-    return _frozen(infer, ports)
+    return _freeze_function(infer, inputs)
 
 
-def _order(signature: Any, specs: dict[str, Any]) -> list[str]:
-    placed = [
+def _input_order(signature: Any, specs: dict[str, Any]) -> list[str]:
+    ordered_names = [
         str(tensor.op.get_attr("_user_specified_name").decode())
         for tensor in signature.inputs
         if tensor.dtype != tf.resource
     ]
-    return placed if sorted(placed) == sorted(specs) else sorted(specs)
+    return ordered_names if sorted(ordered_names) == sorted(specs) else sorted(specs)
 
 
-def _signature_port(path: Path, name: str, spec: Any) -> Port:
+def _signature_input(path: Path, name: str, spec: Any) -> ModelInput:
     dimensions = spec.shape.as_list() if spec.shape.rank is not None else [None, None]
     if None in dimensions[1:]:
         raise InputError(
             f"{path}: input '{name}' has the shape {tuple(dimensions)}; all but the first dimension must be fixed"
         )
-    return Port(name, (1, *dimensions[1:]), spec.dtype.name)
+    return ModelInput(name, (1, *dimensions[1:]), spec.dtype.name)
 
 
-def _frozen(infer: Any, ports: tuple[Port, ...]) -> Frozen:
-    specs = [tf.TensorSpec(port.shape, tf.as_dtype(port.dtype), name=port.name) for port in ports]
+def _freeze_function(infer: Any, inputs: tuple[ModelInput, ...]) -> FrozenGraph:
+    specs = [
+        tf.TensorSpec(model_input.shape, tf.as_dtype(model_input.dtype), name=model_input.name)
+        for model_input in inputs
+    ]
     concrete = tf.function(infer, autograph=False).get_concrete_function(*specs)
-    return Frozen(convert_variables_to_constants_v2(concrete), ports)
+    return FrozenGraph(convert_variables_to_constants_v2(concrete), inputs)
 
 
-def _packed(model: Any, tensors: list[Any]) -> Any:
+def _pack_inputs(model: Any, tensors: list[Any]) -> Any:
     structure = getattr(model, "_inputs_struct", None)
     if structure is not None:
         return keras.tree.pack_sequence_as(structure, tensors)
-    nested = getattr(model, "_nested_inputs", None)
-    return tensors[0] if len(tensors) == 1 else tf.nest.pack_sequence_as(nested, tensors)
+    nested_inputs = getattr(model, "_nested_inputs", None)
+    return tensors[0] if len(tensors) == 1 else tf.nest.pack_sequence_as(nested_inputs, tensors)
 
 
 def _first_line(error: Exception) -> str:

@@ -7,7 +7,7 @@ import tensorflow as tf
 import tf_keras
 
 PACKAGE = "edgepipe"
-_FROM_KERAS = (
+_KERAS3_ACTIVATIONS = (
     "celu", "glu", "hard_shrink", "hard_tanh", "log_sigmoid", "soft_shrink", "sparse_plus", "sparse_sigmoid",
     "sparsemax", "squareplus", "tanh_shrink",
 )  # fmt: skip
@@ -37,15 +37,15 @@ def log_softmax(x: tf.Tensor) -> tf.Tensor:
     return tf.nn.log_softmax(x)
 
 
-def _registered(name: str) -> Any:
+def _register_activation(name: str) -> Any:
     """The activation `name` as Keras 3 itself computes it, under a name that tf_keras can store."""
-    keras_own = getattr(keras.activations, name)
+    keras_activation = getattr(keras.activations, name)
 
     def activation(x: tf.Tensor) -> tf.Tensor:
-        return keras_own(x)
+        return keras_activation(x)
 
     activation.__name__ = name
-    activation.__doc__ = keras_own.__doc__
+    activation.__doc__ = keras_activation.__doc__
     return tf_keras.utils.register_keras_serializable(package=PACKAGE, name=name)(activation)
 
 
@@ -54,5 +54,5 @@ ACTIVATIONS = {
     "hard_silu": hard_silu,
     "leaky_relu": leaky_relu,
     "log_softmax": log_softmax,
-    **{name: _registered(name) for name in _FROM_KERAS},
+    **{name: _register_activation(name) for name in _KERAS3_ACTIVATIONS},
 }

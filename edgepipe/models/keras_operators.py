@@ -37,7 +37,7 @@ OPERATORS = frozenset(
         "Where", "ZerosLike",
     ]
 )  # fmt: skip
-_FUNCTIONS = {
+_FUNCTION_NAMES = {
     "BatchNorm": "batch_normalization",
     "CropImages": "image.crop_images",
     "LayerNorm": "layer_normalization",
@@ -49,68 +49,74 @@ _FUNCTIONS = {
 }
 
 
-def function(name: str) -> Callable[..., Any]:
+def operator_function(name: str) -> Callable[..., Any]:
     """What the operator `name` computes: a function of `keras.ops`, or taking an item."""
     if name == "GetItem":
         return operator.getitem
     if name == "Einsum":
         return _einsum
-    found: Any = keras.ops
-    for part in _FUNCTIONS.get(name, re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()).split("."):
-        found = getattr(found, part)
-    return found  # type: ignore[no-any-return]
+    ops_attribute: Any = keras.ops
+    for attribute_name in _FUNCTION_NAMES.get(name, re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()).split("."):
+        ops_attribute = getattr(ops_attribute, attribute_name)
+    return ops_attribute  # type: ignore[no-any-return]
 
 
 def _einsum(*operands: Any, subscripts: str) -> Any:
     return keras.ops.einsum(subscripts, *operands)
 
 
-def is_tensor(value: Any) -> bool:
+def is_tensor(argument: Any) -> bool:
     """Whether `value` is a symbolic tensor of either Keras, or a weight of a Keras 3 layer."""
     # tf_keras has no public test for its own; eager tensors of TensorFlow carry no history
-    return isinstance(value, (keras.KerasTensor, keras.Variable)) or hasattr(value, "_keras_history")
+    return isinstance(argument, (keras.KerasTensor, keras.Variable)) or hasattr(argument, "_keras_history")
 
 
-def encode(value: Any, tensors: list[Any]) -> Any:
+def encode_argument(argument: Any, tensors: list[Any]) -> Any:
     """`value` as JSON; a tensor becomes `{"tensor": i}` and is appended to `tensors`.
 
     Raises:
         TypeError: something that JSON cannot hold, such as a function.
     """
-    if is_tensor(value):
-        tensors.append(value)
+    if is_tensor(argument):
+        tensors.append(argument)
         return {"tensor": len(tensors) - 1}
-    if isinstance(value, slice):
-        return {"slice": [encode(part, tensors) for part in (value.start, value.stop, value.step)]}
-    if isinstance(value, (tuple, list)):
-        return {"tuple" if isinstance(value, tuple) else "list": [encode(part, tensors) for part in value]}
-    if value is Ellipsis:
+    if isinstance(argument, slice):
+        return {
+            "slice": [encode_argument(element, tensors) for element in (argument.start, argument.stop, argument.step)]
+        }
+    if isinstance(argument, (tuple, list)):
+        return {
+            "tuple" if isinstance(argument, tuple) else "list": [
+                encode_argument(element, tensors) for element in argument
+            ]
+        }
+    if argument is Ellipsis:
         return {"ellipsis": True}
-    if isinstance(value, (np.ndarray, tf.Tensor)):
-        return {"array": np.asarray(value).tolist(), "dtype": np.asarray(value).dtype.name}
-    plain = value.item() if isinstance(value, np.generic) else value
-    if plain is None or isinstance(plain, (bool, int, float, str)):
-        return plain
-    raise TypeError(f"a {type(value).__name__} among its arguments")
+    if isinstance(argument, (np.ndarray, tf.Tensor)):
+        return {"array": np.asarray(argument).tolist(), "dtype": np.asarray(argument).dtype.name}
+    scalar = argument.item() if isinstance(argument, np.generic) else argument
+    if scalar is None or isinstance(scalar, (bool, int, float, str)):
+        return scalar
+    raise TypeError(f"a {type(argument).__name__} among its arguments")
 
 
-def decode(value: Any, tensors: Any) -> Any:
+def decode_argument(encoded_argument: Any, tensors: Any) -> Any:
     """The argument that `encode` turned into `value`, tensors put back in."""
-    if not isinstance(value, dict):
-        return value
-    ((tag, inner),) = ((key, value[key]) for key in value if key != "dtype")
+    if not isinstance(encoded_argument, dict):
+        return encoded_argument
+    ((tag, payload),) = ((key, encoded_argument[key]) for key in encoded_argument if key != "dtype")
     if tag == "tensor":
-        return tensors[inner]
+        return tensors[payload]
     if tag == "array":
-        return np.array(inner, value["dtype"])
+        return np.array(payload, encoded_argument["dtype"])
     if tag == "ellipsis":
         return ...
-    parts = [decode(part, tensors) for part in inner]
-    return slice(*parts) if tag == "slice" else tuple(parts) if tag == "tuple" else parts
+    elements = [decode_argument(element, tensors) for element in payload]
+    return slice(*elements) if tag == "slice" else tuple(elements) if tag == "tuple" else elements
 
 
-def apply(name: str, stored: dict[str, Any], tensors: Any) -> Any:
+def apply_operator(name: str, call_arguments: dict[str, Any], tensors: Any) -> Any:
     """The operator `name` on `tensors` and the stored arguments `{"args": .., "kwargs": ..}`."""
-    args = [decode(value, tensors) for value in stored["args"]]
-    named = {key: decode(value, tensors) for key, value in stored["kwargs"].items()}
-    return function(name)(*args, **named)
+    args = [decode_argument(encoded_argument, tensors) for encoded_argument in call_arguments["args"]]
+    kwargs = {key: decode_argument(value, tensors) for key, value in call_arguments["kwargs"].items()}
+    return operator_function(name)(*args, **kwargs)

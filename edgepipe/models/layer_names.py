@@ -3,29 +3,29 @@
 import re
 
 from edgepipe.models.input_shapes import input_name
-from edgepipe.models.keras3_graph import Graph, calls
+from edgepipe.models.keras3_graph import Keras3Graph, iter_calls
 
 
-def legal(name: str) -> str:
+def legal_name(name: str) -> str:
     """`name` with what TensorFlow's scopes forbid replaced."""
-    clean = re.sub(r"[^A-Za-z0-9_.\-]", "_", name)
-    return clean if re.match(r"[A-Za-z0-9.]", clean) else f"layer{clean}"
+    clean_name = re.sub(r"[^A-Za-z0-9_.\-]", "_", name)
+    return clean_name if re.match(r"[A-Za-z0-9.]", clean_name) else f"layer{clean_name}"
 
 
-class Names:
+class LayerNames:
     """The top's names are kept; what was inside a model or custom layer gets that one's name in front."""
 
-    def __init__(self, graph: Graph) -> None:
-        self.taken = {legal(input_name(tensor)) for tensor in graph.inputs}
-        self.of: dict[int, str] = {}
-        for prefix, call in sorted(calls(graph), key=lambda pair: bool(pair[0])):
-            if id(call.operation) not in self.of:
-                self.of[id(call.operation)] = self.fresh(f"{prefix}{call.operation.name}")
+    def __init__(self, graph: Keras3Graph) -> None:
+        self.taken_names = {legal_name(input_name(tensor)) for tensor in graph.inputs}
+        self.name_by_id: dict[int, str] = {}
+        for prefix, call in sorted(iter_calls(graph), key=lambda pair: bool(pair[0])):
+            if id(call.operation) not in self.name_by_id:
+                self.name_by_id[id(call.operation)] = self.make_unique(f"{prefix}{call.operation.name}")
 
-    def fresh(self, wanted: str) -> str:
+    def make_unique(self, wanted_name: str) -> str:
         """`wanted`, made legal, with a number behind it if it is taken."""
-        name, number = legal(wanted), 2
-        while name in self.taken:
-            name, number = f"{legal(wanted)}_{number}", number + 1
-        self.taken.add(name)
+        name, number = legal_name(wanted_name), 2
+        while name in self.taken_names:
+            name, number = f"{legal_name(wanted_name)}_{number}", number + 1
+        self.taken_names.add(name)
         return name

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgepipe.core.artifact import Kind
+from edgepipe.core.artifact import ArtifactKind
 from edgepipe.core.errors import InputError
-from edgepipe.models.file_kind import code_inside, read_config, sniff
+from edgepipe.models.file_kind import detect_kind, find_code_layers, read_config
 
 Shape = tuple[int | None, ...]
-_SAME_CHANNELS = {
+_SHAPE_PRESERVING = {
     "Activation",
     "BatchNormalization",
     "Dropout",
@@ -21,11 +21,11 @@ _SAME_CHANNELS = {
     "ReLU",
     "Softmax",
 }
-_SAME_VALUES = {"Dropout", "Flatten", "Identity", "Reshape", "Permute"}
+_VALUE_PRESERVING = {"Dropout", "Flatten", "Identity", "Reshape", "Permute"}
 
 
 @dataclass(frozen=True)
-class Port:
+class PortDescription:
     """An input or output: its layer, its shape with the batch axis (None where the file does not say), its dtype."""
 
     name: str
@@ -34,138 +34,140 @@ class Port:
 
 
 @dataclass(frozen=True)
-class Description:
+class ModelDescription:
     """The outside of a model, its layers as (name, class), and the code it carries."""
 
-    kind: Kind
-    inputs: tuple[Port, ...]
-    outputs: tuple[Port, ...]
+    kind: ArtifactKind
+    inputs: tuple[PortDescription, ...]
+    outputs: tuple[PortDescription, ...]
     last_activation: str  # of the first output; "linear" if there is none
     layers: tuple[tuple[str, str], ...]
-    code: tuple[str, ...]  # layers that hold code, which need `allow_code: true`
+    code_layers: tuple[str, ...]  # layers that hold code, which need `allow_code: true`
 
 
 @dataclass(frozen=True)
-class _Layer:
+class _LayerDescription:
     name: str
     cls: str
     config: dict[str, Any]
     entry: dict[str, Any]
-    before: tuple[str, ...]  # the layers it reads
+    input_layers: tuple[str, ...]  # the layers it reads
 
 
-def describe(path: Path) -> Description:
+def describe(path: Path) -> ModelDescription:
     """Read what the `.keras` or `.h5` file at `path` says about its model.
 
     Raises:
         InputError: the file is damaged or no Keras file, or the model is a class of its own, without a layer graph.
     """
-    kind = sniff(path)
-    if kind not in (Kind.KERAS, Kind.FLOAT):
+    kind = detect_kind(path)
+    if kind not in (ArtifactKind.KERAS, ArtifactKind.FLOAT):
         raise InputError(f"{path}: a {kind} does not say how it is built; describe takes .keras and .h5 files")
     model = read_config(path)
     layers = _layers(model)
     if not layers:
         raise InputError(f"{path}: the {model.get('class_name')} in it has no graph of layers (a subclassed model)")
-    table = {layer.name: layer for layer in layers}
-    ends = _ends(model, layers)
-    return Description(
+    layer_by_name = {layer.name: layer for layer in layers}
+    output_names = _output_names(model, layers)
+    return ModelDescription(
         kind=kind,
-        inputs=tuple(_input(layer) for layer in layers if layer.cls == "InputLayer")
+        inputs=tuple(_input_port(layer) for layer in layers if layer.cls == "InputLayer")
         or _sequential_input(model, layers),
-        outputs=tuple(Port(name, _output_shape(table[name], table)) for name in ends),
-        last_activation=_activation(table[ends[0]], table),
+        outputs=tuple(
+            PortDescription(name, _output_shape(layer_by_name[name], layer_by_name)) for name in output_names
+        ),
+        last_activation=_output_activation(layer_by_name[output_names[0]], layer_by_name),
         layers=tuple((layer.name, layer.cls) for layer in layers),
-        code=code_inside(model),
+        code_layers=find_code_layers(model),
     )
 
 
-def _layers(model: dict[str, Any]) -> list[_Layer]:
+def _layers(model: dict[str, Any]) -> list[_LayerDescription]:
     entries = [entry for entry in model["config"].get("layers", []) if isinstance(entry.get("config"), dict)]
-    chain = model.get("class_name") == "Sequential"
+    is_sequential = model.get("class_name") == "Sequential"
     names = [str(entry["config"].get("name") or entry.get("name")) for entry in entries]
-    before = [
-        tuple(names[:index][-1:]) if chain else tuple(_sources(entry.get("inbound_nodes")))
+    input_layers = [
+        tuple(names[:index][-1:]) if is_sequential else tuple(_source_names(entry.get("inbound_nodes")))
         for index, entry in enumerate(entries)
     ]
     return [
-        _Layer(name, str(entry["class_name"]), entry["config"], entry, into)
-        for name, entry, into in zip(names, entries, before, strict=True)
+        _LayerDescription(name, str(entry["class_name"]), entry["config"], entry, input_names)
+        for name, entry, input_names in zip(names, entries, input_layers, strict=True)
     ]
 
 
-def _sources(value: Any) -> list[str]:
-    if isinstance(value, dict):
-        history = value.get("keras_history")
+def _source_names(inbound: Any) -> list[str]:
+    if isinstance(inbound, dict):
+        history = inbound.get("keras_history")
         return (
             [str(history[0])]
             if isinstance(history, list)
-            else [name for inner in value.values() for name in _sources(inner)]
+            else [name for child in inbound.values() for name in _source_names(child)]
         )
-    if isinstance(value, list):
-        if len(value) >= 3 and isinstance(value[0], str) and isinstance(value[1], int):
-            return [value[0]]
-        return [name for inner in value for name in _sources(inner)]
+    if isinstance(inbound, list):
+        if len(inbound) >= 3 and isinstance(inbound[0], str) and isinstance(inbound[1], int):
+            return [inbound[0]]
+        return [name for child in inbound for name in _source_names(child)]
     return []
 
 
-def _ends(model: dict[str, Any], layers: list[_Layer]) -> list[str]:
+def _output_names(model: dict[str, Any], layers: list[_LayerDescription]) -> list[str]:
     if model.get("class_name") == "Sequential":
         return [layers[-1].name]
-    return _sources(model["config"].get("output_layers")) or _sources(
-        list(_values(model["config"].get("output_layers")))
+    return _source_names(model["config"].get("output_layers")) or _source_names(
+        list(_mapping_values(model["config"].get("output_layers")))
     )
 
 
-def _values(value: Any) -> list[Any]:
-    return list(value.values()) if isinstance(value, dict) else []
+def _mapping_values(mapping: Any) -> list[Any]:
+    return list(mapping.values()) if isinstance(mapping, dict) else []
 
 
-def _input(layer: _Layer) -> Port:
+def _input_port(layer: _LayerDescription) -> PortDescription:
     shape = layer.config.get("batch_shape") or layer.config.get("batch_input_shape") or ()
     dtype = layer.config.get("dtype")
-    return Port(layer.name, tuple(shape), dtype if isinstance(dtype, str) else "float32")
+    return PortDescription(layer.name, tuple(shape), dtype if isinstance(dtype, str) else "float32")
 
 
-def _sequential_input(model: dict[str, Any], layers: list[_Layer]) -> tuple[Port, ...]:
+def _sequential_input(model: dict[str, Any], layers: list[_LayerDescription]) -> tuple[PortDescription, ...]:
     shape = model["config"].get("build_input_shape") or layers[0].config.get("batch_input_shape") or ()
-    return (Port(f"{layers[0].name}_input", tuple(shape)),)
+    return (PortDescription(f"{layers[0].name}_input", tuple(shape)),)
 
 
-def _output_shape(layer: _Layer, table: dict[str, _Layer]) -> Shape:
+def _output_shape(layer: _LayerDescription, layer_by_name: dict[str, _LayerDescription]) -> Shape:
     # The file says how many channels the last weights make; the rest of the shape only Keras could compute.
-    built = (layer.entry.get("build_config") or {}).get("input_shape") or [None]
+    built_shape = (layer.entry.get("build_config") or {}).get("input_shape") or [None]
     if layer.cls == "InputLayer":
-        return _input(layer).shape
+        return _input_port(layer).shape
     if layer.cls == "Reshape":
         return (None, *layer.config["target_shape"])
     if "units" in layer.config:
         return (
-            (*built[:-1], layer.config["units"])
-            if built[0:1] != [None] or len(built) > 1
+            (*built_shape[:-1], layer.config["units"])
+            if built_shape[0:1] != [None] or len(built_shape) > 1
             else (None, layer.config["units"])
         )
     if "filters" in layer.config:
-        return (*[None] * max(len(built) - 1, 1), layer.config["filters"])
-    if layer.before and layer.before[0] in table:
-        return _passed_on(layer, _output_shape(table[layer.before[0]], table))
+        return (*[None] * max(len(built_shape) - 1, 1), layer.config["filters"])
+    if layer.input_layers and layer.input_layers[0] in layer_by_name:
+        return _forwarded_shape(layer, _output_shape(layer_by_name[layer.input_layers[0]], layer_by_name))
     return (None,)
 
 
-def _passed_on(layer: _Layer, shape: Shape) -> Shape:
-    if layer.cls in _SAME_CHANNELS:
+def _forwarded_shape(layer: _LayerDescription, shape: Shape) -> Shape:
+    if layer.cls in _SHAPE_PRESERVING:
         return shape
     if layer.cls.startswith("Global"):
         return (None, shape[-1])
     return (None,)
 
 
-def _activation(layer: _Layer, table: dict[str, _Layer]) -> str:
-    named = layer.config.get("activation")
-    if isinstance(named, str) and (named != "linear" or "units" in layer.config or "filters" in layer.config):
-        return named
+def _output_activation(layer: _LayerDescription, layer_by_name: dict[str, _LayerDescription]) -> str:
+    activation = layer.config.get("activation")
+    if isinstance(activation, str) and (activation != "linear" or "units" in layer.config or "filters" in layer.config):
+        return activation
     if layer.cls in ("Softmax", "ReLU"):
         return layer.cls.lower()
-    if layer.cls in _SAME_VALUES and layer.before and layer.before[0] in table:
-        return _activation(table[layer.before[0]], table)
+    if layer.cls in _VALUE_PRESERVING and layer.input_layers and layer.input_layers[0] in layer_by_name:
+        return _output_activation(layer_by_name[layer.input_layers[0]], layer_by_name)
     return "linear"

@@ -21,27 +21,27 @@ GAIN = 1.5
 def perturb(model: Any, seed: int = 0) -> None:
     """Overwrite every weight of `model` (Keras 3 or tf_keras), the same for equal architectures and seeds."""
     generator = np.random.default_rng(seed)
-    depthwise = {id(weight) for layer in _all_layers(model) if _is_depthwise(layer) for weight in layer.weights}
+    depthwise_ids = {id(weight) for layer in _all_layers(model) if _is_depthwise(layer) for weight in layer.weights}
     for weight in model.weights:
-        role = "depthwise" if id(weight) in depthwise and len(weight.shape) > 1 else _role(weight)
-        weight.assign(_drawn(role, tuple(weight.shape), generator, np.asarray(weight)))
-    settle(model)
+        role = "depthwise" if id(weight) in depthwise_ids and len(weight.shape) > 1 else _weight_role(weight)
+        weight.assign(_draw_weight(role, tuple(weight.shape), generator, np.asarray(weight)))
+    refresh_normalization(model)
 
 
 @contextlib.contextmanager
-def perturbed(model: Any, seed: int = 0) -> Iterator[None]:
+def perturbed_weights(model: Any, seed: int = 0) -> Iterator[None]:
     """`model` with perturbed weights inside the block; after it, bit for bit what it was."""
-    kept = [np.asarray(weight).copy() for weight in model.weights]
+    original_weights = [np.asarray(weight).copy() for weight in model.weights]
     try:
         perturb(model, seed)
         yield
     finally:
-        for weight, value in zip(model.weights, kept, strict=True):
-            weight.assign(value)
-        settle(model)
+        for weight, original_weight in zip(model.weights, original_weights, strict=True):
+            weight.assign(original_weight)
+        refresh_normalization(model)
 
 
-def settle(model: Any) -> None:
+def refresh_normalization(model: Any) -> None:
     """Let layers that keep a second copy of their weights (Normalization) take it from the weights anew."""
     for layer in _all_layers(model):
         if type(layer).__name__ == "Normalization" and layer.built:
@@ -58,18 +58,18 @@ def _is_depthwise(layer: Any) -> bool:
     return type(layer).__name__.startswith("Depthwise")  # Keras 3 calls its weight "kernel" like any other
 
 
-def _role(weight: Any) -> str:
+def _weight_role(weight: Any) -> str:
     return str(weight.name).split("/")[-1].split(":")[0]
 
 
-def _drawn(role: str, shape: tuple[int, ...], generator: np.random.Generator, old: Array) -> Array:
-    if not np.issubdtype(old.dtype, np.floating):
-        return old
+def _draw_weight(role: str, shape: tuple[int, ...], generator: np.random.Generator, old_weight: Array) -> Array:
+    if not np.issubdtype(old_weight.dtype, np.floating):
+        return old_weight
     if "variance" in role:
-        return generator.uniform(0.5, 1.5, shape).astype(old.dtype)
+        return generator.uniform(0.5, 1.5, shape).astype(old_weight.dtype)
     if "gamma" in role:  # so that gamma^2 / variance is about one on average: no growth from layer to layer
-        return generator.uniform(0.5, 1.3, shape).astype(old.dtype)
+        return generator.uniform(0.5, 1.3, shape).astype(old_weight.dtype)
     if len(shape) < 2:
-        return generator.normal(0, 0.05, shape).astype(old.dtype)
+        return generator.normal(0, 0.05, shape).astype(old_weight.dtype)
     fan_in = np.prod(shape[:-2]) if "depthwise" in role else np.prod(shape[:-1])
-    return generator.normal(0, np.sqrt(GAIN / fan_in), shape).astype(old.dtype)
+    return generator.normal(0, np.sqrt(GAIN / fan_in), shape).astype(old_weight.dtype)

@@ -3,7 +3,7 @@
 import sys
 
 from edgepipe.core.errors import ToolError
-from edgepipe.models.native_stderr import captured_stderr
+from edgepipe.models.native_stderr import capture_stderr
 
 
 def load_tensorflow() -> None:
@@ -14,13 +14,13 @@ def load_tensorflow() -> None:
     """
     if "tensorflow" in sys.modules:
         return
-    with captured_stderr() as said:
+    with capture_stderr() as read_stderr:
         try:
             import keras
             import tensorflow
             import tf_keras  # noqa: F401
         except ImportError as error:
-            raise ToolError(f"TensorFlow cannot be loaded: {error}; {said()[-400:]}") from error
+            raise ToolError(f"TensorFlow cannot be loaded: {error}; {read_stderr()[-400:]}") from error
     tensorflow.get_logger().setLevel("ERROR")  # its hints on retracing are for who writes the training loop
     if keras.backend.backend() != "tensorflow":
         raise ToolError(f"Keras runs on '{keras.backend.backend()}'; edgepipe needs KERAS_BACKEND=tensorflow")

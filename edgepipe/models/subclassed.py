@@ -7,12 +7,12 @@ import numpy as np
 
 from edgepipe.core.arrays import Arrays
 from edgepipe.core.errors import InputError
-from edgepipe.models.keras3_graph import is_model, own_weights_used, trace
+from edgepipe.models.keras3_graph import is_model, trace, uses_own_weights
 
-_FIRST = "build it with its input shape, `model.build((None, ...))`, or call it on a batch once"
+_BUILD_HINT = "build it with its input shape, `model.build((None, ...))`, or call it on a batch once"
 
 
-def functional(model: Any, data: Arrays | None = None) -> Any:
+def to_functional(model: Any, samples: Arrays | None = None) -> Any:
     """`model` itself if it has a graph of layers, else a functional model that does and holds the same.
 
     What the code of `call` does to symbolic tensors becomes the graph. Where that cannot be seen - TensorFlow
@@ -24,21 +24,21 @@ def functional(model: Any, data: Arrays | None = None) -> Any:
     """
     if is_model(model) or not isinstance(model, keras.Model):
         return model
-    inputs = _inputs(model, data)
+    inputs = _build_inputs(model, samples)
     function = trace(model, (inputs,), {})
-    if function is not None and not own_weights_used(function):
+    if function is not None and not uses_own_weights(function):
         outputs = function.call(keras.tree.flatten(inputs))
         return keras.Model(inputs, outputs, name=model.name)
     _check_rebuilds(model)
     return keras.Model(inputs, model(inputs), name=model.name)
 
 
-def _inputs(model: Any, data: Arrays | None) -> Any:
-    if data is not None:
-        if isinstance(data, np.ndarray):
-            inputs: Any = _input(data.shape, data.dtype.name, "input")
+def _build_inputs(model: Any, samples: Arrays | None) -> Any:
+    if samples is not None:
+        if isinstance(samples, np.ndarray):
+            inputs: Any = _build_input(samples.shape, samples.dtype.name, "input")
         else:
-            inputs = {name: _input(part.shape, part.dtype.name, name) for name, part in data.items()}
+            inputs = {name: _build_input(array.shape, array.dtype.name, name) for name, array in samples.items()}
         if not model.built:
             model(inputs)
         return inputs
@@ -46,22 +46,22 @@ def _inputs(model: Any, data: Arrays | None) -> Any:
     shapes = list((config.get("shapes_dict") or config).values()) if config else []
     if len(shapes) != 1:
         raise InputError(
-            f"'{model.name}' is a subclassed model ({type(model).__name__}) whose input shape is not known; {_FIRST}"
+            f"'{model.name}' is a subclassed model ({type(model).__name__}) whose input shape is not known; {_BUILD_HINT}"
         )
-    return _from_shapes(shapes[0], "input")
+    return _inputs_from_shapes(shapes[0], "input")
 
 
-def _from_shapes(shape: Any, name: str) -> Any:
+def _inputs_from_shapes(shape: Any, name: str) -> Any:
     if isinstance(shape, dict):
-        return {key: _from_shapes(part, key) for key, part in shape.items()}
-    if any(isinstance(part, (list, tuple, dict)) for part in shape):
-        return [_from_shapes(part, f"{name}_{index}") for index, part in enumerate(shape)]
-    return _input(shape, "float32", name)
+        return {key: _inputs_from_shapes(sub_shape, key) for key, sub_shape in shape.items()}
+    if any(isinstance(dimension, (list, tuple, dict)) for dimension in shape):
+        return [_inputs_from_shapes(sub_shape, f"{name}_{index}") for index, sub_shape in enumerate(shape)]
+    return _build_input(shape, "float32", name)
 
 
-def _input(shape: Any, dtype: str, name: str) -> Any:
-    floats = "float32" if dtype.startswith("float") or dtype == "uint8" else dtype
-    return keras.Input(tuple(shape)[1:], dtype=floats, name=name)
+def _build_input(shape: Any, dtype: str, name: str) -> Any:
+    input_dtype = "float32" if dtype.startswith("float") or dtype == "uint8" else dtype
+    return keras.Input(tuple(shape)[1:], dtype=input_dtype, name=name)
 
 
 def _check_rebuilds(model: Any) -> None:
@@ -69,9 +69,9 @@ def _check_rebuilds(model: Any) -> None:
     try:
         type(model).from_config(model.get_config())
     except Exception as error:
-        first = (str(error).strip().splitlines() or [""])[0]
+        first_line = (str(error).strip().splitlines() or [""])[0]
         raise InputError(
             f"'{model.name}' is a subclassed model ({type(model).__name__}) whose `call` cannot be traced with "
-            f"symbolic tensors, and its get_config() does not rebuild it ({type(error).__name__}: {first[:150]}); "
+            f"symbolic tensors, and its get_config() does not rebuild it ({type(error).__name__}: {first_line[:150]}); "
             "write `call` with keras.ops and layers, or add get_config(), or build the model functionally"
         ) from error

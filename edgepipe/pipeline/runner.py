@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from edgepipe.core import cost, references
-from edgepipe.core.artifact import Artifact, full_disk, json_digest
-from edgepipe.core.cache import Cache, DamagedError, Stored
+from edgepipe.core.artifact import Artifact, json_digest, wrap_disk_full_errors
+from edgepipe.core.cache import Cache, DamagedEntryError, StoredArtifact
 from edgepipe.core.errors import InputError
 from edgepipe.core.progress import Progress
 from edgepipe.data.splits import check_labels
@@ -28,7 +28,7 @@ class StepResult:
     """A step that is done: what it made, and whether the cache had it."""
 
     step: Step
-    stored: Stored
+    stored: StoredArtifact
     cached: bool
     notes: tuple[str, ...] = ()  # of this run only, such as a damaged cache entry
 
@@ -59,7 +59,7 @@ def run(pipeline: Pipeline, cache: Cache, progress: Progress) -> Run:
             and the next run goes on from there.
     """
     state = Run(pipeline, cache, progress)
-    with cache.held():
+    with cache.shared_lock():
         data = _data_identity(pipeline, cache)
         before = ""
         for number, step in enumerate(pipeline.steps, 1):
@@ -80,17 +80,17 @@ def _step(state: Run, step: Step, key: str, number: int) -> StepResult:
     return StepResult(step, stored, cached=False, notes=notes)
 
 
-def _cached(state: Run, key: str) -> tuple[Stored | None, tuple[str, ...]]:
+def _cached(state: Run, key: str) -> tuple[StoredArtifact | None, tuple[str, ...]]:
     try:
         return state.cache.find(key), ()
-    except DamagedError as damage:
+    except DamagedEntryError as damage:
         note = f"{damage}; it was removed and the stage runs again"
         state.progress.note(note)
         state.cache.discard(key)
         return None, (note,)
 
 
-def _work(state: Run, step: Step, key: str) -> Stored:
+def _work(state: Run, step: Step, key: str) -> StoredArtifact:
     artifact = state.results[-1].stored.artifact if state.results else None
     _check_kind(step, artifact)
     if "tensorflow" in step.stage.tools:
@@ -99,12 +99,12 @@ def _work(state: Run, step: Step, key: str) -> Stored:
         with _no_exit(), _own_classes(state, step):
             context = _context(state, step, artifact, folder)
             notes = _data_notes(state, context)
-            with cost.measured() as meter, full_disk(f"stage '{step.name}'"):
+            with cost.measure_cost() as meter, wrap_disk_full_errors(f"stage '{step.name}'"):
                 made, outcome = step.stage.run(context)
         outcome = outcome.model_copy(update={"notes": (*notes, *outcome.notes)})
         if not made.path.is_relative_to(folder):
             made = _adopted(made, folder)
-        return state.cache.put(folder, key, step.name, made, outcome, meter.cost)
+        return state.cache.store(folder, key, step.name, made, outcome, meter.cost)
 
 
 @contextmanager
@@ -117,8 +117,8 @@ def _own_classes(state: Run, step: Step) -> Iterator[None]:
     from edgepipe.models import custom_objects
 
     objects = custom_objects.load(source.custom_objects, base) if source.custom_objects else {}
-    of_function = custom_objects.of_module(source.function, base) if source.function else {}
-    with custom_objects.known({**of_function, **objects}):
+    of_function = custom_objects.load_module_classes(source.function, base) if source.function else {}
+    with custom_objects.scope({**of_function, **objects}):
         yield
 
 
@@ -144,8 +144,8 @@ def _data_notes(state: Run, context: StageContext) -> list[str]:
     task = state.pipeline.task
     found = list(context.splits.notes)
     if task is not None and task.family == "one" and task.decode is None:
-        for split, part in context.splits.parts.items():
-            found += check_labels(part.y, context.splits.classes, f"the {split} split")
+        for split, part in context.splits.data_by_split.items():
+            found += check_labels(part.y, context.splits.class_count, f"the {split} split")
     fresh = [note for note in found if note not in state.said]
     state.said.update(fresh)
     return fresh
@@ -197,9 +197,9 @@ def _uses_data(state: Run, step: Step) -> bool:
 
 def _goal(state: Run) -> Any:
     if state._task is None and state.pipeline.task is not None:
-        from edgepipe.tasks.quality import build
+        from edgepipe.tasks.quality import build_task
 
-        state._task = build(state.pipeline.task, state.pipeline.base_folder)
+        state._task = build_task(state.pipeline.task, state.pipeline.base_folder)
     return state._task
 
 
@@ -226,7 +226,7 @@ def _key(state: Run, step: Step, before: str, data: dict[str, Any] | None) -> st
             "task": _task_identity(pipeline) if uses_data else None,
             "seed": _seed(pipeline, step),
             "split_seed": pipeline.seed if uses_data else None,
-            "tools": {package: references.version(package) for package in ("edgepipe", *stage.tools)},
+            "tools": {package: references.installed_version(package) for package in ("edgepipe", *stage.tools)},
             "python": platform.python_version(),
             "machine": platform.machine(),
             "own": stage.key(step.pipeline),
@@ -237,9 +237,9 @@ def _key(state: Run, step: Step, before: str, data: dict[str, Any] | None) -> st
 def _task_identity(pipeline: Pipeline) -> dict[str, Any] | None:
     if pipeline.task is None:
         return None
-    modules = sorted({reference.partition(":")[0] for reference in pipeline.task.references})
+    modules = sorted({reference.partition(":")[0] for reference in pipeline.task.code_references})
     return {
         "options": pipeline.task.model_dump(mode="json"),
-        "quality": references.digest("edgepipe.tasks.quality"),
-        "code": {module: references.digest(module, pipeline.base_folder) for module in modules},
+        "quality": references.source_digest("edgepipe.tasks.quality"),
+        "code": {module: references.source_digest(module, pipeline.base_folder) for module in modules},
     }

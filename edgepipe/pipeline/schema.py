@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from edgepipe.core import config
-from edgepipe.core.artifact import Kind
-from edgepipe.core.config import Document, Path_, describe
+from edgepipe.core.artifact import ArtifactKind
+from edgepipe.core.config import Document, KeyPath, describe_value
 from edgepipe.core.errors import ConfigError, InputError, Problem, did_you_mean
 from edgepipe.data.data_spec import DataSpec
 from edgepipe.data.data_spec import parse as parse_data
@@ -20,8 +20,7 @@ from edgepipe.stages.model_source import Source
 from edgepipe.stages.model_source import parse as parse_source
 from edgepipe.stages.registry import StageSource
 from edgepipe.stages.teacher_models import TEACH
-from edgepipe.tasks.task_spec import TaskSpec
-from edgepipe.tasks.task_spec import parse as parse_task
+from edgepipe.tasks.task_spec import TaskSpec, parse_task
 
 REQUIRED = ("name", "model", "stages")
 SOURCE_NAME = "model"
@@ -71,7 +70,7 @@ def load(pipeline: Path | str | Mapping[str, Any], settings: Settings = ()) -> P
     """
     is_mapping = isinstance(pipeline, Mapping)
     document = _mapping_document(pipeline) if isinstance(pipeline, Mapping) else config.read(pipeline)
-    if isinstance(document.data, dict):
+    if isinstance(document.content, dict):
         apply_settings(document, settings)
     file = Path(MAPPING_NAME if is_mapping else str(pipeline))
     parsed = _Parser(document, file, Path.cwd() if is_mapping else file.resolve().parent).pipeline()
@@ -89,8 +88,8 @@ def _mapping_document(pipeline: Mapping[str, Any]) -> Document:
         raise InputError(f"{MAPPING_NAME}: {error}; only what YAML can hold, and paths") from None
     document = config.parse(text, MAPPING_NAME)
     document.problems = [problem._replace(line=0, column=0) for problem in document.problems]
-    document.keys.clear()
-    document.values.clear()
+    document.key_positions.clear()
+    document.value_positions.clear()
     return document
 
 
@@ -108,7 +107,7 @@ class _Parser:
         self.file = file
         self.base_folder = base_folder
         self.steps: list[Step] = []
-        self.kind_by_stage: dict[str, Kind | None] = {}  # also of stages that have problems of their own
+        self.kind_by_stage: dict[str, ArtifactKind | None] = {}  # also of stages that have problems of their own
         self.previous_entry = SOURCE_NAME  # also one that could not be read
         self.keys: frozenset[str] = frozenset()
         self.missing_keys: set[str] = set()  # that a stage needs, each reported once
@@ -116,11 +115,13 @@ class _Parser:
         self.task: TaskSpec | None = None
 
     def pipeline(self) -> Pipeline | None:
-        data = self.document.data
+        data = self.document.content
         if self.document.problems and not isinstance(data, dict):
             return None
         if not isinstance(data, dict):
-            self.document.problem((), f"a pipeline is a mapping with {', '.join(KEYS)}; found {describe(data)}")
+            self.document.add_problem(
+                (), f"a pipeline is a mapping with {', '.join(KEYS)}; found {describe_value(data)}"
+            )
             return None
         self._check_keys(data)
         source = parse_source(self.document, ("model",), data["model"], self.base_folder) if "model" in data else None
@@ -142,17 +143,17 @@ class _Parser:
     def _check_keys(self, data: Mapping[str, Any]) -> None:
         for key in data:
             if key not in KEYS:
-                self.document.problem((key,), f"unknown option{did_you_mean(key, KEYS)}", at="key")
+                self.document.add_problem((key,), f"unknown option{did_you_mean(key, KEYS)}", anchor="key")
         for key in REQUIRED:
             if key not in data:
-                self.document.problem((key,), "is required but missing")
+                self.document.add_problem((key,), "is required but missing")
         self._seed(data)
 
     def _text(self, data: Mapping[str, Any], key: str, default: str) -> str:
         value = data.get(key, default)
         if not isinstance(value, str) or (key == "name" and not _is_plain_name(value)):
             allowed = "a name of letters, digits, '-', '_' and '.'" if key == "name" else "a text"
-            self.document.problem((key,), f"must be {allowed}; found {describe(value)}")
+            self.document.add_problem((key,), f"must be {allowed}; found {describe_value(value)}")
             return default
         return value
 
@@ -160,13 +161,15 @@ class _Parser:
         value = data.get("seed", 0)
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**31:
             if not any(problem.path == "seed" for problem in self.document.problems):
-                self.document.problem(("seed",), f"must be an integer from 0 to 2147483647; found {describe(value)}")
+                self.document.add_problem(
+                    ("seed",), f"must be an integer from 0 to 2147483647; found {describe_value(value)}"
+                )
             return 0
         return value
 
     def _parse_stages(self, entries: Any, source: Source | None) -> None:
         if not isinstance(entries, list) or not entries:
-            self.document.problem(("stages",), f"must be a list of stages; found {describe(entries)}")
+            self.document.add_problem(("stages",), f"must be a list of stages; found {describe_value(entries)}")
             return
         kind = source.kind(self.base_folder) if source is not None else None
         if source is not None:
@@ -176,11 +179,11 @@ class _Parser:
             kind = self._parse_entry(("stages", index), entry, kind)
             self.previous_entry = entry_name(entry)
 
-    def _parse_entry(self, path: Path_, entry: Any, kind: Kind | None) -> Kind | None:
+    def _parse_entry(self, path: KeyPath, entry: Any, kind: ArtifactKind | None) -> ArtifactKind | None:
         if isinstance(entry, str):
             entry = {entry: {}}
         if not isinstance(entry, dict) or len(entry) != 1:
-            self.document.problem(path, f"each stage is one name with its options; found {_describe_entry(entry)}")
+            self.document.add_problem(path, f"each stage is one name with its options; found {_describe_entry(entry)}")
             return None
         stage_type, options = next(iter(entry.items()))
         stage_path = (*path, stage_type)
@@ -188,13 +191,13 @@ class _Parser:
             source = registry.find_stage(stage_type, self.base_folder)
             cls = registry.load_stage_class(source)
         except InputError as error:
-            self.document.problem(stage_path, str(error), at="key")
+            self.document.add_problem(stage_path, str(error), anchor="key")
             return None
         return self._parse_stage(stage_path, source, cls, options, kind)
 
     def _parse_stage(
-        self, path: Path_, source: StageSource, cls: type[Stage], options: Any, kind: Kind | None
-    ) -> Kind | None:
+        self, path: KeyPath, source: StageSource, cls: type[Stage], options: Any, kind: ArtifactKind | None
+    ) -> ArtifactKind | None:
         name = self._stage_name(path, source.name, options)
         if isinstance(options, dict):
             options = {key: value for key, value in options.items() if key != "as"}
@@ -220,55 +223,57 @@ class _Parser:
             partly_float_stages=tuple(step.name for step in self.steps if step.stage.leaves_float),
         )
 
-    def _stage_name(self, path: Path_, stage_type: str, options: Any) -> str:
+    def _stage_name(self, path: KeyPath, stage_type: str, options: Any) -> str:
         default = default_name(stage_type)
         name = options.get("as", default) if isinstance(options, dict) else default
         name_path = (*path, "as") if isinstance(options, dict) and "as" in options else path
         if not isinstance(name, str) or not _is_plain_name(name):
-            self.document.problem(
-                name_path, f"must be a name of letters, digits, '-', '_' and '.'; found {describe(name)}"
+            self.document.add_problem(
+                name_path, f"must be a name of letters, digits, '-', '_' and '.'; found {describe_value(name)}"
             )
             return default
         if name in {step.name for step in self.steps}:
-            self.document.problem(
+            self.document.add_problem(
                 name_path,
                 f"a second stage named '{name}'; give it a name of its own: `{stage_type}: {{as: {name}2, ..}}`",
-                at="key",
+                anchor="key",
             )
         return name
 
-    def _output_kind(self, path: Path_, stage_type: str, cls: type[Stage], kind: Kind | None) -> Kind | None:
+    def _output_kind(
+        self, path: KeyPath, stage_type: str, cls: type[Stage], kind: ArtifactKind | None
+    ) -> ArtifactKind | None:
         if kind is None:
             return next(iter(cls.accepts.values())) if len(set(cls.accepts.values())) == 1 else None
         if kind not in cls.accepts:
             allowed = ", ".join(cls.accepts)
-            self.document.problem(
+            self.document.add_problem(
                 path,
                 f"'{stage_type}' takes {allowed}, but '{self.previous_entry}' before it gives {kind}; "
                 f"{_chain_remedy(cls, kind)}",
-                at="key",
+                anchor="key",
             )
             return None
         return cls.accepts[kind]
 
-    def _check_needs(self, path: Path_, stage_type: str, stage: Stage, kind: Kind | None) -> None:
+    def _check_needs(self, path: KeyPath, stage_type: str, stage: Stage, kind: ArtifactKind | None) -> None:
         needed_keys = ["data"] if kind is None or stage.wants_data(kind) else []
         needed_keys += ["task"] if stage.needs_data else []
         for key in needed_keys:
             if key not in self.keys | self.missing_keys:
-                self.document.problem(path, f"'{stage_type}' needs `{key}:` at the top of the file", at="key")
+                self.document.add_problem(path, f"'{stage_type}' needs `{key}:` at the top of the file", anchor="key")
                 self.missing_keys.add(key)
 
 
-def _chain_remedy(cls: type[Stage], kind: Kind) -> str:
+def _chain_remedy(cls: type[Stage], kind: ArtifactKind) -> str:
     """What to do about a stage that does not take `kind`."""
-    if kind is Kind.VELA:
+    if kind is ArtifactKind.VELA:
         return "a compiled model can only be validated: move this stage before `compile`"
-    if set(cls.accepts) <= {Kind.TFLITE, Kind.VELA}:
+    if set(cls.accepts) <= {ArtifactKind.TFLITE, ArtifactKind.VELA}:
         return "put `convert` before it"
-    if kind is Kind.QAT:
+    if kind is ArtifactKind.QAT:
         return "a fake-quant model can only be converted: drop this stage or put it before `quantize`"
-    if kind is Kind.KERAS:
+    if kind is ArtifactKind.KERAS:
         return "it is a Keras 3 model already: drop this stage"
     return "move it earlier"
 
@@ -280,4 +285,4 @@ def _is_plain_name(value: str) -> bool:
 def _describe_entry(entry: Any) -> str:
     if isinstance(entry, dict) and entry:
         return f"{len(entry)} keys ({', '.join(map(str, entry))}); begin each stage with its own '- '"
-    return describe(entry)
+    return describe_value(entry)

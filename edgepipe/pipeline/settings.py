@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from edgepipe.core import config
-from edgepipe.core.config import Document, Path_
+from edgepipe.core.config import Document, KeyPath
 from edgepipe.core.errors import InputError, did_you_mean
 
 KEYS = ("name", "description", "model", "data", "task", "seed", "stages")
@@ -36,9 +36,9 @@ def _apply(document: Document, setting: str) -> None:
     config.assign(document, path, text, source)
 
 
-def _stage_path(document: Document, path: tuple[str, ...], source: str) -> Path_:
+def _stage_path(document: Document, path: tuple[str, ...], source: str) -> KeyPath:
     """`stages.NAME.option` as the path into the list of stages."""
-    entries = document.data.get("stages")
+    entries = document.content.get("stages")
     named = [
         (i, e) for i, e in enumerate(entries if isinstance(entries, list) else []) if e and isinstance(e, (str, dict))
     ]

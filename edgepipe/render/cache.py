@@ -14,9 +14,9 @@ def tables(folder: str | None) -> list[Rows]:
     """What the cache keeps, the newest first."""
     store = _open_cache(folder)
     rows = tuple(
-        (entry.key[:12], entry.stage, str(entry.kind), units.show(store.bytes(entry.key), Dimension.BYTES),
+        (entry.key[:12], entry.stage, str(entry.kind), units.show(store.entry_size(entry.key), Dimension.BYTES),
          datetime.fromtimestamp(entry.created, UTC).isoformat(timespec="seconds"))
-        for entry in store.all()
+        for entry in store.list_entries()
     )  # fmt: skip
     return [Rows(f"{store.root}: {len(rows)} entries", ("key", "stage", "kind", "size", "made"), rows, frozenset({3}))]
 
@@ -25,8 +25,8 @@ def document(folder: str | None) -> str:
     """The same as one JSON document."""
     store = _open_cache(folder)
     entries = [
-        {"key": e.key, "stage": e.stage, "kind": e.kind, "bytes": store.bytes(e.key), "created": e.created}
-        for e in store.all()
+        {"key": e.key, "stage": e.stage, "kind": e.kind, "bytes": store.entry_size(e.key), "created": e.created}
+        for e in store.list_entries()
     ]
     return json.dumps({"schema": "edgepipe.cache/1", "root": str(store.root), "entries": entries}, indent=2)
 

@@ -6,54 +6,54 @@ from typing import Any
 
 import numpy as np
 
-from edgepipe.commands.dataset import Described, Values
+from edgepipe.commands.dataset import DatasetSummary, InputStatistics
 from edgepipe.core.arrays import Array
-from edgepipe.core.artifact import written_aside
+from edgepipe.core.artifact import write_atomically
 from edgepipe.core.errors import InputError
 from edgepipe.render.report_tables import Rows
 
 SCHEMA = "edgepipe.data/1"
-SHOWN = 30  # classes that tables and pictures have; more are counted
-EACH = 8  # samples of a class in a picture
+MAX_SHOWN_CLASSES = 30  # classes that tables and pictures have; more are counted
+SAMPLES_PER_CLASS = 8  # samples of a class in a picture
 ENDINGS = (".png", ".svg", ".pdf")
 
 
-def tables(found: Described) -> list[Rows]:
+def tables(summary: DatasetSummary) -> list[Rows]:
     """Sizes and shapes, values, classes."""
-    shape = "; ".join(f"{name} {'x'.join(map(str, dims))}".strip() for name, dims in found.shapes.items())
+    shape = "; ".join(f"{name} {'x'.join(map(str, dims))}".strip() for name, dims in summary.shapes.items())
     sizes = tuple((split, f"{count:,}", "size only: `validate` reads it once" if split == "test" else "")
-                  for split, count in found.counts.items())  # fmt: skip
-    title = f"{found.source}: samples of shape {shape}, float32; labels: {found.labels}"
-    parts = [
+                  for split, count in summary.counts.items())  # fmt: skip
+    title = f"{summary.source}: samples of shape {shape}, float32; labels: {summary.labels}"
+    all_tables = [
         Rows(title, ("split", "samples", ""), sizes, frozenset({1})),
         Rows("Values in training", ("of", "least", "mean", "deviation", "largest"),
-             tuple(_values(value) for value in found.values), frozenset({1, 2, 3, 4})),
-        _balance(found),
+             tuple(_statistics_row(statistics) for statistics in summary.values), frozenset({1, 2, 3, 4})),
+        _balance_table(summary),
     ]  # fmt: skip
-    return [part for part in parts if part.rows]
+    return [table for table in all_tables if table.rows]
 
 
-def _values(value: Values) -> tuple[str, ...]:
-    numbers = (value.low, value.mean, value.deviation, value.high)
-    return (value.name or "all", *(f"{number:.4g}" for number in numbers))
+def _statistics_row(statistics: InputStatistics) -> tuple[str, ...]:
+    numbers = (statistics.low, statistics.mean, statistics.deviation, statistics.high)
+    return (statistics.name or "all", *(f"{number:.4g}" for number in numbers))
 
 
-def _balance(found: Described) -> Rows:
-    total = max(sum(counts.get("train", 0) for counts in found.classes.values()), 1)
+def _balance_table(summary: DatasetSummary) -> Rows:
+    total = max(sum(counts.get("train", 0) for counts in summary.classes.values()), 1)
     rows = [(name, str(c.get("train", 0)), str(c.get("validation", 0)), f"{c.get('train', 0) / total:.1%}")
-            for name, c in found.classes.items()]  # fmt: skip
-    left = len(rows) - SHOWN
-    more = [(f"and {left} more", "", "", "")] if left > 0 else []
+            for name, c in summary.classes.items()]  # fmt: skip
+    hidden_count = len(rows) - MAX_SHOWN_CLASSES
+    more_rows = [(f"and {hidden_count} more", "", "", "")] if hidden_count > 0 else []
     columns = ("class", "train", "validation", "share of training")
-    return Rows("Classes", columns, tuple(rows[:SHOWN] + more), frozenset({1, 2, 3}))
+    return Rows("Classes", columns, tuple(rows[:MAX_SHOWN_CLASSES] + more_rows), frozenset({1, 2, 3}))
 
 
-def document(found: Described) -> str:
+def document(summary: DatasetSummary) -> str:
     """The same as one JSON document."""
-    return json.dumps({"schema": SCHEMA, **found.model_dump(mode="json")}, indent=2)
+    return json.dumps({"schema": SCHEMA, **summary.model_dump(mode="json")}, indent=2)
 
 
-def picture(rows: list[tuple[str, Array]], path: Path) -> None:
+def draw_picture(rows: list[tuple[str, Array]], path: Path) -> None:
     """Draw samples, a row for each class: images, spectrograms as heat maps, windows as lines, rows as bars.
 
     Raises:
@@ -64,25 +64,25 @@ def picture(rows: list[tuple[str, Array]], path: Path) -> None:
         raise InputError(f"{path}: pictures end in {', '.join(ENDINGS)}")
     from matplotlib.figure import Figure
 
-    rows = rows[:SHOWN]
+    rows = rows[:MAX_SHOWN_CLASSES]
     columns = max(len(samples) for _, samples in rows)
     figure = Figure(figsize=(1.3 * columns + 1, 1.3 * len(rows) + 0.3), layout="constrained")
     axes = figure.subplots(len(rows), columns, squeeze=False)
     low, high = min(float(s.min()) for _, s in rows), max(float(s.max()) for _, s in rows)
-    for (name, samples), line in zip(rows, axes, strict=True):
-        for number, axis in enumerate(line):
+    for (name, samples), row_axes in zip(rows, axes, strict=True):
+        for number, axis in enumerate(row_axes):
             axis.set_xticks([])
             axis.set_yticks([])
             if number < len(samples):
-                _draw(axis, samples[number], low, high)
+                _draw_sample(axis, samples[number], low, high)
             else:
                 axis.set_axis_off()
-        line[0].set_ylabel(name[:20], rotation=0, ha="right", va="center")
-    with written_aside(path) as aside:
-        figure.savefig(aside, dpi=100, metadata={"Date": None} if path.suffix == ".svg" else None)
+        row_axes[0].set_ylabel(name[:20], rotation=0, ha="right", va="center")
+    with write_atomically(path) as temporary_path:
+        figure.savefig(temporary_path, dpi=100, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
-def _draw(axis: Any, sample: Array, low: float, high: float) -> None:
+def _draw_sample(axis: Any, sample: Array, low: float, high: float) -> None:
     if sample.ndim == 3 and sample.shape[-1] in (3, 4):
         axis.imshow(np.clip((sample - low) / max(high - low, 1e-9), 0, 1))
     elif sample.ndim == 3:

@@ -6,45 +6,52 @@ from edgepipe.core import units
 from edgepipe.core.units import Dimension
 from edgepipe.devices.latency.feature_names import FEATURES
 from edgepipe.devices.latency.latency_record import HeldOutError
-from edgepipe.devices.latency.profile_fragment import Built
+from edgepipe.devices.latency.profile_fragment import DeviceFit
 from edgepipe.render.report_tables import Rows
 
 
-def tables(built: Built) -> list[Rows]:
+def tables(device_fit: DeviceFit) -> list[Rows]:
     """The rates, the held-out errors by family, and each held-out prediction."""
-    fit = built.fit
-    spread = [math.exp(math.sqrt(row[-1])) for row in fit.covariance]
+    fit = device_fit.fit
+    spread_factors = [math.exp(math.sqrt(row[-1])) for row in fit.covariance]
     rates = tuple(
-        (name.replace("_", " "), f"{rate * fit.clock:.3g}", f"{rate * 1e9:.3g}", f"x/÷ {wide:.2f}", FEATURES[name])
-        for (name, rate), wide in zip(fit.rates.items(), spread, strict=True)
+        (
+            name.replace("_", " "),
+            f"{rate * fit.clock:.3g}",
+            f"{rate * 1e9:.3g}",
+            f"x/÷ {spread_factor:.2f}",
+            FEATURES[name],
+        )
+        for (name, rate), spread_factor in zip(fit.rates.items(), spread_factors, strict=True)
     )
-    found = [Rows(f"{fit.points} measurements, {fit.kind}", ("feature", "cycles", "ns", "spread", "of"), rates,
+    rate_tables = [Rows(f"{fit.points} measurements, {fit.kind}", ("feature", "cycles", "ns", "spread", "of"), rates,
                   frozenset({1, 2, 3}))]  # fmt: skip
-    return [*found, *([_families(fit.error), _rows(built)] if fit.error else [])]
+    return [*rate_tables, *([_families_table(fit.error), _predictions_table(device_fit)] if fit.error else [])]
 
 
-def _families(error: HeldOutError) -> Rows:
-    families = tuple(
-        (name, str(one.points), _share(one.median), _share(one.worst)) for name, one in error.families.items()
+def _families_table(error: HeldOutError) -> Rows:
+    family_rows = tuple(
+        (name, str(family_error.points), _format_share(family_error.median), _format_share(family_error.worst))
+        for name, family_error in error.families.items()
     )
-    title = f"Families held out: median error {_share(error.median)}, 90 % within {_share(error.p90)}"
-    return Rows(title, ("family", "models", "median", "worst"), families, frozenset({1, 2, 3}))
+    title = f"Families held out: median error {_format_share(error.median)}, 90 % within {_format_share(error.p90)}"
+    return Rows(title, ("family", "models", "median", "worst"), family_rows, frozenset({1, 2, 3}))
 
 
-def _rows(built: Built) -> Rows:
+def _predictions_table(device_fit: DeviceFit) -> Rows:
     rows = tuple(
         (
-            one.row.model,
-            units.show(one.row.seconds, Dimension.SECONDS),
-            units.show(one.seconds, Dimension.SECONDS),
-            f"{100 * one.error:+.1f} %",
-            "; ".join(one.outside),
+            prediction.row.model,
+            units.show(prediction.row.seconds, Dimension.SECONDS),
+            units.show(prediction.predicted_seconds, Dimension.SECONDS),
+            f"{100 * prediction.relative_error:+.1f} %",
+            "; ".join(prediction.extrapolation_reasons),
         )
-        for one in built.held_out
+        for prediction in device_fit.held_out_predictions
     )
     columns = ("model", "measured", "predicted", "error", "extrapolates")
     return Rows("Each model, predicted without its family", columns, rows, frozenset({1, 2, 3}))
 
 
-def _share(value: float) -> str:
-    return units.show(value, Dimension.FRACTION)
+def _format_share(share: float) -> str:
+    return units.show(share, Dimension.FRACTION)

@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from edgepipe.core import units
-from edgepipe.core.config import Path_
+from edgepipe.core.config import KeyPath
 from edgepipe.core.units import Dimension
 from edgepipe.devices import citations, device_profile
-from edgepipe.devices.calibration.calibration_record import Calibration, Errors
-from edgepipe.devices.latency.latency_record import Fit
+from edgepipe.devices.calibration.calibration_record import DeviceCalibration, PredictionErrors
+from edgepipe.devices.latency.latency_record import LatencyFit
 from edgepipe.render.report_tables import Rows
 
 
@@ -41,7 +41,7 @@ def list_document() -> str:
 def tables(name: str) -> list[Rows]:
     """One device, each number with its unit and where it comes from."""
     found = device_profile.load(name, Path.cwd())
-    numbers = device_profile.numbers(found)
+    numbers = device_profile.stated_numbers(found)
     rows = [
         (what, value, _source(found, path, numbers))
         for what, value, path in (*_system(found), *_memory(found), *_runtime(found), *_metrics(found))
@@ -54,7 +54,7 @@ NO_SOURCE = "no source given"
 _Fact = tuple[str, str, str]  # what, the value as a person reads it, and the dotted path of it in the profile
 
 
-def _calibration(found: Calibration) -> list[_Fact]:
+def _calibration(found: DeviceCalibration) -> list[_Fact]:
     about, (low, high) = found.measured, found.interval
     told = [
         ("calibrated", f"{about.models} models ({about.suite}), {about.at}"),
@@ -80,13 +80,13 @@ def calibration_table(name: str) -> Rows:
     return Rows("Errors by group, 5-fold and with the whole group unseen", columns, rows, frozenset(range(1, 7)))
 
 
-def _percents(errors: Errors | None) -> tuple[str, str, str]:
+def _percents(errors: PredictionErrors | None) -> tuple[str, str, str]:
     if errors is None:
         return "", "its operator is nowhere else", ""
     return str(errors.models), f"{errors.median * 100:.1f} %", f"{errors.p90 * 100:.1f} %"
 
 
-def errors_text(errors: Errors) -> str:
+def errors_text(errors: PredictionErrors) -> str:
     """For example `median 2.1 %, p90 6.0 %, worst 25.1 % of 216`."""
     return (
         f"median {errors.median * 100:.1f} %, p90 {errors.p90 * 100:.1f} %, worst {errors.worst * 100:.1f} % "
@@ -94,9 +94,9 @@ def errors_text(errors: Errors) -> str:
     )
 
 
-def _source(found: device_profile.Device, path: str, numbers: Iterable[Path_]) -> str:
+def _source(found: device_profile.Device, path: str, numbers: Iterable[KeyPath]) -> str:
     """Where the value at `path` comes from; of a text that nobody gave a source for, nothing."""
-    steps = citations.steps(path)
+    steps = citations.parse_path(path)
     below = {citations.source_of(found.sources, number) for number in numbers if number[: len(steps)] == steps}
     given = sorted(text for text in below | {citations.source_of(found.sources, steps)} if text is not None)
     return "; ".join([*given, *([NO_SOURCE] if None in below else [])])
@@ -122,7 +122,7 @@ def _system(found: device_profile.Device) -> list[_Fact]:
     return rows
 
 
-def _vela(vela: device_profile.Vela) -> list[_Fact]:
+def _vela(vela: device_profile.VelaOptions) -> list[_Fact]:
     invoke = units.show(vela.invoke, Dimension.SECONDS)
     told = f"{vela.accelerator}, {vela.system_config}, {vela.memory_mode}; an invoke costs {invoke}"
     return [("Vela", told, "system.npu.vela")]
@@ -137,7 +137,7 @@ def _memory(found: device_profile.Device) -> list[_Fact]:
     ]
 
 
-def _bank(bank: device_profile.Bank) -> str:
+def _bank(bank: device_profile.MemoryBank) -> str:
     kind = f"{bank.kind}, outside the chip" if bank.external else bank.kind
     speed = f", {bank.bandwidth / 1e9:g} GB/s" if bank.bandwidth else ""
     return f"{units.show(bank.size, Dimension.BYTES)} {kind}{speed}"
@@ -162,7 +162,7 @@ def _metrics(found: device_profile.Device) -> list[_Fact]:
     return [*rows, *(_calibration(found.latency.calibration) if found.latency.calibration else ())]
 
 
-def _obtained(obtained: device_profile.Obtained) -> str:
+def _obtained(obtained: device_profile.MetricSource) -> str:
     if obtained.by is None:
         return f"{obtained.evidence}: {obtained.reason}"
     parts = [f"{obtained.evidence} by {obtained.by}"]
@@ -176,7 +176,7 @@ def _obtained(obtained: device_profile.Obtained) -> str:
     return told + spread + (f" on {obtained.points} models" if obtained.points else "")
 
 
-def _fit(fit: Fit) -> str:
+def _fit(fit: LatencyFit) -> str:
     error = fit.error and ", ".join(
         f"{name} {units.show(share, Dimension.FRACTION)}"
         for name, share in (("median", fit.error.median), ("90 % within", fit.error.p90), ("worst", fit.error.worst))
@@ -186,7 +186,7 @@ def _fit(fit: Fit) -> str:
     return f"{fit.points} {fit.dtype} models of {span}, {fit.kind}{held_out}; {fit.source}"
 
 
-def _transfer(carry: device_profile.Carry | None) -> str:
+def _transfer(carry: device_profile.LatencyTransfer | None) -> str:
     assert carry is not None, "one of fit and transfer is there"
     about = f"{carry.points} measurements" if carry.points else "no measurement"
     return (

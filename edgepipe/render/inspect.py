@@ -7,15 +7,15 @@ from edgepipe.core.errors import InputError
 from edgepipe.core.metric import Metric, Record
 from edgepipe.core.units import Dimension
 from edgepipe.render.report_tables import Rows
-from edgepipe.tflite.arena_plan import ALIGNMENT, Buffer, Plan
-from edgepipe.tflite.compressed_size import compressed
-from edgepipe.tflite.dead_channels import DeadChannels, dead_channels, filters
-from edgepipe.tflite.integer_check import findings
-from edgepipe.tflite.metadata import Preprocessing, told
+from edgepipe.tflite.arena_plan import ALIGNMENT, ArenaBuffer, ArenaPlan
+from edgepipe.tflite.compressed_size import measure_compression
+from edgepipe.tflite.dead_channels import DeadChannels, count_filters, find_dead_channels
+from edgepipe.tflite.integer_check import check_integer_only
+from edgepipe.tflite.metadata import Preprocessing, read_preprocessing
 from edgepipe.tflite.model import Model, Operator, Option, Subgraph, Tensor
-from edgepipe.tflite.tflm_memory import Memory, memory
+from edgepipe.tflite.tflm_memory import TflmMemory, plan_memory
 
-SHOWN = 8  # tensors of a kind that a table lists
+MAX_SHOWN = 8  # tensors of a kind that a table lists
 
 
 class TensorFacts(Record):
@@ -162,45 +162,45 @@ class ModelFacts(Record):
 
 def as_record(model: Model, runs: RunFacts | None = None) -> ModelFacts:
     """The facts of a model, ready for JSON."""
-    smaller = compressed(model.content)
-    known, unreadable = _preprocessing(model)
+    compressed_sizes = measure_compression(model.content)
+    preprocessing, read_error = _read_preprocessing(model)
     return ModelFacts(
         path=str(model.path),
         bytes=model.bytes,
-        size_deflate=smaller["deflate"].size,
-        size_zstd=smaller["zstd"].size,
+        size_deflate=compressed_sizes["deflate"].size,
+        size_zstd=compressed_sizes["zstd"].size,
         macs=model.macs,
-        uncounted=model.uncounted,
+        uncounted=model.uncounted_operators,
         parameters=model.parameters,
         zero_parameters=model.zero_parameters,
-        integer_only=not findings(model),
+        integer_only=not check_integer_only(model),
         operator_counts=dict(model.operator_counts),
-        dtype_census=dict(model.dtype_census),
-        filters=filters(model),
-        dead_channels=tuple(dead_channels(model)),
-        inputs=tuple(_tensor(tensor) for tensor in model.inputs),
-        outputs=tuple(_tensor(tensor) for tensor in model.outputs),
-        subgraphs=tuple(_subgraph(graph) for graph in model.subgraphs),
+        dtype_census=dict(model.dtype_counts),
+        filters=count_filters(model),
+        dead_channels=tuple(find_dead_channels(model)),
+        inputs=tuple(_tensor_facts(tensor) for tensor in model.inputs),
+        outputs=tuple(_tensor_facts(tensor) for tensor in model.outputs),
+        subgraphs=tuple(_subgraph_facts(graph) for graph in model.subgraphs),
         signatures=tuple(
             SignatureFacts(key=s.key, subgraph=s.subgraph, inputs=s.inputs, outputs=s.outputs) for s in model.signatures
         ),
-        operators=tuple(_operator(operator) for operator in model.operators),
-        tensors=tuple(_tensor(tensor) for tensor in model.used_tensors),
-        memory=_memory(memory(model)),
+        operators=tuple(_operator_facts(operator) for operator in model.operators),
+        tensors=tuple(_tensor_facts(tensor) for tensor in model.used_tensors),
+        memory=_memory_facts(plan_memory(model)),
         runs=runs,
-        preprocessing=known,
-        preprocessing_error=unreadable,
+        preprocessing=preprocessing,
+        preprocessing_error=read_error,
     )
 
 
-def _preprocessing(model: Model) -> tuple[Preprocessing | None, str]:
+def _read_preprocessing(model: Model) -> tuple[Preprocessing | None, str]:
     try:
-        return told(model), ""
+        return read_preprocessing(model), ""
     except InputError as error:
         return None, str(error)
 
 
-def run(model: Model) -> RunFacts:
+def run_model(model: Model) -> RunFacts:
     """Run `model` once on zeros in LiteRT and in TensorFlow Lite Micro, in a process of their own."""
     from edgepipe.tflite import interpreter, tflm_runtime
 
@@ -209,33 +209,33 @@ def run(model: Model) -> RunFacts:
         refusal = ""
     except InputError as error:
         refusal = str(error)
-    return RunFacts(litert=refusal, tflite_micro=tflm_runtime.arena(model.path))
+    return RunFacts(litert=refusal, tflite_micro=tflm_runtime.measure_arena(model.path))
 
 
-def _tensor(tensor: Tensor) -> TensorFacts:
-    scaled = tensor.quantization
+def _tensor_facts(tensor: Tensor) -> TensorFacts:
+    qparams = tensor.quantization
     return TensorFacts(
         index=tensor.index, subgraph=tensor.subgraph, name=tensor.name, shape=tensor.shape,
-        signature=tensor.signature, dtype=tensor.dtype, constant=tensor.constant, variable=tensor.variable,
-        sparse=tensor.sparse, bytes=tensor.bytes,
-        scales=scaled.scales if scaled else (), zero_points=scaled.zero_points if scaled else (),
-        axis=scaled.axis if scaled and scaled.per_axis else None,
+        signature=tensor.shape_signature, dtype=tensor.dtype, constant=tensor.is_constant, variable=tensor.is_variable,
+        sparse=tensor.is_sparse, bytes=tensor.bytes,
+        scales=qparams.scales if qparams else (), zero_points=qparams.zero_points if qparams else (),
+        axis=qparams.axis if qparams and qparams.per_axis else None,
     )  # fmt: skip
 
 
-def _operator(operator: Operator) -> OperatorFacts:
+def _operator_facts(operator: Operator) -> OperatorFacts:
     sides = (operator.inputs, operator.outputs)
     names = [tuple(t.name if t else None for t in side) for side in sides]
     indices = [tuple(t.index if t else None for t in side) for side in sides]
     return OperatorFacts(
-        index=operator.index, subgraph=operator.subgraph, name=operator.name, custom=operator.custom,
+        index=operator.index, subgraph=operator.subgraph, name=operator.name, custom=operator.is_custom,
         inputs=names[0], outputs=names[1], input_tensors=indices[0], output_tensors=indices[1],
         options=operator.options, macs=operator.macs, parameters=operator.parameters,
         bytes_read=operator.bytes_read, constant_bytes=operator.constant_bytes, bytes_written=operator.bytes_written,
     )  # fmt: skip
 
 
-def _subgraph(graph: Subgraph) -> SubgraphFacts:
+def _subgraph_facts(graph: Subgraph) -> SubgraphFacts:
     return SubgraphFacts(
         index=graph.index, name=graph.name, inputs=tuple(t.name for t in graph.inputs),
         outputs=tuple(t.name for t in graph.outputs), operators=len(graph.operators), tensors=len(graph.tensors),
@@ -243,59 +243,59 @@ def _subgraph(graph: Subgraph) -> SubgraphFacts:
     )  # fmt: skip
 
 
-def _memory(found: Memory) -> MemoryFacts:
-    behind = TailFacts(
-        bytes=found.tail.total, parts=found.tail.parts, unknown=found.tail.unknown,
-        bytes_32_bit=found.tail.narrow, interval_32_bit=found.tail.narrow_interval,
+def _memory_facts(tflm_memory: TflmMemory) -> MemoryFacts:
+    tail_facts = TailFacts(
+        bytes=tflm_memory.tail.total, parts=tflm_memory.tail.bytes_by_use, unknown=tflm_memory.tail.unknown_operators,
+        bytes_32_bit=tflm_memory.tail.total_32_bit, interval_32_bit=tflm_memory.tail.interval_32_bit,
     )  # fmt: skip
-    plan = found.plan
+    plan = tflm_memory.plan
     if plan is None:
-        return MemoryFacts(reason=found.reason, tail=behind)
+        return MemoryFacts(reason=tflm_memory.reason, tail=tail_facts)
     return MemoryFacts(
         reason="",
         planned_peak=plan.peak,
         naive_peak=plan.naive_peak,
-        peak_operator=_place(plan, plan.peak_step),
-        peak_tensors=tuple(buffer.name for buffer in plan.alive_at_peak),
+        peak_operator=_step_operator(plan, plan.peak_step),
+        peak_tensors=tuple(buffer.name for buffer in plan.buffers_at_peak),
         steps=tuple(
-            StepFacts(operator=_place(plan, step), live_bytes=live, scratch_bytes=scratch)
+            StepFacts(operator=_step_operator(plan, step), live_bytes=live, scratch_bytes=scratch)
             for step, (live, scratch) in enumerate(zip(plan.live_bytes, plan.scratch_bytes, strict=True))
         ),
-        buffers=tuple(_buffer(plan, buffer) for buffer in plan.buffers),
-        tail=behind,
+        buffers=tuple(_buffer_facts(plan, buffer) for buffer in plan.buffers),
+        tail=tail_facts,
     )
 
 
-def _buffer(plan: Plan, buffer: Buffer) -> BufferFacts:
+def _buffer_facts(plan: ArenaPlan, buffer: ArenaBuffer) -> BufferFacts:
     return BufferFacts(
         name=buffer.name, kind=buffer.kind, subgraph=buffer.subgraph, tensor=buffer.tensor, bytes=buffer.bytes,
-        size=buffer.size, offset=buffer.offset, first=buffer.first, last=buffer.last,
-        first_operator=_place(plan, buffer.first), last_operator=_place(plan, buffer.last),
+        size=buffer.aligned_size, offset=buffer.offset, first=buffer.first_step, last=buffer.last_step,
+        first_operator=_step_operator(plan, buffer.first_step), last_operator=_step_operator(plan, buffer.last_step),
     )  # fmt: skip
 
 
-def _place(plan: Plan, step: int) -> str | None:
+def _step_operator(plan: ArenaPlan, step: int) -> str | None:
     operator = plan.steps[step] if step >= 0 else None
-    return operator.place if operator is not None else None
+    return operator.location if operator is not None else None
 
 
 def tables(model: Model, runs: RunFacts | None = None) -> list[Rows]:
     """What `inspect` prints."""
-    found = memory(model)
-    parts = [
-        _summary(model),
-        _structure(model),
-        _before(model),
-        _operators(model),
-        _dead(model),
-        _plan(found),
-        *_peak(found),
+    tflm_memory = plan_memory(model)
+    sections = [
+        _summary_table(model),
+        _structure_table(model),
+        _preprocessing_table(model),
+        _operators_table(model),
+        _dead_channels_table(model),
+        _memory_table(tflm_memory),
+        *_peak_tables(tflm_memory),
     ]
-    return [table for table in (*parts, *([] if runs is None else [_runs(runs)])) if table.rows]
+    return [table for table in (*sections, *([] if runs is None else [_runtimes_table(runs)])) if table.rows]
 
 
-def _summary(model: Model) -> Rows:
-    offenders = findings(model)
+def _summary_table(model: Model) -> Rows:
+    offenders = check_integer_only(model)
     parameters = f"{model.parameters:,} ({model.parameters - model.zero_parameters:,} non-zero)"
     integer = (
         "every operator and tensor" if not offenders else f"no, {len(offenders)} offenders; the first: {offenders[0]}"
@@ -303,136 +303,149 @@ def _summary(model: Model) -> Rows:
     rows = [
         ("size", units.show(model.bytes, Dimension.BYTES)),
         *(
-            (f"size, {name}", f"{units.show(found.size, Dimension.BYTES)} ({found.by})")
-            for name, found in compressed(model.content).items()
+            (f"size, {name}", f"{units.show(compression.size, Dimension.BYTES)} ({compression.compressor})")
+            for name, compression in measure_compression(model.content).items()
         ),
-        ("MACs", f"{model.macs:,}" + (f" (not counted: {', '.join(model.uncounted)})" if model.uncounted else "")),
+        (
+            "MACs",
+            f"{model.macs:,}"
+            + (f" (not counted: {', '.join(model.uncounted_operators)})" if model.uncounted_operators else ""),
+        ),
         ("parameters", parameters),
-        ("tensors", ", ".join(f"{number} {dtype}" for dtype, number in sorted(model.dtype_census.items()))),
+        ("tensors", ", ".join(f"{number} {dtype}" for dtype, number in sorted(model.dtype_counts.items()))),
         ("integer", integer),
-        *((f"input '{name}'", _described(tensor)) for name, tensor in model.input_names.items()),
-        *((f"output '{name}'", _described(tensor)) for name, tensor in model.output_names.items()),
+        *((f"input '{name}'", _describe_tensor(tensor)) for name, tensor in model.inputs_by_name.items()),
+        *((f"output '{name}'", _describe_tensor(tensor)) for name, tensor in model.outputs_by_name.items()),
     ]
     return Rows(str(model.path), ("what", "value"), tuple(rows))
 
 
-def _structure(model: Model) -> Rows:
+def _structure_table(model: Model) -> Rows:
     """What most models have none or one of."""
-    several = model.subgraphs if len(model.subgraphs) > 1 else ()
+    subgraphs = model.subgraphs if len(model.subgraphs) > 1 else ()
     rows = [
-        *((f"subgraph {graph.index}", _contents(graph)) for graph in several),
+        *((f"subgraph {graph.index}", _describe_subgraph(graph)) for graph in subgraphs),
         *((f"signature '{s.key}'", f"subgraph {s.subgraph}: {', '.join(s.inputs)} -> {', '.join(s.outputs)}")
           for s in model.signatures),
-        *((kind, _listed(tensors)) for kind, tensors in
-          (("variables", model.variables), ("sparse", model.sparse), ("packed", model.packed)) if tensors),
+        *((kind, _list_tensors(tensors)) for kind, tensors in
+          (("variables", model.variables), ("sparse", model.sparse_tensors), ("packed", model.packed_tensors)) if tensors),
     ]  # fmt: skip
     return Rows("Structure", ("what", "value"), tuple(rows))
 
 
-def _before(model: Model) -> Rows:
+def _preprocessing_table(model: Model) -> Rows:
     """What samples go through before the model, as the file says."""
-    known, unreadable = _preprocessing(model)
-    found = {} if known is None else known.model_dump(exclude_none=True, exclude={"format"})
-    rows = [("unreadable", unreadable)] if unreadable else []
-    for part, value in found.items():
-        named = (
-            {f"{part}: {name}": inner for name, inner in value.items()} if isinstance(value, dict) else {part: value}
+    preprocessing, read_error = _read_preprocessing(model)
+    fields = {} if preprocessing is None else preprocessing.model_dump(exclude_none=True, exclude={"format"})
+    rows = [("unreadable", read_error)] if read_error else []
+    for field_name, field in fields.items():
+        settings = (
+            {f"{field_name}: {name}": inner for name, inner in field.items()}
+            if isinstance(field, dict)
+            else {field_name: field}
         )
-        rows += [(name, _constant(value)) for name, value in named.items() if value != ()]
+        rows += [(name, _format_constant(setting)) for name, setting in settings.items() if setting != ()]
     return Rows("Preprocessing, which a device must repeat", ("what", "value"), tuple(rows))
 
 
-def _constant(value: object) -> str:
-    return ", ".join(map(_constant, value)) if isinstance(value, tuple) else str(value)
+def _format_constant(constant: object) -> str:
+    return ", ".join(map(_format_constant, constant)) if isinstance(constant, tuple) else str(constant)
 
 
-def _contents(graph: Subgraph) -> str:
+def _describe_subgraph(graph: Subgraph) -> str:
     name = f"'{graph.name}', " if graph.name else ""
     return f"{name}{len(graph.operators)} operators, {len(graph.tensors)} tensors"
 
 
-def _listed(tensors: tuple[Tensor, ...]) -> str:
-    more = f" and {len(tensors) - SHOWN} more" if len(tensors) > SHOWN else ""
-    return ", ".join(f"'{t.name}' {t.dtype} {list(t.shape)}" for t in tensors[:SHOWN]) + more
+def _list_tensors(tensors: tuple[Tensor, ...]) -> str:
+    more_note = f" and {len(tensors) - MAX_SHOWN} more" if len(tensors) > MAX_SHOWN else ""
+    return ", ".join(f"'{t.name}' {t.dtype} {list(t.shape)}" for t in tensors[:MAX_SHOWN]) + more_note
 
 
-def _described(tensor: Tensor) -> str:
-    scaled = tensor.quantization
-    quantized = f", scale {scaled.scales[0]:.6g}, zero point {scaled.zero_points[0]}" if scaled else ""
-    return f"{tensor.dtype} {list(tensor.shape)}{quantized}"
+def _describe_tensor(tensor: Tensor) -> str:
+    qparams = tensor.quantization
+    scale_note = f", scale {qparams.scales[0]:.6g}, zero point {qparams.zero_points[0]}" if qparams else ""
+    return f"{tensor.dtype} {list(tensor.shape)}{scale_note}"
 
 
-def _operators(model: Model) -> Rows:
+def _operators_table(model: Model) -> Rows:
     columns = ("#", "operator", "inputs", "outputs", "MACs", "parameters", "read", "constants", "written", "scale")
     rows = tuple(
-        (str(op.index) if not op.subgraph else f"{op.subgraph}/{op.index}", op.name, _shapes(op.inputs),
-         _shapes(op.outputs), f"{op.macs:,}", f"{op.parameters:,}", f"{op.bytes_read:,}", f"{op.constant_bytes:,}",
-         f"{op.bytes_written:,}", _scale(op))
+        (str(op.index) if not op.subgraph else f"{op.subgraph}/{op.index}", op.name, _list_shapes(op.inputs),
+         _list_shapes(op.outputs), f"{op.macs:,}", f"{op.parameters:,}", f"{op.bytes_read:,}", f"{op.constant_bytes:,}",
+         f"{op.bytes_written:,}", _describe_scale(op))
         for op in model.operators
     )  # fmt: skip
     return Rows("Operators, with the bytes they read and write", columns, rows, frozenset({0, 4, 5, 6, 7, 8}))
 
 
-def _scale(operator: Operator) -> str:
+def _describe_scale(operator: Operator) -> str:
     """Of the output; and whether the weights have one for each channel."""
     output = operator.outputs[0] if operator.outputs else None
-    scaled = output.quantization if output is not None else None
-    shown = f"{scaled.scales[0]:.4g}, {scaled.zero_points[0]}" if scaled else "-"
+    qparams = output.quantization if output is not None else None
+    scale_text = f"{qparams.scales[0]:.4g}, {qparams.zero_points[0]}" if qparams else "-"
     per_axis = any(t.quantization is not None and t.quantization.per_axis for t in operator.parameter_tensors)
-    return f"{shown}; per channel" if per_axis else shown
+    return f"{scale_text}; per channel" if per_axis else scale_text
 
 
-def _shapes(tensors: tuple[Tensor | None, ...]) -> str:
+def _list_shapes(tensors: tuple[Tensor | None, ...]) -> str:
     return " ".join(f"{t.dtype}{list(t.shape)}" for t in tensors if t is not None)
 
 
-def _dead(model: Model) -> Rows:
-    rows = tuple((dead.operator, dead.tensor, f"{dead.dead}", f"{dead.filters}") for dead in dead_channels(model))
+def _dead_channels_table(model: Model) -> Rows:
+    rows = tuple((dead.operator, dead.tensor, f"{dead.dead}", f"{dead.filters}") for dead in find_dead_channels(model))
     total = sum(int(row[2]) for row in rows)
-    title = f"Dead channels: {total} of {filters(model)} filters have only zero weights and give a constant"
+    title = f"Dead channels: {total} of {count_filters(model)} filters have only zero weights and give a constant"
     return Rows(title, ("operator", "weights", "dead", "filters"), rows, frozenset({2, 3}))
 
 
-def _plan(found: Memory) -> Rows:
-    behind = found.tail
-    low, high = (units.show(bound, Dimension.BYTES) for bound in behind.narrow_interval)
-    missing = f"; kernels' data of {', '.join(behind.unknown)} not in it" if behind.unknown else ""
-    if found.plan is None:
-        rows = [("planned peak", f"unavailable: {found.reason}")]
+def _memory_table(tflm_memory: TflmMemory) -> Rows:
+    tail = tflm_memory.tail
+    low, high = (units.show(bound, Dimension.BYTES) for bound in tail.interval_32_bit)
+    missing_note = f"; kernels' data of {', '.join(tail.unknown_operators)} not in it" if tail.unknown_operators else ""
+    if tflm_memory.plan is None:
+        rows = [("planned peak", f"unavailable: {tflm_memory.reason}")]
     else:
         rows = [
-            ("planned peak", f"{_bytes(found.plan.peak)}: the arena's head, by TensorFlow Lite Micro's greedy planner"),
-            ("naive peak", f"{_bytes(found.plan.naive_peak)} of tensors alive at once"),
-            ("at", _place(found.plan, found.plan.peak_step) or "the start"),
+            (
+                "planned peak",
+                f"{_format_bytes(tflm_memory.plan.peak)}: the arena's head, by TensorFlow Lite Micro's greedy planner",
+            ),
+            ("naive peak", f"{_format_bytes(tflm_memory.plan.naive_peak)} of tensors alive at once"),
+            ("at", _step_operator(tflm_memory.plan, tflm_memory.plan.peak_step) or "the start"),
         ]
     rows += [
-        ("tail", f"{_bytes(behind.total)} of structures on 64 bits{missing}"),
-        ("tail, 32 bits", f"{_bytes(behind.narrow)}, estimated; between {low} and {high}"),
+        ("tail", f"{_format_bytes(tail.total)} of structures on 64 bits{missing_note}"),
+        ("tail, 32 bits", f"{_format_bytes(tail.total_32_bit)}, estimated; between {low} and {high}"),
     ]
     return Rows("Memory plan", ("what", "value"), tuple(rows))
 
 
-def _bytes(value: int) -> str:
-    return f"{units.show(value, Dimension.BYTES)} ({value:,} B)" if value >= 1024 else f"{value} B"
+def _format_bytes(size: int) -> str:
+    return f"{units.show(size, Dimension.BYTES)} ({size:,} B)" if size >= 1024 else f"{size} B"
 
 
-def _peak(found: Memory) -> list[Rows]:
-    if found.plan is None:
+def _peak_tables(tflm_memory: TflmMemory) -> list[Rows]:
+    if tflm_memory.plan is None:
         return []
-    alive = found.plan.alive_at_peak
+    peak_buffers = tflm_memory.plan.buffers_at_peak
     rows = [
-        (b.name, b.kind, f"{b.bytes:,}", f"{b.offset:,}", _place(found.plan, b.first) or "the start",
-         _place(found.plan, b.last) or "the start")
-        for b in alive[:SHOWN]
+        (b.name, b.kind, f"{b.bytes:,}", f"{b.offset:,}", _step_operator(tflm_memory.plan, b.first_step) or "the start",
+         _step_operator(tflm_memory.plan, b.last_step) or "the start")
+        for b in peak_buffers[:MAX_SHOWN]
     ]  # fmt: skip
-    more = f"; the {SHOWN} largest of {len(alive)}" if len(alive) > SHOWN else ""
+    limit_note = f"; the {MAX_SHOWN} largest of {len(peak_buffers)}" if len(peak_buffers) > MAX_SHOWN else ""
     columns = ("tensor", "kind", "bytes", "offset", "from", "to")
-    return [Rows(f"Alive at the peak{more}", columns, tuple(rows), frozenset({2, 3}))]
+    return [Rows(f"Alive at the peak{limit_note}", columns, tuple(rows), frozenset({2, 3}))]
 
 
-def _runs(runs: RunFacts) -> Rows:
+def _runtimes_table(runs: RunFacts) -> Rows:
     arena = runs.tflite_micro
-    split = f" (head {arena.details['head']:,} B, tail {arena.details['tail']:,} B)" if arena.value is not None else ""
-    micro = f"runs in an arena of {arena.text()}{split}" if arena.value is not None else f"unavailable: {arena.how}"
-    rows = (("LiteRT", runs.litert or "runs"), ("TensorFlow Lite Micro", micro))
+    split_note = (
+        f" (head {arena.details['head']:,} B, tail {arena.details['tail']:,} B)" if arena.value is not None else ""
+    )
+    micro_text = (
+        f"runs in an arena of {arena.text()}{split_note}" if arena.value is not None else f"unavailable: {arena.how}"
+    )
+    rows = (("LiteRT", runs.litert or "runs"), ("TensorFlow Lite Micro", micro_text))
     return Rows("Runtimes on this host", ("runtime", "what it makes of it"), rows)

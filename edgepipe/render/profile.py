@@ -2,110 +2,127 @@
 
 import json
 
-from edgepipe.commands.profile import OnOneDevice, OperatorOnDevice, Profiled
+from edgepipe.commands.profile import DeviceProfileResult, ModelProfile, OperatorProfile
 from edgepipe.core import units
 from edgepipe.core.metric import Metric
 from edgepipe.core.units import Dimension
 from edgepipe.render.report_tables import Rows, how
 
-CALM = ("NPU", "CPU")  # where an operator may run without a word, unless it has a reason
-MEASURES = ("latency", "ram", "flash")
-SCALES = {
+EXPECTED_PROCESSORS = ("NPU", "CPU")  # where an operator may run without a word, unless it has a reason
+METRIC_NAMES = ("latency", "ram", "flash")
+UNIT_SCALES = {
     Dimension.SECONDS: ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")),
     Dimension.BYTES: ((2.0**20, "MiB"), (2.0**10, "KiB"), (1.0, "B")),
 }
 
 
-def tables(found: Profiled, every_operator: bool) -> list[Rows]:
+def tables(profile: ModelProfile, every_operator: bool) -> list[Rows]:
     """A line for each device; how its numbers were obtained; the operators that need a word, or all of them."""
-    operators = [_operators(device, every_operator) for device in found.devices]
-    broken = [_broken(device) for device in found.devices]
-    parts = [_overview(found), _evidence(found), *operators, *broken]
-    return [rows for rows in parts if rows.rows]
+    operator_tables = [_operators_table(device, every_operator) for device in profile.devices]
+    finding_tables = [_findings_table(device) for device in profile.devices]
+    all_tables = [_overview_table(profile), _evidence_table(profile), *operator_tables, *finding_tables]
+    return [table for table in all_tables if table.rows]
 
 
-def _overview(found: Profiled) -> Rows:
+def _overview_table(profile: ModelProfile) -> Rows:
     rows = tuple(
-        (device.device, *(_value(device, name) for name in MEASURES), _placed(device), _fits(device))
-        for device in found.devices
+        (
+            device.device,
+            *(_metric_text(device, name) for name in METRIC_NAMES),
+            _placement_text(device),
+            _fit_text(device),
+        )
+        for device in profile.devices
     )
-    return Rows(found.path, ("device", *MEASURES, "operators", "runs there"), rows, frozenset({1, 2, 3}))
+    return Rows(profile.path, ("device", *METRIC_NAMES, "operators", "runs there"), rows, frozenset({1, 2, 3}))
 
 
-def _value(device: OnOneDevice, name: str) -> str:
-    metric = _metric(device, name)
-    return f"{_short(metric)} {metric.evidence}" if metric.value is not None else "unavailable"
+def _metric_text(device: DeviceProfileResult, name: str) -> str:
+    metric = _find_metric(device, name)
+    return f"{_format_metric(metric)} {metric.evidence}" if metric.value is not None else "unavailable"
 
 
-def _short(metric: Metric) -> str:
+def _format_metric(metric: Metric) -> str:
     """The value in three digits, with its interval in the same unit: `988 ms (733-1330)`."""
     value = metric.value or 0.0
-    factor, unit = next(((f, u) for f, u in SCALES[metric.unit] if value >= f), SCALES[metric.unit][-1])
-    span = f" ({'-'.join(_digits(bound / factor) for bound in metric.interval)})" if metric.interval else ""
-    return f"{_digits(value / factor)} {unit}{span}"
+    factor, unit = next(((f, u) for f, u in UNIT_SCALES[metric.unit] if value >= f), UNIT_SCALES[metric.unit][-1])
+    span = f" ({'-'.join(_format_digits(bound / factor) for bound in metric.interval)})" if metric.interval else ""
+    return f"{_format_digits(value / factor)} {unit}{span}"
 
 
-def _digits(value: float) -> str:
-    return f"{value:.3g}" if value < 100 else f"{float(f'{value:.3g}'):.0f}"
+def _format_digits(number: float) -> str:
+    return f"{number:.3g}" if number < 100 else f"{float(f'{number:.3g}'):.0f}"
 
 
-def _metric(device: OnOneDevice, name: str) -> Metric:
+def _find_metric(device: DeviceProfileResult, name: str) -> Metric:
     return next(metric for metric in device.metrics if metric.name == name)
 
 
-def _placed(device: OnOneDevice) -> str:
-    return ", ".join(f"{count} {where}" for where, count in device.placed.items())
+def _placement_text(device: DeviceProfileResult) -> str:
+    return ", ".join(f"{count} {processor}" for processor, count in device.operator_counts.items())
 
 
-def _fits(device: OnOneDevice) -> str:
+def _fit_text(device: DeviceProfileResult) -> str:
     """`yes`, or the rules that are broken, each once."""
     return ", ".join(dict.fromkeys(finding.rule for finding in device.findings)) or "yes"
 
 
-def _evidence(found: Profiled) -> Rows:
+def _evidence_table(profile: ModelProfile) -> Rows:
     rows = tuple(
         (device.device, metric.name, metric.text(), str(metric.evidence), how(metric))
-        for device in found.devices
+        for device in profile.devices
         for metric in device.metrics
     )
     return Rows("How each number was obtained", ("device", "metric", "value", "evidence", "how"), rows, frozenset({2}))
 
 
-def _operators(device: OnOneDevice, everything: bool) -> Rows:
-    told = [one for one in device.operators if everything or one.reason or one.runs_on not in CALM]
-    total = sum(one.seconds or 0.0 for one in device.operators)
+def _operators_table(device: DeviceProfileResult, every_operator: bool) -> Rows:
+    listed_operators = [
+        operator
+        for operator in device.operators
+        if every_operator or operator.reason or operator.runs_on not in EXPECTED_PROCESSORS
+    ]
+    total = sum(operator.seconds or 0.0 for operator in device.operators)
     rows = tuple(
-        (one.operator, one.runs_on, _seconds(one), _share(one, total), one.reason, one.suggestion) for one in told
+        (
+            operator.operator,
+            operator.runs_on,
+            _format_seconds(operator),
+            _format_share(operator, total),
+            operator.reason,
+            operator.suggestion,
+        )
+        for operator in listed_operators
     )
     columns = ("operator", "runs on", "time", "share", "why", "what to do")
     return Rows(f"Operators on {device.device}", columns, rows, frozenset({2, 3}))
 
 
-def _seconds(one: OperatorOnDevice) -> str:
-    return units.show(one.seconds, Dimension.SECONDS) if one.seconds is not None else ""
+def _format_seconds(operator: OperatorProfile) -> str:
+    return units.show(operator.seconds, Dimension.SECONDS) if operator.seconds is not None else ""
 
 
-def _share(one: OperatorOnDevice, total: float) -> str:
-    return units.show(one.seconds / total, Dimension.FRACTION) if one.seconds is not None and total else ""
+def _format_share(operator: OperatorProfile, total: float) -> str:
+    return units.show(operator.seconds / total, Dimension.FRACTION) if operator.seconds is not None and total else ""
 
 
-def _broken(device: OnOneDevice) -> Rows:
+def _findings_table(device: DeviceProfileResult) -> Rows:
     """The findings that no line of the operators' table tells."""
-    told = {one.operator for one in device.operators if one.reason}
+    explained_operators = {operator.operator for operator in device.operators if operator.reason}
     rows = tuple(
-        (found.rule, found.place, found.observed, found.suggestion)
-        for found in device.findings
-        if found.place not in told
+        (finding.rule, finding.place, finding.observed, finding.suggestion)
+        for finding in device.findings
+        if finding.place not in explained_operators
     )
     return Rows(f"Rules broken on {device.device}", ("rule", "place", "observed", "what to do"), rows)
 
 
-def took(found: Profiled) -> str:
+def describe_durations(profile: ModelProfile) -> str:
     """What profiling itself took, Vela's share apart."""
-    parts = [f"{name} {units.show(seconds, Dimension.SECONDS)}" for name, seconds in found.seconds.items()]
-    return "took: " + ", ".join(parts)
+    durations = [f"{name} {units.show(seconds, Dimension.SECONDS)}" for name, seconds in profile.seconds.items()]
+    return "took: " + ", ".join(durations)
 
 
-def document(found: Profiled) -> str:
+def document(profile: ModelProfile) -> str:
     """What `profile --json` prints."""
-    return json.dumps({"schema": "edgepipe.profile/1", **found.model_dump(mode="json")}, indent=2)
+    return json.dumps({"schema": "edgepipe.profile/1", **profile.model_dump(mode="json")}, indent=2)

@@ -10,8 +10,8 @@ from typing import Literal
 from pydantic import ConfigDict, Field, ValidationError
 
 from edgepipe.core import references
-from edgepipe.core.artifact import Kind, copy_whole, files, storing, write_text
-from edgepipe.core.config import describe, read_text
+from edgepipe.core.artifact import ArtifactKind, copy_atomically, list_files, wrap_storage_errors, write_text
+from edgepipe.core.config import describe_value, read_text
 from edgepipe.core.cost import Cost
 from edgepipe.core.errors import InputError
 from edgepipe.core.metric import Finding, Metric, Record, Verdict
@@ -30,7 +30,7 @@ class StageReport(Record):
     name: str
     type: str = Field(description="which stage it is: train, prune, ...; `model` for where the model came from")
     status: Literal["ran", "cached"]
-    kind: Kind = Field(description="of the artifact it gave")
+    kind: ArtifactKind = Field(description="of the artifact it gave")
     artifact: str | None = Field(default=None, description="the artifact's copy, relative to the report")
     files: tuple[str, ...] = Field(default=(), description="what it wrote besides, relative to the report: a recipe")
     digest: str = Field(description="SHA-256 of the artifact's content")
@@ -92,7 +92,7 @@ def of(run: Run) -> Report:
         created=_iso(datetime.now(UTC).timestamp()),
         versions={
             "python": platform.python_version(),
-            **{name: references.version(name) for name in ("edgepipe", *TOOLS)},
+            **{name: references.installed_version(name) for name in ("edgepipe", *TOOLS)},
         },
         stages=stages,
         met=all(v.met for o in outcomes for v in o.verdicts) and not any(o.findings for o in outcomes),
@@ -117,7 +117,7 @@ def _target(number: int, result: StepResult) -> str:
 def _beside(result: StepResult) -> list[str]:
     """The files that a stage wrote besides its artifact, relative to that one's folder."""
     artifact, root = result.stored.artifact.path, result.stored.artifact.path.parent
-    found = (file for file in files(root) if file != artifact and not file.is_relative_to(artifact))
+    found = (file for file in list_files(root) if file != artifact and not file.is_relative_to(artifact))
     return [file.relative_to(root).as_posix() for file in found]
 
 
@@ -139,9 +139,9 @@ def write(run: Run, report: Report, folder: Path) -> None:
 
     _remove_former(report, folder)
     for stage, result in zip(report.stages, run.results, strict=True):
-        copy_whole(result.stored.artifact.path, folder / str(stage.artifact))
+        copy_atomically(result.stored.artifact.path, folder / str(stage.artifact))
         for name, place in zip(_beside(result), stage.files, strict=True):
-            copy_whole(result.stored.artifact.path.parent / name, folder / place)
+            copy_atomically(result.stored.artifact.path.parent / name, folder / place)
     write_text(folder / "report.md", render(report))
     write_text(folder / FILE, report.json())
 
@@ -165,11 +165,11 @@ def _written(stage: StageReport) -> list[str]:
 
 def check_writable(folder: Path) -> None:
     """Raise a `StorageError` now, before hours of training, if `folder` cannot be written."""
-    from edgepipe.core.artifact import written_aside
+    from edgepipe.core.artifact import write_atomically
 
-    with storing(str(folder)):
+    with wrap_storage_errors(str(folder)):
         folder.mkdir(parents=True, exist_ok=True)
-    with written_aside(folder / ".writable") as aside:
+    with write_atomically(folder / ".writable") as aside:
         aside.write_text("")
     (folder / ".writable").unlink(missing_ok=True)
 
@@ -190,7 +190,7 @@ def load(path: Path) -> Report:
         raise InputError(f"{file}: not JSON: {error}") from None
     found = data.get("schema") if isinstance(data, dict) else None
     if found != SCHEMA:
-        raise InputError(f"{file}: expected a report of schema '{SCHEMA}', found {describe(found)}")
+        raise InputError(f"{file}: expected a report of schema '{SCHEMA}', found {describe_value(found)}")
     try:
         return Report.model_validate_json(text, strict=True)
     except ValidationError as error:

@@ -4,76 +4,81 @@ import json
 from pathlib import Path
 
 from edgepipe.commands.sensitivity import SensitivityReport
-from edgepipe.compress.quantizer.layer_sensitivity import Error, Sensitivity
-from edgepipe.core.artifact import written_aside
+from edgepipe.compress.quantizer.layer_sensitivity import LayerSensitivity, RoundingError
+from edgepipe.core.artifact import write_atomically
 from edgepipe.core.errors import InputError
 from edgepipe.render.report_tables import Rows
 
 SCHEMA = "edgepipe.sensitivity/1"
 ENDINGS = (".png", ".svg", ".pdf")
-SHOWN = 40  # layers in a chart
-EFFECT = ("layer", "operator", "MACs", "error alone", "error left out", "accuracy alone", "accuracy left out")
-ERRORS = (
+MAX_SHOWN_LAYERS = 40  # layers in a chart
+EFFECT_COLUMNS = ("layer", "operator", "MACs", "error alone", "error left out", "accuracy alone", "accuracy left out")
+ERROR_COLUMNS = (
     "layer", "weights SNR", "worst channel", "SNR if per tensor", "activation SNR", "worst channel", "cosine",
 )  # fmt: skip
 
 
-def tables(found: SensitivityReport) -> list[Rows]:
+def tables(report: SensitivityReport) -> list[Rows]:
     """What becomes of the outputs, the most sensitive layer first; what rounding does to each; the model as a whole."""
-    labelled = found.quality is not None
-    columns = EFFECT if labelled else EFFECT[:-2]
-    effect = tuple(_effect(layer)[: len(columns)] for layer in found.layers)
-    title = f"{found.model}: layers by the error of the scores with one alone in {found.scheme}"
-    errors = tuple(_errors(layer) for layer in found.layers)
+    has_quality = report.quality is not None
+    columns = EFFECT_COLUMNS if has_quality else EFFECT_COLUMNS[:-2]
+    effect_rows = tuple(_effect_row(layer)[: len(columns)] for layer in report.layers)
+    title = f"{report.model}: layers by the error of the scores with one alone in {report.scheme}"
+    error_rows = tuple(_error_row(layer) for layer in report.layers)
     return [
-        Rows(title, columns, effect, frozenset(range(2, len(columns)))),
-        Rows("What rounding does to weights and activations", ERRORS, errors, frozenset(range(1, len(ERRORS)))),
-        _whole(found),
+        Rows(title, columns, effect_rows, frozenset(range(2, len(columns)))),
+        Rows(
+            "What rounding does to weights and activations",
+            ERROR_COLUMNS,
+            error_rows,
+            frozenset(range(1, len(ERROR_COLUMNS))),
+        ),
+        _model_table(report),
     ]
 
 
-def _effect(layer: Sensitivity) -> tuple[str, ...]:
+def _effect_row(layer: LayerSensitivity) -> tuple[str, ...]:
     return (
         layer.layer, layer.operator, f"{layer.macs:,}", f"{layer.alone:.2e}", f"{layer.left_out:.2e}",
-        _share(layer.quality_alone), _share(layer.quality_left_out),
+        _format_share(layer.quality_alone), _format_share(layer.quality_left_out),
     )  # fmt: skip
 
 
-def _errors(layer: Sensitivity) -> tuple[str, ...]:
-    weights, tensor, activation = layer.weights, layer.weights_per_tensor, layer.activation
+def _error_row(layer: LayerSensitivity) -> tuple[str, ...]:
+    weights, per_tensor, activation = layer.weights, layer.weights_per_tensor, layer.activation
     cosine = "" if activation is None else f"{activation.cosine:.6f}"
     return (
-        layer.layer, _snr(weights), _worst(weights), _snr(tensor), _snr(activation), _worst(activation), cosine,
+        layer.layer, _snr(weights), _worst_snr(weights), _snr(per_tensor), _snr(activation), _worst_snr(activation), cosine,
     )  # fmt: skip
 
 
-def _snr(error: Error | None) -> str:
+def _snr(error: RoundingError | None) -> str:
     return "" if error is None else f"{error.snr:.1f} dB"
 
 
-def _worst(error: Error | None) -> str:
+def _worst_snr(error: RoundingError | None) -> str:
     return "" if error is None else f"{error.worst_channel:.1f} dB"
 
 
-def _share(value: float | None) -> str:
-    return "" if value is None else f"{value:.2%}"
+def _format_share(share: float | None) -> str:
+    return "" if share is None else f"{share:.2%}"
 
 
-def _whole(found: SensitivityReport) -> Rows:
-    rows = [("error of scores, all layers quantized", f"{found.whole:.2e}")]
-    if found.quality is not None:
-        rows += [(f"{found.quality} in float", _share(found.quality_float)),
-                 (f"{found.quality}, all layers quantized", _share(found.quality_whole))]  # fmt: skip
-    rows += [("calibration", found.calibration), ("how", found.how)]
+def _model_table(report: SensitivityReport) -> Rows:
+    rows = [("error of scores, all layers quantized", f"{report.whole:.2e}")]
+    if report.quality is not None:
+        rows += [(f"{report.quality} in float", _format_share(report.quality_float)),
+                 (f"{report.quality}, all layers quantized", _format_share(report.quality_whole))]  # fmt: skip
+    rows += [("calibration", report.calibration), ("how", report.how)]
     return Rows("The model", ("what", "value"), tuple(rows))
 
 
-def document(found: SensitivityReport) -> str:
+def document(report: SensitivityReport) -> str:
     """The same as one JSON document."""
-    return json.dumps({"schema": SCHEMA, **found.model_dump(mode="json")}, indent=2)
+    return json.dumps({"schema": SCHEMA, **report.model_dump(mode="json")}, indent=2)
 
 
-def draw(found: SensitivityReport, path: Path) -> None:
+def draw_chart(report: SensitivityReport, path: Path) -> None:
     """Bars, the most sensitive layer on top, on a logarithmic scale.
 
     Raises:
@@ -84,16 +89,18 @@ def draw(found: SensitivityReport, path: Path) -> None:
         raise InputError(f"{path}: charts end in {', '.join(ENDINGS)}")
     from matplotlib.figure import Figure
 
-    shown = found.layers[:SHOWN][::-1]
-    figure = Figure(figsize=(8, 1.2 + 0.25 * len(shown)), layout="constrained")
+    shown_layers = report.layers[:MAX_SHOWN_LAYERS][::-1]
+    figure = Figure(figsize=(8, 1.2 + 0.25 * len(shown_layers)), layout="constrained")
     axis = figure.subplots()
-    places = range(len(shown))
-    axis.barh(places, [max(layer.alone, 1e-12) for layer in shown], height=0.6, label=f"alone in {found.scheme}")
-    axis.plot([max(layer.left_out, 1e-12) for layer in shown], places, "k.", label="all but this one")
-    axis.axvline(max(found.whole, 1e-12), color="tab:red", linewidth=1, label="all layers")
-    axis.set_yticks(places, [layer.layer for layer in shown], fontsize=7)
+    positions = range(len(shown_layers))
+    axis.barh(
+        positions, [max(layer.alone, 1e-12) for layer in shown_layers], height=0.6, label=f"alone in {report.scheme}"
+    )
+    axis.plot([max(layer.left_out, 1e-12) for layer in shown_layers], positions, "k.", label="all but this one")
+    axis.axvline(max(report.whole, 1e-12), color="tab:red", linewidth=1, label="all layers")
+    axis.set_yticks(positions, [layer.layer for layer in shown_layers], fontsize=7)
     axis.set_xscale("log")
     axis.set_xlabel("squared error of the scores over their variance")
     axis.legend(fontsize=7)
-    with written_aside(path) as aside:
-        figure.savefig(aside, dpi=120, metadata={"Date": None} if path.suffix == ".svg" else None)
+    with write_atomically(path) as temporary_path:
+        figure.savefig(temporary_path, dpi=120, metadata={"Date": None} if path.suffix == ".svg" else None)

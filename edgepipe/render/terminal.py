@@ -13,7 +13,7 @@ from edgepipe.render.report import Report
 from edgepipe.render.report_tables import Rows
 
 
-class _Output(Console):
+class _TerminalConsole(Console):
     """A console that leaves it to the command line to say what a reader that went away means."""
 
     def on_broken_pipe(self) -> None:
@@ -24,7 +24,7 @@ class _Output(Console):
 PLAIN_WIDTH = 160  # columns where stdout is no terminal: wide enough that no number is wrapped
 
 
-def show(report: Report) -> None:
+def show_report(report: Report) -> None:
     """Print the whole report to stdout."""
     console = _console()
     console.print(
@@ -42,19 +42,19 @@ def show_tables(tables: Iterable[Rows]) -> None:
     console = _console()
     for table in tables:
         console.print(f"\n[bold]{escape(table.title)}[/bold]", soft_wrap=True)
-        console.print(_table(table))
+        console.print(_build_table(table))
 
 
 def _console() -> Console:
-    console = _Output(highlight=False)
-    return console if console.is_terminal else _Output(width=PLAIN_WIDTH, highlight=False)
+    console = _TerminalConsole(highlight=False)
+    return console if console.is_terminal else _TerminalConsole(width=PLAIN_WIDTH, highlight=False)
 
 
-def _table(table: Rows) -> Table:
-    made = Table(box=box.SIMPLE, pad_edge=False)
+def _build_table(table: Rows) -> Table:
+    rich_table = Table(box=box.SIMPLE, pad_edge=False)
     for index, column in enumerate(table.columns):
-        right = index in table.right
-        made.add_column(escape(column), justify="right" if right else "left", no_wrap=right)
+        align_right = index in table.right
+        rich_table.add_column(escape(column), justify="right" if align_right else "left", no_wrap=align_right)
     for row in table.rows:
-        made.add_row(*(escape(cell) for cell in row))
-    return made
+        rich_table.add_row(*(escape(cell) for cell in row))
+    return rich_table

@@ -4,8 +4,8 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from edgepipe.core.artifact import Artifact, Kind
-from edgepipe.core.config import Document, Options, Path_
+from edgepipe.core.artifact import Artifact, ArtifactKind
+from edgepipe.core.config import Document, KeyPath, Options
 from edgepipe.core.outcome import Outcome
 from edgepipe.data.data_spec import Expression as Expression
 from edgepipe.data.splits import Split
@@ -15,7 +15,7 @@ from edgepipe.stages.context import PipelineInfo, StageContext
 class Stage(Options):
     """Base of all stages. A subclass is final; its fields are its options and their descriptions the user's help."""
 
-    accepts: ClassVar[Mapping[Kind, Kind]]  # kind it takes -> kind it gives
+    accepts: ClassVar[Mapping[ArtifactKind, ArtifactKind]]  # kind it takes -> kind it gives
     splits: ClassVar[frozenset[Split]] = frozenset()
     needs_data: ClassVar[bool] = False
     trains: ClassVar[bool] = False
@@ -26,7 +26,7 @@ class Stage(Options):
     def run(self, context: StageContext) -> tuple[Artifact, Outcome]:
         """Do the work; write only below `context.output_folder`."""
 
-    def wants_data(self, kind: Kind) -> bool:
+    def wants_data(self, kind: ArtifactKind) -> bool:
         """Whether it cannot run without `data:` when given an artifact of `kind`."""
         return self.needs_data
 
@@ -40,7 +40,7 @@ class Stage(Options):
         """Whether the options name layers that stay in float."""
         return False
 
-    def check(self, document: Document, path: Path_, pipeline: PipelineInfo) -> None:
+    def check(self, document: Document, path: KeyPath, pipeline: PipelineInfo) -> None:
         """Add problems of the options beyond their types to `document`; the base has nothing to add."""
 
     def key(self, pipeline: PipelineInfo) -> dict[str, Any]:

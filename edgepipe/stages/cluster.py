@@ -4,9 +4,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, final
 
 from pydantic import Field, model_validator
 
-from edgepipe.core.artifact import Artifact, Kind
+from edgepipe.core.artifact import Artifact, ArtifactKind
 from edgepipe.core.config import Options
-from edgepipe.core.metric import Metric, exact
+from edgepipe.core.metric import Metric, exact_metric
 from edgepipe.core.outcome import Outcome, Table
 from edgepipe.core.units import Dimension
 from edgepipe.stages import model_io, model_metrics
@@ -15,7 +15,7 @@ from edgepipe.stages.context import StageContext
 from edgepipe.stages.training import TrainingStage
 
 if TYPE_CHECKING:
-    from edgepipe.compress.clustering import LayerClusters, Plan
+    from edgepipe.compress.clustering import ClusteringPlan, LayerClusters
 
 Clusters = Annotated[int, Field(ge=2, le=256)]  # int8 has 256 values
 COLUMNS = (
@@ -41,7 +41,7 @@ class ClusterLayerOptions(Options):
 class Cluster(TrainingStage):
     """Let the weights of each kernel share few distinct values, trained as they are shared (tfmot)."""
 
-    accepts: ClassVar = {Kind.KERAS: Kind.FLOAT, Kind.FLOAT: Kind.FLOAT}
+    accepts: ClassVar = {ArtifactKind.KERAS: ArtifactKind.FLOAT, ArtifactKind.FLOAT: ArtifactKind.FLOAT}
     tools: ClassVar = ("tensorflow", "keras", "tf_keras", "tensorflow-model-optimization", "numpy")
 
     clusters: Clusters = Field(default=16, description="distinct values that a kernel may have, zero included")
@@ -73,29 +73,29 @@ class Cluster(TrainingStage):
     def run(self, context: StageContext) -> tuple[Artifact, Outcome]:
         """Wrap, train, strip; the distinct values of every kernel are counted afterwards."""
         from edgepipe.compress import clustering
-        from edgepipe.training.training_loop import fit, seeded
+        from edgepipe.training.training_loop import fit, set_seeds
 
-        seeded(context.seed)
+        set_seeds(context.seed)
         model, notes = model_io.open_float(context)
         lesson, plan = self.training_setup(context), self._plan()
-        choice = clustering.choose(model, plan)
-        held = clustering.callbacks(model, choice, self.preserve_sparsity)
+        choice = clustering.select_layers(model, plan)
+        held = clustering.build_callbacks(model, choice, self.preserve_sparsity)
         wrapped = clustering.wrap(model, choice, self.init)
         fit(wrapped, lesson, self.fit_schedule(context), context.progress.epoch, held)
         stripped = clustering.strip(wrapped)
-        layers = clustering.check(stripped, choice, plan)
+        layers = clustering.check_clusters(stripped, choice, plan)
         artifact = model_io.write_float(stripped, context.output_folder)
         metrics = (*model_metrics.keras_metrics(stripped, artifact, context), *_metrics(layers))
         return artifact, Outcome(
             metrics=metrics, notes=(*notes, *lesson.notes, *_notes(layers)), tables=(_table(layers),)
         )
 
-    def _plan(self) -> "Plan":
-        from edgepipe.compress.clustering import Plan
+    def _plan(self) -> "ClusteringPlan":
+        from edgepipe.compress.clustering import ClusteringPlan
         from edgepipe.compress.overrides import Overrides
 
         types, layers = _numbers(self.types), _numbers(self.layers)
-        return Plan(
+        return ClusteringPlan(
             clusters=self.clusters,
             init=self.init,
             preserve_sparsity=self.preserve_sparsity,
@@ -114,16 +114,18 @@ def _metrics(layers: "list[LayerClusters]") -> list[Metric]:
     zeros, elements = sum(layer.zeros for layer in clustered), sum(layer.elements for layer in clustered)
     alone = ", ".join(layer.name for layer in layers if layer.target is None) or "none"
     which = f"the kernels of {len(clustered)} clustered layers; left alone: {alone}"
-    most = max(layer.most for layer in clustered)
+    most = max(layer.distinct_count for layer in clustered)
     return [
-        exact("distinct_weights", most, Dimension.COUNT, f"the most distinct values, zero included, in {which}"),
-        exact("sparsity", zeros / elements, Dimension.FRACTION, f"exact zeros in {which}"),
+        exact_metric("distinct_weights", most, Dimension.COUNT, f"the most distinct values, zero included, in {which}"),
+        exact_metric("sparsity", zeros / elements, Dimension.FRACTION, f"exact zeros in {which}"),
     ]
 
 
 def _notes(layers: "list[LayerClusters]") -> list[str]:
-    alone = [f"layer '{layer.name}' is left alone: {layer.left_alone}" for layer in layers if layer.left_alone]
-    fell_back = [(layer.name, layer.target.whole_because) for layer in layers if layer.target is not None]
+    alone = [
+        f"layer '{layer.name}' is left alone: {layer.exclusion_reason}" for layer in layers if layer.exclusion_reason
+    ]
+    fell_back = [(layer.name, layer.target.per_tensor_reason) for layer in layers if layer.target is not None]
     return alone + [f"layer '{name}' is clustered as a whole: {reason}" for name, reason in fell_back if reason]
 
 
@@ -137,5 +139,5 @@ def _table(layers: "list[LayerClusters]") -> Table:
 
 def _row(layer: "LayerClusters") -> tuple[Any, ...]:
     allowed = "" if layer.target is None else f"{layer.target.clusters}{' a channel' * layer.target.per_channel}"
-    counted = (layer.elements, layer.zeros, layer.values, layer.in_channel)
-    return (layer.name, layer.kind, *counted, allowed, layer.left_alone)
+    counted = (layer.elements, layer.zeros, layer.distinct_values, layer.max_in_channel)
+    return (layer.name, layer.kind, *counted, allowed, layer.exclusion_reason)

@@ -4,13 +4,13 @@ from typing import Any, ClassVar, final
 
 from pydantic import Field
 
-from edgepipe.core.artifact import Artifact, Kind, write_bytes
-from edgepipe.core.config import Document, Path_
+from edgepipe.core.artifact import Artifact, ArtifactKind, write_bytes
+from edgepipe.core.config import Document, KeyPath
 from edgepipe.core.errors import ConfigError, InputError
 from edgepipe.core.outcome import Outcome, Table
 from edgepipe.devices import device_profile
 from edgepipe.devices.device_profile import Device
-from edgepipe.devices.vela.vela_result import Compiled
+from edgepipe.devices.vela.vela_result import VelaCompilation
 from edgepipe.stages.base import Stage
 from edgepipe.stages.context import PipelineInfo, StageContext
 
@@ -21,12 +21,12 @@ SLOWEST = 12  # layers that the report shows; the cache keeps all
 class Compile(Stage):
     """Compile for an Arm Ethos-U by Vela: what runs on the NPU becomes command streams, the rest stays as it is."""
 
-    accepts: ClassVar = {Kind.TFLITE: Kind.VELA}
+    accepts: ClassVar = {ArtifactKind.TFLITE: ArtifactKind.VELA}
     tools: ClassVar = ("ethos-u-vela", "ai-edge-litert")
 
     device: str = Field(description="a device profile with `system.npu.vela`, by name or path to a .yaml")
 
-    def check(self, document: Document, path: Path_, pipeline: PipelineInfo) -> None:
+    def check(self, document: Document, path: KeyPath, pipeline: PipelineInfo) -> None:
         """The device exists and has an accelerator that Vela compiles for."""
         here = (*path, "device")
         try:
@@ -35,13 +35,13 @@ class Compile(Stage):
             document.problems.extend(error.problems)
             return
         except InputError as error:
-            document.problem(here, str(error))
+            document.add_problem(here, str(error))
             return
         if device.system.npu is None or device.system.npu.vela is None:
             known = ", ".join(
                 name for name in device_profile.names() if _has_vela(device_profile.load(name, pipeline.base_folder))
             )
-            document.problem(here, f"'{device.name}' has no NPU that Vela compiles for; devices that have: {known}")
+            document.add_problem(here, f"'{device.name}' has no NPU that Vela compiles for; devices that have: {known}")
 
     def key(self, pipeline: PipelineInfo) -> dict[str, Any]:
         """The content of the profile."""
@@ -58,17 +58,17 @@ class Compile(Stage):
         from edgepipe.tflite.reader import read
 
         device, model = device_profile.load(self.device, context.base_folder), read(context.artifact.path)
-        to = vela_compiler.settings(device)
+        to = vela_compiler.device_settings(device)
         assert to is not None, "`check` refuses a device without `system.npu.vela`"
         assert device.system.npu is not None, "it has one"
-        made = vela_compiler.compiled(model, to, context.cache)
+        made = vela_compiler.compile_model(model, to, context.cache)
         path = context.output_folder / f"{device.name}.tflite"
         write_bytes(path, made.content)
-        told = vela_metrics.Told(device, device.system.npu, made.result)
-        return Artifact.of(Kind.VELA, path), Outcome(
-            metrics=tuple(told.metric(name) for name in vela_metrics.UNITS),
-            notes=(*([made.note] if made.note else []), *(str(finding) for finding in told.fallbacks)),
-            tables=tuple(_tables(made.result)),
+        told = vela_metrics.VelaAnalysis(device, device.system.npu, made.compilation)
+        return Artifact.from_path(ArtifactKind.VELA, path), Outcome(
+            metrics=tuple(told.metric(name) for name in vela_metrics.UNIT_BY_METRIC),
+            notes=(*([made.note] if made.note else []), *(str(finding) for finding in told.fallback_findings)),
+            tables=tuple(_tables(made.compilation)),
         )
 
 
@@ -76,7 +76,7 @@ def _has_vela(device: Device) -> bool:
     return device.system.npu is not None and device.system.npu.vela is not None
 
 
-def _tables(compiled: Compiled) -> list[Table]:
+def _tables(compiled: VelaCompilation) -> list[Table]:
     memories = [(m.name, m.used, m.traffic, m.bandwidth / 1e9, m.cycles) for m in compiled.memories if m.used]
     slowest = sorted(compiled.layers, key=lambda layer: -layer.cycles)[:SLOWEST]
     layers = [(layer.operator, layer.operation, layer.cycles, layer.macs, layer.utilisation) for layer in slowest]

@@ -5,8 +5,8 @@ from typing import Annotated, Any, ClassVar, final
 from pydantic import BeforeValidator, Field
 
 from edgepipe.core import references
-from edgepipe.core.artifact import Artifact, Kind
-from edgepipe.core.config import Document, Path_
+from edgepipe.core.artifact import Artifact, ArtifactKind
+from edgepipe.core.config import Document, KeyPath
 from edgepipe.core.outcome import Outcome
 from edgepipe.stages import model_io, model_metrics, teacher_models
 from edgepipe.stages.context import PipelineInfo, StageContext
@@ -25,7 +25,11 @@ def _named(value: Any) -> Any:
 class Distill(TrainingStage):
     """Train a new student towards a teacher, by default the model before it; the student goes on through the stages."""
 
-    accepts: ClassVar = {Kind.KERAS: Kind.KERAS, Kind.FLOAT: Kind.KERAS, Kind.QAT: Kind.KERAS}
+    accepts: ClassVar = {
+        ArtifactKind.KERAS: ArtifactKind.KERAS,
+        ArtifactKind.FLOAT: ArtifactKind.KERAS,
+        ArtifactKind.QAT: ArtifactKind.KERAS,
+    }
     tools: ClassVar = ("tensorflow", "keras", "tf_keras", "tensorflow-model-optimization", "numpy")
 
     student: Annotated[Source, BeforeValidator(_named)] = Field(
@@ -36,14 +40,18 @@ class Distill(TrainingStage):
         default=None, ge=1, description="epochs without a better validation quality before it stops, keeping the best"
     )
 
-    def check(self, document: Document, path: Path_, pipeline: PipelineInfo) -> None:
+    def check(self, document: Document, path: KeyPath, pipeline: PipelineInfo) -> None:
         """The student can be built, and the teachers can teach."""
         teacher_models.check(document, (*path, "teacher"), self._teacher, pipeline, needed=False)
         wrong = problem(self.student, pipeline.base_folder)
-        if not wrong and self.student.path is not None and self.student.kind(pipeline.base_folder) is not Kind.KERAS:
+        if (
+            not wrong
+            and self.student.path is not None
+            and self.student.kind(pipeline.base_folder) is not ArtifactKind.KERAS
+        ):
             wrong = "a student is a .keras file of Keras 3 or module:function"
         if wrong:
-            document.problem((*path, "student"), wrong)
+            document.add_problem((*path, "student"), wrong)
 
     def key(self, pipeline: PipelineInfo) -> dict[str, Any]:
         """What student and teachers are made of."""
@@ -55,12 +63,12 @@ class Distill(TrainingStage):
 
     def run(self, context: StageContext) -> tuple[Artifact, Outcome]:
         """Build the student, train it, store it."""
-        from edgepipe.models.model_files import load
-        from edgepipe.training.training_loop import fit, seeded
+        from edgepipe.models.model_files import load_model
+        from edgepipe.training.training_loop import fit, set_seeds
 
         made, _ = self.student.run(context)
-        seeded(context.seed)
-        student = load(made.path, Kind.KERAS, allow_code=self.student.allow_code)
+        set_seeds(context.seed)
+        student = load_model(made.path, ArtifactKind.KERAS, allow_code=self.student.allow_code)
         teaching = teacher_models.teaching(
             self._teacher, self.batch_size, context, usual=context.pipeline.earlier_stages[-1]
         )

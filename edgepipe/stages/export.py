@@ -4,9 +4,9 @@ from typing import ClassVar, Literal, final
 
 from pydantic import Field
 
-from edgepipe.core.artifact import Artifact, Kind
+from edgepipe.core.artifact import Artifact, ArtifactKind
 from edgepipe.core.outcome import Outcome
-from edgepipe.data.splits import FITTING
+from edgepipe.data.splits import FITTING_SPLITS
 from edgepipe.stages import model_io, model_metrics
 from edgepipe.stages.base import Stage
 from edgepipe.stages.context import StageContext
@@ -16,18 +16,18 @@ from edgepipe.stages.context import StageContext
 class Export(Stage):
     """Write a compressed model back as a Keras 3 model, which Keras 3 loads, trains and saves by itself."""
 
-    accepts: ClassVar = {Kind.FLOAT: Kind.KERAS}
-    splits: ClassVar = FITTING
+    accepts: ClassVar = {ArtifactKind.FLOAT: ArtifactKind.KERAS}
+    splits: ClassVar = FITTING_SPLITS
     tools: ClassVar = ("tensorflow", "keras", "tf_keras", "numpy")
 
     format: Literal["keras"] = Field(default="keras", description="keras: a .keras file of Keras 3")
 
     def run(self, context: StageContext) -> tuple[Artifact, Outcome]:
         """Rebuild the model from Keras 3 layers, prove it equal, write it."""
-        from edgepipe.models.keras3_export import written_back
-        from edgepipe.models.model_files import load
+        from edgepipe.models.keras3_export import export_to_keras3
+        from edgepipe.models.model_files import load_model
 
-        back = written_back(load(context.artifact.path, context.artifact.kind, allow_code=context.allow_code))
+        back = export_to_keras3(load_model(context.artifact.path, context.artifact.kind, allow_code=context.allow_code))
         artifact = model_io.write_keras(back.model, context.output_folder)
         return artifact, Outcome(
             metrics=tuple(model_metrics.keras_metrics(back.model, artifact, context)), notes=(back.text,)

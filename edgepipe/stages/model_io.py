@@ -3,17 +3,17 @@
 from pathlib import Path
 from typing import Any
 
-from edgepipe.core.artifact import Artifact, Kind
+from edgepipe.core.artifact import Artifact, ArtifactKind
 from edgepipe.stages.context import StageContext
 
 
 def open_float(context: StageContext) -> tuple[Any, list[str]]:
     """The stage's input as a tf_keras model - read, or bridged from Keras 3 - and notes on the bridge."""
     from edgepipe.models.bridge import bridge
-    from edgepipe.models.model_files import load
+    from edgepipe.models.model_files import load_model
 
-    model = load(context.artifact.path, context.artifact.kind, allow_code=context.allow_code)
-    if context.artifact.kind is Kind.FLOAT:
+    model = load_model(context.artifact.path, context.artifact.kind, allow_code=context.allow_code)
+    if context.artifact.kind is ArtifactKind.FLOAT:
         return model, []
     bridged = bridge(model)
     return bridged.model, bridged.notes
@@ -24,7 +24,7 @@ def write_keras(model: Any, folder: Path) -> Artifact:
     from edgepipe.models.model_files import save_keras
 
     save_keras(model, folder / "model.keras")
-    return Artifact.of(Kind.KERAS, folder / "model.keras")
+    return Artifact.from_path(ArtifactKind.KERAS, folder / "model.keras")
 
 
 def write_float(model: Any, folder: Path) -> Artifact:
@@ -32,4 +32,4 @@ def write_float(model: Any, folder: Path) -> Artifact:
     from edgepipe.models.model_files import save_float
 
     save_float(model, folder / "model.keras")
-    return Artifact.of(Kind.FLOAT, folder / "model.keras")
+    return Artifact.from_path(ArtifactKind.FLOAT, folder / "model.keras")

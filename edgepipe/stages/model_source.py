@@ -6,12 +6,12 @@ from typing import Any, ClassVar, final
 from pydantic import Field
 
 from edgepipe.core import references
-from edgepipe.core.artifact import Artifact, Kind, content_digest, copy_whole
-from edgepipe.core.config import Document, Path_, describe, validate
+from edgepipe.core.artifact import Artifact, ArtifactKind, content_digest, copy_atomically
+from edgepipe.core.config import Document, KeyPath, describe_value, validate
 from edgepipe.core.errors import InputError
 from edgepipe.core.outcome import Outcome
-from edgepipe.data.splits import FITTING
-from edgepipe.models.file_kind import code_inside, read_config, sniff
+from edgepipe.data.splits import FITTING_SPLITS
+from edgepipe.models.file_kind import detect_kind, find_code_layers, read_config
 from edgepipe.models.model_description import describe as describe_model
 from edgepipe.stages import model_io, model_metrics
 from edgepipe.stages.base import Stage
@@ -22,8 +22,8 @@ from edgepipe.stages.context import PipelineInfo, StageContext
 class Source(Stage):
     """The model a pipeline starts from: a file, or a function that builds it."""
 
-    accepts: ClassVar = {kind: kind for kind in Kind}
-    splits: ClassVar = FITTING
+    accepts: ClassVar = {kind: kind for kind in ArtifactKind}
+    splits: ClassVar = FITTING_SPLITS
     tools: ClassVar = ("tensorflow", "keras", "tf_keras", "numpy")
 
     path: str | None = Field(default=None, description=".keras, .h5 or .tflite file, or SavedModel folder")
@@ -34,16 +34,16 @@ class Source(Stage):
     )
     allow_code: bool = Field(default=False, description="load models that carry code: Lambda layers, SavedModels")
 
-    def kind(self, base: Path) -> Kind:
+    def kind(self, base: Path) -> ArtifactKind:
         """What it will give, told from the file without loading it."""
-        return Kind.KERAS if self.path is None else sniff(base / self.path)
+        return ArtifactKind.KERAS if self.path is None else detect_kind(base / self.path)
 
     def key(self, pipeline: PipelineInfo) -> dict[str, Any]:
         """The file's content, or the source of the function."""
         code = [reference.partition(":")[0] for reference in (self.function, self.custom_objects) if reference]
         return {
             "content": content_digest(pipeline.base_folder / self.path) if self.path is not None else None,
-            "source": [references.digest(module, pipeline.base_folder) for module in code],
+            "source": [references.source_digest(module, pipeline.base_folder) for module in code],
         }
 
     def run(self, context: StageContext) -> tuple[Artifact, Outcome]:
@@ -53,30 +53,30 @@ class Source(Stage):
 
     def _copied(self, context: StageContext) -> Artifact:
         source = context.base_folder / str(self.path)
-        kind = sniff(source)
+        kind = detect_kind(source)
         target = context.output_folder / f"model{source.suffix}"
-        copy_whole(source, target)
-        return Artifact.of(kind, target)
+        copy_atomically(source, target)
+        return Artifact.from_path(kind, target)
 
     def _built(self, context: StageContext) -> Artifact:
-        from edgepipe.models.model_function import build
-        from edgepipe.training.training_loop import seeded
+        from edgepipe.models.model_function import build_model
+        from edgepipe.training.training_loop import set_seeds
 
-        seeded(context.seed)
-        model = build(str(self.function), dict(self.args), context.base_folder, context.splits)
+        set_seeds(context.seed)
+        model = build_model(str(self.function), dict(self.args), context.base_folder, context.splits)
         return model_io.write_keras(model, context.output_folder)
 
 
-def parse(document: Document, path: Path_, value: Any, base: Path) -> Source | None:
+def parse(document: Document, path: KeyPath, value: Any, base: Path) -> Source | None:
     """The model source at `path`: a file, `module:function`, or a mapping of options."""
     if isinstance(value, str):
         value = {"function": value} if references.is_reference(value) else {"path": value}
     elif not isinstance(value, dict):
-        document.problem(path, f"must be a file, module:function or a mapping; found {describe(value)}")
+        document.add_problem(path, f"must be a file, module:function or a mapping; found {describe_value(value)}")
         return None
     source = validate(document, path, value, Source)
     if source is not None and (wrong := problem(source, base)):
-        document.problem(path, wrong)
+        document.add_problem(path, wrong)
         return None
     return source
 
@@ -91,12 +91,12 @@ def problem(source: Source, base: Path) -> str:
                 return wrong
         if source.path is None:
             return ""
-        kind = sniff(base / source.path)
-        keras_file = kind in (Kind.KERAS, Kind.FLOAT) and not source.allow_code
+        kind = detect_kind(base / source.path)
+        keras_file = kind in (ArtifactKind.KERAS, ArtifactKind.FLOAT) and not source.allow_code
         inside = _code(base / source.path, source.custom_objects is not None) if keras_file else ()
     except InputError as error:
         return str(error)
-    if kind is Kind.SAVED_MODEL and not source.allow_code:
+    if kind is ArtifactKind.SAVED_MODEL and not source.allow_code:
         return "a SavedModel is a program; say `model: {path: .., allow_code: true}` if you trust it"
     if inside:
         return (
@@ -117,13 +117,15 @@ def _wrong_reference(option: str, reference: str | None, base: Path) -> str:
 
 def _code(path: Path, classes_given: bool) -> tuple[str, ...]:
     if classes_given:  # which ones only their module can say, when it is run; a subclassed model is among them
-        return code_inside(read_config(path), known=None)
-    return describe_model(path).code
+        return find_code_layers(read_config(path), known_names=None)
+    return describe_model(path).code_layers
 
 
 def _evidence(artifact: Artifact, context: StageContext) -> list[Any]:
-    if artifact.kind in (Kind.TFLITE, Kind.SAVED_MODEL):
+    if artifact.kind in (ArtifactKind.TFLITE, ArtifactKind.SAVED_MODEL):
         return []
-    from edgepipe.models.model_files import load
+    from edgepipe.models.model_files import load_model
 
-    return model_metrics.count_parameters(load(artifact.path, artifact.kind, allow_code=context.allow_code), artifact)
+    return model_metrics.count_parameters(
+        load_model(artifact.path, artifact.kind, allow_code=context.allow_code), artifact
+    )

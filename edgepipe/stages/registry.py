@@ -76,7 +76,7 @@ def find_stage(name: str, folder: Path) -> StageSource:
 
 def built_in_stage(name: str) -> StageSource:
     """The source of a stage of edgepipe's own."""
-    return StageSource(name, STAGES[name], "edgepipe", references.version("edgepipe"))
+    return StageSource(name, STAGES[name], "edgepipe", references.installed_version("edgepipe"))
 
 
 def load_stage_class(source: StageSource) -> type[Stage]:
@@ -88,7 +88,7 @@ def load_stage_class(source: StageSource) -> type[Stage]:
     if source.package == "edgepipe":
         return cast("type[Stage]", getattr(importlib.import_module(source.module), source.class_name))
     try:
-        cls = references.attribute(source.reference, source.folder)
+        cls = references.load_attribute(source.reference, source.folder)
     except EdgepipeError as error:
         where = f" of the package {source.package} {source.version}" if source.package else ""
         raise InputError(f"stage '{source.name}'{where}: {error}") from error
@@ -120,7 +120,7 @@ def code_identity(source: StageSource, cls: type[Stage]) -> dict[str, Any]:
     return {
         "reference": source.reference,
         "package": [source.package, source.version],
-        "sources": {module: references.digest(module, source.folder) for module in modules},
+        "sources": {module: references.source_digest(module, source.folder) for module in modules},
     }
 
 

@@ -3,35 +3,35 @@
 from typing import TYPE_CHECKING, Any
 
 from edgepipe.core import references
-from edgepipe.core.artifact import Artifact, Kind, content_digest
-from edgepipe.core.config import Document, Path_
+from edgepipe.core.artifact import Artifact, ArtifactKind, content_digest
+from edgepipe.core.config import Document, KeyPath
 from edgepipe.core.errors import InputError, did_you_mean
 from edgepipe.core.units import show
-from edgepipe.models.file_kind import sniff
+from edgepipe.models.file_kind import detect_kind
 from edgepipe.training.distillation.teacher_options import Teacher
 
 if TYPE_CHECKING:
     from edgepipe.stages.context import PipelineInfo, StageContext
-    from edgepipe.training.distillation.distiller import Teaching
+    from edgepipe.training.distillation.distiller import Distiller
 
-TEACH = (Kind.KERAS, Kind.FLOAT, Kind.QAT)
+TEACH = (ArtifactKind.KERAS, ArtifactKind.FLOAT, ArtifactKind.QAT)
 
 
-def check(document: Document, path: Path_, teacher: Teacher, pipeline: "PipelineInfo", needed: bool = True) -> None:
+def check(document: Document, path: KeyPath, teacher: Teacher, pipeline: "PipelineInfo", needed: bool = True) -> None:
     """Note in `document` what is wrong with who teaches, or with what is to be learned for this task."""
     if teacher.model is None and needed:
-        document.problem(path, "names no teacher: `model:` is an earlier stage, a model file or module:function")
+        document.add_problem(path, "names no teacher: `model:` is an earlier stage, a model file or module:function")
     names = teacher.model or []
     for name in sorted({name for name in names if names.count(name) > 1}):
-        document.problem(path, f"'{name}' stands twice")
+        document.add_problem(path, f"'{name}' stands twice")
     for name in dict.fromkeys(names):
         try:
             _check_one(name, pipeline)
         except InputError as error:
-            document.problem(path, str(error))
+            document.add_problem(path, str(error))
     family = pipeline.task.family if pipeline.task is not None else "one"
     if teacher.logits is not None and family not in ("one", "many", "custom"):
-        document.problem(path, f"`logits` teaches classes apart, and the task is {family}; use `outputs`")
+        document.add_problem(path, f"`logits` teaches classes apart, and the task is {family}; use `outputs`")
 
 
 def _check_one(name: str, pipeline: "PipelineInfo") -> None:
@@ -47,15 +47,15 @@ def _check_one(name: str, pipeline: "PipelineInfo") -> None:
         raise InputError(
             f"no earlier stage, file or module:function '{name}'{did_you_mean(name, pipeline.keras_stages)}"
         )
-    kind = sniff(pipeline.base_folder / name)
-    if kind not in (Kind.KERAS, Kind.FLOAT):
+    kind = detect_kind(pipeline.base_folder / name)
+    if kind not in (ArtifactKind.KERAS, ArtifactKind.FLOAT):
         raise InputError(f"{name}: a {kind} cannot teach; a .keras or .h5 file can")
 
 
 def identity(teacher: Teacher, pipeline: "PipelineInfo") -> list[str]:
     """Of each teacher that is no earlier stage: the digest of its file, or of its function's source."""
     return [
-        references.digest(name.partition(":")[0], pipeline.base_folder)
+        references.source_digest(name.partition(":")[0], pipeline.base_folder)
         if references.is_reference(name)
         else content_digest(pipeline.base_folder / name)
         for name in teacher.model or []
@@ -63,7 +63,7 @@ def identity(teacher: Teacher, pipeline: "PipelineInfo") -> list[str]:
     ]
 
 
-def teaching(teacher: Teacher, batch_size: int, context: "StageContext", usual: str | None = None) -> "Teaching":
+def teaching(teacher: Teacher, batch_size: int, context: "StageContext", usual: str | None = None) -> "Distiller":
     """The teachers, loaded; `usual` is the earlier stage that teaches if none is named.
 
     Raises:
@@ -71,38 +71,38 @@ def teaching(teacher: Teacher, batch_size: int, context: "StageContext", usual: 
     """
     from edgepipe.tasks.task_spec import TaskSpec
     from edgepipe.training import loss_and_optimizer
-    from edgepipe.training.distillation.distiller import Teaching
+    from edgepipe.training.distillation.distiller import Distiller
 
     names = teacher.model or ([usual] if usual is not None else [])
     models = {name: _load(name, context) for name in names}
     notes = []
     for name, model in models.items():
         try:
-            loss_and_optimizer.check_fits(model, context.task, context.data.train.x, context.data.train.y)
+            loss_and_optimizer.check_shapes(model, context.task, context.data.train.x, context.data.train.y)
             notes.append(_quality(name, model, context))
         except InputError as error:
             raise InputError(f"teacher '{name}': {error}") from None
     family = (context.pipeline.task or TaskSpec(kind="custom")).family
-    return Teaching(teacher.of_task(family), models, context.task, batch_size, notes)
+    return Distiller(teacher.with_task_default(family), models, context.task, batch_size, notes)
 
 
 def _load(name: str, context: "StageContext") -> Any:
     from edgepipe.compress.source_model import open_model
-    from edgepipe.models.model_function import build
+    from edgepipe.models.model_function import build_model
 
     if name not in context.pipeline.keras_stages and references.is_reference(name):
-        return build(name, {}, context.base_folder, context.splits)
-    artifact = context.earlier_artifacts.get(name) or Artifact.of(
-        sniff(context.base_folder / name), context.base_folder / name
+        return build_model(name, {}, context.base_folder, context.splits)
+    artifact = context.earlier_artifacts.get(name) or Artifact.from_path(
+        detect_kind(context.base_folder / name), context.base_folder / name
     )
     return open_model(artifact.path, artifact.kind, allow_code=context.allow_code)
 
 
 def _quality(name: str, model: Any, context: "StageContext") -> str:
     """How good the teacher itself is, measured on what decides."""
-    from edgepipe.core.arrays import count
+    from edgepipe.core.arrays import count_samples
     from edgepipe.training.training_loop import evaluate
 
     goal, validation = context.task, context.data.validation
-    value = show(evaluate(model, goal, validation)[goal.deciding], goal.measures[goal.deciding].unit)
-    return f"teacher '{name}' itself: {goal.deciding} {value} on the {count(validation.x)} validation samples"
+    value = show(evaluate(model, goal, validation)[goal.primary_measure], goal.measures[goal.primary_measure].unit)
+    return f"teacher '{name}' itself: {goal.primary_measure} {value} on the {count_samples(validation.x)} validation samples"

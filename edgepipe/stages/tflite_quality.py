@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from edgepipe.core.arrays import count
+from edgepipe.core.arrays import count_samples
 from edgepipe.core.metric import Metric
 from edgepipe.stages import model_metrics
-from edgepipe.tasks.quality import Task, quality
-from edgepipe.tflite.interpreter import Outputs, Runtime, predict
+from edgepipe.tasks.quality import Task, compute_quality
+from edgepipe.tflite.interpreter import ModelOutputs, Runtime, predict
 from edgepipe.tflite.reader import read
-from edgepipe.training.training_setup import Data
+from edgepipe.training.training_setup import LabelledSamples
 
 PASSING = {"QUANTIZE", "DEQUANTIZE", "RESHAPE"}
 
@@ -23,12 +23,12 @@ def gives_logits(path: Path) -> bool:
     return operator is None or operator.name not in {"SOFTMAX", "LOGISTIC"}
 
 
-def lite_quality(path: Path, task: Task, data: Data, split: str, runtime: Runtime) -> list[Metric]:
+def lite_quality(path: Path, task: Task, data: LabelledSamples, split: str, runtime: Runtime) -> list[Metric]:
     """Every quality metric of `task` for the model at `path` on `data`, run by `runtime`."""
     return scored(path, task, data, split, predict(path, data.x, runtime))
 
 
-def scored(path: Path, task: Task, data: Data, split: str, outputs: Outputs) -> list[Metric]:
+def scored(path: Path, task: Task, data: LabelledSamples, split: str, outputs: ModelOutputs) -> list[Metric]:
     """Quality metrics of outputs that were already taken."""
-    values = quality(task, data.x, data.y, outputs.values, logits=gives_logits(path))
-    return model_metrics.quality_metrics(values, task, split, count(data.x), outputs.how)
+    values = compute_quality(task, data.x, data.y, outputs.real_values, logits=gives_logits(path))
+    return model_metrics.quality_metrics(values, task, split, count_samples(data.x), outputs.provenance)

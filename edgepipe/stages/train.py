@@ -4,7 +4,7 @@ from typing import Any, ClassVar, final
 
 from pydantic import Field
 
-from edgepipe.core.artifact import Artifact, Kind
+from edgepipe.core.artifact import Artifact, ArtifactKind
 from edgepipe.core.outcome import Outcome
 from edgepipe.stages import model_io, model_metrics
 from edgepipe.stages.context import StageContext
@@ -15,7 +15,7 @@ from edgepipe.stages.training import TrainingStage, early_stopping_notes
 class Train(TrainingStage):
     """Fit the model to the training split; validation quality is taken after each epoch."""
 
-    accepts: ClassVar = {Kind.KERAS: Kind.KERAS, Kind.FLOAT: Kind.FLOAT}
+    accepts: ClassVar = {ArtifactKind.KERAS: ArtifactKind.KERAS, ArtifactKind.FLOAT: ArtifactKind.FLOAT}
     tools: ClassVar = ("tensorflow", "keras", "tf_keras", "numpy")
 
     epochs: int = Field(default=20, ge=1, description="passes over the training split")
@@ -25,16 +25,16 @@ class Train(TrainingStage):
 
     def run(self, context: StageContext) -> tuple[Artifact, Outcome]:
         """Train and store the model in the Keras it came in."""
-        from edgepipe.models.model_files import load
-        from edgepipe.training.training_loop import fit, seeded
+        from edgepipe.models.model_files import load_model
+        from edgepipe.training.training_loop import fit, set_seeds
 
-        seeded(context.seed)
-        model = load(context.artifact.path, context.artifact.kind, allow_code=context.allow_code)
+        set_seeds(context.seed)
+        model = load_model(context.artifact.path, context.artifact.kind, allow_code=context.allow_code)
         zeros = _zeros(model)
         schedule = self.fit_schedule(context, self.patience)
         lesson = self.training_setup(context)
         history = fit(model, lesson, schedule, context.progress.epoch)
-        artifact = (model_io.write_keras if context.artifact.kind is Kind.KERAS else model_io.write_float)(
+        artifact = (model_io.write_keras if context.artifact.kind is ArtifactKind.KERAS else model_io.write_float)(
             model, context.output_folder
         )
         notes = (*lesson.notes, *_lost_zeros(zeros, model), *early_stopping_notes(history, self.patience))

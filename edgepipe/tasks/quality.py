@@ -11,9 +11,9 @@ from edgepipe.core import references
 from edgepipe.core.arrays import Array, Arrays
 from edgepipe.core.errors import EdgepipeError, InputError
 from edgepipe.core.units import Dimension
-from edgepipe.tasks.task_spec import HIGHER, LOWER, MEASURES, MeasureInfo, OptimizerOptions, TaskSpec
+from edgepipe.tasks.task_spec import ERROR_MEASURE, MEASURES, SCORE_MEASURE, MeasureInfo, OptimizerOptions, TaskSpec
 
-__all__ = ["HIGHER", "LOWER", "Measure", "Task", "build", "quality"]
+__all__ = ["ERROR_MEASURE", "SCORE_MEASURE", "Measure", "Task", "build_task", "compute_quality"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Measure:
 
     function: Callable[[Any, Any], float]
     higher_is_better: bool = True
-    unit: Dimension = Dimension.PLAIN
+    unit: Dimension = Dimension.NUMBER
 
 
 @dataclass(frozen=True)
@@ -41,42 +41,42 @@ class Task:
     optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
 
     @property
-    def deciding(self) -> str:
+    def primary_measure(self) -> str:
         """The name of the measure that validation decides by."""
         return next(iter(self.measures))
 
 
-def build(spec: TaskSpec, base: Path) -> Task:
+def build_task(spec: TaskSpec, base: Path) -> Task:
     """Load everything that `spec` names.
 
     Raises:
         InputError: a `module:function` cannot be loaded, or does not give what it should.
     """
     if spec.function is not None:
-        task = _called(f"'{spec.function}'", references.load(spec.function, base))
+        task = _call_user_function(f"'{spec.function}'", references.load(spec.function, base))
         if not isinstance(task, Task) or not task.measures:
             raise InputError(
                 f"'{spec.function}' must return an edgepipe.Task with at least one measure, found {task!r}"
             )
         return task
     decode = references.load(spec.decode, base) if spec.decode else None
-    measures = {name: _measure(spec, name, info, base) for name, info in spec.measures.items()}
-    return Task(_loss(spec, base), measures, spec.kind, spec.labels, decode, spec.optimizer)
+    measures = {name: _load_measure(spec, name, measure_info, base) for name, measure_info in spec.measures.items()}
+    return Task(_load_loss(spec, base), measures, spec.kind, spec.labels, decode, spec.optimizer)
 
 
-def _loss(spec: TaskSpec, base: Path) -> str | Callable[[Any, Any], Any]:
+def _load_loss(spec: TaskSpec, base: Path) -> str | Callable[[Any, Any], Any]:
     if spec.loss is not None:
         return references.load(spec.loss, base) if references.is_reference(spec.loss) else spec.loss
     return "auto" if spec.kind == "classification" else "mse"
 
 
-def _measure(spec: TaskSpec, name: str, info: MeasureInfo, base: Path) -> Measure:
-    own = spec.custom_metrics.get(name)
-    function = references.load(own.function, base) if own else _FUNCTIONS[spec.family][name]
-    return Measure(function, info.higher_is_better, info.unit)
+def _load_measure(spec: TaskSpec, name: str, measure_info: MeasureInfo, base: Path) -> Measure:
+    custom_metric = spec.custom_metrics.get(name)
+    function = references.load(custom_metric.function, base) if custom_metric else _MEASURE_FUNCTIONS[spec.family][name]
+    return Measure(function, measure_info.higher_is_better, measure_info.unit)
 
 
-def quality(task: Task, x: Arrays, y: Array | None, outputs: Arrays, *, logits: bool) -> dict[str, float]:
+def compute_quality(task: Task, x: Arrays, y: Array | None, outputs: Arrays, *, logits: bool) -> dict[str, float]:
     """Every measure of `task` on the raw `outputs` (first axis: samples) for inputs `x` and truth `y`.
 
     `logits` says that class outputs are not yet probabilities. For reconstruction the truth of `mse` is `x`.
@@ -84,15 +84,15 @@ def quality(task: Task, x: Arrays, y: Array | None, outputs: Arrays, *, logits: 
     Raises:
         InputError: outputs that do not fit the task, or a measure that gives no finite number.
     """
-    truth, decoded = _decode(task, x, y, outputs, logits)
+    truth, decoded_outputs = _decode(task, x, y, outputs, logits)
     if task.kind == "classification" and task.decode is None:
-        _check_scores(task, y, decoded)
-    return {name: _finite(name, measure, truth, decoded) for name, measure in task.measures.items()}
+        _check_scores(task, y, decoded_outputs)
+    return {name: _compute_measure(name, measure, truth, decoded_outputs) for name, measure in task.measures.items()}
 
 
 def _decode(task: Task, x: Arrays, y: Array | None, outputs: Arrays, logits: bool) -> tuple[Any, Any]:
     if task.decode is not None:
-        return (x if y is None else y), _called("the task's decode function", task.decode, outputs)
+        return (x if y is None else y), _call_user_function("the task's decode function", task.decode, outputs)
     if task.kind == "custom":
         return (x if y is None else y), outputs
     if isinstance(outputs, dict) or (isinstance(x, dict) and task.kind == "reconstruction"):
@@ -110,21 +110,21 @@ def _decode(task: Task, x: Arrays, y: Array | None, outputs: Arrays, logits: boo
 
 def _check_scores(task: Task, y: Any, scores: Array) -> None:
     """Refuse what would still give a number, and a wrong one: NaN has a place in an order too."""
-    wanted = scores.shape if task.labels == "many" else (len(scores),)
-    if np.size(y) != np.prod(wanted) or len(np.asarray(y)) != len(scores):
-        raise InputError(f"labels have the shape {np.shape(y)}, `labels: {task.labels}` takes {wanted}")
+    expected_shape = scores.shape if task.labels == "many" else (len(scores),)
+    if np.size(y) != np.prod(expected_shape) or len(np.asarray(y)) != len(scores):
+        raise InputError(f"labels have the shape {np.shape(y)}, `labels: {task.labels}` takes {expected_shape}")
     if np.isnan(scores).any():
-        bad = int(np.isnan(scores).any(axis=1).sum())
-        raise InputError(f"{bad} of {len(scores)} outputs of the model hold NaN; did its training diverge?")
+        nan_count = int(np.isnan(scores).any(axis=1).sum())
+        raise InputError(f"{nan_count} of {len(scores)} outputs of the model hold NaN; did its training diverge?")
 
 
-def _called(what: str, function: Callable[..., Any], *given: Any) -> Any:
+def _call_user_function(subject: str, function: Callable[..., Any], *arguments: Any) -> Any:
     try:
-        return function(*given)
+        return function(*arguments)
     except EdgepipeError:
         raise
     except Exception as error:
-        raise InputError(f"{what} failed: {type(error).__name__}: {error}") from error
+        raise InputError(f"{subject} failed: {type(error).__name__}: {error}") from error
 
 
 def _probabilities(outputs: Array, labels: str, logits: bool) -> Array:
@@ -133,16 +133,18 @@ def _probabilities(outputs: Array, labels: str, logits: bool) -> Array:
         return _sigmoid(scores) if logits else scores
     if scores.shape[1] > 1:
         return scores  # only their order counts
-    positive = _sigmoid(scores) if logits else scores
-    return np.concatenate([1 - positive, positive], axis=1)
+    positive_scores = _sigmoid(scores) if logits else scores
+    return np.concatenate([1 - positive_scores, positive_scores], axis=1)
 
 
 def _sigmoid(scores: Array) -> Array:
     return np.asarray(1 / (1 + np.exp(-np.clip(scores, -60, 60))))
 
 
-def _finite(name: str, measure: Measure, truth: Any, decoded: Any) -> float:
-    value: float = _called(f"the quality metric '{name}'", lambda: float(measure.function(truth, decoded)))
+def _compute_measure(name: str, measure: Measure, truth: Any, decoded_outputs: Any) -> float:
+    value: float = _call_user_function(
+        f"the quality metric '{name}'", lambda: float(measure.function(truth, decoded_outputs))
+    )
     if not np.isfinite(value):
         raise InputError(f"the quality metric '{name}' is {value}; is the model's output finite?")
     return value
@@ -164,8 +166,8 @@ def _f1_macro(y: Array, scores: Array) -> float:
 
 
 def _top5_accuracy(y: Array, scores: Array) -> float:
-    best = np.argsort(scores, axis=1)[:, -5:]
-    return float(np.mean((best == np.reshape(y, (-1, 1))).any(axis=1)))
+    top_classes = np.argsort(scores, axis=1)[:, -5:]
+    return float(np.mean((top_classes == np.reshape(y, (-1, 1))).any(axis=1)))
 
 
 def _many_f1_macro(y: Array, scores: Array) -> float:
@@ -201,7 +203,7 @@ def _r2(y: Array, outputs: Array) -> float:
     return float(1 - np.sum(np.square(y - outputs)) / np.sum(np.square(y - np.mean(y, axis=0))))
 
 
-_FUNCTIONS: dict[str, dict[str, Callable[[Any, Any], float]]] = {
+_MEASURE_FUNCTIONS: dict[str, dict[str, Callable[[Any, Any], float]]] = {
     "one": {
         "accuracy": _accuracy,
         "balanced_accuracy": _balanced_accuracy,
@@ -221,4 +223,6 @@ _FUNCTIONS: dict[str, dict[str, Callable[[Any, Any], float]]] = {
     "reconstruction": {"roc_auc": _roc_auc, "mse": _reconstruction_mse},
     "custom": {},
 }
-assert {family: list(row) for family, row in _FUNCTIONS.items()} == {f: list(row) for f, row in MEASURES.items()}
+assert {family: list(row) for family, row in _MEASURE_FUNCTIONS.items()} == {
+    f: list(row) for f, row in MEASURES.items()
+}

@@ -7,11 +7,11 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from edgepipe.core import references
-from edgepipe.core.config import Document, Options, Path_, describe, validate
+from edgepipe.core.config import Document, KeyPath, Options, describe_value, validate
 from edgepipe.core.errors import InputError, did_you_mean
 from edgepipe.core.units import Dimension
 
-Kind = Literal["classification", "regression", "reconstruction", "custom"]
+TaskKind = Literal["classification", "regression", "reconstruction", "custom"]
 OPTIMIZERS = ("adam", "adamw", "nadam", "rmsprop", "sgd", "adagrad")
 LOSSES = (
     "sparse_categorical_crossentropy", "binary_crossentropy", "categorical_crossentropy", "mse", "mae", "huber",
@@ -27,13 +27,22 @@ class MeasureInfo:
     higher_is_better: bool
 
 
-HIGHER = MeasureInfo(Dimension.FRACTION, higher_is_better=True)
-LOWER = MeasureInfo(Dimension.PLAIN, higher_is_better=False)
+SCORE_MEASURE = MeasureInfo(Dimension.FRACTION, higher_is_better=True)
+ERROR_MEASURE = MeasureInfo(Dimension.NUMBER, higher_is_better=False)
 MEASURES: dict[str, dict[str, MeasureInfo]] = {
-    "one": {"accuracy": HIGHER, "balanced_accuracy": HIGHER, "f1_macro": HIGHER, "top5_accuracy": HIGHER},
-    "many": {"f1_macro": HIGHER, "exact_match": HIGHER, "label_accuracy": HIGHER},
-    "regression": {"mae": LOWER, "rmse": LOWER, "r2": MeasureInfo(Dimension.PLAIN, higher_is_better=True)},
-    "reconstruction": {"roc_auc": HIGHER, "mse": LOWER},
+    "one": {
+        "accuracy": SCORE_MEASURE,
+        "balanced_accuracy": SCORE_MEASURE,
+        "f1_macro": SCORE_MEASURE,
+        "top5_accuracy": SCORE_MEASURE,
+    },
+    "many": {"f1_macro": SCORE_MEASURE, "exact_match": SCORE_MEASURE, "label_accuracy": SCORE_MEASURE},
+    "regression": {
+        "mae": ERROR_MEASURE,
+        "rmse": ERROR_MEASURE,
+        "r2": MeasureInfo(Dimension.NUMBER, higher_is_better=True),
+    },
+    "reconstruction": {"roc_auc": SCORE_MEASURE, "mse": ERROR_MEASURE},
     "custom": {},
 }
 
@@ -54,14 +63,14 @@ class MeasureOptions(Options):
 
     @field_validator("function")
     @classmethod
-    def _reference(cls, value: str) -> str:
+    def _check_reference(cls, value: str) -> str:
         return _must_be_reference(value)
 
 
 class TaskSpec(Options):
     """Loss, metrics and optimizer; the first metric is the one that validation decides by."""
 
-    kind: Kind = Field(description="what the outputs mean")
+    kind: TaskKind = Field(description="what the outputs mean")
     labels: Literal["one", "many"] = Field(default="one", description="classification: one label a sample, or many")
     loss: str | None = Field(default=None, description="a Keras loss or module:function; null for the kind's own")
     metrics: tuple[str, ...] = Field(default=(), description="built-in quality metrics; empty for the kind's own first")
@@ -72,12 +81,12 @@ class TaskSpec(Options):
 
     @field_validator("decode", "function")
     @classmethod
-    def _reference(cls, value: str | None) -> str | None:
+    def _check_reference(cls, value: str | None) -> str | None:
         return value if value is None else _must_be_reference(value)
 
     @field_validator("loss")
     @classmethod
-    def _known_loss(cls, value: str | None) -> str | None:
+    def _check_loss(cls, value: str | None) -> str | None:
         if value is not None and value not in LOSSES and not references.is_reference(value):
             raise ValueError(f"'{value}' is neither a loss nor module:function{did_you_mean(value, LOSSES)}")
         return value
@@ -90,24 +99,31 @@ class TaskSpec(Options):
     @property
     def measures(self) -> dict[str, MeasureInfo]:
         """The quality metrics that will be taken, the deciding one first. Empty if only `function` knows them."""
-        known = MEASURES[self.family]
-        chosen = {name: known[name] for name in self.metrics}
-        for name, own in self.custom_metrics.items():
-            unit = Dimension.FRACTION if own.unit == "fraction" else Dimension.PLAIN
-            chosen[name] = MeasureInfo(unit, own.better == "higher")
-        return chosen or dict(list(known.items())[:1])
+        family_measures = MEASURES[self.family]
+        selected_measures = {name: family_measures[name] for name in self.metrics}
+        for name, custom_metric in self.custom_metrics.items():
+            unit = Dimension.FRACTION if custom_metric.unit == "fraction" else Dimension.NUMBER
+            selected_measures[name] = MeasureInfo(unit, custom_metric.better == "higher")
+        return selected_measures or dict(list(family_measures.items())[:1])
 
     @property
-    def references(self) -> list[str]:
+    def code_references(self) -> list[str]:
         """Every `module:function` that this task names."""
-        return list(self.places.values())
+        return list(self.reference_by_path.values())
 
     @property
-    def places(self) -> dict[Path_, str]:
+    def reference_by_path(self) -> dict[KeyPath, str]:
         """Every `module:function` that this task names, by its path in the task."""
-        named: dict[Path_, str | None] = {("loss",): self.loss, ("decode",): self.decode, ("function",): self.function}
-        named |= {("custom_metrics", name, "function"): own.function for name, own in self.custom_metrics.items()}
-        return {path: text for path, text in named.items() if text is not None and references.is_reference(text)}
+        text_by_path: dict[KeyPath, str | None] = {
+            ("loss",): self.loss,
+            ("decode",): self.decode,
+            ("function",): self.function,
+        }
+        text_by_path |= {
+            ("custom_metrics", name, "function"): custom_metric.function
+            for name, custom_metric in self.custom_metrics.items()
+        }
+        return {path: text for path, text in text_by_path.items() if text is not None and references.is_reference(text)}
 
 
 def _must_be_reference(value: str) -> str:
@@ -116,36 +132,37 @@ def _must_be_reference(value: str) -> str:
     return value
 
 
-def parse(document: Document, path: Path_, value: Any, base: Path) -> TaskSpec | None:
+def parse_task(document: Document, path: KeyPath, raw_task: Any, base: Path) -> TaskSpec | None:
     """The task at `path`: a kind, a `module:function`, or a mapping. Problems are noted in `document`."""
-    if isinstance(value, str):
-        value = {"kind": "custom", "function": value} if references.is_reference(value) else {"kind": value}
-    elif not isinstance(value, dict):
-        document.problem(path, f"must be a kind, module:function or a mapping; found {describe(value)}")
+    if isinstance(raw_task, str):
+        raw_task = {"kind": "custom", "function": raw_task} if references.is_reference(raw_task) else {"kind": raw_task}
+    elif not isinstance(raw_task, dict):
+        document.add_problem(path, f"must be a kind, module:function or a mapping; found {describe_value(raw_task)}")
         return None
-    spec = validate(document, path, value, TaskSpec)
+    spec = validate(document, path, raw_task, TaskSpec)
     if spec is None:
         return None
-    count = len(document.problems)
-    _check(document, path, spec, base)
-    return spec if len(document.problems) == count else None
+    problem_count = len(document.problems)
+    _check_spec(document, path, spec, base)
+    return spec if len(document.problems) == problem_count else None
 
 
-def _check(document: Document, path: Path_, spec: TaskSpec, base: Path) -> None:
-    known = MEASURES[spec.family]
+def _check_spec(document: Document, path: KeyPath, spec: TaskSpec, base: Path) -> None:
+    family_measures = MEASURES[spec.family]
     for index, name in enumerate(spec.metrics):
-        if name not in known:
-            document.problem(
-                (*path, "metrics", index), f"no metric '{name}' for {_described(spec)}{did_you_mean(name, known)}"
+        if name not in family_measures:
+            document.add_problem(
+                (*path, "metrics", index),
+                f"no metric '{name}' for {_describe_task(spec)}{did_you_mean(name, family_measures)}",
             )
     if spec.kind == "custom" and spec.function is None and (spec.loss is None or not spec.custom_metrics):
-        document.problem(path, "a custom task needs `loss` and `custom_metrics`, or `function`")
-    for place, reference in spec.places.items():
+        document.add_problem(path, "a custom task needs `loss` and `custom_metrics`, or `function`")
+    for reference_path, reference in spec.reference_by_path.items():
         try:
             references.check(reference, base)
         except InputError as error:
-            document.problem((*path, *place), str(error))
+            document.add_problem((*path, *reference_path), str(error))
 
 
-def _described(spec: TaskSpec) -> str:
+def _describe_task(spec: TaskSpec) -> str:
     return f"classification with `labels: {spec.labels}`" if spec.kind == "classification" else f"a {spec.kind} task"

@@ -14,17 +14,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from edgepipe.tflite.kernel_scratch import scratch
+from edgepipe.tflite.kernel_scratch import scratch_sizes
 from edgepipe.tflite.model import Model, Operator, Tensor
 
-BUFFER = 16  # alignment of what kernels ask for
-VERIFIED = "0.dev20261023182759"
+BUFFER_ALIGNMENT = 16  # alignment of what kernels ask for
+VERIFIED_VERSION = "0.dev20261023182759"
 
 
-class _Sizes(NamedTuple):
+class _StructureSizes(NamedTuple):
     """Bytes of one structure; `fixed` is what is there before any model: allocators, planner, graph."""
 
-    fixed: int
+    base_structures: int
     subgraph: int
     eval_tensor: int
     node: int
@@ -33,12 +33,16 @@ class _Sizes(NamedTuple):
     pointer: int
 
 
-_WIDE = _Sizes(fixed=464, subgraph=24, eval_tensor=24, node=64, tensor=64, quantization=24, pointer=8)
-_NARROW = _Sizes(fixed=232, subgraph=12, eval_tensor=12, node=32, tensor=40, quantization=12, pointer=4)
+_SIZES_64_BIT = _StructureSizes(
+    base_structures=464, subgraph=24, eval_tensor=24, node=64, tensor=64, quantization=24, pointer=8
+)
+_SIZES_32_BIT = _StructureSizes(
+    base_structures=232, subgraph=12, eval_tensor=12, node=32, tensor=40, quantization=12, pointer=4
+)
 
 # fmt: off
 # What a kernel's init asks for, and the size and alignment of an operator's parsed options.
-_KERNEL = {
+_KERNEL_BYTES = {
     "ADD": 60, "SUB": 52, "MUL": 36, "DIV": 28, "SQUARED_DIFFERENCE": 112,
     "CONV_2D": 80, "DEPTHWISE_CONV_2D": 80, "FULLY_CONNECTED": 72, "TRANSPOSE_CONV": 88, "BATCH_MATMUL": 32,
     "AVERAGE_POOL_2D": 32, "MAX_POOL_2D": 32, "CONCATENATION": 80, "SOFTMAX": 80, "PAD": 56, "PADV2": 56,
@@ -50,7 +54,7 @@ _KERNEL = {
     **dict.fromkeys(("EQUAL", "NOT_EQUAL", "GREATER", "GREATER_EQUAL", "LESS", "LESS_EQUAL"), 32),
     "EMBEDDING_LOOKUP": 16, "CUMSUM": 36, "SELECT_V2": 1,
 }
-_OPTIONS = {
+_OPTION_SIZES = {
     "ADD": (8, 4), "SUB": (8, 4), "MUL": (4, 4), "DIV": (4, 4), "CONCATENATION": (8, 4), "PACK": (8, 4),
     "CONV_2D": (28, 4), "DEPTHWISE_CONV_2D": (28, 4), "FULLY_CONNECTED": (32, 8), "TRANSPOSE_CONV": (20, 4),
     "BATCH_MATMUL": (3, 1), "AVERAGE_POOL_2D": (40, 4), "MAX_POOL_2D": (40, 4), "L2_POOL_2D": (40, 4),
@@ -63,7 +67,7 @@ _OPTIONS = {
     "IF": (8, 4), "WHILE": (8, 4), "CALL_ONCE": (4, 4), "VAR_HANDLE": (16, 8),
 }
 # fmt: on
-_BARE = frozenset(  # neither kernel data nor options
+_DATALESS_OPERATORS = frozenset(  # neither kernel data nor options
     {
         *("MAXIMUM", "MINIMUM", "TRANSPOSE", "EXP", "LOG", "SQRT", "SQUARE", "NEG", "FLOOR", "CEIL", "ROUND", "SIN"),
         *("COS", "LOGICAL_AND", "LOGICAL_OR", "LOGICAL_NOT", "EXPAND_DIMS", "FILL", "ZEROS_LIKE", "BROADCAST_TO"),
@@ -71,126 +75,128 @@ _BARE = frozenset(  # neither kernel data nor options
         *("BATCH_TO_SPACE_ND", "FLOOR_DIV", "FLOOR_MOD", "ADD_N"),
     }
 )
-_PER_CHANNEL = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")
+_PER_CHANNEL_OPERATORS = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")
 # Kernels that write the shape of their output anew, into a copy of it.
-_RESHAPED = frozenset(
+_RESHAPING_OPERATORS = frozenset(
     ("GATHER", "GATHER_ND", "DEPTH_TO_SPACE", "SPACE_TO_DEPTH", "L2_POOL_2D", "EMBEDDING_LOOKUP", "BATCH_MATMUL")
 )
-_ADD_N = 40  # bytes for int8
-_LUT = 2 * 513  # bytes of one of SOFTMAX's two tables for int16
+_ADD_N_BYTES = 40  # bytes for int8
+_SOFTMAX_LUT_BYTES = 2 * 513  # bytes of one of SOFTMAX's two tables for int16
 
 
 @dataclass(frozen=True)
-class Tail:
+class ArenaTail:
     """Bytes behind the planned arena, by what they hold; `unknown` are operators whose kernels were never looked at."""
 
     total: int  # on 64 bits
-    parts: dict[str, int]
-    unknown: tuple[str, ...]
-    narrow: int  # estimated for 32 bits
+    bytes_by_use: dict[str, int]
+    unknown_operators: tuple[str, ...]
+    total_32_bit: int  # estimated for 32 bits
 
     @property
-    def narrow_interval(self) -> tuple[int, int]:
+    def interval_32_bit(self) -> tuple[int, int]:
         """Bounds of the tail on 32 bits."""
         return self.total // 2, self.total
 
 
-def tail(model: Model) -> Tail:
+def compute_tail(model: Model) -> ArenaTail:
     """The tail of the arena of `model`, of which kernels' data that `unknown` operators keep is left out."""
-    wide, parts = _sum(model, _WIDE)
-    narrow, _ = _sum(model, _NARROW)
-    known = _KERNEL.keys() | _OPTIONS.keys() | _BARE
-    unknown = sorted({operator.name for operator in model.operators if operator.custom or operator.name not in known})
-    return Tail(wide, parts, tuple(unknown), narrow)
+    total, bytes_by_use = _sum_allocations(model, _SIZES_64_BIT)
+    total_32_bit, _ = _sum_allocations(model, _SIZES_32_BIT)
+    known_operators = _KERNEL_BYTES.keys() | _OPTION_SIZES.keys() | _DATALESS_OPERATORS
+    unknown_operators = sorted(
+        {operator.name for operator in model.operators if operator.is_custom or operator.name not in known_operators}
+    )
+    return ArenaTail(total, bytes_by_use, tuple(unknown_operators), total_32_bit)
 
 
-def _sum(model: Model, sizes: _Sizes) -> tuple[int, dict[str, int]]:
-    used, parts = 0, Counter[str]()
-    for part, size, alignment in _allocations(model, sizes):
-        taken = -(-(used + size) // alignment) * alignment - used
-        used += taken
-        parts[part] += taken
-    return used, dict(parts)
+def _sum_allocations(model: Model, sizes: _StructureSizes) -> tuple[int, dict[str, int]]:
+    total, bytes_by_use = 0, Counter[str]()
+    for use, size, alignment in _list_allocations(model, sizes):
+        aligned_size = -(-(total + size) // alignment) * alignment - total
+        total += aligned_size
+        bytes_by_use[use] += aligned_size
+    return total, dict(bytes_by_use)
 
 
 Allocation = tuple[str, int, int]  # what for, bytes, alignment
 
 
-def _allocations(model: Model, sizes: _Sizes) -> Iterator[Allocation]:
+def _list_allocations(model: Model, sizes: _StructureSizes) -> Iterator[Allocation]:
     """What is allocated, in order."""
-    yield from _structures(model, sizes)
-    yield from _kernels(model)
-    yield from _variables(model, sizes.pointer)
+    yield from _allocate_structures(model, sizes)
+    yield from _allocate_kernels(model)
+    yield from _allocate_variables(model, sizes.pointer)
     for side in (model.inputs, model.outputs):
-        yield "interface", sizes.pointer * len(side), BUFFER
+        yield "interface", sizes.pointer * len(side), BUFFER_ALIGNMENT
         for tensor in side:
-            yield from _interface(tensor, sizes)
+            yield from _allocate_interface(tensor, sizes)
 
 
-def _structures(model: Model, sizes: _Sizes) -> Iterator[Allocation]:
-    yield "allocator", sizes.fixed, 8
+def _allocate_structures(model: Model, sizes: _StructureSizes) -> Iterator[Allocation]:
+    yield "allocator", sizes.base_structures, 8
     yield "graph", sizes.subgraph * len(model.subgraphs), sizes.pointer
     for graph in model.subgraphs:
         yield "tensors", sizes.eval_tensor * len(graph.tensors), sizes.pointer
     for graph in model.subgraphs:
         yield "operators", sizes.node * len(graph.operators), sizes.pointer
     for operator in model.operators:
-        if operator.name in _OPTIONS and not operator.custom:
-            yield "options", *_OPTIONS[operator.name]
+        if operator.name in _OPTION_SIZES and not operator.is_custom:
+            yield "options", *_OPTION_SIZES[operator.name]
 
 
-def _kernels(model: Model) -> Iterator[Allocation]:
+def _allocate_kernels(model: Model) -> Iterator[Allocation]:
     for operator in model.operators:
-        if operator.name in _KERNEL and not operator.custom:
-            yield "kernels", _KERNEL[operator.name], BUFFER
+        if operator.name in _KERNEL_BYTES and not operator.is_custom:
+            yield "kernels", _KERNEL_BYTES[operator.name], BUFFER_ALIGNMENT
     for operator in model.operators:
-        yield from (("kernels", size, BUFFER) for size in _prepared(operator))
+        yield from (("kernels", size, BUFFER_ALIGNMENT) for size in _prepared_sizes(operator))
 
 
-def _variables(model: Model, word: int) -> Iterator[Allocation]:
-    handles = sum(len(scratch(operator)) for operator in model.operators)
+def _allocate_variables(model: Model, pointer_bytes: int) -> Iterator[Allocation]:
+    handle_count = sum(len(scratch_sizes(operator)) for operator in model.operators)
     for graph in model.subgraphs:
-        yield "scratch handles", word * handles, word
-        yield from (("variables", tensor.bytes, BUFFER) for tensor in graph.tensors if tensor.variable)
+        yield "scratch handles", pointer_bytes * handle_count, pointer_bytes
+        yield from (("variables", tensor.bytes, BUFFER_ALIGNMENT) for tensor in graph.tensors if tensor.is_variable)
 
 
-def _prepared(operator: Operator) -> Iterator[int]:
+def _prepared_sizes(operator: Operator) -> Iterator[int]:
     """What a kernel asks for when it has seen the shapes."""
-    weights, data = operator.input(1), operator.input(0)
-    yield from _per_channel(operator, weights)
-    if operator.name == "SOFTMAX" and data is not None and data.dtype == "int16":
-        yield from (_LUT, _LUT)
-    if operator.name == "BATCH_MATMUL" and data is not None and weights is not None:
-        yield from _matmul(operator, data, weights)
-    if operator.name == "ADD_N" and data is not None and data.dtype == "int8":
-        yield _ADD_N
-    if operator.name in _RESHAPED and operator.outputs and operator.outputs[0] is not None:
+    weights, input_tensor = operator.input(1), operator.input(0)
+    yield from _per_channel_sizes(operator, weights)
+    if operator.name == "SOFTMAX" and input_tensor is not None and input_tensor.dtype == "int16":
+        yield from (_SOFTMAX_LUT_BYTES, _SOFTMAX_LUT_BYTES)
+    if operator.name == "BATCH_MATMUL" and input_tensor is not None and weights is not None:
+        yield from _matmul_sizes(operator, input_tensor, weights)
+    if operator.name == "ADD_N" and input_tensor is not None and input_tensor.dtype == "int8":
+        yield _ADD_N_BYTES
+    if operator.name in _RESHAPING_OPERATORS and operator.outputs and operator.outputs[0] is not None:
         yield 4 + 4 * len(operator.outputs[0].shape)
 
 
-def _per_channel(operator: Operator, weights: Tensor | None) -> Iterator[int]:
+def _per_channel_sizes(operator: Operator, weights: Tensor | None) -> Iterator[int]:
     """A multiplier and a shift for each filter; dense layers keep them only if their weights have several scales."""
     if weights is None or not weights.shape:
         return
-    if operator.name in _PER_CHANNEL or (operator.name == "FULLY_CONNECTED" and _per_axis(weights)):
+    if operator.name in _PER_CHANNEL_OPERATORS or (operator.name == "FULLY_CONNECTED" and _is_per_axis(weights)):
         channels = weights.shape[-1 if operator.name == "DEPTHWISE_CONV_2D" else 0]
         yield from (4 * channels, 4 * channels)
 
 
-def _matmul(operator: Operator, left: Tensor, right: Tensor) -> Iterator[int]:
+def _matmul_sizes(operator: Operator, lhs: Tensor, rhs: Tensor) -> Iterator[int]:
     """Quantization, and a transposed copy of each side that is not laid out as the kernel wants it."""
-    if left.dtype in ("int8", "int16"):
+    if lhs.dtype in ("int8", "int16"):
         yield 28
-    for tensor, copied in ((left, operator.options.get("adjX")), (right, not operator.options.get("adjY"))):
-        if copied:
+    for tensor, needs_copy in ((lhs, operator.options.get("adjX")), (rhs, not operator.options.get("adjY"))):
+        if needs_copy:
             yield from (24, 4 + 4 * len(tensor.shape), tensor.bytes)
 
 
-def _per_axis(tensor: Tensor) -> bool:
+def _is_per_axis(tensor: Tensor) -> bool:
     return tensor.quantization is not None and tensor.quantization.per_axis
 
 
-def _interface(tensor: Tensor, sizes: _Sizes) -> Iterator[Allocation]:
+def _allocate_interface(tensor: Tensor, sizes: _StructureSizes) -> Iterator[Allocation]:
     yield "interface", sizes.tensor, sizes.pointer
     if tensor.quantization is not None:
         yield "interface", sizes.quantization, sizes.pointer

@@ -18,19 +18,19 @@ from edgepipe.core.errors import EdgepipeError, InputError
 from edgepipe.core.references import PACKAGE_ROOT
 
 Json = dict[str, Any]
-STDERR_KEPT = 2000  # characters of what the child said last
+STDERR_LIMIT = 2000  # characters of what the child said last
 
 
 class ChildError(InputError):
     """The child process refused the request, crashed, hung, or ended with an error of its own."""
 
-    def __init__(self, message: str, stderr: str, refused: bool = False) -> None:
+    def __init__(self, message: str, stderr: str, is_refusal: bool = False) -> None:
         super().__init__(message)
-        self.stderr = stderr[-STDERR_KEPT:]
-        self.refused = refused
+        self.stderr = stderr[-STDERR_LIMIT:]
+        self.is_refusal = is_refusal
 
 
-def run(module: str, request: Json, timeout: float, what: str) -> Json:
+def run(module: str, request: Json, timeout: float, subject: str) -> Json:
     """Run `python -m module` on `request`; `what` begins the message of a crash, `timeout` is in seconds.
 
     Returns:
@@ -40,55 +40,55 @@ def run(module: str, request: Json, timeout: float, what: str) -> Json:
         ChildError: the worker refused the request, crashed by a signal, took longer than `timeout`, or broke.
     """
     with tempfile.TemporaryDirectory(prefix="edgepipe-") as folder:
-        answer = Path(folder) / "answer.json"
-        command = [sys.executable, "-P", "-m", module, str(answer)]
+        answer_path = Path(folder) / "answer.json"
+        command = [sys.executable, "-P", "-m", module, str(answer_path)]
         try:
-            done = subprocess.run(
+            process = subprocess.run(
                 command,
                 input=json.dumps(request),
                 capture_output=True,
                 text=True,
                 errors="replace",
                 timeout=timeout,
-                env=environment(),
+                env=build_environment(),
                 check=False,
             )
         except subprocess.TimeoutExpired as error:
-            said = _text(error.stderr)
-            raise ChildError(f"{what}: no end after {timeout:g} s; the child process was stopped", said) from None
-        if done.returncode != 0 or not answer.exists():
-            raise ChildError(f"{what}: {ending(done.returncode, done.stderr)}", done.stderr)
-        result: Json = json.loads(answer.read_text(encoding="utf-8"))
-    if "refused" in result:
-        raise ChildError(result["refused"], done.stderr, refused=True)
-    return {**result, "stderr": done.stderr}
+            stderr = _decode_stderr(error.stderr)
+            raise ChildError(f"{subject}: no end after {timeout:g} s; the child process was stopped", stderr) from None
+        if process.returncode != 0 or not answer_path.exists():
+            raise ChildError(f"{subject}: {describe_exit(process.returncode, process.stderr)}", process.stderr)
+        reply: Json = json.loads(answer_path.read_text(encoding="utf-8"))
+    if "refused" in reply:
+        raise ChildError(reply["refused"], process.stderr, is_refusal=True)
+    return {**reply, "stderr": process.stderr}
 
 
-def serve(work: Callable[[Json], Json]) -> None:
+def serve(handle_request: Callable[[Json], Json]) -> None:
     """The child's side: read the request, do `work`, write the answer or the reason of an `EdgepipeError`."""
     request = json.load(sys.stdin)
     try:
-        answer = work(request)
+        answer = handle_request(request)
     except EdgepipeError as error:
         answer = {"refused": str(error)}
     Path(sys.argv[1]).write_text(json.dumps(answer), encoding="utf-8")
 
 
-def environment() -> dict[str, str]:
+def build_environment() -> dict[str, str]:
     """This process's environment, with the package importable although `-P` keeps the current folder off the path."""
-    known = os.environ.get("PYTHONPATH")
-    path = os.pathsep.join([str(PACKAGE_ROOT), *([known] if known else [])])
+    python_path = os.environ.get("PYTHONPATH")
+    path = os.pathsep.join([str(PACKAGE_ROOT), *([python_path] if python_path else [])])
     return {**os.environ, "PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "3"}
 
 
-def ending(status: int, stderr: str) -> str:
+def describe_exit(status: int, stderr: str) -> str:
     """How a process ended, with the last line it wrote."""
     lines = [line for line in stderr.splitlines() if line.strip()]
-    last = f"; its last words: {lines[-1].strip()}" if lines else ""
+    last_line = f"; its last words: {lines[-1].strip()}" if lines else ""
     if status < 0:
-        return f"the child process crashed with {signal.Signals(-status).name}{last}"
-    return f"the child process ended with exit status {status} and no answer{last}"
+        return f"the child process crashed with {signal.Signals(-status).name}{last_line}"
+    return f"the child process ended with exit status {status} and no answer{last_line}"
 
 
-def _text(data: bytes | str | None) -> str:
-    return data.decode(errors="replace") if isinstance(data, bytes) else data or ""
+def _decode_stderr(stderr: bytes | str | None) -> str:
+    return stderr.decode(errors="replace") if isinstance(stderr, bytes) else stderr or ""

@@ -10,40 +10,40 @@ from dataclasses import dataclass
 
 from edgepipe.tflite.model import Model
 
-FULL = 2 << 20  # bytes; the highest levels take seconds for each MiB of sparse weights
+FULL_LEVEL_BYTES = 2 << 20  # bytes; the highest levels take seconds for each MiB of sparse weights
 
 
 @dataclass(frozen=True)
-class Compressed:
+class CompressedSize:
     """The bytes of a whole file after one lossless compression, and which it was."""
 
     size: int
-    by: str
+    compressor: str
 
 
-def deflate(content: bytes) -> Compressed:
+def deflate_size(content: bytes) -> CompressedSize:
     """DEFLATE (RFC 1951), as zip and gzip have it, in zlib's wrapping of six bytes (RFC 1950)."""
-    level = 9 if len(content) <= FULL else 6
-    return Compressed(len(zlib.compress(content, level)), f"zlib {zlib.ZLIB_RUNTIME_VERSION}, level {level}")
+    level = 9 if len(content) <= FULL_LEVEL_BYTES else 6
+    return CompressedSize(len(zlib.compress(content, level)), f"zlib {zlib.ZLIB_RUNTIME_VERSION}, level {level}")
 
 
-def zstd(content: bytes) -> Compressed:
+def zstd_size(content: bytes) -> CompressedSize:
     """Zstandard (RFC 8878)."""
     import zstandard
 
-    level = 19 if len(content) <= FULL else 9
+    level = 19 if len(content) <= FULL_LEVEL_BYTES else 9
     size = len(zstandard.ZstdCompressor(level=level).compress(content))
-    return Compressed(size, f"zstd {'.'.join(map(str, zstandard.ZSTD_VERSION))}, level {level}")
+    return CompressedSize(size, f"zstd {'.'.join(map(str, zstandard.ZSTD_VERSION))}, level {level}")
 
 
-def compressed(content: bytes) -> dict[str, Compressed]:
+def measure_compression(content: bytes) -> dict[str, CompressedSize]:
     """Each compression of `content` by name; files over 2 MiB at lower levels, as `by` says."""
     with ThreadPoolExecutor() as pool:  # both let go of Python's lock
-        found = {"deflate": pool.submit(deflate, content), "zstd": pool.submit(zstd, content)}
-        return {name: future.result() for name, future in found.items()}
+        futures = {"deflate": pool.submit(deflate_size, content), "zstd": pool.submit(zstd_size, content)}
+        return {name: future.result() for name, future in futures.items()}
 
 
-def weights_left(model: Model) -> float:
+def compressed_weight_share(model: Model) -> float:
     """What is left of the bytes of all weights and biases after zlib at level 6, as a share: 1 if nothing is saved."""
     extents = [tensor.extent for tensor in model.parameter_tensors]
     content = b"".join(model.content[start : start + length] for start, length in extents)

@@ -10,15 +10,15 @@ def pin(threads: int) -> tuple[int, ...]:
     """
     if not hasattr(os, "sched_setaffinity"):
         return ()
-    usable = sorted(os.sched_getaffinity(0))
-    if threads > len(usable):
+    usable_cores = sorted(os.sched_getaffinity(0))
+    if threads > len(usable_cores):
         return ()
-    chosen = tuple(usable[-threads:])
-    os.sched_setaffinity(0, chosen)
-    return chosen
+    cores = tuple(usable_cores[-threads:])
+    os.sched_setaffinity(0, cores)
+    return cores
 
 
-def pinned(cores: tuple[int, ...]) -> str:
+def describe_pinning(cores: tuple[int, ...]) -> str:
     """For details and messages: `pinned to cores 2, 3`, or that nothing was."""
     if not cores:
         return "not pinned: the system does not offer it, or has fewer cores than threads"

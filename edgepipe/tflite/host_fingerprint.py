@@ -35,7 +35,7 @@ class Host(Record):
 def fingerprint() -> Host:
     """The machine this process runs on."""
     return Host(
-        cpu=_cpu(),
+        cpu=_cpu_name(),
         cores=usable_cores(),
         machine=platform.machine(),
         kernel=f"{platform.system()} {platform.release()}",
@@ -49,11 +49,11 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _cpu() -> str:
-    facts: dict[str, str] = {}
+def _cpu_name() -> str:
+    cpu_info: dict[str, str] = {}
     if CPU_INFO.exists():
         for line in CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines():
-            name, _, value = line.partition(":")
-            facts.setdefault(name.strip(), " ".join(value.split()))
-    known = [facts[name] for name in _CPU_NAMES if facts.get(name)]
-    return known[0] if known else platform.processor() or "unknown processor"
+            name, _, text = line.partition(":")
+            cpu_info.setdefault(name.strip(), " ".join(text.split()))
+    candidates = [cpu_info[name] for name in _CPU_NAMES if cpu_info.get(name)]
+    return candidates[0] if candidates else platform.processor() or "unknown processor"

@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import Field
 
 from edgepipe.core.errors import InputError
-from edgepipe.core.metric import Evidence, Metric, Record, unavailable
+from edgepipe.core.metric import Evidence, Metric, Record, unavailable_metric
 from edgepipe.core.units import Dimension
 from edgepipe.tflite import child_process, cpu_cores, reader
 from edgepipe.tflite.host_fingerprint import Host
@@ -13,13 +13,13 @@ from edgepipe.tflite.interpreter import Runtime
 
 RUNS = 50
 WARM_UP = 5
-LEAST_SECONDS = 0.3
-MOST_SECONDS = 3.0
-LEAST_RUNS = 3  # even of a model so slow that they take longer than `MOST_SECONDS`
+MIN_SECONDS = 0.3
+MAX_SECONDS = 3.0
+MIN_RUNS = 3  # even of a model so slow that they take longer than `MOST_SECONDS`
 TIMEOUT = 120.0
 
 
-class Measurement(Record):
+class LatencyMeasurement(Record):
     """One measurement; times in seconds, memory in bytes."""
 
     p5: float
@@ -39,7 +39,7 @@ class Measurement(Record):
 
 def measure(
     path: Path, threads: int = 1, runs: int = RUNS, warm_up: int = WARM_UP, runtime: Runtime = Runtime.XNNPACK
-) -> Measurement:
+) -> LatencyMeasurement:
     """Time `invoke` on zeros after `warm_up` calls: at least `runs` and 0.3 s, ending after 3 s.
 
     The process is pinned to as many cores as threads.
@@ -56,10 +56,10 @@ def measure(
     answer = child_process.run(
         "edgepipe.tflite.host_latency_worker", request, TIMEOUT, f"{path}: measuring on LiteRT {runtime}"
     )
-    return Measurement.model_validate(answer["measurement"])
+    return LatencyMeasurement.model_validate(answer["measurement"])
 
 
-def metrics(measurement: Measurement, device: str) -> list[Metric]:
+def metrics(measurement: LatencyMeasurement, device: str) -> list[Metric]:
     """The metrics `latency` (the median) and `ram` of `device`, which must be the host that was measured."""
     details: dict[str, float | int | str] = {
         "p5": measurement.p5,
@@ -68,7 +68,7 @@ def metrics(measurement: Measurement, device: str) -> list[Metric]:
         "runs": measurement.runs,
         "warm_up": measurement.warm_up,
         "threads": measurement.threads,
-        "cores": cpu_cores.pinned(measurement.cores),
+        "cores": cpu_cores.describe_pinning(measurement.cores),
         "runtime": measurement.runtime.value,
         "version": measurement.version,
         "host": measurement.host.text(),
@@ -85,13 +85,13 @@ def metrics(measurement: Measurement, device: str) -> list[Metric]:
         how=f"median of {measurement.runs} runs on {measurement.version} ({measurement.runtime}, {threads})",
         details=details,
     )
-    return [latency, _ram(measurement, device, details)]
+    return [latency, _ram_metric(measurement, device, details)]
 
 
-def _ram(measurement: Measurement, device: str, details: dict[str, float | int | str]) -> Metric:
+def _ram_metric(measurement: LatencyMeasurement, device: str, details: dict[str, float | int | str]) -> Metric:
     if measurement.memory is None:
-        return unavailable("ram", Dimension.BYTES, measurement.memory_reason, device)
-    kept = ("runs", "threads", "runtime", "version", "host", "host_digest", "measured_at")
+        return unavailable_metric("ram", Dimension.BYTES, measurement.memory_reason, device)
+    detail_names = ("runs", "threads", "runtime", "version", "host", "host_digest", "measured_at")
     return Metric(
         name="ram",
         value=measurement.memory,
@@ -102,5 +102,5 @@ def _ram(measurement: Measurement, device: str, details: dict[str, float | int |
             f"growth of the process's peak resident memory by loading and running the model on {measurement.version}: "
             "weights, activations, packed copies, and pages of the runtime itself that are touched for the first time"
         ),
-        details={name: details[name] for name in kept},
+        details={name: details[name] for name in detail_names},
     )

@@ -6,30 +6,30 @@ from edgepipe.tflite.model import INTEGERS, Model, Operator, Tensor
 RULE = "integer-only"
 FLEX = "Flex"  # TensorFlow's own kernels, run by the Flex delegate, carry this prefix
 
-Key = tuple[int, int]
+TensorKey = tuple[int, int]
 
 
-def findings(model: Model, allow_float_interface: bool = False) -> list[Finding]:
+def check_integer_only(model: Model, allow_float_interface: bool = False) -> list[Finding]:
     """What keeps `model` from being fully integer, in order of execution; empty when it is.
 
     With `allow_float_interface` the model's own inputs and outputs may be floating point, together with the QUANTIZE
     that reads such an input and the DEQUANTIZE that makes such an output, and nothing else.
     """
-    inputs, outputs = _floats(model.inputs), _floats(model.outputs)
-    allowed = {*inputs, *outputs} if allow_float_interface else set()
-    found = [] if allow_float_interface else _interface(model)
+    inputs, outputs = _float_keys(model.inputs), _float_keys(model.outputs)
+    allowed_keys = {*inputs, *outputs} if allow_float_interface else set()
+    findings = [] if allow_float_interface else _check_interface(model)
     for operator in model.operators:
-        offenders = [tensor for tensor in operator.tensors if tensor.dtype not in INTEGERS]
-        boundary = _is_boundary(operator, inputs, outputs)
-        if operator.custom:
-            found.append(_custom(operator))
-        elif offenders and not (boundary and all(_key(tensor) in allowed for tensor in offenders)):
-            found.append(_operator(operator, offenders, boundary))
-    return found
+        float_tensors = [tensor for tensor in operator.tensors if tensor.dtype not in INTEGERS]
+        is_boundary = _is_boundary(operator, inputs, outputs)
+        if operator.is_custom:
+            findings.append(_custom_finding(operator))
+        elif float_tensors and not (is_boundary and all(_key(tensor) in allowed_keys for tensor in float_tensors)):
+            findings.append(_float_finding(operator, float_tensors, is_boundary))
+    return findings
 
 
-def _interface(model: Model) -> list[Finding]:
-    sides = (("input", model.input_names), ("output", model.output_names))
+def _check_interface(model: Model) -> list[Finding]:
+    sides = (("input", model.inputs_by_name), ("output", model.outputs_by_name))
     return [
         Finding(
             rule=RULE,
@@ -43,27 +43,29 @@ def _interface(model: Model) -> list[Finding]:
     ]
 
 
-def _operator(operator: Operator, offenders: list[Tensor], boundary: bool) -> Finding:
-    tensors = ", ".join(f"tensor '{tensor.name}' is {tensor.dtype}" for tensor in dict.fromkeys(offenders))
+def _float_finding(operator: Operator, float_tensors: list[Tensor], is_boundary: bool) -> Finding:
+    tensors = ", ".join(f"tensor '{tensor.name}' is {tensor.dtype}" for tensor in dict.fromkeys(float_tensors))
     return Finding(
         rule=RULE,
-        place=operator.place,
-        observed=f"{tensors} (at the model's float interface)" if boundary else tensors,
-        suggestion="convert with int8 input and output" if boundary else "quantize this layer, or replace it",
+        place=operator.location,
+        observed=f"{tensors} (at the model's float interface)" if is_boundary else tensors,
+        suggestion="convert with int8 input and output" if is_boundary else "quantize this layer, or replace it",
     )
 
 
-def _custom(operator: Operator) -> Finding:
-    flex = operator.name.startswith(FLEX)
+def _custom_finding(operator: Operator) -> Finding:
+    is_flex = operator.name.startswith(FLEX)
     return Finding(
         rule=RULE,
-        place=operator.place,
-        observed="runs TensorFlow's own kernel (Flex)" if flex else "is a custom operator, whose arithmetic is unknown",
+        place=operator.location,
+        observed="runs TensorFlow's own kernel (Flex)"
+        if is_flex
+        else "is a custom operator, whose arithmetic is unknown",
         suggestion="replace the layer with one that TensorFlow Lite has a built-in operator for",
     )
 
 
-def _is_boundary(operator: Operator, inputs: set[Key], outputs: set[Key]) -> bool:
+def _is_boundary(operator: Operator, inputs: set[TensorKey], outputs: set[TensorKey]) -> bool:
     """Whether the operator converts between the model's float interface and its integers."""
     if operator.name == "QUANTIZE":
         return any(_key(tensor) in inputs for tensor in operator.inputs if tensor is not None)
@@ -72,9 +74,9 @@ def _is_boundary(operator: Operator, inputs: set[Key], outputs: set[Key]) -> boo
     return False
 
 
-def _floats(tensors: tuple[Tensor, ...]) -> set[Key]:
+def _float_keys(tensors: tuple[Tensor, ...]) -> set[TensorKey]:
     return {_key(tensor) for tensor in tensors if tensor.dtype not in INTEGERS}
 
 
-def _key(tensor: Tensor) -> Key:
+def _key(tensor: Tensor) -> TensorKey:
     return tensor.subgraph, tensor.index

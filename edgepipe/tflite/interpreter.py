@@ -20,15 +20,15 @@ from edgepipe.core.arrays import Array, Arrays
 from edgepipe.core.errors import InputError
 from edgepipe.tflite import reader, sandbox
 from edgepipe.tflite.model import Model
-from edgepipe.tflite.sample_conversion import Outputs, check_type, outputs, stored
+from edgepipe.tflite.sample_conversion import ModelOutputs, build_outputs, check_type, convert_samples
 
-__all__ = ["Outputs", "Runtime", "check_runs", "predict"]
+__all__ = ["ModelOutputs", "Runtime", "check_runs", "predict"]
 
 CHECK_SECONDS = 10.0  # for a model of any size, and more for the work that its shapes announce
-CHECK_MACS = 1e9  # in a second: a tenth of what a slow host does
-CHECK_LONGEST = 120.0
+CHECK_MACS_PER_SECOND = 1e9  # in a second: a tenth of what a slow host does
+CHECK_MAX_SECONDS = 120.0
 DEFAULT_BATCH = 32
-NOTICE = "Created TensorFlow Lite XNNPACK delegate"
+DELEGATE_NOTICE = "Created TensorFlow Lite XNNPACK delegate"
 
 
 class Runtime(StrEnum):
@@ -45,7 +45,7 @@ class _NoBatchError(Exception):
 
 def predict(
     path: Path, x: Arrays, runtime: Runtime = Runtime.XNNPACK, threads: int = 1, batch: int = DEFAULT_BATCH
-) -> Outputs:
+) -> ModelOutputs:
     """Run the model on all samples of `x`, whose first axis counts them.
 
     Samples are floats (quantized here) or already of the input's type. Batches are made by resizing the inputs; the
@@ -58,9 +58,9 @@ def predict(
         InputError: a damaged file, samples that do not fit the inputs, or a model that this runtime cannot run.
     """
     model = reader.read(path)
-    given = stored(model, x)
-    results, how = _run(Session(model, runtime, threads), given, batch)
-    return outputs(model, results, f"LiteRT {runtime}, {_counted(threads, 'thread')}, {how}")
+    inputs = convert_samples(model, x)
+    raw_outputs, batching = _run_samples(Session(model, runtime, threads), inputs, batch)
+    return build_outputs(model, raw_outputs, f"LiteRT {runtime}, {_format_count(threads, 'thread')}, {batching}")
 
 
 def check_runs(path: Path, runtime: Runtime = Runtime.BUILTIN, timeout: float | None = None) -> None:
@@ -72,10 +72,10 @@ def check_runs(path: Path, runtime: Runtime = Runtime.BUILTIN, timeout: float | 
         InputError: the file is damaged, or the runtime refuses it, crashes or hangs on it.
     """
     model = reader.read(path)
-    seconds = min(CHECK_LONGEST, CHECK_SECONDS + model.macs / CHECK_MACS) if timeout is None else timeout
+    seconds = min(CHECK_MAX_SECONDS, CHECK_SECONDS + model.macs / CHECK_MACS_PER_SECOND) if timeout is None else timeout
     request = {"path": str(path), "runtime": runtime}
-    what, memory = f"{path}: LiteRT {runtime}", sandbox.memory_for(path)
-    sandbox.shared().run("edgepipe.tflite.run_check_worker", request, seconds, what, memory)
+    subject, memory = f"{path}: LiteRT {runtime}", sandbox.memory_for(path)
+    sandbox.get_shared().run("edgepipe.tflite.run_check_worker", request, seconds, subject, memory)
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,9 @@ class Session:
     model: Model
     runtime: Runtime
     threads: int
-    preserve: bool = False  # keep every tensor in memory of its own, so that it can be read afterwards
+    preserve_tensors: bool = False  # keep every tensor in memory of its own, so that it can be read afterwards
 
-    def open(self, shapes: list[tuple[int, ...]]) -> Any:
+    def open_interpreter(self, shapes: list[tuple[int, ...]]) -> Any:
         """An allocated interpreter whose inputs have `shapes`; RuntimeError or ValueError if the model refuses."""
         from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
@@ -96,12 +96,12 @@ class Session:
             Runtime.BUILTIN: OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
             Runtime.XNNPACK: OpResolverType.BUILTIN,
         }
-        with without_notice():
+        with hide_delegate_notice():
             interpreter = Interpreter(
                 model_path=str(self.model.path),
                 num_threads=self.threads,
                 experimental_op_resolver_type=resolvers[self.runtime],
-                experimental_preserve_all_tensors=self.preserve,
+                experimental_preserve_all_tensors=self.preserve_tensors,
             )
             for tensor, shape in zip(self.model.inputs, shapes, strict=True):
                 if shape != tensor.shape:
@@ -109,32 +109,34 @@ class Session:
             interpreter.allocate_tensors()
         return interpreter
 
-    def invoke(self, interpreter: Any, given: list[Array]) -> list[Array]:
+    def invoke(self, interpreter: Any, inputs: list[Array]) -> list[Array]:
         """The outputs, copied, for one batch of stored samples."""
-        if self.stateful:
+        if self.is_stateful:
             interpreter.reset_all_variables()
-        for tensor, array in zip(self.model.inputs, given, strict=True):
+        for tensor, array in zip(self.model.inputs, inputs, strict=True):
             interpreter.set_tensor(tensor.index, array)
         interpreter.invoke()
         return [interpreter.get_tensor(tensor.index) for tensor in self.model.outputs]
 
     @property
-    def stateful(self) -> bool:
+    def is_stateful(self) -> bool:
         """Whether the model keeps something between two calls."""
-        kept = ("VAR_HANDLE", "ASSIGN_VARIABLE", "CALL_ONCE")
-        return any(t.variable for t in self.model.tensors) or any(op.name in kept for op in self.model.operators)
+        variable_operators = ("VAR_HANDLE", "ASSIGN_VARIABLE", "CALL_ONCE")
+        return any(t.is_variable for t in self.model.tensors) or any(
+            op.name in variable_operators for op in self.model.operators
+        )
 
 
-def open_once(model: Model, runtime: Runtime, threads: int) -> tuple[Any, list[Array]]:
+def run_on_zeros(model: Model, runtime: Runtime, threads: int) -> tuple[Any, list[Array]]:
     """An interpreter for `model` in the shapes of its file, and a zero for each input.
 
     Raises:
         InputError: the runtime refuses the model.
     """
-    for name, tensor in model.input_names.items():
+    for name, tensor in model.inputs_by_name.items():
         check_type(model.path, name, tensor)
-    with refusals(model.path, runtime):
-        interpreter = Session(model, runtime, threads).open([tensor.shape for tensor in model.inputs])
+    with wrap_runtime_errors(model.path, runtime):
+        interpreter = Session(model, runtime, threads).open_interpreter([tensor.shape for tensor in model.inputs])
         zeros = [np.zeros(tensor.shape, tensor.dtype) for tensor in model.inputs]
         for tensor, array in zip(model.inputs, zeros, strict=True):
             interpreter.set_tensor(tensor.index, array)
@@ -142,73 +144,81 @@ def open_once(model: Model, runtime: Runtime, threads: int) -> tuple[Any, list[A
     return interpreter, zeros
 
 
-def _run(session: Session, given: list[Array], batch: int) -> tuple[list[Array], str]:
-    size = min(batch, len(given[0]))
+def _run_samples(session: Session, inputs: list[Array], batch: int) -> tuple[list[Array], str]:
+    size = min(batch, len(inputs[0]))
     try:
         if size < 2 or session.model.inputs[0].shape[:1] != (1,):
             raise _NoBatchError("" if size < 2 else "the model's own batch is fixed")
-        return _in_batches(session, given, size), f"batches of {size}"
+        return _run_in_batches(session, inputs, size), f"batches of {size}"
     except _NoBatchError as reason:
-        with refusals(session.model.path, session.runtime):
-            results = _one_by_one(session, given)
-        return results, f"one by one: {reason}" if str(reason) else "one by one"
+        with wrap_runtime_errors(session.model.path, session.runtime):
+            raw_outputs = _run_one_by_one(session, inputs)
+        return raw_outputs, f"one by one: {reason}" if str(reason) else "one by one"
 
 
-def _in_batches(session: Session, given: list[Array], size: int) -> list[Array]:
+def _run_in_batches(session: Session, inputs: list[Array], size: int) -> list[Array]:
     """All results; the last batch is filled up with its last sample.
 
     Raises:
         _NoBatchError: the model refuses the size, or does not treat the first axis as samples.
     """
-    if session.stateful:
+    if session.is_stateful:
         raise _NoBatchError("the model keeps state between calls")
     try:
-        interpreter = session.open([(size, *array.shape[1:]) for array in given])
-        first = session.invoke(interpreter, [array[:size] for array in given])
+        interpreter = session.open_interpreter([(size, *array.shape[1:]) for array in inputs])
+        first_outputs = session.invoke(interpreter, [array[:size] for array in inputs])
     except (RuntimeError, ValueError) as error:
         raise _NoBatchError(f"a batch of {size} is refused ({one_line(error)})") from None
-    _compare_with_single(session, given, first, size)
-    rest = [session.invoke(interpreter, _filled(given, at, size)) for at in range(size, len(given[0]), size)]
-    return [np.concatenate(parts)[: len(given[0])] for parts in zip(first, *rest, strict=True)]
+    _compare_with_single(session, inputs, first_outputs, size)
+    later_outputs = [
+        session.invoke(interpreter, _take_batch(inputs, start, size)) for start in range(size, len(inputs[0]), size)
+    ]
+    return [np.concatenate(batches)[: len(inputs[0])] for batches in zip(first_outputs, *later_outputs, strict=True)]
 
 
-def _compare_with_single(session: Session, given: list[Array], batched: list[Array], size: int) -> None:
-    if any(array.ndim == 0 or array.shape[0] != size for array in batched):
+def _compare_with_single(session: Session, inputs: list[Array], batch_outputs: list[Array], size: int) -> None:
+    if any(array.ndim == 0 or array.shape[0] != size for array in batch_outputs):
         raise _NoBatchError("the first axis of an output does not follow the batch")
     # The last of the batch, because a model that mixes samples up often gets the first ones right.
-    chosen = [0, size - 1]
-    with refusals(session.model.path, session.runtime):
-        single = _one_by_one(session, [array[chosen] for array in given])
-    pairs = zip(single, (array[chosen] for array in batched), strict=True)
-    if not all(np.array_equal(one, many, equal_nan=one.dtype.kind == "f") for one, many in pairs):
+    sample_indices = [0, size - 1]
+    with wrap_runtime_errors(session.model.path, session.runtime):
+        single_outputs = _run_one_by_one(session, [array[sample_indices] for array in inputs])
+    pairs = zip(single_outputs, (array[sample_indices] for array in batch_outputs), strict=True)
+    if not all(np.array_equal(a, b, equal_nan=a.dtype.kind == "f") for a, b in pairs):
         raise _NoBatchError("a batch gives other numbers than single samples")
 
 
-def _one_by_one(session: Session, given: list[Array]) -> list[Array]:
+def _run_one_by_one(session: Session, inputs: list[Array]) -> list[Array]:
     """All results with the model's own batch, which is 1 for nearly all models."""
-    own = session.model.inputs[0].shape[0] if session.model.inputs and session.model.inputs[0].shape else 1
-    interpreter = session.open([(own, *array.shape[1:]) for array in given])
-    parts = [session.invoke(interpreter, _filled(given, at, own)) for at in range(0, len(given[0]), own)]
-    return [_joined(session.model, list(results), own)[: len(given[0])] for results in zip(*parts, strict=True)]
+    model_batch = session.model.inputs[0].shape[0] if session.model.inputs and session.model.inputs[0].shape else 1
+    interpreter = session.open_interpreter([(model_batch, *array.shape[1:]) for array in inputs])
+    call_outputs = [
+        session.invoke(interpreter, _take_batch(inputs, start, model_batch))
+        for start in range(0, len(inputs[0]), model_batch)
+    ]
+    return [
+        _join_batches(session.model, list(batches), model_batch)[: len(inputs[0])]
+        for batches in zip(*call_outputs, strict=True)
+    ]
 
 
-def _joined(model: Model, results: list[Array], own: int) -> Array:
+def _join_batches(model: Model, batches: list[Array], model_batch: int) -> Array:
     """(samples, *shape): an output that has the batch axis is joined along it, any other gets one."""
-    if results[0].ndim and results[0].shape[0] == own:
-        return np.concatenate(results)
-    if own == 1:
-        return np.stack(results)
-    raise InputError(f"{model.path}: an output of shape {results[0].shape} does not follow the batch of {own}")
+    if batches[0].ndim and batches[0].shape[0] == model_batch:
+        return np.concatenate(batches)
+    if model_batch == 1:
+        return np.stack(batches)
+    raise InputError(f"{model.path}: an output of shape {batches[0].shape} does not follow the batch of {model_batch}")
 
 
-def _filled(given: list[Array], at: int, size: int) -> list[Array]:
+def _take_batch(inputs: list[Array], start: int, size: int) -> list[Array]:
     """Samples from `at` on, `size` of them, the last one repeated where there are no more."""
-    chosen = np.minimum(np.arange(at, at + size), len(given[0]) - 1)
-    return [array[chosen] for array in given]
+    indices = np.minimum(np.arange(start, start + size), len(inputs[0]) - 1)
+    return [array[indices] for array in inputs]
 
 
 @contextlib.contextmanager
-def refusals(path: Path, runtime: Runtime) -> Iterator[None]:
+def wrap_runtime_errors(path: Path, runtime: Runtime) -> Iterator[None]:
     """Turn what the runtime says against a model into an `InputError`."""
     try:
         yield
@@ -221,23 +231,23 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _counted(number: int, noun: str) -> str:
+def _format_count(number: int, noun: str) -> str:
     return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 @contextlib.contextmanager
-def without_notice() -> Iterator[None]:
+def hide_delegate_notice() -> Iterator[None]:
     """Keep LiteRT's one harmless notice off stderr; whatever else is written there meanwhile is passed on."""
     sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as aside:
-        os.dup2(aside.fileno(), 2)
+    saved_stderr = os.dup(2)
+    with tempfile.TemporaryFile() as capture_file:
+        os.dup2(capture_file.fileno(), 2)
         try:
             yield
         finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-            aside.seek(0)
-            for line in aside.read().splitlines(keepends=True):
-                if NOTICE.encode() not in line:
+            os.dup2(saved_stderr, 2)
+            os.close(saved_stderr)
+            capture_file.seek(0)
+            for line in capture_file.read().splitlines(keepends=True):
+                if DELEGATE_NOTICE.encode() not in line:
                     os.write(2, line)

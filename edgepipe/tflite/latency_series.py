@@ -16,7 +16,7 @@ START_SECONDS = 60.0  # of the child's time limit
 SECONDS_PER_MODEL = 10.0
 
 
-class Reading(Record):
+class LatencyReading(Record):
     """The time of one inference in seconds, and how far its rounds lay apart; or why there is none."""
 
     seconds: float | None
@@ -26,17 +26,17 @@ class Reading(Record):
 
 
 @dataclass(frozen=True)
-class Plan:
+class SeriesPlan:
     """How a series is measured: `visit` is the least time in seconds that one round spends on a model."""
 
     threads: int = 1
     runtime: Runtime = Runtime.XNNPACK
     rounds: int = 7
-    visit: float = 0.006
+    visit_seconds: float = 0.006
     seed: int = 0
 
 
-def measure(models: list[Path], reference: Path, plan: Plan) -> list[Reading]:
+def measure(models: list[Path], reference: Path, plan: SeriesPlan) -> list[LatencyReading]:
     """A reading of each of `models`, in their order; a model that the runtime refuses gets its reason.
 
     Raises:
@@ -48,10 +48,10 @@ def measure(models: list[Path], reference: Path, plan: Plan) -> list[Reading]:
         "threads": plan.threads,
         "runtime": plan.runtime,
         "rounds": plan.rounds,
-        "visit": plan.visit,
+        "visit": plan.visit_seconds,
         "seed": plan.seed,
     }
     limit = START_SECONDS + SECONDS_PER_MODEL * len(models)
-    what = f"measuring {len(models)} models on LiteRT {plan.runtime}"
-    answer = child_process.run("edgepipe.tflite.latency_series_worker", request, limit, what)
-    return [Reading.model_validate(reading) for reading in answer["readings"]]
+    subject = f"measuring {len(models)} models on LiteRT {plan.runtime}"
+    answer = child_process.run("edgepipe.tflite.latency_series_worker", request, limit, subject)
+    return [LatencyReading.model_validate(reading) for reading in answer["readings"]]

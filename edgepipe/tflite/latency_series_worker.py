@@ -10,53 +10,53 @@ from edgepipe.core.arrays import Array
 from edgepipe.core.errors import EdgepipeError
 from edgepipe.tflite import child_process, cpu_cores, reader
 from edgepipe.tflite.child_process import Json
-from edgepipe.tflite.interpreter import Runtime, open_once
+from edgepipe.tflite.interpreter import Runtime, run_on_zeros
 
-LEAST_RUNS = 5  # in one visit
+MIN_RUNS = 5  # in one visit
 WARM_UP = 2  # at the start of each visit: the models before it have emptied the caches
 QUANTILE = 0.25
 
 
-def work(request: Json) -> Json:
+def handle_request(request: Json) -> Json:
     """The request of `latency_series.measure` in, its readings out."""
     cpu_cores.pin(request["threads"])
     runtime, threads = Runtime(request["runtime"]), request["threads"]
-    reference, _ = open_once(reader.read(Path(request["reference"])), runtime, threads)
-    opened: dict[int, Any] = {}
-    refused: dict[int, str] = {}
-    for place, path in enumerate(request["models"]):
+    reference, _ = run_on_zeros(reader.read(Path(request["reference"])), runtime, threads)
+    interpreters: dict[int, Any] = {}
+    refusals: dict[int, str] = {}
+    for index, path in enumerate(request["models"]):
         try:
-            opened[place], _ = open_once(reader.read(Path(path)), runtime, threads)
+            interpreters[index], _ = run_on_zeros(reader.read(Path(path)), runtime, threads)
         except EdgepipeError as error:
-            refused[place] = str(error)
-    times = _rounds(opened, reference, request)
+            refusals[index] = str(error)
+    times = _measure_rounds(interpreters, reference, request)
     readings = [
-        _reading(times[place]) if place in times else {"seconds": None, "refused": refused[place]}
-        for place in range(len(request["models"]))
+        _build_reading(times[index]) if index in times else {"seconds": None, "refused": refusals[index]}
+        for index in range(len(request["models"]))
     ]
     return {"readings": readings}
 
 
-def _rounds(opened: dict[int, Any], reference: Any, request: Json) -> dict[int, Array]:
+def _measure_rounds(interpreters: dict[int, Any], reference: Any, request: Json) -> dict[int, Array]:
     """Of each model the medians of its visits in seconds, each round scaled by how slow the reference was in it."""
     random = np.random.default_rng(request["seed"])
-    medians: dict[int, list[float]] = {place: [] for place in opened}
+    medians: dict[int, list[float]] = {index: [] for index in interpreters}
     paces = []
     for _ in range(request["rounds"]):
-        paces.append(_visit(reference, request["visit"]))
-        for place in random.permutation(list(opened)).tolist():
-            medians[place].append(_visit(opened[place], request["visit"]))
-    slower = np.asarray(paces) / min(paces)
-    return {place: np.asarray(found) / slower for place, found in medians.items()}
+        paces.append(_time_visit(reference, request["visit"]))
+        for index in random.permutation(list(interpreters)).tolist():
+            medians[index].append(_time_visit(interpreters[index], request["visit"]))
+    slowdowns = np.asarray(paces) / min(paces)
+    return {index: np.asarray(times) / slowdowns for index, times in medians.items()}
 
 
-def _visit(interpreter: Any, least: float) -> float:
+def _time_visit(interpreter: Any, min_seconds: float) -> float:
     """The median of at least `LEAST_RUNS` runs and `least` seconds."""
     for _ in range(WARM_UP):
         interpreter.invoke()
     times: list[float] = []
     begin = now = time.perf_counter()
-    while len(times) < LEAST_RUNS or now - begin < least:
+    while len(times) < MIN_RUNS or now - begin < min_seconds:
         start = time.perf_counter()
         interpreter.invoke()
         now = time.perf_counter()
@@ -64,11 +64,11 @@ def _visit(interpreter: Any, least: float) -> float:
     return float(np.median(times))
 
 
-def _reading(rounds: Array) -> Json:
+def _build_reading(rounds: Array) -> Json:
     low, middle, high = np.quantile(rounds, (0.25, 0.5, 0.75)).tolist()
     seconds = float(np.quantile(rounds, QUANTILE))
     return {"seconds": seconds, "spread": (high - low) / middle, "rounds": len(rounds)}
 
 
 if __name__ == "__main__":
-    child_process.serve(work)
+    child_process.serve(handle_request)

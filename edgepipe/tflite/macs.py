@@ -10,73 +10,75 @@ from collections.abc import Callable
 
 from edgepipe.tflite.model import Operator, Option, Tensor
 
-Inputs = tuple[Tensor | None, ...]
+OptionalTensors = tuple[Tensor | None, ...]
 
 
-def _convolution(inputs: Inputs, output: Tensor, options: dict[str, Option]) -> int:
+def _convolution(inputs: OptionalTensors, output: Tensor, options: dict[str, Option]) -> int:
     """output x kernel height x kernel width x input channels of one group; weights are (out, height, width, in)."""
     return output.elements * math.prod(_shape(inputs, 1)[1:])
 
 
-def _depthwise(inputs: Inputs, output: Tensor, options: dict[str, Option]) -> int:
+def _depthwise(inputs: OptionalTensors, output: Tensor, options: dict[str, Option]) -> int:
     """output x kernel height x kernel width; weights are (1, height, width, out)."""
     return output.elements * math.prod(_shape(inputs, 1)[1:3])
 
 
-def _transposed(inputs: Inputs, output: Tensor, options: dict[str, Option]) -> int:
+def _transpose_conv(inputs: OptionalTensors, output: Tensor, options: dict[str, Option]) -> int:
     """Every input position meets every weight of its channel; weights are (out, height, width, in), input third."""
     return math.prod(_shape(inputs, 2)) * math.prod(_shape(inputs, 1)[:-1])
 
 
-def _convolution_3d(inputs: Inputs, output: Tensor, options: dict[str, Option]) -> int:
+def _convolution_3d(inputs: OptionalTensors, output: Tensor, options: dict[str, Option]) -> int:
     """output x kernel volume x input channels; weights are (depth, height, width, in, out)."""
     return output.elements * math.prod(_shape(inputs, 1)[:-1])
 
 
-def _dense(inputs: Inputs, output: Tensor, options: dict[str, Option]) -> int:
+def _dense(inputs: OptionalTensors, output: Tensor, options: dict[str, Option]) -> int:
     """output x inputs of one unit; weights are (out, in)."""
-    return output.elements * _last(_shape(inputs, 1))
+    return output.elements * _last_dimension(_shape(inputs, 1))
 
 
-def _matmul(inputs: Inputs, output: Tensor, options: dict[str, Option]) -> int:
+def _matmul(inputs: OptionalTensors, output: Tensor, options: dict[str, Option]) -> int:
     """output x the dimension that is summed: the left one's last, or last but one when it is transposed."""
     shape = _shape(inputs, 0)
-    return output.elements * (shape[-2] if options.get("adjX") and len(shape) > 1 else _last(shape))
+    return output.elements * (shape[-2] if options.get("adjX") and len(shape) > 1 else _last_dimension(shape))
 
 
-def _lstm(inputs: Inputs, output: Tensor, options: dict[str, Option]) -> int:
+def _lstm(inputs: OptionalTensors, output: Tensor, options: dict[str, Option]) -> int:
     """Once a step: the four input, four recurrent, three peephole weights and the projection, each element once."""
-    weights = sum(math.prod(_shape(inputs, position)) for position in (*range(1, 12), 16) if _given(inputs, position))
+    weights = sum(
+        math.prod(_shape(inputs, position)) for position in (*range(1, 12), 16) if _is_present(inputs, position)
+    )
     return _steps(inputs) * weights
 
 
-def _recurrent(inputs: Inputs, output: Tensor, options: dict[str, Option]) -> int:
+def _recurrent(inputs: OptionalTensors, output: Tensor, options: dict[str, Option]) -> int:
     """Once a step: the input and the recurrent weights."""
     return _steps(inputs) * (math.prod(_shape(inputs, 1)) + math.prod(_shape(inputs, 2)))
 
 
-def _given(inputs: Inputs, position: int) -> bool:
+def _is_present(inputs: OptionalTensors, position: int) -> bool:
     return position < len(inputs) and inputs[position] is not None
 
 
-def _shape(inputs: Inputs, position: int) -> tuple[int, ...]:
+def _shape(inputs: OptionalTensors, position: int) -> tuple[int, ...]:
     tensor = inputs[position] if position < len(inputs) else None
     return (0,) if tensor is None else tensor.shape
 
 
-def _last(shape: tuple[int, ...]) -> int:
+def _last_dimension(shape: tuple[int, ...]) -> int:
     return shape[-1] if shape else 1
 
 
-def _steps(inputs: Inputs) -> int:
+def _steps(inputs: OptionalTensors) -> int:
     """Batch x time: all dimensions of the data but the last."""
     return math.prod(_shape(inputs, 0)[:-1])
 
 
-RULES: dict[str, Callable[[Inputs, Tensor, dict[str, Option]], int]] = {
+RULES: dict[str, Callable[[OptionalTensors, Tensor, dict[str, Option]], int]] = {
     "CONV_2D": _convolution,
     "DEPTHWISE_CONV_2D": _depthwise,
-    "TRANSPOSE_CONV": _transposed,
+    "TRANSPOSE_CONV": _transpose_conv,
     "CONV_3D": _convolution_3d,
     "FULLY_CONNECTED": _dense,
     "BATCH_MATMUL": _matmul,
@@ -86,7 +88,7 @@ RULES: dict[str, Callable[[Inputs, Tensor, dict[str, Option]], int]] = {
     "UNIDIRECTIONAL_SEQUENCE_RNN": _recurrent,
     "SVDF": _recurrent,
 }
-UNCOUNTED = frozenset(
+UNCOUNTED_OPERATORS = frozenset(
     {
         *("BIDIRECTIONAL_SEQUENCE_LSTM", "BIDIRECTIONAL_SEQUENCE_RNN", "CONV_3D_TRANSPOSE", "LSH_PROJECTION", "RFFT2D"),
         *("STABLEHLO_CONVOLUTION", "STABLEHLO_DOT_GENERAL", "STABLEHLO_COMPOSITE"),
@@ -95,13 +97,13 @@ UNCOUNTED = frozenset(
 )
 
 
-def count(name: str, inputs: Inputs, outputs: Inputs, options: dict[str, Option]) -> int:
+def count(name: str, inputs: OptionalTensors, outputs: OptionalTensors, options: dict[str, Option]) -> int:
     """The multiply-accumulates of one run of the operator; 0 for those that do none and those of `UNCOUNTED`."""
     rule = RULES.get(name)
     output = outputs[0] if outputs else None
     return rule(inputs, output, options) if rule is not None and output is not None else 0
 
 
-def uncounted(operator: Operator) -> bool:
+def is_uncounted(operator: Operator) -> bool:
     """Whether the operator may multiply and accumulate and yet counts 0 (its own work, or that of its body's runs)."""
-    return operator.custom or operator.name in UNCOUNTED
+    return operator.is_custom or operator.name in UNCOUNTED_OPERATORS

@@ -15,11 +15,11 @@ from edgepipe.core.errors import InputError
 from edgepipe.core.metric import Record
 from edgepipe.tflite.model import Model
 
-NAME = "edgepipe.preprocessing"
+PREPROCESSING_NAME = "edgepipe.preprocessing"
 ALIGNMENT = 16  # of constants, as the schema asks
 _IDENTIFIER = b"TFL3"
-_FIELDS, _BUFFERS, _METADATA = 10, 4, 6  # of the table Model in the schema that this follows: how many, and which
-_DAMAGE = (struct.error, ValueError, TypeError, IndexError, AttributeError, OverflowError, AssertionError)
+_FIELD_COUNT, _BUFFERS, _METADATA = 10, 4, 6  # of the table Model in the schema that this follows: how many, and which
+_DAMAGE_ERRORS = (struct.error, ValueError, TypeError, IndexError, AttributeError, OverflowError, AssertionError)
 
 
 @final
@@ -57,7 +57,7 @@ class Pixels(Record):
 
 
 @final
-class Standardize(Record):
+class Standardization(Record):
     """(value - mean) / deviation, in this order, for each channel or each band of a spectrogram."""
 
     axis: Literal["channels", "bands"]
@@ -82,88 +82,92 @@ class Preprocessing(Record):
     sound: Sound | None = None
     pixels: Pixels | None = None
     windows: Windows | None = None
-    standardize: Standardize | None = None
+    standardize: Standardization | None = None
     classes: tuple[str, ...] = Field(default=(), description="names, in the order of the outputs")
 
     @property
-    def anything(self) -> bool:
+    def has_steps(self) -> bool:
         """Whether there is something to know."""
         return any((self.sound, self.pixels, self.windows, self.standardize, self.classes))
 
-    def document(self) -> str:
+    def to_json(self) -> str:
         """As JSON in one line, without what is not done."""
         return self.model_dump_json(by_alias=True, exclude_none=True)
 
 
-def told(model: Model) -> Preprocessing | None:
+def read_preprocessing(model: Model) -> Preprocessing | None:
     """What the file says of preprocessing, None if nothing.
 
     Raises:
         InputError: the entry cannot be read.
     """
-    content = model.metadata.get(NAME)
+    content = model.metadata.get(PREPROCESSING_NAME)
     if content is None:
         return None
     try:
         return Preprocessing.model_validate_json(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        where = f" at {place}" if place else ""
-        raise InputError(f"{model.path}: metadata '{NAME}' cannot be read{where}: {first['msg']}") from None
+        first_error = error.errors()[0]
+        location = ".".join(map(str, first_error["loc"]))
+        location_suffix = f" at {location}" if location else ""
+        raise InputError(
+            f"{model.path}: metadata '{PREPROCESSING_NAME}' cannot be read{location_suffix}: {first_error['msg']}"
+        ) from None
 
 
-def with_preprocessing(content: bytes, found: Preprocessing | None) -> bytes:
+def embed_preprocessing(content: bytes, preprocessing: Preprocessing | None) -> bytes:
     """The .tflite `content` with `found` inside; as it was if there is nothing to say."""
-    if found is None or not found.anything:
+    if preprocessing is None or not preprocessing.has_steps:
         return content
-    return added(content, NAME, found.document().encode())
+    return add_metadata(content, PREPROCESSING_NAME, preprocessing.to_json().encode())
 
 
-def added(content: bytes, name: str, data: bytes) -> bytes:
+def add_metadata(content: bytes, name: str, payload: bytes) -> bytes:
     """The .tflite `content` with a metadata entry `name` that holds `data`; one of that name is no longer listed.
 
     Raises:
         InputError: a damaged file, one of a newer schema, or one over 2 GB, with constants beside the tables.
     """
     try:
-        return _added(content, name, data)
-    except _DAMAGE as error:
+        return _insert_metadata(content, name, payload)
+    except _DAMAGE_ERRORS as error:
         raise InputError(f"metadata '{name}' cannot be added to this .tflite: {error}") from None
 
 
-def _added(content: bytes, name: str, data: bytes) -> bytes:
+def _insert_metadata(content: bytes, name: str, payload: bytes) -> bytes:
     from ai_edge_litert.schema_py_generated import Model as Root
 
     root = Root.GetRootAs(content, 0)
     buffers = [root.Buffers(index) for index in range(root.BuffersLength())]
-    _check(content, root, buffers)
-    builder, end = _before(content)
-    buffer, entry = _entry(builder, name, data, len(buffers))
-    kept = [item for item in map(root.Metadata, range(root.MetadataLength())) if item.Name() != name.encode()]
-    lists = {
-        _BUFFERS: _vector(builder, [*(end - item._tab.Pos for item in buffers), buffer]),
-        _METADATA: _vector(builder, [*(end - item._tab.Pos for item in kept), entry]),
+    _check_layout(content, root, buffers)
+    builder, end = _prepend_builder(content)
+    buffer, entry = _write_entry(builder, name, payload, len(buffers))
+    kept_entries = [
+        old_entry for old_entry in map(root.Metadata, range(root.MetadataLength())) if old_entry.Name() != name.encode()
+    ]
+    vector_by_field = {
+        _BUFFERS: _write_vector(builder, [*(end - old_buffer._tab.Pos for old_buffer in buffers), buffer]),
+        _METADATA: _write_vector(builder, [*(end - old_entry._tab.Pos for old_entry in kept_entries), entry]),
     }
-    builder.StartObject(_FIELDS)
+    builder.StartObject(_FIELD_COUNT)
     builder.PrependUint32Slot(0, root.Version(), 0)
-    for slot in range(1, _FIELDS):
-        place = root._tab.Offset(4 + 2 * slot)
-        old = end - root._tab.Indirect(root._tab.Pos + place) if place else 0
-        builder.PrependUOffsetTRelativeSlot(slot, lists.get(slot, old), 0)
+    for slot in range(1, _FIELD_COUNT):
+        field_offset = root._tab.Offset(4 + 2 * slot)
+        old_position = end - root._tab.Indirect(root._tab.Pos + field_offset) if field_offset else 0
+        builder.PrependUOffsetTRelativeSlot(slot, vector_by_field.get(slot, old_position), 0)
     builder.Finish(builder.EndObject(), file_identifier=_IDENTIFIER)
     return bytes(builder.Output())
 
 
-def _check(content: bytes, root: Any, buffers: list[Any]) -> None:
+def _check_layout(content: bytes, root: Any, buffers: list[Any]) -> None:
     table = root._tab.Pos - struct.unpack_from("<i", content, root._tab.Pos)[0]
-    if struct.unpack_from("<H", content, table)[0] > 4 + 2 * _FIELDS:
+    if struct.unpack_from("<H", content, table)[0] > 4 + 2 * _FIELD_COUNT:
         raise ValueError("its schema is newer than the one that edgepipe knows")
     if any(buffer.Offset() > 1 for buffer in buffers):
         raise ValueError("its constants stand outside of the tables")
 
 
-def _before(content: bytes) -> tuple[Any, int]:
+def _prepend_builder(content: bytes) -> tuple[Any, int]:
     """A builder that writes before `content`, and where the end of that is: places are counted from there."""
     from flatbuffers import Builder
 
@@ -173,25 +177,25 @@ def _before(content: bytes) -> tuple[Any, int]:
     return builder, len(builder.Bytes)
 
 
-def _entry(builder: Any, name: str, data: bytes, index: int) -> tuple[int, int]:
+def _write_entry(builder: Any, name: str, payload: bytes, index: int) -> tuple[int, int]:
     """The buffer of `data`, which becomes number `index`, and the entry that names it."""
     from ai_edge_litert import schema_py_generated as schema
 
-    builder.StartVector(1, len(data), ALIGNMENT)
-    builder.head -= len(data)
-    builder.Bytes[builder.head : builder.head + len(data)] = data
-    written, title = builder.EndVector(), builder.CreateString(name)
+    builder.StartVector(1, len(payload), ALIGNMENT)
+    builder.head -= len(payload)
+    builder.Bytes[builder.head : builder.head + len(payload)] = payload
+    payload_offset, name_offset = builder.EndVector(), builder.CreateString(name)
     schema.BufferStart(builder)
-    schema.BufferAddData(builder, written)
+    schema.BufferAddData(builder, payload_offset)
     buffer = schema.BufferEnd(builder)
     schema.MetadataStart(builder)
-    schema.MetadataAddName(builder, title)
+    schema.MetadataAddName(builder, name_offset)
     schema.MetadataAddBuffer(builder, index)
     return buffer, schema.MetadataEnd(builder)
 
 
-def _vector(builder: Any, places: list[int]) -> int:
-    builder.StartVector(4, len(places), 4)
-    for place in reversed(places):
-        builder.PrependUOffsetTRelative(place)
+def _write_vector(builder: Any, offsets: list[int]) -> int:
+    builder.StartVector(4, len(offsets), 4)
+    for offset in reversed(offsets):
+        builder.PrependUOffsetTRelative(offset)
     return int(builder.EndVector())

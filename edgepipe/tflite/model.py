@@ -31,15 +31,15 @@ INTEGERS = frozenset(
     }
 )
 FLOATS = frozenset({"float8_e4m3fn", "float8_e5m2", "float16", "bfloat16", "float32", "float64"})
-PACKED = {"int4": (4, True), "uint4": (4, False), "int2": (2, True)}  # bits, signed
-NUMPY_TYPES = BITS.keys() - PACKED.keys() - {"bfloat16", "float8_e4m3fn", "float8_e5m2"}
+PACKED_TYPES = {"int4": (4, True), "uint4": (4, False), "int2": (2, True)}  # bits, signed
+NUMPY_TYPES = BITS.keys() - PACKED_TYPES.keys() - {"bfloat16", "float8_e4m3fn", "float8_e5m2"}
 
 # Operators that read only as much of their first constant as they write.
 LOOKUPS = frozenset(("GATHER", "GATHER_ND", "EMBEDDING_LOOKUP"))
 
 # Where operators keep what training found: the positions of weights and biases among the inputs.
-_LSTM = (*range(1, 18), *range(20, 24))  # 18 and 19 are the state
-WEIGHTS: dict[str, tuple[int, ...]] = {
+_LSTM_WEIGHTS = (*range(1, 18), *range(20, 24))  # 18 and 19 are the state
+WEIGHT_POSITIONS: dict[str, tuple[int, ...]] = {
     "CONV_2D": (1, 2),
     "DEPTHWISE_CONV_2D": (1, 2),
     "TRANSPOSE_CONV": (1, 3),
@@ -47,8 +47,8 @@ WEIGHTS: dict[str, tuple[int, ...]] = {
     "CONV_3D_TRANSPOSE": (1, 3),
     "FULLY_CONNECTED": (1, 2),
     "BATCH_MATMUL": (0, 1),
-    "LSTM": _LSTM,
-    "UNIDIRECTIONAL_SEQUENCE_LSTM": _LSTM,
+    "LSTM": _LSTM_WEIGHTS,
+    "UNIDIRECTIONAL_SEQUENCE_LSTM": _LSTM_WEIGHTS,
     "RNN": (1, 2, 3),
     "UNIDIRECTIONAL_SEQUENCE_RNN": (1, 2, 3),
     "SVDF": (1, 2, 3),
@@ -79,12 +79,12 @@ class Tensor:
     name: str
     shape: tuple[int, ...]
     dtype: str
-    constant: bool
+    is_constant: bool
     bytes: int
     quantization: Quantization | None
-    signature: tuple[int, ...] = ()
-    variable: bool = False  # keeps its value between two calls
-    sparse: bool = False  # its constant is stored in TensorFlow Lite's sparse encoding
+    shape_signature: tuple[int, ...] = ()
+    is_variable: bool = False  # keeps its value between two calls
+    is_sparse: bool = False  # its constant is stored in TensorFlow Lite's sparse encoding
     extent: tuple[int, int] = (0, 0)  # where in the file the constant stands: start and length in bytes
 
     @property
@@ -108,11 +108,11 @@ class Operator:
     inputs: tuple[Tensor | None, ...]  # None: an optional input that is absent
     outputs: tuple[Tensor | None, ...]
     macs: int
-    custom: bool = False
+    is_custom: bool = False
     options: dict[str, Option] = field(default_factory=dict, hash=False)
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         """For example `CONV_2D #3`, with the subgraph where it is not the main one."""
         return f"{self.name} #{self.index}" + (f" of subgraph {self.subgraph}" if self.subgraph else "")
 
@@ -124,29 +124,29 @@ class Operator:
     @property
     def bytes_read(self) -> int:
         """Bytes of the activations and variables that one run reads, each tensor once."""
-        return sum(tensor.bytes for tensor in _distinct(self.inputs) if not tensor.constant)
+        return sum(tensor.bytes for tensor in _unique_tensors(self.inputs) if not tensor.is_constant)
 
     @property
     def constant_bytes(self) -> int:
         """Bytes of weights and other constants that one run reads; of a table it looks up, as many as it writes."""
-        read = sum(tensor.bytes for tensor in _distinct(self.inputs) if tensor.constant)
-        return min(read, self.bytes_written) if self.name in LOOKUPS else read
+        read_bytes = sum(tensor.bytes for tensor in _unique_tensors(self.inputs) if tensor.is_constant)
+        return min(read_bytes, self.bytes_written) if self.name in LOOKUPS else read_bytes
 
     @property
     def bytes_written(self) -> int:
         """Bytes of the outputs of one run, and of the variables among its inputs, which it updates."""
-        updated = [tensor for tensor in self.inputs if tensor is not None and tensor.variable]
-        return sum(tensor.bytes for tensor in _distinct((*self.outputs, *updated)))
+        updated_variables = [tensor for tensor in self.inputs if tensor is not None and tensor.is_variable]
+        return sum(tensor.bytes for tensor in _unique_tensors((*self.outputs, *updated_variables)))
 
     @property
     def parameter_tensors(self) -> tuple[Tensor, ...]:
         """The constants among its inputs that hold learned numbers; see `Model.parameter_tensors`."""
-        found = [
+        constants = [
             tensor
             for position, tensor in enumerate(self.inputs)
-            if tensor is not None and tensor.constant and _is_parameter(self.name, position, tensor)
+            if tensor is not None and tensor.is_constant and _is_parameter(self.name, position, tensor)
         ]
-        return _distinct(found)
+        return _unique_tensors(constants)
 
     @property
     def parameters(self) -> int:
@@ -202,11 +202,11 @@ class Model:
         return sum(operator.macs for operator in self.operators)
 
     @cached_property
-    def uncounted(self) -> tuple[str, ...]:
+    def uncounted_operators(self) -> tuple[str, ...]:
         """Operators of this model that may multiply and accumulate but for which `macs` knows no formula."""
-        from edgepipe.tflite.macs import uncounted
+        from edgepipe.tflite.macs import is_uncounted
 
-        return tuple(sorted({operator.name for operator in self.operators if uncounted(operator)}))
+        return tuple(sorted({operator.name for operator in self.operators if is_uncounted(operator)}))
 
     @cached_property
     def parameter_tensors(self) -> tuple[Tensor, ...]:
@@ -215,22 +215,22 @@ class Model:
         A constant is one if it is floating point, if it is quantized (has a scale), or if it stands where the operator
         keeps weights or a bias. Shapes, paddings, axes and indices are none: they are integers without a scale.
         """
-        return _distinct(tensor for operator in self.operators for tensor in operator.parameter_tensors)
+        return _unique_tensors(tensor for operator in self.operators for tensor in operator.parameter_tensors)
 
     @property
     def variables(self) -> tuple[Tensor, ...]:
         """The tensors that keep their value between two calls."""
-        return tuple(tensor for tensor in self.tensors if tensor.variable)
+        return tuple(tensor for tensor in self.tensors if tensor.is_variable)
 
     @property
-    def sparse(self) -> tuple[Tensor, ...]:
+    def sparse_tensors(self) -> tuple[Tensor, ...]:
         """The constants in TensorFlow Lite's sparse encoding, which names their zeros instead of storing them."""
-        return tuple(tensor for tensor in self.tensors if tensor.sparse)
+        return tuple(tensor for tensor in self.tensors if tensor.is_sparse)
 
     @property
-    def packed(self) -> tuple[Tensor, ...]:
+    def packed_tensors(self) -> tuple[Tensor, ...]:
         """The tensors of less than 8 bits an element, several of which share a byte."""
-        return tuple(tensor for tensor in self.tensors if tensor.dtype in PACKED)
+        return tuple(tensor for tensor in self.tensors if tensor.dtype in PACKED_TYPES)
 
     @property
     def parameters(self) -> int:
@@ -240,24 +240,24 @@ class Model:
     @cached_property
     def zero_parameters(self) -> int:
         """Parameters whose value is zero, that is, whose stored value is the zero point. See `unreadable`."""
-        return sum(self.zeros(tensor) for tensor in self.parameter_tensors if not _why_unreadable(tensor))
+        return sum(self.count_zeros(tensor) for tensor in self.parameter_tensors if not _unreadable_reason(tensor))
 
     @property
-    def unreadable(self) -> tuple[Tensor, ...]:
+    def unreadable_tensors(self) -> tuple[Tensor, ...]:
         """Parameter tensors whose values edgepipe cannot decode, so that `zero_parameters` leaves them out."""
-        return tuple(tensor for tensor in self.parameter_tensors if _why_unreadable(tensor))
+        return tuple(tensor for tensor in self.parameter_tensors if _unreadable_reason(tensor))
 
     @property
-    def dtype_census(self) -> Counter[str]:
+    def dtype_counts(self) -> Counter[str]:
         """How many tensors there are of each dtype, among those that an operator or the interface uses."""
         return Counter(tensor.dtype for tensor in self.used_tensors)
 
     @property
     def used_tensors(self) -> tuple[Tensor, ...]:
         """The tensors that some operator or the interface uses, each once, in order."""
-        used = {(t.subgraph, t.index) for operator in self.operators for t in operator.tensors}
-        used |= {(t.subgraph, t.index) for t in (*self.inputs, *self.outputs)}
-        return tuple(tensor for tensor in self.tensors if (tensor.subgraph, tensor.index) in used)
+        used_keys = {(t.subgraph, t.index) for operator in self.operators for t in operator.tensors}
+        used_keys |= {(t.subgraph, t.index) for t in (*self.inputs, *self.outputs)}
+        return tuple(tensor for tensor in self.tensors if (tensor.subgraph, tensor.index) in used_keys)
 
     @property
     def operator_counts(self) -> Counter[str]:
@@ -265,85 +265,87 @@ class Model:
         return Counter(operator.name for operator in self.operators)
 
     @property
-    def input_names(self) -> dict[str, Tensor]:
+    def inputs_by_name(self) -> dict[str, Tensor]:
         """The main inputs by signature name, or by tensor name where no signature names them."""
-        return self._named(self.inputs, "inputs")
+        return self._tensors_by_name(self.inputs, "inputs")
 
     @property
-    def output_names(self) -> dict[str, Tensor]:
+    def outputs_by_name(self) -> dict[str, Tensor]:
         """The main outputs by signature name, or by tensor name where no signature names them."""
-        return self._named(self.outputs, "outputs")
+        return self._tensors_by_name(self.outputs, "outputs")
 
-    def _named(self, tensors: tuple[Tensor, ...], side: str) -> dict[str, Tensor]:
+    def _tensors_by_name(self, tensors: tuple[Tensor, ...], side: str) -> dict[str, Tensor]:
         signature = next((s for s in self.signatures if s.subgraph == 0), None)
-        given = {} if signature is None else signature.inputs if side == "inputs" else signature.outputs
-        by_index = {index: name for name, index in given.items()}
-        names: dict[str, Tensor] = {}
-        for place, tensor in enumerate(tensors):
-            name = by_index.get(tensor.index, tensor.name) or f"{side[:-1]}_{place}"
-            names[name if name not in names else f"{name}#{place}"] = tensor
-        return names
+        index_by_name = {} if signature is None else signature.inputs if side == "inputs" else signature.outputs
+        name_by_index = {index: name for name, index in index_by_name.items()}
+        tensor_by_name: dict[str, Tensor] = {}
+        for position, tensor in enumerate(tensors):
+            name = name_by_index.get(tensor.index, tensor.name) or f"{side[:-1]}_{position}"
+            tensor_by_name[name if name not in tensor_by_name else f"{name}#{position}"] = tensor
+        return tensor_by_name
 
-    def values(self, tensor: Tensor) -> Array:
+    def read_values(self, tensor: Tensor) -> Array:
         """The stored values of a constant, in its shape; int4 and int2 are unpacked to int8, bfloat16 to float32.
 
         Raises:
             InputError: the tensor is no constant, or is stored in a way that edgepipe cannot decode.
         """
-        reason = "it is not a constant" if not tensor.constant else _why_unreadable(tensor)
+        reason = "it is not a constant" if not tensor.is_constant else _unreadable_reason(tensor)
         if reason:
             raise InputError(f"{self.path}: the values of tensor '{tensor.name}' cannot be read: {reason}")
         start, length = tensor.extent
         return _decode(self.content[start : start + length], tensor).reshape(tensor.shape)
 
-    def centred(self, tensor: Tensor) -> Array:
+    def read_centred_values(self, tensor: Tensor) -> Array:
         """The stored values of a constant less their zero point (of their channel): 0 exactly where the weight is 0."""
-        return np.asarray(self.values(tensor).astype(np.float64) - _zero_point(tensor))
+        return np.asarray(self.read_values(tensor).astype(np.float64) - _zero_point(tensor))
 
-    def nonzero(self, tensor: Tensor) -> Array:
+    def nonzero_mask(self, tensor: Tensor) -> Array:
         """Which elements of a constant do not stand for exactly 0: those that differ from the zero point."""
-        return np.asarray(self.values(tensor) != _zero_point(tensor))
+        return np.asarray(self.read_values(tensor) != _zero_point(tensor))
 
-    def zeros(self, tensor: Tensor) -> int:
+    def count_zeros(self, tensor: Tensor) -> int:
         """How many elements of a constant stand for exactly 0: those equal to the zero point (of their channel)."""
-        return tensor.elements - int(np.count_nonzero(self.nonzero(tensor)))
+        return tensor.elements - int(np.count_nonzero(self.nonzero_mask(tensor)))
 
-    def why_unreadable(self, tensor: Tensor) -> str:
+    def unreadable_reason(self, tensor: Tensor) -> str:
         """Why `values` cannot decode a constant; empty if it can."""
-        return _why_unreadable(tensor)
+        return _unreadable_reason(tensor)
 
     def __iter__(self) -> Iterator[Operator]:
         return iter(self.operators)
 
 
-def _distinct(tensors: Iterable[Tensor | None]) -> tuple[Tensor, ...]:
+def _unique_tensors(tensors: Iterable[Tensor | None]) -> tuple[Tensor, ...]:
     """Each tensor once, in order, without the absent ones."""
     return tuple({tensor.key: tensor for tensor in tensors if tensor is not None}.values())
 
 
 def _is_parameter(operator: str, position: int, tensor: Tensor) -> bool:
-    return tensor.dtype in FLOATS or tensor.quantization is not None or position in WEIGHTS.get(operator, ())
+    return tensor.dtype in FLOATS or tensor.quantization is not None or position in WEIGHT_POSITIONS.get(operator, ())
 
 
-def _why_unreadable(tensor: Tensor) -> str:
-    if tensor.sparse:
+def _unreadable_reason(tensor: Tensor) -> str:
+    if tensor.is_sparse:
         return "it is stored in TensorFlow Lite's sparse encoding"
-    readable = tensor.dtype in NUMPY_TYPES or tensor.dtype in PACKED or tensor.dtype == "bfloat16"
+    readable = tensor.dtype in NUMPY_TYPES or tensor.dtype in PACKED_TYPES or tensor.dtype == "bfloat16"
     return "" if readable else f"its type {tensor.dtype} is not supported"
 
 
-def _decode(data: bytes, tensor: Tensor) -> Array:
-    if tensor.dtype in PACKED:
-        return _unpacked(np.frombuffer(data, np.uint8), *PACKED[tensor.dtype])[: tensor.elements]
+def _decode(content: bytes, tensor: Tensor) -> Array:
+    if tensor.dtype in PACKED_TYPES:
+        return _unpack_bits(np.frombuffer(content, np.uint8), *PACKED_TYPES[tensor.dtype])[: tensor.elements]
     if tensor.dtype == "bfloat16":
-        return (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
-    return np.frombuffer(data, np.dtype(tensor.dtype).newbyteorder("<"))
+        return (np.frombuffer(content, "<u2").astype(np.uint32) << 16).view(np.float32)
+    return np.frombuffer(content, np.dtype(tensor.dtype).newbyteorder("<"))
 
 
-def _unpacked(data: Array, bits: int, signed: bool) -> Array:
+def _unpack_bits(content: Array, bits: int, is_signed: bool) -> Array:
     """Numbers of `bits` bits, the first in the lowest bits of each byte."""
-    parts = np.stack([data >> shift & (2**bits - 1) for shift in range(0, 8, bits)], axis=-1).ravel().astype(np.int8)
-    return np.where(parts >= 2 ** (bits - 1), parts - 2**bits, parts).astype(np.int8) if signed else parts
+    numbers = (
+        np.stack([content >> shift & (2**bits - 1) for shift in range(0, 8, bits)], axis=-1).ravel().astype(np.int8)
+    )
+    return np.where(numbers >= 2 ** (bits - 1), numbers - 2**bits, numbers).astype(np.int8) if is_signed else numbers
 
 
 def _zero_point(tensor: Tensor) -> Array | int:

@@ -11,11 +11,11 @@ from pydantic import Field
 
 from edgepipe.core.errors import InputError
 from edgepipe.core.metric import Record
-from edgepipe.core.references import version
+from edgepipe.core.references import installed_version
 from edgepipe.tflite import child_process, reader
 from edgepipe.tflite.child_process import ChildError
 
-VERSIONS = ("2.3.",)  # whose C interface was read and tried; another one may lay out its events differently
+KNOWN_VERSIONS = ("2.3.",)  # whose C interface was read and tried; another one may lay out its events differently
 RUNS = 100
 TIMEOUT = 120.0
 
@@ -48,11 +48,11 @@ def measure(path: Path, threads: int = 1, runs: int = RUNS) -> OperatorTimes:
     if min(threads, runs) < 1:
         raise InputError(f"threads and runs are at least 1; found {threads}, {runs}")
     reader.read(path)
-    installed = version("ai-edge-litert")
-    if not installed.startswith(VERSIONS):
-        known = ", ".join(f"ai-edge-litert {prefix}x" for prefix in VERSIONS)
+    litert_version = installed_version("ai-edge-litert")
+    if not litert_version.startswith(KNOWN_VERSIONS):
+        known_versions = ", ".join(f"ai-edge-litert {prefix}x" for prefix in KNOWN_VERSIONS)
         return OperatorTimes(
-            reason=f"the profiler's interface is known of {known}, found {installed}; install one of them"
+            reason=f"the profiler's interface is known of {known_versions}, found {litert_version}; install one of them"
         )
     request = {"path": str(path), "threads": threads, "runs": runs}
     try:
@@ -60,4 +60,4 @@ def measure(path: Path, threads: int = 1, runs: int = RUNS) -> OperatorTimes:
     except ChildError as error:
         return OperatorTimes(reason=f"the runtime's profiler does not work for this model: {error}")
     times = answer["times"]
-    return OperatorTimes.model_validate({**times, "version": f"ai-edge-litert {installed}", "threads": threads})
+    return OperatorTimes.model_validate({**times, "version": f"ai-edge-litert {litert_version}", "threads": threads})

@@ -20,7 +20,7 @@ RANKED_TENSOR_TYPE_BYTES = 256  # more than LiteRtRankedTensorType has
 Pointer = ctypes.c_void_p
 
 
-class Event(ctypes.Structure):
+class ProfilerEvent(ctypes.Structure):
     """`ProfiledEventData`; each of the two memory usages is three words."""
 
     _fields_ = (
@@ -34,7 +34,7 @@ class Event(ctypes.Structure):
     )
 
 
-class Library:
+class LiteRtLibrary:
     """`libLiteRt.so`, with every status checked."""
 
     def __init__(self) -> None:
@@ -48,82 +48,96 @@ class Library:
         if status:
             raise InputError(f"LiteRT's {name} gives status {status}")
 
-    def made(self, name: str, *arguments: Any) -> Pointer:
+    def get_handle(self, name: str, *arguments: Any) -> Pointer:
         """Call `name`, whose last parameter takes what it makes."""
-        result = Pointer()
-        self.call(name, *arguments, ctypes.byref(result))
-        return result
+        handle = Pointer()
+        self.call(name, *arguments, ctypes.byref(handle))
+        return handle
 
 
-def work(request: Json) -> Json:
+def handle_request(request: Json) -> Json:
     """The request of `latency_operators.measure` in, its times out."""
     cpu_cores.pin(request["threads"])
-    profiled = _Profiled(Library(), request["path"], request["threads"])
+    profiled_model = _ProfiledModel(LiteRtLibrary(), request["path"], request["threads"])
     for _ in range(WARM_UP):
-        profiled.run()
-    runs = [profiled.events() for _ in range(request["runs"])]
-    usual = max(runs, key=lambda run: sum(len(run) == len(other) for other in runs))
-    runs = [run for run in runs if len(run) == len(usual)]
+        profiled_model.run()
+    runs = [profiled_model.events() for _ in range(request["runs"])]
+    usual_run = max(runs, key=lambda run: sum(len(run) == len(other_run) for other_run in runs))
+    runs = [run for run in runs if len(run) == len(usual_run)]
     times = np.array([[event.microseconds for event in run] for run in runs], np.float64)
     rows = [
-        {"name": event.tag.decode(errors="replace"), "seconds": _mean(times[:, place]) * 1e-6,
+        {"name": event.tag.decode(errors="replace"), "seconds": _trimmed_mean(times[:, index]) * 1e-6,
          "delegated": event.type in (DELEGATE, DELEGATE_OPERATOR)}
-        for place, event in enumerate(usual)
+        for index, event in enumerate(usual_run)
         if event.type in (OPERATOR, DELEGATE, DELEGATE_OPERATOR)
     ]  # fmt: skip
-    whole = next((place for place, event in enumerate(usual) if event.type == 1 and event.tag == b"Invoke"), None)
-    total = None if whole is None else _mean(times[:, whole]) * 1e-6
+    invoke_index = next(
+        (index for index, event in enumerate(usual_run) if event.type == 1 and event.tag == b"Invoke"), None
+    )
+    total = None if invoke_index is None else _trimmed_mean(times[:, invoke_index]) * 1e-6
     if not rows:
         raise InputError("LiteRT's profiler tells no operator")
     return {"times": {"operators": rows, "total": total, "runs": len(runs)}}
 
 
-def _mean(microseconds: Any) -> float:
+def _trimmed_mean(microseconds: Any) -> float:
     """The mean, with what an interruption added cut off: whole microseconds have no finer median."""
-    most = max(np.median(microseconds) + 1, 1.5 * np.median(microseconds))
-    return float(np.minimum(microseconds, most).mean())
+    upper_bound = max(np.median(microseconds) + 1, 1.5 * np.median(microseconds))
+    return float(np.minimum(microseconds, upper_bound).mean())
 
 
-class _Profiled:
+class _ProfiledModel:
     """A compiled model with its buffers and its profiler."""
 
-    def __init__(self, library: Library, path: str, threads: int) -> None:
+    def __init__(self, library: LiteRtLibrary, path: str, threads: int) -> None:
         self.library = library
-        self.environment = library.made("LiteRtCreateEnvironment", 0, None)
-        self.model = library.made("LiteRtCreateModelFromFile", self.environment, path.encode())
+        self.environment = library.get_handle("LiteRtCreateEnvironment", 0, None)
+        self.model = library.get_handle("LiteRtCreateModelFromFile", self.environment, path.encode())
         # LiteRT keeps pointers to these texts and to the callback.
-        self.texts = (b"enable_profiling = true\n", f"num_threads = {threads}\n".encode())
-        self.free = ctypes.CFUNCTYPE(None, Pointer)(lambda _: None)
-        options = library.made("LiteRtCreateOptions")
+        self.option_texts = (b"enable_profiling = true\n", f"num_threads = {threads}\n".encode())
+        self.free_callback = ctypes.CFUNCTYPE(None, Pointer)(lambda _: None)
+        options = library.get_handle("LiteRtCreateOptions")
         library.call("LiteRtSetOptionsHardwareAccelerators", options, CPU)
-        for name, text in zip((b"runtime_options_string", b"xnnpack"), self.texts, strict=True):
-            made = library.made("LiteRtCreateOpaqueOptions", name, text, self.free)
-            library.call("LiteRtAddOpaqueOptions", options, made)
-        self.compiled = library.made("LiteRtCreateCompiledModel", self.environment, self.model, options)
-        self.profiler = library.made("LiteRtCompiledModelGetProfiler", self.compiled)
+        for name, text in zip((b"runtime_options_string", b"xnnpack"), self.option_texts, strict=True):
+            opaque_options = library.get_handle("LiteRtCreateOpaqueOptions", name, text, self.free_callback)
+            library.call("LiteRtAddOpaqueOptions", options, opaque_options)
+        self.compiled_model = library.get_handle("LiteRtCreateCompiledModel", self.environment, self.model, options)
+        self.profiler = library.get_handle("LiteRtCompiledModelGetProfiler", self.compiled_model)
         if not self.profiler:
             raise InputError("LiteRT gives no profiler for this model")
         self.inputs, self.outputs = self._buffers("Input"), self._buffers("Output")
 
     def _buffers(self, side: str) -> Any:
         library, count = self.library, ctypes.c_size_t()
-        graph = library.made("LiteRtGetModelSubgraph", self.model, ctypes.c_size_t(0))
+        graph = library.get_handle("LiteRtGetModelSubgraph", self.model, ctypes.c_size_t(0))
         library.call(f"LiteRtGetNumSubgraph{side}s", graph, ctypes.byref(count))
         buffers = []
-        for place in range(count.value):
-            tensor = library.made(f"LiteRtGetSubgraph{side}", graph, ctypes.c_size_t(place))
-            kind = (ctypes.c_char * RANKED_TENSOR_TYPE_BYTES)()
-            library.call("LiteRtGetRankedTensorType", tensor, kind)
+        for index in range(count.value):
+            tensor = library.get_handle(f"LiteRtGetSubgraph{side}", graph, ctypes.c_size_t(index))
+            tensor_type = (ctypes.c_char * RANKED_TENSOR_TYPE_BYTES)()
+            library.call("LiteRtGetRankedTensorType", tensor, tensor_type)
             name = f"LiteRtGetCompiledModel{side}BufferRequirements"
-            needed = library.made(name, self.compiled, ctypes.c_size_t(0), ctypes.c_size_t(place))
-            create = "LiteRtCreateManagedTensorBufferFromRequirements"
-            buffers.append(library.made(create, self.environment, kind, needed))
+            requirements = library.get_handle(name, self.compiled_model, ctypes.c_size_t(0), ctypes.c_size_t(index))
+            create_name = "LiteRtCreateManagedTensorBufferFromRequirements"
+            buffers.append(library.get_handle(create_name, self.environment, tensor_type, requirements))
         return (Pointer * len(buffers))(*buffers)
 
     def run(self) -> None:
         """One inference."""
-        first, ins, outs = ctypes.c_size_t(0), ctypes.c_size_t(len(self.inputs)), ctypes.c_size_t(len(self.outputs))
-        self.library.call("LiteRtRunCompiledModel", self.compiled, first, ins, self.inputs, outs, self.outputs)
+        signature_index, input_count, output_count = (
+            ctypes.c_size_t(0),
+            ctypes.c_size_t(len(self.inputs)),
+            ctypes.c_size_t(len(self.outputs)),
+        )
+        self.library.call(
+            "LiteRtRunCompiledModel",
+            self.compiled_model,
+            signature_index,
+            input_count,
+            self.inputs,
+            output_count,
+            self.outputs,
+        )
 
     def events(self) -> Any:
         """The events of one inference."""
@@ -133,10 +147,10 @@ class _Profiled:
         self.run()
         library.call("LiteRtStopProfiler", self.profiler)
         library.call("LiteRtGetNumProfilerEvents", self.profiler, ctypes.byref(count))
-        events = (Event * count.value)()
+        events = (ProfilerEvent * count.value)()
         library.call("LiteRtGetProfilerEvents", self.profiler, count, events)
         return events
 
 
 if __name__ == "__main__":
-    child_process.serve(work)
+    child_process.serve(handle_request)

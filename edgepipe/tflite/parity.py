@@ -11,7 +11,7 @@ from pydantic import Field
 from edgepipe.core.arrays import Array, Arrays
 from edgepipe.core.errors import InputError
 from edgepipe.core.metric import Record
-from edgepipe.tflite.sample_conversion import Outputs
+from edgepipe.tflite.sample_conversion import ModelOutputs
 
 
 class Parity(Record):
@@ -34,35 +34,37 @@ class Parity(Record):
         return labels + "LSB " + ", ".join(f"{step}: {count}" for step, count in sorted(self.histogram.items()))
 
 
-def compare(reference: Outputs, other: Outputs) -> Parity:
+def compare(reference: ModelOutputs, candidate: ModelOutputs) -> Parity:
     """Hold the outputs of one runtime against the reference's, same model, same samples.
 
     Raises:
         InputError: the two differ in names, shapes, types or quantization, so that they come from different models.
     """
-    a, b = _named(reference.raw), _named(other.raw)
-    _check_alike(a, b, (reference.scales, reference.zero_points) == (other.scales, other.zero_points))
+    a, b = _as_dict(reference.stored_values), _as_dict(candidate.stored_values)
+    _check_comparable(a, b, (reference.scales, reference.zero_points) == (candidate.scales, candidate.zero_points))
     integers = [(a[name], b[name]) for name in a if np.issubdtype(a[name].dtype, np.integer)]
     steps = np.concatenate(
         [(y.astype(np.int64) - x.astype(np.int64)).ravel() for x, y in integers] or [np.zeros(0, int)]
     )
-    found, counts = np.unique(steps, return_counts=True)
-    real, real_other = _named(reference.values), _named(other.values)
+    step_values, counts = np.unique(steps, return_counts=True)
+    reference_values, candidate_values = _as_dict(reference.real_values), _as_dict(candidate.real_values)
     return Parity(
         samples=len(next(iter(a.values()))),
         labels_equal=_labels_equal(a, b),
-        histogram=dict(zip(found.tolist(), counts.tolist(), strict=True)),
+        histogram=dict(zip(step_values.tolist(), counts.tolist(), strict=True)),
         max_lsb=int(np.abs(steps).max()) if steps.size else None,
         p99_lsb=float(np.percentile(np.abs(steps), 99)) if steps.size else None,
-        max_difference=max(_largest(real[name], real_other[name]) for name in real),
+        max_difference=max(
+            _max_difference(reference_values[name], candidate_values[name]) for name in reference_values
+        ),
     )
 
 
-def _named(arrays: Arrays) -> dict[str, Array]:
+def _as_dict(arrays: Arrays) -> dict[str, Array]:
     return arrays if isinstance(arrays, dict) else {"output": arrays}
 
 
-def _check_alike(a: dict[str, Array], b: dict[str, Array], same_scales: bool) -> None:
+def _check_comparable(a: dict[str, Array], b: dict[str, Array], same_scales: bool) -> None:
     kinds = [{name: (array.shape, str(array.dtype)) for name, array in side.items()} for side in (a, b)]
     if kinds[0] != kinds[1]:
         raise InputError(f"outputs that cannot be compared: the reference gave {kinds[0]}, the other {kinds[1]}")
@@ -71,11 +73,11 @@ def _check_alike(a: dict[str, Array], b: dict[str, Array], same_scales: bool) ->
 
 
 def _labels_equal(a: dict[str, Array], b: dict[str, Array]) -> float | None:
-    shares = [name for name, array in a.items() if array.size // len(array) > 1]
-    if not shares:
+    names = [name for name, array in a.items() if array.size // len(array) > 1]
+    if not names:
         return None
-    equal = [_labels(a[name]) == _labels(b[name]) for name in shares]
-    return float(np.mean(np.all(equal, axis=0)))
+    equal_labels = [_labels(a[name]) == _labels(b[name]) for name in names]
+    return float(np.mean(np.all(equal_labels, axis=0)))
 
 
 def _labels(array: Array) -> Array:
@@ -83,5 +85,5 @@ def _labels(array: Array) -> Array:
     return labels
 
 
-def _largest(x: Array, y: Array) -> float:
+def _max_difference(x: Array, y: Array) -> float:
     return float(np.abs(x.astype(np.float64) - y.astype(np.float64)).max(initial=0.0))

@@ -31,7 +31,7 @@ from edgepipe.tflite.model import (
 )
 
 __all__ = [
-    *("LayerSparsity", "Model", "Operator", "Quantization", "Signature", "Subgraph", "Summary", "Tensor"),
+    *("LayerSparsity", "Model", "Operator", "Quantization", "Signature", "Subgraph", "Tensor"),
     *("read", "summary", "weight_sparsity"),
 ]
 
@@ -39,8 +39,17 @@ T = TypeVar("T")
 IDENTIFIER = b"TFL3"
 MAX_TABLES = 100_000  # the largest language models have some ten thousand tensors and operators
 MAX_ELEMENTS = 2**56  # of one tensor
-SHARING = 64  # how many times the size of the file its constants may take together: subgraphs share them
-_DAMAGE = (struct.error, ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError, AssertionError)
+MAX_SHARING = 64  # how many times the size of the file its constants may take together: subgraphs share them
+_DAMAGE_ERRORS = (
+    struct.error,
+    ValueError,
+    TypeError,
+    IndexError,
+    KeyError,
+    AttributeError,
+    OverflowError,
+    AssertionError,
+)
 _SPARSE_KINDS = frozenset(("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV"))
 
 
@@ -59,7 +68,7 @@ class LayerSparsity(Record):
         return self.zeros / self.elements if self.elements else 0.0
 
 
-class Summary(Record):
+class ModelSummary(Record):
     """The counts of a model, as a report stores them."""
 
     bytes: int
@@ -81,30 +90,30 @@ def read(path: Path) -> Model:
     Raises:
         InputError: the file is missing, empty, no .tflite, truncated or damaged; the message says which.
     """
-    content = _content(path)
+    content = _read_content(path)
     try:
-        return _Reader(path, content).model()
+        return _Reader(path, content).read_model()
     except _DamageError as error:
         raise InputError(f"{path}: damaged .tflite: {error}; convert the model again or fetch the file anew") from None
-    except _DAMAGE as error:
+    except _DAMAGE_ERRORS as error:
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise InputError(f"{path}: damaged or truncated .tflite ({len(content)} bytes): {reason}") from None
 
 
-def summary(model: Model) -> Summary:
+def summarize(model: Model) -> ModelSummary:
     """The counts of `model`, ready for a report."""
-    return Summary(
+    return ModelSummary(
         bytes=model.bytes,
         description=model.description,
         operators=dict(model.operator_counts),
-        dtypes=dict(model.dtype_census),
+        dtypes=dict(model.dtype_counts),
         macs=model.macs,
-        uncounted=model.uncounted,
+        uncounted=model.uncounted_operators,
         parameters=model.parameters,
         zero_parameters=model.zero_parameters,
-        unreadable=tuple(tensor.name for tensor in model.unreadable),
-        inputs={name: f"{tensor.dtype} {tensor.shape}" for name, tensor in model.input_names.items()},
-        outputs={name: f"{tensor.dtype} {tensor.shape}" for name, tensor in model.output_names.items()},
+        unreadable=tuple(tensor.name for tensor in model.unreadable_tensors),
+        inputs={name: f"{tensor.dtype} {tensor.shape}" for name, tensor in model.inputs_by_name.items()},
+        outputs={name: f"{tensor.dtype} {tensor.shape}" for name, tensor in model.outputs_by_name.items()},
     )
 
 
@@ -117,25 +126,25 @@ def weight_sparsity(model: Model) -> list[LayerSparsity]:
     Raises:
         InputError: weights are stored in a way that edgepipe cannot decode.
     """
-    made_by = {(t.subgraph, t.index): op for op in model.operators for t in op.outputs if t is not None}
-    found = []
+    producer_by_tensor = {(t.subgraph, t.index): op for op in model.operators for t in op.outputs if t is not None}
+    layers = []
     for operator in model.operators:
         weights = operator.input(1) if operator.name in _SPARSE_KINDS else None
-        source = made_by.get((weights.subgraph, weights.index)) if weights is not None else None
-        if source is not None and source.name == "DEQUANTIZE":
-            weights = source.input(0)
-        if weights is not None and weights.constant:
-            found.append(_layer(model, operator, weights))
-    return found
+        producer = producer_by_tensor.get((weights.subgraph, weights.index)) if weights is not None else None
+        if producer is not None and producer.name == "DEQUANTIZE":
+            weights = producer.input(0)
+        if weights is not None and weights.is_constant:
+            layers.append(_measure_layer(model, operator, weights))
+    return layers
 
 
-def _layer(model: Model, operator: Operator, weights: Tensor) -> LayerSparsity:
+def _measure_layer(model: Model, operator: Operator, weights: Tensor) -> LayerSparsity:
     return LayerSparsity(
-        operator=operator.place,
+        operator=operator.location,
         tensor=weights.name,
         kind=operator.name,
         elements=weights.elements,
-        zeros=model.zeros(weights),
+        zeros=model.count_zeros(weights),
     )
 
 
@@ -143,12 +152,12 @@ class _DamageError(Exception):
     """Something in the file that contradicts the rest of it."""
 
 
-class _Code(NamedTuple):
+class _OperatorCode(NamedTuple):
     name: str
-    custom: bool
+    is_custom: bool
 
 
-def _content(path: Path) -> bytes:
+def _read_content(path: Path) -> bytes:
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -156,24 +165,24 @@ def _content(path: Path) -> bytes:
     if not content:
         raise InputError(f"{path}: the file is empty; a .tflite was expected")
     if content[4:8] != IDENTIFIER:
-        found = content[:8].hex(" ")
-        raise InputError(f"{path}: not a .tflite: bytes 5 to 8 must be 'TFL3', the file begins with {found}")
+        first_bytes = content[:8].hex(" ")
+        raise InputError(f"{path}: not a .tflite: bytes 5 to 8 must be 'TFL3', the file begins with {first_bytes}")
     return content
 
 
 @cache
-def _dtypes() -> dict[int, str]:
+def _dtype_names() -> dict[int, str]:
     from ai_edge_litert.schema_py_generated import TensorType
 
-    return {value: name.lower() for name, value in vars(TensorType).items() if not name.startswith("_")}
+    return {code: name.lower() for name, code in vars(TensorType).items() if not name.startswith("_")}
 
 
 @cache
-def builtins() -> dict[int, str]:
+def builtin_names() -> dict[int, str]:
     """What builtin operators are called, by their numbers in the schema."""
     from ai_edge_litert.schema_py_generated import BuiltinOperator
 
-    return {value: name for name, value in vars(BuiltinOperator).items() if not name.startswith("_")}
+    return {code: name for name, code in vars(BuiltinOperator).items() if not name.startswith("_")}
 
 
 @dataclass
@@ -182,224 +191,234 @@ class _Reader:
 
     path: Path
     content: bytes
-    left: int = 0
-    constants_left: int = 0
+    elements_left: int = 0
+    constant_bytes_left: int = 0
 
-    def model(self) -> Model:
+    def read_model(self) -> Model:
         from ai_edge_litert.schema_py_generated import Model as Root
 
         # Every element takes at least a byte; strings and lists may be shared, so some slack.
-        self.left = 2 * len(self.content) + 4096
-        self.constants_left = SHARING * len(self.content)
+        self.elements_left = 2 * len(self.content) + 4096
+        self.constant_bytes_left = MAX_SHARING * len(self.content)
         root = Root.GetRootAs(self.content, 0)
         if root.SubgraphsLength() == 0:
             raise _DamageError("it holds no subgraph")
-        codes = self.each(root.OperatorCodesLength(), root.OperatorCodes, self.code)
-        extents = self.each(root.BuffersLength(), root.Buffers, self.extent)
-        metadata = dict(self.each(root.MetadataLength(), root.Metadata, lambda item: self.metadata(item, extents)))
-        items = self.each(root.SubgraphsLength(), root.Subgraphs, lambda graph: graph)
-        subgraphs = tuple(self.subgraph(place, graph, codes, extents) for place, graph in enumerate(items))
+        codes = self.read_tables(root.OperatorCodesLength(), root.OperatorCodes, self.read_operator_code)
+        extents = self.read_tables(root.BuffersLength(), root.Buffers, self.read_extent)
+        metadata = dict(
+            self.read_tables(root.MetadataLength(), root.Metadata, lambda table: self.read_metadata(table, extents))
+        )
+        graphs = self.read_tables(root.SubgraphsLength(), root.Subgraphs, lambda graph: graph)
+        subgraphs = tuple(self.read_subgraph(index, graph, codes, extents) for index, graph in enumerate(graphs))
         tensors = [graph.tensors for graph in subgraphs]
         return Model(
             path=self.path,
             bytes=len(self.content),
-            description=self.text(root.Description()),
+            description=self.read_text(root.Description()),
             operators=tuple(operator for graph in subgraphs for operator in graph.operators),
-            tensors=tuple(tensor for inner in tensors for tensor in inner),
+            tensors=tuple(tensor for graph_tensors in tensors for tensor in graph_tensors),
             inputs=subgraphs[0].inputs,
             outputs=subgraphs[0].outputs,
-            signatures=self.each(
-                root.SignatureDefsLength(), root.SignatureDefs, lambda item: self.signature(item, tensors)
+            signatures=self.read_tables(
+                root.SignatureDefsLength(), root.SignatureDefs, lambda table: self.read_signature(table, tensors)
             ),
             content=self.content,
             subgraphs=subgraphs,
             metadata=metadata,
         )
 
-    def metadata(self, item: Any, extents: tuple[tuple[int, int], ...]) -> tuple[str, bytes]:
-        name = self.text(item.Name())
-        if item.Buffer() >= len(extents):
-            raise _DamageError(f"metadata '{name}' refers to buffer {item.Buffer()} of {len(extents)}")
-        start, length = extents[item.Buffer()]
+    def read_metadata(self, table: Any, extents: tuple[tuple[int, int], ...]) -> tuple[str, bytes]:
+        name = self.read_text(table.Name())
+        if table.Buffer() >= len(extents):
+            raise _DamageError(f"metadata '{name}' refers to buffer {table.Buffer()} of {len(extents)}")
+        start, length = extents[table.Buffer()]
         self.spend(length)
         return name, self.content[start : start + length]
 
-    def subgraph(
-        self, place: int, graph: Any, codes: tuple[_Code, ...], extents: tuple[tuple[int, int], ...]
+    def read_subgraph(
+        self, index: int, graph: Any, codes: tuple[_OperatorCode, ...], extents: tuple[tuple[int, int], ...]
     ) -> Subgraph:
-        tensors = self.tensors(place, graph, extents)
+        tensors = self.read_tensors(index, graph, extents)
         return Subgraph(
-            index=place,
-            name=self.text(graph.Name()),
-            inputs=self.interface(graph.InputsLength(), graph.InputsAsNumpy, tensors),
-            outputs=self.interface(graph.OutputsLength(), graph.OutputsAsNumpy, tensors),
+            index=index,
+            name=self.read_text(graph.Name()),
+            inputs=self.read_interface(graph.InputsLength(), graph.InputsAsNumpy, tensors),
+            outputs=self.read_interface(graph.OutputsLength(), graph.OutputsAsNumpy, tensors),
             tensors=tensors,
-            operators=self.operators(place, graph, codes, tensors),
+            operators=self.read_operators(index, graph, codes, tensors),
         )
 
     def spend(self, length: int) -> int:
         """Take `length` elements from what is left."""
-        if length < 0 or length > self.left:
+        if length < 0 or length > self.elements_left:
             raise _DamageError(f"a list of {length} elements in a file of {len(self.content)} bytes")
-        self.left -= length
+        self.elements_left -= length
         return length
 
-    def each(self, length: int, item: Callable[[int], Any], read_one: Callable[[Any], T]) -> tuple[T, ...]:
+    def read_tables(self, length: int, table_at: Callable[[int], Any], read_table: Callable[[Any], T]) -> tuple[T, ...]:
         """`read_one` of every table of a list."""
         if length > MAX_TABLES:
             raise _DamageError(f"a list of {length} tables; at most {MAX_TABLES} are read")
         self.spend(4 * length)
-        return tuple(read_one(item(index)) for index in range(length))
+        return tuple(read_table(table_at(index)) for index in range(length))
 
-    def numbers(self, length: int, as_numpy: Callable[[], Any]) -> tuple[Any, ...]:
+    def read_numbers(self, length: int, as_numpy: Callable[[], Any]) -> tuple[Any, ...]:
         """A list of numbers; the schema's numpy view fails when the list leaves the file."""
         return tuple(as_numpy().tolist()) if self.spend(length) else ()
 
-    def text(self, data: bytes | None) -> str:
+    def read_text(self, encoded_text: bytes | None) -> str:
         """A string of the file; one that is not UTF-8 is a sign of damage."""
-        if data is None:
+        if encoded_text is None:
             return ""
-        self.spend(len(data))
-        return data.decode("utf-8")
+        self.spend(len(encoded_text))
+        return encoded_text.decode("utf-8")
 
-    def code(self, item: Any) -> _Code:
-        number = max(item.BuiltinCode(), item.DeprecatedBuiltinCode())
-        name = builtins().get(number)
+    def read_operator_code(self, table: Any) -> _OperatorCode:
+        number = max(table.BuiltinCode(), table.DeprecatedBuiltinCode())
+        name = builtin_names().get(number)
         if name is None:
             raise _DamageError(f"operator code {number} is not in the schema of this ai-edge-litert")
-        custom = self.text(item.CustomCode())
-        return _Code(custom or "CUSTOM", True) if name == "CUSTOM" else _Code(name, False)
+        custom = self.read_text(table.CustomCode())
+        return _OperatorCode(custom or "CUSTOM", True) if name == "CUSTOM" else _OperatorCode(name, False)
 
-    def extent(self, item: Any) -> tuple[int, int]:
+    def read_extent(self, table: Any) -> tuple[int, int]:
         """Start and length of a constant's bytes; models over 2 GB keep them behind the flatbuffer."""
-        if item.Offset() > 1:
-            start, length = item.Offset(), item.Size()
+        if table.Offset() > 1:
+            start, length = table.Offset(), table.Size()
         else:
-            length = item.DataLength()
-            start = item._tab.Vector(item._tab.Offset(4)) if length else 0
+            length = table.DataLength()
+            start = table._tab.Vector(table._tab.Offset(4)) if length else 0
         if start < 0 or start + length > len(self.content):
             raise _DamageError(f"constant data at {start} with {length} bytes reaches past the end of the file")
         return start, length
 
-    def tensors(self, place: int, graph: Any, extents: tuple[tuple[int, int], ...]) -> tuple[Tensor, ...]:
-        items = self.each(graph.TensorsLength(), graph.Tensors, lambda item: item)
-        return tuple(self.tensor(index, place, item, extents) for index, item in enumerate(items))
+    def read_tensors(self, subgraph: int, graph: Any, extents: tuple[tuple[int, int], ...]) -> tuple[Tensor, ...]:
+        tables = self.read_tables(graph.TensorsLength(), graph.Tensors, lambda table: table)
+        return tuple(self.read_tensor(index, subgraph, table, extents) for index, table in enumerate(tables))
 
-    def tensor(self, index: int, place: int, item: Any, extents: tuple[tuple[int, int], ...]) -> Tensor:
-        name, dtype = self.text(item.Name()), _dtypes().get(item.Type())
-        shape = self.numbers(item.ShapeLength(), item.ShapeAsNumpy)
+    def read_tensor(self, index: int, subgraph: int, table: Any, extents: tuple[tuple[int, int], ...]) -> Tensor:
+        name, dtype = self.read_text(table.Name()), _dtype_names().get(table.Type())
+        shape = self.read_numbers(table.ShapeLength(), table.ShapeAsNumpy)
         if dtype is None or any(size < 0 for size in shape) or math.prod(shape) > MAX_ELEMENTS:
-            raise _DamageError(f"tensor '{name}' has type {item.Type()} and shape {_short(shape)}")
-        if item.Buffer() >= max(len(extents), 1):
-            raise _DamageError(f"tensor '{name}' refers to buffer {item.Buffer()} of {len(extents)}")
-        extent = extents[item.Buffer()] if extents else (0, 0)
-        size, sparse = -(-math.prod(shape) * BITS.get(dtype, 0) // 8), item.Sparsity() is not None
+            raise _DamageError(f"tensor '{name}' has type {table.Type()} and shape {_format_shape(shape)}")
+        if table.Buffer() >= max(len(extents), 1):
+            raise _DamageError(f"tensor '{name}' refers to buffer {table.Buffer()} of {len(extents)}")
+        extent = extents[table.Buffer()] if extents else (0, 0)
+        size, sparse = -(-math.prod(shape) * BITS.get(dtype, 0) // 8), table.Sparsity() is not None
         if extent[1] and dtype in BITS and not sparse and extent[1] != size:
             raise _DamageError(f"tensor '{name}' of {dtype} {shape} has {extent[1]} bytes of data instead of {size}")
-        self.constants_left -= extent[1]
-        if self.constants_left < 0:
-            raise _DamageError(f"its tensors share constants to more than {SHARING} times the size of the file")
+        self.constant_bytes_left -= extent[1]
+        if self.constant_bytes_left < 0:
+            raise _DamageError(f"its tensors share constants to more than {MAX_SHARING} times the size of the file")
         return Tensor(
             index=index,
-            subgraph=place,
+            subgraph=subgraph,
             name=name,
             shape=shape,
             dtype=dtype,
-            constant=extent[1] > 0,
+            is_constant=extent[1] > 0,
             bytes=extent[1] or size,
-            quantization=self.quantization(name, shape, item.Quantization()),
-            signature=self.numbers(item.ShapeSignatureLength(), item.ShapeSignatureAsNumpy) or shape,
-            variable=item.IsVariable(),
-            sparse=sparse,
+            quantization=self.read_quantization(name, shape, table.Quantization()),
+            shape_signature=self.read_numbers(table.ShapeSignatureLength(), table.ShapeSignatureAsNumpy) or shape,
+            is_variable=table.IsVariable(),
+            is_sparse=sparse,
             extent=extent,
         )
 
-    def quantization(self, name: str, shape: tuple[int, ...], item: Any) -> Quantization | None:
-        if item is None or item.ScaleLength() == 0:
+    def read_quantization(self, name: str, shape: tuple[int, ...], table: Any) -> Quantization | None:
+        if table is None or table.ScaleLength() == 0:
             return None
-        scales = self.numbers(item.ScaleLength(), item.ScaleAsNumpy)
-        zeros = self.numbers(item.ZeroPointLength(), item.ZeroPointAsNumpy) or (0,) * len(scales)
-        axis = item.QuantizedDimension()
-        along = shape[axis] if 0 <= axis < len(shape) else -1
-        if len(zeros) != len(scales) or (len(scales) > 1 and len(scales) != along):
-            counts = f"{len(scales)} scales and {len(zeros)} zero points"
+        scales = self.read_numbers(table.ScaleLength(), table.ScaleAsNumpy)
+        zero_points = self.read_numbers(table.ZeroPointLength(), table.ZeroPointAsNumpy) or (0,) * len(scales)
+        axis = table.QuantizedDimension()
+        axis_size = shape[axis] if 0 <= axis < len(shape) else -1
+        if len(zero_points) != len(scales) or (len(scales) > 1 and len(scales) != axis_size):
+            counts = f"{len(scales)} scales and {len(zero_points)} zero points"
             raise _DamageError(f"tensor '{name}' of shape {shape} has {counts} along axis {axis}")
         if not all(math.isfinite(scale) for scale in scales):
             raise _DamageError(f"tensor '{name}' has a scale that is not finite")
-        return Quantization(scales, zeros, axis)
+        return Quantization(scales, zero_points, axis)
 
-    def operators(
-        self, place: int, graph: Any, codes: tuple[_Code, ...], tensors: tuple[Tensor, ...]
+    def read_operators(
+        self, subgraph: int, graph: Any, codes: tuple[_OperatorCode, ...], tensors: tuple[Tensor, ...]
     ) -> tuple[Operator, ...]:
-        items = self.each(graph.OperatorsLength(), graph.Operators, lambda item: item)
-        return tuple(self.operator(index, place, item, codes, tensors) for index, item in enumerate(items))
+        tables = self.read_tables(graph.OperatorsLength(), graph.Operators, lambda table: table)
+        return tuple(self.read_operator(index, subgraph, table, codes, tensors) for index, table in enumerate(tables))
 
-    def operator(
-        self, index: int, place: int, item: Any, codes: tuple[_Code, ...], tensors: tuple[Tensor, ...]
+    def read_operator(
+        self, index: int, subgraph: int, table: Any, codes: tuple[_OperatorCode, ...], tensors: tuple[Tensor, ...]
     ) -> Operator:
-        if item.OpcodeIndex() >= len(codes):
-            raise _DamageError(f"operator {index} refers to operator code {item.OpcodeIndex()} of {len(codes)}")
-        name, custom = codes[item.OpcodeIndex()]
-        inputs = self.picked(item.InputsLength(), item.InputsAsNumpy, tensors)
-        outputs = self.picked(item.OutputsLength(), item.OutputsAsNumpy, tensors)
-        self.numbers(item.CustomOptionsLength(), item.CustomOptionsAsNumpy)
-        options = self.options(item)
-        count = macs.count(name, inputs, outputs, options)
-        return Operator(index, place, name, inputs, outputs, count, custom, options)
+        if table.OpcodeIndex() >= len(codes):
+            raise _DamageError(f"operator {index} refers to operator code {table.OpcodeIndex()} of {len(codes)}")
+        name, custom = codes[table.OpcodeIndex()]
+        inputs = self.pick_tensors(table.InputsLength(), table.InputsAsNumpy, tensors)
+        outputs = self.pick_tensors(table.OutputsLength(), table.OutputsAsNumpy, tensors)
+        self.read_numbers(table.CustomOptionsLength(), table.CustomOptionsAsNumpy)
+        options = self.read_options(table)
+        mac_count = macs.count(name, inputs, outputs, options)
+        return Operator(index, subgraph, name, inputs, outputs, mac_count, custom, options)
 
-    def options(self, item: Any) -> dict[str, Option]:
+    def read_options(self, operator_table: Any) -> dict[str, Option]:
         """The fields of the operator's own option table (stride, padding, ...) as the schema names them."""
         from ai_edge_litert.schema_py_generated import BuiltinOptionsCreator
 
-        table = item.BuiltinOptions()
-        fields = vars(BuiltinOptionsCreator(item.BuiltinOptionsType(), table) or _NOTHING) if table else {}
-        return {name: self.option(value) for name, value in fields.items() if value is not None}
+        option_table = operator_table.BuiltinOptions()
+        fields = (
+            vars(BuiltinOptionsCreator(operator_table.BuiltinOptionsType(), option_table) or _UNKNOWN_OPTIONS)
+            if option_table
+            else {}
+        )
+        return {name: self.read_option(value) for name, value in fields.items() if value is not None}
 
-    def option(self, value: Any) -> Option:
+    def read_option(self, value: Any) -> Option:
         if isinstance(value, bytes):
-            return self.text(value)
+            return self.read_text(value)
         if isinstance(value, (bool, int, float)):
             return value
         self.spend(len(value))
         return tuple(value.tolist() if hasattr(value, "tolist") else value)
 
-    def picked(
+    def pick_tensors(
         self, length: int, as_numpy: Callable[[], Any], tensors: tuple[Tensor, ...]
     ) -> tuple[Tensor | None, ...]:
         """Tensors by index; -1 stands for an optional one that is absent."""
-        indices = self.numbers(length, as_numpy)
+        indices = self.read_numbers(length, as_numpy)
         for index in indices:
             if not -1 <= index < len(tensors):
                 raise _DamageError(f"an operator refers to tensor {index} of {len(tensors)}")
         return tuple(None if index < 0 else tensors[index] for index in indices)
 
-    def interface(self, length: int, as_numpy: Callable[[], Any], tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        found = tuple(tensor for tensor in self.picked(length, as_numpy, tensors) if tensor is not None)
-        if len(found) != length:
+    def read_interface(
+        self, length: int, as_numpy: Callable[[], Any], tensors: tuple[Tensor, ...]
+    ) -> tuple[Tensor, ...]:
+        interface_tensors = tuple(
+            tensor for tensor in self.pick_tensors(length, as_numpy, tensors) if tensor is not None
+        )
+        if len(interface_tensors) != length:
             raise _DamageError("an input or output of the model refers to no tensor")
-        return found
+        return interface_tensors
 
-    def signature(self, item: Any, tensors: list[tuple[Tensor, ...]]) -> Signature:
-        place = item.SubgraphIndex()
-        if place >= len(tensors):
-            raise _DamageError(f"a signature refers to subgraph {place} of {len(tensors)}")
-        inputs = dict(self.each(item.InputsLength(), item.Inputs, self.entry))
-        outputs = dict(self.each(item.OutputsLength(), item.Outputs, self.entry))
+    def read_signature(self, table: Any, tensors: list[tuple[Tensor, ...]]) -> Signature:
+        subgraph = table.SubgraphIndex()
+        if subgraph >= len(tensors):
+            raise _DamageError(f"a signature refers to subgraph {subgraph} of {len(tensors)}")
+        inputs = dict(self.read_tables(table.InputsLength(), table.Inputs, self.read_signature_entry))
+        outputs = dict(self.read_tables(table.OutputsLength(), table.Outputs, self.read_signature_entry))
         for name, index in (*inputs.items(), *outputs.items()):
-            if index >= len(tensors[place]):
-                raise _DamageError(f"signature entry '{name}' refers to tensor {index} of {len(tensors[place])}")
-        return Signature(self.text(item.SignatureKey()), place, inputs, outputs)
+            if index >= len(tensors[subgraph]):
+                raise _DamageError(f"signature entry '{name}' refers to tensor {index} of {len(tensors[subgraph])}")
+        return Signature(self.read_text(table.SignatureKey()), subgraph, inputs, outputs)
 
-    def entry(self, item: Any) -> tuple[str, int]:
-        return self.text(item.Name()), item.TensorIndex()
+    def read_signature_entry(self, table: Any) -> tuple[str, int]:
+        return self.read_text(table.Name()), table.TensorIndex()
 
 
-def _short(shape: tuple[int, ...]) -> str:
+def _format_shape(shape: tuple[int, ...]) -> str:
     return str(shape) if len(shape) <= 8 else f"({', '.join(map(str, shape[:8]))}, .. {len(shape)} in all)"
 
 
-class _Nothing:
+class _UnknownOptions:
     """Stands for the options of an operator whose option table the schema does not know."""
 
 
-_NOTHING = _Nothing()
+_UNKNOWN_OPTIONS = _UnknownOptions()

@@ -4,10 +4,10 @@ from pathlib import Path
 
 from edgepipe.tflite import reader
 from edgepipe.tflite.child_process import Json
-from edgepipe.tflite.interpreter import Runtime, open_once
+from edgepipe.tflite.interpreter import Runtime, run_on_zeros
 
 
-def work(request: Json) -> Json:
+def handle_request(request: Json) -> Json:
     """`path` and `runtime` in, nothing out."""
-    open_once(reader.read(Path(request["path"])), Runtime(request["runtime"]), threads=1)
+    run_on_zeros(reader.read(Path(request["path"])), Runtime(request["runtime"]), threads=1)
     return {}

@@ -16,96 +16,104 @@ from edgepipe.tflite.model import FLOATS, INTEGERS, NUMPY_TYPES, Model, Tensor
 
 
 @dataclass(frozen=True)
-class Outputs:
+class ModelOutputs:
     """What a model gave for a set of samples; one array, or one for each named output of several.
 
     `raw` is as stored, (samples, *shape); `values` are real numbers: dequantized to float32 where the output is
     quantized, else the same as `raw`. `scales` and `zero_points` go by output name. `how` says what ran.
     """
 
-    raw: Arrays
-    values: Arrays
+    stored_values: Arrays
+    real_values: Arrays
     scales: dict[str, float]
     zero_points: dict[str, int]
-    how: str
+    provenance: str
 
 
-def outputs(model: Model, results: list[Array], how: str) -> Outputs:
+def build_outputs(model: Model, raw_outputs: list[Array], provenance: str) -> ModelOutputs:
     """The `Outputs` of stored results, one array for each output of `model` in its order."""
-    named = dict(zip(model.output_names.items(), results, strict=True))
-    raw = {name: array for (name, _), array in named.items()}
-    values = {name: dequantized(array, tensor) for (name, tensor), array in named.items()}
-    scaled = {name: tensor.quantization for name, tensor in model.output_names.items() if tensor.quantization}
-    single = next(iter(raw)) if len(raw) == 1 else None
-    return Outputs(
-        raw=raw if single is None else raw[single],
-        values=values if single is None else values[single],
-        scales={name: found.scales[0] for name, found in scaled.items()},
-        zero_points={name: found.zero_points[0] for name, found in scaled.items()},
-        how=how,
+    array_by_output = dict(zip(model.outputs_by_name.items(), raw_outputs, strict=True))
+    stored_values = {name: array for (name, _), array in array_by_output.items()}
+    real_values = {name: dequantize_array(array, tensor) for (name, tensor), array in array_by_output.items()}
+    quantization_by_name = {
+        name: tensor.quantization for name, tensor in model.outputs_by_name.items() if tensor.quantization
+    }
+    single_name = next(iter(stored_values)) if len(stored_values) == 1 else None
+    return ModelOutputs(
+        stored_values=stored_values if single_name is None else stored_values[single_name],
+        real_values=real_values if single_name is None else real_values[single_name],
+        scales={name: quantization.scales[0] for name, quantization in quantization_by_name.items()},
+        zero_points={name: quantization.zero_points[0] for name, quantization in quantization_by_name.items()},
+        provenance=provenance,
     )
 
 
-def stored(model: Model, x: Arrays) -> list[Array]:
+def convert_samples(model: Model, x: Arrays) -> list[Array]:
     """The samples in the type of each input of `model`, in its order, checked against its shapes.
 
     Raises:
         InputError: another number of inputs or samples, another shape or type, no sample, or values not finite.
     """
-    given = _by_input(model, x)
-    counts = {name: len(array) if np.ndim(array) else 0 for name, array in given.items()}
+    array_by_input = _map_inputs(model, x)
+    counts = {name: len(array) if np.ndim(array) else 0 for name, array in array_by_input.items()}
     if len(set(counts.values())) > 1 or 0 in counts.values():
         raise InputError(f"{model.path}: the inputs need the same number of samples, at least one; found {counts}")
-    return [_fitted(model.path, name, tensor, given[name]) for name, tensor in model.input_names.items()]
+    return [
+        _fit_samples(model.path, name, tensor, array_by_input[name]) for name, tensor in model.inputs_by_name.items()
+    ]
 
 
-def quantized(x: Array, tensor: Tensor) -> Array:
+def quantize_array(x: Array, tensor: Tensor) -> Array:
     """round(x / scale) + zero point, halves away from zero, clipped to the type of `tensor`; x must be finite."""
     if tensor.quantization is None:
         raise ValueError(f"tensor '{tensor.name}' has no scale")
     limits = np.iinfo(tensor.dtype)
-    scaled = np.asarray(x, np.float32) / np.float32(tensor.quantization.scales[0])
+    ratios = np.asarray(x, np.float32) / np.float32(tensor.quantization.scales[0])
     # In float64 the sum with one half is exact, so that 0.49999997 is not rounded up.
-    rounded = np.copysign(np.floor(np.abs(scaled.astype(np.float64)) + 0.5), scaled)
-    shifted: Array = np.clip(rounded + tensor.quantization.zero_points[0], limits.min, limits.max)
-    return shifted.astype(tensor.dtype)
+    rounded_ratios = np.copysign(np.floor(np.abs(ratios.astype(np.float64)) + 0.5), ratios)
+    stored_values: Array = np.clip(rounded_ratios + tensor.quantization.zero_points[0], limits.min, limits.max)
+    return stored_values.astype(tensor.dtype)
 
 
-def dequantized(raw: Array, tensor: Tensor) -> Array:
+def dequantize_array(stored_values: Array, tensor: Tensor) -> Array:
     """scale * (raw - zero point) in float32; an array whose tensor has no scale stays as it is."""
     if tensor.quantization is None or tensor.dtype in FLOATS:
-        return raw
-    shifted: Array = (raw.astype(np.int64) - tensor.quantization.zero_points[0]).astype(np.float32)
-    return shifted * np.float32(tensor.quantization.scales[0])
+        return stored_values
+    centred_values: Array = (stored_values.astype(np.int64) - tensor.quantization.zero_points[0]).astype(np.float32)
+    return centred_values * np.float32(tensor.quantization.scales[0])
 
 
-def _by_input(model: Model, x: Arrays) -> dict[str, Array]:
+def _map_inputs(model: Model, x: Arrays) -> dict[str, Array]:
     """The arrays by the names of `Model.input_names`; a dict may use tensor names instead."""
-    names = model.input_names
+    names = model.inputs_by_name
     if not isinstance(x, dict):
         if len(names) != 1:
             raise InputError(f"{model.path}: one array given for {len(names)} inputs; name them: {', '.join(names)}")
         return {next(iter(names)): np.asarray(x)}
-    aliases = {alias: name for name, tensor in names.items() for alias in (tensor.name, tensor.name.split(":")[0])}
-    given = {name if name in names else aliases.get(name, name): np.asarray(array) for name, array in x.items()}
-    if set(given) != set(names) or len(given) != len(x):
+    name_by_alias = {
+        alias: name for name, tensor in names.items() for alias in (tensor.name, tensor.name.split(":")[0])
+    }
+    array_by_input = {
+        name if name in names else name_by_alias.get(name, name): np.asarray(array) for name, array in x.items()
+    }
+    if set(array_by_input) != set(names) or len(array_by_input) != len(x):
         raise InputError(f"{model.path}: inputs given: {', '.join(x)}; the model's inputs: {', '.join(names)}")
-    return given
+    return array_by_input
 
 
-def _fitted(path: Path, name: str, tensor: Tensor, x: Array) -> Array:
+def _fit_samples(path: Path, name: str, tensor: Tensor, x: Array) -> Array:
     check_type(path, name, tensor)
-    wanted = tensor.signature[1:]
-    fits = x.ndim == len(tensor.shape) and all(w in (-1, n) for w, n in zip(wanted, x.shape[1:], strict=True))
+    sample_shape = tensor.shape_signature[1:]
+    fits = x.ndim == len(tensor.shape) and all(w in (-1, n) for w, n in zip(sample_shape, x.shape[1:], strict=True))
     if not fits:
-        shown = str(wanted).replace("-1", "any")
-        raise InputError(f"{path}: input '{name}' takes samples of shape {shown}, found {arrays.shapes(x)}")
+        shape_text = str(sample_shape).replace("-1", "any")
+        raise InputError(f"{path}: input '{name}' takes samples of shape {shape_text}, found {arrays.format_shapes(x)}")
     if x.dtype == tensor.dtype:
         return x
-    return _converted(f"{path}: input '{name}'", tensor, x)
+    return _convert_input(f"{path}: input '{name}'", tensor, x)
 
 
-def _whole(x: Array) -> bool:
+def _is_whole(x: Array) -> bool:
     """Integers, or floats that are: indices of an embedding often come as floats."""
     return np.issubdtype(x.dtype, np.integer) or (np.issubdtype(x.dtype, np.floating) and bool((x == np.rint(x)).all()))
 
@@ -116,18 +124,20 @@ def check_type(path: Path, name: str, tensor: Tensor) -> None:
         raise InputError(f"{path}: input '{name}' is {tensor.dtype}, which edgepipe cannot fill with samples")
 
 
-def _converted(place: str, tensor: Tensor, x: Array) -> Array:
-    numeric = np.issubdtype(x.dtype, np.number) or x.dtype == np.bool_
-    if tensor.dtype in FLOATS and numeric and not np.issubdtype(x.dtype, np.complexfloating):
+def _convert_input(subject: str, tensor: Tensor, x: Array) -> Array:
+    is_numeric = np.issubdtype(x.dtype, np.number) or x.dtype == np.bool_
+    if tensor.dtype in FLOATS and is_numeric and not np.issubdtype(x.dtype, np.complexfloating):
         return x.astype(tensor.dtype)
     if tensor.dtype in INTEGERS and tensor.quantization is not None and np.issubdtype(x.dtype, np.floating):
         if not np.isfinite(x).all():
-            raise InputError(f"{place}: the samples hold values that are not finite, which no integer can stand for")
-        return quantized(x, tensor)
-    if tensor.dtype in INTEGERS and tensor.quantization is None and _whole(x):
+            raise InputError(f"{subject}: the samples hold values that are not finite, which no integer can stand for")
+        return quantize_array(x, tensor)
+    if tensor.dtype in INTEGERS and tensor.quantization is None and _is_whole(x):
         limits = np.iinfo(tensor.dtype)
         if limits.min <= x.min() and x.max() <= limits.max:
             return x.astype(tensor.dtype)
-        raise InputError(f"{place}: takes {tensor.dtype}, found values from {x.min()} to {x.max()}")
-    real = " or real numbers (float)" if tensor.dtype in FLOATS or tensor.quantization is not None else " (no scale)"
-    raise InputError(f"{place}: takes {tensor.dtype}{real}, found {x.dtype}; convert the samples")
+        raise InputError(f"{subject}: takes {tensor.dtype}, found values from {x.min()} to {x.max()}")
+    real_hint = (
+        " or real numbers (float)" if tensor.dtype in FLOATS or tensor.quantization is not None else " (no scale)"
+    )
+    raise InputError(f"{subject}: takes {tensor.dtype}{real_hint}, found {x.dtype}; convert the samples")

@@ -24,12 +24,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from edgepipe.core.errors import EdgepipeError
-from edgepipe.tflite.child_process import ChildError, Json, ending, environment
+from edgepipe.tflite.child_process import ChildError, Json, build_environment, describe_exit
 
-MEMORY = 2 << 30  # bytes of address space of the child, more for large files
-ROOM = 4  # times the size of a file over 256 MiB: its mapping, packed weights, activations
-GRACE = 5  # seconds after which a child ends itself, if this process is no longer there to do it
-CHUNK = 1 << 16
+MEMORY_LIMIT = 2 << 30  # bytes of address space of the child, more for large files
+FILE_SIZE_FACTOR = 4  # times the size of a file over 256 MiB: its mapping, packed weights, activations
+GRACE_SECONDS = 5  # seconds after which a child ends itself, if this process is no longer there to do it
+CHUNK_BYTES = 1 << 16
 
 
 class TooSlowError(ChildError):
@@ -41,11 +41,11 @@ class Sandbox:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._child: _Child | None = None
-        self.started = 0  # processes, for those who want to know what reuse brought
+        self._child: _SandboxProcess | None = None
+        self.start_count = 0  # processes, for those who want to know what reuse brought
 
-    def run(self, module: str, request: Json, timeout: float, what: str, memory: int = MEMORY) -> Json:
-        """What `module.work(request)` answers, and what it wrote to stderr under the key "stderr".
+    def run(self, module: str, request: Json, timeout: float, subject: str, memory: int = MEMORY_LIMIT) -> Json:
+        """What `module.handle_request(request)` answers, and what it wrote to stderr under the key "stderr".
 
         `what` begins the message of a crash, `timeout` is in seconds, `memory` in bytes of address space.
 
@@ -54,30 +54,30 @@ class Sandbox:
                 it may have, or broke.
         """
         with self._lock:
-            used = self._child is not None
+            was_running = self._child is not None
             # The caller may have changed its folder since the child was started; paths in requests are relative to it.
-            where = {"folder": str(Path.cwd())}
-            message = {"module": module, "request": request, "seconds": timeout, "memory": memory, **where}
+            context = {"folder": str(Path.cwd())}
+            message = {"module": module, "request": request, "seconds": timeout, "memory": memory, **context}
             try:
-                return self._once(message, what)
+                return self._send_once(message, subject)
             except ChildError as error:
-                if error.refused or not used or isinstance(error, TooSlowError):
+                if error.is_refusal or not was_running or isinstance(error, TooSlowError):
                     raise
-            return self._once(message, what)
+            return self._send_once(message, subject)
 
-    def _once(self, message: Json, what: str) -> Json:
+    def _send_once(self, message: Json, subject: str) -> Json:
         if self._child is None:
-            self._child, self.started = _Child(), self.started + 1
+            self._child, self.start_count = _SandboxProcess(), self.start_count + 1
         try:
-            answer = self._child.ask(message, what)
+            answer = self._child.ask(message, subject)
         except BaseException:
             self._drop()
             raise
         if "broken" in answer:
             self._drop()
-            raise ChildError(f"{what}: {answer['broken']}", answer["stderr"])
+            raise ChildError(f"{subject}: {answer['broken']}", answer["stderr"])
         if "refused" in answer:
-            raise ChildError(answer["refused"], answer["stderr"], refused=True)
+            raise ChildError(answer["refused"], answer["stderr"], is_refusal=True)
         return answer
 
     def _drop(self) -> None:
@@ -98,76 +98,76 @@ class Sandbox:
 
 
 @cache
-def shared() -> Sandbox:
+def get_shared() -> Sandbox:
     """The sandbox of this process, closed when it ends."""
-    made = Sandbox()
-    atexit.register(made.close)
-    return made
+    sandbox = Sandbox()
+    atexit.register(sandbox.close)
+    return sandbox
 
 
 def memory_for(path: Path) -> int:
     """The address space that running the file at `path` may take: 2 GiB, more only for what is itself large."""
-    return max(MEMORY, ROOM * path.stat().st_size + (MEMORY >> 1))
+    return max(MEMORY_LIMIT, FILE_SIZE_FACTOR * path.stat().st_size + (MEMORY_LIMIT >> 1))
 
 
-class _Child:
+class _SandboxProcess:
     """One process: requests go in as lines of JSON on stdin, answers come back so through a pipe of their own."""
 
     def __init__(self) -> None:
-        self.said: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
-        self.heard = 0
-        reading, writing = os.pipe()
-        command = [sys.executable, "-P", "-m", __name__, str(writing)]
+        self.stderr_file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
+        self.stderr_position = 0
+        read_end, write_end = os.pipe()
+        command = [sys.executable, "-P", "-m", __name__, str(write_end)]
         try:
             self.process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
-                stderr=self.said,
-                env={**environment(), "OPENBLAS_NUM_THREADS": "1"},  # each of its threads takes address space
-                pass_fds=[writing],
+                stderr=self.stderr_file,
+                env={**build_environment(), "OPENBLAS_NUM_THREADS": "1"},  # each of its threads takes address space
+                pass_fds=[write_end],
             )
         finally:
-            os.close(writing)
-        self.answers = reading
+            os.close(write_end)
+        self.answer_pipe = read_end
 
-    def ask(self, message: Json, what: str) -> Json:
+    def ask(self, message: Json, subject: str) -> Json:
         timeout: float = message["seconds"]
         line = json.dumps(message).encode() + b"\n"
         try:
             assert self.process.stdin is not None
             self.process.stdin.write(line)
             self.process.stdin.flush()
-            answer = self._line(time.monotonic() + timeout)
+            answer = self._read_line(time.monotonic() + timeout)
         except BrokenPipeError:
             answer = b""
         except TimeoutError:
             raise TooSlowError(
-                f"{what}: no end after {timeout:g} s; the child process was stopped", self._new()
+                f"{subject}: no end after {timeout:g} s; the child process was stopped", self._read_new_stderr()
             ) from None
         if not answer.endswith(b"\n"):
-            stderr = self._new()
-            raise ChildError(f"{what}: {ending(self.process.wait(), stderr)}", stderr)
-        return {**json.loads(answer), "stderr": self._new()}
+            stderr = self._read_new_stderr()
+            raise ChildError(f"{subject}: {describe_exit(self.process.wait(), stderr)}", stderr)
+        return {**json.loads(answer), "stderr": self._read_new_stderr()}
 
-    def _line(self, end: float) -> bytes:
+    def _read_line(self, deadline: float) -> bytes:
         """One line, or what there was of it when the process ended."""
         line = b""
         while not line.endswith(b"\n"):
-            ready, _, _ = select.select([self.answers], [], [], max(0.0, end - time.monotonic()))
+            ready, _, _ = select.select([self.answer_pipe], [], [], max(0.0, deadline - time.monotonic()))
             if not ready:
                 raise TimeoutError
-            part = os.read(self.answers, CHUNK)
-            if not part:
+            chunk = os.read(self.answer_pipe, CHUNK_BYTES)
+            if not chunk:
                 break
-            line += part
+            line += chunk
         return line
 
-    def _new(self) -> str:
+    def _read_new_stderr(self) -> str:
         """What the process wrote to stderr since this was last asked."""
-        self.said.seek(self.heard)
-        text = self.said.read()
-        self.heard += len(text)
+        self.stderr_file.seek(self.stderr_position)
+        text = self.stderr_file.read()
+        self.stderr_position += len(text)
         return text.decode(errors="replace")
 
     def close(self) -> None:
@@ -176,29 +176,29 @@ class _Child:
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # what was not yet written has no reader any more
             self.process.stdin.close()
-        os.close(self.answers)
-        self.said.close()
+        os.close(self.answer_pipe)
+        self.stderr_file.close()
 
 
-def _serve(answers: int) -> None:
+def _serve(answer_pipe: int) -> None:
     """The child's side: answer requests until stdin ends."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this process
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    _, hard_limit = resource.getrlimit(resource.RLIMIT_AS)
     for line in sys.stdin:
         message = json.loads(line)
         os.chdir(message["folder"])
-        resource.setrlimit(resource.RLIMIT_AS, (message["memory"], most))
-        signal.alarm(int(message["seconds"]) + GRACE)
-        answer = _work(message["module"], message["request"], message["memory"])
+        resource.setrlimit(resource.RLIMIT_AS, (message["memory"], hard_limit))
+        signal.alarm(int(message["seconds"]) + GRACE_SECONDS)
+        answer = _handle_request(message["module"], message["request"], message["memory"])
         signal.alarm(0)
-        os.write(answers, json.dumps(answer).encode() + b"\n")
+        os.write(answer_pipe, json.dumps(answer).encode() + b"\n")
 
 
-def _work(module: str, request: Json, memory: int) -> Any:
+def _handle_request(module: str, request: Json, memory: int) -> Any:
     try:
-        return importlib.import_module(module).work(request)
+        return importlib.import_module(module).handle_request(request)
     except EdgepipeError as error:
         return {"refused": str(error)}
     except MemoryError:

@@ -3,56 +3,56 @@
 from dataclasses import dataclass
 
 from edgepipe.core.errors import InputError
-from edgepipe.core.metric import Evidence, Metric, unavailable
+from edgepipe.core.metric import Evidence, Metric, unavailable_metric
 from edgepipe.core.units import Dimension
-from edgepipe.tflite.arena_plan import Plan, plan
-from edgepipe.tflite.arena_tail import Tail, tail
+from edgepipe.tflite.arena_plan import ArenaPlan, plan_arena
+from edgepipe.tflite.arena_tail import ArenaTail, compute_tail
 from edgepipe.tflite.model import Model
 
-UNKNOWN_KERNEL = 1024  # bytes that the upper bound grants an operator whose kernel was never looked at
+UNKNOWN_KERNEL_BYTES = 1024  # bytes that the upper bound grants an operator whose kernel was never looked at
 
 
 @dataclass(frozen=True)
-class Memory:
+class TflmMemory:
     """A plan, or the reason why there is none, and the tail."""
 
-    plan: Plan | None
+    plan: ArenaPlan | None
     reason: str
-    tail: Tail
+    tail: ArenaTail
 
 
-def memory(model: Model) -> Memory:
+def plan_memory(model: Model) -> TflmMemory:
     """The memory plan of `model`; without one, `reason` says why."""
     try:
-        return Memory(plan(model), "", tail(model))
+        return TflmMemory(plan_arena(model), "", compute_tail(model))
     except InputError as error:
-        return Memory(None, str(error), tail(model))
+        return TflmMemory(None, str(error), compute_tail(model))
 
 
-def arena_32_bit(model: Model, device: str | None = None) -> Metric:
+def estimate_arena_32_bit(model: Model, device: str | None = None) -> Metric:
     """The metric `ram`, estimated: the arena of `model` on a 32-bit device with TensorFlow Lite Micro's own kernels.
 
     The planned part does not depend on the width of pointers. The interval of the tail reaches from half of its 64-bit
     size, all of which could be pointers, to all of it. Works where the package tflite-micro does not, and for models
     that it refuses.
     """
-    found = memory(model)
-    if found.plan is None:
-        return unavailable("ram", Dimension.BYTES, found.reason, device)
-    head, behind = found.plan.peak, found.tail
-    low, high = behind.narrow_interval
-    unknown = [op.place for op in model.operators if op.name in behind.unknown]
-    missing = f"; kernels' data of {', '.join(behind.unknown)} is left out" if unknown else ""
+    model_memory = plan_memory(model)
+    if model_memory.plan is None:
+        return unavailable_metric("ram", Dimension.BYTES, model_memory.reason, device)
+    head, tail = model_memory.plan.peak, model_memory.tail
+    low, high = tail.interval_32_bit
+    unknown_operators = [op.location for op in model.operators if op.name in tail.unknown_operators]
+    missing_note = f"; kernels' data of {', '.join(tail.unknown_operators)} is left out" if unknown_operators else ""
     return Metric(
         name="ram",
-        value=head + behind.narrow,
+        value=head + tail.total_32_bit,
         unit=Dimension.BYTES,
         evidence=Evidence.ESTIMATED,
-        interval=(head + low, head + high + UNKNOWN_KERNEL * len(unknown)),
+        interval=(head + low, head + high + UNKNOWN_KERNEL_BYTES * len(unknown_operators)),
         device=device,
         how=(
             "tensor arena by edgepipe's copy of TensorFlow Lite Micro's planner, its structures scaled to 32-bit "
-            f"pointers; portable kernels (CMSIS-NN asks for scratch memory besides){missing}"
+            f"pointers; portable kernels (CMSIS-NN asks for scratch memory besides){missing_note}"
         ),
-        details={"head": head, "tail": behind.narrow},
+        details={"head": head, "tail": tail.total_32_bit},
     )

@@ -8,35 +8,35 @@ holds the activations, does not depend on the width of pointers.
 import re
 import tempfile
 from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as installed
+from importlib.metadata import version as package_version
 from pathlib import Path
 
 import numpy as np
 
 from edgepipe.core.arrays import Arrays
 from edgepipe.core.errors import InputError, ToolError
-from edgepipe.core.metric import Evidence, Metric, unavailable
+from edgepipe.core.metric import Evidence, Metric, unavailable_metric
 from edgepipe.core.units import Dimension
 from edgepipe.tflite import child_process, reader, sandbox
-from edgepipe.tflite.sample_conversion import Outputs, outputs, stored
+from edgepipe.tflite.sample_conversion import ModelOutputs, build_outputs, convert_samples
 
 WORKER = "edgepipe.tflite.tflm_worker"
 TIMEOUT = 600.0  # the whole test set runs through reference-like kernels
-ARENA_SECONDS, ARENA_MACS = 10.0, 2e7  # one inference: ten seconds, and one more for each of so many MACs
+ARENA_SECONDS, ARENA_MACS_PER_SECOND = 10.0, 2e7  # one inference: ten seconds, and one more for each of so many MACs
 REMEDY = "pip install 'edgepipe[micro]' (64-bit x86 Linux)"
 _ALLOCATION = re.compile(r"Arena allocation (total|head|tail) (\d+) bytes")
 
 
-def missing() -> str:
+def missing_reason() -> str:
     """Why TensorFlow Lite Micro cannot run here, with the remedy; empty when it can."""
     try:
-        installed("tflite-micro")
+        package_version("tflite-micro")
     except PackageNotFoundError:
         return f"the package tflite-micro is not installed: {REMEDY}"
     return ""
 
 
-def arena(path: Path, device: str | None = None, timeout: float | None = None) -> Metric:
+def measure_arena(path: Path, device: str | None = None, timeout: float | None = None) -> Metric:
     """The metric `ram`: bytes of tensor arena that TensorFlow Lite Micro's allocator takes for the model.
 
     The model is given an arena far larger than it needs and the allocator's own record is read after one inference;
@@ -48,22 +48,24 @@ def arena(path: Path, device: str | None = None, timeout: float | None = None) -
         InputError: the file is damaged.
     """
     model = reader.read(path)
-    seconds = min(TIMEOUT, ARENA_SECONDS + model.macs / ARENA_MACS) if timeout is None else timeout
-    reason = missing()
+    seconds = min(TIMEOUT, ARENA_SECONDS + model.macs / ARENA_MACS_PER_SECOND) if timeout is None else timeout
+    reason = missing_reason()
     if reason:
-        return unavailable("ram", Dimension.BYTES, reason, device)
+        return unavailable_metric("ram", Dimension.BYTES, reason, device)
     try:
         request = {"path": str(path), "task": "arena"}
-        answer = sandbox.shared().run(WORKER, request, seconds, "TensorFlow Lite Micro", sandbox.memory_for(path))
+        answer = sandbox.get_shared().run(WORKER, request, seconds, "TensorFlow Lite Micro", sandbox.memory_for(path))
     except child_process.ChildError as error:
-        return unavailable("ram", Dimension.BYTES, str(_told(error)), device)
+        return unavailable_metric("ram", Dimension.BYTES, str(_explain_refusal(error)), device)
     sizes = {name: int(size) for name, size in _ALLOCATION.findall(answer["stderr"])}
     if set(sizes) != {"total", "head", "tail"}:
-        return unavailable("ram", Dimension.BYTES, f"{_name()} prints its arena in a form unknown here", device)
-    return _arena(sizes, device)
+        return unavailable_metric(
+            "ram", Dimension.BYTES, f"{_runtime_name()} prints its arena in a form unknown here", device
+        )
+    return _arena_metric(sizes, device)
 
 
-def _arena(sizes: dict[str, int], device: str | None) -> Metric:
+def _arena_metric(sizes: dict[str, int], device: str | None) -> Metric:
     return Metric(
         name="ram",
         value=sizes["total"],
@@ -71,46 +73,46 @@ def _arena(sizes: dict[str, int], device: str | None) -> Metric:
         evidence=Evidence.SIMULATED,
         device=device,
         how=(
-            f"tensor arena by {_name()}'s own allocator on this 64-bit host; on a 32-bit device the head is the same "
+            f"tensor arena by {_runtime_name()}'s own allocator on this 64-bit host; on a 32-bit device the head is the same "
             "and the tail smaller, because pointers take half the bytes"
         ),
-        details={"head": sizes["head"], "tail": sizes["tail"], "version": installed("tflite-micro")},
+        details={"head": sizes["head"], "tail": sizes["tail"], "version": package_version("tflite-micro")},
     )
 
 
-def predict(path: Path, x: Arrays, timeout: float = TIMEOUT) -> Outputs:
+def predict(path: Path, x: Arrays, timeout: float = TIMEOUT) -> ModelOutputs:
     """Run all samples of `x` (as in `interpreter.predict`) through TensorFlow Lite Micro, one by one.
 
     Raises:
         InputError: a damaged file, samples that do not fit, or a model that it refuses or crashes on.
         ToolError: the package is not installed.
     """
-    reason = missing()
+    reason = missing_reason()
     if reason:
         raise ToolError(reason)
     model = reader.read(path)
-    given = stored(model, x)
+    inputs = convert_samples(model, x)
     with tempfile.TemporaryDirectory(prefix="edgepipe-") as folder:
-        samples, results = Path(folder) / "samples.npz", Path(folder) / "results.npz"
-        np.savez(samples, *given)
-        request = {"path": str(path), "task": "predict", "samples": str(samples), "results": str(results)}
+        samples_path, results_path = Path(folder) / "samples.npz", Path(folder) / "results.npz"
+        np.savez(samples_path, *inputs)
+        request = {"path": str(path), "task": "predict", "samples": str(samples_path), "results": str(results_path)}
         try:
             child_process.run(WORKER, request, timeout, f"{path}: TensorFlow Lite Micro")
         except child_process.ChildError as error:
-            raise _told(error) from None
-        with np.load(results, allow_pickle=False) as archive:
-            arrays = [archive[f"arr_{place}"] for place in range(len(model.outputs))]
-    return outputs(model, arrays, f"{_name()}, one by one")
+            raise _explain_refusal(error) from None
+        with np.load(results_path, allow_pickle=False) as archive:
+            raw_outputs = [archive[f"arr_{index}"] for index in range(len(model.outputs))]
+    return build_outputs(model, raw_outputs, f"{_runtime_name()}, one by one")
 
 
-def _name() -> str:
-    return f"TensorFlow Lite Micro {installed('tflite-micro')}"
+def _runtime_name() -> str:
+    return f"TensorFlow Lite Micro {package_version('tflite-micro')}"
 
 
-def _told(error: child_process.ChildError) -> InputError:
+def _explain_refusal(error: child_process.ChildError) -> InputError:
     """The error with TensorFlow Lite Micro's own reason, which it writes to stderr, and what to do."""
     lines = "; ".join(line.strip() for line in error.stderr.splitlines() if line.strip())
-    if not error.refused:
+    if not error.is_refusal:
         return InputError(f"{error}; the model may still run on a device, but nothing here can tell")
     reason = f" ({lines})" if lines else ""
     return InputError(f"{error}{reason}; use layers whose operators TensorFlow Lite Micro has, or another runtime")

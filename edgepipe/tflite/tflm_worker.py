@@ -12,15 +12,15 @@ from edgepipe.tflite.child_process import Json
 from edgepipe.tflite.model import Model
 from edgepipe.tflite.sample_conversion import check_type
 
-ARENA = 1 << 30  # bytes; untouched pages cost nothing
+ARENA_BYTES = 1 << 30  # bytes; untouched pages cost nothing
 
 
-def work(request: Json) -> Json:
+def handle_request(request: Json) -> Json:
     """What to do with the model at `path` is the `task`: `arena` prints the allocator's record, else samples run."""
     model = reader.read(Path(request["path"]))
     try:
         if request["task"] == "arena":
-            _print_record(model)
+            _print_allocations(model)
         else:
             _predict(model, Path(request["samples"]), Path(request["results"]))
     except (RuntimeError, ValueError) as error:  # the wrapper's own words are few: the reason stands on stderr
@@ -28,46 +28,48 @@ def work(request: Json) -> Json:
     return {}
 
 
-def _print_record(model: Model) -> None:
-    for name, tensor in model.input_names.items():
+def _print_allocations(model: Model) -> None:
+    for name, tensor in model.inputs_by_name.items():
         check_type(model.path, name, tensor)
-    interpreter = _open(model)
+    interpreter = _open_interpreter(model)
     _invoke(model, interpreter, [np.zeros(tensor.shape, tensor.dtype) for tensor in model.inputs])
     interpreter.print_allocations()
 
 
-def _predict(model: Model, samples: Path, results: Path) -> None:
-    with np.load(samples, allow_pickle=False) as archive:
-        given = [archive[f"arr_{place}"] for place in range(len(model.inputs))]
-    np.savez(results, *_results(model, given))
+def _predict(model: Model, samples_path: Path, results_path: Path) -> None:
+    with np.load(samples_path, allow_pickle=False) as archive:
+        inputs = [archive[f"arr_{index}"] for index in range(len(model.inputs))]
+    np.savez(results_path, *_run_samples(model, inputs))
 
 
-def _results(model: Model, given: list[Array]) -> list[Array]:
+def _run_samples(model: Model, inputs: list[Array]) -> list[Array]:
     """One array for each output, (samples, *shape), by the model's own batch, which must be 1."""
     if any(tensor.shape[:1] != (1,) for tensor in model.inputs):
-        found = [tensor.shape for tensor in model.inputs]
-        raise InputError(f"{model.path}: samples run one by one, so each input's first axis must be 1; found {found}")
-    interpreter = _open(model)
-    single = [_invoke(model, interpreter, [array[at : at + 1] for array in given]) for at in range(len(given[0]))]
-    joined = (np.stack(results) for results in zip(*single, strict=True))
-    return [array[:, 0] if array.shape[1:2] == (1,) else array for array in joined]
+        shapes = [tensor.shape for tensor in model.inputs]
+        raise InputError(f"{model.path}: samples run one by one, so each input's first axis must be 1; found {shapes}")
+    interpreter = _open_interpreter(model)
+    sample_outputs = [
+        _invoke(model, interpreter, [array[index : index + 1] for array in inputs]) for index in range(len(inputs[0]))
+    ]
+    stacked_outputs = (np.stack(arrays) for arrays in zip(*sample_outputs, strict=True))
+    return [array[:, 0] if array.shape[1:2] == (1,) else array for array in stacked_outputs]
 
 
-def _open(model: Model) -> Any:
+def _open_interpreter(model: Model) -> Any:
     from tflite_micro.python.tflite_micro import runtime
 
-    return runtime.Interpreter.from_bytes(model.content, arena_size=ARENA)
+    return runtime.Interpreter.from_bytes(model.content, arena_size=ARENA_BYTES)
 
 
-def _invoke(model: Model, interpreter: Any, given: list[Array]) -> list[Array]:
+def _invoke(model: Model, interpreter: Any, inputs: list[Array]) -> list[Array]:
     """The outputs of one inference on a freshly reset model, so that samples do not see each other."""
-    if any(tensor.variable for tensor in model.tensors):
+    if any(tensor.is_variable for tensor in model.tensors):
         interpreter.reset()
-    for place, array in enumerate(given):
-        interpreter.set_input(array, place)
+    for index, array in enumerate(inputs):
+        interpreter.set_input(array, index)
     interpreter.invoke()
-    return [np.array(interpreter.get_output(place)) for place in range(len(model.outputs))]
+    return [np.array(interpreter.get_output(index)) for index in range(len(model.outputs))]
 
 
 if __name__ == "__main__":
-    child_process.serve(work)
+    child_process.serve(handle_request)

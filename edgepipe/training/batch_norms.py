@@ -12,30 +12,30 @@ from typing import Any
 import numpy as np
 import tf_keras
 
-from edgepipe.core.arrays import Arrays, count, take
+from edgepipe.core.arrays import Arrays, count_samples, take_samples
 
-SAMPLES = 1024
-BATCH = 64
-DROPPING = (tf_keras.layers.Dropout, tf_keras.layers.GaussianDropout, tf_keras.layers.AlphaDropout)
+REFRESH_SAMPLES = 1024
+BATCH_SIZE = 64
+DROPOUT_LAYERS = (tf_keras.layers.Dropout, tf_keras.layers.GaussianDropout, tf_keras.layers.AlphaDropout)
 
 
 @contextmanager
-def steady(model: Any) -> Iterator[None]:
+def frozen_statistics(model: Any) -> Iterator[None]:
     """Inside the block a pass in training mode neither moves statistics nor drops anything."""
     layers = list(model._flatten_layers(include_self=False))
     settings = [(layer, "momentum", 1.0) for layer in layers if isinstance(layer, tf_keras.layers.BatchNormalization)]
-    settings += [(layer, "rate", 0.0) for layer in layers if isinstance(layer, DROPPING)]
-    kept = [getattr(layer, name) for layer, name, _ in settings]
-    for layer, name, still in settings:
-        setattr(layer, name, still)
+    settings += [(layer, "rate", 0.0) for layer in layers if isinstance(layer, DROPOUT_LAYERS)]
+    saved_settings = [getattr(layer, name) for layer, name, _ in settings]
+    for layer, name, frozen_value in settings:
+        setattr(layer, name, frozen_value)
     try:
         yield
     finally:
-        for (layer, name, _), value in zip(settings, kept, strict=True):
-            setattr(layer, name, value)
+        for (layer, name, _), saved_value in zip(settings, saved_settings, strict=True):
+            setattr(layer, name, saved_value)
 
 
-def trained_norms(model: Any) -> list[Any]:
+def trainable_norms(model: Any) -> list[Any]:
     """The batch norms of `model` that training moves."""
     norms = (tf_keras.layers.BatchNormalization,)
     return [
@@ -43,12 +43,14 @@ def trained_norms(model: Any) -> list[Any]:
     ]
 
 
-def refresh(model: Any, x: Arrays, seed: int) -> None:
+def refresh_batch_norms(model: Any, x: Arrays, seed: int) -> None:
     """Set the statistics of each batch norm that trains to their averages over up to 1024 samples of `x`."""
-    norms = trained_norms(model)
-    chosen = np.random.RandomState(seed).permutation(count(x))[:SAMPLES]
-    with steady(model):
-        for number, part in enumerate(np.array_split(chosen, -(-len(chosen) // BATCH)) if norms else ()):
+    norms = trainable_norms(model)
+    indices = np.random.RandomState(seed).permutation(count_samples(x))[:REFRESH_SAMPLES]
+    with frozen_statistics(model):
+        for number, batch_indices in enumerate(
+            np.array_split(indices, -(-len(indices) // BATCH_SIZE)) if norms else ()
+        ):
             for layer in norms:
                 layer.momentum = number / (number + 1)  # the mean of all batches so far
-            model(take(x, part), training=True)
+            model(take_samples(x, batch_indices), training=True)

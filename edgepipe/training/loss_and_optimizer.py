@@ -8,19 +8,19 @@ import tf_keras
 from edgepipe.core.errors import InputError
 from edgepipe.tasks.quality import Task
 
-PROBABILITIES = {"softmax", "sigmoid", "hard_sigmoid", "Softmax", "Sigmoid"}
+PROBABILITY_ACTIVATIONS = {"softmax", "sigmoid", "hard_sigmoid", "Softmax", "Sigmoid"}
 
 
-def api(model: Any) -> Any:
+def keras_of(model: Any) -> Any:
     """The Keras that `model` belongs to: the module `keras` (3) or `tf_keras`."""
     return tf_keras if isinstance(model, tf_keras.Model) else keras
 
 
 def gives_logits(model: Any) -> bool:
     """Whether the model's last layer leaves class scores as they are, by its activation."""
-    last = last_layer(model)
-    name = getattr(getattr(last, "activation", None), "__name__", type(last).__name__)
-    return name not in PROBABILITIES
+    layer = last_layer(model)
+    name = getattr(getattr(layer, "activation", None), "__name__", type(layer).__name__)
+    return name not in PROBABILITY_ACTIVATIONS
 
 
 def last_layer(model: Any) -> Any:
@@ -33,7 +33,7 @@ def last_layer(model: Any) -> Any:
     return getattr(layer, "layer", layer)  # inside a wrapper of tfmot
 
 
-def loss(task: Task, model: Any, logits: bool | None = None, soft: bool = False) -> Any:
+def loss(task: Task, model: Any, logits: bool | None = None, soft_labels: bool = False) -> Any:
     """The loss function of `task` for the outputs of `model`.
 
     Args:
@@ -45,15 +45,15 @@ def loss(task: Task, model: Any, logits: bool | None = None, soft: bool = False)
     Raises:
         InputError: soft labels with a loss of the user's own.
     """
-    library = api(model)
+    library = keras_of(model)
     if task.loss != "auto":
-        if soft:
+        if soft_labels:
             raise InputError("mixing samples (mixup, cutmix) needs the classification loss of edgepipe, not `loss:`")
         return library.losses.get(task.loss) if isinstance(task.loss, str) else task.loss
     logits = gives_logits(model) if logits is None else logits
     if is_binary(task, model):
         return library.losses.BinaryCrossentropy(from_logits=logits)
-    kind = library.losses.CategoricalCrossentropy if soft else library.losses.SparseCategoricalCrossentropy
+    kind = library.losses.CategoricalCrossentropy if soft_labels else library.losses.SparseCategoricalCrossentropy
     return kind(from_logits=logits)
 
 
@@ -64,7 +64,7 @@ def is_binary(task: Task, model: Any) -> bool:
 
 def optimizer(task: Task, model: Any, learning_rate: Any) -> Any:
     """The optimizer of `task`; `learning_rate` is a float or a schedule of the model's own Keras."""
-    classes = {
+    class_by_name = {
         "adam": "Adam",
         "adamw": "AdamW",
         "nadam": "Nadam",
@@ -72,20 +72,22 @@ def optimizer(task: Task, model: Any, learning_rate: Any) -> Any:
         "sgd": "SGD",
         "adagrad": "Adagrad",
     }
-    return getattr(api(model).optimizers, classes[task.optimizer.name])(learning_rate=learning_rate)
+    return getattr(keras_of(model).optimizers, class_by_name[task.optimizer.name])(learning_rate=learning_rate)
 
 
-def check_fits(model: Any, task: Task, x: Any, y: Any) -> None:
+def check_shapes(model: Any, task: Task, x: Any, y: Any) -> None:
     """Raise an `InputError` unless the model's input and output shapes fit the data and the task."""
     if not isinstance(x, dict) and len(model.inputs) > 1:
         raise InputError(f"the model '{model.name}' takes {len(model.inputs)} inputs, the samples are one array")
     if isinstance(x, dict) or isinstance(model.input_shape, (list, dict)):
         return  # Keras itself matches named inputs, and says which one is missing
-    wanted, found = tuple(model.input_shape[1:]), tuple(x.shape[1:])
-    if len(wanted) != len(found) or any(w not in (None, f) for w, f in zip(wanted, found, strict=True)):
-        raise InputError(f"the model '{model.name}' takes samples of shape {wanted}, the data has {found}")
+    input_shape, sample_shape = tuple(model.input_shape[1:]), tuple(x.shape[1:])
+    if len(input_shape) != len(sample_shape) or any(
+        w not in (None, f) for w, f in zip(input_shape, sample_shape, strict=True)
+    ):
+        raise InputError(f"the model '{model.name}' takes samples of shape {input_shape}, the data has {sample_shape}")
     if task.kind != "classification" or task.labels != "one" or isinstance(model.output_shape, list) or y is None:
         return
-    outputs, classes = model.output_shape[-1], int(y.max()) + 1
-    if outputs is not None and classes > max(outputs, 2):
-        raise InputError(f"the model '{model.name}' tells {outputs} classes apart, the data has {classes}")
+    output_count, class_count = model.output_shape[-1], int(y.max()) + 1
+    if output_count is not None and class_count > max(output_count, 2):
+        raise InputError(f"the model '{model.name}' tells {output_count} classes apart, the data has {class_count}")

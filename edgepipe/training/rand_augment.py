@@ -14,38 +14,42 @@ from edgepipe.core.arrays import Array
 from edgepipe.core.errors import InputError
 from edgepipe.data.augmentation_options import RandAugment
 
-MOST = 30  # the strongest magnitude
+MAX_MAGNITUDE = 30  # the strongest magnitude
 CHANNELS = (1, 3)
-RANGES = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0))  # what black and white may be
-WIDEST = 150 / 331  # of the side, that an image is moved by
+PIXEL_RANGES = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0))  # what black and white may be
+MAX_TRANSLATION = 150 / 331  # of the side, that an image is moved by
 Picture = Any  # PIL.Image.Image
 Operation = Callable[[Picture, float, int], Picture]  # of a share of the strongest, and a sign
 
 
-def change(x: Array, asked: RandAugment, limits: tuple[float, float], random: np.random.Generator) -> Array:
+def augment(x: Array, options: RandAugment, limits: tuple[float, float], random: np.random.Generator) -> Array:
     """Images (b, h, w, 1 or 3) whose black and white are `limits`, changed; float32.
 
     Pixels are rounded to 8 bits on the way, unless nothing is done to an image.
     """
     names = tuple(OPERATIONS)
-    chosen = random.integers(0, len(names), (len(x), asked.operations))
-    signs = random.choice((-1, 1), (len(x), asked.operations))
-    share = asked.magnitude / MOST
-    changed = np.array(x, np.float32)
-    for number, (row, turns) in enumerate(zip(chosen, signs, strict=True)):
-        steps = [(names[n], int(sign)) for n, sign in zip(row, turns, strict=True) if names[n] != "identity"]
+    operation_indices = random.integers(0, len(names), (len(x), options.operations))
+    signs = random.choice((-1, 1), (len(x), options.operations))
+    share = options.magnitude / MAX_MAGNITUDE
+    augmented_images = np.array(x, np.float32)
+    for number, (image_operations, image_signs) in enumerate(zip(operation_indices, signs, strict=True)):
+        steps = [
+            (names[n], int(sign))
+            for n, sign in zip(image_operations, image_signs, strict=True)
+            if names[n] != "identity"
+        ]
         if steps:
-            changed[number] = _changed(x[number], steps, share, limits)
-    return changed
+            augmented_images[number] = _augment_image(x[number], steps, share, limits)
+    return augmented_images
 
 
-def _changed(image: Array, steps: list[tuple[str, int]], share: float, limits: tuple[float, float]) -> Array:
+def _augment_image(image: Array, steps: list[tuple[str, int]], share: float, limits: tuple[float, float]) -> Array:
     picture = to_picture(image, limits)
     for name, sign in steps:
         picture = OPERATIONS[name](picture, share, sign)
     low, high = limits
-    values = np.asarray(picture, np.float32).reshape(image.shape)
-    return values / np.float32(255) * np.float32(high - low) + np.float32(low)
+    pixels = np.asarray(picture, np.float32).reshape(image.shape)
+    return pixels / np.float32(255) * np.float32(high - low) + np.float32(low)
 
 
 def to_picture(image: Array, limits: tuple[float, float]) -> Picture:
@@ -53,32 +57,34 @@ def to_picture(image: Array, limits: tuple[float, float]) -> Picture:
     from PIL import Image
 
     low, high = limits
-    steps = np.clip(np.rint((image - low) / (high - low) * 255), 0, 255).astype(np.uint8)
-    return Image.fromarray(steps[..., 0] if steps.shape[-1] == 1 else steps)
+    pixels = np.clip(np.rint((image - low) / (high - low) * 255), 0, 255).astype(np.uint8)
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
 
 
-def limits_of(x: Array, known: tuple[float, float] | None) -> tuple[float, float]:
+def pixel_limits(x: Array, known_limits: tuple[float, float] | None) -> tuple[float, float]:
     """Black and white of training images (n, h, w, c): as the data says, or as their values show.
 
     Raises:
         InputError: no images, neither one nor three channels, or values of no range that images have.
     """
     if x.ndim != 4 or x.shape[-1] not in CHANNELS:
-        seen = f"the samples have shape {tuple(x.shape[1:])}"
-        raise InputError(f"augment: rand_augment is for images (height, width, channels) of 1 or 3 channels; {seen}")
-    if known in RANGES:
-        return known
+        shape_text = f"the samples have shape {tuple(x.shape[1:])}"
+        raise InputError(
+            f"augment: rand_augment is for images (height, width, channels) of 1 or 3 channels; {shape_text}"
+        )
+    if known_limits in PIXEL_RANGES:
+        return known_limits
     low, high = float(x.min()), float(x.max())
-    found = next((pair for pair in RANGES if pair[0] <= low and high <= pair[1]), None)
-    if found is None:
+    pixel_range = next((pair for pair in PIXEL_RANGES if pair[0] <= low and high <= pair[1]), None)
+    if pixel_range is None:
         raise InputError(
             "augment: rand_augment needs pixels of 0 to 1, -1 to 1 or 0 to 255; the training samples go from "
             f"{low:.6g} to {high:.6g}. Standardize in the model instead (a Normalization layer)"
         )
-    return found
+    return pixel_range
 
 
-def _enhanced(name: str) -> Operation:
+def _make_enhance(name: str) -> Operation:
     def run(picture: Picture, share: float, sign: int) -> Picture:
         from PIL import ImageEnhance
 
@@ -87,12 +93,12 @@ def _enhanced(name: str) -> Operation:
     return run
 
 
-def _moved(matrix: Callable[[float, Picture], tuple[float, ...]]) -> Operation:
+def _make_affine(matrix: Callable[[float, Picture], tuple[float, ...]]) -> Operation:
     def run(picture: Picture, share: float, sign: int) -> Picture:
         from PIL import Image
 
-        way = matrix(sign * share, picture)
-        return picture.transform(picture.size, Image.Transform.AFFINE, way, Image.Resampling.BILINEAR)
+        coefficients = matrix(sign * share, picture)
+        return picture.transform(picture.size, Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR)
 
     return run
 
@@ -127,9 +133,9 @@ def _posterize(picture: Picture, share: float, sign: int) -> Picture:
     return ImageOps.posterize(picture, 8 - round(4 * share))
 
 
-def _shear(by: float, along: float) -> tuple[float, float]:
+def _shear(strength: float, length: float) -> tuple[float, float]:
     """Factor and offset of a shear that leaves the middle of `along` pixels where it is."""
-    return 0.3 * by, -0.3 * by * along / 2
+    return 0.3 * strength, -0.3 * strength * length / 2
 
 
 OPERATIONS: dict[str, Operation] = {
@@ -138,13 +144,17 @@ OPERATIONS: dict[str, Operation] = {
     "equalize": _equalize,
     "rotate": _rotate,
     "solarize": _solarize,
-    "color": _enhanced("Color"),
+    "color": _make_enhance("Color"),
     "posterize": _posterize,
-    "contrast": _enhanced("Contrast"),
-    "brightness": _enhanced("Brightness"),
-    "sharpness": _enhanced("Sharpness"),
-    "shear_x": _moved(lambda by, picture: (1, *_shear(by, picture.height), 0, 1, 0)),
-    "shear_y": _moved(lambda by, picture: (1, 0, 0, 0.3 * by, 1, _shear(by, picture.width)[1])),
-    "translate_x": _moved(lambda by, picture: (1, 0, round(WIDEST * by * picture.width), 0, 1, 0)),
-    "translate_y": _moved(lambda by, picture: (1, 0, 0, 0, 1, round(WIDEST * by * picture.height))),
+    "contrast": _make_enhance("Contrast"),
+    "brightness": _make_enhance("Brightness"),
+    "sharpness": _make_enhance("Sharpness"),
+    "shear_x": _make_affine(lambda strength, picture: (1, *_shear(strength, picture.height), 0, 1, 0)),
+    "shear_y": _make_affine(lambda strength, picture: (1, 0, 0, 0.3 * strength, 1, _shear(strength, picture.width)[1])),
+    "translate_x": _make_affine(
+        lambda strength, picture: (1, 0, round(MAX_TRANSLATION * strength * picture.width), 0, 1, 0)
+    ),
+    "translate_y": _make_affine(
+        lambda strength, picture: (1, 0, 0, 0, 1, round(MAX_TRANSLATION * strength * picture.height))
+    ),
 }

@@ -11,21 +11,21 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from edgepipe.core.arrays import Arrays, count
+from edgepipe.core.arrays import Arrays, count_samples
 from edgepipe.core.errors import InputError
-from edgepipe.tasks.quality import Task, quality
+from edgepipe.tasks.quality import Task, compute_quality
 from edgepipe.training import loss_and_optimizer
-from edgepipe.training.training_setup import Data, Lesson, targets
+from edgepipe.training.training_setup import LabelledSamples, TrainingSetup, targets
 
 
-class EpochShown(Protocol):
+class EpochReporter(Protocol):
     """Called after each epoch with its number (from 1), the number of epochs, and the losses and metrics so far."""
 
-    def __call__(self, epoch: int, epochs: int, values: dict[str, float]) -> None: ...
+    def __call__(self, epoch: int, epochs: int, metrics: dict[str, float]) -> None: ...
 
 
 @dataclass(frozen=True)
-class Schedule:
+class TrainingSchedule:
     """How long and how fast to train."""
 
     epochs: int
@@ -44,10 +44,10 @@ class History:
     """Validation quality after each epoch, and which epoch's weights the model has now (from 1)."""
 
     epochs: list[dict[str, float]] = field(default_factory=list)
-    kept: int = 0
+    kept_epoch: int = 0
 
 
-def seeded(seed: int) -> None:
+def set_seeds(seed: int) -> None:
     """Make everything that follows in this process repeatable: seeds, kernels, and the counters behind auto-names."""
     keras.backend.clear_session()
     tf_keras.backend.clear_session()
@@ -60,9 +60,9 @@ def seeded(seed: int) -> None:
 
 def fit(
     model: Any,
-    lesson: Lesson,
-    schedule: Schedule,
-    shown: EpochShown,
+    setup: TrainingSetup,
+    schedule: TrainingSchedule,
+    report_epoch: EpochReporter,
     callbacks: Iterable[Any] = (),
 ) -> History:
     """Train `model` in place on the lesson's training samples; after each epoch take the quality on validation.
@@ -70,36 +70,38 @@ def fit(
     Raises:
         InputError: the data or a teacher does not fit the model, or the loss is no longer finite.
     """
-    task = lesson.task
-    samples, wanted = targets(task, lesson.train)
-    loss_and_optimizer.check_fits(model, task, samples, wanted)
-    rate, history = _rate(schedule, model, count(samples)), History()
-    soft = lesson.augmenter is not None and lesson.augmenter.soft
-    taught, losses, weights = _taught(model, lesson, loss_and_optimizer.loss(task, model, soft=soft))
-    taught.compile(optimizer=loss_and_optimizer.optimizer(task, model, rate), loss=losses, loss_weights=weights)
-    tail = _watcher(model, lesson, schedule, history, shown)
-    common: dict[str, Any] = {"epochs": schedule.epochs, "verbose": 0, "callbacks": [*callbacks, tail]}
-    if lesson.plain:
-        taught.fit(samples, wanted, batch_size=schedule.batch_size, **common)
+    task = setup.task
+    samples, loss_targets = targets(task, setup.train)
+    loss_and_optimizer.check_shapes(model, task, samples, loss_targets)
+    rate, history = _learning_rate(schedule, model, count_samples(samples)), History()
+    soft_labels = setup.augmenter is not None and setup.augmenter.has_soft_labels
+    trained_model, losses, weights = _model_to_train(
+        model, setup, loss_and_optimizer.loss(task, model, soft_labels=soft_labels)
+    )
+    trained_model.compile(optimizer=loss_and_optimizer.optimizer(task, model, rate), loss=losses, loss_weights=weights)
+    watcher = _build_watcher(model, setup, schedule, history, report_epoch)
+    fit_options: dict[str, Any] = {"epochs": schedule.epochs, "verbose": 0, "callbacks": [*callbacks, watcher]}
+    if setup.is_static:
+        trained_model.fit(samples, loss_targets, batch_size=schedule.batch_size, **fit_options)
     else:
-        feed = lesson.feed(schedule.batch_size, loss_and_optimizer.is_binary(task, model))
-        taught.fit(iter(feed), steps_per_epoch=feed.steps, shuffle=False, **common)
-    tail.finish()
+        batches = setup.iterate_batches(schedule.batch_size, loss_and_optimizer.is_binary(task, model))
+        trained_model.fit(iter(batches), steps_per_epoch=batches.steps, shuffle=False, **fit_options)
+    watcher.finish()
     return history
 
 
-def _taught(model: Any, lesson: Lesson, loss: Any) -> tuple[Any, Any, Any]:
+def _model_to_train(model: Any, setup: TrainingSetup, loss: Any) -> tuple[Any, Any, Any]:
     """What is trained, its losses and their weights: the model itself, or with what its teachers ask for."""
-    if lesson.teaching is None:
+    if setup.distiller is None:
         return model, loss, None
-    pupil = lesson.teaching.pupil(model, loss)
-    return pupil.model, pupil.losses, pupil.weights
+    student = setup.distiller.build_student(model, loss)
+    return student.model, student.losses, student.weights
 
 
-def _rate(schedule: Schedule, model: Any, samples: int) -> Any:
+def _learning_rate(schedule: TrainingSchedule, model: Any, samples: int) -> Any:
     if schedule.decay == "constant":
         return schedule.learning_rate
-    return loss_and_optimizer.api(model).optimizers.schedules.CosineDecay(
+    return loss_and_optimizer.keras_of(model).optimizers.schedules.CosineDecay(
         schedule.learning_rate, schedule.steps(samples)
     )
 
@@ -112,18 +114,22 @@ def predict(model: Any, x: Arrays, batch_size: int = 256) -> Any:
     return outputs
 
 
-def evaluate(model: Any, task: Task, data: Data) -> dict[str, float]:
+def evaluate(model: Any, task: Task, samples: LabelledSamples) -> dict[str, float]:
     """Every quality metric of `task` for a Keras model on `data`."""
-    return quality(task, data.x, data.y, predict(model, data.x), logits=loss_and_optimizer.gives_logits(model))
+    return compute_quality(
+        task, samples.x, samples.y, predict(model, samples.x), logits=loss_and_optimizer.gives_logits(model)
+    )
 
 
-def _watcher(model: Any, lesson: Lesson, schedule: Schedule, history: History, shown: EpochShown) -> Any:
-    watch = _Watch(model, lesson.task, lesson.validation, schedule, history, shown)
-    base = loss_and_optimizer.api(model).callbacks.Callback
+def _build_watcher(
+    model: Any, setup: TrainingSetup, schedule: TrainingSchedule, history: History, report_epoch: EpochReporter
+) -> Any:
+    watch = _EpochWatch(model, setup.task, setup.validation, schedule, history, report_epoch)
+    callback_class = loss_and_optimizer.keras_of(model).callbacks.Callback
 
-    class Watcher(base):  # type: ignore[misc, valid-type]  # the two Keras libraries have a Callback class each
+    class Watcher(callback_class):  # type: ignore[misc, valid-type]  # the two Keras libraries have a Callback class each
         def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-            self.model.stop_training = watch.epoch(epoch + 1, dict(logs or {}))
+            self.model.stop_training = watch.end_epoch(epoch + 1, dict(logs or {}))
 
         def finish(self) -> None:
             watch.finish()
@@ -132,34 +138,34 @@ def _watcher(model: Any, lesson: Lesson, schedule: Schedule, history: History, s
 
 
 @dataclass
-class _Watch:
+class _EpochWatch:
     model: Any
     task: Task
-    validation: Data
-    schedule: Schedule
+    validation: LabelledSamples
+    schedule: TrainingSchedule
     history: History
-    shown: EpochShown
-    best: float = -math.inf
-    weights: list[Any] | None = None
+    report_epoch: EpochReporter
+    best_score: float = -math.inf
+    best_weights: list[Any] | None = None
 
-    def epoch(self, number: int, logs: dict[str, float]) -> bool:
+    def end_epoch(self, number: int, logs: dict[str, float]) -> bool:
         """Take the quality after epoch `number`; whether that was the last one."""
         if not math.isfinite(logs["loss"]):
             raise InputError(f"training diverged: the loss is {logs['loss']} in epoch {number}; lower learning_rate")
-        values = evaluate(self.model, self.task, self.validation)
-        self.history.epochs.append({"loss": float(logs["loss"]), **values})
-        self.history.kept = number if self.schedule.patience is None else self.history.kept
-        self.shown(number, self.schedule.epochs, self.history.epochs[-1])
+        metrics = evaluate(self.model, self.task, self.validation)
+        self.history.epochs.append({"loss": float(logs["loss"]), **metrics})
+        self.history.kept_epoch = number if self.schedule.patience is None else self.history.kept_epoch
+        self.report_epoch(number, self.schedule.epochs, self.history.epochs[-1])
         if self.schedule.patience is None:
             return False
-        self._keep_best(number, values[self.task.deciding])
-        return number - self.history.kept >= self.schedule.patience
+        self._keep_best(number, metrics[self.task.primary_measure])
+        return number - self.history.kept_epoch >= self.schedule.patience
 
     def _keep_best(self, number: int, value: float) -> None:
-        score = value if self.task.measures[self.task.deciding].higher_is_better else -value
-        if score > self.best:
-            self.best, self.history.kept, self.weights = score, number, self.model.get_weights()
+        score = value if self.task.measures[self.task.primary_measure].higher_is_better else -value
+        if score > self.best_score:
+            self.best_score, self.history.kept_epoch, self.best_weights = score, number, self.model.get_weights()
 
     def finish(self) -> None:
-        if self.weights is not None:
-            self.model.set_weights(self.weights)
+        if self.best_weights is not None:
+            self.model.set_weights(self.best_weights)

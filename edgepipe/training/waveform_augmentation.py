@@ -14,47 +14,47 @@ from edgepipe.core.arrays import Array
 from edgepipe.data.augmentation_options import Augment, Noise
 from edgepipe.data.waveforms import Waves
 
-FALL = {"white": 0.0, "pink": 1.0, "brown": 2.0}  # of power, as a power of the frequency
-LOWEST = 50.0  # Hz; below, the spectrum of made noise is flat, or most of it would lie where nobody hears it
+SPECTRAL_SLOPE = {"white": 0.0, "pink": 1.0, "brown": 2.0}  # of power, as a power of the frequency
+MIN_NOISE_HZ = 50.0  # Hz; below, the spectrum of made noise is flat, or most of it would lie where nobody hears it
 Change = Callable[[Array, np.random.Generator], Array]
 
 
 @final
 @dataclass(frozen=True)
-class Sounds:
+class WaveformAugmenter:
     """Gives batches of training samples whose waveforms were changed before their features were computed."""
 
     waves: Waves
     changes: tuple[Change, ...]
 
-    def __call__(self, chosen: Array, random: np.random.Generator) -> Array:
+    def __call__(self, indices: Array, random: np.random.Generator) -> Array:
         """The training samples `chosen` (b,), anew: (b, frames, bands, 1), or (b, samples, 1) without features.
 
         Waveforms end at -1 and 1, as a converter's do.
         """
-        changed = self.waves.samples[chosen]
+        waveforms = self.waves.samples[indices]
         for change in self.changes:
-            changed = change(changed, random)
-        return self.waves.inputs(np.clip(changed, -1, 1))
+            waveforms = change(waveforms, random)
+        return self.waves.inputs(np.clip(waveforms, -1, 1))
 
 
-def make(options: Augment, waves: Waves) -> Sounds:
+def build_waveform_augmenter(options: Augment, waves: Waves) -> WaveformAugmenter:
     """What `options` say of sound, in their order."""
     rate, changes = waves.features.rate, list[Change]()
-    if (most := options.shift) is not None:
-        changes.append(lambda x, random: shift(x, round(most * rate), random))
+    if (max_seconds := options.shift) is not None:
+        changes.append(lambda x, random: shift(x, round(max_seconds * rate), random))
     if (decibel := options.gain) is not None:
         changes.append(lambda x, random: gain(x, decibel, random))
-    if (asked := options.noise) is not None:
-        changes.append(lambda x, random: noise(x, asked, waves.noises, rate, random))
-    return Sounds(waves, tuple(changes))
+    if (noise_options := options.noise) is not None:
+        changes.append(lambda x, random: add_noise(x, noise_options, waves.noises, rate, random))
+    return WaveformAugmenter(waves, tuple(changes))
 
 
-def shift(x: Array, most: int, random: np.random.Generator) -> Array:
+def shift(x: Array, max_shift: int, random: np.random.Generator) -> Array:
     """Move each waveform by up to `most` samples to either side; silence comes in."""
-    places = np.arange(x.shape[1]) - random.integers(-most, most + 1, (len(x), 1))
-    inside = (places >= 0) & (places < x.shape[1])
-    return np.where(inside, np.take_along_axis(x, np.where(inside, places, 0), axis=1), np.float32(0))
+    positions = np.arange(x.shape[1]) - random.integers(-max_shift, max_shift + 1, (len(x), 1))
+    is_inside = (positions >= 0) & (positions < x.shape[1])
+    return np.where(is_inside, np.take_along_axis(x, np.where(is_inside, positions, 0), axis=1), np.float32(0))
 
 
 def gain(x: Array, decibel: tuple[float, float], random: np.random.Generator) -> Array:
@@ -63,16 +63,20 @@ def gain(x: Array, decibel: tuple[float, float], random: np.random.Generator) ->
     return np.asarray(x * factors, np.float32)
 
 
-def noise(x: Array, asked: Noise, recordings: Sequence[Array], rate: int, random: np.random.Generator) -> Array:
+def add_noise(x: Array, options: Noise, recordings: Sequence[Array], rate: int, random: np.random.Generator) -> Array:
     """Add noise of one kind to each waveform, as loud as its signal over noise in dB says; nothing to silence."""
-    added = np.empty_like(x)
-    for number, kind in enumerate(random.integers(0, len(asked.kinds), len(x))):
-        name = asked.kinds[kind]
+    added_noise = np.empty_like(x)
+    for number, kind in enumerate(random.integers(0, len(options.kinds), len(x))):
+        name = options.kinds[kind]
         length = x.shape[1]
-        made = stretch(recordings, length, random) if name == "folder" else colored(name, length, rate, random)
-        added[number] = made / max(loudness(made), 1e-9)
-    wanted = loudness(x) / 10 ** (random.uniform(*asked.snr, (len(x), 1)) / 20)
-    return np.asarray(x + added * wanted, np.float32)
+        noise_wave = (
+            random_stretch(recordings, length, random)
+            if name == "folder"
+            else colored_noise(name, length, rate, random)
+        )
+        added_noise[number] = noise_wave / max(loudness(noise_wave), 1e-9)
+    target_loudness = loudness(x) / 10 ** (random.uniform(*options.snr, (len(x), 1)) / 20)
+    return np.asarray(x + added_noise * target_loudness, np.float32)
 
 
 def loudness(x: Array) -> Array:
@@ -80,16 +84,16 @@ def loudness(x: Array) -> Array:
     return np.asarray(np.sqrt(np.square(x, dtype=np.float64).mean(axis=-1, keepdims=True)))
 
 
-def colored(color: str, length: int, rate: int, random: np.random.Generator) -> Array:
+def colored_noise(color: str, length: int, rate: int, random: np.random.Generator) -> Array:
     """Normal noise whose power falls with the frequency f as f^0 (white), 1/f (pink) or 1/f^2 (brown)."""
-    flat = random.normal(size=length)
-    if FALL[color] == 0:
-        return flat
-    frequencies = np.maximum(np.fft.rfftfreq(length, 1 / rate), LOWEST)
-    return np.fft.irfft(np.fft.rfft(flat) * frequencies ** (-FALL[color] / 2), length)
+    white_noise = random.normal(size=length)
+    if SPECTRAL_SLOPE[color] == 0:
+        return white_noise
+    frequencies = np.maximum(np.fft.rfftfreq(length, 1 / rate), MIN_NOISE_HZ)
+    return np.fft.irfft(np.fft.rfft(white_noise) * frequencies ** (-SPECTRAL_SLOPE[color] / 2), length)
 
 
-def stretch(recordings: Sequence[Array], length: int, random: np.random.Generator) -> Array:
+def random_stretch(recordings: Sequence[Array], length: int, random: np.random.Generator) -> Array:
     """`length` samples of one of the recordings, from somewhere; one that is shorter begins again at its end."""
     recording = recordings[int(random.integers(0, len(recordings)))]
     start = random.integers(0, max(len(recording) - length, 0) + 1)

@@ -12,13 +12,13 @@ from edgepipe.core.errors import InputError, did_you_mean
 IMAGES = "images (height, width, channels)"
 WINDOWS = "windows (time, channels)"
 # Far beyond what a small device holds; without a limit a slip of the pen takes all memory of this machine.
-MOST = 4096  # channels of a layer, steps of a kernel
-MOST_BLOCKS = 100
-MOST_CLASSES = 100_000
-MOST_VALUES = 2**24  # of a sample
+MAX_LAYER_SIZE = 4096  # channels of a layer, steps of a kernel
+MAX_BLOCKS = 100
+MAX_CLASSES = 100_000
+MAX_VALUES = 2**24  # of a sample
 
 
-def image(input_shape: Sequence[int]) -> None:
+def check_image_shape(input_shape: Sequence[int]) -> None:
     """Refuse what is no (height, width, channels).
 
     Raises:
@@ -27,7 +27,7 @@ def image(input_shape: Sequence[int]) -> None:
     _check_shape(input_shape, (3,), IMAGES, "add the channel axis to the data")
 
 
-def window(input_shape: Sequence[int]) -> tuple[int, int]:
+def check_window_shape(input_shape: Sequence[int]) -> tuple[int, int]:
     """`input_shape` as (time, channels).
 
     Raises:
@@ -38,7 +38,7 @@ def window(input_shape: Sequence[int]) -> tuple[int, int]:
     return time, channels
 
 
-def image_or_window(input_shape: Sequence[int]) -> None:
+def check_image_or_window_shape(input_shape: Sequence[int]) -> None:
     """Refuse what is neither an image nor a window.
 
     Raises:
@@ -47,53 +47,61 @@ def image_or_window(input_shape: Sequence[int]) -> None:
     _check_shape(input_shape, (2, 3), f"{IMAGES} or {WINDOWS}", "reshape the data")
 
 
-def any_shape(input_shape: Sequence[int], most: int) -> tuple[int, ...]:
+def check_any_shape(input_shape: Sequence[int], max_values: int) -> tuple[int, ...]:
     """`input_shape`, of any number of axes and up to `most` values.
 
     Raises:
         InputError: it has no axis, one that is empty or unknown, or too many values.
     """
-    _check_shape(input_shape, range(1, 10), "samples with at least one value", "give at least one axis", most)
+    _check_shape(input_shape, range(1, 10), "samples with at least one value", "give at least one axis", max_values)
     return tuple(input_shape)
 
 
 def _check_shape(
-    input_shape: Sequence[int], ranks: Container[int], what: str, remedy: str, most: int = MOST_VALUES
+    input_shape: Sequence[int], ranks: Container[int], expectation: str, remedy: str, max_values: int = MAX_VALUES
 ) -> None:
     if not _is_list(input_shape):
         raise InputError(f"input_shape is the shape of one sample, such as (8, 8, 1), found {input_shape!r}")
     shape = tuple(input_shape)
     if len(shape) not in ranks:
-        raise InputError(f"this architecture takes {what}, found samples of shape {shape}; {remedy}")
+        raise InputError(f"this architecture takes {expectation}, found samples of shape {shape}; {remedy}")
     if not all(_is_integer(side) and side >= 1 for side in shape):
-        raise InputError(f"this architecture takes {what}, all sides of at least 1, found samples of shape {shape}")
-    if math.prod(shape) > most:
-        raise InputError(f"a sample has at most {most:,} values here, found {math.prod(shape):,} of shape {shape}")
+        raise InputError(
+            f"this architecture takes {expectation}, all sides of at least 1, found samples of shape {shape}"
+        )
+    if math.prod(shape) > max_values:
+        raise InputError(
+            f"a sample has at most {max_values:,} values here, found {math.prod(shape):,} of shape {shape}"
+        )
 
 
-def count(most: int = MOST, **values: int) -> None:
+def check_count(maximum: int = MAX_LAYER_SIZE, **named_counts: int) -> None:
     """Refuse the first of the arguments `values` that is no integer from 1 to `most`.
 
     Raises:
         InputError: names the argument, what was found and what is allowed.
     """
-    for name, value in values.items():
-        if not _is_integer(value) or not 1 <= value <= most:
-            raise InputError(f"{name} is an integer from 1 to {most:,}, found {value!r}")
+    for name, number in named_counts.items():
+        if not _is_integer(number) or not 1 <= number <= maximum:
+            raise InputError(f"{name} is an integer from 1 to {maximum:,}, found {number!r}")
 
 
-def counts(empty: bool = False, **values: Sequence[int]) -> None:
+def check_counts(allow_empty: bool = False, **named_lists: Sequence[int]) -> None:
     """Refuse the first of the arguments `values` that is no list of such integers; or has none, unless `empty`.
 
     Raises:
         InputError: names the argument, what was found and what is allowed.
     """
-    for name, value in values.items():
-        if not _is_list(value) or not (value or empty) or not all(_is_integer(v) and 1 <= v <= MOST for v in value):
-            raise InputError(f"{name} is a list of integers from 1 to {MOST:,}, found {value!r}")
+    for name, numbers in named_lists.items():
+        if (
+            not _is_list(numbers)
+            or not (numbers or allow_empty)
+            or not all(_is_integer(v) and 1 <= v <= MAX_LAYER_SIZE for v in numbers)
+        ):
+            raise InputError(f"{name} is a list of integers from 1 to {MAX_LAYER_SIZE:,}, found {numbers!r}")
 
 
-def class_count(classes: int) -> None:
+def check_class_count(classes: int) -> None:
     """Refuse fewer than two classes, and more than anything small can tell apart.
 
     Raises:
@@ -101,48 +109,48 @@ def class_count(classes: int) -> None:
     """
     if not _is_integer(classes) or classes < 2:
         raise InputError(f"a classifier needs at least 2 classes, found {classes!r}")
-    if classes > MOST_CLASSES:
-        raise InputError(f"a classifier has at most {MOST_CLASSES:,} classes here, found {classes:,}")
+    if classes > MAX_CLASSES:
+        raise InputError(f"a classifier has at most {MAX_CLASSES:,} classes here, found {classes:,}")
 
 
-def share(name: str, value: float) -> None:
+def check_share(name: str, fraction: float) -> None:
     """Refuse a share that is dropped unless 0 <= `value` < 1.
 
     Raises:
         InputError: names the argument, what was found and what is allowed.
     """
-    if not _is_number(value) or not 0 <= value < 1:
-        raise InputError(f"{name} is a share of at least 0 and below 1, found {value!r}")
+    if not _is_number(fraction) or not 0 <= fraction < 1:
+        raise InputError(f"{name} is a share of at least 0 and below 1, found {fraction!r}")
 
 
-def multiplier(name: str, value: float, most: float) -> None:
+def check_multiplier(name: str, factor: float, maximum: float) -> None:
     """Refuse a width multiplier unless 0 < `value` <= `most`.
 
     Raises:
         InputError: names the argument, what was found and what is allowed.
     """
-    if not _is_number(value) or not 0 < value <= most:
-        raise InputError(f"{name} multiplies the widths; it is above 0 and at most {most:g}, found {value!r}")
+    if not _is_number(factor) or not 0 < factor <= maximum:
+        raise InputError(f"{name} multiplies the widths; it is above 0 and at most {maximum:g}, found {factor!r}")
 
 
-def one_of(name: str, value: str, allowed: Sequence[str]) -> None:
+def check_choice(name: str, choice: str, choices: Sequence[str]) -> None:
     """Refuse a `value` that is not `allowed`.
 
     Raises:
         InputError: names the argument, what was found, what is allowed and the nearest.
     """
-    if value not in allowed:
-        raise InputError(f"{name} cannot be {value!r}{did_you_mean(str(value), allowed)}")
+    if choice not in choices:
+        raise InputError(f"{name} cannot be {choice!r}{did_you_mean(str(choice), choices)}")
 
 
-def switch(name: str, value: bool) -> None:
+def check_switch(name: str, flag: bool) -> None:
     """Refuse anything but true and false.
 
     Raises:
         InputError: names the argument and what was found.
     """
-    if type(value) is not bool:
-        raise InputError(f"{name} is true or false, found {value!r}")
+    if type(flag) is not bool:
+        raise InputError(f"{name} is true or false, found {flag!r}")
 
 
 def _is_integer(value: object) -> bool:

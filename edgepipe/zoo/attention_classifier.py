@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 from edgepipe.core.errors import InputError
 from edgepipe.zoo import arguments
-from edgepipe.zoo.layer_blocks import normal_relu, timeline
+from edgepipe.zoo.layer_blocks import batch_norm_relu, window_input
 
 if TYPE_CHECKING:
     import keras
 
 MOMENTUM = 0.9
-TOKENS = 64  # the stem halves the map until there are no more
+MAX_TOKENS = 64  # the stem halves the map until there are no more
 
 
 def attention(
@@ -36,33 +36,35 @@ def attention(
     Raises:
         InputError: no image and no window, fewer than two classes, or an argument out of its range.
     """
-    arguments.image_or_window(input_shape)
-    arguments.class_count(classes)
-    arguments.count(width=width, heads=heads)
-    arguments.count(arguments.MOST_BLOCKS, blocks=blocks)
-    arguments.share("dropout", dropout)
+    arguments.check_image_or_window_shape(input_shape)
+    arguments.check_class_count(classes)
+    arguments.check_count(width=width, heads=heads)
+    arguments.check_count(arguments.MAX_BLOCKS, blocks=blocks)
+    arguments.check_share("dropout", dropout)
     if width % heads:
-        near = math.ceil(width / heads) * heads
-        raise InputError(f"width is a multiple of heads, found width {width} and heads {heads}; try width {near}")
+        nearest_width = math.ceil(width / heads) * heads
+        raise InputError(
+            f"width is a multiple of heads, found width {width} and heads {heads}; try width {nearest_width}"
+        )
     import keras
 
-    inputs, x = _entered(tuple(input_shape))
+    inputs, x = _build_input(tuple(input_shape))
     x = _stem(x, width)
     x = keras.layers.Reshape((x.shape[1] * x.shape[2], width), name="tokens")(x)
     for number in range(1, blocks + 1):
-        x = _block(x, f"block{number}", width, heads)
-    x = keras.layers.GlobalAveragePooling1D(name="average")(_normal(x, "last"))
+        x = _attention_block(x, f"block{number}", width, heads)
+    x = keras.layers.GlobalAveragePooling1D(name="average")(_batch_norm(x, "last"))
     x = keras.layers.Dropout(dropout, name="dropout")(x)
     return keras.Model(
         inputs, keras.layers.Dense(classes, activation="softmax", name="probabilities")(x), name="attention"
     )
 
 
-def _entered(input_shape: tuple[int, ...]) -> tuple[Any, Any]:
+def _build_input(input_shape: tuple[int, ...]) -> tuple[Any, Any]:
     import keras
 
     if len(input_shape) == 2:
-        return timeline(*input_shape)
+        return window_input(*input_shape)
     inputs = keras.Input(input_shape, name="image")
     return inputs, inputs
 
@@ -72,29 +74,31 @@ def _stem(x: Any, width: int) -> Any:
     import keras
 
     number = 0
-    while number < 2 or x.shape[1] * x.shape[2] > TOKENS:
+    while number < 2 or x.shape[1] * x.shape[2] > MAX_TOKENS:
         number += 1
-        strides = tuple(2 if size > 1 and x.shape[1] * x.shape[2] > TOKENS else 1 for size in x.shape[1:3])
+        strides = tuple(2 if size > 1 and x.shape[1] * x.shape[2] > MAX_TOKENS else 1 for size in x.shape[1:3])
         kernel = tuple(min(3, size) for size in x.shape[1:3])
         name = f"stem{number}"
         x = keras.layers.Conv2D(width, kernel, strides=strides, padding="same", use_bias=False, name=name)(x)
-        x = normal_relu(x, name, momentum=MOMENTUM)
-    place = keras.layers.DepthwiseConv2D(tuple(min(3, s) for s in x.shape[1:3]), padding="same", name="place")(x)
-    return keras.layers.Add(name="placed")([x, place])
+        x = batch_norm_relu(x, name, momentum=MOMENTUM)
+    position_encoding = keras.layers.DepthwiseConv2D(
+        tuple(min(3, s) for s in x.shape[1:3]), padding="same", name="place"
+    )(x)
+    return keras.layers.Add(name="placed")([x, position_encoding])
 
 
-def _normal(x: Any, name: str) -> Any:
+def _batch_norm(x: Any, name: str) -> Any:
     import keras
 
     return keras.layers.BatchNormalization(momentum=MOMENTUM, name=f"{name}_bn")(x)
 
 
-def _block(x: Any, name: str, width: int, heads: int) -> Any:
+def _attention_block(x: Any, name: str, width: int, heads: int) -> Any:
     import keras
 
-    y = _normal(x, f"{name}_attention")
+    y = _batch_norm(x, f"{name}_attention")
     y = keras.layers.MultiHeadAttention(heads, width // heads, name=f"{name}_attention")(y, y)
     x = keras.layers.Add(name=f"{name}_attended")([x, y])
-    y = keras.layers.Dense(2 * width, activation="relu", name=f"{name}_dense1")(_normal(x, f"{name}_dense"))
+    y = keras.layers.Dense(2 * width, activation="relu", name=f"{name}_dense1")(_batch_norm(x, f"{name}_dense"))
     y = keras.layers.Dense(width, name=f"{name}_dense2")(y)
     return keras.layers.Add(name=f"{name}_add")([x, y])

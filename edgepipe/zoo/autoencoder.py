@@ -9,7 +9,7 @@ from edgepipe.zoo import arguments
 if TYPE_CHECKING:
     import keras
 
-MOST_VALUES = 2**18  # of a sample: a dense layer of 128 units has 128 times as many weights
+MAX_VALUES = 2**18  # of a sample: a dense layer of 128 units has 128 times as many weights
 
 
 def autoencoder(
@@ -30,10 +30,10 @@ def autoencoder(
     Raises:
         InputError: the samples are empty or too large, or an argument is out of its range.
     """
-    size = math.prod(arguments.any_shape(input_shape, MOST_VALUES))
-    arguments.counts(empty=True, widths=widths)
-    arguments.count(code=code)
-    arguments.switch("batch_norm", batch_norm)
+    size = math.prod(arguments.check_any_shape(input_shape, MAX_VALUES))
+    arguments.check_counts(allow_empty=True, widths=widths)
+    arguments.check_count(code=code)
+    arguments.check_switch("batch_norm", batch_norm)
     import keras
 
     inputs = keras.Input(tuple(input_shape), name="sample")

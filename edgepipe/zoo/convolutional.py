@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgepipe.zoo import arguments
-from edgepipe.zoo.layer_blocks import head, normal_relu
+from edgepipe.zoo.layer_blocks import batch_norm_relu, classifier_head
 
 if TYPE_CHECKING:
     import keras
@@ -22,24 +22,24 @@ def small_cnn(*, input_shape: tuple[int, ...], classes: int, filters: Sequence[i
     Raises:
         InputError: no image, fewer than two classes, or an argument out of its range.
     """
-    arguments.image(input_shape)
-    arguments.class_count(classes)
-    arguments.counts(filters=filters)
+    arguments.check_image_shape(input_shape)
+    arguments.check_class_count(classes)
+    arguments.check_counts(filters=filters)
     import keras
 
     inputs = keras.Input(tuple(input_shape), name="image")
     x, side = inputs, min(input_shape[:2])
     for index, width in enumerate(filters, 1):
         x = keras.layers.Conv2D(width, 3, padding="same", use_bias=False, name=f"conv{index}")(x)
-        x = normal_relu(x, f"conv{index}", momentum=0.99)
+        x = batch_norm_relu(x, f"conv{index}", momentum=0.99)
         if side >= 4 and index < len(filters):  # smaller maps are left to the global pooling
             x = keras.layers.MaxPooling2D(2, name=f"pool{index}")(x)
             side //= 2
-    return keras.Model(inputs, head(x, classes), name="small_cnn")
+    return keras.Model(inputs, classifier_head(x, classes), name="small_cnn")
 
 
 @dataclass(frozen=True)
-class _Size:
+class _DsCnnSize:
     """One of the paper's sizes: channels, depthwise-separable blocks, strides of the first convolution and block."""
 
     filters: int
@@ -48,7 +48,11 @@ class _Size:
     block_stride: int
 
 
-SIZES = {"small": _Size(64, 4, (2, 2), 1), "medium": _Size(172, 4, (2, 1), 2), "large": _Size(276, 5, (2, 1), 2)}
+DS_CNN_SIZES = {
+    "small": _DsCnnSize(64, 4, (2, 2), 1),
+    "medium": _DsCnnSize(172, 4, (2, 1), 2),
+    "large": _DsCnnSize(276, 5, (2, 1), 2),
+}
 
 
 def ds_cnn(
@@ -74,30 +78,30 @@ def ds_cnn(
     Raises:
         InputError: no image, fewer than two classes, or an argument out of its range.
     """
-    arguments.image(input_shape)
-    arguments.class_count(classes)
-    arguments.one_of("size", size, tuple(SIZES))
-    arguments.share("dropout", dropout)
-    chosen = SIZES[size]
-    width = chosen.filters if filters is None else filters
-    depth = chosen.blocks if blocks is None else blocks
-    arguments.count(filters=width)
-    arguments.count(arguments.MOST_BLOCKS, blocks=depth)
+    arguments.check_image_shape(input_shape)
+    arguments.check_class_count(classes)
+    arguments.check_choice("size", size, tuple(DS_CNN_SIZES))
+    arguments.check_share("dropout", dropout)
+    preset = DS_CNN_SIZES[size]
+    width = preset.filters if filters is None else filters
+    depth = preset.blocks if blocks is None else blocks
+    arguments.check_count(filters=width)
+    arguments.check_count(arguments.MAX_BLOCKS, blocks=depth)
     import keras
 
     kernel = (10, 4) if min(input_shape[:2]) >= 10 else (3, 3)
     inputs = keras.Input(tuple(input_shape), name="image")
-    x: Any = _convolution(inputs, width, "conv0", kernel, chosen.strides)
+    x: Any = _convolution(inputs, width, "conv0", kernel, preset.strides)
     for index in range(1, depth + 1):
-        step = chosen.block_stride if index == 1 else 1
-        x = keras.layers.DepthwiseConv2D(3, step, padding="same", use_bias=False, name=f"depthwise{index}")(x)
-        x = normal_relu(x, f"depthwise{index}")
+        stride = preset.block_stride if index == 1 else 1
+        x = keras.layers.DepthwiseConv2D(3, stride, padding="same", use_bias=False, name=f"depthwise{index}")(x)
+        x = batch_norm_relu(x, f"depthwise{index}")
         x = _convolution(x, width, f"pointwise{index}", (1, 1), (1, 1))
-    return keras.Model(inputs, head(x, classes, dropout), name="ds_cnn")
+    return keras.Model(inputs, classifier_head(x, classes, dropout), name="ds_cnn")
 
 
 def _convolution(x: Any, filters: int, name: str, kernel: tuple[int, int], strides: tuple[int, int]) -> Any:
     import keras
 
     x = keras.layers.Conv2D(filters, kernel, strides=strides, padding="same", use_bias=False, name=name)(x)
-    return normal_relu(x, name)
+    return batch_norm_relu(x, name)

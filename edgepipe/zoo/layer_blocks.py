@@ -3,7 +3,7 @@
 from typing import Any
 
 
-def normal_relu(x: Any, name: str, limit: float | None = None, momentum: float = 0.9) -> Any:
+def batch_norm_relu(x: Any, name: str, limit: float | None = None, momentum: float = 0.9) -> Any:
     """BatchNormalization, whose averages follow a short training too, and ReLU, up to `limit` if there is one."""
     import keras
 
@@ -11,7 +11,7 @@ def normal_relu(x: Any, name: str, limit: float | None = None, momentum: float =
     return keras.layers.ReLU(limit, name=f"{name}_relu")(x)
 
 
-def head(x: Any, classes: int, dropout: float = 0.0) -> Any:
+def classifier_head(x: Any, classes: int, dropout: float = 0.0) -> Any:
     """Global average, dropout, a dense softmax."""
     import keras
 
@@ -21,7 +21,7 @@ def head(x: Any, classes: int, dropout: float = 0.0) -> Any:
     return keras.layers.Dense(classes, activation="softmax", name="probabilities")(x)
 
 
-def timeline(time: int, channels: int) -> tuple[Any, Any]:
+def window_input(time: int, channels: int) -> tuple[Any, Any]:
     """An input of windows (time, channels), and it as a map (time, 1, channels): 2-D operators run on every device."""
     import keras
 

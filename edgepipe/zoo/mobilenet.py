@@ -3,15 +3,15 @@
 from typing import TYPE_CHECKING, Any
 
 from edgepipe.zoo import arguments
-from edgepipe.zoo.layer_blocks import head, normal_relu
+from edgepipe.zoo.layer_blocks import batch_norm_relu, classifier_head
 
 if TYPE_CHECKING:
     import keras
 
 MOMENTUM = 0.9  # of batch norms: 0.999, as published, needs tens of thousands of steps before it means anything
-WIDEST = 4.0  # of the width multiplier: 16 times the MACs
-V1 = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1))
-V2 = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+MAX_ALPHA = 4.0  # of the width multiplier: 16 times the MACs
+V1_BLOCKS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1))
+V2_BLOCKS = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 
 
 def mobilenet_v1(
@@ -32,15 +32,15 @@ def mobilenet_v1(
     Raises:
         InputError: no image, fewer than two classes, or an argument out of its range.
     """
-    _check(input_shape, classes, alpha, dropout)
+    _check_arguments(input_shape, classes, alpha, dropout)
     import keras
 
     x = inputs = keras.Input(tuple(input_shape), name="image")
     x = _convolution(x, max(1, int(32 * alpha)), "conv0", 3, 2)
-    for number, (filters, strides) in enumerate(V1, 1):
+    for number, (filters, strides) in enumerate(V1_BLOCKS, 1):
         x = _depthwise(x, f"depthwise{number}", strides)
         x = _convolution(x, max(1, int(filters * alpha)), f"pointwise{number}", 1, 1)
-    return keras.Model(inputs, head(x, classes, dropout), name="mobilenet_v1")
+    return keras.Model(inputs, classifier_head(x, classes, dropout), name="mobilenet_v1")
 
 
 def mobilenet_v2(
@@ -60,51 +60,53 @@ def mobilenet_v2(
     Raises:
         InputError: no image, fewer than two classes, or an argument out of its range.
     """
-    _check(input_shape, classes, alpha, dropout)
+    _check_arguments(input_shape, classes, alpha, dropout)
     import keras
 
     x = inputs = keras.Input(tuple(input_shape), name="image")
-    x = _convolution(x, _eighths(32 * alpha), "conv0", 3, 2)
+    x = _convolution(x, _round_channels(32 * alpha), "conv0", 3, 2)
     number = 0
-    for expansion, filters, repeats, strides in V2:
+    for expansion, filters, repeats, strides in V2_BLOCKS:
         for repeat in range(repeats):
             number += 1
-            x = _inverted(x, f"block{number}", expansion, _eighths(filters * alpha), strides if repeat == 0 else 1)
-    x = _convolution(x, _eighths(1280 * alpha) if alpha > 1 else 1280, "conv_last", 1, 1)
-    return keras.Model(inputs, head(x, classes, dropout), name="mobilenet_v2")
+            x = _inverted_residual(
+                x, f"block{number}", expansion, _round_channels(filters * alpha), strides if repeat == 0 else 1
+            )
+    x = _convolution(x, _round_channels(1280 * alpha) if alpha > 1 else 1280, "conv_last", 1, 1)
+    return keras.Model(inputs, classifier_head(x, classes, dropout), name="mobilenet_v2")
 
 
-def _check(input_shape: tuple[int, ...], classes: int, alpha: float, dropout: float) -> None:
-    arguments.image(input_shape)
-    arguments.class_count(classes)
-    arguments.multiplier("alpha", alpha, WIDEST)
-    arguments.share("dropout", dropout)
+def _check_arguments(input_shape: tuple[int, ...], classes: int, alpha: float, dropout: float) -> None:
+    arguments.check_image_shape(input_shape)
+    arguments.check_class_count(classes)
+    arguments.check_multiplier("alpha", alpha, MAX_ALPHA)
+    arguments.check_share("dropout", dropout)
 
 
-def _eighths(channels: float) -> int:
+def _round_channels(channels: float) -> int:
     """To the nearest multiple of 8, but never below nine tenths."""
-    rounded = max(8, int(channels + 4) // 8 * 8)
-    return rounded + 8 if rounded < 0.9 * channels else rounded
+    rounded_channels = max(8, int(channels + 4) // 8 * 8)
+    return rounded_channels + 8 if rounded_channels < 0.9 * channels else rounded_channels
 
 
 def _convolution(x: Any, filters: int, name: str, kernel: int, strides: int) -> Any:
     import keras
 
     x = keras.layers.Conv2D(filters, kernel, strides=strides, padding="same", use_bias=False, name=name)(x)
-    return normal_relu(x, name, 6.0, MOMENTUM)
+    return batch_norm_relu(x, name, 6.0, MOMENTUM)
 
 
 def _depthwise(x: Any, name: str, strides: int) -> Any:
     import keras
 
     x = keras.layers.DepthwiseConv2D(3, strides=strides, padding="same", use_bias=False, name=name)(x)
-    return normal_relu(x, name, 6.0, MOMENTUM)
+    return batch_norm_relu(x, name, 6.0, MOMENTUM)
 
 
-def _inverted(x: Any, name: str, expansion: int, filters: int, strides: int) -> Any:
+def _inverted_residual(x: Any, name: str, expansion: int, filters: int, strides: int) -> Any:
     import keras
 
-    entered, channels = x, int(x.shape[-1])
+    block_input, channels = x, int(x.shape[-1])
     if expansion > 1:
         x = _convolution(x, expansion * channels, f"{name}_expand", 1, 1)
     x = _depthwise(x, f"{name}_depthwise", strides)
@@ -112,4 +114,4 @@ def _inverted(x: Any, name: str, expansion: int, filters: int, strides: int) -> 
     x = keras.layers.BatchNormalization(momentum=MOMENTUM, name=f"{name}_project_bn")(x)
     if strides > 1 or channels != filters:
         return x
-    return keras.layers.Add(name=f"{name}_add")([entered, x])
+    return keras.layers.Add(name=f"{name}_add")([block_input, x])

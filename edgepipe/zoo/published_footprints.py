@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-FILE = Path(__file__).with_name("footprints.json")
+FOOTPRINTS_FILE = Path(__file__).with_name("footprints.json")
 
 PAPERS = {
     "small_cnn": "three plain convolutions, for a start",
@@ -21,7 +21,7 @@ PAPERS = {
     "temporal_cnn": "Zhang et al. 2017, arXiv 1711.07128; Bai et al. 2018, arXiv 1803.01271",
 }
 # what is counted beforehand: architecture, sample, classes, options
-COUNTED: tuple[tuple[str, tuple[int, ...], int | None, dict[str, Any]], ...] = (
+FOOTPRINT_CASES: tuple[tuple[str, tuple[int, ...], int | None, dict[str, Any]], ...] = (
     ("small_cnn", (8, 8, 1), 10, {}),
     ("small_cnn", (28, 28, 1), 10, {}),
     ("ds_cnn", (49, 10, 1), 12, {}),
@@ -46,15 +46,19 @@ COUNTED: tuple[tuple[str, tuple[int, ...], int | None, dict[str, Any]], ...] = (
 )
 
 
-def counted() -> dict[str, Any]:
+def read_footprints() -> dict[str, Any]:
     """The footprints that ship with edgepipe, and the versions that they were counted with."""
-    found: dict[str, Any] = json.loads(FILE.read_text())
-    return found
+    footprints: dict[str, Any] = json.loads(FOOTPRINTS_FILE.read_text())
+    return footprints
 
 
-def options(name: str) -> dict[str, Any]:
+def default_options(name: str) -> dict[str, Any]:
     """The options of an architecture besides input and classes, with their defaults."""
     from edgepipe import zoo
 
-    known = inspect.signature(getattr(zoo, name)).parameters.values()
-    return {entry.name: entry.default for entry in known if entry.name not in ("input_shape", "classes")}
+    parameters = inspect.signature(getattr(zoo, name)).parameters.values()
+    return {
+        parameter.name: parameter.default
+        for parameter in parameters
+        if parameter.name not in ("input_shape", "classes")
+    }

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from edgepipe.zoo import arguments
-from edgepipe.zoo.layer_blocks import head, normal_relu
+from edgepipe.zoo.layer_blocks import batch_norm_relu, classifier_head
 
 if TYPE_CHECKING:
     import keras
@@ -26,16 +26,16 @@ def resnet8(*, input_shape: tuple[int, ...], classes: int, filters: int = 16) ->
     Raises:
         InputError: no image, fewer than two classes, or an argument out of its range.
     """
-    arguments.image(input_shape)
-    arguments.class_count(classes)
-    arguments.count(filters=filters)
+    arguments.check_image_shape(input_shape)
+    arguments.check_class_count(classes)
+    arguments.check_count(filters=filters)
     import keras
 
     inputs = keras.Input(tuple(input_shape), name="image")
-    x = normal_relu(_convolution(inputs, filters, "conv0"), "conv0", momentum=MOMENTUM)
+    x = batch_norm_relu(_convolution(inputs, filters, "conv0"), "conv0", momentum=MOMENTUM)
     for number, strides in ((1, 1), (2, 2), (3, 2)):
         x = _block(x, f"block{number}", filters * 2 ** (number - 1), strides)
-    return keras.Model(inputs, head(x, classes), name="resnet8")
+    return keras.Model(inputs, classifier_head(x, classes), name="resnet8")
 
 
 def _convolution(x: Any, filters: int, name: str, kernel: int = 3, strides: int = 1) -> Any:
@@ -47,7 +47,7 @@ def _convolution(x: Any, filters: int, name: str, kernel: int = 3, strides: int 
 def _block(x: Any, name: str, filters: int, strides: int) -> Any:
     import keras
 
-    y = normal_relu(_convolution(x, filters, f"{name}_conv1", 3, strides), f"{name}_conv1", momentum=MOMENTUM)
+    y = batch_norm_relu(_convolution(x, filters, f"{name}_conv1", 3, strides), f"{name}_conv1", momentum=MOMENTUM)
     y = _convolution(y, filters, f"{name}_conv2")
     y = keras.layers.BatchNormalization(momentum=MOMENTUM, name=f"{name}_conv2_bn")(y)
     if strides > 1:

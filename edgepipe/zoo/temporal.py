@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgepipe.zoo import arguments
-from edgepipe.zoo.layer_blocks import head, normal_relu, timeline
+from edgepipe.zoo.layer_blocks import batch_norm_relu, classifier_head, window_input
 
 if TYPE_CHECKING:
     import keras
@@ -36,52 +36,52 @@ def temporal_cnn(
     Raises:
         InputError: no window, fewer than two classes, or an argument out of its range.
     """
-    time, channels = arguments.window(input_shape)
-    arguments.class_count(classes)
-    arguments.count(filters=filters, kernel=kernel)
-    arguments.count(arguments.MOST_BLOCKS, blocks=blocks)
-    arguments.switch("dilated", dilated)
-    arguments.switch("causal", causal)
-    arguments.share("dropout", dropout)
+    time, channels = arguments.check_window_shape(input_shape)
+    arguments.check_class_count(classes)
+    arguments.check_count(filters=filters, kernel=kernel)
+    arguments.check_count(arguments.MAX_BLOCKS, blocks=blocks)
+    arguments.check_switch("dilated", dilated)
+    arguments.check_switch("causal", causal)
+    arguments.check_share("dropout", dropout)
     import keras
 
-    inputs, x = timeline(time, channels)
-    x, options = _Along(kernel, 1, causal).options(x, "conv0")
-    x = normal_relu(keras.layers.Conv2D(filters, (kernel, 1), **options)(x), "conv0", momentum=MOMENTUM)
+    inputs, x = window_input(time, channels)
+    x, options = _TimeConvolution(kernel, 1, causal).prepare_layer(x, "conv0")
+    x = batch_norm_relu(keras.layers.Conv2D(filters, (kernel, 1), **options)(x), "conv0", momentum=MOMENTUM)
     for number in range(1, blocks + 1):
-        apart = min(2 ** (number - 1), max(time - 1, 1)) if dilated else 1
-        x = _block(x, f"block{number}", _Along(kernel, apart, causal))
+        dilation = min(2 ** (number - 1), max(time - 1, 1)) if dilated else 1
+        x = _block(x, f"block{number}", _TimeConvolution(kernel, dilation, causal))
         if not dilated and x.shape[1] >= 8 and number < blocks:
             x = keras.layers.MaxPooling2D((2, 1), name=f"pool{number}")(x)
-    return keras.Model(inputs, head(x, classes, dropout), name="temporal_cnn")
+    return keras.Model(inputs, classifier_head(x, classes, dropout), name="temporal_cnn")
 
 
 @dataclass(frozen=True)
-class _Along:
+class _TimeConvolution:
     """How a convolution looks along time, the first axis of a map that is one wide."""
 
     kernel: int
-    apart: int
+    dilation: int
     causal: bool
 
-    def options(self, x: Any, name: str) -> tuple[Any, dict[str, Any]]:
+    def prepare_layer(self, x: Any, name: str) -> tuple[Any, dict[str, Any]]:
         """`x`, with zeros in front if causal, and the options of the convolution `name` of it."""
         import keras
 
         if self.causal:
-            past = self.apart * (self.kernel - 1)
-            x = keras.layers.ZeroPadding2D(((past, 0), (0, 0)), name=f"{name}_past")(x)
+            padding_steps = self.dilation * (self.kernel - 1)
+            x = keras.layers.ZeroPadding2D(((padding_steps, 0), (0, 0)), name=f"{name}_past")(x)
         padding = "valid" if self.causal else "same"
-        return x, {"padding": padding, "dilation_rate": (self.apart, 1), "use_bias": False, "name": name}
+        return x, {"padding": padding, "dilation_rate": (self.dilation, 1), "use_bias": False, "name": name}
 
 
-def _block(x: Any, name: str, along: _Along) -> Any:
+def _block(x: Any, name: str, convolution: _TimeConvolution) -> Any:
     import keras
 
-    entered = x
-    x, options = along.options(x, f"{name}_depthwise")
-    x = keras.layers.DepthwiseConv2D((along.kernel, 1), **options)(x)
-    x = normal_relu(x, f"{name}_depthwise", momentum=MOMENTUM)
-    x = keras.layers.Conv2D(int(entered.shape[-1]), 1, use_bias=False, name=f"{name}_pointwise")(x)
+    block_input = x
+    x, options = convolution.prepare_layer(x, f"{name}_depthwise")
+    x = keras.layers.DepthwiseConv2D((convolution.kernel, 1), **options)(x)
+    x = batch_norm_relu(x, f"{name}_depthwise", momentum=MOMENTUM)
+    x = keras.layers.Conv2D(int(block_input.shape[-1]), 1, use_bias=False, name=f"{name}_pointwise")(x)
     x = keras.layers.BatchNormalization(momentum=MOMENTUM, name=f"{name}_pointwise_bn")(x)
-    return keras.layers.ReLU(name=f"{name}_relu")(keras.layers.Add(name=f"{name}_add")([entered, x]))
+    return keras.layers.ReLU(name=f"{name}_relu")(keras.layers.Add(name=f"{name}_add")([block_input, x]))

@@ -7,17 +7,17 @@ import pytest
 import tf_keras
 
 from edgepipe.compress import clustering
-from edgepipe.compress.clustering import Choice, Plan
+from edgepipe.compress.clustering import ClusteringPlan, ClusterSelection
 from edgepipe.compress.overrides import Overrides
 from edgepipe.core.errors import InputError
-from edgepipe.training.training_loop import seeded
+from edgepipe.training.training_loop import set_seeds
 
 K = tf_keras.layers
 X = np.random.RandomState(0).rand(48, 8, 8, 3).astype(np.float32)
 
 
 def _model(sparsity: float = 0.0, wrong: Any = None) -> tf_keras.Model:
-    seeded(0)
+    set_seeds(0)
     inputs = tf_keras.Input((8, 8, 3), name="image")
     x = K.Conv2D(8, 3, use_bias=False, name="conv")(inputs)
     x = K.ReLU(name="relu")(K.BatchNormalization(name="norm")(x))
@@ -34,11 +34,13 @@ def _pruned(kernel: Any, sparsity: float) -> Any:
     return np.where(np.abs(kernel) < np.quantile(np.abs(kernel), sparsity), 0, kernel)
 
 
-def _trained(model: tf_keras.Model, plan: Plan, rate: float = 0.01) -> tuple[tf_keras.Model, Choice]:
-    choice = clustering.choose(model, plan)
+def _trained(
+    model: tf_keras.Model, plan: ClusteringPlan, rate: float = 0.01
+) -> tuple[tf_keras.Model, ClusterSelection]:
+    choice = clustering.select_layers(model, plan)
     wrapped = clustering.wrap(model, choice, plan.init)
     wrapped.compile(tf_keras.optimizers.Adam(rate), "sparse_categorical_crossentropy")
-    held = clustering.callbacks(model, choice, plan.preserve_sparsity)
+    held = clustering.build_callbacks(model, choice, plan.preserve_sparsity)
     classes = model.output_shape[-1]
     wrapped.fit(X, np.arange(len(X)) % classes, batch_size=16, epochs=2, verbose=0, callbacks=held)
     stripped = clustering.strip(wrapped)
@@ -52,31 +54,34 @@ def _kernel(model: tf_keras.Model, name: str) -> Any:
 
 @pytest.mark.parametrize("init", ["density", "linear", "kmeans++", "random"])
 def test_each_clustered_layer_has_few_values_and_all_its_zeros(init: Any) -> None:
-    model, plan = _model(sparsity=0.7), Plan(clusters=8, init=init)
+    model, plan = _model(sparsity=0.7), ClusteringPlan(clusters=8, init=init)
     before = {name: _kernel(model, name) for name in ("conv", "hidden")}
     after, choice = _trained(model, plan)
-    layers = {layer.name: layer for layer in clustering.check(after, choice, plan)}
+    layers = {layer.name: layer for layer in clustering.check_clusters(after, choice, plan)}
     assert set(choice.targets) == {"conv", "hidden"}
     for name, kernel in before.items():
         now = _kernel(after, name)
         assert 3 < np.unique(now).size <= 8
         assert not now[kernel == 0].any()
         assert np.mean(np.abs(now - kernel)) > 0
-        assert (layers[name].values, layers[name].zeros) == (np.unique(now[now != 0]).size, int((now == 0).sum()))
-        assert layers[name].revived == 0
+        assert (layers[name].distinct_values, layers[name].zeros) == (
+            np.unique(now[now != 0]).size,
+            int((now == 0).sum()),
+        )
+        assert layers[name].revived_zeros == 0
 
 
 def test_a_dense_kernel_gets_no_zeros_for_nothing() -> None:
-    after, choice = _trained(_model(), Plan(clusters=8))
+    after, choice = _trained(_model(), ClusteringPlan(clusters=8))
     assert not choice.targets["conv"].keeps_zeros
     assert np.all(_kernel(after, "conv") != 0)
 
 
 def test_zeros_may_be_given_up() -> None:
-    model, plan = _model(sparsity=0.7), Plan(clusters=8, preserve_sparsity=False)
+    model, plan = _model(sparsity=0.7), ClusteringPlan(clusters=8, preserve_sparsity=False)
     zero = _kernel(model, "conv") == 0
     after, choice = _trained(model, plan)
-    clustering.check(after, choice, plan)
+    clustering.check_clusters(after, choice, plan)
     assert _kernel(after, "conv")[zero].any()
 
 
@@ -84,31 +89,40 @@ def test_what_is_left_alone_is_named_and_keeps_its_zeros_and_clusters() -> None:
     model = _model(sparsity=0.5)
     hidden = _kernel(model, "hidden")
     model.get_layer("hidden").weights[0].assign(np.sign(hidden) * 0.125)
-    plan = Plan(clusters=8)
+    plan = ClusteringPlan(clusters=8)
     after, choice = _trained(model, plan)
-    assert choice.alone == {
+    assert choice.exclusion_reasons == {
         "depthwise": "DepthwiseConv2D is not clustered: few weights, each used at many places",
         "hidden": "it holds 3 distinct values already",
         "last": "the last layer is excluded (exclude_last: true)",
     }
-    assert {layer.name: layer.left_alone for layer in clustering.check(after, choice, plan) if layer.left_alone}
+    assert {
+        layer.name: layer.exclusion_reason
+        for layer in clustering.check_clusters(after, choice, plan)
+        if layer.exclusion_reason
+    }
     for name in ("hidden", "last"):
         assert np.array_equal(_kernel(after, name) == 0, _kernel(_model(sparsity=0.5), name) == 0)
     assert np.unique(_kernel(after, "hidden")).size == 3
     assert not np.array_equal(np.unique(_kernel(after, "hidden")), [-0.125, 0, 0.125])  # and they did learn
 
 
-REASONS: list[tuple[str, Plan, str, str]] = [
-    ("too few weights", Plan(clusters=128), "conv", "too few weights: 216 that are not zero, for 128 clusters (2 each"),
-    ("by class", Plan(8, overrides=Overrides({"Conv2D": None})), "conv", "as the pipeline says"),
-    ("by name", Plan(8, overrides=Overrides({"Conv2D": 4}, {"co.*": None})), "conv", "as the pipeline says"),
-    ("the last", Plan(8, overrides=Overrides({"Dense": 4})), "last", "the last layer is excluded"),
+REASONS: list[tuple[str, ClusteringPlan, str, str]] = [
+    (
+        "too few weights",
+        ClusteringPlan(clusters=128),
+        "conv",
+        "too few weights: 216 that are not zero, for 128 clusters (2 each",
+    ),
+    ("by class", ClusteringPlan(8, overrides=Overrides({"Conv2D": None})), "conv", "as the pipeline says"),
+    ("by name", ClusteringPlan(8, overrides=Overrides({"Conv2D": 4}, {"co.*": None})), "conv", "as the pipeline says"),
+    ("the last", ClusteringPlan(8, overrides=Overrides({"Dense": 4})), "last", "the last layer is excluded"),
 ]
 
 
 @pytest.mark.parametrize(("plan", "layer", "reason"), [case[1:] for case in REASONS], ids=[case[0] for case in REASONS])
-def test_reasons(plan: Plan, layer: str, reason: str) -> None:
-    assert clustering.choose(_model(), plan).alone[layer].startswith(reason)
+def test_reasons(plan: ClusteringPlan, layer: str, reason: str) -> None:
+    assert clustering.select_layers(_model(), plan).exclusion_reasons[layer].startswith(reason)
 
 
 @pytest.mark.parametrize(("overrides", "found"), [
@@ -118,19 +132,19 @@ def test_reasons(plan: Plan, layer: str, reason: str) -> None:
     (Overrides({"Conv2D": None}, {"conv": 4}), {"conv": 4, "hidden": 8}),
 ], ids=["none", "class", "name", "name over null"])  # fmt: skip
 def test_overrides(overrides: Overrides[int], found: dict[str, int]) -> None:
-    targets = clustering.choose(_model(), Plan(clusters=8, overrides=overrides)).targets
+    targets = clustering.select_layers(_model(), ClusteringPlan(clusters=8, overrides=overrides)).targets
     assert {name: target.clusters for name, target in targets.items()} == found
 
 
 def test_per_channel_reaches_a_convolution_without_bias() -> None:
     # tfmot.clustering.keras.cluster_weights passes it over with a warning
-    plan = Plan(clusters=4, per_channel=True)
+    plan = ClusteringPlan(clusters=4, per_channel=True)
     after, choice = _trained(_model(sparsity=0.3), plan)
     kernel = _kernel(after, "conv")
     assert all(np.unique(kernel[..., channel]).size <= 4 for channel in range(8))
     assert np.unique(kernel).size > 4
-    assert choice.targets["hidden"].whole_because == "per channel is for Conv2D, not Dense"
-    assert {layer.name: layer.most for layer in clustering.check(after, choice, plan)}["conv"] <= 4
+    assert choice.targets["hidden"].per_tensor_reason == "per channel is for Conv2D, not Dense"
+    assert {layer.name: layer.distinct_count for layer in clustering.check_clusters(after, choice, plan)}["conv"] <= 4
 
 
 def test_a_channel_of_zeros_is_clustered_with_the_rest() -> None:
@@ -139,9 +153,9 @@ def test_a_channel_of_zeros_is_clustered_with_the_rest() -> None:
     kernel = _kernel(model, "conv").copy()
     kernel[..., 2] = 0
     model.get_layer("conv").weights[0].assign(kernel)
-    after, choice = _trained(model, Plan(clusters=4, per_channel=True))
+    after, choice = _trained(model, ClusteringPlan(clusters=4, per_channel=True))
     target = choice.targets["conv"]
-    assert (target.per_channel, target.whole_because) == (False, "a channel has 0 weights that are not zero")
+    assert (target.per_channel, target.per_tensor_reason) == (False, "a channel has 0 weights that are not zero")
     assert not _kernel(after, "conv")[..., 2].any()
 
 
@@ -150,7 +164,7 @@ def test_a_frozen_layer_is_named() -> None:
     model = _model()
     model.get_layer("conv").trainable = False
     assert (
-        clustering.choose(model, Plan(clusters=8)).alone["conv"]
+        clustering.select_layers(model, ClusteringPlan(clusters=8)).exclusion_reasons["conv"]
         == "it is frozen (trainable: false), and clustering trains"
     )
 
@@ -159,15 +173,15 @@ def test_a_depthwise_convolution_by_its_groups_is_named() -> None:
     image = tf_keras.Input((8, 8, 16))
     x = K.Conv2D(16, 3, groups=16, name="grouped")(K.Conv2D(16, 3, groups=4, name="four")(image))
     model = tf_keras.Model(image, K.Dense(3, name="last")(K.Flatten(name="flat")(x)))
-    choice = clustering.choose(model, Plan(clusters=8))
+    choice = clustering.select_layers(model, ClusteringPlan(clusters=8))
     assert set(choice.targets) == {"four"}
-    assert choice.alone["grouped"].startswith("Conv2D of one channel a group is not clustered")
+    assert choice.exclusion_reasons["grouped"].startswith("Conv2D of one channel a group is not clustered")
 
 
 def test_nested_shared_and_custom_layers() -> None:
     from edgepipe.models.bridge_layers import LayerScale, Operator
 
-    seeded(0)
+    set_seeds(0)
     image = tf_keras.Input((8, 8, 3))
     inner = tf_keras.Sequential([K.Conv2D(4, 3, name="conv"), K.Conv2D(6, 3, name="second")], name="inner")
     x = inner(image)
@@ -178,43 +192,47 @@ def test_nested_shared_and_custom_layers() -> None:
     x = LayerScale(0.5, 6, name="scale")(x)
     x = K.EinsumDense("...a,ab->...b", output_shape=(4, 4, 5), name="einsum")(x)
     model = tf_keras.Model(image, K.Dense(3, activation="softmax", name="last")(K.Flatten(name="flat")(x)))
-    plan = Plan(clusters=4)
+    plan = ClusteringPlan(clusters=4)
     after, choice = _trained(model, plan)
     assert set(choice.targets) == {"inner/conv", "inner/second", "conv"}
-    assert choice.alone["einsum"] == "EinsumDense is not clustered: only convolutions and dense layers are"
-    assert [layer.most for layer in clustering.check(after, choice, plan) if layer.target] == [4, 4, 4]
+    assert choice.exclusion_reasons["einsum"] == "EinsumDense is not clustered: only convolutions and dense layers are"
+    assert [layer.distinct_count for layer in clustering.check_clusters(after, choice, plan) if layer.target] == [
+        4,
+        4,
+        4,
+    ]
 
 
 def test_masks_pass() -> None:
-    seeded(0)
+    set_seeds(0)
     words = tf_keras.Input((5,), dtype="int32")
     x = K.Dense(8, name="dense")(K.Embedding(9, 8, mask_zero=True, name="table")(words))
     model = tf_keras.Model(words, K.Dense(2, name="last")(K.LSTM(4, name="lstm")(x)))
-    choice = clustering.choose(model, Plan(clusters=4))
+    choice = clustering.select_layers(model, ClusteringPlan(clusters=4))
     x = np.array([[1, 2, 3, 0, 0], [4, 5, 0, 0, 0]])
     wrapped = clustering.wrap(model, choice, "linear")
     assert np.allclose(clustering.strip(wrapped).predict(x, verbose=0), wrapped.predict(x, verbose=0), atol=1e-6)
-    assert "LSTM is not clustered" in choice.alone["lstm"]
+    assert "LSTM is not clustered" in choice.exclusion_reasons["lstm"]
 
 
 def test_nothing_to_cluster_is_said() -> None:
     inputs = tf_keras.Input((4,), name="x")
     only = tf_keras.Model(inputs, K.Dense(20, name="only")(inputs), name="one_layer")
     with pytest.raises(InputError, match="nothing to cluster in 'one_layer': only: the last layer is excluded"):
-        clustering.choose(only, Plan(clusters=4))
+        clustering.select_layers(only, ClusteringPlan(clusters=4))
 
 
 def test_a_name_that_no_layer_has() -> None:
     with pytest.raises(InputError, match="no layer is called 'cnv'"):
-        clustering.choose(_model(), Plan(clusters=4, overrides=Overrides({}, {"cnv": 4})))
+        clustering.select_layers(_model(), ClusteringPlan(clusters=4, overrides=Overrides({}, {"cnv": 4})))
 
 
-def _tampered(value: float, where: Any) -> tuple[tf_keras.Model, Choice, Plan]:
-    model, plan = _model(sparsity=0.7), Plan(clusters=8)
-    choice = clustering.choose(model, plan)
+def _tampered(value: float, where: Any) -> tuple[tf_keras.Model, ClusterSelection, ClusteringPlan]:
+    model, plan = _model(sparsity=0.7), ClusteringPlan(clusters=8)
+    choice = clustering.select_layers(model, plan)
     stripped = clustering.strip(clustering.wrap(model, choice, plan.init))
     kernel = _kernel(stripped, "conv").copy()
-    kernel[where(choice.before["conv"])] = value
+    kernel[where(choice.original_kernels["conv"])] = value
     stripped.get_layer("conv").weights[0].assign(kernel)
     return stripped, choice, plan
 
@@ -227,13 +245,13 @@ def test_the_check_can_fail() -> None:
         (np.nan, lambda before: (0, 0, 0, 0), "layer 'conv' holds NaN or infinity after clustering"),
     ]:  # fmt: skip
         with pytest.raises(InputError, match=told):
-            clustering.check(*_tampered(value, where))
+            clustering.check_clusters(*_tampered(value, where))
 
 
 def test_a_revived_zero_is_an_error() -> None:
     model, choice, plan = _tampered(0.0, lambda before: np.where(before == 0))
     kernel = _kernel(model, "conv").copy()
-    kernel[tuple(np.argwhere(choice.before["conv"] == 0)[0])] = kernel.max()  # no value more, but a zero less
+    kernel[tuple(np.argwhere(choice.original_kernels["conv"] == 0)[0])] = kernel.max()  # no value more, but a zero less
     model.get_layer("conv").weights[0].assign(kernel)
     with pytest.raises(InputError, match="layer 'conv': 1 weights that were zero are not after clustering"):
-        clustering.check(model, choice, plan)
+        clustering.check_clusters(model, choice, plan)

@@ -197,12 +197,12 @@ def test_saved_model(tmp_path: Path) -> None:
 DIGESTS = """
 import hashlib, sys, keras, numpy as np
 from pathlib import Path
-from edgepipe.compress.convert import convert
+from edgepipe.compress.keras_to_tflite import convert
 from edgepipe.models.bridge import bridge
-from edgepipe.models.loading import load
+from edgepipe.models.model_files import load_model
 for _ in range(int(sys.argv[2])):
     keras.layers.Dense(1), keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
-model = load(Path(sys.argv[1]))
+model = load_model(Path(sys.argv[1]))
 samples = np.random.default_rng(0).uniform(0, 1, (8, 8, 8, 2))
 twin = bridge(model).model
 for candidate in (model, twin):
@@ -336,13 +336,13 @@ def test_an_operator_that_the_quantizer_fails_on_in_silence_is_named() -> None:
     import keras
 
     from edgepipe.compress.qat import range_initialization
-    from edgepipe.compress.qat.fake_quant import Recipe, fake_quant
+    from edgepipe.compress.qat.fake_quant import QatRecipe, build_fake_quant
     from edgepipe.models.bridge import bridge
 
     inputs = keras.Input((6, 6, 4), name="x")
     x = keras.layers.Flatten()(keras.ops.sin(keras.layers.Conv2D(4, 1)(inputs)))
-    model = fake_quant(bridge(keras.Model(inputs, keras.layers.Dense(2)(x))).model, Recipe()).model
+    model = build_fake_quant(bridge(keras.Model(inputs, keras.layers.Dense(2)(x))).model, QatRecipe()).model
     samples = np.random.default_rng(0).normal(0, 1, (8, 6, 6, 4)).astype("float32")
-    range_initialization.initialise(model, samples, seed=0, batch_statistics=False)
+    range_initialization.initialize_ranges(model, samples, seed=0, batch_statistics=False)
     with pytest.raises(InputError, match=r"failed without a word; without an int8 form in it: Sin \('.*'\)"):
         convert(model, samples=samples)

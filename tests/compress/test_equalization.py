@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from scipy.integrate import quad
 from scipy.stats import norm as normal
 
-from edgepipe.compress.equalization.batch_norm_folding import Folded, folded
+from edgepipe.compress.equalization.batch_norm_folding import FoldedModel, fold_batch_norms
 from edgepipe.compress.equalization.bias_correction import correct_biases
-from edgepipe.compress.equalization.channel_means import Moments, clipped, expected
-from edgepipe.compress.equalization.cross_layer import Equalized, equalize
+from edgepipe.compress.equalization.channel_means import Moments, clipped_moments, estimate_input_moments
+from edgepipe.compress.equalization.cross_layer import EqualizedModel, equalize_channels
 from edgepipe.core.arrays import Array
 from edgepipe.core.errors import InputError
 from edgepipe.models.bridge_layers import Operator
@@ -65,7 +65,7 @@ def test_a_batch_norm_is_folded(name: str) -> None:
     gamma, beta, mean, variance = (np.asarray(part, np.float64) for part in norm.get_weights())
     factor = gamma / np.sqrt(variance + norm.epsilon)
     bias = np.asarray(layer.bias, np.float64) if layer.use_bias else 0.0
-    found = folded(model)
+    found = fold_batch_norms(model)
     assert found.difference < 1e-5
     np.testing.assert_allclose(_kernel(found.model, "layer"), layer.get_weights()[0] * factor.reshape(shape), rtol=1e-5)
     np.testing.assert_allclose(_bias(found.model, "layer"), beta + (bias - mean) * factor, rtol=1e-4, atol=1e-6)
@@ -78,7 +78,7 @@ def test_a_batch_norm_is_folded(name: str) -> None:
 def test_a_batch_norm_behind_a_shared_layer_stays_and_is_named() -> None:
     x, shared = tf_keras.Input((6,), name="x"), K.Dense(6, name="shared")
     y = K.BatchNormalization(name="norm")(shared(K.Dense(6, name="first")(shared(x))))
-    found = folded(tf_keras.Model(x, y))
+    found = fold_batch_norms(tf_keras.Model(x, y))
     assert any("'norm' is not folded" in note for note in found.notes)
 
 
@@ -86,13 +86,13 @@ def test_the_factors_of_a_pair_are_those_of_equation_11() -> None:
     model = _chain(K.Conv2D(5, 3, activation="relu", name="a"), K.Conv2D(4, 3, name="b"))
     one, two = _largest(_kernel(model, "a"), 3), _largest(_kernel(model, "b"), 2)
     factor = np.sqrt(one * two) / two
-    found = equalize(folded(model))
+    found = equalize_channels(fold_batch_norms(model))
     np.testing.assert_allclose(_kernel(found.model, "a"), _kernel(model, "a") / factor, rtol=1e-5)
     np.testing.assert_allclose(_bias(found.model, "a"), _bias(model, "a") / factor, rtol=1e-5)
     np.testing.assert_allclose(_kernel(found.model, "b"), _kernel(model, "b") * factor[None, None, :, None], rtol=1e-5)
-    (joint,) = found.joints
+    (joint,) = found.groups
     assert (joint.makers, joint.readers, joint.channels) == (("a",), ("b",), 5)
-    assert joint.before == pytest.approx(one.max() / np.median(one))
+    assert joint.spread_before == pytest.approx(one.max() / np.median(one))
     assert "settled in 2 rounds" in found.notes[0]
 
 
@@ -101,7 +101,7 @@ def test_a_chain_is_iterated_until_both_sides_of_each_joint_have_one_range() -> 
         K.Conv2D(5, 3, activation="relu", name="a"), K.DepthwiseConv2D(3, activation="relu", name="b"),
         K.MaxPooling2D(1), K.Flatten(), K.Dense(4, name="c"),
     )  # fmt: skip
-    found = equalize(folded(model))
+    found = equalize_channels(fold_batch_norms(model))
     a, b, c = (_kernel(found.model, name) for name in "abc")
     np.testing.assert_allclose(_largest(a, 3), _largest(b, 2), rtol=5e-3)
     np.testing.assert_allclose(_largest(b, 2), _largest(c.reshape(-1, 5, 4), 1), rtol=5e-3)
@@ -109,16 +109,16 @@ def test_a_chain_is_iterated_until_both_sides_of_each_joint_have_one_range() -> 
 
 def test_on_samples_channels_that_a_depthwise_layer_reads_get_one_range() -> None:
     model = _chain(K.Conv2D(5, 3, activation="relu", name="a"), K.DepthwiseConv2D(3, name="b"))
-    found = equalize(folded(model), _images())
+    found = equalize_channels(fold_batch_norms(model), _images())
     tensor = tf_keras.Model(found.model.input, found.model.get_layer("a_activation").output)
     np.testing.assert_allclose(np.asarray(tensor(_images())).max(axis=(0, 1, 2)), 1.0, rtol=1e-4)
-    assert found.joints[0].before > 1.05
-    assert found.joints[0].after == pytest.approx(1.0, abs=1e-4)
+    assert found.groups[0].spread_before > 1.05
+    assert found.groups[0].spread_after == pytest.approx(1.0, abs=1e-4)
 
 
 def test_on_samples_a_channel_is_balanced_against_the_relative_weights_that_read_it() -> None:
     model = _chain(K.Conv2D(5, 3, activation="relu", name="a"), K.Conv2D(4, 3, name="b"))
-    found = equalize(folded(model), _images())
+    found = equalize_channels(fold_batch_norms(model), _images())
     tensor = tf_keras.Model(found.model.input, found.model.get_layer("a_activation").output)
     reach = np.asarray(tensor(_images())).max(axis=(0, 1, 2))
     sizes = np.abs(_kernel(found.model, "b")).max(axis=(0, 1))
@@ -147,7 +147,7 @@ def test_a_rescaled_model_is_equalized_to_the_same(
     a.set_weights([_kernel(other, "a") * one, _bias(other, "a") * one])
     b.set_weights([_kernel(other, "b") * (two / one)[:, None], _bias(other, "b") * two])
     c.set_weights([_kernel(other, "c") / two[:, None], _bias(other, "c")])
-    left, right = (equalize(folded(each, samples), samples).model for each in (model, other))
+    left, right = (equalize_channels(fold_batch_norms(each, samples), samples).model for each in (model, other))
     for mine, theirs in zip(left.get_weights(), right.get_weights(), strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=2e-2, atol=1e-6)
 
@@ -160,8 +160,8 @@ def test_a_residual_sum_is_scaled_as_one_group() -> None:
     model = tf_keras.Model(x, K.Conv2D(2, 1, name="out")(total))
     perturb(model)
     for samples in (None, _images()):
-        found = equalize(folded(model), samples)
-        (joint,) = found.joints
+        found = equalize_channels(fold_batch_norms(model), samples)
+        (joint,) = found.groups
         assert (set(joint.makers), set(joint.readers)) == ({"stem", "branch"}, {"branch", "out"})
 
 
@@ -170,7 +170,7 @@ def test_dead_channels_take_the_middle_factor_and_are_named() -> None:
     weights, bias = model.get_layer("a").get_weights()
     weights[..., 2] = 0
     model.get_layer("a").set_weights([weights, bias])
-    found = equalize(folded(model))
+    found = equalize_channels(fold_batch_norms(model))
     assert "a: 1 of 5 channels are dead; they take the middle factor" in found.notes
     assert np.isfinite(found.model.get_weights()[1]).all()
 
@@ -180,14 +180,14 @@ def test_factors_are_held_within_ten_thousand_of_the_middle_one() -> None:
     weights, bias = model.get_layer("a").get_weights()
     weights[..., 2] *= 1e-12
     model.get_layer("a").set_weights([weights, bias])
-    assert "a: 1 of 5 factors held at 10000 times the middle one" in equalize(folded(model)).notes
+    assert "a: 1 of 5 factors held at 10000 times the middle one" in equalize_channels(fold_batch_norms(model)).notes
 
 
 def test_biases_beyond_int32_are_named() -> None:
     model = _chain(K.Conv2D(2, 1, name="a"), K.Flatten(), K.Dense(3, name="b"))
     kernel, bias = model.get_layer("b").get_weights()
     model.get_layer("b").set_weights([kernel * 1e-9, bias + 5])
-    notes = equalize(folded(model), _images()).notes
+    notes = equalize_channels(fold_batch_norms(model), _images()).notes
     assert "b: 3 of 3 biases are beyond int32 in steps of int8's scales" in notes
 
 
@@ -204,19 +204,19 @@ def _limited(scale: float) -> Any:
 @pytest.mark.parametrize("samples", [None, _images()], ids=["data-free", "samples"])
 @pytest.mark.parametrize(("scale", "gone"), [(0.3, True), (30.0, False)])
 def test_a_limit_goes_only_where_it_does_nothing(samples: Array | None, scale: float, gone: bool) -> None:
-    found = equalize(folded(_limited(scale), samples), samples)
-    assert len(found.joints) == gone
+    found = equalize_channels(fold_batch_norms(_limited(scale), samples), samples)
+    assert len(found.groups) == gone
     word = "became a ReLU without limit" if gone else "stays"
     how = "within 6 deviations of the batch norm" if samples is None else "on the samples"
     assert any(f"'six' {word}: the largest value {how} is" in note for note in found.notes)
-    assert any("read by 'six', which clips at 6" in why for why in found.left) == (not gone)
+    assert any("read by 'six', which clips at 6" in why for why in found.exclusion_notes) == (not gone)
 
 
 def test_the_observed_value_is_that_before_the_limit() -> None:
     model = _limited(30.0)
     before = tf_keras.Model(model.input, model.get_layer("norm").output)
     seen = float(np.asarray(before(_images())).max())
-    assert any(f"is {seen:.3g} of 6" in note for note in equalize(folded(model), _images()).notes)
+    assert any(f"is {seen:.3g} of 6" in note for note in equalize_channels(fold_batch_norms(model), _images()).notes)
 
 
 @pytest.mark.parametrize("limit", [None, 6.0, 1.0])
@@ -233,7 +233,7 @@ def test_the_moments_of_a_clipped_normal_are_those_of_integration(
                  for pair in pairwise(edges)]  # fmt: skip
         return float(sum(parts))
 
-    first, spread = clipped(np.array([mean]), np.array([deviation]), limit)
+    first, spread = clipped_moments(np.array([mean]), np.array([deviation]), limit)
     assert first[0] == pytest.approx(moment(1), abs=1e-7)
     assert spread[0] ** 2 == pytest.approx(moment(2) - moment(1) ** 2, abs=1e-6)
 
@@ -248,12 +248,12 @@ def test_on_samples_the_mean_error_of_a_linear_layer_is_taken_off() -> None:
     x = np.random.default_rng(2).normal(1, 1, (50, 7)).astype("float32")
     kernel = _kernel(model, "a")
     expected = -x.mean(axis=0) @ (_eight_bits(kernel) - kernel)
-    found = correct_biases(folded(model), x)
+    found = correct_biases(fold_batch_norms(model), x)
     np.testing.assert_allclose(_bias(found.model, "a"), expected, atol=1e-6)
     np.testing.assert_array_equal(_kernel(found.model, "a"), kernel)
     (entry,) = found.corrections
-    assert entry.largest == pytest.approx(np.abs(expected).max(), abs=1e-6)
-    assert entry.relative == pytest.approx(np.abs(expected).mean() / (x @ kernel).std(axis=0).mean(), rel=1e-3)
+    assert entry.largest_shift == pytest.approx(np.abs(expected).max(), abs=1e-6)
+    assert entry.relative_shift == pytest.approx(np.abs(expected).mean() / (x @ kernel).std(axis=0).mean(), rel=1e-3)
 
 
 def test_data_free_the_mean_error_comes_from_the_batch_norm_before() -> None:
@@ -265,9 +265,9 @@ def test_data_free_the_mean_error_comes_from_the_batch_norm_before() -> None:
            for m, s in zip(beta, np.abs(gamma), strict=True)]  # fmt: skip
     kernel = _kernel(model, "b")
     expected = -np.einsum("hwio,i->o", _eight_bits(kernel) - kernel, top)
-    found = correct_biases(folded(model))
+    found = correct_biases(fold_batch_norms(model))
     np.testing.assert_allclose(_bias(found.model, "b") - _bias(model, "b"), expected, atol=1e-6)
-    assert "a: the mean of the input 'x' is not known" in found.left
+    assert "a: the mean of the input 'x' is not known" in found.exclusion_notes
 
 
 def test_on_samples_a_layer_is_corrected_for_what_earlier_layers_leave() -> None:
@@ -275,7 +275,7 @@ def test_on_samples_a_layer_is_corrected_for_what_earlier_layers_leave() -> None
     model = _chain(
         K.Conv2D(5, 3, activation="relu", name="a"), K.DepthwiseConv2D(3, name="b"), K.Flatten(), K.Dense(4, name="c")
     )
-    found = correct_biases(folded(model), _images())
+    found = correct_biases(fold_batch_norms(model), _images())
     for name in "abc":
         kernel, bias = found.model.get_layer(name).get_weights()
         rounded = _by_channel(kernel) if name == "b" else _eight_bits(kernel)
@@ -297,34 +297,36 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-@pytest.mark.parametrize("function", [equalize, correct_biases])
+@pytest.mark.parametrize("function", [equalize_channels, correct_biases])
 def test_samples_that_do_not_fit_are_refused(function: Any, name: str) -> None:
     samples, message = BAD[name]
     with pytest.raises(InputError, match=message):
-        function(folded(_pair()), samples)
+        function(fold_batch_norms(_pair()), samples)
 
 
 def test_more_samples_than_are_held_are_told() -> None:
-    assert equalize(folded(_pair()), _images(300)).notes[0].startswith("the first 256 of 300 samples")
-    assert correct_biases(folded(_pair()), _images(300)).notes == ("the first 256 of 300 samples",)
+    assert (
+        equalize_channels(fold_batch_norms(_pair()), _images(300)).notes[0].startswith("the first 256 of 300 samples")
+    )
+    assert correct_biases(fold_batch_norms(_pair()), _images(300)).notes == ("the first 256 of 300 samples",)
 
 
 def test_a_model_of_a_fixed_batch_of_one() -> None:
     model = _chain(K.Conv2D(5, 3, activation="relu", name="a"), K.Flatten(), K.Dense(4, name="b"), batch=1)
-    found: Equalized = equalize(folded(model, _images()), _images())
-    assert correct_biases(found.folded, _images()).model.inputs[0].shape[0] == 1
-    plain: Folded = folded(model)
+    found: EqualizedModel = equalize_channels(fold_batch_norms(model, _images()), _images())
+    assert correct_biases(found.folded_model, _images()).model.inputs[0].shape[0] == 1
+    plain: FoldedModel = fold_batch_norms(model)
     assert plain.difference < 1e-5
 
 
 def test_a_constant_that_is_added_stops_a_factor_one_that_multiplies_does_not() -> None:
-    def through(operator: str) -> Equalized:
+    def through(operator: str) -> EqualizedModel:
         call = json.dumps({"args": [{"tensor": 0}, 2.0], "kwargs": {}})
         model = _chain(K.Conv2D(5, 3, name="a"), Operator(operator, call, name="op"), K.Conv2D(4, 3, name="b"))
-        return equalize(folded(model))
+        return equalize_channels(fold_batch_norms(model))
 
-    assert len(through("Multiply").joints) == 1
-    assert "a: read by 'op', a Add, through which a factor does not pass" in through("Add").left
+    assert len(through("Multiply").groups) == 1
+    assert "a: read by 'op', a Add, through which a factor does not pass" in through("Add").exclusion_notes
 
 
 BETWEEN: dict[str, list[Any]] = {
@@ -343,8 +345,8 @@ def test_a_mean_is_followed_as_samples_show_it(name: str) -> None:
         K.Conv2D(5, 1, strides=2, padding="same", name="a"), K.BatchNormalization(name="norm"), *between, K.Flatten(),
         K.Dense(3, name="b"), shape=(4, 4, 3) if name != "average" else (8, 8, 3),
     )  # fmt: skip
-    made = folded(model)
-    found = expected(made)["b"]
+    made = fold_batch_norms(model)
+    found = estimate_input_moments(made)["b"]
     known = made.statistics["a"]
     shape = (20_000, *made.model.get_layer("a").output_shape[1:])
     values = np.random.default_rng(0).normal(known.mean, known.deviation, shape).astype("float32")
@@ -359,11 +361,11 @@ def test_a_sum_adds_means_and_variances() -> None:
     one, two = (K.BatchNormalization()(K.Conv2D(4, 3, name=name)(x)) for name in "ab")
     model = tf_keras.Model(x, K.Conv2D(2, 1, name="c")(K.ReLU()(K.Add()([one, two]))))
     perturb(model)
-    made = folded(model)
+    made = fold_batch_norms(model)
     a, b = (made.statistics[name] for name in "ab")
-    found = expected(made)["c"]
+    found = estimate_input_moments(made)["c"]
     assert isinstance(found, Moments)
-    wanted = clipped(a.mean + b.mean, np.hypot(a.deviation, b.deviation), None)[0]
+    wanted = clipped_moments(a.mean + b.mean, np.hypot(a.deviation, b.deviation), None)[0]
     np.testing.assert_allclose(found.mean, wanted)
 
 
@@ -373,7 +375,7 @@ def test_a_mean_that_is_not_known_is_named_with_the_reason() -> None:
         K.Conv2D(4, 1, name="b"), K.BatchNormalization(), K.Conv2D(4, 1, activation="relu", name="c"),
         K.Conv2D(4, 1, name="d"),
     )  # fmt: skip
-    assert correct_biases(folded(model)).left == (
+    assert correct_biases(fold_batch_norms(model)).exclusion_notes == (
         "a: the mean of the input 'x' is not known",
         "b: the mean behind 'pool' (MaxPooling2D) is not known",
         "d: 'c_activation' needs a deviation, and none is known where no batch norm stands before it",

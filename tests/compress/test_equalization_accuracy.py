@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import tf_keras
 
-from edgepipe.compress.equalization.batch_norm_folding import folded
+from edgepipe.compress.equalization.batch_norm_folding import fold_batch_norms
 from edgepipe.compress.equalization.bias_correction import correct_biases
-from edgepipe.compress.equalization.cross_layer import equalize
+from edgepipe.compress.equalization.cross_layer import equalize_channels
 from edgepipe.compress.keras_to_tflite import convert
 from edgepipe.core.arrays import Array
 from edgepipe.data import digits
 from edgepipe.tflite.interpreter import predict
-from edgepipe.training.training_loop import seeded
+from edgepipe.training.training_loop import set_seeds
 
 K = tf_keras.layers
 TRAIN, SAMPLES = 1078, 100
@@ -36,7 +36,7 @@ def _block(layer: Any, x: Any, limit: float | None) -> Any:
 
 @cache
 def _weights(limit: float | None) -> list[Array]:
-    seeded(1)
+    set_seeds(1)
     model = _network(limit)
     model.compile(tf_keras.optimizers.Adam(3e-3), "sparse_categorical_crossentropy")
     model.fit(_data()[0][:TRAIN], _data()[1][:TRAIN], batch_size=32, epochs=12, verbose=0)
@@ -79,7 +79,7 @@ def _accuracy(values: Array) -> float:
 
 def _int8(model: Any, folder: Path) -> float:
     (folder / "m.tflite").write_bytes(convert(model, samples=_data()[0][:SAMPLES]))
-    return _accuracy(predict(folder / "m.tflite", _data()[0][TRAIN:]).values)
+    return _accuracy(predict(folder / "m.tflite", _data()[0][TRAIN:]).real_values)
 
 
 def _float(model: Any) -> Array:
@@ -96,11 +96,11 @@ def test_a_model_that_int8_breaks_is_mended_without_labels(samples: int | None, 
     lost = _accuracy(before) - broken
     assert lost >= 10
     given = None if samples is None else _data()[0][:samples]
-    equal = equalize(folded(model), given)
-    mended = _int8(correct_biases(equal.folded, given).model, tmp_path)
+    equal = equalize_channels(fold_batch_norms(model), given)
+    mended = _int8(correct_biases(equal.folded_model, given).model, tmp_path)
     print(
         f"float {_accuracy(before):.2f} int8 {broken:.2f} mended {mended:.2f}",
-        [(j.makers, round(j.before, 1), round(j.after, 1)) for j in equal.joints],
+        [(j.makers, round(j.spread_before, 1), round(j.spread_after, 1)) for j in equal.groups],
     )
     assert mended - broken >= 0.8 * lost
 
@@ -110,8 +110,8 @@ def test_a_healthy_model_stays_as_good(limit: float | None, tmp_path: Path) -> N
     model = _trained(limit)
     plain = _int8(model, tmp_path)
     for given in (None, _data()[0][:SAMPLES]):
-        equal = equalize(folded(model), given)
-        assert any("clips at 6" in why for why in equal.left) == (limit == 6.0)
-        mended = _int8(correct_biases(equal.folded, given).model, tmp_path)
+        equal = equalize_channels(fold_batch_norms(model), given)
+        assert any("clips at 6" in why for why in equal.exclusion_notes) == (limit == 6.0)
+        mended = _int8(correct_biases(equal.folded_model, given).model, tmp_path)
         print(limit, given is None, _accuracy(_float(model)), plain, mended)
         assert abs(mended - plain) < 0.3

@@ -9,10 +9,10 @@ import pytest
 import tf_keras
 from qat_models import COVERED
 
-from edgepipe.compress.equalization.batch_norm_folding import folded
-from edgepipe.compress.equalization.bias_correction import Corrected, correct_biases
-from edgepipe.compress.equalization.cross_layer import Equalized, equalize
-from edgepipe.compress.equalization.weighted_layers import holds_kernel
+from edgepipe.compress.equalization.batch_norm_folding import fold_batch_norms
+from edgepipe.compress.equalization.bias_correction import CorrectedModel, correct_biases
+from edgepipe.compress.equalization.cross_layer import EqualizedModel, equalize_channels
+from edgepipe.compress.equalization.weighted_layers import has_kernel
 from edgepipe.compress.keras_to_tflite import convert
 from edgepipe.core.arrays import Array, Arrays
 from edgepipe.models.perturb import perturb
@@ -31,9 +31,9 @@ def _inputs(model: Any, count: int = 24) -> Arrays:
     return found if len(found) > 1 else next(iter(found.values()))
 
 
-def _both(model: Any, samples: Arrays | None) -> tuple[Equalized, Corrected]:
-    equal = equalize(folded(model, samples), samples)
-    return equal, correct_biases(equal.folded, samples)
+def _both(model: Any, samples: Arrays | None) -> tuple[EqualizedModel, CorrectedModel]:
+    equal = equalize_channels(fold_batch_norms(model, samples), samples)
+    return equal, correct_biases(equal.folded_model, samples)
 
 
 def _outputs(model: Any, samples: Arrays) -> list[Array]:
@@ -198,16 +198,16 @@ def test_an_odd_graph(name: str) -> None:
     perturb(model)
     for samples in (None, _inputs(model)):
         equal, corrected = _both(model, samples)
-        said = [*equal.left, *equal.notes, *equal.folded.notes]
+        said = [*equal.exclusion_notes, *equal.notes, *equal.folded_model.notes]
         if samples is None or name != "relu6":
-            assert {(joint.makers, frozenset(joint.readers)) for joint in equal.joints} == {
+            assert {(joint.makers, frozenset(joint.readers)) for joint in equal.groups} == {
                 (makers, frozenset(readers)) for makers, readers in joints
             }
             for part in told:
                 assert any(one.startswith(part) for one in said), said
         done = {entry.layer for entry in corrected.corrections}
-        named = {one.split(":")[0] for one in corrected.left}
-        assert {layer.name for layer in equal.model.layers if holds_kernel(layer)} == done | named
+        named = {one.split(":")[0] for one in corrected.exclusion_notes}
+        assert {layer.name for layer in equal.model.layers if has_kernel(layer)} == done | named
 
 
 @pytest.mark.slow
@@ -218,7 +218,7 @@ def test_the_result_converts(name: str, tmp_path: Path) -> None:
     samples = _inputs(model)
     _, corrected = _both(model, samples)
     (tmp_path / "m.tflite").write_bytes(convert(corrected.model, "int8", samples))
-    found = predict(tmp_path / "m.tflite", samples).values
+    found = predict(tmp_path / "m.tflite", samples).real_values
     values = list(found.values()) if isinstance(found, dict) else [found]
     for mine, theirs in zip(values, _outputs(model, samples), strict=True):
         assert np.abs(np.asarray(mine) - theirs).max() < 0.1 * np.abs(theirs).max()

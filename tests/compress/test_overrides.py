@@ -11,8 +11,8 @@ LAYERS = [tf_keras.layers.Conv2D(2, 3, name="conv1"), tf_keras.layers.Dense(2, n
 
 def test_a_name_is_stronger_than_a_class_and_a_later_name_than_an_earlier() -> None:
     found = Overrides({"Conv2D": 1}, {"conv.*": 2, ".*1": 3})
-    assert found.of(LAYERS[0]) == [1, 2, 3]
-    assert found.of(LAYERS[1]) == []
+    assert found.for_layer(LAYERS[0]) == [1, 2, 3]
+    assert found.for_layer(LAYERS[1]) == []
 
 
 @pytest.mark.parametrize(("types", "layers", "alone"), [
@@ -20,7 +20,7 @@ def test_a_name_is_stronger_than_a_class_and_a_later_name_than_an_earlier() -> N
     ({}, {"conv": None}, False), ({}, {}, False),
 ])  # fmt: skip
 def test_null_leaves_a_layer_alone(types: dict[str, int | None], layers: dict[str, int | None], alone: bool) -> None:
-    assert Overrides(types, layers).left_alone(LAYERS[0]) is alone
+    assert Overrides(types, layers).is_excluded(LAYERS[0]) is alone
 
 
 @pytest.mark.parametrize(("overrides", "told"), [

@@ -10,24 +10,24 @@ import tf_keras
 
 from edgepipe.compress.keras_to_tflite import convert
 from edgepipe.compress.qat import bias_limits, range_initialization
-from edgepipe.compress.qat.fake_quant import Recipe, fake_quant
-from edgepipe.compress.qat.scales import fake_range
+from edgepipe.compress.qat.fake_quant import QatRecipe, build_fake_quant
+from edgepipe.compress.qat.scales import read_fake_quant_range
 from edgepipe.models.perturb import perturb
 from edgepipe.tflite.reader import read
-from edgepipe.training.training_loop import seeded
+from edgepipe.training.training_loop import set_seeds
 
 K = tf_keras.layers
 DATA = np.random.default_rng(0).uniform(0, 1, (16, 8, 8, 2)).astype("float32")
 
 
 def _model() -> Any:
-    seeded(1)
+    set_seeds(1)
     x = tf_keras.Input((8, 8, 2), name="x")
     y = K.ReLU(6.0, name="relu")(K.BatchNormalization(name="norm")(K.Conv2D(5, 3, use_bias=False, name="conv")(x)))
     base = tf_keras.Model(x, K.Dense(3, name="out")(K.Flatten()(y)), name="user")
     perturb(base)
-    made = fake_quant(base, Recipe(), DATA).model
-    range_initialization.initialise(made, DATA, seed=0, batch_statistics=False)
+    made = build_fake_quant(base, QatRecipe(), DATA).model
+    range_initialization.initialize_ranges(made, DATA, seed=0, batch_statistics=False)
     return made
 
 
@@ -56,12 +56,12 @@ def _exact(path: Path, integers: Any) -> Any:
 def test_fake_quant_is_exact_arithmetic(settled: bool, tmp_path: Path) -> None:
     model = _model()
     if settled:
-        assert bias_limits.settle(model) == 2
+        assert bias_limits.round_biases(model) == 2
     (tmp_path / "m.tflite").write_bytes(convert(model, samples=DATA))
     layers = [model.get_layer(f"{name}_fake_quant") for name in ("x", "relu")]
     probe = tf_keras.Model(model.inputs, [layer.output for layer in layers])
     x, y = (
-        np.rint(np.asarray(values) / fake_range(layer).scale) + fake_range(layer).zero_point
+        np.rint(np.asarray(values) / read_fake_quant_range(layer).scale) + read_fake_quant_range(layer).zero_point
         for values, layer in zip(probe(DATA), layers, strict=True)
     )
     same = (_exact(tmp_path / "m.tflite", x) == y).mean()
@@ -71,14 +71,14 @@ def test_fake_quant_is_exact_arithmetic(settled: bool, tmp_path: Path) -> None:
 def test_settling_moves_a_bias_by_half_a_step_at_most() -> None:
     model = _model()
     norm = model.get_layer("norm").beta.numpy()
-    bias_limits.settle(model)
+    bias_limits.round_biases(model)
     moved = np.abs(model.get_layer("norm").beta.numpy() - norm)
     assert 0 < moved.max() < 1e-3
 
 
 def test_settling_twice_changes_nothing() -> None:
     model = _model()
-    bias_limits.settle(model)
+    bias_limits.round_biases(model)
     once = [weight.numpy() for weight in model.weights]
-    bias_limits.settle(model)
+    bias_limits.round_biases(model)
     assert all(np.allclose(a, b.numpy(), atol=1e-7) for a, b in zip(once, model.weights, strict=True))

@@ -9,9 +9,9 @@ import tf_keras
 
 from edgepipe.compress.keras_to_tflite import convert
 from edgepipe.compress.qat import range_initialization
-from edgepipe.compress.qat.fake_quant import Recipe, fake_quant
+from edgepipe.compress.qat.fake_quant import QatRecipe, build_fake_quant
 from edgepipe.models.perturb import perturb
-from edgepipe.training.training_loop import seeded
+from edgepipe.training.training_loop import set_seeds
 
 K = tf_keras.layers
 
@@ -56,11 +56,11 @@ CASES: dict[str, tuple[Callable[[], Any], str, str]] = {
 
 
 def _made(name: str) -> tuple[Any, Any, Any]:
-    seeded(1)
+    set_seeds(1)
     base = CASES[name][0]()
     perturb(base)
     x = np.random.default_rng(0).normal(0, 1, (16, *base.input_shape[1:])).astype("float32")
-    return base, fake_quant(base, Recipe(), x), x
+    return base, build_fake_quant(base, QatRecipe(), x), x
 
 
 @pytest.mark.slow
@@ -73,7 +73,7 @@ def test_it_is_named_and_trained_with(name: str) -> None:
     (exception,) = [entry for entry in made.coverage if entry.by != "training"]
     assert exception.by == by
     assert re.search(reason, exception.reason)
-    range_initialization.initialise(made.model, x, seed=0, batch_statistics=False)
+    range_initialization.initialize_ranges(made.model, x, seed=0, batch_statistics=False)
     made.model.compile("adam", "mse")
     losses = made.model.fit(x, np.ones((16, 3)), epochs=2, verbose=0).history["loss"]
     assert np.isfinite(losses).all()
@@ -81,10 +81,10 @@ def test_it_is_named_and_trained_with(name: str) -> None:
 
 @pytest.mark.slow
 def test_an_unrolled_lstm_converts(tmp_path: Any) -> None:
-    from edgepipe.tflite.integer_check import findings
+    from edgepipe.tflite.integer_check import check_integer_only
     from edgepipe.tflite.reader import read
 
     _, made, x = _made("lstm")
-    range_initialization.initialise(made.model, x, seed=0, batch_statistics=False)
+    range_initialization.initialize_ranges(made.model, x, seed=0, batch_statistics=False)
     (tmp_path / "m.tflite").write_bytes(convert(made.model, samples=x))
-    assert findings(read(tmp_path / "m.tflite")) == []
+    assert check_integer_only(read(tmp_path / "m.tflite")) == []

@@ -10,13 +10,13 @@ import pytest
 
 from edgepipe.compress.keras_to_tflite import convert
 from edgepipe.compress.qat import range_initialization
-from edgepipe.compress.qat.agreement import agreement
-from edgepipe.compress.qat.fake_quant import Recipe, fake_quant, freeze_batch_norms
+from edgepipe.compress.qat.agreement import measure_agreement
+from edgepipe.compress.qat.fake_quant import QatRecipe, build_fake_quant, freeze_batch_norms
 from edgepipe.models.bridge import bridge
 from edgepipe.models.perturb import perturb
-from edgepipe.tflite.integer_check import findings
+from edgepipe.tflite.integer_check import check_integer_only
 from edgepipe.tflite.reader import read
-from edgepipe.training.training_loop import seeded
+from edgepipe.training.training_loop import set_seeds
 
 pytestmark = pytest.mark.slow
 APPLICATIONS = keras.applications
@@ -47,21 +47,21 @@ FAMILIES: dict[str, Callable[[], Any]] = {
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_family(name: str, tmp_path: Path) -> None:
-    seeded(0)
+    set_seeds(0)
     model = FAMILIES[name]()
     perturb(model)
     x = np.random.default_rng(0).uniform(0, 255, (16, 32, 32, 3)).astype("float32")
     bridged = bridge(model)
-    assert bridged.difference.worst.relative < 1e-4
-    made = fake_quant(bridged.model, Recipe(), x[:2])
-    range_initialization.initialise(made.model, x, 0, batch_statistics=False)
+    assert bridged.difference.worst_tensor.relative_error < 1e-4
+    made = build_fake_quant(bridged.model, QatRecipe(), x[:2])
+    range_initialization.initialize_ranges(made.model, x, 0, batch_statistics=False)
     freeze_batch_norms(made.model)
     made.model.compile("adam", "sparse_categorical_crossentropy")
     made.model.optimizer.learning_rate = 1e-5
     made.model.fit(x, np.arange(16) % 10, batch_size=8, epochs=1, verbose=0)
-    assert {entry.by for entry in made.coverage} == {"training"}
+    assert {entry.quantized_by for entry in made.coverage} == {"training"}
     data = convert(made.model, samples=x)
     (tmp_path / "m.tflite").write_bytes(data)
     lite = read(tmp_path / "m.tflite")
-    assert findings(lite) == []
-    assert [entry for entry in agreement(made.model, lite, x[:2]).tensors if entry.missing] == []
+    assert check_integer_only(lite) == []
+    assert [entry for entry in measure_agreement(made.model, lite, x[:2]).tensors if entry.missing_reason] == []

@@ -11,12 +11,12 @@ from qat_models import COVERED
 
 from edgepipe.compress.keras_to_tflite import convert
 from edgepipe.compress.qat import range_initialization
-from edgepipe.compress.qat.agreement import agreement
-from edgepipe.compress.qat.fake_quant import FakeQuant, Recipe, fake_quant
+from edgepipe.compress.qat.agreement import measure_agreement
+from edgepipe.compress.qat.fake_quant import FakeQuantModel, QatRecipe, build_fake_quant
 from edgepipe.models.perturb import perturb
-from edgepipe.tflite.integer_check import findings
+from edgepipe.tflite.integer_check import check_integer_only
 from edgepipe.tflite.reader import read
-from edgepipe.training.training_loop import seeded
+from edgepipe.training.training_loop import set_seeds
 
 SAMPLES = 24
 
@@ -32,13 +32,13 @@ def _inputs(model: Any, spread: float = 1.0) -> Any:
     return found if len(found) > 1 else next(iter(found.values()))
 
 
-def _made(name: str) -> tuple[Any, FakeQuant, Any]:
-    seeded(1)
+def _made(name: str) -> tuple[Any, FakeQuantModel, Any]:
+    set_seeds(1)
     base = COVERED[name]()
     perturb(base)
     x = _inputs(base)
-    made = fake_quant(base, Recipe(), x)
-    range_initialization.initialise(made.model, x, seed=0, batch_statistics=False)
+    made = build_fake_quant(base, QatRecipe(), x)
+    range_initialization.initialize_ranges(made.model, x, seed=0, batch_statistics=False)
     return base, made, x
 
 
@@ -59,16 +59,16 @@ def test_mechanism(name: str, tmp_path: Path) -> None:
     base, made, x = _made(name)
     assert made.difference is not None
     assert made.difference < 1e-5
-    assert {entry.by for entry in made.coverage} == {"training"}, made.coverage
+    assert {entry.quantized_by for entry in made.coverage} == {"training"}, made.coverage
     assert sorted(entry.layer for entry in made.coverage) == _names(base)
     data = convert(made.model, samples=x)
     (tmp_path / "m.tflite").write_bytes(data)
     lite = read(tmp_path / "m.tflite")
-    assert findings(lite) == []
+    assert check_integer_only(lite) == []
     # samples of another size only change what nobody gave a range
     assert _nameless(convert(made.model, samples=_inputs(base, spread=9.0))) == _nameless(data)
-    found = agreement(made.model, lite, x).tensors
-    assert [entry for entry in found if entry.missing] == []
+    found = measure_agreement(made.model, lite, x).tensors
+    assert [entry for entry in found if entry.missing_reason] == []
     worst = max(found, key=lambda entry: entry.p99_lsb)
     assert worst.p99_lsb <= 4, worst  # random weights amplify rounding
 
@@ -76,12 +76,12 @@ def test_mechanism(name: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_gap_in_coverage_shows_in_the_bytes() -> None:
     """The proof above has teeth: without fake-quant on one layer the representative samples decide."""
-    seeded(1)
+    set_seeds(1)
     base = COVERED["three summands"]()
     perturb(base)
     x = _inputs(base)
-    made = fake_quant(base, Recipe(leave=("part0",)), x)
-    range_initialization.initialise(made.model, x, seed=0, batch_statistics=False)
-    assert [entry.layer for entry in made.coverage if entry.by == "calibration"] == ["part0"]
+    made = build_fake_quant(base, QatRecipe(leave=("part0",)), x)
+    range_initialization.initialize_ranges(made.model, x, seed=0, batch_statistics=False)
+    assert [entry.layer for entry in made.coverage if entry.quantized_by == "calibration"] == ["part0"]
     assert convert(made.model, samples=x) != convert(made.model, samples=_inputs(base, spread=9.0))
     assert isinstance(made.model, tf_keras.Model)

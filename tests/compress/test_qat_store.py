@@ -8,54 +8,54 @@ import pytest
 import tf_keras
 
 from edgepipe.compress.qat import qat_store
-from edgepipe.compress.qat.fake_quant import Recipe, fake_quant, freeze_batch_norms
+from edgepipe.compress.qat.fake_quant import QatRecipe, build_fake_quant, freeze_batch_norms
 from edgepipe.core.artifact import content_digest
 from edgepipe.core.errors import InputError
-from edgepipe.training.training_loop import seeded
+from edgepipe.training.training_loop import set_seeds
 
 
 def _base() -> tf_keras.Model:
-    seeded(2)
+    set_seeds(2)
     inputs = tf_keras.Input((6,), name="x")
     x = tf_keras.layers.Dense(8, name="hidden")(inputs)
     x = tf_keras.layers.ReLU()(tf_keras.layers.BatchNormalization(name="norm")(x))
     return tf_keras.Model(inputs, tf_keras.layers.Dense(3, name="out")(x), name="base")
 
 
-def _stored(folder: Path, recipe: Recipe) -> tf_keras.Model:
+def _stored(folder: Path, recipe: QatRecipe) -> tf_keras.Model:
     base = _base()
-    model = fake_quant(base, recipe).model
+    model = build_fake_quant(base, recipe).model
     qat_store.save(model, base, recipe, folder)
     return model
 
 
 @pytest.fixture
 def stored(tmp_path: Path) -> Path:
-    _stored(tmp_path / "qat", Recipe())
+    _stored(tmp_path / "qat", QatRecipe())
     return tmp_path / "qat"
 
 
 def test_equal_models_have_equal_digests(stored: Path, tmp_path: Path) -> None:
-    _stored(tmp_path / "again", Recipe())
+    _stored(tmp_path / "again", QatRecipe())
     assert content_digest(stored) == content_digest(tmp_path / "again")
 
 
-@pytest.mark.parametrize("recipe", [Recipe(), Recipe(leave=("hid.*",)), Recipe(leave_types=("Dense",))])
-def test_the_recipe_comes_back(tmp_path: Path, recipe: Recipe) -> None:
+@pytest.mark.parametrize("recipe", [QatRecipe(), QatRecipe(leave=("hid.*",)), QatRecipe(leave_types=("Dense",))])
+def test_the_recipe_comes_back(tmp_path: Path, recipe: QatRecipe) -> None:
     model = _stored(tmp_path / "qat", recipe)
-    again = qat_store.restore(tmp_path / "qat")
+    again = qat_store.restore_model(tmp_path / "qat")
     assert [layer.name for layer in again.layers] == [layer.name for layer in model.layers]
 
 
 def test_frozen_batch_norms_do_not_mix_weights_up(tmp_path: Path) -> None:
     base = _base()
-    model = fake_quant(base, Recipe()).model
+    model = build_fake_quant(base, QatRecipe()).model
     assert freeze_batch_norms(model) == ["norm"]
     x = np.random.RandomState(0).rand(64, 6).astype(np.float32)
     model.compile("adam", "mse")
     model.fit(x, np.ones((64, 3)), epochs=2, verbose=0)
-    qat_store.save(model, base, Recipe(), tmp_path / "qat")
-    assert np.array_equal(qat_store.restore(tmp_path / "qat").predict(x, verbose=0), model.predict(x, verbose=0))
+    qat_store.save(model, base, QatRecipe(), tmp_path / "qat")
+    assert np.array_equal(qat_store.restore_model(tmp_path / "qat").predict(x, verbose=0), model.predict(x, verbose=0))
 
 
 @pytest.mark.parametrize("name", ["base.keras", "recipe.json", "weights.npz"])
@@ -67,7 +67,7 @@ def test_damage_is_one_error(stored: Path, name: str, damage: str) -> None:
     else:
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     with pytest.raises(InputError):
-        qat_store.restore(stored)
+        qat_store.restore_model(stored)
 
 
 def test_other_weights_than_the_recipe_says(stored: Path) -> None:
@@ -75,11 +75,11 @@ def test_other_weights_than_the_recipe_says(stored: Path) -> None:
     recipe["weights"][1][1] = [7, 7]
     (stored / "recipe.json").write_text(json.dumps(recipe))
     with pytest.raises(InputError, match="other weights"):
-        qat_store.restore(stored)
+        qat_store.restore_model(stored)
 
 
 def test_the_format_of_another_edgepipe(stored: Path) -> None:
     recipe = json.loads((stored / "recipe.json").read_text())
     (stored / "recipe.json").write_text(json.dumps({**recipe, "format": "edgepipe.qat/1"}))
     with pytest.raises(InputError, match=r"edgepipe\.qat/1.*run `quantize` again"):
-        qat_store.restore(stored)
+        qat_store.restore_model(stored)

@@ -9,10 +9,10 @@ import tf_keras
 
 from edgepipe.compress.keras_to_tflite import convert
 from edgepipe.compress.qat import range_initialization
-from edgepipe.compress.qat.fake_quant import Recipe, exporting, fake_quant, wrappers
-from edgepipe.compress.qat.quantizers import Ties, WeightQuantizer, ties
+from edgepipe.compress.qat.fake_quant import QatRecipe, build_fake_quant, export_mode, kernel_wrappers
+from edgepipe.compress.qat.quantizers import KernelStructure, WeightQuantizer, detect_structure
 from edgepipe.core.errors import InputError
-from edgepipe.training.training_loop import seeded
+from edgepipe.training.training_loop import set_seeds
 
 K = tf_keras.layers
 DATA = np.random.RandomState(1).rand(96, 8, 8, 3).astype(np.float32)
@@ -34,17 +34,17 @@ def test_each_channel_has_a_scale_of_its_own(shape: tuple[int, ...], axis: tuple
     generator = np.random.default_rng(0)
     wide = [shape[a] if a in axis else 1 for a in range(len(shape))]
     kernel = (generator.normal(0, 1, shape) * 10 ** generator.uniform(-3, 3, wide)).astype(np.float32)
-    found = np.asarray(WeightQuantizer(axis, Ties())(kernel, False, {}))
+    found = np.asarray(WeightQuantizer(axis, KernelStructure())(kernel, False, {}))
     assert np.allclose(found, _rounded(kernel, axis), rtol=1e-5, atol=0)
 
 
 def test_a_channel_of_zeros_is_no_division_by_zero() -> None:
     kernel = np.array([[0.0, 1.0], [0.0, -0.5]], np.float32)
-    assert np.asarray(WeightQuantizer((1,), Ties())(kernel, False, {}))[:, 0].tolist() == [0.0, 0.0]
+    assert np.asarray(WeightQuantizer((1,), KernelStructure())(kernel, False, {}))[:, 0].tolist() == [0.0, 0.0]
 
 
 def _model(kernel: Any) -> Any:
-    seeded(2)
+    set_seeds(2)
     inputs = tf_keras.Input((8, 8, 3), name="x")
     x = K.ReLU()(K.BatchNormalization()(K.Conv2D(8, 3, use_bias=False, name="conv")(inputs)))
     model = tf_keras.Model(inputs, K.Dense(3, name="out")(K.GlobalAveragePooling2D()(x)))
@@ -61,18 +61,18 @@ def _clustered(kernel: Any) -> Any:
     return centres[np.abs(kernel[..., None] - centres).argmin(-1)].astype(np.float32)
 
 
-def _trained(base: Any, recipe: Recipe) -> Any:
-    made = fake_quant(base, recipe, DATA[:2])
-    range_initialization.initialise(made.model, DATA, seed=0, batch_statistics=False)
+def _trained(base: Any, recipe: QatRecipe) -> Any:
+    made = build_fake_quant(base, recipe, DATA[:2])
+    range_initialization.initialize_ranges(made.model, DATA, seed=0, batch_statistics=False)
     made.model.compile(tf_keras.optimizers.Adam(0.01), "mse")
     made.model.fit(DATA, np.ones((96, 3)), epochs=2, verbose=0)
     return made
 
 
 def _effective(made: Any) -> Any:
-    wrapper = next(w for w in wrappers(made.model) if w.layer.name == "conv")
+    wrapper = next(w for w in kernel_wrappers(made.model) if w.layer.name == "conv")
     variable, quantizer, _ = wrapper._weight_vars[0]
-    with exporting(made.model):
+    with export_mode(made.model):
         return np.asarray(quantizer(variable, False, {}))
 
 
@@ -80,7 +80,7 @@ def _effective(made: Any) -> Any:
 def test_zeros_stay_zero_unless_told_otherwise(keep: bool, tmp_path: Path) -> None:
     base = _model(_pruned)
     zeros = base.get_layer("conv").get_weights()[0] == 0
-    made = _trained(base, Recipe(keep_zeros=keep))
+    made = _trained(base, QatRecipe(keep_zeros=keep))
     kept = int((_effective(made)[zeros] == 0).sum())
     assert (kept == zeros.sum()) if keep else (kept < zeros.sum() / 2)
     assert (made.held["conv"].zero is not None) == keep
@@ -91,7 +91,7 @@ def test_zeros_stay_zero_unless_told_otherwise(keep: bool, tmp_path: Path) -> No
 def test_zeros_are_in_the_file(tmp_path: Path) -> None:
     from edgepipe.tflite.reader import read, weight_sparsity
 
-    made = _trained(_model(_pruned), Recipe())
+    made = _trained(_model(_pruned), QatRecipe())
     (tmp_path / "m.tflite").write_bytes(convert(made.model, samples=DATA))
     shares = {layer.operator: layer.share for layer in weight_sparsity(read(tmp_path / "m.tflite"))}
     assert next(share for operator, share in shares.items() if operator.startswith("CONV_2D")) >= 0.5
@@ -100,18 +100,20 @@ def test_zeros_are_in_the_file(tmp_path: Path) -> None:
 def test_clusters_of_each_channel_are_seen_where_there_are_too_many_in_all() -> None:
     signs = np.sign(np.random.default_rng(0).normal(0, 1, (3, 3, 2, 200)))
     kernel = (signs * np.linspace(0.5, 2, 200)).astype(np.float32)
-    found = ties(kernel, (3,))
-    assert found.clusters == np.unique(kernel).size == 400 > 256
-    assert all(np.unique(kernel[found.cluster == number]).size == 1 for number in range(400))
-    assert np.array_equal(ties(np.moveaxis(kernel, 3, 2), (2,)).cluster, np.moveaxis(found.cluster, 3, 2))
-    assert np.allclose(np.asarray(WeightQuantizer((3,), found).held(kernel)), kernel, rtol=1e-6)
+    found = detect_structure(kernel, (3,))
+    assert found.cluster_count == np.unique(kernel).size == 400 > 256
+    assert all(np.unique(kernel[found.cluster_index == number]).size == 1 for number in range(400))
+    assert np.array_equal(
+        detect_structure(np.moveaxis(kernel, 3, 2), (2,)).cluster_index, np.moveaxis(found.cluster_index, 3, 2)
+    )
+    assert np.allclose(np.asarray(WeightQuantizer((3,), found).apply_structure(kernel)), kernel, rtol=1e-6)
 
 
 @pytest.mark.parametrize("keep", [True, False])
 def test_equal_weights_stay_equal_unless_told_otherwise(keep: bool) -> None:
     base = _model(_clustered)
     before = base.get_layer("conv").get_weights()[0]
-    made = _trained(base, Recipe(keep_clusters=keep))
+    made = _trained(base, QatRecipe(keep_clusters=keep))
     after = _effective(made)
     assert (np.unique(after).size <= 8) == keep
     assert not np.allclose(after, before, atol=1e-4)  # and they did learn
@@ -119,14 +121,17 @@ def test_equal_weights_stay_equal_unless_told_otherwise(keep: bool) -> None:
 
 
 def test_a_plain_kernel_has_no_ties() -> None:
-    found = ties(np.random.default_rng(0).normal(0, 1, (3, 3, 8, 8)).astype(np.float32), (3,))
-    assert (found.zero, found.cluster) == (None, None)
+    found = detect_structure(np.random.default_rng(0).normal(0, 1, (3, 3, 8, 8)).astype(np.float32), (3,))
+    assert (found.zero_mask, found.cluster_index) == (None, None)
 
 
 @pytest.mark.parametrize(
     ("recipe", "message"),
-    [(Recipe(leave=("cov.*",)), "no layer is called 'cov"), (Recipe(leave_types=("Conv1D",)), "of the class 'Conv1D'")],
+    [
+        (QatRecipe(leave=("cov.*",)), "no layer is called 'cov"),
+        (QatRecipe(leave_types=("Conv1D",)), "of the class 'Conv1D'"),
+    ],
 )
-def test_a_name_that_no_layer_has(recipe: Recipe, message: str) -> None:
+def test_a_name_that_no_layer_has(recipe: QatRecipe, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        fake_quant(_model(_pruned), recipe)
+        build_fake_quant(_model(_pruned), recipe)

@@ -14,7 +14,7 @@ from scipy import fft
 from edgepipe.core import config
 from edgepipe.core.errors import InputError
 from edgepipe.data import speech
-from edgepipe.data.audio import features, read
+from edgepipe.data.audio import build_features, read
 from edgepipe.data.data_spec import AudioSpec, SpokenDigitsSpec, parse
 from edgepipe.data.dataset_loading import load
 from edgepipe.data.splits import Split
@@ -58,7 +58,7 @@ def independent(x: np.ndarray, spec: AudioSpec) -> np.ndarray:
 def test_features_equal_an_independent_implementation(options: dict[str, Any]) -> None:
     spec = AudioSpec(audio="x", **options)
     x = waves(spec.rate)
-    got = features(spec).of(x)[..., 0]
+    got = build_features(spec).compute(x)[..., 0]
     np.testing.assert_allclose(got, independent(x.astype(np.float64), spec), atol=1e-4)
 
 
@@ -72,7 +72,7 @@ def test_features_equal_tensorflows(options: dict[str, Any]) -> None:
     power = tf.abs(tf.signal.stft(x, length, hop, length)) ** 2
     matrix = tf.signal.linear_to_mel_weight_matrix(spec.mels, length // 2 + 1, spec.rate, spec.fmin, spec.rate / 2)
     bands = tf.math.log(tf.matmul(power, matrix) + spec.floor)
-    got = features(spec).of(x)[..., 0]
+    got = build_features(spec).compute(x)[..., 0]
     if spec.features == "mfcc":  # TensorFlow scales as HTK does: the first coefficient by sqrt(2) less than orthonormal
         theirs = tf.signal.mfccs_from_log_mel_spectrograms(bands)[..., : spec.coefficients].numpy()
         theirs[..., 0] /= math.sqrt(2)
@@ -110,7 +110,7 @@ def test_a_folder(tmp_path: Path) -> None:
     splits = load(AudioSpec(audio="a", group_from=r"^(s\d)"), folder(tmp_path), 1, frozenset(Split))
     assert splits.class_names == ("high", "low")
     assert splits.train.x.shape[1:] == (49, 40, 1)  # type: ignore[union-attr]
-    assert {split: len(part) for split, part in splits.parts.items()} == dict.fromkeys(Split, 6)
+    assert {split: len(part) for split, part in splits.data_by_split.items()} == dict.fromkeys(Split, 6)
     assert any("log_mel at 16000 Hz" in note and "ln(power + 1e-06)" in note for note in splits.notes)
     peak = splits.train.x[..., 0].mean(axis=1).argmax(axis=1)  # type: ignore[union-attr, index]
     assert (peak[splits.train.y == 0].min()) > peak[splits.train.y == 1].max()
@@ -123,7 +123,7 @@ def test_lengths_rates_and_channels(tmp_path: Path) -> None:
     soundfile.write(root / "a" / "low" / "short.wav", np.stack([tone(48000, 0.5)] * 2, axis=1), 48000)
     soundfile.write(root / "a" / "low" / "slow.ogg", tone(8000, 1.0), 8000)
     raw = read(root / "a", AudioSpec(audio="a", features="none"))
-    x, notes = raw.parts[Split.TRAIN].x, " ".join(raw.notes)
+    x, notes = raw.splits[Split.TRAIN].x, " ".join(raw.notes)
     assert x.shape == (21, 16000, 1)  # type: ignore[union-attr]
     assert "1 recordings cropped, both ends alike, to 1 s, by up to 0.5 s" in notes
     assert "1 recordings padded with silence to 1 s, by up to 0.5 s" in notes
@@ -216,5 +216,5 @@ def test_silence_is_told(tmp_path: Path) -> None:
 )
 def test_wrong_options(text: str, message: str, tmp_path: Path) -> None:
     document = config.parse(f"data: {text}\n", "p.yaml")
-    assert parse(document, ("data",), document.data["data"], folder(tmp_path)) is None
+    assert parse(document, ("data",), document.content["data"], folder(tmp_path)) is None
     assert message in str(document.problems[0])

@@ -21,7 +21,7 @@ def known(spec: DataSpec, base: Path) -> tuple[dict[str, Any], np.ndarray]:
     """The JSON that goes into the file, and the training samples."""
     splits = load(spec, base, 1, frozenset(Split))
     assert splits.preprocessing is not None
-    return json.loads(splits.preprocessing.document()), np.asarray(splits.train.x)
+    return json.loads(splits.preprocessing.to_json()), np.asarray(splits.train.x)
 
 
 def sound(wave: np.ndarray, told: dict[str, Any]) -> np.ndarray:
@@ -108,7 +108,7 @@ def test_images(rescale: str, given: list[float], channels: int, mode: str, tmp_
 def test_what_is_not_known_is_not_told(tmp_path: Path) -> None:
     splits = load(FunctionSpec(function="edgepipe.data:digits"), tmp_path, 1, frozenset(Split))
     assert splits.preprocessing is not None
-    assert not splits.preprocessing.anything
+    assert not splits.preprocessing.has_steps
     np.savez(tmp_path / "a.npz", x=np.zeros((20, 4), "uint16"), y=np.arange(20) % 2)
     told, _ = known(NpzSpec(npz="a.npz", rescale="signed"), tmp_path)
     assert told["pixels"] == {"stored": [0, 65535], "given": [-1, 1], "shape": [4]}

@@ -73,12 +73,12 @@ def test_a_missing_file_is_said(tmp_path: Path) -> None:
 
 def test_an_unchanged_file_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file, memo = aged_file(tmp_path), tmp_path / "cache" / "files.sqlite"
-    monkeypatch.setattr(module, "SETTLED", 0.0)  # no test can set a ctime back
+    monkeypatch.setattr(module, "SETTLING_SECONDS", 0.0)  # no test can set a ctime back
     with FileDigests(memo) as digests:
-        first = digests.of(file)
+        first = digests.digest_of(file)
     monkeypatch.setattr(module, "file_digest", lambda path: pytest.fail(f"{path} was read again"))
     with FileDigests(memo) as digests:
-        assert digests.of(file) == first
+        assert digests.digest_of(file) == first
 
 
 def aged_file(folder: Path) -> Path:
@@ -91,30 +91,30 @@ def test_a_changed_or_replaced_file_is_read_again(tmp_path: Path) -> None:
     file, memo = aged_file(tmp_path), tmp_path / "files.sqlite"
     seen = set()
     with FileDigests(memo) as digests:
-        seen.add(digests.of(file))
+        seen.add(digests.digest_of(file))
     file.write_bytes(b"two")  # same size, newer
     aged(file, 50)
     with FileDigests(memo) as digests:
-        seen.add(digests.of(file))
+        seen.add(digests.digest_of(file))
     state = file.stat()
     (tmp_path / "other").write_bytes(b"333")  # same size and date, another inode
     os.utime(tmp_path / "other", ns=(state.st_atime_ns, state.st_mtime_ns))
     (tmp_path / "other").replace(file)
     with FileDigests(memo) as digests:
-        seen.add(digests.of(file))
+        seen.add(digests.digest_of(file))
     assert len(seen) == 3
 
 
 def test_an_edit_in_place_that_keeps_size_and_date_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file, memo = aged_file(tmp_path), tmp_path / "files.sqlite"
-    monkeypatch.setattr(module, "SETTLED", 0.0)
+    monkeypatch.setattr(module, "SETTLING_SECONDS", 0.0)
     with FileDigests(memo) as digests:
-        first = digests.of(file)
+        first = digests.digest_of(file)
     state = file.stat()
     file.write_bytes(b"two")
     os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns))
     with FileDigests(memo) as digests:
-        assert digests.of(file) != first
+        assert digests.digest_of(file) != first
 
 
 def test_a_file_that_may_still_change_is_not_remembered(tmp_path: Path) -> None:
@@ -122,28 +122,28 @@ def test_a_file_that_may_still_change_is_not_remembered(tmp_path: Path) -> None:
     file.write_bytes(b"one")
     state = file.stat()
     with FileDigests(memo) as digests:
-        first = digests.of(file)
+        first = digests.digest_of(file)
     file.write_bytes(b"two")
     os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns))
     with FileDigests(memo) as digests:
-        assert digests.of(file) != first
+        assert digests.digest_of(file) != first
 
 
 def test_a_damaged_memo_is_a_warning_and_a_miss(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file, memo = aged_file(tmp_path), tmp_path / "files.sqlite"
     with FileDigests(None) as digests:
-        truth = digests.of(file)
+        truth = digests.digest_of(file)
     memo.write_bytes(b"no database at all, but long enough to be looked at" * 20)
     with caplog.at_level(logging.WARNING), FileDigests(memo) as digests:
-        assert digests.of(file) == truth
+        assert digests.digest_of(file) == truth
     assert "digests are taken anew" in caplog.text
     with FileDigests(memo) as digests:
-        assert digests.of(file) == truth
+        assert digests.digest_of(file) == truth
     assert memo.read_bytes().startswith(b"SQLite format 3")
 
 
 def test_an_unwritable_memo_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = aged_file(tmp_path)
     with caplog.at_level(logging.WARNING), FileDigests(file / "files.sqlite") as digests:
-        assert len(digests.of(file)) == 64
+        assert len(digests.digest_of(file)) == 64
     assert "cannot be used" in caplog.text

@@ -33,7 +33,7 @@ def test_npz_is_float32_and_complete(tmp_path: Path) -> None:
     together = np.concatenate([splits.train.x, splits.validation.x, splits.test.x])
     assert together.dtype == np.float32
     np.testing.assert_array_equal(np.sort(together, axis=0), np.sort(x.astype(np.float32), axis=0))
-    assert splits.classes == 5
+    assert splits.class_count == 5
     assert dict(splits.counts) == {Split.TRAIN: 30, Split.VALIDATION: 10, Split.TEST: 10}
     assert splits.notes == ()
 
@@ -55,13 +55,13 @@ def test_npz_names_and_column_labels(tmp_path: Path) -> None:
     splits = everything(NpzSpec(npz="a.npz", x="signal", y="kind"), tmp_path)
     assert splits.train.y is not None
     assert splits.train.y.shape == (len(splits.train),)
-    assert splits.classes == 2
+    assert splits.class_count == 2
 
 
 def test_samples_without_labels_are_said(tmp_path: Path) -> None:
     splits = everything(npz(tmp_path, x=np.ones((20, 2)), labels=np.ones(20)), tmp_path)
     assert splits.train.y is None
-    assert splits.classes is None
+    assert splits.class_count is None
     assert splits.notes == (f"{tmp_path}/a.npz has no array 'y' (it has x, labels): samples without labels",)
 
 
@@ -233,7 +233,7 @@ def test_arrays_that_are_not_read_are_told(tmp_path: Path) -> None:
 
 
 def test_negative_labels_are_no_classes(tmp_path: Path) -> None:
-    assert everything(npz(tmp_path, x=np.ones((20, 3)), y=np.arange(20) % 2 - 1), tmp_path).classes is None
+    assert everything(npz(tmp_path, x=np.ones((20, 3)), y=np.arange(20) % 2 - 1), tmp_path).class_count is None
 
 
 # --- IDX -----------------------------------------------------------------------------------------------------------
@@ -262,7 +262,7 @@ def test_idx(spec: DataSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     np.testing.assert_allclose(splits.test.x, images[24:, :, :, None] / 255, rtol=1e-6)
     np.testing.assert_array_equal(splits.test.y, labels[24:])
     assert splits.counts[Split.TRAIN] == 18
-    assert splits.classes == 3
+    assert splits.class_count == 3
 
 
 @pytest.mark.parametrize(
@@ -302,7 +302,7 @@ def test_images(tmp_path: Path) -> None:
     photos(tmp_path)
     splits = everything(ImagesSpec(images="."), tmp_path)
     assert splits.class_names == ("ant", "cat")
-    assert splits.classes == 2
+    assert splits.class_count == 2
     assert splits.test.x.shape == (2, 4, 6, 3)  # height before width
     x = np.concatenate([splits.train.x, splits.validation.x, splits.test.x])
     y = np.concatenate([splits.train.y, splits.validation.y, splits.test.y])
@@ -398,7 +398,7 @@ def test_photos_stand_upright_and_what_is_lost_is_told(tmp_path: Path) -> None:
     Image.new("L", (6, 4)).save(tmp_path / "cat" / "film.gif", save_all=True, append_images=[Image.new("L", (6, 4), 9)])
     splits = everything(ImagesSpec(images=".", channels=1, rescale="none"), tmp_path)
     upright = np.array([[200, 160, 120, 80, 40, 0]] * 4)  # a quarter turn clockwise
-    x = np.concatenate([splits.parts[split].x for split in Split])
+    x = np.concatenate([splits.data_by_split[split].x for split in Split])
     assert any(np.array_equal(image[..., 0], upright) for image in x)
     for note in ("1 images turned upright", "1 images with transparency", "1 images with several pictures"):
         assert any(note in told for told in splits.notes)

@@ -23,4 +23,4 @@ def test_the_examples_are_accepted(text: str, tmp_path: Path, monkeypatch: pytes
     (tmp_path / "signals.npz").touch()
     (tmp_path / "mydata.py").write_text("def load(speaker): ...\n")
     document = config.parse(text, "p.yaml")
-    assert parse(document, ("data",), document.data["data"], tmp_path) is not None, document.problems
+    assert parse(document, ("data",), document.content["data"], tmp_path) is not None, document.problems

@@ -27,7 +27,7 @@ def base(tmp_path: Path) -> Path:
 
 def read(text: str, base: Path) -> tuple[DataSpec | None, list[str]]:
     document = config.parse(text, "p.yaml")
-    spec = parse(document, ("data",), document.data["data"], base)
+    spec = parse(document, ("data",), document.content["data"], base)
     return spec, [str(problem) for problem in document.problems]
 
 
@@ -135,10 +135,10 @@ def test_fashion_mnist_by_name_is_the_source(base: Path, monkeypatch: pytest.Mon
 
 def test_reading_the_key_loads_nothing_heavy() -> None:
     code = (
-        "import sys, pathlib; from edgepipe import config; from edgepipe.data import spec, identity\n"
+        "import sys, pathlib; from edgepipe.core import config; from edgepipe.data import data_spec, dataset_identity\n"
         "d = config.parse('data: edgepipe.data:digits', 'p')\n"
-        "s = spec.parse(d, ('data',), d.data['data'], pathlib.Path('.'))\n"
-        "identity.identity(s, pathlib.Path('.'))\n"
+        "s = data_spec.parse(d, ('data',), d.data['data'], pathlib.Path('.'))\n"
+        "dataset_identity.identity(s, pathlib.Path('.'))\n"
         "print([m for m in ('numpy', 'sklearn', 'PIL', 'tensorflow', 'keras') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -14,14 +14,14 @@ from edgepipe.core.errors import InputError
 from edgepipe.data.data_spec import FunctionSpec
 from edgepipe.data.dataset_loading import load
 from edgepipe.data.splits import (
-    FITTING,
+    FITTING_SPLITS,
     Split,
     SplitData,
     Splits,
     WithheldError,
     check_labels,
-    draw,
-    representative,
+    draw_representative,
+    draw_splits,
 )
 
 DIGITS = FunctionSpec(function="edgepipe.data:digits")
@@ -37,7 +37,7 @@ HERE = Path(__file__).parent
 )
 def test_disjoint_complete_and_stratified(sizes: list[int], test: float, validation: float, seed: int) -> None:
     labels = np.random.RandomState(0).permutation(np.repeat(np.arange(len(sizes)), sizes))
-    drawn = draw(labels, len(labels), {Split.TEST: test, Split.VALIDATION: validation}, seed)
+    drawn = draw_splits(labels, len(labels), {Split.TEST: test, Split.VALIDATION: validation}, seed)
     together = np.concatenate([drawn[split] for split in Split])
     assert sorted(together.tolist()) == list(range(len(labels)))
     for split, share in ((Split.TEST, test), (Split.VALIDATION, validation)):
@@ -49,19 +49,19 @@ def test_disjoint_complete_and_stratified(sizes: list[int], test: float, validat
 @settings(max_examples=30, deadline=None)
 @given(size=st.integers(5, 200), seed=st.integers(0, 2**32 - 1))
 def test_disjoint_without_labels(size: int, seed: int) -> None:
-    drawn = draw(None, size, {Split.TEST: 0.2, Split.VALIDATION: 0.2}, seed)
+    drawn = draw_splits(None, size, {Split.TEST: 0.2, Split.VALIDATION: 0.2}, seed)
     assert sorted(np.concatenate(list(drawn.values())).tolist()) == list(range(size))
     assert len(drawn[Split.TEST]) == max(1, round(size * 0.2))
 
 
 def test_another_seed_draws_another_test_split() -> None:
     shares = {Split.TEST: 0.2}
-    assert set(draw(None, 100, shares, 1)[Split.TEST]) != set(draw(None, 100, shares, 2)[Split.TEST])
+    assert set(draw_splits(None, 100, shares, 1)[Split.TEST]) != set(draw_splits(None, 100, shares, 2)[Split.TEST])
 
 
 def test_the_draw_is_pinned() -> None:
     """RandomState's stream is frozen: these indices hold on every platform and NumPy, or every cache is stale."""
-    drawn = draw(np.arange(20) % 2, 20, {Split.TEST: 0.2}, 7)
+    drawn = draw_splits(np.arange(20) % 2, 20, {Split.TEST: 0.2}, 7)
     assert drawn[Split.TEST].tolist() == [10, 16, 7, 3]
 
 
@@ -80,7 +80,7 @@ def test_digits_hold_enough_unread_test_samples() -> None:
     splits = load(DIGITS, HERE, 7, frozenset(Split))
     assert splits.counts[Split.TEST] >= 350
     assert sum(splits.counts.values()) == 1797
-    assert splits.classes == 10
+    assert splits.class_count == 10
     assert splits.train.x.dtype == np.float32
     assert splits.train.x.shape[1:] == (8, 8, 1)
     assert splits.train.x.min() == 0
@@ -105,9 +105,9 @@ def test_digits_are_those_of_scikit_learn_and_no_sample_is_in_two_splits() -> No
 
 
 def test_a_stage_before_validate_cannot_read_the_test_split() -> None:
-    splits = load(DIGITS, HERE, 7, FITTING)
+    splits = load(DIGITS, HERE, 7, FITTING_SPLITS)
     assert len(splits.train) == 1079
-    assert Split.TEST not in splits.parts
+    assert Split.TEST not in splits.data_by_split
     assert splits.counts[Split.TEST] == 359
     with pytest.raises(WithheldError, match="only the stage `validate` may read it"):
         _ = splits.test
@@ -123,26 +123,26 @@ def test_what_is_wanted_does_not_change_the_draw() -> None:
 
 def test_representative_samples_are_training_samples() -> None:
     splits = load(DIGITS, HERE, 7, frozenset(Split))
-    chosen = representative(splits.train, 50, 7)
+    chosen = draw_representative(splits.train, 50, 7)
     assert not isinstance(chosen, dict)
     known = {image.tobytes() for image in splits.train.x}
     assert {image.tobytes() for image in chosen} <= known
     assert len({image.tobytes() for image in chosen}) == 50
-    np.testing.assert_array_equal(chosen, representative(splits.train, 50, 7))
-    assert len(representative(splits.train, 5000, 7)) == len(splits.train)
+    np.testing.assert_array_equal(chosen, draw_representative(splits.train, 50, 7))
+    assert len(draw_representative(splits.train, 5000, 7)) == len(splits.train)
     with pytest.raises(InputError, match="zero representative samples"):
-        representative(splits.train, 0, 7)
+        draw_representative(splits.train, 0, 7)
     with pytest.raises(InputError, match=r"zero representative samples \(asked for 5 of 0\)"):
-        representative(SplitData(np.zeros((0, 2), np.float32), None), 5, 7)
+        draw_representative(SplitData(np.zeros((0, 2), np.float32), None), 5, 7)
 
 
 def test_too_small_to_hold_each_class() -> None:
     labels = np.array([0] * 10 + [1] * 2)
     message = "class 1 has 2 samples, too few to put one into each of: train, test, validation"
     with pytest.raises(InputError, match=message):
-        draw(labels, 12, {Split.TEST: 0.2, Split.VALIDATION: 0.2}, 1)
+        draw_splits(labels, 12, {Split.TEST: 0.2, Split.VALIDATION: 0.2}, 1)
     with pytest.raises(InputError, match="2 samples are too few"):
-        draw(None, 2, {Split.TEST: 0.2, Split.VALIDATION: 0.2}, 1)
+        draw_splits(None, 2, {Split.TEST: 0.2, Split.VALIDATION: 0.2}, 1)
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from edgepipe.core.errors import InputError
 from edgepipe.data.data_spec import FunctionSpec, NpzSpec
 from edgepipe.data.dataset_loading import load
-from edgepipe.data.group_splits import check_apart, draw_groups
-from edgepipe.data.raw_samples import part_of
+from edgepipe.data.group_splits import check_disjoint, draw_groups
+from edgepipe.data.raw_samples import to_raw_split
 from edgepipe.data.splits import Split
 
 ALL = frozenset(Split)
@@ -61,7 +61,7 @@ def test_the_same_in_another_process() -> None:
 
 def test_a_group_in_two_given_splits() -> None:
     with pytest.raises(InputError, match="group 'b' stands in both train and test"):
-        check_apart("x", {Split.TRAIN: np.array(["a", "b"]), Split.TEST: np.array(["b"])})
+        check_disjoint("x", {Split.TRAIN: np.array(["a", "b"]), Split.TEST: np.array(["b"])})
 
 
 MODULE = """
@@ -91,7 +91,7 @@ def test_functions_give_groups(function: str, message: str, tmp_path: Path) -> N
             load(spec, tmp_path, 1, ALL)
         return
     splits = load(spec, tmp_path, 1, ALL)
-    people = {split: {int(row[0]) // 6 for row in part.x} for split, part in splits.parts.items()}
+    people = {split: {int(row[0]) // 6 for row in part.x} for split, part in splits.data_by_split.items()}
     assert not people[Split.TRAIN] & people[Split.VALIDATION]
     assert any("no group on two sides" in note for note in splits.notes)
 
@@ -99,7 +99,7 @@ def test_functions_give_groups(function: str, message: str, tmp_path: Path) -> N
 def test_groups_in_an_npz(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", x=np.arange(40.0)[:, None], y=np.arange(40) % 2, groups=np.arange(40) // 4)
     splits = load(NpzSpec(npz="a.npz"), tmp_path, 1, ALL)
-    sides = [{int(value) // 4 for value in part.x[:, 0]} for part in splits.parts.values()]
+    sides = [{int(value) // 4 for value in part.x[:, 0]} for part in splits.data_by_split.values()]
     assert sum(map(len, sides)) == 10
 
 
@@ -118,17 +118,17 @@ class TestStreams:
         x, y = np.arange(14.0).reshape(7, 2), np.arange(7)
         plain = tf.data.Dataset.from_tensor_slices((x, y))
         for dataset in (plain, plain.batch(3), plain.batch(7, drop_remainder=True), plain.batch(2).prefetch(1)):
-            part = part_of("d", dataset)
+            part = to_raw_split("d", dataset)
             np.testing.assert_array_equal(part.x, x)
             np.testing.assert_array_equal(part.y, y)
         alone = tf.data.Dataset.from_tensor_slices(x)
         for dataset in (alone, alone.batch(4)):
-            np.testing.assert_array_equal(part_of("d", dataset).x, x)
+            np.testing.assert_array_equal(to_raw_split("d", dataset).x, x)
 
     def test_without_an_end(self) -> None:
         import tensorflow as tf
 
         with pytest.raises(InputError, match="without an end"):
-            part_of("d", tf.data.Dataset.from_tensor_slices(np.arange(3)).repeat())
+            to_raw_split("d", tf.data.Dataset.from_tensor_slices(np.arange(3)).repeat())
         with pytest.raises(InputError, match="without elements"):
-            part_of("d", tf.data.Dataset.from_tensor_slices(np.arange(3)).take(0))
+            to_raw_split("d", tf.data.Dataset.from_tensor_slices(np.arange(3)).take(0))

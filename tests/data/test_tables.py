@@ -33,7 +33,7 @@ def write(folder: Path, people: str = "abcdef") -> Path:
 def test_windows_never_cross_a_label_a_subject_or_a_file(tmp_path: Path) -> None:
     spec = CsvSpec(csv="data", label="label", group="who", ignore=("t",), window=4, step=1)
     raw = read(spec, write(tmp_path))
-    part = raw.parts[Split.TRAIN]
+    part = raw.splits[Split.TRAIN]
     assert isinstance(part.x, np.ndarray)
     assert part.x.shape == (6 * 4 * 2, 4, 2)  # runs of 5 rows hold two windows of 4
     assert raw.class_names == ("sit", "walk")
@@ -49,13 +49,13 @@ def test_windows_never_cross_a_label_a_subject_or_a_file(tmp_path: Path) -> None
 def test_no_subject_on_both_sides(tmp_path: Path) -> None:
     spec = CsvSpec(csv="data", channels=("ax",), label="label", group="who", window=4, step=2)
     splits = load(spec, write(tmp_path), 1, ALL)
-    sides = [{int(window[0, 0]) // 100 for window in part.x} for part in splits.parts.values()]
+    sides = [{int(window[0, 0]) // 100 for window in part.x} for part in splits.data_by_split.values()]
     assert sum(map(len, sides)) == 6
 
 
 def test_without_a_group_a_file_is_one(tmp_path: Path) -> None:
     splits = load(CsvSpec(csv="data", channels=("ax",), label="label", window=4), write(tmp_path), 1, ALL)
-    sides = [{int(window[0, 0]) // 100 for window in part.x} for part in splits.parts.values()]
+    sides = [{int(window[0, 0]) // 100 for window in part.x} for part in splits.data_by_split.values()]
     assert sum(map(len, sides)) == 6
 
 
@@ -66,7 +66,7 @@ def test_names_of_files_tell_label_and_group(tmp_path: Path) -> None:
             recording(person)[["ax", "ay"]].to_csv(tmp_path / "d" / label / f"{person}.csv", index=False)
     spec = CsvSpec(csv="d", label_from=r"^(\w+)/", group_from=r"(p\d)", window=10)
     raw = read(spec, tmp_path)
-    part = raw.parts[Split.TRAIN]
+    part = raw.splits[Split.TRAIN]
     assert raw.class_names == ("fall", "walk")
     assert set(part.groups if part.groups is not None else []) == {"p1", "p2", "p3", "p4"}
     assert np.bincount(part.y).tolist() == [8, 8]
@@ -83,7 +83,7 @@ def test_rows_alone_and_numbers_as_labels(tmp_path: Path) -> None:
     table = pd.DataFrame({"a": np.arange(30.0), "b": 1.0, "price": np.linspace(0, 1, 30)})
     table.to_csv(tmp_path / "t.tsv", sep="\t", index=False)
     raw = read(CsvSpec(csv="t.tsv", label="price", separator="\t"), tmp_path)
-    part = raw.parts[Split.TRAIN]
+    part = raw.splits[Split.TRAIN]
     assert part.x.shape == (30, 2)  # type: ignore[union-attr]
     assert part.y is not None
     assert part.y.dtype.kind == "f"
@@ -96,8 +96,8 @@ def test_parquet_equals_csv(tmp_path: Path) -> None:
         pd.read_csv(path).to_parquet(tmp_path / "p" / f"{path.stem}.parquet")
     options: dict[str, Any] = {"label": "label", "group": "who", "ignore": ("t",), "window": 4}
     one, two = (read(spec, tmp_path) for spec in (CsvSpec(csv="data", **options), ParquetSpec(parquet="p", **options)))
-    np.testing.assert_array_equal(one.parts[Split.TRAIN].x, two.parts[Split.TRAIN].x)
-    np.testing.assert_array_equal(one.parts[Split.TRAIN].y, two.parts[Split.TRAIN].y)
+    np.testing.assert_array_equal(one.splits[Split.TRAIN].x, two.splits[Split.TRAIN].x)
+    np.testing.assert_array_equal(one.splits[Split.TRAIN].y, two.splits[Split.TRAIN].y)
 
 
 def test_standardized_by_the_training_split_alone(tmp_path: Path) -> None:
@@ -107,8 +107,8 @@ def test_standardized_by_the_training_split_alone(tmp_path: Path) -> None:
     train = np.asarray(plain.train.x, np.float64).reshape(-1, 2)
     mean, deviation = train.mean(axis=0), train.std(axis=0)
     for split in Split:
-        wanted = (np.asarray(plain.parts[split].x, np.float64) - mean) / deviation
-        np.testing.assert_allclose(scaled.parts[split].x, wanted, atol=1e-5)
+        wanted = (np.asarray(plain.data_by_split[split].x, np.float64) - mean) / deviation
+        np.testing.assert_allclose(scaled.data_by_split[split].x, wanted, atol=1e-5)
     told = next(note for note in scaled.notes if "standardized by the training split" in note)
     assert f"{mean[0]:.9g}" in told
 
@@ -211,5 +211,5 @@ def test_the_identity_sees_every_file(tmp_path: Path) -> None:
 )
 def test_wrong_options(text: str, message: str, tmp_path: Path) -> None:
     document = config.parse(f"data: {text}\n", "p.yaml")
-    assert parse(document, ("data",), document.data["data"], write(tmp_path)) is None
+    assert parse(document, ("data",), document.content["data"], write(tmp_path)) is None
     assert message in str(document.problems[0])

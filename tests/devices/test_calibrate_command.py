@@ -14,7 +14,7 @@ from commands import Command
 
 from edgepipe.core.errors import ConfigError
 from edgepipe.devices import device_profile
-from edgepipe.devices.calibration.network_builder import Net
+from edgepipe.devices.calibration.network_builder import NetworkBuilder
 from edgepipe.tflite.host_fingerprint import usable_cores
 
 BAD = [
@@ -102,13 +102,13 @@ def test_it_estimates_a_network_it_has_not_seen(
     calibrated: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(calibrated)
-    net = Net(99)
+    net = NetworkBuilder(99)
     x = net.quantize(net.input(72, 72, 3, dtype="uint8"))
     x = net.conv(x, 12, 3, 2)
     for channels in (20, 36, 60):
         x = net.conv(net.depthwise(x, 3, 2), channels)
     x = net.softmax(net.dense(net.mean(x), 7))
-    Path("net.tflite").write_bytes(net.output(net.dequantize(x)).bytes())
+    Path("net.tflite").write_bytes(net.output(net.dequantize(x)).to_bytes())
     verdict = json.loads(command("verify", "net.tflite", "--device", "mine.yaml", "--device", "host", "--json").out)
     estimated, measured = (
         next(m for m in verdict["metrics"] if m["name"] == "latency" and m["device"] == name)

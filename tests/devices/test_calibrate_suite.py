@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgepipe.devices.calibration.suite import GROUPS, Case, Effort, suite
+from edgepipe.devices.calibration.suite import GROUPS, Effort, SuiteCase, build_suite
 from edgepipe.tflite import reader
-from edgepipe.tflite.interpreter import Runtime, Session, open_once
+from edgepipe.tflite.interpreter import Runtime, Session, run_on_zeros
 from edgepipe.tflite.model import Model
 
 SEED = 7
-QUICK = suite(Effort.QUICK, SEED)
+QUICK = build_suite(Effort.QUICK, SEED)
 ON_TFLM = (
     "conv_1x1",
     "conv_3x3",
@@ -24,28 +24,28 @@ ON_TFLM = (
 )
 
 
-def _first(group: str) -> Case:
+def _first(group: str) -> SuiteCase:
     return next(case for case in QUICK if case.group == group)
 
 
-def _model(case: Case, folder: Path) -> Model:
+def _model(case: SuiteCase, folder: Path) -> Model:
     path = folder / f"{case.name}.tflite"
-    path.write_bytes(case.content(SEED))
+    path.write_bytes(case.model_bytes(SEED))
     return reader.read(path)
 
 
 def test_bytes_follow_from_the_seed() -> None:
-    again = {case.name: case for case in suite(Effort.QUICK, SEED)}
+    again = {case.name: case for case in build_suite(Effort.QUICK, SEED)}
     for group in GROUPS:
         case = _first(group.name)
-        assert again[case.name].content(SEED) == case.content(SEED)
+        assert again[case.name].model_bytes(SEED) == case.model_bytes(SEED)
     conv = _first("conv_3x3")
-    assert conv.content(SEED) != conv.content(SEED + 1)  # other weights
-    assert {case.name for case in suite(Effort.QUICK, SEED + 1)} != {case.name for case in QUICK}  # other shapes
+    assert conv.model_bytes(SEED) != conv.model_bytes(SEED + 1)  # other weights
+    assert {case.name for case in build_suite(Effort.QUICK, SEED + 1)} != {case.name for case in QUICK}  # other shapes
 
 
 def test_the_quick_suite_is_part_of_the_full_one() -> None:
-    full = {case.name for case in suite(Effort.FULL, SEED)}
+    full = {case.name for case in build_suite(Effort.FULL, SEED)}
     assert {case.name for case in QUICK} < full
     assert len(QUICK) == len({case.name for case in QUICK})
     assert len(full) > 2 * len(QUICK)
@@ -55,12 +55,12 @@ def test_each_group_is_there_and_every_model_runs(tmp_path: Path) -> None:
     counts: Counter[str] = Counter()
     for case in QUICK:
         model = _model(case, tmp_path)
-        open_once(model, Runtime.XNNPACK, 1)
+        run_on_zeros(model, Runtime.XNNPACK, 1)
         counts[case.group] += 1
         assert {tensor.dtype for tensor in model.tensors} <= {"int8", "int32", "uint8", "float32"}
         assert model.macs <= 400e6, "a model that takes long spoils a quick calibration"
     assert set(counts) == {group.name for group in GROUPS}
-    assert all(counts[group.name] > 0.7 * group.quick for group in GROUPS)
+    assert all(counts[group.name] > 0.7 * group.quick_count for group in GROUPS)
 
 
 @pytest.mark.parametrize("group", [group.name for group in GROUPS if not group.composite])
@@ -75,7 +75,7 @@ def test_kernels_agree_on_what_a_model_means(group: str, tmp_path: Path) -> None
     results = []
     for runtime in (Runtime.REFERENCE, Runtime.XNNPACK):
         session = Session(model, runtime, 1)
-        interpreter = session.open([tensor.shape for tensor in model.inputs])
+        interpreter = session.open_interpreter([tensor.shape for tensor in model.inputs])
         results.append([array.astype(np.float64) for array in session.invoke(interpreter, given)])
     for reference, delegate, tensor in zip(*results, model.outputs, strict=True):
         unit = 0.05 if tensor.dtype == "float32" else 1
@@ -96,5 +96,5 @@ def test_tflite_micro_takes_them_too(group: str, tmp_path: Path) -> None:
     pytest.importorskip("tflite_micro")
     from edgepipe.tflite import tflm_runtime
 
-    arena = tflm_runtime.arena(_model(_first(group), tmp_path).path)
+    arena = tflm_runtime.measure_arena(_model(_first(group), tmp_path).path)
     assert arena.value, arena.how

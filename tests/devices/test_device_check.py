@@ -7,7 +7,7 @@ import pytest
 
 from edgepipe.core.metric import Finding
 from edgepipe.devices import builtin_operators, device_profile
-from edgepipe.devices.support_check import check
+from edgepipe.devices.support_check import check_support
 from edgepipe.tflite import reader
 from edgepipe.tflite.model import BITS
 
@@ -16,7 +16,7 @@ FALLS_BACK = {"stm32mp257f", "stm32n6570-dk"}  # weights per channel; software f
 
 
 def findings(device: str, model: Path) -> list[Finding]:
-    return check(device_profile.load(device, HERE), reader.read(model))
+    return check_support(device_profile.load(device, HERE), reader.read(model))
 
 
 @pytest.mark.parametrize("device", device_profile.names())
@@ -31,7 +31,7 @@ def test_a_float_model_is_a_finding_where_only_integers_run(models: Path) -> Non
     assert findings("raspberry-pi-4", models / "float.tflite") == []
     found = findings("nucleo-l4r5zi", models / "float.tflite")
     operators = reader.read(models / "float.tflite").operators
-    assert [finding.place for finding in found] == [operator.place for operator in operators]
+    assert [finding.place for finding in found] == [operator.location for operator in operators]
     assert {finding.rule for finding in found} == {"integer-only"}
     assert "is float32" in found[0].observed
     assert found[0].suggestion == "convert to full-integer int8, inputs and outputs included"
@@ -63,7 +63,7 @@ def test_a_type_that_the_runtime_lacks_is_named(models: Path, tmp_path: Path) ->
     (tmp_path / "small.yaml").write_text(
         "inherit: nucleo-l4r5zi\nname: small\ndescription: d\nsources: [s]\ndtypes: [int16, int32]\n"
     )
-    found = check(device_profile.load("small.yaml", tmp_path), reader.read(models / "int8.tflite"))
+    found = check_support(device_profile.load("small.yaml", tmp_path), reader.read(models / "int8.tflite"))
     assert {finding.rule for finding in found} == {"dtype"}
     assert found[0].suggestion == "small takes int16, int32"
     assert "is int8" in found[0].observed

@@ -47,7 +47,7 @@ def load(folder: Path, text: str) -> device_profile.Device:
 
 
 def source(device: device_profile.Device, path: str) -> str | None:
-    return citations.source_of(device.sources, citations.steps(path))
+    return citations.source_of(device.sources, citations.parse_path(path))
 
 
 def test_a_device_is_a_system_and_a_runtime(parts: Path) -> None:
@@ -131,7 +131,9 @@ def test_the_devices_of_the_project_are_there() -> None:
 def test_each_number_of_a_shipped_device_has_a_source(name: str) -> None:
     device = device_profile.load(name, HERE)
     bare = [
-        path for path in device_profile.numbers(device) if len(citations.source_of(device.sources, path) or "") < 20
+        path
+        for path in device_profile.stated_numbers(device)
+        if len(citations.source_of(device.sources, path) or "") < 20
     ]
     assert bare == []
 
@@ -148,7 +150,7 @@ def test_each_shipped_device_is_whole(name: str) -> None:
 
 
 def test_parts_are_abstract_and_each_is_used() -> None:
-    folder = device_profile.shipped()
+    folder = device_profile.shipped_folder()
     files = {file.relative_to(folder).with_suffix("").as_posix(): file.read_text() for file in folder.rglob("*.yaml")}
     parts = {name for name in files if "/" in name}
     assert [name for name in parts if "\nabstract: true\n" not in f"\n{files[name]}"] == []

@@ -12,10 +12,10 @@ from edgepipe.core.errors import ToolError
 from edgepipe.devices import device_profile, edgetpu_compiler, memory_estimate
 from edgepipe.devices.accelerator_rules import RULES
 from edgepipe.devices.device_profile import RuleName
-from edgepipe.devices.placement import INSTEAD, Where, placement, replacement
-from edgepipe.devices.support_check import check
+from edgepipe.devices.placement import REPLACEMENTS, Processor, place_operators, suggest_replacement
+from edgepipe.devices.support_check import check_support
 from edgepipe.tflite import reader
-from edgepipe.tflite.arena_plan import plan
+from edgepipe.tflite.arena_plan import plan_arena
 from edgepipe.tflite.model import Model
 
 HERE = Path(__file__).parent
@@ -84,20 +84,20 @@ BROKEN = {  # rule: a model that breaks it, its input, what is said
 def test_a_broken_rule_is_seen_and_a_kept_one_is_not(name: str, made: Make) -> None:
     function, shape, said = BROKEN[name]
     model = made(function, shape)
-    seen = [RULES[name].seen(model, operator) for operator in model.operators]
+    seen = [RULES[name].find_violation(model, operator) for operator in model.operators]
     assert any(said in what for what in seen), (seen, model.operator_counts)
     good = made(lambda x: tf_().nn.softmax(tf_().reshape(tf_().nn.conv2d(x, kernel(3, 3, 4, 4), 2, "SAME"), (1, -1))))
-    assert [RULES[name].seen(good, operator) for operator in good.operators] == [""] * len(good.operators)
+    assert [RULES[name].find_violation(good, operator) for operator in good.operators] == [""] * len(good.operators)
 
 
 def test_weights_per_channel_go_to_the_gpu(made: Make) -> None:
     model = made(lambda x: tf_().nn.conv2d(x, kernel(3, 3, 4, 4), 1, "SAME"), int8=True)
-    placed = placement(device_profile.load("stm32mp257f", HERE), model)
+    placed = place_operators(device_profile.load("stm32mp257f", HERE), model)
     (conv,) = [p for p in placed if p.operator.startswith("CONV_2D")]
-    assert (conv.where, conv.rule) == (Where.GPU, "per-tensor")
+    assert (conv.runs_on, conv.rule) == (Processor.GPU, "per-tensor")
     assert "has 4 scales" in conv.reason
     assert conv.suggestion == "quantize weights per tensor, not per channel"
-    assert {p.where for p in placement(device_profile.load("imx8mp-npu", HERE), model)} == {Where.NPU}
+    assert {p.runs_on for p in place_operators(device_profile.load("imx8mp-npu", HERE), model)} == {Processor.NPU}
 
 
 def test_profiles_name_the_rules_there_are() -> None:
@@ -117,60 +117,64 @@ def test_hard_swish_leaves_the_edge_tpu_and_takes_what_follows_with_it(made: Mak
 
     model = made(network, int8=True)
     device = device_profile.load("coral-edge-tpu", HERE)
-    placed = {p.operator.split(" ")[0]: p for p in placement(device, model) if p.where is not Where.NPU}
+    placed = {p.operator.split(" ")[0]: p for p in place_operators(device, model) if p.runs_on is not Processor.NPU}
     assert "HARD_SWISH" in placed, model.operator_counts
     swish = placed["HARD_SWISH"]
-    assert (swish.where, swish.rule) == (Where.CPU, "npu-operator")
+    assert (swish.runs_on, swish.rule) == (Processor.CPU, "npu-operator")
     assert swish.reason == "Edge TPU does not take HARD_SWISH: it runs on the host CPU"
     assert swish.suggestion == "use ReLU6 in place of hard-swish"
     assert placed["CONV_2D"].rule == "behind"
-    first = placement(device, model)[0]
-    assert first.where is Where.NPU
-    (finding,) = check(device, model)
+    first = place_operators(device, model)[0]
+    assert first.runs_on is Processor.NPU
+    (finding,) = check_support(device, model)
     assert "1 operator behind it run" in finding.observed or "operators behind it run there too" in finding.observed
 
 
 def test_floats_stay_on_the_core_and_int8_is_proposed(models: Path) -> None:
-    placed = placement(device_profile.load("stm32n6570-dk", HERE), reader.read(models / "float.tflite"))
-    assert {p.where for p in placed} == {Where.CPU}
+    placed = place_operators(device_profile.load("stm32n6570-dk", HERE), reader.read(models / "float.tflite"))
+    assert {p.runs_on for p in placed} == {Processor.CPU}
     assert any("convert to full-integer int8" in p.suggestion for p in placed)
 
 
 def test_what_runs_nowhere(models: Path) -> None:
     for device in ("nucleo-l4r5zi", "stm32h747i-disco", "stm32n6570-dk"):
-        placed = placement(device_profile.load(device, HERE), reader.read(models / "atan2.tflite"))
+        placed = place_operators(device_profile.load(device, HERE), reader.read(models / "atan2.tflite"))
         (atan2,) = [p for p in placed if p.operator.startswith("ATAN2")]
-        assert (atan2.where, atan2.rule) == (Where.UNSUPPORTED, "operator"), device
+        assert (atan2.runs_on, atan2.rule) == (Processor.UNSUPPORTED, "operator"), device
         assert f"on {device} has no operator ATAN2" in atan2.reason
 
 
 def test_dynamic_shapes_are_unsupported_on_a_microcontroller(made: Make) -> None:
-    placed = placement(device_profile.load("rp2040-pico", HERE), made(lambda x: tf_().nn.relu(x), (1, None)))
+    placed = place_operators(device_profile.load("rp2040-pico", HERE), made(lambda x: tf_().nn.relu(x), (1, None)))
     batch_open = made(lambda x: tf_().nn.relu(x), (None, 8))
-    assert Where.UNSUPPORTED not in {p.where for p in placement(device_profile.load("rp2040-pico", HERE), batch_open)}
-    assert any(p.where is Where.UNSUPPORTED and "give the model's input a fixed shape" in p.suggestion for p in placed)
+    assert Processor.UNSUPPORTED not in {
+        p.runs_on for p in place_operators(device_profile.load("rp2040-pico", HERE), batch_open)
+    }
+    assert any(
+        p.runs_on is Processor.UNSUPPORTED and "give the model's input a fixed shape" in p.suggestion for p in placed
+    )
 
 
 def test_padded_channels_are_told(made: Make, tmp_path: Path) -> None:
     text = "inherit: stm32n6570-dk\nname: n\ndescription: d\nsystem: {npu: {channels: 16}}\n"
     (tmp_path / "n.yaml").write_text(text)
-    placed = placement(
+    placed = place_operators(
         device_profile.load("n.yaml", tmp_path),
         made(lambda x: tf_().nn.conv2d(x, kernel(3, 3, 4, 5), 1, "SAME"), int8=True),
     )
     (conv,) = [p for p in placed if p.operator.startswith("CONV_2D")]
-    assert (conv.where, conv.suggestion) == (Where.NPU, "16 channels cost the same as 5")
+    assert (conv.runs_on, conv.suggestion) == (Processor.NPU, "16 channels cost the same as 5")
     assert "68.75 % are padding" in conv.reason
 
 
-@pytest.mark.parametrize("name", INSTEAD)
+@pytest.mark.parametrize("name", REPLACEMENTS)
 def test_replacements_are_known_operators(name: str, models: Path) -> None:
     from edgepipe.devices import builtin_operators
 
     assert name in builtin_operators.NAMES
-    assert all(other in builtin_operators.NAMES for other, _ in INSTEAD[name])
+    assert all(other in builtin_operators.NAMES for other, _ in REPLACEMENTS[name])
     operator = reader.read(models / "atan2.tflite").operators[0]
-    assert replacement(operator, ("RELU",)).startswith("replace the layer")
+    assert suggest_replacement(operator, ("RELU",)).startswith("replace the layer")
 
 
 LOG = """\
@@ -184,15 +188,15 @@ SOFTMAX                        1          Operation is otherwise supported, but 
 
 
 def test_the_compilers_log_is_read() -> None:
-    rows = edgetpu_compiler.parse(LOG)
-    assert [(row.operator, row.count, row.mapped) for row in rows] == [
+    rows = edgetpu_compiler.parse_log(LOG)
+    assert [(row.operator, row.count, row.is_mapped) for row in rows] == [
         ("CONV_2D", 35, True), ("HARD_SWISH", 2, False), ("SOFTMAX", 1, False)
     ]  # fmt: skip
 
 
 def test_a_compiler_is_run_where_there_is_one(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert not edgetpu_compiler.available()
+    assert not edgetpu_compiler.is_available()
     with pytest.raises(ToolError, match=r"not on the PATH.*coral\.ai/docs/edgetpu/compiler"):
         edgetpu_compiler.compile_model(models / "int8.tflite")
     program = tmp_path / edgetpu_compiler.COMPILER  # stands for the vendor's, which no package has
@@ -208,13 +212,13 @@ def test_a_compiler_is_run_where_there_is_one(tmp_path: Path, models: Path, monk
 def test_ram_and_flash_are_estimated_with_their_interval(models: Path) -> None:
     model = reader.read(models / "int8.tflite")
     device = device_profile.load("stm32h747i-disco", HERE)
-    live = plan(model).naive_peak
-    assert live >= max(t.bytes for t in model.tensors if not t.constant)
-    ram = memory_estimate.ram(device.ram, model, device.name)
+    live = plan_arena(model).naive_peak
+    assert live >= max(t.bytes for t in model.tensors if not t.is_constant)
+    ram = memory_estimate.estimate_ram(device.ram, model, device.name)
     expected = 0.676 * live + 4487 + 227 * len(model.operators)
     assert ram.value == pytest.approx(expected)
     assert ram.interval == pytest.approx((0.81 * expected, 1.71 * expected))
-    flash = memory_estimate.flash(device.flash, model, device.name)
-    constants = sum(t.bytes for t in model.tensors if t.constant)
+    flash = memory_estimate.estimate_flash(device.flash, model, device.name)
+    constants = sum(t.bytes for t in model.tensors if t.is_constant)
     assert flash.interval is not None
     assert constants < flash.interval[0] < (flash.value or 0) < flash.interval[1]

@@ -6,7 +6,7 @@ from typing import get_args
 import pytest
 
 from edgepipe.devices import device_metrics, device_profile, sparsity_benefit
-from edgepipe.devices.device_profile import Runtime
+from edgepipe.devices.device_profile import RuntimeProfile
 from edgepipe.tflite import reader
 
 HERE = Path(__file__).parent
@@ -34,12 +34,12 @@ def sparse(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Path:
 def told(path: Path, *devices: str) -> list[str]:
     model = reader.read(path)
     return sparsity_benefit.notes(
-        model, [device_profile.load(device, HERE) for device in devices], device_metrics.counts(model)
+        model, [device_profile.load(device, HERE) for device in devices], device_metrics.file_metrics(model)
     )
 
 
 def test_every_runtime_has_its_say() -> None:
-    assert set(sparsity_benefit.WORTH) == set(get_args(Runtime.model_fields["name"].annotation))
+    assert set(sparsity_benefit.BENEFITS) == set(get_args(RuntimeProfile.model_fields["name"].annotation))
 
 
 def test_one_note_for_each_runtime(sparse: Path) -> None:
@@ -57,7 +57,7 @@ def test_one_note_for_each_runtime(sparse: Path) -> None:
 
 def test_what_compression_saves_is_said(sparse: Path) -> None:
     (note,) = [note for note in told(sparse, "host") if "brings" not in note]
-    size, smaller = (device_metrics.counts(reader.read(sparse))[index] for index in (0, 2))
+    size, smaller = (device_metrics.file_metrics(reader.read(sparse))[index] for index in (0, 2))
     assert (size.name, smaller.name) == ("size", "size_zstd")
     assert note.startswith(f"compressed, the .tflite takes {smaller.text()} of {size.text()} (size_zstd): zeros and")
 

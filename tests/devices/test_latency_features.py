@@ -36,14 +36,14 @@ CONVOLUTIONS = [
 
 @pytest.mark.parametrize(("kernel", "given", "counted"), CONVOLUTIONS)
 def test_a_convolution_by_hand(tmp_path: Path, kernel: tuple[int, ...], given: tuple[int, ...], counted: dict) -> None:
-    found = operator_features.of_model(_conv(tmp_path, kernel, given))
+    found = operator_features.sum_features(_conv(tmp_path, kernel, given))
     outputs = 64 * kernel[0]
     common = {"inference": 1, "operators": 1, "conv_outputs": outputs, "activations": 64 * given[-1] + outputs}
     assert {name: amount for name, amount in found.items() if amount} == {**common, **counted}
 
 
 def test_a_1x1_convolution_on_one_position_is_a_dense_layer(tmp_path: Path) -> None:
-    found = operator_features.of_model(_conv(tmp_path, (16, 1, 1, 8), (1, 1, 8)))
+    found = operator_features.sum_features(_conv(tmp_path, (16, 1, 1, 8), (1, 1, 8)))
     assert found["dense_macs"] == 128
     assert found["pointwise_macs"] == found["conv_outputs"] == 0
 
@@ -51,13 +51,13 @@ def test_a_1x1_convolution_on_one_position_is_a_dense_layer(tmp_path: Path) -> N
 @pytest.mark.parametrize(("channels", "filters", "padded"), [(8, 16, 16 * 8), (9, 16, 16 * 16), (3, 17, 32 * 8)])
 def test_a_matrix_unit_computes_whole_tiles(tmp_path: Path, channels: int, filters: int, padded: int) -> None:
     model = _conv(tmp_path, (filters, 1, 1, channels), (8, 8, channels))
-    assert operator_features.of_model(model, Tile(16, 8))["conv_macs"] == 64 * padded
+    assert operator_features.sum_features(model, Tile(16, 8))["conv_macs"] == 64 * padded
 
 
 @pytest.mark.parametrize(("on_chip", "spilled"), [(None, 0), (2000, 0), (1168, 0), (1167, 1168)])
 def test_weights_that_do_not_fit_the_chip_are_spilled(tmp_path: Path, on_chip: int | None, spilled: int) -> None:
     model = _conv(tmp_path, (16, 3, 3, 8), (8, 8, 8))
-    assert operator_features.of_model(model, on_chip=on_chip)["spilled_weights"] == spilled
+    assert operator_features.sum_features(model, on_chip=on_chip)["spilled_weights"] == spilled
 
 
 def test_what_is_known_before_the_model_runs_costs_nothing(tmp_path: Path) -> None:
@@ -76,15 +76,15 @@ def test_what_is_known_before_the_model_runs_costs_nothing(tmp_path: Path) -> No
         Op("ADD", ("y", "sum"), ("z",)),
     ]
     model = reader.read(write(tmp_path / "fold.tflite", tensors, ops, ["x"], ["z"]))
-    assert [operator.place for operator, _ in operator_features.of_operators(model)] == ["ADD #4"]
-    assert operator_features.of_model(model)["arithmetic_outputs"] == 4
+    assert [operator.location for operator, _ in operator_features.iter_features(model)] == ["ADD #4"]
+    assert operator_features.sum_features(model)["arithmetic_outputs"] == 4
 
 
 def test_every_operator_of_a_model_adds_to_its_features(models: Path) -> None:
     model = reader.read(models / "int8.tflite")
-    whole = operator_features.of_model(model)
+    whole = operator_features.sum_features(model)
     summed = dict.fromkeys(FEATURES, 0.0)
-    for _, found in operator_features.of_operators(model):
+    for _, found in operator_features.iter_features(model):
         assert set(found) <= set(FEATURES)
         for name, amount in found.items():
             summed[name] += amount

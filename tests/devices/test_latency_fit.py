@@ -22,10 +22,10 @@ from edgepipe.devices.latency import (
     processor_kinds,
     profile_fragment,
 )
-from edgepipe.devices.latency.latency_estimate import Transfer
-from edgepipe.devices.latency.latency_fit import Row
+from edgepipe.devices.latency.latency_estimate import FitTransfer
+from edgepipe.devices.latency.latency_fit import FitRow
 from edgepipe.devices.latency.processor_kinds import KINDS
-from edgepipe.devices.latency.profile_fragment import Request
+from edgepipe.devices.latency.profile_fragment import FitRequest
 from edgepipe.tflite import reader
 
 KIND = KINDS["cortex-m"]
@@ -38,7 +38,7 @@ def _truth(seed: int) -> dict[str, float]:
     return {name: cycles * math.exp(random.normal(0, 0.7)) for name, cycles in KIND.cycles.items()}
 
 
-def _rows(truth: dict[str, float], group: str, seed: int, families: int = 12, noise: float = 0.02) -> list[Row]:
+def _rows(truth: dict[str, float], group: str, seed: int, families: int = 12, noise: float = 0.02) -> list[FitRow]:
     """Models whose features are spread over two decades, four a family, with noisy latencies."""
     random = np.random.default_rng(seed)
     found = []
@@ -48,13 +48,15 @@ def _rows(truth: dict[str, float], group: str, seed: int, families: int = 12, no
             amounts = {name: mixture[name] * 2**size * 1e6 / cycles for name, cycles in KIND.cycles.items()}
             seconds = sum(truth[name] * amount for name, amount in amounts.items()) / CLOCK
             seconds *= math.exp(random.normal(0, noise))
-            found.append(Row(f"family {family}", group, f"{family}.{size}", amounts, frozenset({"CONV_2D"}), seconds))
+            found.append(
+                FitRow(f"family {family}", group, f"{family}.{size}", amounts, frozenset({"CONV_2D"}), seconds)
+            )
     return found
 
 
 def test_the_jacobian_is_that_of_the_residuals() -> None:
     rows = _rows(_truth(1), "a", 1) + _rows(_truth(2), "b", 2)
-    problem = latency_fit._Problem(KIND, {"a": CLOCK, "b": CLOCK}, rows)
+    problem = latency_fit._FitProblem(KIND, {"a": CLOCK, "b": CLOCK}, rows)
     at = np.random.default_rng(0).normal(0, 0.2, len(problem.spread))
     step = 1e-6
     sides = [problem._residuals(at + sign * step * unit) for unit in np.eye(len(at)) for sign in (1, -1)]
@@ -66,9 +68,11 @@ def test_unseen_families_of_a_known_processor_are_predicted_well() -> None:
     rows = _rows(_truth(3), "a", 3)
     held_out = cross_validation.leave_families_out(KIND, {"a": CLOCK}, rows)
     assert len(held_out) == len(rows)
-    assert cross_validation.errors(held_out).median < 0.15
+    assert cross_validation.summarize_errors(held_out).median < 0.15
     plain = [abs(sum(KIND.cycles[n] * v for n, v in row.features.items()) / CLOCK / row.seconds - 1) for row in rows]
-    assert cross_validation.errors(held_out).median < np.median(plain) / 2  # than by the figures of the kind alone
+    assert (
+        cross_validation.summarize_errors(held_out).median < np.median(plain) / 2
+    )  # than by the figures of the kind alone
 
 
 def test_a_neighbour_tells_what_a_device_has_not_shown() -> None:
@@ -78,7 +82,7 @@ def test_a_neighbour_tells_what_a_device_has_not_shown() -> None:
     unseen = _rows(twice, "slow", 7)
     clocks = {"slow": CLOCK, "fast": CLOCK}
 
-    def error(rows: list[Row]) -> float:
+    def error(rows: list[FitRow]) -> float:
         rates = latency_fit.fit(KIND, clocks, rows)["slow"]
         return float(np.median([abs(rates.predict(row.features)[0] / row.seconds - 1) for row in unseen]))
 
@@ -98,8 +102,8 @@ def test_intervals_hold_at_their_rate_for_families_never_seen() -> None:
     for seed in range(4):
         rows = _rows(_truth(20 + seed), "a", 30 + seed, noise=0.05)
         held_out = cross_validation.leave_families_out(KIND, {"a": CLOCK}, rows)
-        reach = cross_validation.factors(held_out)
-        inside += [one.deviations <= reach[one.row.family] for one in held_out]
+        reach = cross_validation.interval_factors(held_out)
+        inside += [one.standardized_error <= reach[one.row.family] for one in held_out]
     assert 0.8 <= np.mean(inside) <= 0.99
 
 
@@ -115,17 +119,19 @@ def test_of_few_held_out_rows_the_worst_counts() -> None:
     rows = _rows(_truth(7), "a", 10, families=2)[::3]
     held_out = cross_validation.leave_families_out(KIND, {"a": CLOCK}, rows)
     assert len(held_out) == 2
-    assert cross_validation.factor(held_out) >= max(cross_validation.NORMAL, *(one.deviations for one in held_out))
-    assert cross_validation.factor([]) == cross_validation.NORMAL
+    assert cross_validation.interval_factor(held_out) >= max(
+        cross_validation.NORMAL_QUANTILE, *(one.standardized_error for one in held_out)
+    )
+    assert cross_validation.interval_factor([]) == cross_validation.NORMAL_QUANTILE
 
 
 def test_what_lies_outside_is_named() -> None:
     rows = _rows(_truth(8), "a", 11)
-    seen = fit_domain.of_rows(rows, KIND.features)
+    seen = fit_domain.build_domain(rows, KIND.feature_names)
     rates = {name: cycles / CLOCK for name, cycles in KIND.cycles.items()}
-    assert seen.outside(rows[0].features, rates, {"CONV_2D"}) == ()
+    assert seen.extrapolation_reasons(rows[0].features, rates, {"CONV_2D"}) == ()
     far = {name: 1000 * amount for name, amount in rows[0].features.items()}
-    reasons = seen.outside(far, rates, {"CONV_2D", "TRANSPOSE_CONV"})
+    reasons = seen.extrapolation_reasons(far, rates, {"CONV_2D", "TRANSPOSE_CONV"})
     assert reasons[0] == "no fitted model has TRANSPOSE_CONV"
     assert any("the fitted models have at most" in reason for reason in reasons)
     assert "the fitted models took" in reasons[-1]
@@ -133,7 +139,7 @@ def test_what_lies_outside_is_named() -> None:
 
 def test_every_kind_prices_known_features_and_spreads_all_of_them() -> None:
     for name, kind in processor_kinds.KINDS.items():
-        assert set(kind.cycles) == set(kind.features) == set(kind.spread), name
+        assert set(kind.cycles) == set(kind.feature_names) == set(kind.spread), name
         assert all(cycles > 0 for cycles in kind.cycles.values()), name
 
 
@@ -182,27 +188,27 @@ def test_device_fit_writes_a_part_that_a_profile_inherits(
 
 
 def test_a_fit_holds_for_its_type_only(measured: Path, models: Path) -> None:
-    built = profile_fragment.build(measured, models, Request("board, 1.0", "cortex-m", 1e8, "test"))
+    built = profile_fragment.fit_table(measured, models, FitRequest("board, 1.0", "cortex-m", 1e8, "test"))
     metric = latency_estimate.metric(built.fit, reader.read(models / "float.tflite"), "board")
     assert metric.evidence is Evidence.UNAVAILABLE
     assert "computes in float32" in metric.how
 
 
 def test_a_transfer_stretches_by_clock_and_factor_and_widens(measured: Path, models: Path) -> None:
-    found = profile_fragment.build(measured, models, Request("board, 1.0", "cortex-m", 1e8, "test")).fit
+    found = profile_fragment.fit_table(measured, models, FitRequest("board, 1.0", "cortex-m", 1e8, "test")).fit
     model = reader.read(models / "int8.tflite")
     own, carried = (
         latency_estimate.estimate(found, model),
-        latency_estimate.estimate(found, model, Transfer("board", 5e7, 1.5, 0.3)),
+        latency_estimate.estimate(found, model, FitTransfer("board", 5e7, 1.5, 0.3)),
     )
     assert carried.seconds == pytest.approx(3 * own.seconds)
-    assert carried.high / carried.seconds > own.high / own.seconds
-    assert sum(seconds for _, seconds in own.operators) <= own.seconds
+    assert carried.high_seconds / carried.seconds > own.high_seconds / own.seconds
+    assert sum(seconds for _, seconds in own.operator_seconds) <= own.seconds
 
 
 def test_one_factor_carries_a_fit_over(measured: Path, models: Path) -> None:
-    found = profile_fragment.build(measured, models, Request("board, 1.0", "cortex-m", 1e8, "test")).fit
-    carried = profile_fragment.carry(found, measured, models, "other", 2e8)
+    found = profile_fragment.fit_table(measured, models, FitRequest("board, 1.0", "cortex-m", 1e8, "test")).fit
+    carried = profile_fragment.measure_transfer(found, measured, models, "other", 2e8)
     assert carried.points == 1
     predicted = latency_estimate.estimate(found, reader.read(models / "int8.tflite")).seconds / 2
     assert carried.scale == pytest.approx(1e-3 / predicted, rel=1e-3)

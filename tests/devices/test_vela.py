@@ -14,15 +14,17 @@ from edgepipe.core import references
 from edgepipe.core.cache import Cache
 from edgepipe.core.errors import InputError, ToolError
 from edgepipe.devices.vela import vela_compiler
-from edgepipe.devices.vela.vela_compiler import RefusedError, compiled
-from edgepipe.devices.vela.vela_result import Settings
+from edgepipe.devices.vela.vela_compiler import RefusedError, compile_model
+from edgepipe.devices.vela.vela_result import VelaSettings
 from edgepipe.tflite import child_process, reader
 
 pytest.importorskip("ethosu.vela", reason="the extra `npu` is not installed")
 
-U55 = Settings(accelerator="ethos-u55-128", system_config="Ethos_U55_High_End_Embedded", memory_mode="Shared_Sram")
-U65 = Settings(accelerator="ethos-u65-512", system_config="Ethos_U65_High_End", memory_mode="Dedicated_Sram_384KB")
-U85 = Settings(accelerator="ethos-u85-256", system_config="Ethos_U85_SYS_DRAM_Low", memory_mode="Dedicated_Sram_384KB")
+U55 = VelaSettings(accelerator="ethos-u55-128", system_config="Ethos_U55_High_End_Embedded", memory_mode="Shared_Sram")
+U65 = VelaSettings(accelerator="ethos-u65-512", system_config="Ethos_U65_High_End", memory_mode="Dedicated_Sram_384KB")
+U85 = VelaSettings(
+    accelerator="ethos-u85-256", system_config="Ethos_U85_SYS_DRAM_Low", memory_mode="Dedicated_Sram_384KB"
+)
 MIXED = ["RELU", "LOG_SOFTMAX", "LOGISTIC", "LOG_SOFTMAX"]
 
 
@@ -31,7 +33,7 @@ def cache(tmp_path: Path) -> Cache:
     return Cache(tmp_path / "cache")
 
 
-def cli(model: Path, to: Settings, folder: Path) -> str:
+def cli(model: Path, to: VelaSettings, folder: Path) -> str:
     """What the command `vela` prints; its tables are in `folder`."""
     line = [
         sys.executable, "-m", "ethosu.vela", str(model), "--output-dir", str(folder), "--config", "Arm/vela.ini",
@@ -42,9 +44,9 @@ def cli(model: Path, to: Settings, folder: Path) -> str:
 
 
 @pytest.mark.parametrize("to", [U55, U65, U85], ids=lambda to: to.accelerator)
-def test_the_numbers_are_those_that_vela_prints(to: Settings, models: Path, cache: Cache, tmp_path: Path) -> None:
-    made = compiled(reader.read(models / "int8.tflite"), to, cache)
-    found = made.result
+def test_the_numbers_are_those_that_vela_prints(to: VelaSettings, models: Path, cache: Cache, tmp_path: Path) -> None:
+    made = compile_model(reader.read(models / "int8.tflite"), to, cache)
+    found = made.compilation
     printed = cli(models / "int8.tflite", to, tmp_path)
     with (tmp_path / "int8_per-layer.csv").open() as stream:
         layers = list(csv.DictReader(stream))
@@ -57,7 +59,7 @@ def test_the_numbers_are_those_that_vela_prints(to: Settings, models: Path, cach
     )
     for name in ("SRAM", "DRAM"):
         used = re.search(rf"Total {name} used +([\d.]+) KiB", printed)
-        assert found.used(name) / 1024 == pytest.approx(float(used[1]) if used else 0, abs=0.006)
+        assert found.peak_bytes(name) / 1024 == pytest.approx(float(used[1]) if used else 0, abs=0.006)
     (clock,) = re.findall(r"Accelerator clock +(\d+) MHz", printed)
     assert found.clock == float(clock) * 1e6
     assert made.content == (tmp_path / "int8_vela.tflite").read_bytes()
@@ -67,17 +69,17 @@ def test_the_numbers_are_those_that_vela_prints(to: Settings, models: Path, cach
 
 def test_each_layer_points_to_the_operator_it_comes_from(models: Path, cache: Cache) -> None:
     model = reader.read(models / "int8.tflite")
-    found = compiled(model, U55, cache).result
+    found = compile_model(model, U55, cache).compilation
     origins = [layer.operator for layer in found.layers]
-    assert set(origins) <= {operator.place for operator in model.operators}
+    assert set(origins) <= {operator.location for operator in model.operators}
     assert [layer.operator for layer in found.layers if layer.operation == "Conv2D"] == [
-        operator.place for operator in model.operators if operator.name == "CONV_2D"
+        operator.location for operator in model.operators if operator.name == "CONV_2D"
     ]
 
 
 @pytest.mark.parametrize("to", [U55, U85], ids=lambda to: to.accelerator)
-def test_what_stays_on_the_core_is_named_with_velas_reason(to: Settings, cache: Cache, tmp_path: Path) -> None:
-    found = compiled(reader.read(vela_models.chain(tmp_path / "mixed.tflite", MIXED)), to, cache).result
+def test_what_stays_on_the_core_is_named_with_velas_reason(to: VelaSettings, cache: Cache, tmp_path: Path) -> None:
+    found = compile_model(reader.read(vela_models.chain(tmp_path / "mixed.tflite", MIXED)), to, cache).compilation
     assert [(p.place, p.runs_on) for p in found.placements] == [
         ("RELU #0", "NPU"), ("LOG_SOFTMAX #1", "CPU"), ("LOGISTIC #2", "NPU"), ("LOG_SOFTMAX #3", "CPU"),
     ]  # fmt: skip
@@ -88,26 +90,26 @@ def test_what_stays_on_the_core_is_named_with_velas_reason(to: Settings, cache: 
 def test_operators_are_told_apart_even_where_their_outputs_share_one_odd_name(cache: Cache, tmp_path: Path) -> None:
     model = reader.read(vela_models.namesakes(tmp_path / "same.tflite"))
     assert {t.name for operator in model for t in operator.outputs if t is not None} == {',"'}
-    found = compiled(model, U55, cache).result
+    found = compile_model(model, U55, cache).compilation
     assert [placement.place for placement in found.fallbacks] == ["LOG_SOFTMAX #1", "LOG_SOFTMAX #3"]
 
 
 def test_a_float_model_stays_on_the_core_although_vela_ends_well(models: Path, cache: Cache, tmp_path: Path) -> None:
     model = reader.read(models / "float.tflite")
-    found = compiled(model, U55, cache).result
-    assert [placement.place for placement in found.fallbacks] == [operator.place for operator in model.operators]
+    found = compile_model(model, U55, cache).compilation
+    assert [placement.place for placement in found.fallbacks] == [operator.location for operator in model.operators]
     assert all("Float32" in placement.reason for placement in found.fallbacks)
     cli(models / "float.tflite", U55, tmp_path)  # exit status 0
 
 
 def test_of_several_subgraphs_the_compiled_model_tells(models: Path, cache: Cache, tmp_path: Path) -> None:
     model = reader.read(vela_models.loop(tmp_path / "loop.tflite"))
-    made = compiled(model, U55, cache)
+    made = compile_model(model, U55, cache)
     (tmp_path / "compiled.tflite").write_bytes(made.content)
     left = [operator.name for operator in reader.read(tmp_path / "compiled.tflite") if operator.name != "ethos-u"]
-    assert Counter(left) == Counter(placement.operator for placement in made.result.fallbacks)
+    assert Counter(left) == Counter(placement.operator for placement in made.compilation.fallbacks)
     assert {"WHILE", "LESS", "MUL"} <= set(left)
-    assert made.result.subgraphs == 3
+    assert made.compilation.subgraphs == 3
 
 
 @pytest.mark.parametrize(
@@ -125,14 +127,14 @@ def test_a_crash_or_a_refusal_names_model_accelerator_and_version(
 ) -> None:
     assert callable(make)
     with pytest.raises(RefusedError, match=message):
-        compiled(reader.read(make(tmp_path / "it.tflite")), U55, cache)
-    assert cache.all() == []
-    assert list(cache.working.iterdir()) == []
+        compile_model(reader.read(make(tmp_path / "it.tflite")), U55, cache)
+    assert cache.list_entries() == []
+    assert list(cache.workspace_root.iterdir()) == []
 
 
 def test_a_hang_is_stopped(models: Path, cache: Cache) -> None:
     with pytest.raises(RefusedError, match=r"on int8\.tflite: no end after 0\.01 s; the child process was stopped"):
-        compiled(reader.read(models / "int8.tflite"), U55, cache, timeout=0.01)
+        compile_model(reader.read(models / "int8.tflite"), U55, cache, timeout=0.01)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +148,7 @@ def test_a_hang_is_stopped(models: Path, cache: Cache) -> None:
 )
 def test_settings_that_do_not_go_together(changes: dict[str, str], message: str, models: Path, cache: Cache) -> None:
     with pytest.raises(InputError, match=f"does not take the settings .*: .*{message}") as caught:
-        compiled(reader.read(models / "int8.tflite"), U55.model_copy(update=changes), cache)
+        compile_model(reader.read(models / "int8.tflite"), U55.model_copy(update=changes), cache)
     assert not isinstance(caught.value, RefusedError)
 
 
@@ -156,56 +158,56 @@ def _no_child(*_: object) -> None:
 
 def test_the_second_time_vela_does_not_run(models: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     model = reader.read(models / "int8.tflite")
-    first = compiled(model, U55, cache)
+    first = compile_model(model, U55, cache)
     monkeypatch.setattr(child_process, "run", _no_child)
-    second = compiled(model, U55, cache)
-    assert (first.cached, second.cached) == (False, True)
-    assert (first.result, first.content) == (second.result, second.content)
+    second = compile_model(model, U55, cache)
+    assert (first.from_cache, second.from_cache) == (False, True)
+    assert (first.compilation, first.content) == (second.compilation, second.content)
     with pytest.raises(AssertionError, match="Vela was run"):
-        compiled(model, U85, cache)
-    (entry,) = cache.all()
+        compile_model(model, U85, cache)
+    (entry,) = cache.list_entries()
     assert (entry.stage, entry.kind) == ("vela ethos-u55-128", "vela")
     assert cache.clear() == 1
     with pytest.raises(AssertionError, match="Vela was run"):
-        compiled(model, U55, cache)
+        compile_model(model, U55, cache)
 
 
 def test_the_content_counts_not_the_path(models: Path, cache: Cache, tmp_path: Path) -> None:
-    compiled(reader.read(models / "int8.tflite"), U55, cache)
+    compile_model(reader.read(models / "int8.tflite"), U55, cache)
     (tmp_path / "other.tflite").write_bytes((models / "int8.tflite").read_bytes())
-    assert compiled(reader.read(tmp_path / "other.tflite"), U55, cache).cached
-    assert not compiled(reader.read(models / "float.tflite"), U55, cache).cached
+    assert compile_model(reader.read(tmp_path / "other.tflite"), U55, cache).from_cache
+    assert not compile_model(reader.read(models / "float.tflite"), U55, cache).from_cache
 
 
 def test_another_version_of_vela_is_another_result(models: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     model = reader.read(models / "int8.tflite")
-    compiled(model, U55, cache)
-    real = references.version
+    compile_model(model, U55, cache)
+    real = references.installed_version
     monkeypatch.setattr(
-        references, "version", lambda package: "9.9" if package == vela_compiler.PACKAGE else real(package)
+        references, "installed_version", lambda package: "9.9" if package == vela_compiler.PACKAGE else real(package)
     )
-    assert not compiled(model, U55, cache).cached
+    assert not compile_model(model, U55, cache).from_cache
 
 
 def test_a_damaged_entry_is_made_again(models: Path, cache: Cache) -> None:
     model = reader.read(models / "int8.tflite")
-    first = compiled(model, U55, cache)
+    first = compile_model(model, U55, cache)
     (entry,) = cache.entries.iterdir()
     (entry / "files" / "vela.json").write_text("{}")
-    again = compiled(model, U55, cache)
-    assert not again.cached
-    assert again.result == first.result
-    assert compiled(model, U55, cache).cached
+    again = compile_model(model, U55, cache)
+    assert not again.from_cache
+    assert again.compilation == first.compilation
+    assert compile_model(model, U55, cache).from_cache
 
 
 def test_without_a_place_to_keep_it_vela_runs_all_the_same(models: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    made = compiled(reader.read(models / "int8.tflite"), U55, Cache(tmp_path / "file" / "cache"))
-    assert made.result.cycles > 0
+    made = compile_model(reader.read(models / "int8.tflite"), U55, Cache(tmp_path / "file" / "cache"))
+    assert made.compilation.cycles > 0
     assert "cannot be written" in made.note
 
 
 def test_without_the_package_the_remedy_is_told(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(references, "version", lambda _: "absent")
+    monkeypatch.setattr(references, "installed_version", lambda _: "absent")
     with pytest.raises(ToolError, match=r"ethos-u-vela is not installed: pip install 'edgepipe\[npu\]'"):
-        compiled(reader.read(models / "int8.tflite"), U55)
+        compile_model(reader.read(models / "int8.tflite"), U55)

@@ -19,7 +19,7 @@ from edgepipe.core.errors import InputError
 from edgepipe.core.metric import Evidence, Limit, Metric
 from edgepipe.core.units import Dimension
 from edgepipe.devices import device_metrics, device_profile
-from edgepipe.devices.device_metrics import OnDevice
+from edgepipe.devices.device_metrics import DeviceMetrics
 from edgepipe.tflite import reader
 
 pytest.importorskip("ethosu.vela", reason="the extra `npu` is not installed")
@@ -35,12 +35,12 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGEPIPE_CACHE_DIR", str(tmp_path / "kept"))
 
 
-def gather(model: Path, *devices: str, limits: list[Limit] | None = None) -> OnDevice:
+def gather(model: Path, *devices: str, limits: list[Limit] | None = None) -> DeviceMetrics:
     loaded = [device_profile.load(name, ROOT) for name in devices]
     return device_metrics.gather(reader.read(model), loaded, limits)
 
 
-def metric(found: OnDevice, name: str, device: str) -> Metric:
+def metric(found: DeviceMetrics, name: str, device: str) -> Metric:
     return next(m for m in found.metrics if (m.name, m.device) == (name, device))
 
 
@@ -165,7 +165,7 @@ def test_imx93_against_nxps_times() -> None:
 
 
 def test_without_vela_the_profiles_list_is_used(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(references, "version", lambda _: "absent")
+    monkeypatch.setattr(references, "installed_version", lambda _: "absent")
     found = gather(models / "float.tflite", "ethos-u55-128")
     assert metric(found, "latency", "ethos-u55-128").how.endswith("not installed: pip install 'edgepipe[npu]'")
     fallbacks = [finding for finding in found.findings if finding.rule == "npu-fallback"]
@@ -246,7 +246,7 @@ def test_compile_in_a_pipeline(command: Command, models: Path, tmp_path: Path) -
     assert {operator.name for operator in made} == {"ethos-u"}
     flash = next(m for m in stages["validate"]["outcome"]["metrics"] if m["name"] == "flash")
     assert flash["value"] == made.bytes
-    kept = [entry.stage for entry in Cache(tmp_path / "cache").all()]
+    kept = [entry.stage for entry in Cache(tmp_path / "cache").list_entries()]
     assert kept.count("vela ethos-u55-128") == 1, "validate takes what compile has made"
     _, report = run(command, tmp_path, models / "int8.tflite")
     assert {stage["status"] for stage in report["stages"]} == {"cached"}

@@ -14,8 +14,8 @@ import keras
 import numpy as np
 import tf_keras
 
-from edgepipe.models.bridge import TOLERANCE, Twin, bridge, build, compare, copy_weights, unsaturate
-from edgepipe.models.perturb import perturbed
+from edgepipe.models.bridge import TOLERANCE, TwinModel, bridge, build_twin, compare, copy_weights, unsaturate
+from edgepipe.models.perturb import perturbed_weights
 
 A = keras.applications
 
@@ -61,22 +61,22 @@ class Bite:
 def bites(model: Any) -> list[Bite]:
     """Drop one weight of each role; swap the kernels of two layers; lose an activation: each by itself."""
     found = []
-    with perturbed(model):
-        twin = build(model)
+    with perturbed_weights(model):
+        twin = build_twin(model)
         unsaturate(twin.graph)
         copy_weights(twin)
-        if (parted := compare(model, twin).first_above(TOLERANCE)) is not None:
+        if (parted := compare(model, twin).first_tensor_above(TOLERANCE)) is not None:
             raise AssertionError(f"'{parted.layer}' differs without any damage")
         for damage, layer, done in _damages(model, twin):
             with done:
-                parted = compare(model, twin).first_above(TOLERANCE)
+                parted = compare(model, twin).first_tensor_above(TOLERANCE)
             found.append(Bite(damage, layer, parted.layer if parted else None))
     return found
 
 
-def _damages(model: Any, twin: Twin) -> Iterator[tuple[str, str, Any]]:
+def _damages(model: Any, twin: TwinModel) -> Iterator[tuple[str, str, Any]]:
     owner = {id(weight): layer.name for layer in model._flatten_layers() for weight in layer.weights}
-    pairs = [(owner[id(source)], source, target) for source, target in twin.weights]
+    pairs = [(owner[id(source)], source, target) for source, target in twin.weight_pairs]
     for role in ROLES:
         matching = [pair for pair in pairs if pair[1].name == role]
         if matching:
@@ -142,12 +142,12 @@ def main(names: list[str]) -> None:
         start = time.perf_counter()
         bridged = bridge(model)
         seconds = time.perf_counter() - start
-        worst = bridged.difference.worst
+        worst = bridged.difference.worst_tensor
         found = bites(model)
         wrong = [bite for bite in found if not bite.right]
         print(
-            f"{name:18} {seconds:6.1f} s {len(bridged.difference.tensors):5} {worst.relative:.1e} {worst.layer}: "
-            f"{len(found) - len(wrong)} of {len(found)} right {wrong or ''} kept {len(bridged.kept)}",
+            f"{name:18} {seconds:6.1f} s {len(bridged.difference.tensors):5} {worst.relative_error:.1e} {worst.layer}: "
+            f"{len(found) - len(wrong)} of {len(found)} right {wrong or ''} kept {len(bridged.keras3_notes)}",
             flush=True,
         )
         keras.backend.clear_session()

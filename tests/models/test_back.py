@@ -15,8 +15,8 @@ from test_bridge import MODELS
 
 from edgepipe.core.errors import InputError
 from edgepipe.models.bridge import bridge, random_inputs, relative_difference
-from edgepipe.models.keras3_export import to_keras, written_back
-from edgepipe.models.keras3_graph import graph_of
+from edgepipe.models.keras3_export import export_to_keras3, to_keras
+from edgepipe.models.keras3_graph import build_graph
 from edgepipe.models.perturb import perturb
 
 STRICT = 1e-5
@@ -33,10 +33,10 @@ def _round_trip(model: Any) -> Any:
     perturb(model, 1)
     twin = bridge(model).model
     before = [weight.numpy() for weight in twin.weights]
-    back = written_back(twin)
-    assert back.difference.worst.relative < STRICT, back.text
+    back = export_to_keras3(twin)
+    assert back.difference.worst_tensor.relative_error < STRICT, back.text
     assert all(np.array_equal(a, b.numpy()) for a, b in zip(before, twin.weights, strict=True))
-    samples = random_inputs(graph_of(model), 3)
+    samples = random_inputs(build_graph(model), 3)
     for a, b in zip(_outputs(model, samples), _outputs(back.model, samples), strict=True):
         assert relative_difference(a, b) < STRICT
     return back.model
@@ -80,8 +80,8 @@ def test_tf_keras_models_of_their_own() -> None:
     y = tf_keras.layers.LeakyReLU(0.2, name="leaky")(inner(y))
     y = tf_keras.layers.Activation("hard_sigmoid", name="a")(inner(y))
     model = tf_keras.Model(x, [tf_keras.layers.GlobalAveragePooling2D(name="pool")(y), y], name="old")
-    back = written_back(model)
-    assert back.difference.worst.relative < STRICT
+    back = export_to_keras3(model)
+    assert back.difference.worst_tensor.relative_error < STRICT
     assert {"c", "inner_bn", "leaky", "a", "pool"} <= {layer.name for layer in back.model.layers}
 
 

@@ -10,9 +10,17 @@ import tensorflow as tf
 import tf_keras
 
 from edgepipe.core.errors import InputError
-from edgepipe.models.bridge import TOLERANCE, bridge, build, compare, copy_weights, random_inputs, relative_difference
-from edgepipe.models.keras3_graph import graph_of
-from edgepipe.models.perturb import perturb, perturbed
+from edgepipe.models.bridge import (
+    TOLERANCE,
+    bridge,
+    build_twin,
+    compare,
+    copy_weights,
+    random_inputs,
+    relative_difference,
+)
+from edgepipe.models.keras3_graph import build_graph
+from edgepipe.models.perturb import perturb, perturbed_weights
 
 K = keras.layers
 STRICT = 1e-5
@@ -98,10 +106,10 @@ def test_carries(make: Callable[[], Any]) -> None:
     model = make()
     before = [np.asarray(weight).copy() for weight in model.weights]
     bridged = bridge(model)
-    assert bridged.difference.worst.relative < STRICT, bridged.difference.text()
+    assert bridged.difference.worst_tensor.relative_error < STRICT, bridged.difference.text()
     assert all(np.array_equal(a, np.asarray(b)) for a, b in zip(before, model.weights, strict=True))
     assert sum(w.shape.num_elements() for w in bridged.model.weights) == sum(a.size for a in before)
-    samples = random_inputs(graph_of(model), 5)
+    samples = random_inputs(build_graph(model), 5)
     one = samples[0] if len(samples) == 1 else samples
     ours = bridged.model(one, training=False)
     theirs = model(
@@ -124,10 +132,10 @@ def test_names_are_the_original_ones() -> None:
 def test_weights_are_bit_identical_and_layers_shared_once() -> None:
     model = _shared_and_nested()
     perturb(model, 3)
-    twin = build(model)
+    twin = build_twin(model)
     copy_weights(twin)
-    assert len(twin.weights) == len(model.weights)
-    assert all(np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in twin.weights)
+    assert len(twin.weight_pairs) == len(model.weights)
+    assert all(np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in twin.weight_pairs)
 
 
 @pytest.mark.slow
@@ -144,14 +152,14 @@ def test_networks_agree_and_one_wrong_weight_is_found(make: Callable[[], Any]) -
     model = make()
     difference = bridge(model).difference
     assert len(difference.tensors) > 100
-    assert difference.worst.relative < STRICT, difference.text()
-    with perturbed(model):
-        twin = build(model)
+    assert difference.worst_tensor.relative_error < STRICT, difference.text()
+    with perturbed_weights(model):
+        twin = build_twin(model)
         copy_weights(twin)
-        assert compare(model, twin).first_above(STRICT) is None
+        assert compare(model, twin).first_tensor_above(STRICT) is None
         _tamper(model, twin)
         outputs = keras.Model(model.inputs, model.layers[-1].input)(
-            random_inputs(graph_of(model), 1)[0], training=False
+            random_inputs(build_graph(model), 1)[0], training=False
         )
         # were the activations to die out or saturate on the way, equal outputs would prove nothing
         assert np.abs(np.diff(outputs, axis=0)).mean() > 1e-5 * np.abs(outputs).mean()
@@ -163,20 +171,20 @@ def _tamper(model: Any, twin: Any) -> None:
         matching = [(source, target) for source, target in twin.weights if source.name == role]
         source, target = matching[len(matching) // 2]
         target.assign(np.full(target.shape, 1.0 if role in ("gamma", "moving_variance") else 0.0))
-        parted = compare(model, twin).first_above(TOLERANCE)
+        parted = compare(model, twin).first_tensor_above(TOLERANCE)
         assert parted is not None, role
         assert parted.layer == source.path.split("/")[-2]
         target.assign(np.asarray(source))
-    assert compare(model, twin).first_above(STRICT) is None
+    assert compare(model, twin).first_tensor_above(STRICT) is None
 
 
 def test_a_dropped_or_swapped_weight_is_found() -> None:
     x = keras.Input((5,), name="x")
     model = keras.Model(x, K.Dense(5, name="two")(K.BatchNormalization(name="bn")(K.Dense(5, name="one")(x))))
     perturb(model)
-    twin = build(model)
+    twin = build_twin(model)
     copy_weights(twin)
-    assert compare(model, twin).first_above(STRICT) is None
+    assert compare(model, twin).first_tensor_above(STRICT) is None
     one, two = twin.model.get_layer("one"), twin.model.get_layer("two")
     kept = one.get_weights()
     one.kernel.assign(two.kernel)
@@ -190,7 +198,7 @@ def test_a_dropped_or_swapped_weight_is_found() -> None:
 
 
 def _parted(model: Any, twin: Any) -> str:
-    entry = compare(model, twin).first_above(TOLERANCE)
+    entry = compare(model, twin).first_tensor_above(TOLERANCE)
     assert entry is not None
     return entry.layer
 
@@ -198,9 +206,9 @@ def _parted(model: Any, twin: Any) -> str:
 def test_fresh_batch_normalization_proves_nothing_and_perturbing_does() -> None:
     x = keras.Input((4,), name="x")
     model = keras.Model(x, K.BatchNormalization(name="bn")(x))
-    twin = build(model)
-    assert compare(model, twin).first_above(STRICT) is None  # no weight was ever copied
-    with perturbed(model):
+    twin = build_twin(model)
+    assert compare(model, twin).first_tensor_above(STRICT) is None  # no weight was ever copied
+    with perturbed_weights(model):
         assert _parted(model, twin) == "bn"
 
 
@@ -281,7 +289,7 @@ def test_a_subclassed_model_that_cannot_be_followed_is_named() -> None:
 def test_perturb_is_deterministic_sane_and_undone() -> None:
     model = _cnn()
     before = [np.asarray(weight).copy() for weight in model.weights]
-    with perturbed(model, seed=1):
+    with perturbed_weights(model, seed=1):
         inside = [np.asarray(weight).copy() for weight in model.weights]
         assert not any(np.array_equal(a, b) for a, b in zip(before, inside, strict=True))
         assert all((np.asarray(w) > 0).all() for w in model.weights if "variance" in w.name)

@@ -11,17 +11,17 @@ import pytest
 import tf_keras
 from teeth import FAMILIES, bites
 
-from edgepipe.models.bridge import Bridged, bridge, relative_difference
-from edgepipe.models.model_files import load
+from edgepipe.models.bridge import BridgedModel, bridge, relative_difference
+from edgepipe.models.model_files import load_model
 
 K, ops = keras.layers, keras.ops
 STRICT = 1e-5
 DATA = Path(__file__).parent / "data"
 
 
-def _agrees(model: Any) -> Bridged:
+def _agrees(model: Any) -> BridgedModel:
     bridged = bridge(model)
-    assert bridged.difference.worst.relative < STRICT, bridged.difference.text()
+    assert bridged.difference.worst_tensor.relative_error < STRICT, bridged.difference.text()
     return bridged
 
 
@@ -113,14 +113,14 @@ def _lambda() -> Any:
 @pytest.mark.parametrize("make", [_nested_twice, _dictionaries, _shared_gru, _siamese, _lambda])
 def test_graphs(make: Callable[[], Any]) -> None:
     bridged = _agrees(make())
-    assert not bridged.kept
+    assert not bridged.keras3_notes
     names = [layer.name for layer in bridged.model.layers]
     assert len(names) == len(set(names))
 
 
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_models_of_other_backends(backend: str) -> None:
-    model = load(DATA / f"{backend}.keras")
+    model = load_model(DATA / f"{backend}.keras")
     with np.load(DATA / f"{backend}.npz") as stored:
         x, y = stored["x"], stored["y"]
     assert relative_difference(y, model(x, training=False)) < STRICT

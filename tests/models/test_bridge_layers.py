@@ -9,7 +9,7 @@ import tf_keras
 from layer_table import LAYERS, WITHOUT_CASE, Case, model_of
 
 from edgepipe.core.errors import InputError
-from edgepipe.models.bridge import Bridged, bridge
+from edgepipe.models.bridge import BridgedModel, bridge
 
 STRICT = 1e-5
 K = keras.layers
@@ -25,9 +25,9 @@ KEPT = {
 }  # fmt: skip
 
 
-def _agrees(model: Any) -> Bridged:
+def _agrees(model: Any) -> BridgedModel:
     bridged = bridge(model)
-    assert bridged.difference.worst.relative < STRICT, bridged.difference.text()
+    assert bridged.difference.worst_tensor.relative_error < STRICT, bridged.difference.text()
     assert bridged.difference.tensors
     return bridged
 
@@ -36,9 +36,9 @@ def _agrees(model: Any) -> Bridged:
 @pytest.mark.parametrize("name", LAYERS)
 def test_layer(name: str) -> None:
     bridged = _agrees(model_of(LAYERS[name]))
-    assert bool(bridged.kept) == (name in KEPT), bridged.kept
-    if bridged.kept:
-        assert f"({name}) stays a Keras 3 layer" in bridged.kept[0]
+    assert bool(bridged.keras3_notes) == (name in KEPT), bridged.keras3_notes
+    if bridged.keras3_notes:
+        assert f"({name}) stays a Keras 3 layer" in bridged.keras3_notes[0]
 
 
 def test_the_table_has_every_layer_class() -> None:
@@ -65,7 +65,7 @@ def test_activation(name: str) -> None:
     if name != "glu":  # Keras itself does not see that glu halves the units of the layer it is part of
         y = K.Dense(4, activation=name, name="within")(y)
     bridged = _agrees(keras.Model(x, y, name="activation"))
-    assert not bridged.kept
+    assert not bridged.keras3_notes
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ VARIANTS = {
 @pytest.mark.parametrize("name", VARIANTS)
 def test_variant(name: str) -> None:
     bridged = _agrees(model_of(VARIANTS[name]))
-    assert bool(bridged.kept) == (name == "resize pad")
+    assert bool(bridged.keras3_notes) == (name == "resize pad")
 
 
 def test_an_activation_with_weights_that_keras_never_built() -> None:

@@ -12,9 +12,9 @@ from edgepipe import api
 from edgepipe.core.errors import ConfigError, InputError
 from edgepipe.models import custom_objects
 from edgepipe.models.bridge import bridge
-from edgepipe.models.keras3_export import written_back
-from edgepipe.models.model_files import load, save_float
-from edgepipe.models.model_function import build
+from edgepipe.models.keras3_export import export_to_keras3
+from edgepipe.models.model_files import load_model, save_float
+from edgepipe.models.model_function import build_model
 from edgepipe.pipeline.schema import load as load_pipeline
 
 STRICT = 1e-5
@@ -189,18 +189,18 @@ def test_carried_stored_and_written_back(name: str, base: Path, own: dict[str, A
     make, classes = MAKERS[name]
     model = make(own)
     model.save(base / "m.keras")
-    with custom_objects.known(own):
-        loaded = load(base / "m.keras")
+    with custom_objects.scope(own):
+        loaded = load_model(base / "m.keras")
         bridged = bridge(loaded)
-        assert bridged.difference.worst.relative < STRICT, bridged.difference.text()
+        assert bridged.difference.worst_tensor.relative_error < STRICT, bridged.difference.text()
         assert classes <= {type(layer).__name__ for layer in bridged.model.layers}
-        assert bool(bridged.kept) == ("Keras3Layer" in classes)
+        assert bool(bridged.keras3_notes) == ("Keras3Layer" in classes)
         save_float(bridged.model, base / "f.keras")
         values = np.random.default_rng(0).normal(size=(3, *model.input_shape[1:])).astype("float32")
-        again = load(base / "f.keras")
+        again = load_model(base / "f.keras")
         assert np.array_equal(again(values), bridged.model(values))
-        back = written_back(again)
-        assert back.difference.worst.relative < STRICT
+        back = export_to_keras3(again)
+        assert back.difference.worst_tensor.relative_error < STRICT
         assert np.allclose(back.model(values), model(values), atol=1e-5)
 
 
@@ -223,16 +223,16 @@ def test_subclassed_models(base: Path, own: dict[str, Any]) -> None:
     net = own["Net"](3)
     net(np.zeros((1, 8, 8, 2), "float32"))
     net.save(base / "net.keras")
-    with custom_objects.known(own):
-        loaded = load(base / "net.keras")
+    with custom_objects.scope(own):
+        loaded = load_model(base / "net.keras")
         bridged = bridge(loaded)
-    assert bridged.difference.worst.relative < STRICT
+    assert bridged.difference.worst_tensor.relative_error < STRICT
     assert {"conv", "pool", "head", "block_dense"} <= {layer.name.split("_7")[0] for layer in loaded.layers} | {
         "_".join(layer.name.split("_")[:2]) for layer in bridged.model.layers
     }
     weighted = own["Weighted"]()
     weighted.build((None, 5))
-    assert bridge(weighted).difference.worst.relative < STRICT
+    assert bridge(weighted).difference.worst_tensor.relative_error < STRICT
 
 
 def test_a_subclassed_model_from_a_function_takes_the_shape_of_the_data(base: Path) -> None:
@@ -244,10 +244,10 @@ def test_a_subclassed_model_from_a_function_takes_the_shape_of_the_data(base: Pa
 
         classes = 3
 
-    model = build("mylayers:net", {}, base, Splits())  # type: ignore[arg-type]
+    model = build_model("mylayers:net", {}, base, Splits())  # type: ignore[arg-type]
     assert model.input_shape == (None, 8, 8, 2)
     with pytest.raises(InputError, match=r"subclassed model \(Net\) whose input shape is not known; build it with"):
-        build("mylayers:net", {"classes": 3}, base, None)
+        build_model("mylayers:net", {"classes": 3}, base, None)
 
 
 PIPELINE = """\

@@ -15,13 +15,13 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from edgepipe.core.artifact import Artifact, Kind, content_digest
+from edgepipe.core.artifact import Artifact, ArtifactKind, content_digest
 from edgepipe.core.errors import InputError
 from edgepipe.models.bridge import bridge
-from edgepipe.models.file_kind import sniff
-from edgepipe.models.keras_operators import OPERATORS, function
-from edgepipe.models.model_description import Port, describe
-from edgepipe.models.model_files import load, save_float, save_keras
+from edgepipe.models.file_kind import detect_kind
+from edgepipe.models.keras_operators import OPERATORS, operator_function
+from edgepipe.models.model_description import PortDescription, describe
+from edgepipe.models.model_files import load_model, save_float, save_keras
 
 SAMPLES = np.random.default_rng(0).normal(size=(3, 8, 8, 2)).astype("float32")
 
@@ -55,27 +55,27 @@ def files(tmp_path: Path) -> dict[str, Path]:
 
 
 KINDS = {
-    "k3.keras": Kind.KERAS,
-    "tk.keras": Kind.FLOAT,
-    "tk.h5": Kind.FLOAT,
-    "k3.h5": Kind.KERAS,
-    "saved": Kind.SAVED_MODEL,
+    "k3.keras": ArtifactKind.KERAS,
+    "tk.keras": ArtifactKind.FLOAT,
+    "tk.h5": ArtifactKind.FLOAT,
+    "k3.h5": ArtifactKind.KERAS,
+    "saved": ArtifactKind.SAVED_MODEL,
 }
 
 
 def test_sniff_tells_kinds_apart(files: dict[str, Path]) -> None:
-    assert {name: sniff(path) for name, path in files.items()} == KINDS
+    assert {name: detect_kind(path) for name, path in files.items()} == KINDS
     for name in ("k3.keras", "tk.keras"):  # by config.json alone
         with zipfile.ZipFile(files[name], "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
             archive.writestr("metadata.json", "{}")
-        assert sniff(files[name]) is KINDS[name]
+        assert detect_kind(files[name]) is KINDS[name]
 
 
 def test_sniff_and_describe_load_no_framework(files: dict[str, Path]) -> None:
     code = (
-        "import sys; from pathlib import Path; from edgepipe.models.file_kind import sniff; "
+        "import sys; from pathlib import Path; from edgepipe.models.file_kind import detect_kind; "
         "from edgepipe.models.model_description import describe; "
-        f"[sniff(Path(p)) for p in {[str(p) for p in files.values()]}]; "
+        f"[detect_kind(Path(p)) for p in {[str(p) for p in files.values()]}]; "
         f"[describe(Path(p)) for p in {[str(p) for n, p in files.items() if n != 'saved']}]; "
         "print({'tensorflow', 'keras', 'tf_keras'} & set(sys.modules))"
     )
@@ -87,7 +87,7 @@ def test_sniff_and_describe_load_no_framework(files: dict[str, Path]) -> None:
 def test_describe(files: dict[str, Path], name: str) -> None:
     told = describe(files[name])
     assert told.kind is KINDS[name]
-    assert told.inputs == (Port("pixels", (None, 8, 8, 2)),)
+    assert told.inputs == (PortDescription("pixels", (None, 8, 8, 2)),)
     assert [(port.name, port.shape[-1]) for port in told.outputs] == [("out", 3)]
     assert told.last_activation == "softmax"
     assert [cls for _, cls in told.layers] == [
@@ -98,7 +98,7 @@ def test_describe(files: dict[str, Path], name: str) -> None:
         "Flatten",
         "Dense",
     ]
-    assert told.code == ()
+    assert told.code_layers == ()
 
 
 @pytest.mark.parametrize("package", [keras, tf_keras])
@@ -108,8 +108,8 @@ def test_describe_functional(tmp_path: Path, package: Any) -> None:
     one = package.layers.Activation("sigmoid", name="one")(package.layers.Dense(2, name="d")(a))
     package.Model([a, b], [one, pooled]).save(tmp_path / "m.keras")
     told = describe(tmp_path / "m.keras")
-    assert told.inputs == (Port("a", (None, 4)), Port("b", (None, 6, 5)))
-    assert told.outputs == (Port("one", (None, 2)), Port("pool", (None, 7)))
+    assert told.inputs == (PortDescription("a", (None, 4)), PortDescription("b", (None, 6, 5)))
+    assert told.outputs == (PortDescription("one", (None, 2)), PortDescription("pool", (None, 7)))
     assert told.last_activation == "sigmoid"
 
 
@@ -118,17 +118,17 @@ def test_describe_functional(tmp_path: Path, package: Any) -> None:
 )
 def test_load_gives_the_same_outputs(files: dict[str, Path], name: str, package: str) -> None:
     original = {"keras": keras, "tf_keras": tf_keras}[package].saving.load_model(files[name], compile=False)
-    model = load(files[name], KINDS[name])
+    model = load_model(files[name], KINDS[name])
     assert type(model).__module__.split(".")[0] == package
     assert np.array_equal(original(SAMPLES), model(SAMPLES))
-    assert load(Artifact.of(KINDS[name], files[name])).name == "net"
+    assert load_model(Artifact.from_path(KINDS[name], files[name])).name == "net"
 
 
 @pytest.mark.parametrize("name", ["k3.keras", "k3.h5"])
 def test_keras_3_asked_for_as_float_is_bridged(files: dict[str, Path], name: str) -> None:
-    model = load(files[name], Kind.FLOAT)
+    model = load_model(files[name], ArtifactKind.FLOAT)
     assert isinstance(model, tf_keras.Model)
-    expected = load(files[name], Kind.KERAS)(SAMPLES)
+    expected = load_model(files[name], ArtifactKind.KERAS)(SAMPLES)
     np.testing.assert_allclose(expected, model(SAMPLES), atol=1e-6)
 
 
@@ -146,7 +146,7 @@ def test_saving_is_blind_to_training_state_and_time(
     assert (tmp_path / "trained.keras").read_bytes() == (tmp_path / "fresh.keras").read_bytes()
     assert content_digest(tmp_path / "trained.keras") == content_digest(tmp_path / "fresh.keras")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fresh.keras", "trained.keras"]
-    loaded = load(tmp_path / "trained.keras")
+    loaded = load_model(tmp_path / "trained.keras")
     assert getattr(loaded, "optimizer", None) is None
     assert np.array_equal(loaded(SAMPLES), model(SAMPLES))
     model.layers[0].set_weights([weight + 1 for weight in model.layers[0].get_weights()])
@@ -159,13 +159,13 @@ def test_bridged_models_with_our_own_layers_reload(tmp_path: Path) -> None:
     y = keras.layers.Dense(4, activation="hard_silu", name="d")(x * 2.0 + np.arange(8, dtype="float32"))
     model = bridge(keras.Model(x, keras.ops.mean(y, axis=1, keepdims=True)[:, 0:1] - 1)).model
     save_float(model, tmp_path / "m.keras")
-    assert sniff(tmp_path / "m.keras") is Kind.FLOAT
+    assert detect_kind(tmp_path / "m.keras") is ArtifactKind.FLOAT
     values = np.random.default_rng(1).normal(size=(5, 8)).astype("float32")
-    assert np.array_equal(model(values), load(tmp_path / "m.keras", Kind.FLOAT)(values))
+    assert np.array_equal(model(values), load_model(tmp_path / "m.keras", ArtifactKind.FLOAT)(values))
 
 
 def test_every_operator_exists_in_keras_ops() -> None:
-    assert [name for name in sorted(OPERATORS) if not callable(function(name))] == []
+    assert [name for name in sorted(OPERATORS) if not callable(operator_function(name))] == []
 
 
 def _lambda_model(package: Any) -> Any:
@@ -182,9 +182,9 @@ def test_lambda_is_refused_by_name_unless_allowed(tmp_path: Path, package: Any, 
     path = tmp_path / f"m{suffix}"
     _lambda_model(package).save(path)
     with pytest.raises(InputError, match=r"holds code.*'doubling' \(Lambda layer\).*allow_code: true"):
-        load(path)
-    assert describe(path).code == ("'doubling' (Lambda layer)",)
-    assert load(path, allow_code=True)(np.ones((1, 4), "float32")).shape == (1, 2)
+        load_model(path)
+    assert describe(path).code_layers == ("'doubling' (Lambda layer)",)
+    assert load_model(path, allow_code=True)(np.ones((1, 4), "float32")).shape == (1, 2)
 
 
 @keras.saving.register_keras_serializable(package="somewhere")
@@ -216,15 +216,15 @@ def test_code_to_import_and_unknown_classes_are_named(files: dict[str, Path], tm
 
     path = _edited(files["tk.keras"], tmp_path / "a.keras", foreign)
     with pytest.raises(InputError, match=r"'conv' \(Evil from the Python module 'os_like.module'\)"):
-        load(path)
+        load_model(path)
     path = _edited(files["k3.keras"], tmp_path / "b.keras", unknown)
     with pytest.raises(
         InputError, match=r"keras does not know the class 'mine>Fancy' of layer 'conv'; .*module:function"
     ):
-        load(path)
+        load_model(path)
     path = _edited(files["tk.keras"], tmp_path / "c.keras", tensorflow_call)
     with pytest.raises(InputError, match=r"'conv' \(a call of tf.io.write_file\)"):
-        load(path)
+        load_model(path)
 
 
 def _truncated(files: dict[str, Path], name: str, target: Path) -> Path:
@@ -289,11 +289,11 @@ def test_bad_files(
     files: dict[str, Path], tmp_path: Path, make: Callable[[dict[str, Path], Path], Path], message: str
 ) -> None:
     with pytest.raises(InputError, match=message) as raised:
-        load(make(files, tmp_path))
+        load_model(make(files, tmp_path))
     assert "\n" not in str(raised.value)
 
 
 def test_wrong_kind_is_named(files: dict[str, Path]) -> None:
     with pytest.raises(InputError, match="holds a model of kind 'float', not 'keras'"):
-        load(files["tk.h5"], Kind.KERAS)
-    assert load(files["saved"], Kind.SAVED_MODEL, allow_code=True) == files["saved"]
+        load_model(files["tk.h5"], ArtifactKind.KERAS)
+    assert load_model(files["saved"], ArtifactKind.SAVED_MODEL, allow_code=True) == files["saved"]

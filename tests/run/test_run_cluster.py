@@ -25,10 +25,10 @@ CONVOLUTIONS = ("conv1", "conv2", "conv3")
 
 
 def _kernels(path: Path) -> dict[str, Any]:
-    from edgepipe.core.artifact import Kind
-    from edgepipe.models.model_files import load
+    from edgepipe.core.artifact import ArtifactKind
+    from edgepipe.models.model_files import load_model
 
-    model = load(path, Kind.FLOAT)
+    model = load_model(path, ArtifactKind.FLOAT)
     return {name: np.asarray(model.get_layer(name).weights[0]) for name in CONVOLUTIONS}
 
 
@@ -37,7 +37,7 @@ def _stored(path: Path) -> dict[str, Any]:
     from edgepipe.tflite.reader import read
 
     model = read(path)
-    found = [model.values(operator.inputs[1]) for operator in model if operator.name == "CONV_2D"]
+    found = [model.read_values(operator.inputs[1]) for operator in model if operator.name == "CONV_2D"]
     return {name: np.moveaxis(kernel, 0, -1) for name, kernel in zip(CONVOLUTIONS, found, strict=True)}
 
 

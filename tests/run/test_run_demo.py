@@ -139,10 +139,10 @@ def test_int8_agrees_with_fake_quant(
     demo: tuple[Ended, Path], model: Path, test_split: tuple[np.ndarray, np.ndarray]
 ) -> None:
     """On digits that nothing has read, in a comparison of its own."""
-    from edgepipe.compress.qat.qat_store import restore
+    from edgepipe.compress.qat.qat_store import restore_model
 
     x, _ = test_split
-    fake = restore(demo[0].folder / "artifacts" / "3-quantize")
+    fake = restore_model(demo[0].folder / "artifacts" / "3-quantize")
     labels = fake.predict(x, verbose=0).argmax(axis=1)
     assert np.mean(_labels(model, x, OpResolverType.BUILTIN_REF) == labels) >= 0.99
     convert = next(stage for stage in demo[0].report["stages"] if stage["name"] == "convert")

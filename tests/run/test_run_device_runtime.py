@@ -45,5 +45,5 @@ def test_labels_equal_those_of_the_reference(demo: tuple[Ended, Path], tmp_path:
     reference = predict(model, x, Runtime.REFERENCE)
     device = np.array(found["outputs"])
     assert found["version"] == "2.14.0"
-    assert np.mean(device.argmax(axis=1) == reference.raw.argmax(axis=1)) >= 0.995
-    assert np.abs(device - reference.raw.astype(int)).max() <= 2
+    assert np.mean(device.argmax(axis=1) == reference.stored_values.argmax(axis=1)) >= 0.995
+    assert np.abs(device - reference.stored_values.astype(int)).max() <= 2

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import edgepipe
-from edgepipe.compress.qat.fake_quant import Recipe, activation_layers, fake_quant
+from edgepipe.compress.qat.fake_quant import QatRecipe, activation_layers, build_fake_quant
 from edgepipe.core.errors import InputError
 from edgepipe.models.bridge import bridge
 
@@ -43,7 +43,7 @@ def test_integer_inputs_are_compared_without_samples(tmp_path: Path) -> None:
 
 
 def test_integer_inputs_are_not_fake_quantized() -> None:
-    model = fake_quant(bridge(_embedding()).model, Recipe()).model
+    model = build_fake_quant(bridge(_embedding()).model, QatRecipe()).model
     assert [layer.name for layer in activation_layers(model)] == ["table_fake_quant", "out_fake_quant"]
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from edgepipe.tflite.metadata import told
+from edgepipe.tflite.metadata import read_preprocessing
 from edgepipe.tflite.reader import read
 from tests.run.conftest import Workplace
 
@@ -26,7 +26,7 @@ def test_convert_keeps_what_the_data_went_through(workplace: Workplace) -> None:
     ended = workplace.run()
     assert ended.code == 0, ended.stderr
     made = next((ended.folder / "artifacts").glob("*.tflite"))
-    known = told(read(made))
+    known = read_preprocessing(read(made))
     assert known is not None
     assert known.pixels is not None
     assert (known.pixels.stored, known.pixels.given, known.pixels.shape) == ((0, 255), (-1, 1), (8, 8, 1))

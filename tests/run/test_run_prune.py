@@ -72,7 +72,7 @@ def _tampering_is_found(folder: Path, command: Command) -> None:
     model = read(lite)
     weights = [op.inputs[1] for op in model if op.name == "CONV_2D"][1]
     assert weights is not None
-    zero = int(np.flatnonzero(model.values(weights).ravel() == 0)[7])
+    zero = int(np.flatnonzero(model.read_values(weights).ravel() == 0)[7])
     content = bytearray(lite.read_bytes())
     content[weights.extent[0] + zero] = 1
     lite.write_bytes(content)

@@ -34,7 +34,7 @@ def test_an_answer_comes_back_despite_noise() -> None:
 def test_bad_endings(what: str, message: str, refused: bool) -> None:
     with pytest.raises(ChildError, match=message) as caught:
         child_process.run(WORKER, {"do": what}, 30, "x.tflite")
-    assert caught.value.refused is refused
+    assert caught.value.is_refusal is refused
     assert "last words" in caught.value.stderr
 
 

@@ -11,7 +11,7 @@ from tflite_seeds import branching, constant, indices, network, options, packed,
 
 from edgepipe.core.errors import InputError
 from edgepipe.tflite import reader
-from edgepipe.tflite.dead_channels import dead_channels, filters
+from edgepipe.tflite.dead_channels import count_filters, find_dead_channels
 
 
 def test_bytes_read_and_written(tmp_path: Path) -> None:
@@ -47,16 +47,16 @@ def test_a_table_is_read_as_far_as_it_is_looked_up(tmp_path: Path) -> None:
 
 def test_packed_tensors_are_named(tmp_path: Path) -> None:
     model = reader.read(packed(tmp_path / "m.tflite"))
-    assert [(t.name, t.dtype, t.elements, t.bytes) for t in model.packed] == [("w", "int4", 640, 320)]
+    assert [(t.name, t.dtype, t.elements, t.bytes) for t in model.packed_tensors] == [("w", "int4", 640, 320)]
     assert model.parameters == 640 + 10
-    assert model.sparse == ()
+    assert model.sparse_tensors == ()
 
 
 def test_subgraphs(tmp_path: Path) -> None:
     model = reader.read(branching(tmp_path / "m.tflite"))
     assert [(g.index, len(g.operators), len(g.tensors)) for g in model.subgraphs] == [(0, 1, 3), (1, 3, 4), (2, 1, 2)]
     assert [[t.name for t in g.inputs] for g in model.subgraphs] == [["c", "x"], ["x"], ["x"]]
-    assert [op.place for op in model][1] == "EXP #0 of subgraph 1"
+    assert [op.location for op in model][1] == "EXP #0 of subgraph 1"
 
 
 def _sparse(path: Path) -> Path:
@@ -81,11 +81,11 @@ def _sparse(path: Path) -> Path:
 
 def test_sparse_tensors_are_named_and_not_decoded(tmp_path: Path) -> None:
     model = reader.read(_sparse(tmp_path / "m.tflite"))
-    assert [(t.name, t.bytes, t.elements) for t in model.sparse] == [("w", 3, 8)]
-    assert model.unreadable == model.sparse
-    assert dead_channels(model) == []
+    assert [(t.name, t.bytes, t.elements) for t in model.sparse_tensors] == [("w", 3, 8)]
+    assert model.unreadable_tensors == model.sparse_tensors
+    assert find_dead_channels(model) == []
     with pytest.raises(InputError, match="sparse encoding"):
-        model.values(model.sparse[0])
+        model.read_values(model.sparse_tensors[0])
 
 
 def _filters(path: Path, kind: str, weights: np.ndarray, **more: object) -> Path:
@@ -109,10 +109,10 @@ def test_dead_filters_are_counted(kind: str, shape: tuple[int, ...], axis: int, 
     weights = np.arange(1, 1 + np.prod(shape)).reshape(shape) % 7 + 1
     np.moveaxis(weights, axis, 0)[[1, 3]] = 0
     model = reader.read(_filters(tmp_path / "m.tflite", kind, weights))
-    assert [(d.operator, d.tensor, d.filters, d.dead) for d in dead_channels(model)] == [(f"{kind} #0", "w", 5, 2)]
-    assert filters(model) == 5
+    assert [(d.operator, d.tensor, d.filters, d.dead) for d in find_dead_channels(model)] == [(f"{kind} #0", "w", 5, 2)]
+    assert count_filters(model) == 5
     weights[weights == 0] = 1
-    assert dead_channels(reader.read(_filters(tmp_path / "m.tflite", kind, weights))) == []
+    assert find_dead_channels(reader.read(_filters(tmp_path / "m.tflite", kind, weights))) == []
 
 
 def test_zero_is_the_zero_point_of_the_channel(tmp_path: Path) -> None:
@@ -120,26 +120,26 @@ def test_zero_is_the_zero_point_of_the_channel(tmp_path: Path) -> None:
     weights[1:] = 9
     scales = {"scales": (0.5, 0.5, 0.5), "zero_points": (0, 9, 0)}
     model = reader.read(_filters(tmp_path / "m.tflite", "FULLY_CONNECTED", weights, **scales))
-    assert [d.dead for d in dead_channels(model)] == [2]
+    assert [d.dead for d in find_dead_channels(model)] == [2]
 
 
 def test_a_computed_bias_keeps_a_filter_alive(tmp_path: Path) -> None:
     tensors = [T("x", (1, 4)), T("w", (2, 4), data=np.zeros((2, 4), np.int8)), T("b", (2,), "int32"), T("y", (1, 2))]
     ops = [Op("FULLY_CONNECTED", ("x", "w", "b"), ("y",))]
-    assert dead_channels(reader.read(write(tmp_path / "m.tflite", tensors, ops, ["x", "b"], ["y"]))) == []
+    assert find_dead_channels(reader.read(write(tmp_path / "m.tflite", tensors, ops, ["x", "b"], ["y"]))) == []
     ops = [Op("FULLY_CONNECTED", ("x", "w", None), ("y",))]
-    assert len(dead_channels(reader.read(write(tmp_path / "m.tflite", tensors, ops, ["x"], ["y"])))) == 1
+    assert len(find_dead_channels(reader.read(write(tmp_path / "m.tflite", tensors, ops, ["x"], ["y"])))) == 1
 
 
 @pytest.mark.skipif(not FILES, reason=MISSING)
 def test_the_dead_filters_of_visual_wake_words() -> None:
     """The folder's README counts 971 of the 2736 filters of its convolutions."""
     model = reader.read(next(path for path in FILES if path.name.startswith("visual_wake_words")))
-    found = dead_channels(model)
+    found = find_dead_channels(model)
     assert sum(layer.dead for layer in found) == 971
     dense = sum(op.outputs[0].elements for op in model if op.name == "FULLY_CONNECTED" and op.outputs[0])
-    assert filters(model) - dense == 2736
-    by_hand = [int((model.centred(op.inputs[1]).reshape(op.inputs[1].shape[0], -1) == 0).all(axis=1).sum())
+    assert count_filters(model) - dense == 2736
+    by_hand = [int((model.read_centred_values(op.inputs[1]).reshape(op.inputs[1].shape[0], -1) == 0).all(axis=1).sum())
                for op in model if op.name == "CONV_2D" and op.inputs[1]]  # fmt: skip
     assert [n for n in by_hand if n] == [layer.dead for layer in found]
 

@@ -24,9 +24,9 @@ def test_counts_of_a_converted_network(int8_net: Path, net: Any) -> None:
     layers = (8 * 8 * 6 * 9 * 2, 6 * 6 * 6 * 9, 6 * 6 * 6 * 9 * 4, 4 * 5)  # conv, depthwise, transposed, dense
     assert [operator.macs for operator in model if operator.macs] == list(layers)
     assert model.macs == sum(layers)
-    assert model.uncounted == ()
+    assert model.uncounted_operators == ()
     assert [(t.dtype, t.shape) for t in (*model.inputs, *model.outputs)] == [("int8", (1, 8, 8, 2)), ("int8", (1, 5))]
-    assert set(model.dtype_census) == {"int8", "int32"}
+    assert set(model.dtype_counts) == {"int8", "int32"}
     assert model.operator_counts["CONV_2D"] == 1
     conv = next(operator for operator in model if operator.name == "CONV_2D")
     assert (conv.options["strideW"], conv.options["padding"]) == (1, schema.Padding.SAME)
@@ -39,7 +39,7 @@ def test_values_are_those_the_interpreter_sees(int8_net: Path) -> None:
     interpreter.allocate_tensors()
     assert model.parameter_tensors
     for tensor in model.parameter_tensors:
-        np.testing.assert_array_equal(model.values(tensor), interpreter.get_tensor(tensor.index))
+        np.testing.assert_array_equal(model.read_values(tensor), interpreter.get_tensor(tensor.index))
     for detail in interpreter.get_tensor_details():
         if detail["index"] < len(model.tensors):
             quantization = model.tensors[detail["index"]].quantization
@@ -105,14 +105,14 @@ def test_rules_of_macs_against_counting_by_hand(tmp_path: Path) -> None:
         operator = Op(name, tuple(t.name for t in inputs), ("y",), options)
         model = reader.read(write(tmp_path / "m.tflite", tensors, [operator], [inputs[0].name], ["y"]))
         assert model.macs == expected, name
-        assert model.uncounted == ()
+        assert model.uncounted_operators == ()
 
 
 def test_operators_that_are_not_counted_are_named(tmp_path: Path) -> None:
     ops = [Op("CUSTOM", ("x",), ("y",), custom="MyFft"), Op("RFFT2D", ("y",), ("z",)), Op("ABS", ("z",), ("z",))]
     path = write(tmp_path / "m.tflite", [T("x", (1, 4)), T("y", (1, 4)), T("z", (1, 4))], ops, ["x"], ["z"])
-    assert reader.read(path).uncounted == ("MyFft", "RFFT2D")
-    assert set(macs.RULES).isdisjoint(macs.UNCOUNTED)
+    assert reader.read(path).uncounted_operators == ("MyFft", "RFFT2D")
+    assert set(macs.RULES).isdisjoint(macs.UNCOUNTED_OPERATORS)
 
 
 def test_shapes_and_axes_are_no_parameters(tmp_path: Path) -> None:
@@ -142,18 +142,18 @@ def test_shapes_and_axes_are_no_parameters(tmp_path: Path) -> None:
 def test_packed_types(tmp_path: Path, dtype: str, data: bytes, expected: list[float]) -> None:
     tensors = [T("w", (5,), dtype, data), T("y", (5,), dtype)]
     model = reader.read(write(tmp_path / "m.tflite", tensors, [Op("ABS", ("w",), ("y",))], [], ["y"]))
-    assert model.values(model.tensors[0]).tolist() == expected
+    assert model.read_values(model.tensors[0]).tolist() == expected
 
 
 def test_what_cannot_be_decoded_is_named(tmp_path: Path) -> None:
     tensors = [T("w", (4,), "float8_e5m2", b"\0\1\2\3"), T("y", (4,), "float32")]
     model = reader.read(write(tmp_path / "m.tflite", tensors, [Op("CAST", ("w",), ("y",))], [], ["y"]))
-    assert reader.summary(model).unreadable == ("w",)
+    assert reader.summarize(model).unreadable == ("w",)
     assert model.zero_parameters == 0
     with pytest.raises(InputError, match=r"tensor 'w' cannot be read: its type float8_e5m2 is not supported"):
-        model.values(model.tensors[0])
+        model.read_values(model.tensors[0])
     with pytest.raises(InputError, match=r"tensor 'y' cannot be read: it is not a constant"):
-        model.values(model.tensors[1])
+        model.read_values(model.tensors[1])
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,7 @@ def test_flipped_bits_give_a_model_or_an_input_error(int8_net: Path, tmp_path: P
         start = time.perf_counter()
         try:
             model = reader.read(path)
-            reader.summary(model), reader.weight_sparsity(model), integer_check.findings(model)
+            reader.summarize(model), reader.weight_sparsity(model), integer_check.check_integer_only(model)
             outcomes.add("read")
         except InputError:
             outcomes.add("refused")
@@ -235,7 +235,8 @@ def _damaged(content: bytes, rng: random.Random) -> bytes:
 def test_importing_is_light() -> None:
     heavy = ("tensorflow", "keras", "tf_keras", "sklearn", "ai_edge_litert", "tflite_micro", "flatbuffers")
     code = (
-        "import sys; from edgepipe.tflite import graph, integer, interpreter, latency, memory, micro, parity;"
+        "import sys; from edgepipe.tflite import host_latency, integer_check, interpreter, parity, reader;"
+        "from edgepipe.tflite import tflm_memory, tflm_runtime;"
         f"print([m for m in {heavy} if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

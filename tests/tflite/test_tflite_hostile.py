@@ -22,9 +22,9 @@ from edgepipe.core.errors import InputError
 from edgepipe.core.references import PACKAGE_ROOT
 from edgepipe.devices import device_metrics
 from edgepipe.tflite import reader
-from edgepipe.tflite.arena_plan import plan
-from edgepipe.tflite.arena_tail import tail
-from edgepipe.tflite.dead_channels import dead_channels
+from edgepipe.tflite.arena_plan import plan_arena
+from edgepipe.tflite.arena_tail import compute_tail
+from edgepipe.tflite.dead_channels import find_dead_channels
 
 MUTANTS = int(os.environ.get("EDGEPIPE_MUTANTS", "200"))
 SECONDS = 10.0
@@ -97,11 +97,11 @@ def _crowded(path: Path, count: int) -> Path:
 def test_a_crowd_of_tensors_is_read_in_time(tmp_path: Path) -> None:
     path, start = _crowded(tmp_path / "m.tflite", reader.MAX_TABLES), time.perf_counter()
     model = reader.read(path)
-    device_metrics.counts(model)
-    dead_channels(model)
-    tail(model)
+    device_metrics.file_metrics(model)
+    find_dead_channels(model)
+    compute_tail(model)
     with pytest.raises(InputError, match=f"{reader.MAX_TABLES} tensors to plan"):
-        plan(model)
+        plan_arena(model)
     assert time.perf_counter() - start < SECONDS
 
 

@@ -33,18 +33,20 @@ def test_batches_change_no_number(flat_net: Path, int8_net: Path, runtime: Runti
     for path in (flat_net, int8_net):
         single = interpreter.predict(path, SAMPLES, runtime, batch=1)
         many = interpreter.predict(path, SAMPLES, runtime, threads=2, batch=batch)
-        np.testing.assert_array_equal(single.raw, many.raw)
-        assert single.how == f"LiteRT {runtime}, 1 thread, one by one"
+        np.testing.assert_array_equal(single.stored_values, many.stored_values)
+        assert single.provenance == f"LiteRT {runtime}, 1 thread, one by one"
         if path == flat_net and batch > 1:
-            assert many.how == f"LiteRT {runtime}, 2 threads, batches of {min(batch, len(SAMPLES))}"
+            assert many.provenance == f"LiteRT {runtime}, 2 threads, batches of {min(batch, len(SAMPLES))}"
 
 
 def test_the_reference_equals_the_bare_interpreter(int8_net: Path) -> None:
     model = reader.read(int8_net)
-    stored = sample_conversion.stored(model, SAMPLES)[0]
+    stored = sample_conversion.convert_samples(model, SAMPLES)[0]
     found = interpreter.predict(int8_net, SAMPLES, Runtime.REFERENCE)
-    np.testing.assert_array_equal(found.raw, plainly(int8_net, stored))
-    np.testing.assert_array_equal(found.raw, interpreter.predict(int8_net, stored, Runtime.REFERENCE).raw)
+    np.testing.assert_array_equal(found.stored_values, plainly(int8_net, stored))
+    np.testing.assert_array_equal(
+        found.stored_values, interpreter.predict(int8_net, stored, Runtime.REFERENCE).stored_values
+    )
     (name,), quantization = found.scales, model.outputs[0].quantization
     assert quantization is not None
     assert (found.scales[name], found.zero_points[name]) == (quantization.scales[0], quantization.zero_points[0])
@@ -53,16 +55,16 @@ def test_the_reference_equals_the_bare_interpreter(int8_net: Path) -> None:
 def test_dequantized_outputs_are_close_to_the_float_network(int8_net: Path, net: Any) -> None:
     found = interpreter.predict(int8_net, SAMPLES)
     expected = net(SAMPLES).numpy()
-    assert isinstance(found.values, np.ndarray)
-    assert found.values.dtype == np.float32
-    assert np.abs(found.values - expected).max() < 0.05 * np.abs(expected).max()
+    assert isinstance(found.real_values, np.ndarray)
+    assert found.real_values.dtype == np.float32
+    assert np.abs(found.real_values - expected).max() < 0.05 * np.abs(expected).max()
 
 
 def test_a_float_model_needs_no_scale(float_net: Path, net: Any) -> None:
     found = interpreter.predict(float_net, SAMPLES.astype(np.float64), Runtime.BUILTIN)
-    assert isinstance(found.values, np.ndarray)
-    np.testing.assert_allclose(found.values, net(SAMPLES).numpy(), atol=1e-5)
-    assert found.raw is found.values
+    assert isinstance(found.real_values, np.ndarray)
+    np.testing.assert_allclose(found.real_values, net(SAMPLES).numpy(), atol=1e-5)
+    assert found.stored_values is found.real_values
     assert found.scales == found.zero_points == {}
 
 
@@ -76,7 +78,7 @@ def test_quantizing_is_what_the_quantize_kernel_does(tmp_path: Path, dtype: str)
     below_half = np.float32(0.49999997) * np.float32(0.1)
     x = np.concatenate([ties, rng.normal(size=1999) * 20, [below_half]]).astype(np.float32)
     expected = plainly(path, x[None])[0]
-    np.testing.assert_array_equal(sample_conversion.quantized(x, reader.read(path).outputs[0]), expected)
+    np.testing.assert_array_equal(sample_conversion.quantize_array(x, reader.read(path).outputs[0]), expected)
 
 
 def test_a_model_that_refuses_batches_runs_one_by_one(tmp_path: Path) -> None:
@@ -84,8 +86,8 @@ def test_a_model_that_refuses_batches_runs_one_by_one(tmp_path: Path) -> None:
     path = write(tmp_path / "m.tflite", tensors, [Op("RESHAPE", ("x", "s"), ("y",))], ["x"], ["y"])
     x = np.arange(20, dtype=np.int8).reshape(5, 4)
     found = interpreter.predict(path, x)
-    assert found.how.startswith("LiteRT xnnpack, 1 thread, one by one: a batch of 5 is refused (")
-    np.testing.assert_array_equal(found.raw, x.reshape(5, 2, 2))
+    assert found.provenance.startswith("LiteRT xnnpack, 1 thread, one by one: a batch of 5 is refused (")
+    np.testing.assert_array_equal(found.stored_values, x.reshape(5, 2, 2))
 
 
 def test_a_model_that_mixes_samples_runs_one_by_one(tmp_path: Path) -> None:
@@ -95,8 +97,8 @@ def test_a_model_that_mixes_samples_runs_one_by_one(tmp_path: Path) -> None:
     path = write(tmp_path / "m.tflite", tensors, [op], ["x"], ["y"])
     x = np.arange(20, dtype=np.int32).reshape(5, 4)
     found = interpreter.predict(path, x, Runtime.BUILTIN)
-    assert found.how.endswith("one by one: a batch gives other numbers than single samples")
-    np.testing.assert_array_equal(found.raw, x)
+    assert found.provenance.endswith("one by one: a batch gives other numbers than single samples")
+    np.testing.assert_array_equal(found.stored_values, x)
 
 
 def test_state_is_forgotten_between_samples(tmp_path: Path) -> None:
@@ -114,8 +116,8 @@ def test_state_is_forgotten_between_samples(tmp_path: Path) -> None:
     path = write(tmp_path / "m.tflite", list(floats.values()), [op], ["x"], ["y"])
     x = np.ones((4, 1, 1), np.float32)
     found = interpreter.predict(path, x, Runtime.BUILTIN)
-    assert found.how.endswith("one by one: the model keeps state between calls")
-    np.testing.assert_array_equal(found.raw, x)
+    assert found.provenance.endswith("one by one: the model keeps state between calls")
+    np.testing.assert_array_equal(found.stored_values, x)
 
 
 @pytest.fixture(scope="session")
@@ -129,16 +131,16 @@ def two_inputs(folder: Path) -> Path:
 
 
 def test_several_inputs_and_outputs_go_by_name(two_inputs: Path) -> None:
-    names = list(reader.read(two_inputs).input_names)
+    names = list(reader.read(two_inputs).inputs_by_name)
     rng = np.random.default_rng(0)
     arrays = {name: rng.normal(size=(9, width)) for name, width in zip(names, (3, 4), strict=True)}
     found = interpreter.predict(two_inputs, arrays)
     swapped = interpreter.predict(two_inputs, dict(reversed(arrays.items())), batch=1)
-    assert isinstance(found.raw, dict)
-    assert isinstance(swapped.raw, dict)
-    assert [array.shape for array in found.raw.values()] == [(9, 2), (9, 3)]
-    for name, array in found.raw.items():
-        np.testing.assert_allclose(array, swapped.raw[name], atol=1e-6)
+    assert isinstance(found.stored_values, dict)
+    assert isinstance(swapped.stored_values, dict)
+    assert [array.shape for array in found.stored_values.values()] == [(9, 2), (9, 3)]
+    for name, array in found.stored_values.items():
+        np.testing.assert_allclose(array, swapped.stored_values[name], atol=1e-6)
     with pytest.raises(InputError, match="one array given for 2 inputs; name them: "):
         interpreter.predict(two_inputs, arrays[names[0]])
     with pytest.raises(InputError, match="inputs given: nonsense; the model's inputs: "):
@@ -169,7 +171,7 @@ def test_indices_must_fit_their_type(tmp_path: Path) -> None:
     tensors = [T("x", (1, 2), "int32"), T("y", (1, 2), "int32")]
     path = write(tmp_path / "m.tflite", tensors, [Op("ABS", ("x",), ("y",))], ["x"], ["y"])
     found = interpreter.predict(path, np.array([[-3, 5]], np.int64), Runtime.BUILTIN)
-    assert found.raw.tolist() == [[3, 5]]  # type: ignore[union-attr]
+    assert found.stored_values.tolist() == [[3, 5]]  # type: ignore[union-attr]
     with pytest.raises(InputError, match="takes int32, found values from 1 to 1099511627776"):
         interpreter.predict(path, np.array([[1, 2**40]], np.int64), Runtime.BUILTIN)
 
@@ -195,7 +197,7 @@ def test_a_file_that_crashes_the_runtime_is_an_input_error(tmp_path: Path, int8_
 def test_the_delegates_notice_stays_off_stderr(int8_net: Path, capfd: pytest.CaptureFixture[str]) -> None:
     import os
 
-    with interpreter.without_notice():
+    with interpreter.hide_delegate_notice():
         os.write(2, b"INFO: Created TensorFlow Lite XNNPACK delegate for CPU.\nsomething else\n")
     assert capfd.readouterr().err == "something else\n"
     interpreter.predict(int8_net, SAMPLES[:1], Runtime.XNNPACK)
@@ -205,5 +207,5 @@ def test_the_delegates_notice_stays_off_stderr(int8_net: Path, capfd: pytest.Cap
 def test_uint8_samples_of_a_uint8_model(net: Any, folder: Path) -> None:
     path = convert(net, folder / "uint8.tflite", integer(SAMPLES, "uint8"))
     pixels = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 2), dtype=np.uint8)
-    assert sample_conversion.stored(reader.read(path), pixels)[0] is pixels
-    assert interpreter.predict(path, pixels).raw.dtype == np.uint8  # type: ignore[union-attr]
+    assert sample_conversion.convert_samples(reader.read(path), pixels)[0] is pixels
+    assert interpreter.predict(path, pixels).stored_values.dtype == np.uint8  # type: ignore[union-attr]

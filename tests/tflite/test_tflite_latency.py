@@ -12,16 +12,16 @@ from tflite_handmade import Op, T, write
 from edgepipe.core.errors import InputError
 from edgepipe.core.metric import Evidence
 from edgepipe.tflite import host_fingerprint, host_latency
-from edgepipe.tflite.host_latency import Measurement
+from edgepipe.tflite.host_latency import LatencyMeasurement
 from edgepipe.tflite.interpreter import Runtime
 
 
 @pytest.fixture(scope="module")
-def measured(int8_net: Path) -> Measurement:
+def measured(int8_net: Path) -> LatencyMeasurement:
     return host_latency.measure(int8_net, threads=1, runs=20)
 
 
-def test_a_measurement_is_complete(measured: Measurement) -> None:
+def test_a_measurement_is_complete(measured: LatencyMeasurement) -> None:
     assert 0 < measured.p5 <= measured.p50 <= measured.p95 < 0.1
     assert measured.runs >= 20
     assert measured.runs * measured.p95 > 0.1  # a tiny model is run for 0.3 s, far more than 20 times
@@ -32,10 +32,10 @@ def test_a_measurement_is_complete(measured: Measurement) -> None:
     assert 0 <= age.total_seconds() < 120
     assert measured.memory is not None
     assert 100_000 < measured.memory < 100_000_000
-    assert Measurement.model_validate_json(measured.model_dump_json()) == measured
+    assert LatencyMeasurement.model_validate_json(measured.model_dump_json()) == measured
 
 
-def test_its_metrics_say_how(measured: Measurement) -> None:
+def test_its_metrics_say_how(measured: LatencyMeasurement) -> None:
     time, ram = host_latency.metrics(measured, "host")
     assert (time.name, time.value, time.evidence, time.device) == ("latency", measured.p50, Evidence.MEASURED, "host")
     assert {"p5", "p95", "runs", "threads", "host", "host_digest", "measured_at"} <= set(time.details)
@@ -43,7 +43,7 @@ def test_its_metrics_say_how(measured: Measurement) -> None:
     json.dumps([time.model_dump(mode="json"), ram.model_dump(mode="json")])
 
 
-def test_memory_that_the_system_does_not_tell_is_unavailable(measured: Measurement) -> None:
+def test_memory_that_the_system_does_not_tell_is_unavailable(measured: LatencyMeasurement) -> None:
     blind = measured.model_copy(update={"memory": None, "memory_reason": "no /proc"})
     ram = host_latency.metrics(blind, "host")[1]
     assert (ram.value, ram.evidence, ram.how) == (None, Evidence.UNAVAILABLE, "no /proc")

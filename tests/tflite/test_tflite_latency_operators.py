@@ -21,7 +21,7 @@ def test_the_operators_of_a_network(int8_net: Path) -> None:
 
 
 def test_an_unknown_version_is_unavailable(int8_net: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(operator_latency, "version", lambda _: "9.0.0")
+    monkeypatch.setattr(operator_latency, "installed_version", lambda _: "9.0.0")
     found = operator_latency.measure(int8_net)
     assert (found.operators, found.total) == ((), None)
     assert "known of ai-edge-litert 2.3.x, found 9.0.0" in found.reason
@@ -49,5 +49,5 @@ def test_a_measurement_says_which_cores_it_was_pinned_to(int8_net: Path) -> None
 
 
 def test_pinning_in_words() -> None:
-    assert cpu_cores.pinned((0, 3)) == "pinned to cores 0, 3"
-    assert cpu_cores.pinned(()).startswith("not pinned: the system")
+    assert cpu_cores.describe_pinning((0, 3)) == "pinned to cores 0, 3"
+    assert cpu_cores.describe_pinning(()).startswith("not pinned: the system")

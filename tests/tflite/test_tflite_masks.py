@@ -8,17 +8,17 @@ import pytest
 import tf_keras
 
 from edgepipe.compress.keras_to_tflite import convert
-from edgepipe.compress.pruning.prunable_kernels import stored_order
+from edgepipe.compress.pruning.prunable_kernels import kernels_in_tflite_order
 from edgepipe.tflite import pruned_zeros
 from edgepipe.tflite.reader import read
 
 K = tf_keras.layers
 
 
-def _check(model: Any, file: Any, folder: Path) -> list[pruned_zeros.Checked]:
+def _check(model: Any, file: Any, folder: Path) -> list[pruned_zeros.KernelCheck]:
     """The zeros of `model`, held against `file` as a float .tflite."""
     (folder / "m.tflite").write_bytes(convert(file, scheme="float32", samples=None))
-    return pruned_zeros.check(read(folder / "m.tflite"), stored_order(model))
+    return pruned_zeros.check_kernels(read(folder / "m.tflite"), kernels_in_tflite_order(model))
 
 
 def _pruned(model: Any, share: float = 0.5) -> Any:

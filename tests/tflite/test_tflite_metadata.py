@@ -12,26 +12,26 @@ from tflite_conversion import SAMPLES
 
 from edgepipe.core.cache import Cache
 from edgepipe.core.errors import InputError
-from edgepipe.devices.vela.vela_compiler import compiled
-from edgepipe.devices.vela.vela_result import Settings
+from edgepipe.devices.vela.vela_compiler import compile_model
+from edgepipe.devices.vela.vela_result import VelaSettings
 from edgepipe.render import inspect as inspection
 from edgepipe.tflite import interpreter, reader, tflm_runtime
 from edgepipe.tflite.interpreter import Runtime
 from edgepipe.tflite.metadata import (
-    NAME,
+    PREPROCESSING_NAME,
     Preprocessing,
     Sound,
-    Standardize,
+    Standardization,
     Windows,
-    added,
-    told,
-    with_preprocessing,
+    add_metadata,
+    embed_preprocessing,
+    read_preprocessing,
 )
 
 KNOWN = Preprocessing(
     sound=Sound(features="none", rate=8000, samples=4000),
     windows=Windows(channels=("x", "größe"), rows=50, step=25),
-    standardize=Standardize(axis="channels", mean=(0.1, -1 / 3), deviation=(1e-7, 2.0)),
+    standardize=Standardization(axis="channels", mean=(0.1, -1 / 3), deviation=(1e-7, 2.0)),
     classes=("up", "down"),
 )
 NETS = ["int8_net", "flat_net", "float_net", "float16_net"]
@@ -45,7 +45,7 @@ def lite(request: pytest.FixtureRequest) -> Path:
 @pytest.fixture
 def with_it(lite: Path, tmp_path: Path) -> Path:
     path = tmp_path / lite.name
-    path.write_bytes(with_preprocessing(lite.read_bytes(), KNOWN))
+    path.write_bytes(embed_preprocessing(lite.read_bytes(), KNOWN))
     return path
 
 
@@ -75,11 +75,11 @@ def test_everything_else_stays(lite: Path, with_it: Path) -> None:
     before, after = unpacked(lite.read_bytes()), unpacked(with_it.read_bytes())
     assert plain(after.buffers[:-1]) == plain(before.buffers)
     assert plain(after.metadata[:-1]) == plain(before.metadata)
-    assert after.metadata[-1].name == NAME.encode()
+    assert after.metadata[-1].name == PREPROCESSING_NAME.encode()
     after.buffers, after.metadata = before.buffers, before.metadata
     assert plain(after) == plain(before)
-    assert told(reader.read(with_it)) == KNOWN
-    assert told(reader.read(lite)) is None
+    assert read_preprocessing(reader.read(with_it)) == KNOWN
+    assert read_preprocessing(reader.read(lite)) is None
 
 
 def test_constants_stay_where_sixteen_divides_as_it_did(lite: Path, with_it: Path) -> None:
@@ -94,41 +94,43 @@ def test_constants_stay_where_sixteen_divides_as_it_did(lite: Path, with_it: Pat
 
 def test_outputs_are_equal_in_every_runtime(lite: Path, with_it: Path) -> None:
     for runtime in Runtime:
-        got, wanted = (interpreter.predict(path, SAMPLES[:5], runtime).raw for path in (with_it, lite))
+        got, wanted = (interpreter.predict(path, SAMPLES[:5], runtime).stored_values for path in (with_it, lite))
         np.testing.assert_array_equal(got, wanted)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tflite_micro") is None, reason="tflite-micro is not installed")
 def test_tflite_micro_takes_it_and_needs_no_more(int8_net: Path, tmp_path: Path) -> None:
     path = tmp_path / "m.tflite"
-    path.write_bytes(with_preprocessing(int8_net.read_bytes(), KNOWN))
+    path.write_bytes(embed_preprocessing(int8_net.read_bytes(), KNOWN))
     np.testing.assert_array_equal(
-        tflm_runtime.predict(path, SAMPLES[:3]).raw, tflm_runtime.predict(int8_net, SAMPLES[:3]).raw
+        tflm_runtime.predict(path, SAMPLES[:3]).stored_values, tflm_runtime.predict(int8_net, SAMPLES[:3]).stored_values
     )
-    assert tflm_runtime.arena(path).value == tflm_runtime.arena(int8_net).value
+    assert tflm_runtime.measure_arena(path).value == tflm_runtime.measure_arena(int8_net).value
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ethosu") is None, reason="the extra `npu` is not installed")
 def test_vela_takes_it_and_keeps_it(int8_net: Path, tmp_path: Path) -> None:
     path = tmp_path / "m.tflite"
-    path.write_bytes(with_preprocessing(int8_net.read_bytes(), KNOWN))
-    u55 = Settings(accelerator="ethos-u55-128", system_config="Ethos_U55_High_End_Embedded", memory_mode="Shared_Sram")
-    made = [compiled(reader.read(file), u55, Cache(tmp_path / "cache")) for file in (int8_net, path)]
-    assert made[0].result.cycles == made[1].result.cycles
+    path.write_bytes(embed_preprocessing(int8_net.read_bytes(), KNOWN))
+    u55 = VelaSettings(
+        accelerator="ethos-u55-128", system_config="Ethos_U55_High_End_Embedded", memory_mode="Shared_Sram"
+    )
+    made = [compile_model(reader.read(file), u55, Cache(tmp_path / "cache")) for file in (int8_net, path)]
+    assert made[0].compilation.cycles == made[1].compilation.cycles
     (tmp_path / "vela.tflite").write_bytes(made[1].content)
-    assert told(reader.read(tmp_path / "vela.tflite")) == KNOWN
+    assert read_preprocessing(reader.read(tmp_path / "vela.tflite")) == KNOWN
 
 
 def test_nothing_to_say_changes_nothing(int8_net: Path) -> None:
     content = int8_net.read_bytes()
-    assert with_preprocessing(content, None) == content
-    assert with_preprocessing(content, Preprocessing()) == content
+    assert embed_preprocessing(content, None) == content
+    assert embed_preprocessing(content, Preprocessing()) == content
 
 
 def test_of_two_entries_of_a_name_the_last_counts(int8_net: Path, tmp_path: Path) -> None:
     content = int8_net.read_bytes()
     for data in (b"first", b"", b"x" * 1001):
-        content = added(content, "mine", data)
+        content = add_metadata(content, "mine", data)
         (tmp_path / "m.tflite").write_bytes(content)
         found = reader.read(tmp_path / "m.tflite").metadata
         assert found["mine"] == data
@@ -140,7 +142,7 @@ def test_of_two_entries_of_a_name_the_last_counts(int8_net: Path, tmp_path: Path
 @pytest.mark.parametrize("cut", [9, 100, 1000])
 def test_a_damaged_file_is_refused(cut: int, int8_net: Path) -> None:
     with pytest.raises(InputError, match="metadata 'mine' cannot be added to this"):
-        added(int8_net.read_bytes()[:cut], "mine", b"1")
+        add_metadata(int8_net.read_bytes()[:cut], "mine", b"1")
 
 
 @pytest.mark.parametrize(
@@ -157,7 +159,7 @@ def test_a_damaged_file_is_refused(cut: int, int8_net: Path) -> None:
 def test_what_cannot_be_read_is_told_and_nothing_else_suffers(
     data: bytes, message: str | None, int8_net: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "m.tflite").write_bytes(added(int8_net.read_bytes(), NAME, data))
+    (tmp_path / "m.tflite").write_bytes(add_metadata(int8_net.read_bytes(), PREPROCESSING_NAME, data))
     model = reader.read(tmp_path / "m.tflite")
     record = inspection.as_record(model)
     assert record.preprocessing_error == "" if message is None else message in record.preprocessing_error
@@ -167,7 +169,7 @@ def test_what_cannot_be_read_is_told_and_nothing_else_suffers(
 
 
 def test_inspect_shows_it_as_text_and_json(int8_net: Path, tmp_path: Path) -> None:
-    (tmp_path / "m.tflite").write_bytes(with_preprocessing(int8_net.read_bytes(), KNOWN))
+    (tmp_path / "m.tflite").write_bytes(embed_preprocessing(int8_net.read_bytes(), KNOWN))
     model = reader.read(tmp_path / "m.tflite")
     table = next(t for t in inspection.tables(model) if t.title.startswith("Preprocessing"))
     assert dict(table.rows) == {  # type: ignore[arg-type]

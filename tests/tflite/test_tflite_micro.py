@@ -33,7 +33,7 @@ def test_the_arena_is_what_is_needed_and_no_more(int8_net: Path) -> None:
             return False
         return True
 
-    metric = tflm_runtime.arena(int8_net, "nucleo-l4r5zi")
+    metric = tflm_runtime.measure_arena(int8_net, "nucleo-l4r5zi")
     low, high = 0, 1 << 20
     while high - low > 1:
         low, high = (low, (low + high) // 2) if runs((low + high) // 2) else ((low + high) // 2, high)
@@ -53,14 +53,14 @@ def test_outputs_agree_with_the_reference(int8_net: Path) -> None:
     assert agreement.samples == len(SAMPLES)
     assert agreement.max_lsb is not None
     assert agreement.max_lsb <= 1
-    assert found.how.startswith("TensorFlow Lite Micro 0.dev")
+    assert found.provenance.startswith("TensorFlow Lite Micro 0.dev")
 
 
 @present
 def test_a_refusal_carries_its_reason(tmp_path: Path) -> None:
     tensors = [T("x", (1, 4)), T("y", (1, 4))]
     path = write(tmp_path / "m.tflite", tensors, [Op("TILE", ("x", "x"), ("y",))], ["x"], ["y"])
-    metric = tflm_runtime.arena(path)
+    metric = tflm_runtime.measure_arena(path)
     assert (metric.value, metric.evidence) == (None, Evidence.UNAVAILABLE)
     assert "Didn't find op for builtin opcode 'TILE'" in metric.how
     with pytest.raises(InputError, match=r"TensorFlow Lite Micro refuses the model: .*TILE"):
@@ -72,7 +72,7 @@ def test_a_crash_is_no_crash_of_ours(tmp_path: Path) -> None:
     """An IF whose branch is the graph it stands in recurses until the stack is used up."""
     tensors = [T("c", (1,), "bool"), T("y", (1,), "float32")]
     path = write(tmp_path / "m.tflite", tensors, [Op("IF", ("c", "c"), ("y",), schema.IfOptionsT())], ["c"], ["y"])
-    metric = tflm_runtime.arena(path)
+    metric = tflm_runtime.measure_arena(path)
     assert metric.evidence is Evidence.UNAVAILABLE
     assert "TensorFlow Lite Micro: the child process crashed with SIGSEGV" in metric.how
     with pytest.raises(InputError, match=r"m\.tflite: TensorFlow Lite Micro: the child process crashed with SIGSEGV"):
@@ -83,8 +83,8 @@ def test_without_the_package_it_is_unavailable(int8_net: Path, monkeypatch: pyte
     def absent(name: str) -> str:
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr(tflm_runtime, "installed", absent)
-    metric = tflm_runtime.arena(int8_net)
+    monkeypatch.setattr(tflm_runtime, "package_version", absent)
+    metric = tflm_runtime.measure_arena(int8_net)
     assert metric.evidence is Evidence.UNAVAILABLE
     assert "pip install 'edgepipe[micro]'" in metric.how
     with pytest.raises(ToolError, match=r"pip install 'edgepipe\[micro\]'"):
@@ -93,5 +93,5 @@ def test_without_the_package_it_is_unavailable(int8_net: Path, monkeypatch: pyte
 
 def test_damaged_files_are_refused_before_anything_runs(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read"):
-        tflm_runtime.arena(tmp_path / "none.tflite")
-    assert tflm_worker.ARENA > 1 << 20
+        tflm_runtime.measure_arena(tmp_path / "none.tflite")
+    assert tflm_worker.ARENA_BYTES > 1 << 20

@@ -8,13 +8,13 @@ import pytest
 from edgepipe.core.arrays import Array
 from edgepipe.core.errors import InputError
 from edgepipe.tflite.parity import compare
-from edgepipe.tflite.sample_conversion import Outputs
+from edgepipe.tflite.sample_conversion import ModelOutputs
 
 
-def made(raw: Array, scale: float = 0.5) -> Outputs:
+def made(raw: Array, scale: float = 0.5) -> ModelOutputs:
     values = raw if raw.dtype.kind == "f" else (raw * np.float32(scale)).astype(np.float32)
     scales = {} if raw.dtype.kind == "f" else {"output": scale}
-    return Outputs(raw, values, scales, dict.fromkeys(scales, 0), "by hand")
+    return ModelOutputs(raw, values, scales, dict.fromkeys(scales, 0), "by hand")
 
 
 def test_differences_are_counted_with_their_sign() -> None:
@@ -46,8 +46,8 @@ def test_floats_have_no_lsb() -> None:
 
 def test_labels_of_several_outputs_must_all_agree() -> None:
     left, right = np.array([[1, 2], [2, 1]], np.int8), np.array([[1, 2], [1, 2]], np.int8)
-    a = Outputs({"a": left, "b": left}, {"a": left, "b": left}, {}, {}, "")
-    b = Outputs({"a": left, "b": right}, {"a": left, "b": right}, {}, {}, "")
+    a = ModelOutputs({"a": left, "b": left}, {"a": left, "b": left}, {}, {}, "")
+    b = ModelOutputs({"a": left, "b": right}, {"a": left, "b": right}, {}, {}, "")
     found = compare(a, b)
     assert (found.labels_equal, found.histogram) == (0.5, {-1: 1, 0: 6, 1: 1})
 
@@ -60,6 +60,6 @@ def test_labels_of_several_outputs_must_all_agree() -> None:
         (made(np.zeros((1, 3), np.int8), scale=0.25), r"scales or zero points differ"),
     ],
 )
-def test_what_cannot_be_compared(other: Outputs, message: str) -> None:
+def test_what_cannot_be_compared(other: ModelOutputs, message: str) -> None:
     with pytest.raises(InputError, match=message):
         compare(made(np.zeros((1, 3), np.int8)), other)

@@ -18,19 +18,19 @@ from tflite_seeds import SEEDS, options
 from edgepipe.core.errors import InputError
 from edgepipe.core.metric import Evidence, Metric
 from edgepipe.tflite import reader, tflm_memory, tflm_runtime
-from edgepipe.tflite.arena_plan import ALIGNMENT, MAX_BUFFERS, place, plan
-from edgepipe.tflite.arena_tail import tail
+from edgepipe.tflite.arena_plan import ALIGNMENT, MAX_BUFFERS, place_buffers, plan_arena
+from edgepipe.tflite.arena_tail import compute_tail
 
 present = pytest.mark.skipif(importlib.util.find_spec("tflite_micro") is None, reason="tflite-micro is not installed")
 
 
 def _agrees(path: Path, found: Metric | None = None) -> None:
     """Head and tail are those that TensorFlow Lite Micro reports, to the byte."""
-    model, found = reader.read(path), found or tflm_runtime.arena(path)
+    model, found = reader.read(path), found or tflm_runtime.measure_arena(path)
     assert found.value is not None, found.how
-    assert plan(model).peak == found.details["head"]
-    assert tail(model).total == found.details["tail"]
-    assert tail(model).unknown == ()
+    assert plan_arena(model).peak == found.details["head"]
+    assert compute_tail(model).total == found.details["tail"]
+    assert compute_tail(model).unknown_operators == ()
 
 
 @present
@@ -39,10 +39,10 @@ def test_published_models() -> None:
     """Must-show: the head exactly, the tail within 10 % (here exactly too), each refusal with its reason."""
     refused = {}
     for path in FILES:
-        found = tflm_runtime.arena(path)
+        found = tflm_runtime.measure_arena(path)
         if found.value is None:
             refused[path.name] = found.how
-            assert plan(reader.read(path)).peak > 0
+            assert plan_arena(reader.read(path)).peak > 0
         else:
             _agrees(path, found)
     assert len(FILES) - len(refused) == 46
@@ -92,8 +92,8 @@ def _random_graph(path: Path, rng: random.Random) -> Path:
 def test_random_graphs(seed: int, tmp_path: Path) -> None:
     path = _random_graph(tmp_path / "m.tflite", random.Random(seed))
     model = reader.read(path)
-    found = tflm_runtime.arena(path)
-    assert plan(model).peak == found.details["head"]
+    found = tflm_runtime.measure_arena(path)
+    assert plan_arena(model).peak == found.details["head"]
 
 
 LIVES = st.tuples(st.integers(1, 60), st.integers(0, 12), st.integers(0, 12)).map(
@@ -104,7 +104,7 @@ LIVES = st.tuples(st.integers(1, 60), st.integers(0, 12), st.integers(0, 12)).ma
 @settings(max_examples=300, deadline=None)
 @given(st.lists(LIVES, max_size=25))
 def test_no_two_buffers_alive_at_once_overlap(wanted: list[tuple[int, int, int]]) -> None:
-    offsets = place(wanted)
+    offsets = place_buffers(wanted)
     placed = list(zip(offsets, wanted, strict=True))
     for index, (offset, (size, first, last)) in enumerate(placed):
         assert offset >= 0
@@ -121,7 +121,7 @@ def test_no_two_buffers_alive_at_once_overlap(wanted: list[tuple[int, int, int]]
 def test_fixed_offsets_stay(wanted: list[tuple[int, int, int]], data: st.DataObject) -> None:
     fixed: list[int | None] = [None] * len(wanted)
     fixed[data.draw(st.integers(0, len(wanted) - 1))] = 1600
-    offsets = place(wanted, fixed)
+    offsets = place_buffers(wanted, fixed)
     assert [offset for offset, given_ in zip(offsets, fixed, strict=True) if given_ is not None] == [1600]
 
 
@@ -132,8 +132,8 @@ def _chain(path: Path, sizes: tuple[int, ...]) -> Path:
 
 
 def test_lives_and_the_peak_counted_by_hand(tmp_path: Path) -> None:
-    found = plan(reader.read(_chain(tmp_path / "m.tflite", (100, 30, 200, 50, 10))))
-    assert [(b.name, b.kind, b.first, b.last) for b in found.buffers] == [
+    found = plan_arena(reader.read(_chain(tmp_path / "m.tflite", (100, 30, 200, 50, 10))))
+    assert [(b.name, b.kind, b.first_step, b.last_step) for b in found.buffers] == [
         ("t0", "input", 0, 1),
         ("t1", "activation", 1, 2),
         ("t2", "activation", 2, 3),
@@ -143,8 +143,8 @@ def test_lives_and_the_peak_counted_by_hand(tmp_path: Path) -> None:
     assert found.live_bytes == (100, 130, 230, 250, 60)
     assert (found.naive_peak, found.peak_step) == (250, 3)
     assert found.peak_operator is not None
-    assert found.peak_operator.place == "EXP #2"
-    assert [buffer.name for buffer in found.alive_at_peak] == ["t2", "t3"]
+    assert found.peak_operator.location == "EXP #2"
+    assert [buffer.name for buffer in found.buffers_at_peak] == ["t2", "t3"]
     assert found.peak == 208 + 64
     assert [(b.name, b.offset) for b in found.buffers if b.name in ("t2", "t3", "t0")] == [
         ("t0", 0), ("t2", 0), ("t3", 208),
@@ -157,17 +157,17 @@ def test_an_offline_plan_is_kept(tmp_path: Path) -> None:
     net = Graph(tensors, [Op("EXP", ("x",), ("a",)), Op("NEG", ("a",), ("y",))], ["x"], ["y"])
     offsets = struct.pack("<6i", 1, 0, 3, 0, 256, -1)
     path = write_graphs(tmp_path / "m.tflite", [net], {"OfflineMemoryAllocation": offsets})
-    found = plan(reader.read(path))
+    found = plan_arena(reader.read(path))
     assert [buffer.offset for buffer in found.buffers] == [0, 256, 0]
-    assert found.peak == tflm_runtime.arena(path).details["head"] == 288
+    assert found.peak == tflm_runtime.measure_arena(path).details["head"] == 288
     wrong = write_graphs(tmp_path / "w.tflite", [net], {"OfflineMemoryAllocation": offsets[:16]})
     with pytest.raises(InputError, match=r"its offline plan has 3 offsets for 3 tensors"):
-        plan(reader.read(wrong))
+        plan_arena(reader.read(wrong))
     below = write_graphs(
         tmp_path / "b.tflite", [net], {"OfflineMemoryAllocation": struct.pack("<6i", 1, 0, 3, 0, -64, -1)}
     )
     with pytest.raises(InputError, match=r"its offline plan has an offset of -64; it must be -1 or more"):
-        plan(reader.read(below))
+        plan_arena(reader.read(below))
 
 
 @pytest.mark.parametrize(
@@ -179,11 +179,11 @@ def test_control_flow_that_never_ends_has_no_plan(then: int, message: str, tmp_p
     branches = options("IfOptions", thenSubgraphIndex=then, elseSubgraphIndex=then)
     path = write(tmp_path / "m.tflite", tensors, [Op("IF", ("c", "c"), ("y",), branches)], ["c"], ["y"])
     with pytest.raises(InputError, match=message):
-        plan(reader.read(path))
-    found = tflm_memory.memory(reader.read(path))
+        plan_arena(reader.read(path))
+    found = tflm_memory.plan_memory(reader.read(path))
     assert found.plan is None
     assert found.reason
-    assert tflm_memory.arena_32_bit(reader.read(path)).evidence is Evidence.UNAVAILABLE
+    assert tflm_memory.estimate_arena_32_bit(reader.read(path)).evidence is Evidence.UNAVAILABLE
 
 
 def test_subgraphs_that_multiply_are_stopped(tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_subgraphs_that_multiply_are_stopped(tmp_path: Path) -> None:
     graphs.append(Graph([flag, y], [Op("LOGICAL_NOT", ("c",), ("y",))], ["c"], ["y"]))
     path, start = write_graphs(tmp_path / "m.tflite", graphs), time.perf_counter()
     with pytest.raises(InputError, match="call each other more often than there are operators"):
-        plan(reader.read(path))
+        plan_arena(reader.read(path))
     assert time.perf_counter() - start < 5
 
 
@@ -205,34 +205,34 @@ def test_what_is_too_much_to_plan(tmp_path: Path) -> None:
     huge = [T("x", (2**30, 2)), T("y", (2**30, 2))]
     path = write(tmp_path / "huge.tflite", huge, [Op("NEG", ("x",), ("y",))], ["x"], ["y"])
     with pytest.raises(InputError, match=r"its tensors take 4294967296 bytes together; the planner counts to"):
-        plan(reader.read(path))
+        plan_arena(reader.read(path))
     many = [T(f"t{index}", (1,)) for index in range(MAX_BUFFERS + 1)]
     path = write(tmp_path / "many.tflite", many, [Op("NEG", ("t0",), ("t1",))], ["t0"], ["t1"])
     with pytest.raises(InputError, match=r"10001 tensors to plan; at most 10000 are planned"):
-        plan(reader.read(path))
+        plan_arena(reader.read(path))
 
 
 def test_the_largest_plan_is_no_hang() -> None:
     rng = random.Random(1)
     starts = [rng.randrange(3000) for _ in range(MAX_BUFFERS)]
     start = time.perf_counter()
-    place([(16 * rng.randrange(1, 5000), first, first + rng.randrange(300)) for first in starts])
+    place_buffers([(16 * rng.randrange(1, 5000), first, first + rng.randrange(300)) for first in starts])
     assert time.perf_counter() - start < 8
 
 
 def test_the_arena_of_a_32_bit_device_is_an_estimate(int8_net: Path) -> None:
     model = reader.read(int8_net)
-    found, behind = tflm_memory.arena_32_bit(model, "nucleo-l4r5zi"), tail(model)
+    found, behind = tflm_memory.estimate_arena_32_bit(model, "nucleo-l4r5zi"), compute_tail(model)
     assert (found.name, found.evidence, found.device) == ("ram", Evidence.ESTIMATED, "nucleo-l4r5zi")
     assert found.interval is not None
     assert found.interval[0] <= found.value <= found.interval[1]  # type: ignore[operator]
-    assert found.interval == (plan(model).peak + behind.total // 2, plan(model).peak + behind.total)
-    assert sum(behind.parts.values()) == behind.total
+    assert found.interval == (plan_arena(model).peak + behind.total // 2, plan_arena(model).peak + behind.total)
+    assert sum(behind.bytes_by_use.values()) == behind.total
 
 
 def test_kernels_that_nobody_looked_at_are_named(tmp_path: Path) -> None:
     tensors = [T("x", (1, 4)), T("y", (1, 4))]
     path = write(tmp_path / "m.tflite", tensors, [Op("CUSTOM", ("x",), ("y",), custom="MyFft")], ["x"], ["y"])
     model = reader.read(path)
-    assert tail(model).unknown == ("MyFft",)
-    assert "kernels' data of MyFft is left out" in tflm_memory.arena_32_bit(model).how
+    assert compute_tail(model).unknown_operators == ("MyFft",)
+    assert "kernels' data of MyFft is left out" in tflm_memory.estimate_arena_32_bit(model).how

@@ -10,7 +10,7 @@ from tflite_handmade import Op, T, write
 
 from edgepipe.tflite.child_process import ChildError
 from edgepipe.tflite.interpreter import check_runs
-from edgepipe.tflite.sandbox import MEMORY, Sandbox, memory_for, shared
+from edgepipe.tflite.sandbox import MEMORY_LIMIT, Sandbox, get_shared, memory_for
 
 WORKER = "tflite_misbehaving"
 
@@ -28,7 +28,7 @@ def _ask(box: Sandbox, what: str, seconds: float = 30, **more: object) -> object
 
 def test_one_process_answers_many(box: Sandbox) -> None:
     pids = {_ask(box, "pid")["pid"] for _ in range(20)}  # type: ignore[index]
-    assert len(pids) == box.started == 1
+    assert len(pids) == box.start_count == 1
     assert os.getpid() not in pids
 
 
@@ -41,7 +41,7 @@ def test_a_refusal_keeps_the_process(box: Sandbox) -> None:
     first = _ask(box, "pid")["pid"]  # type: ignore[index]
     with pytest.raises(ChildError, match=r"^not this one$") as caught:
         _ask(box, "refuse")
-    assert caught.value.refused
+    assert caught.value.is_refusal
     assert caught.value.stderr == "last words\n"
     assert _ask(box, "pid")["pid"] == first  # type: ignore[index]
 
@@ -57,20 +57,20 @@ def test_a_refusal_keeps_the_process(box: Sandbox) -> None:
 )
 def test_bad_endings(what: str, message: str, box: Sandbox) -> None:
     for used in (False, True):
-        before = box.started
+        before = box.start_count
         with pytest.raises(ChildError, match=message) as caught:
             _ask(box, what)
-        assert not caught.value.refused
-        assert box.started == before + 1  # where the process was used before, a fresh one was asked again
+        assert not caught.value.is_refusal
+        assert box.start_count == before + 1  # where the process was used before, a fresh one was asked again
         _ask(box, "pid")
-        assert used or box.started == before + 2
+        assert used or box.start_count == before + 2
 
 
 def test_a_file_is_not_blamed_for_its_predecessor(box: Sandbox, tmp_path: Path) -> None:
     """A request that ends badly only in a process that served another one is answered by a fresh process."""
     _ask(box, "poison")
     assert _ask(box, "answer", value=1)["got"] == 1  # type: ignore[index]
-    assert box.started == 2
+    assert box.start_count == 2
 
 
 def test_a_hang_is_stopped(box: Sandbox) -> None:
@@ -81,7 +81,7 @@ def test_a_hang_is_stopped(box: Sandbox) -> None:
     assert _ask(box, "answer", value=1)["got"] == 1  # type: ignore[index]
     with pytest.raises(ChildError, match="no end after 1 s"):
         _ask(box, "hang", 1)
-    assert box.started == 2  # not asked again, although the process was used
+    assert box.start_count == 2  # not asked again, although the process was used
 
 
 def test_a_child_ends_when_its_parent_is_gone(box: Sandbox) -> None:
@@ -99,11 +99,11 @@ def test_large_files_may_have_more_memory(tmp_path: Path) -> None:
     small.touch()
     with large.open("wb") as file:
         file.truncate(1 << 30)
-    assert (memory_for(small), memory_for(large)) == (MEMORY, 5 << 30)
+    assert (memory_for(small), memory_for(large)) == (MEMORY_LIMIT, 5 << 30)
 
 
 def test_there_is_one_for_the_process() -> None:
-    assert shared() is shared()
+    assert get_shared() is get_shared()
 
 
 def test_paths_are_relative_to_where_the_caller_is_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from edgepipe.core.errors import InputError
 from edgepipe.devices import device_metrics
 from edgepipe.render import inspect as inspection
 from edgepipe.tflite import interpreter, reader, sandbox, tflm_runtime
-from edgepipe.tflite.arena_plan import plan
+from edgepipe.tflite.arena_plan import plan_arena
 
 SECONDS = 4.0  # for each runtime, of the ten that a file may take
 
@@ -27,7 +27,7 @@ def outcomes(path: Path) -> list[str]:
         model = reader.read(path)
     except InputError as error:
         return ["refused", "refused: " + str(error).split(": ", 1)[1][:24]]
-    device_metrics.counts(model)
+    device_metrics.file_metrics(model)
     inspection.as_record(model).model_dump_json()
     inspection.tables(model)
     return ["read", _planned(model), _litert(path), _micro(path)]
@@ -35,7 +35,7 @@ def outcomes(path: Path) -> list[str]:
 
 def _planned(model: reader.Model) -> str:
     try:
-        plan(model)
+        plan_arena(model)
     except InputError:
         return "not planned"
     return "planned"
@@ -50,7 +50,7 @@ def _litert(path: Path) -> str:
 
 
 def _micro(path: Path) -> str:
-    arena = tflm_runtime.arena(path, timeout=SECONDS)
+    arena = tflm_runtime.measure_arena(path, timeout=SECONDS)
     return "TFLM: " + (_kind(arena.how) if arena.value is None else "runs")
 
 
@@ -74,7 +74,7 @@ def main(folder: Path, first: int, last: int, step: int) -> None:
         start = time.perf_counter()
         found.update(outcomes(path))
         slowest = max(slowest, time.perf_counter() - start)
-    sandbox.shared().close()
+    sandbox.get_shared().close()
     memory = [_own_peak(), 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss]
     print(json.dumps({"outcomes": found, "slowest": slowest, "memory": memory}))
 

@@ -12,7 +12,7 @@ from edgepipe.tflite.child_process import Json
 poisoned: list[bool] = []
 
 
-def work(request: Json) -> Json:  # noqa: C901 - one case for each way to end
+def handle_request(request: Json) -> Json:  # noqa: C901 - one case for each way to end
     if poisoned:
         os.abort()
     print("noise on stdout, as native libraries make it")
@@ -40,4 +40,4 @@ def work(request: Json) -> Json:  # noqa: C901 - one case for each way to end
 
 
 if __name__ == "__main__":
-    child_process.serve(work)
+    child_process.serve(handle_request)

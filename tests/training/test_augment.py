@@ -12,7 +12,7 @@ from edgepipe.core import config
 from edgepipe.core.errors import InputError
 from edgepipe.data.augmentation_options import Augment
 from edgepipe.training import augmentation
-from edgepipe.training.augmentation import make
+from edgepipe.training.augmentation import build_augmenter
 
 IMAGES = np.random.RandomState(0).rand(40, 12, 10, 3).astype("float32") + 0.1
 WINDOWS = np.random.RandomState(0).randn(60, 30, 6).astype("float32")
@@ -23,7 +23,7 @@ def rng(seed: int = 1) -> np.random.Generator:
 
 
 def apply(options: dict[str, Any], x: np.ndarray, y: Any = None, classes: int | None = None, seed: int = 1) -> Any:
-    made = make(Augment.model_validate(options), x.shape[1:], classes, np.ones(x.shape[-1]))
+    made = build_augmenter(Augment.model_validate(options), x.shape[1:], classes, np.ones(x.shape[-1]))
     return made(np.arange(len(x)), x, y, rng(seed))
 
 
@@ -122,7 +122,7 @@ def test_scale_and_jitter_have_their_moments() -> None:
     factors = apply({"scale": 0.2}, x)[0]
     assert np.ptp(factors, axis=1).max() == 0  # one factor a channel and window
     assert factors[:, 0].std() == pytest.approx(0.2, rel=0.05)
-    made = make(Augment(jitter=0.1), (4, 3), None, np.array([1.0, 2.0, 4.0]))
+    made = build_augmenter(Augment(jitter=0.1), (4, 3), None, np.array([1.0, 2.0, 4.0]))
     noise = made(np.arange(3000), x, None, rng())[0] - x
     np.testing.assert_allclose(noise.std(axis=(0, 1)), [0.1, 0.2, 0.4], rtol=0.05)
     assert abs(noise.mean()) < 0.01
@@ -171,7 +171,7 @@ def test_nothing_is_drawn_from_global_state_and_the_batch_is_left_alone() -> Non
 )
 def test_what_does_not_fit(options: dict[str, Any], shape: tuple[int, ...], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        make(Augment.model_validate(options), shape, None)
+        build_augmenter(Augment.model_validate(options), shape, None)
 
 
 @pytest.mark.parametrize(
@@ -187,10 +187,10 @@ def test_what_does_not_fit(options: dict[str, Any], shape: tuple[int, ...], mess
 )
 def test_malformed(text: str, message: str) -> None:
     document = config.parse(f"augment: {text}\n", "p.yaml")
-    assert config.validate(document, ("augment",), document.data["augment"], Augment) is None
+    assert config.validate(document, ("augment",), document.content["augment"], Augment) is None
     assert message in str(document.problems[0])
 
 
 def test_the_report_says_what_is_done() -> None:
-    made = make(Augment.model_validate({"cutout": 3, "flip": "both"}), (12, 10, 3), None)
+    made = build_augmenter(Augment.model_validate({"cutout": 3, "flip": "both"}), (12, 10, 3), None)
     assert made.describe() == "flip both, cutout 3"

@@ -19,7 +19,7 @@ from edgepipe.data.dataset_identity import identity
 from edgepipe.data.dataset_loading import load
 from edgepipe.data.splits import Split, Splits
 from edgepipe.training import waveform_augmentation
-from edgepipe.training.augmentation import make
+from edgepipe.training.augmentation import build_augmenter
 
 WAVES = (np.random.RandomState(0).randn(40, 4000) * 0.1).astype("float32")
 RATE = 16_000
@@ -56,7 +56,7 @@ def test_noise_of_a_folder_equals_audiomentations(tmp_path: Path) -> None:
 
     recording = np.random.RandomState(5).uniform(-0.5, 0.5, 4000).astype("float32")
     soundfile.write(tmp_path / "n.wav", recording, RATE, subtype="FLOAT")
-    got = waveform_augmentation.noise(WAVES[:1], Noise(snr=(7, 7), folder="n"), [recording], RATE, rng())
+    got = waveform_augmentation.add_noise(WAVES[:1], Noise(snr=(7, 7), folder="n"), [recording], RATE, rng())
     theirs = AddBackgroundNoise(str(tmp_path), p=1.0)
     theirs.parameters = {"snr_db": 7, "noise_file_path": str(tmp_path / "n.wav"), "offset": 0.0, "duration": 0.25}
     np.testing.assert_allclose(got[0], theirs.apply(WAVES[0], RATE), atol=1e-6)
@@ -64,7 +64,7 @@ def test_noise_of_a_folder_equals_audiomentations(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("color", "slope"), [("white", 0.0), ("pink", -3.01), ("brown", -6.02)])
 def test_made_noise_falls_by_so_many_decibel_an_octave(color: str, slope: float) -> None:
-    made = np.concatenate([waveform_augmentation.colored(color, RATE, RATE, rng(seed)) for seed in range(30)])
+    made = np.concatenate([waveform_augmentation.colored_noise(color, RATE, RATE, rng(seed)) for seed in range(30)])
     frequencies, power = signal.welch(made, RATE, nperseg=2048)
     inside = (frequencies > 100) & (frequencies < 7000)
     fitted = np.polyfit(np.log2(frequencies[inside]), 10 * np.log10(power[inside]), 1)[0]
@@ -74,20 +74,20 @@ def test_made_noise_falls_by_so_many_decibel_an_octave(color: str, slope: float)
 def test_noise_has_the_ratio_that_is_asked_for_and_spares_silence() -> None:
     x = np.concatenate([WAVES, np.zeros((1, 4000), "float32")])
     asked = Noise(snr=(3, 20), colors=("white", "brown"), folder="n")
-    added = waveform_augmentation.noise(x, asked, [WAVES[0] * 9], RATE, rng())[:-1] - WAVES
+    added = waveform_augmentation.add_noise(x, asked, [WAVES[0] * 9], RATE, rng())[:-1] - WAVES
     ratios = 20 * np.log10(WAVES.std(axis=1) / waveform_augmentation.loudness(added)[:, 0])
     assert ratios.min() >= 2.9
     assert ratios.max() <= 20.1
     assert np.ptp(ratios) > 10
     alike = [np.abs(np.corrcoef(noise, WAVES[0])[0, 1]) > 0.99 for noise in added]  # the folder's recording, scaled
     assert 0.15 < np.mean(alike) < 0.6
-    assert not waveform_augmentation.noise(x, asked, [WAVES[0]], RATE, rng())[-1].any()
+    assert not waveform_augmentation.add_noise(x, asked, [WAVES[0]], RATE, rng())[-1].any()
 
 
 def test_a_short_recording_begins_again_and_a_long_one_is_entered_anywhere() -> None:
     ramp = np.arange(10.0)
-    np.testing.assert_array_equal(waveform_augmentation.stretch([ramp], 25, rng()), np.arange(25) % 10)
-    starts = {int(waveform_augmentation.stretch([ramp], 4, rng(seed))[0]) for seed in range(80)}
+    np.testing.assert_array_equal(waveform_augmentation.random_stretch([ramp], 25, rng()), np.arange(25) % 10)
+    starts = {int(waveform_augmentation.random_stretch([ramp], 4, rng(seed))[0]) for seed in range(80)}
     assert starts == set(range(7))
 
 
@@ -108,7 +108,7 @@ def spec(**options: Any) -> AudioSpec:
 
 def augmented(splits: Splits, chosen: Any, seed: int = 3) -> np.ndarray:
     assert splits.augment is not None
-    made = make(splits.augment, splits.train.x.shape[1:], 2, None, splits.waves)  # type: ignore[union-attr]
+    made = build_augmenter(splits.augment, splits.train.x.shape[1:], 2, None, splits.waves)  # type: ignore[union-attr]
     got, _ = made(chosen, splits.train.x[chosen], splits.train.y[chosen], rng(seed))  # type: ignore[index]
     return np.asarray(got)
 
@@ -127,7 +127,7 @@ def test_louder_sound_is_more_of_each_band_and_other_splits_stay_clean(tmp_path:
     clean = load(spec(floor=1e-12), root, 1, frozenset(Split))
     noisy = load(spec(floor=1e-12, augment={"gain": (-6.0, -6.0)}), root, 1, frozenset(Split))
     for split in Split:
-        np.testing.assert_array_equal(clean.parts[split].x, noisy.parts[split].x)
+        np.testing.assert_array_equal(clean.data_by_split[split].x, noisy.data_by_split[split].x)
     chosen = np.arange(5)
     less = augmented(noisy, chosen) - noisy.train.x[chosen]  # type: ignore[index]
     np.testing.assert_allclose(np.median(less), -6 / 10 * np.log(10), atol=0.01)
@@ -198,7 +198,7 @@ def test_the_noises_are_part_of_the_identity(tmp_path: Path) -> None:
 def test_malformed(text: str, message: str, tmp_path: Path) -> None:
     np.savez(recordings(tmp_path) / "a.npz", x=np.ones(3))
     document = config.parse(f"data: {text}\n", "p.yaml")
-    assert parse(document, ("data",), document.data["data"], tmp_path) is None
+    assert parse(document, ("data",), document.content["data"], tmp_path) is None
     assert message in str(document.problems[0])
 
 
@@ -217,4 +217,4 @@ def test_noises_that_are_no_use_are_named(tmp_path: Path) -> None:
 
 def test_samples_without_waveforms_are_refused() -> None:
     with pytest.raises(InputError, match=r"gain changes waveforms, and samples of shape \(8, 8, 1\) come without any"):
-        make(Augment(gain=(0, 1)), (8, 8, 1), None)
+        build_augmenter(Augment(gain=(0, 1)), (8, 8, 1), None)

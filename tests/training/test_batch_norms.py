@@ -5,15 +5,15 @@ from typing import Any
 import numpy as np
 import tf_keras
 
-from edgepipe.training.batch_norms import refresh, steady
-from edgepipe.training.training_loop import seeded
+from edgepipe.training.batch_norms import frozen_statistics, refresh_batch_norms
+from edgepipe.training.training_loop import set_seeds
 
 K = tf_keras.layers
 X = np.random.default_rng(0).normal(3, 2, (128, 6)).astype("float32")
 
 
 def _model() -> Any:
-    seeded(0)
+    set_seeds(0)
     layers = [K.Dense(5, name="dense"), K.BatchNormalization(name="first"), K.ReLU(), K.Dropout(0.5),
               tf_keras.Sequential([tf_keras.Input((5,)), K.BatchNormalization(name="second")])]  # fmt: skip
     return tf_keras.Sequential([tf_keras.Input((6,)), *layers])
@@ -25,7 +25,7 @@ def _norms(model: Any) -> list[Any]:
 
 def test_statistics_are_those_of_the_samples() -> None:
     model = _model()
-    refresh(model, X, 0)
+    refresh_batch_norms(model, X, 0)
     values = model.get_layer("dense")(X).numpy()
     first, second = _norms(model)
     assert np.allclose(first.moving_mean, values.mean(0), atol=1e-5)
@@ -39,7 +39,7 @@ def test_momentum_and_rate_are_put_back_and_a_frozen_norm_stays() -> None:
     model = _model()
     first, second = _norms(model)
     second.trainable = False
-    refresh(model, X, 0)
+    refresh_batch_norms(model, X, 0)
     assert first.momentum == second.momentum == 0.99
     assert [layer.rate for layer in model.layers if isinstance(layer, K.Dropout)] == [0.5]
     assert (second.moving_mean.numpy() == 0).all()
@@ -49,7 +49,7 @@ def test_momentum_and_rate_are_put_back_and_a_frozen_norm_stays() -> None:
 def test_steady_moves_nothing() -> None:
     model = _model()
     before = model.get_weights()
-    with steady(model):
+    with frozen_statistics(model):
         one, other = (model(X, training=True).numpy() for _ in range(2))
     assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
     assert np.array_equal(one, other)

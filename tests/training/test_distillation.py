@@ -10,17 +10,17 @@ import tf_keras
 
 from edgepipe.compress import clustering
 from edgepipe.compress.overrides import Overrides
-from edgepipe.compress.qat.fake_quant import Recipe, fake_quant
+from edgepipe.compress.qat.fake_quant import QatRecipe, build_fake_quant
 from edgepipe.core.errors import InputError
 from edgepipe.models.bridge import bridge
-from edgepipe.tasks.quality import Task, build
+from edgepipe.tasks.quality import Task, build_task
 from edgepipe.tasks.task_spec import OptimizerOptions, TaskSpec
 from edgepipe.training import loss_and_optimizer
 from edgepipe.training import training_loop as fitting
 from edgepipe.training.distillation import feature_taps, teacher_outputs
-from edgepipe.training.distillation.distiller import Teaching
+from edgepipe.training.distillation.distiller import Distiller
 from edgepipe.training.distillation.teacher_options import Teacher
-from edgepipe.training.training_setup import Lesson
+from edgepipe.training.training_setup import TrainingSetup
 from edgepipe.zoo import small_cnn
 
 RANDOM = np.random.RandomState(5)
@@ -45,7 +45,7 @@ def softmax(z: np.ndarray) -> np.ndarray:
 
 def task(**options: Any) -> Task:
     spec = TaskSpec(**{"kind": "classification", **options}, optimizer=OptimizerOptions(name="sgd"))
-    return build(spec, base=None)  # type: ignore[arg-type]  # nothing of the user's own is loaded
+    return build_task(spec, base=None)  # type: ignore[arg-type]  # nothing of the user's own is loaded
 
 
 def dense(library: Any, classes: int, seed: int, softmax: bool, name: str) -> Any:
@@ -56,10 +56,16 @@ def dense(library: Any, classes: int, seed: int, softmax: bool, name: str) -> An
 
 
 def run(
-    model: Any, goal: Task, data: Samples, teaching: Teaching | None, epochs: int = 1, batch: int = 8, rate: float = 0.1
+    model: Any,
+    goal: Task,
+    data: Samples,
+    teaching: Distiller | None,
+    epochs: int = 1,
+    batch: int = 8,
+    rate: float = 0.1,
 ) -> list[Any]:
-    lesson = Lesson(goal, data, data, teaching=teaching, seed=9)
-    schedule = fitting.Schedule(epochs, batch, rate)
+    lesson = TrainingSetup(goal, data, data, distiller=teaching, seed=9)
+    schedule = fitting.TrainingSchedule(epochs, batch, rate)
     fitting.fit(model, lesson, schedule, lambda epoch, epochs, values: None)
     return [np.asarray(weight) for weight in model.get_weights()]
 
@@ -76,7 +82,7 @@ def test_one_step_by_hand(library: Any, as_probabilities: bool) -> None:
     z = x @ kernel + bias
     p = np.mean([softmax((x @ np.asarray(m.get_weights()[0])) / 2) for m in taught_by.values()], axis=0)
     pull = 0.3 * (softmax(z) - np.eye(4)[y]) + 0.7 * 2 * (softmax(z / 2) - p)
-    got = run(student, task(), Samples(x, y), Teaching(options, taught_by, task(), 8))
+    got = run(student, task(), Samples(x, y), Distiller(options, taught_by, task(), 8))
     np.testing.assert_allclose(got[0], kernel - 0.1 * x.T @ pull / 8, atol=2e-6)
     np.testing.assert_allclose(got[1], bias - 0.1 * pull.mean(axis=0), atol=2e-6)
 
@@ -88,7 +94,7 @@ def test_regression_learns_outputs(library: Any) -> None:
     kernel, other = (np.asarray(m.get_weights()[0], np.float64) for m in (student, teacher))
     pull = 2 / 16 * ((x @ kernel - y) + 0.5 * (x @ kernel - x @ other))
     options = Teacher.model_validate({"outputs": {"weight": 0.5}})
-    got = run(student, goal, Samples(x, y), Teaching(options, {"t": teacher}, goal, 8))
+    got = run(student, goal, Samples(x, y), Distiller(options, {"t": teacher}, goal, 8))
     np.testing.assert_allclose(got[0], kernel - 0.1 * x.T @ pull, atol=2e-6)
 
 
@@ -104,12 +110,12 @@ def images(number: int = 37) -> Samples:
 @pytest.mark.parametrize("library", ["keras", "tf_keras"])
 def test_kept_teachers_give_the_same_weights_as_asked_ones(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
     data, options, weights, notes = images(), Teacher.model_validate(ALL), [], []
-    for limit in (teacher_outputs.KEPT, 0):
-        monkeypatch.setattr(teacher_outputs, "KEPT", limit)
-        fitting.seeded(1)
+    for limit in (teacher_outputs.MAX_CACHED_BYTES, 0):
+        monkeypatch.setattr(teacher_outputs, "MAX_CACHED_BYTES", limit)
+        fitting.set_seeds(1)
         student, teacher = cnn(1), cnn(2, (5, 9))
         student = student if library == "keras" else bridge(student).model
-        teaching = Teaching(options, {"t": teacher}, task(), 16)
+        teaching = Distiller(options, {"t": teacher}, task(), 16)
         weights.append(run(student, task(), data, teaching, epochs=2, batch=16, rate=0.01))
         notes.append(teaching.notes[-1])
     assert "computed once" in notes[0]
@@ -123,10 +129,10 @@ def test_kept_teachers_give_the_same_weights_as_asked_ones(library: str, monkeyp
 def test_a_teacher_changes_what_is_learned_and_is_left_as_it_was() -> None:
     data, results = images(), []
     for kinds in ({"logits": {}}, {"features": {}}, {"attention": {}}, {"relational": {}}, {"outputs": {}}):
-        fitting.seeded(1)
+        fitting.set_seeds(1)
         student, teacher = cnn(1), cnn(2)
         before = [np.array(w) for w in teacher.get_weights()]
-        results.append(run(student, task(), data, Teaching(Teacher.model_validate(kinds), {"t": teacher}, task(), 16)))
+        results.append(run(student, task(), data, Distiller(Teacher.model_validate(kinds), {"t": teacher}, task(), 16)))
         assert all(np.array_equal(a, b) for a, b in zip(before, teacher.get_weights(), strict=True))
         assert len(student.layers) == len(cnn(1).layers)  # adaptors are gone
     firsts = [weights[0].tobytes() for weights in results]
@@ -150,11 +156,11 @@ def test_teachers_see_augmented_samples() -> None:
     data, options = images(16), Teacher.model_validate({"logits": {"alpha": 1.0}})
     weights = []
     for augmenter, factor in ((Doubling(), 1), (None, 2)):
-        fitting.seeded(1)
+        fitting.set_seeds(1)
         student, teacher = cnn(1), cnn(2)
         given = Samples(data.x * factor, data.y)
-        lesson = Lesson(task(), given, given, augmenter, Teaching(options, {"t": teacher}, task(), 16), seed=9)
-        fitting.fit(student, lesson, fitting.Schedule(2, 16, 0.1), lambda *_, **__: None)
+        lesson = TrainingSetup(task(), given, given, augmenter, Distiller(options, {"t": teacher}, task(), 16), seed=9)
+        fitting.fit(student, lesson, fitting.TrainingSchedule(2, 16, 0.1), lambda *_, **__: None)
         weights.append(student.get_weights())
         assert any("augmented" in note for note in lesson.notes) == (augmenter is not None)
     assert all(np.array_equal(a, b) for a, b in zip(*weights, strict=True))
@@ -162,32 +168,38 @@ def test_teachers_see_augmented_samples() -> None:
 
 def test_each_epoch_has_every_sample_once_in_another_order() -> None:
     data = Samples(np.arange(10, dtype="float32")[:, None], np.arange(10))
-    feed = Lesson(task(), data, data, Doubling(), seed=4).feed(4, binary=False)
+    feed = TrainingSetup(task(), data, data, Doubling(), seed=4).iterate_batches(4, binary=False)
     batches = iter(feed)
     epochs = [np.concatenate([next(batches)[1] for _ in range(feed.steps)]) for _ in range(2)]
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
     assert list(epochs[0]) != list(epochs[1])
-    again = iter(Lesson(task(), data, data, Doubling(), seed=4).feed(4, binary=False))
+    again = iter(TrainingSetup(task(), data, data, Doubling(), seed=4).iterate_batches(4, binary=False))
     assert np.array_equal(np.concatenate([next(again)[1] for _ in range(feed.steps)]), epochs[0])
 
 
 def test_reconstruction_augments_normal_samples_and_rebuilds_what_was_given() -> None:
     data = Samples(np.arange(10, dtype="float32")[:, None], np.arange(10) % 2)
-    x, y = next(iter(Lesson(task(kind="reconstruction", metrics=("mse",)), data, data, Doubling()).feed(8, False)))
+    x, y = next(
+        iter(
+            TrainingSetup(task(kind="reconstruction", metrics=("mse",)), data, data, Doubling()).iterate_batches(
+                8, False
+            )
+        )
+    )
     assert sorted(x[:, 0]) == [0, 4, 8, 12, 16]
     assert np.array_equal(x, y)
 
 
 def test_layers_are_found_inside_wrappers() -> None:
     model = bridge(cnn(1, (32, 32))).model
-    plan = clustering.Plan(4, "linear", True, False, True, Overrides({}, {}))
-    clustered = clustering.wrap(model, clustering.choose(model, plan), "linear")
+    plan = clustering.ClusteringPlan(4, "linear", True, False, True, Overrides({}, {}))
+    clustered = clustering.wrap(model, clustering.select_layers(model, plan), "linear")
     assert any(layer.name.startswith("cluster_") for layer in clustered.layers)
-    for twin in (model, clustered, fake_quant(model, Recipe()).model):
-        assert tuple(feature_taps.tensor(twin, "conv2_relu", "student").shape)[1:] == (4, 4, 32)
-        assert tuple(feature_taps.embedding(twin, "student")[1].shape)[1:] == (32,)
-        assert tuple(feature_taps.last_map(twin, "student")[1].shape)[1:] == (4, 4, 32)
-    quantized = feature_taps.tensor(fake_quant(model, Recipe()).model, "conv2_relu", "student")
+    for twin in (model, clustered, build_fake_quant(model, QatRecipe()).model):
+        assert tuple(feature_taps.find_tensor(twin, "conv2_relu", "student").shape)[1:] == (4, 4, 32)
+        assert tuple(feature_taps.find_embedding(twin, "student")[1].shape)[1:] == (32,)
+        assert tuple(feature_taps.find_last_map(twin, "student")[1].shape)[1:] == (4, 4, 32)
+    quantized = feature_taps.find_tensor(build_fake_quant(model, QatRecipe()).model, "conv2_relu", "student")
     assert "fake_quant" in quantized.name or "quantize" in quantized.name
 
 
@@ -204,9 +216,9 @@ MISMATCHES = [
 
 @pytest.mark.parametrize(("kinds", "made", "message"), MISMATCHES)
 def test_what_does_not_go_together(kinds: dict[str, Any], made: dict[str, Any], message: str) -> None:
-    teaching = Teaching(Teacher.model_validate(kinds), {"t": cnn(2, **made)}, task(), 8)
+    teaching = Distiller(Teacher.model_validate(kinds), {"t": cnn(2, **made)}, task(), 8)
     with pytest.raises(InputError, match=message):
-        teaching.pupil(cnn(1), None)
+        teaching.build_student(cnn(1), None)
 
 
 def rows(model: Any) -> Any:
@@ -224,7 +236,9 @@ def test_sequential_models_teach_and_learn_as_functional_ones_do() -> None:
             original = cnn(seed)
             models.append(form(original))
             models[-1].set_weights(original.get_weights())
-        results.append(run(models[0], task(), data, Teaching(Teacher.model_validate(ALL), {"t": models[1]}, task(), 8)))
+        results.append(
+            run(models[0], task(), data, Distiller(Teacher.model_validate(ALL), {"t": models[1]}, task(), 8))
+        )
     for functional, sequential in zip(*results, strict=True):
         np.testing.assert_allclose(functional, sequential, atol=1e-6)
 
@@ -232,20 +246,20 @@ def test_sequential_models_teach_and_learn_as_functional_ones_do() -> None:
 def test_the_input_is_no_map_to_attend_to() -> None:
     model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(3)], name="flat")
     with pytest.raises(InputError, match="the teacher 'flat' has no layer whose output has places"):
-        feature_taps.last_map(feature_taps.opened(model), "teacher")
+        feature_taps.find_last_map(feature_taps.as_graph(model), "teacher")
 
 
 def test_a_teacher_of_several_inputs_is_refused() -> None:
     inputs = [keras.Input((3,)), keras.Input((3,))]
     model = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Add()(inputs)), name="pair")
     with pytest.raises(InputError, match="the model 'pair' takes 2 inputs, the samples are one array"):
-        loss_and_optimizer.check_fits(model, task(), np.zeros((4, 3)), np.zeros(4))
+        loss_and_optimizer.check_shapes(model, task(), np.zeros((4, 3)), np.zeros(4))
 
 
 def test_places_that_divide_are_averaged() -> None:
     options = Teacher.model_validate({"attention": {"layers": {"conv2_relu": "conv1_relu"}}})
-    teaching = Teaching(options, {"t": cnn(2)}, task(), 8)
-    pupil = teaching.pupil(cnn(1), None)
+    teaching = Distiller(options, {"t": cnn(2)}, task(), 8)
+    pupil = teaching.build_student(cnn(1), None)
     assert tuple(pupil.model.outputs[1].shape)[1:] == (16,)
     assert "the teacher's averaged from (8, 8) to (4, 4)" in teaching.notes[0]
 
@@ -254,20 +268,20 @@ def test_a_layer_inside_a_nested_model_is_refused_by_name() -> None:
     inputs = keras.Input((8, 8, 1))
     outer = keras.Model(inputs, cnn(1)(inputs), name="outer")
     with pytest.raises(InputError, match="inside the nested model 'small_cnn'"):
-        feature_taps.tensor(outer, "conv1", "student")
+        feature_taps.find_tensor(outer, "conv1", "student")
 
 
 def test_the_usual_kind_is_the_tasks() -> None:
-    assert Teacher().of_task("one").kinds == ["logits"]
-    assert Teacher().of_task("regression").kinds == ["outputs"]
-    assert Teacher.model_validate({"attention": {}}).of_task("one").kinds == ["attention"]
+    assert Teacher().with_task_default("one").kinds == ["logits"]
+    assert Teacher().with_task_default("regression").kinds == ["outputs"]
+    assert Teacher.model_validate({"attention": {}}).with_task_default("one").kinds == ["attention"]
 
 
 def test_early_stopping_holds_for_a_taught_student() -> None:
     data = images(24)
-    teaching = Teaching(Teacher.model_validate({"logits": {}}), {"t": cnn(2)}, task(), 24)
+    teaching = Distiller(Teacher.model_validate({"logits": {}}), {"t": cnn(2)}, task(), 24)
     student = cnn(1)
-    lesson = Lesson(task(), data, data, teaching=teaching)
-    schedule = fitting.Schedule(30, 24, 1e-9, patience=2)
+    lesson = TrainingSetup(task(), data, data, distiller=teaching)
+    schedule = fitting.TrainingSchedule(30, 24, 1e-9, patience=2)
     history = fitting.fit(student, lesson, schedule, lambda *_, **__: None)
-    assert len(history.epochs) == history.kept + 2 < 30
+    assert len(history.epochs) == history.kept_epoch + 2 < 30

@@ -70,14 +70,14 @@ def test_scores_of_probabilities_soften_as_the_logits_do(binary: bool) -> None:
     z = RANDOM.randn(4, 5) * 4
     probabilities = sigmoid(z) if binary else softmax(z)
     for temperature in (1.0, 5.0):
-        got = losses.softened(losses.scores(tf.constant(probabilities), False, binary), temperature, binary)
-        wanted = losses.softened(losses.scores(tf.constant(z), True, binary), temperature, binary)
+        got = losses.soften(losses.scores(tf.constant(probabilities), False, binary), temperature, binary)
+        wanted = losses.soften(losses.scores(tf.constant(z), True, binary), temperature, binary)
         np.testing.assert_allclose(got, wanted, atol=1e-9)
 
 
 def test_features() -> None:
     wanted, given = RANDOM.randn(3, 4, 2, 5), RANDOM.randn(3, 4, 2, 5)
-    value, gradient = value_and_gradient(lambda x: losses.squared(tf.constant(wanted), x), given)
+    value, gradient = value_and_gradient(lambda x: losses.squared_difference(tf.constant(wanted), x), given)
     assert value == pytest.approx(np.mean((given - wanted) ** 2), rel=1e-12)
     np.testing.assert_allclose(gradient, 2 * (given - wanted) / given.size, rtol=1e-12)
 
@@ -90,8 +90,8 @@ def test_attention() -> None:
         teacher, student = (m / np.sqrt(np.sum(m**2, axis=1, keepdims=True)) for m in maps)
         return float(np.mean(np.sum((teacher - student) ** 2, axis=1)) / 2)
 
-    target = losses.activity(tf.constant(wanted))
-    value, gradient = value_and_gradient(lambda x: losses.attention(target, losses.activity(x)), given)
+    target = losses.activity_map(tf.constant(wanted))
+    value, gradient = value_and_gradient(lambda x: losses.attention_distance(target, losses.activity_map(x)), given)
     assert value == pytest.approx(by_hand(given), rel=1e-12)
     np.testing.assert_allclose(gradient, central(by_hand, given), atol=1e-8)
 
@@ -111,7 +111,7 @@ def angles(e: np.ndarray) -> np.ndarray:
     return found
 
 
-@pytest.mark.parametrize(("theirs", "own"), [(losses.distances, distances), (losses.angles, angles)])
+@pytest.mark.parametrize(("theirs", "own"), [(losses.pairwise_distances, distances), (losses.triple_angles, angles)])
 def test_relations(theirs: Callable[[Any], Any], own: Callable[[np.ndarray], np.ndarray]) -> None:
     wanted, given = RANDOM.randn(5, 7) * 2, RANDOM.randn(5, 3)
 
@@ -119,14 +119,14 @@ def test_relations(theirs: Callable[[Any], Any], own: Callable[[np.ndarray], np.
         error = np.abs(own(x) - own(wanted))
         return float(np.mean(np.where(error < 1, error**2 / 2, error - 0.5)))
 
-    value, gradient = value_and_gradient(lambda x: losses.relation(tf.constant(wanted), x, theirs), given)
+    value, gradient = value_and_gradient(lambda x: losses.relation_loss(tf.constant(wanted), x, theirs), given)
     assert value == pytest.approx(by_hand(given), rel=1e-10)
     np.testing.assert_allclose(gradient, central(by_hand, given), atol=1e-8)
 
 
-@pytest.mark.parametrize("what", [losses.distances, losses.angles])
+@pytest.mark.parametrize("what", [losses.pairwise_distances, losses.triple_angles])
 def test_relations_of_equal_samples_have_a_gradient(what: Callable[[Any], Any]) -> None:
     same = np.ones((4, 3))
-    value, gradient = value_and_gradient(lambda x: losses.relation(tf.constant(RANDOM.randn(4, 3)), x, what), same)
+    value, gradient = value_and_gradient(lambda x: losses.relation_loss(tf.constant(RANDOM.randn(4, 3)), x, what), same)
     assert np.isfinite(value)
     assert np.isfinite(gradient).all()

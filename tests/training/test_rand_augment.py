@@ -12,8 +12,8 @@ from edgepipe.core import config
 from edgepipe.core.errors import InputError
 from edgepipe.data.augmentation_options import Augment, RandAugment
 from edgepipe.training import rand_augment
-from edgepipe.training.augmentation import make
-from edgepipe.training.rand_augment import OPERATIONS, change, limits_of, to_picture
+from edgepipe.training.augmentation import build_augmenter
+from edgepipe.training.rand_augment import OPERATIONS, augment, pixel_limits, to_picture
 
 Bytes = np.ndarray
 IMAGE = np.random.RandomState(0).randint(30, 200, (24, 20, 3)).astype("uint8")
@@ -124,14 +124,14 @@ def test_magnitude_zero_does_nothing(name: str, channels: int) -> None:
 def test_ranges_and_channels_are_kept(limits: tuple[float, float], channels: int) -> None:
     low, high = limits
     x = (np.tile(IMAGE[None, ..., :channels], (64, 1, 1, 1)) / 255 * (high - low) + low).astype("float32")
-    got = change(x, RandAugment(magnitude=20), limits, np.random.default_rng(1))
+    got = augment(x, RandAugment(magnitude=20), limits, np.random.default_rng(1))
     assert got.dtype == np.float32
     assert got.shape == x.shape
     assert got.min() >= low
     assert got.max() <= high
     steps = (got - low) / (high - low) * 255
     np.testing.assert_allclose(steps, np.rint(steps), atol=1e-3)
-    reference = change(IMAGE[None, ..., :channels].repeat(64, 0).astype("float32"), RandAugment(magnitude=20),
+    reference = augment(IMAGE[None, ..., :channels].repeat(64, 0).astype("float32"), RandAugment(magnitude=20),
                        (0.0, 255.0), np.random.default_rng(1))  # fmt: skip
     np.testing.assert_allclose(steps, reference, atol=1e-3)  # the range changes nothing but the range
 
@@ -143,7 +143,7 @@ def test_every_operation_is_drawn_as_often_and_to_both_sides(monkeypatch: pytest
             rand_augment.OPERATIONS, name, lambda p, share, sign, n=name: (drawn.update([(n, sign)]), p)[1]
         )
     number = 4200
-    change(np.zeros((number, 2, 2, 1), "float32"), RandAugment(operations=3), (0.0, 1.0), np.random.default_rng(0))
+    augment(np.zeros((number, 2, 2, 1), "float32"), RandAugment(operations=3), (0.0, 1.0), np.random.default_rng(0))
     told = Counter(name for name, _ in drawn.elements())
     counts = [told[name] for name in OPERATIONS if name != "identity"]
     assert stats.chisquare([*counts, 3 * number - sum(counts)]).pvalue > 0.01
@@ -152,7 +152,7 @@ def test_every_operation_is_drawn_as_often_and_to_both_sides(monkeypatch: pytest
 
 def test_it_is_part_of_augment_and_repeats_itself() -> None:
     x = (IMAGE[None] / 255).astype("float32").repeat(16, 0)
-    made = make(Augment.model_validate({"rand_augment": {}, "flip": "both"}), x.shape[1:], None)
+    made = build_augmenter(Augment.model_validate({"rand_augment": {}, "flip": "both"}), x.shape[1:], None)
     results = [made(np.arange(16), x, None, np.random.default_rng(seed))[0] for seed in (3, 3, 4)]
     np.testing.assert_array_equal(results[0], results[1])
     assert np.abs(results[0] - results[2]).max() > 0.1
@@ -161,10 +161,10 @@ def test_it_is_part_of_augment_and_repeats_itself() -> None:
 
 def test_black_and_white_are_told_by_the_data_or_by_its_values() -> None:
     x = np.zeros((2, 4, 4, 1), "float32")
-    assert limits_of(x, (0.0, 255.0)) == (0.0, 255.0)
-    assert limits_of(x + 0.5, None) == (0.0, 1.0)
-    assert limits_of(x - 0.5, None) == (-1.0, 1.0)
-    assert limits_of(x + 2, None) == (0.0, 255.0)
+    assert pixel_limits(x, (0.0, 255.0)) == (0.0, 255.0)
+    assert pixel_limits(x + 0.5, None) == (0.0, 1.0)
+    assert pixel_limits(x - 0.5, None) == (-1.0, 1.0)
+    assert pixel_limits(x + 2, None) == (0.0, 255.0)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_black_and_white_are_told_by_the_data_or_by_its_values() -> None:
 )
 def test_what_does_not_fit(x: np.ndarray, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        limits_of(x, None)
+        pixel_limits(x, None)
 
 
 @pytest.mark.parametrize(
@@ -192,5 +192,5 @@ def test_what_does_not_fit(x: np.ndarray, message: str) -> None:
 )
 def test_malformed(text: str, message: str) -> None:
     document = config.parse(f"augment: {text}\n", "p.yaml")
-    assert config.validate(document, ("augment",), document.data["augment"], Augment) is None
+    assert config.validate(document, ("augment",), document.content["augment"], Augment) is None
     assert message in str(document.problems[0])

@@ -15,16 +15,16 @@ from edgepipe import zoo
 from edgepipe.commands import footprint
 from edgepipe.compress.keras_to_tflite import convert
 from edgepipe.compress.qat import bias_limits, range_initialization
-from edgepipe.compress.qat.agreement import agreement
-from edgepipe.compress.qat.fake_quant import Recipe, fake_quant
+from edgepipe.compress.qat.agreement import measure_agreement
+from edgepipe.compress.qat.fake_quant import QatRecipe, build_fake_quant
 from edgepipe.core.errors import InputError
 from edgepipe.models.bridge import bridge
 from edgepipe.models.perturb import perturb
 from edgepipe.tflite import tflm_runtime
-from edgepipe.tflite.integer_check import findings
+from edgepipe.tflite.integer_check import check_integer_only
 from edgepipe.tflite.interpreter import predict
 from edgepipe.tflite.reader import read
-from edgepipe.training.training_loop import seeded
+from edgepipe.training.training_loop import set_seeds
 from edgepipe.zoo import published_footprints
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,7 +34,7 @@ def stored(name: str, shape: tuple[int, ...], **options: Any) -> dict[str, Any]:
     """The one entry of that architecture and input, with at least these options."""
     (found,) = [
         entry
-        for entry in published_footprints.counted()["footprints"]
+        for entry in published_footprints.read_footprints()["footprints"]
         if (entry["name"], tuple(entry["input"])) == (name, shape) and options.items() <= entry["options"].items()
         and bool(options) == bool(entry["options"])
     ]  # fmt: skip
@@ -45,12 +45,12 @@ def stored(name: str, shape: tuple[int, ...], **options: Any) -> dict[str, Any]:
     ("name", "shape", "classes", "options"),
     [
         case
-        for case in published_footprints.COUNTED
+        for case in published_footprints.FOOTPRINT_CASES
         if case[1] in ((8, 8, 1), (96, 96, 3), (32, 32, 3), (640,), (29, 12))
     ],
 )
 def test_counted_again(name: str, shape: tuple[int, ...], classes: int | None, options: dict[str, Any]) -> None:
-    found = footprint.of(name, shape, classes, options)
+    found = footprint.measure_footprint(name, shape, classes, options)
     entry = stored(name, shape, **options)
     assert {m.name: m.value for m in found.metrics} == {k: entry[k] for k in ("parameters", "macs", "flash", "ram")}
     evidence = {"parameters": "exact", "macs": "exact", "flash": "exact", "ram": "simulated"}
@@ -58,11 +58,11 @@ def test_counted_again(name: str, shape: tuple[int, ...], classes: int | None, o
 
 
 def test_every_number_is_there() -> None:
-    entries = published_footprints.counted()["footprints"]
+    entries = published_footprints.read_footprints()["footprints"]
     assert {entry["name"] for entry in entries} == set(published_footprints.PAPERS) == set(zoo.__all__)
     assert [entry for entry in entries if None in (entry["flash"], entry["ram"])] == []
     assert [(e["name"], tuple(e["input"]), e["classes"], e["options"]) for e in entries] == list(
-        published_footprints.COUNTED
+        published_footprints.FOOTPRINT_CASES
     )
 
 
@@ -70,7 +70,7 @@ def test_every_number_is_there() -> None:
 def test_a_trained_model_is_as_large(name: str, shape: tuple[int, ...], tmp_path: Path) -> None:
     """What is told before training is what comes out of it, to the byte."""
     entry = stored(name, shape)
-    seeded(2)
+    set_seeds(2)
     model = getattr(zoo, name)(input_shape=shape, classes=entry["classes"])
     random = np.random.RandomState(0)
     y = random.randint(0, entry["classes"], 96)
@@ -79,7 +79,7 @@ def test_a_trained_model_is_as_large(name: str, shape: tuple[int, ...], tmp_path
     model.fit(x, y, epochs=2, verbose=0)
     path = tmp_path / "trained.tflite"
     path.write_bytes(convert(model, scheme="int8", samples=x[:16], input_type="int8", output_type="int8"))
-    assert (path.stat().st_size, tflm_runtime.arena(path).value) == (entry["flash"], entry["ram"])
+    assert (path.stat().st_size, tflm_runtime.measure_arena(path).value) == (entry["flash"], entry["ram"])
 
 
 PUBLISHED = [  # architecture, input, options, what, the published count, how near (a paper gives two or three digits)
@@ -161,19 +161,19 @@ def test_integers_only(name: str, shape: tuple[int, ...], options: dict[str, Any
     model = getattr(zoo, name)(input_shape=shape, **options, **({} if name == "autoencoder" else {"classes": 4}))
     perturb(model)
     x = np.random.RandomState(0).rand(24, *shape).astype("float32")
-    made = fake_quant(bridge(model).model, Recipe(), x[:2])
-    range_initialization.initialise(made.model, x, 1, batch_statistics=True)
-    bias_limits.settle(made.model)
-    assert [entry for entry in made.coverage if entry.by != "training"] == []
+    made = build_fake_quant(bridge(model).model, QatRecipe(), x[:2])
+    range_initialization.initialize_ranges(made.model, x, 1, batch_statistics=True)
+    bias_limits.round_biases(made.model)
+    assert [entry for entry in made.coverage if entry.quantized_by != "training"] == []
     for title, source in (("calibrated", model), ("trained", made.model)):
         path = tmp_path / f"{title}.tflite"
         path.write_bytes(convert(source, scheme="int8", samples=x, input_type="int8", output_type="int8"))
-        assert findings(read(path)) == []
+        assert check_integer_only(read(path)) == []
         wanted = np.asarray(source.predict(x, verbose=0))
-        got = np.asarray(predict(path, x).values).reshape(wanted.shape)
+        got = np.asarray(predict(path, x).real_values).reshape(wanted.shape)
         assert np.abs(got - wanted).mean() < 0.03 * max(1.0, float(np.abs(wanted).max()))
-    tensors = agreement(made.model, read(tmp_path / "trained.tflite"), x[:4]).tensors
-    assert [entry for entry in tensors if entry.missing] == []
+    tensors = measure_agreement(made.model, read(tmp_path / "trained.tflite"), x[:4]).tensors
+    assert [entry for entry in tensors if entry.missing_reason] == []
     assert tensors[-1].p99_lsb <= 4
 
 
@@ -350,4 +350,4 @@ def test_attention_loses_at_most_a_point(tmp_path: Path) -> None:
 
 def test_unknown_architecture() -> None:
     with pytest.raises(InputError, match="no architecture 'resnet'"):
-        footprint.of("resnet", (8, 8, 1), 2, {})
+        footprint.measure_footprint("resnet", (8, 8, 1), 2, {})

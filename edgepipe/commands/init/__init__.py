@@ -6,8 +6,8 @@
 from pathlib import Path
 
 from edgepipe.commands.init import data_source, model_info, pipeline_text
-from edgepipe.commands.init.output_location import Place
-from edgepipe.commands.init.task_guess import Guess, guess
+from edgepipe.commands.init.output_location import OutputLocation
+from edgepipe.commands.init.task_guess import TaskGuess, guess_task
 from edgepipe.core.artifact import write_text
 from edgepipe.core.errors import InputError
 from edgepipe.devices import device_profile
@@ -34,29 +34,31 @@ def write(
         InputError: no usable model, data or device, or `out` exists.
         StorageError: `out` cannot be written.
     """
-    place = Place.of(out)
-    seen = model_info.look(model, place)
-    found = data_source.given(data, seen, place)
-    chosen = device_profile.load(device, Path.cwd())
+    location = OutputLocation.for_file(out)
+    source_model = model_info.inspect_model(model, location)
+    source = data_source.inspect_data(data, source_model, location)
+    profile = device_profile.load(device, Path.cwd())
     _check_target(out, (model, data, device), force)
-    task = guess(seen, found.labels)
-    write_text(out, pipeline_text.text(seen, found, task, chosen, place.device(device)))
-    return (*seen.notes, *_code_note(seen), *found.notes, _task_note(task))
+    task = guess_task(source_model, source.labels)
+    write_text(
+        out, pipeline_text.render_pipeline(source_model, source, task, profile, location.device_reference(device))
+    )
+    return (*source_model.notes, *_code_note(source_model), *source.notes, _task_note(task))
 
 
-def _code_note(seen: model_info.Seen) -> tuple[str, ...]:
-    if not seen.code:
+def _code_note(model: model_info.ModelInfo) -> tuple[str, ...]:
+    if not model.code:
         return ()
-    return (f"the model carries code ({', '.join(seen.code)}): leave `allow_code: true` if you trust who made it",)
+    return (f"the model carries code ({', '.join(model.code)}): leave `allow_code: true` if you trust who made it",)
 
 
-def _task_note(task: Guess) -> str:
-    told = f"the task is a guess: {task.name}" if task.name else "no task was chosen"
-    return f"{told}, for {task.why}"
+def _task_note(task: TaskGuess) -> str:
+    summary = f"the task is a guess: {task.name}" if task.name else "no task was chosen"
+    return f"{summary}, for {task.reason}"
 
 
-def _check_target(out: Path, read: tuple[str | None, ...], force: bool) -> None:
-    if any(name is not None and Path(name).exists() and out.exists() and out.samefile(name) for name in read):
+def _check_target(out: Path, sources: tuple[str | None, ...], force: bool) -> None:
+    if any(name is not None and Path(name).exists() and out.exists() and out.samefile(name) for name in sources):
         raise InputError(f"{out}: is what the pipeline is made from; write it to another file with -o FILE")
     if out.is_dir():
         raise InputError(f"{out}: a folder; name the file to write with -o FILE")

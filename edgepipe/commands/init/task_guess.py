@@ -3,106 +3,119 @@
 from dataclasses import dataclass
 from typing import Any
 
-from edgepipe.commands.init.data_source import Labels
-from edgepipe.commands.init.model_info import FROM_DATA, Function, Seen
+from edgepipe.commands.init.data_source import LabelKind
+from edgepipe.commands.init.model_info import ARGUMENTS_FROM_DATA, ModelFunction, ModelInfo
 from edgepipe.models.model_description import Shape
 
-_DECODE = "write a task of your own, see docs/tasks.md"
+_CUSTOM_TASK_HINT = "write a task of your own, see docs/tasks.md"
 
 
 @dataclass(frozen=True)
-class Guess:
+class TaskGuess:
     """A task and why. `options` is what stands under `task:`; None where none of the built-in ones fits."""
 
     name: str
     options: str | dict[str, Any] | None
-    why: str
-    measure: str = ""  # the quality metric that decides
-    points: bool = True  # it is a share, so that a drop of it counts in points
+    reason: str
+    primary_metric: str = ""  # the quality metric that decides
+    in_points: bool = True  # it is a share, so that a drop of it counts in points
 
 
-def guess(seen: Seen, labels: Labels) -> Guess:
+def guess_task(model: ModelInfo, labels: LabelKind) -> TaskGuess:
     """The task that `seen` is most likely for; `labels` is what is known of the data."""
-    if seen.function is not None:
-        return _by_source(seen.function, labels)
-    if len(seen.outputs) > 1:
-        return _none(f"{len(seen.outputs)} outputs; {_DECODE}")
-    if not seen.outputs:
-        return _by_labels(labels, "the model's file does not say what it gives")
-    return _by_output(seen, seen.outputs[0].shape, labels)
+    if model.function is not None:
+        return _guess_by_source(model.function, labels)
+    if len(model.outputs) > 1:
+        return _no_task(f"{len(model.outputs)} outputs; {_CUSTOM_TASK_HINT}")
+    if not model.outputs:
+        return _guess_by_labels(labels, "the model's file does not say what it gives")
+    return _guess_by_output(model, model.outputs[0].shape, labels)
 
 
-def _by_output(seen: Seen, shape: Shape, labels: Labels) -> Guess:
-    rebuilt = any(_same(shape, port.shape) for port in seen.inputs[:1])
-    if labels == "none" and not rebuilt:
-        return _none("the data has no labels to hold its outputs against; add an array y")
-    if len(shape) > 2 and seen.activation in ("softmax", "sigmoid") and not rebuilt:
-        return _none(f"{seen.activation} at every position of an output with {len(shape) - 1} dimensions; {_DECODE}")
-    return _by_activation(seen, shape, labels, rebuilt)
+def _guess_by_output(model: ModelInfo, shape: Shape, labels: LabelKind) -> TaskGuess:
+    is_reconstruction = any(_is_same_shape(shape, port.shape) for port in model.inputs[:1])
+    if labels == "none" and not is_reconstruction:
+        return _no_task("the data has no labels to hold its outputs against; add an array y")
+    if len(shape) > 2 and model.activation in ("softmax", "sigmoid") and not is_reconstruction:
+        return _no_task(
+            f"{model.activation} at every position of an output with {len(shape) - 1} dimensions; {_CUSTOM_TASK_HINT}"
+        )
+    return _guess_by_activation(model, shape, labels, is_reconstruction)
 
 
-def _by_activation(seen: Seen, shape: Shape, labels: Labels, rebuilt: bool) -> Guess:
+def _guess_by_activation(model: ModelInfo, shape: Shape, labels: LabelKind, is_reconstruction: bool) -> TaskGuess:
     size = shape[-1] if len(shape) > 1 else None
-    if seen.activation == "softmax" and size != 1:
-        return _classes(f"it ends in softmax over {size or 'its'} outputs")
-    if seen.activation == "sigmoid" and size == 1:
-        return _classes("it ends in one sigmoid: two classes, 0 and 1")
-    if rebuilt:
-        return _rebuilt(f"its output has the shape of its input, {shape[1:]}", labels)
-    if seen.activation == "sigmoid":
-        return _many(f"it ends in sigmoid over {size or 'its'} outputs: each label may hold or not")
+    if model.activation == "softmax" and size != 1:
+        return _classification(f"it ends in softmax over {size or 'its'} outputs")
+    if model.activation == "sigmoid" and size == 1:
+        return _classification("it ends in one sigmoid: two classes, 0 and 1")
+    if is_reconstruction:
+        return _reconstruction(f"its output has the shape of its input, {shape[1:]}", labels)
+    if model.activation == "sigmoid":
+        return _multilabel(f"it ends in sigmoid over {size or 'its'} outputs: each label may hold or not")
     if labels == "classes" and size != 1:
-        return _classes(f"the labels are integers, one a sample, and {size or 'its'} outputs are class scores (logits)")
-    return _regression(f"it ends in {seen.activation}; if its outputs are class scores, write `classification`")
+        return _classification(
+            f"the labels are integers, one a sample, and {size or 'its'} outputs are class scores (logits)"
+        )
+    return _regression(f"it ends in {model.activation}; if its outputs are class scores, write `classification`")
 
 
-def _by_labels(labels: Labels, otherwise: str) -> Guess:
+def _guess_by_labels(labels: LabelKind, default_reason: str) -> TaskGuess:
     if labels == "classes":
-        return _classes("the labels are integers, one a sample")
-    return _none(f"{otherwise}; write `task: classification`, regression or reconstruction")
+        return _classification("the labels are integers, one a sample")
+    return _no_task(f"{default_reason}; write `task: classification`, regression or reconstruction")
 
 
-def _by_source(function: Function, labels: Labels) -> Guess:
+def _guess_by_source(function: ModelFunction, labels: LabelKind) -> TaskGuess:
     if "classes" in function.parameters:
-        return _classes(f"'{function.name}' takes `classes`")
+        return _classification(f"'{function.name}' takes `classes`")
     if "autoencoder" in function.name.lower():
-        return _rebuilt(f"the name '{function.name}'", labels)
-    if "softmax" in function.words:
-        return _classes(f"the source of '{function.name}' says softmax")
+        return _reconstruction(f"the name '{function.name}'", labels)
+    if "softmax" in function.body_texts:
+        return _classification(f"the source of '{function.name}' says softmax")
     if labels == "classes":
-        return _classes("the labels are integers, one a sample")
-    if "sigmoid" in function.words:
-        return _classes(f"the source of '{function.name}' says sigmoid; for several labels a sample: `labels: many`")
-    unknown = "" if set(function.parameters) <= set(FROM_DATA) else " of a model that only your code knows"
-    return _regression(f"nothing in '{function.name}' says classes{unknown}")
+        return _classification("the labels are integers, one a sample")
+    if "sigmoid" in function.body_texts:
+        return _classification(
+            f"the source of '{function.name}' says sigmoid; for several labels a sample: `labels: many`"
+        )
+    model_note = "" if set(function.parameters) <= set(ARGUMENTS_FROM_DATA) else " of a model that only your code knows"
+    return _regression(f"nothing in '{function.name}' says classes{model_note}")
 
 
-def _same(output: Shape, given: Shape) -> bool:
+def _is_same_shape(output_shape: Shape, input_shape: Shape) -> bool:
     """Whether both have the same sizes wherever the file says them, the last one included, and more than one value."""
-    pairs = list(zip(output[1:], given[1:], strict=False))
-    agree = all(a == b or None in (a, b) for a, b in pairs)
-    several = any((b or 2) > 1 for _, b in pairs)
-    return len(output) == len(given) > 1 and output[-1] == given[-1] is not None and agree and several
+    pairs = list(zip(output_shape[1:], input_shape[1:], strict=False))
+    sizes_agree = all(a == b or None in (a, b) for a, b in pairs)
+    has_many_elements = any((b or 2) > 1 for _, b in pairs)
+    return (
+        len(output_shape) == len(input_shape) > 1
+        and output_shape[-1] == input_shape[-1] is not None
+        and sizes_agree
+        and has_many_elements
+    )
 
 
-def _classes(why: str) -> Guess:
-    return Guess("classification", "classification", why, "accuracy")
+def _classification(reason: str) -> TaskGuess:
+    return TaskGuess("classification", "classification", reason, "accuracy")
 
 
-def _many(why: str) -> Guess:
-    return Guess("classification with many labels", {"kind": "classification", "labels": "many"}, why, "f1_macro")
+def _multilabel(reason: str) -> TaskGuess:
+    return TaskGuess(
+        "classification with many labels", {"kind": "classification", "labels": "many"}, reason, "f1_macro"
+    )
 
 
-def _rebuilt(why: str, labels: Labels) -> Guess:
+def _reconstruction(reason: str, labels: LabelKind) -> TaskGuess:
     if labels in ("classes", "values"):
-        return Guess("reconstruction", "reconstruction", why, "roc_auc")
+        return TaskGuess("reconstruction", "reconstruction", reason, "roc_auc")
     # without labels there is no ROC AUC to take
-    return Guess("reconstruction", {"kind": "reconstruction", "metrics": ["mse"]}, why, "mse", points=False)
+    return TaskGuess("reconstruction", {"kind": "reconstruction", "metrics": ["mse"]}, reason, "mse", in_points=False)
 
 
-def _regression(why: str) -> Guess:
-    return Guess("regression", "regression", why, "mae", points=False)
+def _regression(reason: str) -> TaskGuess:
+    return TaskGuess("regression", "regression", reason, "mae", in_points=False)
 
 
-def _none(why: str) -> Guess:
-    return Guess("", None, why)
+def _no_task(reason: str) -> TaskGuess:
+    return TaskGuess("", None, reason)

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import tf_keras
 
-from edgepipe.compress.equalization.batch_norm_folding import Folded, rebuilt
-from edgepipe.compress.equalization.observed_ranges import largest
-from edgepipe.compress.equalization.weighted_layers import weighted
+from edgepipe.compress.equalization.batch_norm_folding import FoldedModel, rebuild_model
+from edgepipe.compress.equalization.observed_ranges import measure_maxima
+from edgepipe.compress.equalization.weighted_layers import is_weighted_layer
 from edgepipe.compress.qat.lowering.lower import nodes
 from edgepipe.core.arrays import Array
 
@@ -19,73 +19,98 @@ MARGIN = 0.8  # of the limit: samples that nobody has seen may give larger value
 
 
 @dataclass(frozen=True)
-class Limit:
+class ActivationLimit:
     """A ReLU with an upper limit, and the largest value known to reach it: None where nothing is known."""
 
     name: str
     limit: float
-    observed: float | None
-    how: str
+    observed_max: float | None
+    basis: str
 
     @property
-    def idle(self) -> bool:
+    def is_idle(self) -> bool:
         """Whether the limit does nothing, with a margin."""
-        share = MARGIN if self.how == "on the samples" else 1.0
-        return self.observed is not None and self.observed <= share * self.limit
+        share = MARGIN if self.basis == "on the samples" else 1.0
+        return self.observed_max is not None and self.observed_max <= share * self.limit
 
     @property
     def text(self) -> str:
         """For a report."""
-        if self.observed is None:
+        if self.observed_max is None:
             return f"'{self.name}' clips at {self.limit:g}, and nothing is known of what reaches it: it stays"
-        seen = f"the largest value {self.how} is {self.observed:.3g} of {self.limit:g}"
-        return f"'{self.name}' became a ReLU without limit: {seen}" if self.idle else f"'{self.name}' stays: {seen}"
+        observation = f"the largest value {self.basis} is {self.observed_max:.3g} of {self.limit:g}"
+        return (
+            f"'{self.name}' became a ReLU without limit: {observation}"
+            if self.is_idle
+            else f"'{self.name}' stays: {observation}"
+        )
 
 
-def released(folded: Folded, fed: list[Array] | None) -> tuple[Folded, tuple[Limit, ...]]:
+def remove_idle_limits(
+    folded_model: FoldedModel, input_arrays: list[Array] | None
+) -> tuple[FoldedModel, tuple[ActivationLimit, ...]]:
     """`folded` with the limits gone that do nothing, and what was found of each (arXiv 1906.04721, section 5.1).
 
     On samples: the largest value before the activation is at most 0.8 of the limit. Without: mean + 6 standard
     deviations of the batch norm before it are below the limit.
     """
-    sources = _sources(folded.model)
-    found = _from_norms(folded, sources) if fed is None else _on_samples(folded, sources, fed)
-    relus = {limit.name: K.ReLU(name=limit.name) for limit in found if limit.idle}
-    return replace(folded, model=rebuilt(folded.model, relus, {})) if relus else folded, tuple(found)
+    sources = _find_sources(folded_model.model)
+    limits = (
+        _limits_from_norms(folded_model, sources)
+        if input_arrays is None
+        else _limits_on_samples(folded_model, sources, input_arrays)
+    )
+    relus = {limit.name: K.ReLU(name=limit.name) for limit in limits if limit.is_idle}
+    return replace(folded_model, model=rebuild_model(folded_model.model, relus, {})) if relus else folded_model, tuple(
+        limits
+    )
 
 
-def _sources(model: Any) -> dict[str, list[Any]]:
+def _find_sources(model: Any) -> dict[str, list[Any]]:
     """The tensors that each limited ReLU behind weighted layers is called on."""
-    found: dict[str, list[Any]] = defaultdict(list)
+    tensors_by_name: dict[str, list[Any]] = defaultdict(list)
     for node in nodes(model):
         if type(node.layer) is K.ReLU and node.layer.max_value is not None:
-            found[node.layer.name].extend(node.keras_inputs)
-    return {name: tensors for name, tensors in found.items() if all(weighted(_maker(one)) for one in tensors)}
+            tensors_by_name[node.layer.name].extend(node.keras_inputs)
+    return {
+        name: tensors
+        for name, tensors in tensors_by_name.items()
+        if all(is_weighted_layer(_producing_layer(tensor)) for tensor in tensors)
+    }
 
 
-def _maker(tensor: Any) -> Any:
+def _producing_layer(tensor: Any) -> Any:
     return tensor._keras_history.layer
 
 
-def _limit(model: Any, name: str) -> float:
+def _read_limit(model: Any, name: str) -> float:
     return float(model.get_layer(name).max_value)
 
 
-def _on_samples(folded: Folded, sources: dict[str, list[Any]], fed: list[Array]) -> list[Limit]:
-    tensors = [one for given in sources.values() for one in given]
-    seen = largest(folded.model, tensors, [-1] * len(tensors), fed, of=lambda values: values)
-    highest = {id(tensor): float(values.max()) for tensor, values in zip(tensors, seen, strict=True)}
-    return [Limit(name, _limit(folded.model, name), max(highest[id(one)] for one in given), "on the samples")
-            for name, given in sources.items()]  # fmt: skip
+def _limits_on_samples(
+    folded_model: FoldedModel, sources: dict[str, list[Any]], input_arrays: list[Array]
+) -> list[ActivationLimit]:
+    tensors = [tensor for inputs in sources.values() for tensor in inputs]
+    channel_maxima = measure_maxima(
+        folded_model.model, tensors, [-1] * len(tensors), input_arrays, transform=lambda array: array
+    )
+    max_by_id = {id(tensor): float(maxima.max()) for tensor, maxima in zip(tensors, channel_maxima, strict=True)}
+    return [ActivationLimit(name, _read_limit(folded_model.model, name), max(max_by_id[id(tensor)] for tensor in inputs), "on the samples")
+            for name, inputs in sources.items()]  # fmt: skip
 
 
-def _from_norms(folded: Folded, sources: dict[str, list[Any]]) -> list[Limit]:
-    how = f"within {DEVIATIONS} deviations of the batch norm"
-    return [Limit(name, _limit(folded.model, name), _reach(folded, given), how) for name, given in sources.items()]
+def _limits_from_norms(folded_model: FoldedModel, sources: dict[str, list[Any]]) -> list[ActivationLimit]:
+    basis = f"within {DEVIATIONS} deviations of the batch norm"
+    return [
+        ActivationLimit(name, _read_limit(folded_model.model, name), _max_reach(folded_model, inputs), basis)
+        for name, inputs in sources.items()
+    ]
 
 
-def _reach(folded: Folded, tensors: list[Any]) -> float | None:
+def _max_reach(folded_model: FoldedModel, tensors: list[Any]) -> float | None:
     """mean + 6 deviations, of the channel where it is largest; None if a norm's statistics are missing."""
-    known = [folded.statistics.get(_maker(one).name) for one in tensors]
-    reaches = [float(np.max(one.mean + DEVIATIONS * one.deviation)) for one in known if one is not None]
-    return max(reaches) if len(reaches) == len(known) else None
+    statistics = [folded_model.statistics.get(_producing_layer(tensor).name) for tensor in tensors]
+    reaches = [
+        float(np.max(moments.mean + DEVIATIONS * moments.deviation)) for moments in statistics if moments is not None
+    ]
+    return max(reaches) if len(reaches) == len(statistics) else None

@@ -9,19 +9,19 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from edgepipe.compress.equalization.input_arrays import difference, feeds
-from edgepipe.compress.equalization.weighted_layers import along_outputs, kernel, weighted
-from edgepipe.compress.qat.bias_limits import folding
-from edgepipe.compress.qat.lowering.lower import Lowered, arguments, lower, nodes, structured
-from edgepipe.compress.qat.lowering.opaque_layers import copy
+from edgepipe.compress.equalization.input_arrays import measure_difference, prepare_inputs
+from edgepipe.compress.equalization.weighted_layers import broadcast_outputs, is_weighted_layer, read_kernel
+from edgepipe.compress.qat.bias_limits import compute_norm_folding
+from edgepipe.compress.qat.lowering.lower import LoweredModel, lower_model, nodes, pack_inputs, resolve_arguments
+from edgepipe.compress.qat.lowering.opaque_layers import copy_layer
 from edgepipe.core.arrays import Array, Arrays
-from edgepipe.models.perturb import settle
+from edgepipe.models.perturb import refresh_normalization
 
 K = tf_keras.layers
 
 
 @dataclass(frozen=True)
-class Normal:
+class ChannelStatistics:
     """Mean and standard deviation of each channel of a tensor, (channels,) each, as of a normal distribution."""
 
     mean: Array
@@ -29,7 +29,7 @@ class Normal:
 
 
 @dataclass(frozen=True)
-class Folded:
+class FoldedModel:
     """A tf_keras model of plain layers, and what is known about it.
 
     `model` has convolutions and dense layers without activation, named as in the original; the activations are layers
@@ -39,13 +39,13 @@ class Folded:
     """
 
     model: Any
-    statistics: dict[str, Normal]
-    whole: dict[str, str]
+    statistics: dict[str, ChannelStatistics]
+    opaque_reasons: dict[str, str]
     difference: float
     notes: tuple[str, ...]
 
 
-def folded(model: Any, samples: Arrays | None = None) -> Folded:
+def fold_batch_norms(model: Any, samples: Arrays | None = None) -> FoldedModel:
     """The tf_keras `model` lowered (`edgepipe.compress.qat.lowering.lower`), its batch norms folded.
 
     W' = W gamma / sqrt(variance + epsilon), b' = beta + (b - mean) gamma / sqrt(variance + epsilon). The result is
@@ -54,87 +54,106 @@ def folded(model: Any, samples: Arrays | None = None) -> Folded:
     Raises:
         InputError: it computes something else; or samples that do not fit.
     """
-    lowered = lower(model, lambda layer: False)
-    norms = dict(_norms(lowered))
-    kept = [f"'{name}' is not folded: {reason}" for name, reason in _unfolded(lowered, set(norms.values()))]
-    fed = feeds(lowered.model, samples)
-    layers = {name: with_bias(lowered.model.get_layer(name)) for name in norms}
-    passed = dict.fromkeys(norms.values())
-    weights = {name: _weights(lowered.model, name, norm) for name, norm in norms.items()}
-    result = rebuilt(lowered.model, {**layers, **passed}, weights)
-    whole = {name: origin.whole for name, origin in lowered.origins.items() if origin.whole}
-    notes = [f"'{name}' is kept whole: {reason}" for name, reason in whole.items()]
-    return Folded(result, _statistics(lowered, norms), whole, difference(model, result, fed), (*kept, *notes))
+    lowered_model = lower_model(model, lambda layer: False)
+    norms = dict(_foldable_norms(lowered_model))
+    unfolded_notes = [
+        f"'{name}' is not folded: {reason}" for name, reason in _unfolded_norms(lowered_model, set(norms.values()))
+    ]
+    input_arrays = prepare_inputs(lowered_model.model, samples)
+    layers = {name: copy_with_bias(lowered_model.model.get_layer(name)) for name in norms}
+    bypassed_norms = dict.fromkeys(norms.values())
+    weights = {name: _fold_weights(lowered_model.model, name, norm) for name, norm in norms.items()}
+    rebuilt_model = rebuild_model(lowered_model.model, {**layers, **bypassed_norms}, weights)
+    opaque_reasons = {
+        name: origin.opaque_reason for name, origin in lowered_model.origins.items() if origin.opaque_reason
+    }
+    opaque_notes = [f"'{name}' is kept whole: {reason}" for name, reason in opaque_reasons.items()]
+    return FoldedModel(
+        rebuilt_model,
+        _collect_statistics(lowered_model, norms),
+        opaque_reasons,
+        measure_difference(model, rebuilt_model, input_arrays),
+        (*unfolded_notes, *opaque_notes),
+    )
 
 
-def _norms(lowered: Lowered) -> Iterator[tuple[str, str]]:
+def _foldable_norms(lowered_model: LoweredModel) -> Iterator[tuple[str, str]]:
     """(convolution, batch norm) that can become one: nothing else calls the convolution."""
-    calls = Counter(node.layer.name for node in nodes(lowered.model))
+    calls = Counter(node.layer.name for node in nodes(lowered_model.model))
     sources: dict[str, list[Any]] = defaultdict(list)
-    for node in nodes(lowered.model):
+    for node in nodes(lowered_model.model):
         if isinstance(node.layer, K.BatchNormalization):
             sources[node.layer.name].append(node.keras_inputs[0]._keras_history.layer)
-    for norm, before in sources.items():
-        if not lowered.origins[norm].whole and all(weighted(layer) and calls[layer.name] == 1 for layer in before):
-            yield from ((layer.name, norm) for layer in before)
+    for norm, source_layers in sources.items():
+        if not lowered_model.origins[norm].opaque_reason and all(
+            is_weighted_layer(layer) and calls[layer.name] == 1 for layer in source_layers
+        ):
+            yield from ((layer.name, norm) for layer in source_layers)
 
 
-def _unfolded(lowered: Lowered, folded_in: set[str]) -> Iterator[tuple[str, str]]:
-    for layer in lowered.model.layers:
-        if isinstance(layer, K.BatchNormalization) and layer.name not in folded_in:
-            yield layer.name, lowered.origins[layer.name].whole or "the layer before it is shared, or not a plain one"
+def _unfolded_norms(lowered_model: LoweredModel, folded_norms: set[str]) -> Iterator[tuple[str, str]]:
+    for layer in lowered_model.model.layers:
+        if isinstance(layer, K.BatchNormalization) and layer.name not in folded_norms:
+            yield (
+                layer.name,
+                lowered_model.origins[layer.name].opaque_reason or "the layer before it is shared, or not a plain one",
+            )
 
 
-def _weights(model: Any, name: str, norm: str) -> list[Array]:
+def _fold_weights(model: Any, name: str, norm: str) -> list[Array]:
     layer = model.get_layer(name)
-    factor, bias = folding(layer, model.get_layer(norm))
-    every = np.broadcast_to(factor, np.shape(bias))
-    return [(kernel(layer) * along_outputs(layer, every)).astype(np.float32), bias.astype(np.float32)]
+    factor, bias = compute_norm_folding(layer, model.get_layer(norm))
+    factors = np.broadcast_to(factor, np.shape(bias))
+    return [(read_kernel(layer) * broadcast_outputs(layer, factors)).astype(np.float32), bias.astype(np.float32)]
 
 
-def _statistics(lowered: Lowered, norms: dict[str, str]) -> dict[str, Normal]:
+def _collect_statistics(lowered_model: LoweredModel, norms: dict[str, str]) -> dict[str, ChannelStatistics]:
     """Of folded norms, and of those that stand alone, which are depthwise convolutions now."""
-    alone = {
+    standalone_norms = {
         name: origin.layer
-        for name, origin in lowered.origins.items()
-        if isinstance(origin.layer, K.BatchNormalization) and name not in norms.values() and not origin.whole
+        for name, origin in lowered_model.origins.items()
+        if isinstance(origin.layer, K.BatchNormalization) and name not in norms.values() and not origin.opaque_reason
     }
-    found = {name: lowered.model.get_layer(norm) for name, norm in norms.items()}
-    return {name: _normal(norm) for name, norm in {**found, **alone}.items()}
+    folded_norms = {name: lowered_model.model.get_layer(norm) for name, norm in norms.items()}
+    return {name: _norm_statistics(norm) for name, norm in {**folded_norms, **standalone_norms}.items()}
 
 
-def _normal(norm: Any) -> Normal:
+def _norm_statistics(norm: Any) -> ChannelStatistics:
     size = norm.moving_mean.shape
     gamma = np.abs(np.asarray(norm.gamma, np.float64)) if norm.scale else np.ones(size)
     beta = np.asarray(norm.beta, np.float64) if norm.center else np.zeros(size)
-    return Normal(beta, gamma)
+    return ChannelStatistics(beta, gamma)
 
 
-def with_bias(layer: Any) -> Any:
+def copy_with_bias(layer: Any) -> Any:
     """A fresh layer like `layer`, with a bias."""
     return type(layer).from_config({**layer.get_config(), "use_bias": True})
 
 
-def rebuilt(model: Any, layers: dict[str, Any], weights: dict[str, list[Array]]) -> Any:
+def rebuild_model(model: Any, layers: dict[str, Any], weights: dict[str, list[Array]]) -> Any:
     """`model` anew, with other layers in place of those named, None for one that passes its input on.
 
     `weights` are those of the layers that replace others; every other layer is a copy with the weights it had.
     """
     inputs = [_input(tensor) for tensor in model.inputs]
-    made = {layer.name: copy(layer) for layer in model.layers if layer.name not in layers} | layers
-    values = dict(zip((str(id(tensor)) for tensor in model.inputs), inputs, strict=True))
+    layer_by_name = {layer.name: copy_layer(layer) for layer in model.layers if layer.name not in layers} | layers
+    tensor_by_id = dict(zip((str(id(tensor)) for tensor in model.inputs), inputs, strict=True))
     for node in nodes(model):
-        args, kwargs = arguments(node, values)
-        layer = made[node.layer.name]
-        result = args[0] if layer is None else layer(*args, **kwargs)
-        for tensor, value in zip(tf.nest.flatten(node.outputs), tf.nest.flatten(result), strict=True):
-            values[str(id(tensor))] = value
-    found = [values[str(id(tensor))] for tensor in model.outputs]
-    twin = tf_keras.Model(structured(model, inputs), found if len(found) > 1 else found[0], name=model.name)
+        args, kwargs = resolve_arguments(node, tensor_by_id)
+        layer = layer_by_name[node.layer.name]
+        outputs = args[0] if layer is None else layer(*args, **kwargs)
+        for tensor, output in zip(tf.nest.flatten(node.outputs), tf.nest.flatten(outputs), strict=True):
+            tensor_by_id[str(id(tensor))] = output
+    model_outputs = [tensor_by_id[str(id(tensor))] for tensor in model.outputs]
+    twin = tf_keras.Model(
+        pack_inputs(model, inputs), model_outputs if len(model_outputs) > 1 else model_outputs[0], name=model.name
+    )
     twin.output_names = list(model.output_names)
-    for name in {node.layer.name for node in nodes(model)} - {name for name, layer in made.items() if layer is None}:
-        made[name].set_weights(weights.get(name) or model.get_layer(name).get_weights())
-    settle(twin)
+    for name in {node.layer.name for node in nodes(model)} - {
+        name for name, layer in layer_by_name.items() if layer is None
+    }:
+        layer_by_name[name].set_weights(weights.get(name) or model.get_layer(name).get_weights())
+    refresh_normalization(twin)
     return twin
 
 

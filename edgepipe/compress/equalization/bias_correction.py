@@ -13,17 +13,23 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from edgepipe.compress.equalization.batch_norm_folding import Folded, rebuilt, with_bias
-from edgepipe.compress.equalization.channel_means import Unknown, expected, through
-from edgepipe.compress.equalization.input_arrays import feeds, told
-from edgepipe.compress.equalization.weighted_layers import bias, eight_bits, holds_kernel, kernel, weighted
-from edgepipe.compress.qat.fake_quant import kernel_of
-from edgepipe.compress.qat.lowering.lower import arguments, nodes
+from edgepipe.compress.equalization.batch_norm_folding import FoldedModel, copy_with_bias, rebuild_model
+from edgepipe.compress.equalization.channel_means import UnknownMean, estimate_input_moments, propagate_mean
+from edgepipe.compress.equalization.input_arrays import describe_samples, prepare_inputs
+from edgepipe.compress.equalization.weighted_layers import (
+    has_kernel,
+    is_weighted_layer,
+    quantize_kernel,
+    read_bias,
+    read_kernel,
+)
+from edgepipe.compress.qat.fake_quant import locate_kernel
+from edgepipe.compress.qat.lowering.lower import nodes, resolve_arguments
 from edgepipe.core.arrays import Array, Arrays
 
 
 @dataclass(frozen=True)
-class Correction:
+class BiasCorrection:
     """What was added to the bias of one layer: the largest and the mean magnitude over its channels.
 
     `relative` is the mean magnitude over the mean deviation of the layer's output; None where that is not known.
@@ -31,27 +37,27 @@ class Correction:
 
     layer: str
     channels: int
-    largest: float
-    mean: float
-    relative: float | None
+    largest_shift: float
+    mean_shift: float
+    relative_shift: float | None
 
 
 @dataclass(frozen=True)
-class Corrected:
+class CorrectedModel:
     """The model with corrected biases, in float; what was corrected, and what was not and why."""
 
-    folded: Folded
-    corrections: tuple[Correction, ...]
-    left: tuple[str, ...]
+    folded_model: FoldedModel
+    corrections: tuple[BiasCorrection, ...]
+    exclusion_notes: tuple[str, ...]
     notes: tuple[str, ...]
 
     @property
     def model(self) -> Any:
         """The tf_keras model."""
-        return self.folded.model
+        return self.folded_model.model
 
 
-def correct_biases(folded: Folded, samples: Arrays | None = None) -> Corrected:
+def correct_biases(folded_model: FoldedModel, samples: Arrays | None = None) -> CorrectedModel:
     """`folded` with every bias corrected that can be; layers without a bias get one.
 
     With `samples` the shift is measured, in one walk that carries a float and a quantized tensor: each layer is
@@ -61,22 +67,35 @@ def correct_biases(folded: Folded, samples: Arrays | None = None) -> Corrected:
     Raises:
         InputError: samples that do not fit.
     """
-    left = dict(_uncorrectable(folded))
-    names = [layer.name for layer in folded.model.layers if weighted(layer) and layer.name not in left]
-    shifts, unknown = _from_norms(folded, names) if samples is None else (_measured(folded, names, samples), [])
-    model = _applied(folded, {name: shift for name, (shift, _) in shifts.items()})
-    found = [_correction(name, shift, deviation) for name, (shift, deviation) in shifts.items()]
-    named = [f"{name}: {why}" for name, why in left.items()]
-    return Corrected(replace(folded, model=model), tuple(found), (*named, *unknown), (told(samples),))
+    exclusion_reasons = dict(_uncorrectable_layers(folded_model))
+    names = [
+        layer.name
+        for layer in folded_model.model.layers
+        if is_weighted_layer(layer) and layer.name not in exclusion_reasons
+    ]
+    shifts, unknown_notes = (
+        _shifts_from_norms(folded_model, names)
+        if samples is None
+        else (_measure_shifts(folded_model, names, samples), [])
+    )
+    model = _apply_shifts(folded_model, {name: shift for name, (shift, _) in shifts.items()})
+    corrections = [_summarize_shift(name, shift, deviation) for name, (shift, deviation) in shifts.items()]
+    exclusion_notes = [f"{name}: {reason}" for name, reason in exclusion_reasons.items()]
+    return CorrectedModel(
+        replace(folded_model, model=model),
+        tuple(corrections),
+        (*exclusion_notes, *unknown_notes),
+        (describe_samples(samples),),
+    )
 
 
-def _uncorrectable(folded: Folded) -> Iterator[tuple[str, str]]:
+def _uncorrectable_layers(folded_model: FoldedModel) -> Iterator[tuple[str, str]]:
     """Layers with a kernel that has no bias of its own to correct, and why."""
-    calls = Counter(node.layer.name for node in nodes(folded.model))
-    for layer in filter(holds_kernel, folded.model.layers):
-        if layer.name in folded.whole:
-            yield layer.name, f"kept whole: {folded.whole[layer.name]}"
-        elif not weighted(layer):
+    calls = Counter(node.layer.name for node in nodes(folded_model.model))
+    for layer in filter(has_kernel, folded_model.model.layers):
+        if layer.name in folded_model.opaque_reasons:
+            yield layer.name, f"kept whole: {folded_model.opaque_reasons[layer.name]}"
+        elif not is_weighted_layer(layer):
             yield layer.name, f"a {type(layer).__name__}, not a convolution or dense layer as TFLite has them"
         elif calls[layer.name] > 1:
             yield layer.name, f"shared: it is called {calls[layer.name]} times, and one bias cannot correct all"
@@ -85,88 +104,97 @@ def _uncorrectable(folded: Folded) -> Iterator[tuple[str, str]]:
 Shifts = dict[str, tuple[Array, Array | None]]  # by layer: what to add to the bias, the deviation of the output
 
 
-def _applied(folded: Folded, shifts: dict[str, Array]) -> Any:
-    layers = {name: with_bias(folded.model.get_layer(name)) for name in shifts}
-    old = {name: folded.model.get_layer(name) for name in shifts}
-    weights = {name: [kernel(old[name]), (bias(old[name]) + shift).astype(np.float32)]
+def _apply_shifts(folded_model: FoldedModel, shifts: dict[str, Array]) -> Any:
+    layers = {name: copy_with_bias(folded_model.model.get_layer(name)) for name in shifts}
+    old_layers = {name: folded_model.model.get_layer(name) for name in shifts}
+    weights = {name: [read_kernel(old_layers[name]), (read_bias(old_layers[name]) + shift).astype(np.float32)]
                for name, shift in shifts.items()}  # fmt: skip
-    return rebuilt(folded.model, layers, weights)
+    return rebuild_model(folded_model.model, layers, weights)
 
 
-def _correction(name: str, shift: Array, deviation: Array | None) -> Correction:
-    size = np.abs(shift)
-    relative = None if deviation is None else float(size.mean() / max(float(deviation.mean()), 1e-12))
-    return Correction(name, len(shift), float(size.max()), float(size.mean()), relative)
+def _summarize_shift(name: str, shift: Array, deviation: Array | None) -> BiasCorrection:
+    magnitudes = np.abs(shift)
+    relative_shift = None if deviation is None else float(magnitudes.mean() / max(float(deviation.mean()), 1e-12))
+    return BiasCorrection(name, len(shift), float(magnitudes.max()), float(magnitudes.mean()), relative_shift)
 
 
-def _from_norms(folded: Folded, names: list[str]) -> tuple[Shifts, list[str]]:
+def _shifts_from_norms(folded_model: FoldedModel, names: list[str]) -> tuple[Shifts, list[str]]:
     """-(W' - W) E[x] for each layer whose E[x] is known."""
-    found: Shifts = {}
-    left: list[str] = []
-    for name, moments in expected(folded).items():
+    shifts: Shifts = {}
+    unknown_notes: list[str] = []
+    for name, moments in estimate_input_moments(folded_model).items():
         if name not in names:
             continue
-        if isinstance(moments, Unknown):
-            left.append(f"{name}: {moments.why}")
+        if isinstance(moments, UnknownMean):
+            unknown_notes.append(f"{name}: {moments.reason}")
             continue
-        layer, known = folded.model.get_layer(name), folded.statistics.get(name)
-        shift = through(layer, kernel(layer) - eight_bits(layer), moments.mean)
-        found[name] = shift, None if known is None else known.deviation
-    return found, left
+        layer, statistics = folded_model.model.get_layer(name), folded_model.statistics.get(name)
+        shift = propagate_mean(layer, read_kernel(layer) - quantize_kernel(layer), moments.mean)
+        shifts[name] = shift, None if statistics is None else statistics.deviation
+    return shifts, unknown_notes
 
 
 @dataclass(frozen=True)
-class _Both:
+class _TensorPair:
     """A tensor in float, and what it is with quantized weights before it."""
 
     exact: Any
     rounded: Any
 
 
-def _measured(folded: Folded, names: list[str], samples: Arrays) -> Shifts:
+def _measure_shifts(folded_model: FoldedModel, names: list[str], samples: Arrays) -> Shifts:
     """-E[W' x' - W x] for each layer, with x' what the corrected layers before it give."""
-    model = folded.model
-    found: Shifts = {}
-    fed = [tf.constant(array) for array in feeds(model, samples)]
-    values = {str(id(tensor)): _Both(array, array) for tensor, array in zip(model.inputs, fed, strict=True)}
-    for node, done in _last_uses(model):
-        both = _both(node.layer, *arguments(node, values))
+    model = folded_model.model
+    shifts: Shifts = {}
+    input_tensors = [tf.constant(array) for array in prepare_inputs(model, samples)]
+    pair_by_id = {
+        str(id(tensor)): _TensorPair(array, array) for tensor, array in zip(model.inputs, input_tensors, strict=True)
+    }
+    for node, finished_keys in _last_uses(model):
+        pair = _call_on_pair(node.layer, *resolve_arguments(node, pair_by_id))
         if node.layer.name in names:
-            shift = tf.reduce_mean(both.exact - both.rounded, axis=range(len(both.exact.shape) - 1))
-            found[node.layer.name] = np.asarray(shift, np.float64), _deviation(both.exact)
-            both = _Both(both.exact, both.rounded + shift)
-        flat = [_Both(*each) for each in zip(tf.nest.flatten(both.exact), tf.nest.flatten(both.rounded), strict=True)]
-        values.update((str(id(tensor)), each) for tensor, each in zip(tf.nest.flatten(node.outputs), flat, strict=True))
-        for key in done:
-            values.pop(key, None)
-    return found
+            shift = tf.reduce_mean(pair.exact - pair.rounded, axis=range(len(pair.exact.shape) - 1))
+            shifts[node.layer.name] = np.asarray(shift, np.float64), _channel_deviation(pair.exact)
+            pair = _TensorPair(pair.exact, pair.rounded + shift)
+        output_pairs = [
+            _TensorPair(*tensors)
+            for tensors in zip(tf.nest.flatten(pair.exact), tf.nest.flatten(pair.rounded), strict=True)
+        ]
+        pair_by_id.update(
+            (str(id(tensor)), output_pair)
+            for tensor, output_pair in zip(tf.nest.flatten(node.outputs), output_pairs, strict=True)
+        )
+        for key in finished_keys:
+            pair_by_id.pop(key, None)
+    return shifts
 
 
-def _both(layer: Any, args: Any, kwargs: dict[str, Any]) -> _Both:
+def _call_on_pair(layer: Any, args: Any, kwargs: dict[str, Any]) -> _TensorPair:
     exact, rounded = (
         tf.nest.map_structure(
-            lambda value, side=side: side(value) if isinstance(value, _Both) else value, (args, kwargs)
+            lambda argument, side=side: side(argument) if isinstance(argument, _TensorPair) else argument,
+            (args, kwargs),
         )
         for side in (attrgetter("exact"), attrgetter("rounded"))
     )
-    result = layer(*exact[0], **exact[1])
-    if not weighted(layer):
-        return _Both(result, layer(*rounded[0], **rounded[1]))
-    variable, held = getattr(layer, kernel_of(layer)[0]), kernel(layer)
-    variable.assign(eight_bits(layer))
+    exact_output = layer(*exact[0], **exact[1])
+    if not is_weighted_layer(layer):
+        return _TensorPair(exact_output, layer(*rounded[0], **rounded[1]))
+    variable, float_kernel = getattr(layer, locate_kernel(layer)[0]), read_kernel(layer)
+    variable.assign(quantize_kernel(layer))
     try:
-        return _Both(result, layer(*rounded[0], **rounded[1]))
+        return _TensorPair(exact_output, layer(*rounded[0], **rounded[1]))
     finally:
-        variable.assign(held)
+        variable.assign(float_kernel)
 
 
-def _deviation(values: Any) -> Array:
-    return np.asarray(tf.math.reduce_std(values, axis=range(len(values.shape) - 1)))
+def _channel_deviation(tensor: Any) -> Array:
+    return np.asarray(tf.math.reduce_std(tensor, axis=range(len(tensor.shape) - 1)))
 
 
 def _last_uses(model: Any) -> Iterator[tuple[Any, list[str]]]:
     """Each layer call with the keys of the tensors that nobody reads after it."""
     calls = list(nodes(model))
-    last = {key: place for place, node in enumerate(calls) for key in node.flat_input_ids}
-    for place, node in enumerate(calls):
-        yield node, [key for key in set(node.flat_input_ids) if last[key] == place]
+    last_position_by_key = {key: position for position, node in enumerate(calls) for key in node.flat_input_ids}
+    for position, node in enumerate(calls):
+        yield node, [key for key in set(node.flat_input_ids) if last_position_by_key[key] == position]

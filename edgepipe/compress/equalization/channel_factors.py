@@ -10,74 +10,94 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgepipe.compress.equalization.scalable_channels import Channels, Part, raise_to
+from edgepipe.compress.equalization.scalable_channels import LabeledLayer, ScalableChannels, raise_maxima
 from edgepipe.core.arrays import Array
 
-SETTLED = 1e-3  # largest relative change of a factor in the last round
-ROUNDS = 200
-CAP = 1e4  # between a channel's factor and the middle of its tensor's
+CONVERGED_CHANGE = 1e-3  # largest relative change of a factor in the last round
+MAX_ROUNDS = 200
+MAX_FACTOR_RATIO = 1e4  # between a channel's factor and the middle of its tensor's
 
 
 @dataclass(frozen=True)
-class Balance:
+class ChannelBalance:
     """The factor of each label (1 for one that stays), rounds it took, the last change, and labels held by a guard."""
 
     scales: Array
     rounds: int
     change: float
-    dead: Array
-    capped: Array
+    dead_mask: Array
+    capped_mask: Array
 
 
-def balanced(channels: Channels, sizes: Array | None, joints: list[Array]) -> Balance:
+def balance_channels(
+    channels: ScalableChannels, label_ranges: Array | None, label_groups: list[Array]
+) -> ChannelBalance:
     """Factors for the free labels of `channels`; `sizes` are the ranges of labels on samples.
 
     Args:
         joints: the labels of each group that the same layers make and read. A dead channel, that no weight makes or
             reads or no sample reaches, takes the middle factor of its group; no factor is more than 1e4 from it.
     """
-    free, scales, change, rounds = channels.free, np.ones(channels.number), np.inf, 0
-    made, read = _ranges(channels.parts, scales, sizes)
-    dead = free & ((made == 0) | (read == 0))
-    live = free & ~dead
-    while live.any() and change > SETTLED and rounds < ROUNDS:
-        made, read = _ranges(channels.parts, scales, sizes)
-        step = np.ones(channels.number)
-        step[live] = _step(made[live], read[live])
-        scales, rounds = scales * step, rounds + 1
-        change = float(np.abs(np.log(step)).max())
-    bounded = _bounded(scales, joints, dead)
-    return Balance(bounded, rounds, 0.0 if np.isinf(change) else change, dead, live & ~np.isclose(bounded, scales))
+    free_mask, scales, change, rounds = channels.free_mask, np.ones(channels.label_count), np.inf, 0
+    made_ranges, read_ranges = _made_and_read_ranges(channels.layers, scales, label_ranges)
+    dead_mask = free_mask & ((made_ranges == 0) | (read_ranges == 0))
+    live_mask = free_mask & ~dead_mask
+    while live_mask.any() and change > CONVERGED_CHANGE and rounds < MAX_ROUNDS:
+        made_ranges, read_ranges = _made_and_read_ranges(channels.layers, scales, label_ranges)
+        scale_step = np.ones(channels.label_count)
+        scale_step[live_mask] = _scale_step(made_ranges[live_mask], read_ranges[live_mask])
+        scales, rounds = scales * scale_step, rounds + 1
+        change = float(np.abs(np.log(scale_step)).max())
+    bounded_scales = _bound_scales(scales, label_groups, dead_mask)
+    return ChannelBalance(
+        bounded_scales,
+        rounds,
+        0.0 if np.isinf(change) else change,
+        dead_mask,
+        live_mask & ~np.isclose(bounded_scales, scales),
+    )
 
 
-def _step(made: Array, read: Array) -> Array:
+def _scale_step(made_ranges: Array, read_ranges: Array) -> Array:
     """Equation 11; where nothing bounds how a channel is read, its range becomes one."""
-    return np.asarray(np.where(np.isinf(read), made, np.sqrt(made / np.where(np.isinf(read), 1.0, read))))
+    return np.asarray(
+        np.where(
+            np.isinf(read_ranges), made_ranges, np.sqrt(made_ranges / np.where(np.isinf(read_ranges), 1.0, read_ranges))
+        )
+    )
 
 
-def _ranges(parts: tuple[Part, ...], scales: Array, sizes: Array | None) -> tuple[Array, Array]:
+def _made_and_read_ranges(
+    labeled_layers: tuple[LabeledLayer, ...], scales: Array, label_ranges: Array | None
+) -> tuple[Array, Array]:
     """r1 and r2 of each label under `scales`; r2 is infinite where only depthwise layers read a measured channel."""
-    made, read = np.zeros(len(scales)), np.zeros(len(scales))
-    unbound = np.zeros(len(scales), bool)
-    for part in parts:
-        scaled = part.scaled(scales)
-        raise_to(made, part.makes, scaled)
-        if sizes is None:
-            raise_to(read, part.reads, scaled)
-        elif part.depthwise:
-            unbound[part.reads[scaled.max(axis=1) > 0]] = True
+    made_ranges, read_ranges = np.zeros(len(scales)), np.zeros(len(scales))
+    unbound_mask = np.zeros(len(scales), bool)
+    for labeled_layer in labeled_layers:
+        scaled_weights = labeled_layer.scale_weights(scales)
+        raise_maxima(made_ranges, labeled_layer.output_label_grid, scaled_weights)
+        if label_ranges is None:
+            raise_maxima(read_ranges, labeled_layer.input_label_grid, scaled_weights)
+        elif labeled_layer.is_depthwise:
+            unbound_mask[labeled_layer.input_label_grid[scaled_weights.max(axis=1) > 0]] = True
         else:
-            most = scaled.max(axis=0, keepdims=True)
-            raise_to(read, part.reads, scaled / np.where(most > 0, most, 1.0))
-    if sizes is None:
-        return made, read
-    return sizes / scales, np.where((read == 0) & unbound, np.inf, read)
+            column_max = scaled_weights.max(axis=0, keepdims=True)
+            raise_maxima(
+                read_ranges, labeled_layer.input_label_grid, scaled_weights / np.where(column_max > 0, column_max, 1.0)
+            )
+    if label_ranges is None:
+        return made_ranges, read_ranges
+    return label_ranges / scales, np.where((read_ranges == 0) & unbound_mask, np.inf, read_ranges)
 
 
-def _bounded(scales: Array, joints: list[Array], dead: Array) -> Array:
-    bounded = scales.copy()
-    for labels in joints:
-        live = labels[~dead[labels]]
-        middle = float(np.exp(np.mean(np.log(scales[live])))) if len(live) else 1.0
-        bounded[labels] = np.where(dead[labels], middle, np.clip(scales[labels], middle / CAP, middle * CAP))
-    return bounded
+def _bound_scales(scales: Array, label_groups: list[Array], dead_mask: Array) -> Array:
+    bounded_scales = scales.copy()
+    for labels in label_groups:
+        live_labels = labels[~dead_mask[labels]]
+        middle_scale = float(np.exp(np.mean(np.log(scales[live_labels])))) if len(live_labels) else 1.0
+        bounded_scales[labels] = np.where(
+            dead_mask[labels],
+            middle_scale,
+            np.clip(scales[labels], middle_scale / MAX_FACTOR_RATIO, middle_scale * MAX_FACTOR_RATIO),
+        )
+    return bounded_scales

@@ -14,9 +14,15 @@ import tensorflow as tf
 import tf_keras
 from scipy.special import ndtr
 
-from edgepipe.compress.equalization.batch_norm_folding import Folded
-from edgepipe.compress.equalization.weighted_layers import bias, kernel, pairs, read_by, weighted
-from edgepipe.compress.layer_calls import walk
+from edgepipe.compress.equalization.batch_norm_folding import FoldedModel
+from edgepipe.compress.equalization.weighted_layers import (
+    as_channel_pairs,
+    is_weighted_layer,
+    read_bias,
+    read_kernel,
+    spread_input_ids,
+)
+from edgepipe.compress.layer_calls import walk_layer_calls
 from edgepipe.core.arrays import Array
 
 K = tf_keras.layers
@@ -31,16 +37,16 @@ class Moments:
 
 
 @dataclass(frozen=True)
-class Unknown:
+class UnknownMean:
     """Why nothing is known of a tensor."""
 
-    why: str
+    reason: str
 
 
-Known = Moments | Unknown
+MaybeMoments = Moments | UnknownMean
 
 
-def clipped(mean: Array, deviation: Array, limit: float | None) -> tuple[Array, Array]:
+def clipped_moments(mean: Array, deviation: Array, limit: float | None) -> tuple[Array, Array]:
     """Mean and standard deviation of min(max(x, 0), limit) for normal x, limit None for no limit.
 
     With a = -mean / deviation, b = (limit - mean) / deviation, phi and Phi the normal density and distribution
@@ -50,73 +56,84 @@ def clipped(mean: Array, deviation: Array, limit: float | None) -> tuple[Array, 
     mean, spread = np.asarray(mean, np.float64), np.maximum(np.asarray(deviation, np.float64), 1e-12)
     a = -mean / spread
     b = np.full_like(a, np.inf) if limit is None else (limit - mean) / spread
-    top = 0.0 if limit is None else limit
-    inside, above = ndtr(b) - ndtr(a), ndtr(-b)
-    first = mean * inside + spread * (_density(a) - _density(b)) + top * above
-    edges = spread * (mean * _density(a) - (mean + top) * _density(b))
-    second = (mean**2 + spread**2) * inside + edges + top**2 * above
-    return first, np.sqrt(np.maximum(second - first**2, 0.0))
+    upper_limit = 0.0 if limit is None else limit
+    inside_share, above_share = ndtr(b) - ndtr(a), ndtr(-b)
+    clipped_mean = mean * inside_share + spread * (_density(a) - _density(b)) + upper_limit * above_share
+    edges = spread * (mean * _density(a) - (mean + upper_limit) * _density(b))
+    second_moment = (mean**2 + spread**2) * inside_share + edges + upper_limit**2 * above_share
+    return clipped_mean, np.sqrt(np.maximum(second_moment - clipped_mean**2, 0.0))
 
 
 def _density(x: Array) -> Array:
     return np.asarray(np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi))
 
 
-def expected(folded: Folded) -> dict[str, Known]:
+def estimate_input_moments(folded_model: FoldedModel) -> dict[str, MaybeMoments]:
     """What each weighted layer reads, by its name; the last call's of a shared one."""
-    found: dict[str, Known] = {}
+    moments_by_layer: dict[str, MaybeMoments] = {}
 
     def step(layer: Any, args: Any, kwargs: dict[str, Any], outputs: Any) -> Any:
-        values = [part for part in tf.nest.flatten([args, kwargs]) if isinstance(part, (Moments, Unknown))]
-        given = tf.nest.flatten(outputs)
-        if weighted(layer):
-            found[layer.name] = values[0]
-        return [_after(folded, layer, values, given[0]) if len(given) == 1 else _lost(layer)] * len(given)
+        inputs = [
+            argument for argument in tf.nest.flatten([args, kwargs]) if isinstance(argument, (Moments, UnknownMean))
+        ]
+        output_tensors = tf.nest.flatten(outputs)
+        if is_weighted_layer(layer):
+            moments_by_layer[layer.name] = inputs[0]
+        return [
+            _output_moments(folded_model, layer, inputs, output_tensors[0])
+            if len(output_tensors) == 1
+            else _unknown_behind(layer)
+        ] * len(output_tensors)
 
-    names = folded.model.input_names
-    walk(folded.model, [Unknown(f"the mean of the input '{name}' is not known") for name in names], step)
-    return found
+    names = folded_model.model.input_names
+    walk_layer_calls(
+        folded_model.model, [UnknownMean(f"the mean of the input '{name}' is not known") for name in names], step
+    )
+    return moments_by_layer
 
 
-def _after(folded: Folded, layer: Any, values: list[Known], tensor: Any) -> Known:
+def _output_moments(folded_model: FoldedModel, layer: Any, inputs: list[MaybeMoments], tensor: Any) -> MaybeMoments:
     """The moments of the output of `layer`."""
-    known = folded.statistics.get(layer.name)
-    if known is not None:
-        return Moments(known.mean, known.deviation)
-    unknown = [value for value in values if isinstance(value, Unknown)]
-    if unknown:
-        return unknown[0]
-    moments = [value for value in values if isinstance(value, Moments)]
-    if weighted(layer):
-        return Moments(through(layer, kernel(layer), moments[0].mean) + bias(layer))
-    rule = None if layer.name in folded.whole else _RULES.get(type(layer))
-    return _lost(layer) if rule is None else rule(layer, moments, tensor)
+    statistics = folded_model.statistics.get(layer.name)
+    if statistics is not None:
+        return Moments(statistics.mean, statistics.deviation)
+    unknown_inputs = [input_moments for input_moments in inputs if isinstance(input_moments, UnknownMean)]
+    if unknown_inputs:
+        return unknown_inputs[0]
+    moments = [input_moments for input_moments in inputs if isinstance(input_moments, Moments)]
+    if is_weighted_layer(layer):
+        return Moments(propagate_mean(layer, read_kernel(layer), moments[0].mean) + read_bias(layer))
+    rule = None if layer.name in folded_model.opaque_reasons else _RULES.get(type(layer))
+    return _unknown_behind(layer) if rule is None else rule(layer, moments, tensor)
 
 
-def _lost(layer: Any) -> Unknown:
-    return Unknown(f"the mean behind '{layer.name}' ({type(layer).__name__}) is not known")
+def _unknown_behind(layer: Any) -> UnknownMean:
+    return UnknownMean(f"the mean behind '{layer.name}' ({type(layer).__name__}) is not known")
 
 
-def through(layer: Any, values: Array, mean: Array) -> Array:
+def propagate_mean(layer: Any, kernel_values: Array, mean: Array) -> Array:
     """What a kernel of the weighted `layer` gives for the mean of each of its input channels: (outputs,)."""
-    table = pairs(layer, values)
-    terms = table.reshape(-1, *table.shape[-2:]).sum(axis=0) * mean[read_by(layer, np.arange(len(mean)))]
+    paired_kernel = as_channel_pairs(layer, kernel_values)
+    terms = (
+        paired_kernel.reshape(-1, *paired_kernel.shape[-2:]).sum(axis=0)
+        * mean[spread_input_ids(layer, np.arange(len(mean)))]
+    )
     return np.asarray(terms.ravel() if isinstance(layer, K.DepthwiseConv2D) else terms.sum(axis=0))
 
 
-def _rectified(layer: Any, values: list[Moments], tensor: Any) -> Known:
+def _relu_moments(layer: Any, inputs: list[Moments], tensor: Any) -> MaybeMoments:
     """relu(x) - slope relu(-x), of which the two are never both other than zero."""
-    mean, deviation, slope = values[0].mean, values[0].deviation, _slope(layer)
+    mean, deviation, slope = inputs[0].mean, inputs[0].deviation, _slope(layer)
     if deviation is None:
-        return Unknown(f"'{layer.name}' needs a deviation, and none is known where no batch norm stands before it")
+        return UnknownMean(f"'{layer.name}' needs a deviation, and none is known where no batch norm stands before it")
     if slope is None:
-        return _lost(layer)
+        return _unknown_behind(layer)
     limit = getattr(layer, "max_value", None)
-    above, spread = clipped(mean, deviation, None if limit is None else float(limit))
-    below, other = clipped(-mean, deviation, None)
-    both = above - slope * below
-    second = spread**2 + above**2 + slope**2 * (other**2 + below**2)
-    return Moments(both, np.sqrt(np.maximum(second - both**2, 0.0)))
+    above_mean, above_spread = clipped_moments(mean, deviation, None if limit is None else float(limit))
+    below_mean, below_spread = clipped_moments(-mean, deviation, None)
+    total_mean = above_mean - slope * below_mean
+    second_moment = above_spread**2 + above_mean**2 + slope**2 * (below_spread**2 + below_mean**2)
+    return Moments(total_mean, np.sqrt(np.maximum(second_moment - total_mean**2, 0.0)))
 
 
 def _slope(layer: Any) -> Array | None:
@@ -129,51 +146,53 @@ def _slope(layer: Any) -> Array | None:
     return np.asarray(layer.alpha).reshape(1)
 
 
-def _same(layer: Any, values: list[Moments], tensor: Any) -> Known:
-    return values[0]
+def _identity_moments(layer: Any, inputs: list[Moments], tensor: Any) -> MaybeMoments:
+    return inputs[0]
 
 
-def _averaged(layer: Any, values: list[Moments], tensor: Any) -> Known:
-    return Moments(values[0].mean)
+def _pooled_moments(layer: Any, inputs: list[Moments], tensor: Any) -> MaybeMoments:
+    return Moments(inputs[0].mean)
 
 
-def _deviations(values: list[Moments]) -> list[Array] | None:
-    found = [value.deviation for value in values if value.deviation is not None]
-    return found if len(found) == len(values) else None
+def _collect_deviations(inputs: list[Moments]) -> list[Array] | None:
+    deviations = [moments.deviation for moments in inputs if moments.deviation is not None]
+    return deviations if len(deviations) == len(inputs) else None
 
 
-def _summed(layer: Any, values: list[Moments], tensor: Any) -> Known:
-    if any(value.mean.shape != (tensor.shape[-1],) for value in values):
-        return _lost(layer)
-    spreads = _deviations(values)
+def _sum_moments(layer: Any, inputs: list[Moments], tensor: Any) -> MaybeMoments:
+    if any(moments.mean.shape != (tensor.shape[-1],) for moments in inputs):
+        return _unknown_behind(layer)
+    spreads = _collect_deviations(inputs)
     deviation = None if spreads is None else np.sqrt(np.square(spreads).sum(axis=0))
-    return Moments(np.sum([value.mean for value in values], axis=0), deviation)
+    return Moments(np.sum([moments.mean for moments in inputs], axis=0), deviation)
 
 
-def _joined(layer: Any, values: list[Moments], tensor: Any) -> Known:
+def _concatenated_moments(layer: Any, inputs: list[Moments], tensor: Any) -> MaybeMoments:
     if layer.axis % len(tensor.shape) != len(tensor.shape) - 1:
-        return _lost(layer)
-    spreads = _deviations(values)
-    means = np.concatenate([value.mean for value in values])
+        return _unknown_behind(layer)
+    spreads = _collect_deviations(inputs)
+    means = np.concatenate([moments.mean for moments in inputs])
     return Moments(means, None if spreads is None else np.concatenate(spreads))
 
 
-def _reshaped(layer: Any, values: list[Moments], tensor: Any) -> Known:
+def _reshaped_moments(layer: Any, inputs: list[Moments], tensor: Any) -> MaybeMoments:
     """Elements keep their order, so that a last axis of a multiple of the channels repeats them."""
-    (value,), size = values, tensor.shape[-1] or 0
-    times, rest = divmod(size, len(value.mean))
-    if rest or not times:
-        return _lost(layer)
-    return Moments(np.tile(value.mean, times), None if value.deviation is None else np.tile(value.deviation, times))
+    (moments,), size = inputs, tensor.shape[-1] or 0
+    repeats, remainder = divmod(size, len(moments.mean))
+    if remainder or not repeats:
+        return _unknown_behind(layer)
+    return Moments(
+        np.tile(moments.mean, repeats), None if moments.deviation is None else np.tile(moments.deviation, repeats)
+    )
 
 
-_RULES: dict[Any, Callable[[Any, list[Moments], Any], Known]] = {
-    **dict.fromkeys((K.ReLU, K.LeakyReLU, K.PReLU), _rectified),
+_RULES: dict[Any, Callable[[Any, list[Moments], Any], MaybeMoments]] = {
+    **dict.fromkeys((K.ReLU, K.LeakyReLU, K.PReLU), _relu_moments),
     **dict.fromkeys((K.Dropout, K.SpatialDropout1D, K.SpatialDropout2D, K.ActivityRegularization, K.ZeroPadding1D,
-                     K.ZeroPadding2D, K.Cropping1D, K.Cropping2D, K.UpSampling1D), _same),
+                     K.ZeroPadding2D, K.Cropping1D, K.Cropping2D, K.UpSampling1D), _identity_moments),
     **dict.fromkeys((K.AveragePooling1D, K.AveragePooling2D, K.GlobalAveragePooling1D,
-                     K.GlobalAveragePooling2D), _averaged),
-    **dict.fromkeys((K.Flatten, K.Reshape), _reshaped),
-    K.Add: _summed,
-    K.Concatenate: _joined,
+                     K.GlobalAveragePooling2D), _pooled_moments),
+    **dict.fromkeys((K.Flatten, K.Reshape), _reshaped_moments),
+    K.Add: _sum_moments,
+    K.Concatenate: _concatenated_moments,
 }  # fmt: skip

@@ -11,20 +11,30 @@ from typing import Any
 
 import numpy as np
 
-from edgepipe.compress.equalization.activation_limits import released
-from edgepipe.compress.equalization.batch_norm_folding import Folded, Normal, rebuilt
-from edgepipe.compress.equalization.channel_factors import CAP, SETTLED, Balance, balanced
-from edgepipe.compress.equalization.input_arrays import difference, feeds, told
-from edgepipe.compress.equalization.observed_ranges import by_label
-from edgepipe.compress.equalization.scalable_channels import Channels, Part, channels_of, raise_to
-from edgepipe.compress.equalization.weighted_layers import bias, kernel, pairs
+from edgepipe.compress.equalization.activation_limits import remove_idle_limits
+from edgepipe.compress.equalization.batch_norm_folding import ChannelStatistics, FoldedModel, rebuild_model
+from edgepipe.compress.equalization.channel_factors import (
+    CONVERGED_CHANGE,
+    MAX_FACTOR_RATIO,
+    ChannelBalance,
+    balance_channels,
+)
+from edgepipe.compress.equalization.input_arrays import describe_samples, measure_difference, prepare_inputs
+from edgepipe.compress.equalization.observed_ranges import measure_label_ranges
+from edgepipe.compress.equalization.scalable_channels import (
+    LabeledLayer,
+    ScalableChannels,
+    find_scalable_channels,
+    raise_maxima,
+)
+from edgepipe.compress.equalization.weighted_layers import as_channel_pairs, read_bias, read_kernel
 from edgepipe.core.arrays import Array, Arrays
 
-STEPS = 2**31 - 1  # the largest bias that TFLite's int32 holds
+MAX_BIAS_STEPS = 2**31 - 1  # the largest bias that TFLite's int32 holds
 
 
 @dataclass(frozen=True)
-class Joint:
+class EqualizationGroup:
     """Channels that the same layers make and the same layers read, and the spread of their ranges.
 
     The spread is the largest range over the median: of the channels on samples, of the weights that make them without.
@@ -33,30 +43,30 @@ class Joint:
     makers: tuple[str, ...]
     readers: tuple[str, ...]
     channels: int
-    before: float
-    after: float
+    spread_before: float
+    spread_after: float
 
 
 @dataclass(frozen=True)
-class Equalized:
+class EqualizedModel:
     """The equalized model, what was scaled, and what was left alone and why.
 
     `difference` is the largest of the outputs from those of the model given, relative to the largest output.
     """
 
-    folded: Folded
-    joints: tuple[Joint, ...]
-    left: tuple[str, ...]
+    folded_model: FoldedModel
+    groups: tuple[EqualizationGroup, ...]
+    exclusion_notes: tuple[str, ...]
     notes: tuple[str, ...]
     difference: float
 
     @property
     def model(self) -> Any:
         """The tf_keras model."""
-        return self.folded.model
+        return self.folded_model.model
 
 
-def equalize(folded: Folded, samples: Arrays | None = None) -> Equalized:
+def equalize_channels(folded_model: FoldedModel, samples: Arrays | None = None) -> EqualizedModel:
     """`folded` with its channels equalized, by the weights alone or by the ranges that `samples` show.
 
     Activations with an upper limit become ReLU where the limit does nothing; others stop the scaling. Labels are never
@@ -65,114 +75,160 @@ def equalize(folded: Folded, samples: Arrays | None = None) -> Equalized:
     Raises:
         InputError: samples that do not fit; or the outputs differ by more than 1e-4, which is a bug.
     """
-    fed = feeds(folded.model, samples)
-    base, limits = released(folded, None if samples is None else fed)
-    channels = channels_of(base)
-    sizes = None if samples is None else by_label(base.model, channels, fed)
-    groups = _groups(channels)
-    balance = balanced(channels, sizes, [labels for _, _, labels in groups])
-    model = _applied(base, channels.parts, balance.scales)
+    input_arrays = prepare_inputs(folded_model.model, samples)
+    base_model, limits = remove_idle_limits(folded_model, None if samples is None else input_arrays)
+    channels = find_scalable_channels(base_model)
+    label_ranges = None if samples is None else measure_label_ranges(base_model.model, channels, input_arrays)
+    label_groups = _group_labels(channels)
+    balance = balance_channels(channels, label_ranges, [group_labels for _, _, group_labels in label_groups])
+    model = _apply_scales(base_model, channels.layers, balance.scales)
     # random inputs may pass a limit that the norm's statistics exclude, samples may not
-    before = base if samples is None else folded
-    changed = difference(before.model, model, fed)
-    joints = [_joint(group, channels.parts, balance.scales, sizes) for group in groups]
+    reference_model = base_model if samples is None else folded_model
+    max_difference = measure_difference(reference_model.model, model, input_arrays)
+    equalized_groups = [_measure_group(group, channels.layers, balance.scales, label_ranges) for group in label_groups]
     notes = (
-        _how(balance, told(samples)), *(limit.text for limit in limits), *_guarded(groups, balance),
-        *(() if sizes is None else _too_large(channels.parts, balance.scales, sizes)),
+        _describe_balance(balance, describe_samples(samples)), *(limit.text for limit in limits), *_guard_notes(label_groups, balance),
+        *(() if label_ranges is None else _bias_overflow_notes(channels.layers, balance.scales, label_ranges)),
     )  # fmt: skip
-    left = tuple(_left(channels))
-    statistics = _statistics(base, channels.parts, balance.scales)
-    return Equalized(replace(base, model=model, statistics=statistics), tuple(joints), left, notes, changed)
+    exclusion_notes = tuple(_exclusion_notes(channels))
+    statistics = _scale_statistics(base_model, channels.layers, balance.scales)
+    return EqualizedModel(
+        replace(base_model, model=model, statistics=statistics),
+        tuple(equalized_groups),
+        exclusion_notes,
+        notes,
+        max_difference,
+    )
 
 
-Group = tuple[tuple[str, ...], tuple[str, ...], Array]  # names of who makes and who reads them, labels
+LabelGroup = tuple[tuple[str, ...], tuple[str, ...], Array]  # names of who makes and who reads them, labels
 
 
-def _groups(channels: Channels) -> list[Group]:
+def _group_labels(channels: ScalableChannels) -> list[LabelGroup]:
     """The free labels, by who makes and who reads them."""
-    made, read = _names(channels.parts, "makes"), _names(channels.parts, "reads")
-    found: dict[tuple[tuple[str, ...], tuple[str, ...]], list[int]] = defaultdict(list)
-    for label in np.flatnonzero(channels.free):
-        found[tuple(made[int(label)]), tuple(read[int(label)])].append(int(label))
-    return [(makers, readers, np.array(labels)) for (makers, readers), labels in found.items()]
+    makers_by_label, readers_by_label = _layer_names(channels.layers, "makes"), _layer_names(channels.layers, "reads")
+    labels_by_layers: dict[tuple[tuple[str, ...], tuple[str, ...]], list[int]] = defaultdict(list)
+    for label in np.flatnonzero(channels.free_mask):
+        labels_by_layers[tuple(makers_by_label[int(label)]), tuple(readers_by_label[int(label)])].append(int(label))
+    return [(makers, readers, np.array(labels)) for (makers, readers), labels in labels_by_layers.items()]
 
 
-def _names(parts: tuple[Part, ...], side: str) -> dict[int, list[str]]:
-    found: dict[int, list[str]] = defaultdict(list)
-    for part in parts:
-        for label in np.unique(part.makes if side == "makes" else part.reads):
-            found[int(label)].append(part.layer.name)
-    return found
+def _layer_names(labeled_layers: tuple[LabeledLayer, ...], side: str) -> dict[int, list[str]]:
+    names_by_label: dict[int, list[str]] = defaultdict(list)
+    for labeled_layer in labeled_layers:
+        for label in np.unique(labeled_layer.output_label_grid if side == "makes" else labeled_layer.input_label_grid):
+            names_by_label[int(label)].append(labeled_layer.layer.name)
+    return names_by_label
 
 
-def _applied(folded: Folded, parts: tuple[Part, ...], scales: Array) -> Any:
-    moved = [part for part in parts if (part.factors(scales) != 1).any() or (scales[part.made] != 1).any()]
-    layers = {part.layer.name: type(part.layer).from_config(part.layer.get_config()) for part in moved}
-    return rebuilt(folded.model, layers, {part.layer.name: _weights(part, scales) for part in moved})
+def _apply_scales(folded_model: FoldedModel, labeled_layers: tuple[LabeledLayer, ...], scales: Array) -> Any:
+    scaled_layers = [
+        labeled_layer
+        for labeled_layer in labeled_layers
+        if (labeled_layer.factors(scales) != 1).any() or (scales[labeled_layer.output_labels] != 1).any()
+    ]
+    layers = {
+        labeled_layer.layer.name: type(labeled_layer.layer).from_config(labeled_layer.layer.get_config())
+        for labeled_layer in scaled_layers
+    }
+    return rebuild_model(
+        folded_model.model,
+        layers,
+        {labeled_layer.layer.name: _scale_weights(labeled_layer, scales) for labeled_layer in scaled_layers},
+    )
 
 
-def _weights(part: Part, scales: Array) -> list[Array]:
-    layer = part.layer
-    values = pairs(layer, pairs(layer, kernel(layer)) * part.factors(scales)).astype(np.float32)
-    return [values, *([(bias(layer) / scales[part.made]).astype(np.float32)] if layer.use_bias else [])]
+def _scale_weights(labeled_layer: LabeledLayer, scales: Array) -> list[Array]:
+    layer = labeled_layer.layer
+    scaled_kernel = as_channel_pairs(
+        layer, as_channel_pairs(layer, read_kernel(layer)) * labeled_layer.factors(scales)
+    ).astype(np.float32)
+    return [
+        scaled_kernel,
+        *([(read_bias(layer) / scales[labeled_layer.output_labels]).astype(np.float32)] if layer.use_bias else []),
+    ]
 
 
-def _statistics(folded: Folded, parts: tuple[Part, ...], scales: Array) -> dict[str, Normal]:
-    by_name = {part.layer.name: scales[part.made] for part in parts}
+def _scale_statistics(
+    folded_model: FoldedModel, labeled_layers: tuple[LabeledLayer, ...], scales: Array
+) -> dict[str, ChannelStatistics]:
+    scales_by_name = {labeled_layer.layer.name: scales[labeled_layer.output_labels] for labeled_layer in labeled_layers}
     return {
-        name: Normal(known.mean / by_name.get(name, 1.0), known.deviation / by_name.get(name, 1.0))
-        for name, known in folded.statistics.items()
+        name: ChannelStatistics(
+            moments.mean / scales_by_name.get(name, 1.0), moments.deviation / scales_by_name.get(name, 1.0)
+        )
+        for name, moments in folded_model.statistics.items()
     }
 
 
-def _joint(group: Group, parts: tuple[Part, ...], scales: Array, sizes: Array | None) -> Joint:
+def _measure_group(
+    group: LabelGroup, labeled_layers: tuple[LabeledLayer, ...], scales: Array, label_ranges: Array | None
+) -> EqualizationGroup:
     makers, readers, labels = group
-    ones = np.ones(len(scales))
-    before, after = (_made(parts, each) if sizes is None else sizes / each for each in (ones, scales))
-    return Joint(makers, readers, len(labels), _spread(before[labels]), _spread(after[labels]))
+    unit_scales = np.ones(len(scales))
+    ranges_before, ranges_after = (
+        _output_ranges(labeled_layers, label_scales) if label_ranges is None else label_ranges / label_scales
+        for label_scales in (unit_scales, scales)
+    )
+    return EqualizationGroup(
+        makers, readers, len(labels), _spread(ranges_before[labels]), _spread(ranges_after[labels])
+    )
 
 
-def _made(parts: tuple[Part, ...], scales: Array) -> Array:
-    found = np.zeros(len(scales))
-    for part in parts:
-        raise_to(found, part.makes, part.scaled(scales))
-    return found
+def _output_ranges(labeled_layers: tuple[LabeledLayer, ...], scales: Array) -> Array:
+    ranges = np.zeros(len(scales))
+    for labeled_layer in labeled_layers:
+        raise_maxima(ranges, labeled_layer.output_label_grid, labeled_layer.scale_weights(scales))
+    return ranges
 
 
 def _spread(ranges: Array) -> float:
-    live = ranges[ranges > 0]
-    return float(live.max() / np.median(live)) if len(live) else 1.0
+    live_ranges = ranges[ranges > 0]
+    return float(live_ranges.max() / np.median(live_ranges)) if len(live_ranges) else 1.0
 
 
-def _how(balance: Balance, samples: str) -> str:
-    settled = f"factors settled in {balance.rounds} rounds"
-    if balance.change > SETTLED:
-        settled = f"factors still changed by {balance.change:.1%} after {balance.rounds} rounds"
-    return f"{samples}; {settled}"
+def _describe_balance(balance: ChannelBalance, samples_text: str) -> str:
+    rounds_text = f"factors settled in {balance.rounds} rounds"
+    if balance.change > CONVERGED_CHANGE:
+        rounds_text = f"factors still changed by {balance.change:.1%} after {balance.rounds} rounds"
+    return f"{samples_text}; {rounds_text}"
 
 
-def _guarded(groups: list[Group], balance: Balance) -> Iterator[str]:
-    for makers, _, labels in groups:
-        if dead := int(balance.dead[labels].sum()):
-            yield f"{', '.join(makers)}: {dead} of {len(labels)} channels are dead; they take the middle factor"
-        if capped := int(balance.capped[labels].sum()):
-            yield f"{', '.join(makers)}: {capped} of {len(labels)} factors held at {CAP:g} times the middle one"
+def _guard_notes(label_groups: list[LabelGroup], balance: ChannelBalance) -> Iterator[str]:
+    for makers, _, labels in label_groups:
+        if dead_count := int(balance.dead_mask[labels].sum()):
+            yield f"{', '.join(makers)}: {dead_count} of {len(labels)} channels are dead; they take the middle factor"
+        if capped_count := int(balance.capped_mask[labels].sum()):
+            yield f"{', '.join(makers)}: {capped_count} of {len(labels)} factors held at {MAX_FACTOR_RATIO:g} times the middle one"
 
 
-def _too_large(parts: tuple[Part, ...], scales: Array, sizes: Array) -> Iterator[str]:
+def _bias_overflow_notes(labeled_layers: tuple[LabeledLayer, ...], scales: Array, label_ranges: Array) -> Iterator[str]:
     """Biases that int32 does not hold in steps of the scale of the input times that of the weights."""
-    for part in parts:
-        step = (sizes / scales)[part.reads].max() / 255 * _made((part,), scales)[part.made] / 127
-        values = np.abs(bias(part.layer) / scales[part.made])
-        if count := int((values > STEPS * step).sum()):
-            yield f"{part.layer.name}: {count} of {len(values)} biases are beyond int32 in steps of int8's scales"
+    for labeled_layer in labeled_layers:
+        bias_step = (
+            (label_ranges / scales)[labeled_layer.input_label_grid].max()
+            / 255
+            * _output_ranges((labeled_layer,), scales)[labeled_layer.output_labels]
+            / 127
+        )
+        bias_sizes = np.abs(read_bias(labeled_layer.layer) / scales[labeled_layer.output_labels])
+        if count := int((bias_sizes > MAX_BIAS_STEPS * bias_step).sum()):
+            yield f"{labeled_layer.layer.name}: {count} of {len(bias_sizes)} biases are beyond int32 in steps of int8's scales"
 
 
-def _left(channels: Channels) -> Iterator[str]:
+def _exclusion_notes(channels: ScalableChannels) -> Iterator[str]:
     """Layers with a kernel whose channels, or some of them, cannot be scaled, with the reasons."""
-    yield from (f"{name}: {reason}" for name, reason in channels.stopped.items())
-    for part in channels.parts:
-        fixed = [channels.fixed[int(label)] for label in part.made if int(label) in channels.fixed]
-        if fixed:
-            count = "" if len(fixed) == len(part.made) else f" ({len(fixed)} of {len(part.made)} channels)"
-            yield f"{part.layer.name}{count}: {'; '.join(dict.fromkeys(fixed))}"
+    yield from (f"{name}: {reason}" for name, reason in channels.barrier_reasons.items())
+    for labeled_layer in channels.layers:
+        fixed_reasons = [
+            channels.fixed_reasons[int(label)]
+            for label in labeled_layer.output_labels
+            if int(label) in channels.fixed_reasons
+        ]
+        if fixed_reasons:
+            count = (
+                ""
+                if len(fixed_reasons) == len(labeled_layer.output_labels)
+                else f" ({len(fixed_reasons)} of {len(labeled_layer.output_labels)} channels)"
+            )
+            yield f"{labeled_layer.layer.name}{count}: {'; '.join(dict.fromkeys(fixed_reasons))}"

@@ -7,8 +7,8 @@ from edgepipe.core.arrays import Arrays
 from edgepipe.core.outcome import Table
 
 if TYPE_CHECKING:
-    from edgepipe.compress.equalization.bias_correction import Corrected
-    from edgepipe.compress.equalization.cross_layer import Equalized
+    from edgepipe.compress.equalization.bias_correction import CorrectedModel
+    from edgepipe.compress.equalization.cross_layer import EqualizedModel
 
 StatisticsSource = Literal["data_free", "samples"]
 
@@ -27,38 +27,44 @@ def equalize_source(
     Raises:
         InputError: samples that do not fit, or a model that computes something else when it is folded.
     """
-    from edgepipe.compress.equalization.batch_norm_folding import folded
+    from edgepipe.compress.equalization.batch_norm_folding import fold_batch_norms
     from edgepipe.compress.equalization.bias_correction import correct_biases
-    from edgepipe.compress.equalization.cross_layer import equalize as equalize_channels
+    from edgepipe.compress.equalization.cross_layer import equalize_channels
 
-    state = folded(model, samples)
+    state = fold_batch_norms(model, samples)
     notes, tables = list(state.notes), []
     if equalize is not None:
         equalized = equalize_channels(state, samples if equalize == "samples" else None)
-        state = equalized.folded
-        notes += [*equalized.notes, *equalized.left]
+        state = equalized.folded_model
+        notes += [*equalized.notes, *equalized.exclusion_notes]
         tables.append(_equalization_table(equalized, equalize))
     if bias_correction is not None:
         corrected = correct_biases(state, samples if bias_correction == "samples" else None)
-        state = corrected.folded
-        notes += [*corrected.notes, *corrected.left]
+        state = corrected.folded_model
+        notes += [*corrected.notes, *corrected.exclusion_notes]
         tables.append(_correction_table(corrected, bias_correction))
     return SourceModel(state.model, layer_classes(state.model), notes=tuple(notes), tables=tuple(tables))
 
 
-def _equalization_table(equalized: "Equalized", source: str) -> Table:
+def _equalization_table(equalized: "EqualizedModel", source: str) -> Table:
     rows = tuple(
-        (", ".join(joint.makers), ", ".join(joint.readers), joint.channels, f"{joint.before:.3g}", f"{joint.after:.3g}")
-        for joint in equalized.joints
+        (
+            ", ".join(joint.makers),
+            ", ".join(joint.readers),
+            joint.channels,
+            f"{joint.spread_before:.3g}",
+            f"{joint.spread_after:.3g}",
+        )
+        for joint in equalized.groups
     )
     title = f"equalized ({source}): largest range of a channel over the median, before and after"
     return Table(title=title, columns=("from", "to", "channels", "before", "after"), rows=rows)
 
 
-def _correction_table(corrected: "Corrected", source: str) -> Table:
+def _correction_table(corrected: "CorrectedModel", source: str) -> Table:
     rows = tuple(
-        (entry.layer, entry.channels, f"{entry.largest:.3g}", f"{entry.mean:.3g}",
-         "" if entry.relative is None else f"{entry.relative:.3g}")
+        (entry.layer, entry.channels, f"{entry.largest_shift:.3g}", f"{entry.mean_shift:.3g}",
+         "" if entry.relative_shift is None else f"{entry.relative_shift:.3g}")
         for entry in corrected.corrections
     )  # fmt: skip
     columns = ("layer", "channels", "largest", "mean", "mean over deviation of output")

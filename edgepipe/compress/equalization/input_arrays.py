@@ -7,66 +7,73 @@ import tensorflow as tf
 import tf_keras
 
 from edgepipe.compress.qat.lowering.lower import check_equal
-from edgepipe.core.arrays import Array, Arrays, count, take
+from edgepipe.core.arrays import Array, Arrays, count_samples, take_samples
 from edgepipe.core.errors import InputError
-from edgepipe.models.bridge import random_values
+from edgepipe.models.bridge import random_batch
 
-MOST = 256  # samples whose tensors are all held at once; means and ranges of channels settle long before
-BATCH = 64
+MAX_SAMPLES = 256  # samples whose tensors are all held at once; means and ranges of channels settle long before
+BATCH_SIZE = 64
 
 
-def feeds(model: Any, samples: Arrays | None) -> list[Array]:
+def prepare_inputs(model: Any, samples: Arrays | None) -> list[Array]:
     """At most 256 samples for each input of `model`, in order; small random ones if there are none.
 
     Raises:
         InputError: no sample, other names than the inputs', or other shapes.
     """
     if samples is None:
-        return _random(model)
+        return _random_inputs(model)
     names = list(model.input_names)
-    named = samples if isinstance(samples, dict) else dict.fromkeys(names[:1], samples)
-    if sorted(named) != sorted(names):
-        raise InputError(f"the samples are named {', '.join(named)}, the model's inputs {', '.join(names)}")
-    if not count(samples):
+    samples_by_name = samples if isinstance(samples, dict) else dict.fromkeys(names[:1], samples)
+    if sorted(samples_by_name) != sorted(names):
+        raise InputError(f"the samples are named {', '.join(samples_by_name)}, the model's inputs {', '.join(names)}")
+    if not count_samples(samples):
         raise InputError("there are no representative samples; give at least one, or none at all (data-free)")
-    chosen = [np.asarray(take(named[name], slice(MOST))) for name in names]
-    for name, tensor, array in zip(names, model.inputs, chosen, strict=True):
+    arrays = [np.asarray(take_samples(samples_by_name[name], slice(MAX_SAMPLES))) for name in names]
+    for name, tensor, array in zip(names, model.inputs, arrays, strict=True):
         if tuple(tensor.shape[1:]) != array.shape[1:]:
             raise InputError(
                 f"samples of '{name}' have the shape {array.shape[1:]}, it takes {tuple(tensor.shape[1:])}"
             )
-    return [array.astype(tensor.dtype.as_numpy_dtype) for tensor, array in zip(model.inputs, chosen, strict=True)]
+    return [array.astype(tensor.dtype.as_numpy_dtype) for tensor, array in zip(model.inputs, arrays, strict=True)]
 
 
-def _random(model: Any) -> list[Array]:
-    sizes = [layer.input_dim for layer in model.layers if isinstance(layer, tf_keras.layers.Embedding)]
-    named = zip(model.inputs, model.input_names, strict=True)
-    specs = [(tuple(tensor.shape), tensor.dtype.name, name) for tensor, name in named]
-    return [np.asarray(value) for value in random_values(specs, min(sizes, default=2), seed=0)]
+def _random_inputs(model: Any) -> list[Array]:
+    vocabulary_sizes = [layer.input_dim for layer in model.layers if isinstance(layer, tf_keras.layers.Embedding)]
+    named_inputs = zip(model.inputs, model.input_names, strict=True)
+    specs = [(tuple(tensor.shape), tensor.dtype.name, name) for tensor, name in named_inputs]
+    return [np.asarray(array) for array in random_batch(specs, min(vocabulary_sizes, default=2), seed=0)]
 
 
-def given(model: Any, fed: list[Array], chosen: slice = slice(None)) -> Any:
+def pack_inputs(model: Any, input_arrays: list[Array], rows: slice = slice(None)) -> Any:
     """What `model` is called with."""
-    tensors = [tf.constant(array[chosen]) for array in fed]
-    nested = model._nested_inputs
+    tensors = [tf.constant(array[rows]) for array in input_arrays]
+    nested_inputs = model._nested_inputs
     return (
-        tensors[0] if len(tensors) == 1 and not isinstance(nested, dict) else tf.nest.pack_sequence_as(nested, tensors)
+        tensors[0]
+        if len(tensors) == 1 and not isinstance(nested_inputs, dict)
+        else tf.nest.pack_sequence_as(nested_inputs, tensors)
     )
 
 
-def difference(before: Any, after: Any, fed: list[Array]) -> float:
+def measure_difference(model_before: Any, model_after: Any, input_arrays: list[Array]) -> float:
     """The largest difference of the outputs of both models, relative to the largest output.
 
     Raises:
         InputError: it is above 1e-4.
     """
-    starts = range(0, len(fed[0]), BATCH)
-    return max(check_equal(before, after, given(before, fed, slice(start, start + BATCH))) for start in starts)
+    starts = range(0, len(input_arrays[0]), BATCH_SIZE)
+    return max(
+        check_equal(
+            model_before, model_after, pack_inputs(model_before, input_arrays, slice(start, start + BATCH_SIZE))
+        )
+        for start in starts
+    )
 
 
-def told(samples: Arrays | None) -> str:
+def describe_samples(samples: Arrays | None) -> str:
     """What a report calls them."""
     if samples is None:
         return "data-free"
-    total = count(samples)
-    return f"{total} samples" if total <= MOST else f"the first {MOST} of {total} samples"
+    total = count_samples(samples)
+    return f"{total} samples" if total <= MAX_SAMPLES else f"the first {MAX_SAMPLES} of {total} samples"

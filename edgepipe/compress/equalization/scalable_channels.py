@@ -14,27 +14,34 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from edgepipe.compress.equalization.batch_norm_folding import Folded
+from edgepipe.compress.equalization.batch_norm_folding import FoldedModel
 from edgepipe.compress.equalization.weighted_layers import (
-    holds_kernel,
-    kernel,
-    made_by,
-    outputs,
-    pairs,
-    read_by,
-    weighted,
+    as_channel_pairs,
+    count_outputs,
+    has_kernel,
+    is_weighted_layer,
+    read_kernel,
+    spread_input_ids,
+    spread_output_ids,
 )
-from edgepipe.compress.layer_calls import walk
-from edgepipe.compress.pruning.channels.channel_labels import Graph, Labels, on_last
-from edgepipe.compress.pruning.channels.channel_rules import OPERATORS, RULES, STOPS, Rule, Shape, Stopped
-from edgepipe.compress.qat.activation_placement import Role, place, role
-from edgepipe.compress.qat.lowering.lower import nodes, readers
+from edgepipe.compress.layer_calls import walk_layer_calls
+from edgepipe.compress.pruning.channels.channel_labels import ChannelGraph, ChannelLabels, label_last_axis
+from edgepipe.compress.pruning.channels.channel_rules import (
+    BARRIER_REASONS,
+    OPERATOR_RULES,
+    RULES,
+    ChannelBarrier,
+    Rule,
+    Shape,
+)
+from edgepipe.compress.qat.activation_placement import Role, place_fake_quant, quantization_role
+from edgepipe.compress.qat.lowering.lower import find_readers, nodes
 from edgepipe.core.arrays import Array
 from edgepipe.models.bridge_layers import Operator
 
 K = tf_keras.layers
 # f(s x) = s f(x) for s > 0; augmentation and noise do nothing when a model is converted, but are not followed either
-_LINEAR = (
+_LINEAR_LAYERS = (
     K.LeakyReLU, K.Dropout, K.SpatialDropout1D, K.SpatialDropout2D, K.ActivityRegularization, K.ZeroPadding1D,
     K.ZeroPadding2D, K.Cropping1D, K.Cropping2D, K.UpSampling1D, K.UpSampling2D, K.MaxPooling1D, K.MaxPooling2D,
     K.AveragePooling1D, K.AveragePooling2D, K.GlobalAveragePooling1D, K.GlobalAveragePooling2D, K.GlobalMaxPooling1D,
@@ -42,42 +49,42 @@ _LINEAR = (
     K.Permute,
 )  # fmt: skip
 _LINEAR_OPERATORS = ("Relu", "Mean", "Max", "Amax")
-_SUMS = ("Add", "Subtract", "Maximum", "Minimum")
-_FACTORS = ("Multiply", "Divide", "TrueDivide")
+_SUM_OPERATORS = ("Add", "Subtract", "Maximum", "Minimum")
+_SCALE_OPERATORS = ("Multiply", "Divide", "TrueDivide")
 
 
 @dataclass(frozen=True)
-class Part:
+class LabeledLayer:
     """A weighted layer: the labels that each (row, column) of its kernel reads and makes, and the largest |weight|."""
 
     layer: Any
-    reads: Array  # labels, (rows, 1), or (rows, columns) where columns differ
-    makes: Array  # labels, (1, columns), or (rows, columns) where rows differ
-    sizes: Array  # (rows, columns)
-    made: Array  # (outputs,), labels
+    input_label_grid: Array  # labels, (rows, 1), or (rows, columns) where columns differ
+    output_label_grid: Array  # labels, (1, columns), or (rows, columns) where rows differ
+    max_weights: Array  # (rows, columns)
+    output_labels: Array  # (outputs,), labels
 
     @property
-    def depthwise(self) -> bool:
+    def is_depthwise(self) -> bool:
         """Whether each output channel reads one input channel only."""
         return isinstance(self.layer, K.DepthwiseConv2D)
 
-    def scaled(self, scales: Array) -> Array:
+    def scale_weights(self, scales: Array) -> Array:
         """`sizes` under a factor for each label."""
-        return np.asarray(self.sizes * self.factors(scales))
+        return np.asarray(self.max_weights * self.factors(scales))
 
     def factors(self, scales: Array) -> Array:
         """What each weight is multiplied by: s of what it reads over s of what it makes."""
-        return np.asarray(scales[self.reads] / scales[self.makes])
+        return np.asarray(scales[self.input_label_grid] / scales[self.output_label_grid])
 
 
-def raise_to(values: Array, labels: Array, ranges: Array) -> None:
+def raise_maxima(maxima: Array, labels: Array, ranges: Array) -> None:
     """Let the value of each of `labels`, as `Part` has them, be no less than the largest of its `ranges`."""
-    alike = tuple(axis for axis, size in enumerate(labels.shape) if size == 1)
-    np.maximum.at(values, labels, ranges.max(axis=alike, keepdims=True))
+    shared_axes = tuple(axis for axis, size in enumerate(labels.shape) if size == 1)
+    np.maximum.at(maxima, labels, ranges.max(axis=shared_axes, keepdims=True))
 
 
 @dataclass(frozen=True)
-class Watched:
+class RangedTensor:
     """A tensor with a range of its own in TFLite, and the label of each index of its `axis`."""
 
     tensor: Any
@@ -86,146 +93,168 @@ class Watched:
 
 
 @dataclass(frozen=True)
-class Channels:
+class ScalableChannels:
     """The labels of a model: `number` of them; `fixed` is the reason why one must stay."""
 
-    number: int
-    fixed: dict[int, str]
-    parts: tuple[Part, ...]
-    watched: tuple[Watched, ...]
-    stopped: dict[str, str]  # layers with a kernel that is not followed, and why
+    label_count: int
+    fixed_reasons: dict[int, str]
+    layers: tuple[LabeledLayer, ...]
+    ranged_tensors: tuple[RangedTensor, ...]
+    barrier_reasons: dict[str, str]  # layers with a kernel that is not followed, and why
 
     @property
-    def free(self) -> Array:
+    def free_mask(self) -> Array:
         """Whether each label may be scaled."""
-        found = np.zeros(self.number, bool)
-        for part in self.parts:
-            found[part.made] = True
-        found[list(self.fixed)] = False
-        return found
+        mask = np.zeros(self.label_count, bool)
+        for labeled_layer in self.layers:
+            mask[labeled_layer.output_labels] = True
+        mask[list(self.fixed_reasons)] = False
+        return mask
 
 
-def channels_of(folded: Folded) -> Channels:
+def find_scalable_channels(folded_model: FoldedModel) -> ScalableChannels:
     """Follow every channel through `folded`."""
-    return _Follow(folded).result()
+    return _ChannelTracer(folded_model).trace()
 
 
-class _Follow:
-    def __init__(self, folded: Folded) -> None:
-        self.folded, self.graph = folded, Graph()
-        self.calls = Counter(node.layer.name for node in nodes(folded.model))
-        self.read: list[tuple[Any, Array, Array]] = []  # (layer, labels that it reads, labels that it makes)
-        self.tensors: list[tuple[Any, Any, Labels]] = []  # (layer, its output, labels)
+class _ChannelTracer:
+    def __init__(self, folded_model: FoldedModel) -> None:
+        self.folded_model, self.graph = folded_model, ChannelGraph()
+        self.call_counts = Counter(node.layer.name for node in nodes(folded_model.model))
+        self.kernel_labels: list[tuple[Any, Array, Array]] = []  # (layer, labels that it reads, labels that it makes)
+        self.tensor_labels: list[tuple[Any, Any, ChannelLabels]] = []  # (layer, its output, labels)
 
-    def result(self) -> Channels:
-        model, union = self.folded.model, self.graph.union
-        for name, labels in zip(model.output_names, walk(model, self._inputs(), self._step), strict=True):
+    def trace(self) -> ScalableChannels:
+        model, union = self.folded_model.model, self.graph.union
+        for name, labels in zip(
+            model.output_names, walk_layer_calls(model, self._label_inputs(), self._step), strict=True
+        ):
             union.freeze(labels.ids, f"'{name}' is an output of the model")
-        parts = [_part(layer, union.roots(read), union.roots(made)) for layer, read, made in self.read]
-        ranged = self._ranged()
-        watched = [Watched(tensor, union.roots(labels.ids), labels.axis)
-                   for layer, tensor, labels in self.tensors if layer.name in ranged]  # fmt: skip
-        return Channels(len(union.parents), dict(union.frozen), tuple(parts), tuple(watched), self._stopped())
+        labeled_layers = [
+            _build_labeled_layer(layer, union.find_roots(input_ids), union.find_roots(output_ids))
+            for layer, input_ids, output_ids in self.kernel_labels
+        ]
+        ranged_layers = self._find_ranged_layers()
+        ranged_tensors = [RangedTensor(tensor, union.find_roots(labels.ids), labels.axis)
+                   for layer, tensor, labels in self.tensor_labels if layer.name in ranged_layers]  # fmt: skip
+        return ScalableChannels(
+            len(union.parents),
+            dict(union.freeze_reasons),
+            tuple(labeled_layers),
+            tuple(ranged_tensors),
+            self._barrier_reasons(),
+        )
 
-    def _inputs(self) -> list[Labels]:
-        found = []
-        for tensor, name in zip(self.folded.model.inputs, self.folded.model.input_names, strict=True):
-            labels = on_last(self.graph.union.fresh(tensor.shape[-1] or 1), tuple(tensor.shape))
+    def _label_inputs(self) -> list[ChannelLabels]:
+        input_labels = []
+        for tensor, name in zip(self.folded_model.model.inputs, self.folded_model.model.input_names, strict=True):
+            labels = label_last_axis(self.graph.union.new_labels(tensor.shape[-1] or 1), tuple(tensor.shape))
             self.graph.union.freeze(labels.ids, f"'{name}' is an input of the model")
-            self.tensors.append((tensor._keras_history.layer, tensor, labels))
-            found.append(labels)
-        return found
+            self.tensor_labels.append((tensor._keras_history.layer, tensor, labels))
+            input_labels.append(labels)
+        return input_labels
 
     def _step(self, layer: Any, args: Any, kwargs: dict[str, Any], outputs: Any) -> Any:
-        values = [part for part in tf.nest.flatten([args, kwargs]) if isinstance(part, Labels)]
-        given = tf.nest.flatten(outputs)
-        found = [self._labels(layer, values, tuple(tensor.shape), len(given)) for tensor in given]
-        self.tensors.extend((layer, tensor, labels) for tensor, labels in zip(given, found, strict=True))
-        return found
+        input_labels = [argument for argument in tf.nest.flatten([args, kwargs]) if isinstance(argument, ChannelLabels)]
+        output_tensors = tf.nest.flatten(outputs)
+        output_labels = [
+            self._label_output(layer, input_labels, tuple(tensor.shape), len(output_tensors))
+            for tensor in output_tensors
+        ]
+        self.tensor_labels.extend(
+            (layer, tensor, labels) for tensor, labels in zip(output_tensors, output_labels, strict=True)
+        )
+        return output_labels
 
-    def _labels(self, layer: Any, values: list[Labels], shape: Shape, outputs: int) -> Labels:
+    def _label_output(self, layer: Any, inputs: list[ChannelLabels], shape: Shape, output_count: int) -> ChannelLabels:
         try:
-            if outputs != 1:
-                raise Stopped(f"which gives {outputs} tensors")
-            return self._rule(layer)(self.graph, layer, values, shape)
-        except Stopped as reason:
-            return self.graph.barrier(layer, iter(values), shape, str(reason))
+            if output_count != 1:
+                raise ChannelBarrier(f"which gives {output_count} tensors")
+            return self._find_rule(layer)(self.graph, layer, inputs, shape)
+        except ChannelBarrier as reason:
+            return self.graph.add_barrier(layer, iter(inputs), shape, str(reason))
 
-    def _rule(self, layer: Any) -> Rule:
-        if layer.name in self.folded.whole:
-            raise Stopped(f"kept whole: {self.folded.whole[layer.name]}")
-        if weighted(layer):
-            if self.calls[layer.name] > 1:
-                raise Stopped(f"shared: it is called {self.calls[layer.name]} times")
-            return self._makes
+    def _find_rule(self, layer: Any) -> Rule:
+        if layer.name in self.folded_model.opaque_reasons:
+            raise ChannelBarrier(f"kept whole: {self.folded_model.opaque_reasons[layer.name]}")
+        if is_weighted_layer(layer):
+            if self.call_counts[layer.name] > 1:
+                raise ChannelBarrier(f"shared: it is called {self.call_counts[layer.name]} times")
+            return self._label_weighted_layer
         if isinstance(layer, Operator):
-            return _operator(layer)
+            return _operator_rule(layer)
         if type(layer) in (K.ReLU, K.PReLU):
-            _check_slopes(layer)
+            _check_relu(layer)
             return RULES[K.ReLU]
-        if type(layer) in _LINEAR:
+        if type(layer) in _LINEAR_LAYERS:
             return RULES[type(layer)]
-        raise Stopped(STOPS.get(type(layer)) or _activation(layer) or _unknown(type(layer).__name__))
+        raise ChannelBarrier(
+            BARRIER_REASONS.get(type(layer)) or _activation_reason(layer) or _barrier_reason(type(layer).__name__)
+        )
 
-    def _makes(self, graph: Graph, layer: Any, values: list[Labels], shape: Shape) -> Labels:
-        if not values[0].last:
-            raise Stopped(f"which reads channels from axis {values[0].axis}")
-        made = graph.made(layer, outputs(layer))
-        self.read.append((layer, values[0].ids, made))
-        return on_last(made, shape)
+    def _label_weighted_layer(
+        self, graph: ChannelGraph, layer: Any, inputs: list[ChannelLabels], shape: Shape
+    ) -> ChannelLabels:
+        if not inputs[0].is_channels_last:
+            raise ChannelBarrier(f"which reads channels from axis {inputs[0].axis}")
+        output_ids = graph.label_outputs(layer, count_outputs(layer))
+        self.kernel_labels.append((layer, inputs[0].ids, output_ids))
+        return label_last_axis(output_ids, shape)
 
-    def _stopped(self) -> dict[str, str]:
-        holders = {layer.name for layer in self.folded.model.layers if holds_kernel(layer)}
-        return {name: reason for name, (_, reason) in self.graph.stopped.items() if name in holders}
+    def _barrier_reasons(self) -> dict[str, str]:
+        holders = {layer.name for layer in self.folded_model.model.layers if has_kernel(layer)}
+        return {name: reason for name, (_, reason) in self.graph.barriers.items() if name in holders}
 
-    def _ranged(self) -> set[str]:
+    def _find_ranged_layers(self) -> set[str]:
         """Layers whose output is a tensor of its own in TFLite, not fused with what follows."""
-        model, read_by = self.folded.model, readers(self.folded.model)
-        given = {tensor._keras_history.layer.name for tensor in model.outputs}
-        roles: dict[str, Role] = {layer.name: role(layer, self.folded.whole.get(layer.name, ""))
+        model, readers_by_name = self.folded_model.model, find_readers(self.folded_model.model)
+        output_names = {tensor._keras_history.layer.name for tensor in model.outputs}
+        roles: dict[str, Role] = {layer.name: quantization_role(layer, self.folded_model.opaque_reasons.get(layer.name, ""))
                                   for layer in model.layers}  # fmt: skip
         inputs = set(model.input_names)
         return inputs | {
             layer.name
             for layer in model.layers
             if layer.name not in inputs
-            and place(layer, roles[layer.name], [roles[reader.name] for reader in read_by[layer.name]],
-                      self.calls[layer.name], layer.name in given).ranged
+            and place_fake_quant(layer, roles[layer.name], [roles[reader.name] for reader in readers_by_name[layer.name]],
+                      self.call_counts[layer.name], layer.name in output_names).has_range
         }  # fmt: skip
 
 
-def _part(layer: Any, read: Array, made: Array) -> Part:
-    values = np.abs(pairs(layer, kernel(layer)).astype(np.float64))
-    sizes = values.reshape(-1, *values.shape[-2:]).max(axis=0)
-    return Part(layer, read_by(layer, read), made_by(layer, made), sizes, made)
+def _build_labeled_layer(layer: Any, input_ids: Array, output_ids: Array) -> LabeledLayer:
+    magnitudes = np.abs(as_channel_pairs(layer, read_kernel(layer)).astype(np.float64))
+    max_weights = magnitudes.reshape(-1, *magnitudes.shape[-2:]).max(axis=0)
+    return LabeledLayer(
+        layer, spread_input_ids(layer, input_ids), spread_output_ids(layer, output_ids), max_weights, output_ids
+    )
 
 
-def _check_slopes(layer: Any) -> None:
+def _check_relu(layer: Any) -> None:
     limit, threshold = getattr(layer, "max_value", None), getattr(layer, "threshold", 0)
     if limit is not None:
-        raise Stopped(f"which clips at {float(limit):g}")
+        raise ChannelBarrier(f"which clips at {float(limit):g}")
     if threshold:
-        raise Stopped(f"which clips below {float(threshold):g}")
+        raise ChannelBarrier(f"which clips below {float(threshold):g}")
 
 
-def _activation(layer: Any) -> str:
+def _activation_reason(layer: Any) -> str:
     function = getattr(layer, "activation", None)
     return f"the activation {getattr(function, '__name__', function)}" if isinstance(layer, K.Activation) else ""
 
 
-def _operator(layer: Any) -> Rule:
+def _operator_rule(layer: Any) -> Rule:
     name, arguments = layer.operator, json.loads(layer.arguments)["args"]
-    constants = [value for value in arguments if not (isinstance(value, dict) and "tensor" in value)]
-    plain = all(isinstance(value, (int, float)) for value in constants)
-    passes = (
+    constants = [argument for argument in arguments if not (isinstance(argument, dict) and "tensor" in argument)]
+    is_numeric = all(isinstance(constant, (int, float)) for constant in constants)
+    passes_factor = (
         name in _LINEAR_OPERATORS
-        or (name in _SUMS and not constants)
-        or (name in _FACTORS and plain and len(constants) == 1 and arguments[0] not in constants)
+        or (name in _SUM_OPERATORS and not constants)
+        or (name in _SCALE_OPERATORS and is_numeric and len(constants) == 1 and arguments[0] not in constants)
     )
-    if not passes:
-        raise Stopped(_unknown(name))
-    return OPERATORS[name]
+    if not passes_factor:
+        raise ChannelBarrier(_barrier_reason(name))
+    return OPERATOR_RULES[name]
 
 
-def _unknown(name: str) -> str:
+def _barrier_reason(name: str) -> str:
     return f"a {name}, through which a factor does not pass"

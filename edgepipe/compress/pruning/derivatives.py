@@ -20,7 +20,7 @@ from edgepipe.compress.pruning.saliency_loss import Objective
 from edgepipe.core.arrays import Array
 from edgepipe.core.errors import InputError
 
-Method = Literal["exact", "hutchinson", "gauss_newton"]
+HessianMethod = Literal["exact", "hutchinson", "gauss_newton"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Curvature:
 
     diagonal: tuple[Array, ...]
     error: tuple[Array, ...]
-    method: Method
+    method: HessianMethod
     probes: int
 
     def relative_error(self, index: int) -> float:
@@ -41,18 +41,20 @@ class Curvature:
         return float(np.sqrt(np.mean(np.square(self.error[index])))) / size if size else 0.0
 
 
-def gradient(objective: Objective, weights: list[Any]) -> list[Array]:
+def compute_gradient(objective: Objective, weights: list[Any]) -> list[Array]:
     """dL/dw for each tensor of `weights`; zeros for one that the loss does not depend on."""
 
-    def of_batch(x: Any, y: Any, seed: Any) -> list[Any]:
+    def batch_gradient(x: Any, y: Any, seed: Any) -> list[Any]:
         with tf.GradientTape() as tape:
             loss = objective.loss(y, objective.outputs(x))
         return list(tape.gradient(loss, weights, unconnected_gradients="zero"))
 
-    return _mean(objective, _traced(objective, of_batch), seed=0)
+    return _mean_over_samples(objective, _trace_batch_function(objective, batch_gradient), seed=0)
 
 
-def curvature(objective: Objective, weights: list[Any], method: Method, probes: int, seed: int) -> Curvature:
+def estimate_curvature(
+    objective: Objective, weights: list[Any], method: HessianMethod, probes: int, seed: int
+) -> Curvature:
     """The diagonal of the Hessian of the loss by each tensor of `weights`.
 
     Args:
@@ -61,41 +63,41 @@ def curvature(objective: Objective, weights: list[Any], method: Method, probes: 
     Raises:
         InputError: `gauss_newton` of a loss whose Hessian by the outputs is not known here.
     """
-    if method == "gauss_newton" and objective.root is None:
+    if method == "gauss_newton" and objective.hessian_root is None:
         raise InputError(
             "gauss_newton needs cross-entropy of logits, or mse: the Hessian of any other loss by the outputs is "
             "not known; use `hessian: hutchinson`"
         )
-    estimate = _traced(objective, _ESTIMATES[method](objective, weights))
+    estimate = _trace_batch_function(objective, _ESTIMATORS[method](objective, weights))
     if method == "exact":
-        diagonal = _mean(objective, estimate, seed)
-        return Curvature(tuple(diagonal), tuple(np.zeros_like(part) for part in diagonal), method, 0)
+        diagonal = _mean_over_samples(objective, estimate, seed)
+        return Curvature(tuple(diagonal), tuple(np.zeros_like(tensor) for tensor in diagonal), method, 0)
     mean, square = ([np.zeros(w.shape) for w in weights] for _ in range(2))
     for probe in range(probes):
-        for index, found in enumerate(_mean(objective, estimate, seed + probe)):
-            mean[index] += found / probes
-            square[index] += np.square(found) / probes
-    spread = [np.maximum(s - np.square(m), 0) / max(probes - 1, 1) for m, s in zip(mean, square, strict=True)]
-    return Curvature(tuple(mean), tuple(np.sqrt(s) for s in spread), method, probes)
+        for index, probe_diagonal in enumerate(_mean_over_samples(objective, estimate, seed + probe)):
+            mean[index] += probe_diagonal / probes
+            square[index] += np.square(probe_diagonal) / probes
+    variances = [np.maximum(s - np.square(m), 0) / max(probes - 1, 1) for m, s in zip(mean, square, strict=True)]
+    return Curvature(tuple(mean), tuple(np.sqrt(s) for s in variances), method, probes)
 
 
-def _traced(objective: Objective, of_batch: Any) -> Any:
+def _trace_batch_function(objective: Objective, of_batch: Any) -> Any:
     """`of_batch(x, y, seed)` as one graph for batches of any size."""
-    specs = [tf.nest.map_structure(_any_batch, part) for part in objective.batches[0]]
+    specs = [tf.nest.map_structure(_any_batch_spec, batch_part) for batch_part in objective.batches[0]]
     return tf.function(of_batch).get_concrete_function(*specs, tf.TensorSpec((2,), tf.int32))
 
 
-def _any_batch(tensor: Any) -> Any:
+def _any_batch_spec(tensor: Any) -> Any:
     return tf.TensorSpec((None, *tensor.shape[1:]), tensor.dtype)
 
 
-def _mean(objective: Objective, of_batch: Any, seed: int) -> list[Array]:
+def _mean_over_samples(objective: Objective, of_batch: Any, seed: int) -> list[Array]:
     """The mean over all samples of what `of_batch` gives for each batch."""
-    parts = []
-    for number, (x, y, share) in enumerate(objective.weighted()):
-        found = of_batch(x, y, tf.constant([seed, number]))
-        parts.append([share * part.numpy().astype(np.float64) for part in found])
-    return [np.sum(each, axis=0) for each in zip(*parts, strict=True)]
+    weighted_arrays = []
+    for number, (x, y, share) in enumerate(objective.weighted_batches()):
+        batch_tensors = of_batch(x, y, tf.constant([seed, number]))
+        weighted_arrays.append([share * tensor.numpy().astype(np.float64) for tensor in batch_tensors])
+    return [np.sum(tensor_terms, axis=0) for tensor_terms in zip(*weighted_arrays, strict=True)]
 
 
 def _exact(objective: Objective, weights: list[Any]) -> Any:
@@ -124,8 +126,8 @@ def _hutchinson(objective: Objective, weights: list[Any]) -> Any:
             with tf.GradientTape() as inner:
                 loss = objective.loss(y, objective.outputs(x))
             slopes = inner.gradient(loss, weights, unconnected_gradients="zero")
-            along = tf.add_n([tf.reduce_sum(slope * v) for slope, v in zip(slopes, signs, strict=True)])
-        products = outer.gradient(along, weights, unconnected_gradients="zero")
+            dot_product = tf.add_n([tf.reduce_sum(slope * v) for slope, v in zip(slopes, signs, strict=True)])
+        products = outer.gradient(dot_product, weights, unconnected_gradients="zero")
         return [v * product for v, product in zip(signs, products, strict=True)]
 
     return of_batch
@@ -133,19 +135,19 @@ def _hutchinson(objective: Objective, weights: list[Any]) -> Any:
 
 def _gauss_newton(objective: Objective, weights: list[Any]) -> Any:
     def of_batch(x: Any, y: Any, seed: Any) -> list[Any]:
-        assert objective.root is not None, "curvature() refuses losses without"
+        assert objective.hessian_root is not None, "curvature() refuses losses without"
         with tf.GradientTape() as tape:
             outputs = objective.outputs(x)
-            direction = objective.root(outputs, _signs(tf.shape(outputs), outputs.dtype, seed))
-            along = tf.reduce_sum(outputs * tf.stop_gradient(direction))
-        slopes = tape.gradient(along, weights, unconnected_gradients="zero")
+            direction = objective.hessian_root(outputs, _signs(tf.shape(outputs), outputs.dtype, seed))
+            dot_product = tf.reduce_sum(outputs * tf.stop_gradient(direction))
+        slopes = tape.gradient(dot_product, weights, unconnected_gradients="zero")
         # signs of different samples are independent: the mixed terms of the square vanish in the mean
         return [tf.square(slope) / tf.cast(tf.shape(outputs)[0], slope.dtype) for slope in slopes]
 
     return of_batch
 
 
-_ESTIMATES = {"exact": _exact, "hutchinson": _hutchinson, "gauss_newton": _gauss_newton}
+_ESTIMATORS = {"exact": _exact, "hutchinson": _hutchinson, "gauss_newton": _gauss_newton}
 
 
 def _signs(shape: Any, dtype: Any, seed: Any) -> Any:

@@ -15,48 +15,56 @@ from edgepipe.core.arrays import Array
 Distribution = Literal["uniform", "erk", "global"]
 
 
-def erk(shapes: list[tuple[int, ...]], share: float) -> list[float]:
+def erk_shares(shapes: list[tuple[int, ...]], share: float) -> list[float]:
     """The share of zeros of each kernel such that together they have `share`; none is emptied altogether.
 
     Densities are scaled by one factor; kernels that would be more than full are full, and the others share the rest.
     """
     sizes = np.array([np.prod(shape) for shape in shapes], float)
-    raw = np.array([sum(shape) for shape in shapes]) / sizes
-    full = np.zeros(len(shapes), bool)
+    densities = np.array([sum(shape) for shape in shapes]) / sizes
+    is_full = np.zeros(len(shapes), bool)
     while True:
-        left = (1 - share) * sizes.sum() - sizes[full].sum()
-        factor = left / (raw * sizes)[~full].sum() if not full.all() else 0.0
-        over = ~full & (raw * factor > 1)
-        if not over.any():
-            return [float(x) for x in 1 - np.where(full, 1.0, np.clip(raw * factor, 0, 1))]
-        full |= over
+        remaining_weights = (1 - share) * sizes.sum() - sizes[is_full].sum()
+        factor = remaining_weights / (densities * sizes)[~is_full].sum() if not is_full.all() else 0.0
+        is_overfull = ~is_full & (densities * factor > 1)
+        if not is_overfull.any():
+            return [float(x) for x in 1 - np.where(is_full, 1.0, np.clip(densities * factor, 0, 1))]
+        is_full |= is_overfull
 
 
-def lowest(scores: Array, before: Array, share: float, least: int) -> Array:
+def mark_lowest(scores: Array, previous_mask: Array, share: float, min_units: int) -> Array:
     """`before` and, of the other units, those of lowest score, until `share` of all are marked; `least` stay."""
-    number = number_of(scores.size, share, least)
-    order = np.argsort(np.where(before, -np.inf, scores), axis=None, kind="stable")
-    marked = before.ravel().copy()
-    marked[order[:number]] = True
-    return marked.reshape(scores.shape)
+    removed_count = count_removed(scores.size, share, min_units)
+    order = np.argsort(np.where(previous_mask, -np.inf, scores), axis=None, kind="stable")
+    mask = previous_mask.ravel().copy()
+    mask[order[:removed_count]] = True
+    return mask.reshape(scores.shape)
 
 
-def number_of(units: int, share: float, least: int) -> int:
+def count_removed(units: int, share: float, min_units: int) -> int:
     """How many of `units` go at `share`; `least` stay."""
-    return max(min(units - least, units - round(units * (1 - share))), 0)
+    return max(min(units - min_units, units - round(units * (1 - share))), 0)
 
 
-def lowest_of_all(scores: list[Array], before: list[Array], share: float, least: int) -> list[Array]:
+def mark_lowest_globally(scores: list[Array], previous_masks: list[Array], share: float, min_units: int) -> list[Array]:
     """As `lowest`, in one ranking over all kernels; the `least` best units of each stay."""
-    spared = [_best(part, least) for part in scores]
-    ranks = [np.where(spare, np.inf, part).ravel() for part, spare in zip(scores, spared, strict=True)]
-    marked = lowest(np.concatenate(ranks), np.concatenate([part.ravel() for part in before]), share, least)
-    cuts = np.cumsum([part.size for part in scores])[:-1]
-    parts = zip(np.split(marked, cuts), scores, spared, strict=True)
-    return [part.reshape(like.shape) & ~spare for part, like, spare in parts]
+    spared_masks = [_mark_best(kernel_scores, min_units) for kernel_scores in scores]
+    ranks = [
+        np.where(spared_mask, np.inf, kernel_scores).ravel()
+        for kernel_scores, spared_mask in zip(scores, spared_masks, strict=True)
+    ]
+    flat_mask = mark_lowest(
+        np.concatenate(ranks),
+        np.concatenate([previous_mask.ravel() for previous_mask in previous_masks]),
+        share,
+        min_units,
+    )
+    split_indices = np.cumsum([kernel_scores.size for kernel_scores in scores])[:-1]
+    kernel_masks = zip(np.split(flat_mask, split_indices), scores, spared_masks, strict=True)
+    return [mask.reshape(kernel_scores.shape) & ~spared_mask for mask, kernel_scores, spared_mask in kernel_masks]
 
 
-def _best(scores: Array, number: int) -> Array:
-    found = np.zeros(scores.size, bool)
-    found[np.argsort(-scores, axis=None, kind="stable")[:number]] = True
-    return found.reshape(scores.shape)
+def _mark_best(scores: Array, count: int) -> Array:
+    mask = np.zeros(scores.size, bool)
+    mask[np.argsort(-scores, axis=None, kind="stable")[:count]] = True
+    return mask.reshape(scores.shape)

@@ -9,20 +9,20 @@ import tf_keras
 from edgepipe.core.arrays import Array
 
 
-class Masks:
+class PruningMasks:
     """Which elements of `weights` are held at zero."""
 
-    def __init__(self, weights: list[Any], zeros: list[Array]) -> None:
+    def __init__(self, weights: list[Any], zero_masks: list[Array]) -> None:
         self.weights = weights
-        self._keep = [tf.Variable(tf.cast(~zero, weight.dtype), trainable=False)
-                      for weight, zero in zip(weights, zeros, strict=True)]  # fmt: skip
+        self._keep_masks = [tf.Variable(tf.cast(~zero_mask, weight.dtype), trainable=False)
+                      for weight, zero_mask in zip(weights, zero_masks, strict=True)]  # fmt: skip
         self._apply = tf.function(self._multiply)
         self.apply()
 
-    def set(self, zeros: list[Array]) -> None:
+    def set_zeros(self, zero_masks: list[Array]) -> None:
         """Hold these from now on."""
-        for keep, zero in zip(self._keep, zeros, strict=True):
-            keep.assign(tf.cast(~zero, keep.dtype))
+        for keep_mask, zero_mask in zip(self._keep_masks, zero_masks, strict=True):
+            keep_mask.assign(tf.cast(~zero_mask, keep_mask.dtype))
         self.apply()
 
     def apply(self) -> None:
@@ -30,15 +30,15 @@ class Masks:
         self._apply()
 
     def _multiply(self) -> None:
-        for weight, keep in zip(self.weights, self._keep, strict=True):
+        for weight, keep_mask in zip(self.weights, self._keep_masks, strict=True):
             # not a product: what has become NaN must still end as zero, for the loss to tell of the rest
-            weight.assign(tf.where(keep > 0, weight, tf.zeros_like(weight)))
+            weight.assign(tf.where(keep_mask > 0, weight, tf.zeros_like(weight)))
 
 
-class Holding(tf_keras.callbacks.Callback):  # type: ignore[misc]
+class MaskCallback(tf_keras.callbacks.Callback):  # type: ignore[misc]
     """Puts the zeros back after every step; at the steps of `updates` it first asks for new masks."""
 
-    def __init__(self, masks: Masks, updates: dict[int, Callable[[], list[Array]]]) -> None:
+    def __init__(self, masks: PruningMasks, updates: dict[int, Callable[[], list[Array]]]) -> None:
         super().__init__()
         self.masks, self.updates, self.step = masks, updates, 0
 
@@ -46,7 +46,7 @@ class Holding(tf_keras.callbacks.Callback):  # type: ignore[misc]
         """New masks where one is due."""
         update = self.updates.get(self.step)
         if update is not None:
-            self.masks.set(update())
+            self.masks.set_zeros(update())
         self.step += 1
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:

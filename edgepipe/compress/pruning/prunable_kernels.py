@@ -14,11 +14,11 @@ from edgepipe.tflite import pruned_zeros
 
 K = tf_keras.layers
 EXCLUDED_LAST = "the last layer is excluded (exclude_last: true)"
-DEPTHWISE = (K.DepthwiseConv1D, K.DepthwiseConv2D)
+DEPTHWISE_LAYERS = (K.DepthwiseConv1D, K.DepthwiseConv2D)
 
 
 @dataclass(frozen=True)
-class Kernel:
+class PrunableKernel:
     """One weight tensor: `inputs` are the axes that are summed over with the input channels, `outputs` those of the
     output channels; what is left are positions of the kernel.
     """
@@ -27,8 +27,8 @@ class Kernel:
     cls: str
     layer: Any  # the top layer that holds it
     weight: Any  # the variable
-    inputs: tuple[int, ...]
-    outputs: tuple[int, ...]
+    input_axes: tuple[int, ...]
+    output_axes: tuple[int, ...]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -40,131 +40,146 @@ class Kernel:
         """Elements."""
         return int(np.prod(self.shape))
 
-    def rows(self, values: Array) -> Array:
+    def to_rows(self, array: Array) -> Array:
         """`values`, shaped as the kernel, as (output channels, positions, input channels): TFLite's order."""
-        count = [int(np.prod([self.shape[axis] for axis in axes])) for axes in (self.outputs, self.inputs)]
-        return values.transpose(self._order).reshape(count[0], -1, count[1])
+        channel_counts = [
+            int(np.prod([self.shape[axis] for axis in axes])) for axes in (self.output_axes, self.input_axes)
+        ]
+        return array.transpose(self._order).reshape(channel_counts[0], -1, channel_counts[1])
 
-    def back(self, rows: Array) -> Array:
+    def from_rows(self, rows: Array) -> Array:
         """The inverse of `rows`."""
         shape = [self.shape[axis] for axis in self._order]
         return rows.reshape(shape).transpose(np.argsort(self._order))
 
     @property
     def _order(self) -> tuple[int, ...]:
-        positions = tuple(a for a in range(len(self.shape)) if a not in self.inputs + self.outputs)
-        return (*self.outputs, *positions, *self.inputs)
+        positions = tuple(a for a in range(len(self.shape)) if a not in self.input_axes + self.output_axes)
+        return (*self.output_axes, *positions, *self.input_axes)
 
 
 @dataclass(frozen=True)
-class Found:
+class PrunableKernels:
     """The kernels to prune, each with its overrides, and name -> reason of those that are left alone."""
 
-    kernels: tuple[Kernel, ...]
-    left_alone: dict[str, str]
-    others: tuple[Kernel, ...]  # those left alone, for their share of zeros to be counted
+    kernels: tuple[PrunableKernel, ...]
+    exclusion_reasons: dict[str, str]
+    excluded_kernels: tuple[PrunableKernel, ...]  # those left alone, for their share of zeros to be counted
 
-    def without(self, refused: dict[str, str], model: str) -> "Found":
+    def without(self, refusal_reasons: dict[str, str], model_name: str) -> "PrunableKernels":
         """Less the kernels in `refused` (name -> reason), which are left alone too."""
-        kept = tuple(kernel for kernel in self.kernels if kernel.name not in refused)
-        alone = {**self.left_alone, **refused}
-        _check_any(kept, alone, model)
-        others = tuple(kernel for kernel in self.kernels if kernel.name in refused)
-        return Found(kept, alone, self.others + others)
+        kept_kernels = tuple(kernel for kernel in self.kernels if kernel.name not in refusal_reasons)
+        exclusion_reasons = {**self.exclusion_reasons, **refusal_reasons}
+        _check_not_empty(kept_kernels, exclusion_reasons, model_name)
+        refused_kernels = tuple(kernel for kernel in self.kernels if kernel.name in refusal_reasons)
+        return PrunableKernels(kept_kernels, exclusion_reasons, self.excluded_kernels + refused_kernels)
 
 
-def _check_any(kernels: tuple[Kernel, ...], alone: dict[str, str], model: str) -> None:
+def _check_not_empty(kernels: tuple[PrunableKernel, ...], exclusion_reasons: dict[str, str], model_name: str) -> None:
     if not kernels:
-        named = "; ".join(f"{name}: {reason}" for name, reason in alone.items()) or "no layer has a kernel"
-        raise InputError(f"nothing to prune in '{model}': {named}")
+        reason_text = (
+            "; ".join(f"{name}: {reason}" for name, reason in exclusion_reasons.items()) or "no layer has a kernel"
+        )
+        raise InputError(f"nothing to prune in '{model_name}': {reason_text}")
 
 
-def find(model: Any, overrides: Overrides[Any], exclude_last: bool) -> Found:
+def find_prunable_kernels(model: Any, overrides: Overrides[Any], exclude_last: bool) -> PrunableKernels:
     """What is to be pruned in `model`.
 
     Raises:
         InputError: an override of a layer that is not there, or nothing is left to prune.
     """
     overrides.check(list(model._flatten_layers(include_self=False)))
-    every = list(kernels(model))
-    reasons = {kernel.name: _reason(kernel, overrides) for kernel in every}
-    if exclude_last and (last := _last(every, overrides)) is not None:
-        reasons.update({kernel.name: EXCLUDED_LAST for kernel in every if kernel.layer is last})
-    chosen = tuple(kernel for kernel in every if not reasons[kernel.name])
-    alone = {name: reason for name, reason in reasons.items() if reason}
-    alone |= {layer.name: _unknown(layer) for layer in _flat(model) if _unknown(layer)}
-    _check_any(chosen, alone, model.name)
-    return Found(chosen, alone, tuple(kernel for kernel in every if kernel not in chosen))
+    all_kernels = list(iterate_kernels(model))
+    reasons = {kernel.name: _exclusion_reason(kernel, overrides) for kernel in all_kernels}
+    if exclude_last and (last_layer := _find_last_layer(all_kernels, overrides)) is not None:
+        reasons.update({kernel.name: EXCLUDED_LAST for kernel in all_kernels if kernel.layer is last_layer})
+    chosen_kernels = tuple(kernel for kernel in all_kernels if not reasons[kernel.name])
+    exclusion_reasons = {name: reason for name, reason in reasons.items() if reason}
+    exclusion_reasons |= {
+        layer.name: _unsupported_reason(layer) for layer in _flatten_layers(model) if _unsupported_reason(layer)
+    }
+    _check_not_empty(chosen_kernels, exclusion_reasons, model.name)
+    return PrunableKernels(
+        chosen_kernels, exclusion_reasons, tuple(kernel for kernel in all_kernels if kernel not in chosen_kernels)
+    )
 
 
-def _last(every: list[Kernel], overrides: Overrides[Any]) -> Any:
+def _find_last_layer(all_kernels: list[PrunableKernel], overrides: Overrides[Any]) -> Any:
     """The last layer with a kernel that is pruned by default; None if the user speaks of it by name, not by class."""
-    candidates = [kernel.layer for kernel in every if not isinstance(kernel.layer, DEPTHWISE)]
-    last = candidates[-1] if candidates else None
-    return None if last is None or Overrides({}, overrides.layers).of(last) else last
+    candidates = [kernel.layer for kernel in all_kernels if not isinstance(kernel.layer, DEPTHWISE_LAYERS)]
+    last_layer = candidates[-1] if candidates else None
+    return None if last_layer is None or Overrides({}, overrides.layers).for_layer(last_layer) else last_layer
 
 
-def _reason(kernel: Kernel, overrides: Overrides[Any]) -> str:
-    told = overrides.of(kernel.layer)
-    if told and told[-1] is None:
+def _exclusion_reason(kernel: PrunableKernel, overrides: Overrides[Any]) -> str:
+    layer_overrides = overrides.for_layer(kernel.layer)
+    if layer_overrides and layer_overrides[-1] is None:
         return "left alone as the pipeline says"
-    if kernel.cls.startswith("Depthwise") and not told:
+    if kernel.cls.startswith("Depthwise") and not layer_overrides:
         return f"{kernel.cls} is not pruned unless named: few weights, each used at many places"
     return ""
 
 
-def _unknown(layer: Any) -> str:
+def _unsupported_reason(layer: Any) -> str:
     """Why a layer with large weights has no kernel here."""
-    large = [weight for weight in layer.trainable_weights if len(weight.shape) > 1 and min(weight.shape) > 1]
-    if not large or any(list(_of(layer, part)) for part in layer._flatten_layers()):
+    large_weights = [weight for weight in layer.trainable_weights if len(weight.shape) > 1 and min(weight.shape) > 1]
+    if not large_weights or any(list(_own_kernels(layer, sublayer)) for sublayer in layer._flatten_layers()):
         return ""
     return f"{type(layer).__name__} is not pruned: only convolutions, dense, attention and recurrent layers are"
 
 
-def kernels(model: Any) -> Iterator[Kernel]:
+def iterate_kernels(model: Any) -> Iterator[PrunableKernel]:
     """Every kernel of `model`, nested models and layers inside layers included, in the order of the layers."""
-    for top in _flat(model):
-        parts = [(part, found) for part in top._flatten_layers() for found in _of(top, part)]
-        for part, kernel in parts:
-            inner = "" if part is top else f"/{part.name}"
-            tensor = kernel.weight.name.rsplit("/", 1)[-1].partition(":")[0]
-            several = sum(other is part for other, _ in parts) > 1
-            name = f"{top.name}{inner}" + (f"/{tensor}" if several else "")
-            yield Kernel(name, kernel.cls, top, kernel.weight, kernel.inputs, kernel.outputs)
+    for top in _flatten_layers(model):
+        sublayer_kernels = [
+            (sublayer, kernel) for sublayer in top._flatten_layers() for kernel in _own_kernels(top, sublayer)
+        ]
+        for sublayer, kernel in sublayer_kernels:
+            inner_name = "" if sublayer is top else f"/{sublayer.name}"
+            tensor_name = kernel.weight.name.rsplit("/", 1)[-1].partition(":")[0]
+            has_several = sum(owner is sublayer for owner, _ in sublayer_kernels) > 1
+            name = f"{top.name}{inner_name}" + (f"/{tensor_name}" if has_several else "")
+            yield PrunableKernel(name, kernel.cls, top, kernel.weight, kernel.input_axes, kernel.output_axes)
 
 
-def stored_order(model: Any) -> list[pruned_zeros.Kernel]:
+def kernels_in_tflite_order(model: Any) -> list[pruned_zeros.PrunedKernel]:
     """The kernels of `model` as `edgepipe.tflite.pruned_zeros` compares them with a .tflite."""
-    return [pruned_zeros.Kernel(kernel.name, kernel.rows(np.asarray(kernel.weight))) for kernel in kernels(model)]
+    return [
+        pruned_zeros.PrunedKernel(kernel.name, kernel.to_rows(np.asarray(kernel.weight)))
+        for kernel in iterate_kernels(model)
+    ]
 
 
-def _flat(model: Any) -> Iterator[Any]:
+def _flatten_layers(model: Any) -> Iterator[Any]:
     for layer in model.layers:
-        yield from _flat(layer) if isinstance(layer, tf_keras.Model) else [layer]
+        yield from _flatten_layers(layer) if isinstance(layer, tf_keras.Model) else [layer]
 
 
-def _of(top: Any, layer: Any) -> Iterator[Kernel]:
+def _own_kernels(top: Any, layer: Any) -> Iterator[PrunableKernel]:
     """The kernels that `layer` itself holds."""
-    find_axes = _AXES.get(type(layer))
-    for weight, inputs, outputs in find_axes(layer) if find_axes is not None else ():
-        yield Kernel(layer.name, type(layer).__name__, top, weight, inputs, outputs)
+    find_axes = _AXES_BY_CLASS.get(type(layer))
+    for weight, input_axes, output_axes in find_axes(layer) if find_axes is not None else ():
+        yield PrunableKernel(layer.name, type(layer).__name__, top, weight, input_axes, output_axes)
 
 
 def _einsum_axes(equation: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """For example abc,cde->abde: axis 0 of the kernel is summed over, 1 and 2 are outputs."""
-    kernel, output = equation.replace(" ", "").split(",")[1].split("->")
-    summed = tuple(axis for axis, label in enumerate(kernel) if label not in output)
-    return summed, tuple(axis for axis in range(len(kernel)) if axis not in summed)
+    kernel_labels, output_labels = equation.replace(" ", "").split(",")[1].split("->")
+    summed_axes = tuple(axis for axis, label in enumerate(kernel_labels) if label not in output_labels)
+    return summed_axes, tuple(axis for axis in range(len(kernel_labels)) if axis not in summed_axes)
 
 
-Axes = Callable[[Any], list[tuple[Any, tuple[int, ...], tuple[int, ...]]]]  # each weight with its input and output axes
+AxesFunction = Callable[
+    [Any], list[tuple[Any, tuple[int, ...], tuple[int, ...]]]
+]  # each weight with its input and output axes
 
 
 def _convolution(layer: Any) -> list[Any]:
     return [(layer.kernel, (layer.rank,), (layer.rank + 1,))]
 
 
-def _transposed(layer: Any) -> list[Any]:
+def _transposed_convolution(layer: Any) -> list[Any]:
     return [(layer.kernel, (layer.rank + 1,), (layer.rank,))]
 
 
@@ -189,10 +204,10 @@ def _recurrent(layer: Any) -> list[Any]:
     return [(layer.kernel, (0,), (1,)), (layer.recurrent_kernel, (0,), (1,))]
 
 
-_AXES: dict[Any, Axes] = {
+_AXES_BY_CLASS: dict[Any, AxesFunction] = {
     **dict.fromkeys((K.Conv1D, K.Conv2D, K.Conv3D), _convolution),
-    **dict.fromkeys((K.Conv1DTranspose, K.Conv2DTranspose, K.Conv3DTranspose), _transposed),
-    **dict.fromkeys(DEPTHWISE, _depthwise),
+    **dict.fromkeys((K.Conv1DTranspose, K.Conv2DTranspose, K.Conv3DTranspose), _transposed_convolution),
+    **dict.fromkeys(DEPTHWISE_LAYERS, _depthwise),
     **dict.fromkeys((K.SeparableConv1D, K.SeparableConv2D), _separable),
     **dict.fromkeys((K.LSTMCell, K.GRUCell, K.SimpleRNNCell), _recurrent),
     K.Dense: _dense,

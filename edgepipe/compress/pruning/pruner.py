@@ -6,16 +6,16 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from edgepipe.compress.pruning.channels.channel_pool import ChannelPool, Order, Unreachable
-from edgepipe.compress.pruning.channels.shrink import shrink
-from edgepipe.compress.pruning.pruning_target import Built, Target
-from edgepipe.compress.pruning.saliency import Saliency, Settings, saliency
+from edgepipe.compress.pruning.channels.channel_pool import ChannelPool, Order, UnreachableCost
+from edgepipe.compress.pruning.channels.shrink import shrink_model
+from edgepipe.compress.pruning.pruning_target import ConvertedCost, PruningTarget
+from edgepipe.compress.pruning.saliency import Saliency, SaliencySettings, compute_saliency
 from edgepipe.compress.pruning.saliency_loss import Objective
-from edgepipe.compress.pruning.weight_pool import Pool, Removal
+from edgepipe.compress.pruning.weight_pool import Removal, WeightPool
 from edgepipe.core.arrays import Array
 from edgepipe.core.errors import InputError
 
-BUILDS = 8  # conversions that a target in bytes or seconds may take for each order
+MAX_CONVERSIONS = 8  # conversions that a target in bytes or seconds may take for each order
 
 
 class Pruner(Protocol):
@@ -30,11 +30,11 @@ class Pruner(Protocol):
         """The variables that masks are for."""
 
     @property
-    def final(self) -> float:
+    def final_share(self) -> float:
         """The share that is gone at the target, of weights or of the cost."""
 
     @property
-    def zeros(self) -> list[Array]:
+    def zero_masks(self) -> list[Array]:
         """Which elements of `weights` are gone."""
 
     def advance(self, progress: float) -> list[Array]:
@@ -48,45 +48,47 @@ class Pruner(Protocol):
 
 
 @dataclass
-class Asking:
+class SaliencySampler:
     """Asks for the saliency of the model as it is, each time with another seed."""
 
-    settings: Settings
+    settings: SaliencySettings
     objective: Objective | None
     seed: int
     notes: list[str] = field(default_factory=list)
 
-    def of(self, weights: list[Any]) -> Saliency:
+    def sample(self, weights: list[Any]) -> Saliency:
         """Of each entry of `weights`."""
-        found = saliency(self.settings, weights, self.objective, self.seed)
+        saliency = compute_saliency(self.settings, weights, self.objective, self.seed)
         self.seed += 1
-        if found.curvature is not None and found.curvature.probes:
-            errors = [found.curvature.relative_error(index) for index in range(len(weights))]
+        if saliency.curvature is not None and saliency.curvature.probes:
+            errors = [saliency.curvature.relative_error(index) for index in range(len(weights))]
             self.notes.append(
-                f"second derivatives by {found.curvature.method}, {found.curvature.probes} probes: standard error "
+                f"second derivatives by {saliency.curvature.method}, {saliency.curvature.probes} probes: standard error "
                 f"{np.median(errors):.0%} of the values (median over tensors, worst {max(errors):.0%})"
             )
-        return found
+        return saliency
 
 
 @dataclass
 class KernelPruner:
     """Zeros in kernels: weights, blocks, n of m."""
 
-    pool: Pool
+    pool: WeightPool
     share: float
-    asking: Asking
-    state: Removal
+    sampler: SaliencySampler
+    removal: Removal
 
     @classmethod
-    def of(cls, pool: Pool, share: float, settings: Settings, objective: Objective | None, seed: int) -> "KernelPruner":
+    def from_settings(
+        cls, pool: WeightPool, share: float, settings: SaliencySettings, objective: Objective | None, seed: int
+    ) -> "KernelPruner":
         """Nothing is gone but what was zero already."""
-        return cls(pool, share, Asking(settings, objective, seed), pool.start())
+        return cls(pool, share, SaliencySampler(settings, objective, seed), pool.initial_removal())
 
     @property
     def notes(self) -> list[str]:
         """How exact the second derivatives were, last."""
-        return self.asking.notes[-1:]
+        return self.sampler.notes[-1:]
 
     @property
     def weights(self) -> list[Any]:
@@ -94,28 +96,28 @@ class KernelPruner:
         return self.pool.weights
 
     @property
-    def final(self) -> float:
+    def final_share(self) -> float:
         """The share of zeros at the end."""
         return self.share
 
     @property
-    def zeros(self) -> list[Array]:
+    def zero_masks(self) -> list[Array]:
         """Of each kernel."""
-        return list(self.state.zeros)
+        return list(self.removal.zero_masks)
 
     def advance(self, progress: float) -> list[Array]:
         """Remove more weights."""
-        found = self.asking.of(self.weights)
-        self.state = self.pool.remove(found, self.share * progress, progress, self.state)
-        return self.zeros
+        saliency = self.sampler.sample(self.weights)
+        self.removal = self.pool.remove(saliency, self.share * progress, progress, self.removal)
+        return self.zero_masks
 
     def snapshot(self) -> Removal:
         """The state itself: it never changes."""
-        return self.state
+        return self.removal
 
     def restore(self, snapshot: Removal) -> None:
         """Go back."""
-        self.state = snapshot
+        self.removal = snapshot
 
 
 @dataclass
@@ -124,23 +126,23 @@ class ChannelPruner:
 
     model: Any
     pool: ChannelPool
-    target: Target
-    asking: Asking
-    loss: Callable[[], float]  # of the model as it is, on the validation split
-    built: Built | None = None  # for targets that only a conversion can tell
-    gone: Array = field(default_factory=lambda: np.zeros(0, bool))
-    chosen: list[str] = field(default_factory=list)
-    _start: float = 0.0  # what the model as it was cost when it was built
+    target: PruningTarget
+    sampler: SaliencySampler
+    validation_loss: Callable[[], float]  # of the model as it is, on the validation split
+    converted_cost: ConvertedCost | None = None  # for targets that only a conversion can tell
+    removed_groups: Array = field(default_factory=lambda: np.zeros(0, bool))
+    order_notes: list[str] = field(default_factory=list)
+    _start_cost: float = 0.0  # what the model as it was cost when it was built
 
     def __post_init__(self) -> None:
-        self.gone = self.pool.start()
-        if self.built is not None:
-            self._start = self.built(self.model)
+        self.removed_groups = self.pool.initial_removal()
+        if self.converted_cost is not None:
+            self._start_cost = self.converted_cost(self.model)
 
     @property
     def notes(self) -> list[str]:
         """How exact the second derivatives were, and which order was best, last."""
-        return [*self.asking.notes[-1:], *self.chosen[-1:]]
+        return [*self.sampler.notes[-1:], *self.order_notes[-1:]]
 
     @property
     def weights(self) -> list[Any]:
@@ -148,35 +150,35 @@ class ChannelPruner:
         return self.pool.weights
 
     @property
-    def final(self) -> float:
+    def final_share(self) -> float:
         """The share of the cost that is gone at the end."""
-        start = self.pool.cost(self.pool.start())  # 0 if every layer has a share of its own
-        return 1 - self._goal(1.0) / start if start else max(self.pool.own.values())
+        start_cost = self.pool.cost(self.pool.initial_removal())  # 0 if every layer has a share of its own
+        return 1 - self._max_cost(1.0) / start_cost if start_cost else max(self.pool.share_by_layer.values())
 
     @property
-    def zeros(self) -> list[Array]:
+    def zero_masks(self) -> list[Array]:
         """Of each weight."""
-        return self.pool.zeros(self.gone)
+        return self.pool.zero_masks(self.removed_groups)
 
     @property
-    def smaller(self) -> Any:
+    def shrunk_model(self) -> Any:
         """The model without the channels that are gone."""
-        return shrink(self.model, self.pool.groups, self.gone)
+        return shrink_model(self.model, self.pool.groups, self.removed_groups)
 
     @property
-    def original(self) -> float:
+    def original_cost(self) -> float:
         """What the model cost before anything went, in the target's terms."""
-        return self.pool.cost(self.pool.start()) if self.built is None else self._start
+        return self.pool.cost(self.pool.initial_removal()) if self.converted_cost is None else self._start_cost
 
-    def _goal(self, progress: float) -> float:
+    def _max_cost(self, progress: float) -> float:
         """The cost at `progress`, by the pool's own measure."""
-        start = self.pool.cost(self.pool.start())
-        value = self.target.value
-        if self.target.what == "sparsity":
-            value = 1 - value
-        elif self.built is not None:
-            value = start * min(1.0, value / self._start)
-        return start - progress * max(start - value, 0.0)
+        start_cost = self.pool.cost(self.pool.initial_removal())
+        target_cost = self.target.value
+        if self.target.metric == "sparsity":
+            target_cost = 1 - target_cost
+        elif self.converted_cost is not None:
+            target_cost = start_cost * min(1.0, target_cost / self._start_cost)
+        return start_cost - progress * max(start_cost - target_cost, 0.0)
 
     def advance(self, progress: float) -> list[Array]:
         """Remove more channels.
@@ -184,98 +186,116 @@ class ChannelPruner:
         Raises:
             InputError: the target is below what is left when every layer has its least.
         """
-        found = self.asking.of(self.weights)
-        if self.built is not None and progress == 1.0:
-            candidates = {order: gone for order in self.pool.orders if (gone := self._built(found, order)) is not None}
+        saliency = self.sampler.sample(self.weights)
+        if self.converted_cost is not None and progress == 1.0:
+            candidates = {
+                order: removed_groups
+                for order in self.pool.orders
+                if (removed_groups := self._search_converted(saliency, order)) is not None
+            }
         else:
-            candidates = self._candidates(found, self.pool.orders, self._goal(progress), progress)
-        self.gone = self._best(candidates)
-        return self.zeros
+            candidates = self._candidates(saliency, self.pool.orders, self._max_cost(progress), progress)
+        self.removed_groups = self._choose_candidate(candidates)
+        return self.zero_masks
 
     def _candidates(
-        self, found: Saliency, orders: tuple[Order, ...], goal: float, progress: float
+        self, saliency: Saliency, orders: tuple[Order, ...], max_cost: float, progress: float
     ) -> dict[Order, Array]:
         try:
-            return self.pool.candidates(found, orders, goal, progress, self.gone)
-        except Unreachable as least:
-            raise InputError(self._refusal(self._reachable(least.least))) from None
+            return self.pool.candidates(saliency, orders, max_cost, progress, self.removed_groups)
+        except UnreachableCost as error:
+            raise InputError(self._unmet_target_text(self._show_lowest(error.lowest_cost))) from None
 
-    def _reachable(self, least: float) -> str:
-        shown = 1 - least if self.target.what == "sparsity" else least
-        return self.target.show(shown)
+    def _show_lowest(self, lowest_cost: float) -> str:
+        lowest_value = 1 - lowest_cost if self.target.metric == "sparsity" else lowest_cost
+        return self.target.show(lowest_value)
 
-    def _refusal(self, least: str) -> str:
-        stay = [f"{layer.name}: {layer.reason}" for layer in self.pool.groups.layers if layer.reason]
-        told = f"; layers that keep all their channels: {'; '.join(stay)}" if stay else ""
+    def _unmet_target_text(self, lowest_text: str) -> str:
+        fixed_layers = [f"{layer.name}: {layer.reason}" for layer in self.pool.groups.layers if layer.reason]
+        fixed_text = f"; layers that keep all their channels: {'; '.join(fixed_layers)}" if fixed_layers else ""
         return (
             f"the target {self.target.text()} cannot be met by removing channels of '{self.model.name}': with every "
-            f"layer at its least, {self._at_least()}, it comes to {least}{told}"
+            f"layer at its least, {self._minimum_text()}, it comes to {lowest_text}{fixed_text}"
         )
 
-    def _at_least(self) -> str:
+    def _minimum_text(self) -> str:
         multiple = self.pool.multiple
-        least = "1 channel" if multiple == 1 else f"{multiple} channels or all that a smaller one has"
-        return least + (" or the share of its own" if self.pool.own else "")
+        minimum = "1 channel" if multiple == 1 else f"{multiple} channels or all that a smaller one has"
+        return minimum + (" or the share of its own" if self.pool.share_by_layer else "")
 
-    def _built(self, found: Saliency, order: Order) -> Array:
+    def _search_converted(self, saliency: Saliency, order: Order) -> Array:
         """What is gone when the converted model meets the target, with as little removed as `BUILDS` tries find."""
-        assert self.built is not None
-        goal, best = self._goal(1.0), None
-        low, high = 0.0, self.pool.cost(self.gone)
-        last = self.pool.cost(self.pool.start()), self._start
-        for _ in range(BUILDS):
+        assert self.converted_cost is not None
+        max_cost, best_removal = self._max_cost(1.0), None
+        low, high = 0.0, self.pool.cost(self.removed_groups)
+        previous_point = self.pool.cost(self.pool.initial_removal()), self._start_cost
+        for _ in range(MAX_CONVERSIONS):
             try:
-                gone = self.pool.candidates(found, (order,), goal, 1.0, self.gone)[order]
-            except Unreachable as least:
-                goal = low = least.least
-                gone = self.pool.candidates(found, (order,), goal, 1.0, self.gone)[order]
-            cost = self.built(shrink(self.model, self.pool.groups, gone))
+                removed_groups = self.pool.candidates(saliency, (order,), max_cost, 1.0, self.removed_groups)[order]
+            except UnreachableCost as error:
+                max_cost = low = error.lowest_cost
+                removed_groups = self.pool.candidates(saliency, (order,), max_cost, 1.0, self.removed_groups)[order]
+            cost = self.converted_cost(shrink_model(self.model, self.pool.groups, removed_groups))
             if cost <= self.target.value:
-                best, low = gone, goal
+                best_removal, low = removed_groups, max_cost
                 if cost > 0.98 * self.target.value:
                     break
-            elif goal <= low:
-                raise InputError(self._refusal(self.target.show(cost)))
+            elif max_cost <= low:
+                raise InputError(self._unmet_target_text(self.target.show(cost)))
             else:
-                high = goal
-            last, goal = (goal, cost), self._next(last, (goal, cost), low, high)
-        if best is None:
+                high = max_cost
+            previous_point, max_cost = (
+                (max_cost, cost),
+                self._next_max_cost(previous_point, (max_cost, cost), low, high),
+            )
+        if best_removal is None:
             raise InputError(
-                f"the target {self.target.text()} was not met in {BUILDS} conversions; the last came to "
+                f"the target {self.target.text()} was not met in {MAX_CONVERSIONS} conversions; the last came to "
                 f"{self.target.show(cost)}"
             )
-        return best
+        return best_removal
 
-    def _next(self, last: tuple[float, float], now: tuple[float, float], low: float, high: float) -> float:
+    def _next_max_cost(
+        self, previous_point: tuple[float, float], current_point: tuple[float, float], low: float, high: float
+    ) -> float:
         """On the line through the last two (goal, cost), if that lies between enough and not enough; else halfway."""
-        rise = now[1] - last[1]
-        guess = now[0] + (0.99 * self.target.value - now[1]) * (now[0] - last[0]) / rise if rise else low
+        cost_rise = current_point[1] - previous_point[1]
+        guess = (
+            current_point[0]
+            + (0.99 * self.target.value - current_point[1]) * (current_point[0] - previous_point[0]) / cost_rise
+            if cost_rise
+            else low
+        )
         return guess if low < guess < high else (low + high) / 2
 
-    def _best(self, candidates: dict[Order, Array]) -> Array:
+    def _choose_candidate(self, candidates: dict[Order, Array]) -> Array:
         """The candidate with the least loss before any fine-tuning."""
         if len(candidates) == 1:
             return next(iter(candidates.values()))
-        losses = {order: self._loss(gone) for order, gone in candidates.items()}
-        best = min(losses, key=lambda order: losses[order])
-        shown = ", ".join(f"{order} {loss:.4g}" for order, loss in losses.items())
-        self.chosen.append(f"channels removed in the order '{best}'; validation loss before fine-tuning: {shown}")
-        return candidates[best]
+        losses = {order: self._loss_without(removed_groups) for order, removed_groups in candidates.items()}
+        best_order = min(losses, key=lambda order: losses[order])
+        loss_text = ", ".join(f"{order} {loss:.4g}" for order, loss in losses.items())
+        self.order_notes.append(
+            f"channels removed in the order '{best_order}'; validation loss before fine-tuning: {loss_text}"
+        )
+        return candidates[best_order]
 
-    def _loss(self, gone: Array) -> float:
-        before = [weight.numpy() for weight in self.weights]
+    def _loss_without(self, removed_groups: Array) -> float:
+        original_arrays = [weight.numpy() for weight in self.weights]
         try:
-            for weight, value, zero in zip(self.weights, before, self.pool.zeros(gone), strict=True):
-                weight.assign(np.where(zero, 0, value))
-            return self.loss()
+            for weight, original_array, zero_mask in zip(
+                self.weights, original_arrays, self.pool.zero_masks(removed_groups), strict=True
+            ):
+                weight.assign(np.where(zero_mask, 0, original_array))
+            return self.validation_loss()
         finally:
-            for weight, value in zip(self.weights, before, strict=True):
-                weight.assign(value)
+            for weight, original_array in zip(self.weights, original_arrays, strict=True):
+                weight.assign(original_array)
 
     def snapshot(self) -> tuple[Array, list[str]]:
         """What is gone, and what was told of it."""
-        return self.gone, list(self.chosen)
+        return self.removed_groups, list(self.order_notes)
 
     def restore(self, snapshot: tuple[Array, list[str]]) -> None:
         """Go back."""
-        self.gone, self.chosen = snapshot
+        self.removed_groups, self.order_notes = snapshot

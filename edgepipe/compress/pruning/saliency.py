@@ -14,21 +14,21 @@ from typing import Any, Literal
 
 import numpy as np
 
-from edgepipe.compress.pruning.derivatives import Curvature, Method, curvature, gradient
+from edgepipe.compress.pruning.derivatives import Curvature, HessianMethod, compute_gradient, estimate_curvature
 from edgepipe.compress.pruning.saliency_loss import Objective
 from edgepipe.core.arrays import Array
 
-Kind = Literal["magnitude", "taylor", "obd", "taylor2", "random"]
+SaliencyKind = Literal["magnitude", "taylor", "obd", "taylor2", "random"]
 Reduction = Callable[[Array], Array]  # (..., weights that go together) -> (...), their score
-EXACT_UP_TO = 4096  # weights: one Hessian-vector product each is a matter of seconds
+MAX_EXACT_WEIGHTS = 4096  # weights: one Hessian-vector product each is a matter of seconds
 
 
 @dataclass(frozen=True)
-class Settings:
+class SaliencySettings:
     """Which saliency, and how its second derivatives are taken."""
 
-    kind: Kind = "magnitude"
-    hessian: Method | Literal["auto"] = "auto"
+    kind: SaliencyKind = "magnitude"
+    hessian: HessianMethod | Literal["auto"] = "auto"
     probes: int = 32
     samples: int = 1024
 
@@ -42,13 +42,15 @@ class Settings:
 class Saliency:
     """For each tensor a value for each weight, and how the values of several weights make one score."""
 
-    values: tuple[Array, ...]
+    saliencies: tuple[Array, ...]
     reduction: Reduction
     curvature: Curvature | None = None
-    sizes: bool = False  # whether values are squares of the weights, which mean nothing across tensors
+    is_magnitude: bool = False  # whether values are squares of the weights, which mean nothing across tensors
 
 
-def saliency(settings: Settings, weights: list[Any], objective: Objective | None, seed: int) -> Saliency:
+def compute_saliency(
+    settings: SaliencySettings, weights: list[Any], objective: Objective | None, seed: int
+) -> Saliency:
     """The saliency of every entry of `weights`.
 
     Args:
@@ -57,39 +59,41 @@ def saliency(settings: Settings, weights: list[Any], objective: Objective | None
     if settings.kind == "random":
         generator = np.random.default_rng(seed)
         return Saliency(tuple(generator.random(w.shape) for w in weights), _mean)
-    values = [np.asarray(w, np.float64) for w in weights]
+    arrays = [np.asarray(w, np.float64) for w in weights]
     if settings.kind == "magnitude":
-        return Saliency(tuple(np.square(v) for v in values), _root_mean, sizes=True)
+        return Saliency(tuple(np.square(v) for v in arrays), _root_mean, is_magnitude=True)
     assert objective is not None, "needs_data says so"
-    first = [-g * v for g, v in zip(gradient(objective, weights), values, strict=True)]
+    first_order = [-g * v for g, v in zip(compute_gradient(objective, weights), arrays, strict=True)]
     if settings.kind == "taylor":
-        return Saliency(tuple(first), _absolute_sum)
-    found = curvature(objective, weights, method(settings, weights, objective), settings.probes, seed)
-    second = [h * np.square(v) / 2 for h, v in zip(found.diagonal, values, strict=True)]
-    both = [a + b for a, b in zip(first, second, strict=True)]
-    return Saliency(tuple(second if settings.kind == "obd" else both), _sum, found)
+        return Saliency(tuple(first_order), _absolute_sum)
+    curvature = estimate_curvature(
+        objective, weights, choose_method(settings, weights, objective), settings.probes, seed
+    )
+    second_order = [h * np.square(v) / 2 for h, v in zip(curvature.diagonal, arrays, strict=True)]
+    both_orders = [a + b for a, b in zip(first_order, second_order, strict=True)]
+    return Saliency(tuple(second_order if settings.kind == "obd" else both_orders), _sum, curvature)
 
 
-def method(settings: Settings, weights: list[Any], objective: Objective) -> Method:
+def choose_method(settings: SaliencySettings, weights: list[Any], objective: Objective) -> HessianMethod:
     """How the second derivatives are taken where `hessian: auto` leaves it open."""
     if settings.hessian != "auto":
         return settings.hessian
-    if sum(int(np.prod(w.shape)) for w in weights) <= EXACT_UP_TO:
+    if sum(int(np.prod(w.shape)) for w in weights) <= MAX_EXACT_WEIGHTS:
         return "exact"
-    return "hutchinson" if objective.root is None else "gauss_newton"
+    return "hutchinson" if objective.hessian_root is None else "gauss_newton"
 
 
-def _mean(values: Array) -> Array:
-    return np.asarray(values.mean(-1))
+def _mean(saliencies: Array) -> Array:
+    return np.asarray(saliencies.mean(-1))
 
 
-def _root_mean(values: Array) -> Array:
-    return np.asarray(np.sqrt(values.mean(-1)))
+def _root_mean(squares: Array) -> Array:
+    return np.asarray(np.sqrt(squares.mean(-1)))
 
 
-def _absolute_sum(values: Array) -> Array:
-    return np.asarray(np.abs(values.sum(-1)))
+def _absolute_sum(saliencies: Array) -> Array:
+    return np.asarray(np.abs(saliencies.sum(-1)))
 
 
-def _sum(values: Array) -> Array:
-    return np.asarray(values.sum(-1))
+def _sum(saliencies: Array) -> Array:
+    return np.asarray(saliencies.sum(-1))

@@ -6,16 +6,16 @@ Zhu and Gupta 2017, "To prune, or not to prune" (arXiv 1710.01878): the polynomi
 from dataclasses import dataclass
 from typing import Literal
 
-Name = Literal["one_shot", "constant", "polynomial", "cubic", "iterative"]
-UPDATES = 10  # of the masks along a polynomial: each asks for the saliency anew
+ScheduleName = Literal["one_shot", "constant", "polynomial", "cubic", "iterative"]
+MASK_UPDATES = 10  # of the masks along a polynomial: each asks for the saliency anew
 
 
 @dataclass(frozen=True)
-class Schedule:
+class SparsitySchedule:
     """How the target is reached; progress runs from 0 to 1, the target."""
 
-    name: Name = "polynomial"
-    start: float = 0.0  # progress that a polynomial begins with
+    name: ScheduleName = "polynomial"
+    start_progress: float = 0.0  # progress that a polynomial begins with
     power: float = 3.0
     ramp: float = 0.75  # share of the steps over which a polynomial grows
     rounds: int = 5
@@ -24,9 +24,9 @@ class Schedule:
         """Step -> progress, for a training of `steps` steps; the last is 1."""
         if self.name in ("one_shot", "constant"):
             return {0: 1.0}
-        end = max(1, round(steps * self.ramp)) - 1
-        at = sorted({round(end * number / UPDATES) for number in range(UPDATES + 1)})
-        return {step: self._polynomial(step / end if end else 1.0) for step in at}
+        last_step = max(1, round(steps * self.ramp)) - 1
+        update_steps = sorted({round(last_step * number / MASK_UPDATES) for number in range(MASK_UPDATES + 1)})
+        return {step: self._polynomial(step / last_step if last_step else 1.0) for step in update_steps}
 
     @property
     def exponent(self) -> float:
@@ -34,4 +34,4 @@ class Schedule:
         return 3.0 if self.name == "cubic" else self.power
 
     def _polynomial(self, share: float) -> float:
-        return float(1 - (1 - self.start) * (1 - share) ** self.exponent)
+        return float(1 - (1 - self.start_progress) * (1 - share) ** self.exponent)

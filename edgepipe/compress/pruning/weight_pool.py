@@ -5,9 +5,15 @@ from typing import Any
 
 import numpy as np
 
-from edgepipe.compress.pruning.distribution import Distribution, erk, lowest, lowest_of_all, number_of
+from edgepipe.compress.pruning.distribution import (
+    Distribution,
+    count_removed,
+    erk_shares,
+    mark_lowest,
+    mark_lowest_globally,
+)
 from edgepipe.compress.pruning.granularity import Granularity
-from edgepipe.compress.pruning.prunable_kernels import Found, Kernel, kernels
+from edgepipe.compress.pruning.prunable_kernels import PrunableKernel, PrunableKernels, iterate_kernels
 from edgepipe.compress.pruning.saliency import Saliency
 from edgepipe.core.arrays import Array
 from edgepipe.core.errors import InputError
@@ -17,18 +23,18 @@ from edgepipe.core.errors import InputError
 class Removal:
     """What is gone from each kernel: units, and the weights that are zero with them."""
 
-    units: tuple[Array, ...]
-    zeros: tuple[Array, ...]
+    unit_masks: tuple[Array, ...]
+    zero_masks: tuple[Array, ...]
 
 
 @dataclass(frozen=True)
-class Pool:
+class WeightPool:
     """The kernels that share one target; `own` holds the shares of kernels that have one of their own."""
 
-    kernels: tuple[Kernel, ...]
+    kernels: tuple[PrunableKernel, ...]
     granularity: Granularity
     distribution: Distribution
-    own: dict[str, float]
+    share_by_kernel: dict[str, float]
 
     @property
     def weights(self) -> list[Any]:
@@ -38,105 +44,138 @@ class Pool:
     @property
     def size(self) -> int:
         """Weights of all kernels without a share of their own."""
-        return sum(kernel.size for kernel in self.kernels if kernel.name not in self.own)
+        return sum(kernel.size for kernel in self.kernels if kernel.name not in self.share_by_kernel)
 
-    def start(self) -> Removal:
+    def initial_removal(self) -> Removal:
         """Before the first weight goes; zeros that are there already stay zeros."""
-        zeros = tuple(np.asarray(kernel.weight) == 0 for kernel in self.kernels)
-        shapes = [self.granularity.units(k, z, z, _any).shape for k, z in zip(self.kernels, zeros, strict=True)]
-        return Removal(tuple(np.zeros(shape, bool) for shape in shapes), zeros)
+        zero_masks = tuple(np.asarray(kernel.weight) == 0 for kernel in self.kernels)
+        shapes = [
+            self.granularity.unit_scores(k, z, z, _reduce_any).shape
+            for k, z in zip(self.kernels, zero_masks, strict=True)
+        ]
+        return Removal(tuple(np.zeros(shape, bool) for shape in shapes), zero_masks)
 
-    def remove(self, saliency: Saliency, share: float, progress: float, before: Removal) -> Removal:
+    def remove(self, saliency: Saliency, share: float, progress: float, previous_removal: Removal) -> Removal:
         """What is gone when `share` of the units are, `before` among them.
 
         Args:
             share: of the kernels without a share of their own.
             progress: from 0 to 1, how much of its own share any other kernel is to have.
         """
-        values = [np.where(z, 0, v) for v, z in zip(saliency.values, before.zeros, strict=True)]
+        saliencies = [np.where(z, 0, v) for v, z in zip(saliency.saliencies, previous_removal.zero_masks, strict=True)]
         scores = [np.where(z, -np.inf, saliency.reduction(v[..., None]))
-                  for v, z in zip(values, before.zeros, strict=True)]  # fmt: skip
-        ranked = [self.granularity.units(k, v, s, saliency.reduction)
-                  for k, v, s in zip(self.kernels, values, scores, strict=True)]  # fmt: skip
-        units = self._spread(ranked, share, progress, before)
-        zeros = [self.granularity.removed(k, s, u) | z
-                 for k, s, u, z in zip(self.kernels, scores, units, before.zeros, strict=True)]  # fmt: skip
-        return Removal(tuple(units), tuple(zeros))
+                  for v, z in zip(saliencies, previous_removal.zero_masks, strict=True)]  # fmt: skip
+        unit_scores = [self.granularity.unit_scores(k, v, s, saliency.reduction)
+                  for k, v, s in zip(self.kernels, saliencies, scores, strict=True)]  # fmt: skip
+        unit_masks = self._mark_units(unit_scores, share, progress, previous_removal)
+        zero_masks = [self.granularity.removal_mask(k, s, u) | z
+                 for k, s, u, z in zip(self.kernels, scores, unit_masks, previous_removal.zero_masks, strict=True)]  # fmt: skip
+        return Removal(tuple(unit_masks), tuple(zero_masks))
 
     def shares(self, share: float, progress: float = 1.0) -> list[float]:
         """The share of each kernel when all without one of their own together are to have `share`; not for global."""
-        own = [self.own[kernel.name] * progress if kernel.name in self.own else None for kernel in self.kernels]
-        free = [kernel.shape for kernel, one in zip(self.kernels, own, strict=True) if one is None]
-        spread = iter(erk(free, share) if self.distribution == "erk" else [share] * len(free))
-        return [next(spread) if one is None else one for one in own]
+        own_shares = [
+            self.share_by_kernel[kernel.name] * progress if kernel.name in self.share_by_kernel else None
+            for kernel in self.kernels
+        ]
+        free_shapes = [
+            kernel.shape for kernel, own_share in zip(self.kernels, own_shares, strict=True) if own_share is None
+        ]
+        spread_shares = iter(
+            erk_shares(free_shapes, share) if self.distribution == "erk" else [share] * len(free_shapes)
+        )
+        return [next(spread_shares) if own_share is None else own_share for own_share in own_shares]
 
-    def left(self, share: float) -> int:
+    def count_remaining(self, share: float) -> int:
         """How many weights of all kernels stay when `share` of the units without a share of their own go."""
         shares = zip(self.kernels, self.shares(share), strict=True)
         if self.distribution != "global":
-            return sum(kernel.size - self._going(kernel, one) for kernel, one in shares)
-        own = sum(self._going(kernel, one) for kernel, one in shares if kernel.name in self.own)
-        free = [kernel for kernel in self.kernels if kernel.name not in self.own]
-        units = sum(kernel.size // self.granularity.weights(kernel) for kernel in free)
-        spared = units - self.granularity.least * len(free)
-        going = min(number_of(units, share, self.granularity.least), spared)
-        return sum(kernel.size for kernel in self.kernels) - own - going * self.granularity.weights(self.kernels[0])
+            return sum(kernel.size - self._count_removed(kernel, kernel_share) for kernel, kernel_share in shares)
+        own_removed = sum(
+            self._count_removed(kernel, kernel_share)
+            for kernel, kernel_share in shares
+            if kernel.name in self.share_by_kernel
+        )
+        free_kernels = [kernel for kernel in self.kernels if kernel.name not in self.share_by_kernel]
+        unit_count = sum(kernel.size // self.granularity.weights_per_unit(kernel) for kernel in free_kernels)
+        removable_units = unit_count - self.granularity.min_units * len(free_kernels)
+        removed_units = min(count_removed(unit_count, share, self.granularity.min_units), removable_units)
+        return (
+            sum(kernel.size for kernel in self.kernels)
+            - own_removed
+            - removed_units * self.granularity.weights_per_unit(self.kernels[0])
+        )
 
-    def _going(self, kernel: Kernel, share: float) -> int:
-        each = self.granularity.weights(kernel)
-        return number_of(kernel.size // each, share, self.granularity.least) * each
+    def _count_removed(self, kernel: PrunableKernel, share: float) -> int:
+        unit_size = self.granularity.weights_per_unit(kernel)
+        return count_removed(kernel.size // unit_size, share, self.granularity.min_units) * unit_size
 
-    def _spread(self, ranked: list[Array], share: float, progress: float, before: Removal) -> list[Array]:
-        least = self.granularity.least
+    def _mark_units(
+        self, unit_scores: list[Array], share: float, progress: float, previous_removal: Removal
+    ) -> list[Array]:
+        min_units = self.granularity.min_units
         shares = self.shares(share, progress)
-        units = [lowest(r, b, s, least) for r, b, s in zip(ranked, before.units, shares, strict=True)]
+        unit_masks = [
+            mark_lowest(r, b, s, min_units)
+            for r, b, s in zip(unit_scores, previous_removal.unit_masks, shares, strict=True)
+        ]
         if self.distribution == "global":
-            free = [index for index, kernel in enumerate(self.kernels) if kernel.name not in self.own]
-            parts = lowest_of_all([ranked[i] for i in free], [before.units[i] for i in free], share, least)
-            for index, part in zip(free, parts, strict=True):
-                units[index] = part
-        return units
+            free_indices = [
+                index for index, kernel in enumerate(self.kernels) if kernel.name not in self.share_by_kernel
+            ]
+            free_masks = mark_lowest_globally(
+                [unit_scores[i] for i in free_indices],
+                [previous_removal.unit_masks[i] for i in free_indices],
+                share,
+                min_units,
+            )
+            for index, mask in zip(free_indices, free_masks, strict=True):
+                unit_masks[index] = mask
+        return unit_masks
 
 
-def _any(values: Array) -> Array:
-    return np.asarray(values.any(-1))
+def _reduce_any(zero_masks: Array) -> Array:
+    return np.asarray(zero_masks.any(-1))
 
 
 @dataclass(frozen=True)
-class LayerSparsity:
+class KernelSparsity:
     """The share of a kernel that is exactly zero, and why it was left alone if it was."""
 
     name: str
     kind: str
     elements: int
     zeros: int
-    left_alone: str = ""
+    exclusion_reason: str = ""
 
 
-def measure(model: Any, found: Found) -> list[LayerSparsity]:
+def measure_sparsity(model: Any, prunable_kernels: PrunableKernels) -> list[KernelSparsity]:
     """The zeros of every kernel of `model`, with the reason behind those that were left alone."""
-    return [_measured(kernel, found.left_alone.get(kernel.name, "")) for kernel in kernels(model)]
+    return [
+        _measure_kernel(kernel, prunable_kernels.exclusion_reasons.get(kernel.name, ""))
+        for kernel in iterate_kernels(model)
+    ]
 
 
-def _measured(kernel: Kernel, left_alone: str) -> LayerSparsity:
+def _measure_kernel(kernel: PrunableKernel, exclusion_reason: str) -> KernelSparsity:
     zeros = kernel.size - int(np.count_nonzero(np.asarray(kernel.weight)))
-    return LayerSparsity(kernel.name, kernel.cls, kernel.size, zeros, left_alone)
+    return KernelSparsity(kernel.name, kernel.cls, kernel.size, zeros, exclusion_reason)
 
 
-def check_reached(layers: list[LayerSparsity], pool: Pool, share: float) -> None:
+def check_sparsity(layers: list[KernelSparsity], pool: WeightPool, share: float) -> None:
     """Raise unless the pruned kernels hold their share of zeros, each to within one unit; for global all together."""
-    pruned = {layer.name: layer for layer in layers if not layer.left_alone}
-    left = sum(layer.elements - layer.zeros for layer in pruned.values())
-    if pool.distribution == "global" and left > pool.left(share):
+    sparsity_by_name = {layer.name: layer for layer in layers if not layer.exclusion_reason}
+    remaining_weights = sum(layer.elements - layer.zeros for layer in sparsity_by_name.values())
+    if pool.distribution == "global" and remaining_weights > pool.count_remaining(share):
         raise InputError(
-            f"{left} weights of the pruned kernels are not zero, {pool.left(share)} should be left; the training was "
+            f"{remaining_weights} weights of the pruned kernels are not zero, {pool.count_remaining(share)} should be left; the training was "
             "too short for the schedule: raise epochs or lower ramp"
         )
-    for kernel, wanted in zip(pool.kernels, pool.shares(share), strict=True):
-        layer, unit = pruned[kernel.name], pool.granularity.weights(kernel)
-        needed = wanted * pool.granularity.most(kernel)
-        if pool.distribution != "global" and layer.zeros + unit < needed:
+    for kernel, target_share in zip(pool.kernels, pool.shares(share), strict=True):
+        layer, unit = sparsity_by_name[kernel.name], pool.granularity.weights_per_unit(kernel)
+        needed_zeros = target_share * pool.granularity.max_zeros(kernel)
+        if pool.distribution != "global" and layer.zeros + unit < needed_zeros:
             raise InputError(
-                f"layer '{layer.name}' holds {layer.zeros} zeros of {layer.elements}, under the target {wanted:.0%}; "
+                f"layer '{layer.name}' holds {layer.zeros} zeros of {layer.elements}, under the target {target_share:.0%}; "
                 "the training was too short for the schedule: raise epochs or lower ramp"
             )

@@ -11,17 +11,17 @@ from typing import Any, Literal
 
 import tf_keras
 
-from edgepipe.compress.qat.lowering.normalizations import WEIGHTED
+from edgepipe.compress.qat.lowering.normalizations import WEIGHTED_LAYERS
 from edgepipe.models.bridge_layers import Operator
 
 K = tf_keras.layers
-LEFT_ALONE = "left alone, as the pipeline says"
+EXCLUDED_REASON = "left alone, as the pipeline says"
 Role = Literal["weighted", "folded", "clipped", "arithmetic", "own", "shared", "moves", "fixed", "unknown", "alone"]
 
 # https://ai.google.dev/edge/litert/models/quantization_spec: outputs with a prescribed scale and zero point
-FIXED = {"softmax": (0.0, 255 / 256), "sigmoid": (0.0, 255 / 256), "tanh": (-1.0, 127 / 128),
+FIXED_RANGES = {"softmax": (0.0, 255 / 256), "sigmoid": (0.0, 255 / 256), "tanh": (-1.0, 127 / 128),
          "log_softmax": (-255 / 16, 0.0)}  # fmt: skip
-_MOVING = (
+_PASSTHROUGH = (
     "MaxPooling1D", "MaxPooling2D", "AveragePooling1D", "AveragePooling2D", "GlobalMaxPooling1D", "GlobalMaxPooling2D",
     "Flatten", "Reshape", "Permute", "RepeatVector", "ZeroPadding1D", "ZeroPadding2D", "Cropping1D", "Cropping2D",
     "UpSampling1D", "UpSampling2D", "Resizing", "CenterCrop", "Dropout", "SpatialDropout1D", "SpatialDropout2D",
@@ -29,13 +29,13 @@ _MOVING = (
     "RandomFlip", "RandomRotation", "RandomZoom", "RandomTranslation", "RandomContrast", "RandomCrop",
     "RandomBrightness", "RandomHeight", "RandomWidth",
 )  # fmt: skip
-_MOVING_OPERATORS = (
+_PASSTHROUGH_OPERATORS = (
     "ExpandDims", "Squeeze", "Reshape", "Transpose", "Swapaxes", "Moveaxis", "GetItem", "Split", "Take", "Tile",
     "Repeat", "Flip", "MaxPool", "AveragePool", "Amax", "Max",
 )  # fmt: skip
 _ARITHMETIC = ("Add", "Subtract", "Multiply")  # TFLite fuses a ReLU into them
-_SHARED = ("Concatenate", "Maximum", "Minimum", "Stack")
-_OWN = (
+_SHARED_RANGE = ("Concatenate", "Maximum", "Minimum", "Stack")
+_OWN_RANGE = (
     "LeakyReLU",
     "PReLU",
     "ELU",
@@ -45,55 +45,59 @@ _OWN = (
     "Activation",
     "ReLU",
 )
-_OWN_OPERATORS = (
+_OWN_RANGE_OPERATORS = (
     "Mean", "Sum", "Rsqrt", "Matmul", "Absolute", "Exp", "Log", "Sqrt", "LeakyRelu", "Gelu",
     "Silu", "HardSilu", "Elu", "Divide", "TrueDivide", "Relu", "Relu6", "Clip", "Pad",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Placement:
+class FakeQuantPlacement:
     """What happens to the output of a lowered layer: whether it has a range of its own, and the one prescribed."""
 
-    ranged: bool
+    has_range: bool
     limits: tuple[float, float] | None = None
 
 
-def role(layer: Any, whole: str) -> Role:
+def quantization_role(layer: Any, opaque_reason: str) -> Role:
     """What kind of operator `layer` is to TFLite's quantization; `whole` is why fake-quant cannot reach inside."""
     name = layer.operator if isinstance(layer, Operator) else type(layer).__name__
-    moving, own = (_MOVING_OPERATORS, _OWN_OPERATORS) if isinstance(layer, Operator) else (_MOVING, _OWN)
-    if whole:
-        return "alone" if whole == LEFT_ALONE else "unknown"
-    if isinstance(layer, WEIGHTED):
+    passthrough, own_range = (
+        (_PASSTHROUGH_OPERATORS, _OWN_RANGE_OPERATORS) if isinstance(layer, Operator) else (_PASSTHROUGH, _OWN_RANGE)
+    )
+    if opaque_reason:
+        return "alone" if opaque_reason == EXCLUDED_REASON else "unknown"
+    if isinstance(layer, WEIGHTED_LAYERS):
         return "weighted"
-    if fixed(layer):
+    if fixed_range(layer):
         return "fixed"
     if name == "ReLU" and not layer.threshold and not layer.negative_slope and layer.max_value in (None, 1.0, 6.0):
         return "clipped"
     groups: dict[Role, tuple[str, ...]] = {
-        "folded": ("BatchNormalization",), "arithmetic": _ARITHMETIC, "moves": moving, "shared": _SHARED, "own": own,
+        "folded": ("BatchNormalization",), "arithmetic": _ARITHMETIC, "moves": passthrough, "shared": _SHARED_RANGE, "own": own_range,
     }  # fmt: skip
     return next((kind for kind, names in groups.items() if name in names), "unknown")
 
 
-def fixed(layer: Any) -> tuple[float, float] | None:
+def fixed_range(layer: Any) -> tuple[float, float] | None:
     """The range that TFLite prescribes for the output of `layer`, if it does."""
     if isinstance(layer, Operator):
-        return FIXED.get({"LogSoftmax": "log_softmax"}.get(layer.operator, layer.operator.lower()))
+        return FIXED_RANGES.get({"LogSoftmax": "log_softmax"}.get(layer.operator, layer.operator.lower()))
     name = "softmax" if isinstance(layer, K.Softmax) else getattr(getattr(layer, "activation", None), "__name__", "")
-    return FIXED.get(name)
+    return FIXED_RANGES.get(name)
 
 
-def place(layer: Any, kind: Role, readers: list[Role], calls: int, is_output: bool) -> Placement:
+def place_fake_quant(
+    layer: Any, kind: Role, readers: list[Role], call_count: int, is_output: bool
+) -> FakeQuantPlacement:
     """The placement of the output of `layer`, called `calls` times; `readers` are the roles of who reads it."""
     if kind == "fixed":
-        return Placement(True, fixed(layer))
-    into_readers = not is_output and len(readers) == calls and all(_fused(kind, reader) for reader in readers)
-    return Placement(kind not in ("moves", "alone") and not into_readers)
+        return FakeQuantPlacement(True, fixed_range(layer))
+    is_fused = not is_output and len(readers) == call_count and all(_is_fused_into(kind, reader) for reader in readers)
+    return FakeQuantPlacement(kind not in ("moves", "alone") and not is_fused)
 
 
-def _fused(kind: Role, reader: Role) -> bool:
+def _is_fused_into(kind: Role, reader: Role) -> bool:
     if reader == "folded":
         return kind == "weighted"
     if reader == "clipped":

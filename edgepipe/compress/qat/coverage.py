@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edgepipe.compress.qat.activation_placement import Role
-from edgepipe.compress.qat.lowering.lower import Lowered
+from edgepipe.compress.qat.lowering.lower import LoweredModel
 from edgepipe.models.bridge_layers import Operator
 
-By = Literal["training", "calibration", "float"]
-TRAINED: tuple[By, str] = ("training", "")
+QuantizedBy = Literal["training", "calibration", "float"]
+BY_TRAINING: tuple[QuantizedBy, str] = ("training", "")
 # https://ai.google.dev/edge/litert/models/ops_compatibility: operators without an int8 kernel
 FLOAT_CLASSES = frozenset({"Conv3D", "Conv3DTranspose", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D", "ZeroPadding3D",
                            "MaxPooling3D", "AveragePooling3D"})  # fmt: skip
@@ -17,44 +17,51 @@ FLOAT_OPERATORS = frozenset({"Sin", "Cos", "Floor", "Cast"})
 
 
 @dataclass(frozen=True)
-class Coverage:
+class LayerCoverage:
     """How one layer of the original is quantized, and why if not by training."""
 
     layer: str
     cls: str
-    by: By
+    quantized_by: QuantizedBy
     reason: str = ""
 
 
-def cover(lowered: Lowered, roles: dict[str, Role]) -> tuple[Coverage, ...]:
+def compute_coverage(lowered_model: LoweredModel, roles: dict[str, Role]) -> tuple[LayerCoverage, ...]:
     """The coverage of each layer of the original, in the order of computation.
 
     It is that of the first lowered layer that is not trained; one without a lowered layer of its own has that of the
     layer which gives its output.
     """
-    told = {name: _by(lowered.model.get_layer(name), kind, lowered.origins[name].whole) for name, kind in roles.items()}
-    parts = defaultdict(list)
+    coverage_by_name = {
+        name: _classify_layer(lowered_model.model.get_layer(name), kind, lowered_model.origins[name].opaque_reason)
+        for name, kind in roles.items()
+    }
+    coverage_by_layer = defaultdict(list)
     for name in roles:
-        parts[id(lowered.origins[name].layer)].append(told[name])
+        coverage_by_layer[id(lowered_model.origins[name].layer)].append(coverage_by_name[name])
     return tuple(
-        Coverage(layer.name, type(layer).__name__, *_worst(parts[id(layer)] or [told.get(end, TRAINED)]))
-        for layer, end in lowered.ends
+        LayerCoverage(
+            layer.name,
+            type(layer).__name__,
+            *_worst_coverage(coverage_by_layer[id(layer)] or [coverage_by_name.get(output_name, BY_TRAINING)]),
+        )
+        for layer, output_name in lowered_model.layer_outputs
     )
 
 
-def _worst(found: list[tuple[By, str]]) -> tuple[By, str]:
-    return next((entry for entry in found if entry != TRAINED), TRAINED)
+def _worst_coverage(layer_coverage: list[tuple[QuantizedBy, str]]) -> tuple[QuantizedBy, str]:
+    return next((entry for entry in layer_coverage if entry != BY_TRAINING), BY_TRAINING)
 
 
-def _by(layer: object, kind: Role, whole: str) -> tuple[By, str]:
+def _classify_layer(layer: object, kind: Role, opaque_reason: str) -> tuple[QuantizedBy, str]:
     name = layer.operator if isinstance(layer, Operator) else type(layer).__name__
     if name in FLOAT_CLASSES | FLOAT_OPERATORS:
         return "float", f"TFLite has no int8 operator for {name}"
     if kind in ("unknown", "alone"):
-        return "calibration", whole or f"no rule for {name}; its output is trained, its inside calibrated"
-    return TRAINED
+        return "calibration", opaque_reason or f"no rule for {name}; its output is trained, its inside calibrated"
+    return BY_TRAINING
 
 
-def counts(coverage: tuple[Coverage, ...]) -> Counter[str]:
+def count_coverage(coverage: tuple[LayerCoverage, ...]) -> Counter[str]:
     """How many layers there are of each kind."""
-    return Counter(entry.by for entry in coverage)
+    return Counter(entry.quantized_by for entry in coverage)

@@ -12,55 +12,55 @@ from typing import Any
 
 import numpy as np
 
-from edgepipe.compress.qat.fake_quant import FakeQuant, Recipe, fake_quant
-from edgepipe.core.artifact import BASE_FILE, RECIPE_FILE, WEIGHTS_FILE, Kind
+from edgepipe.compress.qat.fake_quant import FakeQuantModel, QatRecipe, build_fake_quant
+from edgepipe.core.artifact import BASE_FILE, RECIPE_FILE, WEIGHTS_FILE, ArtifactKind
 from edgepipe.core.errors import InputError
-from edgepipe.models.model_files import load, save_float
+from edgepipe.models.model_files import load_model, save_float
 
 FORMAT = "edgepipe.qat/2"  # another way of lowering or placing is another number: the weights no longer fit
 
 
-def save(model: Any, base: Any, recipe: Recipe, folder: Path) -> None:
+def save(model: Any, base: Any, recipe: QatRecipe, folder: Path) -> None:
     """Write the fake-quant `model` that `fake_quant(base, recipe)` made, with its trained weights, to `folder`."""
     folder.mkdir(parents=True)
     save_float(base, folder / BASE_FILE)
     weights = [[w.name, list(w.shape), w.dtype.name] for w in model.weights]
-    told = {"format": FORMAT, "recipe": asdict(recipe), "weights": weights}
-    (folder / RECIPE_FILE).write_text(json.dumps(told, indent=1))
+    recipe_json = {"format": FORMAT, "recipe": asdict(recipe), "weights": weights}
+    (folder / RECIPE_FILE).write_text(json.dumps(recipe_json, indent=1))
     with (folder / WEIGHTS_FILE).open("wb") as stream:
-        np.savez(stream, **{str(index): value for index, value in enumerate(model.get_weights())})
+        np.savez(stream, **{str(index): weight for index, weight in enumerate(model.get_weights())})
 
 
-def restore(folder: Path) -> Any:
+def restore_model(folder: Path) -> Any:
     """The fake-quant model that `save` wrote; see `restored`."""
-    return restored(folder).model
+    return restore_fake_quant(folder).model
 
 
-def restored(folder: Path) -> FakeQuant:
+def restore_fake_quant(folder: Path) -> FakeQuantModel:
     """The fake-quant model that `save` wrote, and which layers training reached.
 
     Raises:
         InputError: a file is missing or damaged, or what is rebuilt has other weights than what was saved.
     """
     try:
-        told = json.loads((folder / RECIPE_FILE).read_text())
-        recipe = _recipe(told)
-        with (folder / WEIGHTS_FILE).open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
-            weights = [stored[str(index)] for index in range(len(told["weights"]))]
+        recipe_json = json.loads((folder / RECIPE_FILE).read_text())
+        recipe = _parse_recipe(recipe_json)
+        with (folder / WEIGHTS_FILE).open("rb") as stream, np.load(stream, allow_pickle=False) as stored_arrays:
+            weights = [stored_arrays[str(index)] for index in range(len(recipe_json["weights"]))]
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{folder}: not a readable fake-quant model: {error}") from error
-    made = fake_quant(load(folder / BASE_FILE, Kind.FLOAT, allow_code=False), recipe)
-    model = made.model
-    rebuilt = [[w.name, list(w.shape), w.dtype.name] for w in model.weights]
-    if rebuilt != told["weights"]:
+    fake_quant_model = build_fake_quant(load_model(folder / BASE_FILE, ArtifactKind.FLOAT, allow_code=False), recipe)
+    model = fake_quant_model.model
+    rebuilt_weights = [[w.name, list(w.shape), w.dtype.name] for w in model.weights]
+    if rebuilt_weights != recipe_json["weights"]:
         raise InputError(f"{folder}: the rebuilt fake-quant model has other weights than the stored one")
     model.set_weights(weights)
-    return made
+    return fake_quant_model
 
 
-def _recipe(told: dict[str, Any]) -> Recipe:
-    if told["format"] != FORMAT:
-        raise ValueError(f"its format is {told['format']}, this edgepipe writes {FORMAT}; run `quantize` again")
-    found = told["recipe"]
-    leave, types = tuple(found["leave"]), tuple(found["leave_types"])
-    return Recipe(found["keep_zeros"], found["keep_clusters"], leave, types)
+def _parse_recipe(recipe_json: dict[str, Any]) -> QatRecipe:
+    if recipe_json["format"] != FORMAT:
+        raise ValueError(f"its format is {recipe_json['format']}, this edgepipe writes {FORMAT}; run `quantize` again")
+    recipe_fields = recipe_json["recipe"]
+    leave_layers, leave_types = tuple(recipe_fields["leave"]), tuple(recipe_fields["leave_types"])
+    return QatRecipe(recipe_fields["keep_zeros"], recipe_fields["keep_clusters"], leave_layers, leave_types)

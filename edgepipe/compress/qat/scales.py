@@ -9,19 +9,19 @@ from edgepipe.compress.qat.quantizers import FixedRange
 
 
 @dataclass(frozen=True)
-class Range:
+class QuantizedRange:
     """Scale and zero point of a fake-quantized tensor, as TFLite stores them for int8."""
 
     scale: float
     zero_point: int
 
     @property
-    def ends(self) -> tuple[float, float]:
+    def real_limits(self) -> tuple[float, float]:
         """The real numbers that -128 and 127 stand for."""
         return (-128 - self.zero_point) * self.scale, (127 - self.zero_point) * self.scale
 
 
-def fake_range(layer: Any) -> Range:
+def read_fake_quant_range(layer: Any) -> QuantizedRange:
     """The range of a fake-quant layer, nudged so that zero is exact.
 
     As tensorflow/core/kernels/fake_quant_ops_functor.h does it, in float32.
@@ -32,5 +32,5 @@ def fake_range(layer: Any) -> Range:
     else:
         low, high = (np.float32(layer.quantizer_vars[name].numpy()) for name in ("min_var", "max_var"))
     scale = (high - low) / np.float32(255)
-    zero = np.clip(np.floor(-low / scale + np.float32(0.5)), 0, 255)
-    return Range(float(scale), int(zero) - 128)
+    zero_point = np.clip(np.floor(-low / scale + np.float32(0.5)), 0, 255)
+    return QuantizedRange(float(scale), int(zero_point) - 128)

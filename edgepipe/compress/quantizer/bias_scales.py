@@ -13,84 +13,94 @@ import numpy as np
 
 from edgepipe.compress.quantizer import flatbuffer_edits
 from edgepipe.core.arrays import Array
-from edgepipe.tflite.dead_channels import FILTERS
+from edgepipe.tflite.dead_channels import FILTER_LAYOUT
 
-LARGEST = 2.0**30  # of a stored bias; sums are added to it in 32 bits
+MAX_BIAS = 2.0**30  # of a stored bias; sums are added to it in 32 bits
 
 
-def settled(content: bytes, before: bytes) -> tuple[bytes, list[str]]:
+def widen_bias_scales(content: bytes, float_content: bytes) -> tuple[bytes, list[str]]:
     """The quantized model `content` with every bias of the float model `before` in range; whose was not, by output."""
-    model, floats = flatbuffer_edits.opened(content), flatbuffer_edits.opened(before)
-    origin = {_output(floats, op): op for op in floats.subgraphs[0].operators}
-    moved = []
-    for operator, places in _with_bias(model):
-        name = _output(model, operator)
-        if name in origin and _settle(model, operator, places, _constants(floats, origin[name], places)):
-            moved.append(name)
-    return (flatbuffer_edits.closed(model) if moved else content), moved
+    model, float_model = flatbuffer_edits.unpack_model(content), flatbuffer_edits.unpack_model(float_content)
+    source_by_output = {_output_name(float_model, op): op for op in float_model.subgraphs[0].operators}
+    widened_outputs = []
+    for operator, layout in _biased_operators(model):
+        name = _output_name(model, operator)
+        if name in source_by_output and _widen_scales(
+            model, operator, layout, _float_constants(float_model, source_by_output[name], layout)
+        ):
+            widened_outputs.append(name)
+    return (flatbuffer_edits.pack_model(model) if widened_outputs else content), widened_outputs
 
 
-def _with_bias(model: Any) -> Iterator[tuple[Any, tuple[int, int, int]]]:
+def _biased_operators(model: Any) -> Iterator[tuple[Any, tuple[int, int, int]]]:
     """The operators of the main subgraph that have weights and a stored bias, each with where they stand."""
     from ai_edge_litert.schema_py_generated import BuiltinOperator
 
-    places = {getattr(BuiltinOperator, name): (1, bias, axis) for name, (bias, axis) in FILTERS.items()}
+    layout_by_code = {getattr(BuiltinOperator, name): (1, bias, axis) for name, (bias, axis) in FILTER_LAYOUT.items()}
     for operator in model.subgraphs[0].operators:
-        found = places.get(flatbuffer_edits.kind(model, operator))
-        if found is not None and len(operator.inputs) > found[1] and operator.inputs[found[1]] >= 0:
-            yield operator, found
+        layout = layout_by_code.get(flatbuffer_edits.builtin_code(model, operator))
+        if layout is not None and len(operator.inputs) > layout[1] and operator.inputs[layout[1]] >= 0:
+            yield operator, layout
 
 
-def _settle(model: Any, operator: Any, places: tuple[int, int, int], floats: tuple[Array, Array]) -> bool:
+def _widen_scales(
+    model: Any, operator: Any, layout: tuple[int, int, int], float_constants: tuple[Array, Array]
+) -> bool:
     """Widen the weight scales of channels whose bias is out of range; whether there were any."""
     tensors = model.subgraphs[0].tensors
-    given, kernel, bias = (tensors[operator.inputs[place]] for place in (_given(places), *places[:2]))
-    scales, steps = _scales(kernel), _scales(given)
-    if scales is None or steps is None or _scales(bias) is None:
+    input_tensor, kernel, bias = (
+        tensors[operator.inputs[position]] for position in (_input_position(layout), *layout[:2])
+    )
+    scales, input_scales = _scales(kernel), _scales(input_tensor)
+    if scales is None or input_scales is None or _scales(bias) is None:
         return False
-    step = float(steps[0])
-    weights, wanted = floats
-    needed = np.abs(wanted.astype(np.float64)) / (step * LARGEST)
-    low = np.broadcast_to(scales, needed.shape) < needed
-    if not low.any() or len(scales) != wanted.size:
+    input_scale = float(input_scales[0])
+    weights, float_bias = float_constants
+    min_scales = np.abs(float_bias.astype(np.float64)) / (input_scale * MAX_BIAS)
+    small_scales = np.broadcast_to(scales, min_scales.shape) < min_scales
+    if not small_scales.any() or len(scales) != float_bias.size:
         return False
-    widened = np.where(low, needed, scales)
-    kernel.quantization.scale = widened.astype(np.float32)
-    bias.quantization.scale = (widened * step).astype(np.float32)
-    _store(model, kernel, _stored(weights, widened, places[2]), np.int8)
-    kind = np.int64 if _width(model, bias, wanted.size) == 8 else np.int32
-    _store(model, bias, np.rint(wanted / (bias.quantization.scale.astype(np.float64))), kind)
+    widened_scales = np.where(small_scales, min_scales, scales)
+    kernel.quantization.scale = widened_scales.astype(np.float32)
+    bias.quantization.scale = (widened_scales * input_scale).astype(np.float32)
+    _write_buffer(model, kernel, _quantize_weights(weights, widened_scales, layout[2]), np.int8)
+    bias_dtype = np.int64 if _bytes_per_element(model, bias, float_bias.size) == 8 else np.int32
+    _write_buffer(model, bias, np.rint(float_bias / (bias.quantization.scale.astype(np.float64))), bias_dtype)
     return True
 
 
-def _given(places: tuple[int, int, int]) -> int:
-    return 2 if places[1] == 3 else 0  # a transposed convolution takes its output's shape first
+def _input_position(layout: tuple[int, int, int]) -> int:
+    return 2 if layout[1] == 3 else 0  # a transposed convolution takes its output's shape first
 
 
 def _scales(tensor: Any) -> Array | None:
-    found = tensor.quantization
-    return None if found is None or found.scale is None or not len(found.scale) else np.asarray(found.scale, np.float64)
+    quantization = tensor.quantization
+    return (
+        None
+        if quantization is None or quantization.scale is None or not len(quantization.scale)
+        else np.asarray(quantization.scale, np.float64)
+    )
 
 
-def _stored(weights: Array, scales: Array, axis: int) -> Array:
-    shape = [-1 if place == axis else 1 for place in range(weights.ndim)]
+def _quantize_weights(weights: Array, scales: Array, axis: int) -> Array:
+    shape = [-1 if dim == axis else 1 for dim in range(weights.ndim)]
     return np.clip(np.rint(weights / scales.reshape(shape)), -127, 127)
 
 
-def _store(model: Any, tensor: Any, values: Array, kind: type) -> None:
-    model.buffers[tensor.buffer].data = np.frombuffer(values.astype(kind).tobytes(), np.uint8)
+def _write_buffer(model: Any, tensor: Any, codes: Array, dtype: type) -> None:
+    model.buffers[tensor.buffer].data = np.frombuffer(codes.astype(dtype).tobytes(), np.uint8)
 
 
-def _width(model: Any, tensor: Any, elements: int) -> int:
+def _bytes_per_element(model: Any, tensor: Any, elements: int) -> int:
     return len(model.buffers[tensor.buffer].data) // elements
 
 
-def _constants(model: Any, operator: Any, places: tuple[int, int, int]) -> tuple[Array, Array]:
+def _float_constants(model: Any, operator: Any, layout: tuple[int, int, int]) -> tuple[Array, Array]:
     """The float weights and bias of an operator."""
-    tensors = [model.subgraphs[0].tensors[operator.inputs[place]] for place in places[:2]]
-    data = [np.frombuffer(bytes(bytearray(model.buffers[t.buffer].data)), np.float32) for t in tensors]
-    return data[0].reshape(tensors[0].shape), data[1]
+    tensors = [model.subgraphs[0].tensors[operator.inputs[position]] for position in layout[:2]]
+    arrays = [np.frombuffer(bytes(bytearray(model.buffers[t.buffer].data)), np.float32) for t in tensors]
+    return arrays[0].reshape(tensors[0].shape), arrays[1]
 
 
-def _output(model: Any, operator: Any) -> str:
+def _output_name(model: Any, operator: Any) -> str:
     return str(model.subgraphs[0].tensors[operator.outputs[0]].name.decode())

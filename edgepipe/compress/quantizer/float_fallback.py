@@ -16,62 +16,70 @@ from typing import Any, Literal, final
 import numpy as np
 
 from edgepipe.compress.quantizer import flatbuffer_edits
-from edgepipe.compress.quantizer.activation_calibration import Range
-from edgepipe.compress.quantizer.mutable_graph import Bits, Graph, Step, Wanted, step_of
+from edgepipe.compress.quantizer.activation_calibration import ActivationRange
+from edgepipe.compress.quantizer.mutable_graph import (
+    BitWidth,
+    BitWidthPolicy,
+    MutableGraph,
+    QuantParams,
+    choose_quant_params,
+)
 from edgepipe.core.arrays import Array
 
 
 @final
 @dataclass(frozen=True)
-class Kernel:
+class IntegerKernel:
     """The integer kernels of an operator.
 
     Scales may be tied: outputs have that of the `input`, inputs that of the `output`; or 16 bits are compared as they
     are `stored`, so that all inputs need the same.
     """
 
-    versions: Mapping[Bits, int]  # of the operator, by the bits of its activations
-    tied: Literal["", "input", "output", "stored"] = ""
-    step: Step | None = None  # of the output, whatever its range is
+    versions: Mapping[BitWidth, int]  # of the operator, by the bits of its activations
+    tied_scales: Literal["", "input", "output", "stored"] = ""
+    output_params: QuantParams | None = None  # of the output, whatever its range is
 
 
-KERNELS: dict[str, Kernel] = {
-    "ABS": Kernel({8: 2, 16: 3}),
-    "ARG_MAX": Kernel({8: 2}),
-    "ARG_MIN": Kernel({8: 2}),
-    "BATCH_TO_SPACE_ND": Kernel({8: 2, 16: 4}, "input"),
-    "DEPTH_TO_SPACE": Kernel({8: 2}, "input"),
-    "ELU": Kernel({8: 1}),
-    "EXP": Kernel({8: 2, 16: 2}),
-    "EXPAND_DIMS": Kernel({8: 1, 16: 1}, "input"),
-    "GREATER_EQUAL": Kernel({8: 2, 16: 3}, "stored"),
-    "L2_NORMALIZATION": Kernel({8: 2}, step=(1 / 128, 0)),
-    "LEAKY_RELU": Kernel({8: 1, 16: 2}),
-    "LESS": Kernel({8: 2, 16: 3}, "stored"),
-    "LOG": Kernel({8: 2, 16: 2}),
-    "LOG_SOFTMAX": Kernel({8: 2}, step=(16 / 256, 127)),
-    "MAXIMUM": Kernel({8: 2, 16: 4}, "output"),
-    "MINIMUM": Kernel({8: 2, 16: 4}, "output"),
-    "PRELU": Kernel({8: 1}),
-    "REDUCE_MAX": Kernel({8: 2, 16: 3}, "input"),
-    "REDUCE_MIN": Kernel({8: 2, 16: 3}, "input"),
-    "REDUCE_PROD": Kernel({8: 2, 16: 2}),
-    "RELU6": Kernel({8: 2, 16: 3}, "input"),  # TFLite Micro's cuts off without a change of scale
-    "RELU_N1_TO_1": Kernel({8: 1}),
-    "REVERSE_V2": Kernel({8: 3, 16: 1}, "input"),
-    "SHAPE": Kernel({8: 1, 16: 1}),
-    "SPACE_TO_BATCH_ND": Kernel({8: 2, 16: 4}, "input"),
-    "SPACE_TO_DEPTH": Kernel({8: 2}, "input"),
-    "SPLIT": Kernel({8: 2, 16: 4}, "input"),
-    "SPLIT_V": Kernel({8: 2, 16: 1}, "input"),
-    "SQUARED_DIFFERENCE": Kernel({8: 2}),
-    "SQUEEZE": Kernel({8: 1, 16: 1}, "input"),
-    "TILE": Kernel({8: 3, 16: 1}, "input"),
-    "TOPK_V2": Kernel({8: 2, 16: 3}, "input"),
+INTEGER_KERNELS: dict[str, IntegerKernel] = {
+    "ABS": IntegerKernel({8: 2, 16: 3}),
+    "ARG_MAX": IntegerKernel({8: 2}),
+    "ARG_MIN": IntegerKernel({8: 2}),
+    "BATCH_TO_SPACE_ND": IntegerKernel({8: 2, 16: 4}, "input"),
+    "DEPTH_TO_SPACE": IntegerKernel({8: 2}, "input"),
+    "ELU": IntegerKernel({8: 1}),
+    "EXP": IntegerKernel({8: 2, 16: 2}),
+    "EXPAND_DIMS": IntegerKernel({8: 1, 16: 1}, "input"),
+    "GREATER_EQUAL": IntegerKernel({8: 2, 16: 3}, "stored"),
+    "L2_NORMALIZATION": IntegerKernel({8: 2}, output_params=(1 / 128, 0)),
+    "LEAKY_RELU": IntegerKernel({8: 1, 16: 2}),
+    "LESS": IntegerKernel({8: 2, 16: 3}, "stored"),
+    "LOG": IntegerKernel({8: 2, 16: 2}),
+    "LOG_SOFTMAX": IntegerKernel({8: 2}, output_params=(16 / 256, 127)),
+    "MAXIMUM": IntegerKernel({8: 2, 16: 4}, "output"),
+    "MINIMUM": IntegerKernel({8: 2, 16: 4}, "output"),
+    "PRELU": IntegerKernel({8: 1}),
+    "REDUCE_MAX": IntegerKernel({8: 2, 16: 3}, "input"),
+    "REDUCE_MIN": IntegerKernel({8: 2, 16: 3}, "input"),
+    "REDUCE_PROD": IntegerKernel({8: 2, 16: 2}),
+    "RELU6": IntegerKernel({8: 2, 16: 3}, "input"),  # TFLite Micro's cuts off without a change of scale
+    "RELU_N1_TO_1": IntegerKernel({8: 1}),
+    "REVERSE_V2": IntegerKernel({8: 3, 16: 1}, "input"),
+    "SHAPE": IntegerKernel({8: 1, 16: 1}),
+    "SPACE_TO_BATCH_ND": IntegerKernel({8: 2, 16: 4}, "input"),
+    "SPACE_TO_DEPTH": IntegerKernel({8: 2}, "input"),
+    "SPLIT": IntegerKernel({8: 2, 16: 4}, "input"),
+    "SPLIT_V": IntegerKernel({8: 2, 16: 1}, "input"),
+    "SQUARED_DIFFERENCE": IntegerKernel({8: 2}),
+    "SQUEEZE": IntegerKernel({8: 1, 16: 1}, "input"),
+    "TILE": IntegerKernel({8: 3, 16: 1}, "input"),
+    "TOPK_V2": IntegerKernel({8: 2, 16: 3}, "input"),
 }
 
 
-def joined(content: bytes, before: bytes, wanted: Wanted, ranges: Mapping[str, Range]) -> bytes:
+def integerize_operators(
+    content: bytes, float_content: bytes, policy: BitWidthPolicy, ranges: Mapping[str, ActivationRange]
+) -> bytes:
     """The quantized model `content`, with those operators of `KERNELS` that are in float still in integers.
 
     Args:
@@ -80,43 +88,54 @@ def joined(content: bytes, before: bytes, wanted: Wanted, ranges: Mapping[str, R
         wanted: the bits that an operator's activations are to have; None for one that stays in float.
         ranges: of activations, by their names in the float model.
     """
-    graph, floats = Graph(flatbuffer_edits.opened(content)), Graph(flatbuffer_edits.opened(before))
-    changed = False
-    for operator, source in _pairs(graph, floats):
+    graph, float_graph = (
+        MutableGraph(flatbuffer_edits.unpack_model(content)),
+        MutableGraph(flatbuffer_edits.unpack_model(float_content)),
+    )
+    is_changed = False
+    for operator, source in _match_operators(graph, float_graph):
         kind = graph.kind(operator)
-        names = [floats.name(index) for index in source.outputs]
-        bits = wanted(kind, names)
-        if bits is not None and bits in KERNELS[kind].versions:
-            given = [ranges.get(floats.name(index)) for index in source.inputs]
-            made = [ranges.get(name) for name in names]
-            changed |= _Island(graph, operator, KERNELS[kind], bits, given, made, names).joined()
-    return flatbuffer_edits.closed(flatbuffer_edits.tidy(graph.model)) if changed else content
+        names = [float_graph.name(index) for index in source.outputs]
+        bits = policy(kind, names)
+        if bits is not None and bits in INTEGER_KERNELS[kind].versions:
+            input_ranges = [ranges.get(float_graph.name(index)) for index in source.inputs]
+            output_ranges = [ranges.get(name) for name in names]
+            is_changed |= _FloatOperator(
+                graph, operator, INTEGER_KERNELS[kind], bits, input_ranges, output_ranges, names
+            ).integerize()
+    return flatbuffer_edits.pack_model(flatbuffer_edits.canonicalize(graph.model)) if is_changed else content
 
 
-def floating(content: bytes) -> int:
+def count_float_operators(content: bytes) -> int:
     """How many operators of a model make floats, but for those that only change the type."""
-    graph = Graph(flatbuffer_edits.opened(content))
-    computing = (operator for operator in graph.operators if graph.kind(operator) not in ("QUANTIZE", "DEQUANTIZE"))
-    return sum(any(graph.is_float(int(index)) for index in operator.outputs) for operator in computing)
+    graph = MutableGraph(flatbuffer_edits.unpack_model(content))
+    compute_operators = (
+        operator for operator in graph.operators if graph.kind(operator) not in ("QUANTIZE", "DEQUANTIZE")
+    )
+    return sum(any(graph.is_float(int(index)) for index in operator.outputs) for operator in compute_operators)
 
 
-def _pairs(graph: Graph, floats: Graph) -> list[tuple[Any, Any]]:
+def _match_operators(graph: MutableGraph, float_graph: MutableGraph) -> list[tuple[Any, Any]]:
     """The operators of `KERNELS` in the quantized model, in order, each with its origin in the float model."""
-    found = []
-    for kind in KERNELS:
+    pairs = []
+    for kind in INTEGER_KERNELS:
         operators, sources = (
-            [operator for operator in of.operators if of.kind(operator) == kind] for of in (graph, floats)
+            [operator for operator in each_graph.operators if each_graph.kind(operator) == kind]
+            for each_graph in (graph, float_graph)
         )
-        by_name = {floats.name(index): source for source in sources for index in source.outputs}
+        source_by_name = {float_graph.name(index): source for source in sources for index in source.outputs}
         # neither quantizer changes the order, so where a name was changed the place tells
-        in_order = sources if len(sources) == len(operators) else [None] * len(operators)
-        for operator, at_its_place in zip(operators, in_order, strict=True):
-            named = next((by_name[name] for name in _names(graph, operator) if name in by_name), at_its_place)
-            found += [] if named is None else [(operator, named)]
-    return sorted(found, key=lambda pair: graph.place(pair[0]))
+        sources_in_order = sources if len(sources) == len(operators) else [None] * len(operators)
+        for operator, positional_source in zip(operators, sources_in_order, strict=True):
+            matched_source = next(
+                (source_by_name[name] for name in _candidate_names(graph, operator) if name in source_by_name),
+                positional_source,
+            )
+            pairs += [] if matched_source is None else [(operator, matched_source)]
+    return sorted(pairs, key=lambda pair: graph.operator_index(pair[0]))
 
 
-def _names(graph: Graph, operator: Any) -> Iterator[str]:
+def _candidate_names(graph: MutableGraph, operator: Any) -> Iterator[str]:
     """What the outputs of an operator may be called in the float model.
 
     TensorFlow's quantizer gives the name of a float tensor to the one that is quantized from it.
@@ -128,128 +147,150 @@ def _names(graph: Graph, operator: Any) -> Iterator[str]:
 
 @final
 @dataclass
-class _Island:
+class _FloatOperator:
     """One operator that may be in float."""
 
-    graph: Graph
+    graph: MutableGraph
     operator: Any
-    kernel: Kernel
-    bits: Bits
-    given: list[Range | None]  # ranges of its inputs in the float model
-    made: list[Range | None]  # of its outputs
-    names: list[str]  # of its outputs there
+    kernel: IntegerKernel
+    bits: BitWidth
+    input_ranges: list[ActivationRange | None]  # ranges of its inputs in the float model
+    output_ranges: list[ActivationRange | None]  # of its outputs
+    output_names: list[str]  # of its outputs there
 
-    def joined(self) -> bool:
+    def integerize(self) -> bool:
         """Give it its integer form; False if it has one, or if a range is not known."""
-        inputs, outputs = self._floating(self.operator.inputs), self._floating(self.operator.outputs)
-        read = [self._read(place) for place in inputs if self._constant(place) is None]
-        if not read or None in read:
+        inputs, outputs = self._float_positions(self.operator.inputs), self._float_positions(self.operator.outputs)
+        read_params = [self._input_params(position) for position in inputs if self._constant(position) is None]
+        if not read_params or None in read_params:
             return False
-        made = [self._made(place, read[0]) for place in outputs]
-        steps = [step for step in made if step is not None]
-        if len(steps) < len(made):
+        output_params = [self._output_params(position, read_params[0]) for position in outputs]
+        known_params = [params for params in output_params if params is not None]
+        if len(known_params) < len(output_params):
             return False
-        tied = steps[0] if self.kernel.tied == "output" else self._compared(inputs)
-        for place in inputs:
-            self.operator.inputs[place] = self._input(place, tied)
-        for place, step in zip(outputs, steps, strict=True):
-            self._output(place, step)
-        self.operator.opcodeIndex = self.graph.code(self.graph.kind(self.operator), self.kernel.versions[self.bits])
+        tied_params = known_params[0] if self.kernel.tied_scales == "output" else self._comparison_params(inputs)
+        for position in inputs:
+            self.operator.inputs[position] = self._quantize_input(position, tied_params)
+        for position, params in zip(outputs, known_params, strict=True):
+            self._quantize_output(position, params)
+        self.operator.opcodeIndex = self.graph.ensure_opcode(
+            self.graph.kind(self.operator), self.kernel.versions[self.bits]
+        )
         return True
 
-    def _floating(self, indices: Sequence[int]) -> list[int]:
+    def _float_positions(self, indices: Sequence[int]) -> list[int]:
         """The places of float32 tensors among these."""
-        return [place for place, index in enumerate(indices) if self.graph.is_float(index)]
+        return [position for position, index in enumerate(indices) if self.graph.is_float(index)]
 
-    def _constant(self, place: int) -> Array | None:
-        return self.graph.constant(self.operator.inputs[place])
+    def _constant(self, position: int) -> Array | None:
+        return self.graph.constant(self.operator.inputs[position])
 
-    def _source(self, place: int) -> int:
+    def _source_index(self, position: int) -> int:
         """The tensor in integers that an input is dequantized from, or the float one that it is."""
-        maker = self.graph.maker(self.operator.inputs[place])
-        dequantized = maker is not None and self.graph.kind(maker) == "DEQUANTIZE"
-        return int(maker.inputs[0]) if dequantized else int(self.operator.inputs[place])
+        producer = self.graph.producer(self.operator.inputs[position])
+        is_dequantized = producer is not None and self.graph.kind(producer) == "DEQUANTIZE"
+        return int(producer.inputs[0]) if is_dequantized else int(self.operator.inputs[position])
 
-    def _read(self, place: int) -> Step | None:
+    def _input_params(self, position: int) -> QuantParams | None:
         """Scale and zero point that an input is read with; None if its range is not known."""
-        source = self._source(place)
-        if self.graph.bits(source) == self.bits:
-            return self.graph.step(source)
-        span = self.given[place]
-        return None if span is None else step_of(span, self.bits)
+        source = self._source_index(position)
+        if self.graph.bit_width(source) == self.bits:
+            return self.graph.quant_params(source)
+        span = self.input_ranges[position]
+        return None if span is None else choose_quant_params(span, self.bits)
 
-    def _made(self, place: int, read: Step | None) -> Step | None:
+    def _output_params(self, position: int, input_params: QuantParams | None) -> QuantParams | None:
         """Scale and zero point of an output; None if its range is not known.
 
         Readers may want a narrower one, which is theirs; but where one wants the output's own, it is taken as it is.
         """
-        if self.kernel.step is not None:
-            return self.kernel.step
-        if self.kernel.tied == "input":
-            return read
-        quantized = [int(reader.outputs[0]) for reader in self._quantizing(place)]
-        wanted = [self.graph.step(index) for index in quantized if self.graph.bits(index) == self.bits]
-        span = self.made[place]
+        if self.kernel.output_params is not None:
+            return self.kernel.output_params
+        if self.kernel.tied_scales == "input":
+            return input_params
+        quantized_indices = [int(reader.outputs[0]) for reader in self._quantize_ops(position)]
+        reader_params = [
+            self.graph.quant_params(index) for index in quantized_indices if self.graph.bit_width(index) == self.bits
+        ]
+        span = self.output_ranges[position]
         if span is None:
-            return max(wanted, default=None)
-        own = step_of(span, self.bits)
-        return next((step for step in wanted if step[1] == own[1] and np.isclose(step[0], own[0], rtol=1e-5)), own)
+            return max(reader_params, default=None)
+        own_params = choose_quant_params(span, self.bits)
+        return next(
+            (
+                params
+                for params in reader_params
+                if params[1] == own_params[1] and np.isclose(params[0], own_params[0], rtol=1e-5)
+            ),
+            own_params,
+        )
 
-    def _quantizing(self, place: int) -> list[Any]:
+    def _quantize_ops(self, position: int) -> list[Any]:
         """The QUANTIZE operators that read an output."""
-        readers = self.graph.readers(self.operator.outputs[place])
+        readers = self.graph.readers(self.operator.outputs[position])
         return [reader for reader in readers if self.graph.kind(reader) == "QUANTIZE"]
 
-    def _compared(self, places: list[int]) -> Step | None:
+    def _comparison_params(self, positions: list[int]) -> QuantParams | None:
         """The step that all inputs get because they are compared as stored; None if they keep their own."""
-        if self.kernel.tied != "stored" or self.bits == 8:
+        if self.kernel.tied_scales != "stored" or self.bits == 8:
             return None
-        spans = [self._span(place) for place in places]
-        return step_of((min(low for low, _ in spans), max(high for _, high in spans)), self.bits)
+        spans = [self._input_range(position) for position in positions]
+        return choose_quant_params((min(low for low, _ in spans), max(high for _, high in spans)), self.bits)
 
-    def _span(self, place: int) -> Range:
+    def _input_range(self, position: int) -> ActivationRange:
         """Of an input."""
-        values = self._constant(place)
-        if values is not None:
-            return float(values.min()), float(values.max())
-        span = self.given[place]
+        constant = self._constant(position)
+        if constant is not None:
+            return float(constant.min()), float(constant.max())
+        span = self.input_ranges[position]
         assert span is not None, "what is read in integers has a range"
         return span
 
-    def _input(self, place: int, tied: Step | None) -> int:
+    def _quantize_input(self, position: int, tied_params: QuantParams | None) -> int:
         """The tensor that the kernel reads instead of a float one."""
-        before = self.operator.inputs[place]
-        shape, name = self.graph.tensor(before).shape, f"{self.graph.name(before)}_{self.graph.kind(self.operator)}"
-        values = self._constant(place)
-        if values is not None:
-            return self.graph.stored(name, shape, self.bits, tied or step_of(self._span(place), self.bits), values)
-        source, wanted = self._source(place), tied or self._read(place)
-        assert wanted is not None, "the range is known"
-        if self._is(source, wanted):
+        float_index = self.operator.inputs[position]
+        shape, name = (
+            self.graph.tensor(float_index).shape,
+            f"{self.graph.name(float_index)}_{self.graph.kind(self.operator)}",
+        )
+        constant = self._constant(position)
+        if constant is not None:
+            return self.graph.add_quantized_tensor(
+                name,
+                shape,
+                self.bits,
+                tied_params or choose_quant_params(self._input_range(position), self.bits),
+                constant,
+            )
+        source, params = self._source_index(position), tied_params or self._input_params(position)
+        assert params is not None, "the range is known"
+        if self._has_params(source, params):
             return source
-        made = self.graph.stored(name, shape, self.bits, wanted)
-        self._insert(self.graph.operator("QUANTIZE", {8: 1, 16: 2}[self.bits], [source], [made]), 0)
-        return made
+        integer_index = self.graph.add_quantized_tensor(name, shape, self.bits, params)
+        self._insert(self.graph.new_operator("QUANTIZE", {8: 1, 16: 2}[self.bits], [source], [integer_index]), 0)
+        return integer_index
 
-    def _output(self, place: int, step: Step) -> None:
+    def _quantize_output(self, position: int, params: QuantParams) -> None:
         """Let the operator make integers; what reads the float tensor gets it dequantized."""
-        floating, quantizing = int(self.operator.outputs[place]), self._quantizing(place)
-        same = [reader for reader in quantizing if self._is(int(reader.outputs[0]), step)]
-        if same:
-            made = int(same[0].outputs[0])
-            self.graph.remove(same[0])
+        float_index, quantize_ops = int(self.operator.outputs[position]), self._quantize_ops(position)
+        matching_ops = [reader for reader in quantize_ops if self._has_params(int(reader.outputs[0]), params)]
+        if matching_ops:
+            integer_index = int(matching_ops[0].outputs[0])
+            self.graph.remove(matching_ops[0])
         else:
-            made = self.graph.stored("", self.graph.tensor(floating).shape, self.bits, step)
-        self.operator.outputs[place] = made
-        self.graph.tensor(floating).name = f"{self.names[place]}_dequantized".encode()
-        self.graph.tensor(made).name = self.names[place].encode()
-        for reader in quantizing:
-            reader.inputs = [made]
-        if self.graph.readers(floating) or floating in self.graph.main.outputs:
-            self._insert(self.graph.operator("DEQUANTIZE", {8: 2, 16: 3}[self.bits], [made], [floating]), 1)
+            integer_index = self.graph.add_quantized_tensor("", self.graph.tensor(float_index).shape, self.bits, params)
+        self.operator.outputs[position] = integer_index
+        self.graph.tensor(float_index).name = f"{self.output_names[position]}_dequantized".encode()
+        self.graph.tensor(integer_index).name = self.output_names[position].encode()
+        for reader in quantize_ops:
+            reader.inputs = [integer_index]
+        if self.graph.readers(float_index) or float_index in self.graph.subgraph.outputs:
+            self._insert(
+                self.graph.new_operator("DEQUANTIZE", {8: 2, 16: 3}[self.bits], [integer_index], [float_index]), 1
+            )
 
-    def _is(self, index: int, step: Step) -> bool:
-        return self.graph.bits(index) == self.bits and self.graph.step(index) == step
+    def _has_params(self, index: int, params: QuantParams) -> bool:
+        return self.graph.bit_width(index) == self.bits and self.graph.quant_params(index) == params
 
-    def _insert(self, operator: Any, after: int) -> None:
-        self.graph.operators.insert(self.graph.place(self.operator) + after, operator)
+    def _insert(self, operator: Any, offset: int) -> None:
+        self.graph.operators.insert(self.graph.operator_index(self.operator) + offset, operator)

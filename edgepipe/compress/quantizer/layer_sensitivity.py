@@ -10,24 +10,24 @@ from typing import Literal, final
 import numpy as np
 from pydantic import Field
 
-from edgepipe.compress.quantizer.activation_calibration import Range
-from edgepipe.compress.quantizer.layerwise_quantizer import Bench, Level
-from edgepipe.compress.quantizer.quantizable_layers import Layer
-from edgepipe.core.arrays import Array, count, take
+from edgepipe.compress.quantizer.activation_calibration import ActivationRange
+from edgepipe.compress.quantizer.layerwise_quantizer import LayerPrecision, LayerwiseQuantizer
+from edgepipe.compress.quantizer.quantizable_layers import QuantizableLayer
+from edgepipe.core.arrays import Array, count_samples, take_samples
 from edgepipe.core.metric import Record
-from edgepipe.tflite.dead_channels import FILTERS
-from edgepipe.tflite.intermediate_tensors import run
+from edgepipe.tflite.dead_channels import FILTER_LAYOUT
+from edgepipe.tflite.intermediate_tensors import record_tensors
 from edgepipe.tflite.interpreter import Runtime
-from edgepipe.tflite.model import WEIGHTS, Model, Operator, Tensor
+from edgepipe.tflite.model import WEIGHT_POSITIONS, Model, Operator, Tensor
 
-LOOKED_AT = 64  # samples whose activations are held in memory
+MAX_SAMPLES = 64  # samples whose activations are held in memory
 TINY = float(np.finfo(np.float32).tiny)
-What = Literal["weights", "weights_per_tensor", "activation"]
-SILENT = 1e-30  # power of a signal or an error that counts as none
+ErrorSource = Literal["weights", "weights_per_tensor", "activation"]
+NEGLIGIBLE_POWER = 1e-30  # power of a signal or an error that counts as none
 
 
 @final
-class Error(Record):
+class RoundingError(Record):
     """What rounding does to one tensor."""
 
     mse: float = Field(description="mean squared error, in the tensor's unit")
@@ -37,13 +37,13 @@ class Error(Record):
 
 
 @final
-class Sensitivity(Record):
+class LayerSensitivity(Record):
     """One layer, in the order of computation."""
 
     layer: str
     operator: str
     macs: int
-    errors: dict[What, Error | None] = Field(
+    errors: dict[ErrorSource, RoundingError | None] = Field(
         description="weights: one scale for each output channel, as TFLite stores them; weights_per_tensor: one for "
         "all, to compare with; activation: the layer's output in the range it was calibrated to; null: it has none"
     )
@@ -53,139 +53,157 @@ class Sensitivity(Record):
     quality_left_out: float | None = None
 
     @property
-    def weights(self) -> Error | None:
+    def weights(self) -> RoundingError | None:
         """Of the weights, one scale for each output channel."""
         return self.errors["weights"]
 
     @property
-    def weights_per_tensor(self) -> Error | None:
+    def weights_per_tensor(self) -> RoundingError | None:
         """Of the weights, one scale for all."""
         return self.errors["weights_per_tensor"]
 
     @property
-    def activation(self) -> Error | None:
+    def activation(self) -> RoundingError | None:
         """Of the layer's output."""
         return self.errors["activation"]
 
 
 @final
-class Ranking(Record):
+class SensitivityRanking(Record):
     """All layers of a model, and the model as a whole."""
 
-    layers: tuple[Sensitivity, ...] = Field(description="the most sensitive first, by `alone`")
+    layers: tuple[LayerSensitivity, ...] = Field(description="the most sensitive first, by `alone`")
     whole: float = Field(description="error of the scores over their variance, with all layers in integers")
     quality_float: float | None = None
     quality_whole: float | None = None
 
 
-Quality = Callable[[bytes], float]
+QualityFunction = Callable[[bytes], float]
 
 
-def rank(bench: Bench, level: Level = "int8", quality: Quality | None = None) -> Ranking:
+def rank_layers(
+    quantizer: LayerwiseQuantizer, precision: LayerPrecision = "int8", quality: QualityFunction | None = None
+) -> SensitivityRanking:
     """Every layer of `bench`, quantized to `level` by itself and left out; `quality` of the made models where given.
 
     Raises:
         InputError: the model cannot be quantized so.
     """
-    errors = _errors(bench, level)
-    found = [_one(bench, layer, level, errors[layer.name], quality) for layer in bench.layers]
-    return Ranking(
-        layers=tuple(sorted(found, key=lambda entry: -entry.alone)),
-        whole=bench.distance({}, level),
-        quality_float=None if quality is None else quality(bench.lite.content),
-        quality_whole=None if quality is None else quality(bench.made({}, level)),
+    errors_by_layer = _rounding_errors(quantizer, precision)
+    sensitivities = [
+        _measure_layer(quantizer, layer, precision, errors_by_layer[layer.name], quality) for layer in quantizer.layers
+    ]
+    return SensitivityRanking(
+        layers=tuple(sorted(sensitivities, key=lambda sensitivity: -sensitivity.alone)),
+        whole=quantizer.score_distance({}, precision),
+        quality_float=None if quality is None else quality(quantizer.float_model.content),
+        quality_whole=None if quality is None else quality(quantizer.quantize({}, precision)),
     )
 
 
-def _one(
-    bench: Bench, layer: Layer, level: Level, errors: dict[What, Error | None], quality: Quality | None
-) -> Sensitivity:
-    alone: tuple[dict[str, Level], Level] = ({layer.name: level}, "float32")
-    others: tuple[dict[str, Level], Level] = ({layer.name: "float32"}, level)
-    return Sensitivity(
+def _measure_layer(
+    quantizer: LayerwiseQuantizer,
+    layer: QuantizableLayer,
+    precision: LayerPrecision,
+    errors: dict[ErrorSource, RoundingError | None],
+    quality: QualityFunction | None,
+) -> LayerSensitivity:
+    only_layer: tuple[dict[str, LayerPrecision], LayerPrecision] = ({layer.name: precision}, "float32")
+    all_but_layer: tuple[dict[str, LayerPrecision], LayerPrecision] = ({layer.name: "float32"}, precision)
+    return LayerSensitivity(
         layer=layer.name,
         operator=layer.kind,
         macs=layer.macs,
         errors=errors,
-        alone=bench.distance(*alone),
-        left_out=bench.distance(*others),
-        quality_alone=None if quality is None else quality(bench.made(*alone)),
-        quality_left_out=None if quality is None else quality(bench.made(*others)),
+        alone=quantizer.score_distance(*only_layer),
+        left_out=quantizer.score_distance(*all_but_layer),
+        quality_alone=None if quality is None else quality(quantizer.quantize(*only_layer)),
+        quality_left_out=None if quality is None else quality(quantizer.quantize(*all_but_layer)),
     )
 
 
-def _errors(bench: Bench, level: Level) -> dict[str, dict[What, Error | None]]:
-    outputs = _outputs(bench)
+def _rounding_errors(
+    quantizer: LayerwiseQuantizer, precision: LayerPrecision
+) -> dict[str, dict[ErrorSource, RoundingError | None]]:
+    outputs = _layer_outputs(quantizer)
     return {
         layer.name: {
-            "weights": _of_weights(bench.lite, layer.operators[0], by_channel=True),
-            "weights_per_tensor": _of_weights(bench.lite, layer.operators[0], by_channel=False),
-            "activation": _of_activation(outputs[layer.name], bench.ranges, level),
+            "weights": _weight_error(quantizer.float_model, layer.operators[0], per_channel=True),
+            "weights_per_tensor": _weight_error(quantizer.float_model, layer.operators[0], per_channel=False),
+            "activation": _activation_error(outputs[layer.name], quantizer.ranges, precision),
         }
-        for layer in bench.layers
+        for layer in quantizer.layers
     }
 
 
-def _outputs(bench: Bench) -> dict[str, tuple[Tensor, Array] | None]:
+def _layer_outputs(quantizer: LayerwiseQuantizer) -> dict[str, tuple[Tensor, Array] | None]:
     """The float values of each layer's output, (samples, ..., channels)."""
-    ends = {layer.name: next((t for t in layer.operators[-1].outputs if t is not None), None) for layer in bench.layers}
-    floats = {name: tensor for name, tensor in ends.items() if tensor is not None and tensor.dtype == "float32"}
-    samples = take(bench.samples, slice(min(LOOKED_AT, count(bench.samples))))
-    rows = list(run(bench.lite, samples, list(floats.values()), Runtime.BUILTIN))
-    held = {name: (tensor, np.concatenate([row[place] for row in rows]))
-            for place, (name, tensor) in enumerate(floats.items())}  # fmt: skip
-    return {name: held.get(name) for name in ends}
+    output_tensors = {
+        layer.name: next((t for t in layer.operators[-1].outputs if t is not None), None) for layer in quantizer.layers
+    }
+    float_tensors = {
+        name: tensor for name, tensor in output_tensors.items() if tensor is not None and tensor.dtype == "float32"
+    }
+    samples = take_samples(quantizer.samples, slice(min(MAX_SAMPLES, count_samples(quantizer.samples))))
+    rows = list(record_tensors(quantizer.float_model, samples, list(float_tensors.values()), Runtime.BUILTIN))
+    output_by_layer = {name: (tensor, np.concatenate([row[index] for row in rows]))
+            for index, (name, tensor) in enumerate(float_tensors.items())}  # fmt: skip
+    return {name: output_by_layer.get(name) for name in output_tensors}
 
 
-def _of_activation(found: tuple[Tensor, Array] | None, ranges: Mapping[str, Range], level: Level) -> Error | None:
-    if found is None or found[0].name not in ranges:
+def _activation_error(
+    output: tuple[Tensor, Array] | None, ranges: Mapping[str, ActivationRange], precision: LayerPrecision
+) -> RoundingError | None:
+    if output is None or output[0].name not in ranges:
         return None
-    tensor, values = found
-    return error(values, rounded(values, ranges[tensor.name], level), axis=values.ndim - 1)
-
-
-def rounded(values: Array, span: Range, level: Level) -> Array:
-    """`values` as 8-bit asymmetric or 16-bit symmetric integers over `span` give them back."""
-    low, high = span
-    if level == "int16":
-        reach = max(-low, high, TINY)
-        scale, zero, least, most = reach / 32767, 0, -32768, 32767
-    else:
-        scale = max(high - low, TINY) / 255
-        zero, least, most = round(-low / scale) - 128, -128, 127
-    stored = np.clip(np.rint(values / scale) + zero, least, most)
-    return np.asarray((stored - zero) * scale)
-
-
-def _of_weights(model: Model, operator: Operator, by_channel: bool) -> Error | None:
-    positions = WEIGHTS.get(operator.name, ())
-    kernel = operator.input(positions[0]) if positions else None
-    if kernel is None or not kernel.constant or kernel.dtype != "float32":
-        return None
-    values, axis = model.values(kernel), FILTERS.get(operator.name, (0, 0))[1]
-    others = tuple(a for a in range(values.ndim) if a != axis) if by_channel else None
-    scale = np.maximum(np.abs(values).max(axis=others, keepdims=True), TINY) / 127
-    return error(values, np.rint(values / scale) * scale, axis)
-
-
-def error(values: Array, stored: Array, axis: int) -> Error:
-    """How far `stored` is from `values`, as a whole and along `axis`."""
-    values, stored = values.astype(np.float64), stored.astype(np.float64)
-    others = tuple(a for a in range(values.ndim) if a != axis)
-    noise, power = np.square(stored - values), np.square(values)
-    length = np.sqrt(power.sum() * np.square(stored).sum())
-    return Error(
-        mse=float(noise.mean()),
-        snr=_decibel(power.sum(), noise.sum()),
-        cosine=float((values * stored).sum() / length) if length > SILENT else 1.0,
-        worst_channel=_worst(power.sum(axis=others), noise.sum(axis=others)),
+    tensor, activation = output
+    return rounding_error(
+        activation, fake_quantize(activation, ranges[tensor.name], precision), axis=activation.ndim - 1
     )
 
 
-def _worst(power: Array, noise: Array) -> float:
-    speaking = power > SILENT  # a channel that is always zero has no ratio
-    return min((_decibel(p, n) for p, n in zip(power[speaking], noise[speaking], strict=True)), default=200.0)
+def fake_quantize(array: Array, span: ActivationRange, precision: LayerPrecision) -> Array:
+    """`values` as 8-bit asymmetric or 16-bit symmetric integers over `span` give them back."""
+    low, high = span
+    if precision == "int16":
+        max_abs = max(-low, high, TINY)
+        scale, zero_point, code_min, code_max = max_abs / 32767, 0, -32768, 32767
+    else:
+        scale = max(high - low, TINY) / 255
+        zero_point, code_min, code_max = round(-low / scale) - 128, -128, 127
+    codes = np.clip(np.rint(array / scale) + zero_point, code_min, code_max)
+    return np.asarray((codes - zero_point) * scale)
 
 
-def _decibel(power: float, noise: float) -> float:
-    return float(min(200.0, 10 * np.log10(max(power, SILENT) / max(noise, SILENT))))
+def _weight_error(model: Model, operator: Operator, per_channel: bool) -> RoundingError | None:
+    positions = WEIGHT_POSITIONS.get(operator.name, ())
+    kernel = operator.input(positions[0]) if positions else None
+    if kernel is None or not kernel.is_constant or kernel.dtype != "float32":
+        return None
+    weights, axis = model.read_values(kernel), FILTER_LAYOUT.get(operator.name, (0, 0))[1]
+    other_axes = tuple(a for a in range(weights.ndim) if a != axis) if per_channel else None
+    scale = np.maximum(np.abs(weights).max(axis=other_axes, keepdims=True), TINY) / 127
+    return rounding_error(weights, np.rint(weights / scale) * scale, axis)
+
+
+def rounding_error(array: Array, rounded_array: Array, axis: int) -> RoundingError:
+    """How far `stored` is from `values`, as a whole and along `axis`."""
+    array, rounded_array = array.astype(np.float64), rounded_array.astype(np.float64)
+    other_axes = tuple(a for a in range(array.ndim) if a != axis)
+    noise, power = np.square(rounded_array - array), np.square(array)
+    norm_product = np.sqrt(power.sum() * np.square(rounded_array).sum())
+    return RoundingError(
+        mse=float(noise.mean()),
+        snr=_snr_decibels(power.sum(), noise.sum()),
+        cosine=float((array * rounded_array).sum() / norm_product) if norm_product > NEGLIGIBLE_POWER else 1.0,
+        worst_channel=_worst_snr(power.sum(axis=other_axes), noise.sum(axis=other_axes)),
+    )
+
+
+def _worst_snr(power: Array, noise: Array) -> float:
+    has_signal = power > NEGLIGIBLE_POWER  # a channel that is always zero has no ratio
+    return min((_snr_decibels(p, n) for p, n in zip(power[has_signal], noise[has_signal], strict=True)), default=200.0)
+
+
+def _snr_decibels(power: float, noise: float) -> float:
+    return float(min(200.0, 10 * np.log10(max(power, NEGLIGIBLE_POWER) / max(noise, NEGLIGIBLE_POWER))))

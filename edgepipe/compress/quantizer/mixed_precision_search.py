@@ -12,29 +12,29 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import final
 
-from edgepipe.compress.quantizer.layerwise_quantizer import Bench, Level
-from edgepipe.core.errors import InputError, NotMetError
+from edgepipe.compress.quantizer.layerwise_quantizer import LayerPrecision, LayerwiseQuantizer
+from edgepipe.core.errors import InputError, TargetNotMetError
 
-MOST_HEADS = 24  # of the ranking, and as many single layers, that are tried where all layers together do not hold
-MOST_SMALLER = 80  # smaller sets that are tried in the end, so that a small model gets the best there is
-Assignment = dict[str, Level]
+MAX_PREFIXES = 24  # of the ranking, and as many single layers, that are tried where all layers together do not hold
+MAX_SMALLER_SETS = 80  # smaller sets that are tried in the end, so that a small model gets the best there is
+PrecisionByLayer = dict[str, LayerPrecision]
 
 
 @final
 @dataclass(frozen=True)
-class Goal:
+class QualityGoal:
     """How much quality may be lost, and how it is measured: `quality` of a .tflite's bytes, on all of validation."""
 
-    quality: Callable[[bytes], float]
+    measure_quality: Callable[[bytes], float]
     higher_is_better: bool
-    of_float: float
+    float_quality: float
     max_drop: float
 
     def drop(self, quality: float) -> float:
         """How much worse than the float model."""
-        return self.of_float - quality if self.higher_is_better else quality - self.of_float
+        return self.float_quality - quality if self.higher_is_better else quality - self.float_quality
 
-    def met(self, quality: float) -> bool:
+    def is_met(self, quality: float) -> bool:
         """Whether the drop is allowed; up to a rounding error."""
         return self.drop(quality) <= self.max_drop + 1e-9
 
@@ -44,18 +44,18 @@ class Goal:
 class Trial:
     """One model that was made and measured on validation."""
 
-    levels: Assignment  # of the layers above 8 bits
+    precisions: PrecisionByLayer  # of the layers above 8 bits
     quality: float | None  # None: the runtime refuses it
-    met: bool
-    why: str = ""  # it was refused
+    meets_goal: bool
+    refusal: str = ""  # it was refused
 
 
 @final
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """The model that was found, its trials in order, and how the layers were ranked."""
 
-    levels: Assignment
+    precisions: PrecisionByLayer
     content: bytes
     quality: float
     trials: tuple[Trial, ...]
@@ -65,32 +65,37 @@ class Found:
 @final
 @dataclass
 class _Search:
-    bench: Bench
-    goal: Goal
+    quantizer: LayerwiseQuantizer
+    goal: QualityGoal
     trials: list[Trial] = field(default_factory=list)
-    known: dict[frozenset[tuple[str, Level]], Trial] = field(default_factory=dict)
+    trial_by_key: dict[frozenset[tuple[str, LayerPrecision]], Trial] = field(default_factory=dict)
 
-    def tried(self, levels: Assignment) -> Trial:
+    def measure(self, precisions: PrecisionByLayer) -> Trial:
         """The model with these layers above 8 bits, measured; each one once."""
-        key = frozenset(levels.items())
-        if key not in self.known:
-            self.known[key] = self._trial(dict(levels))
-            self.trials.append(self.known[key])
-        return self.known[key]
+        key = frozenset(precisions.items())
+        if key not in self.trial_by_key:
+            self.trial_by_key[key] = self._run_trial(dict(precisions))
+            self.trials.append(self.trial_by_key[key])
+        return self.trial_by_key[key]
 
-    def _trial(self, levels: Assignment) -> Trial:
+    def _run_trial(self, precisions: PrecisionByLayer) -> Trial:
         try:
-            quality = self.goal.quality(self.bench.made(levels))
+            quality = self.goal.measure_quality(self.quantizer.quantize(precisions))
         except InputError as error:  # litert-quantizer makes models that no runtime takes; another mix may run
-            return Trial(levels, None, False, str(error))
-        return Trial(levels, quality, self.goal.met(quality))
+            return Trial(precisions, None, False, str(error))
+        return Trial(precisions, quality, self.goal.is_met(quality))
 
-    def met(self, layers: Collection[str], level: Level) -> bool:
+    def keeps_quality(self, layers: Collection[str], precision: LayerPrecision) -> bool:
         """Whether the quality holds with `layers` at `level`."""
-        return self.tried(dict.fromkeys(layers, level)).met
+        return self.measure(dict.fromkeys(layers, precision)).meets_goal
 
 
-def search(bench: Bench, goal: Goal, levels: Sequence[Level], suspects: Collection[str] = ()) -> Found:
+def search(
+    quantizer: LayerwiseQuantizer,
+    goal: QualityGoal,
+    allowed_precisions: Sequence[LayerPrecision],
+    suspects: Collection[str] = (),
+) -> SearchResult:
     """The fewest layers of `bench` above 8 bits; of two sets of one size the one with fewer MACs.
 
     Args:
@@ -103,123 +108,139 @@ def search(bench: Bench, goal: Goal, levels: Sequence[Level], suspects: Collecti
         NotMetError: no set of layers reaches the goal, not even all of them; with the best point that was found.
         InputError: the model cannot be quantized at all.
     """
-    state = _Search(bench, goal)
-    ranking = _ranked(bench, suspects)
+    state = _Search(quantizer, goal)
+    ranking = _rank_layers(quantizer, suspects)
     names = [name for name, _ in ranking]
-    if state.tried({}).met:
-        return _found(state, {}, ranking)
-    for level in levels:
-        chosen = _fewest(state, names, level) if state.met(names, level) else _some(state, names, level)
-        if chosen:
-            return _found(state, _cheaper(state, chosen, level, levels), ranking)
-    raise NotMetError(_best(state, levels))
+    if state.measure({}).meets_goal:
+        return _search_result(state, {}, ranking)
+    for precision in allowed_precisions:
+        promoted_layers = (
+            _find_small_set(state, names, precision)
+            if state.keeps_quality(names, precision)
+            else _find_any_set(state, names, precision)
+        )
+        if promoted_layers:
+            return _search_result(
+                state, _cheapen_precisions(state, promoted_layers, precision, allowed_precisions), ranking
+            )
+    raise TargetNotMetError(_failure_message(state, allowed_precisions))
 
 
-def _ranked(bench: Bench, suspects: Collection[str]) -> list[tuple[str, float]]:
-    alone = [(layer.name, _alone(bench, layer.name)) for layer in bench.layers]
-    return sorted(alone, key=lambda entry: (entry[0] not in suspects, -entry[1]))
+def _rank_layers(quantizer: LayerwiseQuantizer, suspects: Collection[str]) -> list[tuple[str, float]]:
+    layer_errors = [(layer.name, _single_layer_error(quantizer, layer.name)) for layer in quantizer.layers]
+    return sorted(layer_errors, key=lambda pair: (pair[0] not in suspects, -pair[1]))
 
 
-def _alone(bench: Bench, name: str) -> float:
+def _single_layer_error(quantizer: LayerwiseQuantizer, name: str) -> float:
     """The error with one layer in int8; infinite if that does not run."""
     try:
-        return bench.distance({name: "int8"}, "float32")
+        return quantizer.score_distance({name: "int8"}, "float32")
     except InputError:
         return math.inf
 
 
-def _fewest(state: _Search, names: list[str], level: Level) -> list[str]:
+def _find_small_set(state: _Search, names: list[str], precision: LayerPrecision) -> list[str]:
     """A small set of layers that suffices, from the head of the ranking."""
-    chosen = names[: _shortest(len(names), lambda length: state.met(names[:length], level))]
-    return _smaller(state, names, level, _thinned(state, chosen, level))
+    promoted_layers = names[
+        : _shortest_prefix(len(names), lambda length: state.keeps_quality(names[:length], precision))
+    ]
+    return _shrink_set(state, names, precision, _drop_needless(state, promoted_layers, precision))
 
 
-def _thinned(state: _Search, chosen: list[str], level: Level) -> list[str]:
+def _drop_needless(state: _Search, promoted_layers: list[str], precision: LayerPrecision) -> list[str]:
     """What is left of a set that suffices without what it holds in vain, the least sensitive tried first."""
-    for name in reversed(chosen):
-        without = [other for other in chosen if other != name]
-        if without and state.met(without, level):
-            chosen = without
-    return chosen
+    for name in reversed(promoted_layers):
+        remaining = [layer for layer in promoted_layers if layer != name]
+        if remaining and state.keeps_quality(remaining, precision):
+            promoted_layers = remaining
+    return promoted_layers
 
 
-def _some(state: _Search, names: list[str], level: Level) -> list[str]:
+def _find_any_set(state: _Search, names: list[str], precision: LayerPrecision) -> list[str]:
     """A set that suffices although all layers together do not: quality need not rise with every layer.
 
     Heads of the ranking are tried, single layers, and small sets as long as they are few; empty if none of them holds.
     """
-    heads = [names[:length] for length in range(1, len(names))][:MOST_HEADS]
-    for group in (*heads, *([name] for name in names[:MOST_HEADS]), *_small(names)):
-        if state.met(group, level):
-            return _thinned(state, list(group), level)
+    prefixes = [names[:length] for length in range(1, len(names))][:MAX_PREFIXES]
+    for group in (*prefixes, *([name] for name in names[:MAX_PREFIXES]), *_small_sets(names)):
+        if state.keeps_quality(group, precision):
+            return _drop_needless(state, list(group), precision)
     return []
 
 
-def _small(names: list[str]) -> Iterator[Sequence[str]]:
+def _small_sets(names: list[str]) -> Iterator[Sequence[str]]:
     """Sets of layers, the smallest first, as long as all of one size are few enough to be tried."""
-    left = MOST_SMALLER
+    budget = MAX_SMALLER_SETS
     for size in range(2, len(names)):
-        left -= math.comb(len(names), size)
-        if left < 0:
+        budget -= math.comb(len(names), size)
+        if budget < 0:
             return
         yield from combinations(names, size)
 
 
-def _shortest(longest: int, holds: Callable[[int], bool]) -> int:
+def _shortest_prefix(max_length: int, holds: Callable[[int], bool]) -> int:
     """The least length that `holds`, of 1 to `longest`, which does; if what holds once holds ever after."""
-    low, high = 1, longest
+    low, high = 1, max_length
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if holds(middle) else (middle + 1, high)
     return high
 
 
-def _smaller(state: _Search, names: list[str], level: Level, chosen: list[str]) -> list[str]:
+def _shrink_set(state: _Search, names: list[str], precision: LayerPrecision, promoted_layers: list[str]) -> list[str]:
     """The smallest set that suffices, as long as all sets of the next size are few enough to be tried."""
-    left = MOST_SMALLER
-    for size in range(len(chosen) - 1, 0, -1):
-        left -= math.comb(len(names), size)
-        if left < 0:
-            return chosen
-        groups = sorted(combinations(names, size), key=lambda group: _cost(state, group))
-        better = next((group for group in groups if state.met(group, level)), None)
-        if better is None:
-            return chosen
-        chosen = list(better)
-    return chosen
+    budget = MAX_SMALLER_SETS
+    for size in range(len(promoted_layers) - 1, 0, -1):
+        budget -= math.comb(len(names), size)
+        if budget < 0:
+            return promoted_layers
+        groups = sorted(combinations(names, size), key=lambda group: _total_macs(state, group))
+        smaller_group = next((group for group in groups if state.keeps_quality(group, precision)), None)
+        if smaller_group is None:
+            return promoted_layers
+        promoted_layers = list(smaller_group)
+    return promoted_layers
 
 
-def _cost(state: _Search, group: Collection[str]) -> int:
-    return sum(layer.macs for layer in state.bench.layers if layer.name in group)
+def _total_macs(state: _Search, group: Collection[str]) -> int:
+    return sum(layer.macs for layer in state.quantizer.layers if layer.name in group)
 
 
-def _cheaper(state: _Search, chosen: list[str], level: Level, levels: Sequence[Level]) -> Assignment:
+def _cheapen_precisions(
+    state: _Search, promoted_layers: list[str], precision: LayerPrecision, allowed_precisions: Sequence[LayerPrecision]
+) -> PrecisionByLayer:
     """`chosen` at `level`, each at a cheaper level if that is enough."""
-    found: Assignment = dict.fromkeys(chosen, level)
-    for name in chosen:
-        for cheaper in levels[: levels.index(level)]:
-            if state.tried({**found, name: cheaper}).met:
-                found = {**found, name: cheaper}
+    precisions: PrecisionByLayer = dict.fromkeys(promoted_layers, precision)
+    for name in promoted_layers:
+        for cheaper_precision in allowed_precisions[: allowed_precisions.index(precision)]:
+            if state.measure({**precisions, name: cheaper_precision}).meets_goal:
+                precisions = {**precisions, name: cheaper_precision}
                 break
-    return found
+    return precisions
 
 
-def _found(state: _Search, levels: Assignment, ranking: list[tuple[str, float]]) -> Found:
-    quality = state.tried(levels).quality
+def _search_result(state: _Search, precisions: PrecisionByLayer, ranking: list[tuple[str, float]]) -> SearchResult:
+    quality = state.measure(precisions).quality
     assert quality is not None, "what was found has been run"
-    return Found(levels, state.bench.made(levels), quality, tuple(state.trials), tuple(ranking))
+    return SearchResult(precisions, state.quantizer.quantize(precisions), quality, tuple(state.trials), tuple(ranking))
 
 
-def _best(state: _Search, levels: Sequence[Level]) -> str:
+def _failure_message(state: _Search, allowed_precisions: Sequence[LayerPrecision]) -> str:
     goal = state.goal
-    run = [(goal.drop(trial.quality), trial.quality, trial) for trial in state.trials if trial.quality is not None]
-    if not run:
-        return f"no mix of types runs: {state.trials[-1].why}"
-    drop, quality, best = min(run, key=lambda entry: entry[0])
-    which = ", ".join(sorted(set(best.levels.values()))) or "int8"
-    number = f"{len(best.levels)} of {len(state.bench.layers)} layers in {which}" if best.levels else "all in int8"
-    allowed = " and ".join(("int8", *levels))
+    measured_trials = [
+        (goal.drop(trial.quality), trial.quality, trial) for trial in state.trials if trial.quality is not None
+    ]
+    if not measured_trials:
+        return f"no mix of types runs: {state.trials[-1].refusal}"
+    drop, quality, best_trial = min(measured_trials, key=lambda candidate: candidate[0])
+    precisions_text = ", ".join(sorted(set(best_trial.precisions.values()))) or "int8"
+    count_text = (
+        f"{len(best_trial.precisions)} of {len(state.quantizer.layers)} layers in {precisions_text}"
+        if best_trial.precisions
+        else "all in int8"
+    )
+    allowed_text = " and ".join(("int8", *allowed_precisions))
     return (
-        f"no mix of {allowed} keeps the drop within {goal.max_drop:g}: the best of {len(state.trials)}, {number}, "
-        f"has {quality:g} against {goal.of_float:g} of the float model, a drop of {drop:g}"
+        f"no mix of {allowed_text} keeps the drop within {goal.max_drop:g}: the best of {len(state.trials)}, {count_text}, "
+        f"has {quality:g} against {goal.float_quality:g} of the float model, a drop of {drop:g}"
     )

@@ -7,65 +7,65 @@ gives wrong numbers. Each is therefore set apart by a RESHAPE to its own shape b
 from typing import Any
 
 from edgepipe.compress.quantizer import flatbuffer_edits
-from edgepipe.compress.quantizer.mutable_graph import Graph, Step
+from edgepipe.compress.quantizer.mutable_graph import MutableGraph, QuantParams
 
-MARK = "/output"  # how the name of a tensor that was set apart goes on after its own; then its place follows
+ISOLATED_SUFFIX = "/output"  # how the name of a tensor that was set apart goes on after its own; then its place follows
 
 
-def apart(content: bytes) -> tuple[bytes, dict[str, str]]:
+def isolate_outputs(content: bytes) -> tuple[bytes, dict[str, str]]:
     """The float .tflite `content` with no output read inside; the names of those set apart, each with its own."""
-    graph = Graph(flatbuffer_edits.opened(content))
-    names: dict[str, str] = {}
-    outputs = [int(index) for index in graph.main.outputs]
-    for place, index in enumerate(outputs):
-        if graph.is_float(index) and (graph.readers(index) or index in outputs[:place]):
-            made = _set_apart(graph, index, place)
-            names[graph.name(made)] = graph.name(index)
-            _replace_output(graph, place, made)
-    return (flatbuffer_edits.closed(graph.model) if names else content), names
+    graph = MutableGraph(flatbuffer_edits.unpack_model(content))
+    original_names: dict[str, str] = {}
+    outputs = [int(index) for index in graph.subgraph.outputs]
+    for position, index in enumerate(outputs):
+        if graph.is_float(index) and (graph.readers(index) or index in outputs[:position]):
+            isolated_index = _isolate_output(graph, index, position)
+            original_names[graph.name(isolated_index)] = graph.name(index)
+            _replace_output(graph, position, isolated_index)
+    return (flatbuffer_edits.pack_model(graph.model) if original_names else content), original_names
 
 
-def _set_apart(graph: Graph, index: int, place: int) -> int:
-    name, shape = f"{graph.name(index)}{MARK}{place}", [int(size) for size in graph.tensor(index).shape]
-    wanted = graph.whole(f"{name}_shape", [-1, *shape[1:]])
-    made = graph.floating(name, shape)
-    graph.tensor(made).shapeSignature = graph.tensor(index).shapeSignature
-    graph.operators.append(graph.operator("RESHAPE", 1, [index, wanted], [made]))
-    return made
+def _isolate_output(graph: MutableGraph, index: int, position: int) -> int:
+    name, shape = f"{graph.name(index)}{ISOLATED_SUFFIX}{position}", [int(size) for size in graph.tensor(index).shape]
+    shape_index = graph.add_int32_constant(f"{name}_shape", [-1, *shape[1:]])
+    isolated_index = graph.add_float_tensor(name, shape)
+    graph.tensor(isolated_index).shapeSignature = graph.tensor(index).shapeSignature
+    graph.operators.append(graph.new_operator("RESHAPE", 1, [index, shape_index], [isolated_index]))
+    return isolated_index
 
 
-def _replace_output(graph: Graph, place: int, made: int) -> None:
+def _replace_output(graph: MutableGraph, position: int, new_index: int) -> None:
     """Put a tensor into the place of an output, in the signatures too."""
-    before = int(graph.main.outputs[place])
-    graph.main.outputs = [*graph.main.outputs[:place], made, *graph.main.outputs[place + 1 :]]
+    old_index = int(graph.subgraph.outputs[position])
+    graph.subgraph.outputs = [*graph.subgraph.outputs[:position], new_index, *graph.subgraph.outputs[position + 1 :]]
     for signature in graph.model.signatureDefs or []:
-        entry = next((entry for entry in signature.outputs if entry.tensorIndex == before), None)
-        if entry is not None:
-            entry.tensorIndex = made
+        tensor_map = next((entry for entry in signature.outputs if entry.tensorIndex == old_index), None)
+        if tensor_map is not None:
+            tensor_map.tensorIndex = new_index
 
 
-def together(content: bytes, names: dict[str, str]) -> bytes:
+def merge_outputs(content: bytes, original_names: dict[str, str]) -> bytes:
     """The quantized model `content` without the operators that set outputs apart."""
-    if not names:
+    if not original_names:
         return content
-    graph = Graph(flatbuffer_edits.opened(content))
-    for operator in [operator for operator in graph.operators if _idle(graph, operator, names)]:
-        given, made = int(operator.inputs[0]), int(operator.outputs[0])
+    graph = MutableGraph(flatbuffer_edits.unpack_model(content))
+    for operator in [operator for operator in graph.operators if _is_redundant(graph, operator, original_names)]:
+        source_index, isolated_index = int(operator.inputs[0]), int(operator.outputs[0])
         graph.remove(operator)
-        for reader in graph.readers(made):
-            reader.inputs = [given if index == made else int(index) for index in reader.inputs]
-        for place in [place for place, output in enumerate(graph.main.outputs) if output == made]:
-            _replace_output(graph, place, given)
-    return flatbuffer_edits.closed(flatbuffer_edits.tidy(graph.model))
+        for reader in graph.readers(isolated_index):
+            reader.inputs = [source_index if index == isolated_index else int(index) for index in reader.inputs]
+        for position in [place for place, output in enumerate(graph.subgraph.outputs) if output == isolated_index]:
+            _replace_output(graph, position, source_index)
+    return flatbuffer_edits.pack_model(flatbuffer_edits.canonicalize(graph.model))
 
 
-def _idle(graph: Graph, operator: Any, names: dict[str, str]) -> bool:
+def _is_redundant(graph: MutableGraph, operator: Any, original_names: dict[str, str]) -> bool:
     """Whether an operator sets an output apart, and gives the same numbers that it is given."""
-    given, made = int(operator.inputs[0]), int(operator.outputs[0])
-    alike = _numbers(graph, given) == _numbers(graph, made)
-    return graph.kind(operator) == "RESHAPE" and graph.name(made) in names and alike
+    source_index, isolated_index = int(operator.inputs[0]), int(operator.outputs[0])
+    has_same_storage = _storage(graph, source_index) == _storage(graph, isolated_index)
+    return graph.kind(operator) == "RESHAPE" and graph.name(isolated_index) in original_names and has_same_storage
 
 
-def _numbers(graph: Graph, index: int) -> tuple[int, Step | None]:
+def _storage(graph: MutableGraph, index: int) -> tuple[int, QuantParams | None]:
     """How values are stored: type, and scale and zero point."""
-    return graph.tensor(index).type, None if graph.bits(index) is None else graph.step(index)
+    return graph.tensor(index).type, None if graph.bit_width(index) is None else graph.quant_params(index)

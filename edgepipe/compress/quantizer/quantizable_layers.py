@@ -8,10 +8,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import final
 
-from edgepipe.compress.quantizer.layer_attribution import layers_of, short, unique, unnumbered
+from edgepipe.compress.quantizer.layer_attribution import (
+    layers_by_operator,
+    make_unique,
+    short_name,
+    strip_common_number,
+)
 from edgepipe.tflite.model import Model, Operator
 
-PASSING = frozenset(
+PASS_THROUGH_OPS = frozenset(
     {
         *("RESHAPE", "SQUEEZE", "EXPAND_DIMS", "TRANSPOSE", "PAD", "PADV2", "MIRROR_PAD", "SLICE", "STRIDED_SLICE"),
         *("MAX_POOL_2D", "AVERAGE_POOL_2D", "MEAN", "REDUCE_MAX", "RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"),
@@ -19,12 +24,19 @@ PASSING = frozenset(
         *("HARD_SWISH", "GELU", "ELU"),
     }
 )
-WEIGHTED = ("Conv", "Depthwise", "Separable", "Dense", "LSTM", "GRU")  # how the names of such classes begin
+WEIGHTED_CLASS_PREFIXES = (
+    "Conv",
+    "Depthwise",
+    "Separable",
+    "Dense",
+    "LSTM",
+    "GRU",
+)  # how the names of such classes begin
 
 
 @final
 @dataclass(frozen=True)
-class Layer:
+class QuantizableLayer:
     """One layer: a name that no other has, its operators in order, the first the one that computes, and its MACs."""
 
     name: str
@@ -41,37 +53,48 @@ class Layer:
         return self.operators[0].name
 
 
-def layers(model: Model, keras: Mapping[str, str] | None = None) -> list[Layer]:
+def find_layers(model: Model, class_by_layer: Mapping[str, str] | None = None) -> list[QuantizableLayer]:
     """The layers of the first subgraph of `model`; `keras` are the classes of the Keras model's layers, by name."""
-    main = [operator for operator in model.operators if operator.subgraph == 0]
-    groups = _groups(main)
-    names = dict(zip(range(len(model.operators)), layers_of(model, keras or {}), strict=True))
-    found = [_name(main[group[0]], names[group[0]], keras or {}) for group in groups]
-    called = unique(found if keras else unnumbered(found))
-    return [Layer(name, tuple(main[index] for index in group)) for name, group in zip(called, groups, strict=True)]
+    main_operators = [operator for operator in model.operators if operator.subgraph == 0]
+    groups = _group_operators(main_operators)
+    names_by_operator = dict(
+        zip(range(len(model.operators)), layers_by_operator(model, class_by_layer or {}), strict=True)
+    )
+    raw_names = [
+        _layer_name(main_operators[group[0]], names_by_operator[group[0]], class_by_layer or {}) for group in groups
+    ]
+    layer_names = make_unique(raw_names if class_by_layer else strip_common_number(raw_names))
+    return [
+        QuantizableLayer(name, tuple(main_operators[index] for index in group))
+        for name, group in zip(layer_names, groups, strict=True)
+    ]
 
 
-def _groups(operators: list[Operator]) -> list[list[int]]:
+def _group_operators(operators: list[Operator]) -> list[list[int]]:
     """Indices of the operators of each layer, the one that computes first."""
-    owner: dict[tuple[int, int], int] = {}  # tensor -> group
+    group_by_tensor: dict[tuple[int, int], int] = {}  # tensor -> group
     groups: list[list[int]] = []
-    waiting: list[int] = []  # what stands between an input and the first layer that computes
+    pending_indices: list[int] = []  # what stands between an input and the first layer that computes
     for index, operator in enumerate(operators):
-        given = [owner[t.key] for t in operator.inputs if t is not None and not t.constant and t.key in owner]
-        if operator.name in PASSING and given:
-            group = given[0]
+        input_groups = [
+            group_by_tensor[t.key]
+            for t in operator.inputs
+            if t is not None and not t.is_constant and t.key in group_by_tensor
+        ]
+        if operator.name in PASS_THROUGH_OPS and input_groups:
+            group = input_groups[0]
             groups[group].append(index)
-        elif operator.name in PASSING:
-            waiting.append(index)
+        elif operator.name in PASS_THROUGH_OPS:
+            pending_indices.append(index)
             continue
         else:
             group = len(groups)
-            groups.append([index, *waiting])
-            waiting = []
-        owner.update((tensor.key, group) for tensor in operator.outputs if tensor is not None)
-    return groups + ([waiting] if waiting else [])
+            groups.append([index, *pending_indices])
+            pending_indices = []
+        group_by_tensor.update((tensor.key, group) for tensor in operator.outputs if tensor is not None)
+    return groups + ([pending_indices] if pending_indices else [])
 
 
-def _name(operator: Operator, found: list[str], keras: Mapping[str, str]) -> str:
-    weighted = [name for name in found if keras[name].startswith(WEIGHTED)]
-    return (weighted or found[::-1] or [short(operator)])[0]
+def _layer_name(operator: Operator, candidates: list[str], class_by_layer: Mapping[str, str]) -> str:
+    weighted_names = [name for name in candidates if class_by_layer[name].startswith(WEIGHTED_CLASS_PREFIXES)]
+    return (weighted_names or candidates[::-1] or [short_name(operator)])[0]

@@ -9,61 +9,64 @@ from dataclasses import dataclass, field, replace
 from typing import final
 
 from edgepipe.compress.quantizer import float_fallback, recipes, tensorflow_quantizer
-from edgepipe.compress.quantizer.activation_calibration import Range, Ranges, calibrate
-from edgepipe.compress.quantizer.layer_attribution import parts
-from edgepipe.compress.quantizer.mutable_graph import Wanted
-from edgepipe.compress.quantizer.op_decomposition import spelled, widened
-from edgepipe.compress.quantizer.recipes import Recipe
-from edgepipe.compress.schemes import SCHEMES, Calibration, Number, SchemeName, interface
+from edgepipe.compress.quantizer.activation_calibration import ActivationRange, ActivationRanges, calibrate
+from edgepipe.compress.quantizer.layer_attribution import scope_names
+from edgepipe.compress.quantizer.mutable_graph import BitWidthPolicy
+from edgepipe.compress.quantizer.op_decomposition import calibrate_decomposed, decomposed_model
+from edgepipe.compress.quantizer.recipes import LitertRecipe
+from edgepipe.compress.schemes import SCHEMES, ActivationCalibration, InterfaceType, SchemeName, interface_types
 from edgepipe.core.arrays import Array
 from edgepipe.core.errors import InputError
-from edgepipe.models.native_stderr import captured_stderr
+from edgepipe.models.native_stderr import capture_stderr
 from edgepipe.tflite.model import Model, Operator
 
-Choice = Callable[[Model], Collection[Operator]]
+OperatorSelector = Callable[[Model], Collection[Operator]]
 
 
 @final
 @dataclass(frozen=True)
-class Request:
+class QuantizationRequest:
     """What a model is to become."""
 
     scheme: SchemeName = "int8"
-    input_type: Number | None = None
-    output_type: Number | None = None
-    calibration: Calibration = field(default_factory=Calibration)
-    recipe: Recipe | None = None  # of the scheme `recipe`
-    left: Choice | None = None  # which operators of the float model stay float
+    input_type: InterfaceType | None = None
+    output_type: InterfaceType | None = None
+    calibration: ActivationCalibration = field(default_factory=ActivationCalibration)
+    recipe: LitertRecipe | None = None  # of the scheme `recipe`
+    keep_float: OperatorSelector | None = None  # which operators of the float model stay float
 
     @property
-    def types(self) -> tuple[str, str]:
+    def io_types(self) -> tuple[str, str]:
         """Of inputs and outputs.
 
         Raises:
             InputError: the scheme does not have them.
         """
-        return interface(self.scheme, self.input_type, self.output_type)
+        return interface_types(self.scheme, self.input_type, self.output_type)
 
 
 @final
 @dataclass(frozen=True)
-class Quantized:
+class QuantizedModel:
     """The bytes of a .tflite, and what is worth knowing of how it came about."""
 
     content: bytes
     notes: tuple[str, ...] = ()
 
 
-def needs_samples(request: Request) -> bool:
+def needs_samples(request: QuantizationRequest) -> bool:
     """Whether activations take ranges from representative samples."""
     if request.scheme == "recipe":
-        return recipes.calibrated(request.recipe or [])
-    return SCHEMES[request.scheme].calibrated
+        return recipes.needs_calibration(request.recipe or [])
+    return SCHEMES[request.scheme].needs_calibration
 
 
-def quantized(
-    lite: Model, request: Request, feeds: list[Array] | None, trained: Mapping[str, Range] | None = None
-) -> Quantized:
+def quantize_tflite(
+    lite: Model,
+    request: QuantizationRequest,
+    feeds: list[Array] | None,
+    trained_ranges: Mapping[str, ActivationRange] | None = None,
+) -> QuantizedModel:
     """The float model `lite` as `request` says; `feeds` are samples of each input, in its order.
 
     `trained` are ranges that training found, by layer; they go before those of samples.
@@ -73,33 +76,49 @@ def quantized(
     """
     if not lite.operators:
         raise InputError("the model has no operator, it gives back what it is given: there is nothing to quantize")
-    rules, asked = _rules_of(request, lite), request.recipe or []
+    rules, user_recipe = _build_rules(request, lite), request.recipe or []
     if not needs_samples(request):
-        return Quantized(recipes.applied(lite.content, rules, None), tuple(recipes.unmatched(asked, lite)))
-    with spelled(lite, _in_8(recipes.wanted(rules))) as model:
-        ranges = _ranges_by(rules, model, request, feeds, trained or {})
+        return QuantizedModel(
+            recipes.quantize_with_recipe(lite.content, rules, None),
+            tuple(recipes.unmatched_rule_notes(user_recipe, lite)),
+        )
+    with decomposed_model(lite, _int8_policy(recipes.bit_width_policy(rules))) as model:
+        ranges = _find_ranges(rules, model, request, feeds, trained_ranges or {})
         if request.scheme == "int8" and feeds is not None:
-            done = _in_int8(model, feeds, ranges, request, rules)
+            quantized_model = _quantize_int8(model, feeds, ranges, request, rules)
         else:
-            done = Quantized(recipes.applied(model.content, rules, ranges.by_tensor))
-        return replace(done, notes=(*ranges.notes(), *done.notes, *recipes.unmatched(asked, model)))
+            quantized_model = QuantizedModel(recipes.quantize_with_recipe(model.content, rules, ranges.by_tensor))
+        return replace(
+            quantized_model,
+            notes=(*ranges.notes(), *quantized_model.notes, *recipes.unmatched_rule_notes(user_recipe, model)),
+        )
 
 
-def _in_8(wanted: Wanted) -> Wanted:
+def _int8_policy(policy: BitWidthPolicy) -> BitWidthPolicy:
     """8 bits for whatever is to be integer: there ranges are taken first, so that all schemes have the same."""
-    return lambda kind, outputs: None if wanted(kind, outputs) is None else 8
+    return lambda kind, outputs: None if policy(kind, outputs) is None else 8
 
 
-def _ranges_by(
-    rules: Recipe, lite: Model, request: Request, feeds: list[Array] | None, trained: Mapping[str, Range]
-) -> Ranges:
-    def find(model: Model) -> Ranges:
-        return ranges_of(model, request, feeds, trained)
+def _find_ranges(
+    rules: LitertRecipe,
+    lite: Model,
+    request: QuantizationRequest,
+    feeds: list[Array] | None,
+    trained_ranges: Mapping[str, ActivationRange],
+) -> ActivationRanges:
+    def find_model_ranges(model: Model) -> ActivationRanges:
+        return collect_ranges(model, request, feeds, trained_ranges)
 
-    return widened(lite, find) if recipes.has_16_bits(rules) else find(lite)
+    return (
+        calibrate_decomposed(lite, find_model_ranges)
+        if recipes.has_int16_activations(rules)
+        else find_model_ranges(lite)
+    )
 
 
-def ranges_of(lite: Model, request: Request, feeds: list[Array] | None, trained: Mapping[str, Range]) -> Ranges:
+def collect_ranges(
+    lite: Model, request: QuantizationRequest, feeds: list[Array] | None, trained_ranges: Mapping[str, ActivationRange]
+) -> ActivationRanges:
     """Ranges of all activations of `lite`, those of `trained` layers from there.
 
     Raises:
@@ -109,66 +128,79 @@ def ranges_of(lite: Model, request: Request, feeds: list[Array] | None, trained:
         raise InputError(
             f"scheme {request.scheme} needs representative samples to calibrate activations, found none; give some"
         )
-    found = calibrate(lite, dict(zip(lite.input_names, feeds, strict=True)), request.calibration)
-    known = {name: _trained(name, trained) for name in found.by_tensor} if trained else {}
-    kept = {name: span for name, span in known.items() if span is not None}
-    moved = {name: by for name, by in found.moved.items() if name not in kept}
-    return replace(found, by_tensor={**found.by_tensor, **kept}, moved=moved)
+    ranges = calibrate(lite, dict(zip(lite.inputs_by_name, feeds, strict=True)), request.calibration)
+    trained_by_tensor = (
+        {name: _trained_range(name, trained_ranges) for name in ranges.by_tensor} if trained_ranges else {}
+    )
+    overriding_ranges = {name: span for name, span in trained_by_tensor.items() if span is not None}
+    shifts = {name: shift for name, shift in ranges.shifts.items() if name not in overriding_ranges}
+    return replace(ranges, by_tensor={**ranges.by_tensor, **overriding_ranges}, shifts=shifts)
 
 
-def _trained(tensor: str, trained: Mapping[str, Range]) -> Range | None:
+def _trained_range(tensor: str, trained_ranges: Mapping[str, ActivationRange]) -> ActivationRange | None:
     """The range of the one trained layer that a tensor bears the name of."""
-    found = [trained[part] for part in parts(tensor) if part in trained]
-    return found[0] if len(found) == 1 else None
+    matches = [trained_ranges[scope] for scope in scope_names(tensor) if scope in trained_ranges]
+    return matches[0] if len(matches) == 1 else None
 
 
-def _rules_of(request: Request, lite: Model) -> Recipe:
+def _build_rules(request: QuantizationRequest, lite: Model) -> LitertRecipe:
     """The recipe of a whole model; the types of inputs and outputs hold whatever is left in float."""
-    left = recipes.leave(request.left(lite)) if request.left is not None else []
+    float_rules = recipes.keep_float_rules(request.keep_float(lite)) if request.keep_float is not None else []
     if request.scheme == "recipe":
-        ends = recipes.ends(request.input_type, request.output_type)
-        return [*(request.recipe or []), *left, *ends]
-    ends = recipes.ends(*request.types) if SCHEMES[request.scheme].calibrated else []
-    return [*recipes.everything(request.scheme), *left, *ends]
+        io_recipe = recipes.io_rules(request.input_type, request.output_type)
+        return [*(request.recipe or []), *float_rules, *io_recipe]
+    io_recipe = recipes.io_rules(*request.io_types) if SCHEMES[request.scheme].needs_calibration else []
+    return [*recipes.scheme_recipe(request.scheme), *float_rules, *io_recipe]
 
 
-MISCOMPUTED = frozenset({"ONE_HOT", "SCATTER_ND"})  # TensorFlow's quantizer stores their constants in another scale
+MISCOMPUTED_OPS = frozenset({"ONE_HOT", "SCATTER_ND"})  # TensorFlow's quantizer stores their constants in another scale
 
 
-def _in_int8(lite: Model, feeds: list[Array], ranges: Ranges, request: Request, rules: Recipe) -> Quantized:
+def _quantize_int8(
+    lite: Model, feeds: list[Array], ranges: ActivationRanges, request: QuantizationRequest, rules: LitertRecipe
+) -> QuantizedModel:
     """`lite` in int8: by TensorFlow's quantizer, or by the rules where those leave less in float or it cannot do."""
-    if why := _against_tensorflow(lite, request):
-        return Quantized(recipes.applied(lite.content, rules, ranges.by_tensor), (f"int8 by litert-quantizer: {why}",))
-    made = _by_tensorflow(lite, feeds, ranges.by_tensor, request)
-    made = float_fallback.joined(made, lite.content, recipes.wanted(rules), ranges.by_tensor)
-    if not (floating := float_fallback.floating(made)):
-        return Quantized(made)
-    other = recipes.applied(lite.content, rules, ranges.by_tensor)
-    if (fewer := float_fallback.floating(other)) >= floating:
-        return Quantized(made)
-    return Quantized(
-        other,
-        (f"int8 by litert-quantizer: it leaves {fewer} operators in float, TensorFlow's quantizer {floating}",),
+    if reason := _tensorflow_objection(lite, request):
+        return QuantizedModel(
+            recipes.quantize_with_recipe(lite.content, rules, ranges.by_tensor),
+            (f"int8 by litert-quantizer: {reason}",),
+        )
+    content = _quantize_with_tensorflow(lite, feeds, ranges.by_tensor, request)
+    content = float_fallback.integerize_operators(
+        content, lite.content, recipes.bit_width_policy(rules), ranges.by_tensor
+    )
+    if not (float_count := float_fallback.count_float_operators(content)):
+        return QuantizedModel(content)
+    litert_content = recipes.quantize_with_recipe(lite.content, rules, ranges.by_tensor)
+    if (litert_float_count := float_fallback.count_float_operators(litert_content)) >= float_count:
+        return QuantizedModel(content)
+    return QuantizedModel(
+        litert_content,
+        (
+            f"int8 by litert-quantizer: it leaves {litert_float_count} operators in float, TensorFlow's quantizer {float_count}",
+        ),
     )
 
 
-def _against_tensorflow(lite: Model, request: Request) -> str:
+def _tensorflow_objection(lite: Model, request: QuantizationRequest) -> str:
     """Why TensorFlow's quantizer is not used; empty if nothing speaks against it."""
-    if request.left is not None:
+    if request.keep_float is not None:
         return "TensorFlow's quantizer does not leave all kinds of operators in float that are to stay there"
-    wrong = sorted({operator.name for operator in lite.operators} & MISCOMPUTED)
-    return f"TensorFlow's quantizer computes {' and '.join(wrong)} wrongly" if wrong else ""
+    miscomputed_names = sorted({operator.name for operator in lite.operators} & MISCOMPUTED_OPS)
+    return f"TensorFlow's quantizer computes {' and '.join(miscomputed_names)} wrongly" if miscomputed_names else ""
 
 
-def _by_tensorflow(lite: Model, feeds: list[Array], ranges: Mapping[str, Range], request: Request) -> bytes:
+def _quantize_with_tensorflow(
+    lite: Model, feeds: list[Array], ranges: Mapping[str, ActivationRange], request: QuantizationRequest
+) -> bytes:
     """`lite` in int8 by TensorFlow's quantizer.
 
     Raises:
         InputError: the quantizer fails; with what it says, if anything.
     """
     try:
-        with captured_stderr():
-            return tensorflow_quantizer.quantized(lite.content, feeds, ranges, request.types)
+        with capture_stderr():
+            return tensorflow_quantizer.quantize_int8(lite.content, feeds, ranges, request.io_types)
     except (RuntimeError, ValueError) as error:
-        said = " ".join(str(error).split())[:300]
-        raise InputError(f"TensorFlow's quantizer failed: {said or 'without a word'}") from error
+        message = " ".join(str(error).split())[:300]
+        raise InputError(f"TensorFlow's quantizer failed: {message or 'without a word'}") from error

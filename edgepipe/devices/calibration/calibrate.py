@@ -13,155 +13,167 @@ from edgepipe.core import artifact
 from edgepipe.core.arrays import Array
 from edgepipe.core.errors import InputError, ToolError
 from edgepipe.core.progress import Progress
-from edgepipe.core.references import version
+from edgepipe.core.references import installed_version
 from edgepipe.devices import device_profile
 from edgepipe.devices.calibration import calibration_fit as fitting
-from edgepipe.devices.calibration.calibration_fit import Fitted, Held, Sample
-from edgepipe.devices.calibration.calibration_record import Calibration, Group, Measured
-from edgepipe.devices.calibration.cost_terms import parts
+from edgepipe.devices.calibration.calibration_fit import FitSample, FittedTerms, HeldOutTimes
+from edgepipe.devices.calibration.calibration_record import DeviceCalibration, GroupErrors, SuiteMeasurement
+from edgepipe.devices.calibration.cost_terms import operator_costs
 from edgepipe.devices.calibration.measurement_backend import Backend, HostBackend
-from edgepipe.devices.calibration.suite import Case, Effort, suite
-from edgepipe.devices.calibration.suite_measurement import Bench, Item, Store
+from edgepipe.devices.calibration.suite import Effort, SuiteCase, build_suite
+from edgepipe.devices.calibration.suite_measurement import CaseFile, ReadingStore, SuiteBench
 from edgepipe.devices.device_profile import Device
 from edgepipe.tflite import reader
 from edgepipe.tflite.host_fingerprint import usable_cores
-from edgepipe.tflite.latency_series import Reading
+from edgepipe.tflite.latency_series import LatencyReading
 
-PASSES = {Effort.QUICK: 2, Effort.FULL: 3}
-LEAST_SHARE = 0.8  # of the suite must run, or the fit would stand on too little
-REFERENCE = "classifier"  # the group whose first model tells how fast the machine is just now
-REFUSED_NAMED = 20
+PASSES_BY_EFFORT = {Effort.QUICK: 2, Effort.FULL: 3}
+MIN_MEASURED_SHARE = 0.8  # of the suite must run, or the fit would stand on too little
+REFERENCE_GROUP = "classifier"  # the group whose first model tells how fast the machine is just now
+MAX_NAMED_REFUSALS = 20
 HOST_CORE = "host CPU"  # what the shipped profile `host` calls its core
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+DEVICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 @dataclass(frozen=True)
-class Order:
+class CalibrationRequest:
     """What to calibrate: the suite's effort and seed, and where readings are kept."""
 
     effort: Effort
     seed: int
-    store: Path
+    readings_folder: Path
 
 
-def calibrate(backend: Backend, order: Order, progress: Progress) -> Calibration:
+def calibrate(backend: Backend, request: CalibrationRequest, progress: Progress) -> DeviceCalibration:
     """Measure the suite on `backend` and fit it.
 
     Raises:
         ToolError: the device runs less than four in five of the models.
     """
-    cases = suite(order.effort, order.seed)
+    cases = build_suite(request.effort, request.seed)
     with tempfile.TemporaryDirectory(prefix="edgepipe-") as folder:
-        items = [_item(case, Path(folder), order.seed) for case in cases]
-        reference = next(item.path for item in items if item.case.group == REFERENCE)
-        bench = Bench(backend, Store(order.store), reference, order.seed, progress)
-        readings = bench.measure(items, PASSES[order.effort])
-        _check(readings)
-        ran = {name for name, reading in readings.items() if reading.seconds is not None}
-        sustained = bench.sustained(items, readings)
-        samples = [_sample(item, readings[item.case.name], sustained) for item in items if item.case.name in ran]
+        files = [_write_case(case, Path(folder), request.seed) for case in cases]
+        reference = next(file.path for file in files if file.case.group == REFERENCE_GROUP)
+        bench = SuiteBench(backend, ReadingStore(request.readings_folder), reference, request.seed, progress)
+        readings = bench.measure(files, PASSES_BY_EFFORT[request.effort])
+        _check_refusals(readings)
+        measured_names = {name for name, reading in readings.items() if reading.seconds is not None}
+        sustained_factor = bench.measure_sustained_factor(files, readings)
+        samples = [
+            _build_sample(file, readings[file.case.name], sustained_factor)
+            for file in files
+            if file.case.name in measured_names
+        ]
     progress.note(f"fitting {len(samples)} models")
-    return _record(backend, order, samples, readings, sustained)
+    return _build_record(backend, request, samples, readings, sustained_factor)
 
 
-def _item(case: Case, folder: Path, seed: int) -> Item:
-    content, path = case.content(seed), folder / f"{case.name}.tflite"
+def _write_case(case: SuiteCase, folder: Path, seed: int) -> CaseFile:
+    content, path = case.model_bytes(seed), folder / f"{case.name}.tflite"
     artifact.write_bytes(path, content)
-    return Item(case, path, artifact.file_digest(path))
+    return CaseFile(case, path, artifact.file_digest(path))
 
 
-def _check(readings: dict[str, Reading]) -> None:
-    refused = [f"{name}: {reading.refused}" for name, reading in readings.items() if reading.seconds is None]
-    if len(refused) > (1 - LEAST_SHARE) * len(readings):
+def _check_refusals(readings: dict[str, LatencyReading]) -> None:
+    refusals = [f"{name}: {reading.refused}" for name, reading in readings.items() if reading.seconds is None]
+    if len(refusals) > (1 - MIN_MEASURED_SHARE) * len(readings):
         raise ToolError(
-            f"the device ran only {len(readings) - len(refused)} of the suite's {len(readings)} models, "
-            f"at least {LEAST_SHARE:.0%} are needed for a fit; the first refusal: {refused[0]}"
+            f"the device ran only {len(readings) - len(refusals)} of the suite's {len(readings)} models, "
+            f"at least {MIN_MEASURED_SHARE:.0%} are needed for a fit; the first refusal: {refusals[0]}"
         )
 
 
-def _sample(item: Item, reading: Reading, sustained: float) -> Sample:
+def _build_sample(file: CaseFile, reading: LatencyReading, sustained_factor: float) -> FitSample:
     assert reading.seconds is not None, "refused models are no samples"
-    found = tuple(parts(reader.read(item.path)))
-    return Sample(item.case.name, item.case.group, item.case.composite, found, sustained * reading.seconds)
+    costs = tuple(operator_costs(reader.read(file.path)))
+    return FitSample(file.case.name, file.case.group, file.case.composite, costs, sustained_factor * reading.seconds)
 
 
-def _record(
-    backend: Backend, order: Order, samples: list[Sample], readings: dict[str, Reading], sustained: float
-) -> Calibration:
-    fitted, held = fitting.fit(samples), fitting.held_out(samples, order.seed)
+def _build_record(
+    backend: Backend,
+    request: CalibrationRequest,
+    samples: list[FitSample],
+    readings: dict[str, LatencyReading],
+    sustained_factor: float,
+) -> DeviceCalibration:
+    fitted_terms, held_out_times = fitting.fit(samples), fitting.predict_held_out(samples, request.seed)
     times = np.array([sample.seconds for sample in samples])
-    composite = np.array([sample.composite for sample in samples])
-    refused = [f"{name}: {reading.refused}" for name, reading in readings.items() if reading.seconds is None]
+    composite_mask = np.array([sample.composite for sample in samples])
+    refusals = [f"{name}: {reading.refused}" for name, reading in readings.items() if reading.seconds is None]
     identity = backend.identity
-    return Calibration(
-        measured=Measured(
+    return DeviceCalibration(
+        measured=SuiteMeasurement(
             host=identity.host,
             host_digest=identity.host_digest,
             runtime=identity.runtime,
             threads=identity.threads,
-            suite=f"{order.effort}, seed {order.seed}",
+            suite=f"{request.effort}, seed {request.seed}",
             models=len(samples),
-            sustained=float(f"{sustained:.4g}"),
-            refused=tuple(refused[:REFUSED_NAMED]),
+            sustained=float(f"{sustained_factor:.4g}"),
+            refused=tuple(refusals[:MAX_NAMED_REFUSALS]),
             at=datetime.now(UTC).isoformat(timespec="seconds"),
         ),
-        seconds=_seconds(fitted),
-        largest=_largest(samples),
-        within=fitting.errors(held.within[composite], times[composite]),
-        across=fitting.errors(held.across[composite], times[composite]),
-        operators=fitting.errors(held.within[~composite], times[~composite]),
-        groups=_groups(samples, held, times),
-        interval=fitting.interval(held.across[composite], times[composite]),
+        seconds=_seconds_by_term(fitted_terms),
+        largest=_largest_by_kind(samples),
+        within=fitting.summarize_errors(held_out_times.within_groups[composite_mask], times[composite_mask]),
+        across=fitting.summarize_errors(held_out_times.across_groups[composite_mask], times[composite_mask]),
+        operators=fitting.summarize_errors(held_out_times.within_groups[~composite_mask], times[~composite_mask]),
+        groups=_errors_by_group(samples, held_out_times, times),
+        interval=fitting.conformal_interval(held_out_times.across_groups[composite_mask], times[composite_mask]),
     )
 
 
-def _seconds(fitted: Fitted) -> dict[str, float]:
-    pairs = zip(fitted.names, fitted.seconds.tolist(), strict=True)
-    return {name: float(f"{value:.5g}") for name, value in pairs if value > 0}
+def _seconds_by_term(fitted_terms: FittedTerms) -> dict[str, float]:
+    pairs = zip(fitted_terms.term_names, fitted_terms.seconds.tolist(), strict=True)
+    return {name: float(f"{seconds:.5g}") for name, seconds in pairs if seconds > 0}
 
 
-def _largest(samples: list[Sample]) -> dict[str, dict[str, float]]:
-    found: dict[str, dict[str, float]] = {}
-    for part in (part for sample in samples for part in sample.parts):
-        terms = found.setdefault(part.kind, {})
-        for name, value in part.terms.items():
-            terms[name] = max(terms.get(name, 0.0), value)
-    return dict(sorted(found.items()))
+def _largest_by_kind(samples: list[FitSample]) -> dict[str, dict[str, float]]:
+    largest_by_kind: dict[str, dict[str, float]] = {}
+    for cost in (part for sample in samples for part in sample.costs):
+        terms = largest_by_kind.setdefault(cost.kind, {})
+        for name, amount in cost.terms.items():
+            terms[name] = max(terms.get(name, 0.0), amount)
+    return dict(sorted(largest_by_kind.items()))
 
 
-def _groups(samples: list[Sample], held: Held, times: Array) -> dict[str, Group]:
-    groups = np.array([sample.group for sample in samples])
-    found = {}
-    for name in dict.fromkeys(groups.tolist()):
-        inside = groups == name
-        others = {part.kind for sample in samples if sample.group != name for part in sample.parts}
-        alone = any(part.kind not in others for sample in samples if sample.group == name for part in sample.parts)
-        found[str(name)] = Group(
-            within=fitting.errors(held.within[inside], times[inside]),
-            across=None if alone else fitting.errors(held.across[inside], times[inside]),
+def _errors_by_group(samples: list[FitSample], held_out_times: HeldOutTimes, times: Array) -> dict[str, GroupErrors]:
+    group_names = np.array([sample.group for sample in samples])
+    errors_by_group = {}
+    for name in dict.fromkeys(group_names.tolist()):
+        in_group = group_names == name
+        other_kinds = {cost.kind for sample in samples if sample.group != name for cost in sample.costs}
+        has_own_kind = any(
+            cost.kind not in other_kinds for sample in samples if sample.group == name for cost in sample.costs
         )
-    return found
+        errors_by_group[str(name)] = GroupErrors(
+            within=fitting.summarize_errors(held_out_times.within_groups[in_group], times[in_group]),
+            across=None
+            if has_own_kind
+            else fitting.summarize_errors(held_out_times.across_groups[in_group], times[in_group]),
+        )
+    return errors_by_group
 
 
-def profile_text(calibration: Calibration, device: str, name: str, litert: str) -> str:
+def profile_text(calibration: DeviceCalibration, device: str, name: str, litert_version: str) -> str:
     """The YAML of a profile `name` that inherits `device` and estimates latency by `calibration`."""
-    about = calibration.measured
-    body = {
+    run = calibration.measured
+    profile = {
         "name": name,
-        "description": f"{device}, calibrated on {about.at[:10]}: {about.host}, {about.threads} thread(s)",
+        "description": f"{device}, calibrated on {run.at[:10]}: {run.host}, {run.threads} thread(s)",
         "inherit": device,
-        "sources": [f"measured by `edgepipe device calibrate {device}` on {about.host}: {about.models} models"],
-        "runtime": {"version": litert, "threads": about.threads},
+        "sources": [f"measured by `edgepipe device calibrate {device}` on {run.host}: {run.models} models"],
+        "runtime": {"version": litert_version, "threads": run.threads},
         "latency": {
             "evidence": "estimated",
             "by": "calibration",
             "calibration": calibration.model_dump(mode="json"),
         },
     }
-    return str(yaml.safe_dump(body, sort_keys=False, allow_unicode=True, width=120))
+    return str(yaml.safe_dump(profile, sort_keys=False, allow_unicode=True, width=120))
 
 
-def backend_of(device: Device, threads: int) -> Backend:
+def choose_backend(device: Device, threads: int) -> Backend:
     """How `device` is reached.
 
     Raises:
@@ -183,19 +195,19 @@ def check_target(out: Path, device: str, force: bool) -> None:
     Raises:
         InputError: a wrong ending, a name that is taken, or a file that exists.
     """
-    if out.suffix not in device_profile.ENDINGS:
+    if out.suffix not in device_profile.PROFILE_SUFFIXES:
         raise InputError(f"{out}: a profile is a .yaml file, for example -o devices/mine.yaml")
     if out.stem == device:
         raise InputError(f"{out}: the profile inherits '{device}' and cannot have its name; choose another")
-    if not NAME.fullmatch(out.stem):
+    if not DEVICE_NAME.fullmatch(out.stem):
         raise InputError(f"{out}: a device's name has letters, digits, '-', '_' and '.'; found '{out.stem}'")
     if out.exists() and not force:
         raise InputError(f"{out}: exists; --force replaces it")
 
 
-def write(
+def write_profile(
     device: str, out: Path, *, effort: Effort, threads: int, seed: int, cache: Path, force: bool, progress: Progress
-) -> Calibration:
+) -> DeviceCalibration:
     """Calibrate the shipped device `device` and write its profile to `out`, whole or not at all.
 
     Raises:
@@ -204,7 +216,7 @@ def write(
         StorageError: `out` or the readings in `cache` cannot be written.
     """
     check_target(out, device, force)
-    backend = backend_of(device_profile.load(device, Path.cwd(), (out.parent,)), threads)
-    found = calibrate(backend, Order(effort, seed, cache / "calibration"), progress)
-    artifact.write_text(out, profile_text(found, device, out.stem, version("ai-edge-litert")))
-    return found
+    backend = choose_backend(device_profile.load(device, Path.cwd(), (out.parent,)), threads)
+    calibration = calibrate(backend, CalibrationRequest(effort, seed, cache / "calibration"), progress)
+    artifact.write_text(out, profile_text(calibration, device, out.stem, installed_version("ai-edge-litert")))
+    return calibration

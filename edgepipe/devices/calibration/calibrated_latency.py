@@ -4,108 +4,122 @@ from dataclasses import dataclass
 
 from edgepipe.core.metric import Evidence, Metric
 from edgepipe.core.units import Dimension
-from edgepipe.devices.calibration.calibration_record import Calibration
-from edgepipe.devices.calibration.cost_terms import Part, parts, total
+from edgepipe.devices.calibration.calibration_record import DeviceCalibration
+from edgepipe.devices.calibration.cost_terms import OperatorCost, operator_costs, sum_terms
 from edgepipe.tflite.host_fingerprint import fingerprint
 from edgepipe.tflite.model import Model
 
-BEYOND = 1.5  # times the largest of the suite is outside the fitted range
-MATTERS = 0.1  # of the operator's time: terms below it may lie anywhere
-OVERHEADS = ("call", "call_matrix", "change")
-NAMED = 4  # reasons that a metric spells out
-WIDER = 2.0  # times the interval's distance from 1, when something lies outside
-LIKE = {"uint8": "int8"}  # types whose kernels do nearly the same work
-GENERAL = "add"  # stands for an operator that the suite does not have: a pass over its bytes
+EXTRAPOLATION_FACTOR = 1.5  # times the largest of the suite is outside the fitted range
+NOTABLE_SHARE = 0.1  # of the operator's time: terms below it may lie anywhere
+OVERHEAD_TERMS = ("call", "call_matrix", "change")
+MAX_NAMED_REASONS = 4  # reasons that a metric spells out
+WIDENING_EXPONENT = 2.0  # times the interval's distance from 1, when something lies outside
+EQUIVALENT_DTYPES = {"uint8": "int8"}  # types whose kernels do nearly the same work
+FALLBACK_KIND = "add"  # stands for an operator that the suite does not have: a pass over its bytes
 
 
 @dataclass(frozen=True)
-class Predicted:
+class OperatorEstimate:
     """The seconds of one operator, and why they are no more than a guess (empty if they are)."""
 
-    part: Part
+    cost: OperatorCost
     seconds: float
-    outside: str
+    extrapolation_reason: str
 
 
 @dataclass(frozen=True)
-class Estimate:
+class CalibratedEstimate:
     """The latency in seconds with its 90 % interval, by operator, and what lies outside the fitted range."""
 
     seconds: float
-    low: float
-    high: float
-    operators: tuple[Predicted, ...]
-    outside: tuple[str, ...]
+    low_seconds: float
+    high_seconds: float
+    operators: tuple[OperatorEstimate, ...]
+    extrapolation_reasons: tuple[str, ...]
 
 
-def estimate(calibration: Calibration, model: Model) -> Estimate:
+def estimate(calibration: DeviceCalibration, model: Model) -> CalibratedEstimate:
     """Predict one inference of `model`; every operator that the suite does not cover is named in `outside`."""
-    found = parts(model)
-    operators = tuple(_predict(calibration, part) for part in found)
-    overhead = _overhead(calibration, found)
-    outside = tuple(dict.fromkeys(operator.outside for operator in operators if operator.outside))
-    seconds = overhead + sum(operator.seconds for operator in operators)
+    costs = operator_costs(model)
+    operators = tuple(_estimate_operator(calibration, cost) for cost in costs)
+    overhead_seconds = _overhead_seconds(calibration, costs)
+    reasons = tuple(
+        dict.fromkeys(operator.extrapolation_reason for operator in operators if operator.extrapolation_reason)
+    )
+    seconds = overhead_seconds + sum(operator.seconds for operator in operators)
     low, high = calibration.interval
-    if outside:
-        low, high = low**WIDER, high**WIDER
-    return Estimate(seconds, seconds * low, seconds * high, operators, outside)
+    if reasons:
+        low, high = low**WIDENING_EXPONENT, high**WIDENING_EXPONENT
+    return CalibratedEstimate(seconds, seconds * low, seconds * high, operators, reasons)
 
 
-def metric(calibration: Calibration, model: Model, device: str) -> Metric:
+def metric(calibration: DeviceCalibration, model: Model, device: str) -> Metric:
     """The metric `latency` of `device`, estimated."""
-    found = estimate(calibration, model)
-    about, error = calibration.measured, calibration.across
-    how = (
-        f"estimated from {about.models} models measured on {about.runtime}, {about.threads} thread(s), {about.at}; "
+    latency = estimate(calibration, model)
+    run, error = calibration.measured, calibration.across
+    method_text = (
+        f"estimated from {run.models} models measured on {run.runtime}, {run.threads} thread(s), {run.at}; "
         f"held-out composites: median error {error.median:.1%}, 90th percentile {error.p90:.1%}; 90 % interval"
     )
-    named = [*found.outside[:NAMED], *([f"{len(found.outside) - NAMED} more"] if len(found.outside) > NAMED else [])]
-    if found.outside:
-        how += f"; extrapolates, interval widened: {'; '.join(named)}"
-    if fingerprint().digest != about.host_digest:
-        how += f"; calibrated on another machine: {about.host}"
+    named_reasons = [
+        *latency.extrapolation_reasons[:MAX_NAMED_REASONS],
+        *(
+            [f"{len(latency.extrapolation_reasons) - MAX_NAMED_REASONS} more"]
+            if len(latency.extrapolation_reasons) > MAX_NAMED_REASONS
+            else []
+        ),
+    ]
+    if latency.extrapolation_reasons:
+        method_text += f"; extrapolates, interval widened: {'; '.join(named_reasons)}"
+    if fingerprint().digest != run.host_digest:
+        method_text += f"; calibrated on another machine: {run.host}"
     return Metric(
         name="latency",
-        value=found.seconds,
+        value=latency.seconds,
         unit=Dimension.SECONDS,
         evidence=Evidence.ESTIMATED,
         device=device,
-        how=how,
-        interval=(found.low, found.high),
+        how=method_text,
+        interval=(latency.low_seconds, latency.high_seconds),
         details={
-            "threads": about.threads,
-            "version": about.runtime,
-            "measured_at": about.at,
-            "host": about.host,
-            "host_digest": about.host_digest,
+            "threads": run.threads,
+            "version": run.runtime,
+            "measured_at": run.at,
+            "host": run.host,
+            "host_digest": run.host_digest,
             "error_median": error.median,
             "error_p90": error.p90,
-            "extrapolates": "; ".join(found.outside) or "no",
+            "extrapolates": "; ".join(latency.extrapolation_reasons) or "no",
         },
     )
 
 
-def _predict(calibration: Calibration, part: Part) -> Predicted:
-    kind, outside = part.kind, ""
+def _estimate_operator(calibration: DeviceCalibration, cost: OperatorCost) -> OperatorEstimate:
+    kind, reason = cost.kind, ""
     if kind not in calibration.largest:
-        kind = _nearest(calibration, part.kind)
-        outside = f"{part.place}: '{part.kind}' is not in the suite; taken for '{kind}'"
-    prices = {name: calibration.seconds.get(f"{kind}.{name}", 0.0) * value for name, value in part.terms.items()}
-    seconds, largest = sum(prices.values()), calibration.largest.get(kind, {})
-    for name, value in part.terms.items():
-        beyond = value > BEYOND * largest.get(name, 0.0) and prices[name] > MATTERS * seconds
-        if beyond and not outside:
-            most = f"the suite has up to {largest.get(name, 0.0):.3g}"
-            outside = f"{part.place}: {name.replace('_', ' ')} of {kind} is {value:.3g}, {most}"
-    return Predicted(part, seconds, outside)
+        kind = _nearest_kind(calibration, cost.kind)
+        reason = f"{cost.operator_label}: '{cost.kind}' is not in the suite; taken for '{kind}'"
+    term_seconds = {
+        name: calibration.seconds.get(f"{kind}.{name}", 0.0) * amount for name, amount in cost.terms.items()
+    }
+    seconds, largest_amounts = sum(term_seconds.values()), calibration.largest.get(kind, {})
+    for name, amount in cost.terms.items():
+        exceeds_suite = (
+            amount > EXTRAPOLATION_FACTOR * largest_amounts.get(name, 0.0)
+            and term_seconds[name] > NOTABLE_SHARE * seconds
+        )
+        if exceeds_suite and not reason:
+            suite_limit = f"the suite has up to {largest_amounts.get(name, 0.0):.3g}"
+            reason = f"{cost.operator_label}: {name.replace('_', ' ')} of {kind} is {amount:.3g}, {suite_limit}"
+    return OperatorEstimate(cost, seconds, reason)
 
 
-def _nearest(calibration: Calibration, kind: str) -> str:
+def _nearest_kind(calibration: DeviceCalibration, kind: str) -> str:
     """The fitted kind whose work is most alike: the same operator on int8, else a pass over the bytes."""
-    base = kind.rsplit("_", 1)[0] if kind.rsplit("_", 1)[-1] in LIKE else kind
-    return base if base in calibration.largest else GENERAL
+    base_kind = kind.rsplit("_", 1)[0] if kind.rsplit("_", 1)[-1] in EQUIVALENT_DTYPES else kind
+    return base_kind if base_kind in calibration.largest else FALLBACK_KIND
 
 
-def _overhead(calibration: Calibration, found: list[Part]) -> float:
-    totals = total(found)
-    return sum(calibration.seconds.get(name, 0.0) * totals.get(name, 0.0) for name in OVERHEADS)
+def _overhead_seconds(calibration: DeviceCalibration, costs: list[OperatorCost]) -> float:
+    totals = sum_terms(costs)
+    return sum(calibration.seconds.get(name, 0.0) * totals.get(name, 0.0) for name in OVERHEAD_TERMS)

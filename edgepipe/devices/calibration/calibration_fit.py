@@ -11,34 +11,34 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgepipe.core.arrays import Array
-from edgepipe.devices.calibration.calibration_record import Errors
-from edgepipe.devices.calibration.cost_terms import Part, total
+from edgepipe.devices.calibration.calibration_record import PredictionErrors
+from edgepipe.devices.calibration.cost_terms import OperatorCost, sum_terms
 
 COMPOSITE_WEIGHT = 2.0
-FLOOR = 1e-6  # seconds: below it errors count absolutely, because clocks and calls blur them
-ROUNDS = 12  # of reweighting
-HUBER = 1.5  # medians of the absolute error
-LEAST_SCALE = 0.01  # a relative error below it is as good as none
+TIME_FLOOR = 1e-6  # seconds: below it errors count absolutely, because clocks and calls blur them
+REWEIGHTING_ROUNDS = 12  # of reweighting
+HUBER_THRESHOLD = 1.5  # medians of the absolute error
+MIN_ERROR_SCALE = 0.01  # a relative error below it is as good as none
 FOLDS = 5
-RATE = 0.90
+COVERAGE = 0.90
 
 
 @dataclass(frozen=True)
-class Sample:
+class FitSample:
     """One measured model of the suite."""
 
     name: str
     group: str
     composite: bool
-    parts: tuple[Part, ...]
+    costs: tuple[OperatorCost, ...]
     seconds: float
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FittedTerms:
     """The seconds of each term, in the order of `names`."""
 
-    names: tuple[str, ...]
+    term_names: tuple[str, ...]
     seconds: Array
 
     def predict(self, rows: Array) -> Array:
@@ -47,47 +47,49 @@ class Fitted:
 
 
 @dataclass(frozen=True)
-class Held:
+class HeldOutTimes:
     """Predictions, in seconds, of samples that the fit had not seen."""
 
-    within: Array  # every fifth held out
-    across: Array  # the whole group held out
+    within_groups: Array  # every fifth held out
+    across_groups: Array  # the whole group held out
 
 
-def design(samples: list[Sample], names: tuple[str, ...] | None = None) -> tuple[tuple[str, ...], Array]:
+def design_matrix(samples: list[FitSample], term_names: tuple[str, ...] | None = None) -> tuple[tuple[str, ...], Array]:
     """The terms that occur, sorted, and the matrix (samples, terms)."""
-    totals = [total(list(sample.parts)) for sample in samples]
-    names = names or tuple(sorted({name for terms in totals for name in terms}))
-    return names, np.array([[terms.get(name, 0.0) for name in names] for terms in totals])
+    totals = [sum_terms(list(sample.costs)) for sample in samples]
+    term_names = term_names or tuple(sorted({name for terms in totals for name in terms}))
+    return term_names, np.array([[terms.get(name, 0.0) for name in term_names] for terms in totals])
 
 
-def fit(samples: list[Sample]) -> Fitted:
+def fit(samples: list[FitSample]) -> FittedTerms:
     """Fit all of `samples`."""
-    names, rows = design(samples)
-    return Fitted(names, _solve(rows, _times(samples), _weights(samples)))
+    term_names, rows = design_matrix(samples)
+    return FittedTerms(term_names, _solve(rows, _times(samples), _weights(samples)))
 
 
-def held_out(samples: list[Sample], seed: int) -> Held:
+def predict_held_out(samples: list[FitSample], seed: int) -> HeldOutTimes:
     """Predict each sample by a fit without it: 5-fold at random, and with its whole group left out."""
-    _, rows = design(samples)
+    _, rows = design_matrix(samples)
     folds = np.random.default_rng(seed).permutation(len(samples)) % FOLDS
     groups = np.array([sample.group for sample in samples])
-    return Held(_without(samples, rows, folds), _without(samples, rows, groups))
+    return HeldOutTimes(_predict_without(samples, rows, folds), _predict_without(samples, rows, groups))
 
 
-def _without(samples: list[Sample], rows: Array, labels: Array) -> Array:
-    times, weights, predicted = _times(samples), _weights(samples), np.zeros(len(samples))
+def _predict_without(samples: list[FitSample], rows: Array, labels: Array) -> Array:
+    times, weights, predicted_times = _times(samples), _weights(samples), np.zeros(len(samples))
     for label in np.unique(labels):
-        out = labels == label
-        predicted[out] = rows[out] @ _solve(rows[~out], times[~out], weights[~out])
-    return predicted
+        is_held_out = labels == label
+        predicted_times[is_held_out] = rows[is_held_out] @ _solve(
+            rows[~is_held_out], times[~is_held_out], weights[~is_held_out]
+        )
+    return predicted_times
 
 
-def _times(samples: list[Sample]) -> Array:
+def _times(samples: list[FitSample]) -> Array:
     return np.array([sample.seconds for sample in samples])
 
 
-def _weights(samples: list[Sample]) -> Array:
+def _weights(samples: list[FitSample]) -> Array:
     return np.array([COMPOSITE_WEIGHT if sample.composite else 1.0 for sample in samples])
 
 
@@ -95,40 +97,44 @@ def _solve(rows: Array, times: Array, weights: Array) -> Array:
     """Iteratively reweighted non-negative least squares on relative errors."""
     from scipy.optimize import nnls
 
-    base = weights / (times + FLOOR)
-    current = base
+    base_weights = weights / (times + TIME_FLOOR)
+    row_weights = base_weights
     seconds = np.zeros(rows.shape[1])
-    for _ in range(ROUNDS):
-        weighted = rows * current[:, None]
-        lengths = np.linalg.norm(weighted, axis=0)
-        lengths[lengths == 0] = 1.0
-        found, _residual = nnls(weighted / lengths, times * current, maxiter=100 * rows.shape[1])
-        seconds = found / lengths
-        off = np.abs(rows @ seconds - times) / (times + FLOOR)
-        scale = max(HUBER * float(np.median(off)), LEAST_SCALE)
-        current = base / np.sqrt(np.maximum(1.0, off / scale))
+    for _ in range(REWEIGHTING_ROUNDS):
+        weighted_rows = rows * row_weights[:, None]
+        column_norms = np.linalg.norm(weighted_rows, axis=0)
+        column_norms[column_norms == 0] = 1.0
+        scaled_seconds, _residual = nnls(weighted_rows / column_norms, times * row_weights, maxiter=100 * rows.shape[1])
+        seconds = scaled_seconds / column_norms
+        relative_errors = np.abs(rows @ seconds - times) / (times + TIME_FLOOR)
+        scale = max(HUBER_THRESHOLD * float(np.median(relative_errors)), MIN_ERROR_SCALE)
+        row_weights = base_weights / np.sqrt(np.maximum(1.0, relative_errors / scale))
     return seconds
 
 
-def errors(predicted: Array, measured: Array) -> Errors:
+def summarize_errors(predicted_times: Array, measured_times: Array) -> PredictionErrors:
     """Median, 90th percentile and worst of |predicted / measured - 1|."""
-    off = np.abs(predicted / measured - 1)
-    median, p90, worst = (_short(value) for value in np.quantile(off, (0.5, 0.9, 1.0)).tolist())
-    return Errors(models=len(off), median=median, p90=p90, worst=worst)
+    relative_errors = np.abs(predicted_times / measured_times - 1)
+    median, p90, worst = (
+        _round_digits(quantile) for quantile in np.quantile(relative_errors, (0.5, 0.9, 1.0)).tolist()
+    )
+    return PredictionErrors(models=len(relative_errors), median=median, p90=p90, worst=worst)
 
 
-def interval(predicted: Array, measured: Array, rate: float = RATE) -> tuple[float, float]:
+def conformal_interval(
+    predicted_times: Array, measured_times: Array, coverage: float = COVERAGE
+) -> tuple[float, float]:
     """Bounds of measured / predicted that a new model lies between at `rate`: conformal quantiles of both tails.
 
     Source: split conformal prediction, Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World, 2005.
     """
-    ratios = np.sort(measured / predicted)
-    tail = (1 - rate) / 2
-    low = max(math.floor(tail * (len(ratios) + 1)) - 1, 0)
-    high = min(math.ceil((1 - tail) * (len(ratios) + 1)) - 1, len(ratios) - 1)
-    return _short(float(ratios[low])), _short(float(ratios[high]))
+    ratios = np.sort(measured_times / predicted_times)
+    tail_share = (1 - coverage) / 2
+    low_index = max(math.floor(tail_share * (len(ratios) + 1)) - 1, 0)
+    high_index = min(math.ceil((1 - tail_share) * (len(ratios) + 1)) - 1, len(ratios) - 1)
+    return _round_digits(float(ratios[low_index])), _round_digits(float(ratios[high_index]))
 
 
-def _short(value: float) -> float:
+def _round_digits(number: float) -> float:
     """Four digits: what is stored in a profile for people to read."""
-    return float(f"{value:.4g}")
+    return float(f"{number:.4g}")

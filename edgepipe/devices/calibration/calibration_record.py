@@ -11,7 +11,7 @@ Count = Annotated[int, Field(ge=0)]
 
 
 @final
-class Errors(Options):
+class PredictionErrors(Options):
     """How far predictions lay from measurements that the fit had not seen, as fractions of these."""
 
     models: Count
@@ -21,15 +21,17 @@ class Errors(Options):
 
 
 @final
-class Group(Options):
+class GroupErrors(Options):
     """How well one group of the suite is predicted."""
 
-    within: Errors = Field(description="5-fold: some of its models were in the fit")
-    across: Errors | None = Field(description="none of them was; null where its kind of operator is nowhere else")
+    within: PredictionErrors = Field(description="5-fold: some of its models were in the fit")
+    across: PredictionErrors | None = Field(
+        description="none of them was; null where its kind of operator is nowhere else"
+    )
 
 
 @final
-class Measured(Options):
+class SuiteMeasurement(Options):
     """Where, with what and how the suite was measured."""
 
     host: str = Field(description="processor, cores, architecture and system")
@@ -46,16 +48,16 @@ class Measured(Options):
 
 
 @final
-class Calibration(Options):
+class DeviceCalibration(Options):
     """A latency model of a device: the seconds of each term (see `features`), and what it was fitted on."""
 
-    measured: Measured
+    measured: SuiteMeasurement
     seconds: dict[str, Seconds] = Field(description="of each unit of a term, as kind.term; terms at 0 are left out")
     largest: dict[str, dict[str, float]] = Field(description="by kind, the largest value of each term in the suite")
-    within: Errors = Field(description="every fifth model held out in turn (5-fold), composites only")
-    across: Errors = Field(description="each composite predicted by a fit that saw none of its group")
-    operators: Errors = Field(description="every fifth model held out in turn, single operators only")
-    groups: dict[str, Group] = Field(description="by group of the suite")
+    within: PredictionErrors = Field(description="every fifth model held out in turn (5-fold), composites only")
+    across: PredictionErrors = Field(description="each composite predicted by a fit that saw none of its group")
+    operators: PredictionErrors = Field(description="every fifth model held out in turn, single operators only")
+    groups: dict[str, GroupErrors] = Field(description="by group of the suite")
     interval: tuple[float, float] = Field(
         description="measured / predicted of held-out composites: the bounds that 90 % of them lie between"
     )

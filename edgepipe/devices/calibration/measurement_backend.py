@@ -5,15 +5,15 @@ from pathlib import Path
 from typing import Protocol
 
 from edgepipe.core.metric import Record
-from edgepipe.core.references import version
+from edgepipe.core.references import installed_version
 from edgepipe.tflite import latency_series
 from edgepipe.tflite.child_process import ChildError
 from edgepipe.tflite.host_fingerprint import fingerprint
 from edgepipe.tflite.interpreter import Runtime
-from edgepipe.tflite.latency_series import Plan, Reading
+from edgepipe.tflite.latency_series import LatencyReading, SeriesPlan
 
 
-class Identity(Record):
+class BackendIdentity(Record):
     """What a measurement holds for; part of the key it is kept under."""
 
     host: str
@@ -30,18 +30,20 @@ class Visits:
     seconds: float
 
 
-SHORT = Visits(rounds=4, seconds=0.006)
-LONG = Visits(rounds=1, seconds=0.3)  # as long as `edgepipe.tflite.host_latency.measure` takes at least
+SHORT_VISITS = Visits(rounds=4, seconds=0.006)
+LONG_VISITS = Visits(rounds=1, seconds=0.3)  # as long as `edgepipe.tflite.host_latency.measure` takes at least
 
 
 class Backend(Protocol):
     """Reaches one device."""
 
     @property
-    def identity(self) -> Identity:
+    def identity(self) -> BackendIdentity:
         """The device, its runtime and the threads."""
 
-    def measure(self, models: list[Path], reference: Path, seed: int, visits: Visits = SHORT) -> list[Reading]:
+    def measure(
+        self, models: list[Path], reference: Path, seed: int, visits: Visits = SHORT_VISITS
+    ) -> list[LatencyReading]:
         """A reading of each of `models`, in turns with `reference`; a model that does not run gets its reason."""
 
 
@@ -52,18 +54,20 @@ class HostBackend:
     threads: int
 
     @property
-    def identity(self) -> Identity:
+    def identity(self) -> BackendIdentity:
         """This machine and the installed LiteRT."""
         host = fingerprint()
-        runtime = f"ai-edge-litert {version('ai-edge-litert')} ({Runtime.XNNPACK})"
-        return Identity(host=host.text(), host_digest=host.digest, runtime=runtime, threads=self.threads)
+        runtime = f"ai-edge-litert {installed_version('ai-edge-litert')} ({Runtime.XNNPACK})"
+        return BackendIdentity(host=host.text(), host_digest=host.digest, runtime=runtime, threads=self.threads)
 
-    def measure(self, models: list[Path], reference: Path, seed: int, visits: Visits = SHORT) -> list[Reading]:
+    def measure(
+        self, models: list[Path], reference: Path, seed: int, visits: Visits = SHORT_VISITS
+    ) -> list[LatencyReading]:
         """All in one child; if it crashes, each model in a child of its own, so that the culprit is named."""
-        plan = Plan(self.threads, rounds=visits.rounds, visit=visits.seconds, seed=seed)
+        plan = SeriesPlan(self.threads, rounds=visits.rounds, visit_seconds=visits.seconds, seed=seed)
         try:
             return latency_series.measure(models, reference, plan)
         except ChildError as error:
             if len(models) == 1:
-                return [Reading(seconds=None, refused=str(error))]
+                return [LatencyReading(seconds=None, refused=str(error))]
         return [reading for model in models for reading in self.measure([model], reference, seed, visits)]

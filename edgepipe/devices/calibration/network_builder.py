@@ -12,16 +12,16 @@ import numpy as np
 
 from edgepipe.core.arrays import Array
 
-SCALE = 0.05  # of every activation
+ACTIVATION_SCALE = 0.05  # of every activation
 WEIGHT_SCALE = 0.01
 LOGISTIC_SCALE = 1 / 256  # what TFLite demands of LOGISTIC and SOFTMAX, with a zero point of -128
 # The lowest operator versions that take int8 (TFLite's op_version.cc); all others are 1.
-VERSIONS = {
+OPERATOR_VERSIONS = {
     "CONV_2D": 3, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 4, "ADD": 2, "SUB": 2, "MUL": 2, "AVERAGE_POOL_2D": 2,
     "MAX_POOL_2D": 2, "MEAN": 2, "PAD": 2, "CONCATENATION": 2, "SOFTMAX": 2, "LOGISTIC": 2, "DEQUANTIZE": 2,
     "RESIZE_BILINEAR": 2, "RESIZE_NEAREST_NEIGHBOR": 2, "STRIDED_SLICE": 2, "TRANSPOSE": 2, "MAXIMUM": 2, "MINIMUM": 2,
 }  # fmt: skip
-ACTIVATIONS = {"": 0, "relu": 1, "relu6": 3}
+ACTIVATION_CODES = {"": 0, "relu": 1, "relu6": 3}
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Node:
         return self.shape[-1]
 
 
-class Net:
+class NetworkBuilder:
     """A network under construction; `bytes` packs it. Shapes are NHWC with a batch of 1."""
 
     def __init__(self, seed: int) -> None:
@@ -52,13 +52,13 @@ class Net:
         self.graph: Any = schema.SubGraphT()
         self.graph.name, self.graph.tensors, self.graph.operators = "main", [], []
         self.graph.inputs, self.graph.outputs = [], []
-        self.codes: dict[str, int] = {}
+        self.opcode_indices: dict[str, int] = {}
 
     # ---- tensors
 
     def input(self, *shape: int, dtype: str = "int8") -> Node:
         """An input of the network, with a batch of 1 before `shape`."""
-        node = self._tensor((1, *shape), dtype, zero_point=128 if dtype == "uint8" else 0)
+        node = self._add_tensor((1, *shape), dtype, zero_point=128 if dtype == "uint8" else 0)
         self.graph.inputs.append(node.index)
         return node
 
@@ -67,57 +67,64 @@ class Net:
         self.graph.outputs = [node.index for node in nodes]
         return self
 
-    def _tensor(self, shape: tuple[int, ...], dtype: str = "int8", scale: float = SCALE, zero_point: int = 0) -> Node:
-        made = self.schema.TensorT()
-        made.name, made.shape = f"t{len(self.graph.tensors)}", list(shape)
-        made.type = getattr(self.schema.TensorType, dtype.upper())
+    def _add_tensor(
+        self, shape: tuple[int, ...], dtype: str = "int8", scale: float = ACTIVATION_SCALE, zero_point: int = 0
+    ) -> Node:
+        tensor = self.schema.TensorT()
+        tensor.name, tensor.shape = f"t{len(self.graph.tensors)}", list(shape)
+        tensor.type = getattr(self.schema.TensorType, dtype.upper())
         if dtype in ("int8", "uint8"):
-            made.quantization = self._quantization([scale], [zero_point], 0)
-        self.graph.tensors.append(made)
+            tensor.quantization = self._quantization_parameters([scale], [zero_point], 0)
+        self.graph.tensors.append(tensor)
         return Node(len(self.graph.tensors) - 1, shape, dtype)
 
-    def _constant(self, values: Array, scales: int = 0, scale: float = WEIGHT_SCALE, axis: int = 0) -> Node:
+    def _add_constant(self, array: Array, scale_count: int = 0, scale: float = WEIGHT_SCALE, axis: int = 0) -> Node:
         """A constant; with `scales` of them along `axis` if it is quantized."""
-        node = self._tensor(values.shape, str(values.dtype))
-        made, buffer = self.graph.tensors[node.index], self.schema.BufferT()
-        buffer.data = np.frombuffer(values.tobytes(), np.uint8)
+        node = self._add_tensor(array.shape, str(array.dtype))
+        tensor, buffer = self.graph.tensors[node.index], self.schema.BufferT()
+        buffer.data = np.frombuffer(array.tobytes(), np.uint8)
         self.model.buffers.append(buffer)
-        made.buffer = len(self.model.buffers) - 1
-        spread = scale * np.linspace(0.5, 1.5, scales) if scales > 1 else np.full(scales, scale)
-        made.quantization = self._quantization(spread.tolist(), [0] * scales, axis) if scales else None
+        tensor.buffer = len(self.model.buffers) - 1
+        channel_scales = scale * np.linspace(0.5, 1.5, scale_count) if scale_count > 1 else np.full(scale_count, scale)
+        tensor.quantization = (
+            self._quantization_parameters(channel_scales.tolist(), [0] * scale_count, axis) if scale_count else None
+        )
         return node
 
-    def _quantization(self, scales: list[float], zero_points: list[int], axis: int) -> Any:
-        made = self.schema.QuantizationParametersT()
-        made.scale, made.zeroPoint, made.quantizedDimension = scales, zero_points, axis
-        return made
+    def _quantization_parameters(self, scales: list[float], zero_points: list[int], axis: int) -> Any:
+        parameters = self.schema.QuantizationParametersT()
+        parameters.scale, parameters.zeroPoint, parameters.quantizedDimension = scales, zero_points, axis
+        return parameters
 
-    def _weights(self, *shape: int, axis: int = 0) -> Node:
-        values = self.random.integers(-127, 128, shape, dtype=np.int8)
-        return self._constant(values, shape[axis], axis=axis)
+    def _add_weights(self, *shape: int, axis: int = 0) -> Node:
+        weights = self.random.integers(-127, 128, shape, dtype=np.int8)
+        return self._add_constant(weights, shape[axis], axis=axis)
 
-    def _bias(self, channels: int) -> Node:
-        values = self.random.integers(-1000, 1000, channels, dtype=np.int32)
-        return self._constant(values, channels, SCALE * WEIGHT_SCALE)
+    def _add_bias(self, channels: int) -> Node:
+        bias = self.random.integers(-1000, 1000, channels, dtype=np.int32)
+        return self._add_constant(bias, channels, ACTIVATION_SCALE * WEIGHT_SCALE)
 
-    def _operator(self, name: str, inputs: list[Node], outputs: list[Node], options: Any = None) -> Node:
-        made = self.schema.OperatorT()
-        made.opcodeIndex = self._code(name)
-        made.inputs, made.outputs = [node.index for node in inputs], [node.index for node in outputs]
+    def _add_operator(self, name: str, inputs: list[Node], outputs: list[Node], options: Any = None) -> Node:
+        operator = self.schema.OperatorT()
+        operator.opcodeIndex = self._opcode_index(name)
+        operator.inputs, operator.outputs = [node.index for node in inputs], [node.index for node in outputs]
         if options is not None:
-            made.builtinOptionsType = getattr(self.schema.BuiltinOptions, type(options).__name__.removesuffix("T"))
-            made.builtinOptions = options
-        self.graph.operators.append(made)
+            operator.builtinOptionsType = getattr(self.schema.BuiltinOptions, type(options).__name__.removesuffix("T"))
+            operator.builtinOptions = options
+        self.graph.operators.append(operator)
         return outputs[0]
 
-    def _code(self, name: str) -> int:
-        if name not in self.codes:
-            code = self.schema.OperatorCodeT()
-            code.builtinCode, code.version = getattr(self.schema.BuiltinOperator, name), VERSIONS.get(name, 1)
-            code.deprecatedBuiltinCode = min(code.builtinCode, 127)
-            self.codes[name] = len(self.model.operatorCodes)
-            self.model.operatorCodes.append(code)
-        return self.codes[name]
+    def _opcode_index(self, name: str) -> int:
+        if name not in self.opcode_indices:
+            opcode = self.schema.OperatorCodeT()
+            opcode.builtinCode, opcode.version = (
+                getattr(self.schema.BuiltinOperator, name),
+                OPERATOR_VERSIONS.get(name, 1),
+            )
+            opcode.deprecatedBuiltinCode = min(opcode.builtinCode, 127)
+            self.opcode_indices[name] = len(self.model.operatorCodes)
+            self.model.operatorCodes.append(opcode)
+        return self.opcode_indices[name]
 
     # ---- operators
 
@@ -132,144 +139,154 @@ class Net:
     ) -> Node:
         """CONV_2D, padded to the same size unless `valid`."""
         height, width = (kernel, kernel) if isinstance(kernel, int) else kernel
-        out = self._tensor((1, *_sizes(x, (height, width), stride, valid), filters))
-        weights = self._weights(filters, height, width, x.channels)
-        options = self._strided(self.schema.Conv2DOptionsT(), stride, valid, act)
-        return self._operator("CONV_2D", [x, weights, self._bias(filters)], [out], options)
+        out = self._add_tensor((1, *_output_size(x, (height, width), stride, valid), filters))
+        weights = self._add_weights(filters, height, width, x.channels)
+        options = self._set_stride(self.schema.Conv2DOptionsT(), stride, valid, act)
+        return self._add_operator("CONV_2D", [x, weights, self._add_bias(filters)], [out], options)
 
     def depthwise(self, x: Node, kernel: int = 3, stride: int = 1, act: str = "relu6", valid: bool = False) -> Node:
         """DEPTHWISE_CONV_2D with a multiplier of 1."""
-        out = self._tensor((1, *_sizes(x, (kernel, kernel), stride, valid), x.channels))
-        weights = self._weights(1, kernel, kernel, x.channels, axis=3)
-        options = self._strided(self.schema.DepthwiseConv2DOptionsT(), stride, valid, act)
+        out = self._add_tensor((1, *_output_size(x, (kernel, kernel), stride, valid), x.channels))
+        weights = self._add_weights(1, kernel, kernel, x.channels, axis=3)
+        options = self._set_stride(self.schema.DepthwiseConv2DOptionsT(), stride, valid, act)
         options.depthMultiplier = 1
-        return self._operator("DEPTHWISE_CONV_2D", [x, weights, self._bias(x.channels)], [out], options)
+        return self._add_operator("DEPTHWISE_CONV_2D", [x, weights, self._add_bias(x.channels)], [out], options)
 
     def dense(self, x: Node, units: int, act: str = "") -> Node:
         """FULLY_CONNECTED on a 2-D tensor."""
-        values = self.random.integers(-127, 128, (units, x.channels), dtype=np.int8)
+        weights = self.random.integers(-127, 128, (units, x.channels), dtype=np.int8)
         options = self.schema.FullyConnectedOptionsT()
-        options.fusedActivationFunction = ACTIVATIONS[act]
+        options.fusedActivationFunction = ACTIVATION_CODES[act]
         bias = self.random.integers(-1000, 1000, units, dtype=np.int32)
-        inputs = [x, self._constant(values, 1), self._constant(bias, 1, SCALE * WEIGHT_SCALE)]
-        return self._operator("FULLY_CONNECTED", inputs, [self._tensor((x.shape[0], units))], options)
+        inputs = [x, self._add_constant(weights, 1), self._add_constant(bias, 1, ACTIVATION_SCALE * WEIGHT_SCALE)]
+        return self._add_operator("FULLY_CONNECTED", inputs, [self._add_tensor((x.shape[0], units))], options)
 
     def pool(self, x: Node, kind: str, kernel: int, stride: int) -> Node:
         """AVERAGE_POOL_2D or MAX_POOL_2D without padding."""
-        out = self._tensor((1, *_sizes(x, (kernel, kernel), stride, valid=True), x.channels))
-        options = self._strided(self.schema.Pool2DOptionsT(), stride, valid=True, act="")
+        out = self._add_tensor((1, *_output_size(x, (kernel, kernel), stride, valid=True), x.channels))
+        options = self._set_stride(self.schema.Pool2DOptionsT(), stride, valid=True, act="")
         options.filterWidth = options.filterHeight = kernel
-        return self._operator(kind, [x], [out], options)
+        return self._add_operator(kind, [x], [out], options)
 
     def binary(self, name: str, x: Node, y: Node, act: str = "") -> Node:
         """ADD, SUB, MUL, MINIMUM or MAXIMUM (those without an activation); `y` may have one row and column."""
-        fused = name in ("ADD", "SUB", "MUL")
-        options = getattr(self.schema, f"{name.title()}OptionsT" if fused else "MaximumMinimumOptionsT")()
-        if fused:
-            options.fusedActivationFunction = ACTIVATIONS[act]
-        return self._operator(name, [x, y], [self._tensor(x.shape)], options)
+        has_activation = name in ("ADD", "SUB", "MUL")
+        options = getattr(self.schema, f"{name.title()}OptionsT" if has_activation else "MaximumMinimumOptionsT")()
+        if has_activation:
+            options.fusedActivationFunction = ACTIVATION_CODES[act]
+        return self._add_operator(name, [x, y], [self._add_tensor(x.shape)], options)
 
     def binary_constant(self, name: str, x: Node) -> Node:
         """As `binary`, with a constant for each channel."""
-        constant = self._constant(self.random.integers(-127, 128, (x.channels,), dtype=np.int8), 1, SCALE)
+        constant = self._add_constant(
+            self.random.integers(-127, 128, (x.channels,), dtype=np.int8), 1, ACTIVATION_SCALE
+        )
         return self.binary(name, x, constant)
 
     def unary(self, name: str, x: Node) -> Node:
         """LOGISTIC, HARD_SWISH or RELU: one input, one output, no options."""
-        fixed = name == "LOGISTIC"
-        out = self._tensor(x.shape, "int8", LOGISTIC_SCALE if fixed else SCALE, -128 if fixed else 0)
+        is_logistic = name == "LOGISTIC"
+        out = self._add_tensor(
+            x.shape, "int8", LOGISTIC_SCALE if is_logistic else ACTIVATION_SCALE, -128 if is_logistic else 0
+        )
         options = self.schema.HardSwishOptionsT() if name == "HARD_SWISH" else None
-        return self._operator(name, [x], [out], options)
+        return self._add_operator(name, [x], [out], options)
 
     def softmax(self, x: Node) -> Node:
         """SOFTMAX over the last dimension."""
         options = self.schema.SoftmaxOptionsT()
         options.beta = 1.0
-        return self._operator("SOFTMAX", [x], [self._tensor(x.shape, "int8", LOGISTIC_SCALE, -128)], options)
+        return self._add_operator("SOFTMAX", [x], [self._add_tensor(x.shape, "int8", LOGISTIC_SCALE, -128)], options)
 
-    def mean(self, x: Node, keep: bool = False) -> Node:
+    def mean(self, x: Node, keep_dims: bool = False) -> Node:
         """MEAN over height and width."""
-        axes = self._constant(np.array([1, 2], np.int32))
+        axes = self._add_constant(np.array([1, 2], np.int32))
         options = self.schema.ReducerOptionsT()
-        options.keepDims = keep
-        out = self._tensor((1, 1, 1, x.channels) if keep else (1, x.channels))
-        return self._operator("MEAN", [x, axes], [out], options)
+        options.keepDims = keep_dims
+        out = self._add_tensor((1, 1, 1, x.channels) if keep_dims else (1, x.channels))
+        return self._add_operator("MEAN", [x, axes], [out], options)
 
-    def pad(self, x: Node, before: int, after: int) -> Node:
+    def pad(self, x: Node, pad_before: int, pad_after: int) -> Node:
         """PAD of height and width."""
-        amounts = self._constant(np.array([[0, 0], [before, after], [before, after], [0, 0]], np.int32))
-        grown = before + after
-        out = self._tensor((1, x.shape[1] + grown, x.shape[2] + grown, x.channels))
-        return self._operator("PAD", [x, amounts], [out], self.schema.PadOptionsT())
+        amounts = self._add_constant(
+            np.array([[0, 0], [pad_before, pad_after], [pad_before, pad_after], [0, 0]], np.int32)
+        )
+        padding = pad_before + pad_after
+        out = self._add_tensor((1, x.shape[1] + padding, x.shape[2] + padding, x.channels))
+        return self._add_operator("PAD", [x, amounts], [out], self.schema.PadOptionsT())
 
     def concat(self, *nodes: Node) -> Node:
         """CONCATENATION along the channels."""
         options = self.schema.ConcatenationOptionsT()
         options.axis = len(nodes[0].shape) - 1
-        out = self._tensor((*nodes[0].shape[:-1], sum(node.channels for node in nodes)))
-        return self._operator("CONCATENATION", list(nodes), [out], options)
+        out = self._add_tensor((*nodes[0].shape[:-1], sum(node.channels for node in nodes)))
+        return self._add_operator("CONCATENATION", list(nodes), [out], options)
 
     def resize(self, name: str, x: Node, factor: int) -> Node:
         """RESIZE_BILINEAR or RESIZE_NEAREST_NEIGHBOR to `factor` times the height and width."""
         height, width = x.shape[1] * factor, x.shape[2] * factor
         bilinear = name == "RESIZE_BILINEAR"
         options = self.schema.ResizeBilinearOptionsT() if bilinear else self.schema.ResizeNearestNeighborOptionsT()
-        size = self._constant(np.array([height, width], np.int32))
-        return self._operator(name, [x, size], [self._tensor((1, height, width, x.channels))], options)
+        size = self._add_constant(np.array([height, width], np.int32))
+        return self._add_operator(name, [x, size], [self._add_tensor((1, height, width, x.channels))], options)
 
     def reshape(self, x: Node, *shape: int) -> Node:
         """RESHAPE to a batch of 1 and `shape`."""
-        wanted = self._constant(np.array([1, *shape], np.int32))
+        target_shape = self._add_constant(np.array([1, *shape], np.int32))
         options = self.schema.ReshapeOptionsT()
         options.newShape = [1, *shape]
-        return self._operator("RESHAPE", [x, wanted], [self._tensor((1, *shape))], options)
+        return self._add_operator("RESHAPE", [x, target_shape], [self._add_tensor((1, *shape))], options)
 
     def dynamic_reshape(self, x: Node, *shape: int) -> Node:
         """RESHAPE to a shape that is computed from the batch, as converters write Flatten and Reshape layers."""
-        batch = self._tensor((len(x.shape),), "int32")
-        asked = self.schema.ShapeOptionsT()
-        asked.outType = self.schema.TensorType.INT32
-        self._operator("SHAPE", [x], [batch], asked)
-        bounds = [self._constant(np.array([value], np.int32)) for value in (0, 1, 1)]
+        batch = self._add_tensor((len(x.shape),), "int32")
+        shape_options = self.schema.ShapeOptionsT()
+        shape_options.outType = self.schema.TensorType.INT32
+        self._add_operator("SHAPE", [x], [batch], shape_options)
+        bounds = [self._add_constant(np.array([bound], np.int32)) for bound in (0, 1, 1)]
         options = self.schema.StridedSliceOptionsT()
         options.shrinkAxisMask = 1
-        first = self._operator("STRIDED_SLICE", [batch, *bounds], [self._tensor((), "int32")], options)
-        packing = self.schema.PackOptionsT()
-        packing.valuesCount = 1 + len(shape)
-        sizes = [first, *(self._constant(np.array(size, np.int32)) for size in shape)]
-        wanted = self._operator("PACK", sizes, [self._tensor((len(sizes),), "int32")], packing)
-        return self._operator("RESHAPE", [x, wanted], [self._tensor((1, *shape))], self.schema.ReshapeOptionsT())
+        batch_size = self._add_operator("STRIDED_SLICE", [batch, *bounds], [self._add_tensor((), "int32")], options)
+        pack_options = self.schema.PackOptionsT()
+        pack_options.valuesCount = 1 + len(shape)
+        sizes = [batch_size, *(self._add_constant(np.array(size, np.int32)) for size in shape)]
+        target_shape = self._add_operator("PACK", sizes, [self._add_tensor((len(sizes),), "int32")], pack_options)
+        return self._add_operator(
+            "RESHAPE", [x, target_shape], [self._add_tensor((1, *shape))], self.schema.ReshapeOptionsT()
+        )
 
     def strided_slice(self, x: Node, height: int, width: int) -> Node:
         """STRIDED_SLICE of the first rows and columns."""
         ends = (1, height, width, x.channels)
-        bounds = [self._constant(np.array(values, np.int32)) for values in ((0,) * 4, ends, (1,) * 4)]
-        return self._operator("STRIDED_SLICE", [x, *bounds], [self._tensor(ends)], self.schema.StridedSliceOptionsT())
+        bounds = [self._add_constant(np.array(bound, np.int32)) for bound in ((0,) * 4, ends, (1,) * 4)]
+        return self._add_operator(
+            "STRIDED_SLICE", [x, *bounds], [self._add_tensor(ends)], self.schema.StridedSliceOptionsT()
+        )
 
     def transpose(self, x: Node) -> Node:
         """TRANSPOSE that puts the channels first."""
-        order = self._constant(np.array([0, 3, 1, 2], np.int32))
-        out = self._tensor((1, x.channels, x.shape[1], x.shape[2]))
-        return self._operator("TRANSPOSE", [x, order], [out], self.schema.TransposeOptionsT())
+        order = self._add_constant(np.array([0, 3, 1, 2], np.int32))
+        out = self._add_tensor((1, x.channels, x.shape[1], x.shape[2]))
+        return self._add_operator("TRANSPOSE", [x, order], [out], self.schema.TransposeOptionsT())
 
     def quantize(self, x: Node) -> Node:
         """QUANTIZE from uint8 or float32 to int8."""
-        return self._operator("QUANTIZE", [x], [self._tensor(x.shape)], self.schema.QuantizeOptionsT())
+        return self._add_operator("QUANTIZE", [x], [self._add_tensor(x.shape)], self.schema.QuantizeOptionsT())
 
     def dequantize(self, x: Node) -> Node:
         """DEQUANTIZE to float32."""
-        out = self._tensor(x.shape, "float32")
-        return self._operator("DEQUANTIZE", [x], [out], self.schema.DequantizeOptionsT())
+        out = self._add_tensor(x.shape, "float32")
+        return self._add_operator("DEQUANTIZE", [x], [out], self.schema.DequantizeOptionsT())
 
     # ---- the file
 
-    def _strided(self, options: Any, stride: int, valid: bool, act: str) -> Any:
+    def _set_stride(self, options: Any, stride: int, valid: bool, act: str) -> Any:
         options.strideW = options.strideH = stride
         options.padding = self.schema.Padding.VALID if valid else self.schema.Padding.SAME
-        options.fusedActivationFunction = ACTIVATIONS[act]
+        options.fusedActivationFunction = ACTIVATION_CODES[act]
         return options
 
-    def bytes(self) -> bytes:
+    def to_bytes(self) -> bytes:
         """The .tflite file."""
         import flatbuffers
 
@@ -281,8 +298,8 @@ class Net:
         return stream.getvalue()
 
 
-def _sizes(x: Node, kernel: tuple[int, int], stride: int, valid: bool) -> tuple[int, int]:
+def _output_size(x: Node, kernel: tuple[int, int], stride: int, valid: bool) -> tuple[int, int]:
     """Height and width of a convolution's or pool's output."""
-    lost = (kernel[0] - 1, kernel[1] - 1) if valid else (0, 0)
-    height, width = (-(-(size - less) // stride) for size, less in zip(x.shape[1:3], lost, strict=True))
+    kernel_borders = (kernel[0] - 1, kernel[1] - 1) if valid else (0, 0)
+    height, width = (-(-(size - border) // stride) for size, border in zip(x.shape[1:3], kernel_borders, strict=True))
     return height, width

@@ -14,36 +14,36 @@ import numpy as np
 
 from edgepipe.devices.latency import fit_domain
 from edgepipe.devices.latency import latency_fit as fits
-from edgepipe.devices.latency.latency_fit import Row
-from edgepipe.devices.latency.processor_kinds import Kind
+from edgepipe.devices.latency.latency_fit import FitRow
+from edgepipe.devices.latency.processor_kinds import ProcessorKind
 
-RATE = 0.9
-NORMAL = 1.645  # deviations that hold 90 % of a normal distribution
-FEW = 8  # held-out rows below which their errors say little about the width
+COVERAGE = 0.9
+NORMAL_QUANTILE = 1.645  # deviations that hold 90 % of a normal distribution
+MIN_ROWS = 8  # held-out rows below which their errors say little about the width
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class HeldOutPrediction:
     """A row, and what a fit without its family predicted."""
 
-    row: Row
-    seconds: float
+    row: FitRow
+    predicted_seconds: float
     deviation: float  # of the logarithm; twice as large where the model lies outside of what the fit had seen
-    outside: tuple[str, ...]
+    extrapolation_reasons: tuple[str, ...]
 
     @property
-    def error(self) -> float:
+    def relative_error(self) -> float:
         """Predicted over measured, less one."""
-        return self.seconds / self.row.seconds - 1
+        return self.predicted_seconds / self.row.seconds - 1
 
     @property
-    def deviations(self) -> float:
+    def standardized_error(self) -> float:
         """The error of the logarithm in standard deviations."""
-        return abs(math.log(self.seconds / self.row.seconds)) / self.deviation
+        return abs(math.log(self.predicted_seconds / self.row.seconds)) / self.deviation
 
 
 @dataclass(frozen=True)
-class Errors:
+class ErrorSummary:
     """Absolute relative errors over some rows."""
 
     points: int
@@ -52,48 +52,62 @@ class Errors:
     worst: float
 
 
-def leave_families_out(kind: Kind, clocks: Mapping[str, float], rows: Sequence[Row]) -> list[HeldOut]:
+def leave_families_out(
+    kind: ProcessorKind, clocks: Mapping[str, float], rows: Sequence[FitRow]
+) -> list[HeldOutPrediction]:
     """Every row predicted by a fit without any row of its family, whichever the group.
 
     A group that holds a single family cannot be held out: its rows are not in the result.
     """
-    found: list[HeldOut] = []
+    predictions: list[HeldOutPrediction] = []
     for family in sorted({row.family for row in rows}):
-        rest = [row for row in rows if row.family != family]
-        if rest:
-            rates = fits.fit(kind, clocks, rest)
-            found += [_held_out(row, rates[row.group], rest) for row in rows
+        training_rows = [row for row in rows if row.family != family]
+        if training_rows:
+            rates = fits.fit(kind, clocks, training_rows)
+            predictions += [_predict_row(row, rates[row.group], training_rows) for row in rows
                       if row.family == family and row.group in rates]  # fmt: skip
-    return found
+    return predictions
 
 
-def _held_out(row: Row, rates: fits.Rates, rest: Sequence[Row]) -> HeldOut:
-    seconds, deviation = rates.predict(row.features)
-    seen = fit_domain.of_rows([other for other in rest if other.group == row.group], rates.features)
-    prices = dict(zip(rates.features, rates.seconds.tolist(), strict=True))
-    outside = seen.outside(row.features, prices, row.operators)
-    return HeldOut(row, seconds, deviation * (fit_domain.WIDER if outside else 1.0), outside)
+def _predict_row(row: FitRow, rates: fits.Rates, training_rows: Sequence[FitRow]) -> HeldOutPrediction:
+    predicted_seconds, deviation = rates.predict(row.features)
+    domain = fit_domain.build_domain(
+        [training_row for training_row in training_rows if training_row.group == row.group], rates.feature_names
+    )
+    prices = dict(zip(rates.feature_names, rates.seconds.tolist(), strict=True))
+    extrapolation_reasons = domain.extrapolation_reasons(row.features, prices, row.operators)
+    return HeldOutPrediction(
+        row,
+        predicted_seconds,
+        deviation * (fit_domain.WIDENING_FACTOR if extrapolation_reasons else 1.0),
+        extrapolation_reasons,
+    )
 
 
-def errors(held_out: Sequence[HeldOut]) -> Errors:
+def summarize_errors(predictions: Sequence[HeldOutPrediction]) -> ErrorSummary:
     """Median, 90th percentile and worst of the absolute relative errors."""
-    sizes = np.array([abs(one.error) for one in held_out])
-    return Errors(len(sizes), float(np.median(sizes)), float(np.quantile(sizes, 0.9)), float(sizes.max()))
+    error_sizes = np.array([abs(prediction.relative_error) for prediction in predictions])
+    return ErrorSummary(
+        len(error_sizes), float(np.median(error_sizes)), float(np.quantile(error_sizes, 0.9)), float(error_sizes.max())
+    )
 
 
-def factor(held_out: Sequence[HeldOut]) -> float:
+def interval_factor(predictions: Sequence[HeldOutPrediction]) -> float:
     """How many standard deviations hold `RATE` of the held-out rows, with the finite-sample correction.
 
     Of few rows the worst counts, and never less than for a normal distribution.
     """
-    sizes = np.sort([one.deviations for one in held_out])
-    if len(sizes) < FEW:
-        return float(max(NORMAL, *sizes)) if len(sizes) else NORMAL
-    place = min(math.ceil(RATE * (len(sizes) + 1)), len(sizes)) - 1
-    return float(max(1.0, sizes[place]))
+    error_sizes = np.sort([prediction.standardized_error for prediction in predictions])
+    if len(error_sizes) < MIN_ROWS:
+        return float(max(NORMAL_QUANTILE, *error_sizes)) if len(error_sizes) else NORMAL_QUANTILE
+    index = min(math.ceil(COVERAGE * (len(error_sizes) + 1)), len(error_sizes)) - 1
+    return float(max(1.0, error_sizes[index]))
 
 
-def factors(held_out: Sequence[HeldOut]) -> dict[str, float]:
+def interval_factors(predictions: Sequence[HeldOutPrediction]) -> dict[str, float]:
     """By family: the factor that the rows of the other families give."""
-    families = {one.row.family for one in held_out}
-    return {family: factor([one for one in held_out if one.row.family != family]) for family in families}
+    families = {prediction.row.family for prediction in predictions}
+    return {
+        family: interval_factor([prediction for prediction in predictions if prediction.row.family != family])
+        for family in families
+    }

@@ -40,4 +40,4 @@ class Tile(NamedTuple):
     inputs: int = 1
 
 
-WHOLE = Tile()
+SCALAR_TILE = Tile()

@@ -5,49 +5,60 @@ from dataclasses import dataclass
 
 from edgepipe.core.units import Dimension, show
 from edgepipe.devices.latency.feature_names import Features
-from edgepipe.devices.latency.latency_fit import Row
+from edgepipe.devices.latency.latency_fit import FitRow
 
-BEYOND = 2.0  # how many times the largest fitted amount a model may have before it lies outside
-NOTABLE = 0.05  # share of the latency below which a feature's amount does not matter
-WIDER = 2.0  # the interval of a model outside is so much wider, in deviations
+EXTRAPOLATION_FACTOR = 2.0  # how many times the largest fitted amount a model may have before it lies outside
+NOTABLE_SHARE = 0.05  # share of the latency below which a feature's amount does not matter
+WIDENING_FACTOR = 2.0  # the interval of a model outside is so much wider, in deviations
 
 
 @dataclass(frozen=True)
-class Known:
+class FitDomain:
     """The extent of the fitted models."""
 
     operators: frozenset[str]
-    largest: Mapping[str, float]  # the most of each feature that a fitted model has
-    seconds: tuple[float, float]  # the shortest and the longest measured latency
+    largest_amounts: Mapping[str, float]  # the most of each feature that a fitted model has
+    latency_range: tuple[float, float]  # the shortest and the longest measured latency
 
-    def outside(self, amounts: Features, rates: Mapping[str, float], used: Collection[str]) -> tuple[str, ...]:
+    def extrapolation_reasons(
+        self, amounts: Features, rates: Mapping[str, float], operators: Collection[str]
+    ) -> tuple[str, ...]:
         """Why a model lies outside: operators never seen, amounts far above, a latency far off; empty: it does not."""
-        predicted = sum(rate * amounts.get(name, 0.0) for name, rate in rates.items())
-        return (*self._operators(used), *self._amounts(amounts, rates, predicted), *self._latency(predicted))
+        predicted_seconds = sum(rate * amounts.get(name, 0.0) for name, rate in rates.items())
+        return (
+            *self._operator_reasons(operators),
+            *self._amount_reasons(amounts, rates, predicted_seconds),
+            *self._latency_reasons(predicted_seconds),
+        )
 
-    def _operators(self, used: Collection[str]) -> list[str]:
-        return [f"no fitted model has {name}" for name in sorted(set(used) - self.operators)]
+    def _operator_reasons(self, operators: Collection[str]) -> list[str]:
+        return [f"no fitted model has {name}" for name in sorted(set(operators) - self.operators)]
 
-    def _amounts(self, amounts: Features, rates: Mapping[str, float], predicted: float) -> list[str]:
+    def _amount_reasons(self, amounts: Features, rates: Mapping[str, float], predicted_seconds: float) -> list[str]:
         return [
-            f"{amount:,.0f} {name.replace('_', ' ')}, the fitted models have at most {most:,.0f}"
+            f"{amount:,.0f} {name.replace('_', ' ')}, the fitted models have at most {largest_amount:,.0f}"
             for name, rate in rates.items()
-            if (amount := amounts.get(name, 0.0)) > BEYOND * (most := self.largest.get(name, 0.0))
-            and amount * rate > NOTABLE * predicted
+            if (amount := amounts.get(name, 0.0))
+            > EXTRAPOLATION_FACTOR * (largest_amount := self.largest_amounts.get(name, 0.0))
+            and amount * rate > NOTABLE_SHARE * predicted_seconds
         ]
 
-    def _latency(self, predicted: float) -> list[str]:
-        shortest, longest = self.seconds
-        if shortest / BEYOND <= predicted <= longest * BEYOND:
+    def _latency_reasons(self, predicted_seconds: float) -> list[str]:
+        min_seconds, max_seconds = self.latency_range
+        if min_seconds / EXTRAPOLATION_FACTOR <= predicted_seconds <= max_seconds * EXTRAPOLATION_FACTOR:
             return []
-        span = f"{show(shortest, Dimension.SECONDS)} to {show(longest, Dimension.SECONDS)}"
-        return [f"{show(predicted, Dimension.SECONDS)}, the fitted models took {span}"]
+        span = f"{show(min_seconds, Dimension.SECONDS)} to {show(max_seconds, Dimension.SECONDS)}"
+        return [f"{show(predicted_seconds, Dimension.SECONDS)}, the fitted models took {span}"]
 
 
-def of_rows(rows: Sequence[Row], features: Sequence[str]) -> Known:
+def build_domain(rows: Sequence[FitRow], feature_names: Sequence[str]) -> FitDomain:
     """The extent of `rows`."""
-    return Known(
+    return FitDomain(
         frozenset().union(*(row.operators for row in rows)),
-        {name: most for name in features if (most := max(row.features.get(name, 0.0) for row in rows)) > 0},
+        {
+            name: largest_amount
+            for name in feature_names
+            if (largest_amount := max(row.features.get(name, 0.0) for row in rows)) > 0
+        },
         (min(row.seconds for row in rows), max(row.seconds for row in rows)),
     )

@@ -7,107 +7,123 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgepipe.core.arrays import Array
-from edgepipe.core.metric import Evidence, Metric, unavailable
+from edgepipe.core.metric import Evidence, Metric, unavailable_metric
 from edgepipe.core.units import Dimension, show
 from edgepipe.devices.latency import operator_features
-from edgepipe.devices.latency.fit_domain import WIDER, Known
+from edgepipe.devices.latency.fit_domain import WIDENING_FACTOR, FitDomain
 from edgepipe.devices.latency.latency_fit import Rates
-from edgepipe.devices.latency.latency_record import Fit
+from edgepipe.devices.latency.latency_record import LatencyFit
 from edgepipe.devices.latency.processor_kinds import KINDS
 from edgepipe.tflite.model import Model
 
-TYPES = {"int8": "int8", "uint8": "int8", "float32": "float32"}
+FIT_DTYPES = {"int8": "int8", "uint8": "int8", "float32": "float32"}
 
 
 @dataclass(frozen=True)
-class Estimate:
+class LatencyEstimate:
     """Seconds of one inference, their interval, and of each operator."""
 
     seconds: float
-    low: float
-    high: float
-    operators: tuple[tuple[str, float], ...]  # place and seconds, of those that cost anything
-    outside: tuple[str, ...]  # why the model is outside of what was fitted; empty: inside
+    low_seconds: float
+    high_seconds: float
+    operator_seconds: tuple[tuple[str, float], ...]  # place and seconds, of those that cost anything
+    extrapolation_reasons: tuple[str, ...]  # why the model is outside of what was fitted; empty: inside
 
 
 @dataclass(frozen=True)
-class Transfer:
+class FitTransfer:
     """From the fitted device to another one of its kind: by clock and one measured factor."""
 
-    device: str  # the fitted one
+    fitted_device: str  # the fitted one
     clock: float  # of the other device, hertz
     scale: float = 1.0
-    error: float = 0.0  # standard deviation of the logarithm that this adds
+    deviation: float = 0.0  # standard deviation of the logarithm that this adds
 
-    def stretch(self, fit: Fit) -> float:
+    def latency_factor(self, fit: LatencyFit) -> float:
         """What a fitted latency is multiplied by."""
         return fit.clock / self.clock * self.scale
 
 
-def estimate(fit: Fit, model: Model, transfer: Transfer | None = None) -> Estimate:
+def estimate(fit: LatencyFit, model: Model, transfer: FitTransfer | None = None) -> LatencyEstimate:
     """The latency of `model` by `fit`."""
     kind = KINDS[fit.kind]
-    rates = Rates(kind.features, np.array(list(fit.rates.values())), _square(fit), fit.noise)
-    parts = [(operator, found) for operator, found in operator_features.of_operators(model, kind.tile, fit.on_chip)]
-    total = operator_features.of_model(model, kind.tile, fit.on_chip)
-    seconds, deviation = rates.predict(total)
-    known = Known(frozenset(fit.operators), fit.largest, fit.seconds)
-    outside = known.outside(total, fit.rates, {operator.name for operator, _ in parts})
-    deviation = math.hypot(deviation, transfer.error if transfer else 0.0)
-    reach = math.exp(deviation * fit.factor * (WIDER if outside else 1.0))
-    stretch = transfer.stretch(fit) if transfer else 1.0
-    places = tuple((operator.place, stretch * rates.predict(found)[0]) for operator, found in parts)
-    return Estimate(stretch * seconds, stretch * seconds / reach, stretch * seconds * reach, places, outside)
-
-
-def _square(fit: Fit) -> Array:
-    size = len(fit.covariance)
-    lower = np.zeros((size, size))
-    for place, row in enumerate(fit.covariance):
-        lower[place, : place + 1] = row
-    return np.asarray(lower + lower.T - np.diag(np.diag(lower)))
-
-
-def metric(fit: Fit, model: Model, device: str, transfer: Transfer | None = None) -> Metric:
-    """The metric `latency` of `device`: estimated, or unavailable for a type that the fit does not hold for."""
-    dtype = computing_type(model)
-    if TYPES.get(dtype) != fit.dtype:
-        reason = f"the fit holds for {fit.dtype} models, this one computes in {dtype}; convert it, or measure it"
-        return unavailable("latency", Dimension.SECONDS, reason, device)
-    found = estimate(fit, model, transfer)
-    return Metric(
-        name="latency",
-        value=found.seconds,
-        unit=Dimension.SECONDS,
-        evidence=Evidence.ESTIMATED,
-        device=device,
-        how=_how(fit, found, transfer),
-        interval=(found.low, found.high),
-        details=_details(fit, found),
+    rates = Rates(kind.feature_names, np.array(list(fit.rates.values())), _symmetric_covariance(fit), fit.noise)
+    operator_amounts = [
+        (operator, amounts) for operator, amounts in operator_features.iter_features(model, kind.tile, fit.on_chip)
+    ]
+    total_amounts = operator_features.sum_features(model, kind.tile, fit.on_chip)
+    seconds, deviation = rates.predict(total_amounts)
+    domain = FitDomain(frozenset(fit.operators), fit.largest, fit.seconds)
+    reasons = domain.extrapolation_reasons(
+        total_amounts, fit.rates, {operator.name for operator, _ in operator_amounts}
+    )
+    deviation = math.hypot(deviation, transfer.deviation if transfer else 0.0)
+    interval_factor = math.exp(deviation * fit.factor * (WIDENING_FACTOR if reasons else 1.0))
+    latency_factor = transfer.latency_factor(fit) if transfer else 1.0
+    operator_seconds = tuple(
+        (operator.location, latency_factor * rates.predict(amounts)[0]) for operator, amounts in operator_amounts
+    )
+    return LatencyEstimate(
+        latency_factor * seconds,
+        latency_factor * seconds / interval_factor,
+        latency_factor * seconds * interval_factor,
+        operator_seconds,
+        reasons,
     )
 
 
-def computing_type(model: Model) -> str:
+def _symmetric_covariance(fit: LatencyFit) -> Array:
+    size = len(fit.covariance)
+    lower_triangle = np.zeros((size, size))
+    for i, row in enumerate(fit.covariance):
+        lower_triangle[i, : i + 1] = row
+    return np.asarray(lower_triangle + lower_triangle.T - np.diag(np.diag(lower_triangle)))
+
+
+def metric(fit: LatencyFit, model: Model, device: str, transfer: FitTransfer | None = None) -> Metric:
+    """The metric `latency` of `device`: estimated, or unavailable for a type that the fit does not hold for."""
+    dtype = compute_dtype(model)
+    if FIT_DTYPES.get(dtype) != fit.dtype:
+        reason = f"the fit holds for {fit.dtype} models, this one computes in {dtype}; convert it, or measure it"
+        return unavailable_metric("latency", Dimension.SECONDS, reason, device)
+    latency = estimate(fit, model, transfer)
+    return Metric(
+        name="latency",
+        value=latency.seconds,
+        unit=Dimension.SECONDS,
+        evidence=Evidence.ESTIMATED,
+        device=device,
+        how=_method_text(fit, latency, transfer),
+        interval=(latency.low_seconds, latency.high_seconds),
+        details=_metric_details(fit, latency),
+    )
+
+
+def compute_dtype(model: Model) -> str:
     """The type of most activations that are multiplied, or of most inputs where nothing is."""
     products = [operator for operator in model.operators if operator.macs] or list(model.operators)
-    types = Counter(first.dtype for operator in products if (first := operator.input(0)) is not None)
-    return types.most_common(1)[0][0] if types else "nothing"
+    dtype_counts = Counter(tensor.dtype for operator in products if (tensor := operator.input(0)) is not None)
+    return dtype_counts.most_common(1)[0][0] if dtype_counts else "nothing"
 
 
-def _how(fit: Fit, found: Estimate, transfer: Transfer | None) -> str:
-    said = f"fitted to {fit.points} {'measurement' if fit.points == 1 else 'measurements'} ({fit.source})"
+def _method_text(fit: LatencyFit, latency: LatencyEstimate, transfer: FitTransfer | None) -> str:
+    text = f"fitted to {fit.points} {'measurement' if fit.points == 1 else 'measurements'} ({fit.source})"
     if fit.error is None:
-        said += "; of one family, so that none could be held out: the interval rests on what the kind is known for"
+        text += "; of one family, so that none could be held out: the interval rests on what the kind is known for"
     if fit.error is not None:
         median, p90 = (show(share, Dimension.FRACTION) for share in (fit.error.median, fit.error.p90))
-        said += f"; families held out: median error {median}, 90 % within {p90}"
+        text += f"; families held out: median error {median}, 90 % within {p90}"
     if transfer is not None:
-        said += f"; carried over from {transfer.device} by clock and a factor of {transfer.scale:.3g}"
-    return said + (f"; EXTRAPOLATES: {'; '.join(found.outside)}" if found.outside else "")
+        text += f"; carried over from {transfer.fitted_device} by clock and a factor of {transfer.scale:.3g}"
+    return text + (
+        f"; EXTRAPOLATES: {'; '.join(latency.extrapolation_reasons)}" if latency.extrapolation_reasons else ""
+    )
 
 
-def _details(fit: Fit, found: Estimate) -> dict[str, float | int | str]:
+def _metric_details(fit: LatencyFit, latency: LatencyEstimate) -> dict[str, float | int | str]:
     details: dict[str, float | int | str] = {"rate": fit.rate, "points": fit.points, "source": fit.source}
     if fit.error is not None:
         details |= {"held_out_median": fit.error.median, "held_out_p90": fit.error.p90}
-    return details | ({"extrapolates": "; ".join(found.outside)} if found.outside else {})
+    return details | (
+        {"extrapolates": "; ".join(latency.extrapolation_reasons)} if latency.extrapolation_reasons else {}
+    )

@@ -15,14 +15,14 @@ import numpy as np
 
 from edgepipe.core.arrays import Array
 from edgepipe.devices.latency.feature_names import Features
-from edgepipe.devices.latency.processor_kinds import Kind
+from edgepipe.devices.latency.processor_kinds import ProcessorKind
 
-OUTLIER = 2.0  # from how many standard deviations on an error counts linearly
-STEPS = 60
+OUTLIER_DEVIATIONS = 2.0  # from how many standard deviations on an error counts linearly
+MAX_STEPS = 60
 
 
 @dataclass(frozen=True)
-class Row:
+class FitRow:
     """One measurement: a model's features, and how long an inference took."""
 
     family: str  # models that are held out together
@@ -37,50 +37,50 @@ class Row:
 class Rates:
     """Seconds that one unit of each feature takes, and how surely: the covariance of the logarithms."""
 
-    features: tuple[str, ...]
+    feature_names: tuple[str, ...]
     seconds: Array  # (features,)
     covariance: Array  # (features, features)
     noise: float
 
     def predict(self, amounts: Features) -> tuple[float, float]:
         """Seconds, and the standard deviation of their logarithm."""
-        parts = self.seconds * vector(self.features, amounts)
-        total = float(parts.sum())
+        feature_seconds = self.seconds * feature_vector(self.feature_names, amounts)
+        total = float(feature_seconds.sum())
         if total <= 0:
             return 0.0, self.noise
-        shares = parts / total
+        shares = feature_seconds / total
         variance = max(0.0, float(shares @ self.covariance @ shares))  # a stored covariance is rounded
         return total, float(np.sqrt(variance + self.noise**2))
 
 
-def vector(features: Sequence[str], amounts: Features) -> Array:
+def feature_vector(feature_names: Sequence[str], amounts: Features) -> Array:
     """The amounts of `features`, in their order."""
-    return np.array([amounts.get(name, 0.0) for name in features])
+    return np.array([amounts.get(name, 0.0) for name in feature_names])
 
 
-def fit(kind: Kind, clocks: Mapping[str, float], rows: Sequence[Row]) -> dict[str, Rates]:
+def fit(kind: ProcessorKind, clocks: Mapping[str, float], rows: Sequence[FitRow]) -> dict[str, Rates]:
     """The rates of every group of `rows`; `clocks` gives each group's clock in hertz."""
-    problem = _Problem(kind, clocks, rows)
+    problem = _FitProblem(kind, clocks, rows)
     return problem.solve()
 
 
-class _Problem:
+class _FitProblem:
     """Parameters: the speed of each group, the factor of each feature, and each group's own factor of each feature."""
 
-    def __init__(self, kind: Kind, clocks: Mapping[str, float], rows: Sequence[Row]) -> None:
-        self.kind, self.features = kind, kind.features
+    def __init__(self, kind: ProcessorKind, clocks: Mapping[str, float], rows: Sequence[FitRow]) -> None:
+        self.kind, self.feature_names = kind, kind.feature_names
         self.groups = sorted({row.group for row in rows})
-        self.place = np.array([self.groups.index(row.group) for row in rows])
+        self.group_indices = np.array([self.groups.index(row.group) for row in rows])
         self.log_seconds = np.log([row.seconds for row in rows])
-        amounts = np.array([vector(self.features, row.features) for row in rows])
-        period = np.array([1 / clocks[group] for group in self.groups])
-        self.prior = vector(self.features, kind.cycles) * period[:, None]  # (groups, features)
-        self.work = amounts * self.prior[self.place]
+        amounts = np.array([feature_vector(self.feature_names, row.features) for row in rows])
+        periods = np.array([1 / clocks[group] for group in self.groups])
+        self.prior_rates = feature_vector(self.feature_names, kind.cycles) * periods[:, None]  # (groups, features)
+        self.prior_seconds = amounts * self.prior_rates[self.group_indices]
         self.spread = np.concatenate(
             [
                 np.full(len(self.groups), kind.speed_spread),
-                vector(self.features, kind.spread),
-                np.full(len(self.groups) * len(self.features), kind.device_spread),
+                feature_vector(self.feature_names, kind.spread),
+                np.full(len(self.groups) * len(self.feature_names), kind.device_spread),
             ]
         )
 
@@ -88,42 +88,59 @@ class _Problem:
         from scipy.optimize import least_squares
 
         start = np.zeros(len(self.spread))
-        ratio = self.log_seconds - np.log(self.work.sum(axis=1))
-        start[: len(self.groups)] = [np.median(ratio[self.place == place]) for place in range(len(self.groups))]
-        found = least_squares(self._residuals, start, self._jacobian, loss="soft_l1", f_scale=OUTLIER, max_nfev=STEPS)
-        spread = np.linalg.inv(found.jac.T @ found.jac)
-        factors = np.exp(self._factors(found.x))
+        log_ratios = self.log_seconds - np.log(self.prior_seconds.sum(axis=1))
+        start[: len(self.groups)] = [
+            np.median(log_ratios[self.group_indices == place]) for place in range(len(self.groups))
+        ]
+        solution = least_squares(
+            self._residuals, start, self._jacobian, loss="soft_l1", f_scale=OUTLIER_DEVIATIONS, max_nfev=MAX_STEPS
+        )
+        covariance = np.linalg.inv(solution.jac.T @ solution.jac)
+        factors = np.exp(self._log_factors(solution.x))
         return {
-            group: Rates(self.features, self.prior[place] * factors[place], self._of(place, spread), self.kind.noise)
-            for place, group in enumerate(self.groups)
+            group: Rates(
+                self.feature_names,
+                self.prior_rates[group_index] * factors[group_index],
+                self._group_covariance(group_index, covariance),
+                self.kind.noise,
+            )
+            for group_index, group in enumerate(self.groups)
         }
 
-    def _factors(self, parameters: Array) -> Array:
+    def _log_factors(self, parameters: Array) -> Array:
         """The logarithm of each group's factor on each feature, (groups, features)."""
-        speed, feature, own = np.split(parameters, (len(self.groups), len(self.groups) + len(self.features)))
-        return np.asarray(speed[:, None] + feature + own.reshape(len(self.groups), len(self.features)))
+        group_speeds, feature_factors, own_factors = np.split(
+            parameters, (len(self.groups), len(self.groups) + len(self.feature_names))
+        )
+        return np.asarray(
+            group_speeds[:, None] + feature_factors + own_factors.reshape(len(self.groups), len(self.feature_names))
+        )
 
     def _residuals(self, parameters: Array) -> Array:
-        predicted = (self.work * np.exp(self._factors(parameters))[self.place]).sum(axis=1)
-        errors = (np.log(predicted) - self.log_seconds) / self.kind.noise
+        predicted_seconds = (self.prior_seconds * np.exp(self._log_factors(parameters))[self.group_indices]).sum(axis=1)
+        errors = (np.log(predicted_seconds) - self.log_seconds) / self.kind.noise
         return np.concatenate([errors, parameters / self.spread])
 
     def _jacobian(self, parameters: Array) -> Array:
-        parts = self.work * np.exp(self._factors(parameters))[self.place]
-        shares = parts / parts.sum(axis=1, keepdims=True) / self.kind.noise
-        rows, groups, features = len(parts), len(self.groups), len(self.features)
-        errors = np.zeros((rows, len(self.spread)))
-        errors[np.arange(rows), self.place] = 1 / self.kind.noise
-        errors[:, groups : groups + features] = shares
-        own = groups + features + self.place[:, None] * features + np.arange(features)
-        errors[np.arange(rows)[:, None], own] = shares
+        feature_seconds = self.prior_seconds * np.exp(self._log_factors(parameters))[self.group_indices]
+        shares = feature_seconds / feature_seconds.sum(axis=1, keepdims=True) / self.kind.noise
+        row_count, group_count, feature_count = len(feature_seconds), len(self.groups), len(self.feature_names)
+        errors = np.zeros((row_count, len(self.spread)))
+        errors[np.arange(row_count), self.group_indices] = 1 / self.kind.noise
+        errors[:, group_count : group_count + feature_count] = shares
+        own_columns = (
+            group_count + feature_count + self.group_indices[:, None] * feature_count + np.arange(feature_count)
+        )
+        errors[np.arange(row_count)[:, None], own_columns] = shares
         return np.vstack([errors, np.diag(1 / self.spread)])
 
-    def _of(self, place: int, spread: Array) -> Array:
+    def _group_covariance(self, group_index: int, covariance: Array) -> Array:
         """The covariance of one group's factors, from that of all parameters."""
-        groups, features = len(self.groups), len(self.features)
-        parts = np.zeros((features, len(spread)))
-        parts[:, place] = 1
-        parts[np.arange(features), groups + np.arange(features)] = 1
-        parts[np.arange(features), groups + (1 + place) * features + np.arange(features)] = 1
-        return np.asarray(parts @ spread @ parts.T)
+        group_count, feature_count = len(self.groups), len(self.feature_names)
+        selection = np.zeros((feature_count, len(covariance)))
+        selection[:, group_index] = 1
+        selection[np.arange(feature_count), group_count + np.arange(feature_count)] = 1
+        selection[
+            np.arange(feature_count), group_count + (1 + group_index) * feature_count + np.arange(feature_count)
+        ] = 1
+        return np.asarray(selection @ covariance @ selection.T)

@@ -13,7 +13,7 @@ from pathlib import Path
 from edgepipe.core.errors import InputError, did_you_mean
 from edgepipe.devices.latency import operator_features
 from edgepipe.devices.latency.feature_names import Tile
-from edgepipe.devices.latency.latency_fit import Row
+from edgepipe.devices.latency.latency_fit import FitRow
 from edgepipe.tflite import reader
 from edgepipe.tflite.model import Model
 
@@ -21,10 +21,10 @@ COLUMNS = ("family", "device", "runtime", "model", "latency_ms")
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredLatency:
     """One line of a table, with the line's number."""
 
-    line: int
+    line_number: int
     family: str
     device: str
     runtime: str
@@ -39,14 +39,14 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Rows:
+class MeasurementRows:
     """The rows that can be fitted, and those that cannot: line, model and reason."""
 
-    rows: list[Row]
-    left_out: list[str]
+    rows: list[FitRow]
+    skip_reasons: list[str]
 
 
-def read(path: Path) -> list[Measured]:
+def read(path: Path) -> list[MeasuredLatency]:
     """The lines of the table.
 
     Raises:
@@ -56,67 +56,75 @@ def read(path: Path) -> list[Measured]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             lines = csv.DictReader(file)
             _check_columns(path, lines.fieldnames or ())
-            return [_measured(path, lines.line_num, line) for line in lines]
+            return [_parse_line(path, lines.line_num, line) for line in lines]
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: not a CSV table in UTF-8: {error}") from None
 
 
-def _check_columns(path: Path, found: Sequence[str]) -> None:
-    missing = [name for name in COLUMNS if name not in found]
+def _check_columns(path: Path, columns: Sequence[str]) -> None:
+    missing = [name for name in COLUMNS if name not in columns]
     if missing:
-        known = ", ".join(found) or "none"
-        raise InputError(f"{path}:1: no column {', '.join(missing)}; needed: {', '.join(COLUMNS)}; found: {known}")
+        column_list = ", ".join(columns) or "none"
+        raise InputError(
+            f"{path}:1: no column {', '.join(missing)}; needed: {', '.join(COLUMNS)}; found: {column_list}"
+        )
 
 
-def _measured(path: Path, line: int, values: dict[str, str | None]) -> Measured:
-    text = {name: (values.get(name) or "").strip() for name in (*COLUMNS, "file")}
+def _parse_line(path: Path, line_number: int, cells: dict[str, str | None]) -> MeasuredLatency:
+    texts = {name: (cells.get(name) or "").strip() for name in (*COLUMNS, "file")}
     try:
-        seconds = float(text["latency_ms"]) / 1e3
+        seconds = float(texts["latency_ms"]) / 1e3
     except ValueError:
         seconds = -1.0
     if not 0 < seconds < float("inf"):
-        raise InputError(f"{path}:{line}: latency_ms is '{text['latency_ms']}'; a positive number of milliseconds")
-    empty = [name for name in ("family", "device", "model") if not text[name]]
-    if empty:
-        raise InputError(f"{path}:{line}: {', '.join(empty)} is empty")
-    return Measured(line, text["family"], text["device"], text["runtime"], text["model"], text["file"], seconds)
+        raise InputError(
+            f"{path}:{line_number}: latency_ms is '{texts['latency_ms']}'; a positive number of milliseconds"
+        )
+    empty_columns = [name for name in ("family", "device", "model") if not texts[name]]
+    if empty_columns:
+        raise InputError(f"{path}:{line_number}: {', '.join(empty_columns)} is empty")
+    return MeasuredLatency(
+        line_number, texts["family"], texts["device"], texts["runtime"], texts["model"], texts["file"], seconds
+    )
 
 
-def of_group(measured: Sequence[Measured], name: str) -> list[Measured]:
+def select_group(lines: Sequence[MeasuredLatency], name: str) -> list[MeasuredLatency]:
     """The lines of the group `name`.
 
     Raises:
         InputError: there is none.
     """
-    found = [one for one in measured if one.group == name]
-    if not found:
-        known = sorted({one.group for one in measured})
-        raise InputError(f"no rows of '{name}'{did_you_mean(name, known)}")
-    return found
+    group_lines = [line for line in lines if line.group == name]
+    if not group_lines:
+        groups = sorted({line.group for line in lines})
+        raise InputError(f"no rows of '{name}'{did_you_mean(name, groups)}")
+    return group_lines
 
 
-def rows(measured: Sequence[Measured], models: Path, tile: Tile, on_chip: int | None) -> Rows:
+def build_rows(lines: Sequence[MeasuredLatency], folder: Path, tile: Tile, on_chip: int | None) -> MeasurementRows:
     """The features of each line's model, found in the folder `models`; lines whose model is not there are left out."""
-    found, left_out = [], []
-    for one in measured:
-        path = _find(one, models)
+    fit_rows, skip_reasons = [], []
+    for line in lines:
+        path = _find_model(line, folder)
         if path is None:
-            left_out.append(f"line {one.line}: {one.model}: no file {one.file or one.model + '.tflite'} in {models}")
+            skip_reasons.append(
+                f"line {line.line_number}: {line.model}: no file {line.file or line.model + '.tflite'} in {folder}"
+            )
             continue
-        model = _read(path)
-        used = frozenset(operator.name for operator, _ in operator_features.of_operators(model))
-        amounts = operator_features.of_model(model, tile, on_chip)
-        found.append(Row(one.family, one.group, one.model, amounts, used, one.seconds))
-    return Rows(found, left_out)
+        model = _read_model(path)
+        operators = frozenset(operator.name for operator, _ in operator_features.iter_features(model))
+        amounts = operator_features.sum_features(model, tile, on_chip)
+        fit_rows.append(FitRow(line.family, line.group, line.model, amounts, operators, line.seconds))
+    return MeasurementRows(fit_rows, skip_reasons)
 
 
-def _find(one: Measured, models: Path) -> Path | None:
-    names = [one.file, Path(one.file).name] if one.file else [f"{one.model}.tflite"]
-    return next((models / name for name in names if (models / name).is_file()), None)
+def _find_model(line: MeasuredLatency, folder: Path) -> Path | None:
+    names = [line.file, Path(line.file).name] if line.file else [f"{line.model}.tflite"]
+    return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
 @lru_cache(maxsize=512)
-def _read(path: Path) -> Model:
+def _read_model(path: Path) -> Model:
     return reader.read(path)

@@ -7,11 +7,11 @@ inputs are all known before the model runs (shapes, anchors) are folded by every
 import math
 from collections.abc import Callable, Iterator
 
-from edgepipe.devices.latency.feature_names import FEATURES, WHOLE, Features, Tile
+from edgepipe.devices.latency.feature_names import FEATURES, SCALAR_TILE, Features, Tile
 from edgepipe.tflite.model import Model, Operator, Tensor
 
 CURVES = frozenset(("LOGISTIC", "SOFTMAX", "TANH", "HARD_SWISH", "EXP", "LOG", "ELU", "GELU", "LOG_SOFTMAX"))
-NAMES_ONLY = frozenset(("RESHAPE", "EXPAND_DIMS", "SQUEEZE"))  # the bytes stay where they are
+VIEWS = frozenset(("RESHAPE", "EXPAND_DIMS", "SQUEEZE"))  # the bytes stay where they are
 MOVES = frozenset(
     {
         *("PAD", "PADV2", "MIRROR_PAD", "CONCATENATION", "SLICE", "STRIDED_SLICE", "SPLIT", "SPLIT_V", "PACK"),
@@ -23,122 +23,135 @@ POOLS = frozenset(("AVERAGE_POOL_2D", "MAX_POOL_2D", "L2_POOL_2D"))
 FEW_CHANNELS = 4
 
 
-def of_model(model: Model, tile: Tile = WHOLE, on_chip: int | None = None) -> Features:
+def sum_features(model: Model, tile: Tile = SCALAR_TILE, on_chip: int | None = None) -> Features:
     """The sum over all operators, and `inference`; `on_chip` is how many weights the chip holds (int8: bytes)."""
     total = dict.fromkeys(FEATURES, 0.0)
     total["inference"] = 1.0
-    for _, found in of_operators(model, tile, on_chip):
-        for name, amount in found.items():
+    for _, amounts in iter_features(model, tile, on_chip):
+        for name, amount in amounts.items():
             total[name] += amount
     return total
 
 
-def of_operators(model: Model, tile: Tile = WHOLE, on_chip: int | None = None) -> Iterator[tuple[Operator, Features]]:
+def iter_features(
+    model: Model, tile: Tile = SCALAR_TILE, on_chip: int | None = None
+) -> Iterator[tuple[Operator, Features]]:
     """Each operator of the main subgraph that computes something when the model runs, with its features."""
-    computing = [(operator, _of(operator, tile)) for operator in _computing(model)]
-    spilled = on_chip is not None and sum(found.get("weights", 0) for _, found in computing) > on_chip
-    for operator, found in computing:
-        if spilled and found.get("weights"):
-            found["spilled_weights"] = found["weights"]
-        yield operator, found
+    operator_amounts = [(operator, _operator_features(operator, tile)) for operator in _computing_operators(model)]
+    weights_spill = on_chip is not None and sum(amounts.get("weights", 0) for _, amounts in operator_amounts) > on_chip
+    for operator, amounts in operator_amounts:
+        if weights_spill and amounts.get("weights"):
+            amounts["spilled_weights"] = amounts["weights"]
+        yield operator, amounts
 
 
-def _computing(model: Model) -> Iterator[Operator]:
+def _computing_operators(model: Model) -> Iterator[Operator]:
     """The operators that are left when all that is known before the model runs has been computed."""
-    known: set[int] = set()
+    known_tensors: set[int] = set()
     for operator in model.operators:
         if operator.subgraph:
             continue
-        given = [tensor for tensor in operator.inputs if tensor is not None and not tensor.constant]
-        if operator.name == "SHAPE" or all(tensor.index in known for tensor in given):
-            known |= {tensor.index for tensor in operator.outputs if tensor is not None}
-        elif operator.name not in NAMES_ONLY:
+        dynamic_inputs = [tensor for tensor in operator.inputs if tensor is not None and not tensor.is_constant]
+        if operator.name == "SHAPE" or all(tensor.index in known_tensors for tensor in dynamic_inputs):
+            known_tensors |= {tensor.index for tensor in operator.outputs if tensor is not None}
+        elif operator.name not in VIEWS:
             yield operator
 
 
-def _of(operator: Operator, tile: Tile) -> Features:
+def _operator_features(operator: Operator, tile: Tile) -> Features:
     if operator.name in ("QUANTIZE", "DEQUANTIZE"):
-        return {"requantized_outputs": _outputs(operator)}
-    rule = _RULES.get(operator.name, _product if operator.macs else _arithmetic)
-    constants = (tensor for tensor in operator.inputs if tensor is not None and tensor.constant)
-    common = {
+        return {"requantized_outputs": _output_elements(operator)}
+    rule = _RULE_BY_OPERATOR.get(operator.name, _product_features if operator.macs else _arithmetic_features)
+    constants = (tensor for tensor in operator.inputs if tensor is not None and tensor.is_constant)
+    common_features = {
         "operators": 1.0,
-        "activations": _inputs(operator) + _outputs(operator),
+        "activations": _input_elements(operator) + _output_elements(operator),
         "weights": float(sum(tensor.elements for tensor in constants)) if operator.macs else 0.0,
     }
-    return {**common, **rule(operator, tile)}
+    return {**common_features, **rule(operator, tile)}
 
 
-def _convolution(operator: Operator, tile: Tile) -> Features:
+def _convolution_features(operator: Operator, tile: Tile) -> Features:
     kernel = operator.input(1)
     if kernel is None or len(kernel.shape) != 4:
-        return _product(operator, tile)
+        return _product_features(operator, tile)
     outputs, height, width, channels = kernel.shape
-    if height * width == 1 and _positions(operator) == 1:
-        return _product(operator, tile)
-    first = height * width > 1 and channels <= FEW_CHANNELS
-    macs = operator.macs * _padding(outputs, tile.outputs) * (1 if first else _padding(channels, tile.inputs))
-    found = {"conv_outputs": _outputs(operator)}
+    if height * width == 1 and _output_positions(operator) == 1:
+        return _product_features(operator, tile)
+    is_first_layer = height * width > 1 and channels <= FEW_CHANNELS
+    macs = (
+        operator.macs
+        * _padding_factor(outputs, tile.outputs)
+        * (1 if is_first_layer else _padding_factor(channels, tile.inputs))
+    )
+    features = {"conv_outputs": _output_elements(operator)}
     if height * width == 1:
-        return {**found, "pointwise_macs": macs, "conv_macs": macs}
-    found |= {"kernel_macs": macs, "patch_elements": operator.macs / outputs}
-    return {**found, **({"first_macs": macs, "first_outputs": _outputs(operator)} if first else {"conv_macs": macs})}
+        return {**features, "pointwise_macs": macs, "conv_macs": macs}
+    features |= {"kernel_macs": macs, "patch_elements": operator.macs / outputs}
+    return {
+        **features,
+        **(
+            {"first_macs": macs, "first_outputs": _output_elements(operator)} if is_first_layer else {"conv_macs": macs}
+        ),
+    }
 
 
-def _depthwise(operator: Operator, tile: Tile) -> Features:
+def _depthwise_features(operator: Operator, tile: Tile) -> Features:
     kernel = operator.input(1)
     shape = kernel.shape if kernel is not None else (1, 0, 0, 1)
-    macs = operator.macs * _padding(shape[-1], tile.outputs)
-    own = "depthwise3_macs" if shape[1:3] == (3, 3) else "depthwise_other_macs"
-    return {"depthwise_macs": macs, own: macs, "depthwise_outputs": _outputs(operator)}
+    macs = operator.macs * _padding_factor(shape[-1], tile.outputs)
+    kernel_feature = "depthwise3_macs" if shape[1:3] == (3, 3) else "depthwise_other_macs"
+    return {"depthwise_macs": macs, kernel_feature: macs, "depthwise_outputs": _output_elements(operator)}
 
 
-def _product(operator: Operator, tile: Tile) -> Features:
+def _product_features(operator: Operator, tile: Tile) -> Features:
     kernel = operator.input(1)
-    if kernel is None or not kernel.constant or len(kernel.shape) < 2:
+    if kernel is None or not kernel.is_constant or len(kernel.shape) < 2:
         return {"dense_macs": float(operator.macs)}
-    padding = _padding(kernel.shape[0], tile.outputs) * _padding(kernel.shape[-1], tile.inputs)
+    padding = _padding_factor(kernel.shape[0], tile.outputs) * _padding_factor(kernel.shape[-1], tile.inputs)
     return {"dense_macs": operator.macs * padding}
 
 
-def _pool(operator: Operator, tile: Tile) -> Features:
+def _pool_features(operator: Operator, tile: Tile) -> Features:
     window = [operator.options.get(side, 1) for side in ("filterWidth", "filterHeight")]
-    return {"pooled_elements": _outputs(operator) * math.prod(side for side in window if isinstance(side, int))}
+    return {"pooled_elements": _output_elements(operator) * math.prod(side for side in window if isinstance(side, int))}
 
 
-def _counting(feature: str, count: Callable[[Operator], float]) -> Callable[[Operator, Tile], Features]:
+def _counting_rule(feature: str, count: Callable[[Operator], float]) -> Callable[[Operator, Tile], Features]:
     return lambda operator, tile: {feature: count(operator)}
 
 
-def _outputs(operator: Operator) -> float:
-    return _elements(operator.outputs)
+def _output_elements(operator: Operator) -> float:
+    return _sum_elements(operator.outputs)
 
 
-def _inputs(operator: Operator) -> float:
-    return _elements(tuple(t for t in operator.inputs if t is not None and not t.constant))
+def _input_elements(operator: Operator) -> float:
+    return _sum_elements(tuple(t for t in operator.inputs if t is not None and not t.is_constant))
 
 
-def _elements(tensors: tuple[Tensor | None, ...]) -> float:
+def _sum_elements(tensors: tuple[Tensor | None, ...]) -> float:
     return float(sum(tensor.elements for tensor in tensors if tensor is not None))
 
 
-def _positions(operator: Operator) -> int:
+def _output_positions(operator: Operator) -> int:
     output = operator.outputs[0] if operator.outputs else None
     return math.prod(output.shape[1:-1]) if output is not None else 0
 
 
-def _padding(channels: int, multiple: int) -> float:
+def _padding_factor(channels: int, multiple: int) -> float:
     """By how much computing whole tiles multiplies the work on `channels`."""
     return math.ceil(channels / multiple) * multiple / channels if channels else 1.0
 
 
-_arithmetic = _counting("arithmetic_outputs", _outputs)
-_RULES: dict[str, Callable[[Operator, Tile], Features]] = {
-    "CONV_2D": _convolution,
-    "DEPTHWISE_CONV_2D": _depthwise,
-    **dict.fromkeys(POOLS, _pool),
-    **dict.fromkeys(REDUCTIONS, _counting("reduced_inputs", _inputs)),
-    **dict.fromkeys(MOVES, _counting("moved_outputs", _outputs)),
-    **dict.fromkeys(CURVES, _counting("looked_up_outputs", _outputs)),
-    **dict.fromkeys(("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"), _counting("resized_outputs", _outputs)),
+_arithmetic_features = _counting_rule("arithmetic_outputs", _output_elements)
+_RULE_BY_OPERATOR: dict[str, Callable[[Operator, Tile], Features]] = {
+    "CONV_2D": _convolution_features,
+    "DEPTHWISE_CONV_2D": _depthwise_features,
+    **dict.fromkeys(POOLS, _pool_features),
+    **dict.fromkeys(REDUCTIONS, _counting_rule("reduced_inputs", _input_elements)),
+    **dict.fromkeys(MOVES, _counting_rule("moved_outputs", _output_elements)),
+    **dict.fromkeys(CURVES, _counting_rule("looked_up_outputs", _output_elements)),
+    **dict.fromkeys(
+        ("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"), _counting_rule("resized_outputs", _output_elements)
+    ),
 }

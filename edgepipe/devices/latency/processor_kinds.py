@@ -12,14 +12,14 @@ published tables in view, so that held-out errors on those tables flatter them s
 
 from dataclasses import dataclass
 
-from edgepipe.devices.latency.feature_names import FEATURES, WHOLE, Features, Tile
+from edgepipe.devices.latency.feature_names import FEATURES, SCALAR_TILE, Features, Tile
 
-_SMALL = ("arithmetic_outputs", "reduced_inputs", "looked_up_outputs", "moved_outputs", "requantized_outputs",
+_MINOR_FEATURES = ("arithmetic_outputs", "reduced_inputs", "looked_up_outputs", "moved_outputs", "requantized_outputs",
           "resized_outputs", "pooled_elements")  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Kind:
+class ProcessorKind:
     """The prior of one kind of processor and runtime."""
 
     title: str
@@ -28,16 +28,18 @@ class Kind:
     speed_spread: float  # of all cycles together, between devices of the kind
     device_spread: float  # of one figure, between devices of the kind
     noise: float  # of a measurement about the model, as a standard deviation of the logarithm
-    tile: Tile = WHOLE
+    tile: Tile = SCALAR_TILE
 
     @property
-    def features(self) -> tuple[str, ...]:
+    def feature_names(self) -> tuple[str, ...]:
         """The features that have a price, in the order of FEATURES."""
         return tuple(name for name in FEATURES if name in self.cycles)
 
 
-def _spread(cycles: Features, usual: float, small: float, more: tuple[str, ...] = ()) -> Features:
-    return {name: small if name in (*_SMALL, *more) else usual for name in cycles}
+def _assign_spreads(
+    cycles: Features, main_spread: float, minor_spread: float, extra_minor: tuple[str, ...] = ()
+) -> Features:
+    return {name: minor_spread if name in (*_MINOR_FEATURES, *extra_minor) else main_spread for name in cycles}
 
 
 _CORTEX_M: Features = {
@@ -156,36 +158,36 @@ _NPU_IN_MCU: Features = {
 }
 
 KINDS = {
-    "cortex-m": Kind(
+    "cortex-m": ProcessorKind(
         "Cortex-M with CMSIS-NN or X-CUBE-AI, int8",
-        _CORTEX_M, _spread(_CORTEX_M, 0.6, 0.6), speed_spread=3.0, device_spread=0.2, noise=0.05,
+        _CORTEX_M, _assign_spreads(_CORTEX_M, 0.6, 0.6), speed_spread=3.0, device_spread=0.2, noise=0.05,
     ),
-    "cortex-a-scalar-depthwise": Kind(
+    "cortex-a-scalar-depthwise": ProcessorKind(
         "Cortex-A, LiteRT without XNNPACK, int8",
         _CORTEX_A_SCALAR_DEPTHWISE,
-        _spread(_CORTEX_A_SCALAR_DEPTHWISE, 1.0, 0.1, ("operators", "weights", "depthwise_other_macs")),
+        _assign_spreads(_CORTEX_A_SCALAR_DEPTHWISE, 1.0, 0.1, ("operators", "weights", "depthwise_other_macs")),
         speed_spread=0.2, device_spread=0.1, noise=0.05,
     ),
-    "cortex-a-float": Kind(
+    "cortex-a-float": ProcessorKind(
         "Cortex-A in a phone, LiteRT on several threads, float32",
-        _CORTEX_A_FLOAT, _spread(_CORTEX_A_FLOAT, 0.3, 0.3), speed_spread=0.5, device_spread=0.15, noise=0.1,
+        _CORTEX_A_FLOAT, _assign_spreads(_CORTEX_A_FLOAT, 0.3, 0.3), speed_spread=0.5, device_spread=0.15, noise=0.1,
     ),
-    "cortex-a-int8": Kind(
+    "cortex-a-int8": ProcessorKind(
         "Cortex-A in a phone, LiteRT on several threads, int8",
-        _CORTEX_A_INT8, _spread(_CORTEX_A_INT8, 0.3, 0.3), speed_spread=0.5, device_spread=0.15, noise=0.1,
+        _CORTEX_A_INT8, _assign_spreads(_CORTEX_A_INT8, 0.3, 0.3), speed_spread=0.5, device_spread=0.15, noise=0.1,
     ),
-    "cortex-a-xnnpack": Kind(
+    "cortex-a-xnnpack": ProcessorKind(
         "Cortex-A under Linux, LiteRT with XNNPACK, int8",
-        _CORTEX_A_XNNPACK, _spread(_CORTEX_A_XNNPACK, 0.8, 0.8), speed_spread=1.0, device_spread=0.2, noise=0.1,
+        _CORTEX_A_XNNPACK, _assign_spreads(_CORTEX_A_XNNPACK, 0.8, 0.8), speed_spread=1.0, device_spread=0.2, noise=0.1,
     ),
-    "npu-beside-cpu": Kind(
+    "npu-beside-cpu": ProcessorKind(
         "an NPU with its own driver beside Cortex-A cores and DRAM",
-        _NPU_BESIDE_CPU, _spread(_NPU_BESIDE_CPU, 0.3, 0.3), speed_spread=0.5, device_spread=0.15, noise=0.1,
+        _NPU_BESIDE_CPU, _assign_spreads(_NPU_BESIDE_CPU, 0.3, 0.3), speed_spread=0.5, device_spread=0.15, noise=0.1,
         tile=Tile(16, 8),
     ),
-    "npu-in-mcu": Kind(
+    "npu-in-mcu": ProcessorKind(
         "an NPU inside a microcontroller, weights in external flash",
-        _NPU_IN_MCU, _spread(_NPU_IN_MCU, 0.6, 0.3), speed_spread=0.5, device_spread=0.15, noise=0.1,
+        _NPU_IN_MCU, _assign_spreads(_NPU_IN_MCU, 0.6, 0.3), speed_spread=0.5, device_spread=0.15, noise=0.1,
         tile=Tile(16, 8),
     ),
 }  # fmt: skip

@@ -12,18 +12,18 @@ from edgepipe.core.artifact import write_text
 from edgepipe.core.errors import InputError, did_you_mean
 from edgepipe.devices.latency import cross_validation, fit_domain, measurement_table
 from edgepipe.devices.latency import latency_fit as fits
-from edgepipe.devices.latency.cross_validation import HeldOut
-from edgepipe.devices.latency.latency_fit import Rates, Row
-from edgepipe.devices.latency.latency_record import FamilyError, Fit, HeldOutError
-from edgepipe.devices.latency.measurement_table import Measured, Rows
+from edgepipe.devices.latency.cross_validation import HeldOutPrediction
+from edgepipe.devices.latency.latency_fit import FitRow, Rates
+from edgepipe.devices.latency.latency_record import FamilyError, HeldOutError, LatencyFit
+from edgepipe.devices.latency.measurement_table import MeasuredLatency, MeasurementRows
 from edgepipe.devices.latency.processor_kinds import KINDS
 
-DIGITS = 4  # significant ones that are stored
+SIGNIFICANT_DIGITS = 4  # significant ones that are stored
 HEADER = "# Written by `edgepipe device fit`: what an operator costs, for a profile to inherit. Do not edit.\n"
 
 
 @dataclass(frozen=True)
-class Request:
+class FitRequest:
     """What to fit: a group of the table, with neighbours that share its structure."""
 
     target: str  # device and runtime, as `table.Measured.group`
@@ -33,7 +33,7 @@ class Request:
     dtype: Literal["int8", "float32"] = "int8"
     on_chip: int | None = None
     neighbours: Mapping[str, float] = field(default_factory=dict)  # group to clock
-    without: frozenset[str] = frozenset()  # families whose rows are left out
+    excluded_families: frozenset[str] = frozenset()  # families whose rows are left out
 
     @property
     def clocks(self) -> dict[str, float]:
@@ -42,15 +42,15 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Built:
+class DeviceFit:
     """A fit, its held-out predictions for the target, and the lines of the table that it could not use."""
 
-    fit: Fit
-    held_out: list[HeldOut]
-    left_out: list[str]
+    fit: LatencyFit
+    held_out_predictions: list[HeldOutPrediction]
+    skip_reasons: list[str]
 
 
-def build(path: Path, models: Path, request: Request) -> Built:
+def fit_table(path: Path, model_folder: Path, request: FitRequest) -> DeviceFit:
     """Fit the table at `path`, whose models are in the folder `models`.
 
     Raises:
@@ -58,103 +58,124 @@ def build(path: Path, models: Path, request: Request) -> Built:
     """
     if request.kind not in KINDS:
         raise InputError(f"unknown kind of processor '{request.kind}'{did_you_mean(request.kind, KINDS)}")
-    kind, measured = KINDS[request.kind], measurement_table.read(path)
-    found = usable(measured, models, request)
-    if not any(row.group == request.target for row in found.rows):
-        raise InputError(f"{path}: no model of '{request.target}' is at hand: {'; '.join(found.left_out[:3])}")
-    rates = fits.fit(kind, request.clocks, found.rows)[request.target]
-    held_out = cross_validation.leave_families_out(kind, request.clocks, found.rows)
-    return Built(_record(request, rates, found.rows, held_out), _of(request.target, held_out), found.left_out)
+    kind, table_lines = KINDS[request.kind], measurement_table.read(path)
+    usable_rows = select_rows(table_lines, model_folder, request)
+    if not any(row.group == request.target for row in usable_rows.rows):
+        raise InputError(
+            f"{path}: no model of '{request.target}' is at hand: {'; '.join(usable_rows.skip_reasons[:3])}"
+        )
+    rates = fits.fit(kind, request.clocks, usable_rows.rows)[request.target]
+    predictions = cross_validation.leave_families_out(kind, request.clocks, usable_rows.rows)
+    return DeviceFit(
+        _build_record(request, rates, usable_rows.rows, predictions),
+        _select_target(request.target, predictions),
+        usable_rows.skip_reasons,
+    )
 
 
-def usable(measured: Sequence[Measured], models: Path, request: Request) -> Rows:
+def select_rows(table_lines: Sequence[MeasuredLatency], model_folder: Path, request: FitRequest) -> MeasurementRows:
     """The rows of the target and its neighbours whose models are at hand, and why the others are left out."""
-    lines = [line for group in request.clocks for line in measurement_table.of_group(measured, group)]
-    wanted = [line for line in lines if line.family not in request.without]
-    found = measurement_table.rows(wanted, models, KINDS[request.kind].tile, request.on_chip)
-    asked = [f"line {line.line}: {line.model}: --without {line.family}" for line in lines if line not in wanted]
-    return Rows(found.rows, [*found.left_out, *asked])
+    lines = [line for group in request.clocks for line in measurement_table.select_group(table_lines, group)]
+    kept_lines = [line for line in lines if line.family not in request.excluded_families]
+    table_rows = measurement_table.build_rows(kept_lines, model_folder, KINDS[request.kind].tile, request.on_chip)
+    exclusion_reasons = [
+        f"line {line.line_number}: {line.model}: --without {line.family}" for line in lines if line not in kept_lines
+    ]
+    return MeasurementRows(table_rows.rows, [*table_rows.skip_reasons, *exclusion_reasons])
 
 
-def _of(target: str, held_out: Sequence[HeldOut]) -> list[HeldOut]:
-    return [one for one in held_out if one.row.group == target]
+def _select_target(target: str, predictions: Sequence[HeldOutPrediction]) -> list[HeldOutPrediction]:
+    return [prediction for prediction in predictions if prediction.row.group == target]
 
 
-def _record(request: Request, rates: Rates, rows: Sequence[Row], held_out: Sequence[HeldOut]) -> Fit:
-    own = [row for row in rows if row.group == request.target]
-    seen = fit_domain.of_rows(own, rates.features)
-    return Fit(
+def _build_record(
+    request: FitRequest, rates: Rates, rows: Sequence[FitRow], predictions: Sequence[HeldOutPrediction]
+) -> LatencyFit:
+    target_rows = [row for row in rows if row.group == request.target]
+    domain = fit_domain.build_domain(target_rows, rates.feature_names)
+    return LatencyFit(
         source=request.source,
         kind=request.kind,
         dtype=request.dtype,
         clock=request.clock,
         on_chip=request.on_chip,
-        points=len(own),
+        points=len(target_rows),
         neighbours=tuple(request.neighbours),
-        rates={name: _short(rate) for name, rate in zip(rates.features, rates.seconds, strict=True)},
-        covariance=tuple(tuple(_short(v) for v in row[: n + 1]) for n, row in enumerate(rates.covariance)),
+        rates={name: _round_digits(rate) for name, rate in zip(rates.feature_names, rates.seconds, strict=True)},
+        covariance=tuple(tuple(_round_digits(v) for v in row[: n + 1]) for n, row in enumerate(rates.covariance)),
         noise=rates.noise,
-        factor=_short(cross_validation.factor(_of(request.target, held_out) or held_out)),
-        rate=cross_validation.RATE,
-        error=_error(_of(request.target, held_out)),
-        operators=tuple(sorted(seen.operators)),
-        largest={name: _short(amount) for name, amount in seen.largest.items()},
-        seconds=seen.seconds,
+        factor=_round_digits(
+            cross_validation.interval_factor(_select_target(request.target, predictions) or predictions)
+        ),
+        rate=cross_validation.COVERAGE,
+        error=_held_out_error(_select_target(request.target, predictions)),
+        operators=tuple(sorted(domain.operators)),
+        largest={name: _round_digits(amount) for name, amount in domain.largest_amounts.items()},
+        seconds=domain.latency_range,
     )
 
 
-def _short(value: float) -> float:
-    return float(f"{float(value):.{DIGITS}g}")
+def _round_digits(number: float) -> float:
+    return float(f"{float(number):.{SIGNIFICANT_DIGITS}g}")
 
 
-def _error(held_out: Sequence[HeldOut]) -> HeldOutError | None:
-    if not held_out:
+def _held_out_error(predictions: Sequence[HeldOutPrediction]) -> HeldOutError | None:
+    if not predictions:
         return None
-    whole = cross_validation.errors(held_out)
-    families = {
-        family: cross_validation.errors([one for one in held_out if one.row.family == family])
-        for family in sorted({one.row.family for one in held_out})
+    overall_errors = cross_validation.summarize_errors(predictions)
+    errors_by_family = {
+        family: cross_validation.summarize_errors(
+            [prediction for prediction in predictions if prediction.row.family == family]
+        )
+        for family in sorted({prediction.row.family for prediction in predictions})
     }
     return HeldOutError(
-        points=whole.points,
-        median=_short(whole.median),
-        p90=_short(whole.p90),
-        worst=_short(whole.worst),
+        points=overall_errors.points,
+        median=_round_digits(overall_errors.median),
+        p90=_round_digits(overall_errors.p90),
+        worst=_round_digits(overall_errors.worst),
         families={
-            family: FamilyError(points=found.points, median=_short(found.median), worst=_short(found.worst))
-            for family, found in families.items()
+            family: FamilyError(
+                points=family_errors.points,
+                median=_round_digits(family_errors.median),
+                worst=_round_digits(family_errors.worst),
+            )
+            for family, family_errors in errors_by_family.items()
         },
     )
 
 
 @dataclass(frozen=True)
-class Carried:
+class MeasuredTransfer:
     """One factor from a fitted device to another one, and how far single models stray from it."""
 
     scale: float
-    error: float  # standard deviation of the logarithm
+    deviation: float  # standard deviation of the logarithm
     points: int
 
 
-def carry(fit: Fit, path: Path, models: Path, target: str, clock: float) -> Carried:
+def measure_transfer(fit: LatencyFit, path: Path, model_folder: Path, target: str, clock: float) -> MeasuredTransfer:
     """The factor that takes what `fit` predicts at `clock` to the measurements of `target`.
 
     Raises:
         InputError: as `build`.
     """
     kind = KINDS[fit.kind]
-    found = measurement_table.rows(
-        measurement_table.of_group(measurement_table.read(path), target), models, kind.tile, fit.on_chip
+    table_rows = measurement_table.build_rows(
+        measurement_table.select_group(measurement_table.read(path), target), model_folder, kind.tile, fit.on_chip
     )
-    if not found.rows:
-        raise InputError(f"{path}: no model of '{target}' is at hand: {'; '.join(found.left_out[:3])}")
+    if not table_rows.rows:
+        raise InputError(f"{path}: no model of '{target}' is at hand: {'; '.join(table_rows.skip_reasons[:3])}")
     prices = np.array(list(fit.rates.values())) * fit.clock / clock
-    ratios = [np.log(row.seconds / (prices @ fits.vector(kind.features, row.features))) for row in found.rows]
-    strays = float(np.std(ratios, ddof=1)) if len(ratios) > 1 else 0.0
-    return Carried(_short(np.exp(np.median(ratios))), _short(strays), len(ratios))
+    ratios = [
+        np.log(row.seconds / (prices @ fits.feature_vector(kind.feature_names, row.features)))
+        for row in table_rows.rows
+    ]
+    deviation = float(np.std(ratios, ddof=1)) if len(ratios) > 1 else 0.0
+    return MeasuredTransfer(_round_digits(np.exp(np.median(ratios))), _round_digits(deviation), len(ratios))
 
 
-def write(fit: Fit, target: Path) -> None:
+def write(fit: LatencyFit, target: Path) -> None:
     """The part of a profile, for others to `inherit`."""
     latency = {"evidence": "estimated", "by": "fit", "fit": fit.model_dump(mode="json", exclude_none=True)}
     document = {"abstract": True, "latency": latency}

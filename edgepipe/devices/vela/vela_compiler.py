@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgepipe.core import references
-from edgepipe.core.artifact import Artifact, Kind, json_digest, write_bytes
-from edgepipe.core.cache import Cache, DamagedError, default_root
-from edgepipe.core.cost import measured
+from edgepipe.core.artifact import Artifact, ArtifactKind, json_digest, write_bytes
+from edgepipe.core.cache import Cache, DamagedEntryError, default_root
+from edgepipe.core.cost import measure_cost
 from edgepipe.core.errors import InputError, StorageError, ToolError
 from edgepipe.core.outcome import Outcome
 from edgepipe.devices.device_profile import Device
 from edgepipe.devices.vela import vela_output
-from edgepipe.devices.vela.vela_output import COMPILED
-from edgepipe.devices.vela.vela_result import Compiled, Settings
-from edgepipe.devices.vela.vela_worker import MODEL
+from edgepipe.devices.vela.vela_output import COMPILED_FILE
+from edgepipe.devices.vela.vela_result import VelaCompilation, VelaSettings
+from edgepipe.devices.vela.vela_worker import MODEL_FILE
 from edgepipe.tflite import child_process
 from edgepipe.tflite.model import Model
 
@@ -26,7 +26,7 @@ PACKAGE = "ethos-u-vela"
 WORKER = "edgepipe.devices.vela.vela_worker"
 REMEDY = "pip install 'edgepipe[npu]'"
 TIMEOUT = 300.0  # the largest models at hand take 2 s
-RESULT = "vela.json"
+RESULT_FILE = "vela.json"
 
 
 class RefusedError(InputError):
@@ -34,29 +34,33 @@ class RefusedError(InputError):
 
 
 @dataclass(frozen=True)
-class Made:
+class CompiledModel:
     """A compiled model: what Vela told, the file's bytes, and whether the cache had it."""
 
-    result: Compiled
+    compilation: VelaCompilation
     content: bytes
-    cached: bool
+    from_cache: bool
     note: str = ""  # why it could not be kept
 
 
-def missing() -> str:
+def unavailable_reason() -> str:
     """Why Vela cannot run here, with the remedy; empty when it can."""
-    return "" if references.version(PACKAGE) != "absent" else f"the package {PACKAGE} is not installed: {REMEDY}"
+    return (
+        "" if references.installed_version(PACKAGE) != "absent" else f"the package {PACKAGE} is not installed: {REMEDY}"
+    )
 
 
-def settings(device: Device) -> Settings | None:
+def device_settings(device: Device) -> VelaSettings | None:
     """What Vela is told about the accelerator of `device`; None if it has none that Vela compiles for."""
     vela = device.system.npu.vela if device.system.npu is not None else None
     if vela is None:
         return None
-    return Settings(accelerator=vela.accelerator, system_config=vela.system_config, memory_mode=vela.memory_mode)
+    return VelaSettings(accelerator=vela.accelerator, system_config=vela.system_config, memory_mode=vela.memory_mode)
 
 
-def compiled(model: Model, to: Settings, cache: Cache | None = None, timeout: float = TIMEOUT) -> Made:
+def compile_model(
+    model: Model, settings: VelaSettings, cache: Cache | None = None, timeout: float = TIMEOUT
+) -> CompiledModel:
     """Compile `model` for `to`, or take it from the cache; None stands for the default cache.
 
     Raises:
@@ -64,93 +68,97 @@ def compiled(model: Model, to: Settings, cache: Cache | None = None, timeout: fl
         InputError: the settings do not exist or do not go together.
         ToolError: Vela is not installed.
     """
-    reason = missing()
+    reason = unavailable_reason()
     if reason:
         raise ToolError(reason)
-    kept = cache or Cache(default_root())
+    model_cache = cache or Cache(default_root())
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(kept.held())
+            stack.enter_context(model_cache.shared_lock())
         except StorageError as error:
-            return _in_passing(model, to, timeout, f"what Vela made was not kept, so it runs again next time: {error}")
-        return _kept(model, to, kept, timeout)
+            return _compile_uncached(
+                model, settings, timeout, f"what Vela made was not kept, so it runs again next time: {error}"
+            )
+        return _compile_cached(model, settings, model_cache, timeout)
 
 
-def _kept(model: Model, to: Settings, cache: Cache, timeout: float) -> Made:
-    key = _key(model, to)
-    found = _found(cache, key)
-    if found is not None:
-        return found
+def _compile_cached(model: Model, settings: VelaSettings, cache: Cache, timeout: float) -> CompiledModel:
+    key = _cache_key(model, settings)
+    cached_model = _find_cached(cache, key)
+    if cached_model is not None:
+        return cached_model
     with cache.workspace() as folder:
-        with measured() as meter:
-            made = _made(model, to, folder, timeout)
-        artifact = Artifact.of(Kind.VELA, folder / COMPILED)
-        cache.put(folder, key, f"vela {to.accelerator}", artifact, Outcome(), meter.cost)
-    return made
+        with measure_cost() as meter:
+            compiled_model = _compile_into(model, settings, folder, timeout)
+        artifact = Artifact.from_path(ArtifactKind.VELA, folder / COMPILED_FILE)
+        cache.store(folder, key, f"vela {settings.accelerator}", artifact, Outcome(), meter.cost)
+    return compiled_model
 
 
-def _found(cache: Cache, key: str) -> Made | None:
+def _find_cached(cache: Cache, key: str) -> CompiledModel | None:
     try:
-        stored = cache.find(key)
-    except DamagedError:
+        cache_entry = cache.find(key)
+    except DamagedEntryError:
         cache.discard(key)  # it is made again, as if it had never been there
         return None
-    if stored is None:
+    if cache_entry is None:
         return None
-    text = (stored.artifact.path.parent / RESULT).read_text(encoding="utf-8")
-    return Made(Compiled.model_validate_json(text), stored.artifact.path.read_bytes(), cached=True)
+    text = (cache_entry.artifact.path.parent / RESULT_FILE).read_text(encoding="utf-8")
+    return CompiledModel(
+        VelaCompilation.model_validate_json(text), cache_entry.artifact.path.read_bytes(), from_cache=True
+    )
 
 
-def _in_passing(model: Model, to: Settings, timeout: float, note: str) -> Made:
+def _compile_uncached(model: Model, settings: VelaSettings, timeout: float, note: str) -> CompiledModel:
     with tempfile.TemporaryDirectory(prefix="edgepipe-") as folder:
-        made = _made(model, to, Path(folder), timeout)
-    return Made(made.result, made.content, cached=False, note=note)
+        compiled_model = _compile_into(model, settings, Path(folder), timeout)
+    return CompiledModel(compiled_model.compilation, compiled_model.content, from_cache=False, note=note)
 
 
-def _made(model: Model, to: Settings, folder: Path, timeout: float) -> Made:
+def _compile_into(model: Model, settings: VelaSettings, folder: Path, timeout: float) -> CompiledModel:
     """Run Vela and leave the compiled model and `vela.json` in `folder`, nothing else."""
-    version = references.version(PACKAGE)
-    with _aside(folder) as inner:
-        (inner / MODEL).write_bytes(model.content)
-        _run(model, to, inner, timeout, version)
+    version = references.installed_version(PACKAGE)
+    with _scratch_folder(folder) as scratch:
+        (scratch / MODEL_FILE).write_bytes(model.content)
+        _run(model, settings, scratch, timeout, version)
         try:
-            result = vela_output.read(inner, model, to, version)
+            compilation = vela_output.read(scratch, model, settings, version)
         except vela_output.UnknownFormatError as error:
-            raise RefusedError(f"{model.path.name} for {to.accelerator}: {error}") from None
-        content = (inner / COMPILED).read_bytes()
-    write_bytes(folder / COMPILED, content)
-    write_bytes(folder / RESULT, result.model_dump_json(indent=1).encode())
-    return Made(result, content, cached=False)
+            raise RefusedError(f"{model.path.name} for {settings.accelerator}: {error}") from None
+        content = (scratch / COMPILED_FILE).read_bytes()
+    write_bytes(folder / COMPILED_FILE, content)
+    write_bytes(folder / RESULT_FILE, compilation.model_dump_json(indent=1).encode())
+    return CompiledModel(compilation, content, from_cache=False)
 
 
 @contextlib.contextmanager
-def _aside(folder: Path) -> Iterator[Path]:
-    inner = folder / "vela"
-    inner.mkdir()
+def _scratch_folder(folder: Path) -> Iterator[Path]:
+    scratch = folder / "vela"
+    scratch.mkdir()
     try:
-        yield inner
+        yield scratch
     finally:
-        shutil.rmtree(inner, ignore_errors=True)
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _run(model: Model, to: Settings, folder: Path, timeout: float, version: str) -> None:
-    who = f"Vela {version} for {to.accelerator} on {model.path.name}"
-    request = {"folder": str(folder), **to.model_dump()}
+def _run(model: Model, settings: VelaSettings, folder: Path, timeout: float, version: str) -> None:
+    job = f"Vela {version} for {settings.accelerator} on {model.path.name}"
+    request = {"folder": str(folder), **settings.model_dump()}
     try:
-        answer = child_process.run(WORKER, request, timeout, who)
+        answer = child_process.run(WORKER, request, timeout, job)
     except child_process.ChildError as error:
-        raise RefusedError(f"{who}: {error}" if error.refused else str(error)) from None
+        raise RefusedError(f"{job}: {error}" if error.is_refusal else str(error)) from None
     if "wrong_settings" in answer:
-        raise InputError(f"Vela {version} does not take the settings {to.text()}: {answer['wrong_settings']}")
+        raise InputError(f"Vela {version} does not take the settings {settings.text()}: {answer['wrong_settings']}")
 
 
-def _key(model: Model, to: Settings) -> str:
+def _cache_key(model: Model, settings: VelaSettings) -> str:
     return json_digest(
         {
             "what": "vela",
             "model": hashlib.sha256(model.content).hexdigest(),
-            "settings": to.model_dump(),
-            "version": references.version(PACKAGE),
-            "source": references.digest(__name__),
+            "settings": settings.model_dump(),
+            "version": references.installed_version(PACKAGE),
+            "source": references.source_digest(__name__),
         }
     )

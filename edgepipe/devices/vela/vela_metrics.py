@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from edgepipe.core import units
 from edgepipe.core.cache import Cache
 from edgepipe.core.errors import InputError
-from edgepipe.core.metric import Evidence, Finding, Metric, exact, unavailable
+from edgepipe.core.metric import Evidence, Finding, Metric, exact_metric, unavailable_metric
 from edgepipe.core.units import Dimension
 from edgepipe.devices.device_profile import Device, Npu
 from edgepipe.devices.vela import vela_compiler
 from edgepipe.devices.vela.vela_compiler import RefusedError
-from edgepipe.devices.vela.vela_result import Compiled, Placement
+from edgepipe.devices.vela.vela_result import VelaCompilation, VelaPlacement
 from edgepipe.tflite.model import Model
 
-SHOWN = 8  # operators that the text of a metric names; `details` names all
-UNITS = {
+MAX_LISTED_OPERATORS = 8  # operators that the text of a metric names; `details` names all
+UNIT_BY_METRIC = {
     "latency": Dimension.SECONDS,
     "ram": Dimension.BYTES,
     "flash": Dimension.BYTES,
@@ -24,52 +24,57 @@ UNITS = {
 
 
 @dataclass(frozen=True)
-class Told:
+class VelaAnalysis:
     """What Vela told about a model on one device; without `compiled` the reason says why it told nothing."""
 
     device: Device
     npu: Npu
-    compiled: Compiled | None
+    compilation: VelaCompilation | None
     reason: str = ""
-    crashed: Finding | None = None
+    refusal: Finding | None = None
     note: str = ""  # why the result could not be kept
 
     def metric(self, name: str) -> Metric:
         """`latency`, `ram`, `flash` or `npu_operators`; unavailable with the reason where Vela gave none."""
-        if self.compiled is None:
-            return unavailable(name, UNITS[name], self.reason, self.device.name)
-        taken = {"latency": _latency, "ram": _ram, "flash": _flash, "npu_operators": _npu_operators}
-        return taken[name](self.compiled, self.device, self.npu)
+        if self.compilation is None:
+            return unavailable_metric(name, UNIT_BY_METRIC[name], self.reason, self.device.name)
+        metric_functions = {
+            "latency": _latency_metric,
+            "ram": _ram_metric,
+            "flash": _flash_metric,
+            "npu_operators": _npu_share_metric,
+        }
+        return metric_functions[name](self.compilation, self.device, self.npu)
 
-    def seconds(self) -> dict[str, float]:
+    def operator_seconds(self) -> dict[str, float]:
         """What each operator on the NPU takes, by its place; those that Vela merges count for the one it names."""
-        if self.compiled is None:
+        if self.compilation is None:
             return {}
-        clock, found = self.npu.clock or self.compiled.clock, Counter[str]()
-        for layer in self.compiled.layers:
-            found[layer.operator] += layer.cycles
-        return {place: cycles / clock for place, cycles in found.items()}
+        clock, cycles_by_operator = self.npu.clock or self.compilation.clock, Counter[str]()
+        for layer in self.compilation.layers:
+            cycles_by_operator[layer.operator] += layer.cycles
+        return {operator_label: cycles / clock for operator_label, cycles in cycles_by_operator.items()}
 
     @property
-    def fallbacks(self) -> list[Finding]:
+    def fallback_findings(self) -> list[Finding]:
         """One finding for each operator that the NPU does not run."""
-        placements = self.compiled.fallbacks if self.compiled is not None else ()
-        return [_finding(placement, self.device, self.npu) for placement in placements]
+        placements = self.compilation.fallbacks if self.compilation is not None else ()
+        return [_fallback_finding(placement, self.device, self.npu) for placement in placements]
 
 
-def ask(model: Model, device: Device, cache: Cache | None = None) -> Told:
+def analyze(model: Model, device: Device, cache: Cache | None = None) -> VelaAnalysis:
     """Compile `model` for `device`, which must have `system.npu.vela`, or take the result from the cache.
 
     Raises:
         InputError: the profile names settings that Vela does not know or that do not go together; it is named.
     """
-    npu, to = device.system.npu, vela_compiler.settings(device)
+    npu, settings = device.system.npu, vela_compiler.device_settings(device)
     assert npu is not None, "only asked for devices with an NPU"
-    assert to is not None, "only asked for devices with `system.npu.vela`"
-    if reason := vela_compiler.missing():
-        return Told(device, npu, None, reason)
+    assert settings is not None, "only asked for devices with `system.npu.vela`"
+    if reason := vela_compiler.unavailable_reason():
+        return VelaAnalysis(device, npu, None, reason)
     try:
-        made = vela_compiler.compiled(model, to, cache)
+        compiled_model = vela_compiler.compile_model(model, settings, cache)
     except RefusedError as error:
         finding = Finding(
             rule="vela",
@@ -77,130 +82,138 @@ def ask(model: Model, device: Device, cache: Cache | None = None) -> Told:
             observed=str(error),
             suggestion="it cannot be deployed there with this version; try another, or replace the operators it lacks",
         )
-        return Told(device, npu, None, str(error), finding)
+        return VelaAnalysis(device, npu, None, str(error), finding)
     except InputError as error:
         raise InputError(f"device '{device.name}': {error}") from None
-    return Told(device, npu, made.result, note=made.note)
+    return VelaAnalysis(device, npu, compiled_model.compilation, note=compiled_model.note)
 
 
-def _latency(compiled: Compiled, device: Device, npu: Npu) -> Metric:
+def _latency_metric(compilation: VelaCompilation, device: Device, npu: Npu) -> Metric:
     """Seconds = cycles / clock + invoke. The clock is the profile's, else that of Vela's system configuration."""
-    if reason := _no_time(compiled, device):
-        return unavailable("latency", Dimension.SECONDS, reason, device.name)
-    clock = npu.clock or compiled.clock
+    if reason := _untimed_reason(compilation, device):
+        return unavailable_metric("latency", Dimension.SECONDS, reason, device.name)
+    clock = npu.clock or compilation.clock
     invoke = npu.vela.invoke if npu.vela is not None else 0.0
     return Metric(
         name="latency",
-        value=compiled.cycles / clock + invoke,
+        value=compilation.cycles / clock + invoke,
         unit=Dimension.SECONDS,
         evidence=Evidence.SIMULATED,
         device=device.name,
-        how=_how(compiled, device, clock, invoke),
+        how=_explain_latency(compilation, device, clock, invoke),
         details={
-            "cycles": compiled.cycles,
-            "npu_cycles": compiled.npu_cycles,
+            "cycles": compilation.cycles,
+            "npu_cycles": compilation.npu_cycles,
             "clock": clock,
             "invoke": invoke,
-            "fallbacks": ", ".join(placement.place for placement in compiled.fallbacks),
-            **{f"{memory.name} cycles": memory.cycles for memory in compiled.memories if memory.traffic},
-            "version": compiled.version,
+            "fallbacks": ", ".join(placement.place for placement in compilation.fallbacks),
+            **{f"{memory.name} cycles": memory.cycles for memory in compilation.memories if memory.traffic},
+            "version": compilation.version,
         },
     )
 
 
-def _no_time(compiled: Compiled, device: Device) -> str:
-    if compiled.subgraphs > 1:
+def _untimed_reason(compilation: VelaCompilation, device: Device) -> str:
+    if compilation.subgraphs > 1:
         return (
-            f"the model has {compiled.subgraphs} subgraphs (loops or branches): Vela counts the cycles of the last "
+            f"the model has {compilation.subgraphs} subgraphs (loops or branches): Vela counts the cycles of the last "
             "alone, and how often a loop runs is not in the file; unroll the loop"
         )
-    if len(compiled.fallbacks) == len(compiled.placements):
+    if len(compilation.fallbacks) == len(compilation.placements):
         return f"no operator of the model runs on the NPU, and nothing here times the {device.system.core}"
     return ""
 
 
-def _how(compiled: Compiled, device: Device, clock: float, invoke: float) -> str:
-    parts = [f"{compiled.cycles:,} cycles at {units.show(clock, Dimension.FREQUENCY)} by {_by(compiled)}"]
-    if clock != compiled.clock:
-        parts.append(f"whose memories are modelled for {units.show(compiled.clock, Dimension.FREQUENCY)}")
-    parts.append(f"plus {units.show(invoke, Dimension.SECONDS)} to invoke" if invoke else "the invocation not counted")
-    if compiled.fallbacks:
-        parts.append(f"NOT in it: the time of {_named(compiled.fallbacks)} on the {device.system.core}")
-    return "; ".join(parts)
+def _explain_latency(compilation: VelaCompilation, device: Device, clock: float, invoke: float) -> str:
+    clauses = [
+        f"{compilation.cycles:,} cycles at {units.show(clock, Dimension.FREQUENCY)} by {_describe_cycle_model(compilation)}"
+    ]
+    if clock != compilation.clock:
+        clauses.append(f"whose memories are modelled for {units.show(compilation.clock, Dimension.FREQUENCY)}")
+    clauses.append(
+        f"plus {units.show(invoke, Dimension.SECONDS)} to invoke" if invoke else "the invocation not counted"
+    )
+    if compilation.fallbacks:
+        clauses.append(f"NOT in it: the time of {_list_operators(compilation.fallbacks)} on the {device.system.core}")
+    return "; ".join(clauses)
 
 
-def _by(compiled: Compiled) -> str:
-    return f"the cycle model of Vela {compiled.version} ({compiled.settings.text()})"
+def _describe_cycle_model(compilation: VelaCompilation) -> str:
+    return f"the cycle model of Vela {compilation.version} ({compilation.settings.text()})"
 
 
-def _named(placements: tuple[Placement, ...]) -> str:
-    more = f" and {len(placements) - SHOWN} more" if len(placements) > SHOWN else ""
-    return ", ".join(placement.place for placement in placements[:SHOWN]) + more
+def _list_operators(placements: tuple[VelaPlacement, ...]) -> str:
+    suffix = f" and {len(placements) - MAX_LISTED_OPERATORS} more" if len(placements) > MAX_LISTED_OPERATORS else ""
+    return ", ".join(placement.place for placement in placements[:MAX_LISTED_OPERATORS]) + suffix
 
 
-def _ram(compiled: Compiled, device: Device, npu: Npu) -> Metric:
+def _ram_metric(compilation: VelaCompilation, device: Device, npu: Npu) -> Metric:
     """Bytes of SRAM and DRAM at the peak. What Vela keeps in DRAM holds the weights too."""
-    if compiled.subgraphs > 1:
-        reason = f"the model has {compiled.subgraphs} subgraphs, and Vela tells the memory of the last alone"
-        return unavailable("ram", Dimension.BYTES, reason, device.name)
-    if len(compiled.fallbacks) == len(compiled.placements):
+    if compilation.subgraphs > 1:
+        reason = f"the model has {compilation.subgraphs} subgraphs, and Vela tells the memory of the last alone"
+        return unavailable_metric("ram", Dimension.BYTES, reason, device.name)
+    if len(compilation.fallbacks) == len(compilation.placements):
         reason = f"no operator of the model runs on {npu.name}: Vela places no tensor of it"
-        return unavailable("ram", Dimension.BYTES, reason, device.name)
-    sram, dram = compiled.used("SRAM"), compiled.used("DRAM")
-    where = f" ({units.show(sram, Dimension.BYTES)} SRAM, {units.show(dram, Dimension.BYTES)} DRAM)" if dram else ""
-    weights = "; the weights lie in DRAM and are counted" if dram else "; the weights stay in flash"
+        return unavailable_metric("ram", Dimension.BYTES, reason, device.name)
+    sram, dram = compilation.peak_bytes("SRAM"), compilation.peak_bytes("DRAM")
+    split = f" ({units.show(sram, Dimension.BYTES)} SRAM, {units.show(dram, Dimension.BYTES)} DRAM)" if dram else ""
+    weights_note = "; the weights lie in DRAM and are counted" if dram else "; the weights stay in flash"
     return Metric(
         name="ram",
         value=sram + dram,
         unit=Dimension.BYTES,
         evidence=Evidence.SIMULATED,
         device=device.name,
-        how=f"memory at the peak{where} as Vela {compiled.version} places tensors{weights}; the runtime's own "
+        how=f"memory at the peak{split} as Vela {compilation.version} places tensors{weights_note}; the runtime's own "
         "structures are not in it",
-        details={"sram": sram, "dram": dram, "version": compiled.version},
+        details={"sram": sram, "dram": dram, "version": compilation.version},
     )
 
 
-def _flash(compiled: Compiled, device: Device, npu: Npu) -> Metric:
-    how = f"bytes of the .tflite that Vela {compiled.version} compiles for {compiled.settings.accelerator}"
+def _flash_metric(compilation: VelaCompilation, device: Device, npu: Npu) -> Metric:
+    explanation = (
+        f"bytes of the .tflite that Vela {compilation.version} compiles for {compilation.settings.accelerator}"
+    )
     return Metric(
         name="flash",
-        value=compiled.size,
+        value=compilation.size,
         unit=Dimension.BYTES,
         evidence=Evidence.SIMULATED,
         device=device.name,
-        how=f"{how}; the runtime's own code is not in it",
+        how=f"{explanation}; the runtime's own code is not in it",
         details={
-            "weights": compiled.encoded_weights,
-            "weights_before": compiled.original_weights,
-            "version": compiled.version,
+            "weights": compilation.encoded_weights,
+            "weights_before": compilation.original_weights,
+            "version": compilation.version,
         },
     )
 
 
-def _npu_operators(compiled: Compiled, device: Device, npu: Npu) -> Metric:
+def _npu_share_metric(compilation: VelaCompilation, device: Device, npu: Npu) -> Metric:
     """The share of the model's operators that run on the NPU, those that Vela folds into others among them."""
-    of, left = len(compiled.placements), compiled.fallbacks
-    if not of:
-        return unavailable("npu_operators", Dimension.FRACTION, "the model has no operators", device.name)
-    how = f"{of - len(left)} of {of} operators, as Vela {compiled.version} compiles the model"
-    how += f"; on the {device.system.core}: {_named(left)}" if left else ""
-    return exact("npu_operators", (of - len(left)) / of, Dimension.FRACTION, how, device.name)
+    total, fallbacks = len(compilation.placements), compilation.fallbacks
+    if not total:
+        return unavailable_metric("npu_operators", Dimension.FRACTION, "the model has no operators", device.name)
+    explanation = f"{total - len(fallbacks)} of {total} operators, as Vela {compilation.version} compiles the model"
+    explanation += f"; on the {device.system.core}: {_list_operators(fallbacks)}" if fallbacks else ""
+    return exact_metric("npu_operators", (total - len(fallbacks)) / total, Dimension.FRACTION, explanation, device.name)
 
 
-def _finding(placement: Placement, device: Device, npu: Npu) -> Finding:
-    runs = f"it runs on the {device.system.core}"
+def _fallback_finding(placement: VelaPlacement, device: Device, npu: Npu) -> Finding:
+    consequence = f"it runs on the {device.system.core}"
     if device.operators is not None and placement.operator not in (*device.operators, *device.custom_operators):
-        runs = f"and {device.runtime.name} has no kernel for it on the {device.system.core}: the model does not run"
+        consequence = (
+            f"and {device.runtime.name} has no kernel for it on the {device.system.core}: the model does not run"
+        )
     return Finding(
         rule="npu-fallback",
         place=placement.place,
-        observed=f"{device.name}: Vela leaves it to the core: {placement.reason}; {runs}",
-        suggestion=_suggestion(placement, npu),
+        observed=f"{device.name}: Vela leaves it to the core: {placement.reason}; {consequence}",
+        suggestion=_suggest_change(placement, npu),
     )
 
 
-def _suggestion(placement: Placement, npu: Npu) -> str:
+def _suggest_change(placement: VelaPlacement, npu: Npu) -> str:
     if "Float32" in placement.reason or placement.operator == "DEQUANTIZE":
         return "convert to full-integer int8, inputs and outputs included"
     if "Unsupported opType" in placement.reason:

@@ -7,7 +7,7 @@ from pydantic import Field
 from edgepipe.core.metric import Record
 
 
-class Settings(Record):
+class VelaSettings(Record):
     """What Vela is told besides the model: names of its own configuration file, Arm/vela.ini."""
 
     accelerator: str = Field(description="for example ethos-u55-128")
@@ -19,7 +19,7 @@ class Settings(Record):
         return f"{self.accelerator}, {self.system_config}, {self.memory_mode}"
 
 
-class Memory(Record):
+class VelaMemory(Record):
     """One memory as Vela models it."""
 
     name: str = Field(description="SRAM, DRAM, on-chip flash or off-chip flash")
@@ -29,7 +29,7 @@ class Memory(Record):
     cycles: int = Field(description="NPU cycles that the accesses take")
 
 
-class Layer(Record):
+class VelaLayer(Record):
     """One operation of the NPU; an operator of the model may become several, several may become one."""
 
     operator: str = Field(description="the operator of the model it comes from, for example `CONV_2D #3`")
@@ -44,7 +44,7 @@ class Layer(Record):
     utilisation: float = Field(description="macs / (cycles * macs per cycle), a fraction")
 
 
-class Placement(Record):
+class VelaPlacement(Record):
     """Where one operator of the model runs."""
 
     place: str = Field(description="the operator, for example `SOFTMAX #12`")
@@ -53,11 +53,11 @@ class Placement(Record):
     reason: str = Field(default="", description="Vela's own words on why it runs on the CPU")
 
 
-class Compiled(Record):
+class VelaCompilation(Record):
     """One model compiled for one accelerator."""
 
     version: str = Field(description="of the package ethos-u-vela")
-    settings: Settings
+    settings: VelaSettings
     clock: float = Field(description="of the NPU in the system configuration, in hertz")
     cycles: int = Field(description="of the NPU for one inference, memory accesses included, by Vela's model")
     subgraphs: int = Field(description="of the model; with more than one, the cycles are those of the last alone")
@@ -66,15 +66,15 @@ class Compiled(Record):
     size: int = Field(description="bytes of the compiled .tflite")
     original_weights: int = Field(description="bytes of the weights before Vela encodes them")
     encoded_weights: int = Field(description="bytes of the weights as the NPU reads them")
-    memories: tuple[Memory, ...]
-    layers: tuple[Layer, ...]
-    placements: tuple[Placement, ...] = Field(description="one for each operator of the model, in its order")
+    memories: tuple[VelaMemory, ...]
+    layers: tuple[VelaLayer, ...]
+    placements: tuple[VelaPlacement, ...] = Field(description="one for each operator of the model, in its order")
 
     @property
-    def fallbacks(self) -> tuple[Placement, ...]:
+    def fallbacks(self) -> tuple[VelaPlacement, ...]:
         """The operators that the NPU does not run."""
         return tuple(placement for placement in self.placements if placement.runs_on == "CPU")
 
-    def used(self, name: str) -> int:
+    def peak_bytes(self, name: str) -> int:
         """Bytes of the memory `name` that are in use at the peak, 0 if Vela models no such memory."""
         return sum(memory.used for memory in self.memories if memory.name == name)

@@ -12,10 +12,10 @@ from edgepipe.core.errors import InputError
 from edgepipe.tflite import child_process
 from edgepipe.tflite.child_process import Json
 
-MODEL, LOG = "model.tflite", "log.txt"
+MODEL_FILE, LOG_FILE = "model.tflite", "log.txt"
 
 
-def work(request: Json) -> Json:
+def handle_request(request: Json) -> Json:
     """Compile `model.tflite` of `folder` for `accelerator`, `system_config` and `memory_mode`.
 
     Returns:
@@ -26,9 +26,11 @@ def work(request: Json) -> Json:
     from ethosu.vela.errors import CliOptionError, ConfigOptionError, VelaError
 
     if request["accelerator"] not in Accelerator.member_list():
-        return {"wrong_settings": f"no accelerator '{request['accelerator']}'; allowed: {_listed(Accelerator)}"}
+        return {
+            "wrong_settings": f"no accelerator '{request['accelerator']}'; allowed: {_list_accelerators(Accelerator)}"
+        }
     folder = Path(request["folder"])
-    _to_file(folder / LOG)
+    _redirect_stdout(folder / LOG_FILE)
     try:
         status = vela.main(_arguments(request, folder))
     except (CliOptionError, ConfigOptionError) as error:
@@ -40,26 +42,26 @@ def work(request: Json) -> Json:
     return {}
 
 
-def _listed(accelerators: object) -> str:
+def _list_accelerators(accelerators: object) -> str:
     return ", ".join(accelerators.member_list())  # type: ignore[attr-defined]  # Vela has no types
 
 
 def _arguments(request: Json, folder: Path) -> list[str]:
-    named = {name: request[name] for name in ("system_config", "memory_mode")}
-    options = [text for name, value in named.items() for text in (f"--{name.replace('_', '-')}", value)]
+    settings = {name: request[name] for name in ("system_config", "memory_mode")}
+    options = [text for name, setting in settings.items() for text in (f"--{name.replace('_', '-')}", setting)]
     return [
-        str(folder / MODEL), "--output-dir", str(folder), "--config", "Arm/vela.ini",
+        str(folder / MODEL_FILE), "--output-dir", str(folder), "--config", "Arm/vela.ini",
         "--accelerator-config", request["accelerator"], *options, "--verbose-performance", "--enable-debug-db",
     ]  # fmt: skip
 
 
-def _to_file(path: Path) -> None:
+def _redirect_stdout(path: Path) -> None:
     """Send what this process writes to stdout, C++ included, into `path`; a crash's last words stay on stderr."""
     sys.stdout.flush()
-    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    os.dup2(log, 1)
-    os.close(log)
+    log_descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    os.dup2(log_descriptor, 1)
+    os.close(log_descriptor)
 
 
 if __name__ == "__main__":
-    child_process.serve(work)
+    child_process.serve(handle_request)

@@ -2,9 +2,9 @@
 
 from typing import ClassVar, final
 
-from edgepipe.core.artifact import Artifact, Kind
+from edgepipe.core.artifact import Artifact, ArtifactKind
 from edgepipe.core.outcome import Outcome
-from edgepipe.data.splits import FITTING
+from edgepipe.data.splits import FITTING_SPLITS
 from edgepipe.stages.context import StageContext
 from edgepipe.stages.convert.convert_options import ConvertOptions
 
@@ -13,17 +13,20 @@ from edgepipe.stages.convert.convert_options import ConvertOptions
 class Convert(ConvertOptions):
     """Convert to TFLite: integers calibrated on representative samples, weights alone, float, or a mix of types."""
 
-    accepts: ClassVar = dict.fromkeys((Kind.KERAS, Kind.FLOAT, Kind.QAT, Kind.SAVED_MODEL, Kind.TFLITE), Kind.TFLITE)
-    splits: ClassVar = FITTING
+    accepts: ClassVar = dict.fromkeys(
+        (ArtifactKind.KERAS, ArtifactKind.FLOAT, ArtifactKind.QAT, ArtifactKind.SAVED_MODEL, ArtifactKind.TFLITE),
+        ArtifactKind.TFLITE,
+    )
+    splits: ClassVar = FITTING_SPLITS
     tools: ClassVar = ("tensorflow", "keras", "tf_keras", "tensorflow-model-optimization", "ai-edge-litert", "numpy",
                             "zstandard", "litert-quantizer")  # fmt: skip
 
     def run(self, context: StageContext) -> tuple[Artifact, Outcome]:
         """Convert, then count and measure the .tflite."""
         from edgepipe.stages.convert import conversion_steps, convert_outcome
-        from edgepipe.training.training_loop import seeded
+        from edgepipe.training.training_loop import set_seeds
 
-        seeded(context.seed)
+        set_seeds(context.seed)
         samples = conversion_steps.draw_samples(self, context)
         source = conversion_steps.open_source(self, context, samples)
         converted = conversion_steps.convert(self, context, source, samples)

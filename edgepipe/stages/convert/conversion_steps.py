@@ -7,24 +7,24 @@ from edgepipe.compress.conversion import ConvertedModel
 from edgepipe.compress.schemes import SCHEMES
 from edgepipe.compress.source_model import SourceModel
 from edgepipe.core.arrays import Arrays
-from edgepipe.core.artifact import Artifact, Kind, write_bytes, write_text
+from edgepipe.core.artifact import Artifact, ArtifactKind, write_bytes, write_text
 from edgepipe.core.errors import InputError
-from edgepipe.data.splits import representative
+from edgepipe.data.splits import draw_representative
 from edgepipe.stages import model_io
 from edgepipe.stages.context import StageContext
-from edgepipe.tflite.metadata import with_preprocessing
+from edgepipe.tflite.metadata import embed_preprocessing
 
 if TYPE_CHECKING:
     from edgepipe.compress.mixed_precision import QualityTarget
-    from edgepipe.compress.quantizer.quantization import Request
+    from edgepipe.compress.quantizer.quantization import QuantizationRequest
     from edgepipe.stages.convert.convert_options import ConvertOptions
 
 
 def draw_samples(options: "ConvertOptions", context: StageContext) -> Arrays | None:
     """Representative samples from the training split; None for schemes that do not calibrate."""
-    if not SCHEMES[options.scheme].calibrated or context.splits is None:
+    if not SCHEMES[options.scheme].needs_calibration or context.splits is None:
         return None
-    return representative(context.data.train, options.samples(context.pipeline), context.seed)
+    return draw_representative(context.data.train, options.samples(context.pipeline), context.seed)
 
 
 def open_source(options: "ConvertOptions", context: StageContext, samples: Arrays | None) -> SourceModel:
@@ -42,7 +42,7 @@ def open_source(options: "ConvertOptions", context: StageContext, samples: Array
 
 
 def _check_equalization(options: "ConvertOptions", context: StageContext, samples: Arrays | None) -> None:
-    if context.artifact.kind not in (Kind.KERAS, Kind.FLOAT):
+    if context.artifact.kind not in (ArtifactKind.KERAS, ArtifactKind.FLOAT):
         raise InputError(
             f"equalize and bias_correction change the weights of a float Keras model; the model before is "
             f"{context.artifact.kind}"
@@ -68,21 +68,21 @@ def convert(
     return convert_mixed(source, request, samples, _quality_target(options, context))
 
 
-def _build_request(options: "ConvertOptions", context: StageContext, source: SourceModel) -> "Request":
+def _build_request(options: "ConvertOptions", context: StageContext, source: SourceModel) -> "QuantizationRequest":
     from edgepipe.compress.quantizer import recipes
-    from edgepipe.compress.quantizer.float_exclusions import choice
-    from edgepipe.compress.quantizer.quantization import Request
+    from edgepipe.compress.quantizer.float_exclusions import select_float_operators
+    from edgepipe.compress.quantizer.quantization import QuantizationRequest
 
     keep_float = None
     if options.leaves_float:
         _check_keep_float(context)
-        keep_float = choice(options.keep_float_types, options.keep_float_layers, source.layer_classes)
+        keep_float = select_float_operators(options.keep_float_types, options.keep_float_layers, source.layer_classes)
     recipe = recipes.read(context.base_folder / options.recipe) if options.recipe is not None else None
-    return Request(options.scheme, options.input, options.output, options.ranges, recipe, keep_float)
+    return QuantizationRequest(options.scheme, options.input, options.output, options.ranges, recipe, keep_float)
 
 
 def _check_keep_float(context: StageContext) -> None:
-    if context.artifact.kind is Kind.QAT:
+    if context.artifact.kind is ArtifactKind.QAT:
         raise InputError(
             "keep_float_types and keep_float_layers: a fake-quant model is quantized as it was trained; say in "
             "`quantize` what stays in float"
@@ -94,7 +94,7 @@ def _quality_target(options: "ConvertOptions", context: StageContext) -> "Qualit
 
     return QualityTarget(
         measure=lambda path: _deciding_quality(path, context),
-        higher_is_better=context.task.measures[context.task.deciding].higher_is_better,
+        higher_is_better=context.task.measures[context.task.primary_measure].higher_is_better,
         max_drop=options.max_drop or 0.0,
         device=options.target(context.base_folder),
         repeat_options=options.repeat_options(),
@@ -105,7 +105,7 @@ def _deciding_quality(path: Any, context: StageContext) -> float:
     from edgepipe.stages.tflite_quality import lite_quality
     from edgepipe.tflite.interpreter import Runtime
 
-    deciding = context.task.deciding
+    deciding = context.task.primary_measure
     metrics = lite_quality(path, context.task, context.data.validation, "validation", Runtime.XNNPACK)
     value = next(metric.value for metric in metrics if metric.name == deciding)
     if value is None:
@@ -119,7 +119,7 @@ def write(context: StageContext, converted: ConvertedModel) -> Artifact:
 
     path = context.output_folder / "model.tflite"
     preprocessing = context.splits.preprocessing if context.splits is not None else None
-    write_bytes(path, with_preprocessing(converted.content, preprocessing))
+    write_bytes(path, embed_preprocessing(converted.content, preprocessing))
     if converted.recipe is not None:
         write_text(context.output_folder / RECIPE_FILE, converted.recipe)
-    return Artifact.of(Kind.TFLITE, path)
+    return Artifact.from_path(ArtifactKind.TFLITE, path)

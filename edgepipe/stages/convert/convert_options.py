@@ -6,10 +6,17 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from edgepipe.compress.equalization.equalize_source import StatisticsSource
-from edgepipe.compress.schemes import SCHEMES, Calibration, Method, Number, SchemeName, interface
+from edgepipe.compress.schemes import (
+    SCHEMES,
+    ActivationCalibration,
+    CalibrationMethod,
+    InterfaceType,
+    SchemeName,
+    interface_types,
+)
 from edgepipe.core import budget
-from edgepipe.core.artifact import Kind, file_digest
-from edgepipe.core.config import Document, Path_, Quantity
+from edgepipe.core.artifact import ArtifactKind, file_digest
+from edgepipe.core.config import Document, KeyPath, Quantity
 from edgepipe.core.errors import EdgepipeError, InputError
 from edgepipe.core.units import Dimension
 from edgepipe.devices import device_profile
@@ -25,16 +32,16 @@ class ConvertOptions(Stage):
 
     scheme: SchemeName = Field(
         default="int8",
-        description="; ".join(f"{name}: {scheme.what}" for name, scheme in SCHEMES.items()),
+        description="; ".join(f"{name}: {scheme.description}" for name, scheme in SCHEMES.items()),
     )
-    input: Number | None = Field(
+    input: InterfaceType | None = Field(
         default=None, description="type of the model's inputs; null takes int8 for int8 and mixed, int16 for int16x8"
     )
-    output: Number | None = Field(default=None, description="type of the model's outputs, likewise")
+    output: InterfaceType | None = Field(default=None, description="type of the model's outputs, likewise")
     representative: int | None = Field(
         default=None, ge=1, description="training samples that calibrate the activations; null takes what `data:` says"
     )
-    calibration: Method = Field(default="min_max", description="activation-range calibration method")
+    calibration: CalibrationMethod = Field(default="min_max", description="activation-range calibration method")
     percentile: float = Field(
         default=99.99, gt=50, le=100, description="of `calibration: percentile`: per cent of values inside the range"
     )
@@ -66,9 +73,9 @@ class ConvertOptions(Stage):
             raise ValueError(wrong)
         return self
 
-    def wants_data(self, kind: Kind) -> bool:
+    def wants_data(self, kind: ArtifactKind) -> bool:
         """Only calibration needs data; what a recipe needs is told when it is read."""
-        return SCHEMES[self.scheme].calibrated and self.scheme != "recipe"
+        return SCHEMES[self.scheme].needs_calibration and self.scheme != "recipe"
 
     @property
     def quantizes(self) -> bool:
@@ -80,37 +87,39 @@ class ConvertOptions(Stage):
         """Whether layers or types are named."""
         return bool(self.keep_float_types or self.keep_float_layers)
 
-    def check(self, document: Document, path: Path_, pipeline: PipelineInfo) -> None:
+    def check(self, document: Document, path: KeyPath, pipeline: PipelineInfo) -> None:
         """The device exists and takes what stays in float; the recipe can be read; a mix has a task to decide by."""
         self._check_device(document, path, pipeline)
         if (
             pipeline.quantizing_stages and pipeline.earlier_stages[-1] == pipeline.quantizing_stages[-1]
         ):  # after others, the chain itself does not fit
-            document.problem(
-                path, f"'{pipeline.quantizing_stages[0]}' has quantized the model; drop one of them", at="key"
+            document.add_problem(
+                path, f"'{pipeline.quantizing_stages[0]}' has quantized the model; drop one of them", anchor="key"
             )
         if self.recipe is not None and not (pipeline.base_folder / self.recipe).is_file():
-            document.problem((*path, "recipe"), f"{self.recipe}: no such file")
+            document.add_problem((*path, "recipe"), f"{self.recipe}: no such file")
         if self.scheme == "mixed" and pipeline.task is None:
-            document.problem(path, "`scheme: mixed` is decided by validation quality: it needs `task:`", at="key")
+            document.add_problem(
+                path, "`scheme: mixed` is decided by validation quality: it needs `task:`", anchor="key"
+            )
         if self.max_drop is not None and pipeline.task is not None and pipeline.task.measures:
             deciding = next(iter(pipeline.task.measures.values()))  # the drop is in its unit
-            budget.amount_of(document, (*path, "max_drop"), document.at((*path, "max_drop")), deciding.unit)
+            budget.read_amount(document, (*path, "max_drop"), document.get_value((*path, "max_drop")), deciding.unit)
 
-    def _check_device(self, document: Document, path: Path_, pipeline: PipelineInfo) -> None:
+    def _check_device(self, document: Document, path: KeyPath, pipeline: PipelineInfo) -> None:
         try:
             device = self.target(pipeline.base_folder)
         except EdgepipeError as error:
-            document.problem((*path, "device"), str(error))
+            document.add_problem((*path, "device"), str(error))
             return
         if device is None:
             return
         for option in ("input", "output"):
             if device.integer_only and getattr(self, option) == "float32":
-                document.problem((*path, option), f"float32 at the {option}: {device.name} is for integers only")
+                document.add_problem((*path, option), f"float32 at the {option}: {device.name} is for integers only")
         for option in ("keep_float_types", "keep_float_layers"):
             if device.integer_only and getattr(self, option):
-                document.problem((*path, option), f"nothing can stay in float: {device.name} is for integers only")
+                document.add_problem((*path, option), f"nothing can stay in float: {device.name} is for integers only")
 
     def key(self, pipeline: PipelineInfo) -> dict[str, Any]:
         """How many samples calibrate, which `data:` may say; the content of recipe and device."""
@@ -134,14 +143,14 @@ class ConvertOptions(Stage):
         return {name: getattr(self, name) for name in _REPEAT_OPTIONS if name in self.model_fields_set}
 
     @property
-    def ranges(self) -> Calibration:
+    def ranges(self) -> ActivationCalibration:
         """How ranges of activations are taken."""
-        return Calibration(self.calibration, self.percentile)
+        return ActivationCalibration(self.calibration, self.percentile)
 
 
 def _interface(options: ConvertOptions) -> str:
     try:
-        interface(options.scheme, options.input, options.output)
+        interface_types(options.scheme, options.input, options.output)
     except InputError as error:
         return str(error)
     return ""
@@ -160,7 +169,7 @@ def _recipe_only(options: ConvertOptions) -> str:
 
 
 def _calibrated_only(options: ConvertOptions) -> str:
-    if options.calibration != "min_max" and not SCHEMES[options.scheme].calibrated:
+    if options.calibration != "min_max" and not SCHEMES[options.scheme].needs_calibration:
         return f"calibration {options.calibration}: scheme {options.scheme} quantizes no activations"
     if options.percentile != 99.99 and options.calibration != "percentile":
         return "percentile needs `calibration: percentile`"

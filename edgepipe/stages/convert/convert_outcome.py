@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING
 from edgepipe.compress.conversion import ConvertedModel, float_operator_notes
 from edgepipe.compress.schemes import SCHEMES
 from edgepipe.compress.source_model import SourceModel
-from edgepipe.core.artifact import Artifact, Kind
+from edgepipe.core.artifact import Artifact, ArtifactKind
 from edgepipe.core.metric import Finding, Metric
 from edgepipe.core.outcome import Outcome, Table
-from edgepipe.devices.device_metrics import counts
+from edgepipe.devices.device_metrics import file_metrics
 from edgepipe.stages.context import StageContext
-from edgepipe.tflite.integer_check import findings
+from edgepipe.tflite.integer_check import check_integer_only
 from edgepipe.tflite.model import Model
 from edgepipe.tflite.reader import read
 
@@ -33,7 +33,7 @@ def build_outcome(
     lite = read(artifact.path)
     tables, agreement = _agreement(options, context, source, lite)
     return Outcome(
-        metrics=(*_quality(artifact, context), *agreement, *converted.metrics, *counts(lite)),
+        metrics=(*_quality(artifact, context), *agreement, *converted.metrics, *file_metrics(lite)),
         findings=tuple(_float_findings(options, context, lite)),
         notes=(*source.notes, *converted.notes, *float_operator_notes(options.scheme, lite)),
         tables=(*source.tables, *converted.tables, *tables),
@@ -43,17 +43,17 @@ def build_outcome(
 def _float_findings(options: "ConvertOptions", context: StageContext, lite: Model) -> list[Finding]:
     """What is float although integers were asked for, and not because the user said so."""
     device = options.target(context.base_folder)
-    integers_demanded = SCHEMES[options.scheme].integer or (device is not None and device.integer_only)
+    integers_demanded = SCHEMES[options.scheme].integer_only or (device is not None and device.integer_only)
     if not integers_demanded or options.leaves_float:
         return []
-    return findings(lite, allow_float_interface="float32" in (options.input, options.output))
+    return check_integer_only(lite, allow_float_interface="float32" in (options.input, options.output))
 
 
 def _agreement(
     options: "ConvertOptions", context: StageContext, source: SourceModel, lite: Model
 ) -> tuple[tuple[Table, ...], tuple[Metric, ...]]:
     """How far a fake-quant model and its int8 model agree; nothing for models without fake-quant."""
-    if context.artifact.kind is not Kind.QAT or options.scheme != "int8" or context.splits is None:
+    if context.artifact.kind is not ArtifactKind.QAT or options.scheme != "int8" or context.splits is None:
         return (), ()
     from edgepipe.stages.convert.qat_agreement import compare_with_fake_quant
 

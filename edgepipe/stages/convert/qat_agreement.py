@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from edgepipe.compress.qat.agreement import TensorAgreement, agreement, samples_for
-from edgepipe.core.arrays import count, take
-from edgepipe.core.metric import Evidence, Metric, unavailable
+from edgepipe.compress.qat.agreement import TensorAgreement, choose_sample_count, measure_agreement
+from edgepipe.core.arrays import count_samples, take_samples
+from edgepipe.core.metric import Evidence, Metric, unavailable_metric
 from edgepipe.core.outcome import Table
 from edgepipe.core.units import Dimension
 from edgepipe.stages.context import StageContext
@@ -18,9 +18,9 @@ def compare_with_fake_quant(
 ) -> tuple[tuple[Table, ...], tuple[Metric, ...]]:
     """The table, one row for each tensor in order of computation, and the metrics of its last row."""
     x = context.data.validation.x
-    x = take(x, slice(samples_for(lite, count(x))))
-    found = agreement(model, lite, x)
-    where = f"{count(x)} validation samples, LiteRT's reference kernels against tf_keras with fake-quant"
+    x = take_samples(x, slice(choose_sample_count(lite, count_samples(x))))
+    found = measure_agreement(model, lite, x)
+    where = f"{count_samples(x)} validation samples, LiteRT's reference kernels against tf_keras with fake-quant"
     table = Table(
         title=f"int8 against fake-quant, {where}", columns=COLUMNS, rows=tuple(_row(entry) for entry in found.tensors)
     )
@@ -28,14 +28,14 @@ def compare_with_fake_quant(
 
 
 def _row(entry: TensorAgreement) -> tuple[str | int | float, ...]:
-    if entry.missing:
-        return (entry.layer, entry.scale, "", "", "", "", entry.missing)
-    shown = (f"{entry.equal:.1%}", entry.p99_lsb, entry.max_lsb, f"{entry.mean_lsb:+.3f}", "")
+    if entry.missing_reason:
+        return (entry.layer, entry.scale, "", "", "", "", entry.missing_reason)
+    shown = (f"{entry.equal_fraction:.1%}", entry.p99_lsb, entry.max_lsb, f"{entry.mean_lsb:+.3f}", "")
     return (entry.layer, entry.scale, *shown)
 
 
 def _metrics(found: list[TensorAgreement], where: str) -> list[Metric]:
-    known = [entry for entry in found if not entry.missing]
+    known = [entry for entry in found if not entry.missing_reason]
     unmatched = len(found) - len(known)
     how = f"{len(known)} of {len(found)} fake-quantized tensors, {where}"
     worst = max(known, key=lambda entry: entry.p99_lsb)
@@ -51,7 +51,9 @@ def _count(name: str, value: float, how: str) -> Metric:
 
 def _labels(share: float | None, where: str) -> Metric:
     if share is None:
-        return unavailable("labels_equal", Dimension.FRACTION, "the model has no class scores to take labels from")
+        return unavailable_metric(
+            "labels_equal", Dimension.FRACTION, "the model has no class scores to take labels from"
+        )
     return Metric(
         name="labels_equal",
         value=share,

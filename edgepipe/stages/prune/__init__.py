@@ -2,7 +2,7 @@
 
 from typing import ClassVar, final
 
-from edgepipe.core.artifact import Artifact, Kind
+from edgepipe.core.artifact import Artifact, ArtifactKind
 from edgepipe.core.outcome import Outcome
 from edgepipe.stages.context import StageContext
 from edgepipe.stages.prune.prune_options import PruneOptions
@@ -12,15 +12,15 @@ from edgepipe.stages.prune.prune_options import PruneOptions
 class Prune(PruneOptions):
     """Remove the weights or channels that matter least, by a schedule or in rounds, and train what is left."""
 
-    accepts: ClassVar = {Kind.KERAS: Kind.FLOAT, Kind.FLOAT: Kind.FLOAT}
+    accepts: ClassVar = {ArtifactKind.KERAS: ArtifactKind.FLOAT, ArtifactKind.FLOAT: ArtifactKind.FLOAT}
     tools: ClassVar = ("tensorflow", "keras", "tf_keras", "tensorflow-model-optimization", "ai-edge-litert", "numpy")
 
     def run(self, context: StageContext) -> tuple[Artifact, Outcome]:
         """Prune, train, and count what is left."""
         from edgepipe.stages.prune import channel_pruning, weight_pruning
-        from edgepipe.training.training_loop import seeded
+        from edgepipe.training.training_loop import set_seeds
 
-        seeded(context.seed)
+        set_seeds(context.seed)
         return (
             channel_pruning.run(self, context) if self.granularity == "channel" else weight_pruning.run(self, context)
         )

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from edgepipe.core.arrays import Array
 from edgepipe.core.artifact import Artifact, write_bytes
 from edgepipe.core.errors import InputError
-from edgepipe.core.metric import Evidence, Finding, Metric, exact
+from edgepipe.core.metric import Evidence, Finding, Metric, exact_metric
 from edgepipe.core.outcome import Outcome, Table
 from edgepipe.core.units import Dimension
-from edgepipe.data.splits import representative
+from edgepipe.data.splits import draw_representative
 from edgepipe.devices import device_metrics, device_profile
 from edgepipe.stages import model_io, model_metrics
 from edgepipe.stages.context import StageContext
@@ -19,10 +19,10 @@ from edgepipe.tflite.model import Model
 from edgepipe.tflite.reader import read
 
 if TYPE_CHECKING:
-    from edgepipe.compress.pruning.channels.channel_groups import Groups
+    from edgepipe.compress.pruning.channels.channel_groups import ChannelGroups
     from edgepipe.compress.pruning.channels.channel_pool import ChannelPool
     from edgepipe.compress.pruning.pruner import ChannelPruner
-    from edgepipe.compress.pruning.pruning_target import Target
+    from edgepipe.compress.pruning.pruning_target import PruningTarget
     from edgepipe.devices.device_profile import Device
     from edgepipe.stages.prune.prune_options import PruneOptions
 
@@ -34,7 +34,7 @@ def run(options: "PruneOptions", context: StageContext) -> tuple[Artifact, Outco
     model, notes = model_io.open_float(context)
     pruner = _pruner(options, context, model)
     trained = pruning_loop.train(options, context, pruner, model)
-    smaller = pruner.smaller
+    smaller = pruner.shrunk_model
     artifact = model_io.write_float(smaller, context.output_folder)
     reached, findings = _held(options, pruner, smaller, context) if trained.reached else ([], [])
     metrics = (*model_metrics.keras_metrics(smaller, artifact, context), *reached, _removed(pruner))
@@ -42,43 +42,45 @@ def run(options: "PruneOptions", context: StageContext) -> tuple[Artifact, Outco
         metrics=metrics,
         findings=tuple(findings),
         notes=(*notes, *trained.notes),
-        tables=(_table(pruner.pool.groups, pruner.gone), *trained.tables),
+        tables=(_table(pruner.pool.groups, pruner.removed_groups), *trained.tables),
     )
 
 
 def _pruner(options: "PruneOptions", context: StageContext, model: Any) -> "ChannelPruner":
-    from edgepipe.compress.pruning.channels.channel_groups import groups_of
-    from edgepipe.compress.pruning.pruner import Asking, ChannelPruner
-    from edgepipe.compress.pruning.saliency_loss import objective_of
+    from edgepipe.compress.pruning.channels.channel_groups import find_channel_groups
+    from edgepipe.compress.pruning.pruner import ChannelPruner, SaliencySampler
+    from edgepipe.compress.pruning.saliency_loss import build_objective
 
-    groups = groups_of(model, pruning_loop.overrides(options))
+    groups = find_channel_groups(model, pruning_loop.overrides(options))
     target, built = _target(options, context)
     everything = len(context.data.validation)
-    validation = objective_of(model, context.task, context.data.validation, everything, context.seed)
-    asking = Asking(options.settings(), pruning_loop.objective(options, context, model), context.seed)
-    return ChannelPruner(model, _pool(options, groups, target, model, context), target, asking, validation.value, built)
+    validation = build_objective(model, context.task, context.data.validation, everything, context.seed)
+    asking = SaliencySampler(options.settings(), pruning_loop.objective(options, context, model), context.seed)
+    return ChannelPruner(
+        model, _pool(options, groups, target, model, context), target, asking, validation.mean_loss, built
+    )
 
 
 def _pool(
-    options: "PruneOptions", groups: "Groups", target: "Target", model: Any, context: StageContext
+    options: "PruneOptions", groups: "ChannelGroups", target: "PruningTarget", model: Any, context: StageContext
 ) -> "ChannelPool":
     from edgepipe.compress.pruning.channels.channel_pool import ChannelPool
 
-    others = _macs(model, context) - groups.macs(groups.none) if target.what in ("macs", "latency") else 0
+    others = _macs(model, context) - groups.count_macs(groups.no_removal) if target.metric in ("macs", "latency") else 0
     own = _own(options, groups, model)
-    asked = groups.others(set(own))
+    asked = groups.groups_outside(set(own))
     costs: dict[str, Callable[[Array], float]] = {
         "sparsity": lambda gone: float(1 - gone[asked].mean()) if asked.any() else 0.0,
-        "parameters": groups.parameters,
-        "flash": groups.parameters,
-        "macs": lambda gone: groups.macs(gone) + others,
-        "latency": lambda gone: groups.macs(gone) + others,
+        "parameters": groups.count_parameters,
+        "flash": groups.count_parameters,
+        "macs": lambda gone: groups.count_macs(gone) + others,
+        "latency": lambda gone: groups.count_macs(gone) + others,
     }
     orders = (options.distribution,) if options.distribution else ("uniform", "global", "per_mac")
-    return ChannelPool(groups, costs[target.what], orders, options.multiple_of, own)  # type: ignore[arg-type]
+    return ChannelPool(groups, costs[target.metric], orders, options.multiple_of, own)  # type: ignore[arg-type]
 
 
-def _own(options: "PruneOptions", groups: "Groups", model: Any) -> dict[str, float]:
+def _own(options: "PruneOptions", groups: "ChannelGroups", model: Any) -> dict[str, float]:
     """The shares that the options give to layers of which channels can go."""
     every = {layer.name: layer for layer in model._flatten_layers(include_self=False)}
     free = set(groups.roots.tolist())
@@ -90,20 +92,20 @@ def _own(options: "PruneOptions", groups: "Groups", model: Any) -> dict[str, flo
     return {name: share for name, share in given.items() if share is not None}
 
 
-def _target(options: "PruneOptions", context: StageContext) -> "tuple[Target, Any]":
+def _target(options: "PruneOptions", context: StageContext) -> "tuple[PruningTarget, Any]":
     """What is asked for, and how to tell what only a conversion can."""
-    from edgepipe.compress.pruning.pruning_target import Target
+    from edgepipe.compress.pruning.pruning_target import PruningTarget
 
     given = options.target
     if given is None:
-        return Target("sparsity", options.share), None
+        return PruningTarget("sparsity", options.share), None
     if given.flash is not None:
-        return Target("flash", given.flash), lambda model: _size(model, context)
+        return PruningTarget("flash", given.flash), lambda model: _size(model, context)
     if given.latency is not None:
-        return Target("latency", given.latency), lambda model: _latency(model, context, str(given.device))
+        return PruningTarget("latency", given.latency), lambda model: _latency(model, context, str(given.device))
     if given.macs is not None:
-        return Target("macs", given.macs), None
-    return Target("parameters", given.parameters or 0.0), None
+        return PruningTarget("macs", given.macs), None
+    return PruningTarget("parameters", given.parameters or 0.0), None
 
 
 @contextmanager
@@ -112,7 +114,7 @@ def _converted(model: Any, context: StageContext, scheme: Literal["int8", "float
     from edgepipe.compress.keras_to_tflite import convert
 
     path = context.output_folder / "candidate.tflite"
-    samples = representative(context.data.train, CALIBRATING, context.seed) if scheme == "int8" else None
+    samples = draw_representative(context.data.train, CALIBRATING, context.seed) if scheme == "int8" else None
     write_bytes(path, convert(model, scheme=scheme, samples=samples))
     try:
         yield read(path)
@@ -153,13 +155,13 @@ def _held(
 ) -> tuple[list[Metric], list[Finding]]:
     """What the target is counted in, of the trained model; a finding if it is over after all."""
     target = pruner.target
-    if target.what == "sparsity":
+    if target.metric == "sparsity":
         return [], []
-    if pruner.built is not None:
-        value = pruner.built(smaller)
+    if pruner.converted_cost is not None:
+        value = pruner.converted_cost(smaller)
     else:
-        value = float(_macs(smaller, context) if target.what == "macs" else smaller.count_params())
-    told = f"the target of {target.text()}: {target.show(value)} (it was {target.show(pruner.original)})"
+        value = float(_macs(smaller, context) if target.metric == "macs" else smaller.count_params())
+    told = f"the target of {target.text()}: {target.show(value)} (it was {target.show(pruner.original_cost)})"
     over = Finding(rule="prune-target", place=context.stage_name, observed=told, suggestion="prune with a lower target")
     asked = options.target.device if options.target is not None else None
     device = device_profile.load(asked, context.base_folder) if asked is not None else None
@@ -169,7 +171,9 @@ def _held(
     return [_reached(target, value, device, interval)], [over] if value > target.value else []
 
 
-def _reached(target: "Target", value: float, device: "Device | None", interval: tuple[float, float] | None) -> Metric:
+def _reached(
+    target: "PruningTarget", value: float, device: "Device | None", interval: tuple[float, float] | None
+) -> Metric:
     """The cost that the target is set in; a latency as `device` obtains it."""
     from edgepipe.compress.pruning.pruning_target import UNITS
 
@@ -179,22 +183,22 @@ def _reached(target: "Target", value: float, device: "Device | None", interval: 
         "macs": "multiply-accumulates of one inference of the pruned model as a float .tflite",
         "flash": f"bytes of the pruned model as an int8 .tflite, calibrated on {CALIBRATING} samples",
         "latency": f"of the pruned model on {named} as an int8 .tflite, calibrated on {CALIBRATING} samples",
-    }[target.what]
+    }[target.metric]
     obtained = device.latency.evidence if device is not None else Evidence.EXACT
     return Metric(
-        name=f"pruned_{target.what}", value=value, unit=UNITS[target.what], evidence=obtained, how=how,
+        name=f"pruned_{target.metric}", value=value, unit=UNITS[target.metric], evidence=obtained, how=how,
         interval=interval,
     )  # fmt: skip
 
 
 def _removed(pruner: "ChannelPruner") -> Metric:
-    gone, groups = pruner.gone, pruner.pool.groups
-    parameters = f"{groups.parameters(groups.none):,} to {groups.parameters(gone):,}"
+    gone, groups = pruner.removed_groups, pruner.pool.groups
+    parameters = f"{groups.count_parameters(groups.no_removal):,} to {groups.count_parameters(gone):,}"
     how = f"{int(gone.sum())} of {len(gone)} groups of channels that can be removed; parameters {parameters}"
-    return exact("channels_removed", float(gone.mean()), Dimension.FRACTION, how)
+    return exact_metric("channels_removed", float(gone.mean()), Dimension.FRACTION, how)
 
 
-def _table(groups: "Groups", gone: Any) -> Table:
+def _table(groups: "ChannelGroups", gone: Any) -> Table:
     import numpy as np
 
     removed = groups.roots[gone]

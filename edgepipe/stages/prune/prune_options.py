@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, final
 
 from pydantic import AfterValidator, Field, model_validator
 
-from edgepipe.core.config import Document, Options, Path_, Quantity
+from edgepipe.core.config import Document, KeyPath, Options, Quantity
 from edgepipe.core.errors import EdgepipeError
 from edgepipe.core.units import Dimension
 from edgepipe.devices import device_profile
@@ -13,8 +13,8 @@ from edgepipe.stages.context import PipelineInfo
 from edgepipe.stages.training import TrainingStage
 
 if TYPE_CHECKING:
-    from edgepipe.compress.pruning.saliency import Settings
-    from edgepipe.compress.pruning.sparsity_schedule import Schedule
+    from edgepipe.compress.pruning.saliency import SaliencySettings
+    from edgepipe.compress.pruning.sparsity_schedule import SparsitySchedule
 
 
 Count = Annotated[float, Quantity(Dimension.COUNT), Field(gt=0)]
@@ -25,9 +25,9 @@ Fraction = Annotated[float, Quantity(Dimension.FRACTION), Field(gt=0)]
 
 def _granularity(text: str) -> str:
     if text != "channel":
-        from edgepipe.compress.pruning.granularity import parse
+        from edgepipe.compress.pruning.granularity import parse_granularity
 
-        parse(text)
+        parse_granularity(text)
     return text
 
 
@@ -126,7 +126,7 @@ class PruneOptions(TrainingStage):
         kept, _, group = self.granularity.partition(":")
         return 1 - int(kept) / int(group) if group else self.sparsity or 0.5
 
-    def check(self, document: Document, path: Path_, pipeline: PipelineInfo) -> None:
+    def check(self, document: Document, path: KeyPath, pipeline: PipelineInfo) -> None:
         """Teachers exist; so does the device of a latency target, and it can tell latency."""
         super().check(document, path, pipeline)
         if self.target is None or self.target.device is None:
@@ -134,10 +134,10 @@ class PruneOptions(TrainingStage):
         try:
             latency = device_profile.load(self.target.device, pipeline.base_folder).latency
         except EdgepipeError as error:
-            document.problem((*path, "target", "device"), str(error))
+            document.add_problem((*path, "target", "device"), str(error))
             return
         if latency.by is None:
-            document.problem((*path, "target", "device"), f"its latency is unavailable: {latency.reason}")
+            document.add_problem((*path, "target", "device"), f"its latency is unavailable: {latency.reason}")
 
     def key(self, pipeline: PipelineInfo) -> dict[str, Any]:
         """The profile of the device that a latency target is for, and the host that is measured."""
@@ -149,17 +149,17 @@ class PruneOptions(TrainingStage):
         device = device_profile.load(self.target.device, pipeline.base_folder)
         return {**taught, "device": device_profile.digest(device), "host": fingerprint().digest}
 
-    def settings(self) -> "Settings":
+    def settings(self) -> "SaliencySettings":
         """The saliency that is asked for."""
-        from edgepipe.compress.pruning.saliency import Settings
+        from edgepipe.compress.pruning.saliency import SaliencySettings
 
-        return Settings(self.saliency, self.hessian, self.probes, self.saliency_samples)
+        return SaliencySettings(self.saliency, self.hessian, self.probes, self.saliency_samples)
 
-    def when(self, final: float) -> "Schedule":
+    def when(self, final: float) -> "SparsitySchedule":
         """The schedule, for a share `final` that goes in the end."""
-        from edgepipe.compress.pruning.sparsity_schedule import Schedule
+        from edgepipe.compress.pruning.sparsity_schedule import SparsitySchedule
 
-        return Schedule(
+        return SparsitySchedule(
             self.schedule, min(self.initial_sparsity / final, 1.0) if final else 0.0, self.power, self.ramp, self.rounds
         )
 

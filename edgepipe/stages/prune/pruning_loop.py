@@ -9,7 +9,7 @@ from edgepipe.stages.context import StageContext
 
 if TYPE_CHECKING:
     from edgepipe.compress.overrides import Overrides
-    from edgepipe.compress.pruning.masked_training import Round
+    from edgepipe.compress.pruning.masked_training import PruningRound
     from edgepipe.compress.pruning.pruner import Pruner
     from edgepipe.compress.pruning.saliency_loss import Objective
     from edgepipe.stages.prune.prune_options import PruneLayerOptions, PruneOptions
@@ -33,61 +33,61 @@ def overrides(options: "PruneOptions") -> "Overrides[PruneLayerOptions]":
 
 def own_share(options: "PruneOptions", layer: Any) -> float | None:
     """The share that the options give to `layer` alone."""
-    given = [option.sparsity for option in overrides(options).of(layer) if option is not None]
+    given = [option.sparsity for option in overrides(options).for_layer(layer) if option is not None]
     return next((share for share in reversed(given) if share is not None), None)
 
 
 def objective(options: "PruneOptions", context: StageContext, model: Any) -> "Objective | None":
     """The loss that saliency asks about, if it does."""
-    from edgepipe.compress.pruning.saliency_loss import objective_of
+    from edgepipe.compress.pruning.saliency_loss import build_objective
 
     if not options.settings().needs_data:
         return None
-    return objective_of(model, context.task, context.data.train, options.saliency_samples, context.seed)
+    return build_objective(model, context.task, context.data.train, options.saliency_samples, context.seed)
 
 
 def steps(options: "PruneOptions", context: StageContext) -> int:
     """Optimizer steps of one training: over the samples that are trained on, the normal ones of a reconstruction."""
-    from edgepipe.core.arrays import count
+    from edgepipe.core.arrays import count_samples
     from edgepipe.training.training_setup import targets
 
-    return options.fit_schedule(context).steps(count(targets(context.task, context.data.train)[0]))
+    return options.fit_schedule(context).steps(count_samples(targets(context.task, context.data.train)[0]))
 
 
 def train(options: "PruneOptions", context: StageContext, pruner: "Pruner", model: Any) -> Trained:
     """Prune `model` in place while it trains."""
-    from edgepipe.compress.pruning.masked_training import gradual, iterative
-    from edgepipe.training.batch_norms import refresh
+    from edgepipe.compress.pruning.masked_training import prune_gradually, prune_iteratively
+    from edgepipe.training.batch_norms import refresh_batch_norms
     from edgepipe.training.training_loop import evaluate, fit
 
     lesson, schedule = options.training_setup(context), options.fit_schedule(context)
 
     def once(callbacks: list[Any]) -> None:
         fit(model, lesson, schedule, context.progress.epoch, callbacks)
-        refresh(model, lesson.train.x, context.seed)
+        refresh_batch_norms(model, lesson.train.x, context.seed)
 
     def quality() -> float:
-        return evaluate(model, context.task, lesson.validation)[context.task.deciding]
+        return evaluate(model, context.task, lesson.validation)[context.task.primary_measure]
 
-    when = options.when(pruner.final)
+    when = options.when(pruner.final_share)
     if when.name != "iterative":
-        gradual(pruner, when, steps(options, context), once)
+        prune_gradually(pruner, when, steps(options, context), once)
         return Trained((*pruner.notes, *lesson.notes, *averaged(model)), (), reached=True)
     limit = _Limit.of(options, context, quality())
-    found = iterative(pruner, when.rounds, once, quality, limit.holds, model)
+    found = prune_iteratively(pruner, when.rounds, once, quality, limit.holds, model)
     return Trained(
         (*pruner.notes, *lesson.notes, *averaged(model), _ending(found, limit)),
         (_table(found, pruner, limit),),
-        found[-1].good,
+        found[-1].is_acceptable,
     )
 
 
 def averaged(model: Any) -> list[str]:
     """What was done to the batch norms of `model` after each training."""
-    from edgepipe.training.batch_norms import SAMPLES, trained_norms
+    from edgepipe.training.batch_norms import REFRESH_SAMPLES, trainable_norms
 
-    number = len(trained_norms(model))
-    told = f"moving statistics of {number} batch norms averaged anew over up to {SAMPLES} training samples"
+    number = len(trainable_norms(model))
+    told = f"moving statistics of {number} batch norms averaged anew over up to {REFRESH_SAMPLES} training samples"
     return [f"{told}, with the weights as they are after training"] if number else []
 
 
@@ -103,13 +103,13 @@ class _Limit:
 
     @classmethod
     def of(cls, options: "PruneOptions", context: StageContext, start: float) -> "_Limit":
-        measure = context.task.measures[context.task.deciding]
+        measure = context.task.measures[context.task.primary_measure]
         sign = 1 if measure.higher_is_better else -1
         bounds = [options.min_quality] if options.min_quality is not None else []
         if options.max_drop is not None:
             bounds.append(start - sign * options.max_drop)
         bound = (max(bounds) if sign > 0 else min(bounds)) if bounds else None
-        return cls(context.task.deciding, measure.unit, measure.higher_is_better, start, bound)
+        return cls(context.task.primary_measure, measure.unit, measure.higher_is_better, start, bound)
 
     def holds(self, value: float) -> bool:
         """Whether `value` is good enough; half a millionth is a rounding error."""
@@ -122,9 +122,9 @@ class _Limit:
         return show(value, self.unit)
 
 
-def _ending(found: "list[Round]", limit: _Limit) -> str:
+def _ending(found: "list[PruningRound]", limit: _Limit) -> str:
     last = found[-1]
-    if last.good:
+    if last.is_acceptable:
         return f"reached the target in {last.number} rounds"
     bound = limit.show(limit.bound or 0.0)
     kept = f"round {last.number - 1}" if last.number > 1 else "the model as it came, nothing pruned"
@@ -134,9 +134,14 @@ def _ending(found: "list[Round]", limit: _Limit) -> str:
     )
 
 
-def _table(found: "list[Round]", pruner: "Pruner", limit: _Limit) -> Table:
+def _table(found: "list[PruningRound]", pruner: "Pruner", limit: _Limit) -> Table:
     rows = [
-        (entry.number, f"{entry.progress * pruner.final:.2%}", limit.show(entry.quality), "yes" if entry.good else "no")
+        (
+            entry.number,
+            f"{entry.progress * pruner.final_share:.2%}",
+            limit.show(entry.quality),
+            "yes" if entry.is_acceptable else "no",
+        )
         for entry in found
     ]
     return Table(

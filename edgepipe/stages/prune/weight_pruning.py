@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgepipe.core.artifact import Artifact
 from edgepipe.core.errors import InputError
-from edgepipe.core.metric import Finding, Metric, exact
+from edgepipe.core.metric import Finding, Metric, exact_metric
 from edgepipe.core.outcome import Outcome, Table
 from edgepipe.core.units import Dimension
 from edgepipe.stages import model_io, model_metrics
@@ -15,8 +15,8 @@ from edgepipe.stages.prune.pruning_loop import Trained
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from edgepipe.compress.pruning.prunable_kernels import Found
-    from edgepipe.compress.pruning.weight_pool import LayerSparsity, Pool
+    from edgepipe.compress.pruning.prunable_kernels import PrunableKernels
+    from edgepipe.compress.pruning.weight_pool import KernelSparsity, WeightPool
     from edgepipe.stages.prune.prune_options import PruneOptions
 
 SHARES = 1_000_000  # steps between 0 and 1 in which a share for a number of parameters is looked for
@@ -26,12 +26,14 @@ COLLAPSED = 0.01  # share of a kernel below which what it keeps is told
 def run(options: "PruneOptions", context: StageContext) -> tuple[Artifact, Outcome]:
     """Prune and train; the zeros of every kernel are counted afterwards."""
     from edgepipe.compress.pruning import tfmot_pruning
-    from edgepipe.compress.pruning.prunable_kernels import find
+    from edgepipe.compress.pruning.prunable_kernels import find_prunable_kernels
 
     model, notes = model_io.open_float(context)
-    found, pool = _pool(options, find(model, pruning_loop.overrides(options), options.exclude_last), model.name)
+    found, pool = _pool(
+        options, find_prunable_kernels(model, pruning_loop.overrides(options), options.exclude_last), model.name
+    )
     share = _share(options, model, pool)
-    if tfmot_pruning.serves(model, pool, options.settings(), options.when(share)):
+    if tfmot_pruning.supports(model, pool, options.settings(), options.when(share)):
         model, trained = _by_tfmot(options, context, model, pool, share)
     else:
         trained = _by_edgepipe(options, context, model, pool, share)
@@ -46,20 +48,20 @@ def run(options: "PruneOptions", context: StageContext) -> tuple[Artifact, Outco
     )
 
 
-def _pool(options: "PruneOptions", found: "Found", model: str) -> "tuple[Found, Pool]":
+def _pool(options: "PruneOptions", found: "PrunableKernels", model: str) -> "tuple[PrunableKernels, WeightPool]":
     """The kernels that can be pruned in the shape that is asked for; the others are left alone with the reason."""
-    from edgepipe.compress.pruning.granularity import parse
-    from edgepipe.compress.pruning.weight_pool import Pool
+    from edgepipe.compress.pruning.granularity import parse_granularity
+    from edgepipe.compress.pruning.weight_pool import WeightPool
 
-    granularity = parse(options.granularity)
-    refused = {kernel.name: granularity.refuses(kernel) for kernel in found.kernels}
+    granularity = parse_granularity(options.granularity)
+    refused = {kernel.name: granularity.refusal_reason(kernel) for kernel in found.kernels}
     found = found.without({name: reason for name, reason in refused.items() if reason}, model)
     own = {kernel.name: pruning_loop.own_share(options, kernel.layer) for kernel in found.kernels}
     shares = {name: share for name, share in own.items() if share is not None}
-    return found, Pool(found.kernels, granularity, options.distribution or "uniform", shares)  # type: ignore[arg-type]
+    return found, WeightPool(found.kernels, granularity, options.distribution or "uniform", shares)  # type: ignore[arg-type]
 
 
-def _share(options: "PruneOptions", model: Any, pool: "Pool") -> float:
+def _share(options: "PruneOptions", model: Any, pool: "WeightPool") -> float:
     """The share of units that goes: as given, or what leaves the target's number of parameters."""
     if ":" in options.granularity:
         return 1.0
@@ -68,12 +70,12 @@ def _share(options: "PruneOptions", model: Any, pool: "Pool") -> float:
     wanted = options.target.parameters or 0.0
     total = sum(int(weight.shape.num_elements()) for weight in model.weights)
     others = total - sum(kernel.size for kernel in pool.kernels)
-    if others + pool.left(1.0) > wanted:
+    if others + pool.count_remaining(1.0) > wanted:
         raise InputError(
             f"a target of {wanted:,.0f} parameters cannot be met: {others:,} of the {total:,} weights of "
-            f"'{model.name}' are not pruned, and {pool.left(1.0):,} of the others stay, at least one unit of a kernel"
+            f"'{model.name}' are not pruned, and {pool.count_remaining(1.0):,} of the others stay, at least one unit of a kernel"
         )
-    return _least_share(lambda share: others + pool.left(share) <= wanted)
+    return _least_share(lambda share: others + pool.count_remaining(share) <= wanted)
 
 
 def _least_share(enough: "Callable[[float], bool]") -> float:
@@ -86,35 +88,37 @@ def _least_share(enough: "Callable[[float], bool]") -> float:
 
 
 def _by_tfmot(
-    options: "PruneOptions", context: StageContext, model: Any, pool: "Pool", share: float
+    options: "PruneOptions", context: StageContext, model: Any, pool: "WeightPool", share: float
 ) -> tuple[Any, Trained]:
     from edgepipe.compress.pruning import tfmot_pruning
-    from edgepipe.training.batch_norms import refresh
+    from edgepipe.training.batch_norms import refresh_batch_norms
     from edgepipe.training.training_loop import fit
 
     lesson, schedule = options.training_setup(context), options.fit_schedule(context)
     wrapped = tfmot_pruning.wrap(model, pool, share, options.when(share), pruning_loop.steps(options, context))
     fit(wrapped, lesson, schedule, context.progress.epoch, tfmot_pruning.callbacks())
     stripped = tfmot_pruning.strip(wrapped)
-    refresh(stripped, lesson.train.x, context.seed)
+    refresh_batch_norms(stripped, lesson.train.x, context.seed)
     told = ("masks by tfmot's prune_low_magnitude", *lesson.notes, *pruning_loop.averaged(stripped))
     return stripped, Trained(told, (), reached=True)
 
 
-def _by_edgepipe(options: "PruneOptions", context: StageContext, model: Any, pool: "Pool", share: float) -> Trained:
+def _by_edgepipe(
+    options: "PruneOptions", context: StageContext, model: Any, pool: "WeightPool", share: float
+) -> Trained:
     from edgepipe.compress.pruning.pruner import KernelPruner
 
-    pruner = KernelPruner.of(
+    pruner = KernelPruner.from_settings(
         pool, share, options.settings(), pruning_loop.objective(options, context, model), context.seed
     )
     return pruning_loop.train(options, context, pruner, model)
 
 
-def _measured(model: Any, found: "Found", pool: "Pool", share: float) -> "list[LayerSparsity]":
-    from edgepipe.compress.pruning.weight_pool import check_reached, measure
+def _measured(model: Any, found: "PrunableKernels", pool: "WeightPool", share: float) -> "list[KernelSparsity]":
+    from edgepipe.compress.pruning.weight_pool import check_sparsity, measure_sparsity
 
-    layers = measure(model, found)
-    check_reached(layers, pool, share)
+    layers = measure_sparsity(model, found)
+    check_sparsity(layers, pool, share)
     return layers
 
 
@@ -129,26 +133,33 @@ def _missed(options: "PruneOptions", context: StageContext, metrics: tuple[Metri
     )
 
 
-def _collapsed(layers: "list[LayerSparsity]") -> list[str]:
+def _collapsed(layers: "list[KernelSparsity]") -> list[str]:
     """Kernels of which next to nothing is left, as a ranking over all kernels may leave them."""
     return [
         f"kernel '{layer.name}' keeps {layer.elements - layer.zeros} of {layer.elements} weights: little passes it"
         for layer in layers
-        if not layer.left_alone and layer.elements - layer.zeros < COLLAPSED * layer.elements
+        if not layer.exclusion_reason and layer.elements - layer.zeros < COLLAPSED * layer.elements
     ]
 
 
-def _sparsity(layers: "list[LayerSparsity]") -> Metric:
-    pruned = [layer for layer in layers if not layer.left_alone]
+def _sparsity(layers: "list[KernelSparsity]") -> Metric:
+    pruned = [layer for layer in layers if not layer.exclusion_reason]
     share = sum(layer.zeros for layer in pruned) / sum(layer.elements for layer in pruned)
-    names = ", ".join(layer.name for layer in layers if layer.left_alone) or "none"
+    names = ", ".join(layer.name for layer in layers if layer.exclusion_reason) or "none"
     how = f"exact zeros in {len(pruned)} pruned kernels; left alone: {names}"
-    return exact("sparsity", share, Dimension.FRACTION, how)
+    return exact_metric("sparsity", share, Dimension.FRACTION, how)
 
 
-def _table(layers: "list[LayerSparsity]", options: "PruneOptions") -> Table:
+def _table(layers: "list[KernelSparsity]", options: "PruneOptions") -> Table:
     rows = tuple(
-        (layer.name, layer.kind, layer.elements, layer.zeros, f"{layer.zeros / layer.elements:.2%}", layer.left_alone)
+        (
+            layer.name,
+            layer.kind,
+            layer.elements,
+            layer.zeros,
+            f"{layer.zeros / layer.elements:.2%}",
+            layer.exclusion_reason,
+        )
         for layer in layers
     )
     columns = ("layer", "kind", "weights", "zeros", "share", "left alone because")

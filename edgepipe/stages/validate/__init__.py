@@ -6,10 +6,9 @@ from typing import Any, ClassVar, final
 
 from pydantic import Field
 
-from edgepipe.core.artifact import Artifact, Kind
-from edgepipe.core.budget import Known
-from edgepipe.core.budget import limits as read_limits
-from edgepipe.core.config import Document, Path_
+from edgepipe.core.artifact import Artifact, ArtifactKind
+from edgepipe.core.budget import BudgetNames, read_limits
+from edgepipe.core.config import Document, KeyPath
 from edgepipe.core.errors import ConfigError, InputError
 from edgepipe.core.metric import Limit, Metric, judge
 from edgepipe.core.outcome import Outcome
@@ -26,7 +25,7 @@ from edgepipe.tflite.host_fingerprint import fingerprint
 class Validate(Stage):
     """Take quality on the test split, prove integer-only, measure or simulate each device, judge the budget."""
 
-    accepts: ClassVar = {Kind.TFLITE: Kind.TFLITE, Kind.VELA: Kind.VELA}
+    accepts: ClassVar = {ArtifactKind.TFLITE: ArtifactKind.TFLITE, ArtifactKind.VELA: ArtifactKind.VELA}
     splits: ClassVar = frozenset({Split.TEST})
     tools: ClassVar = ("ai-edge-litert", "tflite-micro", "tensorflow", "keras", "tf_keras", "numpy", "scikit-learn",
                             "zstandard", "ethos-u-vela")  # fmt: skip
@@ -48,30 +47,30 @@ class Validate(Stage):
         default=None, description="a float operator or tensor breaks the run; null leaves it to the devices"
     )
 
-    def check(self, document: Document, path: Path_, pipeline: PipelineInfo) -> None:
+    def check(self, document: Document, path: KeyPath, pipeline: PipelineInfo) -> None:
         """Devices exist, every line of the budget can be read, stages that are pointed to exist."""
         for index, device in enumerate(self.devices):
             if device in self.devices[:index]:
-                document.problem((*path, "devices", index), f"'{device}' stands twice")
+                document.add_problem((*path, "devices", index), f"'{device}' stands twice")
             try:
                 loaded = device_profile.load(device, pipeline.base_folder)
             except ConfigError as error:
                 document.problems.extend(error.problems)
             except InputError as error:
-                document.problem((*path, "devices", index), str(error))
+                document.add_problem((*path, "devices", index), str(error))
             else:
                 self._check_floats(document, (*path, "devices", index), pipeline, loaded)
         if self.against is not None and self.against not in pipeline.earlier_stages:
             known = ", ".join(pipeline.earlier_stages)
-            document.problem((*path, "against"), f"no earlier stage is named '{self.against}'; allowed: {known}")
+            document.add_problem((*path, "against"), f"no earlier stage is named '{self.against}'; allowed: {known}")
         read_limits(document, (*path, "budget"), self.budget, self._known(pipeline))
 
-    def _check_floats(self, document: Document, path: Path_, pipeline: PipelineInfo, device: Device) -> None:
+    def _check_floats(self, document: Document, path: KeyPath, pipeline: PipelineInfo, device: Device) -> None:
         if pipeline.partly_float_stages and device.integer_only:
             what = (
                 f"{device.name} is for integers only, and '{pipeline.partly_float_stages[-1]}' leaves layers in float"
             )
-            document.problem(path, f"{what} (`types`, `layers`); quantize them, or take this device out")
+            document.add_problem(path, f"{what} (`types`, `layers`); quantize them, or take this device out")
 
     def key(self, pipeline: PipelineInfo) -> dict[str, Any]:
         """The content of the profiles, and the host whose time is measured."""
@@ -95,7 +94,7 @@ class Validate(Stage):
         sparsity, sparsity_tables = validation_checks.sparsity(model)
         lost, pruned_tables, unchecked = validation_checks.pruned(context, model)
         on_devices = device_metrics.gather(model, devices, limits, context.cache)
-        counts = device_metrics.counts(model)
+        counts = device_metrics.file_metrics(model)
         metrics = [*quality, *counts, *integer, *sparsity, *on_devices.metrics]
         verdicts = [judge(limit, self._comparable(limit, metrics, context.pipeline)) for limit in limits]
         return given, Outcome(
@@ -112,9 +111,9 @@ class Validate(Stage):
             tables=(*agreement, integer_table, *sparsity_tables, *pruned_tables),
         )
 
-    def _known(self, pipeline: PipelineInfo) -> Known:
+    def _known(self, pipeline: PipelineInfo) -> BudgetNames:
         names = [Path(device).stem for device in self.devices]
-        return Known(_quality_names(pipeline), names, pipeline.earlier_stages)
+        return BudgetNames(_quality_names(pipeline), names, pipeline.earlier_stages)
 
     def _limits(self, pipeline: PipelineInfo) -> list[Limit]:
         document = Document("budget")
@@ -136,9 +135,9 @@ class Validate(Stage):
 
 def _runnable(context: StageContext) -> StageContext:
     """`context` on the .tflite that a compiled model was made of: no runtime here executes command streams for an NPU."""
-    if context.artifact.kind is not Kind.VELA:
+    if context.artifact.kind is not ArtifactKind.VELA:
         return context
-    origin = [artifact for artifact in context.earlier_artifacts.values() if artifact.kind is Kind.TFLITE][-1]
+    origin = [artifact for artifact in context.earlier_artifacts.values() if artifact.kind is ArtifactKind.TFLITE][-1]
     return replace(context, input_artifact=origin)
 
 
@@ -147,7 +146,7 @@ def _elsewhere(given: Artifact, devices: list[Device]) -> list[str]:
     made_for = given.path.stem  # `compile` names its model so
     ethos = [device.name for device in devices if device.system.npu is not None and device.system.npu.vela is not None]
     others = [name for name in ethos if name != made_for]
-    if given.kind is not Kind.VELA or not others:
+    if given.kind is not ArtifactKind.VELA or not others:
         return []
     return [f"the model was compiled for {made_for}; {', '.join(others)}: judged by a compilation of its own"]
 

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from edgepipe.compress.source_model import open_model
-from edgepipe.core.arrays import take
-from edgepipe.core.artifact import Artifact, Kind
+from edgepipe.core.arrays import take_samples
+from edgepipe.core.artifact import Artifact, ArtifactKind
 from edgepipe.core.errors import InputError, ToolError
-from edgepipe.core.metric import Evidence, Finding, Metric, exact, unavailable
+from edgepipe.core.metric import Evidence, Finding, Metric, exact_metric, unavailable_metric
 from edgepipe.core.outcome import Table
 from edgepipe.core.units import Dimension
 from edgepipe.data.splits import SplitData
@@ -19,11 +19,11 @@ from edgepipe.stages.context import StageContext
 from edgepipe.stages.tflite_quality import scored
 from edgepipe.tflite import integer_check as integer_only
 from edgepipe.tflite import parity, pruned_zeros, tflm_runtime
-from edgepipe.tflite.interpreter import Outputs, Runtime, predict
+from edgepipe.tflite.interpreter import ModelOutputs, Runtime, predict
 from edgepipe.tflite.model import Model
 from edgepipe.tflite.reader import weight_sparsity
 
-KERAS_KINDS = (Kind.KERAS, Kind.FLOAT, Kind.QAT)
+KERAS_KINDS = (ArtifactKind.KERAS, ArtifactKind.FLOAT, ArtifactKind.QAT)
 
 
 def quality(context: StageContext, references: list[str], samples: int) -> tuple[list[Metric], list[Table], list[str]]:
@@ -49,17 +49,17 @@ def _some(test: SplitData, samples: int, seed: int) -> SplitData:
     if len(test) <= samples:
         return test
     chosen = np.sort(np.random.RandomState(seed).permutation(len(test))[:samples])
-    return SplitData(take(test.x, chosen), None if test.y is None else test.y[chosen])
+    return SplitData(take_samples(test.x, chosen), None if test.y is None else test.y[chosen])
 
 
-def _outputs(path: Path, data: SplitData, fast: Outputs | None) -> tuple[dict[str, Outputs], list[str]]:
+def _outputs(path: Path, data: SplitData, fast: ModelOutputs | None) -> tuple[dict[str, ModelOutputs], list[str]]:
     """What each runtime that takes the model gives; the first is what the others are held against.
 
     `fast` is what XNNPACK gave for the same samples, if it ran them already.
     """
-    found: dict[str, Outputs] = {}
+    found: dict[str, ModelOutputs] = {}
     notes = []
-    runs: dict[str, Callable[[], Outputs]] = {
+    runs: dict[str, Callable[[], ModelOutputs]] = {
         Runtime.REFERENCE.value: lambda: predict(path, data.x, Runtime.REFERENCE),
         Runtime.XNNPACK.value: lambda: fast or predict(path, data.x, Runtime.XNNPACK),
         "tflite-micro": lambda: tflm_runtime.predict(path, data.x),
@@ -72,7 +72,7 @@ def _outputs(path: Path, data: SplitData, fast: Outputs | None) -> tuple[dict[st
     return found, notes
 
 
-def _scored(context: StageContext, data: SplitData, outputs: Outputs) -> list[Metric]:
+def _scored(context: StageContext, data: SplitData, outputs: ModelOutputs) -> list[Metric]:
     return scored(context.artifact.path, context.task, data, "test", outputs)
 
 
@@ -82,7 +82,7 @@ def _compared(context: StageContext, name: str, deployed: list[Metric]) -> list[
     if artifact.kind not in KERAS_KINDS:
         reason = f"'{name}' gives a {artifact.kind} artifact, whose quality is not taken before it is converted"
         return [
-            unavailable(f"{m.name}_drop", m.unit, reason).model_copy(update={"details": {"against": name}})
+            unavailable_metric(f"{m.name}_drop", m.unit, reason).model_copy(update={"details": {"against": name}})
             for m in deployed
         ]
     origin = _keras_quality(context, name, artifact)
@@ -109,17 +109,24 @@ def _drop(context: StageContext, name: str, now: Metric, before: Metric) -> Metr
     )  # fmt: skip
 
 
-def _agreement(context: StageContext, data: SplitData, outputs: dict[str, Outputs]) -> Table:
+def _agreement(context: StageContext, data: SplitData, outputs: dict[str, ModelOutputs]) -> Table:
     first, reference = next(iter(outputs.items()))
     return Table(
         title=f"Runtimes against {first}, {len(data)} of {len(context.data.test)} test samples",
-        columns=("runtime", context.task.deciding, "labels equal", "max LSB", "p99 LSB", "differences in LSB: count"),
+        columns=(
+            "runtime",
+            context.task.primary_measure,
+            "labels equal",
+            "max LSB",
+            "p99 LSB",
+            "differences in LSB: count",
+        ),
         rows=tuple(_agreement_row(context, data, name, reference, found) for name, found in outputs.items()),
     )
 
 
 def _agreement_row(
-    context: StageContext, data: SplitData, name: str, reference: Outputs, found: Outputs
+    context: StageContext, data: SplitData, name: str, reference: ModelOutputs, found: ModelOutputs
 ) -> tuple[str, ...]:
     same = parity.compare(reference, found)
     labels = "" if same.labels_equal is None else f"{same.labels_equal:.2%}"
@@ -132,8 +139,8 @@ def _agreement_row(
 
 def integer(model: Model, demanded: bool) -> tuple[list[Finding], list[Metric], Table]:
     """Whether every operator and tensor is an integer; offenders are findings if that is demanded."""
-    offenders = integer_only.findings(model)
-    census = ", ".join(f"{number} {dtype}" for dtype, number in sorted(model.dtype_census.items()))
+    offenders = integer_only.check_integer_only(model)
+    census = ", ".join(f"{number} {dtype}" for dtype, number in sorted(model.dtype_counts.items()))
     counts = ", ".join(f"{number} {name}" for name, number in sorted(model.operator_counts.items()))
     rows = [
         ("operators", len(model.operators), counts),
@@ -147,7 +154,7 @@ def integer(model: Model, demanded: bool) -> tuple[list[Finding], list[Metric], 
         if not offenders
         else f"Not fully integer: {len(offenders)} offenders"
     )
-    metric = exact(
+    metric = exact_metric(
         "float_offenders", len(offenders), Dimension.COUNT, "operators and interface tensors not fully integer"
     )
     return (
@@ -178,19 +185,19 @@ def pruned(context: StageContext, model: Model) -> tuple[list[Finding], list[Tab
 
     Every kernel that holds zeros counts as pruned; one that is no tensor of the file is noted.
     """
-    floats = [name for name, artifact in context.earlier_artifacts.items() if artifact.kind is Kind.FLOAT]
+    floats = [name for name, artifact in context.earlier_artifacts.items() if artifact.kind is ArtifactKind.FLOAT]
     if not floats:
         return [], [], []
     name = floats[-1]
-    from edgepipe.compress.pruning.prunable_kernels import stored_order
+    from edgepipe.compress.pruning.prunable_kernels import kernels_in_tflite_order
 
     origin = context.earlier_artifacts[name]
-    checked = pruned_zeros.check(
-        model, stored_order(open_model(origin.path, origin.kind, allow_code=context.allow_code))
+    checked = pruned_zeros.check_kernels(
+        model, kernels_in_tflite_order(open_model(origin.path, origin.kind, allow_code=context.allow_code))
     )
     missing = [entry.layer for entry in checked if not entry.tensor]
     notes = [f"zeros of '{layer}' are not checked: no tensor of the .tflite is this kernel" for layer in missing]
-    rows = tuple((entry.layer, entry.tensor, entry.wanted, len(entry.lost), entry.pattern)
+    rows = tuple((entry.layer, entry.tensor, entry.zeros, len(entry.nonzeros), entry.pattern)
                  for entry in checked if entry.tensor)  # fmt: skip
     columns = ("layer", "tensor", "zeros of the pruned model", "of these not zero", "shape of the zeros")
     tables = [Table(title=f"Zeros of '{name}' inside the .tflite", columns=columns, rows=rows)] if rows else []
@@ -199,6 +206,6 @@ def pruned(context: StageContext, model: Model) -> tuple[list[Finding], list[Tab
 
 def _share(name: str, layers: list[Any], which: str) -> Metric:
     zeros, elements = sum(layer.zeros for layer in layers), sum(layer.elements for layer in layers)
-    return exact(
+    return exact_metric(
         name, zeros / elements, Dimension.FRACTION, f"{zeros} zeros of {elements} weights of {which}, in the .tflite"
     )

@@ -10,7 +10,7 @@ from edgepipe.core.arrays import Array, Arrays
 from edgepipe.tasks.quality import Task
 from edgepipe.training import loss_and_optimizer
 from edgepipe.training.distillation import feature_taps
-from edgepipe.training.distillation.loss_terms import Part, parts, scored
+from edgepipe.training.distillation.loss_terms import LossTerm, build_loss_terms, score_model
 from edgepipe.training.distillation.teacher_options import Teacher
 from edgepipe.training.distillation.teacher_outputs import Teachers
 
@@ -18,7 +18,7 @@ ADAPTOR_SEED = 1412_6550
 
 
 @dataclass(frozen=True)
-class Pupil:
+class StudentModel:
     """The student as it is trained: `model` gives its outputs and one tensor for each part of the teachers' loss."""
 
     model: Any
@@ -27,7 +27,7 @@ class Pupil:
 
 
 @dataclass
-class Teaching:
+class Distiller:
     """Teachers (name -> Keras model) and what is learned of them. What they say is kept from one fit to the next."""
 
     options: Teacher
@@ -36,9 +36,9 @@ class Teaching:
     batch_size: int
     notes: list[str] = field(default_factory=list)
     _teachers: Teachers | None = None
-    _kept: bool = False
+    _is_cached: bool = False
 
-    def pupil(self, student: Any, task_loss: Any) -> Pupil:
+    def build_student(self, student: Any, task_loss: Any) -> StudentModel:
         """Prepare `student`.
 
         With several teachers each has its share of a part's weight. For `logits` that is the loss towards the mean of
@@ -47,78 +47,92 @@ class Teaching:
         Raises:
             InputError: something of it does not go together with a teacher; the pair is named.
         """
-        student = feature_taps.opened(student)
-        found = {name: self._parts(student, name) for name in self.models}
-        every = [part for listed in found.values() for part in listed]
+        student = feature_taps.as_graph(student)
+        terms_by_teacher = {name: self._loss_terms(student, name) for name in self.models}
+        terms = [term for teacher_terms in terms_by_teacher.values() for term in teacher_terms]
         if self._teachers is None:
-            opened = {name: feature_taps.opened(model) for name, model in self.models.items()}
-            self._teachers = Teachers(_probe(opened, found), self.batch_size)
-            self.notes += [f"taught by '{name}': {part.title}" for name, listed in found.items() for part in listed]
+            teacher_graphs = {name: feature_taps.as_graph(model) for name, model in self.models.items()}
+            self._teachers = Teachers(_build_probe(teacher_graphs, terms_by_teacher), self.batch_size)
+            self.notes += [
+                f"taught by '{name}': {term.title}"
+                for name, teacher_terms in terms_by_teacher.items()
+                for term in teacher_terms
+            ]
         alpha = self.options.logits.alpha if self.options.logits is not None else 0.0
-        return Pupil(
-            _pupil_model(student, every),
-            [task_loss, *(part.loss for part in every)],
-            [1.0 - alpha, *(part.weight / len(self.models) for part in every)],
+        return StudentModel(
+            _student_graph(student, terms),
+            [task_loss, *(term.loss for term in terms)],
+            [1.0 - alpha, *(term.weight / len(self.models) for term in terms)],
         )
 
-    def _parts(self, student: Any, name: str) -> list[Part]:
-        teacher = scored(feature_taps.opened(self.models[name]), self.task, f"teacher '{name}'")
-        mine = scored(student, self.task, "student")
-        return list(parts(self.options, mine, teacher, self.task.kind == "classification"))
+    def _loss_terms(self, student: Any, name: str) -> list[LossTerm]:
+        scored_teacher = score_model(feature_taps.as_graph(self.models[name]), self.task, f"teacher '{name}'")
+        scored_student = score_model(student, self.task, "student")
+        return list(build_loss_terms(self.options, scored_student, scored_teacher, self.task.kind == "classification"))
 
-    def keep(self, x: Arrays) -> None:
+    def cache_targets(self, x: Arrays) -> None:
         """Take what the teachers say of all samples `x`, once; to be called where nothing random changes these."""
-        if self._kept:
+        if self._is_cached:
             return
-        held = self._known.keep(x)
-        self._kept = True
-        if held is None:
+        cached_bytes = self._prepared_teachers.cache_targets(x)
+        self._is_cached = True
+        if cached_bytes is None:
             self.notes.append("what the teachers say takes over 1 GiB and is computed anew in every epoch")
         else:
-            self.notes.append(f"what the teachers say was computed once ({held / 2**20:.1f} MiB)")
+            self.notes.append(f"what the teachers say was computed once ({cached_bytes / 2**20:.1f} MiB)")
 
-    def targets(self, chosen: Array, x: Arrays) -> list[Array]:
+    def targets(self, indices: Array, x: Arrays) -> list[Array]:
         """What the teachers say of a batch: of the samples `chosen` as kept, or of `x`."""
-        return self._known.targets(chosen, x)
+        return self._prepared_teachers.targets(indices, x)
 
     @property
-    def _known(self) -> Teachers:
+    def _prepared_teachers(self) -> Teachers:
         if self._teachers is None:
             raise RuntimeError("a student must be prepared first")
         return self._teachers
 
 
-def _pupil_model(student: Any, every: list[Part]) -> Any:
-    layers = loss_and_optimizer.api(student).layers
+def _student_graph(student: Any, terms: list[LossTerm]) -> Any:
+    layers = loss_and_optimizer.keras_of(student).layers
     outputs = []
-    for number, part in enumerate(every):
-        given = layers.Lambda(part.given, name=f"taught{number}")(part.student)
-        outputs.append(given if not part.adaptor else _adaptor(student, part.adaptor, number)(given))
+    for number, term in enumerate(terms):
+        tensor = layers.Lambda(term.student_fn, name=f"taught{number}")(term.student_tensor)
+        outputs.append(
+            tensor if not term.adaptor_channels else _adaptor(student, term.adaptor_channels, number)(tensor)
+        )
     inputs = student.inputs if len(student.inputs) > 1 else student.inputs[0]
-    return loss_and_optimizer.api(student).Model(inputs, [student.outputs[0], *outputs], name=student.name)
+    return loss_and_optimizer.keras_of(student).Model(inputs, [student.outputs[0], *outputs], name=student.name)
 
 
 def _adaptor(student: Any, channels: int, number: int) -> Any:
-    library = loss_and_optimizer.api(student)
-    start = library.initializers.GlorotUniform(seed=ADAPTOR_SEED + number)
-    return library.layers.Dense(channels, kernel_initializer=start, name=f"adaptor{number}")
+    library = loss_and_optimizer.keras_of(student)
+    initializer = library.initializers.GlorotUniform(seed=ADAPTOR_SEED + number)
+    return library.layers.Dense(channels, kernel_initializer=initializer, name=f"adaptor{number}")
 
 
-def _probe(models: dict[str, Any], found: dict[str, list[Part]]) -> Callable[[Arrays], list[Any]]:
+def _build_probe(models: dict[str, Any], terms_by_teacher: dict[str, list[LossTerm]]) -> Callable[[Arrays], list[Any]]:
     """What gives the targets of every part, all teachers in a row, from samples."""
     probes = {
-        name: loss_and_optimizer.api(model).Model(model.inputs, [part.teacher for part in found[name]])
+        name: loss_and_optimizer.keras_of(model).Model(
+            model.inputs, [term.teacher_tensor for term in terms_by_teacher[name]]
+        )
         for name, model in models.items()
     }
 
     def probe(x: Arrays) -> list[Any]:
-        values = {name: tf.nest.flatten(model(_inputs(model, x), training=False)) for name, model in probes.items()}
-        return [part.wanted(value) for name in probes for part, value in zip(found[name], values[name], strict=True)]
+        tensors_by_teacher = {
+            name: tf.nest.flatten(model(_ordered_inputs(model, x), training=False)) for name, model in probes.items()
+        }
+        return [
+            term.target_fn(tensor)
+            for name in probes
+            for term, tensor in zip(terms_by_teacher[name], tensors_by_teacher[name], strict=True)
+        ]
 
     return probe
 
 
-def _inputs(model: Any, x: Arrays) -> Any:
+def _ordered_inputs(model: Any, x: Arrays) -> Any:
     """Named samples in the order of the model's inputs."""
     if not isinstance(x, dict):
         return x

@@ -7,95 +7,95 @@ import keras
 
 from edgepipe.core.errors import InputError, did_you_mean
 
-PREFIXES = ("quant_", "cluster_", "prune_low_magnitude_")  # of tfmot's wrappers
-FAKE_QUANT = "_fake_quant"  # of the layer that quantizes what another gives
+WRAPPER_PREFIXES = ("quant_", "cluster_", "prune_low_magnitude_")  # of tfmot's wrappers
+FAKE_QUANT_SUFFIX = "_fake_quant"  # of the layer that quantizes what another gives
 
 
-def opened(model: Any) -> Any:
+def as_graph(model: Any) -> Any:
     """`model` as a graph of layers; a Sequential of Keras 3 shows none, and is told again with the same layers."""
     return keras.Model(model.inputs, model.outputs, name=model.name) if isinstance(model, keras.Sequential) else model
 
 
-def tensor(model: Any, name: str, whose: str) -> Any:
+def find_tensor(model: Any, name: str, role: str) -> Any:
     """What the layer `name` of `model` gives; in a fake-quant model, after fake-quant.
 
     Raises:
         InputError: no such layer, it stands inside a nested model, or it is called more than once.
     """
-    known = _calls(model)
-    found = known.get(f"{name}{FAKE_QUANT}") or known.get(name)
-    if found is None:
-        raise InputError(f"the {whose} '{model.name}' has no layer '{name}'{_hint(model, name, list(known))}")
-    if len(found) > 1:
-        raise InputError(f"layer '{name}' of the {whose} is called {len(found)} times; name another")
-    return _single(found[0].outputs)
+    calls_by_layer = _calls_by_layer(model)
+    calls = calls_by_layer.get(f"{name}{FAKE_QUANT_SUFFIX}") or calls_by_layer.get(name)
+    if calls is None:
+        raise InputError(f"the {role} '{model.name}' has no layer '{name}'{_hint(model, name, list(calls_by_layer))}")
+    if len(calls) > 1:
+        raise InputError(f"layer '{name}' of the {role} is called {len(calls)} times; name another")
+    return _unwrap_single(calls[0].outputs)
 
 
-def _calls(model: Any) -> dict[str, list[Any]]:
+def _calls_by_layer(model: Any) -> dict[str, list[Any]]:
     """The calls of each layer within `model`, in the order of computation: a layer may be part of other models too."""
-    found = defaultdict(list)
+    calls_by_layer = defaultdict(list)
     for depth in sorted(model._nodes_by_depth, reverse=True):
         for node in model._nodes_by_depth[depth]:
-            found[plain(_layer(node).name)].append(node)
-    return dict(found)
+            calls_by_layer[strip_wrapper_prefix(_layer_of(node).name)].append(node)
+    return dict(calls_by_layer)
 
 
-def _layer(node: Any) -> Any:
+def _layer_of(node: Any) -> Any:
     return node.operation if hasattr(node, "operation") else node.layer  # Keras 3 and tf_keras
 
 
-def _single(tensors: Any) -> Any:
-    listed = tensors if isinstance(tensors, (list, tuple)) else [tensors]
-    return listed[0] if len(listed) == 1 else listed
+def _unwrap_single(tensors: Any) -> Any:
+    tensor_list = tensors if isinstance(tensors, (list, tuple)) else [tensors]
+    return tensor_list[0] if len(tensor_list) == 1 else tensor_list
 
 
-def _inputs(node: Any) -> Any:
-    return _single(node.input_tensors)
+def _input_tensors(node: Any) -> Any:
+    return _unwrap_single(node.input_tensors)
 
 
-def plain(name: str) -> str:
+def strip_wrapper_prefix(name: str) -> str:
     """The name of a layer without tfmot's wrapper."""
-    return next((name.removeprefix(prefix) for prefix in PREFIXES if name.startswith(prefix)), name)
+    return next((name.removeprefix(prefix) for prefix in WRAPPER_PREFIXES if name.startswith(prefix)), name)
 
 
-def _hint(model: Any, name: str, known: list[str]) -> str:
-    for outer in model.layers:
-        if any(inner.name == name for inner in getattr(outer, "layers", [])):
-            return f": it is inside the nested model '{outer.name}', where it cannot be taken"
-    return did_you_mean(name, known)
+def _hint(model: Any, name: str, layer_names: list[str]) -> str:
+    for nested_model in model.layers:
+        if any(layer.name == name for layer in getattr(nested_model, "layers", [])):
+            return f": it is inside the nested model '{nested_model.name}', where it cannot be taken"
+    return did_you_mean(name, layer_names)
 
 
-def embedding(model: Any, whose: str) -> tuple[str, Any]:
+def find_embedding(model: Any, role: str) -> tuple[str, Any]:
     """What the last layer with weights takes, the usual features of a sample, and that layer's name.
 
     Raises:
         InputError: no layer has a kernel, or the last one takes several tensors.
     """
-    for name, calls in reversed(_calls(model).items()):
-        if _weighted(calls[-1]):
-            taken = _inputs(calls[-1])
-            if isinstance(taken, (list, tuple)):
+    for name, calls in reversed(_calls_by_layer(model).items()):
+        if _has_kernel(calls[-1]):
+            input_tensor = _input_tensors(calls[-1])
+            if isinstance(input_tensor, (list, tuple)):
                 break
-            return f"what '{name.removesuffix(FAKE_QUANT)}' takes", taken
-    raise InputError(f"the {whose} '{model.name}' has no last layer with a kernel; name a pair of layers")
+            return f"what '{name.removesuffix(FAKE_QUANT_SUFFIX)}' takes", input_tensor
+    raise InputError(f"the {role} '{model.name}' has no last layer with a kernel; name a pair of layers")
 
 
-def last_map(model: Any, whose: str) -> tuple[str, Any]:
+def find_last_map(model: Any, role: str) -> tuple[str, Any]:
     """The last tensor of `model` that still has places (n, ..., channels) and weights behind it, and its layer.
 
     Raises:
         InputError: there is none.
     """
-    behind = False
-    for name, calls in reversed(_calls(model).items()):
-        given = _single(calls[-1].outputs)
-        shape = tuple(getattr(given, "shape", ()))
-        made = type(_layer(calls[-1])).__name__ != "InputLayer"  # what goes in is no map of what was learned
-        if behind and made and len(shape) >= 3 and None not in shape[1:]:
-            return f"'{name.removesuffix(FAKE_QUANT)}'", given
-        behind = behind or _weighted(calls[-1])
-    raise InputError(f"the {whose} '{model.name}' has no layer whose output has places; name a pair of layers")
+    has_weights_behind = False
+    for name, calls in reversed(_calls_by_layer(model).items()):
+        output_tensor = _unwrap_single(calls[-1].outputs)
+        shape = tuple(getattr(output_tensor, "shape", ()))
+        is_computed = type(_layer_of(calls[-1])).__name__ != "InputLayer"  # what goes in is no map of what was learned
+        if has_weights_behind and is_computed and len(shape) >= 3 and None not in shape[1:]:
+            return f"'{name.removesuffix(FAKE_QUANT_SUFFIX)}'", output_tensor
+        has_weights_behind = has_weights_behind or _has_kernel(calls[-1])
+    raise InputError(f"the {role} '{model.name}' has no layer whose output has places; name a pair of layers")
 
 
-def _weighted(node: Any) -> bool:
-    return any(len(weight.shape) > 1 for weight in getattr(_layer(node), "weights", []))
+def _has_kernel(node: Any) -> bool:
+    return any(len(weight.shape) > 1 for weight in getattr(_layer_of(node), "weights", []))

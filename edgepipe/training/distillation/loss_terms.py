@@ -13,130 +13,142 @@ from edgepipe.training.distillation.teacher_options import Teacher
 
 
 @dataclass(frozen=True)
-class Part:
+class LossTerm:
     """One part of the loss. `wanted` turns the teacher's tensor into the target; `given` the student's into what is
     compared with it, by `loss(target, given) -> (n,)`."""
 
     title: str
     weight: float
-    student: Any
-    teacher: Any
-    wanted: Callable[[Any], Any]
-    given: Callable[[Any], Any]
+    student_tensor: Any
+    teacher_tensor: Any
+    target_fn: Callable[[Any], Any]
+    student_fn: Callable[[Any], Any]
     loss: Callable[[Any, Any], Any]
-    adaptor: int = 0  # channels that a trained projection gives the student's tensor first; 0 for none
+    adaptor_channels: int = 0  # channels that a trained projection gives the student's tensor first; 0 for none
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredModel:
     """A model and what its outputs are."""
 
     model: Any
-    logits: bool
-    binary: bool
-    whose: str
+    has_logits: bool
+    is_binary: bool
+    role: str
 
     def scores(self, outputs: Any) -> Any:
         """Class scores of its outputs."""
-        return losses.scores(outputs, self.logits, self.binary)
+        return losses.scores(outputs, self.has_logits, self.is_binary)
 
 
-def parts(options: Teacher, student: Scored, teacher: Scored, classes: bool) -> Iterator[Part]:
+def build_loss_terms(
+    options: Teacher, student: ScoredModel, teacher: ScoredModel, is_classification: bool
+) -> Iterator[LossTerm]:
     """Every part that `options` ask for between one teacher and the student.
 
     Raises:
         InputError: outputs or layers that do not go together, both named with their shapes; a layer that is not there.
     """
     if options.logits is not None or options.outputs is not None:
-        _same_outputs(student, teacher)
+        _check_same_outputs(student, teacher)
     if options.logits is not None:
-        if not classes:
+        if not is_classification:
             raise InputError("`logits` teaches classes apart; for this task use `outputs`, `features` or `relational`")
-        yield _logits(options.logits.temperature, options.logits.alpha, student, teacher)
+        yield _logits_term(options.logits.temperature, options.logits.alpha, student, teacher)
     if options.outputs is not None:
-        yield _outputs(options.outputs.weight, student, teacher, classes)
-    yield from _features(options, student, teacher)
-    yield from _attention(options, student, teacher)
-    yield from _relational(options, student, teacher)
+        yield _output_term(options.outputs.weight, student, teacher, is_classification)
+    yield from _feature_terms(options, student, teacher)
+    yield from _attention_terms(options, student, teacher)
+    yield from _relational_terms(options, student, teacher)
 
 
-def _same_outputs(student: Scored, teacher: Scored) -> None:
-    given, wanted = student.model.output_shape, teacher.model.output_shape
-    if isinstance(given, tuple) and isinstance(wanted, tuple) and given == wanted:
+def _check_same_outputs(student: ScoredModel, teacher: ScoredModel) -> None:
+    student_shape, teacher_shape = student.model.output_shape, teacher.model.output_shape
+    if isinstance(student_shape, tuple) and isinstance(teacher_shape, tuple) and student_shape == teacher_shape:
         return
-    told = f"the student '{student.model.name}' gives {_shown(given)}, the {teacher.whose} {_shown(wanted)}"
-    raise InputError(f"{told}: outputs can only be learned where both are one of the same shape")
+    summary = f"the student '{student.model.name}' gives {_shape_text(student_shape)}, the {teacher.role} {_shape_text(teacher_shape)}"
+    raise InputError(f"{summary}: outputs can only be learned where both are one of the same shape")
 
 
-def _shown(shape: Any) -> str:
+def _shape_text(shape: Any) -> str:
     if not isinstance(shape, tuple):
         return f"{len(shape)} outputs"
     return f"{shape[1]} classes or values" if len(shape) == 2 else f"outputs of shape {shape[1:]}"
 
 
-def _logits(temperature: float, alpha: float, student: Scored, teacher: Scored) -> Part:
-    binary = student.binary
-    return Part(
+def _logits_term(temperature: float, alpha: float, student: ScoredModel, teacher: ScoredModel) -> LossTerm:
+    is_binary = student.is_binary
+    return LossTerm(
         f"logits (temperature {temperature:g}, alpha {alpha:g})", alpha, student.model.output, teacher.model.output,
-        lambda outputs: losses.softened(teacher.scores(outputs), temperature, binary),
+        lambda outputs: losses.soften(teacher.scores(outputs), temperature, is_binary),
         student.scores,
-        lambda wanted, z: losses.divergence(wanted, z, temperature, binary),
+        lambda target, z: losses.divergence(target, z, temperature, is_binary),
     )  # fmt: skip
 
 
-def _outputs(weight: float, student: Scored, teacher: Scored, classes: bool) -> Part:
-    wanted, given = (teacher.scores, student.scores) if classes else (tf.identity, tf.identity)
-    return Part(f"outputs (weight {weight:g})", weight, student.model.output, teacher.model.output, wanted, given,
-                losses.squared)  # fmt: skip
+def _output_term(weight: float, student: ScoredModel, teacher: ScoredModel, is_classification: bool) -> LossTerm:
+    target_fn, student_fn = (teacher.scores, student.scores) if is_classification else (tf.identity, tf.identity)
+    return LossTerm(f"outputs (weight {weight:g})", weight, student.model.output, teacher.model.output, target_fn, student_fn,
+                losses.squared_difference)  # fmt: skip
 
 
-def _features(options: Teacher, student: Scored, teacher: Scored) -> Iterator[Part]:
+def _feature_terms(options: Teacher, student: ScoredModel, teacher: ScoredModel) -> Iterator[LossTerm]:
     if options.features is None:
         return
-    for pair in _pairs(options.features.layers, student, teacher, feature_taps.embedding):
-        pool = _pools(pair)
-        given, wanted = pair.channels
-        if given != wanted and not options.features.adaptor:
-            raise InputError(f"{pair}: {given} and {wanted} channels; `adaptor: true` projects one to the other")
-        title = f"features of {pair} (weight {options.features.weight:g}{pool.told})"
-        yield Part(title, options.features.weight, pair.student, pair.teacher, pool.teacher, pool.student,
-                   losses.squared, wanted if options.features.adaptor else 0)  # fmt: skip
+    for pair in _tensor_pairs(options.features.layers, student, teacher, feature_taps.find_embedding):
+        pool = _spatial_pools(pair)
+        student_channels, teacher_channels = pair.channels
+        if student_channels != teacher_channels and not options.features.adaptor:
+            raise InputError(
+                f"{pair}: {student_channels} and {teacher_channels} channels; `adaptor: true` projects one to the other"
+            )
+        title = f"features of {pair} (weight {options.features.weight:g}{pool.note})"
+        yield LossTerm(title, options.features.weight, pair.student, pair.teacher, pool.teacher, pool.student,
+                   losses.squared_difference, teacher_channels if options.features.adaptor else 0)  # fmt: skip
 
 
-def _attention(options: Teacher, student: Scored, teacher: Scored) -> Iterator[Part]:
+def _attention_terms(options: Teacher, student: ScoredModel, teacher: ScoredModel) -> Iterator[LossTerm]:
     if options.attention is None:
         return
-    for pair in _pairs(options.attention.layers, student, teacher, feature_taps.last_map):
+    for pair in _tensor_pairs(options.attention.layers, student, teacher, feature_taps.find_last_map):
         if len(pair.student.shape) < 3 or len(pair.teacher.shape) < 3:
             raise InputError(f"{pair}: attention needs places (batch, ..., channels); found {pair.shapes}")
-        pool = _pools(pair)
-        title = f"attention of {pair} (weight {options.attention.weight:g}{pool.told})"
-        wanted, given = _then(pool.teacher, losses.activity), _then(pool.student, losses.activity)
-        yield Part(title, options.attention.weight, pair.student, pair.teacher, wanted, given, losses.attention)
+        pool = _spatial_pools(pair)
+        title = f"attention of {pair} (weight {options.attention.weight:g}{pool.note})"
+        target_fn, student_fn = _compose(pool.teacher, losses.activity_map), _compose(pool.student, losses.activity_map)
+        yield LossTerm(
+            title,
+            options.attention.weight,
+            pair.student,
+            pair.teacher,
+            target_fn,
+            student_fn,
+            losses.attention_distance,
+        )
 
 
-def _relational(options: Teacher, student: Scored, teacher: Scored) -> Iterator[Part]:
+def _relational_terms(options: Teacher, student: ScoredModel, teacher: ScoredModel) -> Iterator[LossTerm]:
     if options.relational is None:
         return
-    whats = (("distances", losses.distances, options.relational.distance),
-             ("angles", losses.angles, options.relational.angle))  # fmt: skip
-    for pair in _pairs(options.relational.layers, student, teacher, feature_taps.embedding):
-        for name, what, weight in whats:
+    kinds = (("distances", losses.pairwise_distances, options.relational.distance),
+             ("angles", losses.triple_angles, options.relational.angle))  # fmt: skip
+    for pair in _tensor_pairs(options.relational.layers, student, teacher, feature_taps.find_embedding):
+        for name, relation_fn, weight in kinds:
             if weight:
-                title, loss = f"{name} of {pair} (weight {weight:g})", _related(what)
-                yield Part(title, weight, pair.student, pair.teacher, losses.flat, losses.flat, loss)
+                title, loss = f"{name} of {pair} (weight {weight:g})", _relation_loss(relation_fn)
+                yield LossTerm(title, weight, pair.student, pair.teacher, losses.flatten, losses.flatten, loss)
 
 
-def _related(what: Callable[[Any], Any]) -> Callable[[Any, Any], Any]:
-    return lambda wanted, given: losses.relation(wanted, given, what)
+def _relation_loss(relation_fn: Callable[[Any], Any]) -> Callable[[Any, Any], Any]:
+    return lambda target, student: losses.relation_loss(target, student, relation_fn)
 
 
-def _then(first: Callable[[Any], Any], second: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    return lambda value: second(first(value))
+def _compose(first_fn: Callable[[Any], Any], second_fn: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda tensor: second_fn(first_fn(tensor))
 
 
 @dataclass(frozen=True)
-class Pair:
+class TensorPair:
     """A tensor of the student and the teacher's that it should be like."""
 
     student_name: str
@@ -158,18 +170,28 @@ class Pair:
         return f"{tuple(self.student.shape[1:])} and {tuple(self.teacher.shape[1:])}"
 
 
-def _pairs(layers: dict[str, str], student: Scored, teacher: Scored, usual: Any) -> Iterator[Pair]:
+def _tensor_pairs(
+    layers: dict[str, str], student: ScoredModel, teacher: ScoredModel, find_usual: Any
+) -> Iterator[TensorPair]:
     if not layers:
-        (mine, own), (theirs, other) = usual(student.model, "student"), usual(teacher.model, teacher.whose)
-        yield _known(Pair(mine, theirs, own, other))
-    for name, other_name in layers.items():
-        own = feature_taps.tensor(student.model, name, "student")
-        yield _known(
-            Pair(f"'{name}'", f"'{other_name}'", own, feature_taps.tensor(teacher.model, other_name, teacher.whose))
+        (student_name, student_tensor), (teacher_name, teacher_tensor) = (
+            find_usual(student.model, "student"),
+            find_usual(teacher.model, teacher.role),
+        )
+        yield _check_fixed_size(TensorPair(student_name, teacher_name, student_tensor, teacher_tensor))
+    for student_layer, teacher_layer in layers.items():
+        student_tensor = feature_taps.find_tensor(student.model, student_layer, "student")
+        yield _check_fixed_size(
+            TensorPair(
+                f"'{student_layer}'",
+                f"'{teacher_layer}'",
+                student_tensor,
+                feature_taps.find_tensor(teacher.model, teacher_layer, teacher.role),
+            )
         )
 
 
-def _known(pair: Pair) -> Pair:
+def _check_fixed_size(pair: TensorPair) -> TensorPair:
     for tensor in (pair.student, pair.teacher):
         if isinstance(tensor, (list, tuple)) or len(tensor.shape) < 2 or None in tuple(tensor.shape)[1:]:
             raise InputError(f"{pair}: a tensor of fixed size is needed; name other layers")
@@ -177,33 +199,41 @@ def _known(pair: Pair) -> Pair:
 
 
 @dataclass(frozen=True)
-class _Pools:
+class _SpatialPools:
     """How the places of the finer of two tensors are averaged down to those of the other."""
 
     student: Callable[[Any], Any]
     teacher: Callable[[Any], Any]
-    told: str = ""
+    note: str = ""
 
 
-def _pools(pair: Pair) -> _Pools:
-    given, wanted = (tuple(tensor.shape)[1:-1] for tensor in (pair.student, pair.teacher))
-    if given == wanted:
-        return _Pools(tf.identity, tf.identity)
-    if len(given) == len(wanted) <= 3:
-        if all(a % b == 0 for a, b in zip(given, wanted, strict=True)):
-            return _Pools(_averaged(given, wanted), tf.identity, f", averaged from {given} to {wanted} places")
-        if all(b % a == 0 for a, b in zip(given, wanted, strict=True)):
-            return _Pools(tf.identity, _averaged(wanted, given), f", the teacher's averaged from {wanted} to {given}")
+def _spatial_pools(pair: TensorPair) -> _SpatialPools:
+    student_grid, teacher_grid = (tuple(tensor.shape)[1:-1] for tensor in (pair.student, pair.teacher))
+    if student_grid == teacher_grid:
+        return _SpatialPools(tf.identity, tf.identity)
+    if len(student_grid) == len(teacher_grid) <= 3:
+        if all(a % b == 0 for a, b in zip(student_grid, teacher_grid, strict=True)):
+            return _SpatialPools(
+                _average_pool(student_grid, teacher_grid),
+                tf.identity,
+                f", averaged from {student_grid} to {teacher_grid} places",
+            )
+        if all(b % a == 0 for a, b in zip(student_grid, teacher_grid, strict=True)):
+            return _SpatialPools(
+                tf.identity,
+                _average_pool(teacher_grid, student_grid),
+                f", the teacher's averaged from {teacher_grid} to {student_grid}",
+            )
     raise InputError(f"{pair}: {pair.shapes}: the places of neither divide into those of the other; name other layers")
 
 
-def _averaged(places_: tuple[int, ...], to: tuple[int, ...]) -> Callable[[Any], Any]:
-    sizes = [a // b for a, b in zip(places_, to, strict=True)]
-    return lambda value: tf.nn.avg_pool(value, sizes, sizes, "VALID")
+def _average_pool(grid: tuple[int, ...], target_grid: tuple[int, ...]) -> Callable[[Any], Any]:
+    sizes = [a // b for a, b in zip(grid, target_grid, strict=True)]
+    return lambda tensor: tf.nn.avg_pool(tensor, sizes, sizes, "VALID")
 
 
-def scored(model: Any, task: Any, whose: str) -> Scored:
+def score_model(model: Any, task: Any, role: str) -> ScoredModel:
     """`model` with what its outputs are for `task`."""
     if isinstance(model.output_shape, (list, dict)):
-        return Scored(model, logits=True, binary=False, whose=whose)
-    return Scored(model, loss_and_optimizer.gives_logits(model), loss_and_optimizer.is_binary(task, model), whose)
+        return ScoredModel(model, has_logits=True, is_binary=False, role=role)
+    return ScoredModel(model, loss_and_optimizer.gives_logits(model), loss_and_optimizer.is_binary(task, model), role)

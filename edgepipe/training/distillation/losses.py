@@ -8,8 +8,8 @@ from typing import Any
 
 import tensorflow as tf
 
-TINY = 1e-30  # the least probability whose logarithm is taken
-EDGE = 1e-7  # how near to 0 and 1 a sigmoid is taken
+EPSILON = 1e-30  # the least probability whose logarithm is taken
+SIGMOID_MARGIN = 1e-7  # how near to 0 and 1 a sigmoid is taken
 
 
 def scores(outputs: Any, logits: bool, binary: bool) -> Any:
@@ -17,12 +17,12 @@ def scores(outputs: Any, logits: bool, binary: bool) -> Any:
     if logits:
         return outputs
     if binary:
-        p = tf.clip_by_value(outputs, EDGE, 1 - EDGE)
+        p = tf.clip_by_value(outputs, SIGMOID_MARGIN, 1 - SIGMOID_MARGIN)
         return tf.math.log(p) - tf.math.log(1 - p)
-    return tf.math.log(tf.maximum(outputs, TINY))  # a softmax of it is what it was: scores differ by a constant
+    return tf.math.log(tf.maximum(outputs, EPSILON))  # a softmax of it is what it was: scores differ by a constant
 
 
-def softened(z: Any, temperature: float, binary: bool) -> Any:
+def soften(z: Any, temperature: float, binary: bool) -> Any:
     """Probabilities at `temperature`."""
     return tf.sigmoid(z / temperature) if binary else tf.nn.softmax(z / temperature)
 
@@ -32,57 +32,61 @@ def divergence(p: Any, z: Any, temperature: float, binary: bool) -> Any:
     if not binary:
         log_q = tf.nn.log_softmax(z / temperature)
         return temperature**2 * tf.reduce_sum(tf.math.xlogy(p, p) - p * log_q, axis=-1)
-    crossed = tf.nn.sigmoid_cross_entropy_with_logits(labels=p, logits=z / temperature)
+    cross_entropy = tf.nn.sigmoid_cross_entropy_with_logits(labels=p, logits=z / temperature)
     entropy = -tf.math.xlogy(p, p) - tf.math.xlogy(1 - p, 1 - p)
-    return temperature**2 * tf.reduce_mean(crossed - entropy, axis=-1)
+    return temperature**2 * tf.reduce_mean(cross_entropy - entropy, axis=-1)
 
 
-def squared(wanted: Any, given: Any) -> Any:
+def squared_difference(target: Any, student: Any) -> Any:
     """The mean squared difference over all values of a sample, (n,)."""
-    return tf.reduce_mean(tf.square(given - wanted), axis=list(range(1, len(given.shape))))
+    return tf.reduce_mean(tf.square(student - target), axis=list(range(1, len(student.shape))))
 
 
-def activity(features: Any) -> Any:
+def activity_map(features: Any) -> Any:
     """Where features (n, ..., channels) are active: the sum of squares over channels, flat and of length 1, (n, m)."""
     energy = tf.reduce_sum(tf.square(features), axis=-1)
-    return tf.math.l2_normalize(flat(energy), axis=1)
+    return tf.math.l2_normalize(flatten(energy), axis=1)
 
 
-def flat(value: Any) -> Any:
+def flatten(tensor: Any) -> Any:
     """(n, ...) as (n, values)."""
-    result = tf.reshape(value, (tf.shape(value)[0], -1))
-    if value.shape[1:].is_fully_defined():  # a generator's batches come to tf_keras without their sizes
-        result.set_shape((None, math.prod(value.shape[1:])))
-    return result
+    flat_tensor = tf.reshape(tensor, (tf.shape(tensor)[0], -1))
+    if tensor.shape[1:].is_fully_defined():  # a generator's batches come to tf_keras without their sizes
+        flat_tensor.set_shape((None, math.prod(tensor.shape[1:])))
+    return flat_tensor
 
 
-def attention(wanted: Any, given: Any) -> Any:
+def attention_distance(target: Any, student: Any) -> Any:
     """Half the squared distance of two maps of activity, (n,)."""
-    return tf.reduce_sum(tf.square(given - wanted), axis=1) / 2
+    return tf.reduce_sum(tf.square(student - target), axis=1) / 2
 
 
-def distances(embedding: Any) -> Any:
+def pairwise_distances(embedding: Any) -> Any:
     """Euclidean distances of all pairs of (n, d), divided by the mean of those that are not zero, (n, n)."""
-    square = tf.reduce_sum(tf.square(embedding[:, None] - embedding[None]), axis=2)
-    apart = square > 0
+    squared_distances = tf.reduce_sum(tf.square(embedding[:, None] - embedding[None]), axis=2)
+    is_nonzero = squared_distances > 0
     # the root has no derivative at zero, so zeros keep away from it
-    root = tf.where(apart, tf.sqrt(tf.where(apart, square, tf.ones_like(square))), tf.zeros_like(square))
-    mean = tf.reduce_sum(root) / tf.maximum(tf.reduce_sum(tf.cast(apart, root.dtype)), 1)
-    return root / tf.maximum(mean, TINY)
+    root = tf.where(
+        is_nonzero,
+        tf.sqrt(tf.where(is_nonzero, squared_distances, tf.ones_like(squared_distances))),
+        tf.zeros_like(squared_distances),
+    )
+    mean = tf.reduce_sum(root) / tf.maximum(tf.reduce_sum(tf.cast(is_nonzero, root.dtype)), 1)
+    return root / tf.maximum(mean, EPSILON)
 
 
-def angles(embedding: Any) -> Any:
+def triple_angles(embedding: Any) -> Any:
     """The cosine of the angle at j between i and k, for all triples of (n, d), (n, n, n)."""
-    apart = embedding[None] - embedding[:, None]
-    unit = tf.math.l2_normalize(apart, axis=2)
+    differences = embedding[None] - embedding[:, None]
+    unit = tf.math.l2_normalize(differences, axis=2)
     return tf.matmul(unit, unit, transpose_b=True)
 
 
-def relation(wanted: Any, given: Any, what: Any) -> Any:
+def relation_loss(target: Any, student: Any, relation_fn: Any) -> Any:
     """The Huber loss of `what` (`distances` or `angles`) of two embeddings, as the mean over the batch, once a sample.
 
     Embeddings are (n, d) and (n, e): only their relations are compared.
     """
-    error = what(given) - what(wanted)
+    error = relation_fn(student) - relation_fn(target)
     huber = tf.where(tf.abs(error) < 1, tf.square(error) / 2, tf.abs(error) - 0.5)
-    return tf.reduce_mean(huber) * tf.ones(tf.shape(given)[0], given.dtype)
+    return tf.reduce_mean(huber) * tf.ones(tf.shape(student)[0], student.dtype)

@@ -9,14 +9,14 @@ from edgepipe.core.config import Options
 KINDS = ("logits", "outputs", "features", "attention", "relational")
 
 
-class _Pairs(Options):
+class _LayerPairs(Options):
     layers: dict[str, str] = Field(
         default_factory=dict, description="layer of the student -> layer of the teacher; empty for the usual pair"
     )
 
 
 @final
-class Logits(Options):
+class LogitMatching(Options):
     """Hinton, Vinyals, Dean 2015 (arXiv 1503.02531): alpha T^2 KL(teacher || student), both softened by T."""
 
     temperature: float = Field(default=4.0, gt=0, description="what logits are divided by before the softmax")
@@ -24,14 +24,14 @@ class Logits(Options):
 
 
 @final
-class Outputs(Options):
+class OutputMatching(Options):
     """Ba, Caruana 2014 (arXiv 1312.6184): the mean squared difference of the scores, or of a regression's outputs."""
 
     weight: float = Field(default=1.0, gt=0, description="of this part of the loss")
 
 
 @final
-class Features(_Pairs):
+class FeatureMatching(_LayerPairs):
     """FitNets: Romero et al. 2015 (arXiv 1412.6550): features through an adaptor to the teacher's; mean of squares."""
 
     weight: float = Field(default=1.0, gt=0, description="of this part of the loss")
@@ -41,66 +41,70 @@ class Features(_Pairs):
 
 
 @final
-class Attention(_Pairs):
+class AttentionMatching(_LayerPairs):
     """Zagoruyko, Komodakis 2017 (arXiv 1612.03928): half the squared distance of normalized maps of activity."""
 
     weight: float = Field(default=10.0, gt=0, description="of this part of the loss")
 
 
 @final
-class Relational(_Pairs):
+class RelationMatching(_LayerPairs):
     """Park et al. 2019 (arXiv 1904.05068): distances and angles between the samples of a batch."""
 
     distance: float = Field(default=25.0, ge=0, description="weight of the pairwise distances")
     angle: float = Field(default=50.0, ge=0, description="weight of the angles of triples")
 
     @model_validator(mode="after")
-    def _something(self) -> "Relational":
+    def _check_weights(self) -> "RelationMatching":
         if self.distance == 0 and self.angle == 0:
             raise ValueError("distance and angle are both 0: nothing is left to learn")
         return self
 
 
-def _listed(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
+def _as_list(models: Any) -> Any:
+    return [models] if isinstance(models, str) else models
 
 
-def _kinds(value: Any) -> Any:
+def _fill_defaults(options: Any) -> Any:
     """`logits:` with nothing behind it, and `logits: {}`, take the defaults."""
-    if isinstance(value, dict):
-        return {key: {} if entry is None and key in KINDS else entry for key, entry in value.items()}
-    return value
+    if isinstance(options, dict):
+        return {key: {} if entry is None and key in KINDS else entry for key, entry in options.items()}
+    return options
 
 
 @final
 class Teacher(Options):
     """Who teaches, and what of it is learned. With several teachers the average is."""
 
-    model: Annotated[list[str], BeforeValidator(_listed), Field(min_length=1)] | None = Field(
+    model: Annotated[list[str], BeforeValidator(_as_list), Field(min_length=1)] | None = Field(
         default=None, description="an earlier stage, a model file or module:function; or a list of these"
     )
-    logits: Logits | None = Field(default=None, description="softened class probabilities (Hinton)")
-    outputs: Outputs | None = Field(default=None, description="scores or numbers as they are")
-    features: Features | None = Field(default=None, description="what a layer gives, through an adaptor (FitNets)")
-    attention: Attention | None = Field(default=None, description="where a layer is active")
-    relational: Relational | None = Field(default=None, description="how samples lie to each other")
+    logits: LogitMatching | None = Field(default=None, description="softened class probabilities (Hinton)")
+    outputs: OutputMatching | None = Field(default=None, description="scores or numbers as they are")
+    features: FeatureMatching | None = Field(
+        default=None, description="what a layer gives, through an adaptor (FitNets)"
+    )
+    attention: AttentionMatching | None = Field(default=None, description="where a layer is active")
+    relational: RelationMatching | None = Field(default=None, description="how samples lie to each other")
 
     @property
     def kinds(self) -> list[str]:
         """The kinds that are asked for; none for the usual one of the task."""
         return [kind for kind in KINDS if getattr(self, kind) is not None]
 
-    def of_task(self, family: str) -> "Teacher":
+    def with_task_default(self, family: str) -> "Teacher":
         """With the usual kind where none is named: `logits` for classes, `outputs` otherwise."""
         if self.kinds:
             return self
-        kind: dict[str, Options] = {"logits": Logits()} if family in ("one", "many") else {"outputs": Outputs()}
-        return self.model_copy(update=kind)
+        default_kind: dict[str, Options] = (
+            {"logits": LogitMatching()} if family in ("one", "many") else {"outputs": OutputMatching()}
+        )
+        return self.model_copy(update=default_kind)
 
 
-def named(value: Any) -> Any:
+def teacher_mapping(option: Any) -> Any:
     """`teacher: train` and `teacher: [a, b]` for `teacher: {model: ..}`."""
-    return {"model": value} if isinstance(value, (str, list)) else _kinds(value)
+    return {"model": option} if isinstance(option, (str, list)) else _fill_defaults(option)
 
 
-TeacherOption = Annotated[Teacher | None, BeforeValidator(named)]
+TeacherOption = Annotated[Teacher | None, BeforeValidator(teacher_mapping)]

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from edgepipe.core.arrays import Array, Arrays, count, each, take
+from edgepipe.core.arrays import Array, Arrays, count_samples, map_arrays, take_samples
 
-KEPT = 2**30  # bytes of teacher outputs that are kept in memory; more are computed anew in each epoch
+MAX_CACHED_BYTES = 2**30  # bytes of teacher outputs that are kept in memory; more are computed anew in each epoch
 
 
 @dataclass
@@ -22,30 +22,34 @@ class Teachers:
     probe: Any  # x -> list of (n, ...)
     batch_size: int
     _run: Any = field(init=False)
-    _kept: list[Array] | None = None
+    _cached_targets: list[Array] | None = None
 
     def __post_init__(self) -> None:
         self._run = tf.function(lambda x: self.probe(x))
 
-    def of(self, x: Arrays) -> list[Array]:
+    def compute_targets(self, x: Arrays) -> list[Array]:
         """The targets for all of `x`."""
-        parts = [self._batch(take(x, slice(start, start + self.batch_size)))
-                 for start in range(0, count(x), self.batch_size)]  # fmt: skip
-        return [np.concatenate(rows) for rows in zip(*parts, strict=True)]
+        batches = [self._run_batch(take_samples(x, slice(start, start + self.batch_size)))
+                 for start in range(0, count_samples(x), self.batch_size)]  # fmt: skip
+        return [np.concatenate(rows) for rows in zip(*batches, strict=True)]
 
-    def _batch(self, x: Arrays) -> list[Array]:
-        number = count(x)
-        full = each(lambda a: np.concatenate([a, np.repeat(a[-1:], self.batch_size - number, axis=0)]), x)
-        return [np.asarray(value)[:number] for value in self._run(full)]
+    def _run_batch(self, x: Arrays) -> list[Array]:
+        number = count_samples(x)
+        padded_batch = map_arrays(lambda a: np.concatenate([a, np.repeat(a[-1:], self.batch_size - number, axis=0)]), x)
+        return [np.asarray(output)[:number] for output in self._run(padded_batch)]
 
-    def keep(self, x: Arrays) -> int | None:
+    def cache_targets(self, x: Arrays) -> int | None:
         """Compute the targets of all of `x` now, if they fit `KEPT`; their bytes, or None."""
-        each_one = sum(value[:1].nbytes for value in self._batch(take(x, slice(1))))
-        if each_one * count(x) > KEPT:
+        bytes_per_sample = sum(output[:1].nbytes for output in self._run_batch(take_samples(x, slice(1))))
+        if bytes_per_sample * count_samples(x) > MAX_CACHED_BYTES:
             return None
-        self._kept = self.of(x)
-        return sum(value.nbytes for value in self._kept)
+        self._cached_targets = self.compute_targets(x)
+        return sum(target.nbytes for target in self._cached_targets)
 
-    def targets(self, chosen: Array, x: Arrays) -> list[Array]:
+    def targets(self, indices: Array, x: Arrays) -> list[Array]:
         """The targets of a batch: those kept of the samples `chosen`, else computed from `x`, which these became."""
-        return self.of(x) if self._kept is None else [value[chosen] for value in self._kept]
+        return (
+            self.compute_targets(x)
+            if self._cached_targets is None
+            else [target[indices] for target in self._cached_targets]
+        )

@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 import tf_keras
 
-from edgepipe.compress.pruning.saliency_loss import Objective, objective_of
+from edgepipe.compress.pruning.saliency_loss import Objective, build_objective
 from edgepipe.core.arrays import Array
 from edgepipe.data import digits
 from edgepipe.data.splits import SplitData
 from edgepipe.tasks.quality import Measure, Task
-from edgepipe.training.training_loop import seeded
+from edgepipe.training.training_loop import set_seeds
 
 K = tf_keras.layers
 TASK = Task("auto", {"accuracy": Measure(lambda truth, scores: 0.0)}, "classification")
@@ -49,12 +49,12 @@ NETWORKS = {
 
 def trained(name: str, epochs: int = 60) -> tuple[Any, Objective, list[Any]]:
     """The network, its loss on the samples, and its kernels."""
-    seeded(0)
+    set_seeds(0)
     model, data = NETWORKS[name](), samples()
     model.compile(tf_keras.optimizers.Adam(3e-3), "sparse_categorical_crossentropy")
     model.fit(data.x, data.y, epochs=epochs, batch_size=32, verbose=0)
     kernels = [weight for weight in model.trainable_weights if "kernel" in weight.name]
-    return model, objective_of(model, TASK, data, 600, 0), kernels
+    return model, build_objective(model, TASK, data, 600, 0), kernels
 
 
 def flat(arrays: Any) -> Array:

@@ -14,22 +14,22 @@ import tf_keras
 
 from edgepipe.compress.keras_to_tflite import convert
 from edgepipe.compress.overrides import Overrides
-from edgepipe.compress.pruning.channels.channel_groups import Groups, groups_of
-from edgepipe.compress.pruning.channels.channel_pool import ChannelPool, Unreachable
-from edgepipe.compress.pruning.channels.shrink import shrink
-from edgepipe.compress.pruning.saliency import Saliency, Settings, saliency
+from edgepipe.compress.pruning.channels.channel_groups import ChannelGroups, find_channel_groups
+from edgepipe.compress.pruning.channels.channel_pool import ChannelPool, UnreachableCost
+from edgepipe.compress.pruning.channels.shrink import shrink_model
+from edgepipe.compress.pruning.saliency import Saliency, SaliencySettings, compute_saliency
 from edgepipe.core.errors import InputError
 from edgepipe.models.bridge import bridge, relative_difference
 from edgepipe.models.bridge_layers import LayerScale, Operator
 from edgepipe.tflite.reader import read
-from edgepipe.training.training_loop import seeded
+from edgepipe.training.training_loop import set_seeds
 
 K = tf_keras.layers
 
 
 def _model(build: Callable[[Any], Any], shape: tuple[int, ...] = (8, 8, 4)) -> Any:
     """The graph of `build`, with random weights in every place: biases, batch norms."""
-    seeded(0)
+    set_seeds(0)
     x = tf_keras.Input(shape, name="x")
     return _randomized(tf_keras.Model(x, build(x), name="user"))
 
@@ -161,25 +161,25 @@ GRAPHS = {
 }  # fmt: skip
 
 
-def _masked(model: Any, groups: Groups, gone: Any, only_made: bool) -> Any:
+def _masked(model: Any, groups: ChannelGroups, gone: Any, only_made: bool) -> Any:
     """Outputs with the removed channels at zero: their filters, biases and batch norms, and, too, what reads them."""
-    before = [cut.weight.numpy() for cut in groups.cuts]
-    zeros = groups.zeros(gone)
+    before = [cut.weight.numpy() for cut in groups.labeled_weights]
+    zeros = groups.zero_masks(gone)
     if only_made:
         zeros = [_made(groups, index, gone) for index in range(len(zeros))]
-    for cut, value, zero in zip(groups.cuts, before, zeros, strict=True):
+    for cut, value, zero in zip(groups.labeled_weights, before, zeros, strict=True):
         cut.weight.assign(np.where(zero, 0, value))
     outputs = model(_inputs(model), training=False).numpy()
-    for cut, value in zip(groups.cuts, before, strict=True):
+    for cut, value in zip(groups.labeled_weights, before, strict=True):
         cut.weight.assign(value)
     return outputs
 
 
-def _made(groups: Groups, index: int, gone: Any) -> Any:
+def _made(groups: ChannelGroups, index: int, gone: Any) -> Any:
     """The elements of a weight that make removed channels, less those that read them."""
-    cut, mask = groups.cuts[index], np.zeros(groups.cuts[index].weight.shape, bool)
-    for axis, places in groups.members[index]:
-        if axis != cut.reads:
+    cut, mask = groups.labeled_weights[index], np.zeros(groups.labeled_weights[index].weight.shape, bool)
+    for axis, places in groups.group_positions[index]:
+        if axis != cut.input_axis:
             marked = np.where(places >= 0, gone[places], False)
             mask |= np.expand_dims(marked, [other for other in range(mask.ndim) if other != axis])
     return mask
@@ -193,33 +193,33 @@ def _inputs(model: Any) -> Any:
 @pytest.mark.parametrize("name", GRAPHS)
 def test_the_shrunk_model_is_the_masked_one(name: str, share: float) -> None:
     model = _model(GRAPHS[name])
-    groups = groups_of(model, Overrides())
+    groups = find_channel_groups(model, Overrides())
     gone = _some(groups, share)
-    smaller = shrink(model, groups, gone)
+    smaller = shrink_model(model, groups, gone)
     outputs = smaller(_inputs(model), training=False).numpy()
     assert relative_difference(_masked(model, groups, gone, only_made=False), outputs) < 1e-5
     if name != "gated_dense":  # a sigmoid of nothing is not nothing
         assert relative_difference(_masked(model, groups, gone, only_made=True), outputs) < 1e-5
     assert relative_difference(model(_inputs(model)).numpy(), outputs) > 1e-3
-    assert smaller.count_params() == groups.parameters(gone) < model.count_params()
+    assert smaller.count_params() == groups.count_parameters(gone) < model.count_params()
 
 
-def _some(groups: Groups, share: float) -> Any:
+def _some(groups: ChannelGroups, share: float) -> Any:
     """A random choice that leaves every layer a channel."""
     pool = ChannelPool(groups, lambda gone: float(1 - gone.mean()), ("global",))
     values = Saliency(tuple(np.random.default_rng(3).random(w.shape) for w in pool.weights), lambda v: v.mean(-1))
-    return pool.candidates(values, ("global",), 1 - share, 1.0, pool.start())["global"]
+    return pool.candidates(values, ("global",), 1 - share, 1.0, pool.initial_removal())["global"]
 
 
 @pytest.mark.parametrize("name", GRAPHS)
 def test_parameters_and_macs_are_counted_right(name: str) -> None:
     """Against the .tflite of the shrunk model, whose facts know nothing of labels."""
     model = _model(GRAPHS[name])
-    groups = groups_of(model, Overrides())
+    groups = find_channel_groups(model, Overrides())
     others = 64 * 8 * 6 if "twice" in name else 0  # of the call of a dense layer on what is no channels
-    for gone in (groups.none, _some(groups, 0.4)):
-        blob = convert(shrink(model, groups, gone), scheme="float32")
-        assert groups.macs(gone) + others == _macs(blob)
+    for gone in (groups.no_removal, _some(groups, 0.4)):
+        blob = convert(shrink_model(model, groups, gone), scheme="float32")
+        assert groups.count_macs(gone) + others == _macs(blob)
 
 
 def _macs(blob: bytes) -> int:
@@ -252,7 +252,7 @@ def _macs(blob: bytes) -> int:
 def test_what_cannot_be_pruned_is_named_with_the_reason(build: Any, layer: str, reason: str) -> None:
     model = _model(lambda x: build(_conv(4, "before")(_conv(4, "free")(x))) if layer != "first" or "input" not in reason
                    else [build(x), _end(_conv(5, "free")(x))])  # fmt: skip
-    found = {entry.name: entry.reason for entry in groups_of(model, Overrides()).layers}
+    found = {entry.name: entry.reason for entry in find_channel_groups(model, Overrides()).layers}
     assert reason in found[layer]
 
 
@@ -269,50 +269,52 @@ def test_two_layers_of_one_name_are_refused() -> None:
         return tf_keras.Sequential([tf_keras.Input((8, 8, channels)), _conv(5, "deep")], name=name)
 
     with pytest.raises(InputError, match="two layers of 'user' are called 'deep', in different nested models"):
-        groups_of(_model(lambda x: _end(inner("b", 5)(inner("a", 4)(x)))), Overrides())
+        find_channel_groups(_model(lambda x: _end(inner("b", 5)(inner("a", 4)(x)))), Overrides())
 
 
 def test_nothing_to_remove_is_said() -> None:
     model = _model(lambda x: K.Conv2D(3, 1, name="only")(x))
     with pytest.raises(InputError, match="no channel of 'user' can be removed: only: 'only' is an output of the model"):
-        groups_of(model, Overrides())
+        find_channel_groups(model, Overrides())
 
 
 def test_a_layer_that_the_pipeline_leaves_alone_keeps_its_channels() -> None:
     model = _model(lambda x: _residual(_conv(4, "free", activation="relu")(x)))
-    found = {layer.name: layer.reason for layer in groups_of(model, Overrides({}, {"stem": None})).layers}
+    found = {layer.name: layer.reason for layer in find_channel_groups(model, Overrides({}, {"stem": None})).layers}
     assert found["stem"] == found["inner"] == "left alone as the pipeline says"
     assert found["free"] == ""
 
 
 def _pool(model: Any, **options: Any) -> ChannelPool:
-    groups = groups_of(model, Overrides())
-    return ChannelPool(groups, groups.macs, ("uniform", "global", "per_mac"), **options)
+    groups = find_channel_groups(model, Overrides())
+    return ChannelPool(groups, groups.count_macs, ("uniform", "global", "per_mac"), **options)
 
 
 @pytest.mark.parametrize("share", [0.9, 0.5, 0.3])
 @pytest.mark.parametrize("name", ["chain", "residual", "depthwise", "before_activation"])
 def test_a_target_is_met_from_above_with_as_little_as_possible(name: str, share: float) -> None:
     pool = _pool(_model(GRAPHS[name]))
-    goal = pool.groups.macs(pool.start()) * share
-    found = saliency(Settings(), pool.weights, None, 0)
-    for gone in pool.candidates(found, pool.orders, goal, 1.0, pool.start()).values():
-        assert pool.groups.macs(gone) <= goal
+    goal = pool.groups.count_macs(pool.initial_removal()) * share
+    found = compute_saliency(SaliencySettings(), pool.weights, None, 0)
+    for gone in pool.candidates(found, pool.orders, goal, 1.0, pool.initial_removal()).values():
+        assert pool.groups.count_macs(gone) <= goal
         # any one group more would be too many
         backs = [gone & (np.arange(len(gone)) != place) for place in np.flatnonzero(gone)]
-        assert max(pool.groups.macs(back) for back in backs) > goal
+        assert max(pool.groups.count_macs(back) for back in backs) > goal
 
 
 def test_a_target_out_of_reach_tells_the_least() -> None:
     pool = _pool(_model(_chain))
-    with pytest.raises(Unreachable) as least:
-        pool.candidates(saliency(Settings(), pool.weights, None, 0), pool.orders, 10, 1.0, pool.start())
-    assert least.value.least == pool.groups.macs(_all_but_one(pool))
+    with pytest.raises(UnreachableCost) as least:
+        pool.candidates(
+            compute_saliency(SaliencySettings(), pool.weights, None, 0), pool.orders, 10, 1.0, pool.initial_removal()
+        )
+    assert least.value.lowest_cost == pool.groups.count_macs(_all_but_one(pool))
 
 
 def _all_but_one(pool: ChannelPool) -> Any:
     gone = np.ones(len(pool.groups.roots), bool)
-    for places in pool.groups.clusters:
+    for places in pool.groups.dependency_sets:
         gone[places[0]] = False
     return gone
 
@@ -321,28 +323,28 @@ def _all_but_one(pool: ChannelPool) -> Any:
 def test_layers_keep_a_multiple(multiple: int) -> None:
     model = _model(lambda x: _end(_conv(10, "second")(K.ReLU()(_conv(16, "first")(x)))))
     pool = _pool(model, multiple=multiple)
-    found = saliency(Settings(), pool.weights, None, 0)
-    goal = pool.groups.macs(pool.start()) * 0.5
-    for gone in pool.candidates(found, pool.orders, goal, 1.0, pool.start()).values():
-        left = [len(places) - int(gone[places].sum()) for places in pool.groups.clusters]
+    found = compute_saliency(SaliencySettings(), pool.weights, None, 0)
+    goal = pool.groups.count_macs(pool.initial_removal()) * 0.5
+    for gone in pool.candidates(found, pool.orders, goal, 1.0, pool.initial_removal()).values():
+        left = [len(places) - int(gone[places].sum()) for places in pool.groups.dependency_sets]
         assert all(number % multiple == 0 or number == 10 for number in left)
-        assert pool.groups.macs(gone) <= goal
+        assert pool.groups.count_macs(gone) <= goal
 
 
 def test_a_share_of_ones_own_is_kept_to() -> None:
     pool = _pool(_model(_chain), own={"second": 0.4})
-    found = saliency(Settings(), pool.weights, None, 0)
-    for gone in pool.candidates(found, pool.orders, math.inf, 1.0, pool.start()).values():
-        assert [int(gone[places].sum()) for places in pool.groups.clusters] == [0, 2]
+    found = compute_saliency(SaliencySettings(), pool.weights, None, 0)
+    for gone in pool.candidates(found, pool.orders, math.inf, 1.0, pool.initial_removal()).values():
+        assert [int(gone[places].sum()) for places in pool.groups.dependency_sets] == [0, 2]
 
 
 @pytest.mark.parametrize(("multiple", "share", "left"), [(1, 0.4, 5), (4, 0.4, 4), (4, 0.2, 4), (8, 0.4, 8)])
 def test_a_share_of_ones_own_comes_to_a_multiple(multiple: int, share: float, left: int) -> None:
     model = _model(lambda x: _end(_conv(10, "second")(K.ReLU()(_conv(8, "first")(x)))))
     pool = _pool(model, own={"first": share}, multiple=multiple)
-    found = saliency(Settings(), pool.weights, None, 0)
-    for gone in pool.candidates(found, pool.orders, math.inf, 1.0, pool.start()).values():
-        assert 8 - int(gone[pool.groups.clusters[0]].sum()) == left
+    found = compute_saliency(SaliencySettings(), pool.weights, None, 0)
+    for gone in pool.candidates(found, pool.orders, math.inf, 1.0, pool.initial_removal()).values():
+        assert 8 - int(gone[pool.groups.dependency_sets[0]].sum()) == left
 
 
 def test_each_layer_of_a_sum_with_a_concatenation_keeps_a_multiple() -> None:
@@ -351,21 +353,23 @@ def test_each_layer_of_a_sum_with_a_concatenation_keeps_a_multiple() -> None:
         return _end(K.Add()([K.Concatenate()([one, other]), _conv(16, "both")(x)]))
 
     pool = _pool(_model(build), multiple=4)
-    found = saliency(Settings(), pool.weights, None, 0)
-    goal = pool.groups.macs(pool.start()) * 0.6
-    for gone in pool.candidates(found, pool.orders, goal, 1.0, pool.start()).values():
+    found = compute_saliency(SaliencySettings(), pool.weights, None, 0)
+    goal = pool.groups.count_macs(pool.initial_removal()) * 0.6
+    for gone in pool.candidates(found, pool.orders, goal, 1.0, pool.initial_removal()).values():
         removed = pool.groups.roots[gone]
         assert all(np.sum(~np.isin(layer.roots, removed)) % 4 == 0 for layer in pool.groups.layers if not layer.reason)
-        assert pool.groups.macs(gone) <= goal
+        assert pool.groups.count_macs(gone) <= goal
 
 
 def test_the_loss_of_a_channel_is_that_of_what_reads_it() -> None:
     model = _model(_flatten)
-    groups = groups_of(model, Overrides())
-    values = [np.random.default_rng(0).random(cut.weight.shape) for cut in groups.cuts]
-    scores = groups.losses(values, lambda part: part.sum(-1))
+    groups = find_channel_groups(model, Overrides())
+    values = [np.random.default_rng(0).random(cut.weight.shape) for cut in groups.labeled_weights]
+    scores = groups.loss_scores(values, lambda part: part.sum(-1))
     kernel = next(
-        value for cut, value in zip(groups.cuts, values, strict=True) if cut.layer == "hidden" and value.ndim == 2
+        value
+        for cut, value in zip(groups.labeled_weights, values, strict=True)
+        if cut.layer_name == "hidden" and value.ndim == 2
     )
     first = kernel.reshape(4, 4, 6, 7).sum((0, 1, 3))  # after the pooling 4 x 4 places of 6 channels are flattened
     assert np.allclose(scores[:6], first)
@@ -377,13 +381,13 @@ FAMILIES = ("MobileNetV2", "ResNet50", "ResNet50V2", "DenseNet121", "EfficientNe
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_real_graphs_shrink_to_the_masked_model(name: str) -> None:
-    seeded(0)
+    set_seeds(0)
     original = getattr(keras.applications, name)(weights=None, input_shape=(32, 32, 3), classes=10)
     model = _randomized_slightly(bridge(original).model)
-    groups = groups_of(model, Overrides())
+    groups = find_channel_groups(model, Overrides())
     gone = _some(groups, 0.4)
     model.layers[-1].activation = tf_keras.activations.linear  # nothing small shows through a softmax
-    smaller = shrink(model, groups, gone)
+    smaller = shrink_model(model, groups, gone)
     outputs = smaller(_inputs(model), training=False).numpy()
     assert relative_difference(_masked(model, groups, gone, only_made=True), outputs) < 1e-5
     assert relative_difference(model(_inputs(model)).numpy(), outputs) > 1e-3

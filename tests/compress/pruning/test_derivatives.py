@@ -9,13 +9,13 @@ import tensorflow as tf
 import tf_keras
 from small_networks import K, flat
 
-from edgepipe.compress.pruning.derivatives import curvature, gradient
-from edgepipe.compress.pruning.saliency_loss import objective_of
+from edgepipe.compress.pruning.derivatives import compute_gradient, estimate_curvature
+from edgepipe.compress.pruning.saliency_loss import build_objective
 from edgepipe.core.arrays import Array
 from edgepipe.core.errors import InputError
 from edgepipe.data.splits import SplitData
 from edgepipe.tasks.quality import Measure, Task
-from edgepipe.training.training_loop import seeded
+from edgepipe.training.training_loop import set_seeds
 
 SAMPLES = 12
 MEASURES = {"quality": Measure(lambda truth, outputs: 0.0)}
@@ -50,7 +50,7 @@ CASES: dict[str, tuple[Any, Task]] = {
 
 
 def _given(name: str) -> tuple[Any, Any, list[Any]]:
-    seeded(1)
+    set_seeds(1)
     build, task = CASES[name]
     model, random = build(), np.random.default_rng(0)
     for weight in model.weights:
@@ -61,13 +61,13 @@ def _given(name: str) -> tuple[Any, Any, list[Any]]:
         "mean squared error": random.random((SAMPLES, 2)),
     }
     y = several.get(name, random.integers(0, 4, SAMPLES))
-    return model, objective_of(model, task, SplitData(x, y), SAMPLES, 0), list(model.trainable_weights)
+    return model, build_objective(model, task, SplitData(x, y), SAMPLES, 0), list(model.trainable_weights)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_gradient_is_that_of_differences(name: str) -> None:
     _, objective, weights = _given(name)
-    found = flat(gradient(objective, weights))
+    found = flat(compute_gradient(objective, weights))
     wanted = np.array([(up - down) / 2e-5 for up, _, down in _moved(objective, weights, 1e-5)])
     assert np.abs(found - wanted).max() <= 1e-6 * np.abs(wanted).max()
 
@@ -75,7 +75,7 @@ def test_the_gradient_is_that_of_differences(name: str) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_the_exact_diagonal_is_that_of_differences(name: str) -> None:
     _, objective, weights = _given(name)
-    found = flat(curvature(objective, weights, "exact", 0, 0).diagonal)
+    found = flat(estimate_curvature(objective, weights, "exact", 0, 0).diagonal)
     wanted = np.array([(up - 2 * middle + down) / 1e-6 for up, middle, down in _moved(objective, weights, 1e-3)])
     assert np.abs(found - wanted).max() <= 1e-4 * np.abs(wanted).max()
 
@@ -96,7 +96,7 @@ def test_the_exact_diagonal_is_that_of_the_whole_hessian(name: str) -> None:
             outer.jacobian(slope, weight, experimental_use_pfor=False), (tf.size(weight), tf.size(weight))
         )
         wanted.append(np.diag(whole.numpy()))
-    found = flat(curvature(objective, weights, "exact", 0, 0).diagonal)
+    found = flat(estimate_curvature(objective, weights, "exact", 0, 0).diagonal)
     assert np.abs(found - flat(wanted)).max() <= 1e-4 * np.abs(flat(wanted)).max()
 
 
@@ -131,7 +131,7 @@ def _moved(objective: Any, weights: list[Any], step: float) -> Iterator[tuple[fl
 @pytest.mark.parametrize("name", ["dense, softmax", "convolution and batch norm", "many labels", "mean squared error"])
 def test_an_estimate_is_within_the_error_that_it_tells(name: str, method: Any) -> None:
     _, objective, weights = _given(name)
-    found = curvature(objective, weights, method, 200, 0)
+    found = estimate_curvature(objective, weights, method, 200, 0)
     wanted = flat(_reference(name, objective, weights, method))
     off, told = np.abs(flat(found.diagonal) - wanted), flat(found.error)
     assert np.mean(off <= 4 * told + 1e-12) > 0.98
@@ -142,13 +142,13 @@ def test_an_estimate_is_within_the_error_that_it_tells(name: str, method: Any) -
 def test_more_probes_are_closer(method: Any) -> None:
     _, objective, weights = _given("dense, softmax")
     wanted = flat(_reference("dense, softmax", objective, weights, method))
-    few, many = (flat(curvature(objective, weights, method, probes, 0).diagonal) for probes in (4, 400))
+    few, many = (flat(estimate_curvature(objective, weights, method, probes, 0).diagonal) for probes in (4, 400))
     assert np.abs(many - wanted).mean() < np.abs(few - wanted).mean() / 3
 
 
 def _reference(name: str, objective: Any, weights: list[Any], method: str) -> list[Array]:
     if method == "hutchinson":
-        return list(curvature(objective, weights, "exact", 0, 0).diagonal)
+        return list(estimate_curvature(objective, weights, "exact", 0, 0).diagonal)
     return _gauss_newton(name, objective, weights)
 
 
@@ -174,15 +174,15 @@ def _gauss_newton(name: str, objective: Any, weights: list[Any]) -> list[Array]:
 
 def test_gauss_newton_of_an_own_loss_is_refused() -> None:
     model, data = _given("logits")[0], SplitData(np.zeros((8, 4, 4, 1)), np.zeros(8))
-    objective = objective_of(model, OWN, data, 8, 0)
+    objective = build_objective(model, OWN, data, 8, 0)
     with pytest.raises(InputError, match=r"gauss_newton needs cross-entropy of logits, or mse.*hutchinson"):
-        curvature(objective, model.trainable_weights, "gauss_newton", 4, 0)
-    assert curvature(objective, model.trainable_weights, "hutchinson", 4, 0).probes == 4
+        estimate_curvature(objective, model.trainable_weights, "gauss_newton", 4, 0)
+    assert estimate_curvature(objective, model.trainable_weights, "hutchinson", 4, 0).probes == 4
 
 
 def test_exact_has_no_error() -> None:
     _, objective, weights = _given("logits")
-    found = curvature(objective, weights, "exact", 0, 0)
+    found = estimate_curvature(objective, weights, "exact", 0, 0)
     assert found.relative_error(0) == 0.0
 
 
@@ -190,5 +190,5 @@ def test_a_loss_of_the_outputs_is_not_taken_of_logits() -> None:
     """A sigmoid at the end belongs to the model where the loss is a squared error: an autoencoder's."""
     model, random = _network(K.Flatten(), K.Dense(3, "tanh"), K.Dense(2, "sigmoid")), np.random.default_rng(0)
     x, y = random.random((SAMPLES, 4, 4, 1)), random.random((SAMPLES, 2))
-    found = objective_of(model, VALUES, SplitData(x, y), SAMPLES, 0).value()
+    found = build_objective(model, VALUES, SplitData(x, y), SAMPLES, 0).mean_loss()
     assert found == pytest.approx(float(np.mean((model(x).numpy() - y) ** 2)), rel=1e-9)

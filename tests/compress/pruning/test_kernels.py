@@ -8,12 +8,17 @@ import tf_keras
 
 from edgepipe.compress.overrides import Overrides
 from edgepipe.compress.pruning import granularity
-from edgepipe.compress.pruning.distribution import erk
-from edgepipe.compress.pruning.granularity import Block, Granularity, NofM, Weight
-from edgepipe.compress.pruning.prunable_kernels import EXCLUDED_LAST, Kernel, find, kernels
-from edgepipe.compress.pruning.saliency import Settings, saliency
-from edgepipe.compress.pruning.sparsity_schedule import Schedule
-from edgepipe.compress.pruning.weight_pool import Pool, check_reached, measure
+from edgepipe.compress.pruning.distribution import erk_shares
+from edgepipe.compress.pruning.granularity import BlockGranularity, Granularity, NofMGranularity, WeightGranularity
+from edgepipe.compress.pruning.prunable_kernels import (
+    EXCLUDED_LAST,
+    PrunableKernel,
+    find_prunable_kernels,
+    iterate_kernels,
+)
+from edgepipe.compress.pruning.saliency import SaliencySettings, compute_saliency
+from edgepipe.compress.pruning.sparsity_schedule import SparsitySchedule
+from edgepipe.compress.pruning.weight_pool import WeightPool, check_sparsity, measure_sparsity
 from edgepipe.core.errors import InputError
 
 K = tf_keras.layers
@@ -35,11 +40,11 @@ def _every_class() -> Any:
 
 
 def test_every_class_is_pruned_or_named() -> None:
-    found = find(_every_class(), Overrides(), exclude_last=True)
+    found = find_prunable_kernels(_every_class(), Overrides(), exclude_last=True)
     attention = [f"attention/{part}" for part in ("query", "key", "value", "attention_output")]
     lstm = ["lstm/lstm_cell/kernel", "lstm/lstm_cell/recurrent_kernel"]
     assert [kernel.name for kernel in found.kernels] == ["conv", "separable", "up", *attention, *lstm]
-    assert found.left_alone == {
+    assert found.exclusion_reasons == {
         "depthwise": "DepthwiseConv2D is not pruned unless named: few weights, each used at many places",
         "table": "Embedding is not pruned: only convolutions, dense, attention and recurrent layers are",
         "last": EXCLUDED_LAST,
@@ -47,8 +52,8 @@ def test_every_class_is_pruned_or_named() -> None:
 
 
 def test_rows_are_outputs_positions_inputs() -> None:
-    by_name = {kernel.name: kernel for kernel in kernels(_every_class())}
-    shapes = {name: kernel.rows(np.zeros(kernel.shape)).shape for name, kernel in by_name.items()}
+    by_name = {kernel.name: kernel for kernel in iterate_kernels(_every_class())}
+    shapes = {name: kernel.to_rows(np.zeros(kernel.shape)).shape for name, kernel in by_name.items()}
     assert shapes["conv"] == (8, 9, 4)
     assert shapes["depthwise"] == (8, 9, 1)
     assert shapes["up"] == (6, 4, 8)
@@ -56,7 +61,7 @@ def test_rows_are_outputs_positions_inputs() -> None:
     assert shapes["attention/attention_output"] == (6, 1, 8)
     for kernel in by_name.values():
         values = np.random.default_rng(0).random(kernel.shape)
-        assert np.array_equal(kernel.back(kernel.rows(values)), values)
+        assert np.array_equal(kernel.from_rows(kernel.to_rows(values)), values)
 
 
 @pytest.mark.parametrize(("overrides", "pruned"), [
@@ -66,7 +71,7 @@ def test_rows_are_outputs_positions_inputs() -> None:
     (Overrides({"LSTM": None}, {"attention": None}), {"lstm/lstm_cell/kernel": False, "attention/key": False}),
 ])  # fmt: skip
 def test_overrides_include_and_exclude(overrides: Overrides[Any], pruned: dict[str, bool]) -> None:
-    found = {kernel.name for kernel in find(_every_class(), overrides, exclude_last=True).kernels}
+    found = {kernel.name for kernel in find_prunable_kernels(_every_class(), overrides, exclude_last=True).kernels}
     assert {name: name in found for name in pruned} == pruned
 
 
@@ -74,73 +79,93 @@ def test_nothing_to_prune_is_said() -> None:
     inputs = tf_keras.Input((4,), name="x")
     only = tf_keras.Model(inputs, K.Dense(2, name="only")(inputs), name="one_layer")
     with pytest.raises(InputError, match="nothing to prune in 'one_layer': only: the last layer is excluded"):
-        find(only, Overrides(), exclude_last=True)
+        find_prunable_kernels(only, Overrides(), exclude_last=True)
 
 
-def _kernel(shape: tuple[int, ...]) -> Kernel:
+def _kernel(shape: tuple[int, ...]) -> PrunableKernel:
     weight = tf_keras.backend.variable(np.random.default_rng(0).normal(size=shape))
-    return Kernel("k", "Conv2D", None, weight, (len(shape) - 2,), (len(shape) - 1,))
+    return PrunableKernel("k", "Conv2D", None, weight, (len(shape) - 2,), (len(shape) - 1,))
 
 
 @pytest.mark.parametrize("kind", ["magnitude", "random"])
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
 @pytest.mark.parametrize("shape", [(3, 3, 8, 16), (8, 16)])
-@pytest.mark.parametrize("cut", [Weight(), Block(4, 1), Block(1, 4), Block(2, 2), NofM(2, 4), NofM(1, 2)])
+@pytest.mark.parametrize(
+    "cut",
+    [
+        WeightGranularity(),
+        BlockGranularity(4, 1),
+        BlockGranularity(1, 4),
+        BlockGranularity(2, 2),
+        NofMGranularity(2, 4),
+        NofMGranularity(1, 2),
+    ],
+)
 def test_zeros_have_the_shape_and_the_share(cut: Granularity, shape: tuple[int, ...], share: float, kind: Any) -> None:
     kernel = _kernel(shape)
-    pool = Pool((kernel,), cut, "uniform", {})
-    found = saliency(Settings(kind), pool.weights, None, 0)
-    zero = pool.remove(found, share, 1.0, pool.start()).zeros[0]
-    assert abs(int(zero.sum()) - share * cut.most(kernel)) <= cut.weights(kernel)
-    if share == 1.0 or not isinstance(cut, NofM):
-        assert cut.broken(kernel, zero) == 0
+    pool = WeightPool((kernel,), cut, "uniform", {})
+    found = compute_saliency(SaliencySettings(kind), pool.weights, None, 0)
+    zero = pool.remove(found, share, 1.0, pool.initial_removal()).zero_masks[0]
+    assert abs(int(zero.sum()) - share * cut.max_zeros(kernel)) <= cut.weights_per_unit(kernel)
+    if share == 1.0 or not isinstance(cut, NofMGranularity):
+        assert cut.count_broken_units(kernel, zero) == 0
 
 
-@pytest.mark.parametrize("cut", [NofM(2, 4), NofM(1, 4), NofM(4, 8)])
-def test_n_of_m_drops_the_smallest_of_each_group(cut: NofM) -> None:
+@pytest.mark.parametrize("cut", [NofMGranularity(2, 4), NofMGranularity(1, 4), NofMGranularity(4, 8)])
+def test_n_of_m_drops_the_smallest_of_each_group(cut: NofMGranularity) -> None:
     kernel = _kernel((3, 3, 8, 4))
-    pool = Pool((kernel,), cut, "uniform", {})
-    zero = pool.remove(saliency(Settings(), pool.weights, None, 0), 1.0, 1.0, pool.start()).zeros[0]
+    pool = WeightPool((kernel,), cut, "uniform", {})
+    zero = pool.remove(
+        compute_saliency(SaliencySettings(), pool.weights, None, 0), 1.0, 1.0, pool.initial_removal()
+    ).zero_masks[0]
     values = np.abs(np.asarray(kernel.weight))
-    for place in np.ndindex(3, 3, 8 // cut.group, 4):
-        group = slice(place[2] * cut.group, (place[2] + 1) * cut.group)
+    for place in np.ndindex(3, 3, 8 // cut.group_size, 4):
+        group = slice(place[2] * cut.group_size, (place[2] + 1) * cut.group_size)
         gone, kept = (values[place[0], place[1], group, place[3]][mask] for mask in (
             zero[place[0], place[1], group, place[3]], ~zero[place[0], place[1], group, place[3]]))  # fmt: skip
-        assert len(kept) == cut.kept
+        assert len(kept) == cut.kept_per_group
         assert gone.max() <= kept.min()
 
 
 def test_what_is_gone_stays_gone() -> None:
     kernel = _kernel((3, 3, 8, 16))
-    for cut in (Weight(), Block(4, 1), NofM(2, 4)):
-        pool, before = Pool((kernel,), cut, "uniform", {}), None
+    for cut in (WeightGranularity(), BlockGranularity(4, 1), NofMGranularity(2, 4)):
+        pool, before = WeightPool((kernel,), cut, "uniform", {}), None
         for number, share in enumerate((0.2, 0.5, 0.9)):
-            state = pool.start() if before is None else before
-            after = pool.remove(saliency(Settings("random"), pool.weights, None, number), share, 1.0, state)
-            assert before is None or not (before.zeros[0] & ~after.zeros[0]).any()
+            state = pool.initial_removal() if before is None else before
+            after = pool.remove(
+                compute_saliency(SaliencySettings("random"), pool.weights, None, number), share, 1.0, state
+            )
+            assert before is None or not (before.zero_masks[0] & ~after.zero_masks[0]).any()
             before = after
 
 
 def test_global_ranks_over_all_kernels() -> None:
     small, large = _kernel((8, 16)), _kernel((16, 16))
     small.weight.assign(np.asarray(small.weight) / 100)
-    pool = Pool((small, large), Weight(), "global", {})
-    zeros = pool.remove(saliency(Settings(), pool.weights, None, 0), 0.5, 1.0, pool.start()).zeros
+    pool = WeightPool((small, large), WeightGranularity(), "global", {})
+    zeros = pool.remove(
+        compute_saliency(SaliencySettings(), pool.weights, None, 0), 0.5, 1.0, pool.initial_removal()
+    ).zero_masks
     assert zeros[0].sum() == small.size - 1  # one weight of each kernel stays
     assert sum(int(zero.sum()) for zero in zeros) == pytest.approx((small.size + large.size) / 2, abs=1)
 
 
 def test_a_share_of_ones_own_leaves_the_pool() -> None:
-    one, other = (Kernel(name, "Conv2D", None, _kernel((8, 16)).weight, (0,), (1,)) for name in ("one", "other"))
-    pool = Pool((one, other), Weight(), "uniform", {"one": 0.25})
-    zeros = pool.remove(saliency(Settings(), pool.weights, None, 0), 0.75, 1.0, pool.start()).zeros
+    one, other = (
+        PrunableKernel(name, "Conv2D", None, _kernel((8, 16)).weight, (0,), (1,)) for name in ("one", "other")
+    )
+    pool = WeightPool((one, other), WeightGranularity(), "uniform", {"one": 0.25})
+    zeros = pool.remove(
+        compute_saliency(SaliencySettings(), pool.weights, None, 0), 0.75, 1.0, pool.initial_removal()
+    ).zero_masks
     assert [zero.mean() for zero in zeros] == [0.25, 0.75]
 
 
 @pytest.mark.parametrize("share", [0.3, 0.8, 0.95])
 def test_erk_gives_the_share_in_all_and_spares_the_small(share: float) -> None:
     shapes = [(3, 3, 1, 8), (3, 3, 64, 128), (1, 1, 128, 64), (256, 10)]
-    found = erk(shapes, share)
+    found = erk_shares(shapes, share)
     sizes = [int(np.prod(shape)) for shape in shapes]
     assert np.dot(found, sizes) / sum(sizes) == pytest.approx(share)
     # Evci et al. 2020, appendix: densities are in proportion to (n_in + n_out + w + h) / (n_in n_out w h)
@@ -155,46 +180,50 @@ def test_erk_gives_the_share_in_all_and_spares_the_small(share: float) -> None:
 ])  # fmt: skip
 def test_no_such_granularity(text: str, told: str) -> None:
     with pytest.raises(ValueError, match=told):
-        granularity.parse(text)
+        granularity.parse_granularity(text)
 
 
 @pytest.mark.parametrize(("cut", "told"), [
-    (NofM(2, 4), "its 6 input channels are no multiple of 4"),
-    (Block(4, 4), "its 10 output channels are no multiple of 4 and its 6 input channels are no multiple of 4"),
+    (NofMGranularity(2, 4), "its 6 input channels are no multiple of 4"),
+    (BlockGranularity(4, 4), "its 10 output channels are no multiple of 4 and its 6 input channels are no multiple of 4"),
 ])  # fmt: skip
 def test_a_shape_that_does_not_fit_is_refused_with_the_numbers(cut: Granularity, told: str) -> None:
-    assert cut.refuses(_kernel((3, 3, 6, 10))) == told
+    assert cut.refusal_reason(_kernel((3, 3, 6, 10))) == told
 
 
 def test_the_cubic_schedule_is_that_of_the_paper() -> None:
     """Zhu and Gupta 2017, equation 1: s_f + (s_i - s_f) (1 - t / (n dt))^3."""
-    found = Schedule("cubic", start=0.2, ramp=0.5).updates(200)
+    found = SparsitySchedule("cubic", start_progress=0.2, ramp=0.5).updates(200)
     assert max(found) == 99
     for step, progress in found.items():
         assert progress == pytest.approx(1 + (0.2 - 1) * (1 - step / 99) ** 3)
-    assert Schedule("one_shot").updates(200) == {0: 1.0}
-    assert Schedule("polynomial").updates(1) == {0: 1.0}
+    assert SparsitySchedule("one_shot").updates(200) == {0: 1.0}
+    assert SparsitySchedule("polynomial").updates(1) == {0: 1.0}
 
 
 def test_a_missed_target_is_an_error_not_a_smaller_number() -> None:
     model = tf_keras.Sequential([tf_keras.Input((10,)), K.Dense(10, name="hidden"), K.Dense(2, name="last")])
-    found = find(model, Overrides(), exclude_last=True)
-    pool = Pool(found.kernels, Weight(), "uniform", {})
+    found = find_prunable_kernels(model, Overrides(), exclude_last=True)
+    pool = WeightPool(found.kernels, WeightGranularity(), "uniform", {})
     with pytest.raises(InputError, match="layer 'hidden' holds 0 zeros of 100, under the target 75%"):
-        check_reached(measure(model, found), pool, 0.75)
+        check_sparsity(measure_sparsity(model, found), pool, 0.75)
 
 
 @pytest.mark.parametrize("distribution", ["uniform", "erk", "global"])
 @pytest.mark.parametrize("share", [0.0, 0.33, 0.9, 1.0])
 def test_what_will_be_left_is_known_before(distribution: Any, share: float) -> None:
     model = tf_keras.Sequential([tf_keras.Input((12,)), K.Dense(20, name="a"), K.Dense(8, name="b"), K.Dense(2)])
-    pool = Pool(find(model, Overrides(), exclude_last=True).kernels, Block(4, 4), distribution, {})
-    gone = pool.remove(saliency(Settings(), pool.weights, None, 0), share, 1.0, pool.start())
-    assert pool.left(share) == sum(int((~zero).sum()) for zero in gone.zeros)
+    pool = WeightPool(
+        find_prunable_kernels(model, Overrides(), exclude_last=True).kernels, BlockGranularity(4, 4), distribution, {}
+    )
+    gone = pool.remove(compute_saliency(SaliencySettings(), pool.weights, None, 0), share, 1.0, pool.initial_removal())
+    assert pool.count_remaining(share) == sum(int((~zero).sum()) for zero in gone.zero_masks)
 
 
 def test_a_missed_target_over_all_kernels_is_an_error() -> None:
     model = tf_keras.Sequential([tf_keras.Input((10,)), K.Dense(10, name="hidden"), K.Dense(2, name="last")])
-    found = find(model, Overrides(), exclude_last=True)
+    found = find_prunable_kernels(model, Overrides(), exclude_last=True)
     with pytest.raises(InputError, match="100 weights of the pruned kernels are not zero, 25 should be left"):
-        check_reached(measure(model, found), Pool(found.kernels, Weight(), "global", {}), 0.75)
+        check_sparsity(
+            measure_sparsity(model, found), WeightPool(found.kernels, WeightGranularity(), "global", {}), 0.75
+        )

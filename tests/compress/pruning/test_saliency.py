@@ -8,7 +8,7 @@ import tf_keras
 from scipy.stats import spearmanr
 from small_networks import NETWORKS, flat, trained
 
-from edgepipe.compress.pruning.saliency import Settings, method, saliency
+from edgepipe.compress.pruning.saliency import SaliencySettings, choose_method, compute_saliency
 from edgepipe.core.arrays import Array
 
 
@@ -37,8 +37,8 @@ def test_the_ranking_is_that_of_deleting_each_weight(name: str) -> None:
     wanted = _deleted(objective, weights)
     ranks = {}
     for kind in ("magnitude", "obd", "taylor2"):
-        found = saliency(Settings(kind), weights, objective, 0)
-        scores = [found.reduction(values[..., None]) for values in found.values]
+        found = compute_saliency(SaliencySettings(kind), weights, objective, 0)
+        scores = [found.reduction(values[..., None]) for values in found.saliencies]
         ranks[kind] = float(spearmanr(flat(scores), wanted)[0])
     print(name, ranks)
     assert ranks["taylor2"] >= 0.99
@@ -47,10 +47,10 @@ def test_the_ranking_is_that_of_deleting_each_weight(name: str) -> None:
 
 def test_the_kinds_are_what_they_say() -> None:
     _, objective, weights = trained("relu", epochs=1)
-    from edgepipe.compress.pruning.derivatives import curvature, gradient
+    from edgepipe.compress.pruning.derivatives import compute_gradient, estimate_curvature
 
-    slopes = gradient(objective, weights)
-    diagonal = curvature(objective, weights, "exact", 0, 0).diagonal
+    slopes = compute_gradient(objective, weights)
+    diagonal = estimate_curvature(objective, weights, "exact", 0, 0).diagonal
     for index, weight in enumerate(weights):
         w, g, h = weight.numpy().astype(np.float64), slopes[index], diagonal[index]
         wanted = {
@@ -60,8 +60,8 @@ def test_the_kinds_are_what_they_say() -> None:
             "taylor2": -g * w + h * w**2 / 2,
         }
         for kind, value in wanted.items():
-            found = saliency(Settings(kind), weights, objective, 0)  # type: ignore[arg-type]
-            assert np.allclose(found.reduction(found.values[index][..., None]), value, rtol=1e-6, atol=1e-12)
+            found = compute_saliency(SaliencySettings(kind), weights, objective, 0)  # type: ignore[arg-type]
+            assert np.allclose(found.reduction(found.saliencies[index][..., None]), value, rtol=1e-6, atol=1e-12)
 
 
 @pytest.mark.parametrize(("size", "loss", "chosen"), [
@@ -69,16 +69,18 @@ def test_the_kinds_are_what_they_say() -> None:
 def test_auto_is_exact_while_that_is_a_matter_of_seconds(size: int, loss: str, chosen: str) -> None:
     from small_networks import TASK, K, network, samples
 
-    from edgepipe.compress.pruning.saliency_loss import objective_of
+    from edgepipe.compress.pruning.saliency_loss import build_objective
     from edgepipe.tasks.quality import Task
 
     task = TASK if loss == "auto" else Task(loss, TASK.measures, "custom")
-    objective = objective_of(network(K.Flatten()), task, samples(8), 8, 0)
-    assert method(Settings("obd"), [tf_keras.backend.variable(np.zeros(size))], objective) == chosen
+    objective = build_objective(network(K.Flatten()), task, samples(8), 8, 0)
+    assert choose_method(SaliencySettings("obd"), [tf_keras.backend.variable(np.zeros(size))], objective) == chosen
 
 
 def test_random_follows_the_seed_alone() -> None:
     weights = [tf_keras.backend.variable(np.ones((3, 4)))]
-    one, same, other = (saliency(Settings("random"), weights, None, seed).values[0] for seed in (1, 1, 2))
+    one, same, other = (
+        compute_saliency(SaliencySettings("random"), weights, None, seed).saliencies[0] for seed in (1, 1, 2)
+    )
     assert np.array_equal(one, same)
     assert not np.array_equal(one, other)

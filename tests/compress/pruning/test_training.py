@@ -9,14 +9,14 @@ import tf_keras
 from edgepipe.compress.overrides import Overrides
 from edgepipe.compress.pruning import tfmot_pruning
 from edgepipe.compress.pruning.distribution import Distribution
-from edgepipe.compress.pruning.granularity import Granularity, NofM, Weight
-from edgepipe.compress.pruning.masked_training import _progress, gradual, iterative
-from edgepipe.compress.pruning.prunable_kernels import find
+from edgepipe.compress.pruning.granularity import Granularity, NofMGranularity, WeightGranularity
+from edgepipe.compress.pruning.masked_training import _progress, prune_gradually, prune_iteratively
+from edgepipe.compress.pruning.prunable_kernels import find_prunable_kernels
 from edgepipe.compress.pruning.pruner import KernelPruner
-from edgepipe.compress.pruning.saliency import Settings
-from edgepipe.compress.pruning.sparsity_schedule import Schedule
-from edgepipe.compress.pruning.weight_pool import Pool, check_reached, measure
-from edgepipe.training.training_loop import seeded
+from edgepipe.compress.pruning.saliency import SaliencySettings
+from edgepipe.compress.pruning.sparsity_schedule import SparsitySchedule
+from edgepipe.compress.pruning.weight_pool import WeightPool, check_sparsity, measure_sparsity
+from edgepipe.training.training_loop import set_seeds
 
 X = np.random.RandomState(0).rand(60, 8, 8, 1).astype(np.float32)
 Y = np.arange(60) % 3
@@ -24,7 +24,7 @@ STEPS = 12
 
 
 def _model() -> Any:
-    seeded(0)
+    set_seeds(0)
     inputs = tf_keras.Input((8, 8, 1), name="image")
     x = tf_keras.layers.Conv2D(8, 3, name="conv")(inputs)
     x = tf_keras.layers.DepthwiseConv2D(3, name="depthwise")(x)
@@ -38,12 +38,17 @@ def _fit(model: Any, callbacks: list[Any], rate: float = 0.01) -> None:
     model.fit(X, Y, batch_size=10, epochs=STEPS // 6, verbose=0, callbacks=callbacks)
 
 
-def _pool(model: Any, cut: Granularity | None = None, distribution: Distribution = "uniform") -> Pool:
-    return Pool(find(model, Overrides(), exclude_last=True).kernels, cut or Weight(), distribution, {})
+def _pool(model: Any, cut: Granularity | None = None, distribution: Distribution = "uniform") -> WeightPool:
+    return WeightPool(
+        find_prunable_kernels(model, Overrides(), exclude_last=True).kernels,
+        cut or WeightGranularity(),
+        distribution,
+        {},
+    )
 
 
 def _pruner(model: Any, share: float, **options: Any) -> KernelPruner:
-    return KernelPruner.of(_pool(model, **options), share, Settings(), None, 0)
+    return KernelPruner.from_settings(_pool(model, **options), share, SaliencySettings(), None, 0)
 
 
 @pytest.mark.parametrize("name", ["one_shot", "constant", "polynomial", "cubic"])
@@ -51,10 +56,10 @@ def _pruner(model: Any, share: float, **options: Any) -> KernelPruner:
 def test_every_schedule_reaches_the_target_and_holds_it(name: Any, share: float) -> None:
     model = _model()
     pruner = _pruner(model, share)
-    gradual(pruner, Schedule(name), STEPS, lambda callbacks: _fit(model, callbacks))
-    found = find(model, Overrides(), exclude_last=True)
-    check_reached(measure(model, found), pruner.pool, share)
-    for kernel, zero in zip(pruner.pool.kernels, pruner.zeros, strict=True):
+    prune_gradually(pruner, SparsitySchedule(name), STEPS, lambda callbacks: _fit(model, callbacks))
+    found = find_prunable_kernels(model, Overrides(), exclude_last=True)
+    check_sparsity(measure_sparsity(model, found), pruner.pool, share)
+    for kernel, zero in zip(pruner.pool.kernels, pruner.zero_masks, strict=True):
         assert np.array_equal(np.asarray(kernel.weight) == 0, zero)
         assert zero.sum() == kernel.size - round(kernel.size * (1 - share))
 
@@ -63,20 +68,20 @@ def test_every_schedule_reaches_the_target_and_holds_it(name: Any, share: float)
 @pytest.mark.parametrize("distribution", ["uniform", "erk"])
 def test_tfmot_reaches_the_target(name: Any, distribution: Distribution) -> None:
     model = _model()
-    pool, schedule = _pool(model, distribution=distribution), Schedule(name)
-    assert tfmot_pruning.serves(model, pool, Settings(), schedule)
+    pool, schedule = _pool(model, distribution=distribution), SparsitySchedule(name)
+    assert tfmot_pruning.supports(model, pool, SaliencySettings(), schedule)
     wrapped = tfmot_pruning.wrap(model, pool, 0.75, schedule, STEPS)
     _fit(wrapped, tfmot_pruning.callbacks())
     stripped = tfmot_pruning.strip(wrapped)
-    found = find(stripped, Overrides(), exclude_last=True)
-    check_reached(measure(stripped, found), pool, 0.75)
-    assert measure(stripped, found)[-1].zeros == 0
+    found = find_prunable_kernels(stripped, Overrides(), exclude_last=True)
+    check_sparsity(measure_sparsity(stripped, found), pool, 0.75)
+    assert measure_sparsity(stripped, found)[-1].zeros == 0
 
 
 def test_edgepipe_and_tfmot_choose_the_same_weights() -> None:
     model = _model()
     pool = _pool(model)
-    wrapped = tfmot_pruning.wrap(model, pool, 0.6, Schedule("constant"), STEPS)
+    wrapped = tfmot_pruning.wrap(model, pool, 0.6, SparsitySchedule("constant"), STEPS)
     _fit(wrapped, tfmot_pruning.callbacks(), rate=1e-9)
     theirs = [np.asarray(kernel.weight) == 0 for kernel in _pool(tfmot_pruning.strip(wrapped)).kernels]
     ours = _pruner(_model(), 0.6).advance(1.0)
@@ -84,14 +89,14 @@ def test_edgepipe_and_tfmot_choose_the_same_weights() -> None:
 
 
 @pytest.mark.parametrize(("settings", "cut", "distribution", "schedule"), [
-    (Settings("taylor"), Weight(), "uniform", "polynomial"), (Settings(), NofM(2, 4), "uniform", "polynomial"),
-    (Settings(), Weight(), "global", "polynomial"), (Settings(), Weight(), "uniform", "one_shot"),
+    (SaliencySettings("taylor"), WeightGranularity(), "uniform", "polynomial"), (SaliencySettings(), NofMGranularity(2, 4), "uniform", "polynomial"),
+    (SaliencySettings(), WeightGranularity(), "global", "polynomial"), (SaliencySettings(), WeightGranularity(), "uniform", "one_shot"),
 ])  # fmt: skip
 def test_what_tfmot_does_not_do_is_edgepipes(
-    settings: Settings, cut: Granularity, distribution: Distribution, schedule: Any
+    settings: SaliencySettings, cut: Granularity, distribution: Distribution, schedule: Any
 ) -> None:
     model = _model()
-    assert not tfmot_pruning.serves(model, _pool(model, cut, distribution), settings, Schedule(schedule))
+    assert not tfmot_pruning.supports(model, _pool(model, cut, distribution), settings, SparsitySchedule(schedule))
 
 
 def test_zeros_that_were_there_stay() -> None:
@@ -99,7 +104,7 @@ def test_zeros_that_were_there_stay() -> None:
     hidden = model.get_layer("hidden").kernel
     hidden.assign(np.where(np.arange(12) % 2, 0, hidden.numpy()))
     pruner = _pruner(model, 0.2)
-    gradual(pruner, Schedule("one_shot"), STEPS, lambda callbacks: _fit(model, callbacks))
+    prune_gradually(pruner, SparsitySchedule("one_shot"), STEPS, lambda callbacks: _fit(model, callbacks))
     assert (hidden.numpy()[:, 1::2] == 0).all()
 
 
@@ -112,7 +117,7 @@ def _rounds(quality: list[float], number: int = 4) -> tuple[Any, KernelPruner, l
         _fit(model, callbacks)
         after.append(model.get_weights())
 
-    found = iterative(pruner, number, fit, lambda: next(told), lambda value: value >= 0.9, model)
+    found = prune_iteratively(pruner, number, fit, lambda: next(told), lambda value: value >= 0.9, model)
     return model, pruner, found, after
 
 
@@ -127,9 +132,9 @@ def test_rounds_end_with_the_last_good_model(quality: list[float], kept: int) ->
     model, pruner, found, after = _rounds(quality)
     assert [entry.good for entry in found] == [value >= 0.9 for value in quality]
     assert _equal(model.get_weights(), after[kept])
-    gone = sum(int(zero.sum()) for zero in pruner.zeros) / sum(zero.size for zero in pruner.zeros)
+    gone = sum(int(zero.sum()) for zero in pruner.zero_masks) / sum(zero.size for zero in pruner.zero_masks)
     assert gone == pytest.approx(1 - 0.2 ** (kept / 4), abs=0.01)
-    for kernel, zero in zip(pruner.pool.kernels, pruner.zeros, strict=True):
+    for kernel, zero in zip(pruner.pool.kernels, pruner.zero_masks, strict=True):
         assert (np.asarray(kernel.weight)[zero] == 0).all()
 
 
@@ -140,5 +145,5 @@ def test_where_nothing_is_to_be_left_each_round_removes_a_like_share() -> None:
 
 def test_each_round_removes_a_like_share_of_what_is_left() -> None:
     _, pruner, found, _ = _rounds([1.0] * 4)
-    left = [1 - entry.progress * pruner.final for entry in found]
+    left = [1 - entry.progress * pruner.final_share for entry in found]
     assert left == pytest.approx([0.2 ** (number / 4) for number in (1, 2, 3, 4)])

@@ -10,7 +10,7 @@ import pytest
 from edgepipe.compress.keras_to_tflite import convert
 from edgepipe.compress.quantizer import bias_scales, recipes
 from edgepipe.compress.quantizer.activation_calibration import calibrate
-from edgepipe.compress.schemes import Calibration
+from edgepipe.compress.schemes import ActivationCalibration
 from edgepipe.tflite.interpreter import Runtime, predict
 from edgepipe.tflite.reader import read
 
@@ -46,10 +46,12 @@ def test_a_dead_channel_keeps_its_bias(kind: str, tiny: float, bits: int, tmp_pa
     path = tmp_path / "m.tflite"
     path.write_bytes(convert(model, "float32"))
     lite = read(path)
-    ranges = calibrate(lite, X, Calibration()).by_tensor
-    path.write_bytes(recipes.applied(lite.content, recipes.everything("int8" if bits == 8 else "int16x8"), ranges))
+    ranges = calibrate(lite, X, ActivationCalibration()).by_tensor
+    path.write_bytes(
+        recipes.quantize_with_recipe(lite.content, recipes.scheme_recipe("int8" if bits == 8 else "int16x8"), ranges)
+    )
     for runtime in (Runtime.REFERENCE, Runtime.XNNPACK):
-        found = np.asarray(predict(path, X, runtime).values)
+        found = np.asarray(predict(path, X, runtime).real_values)
         wanted = np.asarray(model.predict(X, verbose=0))
         assert np.abs(found.reshape(wanted.shape) - wanted).max() < (0.08 if bits == 8 else 0.04)
 
@@ -62,7 +64,7 @@ def test_a_single_channel_keeps_its_bias(scheme: Any, tmp_path: Path) -> None:
     path = tmp_path / "m.tflite"
     x = np.random.RandomState(0).rand(4, 6).astype("float32")
     path.write_bytes(convert(model, scheme, x))
-    np.testing.assert_allclose(predict(path, x).values, 5.0, atol=0.03)
+    np.testing.assert_allclose(predict(path, x).real_values, 5.0, atol=0.03)
 
 
 def test_only_what_is_out_of_range_is_touched(tmp_path: Path) -> None:
@@ -70,9 +72,9 @@ def test_only_what_is_out_of_range_is_touched(tmp_path: Path) -> None:
     path = tmp_path / "m.tflite"
     path.write_bytes(convert(model, "float32"))
     lite = read(path)
-    ranges = calibrate(lite, X, Calibration()).by_tensor
-    made = recipes.applied(lite.content, recipes.everything("int8"), ranges)
-    again, moved = bias_scales.settled(made, lite.content)
+    ranges = calibrate(lite, X, ActivationCalibration()).by_tensor
+    made = recipes.quantize_with_recipe(lite.content, recipes.scheme_recipe("int8"), ranges)
+    again, moved = bias_scales.widen_bias_scales(made, lite.content)
     assert (again, moved) == (made, [])
     path.write_bytes(made)
     scales = next(op for op in read(path).operators if op.name == "CONV_2D").inputs[1].quantization.scales

@@ -15,14 +15,19 @@ from edgepipe.compress.conversion import classes
 from edgepipe.compress.keras_to_tflite import convert
 from edgepipe.compress.quantizer import flatbuffer_edits, recipes
 from edgepipe.compress.quantizer.activation_calibration import calibrate
-from edgepipe.compress.quantizer.float_fallback import KERNELS
-from edgepipe.compress.quantizer.layerwise_quantizer import Level, bench_of
-from edgepipe.compress.quantizer.mutable_graph import Graph
-from edgepipe.compress.quantizer.op_decomposition import SIXTEEN, all_in, spelled, widened
-from edgepipe.compress.quantizer.quantizable_layers import layers
-from edgepipe.compress.quantizer.quantization import Request, quantized
-from edgepipe.compress.schemes import SCHEMES, Calibration, SchemeName
-from edgepipe.tflite.integer_check import findings
+from edgepipe.compress.quantizer.float_fallback import INTEGER_KERNELS
+from edgepipe.compress.quantizer.layerwise_quantizer import LayerPrecision, build_layerwise_quantizer
+from edgepipe.compress.quantizer.mutable_graph import MutableGraph
+from edgepipe.compress.quantizer.op_decomposition import (
+    INT16_DECOMPOSITIONS,
+    calibrate_decomposed,
+    decomposed_model,
+    uniform_bit_width,
+)
+from edgepipe.compress.quantizer.quantizable_layers import find_layers
+from edgepipe.compress.quantizer.quantization import QuantizationRequest, quantize_tflite
+from edgepipe.compress.schemes import SCHEMES, ActivationCalibration, SchemeName
+from edgepipe.tflite.integer_check import check_integer_only
 from edgepipe.tflite.interpreter import Runtime, predict
 from edgepipe.tflite.model import Model
 from edgepipe.tflite.reader import read
@@ -98,22 +103,26 @@ def _float_file(body: Body, folder: Path) -> Model:
 
 def _renamed(content: bytes) -> bytes:
     """The two RESHAPE of the model as SQUEEZE and EXPAND_DIMS, which TensorFlow's converter does not write."""
-    graph = Graph(flatbuffer_edits.opened(content))
+    graph = MutableGraph(flatbuffer_edits.unpack_model(content))
     squeeze, expand = (operator for operator in graph.operators if graph.kind(operator) == "RESHAPE")
     for operator, kind in ((squeeze, "SQUEEZE"), (expand, "EXPAND_DIMS")):
-        operator.opcodeIndex, operator.builtinOptionsType, operator.builtinOptions = graph.code(kind, 1), 0, None
+        operator.opcodeIndex, operator.builtinOptionsType, operator.builtinOptions = (
+            graph.ensure_opcode(kind, 1),
+            0,
+            None,
+        )
     squeeze.builtinOptionsType, squeeze.builtinOptions = schema.BuiltinOptions.SqueezeOptions, schema.SqueezeOptionsT()
     squeeze.inputs, squeeze.builtinOptions.squeezeDims = [squeeze.inputs[0]], [1]
     axis = graph.tensor(expand.inputs[1])
     axis.shape = [1]
     graph.model.buffers[axis.buffer].data = np.frombuffer(np.int32(1).tobytes(), np.uint8)
-    return flatbuffer_edits.closed(graph.model)
+    return flatbuffer_edits.pack_model(graph.model)
 
 
 def _floats(model: Model, name: str) -> list[str]:
     """The operators of this kind that still read or make floats."""
     return [
-        operator.place
+        operator.location
         for operator in model.operators
         if operator.name == name
         and any(t is not None and t.dtype == "float32" for t in (*operator.inputs, *operator.outputs))
@@ -121,31 +130,31 @@ def _floats(model: Model, name: str) -> list[str]:
 
 
 @pytest.mark.parametrize("bits", [8, 16])
-@pytest.mark.parametrize("name", list(KERNELS))
+@pytest.mark.parametrize("name", list(INTEGER_KERNELS))
 def test_an_operator_in_integers(name: str, bits: int, tmp_path: Path) -> None:
     lite = _float_file(BODIES[name], tmp_path)
     assert name in lite.operator_counts, "the model does not try what it is to try"
-    request = Request("recipe", recipe=recipes.everything("int8" if bits == 8 else "int16x8"))
+    request = QuantizationRequest("recipe", recipe=recipes.scheme_recipe("int8" if bits == 8 else "int16x8"))
     path = tmp_path / "integers.tflite"
-    path.write_bytes(quantized(lite, request, [X]).content)
+    path.write_bytes(quantize_tflite(lite, request, [X]).content)
     made = read(path)
-    if bits == 16 and name in SIXTEEN:
+    if bits == 16 and name in INT16_DECOMPOSITIONS:
         assert name not in made.operator_counts
         return
     assert name in made.operator_counts
-    if bits not in KERNELS[name].versions:
+    if bits not in INTEGER_KERNELS[name].versions:
         assert _floats(made, name), "there is a kernel for it after all"
         return
     assert not _floats(made, name)
-    truth = np.asarray(predict(lite.path, X, Runtime.BUILTIN).values)
+    truth = np.asarray(predict(lite.path, X, Runtime.BUILTIN).real_values)
     for runtime in (Runtime.BUILTIN, Runtime.XNNPACK):
-        found = np.asarray(predict(path, X, runtime).values)
+        found = np.asarray(predict(path, X, runtime).real_values)
         error = np.abs(found - truth).max() / np.abs(truth).max()
         assert error < (0.05 if bits == 8 else 0.002), (runtime, error)
 
 
 def test_every_kernel_is_tried() -> None:
-    assert list(BODIES) == list(KERNELS)
+    assert list(BODIES) == list(INTEGER_KERNELS)
 
 
 def _shapes_are_true(model: Model) -> bool:
@@ -177,17 +186,17 @@ SPELLED: dict[str, Body] = {
 def test_an_operator_without_a_kernel_is_spelled(name: str, scheme: SchemeName, tmp_path: Path) -> None:
     lite = _float_file(SPELLED[name], tmp_path)
     assert name in lite.operator_counts, "the model does not try what it is to try"
-    truth = np.asarray(predict(lite.path, X, Runtime.BUILTIN).values)
-    with spelled(lite, all_in(16 if scheme == "int16x8" else 8)) as other:
-        kept = scheme == "int8" and name in SIXTEEN
+    truth = np.asarray(predict(lite.path, X, Runtime.BUILTIN).real_values)
+    with decomposed_model(lite, uniform_bit_width(16 if scheme == "int16x8" else 8)) as other:
+        kept = scheme == "int8" and name in INT16_DECOMPOSITIONS
         assert (name in other.operator_counts) is kept
-        np.testing.assert_allclose(np.asarray(predict(other.path, X, Runtime.BUILTIN).values), truth, atol=1e-5)
+        np.testing.assert_allclose(np.asarray(predict(other.path, X, Runtime.BUILTIN).real_values), truth, atol=1e-5)
         assert _shapes_are_true(other)
     path = tmp_path / "integers.tflite"
-    path.write_bytes(quantized(lite, Request(scheme), [X]).content)
-    assert not findings(read(path), allow_float_interface=False)
+    path.write_bytes(quantize_tflite(lite, QuantizationRequest(scheme), [X]).content)
+    assert not check_integer_only(read(path), allow_float_interface=False)
     for runtime in (Runtime.BUILTIN, Runtime.XNNPACK):
-        found = np.asarray(predict(path, X, runtime).values)
+        found = np.asarray(predict(path, X, runtime).real_values)
         error = np.abs(found - truth).max() / np.abs(truth).max()
         assert error < (0.05 if scheme == "int8" else 0.002), (runtime, error)
 
@@ -195,32 +204,35 @@ def test_an_operator_without_a_kernel_is_spelled(name: str, scheme: SchemeName, 
 def test_what_is_left_in_float_is_not_spelled(tmp_path: Path) -> None:
     lite = _float_file(tf.square, tmp_path)
     left = [operator for operator in lite.operators if operator.name == "SQUARE"]
-    with spelled(lite, lambda kind, outputs: None) as other:
+    with decomposed_model(lite, lambda kind, outputs: None) as other:
         assert other is lite
     path = tmp_path / "part.tflite"
-    path.write_bytes(quantized(lite, Request("int8", left=lambda model: left), [X]).content)
+    path.write_bytes(quantize_tflite(lite, QuantizationRequest("int8", keep_float=lambda model: left), [X]).content)
     assert "SQUARE" in read(path).operator_counts
 
 
-def _mixed(body: Body, recipe: Callable[[Model], recipes.Recipe], folder: Path) -> tuple[Model, Model]:
+def _mixed(body: Body, recipe: Callable[[Model], recipes.LitertRecipe], folder: Path) -> tuple[Model, Model]:
     lite, path = _float_file(body, folder), folder / "mixed.tflite"
-    path.write_bytes(quantized(lite, Request("recipe", recipe=recipe(lite)), [X]).content)
+    path.write_bytes(quantize_tflite(lite, QuantizationRequest("recipe", recipe=recipe(lite)), [X]).content)
     return lite, read(path)
 
 
 def _agree(made: Model, lite: Model, within: float) -> None:
-    truth = np.asarray(predict(lite.path, X, Runtime.BUILTIN).values)
+    truth = np.asarray(predict(lite.path, X, Runtime.BUILTIN).real_values)
     for runtime in (Runtime.BUILTIN, Runtime.XNNPACK):
-        error = np.abs(np.asarray(predict(made.path, X, runtime).values) - truth).max() / np.abs(truth).max()
+        error = np.abs(np.asarray(predict(made.path, X, runtime).real_values) - truth).max() / np.abs(truth).max()
         assert error < within, (runtime, error)
 
 
 def test_8_bits_in_the_midst_of_16(tmp_path: Path) -> None:
     """PRELU has no kernel of 16 bits: what a mix gives it has 8, between layers that keep 16."""
 
-    def recipe(lite: Model) -> recipes.Recipe:
+    def recipe(lite: Model) -> recipes.LitertRecipe:
         slopes = next(operator for operator in lite.operators if operator.name == "PRELU")
-        return [*recipes.everything("int16x8"), recipes.rule(recipes.integers(8), recipes.one(slopes))]
+        return [
+            *recipes.scheme_recipe("int16x8"),
+            recipes.make_rule(recipes.integer_config(8), recipes.operator_pattern(slopes)),
+        ]
 
     lite, made = _mixed(BODIES["PRELU"], recipe, tmp_path)
     assert {op.name: op.outputs[0].dtype for op in made.operators if op.outputs[0]} == {
@@ -230,9 +242,12 @@ def test_8_bits_in_the_midst_of_16(tmp_path: Path) -> None:
 
 
 def test_16_bits_in_the_midst_of_8(tmp_path: Path) -> None:
-    def recipe(lite: Model) -> recipes.Recipe:
+    def recipe(lite: Model) -> recipes.LitertRecipe:
         inner = [operator for operator in lite.operators if operator.name in ("EXP", "LEAKY_RELU")]
-        return [*recipes.everything("int8"), *(recipes.rule(recipes.integers(16), recipes.one(op)) for op in inner)]
+        return [
+            *recipes.scheme_recipe("int8"),
+            *(recipes.make_rule(recipes.integer_config(16), recipes.operator_pattern(op)) for op in inner),
+        ]
 
     lite, made = _mixed(lambda x: tf.exp(tf.nn.leaky_relu(x, 0.3)), recipe, tmp_path)
     types = {operator.name: operator.outputs[0].dtype for operator in made.operators if operator.outputs[0]}
@@ -248,9 +263,12 @@ def test_what_reads_the_float_tensor_gets_it_dequantized(tmp_path: Path) -> None
         shared = tf.exp(0.3 * x)
         return tf.sin(shared) + tf.nn.leaky_relu(shared - 1.0, 0.2) + tf.abs(shared - 2.0)
 
-    def recipe(lite: Model) -> recipes.Recipe:
+    def recipe(lite: Model) -> recipes.LitertRecipe:
         wide = [operator for operator in lite.operators if operator.name == "ABS"]
-        return [*recipes.everything("int8"), *(recipes.rule(recipes.integers(16), recipes.one(op)) for op in wide)]
+        return [
+            *recipes.scheme_recipe("int8"),
+            *(recipes.make_rule(recipes.integer_config(16), recipes.operator_pattern(op)) for op in wide),
+        ]
 
     lite, made = _mixed(body, recipe, tmp_path)
     assert {name: bool(_floats(made, name)) for name in ("EXP", "LEAKY_RELU", "ABS", "SIN")} == {
@@ -270,8 +288,8 @@ def test_an_island_at_the_output(scheme: SchemeName, tmp_path: Path) -> None:
         path.write_bytes(convert(model, scheme, X, output_type=kind))
         lite = read(path)
         assert lite.outputs[0].dtype == kind
-        assert findings(lite, allow_float_interface=kind == "float32") == []
-        assert np.abs(np.asarray(predict(path, X).values) - wanted).max() < 0.05 * np.abs(wanted).max()
+        assert check_integer_only(lite, allow_float_interface=kind == "float32") == []
+        assert np.abs(np.asarray(predict(path, X).real_values) - wanted).max() < 0.05 * np.abs(wanted).max()
 
 
 L = keras.layers
@@ -301,9 +319,9 @@ def test_keras_layers_are_integer_throughout(name: str, scheme: SchemeName, tmp_
     model = keras.Model(inputs, LAYERS[name](L.Conv2D(4, 3, padding="same")(inputs)))
     path = tmp_path / "m.tflite"
     path.write_bytes(convert(model, scheme, X))
-    assert findings(read(path)) == []
+    assert check_integer_only(read(path)) == []
     wanted = model.predict(X, verbose=0)
-    error = np.abs(np.asarray(predict(path, X).values) - wanted).mean() / np.abs(wanted).max()
+    error = np.abs(np.asarray(predict(path, X).real_values) - wanted).mean() / np.abs(wanted).max()
     assert error < (0.05 if scheme == "int8" else 0.005), error
 
 
@@ -320,17 +338,17 @@ def test_a_promoted_layer_is_spelled_and_its_recipe_replays(promoted: tuple[str,
     model, path = _promotable(), tmp_path / "float.tflite"
     path.write_bytes(convert(model, "float32"))
     plain = read(path)
-    with spelled(plain, all_in(8)) as lite:
-        ranges = widened(lite, lambda each: calibrate(each, X, Calibration())).by_tensor
-        bench = bench_of(lite, layers(lite, classes(model)), ranges, ("int8", "int8"), X)
-        levels: dict[str, Level] = dict.fromkeys(promoted, "int16")
+    with decomposed_model(plain, uniform_bit_width(8)) as lite:
+        ranges = calibrate_decomposed(lite, lambda each: calibrate(each, X, ActivationCalibration())).by_tensor
+        bench = build_layerwise_quantizer(lite, find_layers(lite, classes(model)), ranges, ("int8", "int8"), X)
+        levels: dict[str, LayerPrecision] = dict.fromkeys(promoted, "int16")
         aside = tmp_path / "mixed.tflite"
-        aside.write_bytes(bench.made(levels))
-        recipe = bench.recipe(levels, "int8")
+        aside.write_bytes(bench.quantize(levels))
+        recipe = bench.build_recipe(levels, "int8")
     made = read(aside)
-    assert findings(made) == []
+    assert check_integer_only(made) == []
     kinds = {operator.name for operator in made.operators}
     assert ("PRELU" in kinds, "HARD_SWISH" in kinds, "SQUARED_DIFFERENCE" in kinds) == tuple(
         name not in promoted for name in ("first", "second", "norm#2")
     )
-    assert quantized(plain, Request("recipe", recipe=recipe), [X]).content == aside.read_bytes()
+    assert quantize_tflite(plain, QuantizationRequest("recipe", recipe=recipe), [X]).content == aside.read_bytes()

@@ -8,12 +8,12 @@ import pytest
 from benches import bench
 
 from edgepipe.compress.quantizer import device_bit_widths
-from edgepipe.compress.quantizer.flatbuffer_edits import written
-from edgepipe.compress.quantizer.layerwise_quantizer import Bench
-from edgepipe.compress.quantizer.mixed_precision_search import Goal, search
-from edgepipe.core.errors import NotMetError
+from edgepipe.compress.quantizer.flatbuffer_edits import temporary_tflite
+from edgepipe.compress.quantizer.layerwise_quantizer import LayerwiseQuantizer
+from edgepipe.compress.quantizer.mixed_precision_search import QualityGoal, search
+from edgepipe.core.errors import TargetNotMetError
 from edgepipe.devices import device_profile
-from edgepipe.tflite.integer_check import findings
+from edgepipe.tflite.integer_check import check_integer_only
 from edgepipe.tflite.interpreter import predict
 from edgepipe.tflite.reader import read
 
@@ -26,12 +26,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def quality(content: bytes) -> float:
     """Accuracy on the held-out digits."""
     _, _, x, y = hm.data()
-    with written(content) as path:
-        return hm.accuracy(predict(path, x).values, y)
+    with temporary_tflite(content) as path:
+        return hm.accuracy(predict(path, x).real_values, y)
 
 
-def goal(made: Bench, drop: float) -> Goal:
-    return Goal(quality, True, quality(made.lite.content), drop)
+def goal(made: LayerwiseQuantizer, drop: float) -> QualityGoal:
+    return QualityGoal(quality, True, quality(made.float_model.content), drop)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def every(folder: Path) -> dict[tuple[str, ...], float]:
     made = bench("hard", folder)
     names = [layer.name for layer in made.layers]
     groups = [group for size in range(len(names) + 1) for group in combinations(names, size)]
-    return {group: quality(made.made(dict.fromkeys(group, "int16"))) for group in groups}
+    return {group: quality(made.quantize(dict.fromkeys(group, "int16"))) for group in groups}
 
 
 @pytest.mark.slow
@@ -53,32 +53,32 @@ def test_no_more_layers_than_one_above_the_optimum(
     wanted = goal(made, drop)
     found = search(made, wanted, ["int16", "float16"])
     assert quality(found.content) == found.quality
-    assert wanted.met(found.quality)
-    fewest = min(len(group) for group, value in every.items() if wanted.met(value))
-    assert 0 < len(found.levels) <= fewest + 1
+    assert wanted.is_met(found.quality)
+    fewest = min(len(group) for group, value in every.items() if wanted.is_met(value))
+    assert 0 < len(found.precisions) <= fewest + 1
     path = folder / "found.tflite"
     path.write_bytes(found.content)
-    assert findings(read(path)) == []  # 16 bits were enough: all integers
-    assert {"int8", "int16"} <= set(read(path).dtype_census)
+    assert check_integer_only(read(path)) == []  # 16 bits were enough: all integers
+    assert {"int8", "int16"} <= set(read(path).dtype_counts)
 
 
 @pytest.mark.parametrize("which", ["soft", "residual"])
 def test_a_model_that_int8_keeps_stays_in_int8(which: str, folder: Path) -> None:
     made = bench(which, folder)
     found = search(made, goal(made, 0.01), ["int16"])
-    assert found.levels == {}
+    assert found.precisions == {}
     assert len(found.trials) == 1
 
 
 def test_an_unreachable_target_is_refused_with_the_best_point(folder: Path) -> None:
     made = bench("hard", folder)
     with pytest.raises(
-        NotMetError, match=r"no mix of int8 keeps the drop within 0.01: the best of 1, all in int8, has 0"
+        TargetNotMetError, match=r"no mix of int8 keeps the drop within 0.01: the best of 1, all in int8, has 0"
     ):
         search(made, goal(made, 0.01), [])
-    of_float = goal(made, 0.01).of_float
-    beyond = Goal(quality, True, of_float + 0.1, 0.0)  # better than float: nothing gets there
-    with pytest.raises(NotMetError, match=r"no mix of int8 and int16 and float16 .* \d of 8 layers in"):
+    of_float = goal(made, 0.01).float_quality
+    beyond = QualityGoal(quality, True, of_float + 0.1, 0.0)  # better than float: nothing gets there
+    with pytest.raises(TargetNotMetError, match=r"no mix of int8 and int16 and float16 .* \d of 8 layers in"):
         search(made, beyond, ["int16", "float16"])
 
 
@@ -88,24 +88,24 @@ def test_some_layers_are_found_where_all_together_do_not_hold(wanted: set[str], 
     made = bench("soft", folder)
 
     def only(content: bytes) -> float:
-        with written(content) as path:
+        with temporary_tflite(content) as path:
             types = {tensor.name: tensor.dtype for tensor in read(path).tensors}
         outputs = {layer.name: layer.operators[0].outputs[0] for layer in made.layers}
         return float({name for name, made in outputs.items() if made and types.get(made.name) == "int16"} == wanted)
 
-    found = search(made, Goal(only, True, 1.0, 0.0), ["int16", "float16"])
-    assert found.levels == dict.fromkeys(wanted, "int16")
+    found = search(made, QualityGoal(only, True, 1.0, 0.0), ["int16", "float16"])
+    assert found.precisions == dict.fromkeys(wanted, "int16")
 
 
 def test_float16_is_the_last_resort(folder: Path) -> None:
     """Where 16-bit integers are not to be had: fewer float layers than all, and none where int8 will do."""
     made = bench("hard", folder)
     found = search(made, goal(made, 0.02), ["float16"])
-    assert set(found.levels.values()) == {"float16"}
-    assert 0 < len(found.levels) < 8
+    assert set(found.precisions.values()) == {"float16"}
+    assert 0 < len(found.precisions) < 8
     path = folder / "half.tflite"
     path.write_bytes(found.content)
-    assert findings(read(path))
+    assert check_integer_only(read(path))
 
 
 def test_suspects_are_ranked_first(folder: Path) -> None:
@@ -125,6 +125,8 @@ def test_suspects_are_ranked_first(folder: Path) -> None:
     ],
 )
 def test_what_a_device_allows(device: str | None, allowed: list[str], reason: str) -> None:
-    found, reasons = device_bit_widths.levels(None if device is None else device_profile.load(device, Path.cwd()))
+    found, reasons = device_bit_widths.allowed_precisions(
+        None if device is None else device_profile.load(device, Path.cwd())
+    )
     assert found == allowed
     assert any(entry.startswith(reason) for entry in reasons) if reason else reasons == []

@@ -14,21 +14,21 @@ from ai_edge_litert.tools import flatbuffer_utils
 from edgepipe.commands.convert import convert as convert_file
 from edgepipe.commands.sensitivity import How, sense
 from edgepipe.compress.conversion import classes, float_file
-from edgepipe.compress.keras_to_tflite import convert, converted
+from edgepipe.compress.keras_to_tflite import convert, convert_keras
 from edgepipe.compress.mixed_precision import _otherwise, _refusing, _replay
 from edgepipe.compress.quantizer import flatbuffer_edits, recipes
 from edgepipe.compress.quantizer.activation_calibration import calibrate
-from edgepipe.compress.quantizer.flatbuffer_edits import written
-from edgepipe.compress.quantizer.float_exclusions import choice
-from edgepipe.compress.quantizer.layerwise_quantizer import Bench, bench_of
-from edgepipe.compress.quantizer.mixed_precision_search import Found
-from edgepipe.compress.quantizer.quantizable_layers import layers
-from edgepipe.compress.quantizer.quantization import Request, quantized
-from edgepipe.compress.schemes import Calibration
+from edgepipe.compress.quantizer.flatbuffer_edits import temporary_tflite
+from edgepipe.compress.quantizer.float_exclusions import select_float_operators
+from edgepipe.compress.quantizer.layerwise_quantizer import LayerwiseQuantizer, build_layerwise_quantizer
+from edgepipe.compress.quantizer.mixed_precision_search import SearchResult
+from edgepipe.compress.quantizer.quantizable_layers import find_layers
+from edgepipe.compress.quantizer.quantization import QuantizationRequest, quantize_tflite
+from edgepipe.compress.schemes import ActivationCalibration
 from edgepipe.core.errors import InputError
 from edgepipe.stages.convert import Convert
 from edgepipe.tflite import tflm_runtime
-from edgepipe.tflite.integer_check import findings
+from edgepipe.tflite.integer_check import check_integer_only
 from edgepipe.tflite.interpreter import predict
 from edgepipe.tflite.reader import read
 
@@ -72,20 +72,20 @@ MODELS: dict[str, Callable[[], Any]] = {
 }
 
 
-def _bench(model: Any, folder: Path) -> Bench:
+def _bench(model: Any, folder: Path) -> LayerwiseQuantizer:
     path = folder / "float.tflite"
     path.write_bytes(convert(model, "float32"))
     lite = read(path)
-    ranges = calibrate(lite, X, Calibration()).by_tensor
-    return bench_of(lite, layers(lite, classes(model)), ranges, ("int8", "int8"), X)
+    ranges = calibrate(lite, X, ActivationCalibration()).by_tensor
+    return build_layerwise_quantizer(lite, find_layers(lite, classes(model)), ranges, ("int8", "int8"), X)
 
 
 @pytest.mark.parametrize("which", sorted(MODELS))
 def test_each_layer_can_be_judged_alone_and_left_out(which: str, tmp_path: Path) -> None:
     bench = _bench(MODELS[which](), tmp_path)
     for layer in bench.layers:
-        assert 0 <= bench.distance({layer.name: "int8"}, "float32") < 0.1
-        assert 0 <= bench.distance({layer.name: "float32"}) < 0.1
+        assert 0 <= bench.score_distance({layer.name: "int8"}, "float32") < 0.1
+        assert 0 <= bench.score_distance({layer.name: "float32"}) < 0.1
 
 
 @pytest.mark.parametrize("level", ["int16", "float16", "float32"])
@@ -93,7 +93,7 @@ def test_each_layer_can_be_judged_alone_and_left_out(which: str, tmp_path: Path)
 def test_a_promoted_last_layer_leaves_the_interface_alone(which: str, level: Any, tmp_path: Path) -> None:
     bench = _bench(MODELS[which](), tmp_path)
     for chosen in ([bench.layers[-1].name], [layer.name for layer in bench.layers]):
-        with written(bench.made(dict.fromkeys(chosen, level))) as path:
+        with temporary_tflite(bench.quantize(dict.fromkeys(chosen, level))) as path:
             made = read(path)
             assert {tensor.dtype for tensor in (*made.inputs, *made.outputs)} == {"int8"}
             predict(path, X)
@@ -103,7 +103,11 @@ def test_a_promoted_last_layer_leaves_the_interface_alone(which: str, level: Any
 def test_the_last_layer_is_left_by_its_name_and_the_interface_stays(scheme: Any, tmp_path: Path) -> None:
     model = _plain()
     path = tmp_path / "m.tflite"
-    path.write_bytes(converted(model, Request(scheme, left=choice([], ["last"], classes(model))), X).content)
+    path.write_bytes(
+        convert_keras(
+            model, QuantizationRequest(scheme, keep_float=select_float_operators([], ["last"], classes(model))), X
+        ).content
+    )
     made = read(path)
     assert {tensor.dtype for tensor in made.outputs} == {"int8" if scheme == "int8" else "int16"}
     dense = [op.outputs[0] for op in made.operators if op.name == "FULLY_CONNECTED"]
@@ -114,7 +118,7 @@ def test_the_last_layer_is_left_by_its_name_and_the_interface_stays(scheme: Any,
 def test_the_last_layer_has_a_name(names: dict[str, str], tmp_path: Path) -> None:
     path = tmp_path / "m.tflite"
     path.write_bytes(convert(_plain(), "float32"))
-    found = [re.sub(r"_\d+$", "", layer.name) for layer in layers(read(path), names)]
+    found = [re.sub(r"_\d+$", "", layer.name) for layer in find_layers(read(path), names)]
     assert found == ["first", "last"]
 
 
@@ -124,8 +128,8 @@ def test_an_output_that_nothing_reads_is_integer_too(layer: Any, tmp_path: Path)
     model = keras.Model(inputs, keras.layers.Dense(2)(layer(3, unroll=True)(inputs)))
     path = tmp_path / "m.tflite"
     path.write_bytes(convert(model, "int16x8", np.random.RandomState(0).randn(8, 3, 2).astype("float32")))
-    assert findings(read(path)) == []
-    assert flatbuffer_edits.alike(path.read_bytes()) == path.read_bytes()
+    assert check_integer_only(read(path)) == []
+    assert flatbuffer_edits.unify_output_types(path.read_bytes()) == path.read_bytes()
 
 
 @pytest.mark.parametrize("scheme", ["float32", "int8"])
@@ -197,12 +201,12 @@ def test_a_model_without_operators_is_refused() -> None:
 
 @pytest.mark.parametrize("name", [None, b"same"])
 def test_tensors_without_a_name_of_their_own_are_refused(name: bytes | None, tmp_path: Path) -> None:
-    model = flatbuffer_edits.opened(convert(_plain(), "float32"))
+    model = flatbuffer_edits.unpack_model(convert(_plain(), "float32"))
     flatbuffer_utils.strip_strings(model)
     for tensor in model.subgraphs[0].tensors:
         tensor.name = name
     path = tmp_path / "m.tflite"
-    path.write_bytes(flatbuffer_edits.closed(model))
+    path.write_bytes(flatbuffer_edits.pack_model(model))
     with pytest.raises(InputError, match=r"has no name|are called 'same'"):
         float_file(path)
 
@@ -244,11 +248,11 @@ def test_operators_that_were_not_promoted_with_their_layer_are_told(tmp_path: Pa
     x = keras.layers.Dense(3, name="last")(x)
     bench = _bench(keras.Model(inputs, x), tmp_path)
     levels: Any = dict.fromkeys(("first", "logs"), "int16")
-    found = Found(levels, bench.made(levels), 0.0, (), ())
+    found = SearchResult(levels, bench.quantize(levels), 0.0, (), ())
     notes = _otherwise(bench, found)
     assert len(notes) == 1
     assert notes[0].endswith("of 1 operators of promoted layers: logs LOG_SOFTMAX int8")
-    assert _otherwise(bench, Found({}, bench.made({}), 0.0, (), ())) == []
+    assert _otherwise(bench, SearchResult({}, bench.quantize({}), 0.0, (), ())) == []
 
 
 @pytest.mark.parametrize(
@@ -257,7 +261,7 @@ def test_operators_that_were_not_promoted_with_their_layer_are_told(tmp_path: Pa
 )
 def test_the_note_on_a_recipe_says_what_else_to_repeat(options: dict[str, Any], told: str) -> None:
     convert = Convert(scheme="mixed", max_drop="0.5 point", **options)
-    assert told in _replay(convert, Found({}, b"", 0.0, (), ()))
+    assert told in _replay(convert, SearchResult({}, b"", 0.0, (), ()))
 
 
 def test_a_model_that_gives_nan_itself_is_converted_without_a_comparison(tmp_path: Path) -> None:
@@ -300,24 +304,24 @@ def test_an_output_that_is_read_inside_is_right_in_every_type(which: str, tmp_pa
     plain = tmp_path / "float.tflite"
     plain.write_bytes(convert(model, "float32"))
     lite = read(plain)
-    wide = recipes.rule(recipes.integers(16), recipes.one(lite.operators[0]))
-    mixed = [*recipes.everything("int8"), wide]
+    wide = recipes.make_rule(recipes.integer_config(16), recipes.operator_pattern(lite.operators[0]))
+    mixed = [*recipes.scheme_recipe("int8"), wide]
     for name, kinds, recipe in (
         ("int8", ("int8", "uint8", "float32"), None), ("int16x8", ("int16", "float32"), None),
-        ("recipe", ("int8", "uint8", "float32"), recipes.everything("int8")), ("recipe", ("int8", "float32"), mixed),
+        ("recipe", ("int8", "uint8", "float32"), recipes.scheme_recipe("int8")), ("recipe", ("int8", "float32"), mixed),
     ):  # fmt: skip
         for kind in kinds:
-            request: Any = Request(name, "int8" if recipe else None, kind, recipe=recipe)  # type: ignore[arg-type]
+            request: Any = QuantizationRequest(name, "int8" if recipe else None, kind, recipe=recipe)  # type: ignore[arg-type]
             path = tmp_path / "m.tflite"
-            path.write_bytes(quantized(lite, request, [IMAGES]).content)
+            path.write_bytes(quantize_tflite(lite, request, [IMAGES]).content)
             assert [tensor.dtype for tensor in read(path).outputs] == [kind] * len(wanted)
-            assert findings(read(path), allow_float_interface=kind == "float32") == []
-            found = predict(path, IMAGES).values
+            assert check_integer_only(read(path), allow_float_interface=kind == "float32") == []
+            found = predict(path, IMAGES).real_values
             for made, truth in zip(found.values(), wanted, strict=True):  # type: ignore[union-attr]
                 assert np.abs(np.asarray(made) - truth).max() < 0.04 * np.abs(truth).max(), (name, kind)
 
 
-@pytest.mark.skipif(bool(tflm_runtime.missing()), reason=tflm_runtime.missing())
+@pytest.mark.skipif(bool(tflm_runtime.missing_reason()), reason=tflm_runtime.missing_reason())
 @pytest.mark.parametrize(("activation", "told"), [("softplus", True), ("relu", False)])
 def test_where_tflite_micro_cannot_tell_mixes_apart_a_note_says_so(activation: str, told: bool, tmp_path: Path) -> None:
     """It has no integer EXP, of which a softplus is made: no mix of such a model runs there, nor int8."""
@@ -327,5 +331,5 @@ def test_where_tflite_micro_cannot_tell_mixes_apart_a_note_says_so(activation: s
     refuse, notes = _refusing(convert, tmp_path, bench)
     assert bool(notes) == told
     assert all(note.startswith("mixes are not tried on TFLite Micro: ") for note in notes)
-    with written(bench.made({})) as path:
+    with temporary_tflite(bench.quantize({})) as path:
         refuse(path)

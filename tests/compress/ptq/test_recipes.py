@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 from edgepipe.compress.keras_to_tflite import convert
 from edgepipe.compress.quantizer import recipes
 from edgepipe.compress.quantizer.activation_calibration import calibrate
-from edgepipe.compress.quantizer.quantization import Request, quantized
-from edgepipe.compress.schemes import Calibration
+from edgepipe.compress.quantizer.quantization import QuantizationRequest, quantize_tflite
+from edgepipe.compress.schemes import ActivationCalibration
 from edgepipe.core.errors import InputError
 from edgepipe.tflite.interpreter import predict
 from edgepipe.tflite.model import Model
 from edgepipe.tflite.reader import read
-from edgepipe.tflite.sample_conversion import stored
+from edgepipe.tflite.sample_conversion import convert_samples
 
-GOOD = recipes.everything("int8")
+GOOD = recipes.scheme_recipe("int8")
 
 
 @pytest.fixture(scope="module")
@@ -43,17 +43,17 @@ def test_every_named_recipe_of_the_library_passes_through_a_file(name: str, lite
     file = tmp_path / "recipe.json"
     file.write_text(json.dumps(given))
     x = hm.data()[0][:20]
-    done = quantized(lite, Request("recipe", recipe=recipes.read(file)), stored(lite, x))
-    ranges = calibrate(lite, x, Calibration()).by_tensor
+    done = quantize_tflite(lite, QuantizationRequest("recipe", recipe=recipes.read(file)), convert_samples(lite, x))
+    ranges = calibrate(lite, x, ActivationCalibration()).by_tensor
     known = {key: {"min": np.float32([a]), "max": np.float32([b])} for key, (a, b) in ranges.items()}
     work = quantizer.Quantizer(bytearray(lite.content), given)
     theirs = work.quantize(known if work.need_calibration else None, enable_progress_report=False).quantized_model
     assert done.content == bytes(theirs)
 
 
-_CONFIGS = [None, recipes.integers(8), recipes.integers(16), recipes._weights(8)]
+_CONFIGS = [None, recipes.integer_config(8), recipes.integer_config(16), recipes._weight_config(8)]
 _RULE = st.builds(
-    lambda config, regex, operation: recipes.rule(config, regex, operation),
+    lambda config, regex, operation: recipes.make_rule(config, regex, operation),
     st.sampled_from(_CONFIGS),
     st.sampled_from([".*", "^a;$", "b", "^.*$", "c;"]),
     st.sampled_from(["*", "CONV_2D", "ADD", "OUTPUT"]),
@@ -61,7 +61,7 @@ _RULE = st.builds(
 
 
 @given(st.lists(_RULE, min_size=1, max_size=6))
-def test_what_a_recipe_gives_an_operator_is_read_as_the_library_reads_it(recipe: list[recipes.Rule]) -> None:
+def test_what_a_recipe_gives_an_operator_is_read_as_the_library_reads_it(recipe: list[recipes.RecipeRule]) -> None:
     from litert_quantizer.qtyping import TFLOperationName
     from litert_quantizer.recipe_manager import RecipeManager
 
@@ -75,7 +75,7 @@ def test_what_a_recipe_gives_an_operator_is_read_as_the_library_reads_it(recipe:
             name = "".join(f"{output};" for output in outputs)
             _, config = library.get_quantization_configs(TFLOperationName(kind), name)
             wanted = config.activation_tensor_config.num_bits if config.activation_tensor_config else None
-            assert recipes.bits(recipe, kind, outputs) == wanted
+            assert recipes.activation_bits(recipe, kind, outputs) == wanted
 
 
 BAD: list[tuple[str, Any, str]] = [
@@ -110,11 +110,11 @@ def test_a_missing_and_a_binary_file(tmp_path: Path) -> None:
 
 
 def test_what_the_library_refuses_is_one_error(lite: Model) -> None:
-    wrong = recipes.everything("int8")
+    wrong = recipes.scheme_recipe("int8")
     wrong[0]["op_config"]["weight_tensor_config"]["num_bits"] = 3
     wrong[0]["operation"] = "CONV_2D"
     with pytest.raises(InputError, match="litert-quantizer does not take this: "):
-        recipes.applied(lite.content, wrong, None)
+        recipes.quantize_with_recipe(lite.content, wrong, None)
 
 
 def test_operator_codes_of_old_files_are_found(lite: Model, tmp_path: Path) -> None:
@@ -126,23 +126,23 @@ def test_operator_codes_of_old_files_are_found(lite: Model, tmp_path: Path) -> N
         code.deprecatedBuiltinCode, code.builtinCode = max(code.builtinCode, code.deprecatedBuiltinCode), 0
     old = bytes(convert_object_to_bytearray(model))
     path = tmp_path / "old.tflite"
-    path.write_bytes(recipes.applied(old, recipes.everything("weight_only_int8"), None))
-    assert "int8" in read(path).dtype_census
+    path.write_bytes(recipes.quantize_with_recipe(old, recipes.scheme_recipe("weight_only_int8"), None))
+    assert "int8" in read(path).dtype_counts
     x = hm.data()[0][:5]
-    np.testing.assert_allclose(predict(path, x).values, predict(lite.path, x).values, atol=0.05)
+    np.testing.assert_allclose(predict(path, x).real_values, predict(lite.path, x).real_values, atol=0.05)
 
 
 def test_a_rule_that_holds_for_nothing_is_told(lite: Model) -> None:
     found = lite.operators[0]
     first = "".join(f"{tensor.name};" for tensor in found.outputs if tensor is not None)
     given = [
-        *recipes.everything("int8"),
-        recipes.rule(recipes.integers(8), f"^{re.escape(first)}$"),
-        recipes.rule(None, "softmax_of_old"),
-        recipes.rule(recipes.integers(8), ".*", "CONV_2D_TRANSPOSE"),
-        *recipes.ends("int8", "int8"),
+        *recipes.scheme_recipe("int8"),
+        recipes.make_rule(recipes.integer_config(8), f"^{re.escape(first)}$"),
+        recipes.make_rule(None, "softmax_of_old"),
+        recipes.make_rule(recipes.integer_config(8), ".*", "CONV_2D_TRANSPOSE"),
+        *recipes.io_rules("int8", "int8"),
     ]
-    notes = quantized(lite, Request("recipe", recipe=given), [hm.data()[0][:20]]).notes
+    notes = quantize_tflite(lite, QuantizationRequest("recipe", recipe=given), [hm.data()[0][:20]]).notes
     told = [note for note in notes if note.startswith("rule")]
     assert told == [
         "rule 3 of the recipe holds for nothing: no operator of kind * is 'softmax_of_old'",

@@ -11,16 +11,16 @@ from float_again import float_again
 from tflite_published import FILES, MISSING
 
 from edgepipe import zoo
-from edgepipe.compress.keras_to_tflite import converted
-from edgepipe.compress.quantizer.quantization import Request, quantized
-from edgepipe.compress.schemes import SCHEMES, Calibration, SchemeName
+from edgepipe.compress.keras_to_tflite import convert_keras
+from edgepipe.compress.quantizer.quantization import QuantizationRequest, quantize_tflite
+from edgepipe.compress.schemes import SCHEMES, ActivationCalibration, SchemeName
 from edgepipe.core.errors import InputError
 from edgepipe.models.perturb import perturb
-from edgepipe.tflite.integer_check import findings
+from edgepipe.tflite.integer_check import check_integer_only
 from edgepipe.tflite.interpreter import Runtime, predict
 from edgepipe.tflite.model import FLOATS
 from edgepipe.tflite.reader import read
-from edgepipe.tflite.sample_conversion import stored
+from edgepipe.tflite.sample_conversion import convert_samples
 
 WHOLE: tuple[SchemeName, ...] = (
     "int8", "int16x8", "dynamic", "weight_only_int8", "weight_only_int4", "float16", "float32",
@@ -47,11 +47,11 @@ def test_every_scheme_on_the_zoo(name: str, shape: tuple[int, ...], tmp_path: Pa
     wanted = model.predict(x, verbose=0)
     for scheme in WHOLE:
         path = tmp_path / f"{scheme}.tflite"
-        path.write_bytes(converted(model, Request(scheme), x).content)
+        path.write_bytes(convert_keras(model, QuantizationRequest(scheme), x).content)
         lite = read(path)
-        assert (findings(lite) == []) == SCHEMES[scheme].integer, scheme
+        assert (check_integer_only(lite) == []) == SCHEMES[scheme].integer_only, scheme
         for runtime in (Runtime.XNNPACK, Runtime.REFERENCE):
-            assert lost(predict(path, x, runtime).values, wanted) < LOST[scheme], (scheme, runtime)
+            assert lost(predict(path, x, runtime).real_values, wanted) < LOST[scheme], (scheme, runtime)
 
 
 PUBLISHED = (
@@ -71,17 +71,17 @@ def test_every_scheme_on_published_architectures(file: Path, tmp_path: Path) -> 
     path.write_bytes(float_again(file))
     lite = read(path)
     x = np.random.RandomState(0).rand(6, *lite.inputs[0].shape[1:]).astype("float32")
-    wanted = predict(path, x).values
+    wanted = predict(path, x).real_values
     wanted = next(iter(wanted.values())) if isinstance(wanted, dict) else wanted
     for scheme in WHOLE[:-1]:
         aside = tmp_path / f"{scheme}.tflite"
-        aside.write_bytes(quantized(lite, Request(scheme), stored(lite, x)).content)
+        aside.write_bytes(quantize_tflite(lite, QuantizationRequest(scheme), convert_samples(lite, x)).content)
         made = read(aside)
-        if SCHEMES[scheme].integer:
-            assert findings(made) == []
+        if SCHEMES[scheme].integer_only:
+            assert check_integer_only(made) == []
         else:
             assert made.bytes < 0.75 * lite.bytes  # something was quantized
-        found = predict(aside, x).values
+        found = predict(aside, x).real_values
         found = next(iter(found.values())) if isinstance(found, dict) else found
         if scheme in ("int16x8", "weight_only_int8", "float16"):
             assert np.abs(found - wanted).max() < 0.13 * np.abs(wanted).max(), scheme
@@ -95,10 +95,10 @@ def test_every_scheme_on_published_architectures(file: Path, tmp_path: Path) -> 
 def test_interfaces(scheme: SchemeName, inputs: Any, outputs: Any, tmp_path: Path) -> None:
     path = tmp_path / "m.tflite"
     x = hm.data()[0][:20]
-    path.write_bytes(converted(hm.depthwise(1), Request(scheme, inputs, outputs), x).content)
+    path.write_bytes(convert_keras(hm.depthwise(1), QuantizationRequest(scheme, inputs, outputs), x).content)
     lite = read(path)
     assert (lite.inputs[0].dtype, lite.outputs[0].dtype) == (inputs, outputs)
-    assert findings(lite, allow_float_interface="float32" in (inputs, outputs)) == []
+    assert check_integer_only(lite, allow_float_interface="float32" in (inputs, outputs)) == []
 
 
 @pytest.mark.parametrize("method", ["min_max", "moving_average", "percentile", "mse"])
@@ -106,10 +106,12 @@ def test_interfaces(scheme: SchemeName, inputs: Any, outputs: Any, tmp_path: Pat
 def test_every_calibration_keeps_a_trained_model(method: Any, scheme: SchemeName, tmp_path: Path) -> None:
     x, _, held, truth = hm.data()
     model, path = hm.soft(), tmp_path / "m.tflite"
-    path.write_bytes(converted(model, Request(scheme, calibration=Calibration(method)), x[:200]).content)
+    path.write_bytes(
+        convert_keras(model, QuantizationRequest(scheme, calibration=ActivationCalibration(method)), x[:200]).content
+    )
     wanted = hm.accuracy(model.predict(held, verbose=0), truth)
-    assert hm.accuracy(predict(path, held).values, truth) > wanted - 0.02
-    assert findings(read(path)) == []
+    assert hm.accuracy(predict(path, held).real_values, truth) > wanted - 0.02
+    assert check_integer_only(read(path)) == []
 
 
 def test_ranges_decide_the_scales(tmp_path: Path) -> None:
@@ -117,30 +119,33 @@ def test_ranges_decide_the_scales(tmp_path: Path) -> None:
     x, made = hm.data()[0][:100], set()
     for scheme in ("int8", "int16x8"):
         for method in ("min_max", "moving_average", "percentile", "mse"):
-            request = Request(scheme, calibration=Calibration(method, 99.0))  # type: ignore[arg-type]
+            request = QuantizationRequest(scheme, calibration=ActivationCalibration(method, 99.0))  # type: ignore[arg-type]
             path = tmp_path / "m.tflite"
-            path.write_bytes(converted(hm.soft(), request, x).content)
+            path.write_bytes(convert_keras(hm.soft(), request, x).content)
             made.add((scheme, read(path).operators[0].outputs[0].quantization.scales))  # type: ignore[union-attr]
     assert len(made) >= 6  # the least error may be that of the whole range
 
 
 def test_int4_weights_are_four_bits_and_the_rest_is_told(tmp_path: Path) -> None:
     path = tmp_path / "m.tflite"
-    path.write_bytes(converted(hm.soft(), Request("weight_only_int4")).content)
+    path.write_bytes(convert_keras(hm.soft(), QuantizationRequest("weight_only_int4")).content)
     lite = read(path)
     kernels = {op.name: op.inputs[1] for op in lite.operators if op.name in ("CONV_2D", "DEPTHWISE_CONV_2D")}
-    assert lite.packed
+    assert lite.packed_tensors
     assert kernels["DEPTHWISE_CONV_2D"].dtype in FLOATS  # type: ignore[union-attr]
 
 
 def test_a_float_tflite_gives_the_same_bytes_as_its_keras_model(tmp_path: Path) -> None:
     x = hm.data()[0][:50]
     path = tmp_path / "m.tflite"
-    path.write_bytes(converted(hm.soft(), Request("float32")).content)
+    path.write_bytes(convert_keras(hm.soft(), QuantizationRequest("float32")).content)
     lite = read(path)
     for scheme in ("int8", "int16x8", "weight_only_int8"):
-        request = Request(scheme)  # type: ignore[arg-type]
-        assert quantized(lite, request, stored(lite, x)).content == converted(hm.soft(), request, x).content
+        request = QuantizationRequest(scheme)  # type: ignore[arg-type]
+        assert (
+            quantize_tflite(lite, request, convert_samples(lite, x)).content
+            == convert_keras(hm.soft(), request, x).content
+        )
 
 
 def test_several_inputs_are_calibrated_by_name() -> None:
@@ -149,6 +154,6 @@ def test_several_inputs_are_calibrated_by_name() -> None:
     model = keras.Model([first, second], keras.layers.Dense(2)(joined))
     x = {"alpha": np.random.RandomState(0).rand(9, 3) * 100, "zulu": np.random.RandomState(1).rand(9, 4)}
     for scheme in ("int8", "int16x8"):
-        assert converted(model, Request(scheme), x).content  # type: ignore[arg-type]
+        assert convert_keras(model, QuantizationRequest(scheme), x).content  # type: ignore[arg-type]
     with pytest.raises(InputError, match="the samples are named"):
-        converted(model, Request("int16x8"), {"alpha": x["alpha"], "zullu": x["zulu"]})
+        convert_keras(model, QuantizationRequest("int16x8"), {"alpha": x["alpha"], "zullu": x["zulu"]})

@@ -10,10 +10,10 @@ import pytest
 import tensorflow as tf
 
 from edgepipe.compress.keras_to_tflite import convert
-from edgepipe.compress.quantizer.op_decomposition import all_in, spelled
-from edgepipe.compress.quantizer.quantization import Request, quantized
+from edgepipe.compress.quantizer.op_decomposition import decomposed_model, uniform_bit_width
+from edgepipe.compress.quantizer.quantization import QuantizationRequest, quantize_tflite
 from edgepipe.tflite import tflm_runtime
-from edgepipe.tflite.integer_check import findings
+from edgepipe.tflite.integer_check import check_integer_only
 from edgepipe.tflite.interpreter import Runtime, predict
 from edgepipe.tflite.model import Model
 from edgepipe.tflite.reader import read
@@ -37,18 +37,18 @@ def _file(body: Body, folder: Path, batch: int = 1) -> Model:
     return read(path)
 
 
-def _made(lite: Model, request: Request, folder: Path) -> Model:
+def _made(lite: Model, request: QuantizationRequest, folder: Path) -> Model:
     path = folder / "made.tflite"
-    path.write_bytes(quantized(lite, request, [X]).content)
+    path.write_bytes(quantize_tflite(lite, request, [X]).content)
     return read(path)
 
 
-def _notes(lite: Model, request: Request) -> tuple[str, ...]:
-    return quantized(lite, request, [X]).notes
+def _notes(lite: Model, request: QuantizationRequest) -> tuple[str, ...]:
+    return quantize_tflite(lite, request, [X]).notes
 
 
 def _outputs(path: Path, runtime: Runtime = Runtime.BUILTIN) -> list[Any]:
-    values = predict(path, X, runtime).values
+    values = predict(path, X, runtime).real_values
     return [np.asarray(value) for value in (values.values() if isinstance(values, dict) else [values])]
 
 
@@ -81,15 +81,15 @@ READ_TWICE: dict[str, Body] = {  # by an operator that makes less of it than the
 @pytest.mark.parametrize("which", list(READ_TWICE))
 def test_a_narrow_reader_narrows_nothing_for_the_others(which: str, scheme: Any, tmp_path: Path) -> None:
     lite = _file(READ_TWICE[which], tmp_path)
-    made = _made(lite, Request(scheme), tmp_path)
-    assert findings(made) == []
+    made = _made(lite, QuantizationRequest(scheme), tmp_path)
+    assert check_integer_only(made) == []
     assert max(_errors(made, lite)) < (0.08 if scheme == "int8" else 0.02)
 
 
 def test_a_narrow_reader_that_reads_alone_narrows(tmp_path: Path) -> None:
     """All 256 steps for what is used of a tensor."""
     lite = _file(lambda x: _conv(tf.minimum(tf.maximum(_conv(x), -0.1), 0.1)), tmp_path)
-    first = next(op for op in _made(lite, Request("int8"), tmp_path).operators if op.name == "CONV_2D")
+    first = next(op for op in _made(lite, QuantizationRequest("int8"), tmp_path).operators if op.name == "CONV_2D")
     assert first.outputs[0] is not None
     assert first.outputs[0].quantization is not None
     assert first.outputs[0].quantization.scales[0] == pytest.approx(0.2 / 255, rel=0.01)
@@ -104,7 +104,7 @@ def test_what_stands_around_an_elu_is_integer_too(tmp_path: Path) -> None:
     inputs = keras.Input(X.shape[1:])
     model, path = keras.Model(inputs, _elu_block(inputs)), tmp_path / "m.tflite"
     path.write_bytes(convert(model, "int8", X))
-    assert findings(read(path)) == []
+    assert check_integer_only(read(path)) == []
     wanted = model.predict(X, verbose=0)
     assert np.abs(_outputs(path)[0] - wanted).max() < 0.05 * np.ptp(wanted)
 
@@ -118,7 +118,7 @@ def test_an_operator_at_the_interface_is_integer(scheme: Any, kind: Any, layer: 
     inputs = keras.Input(X.shape[1:])
     model, path = keras.Model(inputs, layer(inputs)), tmp_path / "m.tflite"
     path.write_bytes(convert(model, scheme, X, kind, kind))
-    assert findings(read(path), allow_float_interface=True) == []
+    assert check_integer_only(read(path), allow_float_interface=True) == []
     wanted = model.predict(X, verbose=0)
     assert np.abs(_outputs(path)[0] - wanted).max() < 0.03 * np.ptp(wanted)
 
@@ -136,8 +136,11 @@ def test_what_is_to_stay_in_float_does(kind: str, body: Body, scheme: Any, tmp_p
     def left(model: Model) -> list[Any]:
         return [operator for operator in model.operators if operator.name == kind]
 
-    made = _made(lite, Request(scheme, left=left), tmp_path)
-    told = any(note.startswith("int8 by litert-quantizer: ") for note in _notes(lite, Request(scheme, left=left)))
+    made = _made(lite, QuantizationRequest(scheme, keep_float=left), tmp_path)
+    told = any(
+        note.startswith("int8 by litert-quantizer: ")
+        for note in _notes(lite, QuantizationRequest(scheme, keep_float=left))
+    )
     assert told == (scheme == "int8")
     types = {op.name: [t.dtype for t in op.outputs if t is not None] for op in made.operators}
     assert set(types[kind]) == {"float32"}
@@ -146,31 +149,33 @@ def test_what_is_to_stay_in_float_does(kind: str, body: Body, scheme: Any, tmp_p
 
 def test_the_quantizer_that_leaves_less_in_float_is_named(tmp_path: Path) -> None:
     lite = _file(lambda x: (lambda y: tf.concat([y, tf.nn.elu(_conv(y))], axis=3))(tf.nn.elu(_conv(x))), tmp_path)
-    (note,) = [note for note in _notes(lite, Request("int8")) if note.startswith("int8 by")]
+    (note,) = [note for note in _notes(lite, QuantizationRequest("int8")) if note.startswith("int8 by")]
     assert note == "int8 by litert-quantizer: it leaves 0 operators in float, TensorFlow's quantizer 2"
 
 
 def test_one_hot_keeps_its_zeros(tmp_path: Path) -> None:
     lite = _file(lambda x: tf.one_hot(tf.argmax(_conv(x), axis=-1), 4), tmp_path)
-    made = _made(lite, Request("int8"), tmp_path)
-    assert "int8 by litert-quantizer: TensorFlow's quantizer computes ONE_HOT wrongly" in _notes(lite, Request("int8"))
+    made = _made(lite, QuantizationRequest("int8"), tmp_path)
+    assert "int8 by litert-quantizer: TensorFlow's quantizer computes ONE_HOT wrongly" in _notes(
+        lite, QuantizationRequest("int8")
+    )
     assert _outputs(made.path)[0].min() == 0
-    assert any("ONE_HOT" in finding.place for finding in findings(made))
+    assert any("ONE_HOT" in finding.place for finding in check_integer_only(made))
 
 
 @pytest.mark.parametrize("scheme", ["int8", "int16x8"])
 def test_one_tensor_as_two_outputs_that_is_read_on(scheme: Any, tmp_path: Path) -> None:
     lite = _file(lambda x: (lambda y: (y, y, _conv(y)))(tf.nn.leaky_relu(_conv(x))), tmp_path)
-    assert max(_errors(_made(lite, Request(scheme), tmp_path), lite)) < (0.05 if scheme == "int8" else 0.01)
+    assert max(_errors(_made(lite, QuantizationRequest(scheme), tmp_path), lite)) < (0.05 if scheme == "int8" else 0.01)
 
 
-@pytest.mark.skipif(bool(tflm_runtime.missing()), reason=tflm_runtime.missing())
+@pytest.mark.skipif(bool(tflm_runtime.missing_reason()), reason=tflm_runtime.missing_reason())
 def test_a_hard_swish_of_16_bits_is_the_same_on_tflite_micro(tmp_path: Path) -> None:
     inputs = keras.Input(X.shape[1:])
     model, path = keras.Model(inputs, L.Activation("hard_silu")(inputs * 3)), tmp_path / "m.tflite"
     path.write_bytes(convert(model, "int16x8", X))
     wanted = model.predict(X, verbose=0)
-    assert np.abs(np.asarray(tflm_runtime.predict(path, X).values) - wanted).max() < 0.002 * np.ptp(wanted)
+    assert np.abs(np.asarray(tflm_runtime.predict(path, X).real_values) - wanted).max() < 0.002 * np.ptp(wanted)
 
 
 @pytest.mark.parametrize("layer", [L.GRU(3, unroll=True), L.LSTM(3, unroll=True)])
@@ -183,12 +188,12 @@ def test_outputs_of_a_split_have_one_name(layer: Any) -> None:
 
 def test_a_batch_that_is_no_one_keeps_its_shapes(tmp_path: Path) -> None:
     lite = _file(lambda x: tf.nn.depth_to_space(_conv(x), 2), tmp_path, batch=2)
-    with spelled(lite, all_in(16)) as other:
+    with decomposed_model(lite, uniform_bit_width(16)) as other:
         six = next(t for op in other.operators if op.name == "TRANSPOSE" for t in op.outputs if t is not None)
         assert six.shape[0] == 2
 
 
 def test_a_power_that_spreads_its_input_is_left(tmp_path: Path) -> None:
     lite = _file(lambda x: tf.pow(tf.reduce_sum(x), tf.constant([2.0])), tmp_path)
-    with spelled(lite, all_in(8)) as other:
+    with decomposed_model(lite, uniform_bit_width(8)) as other:
         assert other.operator_counts == lite.operator_counts

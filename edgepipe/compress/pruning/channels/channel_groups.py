@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 
 from edgepipe.compress.overrides import Overrides
-from edgepipe.compress.pruning.channels.channel_labels import Cut, Graph
-from edgepipe.compress.pruning.channels.channel_rules import graph_of
+from edgepipe.compress.pruning.channels.channel_labels import ChannelGraph, LabeledWeight
+from edgepipe.compress.pruning.channels.channel_rules import build_channel_graph
 from edgepipe.compress.pruning.saliency import Reduction
 from edgepipe.core.arrays import Array
 from edgepipe.core.errors import InputError
 
 
 @dataclass(frozen=True)
-class Layer:
+class ChannelLayer:
     """A layer that makes channels: the root label of each, and why it cannot lose any, if so."""
 
     name: str
@@ -25,165 +25,195 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Groups:
+class ChannelGroups:
     """The groups of a model, by their root labels."""
 
-    graph: Graph
-    layers: tuple[Layer, ...]
+    graph: ChannelGraph
+    layers: tuple[ChannelLayer, ...]
     roots: Array  # of the groups that may be removed, ascending
-    fixed: int  # elements of the weights that no channel is followed through
+    fixed_parameters: int  # elements of the weights that no channel is followed through
 
     @property
-    def none(self) -> Array:
+    def no_removal(self) -> Array:
         """No group is gone."""
         return np.zeros(len(self.roots), bool)
 
     @property
-    def cuts(self) -> list[Cut]:
+    def labeled_weights(self) -> list[LabeledWeight]:
         """The weights that shrink."""
-        return list(self.graph.cuts.values())
+        return list(self.graph.labeled_weights.values())
 
     @cached_property
-    def members(self) -> list[list[tuple[int, Array]]]:
+    def group_positions(self) -> list[list[tuple[int, Array]]]:
         """For each cut, along each of its axes: the position in `roots` of each index, -1 for one that stays."""
-        places = {int(root): place for place, root in enumerate(self.roots)}
+        position_by_root = {int(root): position for position, root in enumerate(self.roots)}
         return [
-            [(axis, np.array([places.get(int(root), -1) for root in self.graph.union.roots(ids)]))
-             for axis, ids in cut.axes.items()]
-            for cut in self.cuts
+            [(axis, np.array([position_by_root.get(int(label), -1) for label in self.graph.union.find_roots(ids)]))
+             for axis, ids in labeled_weight.labels_by_axis.items()]
+            for labeled_weight in self.labeled_weights
         ]  # fmt: skip
 
     @cached_property
-    def clusters(self) -> list[Array]:
+    def dependency_sets(self) -> list[Array]:
         """Positions in `roots` of the groups whose layers depend on each other; each group is in one."""
-        parent = {layer.name: layer.name for layer in self.layers}
+        parents = {layer.name: layer.name for layer in self.layers}
 
-        def top(name: str) -> str:
-            while parent[name] != name:
-                name = parent[name]
+        def find_top(name: str) -> str:
+            while parents[name] != name:
+                name = parents[name]
             return name
 
-        owner: dict[int, str] = {}
+        owner_by_root: dict[int, str] = {}
         for layer in self.layers:
             for root in layer.roots:
-                parent[top(layer.name)] = top(owner.setdefault(int(root), layer.name))
-        found: dict[str, list[int]] = {}
-        for place, root in enumerate(self.roots):
-            found.setdefault(top(owner[int(root)]), []).append(place)
-        return [np.array(places) for places in found.values()]
+                parents[find_top(layer.name)] = find_top(owner_by_root.setdefault(int(root), layer.name))
+        positions_by_top: dict[str, list[int]] = {}
+        for position, root in enumerate(self.roots):
+            positions_by_top.setdefault(find_top(owner_by_root[int(root)]), []).append(position)
+        return [np.array(positions) for positions in positions_by_top.values()]
 
-    def others(self, names: set[str]) -> Array:
+    def groups_outside(self, layer_names: set[str]) -> Array:
         """Which groups no layer of `names` has a part in, by position."""
-        theirs = [layer.roots for layer in self.layers if layer.name in names]
-        return ~np.isin(self.roots, np.concatenate(theirs)) if theirs else np.ones(len(self.roots), bool)
+        layer_roots = [layer.roots for layer in self.layers if layer.name in layer_names]
+        return ~np.isin(self.roots, np.concatenate(layer_roots)) if layer_roots else np.ones(len(self.roots), bool)
 
-    def parameters(self, gone: Array) -> int:
+    def count_parameters(self, removed_groups: Array) -> int:
         """Elements of all weights of the model without the groups marked in `gone` (by position)."""
-        removed = self.roots[gone]
-        return self.fixed + sum(int(np.prod(cut.kept(removed, self.graph.union))) for cut in self.cuts)
+        removed_roots = self.roots[removed_groups]
+        return self.fixed_parameters + sum(
+            int(np.prod(labeled_weight.pruned_shape(removed_roots, self.graph.union)))
+            for labeled_weight in self.labeled_weights
+        )
 
-    def macs(self, gone: Array) -> int:
+    def count_macs(self, removed_groups: Array) -> int:
         """Multiply-accumulates of the layers whose channels are followed."""
-        removed = self.roots[gone]
-        sizes = {key: int(np.prod(cut.kept(removed, self.graph.union))) for key, cut in self.graph.cuts.items()}
-        return sum(sizes[key] * places for key, places in self.graph.uses)
+        removed_roots = self.roots[removed_groups]
+        sizes = {
+            key: int(np.prod(labeled_weight.pruned_shape(removed_roots, self.graph.union)))
+            for key, labeled_weight in self.graph.labeled_weights.items()
+        }
+        return sum(sizes[key] * use_count for key, use_count in self.graph.kernel_uses)
 
     @cached_property
-    def savings(self) -> Array:
+    def mac_savings(self) -> Array:
         """Multiply-accumulates that removing each group alone would save."""
-        places_of = dict(self.graph.uses)
-        saved = np.zeros(len(self.roots))
-        for cut, axes in zip(self.cuts, self.members, strict=True):
-            for axis, places in axes:
-                each = places_of.get(id(cut.weight), 0) * np.prod(cut.weight.shape) / cut.weight.shape[axis]
-                np.add.at(saved, places[places >= 0], each)
-        return saved
+        use_count_by_kernel = dict(self.graph.kernel_uses)
+        saved_macs = np.zeros(len(self.roots))
+        for labeled_weight, axis_positions in zip(self.labeled_weights, self.group_positions, strict=True):
+            for axis, positions in axis_positions:
+                macs_per_index = (
+                    use_count_by_kernel.get(id(labeled_weight.weight), 0)
+                    * np.prod(labeled_weight.weight.shape)
+                    / labeled_weight.weight.shape[axis]
+                )
+                np.add.at(saved_macs, positions[positions >= 0], macs_per_index)
+        return saved_macs
 
-    def zeros(self, gone: Array) -> list[Array]:
+    def zero_masks(self, removed_groups: Array) -> list[Array]:
         """For each cut which elements belong to a removed group."""
         masks = []
-        for cut, axes in zip(self.cuts, self.members, strict=True):
-            mask = np.zeros(cut.weight.shape, bool)
-            for axis, places in axes:
-                marked = np.where(places >= 0, gone[places], False)
-                mask |= np.expand_dims(marked, [other for other in range(mask.ndim) if other != axis])
+        for labeled_weight, axis_positions in zip(self.labeled_weights, self.group_positions, strict=True):
+            mask = np.zeros(labeled_weight.weight.shape, bool)
+            for axis, positions in axis_positions:
+                removed_indices = np.where(positions >= 0, removed_groups[positions], False)
+                mask |= np.expand_dims(
+                    removed_indices, [other_axis for other_axis in range(mask.ndim) if other_axis != axis]
+                )
             masks.append(mask)
         return masks
 
-    def losses(self, values: list[Array], reduction: Reduction) -> Array:
+    def loss_scores(self, saliencies: list[Array], reduction: Reduction) -> Array:
         """The score of each group by what reads it: zeroing those weights is the same as removing the channels."""
-        parts: list[list[Array]] = [[] for _ in self.roots]
-        for cut, axes, value in zip(self.cuts, self.members, values, strict=True):
-            for axis, places in axes:
-                if axis == cut.reads:
-                    _collect(parts, np.moveaxis(value, axis, 0), places)
-        return np.array([reduction(np.concatenate(part)) if part else 0.0 for part in parts])
+        rows_by_group: list[list[Array]] = [[] for _ in self.roots]
+        for labeled_weight, axis_positions, saliency in zip(
+            self.labeled_weights, self.group_positions, saliencies, strict=True
+        ):
+            for axis, positions in axis_positions:
+                if axis == labeled_weight.input_axis:
+                    _collect_rows(rows_by_group, np.moveaxis(saliency, axis, 0), positions)
+        return np.array([reduction(np.concatenate(rows)) if rows else 0.0 for rows in rows_by_group])
 
-    def norms(self, values: list[Array]) -> Array:
+    def norm_scores(self, squares: list[Array]) -> Array:
         """The score of each group by size: the root mean square of its weights in each tensor, relative to the tensor's
         own, averaged over the tensors it has a part in.
         """
-        sums, numbers = np.zeros(len(self.roots)), np.zeros(len(self.roots))
-        for cut, axes, value in zip(self.cuts, self.members, values, strict=True):
-            for axis, places in axes:
-                if (cut.weight.trainable and len(value.shape) > 1) or _is_gamma(cut):
-                    size = np.sqrt(np.moveaxis(value, axis, 0).reshape(value.shape[axis], -1).mean(-1))
-                    size = size / max(float(np.sqrt(value.mean())), 1e-30)
-                    np.add.at(sums, places[places >= 0], size[places >= 0])
-                    np.add.at(numbers, places[places >= 0], 1)
-        return np.asarray(sums / np.maximum(numbers, 1))
+        sums, tensor_counts = np.zeros(len(self.roots)), np.zeros(len(self.roots))
+        for labeled_weight, axis_positions, square in zip(
+            self.labeled_weights, self.group_positions, squares, strict=True
+        ):
+            for axis, positions in axis_positions:
+                if (labeled_weight.weight.trainable and len(square.shape) > 1) or _is_gamma(labeled_weight):
+                    rms = np.sqrt(np.moveaxis(square, axis, 0).reshape(square.shape[axis], -1).mean(-1))
+                    rms = rms / max(float(np.sqrt(square.mean())), 1e-30)
+                    np.add.at(sums, positions[positions >= 0], rms[positions >= 0])
+                    np.add.at(tensor_counts, positions[positions >= 0], 1)
+        return np.asarray(sums / np.maximum(tensor_counts, 1))
 
 
-def _is_gamma(cut: Cut) -> bool:
-    return "gamma" in str(cut.weight.name).rsplit("/", 1)[-1]
+def _is_gamma(labeled_weight: LabeledWeight) -> bool:
+    return "gamma" in str(labeled_weight.weight.name).rsplit("/", 1)[-1]
 
 
-def _collect(parts: list[list[Array]], rows: Array, places: Array) -> None:
-    for row, place in zip(rows, places, strict=True):
-        if place >= 0:
-            parts[place].append(row.ravel())
+def _collect_rows(rows_by_group: list[list[Array]], rows: Array, positions: Array) -> None:
+    for row, position in zip(rows, positions, strict=True):
+        if position >= 0:
+            rows_by_group[position].append(row.ravel())
 
 
-def groups_of(model: Any, overrides: Overrides[Any]) -> Groups:
+def find_channel_groups(model: Any, overrides: Overrides[Any]) -> ChannelGroups:
     """The removable groups of `model`.
 
     Raises:
         InputError: an override of a layer that is not there, or no channel can be removed.
     """
-    every = list(model._flatten_layers(include_self=False))
-    overrides.check(every)
-    graph = graph_of(model)
-    for layer in every:
-        if overrides.left_alone(layer) and layer.name in graph.outputs:
-            graph.union.freeze(graph.outputs[layer.name], "left alone as the pipeline says")
-    layers = _layers(graph, every)
-    roots = np.unique(np.concatenate([layer.roots for layer in layers])) if layers else np.array([], int)
-    free = np.array([root for root in roots if int(root) not in graph.union.frozen], int)
-    if not len(free):
-        named = "; ".join(f"{layer.name}: {layer.reason}" for layer in layers) or "no layer makes channels"
-        raise InputError(f"no channel of '{model.name}' can be removed: {named}")
-    fixed = sum(int(np.prod(weight.shape)) for weight in model.weights if id(weight) not in graph.cuts)
-    return Groups(graph, layers, free, fixed)
+    all_layers = list(model._flatten_layers(include_self=False))
+    overrides.check(all_layers)
+    graph = build_channel_graph(model)
+    for layer in all_layers:
+        if overrides.is_excluded(layer) and layer.name in graph.output_labels:
+            graph.union.freeze(graph.output_labels[layer.name], "left alone as the pipeline says")
+    channel_layers = _find_channel_layers(graph, all_layers)
+    roots = (
+        np.unique(np.concatenate([layer.roots for layer in channel_layers])) if channel_layers else np.array([], int)
+    )
+    free_roots = np.array([root for root in roots if int(root) not in graph.union.freeze_reasons], int)
+    if not len(free_roots):
+        layer_reasons = (
+            "; ".join(f"{layer.name}: {layer.reason}" for layer in channel_layers) or "no layer makes channels"
+        )
+        raise InputError(f"no channel of '{model.name}' can be removed: {layer_reasons}")
+    fixed_parameters = sum(
+        int(np.prod(weight.shape)) for weight in model.weights if id(weight) not in graph.labeled_weights
+    )
+    return ChannelGroups(graph, channel_layers, free_roots, fixed_parameters)
 
 
-def _layers(graph: Graph, every: list[Any]) -> tuple[Layer, ...]:
+def _find_channel_layers(graph: ChannelGraph, all_layers: list[Any]) -> tuple[ChannelLayer, ...]:
     """Those that make channels, and those with kernels that channels are not followed through."""
-    found: dict[str, Layer] = {}
-    for layer in every:
+    channel_layers: dict[str, ChannelLayer] = {}
+    for layer in all_layers:
         cls = type(layer).__name__
-        if layer.name in graph.outputs:
-            found.setdefault(layer.name, _layer(graph, layer.name, cls, graph.outputs[layer.name]))
-        elif layer.name in graph.stopped and any(len(weight.shape) > 1 for weight in layer.weights):
-            ids, reason = graph.stopped[layer.name]
-            found.setdefault(layer.name, Layer(layer.name, cls, graph.union.roots(ids), f"one {reason}"))
-    return tuple(found.values())
+        if layer.name in graph.output_labels:
+            channel_layers.setdefault(
+                layer.name, _build_channel_layer(graph, layer.name, cls, graph.output_labels[layer.name])
+            )
+        elif layer.name in graph.barriers and any(len(weight.shape) > 1 for weight in layer.weights):
+            ids, reason = graph.barriers[layer.name]
+            channel_layers.setdefault(
+                layer.name, ChannelLayer(layer.name, cls, graph.union.find_roots(ids), f"one {reason}")
+            )
+    return tuple(channel_layers.values())
 
 
-def _layer(graph: Graph, name: str, cls: str, ids: Array) -> Layer:
-    roots = graph.union.roots(ids)
-    reasons = [graph.union.frozen.get(int(root)) for root in roots]
-    told = "; ".join(dict.fromkeys(reason for reason in reasons if reason))
-    stays = sum(reason is not None for reason in reasons)
-    return Layer(
-        name, cls, roots, told and (told if stays == len(roots) else f"{stays} of {len(roots)} channels: {told}")
+def _build_channel_layer(graph: ChannelGraph, name: str, cls: str, ids: Array) -> ChannelLayer:
+    roots = graph.union.find_roots(ids)
+    reasons = [graph.union.freeze_reasons.get(int(root)) for root in roots]
+    reason_text = "; ".join(dict.fromkeys(reason for reason in reasons if reason))
+    frozen_count = sum(reason is not None for reason in reasons)
+    return ChannelLayer(
+        name,
+        cls,
+        roots,
+        reason_text
+        and (reason_text if frozen_count == len(roots) else f"{frozen_count} of {len(roots)} channels: {reason_text}"),
     )

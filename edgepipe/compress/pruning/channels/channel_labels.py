@@ -14,7 +14,7 @@ from edgepipe.core.arrays import Array
 
 
 @dataclass(frozen=True)
-class Labels:
+class ChannelLabels:
     """The labels of a tensor of `shape`: one for each index of `axis`, whatever the others are; the batch is axis 0."""
 
     ids: Array
@@ -22,115 +22,125 @@ class Labels:
     axis: int
 
     @property
-    def last(self) -> bool:
+    def is_channels_last(self) -> bool:
         """Whether the channels lie on the last axis."""
         return self.axis == len(self.shape) - 1
 
 
-def on_last(ids: Array, shape: tuple[int | None, ...]) -> Labels:
+def label_last_axis(ids: Array, shape: tuple[int | None, ...]) -> ChannelLabels:
     """Labels of the last axis."""
-    return Labels(ids, shape, len(shape) - 1)
+    return ChannelLabels(ids, shape, len(shape) - 1)
 
 
 @dataclass
-class Union:
+class LabelUnion:
     """Labels that have become one, and those that must stay, with the reason (union-find)."""
 
     parents: list[int] = field(default_factory=list)
-    frozen: dict[int, str] = field(default_factory=dict)  # root -> reason
+    freeze_reasons: dict[int, str] = field(default_factory=dict)  # root -> reason
 
-    def fresh(self, number: int) -> Array:
+    def new_labels(self, count: int) -> Array:
         """New labels."""
-        ids = np.arange(len(self.parents), len(self.parents) + number)
-        self.parents.extend(int(one) for one in ids)
+        ids = np.arange(len(self.parents), len(self.parents) + count)
+        self.parents.extend(int(label) for label in ids)
         return ids
 
-    def root(self, one: int) -> int:
+    def find_root(self, label: int) -> int:
         """The label that stands for `one` and all it was joined with."""
-        while self.parents[one] != one:
-            self.parents[one] = self.parents[self.parents[one]]
-            one = self.parents[one]
-        return one
+        while self.parents[label] != label:
+            self.parents[label] = self.parents[self.parents[label]]
+            label = self.parents[label]
+        return label
 
-    def roots(self, ids: Array) -> Array:
+    def find_roots(self, ids: Array) -> Array:
         """`root` of each."""
-        return np.array([self.root(int(one)) for one in ids.ravel()], int).reshape(ids.shape)
+        return np.array([self.find_root(int(label)) for label in ids.ravel()], int).reshape(ids.shape)
 
     def join(self, a: Array, b: Array) -> None:
         """Make each label of `a` one with that of `b` at its place; what one must not lose, neither must the other."""
-        for one, other in zip(a.ravel(), b.ravel(), strict=True):
-            first, second = self.root(int(one)), self.root(int(other))
-            if first == second:
+        for label_a, label_b in zip(a.ravel(), b.ravel(), strict=True):
+            root_a, root_b = self.find_root(int(label_a)), self.find_root(int(label_b))
+            if root_a == root_b:
                 continue
-            self.parents[second] = first
-            if second in self.frozen:
-                self.frozen.setdefault(first, self.frozen.pop(second))
+            self.parents[root_b] = root_a
+            if root_b in self.freeze_reasons:
+                self.freeze_reasons.setdefault(root_a, self.freeze_reasons.pop(root_b))
 
     def freeze(self, ids: Array, reason: str) -> None:
         """Say that these must stay; the first reason counts."""
-        for one in np.unique(ids):
-            self.frozen.setdefault(self.root(int(one)), reason)
+        for label in np.unique(ids):
+            self.freeze_reasons.setdefault(self.find_root(int(label)), reason)
 
 
 @dataclass
-class Cut:
+class LabeledWeight:
     """How a weight shrinks: along each axis by the labels of its indices."""
 
     weight: Any
-    layer: str
-    axes: dict[int, Array]
+    layer_name: str
+    labels_by_axis: dict[int, Array]
     produces: bool  # whether the labels are of channels that this weight makes, scales or shifts
-    reads: int | None = None  # the axis of the channels that it reads
+    input_axis: int | None = None  # the axis of the channels that it reads
 
-    def kept(self, gone: Array, union: Union) -> tuple[int, ...]:
+    def pruned_shape(self, removed_roots: Array, union: LabelUnion) -> tuple[int, ...]:
         """The shape that is left when the roots in `gone` are removed."""
         shape = list(self.weight.shape)
-        for axis, ids in self.axes.items():
-            shape[axis] = int((~np.isin(union.roots(ids), gone)).sum())
+        for axis, ids in self.labels_by_axis.items():
+            shape[axis] = int((~np.isin(union.find_roots(ids), removed_roots)).sum())
         return tuple(shape)
 
 
 @dataclass
-class Graph:
+class ChannelGraph:
     """What is known of a model's channels."""
 
-    union: Union = field(default_factory=Union)
-    cuts: dict[int, Cut] = field(default_factory=dict)  # by id of the weight
-    outputs: dict[str, Array] = field(default_factory=dict)  # labels that a layer makes, by its name
-    grouped: dict[str, Array] = field(default_factory=dict)  # what a layer with one group for each channel reads
-    reshaped: dict[str, Labels] = field(default_factory=dict)  # what a reshaping layer gives, by its name
-    uses: list[tuple[int, int]] = field(default_factory=list)  # (id of a kernel, places it is used at for one sample)
-    stopped: dict[str, tuple[Array, str]] = field(default_factory=dict)  # layer -> labels that it gives, and why
+    union: LabelUnion = field(default_factory=LabelUnion)
+    labeled_weights: dict[int, LabeledWeight] = field(default_factory=dict)  # by id of the weight
+    output_labels: dict[str, Array] = field(default_factory=dict)  # labels that a layer makes, by its name
+    grouped_input_labels: dict[str, Array] = field(
+        default_factory=dict
+    )  # what a layer with one group for each channel reads
+    reshape_labels: dict[str, ChannelLabels] = field(default_factory=dict)  # what a reshaping layer gives, by its name
+    kernel_uses: list[tuple[int, int]] = field(
+        default_factory=list
+    )  # (id of a kernel, places it is used at for one sample)
+    barriers: dict[str, tuple[Array, str]] = field(default_factory=dict)  # layer -> labels that it gives, and why
 
-    def cut(self, layer: Any, weight: Any, axes: dict[int, Array], reads: int | None = None) -> None:
+    def label_weight(
+        self, layer: Any, weight: Any, labels_by_axis: dict[int, Array], input_axis: int | None = None
+    ) -> None:
         """Note how `weight` follows labels; a second call of a shared layer joins them with the first's."""
-        if layer.name in self.stopped:
-            self._freeze_shared(layer.name, axes)
-        known = self.cuts.get(id(weight))
-        if known is None:
-            self.cuts[id(weight)] = Cut(weight, layer.name, axes, set(axes) != {reads}, reads)
+        if layer.name in self.barriers:
+            self._freeze_shared(layer.name, labels_by_axis)
+        labeled_weight = self.labeled_weights.get(id(weight))
+        if labeled_weight is None:
+            self.labeled_weights[id(weight)] = LabeledWeight(
+                weight, layer.name, labels_by_axis, set(labels_by_axis) != {input_axis}, input_axis
+            )
             return
-        for axis, ids in axes.items():
-            self.union.join(known.axes[axis], ids)
+        for axis, ids in labels_by_axis.items():
+            self.union.join(labeled_weight.labels_by_axis[axis], ids)
 
-    def made(self, layer: Any, number: int) -> Array:
+    def label_outputs(self, layer: Any, count: int) -> Array:
         """The labels of the `number` channels that `layer` makes."""
-        if layer.name not in self.outputs:
-            self.outputs[layer.name] = self.union.fresh(number)
-        return self.outputs[layer.name]
+        if layer.name not in self.output_labels:
+            self.output_labels[layer.name] = self.union.new_labels(count)
+        return self.output_labels[layer.name]
 
-    def barrier(self, layer: Any, values: Iterator[Labels], shape: tuple[int | None, ...], reason: str) -> Labels:
+    def add_barrier(
+        self, layer: Any, inputs: Iterator[ChannelLabels], shape: tuple[int | None, ...], reason: str
+    ) -> ChannelLabels:
         """Nothing that `layer` reads or gives can be removed, nor what another call of it does."""
-        for value in values:
-            self.union.freeze(value.ids, f"read by '{layer.name}', {reason}")
-        ids = self.union.fresh(shape[-1] or 1)
+        for labels in inputs:
+            self.union.freeze(labels.ids, f"read by '{layer.name}', {reason}")
+        ids = self.union.new_labels(shape[-1] or 1)
         self.union.freeze(ids, f"given by '{layer.name}', {reason}")
-        self.stopped[layer.name] = ids, reason
-        for cut in self.cuts.values():
-            if cut.layer == layer.name:
-                self._freeze_shared(layer.name, cut.axes)
-        return on_last(ids, shape)
+        self.barriers[layer.name] = ids, reason
+        for labeled_weight in self.labeled_weights.values():
+            if labeled_weight.layer_name == layer.name:
+                self._freeze_shared(layer.name, labeled_weight.labels_by_axis)
+        return label_last_axis(ids, shape)
 
-    def _freeze_shared(self, layer: str, axes: dict[int, Array]) -> None:
-        for ids in axes.values():
-            self.union.freeze(ids, f"another call of '{layer}' is one {self.stopped[layer][1]}")
+    def _freeze_shared(self, layer_name: str, labels_by_axis: dict[int, Array]) -> None:
+        for ids in labels_by_axis.values():
+            self.union.freeze(ids, f"another call of '{layer_name}' is one {self.barriers[layer_name][1]}")

@@ -8,39 +8,39 @@ from typing import Any, Literal
 
 import numpy as np
 
-from edgepipe.compress.pruning.channels.channel_groups import Groups
+from edgepipe.compress.pruning.channels.channel_groups import ChannelGroups
 from edgepipe.compress.pruning.saliency import Saliency
 from edgepipe.core.arrays import Array
 
 Order = Literal["uniform", "global", "per_mac"]
-Cost = Callable[[Array], float]  # what a model without the marked groups costs
+CostFunction = Callable[[Array], float]  # what a model without the marked groups costs
 
 
 @dataclass(frozen=True)
 class ChannelPool:
     """The groups of a model and what limits their removal."""
 
-    groups: Groups
-    cost: Cost
+    groups: ChannelGroups
+    cost: CostFunction
     orders: tuple[Order, ...]
     multiple: int = 1  # a layer keeps a multiple of this many channels, or all
-    own: dict[str, float] = field(default_factory=dict)  # layer -> the share of its channels that goes
+    share_by_layer: dict[str, float] = field(default_factory=dict)  # layer -> the share of its channels that goes
 
     @property
     def weights(self) -> list[Any]:
         """The variables whose saliency is asked."""
-        return [cut.weight for cut in self.groups.cuts]
+        return [labeled_weight.weight for labeled_weight in self.groups.labeled_weights]
 
-    def start(self) -> Array:
+    def initial_removal(self) -> Array:
         """Nothing is gone."""
-        return self.groups.none
+        return self.groups.no_removal
 
-    def zeros(self, gone: Array) -> list[Array]:
+    def zero_masks(self, removed_groups: Array) -> list[Array]:
         """The elements of each of `weights` that are gone."""
-        return self.groups.zeros(gone)
+        return self.groups.zero_masks(removed_groups)
 
     def candidates(
-        self, saliency: Saliency, orders: tuple[Order, ...], goal: float, progress: float, before: Array
+        self, saliency: Saliency, orders: tuple[Order, ...], max_cost: float, progress: float, previous_removal: Array
     ) -> dict[Order, Array]:
         """For each of `orders` what is gone when the cost is at most `goal`: as little as possible, `before` among it.
 
@@ -50,131 +50,133 @@ class ChannelPool:
         Raises:
             Unreachable: the cost is above `goal` in every order even with every layer at its least.
         """
-        scores = self._scores(saliency)
-        first = before | self._forced(scores, progress)
-        found, least = {}, []
+        scores = self._score_groups(saliency)
+        base_removal = previous_removal | self._forced_removal(scores, progress)
+        removal_by_order, lowest_costs = {}, []
         for order in orders:
-            ranked = self._ranked(scores, order, progress, first)
-            lowest = self._rounded(ranked, len(ranked), first)
-            least.append(self.cost(lowest))
-            if least[-1] <= goal:
-                found[order] = self._shortest(ranked, goal, first)
+            ranked_groups = self._rank_groups(scores, order, progress, base_removal)
+            largest_removal = self._removal_of_first(ranked_groups, len(ranked_groups), base_removal)
+            lowest_costs.append(self.cost(largest_removal))
+            if lowest_costs[-1] <= max_cost:
+                removal_by_order[order] = self._smallest_removal(ranked_groups, max_cost, base_removal)
             elif progress < 1:
-                found[order] = lowest
-        if not found:
-            raise Unreachable(min(least))
-        return found
+                removal_by_order[order] = largest_removal
+        if not removal_by_order:
+            raise UnreachableCost(min(lowest_costs))
+        return removal_by_order
 
-    def _forced(self, scores: Array, progress: float) -> Array:
+    def _forced_removal(self, scores: Array, progress: float) -> Array:
         """The groups that go because a layer has a share of its own."""
-        forced = np.zeros(len(scores), bool)
-        for name in self.own:
-            left, least = self._channels[name], self._least(name, progress)
-            for place in sorted(np.unique(self._places[name]), key=lambda place: scores[place]):
-                if left - self._owners[place][name] >= least:
-                    forced[place] = True
-                    left -= self._owners[place][name]
-        return forced
+        forced_removal = np.zeros(len(scores), bool)
+        for name in self.share_by_layer:
+            channels_left, min_channels = self._channel_counts[name], self._min_channels(name, progress)
+            for position in sorted(np.unique(self._positions_by_layer[name]), key=lambda place: scores[place]):
+                if channels_left - self._owner_counts[position][name] >= min_channels:
+                    forced_removal[position] = True
+                    channels_left -= self._owner_counts[position][name]
+        return forced_removal
 
-    def _scores(self, saliency: Saliency) -> Array:
-        values = list(saliency.values)
-        if saliency.sizes:
-            return self.groups.norms(values)
-        return self.groups.losses(values, saliency.reduction)
+    def _score_groups(self, saliency: Saliency) -> Array:
+        saliencies = list(saliency.saliencies)
+        if saliency.is_magnitude:
+            return self.groups.norm_scores(saliencies)
+        return self.groups.loss_scores(saliencies, saliency.reduction)
 
-    def _ranked(self, scores: Array, order: Order, progress: float, before: Array) -> Array:
+    def _rank_groups(self, scores: Array, order: Order, progress: float, previous_removal: Array) -> Array:
         """Positions of all groups that may go, first those to go first; every layer keeps its least."""
-        keys = np.where(before, -np.inf, self._keys(scores, order))
-        left = {layer.name: len(layer.roots) for layer in self.groups.layers}
-        ranked = []
-        for place in np.argsort(keys, kind="stable"):
-            owners = self._owners[int(place)]
-            if before[place] or all(left[name] > self._least(name, progress) for name in owners):
-                ranked.append(int(place))
-                for name in owners:
-                    left[name] -= owners[name]
-        return np.array(ranked, int)
+        keys = np.where(previous_removal, -np.inf, self._sort_keys(scores, order))
+        channels_left = {layer.name: len(layer.roots) for layer in self.groups.layers}
+        ranked_groups = []
+        for position in np.argsort(keys, kind="stable"):
+            owner_counts = self._owner_counts[int(position)]
+            if previous_removal[position] or all(
+                channels_left[name] > self._min_channels(name, progress) for name in owner_counts
+            ):
+                ranked_groups.append(int(position))
+                for name in owner_counts:
+                    channels_left[name] -= owner_counts[name]
+        return np.array(ranked_groups, int)
 
-    def _keys(self, scores: Array, order: Order) -> Array:
+    def _sort_keys(self, scores: Array, order: Order) -> Array:
         if order == "global":
             return scores
         if order == "per_mac":
-            lowest = min(float(scores.min()), 0.0)
-            return np.asarray((scores - lowest) / np.maximum(self.groups.savings, 1e-30))
+            min_score = min(float(scores.min()), 0.0)
+            return np.asarray((scores - min_score) / np.maximum(self.groups.mac_savings, 1e-30))
         keys = np.zeros(len(scores))
-        for places in self.groups.clusters:
-            keys[places] = scores[places].argsort(kind="stable").argsort(kind="stable") / len(places)
+        for positions in self.groups.dependency_sets:
+            keys[positions] = scores[positions].argsort(kind="stable").argsort(kind="stable") / len(positions)
         return keys
 
-    def _least(self, name: str, progress: float) -> int:
+    def _min_channels(self, name: str, progress: float) -> int:
         """Channels that the layer keeps whatever the target is."""
-        channels = self._channels[name]
-        if name not in self.own:
+        channels = self._channel_counts[name]
+        if name not in self.share_by_layer:
             return min(self.multiple, channels)
-        kept = channels * (1 - self.own[name] * progress)
+        kept_channels = channels * (1 - self.share_by_layer[name] * progress)
         if self.multiple == 1:
-            return max(1, round(kept))
-        whole = math.floor if progress == 1 else math.ceil  # in the end the share is met, on the way it is not passed
-        return min(channels, max(1, whole(kept / self.multiple)) * self.multiple)
+            return max(1, round(kept_channels))
+        rounder = math.floor if progress == 1 else math.ceil  # in the end the share is met, on the way it is not passed
+        return min(channels, max(1, rounder(kept_channels / self.multiple)) * self.multiple)
 
     @cached_property
-    def _places(self) -> dict[str, Array]:
+    def _positions_by_layer(self) -> dict[str, Array]:
         """For each layer the positions in `roots` of its channels that may go."""
-        places = {int(root): place for place, root in enumerate(self.groups.roots)}
-        return {layer.name: np.array([places[root] for root in layer.roots.tolist() if root in places], int)
+        position_by_root = {int(root): position for position, root in enumerate(self.groups.roots)}
+        return {layer.name: np.array([position_by_root[root] for root in layer.roots.tolist() if root in position_by_root], int)
                 for layer in self.groups.layers}  # fmt: skip
 
     @cached_property
-    def _channels(self) -> dict[str, int]:
+    def _channel_counts(self) -> dict[str, int]:
         return {layer.name: len(layer.roots) for layer in self.groups.layers}
 
     @cached_property
-    def _owners(self) -> list[dict[str, int]]:
+    def _owner_counts(self) -> list[dict[str, int]]:
         """For each group the layers that make its channels, and how many of theirs it is."""
-        owners: list[dict[str, int]] = [{} for _ in self.groups.roots]
-        for name, places in self._places.items():
-            for place, number in zip(*np.unique(places, return_counts=True), strict=True):
-                owners[place][name] = int(number)
-        return owners
+        owner_counts: list[dict[str, int]] = [{} for _ in self.groups.roots]
+        for name, positions in self._positions_by_layer.items():
+            for position, count in zip(*np.unique(positions, return_counts=True), strict=True):
+                owner_counts[position][name] = int(count)
+        return owner_counts
 
-    def _shortest(self, ranked: Array, goal: float, before: Array) -> Array:
-        low, high = int(before.sum()), len(ranked)
+    def _smallest_removal(self, ranked_groups: Array, max_cost: float, previous_removal: Array) -> Array:
+        low, high = int(previous_removal.sum()), len(ranked_groups)
         while low < high:
             middle = (low + high) // 2
-            if self.cost(self._rounded(ranked, middle, before)) <= goal:
+            if self.cost(self._removal_of_first(ranked_groups, middle, previous_removal)) <= max_cost:
                 high = middle
             else:
                 low = middle + 1
-        return self._rounded(ranked, high, before)
+        return self._removal_of_first(ranked_groups, high, previous_removal)
 
-    def _rounded(self, ranked: Array, number: int, before: Array) -> Array:
+    def _removal_of_first(self, ranked_groups: Array, count: int, previous_removal: Array) -> Array:
         """The first `number` gone, less those that a multiple of channels needs back."""
-        gone = before.copy()
-        gone[ranked[:number]] = True
+        removed_groups = previous_removal.copy()
+        removed_groups[ranked_groups[:count]] = True
         if self.multiple == 1:
-            return gone
-        rank = np.zeros(len(gone), int)
-        rank[ranked] = np.arange(len(ranked))
-        changed = True
-        while changed:  # what comes back for one layer comes back for all that it is added to
-            changed = False
-            for name in self._places:
-                changed |= self._give_back(name, gone, before, rank)
-        return gone
+            return removed_groups
+        rank = np.zeros(len(removed_groups), int)
+        rank[ranked_groups] = np.arange(len(ranked_groups))
+        has_changes = True
+        while has_changes:  # what comes back for one layer comes back for all that it is added to
+            has_changes = False
+            for name in self._positions_by_layer:
+                has_changes |= self._restore_excess(name, removed_groups, previous_removal, rank)
+        return removed_groups
 
-    def _give_back(self, name: str, gone: Array, before: Array, rank: Array) -> bool:
+    def _restore_excess(self, name: str, removed_groups: Array, previous_removal: Array, rank: Array) -> bool:
         """Whether channels of the layer came back in `gone`, those removed last, for it to keep a multiple."""
-        places = self._places[name]
-        spare = -(self._channels[name] - int(gone[places].sum())) % self.multiple
-        lost = np.unique(places[gone[places] & ~before[places]])
-        back = lost[np.argsort(-rank[lost], kind="stable")][:spare]
-        gone[back] = False
-        return len(back) > 0
+        positions = self._positions_by_layer[name]
+        restore_count = -(self._channel_counts[name] - int(removed_groups[positions].sum())) % self.multiple
+        new_removals = np.unique(positions[removed_groups[positions] & ~previous_removal[positions]])
+        restored_groups = new_removals[np.argsort(-rank[new_removals], kind="stable")][:restore_count]
+        removed_groups[restored_groups] = False
+        return len(restored_groups) > 0
 
 
-class Unreachable(Exception):  # noqa: N818  a bound that the caller turns into an error of the user's terms
+class UnreachableCost(Exception):  # noqa: N818  a bound that the caller turns into an error of the user's terms
     """The cost cannot be brought down to the goal; `least` is what it can be brought down to."""
 
-    def __init__(self, least: float) -> None:
-        super().__init__(least)
-        self.least = least
+    def __init__(self, lowest_cost: float) -> None:
+        super().__init__(lowest_cost)
+        self.lowest_cost = lowest_cost

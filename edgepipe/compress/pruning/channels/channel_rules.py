@@ -12,264 +12,281 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from edgepipe.compress.layer_calls import walk
-from edgepipe.compress.pruning.channels.channel_labels import Graph, Labels, on_last
+from edgepipe.compress.layer_calls import walk_layer_calls
+from edgepipe.compress.pruning.channels.channel_labels import ChannelGraph, ChannelLabels, label_last_axis
 from edgepipe.core.arrays import Array
 from edgepipe.core.errors import InputError
 from edgepipe.models.bridge_layers import LayerScale, Operator
 
 K = tf_keras.layers
 Shape = tuple[int | None, ...]
-Rule = Callable[[Graph, Any, list[Labels], Shape], Labels]  # (graph, layer, inputs, shape of the output) -> its labels
-_LARGEST = 1 << 24  # elements of a tensor whose labels are followed through a reshape one by one
+Rule = Callable[
+    [ChannelGraph, Any, list[ChannelLabels], Shape], ChannelLabels
+]  # (graph, layer, inputs, shape of the output) -> its labels
+_MAX_RESHAPE_ELEMENTS = 1 << 24  # elements of a tensor whose labels are followed through a reshape one by one
 
 
-def graph_of(model: Any) -> Graph:
+def build_channel_graph(model: Any) -> ChannelGraph:
     """The channels of the functional tf_keras `model`, its inputs and outputs fixed.
 
     Raises:
         InputError: two layers have one name.
     """
-    graph = Graph()
+    graph = ChannelGraph()
     inputs = [_input(graph, tensor) for tensor in model.inputs]
 
-    named: dict[str, Any] = {}
+    layers_by_name: dict[str, Any] = {}
 
     def step(layer: Any, args: Any, kwargs: dict[str, Any], outputs: Any) -> Any:
-        if named.setdefault(layer.name, layer) is not layer:
+        if layers_by_name.setdefault(layer.name, layer) is not layer:
             raise InputError(
                 f"two layers of '{model.name}' are called '{layer.name}', in different nested models, which become one "
                 "when channels go: rename one of them"
             )
-        values = [part for part in tf.nest.flatten([args, kwargs]) if isinstance(part, Labels)]
-        given = tf.nest.flatten(outputs)
-        return [_labels(graph, layer, values, tensor, len(given)) for tensor in given]
+        input_labels = [argument for argument in tf.nest.flatten([args, kwargs]) if isinstance(argument, ChannelLabels)]
+        output_tensors = tf.nest.flatten(outputs)
+        return [_label_output(graph, layer, input_labels, tensor, len(output_tensors)) for tensor in output_tensors]
 
-    for name, labels in zip(model.output_names, walk(model, inputs, step), strict=True):
+    for name, labels in zip(model.output_names, walk_layer_calls(model, inputs, step), strict=True):
         graph.union.freeze(labels.ids, f"'{name}' is an output of the model")
     return graph
 
 
-def _input(graph: Graph, tensor: Any) -> Labels:
-    ids = graph.union.fresh(tensor.shape[-1] or 1)
+def _input(graph: ChannelGraph, tensor: Any) -> ChannelLabels:
+    ids = graph.union.new_labels(tensor.shape[-1] or 1)
     graph.union.freeze(ids, f"'{tensor._keras_history.layer.name}' is an input of the model")
-    return on_last(ids, tuple(tensor.shape))
+    return label_last_axis(ids, tuple(tensor.shape))
 
 
-def _labels(graph: Graph, layer: Any, values: list[Labels], tensor: Any, outputs: int) -> Labels:
+def _label_output(
+    graph: ChannelGraph, layer: Any, inputs: list[ChannelLabels], tensor: Any, output_count: int
+) -> ChannelLabels:
     shape: Shape = tuple(tensor.shape)
-    rule = _rule(layer) if outputs == 1 else None
+    rule = _find_rule(layer) if output_count == 1 else None
     if rule is None:
-        return graph.barrier(layer, iter(values), shape, _why(layer))
+        return graph.add_barrier(layer, iter(inputs), shape, _barrier_reason(layer))
     try:
-        return rule(graph, layer, values, shape)
-    except Stopped as reason:
-        return graph.barrier(layer, iter(values), shape, str(reason))
+        return rule(graph, layer, inputs, shape)
+    except ChannelBarrier as reason:
+        return graph.add_barrier(layer, iter(inputs), shape, str(reason))
 
 
-def _why(layer: Any) -> str:
+def _barrier_reason(layer: Any) -> str:
     if isinstance(layer, Operator):
         return f"an operator {layer.operator}, through which channels are not followed"
-    known = STOPS.get(type(layer))
-    return known or f"a {type(layer).__name__}, through which channels are not followed"
+    class_reason = BARRIER_REASONS.get(type(layer))
+    return class_reason or f"a {type(layer).__name__}, through which channels are not followed"
 
 
-def _rule(layer: Any) -> Rule | None:
+def _find_rule(layer: Any) -> Rule | None:
     if isinstance(layer, Operator):
-        return OPERATORS.get(layer.operator)
+        return OPERATOR_RULES.get(layer.operator)
     return RULES.get(type(layer))
 
 
-class Stopped(Exception):  # noqa: N818  a reason, never seen by a caller
+class ChannelBarrier(Exception):  # noqa: N818  a reason, never seen by a caller
     """Why channels do not pass this layer."""
 
 
-def _last(value: Labels) -> Array:
+def _last_axis_ids(labels: ChannelLabels) -> Array:
     """The labels of the last axis."""
-    if not value.last:
-        raise Stopped(f"whose channels lie on axis {value.axis}, not on the last")
-    return value.ids
+    if not labels.is_channels_last:
+        raise ChannelBarrier(f"whose channels lie on axis {labels.axis}, not on the last")
+    return labels.ids
 
 
-def _channels_last(layer: Any) -> None:
+def _check_channels_last(layer: Any) -> None:
     if getattr(layer, "data_format", "channels_last") != "channels_last":
-        raise Stopped("whose channels come first (data_format: channels_first)")
+        raise ChannelBarrier("whose channels come first (data_format: channels_first)")
 
 
-def _passes(graph: Graph, layer: Any, values: list[Labels], shape: Shape) -> Labels:
-    _channels_last(layer)
-    return on_last(_last(values[0]), shape)
+def _identity(graph: ChannelGraph, layer: Any, inputs: list[ChannelLabels], shape: Shape) -> ChannelLabels:
+    _check_channels_last(layer)
+    return label_last_axis(_last_axis_ids(inputs[0]), shape)
 
 
-def _pools(graph: Graph, layer: Any, values: list[Labels], shape: Shape) -> Labels:
+def _pooling(graph: ChannelGraph, layer: Any, inputs: list[ChannelLabels], shape: Shape) -> ChannelLabels:
     """Global pooling may drop the axes of places."""
-    _channels_last(layer)
-    return on_last(_last(values[0]), shape)
+    _check_channels_last(layer)
+    return label_last_axis(_last_axis_ids(inputs[0]), shape)
 
 
-def _convolves(graph: Graph, layer: Any, values: list[Labels], shape: Shape) -> Labels:
-    _channels_last(layer)
+def _convolution(graph: ChannelGraph, layer: Any, inputs: list[ChannelLabels], shape: Shape) -> ChannelLabels:
+    _check_channels_last(layer)
     rank = layer.rank
-    if layer.groups == len(_last(values[0])) > 1:
-        return _grouped(graph, layer, values[0].ids, shape)
+    if layer.groups == len(_last_axis_ids(inputs[0])) > 1:
+        return _grouped_convolution(graph, layer, inputs[0].ids, shape)
     if layer.groups > 1:
-        raise Stopped(f"whose {layer.groups} groups must keep their sizes")
-    return _makes(graph, layer, layer.kernel, rank, rank + 1, values[0], shape, math.prod(_sides(shape)))
+        raise ChannelBarrier(f"whose {layer.groups} groups must keep their sizes")
+    return _label_kernel(graph, layer, layer.kernel, rank, rank + 1, inputs[0], shape, math.prod(_spatial_dims(shape)))
 
 
-def _grouped(graph: Graph, layer: Any, ids: Array, shape: Shape) -> Labels:
+def _grouped_convolution(graph: ChannelGraph, layer: Any, ids: Array, shape: Shape) -> ChannelLabels:
     """A convolution with as many groups as channels is a depthwise one."""
-    made = ids.repeat(layer.filters // layer.groups)
-    graph.grouped[layer.name], graph.outputs[layer.name] = ids, made
-    graph.cut(layer, layer.kernel, {layer.rank + 1: made})
+    output_ids = ids.repeat(layer.filters // layer.groups)
+    graph.grouped_input_labels[layer.name], graph.output_labels[layer.name] = ids, output_ids
+    graph.label_weight(layer, layer.kernel, {layer.rank + 1: output_ids})
     if layer.use_bias:
-        graph.cut(layer, layer.bias, {0: made})
-    graph.uses.append((id(layer.kernel), math.prod(_sides(shape))))
-    return on_last(made, shape)
+        graph.label_weight(layer, layer.bias, {0: output_ids})
+    graph.kernel_uses.append((id(layer.kernel), math.prod(_spatial_dims(shape))))
+    return label_last_axis(output_ids, shape)
 
 
-def _transposes(graph: Graph, layer: Any, values: list[Labels], shape: Shape) -> Labels:
-    _channels_last(layer)
-    places = math.prod(_sides(values[0].shape))  # a transposed convolution is used at each place of its input
-    return _makes(graph, layer, layer.kernel, layer.rank + 1, layer.rank, values[0], shape, places)
+def _transposed_convolution(
+    graph: ChannelGraph, layer: Any, inputs: list[ChannelLabels], shape: Shape
+) -> ChannelLabels:
+    _check_channels_last(layer)
+    use_count = math.prod(_spatial_dims(inputs[0].shape))  # a transposed convolution is used at each place of its input
+    return _label_kernel(graph, layer, layer.kernel, layer.rank + 1, layer.rank, inputs[0], shape, use_count)
 
 
-def _dense(graph: Graph, layer: Any, values: list[Labels], shape: Shape) -> Labels:
-    return _makes(graph, layer, layer.kernel, 0, 1, values[0], shape, math.prod(_sides(shape)))
+def _dense(graph: ChannelGraph, layer: Any, inputs: list[ChannelLabels], shape: Shape) -> ChannelLabels:
+    return _label_kernel(graph, layer, layer.kernel, 0, 1, inputs[0], shape, math.prod(_spatial_dims(shape)))
 
 
-def _sides(shape: Shape) -> tuple[int, ...]:
+def _spatial_dims(shape: Shape) -> tuple[int, ...]:
     return tuple(side or 1 for side in shape[1:-1])
 
 
-def _makes(
-    graph: Graph, layer: Any, kernel: Any, reads: int, makes: int, value: Labels, shape: Shape, places: int
-) -> Labels:
-    read, made = _last(value), graph.made(layer, kernel.shape[makes])
-    graph.cut(layer, kernel, {reads: read, makes: made}, reads)
+def _label_kernel(
+    graph: ChannelGraph,
+    layer: Any,
+    kernel: Any,
+    input_axis: int,
+    output_axis: int,
+    input_labels: ChannelLabels,
+    shape: Shape,
+    use_count: int,
+) -> ChannelLabels:
+    input_ids, output_ids = _last_axis_ids(input_labels), graph.label_outputs(layer, kernel.shape[output_axis])
+    graph.label_weight(layer, kernel, {input_axis: input_ids, output_axis: output_ids}, input_axis)
     if layer.use_bias:
-        graph.cut(layer, layer.bias, {0: made})
-    graph.uses.append((id(kernel), places))
-    return on_last(made, shape)
+        graph.label_weight(layer, layer.bias, {0: output_ids})
+    graph.kernel_uses.append((id(kernel), use_count))
+    return label_last_axis(output_ids, shape)
 
 
-def _depthwise(graph: Graph, layer: Any, values: list[Labels], shape: Shape) -> Labels:
-    _channels_last(layer)
-    ids = _last(values[0])
-    made = ids.repeat(layer.depth_multiplier)
-    graph.cut(layer, layer.depthwise_kernel, {len(layer.depthwise_kernel.shape) - 2: ids})
+def _depthwise(graph: ChannelGraph, layer: Any, inputs: list[ChannelLabels], shape: Shape) -> ChannelLabels:
+    _check_channels_last(layer)
+    ids = _last_axis_ids(inputs[0])
+    output_ids = ids.repeat(layer.depth_multiplier)
+    graph.label_weight(layer, layer.depthwise_kernel, {len(layer.depthwise_kernel.shape) - 2: ids})
     if layer.use_bias:
-        graph.cut(layer, layer.bias, {0: made})
-    graph.uses.append((id(layer.depthwise_kernel), math.prod(_sides(shape))))
-    return on_last(made, shape)
+        graph.label_weight(layer, layer.bias, {0: output_ids})
+    graph.kernel_uses.append((id(layer.depthwise_kernel), math.prod(_spatial_dims(shape))))
+    return label_last_axis(output_ids, shape)
 
 
-def _separable(graph: Graph, layer: Any, values: list[Labels], shape: Shape) -> Labels:
-    _channels_last(layer)
-    ids, places = _last(values[0]), math.prod(_sides(shape))
-    graph.cut(layer, layer.depthwise_kernel, {layer.rank: ids})
-    graph.uses.append((id(layer.depthwise_kernel), places))
-    between = on_last(ids.repeat(layer.depth_multiplier), shape)
-    return _makes(graph, layer, layer.pointwise_kernel, layer.rank, layer.rank + 1, between, shape, places)
+def _separable(graph: ChannelGraph, layer: Any, inputs: list[ChannelLabels], shape: Shape) -> ChannelLabels:
+    _check_channels_last(layer)
+    ids, use_count = _last_axis_ids(inputs[0]), math.prod(_spatial_dims(shape))
+    graph.label_weight(layer, layer.depthwise_kernel, {layer.rank: ids})
+    graph.kernel_uses.append((id(layer.depthwise_kernel), use_count))
+    depthwise_labels = label_last_axis(ids.repeat(layer.depth_multiplier), shape)
+    return _label_kernel(
+        graph, layer, layer.pointwise_kernel, layer.rank, layer.rank + 1, depthwise_labels, shape, use_count
+    )
 
 
-def _normalizes(graph: Graph, layer: Any, values: list[Labels], shape: Shape) -> Labels:
+def _batch_norm(graph: ChannelGraph, layer: Any, inputs: list[ChannelLabels], shape: Shape) -> ChannelLabels:
     if list(layer.axis) != [len(shape) - 1]:
-        raise Stopped(f"which normalizes along axis {list(layer.axis)}")
-    ids = _last(values[0])
+        raise ChannelBarrier(f"which normalizes along axis {list(layer.axis)}")
+    ids = _last_axis_ids(inputs[0])
     for weight in layer.weights:
-        graph.cut(layer, weight, {0: ids})
-    return on_last(ids, shape)
+        graph.label_weight(layer, weight, {0: ids})
+    return label_last_axis(ids, shape)
 
 
-def _prelu(graph: Graph, layer: Any, values: list[Labels], shape: Shape) -> Labels:
-    ids = _last(values[0])
+def _prelu(graph: ChannelGraph, layer: Any, inputs: list[ChannelLabels], shape: Shape) -> ChannelLabels:
+    ids = _last_axis_ids(inputs[0])
     if layer.alpha.shape[-1] == len(ids):  # else `shared_axes` has one slope for all channels
-        graph.cut(layer, layer.alpha, {len(shape) - 2: ids})
-    return on_last(ids, shape)
+        graph.label_weight(layer, layer.alpha, {len(shape) - 2: ids})
+    return label_last_axis(ids, shape)
 
 
-def _activates(graph: Graph, layer: Any, values: list[Labels], shape: Shape) -> Labels:
+def _activation(graph: ChannelGraph, layer: Any, inputs: list[ChannelLabels], shape: Shape) -> ChannelLabels:
     if getattr(layer, "activation", None) is tf_keras.activations.softmax:
-        raise Stopped(SOFTMAX)
-    return _passes(graph, layer, values, shape)
+        raise ChannelBarrier(SOFTMAX_REASON)
+    return _identity(graph, layer, inputs, shape)
 
 
-def _rescales(graph: Graph, layer: Any, values: list[Labels], shape: Shape) -> Labels:
+def _rescaling(graph: ChannelGraph, layer: Any, inputs: list[ChannelLabels], shape: Shape) -> ChannelLabels:
     if np.size(layer.scale) > 1 or np.size(layer.offset) > 1:
-        raise Stopped("which has a scale or an offset for each channel in its configuration")
-    return _passes(graph, layer, values, shape)
+        raise ChannelBarrier("which has a scale or an offset for each channel in its configuration")
+    return _identity(graph, layer, inputs, shape)
 
 
-def _merges(graph: Graph, layer: Any, values: list[Labels], shape: Shape) -> Labels:
+def _elementwise(graph: ChannelGraph, layer: Any, inputs: list[ChannelLabels], shape: Shape) -> ChannelLabels:
     """Elementwise: equal places belong together; one channel that is spread over many must stay."""
     if isinstance(layer, Operator) and "array" in layer.arguments:
-        raise Stopped("which has an array among its arguments")
-    full = [value for value in values if len(_last(value)) == shape[-1]]
-    if not full:
-        raise Stopped("none of whose inputs has the channels of its output")
-    for value in values:
-        if len(value.ids) == shape[-1]:
-            graph.union.join(full[0].ids, value.ids)
+        raise ChannelBarrier("which has an array among its arguments")
+    full_inputs = [labels for labels in inputs if len(_last_axis_ids(labels)) == shape[-1]]
+    if not full_inputs:
+        raise ChannelBarrier("none of whose inputs has the channels of its output")
+    for labels in inputs:
+        if len(labels.ids) == shape[-1]:
+            graph.union.join(full_inputs[0].ids, labels.ids)
         else:
-            graph.union.freeze(value.ids, f"spread over {shape[-1]} channels by '{layer.name}'")
-    return on_last(full[0].ids, shape)
+            graph.union.freeze(labels.ids, f"spread over {shape[-1]} channels by '{layer.name}'")
+    return label_last_axis(full_inputs[0].ids, shape)
 
 
-def _divides(graph: Graph, layer: Any, values: list[Labels], shape: Shape) -> Labels:
+def _division(graph: ChannelGraph, layer: Any, inputs: list[ChannelLabels], shape: Shape) -> ChannelLabels:
     """By a constant only: where channels divide, a removed one would be a division by zero."""
     if not isinstance(json.loads(layer.arguments)["args"][1], (int, float)):
-        raise Stopped("which divides by channels")
-    return _merges(graph, layer, values, shape)
+        raise ChannelBarrier("which divides by channels")
+    return _elementwise(graph, layer, inputs, shape)
 
 
-def _concatenates(graph: Graph, layer: Any, values: list[Labels], shape: Shape) -> Labels:
+def _concatenation(graph: ChannelGraph, layer: Any, inputs: list[ChannelLabels], shape: Shape) -> ChannelLabels:
     axis = layer.axis % len(shape)
     if axis == len(shape) - 1:
-        return on_last(np.concatenate([_last(value) for value in values]), shape)
-    for value in values[1:]:
-        graph.union.join(_last(values[0]), _last(value))
-    return on_last(values[0].ids, shape)
+        return label_last_axis(np.concatenate([_last_axis_ids(labels) for labels in inputs]), shape)
+    for labels in inputs[1:]:
+        graph.union.join(_last_axis_ids(inputs[0]), _last_axis_ids(labels))
+    return label_last_axis(inputs[0].ids, shape)
 
 
-def _reshapes(graph: Graph, layer: Any, values: list[Labels], shape: Shape) -> Labels:
+def _reshape(graph: ChannelGraph, layer: Any, inputs: list[ChannelLabels], shape: Shape) -> ChannelLabels:
     """Follows every element: a flattened picture has the label of each channel once for each place."""
-    given, axis = values[0].shape[1:], values[0].axis - 1
-    sizes = [size for size in given if size is not None]
-    if len(sizes) < len(given) or None in shape[1:] or math.prod(sizes) > _LARGEST:
-        raise Stopped(f"whose shapes {given} and {shape[1:]} are not all known, or too large to follow")
-    spread = np.broadcast_to(np.expand_dims(values[0].ids, tuple(range(1, len(given) - axis))), sizes)
-    elements = graph.union.roots(spread).reshape([size or 1 for size in shape[1:]])
+    input_sizes, axis = inputs[0].shape[1:], inputs[0].axis - 1
+    known_sizes = [size for size in input_sizes if size is not None]
+    if len(known_sizes) < len(input_sizes) or None in shape[1:] or math.prod(known_sizes) > _MAX_RESHAPE_ELEMENTS:
+        raise ChannelBarrier(f"whose shapes {input_sizes} and {shape[1:]} are not all known, or too large to follow")
+    broadcast_ids = np.broadcast_to(
+        np.expand_dims(inputs[0].ids, tuple(range(1, len(input_sizes) - axis))), known_sizes
+    )
+    elements = graph.union.find_roots(broadcast_ids).reshape([size or 1 for size in shape[1:]])
     for axis in reversed(range(len(shape) - 1)):
         ids = np.moveaxis(elements, axis, -1).reshape(-1, elements.shape[axis])
         if (ids == ids[0]).all():
-            graph.reshaped[layer.name] = Labels(ids[0], shape, axis + 1)
-            return graph.reshaped[layer.name]
-    raise Stopped(f"which mixes channels, from {given} to {shape[1:]}")
+            graph.reshape_labels[layer.name] = ChannelLabels(ids[0], shape, axis + 1)
+            return graph.reshape_labels[layer.name]
+    raise ChannelBarrier(f"which mixes channels, from {input_sizes} to {shape[1:]}")
 
 
-def _permutes(graph: Graph, layer: Any, values: list[Labels], shape: Shape) -> Labels:
-    return Labels(values[0].ids, shape, layer.dims.index(values[0].axis) + 1)
+def _permute(graph: ChannelGraph, layer: Any, inputs: list[ChannelLabels], shape: Shape) -> ChannelLabels:
+    return ChannelLabels(inputs[0].ids, shape, layer.dims.index(inputs[0].axis) + 1)
 
 
-def _reduces(graph: Graph, layer: Any, values: list[Labels], shape: Shape) -> Labels:
+def _reduction(graph: ChannelGraph, layer: Any, inputs: list[ChannelLabels], shape: Shape) -> ChannelLabels:
     """A mean or maximum over places."""
-    given = json.loads(layer.arguments)
-    axes = given["kwargs"].get("axis")
+    arguments = json.loads(layer.arguments)
+    axes = arguments["kwargs"].get("axis")
     axes = [axes] if isinstance(axes, int) else next(iter(axes.values())) if isinstance(axes, dict) else None
-    rank = len(values[0].shape)
+    rank = len(inputs[0].shape)
     if axes is None or rank - 1 in [axis % rank for axis in axes]:
-        raise Stopped("which reduces over channels")
-    return on_last(_last(values[0]), shape)
+        raise ChannelBarrier("which reduces over channels")
+    return label_last_axis(_last_axis_ids(inputs[0]), shape)
 
 
-def _scales(graph: Graph, layer: Any, values: list[Labels], shape: Shape) -> Labels:
-    ids = _last(values[0])
-    graph.cut(layer, layer.gamma, {0: ids})
-    return on_last(ids, shape)
+def _layer_scale(graph: ChannelGraph, layer: Any, inputs: list[ChannelLabels], shape: Shape) -> ChannelLabels:
+    ids = _last_axis_ids(inputs[0])
+    graph.label_weight(layer, layer.gamma, {0: ids})
+    return label_last_axis(ids, shape)
 
 
-def _table() -> Iterator[tuple[Any, Rule]]:
+def _layer_rules() -> Iterator[tuple[Any, Rule]]:
     passing = (K.ReLU, K.LeakyReLU, K.ELU, K.ThresholdedReLU, K.Dropout, K.SpatialDropout1D, K.SpatialDropout2D,
                K.AlphaDropout, K.GaussianNoise, K.GaussianDropout, K.ActivityRegularization, K.ZeroPadding1D,
                K.ZeroPadding2D, K.ZeroPadding3D, K.Cropping1D, K.Cropping2D, K.Cropping3D, K.UpSampling1D,
@@ -277,32 +294,32 @@ def _table() -> Iterator[tuple[Any, Rule]]:
                K.AveragePooling2D, K.AveragePooling3D, K.Resizing)  # fmt: skip
     pools = (K.GlobalAveragePooling1D, K.GlobalAveragePooling2D, K.GlobalAveragePooling3D,
              K.GlobalMaxPooling1D, K.GlobalMaxPooling2D, K.GlobalMaxPooling3D)  # fmt: skip
-    merges = (K.Add, K.Subtract, K.Multiply, K.Average, K.Maximum, K.Minimum)
-    for classes, rule in ((passing, _passes), (pools, _pools), (merges, _merges)):
+    elementwise = (K.Add, K.Subtract, K.Multiply, K.Average, K.Maximum, K.Minimum)
+    for classes, rule in ((passing, _identity), (pools, _pooling), (elementwise, _elementwise)):
         yield from ((cls, rule) for cls in classes)
-    yield from ((cls, _convolves) for cls in (K.Conv1D, K.Conv2D, K.Conv3D))
-    yield from ((cls, _transposes) for cls in (K.Conv1DTranspose, K.Conv2DTranspose, K.Conv3DTranspose))
+    yield from ((cls, _convolution) for cls in (K.Conv1D, K.Conv2D, K.Conv3D))
+    yield from ((cls, _transposed_convolution) for cls in (K.Conv1DTranspose, K.Conv2DTranspose, K.Conv3DTranspose))
     yield from ((cls, _depthwise) for cls in (K.DepthwiseConv1D, K.DepthwiseConv2D))
     yield from ((cls, _separable) for cls in (K.SeparableConv1D, K.SeparableConv2D))
-    yield from {K.Dense: _dense, K.BatchNormalization: _normalizes, K.PReLU: _prelu, K.Activation: _activates,
-                K.Rescaling: _rescales, K.Concatenate: _concatenates, K.Flatten: _reshapes, K.Reshape: _reshapes,
-                K.Permute: _permutes, LayerScale: _scales}.items()  # fmt: skip
+    yield from {K.Dense: _dense, K.BatchNormalization: _batch_norm, K.PReLU: _prelu, K.Activation: _activation,
+                K.Rescaling: _rescaling, K.Concatenate: _concatenation, K.Flatten: _reshape, K.Reshape: _reshape,
+                K.Permute: _permute, LayerScale: _layer_scale}.items()  # fmt: skip
 
 
-RULES: dict[Any, Rule] = dict(_table())
-SOFTMAX = "which divides by the sum over all channels"
-STOPS = {
-    K.Softmax: SOFTMAX,
+RULES: dict[Any, Rule] = dict(_layer_rules())
+SOFTMAX_REASON = "which divides by the sum over all channels"
+BARRIER_REASONS = {
+    K.Softmax: SOFTMAX_REASON,
     K.LayerNormalization: "which takes mean and variance over all channels",
     K.GroupNormalization: "which takes mean and variance over groups of channels",
     K.UnitNormalization: "which divides by the norm over all channels",
     K.MultiHeadAttention: "whose heads have fixed sizes",
     K.Embedding: "whose rows are looked up",
 }
-_ELEMENTWISE = ("Relu", "Relu6", "LeakyRelu", "Elu", "Selu", "Gelu", "Silu", "HardSilu", "HardSigmoid", "Sigmoid",
+_UNARY_OPS = ("Relu", "Relu6", "LeakyRelu", "Elu", "Selu", "Gelu", "Silu", "HardSilu", "HardSigmoid", "Sigmoid",
                 "Softplus", "Softsign", "Tanh", "Mish", "Abs", "Absolute", "Negative", "Square", "Exp",
                 "Clip")  # fmt: skip
-_BETWEEN = ("Add", "Subtract", "Multiply", "Maximum", "Minimum")
-OPERATORS: dict[str, Rule] = {**dict.fromkeys(_ELEMENTWISE, _passes), **dict.fromkeys(_BETWEEN, _merges),
-                              **dict.fromkeys(("Divide", "TrueDivide"), _divides),
-                              **dict.fromkeys(("Mean", "Max", "Min", "Sum", "Amax", "Amin"), _reduces)}  # fmt: skip
+_BINARY_OPS = ("Add", "Subtract", "Multiply", "Maximum", "Minimum")
+OPERATOR_RULES: dict[str, Rule] = {**dict.fromkeys(_UNARY_OPS, _identity), **dict.fromkeys(_BINARY_OPS, _elementwise),
+                              **dict.fromkeys(("Divide", "TrueDivide"), _division),
+                              **dict.fromkeys(("Mean", "Max", "Min", "Sum", "Amax", "Amin"), _reduction)}  # fmt: skip

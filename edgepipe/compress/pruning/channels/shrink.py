@@ -6,29 +6,29 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from edgepipe.compress.layer_calls import walk
-from edgepipe.compress.pruning.channels.channel_groups import Groups
-from edgepipe.compress.pruning.channels.channel_labels import Cut
+from edgepipe.compress.layer_calls import walk_layer_calls
+from edgepipe.compress.pruning.channels.channel_groups import ChannelGroups
+from edgepipe.compress.pruning.channels.channel_labels import LabeledWeight
 from edgepipe.core.arrays import Array
 from edgepipe.models.bridge_layers import LayerScale
 
 K = tf_keras.layers
 
 
-def shrink(model: Any, groups: Groups, gone: Array) -> Any:
+def shrink_model(model: Any, groups: ChannelGroups, removed_groups: Array) -> Any:
     """`model` without the groups marked in `gone`: what is left computes as if the others were zero.
 
     Nested models are opened up; names of layers, inputs and outputs stay.
     """
-    builder = _Builder(groups, groups.roots[gone])
+    builder = _ShrunkModelBuilder(groups, groups.roots[removed_groups])
     inputs = [_input(tensor) for tensor in model.inputs]
-    outputs = walk(model, inputs, builder.call)
-    smaller = tf_keras.Model(inputs[0] if len(inputs) == 1 else _packed(model, inputs),
+    outputs = walk_layer_calls(model, inputs, builder.shrink_layer)
+    shrunk_model = tf_keras.Model(inputs[0] if len(inputs) == 1 else _pack_inputs(model, inputs),
                              outputs[0] if len(outputs) == 1 else outputs, name=model.name)  # fmt: skip
-    smaller.output_names = list(model.output_names)
-    for old, new in builder.made.values():
-        new.set_weights([builder.sliced(weight) for weight in old.weights])
-    return smaller
+    shrunk_model.output_names = list(model.output_names)
+    for old_layer, new_layer in builder.layer_pairs.values():
+        new_layer.set_weights([builder.slice_weight(weight) for weight in old_layer.weights])
+    return shrunk_model
 
 
 def _input(tensor: Any) -> Any:
@@ -36,47 +36,47 @@ def _input(tensor: Any) -> Any:
     return tf_keras.Input(tensor.shape[1:], batch_size=tensor.shape[0], dtype=tensor.dtype, name=layer.name)
 
 
-def _packed(model: Any, inputs: list[Any]) -> Any:
+def _pack_inputs(model: Any, inputs: list[Any]) -> Any:
     return tf.nest.pack_sequence_as(model._nested_inputs, inputs)
 
 
-class _Builder:
-    def __init__(self, groups: Groups, removed: Array) -> None:
-        self.groups, self.removed = groups, removed
-        self.made: dict[int, tuple[Any, Any]] = {}  # id of the layer -> (it, its smaller twin)
+class _ShrunkModelBuilder:
+    def __init__(self, groups: ChannelGroups, removed_roots: Array) -> None:
+        self.groups, self.removed_roots = groups, removed_roots
+        self.layer_pairs: dict[int, tuple[Any, Any]] = {}  # id of the layer -> (it, its smaller twin)
 
-    def call(self, layer: Any, args: Any, kwargs: dict[str, Any], outputs: Any) -> Any:
-        if id(layer) not in self.made:
-            self.made[id(layer)] = layer, type(layer).from_config(self._config(layer, args))
-        return self.made[id(layer)][1](*args, **kwargs)
+    def shrink_layer(self, layer: Any, args: Any, kwargs: dict[str, Any], outputs: Any) -> Any:
+        if id(layer) not in self.layer_pairs:
+            self.layer_pairs[id(layer)] = layer, type(layer).from_config(self._shrunk_config(layer, args))
+        return self.layer_pairs[id(layer)][1](*args, **kwargs)
 
-    def _config(self, layer: Any, args: Any) -> dict[str, Any]:
+    def _shrunk_config(self, layer: Any, args: Any) -> dict[str, Any]:
         config = dict(layer.get_config())
-        made = self.groups.graph.outputs.get(layer.name)
-        if made is not None:
-            config["units" if isinstance(layer, K.Dense) else "filters"] = self._left(made)
-            if (read := self.groups.graph.grouped.get(layer.name)) is not None:
-                config["groups"] = self._left(read)
+        output_labels = self.groups.graph.output_labels.get(layer.name)
+        if output_labels is not None:
+            config["units" if isinstance(layer, K.Dense) else "filters"] = self._count_remaining(output_labels)
+            if (input_labels := self.groups.graph.grouped_input_labels.get(layer.name)) is not None:
+                config["groups"] = self._count_remaining(input_labels)
         elif isinstance(layer, LayerScale):
             config["projection_dim"] = args[0].shape[-1]
         elif isinstance(layer, K.Reshape):
-            config["target_shape"] = self._target(layer)
+            config["target_shape"] = self._target_shape(layer)
         return config
 
-    def _target(self, layer: Any) -> list[int]:
-        shape, labels = list(layer.target_shape), self.groups.graph.reshaped.get(layer.name)
+    def _target_shape(self, layer: Any) -> list[int]:
+        shape, labels = list(layer.target_shape), self.groups.graph.reshape_labels.get(layer.name)
         if labels is not None and shape[labels.axis - 1] != -1:
-            shape[labels.axis - 1] = self._left(labels.ids)
+            shape[labels.axis - 1] = self._count_remaining(labels.ids)
         return shape
 
-    def _left(self, ids: Array) -> int:
-        return int((~np.isin(self.groups.graph.union.roots(ids), self.removed)).sum())
+    def _count_remaining(self, ids: Array) -> int:
+        return int((~np.isin(self.groups.graph.union.find_roots(ids), self.removed_roots)).sum())
 
-    def sliced(self, weight: Any) -> Array:
+    def slice_weight(self, weight: Any) -> Array:
         """The weight without what is removed."""
-        values: Array = weight.numpy()
-        cut: Cut | None = self.groups.graph.cuts.get(id(weight))
-        for axis, ids in cut.axes.items() if cut is not None else ():
-            left = ~np.isin(self.groups.graph.union.roots(ids), self.removed)
-            values = np.compress(left, values, axis=axis)
-        return values
+        array: Array = weight.numpy()
+        labeled_weight: LabeledWeight | None = self.groups.graph.labeled_weights.get(id(weight))
+        for axis, ids in labeled_weight.labels_by_axis.items() if labeled_weight is not None else ():
+            keep_mask = ~np.isin(self.groups.graph.union.find_roots(ids), self.removed_roots)
+            array = np.compress(keep_mask, array, axis=axis)
+        return array
