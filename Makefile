@@ -5,6 +5,7 @@ SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
 DEVICE_VENV := .venv-device
+WORKERS := -n 2 --dist loadgroup --no-loadscope-reorder
 PYTHONS := $(or $(EDGEPIPE_PYTHON),3.13 3.12 3.11)
 
 .PHONY: demo test quick lint wheel bench families lock clean help
@@ -23,10 +24,11 @@ demo: $(VENV)/.installed
 	$(BIN)/edgepipe run pipelines/digits.yaml
 
 test: lint $(DEVICE_VENV)/.installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest $(WORKERS) --cov --cov-report=
+	@$(BIN)/coverage report --sort=cover | tail -n 25
 
 quick: $(VENV)/.installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest $(WORKERS) -m "not slow"
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

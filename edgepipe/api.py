@@ -33,22 +33,22 @@ StrPath = str | Path
 
 Settings = Mapping[str, object] | Iterable[str]
 Parameters = ParamSpec("Parameters")
-Returned = TypeVar("Returned")
+ReturnT = TypeVar("ReturnT")
 
 
 def _refuse_former_names(
     **names: str,
-) -> Callable[[Callable[Parameters, Returned]], Callable[Parameters, Returned]]:
-    """Make a function refuse arguments under their former names, with the present one as the suggestion."""
+) -> Callable[[Callable[Parameters, ReturnT]], Callable[Parameters, ReturnT]]:
+    """Make a function refuse arguments by their former names, and suggest the present ones."""
 
-    def decorate(function: Callable[Parameters, Returned]) -> Callable[Parameters, Returned]:
+    def decorate(function: Callable[Parameters, ReturnT]) -> Callable[Parameters, ReturnT]:
         @functools.wraps(function)
-        def checked(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Returned:
+        def wrapper(*args: Parameters.args, **kwargs: Parameters.kwargs) -> ReturnT:
             for former in names.keys() & kwargs.keys():
                 raise TypeError(f"{function.__name__}() has no argument '{former}'; did you mean '{names[former]}'?")
             return function(*args, **kwargs)
 
-        return checked
+        return wrapper
 
     return decorate
 
@@ -61,44 +61,44 @@ def run(
     cache_dir: StrPath | None = None,
     progress: "Progress | None" = None,
 ) -> "Report":
-    """Run a pipeline and give its report; a report that is not `met` is returned, not raised.
+    """Run a pipeline and return its report, also if the report is not `met`.
 
     Args:
-        pipeline: the YAML file, or a mapping that holds what the file would (paths relative to the current folder).
+        pipeline: the YAML file, or a mapping with the same content (paths relative to the current folder).
         settings: options that override the file's: `{"stages.prune.sparsity": 0.8}` or `["stages.prune.sparsity=0.8"]`.
-        output_dir: where report.json, report.md and the artifacts are written; None for `runs/<name>`.
-        cache_dir: None for `$EDGEPIPE_CACHE_DIR`, else `~/.cache/edgepipe`.
+        output_dir: the folder for report.json, report.md and the artifacts; None for `runs/<name>`.
+        cache_dir: the folder of cached results; None for `$EDGEPIPE_CACHE_DIR`, else `~/.cache/edgepipe`.
         progress: informed as stages run; None for silence.
 
     Raises:
-        ConfigError: everything that is wrong with the file.
+        ConfigError: all problems of the file, each with line and column.
         EdgepipeError: bad data or models, a full disk, a missing tool.
     """
     from edgepipe.core.cache import Cache, default_root
     from edgepipe.core.progress import SilentProgress
     from edgepipe.pipeline import runner, schema
-    from edgepipe.render import report as reports
+    from edgepipe.render import report_files
 
-    checked = schema.load(pipeline, settings)
-    folder = Path(output_dir) if output_dir is not None else Path("runs") / checked.name
-    reports.check_writable(folder)
+    checked_pipeline = schema.load(pipeline, settings)
+    folder = Path(output_dir) if output_dir is not None else Path("runs") / checked_pipeline.name
+    report_files.check_writable(folder)
     cache = Cache(Path(cache_dir) if cache_dir is not None else default_root())
     with cache.shared_lock():
-        finished_run = runner.run(checked, cache, progress or SilentProgress())
-        report = reports.of(finished_run)
-        reports.write(finished_run, report, folder)
+        finished_run = runner.run(checked_pipeline, cache, progress or SilentProgress())
+        report = report_files.build_report(finished_run)
+        report_files.write(finished_run, report, folder)
     return report
 
 
 def check(pipeline: "StrPath | Mapping[str, Any]", *, settings: Settings = ()) -> "Pipeline":
-    """The checked pipeline of a file or a mapping, nothing run, no TensorFlow.
+    """Check a pipeline without running it, and return it; no TensorFlow.
 
     Args:
-        pipeline: as of `run`.
-        settings: as of `run`.
+        pipeline: as in `run`.
+        settings: as in `run`.
 
     Raises:
-        ConfigError: everything that is wrong with the file, each problem with line and column.
+        ConfigError: all problems of the file, each with line and column.
     """
     from edgepipe.pipeline.schema import load
 
@@ -125,12 +125,12 @@ def convert(
     """Convert a `.keras`, `.h5`, SavedModel or float `.tflite` to TFLite, and compare it with the original.
 
     Args:
-        model: the model.
+        model: the model to convert.
         data: representative samples (an array, or a .npy or .npz file) for schemes that calibrate.
         scheme: types of weights and activations.
         input: type of the inputs; None for the scheme's own.
         output: type of the outputs, likewise.
-        out: the .tflite to write; None for one beside the model.
+        out: the .tflite to write; None writes it beside the model.
         allow_code: load a model that carries code.
         custom_objects: `module:attribute`, the model's own classes.
         calibration: activation-range calibration method.
@@ -171,11 +171,11 @@ def sensitivity(
 
     Args:
         model: a `.keras` or `.h5` file, or a float `.tflite`.
-        data: samples (an array, a .npy or .npz file; labels `y` give accuracy too), or what `edgepipe data` takes.
+        data: samples (an array, or a .npy or .npz file, with labels `y` for accuracy), or what `edgepipe data` takes.
         scheme: what layers are quantized to.
         calibration: activation-range calibration method.
         percentile: of `calibration="percentile"`.
-        samples: how many the outputs are compared on.
+        samples: number of samples to compare outputs on.
         allow_code: load a model that carries code.
         custom_objects: `module:attribute`, the model's own classes.
         chart: a .png, .svg or .pdf to draw.
@@ -197,7 +197,7 @@ def sensitivity(
 
 
 def inspect(model: StrPath) -> "Model":
-    """The facts of a .tflite: operators, tensors, MACs, parameters; see `tflite.model.Model`. No TensorFlow.
+    """Read a .tflite: operators, tensors, MACs, parameters; see `tflite.model.Model`. No TensorFlow.
 
     Raises:
         InputError: not a .tflite, or a damaged one.
@@ -223,17 +223,17 @@ def verify(
     Args:
         model: the .tflite.
         devices: names or paths of profiles.
-        limits: such as `["ram=64KiB"]`; one on a metric of devices holds for each device.
+        limits: such as `["ram=64KiB"]`; a limit on a device metric applies to each device.
         integer_only: every operator and tensor must be integer.
-        zeros_of: a pruned .keras or .h5 model, whose zeros must be zeros here.
+        zeros_of: a pruned .keras or .h5 model, whose zeros must be zeros in the .tflite.
 
     Raises:
-        InputError: no .tflite, an unknown device, or a text that is not a limit.
+        InputError: not a .tflite, an unknown device, or a text that is not a limit.
     """
     from edgepipe.commands import verify as command
 
-    pruned = Path(zeros_of) if zeros_of is not None else None
-    return command.verify(Path(model), devices=devices, limits=limits, integer_only=integer_only, zeros_of=pruned)
+    pruned_path = Path(zeros_of) if zeros_of is not None else None
+    return command.verify(Path(model), devices=devices, limits=limits, integer_only=integer_only, zeros_of=pruned_path)
 
 
 def calibrate(
@@ -247,17 +247,17 @@ def calibrate(
     force: bool = False,
     progress: "Progress | None" = None,
 ) -> "DeviceCalibration":
-    """Measure a suite of small models on `device`, fit a latency model, and write a profile that estimates with it.
+    """Measure a suite of small models on `device`, fit a latency model, and write a profile that uses it.
 
     No TensorFlow; an interrupted calibration continues where it stopped.
 
     Args:
         device: the name or path of a profile that can be measured.
         out: the profile to write, a .yaml file.
-        effort: how many models are measured: about 400, or 900.
+        effort: the number of models to measure: about 400, or 900.
         threads: of the runtime.
-        seed: which suite is drawn.
-        cache_dir: where measurements are kept; None for `$EDGEPIPE_CACHE_DIR`, else `~/.cache/edgepipe`.
+        seed: of the suite.
+        cache_dir: the folder of measurements; None for `$EDGEPIPE_CACHE_DIR`, else `~/.cache/edgepipe`.
         force: replace `out` if it exists.
         progress: informed as the suite runs; None for silence.
 
@@ -291,30 +291,30 @@ def fit_device(
     source: str | None = None,
     without: Collection[str] = (),
 ) -> "DeviceFit":
-    """Fit what operators cost on a device to a table of measurements and write the part of a profile; no TensorFlow.
+    """Fit the operator costs of a device to a table of measurements, and write a profile fragment; no TensorFlow.
 
     Args:
         table: CSV with the columns of `edgepipe.devices.latency.measurement_table`.
-        models: the folder with the .tflite files it names.
+        models: the folder with the .tflite files of the table.
         out: the YAML file to write, for a profile to inherit.
         kind: one of `edgepipe.devices.latency.processor_kinds.KINDS`.
         clock: of the target, in hertz or as text such as "400 MHz".
         target: device and runtime as "DEVICE, RUNTIME"; None if the table has only one.
-        neighbours: "TARGET=CLOCK" of other rows that are fitted together with the target's.
-        dtype: what the models of the table compute in.
-        on_chip: weights that the chip holds, in bytes or as text such as "1 MiB".
-        source: where the measurements come from; None for the table's name.
-        without: families whose rows are left out, for example because they sit on a timer's floor.
+        neighbours: "TARGET=CLOCK" of other rows to include in the fit.
+        dtype: arithmetic type of the models.
+        on_chip: on-chip memory for weights, in bytes or as text such as "1 MiB"; None if all weights fit.
+        source: of the measurements; None for the table's name.
+        without: families to exclude, for example because the timer does not resolve their latency.
 
     Raises:
-        InputError: a wrong table, an unknown kind or target, no model at hand.
+        InputError: a malformed table, an unknown kind or target, or no model of the table in the folder.
     """
     from edgepipe.devices.latency import fit_request, profile_fragment
 
     request = fit_request.parse_request(Path(table), target, kind, clock, neighbours, dtype, on_chip, source, without)
-    built = profile_fragment.fit_table(Path(table), Path(models), request)
-    profile_fragment.write(built.fit, Path(out))
-    return built
+    fit_result = profile_fragment.fit_table(Path(table), Path(models), request)
+    profile_fragment.write(fit_result.fit, Path(out))
+    return fit_result
 
 
 def profile(model: StrPath, *, devices: Collection[str] = (), cache_dir: StrPath | None = None) -> "ModelProfile":
@@ -323,7 +323,7 @@ def profile(model: StrPath, *, devices: Collection[str] = (), cache_dir: StrPath
     Args:
         model: the .tflite.
         devices: names or paths of profiles; none for all that come with edgepipe.
-        cache_dir: where Vela's results are kept; None for `$EDGEPIPE_CACHE_DIR`, else `~/.cache/edgepipe`.
+        cache_dir: the folder of Vela's results; None for `$EDGEPIPE_CACHE_DIR`, else `~/.cache/edgepipe`.
 
     Raises:
         InputError: no .tflite, a damaged one, or an unknown device.
@@ -342,14 +342,14 @@ def footprint(
     options: Mapping[str, object] | None = None,
     devices: Collection[str] = (),
 ) -> "Footprint":
-    """What an architecture of the zoo costs before it is trained: built, converted to int8 and counted.
+    """The footprint of an architecture of the zoo before training: built, converted to int8 and counted.
 
     Args:
         architecture: a name that `edgepipe.zoo` has.
         input_shape: of one sample, without the batch.
-        classes: outputs of a classifier; None for 10, and for an architecture that has none.
+        classes: outputs of a classifier; None for 10, and for an architecture that is not a classifier.
         options: of the architecture, such as `{"alpha": 0.5}`.
-        devices: names or paths of profiles to hold it against.
+        devices: names or paths of profiles to estimate it for.
 
     Raises:
         InputError: no such architecture or option, or a shape it does not take.
@@ -360,7 +360,7 @@ def footprint(
 
 
 def describe_data(description: str, *, seed: int | None = None, picture: StrPath | None = None) -> "DatasetSummary":
-    """What a dataset holds, before anyone trains: sizes, shapes, values, balance of classes, notes. No TensorFlow.
+    """Describe a dataset before training: sizes, shapes, values, class balance, notes. No TensorFlow.
 
     Args:
         description: a pipeline, a YAML file with `data:`, `module:function`, or a mapping such as `{images: photos/}`.
@@ -368,16 +368,16 @@ def describe_data(description: str, *, seed: int | None = None, picture: StrPath
         picture: a .png, .svg or .pdf to draw training samples into.
 
     Raises:
-        ConfigError: everything wrong with the description.
-        InputError: whatever is wrong with the data.
+        ConfigError: all problems of the description.
+        InputError: the data cannot be read or used.
     """
     from edgepipe.commands.dataset import describe_dataset, pick_samples
     from edgepipe.render import dataset
 
-    found, splits = describe_dataset(description, Path.cwd(), seed)
+    summary, splits = describe_dataset(description, Path.cwd(), seed)
     if picture is not None:
         dataset.draw_picture(pick_samples(splits, dataset.SAMPLES_PER_CLASS), Path(picture))
-    return found
+    return summary
 
 
 def load_report(path: StrPath) -> "Report":

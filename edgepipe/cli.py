@@ -1,6 +1,6 @@
 """The command line: thin commands, each of which imports what it needs when it runs.
 
-Results go to stdout, progress and errors to stderr. `--help` loads click and nothing else of size.
+Results go to stdout, progress and errors to stderr. `--help` loads no large package but click.
 """
 
 import errno
@@ -17,73 +17,77 @@ import click
 from edgepipe.core.errors import EdgepipeError, ExitCode, InputError, did_you_mean
 
 if TYPE_CHECKING:
-    from edgepipe.render.report_tables import Rows
+    from edgepipe.render.report import Report
 
-# TensorFlow's C++ side writes to the terminal unless told otherwise before it is loaded.
+# TensorFlow's C++ code logs to the terminal unless this is set before it is loaded.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 SCHEMES = click.Choice(
     ["int8", "int16x8", "dynamic", "weight_only_int8", "weight_only_int4", "float16", "float32", "recipe"]
 )
-NUMBERS = click.Choice(["int8", "uint8", "int16", "float32"])
-METHODS = click.Choice(["min_max", "moving_average", "percentile", "mse"])
+INTERFACE_TYPES = click.Choice(["int8", "uint8", "int16", "float32"])
+CALIBRATION_METHODS = click.Choice(["min_max", "moving_average", "percentile", "mse"])
 CALIBRATION = click.option(
-    "--calibration", type=METHODS, default="min_max", show_default=True, help="How ranges of activations are taken."
+    "--calibration",
+    type=CALIBRATION_METHODS,
+    default="min_max",
+    show_default=True,
+    help="Activation-range calibration method.",
 )
 PERCENTILE = click.option(
     "--percentile", type=click.FloatRange(50, 100, min_open=True), default=99.99, show_default=True,
-    help="Of --calibration percentile: per cent of values inside the range.",
+    help="For --calibration percentile: percentage of values inside the range.",
 )  # fmt: skip
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
 CACHE_DIR = click.option(
     "--cache-dir",
     type=click.Path(file_okay=False),
-    help="Where results are kept; default $EDGEPIPE_CACHE_DIR or ~/.cache/edgepipe.",
+    help="Where results are cached; default $EDGEPIPE_CACHE_DIR or ~/.cache/edgepipe.",
 )
-
-
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
 
 def former_option(former: str, present: str) -> Callable[[CommandT], CommandT]:
     """An option that was renamed: refused, with its present name as the suggestion."""
 
-    def refuse(ctx: click.Context, _: click.Parameter, value: str | None) -> None:
-        if value is not None:
+    def refuse(ctx: click.Context, _: click.Parameter, option_text: str | None) -> None:
+        if option_text is not None:
             raise click.UsageError(f"No such option: {former}. Did you mean {present}?", ctx)
 
     return click.option(former, hidden=True, expose_value=False, callback=refuse)
 
 
-class Suggesting(click.Group):
-    """A group that names the nearest command when it does not know one."""
+class SuggestingGroup(click.Group):
+    """A group that suggests the nearest command for an unknown one."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As click's, with a suggestion in the error."""
+        """As in click, with a suggestion in the error."""
         name = args[0] if args else ""
         if name and not name.startswith("-") and self.get_command(ctx, name) is None:
             raise click.UsageError(f"no command '{name}'{did_you_mean(name, self.list_commands(ctx))}", ctx)
         return super().resolve_command(ctx, args)
 
 
-def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
-    if wanted:
+def _print_version(ctx: click.Context, _: click.Parameter, is_requested: bool) -> None:
+    if is_requested:
         from importlib.metadata import version
 
         click.echo(f"edgepipe {version('edgepipe')}")
         ctx.exit()
 
 
-@click.group(cls=Suggesting, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=SuggestingGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-@click.option("--version", is_flag=True, callback=_version, expose_value=False, is_eager=True, help="Show the version.")
+@click.option(
+    "--version", is_flag=True, callback=_print_version, expose_value=False, is_eager=True, help="Show the version."
+)
 def cli(debug: bool) -> None:
-    """Take a Keras model to a proven int8 TFLite model for a small device, with the evidence.
+    """Take a Keras model to a validated int8 TFLite model for a small device, with evidence for every number.
 
-    Exit codes: 0 good; 1 a bug in edgepipe; 2 bad input or usage; 3 a budget or a rule was not met; 4 a tool or a
-    device could not be reached; 130 interrupted; 141 nobody read the output to its end.
+    Exit codes: 0 success; 1 a bug in edgepipe; 2 bad input or usage; 3 a budget or a rule was not met; 4 a tool or a
+    device could not be reached; 130 interrupted; 141 broken pipe.
     """
 
 
@@ -94,10 +98,12 @@ def cli(debug: bool) -> None:
     "settings",
     multiple=True,
     metavar="PATH=VALUE",
-    help="Put an option over the file, such as stages.prune.sparsity=0.8.",
+    help="Override an option of the file, such as stages.prune.sparsity=0.8.",
 )
 @click.option(
-    "--output-dir", type=click.Path(file_okay=False), help="Where report and artifacts go; default runs/NAME."
+    "--output-dir",
+    type=click.Path(file_okay=False),
+    help="Where to write the report and the artifacts; default runs/NAME.",
 )
 @CACHE_DIR
 @click.option("--quiet", is_flag=True, help="No progress on stderr.")
@@ -105,23 +111,23 @@ def cli(debug: bool) -> None:
 def run(
     pipeline: str, settings: tuple[str, ...], output_dir: str | None, cache_dir: str | None, quiet: bool, as_json: bool
 ) -> None:
-    """Run a pipeline; what has not changed comes from the cache."""
+    """Run a pipeline; stages that have not changed come from the cache."""
     from edgepipe import api
     from edgepipe.core.progress import show_progress
 
-    # What the user's own functions print is no result: stdout is for the report alone.
+    # stdout is for the report: what the user's own functions print goes to stderr.
     with show_progress(quiet) as progress, redirect_stdout(sys.stderr):
-        report = api.run(pipeline, settings=settings, output_dir=output_dir, cache_dir=cache_dir, progress=progress)
-    _print_report(report, as_json)
+        run_report = api.run(pipeline, settings=settings, output_dir=output_dir, cache_dir=cache_dir, progress=progress)
+    _print_report(run_report, as_json)
     if not quiet:
-        folder = output_dir or f"runs/{report.name}"
+        folder = output_dir or f"runs/{run_report.name}"
         click.echo(f"wrote report.json, report.md and artifacts/ to {folder}", err=True)
-    _end(report.met)
+    _exit_if_not_met(run_report.met)
 
 
 @cli.command()
 @click.argument("pipelines", nargs=-1, required=True, type=click.Path())
-@click.option("--set", "settings", multiple=True, metavar="PATH=VALUE", help="Put an option over the file.")
+@click.option("--set", "settings", multiple=True, metavar="PATH=VALUE", help="Override an option of the file.")
 def check(pipelines: tuple[str, ...], settings: tuple[str, ...]) -> None:
     """Check pipeline files without running anything: options, chain, devices, budget."""
     from edgepipe.core.errors import ConfigError
@@ -130,13 +136,13 @@ def check(pipelines: tuple[str, ...], settings: tuple[str, ...]) -> None:
     problems: list[str] = []
     for file in pipelines:
         try:
-            checked = schema.load(file, settings)
+            checked_pipeline = schema.load(file, settings)
         except ConfigError as error:
             problems += [str(problem) for problem in error.problems]
         except EdgepipeError as error:
             problems.append(str(error))
         else:
-            click.echo(f"{file}: good: {' -> '.join(step.name for step in checked.steps)}")
+            click.echo(f"{file}: ok: {' -> '.join(step.name for step in checked_pipeline.steps)}")
     for problem in problems:
         click.echo(problem, err=True)
     if problems:
@@ -147,26 +153,26 @@ def check(pipelines: tuple[str, ...], settings: tuple[str, ...]) -> None:
 @click.argument("model", type=click.Path())
 @click.option("--data", type=click.Path(), help="Representative samples, .npy or .npz; int8 and int16x8 need them.")
 @click.option("--scheme", type=SCHEMES, default="int8", show_default=True, help="Types of weights and activations.")
-@click.option("--input", "input_type", type=NUMBERS, help="Type of the inputs; default the scheme's own integers.")
-@click.option("--output", "output_type", type=NUMBERS, help="Type of the outputs, likewise.")
+@click.option("--input", "input_type", type=INTERFACE_TYPES, help="Type of the inputs; default: the scheme's own.")
+@click.option("--output", "output_type", type=INTERFACE_TYPES, help="Type of the outputs, likewise.")
 @CALIBRATION
 @PERCENTILE
 @click.option(
     "--keep-float-types",
     multiple=True,
     metavar="TYPE",
-    help="A layer class or operator that stays in float; repeatable.",
+    help="Layer class or operator that stays in float; repeatable.",
 )
 @click.option(
     "--keep-float-layers",
     multiple=True,
     metavar="REGEX",
-    help="Layers that stay in float, by their whole name; repeatable.",
+    help="Layers that stay in float, by full name; repeatable.",
 )
 @former_option("--leave-type", "--keep-float-types")
 @former_option("--leave", "--keep-float-layers")
-@click.option("--recipe", type=click.Path(), help="Of --scheme recipe: a recipe file of litert-quantizer.")
-@click.option("-o", "--out", type=click.Path(), help="The .tflite to write; default beside the model.")
+@click.option("--recipe", type=click.Path(), help="For --scheme recipe: a recipe file of litert-quantizer.")
+@click.option("-o", "--out", type=click.Path(), help="The .tflite to write; default: beside the model.")
 @click.option("--allow-code", is_flag=True, help="Load a model that carries code (Lambda layers, a SavedModel).")
 @click.option("--custom-objects", metavar="MODULE:NAME", help="The model's own classes: a dictionary, or one class.")
 @JSON
@@ -188,24 +194,37 @@ def convert(
 ) -> None:
     """Convert a .keras, .h5, SavedModel or float .tflite to TFLite, without YAML."""
     from edgepipe import api
+    from edgepipe.render import convert as renderer
+    from edgepipe.render.terminal import show_tables
 
-    done = api.convert(
+    conversion = api.convert(
         model, data=data, scheme=scheme, input=input_type, output=output_type, out=out, allow_code=allow_code,
         custom_objects=custom_objects, calibration=calibration, percentile=percentile,
         keep_float_types=keep_float_types, keep_float_layers=keep_float_layers, recipe=recipe,
     )  # fmt: skip
-    _print(done, as_json, lambda: _single_tables(done.path, done))
-    _notes(done.notes, as_json)
-    _end(not done.findings)
+    if as_json:
+        click.echo(renderer.document(conversion))
+    else:
+        show_tables(renderer.tables(conversion))
+        _print_notes(conversion.notes)
+    _exit_if_not_met(not conversion.findings)
 
 
 @cli.command()
 @click.argument("model", type=click.Path())
-@click.option("--data", required=True, help="Samples, .npy or .npz (with labels `y`: accuracy too), or a pipeline.")
-@click.option("--scheme", type=click.Choice(["int8", "int16x8"]), default="int8", show_default=True)
+@click.option("--data", required=True, help="Samples, .npy or .npz (with labels `y` for accuracy), or a pipeline.")
+@click.option(
+    "--scheme",
+    type=click.Choice(["int8", "int16x8"]),
+    default="int8",
+    show_default=True,
+    help="What layers are quantized to.",
+)
 @CALIBRATION
 @PERCENTILE
-@click.option("--samples", type=click.IntRange(1), default=512, show_default=True, help="What outputs are compared on.")
+@click.option(
+    "--samples", type=click.IntRange(1), default=512, show_default=True, help="Samples to compare outputs on."
+)
 @click.option("--chart", type=click.Path(dir_okay=False), help="Draw the ranking into this .png, .svg or .pdf.")
 @click.option("--allow-code", is_flag=True, help="Load a model that carries code.")
 @click.option("--custom-objects", metavar="MODULE:NAME", help="The model's own classes: a dictionary, or one class.")
@@ -214,80 +233,85 @@ def sensitivity(
     model: str, data: str, scheme: Any, calibration: Any, percentile: float, samples: int, chart: str | None,
     allow_code: bool, custom_objects: str | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """Rank the layers of a model by how much they mind being quantized.
+    """Rank layers by quantization sensitivity.
 
-    Each layer is quantized by itself, and left out of a model that is quantized otherwise; both are run.
+    Each layer is quantized alone, and kept in float while all others are quantized; both models are run.
     """
     from edgepipe import api
     from edgepipe.render import sensitivity as renderer
     from edgepipe.render.terminal import show_tables
 
-    found = api.sensitivity(
+    ranking = api.sensitivity(
         model, data=data, scheme=scheme, calibration=calibration, percentile=percentile, samples=samples, chart=chart,
         allow_code=allow_code, custom_objects=custom_objects,
     )  # fmt: skip
     if as_json:
-        return click.echo(renderer.document(found))
-    show_tables(renderer.tables(found))
-    return _notes(found.notes, as_json)
+        return click.echo(renderer.document(ranking))
+    show_tables(renderer.tables(ranking))
+    return _print_notes(ranking.notes)
 
 
 @cli.command()
 @click.argument("model", type=click.Path())
-@click.option("--run", "runs", is_flag=True, help="Also run it once, in a process of its own, and say how that went.")
+@click.option("--run", "runs", is_flag=True, help="Also run it once, in a child process, and report the result.")
 @JSON
 def inspect(model: str, runs: bool, as_json: bool) -> None:
     """Show what a .tflite holds: operators, shapes, types, MACs, parameters, memory plan."""
     from edgepipe import api
     from edgepipe.render import inspect as renderer
 
-    facts = api.inspect(model)
-    found = renderer.run_model(facts) if runs else None
+    tflite_model = api.inspect(model)
+    run_record = renderer.run_model(tflite_model) if runs else None
     if as_json:
-        return click.echo(renderer.as_record(facts, found).model_dump_json(indent=2, by_alias=True))
+        return click.echo(renderer.as_record(tflite_model, run_record).model_dump_json(indent=2, by_alias=True))
     from edgepipe.render.terminal import show_tables
 
-    return show_tables(renderer.tables(facts, found))
+    return show_tables(renderer.tables(tflite_model, run_record))
 
 
 @cli.command()
 @click.argument("model", type=click.Path())
-@click.option("--device", "devices", multiple=True, help="A device profile, by name or path; default: all there are.")
-@click.option("--operators", is_flag=True, help="Every operator of each device; without it those that need a word.")
+@click.option("--device", "devices", multiple=True, help="Device profile, by name or path; repeatable; default: all.")
+@click.option(
+    "--operators",
+    is_flag=True,
+    help="List every operator of each device; otherwise only operators with a problem.",
+)
 @CACHE_DIR
-@click.option("--quiet", is_flag=True, help="Nothing on stderr about the time it took.")
+@click.option("--quiet", is_flag=True, help="Do not print the time it took to stderr.")
 @JSON
 def profile(
     model: str, devices: tuple[str, ...], operators: bool, cache_dir: str | None, quiet: bool, as_json: bool
 ) -> None:
     """Show what a .tflite costs on devices before it is flashed: latency, RAM, flash, where each operator runs.
 
-    Every number says how it was obtained. A rule that is broken is told; `verify` makes it an exit code.
+    Every number comes with its evidence. Broken rules are listed; `verify` turns them into an exit code.
     """
     from edgepipe import api
     from edgepipe.render import profile as renderer
 
-    found = api.profile(model, devices=devices, cache_dir=cache_dir)
+    model_profile = api.profile(model, devices=devices, cache_dir=cache_dir)
     if as_json:
-        return click.echo(renderer.document(found))
+        return click.echo(renderer.document(model_profile))
     from edgepipe.render.terminal import show_tables
 
-    show_tables(renderer.tables(found, every_operator=operators))
-    for note in found.notes:
-        click.echo(f"note: {note}")
+    show_tables(renderer.tables(model_profile, every_operator=operators))
+    _print_notes(model_profile.notes)
     if not quiet:
-        click.echo(renderer.describe_durations(found), err=True)
+        click.echo(renderer.describe_durations(model_profile), err=True)
     return None
 
 
 @cli.command()
 @click.argument("model", type=click.Path())
-@click.option("--device", "devices", multiple=True, help="A device profile, by name or path; repeat for several.")
+@click.option("--device", "devices", multiple=True, help="Device profile, by name or path; repeatable.")
 @click.option(
     "--max", "limits", multiple=True, metavar="METRIC=LIMIT", help="An upper limit, such as ram=64KiB or latency=5ms."
 )
 @click.option("--integer-only", is_flag=True, help="Every operator and tensor must be integer.")
-@click.option("--zeros-of", type=click.Path(), help="A pruned .keras or .h5 model: its zeros must be zeros here.")
+@click.option(
+    "--zeros-of", type=click.Path(), help="A pruned .keras or .h5 model: its zeros must be zeros in the .tflite."
+)
 @JSON
 def verify(
     model: str,
@@ -297,14 +321,18 @@ def verify(
     zeros_of: str | None,
     as_json: bool,
 ) -> None:
-    """Hold a .tflite against devices and limits; exit 3 with the offenders named."""
+    """Check a .tflite against devices and limits; exit 3 and list the violations."""
     from edgepipe import api
+    from edgepipe.render import verify as renderer
+    from edgepipe.render.terminal import show_tables
 
-    result = api.verify(model, devices=devices, limits=limits, integer_only=integer_only, zeros_of=zeros_of)
-    _print(result, as_json, lambda: _single_tables(result.path, result))
-    if not as_json:
-        click.echo("met" if result.met else "not met")
-    _end(result.met)
+    verification = api.verify(model, devices=devices, limits=limits, integer_only=integer_only, zeros_of=zeros_of)
+    if as_json:
+        click.echo(renderer.document(verification))
+    else:
+        show_tables(renderer.tables(verification))
+        click.echo("met" if verification.met else "not met")
+    _exit_if_not_met(verification.met)
 
 
 @cli.command()
@@ -314,19 +342,19 @@ def report(run_folder: str, style: str) -> None:
     """Show the report of an earlier run, from its folder or report.json."""
     from edgepipe import api
 
-    found = api.load_report(run_folder)
+    run_report = api.load_report(run_folder)
     if style == "markdown":
         from edgepipe.render.markdown import render
 
-        return click.echo(render(found), nl=False)
-    return _print_report(found, style == "json")
+        return click.echo(render(run_report), nl=False)
+    return _print_report(run_report, style == "json")
 
 
 @cli.command()
 @click.argument("name", required=False)
 @JSON
 def stages(name: str | None, as_json: bool) -> None:
-    """List the stages, or explain the options of one."""
+    """List the stages, or the options of one stage."""
     from edgepipe.render import stages as renderer
     from edgepipe.render.terminal import show_tables
 
@@ -336,59 +364,62 @@ def stages(name: str | None, as_json: bool) -> None:
 @cli.command("data")
 @click.argument("description")
 @click.option("--picture", type=click.Path(dir_okay=False), help="Draw training samples into this .png, .svg or .pdf.")
-@click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="Of the split; default: the pipeline's, or 0.")
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="Seed of the split; default: the pipeline's, or 0.")
 @JSON
 def data_command(description: str, picture: str | None, seed: int | None, as_json: bool) -> None:
-    """Show a dataset before anyone trains on it: sizes, shapes, values, balance of classes, what was skipped.
+    """Show a dataset before training: sizes, shapes, values, class balance, skipped samples.
 
     DESCRIPTION is a pipeline, module:function, or a mapping such as '{images: photos/, size: [96, 96]}'. Of the test
-    split only the size is told.
+    split only the size is shown.
     """
     from edgepipe import api
     from edgepipe.render import dataset
     from edgepipe.render.terminal import show_tables
 
-    found = api.describe_data(description, seed=seed, picture=picture)
+    summary = api.describe_data(description, seed=seed, picture=picture)
     if as_json:
-        return click.echo(dataset.document(found))
-    show_tables(dataset.tables(found))
-    for note in found.notes:
-        click.echo(f"note: {note}")
-    told = f"drew {picture}" if picture else "--picture FILE.png draws samples of each class"
-    return click.echo(told, err=True)
+        return click.echo(dataset.document(summary))
+    show_tables(dataset.tables(summary))
+    _print_notes(summary.notes)
+    hint = f"drew {picture}" if picture else "--picture FILE.png draws samples of each class"
+    return click.echo(hint, err=True)
 
 
 @cli.command()
 @click.argument("name", required=False)
 @click.option("--input", "shape", metavar="SHAPE", help="Shape of one sample, such as 49x10x1 or 100x6.")
-@click.option("--classes", type=int, help="What a classifier tells apart; default 10.")
-@click.option("--set", "settings", multiple=True, metavar="OPTION=VALUE", help="An option of it, such as alpha=0.5.")
-@click.option("--device", "devices", multiple=True, help="A device profile to hold it against; repeat for several.")
+@click.option("--classes", type=int, help="Number of classes of a classifier; default 10.")
+@click.option(
+    "--set", "settings", multiple=True, metavar="OPTION=VALUE", help="An option of the architecture, such as alpha=0.5."
+)
+@click.option("--device", "devices", multiple=True, help="Device profile to estimate it for; repeatable.")
 @JSON
 def zoo(
     name: str | None, shape: str | None, classes: int | None, settings: tuple[str, ...], devices: tuple[str, ...],
     as_json: bool,
 ) -> None:  # fmt: skip
-    """List the architectures and their footprint, or build one for an input and count it before any training."""
+    """List the architectures and their footprints, or compute the footprint of one before training."""
     from edgepipe.render import zoo as renderer
     from edgepipe.render.terminal import show_tables
 
     if name is None or shape is None:
         if shape is not None or settings or devices or classes is not None:
             raise InputError("--input, --classes, --set and --device go together: edgepipe zoo NAME --input 28x28x1")
-        return (
-            click.echo(renderer.architecture_json(name)) if as_json else show_tables(renderer.architecture_tables(name))
-        )
+        if as_json:
+            return click.echo(renderer.architecture_document(name))
+        return show_tables(renderer.architecture_tables(name))
     from edgepipe import api
 
-    found = api.footprint(
+    measured_footprint = api.footprint(
         name, input_shape=renderer.parse_shape(shape), classes=classes, options=renderer.parse_options(settings),
         devices=devices,
     )  # fmt: skip
-    return click.echo(renderer.document(found)) if as_json else show_tables(renderer.tables(found))
+    if as_json:
+        return click.echo(renderer.document(measured_footprint))
+    return show_tables(renderer.tables(measured_footprint))
 
 
-@cli.group(cls=Suggesting)
+@cli.group(cls=SuggestingGroup)
 def device() -> None:
     """List, show and calibrate device profiles."""
 
@@ -409,7 +440,7 @@ def device_list(as_json: bool) -> None:
 @click.argument("name")
 @JSON
 def device_show(name: str, as_json: bool) -> None:
-    """Explain one device: hardware, runtime, types, how each metric is obtained, sources."""
+    """Show one device: hardware, runtime, types, the method of each metric, sources."""
     from edgepipe.render import devices as renderer
     from edgepipe.render.terminal import show_tables
 
@@ -426,10 +457,10 @@ def device_show(name: str, as_json: bool) -> None:
     type=click.Choice(["quick", "full"]),
     default="full",
     show_default=True,
-    help="How many models are measured: about 400 in one minute, or 900 in three.",
+    help="Number of models to measure: about 400 in one minute, or 900 in three.",
 )
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads of the runtime.")
-@click.option("--seed", type=click.IntRange(min=0), default=7, show_default=True, help="Which suite is drawn.")
+@click.option("--seed", type=click.IntRange(min=0), default=7, show_default=True, help="Seed of the suite.")
 @CACHE_DIR
 @click.option("--force", is_flag=True, help="Replace the file if it exists.")
 @click.option("--quiet", is_flag=True, help="No progress on stderr.")
@@ -445,9 +476,9 @@ def device_calibrate(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Measure a suite of small models on a device, fit a latency model, and write a profile that estimates with it.
+    """Measure a suite of small models on a device, fit a latency model, and write a profile that uses it.
 
-    An interrupted calibration goes on where it stopped: run the same command again.
+    The same command resumes an interrupted calibration.
     """
     from pathlib import Path
 
@@ -474,28 +505,30 @@ def device_calibrate(
 
 @device.command("fit")
 @click.argument("table", type=click.Path())
-@click.option("--models", required=True, type=click.Path(), help="The folder with the .tflite files of the table.")
+@click.option("--models", required=True, type=click.Path(), help="Folder with the .tflite files of the table.")
 @click.option("--target", help='Device and runtime of the rows to fit, "DEVICE, RUNTIME"; default: the only one.')
-@click.option("--kind", required=True, help="The kind of processor, such as cortex-m; see docs/latency.md.")
-@click.option("--clock", required=True, help="Of the target, such as 400 MHz.")
+@click.option("--kind", required=True, help="Kind of processor, such as cortex-m; see docs/latency.md.")
+@click.option("--clock", required=True, help="Clock of the target, such as 400 MHz.")
 @click.option(
     "--neighbour",
     "neighbours",
     multiple=True,
     metavar="TARGET=CLOCK",
-    help="Other rows of the table to fit together with it, such as 'BOARD, 8.1=400 MHz'.",
+    help="Other rows of the table to include in the fit, such as 'BOARD, 8.1=400 MHz'.",
 )
 @click.option(
     "--dtype",
     type=click.Choice(["int8", "float32"]),
     default="int8",
     show_default=True,
-    help="What the models of the table compute in.",
+    help="Arithmetic type of the models.",
 )
-@click.option("--on-chip", help="Weights that the chip holds, such as 1 MiB; more are read from outside.")
-@click.option("--without", multiple=True, metavar="FAMILY", help="Leave the rows of this family out.")
-@click.option("--source", help="Where the measurements come from; default: the table's name.")
-@click.option("-o", "--out", required=True, type=click.Path(), help="The part of a profile to write.")
+@click.option(
+    "--on-chip", help="On-chip memory for weights, such as 1 MiB; further weights are read from external memory."
+)
+@click.option("--without", multiple=True, metavar="FAMILY", help="Exclude this family's rows; repeatable.")
+@click.option("--source", help="Source of the measurements; default: the table's name.")
+@click.option("-o", "--out", required=True, type=click.Path(), help="The profile fragment to write.")
 @JSON
 def device_fit(
     table: str,
@@ -511,13 +544,13 @@ def device_fit(
     out: str,
     as_json: bool,
 ) -> None:
-    """Fit what operators cost on a device to a table of measurements, for a profile to inherit.
+    """Fit the operator costs of a device to a table of measurements, for a profile to inherit.
 
     TABLE is a CSV file with the columns family, device, runtime, model, latency_ms and file.
     """
     from edgepipe import api
 
-    built = api.fit_device(
+    fit_result = api.fit_device(
         table,
         models=models,
         out=out,
@@ -530,25 +563,25 @@ def device_fit(
         source=source,
         without=without,
     )
-    for line in built.skip_reasons:
-        click.echo(f"left out: {line}", err=True)
+    for reason in fit_result.skip_reasons:
+        click.echo(f"skipped: {reason}", err=True)
     if as_json:
-        return click.echo(built.fit.model_dump_json(indent=2))
+        return click.echo(fit_result.fit.model_dump_json(indent=2))
     from edgepipe.render.device_fit import tables
     from edgepipe.render.terminal import show_tables
 
-    show_tables(tables(built))
+    show_tables(tables(fit_result))
     return click.echo(f"wrote {out}")
 
 
 @cli.command()
 @click.argument("model")
 @click.option("-o", "--out", type=click.Path(), default="pipeline.yaml", show_default=True, help="The file to write.")
-@click.option("--data", help="What stands under `data:`: a .npz, a folder of images, or module:function.")
+@click.option("--data", help="What goes under `data:`: a .npz, a folder of images, or module:function.")
 @click.option("--device", "device_name", default="host", show_default=True, help="The device to validate for.")
 @click.option("--force", is_flag=True, help="Replace the file if it exists.")
 def init(model: str, out: str, data: str | None, device_name: str, force: bool) -> None:
-    """Look at a model and write a commented pipeline for it."""
+    """Inspect a model and write a commented pipeline for it."""
     from pathlib import Path
 
     from edgepipe.commands import init as command
@@ -559,16 +592,16 @@ def init(model: str, out: str, data: str | None, device_name: str, force: bool) 
         click.echo(f"note: {note}", err=True)
 
 
-@cli.group(cls=Suggesting)
+@cli.group(cls=SuggestingGroup)
 def cache() -> None:
-    """List or clear the results that are kept."""
+    """List or clear cached results."""
 
 
 @cache.command("list")
 @CACHE_DIR
 @JSON
 def cache_list(cache_dir: str | None, as_json: bool) -> None:
-    """List what is kept, the newest first."""
+    """List the cached results, the newest first."""
     from edgepipe.render import cache as renderer
     from edgepipe.render.terminal import show_tables
 
@@ -578,79 +611,66 @@ def cache_list(cache_dir: str | None, as_json: bool) -> None:
 @cache.command("clear")
 @CACHE_DIR
 def cache_clear(cache_dir: str | None) -> None:
-    """Remove everything that is kept."""
+    """Remove all cached results."""
     from pathlib import Path
 
     from edgepipe.core.cache import Cache, default_root
+    from edgepipe.core.units import plural
 
-    kept = Cache(Path(cache_dir) if cache_dir else default_root())
-    click.echo(f"removed {kept.clear()} entries from {kept.root}")
+    store = Cache(Path(cache_dir) if cache_dir else default_root())
+    click.echo(f"removed {plural(store.clear(), 'entry', 'entries')} from {store.root}")
 
 
-def _print_report(found: Any, as_json: bool) -> None:
+def _print_report(run_report: "Report", as_json: bool) -> None:
     if as_json:
-        return click.echo(found.json(), nl=False)
+        return click.echo(run_report.json(), nl=False)
     from edgepipe.render.terminal import show_report
 
-    return show_report(found)
+    return show_report(run_report)
 
 
-def _print(result: Any, as_json: bool, tables: Any) -> None:
-    if as_json:
-        from edgepipe.render.single_model import document
-
-        return click.echo(document(result))
-    from edgepipe.render.terminal import show_tables
-
-    return show_tables(tables())
-
-
-def _notes(notes: "tuple[str, ...]", as_json: bool) -> None:
-    for note in () if as_json else notes:
+def _print_notes(notes: "tuple[str, ...]") -> None:
+    for note in notes:
         click.echo(f"note: {note}")
 
 
-def _single_tables(path: str, result: Any) -> "list[Rows]":
-    from edgepipe.render.single_model import single_tables
-
-    return single_tables(path, result)
-
-
-def _end(met: bool) -> None:
-    if not met:
+def _exit_if_not_met(is_met: bool) -> None:
+    if not is_met:
         raise SystemExit(ExitCode.NOT_MET)
 
 
 @contextmanager
-def _reported(debug: bool) -> Iterator[None]:
-    """One clear line for every error, and the exit code that goes with it."""
+def _handle_errors(debug: bool) -> Iterator[None]:
+    """Print every error as one clear line, and exit with its code."""
     try:
         yield
     except EdgepipeError as error:
         _fail(str(error), error.exit_code, debug)
     except KeyboardInterrupt:
-        _fail(
-            "interrupted; what was finished is kept, the same command goes on from there", ExitCode.INTERRUPTED, debug
-        )
+        _fail("interrupted; finished work is kept, the same command resumes it", ExitCode.INTERRUPTED, debug)
     except OSError as error:
-        _output_failed(error, debug)
-    except Exception as error:  # noqa: BLE001 - the last place where an unexpected error can be told from a traceback
-        _bug(error, debug)
+        _handle_output_error(error, debug)
+    except Exception as error:  # noqa: BLE001 - the last place to turn an unexpected error into one line
+        _fail_with_bug(error, debug)
 
 
-def _output_failed(error: OSError, debug: bool) -> None:
-    """What is printed has no reader any more, or no room; any other error of the system is a bug."""
+def _handle_output_error(error: OSError, debug: bool) -> None:
+    """Exit for a broken pipe or a full disk; any other operating-system error is a bug."""
     if error.errno not in (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        _bug(error, debug)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes when it ends
+        _fail_with_bug(error, debug)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes stdout at exit
     if error.errno == errno.EPIPE:
         raise SystemExit(ExitCode.BROKEN_PIPE)
     _fail(f"the output cannot be written: {error.strerror}", ExitCode.BAD_INPUT, debug)
 
 
-def _bug(error: Exception, debug: bool) -> NoReturn:
-    what = f"{type(error).__name__}: {error}"
-    _fail(f"internal error, a bug in edgepipe: {what} (for the traceback: edgepipe --debug ..)", ExitCode.BUG, debug)
+def _fail_with_bug(error: Exception, debug: bool) -> NoReturn:
+    description = f"{type(error).__name__}: {error}"
+    _fail(
+        f"internal error, a bug in edgepipe: {description} (for the traceback: edgepipe --debug ..)",
+        ExitCode.BUG,
+        debug,
+    )
 
 
 def _fail(message: str, code: ExitCode, debug: bool) -> NoReturn:
@@ -662,16 +682,16 @@ def _fail(message: str, code: ExitCode, debug: bool) -> NoReturn:
 
 def main() -> None:
     """Entry point of the `edgepipe` command."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # told like Ctrl-C, with the same exit code
-    with _reported("--debug" in sys.argv[1:]):
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, with the same exit code
+    with _handle_errors("--debug" in sys.argv[1:]):
         try:
-            # Not `cli.main`: it ends with 1, our code for a bug, when the reader of stdout goes away.
+            # Not `cli.main`: on a broken pipe it exits with 1, our code for a bug.
             with cli.make_context("edgepipe", sys.argv[1:]) as context:
                 cli.invoke(context)
             sys.stdout.flush()
-        except click.exceptions.Exit as done:
+        except click.exceptions.Exit as request:
             sys.stdout.flush()
-            raise SystemExit(done.exit_code) from None
+            raise SystemExit(request.exit_code) from None
         except click.Abort:
             raise KeyboardInterrupt from None
         except click.ClickException as error:

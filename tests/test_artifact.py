@@ -147,9 +147,10 @@ def test_a_full_disk(tmp_path: Path) -> None:
         from edgepipe.core.errors import StorageError
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-        for work in (lambda: write_bytes(Path("out/a"), bytes(4000)), lambda: copy_atomically(Path("big"), Path("out/b"))):
+        writes = (lambda: write_bytes(Path("out/a"), bytes(4000)), lambda: copy_atomically(Path("big"), Path("out/b")))
+        for write in writes:
             try:
-                work()
+                write()
             except StorageError as error:
                 print(error)
     """

@@ -269,7 +269,7 @@ def test_the_commands(cache: Cache, command: Command) -> None:
     (cache.entries / KEY).rename(cache.entries / OTHER)
     assert json.loads(command("cache", "list", "--cache-dir", cache.root, "--json").out)["entries"] == []
     cleared = command("cache", "clear", "--cache-dir", cache.root)
-    assert (cleared.code, cleared.out) == (0, f"removed 1 entries from {cache.root}\n")
+    assert (cleared.code, cleared.out) == (0, f"removed 1 entry from {cache.root}\n")
 
 
 def test_clear_while_held_ends_with_bad_input(cache: Cache, command: Command) -> None:

@@ -118,7 +118,7 @@ PLACES = [  # text, the problem when held against Example
     ("{number: 2}", "f:1:10: number: found the number 2; allowed: 1 or 3"),
     ("{sizes: 3}", "f:1:9: sizes: should be a list; found the number 3"),
     ("{sizes: [1, a]}", "f:1:13: sizes.1: should be an integer; found the text 'a'"),
-    ("{pair: [1, 2, 3]}", "f:1:8: pair: should have at most 2 item(s), found 3"),
+    ("{pair: [1, 2, 3]}", "f:1:8: pair: should have at most 2 items, found 3"),
     ("{pair: [1]}", "f:1:8: pair.1: is required but missing"),
     ("{inner: 3}", "f:1:9: inner: should be a mapping; found the number 3"),
     ("{inner: []}", "f:1:9: inner: should be a mapping; found an empty list"),

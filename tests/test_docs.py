@@ -105,11 +105,10 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Where `edgepipe` is found, and one cache for all pages."""
+def environment(shared_cache: Path) -> dict[str, str]:
+    """Where `edgepipe` is found, and one cache for all pages and tests."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    cache = str(tmp_path_factory.mktemp("cache"))
-    return {**os.environ, "PATH": path, "EDGEPIPE_CACHE_DIR": cache, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    return {**os.environ, "PATH": path, "EDGEPIPE_CACHE_DIR": str(shared_cache), "TF_CPP_MIN_LOG_LEVEL": "3"}
 
 
 @pytest.mark.parametrize("page", _cases())

@@ -76,8 +76,8 @@ QUANTITY = "is not a quantity; write a number and a unit, one of:"
     ("text", "dimension", "message"),
     [
         ("20", Dimension.SECONDS, "'20' has no unit; allowed: s, ms, us, µs, ns, min"),
-        ("20 KiB", Dimension.SECONDS, "'KiB' is no unit of seconds; allowed: s, ms, us, µs, ns, min"),
-        ("20 mS", Dimension.SECONDS, "'mS' is no unit of seconds; allowed: s, ms, us, µs, ns, min"),
+        ("20 KiB", Dimension.SECONDS, "'KiB' is not a unit of seconds; allowed: s, ms, us, µs, ns, min"),
+        ("20 mS", Dimension.SECONDS, "'mS' is not a unit of seconds; allowed: s, ms, us, µs, ns, min"),
         ("many", Dimension.BYTES, f"'many' {QUANTITY} B, KiB, MiB, GiB, kB, KB, MB, GB"),
         ("", Dimension.BYTES, f"'' {QUANTITY} B, KiB, MiB, GiB, kB, KB, MB, GB"),
         ("1,5 ms", Dimension.SECONDS, f"'1,5 ms' {QUANTITY} s, ms, us, µs, ns, min"),
@@ -140,3 +140,8 @@ def test_any_text_is_a_quantity_or_a_unit_error(text: str, dimension: Dimension)
         assert math.isfinite(parse(text, dimension))
     except UnitError as error:
         assert str(error)  # noqa: PT017 - both outcomes are right; nothing else may escape
+
+
+@pytest.mark.parametrize(("number", "text"), [(0, "0 steps"), (1, "1 step"), (2, "2 steps"), (1200, "1,200 steps")])
+def test_plurals(number: int, text: str) -> None:
+    assert units.plural(number, "step") == text

@@ -61,14 +61,14 @@ JUDGED = [  # limit, metric, met, reason
     (limit(0.5, "max"), metric(0.6), False, f"60.00 % {OVER}"),
     (limit(0.01, "max"), metric(0.98 - 0.97), True, ""),  # a point, and a rounding error of binary numbers
     (limit(0.0, "max"), metric(0.1 + 0.2 - 0.3), True, ""),
-    (limit(0.5), None, False, "nothing took this metric"),
-    (limit(0.5, optional=True), None, True, "nothing took this metric"),
+    (limit(0.5), None, False, "this metric was not computed"),
+    (limit(0.5, optional=True), None, True, "this metric was not computed"),
     (limit(0.5), "none", False, "unavailable: no board"),
     (limit(0.5, optional=True), "none", True, "unavailable: no board"),
     (limit(0.5, optional=True), metric(0.4), False, f"40.00 % {UNDER}"),
     (limit(0.5, evidence=Evidence.MEASURED), metric(0.6), True, ""),
     (limit(0.5, evidence=Evidence.EXACT), metric(0.6), False, "the evidence is 'measured', the budget demands 'exact'"),
-    (limit(0.5, device="host"), metric(0.6), False, "nothing took this metric"),
+    (limit(0.5, device="host"), metric(0.6), False, "this metric was not computed"),
     (limit(0.5, device="host"), metric(0.6, device="host"), True, ""),
 ]
 
@@ -165,6 +165,6 @@ def test_words_that_are_no_limits_are_all_told() -> None:
         f"'npu_operators=1': expected METRIC=LIMIT{allowed}",
         "'ram': expected METRIC=LIMIT; the limit is missing",
         f"'sparsity=50%': expected METRIC=LIMIT{allowed}",
-        "'ms' is no unit of bytes; allowed: B, KiB, MiB, GiB, kB, KB, MB, GB",
+        "'ms' is not a unit of bytes; allowed: B, KiB, MiB, GiB, kB, KB, MB, GB",
         "-3B is negative",
     ]

@@ -17,7 +17,7 @@ from edgepipe.core.outcome import Outcome, Table
 from edgepipe.core.units import Dimension
 from edgepipe.render import markdown, report_schema
 from edgepipe.render import terminal as text
-from edgepipe.render.report import FILE, SCHEMA, Report, StageReport, load
+from edgepipe.render.report import REPORT_FILE, SCHEMA, Report, StageReport, load
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 SCHEMA_FILE = Path(report_schema.__file__).with_name("report_schema.json")
@@ -68,7 +68,7 @@ def report(met: bool = False) -> Report:
         )
     )
     pruned = Outcome(
-        notes=("layer 'a|b' was left alone",),
+        notes=("layer 'a|b' is excluded",),
         tables=(
             Table(title="Zeros", columns=("layer", "zeros", "share"), rows=(("a|b", 1200, 0.75), ("[c]", 3, 0.5))),
         ),
@@ -116,8 +116,8 @@ def test_every_row_of_markdown_has_as_many_cells_as_its_head() -> None:
 
 
 def test_json_reads_back(tmp_path: Path) -> None:
-    (tmp_path / FILE).write_text(report().json())
-    assert load(tmp_path) == load(tmp_path / FILE) == api.load_report(tmp_path) == report()
+    (tmp_path / REPORT_FILE).write_text(report().json())
+    assert load(tmp_path) == load(tmp_path / REPORT_FILE) == api.load_report(tmp_path) == report()
     assert report().stage("validate").metric("ram", "board") == METRICS[3]
     with pytest.raises(KeyError):
         report().stage("gone")
@@ -156,7 +156,7 @@ def test_the_schema_and_the_reader_refuse_the_same(place: tuple[str | int, ...],
     inner[place[-1]] = value
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(data, json.loads(SCHEMA_FILE.read_text()))
-    (tmp_path / FILE).write_text(json.dumps(data))
+    (tmp_path / REPORT_FILE).write_text(json.dumps(data))
     with pytest.raises(InputError, match=SCHEMA):
         load(tmp_path)
 
@@ -180,19 +180,19 @@ UNREADABLE = {
 @pytest.mark.parametrize(("content", "message"), UNREADABLE.values(), ids=UNREADABLE)
 def test_a_report_that_cannot_be_read(content: bytes | None, message: str, tmp_path: Path, command: Command) -> None:
     if content is not None:
-        (tmp_path / FILE).write_bytes(content)
+        (tmp_path / REPORT_FILE).write_bytes(content)
     ended = command("report", tmp_path)
     assert (ended.code, ended.out) == (2, "")
-    assert ended.err == f"edgepipe: {message.format(folder=tmp_path, file=tmp_path / FILE)}\n"
+    assert ended.err == f"edgepipe: {message.format(folder=tmp_path, file=tmp_path / REPORT_FILE)}\n"
 
 
 def test_the_command(tmp_path: Path, command: Command) -> None:
-    (tmp_path / FILE).write_text(report().json())
+    (tmp_path / REPORT_FILE).write_text(report().json())
     ended = command("report", tmp_path)
     assert (ended.code, ended.err) == (0, "")
     check("report.txt", ended.out)
     check("report.md", command("report", tmp_path, "--format", "markdown").out)
-    assert command("report", tmp_path / FILE, "--format", "json").out == report().json()
+    assert command("report", tmp_path / REPORT_FILE, "--format", "json").out == report().json()
     assert command("report", tmp_path / "gone").err == (
         f"edgepipe: {tmp_path / 'gone'}: cannot be read: No such file or directory\n"
     )

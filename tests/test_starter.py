@@ -134,7 +134,7 @@ def test_what_the_file_says_of_a_trained_model(models: Path, arrays: Path, tmp_p
         "devices": ["nucleo-l4r5zi"], "against": "model", "integer_only": True,
         "budget": {"accuracy_drop": "1 point", "size": f"{size} KiB"},
     }  # fmt: skip
-    assert notes == ("the task is a guess: classification, for it ends in softmax over 10 outputs",)
+    assert notes == ("the task is a guess: classification (it ends in softmax over 10 outputs)",)
     assert "takes 'image' (8, 8, 3)" in out.read_text()
 
 
@@ -177,7 +177,7 @@ def test_a_tflite_needs_no_data(models: Path, tmp_path: Path) -> None:
     assert "data" not in data
     assert "task" not in data
     assert "integer_only" not in data["stages"][0]["validate"]  # it is a float model
-    assert "quality is not taken" in notes[0]
+    assert "quality is not measured" in notes[0]
 
 
 def test_a_tflite_with_data(models: Path, arrays: Path, tmp_path: Path) -> None:
@@ -339,9 +339,9 @@ BAD: dict[str, tuple[str, dict[str, Any], str]] = {
     "no images": ("number.keras", {"data": "."}, "has no subfolder"),
     "damaged data": ("number.keras", {"data": "damaged.npz"}, "damaged.npz: not a .npz file, or a damaged one"),
     "there already": ("number.keras", {"out": "there.yaml"}, "there.yaml: exists already; replace it with --force"),
-    "a folder": ("number.keras", {"out": "folder"}, "folder: a folder; name the file"),
+    "a folder": ("number.keras", {"out": "folder"}, "folder: is a folder; name the file"),
     "a name for no text file": ("number.keras", {"data": "a\nb.npz"}, "cannot be written into a text file; rename it"),
-    "the model itself": ("number.keras", {"out": "number.keras", "force": True}, "is what the pipeline is made from"),
+    "the model itself": ("number.keras", {"out": "number.keras", "force": True}, "is an input of the pipeline"),
 }
 
 

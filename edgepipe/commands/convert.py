@@ -1,4 +1,4 @@
-"""`edgepipe convert`: one model the user already has to TFLite, without YAML, compared with the original."""
+"""`edgepipe convert`: converts one model to TFLite without YAML, and compares it with the original."""
 
 import re
 from collections.abc import Collection
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from edgepipe.compress.quantizer.quantization import QuantizationRequest
     from edgepipe.compress.source_model import SourceModel
 
-COMPARED_SAMPLES = 100  # samples that are run through both models
-RANDOM_SAMPLES = 10  # ... when the user gave none
+COMPARED_SAMPLES = 100  # that both models are run on
+RANDOM_SAMPLES = 10  # random inputs instead, without samples
 MODEL_KINDS = (ArtifactKind.KERAS, ArtifactKind.FLOAT, ArtifactKind.SAVED_MODEL, ArtifactKind.TFLITE)
 
 
 class Conversion(Record):
-    """A model that was converted: where it is, what it weighs, and how far its outputs are from the original's."""
+    """A converted model: its path, metrics such as size and difference from the original, findings and notes."""
 
     path: str
     scheme: SchemeName
@@ -51,9 +51,9 @@ def convert(
     keep_float_layers: Collection[str] = (),
     recipe: Path | None = None,
 ) -> Conversion:
-    """Convert the model at `path`: a Keras 3 model straight, without a bridge, or a float .tflite.
+    """Convert the model at `path`; a Keras 3 model is converted directly, without the bridge to tf_keras.
 
-    The .tflite is compared with the original on up to 100 of the samples, or on random inputs when there are none.
+    The .tflite is compared with the original on up to 100 of the samples, or on random inputs if there are none.
 
     Args:
         path: a `.keras` or `.h5` file, a SavedModel folder or a float `.tflite`.
@@ -61,7 +61,7 @@ def convert(
         scheme: types of weights and activations.
         input_type: type of the inputs; None for the scheme's own.
         output_type: type of the outputs, likewise.
-        out: the .tflite to write; None for one beside the model.
+        out: the .tflite to write; None writes it beside the model.
         allow_code: load a model that carries code.
         custom_objects: `module:attribute`, the model's own classes, looked up in the current folder first.
         calibration: activation-range calibration; None for minimum and maximum.
@@ -82,20 +82,22 @@ def convert(
     target = out or path.with_suffix(".tflite")
     _check_paths(path, kind, target)
     request = _build_request(scheme, (input_type, output_type), calibration, recipe)
-    samples = _check_samples(request, data)
+    samples = _read_samples(request, data)
     load_tensorflow()
     source = _open_source(path, kind, allow_code, custom_objects)
-    converted = convert_model(source.model, _keep_float(request, keep_float_types, keep_float_layers, source), samples)
-    with write_atomically(target) as aside:  # the file appears once it has been run and compared
+    converted_model = convert_model(
+        source.model, _keep_float(request, keep_float_types, keep_float_layers, source), samples
+    )
+    with write_atomically(target) as temporary_path:  # the file appears once it has been run and compared
         with wrap_storage_errors(str(target)):
-            aside.write_bytes(converted.content)
-        lite = reader.read(aside)
+            temporary_path.write_bytes(converted_model.content)
+        lite = reader.read(temporary_path)
         all_integer = SCHEMES[scheme].integer_only and not (keep_float_types or keep_float_layers)
         findings = integer_check.check_integer_only(lite, allow_float_interface=True) if all_integer else []
         metrics = [*device_metrics.file_metrics(lite), *_difference_metrics(source, kind, lite, samples)]
     return Conversion(
         path=str(target), scheme=scheme, metrics=tuple(metrics), findings=tuple(findings),
-        notes=(*converted.notes, *float_operator_notes(scheme, lite)),
+        notes=(*converted_model.notes, *float_operator_notes(scheme, lite)),
     )  # fmt: skip
 
 
@@ -121,7 +123,7 @@ def _build_request(
 
     interface_types(scheme, *types)
     if scheme == "mixed":
-        raise InputError("mixed is decided by validation quality: write a pipeline (`edgepipe init` makes one)")
+        raise InputError("mixed is decided by validation quality: write a pipeline, for example with `edgepipe init`")
     if (scheme == "recipe") != (recipe is not None):
         raise InputError("--recipe FILE and --scheme recipe go together")
     if calibration is not None and calibration.method != "min_max" and not SCHEMES[scheme].needs_calibration:
@@ -130,8 +132,8 @@ def _build_request(
     return QuantizationRequest(scheme, *types, calibration or ActivationCalibration(), rules)
 
 
-def _check_samples(request: "QuantizationRequest", data: "str | Path | Arrays | None") -> Arrays | None:
-    """The samples of `data`, which must be there if `request` calibrates."""
+def _read_samples(request: "QuantizationRequest", data: "str | Path | Arrays | None") -> Arrays | None:
+    """The samples of `data`, which are required if `request` calibrates."""
     from edgepipe.compress.quantizer.quantization import needs_samples
 
     if data is None and needs_samples(request):
@@ -167,12 +169,12 @@ def _check_expression(pattern: str) -> None:
     try:
         re.compile(pattern)
     except re.error as error:
-        raise InputError(f"--keep-float-layers '{pattern}' is no regular expression: {error}") from None
+        raise InputError(f"--keep-float-layers '{pattern}' is not a regular expression: {error}") from None
 
 
 def _open_source(path: Path, kind: ArtifactKind, allow_code: bool, custom_objects: str | None) -> "SourceModel":
     if kind is ArtifactKind.SAVED_MODEL and not allow_code:
-        raise InputError(f"{path}: a SavedModel is a program; say --allow-code if you trust where it came from")
+        raise InputError(f"{path}: a SavedModel is a program; set --allow-code if you trust its source")
     from edgepipe.compress.source_model import open_source
     from edgepipe.models import custom_objects as user_classes
 
@@ -183,43 +185,34 @@ def _open_source(path: Path, kind: ArtifactKind, allow_code: bool, custom_object
 
 
 def _difference_metrics(source: "SourceModel", kind: ArtifactKind, lite: Model, samples: Arrays | None) -> list[Metric]:
-    """How far the converted model's outputs are from the original's, on the same inputs."""
+    """The difference of the converted model's outputs from the original's, on the same inputs."""
     if kind is ArtifactKind.SAVED_MODEL:
         reason = "a SavedModel is only converted, not run; compare it where it was trained"
         return [unavailable_metric("max_difference", Dimension.NUMBER, reason)]
-    x = (
-        _random_inputs(lite)
-        if samples is None
-        else take_samples(_by_input_name(source, samples), slice(COMPARED_SAMPLES))
-    )
-    expected = _original_outputs(source, x)
-    outputs = _list_outputs(interpreter.predict(lite.path, _as_real_numbers(lite, x)).real_values)
-    which = (
-        f"{count_samples(x)} {'random inputs' if samples is None else 'of the given samples'}, original against LiteRT"
-    )
-    if not all(np.isfinite(array).all() for array in expected):
-        return [
-            unavailable_metric(
-                "max_difference", Dimension.NUMBER, f"the original gives values that are not finite, {which}"
-            )
-        ]
-    if not all(np.isfinite(array).all() for array in outputs):
-        raise InputError(f"the converted model gives values that are not finite ({which}); nothing is written")
-    largest = max(float(np.abs(a - b).max()) for a, b in zip(expected, outputs, strict=True))
-    metrics = [
-        _measured_metric(
-            "max_difference", largest, Dimension.NUMBER, f"largest absolute difference of outputs on {which}"
-        )
-    ]
-    if expected[0].ndim == 2 and expected[0].shape[1] > 1:
-        same = float(np.mean(expected[0].argmax(axis=1) == outputs[0].argmax(axis=1)))
-        how = f"largest output at the same place on {which}"
-        metrics.append(_measured_metric("labels_equal", same, Dimension.FRACTION, how))
+    if samples is None:
+        x, inputs_text = _random_inputs(lite), "random inputs"
+    else:
+        x, inputs_text = take_samples(_by_input_name(source, samples), slice(COMPARED_SAMPLES)), "of the given samples"
+    original_outputs = _original_outputs(source, x)
+    converted_outputs = _list_outputs(interpreter.predict(lite.path, _as_real_numbers(lite, x)).real_values)
+    conditions = f"{count_samples(x)} {inputs_text}, original against LiteRT"
+    if not all(np.isfinite(array).all() for array in original_outputs):
+        reason = f"the original outputs values that are not finite, {conditions}"
+        return [unavailable_metric("max_difference", Dimension.NUMBER, reason)]
+    if not all(np.isfinite(array).all() for array in converted_outputs):
+        raise InputError(f"the converted model outputs values that are not finite ({conditions}); nothing is written")
+    max_difference = max(float(np.abs(a - b).max()) for a, b in zip(original_outputs, converted_outputs, strict=True))
+    provenance = f"largest absolute difference of outputs on {conditions}"
+    metrics = [_measured_metric("max_difference", max_difference, Dimension.NUMBER, provenance)]
+    if original_outputs[0].ndim == 2 and original_outputs[0].shape[1] > 1:
+        equal_share = float(np.mean(original_outputs[0].argmax(axis=1) == converted_outputs[0].argmax(axis=1)))
+        provenance = f"same argmax of the outputs on {conditions}"
+        metrics.append(_measured_metric("labels_equal", equal_share, Dimension.FRACTION, provenance))
     return metrics
 
 
 def _by_input_name(source: "SourceModel", samples: Arrays) -> Arrays:
-    """Samples as the inputs of the model take them, by their names if there are several."""
+    """Samples in the shapes of the model's inputs, by input name if there are several."""
     if isinstance(source.model, Model):
         return samples
     from edgepipe.compress.keras_to_tflite import prepare_feeds
@@ -231,7 +224,7 @@ def _by_input_name(source: "SourceModel", samples: Arrays) -> Arrays:
 
 
 def _original_outputs(source: "SourceModel", x: Arrays) -> list[Array]:
-    """The outputs in the order that a .tflite has them in, whatever they are called."""
+    """The outputs in the order of the .tflite, whatever their names."""
     if isinstance(source.model, Model):
         return _list_outputs(interpreter.predict(source.model.path, x).real_values)
     import keras
@@ -240,7 +233,7 @@ def _original_outputs(source: "SourceModel", x: Arrays) -> list[Array]:
 
 
 def _as_real_numbers(lite: Model, x: Arrays) -> Arrays:
-    """Integer samples, such as pixels, as the real numbers they stand for, unless the model takes bare integers."""
+    """Integer samples, such as pixels, as real numbers, unless the model takes integers without quantization."""
     bare_integers = any(tensor.dtype in INTEGERS and tensor.quantization is None for tensor in lite.inputs)
     return x if bare_integers else map_arrays(lambda array: array.astype(np.float32), x)
 
@@ -248,7 +241,7 @@ def _as_real_numbers(lite: Model, x: Arrays) -> Arrays:
 def _random_inputs(lite: Model) -> Arrays:
     random = np.random.RandomState(0)
     inputs = {
-        # Integers may be indices into a small table: 0 and 1 are in every one.
+        # Integers may be indices into a small table: 0 and 1 are valid in any.
         name: random.rand(RANDOM_SAMPLES, *t.shape[1:]).astype(np.float32)
         if t.dtype.startswith("float")
         else random.randint(0, 2, (RANDOM_SAMPLES, *t.shape[1:])).astype(t.dtype)
@@ -261,5 +254,5 @@ def _list_outputs(outputs: Arrays) -> list[Array]:
     return list(outputs.values()) if isinstance(outputs, dict) else [outputs]
 
 
-def _measured_metric(name: str, value: float, unit: Dimension, how: str) -> Metric:
-    return Metric(name=name, value=value, unit=unit, evidence=Evidence.MEASURED, how=how)
+def _measured_metric(name: str, value: float, unit: Dimension, provenance: str) -> Metric:
+    return Metric(name=name, value=value, unit=unit, evidence=Evidence.MEASURED, how=provenance)

@@ -1,4 +1,4 @@
-"""A dataset before anyone trains on it: counts, shapes, values, balance, notes. `edgepipe data`."""
+"""`edgepipe data`: describes a dataset before training: counts, shapes, values, class balance, notes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,11 +16,11 @@ from edgepipe.data.data_spec import DataSpec, parse
 from edgepipe.data.dataset_loading import MANY_CLASSES, load
 from edgepipe.data.splits import FITTING_SPLITS, Split, Splits
 
-MAX_LISTED = 16  # up to so many are told one by one
+MAX_LISTED = 16  # channels, or names of missing classes, that are listed one by one
 
 
 class InputStatistics(Record):
-    """What one input holds in the training split, over all samples and places."""
+    """Statistics of one input in the training split, over all samples and positions."""
 
     name: str = Field(description="the input, and its channel where there are few; empty for the only one")
     low: float
@@ -30,7 +30,7 @@ class InputStatistics(Record):
 
 
 class DatasetSummary(Record):
-    """A dataset. Of the test split only its size is told: it is read once, by `validate`."""
+    """A dataset. Of the test split only the size is shown: only `validate` reads it."""
 
     source: str
     counts: dict[str, int] = Field(description="samples by split")
@@ -51,7 +51,7 @@ def describe_dataset(description: str, base: Path, seed: int | None = None) -> t
 
     Raises:
         ConfigError: everything wrong with the description, with line and column.
-        InputError: whatever is wrong with the data.
+        InputError: the data cannot be read or used.
     """
     document, path, section, folder, pipeline_seed = _read_description(description, base)
     spec = parse(document, path, section, folder)
@@ -64,7 +64,7 @@ def describe_dataset(description: str, base: Path, seed: int | None = None) -> t
 
 
 def _read_description(description: str, base: Path) -> tuple[Document, KeyPath, Any, Path, int]:
-    """The document, where the dataset stands in it, the folder it is relative to, and the seed."""
+    """The document, the path and content of its `data:`, the folder that paths are relative to, and the seed."""
     file = base / description
     if file.suffix.lower() in (".yaml", ".yml") or file.is_file():
         document = config.read(file)
@@ -75,7 +75,7 @@ def _read_description(description: str, base: Path) -> tuple[Document, KeyPath, 
         return document, (), content, file.resolve().parent, 0
     if not references.is_reference(description) and not description.lstrip().startswith("{"):
         raise InputError(
-            f"'{description[:80]}' is no file, no module:function and no mapping; give a pipeline, "
+            f"'{description[:80]}' is neither a file, a module:function nor a mapping; give a pipeline, "
             "edgepipe.data:digits, or '{images: folder}'"
         )
     document = config.parse(f"data: {description}\n", "the description")
@@ -85,7 +85,7 @@ def _read_description(description: str, base: Path) -> tuple[Document, KeyPath, 
 
 
 def _check_augment(splits: Splits) -> None:
-    """Raise an `InputError` if training samples cannot be changed as `augment:` says."""
+    """Raise an `InputError` if the training samples cannot be augmented as `augment:` says."""
     if splits.augment is not None:
         from edgepipe.training.augmentation import augmenter_for
 
@@ -136,8 +136,11 @@ def _class_counts(splits: Splits) -> dict[str, dict[str, int]]:
     if splits.class_count is None or splits.class_count > MANY_CLASSES:
         return {}
     names: Sequence[str] = splits.class_names or [str(label) for label in range(splits.class_count)]
-    counts = {split: np.bincount(np.ravel(xy.y), minlength=splits.class_count) for split, xy in splits.data_by_split.items()
-               if xy.y is not None}  # fmt: skip
+    counts = {
+        split: np.bincount(np.ravel(split_data.y), minlength=splits.class_count)
+        for split, split_data in splits.data_by_split.items()
+        if split_data.y is not None
+    }
     return {
         name: {str(split): int(split_counts[number]) for split, split_counts in counts.items()}
         for number, name in enumerate(names)
@@ -145,7 +148,7 @@ def _class_counts(splits: Splits) -> dict[str, dict[str, int]]:
 
 
 def _class_gap_notes(splits: Splits) -> list[str]:
-    """Splits without samples of some class, and data of one class only, as notes."""
+    """Notes on splits without samples of some class, and on data of one class only."""
     counts_by_class = _class_counts(splits)
     missing_classes = {
         split: [name for name, counts in counts_by_class.items() if not counts.get(split)]
@@ -162,7 +165,7 @@ def _class_gap_notes(splits: Splits) -> list[str]:
 
 
 def pick_samples(splits: Splits, per_class: int) -> list[tuple[str, Array]]:
-    """Up to `each` training samples of every class, or of all without classes, to be looked at."""
+    """Up to `per_class` training samples of every class, or of the whole split if there are no classes."""
     x: Arrays = splits.train.x
     array = next(iter(x.values())) if isinstance(x, dict) else x
     y = splits.train.y

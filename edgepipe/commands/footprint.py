@@ -1,4 +1,4 @@
-"""Profile before you train: an architecture of the zoo, built for an input, converted to int8 and counted."""
+"""The footprint of an architecture of the zoo before training: built for an input, converted to int8 and counted."""
 
 import inspect
 import tempfile
@@ -17,9 +17,9 @@ from edgepipe.core.units import Dimension
 from edgepipe.tflite import reader, tflm_runtime
 from edgepipe.zoo import published_footprints
 
-SCORE_SCALE = 16.0  # of the scores of random weights, so that some class stands out
-DEFAULT_CLASSES = 10  # of a classifier, unless given
-SAMPLE_COUNT = 4  # random ones that calibrate: ranges change neither size nor speed; a test holds it against training
+SCORE_SCALE = 16.0  # scales the kernel of the class scores, so that random weights do not make all classes equal
+DEFAULT_CLASSES = 10  # of a classifier
+SAMPLE_COUNT = 4  # random calibration samples: ranges affect neither size nor speed, as a test checks
 
 
 class Footprint(Record):
@@ -40,11 +40,17 @@ def measure_footprint(
     options: Mapping[str, object],
     devices: Collection[str] = (),
 ) -> Footprint:
-    """Build the architecture `name`, convert it and count; without `classes` a classifier has 10.
+    """Build the architecture `name`, convert it to int8 and count.
+
+    Args:
+        name: an architecture of `edgepipe.zoo`.
+        input_shape: of one sample, without the batch.
+        classes: outputs of a classifier; None for 10, and for an architecture that is not a classifier.
+        options: of the architecture.
+        devices: names or paths of profiles to profile it on.
 
     Raises:
-        InputError: no such architecture or option, a shape or an option's value that it does not take, or an unknown
-            device.
+        InputError: no such architecture, option or device, or a shape or value that the architecture does not take.
     """
     from edgepipe.models.startup import load_tensorflow
 
@@ -79,12 +85,12 @@ def _architecture_arguments(
     if "classes" in inspect.signature(getattr(zoo, name)).parameters:
         return {"input_shape": input_shape, "classes": DEFAULT_CLASSES if classes is None else classes, **options}
     if classes is not None:
-        raise InputError(f"{name} tells no classes apart; leave --classes out")
+        raise InputError(f"{name} is not a classifier; omit --classes")
     return {"input_shape": input_shape, **options}
 
 
 def _write_model(name: str, arguments: dict[str, Any], path: Path) -> Metric:
-    """Write the architecture, with random weights, as an int8 .tflite; its trainable and moving parameters."""
+    """Write the architecture, with random weights, as an int8 .tflite, and count its parameters."""
     import numpy as np
 
     from edgepipe import zoo
@@ -94,16 +100,16 @@ def _write_model(name: str, arguments: dict[str, Any], path: Path) -> Metric:
     _randomize_weights(model)
     samples = np.random.RandomState(0).rand(SAMPLE_COUNT, *arguments["input_shape"]).astype(np.float32)
     write_bytes(path, convert(model, scheme="int8", samples=samples, input_type="int8", output_type="int8"))
-    counting_method = "elements of all weights of the Keras model, statistics of batch norms among them"
-    return exact_metric("parameters", model.count_params(), Dimension.COUNT, counting_method)
+    provenance = "elements of all weights of the Keras model, including the statistics of batch norms"
+    return exact_metric("parameters", model.count_params(), Dimension.COUNT, provenance)
 
 
 def _randomize_weights(model: Any) -> None:
-    """Random weights of sane size, because fresh ones mislead.
+    """Assign random weights of realistic size, because initial weights are misleading.
 
-    Fresh biases are all zero: the converter stores them once for all layers, or not at all, and the file is up to a
-    fifth smaller than it will be. Fresh activations shrink from layer to layer until TensorFlow Lite Micro has no
-    multiplier for them, and it aborts on a softmax over more than 256 classes whose scores are all alike.
+    Initial biases are all zero: the converter stores them once for all layers, or not at all, and the file is up to a
+    fifth smaller than a trained one. Initial activations shrink from layer to layer until TensorFlow Lite Micro has no
+    multiplier for them, and it aborts on a softmax over more than 256 classes with equal scores.
     """
     from edgepipe.models.perturb import perturb
 

@@ -1,4 +1,4 @@
-"""What a .tflite costs on devices before it is flashed: latency, RAM, flash, and where each of its operators runs."""
+"""`edgepipe profile`: latency, RAM and flash of a .tflite on devices, and where each of its operators runs."""
 
 import time
 from collections import Counter
@@ -23,7 +23,7 @@ class OperatorProfile(Record):
 
     operator: str = Field(description="for example CONV_2D #3")
     runs_on: str = Field(description="NPU, GPU, CPU or unsupported")
-    seconds: float | None = Field(description="by the same evidence as the latency; null: not known by operator")
+    seconds: float | None = Field(description="with the same evidence as the latency; null: not known by operator")
     reason: str = Field(default="", description="why it does not run where it should")
     suggestion: str = Field(default="", description="the change that would bring it there")
 
@@ -40,7 +40,7 @@ class DeviceProfileResult(Record):
 
     @property
     def operator_counts(self) -> dict[str, int]:
-        """How many operators run where."""
+        """The number of operators by where they run."""
         return dict(Counter(operator.runs_on for operator in self.operators))
 
 
@@ -56,9 +56,15 @@ class ModelProfile(Record):
 def profile_model(
     path: Path, devices: Collection[str] = (), cache: Cache | None = None, base: Path | None = None
 ) -> ModelProfile:
-    """Profile the .tflite at `path` on `devices`, by name or path to a profile; none of them means all there are.
+    """Profile the .tflite at `path` on `devices`.
 
-    Estimates come first, then Vela, then what runs the model here; a rule that is broken is a finding, not an error.
+    Estimates come first, then Vela, then measurements on this host; a broken rule is a finding, not an error.
+
+    Args:
+        path: the .tflite.
+        devices: names or paths of profiles; none for all that come with edgepipe.
+        cache: of Vela's results; None for the default one.
+        base: the folder that paths of profiles are relative to; None for the current one.
 
     Raises:
         InputError: no .tflite, a damaged one, or an unknown device.
@@ -86,11 +92,11 @@ def profile_model(
 def _check_names(profiles: list[Device]) -> None:
     duplicates = [name for name, count in Counter(device.name for device in profiles).items() if count > 1]
     if duplicates:
-        raise InputError(f"two of the devices are called '{duplicates[0]}'; give one of them another name")
+        raise InputError(f"two devices are named '{duplicates[0]}'; rename one")
 
 
 def _group_devices(profiles: list[Device]) -> dict[str, list[Device]]:
-    """The devices by what has to run for them: nothing but arithmetic, Vela, or the model itself."""
+    """The devices by what they need: estimates only, Vela, or a run of the model on this host."""
     devices_by_method: dict[str, list[Device]] = {"estimates": [], "Vela": [], "runs": []}
     for device in profiles:
         methods = {device.latency.by, device.ram.by}

@@ -1,4 +1,4 @@
-"""`edgepipe sensitivity`: how sensitive each layer of a model is to quantization."""
+"""`edgepipe sensitivity`: ranks the layers of a model by quantization sensitivity."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +16,7 @@ from edgepipe.core.artifact import ArtifactKind
 from edgepipe.core.errors import InputError
 from edgepipe.core.metric import Record
 from edgepipe.core.references import installed_version
+from edgepipe.core.units import plural
 from edgepipe.tflite.model import Model
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ CALIBRATION_SAMPLES = 200
 @final
 @dataclass(frozen=True)
 class SensitivityOptions:
-    """What layers are quantized to, how activation ranges are calibrated, and how many samples outputs are compared on."""
+    """The scheme that layers are quantized by, the calibration method, and the number of samples to compare on."""
 
     scheme: Literal["int8", "int16x8"] = "int8"
     calibration: ActivationCalibration = field(default_factory=ActivationCalibration)
@@ -56,6 +57,13 @@ def rank_model_layers(
 ) -> SensitivityReport:
     """Rank the layers of the model at `path`.
 
+    Args:
+        path: a `.keras` or `.h5` file, or a float `.tflite`.
+        data: samples; or the path of a .npy or .npz file; or a description as `edgepipe data` takes it.
+        options: see `SensitivityOptions`.
+        allow_code: load a model that carries code.
+        custom_objects: `module:attribute`, the model's own classes; None for none.
+
     Raises:
         InputError: no float model, no samples, or a model that cannot be quantized.
     """
@@ -64,72 +72,80 @@ def rank_model_layers(
     kind = detect_kind(path)
     if kind not in (ArtifactKind.KERAS, ArtifactKind.FLOAT, ArtifactKind.TFLITE):
         raise InputError(f"{path}: is a {kind}; `sensitivity` takes a .keras or .h5 file, or a float .tflite")
-    calibration_samples, compared, labels, notes = _samples(data, options.samples)
+    calibration_samples, compared_samples, labels, data_notes = _read_samples(data, options.samples)
     with _open_float(path, kind, calibration_samples, allow_code, custom_objects) as (lite, feeds, layers):
-        bench, range_notes = _bench(lite, feeds, layers, compared, options)
-        mismatch = _label_mismatch(lite, labels)
-        quality = None if labels is None or mismatch else _accuracy(compared, labels)
-        ranking = rank_layers(bench, "int8" if options.scheme == "int8" else "int16", quality)
+        quantizer, range_notes = _build_quantizer(lite, feeds, layers, compared_samples, options)
+        mismatch_notes = _label_mismatch_notes(lite, labels)
+        measure_accuracy = None if labels is None or mismatch_notes else _accuracy_function(compared_samples, labels)
+        ranking = rank_layers(quantizer, "int8" if options.scheme == "int8" else "int16", measure_accuracy)
     return _build_report(
-        path, options, ranking, quality is not None, count_samples(compared), (*notes, *range_notes, *mismatch)
+        path,
+        options,
+        ranking,
+        measure_accuracy is not None,
+        count_samples(compared_samples),
+        (*data_notes, *range_notes, *mismatch_notes),
     )
 
 
 @dataclass(frozen=True)
 class _ClassLabels:
-    """The classes of the samples that are looked at, and how many there are in all."""
+    """The class labels of the compared samples, and the number of classes."""
 
-    values: Array
-    classes: int
+    labels: Array
+    class_count: int
 
 
-def _samples(data: "str | Arrays", number: int) -> tuple[Arrays, Arrays, _ClassLabels | None, tuple[str, ...]]:
-    """Samples that calibrate, samples that are looked at, their labels if they are classes, and notes."""
+def _read_samples(
+    data: "str | Arrays", sample_count: int
+) -> tuple[Arrays, Arrays, _ClassLabels | None, tuple[str, ...]]:
+    """Calibration samples, samples to compare outputs on, their labels if they are classes, and notes."""
     if not isinstance(data, str):
-        return take_samples(data, slice(CALIBRATION_SAMPLES)), take_samples(data, slice(number)), None, ()
+        return take_samples(data, slice(CALIBRATION_SAMPLES)), take_samples(data, slice(sample_count)), None, ()
     if data.endswith((".npz", ".npy")):
         from edgepipe.data import sample_files
 
         x, y = sample_files.read_labelled(Path(data))
         return (
             take_samples(x, slice(CALIBRATION_SAMPLES)),
-            take_samples(x, slice(number)),
-            _class_labels(y, number),
-            _no_classes_note(y),
+            take_samples(x, slice(sample_count)),
+            _class_labels(y, sample_count),
+            _no_classes_notes(y),
         )
     from edgepipe.commands.dataset import describe_dataset
 
-    described, splits = describe_dataset(data, Path.cwd())
+    summary, splits = describe_dataset(data, Path.cwd())
     validation = splits.validation
     train = take_samples(splits.train.x, slice(CALIBRATION_SAMPLES))
-    notes = (*described.notes, *_no_classes_note(validation.y))
-    return train, take_samples(validation.x, slice(number)), _class_labels(validation.y, number), notes
+    notes = (*summary.notes, *_no_classes_notes(validation.y))
+    return train, take_samples(validation.x, slice(sample_count)), _class_labels(validation.y, sample_count), notes
 
 
-def _class_labels(y: Array | None, number: int) -> _ClassLabels | None:
-    if y is None or _no_classes_note(y) or not len(y):
+def _class_labels(y: Array | None, sample_count: int) -> _ClassLabels | None:
+    if y is None or _no_classes_notes(y) or not len(y):
         return None
-    return _ClassLabels(y[:number], int(y.max()) + 1)
+    return _ClassLabels(y[:sample_count], int(y.max()) + 1)
 
 
-def _no_classes_note(y: Array | None) -> tuple[str, ...]:
-    """A note if the labels are no classes, such as the numbers of a regression."""
+def _no_classes_notes(y: Array | None) -> tuple[str, ...]:
+    """A note if the labels are not classes, such as those of a regression."""
     if y is None or (y.ndim == 1 and y.dtype.kind in "iu"):
         return ()
-    return (f"no accuracy: labels of type {y.dtype} and shape {y.shape[1:]} are no classes",)
+    return (f"no accuracy: labels of type {y.dtype} and shape {y.shape[1:]} are not classes",)
 
 
-def _label_mismatch(lite: Model, labels: _ClassLabels | None) -> tuple[str, ...]:
-    """A note if the labels are none of the model's outputs, as those of an autoencoder."""
+def _label_mismatch_notes(lite: Model, labels: _ClassLabels | None) -> tuple[str, ...]:
+    """A note if the labels do not fit the model's outputs, such as those of an autoencoder."""
     if labels is None:
         return ()
-    if (least := int(labels.values.min())) < 0:
-        return (f"no accuracy: a label is {least}; classes are counted from 0",)
+    if (lowest_label := int(labels.labels.min())) < 0:
+        return (f"no accuracy: a label is {lowest_label}; classes are counted from 0",)
     width = lite.outputs[0].elements
-    if len(lite.outputs) == 1 and width == labels.classes:
+    if len(lite.outputs) == 1 and width == labels.class_count:
         return ()
-    found = f"{len(lite.outputs)} output(s) of {width}"
-    return (f"no accuracy: the labels have {labels.classes} classes, the model {found}",)
+    classes_text = plural(labels.class_count, "class", "classes")
+    outputs_text = f"{plural(len(lite.outputs), 'output')} of {width}"
+    return (f"no accuracy: the labels have {classes_text}, the model has {outputs_text}",)
 
 
 @contextmanager
@@ -143,8 +159,8 @@ def _open_float(
     from edgepipe.compress.quantizer.op_decomposition import decomposed_model, uniform_bit_width
 
     with (
-        open_float_tflite(source.model, samples) as (plain, feeds, _),
-        decomposed_model(plain, uniform_bit_width(8)) as lite,
+        open_float_tflite(source.model, samples) as (float_model, feeds, _),
+        decomposed_model(float_model, uniform_bit_width(8)) as lite,
     ):
         yield lite, feeds or [], source.layer_classes
 
@@ -163,47 +179,48 @@ def _open_source(path: Path, kind: ArtifactKind, allow_code: bool, custom_object
         return open_source(path, kind, allow_code=allow_code)
 
 
-def _bench(
-    lite: Model, feeds: list[Array], classes: Mapping[str, str], samples: Arrays, options: SensitivityOptions
+def _build_quantizer(
+    lite: Model, feeds: list[Array], layer_classes: Mapping[str, str], samples: Arrays, options: SensitivityOptions
 ) -> tuple["LayerwiseQuantizer", tuple[str, ...]]:
     from edgepipe.compress.quantizer.activation_calibration import calibrate
     from edgepipe.compress.quantizer.layerwise_quantizer import build_layerwise_quantizer
     from edgepipe.compress.quantizer.op_decomposition import calibrate_decomposed
     from edgepipe.compress.quantizer.quantizable_layers import find_layers
 
-    given = dict(zip(lite.inputs_by_name, feeds, strict=True))
-    ranges = calibrate_decomposed(lite, lambda model: calibrate(model, given, options.calibration))
-    types, found = SCHEMES[options.scheme].interfaces[0], find_layers(lite, classes)
-    if not found:
-        raise InputError("the model has no operator, it gives back what it is given: there is nothing to rank")
-    return build_layerwise_quantizer(lite, found, ranges.by_tensor, (types, types), samples), tuple(ranges.notes())
+    feed_by_input = dict(zip(lite.inputs_by_name, feeds, strict=True))
+    ranges = calibrate_decomposed(lite, lambda model: calibrate(model, feed_by_input, options.calibration))
+    interface_type, layers = SCHEMES[options.scheme].interfaces[0], find_layers(lite, layer_classes)
+    if not layers:
+        raise InputError("the model has no operators, it outputs its input: there is nothing to rank")
+    types = (interface_type, interface_type)
+    return build_layerwise_quantizer(lite, layers, ranges.by_tensor, types, samples), tuple(ranges.notes())
 
 
-def _accuracy(samples: Arrays, labels: _ClassLabels) -> Callable[[bytes], float]:
+def _accuracy_function(samples: Arrays, labels: _ClassLabels) -> Callable[[bytes], float]:
     from edgepipe.compress.quantizer.flatbuffer_edits import temporary_tflite
     from edgepipe.tflite.interpreter import predict
 
-    def quality(content: bytes) -> float:
+    def accuracy(content: bytes) -> float:
         with temporary_tflite(content) as path:
-            scores = np.asarray(predict(path, samples).real_values).reshape(len(labels.values), -1)
-        return float(np.mean(scores.argmax(axis=1) == labels.values))
+            scores = np.asarray(predict(path, samples).real_values).reshape(len(labels.labels), -1)
+        return float(np.mean(scores.argmax(axis=1) == labels.labels))
 
-    return quality
+    return accuracy
 
 
 def _build_report(
     path: Path,
     options: SensitivityOptions,
     ranking: "SensitivityRanking",
-    labelled: bool,
-    number: int,
+    has_labels: bool,
+    sample_count: int,
     notes: tuple[str, ...],
 ) -> SensitivityReport:
     tools = ", ".join(f"{name} {installed_version(name)}" for name in ("litert-quantizer", "ai-edge-litert"))
     return SensitivityReport(
         model=str(path), scheme=options.scheme, calibration=options.calibration.describe(), layers=ranking.layers,
         whole=ranking.whole,
-        quality="accuracy" if labelled else None, quality_float=ranking.quality_float,
+        quality="accuracy" if has_labels else None, quality_float=ranking.quality_float,
         quality_whole=ranking.quality_whole, notes=notes,
-        how=f"measured: each model made and run on {number} samples, {tools}, LiteRT xnnpack",
+        how=f"measured: each model built and run on {plural(sample_count, 'sample')}, {tools}, LiteRT xnnpack",
     )  # fmt: skip

@@ -14,7 +14,7 @@ from edgepipe.tflite.model import Model
 
 
 class Verification(Record):
-    """A .tflite checked against devices and limits."""
+    """The result of checking a .tflite against devices and limits."""
 
     path: str
     devices: tuple[str, ...]
@@ -51,53 +51,56 @@ def verify(
         base: what paths of profiles are relative to; None for the current folder.
 
     Raises:
-        InputError: no .tflite, an unknown device, or a word that is no limit.
+        InputError: not a .tflite, an unknown device, or a text that is not a limit.
     """
     profiles = [device_profile.load(name, base or Path.cwd()) for name in devices]
-    bounds = _parse_limits(list(limits), [device.name for device in profiles])
+    parsed_limits = _parse_limits(list(limits), [device.name for device in profiles])
     model = reader.read(path)
     interpreter.check_runs(path)
-    on_devices = device_metrics.gather(model, profiles)
-    metrics = [*device_metrics.file_metrics(model), *on_devices.metrics]
+    device_results = device_metrics.gather(model, profiles)
+    metrics = [*device_metrics.file_metrics(model), *device_results.metrics]
     if not profiles:
         metrics += _file_metrics(path)
     float_findings = integer_check.check_integer_only(model) if integer_only else []
-    zero_findings = _lost_zeros(model, zeros_of) if zeros_of is not None else []
+    zero_findings = _zero_findings(model, zeros_of) if zeros_of is not None else []
     return Verification(
         path=str(path),
         devices=tuple(device.name for device in profiles),
         metrics=tuple(metrics),
-        findings=(*float_findings, *zero_findings, *on_devices.findings),
-        verdicts=tuple(judge(limit, metrics) for limit in bounds),
+        findings=(*float_findings, *zero_findings, *device_results.findings),
+        verdicts=tuple(judge(limit, metrics) for limit in parsed_limits),
     )
 
 
-def _lost_zeros(lite: Model, pruned: Path) -> list[Finding]:
-    """The zeros of the pruned model that are none in `lite`; a kernel that is not found is a finding too."""
+def _zero_findings(lite: Model, pruned_path: Path) -> list[Finding]:
+    """Findings on zeros of the pruned model that `lite` lost, and on kernels that are not found in it."""
     from edgepipe.models.file_kind import detect_kind
     from edgepipe.models.startup import load_tensorflow
 
-    kind = detect_kind(pruned)
+    kind = detect_kind(pruned_path)
     if kind not in (ArtifactKind.KERAS, ArtifactKind.FLOAT):
-        raise InputError(f"{pruned}: is a {kind}; --zeros-of takes the .keras or .h5 file of a pruned model")
+        raise InputError(f"{pruned_path}: is a {kind}; --zeros-of takes the .keras or .h5 file of a pruned model")
     load_tensorflow()
     from edgepipe.compress.pruning.prunable_kernels import kernels_in_tflite_order
     from edgepipe.models.bridge import bridge
     from edgepipe.models.model_files import load_model
 
-    model = load_model(pruned, kind, allow_code=False)
-    checked = pruned_zeros.check_kernels(
+    model = load_model(pruned_path, kind, allow_code=False)
+    checks = pruned_zeros.check_kernels(
         lite, kernels_in_tflite_order(bridge(model).model if kind is ArtifactKind.KERAS else model)
     )
-    if not checked:
-        raise InputError(f"{pruned}: no kernel of it is pruned: none holds zeros")
-    missing = [Finding(rule="pruned-zeros", place=entry.layer, observed="no tensor of the .tflite is this kernel")
-               for entry in checked if not entry.tensor]  # fmt: skip
-    return [*missing, *pruned_zeros.findings(checked)]
+    if not checks:
+        raise InputError(f"{pruned_path}: is not pruned: no kernel has zeros")
+    missing_kernels = [
+        Finding(rule="pruned-zeros", place=check.layer, observed="no tensor of the .tflite is this kernel")
+        for check in checks
+        if not check.tensor
+    ]
+    return [*missing_kernels, *pruned_zeros.build_findings(checks)]
 
 
-def _parse_limits(words: list[str], devices: list[str]) -> list[Limit]:
-    limits = budget.parse_max_options(words)
+def _parse_limits(texts: list[str], devices: list[str]) -> list[Limit]:
+    limits = budget.parse_max_options(texts)
     return [
         limit.model_copy(update={"device": device})
         for limit in limits

@@ -1,9 +1,9 @@
-"""Weight clustering with tfmot: a kernel keeps few distinct values, trained while each weight may go over to another.
+"""Weight clustering with tfmot: a kernel keeps few distinct values; training moves weights between clusters.
 
 Han et al. 2016, "Deep Compression" (arXiv 1510.00149): shared weights. Each weight of a kernel takes the value of the
-nearest centroid; the gradient moves the centroids, and the weights between them. tfmot's wrapper does that. Built here
-is what it lacks: it passes over biasless convolutions and frozen layers without a word, crashes on a channel of zeros,
-and lets the layers that are not clustered lose the zeros and clusters they came with.
+nearest centroid; the gradient moves the centroids, and the weights between them. tfmot's wrapper does that. This module
+adds what it lacks: tfmot silently skips convolutions without bias and frozen layers, crashes on a channel of zeros, and
+lets layers that are not clustered lose the zeros and clusters they started with.
 """
 
 from collections.abc import Iterator
@@ -19,6 +19,7 @@ from edgepipe.compress.overrides import Overrides
 from edgepipe.compress.qat.quantizers import MIN_MEMBERS, KernelStructure, WeightQuantizer, detect_structure
 from edgepipe.core.arrays import Array
 from edgepipe.core.errors import InputError
+from edgepipe.core.units import plural
 
 K = tf_keras.layers
 KERNEL_ATTRIBUTES = {
@@ -28,13 +29,17 @@ KERNEL_ATTRIBUTES = {
 }  # fmt: skip
 DEPTHWISE_LAYERS = (K.DepthwiseConv1D, K.DepthwiseConv2D)
 _INIT = tfmot.clustering.keras.CentroidInitialization
-INITS = {"density": _INIT.DENSITY_BASED, "linear": _INIT.LINEAR, "kmeans++": _INIT.KMEANS_PLUS_PLUS,
-          "random": _INIT.RANDOM}  # fmt: skip
+CENTROID_INITS = {
+    "density": _INIT.DENSITY_BASED,
+    "linear": _INIT.LINEAR,
+    "kmeans++": _INIT.KMEANS_PLUS_PLUS,
+    "random": _INIT.RANDOM,
+}
 
 
 @dataclass(frozen=True)
 class ClusteringPlan:
-    """How many clusters, where their centroids start, and what is left alone."""
+    """The number of clusters, their initial centroids, and the layers that are excluded."""
 
     clusters: int
     init: Literal["density", "linear", "kmeans++", "random"] = "kmeans++"
@@ -46,17 +51,17 @@ class ClusteringPlan:
 
 @dataclass(frozen=True)
 class ClusterTarget:
-    """How one kernel is clustered: its number of values, zero included, in all or in each output channel."""
+    """How one kernel is clustered: its number of values, zero included, in total or in each output channel."""
 
     clusters: int
     per_channel: bool
     keeps_zeros: bool
-    per_tensor_reason: str = ""  # why the kernel is clustered as a whole, although the plan says per channel
+    per_tensor_reason: str = ""  # why the kernel is clustered per tensor, although the plan says per channel
 
 
 @dataclass(frozen=True)
 class ClusterSelection:
-    """Path of a layer -> how it is clustered, or why it is left alone; and each kernel as it was."""
+    """By layer path: how it is clustered, or why it is excluded; and each kernel before clustering."""
 
     targets: dict[str, ClusterTarget]
     exclusion_reasons: dict[str, str]
@@ -65,27 +70,27 @@ class ClusterSelection:
 
 @dataclass(frozen=True)
 class LayerClusters:
-    """The distinct values of a kernel after clustering, exactly counted."""
+    """The distinct values of a kernel after clustering, counted exactly."""
 
     name: str
     kind: str
     elements: int
     zeros: int
-    revived_zeros: int  # weights that were zero before and are not now
-    distinct_values: int  # distinct, zero left out
-    max_in_channel: int  # the most distinct values that an output channel has, zero left out
+    revived_zeros: int  # weights that were zero before clustering and are not now
+    distinct_values: int  # distinct values, zero excluded
+    max_in_channel: int  # the largest number of distinct values in an output channel, zero excluded
     target: ClusterTarget | None
     exclusion_reason: str = ""
 
     @property
     def distinct_count(self) -> int:
-        """The distinct values that `target` limits, zero counted."""
+        """The number of distinct values that `target` limits, zero included."""
         by_channel = self.target is not None and self.target.per_channel
         return (self.max_in_channel if by_channel else self.distinct_values) + (self.zeros > 0)
 
 
 def iterate_layers(model: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every layer with its path, `outer/inner` for one inside a nested model."""
+    """Every layer with its path, `outer/inner` in a nested model."""
     for layer in model.layers:
         if isinstance(layer, tf_keras.Model):
             yield from iterate_layers(layer, f"{prefix}{layer.name}/")
@@ -94,7 +99,7 @@ def iterate_layers(model: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def find_kernel(layer: Any) -> Any:
-    """The variable that is clustered, or the kernel of a layer that clustering leaves alone; None without one."""
+    """The variable that is clustered, or the kernel of a layer that clustering does not support; None without one."""
     attribute = KERNEL_ATTRIBUTES.get(type(layer))
     if attribute:
         return getattr(layer, attribute)
@@ -102,10 +107,10 @@ def find_kernel(layer: Any) -> Any:
 
 
 def select_layers(model: Any, plan: ClusteringPlan) -> ClusterSelection:
-    """What happens to each layer of `model` that has a kernel.
+    """Decide for each layer of `model` with a kernel how it is clustered, or why not.
 
     Raises:
-        InputError: nothing to cluster, or an override for a layer that is not there.
+        InputError: nothing to cluster, or an override for a layer that does not exist.
     """
     layers = dict(iterate_layers(model))
     plan.overrides.check(list(layers.values()))
@@ -132,10 +137,10 @@ def _decide_layer(layer: Any, plan: ClusteringPlan, is_last: bool) -> ClusterTar
     kernel = np.asarray(find_kernel(layer))
     distinct_count, nonzero_count = np.unique(kernel).size, int(np.count_nonzero(kernel))
     if distinct_count <= clusters:
-        return f"it holds {distinct_count} distinct values already"
+        return f"it already holds {plural(distinct_count, 'distinct value')}"
     if nonzero_count < MIN_MEMBERS * clusters:
         return (
-            f"too few weights: {nonzero_count} that are not zero, for {clusters} clusters ({MIN_MEMBERS} each at least)"
+            f"too few weights: {nonzero_count} that are not zero, for {clusters} clusters (at least {MIN_MEMBERS} each)"
         )
     keeps_zeros = plan.preserve_sparsity and detect_structure(kernel, (kernel.ndim - 1,)).zero_mask is not None
     per_tensor_reason = _per_tensor_reason(layer, kernel, clusters) if plan.per_channel else ""
@@ -143,24 +148,24 @@ def _decide_layer(layer: Any, plan: ClusteringPlan, is_last: bool) -> ClusterTar
 
 
 def _unclusterable_reason(layer: Any) -> str:
-    """Why tfmot cannot cluster `layer`, or should not."""
+    """Why tfmot cannot or should not cluster `layer`; empty if it can."""
     kind = type(layer).__name__
     if isinstance(layer, DEPTHWISE_LAYERS):
-        return f"{kind} is not clustered: few weights, each used at many places"
+        return f"{kind} is not clustered: few weights, each used at many positions"
     if type(layer) not in KERNEL_ATTRIBUTES:
         return f"{kind} is not clustered: only convolutions and dense layers are"
     if not layer.trainable_weights:
         return "it is frozen (trainable: false), and clustering trains"
     kernel = np.asarray(find_kernel(layer))
     if getattr(layer, "groups", 1) > 1 and kernel.shape[-2] == 1:
-        return f"{kind} of one channel a group is not clustered: few weights, each used at many places"
+        return f"{kind} with one channel per group is not clustered: few weights, each used at many positions"
     return "" if np.isfinite(kernel).all() else "its kernel holds NaN or infinity"
 
 
 def _plan_exclusion_reason(layer: Any, plan: ClusteringPlan, is_last: bool) -> str:
-    """Why the plan leaves `layer` alone; naming the last layer in `layers` is stronger than `exclude_last`."""
+    """Why the plan excludes `layer`; naming the last layer in `layers` overrides `exclude_last`."""
     if plan.overrides.is_excluded(layer):
-        return "as the pipeline says"
+        return "excluded in the pipeline"
     name_overrides = Overrides(layers=plan.overrides.layers).for_layer(layer)
     return (
         "the last layer is excluded (exclude_last: true)"
@@ -176,17 +181,19 @@ def _cluster_count(layer: Any, plan: ClusteringPlan) -> int:
 
 
 def _per_tensor_reason(layer: Any, kernel: Array, clusters: int) -> str:
-    """Why `layer` cannot be clustered by channel. tfmot does so for Conv2D only; of its subclass Conv2DTranspose it
-    would take the input channels."""
+    """Why `layer` cannot be clustered per channel; empty if it can.
+
+    tfmot supports only Conv2D; for its subclass Conv2DTranspose it would use the input channels.
+    """
     if type(layer) is not K.Conv2D:
-        return f"per channel is for Conv2D, not {type(layer).__name__}"
+        return f"per channel is for Conv2D only, not {type(layer).__name__}"
     min_nonzero = int(np.count_nonzero(kernel.reshape(-1, kernel.shape[-1]), axis=0).min())
-    return f"a channel has {min_nonzero} weights that are not zero" if min_nonzero < MIN_MEMBERS * clusters else ""
+    return f"a channel has {plural(min_nonzero, 'nonzero weight')}" if min_nonzero < MIN_MEMBERS * clusters else ""
 
 
-def wrap(model: Any, choice: ClusterSelection, init: str) -> Any:
-    """`model` with clustering wrappers around the layers that `choice` targets, inside nested models too."""
-    return _clone_model(model, choice.targets, init, "")
+def wrap(model: Any, selection: ClusterSelection, init: str) -> Any:
+    """`model` with clustering wrappers around the target layers of `selection`, inside nested models too."""
+    return _clone_model(model, selection.targets, init, "")
 
 
 def _clone_model(model: Any, targets: dict[str, ClusterTarget], init: str, prefix: str) -> Any:
@@ -200,21 +207,21 @@ def _clone_model(model: Any, targets: dict[str, ClusterTarget], init: str, prefi
 
 
 class _ClusterWrapper(ClusterWeights):  # type: ignore[misc]  # tfmot carries no types
-    """tfmot's wrapper, behind a layer that gives a mask too: tfmot's own hands the mask to a `call` that takes none."""
+    """tfmot's wrapper, fixed for inputs with a mask: tfmot's own passes the mask to a `call` that takes none."""
 
     def call(self, inputs: Any, training: Any = None, mask: Any = None) -> Any:
-        """What the layer gives with each weight at its centroid."""
+        """The layer's output with each weight at its centroid."""
         self.update_clustered_weights_associations()
         return self.layer.call(inputs)
 
 
 def _build_wrapper(layer: Any, target: ClusterTarget, init: str) -> Any:
     # tfmot's `cluster_weights` counts the channels of a Conv2D by its last weight, the kernel if there is no bias, and
-    # then passes the layer over as too small: the wrapper itself has no such test.
+    # then skips the layer as too small: the wrapper itself has no such check.
     wrapper = _ClusterWrapper(
         layer,
         target.clusters,
-        INITS[init],
+        CENTROID_INITS[init],
         preserve_sparsity=target.keeps_zeros,
         cluster_per_channel=target.per_channel,
     )
@@ -222,12 +229,14 @@ def _build_wrapper(layer: Any, target: ClusterTarget, init: str) -> Any:
     return wrapper
 
 
-def build_callbacks(model: Any, choice: ClusterSelection, preserve_sparsity: bool) -> list[Any]:
-    """What the training loop must call so that layers of `model` that are left alone keep their zeros and clusters."""
+def build_callbacks(model: Any, selection: ClusterSelection, preserve_sparsity: bool) -> list[Any]:
+    """Training callbacks that keep the zeros and clusters of the layers of `model` that are not clustered."""
     kernel_ties = []
     for path, layer in iterate_layers(model):
-        if path in choice.exclusion_reasons:
-            layer_ties = detect_structure(choice.original_kernels[path], (choice.original_kernels[path].ndim - 1,))
+        if path in selection.exclusion_reasons:
+            layer_ties = detect_structure(
+                selection.original_kernels[path], (selection.original_kernels[path].ndim - 1,)
+            )
             layer_ties = KernelStructure(layer_ties.zero_mask if preserve_sparsity else None, layer_ties.cluster_index)
             kernel_ties += (
                 [(find_kernel(layer), layer_ties)]
@@ -238,7 +247,7 @@ def build_callbacks(model: Any, choice: ClusterSelection, preserve_sparsity: boo
 
 
 class _TieCallback(tf_keras.callbacks.Callback):  # type: ignore[misc]  # tf_keras carries no types
-    """After each batch, set kernels back to where their ties allow: projected gradient descent."""
+    """Projects kernels back onto their zeros and clusters after each batch: projected gradient descent."""
 
     def __init__(self, kernel_ties: list[tuple[Any, KernelStructure]]) -> None:
         super().__init__()
@@ -250,19 +259,21 @@ class _TieCallback(tf_keras.callbacks.Callback):  # type: ignore[misc]  # tf_ker
 
 
 def strip(model: Any) -> Any:
-    """The clustered model without its wrappers: each weight is the centroid it belongs to."""
+    """The clustered model without its wrappers: each weight is its cluster's centroid."""
     return tfmot.clustering.keras.strip_clustering(model)
 
 
-def measure_clusters(model: Any, choice: ClusterSelection) -> list[LayerClusters]:
-    """The distinct values of every kernel of the stripped `model`, counted, beside the reason it was left alone."""
+def measure_clusters(model: Any, selection: ClusterSelection) -> list[LayerClusters]:
+    """The number of distinct values of every kernel of the stripped `model`, with the reason why it was excluded."""
     return [
-        _measure_layer(path, layer, choice) for path, layer in iterate_layers(model) if path in choice.original_kernels
+        _measure_layer(path, layer, selection)
+        for path, layer in iterate_layers(model)
+        if path in selection.original_kernels
     ]
 
 
-def _measure_layer(path: str, layer: Any, choice: ClusterSelection) -> LayerClusters:
-    kernel, original_kernel = np.asarray(find_kernel(layer)), choice.original_kernels[path]
+def _measure_layer(path: str, layer: Any, selection: ClusterSelection) -> LayerClusters:
+    kernel, original_kernel = np.asarray(find_kernel(layer)), selection.original_kernels[path]
     zero_mask = kernel == 0
     channels = kernel.reshape(-1, kernel.shape[-1]).T
     return LayerClusters(
@@ -273,8 +284,8 @@ def _measure_layer(path: str, layer: Any, choice: ClusterSelection) -> LayerClus
         revived_zeros=int(((original_kernel == 0) & ~zero_mask).sum()),
         distinct_values=_count_distinct(kernel),
         max_in_channel=max(_count_distinct(channel) for channel in channels),
-        target=choice.targets.get(path),
-        exclusion_reason=choice.exclusion_reasons.get(path, ""),
+        target=selection.targets.get(path),
+        exclusion_reason=selection.exclusion_reasons.get(path, ""),
     )
 
 
@@ -282,30 +293,30 @@ def _count_distinct(array: Array) -> int:
     return int(np.unique(array[array != 0]).size)
 
 
-def check_clusters(model: Any, choice: ClusterSelection, plan: ClusteringPlan) -> list[LayerClusters]:
-    """`measure`, and that the plan was kept to.
+def check_clusters(model: Any, selection: ClusterSelection, plan: ClusteringPlan) -> list[LayerClusters]:
+    """`measure_clusters`, checked against the plan.
 
     Raises:
         InputError: a layer has more distinct values than clusters, lost a zero it had to keep, or is no longer finite.
     """
-    layers, layers_by_path = measure_clusters(model, choice), dict(iterate_layers(model))
+    layers, layers_by_path = measure_clusters(model, selection), dict(iterate_layers(model))
     for layer in layers:
-        kernel, original_kernel = (
-            np.asarray(find_kernel(layers_by_path[layer.name])),
-            choice.original_kernels[layer.name],
-        )
+        kernel = np.asarray(find_kernel(layers_by_path[layer.name]))
+        original_kernel = selection.original_kernels[layer.name]
         if not np.isfinite(kernel).all():
             raise InputError(f"layer '{layer.name}' holds NaN or infinity after clustering; lower learning_rate")
         if layer.target is not None and layer.distinct_count > layer.target.clusters:
             kernel_scope = "a channel" if layer.target.per_channel else "the kernel"
-            raise InputError(f"layer '{layer.name}': {kernel_scope} holds {layer.distinct_count} distinct values after clustering, over "
-                             f"the {layer.target.clusters} that were asked for")  # fmt: skip
+            raise InputError(
+                f"layer '{layer.name}': {kernel_scope} holds {layer.distinct_count} distinct values after clustering, "
+                f"more than the {layer.target.clusters} requested"
+            )
         if (
             plan.preserve_sparsity
             and layer.revived_zeros
             and detect_structure(original_kernel, (original_kernel.ndim - 1,)).zero_mask is not None
         ):
             raise InputError(
-                f"layer '{layer.name}': {layer.revived_zeros} weights that were zero are not after clustering"
+                f"layer '{layer.name}': {plural(layer.revived_zeros, 'zero weight')} became nonzero in clustering"
             )
     return layers

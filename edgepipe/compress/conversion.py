@@ -1,7 +1,7 @@
-"""The conversion engine: a source model to the bytes of a .tflite, by one scheme.
+"""The conversion engine: from a source model to the bytes of a .tflite, by one scheme.
 
-`convert` (the stage and the command), `sensitivity` and mixed precision all go this way: source model -> float .tflite
--> ranges -> integers.
+`convert` (the stage and the command), `sensitivity` and mixed precision all take this path: source model -> float
+.tflite -> ranges -> integers.
 """
 
 from collections.abc import Iterator
@@ -18,13 +18,13 @@ from edgepipe.tflite.model import FLOATS, Model, Operator
 if TYPE_CHECKING:
     from edgepipe.compress.quantizer.quantization import QuantizationRequest
 
-OPERATORS_NAMED = 10  # operators that a note names; more are counted
-SCHEMES_IN_FLOAT = ("float32", "float16")
+MAX_OPERATORS_SHOWN = 10  # operators that a note names; the rest are counted
+FLOAT_SCHEMES = ("float32", "float16")
 
 
 @dataclass(frozen=True)
 class ConvertedModel:
-    """The bytes of a .tflite, with notes, tables and metrics of its conversion; `recipe` is the JSON that repeats it."""
+    """The bytes of a .tflite, with notes, tables and metrics of its conversion; `recipe` is JSON that repeats it."""
 
     content: bytes
     notes: tuple[str, ...] = ()
@@ -34,7 +34,7 @@ class ConvertedModel:
 
 
 def convert_model(model: Any, request: "QuantizationRequest", samples: Arrays | None) -> ConvertedModel:
-    """Convert a Keras model, a SavedModel's path or the facts of a float .tflite by any scheme but `mixed`.
+    """Convert a Keras model, a SavedModel's path or a parsed float .tflite by any scheme but `mixed`.
 
     Args:
         model: the `model` of a `SourceModel`.
@@ -42,27 +42,27 @@ def convert_model(model: Any, request: "QuantizationRequest", samples: Arrays | 
         samples: representative samples; None for schemes that do not calibrate.
 
     Raises:
-        InputError: samples or a scheme that do not go with the model.
+        InputError: samples or a scheme that do not fit the model.
     """
     if not isinstance(model, Model):
         from edgepipe.compress.keras_to_tflite import convert_keras
 
-        done = convert_keras(model, request, samples)
-        return ConvertedModel(done.content, done.notes)
+        quantized_model = convert_keras(model, request, samples)
+        return ConvertedModel(quantized_model.content, quantized_model.notes)
     from edgepipe.compress.quantizer.quantization import needs_samples, quantize_tflite
 
     if request.scheme == "float32":
         raise InputError(f"{model.path}: is a float .tflite already; scheme float32 would change nothing")
     with open_float_tflite(model, samples if needs_samples(request) else None) as (lite, feeds, _):
-        done = quantize_tflite(lite, request, feeds)
-        return ConvertedModel(done.content, done.notes)
+        quantized_model = quantize_tflite(lite, request, feeds)
+        return ConvertedModel(quantized_model.content, quantized_model.notes)
 
 
 @contextmanager
 def open_float_tflite(model: Any, samples: Arrays | None) -> Iterator[tuple[Model, list[Array] | None, dict[str, Any]]]:
-    """The float .tflite of `model`, samples in the order of its inputs, and the ranges that training learned by layer.
+    """The float .tflite of `model`, samples in the order of its inputs, and trained ranges by layer.
 
-    The file of a Keras model exists inside the block only.
+    The file made from a Keras model exists inside the block only.
     """
     if isinstance(model, Model):
         from edgepipe.tflite.sample_conversion import convert_samples
@@ -77,19 +77,19 @@ def open_float_tflite(model: Any, samples: Arrays | None) -> Iterator[tuple[Mode
 
 
 def float_operator_notes(scheme: str, lite: Model) -> list[str]:
-    """A note on operators that compute in float, where some were to be integer."""
-    if scheme in SCHEMES_IN_FLOAT:
+    """A note on operators that compute in float, for schemes that quantize."""
+    if scheme in FLOAT_SCHEMES:
         return []
-    places = [operator.location for operator in lite.operators if _computes_in_float(operator)]
-    places = [place for place in places if not place.startswith(("DEQUANTIZE", "QUANTIZE"))]
-    if not places:
+    locations = [operator.location for operator in lite.operators if _computes_in_float(operator)]
+    locations = [location for location in locations if not location.startswith(("DEQUANTIZE", "QUANTIZE"))]
+    if not locations:
         return []
-    more = f" and {len(places) - OPERATORS_NAMED} more" if len(places) > OPERATORS_NAMED else ""
-    names = ", ".join(places[:OPERATORS_NAMED])
-    return [f"{len(places)} of {len(lite.operators)} operators compute in float: {names}{more}"]
+    remainder = f" and {len(locations) - MAX_OPERATORS_SHOWN} more" if len(locations) > MAX_OPERATORS_SHOWN else ""
+    names = ", ".join(locations[:MAX_OPERATORS_SHOWN])
+    return [f"{len(locations)} of {len(lite.operators)} operators compute in float: {names}{remainder}"]
 
 
 def _computes_in_float(operator: Operator) -> bool:
-    """Whether its outputs are floats; a kernel with integer weights that quantizes its input as it runs does not count."""
+    """Whether its outputs are floats; hybrid kernels (integer weights, inputs quantized at run time) do not count."""
     weights = [t for t in operator.inputs if t is not None and t.is_constant and t.dtype in ("int4", "int8")]
     return not weights and any(t is not None and t.dtype in FLOATS for t in operator.outputs)

@@ -1,7 +1,7 @@
-"""A Keras model to the bytes of a TFLite model, through one frozen graph (see `edgepipe.models.freeze`).
+"""Conversion of a Keras model to the bytes of a .tflite, through a frozen graph (see `edgepipe.models.freeze`).
 
-TensorFlow's converter makes the float model, and the int8 one of a fake-quant model, which has its ranges already. All
-other quantization starts from the float .tflite: see `edgepipe.compress.quantizer`.
+TensorFlow's converter writes the float model, and the int8 model of a fake-quant model, which already has its ranges.
+All other quantization starts from the float .tflite: see `edgepipe.compress.quantizer`.
 """
 
 import re
@@ -36,19 +36,31 @@ def convert(
     input_type: InterfaceType | None = None,
     output_type: InterfaceType | None = None,
 ) -> bytes:
-    """The bytes of the TFLite model of `model`; see `converted`."""
+    """The bytes of the .tflite of `model`; see `convert_keras`.
+
+    Args:
+        model: a Keras 3, tf_keras or fake-quant model, or the path of a SavedModel.
+        scheme: any but `mixed` and `recipe`.
+        samples: representative samples, (samples, ...) or one array per input name; None for schemes that do not
+            calibrate.
+        input_type: type of the inputs; None: the scheme's default.
+        output_type: type of the outputs; None: the scheme's default.
+
+    Raises:
+        InputError: see `convert_keras`.
+    """
     return convert_keras(model, QuantizationRequest(scheme, input_type, output_type), samples).content
 
 
 def convert_keras(model: Any, request: QuantizationRequest, samples: Arrays | None = None) -> QuantizedModel:
-    """The TFLite model of a Keras 3, tf_keras or fake-quant `model`, or of the SavedModel at a path; batch of one.
+    """The .tflite of a Keras 3, tf_keras or fake-quant `model`, or of the SavedModel at a path; batch size 1.
 
     `samples` calibrate the schemes that need it (one array, or one per input name; the first axis counts samples). A
-    fake-quant model has ranges of its own; samples fill those that it left open.
+    fake-quant model has its own ranges; samples calibrate the rest.
 
     Raises:
-        InputError: samples that are missing, NaN or of the wrong shape; a scheme and types that do not go together;
-            operators that TFLite does not have, each named with the layer it comes from.
+        InputError: samples that are missing, NaN or of the wrong shape; incompatible scheme and types; operators that
+            TFLite does not have, each named with the layer it comes from.
     """
     io_types = request.io_types
     if (request.scheme == "int8" and is_fake_quant(model)) or (
@@ -65,8 +77,8 @@ def float_model(
 ) -> Iterator[tuple[Model, list[Array] | None]]:
     """The float .tflite of `model`, which exists inside the block only, and `samples` in the order of its inputs.
 
-    With `requires_samples` there must be samples to calibrate on. A fake-quant model is taken with the weights it was trained
-    to and without rounding anything.
+    With `requires_samples` there must be samples to calibrate on. A fake-quant model keeps its trained weights, and
+    nothing is rounded.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "float.tflite"
@@ -75,7 +87,7 @@ def float_model(
 
 
 def _write_float_model(model: Any, samples: Arrays | None, requires_samples: bool, path: Path) -> list[Array] | None:
-    """Write the float .tflite; the samples as it takes them. What the converter says stays here, and nothing else."""
+    """Write the float .tflite; returns the samples as its inputs take them. The converter's stderr is captured."""
     with capture_stderr() as read_log, export_mode(model, ranges=True):
         frozen_graph = _freeze_model(model)
         if requires_samples:
@@ -87,9 +99,9 @@ def _write_float_model(model: Any, samples: Arrays | None, requires_samples: boo
 
 
 def _convert_directly(model: Any, scheme: str, samples: Arrays | None, io_types: tuple[str, str]) -> bytes:
-    """By TensorFlow's converter alone."""
+    """Convert with TensorFlow's converter alone."""
     with capture_stderr() as read_log, warnings.catch_warnings(), export_mode(model):
-        # said of every quantization through a frozen graph; the representative samples are those statistics
+        # issued for every quantization through a frozen graph; the representative samples are those statistics
         warnings.filterwarnings("ignore", "Statistics for quantized inputs were expected", UserWarning)
         frozen_graph = _freeze_model(model)
         if scheme == "int8":
@@ -105,13 +117,13 @@ def _freeze_model(model: Any) -> FrozenGraph:
     return freeze_saved_model(model) if isinstance(model, Path) else freeze(model)
 
 
-LOOPS = ("LoopCond", "While", "StatelessWhile")
+LOOP_OPS = ("LoopCond", "While", "StatelessWhile")
 
 
 def _check_loops(function: Any) -> None:
-    """Refuse a graph with a loop: calibrating one crashes TensorFlow's converter, without a message."""
-    # Freezing lowers a While to its parts, of which LoopCond is the one that every loop has once.
-    loops = [op.name.split("/while/")[0] for op in function.graph.get_operations() if op.type in LOOPS]
+    """Refuse a graph with a loop: calibrating it crashes TensorFlow's converter, without a message."""
+    # Freezing lowers a While to several ops; each loop has exactly one LoopCond.
+    loops = [op.name.split("/while/")[0] for op in function.graph.get_operations() if op.type in LOOP_OPS]
     if loops:
         raise InputError(
             f"activations cannot be calibrated through a loop, and the model has {len(loops)}: {', '.join(loops)}; "
@@ -133,60 +145,61 @@ def _configure(converter: Any, scheme: str, feeds: list[Array]) -> None:
         )
 
 
-def prepare_feeds(samples: Arrays | None, ports: tuple[ModelInput, ...]) -> list[Array]:
-    """The representative samples of each input, in the order of the inputs, as the dtype the input takes.
+def prepare_feeds(samples: Arrays | None, inputs: tuple[ModelInput, ...]) -> list[Array]:
+    """The representative samples of each input, in the order of the inputs, cast to its dtype.
 
     Raises:
-        InputError: samples that are missing, not finite, no numbers, or of other names, shapes or types.
+        InputError: samples that are missing, not finite, not numbers, or of other names, shapes or types.
     """
     if samples is None or not count_samples(samples):
         raise InputError(
             "the scheme needs representative samples to calibrate activations, found none; give at least one"
         )
-    samples_by_input = samples if isinstance(samples, dict) else {ports[0].name: samples}
-    input_names = [port.name for port in ports]
-    if not isinstance(samples, dict) and len(ports) > 1:
+    samples_by_input = samples if isinstance(samples, dict) else {inputs[0].name: samples}
+    input_names = [model_input.name for model_input in inputs]
+    if not isinstance(samples, dict) and len(inputs) > 1:
         raise InputError(
             f"the model has inputs {', '.join(input_names)}, the samples are one array; give one array per input name"
         )
     if sorted(samples_by_input) != sorted(input_names):
         raise InputError(
-            f"the samples are named {', '.join(samples_by_input)}, the model's inputs {', '.join(input_names)}; use the same names"
+            f"the samples are named {', '.join(samples_by_input)}, the model's inputs {', '.join(input_names)}; "
+            "use the same names"
         )
-    feeds = [_prepare_feed(np.asarray(samples_by_input[port.name]), port) for port in ports]
+    feeds = [_prepare_feed(np.asarray(samples_by_input[model_input.name]), model_input) for model_input in inputs]
     if len({len(feed) for feed in feeds}) > 1:
         counts = ", ".join(f"'{name}' {len(feed)}" for name, feed in zip(input_names, feeds, strict=True))
         raise InputError(f"the inputs have different numbers of samples: {counts}; give the same number for each")
     return feeds
 
 
-def _prepare_feed(array: Array, port: ModelInput) -> Array:
-    if array.shape[1:] != port.shape[1:]:
-        sample_shape, input_shape = array.shape[1:], port.shape[1:]
+def _prepare_feed(array: Array, model_input: ModelInput) -> Array:
+    if array.shape[1:] != model_input.shape[1:]:
+        sample_shape, input_shape = array.shape[1:], model_input.shape[1:]
         raise InputError(
-            f"representative samples have the shape {sample_shape}, input '{port.name}' takes {input_shape}"
+            f"representative samples have the shape {sample_shape}, input '{model_input.name}' takes {input_shape}"
         )
     if not (np.issubdtype(array.dtype, np.number) or array.dtype == bool):
-        raise InputError(f"representative samples of input '{port.name}' are {array.dtype}, not numbers")
+        raise InputError(f"representative samples of input '{model_input.name}' are {array.dtype}, not numbers")
     nonfinite_indices = np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1))
     if nonfinite_indices.size:
         raise InputError(
-            f"{nonfinite_indices.size} of {len(array)} representative samples of input '{port.name}' hold NaN or infinity, the "
-            f"first is number {nonfinite_indices[0]}; clean or drop them"
+            f"{nonfinite_indices.size} of {len(array)} representative samples of input '{model_input.name}' hold NaN or "
+            f"infinity, the first is number {nonfinite_indices[0]}; clean or drop them"
         )
-    if np.dtype(port.dtype).kind in "iu" and not _fits_dtype(array, np.iinfo(port.dtype)):
+    if np.dtype(model_input.dtype).kind in "iu" and not _fits_dtype(array, np.iinfo(model_input.dtype)):
         raise InputError(
-            f"representative samples of input '{port.name}' are not all whole numbers that {port.dtype}, which it "
+            f"representative samples of input '{model_input.name}' are not all whole numbers that {model_input.dtype}, which it "
             f"takes, can hold: they are {array.dtype} from {array.min()} to {array.max()}"
         )
-    return array.astype(port.dtype)
+    return array.astype(model_input.dtype)
 
 
 def _fits_dtype(array: Array, limits: Any) -> bool:
     return bool((array == np.rint(array)).all() and limits.min <= array.min() and array.max() <= limits.max)
 
 
-# operators that the quantizer takes from the graph and has no int8 form of; it then fails without a message
+# operators for which the quantizer has no int8 kernel, so that it fails without a message
 OPS_WITHOUT_INT8 = frozenset({"Sin", "Cos", "Floor", "Sign", "Cast", "Elu", "Neg", "Square"})
 
 
@@ -204,11 +217,11 @@ def _silent_failure_reason(function: Any) -> str:
         f"{op.type} ('{op.name}')" for op in function.graph.get_operations() if op.type in OPS_WITHOUT_INT8
     ]
     op_list = f"; without an int8 form in it: {', '.join(ops_without_int8)}" if ops_without_int8 else ""
-    return f"TensorFlow's quantizer failed without a word{op_list}; replace these layers, or choose another scheme"
+    return f"TensorFlow's quantizer failed without a message{op_list}; replace these layers, or choose another scheme"
 
 
 def _failure_reason(error: Exception, log: str) -> str:
-    """What the converter complains about, in one line: the operators it lacks and their nodes, or its first line."""
+    """The converter's error in one line: the operators that TFLite lacks and their nodes, or the first line."""
     operators = dict.fromkeys(re.findall(r"'(tf\.\w+)' op is neither", f"{error}\n{log}"))
     if operators:
         missing_ops = ", ".join(

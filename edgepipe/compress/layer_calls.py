@@ -1,4 +1,4 @@
-"""The layer calls of a functional tf_keras model: in order, nested models opened up."""
+"""The layer calls of a functional tf_keras model: in order, nested models expanded."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,16 +8,17 @@ import tf_keras
 
 from edgepipe.compress.qat.lowering.lower import nodes, resolve_arguments
 
-LayerCallback = Callable[
-    [Any, Any, dict[str, Any], Any], Any
-]  # (layer, positional arguments, named ones, its outputs) -> values
+# (layer, positional arguments, keyword arguments, its Keras outputs) -> a value for each output
+LayerCallback = Callable[[Any, Any, dict[str, Any], Any], Any]
 
 
 def walk_layer_calls(model: Any, inputs: list[Any], apply_layer: LayerCallback) -> list[Any]:
-    """Call `step` for each layer call of `model`, with values in place of tensors; gives the values of the outputs.
+    """Call `apply_layer` for each layer call of `model`, with values in place of tensors; returns the outputs' values.
 
     Args:
+        model: a functional tf_keras model.
         inputs: a value for each input of `model`, in order.
+        apply_layer: computes the values of a layer's outputs from those of its inputs.
     """
     value_by_tensor = dict(zip((str(id(tensor)) for tensor in model.inputs), inputs, strict=True))
     for node in nodes(model):

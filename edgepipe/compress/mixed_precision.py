@@ -1,4 +1,4 @@
-"""`scheme: mixed`: the search for the fewest layers above 8 bits, with its notes and tables."""
+"""`scheme: mixed`: search for the fewest layers above 8 bits, with notes and tables."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ from edgepipe.core.arrays import Array, Arrays, count_samples, take_samples
 from edgepipe.core.errors import InputError, TargetNotMetError
 from edgepipe.core.metric import Evidence, Metric, exact_metric
 from edgepipe.core.outcome import Table
-from edgepipe.core.units import Dimension
+from edgepipe.core.units import Dimension, plural
 from edgepipe.devices.device_profile import Device
 from edgepipe.tflite.model import Model
 from edgepipe.tflite.reader import read
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
     from edgepipe.compress.quantizer.quantization import QuantizationRequest
 
 RECIPE_FILE = "quantization_recipe.json"
-TRIALS_SHOWN = 12  # trials that are shown whatever came out
+MAX_TRIALS_SHOWN = 12  # trials that are shown whatever their quality
 RANKING_SAMPLES = 200  # training samples that rank the layers
 
 
 @dataclass(frozen=True)
 class QualityTarget:
-    """How much validation quality a mix may lose, and on what it is to run.
+    """How much validation quality a mix may lose, and the device it must run on.
 
-    `measure` gives the deciding metric of the .tflite at a path on the whole validation split. `repeat_options` are the
-    options that a replay of the recipe must repeat, by name.
+    `measure` returns the primary metric of the .tflite at a path on the whole validation split. `repeat_options` are
+    the options that a replay of the recipe must repeat, by name.
     """
 
     measure: Callable[[Path], float]
@@ -54,21 +54,21 @@ def convert_mixed(
         target: the quality to keep.
 
     Raises:
-        NotMetError: no mix keeps the quality.
+        TargetNotMetError: no mix keeps the quality.
     """
     from edgepipe.compress.quantizer.op_decomposition import decomposed_model, uniform_bit_width
 
     with (
-        open_float_tflite(source.model, samples) as (plain, feeds, trained),
-        decomposed_model(plain, uniform_bit_width(8)) as lite,
+        open_float_tflite(source.model, samples) as (float_lite, feeds, trained_ranges),
+        decomposed_model(float_lite, uniform_bit_width(8)) as lite,
     ):
-        return _search_mix(source, request, (lite, feeds, trained), target)
+        return _search_mix(source, request, (lite, feeds, trained_ranges), target)
 
 
 def _search_mix(
     source: SourceModel,
     request: "QuantizationRequest",
-    calibrated: tuple[Model, list[Array] | None, dict[str, Any]],
+    calibration_inputs: tuple[Model, list[Array] | None, dict[str, Any]],
     target: QualityTarget,
 ) -> ConvertedModel:
     from edgepipe.compress.quantizer import device_bit_widths, mixed_precision_search
@@ -76,26 +76,26 @@ def _search_mix(
     from edgepipe.compress.quantizer.quantizable_layers import find_layers
     from edgepipe.compress.quantizer.quantization import collect_ranges
 
-    lite, feeds, trained = calibrated
-    ranges = calibrate_decomposed(lite, lambda model: collect_ranges(model, request, feeds, trained))
-    bench = _layerwise_quantizer(lite, find_layers(lite, source.layer_classes), ranges.by_tensor, request, feeds)
-    allowed, reasons = device_bit_widths.allowed_precisions(target.device)
-    check_mix, unchecked = mix_check(target.device, bench)
-    goal = _search_goal(target, bench, check_mix)
-    reasons += unchecked
+    lite, feeds, trained_ranges = calibration_inputs
+    ranges = calibrate_decomposed(lite, lambda model: collect_ranges(model, request, feeds, trained_ranges))
+    quantizer = _layerwise_quantizer(lite, find_layers(lite, source.layer_classes), ranges.by_tensor, request, feeds)
+    allowed_precisions, reasons = device_bit_widths.allowed_precisions(target.device)
+    check_mix, unchecked_notes = mix_check(target.device, quantizer)
+    goal = _search_goal(target, quantizer, check_mix)
+    reasons += unchecked_notes
     try:
-        mix = mixed_precision_search.search(bench, goal, allowed, _uncovered_layers(source, bench))
+        mix = mixed_precision_search.search(quantizer, goal, allowed_precisions, _uncovered_layers(source, quantizer))
     except TargetNotMetError as error:
         raise TargetNotMetError("; ".join((str(error), *reasons))) from None
     notes = (
         *ranges.notes(),
         *reasons,
         *_uncovered_notes(source, mix),
-        *missing_kernel_notes(bench, mix),
+        *missing_kernel_notes(quantizer, mix),
         replay_note(target.repeat_options or {}, mix),
     )
-    recipe = json.dumps(bench.build_recipe(mix.precisions, "int8"), indent=1) + "\n"
-    return ConvertedModel(mix.content, notes, _tables(bench, goal, mix), _metrics(bench, goal, mix), recipe)
+    recipe = json.dumps(quantizer.build_recipe(mix.precisions, "int8"), indent=1) + "\n"
+    return ConvertedModel(mix.content, notes, _tables(quantizer, goal, mix), _metrics(quantizer, goal, mix), recipe)
 
 
 def _layerwise_quantizer(
@@ -113,7 +113,7 @@ def _layerwise_quantizer(
 
 
 def _search_goal(
-    target: QualityTarget, bench: "LayerwiseQuantizer", check_mix: Callable[[Path], None]
+    target: QualityTarget, quantizer: "LayerwiseQuantizer", check_mix: Callable[[Path], None]
 ) -> "QualityGoal":
     from edgepipe.compress.quantizer.flatbuffer_edits import temporary_tflite
     from edgepipe.compress.quantizer.mixed_precision_search import QualityGoal
@@ -123,22 +123,24 @@ def _search_goal(
             check_mix(path)
             return target.measure(path)
 
-    return QualityGoal(quality, target.higher_is_better, quality(bench.float_model.content), target.max_drop)
+    return QualityGoal(quality, target.higher_is_better, quality(quantizer.float_model.content), target.max_drop)
 
 
-def mix_check(device: Device | None, bench: "LayerwiseQuantizer") -> tuple[Callable[[Path], None], list[str]]:
-    """What raises an `InputError` for a mix that TFLite Micro does not run, if that is what the device has: its kernels
-    are fewer than those of LiteRT, above all in 16 bits. Where it cannot tell mixes apart, it is let be, with a note.
+def mix_check(device: Device | None, quantizer: "LayerwiseQuantizer") -> tuple[Callable[[Path], None], list[str]]:
+    """A check that raises an `InputError` for a mix that TFLite Micro cannot run, if it is the device's runtime.
+
+    TFLite Micro has fewer kernels than LiteRT, especially in 16 bits. If it does not even run the plain int8 model, the
+    check does nothing, and a note says so.
     """
     from edgepipe.compress.quantizer.flatbuffer_edits import temporary_tflite
     from edgepipe.tflite import tflm_runtime
 
     if device is None or device.runtime.name != "tflite-micro":
         return lambda path: None, []
-    with temporary_tflite(bench.quantize({})) as path:
-        plain = tflm_runtime.measure_arena(path)
-    if plain.value is None:
-        return lambda path: None, [f"mixes are not tried on TFLite Micro: {plain.how}"]
+    with temporary_tflite(quantizer.quantize({})) as path:
+        int8_arena = tflm_runtime.measure_arena(path)
+    if int8_arena.value is None:
+        return lambda path: None, [f"mixes are not tried on TFLite Micro: {int8_arena.how}"]
 
     def check_mix(path: Path) -> None:
         if (ram := tflm_runtime.measure_arena(path)).value is None:
@@ -147,66 +149,68 @@ def mix_check(device: Device | None, bench: "LayerwiseQuantizer") -> tuple[Calla
     return check_mix, []
 
 
-def _uncovered_layers(source: SourceModel, bench: "LayerwiseQuantizer") -> list[str]:
-    """Layers of the .tflite that training left to calibration."""
-    return [layer.name for layer in bench.layers if layer.name in source.uncovered_layers]
+def _uncovered_layers(source: SourceModel, quantizer: "LayerwiseQuantizer") -> list[str]:
+    """Layers of the .tflite without trained ranges."""
+    return [layer.name for layer in quantizer.layers if layer.name in source.uncovered_layers]
 
 
 def _uncovered_notes(source: SourceModel, mix: "SearchResult") -> list[str]:
     if not source.uncovered_layers:
         return []
-    promoted = [name for name in source.uncovered_layers if name in mix.precisions]
-    outcome = f", of which {', '.join(promoted)} promoted" if promoted else ", none of which needed more than 8 bits"
-    return [f"layers that training left to calibration were tried first: {', '.join(source.uncovered_layers)}{outcome}"]
+    promoted_layers = [name for name in source.uncovered_layers if name in mix.precisions]
+    outcome = f"promoted: {', '.join(promoted_layers)}" if promoted_layers else "none needed more than 8 bits"
+    return [f"layers without trained ranges were tried first: {', '.join(source.uncovered_layers)}; {outcome}"]
 
 
-def missing_kernel_notes(bench: "LayerwiseQuantizer", mix: "SearchResult") -> list[str]:
-    """A note on operators that the quantizer left in another type than their layer was given."""
+def missing_kernel_notes(quantizer: "LayerwiseQuantizer", mix: "SearchResult") -> list[str]:
+    """A note on operators that the quantizer left in another type than their layer's precision."""
     from edgepipe.compress.quantizer.device_bit_widths import COMPUTE_DTYPES
     from edgepipe.compress.quantizer.flatbuffer_edits import temporary_tflite
 
     with temporary_tflite(mix.content) as path:
         dtype_by_tensor = {tensor.name: tensor.dtype for tensor in read(path).tensors}
-    lagging = [
+    mismatched_operators = [
         f"{layer.name} {operator.name} {dtype_by_tensor[output.name]}"
-        for layer in bench.layers
+        for layer in quantizer.layers
         for operator in layer.operators
         for output in operator.outputs[:1]
         if output is not None and output.dtype == "float32" and layer.name in mix.precisions
-        if dtype_by_tensor.get(output.name, expected := COMPUTE_DTYPES[mix.precisions[layer.name]]) != expected
+        if dtype_by_tensor.get(output.name, layer_dtype := COMPUTE_DTYPES[mix.precisions[layer.name]]) != layer_dtype
     ]
-    if not lagging:
+    if not mismatched_operators:
         return []
-    return [f"TFLite has no such form of {len(lagging)} operators of promoted layers: {', '.join(lagging)}"]
+    count_text = plural(len(mismatched_operators), "operator")
+    return [f"TFLite has no such kernel for {count_text} of promoted layers: {', '.join(mismatched_operators)}"]
 
 
 def replay_note(repeat_options: Mapping[str, object], mix: "SearchResult") -> str:
-    """How to make the same model again from its recipe."""
-    options = "".join(f", {name}: {value}" for name, value in repeat_options.items() if value is not None)
+    """How to reproduce the model from its recipe."""
+    options = "".join(f", {name}: {setting}" for name, setting in repeat_options.items() if setting is not None)
     return (
-        f"the recipe is beside the model, in artifacts/ with the number of the stage before its name; a copy called "
-        f"{RECIPE_FILE} and `convert: {{scheme: recipe, recipe: {RECIPE_FILE}{options}}}` make it again without the "
-        f"{len(mix.trials)} trials"
+        f"the recipe is stored with the model, in artifacts/ with the stage number before its name; copy it to "
+        f"{RECIPE_FILE}, and `convert: {{scheme: recipe, recipe: {RECIPE_FILE}{options}}}` reproduces the model "
+        f"without the {plural(len(mix.trials), 'trial')}"
     )
 
 
-def _tables(bench: "LayerwiseQuantizer", goal: "QualityGoal", mix: "SearchResult") -> tuple[Table, ...]:
-    macs, dtypes = {layer.name: layer.macs for layer in bench.layers}, _output_dtypes(bench, mix)
+def _tables(quantizer: "LayerwiseQuantizer", goal: "QualityGoal", mix: "SearchResult") -> tuple[Table, ...]:
+    macs, dtypes = {layer.name: layer.macs for layer in quantizer.layers}, _output_dtypes(quantizer, mix)
     layers = Table(
-        title="types of the layers, the most sensitive first",
-        columns=("layer", "asked for", "outputs in the .tflite", "error of scores alone in int8", "MACs"),
+        title="layer types, the most sensitive first",
+        columns=("layer", "precision", "outputs in the .tflite", "error of scores, only it in int8", "MACs"),
         rows=tuple(
             (name, mix.precisions.get(name, "int8"), dtypes[name], f"{error:.3g}", macs[name])
             for name, error in mix.ranking
         ),
     )
     trials = Table(
-        title=f"{len(mix.trials)} models tried on validation, float {goal.float_quality:.6g}, drop allowed "
-        f"{goal.max_drop:.6g}; the first {TRIALS_SHOWN} and those that met it",
+        title=f"{plural(len(mix.trials), 'model')} tried on validation, float {goal.float_quality:.6g}, drop allowed "
+        f"{goal.max_drop:.6g}; the first {MAX_TRIALS_SHOWN} and those that met it",
         columns=("layers above int8", "number", "quality", "drop", "met"),
         rows=tuple(
-            (_list_levels(trial.precisions), len(trial.precisions), *_quality_cells(goal, trial), "yes" if trial.meets_goal else "no")
-            for trial in (*mix.trials[:TRIALS_SHOWN], *(t for t in mix.trials[TRIALS_SHOWN:] if t.meets_goal))
+            (_list_precisions(trial.precisions), len(trial.precisions), *_quality_cells(goal, trial),
+             "yes" if trial.meets_goal else "no")
+            for trial in (*mix.trials[:MAX_TRIALS_SHOWN], *(t for t in mix.trials[MAX_TRIALS_SHOWN:] if t.meets_goal))
         ),
     )  # fmt: skip
     return layers, trials
@@ -218,8 +222,8 @@ def _quality_cells(goal: "QualityGoal", trial: "Trial") -> tuple[str, str]:
     return f"{trial.quality:.6g}", f"{goal.drop(trial.quality):.6g}"
 
 
-def _output_dtypes(bench: "LayerwiseQuantizer", mix: "SearchResult") -> dict[str, str]:
-    """What the outputs of each layer really are: litert-quantizer passes over what it has no kernel for."""
+def _output_dtypes(quantizer: "LayerwiseQuantizer", mix: "SearchResult") -> dict[str, str]:
+    """The actual output types of each layer: litert-quantizer skips operators that it has no kernel for."""
     from edgepipe.compress.quantizer.flatbuffer_edits import temporary_tflite
 
     with temporary_tflite(mix.content) as path:
@@ -230,19 +234,19 @@ def _output_dtypes(bench: "LayerwiseQuantizer", mix: "SearchResult") -> dict[str
                 dtype_by_tensor.get(t.name, "folded") for op in layer.operators for t in op.outputs if t is not None
             )
         )
-        for layer in bench.layers
+        for layer in quantizer.layers
     }
 
 
-def _list_levels(levels: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {level}" for name, level in levels.items()) or "none"
+def _list_precisions(precisions: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {precision}" for name, precision in precisions.items()) or "none"
 
 
-def _metrics(bench: "LayerwiseQuantizer", goal: "QualityGoal", mix: "SearchResult") -> tuple[Metric, ...]:
-    how = f"of {len(bench.layers)} layers, those above 8 bits: {_list_levels(mix.precisions)}"
+def _metrics(quantizer: "LayerwiseQuantizer", goal: "QualityGoal", mix: "SearchResult") -> tuple[Metric, ...]:
+    layers_text = f"of {plural(len(quantizer.layers), 'layer')}, those above 8 bits: {_list_precisions(mix.precisions)}"
     drop = f"float {goal.float_quality:.4f}, mixed {mix.quality:.4f}, validation split, LiteRT xnnpack"
     return (
-        exact_metric("promoted_layers", len(mix.precisions), Dimension.COUNT, how),
+        exact_metric("promoted_layers", len(mix.precisions), Dimension.COUNT, layers_text),
         Metric(name="drop_of_mixed", value=goal.drop(mix.quality), unit=Dimension.NUMBER, evidence=Evidence.MEASURED,
                how=drop),
     )  # fmt: skip

@@ -1,7 +1,7 @@
-"""Options that hold for some layers only: by class, then by name, the more special over the more general.
+"""Options for some layers only: by class, then by name; the more specific override wins.
 
-A layer takes the override of its class, over that the override of the last regular expression that matches its whole
-name; None means that it is left alone.
+A layer takes the override of the last regular expression that matches its whole name, otherwise that of its class; None
+excludes the layer.
 """
 
 import re
@@ -16,13 +16,13 @@ Override = TypeVar("Override")
 
 @dataclass(frozen=True)
 class Overrides(Generic[Override]):
-    """What holds for layers of a class (`types`) and for layers by name (`layers`, regular expressions)."""
+    """Overrides by layer class (`types`) and by layer name (`layers`, regular expressions)."""
 
     types: Mapping[str, Override | None] = field(default_factory=dict)
     layers: Mapping[str, Override | None] = field(default_factory=dict)
 
     def for_layer(self, layer: Any) -> list[Override | None]:
-        """The overrides that hold for the Keras layer `layer`, the strongest last; empty if none does."""
+        """The overrides that apply to the Keras layer `layer`, the strongest last; empty if none does."""
         class_overrides = [self.types[cls] for cls in (type(layer).__name__,) if cls in self.types]
         return class_overrides + [
             override for pattern, override in self.layers.items() if re.fullmatch(pattern, layer.name)
@@ -34,7 +34,7 @@ class Overrides(Generic[Override]):
         return bool(overrides) and overrides[-1] is None
 
     def check(self, layers: list[Any]) -> None:
-        """Raise an `InputError` for a class or an expression that none of `layers` has."""
+        """Raise an `InputError` for a class or a regular expression that matches none of `layers`."""
         names, classes = [layer.name for layer in layers], sorted({type(layer).__name__ for layer in layers})
         for pattern in self.layers:
             if not any(re.fullmatch(pattern, name) for name in names):

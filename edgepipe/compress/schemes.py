@@ -1,4 +1,4 @@
-"""The schemes that a model can be converted by, and what each asks for; nothing heavy is imported."""
+"""The conversion schemes, and what each needs; nothing heavy is imported."""
 
 from dataclasses import dataclass
 from typing import Literal, final
@@ -15,12 +15,12 @@ CalibrationMethod = Literal["min_max", "moving_average", "percentile", "mse"]
 @final
 @dataclass(frozen=True)
 class Scheme:
-    """One scheme: what it does, the interfaces it may have (the first is the default), and what it needs."""
+    """One scheme: what it does, the interface types it supports (the first is the default), and what it needs."""
 
     description: str
     interfaces: tuple[InterfaceType, ...]
-    needs_calibration: bool = False  # activations take their ranges from representative samples
-    integer_only: bool = False  # every operator and tensor is to be integer, the interface excepted if asked for
+    needs_calibration: bool = False  # activation ranges are calibrated on representative samples
+    integer_only: bool = False  # every operator and tensor must be integer, except a float32 interface if requested
 
 
 SCHEMES: dict[SchemeName, Scheme] = {
@@ -30,14 +30,14 @@ SCHEMES: dict[SchemeName, Scheme] = {
     "int16x8": Scheme(
         "8-bit weights, 16-bit activations", ("int16", "float32"), needs_calibration=True, integer_only=True
     ),
-    "mixed": Scheme("int8, but for layers that need more", ("int8", "uint8", "float32"), needs_calibration=True),
-    "dynamic": Scheme("8-bit weights; activations are quantized while the model runs", ("float32",)),
+    "mixed": Scheme("int8, except for layers that need more", ("int8", "uint8", "float32"), needs_calibration=True),
+    "dynamic": Scheme("8-bit weights; activations are quantized at run time", ("float32",)),
     "weight_only_int8": Scheme("8-bit weights, computed in float", ("float32",)),
     "weight_only_int4": Scheme("4-bit weights, computed in float", ("float32",)),
     "float16": Scheme("16-bit float weights", ("float32",)),
-    "float32": Scheme("as it is", ("float32",)),
+    "float32": Scheme("not quantized", ("float32",)),
     "recipe": Scheme(
-        "what a recipe of litert-quantizer says", ("float32", "int8", "uint8", "int16"), needs_calibration=True
+        "quantized by a litert-quantizer recipe", ("float32", "int8", "uint8", "int16"), needs_calibration=True
     ),
 }
 
@@ -45,22 +45,22 @@ SCHEMES: dict[SchemeName, Scheme] = {
 @final
 @dataclass(frozen=True)
 class ActivationCalibration:
-    """How ranges of activations are taken from what representative samples show.
+    """How activation ranges are computed from representative samples.
 
     min_max: the smallest and the largest value. moving_average: of each sample's extremes, as fake-quant training
-    keeps them. percentile: the range that holds this share of the values. mse: the range with the least squared error
-    of its 8-bit steps.
+    tracks them. percentile: the range that holds this share of the values. mse: the range with the least squared error
+    of 8-bit quantization.
     """
 
     method: CalibrationMethod = "min_max"
-    percentile: float = 99.99  # per cent of the values that lie inside, as many of the rest below as above
+    percentile: float = 99.99  # per cent of the values inside the range, the rest split evenly between both tails
 
     @classmethod
     def from_options(cls, method: CalibrationMethod, percentile: float) -> "ActivationCalibration":
-        """What a user asks for.
+        """The calibration that a user requests.
 
         Raises:
-            InputError: a percentile for another method, which would be passed over.
+            InputError: a percentile for another method, where it would be ignored.
         """
         if percentile != cls.percentile and method != "percentile":
             raise InputError(f"percentile {percentile:g} needs calibration percentile, found {method}")
@@ -72,10 +72,10 @@ class ActivationCalibration:
 
 
 def interface_types(scheme: str, input_type: str | None, output_type: str | None) -> tuple[str, str]:
-    """The types of inputs and outputs that `scheme` has if these are asked for.
+    """The types of inputs and outputs of `scheme`; None takes its default.
 
     Raises:
-        InputError: no such scheme, or a type that it does not go with.
+        InputError: no such scheme, or a type that it does not support.
     """
     if scheme not in SCHEMES:
         raise InputError(f"scheme '{scheme}' is unknown{did_you_mean(scheme, SCHEMES)}")
@@ -84,6 +84,6 @@ def interface_types(scheme: str, input_type: str | None, output_type: str | None
     for side, io_type in zip(("input", "output"), types, strict=True):
         if io_type not in allowed_types:
             takers = [name for name, scheme_spec in SCHEMES.items() if io_type in scheme_spec.interfaces]
-            remedy = f"{io_type} goes with {', '.join(takers)}" if takers else "no scheme has it"
+            remedy = f"schemes with {io_type}: {', '.join(takers)}" if takers else "no scheme has it"
             raise InputError(f"{side} type {io_type}: scheme {scheme} has {', '.join(allowed_types)}; {remedy}")
     return types

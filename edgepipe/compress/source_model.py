@@ -1,4 +1,4 @@
-"""The model that a conversion starts from: a Keras model, a SavedModel, a fake-quant model or a float .tflite."""
+"""The source of a conversion: a Keras model, a SavedModel, a fake-quant model or a float .tflite."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ from edgepipe.tflite.reader import read
 
 @dataclass(frozen=True)
 class SourceModel:
-    """The model to convert, the classes of its layers by name, and the layers that training left to calibration."""
+    """The model to convert, the classes of its layers by name, and the layers without trained ranges."""
 
-    model: Any  # a Keras or tf_keras model, the path of a SavedModel, or the facts of a float .tflite
+    model: Any  # a Keras or tf_keras model, the path of a SavedModel, or the parsed `Model` of a float .tflite
     layer_classes: Mapping[str, str]
     uncovered_layers: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -24,7 +24,7 @@ class SourceModel:
 
 
 def open_source(path: Path, kind: ArtifactKind, *, allow_code: bool) -> SourceModel:
-    """The model at `path`, of any kind that converts.
+    """The model at `path`, of any kind that can be converted.
 
     Raises:
         InputError: it cannot be loaded, or is a .tflite that is not a float model (see `read_float_tflite`).
@@ -41,12 +41,12 @@ def _open_fake_quant(path: Path) -> SourceModel:
     from edgepipe.compress.qat.qat_store import restore_fake_quant
 
     fake_quant = restore_fake_quant(path)
-    uncovered = tuple(layer.layer for layer in fake_quant.coverage if layer.quantized_by != "training")
-    return SourceModel(fake_quant.model, {layer.layer: layer.cls for layer in fake_quant.coverage}, uncovered)
+    uncovered_layers = tuple(layer.layer for layer in fake_quant.coverage if layer.quantized_by != "training")
+    return SourceModel(fake_quant.model, {layer.layer: layer.cls for layer in fake_quant.coverage}, uncovered_layers)
 
 
 def open_model(path: Path, kind: ArtifactKind, *, allow_code: bool) -> Any:
-    """The Keras, tf_keras or fake-quant model at `path`; a SavedModel, which is only converted, gives its path."""
+    """The Keras, tf_keras or fake-quant model at `path`; for a SavedModel, which is only converted, the path itself."""
     if kind is ArtifactKind.QAT:
         from edgepipe.compress.qat.qat_store import restore_model
 
@@ -59,7 +59,7 @@ def open_model(path: Path, kind: ArtifactKind, *, allow_code: bool) -> Any:
 
 
 def layer_classes(model: Any) -> dict[str, str]:
-    """The class of each layer by name, nested models opened up."""
+    """The class of each layer by name, nested models expanded."""
     class_by_name: dict[str, str] = {}
     for layer in model.layers:
         class_by_name |= layer_classes(layer) if hasattr(layer, "layers") else {layer.name: type(layer).__name__}
@@ -67,11 +67,11 @@ def layer_classes(model: Any) -> dict[str, str]:
 
 
 def read_float_tflite(path: Path) -> Model:
-    """The facts of a float .tflite that runs.
+    """The parsed float .tflite at `path`, which is checked to run.
 
     Raises:
-        InputError: it is damaged, does not run, holds loops or branches, is quantized already, or has tensors without a
-            name of their own.
+        InputError: it is damaged, does not run, has loops or branches, is already quantized, or has tensors without a
+            unique name.
     """
     from edgepipe.tflite.interpreter import check_runs
 
@@ -81,7 +81,7 @@ def read_float_tflite(path: Path) -> Model:
     if quantized_tensors := [*activations, *weights]:
         raise InputError(
             f"{path}: is quantized already: '{quantized_tensors[0].name}' is {quantized_tensors[0].dtype}; `convert` "
-            "takes a float .tflite (`scheme: float32` makes one)"
+            "takes a float .tflite (`scheme: float32` writes one)"
         )
     if len(model.subgraphs) > 1:
         raise InputError(
@@ -97,6 +97,6 @@ def _check_tensor_names(model: Model) -> None:
     names: set[str] = set()
     for tensor in model.tensors:
         if tensor.name in names or not tensor.name:
-            what = f"two tensors are called '{tensor.name}'" if tensor.name else f"tensor {tensor.index} has no name"
-            raise InputError(f"{model.path}: {what}; quantization refers to tensors by name, each must be unique")
+            problem = f"two tensors are called '{tensor.name}'" if tensor.name else f"tensor {tensor.index} has no name"
+            raise InputError(f"{model.path}: {problem}; quantization refers to tensors by name, each must be unique")
         names.add(tensor.name)

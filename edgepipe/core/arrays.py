@@ -17,14 +17,14 @@ def count_samples(arrays: Arrays) -> int:
 
 
 def map_arrays(function: Callable[[Array], Array], arrays: Arrays) -> Arrays:
-    """`function` of the array, or of every named array."""
+    """Apply `function` to the array, or to each named array."""
     if isinstance(arrays, dict):
         return {name: function(array) for name, array in arrays.items()}
     return function(arrays)
 
 
 def take_samples(arrays: Arrays, selection: Array | slice) -> Arrays:
-    """The samples at `chosen` (indices or a slice), in that order."""
+    """The samples at `selection` (indices or a slice), in that order."""
     return map_arrays(lambda array: array[selection], arrays)
 
 

@@ -1,4 +1,4 @@
-"""Artifacts: the files that stages take and give, each with a kind and a digest of its content.
+"""Artifacts: the files that stages read and write, each with a kind and a digest of its content.
 
 The digest of a Keras file covers the model's config and weights, not the dates inside the zip, so two runs with one
 seed give equal digests. It is computed without Keras: a `.keras` file is a zip of JSON and HDF5.
@@ -83,7 +83,7 @@ def json_digest(value: Any) -> str:
 
 
 def content_digest(path: Path) -> str:
-    """SHA-256 of what a file or folder holds, blind to the dates inside archives.
+    """SHA-256 of the content of a file or folder; dates inside archives are ignored.
 
     Raises:
         InputError: the file is missing, or is named `.keras` and is damaged.
@@ -139,7 +139,7 @@ def wrap_storage_errors(subject: str) -> Iterator[None]:
     """Turn a full disk or a directory without write permission into one clear `StorageError`."""
     try:
         yield
-    except FileExistsError as error:  # what `mkdir` says of a file where a folder is wanted
+    except FileExistsError as error:  # `mkdir` where there is a file of that name
         raise StorageError(f"{subject}: cannot be written: '{error.filename}' is a file, not a folder") from error
     except OSError as error:
         raise StorageError(f"{subject}: cannot be written: {error.strerror or error}") from error
@@ -147,11 +147,11 @@ def wrap_storage_errors(subject: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def wrap_disk_full_errors(subject: str) -> Iterator[None]:
-    """Turn a full disk inside other people's code into one clear `StorageError`; any other error passes."""
+    """Turn a full disk inside a library into one clear `StorageError`; other errors pass through."""
     try:
         yield
     except OSError as error:
-        # HDF5 gives no errno of its own, only the text of the one it met.
+        # HDF5 sets no errno; it only quotes the text of the one it got.
         is_disk_error = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
         if is_disk_error or any(
             os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -162,7 +162,7 @@ def wrap_disk_full_errors(subject: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def write_atomically(target: Path) -> Iterator[Path]:
-    """A temporary name beside `target`; it is renamed to `target` if the body ends well, else removed."""
+    """Yield a temporary path beside `target`; it is renamed to `target` if the body succeeds, else removed."""
     with wrap_storage_errors(str(target)):
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_stale_staging(target)
@@ -181,7 +181,7 @@ def _staging_prefix(target: Path) -> str:
 
 
 def _remove_stale_staging(target: Path) -> None:
-    """Remove what killed processes left of earlier attempts to write `target`."""
+    """Remove what killed processes left behind while writing `target`."""
     prefix = _staging_prefix(target)
     for folder in target.parent.glob(f"{glob.escape(prefix)}*"):
         pid = folder.name.removeprefix(prefix).split(".")[0]
@@ -200,18 +200,18 @@ def _is_alive(pid: int) -> bool:
 
 
 def write_bytes(target: Path, content: bytes) -> None:
-    """Write `data` to `target` whole or not at all."""
+    """Write `content` to `target` completely or not at all."""
     with write_atomically(target) as staging_path, wrap_storage_errors(str(target)):
         staging_path.write_bytes(content)
 
 
 def write_text(target: Path, text: str) -> None:
-    """Write `text` as UTF-8 to `target` whole or not at all."""
+    """Write `text` as UTF-8 to `target` completely or not at all."""
     write_bytes(target, text.encode())
 
 
 def copy_atomically(source: Path, target: Path) -> None:
-    """Copy a file or folder to `target`, replacing what is there, never leaving half of it."""
+    """Copy a file or folder to `target`, replacing what is there; a partial copy is never left."""
     with write_atomically(target) as staging_path, wrap_storage_errors(str(target)):
         if source.is_dir():
             shutil.copytree(source, staging_path)

@@ -3,8 +3,8 @@
 budget:
   accuracy: ">= 97 %"                               # a quality metric of the task
   accuracy_drop: {max: 1 point, against: train}     # how much worse than an earlier stage
-  nucleo-l4r5zi: {latency: 20 ms, ram: 64 KiB}      # one block a device
-  ethos-u55-128: {npu_operators: 100 %}             # the least share, on a device with an NPU
+  nucleo-l4r5zi: {latency: 20 ms, ram: 64 KiB}      # one block per device
+  ethos-u55-128: {npu_operators: 100 %}             # minimum share, on a device with an NPU
   host: {latency: {max: 1 ms, evidence: measured}}
 """
 
@@ -43,7 +43,7 @@ Bound = Literal["max", "min"]
 class BudgetNames:
     """What a budget may name: the quality metrics (name -> unit, higher is better), devices, and earlier stages.
 
-    `quality` is None where only a user's function knows the metrics; any name is then taken as one.
+    `quality_metrics` is None if only a user's function knows them; then any name counts as a metric.
     """
 
     quality_metrics: Mapping[str, tuple[Dimension, bool]] | None
@@ -51,7 +51,7 @@ class BudgetNames:
     stages: Collection[str]
 
     def find_metric(self, name: str) -> tuple[Dimension, Bound] | None:
-        """Unit and usual bound of a metric of the model, or None if nothing takes a metric of this name."""
+        """Unit and default bound of a model metric, or None if there is no metric of this name."""
         if name in DEVICE_METRICS:
             return None
         if name in MODEL_METRICS:
@@ -63,7 +63,7 @@ class BudgetNames:
         return (Dimension.NUMBER, "max" if is_drop else "min") if self.quality_metrics is None else None
 
     def list_keys(self) -> list[str]:
-        """Every name that may stand as a key of the budget."""
+        """Every name allowed as a key of the budget."""
         quality_names = list(self.quality_metrics or {})
         return [*quality_names, *(f"{name}_drop" for name in quality_names), *MODEL_METRICS, *self.devices]
 
@@ -73,7 +73,14 @@ def _default_bound(name: str) -> Bound:
 
 
 def read_limits(document: Document, path: KeyPath, raw_budget: Any, known_names: BudgetNames) -> list[Limit]:
-    """The limits at `path`; every problem is noted in `document` and its line left out."""
+    """The limits at `path`; a limit with a problem is skipped.
+
+    Args:
+        document: the file that holds the budget; collects the problems.
+        path: where the budget is in `document`.
+        raw_budget: the YAML value at `path`: metric or device to limit.
+        known_names: the metrics, devices and stages that the budget may name.
+    """
     if not isinstance(raw_budget, dict):
         document.add_problem(
             path, f"must be a mapping of metric or device to a limit; found {describe_value(raw_budget)}"
@@ -118,7 +125,7 @@ def _read_device_limits(document: Document, path: KeyPath, device: str, raw_limi
             limits.append(_read_limit(document, (*path, name), name, raw_limit, metric, None, device))
         else:
             document.add_problem(
-                (*path, name), f"no metric of a device{did_you_mean(name, DEVICE_METRICS)}", anchor="key"
+                (*path, name), f"not a device metric{did_you_mean(name, DEVICE_METRICS)}", anchor="key"
             )
     return limits
 
@@ -170,7 +177,14 @@ def _read_bound(document: Document, path: KeyPath, raw_limit: Any, default_bound
 
 
 def read_amount(document: Document, path: KeyPath, text: Any, unit: Dimension) -> float | None:
-    """The quantity `text` at `path` in `unit`; None, with the problem noted, if it is none or out of range."""
+    """`text` as a quantity of `unit`; None if it is invalid or out of range, with the problem added.
+
+    Args:
+        document: the file that holds the quantity; collects the problem.
+        path: where `text` is in `document`.
+        text: the YAML value, such as `64 KiB`.
+        unit: the result is in its base unit: bytes, seconds, a fraction.
+    """
     if not isinstance(text, (str, int, float)) or isinstance(text, bool):
         document.add_problem(path, f"must be a quantity, found {describe_value(text)}")
         return None
@@ -196,7 +210,7 @@ def _read_against(
     if against is None:
         return None
     if not name.endswith("_drop"):
-        document.add_problem(against_path, "only a drop is counted against an earlier stage", anchor="key")
+        document.add_problem(against_path, "only a drop is compared with an earlier stage", anchor="key")
     elif not isinstance(against, str):
         document.add_problem(against_path, f"must be the name of an earlier stage, found {describe_value(against)}")
     elif known_names is not None and against not in known_names.stages:
@@ -220,10 +234,10 @@ def _read_evidence(document: Document, path: KeyPath, options: dict[str, Any]) -
 
 
 def parse_max_options(assignments: Collection[str]) -> list[Limit]:
-    """Upper limits as the command line gives them, for example `ram=64KiB`; none of them names a device.
+    """Upper limits from the command line, for example `ram=64KiB`; they name no device.
 
     Raises:
-        ConfigError: all words that are no limit, each with what is allowed.
+        ConfigError: lists all assignments that are not a limit, each with what is allowed.
     """
     document = Document("--max")
     limits = []

@@ -1,13 +1,13 @@
-"""The cache: results of stages, found by the digest of everything that decided them.
+"""The cache: stage results, keyed by the digest of everything that determines them.
 
-    <root>/entries/<key>/entry.json     what was made: kind, content digest, digests of all files, outcome, cost
+    <root>/entries/<key>/entry.json     kind, content digest, digests of all files, outcome, cost
     <root>/entries/<key>/entry.sha256   of entry.json itself
     <root>/entries/<key>/files/...      the artifact
-    <root>/work/...                     being written; renamed into entries/ when whole
+    <root>/work/...                     being written; renamed into entries/ when complete
 
-An entry appears by one rename, so a killed process leaves no half of one, and two runs that make the same entry at
-once both succeed: the second finds the first one's and takes it. Entries are verified when read; a damaged one is a
-warning and a miss. Runs hold a shared lock, `clear` an exclusive one.
+An entry appears by one rename, so a killed process leaves no partial entry, and two runs that write the same entry at
+once both succeed: the second uses the first one's. Entries are verified when read; a damaged one is a warning and a
+miss. Runs hold a shared lock, `clear` an exclusive one.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ from edgepipe.core.outcome import Outcome
 ENTRY_FILE = "entry.json"
 SEAL_FILE = "entry.sha256"
 FILES_FOLDER = "files"
-WORKSPACE_PREFIX = "edgepipe-"  # how the names of workspaces begin: nothing else below work/ is ours to remove
+WORKSPACE_PREFIX = "edgepipe-"  # of workspaces; nothing else below work/ may be removed
 _KEY_PATTERN = re.compile("[0-9a-f]{64}")
 
 
@@ -61,7 +61,7 @@ class StoredArtifact:
 
 
 class DamagedEntryError(StorageError):
-    """An entry that does not hold what it says."""
+    """An entry whose files do not match its digests."""
 
 
 def default_root() -> Path:
@@ -73,7 +73,7 @@ def default_root() -> Path:
 
 
 class Cache:
-    """A folder of entries. Create one with `Cache(root)`; every method is safe beside other processes."""
+    """A folder of entries. Create one with `Cache(root)`; every method is safe while other processes use it."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -82,7 +82,7 @@ class Cache:
 
     @contextlib.contextmanager
     def shared_lock(self) -> Iterator[None]:
-        """Keep `clear` away while a run uses entries; remove what killed runs left half-written.
+        """Block `clear` while a run uses entries; remove partial entries of killed runs.
 
         Raises:
             StorageError: the folder cannot be written.
@@ -93,13 +93,13 @@ class Cache:
         with lock:
             self._try_remove_leftovers(lock)
             fcntl.flock(lock, fcntl.LOCK_SH)
-            with wrap_storage_errors(f"cache {self.root}"):  # only now: `clear` may have removed them until here
+            with wrap_storage_errors(f"cache {self.root}"):  # only now: until here `clear` may remove them
                 self.entries.mkdir(exist_ok=True)
                 self.workspace_root.mkdir(exist_ok=True)
             yield
 
     def _try_remove_leftovers(self, lock: IO[str]) -> None:
-        # Whoever gets the exclusive lock is alone: what lies in work/ was left by runs that were killed.
+        # With the exclusive lock no other run is active: whatever is in work/ was left by killed runs.
         with contextlib.suppress(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._remove_leftovers()
@@ -112,7 +112,7 @@ class Cache:
         """The entry of `key`, verified, or None if there is none.
 
         Raises:
-            DamagedError: there is one, but it is incomplete or its files are not what was stored.
+            DamagedEntryError: there is one, but it is incomplete or its files have changed.
         """
         folder = self.entries / key
         return self._read(folder) if folder.exists() else None
@@ -140,7 +140,7 @@ class Cache:
 
     @contextlib.contextmanager
     def workspace(self) -> Iterator[Path]:
-        """An empty folder for a stage to write to; gone afterwards unless `put` has taken it."""
+        """An empty folder for a stage to write to; removed afterwards unless `store` took it."""
         with wrap_storage_errors(f"cache {self.root}"):
             folder = Path(tempfile.mkdtemp(prefix=WORKSPACE_PREFIX, dir=self.workspace_root))
             (folder / FILES_FOLDER).mkdir()
@@ -153,6 +153,14 @@ class Cache:
         self, workspace: Path, key: str, stage: str, artifact: Artifact, outcome: Outcome, cost: Cost
     ) -> StoredArtifact:
         """Turn a workspace into the entry of `key`; a damaged entry of that key is replaced.
+
+        Args:
+            workspace: the folder from `workspace()`, with the artifact inside.
+            key: 64 hex digits: the digest of everything that determines the result.
+            stage: name of the stage, for messages and `list_entries`.
+            artifact: the result, below `workspace`.
+            outcome: what the stage reports besides the artifact.
+            cost: what the stage took.
 
         Raises:
             StorageError: the disk is full or the folder cannot be written.
@@ -175,7 +183,7 @@ class Cache:
             source.rename(target)
         except OSError:
             try:
-                self._read(target)  # another run was first, with the same key: its entry serves
+                self._read(target)  # another run stored this key first: use its entry
             except DamagedEntryError:
                 self.discard(target.name)
                 source.rename(target)
@@ -195,11 +203,11 @@ class Cache:
         return sorted(entries, key=lambda entry: -entry.created)
 
     def entry_size(self, key: str) -> int:
-        """Size of an entry on disk."""
+        """Bytes of an entry on disk."""
         return sum(file.stat().st_size for file in list_files(self.entries / key))
 
     def clear(self) -> int:
-        """Remove all entries and give their number.
+        """Remove all entries and return how many there were.
 
         Raises:
             InputError: a run is using the cache.
@@ -213,7 +221,7 @@ class Cache:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise InputError(f"cache {self.root}: a run is using it; try again when it has ended") from None
-            # Only what bears the name of a key: the folder that was given may be another one's.
+            # Only folders named like a key: the user may have given a folder of something else.
             entry_folders = [folder for folder in self.entries.iterdir() if _KEY_PATTERN.fullmatch(folder.name)]
             with wrap_storage_errors(f"cache {self.root}"):
                 for folder in entry_folders:

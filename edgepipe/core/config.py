@@ -1,8 +1,8 @@
 """YAML with line and column, and options that are validated all at once.
 
-A `Document` is a parsed file together with the position of every key and value in it. `validate` holds a part of it
-against an `Options` class and turns each pydantic error into a `Problem` that names file, line, column, path, what
-was found and what is allowed. The scalar rules are those of YAML 1.2: `yes` is a text, `1e-3` is a number.
+A `Document` is a parsed file together with the position of every key and value in it. `validate` checks a part of
+it with an `Options` class and turns each pydantic error into a `Problem` that names file, line, column, path, what was
+found and what is allowed. The scalar rules are those of YAML 1.2: `yes` is a string, `1e-3` is a number.
 """
 
 import json
@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, get_args
+from typing import Any, ClassVar, NamedTuple, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError
@@ -22,13 +22,17 @@ from edgepipe.core.errors import ConfigError, InputError, Problem, did_you_mean
 from edgepipe.core.units import Dimension
 
 KeyPath = tuple[str | int, ...]
-MAX_NODES = 100_000  # a pipeline has a few hundred; aliases of aliases reach this in no time
-MAX_DEPTH = 50  # a pipeline has about eight; Python's and JSON's own limits lie above
+MAX_NODES = 100_000  # a pipeline has a few hundred; nested aliases reach this quickly
+MAX_DEPTH = 50  # a pipeline has about eight; Python's and JSON's own limits are higher
 
 
 class Options(BaseModel):
-    """Base of everything a user writes: frozen, strict about types, closed to unknown keys."""
+    """Base of everything a user writes: frozen, strict about types, closed to unknown keys.
 
+    `former_names` maps names that options once had to the present ones, which are suggested for them.
+    """
+
+    former_names: ClassVar[Mapping[str, str]] = {}
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
@@ -39,13 +43,13 @@ class Quantity:
     dimension: Dimension
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """What pydantic asks a mark for: read the unit first, then hold the number as before."""
+        """Called by pydantic: parse the unit first, then validate the number as usual."""
         before_validator = core_schema.no_info_before_validator_function
         return before_validator(lambda value: units.parse(value, self.dimension), handler(source))
 
 
 class Position(NamedTuple):
-    """Where a key or a value stands: a file with 1-based line and column, or `--set` with zeros."""
+    """Where a key or a value is: a file with 1-based line and column, or `--set` with zeros."""
 
     source: str
     line: int
@@ -56,7 +60,7 @@ class _Loader(yaml.SafeLoader):
     """The YAML 1.2 core schema: booleans are true and false only, and 1e-3 is a float. Keys may be of any length."""
 
     def stale_possible_simple_keys(self) -> None:
-        # YAML forgets a key that is longer than 1,024 characters, JSON does not: here only its line counts.
+        # PyYAML drops keys longer than 1,024 characters, which JSON allows; here only the line counts.
         for key in self.possible_simple_keys.values():
             key.index = self.index
         super().stale_possible_simple_keys()
@@ -87,13 +91,13 @@ _SCALAR_NAMES = {"int": "an integer", "float": "a number", "str": "a text"}
 
 
 def _join_surrogates(text: str) -> str:
-    # JSON escapes a character beyond U+FFFF as two surrogates, which belong together; half of a pair is no text.
+    # JSON escapes a character beyond U+FFFF as two surrogates; one without the other is not valid text.
     return text.encode("utf-16", "surrogatepass").decode("utf-16")
 
 
 @dataclass
 class Document:
-    """The data of a file, where everything in it stands, and the problems found so far."""
+    """The content of a file, the position of every key and value, and the problems found so far."""
 
     source: str
     content: Any = None
@@ -102,7 +106,7 @@ class Document:
     problems: list[Problem] = field(default_factory=list)
 
     def add_problem(self, path: KeyPath, message: str, anchor: str = "value") -> None:
-        """Note what is wrong at `path`; `at` is "key" to point at the key instead of the value."""
+        """Add a problem at `path`; with `anchor` "key" it points at the key instead of the value."""
         positions = self.key_positions if anchor == "key" and path in self.key_positions else self.value_positions
         nearest_path = path
         while nearest_path not in positions and nearest_path:
@@ -111,7 +115,7 @@ class Document:
         self.problems.append(Problem(*position, ".".join(map(str, path)), message))
 
     def get_value(self, path: KeyPath) -> Any:
-        """What stands at `path`, as it was written; None if nothing does."""
+        """The value at `path` as written; None if there is none."""
         node = self.content
         for key in path:
             exists = key in node if isinstance(node, dict) else isinstance(node, list) and key in range(len(node))
@@ -125,7 +129,7 @@ class Document:
 
 
 def read(path: Path | str) -> Document:
-    """Parse the YAML file at `path`. Problems are noted in the document; only an unreadable file raises."""
+    """Parse the YAML file at `path`. Problems are added to the document; only an unreadable file raises."""
     return parse(read_text(Path(path)), str(path))
 
 
@@ -143,7 +147,7 @@ def read_text(path: Path) -> str:
 
 
 def parse(text: str, source: str) -> Document:
-    """Parse `text` as YAML; `source` is the name that problems carry."""
+    """Parse `text` as YAML; `source` is the file name in problems."""
     document = Document(source)
     try:
         node = yaml.compose(text, _Loader)
@@ -155,7 +159,7 @@ def parse(text: str, source: str) -> Document:
         return document
     except yaml.reader.ReaderError as error:
         lines_before = text[: error.position].splitlines(keepends=True) or [""]
-        message = f"not valid YAML: the character U+{error.character:04X} may not stand in a file"
+        message = f"not valid YAML: the character U+{error.character:04X} is not allowed in a file"
         document.problems.append(Problem(source, len(lines_before), len(lines_before[-1]) + 1, "", message))
         return document
     except RecursionError:
@@ -234,7 +238,7 @@ class _YamlNodeBuilder:
                 self._add_problem(
                     key_node,
                     key_path,
-                    f"this key stands twice; the first is on line {self.document.key_positions[key_path].line}",
+                    f"duplicate key; the first is on line {self.document.key_positions[key_path].line}",
                 )
             else:
                 self.document.key_positions[key_path] = self._position(key_node)
@@ -263,10 +267,17 @@ def _is_valid_text(text: str) -> bool:
 
 
 def assign(document: Document, path: KeyPath, text: str, source: str) -> None:
-    """Replace the value at `path` by the YAML value `text`, as `--set` does; later problems name `source`."""
+    """Replace the value at `path` by the YAML value `text`, as `--set` does; later problems name `source`.
+
+    Args:
+        document: changed in place; collects the problems.
+        path: keys and list indices; missing mappings on the way are created.
+        text: the new value in YAML.
+        source: replaces the file name in problems, for example `--set`.
+    """
     new_document = parse(text, source)
     if not text.strip():
-        document.problems.append(Problem(source, 0, 0, "", "no value stands after the '='; write null for nothing"))
+        document.problems.append(Problem(source, 0, 0, "", "no value after the '='; write null for nothing"))
     elif new_document.problems:
         document.problems.extend(problem._replace(line=0, column=0) for problem in new_document.problems)
     elif (parent := _find_parent(document, path, source)) is not None:
@@ -278,7 +289,7 @@ def assign(document: Document, path: KeyPath, text: str, source: str) -> None:
 
 
 def _find_parent(document: Document, path: KeyPath, source: str) -> dict[str, Any] | None:
-    """The mapping that `path` ends in, made where nothing stands yet; None, and a problem, where there is no such."""
+    """The mapping that holds the last key of `path`, created if missing; None, with a problem, if it cannot be."""
     node: Any = document.content
     for depth, key in enumerate(path):
         if not isinstance(node, dict) and not (isinstance(node, list) and isinstance(key, int)):
@@ -301,14 +312,21 @@ OptionsT = TypeVar("OptionsT", bound=BaseModel)
 
 
 def validate(document: Document, path: KeyPath, raw_options: Any, cls: type[OptionsT]) -> OptionsT | None:
-    """Hold `data`, which stands at `path`, against `cls`; note every problem and give None if there is any."""
+    """Validate a part of `document`; None if there is any problem.
+
+    Args:
+        document: collects the problems.
+        path: where `raw_options` is in `document`.
+        raw_options: the YAML value at `path`; None counts as no options.
+        cls: the class that the options must fit.
+    """
     if raw_options is None:
         raw_options = {}
     if not isinstance(raw_options, Mapping):
         document.add_problem(path, f"must be a mapping of options, found {describe_value(raw_options)}")
         return None
     try:
-        # Through JSON: strict mode then takes lists for tuples, yet neither 1 for true nor "1" for 1.
+        # Through JSON: strict mode then accepts lists as tuples, but neither 1 as true nor "1" as 1.
         return cls.model_validate_json(json.dumps(raw_options), strict=True)
     except ValidationError as error:
         for details in error.errors():
@@ -316,15 +334,20 @@ def validate(document: Document, path: KeyPath, raw_options: Any, cls: type[Opti
         return None
 
 
+def _option_suggestion(cls: type[BaseModel], location: KeyPath) -> str:
+    """The present name of an option that was renamed, else the nearest name, else all."""
+    name = str(location[-1])
+    former_names = getattr(cls, "former_names", {}) if len(location) == 1 else {}
+    return did_you_mean(former_names.get(name, name), _field_names(cls, location[:-1]))
+
+
 def _add_validation_problem(document: Document, path: KeyPath, cls: type[BaseModel], details: ErrorDetails) -> None:
     location = tuple(key for key in details["loc"] if not str(key).startswith(("function-", "constrained-")))
     at_key = location[-1:] == ("[key]",)  # pydantic's mark for a key of a mapping
     option_path = (*path, *(location[:-1] if at_key else location))
     if details["type"] == "extra_forbidden":
-        allowed_names = _field_names(cls, location[:-1])
-        document.add_problem(
-            option_path, f"unknown option{did_you_mean(str(location[-1]), allowed_names)}", anchor="key"
-        )
+        suggestion = _option_suggestion(cls, location)
+        document.add_problem(option_path, f"unknown option{suggestion}", anchor="key")
     elif details["type"] == "missing":
         document.add_problem(option_path, "is required but missing", anchor="key")
     else:
@@ -349,7 +372,7 @@ def _describe_validation_error(details: ErrorDetails) -> str:
     input_text = describe_value(details["input"])
     if details["type"] in ("too_short", "too_long"):
         bound, number = ("least", "min_length") if details["type"] == "too_short" else ("most", "max_length")
-        return f"should have at {bound} {context[number]} item(s), found {context['actual_length']}"
+        return f"should have at {bound} {units.plural(context[number], 'item')}, found {context['actual_length']}"
     if details["type"] == "literal_error":
         names = re.findall(r"'([^']*)'", str(context["expected"]))
         hint = did_you_mean(str(details["input"]), names) if isinstance(details["input"], str) else ""
@@ -363,7 +386,7 @@ def _describe_validation_error(details: ErrorDetails) -> str:
 
 
 def _fraction_hint(details: ErrorDetails) -> str:
-    """How to write what was meant as a percentage, where a share of one is wanted."""
+    """How to write a percentage where a fraction of one is expected."""
     input_value, context = details["input"], details.get("ctx", {})
     match = (
         _PERCENT.fullmatch(input_value) if isinstance(input_value, str) and details["type"] == "float_type" else None

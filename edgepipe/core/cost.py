@@ -1,4 +1,4 @@
-"""What a piece of work cost: wall time, CPU time and peak memory of this process and its children."""
+"""What a stage costs: wall time, CPU time and peak memory of this process and its children."""
 
 import resource
 import time
@@ -20,18 +20,18 @@ class Cost(Record):
     wall: float = Field(default=0.0, description="seconds")
     cpu: float = Field(default=0.0, description="CPU seconds, child processes included")
     peak_memory: int | None = Field(default=None, description="bytes resident at the peak of the stage")
-    how: str = Field(default="", description="how the peak was taken")
+    how: str = Field(default="", description="how the peak was measured")
 
 
 class CostMeter:
-    """Filled in when the measured block has ended."""
+    """Receives the cost when the measured block ends."""
 
     cost = Cost()
 
 
 @contextmanager
 def measure_cost() -> Iterator[CostMeter]:
-    """Measure the block; `Meter.cost` is set at its end."""
+    """Measure the block; `CostMeter.cost` is set at its end."""
     meter, peak_method = CostMeter(), _reset_peak()
     wall_start, cpu_start = time.perf_counter(), _cpu_seconds()
     yield meter

@@ -1,4 +1,4 @@
-"""The errors a user can meet, and the exit code of each.
+"""The errors that a user can get, and the exit code of each.
 
 Everything edgepipe raises on purpose is an `EdgepipeError`; the command line prints its message on stderr without
 a traceback and ends with its exit code. Anything else that escapes is a bug in edgepipe (exit 1).
@@ -43,7 +43,7 @@ class ToolError(EdgepipeError):
 
 
 class TargetNotMetError(EdgepipeError):
-    """A target that was searched for and cannot be reached; the message has the best that was found."""
+    """A target that was searched for and cannot be reached; the message states the best result found."""
 
     exit_code = ExitCode.NOT_MET
 

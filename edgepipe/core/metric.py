@@ -60,12 +60,27 @@ class Metric(Record):
 
 
 def exact_metric(name: str, value: float, unit: Dimension, provenance: str, device: str | None = None) -> Metric:
-    """A metric that was counted from the artifact."""
+    """A metric counted from the artifact.
+
+    Args:
+        name: for example `parameters`.
+        value: in the base unit of `unit`.
+        unit: what the value counts.
+        provenance: what was counted, and how.
+        device: the device profile it holds for; None for the artifact itself.
+    """
     return Metric(name=name, value=value, unit=unit, evidence=Evidence.EXACT, device=device, how=provenance)
 
 
 def unavailable_metric(name: str, unit: Dimension, reason: str, device: str | None = None) -> Metric:
-    """A metric that could not be taken; `reason` says why and what would make it available."""
+    """A metric without a value.
+
+    Args:
+        name: for example `latency`.
+        unit: what its value would count.
+        reason: why there is none, and what would make it available.
+        device: the device profile it holds for; None for the artifact itself.
+    """
     return Metric(name=name, value=None, unit=unit, evidence=Evidence.UNAVAILABLE, device=device, how=reason)
 
 
@@ -89,9 +104,9 @@ class Limit(Record):
     bound: Literal["max", "min"]
     value: float = Field(description="in the base unit of `unit`")
     device: str | None = None
-    evidence: Evidence | None = Field(default=None, description="the evidence that is demanded; null accepts any")
+    evidence: Evidence | None = Field(default=None, description="required evidence; null accepts any")
     against: str | None = Field(default=None, description="for a drop: the stage it is counted from")
-    optional: bool = Field(default=False, description="an unavailable metric does not break this limit")
+    optional: bool = Field(default=False, description="an unavailable metric does not fail this limit")
 
     def text(self) -> str:
         """For example `nucleo-l4r5zi ram <= 64.0 KiB`."""
@@ -102,7 +117,7 @@ class Limit(Record):
 
 
 class Verdict(Record):
-    """A limit, the metric it was held against, and whether it was met."""
+    """A limit, the metric it was checked with, and whether it was met."""
 
     limit: Limit
     metric: Metric | None
@@ -111,7 +126,7 @@ class Verdict(Record):
 
 
 def judge(limit: Limit, metrics: list[Metric]) -> Verdict:
-    """Hold `limit` against the metric of its name and device. A missing or unavailable one is not met."""
+    """Check `limit` with the metric of its name and device; without a value only an optional limit is met."""
     metric = next((m for m in metrics if m.name == limit.metric and m.device == limit.device), None)
     reason = _explain_failure(limit, metric)
     is_forgiven = limit.optional and (metric is None or metric.value is None)
@@ -120,12 +135,12 @@ def judge(limit: Limit, metrics: list[Metric]) -> Verdict:
 
 def _explain_failure(limit: Limit, metric: Metric | None) -> str:
     if metric is None:
-        return "nothing took this metric"
+        return "this metric was not computed"
     if metric.value is None:
         return f"unavailable: {metric.how}"
     if limit.evidence is not None and metric.evidence is not limit.evidence:
         return f"the evidence is '{metric.evidence}', the budget demands '{limit.evidence}'"
-    # An interval is held to its worse end: an estimate that may be over the budget does not meet it.
+    # The worse end of an interval counts: an estimate that may exceed the budget does not meet it.
     low, high = metric.interval or (metric.value, metric.value)
     worst = high if limit.bound == "max" else low
     is_violated = worst > limit.value if limit.bound == "max" else worst < limit.value

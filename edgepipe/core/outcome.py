@@ -1,4 +1,4 @@
-"""What a stage found out, as the cache and the report keep it."""
+"""What a stage reports besides its artifact, as the cache and the report store it."""
 
 from pydantic import Field
 
@@ -6,7 +6,7 @@ from edgepipe.core.metric import Finding, Metric, Record, Verdict
 
 
 class Table(Record):
-    """Rows that a stage wants shown in the report, such as the sparsity of each layer."""
+    """A table for the report, such as the sparsity of each layer."""
 
     title: str
     columns: tuple[str, ...]
@@ -14,7 +14,7 @@ class Table(Record):
 
 
 class Outcome(Record):
-    """What a stage found out, besides the artifact it made."""
+    """What a stage reports besides its artifact."""
 
     metrics: tuple[Metric, ...] = ()
     findings: tuple[Finding, ...] = Field(default=(), description="rules that were broken; the run exits with 3")

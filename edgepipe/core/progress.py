@@ -1,4 +1,4 @@
-"""What a run tells while it goes: always on stderr, live on a terminal, plain lines elsewhere."""
+"""Progress of a run: always on stderr, a live bar on a terminal, plain lines elsewhere."""
 
 import sys
 import time
@@ -8,10 +8,17 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Told by the runner and the training loop what is going on."""
+    """Receives events from the runner and the training loop."""
 
     def stage(self, name: str, number: int, stage_count: int, status: str) -> None:
-        """A stage begins (`running`), was found in the cache (`cached`), or has ended (`done in 3.1 s`)."""
+        """A stage begins, was found in the cache, or has ended.
+
+        Args:
+            name: of the stage.
+            number: its place in the pipeline, from 1.
+            stage_count: how many stages the pipeline has.
+            status: `running`, `cached`, or for example `done in 3.1 s`.
+        """
 
     def epoch(self, epoch: int, epochs: int, metrics: dict[str, float]) -> None:
         """An epoch of the current stage has ended, with its loss and validation quality."""
@@ -21,7 +28,7 @@ class Progress(Protocol):
 
 
 class SilentProgress:
-    """Tells nothing; the Python API's default."""
+    """Shows nothing; the default of the Python API."""
 
     def stage(self, name: str, number: int, stage_count: int, status: str) -> None:
         """Ignored."""
@@ -34,7 +41,7 @@ class SilentProgress:
 
 
 class LineProgress:
-    """One plain line an event, for logs and pipes."""
+    """One plain line per event, for logs and pipes."""
 
     def __init__(self) -> None:
         self.start_time = time.monotonic()
@@ -75,7 +82,7 @@ def show_progress(quiet: bool = False) -> Iterator[Progress]:
 
 
 class _LiveProgress:
-    """A rich progress bar for the current stage, and a line for each one that has ended."""
+    """A rich progress bar for the current stage, and a line for each finished stage."""
 
     def __enter__(self) -> "_LiveProgress":
         from rich.console import Console

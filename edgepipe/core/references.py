@@ -1,8 +1,8 @@
 """Code named as `module:function`: where its source is, a digest of it, and loading it.
 
 Digests are taken from the files, without importing anything: a cached run must not load what it will not use. A
-digest covers the module and every module it imports, directly or not, that belongs to the same package or stands in
-the same folder, so that an edit to a helper counts as much as an edit to the function.
+digest covers the module and every module it imports, directly or not, from the same package or folder, so that an edit
+to a helper counts as much as an edit to the function.
 """
 
 import ast
@@ -66,7 +66,7 @@ def check(reference: str, base: Path) -> None:
 
 
 def load(reference: str, base: Path) -> Callable[..., Any]:
-    """Import `module:function`. A module whose source changed since it was imported here is imported anew.
+    """Import `module:function`. A module whose source changed since it was imported here is imported again.
 
     Raises:
         InputError: the module fails to import, lacks the name, or the name is not callable.
@@ -118,7 +118,7 @@ def source_digest(module: str, base: Path | None = None) -> str:
 def import_closure(module: str, base: Path | None) -> dict[str, Path]:
     """Every module that `module` imports, directly or not, within its own package or folder, with its file.
 
-    Without a folder `base` only its own package counts: an installed package stands in one folder with all others.
+    Without a folder `base` only its own package counts: installed packages share one folder.
     """
     path_by_module: dict[str, Path] = {}
     pending_modules = [module]

@@ -12,7 +12,7 @@ from enum import StrEnum
 
 
 class Dimension(StrEnum):
-    """What a number counts; decides which units may stand behind it."""
+    """What a number counts; decides which units are allowed."""
 
     BYTES = "bytes"
     SECONDS = "seconds"
@@ -58,7 +58,7 @@ def parse(text: str | float, dimension: Dimension) -> float:
     if match is None or not math.isfinite(float(match[1])):
         raise UnitError(f"'{text}' is not a quantity; write a number and a unit, one of: {allowed_units}")
     if match[2] not in units:
-        problem = f"'{match[2]}' is no unit of {dimension}" if match[2] else f"'{text}' has no unit"
+        problem = f"'{match[2]}' is not a unit of {dimension}" if match[2] else f"'{text}' has no unit"
         raise UnitError(f"{problem}; allowed: {allowed_units}")
     # In decimal: 57 * 0.01 is more than 0.57 in binary, and a budget of 57 % would refuse exactly that.
     amount = float(Decimal(match[1]) * Decimal(str(units[match[2]])))
@@ -99,3 +99,8 @@ _FORMATTERS: dict[Dimension, Callable[[float], str]] = {
     Dimension.COUNT: _format_count,
     Dimension.NUMBER: lambda value: f"{value:.4g}",
 }
+
+
+def plural(number: int, noun: str, nouns: str = "") -> str:
+    """A number with its noun: `1 output`, `2 outputs`; `nouns` is an irregular plural, such as `biases`."""
+    return f"{number:,} {noun if number == 1 else nouns or noun + 's'}"

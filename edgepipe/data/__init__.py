@@ -1,6 +1,7 @@
-"""Datasets. The two below come with edgepipe and are named in a pipeline as `data: edgepipe.data:digits`.
+"""Datasets. The two below ship with edgepipe; a pipeline names them as `data: edgepipe.data:digits`.
 
-`spec` reads the `data:` key, `identity` digests what stands behind it, `loading` gives the splits.
+`data_spec` parses the `data:` key, `dataset_identity` digests its source for the cache, `dataset_loading` loads the
+splits.
 """
 
 from typing import TYPE_CHECKING
@@ -25,7 +26,7 @@ def digits() -> "tuple[Array, Array]":
 
 
 def fashion_mnist() -> "dict[str, tuple[Array, Array]]":
-    """Fashion-MNIST, 60 000 + 10 000 images of clothes, from its four IDX files where Debian or the user has put them.
+    """Fashion-MNIST, 60 000 + 10 000 images of clothes, from its four IDX files as installed by Debian or the user.
 
     Source: H. Xiao, K. Rasul, R. Vollgraf, "Fashion-MNIST: a Novel Image Dataset", arXiv 1708.07747, 2017.
 
@@ -33,7 +34,7 @@ def fashion_mnist() -> "dict[str, tuple[Array, Array]]":
         `train` and `test`: images (n, 28, 28, 1), float32 in [0, 1], and labels (n,), int64 in 0..9.
 
     Raises:
-        InputError: the files are nowhere; the message says where they may stand.
+        InputError: the files are not found; the message lists the folders searched.
     """
     import numpy as np
 

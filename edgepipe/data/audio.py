@@ -1,4 +1,4 @@
-"""Folders of recordings: one subfolder for each class, read with soundfile, brought to one rate and length."""
+"""Folders of recordings: one subfolder per class, read with soundfile, resampled to one rate and length."""
 
 import re
 import warnings
@@ -10,6 +10,7 @@ import numpy as np
 
 from edgepipe.core.arrays import Array
 from edgepipe.core.errors import InputError
+from edgepipe.core.units import plural
 from edgepipe.data import class_folders, speech
 from edgepipe.data.data_spec import SoundSpec, SpokenDigitsSpec
 from edgepipe.data.raw_samples import RawDataset, RawSplit
@@ -26,24 +27,26 @@ class _CorruptRecording(Exception):  # noqa: N818 - a reason, caught here
 @final
 @dataclass
 class _AudioReadReport:
-    """What happened to recordings on the way."""
+    """What happened to recordings while reading."""
 
     corrupt_files: list[str] = field(default_factory=list)
-    cropped_seconds: list[float] = field(default_factory=list)  # seconds
+    cropped_seconds: list[float] = field(default_factory=list)
     padded_seconds: list[float] = field(default_factory=list)
-    count_by_low_rate: dict[int, int] = field(default_factory=dict)  # rate below what is asked -> how many
+    count_by_low_rate: dict[int, int] = field(default_factory=dict)  # rate below the requested one, Hz -> recordings
     silent_count: int = 0
 
 
 def build_features(spec: SoundSpec) -> SoundFeatures:
-    """What `spec` asks to be computed."""
+    """The features that `spec` asks for."""
     samples = round(spec.window * spec.rate), round(spec.hop * spec.rate)
     fmax = spec.fmax or spec.rate / 2
     return SoundFeatures(spec.features, spec.rate, *samples, spec.mels, spec.coefficients, spec.fmin, fmax, spec.floor)
 
 
 def read(root: Path, spec: SoundSpec, noise: Path | None = None) -> RawDataset:
-    """All recordings below `root` as features, labelled by the sorted names of the class folders; `noise` is none.
+    """All recordings below `root` as features, labelled by the sorted names of the class folders.
+
+    `noise` is the folder of `augment: noise`; it is not a class.
 
     Raises:
         InputError: no class folders, an empty one, a class that training does not have, or recordings that cannot be
@@ -51,17 +54,17 @@ def read(root: Path, spec: SoundSpec, noise: Path | None = None) -> RawDataset:
         ToolError: librosa is not installed.
     """
     import_librosa()
-    split_folders = class_folders.split_folders(root)
-    names = _classes(split_folders[Split.TRAIN], noise)
-    for folder in split_folders.values():
-        class_folders.check_classes(folder, names, ENDINGS, "recordings", noise)
+    folder_by_split = class_folders.split_folders(root)
+    names = _classes(folder_by_split[Split.TRAIN], noise)
+    for folder in folder_by_split.values():
+        class_folders.check_classes(folder, names, ENDINGS, "recording", noise)
     report, features = _AudioReadReport(), build_features(spec)
-    splits = {split: _read_split(folder, names, spec, features, report) for split, folder in split_folders.items()}
+    splits = {split: _read_split(folder, names, spec, features, report) for split, folder in folder_by_split.items()}
     if report.corrupt_files and not spec.skip_corrupt:
         listing = "\n".join(f"  {file}" for file in report.corrupt_files)
         raise InputError(
-            f"{root}: {len(report.corrupt_files)} recordings cannot be used; replace them, or set `skip_corrupt: true`:\n"
-            f"{listing}"
+            f"{root}: {plural(len(report.corrupt_files), 'recording')} cannot be used; replace them, or set "
+            f"`skip_corrupt: true`:\n{listing}"
         )
     labels = splits[Split.TRAIN].y
     class_folders.check_classes_remain(
@@ -72,18 +75,16 @@ def read(root: Path, spec: SoundSpec, noise: Path | None = None) -> RawDataset:
         *_notes(root, spec, report),
         *class_folders.unread_folder_notes(root),
     )
-    if noise is not None and noise.resolve().parent in [folder.resolve() for folder in split_folders.values()]:
-        notes = (*notes, f"{root}: {noise.name} is where `augment:` takes noise from, and no class")
-    return RawDataset(
-        str(root), splits, names, (*notes, *class_folders.unread_file_notes(root, ENDINGS, "recordings")), features
-    )
+    if noise is not None and noise.resolve().parent in [folder.resolve() for folder in folder_by_split.values()]:
+        notes = (*notes, f"{root}: {noise.name} is the noise folder of `augment:`, not a class")
+    return RawDataset(str(root), splits, names, (*notes, *class_folders.unread_file_notes(root, ENDINGS)), features)
 
 
 def _classes(folder: Path, noise: Path | None) -> tuple[str, ...]:
-    """The class folders; one that `augment:` takes its noise from is none."""
+    """The names of the class folders; the noise folder of `augment:` is not one."""
     if noise is not None and folder.resolve().is_relative_to(noise.resolve()):
         raise InputError(f"augment: noise: {noise} holds the recordings that it should be mixed into")
-    return class_folders.class_names(folder, "recordings", noise)
+    return class_folders.class_names(folder, "recording", noise)
 
 
 def _read_split(
@@ -118,7 +119,7 @@ def _group_name(path: Path, pattern: str) -> str:
 
 
 def _read_wave(path: Path, spec: SoundSpec, report: _AudioReadReport) -> Array:
-    """One channel at the rate and of the length that are asked for, float32 in [-1, 1]."""
+    """A mono recording at the requested rate and length, float32 in [-1, 1]."""
     samples, rate = _decode(path)
     if rate < spec.rate:
         report.count_by_low_rate[rate] = report.count_by_low_rate.get(rate, 0) + 1
@@ -143,10 +144,10 @@ def _resample(samples: Array, rate: int, target_rate: int) -> Array:
 
 
 def read_noises(root: Path, rate: int) -> tuple[Array, ...]:
-    """Every recording below `root`, one channel at `rate`, for `augment: noise`.
+    """Every recording below `root`, mono at `rate`, for `augment: noise`.
 
     Raises:
-        InputError: no such folder, none in it, or some that cannot be read or are silent; all of these are named.
+        InputError: no such folder, no recording in it, or some that are unreadable or silent; the message names all.
     """
     paths = class_folders.find_files(root, ENDINGS) if root.is_dir() else []
     if not paths:
@@ -161,7 +162,8 @@ def read_noises(root: Path, rate: int) -> tuple[Array, ...]:
     if corrupt_files:
         listing = "\n".join(f"  {file}" for file in corrupt_files)
         raise InputError(
-            f"augment: noise: {root}: {len(corrupt_files)} of {len(paths)} recordings are no use:\n{listing}"
+            f"augment: noise: {root}: {len(corrupt_files)} of {plural(len(paths), 'recording')} cannot be used:\n"
+            f"{listing}"
         )
     return tuple(noise_waves)
 
@@ -186,42 +188,39 @@ def _decode(path: Path) -> tuple[Array, int]:
             " ".join(str(error).replace(str(path), "").split()).strip(": '.") or "unreadable"
         ) from None
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # the mean of NaN is told below
+        warnings.simplefilter("ignore", RuntimeWarning)  # NaN is reported below
         mono = samples.mean(axis=1)
     if len(mono) == 0:
         raise _CorruptRecording("holds no samples")
     if not np.isfinite(mono).all():
-        raise _CorruptRecording(f"{int((~np.isfinite(mono)).sum())} samples are NaN or infinite")
+        raise _CorruptRecording(f"holds {plural(int((~np.isfinite(mono)).sum()), 'NaN or infinite sample')}")
     return mono, int(rate)
 
 
 def _check_complete(path: Path) -> None:
-    """A RIFF file says its length in its head; libsndfile reads what is there without a word."""
+    """Compare the size with the RIFF header: libsndfile reads a truncated file without an error."""
     with path.open("rb") as stream:
         header = stream.read(8)
     declared_size, actual_size = int.from_bytes(header[4:], "little") + 8, path.stat().st_size
-    if (
-        header[:4] == b"RIFF" and actual_size < declared_size < 2**32 - 2
-    ):  # a stream of unknown length says the largest number
+    # A stream of unknown length declares the largest number.
+    if header[:4] == b"RIFF" and actual_size < declared_size < 2**32 - 2:
         raise _CorruptRecording(f"ends after {actual_size} of {declared_size} bytes")
 
 
 def _notes(root: Path, spec: SoundSpec, report: _AudioReadReport) -> tuple[str, ...]:
-    notes = list(class_folders.skipped_file_notes(root, report.corrupt_files, "recordings"))
+    notes = list(class_folders.skipped_file_notes(root, report.corrupt_files, "recording"))
     for change, durations in (
-        ("cropped, both ends alike,", report.cropped_seconds),
+        ("cropped equally at both ends", report.cropped_seconds),
         ("padded with silence", report.padded_seconds),
     ):
         if durations:
-            notes.append(
-                f"{root}: {len(durations)} recordings {change} to {spec.seconds:g} s, by up to {max(durations):.3g} s"
-            )
+            count = plural(len(durations), "recording")
+            notes.append(f"{root}: {count} {change} to {spec.seconds:g} s, by up to {max(durations):.3g} s")
     if report.silent_count:
-        notes.append(f"{root}: {report.silent_count} recordings are silent throughout")
+        notes.append(f"{root}: {plural(report.silent_count, 'recording')} with nothing but silence")
     for rate, number in sorted(report.count_by_low_rate.items()):
-        notes.append(
-            f"{root}: {number} recordings at {rate} Hz (asked for {spec.rate}) hold nothing above {rate // 2} Hz"
-        )
+        count = plural(number, "recording")
+        notes.append(f"{root}: {count} at {rate} Hz (asked for {spec.rate}) with nothing above {rate // 2} Hz")
     return tuple(notes)
 
 

@@ -1,8 +1,7 @@
-"""`augment:` of a dataset: how training samples are changed at random, read without importing anything heavy.
+"""`augment:` of a dataset: random changes of training samples, parsed without importing anything heavy.
 
-What is named is applied in one order, whatever the order in the file: to the waveform first (shift, gain, noise), then
-places (flip, crop, rotate), rand_augment, values (scale, rotation, jitter), what is hidden (spec_augment, cutout), and
-last what is mixed (mixup or cutmix).
+Changes apply in one order, whatever the order in the file: waveform (shift, gain, noise), geometry (flip, crop,
+rotate), rand_augment, values (scale, rotation, jitter), masks (spec_augment, cutout) and mixing (mixup or cutmix).
 """
 
 from typing import Annotated, Literal, final
@@ -15,7 +14,7 @@ from edgepipe.core.units import Dimension
 
 def _check_rising(pair: tuple[float, float]) -> tuple[float, float]:
     if pair[0] > pair[1]:
-        raise ValueError(f"a range [least, most] must rise; found [{pair[0]:g}, {pair[1]:g}]")
+        raise ValueError(f"a range [min, max] must rise; found [{pair[0]:g}, {pair[1]:g}]")
     return pair
 
 
@@ -31,77 +30,82 @@ WINDOW_OPTIONS = ("jitter", "scale", "rotation")
 
 @final
 class SpecAugment(Options):
-    """Park et al. 2019 (arXiv 1904.08779): stretches of time and of frequency set to the sample's mean."""
+    """Park et al. 2019 (arXiv 1904.08779): random spans of time and frequency set to the sample's mean."""
 
-    time: int = Field(default=8, ge=0, description="the most frames that one mask hides")
-    frequency: int = Field(default=5, ge=0, description="the most bands that one mask hides")
-    masks: int = Field(default=1, ge=1, description="of each kind")
+    time: int = Field(default=8, ge=0, description="maximum frames per mask")
+    frequency: int = Field(default=5, ge=0, description="maximum bands per mask")
+    masks: int = Field(default=1, ge=1, description="masks of each kind")
 
 
 @final
 class Noise(Options):
-    """Noise that is added to waveforms; for each sample one of the colours, or of the folder's recordings, is drawn."""
+    """Additive noise on waveforms; each sample draws one of the colours or of the folder's recordings."""
 
-    snr: DecibelRange = Field(default=(5.0, 30.0), description="signal over noise in dB, [least, most]")
+    snr: DecibelRange = Field(default=(5.0, 30.0), description="signal-to-noise ratio in dB, [min, max]")
     colors: tuple[Literal["white", "pink", "brown"], ...] = Field(
-        default=(), description="made noise; default white if there is no folder"
+        default=(), description="synthetic noise; default white if there is no folder"
     )
-    folder: str | None = Field(default=None, description="recordings of noise, of which a random stretch is taken")
+    folder: str | None = Field(default=None, description="recordings of noise; a random section is used")
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """What is drawn from: colours, and `folder` if there is one."""
+        """The kinds to draw from: colours, and `folder` if there is one."""
         return (*self.colors, "folder") if self.folder is not None else self.colors or ("white",)
 
 
 @final
 class RandAugment(Options):
-    """Cubuk et al. 2019 (arXiv 1909.13719): operations drawn for each image, all of one magnitude."""
+    """Cubuk et al. 2019 (arXiv 1909.13719): random operations on each image, all of one magnitude."""
 
-    operations: int = Field(default=2, ge=1, le=14, description="how many are applied to an image, one after another")
-    magnitude: int = Field(default=9, ge=0, le=30, description="of each, from 0 to 30, the paper's strongest")
+    operations: int = Field(default=2, ge=1, le=14, description="operations applied to each image, in sequence")
+    magnitude: int = Field(default=9, ge=0, le=30, description="of each operation, 0 to 30 (the paper's strongest)")
 
 
 @final
 class Augment(Options):
-    """Random changes of training samples. Validation, test and representative samples stay as they are."""
+    """Random changes of training samples. Validation, test and representative samples are unchanged."""
 
     shift: Seconds | None = Field(
-        default=None, gt=0, description="sound: at most, to either side; silence comes in, such as 100 ms"
+        default=None, gt=0, description="sound: maximum shift to either side, such as 100 ms; filled with silence"
     )
-    gain: DecibelRange | None = Field(default=None, description="sound: louder or softer by so many dB, [least, most]")
-    noise: Noise | None = Field(default=None, description="sound: noise that is added")
+    gain: DecibelRange | None = Field(default=None, description="sound: volume change in dB, [min, max]")
+    noise: Noise | None = Field(default=None, description="sound: additive noise")
     flip: Literal["horizontal", "vertical", "both"] | None = Field(
-        default=None, description="images: mirrored, each way with a chance of one half"
+        default=None, description="images: mirror each way with probability 0.5"
     )
     crop: int | None = Field(
-        default=None, ge=1, description="images: pixels that are added as zeros on each side before a crop to size"
+        default=None, ge=1, description="images: zero padding in pixels on each side before a random crop to size"
     )
-    rotate: Angle | None = Field(default=None, description="images: degrees, at most, to either side")
+    rotate: Angle | None = Field(default=None, description="images: maximum angle to either side, degrees")
     rand_augment: RandAugment | None = Field(
-        default=None, description="images: operations drawn from fourteen (Cubuk et al. 2019)"
+        default=None, description="images: random operations out of fourteen (Cubuk et al. 2019)"
     )
     scale: float | None = Field(
         default=None,
         gt=0,
         lt=1,
-        description="windows: deviation of a factor around 1 for each channel (Um et al. 2017)",
+        description="windows: deviation of a random factor around 1 per channel (Um et al. 2017)",
     )
     rotation: Angle | None = Field(
-        default=None, description="windows: degrees, at most, about a random axis, of each three channels in a row"
+        default=None,
+        description="windows: maximum angle in degrees about a random axis, for each three consecutive channels",
     )
     jitter: float | None = Field(
-        default=None, gt=0, description="windows: noise, as a share of each channel's deviation (Um et al. 2017)"
+        default=None, gt=0, description="windows: noise, as a fraction of each channel's deviation (Um et al. 2017)"
     )
-    spec_augment: SpecAugment | None = Field(default=None, description="spectrograms: stretches that are hidden")
+    spec_augment: SpecAugment | None = Field(default=None, description="spectrograms: masked spans")
     cutout: int | None = Field(
-        default=None, ge=1, description="images: side of a square of zeros, somewhere (DeVries, Taylor 2017)"
+        default=None, ge=1, description="images: side of a randomly placed square of zeros (DeVries, Taylor 2017)"
     )
     mixup: float | None = Field(
-        default=None, gt=0, description="classes: two samples blended, alpha of the Beta law (Zhang et al. 2018)"
+        default=None,
+        gt=0,
+        description="classes: two samples blended, alpha of the Beta distribution (Zhang et al. 2018)",
     )
     cutmix: float | None = Field(
-        default=None, gt=0, description="images: a rectangle of another one, alpha of the Beta law (Yun et al. 2019)"
+        default=None,
+        gt=0,
+        description="images: paste a rectangle of another, alpha of the Beta distribution (Yun et al. 2019)",
     )
 
     @model_validator(mode="after")
@@ -114,10 +118,10 @@ class Augment(Options):
 
     @property
     def waveform_change_names(self) -> list[str]:
-        """What is asked for that changes waveforms."""
+        """The requested changes of waveforms."""
         return [name for name in SOUND_OPTIONS if getattr(self, name) is not None]
 
     @property
     def change_names(self) -> list[str]:
-        """What is asked for, in the order in which it is applied."""
+        """The requested changes, in the order in which they apply."""
         return [name for name in type(self).model_fields if getattr(self, name) is not None]

@@ -1,12 +1,13 @@
-"""Folders with one subfolder for each class, alone or below train/, validation/ (or val/) and test/."""
+"""Folders with one subfolder per class, directly or below train/, validation/ (or val/) and test/."""
 
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from edgepipe.core.errors import InputError, did_you_mean
+from edgepipe.core.units import plural
 from edgepipe.data.splits import Split
 
-MAX_LISTED = 20  # names of files that a message lists; more are counted
+MAX_LISTED = 20  # file names that a message lists; the rest are counted
 _SPLIT_BY_FOLDER_NAME = {
     "train": Split.TRAIN,
     "validation": Split.VALIDATION,
@@ -16,10 +17,10 @@ _SPLIT_BY_FOLDER_NAME = {
 
 
 def split_folders(root: Path) -> dict[Split, Path]:
-    """The folder of each split; of training alone if there is no train/.
+    """The folder of each split; without a train/, `root` itself is the training split.
 
     Raises:
-        InputError: no such folder, two for validation, or splits without training.
+        InputError: no such folder, two validation folders, or no train/ beside the others.
     """
     if not root.is_dir():
         raise InputError(f"{root}: {'a file; a folder was expected' if root.exists() else 'no such folder'}")
@@ -35,29 +36,44 @@ def split_folders(root: Path) -> dict[Split, Path]:
 def _check_no_split(root: Path) -> None:
     names = [child.name for child in root.iterdir() if child.is_dir() and not child.name.startswith(".")]
     if names and set(names) <= set(_SPLIT_BY_FOLDER_NAME):
-        raise InputError(f"{root} has {', '.join(f'{name}/' for name in sorted(names))} and no train/ beside")
+        raise InputError(f"{root} has {', '.join(f'{name}/' for name in sorted(names))} but no train/")
 
 
 def unread_folder_notes(root: Path) -> tuple[str, ...]:
-    """A note on folders beside train/ that are no split."""
+    """A note on folders beside train/ that are not splits."""
     if not (root / "train").is_dir():
         return ()
     names = sorted(child.name for child in root.iterdir() if child.is_dir() and not child.name.startswith("."))
     unread_names = [name for name in names if name not in _SPLIT_BY_FOLDER_NAME]
-    return (f"{root}: folders that are no split and were not read: {', '.join(unread_names)}",) if unread_names else ()
+    return (f"{root}: folders not read, as they are not splits: {', '.join(unread_names)}",) if unread_names else ()
 
 
 def check_classes_remain(root: Path, names: tuple[str, ...], labels: Collection[int], corrupt_files: list[str]) -> None:
-    """Raise an `InputError` if skipping corrupt files left training without samples of some class."""
+    """Check that training still has samples of each class after corrupt files were skipped.
+
+    Args:
+        root: the folder, for messages.
+        names: of the classes, in the order of their labels.
+        labels: those that training samples have.
+        corrupt_files: the skipped files with the reason.
+
+    Raises:
+        InputError: a class has no sample left.
+    """
     lost_classes = [name for label, name in enumerate(names) if label not in labels]
     if lost_classes and corrupt_files:
-        more_note = f" and {len(corrupt_files) - MAX_LISTED} more" if len(corrupt_files) > MAX_LISTED else ""
-        listing = ", ".join(corrupt_files[:MAX_LISTED]) + more_note
+        listing = format_listing(corrupt_files)
         raise InputError(f"{root}: nothing of class {', '.join(lost_classes)} can be read: {listing}")
 
 
+def format_listing(files: list[str]) -> str:
+    """The first files, comma-separated, and how many more there are."""
+    more_note = f" and {len(files) - MAX_LISTED} more" if len(files) > MAX_LISTED else ""
+    return ", ".join(files[:MAX_LISTED]) + more_note
+
+
 def class_names(folder: Path, sample_kind: str, excluded_folder: Path | None = None) -> tuple[str, ...]:
-    """The sorted names of the subfolders but for `other`.
+    """The sorted names of the subfolders, without `excluded_folder`.
 
     Raises:
         InputError: there are none.
@@ -72,7 +88,7 @@ def class_names(folder: Path, sample_kind: str, excluded_folder: Path | None = N
     )
     if not names:
         raise InputError(
-            f"{folder} has no subfolders; put the {sample_kind} of each class into a subfolder named after it"
+            f"{folder} has no subfolders; put the {sample_kind}s of each class into a subfolder named after it"
         )
     return names
 
@@ -80,42 +96,50 @@ def class_names(folder: Path, sample_kind: str, excluded_folder: Path | None = N
 def check_classes(
     folder: Path, names: tuple[str, ...], endings: frozenset[str], sample_kind: str, excluded_folder: Path | None = None
 ) -> None:
-    """Raise an `InputError` for a class that training does not have, or one without a file."""
+    """Check the class folders of one split.
+
+    Args:
+        folder: of the split.
+        names: the classes of the training split.
+        endings: of the files to look for, lower case with the dot.
+        sample_kind: what messages call a sample, such as "image".
+        excluded_folder: a subfolder that is not a class; None for none.
+
+    Raises:
+        InputError: a class that training does not have, or one without a file.
+    """
     for name in class_names(folder, sample_kind, excluded_folder):
         if name not in names:
             raise InputError(f"{folder / name}: training has no class '{name}'{did_you_mean(name, names)}")
         if not find_files(folder / name, endings):
-            raise InputError(f"{folder / name} holds no {sample_kind[:-1]} (endings: {', '.join(sorted(endings))})")
+            raise InputError(f"{folder / name} holds no {sample_kind} (endings: {', '.join(sorted(endings))})")
 
 
 def find_files(folder: Path, endings: frozenset[str]) -> list[Path]:
-    """Everything below `folder` with one of the endings, sorted; with links that lead nowhere, to be named."""
+    """Every file below `folder` with one of the endings, sorted; with broken links, so that they are reported."""
     matches = (path for path in folder.rglob("*") if path.suffix.lower() in endings)
     return sorted(path for path in matches if path.is_file() or (path.is_symlink() and not path.exists()))
 
 
 def labelled_files(folder: Path, names: tuple[str, ...], endings: frozenset[str]) -> Iterator[tuple[Path, int]]:
-    """Each file with the number of its class."""
+    """Each file with its label, the index of its class in `names`."""
     for label, name in enumerate(names):
         yield from ((path, label) for path in find_files(folder / name, endings))
 
 
 def skipped_file_notes(root: Path, corrupt_files: list[str], sample_kind: str) -> tuple[str, ...]:
-    """A note on the files that were left out."""
+    """A note on the skipped files."""
     if not corrupt_files:
         return ()
-    more_note = f" and {len(corrupt_files) - MAX_LISTED} more" if len(corrupt_files) > MAX_LISTED else ""
-    return (
-        f"{root}: skipped {len(corrupt_files)} {sample_kind} that cannot be used: {', '.join(corrupt_files[:MAX_LISTED])}{more_note}",
-    )
+    count = plural(len(corrupt_files), sample_kind)
+    return (f"{root}: skipped {count} that cannot be used: {format_listing(corrupt_files)}",)
 
 
-def unread_file_notes(root: Path, endings: frozenset[str], sample_kind: str) -> tuple[str, ...]:
+def unread_file_notes(root: Path, endings: frozenset[str]) -> tuple[str, ...]:
     """A note on the files with other endings."""
     all_files = (path for path in root.rglob("*") if path.is_file() and not path.name.startswith("."))
     unread_names = sorted(path.name for path in all_files if path.suffix.lower() not in endings)
     if not unread_names:
         return ()
-    return (
-        f"{root}: {len(unread_names)} files are no {sample_kind} and were not read: {', '.join(unread_names[:MAX_LISTED])}",
-    )
+    listing = ", ".join(unread_names[:MAX_LISTED])
+    return (f"{root}: {plural(len(unread_names), 'file')} with other endings not read: {listing}",)

@@ -1,7 +1,7 @@
-"""The `data:` key of a pipeline: where samples come from and how they are split, as a frozen value.
+"""The `data:` key of a pipeline: where samples come from and how they are split, as a frozen model.
 
-Reading it loads no data and imports nothing heavy, so that `check` stays fast; what can be known without loading
-(misspelled options, missing files, fractions that leave no training data) is found here, with line and column.
+Parsing loads no data and imports nothing heavy, so `check` stays fast. Problems that need no loading (misspelled
+options, missing files, fractions that leave no training data) are reported here, with line and column.
 """
 
 import math
@@ -36,14 +36,15 @@ Expression = Annotated[str, AfterValidator(_check_expression)]
 
 class _CommonSpec(Options):
     validation: Fraction | None = Field(
-        default=None, description="share of the samples that decides; default 0.2 unless the source has such a split"
+        default=None,
+        description="fraction of the samples for model selection; default 0.2 unless the source has such a split",
     )
     test: Fraction | None = Field(
-        default=None, description="share of the samples that only `validate` reads; default 0.2, likewise"
+        default=None, description="fraction of the samples that only `validate` reads; default 0.2, likewise"
     )
     stratify: bool = Field(default=True, description="give each split the same mix of integer labels")
-    representative: int = Field(default=200, ge=1, description="training samples that calibrate an int8 conversion")
-    augment: Augment | None = Field(default=None, description="random changes of training samples, while training")
+    representative: int = Field(default=200, ge=1, description="training samples that calibrate int8 conversion")
+    augment: Augment | None = Field(default=None, description="random augmentation of training samples")
 
     @model_validator(mode="after")
     def _check_shares(self) -> "_CommonSpec":
@@ -59,9 +60,11 @@ class _CommonSpec(Options):
 class FunctionSpec(_CommonSpec):
     """A function that returns `(x, y)`, `x`, or one of these per split."""
 
-    function: str = Field(description="module:function; the module stands beside the pipeline or is installed")
+    function: str = Field(description="module:function; the module is beside the pipeline or installed")
     args: dict[str, JsonValue] = Field(default_factory=dict, description="keyword arguments of the function")
-    files: tuple[str, ...] = Field(default=(), description="files and folders it reads; a change in one is noticed")
+    files: tuple[str, ...] = Field(
+        default=(), description="files and folders it reads; a change in one invalidates the cache"
+    )
     rescale: Rescale = Field(default="none", description="unit: integers to [0, 1]; signed: to [-1, 1]")
 
 
@@ -70,8 +73,8 @@ class NpzSpec(_CommonSpec):
     """A NumPy archive with the arrays `x` and `y`, or `x_train`, `y_train`, `x_test`, ... (`val` or `validation`)."""
 
     npz: str = Field(description="the .npz file; it may hold no pickled objects")
-    x: str = Field(default="x", description="name of the array of samples")
-    y: str | None = Field(default=None, description="name of the array of labels; default y, if there is one")
+    x: str = Field(default="x", description="name of the sample array")
+    y: str | None = Field(default=None, description="name of the label array; default y, if there is one")
     rescale: Rescale = Field(default="none", description="unit: integers to [0, 1]; signed: to [-1, 1]")
 
 
@@ -81,10 +84,11 @@ class ImagesSpec(_CommonSpec):
 
     images: str = Field(description="the folder")
     size: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = Field(
-        default=None, description="height and width to resize to (bilinear); default: all images have one size already"
+        default=None,
+        description="height and width to resize to (bilinear); default: images must all have the same size",
     )
     channels: Literal[1, 3] = Field(default=3, description="1 for grey, 3 for colour")
-    skip_corrupt: bool = Field(default=False, description="leave out images that cannot be read, and say which")
+    skip_corrupt: bool = Field(default=False, description="skip and list images that cannot be read")
     rescale: Rescale = Field(default="unit", description="unit: to [0, 1]; signed: to [-1, 1]; none: 0..255")
 
 
@@ -107,24 +111,27 @@ class IdxSpec(_CommonSpec):
 
 
 class TableSpec(_CommonSpec):
-    """What CSV and Parquet files can be told."""
+    """The options that CSV and Parquet files share."""
 
-    channels: tuple[str, ...] = Field(default=(), description="columns of the samples; default: all that are left")
+    channels: tuple[str, ...] = Field(default=(), description="columns of the samples; default: all remaining ones")
     label: str | None = Field(default=None, description="column of the label: integers, numbers or texts")
     group: str | None = Field(
-        default=None, description="column of who or what must not sit on both sides of a split, such as the subject"
+        default=None, description="column whose values stay within one split, such as the subject"
     )
     session: str | None = Field(default=None, description="column of the recording; windows never cross it")
-    ignore: tuple[str, ...] = Field(default=(), description="columns that are no channels, such as a timestamp")
+    ignore: tuple[str, ...] = Field(default=(), description="columns to ignore, such as a timestamp")
     label_from: Expression | None = Field(
-        default=None, description="regular expression for the label in the file's path, its first group if it has one"
+        default=None,
+        description="regular expression that finds the label in the file's path; its first group if it has one",
     )
     group_from: Expression | None = Field(default=None, description="the same for the group")
-    window: int | None = Field(default=None, ge=1, description="rows of one sample; null: each row is one")
-    step: int | None = Field(default=None, ge=1, description="rows from window to window; null: as long as a window")
-    standardize: bool = Field(default=False, description="each channel to mean 0, deviation 1 of the training split")
-    skip_corrupt: bool = Field(default=False, description="leave out files that cannot be used, and say which")
-    rescale: Literal["none"] = Field(default="none", description="tables are taken as they are")
+    window: int | None = Field(default=None, ge=1, description="rows per sample; null: each row is a sample")
+    step: int | None = Field(default=None, ge=1, description="rows from window to window; null: the window length")
+    standardize: bool = Field(
+        default=False, description="scale each channel to mean 0, deviation 1 on the training split"
+    )
+    skip_corrupt: bool = Field(default=False, description="skip and list files that cannot be used")
+    rescale: Literal["none"] = Field(default="none", description="tables are not rescaled")
 
     @model_validator(mode="after")
     def _check_columns(self) -> "TableSpec":
@@ -145,42 +152,45 @@ class TableSpec(_CommonSpec):
 
 @final
 class CsvSpec(TableSpec):
-    """CSV files with a line of names: windows of sensors or plain rows."""
+    """CSV files with a header line: sensor windows or plain rows."""
 
     csv: str = Field(
         description="a file, a folder with .csv, .tsv or .txt files below it, or a pattern such as run*.csv"
     )
-    separator: str = Field(default=",", min_length=1, description="between columns; \\t for tabs")
+    separator: str = Field(default=",", min_length=1, description="column separator; \\t for tabs")
 
 
 @final
 class ParquetSpec(TableSpec):
-    """Parquet files: windows of sensors or plain rows."""
+    """Parquet files: sensor windows or plain rows."""
 
     parquet: str = Field(description="a file, a folder with .parquet files below it, or a pattern")
 
 
 class SoundSpec(_CommonSpec):
-    """What recordings can be told."""
+    """The options that all audio sources share."""
 
-    rate: int = Field(default=16_000, ge=1000, description="samples a second that recordings are brought to")
-    seconds: float = Field(default=1.0, gt=0, description="length: longer ones are cropped, shorter ones padded")
+    rate: int = Field(default=16_000, ge=1000, description="sampling rate in Hz; recordings are resampled to it")
+    seconds: float = Field(default=1.0, gt=0, description="length; longer recordings are cropped, shorter ones padded")
     features: Literal["log_mel", "mfcc", "none"] = Field(default="log_mel", description="none: the waveform itself")
-    window: Seconds = Field(default=0.03, gt=0, description="of a frame, such as 30 ms")
-    hop: Seconds = Field(default=0.02, gt=0, description="from frame to frame, such as 20 ms")
+    window: Seconds = Field(default=0.03, gt=0, description="frame length, such as 30 ms")
+    hop: Seconds = Field(default=0.02, gt=0, description="frame step, such as 20 ms")
     mels: int = Field(default=40, ge=1, description="mel bands")
-    coefficients: int = Field(default=10, ge=1, description="of mfcc: how many are kept")
-    fmin: float = Field(default=20.0, ge=0, description="Hz, where the lowest band begins")
-    fmax: float | None = Field(default=None, gt=0, description="Hz, where the highest band ends; null: half the rate")
+    coefficients: int = Field(default=10, ge=1, description="MFCC coefficients to keep")
+    fmin: float = Field(default=20.0, ge=0, description="lower edge of the lowest band, Hz")
+    fmax: float | None = Field(
+        default=None, gt=0, description="upper edge of the highest band, Hz; null: half the rate"
+    )
     floor: float = Field(default=1e-6, gt=0, description="added to the power before the logarithm")
     group_from: Expression | None = Field(
-        default=None, description="regular expression for the speaker in a file's name, its first group if it has one"
+        default=None,
+        description="regular expression that finds the speaker in a file's name; its first group if it has one",
     )
     standardize: bool = Field(
-        default=False, description="each band, or the waveform, to mean 0, deviation 1 of the training split"
+        default=False, description="scale each band, or the waveform, to mean 0, deviation 1 on the training split"
     )
-    skip_corrupt: bool = Field(default=False, description="leave out recordings that cannot be read, and say which")
-    rescale: Literal["none"] = Field(default="none", description="features are taken as they are")
+    skip_corrupt: bool = Field(default=False, description="skip and list recordings that cannot be read")
+    rescale: Literal["none"] = Field(default="none", description="features are not rescaled")
 
     @model_validator(mode="after")
     def _check_features(self) -> "SoundSpec":
@@ -199,7 +209,7 @@ class SoundSpec(_CommonSpec):
         return self
 
     def _check_frames(self, fmax: float) -> None:
-        """A frame fits into a recording, and each mel band holds a frequency of the FFT."""
+        """Check that a frame fits into a recording and that every mel band contains an FFT bin."""
         samples, window = round(self.seconds * self.rate), round(self.window * self.rate)
         fft = 1 << max(window - 1, 0).bit_length()
         if self.features == "none":
@@ -207,16 +217,16 @@ class SoundSpec(_CommonSpec):
         if window < 2 or round(self.hop * self.rate) < 1 or fft > samples:
             raise ValueError(
                 f"a recording of {samples} samples, windows of {window} in an FFT of {fft}, every "
-                f"{round(self.hop * self.rate)}: an FFT must fit into a recording, a window have 2 samples, a hop 1"
+                f"{round(self.hop * self.rate)}: an FFT must fit into a recording, a window needs 2 samples, a hop 1"
             )
         low, high = (2595 * math.log10(1 + edge / 700) for edge in (self.fmin, fmax))
         steps = [low + (high - low) * step / (self.mels + 1) for step in range(self.mels + 2)]
-        edges = [700 * (10 ** (step / 2595) - 1) * fft / self.rate for step in steps]  # in steps of the FFT
+        edges = [700 * (10 ** (step / 2595) - 1) * fft / self.rate for step in steps]  # in FFT bins
         empty_bands = sum(math.floor(edges[band]) + 1 >= edges[band + 2] for band in range(self.mels))
         if empty_bands:
             raise ValueError(
-                f"{empty_bands} of {self.mels} mel bands would be empty: they lie between the frequencies of an FFT of {fft} "
-                f"points, {self.rate / fft:.4g} Hz apart; ask for fewer `mels`, a longer `window`, or a higher `fmin`"
+                f"{empty_bands} of {self.mels} mel bands would be empty: they lie between the frequencies of an FFT of "
+                f"{fft} points, {self.rate / fft:.4g} Hz apart; use fewer `mels`, a longer `window`, or a higher `fmin`"
             )
 
 
@@ -229,7 +239,7 @@ class AudioSpec(SoundSpec):
 
 @final
 class SpokenDigitsSpec(SoundSpec):
-    """The ten digits, synthesized by espeak-ng in many voices; no voice on two sides of a split."""
+    """The ten digits, synthesized by espeak-ng in many voices; each voice stays within one split."""
 
     spoken_digits: int | None = Field(default=None, ge=10, le=96, description="voices; default 60")
 
@@ -249,16 +259,23 @@ SOURCES: dict[str, type[DataSpec]] = {
     "audio": AudioSpec,
     "spoken_digits": SpokenDigitsSpec,
 }
-_SOURCES_WITHOUT_VALUE = ("fashion_mnist", "spoken_digits")  # sources that may stand without a value
+_SOURCES_WITHOUT_VALUE = ("fashion_mnist", "spoken_digits")  # sources whose value may be null
 _EXPECTED_FORMS = (
     f"write module:function (for example edgepipe.data:digits) or a mapping with one of: {', '.join(SOURCES)}"
 )
 
 
 def parse(document: Document, path: KeyPath, yaml_value: Any, base: Path) -> DataSpec | None:
-    """The dataset that `value`, which stands at `path`, describes; files are relative to `base`.
+    """Parse the `data:` key.
 
-    Every problem is noted in `document`; the result is None if there is any.
+    Args:
+        document: the file it is from; problems are added to it.
+        path: the key's path in the document.
+        yaml_value: the parsed YAML value at `path`.
+        base: the folder that relative file names start from.
+
+    Returns:
+        The dataset; None if there is any problem.
     """
     problem_count = len(document.problems)
     spec = _parse_value(document, path, yaml_value)
@@ -292,7 +309,7 @@ def _parse_value(document: Document, path: KeyPath, yaml_value: Any) -> DataSpec
 
 def _parse_reference(document: Document, path: KeyPath, text: str) -> DataSpec | None:
     if text == "edgepipe.data:fashion_mnist":
-        return FashionSpec()  # its files are then part of the identity
+        return FashionSpec()  # so that its files are part of the identity
     if references.is_reference(text):
         return FunctionSpec(function=text)
     document.add_problem(path, f"found the text '{text[:60]}'; {_EXPECTED_FORMS}")
@@ -313,7 +330,7 @@ def _source_key(spec: DataSpec) -> str:
 
 
 def _check_source(document: Document, path: KeyPath, spec: DataSpec, base: Path) -> None:
-    """Note what keeps the source of `spec` from being read, without reading it."""
+    """Report what prevents reading the source of `spec`, without reading it."""
     try:
         if isinstance(spec, FunctionSpec):
             if not references.is_reference(spec.function):
@@ -355,7 +372,7 @@ def _check_augment(document: Document, path: KeyPath, spec: DataSpec, base: Path
 
 
 def noise_folder(spec: DataSpec, base: Path) -> Path | None:
-    """The folder of noise that `augment:` mixes in, if it names one."""
+    """The folder of noise recordings that `augment:` mixes in; None if it names none."""
     noise = spec.augment.noise if spec.augment is not None else None
     return base / noise.folder if noise is not None and noise.folder is not None else None
 
@@ -366,7 +383,7 @@ def source_path(
     """The file or folder that `spec` reads.
 
     Raises:
-        InputError: Fashion-MNIST is nowhere to be found.
+        InputError: Fashion-MNIST is not found.
     """
     if isinstance(spec, FashionSpec):
         return idx.fashion_folder() if spec.fashion_mnist is None else base / spec.fashion_mnist
@@ -374,7 +391,7 @@ def source_path(
 
 
 def table_files(root: Path, spec: TableSpec) -> list[Path]:
-    """The files that `root` names: itself, all below a folder with the right ending, or what a pattern matches.
+    """The files that `root` names: the file itself, all matching files below a folder, or the matches of a pattern.
 
     Raises:
         InputError: there are none.
@@ -387,5 +404,7 @@ def table_files(root: Path, spec: TableSpec) -> list[Path]:
     else:
         paths = sorted(path for path in root.parent.glob(root.name) if path.is_file()) if root.parent.is_dir() else []
     if not paths:
-        raise InputError(f"{root}: no such file, no folder with {' or '.join(endings)} files, and no pattern of such")
+        raise InputError(
+            f"{root}: no such file, no {' or '.join(endings)} files below such a folder, and no match as a pattern"
+        )
     return paths

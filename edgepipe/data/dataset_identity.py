@@ -1,4 +1,4 @@
-"""What a cache key must hold of a dataset, found without loading it."""
+"""The dataset's part of a cache key, computed without loading it."""
 
 import ast
 import contextlib
@@ -35,23 +35,23 @@ log = logging.getLogger(__name__)
 _PATH_OPTIONS: dict[str, Any] = dict.fromkeys(
     ("npz", "images", "idx", "fashion_mnist", "csv", "parquet", "audio", "files", "representative"), True
 ) | {"augment": {"noise": {"folder": True}}}
-SETTLING_SECONDS = (
-    2.0  # seconds; a file younger than that may change again without a new ctime, so it is not remembered
-)
-# import name -> distribution, where they differ
+SETTLING_SECONDS = 2.0  # a younger file may change again without a new ctime, so its digest is not stored
+# import name -> distribution name, where they differ
 _DISTRIBUTIONS = {"sklearn": "scikit-learn", "PIL": "Pillow", "cv2": "opencv-python", "skimage": "scikit-image"}
 
 
 def identity(spec: DataSpec, base: Path, memo: Path | None = None) -> dict[str, Any]:
-    """A JSON value that changes when the samples, their order or their split can change.
+    """A JSON value that changes whenever the samples, their order or their split may change.
 
-    It holds the options (but the places of files, whose content counts, and how many samples calibrate), a digest of
-    edgepipe's loaders, of the source of a user's function, of every file that is read, and the versions of the packages
-    that read them. Of a function only what it declares under `files` and what its own folder or package holds is seen.
+    It has the options (without file paths, whose content counts, and the number of calibration samples), digests of
+    edgepipe's loaders, of a user function's source and of every input file, and the versions of the packages that read
+    them. Of a function, only its `files` and the modules in its own folder or package are covered.
 
     Args:
-        memo: a small SQLite file that remembers digests by path, size, inode and ctime, which nobody can set back;
-            None takes them anew.
+        spec: the parsed `data:` key.
+        base: the folder that relative file names start from.
+        memo: a SQLite file that stores digests by path, size, inode and ctime, which cannot be set back; None hashes
+            every file.
 
     Raises:
         InputError: a file is missing.
@@ -80,7 +80,7 @@ def _source_files(spec: DataSpec, base: Path) -> dict[str, Path]:
     if isinstance(spec, FunctionSpec):
         return {file: base / file for file in spec.files}
     if isinstance(spec, SpokenDigitsSpec):
-        return {}  # its options and the program's version say all
+        return {}  # its options and the version of espeak-ng determine it
     if isinstance(spec, (IdxSpec, FashionSpec)):
         files_by_split = idx.find_files(source_path(spec, base))
         images = {f"{split}.images": pair[0] for split, pair in files_by_split.items()}
@@ -125,9 +125,9 @@ def _imported_modules(file: Path) -> Iterator[str]:
 
 @final
 class FileDigests:
-    """SHA-256 of files, remembered in a SQLite file so that an unchanged one is not read again.
+    """SHA-256 of files, stored in a SQLite file so that unchanged files are not read again.
 
-    A memo that cannot be used is said in a warning and worked without; a damaged one is also removed.
+    A memo that cannot be used causes a warning and is ignored; a damaged one is also removed.
     """
 
     def __init__(self, memo: Path | None) -> None:
@@ -179,7 +179,7 @@ class FileDigests:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
-            log.warning("%s: the memory of file digests cannot be used (%s); digests are taken anew", self.memo, error)
+            log.warning("%s: the file digest cache cannot be used (%s); files are hashed again", self.memo, error)
             self._close()
             is_damaged = isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError)
             if is_damaged and self.memo is not None:

@@ -1,4 +1,4 @@
-"""From a `DataSpec` to the splits a stage may see: read, check, draw, take, scale."""
+"""From a `DataSpec` to the splits a stage may see: read, check, draw, select, scale."""
 
 from pathlib import Path
 
@@ -30,18 +30,24 @@ from edgepipe.data.splits import Split, SplitData, Splits, draw_splits
 from edgepipe.data.standardization import Scaling
 from edgepipe.data.waveforms import Waves
 
-IMBALANCE_RATIO = 3  # times as many samples of one class as of another are told
-MANY_CLASSES = 1000  # integers of more values are no classes
+IMBALANCE_RATIO = 3  # a class with more than this many times the samples of another is reported
+MANY_CLASSES = 1000  # integer labels with more values than this are not classes
 
 
 def load(spec: DataSpec, base: Path, seed: int, requested_splits: frozenset[Split]) -> Splits:
-    """The `wanted` splits of the dataset; files are relative to `base`.
+    """Load a dataset and split it.
 
-    A split that the source has itself is kept as it is; the others are drawn by `seed` from its training samples.
-    Samples are float32, labels int64 or float32; labels of shape (n, 1) become (n,).
+    A split that the source provides is kept; the others are drawn from its training samples. Samples are float32,
+    labels int64 or float32; labels of shape (n, 1) become (n,).
+
+    Args:
+        spec: the parsed `data:` key.
+        base: the folder that relative file names start from.
+        seed: of the random draw.
+        requested_splits: the splits to return; sizes and notes cover all of them.
 
     Raises:
-        InputError: whatever is wrong with the data.
+        InputError: anything wrong with the data.
     """
     raw = check_dataset(read(spec, base))
     indices_by_split = _draw_indices(spec, raw, seed)
@@ -67,7 +73,7 @@ def load(spec: DataSpec, base: Path, seed: int, requested_splits: frozenset[Spli
 
 
 def _scaling(spec: DataSpec, raw: RawDataset, indices_by_split: dict[Split, Array]) -> Scaling | None:
-    """Of the training samples, if it is asked for: by channel, of spectrograms by band."""
+    """Scaling fitted to the training samples, if `standardize` is set: per channel; for spectrograms per band."""
     if not isinstance(spec, (TableSpec, SoundSpec)) or not spec.standardize:
         return None
     bands = isinstance(spec, SoundSpec) and spec.features != "none"
@@ -77,7 +83,7 @@ def _scaling(spec: DataSpec, raw: RawDataset, indices_by_split: dict[Split, Arra
 def _training_waves(
     spec: DataSpec, base: Path, raw: RawDataset, indices_by_split: dict[Split, Array], scaling: Scaling | None
 ) -> Waves | None:
-    """The waveforms of the training samples, where training changes them."""
+    """The waveforms of the training samples, if augmentation changes them."""
     train = raw.splits[Split.TRAIN]
     if train.waves is None or raw.features is None:
         return None
@@ -98,7 +104,7 @@ def _draw_indices(spec: DataSpec, raw: RawDataset, seed: int) -> dict[Split, Arr
 
 
 def _group_notes(raw: RawDataset, indices_by_split: dict[Split, Array]) -> tuple[str, ...]:
-    """That groups were kept apart, as a note; checked where the source made the splits."""
+    """A note on the groups per split; raises if splits of the source share a group."""
     train_groups = raw.splits[Split.TRAIN].groups
     if train_groups is None:
         return ()
@@ -113,7 +119,7 @@ def _group_notes(raw: RawDataset, indices_by_split: dict[Split, Array]) -> tuple
 
 
 def _imbalance_notes(raw: RawDataset, indices_by_split: dict[Split, Array]) -> tuple[str, ...]:
-    """A note where one class has far more training samples than another."""
+    """A note if one class has far more training samples than another."""
     y = _flatten_labels(raw.splits[Split.TRAIN].y)
     if y is None or y.ndim != 1 or y.dtype.kind not in "iu" or y.min() < 0:
         return ()
@@ -127,8 +133,9 @@ def _imbalance_notes(raw: RawDataset, indices_by_split: dict[Split, Array]) -> t
         return ()
     class_titles = [raw.class_names[label] if raw.class_names else str(label) for label in (common_label, rare_label)]
     return (
-        f"{raw.name}: classes are out of balance in training: '{class_titles[0]}' has {counts[common_label]} samples, '{class_titles[1]}' "
-        f"{counts[rare_label]}; accuracy hides that: `metrics: [balanced_accuracy]` or f1_macro show it",
+        f"{raw.name}: classes are out of balance in training: '{class_titles[0]}' has {counts[common_label]} samples, "
+        f"'{class_titles[1]}' {counts[rare_label]}; accuracy hides that: "
+        "`metrics: [balanced_accuracy]` or f1_macro show it",
     )
 
 
@@ -141,7 +148,7 @@ def _select_split(raw: RawDataset, indices_by_split: dict[Split, Array], split: 
 
 
 def read(spec: DataSpec, base: Path) -> RawDataset:
-    """Everything the source has, unchecked, as stored."""
+    """Everything in the source, unchecked, as stored."""
     if isinstance(spec, FunctionSpec):
         return function_source.read(spec, base)
     if isinstance(spec, SpokenDigitsSpec):
@@ -207,7 +214,7 @@ def _rescale_pixels(array: Array, rescale: Rescale, name: str) -> Array:
 
 
 def _count_classes(raw: RawDataset) -> int | None:
-    """How many classes the integer labels of all splits make; None for other labels."""
+    """Number of classes over the integer labels of all splits; None for other labels."""
     if raw.class_names:
         return len(raw.class_names)
     labels = [_flatten_labels(raw_split.y) for raw_split in raw.splits.values()]

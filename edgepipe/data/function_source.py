@@ -1,4 +1,4 @@
-"""Datasets that a user's function gives."""
+"""Datasets returned by a user's function."""
 
 import contextlib
 import inspect
@@ -16,12 +16,12 @@ from edgepipe.data.splits import Split
 
 
 def read(spec: FunctionSpec, base: Path) -> RawDataset:
-    """What the function returns: `(x, y)`, `x`, or a dict of these by split; x may be a dict of named inputs.
+    """Call the function; it returns `(x, y)`, `x`, or a dict of these by split; x may be a dict of named inputs.
 
     Raises:
-        InputError: the function fails (the message has its error and line), or returns something else.
+        InputError: the function fails (the message has the error and line), or returns something else.
     """
-    with contextlib.redirect_stdout(sys.stderr):  # what it prints is no result of ours
+    with contextlib.redirect_stdout(sys.stderr):  # its output must not mix with edgepipe's
         samples = _call_function(spec, base)
     if _is_by_split(spec.function, samples):
         splits = {
@@ -49,7 +49,7 @@ def _call_function(spec: FunctionSpec, base: Path) -> Any:
 
 
 def _check_arguments(function: Callable[..., Any], spec: FunctionSpec) -> None:
-    with contextlib.suppress(ValueError):  # of functions without a signature
+    with contextlib.suppress(ValueError):  # functions without a signature
         try:
             inspect.signature(function).bind(**spec.args)
         except TypeError as error:

@@ -1,4 +1,4 @@
-"""Splits by group: all samples of one person, session, recording or voice are on the same side."""
+"""Splits by group: all samples of one person, session, recording or voice stay in one split."""
 
 from collections.abc import Mapping
 
@@ -6,22 +6,23 @@ import numpy as np
 
 from edgepipe.core.arrays import Array
 from edgepipe.core.errors import InputError
+from edgepipe.core.units import plural
 from edgepipe.data.splits import Split
 
-MAX_LISTED = 10  # names of groups that a message lists
+MAX_LISTED = 10  # group names that a message lists
 
 
 def draw_groups(labels: Array | None, groups: Array, shares: Mapping[Split, float], seed: int) -> dict[Split, Array]:
-    """Indices of the samples for each split, no group on two sides; the same for a seed.
+    """Sample indices of each split, each group in one split only, reproducible for a seed.
 
-    The largest groups are placed first, each where sizes and, with integer `labels` (n,), class counts come nearest to
-    the shares, as in stratified group k-fold.
+    The largest groups are assigned first, each to the split where sizes and class counts come nearest to the shares, as
+    in stratified group k-fold.
 
     Args:
-        labels: one integer a sample, or None to look at sizes alone.
+        labels: integers (n,) to balance; None balances sizes alone.
         groups: the name of each sample's group, (n,).
-        shares: of each split but the training one.
-        seed: of the order in which groups of one size are placed.
+        shares: fraction of each split but training.
+        seed: of the order in which groups of equal size are assigned.
 
     Raises:
         InputError: fewer groups than splits.
@@ -30,8 +31,8 @@ def draw_groups(labels: Array | None, groups: Array, shares: Mapping[Split, floa
     splits = [Split.TRAIN, *shares]
     if len(names) < len(splits):
         raise InputError(
-            f"{len(names)} {'group' if len(names) == 1 else 'groups'} ({', '.join(map(str, names[:MAX_LISTED]))}) cannot be "
-            f"kept apart in {len(splits)} splits ({', '.join(splits)}); one group must not sit on two sides"
+            f"{plural(len(names), 'group')} ({', '.join(map(str, names[:MAX_LISTED]))}) cannot be kept apart in "
+            f"{len(splits)} splits ({', '.join(splits)}); a group must stay within one split"
         )
     counts = _count_by_class(labels, group_index, len(names))
     target_counts = np.array([1 - sum(shares.values()), *shares.values()])[:, None] * counts.sum(axis=0)
@@ -41,7 +42,7 @@ def draw_groups(labels: Array | None, groups: Array, shares: Mapping[Split, floa
 
 
 def _count_by_class(labels: Array | None, group_index: Array, group_count: int) -> Array:
-    """Samples of each group by class, (groups, classes)."""
+    """Sample counts per group and class, (groups, classes)."""
     classes = np.zeros(len(group_index), np.int64) if labels is None else np.unique(labels, return_inverse=True)[1]
     counts = np.zeros((group_count, int(classes.max()) + 1))
     np.add.at(counts, (group_index, classes), 1)
@@ -49,7 +50,7 @@ def _count_by_class(labels: Array | None, group_index: Array, group_count: int) 
 
 
 def _assign_groups(counts: Array, target_counts: Array, shuffled_groups: Array) -> Array:
-    """The number of the split that each group goes to, (groups,)."""
+    """The index of each group's split, (groups,)."""
     order = sorted(shuffled_groups, key=lambda group: -counts[group].sum())
     scale = np.maximum(target_counts.sum(axis=0), 1)
     assigned_counts, split_of_group = np.zeros_like(target_counts), np.full(len(counts), -1)
@@ -63,22 +64,26 @@ def _assign_groups(counts: Array, target_counts: Array, shuffled_groups: Array) 
 
 
 def _added_miss(assigned_counts: Array, group_counts: Array, target_counts: Array, scale: Array, split: int) -> float:
-    """How much farther from what is wanted the split is with the group than without it."""
+    """How much adding the group increases the split's squared deviation from its target."""
     miss_before = (assigned_counts[split] - target_counts[split]) / scale
     miss_after = (assigned_counts[split] + group_counts - target_counts[split]) / scale
     return float(np.square(miss_after).sum() - np.square(miss_before).sum())
 
 
 def check_disjoint(name: str, groups: Mapping[Split, Array]) -> None:
-    """Raise an `InputError` if a group stands in two splits of a source that has splits of its own."""
+    """Check that no group is in two splits.
+
+    Raises:
+        InputError: one is.
+    """
     split_by_group: dict[str, Split] = {}
     for split, split_groups in groups.items():
         for group in np.unique(split_groups).astype(str):
             if split_by_group.setdefault(group, split) is not split:
-                raise InputError(f"{name}: group '{group}' stands in both {split_by_group[group]} and {split}")
+                raise InputError(f"{name}: group '{group}' is in both {split_by_group[group]} and {split}")
 
 
 def describe_groups(name: str, groups: Mapping[Split, Array]) -> str:
-    """How many groups each split has, as a note."""
+    """A note with the number of groups in each split."""
     group_counts = ", ".join(f"{len(np.unique(split_groups))} in {split}" for split, split_groups in groups.items())
     return f"{name}: split by group, no group on two sides: {group_counts}"

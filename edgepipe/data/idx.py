@@ -1,7 +1,7 @@
 """IDX files, the format of MNIST and its descendants: a magic number, the shape, the values in big-endian order.
 
 Source of the format: Y. LeCun, C. Cortes, C. Burges, "The MNIST database of handwritten digits", 1998. NumPy is
-imported where values are read, so that looking for the files costs nothing.
+imported only to read values, so that locating the files is cheap.
 """
 
 import gzip
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgepipe.core.errors import InputError
+from edgepipe.core.units import plural
 
 if TYPE_CHECKING:
     from edgepipe.core.arrays import Array
@@ -19,15 +20,15 @@ if TYPE_CHECKING:
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 DATA_VARIABLE = "EDGEPIPE_DATA"
 _DTYPE_BY_CODE = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
-_PREFIX_BY_SPLIT = {"train": "train", "test": "t10k"}  # split -> how its two files begin
-_DIMENSIONS_BY_KIND = {"images": 3, "labels": 1}  # what a file holds -> the dimensions in its name
+_PREFIX_BY_SPLIT = {"train": "train", "test": "t10k"}  # split -> prefix of its two files
+_DIMENSIONS_BY_KIND = {"images": 3, "labels": 1}  # kind of file -> the dimensions in its name
 
 
 def fashion_folder() -> Path:
-    """Where the four files of Fashion-MNIST are: below $EDGEPIPE_DATA, or where Debian's package puts them.
+    """The folder with the four files of Fashion-MNIST: below $EDGEPIPE_DATA, or that of Debian's package.
 
     Raises:
-        InputError: in none of these places.
+        InputError: in none of these folders.
     """
     data_root = os.environ.get(DATA_VARIABLE)
     folders = [Path(data_root) / "fashion-mnist", Path(data_root)] if data_root else []
@@ -43,10 +44,10 @@ def fashion_folder() -> Path:
 
 
 def find_files(folder: Path) -> dict[str, tuple[Path, Path]]:
-    """Per split its file of images and its file of labels.
+    """The image file and the label file of each split.
 
     Raises:
-        InputError: no such folder, or some of the four files are missing; all of these are named.
+        InputError: no such folder, or some of the four files are missing; the message names all.
     """
     if not folder.is_dir():
         raise InputError(f"no such folder: {folder}")
@@ -82,7 +83,7 @@ def read(folder: Path) -> "dict[str, tuple[Array, Array]]":
     for split, (images, labels) in find_files(folder).items():
         x, y = read_file(images), read_file(labels)
         if len(x) != len(y):
-            raise InputError(f"{images} has {len(x)} images but {labels} has {len(y)} labels")
+            raise InputError(f"{images} has {plural(len(x), 'image')} but {labels} has {plural(len(y), 'label')}")
         arrays_by_split[split] = (x[..., None] if x.ndim == 3 else x, y)
     return arrays_by_split
 

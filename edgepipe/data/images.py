@@ -9,6 +9,7 @@ import numpy as np
 
 from edgepipe.core.arrays import Array
 from edgepipe.core.errors import InputError
+from edgepipe.core.units import plural
 from edgepipe.data import class_folders
 from edgepipe.data.data_spec import ImagesSpec
 from edgepipe.data.raw_samples import RawDataset, RawSplit
@@ -30,7 +31,7 @@ class _CorruptImage:
 @final
 @dataclass
 class _ImageReadReport:
-    """What happened to images on the way."""
+    """What happened to images while reading."""
 
     corrupt_images: list[_CorruptImage] = field(default_factory=list)
     turned_count: int = 0
@@ -38,13 +39,15 @@ class _ImageReadReport:
     animated_count: int = 0
 
     def notes(self, root: Path) -> tuple[str, ...]:
-        """What is worth knowing besides corrupt files."""
+        """Notes on everything but corrupt files."""
         counted_notes = (
-            (self.turned_count, "turned upright as their EXIF data says"),
-            (self.transparent_count, "with transparency, which is left out"),
-            (self.animated_count, "with several pictures, of which the first is taken"),
+            (self.turned_count, "rotated according to EXIF data"),
+            (self.transparent_count, "with transparency, which is dropped"),
+            (self.animated_count, "with several pictures, only the first used"),
         )
-        return tuple(f"{root}: {number} images {description}" for number, description in counted_notes if number)
+        return tuple(
+            f"{root}: {plural(number, 'image')} {description}" for number, description in counted_notes if number
+        )
 
 
 def read(root: Path, spec: ImagesSpec) -> RawDataset:
@@ -54,26 +57,27 @@ def read(root: Path, spec: ImagesSpec) -> RawDataset:
         InputError: no class folders, an empty one, a class that training does not have, sizes that differ and no
             `size`, or images that cannot be read (all are named) unless `skip_corrupt` is set.
     """
-    split_folders = class_folders.split_folders(root)
-    names = class_folders.class_names(split_folders[Split.TRAIN], "images")
-    for folder in split_folders.values():
-        class_folders.check_classes(folder, names, ENDINGS, "images")
+    folder_by_split = class_folders.split_folders(root)
+    names = class_folders.class_names(folder_by_split[Split.TRAIN], "image")
+    for folder in folder_by_split.values():
+        class_folders.check_classes(folder, names, ENDINGS, "image")
     report = _ImageReadReport()
-    splits = {split: _read_split(folder, names, spec, report) for split, folder in split_folders.items()}
+    splits = {split: _read_split(folder, names, spec, report) for split, folder in folder_by_split.items()}
     corrupt_files = [str(file) for file in report.corrupt_images]
     if corrupt_files and not spec.skip_corrupt:
         listing = "\n".join(f"  {file}" for file in corrupt_files)
         raise InputError(
-            f"{root}: {len(corrupt_files)} images cannot be read; replace them, or set `skip_corrupt: true`:\n{listing}"
+            f"{root}: {plural(len(corrupt_files), 'image')} cannot be read; replace them, or set "
+            f"`skip_corrupt: true`:\n{listing}"
         )
     labels = splits[Split.TRAIN].y
     class_folders.check_classes_remain(root, names, set() if labels is None else set(labels.tolist()), corrupt_files)
     notes = (
-        *class_folders.skipped_file_notes(root, corrupt_files, "images"),
+        *class_folders.skipped_file_notes(root, corrupt_files, "image"),
         *report.notes(root),
         *class_folders.unread_folder_notes(root),
     )
-    return RawDataset(str(root), splits, names, (*notes, *class_folders.unread_file_notes(root, ENDINGS, "images")))
+    return RawDataset(str(root), splits, names, (*notes, *class_folders.unread_file_notes(root, ENDINGS)))
 
 
 def _read_split(folder: Path, names: tuple[str, ...], spec: ImagesSpec, report: _ImageReadReport) -> RawSplit:
@@ -118,7 +122,7 @@ def _decode(path: Path, spec: ImagesSpec, report: _ImageReadReport) -> Array | _
 
 
 def _turn_upright(image: Any, report: _ImageReadReport) -> Any:
-    """The picture as a camera meant it to be seen; what is lost on the way is counted."""
+    """The picture rotated by its EXIF orientation; lost transparency and frames are counted."""
     from PIL import ImageOps
 
     report.transparent_count += image.has_transparency_data

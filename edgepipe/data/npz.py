@@ -1,4 +1,4 @@
-"""NumPy archives: arrays by name, never a pickled object."""
+"""NumPy archives: named arrays, never pickled objects."""
 
 import zipfile
 import zlib
@@ -20,7 +20,7 @@ def read(path: Path, spec: NpzSpec) -> RawDataset:
     """The arrays of `path`: x and y as `spec` names them, or with the suffixes _train, _validation or _val, _test.
 
     Raises:
-        InputError: not a readable .npz, an array is missing, or holds Python objects.
+        InputError: not a readable .npz, or an array is missing or has Python objects.
     """
     with _open_archive(path) as archive:
         suffixes = [suffix for suffix in _SPLIT_BY_SUFFIX if f"{spec.x}_{suffix}" in archive.files]

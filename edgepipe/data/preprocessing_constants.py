@@ -1,4 +1,4 @@
-"""What a device must repeat of what was done to samples: the constants that travel with the model."""
+"""The preprocessing that a device must repeat, as constants stored with the model."""
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from edgepipe.tflite.metadata import Pixels, Preprocessing, Sound, Standardizati
 
 
 def build_preprocessing(spec: DataSpec, raw: RawDataset, scaling: Scaling | None) -> Preprocessing:
-    """Everything that is done between what `raw` was read from and what the model is given."""
+    """All preprocessing between the source of `raw` and the model's input."""
     return Preprocessing(
         sound=_sound_constants(spec, raw.features)
         if isinstance(spec, SoundSpec) and raw.features is not None

@@ -1,4 +1,4 @@
-"""What a source gave, before it is split and scaled: checked for everything that would spoil training silently."""
+"""A source's samples before splitting and scaling, checked for everything that would silently spoil training."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -8,11 +8,12 @@ import numpy as np
 
 from edgepipe.core.arrays import Array, Arrays, count_samples
 from edgepipe.core.errors import InputError
+from edgepipe.core.units import plural
 from edgepipe.data.sound_features import SoundFeatures
 from edgepipe.data.splits import Split
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
-FLOAT32_EXACT = 2**24  # float32 holds every integer up to here
+FLOAT32_EXACT = 2**24  # float32 represents every integer up to this one
 
 
 @final
@@ -22,29 +23,29 @@ class RawSplit:
 
     x: Arrays
     y: Array | None
-    groups: Array | None = None  # (n,): who or what a sample comes from, to be kept on one side of a split
-    waves: Array | None = None  # (n, samples): of sound, kept if training changes it
+    groups: Array | None = None  # (n,): subject, session or recording of a sample; stays within one split
+    waves: Array | None = None  # (n, samples): waveforms, kept if augmentation changes them
 
 
 @final
 @dataclass(frozen=True)
 class RawDataset:
-    """All that a source has. A source without splits of its own has everything in `train`."""
+    """Everything in a source. A source without splits of its own has all samples in `train`."""
 
     name: str
     splits: Mapping[Split, RawSplit]
     class_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    features: SoundFeatures | None = None  # what was computed of sound
-    channels: tuple[str, ...] = ()  # names of the columns that samples are made of
+    features: SoundFeatures | None = None  # how audio features were computed
+    channels: tuple[str, ...] = ()  # column names of the channels
 
 
 def check_dataset(raw: RawDataset) -> RawDataset:
-    """`raw`, if nothing in it is wrong.
+    """Check `raw` and return it.
 
     Raises:
-        InputError: empty, lengths that differ, a type that is not numeric, NaN or infinity, splits whose samples differ
-            in shape; the message names the array, how many and the first index.
+        InputError: empty arrays, lengths that differ, a type that is not numeric, NaN or infinity, splits whose samples
+            differ in shape; the message has the array, the count and the first index.
     """
     for split, raw_split in raw.splits.items():
         for name, array in _named_arrays(raw_split):
@@ -57,7 +58,8 @@ def check_dataset(raw: RawDataset) -> RawDataset:
         _check_lengths(f"{raw.name} ({split})", raw_split)
         if not isinstance(raw_split.x, dict) and raw_split.x.ndim == 1:
             raise InputError(
-                f"{raw.name}: x has shape {raw_split.x.shape}, one number a sample; a model takes at least one axis: (n, 1)"
+                f"{raw.name}: x has shape {raw_split.x.shape}, one number a sample; a model takes at least one axis: "
+                "(n, 1)"
             )
     _check_shapes(raw)
     return raw
@@ -87,7 +89,7 @@ def _check_array(title: str, array: Array) -> None:
 
 
 def _check_finite(title: str, array: Array) -> None:
-    low, high = float(array.min()), float(array.max())  # NaN and infinity show in these, without a copy
+    low, high = float(array.min()), float(array.max())  # NaN and infinity propagate to these, without a copy
     if np.isfinite(low) and np.isfinite(high) and max(-low, high) <= FLOAT32_MAX:
         return
     invalid_mask = ~(np.abs(array) <= FLOAT32_MAX)
@@ -131,10 +133,12 @@ def _sample_shapes(raw_split: RawSplit) -> dict[str, tuple[int, ...]]:
 
 
 def to_raw_split(title: str, samples: Any) -> RawSplit:
-    """The `RawPart` that a function or a file gave as `(x, y)` or `x`; arrays may be anything NumPy takes.
+    """The samples that a function or a file returned as `(x, y)`, `(x, y, groups)`, `x` or a tf.data.Dataset.
+
+    Arrays may be anything NumPy accepts.
 
     Raises:
-        InputError: neither form.
+        InputError: none of these forms.
     """
     _check_kind(title, samples)
     if isinstance(samples, tuple) and len(samples) in (2, 3):
@@ -150,7 +154,7 @@ def to_raw_split(title: str, samples: Any) -> RawSplit:
 
 
 def _check_kind(title: str, samples: Any) -> None:
-    """Raise an `InputError` for what NumPy would take for an array of something else."""
+    """Raise an `InputError` for objects that NumPy would turn into an array of something else."""
     if samples is None or isinstance(samples, Iterator) or callable(samples):
         description = "nothing" if samples is None else f"a {type(samples).__name__}"
         raise InputError(f"{title} gives {description}; allowed: (x, y), (x, y, groups), or x alone, as arrays")
@@ -163,10 +167,10 @@ def _parse_groups(title: str, array_like: Any) -> Array:
 
 
 def group_names(title: str, groups: Array) -> Array:
-    """The groups `found` as texts, (n,).
+    """`groups` as strings, (n,).
 
     Raises:
-        InputError: not one for each sample, or NaN among them.
+        InputError: not one-dimensional, or NaN among them.
     """
     if groups.ndim != 1:
         raise InputError(f"{title}: groups have shape {groups.shape}; allowed: one name or number a sample, (n,)")
@@ -176,13 +180,13 @@ def group_names(title: str, groups: Array) -> Array:
 
 
 def read_tf_dataset(title: str, dataset: Any) -> RawSplit:
-    """A tf.data.Dataset of `(x, y)` or `x`, one sample or one batch at a time, read to its end.
+    """Read a tf.data.Dataset of `(x, y)` or `x`, single samples or batches, to its end.
 
     Raises:
-        InputError: it never ends, is empty, or gives something else.
+        InputError: it is infinite, empty, or yields something else.
     """
     if int(dataset.cardinality()) == -1:  # tf.data.INFINITE_CARDINALITY
-        raise InputError(f"{title}: a tf.data.Dataset without an end; take(..) a number of elements")
+        raise InputError(f"{title}: a tf.data.Dataset without an end; limit it with take(..)")
     is_batched = _is_batched(dataset)
     elements = _read_elements(title, dataset)
     if not elements:
@@ -203,13 +207,13 @@ def _read_elements(title: str, dataset: Any) -> list[Any]:
     except Exception as error:
         reason = [type(error).__name__, *(line.strip() for line in str(error).splitlines() if "Error" in line)][-1]
         raise InputError(
-            f"{title}: the tf.data.Dataset failed after {len(elements)} elements: {reason[:300]}"
+            f"{title}: the tf.data.Dataset failed after {plural(len(elements), 'element')}: {reason[:300]}"
         ) from error
     return elements
 
 
 def _is_batched(dataset: Any) -> bool:
-    """Whether elements are batches: x and y begin with the same axis, or x alone with one of unknown size."""
+    """Whether elements are batches: x and y share the size of the first axis, or that of x alone is unknown."""
     spec = dataset.element_spec
     tensor_specs = [
         tensor_spec for element in (spec if isinstance(spec, tuple) else (spec,)) for tensor_spec in _leaves(element)
@@ -247,5 +251,5 @@ def _to_array(title: str, array_like: Any) -> Array:
 
 
 def count_split_samples(raw_split: RawSplit) -> int:
-    """How many samples the part has."""
+    """Number of samples in the split."""
     return count_samples(raw_split.x)

@@ -1,4 +1,4 @@
-"""Real recordings that the package aeon ships: `pip install "edgepipe[examples]"`."""
+"""Real recordings that ship with the package aeon: `pip install "edgepipe[examples]"`."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -7,7 +7,7 @@ from edgepipe.core.errors import ToolError
 if TYPE_CHECKING:
     from edgepipe.core.arrays import Array
 
-UTTERANCE_STEPS = 29  # of the longest utterance
+UTTERANCE_STEPS = 29  # length of the longest utterance
 
 
 def japanese_vowels() -> "dict[str, tuple[Array, Array]]":
@@ -43,7 +43,7 @@ def basic_motions(steps: int = 50) -> "dict[str, tuple[Array, Array]]":
     arXiv 1811.00075.
 
     Args:
-        steps: of a window; a recording has 100, and its windows stay in the split of the recording.
+        steps: window length; a recording has 100 steps, and its windows stay in its split.
 
     Returns:
         `train` and `test` as published: windows (n, steps, 6) float32, and activities (n,), int64: badminton 0,
@@ -67,7 +67,10 @@ def basic_motions(steps: int = 50) -> "dict[str, tuple[Array, Array]]":
 
 
 def odd_motions(steps: int = 25) -> "tuple[Array, Array, Array]":
-    """The walks of `basic_motions` as what is normal (0), running and badminton as what is not (1).
+    """Anomaly detection on `basic_motions`: walking is normal (0), running and badminton are anomalies (1).
+
+    Args:
+        steps: window length; a recording has 100 steps.
 
     Returns:
         windows (n, steps, 6) float32, labels (n,), and the recording of each window as its group.

@@ -1,4 +1,4 @@
-"""Samples from a file named on a command line: a `.npy` array, or a `.npz` of one array for each input."""
+"""Samples from a file given on the command line: a `.npy` array, or a `.npz` with one array per input."""
 
 import zipfile
 import zlib
@@ -8,12 +8,13 @@ import numpy as np
 
 from edgepipe.core.arrays import Array, Arrays, count_samples
 from edgepipe.core.errors import InputError
+from edgepipe.core.units import plural
 
 LABEL_NAMES = frozenset(("y", "labels", "targets"))
 
 
 def read(path: Path) -> Arrays:
-    """The samples in `path`, float32 or as stored if integers; first axis counts them. Labels in a .npz are left out.
+    """The samples in `path` (n, ...), floats as float32, integers as stored. Labels in a .npz are ignored.
 
     Raises:
         InputError: no such file, not a NumPy file, pickled objects, no array, or no sample.
@@ -25,7 +26,7 @@ def read_labelled(path: Path) -> tuple[Arrays, Array | None]:
     """The samples in `path`, as `read` gives them, and the labels if it has any.
 
     Raises:
-        InputError: as `read`; or labels of another number than samples.
+        InputError: as `read`; or the number of labels differs from that of samples.
     """
     try:
         with path.open("rb") as stream:
@@ -52,7 +53,9 @@ def read_labelled(path: Path) -> tuple[Arrays, Array | None]:
 def _find_labels(path: Path, x: Arrays, label_arrays: dict[str, Array]) -> Array | None:
     for name, labels in label_arrays.items():
         if np.ndim(labels) == 0 or len(labels) != count_samples(x):
-            raise InputError(f"{path}: {count_samples(x)} samples, but '{name}' has the shape {np.shape(labels)}")
+            raise InputError(
+                f"{path}: {plural(count_samples(x), 'sample')}, but '{name}' has the shape {np.shape(labels)}"
+            )
     return next(iter(label_arrays.values()), None)
 
 
@@ -64,5 +67,6 @@ def _check_array(path: Path, title: str, array: Array) -> Array:
     if array.dtype.kind not in "fiub":
         raise InputError(f"{path}: {title} holds {array.dtype}; samples are numbers")
     if not np.isfinite(array).all():
-        raise InputError(f"{path}: {title} holds {int((~np.isfinite(array)).sum())} values that are NaN or infinite")
+        count = plural(int((~np.isfinite(array)).sum()), "NaN or infinite value")
+        raise InputError(f"{path}: {title} holds {count}")
     return array.astype(np.float32) if array.dtype.kind == "f" else array

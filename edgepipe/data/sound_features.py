@@ -1,4 +1,4 @@
-"""Features of sound: log-mel spectrograms and MFCC, by librosa, with every constant that a device needs."""
+"""Audio features: log-mel spectrograms and MFCC, by librosa, with every constant that a device needs."""
 
 from dataclasses import dataclass
 from typing import Any, Literal, final
@@ -7,6 +7,7 @@ import numpy as np
 
 from edgepipe.core.arrays import Array
 from edgepipe.core.errors import InputError, ToolError
+from edgepipe.core.units import plural
 
 FeatureKind = Literal["log_mel", "mfcc", "none"]
 
@@ -14,31 +15,31 @@ FeatureKind = Literal["log_mel", "mfcc", "none"]
 @final
 @dataclass(frozen=True)
 class SoundFeatures:
-    """What is computed of a waveform: frames without padding, a periodic Hann window, the power of an FFT, triangular
-    mel bands (the HTK scale, no area normalization), the natural logarithm of power plus a floor, and for MFCC an
-    orthonormal DCT-II.
+    """How features are computed from a waveform: frames without padding, a periodic Hann window, the power of an FFT,
+    triangular mel bands (HTK scale, no area normalization), the natural logarithm of power plus a floor, and for MFCC
+    an orthonormal DCT-II.
 
     S. Davis, P. Mermelstein, "Comparison of Parametric Representations for Monosyllabic Word Recognition", IEEE
     Transactions on Acoustics, Speech, and Signal Processing 28 (4), 1980; S. Young et al., "The HTK Book", 5.4-5.6.
     """
 
     kind: FeatureKind
-    rate: int  # samples a second
-    window: int  # samples of a frame
-    hop: int  # samples from frame to frame
+    rate: int  # Hz
+    window: int  # frame length in samples
+    hop: int  # frame step in samples
     mels: int
-    coefficients: int  # of MFCC
+    coefficients: int  # MFCC coefficients to keep
     fmin: float  # Hz
     fmax: float  # Hz
     floor: float  # added to the power before the logarithm
 
     @property
     def fft(self) -> int:
-        """Points of the FFT: the power of two that holds a frame, which stands in its middle among zeros."""
+        """FFT size: the next power of two; the frame is centred and zero-padded."""
         return 1 << (self.window - 1).bit_length()
 
     def compute(self, waves: Array) -> Array:
-        """Features (n, frames, bands, 1) of waveforms (n, samples), float32; the waveforms themselves for `none`.
+        """Features (n, frames, bands, 1) of waveforms (n, samples), float32; the waveforms (n, samples, 1) for `none`.
 
         Raises:
             InputError: waveforms shorter than one frame.
@@ -46,7 +47,9 @@ class SoundFeatures:
         if self.kind == "none":
             return waves[..., None].astype(np.float32)
         if waves.shape[-1] < self.fft:
-            raise InputError(f"a sound of {waves.shape[-1]} samples is shorter than one frame of {self.fft}")
+            raise InputError(
+                f"a recording of {plural(waves.shape[-1], 'sample')} is shorter than one frame of {self.fft}"
+            )
         librosa = import_librosa()
         power = librosa.feature.melspectrogram(
             y=waves.astype(np.float32), sr=self.rate, n_fft=self.fft, hop_length=self.hop, win_length=self.window,
@@ -59,7 +62,7 @@ class SoundFeatures:
         return np.asarray(np.swapaxes(bands, 1, 2)[..., None], np.float32)
 
     def describe(self) -> str:
-        """Every constant in one line, for the report: a device must compute the same."""
+        """Every constant in one line, for the report: a device must compute the same features."""
         if self.kind == "none":
             return f"waveforms at {self.rate} Hz, -1 to 1"
         cepstral = f", orthonormal DCT-II, the first {self.coefficients}" if self.kind == "mfcc" else ""
@@ -71,7 +74,7 @@ class SoundFeatures:
 
 
 def import_librosa() -> Any:
-    """librosa.
+    """Import librosa.
 
     Raises:
         ToolError: it is not installed.

@@ -1,4 +1,4 @@
-"""Synthetic speech: digits spoken by Debian's espeak-ng in many voices, kept below the cache."""
+"""Synthetic speech: digits spoken by Debian's espeak-ng in many voices, stored in the cache folder."""
 
 import functools
 import shutil
@@ -18,25 +18,25 @@ VARIANTS = (
 )  # fmt: skip
 SPEEDS = (130, 150, 175, 200)  # words a minute
 PITCHES = (35, 50, 65)
-TAKES = 3  # of each digit by each voice, in other speeds and pitches
+TAKES = 3  # of each digit by each voice, at different speeds and pitches
 DEFAULT_VOICE_COUNT = 60
 
 
 def find_espeak() -> str:
-    """Where espeak-ng is.
+    """The path of espeak-ng.
 
     Raises:
         ToolError: it is not installed.
     """
     path = shutil.which("espeak-ng")
     if path is None:
-        raise ToolError("spoken_digits are made by espeak-ng, which is not installed; on Debian: apt install espeak-ng")
+        raise ToolError("spoken_digits needs espeak-ng, which is not installed; on Debian: apt install espeak-ng")
     return path
 
 
 @functools.cache
 def espeak_version() -> str:
-    """What espeak-ng says its version is."""
+    """The version that espeak-ng reports."""
     version_text = subprocess.run(
         [find_espeak(), "--version"], capture_output=True, text=True, timeout=30, check=False
     ).stdout
@@ -44,13 +44,13 @@ def espeak_version() -> str:
 
 
 def voices(count: int) -> list[str]:
-    """The first `number` voices, accents and variants mixed."""
+    """The first `count` voices, accents and variants mixed."""
     pairs = [f"{accent}+{variant}" for variant in VARIANTS for accent in ACCENTS]
     return [pairs[index * 41 % len(pairs)] for index in range(min(count, len(pairs)))]  # 41 has no factor of 96
 
 
 def recordings_folder(voice_count: int) -> Path:
-    """The folder of recordings, one subfolder a digit, made now if it is not there: `<voice>_<take>.wav`.
+    """The folder of recordings, `<digit>/<voice>_<take>.wav`, synthesized if it does not exist.
 
     Raises:
         ToolError: espeak-ng is missing or fails.

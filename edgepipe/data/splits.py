@@ -1,7 +1,7 @@
-"""The three splits, kept apart: who is drawn into which, and who may read which.
+"""The three splits: how they are drawn, and which stage may read which.
 
-Training fits, validation decides, the test split is read once, by the `validate` stage. The draw depends on the seed,
-the number of samples and the labels alone; it does not depend on which splits are wanted.
+Training fits on the training split and selects on validation; only the `validate` stage reads the test split, once. The
+draw depends on the seed, the number of samples and the labels alone, not on which splits are requested.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,24 +13,25 @@ import numpy as np
 
 from edgepipe.core.arrays import Array, Arrays, count_samples, take_samples
 from edgepipe.core.errors import EdgepipeError, ExitCode, InputError
+from edgepipe.core.units import plural
 from edgepipe.data.augmentation_options import Augment
 from edgepipe.data.waveforms import Waves
 from edgepipe.tflite.metadata import Preprocessing
 
 
 class Split(StrEnum):
-    """What a sample is for."""
+    """What a sample is used for."""
 
     TRAIN = "train"
     VALIDATION = "validation"
     TEST = "test"
 
 
-FITTING_SPLITS = frozenset({Split.TRAIN, Split.VALIDATION})  # what every stage before `validate` is given
+FITTING_SPLITS = frozenset({Split.TRAIN, Split.VALIDATION})  # available to every stage before `validate`
 
 
 class WithheldError(EdgepipeError):
-    """A stage asked for a split that it is not given: a mistake in the stage, not in the input."""
+    """A stage read a split that it did not request: a bug in the stage, not in the input."""
 
     exit_code = ExitCode.BUG
 
@@ -38,7 +39,7 @@ class WithheldError(EdgepipeError):
 @final
 @dataclass(frozen=True)
 class SplitData:
-    """Samples x, float32 (n, ...) or one such array per named input; labels y (n, ...), or None if there are none."""
+    """Samples x, float32 (n, ...) or one such array per named input; labels y (n, ...), or None if unlabelled."""
 
     x: Arrays
     y: Array | None
@@ -50,10 +51,10 @@ class SplitData:
 @final
 @dataclass(frozen=True)
 class Splits:
-    """The splits that were asked for, and what is known of all of them.
+    """The requested splits, and the metadata of all.
 
-    `counts` has the size of every split, also of a withheld one; `class_names` are the subfolders of an image folder
-    in the order of their labels; `notes` are sentences that a report must show (skipped files, missing labels).
+    `counts` has the size of every split, including withheld ones; `class_names` are in the order of their labels;
+    `notes` are for the report (skipped files, missing labels).
     """
 
     data_by_split: Mapping[Split, SplitData]
@@ -61,9 +62,9 @@ class Splits:
     class_count: int | None
     class_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    augment: Augment | None = None  # what training stages do to training samples
-    waves: Waves | None = None  # of the training samples, if `augment` changes sound
-    preprocessing: Preprocessing | None = None  # what was done to samples, for a device to repeat
+    augment: Augment | None = None  # random augmentation while training
+    waves: Waves | None = None  # waveforms of the training samples, if `augment` changes them
+    preprocessing: Preprocessing | None = None  # what a device must repeat before inference
 
     @property
     def train(self) -> SplitData:
@@ -72,7 +73,7 @@ class Splits:
 
     @property
     def validation(self) -> SplitData:
-        """The samples that decide: early stopping, thresholds, choices."""
+        """The samples for model selection: early stopping, thresholds, choices."""
         return self._data_of(Split.VALIDATION)
 
     @property
@@ -86,21 +87,29 @@ class Splits:
         if split is Split.TEST:
             raise WithheldError("the test split is withheld here: only the stage `validate` may read it")
         available_splits = ", ".join(self.data_by_split) or "none"
-        raise WithheldError(f"the {split} split was not asked for; given: {available_splits}")
+        raise WithheldError(f"the {split} split was not requested; available: {available_splits}")
 
 
 def draw_splits(
     labels: Array | None, size: int, shares: Mapping[Split, float], seed: int, names: Sequence[str] = ()
 ) -> dict[Split, Array]:
-    """Indices of 0..size-1 for each split of `shares`, the rest for training: disjoint, shuffled, the same for a seed.
+    """Sample indices of each split, disjoint and shuffled, reproducible for a seed.
 
-    With integer `labels` (n,) each class gives its share to each split, rounded, at least one sample. `names` of the
-    classes, if they have any, are for messages.
+    Args:
+        labels: integers (n,): each class gives its share, rounded, at least one sample, to each split; None draws
+            without regard to classes.
+        size: number of samples.
+        shares: fraction of each split but training, which gets the rest.
+        seed: of the draw.
+        names: of the classes, for messages; empty if they have none.
+
+    Returns:
+        Indices into 0..size-1 by split.
 
     Raises:
         InputError: a class, or all samples together, are too few for one sample in each split.
     """
-    # RandomState, not Generator: NumPy freezes its stream for good, on every platform.
+    # RandomState, not Generator: NumPy guarantees its stream on every platform and version.
     random = np.random.RandomState(seed)
     strata = [np.arange(size)] if labels is None else [np.flatnonzero(labels == label) for label in np.unique(labels)]
     indices_by_split: dict[Split, list[Array]] = {split: [] for split in Split}
@@ -125,40 +134,40 @@ def _check_size(size: int, label: int | None, shares: Mapping[Split, float], nam
         return
     split_names = ", ".join([Split.TRAIN, *shares])
     if label is None:
-        raise InputError(f"{size} samples are too few to put one into each of: {split_names}")
+        raise InputError(f"{plural(size, 'sample')}: too few to put one into each of: {split_names}")
     class_title = f"'{names[label]}'" if names else str(label)
-    label_hint = "" if names else " if these integers are no classes"
+    label_hint = "" if names else " if these integers are not classes"
     raise InputError(
-        f"class {class_title} has {size} samples, too few to put one into each of: {split_names}; "
+        f"class {class_title} has {plural(size, 'sample')}, too few to put one into each of: {split_names}; "
         f"add samples, leave the class out, or set `stratify: false`{label_hint}"
     )
 
 
 def draw_representative(train: SplitData, number: int, seed: int) -> Arrays:
-    """`number` random training samples, without repetition, for calibration; all of them if there are fewer.
+    """`number` random training samples without replacement, for calibration; all of them if there are fewer.
 
     Raises:
         InputError: zero samples.
     """
     if number < 1 or len(train) == 0:
         raise InputError(
-            f"zero representative samples (asked for {number} of {len(train)}): an int8 conversion takes its ranges "
-            "from them; set `representative: 200`"
+            f"zero representative samples (asked for {number} of {len(train)}): int8 conversion calibrates its ranges "
+            "on them; set `representative: 200`"
         )
     indices = np.random.RandomState(seed).permutation(len(train))[:number]
     return take_samples(train.x, indices)
 
 
 def check_labels(y: Array | None, class_count: int | None = None, source: str = "the data") -> tuple[str, ...]:
-    """Hold `y` against what one-label classification needs: integers 0..classes-1, shape (n,).
+    """Check `y` for single-label classification: integers 0..class_count-1, shape (n,).
 
     Args:
         y: the labels of one split.
-        classes: outputs of the model, if known.
-        where: what the message calls the data.
+        class_count: outputs of the model, if known.
+        source: what messages call the data.
 
     Returns:
-        Warnings to show: labels within the range that no sample has.
+        Warnings to show: classes within the range that have no sample.
 
     Raises:
         InputError: no labels, not integers, negative, one class only, or a label beyond the model's outputs.
@@ -179,7 +188,8 @@ def check_labels(y: Array | None, class_count: int | None = None, source: str = 
     missing_labels = sorted(set(range(class_count or int(present_labels[-1]) + 1)) - set(present_labels.tolist()))
     if not missing_labels:
         return ()
-    return (f"{source} has no sample of {len(missing_labels)} classes: {', '.join(map(str, missing_labels[:20]))}",)
+    count = "1 class" if len(missing_labels) == 1 else f"{len(missing_labels)} classes"
+    return (f"{source} has no sample of {count}: {', '.join(map(str, missing_labels[:20]))}",)
 
 
 def _check_range(present_labels: Array, class_count: int | None, source: str) -> None:
@@ -187,7 +197,8 @@ def _check_range(present_labels: Array, class_count: int | None, source: str) ->
         raise InputError(f"{source} has the negative label {present_labels[0]}; labels are integers from 0")
     if class_count is not None and present_labels[-1] >= class_count:
         raise InputError(
-            f"{source} has the label {present_labels[-1]}, but the model has {class_count} outputs (labels 0..{class_count - 1})"
+            f"{source} has the label {present_labels[-1]}, but the model has {plural(class_count, 'output')} "
+            f"(labels 0..{class_count - 1})"
         )
     if len(present_labels) == 1:
         raise InputError(f"{source} has one class only (label {present_labels[0]}); classification needs at least two")

@@ -1,4 +1,4 @@
-"""Standardization: each channel, or band of a spectrogram, brought to mean 0 and deviation 1 by the training split."""
+"""Standardization: each channel, or spectrogram band, scaled to mean 0 and deviation 1 on the training split."""
 
 from dataclasses import dataclass
 from typing import Self, final
@@ -11,16 +11,16 @@ from edgepipe.core.arrays import Array, Arrays, map_arrays
 @final
 @dataclass(frozen=True)
 class Scaling:
-    """What a device must do to a channel first: (value - mean) / deviation, in float32."""
+    """Per-channel scaling that a device must repeat: (value - mean) / deviation, in float32."""
 
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
-    constant_channels: tuple[int, ...] = ()  # which never change, and are only moved
-    axis: int = -1  # which axis of a sample the constants belong to: -1 channels, -2 bands of (frames, bands, 1)
+    constant_channels: tuple[int, ...] = ()  # only the mean is subtracted
+    axis: int = -1  # the axis that the constants belong to: -1 channels, -2 bands of (frames, bands, 1)
 
     @classmethod
     def fit(cls, x: Arrays, axis: int = -1) -> Self:
-        """The scaling of training samples (n, ..., channels). A channel that never changes is only moved."""
+        """Fit to training samples (n, ..., channels). A constant channel gets deviation 1."""
         array = next(iter(x.values())) if isinstance(x, dict) else x
         channels_last = np.moveaxis(array, axis, -1)
         flat = channels_last.reshape(-1, channels_last.shape[-1]).astype(np.float64)

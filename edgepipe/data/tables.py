@@ -1,4 +1,4 @@
-"""Windows of sensors, or plain rows, from CSV and Parquet files, read with pandas."""
+"""Sensor windows, or plain rows, from CSV and Parquet files, read with pandas."""
 
 import itertools
 import re
@@ -11,12 +11,13 @@ import numpy as np
 
 from edgepipe.core.arrays import Array
 from edgepipe.core.errors import InputError, ToolError, did_you_mean
+from edgepipe.core.units import plural
+from edgepipe.data.class_folders import MAX_LISTED, format_listing
 from edgepipe.data.data_spec import CsvSpec, TableSpec, table_files
 from edgepipe.data.raw_samples import FLOAT32_MAX, RawDataset, RawSplit
 from edgepipe.data.splits import Split
 
-MAX_LISTED = 20
-_NUMBER = re.compile(r"[-+]?[0-9]*\.[0-9]+([eE][-+]?[0-9]+)?|-[0-9]+")  # whole numbers may be names: 0, 1, 2
+_NUMBER = re.compile(r"[-+]?[0-9]*\.[0-9]+([eE][-+]?[0-9]+)?|-[0-9]+")  # integers may be column names: 0, 1, 2
 
 
 class _CorruptTable(Exception):  # noqa: N818 - a reason, caught here
@@ -26,21 +27,21 @@ class _CorruptTable(Exception):  # noqa: N818 - a reason, caught here
 @final
 @dataclass
 class _TableSamples:
-    """What was read so far."""
+    """The samples read so far."""
 
     x: list[Array] = field(default_factory=list)
     labels: list[Any] = field(default_factory=list)
     groups: list[str] = field(default_factory=list)
     unused_rows: int = 0
-    channel_names: tuple[str, ...] = ()  # of the channels
-    ignored_columns: set[str] = field(default_factory=set)  # columns found that are to be left out
+    channel_names: tuple[str, ...] = ()
+    ignored_columns: set[str] = field(default_factory=set)  # columns of `ignore` that were seen
 
 
 def read(root: Path, spec: TableSpec) -> RawDataset:
-    """Samples (n, window, channels), or (n, channels) without a `window`; labels and groups as columns or names say.
+    """Samples (n, window, channels), or (n, channels) without a `window`; labels and groups from columns or file names.
 
     Raises:
-        InputError: columns that are missing, or files that cannot be used (all are named) unless `skip_corrupt`.
+        InputError: missing columns, or files that cannot be used (the message names all) unless `skip_corrupt` is set.
         ToolError: pandas is not installed.
     """
     _pandas()
@@ -53,11 +54,11 @@ def read(root: Path, spec: TableSpec) -> RawDataset:
     if corrupt_files and not spec.skip_corrupt:
         listing = "\n".join(f"  {file}" for file in corrupt_files)
         raise InputError(
-            f"{root}: {len(corrupt_files)} of {len(paths)} files cannot be used; mend them, or set `skip_corrupt: true`:\n"
-            f"{listing}"
+            f"{root}: {len(corrupt_files)} of {plural(len(paths), 'file')} cannot be used; fix them, or set "
+            f"`skip_corrupt: true`:\n{listing}"
         )
     if not samples.x:
-        raise InputError(f"{root}: no samples in {len(paths)} files{_empty_reason(spec, corrupt_files)}")
+        raise InputError(f"{root}: no samples in {plural(len(paths), 'file')}{_empty_reason(spec, corrupt_files)}")
     unknown_columns = [name for name in spec.ignore if name not in samples.ignored_columns]
     if unknown_columns:
         hint = did_you_mean(unknown_columns[0], samples.channel_names)
@@ -72,8 +73,8 @@ def read(root: Path, spec: TableSpec) -> RawDataset:
 
 def _empty_reason(spec: TableSpec, corrupt_files: list[str]) -> str:
     if corrupt_files:
-        return f"; {len(corrupt_files)} were skipped: {', '.join(corrupt_files[:MAX_LISTED])}"
-    return f", none has {spec.window} rows of one label and group in a row" if spec.window else ""
+        return f"; skipped {len(corrupt_files)}: {', '.join(corrupt_files[:MAX_LISTED])}"
+    return f", none has {plural(spec.window, 'consecutive row')} with one label and group" if spec.window else ""
 
 
 def _pandas() -> Any:
@@ -91,7 +92,7 @@ def _read_file(path: Path, root: Path, spec: TableSpec, samples: _TableSamples) 
     columns = _channel_columns(path, table, spec)
     if samples.channel_names and columns != samples.channel_names:
         raise _CorruptTable(
-            f"its channels are {', '.join(columns)}, those of the files before {', '.join(samples.channel_names)}"
+            f"its channels are {', '.join(columns)}, those of earlier files are {', '.join(samples.channel_names)}"
         )
     channel_rows = _read_channels(table, columns)
     label = _row_values(table, spec.label, relative_path, spec.label_from)
@@ -130,7 +131,7 @@ def _read_table(path: Path, spec: TableSpec) -> Any:
 
 
 def _check_header(path: Path, spec: CsvSpec) -> None:
-    """pandas renames columns that have one name, and takes a first line of numbers for names."""
+    """Check what pandas accepts silently: it renames duplicate columns and takes a first line of numbers for names."""
     header = _pandas().read_csv(
         path, sep=spec.separator, skipinitialspace=True, header=None, nrows=1, dtype=str, keep_default_na=False
     )
@@ -182,13 +183,14 @@ def _read_channels(table: Any, columns: tuple[str, ...]) -> Array:
 def _describe_bad_cell(column: Any, bad_rows: Array) -> str:
     row, cell = int(bad_rows[0]) + 1, column.iloc[int(bad_rows[0])]
     is_empty = column.isna().iloc[int(bad_rows[0])]
-    problem = " is empty" if is_empty else f": '{cell}' is no finite number that float32 holds"
-    hint = "; all are: put the column into `ignore`, or name it as label, group or session"
-    return f"row {row}, column '{column.name}'{problem} ({len(bad_rows)} such{hint if len(bad_rows) == len(column) > 1 else ''})"
+    problem = " is empty" if is_empty else f": '{cell}' is not a finite float32 number"
+    is_all_bad = len(bad_rows) == len(column) > 1
+    hint = "; all are: put the column into `ignore`, or name it as label, group or session" if is_all_bad else ""
+    return f"row {row}, column '{column.name}'{problem} ({len(bad_rows)} such{hint})"
 
 
 def _row_values(table: Any, column: str | None, relative_path: str, pattern: str | None) -> Array | None:
-    """Values of a column, or what `pattern` finds in the file's name, for every row."""
+    """One value per row: the column, or what `pattern` matches in the path; None if neither is given."""
     if column is not None:
         column_values = table[column]
         if column_values.isna().any():
@@ -203,14 +205,14 @@ def _row_values(table: Any, column: str | None, relative_path: str, pattern: str
 
 
 def _recording_group(session: Array | None, relative_path: str, root: Path) -> Array | None:
-    """Without a group, a session or, of several files, a file is one."""
+    """The default group: the session or, with several files, the file."""
     if session is not None:
         return session
     return None if root.is_file() else np.array([relative_path])
 
 
 def _constant_runs(series: list[Array], rows: int) -> Iterator[tuple[int, int]]:
-    """Where label, group and session stay the same."""
+    """The ranges [start, end) of rows in which no series changes."""
     changes = np.zeros(max(rows - 1, 0), bool)
     for row_values in series:
         changes |= row_values[1:] != row_values[:-1]
@@ -240,7 +242,7 @@ def _cut_windows(
 
 
 def _encode_labels(labels: list[Any]) -> tuple[Array | None, tuple[str, ...]]:
-    """Integers and fractions as they are; texts as numbers in the order of their names, and these."""
+    """Labels and class names: numbers stay as they are, strings become the index of their sorted name."""
     if not labels:
         return None, ()
     label_array = np.array(labels)
@@ -251,12 +253,14 @@ def _encode_labels(labels: list[Any]) -> tuple[Array | None, tuple[str, ...]]:
 
 
 def _notes(root: Path, spec: TableSpec, samples: _TableSamples, corrupt_files: list[str], total: int) -> Iterator[str]:
-    yield f"{root}: {len(samples.x)} samples of {len(samples.channel_names)} channels ({', '.join(samples.channel_names)}) from {total} files"
+    channels = f"{plural(len(samples.channel_names), 'channel')} ({', '.join(samples.channel_names)})"
+    yield f"{root}: {plural(len(samples.x), 'sample')} of {channels} from {plural(total, 'file')}"
     if corrupt_files:
-        more_note = f" and {len(corrupt_files) - MAX_LISTED} more" if len(corrupt_files) > MAX_LISTED else ""
-        yield f"{root}: skipped {len(corrupt_files)} of {total} files that cannot be used: {', '.join(corrupt_files[:MAX_LISTED])}{more_note}"
+        count = f"{len(corrupt_files)} of {plural(total, 'file')}"
+        yield f"{root}: skipped {count} that cannot be used: {format_listing(corrupt_files)}"
     if samples.unused_rows and spec.window:
-        yield f"{root}: {samples.unused_rows} rows at the ends of recordings fill no window of {spec.window}"
+        count = plural(samples.unused_rows, "row")
+        yield f"{root}: {count} at the ends of recordings unused, too few for a window of {spec.window}"
     if spec.window and not samples.groups:
         overlap = " and overlap" if spec.step and spec.step < spec.window else ""
         yield (

@@ -1,4 +1,4 @@
-"""Waveforms that are kept beside their features, where `augment:` changes sound."""
+"""Waveforms kept besides their features, for `augment:` to change."""
 
 from dataclasses import dataclass
 from typing import final
@@ -16,9 +16,9 @@ class Waves:
     samples: Array
     features: SoundFeatures
     noises: tuple[Array, ...] = ()  # waveforms (samples,) of any length, at the rate of the features
-    scaling: Scaling | None = None  # by the training split as it was read
+    scaling: Scaling | None = None  # fitted to the unaugmented training split
 
     def inputs(self, waves: Array) -> Array:
-        """What the model is given for waveforms (b, samples): their features, standardized if the data is."""
+        """The model's input for waveforms (b, samples): their features, standardized if the data is."""
         features = self.features.compute(waves)
         return features if self.scaling is None else self.scaling.scale_array(features)

@@ -1,7 +1,7 @@
-"""What accelerators and runtimes demand of an operator besides its name and the types of its tensors.
+"""What accelerators and runtimes require of an operator beyond its name and tensor types.
 
-A profile names the rules that hold for it. The docstring of a rule is what the user reads; the rule gives what it saw
-where it is broken, and nothing where it holds.
+A profile names the rules that apply to it. The docstring of a rule is shown to the user; the function returns what
+violates the rule, or an empty string if nothing does.
 """
 
 import math
@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgepipe.tflite.model import WEIGHT_POSITIONS, Model, Operator, Tensor
+from edgepipe.tflite.model import Model, Operator, Tensor
 
 MAX_SOFTMAX_ELEMENTS = 16_000  # elements; coral.ai/docs/edgetpu/models-intro, "Supported operations"
-MEAN_DEPTH_MULTIPLE = 4  # the depth that is averaged must be a multiple of it; the same table
+MEAN_DEPTH_MULTIPLE = 4  # an averaged depth must be a multiple of it; the same table
 _NO_ACTIVATION = 0  # ActivationFunctionType.NONE of TFLite's schema
 _ACTIVATIONS = ("none", "RELU", "RELU_N1_TO_1", "RELU6", "TANH", "SIGN_BIT")  # the same enumeration
 _MAX_LISTED = 3
@@ -21,7 +21,13 @@ _MAX_LISTED = 3
 
 @dataclass(frozen=True)
 class OperatorRule:
-    """A demand on one operator: `seen` gives what breaks it, or nothing. `gpu`: it then runs on a GPU, not the core."""
+    """A requirement on one operator.
+
+    Attributes:
+        find_violation: describes what violates the rule; an empty string if nothing does.
+        suggestion: what the user can do about a violation.
+        gpu: an operator that violates the rule runs on the GPU instead of the core.
+    """
 
     find_violation: Callable[[Model, Operator], str]
     suggestion: str
@@ -29,17 +35,17 @@ class OperatorRule:
 
     @property
     def text(self) -> str:
-        """The rule, in words."""
+        """The rule as shown to the user."""
         return (
             str(self.find_violation.__doc__)
-            .format(SOFTMAX_MOST=f"{MAX_SOFTMAX_ELEMENTS:,}", MEAN_DEPTH=MEAN_DEPTH_MULTIPLE)
+            .format(max_softmax_elements=f"{MAX_SOFTMAX_ELEMENTS:,}", mean_depth_multiple=MEAN_DEPTH_MULTIPLE)
             .rstrip(".")
         )
 
 
 def static_shapes(_: Model, operator: Operator) -> str:
     """every dimension but the batch is known before the model runs"""
-    # Keras leaves the batch open, and every tool takes the 1 that stands in the tensor's shape.
+    # Keras leaves the batch dimension open; every tool uses the 1 from the tensor's shape.
     return _join_violations(
         f"'{t.name}' is {_format_shape(t.shape_signature)}" for t in operator.tensors if -1 in t.shape_signature[1:]
     )
@@ -55,7 +61,7 @@ def batch_one(model: Model, operator: Operator) -> str:
 
 def constant_parameters(_: Model, operator: Operator) -> str:
     """weights and biases are constants"""
-    parameters = (operator.input(position) for position in WEIGHT_POSITIONS.get(operator.name, ()))
+    parameters = (operator.input(position) for position in operator.facts.parameter_inputs)
     return _join_violations(
         f"'{t.name}' is computed while the model runs" for t in parameters if t is not None and not t.is_constant
     )
@@ -78,19 +84,19 @@ def plain_activation(_: Model, operator: Operator) -> str:
 
 
 def equal_dilation(_: Model, operator: Operator) -> str:
-    """a convolution is dilated alike in height and width"""
+    """a convolution has the same dilation in height and width"""
     height, width = (operator.options.get(f"dilation{side}Factor", 1) for side in "HW")
     return f"{height} x {width}" if height != width else ""
 
 
 def one_row(_: Model, operator: Operator) -> str:
-    """a fully connected layer gives one row"""
+    """a fully connected layer outputs one row"""
     outputs = (t for t in operator.outputs if t is not None and operator.name == "FULLY_CONNECTED")
     return _join_violations(f"'{t.name}' is {_format_shape(t.shape)}" for t in outputs if math.prod(t.shape[:-1]) > 1)
 
 
 def zero_padding(model: Model, operator: Operator) -> str:
-    """a constant is concatenated only to one other tensor, and is all zeros"""
+    """a constant is concatenated with only one other tensor, and is all zeros"""
     constants = [t for t in operator.tensors if t.is_constant]
     if operator.name != "CONCATENATION" or not constants:
         return ""
@@ -100,7 +106,7 @@ def zero_padding(model: Model, operator: Operator) -> str:
 
 
 def softmax_size(_: Model, operator: Operator) -> str:
-    """softmax is over one dimension of at most {SOFTMAX_MOST} elements"""
+    """softmax runs over one dimension of at most {max_softmax_elements} elements"""
     tensor = operator.input(0)
     if operator.name != "SOFTMAX" or tensor is None:
         return ""
@@ -109,7 +115,7 @@ def softmax_size(_: Model, operator: Operator) -> str:
 
 
 def keeps_batch(model: Model, operator: Operator) -> str:
-    """nothing is reduced, packed, split or padded over the batch"""
+    """no operator reduces, packs, splits or pads the batch dimension"""
     tensor = operator.input(1 if operator.name == "SPLIT" else 0)
     if tensor is None or operator.name not in _AXES_READERS or len(tensor.shape) < 2:  # a vector has no batch
         return ""
@@ -119,7 +125,7 @@ def keeps_batch(model: Model, operator: Operator) -> str:
 
 
 def mean_depth(model: Model, operator: Operator) -> str:
-    """a mean over the depth has a depth that is a multiple of {MEAN_DEPTH}"""
+    """a depth that is averaged is a multiple of {mean_depth_multiple}"""
     tensor = operator.input(0)
     if operator.name != "MEAN" or tensor is None or not tensor.shape:
         return ""
@@ -129,7 +135,7 @@ def mean_depth(model: Model, operator: Operator) -> str:
 
 
 def unit_strides(model: Model, operator: Operator) -> str:
-    """a slice takes every element, and neither adds dimensions nor has an ellipsis"""
+    """a slice has strides of 1, adds no dimensions and has no ellipsis"""
     if operator.name != "STRIDED_SLICE":
         return ""
     strides = _constant_values(model, operator.input(3))
@@ -138,7 +144,7 @@ def unit_strides(model: Model, operator: Operator) -> str:
 
 
 def prelu_per_channel(_: Model, operator: Operator) -> str:
-    """PReLU has one slope for each channel"""
+    """PReLU has one slope per channel"""
     slopes = operator.input(1)
     if operator.name != "PRELU" or slopes is None or math.prod(slopes.shape[:-1]) == 1:
         return ""
@@ -146,7 +152,7 @@ def prelu_per_channel(_: Model, operator: Operator) -> str:
 
 
 def per_tensor(_: Model, operator: Operator) -> str:
-    """weights have one scale for the whole tensor"""
+    """weights are quantized per tensor, with a single scale"""
     weights = [
         t for t in operator.tensors if t.is_constant and t.quantization is not None and t.dtype in ("int8", "uint8")
     ]
@@ -156,20 +162,18 @@ def per_tensor(_: Model, operator: Operator) -> str:
     )
 
 
-_SLICE_SUGGESTION = "slice without strides, and reshape apart"
-_BATCH_SUGGESTION = "keep the batch of 1 as it is, and act on the other dimensions"
+_SLICE_SUGGESTION = "slice without strides, and reshape separately"
+_BATCH_SUGGESTION = "keep the batch of 1, and operate on the other dimensions"
 RULES = {
     "static-shapes": OperatorRule(static_shapes, "give the model's input a fixed shape before converting it"),
     "batch-one": OperatorRule(batch_one, "convert the model with a batch of 1"),
     "constant-parameters": OperatorRule(constant_parameters, "convert the model with its weights frozen"),
     "three-dimensions": OperatorRule(three_dimensions, "use a batch of 1 and tensors of height, width and channels"),
     "plain-activation": OperatorRule(plain_activation, "put the activation into a layer of its own, or drop it"),
-    "equal-dilation": OperatorRule(equal_dilation, "dilate both dimensions alike"),
+    "equal-dilation": OperatorRule(equal_dilation, "use the same dilation in both dimensions"),
     "one-row": OperatorRule(one_row, "flatten before the dense layer, or use a 1 x 1 convolution"),
-    "zero-padding": OperatorRule(zero_padding, "concatenate no constants; pad with zeros instead"),
-    "softmax-size": OperatorRule(
-        softmax_size, "leave the softmax to the application, or flatten what it is taken over"
-    ),
+    "zero-padding": OperatorRule(zero_padding, "pad with zeros instead of concatenating a constant"),
+    "softmax-size": OperatorRule(softmax_size, "leave the softmax to the application, or flatten its input"),
     "keeps-batch": OperatorRule(keeps_batch, _BATCH_SUGGESTION),
     "mean-depth": OperatorRule(mean_depth, f"pad the channels to a multiple of {MEAN_DEPTH_MULTIPLE}"),
     "unit-strides": OperatorRule(unit_strides, _SLICE_SUGGESTION),
@@ -179,7 +183,7 @@ RULES = {
 
 
 def _constant_values(model: Model, tensor: Tensor | None) -> tuple[int, ...]:
-    """The values of a small constant; none where it is absent, or computed while the model runs."""
+    """The values of a small constant; empty if it is absent or computed at run time."""
     if tensor is None or not tensor.is_constant:
         return ()
     return tuple(int(element) for element in np.ravel(model.read_values(tensor)))

@@ -1,7 +1,7 @@
-"""The names of TensorFlow Lite's builtin operators, so that a profile with a misspelled one is refused.
+"""The names of TensorFlow Lite's builtin operators, so that a profile with a misspelled name is rejected.
 
 Source: enum BuiltinOperator of TensorFlow Lite's schema as ai-edge-litert 2.3.0 ships it. Kept as text because that
-module takes a quarter of a second to import; a test holds the two against each other.
+module takes a quarter of a second to import; a test compares the two.
 """
 
 _TEXT = """

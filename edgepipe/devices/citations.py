@@ -1,8 +1,8 @@
-"""Where each value of a profile comes from, also when profiles inherit each other.
+"""Where each value of a profile comes from, across inheritance.
 
-A file gives its sources as a mapping from a field (`system.memory`) to a citation, which covers the field and all
-below it, or as a plain list, which covers everything that has no source of its own. They cover what the file itself
-says, and what it inherits without a source; an inherited value keeps the source it was inherited with.
+A file gives its sources as a mapping from a field (`system.memory`) to a citation, which covers the field and
+everything below it, or as a plain list, which covers everything without a source of its own. They cover the values in
+the file and inherited values that have no source; an inherited value with a source keeps it.
 """
 
 from collections.abc import Iterable, Iterator
@@ -12,12 +12,12 @@ from edgepipe.core.config import Document, KeyPath, describe_value
 from edgepipe.core.errors import did_you_mean
 
 SOURCES = "sources"
-_METADATA_KEYS = ("name", "description", SOURCES, "abstract", "inherit")  # no facts of the device
+_METADATA_KEYS = ("name", "description", SOURCES, "abstract", "inherit")  # not facts about the device
 Citations = dict[KeyPath, str]
 
 
 def leaf_paths(tree: Any, path: KeyPath = ()) -> Iterator[KeyPath]:
-    """The paths of all single values of `data`; items of a list by their index."""
+    """The paths of all leaf values of `tree`; list elements by index."""
     if not isinstance(tree, (dict, list)):
         yield path
         return
@@ -28,7 +28,14 @@ def leaf_paths(tree: Any, path: KeyPath = ()) -> Iterator[KeyPath]:
 
 
 def overlay(merged_data: Any, lower_citations: Citations, upper_data: Any, upper_citations: Citations) -> Citations:
-    """The sources of two inherited profiles laid over each other."""
+    """The sources after one inherited profile overrides another.
+
+    Args:
+        merged_data: the merged content of both.
+        lower_citations: sources of the overridden profile.
+        upper_data: content of the overriding profile.
+        upper_citations: sources of the overriding profile.
+    """
     upper_leaves = set(leaf_paths(upper_data))
     leaf_citations = (
         (leaf, (upper_citations if leaf in upper_leaves else lower_citations).get(leaf))
@@ -38,7 +45,7 @@ def overlay(merged_data: Any, lower_citations: Citations, upper_data: Any, upper
 
 
 def resolve_own(document: Document, own_data: Any, inherited_citations: Citations) -> Citations:
-    """The sources of a file over those it inherits; notes what is wrong with its own in `merged`."""
+    """The sources of a file combined with the inherited ones; problems with its own are added to `document`."""
     own_sources = _parse_sources(document)
     own_leaves = set(leaf_paths(own_data))
     citation_by_leaf: Citations = {}
@@ -76,7 +83,7 @@ def _check_source(document: Document, key: Any, text: Any) -> bool:
         hint = (
             suggestion
             if suggestion.startswith("; did")
-            else "; a source is given for a field of the profile, as system.memory"
+            else "; write a field of the profile, for example system.memory"
         )
         document.add_problem((SOURCES, key), f"this profile has no field '{key}'{hint}", anchor="key")
     elif not _is_citation(text):
@@ -95,7 +102,7 @@ def _has_path(tree: Any, path: KeyPath) -> bool:
 
 
 def parse_path(dotted_path: str) -> KeyPath:
-    """The path that is written `dotted_path`; a number is the index of an item."""
+    """The path written as `dotted_path`; a number is a list index."""
     return tuple(int(step) if step.isdigit() else step for step in dotted_path.split("."))
 
 
@@ -109,12 +116,12 @@ def _nearest_citation(citations: Citations, leaf: KeyPath) -> str | None:
 
 
 def source_of(sources: dict[str, str], path: KeyPath) -> str | None:
-    """The citation of the longest part of `path` that has one."""
+    """The citation of the longest prefix of `path` that has one."""
     return _nearest_citation({parse_path(field): text for field, text in sources.items()}, path)
 
 
 def collapse(tree: Any, citations: Citations) -> dict[str, str]:
-    """The same sources with one entry for a field where all below it share one."""
+    """The same sources, with a single entry for a field if everything below it shares one source."""
     return {
         format_path(path): text
         for key in tree
@@ -130,4 +137,4 @@ def _collapse_below(tree: Any, path: KeyPath, citations: Citations) -> list[tupl
     if len(citations_below) == 1:
         return [(path, str(next(iter(citations_below))))]
     children = tree.items() if isinstance(tree, dict) else enumerate(tree)
-    return [entry for key, child in children for entry in _collapse_below(child, (*path, key), citations)]
+    return [pair for key, child in children for pair in _collapse_below(child, (*path, key), citations)]

@@ -8,8 +8,7 @@ from edgepipe.core import units
 from edgepipe.core.budget import DEVICE_METRICS
 from edgepipe.core.cache import Cache
 from edgepipe.core.errors import InputError
-from edgepipe.core.metric import Finding, Limit, Metric, judge, unavailable_metric
-from edgepipe.core.metric import exact_metric as _exact
+from edgepipe.core.metric import Finding, Limit, Metric, exact_metric, judge, unavailable_metric
 from edgepipe.core.units import Dimension
 from edgepipe.devices import edgetpu_compiler, memory_estimate
 from edgepipe.devices.calibration import calibrated_latency
@@ -31,38 +30,49 @@ FALLBACK_RULE = "npu-fallback"
 
 @dataclass(frozen=True)
 class DeviceMetrics:
-    """What was found out about a model on one device."""
+    """The metrics, findings and operator placements of a model on one or more devices."""
 
     metrics: tuple[Metric, ...]
-    findings_by_device: dict[str, tuple[Finding, ...]]  # by device
+    findings_by_device: dict[str, tuple[Finding, ...]]
     notes: tuple[str, ...]
-    placements_by_device: dict[str, tuple[OperatorPlacement, ...]]  # by device
-    seconds_by_device: dict[str, dict[str, float]]  # by device and operator, where they are known
+    placements_by_device: dict[str, tuple[OperatorPlacement, ...]]
+    seconds_by_device: dict[str, dict[str, float]]  # by device, then operator; where known
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """Every rule that is broken, device by device."""
+        """All rule violations, device by device."""
         return tuple(finding for device_findings in self.findings_by_device.values() for finding in device_findings)
 
 
 def gather(
     model: Model, devices: list[Device], limits: list[Limit] | None = None, cache: Cache | None = None
 ) -> DeviceMetrics:
-    """Latency, RAM and flash of `model` on each of `devices`, and every rule it breaks there.
+    """Latency, RAM and flash of `model` on each of `devices`, and every rule it violates there.
 
-    Measuring runs the model on this host in a child process; TFLite Micro's allocator runs at most once; Vela runs once
-    for each accelerator unless `cache` (None: the default one) has its result. An operator that falls back from the NPU
-    is a finding, unless one of `limits` on `npu_operators` allows that many: then it is a note.
+    Measuring runs the model on this host in a child process; TFLite Micro's allocator runs at most once. An operator
+    that falls back from the NPU is a finding; if a limit on `npu_operators` allows that many, it is a note instead.
+
+    Args:
+        model: the model to evaluate.
+        devices: resolved device profiles.
+        limits: the budget, in base units; None: no limits.
+        cache: keeps Vela's output, so that Vela runs once per accelerator; None: the default cache.
+
+    Raises:
+        InputError: a profile has settings that Vela rejects.
     """
     collector = _MetricCollector(model, cache)
     metrics = [collector.metric(name, device) for device in devices for name in _metric_names(device)]
     tolerant_devices = {device.name for device in devices if _allows_fallback(limits or [], metrics, device)}
     fallbacks_by_device = {device.name: collector.fallback_findings(device) for device in devices}
     findings_by_device = {
-        device.name: (*collector.rule_findings(device), *(fallbacks_by_device[device.name] if device.name not in tolerant_devices else ()),
-                      *_memory_findings(device, metrics, model))
+        device.name: (
+            *collector.rule_findings(device),
+            *(fallbacks_by_device[device.name] if device.name not in tolerant_devices else ()),
+            *_memory_findings(device, metrics, model),
+        )
         for device in devices
-    }  # fmt: skip
+    }
     notes = [f"{finding}; the budget allows it" for name in tolerant_devices for finding in fallbacks_by_device[name]]
     return DeviceMetrics(
         tuple(metrics),
@@ -83,7 +93,7 @@ def _allows_fallback(limits: list[Limit], metrics: list[Metric], device: Device)
 
 
 class _MetricCollector:
-    """Takes metrics of one model; what does not depend on the device is taken once."""
+    """Collects the metrics of one model; whatever does not depend on the device is computed once."""
 
     def __init__(self, model: Model, cache: Cache | None) -> None:
         self.model = model
@@ -116,20 +126,20 @@ class _MetricCollector:
         return function_by_method[method]
 
     def rule_findings(self, device: Device) -> list[Finding]:
-        """The rules that the model breaks on `device`, without the operators that fall back."""
+        """The rules that the model violates on `device`, without the operators that fall back."""
         analysis = self._vela_analysis(device)
         findings = [finding for finding in check_support(device, self.model) if finding.rule != FALLBACK_RULE]
         return findings + ([analysis.refusal] if analysis is not None and analysis.refusal is not None else [])
 
     def fallback_findings(self, device: Device) -> list[Finding]:
-        """The operators that the NPU leaves to the core: as Vela tells, else by the profile's list."""
+        """The operators that the NPU leaves to the core, from Vela if available, otherwise from the profile's list."""
         analysis = self._vela_analysis(device)
         if analysis is not None and analysis.compilation is not None:
             return analysis.fallback_findings
         return [finding for finding in check_support(device, self.model) if finding.rule == FALLBACK_RULE]
 
     def placements(self, device: Device) -> tuple[OperatorPlacement, ...]:
-        """Where each operator runs: as Vela tells, else by the profile."""
+        """Where each operator runs, from Vela if available, otherwise from the profile."""
         analysis = self._vela_analysis(device)
         profile_placements = place_operators(device, self.model)
         if analysis is None or analysis.compilation is None:
@@ -146,7 +156,7 @@ class _MetricCollector:
         )
 
     def operator_seconds(self, device: Device) -> dict[str, float]:
-        """What each operator takes, where a fit, a calibration or Vela tells it."""
+        """Seconds per operator, from a fit, a calibration or Vela; empty if none of them applies."""
         analysis = self._vela_analysis(device)
         if analysis is not None and analysis.compilation is not None:
             return analysis.operator_seconds()
@@ -168,9 +178,7 @@ class _MetricCollector:
     def _vela_metric(self, device: Device, name: str) -> Metric:
         analysis = self._vela_analysis(device)
         if analysis is None:
-            reason = (
-                f"the profile says `by: vela` and has no `system.npu.vela`, which tells {name} of which accelerator"
-            )
+            reason = "the profile says `by: vela` but has no `system.npu.vela` to say for which accelerator"
             return unavailable_metric(name, DEVICE_METRICS[name], reason, device.name)
         return analysis.metric(name)
 
@@ -181,8 +189,8 @@ class _MetricCollector:
         if device.runtime.name == "edgetpu":
             return edgetpu_compiler.npu_share(self.path, device.name)
         reason = (
-            "only the NPU's own compiler tells, and edgepipe runs none for it; the rule npu-fallback goes by the "
-            "profile's list of operators"
+            "only the NPU's own compiler knows, and edgepipe does not run it; the rule npu-fallback uses the "
+            "profile's operator list"
         )
         return unavailable_metric(NPU_SHARE, DEVICE_METRICS[NPU_SHARE], reason, device.name)
 
@@ -192,7 +200,7 @@ class _MetricCollector:
         return self.arena_metric
 
     def _calibrated_metric(self, device: Device) -> Metric:
-        assert device.latency.calibration is not None, "the profile's schema demands it"
+        assert device.latency.calibration is not None, "required by the profile's schema"
         return calibrated_latency.metric(device.latency.calibration, self.model, device.name)
 
     def _host_metric(self, name: str, device: Device) -> Metric:
@@ -200,31 +208,31 @@ class _MetricCollector:
         if threads not in self.measurement_by_threads:
             self.measurement_by_threads[threads] = host_latency.measure(self.path, threads=threads)
         return next(
-            m for m in host_latency.metrics(self.measurement_by_threads[threads], device.name) if m.name == name
+            m for m in host_latency.build_metrics(self.measurement_by_threads[threads], device.name) if m.name == name
         )
 
 
 def estimate_latency(device: Device, model: Model) -> Metric:
-    """The latency of `model` by the fit of `device`, or by that of the device its profile carries over from."""
+    """The latency of `model` from the fit of `device`, or from a fit transferred from another device."""
     fit, transfer = resolve_fit(device)
     return latency_estimate.metric(fit, model, device.name, transfer)
 
 
 def resolve_fit(device: Device) -> tuple[LatencyFit, FitTransfer | None]:
-    """The fit behind a device's estimated latency, and how it is carried over to it."""
+    """The fit behind a device's estimated latency, and its transfer if the fit is of another device."""
     if device.latency.fit is not None:
         return device.latency.fit, None
     transfer = device.latency.transfer
-    assert transfer is not None, "an estimate is by a fit or by a transfer"
-    assert transfer.fit is not None, "filled in by profile.load"
-    assert device.system.clock is not None, "checked by profile.load"
+    assert transfer is not None, "an estimate needs a fit or a transfer"
+    assert transfer.fit is not None, "filled in by device_profile.load"
+    assert device.system.clock is not None, "checked by device_profile.load"
     return transfer.fit, FitTransfer(transfer.device, device.system.clock, transfer.scale, transfer.error)
 
 
 def file_size_metric(name: str, path: Path, device: str | None = None) -> Metric:
-    """The size of the .tflite, as the metric `name`."""
+    """The size of the .tflite as the metric `name`."""
     explanation = "bytes of the .tflite; the runtime's own code is not in it"
-    return _exact(name, path.stat().st_size, Dimension.BYTES, explanation, device)
+    return exact_metric(name, path.stat().st_size, Dimension.BYTES, explanation, device)
 
 
 def _memory_findings(device: Device, metrics: list[Metric], model: Model) -> list[Finding]:
@@ -246,20 +254,33 @@ def _describe_peak(model: Model) -> str:
     try:
         arena = plan_arena(model)
     except InputError as error:
-        return f"; where the peak is cannot be told: {error}"
+        return f"; the peak cannot be located: {error}"
     location = arena.peak_operator.location if arena.peak_operator else "the inputs"
-    return f"; most of it at {location}, where {units.show(arena.naive_peak, Dimension.BYTES)} of tensors live at once"
+    return f"; the peak is at {location}, with {units.show(arena.naive_peak, Dimension.BYTES)} of live tensors"
 
 
 def file_metrics(model: Model) -> list[Metric]:
-    """What is counted from the file alone: size, as it is and compressed, parameters, those that are not zero, MACs."""
+    """Metrics counted from the file alone: size, compressed sizes, parameters, nonzero parameters, MACs."""
     uncounted_note = f"; not counted: {', '.join(model.uncounted_operators)}" if model.uncounted_operators else ""
     return [
-        _exact("size", model.bytes, Dimension.BYTES, "bytes of the .tflite"),
-        *(_exact(f"size_{name}", archive.size, Dimension.BYTES, f"bytes of the .tflite compressed by {archive.compressor}")
-          for name, archive in measure_compression(model.content).items()),
-        _exact("parameters", model.parameters, Dimension.COUNT, "elements of all weights and biases in the .tflite"),
-        _exact("nonzero_parameters", model.parameters - model.zero_parameters, Dimension.COUNT,
-               "elements of all weights and biases that differ from their zero point"),
-        _exact("macs", model.macs, Dimension.COUNT, f"multiply-accumulates of one inference{uncounted_note}"),
-    ]  # fmt: skip
+        exact_metric("size", model.bytes, Dimension.BYTES, "bytes of the .tflite"),
+        *(
+            exact_metric(
+                f"size_{name}",
+                archive.size,
+                Dimension.BYTES,
+                f"bytes of the .tflite compressed by {archive.compressor}",
+            )
+            for name, archive in measure_compression(model.content).items()
+        ),
+        exact_metric(
+            "parameters", model.parameters, Dimension.COUNT, "elements of all weights and biases in the .tflite"
+        ),
+        exact_metric(
+            "nonzero_parameters",
+            model.parameters - model.zero_parameters,
+            Dimension.COUNT,
+            "elements of all weights and biases that differ from their zero point",
+        ),
+        exact_metric("macs", model.macs, Dimension.COUNT, f"multiply-accumulates of one inference{uncounted_note}"),
+    ]

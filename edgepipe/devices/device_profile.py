@@ -1,8 +1,8 @@
 """A device profile: a YAML file, resolved through what it inherits and validated as a whole.
 
-A profile may `inherit` others, later ones laid over earlier: a system, a runtime, and what was fitted for the two. The
-child's keys win, mappings merge, lists replace. Every problem points at the file, line and column that hold the value,
-also when that is an inherited one.
+A profile may `inherit` others (a system, a runtime, a latency fit), later ones overriding earlier ones. The child's
+keys win, mappings merge, lists replace. Every problem points at the file, line and column of the value, inherited or
+not.
 """
 
 from pathlib import Path
@@ -53,7 +53,7 @@ def _parse_operators(operator_names: Any) -> tuple[str, ...] | None:
     raise ValueError("must be `all` or a list of TFLite operators such as CONV_2D")
 
 
-RuleName = Literal[  # a test holds these against edgepipe.devices.accelerator_rules, which needs NumPy
+RuleName = Literal[  # a test compares these with edgepipe.devices.accelerator_rules, which needs NumPy
     "static-shapes",
     "batch-one",
     "constant-parameters",
@@ -77,33 +77,33 @@ OperatorNames = Annotated[tuple[str, ...] | None, BeforeValidator(_parse_operato
 
 @final
 class MemoryBank(Options):
-    """One memory of the device: what a model's activations or weights can live in, or a cache before it."""
+    """One memory of the device, for activations or weights, or a cache."""
 
-    name: str = Field(description="as the datasheet calls it, for example DTCM, AXI SRAM, QSPI flash")
+    name: str = Field(description="as in the datasheet, for example DTCM, AXI SRAM, QSPI flash")
     kind: Literal["ram", "flash", "cache"]
     size: Bytes = Field(description="in bytes, written as 512 KiB")
     bandwidth: Annotated[float, Field(gt=0)] | None = Field(default=None, description="peak, in bytes per second")
-    external: bool = Field(default=False, description="outside the chip: slower than its peers inside")
+    external: bool = Field(default=False, description="off-chip, and so slower than on-chip memory")
 
 
 @final
 class DeviceMemory(Options):
-    """What the device has for a model; absent where the host's own memory is the limit."""
+    """The memory available to a model; absent where the host's own memory is the limit."""
 
     ram: Bytes | None = Field(default=None, description="RAM in bytes, written as 640 KiB")
     flash: Bytes | None = Field(default=None, description="flash or other storage in bytes, written as 2 MiB")
-    banks: tuple[MemoryBank, ...] = Field(default=(), description="the memories one by one, the fastest first")
+    banks: tuple[MemoryBank, ...] = Field(default=(), description="each memory, fastest first")
 
 
 @final
 class VelaOptions(Options):
-    """How Vela is told about this accelerator: the names of its own configuration file, Arm/vela.ini."""
+    """Vela's settings for this accelerator: names in its configuration file, Arm/vela.ini."""
 
     accelerator: str = Field(description="for example ethos-u55-128")
     system_config: str = Field(description="clock and memories, for example Ethos_U55_High_End_Embedded")
-    memory_mode: str = Field(description="what lives where, for example Shared_Sram")
+    memory_mode: str = Field(description="which data goes to which memory, for example Shared_Sram")
     invoke: Annotated[float, Quantity(Dimension.SECONDS), Field(ge=0)] = Field(
-        default=0.0, description="what starting one inference costs besides the cycles that Vela counts"
+        default=0.0, description="overhead per inference on top of the cycles that Vela counts"
     )
 
 
@@ -115,15 +115,17 @@ class Npu(Options):
     clock: Hertz | None = Field(default=None, description="in hertz, written as 500 MHz")
     macs_per_cycle: Annotated[int, Field(gt=0)] | None = None
     operators: OperatorNames = Field(
-        description="the TFLite operators it takes over, or `all`; the others run on the core"
+        description="the TFLite operators it supports, or `all`; the others run on the core"
     )
     dtypes: tuple[DType, ...] = Field(min_length=1, description="types of the tensors it computes on")
-    rules: tuple[RuleName, ...] = Field(default=(), description="what it demands of an operator besides name and types")
+    rules: tuple[RuleName, ...] = Field(
+        default=(), description="what it requires of an operator besides name and types"
+    )
     partitions: Literal["one", "any"] = Field(
-        default="any", description="`one`: what depends on an operator that it does not take runs on the core too"
+        default="any", description="`one`: whatever depends on an unsupported operator runs on the core too"
     )
     channels: Annotated[int, Field(gt=1)] | None = Field(
-        default=None, description="it computes on blocks of so many channels; others are padded"
+        default=None, description="it computes in blocks of this many channels, padded if needed"
     )
     vela: VelaOptions | None = Field(default=None, description="of an Arm Ethos-U")
 
@@ -145,23 +147,25 @@ class RuntimeProfile(Options):
     """The interpreter or compiler that runs the model."""
 
     name: Literal["litert", "tflite-micro", "vela", "x-cube-ai", "neural-art", "openvx", "edgetpu"]
-    version: str = Field(description="the version that the operator list holds for")
-    kernels: str | None = Field(default=None, description="whose kernels it runs, for example CMSIS-NN or XNNPACK")
+    version: str = Field(description="the version that the operator list applies to")
+    kernels: str | None = Field(default=None, description="kernel library, for example CMSIS-NN or XNNPACK")
     threads: Annotated[int, Field(ge=1)] = 1
-    code: Bytes | None = Field(default=None, description="flash that the runtime's own code takes")
-    ram: Bytes | None = Field(default=None, description="RAM that the runtime takes besides activations")
+    code: Bytes | None = Field(default=None, description="flash for the runtime's own code")
+    ram: Bytes | None = Field(default=None, description="RAM for the runtime besides activations")
 
 
 @final
 class LatencyTransfer(Options):
-    """A latency carried over from the fit of another device of the same kind, by clock and one measured factor."""
+    """A latency from the fit of another device of the same kind, scaled by clock and one measured factor."""
 
-    device: str = Field(description="the profile whose fit it is")
-    scale: Annotated[float, Field(gt=0)] = Field(default=1.0, description="measured over what the clock alone predicts")
-    error: Annotated[float, Field(ge=0)] = Field(description="standard deviation of the logarithm about that factor")
-    points: Annotated[int, Field(ge=0)] = Field(description="measurements of this device; 0: by the clock alone")
-    source: str = Field(description="where factor and error come from")
-    fit: LatencyFit | None = Field(default=None, description="of that device; read from its profile")
+    device: str = Field(description="the profile that has the fit")
+    scale: Annotated[float, Field(gt=0)] = Field(
+        default=1.0, description="measured latency over what the clock ratio alone predicts"
+    )
+    error: Annotated[float, Field(ge=0)] = Field(description="standard deviation of the log error around that factor")
+    points: Annotated[int, Field(ge=0)] = Field(description="measurements of this device; 0: scaled by the clock alone")
+    source: str = Field(description="where scale and error come from")
+    fit: LatencyFit | None = Field(default=None, description="the fit of that device; read from its profile")
 
 
 MetricMethod = Literal["host", "tflite-micro", "file", "vela", "fit", "transfer", "calibration", "plan", "weights"]
@@ -175,24 +179,24 @@ class MetricSource(Options):
     by: MetricMethod | None = Field(
         default=None,
         description="host: run here; tflite-micro: its allocator; vela: compiled; file: counted from the artifact; "
-        "fit: what operators cost, fitted to measurements; transfer: the fit of another device, by clock and a "
-        "factor; calibration: fitted to a suite that was measured on the device; plan: from the planned arena; "
+        "fit: operator costs fitted to measurements; transfer: the fit of another device, scaled by clock and a "
+        "factor; calibration: fitted to a suite measured on the device; plan: from the planned arena; "
         "weights: from the constants of the .tflite",
     )
-    fit: LatencyFit | None = Field(default=None, description="of `by: fit`; written by `edgepipe device fit`")
-    transfer: LatencyTransfer | None = Field(default=None, description="of `by: transfer`")
+    fit: LatencyFit | None = Field(default=None, description="for `by: fit`; written by `edgepipe device fit`")
+    transfer: LatencyTransfer | None = Field(default=None, description="for `by: transfer`")
     calibration: DeviceCalibration | None = Field(
-        default=None, description="of `by: calibration`; `edgepipe device calibrate`"
+        default=None, description="for `by: calibration`; `edgepipe device calibrate`"
     )
-    reason: str | None = Field(default=None, description="of `unavailable`: why, and what would make it available")
-    ratio: Positive | None = Field(default=None, description="of `plan`: activations are this multiple of the arena")
-    plus: Bytes | None = Field(default=None, description="of an estimate: what comes on top for any model")
-    per_operator: Bytes | None = Field(default=None, description="of an estimate: what each operator adds")
+    reason: str | None = Field(default=None, description="for `unavailable`: why, and what would make it available")
+    ratio: Positive | None = Field(default=None, description="for `plan`: activations are this multiple of the arena")
+    plus: Bytes | None = Field(default=None, description="for an estimate: constant part, added for any model")
+    per_operator: Bytes | None = Field(default=None, description="for an estimate: added per operator")
     interval: tuple[Positive, Positive] | None = Field(
         default=None,
-        description="of an estimate: the truth was between these multiples of it (of `weights`: of its code)",
+        description="for an estimate: true values were between these multiples of it (for `weights`: of the code)",
     )
-    points: Annotated[int, Field(gt=0)] | None = Field(default=None, description="how many models it was fitted on")
+    points: Annotated[int, Field(gt=0)] | None = Field(default=None, description="number of models in the fit")
 
     @model_validator(mode="after")
     def _check_evidence(self) -> "MetricSource":
@@ -243,7 +247,10 @@ _EVIDENCE_BY_METHOD = {
     "plan": Evidence.ESTIMATED,
     "weights": Evidence.ESTIMATED,
 }
-_REQUIRED_BY_METHOD = {"plan": ("ratio", "interval"), "weights": ("interval",)}  # what each kind of estimate must say
+_REQUIRED_BY_METHOD = {
+    "plan": ("ratio", "interval"),
+    "weights": ("interval",),
+}  # mandatory fields of each kind of estimate
 _ESTIMATE_FIELDS = ("ratio", "plus", "per_operator", "interval", "points")
 
 
@@ -251,45 +258,50 @@ _ESTIMATE_FIELDS = ("ratio", "plus", "per_operator", "interval", "points")
 class Device(Options):
     """A resolved profile."""
 
-    name: str = Field(description="as pipelines call it; equal to the name of the file")
+    name: str = Field(description="as used in pipelines; equal to the file name")
     description: str
-    sources: dict[str, str] = Field(default_factory=dict, description="the citation of each field, and of all below it")
+    sources: dict[str, str] = Field(
+        default_factory=dict, description="the citation of each field and everything below it"
+    )
     system: System
     runtime: RuntimeProfile
-    dtypes: tuple[DType, ...] = Field(min_length=1, description="types of tensors that the runtime takes")
+    dtypes: tuple[DType, ...] = Field(min_length=1, description="tensor types that the runtime supports")
     operators: OperatorNames = Field(description="the TFLite operators that run on the core, or `all`")
-    custom_operators: tuple[str, ...] = Field(default=(), description="custom operators that the runtime has, by code")
-    rules: tuple[RuleName, ...] = Field(default=(), description="what the runtime demands of an operator besides these")
-    integer_only: bool = Field(default=False, description="a float tensor is a finding, even if the runtime takes it")
+    custom_operators: tuple[str, ...] = Field(default=(), description="custom operators of the runtime, by custom code")
+    rules: tuple[RuleName, ...] = Field(default=(), description="what else the runtime requires of an operator")
+    integer_only: bool = Field(
+        default=False, description="a float tensor is a finding, even if the runtime supports it"
+    )
     latency: MetricSource
     ram: MetricSource
     flash: MetricSource
 
 
 def load(name_or_path: str, base: Path, folders: tuple[Path, ...] = ()) -> Device:
-    """The device of that name from `folders` or from those shipped with edgepipe, or from a file of one's own.
+    """The device of that name from `folders` or the profiles shipped with edgepipe, or from the user's own file.
 
     Args:
-        name_or_path: a name such as `nucleo-l4r5zi`, or a path that ends in .yaml, relative to `base`.
-        folders: looked into before the shipped ones.
+        name_or_path: a name such as `nucleo-l4r5zi`, or a path ending in .yaml, relative to `base`.
+        base: the folder that relative paths start from.
+        folders: searched before the shipped profiles.
 
     Raises:
         InputError: no such device, or an abstract one.
-        ConfigError: the profile, or one it inherits, is wrong; all problems, each with file, line and column.
+        ConfigError: the profile, or one it inherits, is invalid; lists all problems with file, line and column.
     """
     device, file = _read(name_or_path, base, folders)
     return _with_transfer_fit(device, file, folders) if device.latency.transfer else device
 
 
 def _read(name_or_path: str, base: Path, folders: tuple[Path, ...]) -> tuple[Device, Path]:
-    """The device as its own profile says it, and its file."""
+    """The device as in its profile, without the fit of a transfer, and the profile's file."""
     search_folders = (*folders, shipped_folder())
     file = _locate(name_or_path, base, search_folders)
     document = inheritance.resolve(file, search_folders)
     document.raise_problems()
-    if document.content.pop(inheritance.ABSTRACT, False) is True:  # resolved data is this call's own
+    if document.content.pop(inheritance.ABSTRACT, False) is True:  # this call owns the resolved data
         raise InputError(
-            f"device '{name_or_path}' is abstract: only for others to inherit; devices: {_list_names(folders)}"
+            f"device '{name_or_path}' is abstract and can only be inherited; devices: {_list_names(folders)}"
         )
     device = validate(document, (), document.content, Device)
     _check_names(document, file)
@@ -299,18 +311,20 @@ def _read(name_or_path: str, base: Path, folders: tuple[Path, ...]) -> tuple[Dev
 
 
 def _with_transfer_fit(device: Device, file: Path, folders: tuple[Path, ...]) -> Device:
-    """`device` with the fit that its latency is carried over from, so that its digest covers that too."""
+    """`device` with the fit that its latency is transferred from, so that its digest covers the fit too."""
     transfer = device.latency.transfer
     assert transfer is not None, "only called for a transfer"
     try:
         origin, _ = _read(transfer.device, file.parent, folders)
     except ConfigError:
-        raise  # it names the file and the place itself
+        raise  # it already names file and position
     except InputError as error:
         raise InputError(f"{file}: latency.transfer.device: {error}") from None
     if origin.latency.fit is None or device.system.clock is None:
-        reason = "it has no clock of its own" if origin.latency.fit else f"'{transfer.device}' has no fitted latency"
-        raise InputError(f"{file}: latency.transfer: '{device.name}' cannot carry its latency over: {reason}")
+        reason = "it has no clock" if origin.latency.fit else f"'{transfer.device}' has no fitted latency"
+        raise InputError(
+            f"{file}: latency.transfer: '{device.name}' cannot use the latency of another device: {reason}"
+        )
     complete_transfer = transfer.model_copy(update={"fit": origin.latency.fit})
     return device.model_copy(update={"latency": device.latency.model_copy(update={"transfer": complete_transfer})})
 
@@ -332,7 +346,7 @@ def _list_names(folders: tuple[Path, ...]) -> str:
 
 
 def _check_names(document: Document, file: Path) -> None:
-    """Note a name that differs from the file's, and operators that do not exist."""
+    """Report a name that differs from the file name, and unknown operators."""
     profile_data = document.content if isinstance(document.content, dict) else {}
     if isinstance(profile_data.get("name"), str) and profile_data["name"] != file.stem:
         document.add_problem(("name",), f"'{profile_data['name']}' must equal the name of its file, '{file.stem}'")
@@ -351,20 +365,20 @@ def _check_names(document: Document, file: Path) -> None:
 
 
 def names(folders: tuple[Path, ...] = ()) -> list[str]:
-    """The devices in `folders` and those shipped, sorted; abstract profiles are left out."""
+    """The devices in `folders` and the shipped ones, sorted; without abstract profiles."""
     files = (file for folder in (*folders, shipped_folder()) for file in sorted(folder.glob("*.yaml")))
     return sorted({file.stem for file in files if not inheritance.is_abstract(file)})
 
 
 def shipped_folder() -> Path:
-    """The folder of the profiles that come with edgepipe: inside the wheel, or beside the package in the repository."""
+    """The folder of the shipped profiles: inside the wheel, or next to the package in the repository."""
     package = Path(__file__).resolve().parent.parent
     packaged_folder = package / "shipped" / "devices"
     return packaged_folder if packaged_folder.is_dir() else package.parent / "devices"
 
 
 def stated_numbers(device: Device) -> dict[KeyPath, float]:
-    """Every number that the profile states, by its path, in base units; not those of fitted records."""
+    """Every number in the profile by its path, in base units; without those of fitted records."""
     profile_data = device.model_dump(mode="json", exclude_unset=True)
     value_by_path = {path: _value_at(profile_data, path) for path in citations.leaf_paths(profile_data)}
     return {
@@ -385,5 +399,5 @@ def _value_at(tree: Any, path: KeyPath) -> Any:
 
 
 def digest(device: Device) -> str:
-    """SHA-256 of the resolved content: equal for two profiles that say the same, however they are spread over files."""
+    """SHA-256 of the resolved content: equal for equal profiles, however they are split into files."""
     return json_digest(device.model_dump(mode="json"))

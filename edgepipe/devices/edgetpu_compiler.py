@@ -1,4 +1,4 @@
-"""The Edge TPU compiler, where its vendor's program is on the PATH: what it mapped to the Edge TPU, and what not.
+"""Runs the vendor's Edge TPU compiler if it is on the PATH: which operators it mapped, and which it did not.
 
 Google ships it as `edgetpu_compiler` for x86-64 Debian and Ubuntu, outside of PyPI; edgepipe never fetches it.
 Source: https://coral.ai/docs/edgetpu/compiler/
@@ -20,14 +20,14 @@ TIMEOUT = 300  # seconds
 INSTALL_HINT = (
     "Google's Edge TPU compiler is not on the PATH; how to install it: https://coral.ai/docs/edgetpu/compiler/"
 )
-# A line of the log's table: the operator, how many there are of it, and what became of them.
+# A row of the log's table: operator, count, status.
 _ROW = re.compile(r"^\s*([A-Z][A-Z0-9_]*)\s+(\d+)\s+(\S.*?)\s*$", re.MULTILINE)
 _MAPPED_STATUS = "Mapped to Edge TPU"
 
 
 @dataclass(frozen=True)
 class MappingRow:
-    """Operators of one kind that met the same fate."""
+    """Operators of one type with the same mapping status."""
 
     operator: str
     count: int
@@ -41,7 +41,7 @@ class MappingRow:
 
 @dataclass(frozen=True)
 class EdgeTpuMapping:
-    """What the compiler said of a model, and the model it made."""
+    """What the compiler reported on a model, and the compiled model."""
 
     version: str
     rows: tuple[MappingRow, ...]
@@ -57,7 +57,7 @@ def compile_model(model: Path) -> EdgeTpuMapping:
     """Compile `model` in a child process and read its log.
 
     Raises:
-        ToolError: the compiler is not there, refuses the model, or takes longer than five minutes.
+        ToolError: the compiler is missing, rejects the model, or takes longer than five minutes.
     """
     if not is_available():
         raise ToolError(INSTALL_HINT)
@@ -65,12 +65,12 @@ def compile_model(model: Path) -> EdgeTpuMapping:
         log = _run(model, Path(folder))
         output_path = Path(folder) / f"{model.stem}_edgetpu.tflite"
         if not output_path.is_file():
-            raise ToolError(f"{COMPILER} made no model of {model}: {log.strip()[-500:]}")
+            raise ToolError(f"{COMPILER} wrote no model for {model}: {log.strip()[-500:]}")
         return EdgeTpuMapping(_parse_version(log), parse_log(log), output_path.read_bytes())
 
 
 def npu_share(model: Path, device: str) -> Metric:
-    """The metric `npu_operators`: how many operators of `model` the compiler maps; unavailable without it."""
+    """The metric `npu_operators`: the share of operators the compiler maps; unavailable without the compiler."""
     if not is_available():
         return unavailable_metric("npu_operators", Dimension.FRACTION, INSTALL_HINT, device)
     try:
@@ -79,13 +79,13 @@ def npu_share(model: Path, device: str) -> Metric:
         return unavailable_metric("npu_operators", Dimension.FRACTION, str(error), device)
     total = sum(row.count for row in mapping.rows)
     if not total:
-        reason = f"{COMPILER} {mapping.version} prints its operators in a form unknown here"
+        reason = f"{COMPILER} {mapping.version} prints its operators in an unknown format"
         return unavailable_metric("npu_operators", Dimension.FRACTION, reason, device)
     unmapped_text = ", ".join(f"{row.count} {row.operator} ({row.status})" for row in mapping.rows if not row.is_mapped)
     mapped_count = sum(row.count for row in mapping.rows if row.is_mapped)
     explanation = f"{mapped_count} of {total} operators, as Edge TPU Compiler {mapping.version} maps them"
-    return exact_metric("npu_operators", mapped_count / total, Dimension.FRACTION, explanation + (f"; on the host: {unmapped_text}" if unmapped_text else ""),
-                 device)  # fmt: skip
+    explanation += f"; on the host: {unmapped_text}" if unmapped_text else ""
+    return exact_metric("npu_operators", mapped_count / total, Dimension.FRACTION, explanation, device)
 
 
 def _run(model: Path, folder: Path) -> str:
@@ -104,7 +104,7 @@ def _run(model: Path, folder: Path) -> str:
         raise ToolError(f"{COMPILER} took longer than {TIMEOUT} s on {model}") from None
     if process.returncode:
         reason = (process.stdout + process.stderr).strip()[-500:]
-        raise ToolError(f"{COMPILER} ended with {process.returncode} on {model}: {reason}")
+        raise ToolError(f"{COMPILER} exited with status {process.returncode} on {model}: {reason}")
     return process.stdout
 
 

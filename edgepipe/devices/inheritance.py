@@ -1,4 +1,4 @@
-"""Profiles that inherit: found by name, merged, with the position and the source of every value kept."""
+"""Profile inheritance: finds parents by name and merges them, keeping the position and source of every value."""
 
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -12,21 +12,21 @@ from edgepipe.devices.citations import Citations
 
 INHERIT = "inherit"
 ABSTRACT = "abstract"
-PARENT_FOLDERS = ("systems", "runtimes", "fits")  # the subfolders of profiles that are only there for others to inherit
-_OWN_KEYS = ("name", "description", citations.SOURCES, ABSTRACT, INHERIT)  # what a child never takes from its parent
-_ATOMIC_KEYS = (("latency",), ("ram",), ("flash",))  # half of one way to obtain a metric and half of another is neither
+PARENT_FOLDERS = ("systems", "runtimes", "fits")  # subfolders of profiles that exist only to be inherited
+_OWN_KEYS = ("name", "description", citations.SOURCES, ABSTRACT, INHERIT)  # never inherited
+_ATOMIC_KEYS = (("latency",), ("ram",), ("flash",))  # replaced as a whole: halves of two methods do not make one
 
 
 @dataclass
 class ResolvedProfile:
-    """A profile with everything it inherits: the values, and where each of them was taken from."""
+    """A profile with everything it inherits: the values, and the source of each."""
 
     document: Document
     citations: Citations = field(default_factory=dict)
 
 
 def find(name: str, folders: tuple[Path, ...]) -> Path | None:
-    """The file of the profile `name`, such as `host` or `systems/rp2040-pico`: the first that `folders` have."""
+    """The file of the profile `name`, such as `host` or `systems/rp2040-pico`: the first match in `folders`."""
     candidates = (folder / f"{name}.yaml" for folder in folders)
     return next((file for file in candidates if file.is_file()), None) if _is_safe_name(name) else None
 
@@ -38,8 +38,8 @@ def _is_safe_name(name: str) -> bool:
 def resolve(file: Path, folders: tuple[Path, ...]) -> Document:
     """The profile at `file` with everything it inherits; a parent is looked up beside its child, then in `folders`.
 
-    `sources` of the result maps each field that somebody gave a source for to that source. Problems (not YAML, an
-    unknown parent, a cycle) are noted in the document; only an unreadable file raises.
+    `sources` of the document maps each field with a source to that source. Problems (not YAML, an unknown parent, a
+    cycle) are recorded in the document; only an unreadable file raises.
     """
     profile = _resolve(file, folders, ())
     if isinstance(profile.document.content, dict):
@@ -67,7 +67,7 @@ def _resolve(file: Path, folders: tuple[Path, ...], children: tuple[Path, ...]) 
 
 
 def _read(file: Path) -> Document:
-    """The file's own content; the copy may be changed but for what `data` holds."""
+    """The file's own content; the copy may be modified, except for its `content`."""
     cached_document = _parse_cached(read_text(file), str(file))
     return Document(
         cached_document.source,
@@ -80,12 +80,12 @@ def _read(file: Path) -> Document:
 
 @lru_cache(maxsize=512)
 def _parse_cached(text: str, source: str) -> Document:
-    """Many devices share a runtime, and each is read once to list them and once to load them."""
+    """Cached, because many devices share a runtime and each is read twice: to list it and to load it."""
     return parse(text, source)
 
 
 def _parents(document: Document, file: Path, folders: tuple[Path, ...], chain: tuple[Path, ...]) -> list[Path]:
-    """The files that the profile inherits, the first of them the lowest."""
+    """The files that the profile inherits; later ones override earlier ones."""
     parent_names = document.content.get(INHERIT, [])
     if isinstance(parent_names, str):
         parents = [_parent(document, (INHERIT,), parent_names, (file.parent, *folders), chain)]
@@ -96,7 +96,7 @@ def _parents(document: Document, file: Path, folders: tuple[Path, ...], chain: t
         ]
     else:
         document.add_problem(
-            (INHERIT,), f"must name one profile, or a list of them, found {describe_value(parent_names)}"
+            (INHERIT,), f"must name one profile or a list of them, found {describe_value(parent_names)}"
         )
         parents = []
     return [parent for parent in parents if parent is not None]
@@ -127,7 +127,7 @@ def _available_profiles(search_folders: tuple[Path, ...]) -> set[str]:
 
 
 def _overlay_profile(lower: ResolvedProfile, upper: ResolvedProfile) -> ResolvedProfile:
-    """`upper` laid over `lower`; each value keeps the position and the source of the file that holds it."""
+    """`upper` overrides `lower`; each value keeps the position and source of its file."""
     document = _merge_documents(lower.document, upper.document)
     return ResolvedProfile(
         document, citations.overlay(document.content, lower.citations, upper.document.content, upper.citations)
@@ -135,13 +135,13 @@ def _overlay_profile(lower: ResolvedProfile, upper: ResolvedProfile) -> Resolved
 
 
 def _apply_own(inherited_profile: ResolvedProfile, own_document: Document) -> ResolvedProfile:
-    """The values and sources of a file over what it inherits."""
+    """The values and sources of a file override what it inherits."""
     document = _merge_documents(inherited_profile.document, own_document)
     return ResolvedProfile(document, citations.resolve_own(document, own_document.content, inherited_profile.citations))
 
 
 def _merge_documents(parent: Document, child: Document) -> Document:
-    """`child` laid over `parent`; each value keeps the position of the file that holds it."""
+    """`child` overrides `parent`; each value keeps the position in its file."""
     document = Document(child.source, problems=[*parent.problems, *child.problems])
     document.content = child.content
     if not isinstance(parent.content, dict) or not isinstance(child.content, dict):
@@ -149,10 +149,9 @@ def _merge_documents(parent: Document, child: Document) -> Document:
     document.key_positions, document.value_positions = dict(parent.key_positions), dict(parent.value_positions)
     for key in _OWN_KEYS:
         _forget_positions(document, (key,))
-    inherited_data = {key: value for key, value in parent.content.items() if key not in _OWN_KEYS}
-    document.content = _overlay_data(
-        document, (), inherited_data, {key: value for key, value in child.content.items() if key != INHERIT}
-    )
+    parent_data = {key: content for key, content in parent.content.items() if key not in _OWN_KEYS}
+    child_data = {key: content for key, content in child.content.items() if key != INHERIT}
+    document.content = _overlay_data(document, (), parent_data, child_data)
     document.key_positions |= child.key_positions
     document.value_positions |= child.value_positions
     return document
@@ -160,11 +159,11 @@ def _merge_documents(parent: Document, child: Document) -> Document:
 
 def _overlay_data(document: Document, path: KeyPath, parent: Any, child: Any) -> Any:
     if not isinstance(parent, dict) or not isinstance(child, dict) or path in _ATOMIC_KEYS:
-        _forget_positions(document, path)  # the child's value replaces all that stood here
+        _forget_positions(document, path)  # the child replaces everything below this path
         return child
     merged_data = dict(parent)
-    for key, value in child.items():
-        merged_data[key] = _overlay_data(document, (*path, key), parent[key], value) if key in parent else value
+    for key, content in child.items():
+        merged_data[key] = _overlay_data(document, (*path, key), parent[key], content) if key in parent else content
     return merged_data
 
 
@@ -175,6 +174,6 @@ def _forget_positions(document: Document, path: KeyPath) -> None:
 
 
 def is_abstract(file: Path) -> bool:
-    """Whether the profile at `file` is only there for others to inherit."""
+    """Whether the profile at `file` exists only to be inherited."""
     profile_data = _read(file).content
     return isinstance(profile_data, dict) and profile_data.get(ABSTRACT) is True

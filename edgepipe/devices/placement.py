@@ -1,7 +1,7 @@
-"""Where each operator of a model runs on a device - NPU, GPU, core, nowhere - why, and what would change it.
+"""Where each operator of a model runs on a device - NPU, GPU, core or nowhere - why, and what would change it.
 
-Static: names, types and the rules of the profile. What a compiler decides beyond these (its own limits on shapes, say)
-is its to report.
+The check is static: operator names, types and the profile's rules. Further limits of a compiler, such as on shapes,
+are for the compiler to report.
 """
 
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ from edgepipe.devices.accelerator_rules import RULES
 from edgepipe.devices.device_profile import Device, Npu, OperatorNames
 from edgepipe.tflite.model import FLOATS, Model, Operator, Tensor
 
-MAX_LISTED_TENSORS = 3  # names of tensors that a reason lists; more are counted
-NPU_CODES = ("ethos-u", "edgetpu-custom-op")  # what Vela and the Edge TPU compiler put in place of what they compiled
-NOTABLE_WASTE = 0.25  # share of an operator's MACs that padded channels may take before it is worth a word
+MAX_LISTED_TENSORS = 3  # tensors that a reason names; the rest are counted
+NPU_CODES = ("ethos-u", "edgetpu-custom-op")  # custom operators that Vela and the Edge TPU compiler emit
+NOTABLE_WASTE = 0.25  # share of an operator's MACs spent on padded channels from which it is reported
 
 
 class Processor(StrEnum):
@@ -29,18 +29,18 @@ class Processor(StrEnum):
 
 @dataclass(frozen=True)
 class OperatorPlacement:
-    """One operator, where it runs, why not elsewhere, and the change that would bring it there."""
+    """Where one operator runs, why not elsewhere, and the change that would move it."""
 
     operator: str
     runs_on: Processor
     reason: str = ""
     suggestion: str = ""
-    rule: str = ""  # what it breaks: operator, dtype, integer-only, npu-operator, npu-dtype, behind, or one of RULES
+    rule: str = ""  # the violated rule: operator, dtype, integer-only, npu-operator, npu-dtype, behind, or one of RULES
 
 
 @dataclass(frozen=True)
 class RuleViolation:
-    """A rule that an operator breaks; `gpu`: a GPU then computes it, not the core."""
+    """A rule that an operator violates; `gpu`: the operator then runs on the GPU instead of the core."""
 
     rule: str
     reason: str
@@ -50,7 +50,9 @@ class RuleViolation:
 
 def place_operators(device: Device, model: Model) -> tuple[OperatorPlacement, ...]:
     """Where each operator of `model` runs on `device`, in the order of the operators."""
-    cpu_tensors: set[tuple[int, int]] = set()  # tensors that the core computes, for a compiler that makes one partition
+    cpu_tensors: set[tuple[int, int]] = (
+        set()
+    )  # tensors computed on the core; matters to compilers with a single partition
     placements = []
     for operator in model.operators:
         placement = _place_operator(device, model, operator, cpu_tensors)
@@ -91,21 +93,18 @@ def _place_operator(
 def _place_on_core(operator: Operator, violation: RuleViolation | None) -> OperatorPlacement:
     if violation is None:
         return OperatorPlacement(operator.location, Processor.CPU)
-    processor = (
-        Processor.CPU if violation.rule == "integer-only" else Processor.UNSUPPORTED
-    )  # it would run, in slow software floats
+    # Floats would still run on an integer-only core, in slow software emulation.
+    processor = Processor.CPU if violation.rule == "integer-only" else Processor.UNSUPPORTED
     return OperatorPlacement(operator.location, processor, violation.reason, violation.suggestion, violation.rule)
 
 
 def _worst_violation(violations: list[RuleViolation]) -> RuleViolation | None:
-    """The first that keeps an operator from running at all; a float where only integers should be would still run."""
-    return next(
-        (violation for violation in violations if violation.rule != "integer-only"), next(iter(violations), None)
-    )
+    """The first that prevents the operator from running; `integer-only` comes last, because floats would still run."""
+    return min(violations, key=lambda violation: violation.rule == "integer-only", default=None)
 
 
 def core_violations(device: Device, model: Model, operator: Operator) -> list[RuleViolation]:
-    """Everything that keeps an operator from running in the device's runtime."""
+    """Everything that prevents an operator from running in the device's runtime."""
     runtime = f"{device.runtime.name} {device.runtime.version}"
     return [
         *_operator_violations(device, runtime, operator),
@@ -131,19 +130,12 @@ def _operator_violations(device: Device, runtime: str, operator: Operator) -> li
 
 def _dtype_violations(device: Device, operator: Operator) -> list[RuleViolation]:
     unsupported_tensors = [tensor for tensor in operator.tensors if tensor.dtype not in device.dtypes]
-    if device.integer_only:
-        unsupported_tensors = [
-            tensor for tensor in unsupported_tensors if tensor.dtype not in FLOATS
-        ]  # the rule integer-only names these
-    return (
-        [
-            RuleViolation(
-                "dtype", _describe_dtypes(unsupported_tensors), f"{device.name} takes {', '.join(device.dtypes)}"
-            )
-        ]
-        if unsupported_tensors
-        else []
-    )
+    if device.integer_only:  # the rule integer-only reports the float tensors
+        unsupported_tensors = [tensor for tensor in unsupported_tensors if tensor.dtype not in FLOATS]
+    if not unsupported_tensors:
+        return []
+    suggestion = f"{device.name} takes {', '.join(device.dtypes)}"
+    return [RuleViolation("dtype", _describe_dtypes(unsupported_tensors), suggestion)]
 
 
 def _float_violations(device: Device, operator: Operator) -> list[RuleViolation]:
@@ -155,20 +147,20 @@ def _float_violations(device: Device, operator: Operator) -> list[RuleViolation]
 def _rule_violations(rule_names: tuple[str, ...], owner: str, model: Model, operator: Operator) -> list[RuleViolation]:
     checks = ((name, RULES[name], RULES[name].find_violation(model, operator)) for name in rule_names)
     return [
-        RuleViolation(name, f"{owner} demands that {rule.text}; {violation_text}", rule.suggestion, rule.gpu)
+        RuleViolation(name, f"{owner} requires that {rule.text}; {violation_text}", rule.suggestion, rule.gpu)
         for name, rule, violation_text in checks
         if violation_text
     ]
 
 
 def _npu_violation(device: Device, npu: Npu, model: Model, operator: Operator) -> RuleViolation | None:
-    """What keeps an operator from running on the accelerator."""
+    """What prevents an operator from running on the accelerator."""
     core = device.system.core
     if operator.is_custom and operator.name in device.custom_operators and operator.name in NPU_CODES:
         return None
     if operator.is_custom or not _is_listed(operator, npu.operators):
         suggestion = suggest_replacement(operator, npu.operators)
-        observation = f"{npu.name} does not take {operator.name}: it runs on the {core}"
+        observation = f"{npu.name} does not support {operator.name}: it runs on the {core}"
         return RuleViolation("npu-operator", observation, suggestion)
     unsupported_tensors = [
         tensor for tensor in operator.tensors if not tensor.is_constant and tensor.dtype not in npu.dtypes
@@ -189,17 +181,15 @@ def _suggest_dtype(npu: Npu, tensors: list[Tensor]) -> str:
 def _partition_violation(npu: Npu, operator: Operator, cpu_tensors: set[tuple[int, int]]) -> RuleViolation | None:
     if npu.partitions != "one":
         return None
-    core_inputs = [t for t in operator.inputs if t is not None and (t.subgraph, t.index) in cpu_tensors]
-    reason = f"{npu.name} takes one part of a model, from its inputs on; '{{}}' is computed on the core before"
-    return (
-        RuleViolation("behind", reason.format(core_inputs[0].name), "change the operators before it")
-        if core_inputs
-        else None
-    )
+    core_input = next((t for t in operator.inputs if t is not None and (t.subgraph, t.index) in cpu_tensors), None)
+    if core_input is None:
+        return None
+    reason = f"{npu.name} runs a single partition, starting at the inputs; '{core_input.name}' is computed on the core"
+    return RuleViolation("behind", reason, "change the operators upstream of it")
 
 
 def _describe_padding(npu: Npu, operator: Operator) -> tuple[str, str]:
-    """A word on channels that fill no whole block, where a good part of the work is for nothing."""
+    """Reason and suggestion if a notable share of the work is padding up to whole channel blocks; else empty."""
     output = next((tensor for tensor in operator.outputs if tensor is not None), None)
     if npu.channels is None or output is None or not output.shape or not operator.macs:
         return "", ""
@@ -213,8 +203,8 @@ def _describe_padding(npu: Npu, operator: Operator) -> tuple[str, str]:
     return reason, f"{padded_channels} channels cost the same as {channels}"
 
 
-# By what an operator can be replaced with little loss, the nearest first. Hard-swish by ReLU6: MobileNet-EdgeTPU,
-# Google AI blog, 13 November 2019. The others approximate or take apart the same function.
+# Replacements that cost little accuracy, closest first. Hard-swish by ReLU6: MobileNet-EdgeTPU, Google AI blog,
+# 13 November 2019. The others approximate or decompose the same function.
 REPLACEMENTS: dict[str, tuple[tuple[str, str], ...]] = {
     "HARD_SWISH": (("RELU6", "use ReLU6 in place of hard-swish"), ("RELU", "use ReLU in place of hard-swish")),
     "ELU": (("RELU", "use ReLU in place of ELU"),),
@@ -235,7 +225,9 @@ REPLACEMENTS: dict[str, tuple[tuple[str, str], ...]] = {
     "UNPACK": (("STRIDED_SLICE", "slice in place of the unstacking"),),
     "PADV2": (("PAD", "pad with zeros"),),
     "MIRROR_PAD": (("PAD", "pad with zeros"),),
-    "SHAPE": (("RESHAPE", "avoid dynamic shapes: give the model's input a fixed shape, so that SHAPE is folded"),),
+    "SHAPE": (
+        ("RESHAPE", "avoid dynamic shapes: give the model's input a fixed shape, so that SHAPE is constant-folded"),
+    ),
     "TILE": (("CONCATENATION", "concatenate the tensor with itself"),),
     "TRANSPOSE": (("RESHAPE", "keep the layout (batch, height, width, channels) throughout"),),
     "ARG_MAX": (("SOFTMAX", "leave the arg-max to the application"),),
@@ -246,11 +238,11 @@ REPLACEMENTS: dict[str, tuple[tuple[str, str], ...]] = {
 
 
 def suggest_replacement(operator: Operator, supported_names: OperatorNames) -> str:
-    """What to do about an operator that is not among `known`."""
+    """What to do about an operator that is not in `supported_names`."""
     for name, suggestion in REPLACEMENTS.get(operator.name, ()):
         if supported_names is None or name in supported_names:
             return suggestion
-    return "replace the layer it comes from by one whose operators the device lists"
+    return "replace its layer by one whose operators the device supports"
 
 
 def _is_listed(operator: Operator, names: tuple[str, ...] | None) -> bool:

@@ -1,4 +1,4 @@
-"""What weights that are zero, or shared, are worth on each runtime: said wherever a model holds many."""
+"""What zero or shared weights gain on each runtime, as notes for models with many of them."""
 
 from edgepipe.core import units
 from edgepipe.core.metric import Metric
@@ -8,19 +8,19 @@ from edgepipe.tflite.compressed_size import compressed_weight_share
 from edgepipe.tflite.model import Model
 from edgepipe.tflite.reader import weight_sparsity
 
-NOTABLE_SPARSITY = 0.2  # share of zeros from which a user may expect something of them
-NOTABLE_COMPRESSION = 0.75  # share to which compression must bring the weights; those of a plain int8 model come to 0.9
+NOTABLE_SPARSITY = 0.2  # share of zeros from which a user may expect a benefit
+NOTABLE_COMPRESSION = 0.75  # compressed share of the weights at most; a plain int8 model reaches 0.9
 
-# By the name of the runtime in a device's profile.
+# Keyed by the runtime name of a device profile.
 # litert: https://github.com/tensorflow/tensorflow/blob/master/tensorflow/lite/delegates/xnnpack/README.md, "Sparse
 #   Inference"; libLiteRt.so of ai-edge-litert 2.3.0 holds sparse kernels (spmm) for f16 and f32, none for integers.
 # tflite-micro: no sparse kernel, and no DENSIFY (issue 491 there); EdgeMark measured no gain on a NUCLEO-L4R5ZI,
 #   https://aminhasanpour.github.io/EdgeMark/results/TFLM_pruning_and_clustering
-# x-cube-ai, neural-art: ST Edge AI Core documentation, stedgeai-dc.st.com, names weight compression as a means to save
-#   flash in float dense layers, and no sparse kernel.
+# x-cube-ai, neural-art: ST Edge AI Core documentation, stedgeai-dc.st.com, describes weight compression to save flash
+#   in float dense layers, and no sparse kernel.
 # openvx: VeriSilicon's OpenVX compiler stores kernels compressed (NXP AN12964 on its warm-up, i.MX Machine Learning
 #   User's Guide); neither NXP nor ST publishes a gain in time.
-# edgetpu: https://coral.ai/docs/edgetpu/models-intro/ asks for nothing sparse, and its compiler has no such option.
+# edgetpu: https://coral.ai/docs/edgetpu/models-intro/ does not mention sparsity, and its compiler has no such option.
 # vela: Gekov 2023, "Benefit of pruning and clustering a neural network before deploying on Arm Ethos-U NPU", developer
 #   .arm.com; Arm's notebook on pruning in pytorch/executorch (pull request 15851) on 2:4 and the Ethos-U85.
 BENEFITS = {
@@ -37,9 +37,9 @@ BENEFITS = {
 
 
 def notes(model: Model, devices: list[Device], size_metrics: list[Metric]) -> list[str]:
-    """One note for each runtime of `devices` if `model` has many zeros, and what compression makes of the file.
+    """One note per runtime of `devices` if `model` has many zeros, and one on what compression saves.
 
-    `compressed` are its metrics `size` and `size_zstd`, among others.
+    `size_metrics` must include `size` and `size_zstd`.
     """
     return [
         *_sparsity_notes(model, devices),

@@ -1,16 +1,16 @@
-"""Which operators and tensors of a model a device cannot run, or not where it should: each with a rule and a remedy."""
+"""Which operators and tensors of a model a device cannot run, or not on its accelerator: each with rule and remedy."""
 
 from edgepipe.core.metric import Finding
+from edgepipe.core.units import plural
 from edgepipe.devices.device_profile import Device
 from edgepipe.devices.placement import OperatorPlacement, Processor, core_violations, place_operators
 from edgepipe.tflite.model import Model
 
 
 def check_support(device: Device, model: Model) -> list[Finding]:
-    """What keeps `model` from running on `device`, or on its accelerator; empty if nothing does.
+    """What prevents `model` from running on `device` or its accelerator; empty if nothing does.
 
-    Operators, types and shapes are held against the profile. What a compiler finds beyond that is its to report, and
-    memory is the budget's.
+    Checks operators, types and shapes against the profile. It neither runs a compiler nor checks memory.
     """
     findings = [
         Finding(
@@ -23,13 +23,14 @@ def check_support(device: Device, model: Model) -> list[Finding]:
 
 
 def _fallback_findings(placements: tuple[OperatorPlacement, ...]) -> list[Finding]:
-    """One finding for each operator that the accelerator refuses; those that follow it to the core are counted."""
+    """One finding per operator that the accelerator does not support; dependent operators are only counted."""
     fallbacks = [p for p in placements if p.runs_on in (Processor.CPU, Processor.GPU) and p.rule != "behind"]
     findings = [
         Finding(rule="npu-fallback", place=p.operator, observed=p.reason, suggestion=p.suggestion) for p in fallbacks
     ]
     behind_count = sum(p.rule == "behind" for p in placements)
     if behind_count and findings:
-        suffix = f"; {behind_count} {'operator' if behind_count == 1 else 'operators'} behind it run there too"
+        verb = "runs" if behind_count == 1 else "run"
+        suffix = f"; {plural(behind_count, 'operator')} downstream {verb} there too"
         findings[0] = findings[0].model_copy(update={"observed": findings[0].observed + suffix})
     return findings

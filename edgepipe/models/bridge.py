@@ -1,9 +1,9 @@
 """Keras 3 -> tf_keras, layer by layer, checked against the original on perturbed weights.
 
-The compression toolkit (tfmot) takes tf_keras models only, and every user's model is Keras 3. The bridge walks the
-graph of the original, calls a twin of each layer, flattens nested models and copies the weights. It then proves its
-own result: with *every* weight perturbed, the outputs and every intermediate tensor of both models are compared on
-random inputs, and the first layer where they part is named.
+The compression toolkit (tfmot) takes tf_keras models only, and users' models are Keras 3. The bridge walks the graph of
+the original, calls a twin of each layer, flattens nested models and copies the weights. It then verifies its own
+result: with *every* weight perturbed, the outputs and every intermediate tensor of both models are compared on random
+inputs, and the first layer that differs is reported.
 """
 
 import inspect
@@ -19,10 +19,20 @@ import tf_keras
 
 from edgepipe.core.arrays import Array
 from edgepipe.core.errors import InputError
-from edgepipe.models.bridge_layers import Weight
+from edgepipe.core.units import plural
+from edgepipe.models.bridge_layers import Keras3Layer, WeightLayer
 from edgepipe.models.input_shapes import check_shapes, input_name
 from edgepipe.models.keras3_graph import GraphCall, Keras3Graph, build_graph, iter_calls, walk
 from edgepipe.models.keras_operators import encode_argument
+from edgepipe.models.keras_types import (
+    AnyKerasVariable,
+    KerasModel,
+    KerasOperation,
+    KerasTensor,
+    Tensor,
+    TensorTree,
+    TfKerasModel,
+)
 from edgepipe.models.layer_names import LayerNames, legal_name
 from edgepipe.models.perturb import perturbed_weights, refresh_normalization
 from edgepipe.models.subclassed import to_functional
@@ -40,7 +50,7 @@ SAMPLES = 2
 
 @dataclass(frozen=True)
 class TensorDifference:
-    """How far one tensor of the bridged model is from the original's: largest difference / largest value."""
+    """The largest difference of one tensor from the original's, relative to the original's largest value."""
 
     layer: str
     relative_error: float
@@ -48,7 +58,7 @@ class TensorDifference:
 
 @dataclass(frozen=True)
 class ModelDifference:
-    """The comparison of a bridge with its original: every intermediate tensor in order, then the outputs."""
+    """A bridged model compared with the original: every intermediate tensor in order, then the outputs."""
 
     tensors: tuple[TensorDifference, ...]
     outputs: tuple[TensorDifference, ...]
@@ -66,47 +76,47 @@ class ModelDifference:
 
     def text(self) -> str:
         """One line for a report."""
+        worst = self.worst_tensor
         return (
-            f"bridged to tf_keras: {len(self.tensors)} tensors and {len(self.outputs)} outputs compared under "
-            f"perturbed weights, largest relative difference {self.worst_tensor.relative_error:.1e} ('{self.worst_tensor.layer}')"
+            f"bridged to tf_keras: {plural(len(self.tensors), 'tensor')} and {plural(len(self.outputs), 'output')} "
+            "compared under perturbed weights, largest relative difference "
+            f"{worst.relative_error:.1e} ('{worst.layer}')"
         )
 
 
 @dataclass(frozen=True)
 class BridgedModel:
-    """The tf_keras model and the proof that it computes what the original does."""
+    """The tf_keras model, and the proof that it computes the same as the original."""
 
-    model: Any
+    model: TfKerasModel
     difference: ModelDifference
-    keras3_notes: tuple[
-        str, ...
-    ] = ()  # layers that run as Keras 3 layers inside the twin, each with its class and the reason
+    keras3_notes: tuple[str, ...] = ()  # layers that stay Keras 3 layers inside the twin, and why
 
     @property
     def notes(self) -> list[str]:
-        """What a report says of the bridge."""
+        """Notes on the bridge for a report."""
         return [self.difference.text(), *self.keras3_notes]
 
 
 @dataclass(frozen=True)
 class TwinModel:
-    """A built bridge, before it is checked: the model, all its tensors in order, and which weight is whose."""
+    """A bridged model before verification: the model, all its tensors in order, and the pairs of weights."""
 
-    model: Any
+    model: TfKerasModel
     graph: Keras3Graph  # the original's
-    tensors: tuple[tuple[str, Any], ...]  # (name of the original layer, symbolic tf_keras tensor)
-    weight_pairs: tuple[tuple[Any, Any], ...]  # (Keras 3 variable, tf_keras variable)
+    tensors: tuple[tuple[str, KerasTensor], ...]  # (name of the original layer, symbolic tf_keras tensor)
+    weight_pairs: tuple[tuple[AnyKerasVariable, AnyKerasVariable], ...]  # (Keras 3 variable, tf_keras variable)
     keras3_notes: tuple[str, ...] = ()
 
 
-def bridge(model: Any) -> BridgedModel:
-    """The tf_keras twin of the built Keras 3 `model`, with its weights, bit for bit.
+def bridge(model: KerasModel) -> BridgedModel:
+    """The tf_keras twin of the built Keras 3 `model`, with bit-identical weights.
 
-    The model's weights are perturbed for the comparison and put back before this returns, even on an error.
+    The model's weights are perturbed for the comparison and restored before this returns, even on an error.
 
     Raises:
-        InputError: layers that cannot be carried over, all at once, each with its class and the reason; or a bridged
-            layer that computes something else.
+        InputError: layers cannot be bridged (all are listed, each with its class and the reason), or a bridged layer
+            computes something else.
     """
     model = to_functional(model)
     twin = build_twin(model)
@@ -118,22 +128,22 @@ def bridge(model: Any) -> BridgedModel:
     wrong_tensor = difference.first_tensor_above(TOLERANCE)
     if wrong_tensor is not None:
         raise InputError(
-            f"the bridge of '{model.name}' to tf_keras is wrong from layer '{wrong_tensor.layer}' on: its output differs by "
-            f"{wrong_tensor.relative_error:.1e} of its largest value (allowed {TOLERANCE:.0e}); leave that layer out, or convert "
-            "without compression, and please report it"
+            f"the bridge of '{model.name}' to tf_keras is wrong from layer '{wrong_tensor.layer}' on: its output "
+            f"differs by {wrong_tensor.relative_error:.1e} of its largest value (allowed {TOLERANCE:.0e}); leave that "
+            "layer out, or convert without compression, and please report it"
         )
     return BridgedModel(twin.model, difference, twin.keras3_notes)
 
 
-def build_twin(model: Any) -> TwinModel:
-    """The twin of `model`; its weights are still fresh."""
+def build_twin(model: KerasModel) -> TwinModel:
+    """The twin of `model`, its weights not copied yet."""
     check_shapes(model)
     graph = build_graph(model)
     twins = _TwinLayers(graph)
     inputs = [_build_input(tensor) for tensor in graph.inputs]
-    tensors: list[tuple[str, Any]] = []
+    tensors: list[tuple[str, KerasTensor]] = []
 
-    def record_tensors(name: str, layer_outputs: Any) -> Any:
+    def record_tensors(name: str, layer_outputs: TensorTree) -> TensorTree:
         tensors.extend((name, tensor) for tensor in tf.nest.flatten(layer_outputs))
         return layer_outputs
 
@@ -148,20 +158,20 @@ def build_twin(model: Any) -> TwinModel:
 
 
 def copy_weights(twin: TwinModel) -> None:
-    """Give the twin the weights that the original has now."""
+    """Copy the current weights of the original to the twin."""
     for source, target in twin.weight_pairs:
         target.assign(np.asarray(source))
     refresh_normalization(twin.model)
 
 
-def compare(model: Any, twin: TwinModel, seed: int = 0) -> ModelDifference:
-    """Run `model` and `twin` with the weights each of them has on the same random inputs; compare every tensor."""
+def compare(model: KerasModel, twin: TwinModel, seed: int = 0) -> ModelDifference:
+    """Run `model` and `twin`, each with its current weights, on the same random inputs; compare every tensor."""
     samples = random_inputs(twin.graph, seed)
     original_tensors = _original_tensors(twin.graph, samples)
     probe = tf_keras.Model(twin.model.inputs, [tensor for _, tensor in twin.tensors])
     bridged_tensors = _flatten(probe(_unwrap_single(samples), training=False))
     tensors = zip((name for name, _ in twin.tensors), original_tensors, bridged_tensors, strict=True)
-    # the whole models too: the walk above reads the same graph for both, the models' own calls do not
+    # the models' own calls too: the walk above takes the same graph for both, they do not
     outputs = zip(
         twin.model.output_names,
         _flatten(_call_model(model, samples)),
@@ -174,27 +184,27 @@ def compare(model: Any, twin: TwinModel, seed: int = 0) -> ModelDifference:
     )
 
 
-def _original_tensors(graph: Keras3Graph, samples: list[Any]) -> list[Any]:
-    tensors: list[Any] = []
+def _original_tensors(graph: Keras3Graph, samples: list[Tensor]) -> list[Tensor]:
+    tensors: list[Tensor] = []
 
-    def run_and_record(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def run_and_record(operation: KerasOperation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
         outputs = _flatten(_run_inference(operation, args, kwargs))
         tensors.extend(outputs)
         return outputs
 
-    # A traced layer is called itself too, so that a trace that misses something is found where it does.
+    # Call a traced layer itself too, so that an incomplete trace is reported at that layer.
     walk(graph, samples, run_and_record, lambda call, args, kwargs, _: run_and_record(call.operation, args, kwargs))
     return tensors
 
 
 def unsaturate(graph: Keras3Graph) -> None:
-    """Shrink the kernels of layers that end in softmax or sigmoid until their sums are of the size of one.
+    """Scale down the kernels of layers that end in softmax or sigmoid, so that their inputs have unit deviation.
 
-    Random kernels in a deep network give sums of a hundred, of which only the largest survives a softmax: a bias that
-    is missing would not show.
+    Random kernels in a deep network give logits of a hundred, of which only the largest survives a softmax: a missing
+    bias would go unnoticed.
     """
 
-    def run_unsaturated(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def run_unsaturated(operation: KerasOperation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> TensorTree:
         activation = getattr(operation, "activation", None)
         if activation in (keras.activations.softmax, keras.activations.sigmoid) and hasattr(operation, "kernel"):
             operation.activation = keras.activations.linear
@@ -206,20 +216,20 @@ def unsaturate(graph: Keras3Graph) -> None:
     walk(graph, random_inputs(graph, 0), run_unsaturated, lambda call, args, kwargs, outputs: outputs)
 
 
-def _run_inference(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    # augmentation layers take `training` as true when nobody says otherwise
+def _run_inference(operation: KerasOperation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> TensorTree:
+    # the default of augmentation layers is training=True
     if isinstance(operation, keras.Layer) and "training" in inspect.signature(operation.call).parameters:
         return operation(*args, **kwargs, training=False)
     return operation(*args, **kwargs)
 
 
-def _call_model(model: Any, samples: list[Any]) -> Any:
+def _call_model(model: KerasModel, samples: list[Tensor]) -> TensorTree:
     functional_model = model._functional if isinstance(model, keras.Sequential) else model
     return functional_model(keras.tree.pack_sequence_as(functional_model._inputs_struct, samples), training=False)
 
 
-def relative_difference(original: Any, candidate: Any) -> float:
-    """max |a - b| / max |a|; infinite where shapes differ, only one is finite, or nothing is."""
+def relative_difference(original: Tensor, candidate: Tensor) -> float:
+    """max |a - b| / max |a|; infinite if shapes differ, non-finite values differ, or no value is finite."""
     a, b = (np.asarray(tensor).astype(np.float64) for tensor in (original, candidate))
     finite = np.isfinite(a)
     if a.shape != b.shape or not np.array_equal(finite, np.isfinite(b)) or (a.size and not finite.any()):
@@ -229,11 +239,11 @@ def relative_difference(original: Any, candidate: Any) -> float:
     return float(difference / scale) if scale else float(difference)
 
 
-def random_inputs(graph: Keras3Graph, seed: int) -> list[Any]:
+def random_inputs(graph: Keras3Graph, seed: int) -> list[Tensor]:
     """A small batch for each input of `graph`: normal floats, or integers that every Embedding accepts.
 
     Raises:
-        InputError: an input of text.
+        InputError: an input takes text.
     """
     sizes = [
         call.operation.input_dim for _, call in iter_calls(graph) if isinstance(call.operation, keras.layers.Embedding)
@@ -242,8 +252,8 @@ def random_inputs(graph: Keras3Graph, seed: int) -> list[Any]:
     return random_batch(specs, min(sizes, default=2), seed)
 
 
-def random_batch(specs: list[tuple[tuple[int | None, ...], str, str]], integer_limit: int, seed: int) -> list[Any]:
-    """A small batch for each input (shape, dtype, name): normal floats, or integers less than `below`."""
+def random_batch(specs: list[tuple[tuple[int | None, ...], str, str]], integer_limit: int, seed: int) -> list[Tensor]:
+    """A small batch for each input (shape, dtype, name): normal floats, or integers less than `integer_limit`."""
     generator = np.random.default_rng(seed)
     return [tf.constant(_random_array(*spec, generator, integer_limit)) for spec in specs]
 
@@ -255,18 +265,21 @@ def _random_array(
     if dtype.startswith(("float", "bfloat")):
         return generator.normal(0, 1, sizes).astype(dtype)
     if dtype == "string":
-        raise InputError(f"input '{name}' takes text, which no device runs; look it up before the model, feed numbers")
+        raise InputError(
+            f"input '{name}' takes text, which no device runs; look it up before the model and feed numbers"
+        )
     return generator.integers(0, integer_limit, sizes).astype(dtype)
 
 
 class _TwinLayers:
-    """The twins of all operations of a graph: names first, then layers, then calls."""
+    """The twins of all operations of a graph: first names, then layers, then calls."""
 
     def __init__(self, graph: Keras3Graph) -> None:
         self.names = LayerNames(graph)
         self.chains: dict[int, LayerChain] = {}
-        self.operations: dict[int, Any] = {}
-        self.weight_layers: dict[int, tuple[Any, Any]] = {}  # of opened layers' own weights: (variable, Weight layer)
+        self.operations: dict[int, KerasOperation] = {}
+        # own weights of traced layers: (variable, its layer)
+        self.weight_layers: dict[int, tuple[AnyKerasVariable, WeightLayer]] = {}
         problems: dict[str, dict[str, None]] = {}
         for _, call in iter_calls(graph):
             try:
@@ -292,37 +305,36 @@ class _TwinLayers:
             self._add_weights(tensors)
         self.operations[id(operation)] = operation
 
-    def _add_weights(self, tensors: list[Any]) -> None:
+    def _add_weights(self, tensors: list[KerasTensor]) -> None:
         for variable in tensors:
             if isinstance(variable, keras.Variable) and id(variable) not in self.weight_layers:
                 name = self.names.make_unique(variable.path.replace("/", "_"))
-                layer = Weight(variable.shape, name=name, dtype=variable.dtype, trainable=variable.trainable)
+                layer = WeightLayer(variable.shape, name=name, dtype=variable.dtype, trainable=variable.trainable)
                 self.weight_layers[id(variable)] = (variable, layer)
 
-    def call(self, operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """What the twin of `operation` gives for symbolic tf_keras tensors."""
+    def call(self, operation: KerasOperation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> TensorTree:
+        """Call the twin of `operation` on symbolic tf_keras tensors."""
         chain = self.chains[id(operation)]
         if not isinstance(operation, keras.layers.Layer):
             return chain.layers[0](_unwrap_single(self._operands(args, kwargs)))
-        parameters = inspect.signature(chain.layers[0].call).parameters
-        call_kwargs = {
-            key: value for key, value in kwargs.items() if key != "mask" or {"mask", "named"} & parameters.keys()
-        }
+        first_layer = chain.layers[0]
+        takes_mask = isinstance(first_layer, Keras3Layer) or "mask" in inspect.signature(first_layer.call).parameters
+        call_kwargs = {key: argument for key, argument in kwargs.items() if key != "mask" or takes_mask}
         try:
-            outputs = chain.layers[0](*args, **call_kwargs)
+            outputs = first_layer(*args, **call_kwargs)
             for layer in chain.layers[1:]:
                 outputs = layer(outputs)
         except Exception as error:
             cls = type(operation).__name__
             raise InputError(
-                f"layer '{operation.name}', of class {cls}, does not run in tf_keras: {summarize_error(error)}; replace it, or "
-                "convert without compression"
+                f"layer '{operation.name}', of class {cls}, does not run in tf_keras: {summarize_error(error)}; "
+                "replace it, or convert without compression"
             ) from error
         return outputs
 
-    def _operands(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
-        """The tensors of an operator's call, in the order that its arguments number them."""
-        operands: list[Any] = []
+    def _operands(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[KerasTensor]:
+        """The tensors of an operator call, numbered as in its encoded arguments."""
+        operands: list[KerasTensor] = []
         for argument in (*args, *kwargs.values()):
             encode_argument(argument, operands)
         anchor = next(operand for operand in operands if not isinstance(operand, keras.Variable))
@@ -332,7 +344,7 @@ class _TwinLayers:
         ]
 
     def keras3_notes(self) -> tuple[str, ...]:
-        """What stays a Keras 3 layer, and why."""
+        """Which layers stay Keras 3 layers, and why."""
         return tuple(
             f"layer '{operation.name}' ({type(operation).__name__}) stays a Keras 3 layer inside the twin, trained and "
             f"converted but not compressed: {self.chains[key].keras3_reason}"
@@ -340,8 +352,8 @@ class _TwinLayers:
             if self.chains[key].keras3_reason
         )
 
-    def weight_pairs(self) -> Iterator[tuple[Any, Any]]:
-        """Each weight of the original with the twin's; both are in the order of the layer's own weights."""
+    def weight_pairs(self) -> Iterator[tuple[AnyKerasVariable, AnyKerasVariable]]:
+        """Each weight of the original with its counterpart; both layers list their weights in the same order."""
         yield from ((variable, layer.value) for variable, layer in self.weight_layers.values())
         for key, operation in self.operations.items():
             original_weights = operation.weights if isinstance(operation, keras.layers.Layer) else []
@@ -354,34 +366,34 @@ class _TwinLayers:
             yield from zip(original_weights, twin_weights, strict=True)
 
 
-def _encode_arguments(call: GraphCall) -> tuple[list[Any], str]:
-    # a dtype is part of what Cast or OneHot do; elsewhere it is the policy of the operation
+def _encode_arguments(call: GraphCall) -> tuple[list[KerasTensor], str]:
+    # the dtype is an argument of Cast or OneHot; elsewhere it is the policy of the operation
     init_parameters = inspect.signature(type(call.operation).__init__).parameters
     options = {
-        key: value
-        for key, value in call.operation.get_config().items()
-        if key != "name" and (key != "dtype" or ("dtype" in init_parameters and value is not None))
+        key: option
+        for key, option in call.operation.get_config().items()
+        if key != "name" and (key != "dtype" or ("dtype" in init_parameters and option is not None))
     }
-    tensors: list[Any] = []
+    tensors: list[KerasTensor] = []
     try:
         encoded_call = {
-            "args": [encode_argument(value, tensors) for value in call.args],
-            "kwargs": {key: encode_argument(value, tensors) for key, value in {**call.kwargs, **options}.items()},
+            "args": [encode_argument(arg, tensors) for arg in call.args],
+            "kwargs": {key: encode_argument(arg, tensors) for key, arg in {**call.kwargs, **options}.items()},
         }
     except TypeError as error:
         raise UnsupportedLayerError(f"{error}; make it a layer with a weight of its own") from None
     return tensors, json.dumps(encoded_call)
 
 
-def _build_input(tensor: Any) -> Any:
+def _build_input(tensor: KerasTensor) -> KerasTensor:
     return tf_keras.Input(
         tensor.shape[1:], batch_size=tensor.shape[0], dtype=tensor.dtype, name=legal_name(input_name(tensor))
     )
 
 
-def _unwrap_single(tensors: list[Any]) -> Any:
+def _unwrap_single(tensors: list[Tensor]) -> TensorTree:
     return tensors[0] if len(tensors) == 1 else tensors
 
 
-def _flatten(structure: Any) -> list[Any]:
+def _flatten(structure: TensorTree) -> list[Tensor]:
     return list(keras.tree.flatten(structure))

@@ -1,4 +1,4 @@
-"""Classes and functions of the user's own that a model file needs: `custom_objects: module:attribute`.
+"""The user's own classes and functions that a model file needs: `custom_objects: module:attribute`.
 
 The attribute is a dictionary name -> class or function, one class, or a function that returns such a dictionary. For a
 model built by `module:function`, the layer classes of that module are known without being listed.
@@ -21,10 +21,10 @@ _active_objects: ContextVar[Mapping[str, Any] | None] = ContextVar("custom objec
 
 
 def load(reference: str, base: Path) -> dict[str, Any]:
-    """The objects that `module:attribute` names, by the name under which a model file may ask for them.
+    """The objects of `module:attribute`, by the names under which a model file may refer to them.
 
     Raises:
-        InputError: the module fails to import, or the attribute is none of what is allowed.
+        InputError: the module cannot be imported, or the attribute is not of an allowed type.
     """
     if not references.is_reference(reference):
         raise InputError(f"custom_objects '{reference}' is not of the form module:attribute")
@@ -45,7 +45,7 @@ def load(reference: str, base: Path) -> dict[str, Any]:
 
 
 def load_module_classes(function: str, base: Path) -> dict[str, Any]:
-    """The classes of layers and models that the module of `module:function` defines or imports from beside itself."""
+    """The layer and model classes that the module of `module:function` defines or imports, except those of Keras."""
     module = inspect.getmodule(references.load(function, base))
     classes = {
         name: cls
@@ -56,7 +56,7 @@ def load_module_classes(function: str, base: Path) -> dict[str, Any]:
 
 
 def _add_registered_names(objects: Mapping[str, Any]) -> dict[str, Any]:
-    """`objects` also under their own and their registered names, and the tf_keras twins of layer classes."""
+    """`objects` also under their own and their registered names, plus the tf_keras twins of layer classes."""
     objects_by_name = dict(objects)
     for custom_object in objects.values():
         twin = getattr(custom_object, "tf_keras_twin", None)
@@ -68,7 +68,7 @@ def _add_registered_names(objects: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def scope(objects: Mapping[str, Any]) -> Iterator[None]:
-    """Inside the block both Keras libraries, and the check for code in model files, know `objects`."""
+    """Make `objects` known to both Keras libraries, and to the check for code in model files, inside the block."""
     token = _active_objects.set({**active_objects(), **objects})
     try:
         with keras.saving.custom_object_scope(dict(objects)), tf_keras.saving.custom_object_scope(dict(objects)):
@@ -78,5 +78,5 @@ def scope(objects: Mapping[str, Any]) -> Iterator[None]:
 
 
 def active_objects() -> Mapping[str, Any]:
-    """The objects known here."""
+    """The custom objects of the enclosing scopes, by name."""
     return _active_objects.get() or {}

@@ -1,8 +1,8 @@
-"""What a model file is, told from the file alone: no TensorFlow, no Keras, nothing in it is run.
+"""Detects the kind of a model file from its content alone, without TensorFlow or Keras and without running its code.
 
-A `.keras` file of Keras 3 and one of tf_keras are both zips of JSON and HDF5. They differ in their `config.json`:
-Keras 3 writes a layer's dtype as a `DTypePolicy` object and an input as `batch_shape`, tf_keras writes the dtype's
-name and `batch_input_shape`.
+Both Keras 3 and tf_keras write `.keras` files as zips of JSON and HDF5. They differ in their `config.json`: Keras 3
+writes a layer's dtype as a `DTypePolicy` object and an input shape as `batch_shape`, tf_keras writes the name of the
+dtype and `batch_input_shape`.
 """
 
 import json
@@ -19,7 +19,7 @@ from edgepipe.core.errors import InputError
 EXPECTED_FORMATS = "a .keras or .h5 model, a .tflite model, or a SavedModel folder"
 _ZIP, _HDF5, _TFLITE = b"PK\x03\x04", b"\x89HDF\r\n\x1a\n", b"TFL3"
 _SAFE_PACKAGES = {"keras", "tf_keras", "builtins", "edgepipe", "tensorflow_model_optimization"}
-# tf_keras stores `tf.math.add(a, b)` as a layer that names the TensorFlow function; these compute and nothing else
+# tf_keras stores `tf.math.add(a, b)` as a layer that names the TensorFlow function; these are pure
 _SAFE_FUNCTIONS = re.compile(
     r"(compat\.v1\.)?((math|nn|linalg|image|__operators__)\.[\w.]+|add|argmax|argmin|abs|cast|clip_by_value|concat|divide|exp"
     r"|expand_dims|gather|identity|maximum|minimum|multiply|pad|pow|reduce_\w+|reshape|shape|sigmoid|slice|split|sqrt|square"
@@ -28,10 +28,10 @@ _SAFE_FUNCTIONS = re.compile(
 
 
 def detect_kind(path: Path) -> ArtifactKind:
-    """The kind of the model at `path`, told from its content.
+    """The kind of the model at `path`, detected from its content.
 
     Raises:
-        InputError: there is nothing, it is damaged, its name and content disagree, or it is no model.
+        InputError: the file is missing or damaged, its suffix does not match its content, or it is not a model.
     """
     if not path.exists():
         raise InputError(f"{path}: no such file or folder; expected {EXPECTED_FORMATS}")
@@ -82,7 +82,7 @@ def _describe_unknown_file(path: Path, head: bytes) -> str:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The architecture a `.keras` or `.h5` file describes: `{"class_name": .., "config": ..}`.
+    """The architecture in a `.keras` or `.h5` file: `{"class_name": .., "config": ..}`.
 
     Raises:
         InputError: the file is damaged, or holds weights without an architecture.
@@ -95,7 +95,7 @@ def read_config(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise InputError(f"{path}: its config.json is damaged: {error}") from None
     if not isinstance(config, dict) or not isinstance(config.get("config"), dict):
-        raise InputError(f"{path}: its config.json describes no model")
+        raise InputError(f"{path}: its config.json does not describe a model")
     return config
 
 
@@ -119,7 +119,7 @@ def _read_h5_config(path: Path) -> dict[str, Any]:
 
 
 def h5_version(path: Path) -> str:
-    """The version of the Keras that wrote the `.h5` file: "3..." for Keras 3; an `InputError` if it holds no model."""
+    """The Keras version that wrote the `.h5` file ("3..." for Keras 3); an `InputError` if it holds no model."""
     _read_h5_config(path)
     return _read_h5_attribute(path, "keras_version") or "2"
 
@@ -163,9 +163,9 @@ def iter_serialized_objects(config: Any) -> Iterator[dict[str, Any]]:
 
 
 def find_code_layers(config: dict[str, Any], known_names: Container[str] | None = ()) -> tuple[str, ...]:
-    """The layers of a model that carry code or would import some, each with what it is; empty for a plain model.
+    """The layers of a model that contain or import code, each with a description; empty for a plain model.
 
-    Classes and functions named in `known` are given by the user and no code to import; None stands for all.
+    Classes and functions in `known_names` come from the user and need no import; None means all are known.
     """
     code_layers: dict[str, None] = {}
     _collect_code(config, "the model", known_names, code_layers)

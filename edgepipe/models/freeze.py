@@ -1,12 +1,12 @@
-"""One frozen graph of a model: fixed batch of one, named inputs in the order of the signature, weights as constants.
+"""Freezes a model into one graph: batch size one, inputs named and ordered as in the signature, weights as constants.
 
-Tracing one concrete function and freezing it is what makes conversion fast: the stock converter spends 95 % of its
-time exporting a SavedModel of every Keras wrapper.
+Tracing one concrete function and freezing it makes conversion fast: the stock converter spends 95 % of its time
+exporting a SavedModel of every Keras wrapper.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import keras
 import tensorflow as tf
@@ -14,13 +14,14 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 
 from edgepipe.core.errors import InputError
 from edgepipe.models.input_shapes import check_shapes, input_names
+from edgepipe.models.keras_types import AnyKerasModel, Tensor, TensorSpec, TensorTree, TfFunction
 
 SIGNATURE = "serving_default"
 
 
 @dataclass(frozen=True)
 class ModelInput:
-    """An input of a frozen graph: its name, its shape with a batch of one, its dtype's name."""
+    """An input of a frozen graph: its name, its shape with a batch of one, and the name of its dtype."""
 
     name: str
     shape: tuple[int, ...]
@@ -31,24 +32,24 @@ class ModelInput:
 class FrozenGraph:
     """A graph without variables; `function` takes the inputs in the order of `inputs`."""
 
-    function: Any
+    function: TfFunction
     inputs: tuple[ModelInput, ...]
 
 
-def freeze(model: Any) -> FrozenGraph:
-    """The graph of a Keras 3, tf_keras or tfmot fake-quant model, in inference mode.
+def freeze(model: AnyKerasModel) -> FrozenGraph:
+    """Freeze a Keras 3, tf_keras or tfmot fake-quant model in inference mode.
 
     Raises:
-        InputError: the model is not built, is a subclassed one, or has an input dimension that is not fixed.
+        InputError: the model is not built, is subclassed, or has an input dimension that is not fixed.
     """
 
-    def infer(*tensors: Any) -> list[Any]:
+    def infer(*tensors: Tensor) -> list[Tensor]:
         return list(keras.tree.flatten(model(_pack_inputs(model, list(tensors)), training=False)))
 
     return _freeze_function(infer, model_inputs(model))
 
 
-def model_inputs(model: Any) -> tuple[ModelInput, ...]:
+def model_inputs(model: AnyKerasModel) -> tuple[ModelInput, ...]:
     """The inputs of a Keras model.
 
     Raises:
@@ -61,10 +62,10 @@ def model_inputs(model: Any) -> tuple[ModelInput, ...]:
 
 
 def freeze_saved_model(path: Path) -> FrozenGraph:
-    """The graph of a SavedModel's `serving_default` signature.
+    """Freeze the `serving_default` signature of a SavedModel.
 
     Raises:
-        InputError: it cannot be loaded, or has no such signature, or one with open dimensions.
+        InputError: it cannot be loaded, has no such signature, or has input dimensions that are not fixed.
     """
     try:
         saved_model = tf.saved_model.load(str(path))
@@ -77,14 +78,14 @@ def freeze_saved_model(path: Path) -> FrozenGraph:
     specs = signature.structured_input_signature[1]
     inputs = tuple(_signature_input(path, name, specs[name]) for name in _input_order(signature, specs))
 
-    def infer(*tensors: Any) -> list[Any]:
+    def infer(*tensors: Tensor) -> list[Tensor]:
         outputs = signature(**{model_input.name: tensor for model_input, tensor in zip(inputs, tensors, strict=True)})
         return [outputs[name] for name in sorted(outputs)]
 
     return _freeze_function(infer, inputs)
 
 
-def _input_order(signature: Any, specs: dict[str, Any]) -> list[str]:
+def _input_order(signature: TfFunction, specs: Mapping[str, TensorSpec]) -> list[str]:
     ordered_names = [
         str(tensor.op.get_attr("_user_specified_name").decode())
         for tensor in signature.inputs
@@ -93,7 +94,7 @@ def _input_order(signature: Any, specs: dict[str, Any]) -> list[str]:
     return ordered_names if sorted(ordered_names) == sorted(specs) else sorted(specs)
 
 
-def _signature_input(path: Path, name: str, spec: Any) -> ModelInput:
+def _signature_input(path: Path, name: str, spec: TensorSpec) -> ModelInput:
     dimensions = spec.shape.as_list() if spec.shape.rank is not None else [None, None]
     if None in dimensions[1:]:
         raise InputError(
@@ -102,16 +103,16 @@ def _signature_input(path: Path, name: str, spec: Any) -> ModelInput:
     return ModelInput(name, (1, *dimensions[1:]), spec.dtype.name)
 
 
-def _freeze_function(infer: Any, inputs: tuple[ModelInput, ...]) -> FrozenGraph:
+def _freeze_function(infer: Callable[..., list[Tensor]], inputs: tuple[ModelInput, ...]) -> FrozenGraph:
     specs = [
         tf.TensorSpec(model_input.shape, tf.as_dtype(model_input.dtype), name=model_input.name)
         for model_input in inputs
     ]
-    concrete = tf.function(infer, autograph=False).get_concrete_function(*specs)
-    return FrozenGraph(convert_variables_to_constants_v2(concrete), inputs)
+    concrete_function = tf.function(infer, autograph=False).get_concrete_function(*specs)
+    return FrozenGraph(convert_variables_to_constants_v2(concrete_function), inputs)
 
 
-def _pack_inputs(model: Any, tensors: list[Any]) -> Any:
+def _pack_inputs(model: AnyKerasModel, tensors: list[Tensor]) -> TensorTree:
     structure = getattr(model, "_inputs_struct", None)
     if structure is not None:
         return keras.tree.pack_sequence_as(structure, tensors)

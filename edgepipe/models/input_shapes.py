@@ -1,26 +1,25 @@
-"""The inputs of a model, Keras 3 or tf_keras: their names and shapes, and whether it is built at all."""
-
-from typing import Any
+"""The inputs of a Keras 3 or tf_keras model: their names and shapes, and whether the model is built at all."""
 
 from edgepipe.core.errors import InputError
+from edgepipe.models.keras_types import AnyKerasModel, KerasTensor
 
 
-def input_name(tensor: Any) -> str:
-    """The name of the input layer behind the symbolic `tensor` (a fresh Keras 3 tensor's own name is a counter)."""
+def input_name(tensor: KerasTensor) -> str:
+    """The name of the input layer of the symbolic `tensor` (the name of a new Keras 3 tensor itself is a counter)."""
     layer = tensor._keras_history[0]  # Keras 3 calls it operation, tf_keras layer
     return str(layer.name)
 
 
-def input_names(model: Any) -> list[str]:
+def input_names(model: AnyKerasModel) -> list[str]:
     """The names of the model's inputs, in the order of its signature."""
     return [input_name(tensor) for tensor in model.inputs]
 
 
-def check_shapes(model: Any) -> None:
-    """Raise an `InputError` unless `model` is built, is a graph of layers, and only its batch dimension is open."""
+def check_shapes(model: AnyKerasModel) -> None:
+    """Raise an `InputError` unless `model` is built, is a graph of layers, and only its batch dimension may vary."""
     inputs = getattr(model, "inputs", None)
     if not inputs:
-        raise InputError(_why_no_inputs(model))
+        raise InputError(_missing_inputs_message(model))
     for tensor in inputs:
         if None in tuple(tensor.shape)[1:]:
             raise InputError(
@@ -29,7 +28,7 @@ def check_shapes(model: Any) -> None:
             )
 
 
-def _why_no_inputs(model: Any) -> str:
+def _missing_inputs_message(model: AnyKerasModel) -> str:
     if type(model).__name__ == "Sequential":
         return f"'{model.name}' is not built (no input shape, no weights); put an Input(shape=...) first"
     return (

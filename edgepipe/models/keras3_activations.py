@@ -1,10 +1,10 @@
-"""Activations of Keras 3 that tf_keras lacks or means otherwise, as functions that tf_keras can store by name."""
-
-from typing import Any
+"""Activations of Keras 3 that tf_keras lacks or defines differently, as functions that tf_keras can store by name."""
 
 import keras
 import tensorflow as tf
 import tf_keras
+
+from edgepipe.models.keras_types import KerasActivation
 
 PACKAGE = "edgepipe"
 _KERAS3_ACTIVATIONS = (
@@ -15,7 +15,7 @@ _KERAS3_ACTIVATIONS = (
 
 @tf_keras.utils.register_keras_serializable(package=PACKAGE)  # type: ignore[untyped-decorator]
 def hard_sigmoid(x: tf.Tensor) -> tf.Tensor:
-    """relu6(x + 3) / 6, as Keras 3 defines it; tf_keras's own of that name is clip(0.2 x + 0.5, 0, 1)."""
+    """relu6(x + 3) / 6, as Keras 3 defines it; tf_keras's hard_sigmoid is clip(0.2 x + 0.5, 0, 1)."""
     return tf.nn.relu6(x + 3.0) / 6.0
 
 
@@ -27,7 +27,7 @@ def hard_silu(x: tf.Tensor) -> tf.Tensor:
 
 @tf_keras.utils.register_keras_serializable(package=PACKAGE)  # type: ignore[untyped-decorator]
 def leaky_relu(x: tf.Tensor) -> tf.Tensor:
-    """max(x, 0.2 x), the slope of Keras 3's activation of that name."""
+    """max(x, 0.2 x), with the slope of Keras 3's leaky_relu."""
     return tf.nn.leaky_relu(x, alpha=0.2)
 
 
@@ -37,8 +37,8 @@ def log_softmax(x: tf.Tensor) -> tf.Tensor:
     return tf.nn.log_softmax(x)
 
 
-def _register_activation(name: str) -> Any:
-    """The activation `name` as Keras 3 itself computes it, under a name that tf_keras can store."""
+def _register_activation(name: str) -> KerasActivation:
+    """The activation `name`, computed by Keras 3 itself and registered under a name that tf_keras can store."""
     keras_activation = getattr(keras.activations, name)
 
     def activation(x: tf.Tensor) -> tf.Tensor:

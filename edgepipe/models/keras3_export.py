@@ -1,7 +1,7 @@
-"""tf_keras -> Keras 3: a compressed `float` model as a Keras 3 model again, checked the way the bridge is.
+"""tf_keras -> Keras 3: exports a compressed `float` model as a Keras 3 model, verified the way the bridge is.
 
-Layers of the same class go back as they came; our own few go back to what they stand for; a layer that had stayed a
-Keras 3 layer is one again. The result needs nothing of edgepipe: it is saved, loaded and trained by Keras 3 alone.
+Layers are exported to the Keras 3 class of the same name, the layers of `bridge_layers` to what they represent; a
+wrapped Keras 3 layer is unwrapped. The model does not depend on edgepipe: Keras 3 alone saves, loads and trains it.
 """
 
 import inspect
@@ -18,15 +18,25 @@ import tf_keras
 from edgepipe.core.errors import InputError
 from edgepipe.models import custom_objects
 from edgepipe.models.bridge import TOLERANCE, ModelDifference, TensorDifference, random_batch, relative_difference
-from edgepipe.models.bridge_layers import Keras3Layer, LayerScale, Operator, Weight
+from edgepipe.models.bridge_layers import Keras3Layer, LayerScale, OperatorLayer, WeightLayer
 from edgepipe.models.input_shapes import check_shapes, input_name
 from edgepipe.models.keras3_activations import PACKAGE
 from edgepipe.models.keras_operators import apply_operator
+from edgepipe.models.keras_types import (
+    KerasLayer,
+    KerasModel,
+    KerasNode,
+    KerasTensor,
+    Tensor,
+    TensorTree,
+    TfKerasLayer,
+    TfKerasModel,
+)
 from edgepipe.models.perturb import perturbed_weights, refresh_normalization
 from edgepipe.models.translate import constructor_defaults, is_significant_option, summarize_error
 
 _RENAMED_OPTIONS = {"alpha": "negative_slope"}  # of LeakyReLU
-# what tf_keras writes and Keras 3 has no word for: how it computes, what it was built with
+# options that tf_keras writes and Keras 3 lacks: implementation choices, and shapes the layer was built with
 _IGNORED_OPTIONS = {"implementation", "batch_input_shape", "query_shape", "key_shape", "value_shape", "rng_type"}
 _IGNORED_FOR_SEPARABLE = (
     {"SeparableConv1D", "SeparableConv2D"},
@@ -38,9 +48,9 @@ _WORKAROUND = "export the model before it was bridged, or replace the layer"
 
 @dataclass(frozen=True)
 class Keras3Export:
-    """The Keras 3 model and the proof that it computes what the tf_keras model does."""
+    """The Keras 3 model, and the proof that it computes the same as the tf_keras model."""
 
-    model: Any
+    model: KerasModel
     difference: ModelDifference
 
     @property
@@ -50,19 +60,19 @@ class Keras3Export:
 
 
 class UnexportableLayerError(Exception):
-    """Why a layer cannot be a Keras 3 layer."""
+    """A layer cannot be exported to Keras 3; the text says why."""
 
 
-def to_keras(model: Any) -> Any:
-    """The Keras 3 functional model that does what the tf_keras `model` does; see `written_back`."""
+def to_keras(model: TfKerasModel) -> KerasModel:
+    """The Keras 3 functional model that computes the same as the tf_keras `model`; see `export_to_keras3`."""
     return export_to_keras3(model).model
 
 
-def export_to_keras3(model: Any) -> Keras3Export:
-    """The Keras 3 model of a tf_keras `model`, and how far the two are apart on perturbed weights.
+def export_to_keras3(model: TfKerasModel) -> Keras3Export:
+    """Export a tf_keras `model` to Keras 3, and compare the two under perturbed weights.
 
     Raises:
-        InputError: layers that Keras 3 cannot do, all at once; or a layer that computes something else.
+        InputError: layers cannot be exported (all are listed), or an exported layer computes something else.
     """
     check_shapes(model)
     exporter = _Exporter(model)
@@ -73,21 +83,21 @@ def export_to_keras3(model: Any) -> Keras3Export:
     wrong_tensor = difference.first_tensor_above(TOLERANCE)
     if wrong_tensor is not None:
         raise InputError(
-            f"'{model.name}' written back to Keras 3 is wrong from layer '{wrong_tensor.layer}' on: its output differs by "
-            f"{wrong_tensor.relative_error:.1e} of its largest value (allowed {TOLERANCE:.0e}); please report it"
+            f"'{model.name}' written back to Keras 3 is wrong from layer '{wrong_tensor.layer}' on: its output differs "
+            f"by {wrong_tensor.relative_error:.1e} of its largest value (allowed {TOLERANCE:.0e}); please report it"
         )
     return Keras3Export(exporter.exported_model, difference)
 
 
 @dataclass
 class _Exporter:
-    """A model on its way back: the new layers by the old ones, and every tensor of both."""
+    """One export in progress: the new layers by the id of the old ones, and the tensors of both models."""
 
-    model: Any
-    new_layers: dict[int, Any] = field(default_factory=dict)
-    pairs: list[tuple[Any, Any]] = field(default_factory=list)  # (tf_keras variable, Keras 3 variable)
-    tensors: list[tuple[str, Any, Any]] = field(default_factory=list)  # (layer, tf_keras tensor, Keras 3 tensor)
-    exported_model: Any = None
+    model: TfKerasModel
+    new_layers: dict[int, KerasLayer] = field(default_factory=dict)
+    # (layer, tf_keras tensor, Keras 3 tensor)
+    tensors: list[tuple[str, KerasTensor, KerasTensor]] = field(default_factory=list)
+    exported_model: KerasModel = None
 
     def __post_init__(self) -> None:
         _check_layers(self.model)
@@ -95,7 +105,7 @@ class _Exporter:
         outputs = self._walk(self.model, inputs, "", is_outer=True)
         self.exported_model = keras.Model(_unwrap_single(inputs), _unwrap_single(outputs), name=self.model.name)
 
-    def _walk(self, model: Any, inputs: list[Any], prefix: str, is_outer: bool) -> list[Any]:
+    def _walk(self, model: TfKerasModel, inputs: list[KerasTensor], prefix: str, is_outer: bool) -> list[KerasTensor]:
         tensor_by_id = {id(tensor): new_tensor for tensor, new_tensor in zip(model.inputs, inputs, strict=True)}
         for node in _nodes(model):
             args, kwargs = tf.nest.map_structure(
@@ -106,20 +116,22 @@ class _Exporter:
             tensor_by_id.update(
                 (id(tensor), new_tensor) for tensor, new_tensor in zip(old_outputs, outputs, strict=True)
             )
-            if is_outer:  # the tensors inside a nested model are none of the outer one's
+            if is_outer:  # tensors inside a nested model do not belong to the outer model
                 names = [prefix + node.layer.name] * len(old_outputs)
                 self.tensors.extend(zip(names, old_outputs, outputs, strict=True))
         return [tensor_by_id[id(tensor)] for tensor in model.outputs]
 
-    def _call_layer(self, layer: Any, args: list[Any], kwargs: dict[str, Any], prefix: str) -> list[Any]:
+    def _call_layer(
+        self, layer: TfKerasLayer, args: list[Any], kwargs: dict[str, Any], prefix: str
+    ) -> list[KerasTensor]:
         tensors = tf.nest.flatten(args)
         if isinstance(layer, tf_keras.Model):
             return self._walk(layer, tensors, f"{prefix}{layer.name}_", is_outer=False)
-        if isinstance(layer, Operator):
+        if isinstance(layer, OperatorLayer):
             return _flatten(apply_operator(layer.operator, json.loads(layer.arguments), tensors))
         new_layer = self._new_layer(layer, prefix)
-        if isinstance(layer, Weight):
-            # Keras 3 has no layer that only gives a weight: the one row of an Embedding, whatever is looked up
+        if isinstance(layer, WeightLayer):
+            # Keras 3 has no layer that only returns a weight: look up the single row of an Embedding
             row_index = keras.ops.zeros_like(keras.ops.max(tensors[0], keepdims=True))
             return [keras.ops.reshape(new_layer(keras.ops.cast(row_index, "int32")), layer.shape)]
         outputs = _flatten(new_layer(*args, **kwargs))
@@ -129,13 +141,13 @@ class _Exporter:
             else outputs
         )
 
-    def _new_layer(self, layer: Any, prefix: str) -> Any:
+    def _new_layer(self, layer: TfKerasLayer, prefix: str) -> KerasLayer:
         if id(layer) not in self.new_layers:
             self.new_layers[id(layer)] = _convert_layer(layer, f"{prefix}{layer.name}")
         return self.new_layers[id(layer)]
 
     def copy_weights(self) -> None:
-        """Give the new layers the weights that the old ones have now."""
+        """Copy the current weights of the old layers to the new ones."""
         for layer, new_layer in _layer_pairs(self.model, self.new_layers):
             old_weights = layer.tf_weights if isinstance(layer, Keras3Layer) else layer.weights
             if [int(np.prod(w.shape)) for w in old_weights] != [int(np.prod(w.shape)) for w in new_layer.weights]:
@@ -146,7 +158,7 @@ class _Exporter:
         refresh_normalization(self.exported_model)
 
     def compare(self) -> ModelDifference:
-        """Run both on the same random inputs; compare every tensor of the model, and the outputs."""
+        """Run both models on the same random inputs; compare every tensor, and the outputs."""
         sizes = [layer.input_dim for layer in self.model.submodules if isinstance(layer, tf_keras.layers.Embedding)]
         specs = [(tuple(t.shape), t.dtype.name, input_name(t)) for t in self.model.inputs]
         samples = random_batch(specs, min(sizes, default=2), seed=0)
@@ -168,7 +180,7 @@ class _Exporter:
 
 
 def _tensor_differences(
-    names: tuple[str, ...], old_arrays: list[Any], new_arrays: list[Any]
+    names: tuple[str, ...], old_arrays: list[Tensor], new_arrays: list[Tensor]
 ) -> tuple[TensorDifference, ...]:
     return tuple(
         TensorDifference(name, relative_difference(a, b))
@@ -176,7 +188,7 @@ def _tensor_differences(
     )
 
 
-def _check_layers(model: Any) -> None:
+def _check_layers(model: TfKerasModel) -> None:
     problems = []
     for layer in _all_layers(model):
         try:
@@ -187,35 +199,35 @@ def _check_layers(model: Any) -> None:
         raise InputError("\n".join([f"layers of '{model.name}' that Keras 3 cannot do:", *problems]))
 
 
-def _all_layers(model: Any) -> Iterator[Any]:
+def _all_layers(model: TfKerasModel) -> Iterator[TfKerasLayer]:
     for layer in model.layers:
         if isinstance(layer, tf_keras.Model):
             yield from _all_layers(layer)
-        elif not isinstance(layer, (Operator, tf_keras.layers.InputLayer)):
+        elif not isinstance(layer, (OperatorLayer, tf_keras.layers.InputLayer)):
             yield layer
 
 
-def _layer_pairs(model: Any, new_layers: dict[int, Any]) -> Iterator[tuple[Any, Any]]:
+def _layer_pairs(model: TfKerasModel, new_layers: dict[int, KerasLayer]) -> Iterator[tuple[TfKerasLayer, KerasLayer]]:
     yield from ((layer, new_layers[id(layer)]) for layer in _all_layers(model) if id(layer) in new_layers)
 
 
-def _nodes(model: Any) -> Iterator[Any]:
+def _nodes(model: TfKerasModel) -> Iterator[KerasNode]:
     for depth in sorted(model._nodes_by_depth, reverse=True):
         yield from (node for node in model._nodes_by_depth[depth] if not node.is_input)
 
 
 def _drop_unset(kwargs: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in kwargs.items() if value is not None and key != "training"}
+    return {key: argument for key, argument in kwargs.items() if argument is not None and key != "training"}
 
 
-def _build_input(tensor: Any) -> Any:
+def _build_input(tensor: KerasTensor) -> KerasTensor:
     return keras.Input(
         tuple(tensor.shape[1:]), batch_size=tensor.shape[0], dtype=tensor.dtype.name, name=input_name(tensor)
     )
 
 
-def _convert_layer(layer: Any, name: str) -> Any:
-    """The Keras 3 layer, called `name`, that does what the tf_keras `layer` does; its weights are not set yet."""
+def _convert_layer(layer: TfKerasLayer, name: str) -> KerasLayer:
+    """The Keras 3 layer, called `name`, that computes the same as the tf_keras `layer`; its weights are not set yet."""
     try:
         return _build_keras3_layer(layer, name)
     except UnexportableLayerError:
@@ -224,7 +236,7 @@ def _convert_layer(layer: Any, name: str) -> Any:
         raise UnexportableLayerError(summarize_error(error)) from error
 
 
-def _build_keras3_layer(layer: Any, name: str) -> Any:
+def _build_keras3_layer(layer: TfKerasLayer, name: str) -> KerasLayer:
     if isinstance(layer, Keras3Layer):
         config = layer.get_config()["layer"]
         config["config"]["trainable"] = layer.trainable
@@ -233,7 +245,7 @@ def _build_keras3_layer(layer: Any, name: str) -> Any:
         return keras.src.applications.convnext.LayerScale(
             layer.init_values, layer.projection_dim, name=name, trainable=layer.trainable
         )
-    if isinstance(layer, Weight):
+    if isinstance(layer, WeightLayer):
         return keras.layers.Embedding(1, int(np.prod(layer.shape)), name=name, trainable=layer.trainable)
     cls = _keras3_class(layer)
     config = _convert_config(type(layer), cls, layer.get_config())
@@ -242,7 +254,7 @@ def _build_keras3_layer(layer: Any, name: str) -> Any:
     return cls.from_config({**config, "name": name})
 
 
-def _keras3_class(layer: Any) -> Any:
+def _keras3_class(layer: TfKerasLayer) -> Any:
     for cls in custom_objects.active_objects().values():
         if getattr(cls, "tf_keras_twin", None) is type(layer):
             return cls
@@ -252,7 +264,7 @@ def _keras3_class(layer: Any) -> Any:
     return getattr(keras.layers, name)
 
 
-def _has_legacy_sigmoid(layer: Any) -> bool:
+def _has_legacy_sigmoid(layer: TfKerasLayer) -> bool:
     is_function = isinstance(getattr(layer, "activation", None), type(tf_keras.activations.hard_sigmoid))
     return (
         is_function
@@ -262,7 +274,7 @@ def _has_legacy_sigmoid(layer: Any) -> bool:
 
 
 def _convert_config(old_cls: Any, new_cls: Any, config: dict[str, Any]) -> dict[str, Any]:
-    if old_cls.__module__.split(".")[0] != "tf_keras":  # a twin of the user's own has the original's options
+    if old_cls.__module__.split(".")[0] != "tf_keras":  # the user's own twin class takes the options of the original
         return config
     new_names = _RENAMED_OPTIONS if old_cls.__name__ == "LeakyReLU" else {}
     new_options = _accepted_options(new_cls)
@@ -275,15 +287,14 @@ def _convert_config(old_cls: Any, new_cls: Any, config: dict[str, Any]) -> dict[
     if old_cls is tf_keras.layers.BatchNormalization and isinstance(config["axis"], (list, tuple)):
         (renamed_options["axis"],) = config["axis"]
     lost_options = {
-        key: v
-        for key, v in renamed_options.items()
-        if key not in new_options and is_significant_option(v, constructor_defaults(old_cls).get(key))
+        key: option
+        for key, option in renamed_options.items()
+        if key not in new_options and is_significant_option(option, constructor_defaults(old_cls).get(key))
     }
     if lost_options:
-        raise UnexportableLayerError(
-            f"Keras 3 has no option {', '.join(f'{key}={value!r}' for key, value in lost_options.items())}"
-        )
-    return {key: _convert_option(key, value) for key, value in renamed_options.items() if key in new_options}
+        options = ", ".join(f"{key}={option!r}" for key, option in lost_options.items())
+        raise UnexportableLayerError(f"Keras 3 has no option {options}")
+    return {key: _convert_option(key, option) for key, option in renamed_options.items() if key in new_options}
 
 
 def _accepted_options(cls: Any) -> set[str]:
@@ -293,26 +304,29 @@ def _accepted_options(cls: Any) -> set[str]:
     return set(parameters) - {"self"}
 
 
-def _convert_option(key: str, value: Any) -> Any:
-    if isinstance(value, str) and key.endswith("activation"):
-        if value == _LEGACY_ACTIVATION and key != "activation":
+def _convert_option(key: str, option: Any) -> Any:
+    if isinstance(option, str) and key.endswith("activation"):
+        if option == _LEGACY_ACTIVATION and key != "activation":
             raise UnexportableLayerError(f"its {key} is tf_keras's hard_sigmoid, which Keras 3 no longer has")
-        return value.removeprefix(f"{PACKAGE}>")
-    if isinstance(value, (list, tuple)):
-        return [_convert_option(key, element) for element in value]
-    if not isinstance(value, dict) or "class_name" not in value:
-        return value
-    if value["class_name"] == "function":  # an activation of ours, by the name it is registered under
-        return str(value["config"]).removeprefix(f"{PACKAGE}>")
-    nested_cls = getattr(tf_keras.layers, value["class_name"], None)
-    if nested_cls is None or value.get("module") not in (None, "keras.layers"):
-        return value
-    return {**value, "config": _convert_config(nested_cls, getattr(keras.layers, value["class_name"]), value["config"])}
+        return option.removeprefix(f"{PACKAGE}>")
+    if isinstance(option, (list, tuple)):
+        return [_convert_option(key, element) for element in option]
+    if not isinstance(option, dict) or "class_name" not in option:
+        return option
+    if option["class_name"] == "function":  # one of our activations, by its registered name
+        return str(option["config"]).removeprefix(f"{PACKAGE}>")
+    nested_cls = getattr(tf_keras.layers, option["class_name"], None)
+    if nested_cls is None or option.get("module") not in (None, "keras.layers"):
+        return option
+    return {
+        **option,
+        "config": _convert_config(nested_cls, getattr(keras.layers, option["class_name"]), option["config"]),
+    }
 
 
-def _unwrap_single(tensors: list[Any]) -> Any:
+def _unwrap_single(tensors: list[Tensor]) -> TensorTree:
     return tensors[0] if len(tensors) == 1 else tensors
 
 
-def _flatten(structure: Any) -> list[Any]:
+def _flatten(structure: TensorTree) -> list[Tensor]:
     return list(keras.tree.flatten(structure))

@@ -1,4 +1,4 @@
-"""The graph of a Keras 3 model as one list of calls, nested models and custom layers opened up, and walking over it."""
+"""The graph of a Keras 3 model: lists of calls, nested for nested models and traced custom layers; and its walk."""
 
 import inspect
 from collections.abc import Callable, Iterator
@@ -8,22 +8,33 @@ from typing import Any
 import keras
 
 from edgepipe.models.keras_operators import is_tensor
+from edgepipe.models.keras_types import (
+    AnyKerasVariable,
+    KerasFunction,
+    KerasLayer,
+    KerasModel,
+    KerasNode,
+    KerasOperation,
+    KerasTensor,
+    Tensor,
+    TensorTree,
+)
 
-OperationFn = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
-TracedLayerFn = Callable[["GraphCall", tuple[Any, ...], dict[str, Any], list[Any]], list[Any]]
+OperationFn = Callable[[KerasOperation, tuple[Any, ...], dict[str, Any]], TensorTree]
+TracedLayerFn = Callable[["GraphCall", tuple[Any, ...], dict[str, Any], list[Tensor]], list[Tensor]]
 
 
 @dataclass(frozen=True)
 class GraphCall:
-    """One call of a layer, an operator, or something that is opened: then `inner` is what it consists of."""
+    """One call of a layer or operator, or of a nested model or traced layer: then `inner_graph` is its content."""
 
-    operation: Any
+    operation: KerasOperation
     args: tuple[Any, ...]  # with the symbolic tensors of the original
     kwargs: dict[str, Any]
-    outputs: tuple[Any, ...]
+    outputs: tuple[KerasTensor, ...]
     inner_graph: "Keras3Graph | None" = None
-    inner_inputs: tuple[Any, ...] = ()  # of an opened one: the tensors that are the inputs of `inner`
-    is_traced: bool = False  # opened by tracing what its `call` does, not because it is a graph already
+    inner_inputs: tuple[KerasTensor, ...] = ()  # the tensors that feed the inputs of `inner_graph`
+    is_traced: bool = False  # `inner_graph` comes from tracing the layer's `call`; a nested model is a graph already
 
 
 @dataclass(frozen=True)
@@ -31,27 +42,27 @@ class Keras3Graph:
     """Calls in the order of computation, from symbolic inputs to symbolic outputs."""
 
     name: str
-    inputs: tuple[Any, ...]
-    outputs: tuple[Any, ...]
+    inputs: tuple[KerasTensor, ...]
+    outputs: tuple[KerasTensor, ...]
     calls: tuple[GraphCall, ...]
 
 
-def build_graph(model: Any) -> Keras3Graph:
-    """The graph of a built Sequential or functional `model`; nested models, and custom layers that can be, opened."""
+def build_graph(model: KerasModel) -> Keras3Graph:
+    """The graph of a built Sequential or functional `model`, including nested models and traceable custom layers."""
     return _build_graph(model.name, _functional_model(model))
 
 
-def _build_graph(name: str, functional: Any) -> Keras3Graph:
+def _build_graph(name: str, functional: KerasModel | KerasFunction) -> Keras3Graph:
     calls = tuple(_build_call(node) for node in _nodes(functional))
     return Keras3Graph(name, tuple(functional.inputs), tuple(functional.outputs), calls)
 
 
-def _nodes(functional: Any) -> Iterator[Any]:
+def _nodes(functional: KerasModel | KerasFunction) -> Iterator[KerasNode]:
     for depth in sorted(functional._nodes_by_depth, reverse=True):
         yield from (node for node in functional._nodes_by_depth[depth] if not node.is_input)
 
 
-def _build_call(node: Any) -> GraphCall:
+def _build_call(node: KerasNode) -> GraphCall:
     operation, args, kwargs = node.operation, node.arguments.args, _drop_unset(node.arguments.kwargs)
     outputs = tuple(node.output_tensors)
     if is_model(operation):
@@ -65,50 +76,50 @@ def _build_call(node: Any) -> GraphCall:
 
 
 def _drop_unset(kwargs: dict[str, Any]) -> dict[str, Any]:
-    # Keras 3 notes `training` in the graph but a call of the model overrides it, whatever it says.
-    return {key: value for key, value in kwargs.items() if value is not None and key != "training"}
+    # Keras 3 records `training` in the graph, but a call of the model overrides it in any case
+    return {key: argument for key, argument in kwargs.items() if argument is not None and key != "training"}
 
 
-def _symbolic_tensors(structure: Any) -> tuple[Any, ...]:
+def _symbolic_tensors(structure: TensorTree) -> tuple[KerasTensor, ...]:
     return tuple(leaf for leaf in keras.tree.flatten(structure) if isinstance(leaf, keras.KerasTensor))
 
 
-def is_model(operation: Any) -> bool:
-    """Whether a node of a graph is a model with a graph of its own."""
+def is_model(operation: KerasOperation) -> bool:
+    """Whether the operation of a node is a model with its own graph."""
     return isinstance(operation, keras.Sequential) or hasattr(operation, "_nodes_by_depth")
 
 
-def _functional_model(model: Any) -> Any:
+def _functional_model(model: KerasModel) -> KerasModel:
     return model._functional if isinstance(model, keras.Sequential) else model
 
 
-def is_builtin(layer: Any) -> bool:
-    """Whether the class of `layer` comes with Keras 3."""
+def is_builtin(layer: KerasLayer) -> bool:
+    """Whether the class of `layer` is part of Keras 3."""
     return type(layer).__module__.split(".")[0] == "keras"
 
 
-def twin_class(layer: Any) -> Any:
-    """The tf_keras class that a custom layer offers in its place (`tf_keras_twin = ...` in the class), or None."""
-    return inspect.getattr_static(layer, "tf_keras_twin", None)
+def twin_class(layer: KerasLayer) -> type | None:
+    """The tf_keras class that a custom layer names as its twin (`tf_keras_twin = ...` in the class), or None."""
+    twin: type | None = inspect.getattr_static(layer, "tf_keras_twin", None)
+    return twin
 
 
-def is_opaque(operation: Any) -> bool:
-    """Whether it can only be understood by looking at what its Python code does."""
+def is_opaque(operation: KerasOperation) -> bool:
+    """Whether only tracing its Python code can show what it computes."""
     if not isinstance(operation, keras.Layer) or twin_class(operation) is not None:
         return False
     if type(operation) in (keras.layers.Lambda, keras.layers.Pipeline, keras.layers.GroupQueryAttention):
         return True
-    # what keras.applications defines for itself is no part of keras.layers: InceptionResNetV2's CustomScaleLayer
+    # keras.applications has private layer classes that are not in keras.layers: InceptionResNetV2's CustomScaleLayer
     is_custom = getattr(keras.layers, type(operation).__name__, None) is not type(operation)
     return is_custom and type(operation).__name__ not in ("LayerScale", "StochasticDepth")
 
 
-def trace(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """What `layer.call` does to symbolic tensors, as a keras.Function of the tensors among the arguments; or None.
+def trace(layer: KerasLayer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> KerasFunction | None:
+    """Trace `layer.call` with symbolic tensors into a keras.Function of the tensors among the arguments.
 
-    None where it cannot be traced: the code needs values (TensorFlow functions, `if` on a tensor); it does something
-    else in training; or a weight of the layer takes part in a way that the graph does not show, so that its value would
-    be frozen in.
+    None if it cannot be traced: the code needs values (TensorFlow functions, `if` on a tensor); it computes something
+    else in training; or the graph does not show how a weight of the layer is used, so that its value would be frozen.
     """
     function = _trace_call(layer, args, kwargs, training=False)
     if function is None or not _reaches_all_weights(layer, function):
@@ -123,7 +134,9 @@ def trace(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     )
 
 
-def _trace_call(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], training: bool) -> Any:
+def _trace_call(
+    layer: KerasLayer, args: tuple[Any, ...], kwargs: dict[str, Any], training: bool
+) -> KerasFunction | None:
     fresh_by_id = {
         id(tensor): keras.KerasTensor(tensor.shape, tensor.dtype) for tensor in _symbolic_tensors((args, kwargs))
     }
@@ -132,23 +145,23 @@ def _trace_call(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], train
         kwargs["training"] = training
     try:
         return keras.Function(list(fresh_by_id.values()), layer.call(*args, **kwargs))
-    except Exception:  # noqa: BLE001 - whatever the user's code raises for tensors without values; the layer then stays whole
+    except Exception:  # noqa: BLE001 - whatever the user's code raises for symbolic tensors; the layer stays opaque
         return None
 
 
-def _operation_sequence(function: Any) -> list[Any]:
-    """The layers and kinds of operators of a traced function, in order."""
+def _operation_sequence(function: KerasFunction) -> list[int | type]:
+    """The layers (by id) and operator classes of a traced function, in order."""
     operations = [node.operation for node in _nodes(function)]
     return [id(operation) if isinstance(operation, keras.Layer) else type(operation) for operation in operations]
 
 
-def _reaches_all_weights(layer: Any, function: Any) -> bool:
-    """Whether every weight of `layer` belongs to a layer in the graph or is an argument of an operator in it."""
+def _reaches_all_weights(layer: KerasLayer, function: KerasFunction) -> bool:
+    """Whether every weight of `layer` belongs to a layer of the graph or is an argument of one of its operators."""
     reached_ids = {id(weight) for node in _nodes(function) for weight in _node_weights(node)}
     return all(id(weight) in reached_ids for weight in layer.weights)
 
 
-def _node_weights(node: Any) -> list[Any]:
+def _node_weights(node: KerasNode) -> list[AnyKerasVariable]:
     layer_weights = node.operation.weights if isinstance(node.operation, keras.Layer) else []
     return [
         *layer_weights,
@@ -160,8 +173,8 @@ def _node_weights(node: Any) -> list[Any]:
     ]
 
 
-def uses_own_weights(function: Any) -> bool:
-    """Whether operators of a traced function use weights that belong to no layer in it."""
+def uses_own_weights(function: KerasFunction) -> bool:
+    """Whether operators of a traced function use weights that belong to none of its layers."""
     return any(
         isinstance(argument, keras.Variable)
         for node in _nodes(function)
@@ -169,16 +182,22 @@ def uses_own_weights(function: Any) -> bool:
     )
 
 
-def walk(graph: Keras3Graph, inputs: list[Any], on_operation: OperationFn, on_traced_layer: TracedLayerFn) -> list[Any]:
-    """Call `step(operation, args, kwargs)` for everything that is not opened, in order.
+def walk(
+    graph: Keras3Graph, inputs: list[Tensor], on_operation: OperationFn, on_traced_layer: TracedLayerFn
+) -> list[Tensor]:
+    """Evaluate `graph` with callbacks, in order; returns its outputs.
 
-    `inputs` are the values, symbolic or not, of the graph's inputs; gives the values of its outputs. After what a
-    traced layer consists of, `close` is told its call and result, and gives the result to go on with.
+    Args:
+        graph: The graph; those of nested models and traced layers are walked too.
+        inputs: Tensors, symbolic or not, for the inputs of the graph.
+        on_operation: Called as `(operation, args, kwargs)` for each layer and operator; returns its outputs.
+        on_traced_layer: Called as `(call, args, kwargs, outputs)` after the content of a traced layer; returns the
+            outputs to continue with.
     """
-    value_by_id = {id(tensor): value for tensor, value in zip(graph.inputs, inputs, strict=True)}
+    new_by_id = dict(zip(map(id, graph.inputs), inputs, strict=True))
 
     def resolve(leaf: Any) -> Any:
-        return value_by_id.get(id(leaf), leaf)
+        return new_by_id.get(id(leaf), leaf)
 
     for call in graph.calls:
         args, kwargs = keras.tree.map_structure(resolve, (call.args, call.kwargs))
@@ -190,12 +209,12 @@ def walk(graph: Keras3Graph, inputs: list[Any], on_operation: OperationFn, on_tr
             )
             if call.is_traced:
                 outputs = on_traced_layer(call, args, kwargs, outputs)
-        value_by_id.update((id(tensor), value) for tensor, value in zip(call.outputs, outputs, strict=True))
-    return [value_by_id[id(tensor)] for tensor in graph.outputs]
+        new_by_id.update(zip(map(id, call.outputs), outputs, strict=True))
+    return [new_by_id[id(tensor)] for tensor in graph.outputs]
 
 
 def iter_calls(graph: Keras3Graph, prefix: str = "") -> Iterator[tuple[str, GraphCall]]:
-    """Every call of a layer or operator, those inside opened ones included, with the path of names before its own."""
+    """Every call of a layer or operator, those in inner graphs included, with the prefix of the enclosing names."""
     for call in graph.calls:
         if call.inner_graph is None:
             yield prefix, call

@@ -1,16 +1,18 @@
-"""The operators of `keras.ops` that a graph may hold: which there are, their functions, and their arguments as JSON."""
+"""The operators of `keras.ops` that a graph may hold: their names, their functions, and their arguments as JSON."""
 
 import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-# keras.ops functions by the name of their Operation class; each computes and nothing else: none draws at random, calls
-# Python code it is given, or gives tensors whose shape depends on values
+from edgepipe.models.keras_types import KerasTensor, Tensor, TensorTree
+
+# keras.ops functions by the name of their Operation class. All are pure: none is random, calls Python code from its
+# arguments, or returns tensors whose shape depends on values
 OPERATORS = frozenset(
     [
         "Abs", "Absolute", "AdaptiveAveragePool", "AdaptiveMaxPool", "Add", "All", "Amax", "Amin", "Any", "Append",
@@ -50,7 +52,7 @@ _FUNCTION_NAMES = {
 
 
 def operator_function(name: str) -> Callable[..., Any]:
-    """What the operator `name` computes: a function of `keras.ops`, or taking an item."""
+    """The function of the operator `name`: one of `keras.ops`, or `operator.getitem`."""
     if name == "GetItem":
         return operator.getitem
     if name == "Einsum":
@@ -61,21 +63,21 @@ def operator_function(name: str) -> Callable[..., Any]:
     return ops_attribute  # type: ignore[no-any-return]
 
 
-def _einsum(*operands: Any, subscripts: str) -> Any:
+def _einsum(*operands: Tensor, subscripts: str) -> Tensor:
     return keras.ops.einsum(subscripts, *operands)
 
 
 def is_tensor(argument: Any) -> bool:
-    """Whether `value` is a symbolic tensor of either Keras, or a weight of a Keras 3 layer."""
-    # tf_keras has no public test for its own; eager tensors of TensorFlow carry no history
+    """Whether `argument` is a symbolic tensor of either Keras, or a weight of a Keras 3 layer."""
+    # tf_keras has no public test for its symbolic tensors; TensorFlow's eager tensors have no history
     return isinstance(argument, (keras.KerasTensor, keras.Variable)) or hasattr(argument, "_keras_history")
 
 
-def encode_argument(argument: Any, tensors: list[Any]) -> Any:
-    """`value` as JSON; a tensor becomes `{"tensor": i}` and is appended to `tensors`.
+def encode_argument(argument: Any, tensors: list[KerasTensor]) -> Any:
+    """`argument` as JSON; a tensor becomes `{"tensor": i}` and is appended to `tensors`.
 
     Raises:
-        TypeError: something that JSON cannot hold, such as a function.
+        TypeError: it holds something that JSON cannot, such as a function.
     """
     if is_tensor(argument):
         tensors.append(argument)
@@ -100,8 +102,8 @@ def encode_argument(argument: Any, tensors: list[Any]) -> Any:
     raise TypeError(f"a {type(argument).__name__} among its arguments")
 
 
-def decode_argument(encoded_argument: Any, tensors: Any) -> Any:
-    """The argument that `encode` turned into `value`, tensors put back in."""
+def decode_argument(encoded_argument: Any, tensors: Sequence[Tensor]) -> Any:
+    """The inverse of `encode_argument`, with `tensors` in place of those it collected."""
     if not isinstance(encoded_argument, dict):
         return encoded_argument
     ((tag, payload),) = ((key, encoded_argument[key]) for key in encoded_argument if key != "dtype")
@@ -115,8 +117,8 @@ def decode_argument(encoded_argument: Any, tensors: Any) -> Any:
     return slice(*elements) if tag == "slice" else tuple(elements) if tag == "tuple" else elements
 
 
-def apply_operator(name: str, call_arguments: dict[str, Any], tensors: Any) -> Any:
-    """The operator `name` on `tensors` and the stored arguments `{"args": .., "kwargs": ..}`."""
+def apply_operator(name: str, call_arguments: dict[str, Any], tensors: Sequence[Tensor]) -> TensorTree:
+    """Apply the operator `name` to `tensors` and the stored arguments `{"args": .., "kwargs": ..}`."""
     args = [decode_argument(encoded_argument, tensors) for encoded_argument in call_arguments["args"]]
-    kwargs = {key: decode_argument(value, tensors) for key, value in call_arguments["kwargs"].items()}
+    kwargs = {key: decode_argument(encoded, tensors) for key, encoded in call_arguments["kwargs"].items()}
     return operator_function(name)(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""Names for the twin's layers: unique, legal for TensorFlow, and as close to the original's as can be."""
+"""Names for the twin's layers: unique, legal in TensorFlow, and as close to the original names as possible."""
 
 import re
 
@@ -7,13 +7,13 @@ from edgepipe.models.keras3_graph import Keras3Graph, iter_calls
 
 
 def legal_name(name: str) -> str:
-    """`name` with what TensorFlow's scopes forbid replaced."""
+    """`name` with the characters replaced that TensorFlow's scopes forbid."""
     clean_name = re.sub(r"[^A-Za-z0-9_.\-]", "_", name)
     return clean_name if re.match(r"[A-Za-z0-9.]", clean_name) else f"layer{clean_name}"
 
 
 class LayerNames:
-    """The top's names are kept; what was inside a model or custom layer gets that one's name in front."""
+    """Top-level layers keep their names; layers inside a model or custom layer get its name as a prefix."""
 
     def __init__(self, graph: Keras3Graph) -> None:
         self.taken_names = {legal_name(input_name(tensor)) for tensor in graph.inputs}
@@ -23,7 +23,7 @@ class LayerNames:
                 self.name_by_id[id(call.operation)] = self.make_unique(f"{prefix}{call.operation.name}")
 
     def make_unique(self, wanted_name: str) -> str:
-        """`wanted`, made legal, with a number behind it if it is taken."""
+        """`wanted_name` made legal, with a number appended if it is taken."""
         name, number = legal_name(wanted_name), 2
         while name in self.taken_names:
             name, number = f"{legal_name(wanted_name)}_{number}", number + 1

@@ -1,4 +1,4 @@
-"""What a Keras file says about its model, read without TensorFlow: for `edgepipe init` and for messages."""
+"""Reads a model's inputs, outputs and layers from its Keras file without TensorFlow, for `init` and messages."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,23 +10,15 @@ from edgepipe.models.file_kind import detect_kind, find_code_layers, read_config
 
 Shape = tuple[int | None, ...]
 _SHAPE_PRESERVING = {
-    "Activation",
-    "BatchNormalization",
-    "Dropout",
-    "ELU",
-    "Identity",
-    "LayerNormalization",
-    "LeakyReLU",
-    "PReLU",
-    "ReLU",
-    "Softmax",
-}
+    "Activation", "BatchNormalization", "Dropout", "ELU", "Identity", "LayerNormalization", "LeakyReLU", "PReLU",
+    "ReLU", "Softmax",
+}  # fmt: skip
 _VALUE_PRESERVING = {"Dropout", "Flatten", "Identity", "Reshape", "Permute"}
 
 
 @dataclass(frozen=True)
 class PortDescription:
-    """An input or output: its layer, its shape with the batch axis (None where the file does not say), its dtype."""
+    """An input or output: its layer, its shape with the batch axis (None where unknown), its dtype."""
 
     name: str
     shape: Shape
@@ -35,14 +27,14 @@ class PortDescription:
 
 @dataclass(frozen=True)
 class ModelDescription:
-    """The outside of a model, its layers as (name, class), and the code it carries."""
+    """Inputs and outputs of a model, its layers as (name, class), and the code it contains."""
 
     kind: ArtifactKind
     inputs: tuple[PortDescription, ...]
     outputs: tuple[PortDescription, ...]
     last_activation: str  # of the first output; "linear" if there is none
     layers: tuple[tuple[str, str], ...]
-    code_layers: tuple[str, ...]  # layers that hold code, which need `allow_code: true`
+    code_layers: tuple[str, ...]  # layers that contain code, which need `allow_code: true`
 
 
 @dataclass(frozen=True)
@@ -51,18 +43,18 @@ class _LayerDescription:
     cls: str
     config: dict[str, Any]
     entry: dict[str, Any]
-    input_layers: tuple[str, ...]  # the layers it reads
+    input_layers: tuple[str, ...]  # names of the layers it reads
 
 
 def describe(path: Path) -> ModelDescription:
-    """Read what the `.keras` or `.h5` file at `path` says about its model.
+    """Describe the model in the `.keras` or `.h5` file at `path`.
 
     Raises:
-        InputError: the file is damaged or no Keras file, or the model is a class of its own, without a layer graph.
+        InputError: the file is damaged or not a Keras file, or the model is subclassed, without a graph of layers.
     """
     kind = detect_kind(path)
     if kind not in (ArtifactKind.KERAS, ArtifactKind.FLOAT):
-        raise InputError(f"{path}: a {kind} does not say how it is built; describe takes .keras and .h5 files")
+        raise InputError(f"{path}: a {kind} file does not describe its layers; only .keras and .h5 files do")
     model = read_config(path)
     layers = _layers(model)
     if not layers:
@@ -135,7 +127,7 @@ def _sequential_input(model: dict[str, Any], layers: list[_LayerDescription]) ->
 
 
 def _output_shape(layer: _LayerDescription, layer_by_name: dict[str, _LayerDescription]) -> Shape:
-    # The file says how many channels the last weights make; the rest of the shape only Keras could compute.
+    # the file gives the number of output channels; only Keras could compute the rest of the shape
     built_shape = (layer.entry.get("build_config") or {}).get("input_shape") or [None]
     if layer.cls == "InputLayer":
         return _input_port(layer).shape

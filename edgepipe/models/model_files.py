@@ -1,7 +1,7 @@
-"""Opening model files, and writing the two kinds of `.keras` that stages exchange.
+"""Loads model files, and writes the two kinds of `.keras` files that stages exchange.
 
-Nothing inside a model file is run unless the user says so: Lambda layers, functions and classes that would have to
-be imported are found in the file's JSON first (see `sniff`), and both Keras are told to refuse them too.
+No code inside a model file runs unless the user allows it: Lambda layers, and functions and classes that would have to
+be imported, are found in the file's JSON first (see `file_kind`), and both Keras libraries load in safe mode.
 """
 
 import io
@@ -22,20 +22,23 @@ from edgepipe.models import custom_objects
 from edgepipe.models.bridge import bridge
 from edgepipe.models.file_kind import detect_kind, find_code_layers, read_config
 from edgepipe.models.input_shapes import check_shapes
+from edgepipe.models.keras_types import AnyKerasModel, AnyKerasVariable, KerasModel, TfKerasModel
 from edgepipe.models.subclassed import to_functional
 
-_ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest a zip can hold: equal models, equal bytes
+_ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest date a zip can store: equal models, equal bytes
 _TRAINING_STATE = {"optimizer", "metrics"}
 
 
-def load_model(artifact: Artifact | Path, kind: ArtifactKind | None = None, allow_code: bool = False) -> Any:
-    """The model in `artifact`: a Keras 3 model for kind `keras`, a tf_keras one for `float`.
+def load_model(
+    artifact: Artifact | Path, kind: ArtifactKind | None = None, allow_code: bool = False
+) -> AnyKerasModel | Path:
+    """Load the model in `artifact`: a Keras 3 model for kind `keras`, a tf_keras one for `float`.
 
-    A Keras 3 file asked for as `float` goes through the bridge. A SavedModel, which is a program and can only be
-    converted, gives its path. Without `kind` the file's own is taken.
+    A Keras 3 file loaded as `float` is bridged. A SavedModel is a program and can only be converted; its path is
+    returned. `kind` defaults to the kind of the file.
 
     Raises:
-        InputError: missing, damaged or of another kind; holds code or unknown classes; is not built.
+        InputError: the file is missing, damaged or of another kind, holds code or unknown classes, or is not built.
     """
     path = artifact.path if isinstance(artifact, Artifact) else artifact
     file_kind = detect_kind(path)
@@ -45,13 +48,13 @@ def load_model(artifact: Artifact | Path, kind: ArtifactKind | None = None, allo
     if file_kind is ArtifactKind.SAVED_MODEL:
         return _saved_model_path(path, allow_code)
     if file_kind not in (ArtifactKind.KERAS, ArtifactKind.FLOAT):
-        raise InputError(f"{path}: a {file_kind} is no Keras model; expected a .keras or .h5 file")
+        raise InputError(f"{path}: a {file_kind} is not a Keras model; expected a .keras or .h5 file")
     model = _load_keras_file(path, file_kind, allow_code)
     _check_finite(path, model)
     return bridge(model).model if file_kind is not wanted_kind else model
 
 
-def _check_finite(path: Path, model: Any) -> None:
+def _check_finite(path: Path, model: AnyKerasModel) -> None:
     nonfinite_weights = [
         weight.path if hasattr(weight, "path") else weight.name for weight in model.weights if not _is_finite(weight)
     ]
@@ -61,7 +64,7 @@ def _check_finite(path: Path, model: Any) -> None:
         )
 
 
-def _is_finite(weight: Any) -> bool:
+def _is_finite(weight: AnyKerasVariable) -> bool:
     array = np.asarray(weight)
     return array.dtype.kind != "f" or bool(np.isfinite(array).all())
 
@@ -69,24 +72,24 @@ def _is_finite(weight: Any) -> bool:
 def _saved_model_path(path: Path, allow_code: bool) -> Path:
     if not allow_code:
         raise InputError(
-            f"{path}: a SavedModel is a program; say `allow_code: true` (--allow-code) if you trust who made it"
+            f"{path}: a SavedModel is a program; set `allow_code: true` (--allow-code) if you trust who made it"
         )
     return path
 
 
-def _load_keras_file(path: Path, kind: ArtifactKind, allow_code: bool) -> Any:
+def _load_keras_file(path: Path, kind: ArtifactKind, allow_code: bool) -> AnyKerasModel:
     code = find_code_layers(read_config(path), custom_objects.active_objects())
     if code and not allow_code:
         raise InputError(
             f"{path}: the file holds code or names code to import: {', '.join(code)}; "
-            "give classes of your own as `custom_objects: module:attribute` (--custom-objects), or say "
+            "give your own classes as `custom_objects: module:attribute` (--custom-objects), or set "
             "`allow_code: true` (--allow-code) if you trust who made it"
         )
     if keras.backend.backend() != "tensorflow":
-        raise ToolError(f"Keras runs on '{keras.backend.backend()}' here; set KERAS_BACKEND=tensorflow and start again")
+        raise ToolError(f"Keras runs on '{keras.backend.backend()}' here; set KERAS_BACKEND=tensorflow and restart")
     package: Any = keras if kind is ArtifactKind.KERAS else tf_keras
     try:
-        # not by scope alone: keras.utils.clear_session, which begins every stage, forgets those
+        # a scope alone is not enough: keras.utils.clear_session, which every stage starts with, clears it
         objects = dict(custom_objects.active_objects())
         model = package.saving.load_model(path, custom_objects=objects, compile=False, safe_mode=not allow_code)
     except Exception as error:
@@ -122,17 +125,17 @@ def _unknown_classes(config: dict[str, Any], package: Any) -> list[str]:
     return list(unknown_classes)
 
 
-def save_keras(model: Any, path: Path) -> None:
+def save_keras(model: KerasModel, path: Path) -> None:
     """Write a Keras 3 model to `path`, without optimizer or compile state; equal models give equal content digests."""
     _save(model, path)
 
 
-def save_float(model: Any, path: Path) -> None:
+def save_float(model: TfKerasModel, path: Path) -> None:
     """Write a tf_keras model to `path`, without optimizer or compile state; equal models give equal content digests."""
     _save(model, path)
 
 
-def _save(model: Any, path: Path) -> None:
+def _save(model: AnyKerasModel, path: Path) -> None:
     raw_path = path.with_name(f"{path.stem}.raw.keras")
     with wrap_storage_errors(str(path)):
         try:
@@ -143,7 +146,7 @@ def _save(model: Any, path: Path) -> None:
 
 
 def _write_canonical(raw_path: Path, path: Path) -> None:
-    # Keras writes today's date, the compile state, and as the id of a shared object its address in memory.
+    # Keras writes the current date, the compile state, and memory addresses as ids of shared objects
     with zipfile.ZipFile(raw_path) as source, zipfile.ZipFile(path, "w") as target:
         config = json.loads(source.read("config.json"))
         config.pop("compile_config", None)
@@ -153,7 +156,7 @@ def _write_canonical(raw_path: Path, path: Path) -> None:
             "config.json": json.dumps(_renumber_shared(config, {})).encode(),
             "model.weights.h5": _strip_training_state(source.read("model.weights.h5")),
         }
-        for name in source.namelist():  # vocabularies and such stand beside these three
+        for name in source.namelist():  # assets such as vocabularies are copied as they are
             target.writestr(zipfile.ZipInfo(name, _ZIP_DATE), canonical_members.get(name) or source.read(name))
 
 
@@ -164,7 +167,7 @@ def _renumber_shared(node: Any, number_by_id: dict[int, int]) -> Any:
         return node
     renumbered_node = dict(node)
     shared_id = renumbered_node.pop("shared_object_id", None)
-    # whether two layers share one policy object changes nothing, and differs between a fresh and a reloaded model
+    # whether layers share a policy object has no effect, and differs between a new and a reloaded model
     if shared_id is not None and node.get("class_name") != "DTypePolicy":
         renumbered_node["shared_object_id"] = number_by_id.setdefault(shared_id, len(number_by_id) + 1)
     return {

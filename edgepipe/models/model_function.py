@@ -1,6 +1,7 @@
-"""Models that a user's function builds."""
+"""Models built by a user's function."""
 
 import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,23 @@ from edgepipe.models.subclassed import to_functional
 
 
 def build_model(function: str, args: dict[str, Any], base: Path, splits: Splits | None) -> keras.Model:
-    """Call `module:function` with `args`; `input_shape` and `classes` come from the data if it takes them.
+    """Build a model with the user's function; `input_shape` and `classes` come from the data if it takes them.
+
+    Args:
+        function: `module:function`.
+        args: Its keyword arguments, which override those from the data.
+        base: Folder of the pipeline file, searched for the module first.
+        splits: The data; None if the pipeline has none.
 
     Raises:
-        InputError: the function fails, or gives anything but a built Keras 3 model.
+        InputError: the function fails, or returns anything but a built Keras 3 model.
     """
     model_function = references.load(function, base)
     call_args = {**_arguments_from_data(model_function, splits), **args}
     try:
         inspect.signature(model_function).bind(**call_args)
     except TypeError as error:
-        hint = "" if splits else "; without `data:`, input_shape and classes must stand in `args`"
+        hint = "" if splits else "; without `data:`, give input_shape and classes in `args`"
         raise InputError(f"'{function}' cannot be called with {sorted(call_args)}: {error}{hint}") from None
     try:
         model = model_function(**call_args)
@@ -37,15 +44,15 @@ def build_model(function: str, args: dict[str, Any], base: Path, splits: Splits 
 def _check_model(function: str, model: Any, splits: Splits | None) -> keras.Model:
     if not isinstance(model, keras.Model):
         model_class = f"{type(model).__module__}.{type(model).__qualname__}"
-        raise InputError(f"'{function}' must give a Keras 3 model (keras.Model), it gave a {model_class}")
+        raise InputError(f"'{function}' must return a Keras 3 model (keras.Model), it returned a {model_class}")
     if not isinstance(model, keras.Sequential) and not is_model(model):
         return to_functional(model, splits.train.x if splits else None)
     if not model.built:
-        raise InputError(f"the model of '{function}' has no weights yet; begin it with an Input of known shape")
+        raise InputError(f"the model of '{function}' has no weights yet; start it with an Input of known shape")
     return model
 
 
-def _arguments_from_data(model_function: Any, splits: Splits | None) -> dict[str, Any]:
+def _arguments_from_data(model_function: Callable[..., Any], splits: Splits | None) -> dict[str, Any]:
     if splits is None:
         return {}
     parameters = inspect.signature(model_function).parameters

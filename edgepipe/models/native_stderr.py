@@ -1,4 +1,4 @@
-"""What native code writes to stderr, kept off the terminal."""
+"""Captures what native code writes to stderr."""
 
 import contextlib
 import os
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 @contextlib.contextmanager
 def capture_stderr() -> Iterator[Callable[[], str]]:
-    """Keep what C++ and Python write to stderr off the terminal; the value given reads it."""
+    """Redirect stderr of C++ and Python to a temporary file; yields a function that reads it."""
     sys.stderr.flush()
     stderr_copy = os.dup(2)
     with tempfile.TemporaryFile() as log:

@@ -1,25 +1,25 @@
-"""Give every weight of a model a random value of sane size.
+"""Gives every weight of a model a random value of sane magnitude.
 
-Fresh weights hide mistakes: a BatchNormalization at identity gives the same outputs whether its weights are there or
-not. After `perturb` every weight counts, variances stay positive and activations neither die out nor explode.
+Fresh weights hide mistakes: a BatchNormalization at identity gives the same outputs with or without its weights. After
+`perturb` every weight matters, variances stay positive and activations neither vanish nor explode.
 """
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from edgepipe.core.arrays import Array
+from edgepipe.models.keras_types import AnyKerasLayer, AnyKerasModel, AnyKerasVariable
 
-# Variance of a kernel's sum. ReLU halves it, so 2 keeps activations level (He et al. 2015, arXiv 1502.01852), but the
-# linear bottlenecks of MobileNetV2 then grow into saturation; with 1 the input no longer shows in the last layers.
+# Variance gain of a kernel. ReLU halves the variance, so 2 keeps the activations' variance (He et al. 2015, arXiv
+# 1502.01852), but the linear bottlenecks of MobileNetV2 then saturate; with 1 the input does not reach the last layers.
 GAIN = 1.5
 
 
-def perturb(model: Any, seed: int = 0) -> None:
-    """Overwrite every weight of `model` (Keras 3 or tf_keras), the same for equal architectures and seeds."""
+def perturb(model: AnyKerasModel, seed: int = 0) -> None:
+    """Overwrite every weight of `model` (Keras 3 or tf_keras); equal architectures and seeds give equal weights."""
     generator = np.random.default_rng(seed)
     depthwise_ids = {id(weight) for layer in _all_layers(model) if _is_depthwise(layer) for weight in layer.weights}
     for weight in model.weights:
@@ -29,8 +29,8 @@ def perturb(model: Any, seed: int = 0) -> None:
 
 
 @contextlib.contextmanager
-def perturbed_weights(model: Any, seed: int = 0) -> Iterator[None]:
-    """`model` with perturbed weights inside the block; after it, bit for bit what it was."""
+def perturbed_weights(model: AnyKerasModel, seed: int = 0) -> Iterator[None]:
+    """Perturb the weights of `model` inside the block; afterwards they are restored bit for bit."""
     original_weights = [np.asarray(weight).copy() for weight in model.weights]
     try:
         perturb(model, seed)
@@ -41,24 +41,24 @@ def perturbed_weights(model: Any, seed: int = 0) -> Iterator[None]:
         refresh_normalization(model)
 
 
-def refresh_normalization(model: Any) -> None:
-    """Let layers that keep a second copy of their weights (Normalization) take it from the weights anew."""
+def refresh_normalization(model: AnyKerasModel) -> None:
+    """Update layers that hold a second copy of their weights (Normalization) from the weights."""
     for layer in _all_layers(model):
         if type(layer).__name__ == "Normalization" and layer.built:
             layer.finalize_state()
 
 
-def _all_layers(model: Any) -> list[Any]:
+def _all_layers(model: AnyKerasModel) -> list[AnyKerasLayer]:
     if isinstance(model, tf.Module):  # tf_keras
         return [module for module in model.submodules if module is not model]
     return list(model._flatten_layers(include_self=False))
 
 
-def _is_depthwise(layer: Any) -> bool:
-    return type(layer).__name__.startswith("Depthwise")  # Keras 3 calls its weight "kernel" like any other
+def _is_depthwise(layer: AnyKerasLayer) -> bool:
+    return type(layer).__name__.startswith("Depthwise")  # Keras 3 names its weight "kernel", as everywhere
 
 
-def _weight_role(weight: Any) -> str:
+def _weight_role(weight: AnyKerasVariable) -> str:
     return str(weight.name).split("/")[-1].split(":")[0]
 
 
@@ -67,7 +67,7 @@ def _draw_weight(role: str, shape: tuple[int, ...], generator: np.random.Generat
         return old_weight
     if "variance" in role:
         return generator.uniform(0.5, 1.5, shape).astype(old_weight.dtype)
-    if "gamma" in role:  # so that gamma^2 / variance is about one on average: no growth from layer to layer
+    if "gamma" in role:  # gamma^2 / variance averages about one: no growth from layer to layer
         return generator.uniform(0.5, 1.3, shape).astype(old_weight.dtype)
     if len(shape) < 2:
         return generator.normal(0, 0.05, shape).astype(old_weight.dtype)

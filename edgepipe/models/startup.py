@@ -1,4 +1,4 @@
-"""Loading TensorFlow without its start-up log, which no environment variable silences any more."""
+"""Loads TensorFlow without its start-up log, which no environment variable silences any more."""
 
 import sys
 
@@ -7,10 +7,10 @@ from edgepipe.models.native_stderr import capture_stderr
 
 
 def load_tensorflow() -> None:
-    """Import TensorFlow and both Keras libraries, keeping what C++ says of CPU features and CUDA off the terminal.
+    """Import TensorFlow and both Keras libraries; keep its C++ log about CPU features and CUDA off the terminal.
 
     Raises:
-        ToolError: it cannot be imported; the message holds what was said.
+        ToolError: it cannot be imported (the message ends with its log), or Keras runs on another backend.
     """
     if "tensorflow" in sys.modules:
         return
@@ -21,6 +21,6 @@ def load_tensorflow() -> None:
             import tf_keras  # noqa: F401
         except ImportError as error:
             raise ToolError(f"TensorFlow cannot be loaded: {error}; {read_stderr()[-400:]}") from error
-    tensorflow.get_logger().setLevel("ERROR")  # its hints on retracing are for who writes the training loop
+    tensorflow.get_logger().setLevel("ERROR")  # its retracing hints are for authors of training loops
     if keras.backend.backend() != "tensorflow":
         raise ToolError(f"Keras runs on '{keras.backend.backend()}'; edgepipe needs KERAS_BACKEND=tensorflow")

@@ -1,5 +1,6 @@
-"""Subclassed Keras 3 models as functional ones: traced where that shows everything, otherwise wrapped whole."""
+"""Subclassed Keras 3 models as functional ones: traced where a trace shows everything, otherwise kept as one layer."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -8,19 +9,20 @@ import numpy as np
 from edgepipe.core.arrays import Arrays
 from edgepipe.core.errors import InputError
 from edgepipe.models.keras3_graph import is_model, trace, uses_own_weights
+from edgepipe.models.keras_types import KerasModel, KerasTensor, TensorTree
 
 _BUILD_HINT = "build it with its input shape, `model.build((None, ...))`, or call it on a batch once"
 
 
-def to_functional(model: Any, samples: Arrays | None = None) -> Any:
-    """`model` itself if it has a graph of layers, else a functional model that does and holds the same.
+def to_functional(model: KerasModel, samples: Arrays | None = None) -> KerasModel:
+    """`model` itself if it has a graph of layers, else a functional model that computes the same with the same weights.
 
-    What the code of `call` does to symbolic tensors becomes the graph. Where that cannot be seen - TensorFlow
-    functions, other computations in training, weights of the model's own - the model stays one layer of a graph of one.
-    Shapes come from `data` (samples first), else from what the model was built with.
+    The graph is traced from `call` with symbolic tensors. If that cannot show everything (TensorFlow functions, a
+    different computation in training, weights owned by the model itself), the model becomes the only layer of the
+    graph. Input shapes come from `samples`, else from what the model was built with.
 
     Raises:
-        InputError: no input shape is known; or the model can neither be traced nor rebuilt from its get_config().
+        InputError: no input shape is known, or the model can neither be traced nor rebuilt from its get_config().
     """
     if is_model(model) or not isinstance(model, keras.Model):
         return model
@@ -33,10 +35,10 @@ def to_functional(model: Any, samples: Arrays | None = None) -> Any:
     return keras.Model(inputs, model(inputs), name=model.name)
 
 
-def _build_inputs(model: Any, samples: Arrays | None) -> Any:
+def _build_inputs(model: KerasModel, samples: Arrays | None) -> TensorTree:
     if samples is not None:
         if isinstance(samples, np.ndarray):
-            inputs: Any = _build_input(samples.shape, samples.dtype.name, "input")
+            inputs: TensorTree = _build_input(samples.shape, samples.dtype.name, "input")
         else:
             inputs = {name: _build_input(array.shape, array.dtype.name, name) for name, array in samples.items()}
         if not model.built:
@@ -46,12 +48,13 @@ def _build_inputs(model: Any, samples: Arrays | None) -> Any:
     shapes = list((config.get("shapes_dict") or config).values()) if config else []
     if len(shapes) != 1:
         raise InputError(
-            f"'{model.name}' is a subclassed model ({type(model).__name__}) whose input shape is not known; {_BUILD_HINT}"
+            f"'{model.name}' is a subclassed model ({type(model).__name__}) whose input shape is not known; "
+            f"{_BUILD_HINT}"
         )
     return _inputs_from_shapes(shapes[0], "input")
 
 
-def _inputs_from_shapes(shape: Any, name: str) -> Any:
+def _inputs_from_shapes(shape: Any, name: str) -> TensorTree:
     if isinstance(shape, dict):
         return {key: _inputs_from_shapes(sub_shape, key) for key, sub_shape in shape.items()}
     if any(isinstance(dimension, (list, tuple, dict)) for dimension in shape):
@@ -59,13 +62,13 @@ def _inputs_from_shapes(shape: Any, name: str) -> Any:
     return _build_input(shape, "float32", name)
 
 
-def _build_input(shape: Any, dtype: str, name: str) -> Any:
+def _build_input(shape: Sequence[int | None], dtype: str, name: str) -> KerasTensor:
     input_dtype = "float32" if dtype.startswith("float") or dtype == "uint8" else dtype
     return keras.Input(tuple(shape)[1:], dtype=input_dtype, name=name)
 
 
-def _check_rebuilds(model: Any) -> None:
-    """A model that is kept whole must be one that Keras can save."""
+def _check_rebuilds(model: KerasModel) -> None:
+    """Raise an `InputError` unless Keras can save a model that is kept as one layer."""
     try:
         type(model).from_config(model.get_config())
     except Exception as error:

@@ -1,4 +1,4 @@
-"""One Keras 3 layer or operator -> the tf_keras layers that do the same, or the reason why there are none."""
+"""Translates one Keras 3 layer or operator to tf_keras layers that compute the same, or says why that is impossible."""
 
 import inspect
 from collections.abc import Callable
@@ -10,34 +10,31 @@ import numpy as np
 import tf_keras
 
 from edgepipe.models import custom_objects
-from edgepipe.models.bridge_layers import Keras3Layer, LayerScale, Operator
+from edgepipe.models.bridge_layers import Keras3Layer, LayerScale, OperatorLayer
 from edgepipe.models.keras3_activations import ACTIVATIONS, PACKAGE
 from edgepipe.models.keras3_graph import is_builtin, twin_class
 from edgepipe.models.keras_operators import OPERATORS
+from edgepipe.models.keras_types import (
+    AnyKerasVariable,
+    KerasActivation,
+    KerasLayer,
+    KerasOperation,
+    KerasTensor,
+    TfKerasLayer,
+)
 
 UniqueNameFn = Callable[[str], str]
 
-# activations that tf_keras has under the same name with the same meaning
+# activations with the same name and meaning in tf_keras
 _SHARED_ACTIVATIONS = frozenset(
     {
-        "elu",
-        "exponential",
-        "gelu",
-        "linear",
-        "mish",
-        "relu",
-        "selu",
-        "sigmoid",
-        "softmax",
-        "softplus",
-        "softsign",
+        "elu", "exponential", "gelu", "linear", "mish", "relu", "selu", "sigmoid", "softmax", "softplus", "softsign",
         "tanh",
     }
-)
+)  # fmt: skip
 _ACTIVATION_ALIASES = {"swish": "swish", "silu": "swish", "hard_swish": "hard_silu"}
 _RELU6 = "relu6"
 _RENAMED_OPTIONS = {"LeakyReLU": {"negative_slope": "alpha"}}
-# what Keras 3 writes and nothing depends on once a layer is built, or what only names a Keras 3 feature left unused
 _COMMON_KEYS = {"name", "trainable", "dtype", "batch_input_shape"}
 _ACTIVATION_OPERATORS = {
     "Relu": "relu",
@@ -59,23 +56,23 @@ _WORKAROUND = "write it with keras.ops or built-in layers; a plain `convert` nee
 
 
 class UnsupportedLayerError(Exception):
-    """Why a layer cannot be carried over, and what to do about it."""
+    """A layer cannot be bridged; the text says why and what to do about it."""
 
 
 class NoTwinError(UnsupportedLayerError):
-    """Why tf_keras cannot do what a layer of Keras 3 does; it may stay one inside the twin."""
+    """tf_keras has no equivalent of a Keras 3 layer, which may stay a Keras 3 layer inside the twin."""
 
 
 @dataclass(frozen=True)
 class LayerChain:
-    """tf_keras layers to call one after the other in place of one Keras 3 layer."""
+    """tf_keras layers to call in sequence in place of one Keras 3 layer."""
 
-    layers: tuple[Any, ...]
-    keras3_reason: str = ""  # why (a part of) it stays a Keras 3 layer, if it does
+    layers: tuple[TfKerasLayer, ...]
+    keras3_reason: str = ""  # why (part of) it stays a Keras 3 layer; empty if it does not
 
     @property
-    def weights(self) -> list[Any]:
-        """The weights of all layers, in the order of the Keras 3 layer's."""
+    def weights(self) -> list[AnyKerasVariable]:
+        """The weights of all layers, in the order of the Keras 3 layer's weights."""
         return [
             weight
             for layer in self.layers
@@ -83,36 +80,36 @@ class LayerChain:
         ]
 
 
-def translate_layer(layer: Any, name: str, make_unique: UniqueNameFn) -> LayerChain:
+def translate_layer(layer: KerasLayer, name: str, make_unique: UniqueNameFn) -> LayerChain:
     """The tf_keras twin of the Keras 3 `layer`, called `name`; its weights are not set yet.
 
-    Where one layer becomes two, `fresh` makes the wished name of each unique. What tf_keras has no class or option for
-    stays a Keras 3 layer, wrapped.
+    Where one layer becomes two, `make_unique` makes the name of each unique. A layer for which tf_keras has no class or
+    option stays a Keras 3 layer, wrapped.
 
     Raises:
-        Uncarried: with the reason and what to do.
+        UnsupportedLayerError: the layer cannot be bridged; the text says why and what to do.
     """
     _check_layer(layer)
     if (twin_cls := twin_class(layer)) is not None:
         return _build_user_twin(twin_cls, layer, name)
     if not is_builtin(layer):
-        return _wrap_layer(layer, name, "its `call` cannot be opened up to see what it consists of")
+        return _wrap_layer(layer, name, "its `call` cannot be traced into layers and operators")
     try:
         return _translate_builtin(layer, name, make_unique)
     except NoTwinError as reason:
         return _wrap_layer(layer, name, str(reason))
 
 
-def _translate_builtin(layer: Any, name: str, make_unique: UniqueNameFn) -> LayerChain:
+def _translate_builtin(layer: KerasLayer, name: str, make_unique: UniqueNameFn) -> LayerChain:
     cls, config = type(layer).__name__, {**layer.get_config(), "name": name}
     if cls == "LayerScale":
-        return LayerChain((LayerScale.from_config({key: _convert_value(value) for key, value in config.items()}),))
+        return LayerChain((LayerScale.from_config({key: _convert_value(option) for key, option in config.items()}),))
     if cls == "StochasticDepth":
         return LayerChain((_stochastic_depth(layer, name),))
     if getattr(keras.layers, cls, None) is not type(layer) or not hasattr(tf_keras.layers, cls):
         raise NoTwinError("tf_keras has no layer of this class")
     if cls in _MISMATCHED_LAYERS:
-        raise NoTwinError("tf_keras's own layer of that name does something else or does not run")
+        raise NoTwinError("tf_keras's layer of that name does something else or does not run")
     if cls == "SeparableConv2D":
         return _split_separable(layer, config, make_unique)
     if cls == "Activation":
@@ -123,21 +120,20 @@ def _translate_builtin(layer: Any, name: str, make_unique: UniqueNameFn) -> Laye
     return LayerChain((_build_twin(cls, config),))
 
 
-def _build_user_twin(twin_cls: Any, layer: Any, name: str) -> LayerChain:
+def _build_user_twin(twin_cls: Any, layer: KerasLayer, name: str) -> LayerChain:
     try:
-        twin_layer = twin_cls.from_config(
-            {**{key: _convert_value(value) for key, value in layer.get_config().items()}, "name": name}
-        )
+        config = {key: _convert_value(option) for key, option in layer.get_config().items()}
+        twin_layer = twin_cls.from_config({**config, "name": name})
     except Exception as error:
         raise UnsupportedLayerError(
-            f"its tf_keras_twin cannot be made from its get_config(): {summarize_error(error)}"
+            f"its tf_keras_twin cannot be built from its get_config(): {summarize_error(error)}"
         ) from error
     if not isinstance(twin_layer, tf_keras.layers.Layer):
         raise UnsupportedLayerError(f"its tf_keras_twin is a {type(twin_layer).__name__}, not a layer of tf_keras")
     return LayerChain((twin_layer,))
 
 
-def _wrap_layer(layer: Any, name: str, reason: str) -> LayerChain:
+def _wrap_layer(layer: KerasLayer, name: str, reason: str) -> LayerChain:
     layer_classes = [
         type(component)
         for component in (*layer._flatten_layers(), getattr(layer, "activation", None))
@@ -157,25 +153,25 @@ def _wrap_layer(layer: Any, name: str, reason: str) -> LayerChain:
     if shapes[0] != shapes[1]:
         raise UnsupportedLayerError(
             f"{reason}, and rebuilt from its get_config() it has weights of shapes {shapes[1]} instead of {shapes[0]}; "
-            "make them in its build(input_shape)"
+            "create them in its build(input_shape)"
         )
     return LayerChain((twin,), reason)
 
 
 def summarize_error(error: Exception) -> str:
-    """The class of `error` and the first line of what it says."""
+    """The class of `error` and the first line of its text."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     first_line = next((line for line in lines if not line.startswith("Exception encountered")), "")
     return f"{type(error).__name__}: {first_line[:200]}"
 
 
-def _stochastic_depth(layer: Any, name: str) -> Any:
-    # whole samples are dropped (Huang et al. 2016, arXiv 1603.09382): one random number for each
+def _stochastic_depth(layer: KerasLayer, name: str) -> TfKerasLayer:
+    # drops whole samples (Huang et al. 2016, arXiv 1603.09382): one random number per sample
     rank = len(layer._inbound_nodes[0].input_tensors[0].shape)
     return tf_keras.layers.Dropout(layer.drop_path_rate, noise_shape=(None, *(1,) * (rank - 1)), name=name)
 
 
-def _check_layer(layer: Any) -> None:
+def _check_layer(layer: KerasLayer) -> None:
     if isinstance(layer, keras.layers.Lambda):
         raise UnsupportedLayerError(f"a Lambda holds Python code that needs values, not symbols; {_WORKAROUND}")
     if getattr(getattr(layer, "activation", None), "__name__", "") == "<lambda>":
@@ -219,13 +215,13 @@ def _split_separable(layer: Any, config: dict[str, Any], make_unique: UniqueName
     return LayerChain((depthwise, *pointwise_chain.layers), pointwise_chain.keras3_reason)
 
 
-def _split_activation(cls: str, layer: Any, config: dict[str, Any], make_unique: UniqueNameFn) -> LayerChain:
+def _split_activation(cls: str, layer: KerasLayer, config: dict[str, Any], make_unique: UniqueNameFn) -> LayerChain:
     activation = config["activation"]
     if activation is None or (
         isinstance(activation, str) and (activation in _SHARED_ACTIVATIONS or activation in ("silu", "swish"))
     ):
         return LayerChain((_build_twin(cls, config),))
-    # an activation that tf_keras lacks becomes a layer of its own, which compression can at least see
+    # an activation that tf_keras lacks becomes a separate layer, which compression can at least see
     activation_chain = _translate_activation(
         layer.activation, activation, make_unique(f"{config['name']}_activation"), make_unique
     )
@@ -234,12 +230,14 @@ def _split_activation(cls: str, layer: Any, config: dict[str, Any], make_unique:
     )
 
 
-def _translate_activation(function: Any, config: Any, name: str, make_unique: UniqueNameFn) -> LayerChain:
-    """The twin of the activation `function`, which Keras wrote as `config`: a name, or an object."""
+def _translate_activation(
+    function: KerasActivation, config: str | dict[str, Any], name: str, make_unique: UniqueNameFn
+) -> LayerChain:
+    """The twin of the activation `function`, which Keras serialized as `config`: a name, or an object."""
     if isinstance(function, keras.Layer):
         if not function.built:
             raise UnsupportedLayerError(
-                "its activation is a layer that Keras has not built; call that layer by itself behind it"
+                "its activation is a layer that Keras has not built; call that layer separately, after this one"
             )
         return translate_layer(function, name, make_unique)
     if config == _RELU6:
@@ -265,32 +263,32 @@ def _activation_name(activation: Any) -> str:
     raise NoTwinError(f"its activation '{activation}' has no twin in tf_keras")
 
 
-def _build_twin(cls: str, config: dict[str, Any]) -> Any:
+def _build_twin(cls: str, config: dict[str, Any]) -> TfKerasLayer:
     twin_cls = getattr(tf_keras.layers, cls)
-    if cls == "MultiHeadAttention":  # its from_config wants shapes that only tf_keras would have stored
+    if cls == "MultiHeadAttention":  # its from_config requires shapes that only tf_keras stores
         return twin_cls(**_twin_config(cls, config))
     return twin_cls.from_config(_twin_config(cls, config))
 
 
 def _twin_config(cls: str, config: dict[str, Any]) -> dict[str, Any]:
     twin_cls, original_cls = getattr(tf_keras.layers, cls), getattr(keras.layers, cls)
-    renamed_options = {_RENAMED_OPTIONS.get(cls, {}).get(key, key): value for key, value in config.items()}
+    renamed_options = {_RENAMED_OPTIONS.get(cls, {}).get(key, key): option for key, option in config.items()}
     accepted_options = constructor_defaults(twin_cls).keys() | _COMMON_KEYS
-    ignored_options = accepted_options | {"seed"}  # no stream of random numbers survives the crossing anyway
+    ignored_options = accepted_options | {"seed"}  # random number streams differ between the two anyway
     lost_options = {
-        key: value
-        for key, value in renamed_options.items()
-        if key not in ignored_options and is_significant_option(value, constructor_defaults(original_cls).get(key))
+        key: option
+        for key, option in renamed_options.items()
+        if key not in ignored_options and is_significant_option(option, constructor_defaults(original_cls).get(key))
     }
     if lost_options:
-        options = ", ".join(f"{key}={value!r}" for key, value in lost_options.items())
+        options = ", ".join(f"{key}={option!r}" for key, option in lost_options.items())
         raise NoTwinError(f"tf_keras has no option {options}")
-    return {key: _convert_option(key, value) for key, value in renamed_options.items() if key in accepted_options}
+    return {key: _convert_option(key, option) for key, option in renamed_options.items() if key in accepted_options}
 
 
 def constructor_defaults(cls: Any) -> dict[str, Any]:
-    """The options a layer class of either Keras takes, with their defaults."""
-    # Constructors pass on to their bases, so what the bases take the class takes too.
+    """The options that a layer class of either Keras accepts, with their defaults."""
+    # constructors pass options on to their bases, so the class accepts those of its bases too
     defaults: dict[str, Any] = {}
     for base in cls.__mro__[:-1]:
         if base.__module__.split(".")[0] in ("keras", "tf_keras") and "__init__" in vars(base):
@@ -298,27 +296,24 @@ def constructor_defaults(cls: Any) -> dict[str, Any]:
             defaults = {**{key: parameter.default for key, parameter in signature.parameters.items()}, **defaults}
     if issubclass(cls, tf_keras.layers.RNN):
         defaults["zero_output_for_mask"] = False  # taken out of its **kwargs
-    return {key: value for key, value in defaults.items() if key not in ("self", "args", "kwargs")}
+    return {key: default for key, default in defaults.items() if key not in ("self", "args", "kwargs")}
 
 
-def is_significant_option(value: Any, default: Any) -> bool:
-    """Whether an option that the other Keras lacks changes what the layer does."""
-    # channels_last is what a tf_keras layer without that option does; channels_first was refused before
-    return value not in (None, False, "channels_last") and value != default
+def is_significant_option(option: Any, default: Any) -> bool:
+    """Whether the value of an option that the other Keras lacks changes what the layer computes."""
+    # a tf_keras layer without the option data_format is channels_last; channels_first was refused before
+    return option not in (None, False, "channels_last") and option != default
 
 
-def _convert_option(key: str, value: Any) -> Any:
-    if (
-        key.endswith("activation")
-        and value is not None
-        and not (isinstance(value, dict) and "layers" in str(value.get("module")))
-    ):
-        return _activation_name(value)
-    return _convert_value(value)
+def _convert_option(key: str, option: Any) -> Any:
+    is_layer = isinstance(option, dict) and "layers" in str(option.get("module"))
+    if key.endswith("activation") and option is not None and not is_layer:
+        return _activation_name(option)
+    return _convert_value(option)
 
 
 def _convert_value(value: Any) -> Any:
-    """A value of a Keras 3 config as tf_keras writes it: policies by name, objects without what is new in Keras 3."""
+    """A value of a Keras 3 config in tf_keras form: policies by name, objects without the keys new in Keras 3."""
     if isinstance(value, (list, tuple)):
         return type(value)(_convert_value(element) for element in value)
     if not isinstance(value, dict) or "class_name" not in value:
@@ -335,14 +330,20 @@ def _convert_value(value: Any) -> Any:
             "class_name": cls,
             "config": {key: _convert_value(element) for key, element in config.items() if not key.endswith("put_axes")},
         }
-    raise NoTwinError(f"it holds a '{value.get('registered_name') or cls}', which tf_keras does not know")
+    raise NoTwinError(f"it contains a '{value.get('registered_name') or cls}', which tf_keras does not know")
 
 
-def translate_operator(operation: Any, tensors: list[Any], arguments: str, name: str) -> LayerChain:
-    """The tf_keras twin of a `keras.ops` node; layers that compression knows are preferred to our own.
+def translate_operator(operation: KerasOperation, tensors: list[KerasTensor], arguments: str, name: str) -> LayerChain:
+    """The tf_keras twin of a `keras.ops` node: a standard layer, which compression knows, or an `OperatorLayer`.
+
+    Args:
+        operation: The Operation of the node.
+        tensors: The symbolic tensors (or weights) among its arguments.
+        arguments: All its arguments as JSON, with `{"tensor": i}` for `tensors[i]`.
+        name: Name of the layer.
 
     Raises:
-        Uncarried: the operator is not one that a graph may hold.
+        UnsupportedLayerError: the operator cannot be bridged.
     """
     cls = type(operation).__name__
     if cls not in OPERATORS or not type(operation).__module__.startswith("keras."):
@@ -355,10 +356,10 @@ def translate_operator(operation: Any, tensors: list[Any], arguments: str, name:
         return LayerChain((tf_keras.layers.Activation(_activation_name(_ACTIVATION_OPERATORS[cls]), name=name),))
     if cls == "Relu6":
         return LayerChain((tf_keras.layers.ReLU(6.0, name=name),))
-    return LayerChain((Operator(cls, arguments, name=name),))
+    return LayerChain((OperatorLayer(cls, arguments, name=name),))
 
 
-def _are_mergeable(tensors: list[Any]) -> bool:
-    # tf_keras's merging layers take no weights, do not convert types, and line up ranks in a way of their own
+def _are_mergeable(tensors: list[KerasTensor]) -> bool:
+    # tf_keras's merging layers take no weights, do not convert types, and broadcast ranks differently
     are_symbolic = all(isinstance(tensor, keras.KerasTensor) for tensor in tensors)
     return are_symbolic and len({(tensor.dtype, len(tensor.shape)) for tensor in tensors}) == 1

@@ -1,6 +1,6 @@
-"""Runs a pipeline: each step from the cache if nothing that decides it has changed, else anew.
+"""Runs a pipeline: a step runs only if something that determines its result has changed since it was cached.
 
-The flow is `run` below: for each step its key, then the cached result or the context, then the next.
+The flow is `run` below: for each step compute the cache key, then take the cached result or run the stage.
 """
 
 import platform
@@ -25,62 +25,62 @@ from edgepipe.stages.context import StageContext
 
 @dataclass(frozen=True)
 class StepResult:
-    """A step that is done: what it made, and whether the cache had it."""
+    """The result of a step, and whether it came from the cache."""
 
     step: Step
-    stored: StoredArtifact
-    cached: bool
+    stored_artifact: StoredArtifact
+    from_cache: bool
     notes: tuple[str, ...] = ()  # of this run only, such as a damaged cache entry
 
 
 @dataclass
 class Run:
-    """A pipeline being run: its results so far, in order."""
+    """A pipeline being run, and its results so far, in order."""
 
     pipeline: Pipeline
     cache: Cache
     progress: Progress
-    results: list[StepResult] = field(default_factory=list)
-    said: set[str] = field(default_factory=set)
-    _loaded: dict[frozenset[Any], Any] = field(default_factory=dict)
+    step_results: list[StepResult] = field(default_factory=list)
+    shown_notes: set[str] = field(default_factory=set)
+    _loaded_splits: dict[frozenset[Any], Any] = field(default_factory=dict)
     _task: Any = None
 
     @property
-    def earlier(self) -> dict[str, Artifact]:
-        """The artifacts made so far, by the name of their step."""
-        return {result.step.name: result.stored.artifact for result in self.results}
+    def earlier_artifacts(self) -> dict[str, Artifact]:
+        """The artifacts of the steps so far, by step name."""
+        return {step_result.step.name: step_result.stored_artifact.artifact for step_result in self.step_results}
 
 
 def run(pipeline: Pipeline, cache: Cache, progress: Progress) -> Run:
-    """Run all steps of `pipeline` and give their results.
+    """Run all steps of `pipeline` and return their results.
 
     Raises:
-        EdgepipeError: bad input, a full disk, a tool that is missing. What was done until then stays in the cache,
-            and the next run goes on from there.
+        EdgepipeError: bad input, a full disk, a missing tool. Finished steps stay in the cache, and the next run
+            continues from there.
     """
     state = Run(pipeline, cache, progress)
     with cache.shared_lock():
-        data = _data_identity(pipeline, cache)
-        before = ""
+        data_identity = _data_identity(pipeline, cache)
+        previous_key = ""
         for number, step in enumerate(pipeline.steps, 1):
-            before = _key(state, step, before, data)
-            state.results.append(_step(state, step, before, number))
+            previous_key = _cache_key(state, step, previous_key, data_identity)
+            state.step_results.append(_run_step(state, step, previous_key, number))
     return state
 
 
-def _step(state: Run, step: Step, key: str, number: int) -> StepResult:
-    of = len(state.pipeline.steps)
-    found, notes = _cached(state, key)
-    if found is not None:
-        state.progress.stage(step.name, number, of, "cached")
-        return StepResult(step, found, cached=True)
-    state.progress.stage(step.name, number, of, "running")
-    stored = _work(state, step, key)
-    state.progress.stage(step.name, number, of, f"done in {stored.entry.cost.wall:.1f} s")
-    return StepResult(step, stored, cached=False, notes=notes)
+def _run_step(state: Run, step: Step, key: str, number: int) -> StepResult:
+    step_count = len(state.pipeline.steps)
+    cached_artifact, notes = _find_cached(state, key)
+    if cached_artifact is not None:
+        state.progress.stage(step.name, number, step_count, "cached")
+        return StepResult(step, cached_artifact, from_cache=True)
+    state.progress.stage(step.name, number, step_count, "running")
+    stored_artifact = _execute_step(state, step, key)
+    state.progress.stage(step.name, number, step_count, f"done in {stored_artifact.entry.cost.wall:.1f} s")
+    return StepResult(step, stored_artifact, from_cache=False, notes=notes)
 
 
-def _cached(state: Run, key: str) -> tuple[StoredArtifact | None, tuple[str, ...]]:
+def _find_cached(state: Run, key: str) -> tuple[StoredArtifact | None, tuple[str, ...]]:
     try:
         return state.cache.find(key), ()
     except DamagedEntryError as damage:
@@ -90,51 +90,49 @@ def _cached(state: Run, key: str) -> tuple[StoredArtifact | None, tuple[str, ...
         return None, (note,)
 
 
-def _work(state: Run, step: Step, key: str) -> StoredArtifact:
-    artifact = state.results[-1].stored.artifact if state.results else None
-    _check_kind(step, artifact)
-    if "tensorflow" in step.stage.tools:
+def _execute_step(state: Run, step: Step, key: str) -> StoredArtifact:
+    input_artifact = state.step_results[-1].stored_artifact.artifact if state.step_results else None
+    _check_kind(step, input_artifact)
+    if step.stage.uses_tensorflow:
         load_tensorflow()
     with state.cache.workspace() as folder:
-        with _no_exit(), _own_classes(state, step):
-            context = _context(state, step, artifact, folder)
+        with _refuse_exit(), _user_classes(state, step):
+            context = _build_context(state, step, input_artifact, folder)
             notes = _data_notes(state, context)
             with cost.measure_cost() as meter, wrap_disk_full_errors(f"stage '{step.name}'"):
-                made, outcome = step.stage.run(context)
+                output_artifact, outcome = step.stage.run(context)
         outcome = outcome.model_copy(update={"notes": (*notes, *outcome.notes)})
-        if not made.path.is_relative_to(folder):
-            made = _adopted(made, folder)
-        return state.cache.store(folder, key, step.name, made, outcome, meter.cost)
+        if not output_artifact.path.is_relative_to(folder):
+            output_artifact = _copy_into(output_artifact, folder)
+        return state.cache.store(folder, key, step.name, output_artifact, outcome, meter.cost)
 
 
 @contextmanager
-def _own_classes(state: Run, step: Step) -> Iterator[None]:
-    """The user's own layer classes, known to whatever the stage loads."""
-    source, base = state.pipeline.source, state.pipeline.base_folder
+def _user_classes(state: Run, step: Step) -> Iterator[None]:
+    """Make the user's own layer classes known to Keras while the stage runs."""
+    source, base_folder = state.pipeline.source, state.pipeline.base_folder
     if "keras" not in step.stage.tools or not (source.custom_objects or source.function):
         yield
         return
     from edgepipe.models import custom_objects
 
-    objects = custom_objects.load(source.custom_objects, base) if source.custom_objects else {}
-    of_function = custom_objects.load_module_classes(source.function, base) if source.function else {}
-    with custom_objects.scope({**of_function, **objects}):
+    named_classes = custom_objects.load(source.custom_objects, base_folder) if source.custom_objects else {}
+    function_classes = custom_objects.load_module_classes(source.function, base_folder) if source.function else {}
+    with custom_objects.scope({**function_classes, **named_classes}):
         yield
 
 
 @contextmanager
-def _no_exit() -> Iterator[None]:
-    """Keep the user's own code from ending the process with an exit code of its own."""
+def _refuse_exit() -> Iterator[None]:
+    """Turn an exit() in the user's own code into an error."""
     try:
         yield
     except SystemExit as end:
-        raise InputError(
-            f"code that the pipeline names called exit({end.code}); let it raise an error instead"
-        ) from end
+        raise InputError(f"your code called exit({end.code}); let it raise an error instead") from end
 
 
 def _data_notes(state: Run, context: StageContext) -> list[str]:
-    """What is worth knowing of the data, said once, by the first stage that is given it.
+    """Notes on the data, for the first stage that uses it.
 
     Raises:
         InputError: labels that no classifier can be trained on, such as those of one class only.
@@ -142,13 +140,13 @@ def _data_notes(state: Run, context: StageContext) -> list[str]:
     if context.splits is None:
         return []
     task = state.pipeline.task
-    found = list(context.splits.notes)
+    notes = list(context.splits.notes)
     if task is not None and task.family == "one" and task.decode is None:
-        for split, part in context.splits.data_by_split.items():
-            found += check_labels(part.y, context.splits.class_count, f"the {split} split")
-    fresh = [note for note in found if note not in state.said]
-    state.said.update(fresh)
-    return fresh
+        for split, split_data in context.splits.data_by_split.items():
+            notes += check_labels(split_data.y, context.splits.class_count, f"the {split} split")
+    new_notes = [note for note in notes if note not in state.shown_notes]
+    state.shown_notes.update(new_notes)
+    return new_notes
 
 
 def _check_kind(step: Step, artifact: Artifact | None) -> None:
@@ -158,44 +156,52 @@ def _check_kind(step: Step, artifact: Artifact | None) -> None:
         )
 
 
-def _adopted(made: Artifact, folder: Path) -> Artifact:
-    # A stage that only looks hands its input on; the entry keeps a copy, so that it stands by itself.
-    target = folder / made.path.name
-    (shutil.copytree if made.path.is_dir() else shutil.copyfile)(made.path, target)
-    return Artifact(made.kind, target, made.digest)
+def _copy_into(artifact: Artifact, folder: Path) -> Artifact:
+    # A stage may return its input, as `validate` does; each cache entry has a copy, so that none depends on another.
+    target = folder / artifact.path.name
+    (shutil.copytree if artifact.path.is_dir() else shutil.copyfile)(artifact.path, target)
+    return Artifact(artifact.kind, target, artifact.digest)
 
 
-def _context(state: Run, step: Step, artifact: Artifact | None, folder: Path) -> StageContext:
+def _build_context(state: Run, step: Step, artifact: Artifact | None, folder: Path) -> StageContext:
     pipeline = state.pipeline
     return StageContext(
-        stage_name=step.name, input_artifact=artifact, output_folder=folder, seed=_seed(pipeline, step),
-        base_folder=pipeline.base_folder, progress=state.progress, pipeline=step.pipeline, splits=_splits(state, step),
-        task_if_any=_goal(state), allow_code=pipeline.source.allow_code, earlier_artifacts=state.earlier,
+        stage_name=step.name,
+        input_artifact=artifact,
+        output_folder=folder,
+        seed=_step_seed(pipeline, step),
+        base_folder=pipeline.base_folder,
+        progress=state.progress,
+        pipeline=step.pipeline,
+        splits=_load_splits(state, step),
+        task_if_any=_load_task(state),
+        allow_code=pipeline.source.allow_code,
+        earlier_artifacts=state.earlier_artifacts,
         cache=state.cache,
-    )  # fmt: skip
+    )
 
 
-def _seed(pipeline: Pipeline, step: Step) -> int:
-    """A seed of the step's own, so that a stage draws the same numbers whatever ran before it in this process."""
+def _step_seed(pipeline: Pipeline, step: Step) -> int:
+    """A seed for each step, so that a stage draws the same numbers whatever ran before it in this process."""
     return int(json_digest([pipeline.seed, step.name])[:8], 16) % 2**31
 
 
-def _splits(state: Run, step: Step) -> Any:
-    spec, wanted = state.pipeline.data, step.stage.splits
-    if spec is None or not wanted or not _uses_data(state, step):
+def _load_splits(state: Run, step: Step) -> Any:
+    pipeline, names = state.pipeline, step.stage.splits
+    if pipeline.data is None or not names or not _uses_data(state, step):
         return None
-    if wanted not in state._loaded:
+    if names not in state._loaded_splits:
         from edgepipe.data.dataset_loading import load
 
-        state._loaded[wanted] = load(spec, state.pipeline.base_folder, state.pipeline.seed, wanted)
-    return state._loaded[wanted]
+        state._loaded_splits[names] = load(pipeline.data, pipeline.base_folder, pipeline.seed, names)
+    return state._loaded_splits[names]
 
 
 def _uses_data(state: Run, step: Step) -> bool:
     return step.name != SOURCE_NAME or state.pipeline.source.function is not None
 
 
-def _goal(state: Run) -> Any:
+def _load_task(state: Run) -> Any:
     if state._task is None and state.pipeline.task is not None:
         from edgepipe.tasks.quality import build_task
 
@@ -211,8 +217,8 @@ def _data_identity(pipeline: Pipeline, cache: Cache) -> dict[str, Any] | None:
     return identity(pipeline.data, pipeline.base_folder, cache.root / "digests.sqlite")
 
 
-def _key(state: Run, step: Step, before: str, data: dict[str, Any] | None) -> str:
-    """The digest of everything that decides what `step` makes."""
+def _cache_key(state: Run, step: Step, previous_key: str, data_identity: dict[str, Any] | None) -> str:
+    """The digest of everything that determines the result of `step`."""
     pipeline, stage = state.pipeline, step.stage
     uses_data = bool(stage.splits) and _uses_data(state, step)
     return json_digest(
@@ -220,11 +226,11 @@ def _key(state: Run, step: Step, before: str, data: dict[str, Any] | None) -> st
             "stage": step.name,
             "options": stage.model_dump(mode="json"),
             "source": registry.code_identity(step.source, type(stage)),
-            "before": before,
-            "input": state.results[-1].stored.artifact.digest if state.results else None,
-            "data": data if uses_data else None,
+            "before": previous_key,
+            "input": state.step_results[-1].stored_artifact.artifact.digest if state.step_results else None,
+            "data": data_identity if uses_data else None,
             "task": _task_identity(pipeline) if uses_data else None,
-            "seed": _seed(pipeline, step),
+            "seed": _step_seed(pipeline, step),
             "split_seed": pipeline.seed if uses_data else None,
             "tools": {package: references.installed_version(package) for package in ("edgepipe", *stage.tools)},
             "python": platform.python_version(),

@@ -1,4 +1,4 @@
-"""A pipeline, read and checked without TensorFlow: every problem at once, each with its place."""
+"""Reads and checks a pipeline without TensorFlow: reports every problem at once, each with line and column."""
 
 import json
 from collections.abc import Mapping
@@ -16,13 +16,12 @@ from edgepipe.pipeline.settings import KEYS, Settings, apply_settings, default_n
 from edgepipe.stages import registry
 from edgepipe.stages.base import Stage
 from edgepipe.stages.context import PipelineInfo
-from edgepipe.stages.model_source import Source
-from edgepipe.stages.model_source import parse as parse_source
+from edgepipe.stages.model_source import Source, parse_source
 from edgepipe.stages.registry import StageSource
-from edgepipe.stages.teacher_models import TEACH
+from edgepipe.stages.teacher_models import TEACHER_KINDS
 from edgepipe.tasks.task_spec import TaskSpec, parse_task
 
-REQUIRED = ("name", "model", "stages")
+REQUIRED_KEYS = ("name", "model", "stages")
 SOURCE_NAME = "model"
 SOURCE_STAGE = StageSource(SOURCE_NAME, "edgepipe.stages.model_source:Source", "edgepipe")
 MAPPING_NAME = "the pipeline mapping"
@@ -30,7 +29,7 @@ MAPPING_NAME = "the pipeline mapping"
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a run: a stage, the name that options, `teacher:` and reports point to, and where its class is from."""
+    """One step of a run: a stage, its name in `--set`, `teacher:` and the report, and where its class comes from."""
 
     name: str
     stage: Stage
@@ -39,13 +38,13 @@ class Step:
 
     @property
     def type(self) -> str:
-        """What the pipeline calls the stage."""
+        """The stage's type, such as `prune`; its `name` may differ."""
         return self.source.name
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A checked pipeline. `steps` begins with the model source, named `model`."""
+    """A checked pipeline. The first of `steps` is the model source, named `model`."""
 
     name: str
     description: str
@@ -59,25 +58,25 @@ class Pipeline:
 
 
 def load(pipeline: Path | str | Mapping[str, Any], settings: Settings = ()) -> Pipeline:
-    """The checked pipeline of a file, or of a mapping that holds what a file would.
+    """Check a pipeline file, or a mapping with the same content.
 
     Paths and modules are relative to the folder of the file; for a mapping to the current one. `settings` override
     options (`stages.prune.sparsity=0.8`).
 
     Raises:
         ConfigError: all problems of the file, each with line and column.
-        InputError: the file cannot be read, or a mapping holds what YAML cannot.
+        InputError: the file cannot be read, or a mapping holds values that YAML has no form for.
     """
     is_mapping = isinstance(pipeline, Mapping)
     document = _mapping_document(pipeline) if isinstance(pipeline, Mapping) else config.read(pipeline)
     if isinstance(document.content, dict):
         apply_settings(document, settings)
     file = Path(MAPPING_NAME if is_mapping else str(pipeline))
-    parsed = _Parser(document, file, Path.cwd() if is_mapping else file.resolve().parent).pipeline()
+    checked_pipeline = _Parser(document, file, Path.cwd() if is_mapping else file.resolve().parent).pipeline()
     document.raise_problems()
-    if parsed is None:
+    if checked_pipeline is None:
         raise ConfigError([Problem(str(file), 1, 1, "", "not a pipeline")])
-    return parsed
+    return checked_pipeline
 
 
 def _mapping_document(pipeline: Mapping[str, Any]) -> Document:
@@ -93,10 +92,10 @@ def _mapping_document(pipeline: Mapping[str, Any]) -> Document:
     return document
 
 
-def _path_text(value: Any) -> str:
-    if isinstance(value, Path):
-        return str(value)
-    raise TypeError(f"found {value!r:.60} of type {type(value).__name__}")
+def _path_text(raw_value: Any) -> str:
+    if isinstance(raw_value, Path):
+        return str(raw_value)
+    raise TypeError(f"found {raw_value!r:.60} of type {type(raw_value).__name__}")
 
 
 class _Parser:
@@ -107,65 +106,74 @@ class _Parser:
         self.file = file
         self.base_folder = base_folder
         self.steps: list[Step] = []
-        self.kind_by_stage: dict[str, ArtifactKind | None] = {}  # also of stages that have problems of their own
-        self.previous_entry = SOURCE_NAME  # also one that could not be read
+        self.kind_by_stage: dict[str, ArtifactKind | None] = {}  # including stages with problems
+        self.previous_entry = SOURCE_NAME  # even if it could not be read
         self.keys: frozenset[str] = frozenset()
-        self.missing_keys: set[str] = set()  # that a stage needs, each reported once
+        self.missing_keys: set[str] = set()  # needed by a stage and already reported
         self.data: DataSpec | None = None
         self.task: TaskSpec | None = None
 
     def pipeline(self) -> Pipeline | None:
-        data = self.document.content
-        if self.document.problems and not isinstance(data, dict):
+        content = self.document.content
+        if self.document.problems and not isinstance(content, dict):
             return None
-        if not isinstance(data, dict):
+        if not isinstance(content, dict):
             self.document.add_problem(
-                (), f"a pipeline is a mapping with {', '.join(KEYS)}; found {describe_value(data)}"
+                (), f"a pipeline is a mapping with {', '.join(KEYS)}; found {describe_value(content)}"
             )
             return None
-        self._check_keys(data)
-        source = parse_source(self.document, ("model",), data["model"], self.base_folder) if "model" in data else None
-        self.keys = frozenset(data)
-        if "data" in data:
-            self.data = parse_data(self.document, ("data",), data["data"], self.base_folder)
-        if "task" in data:
-            self.task = parse_task(self.document, ("task",), data["task"], self.base_folder)
-        name = self._text(data, "name", "pipeline")
-        if "stages" in data:
-            self._parse_stages(data["stages"], source)
+        self._check_keys(content)
+        source = None
+        if "model" in content:
+            source = parse_source(self.document, ("model",), content["model"], self.base_folder)
+        self.keys = frozenset(content)
+        if "data" in content:
+            self.data = parse_data(self.document, ("data",), content["data"], self.base_folder)
+        if "task" in content:
+            self.task = parse_task(self.document, ("task",), content["task"], self.base_folder)
+        name = self._text(content, "name", "pipeline")
+        if "stages" in content:
+            self._parse_stages(content["stages"], source)
         if self.document.problems or source is None:
             return None
         return Pipeline(
-            name, self._text(data, "description", ""), self.file, self.base_folder, self._seed(data), source, self.data,
-            self.task, tuple(self.steps),
-        )  # fmt: skip
+            name=name,
+            description=self._text(content, "description", ""),
+            file=self.file,
+            base_folder=self.base_folder,
+            seed=self._seed(content),
+            source=source,
+            data=self.data,
+            task=self.task,
+            steps=tuple(self.steps),
+        )
 
-    def _check_keys(self, data: Mapping[str, Any]) -> None:
-        for key in data:
+    def _check_keys(self, content: Mapping[str, Any]) -> None:
+        for key in content:
             if key not in KEYS:
                 self.document.add_problem((key,), f"unknown option{did_you_mean(key, KEYS)}", anchor="key")
-        for key in REQUIRED:
-            if key not in data:
+        for key in REQUIRED_KEYS:
+            if key not in content:
                 self.document.add_problem((key,), "is required but missing")
-        self._seed(data)
+        self._seed(content)
 
-    def _text(self, data: Mapping[str, Any], key: str, default: str) -> str:
-        value = data.get(key, default)
-        if not isinstance(value, str) or (key == "name" and not _is_plain_name(value)):
-            allowed = "a name of letters, digits, '-', '_' and '.'" if key == "name" else "a text"
-            self.document.add_problem((key,), f"must be {allowed}; found {describe_value(value)}")
+    def _text(self, content: Mapping[str, Any], key: str, default: str) -> str:
+        text = content.get(key, default)
+        if not isinstance(text, str) or (key == "name" and not _is_plain_name(text)):
+            expectation = "a name of letters, digits, '-', '_' and '.'" if key == "name" else "a text"
+            self.document.add_problem((key,), f"must be {expectation}; found {describe_value(text)}")
             return default
-        return value
+        return text
 
-    def _seed(self, data: Mapping[str, Any]) -> int:
-        value = data.get("seed", 0)
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**31:
+    def _seed(self, content: Mapping[str, Any]) -> int:
+        seed = content.get("seed", 0)
+        if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**31:
             if not any(problem.path == "seed" for problem in self.document.problems):
                 self.document.add_problem(
-                    ("seed",), f"must be an integer from 0 to 2147483647; found {describe_value(value)}"
+                    ("seed",), f"must be an integer from 0 to 2147483647; found {describe_value(seed)}"
                 )
             return 0
-        return value
+        return seed
 
     def _parse_stages(self, entries: Any, source: Source | None) -> None:
         if not isinstance(entries, list) or not entries:
@@ -200,7 +208,7 @@ class _Parser:
     ) -> ArtifactKind | None:
         name = self._stage_name(path, source.name, options)
         if isinstance(options, dict):
-            options = {key: value for key, value in options.items() if key != "as"}
+            options = {key: option for key, option in options.items() if key != "as"}
         stage = config.validate(self.document, path, options, cls)
         output_kind = self._output_kind(path, source.name, cls, kind)
         if stage is not None:
@@ -211,16 +219,16 @@ class _Parser:
         return output_kind
 
     def _pipeline_info(self) -> PipelineInfo:
-        """What the next stage may know of the pipeline."""
+        """The pipeline up to the next stage."""
         return PipelineInfo(
             self.base_folder,
             self.task,
             earlier_stages=tuple(step.name for step in self.steps),
             training_stages=tuple(step.name for step in self.steps if step.stage.trains),
             calibration_samples=self.data.representative if self.data else 0,
-            keras_stages=tuple(name for name, kind in self.kind_by_stage.items() if kind in TEACH),
+            keras_stages=tuple(name for name, kind in self.kind_by_stage.items() if kind in TEACHER_KINDS),
             quantizing_stages=tuple(step.name for step in self.steps if step.stage.quantizes),
-            partly_float_stages=tuple(step.name for step in self.steps if step.stage.leaves_float),
+            partly_float_stages=tuple(step.name for step in self.steps if step.stage.keeps_float),
         )
 
     def _stage_name(self, path: KeyPath, stage_type: str, options: Any) -> str:
@@ -246,10 +254,10 @@ class _Parser:
         if kind is None:
             return next(iter(cls.accepts.values())) if len(set(cls.accepts.values())) == 1 else None
         if kind not in cls.accepts:
-            allowed = ", ".join(cls.accepts)
+            accepted_kinds = ", ".join(cls.accepts)
             self.document.add_problem(
                 path,
-                f"'{stage_type}' takes {allowed}, but '{self.previous_entry}' before it gives {kind}; "
+                f"'{stage_type}' takes {accepted_kinds}, but '{self.previous_entry}' before it gives {kind}; "
                 f"{_chain_remedy(cls, kind)}",
                 anchor="key",
             )
@@ -266,7 +274,7 @@ class _Parser:
 
 
 def _chain_remedy(cls: type[Stage], kind: ArtifactKind) -> str:
-    """What to do about a stage that does not take `kind`."""
+    """How to fix a stage that does not take `kind`."""
     if kind is ArtifactKind.VELA:
         return "a compiled model can only be validated: move this stage before `compile`"
     if set(cls.accepts) <= {ArtifactKind.TFLITE, ArtifactKind.VELA}:
@@ -278,8 +286,8 @@ def _chain_remedy(cls: type[Stage], kind: ArtifactKind) -> str:
     return "move it earlier"
 
 
-def _is_plain_name(value: str) -> bool:
-    return bool(value) and value[0] not in ".-" and all(c.isalnum() or c in "-_." for c in value)
+def _is_plain_name(name: str) -> bool:
+    return bool(name) and name[0] not in ".-" and all(c.isalnum() or c in "-_." for c in name)
 
 
 def _describe_entry(entry: Any) -> str:

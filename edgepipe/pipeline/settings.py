@@ -19,7 +19,7 @@ def apply_settings(document: Document, settings: Settings) -> None:
         InputError: a setting that is not of this form, or names a stage or an option that does not exist.
     """
     if isinstance(settings, Mapping):
-        settings = [f"{path}={json.dumps(value)}" for path, value in settings.items()]  # JSON is YAML
+        settings = [f"{path}={json.dumps(option)}" for path, option in settings.items()]  # JSON is YAML
     for setting in settings:
         _apply(document, setting)
 
@@ -37,12 +37,12 @@ def _apply(document: Document, setting: str) -> None:
 
 
 def _stage_path(document: Document, path: tuple[str, ...], source: str) -> KeyPath:
-    """`stages.NAME.option` as the path into the list of stages."""
+    """The path of `stages.NAME.option` in the document, where `stages` is a list."""
     entries = document.content.get("stages")
-    named = [
+    indexed_entries = [
         (i, e) for i, e in enumerate(entries if isinstance(entries, list) else []) if e and isinstance(e, (str, dict))
     ]
-    names = {entry_name(entry): index for index, entry in named}
+    names = {entry_name(entry): index for index, entry in indexed_entries}
     name = path[1] if len(path) > 1 else ""
     if name and name not in names:
         raise InputError(f"{source}: no stage of the file is named '{name}'{did_you_mean(name, names)}")
@@ -56,7 +56,7 @@ def _stage_path(document: Document, path: tuple[str, ...], source: str) -> KeyPa
 
 
 def entry_name(entry: Any) -> str:
-    """The name of an entry of `stages:`: its `as`, else the kind of stage."""
+    """The name of an entry of `stages:`: its `as`, else its default name."""
     if not isinstance(entry, dict) or not entry:
         return str(entry)
     kind, options = next(iter(entry.items()))
@@ -65,5 +65,5 @@ def entry_name(entry: Any) -> str:
 
 
 def default_name(stage_type: str) -> str:
-    """What a stage is called without `as`: its type; of `module:Class` the class."""
+    """The name of a stage without `as`: its type, or the class of `module:Class`."""
     return stage_type.rpartition(":")[2]

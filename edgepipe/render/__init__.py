@@ -1,1 +1,1 @@
-"""The run told once, and its renderings: text, JSON, Markdown. No TensorFlow here."""
+"""Renders results as text tables, Markdown and JSON: one module a command. No TensorFlow here."""

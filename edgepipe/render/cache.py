@@ -7,18 +7,19 @@ from pathlib import Path
 from edgepipe.core import units
 from edgepipe.core.cache import Cache, default_root
 from edgepipe.core.units import Dimension
-from edgepipe.render.report_tables import Rows
+from edgepipe.render.report_tables import TextTable
 
 
-def tables(folder: str | None) -> list[Rows]:
-    """What the cache keeps, the newest first."""
+def tables(folder: str | None) -> list[TextTable]:
+    """The cache entries, the newest first."""
     store = _open_cache(folder)
     rows = tuple(
         (entry.key[:12], entry.stage, str(entry.kind), units.show(store.entry_size(entry.key), Dimension.BYTES),
          datetime.fromtimestamp(entry.created, UTC).isoformat(timespec="seconds"))
         for entry in store.list_entries()
     )  # fmt: skip
-    return [Rows(f"{store.root}: {len(rows)} entries", ("key", "stage", "kind", "size", "made"), rows, frozenset({3}))]
+    title = f"{store.root}: {units.plural(len(rows), 'entry', 'entries')}"
+    return [TextTable(title, ("key", "stage", "kind", "size", "created"), rows, frozenset({3}))]
 
 
 def document(folder: str | None) -> str:

@@ -1,4 +1,4 @@
-"""A described dataset as tables, as a JSON document and as a picture."""
+"""A dataset as tables, as JSON and as a picture of samples: `edgepipe data`."""
 
 import json
 from pathlib import Path
@@ -10,23 +10,23 @@ from edgepipe.commands.dataset import DatasetSummary, InputStatistics
 from edgepipe.core.arrays import Array
 from edgepipe.core.artifact import write_atomically
 from edgepipe.core.errors import InputError
-from edgepipe.render.report_tables import Rows
+from edgepipe.render.report_tables import TextTable
 
 SCHEMA = "edgepipe.data/1"
-MAX_SHOWN_CLASSES = 30  # classes that tables and pictures have; more are counted
-SAMPLES_PER_CLASS = 8  # samples of a class in a picture
-ENDINGS = (".png", ".svg", ".pdf")
+MAX_SHOWN_CLASSES = 30  # in tables and pictures; the rest is counted
+SAMPLES_PER_CLASS = 8  # in a picture
+PICTURE_SUFFIXES = (".png", ".svg", ".pdf")
 
 
-def tables(summary: DatasetSummary) -> list[Rows]:
-    """Sizes and shapes, values, classes."""
+def tables(summary: DatasetSummary) -> list[TextTable]:
+    """Sizes and shapes, statistics of the values, classes."""
     shape = "; ".join(f"{name} {'x'.join(map(str, dims))}".strip() for name, dims in summary.shapes.items())
-    sizes = tuple((split, f"{count:,}", "size only: `validate` reads it once" if split == "test" else "")
+    sizes = tuple((split, f"{count:,}", "size only: only `validate` reads it" if split == "test" else "")
                   for split, count in summary.counts.items())  # fmt: skip
     title = f"{summary.source}: samples of shape {shape}, float32; labels: {summary.labels}"
     all_tables = [
-        Rows(title, ("split", "samples", ""), sizes, frozenset({1})),
-        Rows("Values in training", ("of", "least", "mean", "deviation", "largest"),
+        TextTable(title, ("split", "samples", ""), sizes, frozenset({1})),
+        TextTable("Values in the training split", ("input", "min", "mean", "std", "max"),
              tuple(_statistics_row(statistics) for statistics in summary.values), frozenset({1, 2, 3, 4})),
         _balance_table(summary),
     ]  # fmt: skip
@@ -38,14 +38,14 @@ def _statistics_row(statistics: InputStatistics) -> tuple[str, ...]:
     return (statistics.name or "all", *(f"{number:.4g}" for number in numbers))
 
 
-def _balance_table(summary: DatasetSummary) -> Rows:
+def _balance_table(summary: DatasetSummary) -> TextTable:
     total = max(sum(counts.get("train", 0) for counts in summary.classes.values()), 1)
     rows = [(name, str(c.get("train", 0)), str(c.get("validation", 0)), f"{c.get('train', 0) / total:.1%}")
             for name, c in summary.classes.items()]  # fmt: skip
     hidden_count = len(rows) - MAX_SHOWN_CLASSES
     more_rows = [(f"and {hidden_count} more", "", "", "")] if hidden_count > 0 else []
     columns = ("class", "train", "validation", "share of training")
-    return Rows("Classes", columns, tuple(rows[:MAX_SHOWN_CLASSES] + more_rows), frozenset({1, 2, 3}))
+    return TextTable("Classes", columns, tuple(rows[:MAX_SHOWN_CLASSES] + more_rows), frozenset({1, 2, 3}))
 
 
 def document(summary: DatasetSummary) -> str:
@@ -54,14 +54,14 @@ def document(summary: DatasetSummary) -> str:
 
 
 def draw_picture(rows: list[tuple[str, Array]], path: Path) -> None:
-    """Draw samples, a row for each class: images, spectrograms as heat maps, windows as lines, rows as bars.
+    """Draw samples, one row per class: images, spectrograms as heat maps, windows as lines, vectors as bars.
 
     Raises:
-        InputError: an ending that is no picture's.
-        StorageError: it cannot be written.
+        InputError: the suffix of `path` is not that of a picture.
+        StorageError: `path` cannot be written.
     """
-    if path.suffix.lower() not in ENDINGS:
-        raise InputError(f"{path}: pictures end in {', '.join(ENDINGS)}")
+    if path.suffix.lower() not in PICTURE_SUFFIXES:
+        raise InputError(f"{path}: pictures end in {', '.join(PICTURE_SUFFIXES)}")
     from matplotlib.figure import Figure
 
     rows = rows[:MAX_SHOWN_CLASSES]

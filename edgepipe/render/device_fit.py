@@ -1,4 +1,4 @@
-"""Renders what `edgepipe device fit` found: the prices, and how well unseen families are predicted."""
+"""The result of `edgepipe device fit` as tables: the fitted rates, and the errors on unseen model families."""
 
 import math
 
@@ -7,11 +7,11 @@ from edgepipe.core.units import Dimension
 from edgepipe.devices.latency.feature_names import FEATURES
 from edgepipe.devices.latency.latency_record import HeldOutError
 from edgepipe.devices.latency.profile_fragment import DeviceFit
-from edgepipe.render.report_tables import Rows
+from edgepipe.render.report_tables import TextTable
 
 
-def tables(device_fit: DeviceFit) -> list[Rows]:
-    """The rates, the held-out errors by family, and each held-out prediction."""
+def tables(device_fit: DeviceFit) -> list[TextTable]:
+    """The fitted rates, the held-out errors by family, and each held-out prediction."""
     fit = device_fit.fit
     spread_factors = [math.exp(math.sqrt(row[-1])) for row in fit.covariance]
     rates = tuple(
@@ -24,21 +24,21 @@ def tables(device_fit: DeviceFit) -> list[Rows]:
         )
         for (name, rate), spread_factor in zip(fit.rates.items(), spread_factors, strict=True)
     )
-    rate_tables = [Rows(f"{fit.points} measurements, {fit.kind}", ("feature", "cycles", "ns", "spread", "of"), rates,
-                  frozenset({1, 2, 3}))]  # fmt: skip
-    return [*rate_tables, *([_families_table(fit.error), _predictions_table(device_fit)] if fit.error else [])]
+    title = f"{units.plural(fit.points, 'measurement')}, {fit.kind}"
+    rates_table = TextTable(title, ("feature", "cycles", "ns", "spread", "counts"), rates, frozenset({1, 2, 3}))
+    return [rates_table, *([_families_table(fit.error), _predictions_table(device_fit)] if fit.error else [])]
 
 
-def _families_table(error: HeldOutError) -> Rows:
+def _families_table(error: HeldOutError) -> TextTable:
     family_rows = tuple(
         (name, str(family_error.points), _format_share(family_error.median), _format_share(family_error.worst))
         for name, family_error in error.families.items()
     )
-    title = f"Families held out: median error {_format_share(error.median)}, 90 % within {_format_share(error.p90)}"
-    return Rows(title, ("family", "models", "median", "worst"), family_rows, frozenset({1, 2, 3}))
+    title = f"Unseen model families: median error {_format_share(error.median)}, 90 % within {_format_share(error.p90)}"
+    return TextTable(title, ("family", "models", "median", "worst"), family_rows, frozenset({1, 2, 3}))
 
 
-def _predictions_table(device_fit: DeviceFit) -> Rows:
+def _predictions_table(device_fit: DeviceFit) -> TextTable:
     rows = tuple(
         (
             prediction.row.model,
@@ -50,7 +50,7 @@ def _predictions_table(device_fit: DeviceFit) -> Rows:
         for prediction in device_fit.held_out_predictions
     )
     columns = ("model", "measured", "predicted", "error", "extrapolates")
-    return Rows("Each model, predicted without its family", columns, rows, frozenset({1, 2, 3}))
+    return TextTable("Each model, predicted by a fit without its family", columns, rows, frozenset({1, 2, 3}))
 
 
 def _format_share(share: float) -> str:

@@ -1,4 +1,4 @@
-"""What a .tflite holds, as tables and as a JSON document: `edgepipe inspect`."""
+"""The content of a .tflite as tables and as JSON: `edgepipe inspect`."""
 
 from pydantic import Field
 
@@ -6,7 +6,7 @@ from edgepipe.core import units
 from edgepipe.core.errors import InputError
 from edgepipe.core.metric import Metric, Record
 from edgepipe.core.units import Dimension
-from edgepipe.render.report_tables import Rows
+from edgepipe.render.report_tables import TextTable
 from edgepipe.tflite.arena_plan import ALIGNMENT, ArenaBuffer, ArenaPlan
 from edgepipe.tflite.compressed_size import measure_compression
 from edgepipe.tflite.dead_channels import DeadChannels, count_filters, find_dead_channels
@@ -15,10 +15,10 @@ from edgepipe.tflite.metadata import Preprocessing, read_preprocessing
 from edgepipe.tflite.model import Model, Operator, Option, Subgraph, Tensor
 from edgepipe.tflite.tflm_memory import TflmMemory, plan_memory
 
-MAX_SHOWN = 8  # tensors of a kind that a table lists
+MAX_SHOWN = 8  # tensors of a kind that are listed in a table
 
 
-class TensorFacts(Record):
+class TensorRecord(Record):
     """A tensor as `inspect --json` gives it."""
 
     index: int
@@ -36,7 +36,7 @@ class TensorFacts(Record):
     axis: int | None = Field(default=None, description="of the scales, if there are several")
 
 
-class OperatorFacts(Record):
+class OperatorRecord(Record):
     """An operator as `inspect --json` gives it."""
 
     index: int
@@ -55,7 +55,7 @@ class OperatorFacts(Record):
     bytes_written: int
 
 
-class SubgraphFacts(Record):
+class SubgraphRecord(Record):
     """A subgraph: how much of the model is in it."""
 
     index: int
@@ -67,7 +67,7 @@ class SubgraphFacts(Record):
     macs: int
 
 
-class SignatureFacts(Record):
+class SignatureRecord(Record):
     """A named entry point, with the tensor of each named input and output."""
 
     key: str
@@ -76,8 +76,8 @@ class SignatureFacts(Record):
     outputs: dict[str, int]
 
 
-class BufferFacts(Record):
-    """A piece of the planned arena; it holds something from step `first` to `last`, both inclusive."""
+class BufferRecord(Record):
+    """A buffer of the planned arena, in use from step `first` to `last`, both inclusive."""
 
     name: str
     kind: str = Field(description="input, output, activation, scratch, or unused by any operator")
@@ -92,16 +92,16 @@ class BufferFacts(Record):
     last_operator: str | None
 
 
-class StepFacts(Record):
-    """What runs at a step of the plan, and how much is alive there."""
+class StepRecord(Record):
+    """A step of the plan: the operator that runs, and the bytes alive then."""
 
     operator: str | None = Field(description="null where a subgraph begins")
     live_bytes: int = Field(description="of tensors, without alignment and gaps")
     scratch_bytes: int
 
 
-class TailFacts(Record):
-    """What TensorFlow Lite Micro keeps behind the planned arena."""
+class TailRecord(Record):
+    """The tail of the arena, behind the planned part, where TensorFlow Lite Micro keeps its own structures."""
 
     bytes: int = Field(description="on 64 bits")
     parts: dict[str, int]
@@ -110,8 +110,8 @@ class TailFacts(Record):
     interval_32_bit: tuple[int, int]
 
 
-class MemoryFacts(Record):
-    """The memory plan; `reason` says why there is none."""
+class MemoryRecord(Record):
+    """The memory plan; without one `reason` says why."""
 
     reason: str
     alignment: int = ALIGNMENT
@@ -119,20 +119,20 @@ class MemoryFacts(Record):
     naive_peak: int | None = None
     peak_operator: str | None = None
     peak_tensors: tuple[str, ...] = ()
-    steps: tuple[StepFacts, ...] = ()
-    buffers: tuple[BufferFacts, ...] = ()
-    tail: TailFacts
+    steps: tuple[StepRecord, ...] = ()
+    buffers: tuple[BufferRecord, ...] = ()
+    tail: TailRecord
 
 
-class RunFacts(Record):
-    """What the runtimes of this host made of the model, in a process of their own."""
+class RunRecord(Record):
+    """The result of running the model on this host, in a child process."""
 
     litert: str = Field(description="empty if it runs, else why not")
     tflite_micro: Metric
 
 
-class ModelFacts(Record):
-    """What `inspect --json` prints."""
+class ModelRecord(Record):
+    """The document that `inspect --json` prints."""
 
     format: str = Field(default="edgepipe.inspect/1", serialization_alias="schema")
     path: str
@@ -148,23 +148,23 @@ class ModelFacts(Record):
     dtype_census: dict[str, int]
     filters: int = Field(description="of all convolutions and dense layers with constant weights")
     dead_channels: tuple[DeadChannels, ...]
-    inputs: tuple[TensorFacts, ...]
-    outputs: tuple[TensorFacts, ...]
-    subgraphs: tuple[SubgraphFacts, ...]
-    signatures: tuple[SignatureFacts, ...]
-    operators: tuple[OperatorFacts, ...]
-    tensors: tuple[TensorFacts, ...]
-    memory: MemoryFacts
-    runs: RunFacts | None = Field(default=None, description="with --run")
+    inputs: tuple[TensorRecord, ...]
+    outputs: tuple[TensorRecord, ...]
+    subgraphs: tuple[SubgraphRecord, ...]
+    signatures: tuple[SignatureRecord, ...]
+    operators: tuple[OperatorRecord, ...]
+    tensors: tuple[TensorRecord, ...]
+    memory: MemoryRecord
+    runs: RunRecord | None = Field(default=None, description="with --run")
     preprocessing: Preprocessing | None = Field(default=None, description="what samples go through before the model")
     preprocessing_error: str = Field(default="", description="why what the file says of it cannot be read")
 
 
-def as_record(model: Model, runs: RunFacts | None = None) -> ModelFacts:
-    """The facts of a model, ready for JSON."""
+def as_record(model: Model, runs: RunRecord | None = None) -> ModelRecord:
+    """The content of a model as the document that `inspect --json` prints."""
     compressed_sizes = measure_compression(model.content)
     preprocessing, read_error = _read_preprocessing(model)
-    return ModelFacts(
+    return ModelRecord(
         path=str(model.path),
         bytes=model.bytes,
         size_deflate=compressed_sizes["deflate"].size,
@@ -178,15 +178,15 @@ def as_record(model: Model, runs: RunFacts | None = None) -> ModelFacts:
         dtype_census=dict(model.dtype_counts),
         filters=count_filters(model),
         dead_channels=tuple(find_dead_channels(model)),
-        inputs=tuple(_tensor_facts(tensor) for tensor in model.inputs),
-        outputs=tuple(_tensor_facts(tensor) for tensor in model.outputs),
-        subgraphs=tuple(_subgraph_facts(graph) for graph in model.subgraphs),
+        inputs=tuple(_tensor_record(tensor) for tensor in model.inputs),
+        outputs=tuple(_tensor_record(tensor) for tensor in model.outputs),
+        subgraphs=tuple(_subgraph_record(graph) for graph in model.subgraphs),
         signatures=tuple(
-            SignatureFacts(key=s.key, subgraph=s.subgraph, inputs=s.inputs, outputs=s.outputs) for s in model.signatures
+            SignatureRecord(key=s.key, subgraph=s.subgraph, inputs=s.inputs, outputs=s.outputs) for s in model.signatures
         ),
-        operators=tuple(_operator_facts(operator) for operator in model.operators),
-        tensors=tuple(_tensor_facts(tensor) for tensor in model.used_tensors),
-        memory=_memory_facts(plan_memory(model)),
+        operators=tuple(_operator_record(operator) for operator in model.operators),
+        tensors=tuple(_tensor_record(tensor) for tensor in model.used_tensors),
+        memory=_memory_record(plan_memory(model)),
         runs=runs,
         preprocessing=preprocessing,
         preprocessing_error=read_error,
@@ -200,8 +200,8 @@ def _read_preprocessing(model: Model) -> tuple[Preprocessing | None, str]:
         return None, str(error)
 
 
-def run_model(model: Model) -> RunFacts:
-    """Run `model` once on zeros in LiteRT and in TensorFlow Lite Micro, in a process of their own."""
+def run_model(model: Model) -> RunRecord:
+    """Run `model` once on zeros in LiteRT and in TensorFlow Lite Micro, each in a child process."""
     from edgepipe.tflite import interpreter, tflm_runtime
 
     try:
@@ -209,12 +209,12 @@ def run_model(model: Model) -> RunFacts:
         refusal = ""
     except InputError as error:
         refusal = str(error)
-    return RunFacts(litert=refusal, tflite_micro=tflm_runtime.measure_arena(model.path))
+    return RunRecord(litert=refusal, tflite_micro=tflm_runtime.measure_arena(model.path))
 
 
-def _tensor_facts(tensor: Tensor) -> TensorFacts:
+def _tensor_record(tensor: Tensor) -> TensorRecord:
     qparams = tensor.quantization
-    return TensorFacts(
+    return TensorRecord(
         index=tensor.index, subgraph=tensor.subgraph, name=tensor.name, shape=tensor.shape,
         signature=tensor.shape_signature, dtype=tensor.dtype, constant=tensor.is_constant, variable=tensor.is_variable,
         sparse=tensor.is_sparse, bytes=tensor.bytes,
@@ -223,11 +223,11 @@ def _tensor_facts(tensor: Tensor) -> TensorFacts:
     )  # fmt: skip
 
 
-def _operator_facts(operator: Operator) -> OperatorFacts:
+def _operator_record(operator: Operator) -> OperatorRecord:
     sides = (operator.inputs, operator.outputs)
     names = [tuple(t.name if t else None for t in side) for side in sides]
     indices = [tuple(t.index if t else None for t in side) for side in sides]
-    return OperatorFacts(
+    return OperatorRecord(
         index=operator.index, subgraph=operator.subgraph, name=operator.name, custom=operator.is_custom,
         inputs=names[0], outputs=names[1], input_tensors=indices[0], output_tensors=indices[1],
         options=operator.options, macs=operator.macs, parameters=operator.parameters,
@@ -235,39 +235,39 @@ def _operator_facts(operator: Operator) -> OperatorFacts:
     )  # fmt: skip
 
 
-def _subgraph_facts(graph: Subgraph) -> SubgraphFacts:
-    return SubgraphFacts(
+def _subgraph_record(graph: Subgraph) -> SubgraphRecord:
+    return SubgraphRecord(
         index=graph.index, name=graph.name, inputs=tuple(t.name for t in graph.inputs),
         outputs=tuple(t.name for t in graph.outputs), operators=len(graph.operators), tensors=len(graph.tensors),
         macs=sum(operator.macs for operator in graph.operators),
     )  # fmt: skip
 
 
-def _memory_facts(tflm_memory: TflmMemory) -> MemoryFacts:
-    tail_facts = TailFacts(
+def _memory_record(tflm_memory: TflmMemory) -> MemoryRecord:
+    tail_record = TailRecord(
         bytes=tflm_memory.tail.total, parts=tflm_memory.tail.bytes_by_use, unknown=tflm_memory.tail.unknown_operators,
         bytes_32_bit=tflm_memory.tail.total_32_bit, interval_32_bit=tflm_memory.tail.interval_32_bit,
     )  # fmt: skip
     plan = tflm_memory.plan
     if plan is None:
-        return MemoryFacts(reason=tflm_memory.reason, tail=tail_facts)
-    return MemoryFacts(
+        return MemoryRecord(reason=tflm_memory.reason, tail=tail_record)
+    return MemoryRecord(
         reason="",
         planned_peak=plan.peak,
         naive_peak=plan.naive_peak,
         peak_operator=_step_operator(plan, plan.peak_step),
         peak_tensors=tuple(buffer.name for buffer in plan.buffers_at_peak),
         steps=tuple(
-            StepFacts(operator=_step_operator(plan, step), live_bytes=live, scratch_bytes=scratch)
+            StepRecord(operator=_step_operator(plan, step), live_bytes=live, scratch_bytes=scratch)
             for step, (live, scratch) in enumerate(zip(plan.live_bytes, plan.scratch_bytes, strict=True))
         ),
-        buffers=tuple(_buffer_facts(plan, buffer) for buffer in plan.buffers),
-        tail=tail_facts,
+        buffers=tuple(_buffer_record(plan, buffer) for buffer in plan.buffers),
+        tail=tail_record,
     )
 
 
-def _buffer_facts(plan: ArenaPlan, buffer: ArenaBuffer) -> BufferFacts:
-    return BufferFacts(
+def _buffer_record(plan: ArenaPlan, buffer: ArenaBuffer) -> BufferRecord:
+    return BufferRecord(
         name=buffer.name, kind=buffer.kind, subgraph=buffer.subgraph, tensor=buffer.tensor, bytes=buffer.bytes,
         size=buffer.aligned_size, offset=buffer.offset, first=buffer.first_step, last=buffer.last_step,
         first_operator=_step_operator(plan, buffer.first_step), last_operator=_step_operator(plan, buffer.last_step),
@@ -279,8 +279,8 @@ def _step_operator(plan: ArenaPlan, step: int) -> str | None:
     return operator.location if operator is not None else None
 
 
-def tables(model: Model, runs: RunFacts | None = None) -> list[Rows]:
-    """What `inspect` prints."""
+def tables(model: Model, runs: RunRecord | None = None) -> list[TextTable]:
+    """The tables that `inspect` prints."""
     tflm_memory = plan_memory(model)
     sections = [
         _summary_table(model),
@@ -294,12 +294,13 @@ def tables(model: Model, runs: RunFacts | None = None) -> list[Rows]:
     return [table for table in (*sections, *([] if runs is None else [_runtimes_table(runs)])) if table.rows]
 
 
-def _summary_table(model: Model) -> Rows:
+def _summary_table(model: Model) -> TextTable:
     offenders = check_integer_only(model)
     parameters = f"{model.parameters:,} ({model.parameters - model.zero_parameters:,} non-zero)"
-    integer = (
-        "every operator and tensor" if not offenders else f"no, {len(offenders)} offenders; the first: {offenders[0]}"
-    )
+    integer = "every operator and tensor"
+    if offenders:
+        count = units.plural(len(offenders), "operator or tensor", "operators or tensors")
+        integer = f"no, {count} in float; the first: {offenders[0]}"
     rows = [
         ("size", units.show(model.bytes, Dimension.BYTES)),
         *(
@@ -317,24 +318,24 @@ def _summary_table(model: Model) -> Rows:
         *((f"input '{name}'", _describe_tensor(tensor)) for name, tensor in model.inputs_by_name.items()),
         *((f"output '{name}'", _describe_tensor(tensor)) for name, tensor in model.outputs_by_name.items()),
     ]
-    return Rows(str(model.path), ("what", "value"), tuple(rows))
+    return TextTable(str(model.path), ("property", "value"), tuple(rows))
 
 
-def _structure_table(model: Model) -> Rows:
-    """What most models have none or one of."""
+def _structure_table(model: Model) -> TextTable:
+    """Subgraphs if there are several, signatures, and tensors of special kinds."""
     subgraphs = model.subgraphs if len(model.subgraphs) > 1 else ()
+    tensors_by_kind = {"variables": model.variables, "sparse": model.sparse_tensors, "packed": model.packed_tensors}
     rows = [
         *((f"subgraph {graph.index}", _describe_subgraph(graph)) for graph in subgraphs),
         *((f"signature '{s.key}'", f"subgraph {s.subgraph}: {', '.join(s.inputs)} -> {', '.join(s.outputs)}")
           for s in model.signatures),
-        *((kind, _list_tensors(tensors)) for kind, tensors in
-          (("variables", model.variables), ("sparse", model.sparse_tensors), ("packed", model.packed_tensors)) if tensors),
+        *((kind, _list_tensors(tensors)) for kind, tensors in tensors_by_kind.items() if tensors),
     ]  # fmt: skip
-    return Rows("Structure", ("what", "value"), tuple(rows))
+    return TextTable("Structure", ("property", "value"), tuple(rows))
 
 
-def _preprocessing_table(model: Model) -> Rows:
-    """What samples go through before the model, as the file says."""
+def _preprocessing_table(model: Model) -> TextTable:
+    """The preprocessing of samples that the file describes."""
     preprocessing, read_error = _read_preprocessing(model)
     fields = {} if preprocessing is None else preprocessing.model_dump(exclude_none=True, exclude={"format"})
     rows = [("unreadable", read_error)] if read_error else []
@@ -345,7 +346,7 @@ def _preprocessing_table(model: Model) -> Rows:
             else {field_name: field}
         )
         rows += [(name, _format_constant(setting)) for name, setting in settings.items() if setting != ()]
-    return Rows("Preprocessing, which a device must repeat", ("what", "value"), tuple(rows))
+    return TextTable("Preprocessing, which a device must repeat", ("property", "value"), tuple(rows))
 
 
 def _format_constant(constant: object) -> str:
@@ -368,7 +369,7 @@ def _describe_tensor(tensor: Tensor) -> str:
     return f"{tensor.dtype} {list(tensor.shape)}{scale_note}"
 
 
-def _operators_table(model: Model) -> Rows:
+def _operators_table(model: Model) -> TextTable:
     columns = ("#", "operator", "inputs", "outputs", "MACs", "parameters", "read", "constants", "written", "scale")
     rows = tuple(
         (str(op.index) if not op.subgraph else f"{op.subgraph}/{op.index}", op.name, _list_shapes(op.inputs),
@@ -376,11 +377,11 @@ def _operators_table(model: Model) -> Rows:
          f"{op.bytes_written:,}", _describe_scale(op))
         for op in model.operators
     )  # fmt: skip
-    return Rows("Operators, with the bytes they read and write", columns, rows, frozenset({0, 4, 5, 6, 7, 8}))
+    return TextTable("Operators, with the bytes they read and write", columns, rows, frozenset({0, 4, 5, 6, 7, 8}))
 
 
 def _describe_scale(operator: Operator) -> str:
-    """Of the output; and whether the weights have one for each channel."""
+    """The scale and zero point of the output, and whether the weights are per channel."""
     output = operator.outputs[0] if operator.outputs else None
     qparams = output.quantization if output is not None else None
     scale_text = f"{qparams.scales[0]:.4g}, {qparams.zero_points[0]}" if qparams else "-"
@@ -392,17 +393,18 @@ def _list_shapes(tensors: tuple[Tensor | None, ...]) -> str:
     return " ".join(f"{t.dtype}{list(t.shape)}" for t in tensors if t is not None)
 
 
-def _dead_channels_table(model: Model) -> Rows:
+def _dead_channels_table(model: Model) -> TextTable:
     rows = tuple((dead.operator, dead.tensor, f"{dead.dead}", f"{dead.filters}") for dead in find_dead_channels(model))
     total = sum(int(row[2]) for row in rows)
-    title = f"Dead channels: {total} of {count_filters(model)} filters have only zero weights and give a constant"
-    return Rows(title, ("operator", "weights", "dead", "filters"), rows, frozenset({2, 3}))
+    title = f"Dead channels: {total} of {count_filters(model)} filters have only zero weights, so a constant output"
+    return TextTable(title, ("operator", "weights", "dead", "filters"), rows, frozenset({2, 3}))
 
 
-def _memory_table(tflm_memory: TflmMemory) -> Rows:
+def _memory_table(tflm_memory: TflmMemory) -> TextTable:
     tail = tflm_memory.tail
     low, high = (units.show(bound, Dimension.BYTES) for bound in tail.interval_32_bit)
-    missing_note = f"; kernels' data of {', '.join(tail.unknown_operators)} not in it" if tail.unknown_operators else ""
+    unknown_operators = ", ".join(tail.unknown_operators)
+    missing_note = f", excluding the kernel data of {unknown_operators}" if unknown_operators else ""
     if tflm_memory.plan is None:
         rows = [("planned peak", f"unavailable: {tflm_memory.reason}")]
     else:
@@ -415,17 +417,17 @@ def _memory_table(tflm_memory: TflmMemory) -> Rows:
             ("at", _step_operator(tflm_memory.plan, tflm_memory.plan.peak_step) or "the start"),
         ]
     rows += [
-        ("tail", f"{_format_bytes(tail.total)} of structures on 64 bits{missing_note}"),
+        ("tail", f"{_format_bytes(tail.total)} of runtime structures on 64 bits{missing_note}"),
         ("tail, 32 bits", f"{_format_bytes(tail.total_32_bit)}, estimated; between {low} and {high}"),
     ]
-    return Rows("Memory plan", ("what", "value"), tuple(rows))
+    return TextTable("Memory plan", ("property", "value"), tuple(rows))
 
 
 def _format_bytes(size: int) -> str:
     return f"{units.show(size, Dimension.BYTES)} ({size:,} B)" if size >= 1024 else f"{size} B"
 
 
-def _peak_tables(tflm_memory: TflmMemory) -> list[Rows]:
+def _peak_tables(tflm_memory: TflmMemory) -> list[TextTable]:
     if tflm_memory.plan is None:
         return []
     peak_buffers = tflm_memory.plan.buffers_at_peak
@@ -436,10 +438,10 @@ def _peak_tables(tflm_memory: TflmMemory) -> list[Rows]:
     ]  # fmt: skip
     limit_note = f"; the {MAX_SHOWN} largest of {len(peak_buffers)}" if len(peak_buffers) > MAX_SHOWN else ""
     columns = ("tensor", "kind", "bytes", "offset", "from", "to")
-    return [Rows(f"Alive at the peak{limit_note}", columns, tuple(rows), frozenset({2, 3}))]
+    return [TextTable(f"Alive at the peak{limit_note}", columns, tuple(rows), frozenset({2, 3}))]
 
 
-def _runtimes_table(runs: RunFacts) -> Rows:
+def _runtimes_table(runs: RunRecord) -> TextTable:
     arena = runs.tflite_micro
     split_note = (
         f" (head {arena.details['head']:,} B, tail {arena.details['tail']:,} B)" if arena.value is not None else ""
@@ -448,4 +450,4 @@ def _runtimes_table(runs: RunFacts) -> Rows:
         f"runs in an arena of {arena.text()}{split_note}" if arena.value is not None else f"unavailable: {arena.how}"
     )
     rows = (("LiteRT", runs.litert or "runs"), ("TensorFlow Lite Micro", micro_text))
-    return Rows("Runtimes on this host", ("runtime", "what it makes of it"), rows)
+    return TextTable("Runtimes on this host", ("runtime", "result"), rows)

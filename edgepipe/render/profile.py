@@ -1,4 +1,4 @@
-"""A profiled model as tables and as a JSON document."""
+"""The profile of a model as tables and as JSON: `edgepipe profile`."""
 
 import json
 
@@ -6,9 +6,9 @@ from edgepipe.commands.profile import DeviceProfileResult, ModelProfile, Operato
 from edgepipe.core import units
 from edgepipe.core.metric import Metric
 from edgepipe.core.units import Dimension
-from edgepipe.render.report_tables import Rows, how
+from edgepipe.render.report_tables import TextTable, findings_table, provenance_text
 
-EXPECTED_PROCESSORS = ("NPU", "CPU")  # where an operator may run without a word, unless it has a reason
+EXPECTED_PROCESSORS = ("NPU", "CPU")  # operators here are listed only if they have a reason
 METRIC_NAMES = ("latency", "ram", "flash")
 UNIT_SCALES = {
     Dimension.SECONDS: ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")),
@@ -16,15 +16,15 @@ UNIT_SCALES = {
 }
 
 
-def tables(profile: ModelProfile, every_operator: bool) -> list[Rows]:
-    """A line for each device; how its numbers were obtained; the operators that need a word, or all of them."""
+def tables(profile: ModelProfile, every_operator: bool) -> list[TextTable]:
+    """An overview of the devices, the evidence of their numbers, and their operators: all, or those with a problem."""
     operator_tables = [_operators_table(device, every_operator) for device in profile.devices]
     finding_tables = [_findings_table(device) for device in profile.devices]
     all_tables = [_overview_table(profile), _evidence_table(profile), *operator_tables, *finding_tables]
     return [table for table in all_tables if table.rows]
 
 
-def _overview_table(profile: ModelProfile) -> Rows:
+def _overview_table(profile: ModelProfile) -> TextTable:
     rows = tuple(
         (
             device.device,
@@ -34,7 +34,7 @@ def _overview_table(profile: ModelProfile) -> Rows:
         )
         for device in profile.devices
     )
-    return Rows(profile.path, ("device", *METRIC_NAMES, "operators", "runs there"), rows, frozenset({1, 2, 3}))
+    return TextTable(profile.path, ("device", *METRIC_NAMES, "operators", "runs there"), rows, frozenset({1, 2, 3}))
 
 
 def _metric_text(device: DeviceProfileResult, name: str) -> str:
@@ -43,7 +43,7 @@ def _metric_text(device: DeviceProfileResult, name: str) -> str:
 
 
 def _format_metric(metric: Metric) -> str:
-    """The value in three digits, with its interval in the same unit: `988 ms (733-1330)`."""
+    """The value with three digits, and its interval in the same unit: `988 ms (733-1330)`."""
     value = metric.value or 0.0
     factor, unit = next(((f, u) for f, u in UNIT_SCALES[metric.unit] if value >= f), UNIT_SCALES[metric.unit][-1])
     span = f" ({'-'.join(_format_digits(bound / factor) for bound in metric.interval)})" if metric.interval else ""
@@ -63,20 +63,22 @@ def _placement_text(device: DeviceProfileResult) -> str:
 
 
 def _fit_text(device: DeviceProfileResult) -> str:
-    """`yes`, or the rules that are broken, each once."""
+    """`yes`, or the broken rules, each once."""
     return ", ".join(dict.fromkeys(finding.rule for finding in device.findings)) or "yes"
 
 
-def _evidence_table(profile: ModelProfile) -> Rows:
+def _evidence_table(profile: ModelProfile) -> TextTable:
     rows = tuple(
-        (device.device, metric.name, metric.text(), str(metric.evidence), how(metric))
+        (device.device, metric.name, metric.text(), str(metric.evidence), provenance_text(metric))
         for device in profile.devices
         for metric in device.metrics
     )
-    return Rows("How each number was obtained", ("device", "metric", "value", "evidence", "how"), rows, frozenset({2}))
+    return TextTable(
+        "How each number was obtained", ("device", "metric", "value", "evidence", "how"), rows, frozenset({2})
+    )
 
 
-def _operators_table(device: DeviceProfileResult, every_operator: bool) -> Rows:
+def _operators_table(device: DeviceProfileResult, every_operator: bool) -> TextTable:
     listed_operators = [
         operator
         for operator in device.operators
@@ -94,8 +96,8 @@ def _operators_table(device: DeviceProfileResult, every_operator: bool) -> Rows:
         )
         for operator in listed_operators
     )
-    columns = ("operator", "runs on", "time", "share", "why", "what to do")
-    return Rows(f"Operators on {device.device}", columns, rows, frozenset({2, 3}))
+    columns = ("operator", "runs on", "time", "share", "reason", "suggestion")
+    return TextTable(f"Operators on {device.device}", columns, rows, frozenset({2, 3}))
 
 
 def _format_seconds(operator: OperatorProfile) -> str:
@@ -106,23 +108,19 @@ def _format_share(operator: OperatorProfile, total: float) -> str:
     return units.show(operator.seconds / total, Dimension.FRACTION) if operator.seconds is not None and total else ""
 
 
-def _findings_table(device: DeviceProfileResult) -> Rows:
-    """The findings that no line of the operators' table tells."""
+def _findings_table(device: DeviceProfileResult) -> TextTable:
+    """The findings that are not in the table of operators."""
     explained_operators = {operator.operator for operator in device.operators if operator.reason}
-    rows = tuple(
-        (finding.rule, finding.place, finding.observed, finding.suggestion)
-        for finding in device.findings
-        if finding.place not in explained_operators
-    )
-    return Rows(f"Rules broken on {device.device}", ("rule", "place", "observed", "what to do"), rows)
+    findings = [finding for finding in device.findings if finding.place not in explained_operators]
+    return findings_table(findings, f"Rules broken on {device.device}")
 
 
 def describe_durations(profile: ModelProfile) -> str:
-    """What profiling itself took, Vela's share apart."""
+    """The time that profiling itself took, by method."""
     durations = [f"{name} {units.show(seconds, Dimension.SECONDS)}" for name, seconds in profile.seconds.items()]
     return "took: " + ", ".join(durations)
 
 
 def document(profile: ModelProfile) -> str:
-    """What `profile --json` prints."""
+    """The same as one JSON document."""
     return json.dumps({"schema": "edgepipe.profile/1", **profile.model_dump(mode="json")}, indent=2)

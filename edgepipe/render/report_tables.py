@@ -1,126 +1,140 @@
-"""The tables of a report as plain rows of text, the same for the terminal and for Markdown."""
+"""Tables of plain text, and those of a report: the same for the terminal and for Markdown."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from edgepipe.core import units
-from edgepipe.core.metric import Metric
+from edgepipe.core.metric import Finding, Metric
+from edgepipe.core.outcome import Table
 from edgepipe.core.units import Dimension
 from edgepipe.render.report import Report, StageReport
 
-COUNTED = ("parameters", "nonzero_parameters", "sparsity", "size")
-HEADS = {"nonzero_parameters": "non-zero"}
-PER_DEVICE = ("latency", "ram", "flash")
+COUNT_METRICS = ("parameters", "nonzero_parameters", "sparsity", "size")
+COLUMN_TITLES = {"nonzero_parameters": "non-zero"}
 
 
 @dataclass(frozen=True)
-class Rows:
-    """A titled table of texts; `right` holds the numbers of the columns that align right."""
+class TextTable:
+    """A titled table of texts; `right_aligned` has the indices of right-aligned columns."""
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
-    right: frozenset[int] = frozenset()
+    right_aligned: frozenset[int] = frozenset()
 
 
-def tables(report: Report) -> list[Rows]:
-    """Every table of the report, in the order it is read; empty ones are left out."""
-    found = [
-        _stages(report),
+def tables(report: Report) -> list[TextTable]:
+    """Every table of the report, in reading order, without empty ones."""
+    report_tables = [
+        _stages_table(report),
         *_outcome_tables(report),
-        _quality(report),
-        _devices(report),
-        _budget(report),
-        _broken(report),
+        _quality_table(report),
+        _devices_table(report),
+        _budget_table(report),
+        findings_table(report.findings),
     ]
-    return [table for table in found if table.rows]
+    return [table for table in report_tables if table.rows]
 
 
 def notes(report: Report) -> list[str]:
-    """What was skipped, left alone or fell back, by stage."""
+    """The notes of all stages, each with the name of its stage."""
     return [f"{stage.name}: {note}" for stage in report.stages for note in stage.outcome.notes]
 
 
-def verdict(report: Report) -> str:
-    """The last line: whether the run met what was asked."""
-    missed = [v for v in report.verdicts if not v.met]
+def verdict_line(report: Report) -> str:
+    """The last line: whether the run met its budget and broke no rule."""
+    missed_count = sum(not verdict.met for verdict in report.verdicts)
+    limits_text = units.plural(len(report.verdicts), "limit")
     if report.met:
-        return f"met: all {len(report.verdicts)} limits" if report.verdicts else "no budget was set; no rule was broken"
-    parts = [f"{len(missed)} of {len(report.verdicts)} limits"] if missed else []
-    broken = len(report.findings)
-    parts += [f"{broken} {'rule' if broken == 1 else 'rules'} broken"] if broken else []
-    return f"not met: {', '.join(parts)}"
+        return f"met: all {limits_text}" if report.verdicts else "no budget was set; no rule was broken"
+    failures = [f"{missed_count} of {limits_text}"] if missed_count else []
+    failures += [f"{units.plural(len(report.findings), 'rule')} broken"] if report.findings else []
+    return f"not met: {', '.join(failures)}"
 
 
-def _stages(report: Report) -> Rows:
+def _stages_table(report: Report) -> TextTable:
     qualities = _quality_names(report)
-    columns = ("stage", "status", *(f"{name} (val.)" for name in qualities), *(HEADS.get(n, n) for n in COUNTED),
-               "wall", "CPU", "peak memory")  # fmt: skip
-    rows = tuple(_stage(stage, qualities) for stage in report.stages)
-    return Rows("Stages", columns, rows, frozenset(range(2, len(columns))))
+    quality_columns = [f"{name} (val.)" for name in qualities]
+    count_columns = [COLUMN_TITLES.get(name, name) for name in COUNT_METRICS]
+    columns = ("stage", "status", *quality_columns, *count_columns, "wall", "CPU", "peak memory")
+    rows = tuple(_stage_row(stage, qualities) for stage in report.stages)
+    return TextTable("Stages", columns, rows, frozenset(range(2, len(columns))))
 
 
 def _quality_names(report: Report) -> list[str]:
-    named = [m.name for stage in report.stages for m in stage.outcome.metrics if m.details.get("split") == "validation"]
-    return list(dict.fromkeys(named))
+    names = [m.name for stage in report.stages for m in stage.outcome.metrics if m.details.get("split") == "validation"]
+    return list(dict.fromkeys(names))
 
 
-def _stage(stage: StageReport, qualities: list[str]) -> tuple[str, ...]:
-    values = [next((m.text() for m in stage.outcome.metrics if _is_validation(m, name)), "") for name in qualities]
-    counted = [metric.text() if (metric := stage.metric(name)) else "" for name in COUNTED]
+def _stage_row(stage: StageReport, qualities: list[str]) -> tuple[str, ...]:
+    quality_texts = [
+        next((m.text() for m in stage.outcome.metrics if _is_validation_metric(m, name)), "") for name in qualities
+    ]
+    count_texts = [metric.text() if (metric := stage.metric(name)) else "" for name in COUNT_METRICS]
     peak = stage.cost.peak_memory
     memory = units.show(peak, Dimension.BYTES) if peak is not None else "unavailable"
-    return (stage.name, stage.status, *values, *counted, f"{stage.cost.wall:.1f} s", f"{stage.cost.cpu:.1f} s", memory)
-
-
-def _is_validation(metric: Metric, name: str) -> bool:
-    return metric.name == name and metric.details.get("split") == "validation"
-
-
-def _outcome_tables(report: Report) -> list[Rows]:
-    found = []
-    for stage in report.stages:
-        for table in stage.outcome.tables:
-            rows = tuple(tuple(_cell(value) for value in row) for row in table.rows)
-            numbers = [all(isinstance(row[i], (int, float)) for row in table.rows) for i in range(len(table.columns))]
-            right = frozenset(i for i, number in enumerate(numbers) if number)
-            found.append(Rows(f"{stage.name}: {table.title}", table.columns, rows, right))
-    return found
-
-
-def _cell(value: str | float) -> str:
-    return value if isinstance(value, str) else f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
-
-
-def _quality(report: Report) -> Rows:
-    rows = [_metric_row(m) for stage in report.stages if stage.type == "validate" for m in _of_model(stage)]
-    return Rows(
-        "Quality and facts of the deployed model", ("metric", "value", "evidence", "how"), tuple(rows), frozenset({1})
+    return (
+        stage.name,
+        stage.status,
+        *quality_texts,
+        *count_texts,
+        f"{stage.cost.wall:.1f} s",
+        f"{stage.cost.cpu:.1f} s",
+        memory,
     )
 
 
-def _of_model(stage: StageReport) -> list[Metric]:
+def _is_validation_metric(metric: Metric, name: str) -> bool:
+    return metric.name == name and metric.details.get("split") == "validation"
+
+
+def _outcome_tables(report: Report) -> list[TextTable]:
+    text_tables = []
+    for stage in report.stages:
+        for table in stage.outcome.tables:
+            rows = tuple(tuple(_format_cell(cell) for cell in row) for row in table.rows)
+            right_aligned = frozenset(index for index in range(len(table.columns)) if _is_numeric(table, index))
+            text_tables.append(TextTable(f"{stage.name}: {table.title}", table.columns, rows, right_aligned))
+    return text_tables
+
+
+def _is_numeric(table: Table, column: int) -> bool:
+    return all(isinstance(row[column], (int, float)) for row in table.rows)
+
+
+def _format_cell(cell: str | float) -> str:
+    return cell if isinstance(cell, str) else f"{cell:,}" if isinstance(cell, int) else f"{cell:.4g}"
+
+
+def _quality_table(report: Report) -> TextTable:
+    rows = [_metric_row(m) for stage in report.stages if stage.type == "validate" for m in _model_metrics(stage)]
+    return TextTable(
+        "Metrics of the deployed model", ("metric", "value", "evidence", "how"), tuple(rows), frozenset({1})
+    )
+
+
+def _model_metrics(stage: StageReport) -> list[Metric]:
     return [metric for metric in stage.outcome.metrics if metric.device is None]
 
 
 def _metric_row(metric: Metric) -> tuple[str, ...]:
-    return (metric.name, metric.text(), str(metric.evidence), how(metric))
+    return (metric.name, metric.text(), str(metric.evidence), provenance_text(metric))
 
 
-def _devices(report: Report) -> Rows:
+def _devices_table(report: Report) -> TextTable:
     metrics = [m for stage in report.stages for m in stage.outcome.metrics if m.device is not None]
-    rows = tuple((str(m.device), *_metric_row(m)) for m in metrics)
-    return Rows("Devices", ("device", "metric", "value", "evidence", "how"), rows, frozenset({2}))
+    return metrics_table("Devices", metrics)
 
 
-def how(metric: Metric) -> str:
+def provenance_text(metric: Metric) -> str:
     """How a metric was obtained, with the percentiles and the age of a measurement."""
-    parts = [metric.how]
+    texts = [metric.how]
     if "p5" in metric.details:
-        parts += [", ".join(f"{p} {units.show(float(metric.details[p]), metric.unit)}" for p in ("p5", "p50", "p95"))]
+        texts += [", ".join(f"{p} {units.show(float(metric.details[p]), metric.unit)}" for p in ("p5", "p50", "p95"))]
     if "measured_at" in metric.details:
-        parts += [f"measured {_age(str(metric.details['measured_at']))}"]
-    return "; ".join(parts)
+        texts += [f"measured {_age(str(metric.details['measured_at']))}"]
+    return "; ".join(texts)
 
 
 def _age(moment: str) -> str:
@@ -131,16 +145,23 @@ def _age(moment: str) -> str:
     return "just now"
 
 
-def _budget(report: Report) -> Rows:
+def _budget_table(report: Report) -> TextTable:
     rows = []
     for verdict in report.verdicts:
         metric = verdict.metric
-        value = metric.text() if metric else "not taken"
+        value_text = metric.text() if metric else "not measured"
         status = "met" if verdict.met and not verdict.reason else "optional, not met" if verdict.met else "NOT MET"
-        rows.append((verdict.limit.text(), value, str(metric.evidence) if metric else "", status, verdict.reason))
-    return Rows("Budget", ("limit", "value", "evidence", "verdict", "why"), tuple(rows), frozenset({1}))
+        rows.append((verdict.limit.text(), value_text, str(metric.evidence) if metric else "", status, verdict.reason))
+    return TextTable("Budget", ("limit", "value", "evidence", "verdict", "reason"), tuple(rows), frozenset({1}))
 
 
-def _broken(report: Report) -> Rows:
-    rows = tuple((f.rule, f.place, f.observed, f.suggestion) for f in report.findings)
-    return Rows("Rules broken", ("rule", "place", "observed", "what to do"), rows)
+def metrics_table(title: str, metrics: Iterable[Metric]) -> TextTable:
+    """Metrics of a model and of devices, each with its evidence."""
+    rows = tuple((metric.device or "", *_metric_row(metric)) for metric in metrics)
+    return TextTable(title, ("device", "metric", "value", "evidence", "how"), rows, frozenset({2}))
+
+
+def findings_table(findings: Iterable[Finding], title: str = "Rules broken") -> TextTable:
+    """Broken rules, each with a suggestion."""
+    rows = tuple((f.rule, f.place, f.observed, f.suggestion) for f in findings)
+    return TextTable(title, ("rule", "place", "observed", "suggestion"), rows)

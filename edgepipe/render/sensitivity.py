@@ -1,4 +1,4 @@
-"""The sensitivity of layers as a table, as JSON, and as a chart."""
+"""The quantization sensitivity of layers as tables, as JSON and as a chart."""
 
 import json
 from pathlib import Path
@@ -7,32 +7,28 @@ from edgepipe.commands.sensitivity import SensitivityReport
 from edgepipe.compress.quantizer.layer_sensitivity import LayerSensitivity, RoundingError
 from edgepipe.core.artifact import write_atomically
 from edgepipe.core.errors import InputError
-from edgepipe.render.report_tables import Rows
+from edgepipe.render.report_tables import TextTable
 
 SCHEMA = "edgepipe.sensitivity/1"
-ENDINGS = (".png", ".svg", ".pdf")
-MAX_SHOWN_LAYERS = 40  # layers in a chart
-EFFECT_COLUMNS = ("layer", "operator", "MACs", "error alone", "error left out", "accuracy alone", "accuracy left out")
+CHART_SUFFIXES = (".png", ".svg", ".pdf")
+MAX_SHOWN_LAYERS = 40  # in a chart
+EFFECT_COLUMNS = ("layer", "operator", "MACs", "error alone", "error without", "accuracy alone", "accuracy without")
 ERROR_COLUMNS = (
     "layer", "weights SNR", "worst channel", "SNR if per tensor", "activation SNR", "worst channel", "cosine",
 )  # fmt: skip
 
 
-def tables(report: SensitivityReport) -> list[Rows]:
-    """What becomes of the outputs, the most sensitive layer first; what rounding does to each; the model as a whole."""
+def tables(report: SensitivityReport) -> list[TextTable]:
+    """The effect of each layer on the outputs, the most sensitive first; rounding errors by layer; the whole model."""
     has_quality = report.quality is not None
     columns = EFFECT_COLUMNS if has_quality else EFFECT_COLUMNS[:-2]
     effect_rows = tuple(_effect_row(layer)[: len(columns)] for layer in report.layers)
-    title = f"{report.model}: layers by the error of the scores with one alone in {report.scheme}"
+    title = f"{report.model}: layers by the error of the scores when only one is {report.scheme}"
     error_rows = tuple(_error_row(layer) for layer in report.layers)
+    numeric_columns = frozenset(range(1, len(ERROR_COLUMNS)))
     return [
-        Rows(title, columns, effect_rows, frozenset(range(2, len(columns)))),
-        Rows(
-            "What rounding does to weights and activations",
-            ERROR_COLUMNS,
-            error_rows,
-            frozenset(range(1, len(ERROR_COLUMNS))),
-        ),
+        TextTable(title, columns, effect_rows, frozenset(range(2, len(columns)))),
+        TextTable("Rounding errors of weights and activations", ERROR_COLUMNS, error_rows, numeric_columns),
         _model_table(report),
     ]
 
@@ -47,9 +43,8 @@ def _effect_row(layer: LayerSensitivity) -> tuple[str, ...]:
 def _error_row(layer: LayerSensitivity) -> tuple[str, ...]:
     weights, per_tensor, activation = layer.weights, layer.weights_per_tensor, layer.activation
     cosine = "" if activation is None else f"{activation.cosine:.6f}"
-    return (
-        layer.layer, _snr(weights), _worst_snr(weights), _snr(per_tensor), _snr(activation), _worst_snr(activation), cosine,
-    )  # fmt: skip
+    weight_cells = (_snr(weights), _worst_snr(weights), _snr(per_tensor))
+    return (layer.layer, *weight_cells, _snr(activation), _worst_snr(activation), cosine)
 
 
 def _snr(error: RoundingError | None) -> str:
@@ -64,13 +59,13 @@ def _format_share(share: float | None) -> str:
     return "" if share is None else f"{share:.2%}"
 
 
-def _model_table(report: SensitivityReport) -> Rows:
+def _model_table(report: SensitivityReport) -> TextTable:
     rows = [("error of scores, all layers quantized", f"{report.whole:.2e}")]
     if report.quality is not None:
         rows += [(f"{report.quality} in float", _format_share(report.quality_float)),
                  (f"{report.quality}, all layers quantized", _format_share(report.quality_whole))]  # fmt: skip
     rows += [("calibration", report.calibration), ("how", report.how)]
-    return Rows("The model", ("what", "value"), tuple(rows))
+    return TextTable("The model", ("property", "value"), tuple(rows))
 
 
 def document(report: SensitivityReport) -> str:
@@ -79,14 +74,14 @@ def document(report: SensitivityReport) -> str:
 
 
 def draw_chart(report: SensitivityReport, path: Path) -> None:
-    """Bars, the most sensitive layer on top, on a logarithmic scale.
+    """Draw a bar for each layer, the most sensitive on top, on a logarithmic scale.
 
     Raises:
-        InputError: an ending that is no picture's.
-        StorageError: it cannot be written.
+        InputError: the suffix of `path` is not that of a picture.
+        StorageError: `path` cannot be written.
     """
-    if path.suffix.lower() not in ENDINGS:
-        raise InputError(f"{path}: charts end in {', '.join(ENDINGS)}")
+    if path.suffix.lower() not in CHART_SUFFIXES:
+        raise InputError(f"{path}: charts end in {', '.join(CHART_SUFFIXES)}")
     from matplotlib.figure import Figure
 
     shown_layers = report.layers[:MAX_SHOWN_LAYERS][::-1]

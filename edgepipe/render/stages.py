@@ -1,4 +1,4 @@
-"""The stages as tables and JSON, told from the stage classes themselves: `edgepipe stages`."""
+"""The stages as tables and JSON, generated from the stage classes: `edgepipe stages`."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -7,9 +7,10 @@ from typing import Any, get_args
 
 from pydantic_core import PydanticUndefined
 
+from edgepipe.core import references
 from edgepipe.core.config import Options, Quantity
-from edgepipe.core.errors import EdgepipeError
-from edgepipe.render.report_tables import Rows
+from edgepipe.core.errors import EdgepipeError, InputError, did_you_mean
+from edgepipe.render.report_tables import TextTable
 from edgepipe.stages import registry
 from edgepipe.stages.base import Stage
 from edgepipe.stages.registry import StageSource
@@ -17,7 +18,7 @@ from edgepipe.stages.registry import StageSource
 SCHEMA = "edgepipe.stages/1"
 
 
-def tables(name: str | None) -> list[Rows]:
+def tables(name: str | None) -> list[TextTable]:
     """All stages, or the options of the stage `name`.
 
     Raises:
@@ -25,16 +26,17 @@ def tables(name: str | None) -> list[Rows]:
     """
     if name is not None:
         cls = _find_class(name)
-        rows = tuple((o["option"], o["type"], o["default"], o["meaning"]) for o in _options(cls))
-        return [Rows(f"{name}: {_summary(cls)}", ("option", "type", "default", "meaning"), rows)]
+        rows = tuple((o["option"], o["type"], o["default"], o["meaning"]) for o in _describe_options(cls))
+        return [TextTable(f"{name}: {_summary(cls)}", ("option", "type", "default", "meaning"), rows)]
     sources = available_stages()
     built_in = [source for source in sources if source.package == "edgepipe"]
-    others = [source for source in sources if source.package != "edgepipe"]
-    found = [Rows("Stages", ("stage", "takes", "gives", "what it does"), tuple(map(_row, built_in)))]
-    if others:
-        columns = ("stage", "takes", "gives", "what it does", "from")
-        found.append(Rows("Stages of your own", columns, tuple((*_row(source), _origin(source)) for source in others)))
-    return found
+    other_sources = [source for source in sources if source.package != "edgepipe"]
+    columns = ("stage", "takes", "gives", "description")
+    stage_tables = [TextTable("Stages", columns, tuple(_stage_row(source) for source in built_in))]
+    if other_sources:
+        other_rows = tuple((*_stage_row(source), _origin(source)) for source in other_sources)
+        stage_tables.append(TextTable("Stages of your own", (*columns, "from"), other_rows))
+    return stage_tables
 
 
 def document(name: str | None) -> str:
@@ -53,19 +55,22 @@ def available_stages() -> list[StageSource]:
 
 
 def _find_class(name: str) -> type[Stage]:
+    names = [source.name for source in available_stages()]
+    if name not in names and not references.is_reference(name):
+        raise InputError(f"no stage '{name}'{did_you_mean(name, names)}")
     return registry.load_stage_class(registry.find_stage(name, Path.cwd()))
 
 
-def _row(source: StageSource) -> tuple[str, ...]:
-    if problem := _problem(source):
+def _stage_row(source: StageSource) -> tuple[str, ...]:
+    if problem := _stage_problem(source):
         return (source.name, "", "", f"cannot be used: {problem}")
     cls = registry.load_stage_class(source)
-    return (source.name, ", ".join(cls.accepts), _gives(cls), _summary(cls))
+    return (source.name, ", ".join(cls.accepts), _output_kinds(cls), _summary(cls))
 
 
-def _problem(source: StageSource) -> str:
-    """Why a stage cannot be used; a package that is broken is listed, and breaks nothing else."""
-    if source.folder is None and (clash := registry.collision(source.name)):
+def _stage_problem(source: StageSource) -> str:
+    """Why a stage cannot be used; empty if it can. A broken package is listed with its problem."""
+    if source.folder is None and (clash := registry.describe_collision(source.name)):
         return clash if source.package != "edgepipe" else ""
     try:
         registry.load_stage_class(source)
@@ -80,7 +85,7 @@ def _origin(source: StageSource) -> str:
 
 def _describe_source(source: StageSource) -> Mapping[str, Any]:
     origin = {"package": source.package, "version": source.version, "reference": source.reference}
-    if problem := _problem(source):
+    if problem := _stage_problem(source):
         return {**origin, "problem": problem}
     return {**_describe(registry.load_stage_class(source)), **origin}
 
@@ -90,7 +95,7 @@ def _describe(cls: type[Stage]) -> Mapping[str, Any]:
         "summary": _summary(cls),
         "takes": list(cls.accepts),
         "gives": sorted(set(cls.accepts.values())),
-        "options": _options(cls),
+        "options": _describe_options(cls),
     }
 
 
@@ -98,28 +103,28 @@ def _summary(cls: type[Stage]) -> str:
     return str(cls.__doc__ or "").strip().partition("\n")[0]
 
 
-def _gives(cls: type[Stage]) -> str:
+def _output_kinds(cls: type[Stage]) -> str:
     kinds = sorted(set(cls.accepts.values()))
     return ", ".join(kinds) if kinds != sorted(cls.accepts) else "the same"
 
 
-def _options(cls: Any, prefix: str = "") -> list[dict[str, str]]:
-    described = []
+def _describe_options(cls: Any, prefix: str = "") -> list[dict[str, str]]:
+    descriptions = []
     for name, field in cls.model_fields.items():
-        option = {"option": prefix + name, "type": _type(field.annotation, field.metadata)}
-        described.append({**option, "default": _default(field), "meaning": field.description or ""})
-        for nested in filter(_is_options, (field.annotation, *get_args(field.annotation))):
-            described += _options(nested, f"{prefix}{name}.")
-    return described
+        option = {"option": prefix + name, "type": _type_text(field.annotation, field.metadata)}
+        descriptions.append({**option, "default": _default_text(field), "meaning": field.description or ""})
+        for nested_cls in filter(_is_options, (field.annotation, *get_args(field.annotation))):
+            descriptions += _describe_options(nested_cls, f"{prefix}{name}.")
+    return descriptions
 
 
 def _is_options(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, Options)
 
 
-def _type(annotation: Any, marks: Iterable[Any] = ()) -> str:
-    """`annotation` with the bounds that pydantic's `marks` set; a quantity by what it counts."""
-    flat_marks = [nested for mark in marks for nested in getattr(mark, "metadata", [mark])]
+def _type_text(annotation: Any, marks: Iterable[Any] = ()) -> str:
+    """`annotation` as text with the bounds that pydantic's `marks` set; a quantity is named by its dimension."""
+    flat_marks = [nested_mark for mark in marks for nested_mark in getattr(mark, "metadata", [mark])]
     dimension = next((str(mark.dimension) for mark in flat_marks if isinstance(mark, Quantity)), None)
     bounds = [f"{sign} {getattr(mark, key)}" for mark in flat_marks for key, sign in _BOUNDS if hasattr(mark, key)]
     return " ".join([dimension or _type_name(annotation), *bounds])
@@ -135,7 +140,7 @@ def _type_name(annotation: Any) -> str:
     names = {bool: "true | false", int: "integer", float: "number", str: "text", type(None): "null", dict: "mapping"}
     origin = getattr(annotation, "__origin__", None)
     if hasattr(annotation, "__metadata__"):
-        return _type(annotation.__origin__, annotation.__metadata__)
+        return _type_text(annotation.__origin__, annotation.__metadata__)
     if origin is tuple:
         return f"list of {_type_name(arguments[0])}"
     if _is_options(annotation):
@@ -145,6 +150,6 @@ def _type_name(annotation: Any) -> str:
     return names.get(origin or annotation, str(getattr(annotation, "__name__", annotation)))
 
 
-def _default(field: Any) -> str:
-    value = field.get_default(call_default_factory=True)
-    return "required" if value is PydanticUndefined else json.dumps(value)
+def _default_text(field: Any) -> str:
+    default = field.get_default(call_default_factory=True)
+    return "required" if default is PydanticUndefined else json.dumps(default)

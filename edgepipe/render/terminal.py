@@ -10,15 +10,15 @@ from rich.table import Table
 
 from edgepipe.render import report_tables
 from edgepipe.render.report import Report
-from edgepipe.render.report_tables import Rows
+from edgepipe.render.report_tables import TextTable
 
 
 class _TerminalConsole(Console):
-    """A console that leaves it to the command line to say what a reader that went away means."""
+    """A console that raises on a broken pipe, for the command line to choose the exit code."""
 
     def on_broken_pipe(self) -> None:
         """Rich would end the process with 1."""
-        raise BrokenPipeError(errno.EPIPE, "nobody reads stdout")
+        raise BrokenPipeError(errno.EPIPE, "stdout is closed")
 
 
 PLAIN_WIDTH = 160  # columns where stdout is no terminal: wide enough that no number is wrapped
@@ -34,10 +34,10 @@ def show_report(report: Report) -> None:
     for note in report_tables.notes(report):
         console.print(f"note: {note}", markup=False, highlight=False)
     style = "green" if report.met else "bold red"
-    console.print(f"\n{escape(report_tables.verdict(report))}", style=style, highlight=False)
+    console.print(f"\n{escape(report_tables.verdict_line(report))}", style=style, highlight=False)
 
 
-def show_tables(tables: Iterable[Rows]) -> None:
+def show_tables(tables: Iterable[TextTable]) -> None:
     """Print tables to stdout."""
     console = _console()
     for table in tables:
@@ -50,10 +50,10 @@ def _console() -> Console:
     return console if console.is_terminal else _TerminalConsole(width=PLAIN_WIDTH, highlight=False)
 
 
-def _build_table(table: Rows) -> Table:
+def _build_table(table: TextTable) -> Table:
     rich_table = Table(box=box.SIMPLE, pad_edge=False)
     for index, column in enumerate(table.columns):
-        align_right = index in table.right
+        align_right = index in table.right_aligned
         rich_table.add_column(escape(column), justify="right" if align_right else "left", no_wrap=align_right)
     for row in table.rows:
         rich_table.add_row(*(escape(cell) for cell in row))

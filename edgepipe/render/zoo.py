@@ -1,4 +1,4 @@
-"""The architectures of the zoo and their footprints, as tables and JSON documents."""
+"""The architectures of the zoo and their footprints as tables and JSON: `edgepipe zoo`."""
 
 import json
 from typing import Any
@@ -10,27 +10,27 @@ from edgepipe.core import units
 from edgepipe.core.errors import InputError, did_you_mean
 from edgepipe.core.units import Dimension
 from edgepipe.render import profile as profile_render
-from edgepipe.render.report_tables import Rows, how
+from edgepipe.render.report_tables import TextTable, provenance_text
 from edgepipe.zoo import published_footprints
 
 SCHEMA = "edgepipe.zoo/1"
 COLUMNS = ("architecture", "input", "classes", "options", "parameters", "MACs", "flash", "RAM")
 
 
-def architecture_tables(name: str | None) -> list[Rows]:
-    """Every architecture with its paper and the footprints that were counted; or one, with its options."""
+def architecture_tables(name: str | None) -> list[TextTable]:
+    """Every architecture with its paper and published footprints; or only `name`, with its options too."""
     catalog = published_footprints.read_footprints()
     names = [_check_architecture(name)] if name is not None else list(published_footprints.PAPERS)
-    papers = Rows("Architectures", ("architecture", "after"), tuple((n, published_footprints.PAPERS[n]) for n in names))
+    paper_rows = tuple((name, published_footprints.PAPERS[name]) for name in names)
+    papers = TextTable("Architectures", ("architecture", "based on"), paper_rows)
     rows = tuple(_footprint_row(entry) for entry in catalog["footprints"] if entry["name"] in names)
     title = f"Footprints as int8, untrained ({catalog['with']})"
-    tables = [papers, Rows(title, COLUMNS, rows, frozenset({2, 4, 5, 6, 7}))]
+    all_tables = [papers, TextTable(title, COLUMNS, rows, frozenset({2, 4, 5, 6, 7}))]
     if name is not None:
-        options = tuple(
-            (key, json.dumps(default)) for key, default in published_footprints.default_options(name).items()
-        )
-        tables.append(Rows(f"Options of {name}", ("option", "default"), options))
-    return tables
+        defaults = published_footprints.default_options(name)
+        options = tuple((key, json.dumps(default)) for key, default in defaults.items())
+        all_tables.append(TextTable(f"Options of {name}", ("option", "default"), options))
+    return all_tables
 
 
 def _check_architecture(name: str) -> str:
@@ -48,7 +48,7 @@ def _footprint_row(entry: dict[str, Any]) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def architecture_json(name: str | None) -> str:
+def architecture_document(name: str | None) -> str:
     """The same as one JSON document."""
     catalog = published_footprints.read_footprints()
     names = [_check_architecture(name)] if name is not None else list(published_footprints.PAPERS)
@@ -61,19 +61,19 @@ def architecture_json(name: str | None) -> str:
 
 
 def parse_shape(text: str) -> tuple[int, ...]:
-    """`49x10x1` as a shape.
+    """Parse a shape such as `49x10x1`.
 
     Raises:
         InputError: not of that form.
     """
     sizes = text.lower().split("x")
     if not all(size.isdigit() and int(size) > 0 for size in sizes):
-        raise InputError(f"--input '{text}' is no shape; write it as 28x28x1, 100x6 or 640")
+        raise InputError(f"--input '{text}' is not a shape; write it as 28x28x1, 100x6 or 640")
     return tuple(map(int, sizes))
 
 
 def parse_options(settings: tuple[str, ...]) -> dict[str, Any]:
-    """`alpha=0.5` and such, values read as YAML.
+    """Parse settings such as `alpha=0.5`; the values are YAML.
 
     Raises:
         InputError: not of that form.
@@ -86,22 +86,22 @@ def parse_options(settings: tuple[str, ...]) -> dict[str, Any]:
         try:
             option_by_name[key] = yaml.safe_load(text)
         except yaml.YAMLError:
-            raise InputError(f"--set '{setting}': '{text}' is no value; write a number or a list: [8, 16]") from None
+            raise InputError(f"--set '{setting}': '{text}' is not a value; write a number or a list: [8, 16]") from None
     return option_by_name
 
 
-def tables(footprint: Footprint) -> list[Rows]:
-    """The numbers of one architecture, each with its evidence, then its devices."""
+def tables(footprint: Footprint) -> list[TextTable]:
+    """The metrics of one architecture, each with its evidence, then its devices."""
     title = f"{footprint.name} for {'x'.join(map(str, footprint.input_shape))}, int8, untrained"
     rows = tuple(
         (metric.name, units.show(metric.value, metric.unit) if metric.value is not None else "unavailable",
-         str(metric.evidence), how(metric))
+         str(metric.evidence), provenance_text(metric))
         for metric in footprint.metrics
     )  # fmt: skip
-    return [Rows(title, ("metric", "value", "evidence", "how"), rows, frozenset({1})), *_device_tables(footprint)]
+    return [TextTable(title, ("metric", "value", "evidence", "how"), rows, frozenset({1})), *_device_tables(footprint)]
 
 
-def _device_tables(footprint: Footprint) -> list[Rows]:
+def _device_tables(footprint: Footprint) -> list[TextTable]:
     from edgepipe.commands.profile import ModelProfile
 
     if not footprint.devices:

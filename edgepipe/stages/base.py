@@ -1,4 +1,4 @@
-"""What a stage is: frozen options, the artifact kinds it takes and gives, and one function that does the work."""
+"""The base class of all stages: frozen options, the artifact kinds a stage takes and gives, and `run`."""
 
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -13,36 +13,41 @@ from edgepipe.stages.context import PipelineInfo, StageContext
 
 
 class Stage(Options):
-    """Base of all stages. A subclass is final; its fields are its options and their descriptions the user's help."""
+    """Base of all stages. A subclass is final; its fields are its options, their descriptions are the user's help."""
 
-    accepts: ClassVar[Mapping[ArtifactKind, ArtifactKind]]  # kind it takes -> kind it gives
+    accepts: ClassVar[Mapping[ArtifactKind, ArtifactKind]]  # kind of the input artifact -> kind of the output artifact
     splits: ClassVar[frozenset[Split]] = frozenset()
     needs_data: ClassVar[bool] = False
     trains: ClassVar[bool] = False
     tools: ClassVar[tuple[str, ...]] = ()  # packages whose versions are part of the cache key
-    modules: ClassVar[tuple[str, ...]] = ()  # further modules whose sources are, besides the stage's own imports
+    modules: ClassVar[tuple[str, ...]] = ()  # modules whose sources are too, besides those that the stage imports
 
     @abstractmethod
     def run(self, context: StageContext) -> tuple[Artifact, Outcome]:
-        """Do the work; write only below `context.output_folder`."""
+        """Do the stage's work; write only below `context.output_folder`."""
 
     def wants_data(self, kind: ArtifactKind) -> bool:
-        """Whether it cannot run without `data:` when given an artifact of `kind`."""
+        """Whether it needs `data:` to run on an artifact of `kind`."""
         return self.needs_data
 
     @property
+    def uses_tensorflow(self) -> bool:
+        """Whether TensorFlow is loaded before it runs."""
+        return "tensorflow" in self.tools
+
+    @property
     def quantizes(self) -> bool:
-        """Whether its output is not a float model any more."""
+        """Whether its output is no longer a float model."""
         return False
 
     @property
-    def leaves_float(self) -> bool:
+    def keeps_float(self) -> bool:
         """Whether the options name layers that stay in float."""
         return False
 
     def check(self, document: Document, path: KeyPath, pipeline: PipelineInfo) -> None:
-        """Add problems of the options beyond their types to `document`; the base has nothing to add."""
+        """Add what is wrong with the options, beyond their types, to `document`; the base class adds nothing."""
 
     def key(self, pipeline: PipelineInfo) -> dict[str, Any]:
-        """What else decides the output and belongs in the cache key; nothing in the base."""
+        """Further inputs of the cache key, such as the content of files that options name; the base class has none."""
         return {}

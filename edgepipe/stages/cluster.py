@@ -1,4 +1,4 @@
-"""`cluster`: let each kernel share few distinct values."""
+"""`cluster`: let the weights of each kernel share a few distinct values."""
 
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, final
 
@@ -18,83 +18,74 @@ if TYPE_CHECKING:
     from edgepipe.compress.clustering import ClusteringPlan, LayerClusters
 
 Clusters = Annotated[int, Field(ge=2, le=256)]  # int8 has 256 values
-COLUMNS = (
-    "layer",
-    "kind",
-    "weights",
-    "zeros",
-    "distinct non-zero",
-    "most in a channel",
-    "clusters",
-    "left alone because",
-)
+COLUMNS = ("layer", "kind", "weights", "zeros", "distinct non-zero", "most in a channel", "clusters", "reason")
 
 
 @final
 class ClusterLayerOptions(Options):
-    """What can be said for some layers only."""
+    """Options of single layers or layer classes."""
 
     clusters: Clusters
 
 
 @final
 class Cluster(TrainingStage):
-    """Let the weights of each kernel share few distinct values, trained as they are shared (tfmot)."""
+    """Let the weights of each kernel share a few distinct values, and train those values (tfmot)."""
 
     accepts: ClassVar = {ArtifactKind.KERAS: ArtifactKind.FLOAT, ArtifactKind.FLOAT: ArtifactKind.FLOAT}
     tools: ClassVar = ("tensorflow", "keras", "tf_keras", "tensorflow-model-optimization", "numpy")
 
     clusters: Clusters = Field(default=16, description="distinct values that a kernel may have, zero included")
     init: Literal["density", "linear", "kmeans++", "random"] = Field(
-        default="kmeans++", description="where the centroids start: by the density of the weights, evenly spaced, .."
+        default="kmeans++", description="initial centroids: by weight density, evenly spaced, k-means++ or random"
     )
-    preserve_sparsity: bool = Field(default=True, description="keep the zeros of layers that were pruned at zero")
+    preserve_sparsity: bool = Field(default=True, description="keep the zeros of pruned layers")
     per_channel: bool = Field(
-        default=False, description="that many values for each output channel of a Conv2D, instead of in all"
+        default=False, description="count the values for each output channel of a Conv2D instead of for the kernel"
     )
     exclude_last: bool = Field(
-        default=True, description="leave the last convolution or dense layer alone, unless `layers` names it"
+        default=True, description="exclude the last convolution or dense layer, unless `layers` names it"
     )
     types: dict[str, ClusterLayerOptions | None] = Field(
-        default_factory=dict, description="by layer class: `{Dense: {clusters: 32}}`; null leaves it alone"
+        default_factory=dict, description="by layer class: `{Dense: {clusters: 32}}`; null excludes it"
     )
     layers: dict[Expression, ClusterLayerOptions | None] = Field(
-        default_factory=dict, description='by layer name, a regular expression: `{"conv1": null}`; over `types`'
+        default_factory=dict, description='by layer name, a regular expression: `{"conv1": null}`; overrides `types`'
     )
 
     @model_validator(mode="after")
-    def _room_for_zero(self) -> "Cluster":
+    def _check_room_for_zero(self) -> "Cluster":
         overrides = [*self.types.values(), *self.layers.values()]
-        fewest = min([self.clusters, *(given.clusters for given in overrides if given is not None)])
+        fewest = min([self.clusters, *(options.clusters for options in overrides if options is not None)])
         if self.preserve_sparsity and fewest < 3:
             raise ValueError(f"clusters ({fewest}) must be at least 3: zero is one of them (preserve_sparsity: true)")
         return self
 
     def run(self, context: StageContext) -> tuple[Artifact, Outcome]:
-        """Wrap, train, strip; the distinct values of every kernel are counted afterwards."""
+        """Wrap, train and strip the model, then count the distinct values of every kernel."""
         from edgepipe.compress import clustering
         from edgepipe.training.training_loop import fit, set_seeds
 
         set_seeds(context.seed)
         model, notes = model_io.open_float(context)
-        lesson, plan = self.training_setup(context), self._plan()
-        choice = clustering.select_layers(model, plan)
-        held = clustering.build_callbacks(model, choice, self.preserve_sparsity)
-        wrapped = clustering.wrap(model, choice, self.init)
-        fit(wrapped, lesson, self.fit_schedule(context), context.progress.epoch, held)
-        stripped = clustering.strip(wrapped)
-        layers = clustering.check_clusters(stripped, choice, plan)
-        artifact = model_io.write_float(stripped, context.output_folder)
-        metrics = (*model_metrics.keras_metrics(stripped, artifact, context), *_metrics(layers))
+        setup, plan = self.training_setup(context), self._plan()
+        selection = clustering.select_layers(model, plan)
+        callbacks = clustering.build_callbacks(model, selection, self.preserve_sparsity)
+        wrapped_model = clustering.wrap(model, selection, self.init)
+        fit(wrapped_model, setup, self.fit_schedule(context), context.progress.epoch, callbacks)
+        stripped_model = clustering.strip(wrapped_model)
+        layers = clustering.check_clusters(stripped_model, selection, plan)
+        artifact = model_io.write_float(stripped_model, context.output_folder)
+        metrics = (*model_metrics.keras_metrics(stripped_model, artifact, context), *_cluster_metrics(layers))
         return artifact, Outcome(
-            metrics=metrics, notes=(*notes, *lesson.notes, *_notes(layers)), tables=(_table(layers),)
+            metrics=metrics, notes=(*notes, *setup.notes, *_layer_notes(layers)), tables=(_layer_table(layers),)
         )
 
     def _plan(self) -> "ClusteringPlan":
         from edgepipe.compress.clustering import ClusteringPlan
         from edgepipe.compress.overrides import Overrides
 
-        types, layers = _numbers(self.types), _numbers(self.layers)
+        types, layers = _cluster_counts(self.types), _cluster_counts(self.layers)
         return ClusteringPlan(
             clusters=self.clusters,
             init=self.init,
@@ -105,39 +96,43 @@ class Cluster(TrainingStage):
         )
 
 
-def _numbers(given: dict[str, ClusterLayerOptions | None]) -> dict[str, int | None]:
-    return {name: None if options is None else options.clusters for name, options in given.items()}
+def _cluster_counts(options_by_name: dict[str, ClusterLayerOptions | None]) -> dict[str, int | None]:
+    return {name: None if options is None else options.clusters for name, options in options_by_name.items()}
 
 
-def _metrics(layers: "list[LayerClusters]") -> list[Metric]:
-    clustered = [layer for layer in layers if layer.target is not None]
-    zeros, elements = sum(layer.zeros for layer in clustered), sum(layer.elements for layer in clustered)
-    alone = ", ".join(layer.name for layer in layers if layer.target is None) or "none"
-    which = f"the kernels of {len(clustered)} clustered layers; left alone: {alone}"
-    most = max(layer.distinct_count for layer in clustered)
+def _cluster_metrics(layers: "list[LayerClusters]") -> list[Metric]:
+    clustered_layers = [layer for layer in layers if layer.target is not None]
+    zeros, elements = sum(layer.zeros for layer in clustered_layers), sum(layer.elements for layer in clustered_layers)
+    excluded_names = ", ".join(layer.name for layer in layers if layer.target is None) or "none"
+    scope = f"the kernels of {len(clustered_layers)} clustered layers; excluded: {excluded_names}"
+    max_distinct = max(layer.distinct_count for layer in clustered_layers)
     return [
-        exact_metric("distinct_weights", most, Dimension.COUNT, f"the most distinct values, zero included, in {which}"),
-        exact_metric("sparsity", zeros / elements, Dimension.FRACTION, f"exact zeros in {which}"),
+        exact_metric(
+            "distinct_weights", max_distinct, Dimension.COUNT, f"the most distinct values, zero included, in {scope}"
+        ),
+        exact_metric("sparsity", zeros / elements, Dimension.FRACTION, f"exact zeros in {scope}"),
     ]
 
 
-def _notes(layers: "list[LayerClusters]") -> list[str]:
-    alone = [
-        f"layer '{layer.name}' is left alone: {layer.exclusion_reason}" for layer in layers if layer.exclusion_reason
+def _layer_notes(layers: "list[LayerClusters]") -> list[str]:
+    exclusion_notes = [
+        f"layer '{layer.name}' is excluded: {layer.exclusion_reason}" for layer in layers if layer.exclusion_reason
     ]
-    fell_back = [(layer.name, layer.target.per_tensor_reason) for layer in layers if layer.target is not None]
-    return alone + [f"layer '{name}' is clustered as a whole: {reason}" for name, reason in fell_back if reason]
+    per_tensor_reasons = [(layer.name, layer.target.per_tensor_reason) for layer in layers if layer.target is not None]
+    return exclusion_notes + [
+        f"layer '{name}' is clustered as a whole: {reason}" for name, reason in per_tensor_reasons if reason
+    ]
 
 
-def _table(layers: "list[LayerClusters]") -> Table:
+def _layer_table(layers: "list[LayerClusters]") -> Table:
     return Table(
-        title="Distinct weights by layer, zeros told apart",
+        title="Distinct weights by layer, zeros counted separately",
         columns=COLUMNS,
-        rows=tuple(_row(layer) for layer in layers),
+        rows=tuple(_layer_row(layer) for layer in layers),
     )
 
 
-def _row(layer: "LayerClusters") -> tuple[Any, ...]:
-    allowed = "" if layer.target is None else f"{layer.target.clusters}{' a channel' * layer.target.per_channel}"
-    counted = (layer.elements, layer.zeros, layer.distinct_values, layer.max_in_channel)
-    return (layer.name, layer.kind, *counted, allowed, layer.exclusion_reason)
+def _layer_row(layer: "LayerClusters") -> tuple[Any, ...]:
+    clusters = "" if layer.target is None else f"{layer.target.clusters}{' per channel' * layer.target.per_channel}"
+    counts = (layer.elements, layer.zeros, layer.distinct_values, layer.max_in_channel)
+    return (layer.name, layer.kind, *counts, clusters, layer.exclusion_reason)

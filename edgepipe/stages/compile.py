@@ -1,4 +1,4 @@
-"""`compile`: for an Arm Ethos-U, by Vela."""
+"""`compile`: compile for an Arm Ethos-U with Vela."""
 
 from typing import Any, ClassVar, final
 
@@ -14,12 +14,12 @@ from edgepipe.devices.vela.vela_result import VelaCompilation
 from edgepipe.stages.base import Stage
 from edgepipe.stages.context import PipelineInfo, StageContext
 
-SLOWEST = 12  # layers that the report shows; the cache keeps all
+MAX_LISTED_LAYERS = 12  # layers that the report shows; the cache keeps all
 
 
 @final
 class Compile(Stage):
-    """Compile for an Arm Ethos-U by Vela: what runs on the NPU becomes command streams, the rest stays as it is."""
+    """Compile for an Arm Ethos-U with Vela: operators for the NPU become command streams, the rest stay as they are."""
 
     accepts: ClassVar = {ArtifactKind.TFLITE: ArtifactKind.VELA}
     tools: ClassVar = ("ethos-u-vela", "ai-edge-litert")
@@ -28,27 +28,29 @@ class Compile(Stage):
 
     def check(self, document: Document, path: KeyPath, pipeline: PipelineInfo) -> None:
         """The device exists and has an accelerator that Vela compiles for."""
-        here = (*path, "device")
+        device_path = (*path, "device")
         try:
             device = device_profile.load(self.device, pipeline.base_folder)
         except ConfigError as error:
             document.problems.extend(error.problems)
             return
         except InputError as error:
-            document.add_problem(here, str(error))
+            document.add_problem(device_path, str(error))
             return
         if device.system.npu is None or device.system.npu.vela is None:
-            known = ", ".join(
+            supported_names = ", ".join(
                 name for name in device_profile.names() if _has_vela(device_profile.load(name, pipeline.base_folder))
             )
-            document.add_problem(here, f"'{device.name}' has no NPU that Vela compiles for; devices that have: {known}")
+            document.add_problem(
+                device_path, f"'{device.name}' has no NPU that Vela compiles for; devices with one: {supported_names}"
+            )
 
     def key(self, pipeline: PipelineInfo) -> dict[str, Any]:
         """The content of the profile."""
         return {"device": device_profile.digest(device_profile.load(self.device, pipeline.base_folder))}
 
     def run(self, context: StageContext) -> tuple[Artifact, Outcome]:
-        """Compile, and tell what it costs there and what stays on the core.
+        """Compile, and report what the model costs there and which operators stay on the core.
 
         Raises:
             InputError: Vela refuses the model or crashes on it; the message names model, accelerator and version.
@@ -58,17 +60,20 @@ class Compile(Stage):
         from edgepipe.tflite.reader import read
 
         device, model = device_profile.load(self.device, context.base_folder), read(context.artifact.path)
-        to = vela_compiler.device_settings(device)
-        assert to is not None, "`check` refuses a device without `system.npu.vela`"
+        settings = vela_compiler.device_settings(device)
+        assert settings is not None, "`check` refuses a device without `system.npu.vela`"
         assert device.system.npu is not None, "it has one"
-        made = vela_compiler.compile_model(model, to, context.cache)
+        compiled_model = vela_compiler.compile_model(model, settings, context.cache)
         path = context.output_folder / f"{device.name}.tflite"
-        write_bytes(path, made.content)
-        told = vela_metrics.VelaAnalysis(device, device.system.npu, made.compilation)
+        write_bytes(path, compiled_model.content)
+        analysis = vela_metrics.VelaAnalysis(device, device.system.npu, compiled_model.compilation)
         return Artifact.from_path(ArtifactKind.VELA, path), Outcome(
-            metrics=tuple(told.metric(name) for name in vela_metrics.UNIT_BY_METRIC),
-            notes=(*([made.note] if made.note else []), *(str(finding) for finding in told.fallback_findings)),
-            tables=tuple(_tables(made.compilation)),
+            metrics=tuple(analysis.metric(name) for name in vela_metrics.UNIT_BY_METRIC),
+            notes=(
+                *([compiled_model.note] if compiled_model.note else []),
+                *(str(finding) for finding in analysis.fallback_findings),
+            ),
+            tables=tuple(_tables(compiled_model.compilation)),
         )
 
 
@@ -76,13 +81,15 @@ def _has_vela(device: Device) -> bool:
     return device.system.npu is not None and device.system.npu.vela is not None
 
 
-def _tables(compiled: VelaCompilation) -> list[Table]:
-    memories = [(m.name, m.used, m.traffic, m.bandwidth / 1e9, m.cycles) for m in compiled.memories if m.used]
-    slowest = sorted(compiled.layers, key=lambda layer: -layer.cycles)[:SLOWEST]
-    layers = [(layer.operator, layer.operation, layer.cycles, layer.macs, layer.utilisation) for layer in slowest]
+def _tables(compilation: VelaCompilation) -> list[Table]:
+    memories = [(m.name, m.used, m.traffic, m.bandwidth / 1e9, m.cycles) for m in compilation.memories if m.used]
+    slowest_layers = sorted(compilation.layers, key=lambda layer: -layer.cycles)[:MAX_LISTED_LAYERS]
+    layers = [
+        (layer.operator, layer.operation, layer.cycles, layer.macs, layer.utilisation) for layer in slowest_layers
+    ]
     return [
         Table(title="Memories", columns=("memory", "bytes at the peak", "bytes moved", "GB/s at most", "cycles"),
               rows=tuple(memories)),
-        Table(title=f"Layers by cycles, of {compiled.cycles:,}",
+        Table(title=f"Layers by cycles, of {compilation.cycles:,}",
               columns=("operator", "on the NPU", "cycles", "MACs", "utilisation"), rows=tuple(layers)),
     ]  # fmt: skip

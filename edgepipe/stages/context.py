@@ -1,4 +1,4 @@
-"""What a stage is handed: the pipeline around it before anything runs, and all it may use while it runs."""
+"""What a stage works with: the pipeline around it when options are checked, and its context when it runs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,9 +17,9 @@ from edgepipe.tasks.task_spec import TaskSpec
 class PipelineInfo:
     """What is known of the pipeline before anything runs, for a stage to check its own options against.
 
-    `base_folder` is what relative paths start from. The tuples hold names of the stages before this one, the model source
-    first: all of them, those that train, those that give a Keras model (which can teach), those after which there is no
-    float model any more, and those whose options leave layers in float.
+    Relative paths start from `base_folder`. The tuples hold names of the stages before this one, the model source
+    first: all of them, those that train, those that output a Keras model (and can be teachers), those after which the
+    model is quantized, and those whose options keep layers in float.
     """
 
     base_folder: Path
@@ -34,10 +34,10 @@ class PipelineInfo:
 
 @dataclass(frozen=True)
 class StageContext:
-    """All that a running stage may use. Splits that it did not ask for are not in it.
+    """All that a running stage may use; only the data splits that it asked for are in it.
 
-    `output_folder` is the only place it writes to, `base_folder` what relative paths start from. Without a `cache`
-    results that are cached on their own go to the default one.
+    A stage writes to `output_folder` only; relative paths start from `base_folder`. Without a `cache`, results that
+    have cache entries of their own, such as Vela's, go to the default one.
     """
 
     stage_name: str
@@ -69,7 +69,7 @@ class StageContext:
 
     @property
     def task(self) -> Task:
-        """The task the model is for."""
+        """The task that the model is trained and evaluated for."""
         if self.task_if_any is None:
             raise InputError(f"stage '{self.stage_name}' needs a task, and the pipeline has no `task:`")
         return self.task_if_any

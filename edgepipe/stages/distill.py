@@ -1,4 +1,4 @@
-"""`distill`: train a new, smaller model to do what the one before it does."""
+"""`distill`: train a new, smaller model to imitate the one before it."""
 
 from typing import Annotated, Any, ClassVar, final
 
@@ -10,20 +10,20 @@ from edgepipe.core.config import Document, KeyPath
 from edgepipe.core.outcome import Outcome
 from edgepipe.stages import model_io, model_metrics, teacher_models
 from edgepipe.stages.context import PipelineInfo, StageContext
-from edgepipe.stages.model_source import Source, problem
+from edgepipe.stages.model_source import Source, find_problem
 from edgepipe.stages.training import TrainingStage, build_training_setup, early_stopping_notes
 from edgepipe.training.distillation.teacher_options import Teacher
 
 
-def _named(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    return {"function": value} if references.is_reference(value) else {"path": value}
+def _expand_shorthand(raw_source: Any) -> Any:
+    if not isinstance(raw_source, str):
+        return raw_source
+    return {"function": raw_source} if references.is_reference(raw_source) else {"path": raw_source}
 
 
 @final
 class Distill(TrainingStage):
-    """Train a new student towards a teacher, by default the model before it; the student goes on through the stages."""
+    """Train a new student model from a teacher, by default the model before it; later stages work on the student."""
 
     accepts: ClassVar = {
         ArtifactKind.KERAS: ArtifactKind.KERAS,
@@ -32,30 +32,33 @@ class Distill(TrainingStage):
     }
     tools: ClassVar = ("tensorflow", "keras", "tf_keras", "tensorflow-model-optimization", "numpy")
 
-    student: Annotated[Source, BeforeValidator(_named)] = Field(
+    student: Annotated[Source, BeforeValidator(_expand_shorthand)] = Field(
         description="the new model: module:function, `{function: .., args: {..}}` or a .keras file"
     )
     epochs: int = Field(default=20, ge=1, description="passes over the training split")
     patience: int | None = Field(
-        default=None, ge=1, description="epochs without a better validation quality before it stops, keeping the best"
+        default=None, ge=1, description="stop after so many epochs without better validation quality and keep the best"
     )
 
     def check(self, document: Document, path: KeyPath, pipeline: PipelineInfo) -> None:
-        """The student can be built, and the teachers can teach."""
-        teacher_models.check(document, (*path, "teacher"), self._teacher, pipeline, needed=False)
-        wrong = problem(self.student, pipeline.base_folder)
+        """The student can be built, and the teachers exist."""
+        teacher_models.check(document, (*path, "teacher"), self._teacher, pipeline, is_required=False)
+        problem_text = find_problem(self.student, pipeline.base_folder)
         if (
-            not wrong
+            not problem_text
             and self.student.path is not None
             and self.student.kind(pipeline.base_folder) is not ArtifactKind.KERAS
         ):
-            wrong = "a student is a .keras file of Keras 3 or module:function"
-        if wrong:
-            document.add_problem((*path, "student"), wrong)
+            problem_text = "a student is a .keras file of Keras 3 or module:function"
+        if problem_text:
+            document.add_problem((*path, "student"), problem_text)
 
     def key(self, pipeline: PipelineInfo) -> dict[str, Any]:
-        """What student and teachers are made of."""
-        return {"student": self.student.key(pipeline), "teacher": teacher_models.identity(self._teacher, pipeline)}
+        """The content of student and teachers."""
+        return {
+            "student": self.student.key(pipeline),
+            "teacher": teacher_models.teacher_digests(self._teacher, pipeline),
+        }
 
     @property
     def _teacher(self) -> Teacher:
@@ -66,14 +69,13 @@ class Distill(TrainingStage):
         from edgepipe.models.model_files import load_model
         from edgepipe.training.training_loop import fit, set_seeds
 
-        made, _ = self.student.run(context)
+        student_artifact, _ = self.student.run(context)
         set_seeds(context.seed)
-        student = load_model(made.path, ArtifactKind.KERAS, allow_code=self.student.allow_code)
-        teaching = teacher_models.teaching(
-            self._teacher, self.batch_size, context, usual=context.pipeline.earlier_stages[-1]
-        )
-        lesson = build_training_setup(context, teaching)
-        history = fit(student, lesson, self.fit_schedule(context, self.patience), context.progress.epoch)
+        student = load_model(student_artifact.path, ArtifactKind.KERAS, allow_code=self.student.allow_code)
+        default_teacher = context.pipeline.earlier_stages[-1]
+        distiller = teacher_models.load_distiller(self._teacher, self.batch_size, context, default_teacher)
+        setup = build_training_setup(context, distiller)
+        history = fit(student, setup, self.fit_schedule(context, self.patience), context.progress.epoch)
         artifact = model_io.write_keras(student, context.output_folder)
-        notes = (*lesson.notes, *early_stopping_notes(history, self.patience))
+        notes = (*setup.notes, *early_stopping_notes(history, self.patience))
         return artifact, Outcome(metrics=tuple(model_metrics.keras_metrics(student, artifact, context)), notes=notes)

@@ -1,4 +1,4 @@
-"""Reading the model a stage works on, and storing the one it made."""
+"""Reading the model a stage works on, and storing the one it outputs."""
 
 from pathlib import Path
 from typing import Any
@@ -8,15 +8,15 @@ from edgepipe.stages.context import StageContext
 
 
 def open_float(context: StageContext) -> tuple[Any, list[str]]:
-    """The stage's input as a tf_keras model - read, or bridged from Keras 3 - and notes on the bridge."""
+    """The stage's input as a tf_keras model, loaded or bridged from Keras 3, and notes on the bridge."""
     from edgepipe.models.bridge import bridge
     from edgepipe.models.model_files import load_model
 
     model = load_model(context.artifact.path, context.artifact.kind, allow_code=context.allow_code)
     if context.artifact.kind is ArtifactKind.FLOAT:
         return model, []
-    bridged = bridge(model)
-    return bridged.model, bridged.notes
+    bridge_result = bridge(model)
+    return bridge_result.model, bridge_result.notes
 
 
 def write_keras(model: Any, folder: Path) -> Artifact:

@@ -1,4 +1,4 @@
-"""The metrics that every stage which makes a Keras model reports: counts and validation quality."""
+"""The metrics reported by every stage that outputs a Keras model: counts and validation quality."""
 
 from typing import Any
 
@@ -10,8 +10,8 @@ from edgepipe.stages.context import StageContext
 from edgepipe.tasks.quality import Task
 
 
-def count_parameters(model: Any, artifact: Artifact) -> list[Metric]:
-    """Parameters, those that are not zero, and the bytes of the file: all counted."""
+def parameter_metrics(model: Any, artifact: Artifact) -> list[Metric]:
+    """Number of parameters, of non-zero parameters, and bytes of the artifact, all counted."""
     import numpy as np
 
     arrays = [np.asarray(weight) for weight in model.weights]
@@ -25,15 +25,17 @@ def count_parameters(model: Any, artifact: Artifact) -> list[Metric]:
     ]
 
 
-def quality_metrics(values: dict[str, float], task: Task, split: str, samples: int, ran_on: str) -> list[Metric]:
+def quality_metrics(
+    value_by_metric: dict[str, float], task: Task, split: str, samples: int, runtime: str
+) -> list[Metric]:
     """Quality metrics as measured on samples of a split.
 
     Args:
-        values: the metrics of `task` by name.
-        task: gives the unit of each.
-        split: where the samples are from.
-        samples: how many.
-        ran_on: what ran the model, with its version.
+        value_by_metric: the metrics of `task`, each in its base unit.
+        task: has the unit of each metric.
+        split: the split that the samples are from.
+        samples: number of samples.
+        runtime: what ran the model, with its version.
     """
     return [
         Metric(
@@ -41,10 +43,10 @@ def quality_metrics(values: dict[str, float], task: Task, split: str, samples: i
             value=value,
             unit=task.measures[name].unit,
             evidence=Evidence.MEASURED,
-            how=f"{samples} samples of the {split} split, {ran_on}",
+            how=f"{samples} samples of the {split} split, {runtime}",
             details={"split": split, "samples": samples},
         )
-        for name, value in values.items()
+        for name, value in value_by_metric.items()
     ]
 
 
@@ -54,12 +56,12 @@ def keras_metrics(model: Any, artifact: Artifact, context: StageContext) -> list
     from edgepipe.training.training_loop import evaluate
 
     if context.splits is None or context.task_if_any is None:
-        return count_parameters(model, artifact)
+        return parameter_metrics(model, artifact)
     validation = context.data.validation
     package = "keras" if artifact.kind is ArtifactKind.KERAS else "tf_keras"
-    values = evaluate(model, context.task, validation)
-    ran_on = f"{package} {installed_version(package)} in float32" + (
+    value_by_metric = evaluate(model, context.task, validation)
+    runtime = f"{package} {installed_version(package)} in float32" + (
         " with fake-quant" if artifact.kind is ArtifactKind.QAT else ""
     )
-    quality = quality_metrics(values, context.task, "validation", count_samples(validation.x), ran_on)
-    return [*quality, *count_parameters(model, artifact)]
+    quality = quality_metrics(value_by_metric, context.task, "validation", count_samples(validation.x), runtime)
+    return [*quality, *parameter_metrics(model, artifact)]

@@ -1,4 +1,4 @@
-"""Where a pipeline's model comes from: a `module:function`, or a file. Always the first step of a run."""
+"""The model a pipeline starts from: a `module:function` or a file. Always the first step of a run."""
 
 from pathlib import Path
 from typing import Any, ClassVar, final
@@ -27,16 +27,21 @@ class Source(Stage):
     tools: ClassVar = ("tensorflow", "keras", "tf_keras", "numpy")
 
     path: str | None = Field(default=None, description=".keras, .h5 or .tflite file, or SavedModel folder")
-    function: str | None = Field(default=None, description="module:function that gives a Keras 3 model")
+    function: str | None = Field(default=None, description="module:function that returns a Keras 3 model")
     args: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the function")
     custom_objects: str | None = Field(
         default=None, description="module:attribute, a dictionary of the model's own classes, or one class"
     )
     allow_code: bool = Field(default=False, description="load models that carry code: Lambda layers, SavedModels")
 
-    def kind(self, base: Path) -> ArtifactKind:
-        """What it will give, told from the file without loading it."""
-        return ArtifactKind.KERAS if self.path is None else detect_kind(base / self.path)
+    def kind(self, base_folder: Path) -> ArtifactKind:
+        """The kind of its artifact, detected without loading the file."""
+        return ArtifactKind.KERAS if self.path is None else detect_kind(base_folder / self.path)
+
+    @property
+    def uses_tensorflow(self) -> bool:
+        """Not for a .tflite, which is only copied."""
+        return self.path is None or not self.path.endswith(".tflite")
 
     def key(self, pipeline: PipelineInfo) -> dict[str, Any]:
         """The file's content, or the source of the function."""
@@ -47,18 +52,18 @@ class Source(Stage):
         }
 
     def run(self, context: StageContext) -> tuple[Artifact, Outcome]:
-        """Copy the file in or build the model, so that the run no longer depends on what it came from."""
-        artifact = self._copied(context) if self.path is not None else self._built(context)
-        return artifact, Outcome(metrics=tuple(_evidence(artifact, context)))
+        """Copy the file or build the model, so that the run no longer depends on the original."""
+        artifact = self._copy_file(context) if self.path is not None else self._build_model(context)
+        return artifact, Outcome(metrics=tuple(_parameter_metrics(artifact, context)))
 
-    def _copied(self, context: StageContext) -> Artifact:
+    def _copy_file(self, context: StageContext) -> Artifact:
         source = context.base_folder / str(self.path)
         kind = detect_kind(source)
         target = context.output_folder / f"model{source.suffix}"
         copy_atomically(source, target)
         return Artifact.from_path(kind, target)
 
-    def _built(self, context: StageContext) -> Artifact:
+    def _build_model(self, context: StageContext) -> Artifact:
         from edgepipe.models.model_function import build_model
         from edgepipe.training.training_loop import set_seeds
 
@@ -67,65 +72,72 @@ class Source(Stage):
         return model_io.write_keras(model, context.output_folder)
 
 
-def parse(document: Document, path: KeyPath, value: Any, base: Path) -> Source | None:
-    """The model source at `path`: a file, `module:function`, or a mapping of options."""
-    if isinstance(value, str):
-        value = {"function": value} if references.is_reference(value) else {"path": value}
-    elif not isinstance(value, dict):
-        document.add_problem(path, f"must be a file, module:function or a mapping; found {describe_value(value)}")
+def parse_source(document: Document, path: KeyPath, raw_source: Any, base_folder: Path) -> Source | None:
+    """Parse `model:`: a file, `module:function`, or a mapping of options.
+
+    Args:
+        document: collects the problems.
+        path: of `model` in the document.
+        raw_source: its value.
+        base_folder: what relative paths and modules start from.
+    """
+    if isinstance(raw_source, str):
+        raw_source = {"function": raw_source} if references.is_reference(raw_source) else {"path": raw_source}
+    elif not isinstance(raw_source, dict):
+        document.add_problem(path, f"must be a file, module:function or a mapping; found {describe_value(raw_source)}")
         return None
-    source = validate(document, path, value, Source)
-    if source is not None and (wrong := problem(source, base)):
-        document.add_problem(path, wrong)
+    source = validate(document, path, raw_source, Source)
+    if source is not None and (problem_text := find_problem(source, base_folder)):
+        document.add_problem(path, problem_text)
         return None
     return source
 
 
-def problem(source: Source, base: Path) -> str:
+def find_problem(source: Source, base_folder: Path) -> str:
     """What is wrong with `source`, found without loading it; empty if nothing is."""
     if (source.path is None) == (source.function is None):
         return "needs exactly one of path and function"
     try:
         for option in ("function", "custom_objects"):
-            if wrong := _wrong_reference(option, getattr(source, option), base):
-                return wrong
+            if problem_text := _reference_problem(option, getattr(source, option), base_folder):
+                return problem_text
         if source.path is None:
             return ""
-        kind = detect_kind(base / source.path)
-        keras_file = kind in (ArtifactKind.KERAS, ArtifactKind.FLOAT) and not source.allow_code
-        inside = _code(base / source.path, source.custom_objects is not None) if keras_file else ()
+        kind = detect_kind(base_folder / source.path)
+        must_check = kind in (ArtifactKind.KERAS, ArtifactKind.FLOAT) and not source.allow_code
+        code_layers = _code_layers(base_folder / source.path, source.custom_objects is not None) if must_check else ()
     except InputError as error:
         return str(error)
     if kind is ArtifactKind.SAVED_MODEL and not source.allow_code:
-        return "a SavedModel is a program; say `model: {path: .., allow_code: true}` if you trust it"
-    if inside:
+        return "a SavedModel is a program; write `model: {path: .., allow_code: true}` if you trust it"
+    if code_layers:
         return (
-            f"carries code in {', '.join(inside)}; give classes of your own as `model: {{path: .., custom_objects: "
-            "module:attribute}`, or say `allow_code: true` if you trust it"
+            f"carries code in {', '.join(code_layers)}; name your own classes in `model: {{path: .., custom_objects: "
+            "module:attribute}`, or set `allow_code: true` if you trust it"
         )
     return ""
 
 
-def _wrong_reference(option: str, reference: str | None, base: Path) -> str:
+def _reference_problem(option: str, reference: str | None, base_folder: Path) -> str:
     if reference is None:
         return ""
     if not references.is_reference(reference):
         return f"{option} '{reference}' is not of the form module:{'function' if option == 'function' else 'attribute'}"
-    references.check(reference, base)
+    references.check(reference, base_folder)
     return ""
 
 
-def _code(path: Path, classes_given: bool) -> tuple[str, ...]:
-    if classes_given:  # which ones only their module can say, when it is run; a subclassed model is among them
+def _code_layers(path: Path, has_custom_objects: bool) -> tuple[str, ...]:
+    if has_custom_objects:  # only running their module would show which; a subclassed model may be one of them
         return find_code_layers(read_config(path), known_names=None)
     return describe_model(path).code_layers
 
 
-def _evidence(artifact: Artifact, context: StageContext) -> list[Any]:
+def _parameter_metrics(artifact: Artifact, context: StageContext) -> list[Any]:
     if artifact.kind in (ArtifactKind.TFLITE, ArtifactKind.SAVED_MODEL):
         return []
     from edgepipe.models.model_files import load_model
 
-    return model_metrics.count_parameters(
+    return model_metrics.parameter_metrics(
         load_model(artifact.path, artifact.kind, allow_code=context.allow_code), artifact
     )

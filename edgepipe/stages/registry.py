@@ -1,7 +1,7 @@
-"""Finds a stage by what a pipeline calls it: a built-in one, one of an installed package, or `module:Class`.
+"""Finds a stage by its name in a pipeline: built in, of an installed package, or `module:Class`.
 
 An installed package adds a stage with an entry point in the group `edgepipe.stages`: name = "module:Class". Listing
-reads metadata only; a package that cannot be imported breaks nothing but the use of its own stages.
+reads metadata only, so a package that cannot be imported affects only its own stages.
 """
 
 import ast
@@ -35,8 +35,8 @@ STAGES = {
 class StageSource:
     """Where the class of a stage comes from.
 
-    `name` is what a pipeline calls it, `reference` is `module:Class`. `package` and `version` are of the distribution
-    that has it; for a module beside the pipeline they are empty, and `folder` is where it is looked up.
+    `name` is its name in a pipeline, `reference` is `module:Class`. `package` and `version` are those of its
+    distribution; for a module beside the pipeline they are empty, and `folder` is where it is looked up.
     """
 
     name: str
@@ -57,7 +57,7 @@ class StageSource:
 
 
 def find_stage(name: str, folder: Path) -> StageSource:
-    """The source of the stage that a pipeline in `folder` calls `name`; nothing is imported.
+    """The source of the stage `name` of a pipeline in `folder`; nothing is imported.
 
     Raises:
         InputError: there is none, or two packages have one of this name.
@@ -65,17 +65,17 @@ def find_stage(name: str, folder: Path) -> StageSource:
     if name in STAGES:
         _refuse_collision(name)
         return built_in_stage(name)
-    if name in _installed():
+    if name in _installed_sources():
         _refuse_collision(name)
-        return _installed()[name][0]
+        return _installed_sources()[name][0]
     if references.is_reference(name):
         references.check(name, folder)
         return StageSource(name, name, folder=folder)
-    raise InputError(f"unknown stage{did_you_mean(name, [*STAGES, *_installed()])}")
+    raise InputError(f"unknown stage{did_you_mean(name, [*STAGES, *_installed_sources()])}")
 
 
 def built_in_stage(name: str) -> StageSource:
-    """The source of a stage of edgepipe's own."""
+    """The source of a built-in stage."""
     return StageSource(name, STAGES[name], "edgepipe", references.installed_version("edgepipe"))
 
 
@@ -90,8 +90,8 @@ def load_stage_class(source: StageSource) -> type[Stage]:
     try:
         cls = references.load_attribute(source.reference, source.folder)
     except EdgepipeError as error:
-        where = f" of the package {source.package} {source.version}" if source.package else ""
-        raise InputError(f"stage '{source.name}'{where}: {error}") from error
+        origin = f" of the package {source.package} {source.version}" if source.package else ""
+        raise InputError(f"stage '{source.name}'{origin}: {error}") from error
     if problem := _class_problem(cls):
         raise InputError(f"stage '{source.name}': '{source.reference}' {problem}")
     return cast("type[Stage]", cls)
@@ -106,15 +106,16 @@ def _class_problem(cls: Any) -> str:
     if cls.run is Stage.run:
         return "does not define run"
     if not isinstance(getattr(cls, "accepts", None), Mapping) or not cls.accepts:
-        return "does not say which kinds it takes and gives: `accepts: ClassVar = {ArtifactKind.KERAS: ArtifactKind.KERAS}`"
+        example = "accepts: ClassVar = {ArtifactKind.KERAS: ArtifactKind.KERAS}"
+        return f"does not say which kinds it takes and gives: `{example}`"
     return ""
 
 
 def code_identity(source: StageSource, cls: type[Stage]) -> dict[str, Any]:
-    """What the cache key holds of a stage's code.
+    """A stage's code as part of the cache key.
 
-    The sources of its module and of what that imports from its own package or folder, of the modules it declares
-    besides (`Stage.modules`), and the version of the distribution that it comes from.
+    The digests of its module, of the modules that this imports from its own package or folder and of those declared
+    in `Stage.modules`, and the version of its distribution.
     """
     modules = (source.module, *cls.modules)
     return {
@@ -125,13 +126,13 @@ def code_identity(source: StageSource, cls: type[Stage]) -> dict[str, Any]:
 
 
 def installed_stages() -> list[StageSource]:
-    """The stages of installed packages, also those whose name collides, by name."""
-    return [source for name in sorted(_installed()) for source in _installed()[name]]
+    """The stages of installed packages, sorted by name, including those whose names collide."""
+    return [source for name in sorted(_installed_sources()) for source in _installed_sources()[name]]
 
 
-def collision(name: str) -> str:
-    """Why the stage `name` is refused: another has the same name. Empty if it is the only one."""
-    sources = _installed().get(name, [])
+def describe_collision(name: str) -> str:
+    """Why the stage `name` is refused because another has the same name; empty if no other has."""
+    sources = _installed_sources().get(name, [])
     packages = [f"{source.package} {source.version} ({source.reference})" for source in sources]
     if name in STAGES and packages:
         return f"'{name}' is a stage of edgepipe, and the package {packages[0]} has one of the same name"
@@ -139,12 +140,12 @@ def collision(name: str) -> str:
 
 
 def _refuse_collision(name: str) -> None:
-    if problem := collision(name):
+    if problem := describe_collision(name):
         raise InputError(f"{problem}; uninstall one, or name its class as module:Class")
 
 
 @functools.cache
-def _installed() -> dict[str, list[StageSource]]:
+def _installed_sources() -> dict[str, list[StageSource]]:
     sources: dict[str, list[StageSource]] = {}
     for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
         package = point.dist.name if point.dist is not None else "?"
@@ -156,7 +157,7 @@ def _installed() -> dict[str, list[StageSource]]:
 
 
 def stages_in_folder(folder: Path) -> list[StageSource]:
-    """The stage classes in the .py files of `folder`, told from their source: nothing is imported."""
+    """The stage classes in the .py files of `folder`, found by parsing their source; nothing is imported."""
     return [
         StageSource(f"{file.stem}:{name}", f"{file.stem}:{name}", folder=folder)
         for file in sorted(folder.glob("*.py"))
@@ -170,14 +171,14 @@ def _stage_classes(file: Path) -> list[str]:
         tree = ast.parse(file.read_bytes())
     except (OSError, SyntaxError, ValueError):
         return []
-    imported = {
+    imported_names = {
         alias.asname or alias.name
         for node in tree.body
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "edgepipe"
         for alias in node.names
         if alias.name in ("Stage", "TrainingStage")
     }
-    bases = imported | {"edgepipe.Stage", "edgepipe.TrainingStage"}
+    bases = imported_names | {"edgepipe.Stage", "edgepipe.TrainingStage"}
     return [
         node.name
         for node in tree.body

@@ -1,4 +1,4 @@
-"""Where the teachers of a training stage come from: an earlier stage, a model file, or a function."""
+"""The teachers of a training stage: models of earlier stages, model files, or functions that build models."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -6,7 +6,7 @@ from edgepipe.core import references
 from edgepipe.core.artifact import Artifact, ArtifactKind, content_digest
 from edgepipe.core.config import Document, KeyPath
 from edgepipe.core.errors import InputError, did_you_mean
-from edgepipe.core.units import show
+from edgepipe.core.units import plural, show
 from edgepipe.models.file_kind import detect_kind
 from edgepipe.training.distillation.teacher_options import Teacher
 
@@ -14,32 +14,42 @@ if TYPE_CHECKING:
     from edgepipe.stages.context import PipelineInfo, StageContext
     from edgepipe.training.distillation.distiller import Distiller
 
-TEACH = (ArtifactKind.KERAS, ArtifactKind.FLOAT, ArtifactKind.QAT)
+TEACHER_KINDS = (ArtifactKind.KERAS, ArtifactKind.FLOAT, ArtifactKind.QAT)
 
 
-def check(document: Document, path: KeyPath, teacher: Teacher, pipeline: "PipelineInfo", needed: bool = True) -> None:
-    """Note in `document` what is wrong with who teaches, or with what is to be learned for this task."""
-    if teacher.model is None and needed:
+def check(
+    document: Document, path: KeyPath, teacher: Teacher, pipeline: "PipelineInfo", is_required: bool = True
+) -> None:
+    """Add what is wrong with the teachers to `document`, or with what to learn from them for this task.
+
+    Args:
+        document: collects the problems.
+        path: of the option `teacher`.
+        teacher: the option's value.
+        pipeline: the stages that can be teachers, and the task.
+        is_required: whether the stage has no default teacher.
+    """
+    if teacher.model is None and is_required:
         document.add_problem(path, "names no teacher: `model:` is an earlier stage, a model file or module:function")
     names = teacher.model or []
     for name in sorted({name for name in names if names.count(name) > 1}):
-        document.add_problem(path, f"'{name}' stands twice")
+        document.add_problem(path, f"'{name}' is listed twice")
     for name in dict.fromkeys(names):
         try:
-            _check_one(name, pipeline)
+            _check_teacher(name, pipeline)
         except InputError as error:
             document.add_problem(path, str(error))
     family = pipeline.task.family if pipeline.task is not None else "one"
     if teacher.logits is not None and family not in ("one", "many", "custom"):
-        document.add_problem(path, f"`logits` teaches classes apart, and the task is {family}; use `outputs`")
+        document.add_problem(path, f"`logits` is for classification, and the task is {family}; use `outputs`")
 
 
-def _check_one(name: str, pipeline: "PipelineInfo") -> None:
+def _check_teacher(name: str, pipeline: "PipelineInfo") -> None:
     if name in pipeline.keras_stages:
         return
     if name in pipeline.earlier_stages:
-        able = ", ".join(pipeline.keras_stages) or "none"
-        raise InputError(f"'{name}' gives no Keras model that could teach; allowed: {able}")
+        teacher_names = ", ".join(pipeline.keras_stages) or "none"
+        raise InputError(f"'{name}' has no Keras model, so it cannot be a teacher; allowed: {teacher_names}")
     if references.is_reference(name):
         references.check(name, pipeline.base_folder)
         return
@@ -49,11 +59,11 @@ def _check_one(name: str, pipeline: "PipelineInfo") -> None:
         )
     kind = detect_kind(pipeline.base_folder / name)
     if kind not in (ArtifactKind.KERAS, ArtifactKind.FLOAT):
-        raise InputError(f"{name}: a {kind} cannot teach; a .keras or .h5 file can")
+        raise InputError(f"{name}: a {kind} cannot be a teacher; use a .keras or .h5 file")
 
 
-def identity(teacher: Teacher, pipeline: "PipelineInfo") -> list[str]:
-    """Of each teacher that is no earlier stage: the digest of its file, or of its function's source."""
+def teacher_digests(teacher: Teacher, pipeline: "PipelineInfo") -> list[str]:
+    """For each teacher that is not an earlier stage, the digest of its file or of its function's source."""
     return [
         references.source_digest(name.partition(":")[0], pipeline.base_folder)
         if references.is_reference(name)
@@ -63,30 +73,38 @@ def identity(teacher: Teacher, pipeline: "PipelineInfo") -> list[str]:
     ]
 
 
-def teaching(teacher: Teacher, batch_size: int, context: "StageContext", usual: str | None = None) -> "Distiller":
-    """The teachers, loaded; `usual` is the earlier stage that teaches if none is named.
+def load_distiller(
+    teacher: Teacher, batch_size: int, context: "StageContext", default_teacher: str | None = None
+) -> "Distiller":
+    """Load the teachers.
+
+    Args:
+        teacher: the option's value.
+        batch_size: of the training.
+        context: of the stage.
+        default_teacher: the earlier stage that is the teacher if none is named; None if one must be.
 
     Raises:
-        InputError: one cannot be loaded, or takes other samples than the data has.
+        InputError: one cannot be loaded, or its inputs or outputs do not fit the data.
     """
     from edgepipe.tasks.task_spec import TaskSpec
     from edgepipe.training import loss_and_optimizer
     from edgepipe.training.distillation.distiller import Distiller
 
-    names = teacher.model or ([usual] if usual is not None else [])
-    models = {name: _load(name, context) for name in names}
+    names = teacher.model or ([default_teacher] if default_teacher is not None else [])
+    models = {name: _load_teacher(name, context) for name in names}
     notes = []
     for name, model in models.items():
         try:
             loss_and_optimizer.check_shapes(model, context.task, context.data.train.x, context.data.train.y)
-            notes.append(_quality(name, model, context))
+            notes.append(_quality_note(name, model, context))
         except InputError as error:
             raise InputError(f"teacher '{name}': {error}") from None
     family = (context.pipeline.task or TaskSpec(kind="custom")).family
     return Distiller(teacher.with_task_default(family), models, context.task, batch_size, notes)
 
 
-def _load(name: str, context: "StageContext") -> Any:
+def _load_teacher(name: str, context: "StageContext") -> Any:
     from edgepipe.compress.source_model import open_model
     from edgepipe.models.model_function import build_model
 
@@ -98,11 +116,13 @@ def _load(name: str, context: "StageContext") -> Any:
     return open_model(artifact.path, artifact.kind, allow_code=context.allow_code)
 
 
-def _quality(name: str, model: Any, context: "StageContext") -> str:
-    """How good the teacher itself is, measured on what decides."""
+def _quality_note(name: str, model: Any, context: "StageContext") -> str:
+    """The teacher's own quality on the validation split, by the primary metric."""
     from edgepipe.core.arrays import count_samples
     from edgepipe.training.training_loop import evaluate
 
-    goal, validation = context.task, context.data.validation
-    value = show(evaluate(model, goal, validation)[goal.primary_measure], goal.measures[goal.primary_measure].unit)
-    return f"teacher '{name}' itself: {goal.primary_measure} {value} on the {count_samples(validation.x)} validation samples"
+    task, validation = context.task, context.data.validation
+    measure = task.primary_measure
+    quality_text = show(evaluate(model, task, validation)[measure], task.measures[measure].unit)
+    samples = plural(count_samples(validation.x), "validation sample")
+    return f"teacher '{name}' itself: {measure} {quality_text} on the {samples}"

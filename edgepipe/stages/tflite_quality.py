@@ -1,4 +1,4 @@
-"""Quality of a .tflite as the runtimes give it, and how far they agree."""
+"""Quality metrics of a .tflite, run by LiteRT or TFLite Micro."""
 
 from pathlib import Path
 
@@ -10,25 +10,36 @@ from edgepipe.tflite.interpreter import ModelOutputs, Runtime, predict
 from edgepipe.tflite.reader import read
 from edgepipe.training.training_setup import LabelledSamples
 
-PASSING = {"QUANTIZE", "DEQUANTIZE", "RESHAPE"}
 
-
-def gives_logits(path: Path) -> bool:
-    """Whether the outputs of the model are class scores that no softmax or sigmoid has made probabilities."""
+def has_logits(path: Path) -> bool:
+    """Whether the model outputs class scores before softmax or sigmoid."""
     model = read(path)
-    made_by = {t.index: op for op in model.operators if op.subgraph == 0 for t in op.outputs if t is not None}
-    operator = made_by.get(model.outputs[0].index)
-    while operator is not None and operator.name in PASSING and operator.inputs[0] is not None:
-        operator = made_by.get(operator.inputs[0].index)
+    operator = model.find_source(model.outputs[0])
     return operator is None or operator.name not in {"SOFTMAX", "LOGISTIC"}
 
 
-def lite_quality(path: Path, task: Task, data: LabelledSamples, split: str, runtime: Runtime) -> list[Metric]:
-    """Every quality metric of `task` for the model at `path` on `data`, run by `runtime`."""
-    return scored(path, task, data, split, predict(path, data.x, runtime))
+def measure_quality(path: Path, task: Task, samples: LabelledSamples, split: str, runtime: Runtime) -> list[Metric]:
+    """Every quality metric of `task` for the .tflite at `path` on `samples`.
+
+    Args:
+        path: the .tflite.
+        task: defines the metrics.
+        samples: inputs and labels.
+        split: the name of the split that `samples` are from, for the metrics' provenance.
+        runtime: runs the model.
+    """
+    return score_outputs(path, task, samples, split, predict(path, samples.x, runtime))
 
 
-def scored(path: Path, task: Task, data: LabelledSamples, split: str, outputs: ModelOutputs) -> list[Metric]:
-    """Quality metrics of outputs that were already taken."""
-    values = compute_quality(task, data.x, data.y, outputs.real_values, logits=gives_logits(path))
-    return model_metrics.quality_metrics(values, task, split, count_samples(data.x), outputs.provenance)
+def score_outputs(path: Path, task: Task, samples: LabelledSamples, split: str, outputs: ModelOutputs) -> list[Metric]:
+    """Every quality metric of `task`, from outputs that the model has already given.
+
+    Args:
+        path: the .tflite.
+        task: defines the metrics.
+        samples: inputs and labels.
+        split: the name of the split that `samples` are from.
+        outputs: of the model for `samples`.
+    """
+    value_by_metric = compute_quality(task, samples.x, samples.y, outputs.real_values, logits=has_logits(path))
+    return model_metrics.quality_metrics(value_by_metric, task, split, count_samples(samples.x), outputs.provenance)

@@ -13,35 +13,35 @@ from edgepipe.stages.training import TrainingStage, early_stopping_notes
 
 @final
 class Train(TrainingStage):
-    """Fit the model to the training split; validation quality is taken after each epoch."""
+    """Fit the model to the training split; validation quality is measured after each epoch."""
 
     accepts: ClassVar = {ArtifactKind.KERAS: ArtifactKind.KERAS, ArtifactKind.FLOAT: ArtifactKind.FLOAT}
     tools: ClassVar = ("tensorflow", "keras", "tf_keras", "numpy")
 
     epochs: int = Field(default=20, ge=1, description="passes over the training split")
     patience: int | None = Field(
-        default=None, ge=1, description="epochs without a better validation quality before it stops, keeping the best"
+        default=None, ge=1, description="stop after so many epochs without better validation quality and keep the best"
     )
 
     def run(self, context: StageContext) -> tuple[Artifact, Outcome]:
-        """Train and store the model in the Keras it came in."""
+        """Train the model and store it with the Keras version it came with."""
         from edgepipe.models.model_files import load_model
         from edgepipe.training.training_loop import fit, set_seeds
 
         set_seeds(context.seed)
         model = load_model(context.artifact.path, context.artifact.kind, allow_code=context.allow_code)
-        zeros = _zeros(model)
+        zeros_before = _count_zeros(model)
         schedule = self.fit_schedule(context, self.patience)
-        lesson = self.training_setup(context)
-        history = fit(model, lesson, schedule, context.progress.epoch)
+        setup = self.training_setup(context)
+        history = fit(model, setup, schedule, context.progress.epoch)
         artifact = (model_io.write_keras if context.artifact.kind is ArtifactKind.KERAS else model_io.write_float)(
             model, context.output_folder
         )
-        notes = (*lesson.notes, *_lost_zeros(zeros, model), *early_stopping_notes(history, self.patience))
+        notes = (*setup.notes, *_lost_zero_notes(zeros_before, model), *early_stopping_notes(history, self.patience))
         return artifact, Outcome(metrics=tuple(model_metrics.keras_metrics(model, artifact, context)), notes=notes)
 
 
-def _zeros(model: Any) -> dict[str, tuple[int, int]]:
+def _count_zeros(model: Any) -> dict[str, tuple[int, int]]:
     """Exact zeros and elements of each kernel."""
     import numpy as np
 
@@ -49,12 +49,12 @@ def _zeros(model: Any) -> dict[str, tuple[int, int]]:
     return {name: (a.size - int(np.count_nonzero(a)), a.size) for name, a in arrays.items() if a.ndim > 1}
 
 
-def _lost_zeros(before: dict[str, tuple[int, int]], model: Any) -> tuple[str, ...]:
-    """A note on each kernel that was pruned, a twentieth of it and more, and is no longer."""
-    after = _zeros(model)
+def _lost_zero_notes(zeros_before: dict[str, tuple[int, int]], model: Any) -> tuple[str, ...]:
+    """A note on each kernel that was pruned (at least a twentieth of it) and lost zeros."""
+    zeros_after = _count_zeros(model)
     return tuple(
-        f"'{name}' had {zeros} zeros and now has {after[name][0]}: training fills what was pruned; `prune` and "
-        "`quantize` hold zeros"
-        for name, (zeros, size) in before.items()
-        if size / 20 <= zeros < size and after[name][0] < zeros
+        f"'{name}' had {zeros} zeros and now has {zeros_after[name][0]}: training refills pruned weights; `prune` "
+        "and `quantize` keep zeros"
+        for name, (zeros, size) in zeros_before.items()
+        if size / 20 <= zeros < size and zeros_after[name][0] < zeros
     )

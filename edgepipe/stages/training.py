@@ -1,4 +1,4 @@
-"""What the stages that train have in common: options, data, teachers."""
+"""The base class of the stages that train: their options, data and teachers."""
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -26,7 +26,7 @@ class TrainingStage(Stage):
 
     epochs: int = Field(default=10, ge=1, description="passes over the training split")
     batch_size: int = Field(default=32, ge=1, description="samples per optimizer step")
-    learning_rate: float | None = Field(default=None, gt=0, description="step size; null takes the task's")
+    learning_rate: float | None = Field(default=None, gt=0, description="step size; null uses the task's")
     decay: Literal["constant", "cosine"] = Field(
         default="constant", description="learning-rate schedule: constant, or down to zero along a cosine"
     )
@@ -35,42 +35,44 @@ class TrainingStage(Stage):
     )
 
     def check(self, document: Document, path: KeyPath, pipeline: PipelineInfo) -> None:
-        """Teachers exist and can teach."""
+        """The teachers exist and have a Keras model."""
         if self.teacher is not None:
             teacher_models.check(document, (*path, "teacher"), self.teacher, pipeline)
 
     def key(self, pipeline: PipelineInfo) -> dict[str, Any]:
-        """The content of teachers outside of the pipeline."""
-        return {"teacher": teacher_models.identity(self.teacher, pipeline)} if self.teacher is not None else {}
+        """The content of teachers from outside the pipeline."""
+        return {"teacher": teacher_models.teacher_digests(self.teacher, pipeline)} if self.teacher is not None else {}
 
     def training_setup(self, context: StageContext) -> "TrainingSetup":
-        """The data of this stage, its augmentation, and its teachers."""
-        teaching = None if self.teacher is None else teacher_models.teaching(self.teacher, self.batch_size, context)
-        return build_training_setup(context, teaching)
+        """What this stage trains with: data, augmentation and teachers."""
+        distiller = (
+            None if self.teacher is None else teacher_models.load_distiller(self.teacher, self.batch_size, context)
+        )
+        return build_training_setup(context, distiller)
 
     def fit_schedule(self, context: StageContext, patience: int | None = None) -> "TrainingSchedule":
-        """How long and how fast this stage trains."""
+        """The epochs, batch size and learning rates of this stage."""
         from edgepipe.training.training_loop import TrainingSchedule
 
         rate = self.learning_rate or context.task.optimizer.learning_rate
         return TrainingSchedule(self.epochs, self.batch_size, rate, self.decay, patience)
 
 
-def build_training_setup(context: StageContext, teaching: "Distiller | None") -> "TrainingSetup":
-    """The data of a stage, augmented as `data:` says, with its teachers.
+def build_training_setup(context: StageContext, distiller: "Distiller | None") -> "TrainingSetup":
+    """What a stage trains with: its data, augmented as `data:` says, and its teachers.
 
     Raises:
-        InputError: samples that cannot be augmented so.
+        InputError: the samples cannot be augmented as `data:` says.
     """
     from edgepipe.training.augmentation import augmenter_for
     from edgepipe.training.training_setup import TrainingSetup
 
-    data, task = context.data, context.task
-    one_label = task.kind == "classification" and task.labels == "one"
-    augment = augmenter_for(data, data.class_count if one_label else None)
-    return TrainingSetup(task, data.train, data.validation, augment, teaching, context.seed)
+    splits, task = context.data, context.task
+    has_one_label = task.kind == "classification" and task.labels == "one"
+    augmenter = augmenter_for(splits, splits.class_count if has_one_label else None)
+    return TrainingSetup(task, splits.train, splits.validation, augmenter, distiller, context.seed)
 
 
 def early_stopping_notes(history: "History", patience: int | None) -> tuple[str, ...]:
-    """A note on early stopping, where it was asked for."""
+    """A note on early stopping, if `patience` is set."""
     return (f"stopped after epoch {len(history.epochs)}, kept epoch {history.kept_epoch}",) if patience else ()

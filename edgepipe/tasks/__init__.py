@@ -1,1 +1,1 @@
-"""What a model is for: how its outputs are decoded, which numbers say how good they are, what it is trained on."""
+"""Tasks: how a model's outputs are decoded, its quality metrics, and its loss and optimizer."""

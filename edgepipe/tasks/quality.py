@@ -1,4 +1,4 @@
-"""Quality computed from outputs: one way for the Keras model and the int8 model, in numpy, without Keras."""
+"""Quality computed from outputs, the same way for the Keras model and the int8 model: in numpy, without Keras."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -30,7 +30,7 @@ class Task:
     """A task with its functions loaded. A user's `task: module:function` returns one of these.
 
     `loss` is a Keras loss name or a function `(y_true, y_pred) -> tensor`; `decode` maps raw outputs (floats,
-    dequantized for an integer model) to what the measures take. The first measure decides.
+    dequantized for an integer model) to what the measures take. The first measure is the primary one.
     """
 
     loss: str | Callable[[Any, Any], Any]
@@ -42,7 +42,7 @@ class Task:
 
     @property
     def primary_measure(self) -> str:
-        """The name of the measure that validation decides by."""
+        """The name of the measure that decisions on the validation split use."""
         return next(iter(self.measures))
 
 
@@ -50,7 +50,7 @@ def build_task(spec: TaskSpec, base: Path) -> Task:
     """Load everything that `spec` names.
 
     Raises:
-        InputError: a `module:function` cannot be loaded, or does not give what it should.
+        InputError: a `module:function` cannot be loaded, or returns no `Task`.
     """
     if spec.function is not None:
         task = _call_user_function(f"'{spec.function}'", references.load(spec.function, base))
@@ -77,12 +77,17 @@ def _load_measure(spec: TaskSpec, name: str, measure_info: MeasureInfo, base: Pa
 
 
 def compute_quality(task: Task, x: Arrays, y: Array | None, outputs: Arrays, *, logits: bool) -> dict[str, float]:
-    """Every measure of `task` on the raw `outputs` (first axis: samples) for inputs `x` and truth `y`.
+    """Every measure of `task`, by name; the truth of a reconstruction is `x`.
 
-    `logits` says that class outputs are not yet probabilities. For reconstruction the truth of `mse` is `x`.
+    Args:
+        task: decodes outputs and has the measures.
+        x: inputs; the first axis counts samples.
+        y: labels; None if the data has none.
+        outputs: raw outputs of the model, as floats; the first axis counts samples.
+        logits: whether class outputs are not yet probabilities.
 
     Raises:
-        InputError: outputs that do not fit the task, or a measure that gives no finite number.
+        InputError: outputs that do not fit the task, or a measure that is not finite.
     """
     truth, decoded_outputs = _decode(task, x, y, outputs, logits)
     if task.kind == "classification" and task.decode is None:
@@ -109,7 +114,7 @@ def _decode(task: Task, x: Arrays, y: Array | None, outputs: Arrays, logits: boo
 
 
 def _check_scores(task: Task, y: Any, scores: Array) -> None:
-    """Refuse what would still give a number, and a wrong one: NaN has a place in an order too."""
+    """Refuse labels and scores that would give a wrong number: NaN sorts too."""
     expected_shape = scores.shape if task.labels == "many" else (len(scores),)
     if np.size(y) != np.prod(expected_shape) or len(np.asarray(y)) != len(scores):
         raise InputError(f"labels have the shape {np.shape(y)}, `labels: {task.labels}` takes {expected_shape}")

@@ -51,11 +51,13 @@ class OptimizerOptions(Options):
     """The optimizer of every training stage, unless the stage says otherwise."""
 
     name: Literal["adam", "adamw", "nadam", "rmsprop", "sgd", "adagrad"] = "adam"
-    learning_rate: float = Field(default=1e-3, gt=0, description="step size; a stage's own learning_rate goes first")
+    learning_rate: float = Field(
+        default=1e-3, gt=0, description="step size; a stage's own learning_rate takes precedence"
+    )
 
 
 class MeasureOptions(Options):
-    """A quality metric of the user's own: `function(y_true, outputs) -> float`."""
+    """A user-defined quality metric: `function(y_true, outputs) -> float`."""
 
     function: str = Field(description="module:function")
     better: Literal["higher", "lower"] = "higher"
@@ -68,16 +70,16 @@ class MeasureOptions(Options):
 
 
 class TaskSpec(Options):
-    """Loss, metrics and optimizer; the first metric is the one that validation decides by."""
+    """Loss, metrics and optimizer; the first metric is the primary one."""
 
     kind: TaskKind = Field(description="what the outputs mean")
     labels: Literal["one", "many"] = Field(default="one", description="classification: one label a sample, or many")
-    loss: str | None = Field(default=None, description="a Keras loss or module:function; null for the kind's own")
-    metrics: tuple[str, ...] = Field(default=(), description="built-in quality metrics; empty for the kind's own first")
+    loss: str | None = Field(default=None, description="a Keras loss or module:function; null for the kind's default")
+    metrics: tuple[str, ...] = Field(default=(), description="built-in quality metrics; empty for the kind's default")
     custom_metrics: dict[str, MeasureOptions] = Field(default_factory=dict, description="name -> module:function")
     decode: str | None = Field(default=None, description="module:function applied to raw outputs before the metrics")
     optimizer: OptimizerOptions = OptimizerOptions()
-    function: str | None = Field(default=None, description="module:function that gives an edgepipe.Task instead")
+    function: str | None = Field(default=None, description="module:function that returns an edgepipe.Task instead")
 
     @field_validator("decode", "function")
     @classmethod
@@ -93,12 +95,12 @@ class TaskSpec(Options):
 
     @property
     def family(self) -> str:
-        """The row of `MEASURES` that holds for this task."""
+        """The row of `MEASURES` for this task."""
         return self.labels if self.kind == "classification" else self.kind
 
     @property
     def measures(self) -> dict[str, MeasureInfo]:
-        """The quality metrics that will be taken, the deciding one first. Empty if only `function` knows them."""
+        """The quality metrics to compute, the primary one first. Empty if only `function` knows them."""
         family_measures = MEASURES[self.family]
         selected_measures = {name: family_measures[name] for name in self.metrics}
         for name, custom_metric in self.custom_metrics.items():
@@ -133,7 +135,14 @@ def _must_be_reference(value: str) -> str:
 
 
 def parse_task(document: Document, path: KeyPath, raw_task: Any, base: Path) -> TaskSpec | None:
-    """The task at `path`: a kind, a `module:function`, or a mapping. Problems are noted in `document`."""
+    """Read and check the task at `path`; None if there is any problem.
+
+    Args:
+        document: the pipeline; collects the problems.
+        path: where the task is in `document`.
+        raw_task: the YAML value at `path`: a kind, a `module:function`, or a mapping.
+        base: the folder of the pipeline, for its modules.
+    """
     if isinstance(raw_task, str):
         raw_task = {"kind": "custom", "function": raw_task} if references.is_reference(raw_task) else {"kind": raw_task}
     elif not isinstance(raw_task, dict):

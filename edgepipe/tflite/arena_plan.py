@@ -1,9 +1,9 @@
-"""When each tensor lives, and where TensorFlow Lite Micro's planner puts it in the arena.
+"""Lifetimes of tensors, and where TensorFlow Lite Micro's planner places them in the arena.
 
 Lifetimes and placement follow TensorFlow Lite Micro: an input lives from the start, an output to the end, any other
 tensor from the operator that writes it to the last one that reads it; buffers are placed from the largest to the
 smallest, each at the lowest offset where it overlaps none that lives at the same time. Constants stay in the file and
-variables are allocated apart, so neither is planned.
+variables are allocated separately, so neither is planned.
 
 Source: tensorflow/tflite-micro, micro_allocation_info.cc and memory_planner/greedy_memory_planner.cc
 """
@@ -18,25 +18,20 @@ import numpy as np
 from edgepipe.core.arrays import Array
 from edgepipe.core.errors import InputError
 from edgepipe.tflite.kernel_scratch import scratch_sizes
-from edgepipe.tflite.model import Model, Operator, Tensor
+from edgepipe.tflite.model import PACKED_TYPES, Model, Operator, Tensor, TensorKey
 
 ALIGNMENT = 16  # bytes; MicroArenaBufferAlignment()
 MAX_BUFFERS = 10_000  # placing them takes a second or two; the largest networks have some hundreds
 MAX_BYTES = 2**31 - 1  # the planner counts in 32-bit integers
 OFFLINE_PLAN = "OfflineMemoryAllocation"  # the metadata in which Vela and others fix offsets
 UNSET = -1
-_BODY_OPTIONS = {
-    "IF": ("thenSubgraphIndex", "elseSubgraphIndex"),
-    "WHILE": ("condSubgraphIndex", "bodySubgraphIndex"),
-    "CALL_ONCE": ("initSubgraphIndex",),
-}
 
 
 @dataclass(frozen=True)
 class ArenaBuffer:
     """One planned piece of the arena: a tensor, or scratch memory of an operator's kernel.
 
-    `first` and `last` are steps of the plan, both inclusive; `size` is `bytes` rounded up to 16.
+    It is alive from `first_step` to `last_step`, both inclusive; `aligned_size` is `bytes` rounded up to 16.
     """
 
     name: str
@@ -51,7 +46,7 @@ class ArenaBuffer:
 
     @property
     def end(self) -> int:
-        """The first byte behind it."""
+        """The first byte after it."""
         return self.offset + self.aligned_size
 
     def is_alive(self, step: int) -> bool:
@@ -83,7 +78,7 @@ class ArenaPlan:
 
     @property
     def naive_peak(self) -> int:
-        """The most bytes of tensors that live at once: no plan needs less."""
+        """The largest sum of tensors alive at once: no plan needs less."""
         return max(self.live_bytes, default=0)
 
     @property
@@ -116,8 +111,8 @@ def plan_arena(model: Model) -> ArenaPlan:
     """Lifetimes and offsets of everything that TensorFlow Lite Micro would plan for `model`.
 
     Raises:
-        InputError: control flow that comes back to its own subgraph or leads nowhere, more than `MAX_BUFFERS` buffers,
-            more than 2 GiB, or a damaged offline plan.
+        InputError: control flow that calls its own subgraph or one that is not there, more than `MAX_BUFFERS`
+            buffers, more than 2 GiB, or a damaged offline plan.
     """
     walk = _LifetimeWalk(model)
     walk.visit_subgraph(0)
@@ -142,8 +137,8 @@ def plan_arena(model: Model) -> ArenaPlan:
 def place_buffers(requests: list[tuple[int, int, int]], fixed_offsets: list[int | None] | None = None) -> list[int]:
     """Offsets for buffers of (size, first step, last step), as TensorFlow Lite Micro's GreedyMemoryPlanner finds them.
 
-    Buffers with a `fixed` offset come first and stay there; the others go from the largest to the smallest, of equal
-    ones the last first, each into the lowest gap between the buffers that live at the same time.
+    Buffers with a fixed offset are placed first; the others from the largest to the smallest, of equal ones the last
+    first, each in the lowest gap between the buffers that live at the same time.
     """
     offset_by_index = fixed_offsets or [None] * len(requests)
     order = [index for index, offset in enumerate(offset_by_index) if offset is not None]
@@ -164,21 +159,21 @@ def place_buffers(requests: list[tuple[int, int, int]], fixed_offsets: list[int 
 
 
 def _find_lowest_gap(starts: Array, sizes: Array, size: int) -> int:
-    """The lowest offset with room for `wanted` bytes between buffers sorted by their start."""
+    """The lowest offset with room for `size` bytes between buffers sorted by their start."""
     ends = np.maximum.accumulate(np.concatenate([[0], starts + sizes]))
     fits = np.flatnonzero(starts - ends[:-1] >= size)
     return int(ends[fits[0]] if len(fits) else ends[-1])
 
 
 class _LifetimeWalk:
-    """Goes through the operators in the order of execution and notes when each tensor is first and last used."""
+    """Walks the operators in execution order and records when each tensor is first and last used."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
         self.steps: list[Operator | None] = [None]
-        self.open_subgraphs: list[int] = []  # subgraphs that are being walked through
-        self.lifetimes: dict[tuple[int, int], tuple[int, int]] = {}
-        self.kinds: dict[tuple[int, int], str] = {}
+        self.open_subgraphs: list[int] = []  # on the current call path
+        self.lifetimes: dict[TensorKey, tuple[int, int]] = {}
+        self.kinds: dict[TensorKey, str] = {}
         self.scratch_buffers: list[ArenaBuffer] = []
 
     @property
@@ -186,15 +181,15 @@ class _LifetimeWalk:
         return len(self.steps) - 1
 
     def mark_created(self, tensor: Tensor) -> None:
-        self.lifetimes[tensor.subgraph, tensor.index] = (self.current_step, self.current_step)
+        self.lifetimes[tensor.key] = (self.current_step, self.current_step)
 
     def mark_used(self, tensor: Tensor) -> None:
-        first_step, _ = self.lifetimes.get((tensor.subgraph, tensor.index), (UNSET, UNSET))
-        self.lifetimes[tensor.subgraph, tensor.index] = (first_step, self.current_step)
+        first_step, _ = self.lifetimes.get(tensor.key, (UNSET, UNSET))
+        self.lifetimes[tensor.key] = (first_step, self.current_step)
 
     def visit_subgraph(self, index: int) -> None:
         if index in self.open_subgraphs:
-            raise InputError(f"{self.model.path}: subgraph {index} leads back to itself; no runtime ends on it")
+            raise InputError(f"{self.model.path}: subgraph {index} calls itself; no runtime would finish")
         if len(self.steps) > 4 * len(self.model.operators) + 1000:
             raise InputError(f"{self.model.path}: subgraphs call each other more often than there are operators")
         self.open_subgraphs.append(index)
@@ -202,7 +197,7 @@ class _LifetimeWalk:
         for kind, tensors in (("input", graph.inputs), ("output", graph.outputs)):
             for tensor in tensors:
                 self.mark_created(tensor)
-                self.kinds.setdefault((index, tensor.index), kind if index == 0 else "activation")
+                self.kinds.setdefault(tensor.key, kind if index == 0 else "activation")
         for operator in graph.operators:
             self.visit_operator(operator)
         for tensor in graph.outputs:
@@ -215,7 +210,7 @@ class _LifetimeWalk:
         for tensor in operator.outputs:
             if tensor is not None:
                 self.mark_created(tensor)
-        for option in _BODY_OPTIONS.get(operator.name, ()):
+        for option in operator.facts.body_options:
             self.steps.append(None)
             self.visit_subgraph(body_subgraph_index(self.model, operator, option))
         for tensor in operator.tensors:
@@ -227,10 +222,10 @@ class _LifetimeWalk:
             )
 
     def iterate_buffers(self) -> Iterator[ArenaBuffer]:
-        """What is to be placed, in the planner's order: the tensors of all subgraphs, then scratch memory."""
+        """The buffers to place, in the planner's order: the tensors of all subgraphs, then scratch memory."""
         for tensor in self.model.tensors:
             if not tensor.is_constant and not tensor.is_variable and tensor.bytes:
-                key = (tensor.subgraph, tensor.index)
+                key = tensor.key
                 first_step, last_step = self.lifetimes.get(key, (UNSET, UNSET))
                 kind = self.kinds.get(key, "activation" if key in self.lifetimes else "unused")
                 yield _build_buffer(
@@ -253,8 +248,8 @@ def body_subgraph_index(model: Model, operator: Operator, option: str) -> int:
 
 
 def unpacked_bytes(tensor: Tensor) -> int:
-    """What a tensor takes in the arena, where numbers of 4 bits take a byte each."""
-    return tensor.elements if tensor.dtype in ("int4", "uint4", "int2") else tensor.bytes
+    """What a tensor takes in the arena, where packed numbers take a byte each."""
+    return tensor.elements if tensor.dtype in PACKED_TYPES else tensor.bytes
 
 
 def _build_buffer(
@@ -274,7 +269,9 @@ def _read_fixed_offsets(model: Model, buffers: list[ArenaBuffer]) -> list[int | 
         raise InputError(f"{model.path}: its offline plan has {offset_count} offsets for {len(model.tensors)} tensors")
     if any(offset < UNSET for offset in numbers[3:]):
         raise InputError(f"{model.path}: its offline plan has an offset of {min(numbers[3:])}; it must be -1 or more")
-    by_tensor = dict(zip(((t.subgraph, t.index) for t in model.tensors), numbers[3:], strict=False))
-    file_offsets = [by_tensor.get((buffer.subgraph, buffer.tensor or 0), UNSET) if buffer.kind != "scratch" else UNSET
-                     for buffer in buffers]  # fmt: skip
+    offset_by_key = dict(zip((tensor.key for tensor in model.tensors), numbers[3:], strict=False))
+    file_offsets = [
+        UNSET if buffer.tensor is None else offset_by_key.get((buffer.subgraph, buffer.tensor), UNSET)
+        for buffer in buffers
+    ]
     return [None if offset == UNSET else offset for offset in file_offsets]

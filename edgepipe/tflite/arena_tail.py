@@ -1,9 +1,9 @@
 """What TensorFlow Lite Micro keeps at the end of its arena (the tail): structures, variables, and kernels' own data.
 
-The allocations are made one after another as its allocator makes them, downwards from the end of the arena with their
-alignment, so that on 64 bits the sum is that of the PyPI package. On a 32-bit device pointers take half: the estimate
-for it halves the pointers of the structures and leaves kernels' data, mostly 32-bit numbers, as they are; half and all
-of the 64-bit tail bound it, because no structure shrinks by more than half.
+Allocations are replayed in the allocator's order, downwards from the end of the arena with their alignment, so that the
+64-bit sum equals that of the PyPI package. On a 32-bit device pointers take half the bytes: the estimate for it halves
+the pointers of the structures and keeps kernel data, mostly 32-bit numbers; half and all of the 64-bit tail bound it,
+because no structure shrinks by more than half.
 
 Source: tensorflow/tflite-micro, micro_allocator.cc, micro_interpreter.cc, kernels; sizes of structures as the compiler
 lays them out in the PyPI package 0.dev20261023182759 (commit 8f6596d) for x86-64.
@@ -17,12 +17,12 @@ from typing import NamedTuple
 from edgepipe.tflite.kernel_scratch import scratch_sizes
 from edgepipe.tflite.model import Model, Operator, Tensor
 
-BUFFER_ALIGNMENT = 16  # alignment of what kernels ask for
+BUFFER_ALIGNMENT = 16  # of kernel data
 VERIFIED_VERSION = "0.dev20261023182759"
 
 
 class _StructureSizes(NamedTuple):
-    """Bytes of one structure; `fixed` is what is there before any model: allocators, planner, graph."""
+    """Bytes of one structure; `base_structures` is there before any model: allocators, planner, graph."""
 
     base_structures: int
     subgraph: int
@@ -41,7 +41,7 @@ _SIZES_32_BIT = _StructureSizes(
 )
 
 # fmt: off
-# What a kernel's init asks for, and the size and alignment of an operator's parsed options.
+# Bytes that a kernel's init allocates; size and alignment of an operator's parsed options.
 _KERNEL_BYTES = {
     "ADD": 60, "SUB": 52, "MUL": 36, "DIV": 28, "SQUARED_DIFFERENCE": 112,
     "CONV_2D": 80, "DEPTHWISE_CONV_2D": 80, "FULLY_CONNECTED": 72, "TRANSPOSE_CONV": 88, "BATCH_MATMUL": 32,
@@ -75,8 +75,7 @@ _DATALESS_OPERATORS = frozenset(  # neither kernel data nor options
         *("BATCH_TO_SPACE_ND", "FLOOR_DIV", "FLOOR_MOD", "ADD_N"),
     }
 )
-_PER_CHANNEL_OPERATORS = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")
-# Kernels that write the shape of their output anew, into a copy of it.
+# Kernels that resize their output, in a copy of its shape.
 _RESHAPING_OPERATORS = frozenset(
     ("GATHER", "GATHER_ND", "DEPTH_TO_SPACE", "SPACE_TO_DEPTH", "L2_POOL_2D", "EMBEDDING_LOOKUP", "BATCH_MATMUL")
 )
@@ -86,7 +85,7 @@ _SOFTMAX_LUT_BYTES = 2 * 513  # bytes of one of SOFTMAX's two tables for int16
 
 @dataclass(frozen=True)
 class ArenaTail:
-    """Bytes behind the planned arena, by what they hold; `unknown` are operators whose kernels were never looked at."""
+    """Bytes after the planned arena, by use; `unknown_operators` are those with a kernel that no table above lists."""
 
     total: int  # on 64 bits
     bytes_by_use: dict[str, int]
@@ -100,7 +99,7 @@ class ArenaTail:
 
 
 def compute_tail(model: Model) -> ArenaTail:
-    """The tail of the arena of `model`, of which kernels' data that `unknown` operators keep is left out."""
+    """The tail of the arena of `model`, without the kernel data of unknown operators."""
     total, bytes_by_use = _sum_allocations(model, _SIZES_64_BIT)
     total_32_bit, _ = _sum_allocations(model, _SIZES_32_BIT)
     known_operators = _KERNEL_BYTES.keys() | _OPTION_SIZES.keys() | _DATALESS_OPERATORS
@@ -123,7 +122,7 @@ Allocation = tuple[str, int, int]  # what for, bytes, alignment
 
 
 def _list_allocations(model: Model, sizes: _StructureSizes) -> Iterator[Allocation]:
-    """What is allocated, in order."""
+    """All allocations, in order."""
     yield from _allocate_structures(model, sizes)
     yield from _allocate_kernels(model)
     yield from _allocate_variables(model, sizes.pointer)
@@ -161,7 +160,7 @@ def _allocate_variables(model: Model, pointer_bytes: int) -> Iterator[Allocation
 
 
 def _prepared_sizes(operator: Operator) -> Iterator[int]:
-    """What a kernel asks for when it has seen the shapes."""
+    """Bytes that a kernel's prepare allocates, when shapes are known."""
     weights, input_tensor = operator.input(1), operator.input(0)
     yield from _per_channel_sizes(operator, weights)
     if operator.name == "SOFTMAX" and input_tensor is not None and input_tensor.dtype == "int16":
@@ -178,13 +177,13 @@ def _per_channel_sizes(operator: Operator, weights: Tensor | None) -> Iterator[i
     """A multiplier and a shift for each filter; dense layers keep them only if their weights have several scales."""
     if weights is None or not weights.shape:
         return
-    if operator.name in _PER_CHANNEL_OPERATORS or (operator.name == "FULLY_CONNECTED" and _is_per_axis(weights)):
+    if operator.facts.is_per_channel or (operator.name == "FULLY_CONNECTED" and _is_per_axis(weights)):
         channels = weights.shape[-1 if operator.name == "DEPTHWISE_CONV_2D" else 0]
         yield from (4 * channels, 4 * channels)
 
 
 def _matmul_sizes(operator: Operator, lhs: Tensor, rhs: Tensor) -> Iterator[int]:
-    """Quantization, and a transposed copy of each side that is not laid out as the kernel wants it."""
+    """Quantization, and a transposed copy of each side that is not laid out as the kernel needs it."""
     if lhs.dtype in ("int8", "int16"):
         yield 28
     for tensor, needs_copy in ((lhs, operator.options.get("adjX")), (rhs, not operator.options.get("adjY"))):

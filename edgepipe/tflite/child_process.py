@@ -1,4 +1,4 @@
-"""Runs a worker module in a child process: native code may crash or hang there without taking edgepipe along.
+"""Runs a worker module in a child process: native code may crash or hang there without harm to edgepipe.
 
 The request goes in as JSON on stdin; the answer comes back as JSON in a file, because native libraries write to stdout
 and stderr as they like. Arrays travel in .npz files that the request names.
@@ -18,7 +18,7 @@ from edgepipe.core.errors import EdgepipeError, InputError
 from edgepipe.core.references import PACKAGE_ROOT
 
 Json = dict[str, Any]
-STDERR_LIMIT = 2000  # characters of what the child said last
+STDERR_LIMIT = 2000  # characters kept from the end of stderr
 
 
 class ChildError(InputError):
@@ -31,7 +31,13 @@ class ChildError(InputError):
 
 
 def run(module: str, request: Json, timeout: float, subject: str) -> Json:
-    """Run `python -m module` on `request`; `what` begins the message of a crash, `timeout` is in seconds.
+    """Run `python -m module` on `request`.
+
+    Args:
+        module: a worker, which calls `serve`.
+        request: what the worker's `handle_request` takes; JSON.
+        timeout: seconds, after which the process is killed.
+        subject: begins the message of a crash or timeout.
 
     Returns:
         The worker's answer, and what it wrote to stderr under the key "stderr".
@@ -55,7 +61,9 @@ def run(module: str, request: Json, timeout: float, subject: str) -> Json:
             )
         except subprocess.TimeoutExpired as error:
             stderr = _decode_stderr(error.stderr)
-            raise ChildError(f"{subject}: no end after {timeout:g} s; the child process was stopped", stderr) from None
+            raise ChildError(
+                f"{subject}: timed out after {timeout:g} s; the child process was stopped", stderr
+            ) from None
         if process.returncode != 0 or not answer_path.exists():
             raise ChildError(f"{subject}: {describe_exit(process.returncode, process.stderr)}", process.stderr)
         reply: Json = json.loads(answer_path.read_text(encoding="utf-8"))
@@ -65,7 +73,7 @@ def run(module: str, request: Json, timeout: float, subject: str) -> Json:
 
 
 def serve(handle_request: Callable[[Json], Json]) -> None:
-    """The child's side: read the request, do `work`, write the answer or the reason of an `EdgepipeError`."""
+    """The child's side: read the request, handle it, write the answer or the message of an `EdgepipeError`."""
     request = json.load(sys.stdin)
     try:
         answer = handle_request(request)
@@ -84,7 +92,7 @@ def build_environment() -> dict[str, str]:
 def describe_exit(status: int, stderr: str) -> str:
     """How a process ended, with the last line it wrote."""
     lines = [line for line in stderr.splitlines() if line.strip()]
-    last_line = f"; its last words: {lines[-1].strip()}" if lines else ""
+    last_line = f"; last output: {lines[-1].strip()}" if lines else ""
     if status < 0:
         return f"the child process crashed with {signal.Signals(-status).name}{last_line}"
     return f"the child process ended with exit status {status} and no answer{last_line}"

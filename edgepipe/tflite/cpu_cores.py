@@ -1,10 +1,10 @@
-"""Which cores a measurement runs on: as many as it has threads, so that it neither wanders nor gets more."""
+"""Pins a measurement to as many cores as it has threads."""
 
 import os
 
 
 def pin(threads: int) -> tuple[int, ...]:
-    """Bind this process to `threads` of its cores, the last ones; empty where the system cannot or has too few.
+    """Pin this process to the last `threads` of its cores; empty if the system cannot or has too few.
 
     The last, because systems put interrupts and their own services on the first.
     """
@@ -19,7 +19,7 @@ def pin(threads: int) -> tuple[int, ...]:
 
 
 def describe_pinning(cores: tuple[int, ...]) -> str:
-    """For details and messages: `pinned to cores 2, 3`, or that nothing was."""
+    """For details and messages: `pinned to cores 2, 3`, or why not."""
     if not cores:
         return "not pinned: the system does not offer it, or has fewer cores than threads"
     return f"pinned to core{'' if len(cores) == 1 else 's'} {', '.join(map(str, cores))}"

@@ -1,22 +1,15 @@
-"""Dead channels: filters whose weights are all zero, so that what they give is their bias, whatever the input."""
+"""Dead channels: filters whose weights are all zero, so that their output is their bias, whatever the input."""
+
+from collections.abc import Iterator
 
 import numpy as np
 
 from edgepipe.core.metric import Record
 from edgepipe.tflite.model import Model, Operator, Tensor
 
-# Position of the bias among the inputs, and the axis of the weights that counts the filters.
-FILTER_LAYOUT = {
-    "CONV_2D": (2, 0),
-    "DEPTHWISE_CONV_2D": (2, 3),
-    "FULLY_CONNECTED": (2, 0),
-    "TRANSPOSE_CONV": (3, 0),
-    "CONV_3D": (2, 4),
-}
-
 
 class DeadChannels(Record):
-    """How many filters of one layer give a constant."""
+    """How many filters of one layer output a constant."""
 
     operator: str
     tensor: str
@@ -30,12 +23,10 @@ def find_dead_channels(model: Model) -> list[DeadChannels]:
     A filter is dead if all its weights equal their zero point and its bias, if there is one, is a constant: it costs
     time and memory and says nothing about the input. Weights that edgepipe cannot decode are left out.
     """
-    producer_by_tensor = {tensor.key: op for op in model.operators for tensor in op.outputs if tensor is not None}
     dead_layers = []
-    for operator in model.operators:
-        weights = _find_weights(operator, producer_by_tensor)
-        if weights is not None and not model.unreadable_reason(weights):
-            filters, dead = _count_dead(model, operator, weights)
+    for operator, weights, axis in _iter_layers(model):
+        if not model.unreadable_reason(weights):
+            filters, dead = _count_dead(model, weights, axis)
             if dead:
                 dead_layers.append(
                     DeadChannels(operator=operator.location, tensor=weights.name, filters=filters, dead=dead)
@@ -45,39 +36,22 @@ def find_dead_channels(model: Model) -> list[DeadChannels]:
 
 def count_filters(model: Model) -> int:
     """How many filters the layers of `model` have in all."""
-    producer_by_tensor = {tensor.key: op for op in model.operators for tensor in op.outputs if tensor is not None}
-    layer_weights = ((operator, _find_weights(operator, producer_by_tensor)) for operator in model.operators)
-    return sum(
-        weights.shape[FILTER_LAYOUT[operator.name][1]] for operator, weights in layer_weights if weights is not None
-    )
+    return sum(weights.shape[axis] for _, weights, axis in _iter_layers(model))
 
 
-def _find_weights(operator: Operator, producer_by_tensor: dict[tuple[int, int], Operator]) -> Tensor | None:
-    """The constant weights of a layer, behind a DEQUANTIZE too; None if it has none or its bias is computed."""
-    if operator.name not in FILTER_LAYOUT:
-        return None
-    bias_index, axis = FILTER_LAYOUT[operator.name]
-    weights, bias_tensor = (
-        _find_constant(operator.input(position), producer_by_tensor) for position in (1, bias_index)
-    )
-    if (
-        weights is None
-        or len(weights.shape) <= axis
-        or (operator.input(bias_index) is not None and bias_tensor is None)
-    ):
-        return None
-    return weights
+def _iter_layers(model: Model) -> Iterator[tuple[Operator, Tensor, int]]:
+    """Each layer whose weights and bias are constants, with its weights and the axis that counts its filters."""
+    for operator in model.operators:
+        layout = operator.facts.filters
+        weights = model.find_constant(operator.input(1)) if layout is not None else None
+        if layout is None or weights is None or len(weights.shape) <= layout.axis:
+            continue
+        bias = operator.input(layout.bias_input)
+        if bias is None or model.find_constant(bias) is not None:
+            yield operator, weights, layout.axis
 
 
-def _find_constant(tensor: Tensor | None, producer_by_tensor: dict[tuple[int, int], Operator]) -> Tensor | None:
-    producer = producer_by_tensor.get(tensor.key) if tensor is not None else None
-    if producer is not None and producer.name == "DEQUANTIZE":
-        tensor = producer.input(0)
-    return tensor if tensor is not None and tensor.is_constant else None
-
-
-def _count_dead(model: Model, operator: Operator, weights: Tensor) -> tuple[int, int]:
-    axis = FILTER_LAYOUT[operator.name][1]
+def _count_dead(model: Model, weights: Tensor, axis: int) -> tuple[int, int]:
     other_axes = tuple(index for index in range(len(weights.shape)) if index != axis)
     alive_count = int(np.count_nonzero(model.nonzero_mask(weights).any(axis=other_axes)))
     return weights.shape[axis], weights.shape[axis] - alive_count

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from edgepipe.core.artifact import json_digest
 from edgepipe.core.metric import Record
+from edgepipe.core.units import plural
 
 CPU_INFO = Path("/proc/cpuinfo")
 _CPU_NAMES = ("model name", "Model", "Hardware", "cpu model", "CPU part")  # x86, Raspberry Pi, other ARM, MIPS
@@ -27,8 +28,7 @@ class Host(Record):
 
     def text(self) -> str:
         """For example `AMD EPYC 7763, 2 cores, x86_64, Linux 6.1.0`."""
-        cores = f"{self.cores} core" + ("" if self.cores == 1 else "s")
-        return f"{self.cpu}, {cores}, {self.machine}, {self.kernel}"
+        return f"{self.cpu}, {plural(self.cores, 'core')}, {self.machine}, {self.kernel}"
 
 
 @functools.cache
@@ -43,7 +43,7 @@ def fingerprint() -> Host:
 
 
 def usable_cores() -> int:
-    """Cores that this process may use, where the system tells; else those it has."""
+    """Cores that this process may use; all cores where the system has no affinity."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from edgepipe.core.errors import InputError
 from edgepipe.core.metric import Evidence, Metric, Record, unavailable_metric
-from edgepipe.core.units import Dimension
+from edgepipe.core.units import Dimension, plural
 from edgepipe.tflite import child_process, cpu_cores, reader
 from edgepipe.tflite.host_fingerprint import Host
 from edgepipe.tflite.interpreter import Runtime
@@ -15,7 +15,7 @@ RUNS = 50
 WARM_UP = 5
 MIN_SECONDS = 0.3
 MAX_SECONDS = 3.0
-MIN_RUNS = 3  # even of a model so slow that they take longer than `MOST_SECONDS`
+MIN_RUNS = 3  # even if they take longer than `MAX_SECONDS`
 TIMEOUT = 120.0
 
 
@@ -40,11 +40,16 @@ class LatencyMeasurement(Record):
 def measure(
     path: Path, threads: int = 1, runs: int = RUNS, warm_up: int = WARM_UP, runtime: Runtime = Runtime.XNNPACK
 ) -> LatencyMeasurement:
-    """Time `invoke` on zeros after `warm_up` calls: at least `runs` and 0.3 s, ending after 3 s.
+    """Time `invoke` on zeros, in a process pinned to as many cores as threads.
 
-    The process is pinned to as many cores as threads.
+    It runs for at least 0.3 s and stops after 3 s: a slow model gets fewer than `runs`, as the measurement says.
 
-    A model so slow that 3 s do not hold `runs` of them is run less often, and `runs` of the result says how often.
+    Args:
+        path: a .tflite.
+        threads: of the interpreter.
+        runs: timed calls.
+        warm_up: calls before them that are not timed.
+        runtime: which kernels run the model.
 
     Raises:
         InputError: the file is damaged, the numbers are not positive, or the runtime refuses or crashes on the model.
@@ -59,7 +64,7 @@ def measure(
     return LatencyMeasurement.model_validate(answer["measurement"])
 
 
-def metrics(measurement: LatencyMeasurement, device: str) -> list[Metric]:
+def build_metrics(measurement: LatencyMeasurement, device: str) -> list[Metric]:
     """The metrics `latency` (the median) and `ram` of `device`, which must be the host that was measured."""
     details: dict[str, float | int | str] = {
         "p5": measurement.p5,
@@ -75,7 +80,7 @@ def metrics(measurement: LatencyMeasurement, device: str) -> list[Metric]:
         "host_digest": measurement.host.digest,
         "measured_at": measurement.measured_at,
     }
-    threads = f"{measurement.threads} thread" + ("" if measurement.threads == 1 else "s")
+    threads = plural(measurement.threads, "thread")
     latency = Metric(
         name="latency",
         value=measurement.p50,

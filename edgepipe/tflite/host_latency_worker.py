@@ -1,4 +1,4 @@
-"""Child process of `latency.measure`: loads a model, warms up, times `invoke`, and watches its own memory."""
+"""Child process of `host_latency.measure`: loads a model, warms up, times `invoke`, and watches its own memory."""
 
 import re
 import time
@@ -21,13 +21,13 @@ CLEAR_REFS_FILE = Path("/proc/self/clear_refs")  # writing 5 sets the peak back 
 
 
 def handle_request(request: Json) -> Json:
-    """The request of `latency.measure` in, the fields of a `Measurement` out."""
+    """The request of `host_latency.measure` in, the fields of a `LatencyMeasurement` out."""
     runtime, model = Runtime(request["runtime"]), reader.read(Path(request["path"]))
     host = fingerprint()  # before pinning, which leaves fewer cores
     cores = cpu_cores.pin(request["threads"])
     baseline_bytes, reason = _reset_peak_memory()
     interpreter, _ = run_on_zeros(model, runtime, request["threads"])
-    for _ in range(request["warm_up"] - 1):  # opening ran it once
+    for _ in range(request["warm_up"] - 1):  # `run_on_zeros` ran it once
         interpreter.invoke()
     times = _measure_times(interpreter, request["runs"])
     p5, p50, p95 = np.percentile(times, (5, 50, 95)).tolist()
@@ -50,7 +50,7 @@ def handle_request(request: Json) -> Json:
 
 
 def _measure_times(interpreter: Any, runs: int) -> list[float]:
-    """Seconds of each call, until `runs` and `LEAST_SECONDS` are reached or `MOST_SECONDS` are over."""
+    """Seconds of each call, until `runs` and `MIN_SECONDS` are reached or `MAX_SECONDS` are over."""
     times: list[float] = []
     begin = now = time.perf_counter()
     while len(times) < MIN_RUNS or _needs_more_runs(len(times), now - begin, runs):
@@ -66,12 +66,12 @@ def _needs_more_runs(run_count: int, elapsed_seconds: float, runs: int) -> bool:
 
 
 def _reset_peak_memory() -> tuple[int, str]:
-    """Resident bytes now, with the peak set back to it; 0 and the reason where the system does not tell."""
+    """Resident bytes now, with the peak set back to it; 0 and the reason where the system cannot."""
     try:
         CLEAR_REFS_FILE.write_text("5", encoding="ascii")
         return _read_status_bytes("VmRSS"), ""
     except OSError as error:
-        return 0, f"the system does not tell a process its peak memory ({error}); Linux does, through /proc/self"
+        return 0, f"the system does not report the peak memory of a process ({error}); Linux does, through /proc/self"
 
 
 def _read_status_bytes(field: str) -> int:

@@ -1,19 +1,17 @@
-"""The proof that a model is fully integer: every operator, and every tensor that one of them or the interface uses."""
+"""Checks that a model is fully integer: every operator, and every tensor that an operator or the interface uses."""
 
 from edgepipe.core.metric import Finding
-from edgepipe.tflite.model import INTEGERS, Model, Operator, Tensor
+from edgepipe.tflite.model import INTEGERS, Model, Operator, Tensor, TensorKey
 
 RULE = "integer-only"
 FLEX = "Flex"  # TensorFlow's own kernels, run by the Flex delegate, carry this prefix
-
-TensorKey = tuple[int, int]
 
 
 def check_integer_only(model: Model, allow_float_interface: bool = False) -> list[Finding]:
     """What keeps `model` from being fully integer, in order of execution; empty when it is.
 
     With `allow_float_interface` the model's own inputs and outputs may be floating point, together with the QUANTIZE
-    that reads such an input and the DEQUANTIZE that makes such an output, and nothing else.
+    that reads such an input and the DEQUANTIZE that gives such an output, and nothing else.
     """
     inputs, outputs = _float_keys(model.inputs), _float_keys(model.outputs)
     allowed_keys = {*inputs, *outputs} if allow_float_interface else set()
@@ -23,7 +21,7 @@ def check_integer_only(model: Model, allow_float_interface: bool = False) -> lis
         is_boundary = _is_boundary(operator, inputs, outputs)
         if operator.is_custom:
             findings.append(_custom_finding(operator))
-        elif float_tensors and not (is_boundary and all(_key(tensor) in allowed_keys for tensor in float_tensors)):
+        elif float_tensors and not (is_boundary and all(tensor.key in allowed_keys for tensor in float_tensors)):
             findings.append(_float_finding(operator, float_tensors, is_boundary))
     return findings
 
@@ -68,15 +66,11 @@ def _custom_finding(operator: Operator) -> Finding:
 def _is_boundary(operator: Operator, inputs: set[TensorKey], outputs: set[TensorKey]) -> bool:
     """Whether the operator converts between the model's float interface and its integers."""
     if operator.name == "QUANTIZE":
-        return any(_key(tensor) in inputs for tensor in operator.inputs if tensor is not None)
+        return any(tensor.key in inputs for tensor in operator.inputs if tensor is not None)
     if operator.name == "DEQUANTIZE":
-        return any(_key(tensor) in outputs for tensor in operator.outputs if tensor is not None)
+        return any(tensor.key in outputs for tensor in operator.outputs if tensor is not None)
     return False
 
 
 def _float_keys(tensors: tuple[Tensor, ...]) -> set[TensorKey]:
-    return {_key(tensor) for tensor in tensors if tensor.dtype not in INTEGERS}
-
-
-def _key(tensor: Tensor) -> TensorKey:
-    return tensor.subgraph, tensor.index
+    return {tensor.key for tensor in tensors if tensor.dtype not in INTEGERS}

@@ -1,4 +1,4 @@
-"""Every tensor of a .tflite while it runs, not only its outputs."""
+"""Reads intermediate tensors of a .tflite while it runs."""
 
 from collections.abc import Iterator
 
@@ -19,9 +19,15 @@ def list_activations(model: Model) -> list[Tensor]:
 def record_tensors(
     model: Model, x: Arrays, tensors: list[Tensor], runtime: Runtime = Runtime.REFERENCE
 ) -> Iterator[list[Array]]:
-    """For each sample of `x`, one by one: the stored values of `tensors`, copied.
+    """The stored values of `tensors`, copied, for each sample of `x`, one by one.
 
-    Memory is not shared between tensors (the interpreter preserves all), so delegates see the model as it is without.
+    The interpreter keeps every tensor instead of sharing memory; delegates still see the same model.
+
+    Args:
+        model: the .tflite.
+        x: samples; the first axis counts them.
+        tensors: of the main subgraph.
+        runtime: which kernels run the model.
 
     Raises:
         InputError: samples that do not fit, or a model that the runtime refuses.

@@ -18,14 +18,15 @@ import numpy as np
 
 from edgepipe.core.arrays import Array, Arrays
 from edgepipe.core.errors import InputError
+from edgepipe.core.units import plural
 from edgepipe.tflite import reader, sandbox
 from edgepipe.tflite.model import Model
 from edgepipe.tflite.sample_conversion import ModelOutputs, build_outputs, check_type, convert_samples
 
 __all__ = ["ModelOutputs", "Runtime", "check_runs", "predict"]
 
-CHECK_SECONDS = 10.0  # for a model of any size, and more for the work that its shapes announce
-CHECK_MACS_PER_SECOND = 1e9  # in a second: a tenth of what a slow host does
+CHECK_SECONDS = 10.0  # for any model, and more for its MACs
+CHECK_MACS_PER_SECOND = 1e9  # a tenth of what a slow host reaches
 CHECK_MAX_SECONDS = 120.0
 DEFAULT_BATCH = 32
 DELEGATE_NOTICE = "Created TensorFlow Lite XNNPACK delegate"
@@ -46,13 +47,20 @@ class _NoBatchError(Exception):
 def predict(
     path: Path, x: Arrays, runtime: Runtime = Runtime.XNNPACK, threads: int = 1, batch: int = DEFAULT_BATCH
 ) -> ModelOutputs:
-    """Run the model on all samples of `x`, whose first axis counts them.
+    """Run the model on all samples of `x`.
 
     Samples are floats (quantized here) or already of the input's type. Batches are made by resizing the inputs; the
     first and the last sample of the first batch are also run alone, and unless the numbers are equal bit for bit, all
-    are run one by one and `how` says why. A model that keeps state between calls is reset before each sample.
+    are run one by one and `provenance` says why. A model that keeps state between calls is reset before each sample.
 
     The interpreter trusts the file: run `check_runs` first on one of unknown origin.
+
+    Args:
+        path: a .tflite.
+        x: samples; the first axis counts them.
+        runtime: which kernels run the model.
+        threads: of the interpreter.
+        batch: samples in one call, where the model can be resized.
 
     Raises:
         InputError: a damaged file, samples that do not fit the inputs, or a model that this runtime cannot run.
@@ -60,7 +68,7 @@ def predict(
     model = reader.read(path)
     inputs = convert_samples(model, x)
     raw_outputs, batching = _run_samples(Session(model, runtime, threads), inputs, batch)
-    return build_outputs(model, raw_outputs, f"LiteRT {runtime}, {_format_count(threads, 'thread')}, {batching}")
+    return build_outputs(model, raw_outputs, f"LiteRT {runtime}, {plural(threads, 'thread')}, {batching}")
 
 
 def check_runs(path: Path, runtime: Runtime = Runtime.BUILTIN, timeout: float | None = None) -> None:
@@ -80,7 +88,7 @@ def check_runs(path: Path, runtime: Runtime = Runtime.BUILTIN, timeout: float | 
 
 @dataclass(frozen=True)
 class Session:
-    """How to open the model: each batch size gets an interpreter of its own, because a failed resize breaks one."""
+    """How to open the model: each batch size gets its own interpreter, because a failed resize breaks it."""
 
     model: Model
     runtime: Runtime
@@ -120,10 +128,9 @@ class Session:
 
     @property
     def is_stateful(self) -> bool:
-        """Whether the model keeps something between two calls."""
-        variable_operators = ("VAR_HANDLE", "ASSIGN_VARIABLE", "CALL_ONCE")
+        """Whether the model keeps state between calls."""
         return any(t.is_variable for t in self.model.tensors) or any(
-            op.name in variable_operators for op in self.model.operators
+            op.facts.keeps_state for op in self.model.operators
         )
 
 
@@ -157,7 +164,7 @@ def _run_samples(session: Session, inputs: list[Array], batch: int) -> tuple[lis
 
 
 def _run_in_batches(session: Session, inputs: list[Array], size: int) -> list[Array]:
-    """All results; the last batch is filled up with its last sample.
+    """All outputs; the last batch is padded with its last sample.
 
     Raises:
         _NoBatchError: the model refuses the size, or does not treat the first axis as samples.
@@ -189,7 +196,7 @@ def _compare_with_single(session: Session, inputs: list[Array], batch_outputs: l
 
 
 def _run_one_by_one(session: Session, inputs: list[Array]) -> list[Array]:
-    """All results with the model's own batch, which is 1 for nearly all models."""
+    """All outputs with the model's own batch, which is 1 for nearly all models."""
     model_batch = session.model.inputs[0].shape[0] if session.model.inputs and session.model.inputs[0].shape else 1
     interpreter = session.open_interpreter([(model_batch, *array.shape[1:]) for array in inputs])
     call_outputs = [
@@ -212,14 +219,14 @@ def _join_batches(model: Model, batches: list[Array], model_batch: int) -> Array
 
 
 def _take_batch(inputs: list[Array], start: int, size: int) -> list[Array]:
-    """Samples from `at` on, `size` of them, the last one repeated where there are no more."""
+    """`size` samples from `start` on, the last one repeated where there are no more."""
     indices = np.minimum(np.arange(start, start + size), len(inputs[0]) - 1)
     return [array[indices] for array in inputs]
 
 
 @contextlib.contextmanager
 def wrap_runtime_errors(path: Path, runtime: Runtime) -> Iterator[None]:
-    """Turn what the runtime says against a model into an `InputError`."""
+    """Turn the runtime's errors into an `InputError`."""
     try:
         yield
     except (RuntimeError, ValueError) as error:
@@ -231,13 +238,9 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _format_count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")
-
-
 @contextlib.contextmanager
 def hide_delegate_notice() -> Iterator[None]:
-    """Keep LiteRT's one harmless notice off stderr; whatever else is written there meanwhile is passed on."""
+    """Keep LiteRT's harmless delegate notice off stderr; everything else passes."""
     sys.stderr.flush()
     saved_stderr = os.dup(2)
     with tempfile.TemporaryFile() as capture_file:

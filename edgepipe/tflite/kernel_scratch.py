@@ -1,9 +1,9 @@
-"""Scratch memory that TensorFlow Lite Micro's portable kernels ask for, from the shapes of an operator.
+"""Scratch memory that TensorFlow Lite Micro's portable kernels request, from the shapes of an operator.
 
-It lies in the planned part of the arena while the operator runs. Optimized kernels (CMSIS-NN, Xtensa) ask for more.
+It lies in the planned part of the arena while the operator runs. Optimized kernels (CMSIS-NN, Xtensa) request more.
 
-Source: tensorflow/tflite-micro, the Prepare functions of tensorflow/lite/micro/kernels; held against the allocator of
-the PyPI package, operator by operator, in tests/tflite/test_tflite_plan.py.
+Source: tensorflow/tflite-micro, the Prepare functions of tensorflow/lite/micro/kernels; checked against the allocator
+of the PyPI package, operator by operator, in tests/tflite/test_tflite_plan.py.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ _PACKED_TYPES = ("int4",)
 
 
 def scratch_sizes(operator: Operator) -> tuple[int, ...]:
-    """Bytes of each scratch buffer that the operator's kernel asks for; none for most operators."""
+    """Bytes of each scratch buffer that the operator's kernel requests; none for most operators."""
     rule = _SCRATCH_RULES.get(operator.name)
     return () if rule is None or operator.is_custom else rule(operator)
 
@@ -28,7 +28,7 @@ def _unpacked_weights(operator: Operator) -> tuple[int, ...]:
 
 
 def _transpose_conv(operator: Operator) -> tuple[int, ...]:
-    """A sum for each output: 32 bits for int8, 64 bits for int16; biases of 16 bits are widened to 64."""
+    """An accumulator for each output: 32 bits for int8, 64 bits for int16; 16-bit biases are widened to 64."""
     tensor, bias, output = operator.input(2), operator.input(3), _first_output(operator)
     if tensor is None or output is None or tensor.dtype not in ("int8", "int16"):
         return ()

@@ -1,4 +1,4 @@
-"""Measures many small models in one child process, in turns, so that a disturbance hits one turn of all of them.
+"""Measures many small models in one child process, in rounds, so that a disturbance hits one round of all.
 
 Each round visits every model in a new random order, and a reference model between them; a round in which the reference
 was slower than in its best round is scaled by that factor. A model's time is a low quantile of its rounds' medians:
@@ -17,7 +17,7 @@ SECONDS_PER_MODEL = 10.0
 
 
 class LatencyReading(Record):
-    """The time of one inference in seconds, and how far its rounds lay apart; or why there is none."""
+    """The time of one inference in seconds, and the spread of its rounds; or why there is none."""
 
     seconds: float | None
     spread: float = 0.0  # (third quartile - first) / median of the rounds
@@ -27,7 +27,7 @@ class LatencyReading(Record):
 
 @dataclass(frozen=True)
 class SeriesPlan:
-    """How a series is measured: `visit` is the least time in seconds that one round spends on a model."""
+    """How a series is measured: `visit_seconds` is the minimum that one round spends on a model."""
 
     threads: int = 1
     runtime: Runtime = Runtime.XNNPACK

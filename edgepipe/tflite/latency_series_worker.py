@@ -13,7 +13,7 @@ from edgepipe.tflite.child_process import Json
 from edgepipe.tflite.interpreter import Runtime, run_on_zeros
 
 MIN_RUNS = 5  # in one visit
-WARM_UP = 2  # at the start of each visit: the models before it have emptied the caches
+WARM_UP = 2  # at the start of each visit: other models have evicted it from the caches
 QUANTILE = 0.25
 
 
@@ -38,7 +38,7 @@ def handle_request(request: Json) -> Json:
 
 
 def _measure_rounds(interpreters: dict[int, Any], reference: Any, request: Json) -> dict[int, Array]:
-    """Of each model the medians of its visits in seconds, each round scaled by how slow the reference was in it."""
+    """The medians of each model's visits in seconds, scaled by the slowdown of the reference in that round."""
     random = np.random.default_rng(request["seed"])
     medians: dict[int, list[float]] = {index: [] for index in interpreters}
     paces = []
@@ -51,7 +51,7 @@ def _measure_rounds(interpreters: dict[int, Any], reference: Any, request: Json)
 
 
 def _time_visit(interpreter: Any, min_seconds: float) -> float:
-    """The median of at least `LEAST_RUNS` runs and `least` seconds."""
+    """The median in seconds of at least `MIN_RUNS` runs and `min_seconds`."""
     for _ in range(WARM_UP):
         interpreter.invoke()
     times: list[float] = []

@@ -1,14 +1,14 @@
 """Multiply-accumulates of one operator, from the shapes of its tensors.
 
-An operator counts the products that its definition sums: padding counts as if it were data, a bias and elementwise
-arithmetic count nothing. That is the convention of the MobileNet papers (arXiv 1704.04861, table 4: 569 million for
+The products that an operator's definition sums are counted: padding counts as data; biases and elementwise arithmetic
+count nothing. That is the convention of the MobileNet papers (arXiv 1704.04861, table 4: 569 million for
 MobileNetV1 1.0 224).
 """
 
 import math
 from collections.abc import Callable
 
-from edgepipe.tflite.model import Operator, Option, Tensor
+from edgepipe.tflite.model import Option, Tensor
 
 OptionalTensors = tuple[Tensor | None, ...]
 
@@ -45,7 +45,7 @@ def _matmul(inputs: OptionalTensors, output: Tensor, options: dict[str, Option])
 
 
 def _lstm(inputs: OptionalTensors, output: Tensor, options: dict[str, Option]) -> int:
-    """Once a step: the four input, four recurrent, three peephole weights and the projection, each element once."""
+    """Per step: the four input, four recurrent, three peephole weights and the projection, each element once."""
     weights = sum(
         math.prod(_shape(inputs, position)) for position in (*range(1, 12), 16) if _is_present(inputs, position)
     )
@@ -53,7 +53,7 @@ def _lstm(inputs: OptionalTensors, output: Tensor, options: dict[str, Option]) -
 
 
 def _recurrent(inputs: OptionalTensors, output: Tensor, options: dict[str, Option]) -> int:
-    """Once a step: the input and the recurrent weights."""
+    """Per step: the input and the recurrent weights."""
     return _steps(inputs) * (math.prod(_shape(inputs, 1)) + math.prod(_shape(inputs, 2)))
 
 
@@ -88,22 +88,17 @@ RULES: dict[str, Callable[[OptionalTensors, Tensor, dict[str, Option]], int]] = 
     "UNIDIRECTIONAL_SEQUENCE_RNN": _recurrent,
     "SVDF": _recurrent,
 }
-UNCOUNTED_OPERATORS = frozenset(
-    {
-        *("BIDIRECTIONAL_SEQUENCE_LSTM", "BIDIRECTIONAL_SEQUENCE_RNN", "CONV_3D_TRANSPOSE", "LSH_PROJECTION", "RFFT2D"),
-        *("STABLEHLO_CONVOLUTION", "STABLEHLO_DOT_GENERAL", "STABLEHLO_COMPOSITE"),
-        *("CALL", "IF", "WHILE", "STABLEHLO_WHILE"),  # their bodies count once, however often they run
-    }
-)
 
 
 def count(name: str, inputs: OptionalTensors, outputs: OptionalTensors, options: dict[str, Option]) -> int:
-    """The multiply-accumulates of one run of the operator; 0 for those that do none and those of `UNCOUNTED`."""
+    """The multiply-accumulates of one run of an operator; 0 for those without a rule.
+
+    Args:
+        name: of the builtin operator, as in the schema.
+        inputs: its inputs in the schema's order, None for absent ones.
+        outputs: its outputs.
+        options: the fields of its option table; only `adjX` of BATCH_MATMUL matters.
+    """
     rule = RULES.get(name)
     output = outputs[0] if outputs else None
     return rule(inputs, output, options) if rule is not None and output is not None else 0
-
-
-def is_uncounted(operator: Operator) -> bool:
-    """Whether the operator may multiply and accumulate and yet counts 0 (its own work, or that of its body's runs)."""
-    return operator.is_custom or operator.name in UNCOUNTED_OPERATORS

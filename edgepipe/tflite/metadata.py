@@ -1,7 +1,7 @@
-"""What a device must do to its samples before a model sees them, kept inside the .tflite.
+"""The preprocessing that a device must apply to its samples, stored inside the .tflite.
 
-A flatbuffer may hold bytes that nothing refers to, and refers forward only: a new root, a longer list of buffers and of
-metadata are laid before the file as it was, so that every operator, tensor and constant in it stays as it is.
+A flatbuffer may hold unreferenced bytes, and its offsets point forward only: a new root and longer lists of buffers and
+metadata are written in front of the old file, so that its operators, tensors and constants stay unchanged.
 
 Schema: https://github.com/google-ai-edge/LiteRT/blob/main/tflite/schema/schema.fbs, tables Model, Buffer, Metadata.
 """
@@ -18,20 +18,20 @@ from edgepipe.tflite.model import Model
 PREPROCESSING_NAME = "edgepipe.preprocessing"
 ALIGNMENT = 16  # of constants, as the schema asks
 _IDENTIFIER = b"TFL3"
-_FIELD_COUNT, _BUFFERS, _METADATA = 10, 4, 6  # of the table Model in the schema that this follows: how many, and which
+_FIELD_COUNT, _BUFFERS, _METADATA = 10, 4, 6  # table Model of the schema: number of fields, two slots
 _DAMAGE_ERRORS = (struct.error, ValueError, TypeError, IndexError, AttributeError, OverflowError, AssertionError)
 
 
 @final
 class Sound(Record):
-    """How a recording becomes what the model takes: frames without padding, the first at sample 0."""
+    """How a recording becomes the model's input: frames without padding, the first at sample 0."""
 
     features: Literal["log_mel", "mfcc", "none"]
-    rate: int = Field(description="samples a second, -1 to 1")
-    samples: int = Field(description="of a recording; longer ones cropped, shorter ones padded, both ends alike")
+    rate: int = Field(description="samples per second, -1 to 1")
+    samples: int = Field(description="of a recording; longer ones are cropped and shorter ones padded at both ends")
     window: int | None = Field(default=None, description="samples of a frame")
     hop: int | None = Field(default=None, description="samples from frame to frame")
-    fft: int | None = Field(default=None, description="points; the window stands in their middle")
+    fft: int | None = Field(default=None, description="points; the window is centred in them")
     window_function: str | None = None
     spectrum: str | None = None
     mels: int | None = None
@@ -47,10 +47,10 @@ class Sound(Record):
 
 @final
 class Pixels(Record):
-    """How stored integers become what the model takes: linearly, `stored` to `given`."""
+    """How stored integers become the model's input: linearly from `stored` to `given`."""
 
-    stored: tuple[float, float] = Field(description="the least and the largest that the type holds")
-    given: tuple[float, float] = Field(description="what the model takes for these")
+    stored: tuple[float, float] = Field(description="smallest and largest value of the type")
+    given: tuple[float, float] = Field(description="the model's inputs for these")
     shape: tuple[int, ...] = Field(default=(), description="of a sample, such as (height, width, channels)")
     mode: str | None = Field(default=None, description="of colours: L (grey) or RGB")
     resize: str | None = None
@@ -67,7 +67,7 @@ class Standardization(Record):
 
 @final
 class Windows(Record):
-    """Which columns a sample is made of, in their order."""
+    """The columns of a sample, in order."""
 
     channels: tuple[str, ...]
     rows: int | None = Field(default=None, description="of one window; null: a sample is one row")
@@ -76,7 +76,7 @@ class Windows(Record):
 
 @final
 class Preprocessing(Record):
-    """Everything between what a sensor gives and what the model takes, in this order; null is not done."""
+    """All steps from the sensor to the model's input, in this order; null: no such step."""
 
     format: Literal["edgepipe.preprocessing/1"] = Field(default="edgepipe.preprocessing/1", alias="schema")
     sound: Sound | None = None
@@ -87,16 +87,16 @@ class Preprocessing(Record):
 
     @property
     def has_steps(self) -> bool:
-        """Whether there is something to know."""
+        """Whether there is anything to store."""
         return any((self.sound, self.pixels, self.windows, self.standardize, self.classes))
 
     def to_json(self) -> str:
-        """As JSON in one line, without what is not done."""
+        """As one line of JSON, without null."""
         return self.model_dump_json(by_alias=True, exclude_none=True)
 
 
 def read_preprocessing(model: Model) -> Preprocessing | None:
-    """What the file says of preprocessing, None if nothing.
+    """The preprocessing that is stored in the file; None if there is none.
 
     Raises:
         InputError: the entry cannot be read.
@@ -116,14 +116,14 @@ def read_preprocessing(model: Model) -> Preprocessing | None:
 
 
 def embed_preprocessing(content: bytes, preprocessing: Preprocessing | None) -> bytes:
-    """The .tflite `content` with `found` inside; as it was if there is nothing to say."""
+    """The .tflite `content` with `preprocessing` inside; unchanged if there is none."""
     if preprocessing is None or not preprocessing.has_steps:
         return content
     return add_metadata(content, PREPROCESSING_NAME, preprocessing.to_json().encode())
 
 
 def add_metadata(content: bytes, name: str, payload: bytes) -> bytes:
-    """The .tflite `content` with a metadata entry `name` that holds `data`; one of that name is no longer listed.
+    """The .tflite `content` with a metadata entry `name` that holds `payload`; an older one of that name is unlisted.
 
     Raises:
         InputError: a damaged file, one of a newer schema, or one over 2 GB, with constants beside the tables.
@@ -164,21 +164,21 @@ def _check_layout(content: bytes, root: Any, buffers: list[Any]) -> None:
     if struct.unpack_from("<H", content, table)[0] > 4 + 2 * _FIELD_COUNT:
         raise ValueError("its schema is newer than the one that edgepipe knows")
     if any(buffer.Offset() > 1 for buffer in buffers):
-        raise ValueError("its constants stand outside of the tables")
+        raise ValueError("its constants are stored outside the tables")
 
 
 def _prepend_builder(content: bytes) -> tuple[Any, int]:
-    """A builder that writes before `content`, and where the end of that is: places are counted from there."""
+    """A builder that writes in front of `content`, and the position of its end, from which offsets count."""
     from flatbuffers import Builder
 
     builder = Builder(0)
     builder.Bytes = bytearray(content) + bytes(-len(content) % ALIGNMENT)
-    builder.minalign = ALIGNMENT  # what is written takes a multiple of it, so all that was aligned stays so
+    builder.minalign = ALIGNMENT  # new bytes take a multiple of it, so aligned data stays aligned
     return builder, len(builder.Bytes)
 
 
 def _write_entry(builder: Any, name: str, payload: bytes, index: int) -> tuple[int, int]:
-    """The buffer of `data`, which becomes number `index`, and the entry that names it."""
+    """The buffer of `payload`, which becomes number `index`, and its metadata entry."""
     from ai_edge_litert import schema_py_generated as schema
 
     builder.StartVector(1, len(payload), ALIGNMENT)

@@ -1,4 +1,4 @@
-"""What a .tflite holds, as plain frozen values: tensors, operators, subgraphs' interface, and counts over them."""
+"""The content of a .tflite as frozen dataclasses: tensors, operators, subgraphs, and counts over them."""
 
 import math
 from collections import Counter
@@ -11,8 +11,10 @@ import numpy as np
 
 from edgepipe.core.arrays import Array
 from edgepipe.core.errors import InputError
+from edgepipe.tflite.operator_facts import OperatorFacts, facts_of
 
 Content = bytes  # a name for the type inside classes that have a field `bytes`
+TensorKey = tuple[int, int]  # subgraph, index
 Option = bool | int | float | str | tuple[int | float, ...]
 
 BITS = {
@@ -34,27 +36,6 @@ FLOATS = frozenset({"float8_e4m3fn", "float8_e5m2", "float16", "bfloat16", "floa
 PACKED_TYPES = {"int4": (4, True), "uint4": (4, False), "int2": (2, True)}  # bits, signed
 NUMPY_TYPES = BITS.keys() - PACKED_TYPES.keys() - {"bfloat16", "float8_e4m3fn", "float8_e5m2"}
 
-# Operators that read only as much of their first constant as they write.
-LOOKUPS = frozenset(("GATHER", "GATHER_ND", "EMBEDDING_LOOKUP"))
-
-# Where operators keep what training found: the positions of weights and biases among the inputs.
-_LSTM_WEIGHTS = (*range(1, 18), *range(20, 24))  # 18 and 19 are the state
-WEIGHT_POSITIONS: dict[str, tuple[int, ...]] = {
-    "CONV_2D": (1, 2),
-    "DEPTHWISE_CONV_2D": (1, 2),
-    "TRANSPOSE_CONV": (1, 3),
-    "CONV_3D": (1, 2),
-    "CONV_3D_TRANSPOSE": (1, 3),
-    "FULLY_CONNECTED": (1, 2),
-    "BATCH_MATMUL": (0, 1),
-    "LSTM": _LSTM_WEIGHTS,
-    "UNIDIRECTIONAL_SEQUENCE_LSTM": _LSTM_WEIGHTS,
-    "RNN": (1, 2, 3),
-    "UNIDIRECTIONAL_SEQUENCE_RNN": (1, 2, 3),
-    "SVDF": (1, 2, 3),
-    "EMBEDDING_LOOKUP": (1,),
-}
-
 
 @dataclass(frozen=True)
 class Quantization:
@@ -72,7 +53,7 @@ class Quantization:
 
 @dataclass(frozen=True)
 class Tensor:
-    """One tensor of one subgraph. `signature` is the shape with -1 for a dimension that may be resized."""
+    """One tensor of one subgraph. `shape_signature` has -1 for a dimension that may be resized."""
 
     index: int
     subgraph: int
@@ -85,11 +66,11 @@ class Tensor:
     shape_signature: tuple[int, ...] = ()
     is_variable: bool = False  # keeps its value between two calls
     is_sparse: bool = False  # its constant is stored in TensorFlow Lite's sparse encoding
-    extent: tuple[int, int] = (0, 0)  # where in the file the constant stands: start and length in bytes
+    extent: tuple[int, int] = (0, 0)  # start and length of the constant in the file, in bytes
 
     @property
-    def key(self) -> tuple[int, int]:
-        """Subgraph and index: which tensor of the file it is."""
+    def key(self) -> TensorKey:
+        """Subgraph and index, which identify it in the file."""
         return self.subgraph, self.index
 
     @property
@@ -100,7 +81,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Operator:
-    """One operator, in the order of execution. A custom operator is named by its custom code."""
+    """One operator; `index` counts in order of execution. The name of a custom operator is its custom code."""
 
     index: int
     subgraph: int
@@ -110,6 +91,11 @@ class Operator:
     macs: int
     is_custom: bool = False
     options: dict[str, Option] = field(default_factory=dict, hash=False)
+
+    @property
+    def facts(self) -> OperatorFacts:
+        """What is known of it by its name."""
+        return facts_of(self.name)
 
     @property
     def location(self) -> str:
@@ -128,9 +114,9 @@ class Operator:
 
     @property
     def constant_bytes(self) -> int:
-        """Bytes of weights and other constants that one run reads; of a table it looks up, as many as it writes."""
+        """Bytes of weights and other constants that one run reads; of a lookup table, as many as it writes."""
         read_bytes = sum(tensor.bytes for tensor in _unique_tensors(self.inputs) if tensor.is_constant)
-        return min(read_bytes, self.bytes_written) if self.name in LOOKUPS else read_bytes
+        return min(read_bytes, self.bytes_written) if self.facts.is_lookup else read_bytes
 
     @property
     def bytes_written(self) -> int:
@@ -144,9 +130,13 @@ class Operator:
         constants = [
             tensor
             for position, tensor in enumerate(self.inputs)
-            if tensor is not None and tensor.is_constant and _is_parameter(self.name, position, tensor)
+            if tensor is not None and tensor.is_constant and self._is_parameter(position, tensor)
         ]
         return _unique_tensors(constants)
+
+    def _is_parameter(self, position: int, tensor: Tensor) -> bool:
+        is_learned_type = tensor.dtype in FLOATS or tensor.quantization is not None
+        return is_learned_type or position in self.facts.parameter_inputs
 
     @property
     def parameters(self) -> int:
@@ -204,16 +194,19 @@ class Model:
     @cached_property
     def uncounted_operators(self) -> tuple[str, ...]:
         """Operators of this model that may multiply and accumulate but for which `macs` knows no formula."""
-        from edgepipe.tflite.macs import is_uncounted
+        return tuple(sorted({op.name for op in self.operators if op.is_custom or op.facts.has_uncounted_macs}))
 
-        return tuple(sorted({operator.name for operator in self.operators if is_uncounted(operator)}))
+    @cached_property
+    def producers(self) -> dict[TensorKey, Operator]:
+        """The operator that computes each tensor, by the tensor's key; inputs and constants have none."""
+        return {tensor.key: op for op in self.operators for tensor in op.outputs if tensor is not None}
 
     @cached_property
     def parameter_tensors(self) -> tuple[Tensor, ...]:
         """Constants that some operator reads and that hold weights, biases or other learned numbers.
 
-        A constant is one if it is floating point, if it is quantized (has a scale), or if it stands where the operator
-        keeps weights or a bias. Shapes, paddings, axes and indices are none: they are integers without a scale.
+        A constant is one if it is floating point, if it is quantized (has a scale), or if the operator takes
+        weights or a bias at its position. Shapes, paddings, axes and indices are not: they are integers without scale.
         """
         return _unique_tensors(tensor for operator in self.operators for tensor in operator.parameter_tensors)
 
@@ -224,12 +217,12 @@ class Model:
 
     @property
     def sparse_tensors(self) -> tuple[Tensor, ...]:
-        """The constants in TensorFlow Lite's sparse encoding, which names their zeros instead of storing them."""
+        """The constants in TensorFlow Lite's sparse encoding, which does not store zeros."""
         return tuple(tensor for tensor in self.tensors if tensor.is_sparse)
 
     @property
     def packed_tensors(self) -> tuple[Tensor, ...]:
-        """The tensors of less than 8 bits an element, several of which share a byte."""
+        """The tensors of less than 8 bits per element, several of which share a byte."""
         return tuple(tensor for tensor in self.tensors if tensor.dtype in PACKED_TYPES)
 
     @property
@@ -239,7 +232,7 @@ class Model:
 
     @cached_property
     def zero_parameters(self) -> int:
-        """Parameters whose value is zero, that is, whose stored value is the zero point. See `unreadable`."""
+        """Parameters whose value is zero, that is, whose stored value is the zero point. See `unreadable_tensors`."""
         return sum(self.count_zeros(tensor) for tensor in self.parameter_tensors if not _unreadable_reason(tensor))
 
     @property
@@ -255,9 +248,9 @@ class Model:
     @property
     def used_tensors(self) -> tuple[Tensor, ...]:
         """The tensors that some operator or the interface uses, each once, in order."""
-        used_keys = {(t.subgraph, t.index) for operator in self.operators for t in operator.tensors}
-        used_keys |= {(t.subgraph, t.index) for t in (*self.inputs, *self.outputs)}
-        return tuple(tensor for tensor in self.tensors if (tensor.subgraph, tensor.index) in used_keys)
+        used_keys = {tensor.key for operator in self.operators for tensor in operator.tensors}
+        used_keys |= {tensor.key for tensor in (*self.inputs, *self.outputs)}
+        return tuple(tensor for tensor in self.tensors if tensor.key in used_keys)
 
     @property
     def operator_counts(self) -> Counter[str]:
@@ -284,11 +277,27 @@ class Model:
             tensor_by_name[name if name not in tensor_by_name else f"{name}#{position}"] = tensor
         return tensor_by_name
 
+    def find_constant(self, tensor: Tensor | None) -> Tensor | None:
+        """The constant that `tensor` is, or that a DEQUANTIZE gives as `tensor` (float16 weights); else None."""
+        producer = self.producers.get(tensor.key) if tensor is not None else None
+        if producer is not None and producer.name == "DEQUANTIZE":
+            tensor = producer.input(0)
+        return tensor if tensor is not None and tensor.is_constant else None
+
+    def find_source(self, tensor: Tensor) -> Operator | None:
+        """The operator that computes the values of `tensor`, looking through QUANTIZE, DEQUANTIZE and RESHAPE."""
+        source = self.producers.get(tensor.key)
+        for _ in self.operators:  # a damaged file may lead in a circle
+            if source is None or not source.facts.passes_values or (tensor_before := source.input(0)) is None:
+                break
+            source = self.producers.get(tensor_before.key)
+        return source
+
     def read_values(self, tensor: Tensor) -> Array:
         """The stored values of a constant, in its shape; int4 and int2 are unpacked to int8, bfloat16 to float32.
 
         Raises:
-            InputError: the tensor is no constant, or is stored in a way that edgepipe cannot decode.
+            InputError: the tensor is not a constant, or is stored in a way that edgepipe cannot decode.
         """
         reason = "it is not a constant" if not tensor.is_constant else _unreadable_reason(tensor)
         if reason:
@@ -301,15 +310,15 @@ class Model:
         return np.asarray(self.read_values(tensor).astype(np.float64) - _zero_point(tensor))
 
     def nonzero_mask(self, tensor: Tensor) -> Array:
-        """Which elements of a constant do not stand for exactly 0: those that differ from the zero point."""
+        """Which elements of a constant are not exactly 0: those that differ from the zero point."""
         return np.asarray(self.read_values(tensor) != _zero_point(tensor))
 
     def count_zeros(self, tensor: Tensor) -> int:
-        """How many elements of a constant stand for exactly 0: those equal to the zero point (of their channel)."""
+        """How many elements of a constant are exactly 0: those equal to the zero point (of their channel)."""
         return tensor.elements - int(np.count_nonzero(self.nonzero_mask(tensor)))
 
     def unreadable_reason(self, tensor: Tensor) -> str:
-        """Why `values` cannot decode a constant; empty if it can."""
+        """Why `read_values` cannot decode a constant; empty if it can."""
         return _unreadable_reason(tensor)
 
     def __iter__(self) -> Iterator[Operator]:
@@ -319,10 +328,6 @@ class Model:
 def _unique_tensors(tensors: Iterable[Tensor | None]) -> tuple[Tensor, ...]:
     """Each tensor once, in order, without the absent ones."""
     return tuple({tensor.key: tensor for tensor in tensors if tensor is not None}.values())
-
-
-def _is_parameter(operator: str, position: int, tensor: Tensor) -> bool:
-    return tensor.dtype in FLOATS or tensor.quantization is not None or position in WEIGHT_POSITIONS.get(operator, ())
 
 
 def _unreadable_reason(tensor: Tensor) -> str:
@@ -342,9 +347,8 @@ def _decode(content: bytes, tensor: Tensor) -> Array:
 
 def _unpack_bits(content: Array, bits: int, is_signed: bool) -> Array:
     """Numbers of `bits` bits, the first in the lowest bits of each byte."""
-    numbers = (
-        np.stack([content >> shift & (2**bits - 1) for shift in range(0, 8, bits)], axis=-1).ravel().astype(np.int8)
-    )
+    shifted_bytes = [content >> shift & (2**bits - 1) for shift in range(0, 8, bits)]
+    numbers = np.stack(shifted_bytes, axis=-1).ravel().astype(np.int8)
     return np.where(numbers >= 2 ** (bits - 1), numbers - 2**bits, numbers).astype(np.int8) if is_signed else numbers
 
 

@@ -1,4 +1,4 @@
-"""The time of each operator as the runtime itself runs them, through the profiler that LiteRT's library exports.
+"""The time of each operator as the runtime runs it, from the profiler that LiteRT's library exports.
 
 The names are the runtime's: a delegate fuses operators and splits others, so there is no row for a fused padding or
 activation. What is timed is the compiled-model interface of LiteRT with its CPU accelerator, which runs the same
@@ -52,7 +52,8 @@ def measure(path: Path, threads: int = 1, runs: int = RUNS) -> OperatorTimes:
     if not litert_version.startswith(KNOWN_VERSIONS):
         known_versions = ", ".join(f"ai-edge-litert {prefix}x" for prefix in KNOWN_VERSIONS)
         return OperatorTimes(
-            reason=f"the profiler's interface is known of {known_versions}, found {litert_version}; install one of them"
+            reason=f"the profiler's interface is known for {known_versions}, found {litert_version}; "
+            "install one of the former"
         )
     request = {"path": str(path), "threads": threads, "runs": runs}
     try:

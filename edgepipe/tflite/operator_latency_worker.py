@@ -1,4 +1,4 @@
-"""Child process of `latency_operators.measure`: LiteRT's compiled-model C interface through ctypes.
+"""Child process of `operator_latency.measure`: LiteRT's compiled-model C interface through ctypes.
 
 Only this process is lost if the library's interface differs from what is declared here.
 """
@@ -49,19 +49,19 @@ class LiteRtLibrary:
             raise InputError(f"LiteRT's {name} gives status {status}")
 
     def get_handle(self, name: str, *arguments: Any) -> Pointer:
-        """Call `name`, whose last parameter takes what it makes."""
+        """Call `name`, whose last parameter receives a new object."""
         handle = Pointer()
         self.call(name, *arguments, ctypes.byref(handle))
         return handle
 
 
 def handle_request(request: Json) -> Json:
-    """The request of `latency_operators.measure` in, its times out."""
+    """The request of `operator_latency.measure` in, its times out."""
     cpu_cores.pin(request["threads"])
     profiled_model = _ProfiledModel(LiteRtLibrary(), request["path"], request["threads"])
     for _ in range(WARM_UP):
         profiled_model.run()
-    runs = [profiled_model.events() for _ in range(request["runs"])]
+    runs = [profiled_model.profile_run() for _ in range(request["runs"])]
     usual_run = max(runs, key=lambda run: sum(len(run) == len(other_run) for other_run in runs))
     runs = [run for run in runs if len(run) == len(usual_run)]
     times = np.array([[event.microseconds for event in run] for run in runs], np.float64)
@@ -76,12 +76,12 @@ def handle_request(request: Json) -> Json:
     )
     total = None if invoke_index is None else _trimmed_mean(times[:, invoke_index]) * 1e-6
     if not rows:
-        raise InputError("LiteRT's profiler tells no operator")
+        raise InputError("LiteRT's profiler reports no operator")
     return {"times": {"operators": rows, "total": total, "runs": len(runs)}}
 
 
 def _trimmed_mean(microseconds: Any) -> float:
-    """The mean, with what an interruption added cut off: whole microseconds have no finer median."""
+    """The mean of times clipped from above, against interruptions; the median of whole microseconds is too coarse."""
     upper_bound = max(np.median(microseconds) + 1, 1.5 * np.median(microseconds))
     return float(np.minimum(microseconds, upper_bound).mean())
 
@@ -105,9 +105,9 @@ class _ProfiledModel:
         self.profiler = library.get_handle("LiteRtCompiledModelGetProfiler", self.compiled_model)
         if not self.profiler:
             raise InputError("LiteRT gives no profiler for this model")
-        self.inputs, self.outputs = self._buffers("Input"), self._buffers("Output")
+        self.inputs, self.outputs = self._create_buffers("Input"), self._create_buffers("Output")
 
-    def _buffers(self, side: str) -> Any:
+    def _create_buffers(self, side: str) -> Any:
         library, count = self.library, ctypes.c_size_t()
         graph = library.get_handle("LiteRtGetModelSubgraph", self.model, ctypes.c_size_t(0))
         library.call(f"LiteRtGetNumSubgraph{side}s", graph, ctypes.byref(count))
@@ -124,22 +124,12 @@ class _ProfiledModel:
 
     def run(self) -> None:
         """One inference."""
-        signature_index, input_count, output_count = (
-            ctypes.c_size_t(0),
-            ctypes.c_size_t(len(self.inputs)),
-            ctypes.c_size_t(len(self.outputs)),
-        )
-        self.library.call(
-            "LiteRtRunCompiledModel",
-            self.compiled_model,
-            signature_index,
-            input_count,
-            self.inputs,
-            output_count,
-            self.outputs,
-        )
+        signature_index = ctypes.c_size_t(0)
+        inputs = (ctypes.c_size_t(len(self.inputs)), self.inputs)
+        outputs = (ctypes.c_size_t(len(self.outputs)), self.outputs)
+        self.library.call("LiteRtRunCompiledModel", self.compiled_model, signature_index, *inputs, *outputs)
 
-    def events(self) -> Any:
+    def profile_run(self) -> Any:
         """The events of one inference."""
         library, count = self.library, ctypes.c_int()
         library.call("LiteRtResetProfiler", self.profiler)

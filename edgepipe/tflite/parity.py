@@ -2,7 +2,7 @@
 
 Parity is never a bare yes: it is stated against a pinned reference (LiteRT's reference kernels, `Runtime.REFERENCE`)
 as the number of outputs that differ by how many steps of the stored type (LSB), and as the share of equal labels.
-Compare trained models: a flat softmax hides errors, random weights blow rounding up.
+Compare trained models: a flat softmax hides errors, random weights amplify rounding.
 """
 
 import numpy as np
@@ -15,7 +15,7 @@ from edgepipe.tflite.sample_conversion import ModelOutputs
 
 
 class Parity(Record):
-    """The differences other - reference over all samples and outputs."""
+    """The differences candidate - reference over all samples and outputs."""
 
     samples: int
     labels_equal: float | None = Field(
@@ -35,7 +35,7 @@ class Parity(Record):
 
 
 def compare(reference: ModelOutputs, candidate: ModelOutputs) -> Parity:
-    """Hold the outputs of one runtime against the reference's, same model, same samples.
+    """Compare the outputs of one runtime with the reference's, for the same model and samples.
 
     Raises:
         InputError: the two differ in names, shapes, types or quantization, so that they come from different models.
@@ -50,7 +50,7 @@ def compare(reference: ModelOutputs, candidate: ModelOutputs) -> Parity:
     reference_values, candidate_values = _as_dict(reference.real_values), _as_dict(candidate.real_values)
     return Parity(
         samples=len(next(iter(a.values()))),
-        labels_equal=_labels_equal(a, b),
+        labels_equal=_equal_label_share(a, b),
         histogram=dict(zip(step_values.tolist(), counts.tolist(), strict=True)),
         max_lsb=int(np.abs(steps).max()) if steps.size else None,
         p99_lsb=float(np.percentile(np.abs(steps), 99)) if steps.size else None,
@@ -72,15 +72,15 @@ def _check_comparable(a: dict[str, Array], b: dict[str, Array], same_scales: boo
         raise InputError("outputs that cannot be compared: scales or zero points differ; run the same .tflite on both")
 
 
-def _labels_equal(a: dict[str, Array], b: dict[str, Array]) -> float | None:
+def _equal_label_share(a: dict[str, Array], b: dict[str, Array]) -> float | None:
     names = [name for name, array in a.items() if array.size // len(array) > 1]
     if not names:
         return None
-    equal_labels = [_labels(a[name]) == _labels(b[name]) for name in names]
+    equal_labels = [_predicted_labels(a[name]) == _predicted_labels(b[name]) for name in names]
     return float(np.mean(np.all(equal_labels, axis=0)))
 
 
-def _labels(array: Array) -> Array:
+def _predicted_labels(array: Array) -> Array:
     labels: Array = array.reshape(len(array), -1).argmax(axis=1)
     return labels
 

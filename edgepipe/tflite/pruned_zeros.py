@@ -1,8 +1,8 @@
-"""Whether the zeros that pruning made are zeros inside the .tflite, weight by weight.
+"""Checks, weight by weight, that pruned zeros are zeros inside the .tflite.
 
-A kernel is found in the file by its shape and its direction: batch norms that were folded into it, and training that
-came after, change the length of what one output channel reads, and its sign, far more than its direction. All arrays
-are (output channels, positions, input channels), the order in which TensorFlow Lite stores a convolution.
+A kernel is found in the file by its shape and direction: folded batch norms and later training change the norm and the
+sign of an output channel's weights far more than their direction. All arrays are (output channels, positions, input
+channels), the order in which TensorFlow Lite stores a convolution.
 """
 
 from collections.abc import Iterator
@@ -14,8 +14,8 @@ from edgepipe.core.arrays import Array
 from edgepipe.core.metric import Finding
 from edgepipe.tflite.model import Model, Operator, Tensor
 
-MIN_SIMILARITY = 0.5  # mean |cosine| between channels from which on a tensor can be the kernel's
-COPY_SIMILARITY = 0.95  # from which on a further tensor is a copy of it
+MIN_SIMILARITY = 0.5  # least mean |cosine| between channels for a tensor to be the kernel
+COPY_SIMILARITY = 0.95  # the same for a further tensor to be a copy of it
 SPARSITY_PATTERNS = ((1, 2), (1, 4), (2, 4), (1, 8), (2, 8), (4, 8))  # kept of each group
 BLOCK_SIDES = (16, 8, 4, 2, 1)
 
@@ -29,13 +29,13 @@ class PrunedKernel:
 
     @property
     def has_zeros(self) -> bool:
-        """Whether anything of it is zero: by accident a float is hardly ever."""
+        """Whether any weight is zero; a float hardly ever is by accident."""
         return bool((self.weights == 0).any())
 
 
 @dataclass(frozen=True)
 class KernelCheck:
-    """A pruned kernel held against the file; `tensor` is empty where no tensor of the file is this kernel."""
+    """A pruned kernel compared with the file; `tensor` is empty if no tensor of the file is this kernel."""
 
     layer: str
     tensor: str
@@ -45,7 +45,7 @@ class KernelCheck:
 
 
 def check_kernels(lite: Model, kernels: list[PrunedKernel]) -> list[KernelCheck]:
-    """Each kernel of `kernels` that holds zeros, held against the constants of `lite` that it has become.
+    """Compare each kernel that has zeros with the constants of `lite` that it was converted to.
 
     A kernel that layers share may be stored once for each of its calls: then every copy is checked.
     """
@@ -69,7 +69,7 @@ def _check_copy(kernel: PrunedKernel, tensor: Tensor, stored_weights: Array) -> 
 
 
 def _assign_owners(kernels: list[PrunedKernel], constants: list[tuple[Tensor, Array]]) -> list[int | None]:
-    """For each constant which kernel it is: the likest pairs first, one each; then the copies that are left."""
+    """The kernel of each constant: the most similar pairs first, one per kernel; then the remaining copies."""
     scores = [[_similarity(kernel.weights, stored_weights) for _, stored_weights in constants] for kernel in kernels]
     pairs = sorted(
         ((score, -row, -column) for row, line in enumerate(scores) for column, score in enumerate(line)), reverse=True
@@ -86,19 +86,20 @@ def _assign_owners(kernels: list[PrunedKernel], constants: list[tuple[Tensor, Ar
     return owners
 
 
-def findings(checks: list[KernelCheck]) -> list[Finding]:
+def build_findings(checks: list[KernelCheck]) -> list[Finding]:
     """The kernels whose zeros did not survive."""
-    return [
-        Finding(
-            rule="pruned-zeros",
-            place=check.layer,
-            observed=f"{len(check.nonzeros)} of {check.zeros} pruned weights are not zero in tensor '{check.tensor}', the "
-            f"first at output {check.nonzeros[0][0]}, position {check.nonzeros[0][1]}, input {check.nonzeros[0][2]}",
-            suggestion="a stage after `prune` trained them again, or the file was changed",
-        )
-        for check in checks
-        if check.nonzeros
-    ]
+    return [_lost_zeros_finding(check) for check in checks if check.nonzeros]
+
+
+def _lost_zeros_finding(check: KernelCheck) -> Finding:
+    output, position, channel = check.nonzeros[0]
+    return Finding(
+        rule="pruned-zeros",
+        place=check.layer,
+        observed=f"{len(check.nonzeros)} of {check.zeros} pruned weights are not zero in tensor '{check.tensor}', "
+        f"the first at output {output}, position {position}, input {channel}",
+        suggestion="a stage after `prune` trained them again, or the file was changed",
+    )
 
 
 def describe_pattern(zero_mask: Array) -> str:
@@ -127,28 +128,17 @@ def _has_block_pattern(zero_mask: Array, outputs: int, inputs: int) -> bool:
 def _list_constants(lite: Model) -> Iterator[tuple[Tensor, Array]]:
     """Each constant that an operator uses as kernel, 0 exactly where the weight is 0."""
     seen_keys = set()
-    producer_by_tensor = {(t.subgraph, t.index): op for op in lite.operators for t in op.outputs if t is not None}
     for operator in lite.operators:
-        for position in _KERNEL_POSITIONS.get(operator.name, ()):
-            tensor = operator.input(position)
-            producer = producer_by_tensor.get((tensor.subgraph, tensor.index)) if tensor is not None else None
-            if producer is not None and producer.name == "DEQUANTIZE":
-                tensor = producer.input(0)
-            if tensor is None or not tensor.is_constant or (tensor.subgraph, tensor.index) in seen_keys:
+        for position in operator.facts.kernel_inputs:
+            tensor = lite.find_constant(operator.input(position))
+            if tensor is None or tensor.key in seen_keys:
                 continue
-            seen_keys.add((tensor.subgraph, tensor.index))
+            seen_keys.add(tensor.key)
             yield from ((tensor, rows) for rows in _kernel_layouts(operator, lite.read_centred_values(tensor)))
 
 
-_KERNEL_POSITIONS = {
-    **dict.fromkeys(("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "CONV_3D", "FULLY_CONNECTED"), (1,)),
-    "BATCH_MATMUL": (0, 1),
-    "UNIDIRECTIONAL_SEQUENCE_LSTM": tuple(range(1, 9)),
-}
-
-
 def _kernel_layouts(operator: Operator, weights: Array) -> Iterator[Array]:
-    """`values` as (outputs, positions, inputs); both ways round where the file does not say which it is."""
+    """`weights` as (outputs, positions, inputs); in both orders where the file does not say which one it has."""
     if operator.name == "DEPTHWISE_CONV_2D":
         yield weights.reshape(-1, weights.shape[-1]).T[:, :, None]
     elif operator.name == "CONV_3D":
@@ -164,7 +154,7 @@ def _kernel_layouts(operator: Operator, weights: Array) -> Iterator[Array]:
 def _similarity(a: Array, b: Array) -> float:
     """The mean |cosine| over output channels, less the share of zeros of `a` that `b` lacks; -1 for other shapes.
 
-    Zeros decide where directions cannot: channels that read one weight all have the same.
+    Zeros decide where directions cannot: channels of one weight all have the same.
     """
     if a.shape != b.shape:
         return -1.0

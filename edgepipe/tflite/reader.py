@@ -1,7 +1,7 @@
 """Reads the facts of a .tflite through the schema that LiteRT publishes, guarding against damaged files.
 
-The flatbuffer is walked with the schema's accessors, never unpacked as a whole: every list is held against the size of
-the file before it is read, so that a damaged length ends in an `InputError` and not in hours of garbage.
+The flatbuffer is walked with the schema's accessors, never unpacked as a whole: every list length is checked
+against the file size before it is read, so that a damaged one gives an `InputError` and not hours of garbage.
 
 Schema: https://github.com/google-ai-edge/LiteRT/blob/main/tflite/schema/schema.fbs
 """
@@ -50,7 +50,6 @@ _DAMAGE_ERRORS = (
     OverflowError,
     AssertionError,
 )
-_SPARSE_KINDS = frozenset(("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV"))
 
 
 class LayerSparsity(Record):
@@ -88,13 +87,13 @@ def read(path: Path) -> Model:
     """The facts of the .tflite at `path`.
 
     Raises:
-        InputError: the file is missing, empty, no .tflite, truncated or damaged; the message says which.
+        InputError: the file is missing, empty, not a .tflite, truncated or damaged; the message says which.
     """
     content = _read_content(path)
     try:
         return _Reader(path, content).read_model()
     except _DamageError as error:
-        raise InputError(f"{path}: damaged .tflite: {error}; convert the model again or fetch the file anew") from None
+        raise InputError(f"{path}: damaged .tflite: {error}; convert the model or download the file again") from None
     except _DAMAGE_ERRORS as error:
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise InputError(f"{path}: damaged or truncated .tflite ({len(content)} bytes): {reason}") from None
@@ -120,20 +119,16 @@ def summarize(model: Model) -> ModelSummary:
 def weight_sparsity(model: Model) -> list[LayerSparsity]:
     """The share of exactly-zero weights of each convolution and dense layer, in order of execution.
 
-    Weights that are no constants (computed by another operator) have no share and are left out; float16 weights behind
+    Weights that are not constants (computed by another operator) have no share and are left out; float16 weights behind
     a DEQUANTIZE are followed to their constant.
 
     Raises:
         InputError: weights are stored in a way that edgepipe cannot decode.
     """
-    producer_by_tensor = {(t.subgraph, t.index): op for op in model.operators for t in op.outputs if t is not None}
     layers = []
     for operator in model.operators:
-        weights = operator.input(1) if operator.name in _SPARSE_KINDS else None
-        producer = producer_by_tensor.get((weights.subgraph, weights.index)) if weights is not None else None
-        if producer is not None and producer.name == "DEQUANTIZE":
-            weights = producer.input(0)
-        if weights is not None and weights.is_constant:
+        weights = model.find_constant(operator.input(1)) if operator.facts.reports_sparsity else None
+        if weights is not None:
             layers.append(_measure_layer(model, operator, weights))
     return layers
 
@@ -179,7 +174,7 @@ def _dtype_names() -> dict[int, str]:
 
 @cache
 def builtin_names() -> dict[int, str]:
-    """What builtin operators are called, by their numbers in the schema."""
+    """Names of the builtin operators, by their codes in the schema."""
     from ai_edge_litert.schema_py_generated import BuiltinOperator
 
     return {code: name for name, code in vars(BuiltinOperator).items() if not name.startswith("_")}
@@ -187,7 +182,7 @@ def builtin_names() -> dict[int, str]:
 
 @dataclass
 class _Reader:
-    """One walk through one file; `left` is how many more list elements an honest file of this size may have."""
+    """One walk through one file; `elements_left` is how many more list elements an intact file may have."""
 
     path: Path
     content: bytes
@@ -249,14 +244,14 @@ class _Reader:
         )
 
     def spend(self, length: int) -> int:
-        """Take `length` elements from what is left."""
+        """Subtract `length` from `elements_left`."""
         if length < 0 or length > self.elements_left:
             raise _DamageError(f"a list of {length} elements in a file of {len(self.content)} bytes")
         self.elements_left -= length
         return length
 
     def read_tables(self, length: int, table_at: Callable[[int], Any], read_table: Callable[[Any], T]) -> tuple[T, ...]:
-        """`read_one` of every table of a list."""
+        """`read_table` of every table of a list."""
         if length > MAX_TABLES:
             raise _DamageError(f"a list of {length} tables; at most {MAX_TABLES} are read")
         self.spend(4 * length)
@@ -381,7 +376,7 @@ class _Reader:
     def pick_tensors(
         self, length: int, as_numpy: Callable[[], Any], tensors: tuple[Tensor, ...]
     ) -> tuple[Tensor | None, ...]:
-        """Tensors by index; -1 stands for an optional one that is absent."""
+        """Tensors by index; -1 means an optional one that is absent."""
         indices = self.read_numbers(length, as_numpy)
         for index in indices:
             if not -1 <= index < len(tensors):

@@ -1,4 +1,4 @@
-"""Samples on their way into a model and results on their way out: shapes, types, scales and zero points.
+"""Converts samples to a model's inputs and its outputs to real numbers: shapes, types, scales and zero points.
 
 Float samples are quantized the way TensorFlow Lite's reference QUANTIZE kernel does it: x / scale in float32, rounded
 half away from zero, plus the zero point, clipped to the type (tensorflow/lite/kernels/internal/reference/quantize.h).
@@ -17,10 +17,10 @@ from edgepipe.tflite.model import FLOATS, INTEGERS, NUMPY_TYPES, Model, Tensor
 
 @dataclass(frozen=True)
 class ModelOutputs:
-    """What a model gave for a set of samples; one array, or one for each named output of several.
+    """The outputs of a model for a set of samples; one array, or one for each named output of several.
 
-    `raw` is as stored, (samples, *shape); `values` are real numbers: dequantized to float32 where the output is
-    quantized, else the same as `raw`. `scales` and `zero_points` go by output name. `how` says what ran.
+    `stored_values` have the output's type, (samples, *shape); `real_values` are dequantized to float32 where the output
+    is quantized, else the same. `scales` and `zero_points` go by output name. `provenance` says what ran.
     """
 
     stored_values: Arrays
@@ -31,7 +31,7 @@ class ModelOutputs:
 
 
 def build_outputs(model: Model, raw_outputs: list[Array], provenance: str) -> ModelOutputs:
-    """The `Outputs` of stored results, one array for each output of `model` in its order."""
+    """The `ModelOutputs` of stored values, one array for each output of `model` in its order."""
     array_by_output = dict(zip(model.outputs_by_name.items(), raw_outputs, strict=True))
     stored_values = {name: array for (name, _), array in array_by_output.items()}
     real_values = {name: dequantize_array(array, tensor) for (name, tensor), array in array_by_output.items()}
@@ -52,7 +52,7 @@ def convert_samples(model: Model, x: Arrays) -> list[Array]:
     """The samples in the type of each input of `model`, in its order, checked against its shapes.
 
     Raises:
-        InputError: another number of inputs or samples, another shape or type, no sample, or values not finite.
+        InputError: a wrong number of inputs or samples, a wrong shape or type, no sample, or non-finite values.
     """
     array_by_input = _map_inputs(model, x)
     counts = {name: len(array) if np.ndim(array) else 0 for name, array in array_by_input.items()}
@@ -76,7 +76,7 @@ def quantize_array(x: Array, tensor: Tensor) -> Array:
 
 
 def dequantize_array(stored_values: Array, tensor: Tensor) -> Array:
-    """scale * (raw - zero point) in float32; an array whose tensor has no scale stays as it is."""
+    """scale * (stored - zero point) in float32; an array whose tensor has no scale stays as it is."""
     if tensor.quantization is None or tensor.dtype in FLOATS:
         return stored_values
     centred_values: Array = (stored_values.astype(np.int64) - tensor.quantization.zero_points[0]).astype(np.float32)
@@ -84,7 +84,7 @@ def dequantize_array(stored_values: Array, tensor: Tensor) -> Array:
 
 
 def _map_inputs(model: Model, x: Arrays) -> dict[str, Array]:
-    """The arrays by the names of `Model.input_names`; a dict may use tensor names instead."""
+    """The arrays by the names of `Model.inputs_by_name`; a dict may use tensor names instead."""
     names = model.inputs_by_name
     if not isinstance(x, dict):
         if len(names) != 1:
@@ -130,7 +130,7 @@ def _convert_input(subject: str, tensor: Tensor, x: Array) -> Array:
         return x.astype(tensor.dtype)
     if tensor.dtype in INTEGERS and tensor.quantization is not None and np.issubdtype(x.dtype, np.floating):
         if not np.isfinite(x).all():
-            raise InputError(f"{subject}: the samples hold values that are not finite, which no integer can stand for")
+            raise InputError(f"{subject}: the samples hold values that are not finite, which integers cannot represent")
         return quantize_array(x, tensor)
     if tensor.dtype in INTEGERS and tensor.quantization is None and _is_whole(x):
         limits = np.iinfo(tensor.dtype)

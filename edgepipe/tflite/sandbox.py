@@ -1,9 +1,8 @@
 """One child process for many files that are not trusted yet: native code may crash, hang or eat memory there.
 
-`child.run` starts a process for each request, which is half a second of loading libraries; a `Sandbox` keeps one and
-starts another when it crashed, hung, or broke. Native code that a damaged file has led astray may have written where
-it should not, so no file is blamed for its predecessor: a request that crashes a process which has served others is
-made again in a fresh one.
+`child_process.run` starts a process for each request, which is half a second of loading libraries; a `Sandbox` keeps
+one and starts another when it crashed, hung, or broke. An earlier damaged file may have corrupted memory, so no file is
+blamed for another: a request that crashes a reused process is repeated in a fresh one.
 """
 
 import atexit
@@ -28,30 +27,34 @@ from edgepipe.tflite.child_process import ChildError, Json, build_environment, d
 
 MEMORY_LIMIT = 2 << 30  # bytes of address space of the child, more for large files
 FILE_SIZE_FACTOR = 4  # times the size of a file over 256 MiB: its mapping, packed weights, activations
-GRACE_SECONDS = 5  # seconds after which a child ends itself, if this process is no longer there to do it
+GRACE_SECONDS = 5  # after its time limit a child ends itself, in case its parent is gone
 CHUNK_BYTES = 1 << 16
 
 
 class TooSlowError(ChildError):
-    """The request took longer than it may."""
+    """The request exceeded its time limit."""
 
 
 class Sandbox:
-    """A child process that is kept: `run` sends it one request after another. Use it in a `with`, or `close` it."""
+    """A reusable child process: `run` sends it one request after another. Use it in a `with`, or `close` it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._child: _SandboxProcess | None = None
-        self.start_count = 0  # processes, for those who want to know what reuse brought
+        self.start_count = 0  # processes started so far
 
     def run(self, module: str, request: Json, timeout: float, subject: str, memory: int = MEMORY_LIMIT) -> Json:
         """What `module.handle_request(request)` answers, and what it wrote to stderr under the key "stderr".
 
-        `what` begins the message of a crash, `timeout` is in seconds, `memory` in bytes of address space.
+        Args:
+            module: a worker with a function `handle_request`.
+            request: what it takes; JSON.
+            timeout: seconds.
+            subject: begins the message of a crash or timeout.
+            memory: bytes of address space.
 
         Raises:
-            ChildError: the worker refused the request, crashed, took longer than `timeout` or more than the memory
-                it may have, or broke.
+            ChildError: the worker refused the request, crashed, exceeded the time or memory limit, or broke.
         """
         with self._lock:
             was_running = self._child is not None
@@ -99,7 +102,7 @@ class Sandbox:
 
 @cache
 def get_shared() -> Sandbox:
-    """The sandbox of this process, closed when it ends."""
+    """The sandbox of this process, closed at exit."""
     sandbox = Sandbox()
     atexit.register(sandbox.close)
     return sandbox
@@ -111,7 +114,7 @@ def memory_for(path: Path) -> int:
 
 
 class _SandboxProcess:
-    """One process: requests go in as lines of JSON on stdin, answers come back so through a pipe of their own."""
+    """One process: requests go in as lines of JSON on stdin, answers come back likewise through a separate pipe."""
 
     def __init__(self) -> None:
         self.stderr_file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
@@ -143,7 +146,7 @@ class _SandboxProcess:
             answer = b""
         except TimeoutError:
             raise TooSlowError(
-                f"{subject}: no end after {timeout:g} s; the child process was stopped", self._read_new_stderr()
+                f"{subject}: timed out after {timeout:g} s; the child process was stopped", self._read_new_stderr()
             ) from None
         if not answer.endswith(b"\n"):
             stderr = self._read_new_stderr()
@@ -164,7 +167,7 @@ class _SandboxProcess:
         return line
 
     def _read_new_stderr(self) -> str:
-        """What the process wrote to stderr since this was last asked."""
+        """What the process wrote to stderr since the last call."""
         self.stderr_file.seek(self.stderr_position)
         text = self.stderr_file.read()
         self.stderr_position += len(text)
@@ -202,8 +205,8 @@ def _handle_request(module: str, request: Json, memory: int) -> Any:
     except EdgepipeError as error:
         return {"refused": str(error)}
     except MemoryError:
-        return {"broken": f"needs more than the {memory / 2**30:g} GiB of memory it may have here"}
-    except Exception as error:  # noqa: BLE001 - whatever a worker breaks on, this process can tell it
+        return {"broken": f"needs more than the memory limit of {memory / 2**30:g} GiB"}
+    except Exception as error:  # noqa: BLE001 - whatever a worker breaks on is reported
         return {"broken": f"the child process broke: {type(error).__name__}: {' '.join(str(error).split())}"}
 
 

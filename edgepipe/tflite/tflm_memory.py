@@ -9,7 +9,7 @@ from edgepipe.tflite.arena_plan import ArenaPlan, plan_arena
 from edgepipe.tflite.arena_tail import ArenaTail, compute_tail
 from edgepipe.tflite.model import Model
 
-UNKNOWN_KERNEL_BYTES = 1024  # bytes that the upper bound grants an operator whose kernel was never looked at
+UNKNOWN_KERNEL_BYTES = 1024  # upper bound for an operator whose kernel is not in the tables
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def plan_memory(model: Model) -> TflmMemory:
 def estimate_arena_32_bit(model: Model, device: str | None = None) -> Metric:
     """The metric `ram`, estimated: the arena of `model` on a 32-bit device with TensorFlow Lite Micro's own kernels.
 
-    The planned part does not depend on the width of pointers. The interval of the tail reaches from half of its 64-bit
+    The planned part does not depend on the width of pointers. The interval of the tail runs from half of its 64-bit
     size, all of which could be pointers, to all of it. Works where the package tflite-micro does not, and for models
     that it refuses.
     """
@@ -52,7 +52,7 @@ def estimate_arena_32_bit(model: Model, device: str | None = None) -> Metric:
         device=device,
         how=(
             "tensor arena by edgepipe's copy of TensorFlow Lite Micro's planner, its structures scaled to 32-bit "
-            f"pointers; portable kernels (CMSIS-NN asks for scratch memory besides){missing_note}"
+            f"pointers; portable kernels (CMSIS-NN needs more scratch memory){missing_note}"
         ),
         details={"head": head, "tail": tail.total_32_bit},
     )

@@ -22,7 +22,7 @@ from edgepipe.tflite.sample_conversion import ModelOutputs, build_outputs, conve
 
 WORKER = "edgepipe.tflite.tflm_worker"
 TIMEOUT = 600.0  # the whole test set runs through reference-like kernels
-ARENA_SECONDS, ARENA_MACS_PER_SECOND = 10.0, 2e7  # one inference: ten seconds, and one more for each of so many MACs
+ARENA_SECONDS, ARENA_MACS_PER_SECOND = 10.0, 2e7  # for one inference: ten seconds, and more for its MACs
 REMEDY = "pip install 'edgepipe[micro]' (64-bit x86 Linux)"
 _ALLOCATION = re.compile(r"Arena allocation (total|head|tail) (\d+) bytes")
 
@@ -60,7 +60,7 @@ def measure_arena(path: Path, device: str | None = None, timeout: float | None =
     sizes = {name: int(size) for name, size in _ALLOCATION.findall(answer["stderr"])}
     if set(sizes) != {"total", "head", "tail"}:
         return unavailable_metric(
-            "ram", Dimension.BYTES, f"{_runtime_name()} prints its arena in a form unknown here", device
+            "ram", Dimension.BYTES, f"{_runtime_name()} prints its arena in an unknown format", device
         )
     return _arena_metric(sizes, device)
 
@@ -73,8 +73,8 @@ def _arena_metric(sizes: dict[str, int], device: str | None) -> Metric:
         evidence=Evidence.SIMULATED,
         device=device,
         how=(
-            f"tensor arena by {_runtime_name()}'s own allocator on this 64-bit host; on a 32-bit device the head is the same "
-            "and the tail smaller, because pointers take half the bytes"
+            f"tensor arena by {_runtime_name()}'s own allocator on this 64-bit host; "
+            "on a 32-bit device the head is the same and the tail smaller, because pointers take half the bytes"
         ),
         details={"head": sizes["head"], "tail": sizes["tail"], "version": package_version("tflite-micro")},
     )
@@ -113,6 +113,6 @@ def _explain_refusal(error: child_process.ChildError) -> InputError:
     """The error with TensorFlow Lite Micro's own reason, which it writes to stderr, and what to do."""
     lines = "; ".join(line.strip() for line in error.stderr.splitlines() if line.strip())
     if not error.is_refusal:
-        return InputError(f"{error}; the model may still run on a device, but nothing here can tell")
+        return InputError(f"{error}; the model may still run on a device, but this host cannot tell")
     reason = f" ({lines})" if lines else ""
     return InputError(f"{error}{reason}; use layers whose operators TensorFlow Lite Micro has, or another runtime")

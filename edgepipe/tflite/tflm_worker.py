@@ -1,4 +1,4 @@
-"""Child process of `micro`: runs a model in TensorFlow Lite Micro, whose record and complaints go to stderr."""
+"""Child process of `tflm_runtime`: runs a model in TensorFlow Lite Micro, which logs to stderr."""
 
 from pathlib import Path
 from typing import Any
@@ -12,18 +12,18 @@ from edgepipe.tflite.child_process import Json
 from edgepipe.tflite.model import Model
 from edgepipe.tflite.sample_conversion import check_type
 
-ARENA_BYTES = 1 << 30  # bytes; untouched pages cost nothing
+ARENA_BYTES = 1 << 30  # untouched pages cost nothing
 
 
 def handle_request(request: Json) -> Json:
-    """What to do with the model at `path` is the `task`: `arena` prints the allocator's record, else samples run."""
+    """Run a `task` on the model at `path`: `arena` prints the allocator's record, `predict` runs samples."""
     model = reader.read(Path(request["path"]))
     try:
         if request["task"] == "arena":
             _print_allocations(model)
         else:
             _predict(model, Path(request["samples"]), Path(request["results"]))
-    except (RuntimeError, ValueError) as error:  # the wrapper's own words are few: the reason stands on stderr
+    except (RuntimeError, ValueError) as error:  # the wrapper says little: the reason is on stderr
         raise InputError(f"{model.path}: TensorFlow Lite Micro refuses the model: {error}") from None
     return {}
 

@@ -1,1 +1,1 @@
-"""The training loop that every training stage shares, for Keras 3 and tf_keras models alike."""
+"""The training loop that all training stages share, for Keras 3 and tf_keras models."""

@@ -1,7 +1,7 @@
-"""Random changes of a batch, in NumPy: the same for the same generator, in every process.
+"""Random augmentation of batches, in NumPy: reproducible for a generator, in every process.
 
-Keras has layers for much of this, but they draw from generators of their own. Here a batch depends on nothing but its
-samples and the generator it is given.
+Keras has layers for much of this, but they draw from their own generators. Here a batch depends only on its samples and
+the generator passed in.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ Change = Callable[[Array, np.random.Generator], Array]
 @final
 @dataclass(frozen=True)
 class BatchAugmenter:
-    """Changes batches of samples (b, ...) as the options say."""
+    """Augments batches of samples (b, ...) as the options say."""
 
     options: Augment
     changes: tuple[Change, ...]
@@ -33,13 +33,20 @@ class BatchAugmenter:
 
     @property
     def has_soft_labels(self) -> bool:
-        """Whether labels become shares of classes, (b, classes)."""
+        """Whether labels become class probabilities, (b, classes)."""
         return self.options.mixup is not None or self.options.cutmix is not None
 
     def __call__(self, indices: Array, x: Array, y: Any, random: np.random.Generator) -> tuple[Array, Any]:
-        """The batch, changed: x float32 of the same shape; y as it was, or shares of classes if `soft`.
+        """Augment one batch.
 
-        Where sound is changed, x is made anew of the waveforms of the training samples `chosen`.
+        Args:
+            indices: of its samples in the training split, (b,); selects the waveforms if these are augmented.
+            x: samples (b, ...).
+            y: labels (b,) or None.
+            random: the generator to draw from.
+
+        Returns:
+            x float32 of the same shape; y unchanged, or class probabilities (b, classes) if `has_soft_labels`.
         """
         x = x if self.waveform_augmenter is None else self.waveform_augmenter(indices, random)
         for change in self.changes:
@@ -52,7 +59,7 @@ class BatchAugmenter:
         return np.ascontiguousarray(x, np.float32), shares
 
     def describe(self) -> str:
-        """What is done, in order, for the report."""
+        """The changes in order, for the report."""
         return ", ".join(f"{name} {_option_text(getattr(self.options, name))}" for name in self.options.change_names)
 
 
@@ -61,16 +68,18 @@ def _option_text(option: Any) -> str:
 
 
 def augmenter_for(splits: Splits, class_count: int | None) -> BatchAugmenter | None:
-    """What `augment:` asks for, for the training samples of `data`; None if it asks for nothing.
+    """The augmenter for the training samples of `splits`; None without `augment:`.
 
     Raises:
-        InputError: something that these samples, or this task, cannot be changed by.
+        InputError: a change that does not apply to these samples or this task.
     """
     options, x = splits.augment, splits.train.x
     if options is None:
         return None
     if isinstance(x, dict):
-        raise InputError("`augment:` changes one input, and the samples have several; do it in a function of your own")
+        raise InputError(
+            "`augment:` changes one input, and the samples have several; augment them in your own function"
+        )
     deviation = x.reshape(-1, x.shape[-1]).std(axis=0) if options.jitter is not None else None
     pixels = splits.preprocessing.pixels if splits.preprocessing is not None else None
     limits = rand_augment.pixel_limits(x, pixels and pixels.given) if options.rand_augment is not None else None
@@ -88,21 +97,21 @@ def build_augmenter(
     """The augmenter for samples of `shape`.
 
     Args:
-        options: what is asked for.
+        options: the parsed `augment:`.
         shape: of one sample: (height, width, channels), (frames, bands, 1) or (time, channels).
-        classes: of a classifier with one label a sample; None for every other task.
-        deviation: of each channel over the training split, (channels,), for jitter.
-        waves: of the training samples, for what changes sound.
-        limits: black and white of images, for rand_augment; None: 0 and 1.
+        class_count: of a classifier with one label a sample; None for every other task.
+        deviation: of each channel over the training split, (channels,), for jitter; None for 1.
+        waves: waveforms of the training samples, for changes of sound; None if there are none.
+        limits: pixel values of black and white, for rand_augment; None for 0 and 1.
 
     Raises:
-        InputError: something that these samples, or this task, cannot be changed by.
+        InputError: a change that does not apply to these samples or this task.
     """
     for name in options.change_names:
         _check_change(name, options, shape, class_count)
     if options.waveform_change_names and waves is None:
         raise InputError(
-            f"augment: {options.waveform_change_names[0]} changes waveforms, and samples of shape {shape} come without any"
+            f"augment: {options.waveform_change_names[0]} changes waveforms, and samples of shape {shape} have none"
         )
     channel_deviation = np.ones(shape[-1]) if deviation is None else deviation
     makers: dict[str, Callable[[Any], Change]] = {
@@ -131,9 +140,9 @@ def _check_change(name: str, options: Augment, shape: tuple[int, ...], class_cou
         sample_kind = "images (height, width, channels)" if rank == 3 else "windows (time, channels)"
         raise InputError(f"augment: {name} is for {sample_kind}; the samples have shape {shape}")
     if name in ("mixup", "cutmix") and class_count is None:
-        raise InputError(f"augment: {name} mixes classes, and this task has none with one label a sample")
+        raise InputError(f"augment: {name} mixes classes, and this task does not have one class label a sample")
     if name == "rotation" and shape[-1] % 3:
-        raise InputError(f"augment: rotation turns three axes at a time; {shape[-1]} channels are no multiple of 3")
+        raise InputError(f"augment: rotation turns three axes at a time; {shape[-1]} channels are not a multiple of 3")
     limit = min(shape[:2]) if rank == 3 else 0
     for option in ("crop", "cutout"):
         size = getattr(options, option)
@@ -142,7 +151,7 @@ def _check_change(name: str, options: Augment, shape: tuple[int, ...], class_cou
 
 
 def flip(x: Array, direction: str, random: np.random.Generator) -> Array:
-    """Mirror images (b, h, w, c), each with a chance of one half, each way by itself."""
+    """Mirror images (b, h, w, c), each way independently with probability 0.5."""
     images = x
     for axis, names in ((2, ("horizontal", "both")), (1, ("vertical", "both"))):
         if direction in names:
@@ -152,7 +161,7 @@ def flip(x: Array, direction: str, random: np.random.Generator) -> Array:
 
 
 def crop(x: Array, edge: int, random: np.random.Generator) -> Array:
-    """Pad images by `edge` zeros on each side and crop them to their size somewhere (He et al. 2015, section 4.2)."""
+    """Pad images by `edge` zeros on each side and crop randomly to their size (He et al. 2015, section 4.2)."""
     padded_images = np.pad(x, ((0, 0), (edge, edge), (edge, edge), (0, 0)))
     offsets = random.integers(0, 2 * edge + 1, (len(x), 2))
     height, width = x.shape[1:3]
@@ -160,15 +169,17 @@ def crop(x: Array, edge: int, random: np.random.Generator) -> Array:
 
 
 def rotate(x: Array, degrees: float, random: np.random.Generator) -> Array:
-    """Turn images about their middle, bilinear; zeros come in from outside."""
-    from scipy.ndimage import rotate as turn
+    """Rotate images about their centre, bilinear, filled with zeros."""
+    from scipy.ndimage import rotate as rotate_image
 
     angles = random.uniform(-degrees, degrees, len(x))
-    return np.stack([turn(image, angle, reshape=False, order=1) for image, angle in zip(x, angles, strict=True)])
+    return np.stack(
+        [rotate_image(image, angle, reshape=False, order=1) for image, angle in zip(x, angles, strict=True)]
+    )
 
 
 def cutout(x: Array, side: int, random: np.random.Generator) -> Array:
-    """A square of zeros in each image; as in the paper its middle lies inside, and a part of it may not."""
+    """Zero a square in each image; as in the paper its centre is inside the image, its edges may not be."""
     height, width = x.shape[1:3]
     rows, columns = random.integers(0, height, len(x)), random.integers(0, width, len(x))
     hidden_mask = (
@@ -179,13 +190,21 @@ def cutout(x: Array, side: int, random: np.random.Generator) -> Array:
 
 
 def _span_mask(start: Array, length: Array | int, size: int) -> Array:
-    """Which of 0..size-1 lie in start..start+length-1, (b, size)."""
+    """Mask (b, size) of the positions start..start+length-1."""
     positions = np.arange(size)
     return np.asarray((positions >= np.reshape(start, (-1, 1))) & (positions < np.reshape(start + length, (-1, 1))))
 
 
 def spec_augment(x: Array, time: int, frequency: int, masks: int, random: np.random.Generator) -> Array:
-    """Hide stretches of frames and of bands of (b, frames, bands, c) behind each sample's mean."""
+    """Mask spans of frames and of bands with each sample's mean.
+
+    Args:
+        x: spectrograms (b, frames, bands, c).
+        time: maximum frames per mask.
+        frequency: maximum bands per mask.
+        masks: of each kind.
+        random: the generator to draw from.
+    """
     mean = x.mean(axis=(1, 2, 3), keepdims=True)
     for axis, max_length in ((1, time), (2, frequency)):
         for _ in range(masks):
@@ -197,38 +216,57 @@ def spec_augment(x: Array, time: int, frequency: int, masks: int, random: np.ran
 
 
 def scale(x: Array, deviation: float, random: np.random.Generator) -> Array:
-    """Each channel of each window (b, time, c) times a factor of mean 1 and deviation `by`."""
+    """Scale each channel of each window (b, time, c) by a normal factor of mean 1 and this deviation."""
     return np.asarray(x * random.normal(1, deviation, (len(x), 1, x.shape[-1])))
 
 
 def jitter(x: Array, deviation: Array, random: np.random.Generator) -> Array:
-    """Windows (b, time, c) with normal noise of this deviation, (c,)."""
+    """Add normal noise of this deviation (c,) to windows (b, time, c)."""
     return np.asarray(x + random.normal(0, 1, x.shape) * deviation)
 
 
 def rotation(x: Array, degrees: float, random: np.random.Generator) -> Array:
-    """Each three channels in a row of windows (b, time, c), turned together about one random axis a window."""
+    """Rotate each three consecutive channels of windows (b, time, c) about one random axis per window."""
     from scipy.spatial.transform import Rotation
 
     axes = random.normal(size=(len(x), 3))
     axes /= np.linalg.norm(axes, axis=1, keepdims=True)
-    turns = Rotation.from_rotvec(axes * np.radians(random.uniform(-degrees, degrees, (len(x), 1)))).as_matrix()
+    matrices = Rotation.from_rotvec(axes * np.radians(random.uniform(-degrees, degrees, (len(x), 1)))).as_matrix()
     triples = x.reshape(*x.shape[:2], -1, 3)
-    return np.asarray(np.einsum("bij,btkj->btki", turns, triples)).reshape(x.shape)
+    return np.asarray(np.einsum("bij,btkj->btki", matrices, triples)).reshape(x.shape)
 
 
 def mixup(x: Array, shares: Array, alpha: float, random: np.random.Generator) -> tuple[Array, Array]:
-    """Each sample blended with another of the batch, and so its label: shares (b, classes)."""
+    """Blend each sample and its label with another of the batch.
+
+    Args:
+        x: samples (b, ...).
+        shares: class probabilities (b, classes).
+        alpha: of the Beta distribution of the blend weight.
+        random: the generator to draw from.
+
+    Returns:
+        Blended samples and class probabilities.
+    """
     weight = random.beta(alpha, alpha, len(x)).astype(np.float32)
     partners = random.permutation(len(x))
-    wide_weight = weight.reshape(-1, *[1] * (x.ndim - 1))
-    return wide_weight * x + (1 - wide_weight) * x[partners], weight[:, None] * shares + (1 - weight[:, None]) * shares[
-        partners
-    ]
+    x_weight, label_weight = weight.reshape(-1, *[1] * (x.ndim - 1)), weight[:, None]
+    mixed_shares = label_weight * shares + (1 - label_weight) * shares[partners]
+    return x_weight * x + (1 - x_weight) * x[partners], mixed_shares
 
 
 def cutmix(x: Array, shares: Array, alpha: float, random: np.random.Generator) -> tuple[Array, Array]:
-    """A rectangle of each image from another of the batch; labels are shared as the pixels are."""
+    """Paste a rectangle of another image of the batch into each image; labels are mixed by area.
+
+    Args:
+        x: images (b, h, w, c).
+        shares: class probabilities (b, classes).
+        alpha: of the Beta distribution of the kept area.
+        random: the generator to draw from.
+
+    Returns:
+        Mixed images and class probabilities.
+    """
     height, width = x.shape[1:3]
     side = np.sqrt(1 - random.beta(alpha, alpha, len(x)))
     partners = random.permutation(len(x))

@@ -1,8 +1,8 @@
-"""The moving statistics of batch norms: held still, or taken anew.
+"""The moving statistics of batch norms: frozen, or re-estimated.
 
-A training of a few hundred steps, or one that removes weights, leaves moving averages behind that belong to a model of
-before: with tf_keras's momentum of 0.99 half of what they hold is older than 69 steps. Averages over samples with the
-final weights are exact (Wu and Johnson 2021, "Rethinking Batch in BatchNorm", arXiv 2105.07576, section 3).
+Training for a few hundred steps, or removing weights, leaves moving averages of an earlier model: with tf_keras's
+momentum of 0.99, half of their weight is on steps more than 69 ago. Averages over samples with the final weights are
+exact (Wu and Johnson 2021, "Rethinking Batch in BatchNorm", arXiv 2105.07576, section 3).
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ DROPOUT_LAYERS = (tf_keras.layers.Dropout, tf_keras.layers.GaussianDropout, tf_k
 
 @contextmanager
 def frozen_statistics(model: Any) -> Iterator[None]:
-    """Inside the block a pass in training mode neither moves statistics nor drops anything."""
+    """Inside the block, a pass in training mode updates no statistics and drops nothing."""
     layers = list(model._flatten_layers(include_self=False))
     settings = [(layer, "momentum", 1.0) for layer in layers if isinstance(layer, tf_keras.layers.BatchNormalization)]
     settings += [(layer, "rate", 0.0) for layer in layers if isinstance(layer, DROPOUT_LAYERS)]
@@ -36,7 +36,7 @@ def frozen_statistics(model: Any) -> Iterator[None]:
 
 
 def trainable_norms(model: Any) -> list[Any]:
-    """The batch norms of `model` that training moves."""
+    """The batch norms of `model` that training updates."""
     norms = (tf_keras.layers.BatchNormalization,)
     return [
         layer for layer in model._flatten_layers(include_self=False) if isinstance(layer, norms) and layer.trainable
@@ -44,7 +44,7 @@ def trainable_norms(model: Any) -> list[Any]:
 
 
 def refresh_batch_norms(model: Any, x: Arrays, seed: int) -> None:
-    """Set the statistics of each batch norm that trains to their averages over up to 1024 samples of `x`."""
+    """Re-estimate the statistics of each trainable batch norm as averages over up to 1024 samples of `x`."""
     norms = trainable_norms(model)
     indices = np.random.RandomState(seed).permutation(count_samples(x))[:REFRESH_SAMPLES]
     with frozen_statistics(model):

@@ -1,4 +1,4 @@
-"""Loss and optimizer of a task, made for one model: Keras 3 or tf_keras, probabilities or logits."""
+"""Loss and optimizer of a task for one model: Keras 3 or tf_keras, probabilities or logits."""
 
 from typing import Any
 
@@ -6,29 +6,30 @@ import keras
 import tf_keras
 
 from edgepipe.core.errors import InputError
+from edgepipe.core.units import plural
 from edgepipe.tasks.quality import Task
 
 PROBABILITY_ACTIVATIONS = {"softmax", "sigmoid", "hard_sigmoid", "Softmax", "Sigmoid"}
 
 
 def keras_of(model: Any) -> Any:
-    """The Keras that `model` belongs to: the module `keras` (3) or `tf_keras`."""
+    """The Keras module that `model` belongs to: `keras` (3) or `tf_keras`."""
     return tf_keras if isinstance(model, tf_keras.Model) else keras
 
 
 def gives_logits(model: Any) -> bool:
-    """Whether the model's last layer leaves class scores as they are, by its activation."""
+    """Whether the model's outputs are logits, judging by the activation of the last layer."""
     layer = last_layer(model)
     name = getattr(getattr(layer, "activation", None), "__name__", type(layer).__name__)
     return name not in PROBABILITY_ACTIVATIONS
 
 
 def last_layer(model: Any) -> Any:
-    """The layer that gives the output, inside nested models and wrappers."""
+    """The layer that computes the output, inside nested models and wrappers."""
     layer = model.layers[-1] if model.layers else model
     while getattr(layer, "layers", None):
         layer = layer.layers[-1]
-    while type(layer).__name__ == "QuantizeLayer":  # tfmot's fake-quant stands behind what gives the output
+    while type(layer).__name__ == "QuantizeLayer":  # tfmot's fake-quant after the output layer
         layer = layer._inbound_nodes[0].inbound_layers
     return getattr(layer, "layer", layer)  # inside a wrapper of tfmot
 
@@ -37,13 +38,13 @@ def loss(task: Task, model: Any, logits: bool | None = None, soft_labels: bool =
     """The loss function of `task` for the outputs of `model`.
 
     Args:
-        task: names the loss, or leaves it to its kind.
-        model: whose outputs they are.
-        logits: whether these are taken before its softmax; None looks at the model.
-        soft: labels are shares of classes, (n, classes), as mixing samples makes them.
+        task: has the loss, or "auto" for that of its kind.
+        model: the model that computes the outputs.
+        logits: whether the outputs are logits; None infers it from the model.
+        soft_labels: labels are class probabilities (n, classes), as mixing samples creates them.
 
     Raises:
-        InputError: soft labels with a loss of the user's own.
+        InputError: soft labels with a user-defined loss.
     """
     library = keras_of(model)
     if task.loss != "auto":
@@ -58,7 +59,7 @@ def loss(task: Task, model: Any, logits: bool | None = None, soft_labels: bool =
 
 
 def is_binary(task: Task, model: Any) -> bool:
-    """Whether each output of a classifier is a yes or no of its own."""
+    """Whether each output of a classifier is an independent yes or no."""
     return task.labels == "many" or bool(model.output_shape[-1] == 1)
 
 
@@ -76,18 +77,30 @@ def optimizer(task: Task, model: Any, learning_rate: Any) -> Any:
 
 
 def check_shapes(model: Any, task: Task, x: Any, y: Any) -> None:
-    """Raise an `InputError` unless the model's input and output shapes fit the data and the task."""
+    """Check that the model's input and output shapes fit the data and the task.
+
+    Args:
+        model: Keras 3 or tf_keras.
+        task: what the outputs are for.
+        x: samples (n, ...), or one array per named input.
+        y: labels (n, ...), or None.
+
+    Raises:
+        InputError: they do not fit.
+    """
     if not isinstance(x, dict) and len(model.inputs) > 1:
         raise InputError(f"the model '{model.name}' takes {len(model.inputs)} inputs, the samples are one array")
     if isinstance(x, dict) or isinstance(model.input_shape, (list, dict)):
-        return  # Keras itself matches named inputs, and says which one is missing
+        return  # Keras matches named inputs itself, and names a missing one
     input_shape, sample_shape = tuple(model.input_shape[1:]), tuple(x.shape[1:])
     if len(input_shape) != len(sample_shape) or any(
-        w not in (None, f) for w, f in zip(input_shape, sample_shape, strict=True)
+        model_size not in (None, size) for model_size, size in zip(input_shape, sample_shape, strict=True)
     ):
         raise InputError(f"the model '{model.name}' takes samples of shape {input_shape}, the data has {sample_shape}")
     if task.kind != "classification" or task.labels != "one" or isinstance(model.output_shape, list) or y is None:
         return
     output_count, class_count = model.output_shape[-1], int(y.max()) + 1
     if output_count is not None and class_count > max(output_count, 2):
-        raise InputError(f"the model '{model.name}' tells {output_count} classes apart, the data has {class_count}")
+        raise InputError(
+            f"the model '{model.name}' has {plural(output_count, 'output')}, the data has {class_count} classes"
+        )

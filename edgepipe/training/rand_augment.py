@@ -1,8 +1,8 @@
-"""RandAugment: for each image a few operations of fourteen, all of one magnitude, by Pillow on 8-bit pixels.
+"""RandAugment: a few random operations out of fourteen per image, all of one magnitude, by Pillow on 8-bit pixels.
 
 E. Cubuk, B. Zoph, J. Shlens, Q. Le, "RandAugment: Practical automated data augmentation with a reduced search space",
-arXiv 1909.13719, 2019. How strong an operation is at a magnitude is as in torchvision, from nothing at 0 to the
-strongest at 30; only solarize begins at 256 there, so that at magnitude 0 it does nothing too.
+arXiv 1909.13719, 2019. The strength of an operation at a magnitude is that of torchvision, from nothing at 0 to the
+strongest at 30; only solarize begins at 256 here, so that it too does nothing at magnitude 0.
 """
 
 from collections.abc import Callable
@@ -16,16 +16,23 @@ from edgepipe.data.augmentation_options import RandAugment
 
 MAX_MAGNITUDE = 30  # the strongest magnitude
 CHANNELS = (1, 3)
-PIXEL_RANGES = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0))  # what black and white may be
-MAX_TRANSLATION = 150 / 331  # of the side, that an image is moved by
+PIXEL_RANGES = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0))  # possible values of black and white
+MAX_TRANSLATION = 150 / 331  # as a fraction of the side
 Picture = Any  # PIL.Image.Image
-Operation = Callable[[Picture, float, int], Picture]  # of a share of the strongest, and a sign
+Operation = Callable[[Picture, float, int], Picture]  # (picture, fraction of the strongest, sign) -> picture
 
 
 def augment(x: Array, options: RandAugment, limits: tuple[float, float], random: np.random.Generator) -> Array:
-    """Images (b, h, w, 1 or 3) whose black and white are `limits`, changed; float32.
+    """Augment images; pixels are rounded to 8 bits, except in images that draw only `identity`.
 
-    Pixels are rounded to 8 bits on the way, unless nothing is done to an image.
+    Args:
+        x: images (b, h, w, 1 or 3).
+        options: number of operations and magnitude.
+        limits: pixel values of black and white.
+        random: the generator to draw from.
+
+    Returns:
+        Images of the same shape, float32.
     """
     names = tuple(OPERATIONS)
     operation_indices = random.integers(0, len(names), (len(x), options.operations))
@@ -53,7 +60,7 @@ def _augment_image(image: Array, steps: list[tuple[str, int]], share: float, lim
 
 
 def to_picture(image: Array, limits: tuple[float, float]) -> Picture:
-    """Pillow's image of (h, w, 1 or 3), each pixel the nearest of 256 steps between `limits`."""
+    """An image (h, w, 1 or 3) as Pillow's, pixels rounded to 256 levels between `limits`."""
     from PIL import Image
 
     low, high = limits
@@ -62,10 +69,10 @@ def to_picture(image: Array, limits: tuple[float, float]) -> Picture:
 
 
 def pixel_limits(x: Array, known_limits: tuple[float, float] | None) -> tuple[float, float]:
-    """Black and white of training images (n, h, w, c): as the data says, or as their values show.
+    """Black and white of training images (n, h, w, c): as the data declares them, or inferred from the values.
 
     Raises:
-        InputError: no images, neither one nor three channels, or values of no range that images have.
+        InputError: not images, neither one nor three channels, or values outside all known ranges.
     """
     if x.ndim != 4 or x.shape[-1] not in CHANNELS:
         shape_text = f"the samples have shape {tuple(x.shape[1:])}"
@@ -134,7 +141,7 @@ def _posterize(picture: Picture, share: float, sign: int) -> Picture:
 
 
 def _shear(strength: float, length: float) -> tuple[float, float]:
-    """Factor and offset of a shear that leaves the middle of `along` pixels where it is."""
+    """Factor and offset of a shear that keeps the centre of `length` pixels fixed."""
     return 0.3 * strength, -0.3 * strength * length / 2
 
 

@@ -1,4 +1,4 @@
-"""One training run: deterministic for a seed, shown as it goes, stopped when it diverges."""
+"""One training run: deterministic for a seed, reported after each epoch, stopped when it diverges."""
 
 import math
 import random
@@ -19,7 +19,7 @@ from edgepipe.training.training_setup import LabelledSamples, TrainingSetup, tar
 
 
 class EpochReporter(Protocol):
-    """Called after each epoch with its number (from 1), the number of epochs, and the losses and metrics so far."""
+    """Called after each epoch with its number (from 1), the number of epochs, and its loss and metrics."""
 
     def __call__(self, epoch: int, epochs: int, metrics: dict[str, float]) -> None: ...
 
@@ -32,23 +32,23 @@ class TrainingSchedule:
     batch_size: int
     learning_rate: float
     decay: Literal["constant", "cosine"] = "constant"
-    patience: int | None = None  # epochs without a better validation quality; the best weights are kept
+    patience: int | None = None  # early stopping after so many epochs without improvement; restores the best weights
 
     def steps(self, samples: int) -> int:
-        """Optimizer steps in all."""
+        """Total optimizer steps."""
         return self.epochs * math.ceil(samples / self.batch_size)
 
 
 @dataclass
 class History:
-    """Validation quality after each epoch, and which epoch's weights the model has now (from 1)."""
+    """Validation quality after each epoch, and the epoch (from 1) whose weights the model has."""
 
     epochs: list[dict[str, float]] = field(default_factory=list)
     kept_epoch: int = 0
 
 
 def set_seeds(seed: int) -> None:
-    """Make everything that follows in this process repeatable: seeds, kernels, and the counters behind auto-names."""
+    """Make this process reproducible from here on: seeds, kernels, and the counters of automatic layer names."""
     keras.backend.clear_session()
     tf_keras.backend.clear_session()
     tf.config.experimental.enable_op_determinism()
@@ -65,7 +65,14 @@ def fit(
     report_epoch: EpochReporter,
     callbacks: Iterable[Any] = (),
 ) -> History:
-    """Train `model` in place on the lesson's training samples; after each epoch take the quality on validation.
+    """Train `model` in place; evaluate it on the validation split after each epoch.
+
+    Args:
+        model: Keras 3 or tf_keras.
+        setup: the data, augmentation and teachers.
+        schedule: epochs, batch size and learning rate.
+        report_epoch: called after each epoch.
+        callbacks: further Keras callbacks, of the model's own Keras.
 
     Raises:
         InputError: the data or a teacher does not fit the model, or the loss is no longer finite.
@@ -91,7 +98,7 @@ def fit(
 
 
 def _model_to_train(model: Any, setup: TrainingSetup, loss: Any) -> tuple[Any, Any, Any]:
-    """What is trained, its losses and their weights: the model itself, or with what its teachers ask for."""
+    """The model to train, its losses and their weights; with teachers, the model has an output per loss term."""
     if setup.distiller is None:
         return model, loss, None
     student = setup.distiller.build_student(model, loss)
@@ -115,7 +122,7 @@ def predict(model: Any, x: Arrays, batch_size: int = 256) -> Any:
 
 
 def evaluate(model: Any, task: Task, samples: LabelledSamples) -> dict[str, float]:
-    """Every quality metric of `task` for a Keras model on `data`."""
+    """Every quality metric of `task` for a Keras model on `samples`."""
     return compute_quality(
         task, samples.x, samples.y, predict(model, samples.x), logits=loss_and_optimizer.gives_logits(model)
     )
@@ -127,7 +134,7 @@ def _build_watcher(
     watch = _EpochWatch(model, setup.task, setup.validation, schedule, history, report_epoch)
     callback_class = loss_and_optimizer.keras_of(model).callbacks.Callback
 
-    class Watcher(callback_class):  # type: ignore[misc, valid-type]  # the two Keras libraries have a Callback class each
+    class Watcher(callback_class):  # type: ignore[misc, valid-type]  # each Keras has its own Callback class
         def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
             self.model.stop_training = watch.end_epoch(epoch + 1, dict(logs or {}))
 
@@ -149,7 +156,7 @@ class _EpochWatch:
     best_weights: list[Any] | None = None
 
     def end_epoch(self, number: int, logs: dict[str, float]) -> bool:
-        """Take the quality after epoch `number`; whether that was the last one."""
+        """Evaluate after epoch `number`; returns whether to stop."""
         if not math.isfinite(logs["loss"]):
             raise InputError(f"training diverged: the loss is {logs['loss']} in epoch {number}; lower learning_rate")
         metrics = evaluate(self.model, self.task, self.validation)
@@ -161,8 +168,8 @@ class _EpochWatch:
         self._keep_best(number, metrics[self.task.primary_measure])
         return number - self.history.kept_epoch >= self.schedule.patience
 
-    def _keep_best(self, number: int, value: float) -> None:
-        score = value if self.task.measures[self.task.primary_measure].higher_is_better else -value
+    def _keep_best(self, number: int, quality: float) -> None:
+        score = quality if self.task.measures[self.task.primary_measure].higher_is_better else -quality
         if score > self.best_score:
             self.best_score, self.history.kept_epoch, self.best_weights = score, number, self.model.get_weights()
 

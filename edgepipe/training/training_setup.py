@@ -1,4 +1,4 @@
-"""What a model is trained on and towards: the data, what is done to it, and who teaches."""
+"""What a model is trained on and towards: data, augmentation and teachers."""
 
 import math
 from collections.abc import Iterator
@@ -23,22 +23,22 @@ class LabelledSamples(Protocol):
 
 
 class Augmenter(Protocol):
-    """Changes a batch at random; see `edgepipe.training.augmentation`."""
+    """Augments batches; see `edgepipe.training.augmentation`."""
 
     @property
     def has_soft_labels(self) -> bool:
-        """Whether labels become shares of classes, (b, classes)."""
+        """Whether labels become class probabilities, (b, classes)."""
 
     def __call__(self, indices: Array, x: Any, y: Any, random: np.random.Generator) -> tuple[Any, Any]:
-        """The batch of the training samples `chosen`, changed."""
+        """The batch of the training samples `indices`, augmented."""
 
     def describe(self) -> str:
-        """What is done, for the report."""
+        """The changes, for the report."""
 
 
 @dataclass
 class TrainingSetup:
-    """The data of one stage, what is done to it at random, and who teaches; `seed` decides the order of samples."""
+    """The data, augmentation and teachers of one stage; `seed` determines the order of samples."""
 
     task: Task
     train: LabelledSamples
@@ -50,12 +50,12 @@ class TrainingSetup:
 
     @property
     def is_static(self) -> bool:
-        """Whether samples and labels go into the loss as they are."""
+        """Whether samples and labels reach the loss unchanged."""
         return self.augmenter is None and self.distiller is None
 
     @property
     def notes(self) -> list[str]:
-        """What is worth telling of how it was taught."""
+        """Notes for the report on augmentation and distillation."""
         lines = [] if self.distiller is None else list(self.distiller.notes)
         if self.augmenter is None:
             return lines
@@ -63,7 +63,7 @@ class TrainingSetup:
         return lines + (["teachers see the augmented samples"] if self.distiller is not None else [])
 
     def iterate_batches(self, batch_size: int, binary: bool) -> "BatchIterator":
-        """The batches of one fit; another fit has another order."""
+        """The batches of one fit; each fit has its own order."""
         self._fit_count += 1
         indices = fitting_indices(self.task, self.train)
         if self.distiller is not None and self.augmenter is None:
@@ -73,17 +73,17 @@ class TrainingSetup:
 
 @dataclass
 class BatchIterator:
-    """Endless batches `(samples, targets)`: each epoch all samples in another order."""
+    """Endless batches `(samples, targets)`: all samples once per epoch, in a new order."""
 
     setup: TrainingSetup
-    indices: Array  # the samples of the training split that are fitted
+    indices: Array  # of the training samples to fit
     batch_size: int
     binary: bool
     random: np.random.Generator
 
     @property
     def steps(self) -> int:
-        """Batches of one epoch."""
+        """Batches per epoch."""
         return math.ceil(len(self.indices) / self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
@@ -105,20 +105,20 @@ class BatchIterator:
         assert self.setup.augmenter is not None
         samples, labels = self.setup.augmenter(indices, samples, labels, self.random)
         if self.setup.task.kind == "reconstruction":
-            return samples, samples  # what is to be rebuilt is what was given
+            return samples, samples  # the augmented input is also the target
         return samples, labels[:, 1:] if self.setup.augmenter.has_soft_labels and self.binary else labels
 
 
 def fitting_indices(task: Task, train: LabelledSamples) -> Array:
-    """Which training samples are fitted: all, or the normal ones if the task is to rebuild these."""
+    """Indices of the training samples to fit: all, or for reconstruction the normal ones."""
     if task.kind != "reconstruction" or train.y is None:
         return np.arange(count_samples(train.x))
-    # An autoencoder learns what is normal: it must not see the anomalies.
+    # An autoencoder learns normal samples: it must not see anomalies.
     return np.flatnonzero(np.ravel(train.y) == 0)
 
 
 def targets(task: Task, train: LabelledSamples) -> tuple[Arrays, Any]:
-    """Samples of `train`, and what a loss compares outputs with: labels or, for reconstruction, the samples."""
+    """Samples of `train` and the targets of the loss: labels or, for reconstruction, the samples."""
     if task.kind != "reconstruction":
         return train.x, _target_column(task, train.y)
     normal_samples = train.x if train.y is None else take_samples(train.x, fitting_indices(task, train))

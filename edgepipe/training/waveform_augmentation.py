@@ -1,7 +1,7 @@
-"""Random changes of waveforms (b, samples), in NumPy.
+"""Random augmentation of waveforms (b, samples), in NumPy.
 
-audiomentations has these too, and the tests hold ours against it; it draws from the global generators of `random` and
-NumPy, though, and here a batch must depend on nothing but its samples and the generator it is given.
+audiomentations has these too, and the tests compare with it; but it draws from the global generators of `random` and
+NumPy, and here a batch must depend only on its samples and the generator passed in.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,23 +14,23 @@ from edgepipe.core.arrays import Array
 from edgepipe.data.augmentation_options import Augment, Noise
 from edgepipe.data.waveforms import Waves
 
-SPECTRAL_SLOPE = {"white": 0.0, "pink": 1.0, "brown": 2.0}  # of power, as a power of the frequency
-MIN_NOISE_HZ = 50.0  # Hz; below, the spectrum of made noise is flat, or most of it would lie where nobody hears it
+SPECTRAL_SLOPE = {"white": 0.0, "pink": 1.0, "brown": 2.0}  # the power spectrum falls as 1 / f ** slope
+MIN_NOISE_HZ = 50.0  # Hz; synthetic noise is flat below it, or most of its power would be inaudible
 Change = Callable[[Array, np.random.Generator], Array]
 
 
 @final
 @dataclass(frozen=True)
 class WaveformAugmenter:
-    """Gives batches of training samples whose waveforms were changed before their features were computed."""
+    """Augments the waveforms of training samples and computes their features."""
 
     waves: Waves
     changes: tuple[Change, ...]
 
     def __call__(self, indices: Array, random: np.random.Generator) -> Array:
-        """The training samples `chosen` (b,), anew: (b, frames, bands, 1), or (b, samples, 1) without features.
+        """The training samples `indices` (b,), augmented: (b, frames, bands, 1), or (b, samples, 1) without features.
 
-        Waveforms end at -1 and 1, as a converter's do.
+        Waveforms are clipped to [-1, 1], as by an ADC.
         """
         waveforms = self.waves.samples[indices]
         for change in self.changes:
@@ -39,7 +39,7 @@ class WaveformAugmenter:
 
 
 def build_waveform_augmenter(options: Augment, waves: Waves) -> WaveformAugmenter:
-    """What `options` say of sound, in their order."""
+    """The augmenter for the waveform changes of `options`, in their order."""
     rate, changes = waves.features.rate, list[Change]()
     if (max_seconds := options.shift) is not None:
         changes.append(lambda x, random: shift(x, round(max_seconds * rate), random))
@@ -51,20 +51,28 @@ def build_waveform_augmenter(options: Augment, waves: Waves) -> WaveformAugmente
 
 
 def shift(x: Array, max_shift: int, random: np.random.Generator) -> Array:
-    """Move each waveform by up to `most` samples to either side; silence comes in."""
+    """Shift each waveform by up to `max_shift` samples to either side, filled with silence."""
     positions = np.arange(x.shape[1]) - random.integers(-max_shift, max_shift + 1, (len(x), 1))
     is_inside = (positions >= 0) & (positions < x.shape[1])
     return np.where(is_inside, np.take_along_axis(x, np.where(is_inside, positions, 0), axis=1), np.float32(0))
 
 
 def gain(x: Array, decibel: tuple[float, float], random: np.random.Generator) -> Array:
-    """Each waveform louder or softer by its own number of `decibel`, [least, most]."""
+    """Change the volume of each waveform by a random number of dB in `decibel`, [min, max]."""
     factors = 10 ** (random.uniform(*decibel, (len(x), 1)) / 20)
     return np.asarray(x * factors, np.float32)
 
 
 def add_noise(x: Array, options: Noise, recordings: Sequence[Array], rate: int, random: np.random.Generator) -> Array:
-    """Add noise of one kind to each waveform, as loud as its signal over noise in dB says; nothing to silence."""
+    """Add noise of one random kind to each waveform at a random signal-to-noise ratio; silence stays silent.
+
+    Args:
+        x: waveforms (b, samples).
+        options: kinds of noise and range of the ratio in dB.
+        recordings: of noise, waveforms (samples,) of any length at `rate`; empty without a noise folder.
+        rate: sampling rate in Hz.
+        random: the generator to draw from.
+    """
     added_noise = np.empty_like(x)
     for number, kind in enumerate(random.integers(0, len(options.kinds), len(x))):
         name = options.kinds[kind]
@@ -85,7 +93,17 @@ def loudness(x: Array) -> Array:
 
 
 def colored_noise(color: str, length: int, rate: int, random: np.random.Generator) -> Array:
-    """Normal noise whose power falls with the frequency f as f^0 (white), 1/f (pink) or 1/f^2 (brown)."""
+    """Normal noise whose power falls with the frequency f as f^0 (white), 1/f (pink) or 1/f^2 (brown).
+
+    Args:
+        color: "white", "pink" or "brown".
+        length: in samples.
+        rate: sampling rate in Hz.
+        random: the generator to draw from.
+
+    Returns:
+        Noise (length,) of arbitrary loudness.
+    """
     white_noise = random.normal(size=length)
     if SPECTRAL_SLOPE[color] == 0:
         return white_noise
@@ -94,7 +112,7 @@ def colored_noise(color: str, length: int, rate: int, random: np.random.Generato
 
 
 def random_stretch(recordings: Sequence[Array], length: int, random: np.random.Generator) -> Array:
-    """`length` samples of one of the recordings, from somewhere; one that is shorter begins again at its end."""
+    """A random section of `length` samples of a random recording; a shorter one repeats."""
     recording = recordings[int(random.integers(0, len(recordings)))]
     start = random.integers(0, max(len(recording) - length, 0) + 1)
     return np.take(recording, np.arange(start, start + length), mode="wrap")

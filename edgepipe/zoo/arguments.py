@@ -1,6 +1,6 @@
-"""What architectures are called with, checked before TensorFlow is loaded: each refusal says what is allowed.
+"""Checks of the architectures' arguments, made before TensorFlow is loaded; each error says what is allowed.
 
-The annotations are what is allowed; a pipeline's `args` may hold anything that YAML can say.
+Annotations are not enough: a pipeline's `args` may hold any YAML value.
 """
 
 import math
@@ -11,7 +11,7 @@ from edgepipe.core.errors import InputError, did_you_mean
 
 IMAGES = "images (height, width, channels)"
 WINDOWS = "windows (time, channels)"
-# Far beyond what a small device holds; without a limit a slip of the pen takes all memory of this machine.
+# Far beyond what a small device holds; without limits a typo takes all memory of this machine.
 MAX_LAYER_SIZE = 4096  # channels of a layer, steps of a kernel
 MAX_BLOCKS = 100
 MAX_CLASSES = 100_000
@@ -19,7 +19,7 @@ MAX_VALUES = 2**24  # of a sample
 
 
 def check_image_shape(input_shape: Sequence[int]) -> None:
-    """Refuse what is no (height, width, channels).
+    """Refuse a shape that is not (height, width, channels).
 
     Raises:
         InputError: it has another number of axes, or an axis that is empty or unknown.
@@ -39,7 +39,7 @@ def check_window_shape(input_shape: Sequence[int]) -> tuple[int, int]:
 
 
 def check_image_or_window_shape(input_shape: Sequence[int]) -> None:
-    """Refuse what is neither an image nor a window.
+    """Refuse a shape that is neither an image nor a window.
 
     Raises:
         InputError: it has another number of axes, or an axis that is empty or unknown.
@@ -48,7 +48,7 @@ def check_image_or_window_shape(input_shape: Sequence[int]) -> None:
 
 
 def check_any_shape(input_shape: Sequence[int], max_values: int) -> tuple[int, ...]:
-    """`input_shape`, of any number of axes and up to `most` values.
+    """`input_shape`, of any number of axes and up to `max_values` values.
 
     Raises:
         InputError: it has no axis, one that is empty or unknown, or too many values.
@@ -76,7 +76,7 @@ def _check_shape(
 
 
 def check_count(maximum: int = MAX_LAYER_SIZE, **named_counts: int) -> None:
-    """Refuse the first of the arguments `values` that is no integer from 1 to `most`.
+    """Refuse the first of `named_counts` that is not an integer from 1 to `maximum`.
 
     Raises:
         InputError: names the argument, what was found and what is allowed.
@@ -87,7 +87,7 @@ def check_count(maximum: int = MAX_LAYER_SIZE, **named_counts: int) -> None:
 
 
 def check_counts(allow_empty: bool = False, **named_lists: Sequence[int]) -> None:
-    """Refuse the first of the arguments `values` that is no list of such integers; or has none, unless `empty`.
+    """Refuse the first of `named_lists` that is not a list of such integers, or is empty unless `allow_empty`.
 
     Raises:
         InputError: names the argument, what was found and what is allowed.
@@ -102,10 +102,10 @@ def check_counts(allow_empty: bool = False, **named_lists: Sequence[int]) -> Non
 
 
 def check_class_count(classes: int) -> None:
-    """Refuse fewer than two classes, and more than anything small can tell apart.
+    """Refuse fewer than two classes, and more than a small model can separate.
 
     Raises:
-        InputError: `classes` is no integer, or out of range.
+        InputError: `classes` is not an integer, or out of range.
     """
     if not _is_integer(classes) or classes < 2:
         raise InputError(f"a classifier needs at least 2 classes, found {classes!r}")
@@ -114,7 +114,7 @@ def check_class_count(classes: int) -> None:
 
 
 def check_share(name: str, fraction: float) -> None:
-    """Refuse a share that is dropped unless 0 <= `value` < 1.
+    """Refuse a dropout rate unless 0 <= `fraction` < 1.
 
     Raises:
         InputError: names the argument, what was found and what is allowed.
@@ -124,7 +124,7 @@ def check_share(name: str, fraction: float) -> None:
 
 
 def check_multiplier(name: str, factor: float, maximum: float) -> None:
-    """Refuse a width multiplier unless 0 < `value` <= `most`.
+    """Refuse a width multiplier unless 0 < `factor` <= `maximum`.
 
     Raises:
         InputError: names the argument, what was found and what is allowed.
@@ -134,10 +134,10 @@ def check_multiplier(name: str, factor: float, maximum: float) -> None:
 
 
 def check_choice(name: str, choice: str, choices: Sequence[str]) -> None:
-    """Refuse a `value` that is not `allowed`.
+    """Refuse a `choice` that is not among `choices`.
 
     Raises:
-        InputError: names the argument, what was found, what is allowed and the nearest.
+        InputError: names the argument, what was found, what is allowed and the nearest choice.
     """
     if choice not in choices:
         raise InputError(f"{name} cannot be {choice!r}{did_you_mean(str(choice), choices)}")

@@ -1,4 +1,4 @@
-"""A small attention model of nothing but operators that integer runtimes have."""
+"""A small attention model, built only of operators that integer runtimes have."""
 
 import math
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import keras
 
 MOMENTUM = 0.9
-MAX_TOKENS = 64  # the stem halves the map until there are no more
+MAX_TOKENS = 64  # the stem halves the map until there are no more tokens
 
 
 def attention(
@@ -21,9 +21,9 @@ def attention(
     """A convolutional stem that makes tokens, then transformer blocks, for images, spectrograms and windows.
 
     After A. Hassani et al., "Escaping the Big Data Paradigm with Compact Transformers", arXiv 2104.05704, 2021, and
-    A. Berg et al., "Keyword Transformer", arXiv 2104.00769, 2021. So that int8 does well: BatchNormalization for
-    LayerNormalization, whose squares have a wide range, and which folds into nothing; ReLU for GELU; position from a
-    depthwise convolution (X. Chu et al., "Conditional Positional Encodings", arXiv 2102.10882, 2021) for a table.
+    A. Berg et al., "Keyword Transformer", arXiv 2104.00769, 2021. For int8: BatchNormalization instead of
+    LayerNormalization, whose squares have a wide range, and which cannot be folded; ReLU instead of GELU; a
+    depthwise convolution (X. Chu et al., "Conditional Positional Encodings", arXiv 2102.10882, 2021) for positions.
 
     Args:
         input_shape: (height, width, channels), or (time, channels) of a window.
@@ -70,7 +70,7 @@ def _build_input(input_shape: tuple[int, ...]) -> tuple[Any, Any]:
 
 
 def _stem(x: Any, width: int) -> Any:
-    """Convolutions, with stride 2 while there are too many tokens, then where each token is."""
+    """Convolutions, with stride 2 while there are too many tokens, then a position encoding."""
     import keras
 
     number = 0

@@ -1,4 +1,4 @@
-"""A dense autoencoder for reconstruction: what it cannot rebuild, it has not seen."""
+"""A dense autoencoder for reconstruction: samples unlike the training data have a high error."""
 
 import math
 from collections.abc import Sequence
@@ -18,8 +18,8 @@ def autoencoder(
     """Dense layers with ReLU down to `code` values and back up; the output is linear.
 
     Source: the anomaly-detection model of MLPerf Tiny: C. Banbury et al., "MLPerf Tiny Benchmark", arXiv 2106.07597,
-    2021, which is `widths: [128, 128, 128, 128], batch_norm: true` for 640 values, 267,928 parameters (269,992 counted
-    with those that it does not train); with fewer layers and no BatchNormalization by default.
+    2021, which is `widths: [128, 128, 128, 128], batch_norm: true` for 640 values, 267,928 parameters (269,992 with
+    the non-trainable ones); with fewer layers and no BatchNormalization by default.
 
     Args:
         input_shape: of one sample; it is flattened inside and restored at the end.

@@ -1,10 +1,17 @@
-"""What the architectures are put together from."""
+"""Blocks of layers that the architectures share."""
 
 from typing import Any
 
 
 def batch_norm_relu(x: Any, name: str, limit: float | None = None, momentum: float = 0.9) -> Any:
-    """BatchNormalization, whose averages follow a short training too, and ReLU, up to `limit` if there is one."""
+    """BatchNormalization and ReLU.
+
+    Args:
+        x: the Keras tensor.
+        name: prefix of the layers' names.
+        limit: where ReLU clips, such as 6; None for no limit.
+        momentum: of the moving averages; 0.9 follows a short training too.
+    """
     import keras
 
     x = keras.layers.BatchNormalization(momentum=momentum, name=f"{name}_bn")(x)
@@ -22,7 +29,7 @@ def classifier_head(x: Any, classes: int, dropout: float = 0.0) -> Any:
 
 
 def window_input(time: int, channels: int) -> tuple[Any, Any]:
-    """An input of windows (time, channels), and it as a map (time, 1, channels): 2-D operators run on every device."""
+    """An input of windows (time, channels), and its map (time, 1, channels): 2-D operators run on every device."""
     import keras
 
     inputs = keras.Input((time, channels), name="window")

@@ -8,8 +8,8 @@ from edgepipe.zoo.layer_blocks import batch_norm_relu, classifier_head
 if TYPE_CHECKING:
     import keras
 
-MOMENTUM = 0.9  # of batch norms: 0.999, as published, needs tens of thousands of steps before it means anything
-MAX_ALPHA = 4.0  # of the width multiplier: 16 times the MACs
+MOMENTUM = 0.9  # of batch norms: 0.999, as published, needs tens of thousands of steps to settle
+MAX_ALPHA = 4.0  # largest width multiplier: 16 times the MACs
 V1_BLOCKS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1))
 V2_BLOCKS = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 

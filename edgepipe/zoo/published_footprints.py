@@ -1,4 +1,4 @@
-"""What is known of the architectures without building them: their papers, and footprints that were counted before.
+"""Papers and precomputed footprints of the architectures, without building them.
 
 `tools/footprints.py` counts; `tests/zoo/test_zoo_footprints.py` counts some of them again.
 """
@@ -20,7 +20,7 @@ PAPERS = {
     "attention": "Hassani et al. 2021, arXiv 2104.05704; Berg et al. 2021, arXiv 2104.00769",
     "temporal_cnn": "Zhang et al. 2017, arXiv 1711.07128; Bai et al. 2018, arXiv 1803.01271",
 }
-# what is counted beforehand: architecture, sample, classes, options
+# precomputed: architecture, sample shape, classes, options
 FOOTPRINT_CASES: tuple[tuple[str, tuple[int, ...], int | None, dict[str, Any]], ...] = (
     ("small_cnn", (8, 8, 1), 10, {}),
     ("small_cnn", (28, 28, 1), 10, {}),
@@ -47,7 +47,7 @@ FOOTPRINT_CASES: tuple[tuple[str, tuple[int, ...], int | None, dict[str, Any]], 
 
 
 def read_footprints() -> dict[str, Any]:
-    """The footprints that ship with edgepipe, and the versions that they were counted with."""
+    """The footprints that ship with edgepipe, and the versions they were counted with."""
     footprints: dict[str, Any] = json.loads(FOOTPRINTS_FILE.read_text())
     return footprints
 

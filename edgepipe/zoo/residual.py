@@ -12,7 +12,7 @@ MOMENTUM = 0.9
 
 
 def resnet8(*, input_shape: tuple[int, ...], classes: int, filters: int = 16) -> "keras.Model":
-    """Three residual blocks with twice the channels of the one before.
+    """Three residual blocks, each with twice the channels of the last.
 
     Source: K. He et al., "Deep Residual Learning for Image Recognition", arXiv 1512.03385, 2015; in this size by
     C. Banbury et al., "MLPerf Tiny Benchmark", arXiv 2106.07597, 2021: 78,666 parameters, 12.5 M MACs for 32x32x3 and

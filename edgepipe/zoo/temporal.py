@@ -20,7 +20,7 @@ def temporal_cnn(
 
     The DS-CNN of Zhang et al. ("Hello Edge", arXiv 1711.07128, 2017) in one dimension, with the residual connections
     of S. Bai, J. Kolter, V. Koltun, "An Empirical Evaluation of Generic Convolutional and Recurrent Networks for
-    Sequence Modeling", arXiv 1803.01271, 2018. Instead of dilation, which small runtimes carry out slowly, max pooling
+    Sequence Modeling", arXiv 1803.01271, 2018. Instead of dilation, which small runtimes run slowly, max pooling
     halves time between blocks as long as 4 steps are left; `dilated` and `causal` are as in the paper.
 
     Args:
@@ -58,14 +58,14 @@ def temporal_cnn(
 
 @dataclass(frozen=True)
 class _TimeConvolution:
-    """How a convolution looks along time, the first axis of a map that is one wide."""
+    """Kernel, dilation and padding of a convolution along time, the first axis of a map of width 1."""
 
     kernel: int
     dilation: int
     causal: bool
 
     def prepare_layer(self, x: Any, name: str) -> tuple[Any, dict[str, Any]]:
-        """`x`, with zeros in front if causal, and the options of the convolution `name` of it."""
+        """`x`, padded with zeros in front if causal, and the Keras options of its convolution `name`."""
         import keras
 
         if self.causal:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from commands import Command
 
+import edgepipe
 from edgepipe.devices import device_profile
 
 DIGITS = Path(__file__).resolve().parents[2] / "pipelines" / "digits.yaml"
@@ -29,11 +30,15 @@ USAGE = [  # arguments, the last line on stderr
     (["convert", "m.keras", "--scheme", "int4"],
      "Error: Invalid value for '--scheme': 'int4' is not one of 'int8', 'int16x8', 'dynamic', "
         "'weight_only_int8', 'weight_only_int4', 'float16', 'float32', 'recipe'."),
+    (["convert", "m.keras", "--leave", "head_.*"],
+     "Error: No such option: --leave. Did you mean --keep-float-layers?"),
+    (["convert", "m.keras", "--leave-type", "SOFTMAX"],
+     "Error: No such option: --leave-type. Did you mean --keep-float-types?"),
     (["stages", "prun"], "edgepipe: no stage 'prun'; did you mean 'prune'?"),
     (["stages", "prun", "--json"], "edgepipe: no stage 'prun'; did you mean 'prune'?"),
     (["device", "show", "hots"], f"edgepipe: unknown device 'hots'; did you mean 'host'? {OR_A_FILE}"),
-    (["device", "show", "runtimes/litert"], "edgepipe: device 'runtimes/litert' is abstract: only for others to "
-     f"inherit; devices: {', '.join(device_profile.names())}"),
+    (["device", "show", "runtimes/litert"], "edgepipe: device 'runtimes/litert' is abstract and can only be "
+     f"inherited; devices: {', '.join(device_profile.names())}"),
     (["run", "gone.yaml"], "edgepipe: gone.yaml: cannot be read: No such file or directory"),
     (["init", "gone.keras"], None),
 ]  # fmt: skip
@@ -49,6 +54,13 @@ def test_usage(
     assert last is None or ended.err.splitlines()[-1] == last
     assert "Traceback" not in ended.err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("former", ["types", "layers"])
+def test_former_arguments_of_convert_are_refused_with_the_present_name(former: str) -> None:
+    message = rf"convert\(\) has no argument '{former}'; did you mean 'keep_float_{former}'\?"
+    with pytest.raises(TypeError, match=message):
+        edgepipe.convert("m.keras", **{former: ["SOFTMAX"]})
 
 
 @pytest.mark.parametrize("arguments", [[], ["device"], ["cache"]])
@@ -176,7 +188,7 @@ def test_words_that_are_no_limits(models: Path, command: Command) -> None:
     assert ended.err.splitlines() == [
         "--max: 'ram': expected METRIC=LIMIT; the limit is missing",
         "--max: 'rom=3KiB': expected METRIC=LIMIT; did you mean 'ram'?",
-        "--max: flash: 'ms' is no unit of bytes; allowed: B, KiB, MiB, GiB, kB, KB, MB, GB",
+        "--max: flash: 'ms' is not a unit of bytes; allowed: B, KiB, MiB, GiB, kB, KB, MB, GB",
     ]
     unknown = command("verify", models / "int8.tflite", "--device", "nucleo")
     assert (unknown.code, unknown.err) == (
@@ -236,7 +248,7 @@ def test_ctrl_c(monkeypatch: pytest.MonkeyPatch, command: Command) -> None:
     monkeypatch.setattr("edgepipe.render.stages.tables", interrupted)
     ended = command("stages")
     assert (ended.code, ended.out) == (130, "")
-    assert ended.err == "edgepipe: interrupted; what was finished is kept, the same command goes on from there\n"
+    assert ended.err == "edgepipe: interrupted; finished work is kept, the same command resumes it\n"
 
 
 @pytest.mark.parametrize("option", ["--output-dir", "--cache-dir"])
@@ -266,7 +278,7 @@ NO_CONVERSION = [  # arguments after MODEL, the message
     (["m.keras", "--data", "x.npz", "-o", "."], ".: is a folder; name the .tflite to write with -o"),
     (["m.keras", "--data", "gone.npz"], "gone.npz: cannot be read: No such file or directory; give samples as"),
     (["m.keras", "--data", "."], ".: cannot be read: Is a directory; give samples as .npy or .npz"),
-    (["m.keras", "--data", "nan.npz"], "nan.npz: array 'x' holds 1280 values that are NaN or infinite"),
+    (["m.keras", "--data", "nan.npz"], "nan.npz: array 'x' holds 1,280 NaN or infinite values"),
     (["m.keras", "--data", "zero.npz"], "zero.npz: array 'x' holds zero samples (shape (0, 8, 8, 1))"),
     (["m.keras", "--data", "labels.npz"], "labels.npz: holds no samples; expected an array 'x', or one for each input"),
     (["m.keras", "--data", "text.npz"], "text.npz: array 'x' holds <U1; samples are numbers"),

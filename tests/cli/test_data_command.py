@@ -123,7 +123,7 @@ def test_it_loads_no_tensorflow(windows: Path) -> None:
     ("description", "message"),
     [
         ("nowhere.yaml", "nowhere.yaml"),
-        ("photos", "is no file, no module:function and no mapping"),
+        ("photos", "is neither a file, a module:function nor a mapping"),
         ("{npz: missing.npz}", "1:13: data.npz: no such file"),
         ("{npz: w.npz, tset: 0.2}", "did you mean 'test'"),
         ("{npz: w.npz", "the description:2:1: not valid YAML"),

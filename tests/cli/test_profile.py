@@ -53,7 +53,7 @@ def test_an_estimate_is_told_with_its_interval_and_its_error(relu: Path, command
     assert latency["evidence"] == "estimated"
     low, high = latency["interval"]
     assert low < latency["value"] < high
-    assert "families held out: median error" in latency["how"]
+    assert "error on model families not used in the fit: median" in latency["how"]
     assert "EXTRAPOLATES" in latency["how"]  # no fitted model is that small
     assert device["operators"][0]["seconds"] > 0
 

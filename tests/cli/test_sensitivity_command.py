@@ -46,7 +46,7 @@ def test_tables_and_chart(folder: Path, tmp_path: Path, command: Command) -> Non
     chart = tmp_path / "c.png"
     done = command("sensitivity", folder / "m.keras", "--data", folder / "unlabelled.npz", "--chart", chart)
     assert done.code == 0, done.err
-    assert "layers by the error of the scores with one alone in int8" in done.out
+    assert "layers by the error of the scores when only one is int8" in done.out
     assert "accuracy" not in done.out
     assert chart.read_bytes()[:4] == b"\x89PNG"
 
@@ -54,7 +54,7 @@ def test_tables_and_chart(folder: Path, tmp_path: Path, command: Command) -> Non
 def test_labels_of_something_else_give_no_accuracy(folder: Path, command: Command) -> None:
     done = command("sensitivity", folder / "m.tflite", "--data", folder / "two.npz")
     assert done.code == 0, done.err
-    assert "note: no accuracy: the labels have 2 classes, the model 1 output(s) of 10" in done.out
+    assert "note: no accuracy: the labels have 2 classes, the model has 1 output of 10" in done.out
 
 
 def test_a_tflite_needs_no_tensorflow(folder: Path, process: Command) -> None:

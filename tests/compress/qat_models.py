@@ -6,7 +6,7 @@ from typing import Any
 
 import tf_keras
 
-from edgepipe.models.bridge_layers import Operator
+from edgepipe.models.bridge_layers import OperatorLayer
 
 K = tf_keras.layers
 Built = Callable[[], Any]
@@ -93,7 +93,7 @@ def _operators(x: Any) -> Any:
     def op(name: str, tensors: Any, *constants: Any) -> Any:
         count = len(tensors) if isinstance(tensors, list) else 1
         args = [*({"tensor": index} for index in range(count)), *constants]
-        return Operator(name, json.dumps({"args": args, "kwargs": {}}))(tensors)
+        return OperatorLayer(name, json.dumps({"args": args, "kwargs": {}}))(tensors)
 
     y = K.Conv2D(4, 1, name="conv")(x)
     y = op("Maximum", [op("Negative", y), op("Multiply", op("Square", y), 0.5)])
@@ -102,14 +102,14 @@ def _operators(x: Any) -> Any:
 
 def _one_tensor_clipped_twice(x: Any) -> Any:
     y = K.Conv2D(4, 1, name="conv")(x)
-    clipped = [K.ReLU(name="first")(y), K.Activation("relu", name="second")(y), K.Activation("elu", name="third")(y)]
-    parts = [K.Conv2D(3, 1, name=f"part{number}")(part) for number, part in enumerate(clipped)]
-    return K.Concatenate(name="joined")([*parts, K.Activation("linear", name="nothing")(y)])
+    branches = [K.ReLU(name="first")(y), K.Activation("relu", name="second")(y), K.Activation("elu", name="third")(y)]
+    convolutions = [K.Conv2D(3, 1, name=f"part{number}")(part) for number, part in enumerate(branches)]
+    return K.Concatenate(name="joined")([*convolutions, K.Activation("linear", name="nothing")(y)])
 
 
 def _three(x: Any) -> Any:
-    parts = [K.Conv2D(4, 1, name=f"part{number}")(x) for number in range(3)]
-    return K.Add(name="three")(parts)
+    convolutions = [K.Conv2D(4, 1, name=f"part{number}")(x) for number in range(3)]
+    return K.Add(name="three")(convolutions)
 
 
 def _average(x: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Weight clustering: how many values are left, which zeros stay, what is left alone and why, and tfmot's traps."""
+"""Weight clustering: distinct values, preserved zeros, excluded layers with reasons, and tfmot's pitfalls."""
 
 from typing import Any
 
@@ -26,26 +26,26 @@ def _model(sparsity: float = 0.0, wrong: Any = None) -> tf_keras.Model:
     model = tf_keras.Model(inputs, K.Dense(3, activation="softmax", name="last")(x), name="small")
     for name in ("conv", "hidden", "last"):
         kernel = model.get_layer(name).weights[0]
-        kernel.assign(_pruned(np.asarray(kernel), sparsity))
+        kernel.assign(_prune_kernel(np.asarray(kernel), sparsity))
     return model
 
 
-def _pruned(kernel: Any, sparsity: float) -> Any:
+def _prune_kernel(kernel: Any, sparsity: float) -> Any:
     return np.where(np.abs(kernel) < np.quantile(np.abs(kernel), sparsity), 0, kernel)
 
 
-def _trained(
+def _train_clustered(
     model: tf_keras.Model, plan: ClusteringPlan, rate: float = 0.01
 ) -> tuple[tf_keras.Model, ClusterSelection]:
-    choice = clustering.select_layers(model, plan)
-    wrapped = clustering.wrap(model, choice, plan.init)
-    wrapped.compile(tf_keras.optimizers.Adam(rate), "sparse_categorical_crossentropy")
-    held = clustering.build_callbacks(model, choice, plan.preserve_sparsity)
+    selection = clustering.select_layers(model, plan)
+    wrapped_model = clustering.wrap(model, selection, plan.init)
+    wrapped_model.compile(tf_keras.optimizers.Adam(rate), "sparse_categorical_crossentropy")
+    held = clustering.build_callbacks(model, selection, plan.preserve_sparsity)
     classes = model.output_shape[-1]
-    wrapped.fit(X, np.arange(len(X)) % classes, batch_size=16, epochs=2, verbose=0, callbacks=held)
-    stripped = clustering.strip(wrapped)
-    assert np.allclose(stripped.predict(X, verbose=0), wrapped.predict(X, verbose=0), atol=1e-5)
-    return stripped, choice
+    wrapped_model.fit(X, np.arange(len(X)) % classes, batch_size=16, epochs=2, verbose=0, callbacks=held)
+    stripped_model = clustering.strip(wrapped_model)
+    assert np.allclose(stripped_model.predict(X, verbose=0), wrapped_model.predict(X, verbose=0), atol=1e-5)
+    return stripped_model, selection
 
 
 def _kernel(model: tf_keras.Model, name: str) -> Any:
@@ -55,12 +55,12 @@ def _kernel(model: tf_keras.Model, name: str) -> Any:
 @pytest.mark.parametrize("init", ["density", "linear", "kmeans++", "random"])
 def test_each_clustered_layer_has_few_values_and_all_its_zeros(init: Any) -> None:
     model, plan = _model(sparsity=0.7), ClusteringPlan(clusters=8, init=init)
-    before = {name: _kernel(model, name) for name in ("conv", "hidden")}
-    after, choice = _trained(model, plan)
-    layers = {layer.name: layer for layer in clustering.check_clusters(after, choice, plan)}
-    assert set(choice.targets) == {"conv", "hidden"}
-    for name, kernel in before.items():
-        now = _kernel(after, name)
+    original = {name: _kernel(model, name) for name in ("conv", "hidden")}
+    clustered, selection = _train_clustered(model, plan)
+    layers = {layer.name: layer for layer in clustering.check_clusters(clustered, selection, plan)}
+    assert set(selection.targets) == {"conv", "hidden"}
+    for name, kernel in original.items():
+        now = _kernel(clustered, name)
         assert 3 < np.unique(now).size <= 8
         assert not now[kernel == 0].any()
         assert np.mean(np.abs(now - kernel)) > 0
@@ -72,17 +72,17 @@ def test_each_clustered_layer_has_few_values_and_all_its_zeros(init: Any) -> Non
 
 
 def test_a_dense_kernel_gets_no_zeros_for_nothing() -> None:
-    after, choice = _trained(_model(), ClusteringPlan(clusters=8))
-    assert not choice.targets["conv"].keeps_zeros
-    assert np.all(_kernel(after, "conv") != 0)
+    clustered, selection = _train_clustered(_model(), ClusteringPlan(clusters=8))
+    assert not selection.targets["conv"].keeps_zeros
+    assert np.all(_kernel(clustered, "conv") != 0)
 
 
 def test_zeros_may_be_given_up() -> None:
     model, plan = _model(sparsity=0.7), ClusteringPlan(clusters=8, preserve_sparsity=False)
     zero = _kernel(model, "conv") == 0
-    after, choice = _trained(model, plan)
-    clustering.check_clusters(after, choice, plan)
-    assert _kernel(after, "conv")[zero].any()
+    clustered, selection = _train_clustered(model, plan)
+    clustering.check_clusters(clustered, selection, plan)
+    assert _kernel(clustered, "conv")[zero].any()
 
 
 def test_what_is_left_alone_is_named_and_keeps_its_zeros_and_clusters() -> None:
@@ -90,21 +90,21 @@ def test_what_is_left_alone_is_named_and_keeps_its_zeros_and_clusters() -> None:
     hidden = _kernel(model, "hidden")
     model.get_layer("hidden").weights[0].assign(np.sign(hidden) * 0.125)
     plan = ClusteringPlan(clusters=8)
-    after, choice = _trained(model, plan)
-    assert choice.exclusion_reasons == {
-        "depthwise": "DepthwiseConv2D is not clustered: few weights, each used at many places",
-        "hidden": "it holds 3 distinct values already",
+    clustered, selection = _train_clustered(model, plan)
+    assert selection.exclusion_reasons == {
+        "depthwise": "DepthwiseConv2D is not clustered: few weights, each used at many positions",
+        "hidden": "it already holds 3 distinct values",
         "last": "the last layer is excluded (exclude_last: true)",
     }
     assert {
         layer.name: layer.exclusion_reason
-        for layer in clustering.check_clusters(after, choice, plan)
+        for layer in clustering.check_clusters(clustered, selection, plan)
         if layer.exclusion_reason
     }
     for name in ("hidden", "last"):
-        assert np.array_equal(_kernel(after, name) == 0, _kernel(_model(sparsity=0.5), name) == 0)
-    assert np.unique(_kernel(after, "hidden")).size == 3
-    assert not np.array_equal(np.unique(_kernel(after, "hidden")), [-0.125, 0, 0.125])  # and they did learn
+        assert np.array_equal(_kernel(clustered, name) == 0, _kernel(_model(sparsity=0.5), name) == 0)
+    assert np.unique(_kernel(clustered, "hidden")).size == 3
+    assert not np.array_equal(np.unique(_kernel(clustered, "hidden")), [-0.125, 0, 0.125])  # and they did learn
 
 
 REASONS: list[tuple[str, ClusteringPlan, str, str]] = [
@@ -114,8 +114,13 @@ REASONS: list[tuple[str, ClusteringPlan, str, str]] = [
         "conv",
         "too few weights: 216 that are not zero, for 128 clusters (2 each",
     ),
-    ("by class", ClusteringPlan(8, overrides=Overrides({"Conv2D": None})), "conv", "as the pipeline says"),
-    ("by name", ClusteringPlan(8, overrides=Overrides({"Conv2D": 4}, {"co.*": None})), "conv", "as the pipeline says"),
+    ("by class", ClusteringPlan(8, overrides=Overrides({"Conv2D": None})), "conv", "excluded in the pipeline"),
+    (
+        "by name",
+        ClusteringPlan(8, overrides=Overrides({"Conv2D": 4}, {"co.*": None})),
+        "conv",
+        "excluded in the pipeline",
+    ),
     ("the last", ClusteringPlan(8, overrides=Overrides({"Dense": 4})), "last", "the last layer is excluded"),
 ]
 
@@ -125,26 +130,28 @@ def test_reasons(plan: ClusteringPlan, layer: str, reason: str) -> None:
     assert clustering.select_layers(_model(), plan).exclusion_reasons[layer].startswith(reason)
 
 
-@pytest.mark.parametrize(("overrides", "found"), [
+@pytest.mark.parametrize(("overrides", "expected"), [
     (Overrides({}, {}), {"conv": 8, "hidden": 8}),
     (Overrides({"Dense": 16}, {}), {"conv": 8, "hidden": 16}),
     (Overrides({"Dense": 16}, {"hid.*": 4, "last": 5}), {"conv": 8, "hidden": 4, "last": 5}),
     (Overrides({"Conv2D": None}, {"conv": 4}), {"conv": 4, "hidden": 8}),
 ], ids=["none", "class", "name", "name over null"])  # fmt: skip
-def test_overrides(overrides: Overrides[int], found: dict[str, int]) -> None:
+def test_overrides(overrides: Overrides[int], expected: dict[str, int]) -> None:
     targets = clustering.select_layers(_model(), ClusteringPlan(clusters=8, overrides=overrides)).targets
-    assert {name: target.clusters for name, target in targets.items()} == found
+    assert {name: target.clusters for name, target in targets.items()} == expected
 
 
 def test_per_channel_reaches_a_convolution_without_bias() -> None:
     # tfmot.clustering.keras.cluster_weights passes it over with a warning
     plan = ClusteringPlan(clusters=4, per_channel=True)
-    after, choice = _trained(_model(sparsity=0.3), plan)
-    kernel = _kernel(after, "conv")
+    clustered, selection = _train_clustered(_model(sparsity=0.3), plan)
+    kernel = _kernel(clustered, "conv")
     assert all(np.unique(kernel[..., channel]).size <= 4 for channel in range(8))
     assert np.unique(kernel).size > 4
-    assert choice.targets["hidden"].per_tensor_reason == "per channel is for Conv2D, not Dense"
-    assert {layer.name: layer.distinct_count for layer in clustering.check_clusters(after, choice, plan)}["conv"] <= 4
+    assert selection.targets["hidden"].per_tensor_reason == "per channel is for Conv2D only, not Dense"
+    assert {layer.name: layer.distinct_count for layer in clustering.check_clusters(clustered, selection, plan)}[
+        "conv"
+    ] <= 4
 
 
 def test_a_channel_of_zeros_is_clustered_with_the_rest() -> None:
@@ -153,10 +160,10 @@ def test_a_channel_of_zeros_is_clustered_with_the_rest() -> None:
     kernel = _kernel(model, "conv").copy()
     kernel[..., 2] = 0
     model.get_layer("conv").weights[0].assign(kernel)
-    after, choice = _trained(model, ClusteringPlan(clusters=4, per_channel=True))
-    target = choice.targets["conv"]
-    assert (target.per_channel, target.per_tensor_reason) == (False, "a channel has 0 weights that are not zero")
-    assert not _kernel(after, "conv")[..., 2].any()
+    clustered, selection = _train_clustered(model, ClusteringPlan(clusters=4, per_channel=True))
+    target = selection.targets["conv"]
+    assert (target.per_channel, target.per_tensor_reason) == (False, "a channel has 0 nonzero weights")
+    assert not _kernel(clustered, "conv")[..., 2].any()
 
 
 def test_a_frozen_layer_is_named() -> None:
@@ -173,30 +180,34 @@ def test_a_depthwise_convolution_by_its_groups_is_named() -> None:
     image = tf_keras.Input((8, 8, 16))
     x = K.Conv2D(16, 3, groups=16, name="grouped")(K.Conv2D(16, 3, groups=4, name="four")(image))
     model = tf_keras.Model(image, K.Dense(3, name="last")(K.Flatten(name="flat")(x)))
-    choice = clustering.select_layers(model, ClusteringPlan(clusters=8))
-    assert set(choice.targets) == {"four"}
-    assert choice.exclusion_reasons["grouped"].startswith("Conv2D of one channel a group is not clustered")
+    selection = clustering.select_layers(model, ClusteringPlan(clusters=8))
+    assert set(selection.targets) == {"four"}
+    assert selection.exclusion_reasons["grouped"].startswith("Conv2D with one channel per group is not clustered")
 
 
 def test_nested_shared_and_custom_layers() -> None:
-    from edgepipe.models.bridge_layers import LayerScale, Operator
+    from edgepipe.models.bridge_layers import LayerScale, OperatorLayer
 
     set_seeds(0)
     image = tf_keras.Input((8, 8, 3))
     inner = tf_keras.Sequential([K.Conv2D(4, 3, name="conv"), K.Conv2D(6, 3, name="second")], name="inner")
     x = inner(image)
     shared = K.Dense(6, name="conv")  # the name of a layer inside
-    x = Operator("Add", '{"args": [{"tensor": 0}, {"tensor": 1}], "kwargs": {}}', name="sum")(
+    x = OperatorLayer("Add", '{"args": [{"tensor": 0}, {"tensor": 1}], "kwargs": {}}', name="sum")(
         [shared(x), shared(x * 2.0)]
     )
     x = LayerScale(0.5, 6, name="scale")(x)
     x = K.EinsumDense("...a,ab->...b", output_shape=(4, 4, 5), name="einsum")(x)
     model = tf_keras.Model(image, K.Dense(3, activation="softmax", name="last")(K.Flatten(name="flat")(x)))
     plan = ClusteringPlan(clusters=4)
-    after, choice = _trained(model, plan)
-    assert set(choice.targets) == {"inner/conv", "inner/second", "conv"}
-    assert choice.exclusion_reasons["einsum"] == "EinsumDense is not clustered: only convolutions and dense layers are"
-    assert [layer.distinct_count for layer in clustering.check_clusters(after, choice, plan) if layer.target] == [
+    clustered, selection = _train_clustered(model, plan)
+    assert set(selection.targets) == {"inner/conv", "inner/second", "conv"}
+    assert (
+        selection.exclusion_reasons["einsum"] == "EinsumDense is not clustered: only convolutions and dense layers are"
+    )
+    assert [
+        layer.distinct_count for layer in clustering.check_clusters(clustered, selection, plan) if layer.target
+    ] == [
         4,
         4,
         4,
@@ -208,11 +219,13 @@ def test_masks_pass() -> None:
     words = tf_keras.Input((5,), dtype="int32")
     x = K.Dense(8, name="dense")(K.Embedding(9, 8, mask_zero=True, name="table")(words))
     model = tf_keras.Model(words, K.Dense(2, name="last")(K.LSTM(4, name="lstm")(x)))
-    choice = clustering.select_layers(model, ClusteringPlan(clusters=4))
+    selection = clustering.select_layers(model, ClusteringPlan(clusters=4))
     x = np.array([[1, 2, 3, 0, 0], [4, 5, 0, 0, 0]])
-    wrapped = clustering.wrap(model, choice, "linear")
-    assert np.allclose(clustering.strip(wrapped).predict(x, verbose=0), wrapped.predict(x, verbose=0), atol=1e-6)
-    assert "LSTM is not clustered" in choice.exclusion_reasons["lstm"]
+    wrapped_model = clustering.wrap(model, selection, "linear")
+    assert np.allclose(
+        clustering.strip(wrapped_model).predict(x, verbose=0), wrapped_model.predict(x, verbose=0), atol=1e-6
+    )
+    assert "LSTM is not clustered" in selection.exclusion_reasons["lstm"]
 
 
 def test_nothing_to_cluster_is_said() -> None:
@@ -227,31 +240,33 @@ def test_a_name_that_no_layer_has() -> None:
         clustering.select_layers(_model(), ClusteringPlan(clusters=4, overrides=Overrides({}, {"cnv": 4})))
 
 
-def _tampered(value: float, where: Any) -> tuple[tf_keras.Model, ClusterSelection, ClusteringPlan]:
+def _tamper_weights(new_weight: float, find_indices: Any) -> tuple[tf_keras.Model, ClusterSelection, ClusteringPlan]:
     model, plan = _model(sparsity=0.7), ClusteringPlan(clusters=8)
-    choice = clustering.select_layers(model, plan)
-    stripped = clustering.strip(clustering.wrap(model, choice, plan.init))
-    kernel = _kernel(stripped, "conv").copy()
-    kernel[where(choice.original_kernels["conv"])] = value
-    stripped.get_layer("conv").weights[0].assign(kernel)
-    return stripped, choice, plan
+    selection = clustering.select_layers(model, plan)
+    stripped_model = clustering.strip(clustering.wrap(model, selection, plan.init))
+    kernel = _kernel(stripped_model, "conv").copy()
+    kernel[find_indices(selection.original_kernels["conv"])] = new_weight
+    stripped_model.get_layer("conv").weights[0].assign(kernel)
+    return stripped_model, selection, plan
 
 
 def test_the_check_can_fail() -> None:
-    for value, where, told in [
-        (np.linspace(0.1, 1, 9), lambda before: np.unravel_index(np.flatnonzero(before)[:9], before.shape),
-         r"layer 'conv': the kernel holds \d+ distinct values after clustering, over the 8"),
-        (0.0625, lambda before: np.unravel_index(np.flatnonzero(before == 0)[:1], before.shape), "layer 'conv'"),
-        (np.nan, lambda before: (0, 0, 0, 0), "layer 'conv' holds NaN or infinity after clustering"),
+    for new_weight, find_indices, message in [
+        (np.linspace(0.1, 1, 9), lambda original: np.unravel_index(np.flatnonzero(original)[:9], original.shape),
+         r"layer 'conv': the kernel holds \d+ distinct values after clustering, more than the 8 requested"),
+        (0.0625, lambda original: np.unravel_index(np.flatnonzero(original == 0)[:1], original.shape), "layer 'conv'"),
+        (np.nan, lambda original: (0, 0, 0, 0), "layer 'conv' holds NaN or infinity after clustering"),
     ]:  # fmt: skip
-        with pytest.raises(InputError, match=told):
-            clustering.check_clusters(*_tampered(value, where))
+        with pytest.raises(InputError, match=message):
+            clustering.check_clusters(*_tamper_weights(new_weight, find_indices))
 
 
 def test_a_revived_zero_is_an_error() -> None:
-    model, choice, plan = _tampered(0.0, lambda before: np.where(before == 0))
+    model, selection, plan = _tamper_weights(0.0, lambda original: np.where(original == 0))
     kernel = _kernel(model, "conv").copy()
-    kernel[tuple(np.argwhere(choice.original_kernels["conv"] == 0)[0])] = kernel.max()  # no value more, but a zero less
+    kernel[tuple(np.argwhere(selection.original_kernels["conv"] == 0)[0])] = (
+        kernel.max()
+    )  # no value more, but a zero less
     model.get_layer("conv").weights[0].assign(kernel)
-    with pytest.raises(InputError, match="layer 'conv': 1 weights that were zero are not after clustering"):
-        clustering.check_clusters(model, choice, plan)
+    with pytest.raises(InputError, match="layer 'conv': 1 zero weight became nonzero in clustering"):
+        clustering.check_clusters(model, selection, plan)

@@ -55,37 +55,37 @@ def _two_inputs() -> Any:
     return model
 
 
-TWO = {
+TWO_INPUTS = {
     "alpha_small": RANDOM.uniform(-0.01, 0.01, (30, 4)).astype("float32"),
     "zulu_big": RANDOM.uniform(-10, 10, (30, 4)).astype("float32"),
 }
 
 
-def _run(data: bytes, feeds: dict[str, Any]) -> list[Any]:
-    """One sample through the reference kernels; real values in and out whatever the types are."""
-    interpreter = Interpreter(model_content=data, experimental_op_resolver_type=OpResolverType.BUILTIN_REF)
+def _run(content: bytes, feeds: dict[str, Any]) -> list[Any]:
+    """One sample through the reference kernels; real values in and out, whatever the types."""
+    interpreter = Interpreter(model_content=content, experimental_op_resolver_type=OpResolverType.BUILTIN_REF)
     interpreter.allocate_tensors()
     for detail in interpreter.get_input_details():
-        interpreter.set_tensor(detail["index"], _quantized(feeds[detail["name"]], detail))
+        interpreter.set_tensor(detail["index"], _quantize(feeds[detail["name"]], detail))
     interpreter.invoke()
-    return [_real(interpreter.get_tensor(detail["index"]), detail) for detail in interpreter.get_output_details()]
+    return [_dequantize(interpreter.get_tensor(detail["index"]), detail) for detail in interpreter.get_output_details()]
 
 
-def _quantized(values: Any, detail: dict[str, Any]) -> Any:
+def _quantize(array: Any, detail: dict[str, Any]) -> Any:
     scale, zero = detail["quantization"]
     if not scale:
-        return values.astype(detail["dtype"])
+        return array.astype(detail["dtype"])
     limits = np.iinfo(detail["dtype"])
-    return np.clip(np.round(values / scale) + zero, limits.min, limits.max).astype(detail["dtype"])
+    return np.clip(np.round(array / scale) + zero, limits.min, limits.max).astype(detail["dtype"])
 
 
-def _real(values: Any, detail: dict[str, Any]) -> Any:
+def _dequantize(array: Any, detail: dict[str, Any]) -> Any:
     scale, zero = detail["quantization"]
-    return (values.astype("float64") - zero) * scale if scale else values
+    return (array.astype("float64") - zero) * scale if scale else array
 
 
-def _types(data: bytes) -> tuple[list[str], list[str]]:
-    interpreter = Interpreter(model_content=data)
+def _io_types(content: bytes) -> tuple[list[str], list[str]]:
+    interpreter = Interpreter(model_content=content)
     details = interpreter.get_input_details(), interpreter.get_output_details()
     return tuple([np.dtype(detail["dtype"]).name for detail in side] for side in details)  # type: ignore[return-value]
 
@@ -96,9 +96,11 @@ def _types(data: bytes) -> tuple[list[str], list[str]]:
 @pytest.mark.parametrize("through", ["keras", "bridge"])
 def test_numbers_agree_with_keras(scheme: Any, tolerance: float, through: str) -> None:
     model = _net()
-    data = convert(model if through == "keras" else bridge(model).model, scheme, IMAGES if scheme == "int8" else None)
+    content = convert(
+        model if through == "keras" else bridge(model).model, scheme, IMAGES if scheme == "int8" else None
+    )
     for image in IMAGES[:5]:
-        (found,) = _run(data, {"pixels": image[None]})
+        (found,) = _run(content, {"pixels": image[None]})
         np.testing.assert_allclose(found, model(image[None]), atol=tolerance)
 
 
@@ -106,10 +108,10 @@ def test_numbers_agree_with_keras(scheme: Any, tolerance: float, through: str) -
 @pytest.mark.parametrize("outputs", ["int8", "uint8", "float32", None])
 def test_interface_types(inputs: Any, outputs: Any) -> None:
     x = keras.Input((4,), name="x")
-    data = convert(
+    content = convert(
         keras.Model(x, keras.layers.Dense(2, name="d")(x)), "int8", RANDOM.normal(size=(9, 4)), inputs, outputs
     )
-    assert _types(data) == ([inputs or "int8"], [outputs or "int8"])
+    assert _io_types(content) == ([inputs or "int8"], [outputs or "int8"])
 
 
 def test_weights_are_stored_as_the_scheme_says() -> None:
@@ -124,12 +126,12 @@ def test_weights_are_stored_as_the_scheme_says() -> None:
 
 def test_inputs_keep_names_order_and_their_own_samples() -> None:
     model = _two_inputs()
-    data = convert(model, "int8", TWO)
-    details = Interpreter(model_content=data).get_input_details()
+    content = convert(model, "int8", TWO_INPUTS)
+    details = Interpreter(model_content=content).get_input_details()
     assert [detail["name"] for detail in details] == ["zulu_big", "alpha_small"]
     assert [detail["quantization"][0] for detail in details] == pytest.approx([20 / 255, 0.02 / 255], rel=0.05)
-    feeds = {name: values[:1] for name, values in TWO.items()}
-    found = _run(data, feeds)
+    feeds = {name: values[:1] for name, values in TWO_INPUTS.items()}
+    found = _run(content, feeds)
     expected = model([feeds["zulu_big"], feeds["alpha_small"]])
     assert [value.shape for value in found] == [(1, 5), (1, 1)]
     for ours, theirs in zip(found, expected, strict=True):
@@ -147,9 +149,9 @@ def test_dictionary_models_and_integer_inputs() -> None:
     expected = model({name: tf.constant(value) for name, value in feeds.items()})["y"]
     np.testing.assert_allclose(_run(convert(model, "float32"), feeds)[0], expected, atol=1e-6)
     samples = {"ids": RANDOM.integers(0, 9, (20, 3)), "x": RANDOM.normal(size=(20, 2))}
-    data = convert(model, "int8", samples)
-    assert _types(data)[0] == ["int32", "int8"]
-    np.testing.assert_allclose(_run(data, feeds)[0], expected, atol=0.05)
+    content = convert(model, "int8", samples)
+    assert _io_types(content)[0] == ["int32", "int8"]
+    np.testing.assert_allclose(_run(content, feeds)[0], expected, atol=0.05)
 
 
 def test_bridged_operators_convert_like_the_original() -> None:
@@ -164,9 +166,9 @@ def test_bridged_operators_convert_like_the_original() -> None:
 
 def test_fake_quant_models_convert_to_integers() -> None:
     model = tfmot.quantization.keras.quantize_model(bridge(_net()).model)
-    data = convert(model, "int8", IMAGES)
-    assert _types(data) == (["int8"], ["int8"])
-    kinds = {np.dtype(d["dtype"]).name for d in Interpreter(model_content=data).get_tensor_details()}
+    content = convert(model, "int8", IMAGES)
+    assert _io_types(content) == (["int8"], ["int8"])
+    kinds = {np.dtype(d["dtype"]).name for d in Interpreter(model_content=content).get_tensor_details()}
     assert kinds <= {"int8", "int32"}
 
 
@@ -184,7 +186,7 @@ def test_saved_model(tmp_path: Path) -> None:
     tf.saved_model.save(module, str(tmp_path / "m"))
     values = np.array([[1.0, -1.0]], "float32")
     np.testing.assert_allclose(_run(convert(tmp_path / "m", "float32"), {"x": values})[0], [[-2, -2]])
-    assert _types(convert(tmp_path / "m", "int8", RANDOM.normal(size=(9, 2)))) == (["int8"], ["int8"])
+    assert _io_types(convert(tmp_path / "m", "int8", RANDOM.normal(size=(9, 2)))) == (["int8"], ["int8"])
     tf.saved_model.save(tf.Module(), str(tmp_path / "empty"))
     with pytest.raises(InputError, match=r"no signature 'serving_default' \(found: none\)"):
         convert(tmp_path / "empty")
@@ -259,15 +261,15 @@ BAD_SAMPLES: list[tuple[Callable[[], Any], Callable[[], Arrays | None], str]] = 
     (_net, lambda: IMAGES.reshape(40, -1), r"have the shape \(128,\), input 'pixels' takes \(8, 8, 2\)"),
     (_net, lambda: {"images": IMAGES}, r"samples are named images, the model's inputs pixels"),
     (_net, lambda: np.full((2, 8, 8, 2), "a"), r"of input 'pixels' are <U1, not numbers"),
-    (_two_inputs, lambda: TWO["zulu_big"], r"inputs zulu_big, alpha_small, the samples are one array"),
+    (_two_inputs, lambda: TWO_INPUTS["zulu_big"], r"inputs zulu_big, alpha_small, the samples are one array"),
     (
         _two_inputs,
-        lambda: {"zulu_big": TWO["zulu_big"]},
+        lambda: {"zulu_big": TWO_INPUTS["zulu_big"]},
         r"samples are named zulu_big, the model's inputs zulu_big, alpha_small",
     ),
     (
         _two_inputs,
-        lambda: {**TWO, "zulu_big": TWO["zulu_big"][:5]},
+        lambda: {**TWO_INPUTS, "zulu_big": TWO_INPUTS["zulu_big"][:5]},
         r"different numbers of samples: 'zulu_big' 5, 'alpha_small' 30",
     ),
 ]
@@ -287,8 +289,12 @@ def test_bad_samples(make: Callable[[], Any], samples: Callable[[], Arrays | Non
             None,
             r"scheme 'int4' is unknown; did you mean 'int8'\?|scheme 'int4' is unknown; did you mean 'int16x8'",
         ),
-        ("float16", "int8", r"input type int8: scheme float16 has float32; int8 goes with int8, mixed, recipe"),
-        ("int8", "int16", r"input type int16: scheme int8 has int8, uint8, float32; int16 goes with int16x8, recipe"),
+        ("float16", "int8", r"input type int8: scheme float16 has float32; schemes with int8: int8, mixed, recipe"),
+        (
+            "int8",
+            "int16",
+            r"input type int16: scheme int8 has int8, uint8, float32; schemes with int16: int16x8, recipe",
+        ),
         ("int8", "int12", r"input type int12: scheme int8 has int8, uint8, float32; no scheme has it"),
     ],
 )
@@ -344,5 +350,5 @@ def test_an_operator_that_the_quantizer_fails_on_in_silence_is_named() -> None:
     model = build_fake_quant(bridge(keras.Model(inputs, keras.layers.Dense(2)(x))).model, QatRecipe()).model
     samples = np.random.default_rng(0).normal(0, 1, (8, 6, 6, 4)).astype("float32")
     range_initialization.initialize_ranges(model, samples, seed=0, batch_statistics=False)
-    with pytest.raises(InputError, match=r"failed without a word; without an int8 form in it: Sin \('.*'\)"):
+    with pytest.raises(InputError, match=r"failed without a message; without an int8 form in it: Sin \('.*'\)"):
         convert(model, samples=samples)

@@ -1,4 +1,4 @@
-"""What equalization and bias correction do for int8: on networks made hard to quantize, and on healthy ones."""
+"""The effect of equalization and bias correction on int8: on networks made hard to quantize, and on healthy ones."""
 
 from functools import cache
 from pathlib import Path
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 
 @cache
-def _data() -> tuple[Array, Array]:
+def _load_data() -> tuple[Array, Array]:
     """Shuffled; 1,078 to train on, 719 to test."""
     x, y = digits()
     chosen = np.random.default_rng(0).permutation(len(x))
@@ -39,7 +39,7 @@ def _weights(limit: float | None) -> list[Array]:
     set_seeds(1)
     model = _network(limit)
     model.compile(tf_keras.optimizers.Adam(3e-3), "sparse_categorical_crossentropy")
-    model.fit(_data()[0][:TRAIN], _data()[1][:TRAIN], batch_size=32, epochs=12, verbose=0)
+    model.fit(_load_data()[0][:TRAIN], _load_data()[1][:TRAIN], batch_size=32, epochs=12, verbose=0)
     return list(model.get_weights())
 
 
@@ -53,7 +53,7 @@ def _network(limit: float | None) -> Any:
     return tf_keras.Model(inputs, K.Softmax(name="probabilities")(x))
 
 
-def _trained(limit: float | None = None) -> Any:
+def _train_model(limit: float | None = None) -> Any:
     weights = _weights(limit)
     model = _network(limit)
     model.set_weights(weights)
@@ -61,7 +61,7 @@ def _trained(limit: float | None = None) -> Any:
 
 
 def _rescale(model: Any, spread: float) -> None:
-    """One channel in eight behind each batch norm gets `spread` times larger, which is taken back where it is read."""
+    """Scale one channel in eight after each batch norm by `spread`, compensated where it is read."""
     generator = np.random.default_rng(0)
     readers = [layer for layer in model.layers if isinstance(layer, (K.Conv2D, K.DepthwiseConv2D, K.Dense))][1:]
     norms = [layer for layer in model.layers if isinstance(layer, K.BatchNormalization)]
@@ -73,45 +73,45 @@ def _rescale(model: Any, spread: float) -> None:
         kernel.assign(kernel / (factors if len(kernel.shape) == 2 else factors.reshape(1, 1, -1))[..., None])
 
 
-def _accuracy(values: Array) -> float:
-    return float((np.asarray(values).argmax(axis=1) == _data()[1][TRAIN:]).mean() * 100)
+def _accuracy(scores: Array) -> float:
+    return float((np.asarray(scores).argmax(axis=1) == _load_data()[1][TRAIN:]).mean() * 100)
 
 
 def _int8(model: Any, folder: Path) -> float:
-    (folder / "m.tflite").write_bytes(convert(model, samples=_data()[0][:SAMPLES]))
-    return _accuracy(predict(folder / "m.tflite", _data()[0][TRAIN:]).real_values)
+    (folder / "m.tflite").write_bytes(convert(model, samples=_load_data()[0][:SAMPLES]))
+    return _accuracy(predict(folder / "m.tflite", _load_data()[0][TRAIN:]).real_values)
 
 
 def _float(model: Any) -> Array:
-    return np.asarray(model.predict(_data()[0][TRAIN:], verbose=0))
+    return np.asarray(model.predict(_load_data()[0][TRAIN:], verbose=0))
 
 
 @pytest.mark.parametrize("samples", [None, SAMPLES], ids=["data-free", "samples"])
-def test_a_model_that_int8_breaks_is_mended_without_labels(samples: int | None, tmp_path: Path) -> None:
-    model = _trained()
-    before = _float(model)
+def test_a_model_that_int8_breaks_is_fixed_without_labels(samples: int | None, tmp_path: Path) -> None:
+    model = _train_model()
+    float_scores = _float(model)
     _rescale(model, 100.0)
-    assert np.abs(_float(model) - before).max() < 1e-5
+    assert np.abs(_float(model) - float_scores).max() < 1e-5
     broken = _int8(model, tmp_path)
-    lost = _accuracy(before) - broken
+    lost = _accuracy(float_scores) - broken
     assert lost >= 10
-    given = None if samples is None else _data()[0][:samples]
-    equal = equalize_channels(fold_batch_norms(model), given)
-    mended = _int8(correct_biases(equal.folded_model, given).model, tmp_path)
+    calibration_samples = None if samples is None else _load_data()[0][:samples]
+    equal = equalize_channels(fold_batch_norms(model), calibration_samples)
+    corrected = _int8(correct_biases(equal.folded_model, calibration_samples).model, tmp_path)
     print(
-        f"float {_accuracy(before):.2f} int8 {broken:.2f} mended {mended:.2f}",
+        f"float {_accuracy(float_scores):.2f} int8 {broken:.2f} corrected {corrected:.2f}",
         [(j.makers, round(j.spread_before, 1), round(j.spread_after, 1)) for j in equal.groups],
     )
-    assert mended - broken >= 0.8 * lost
+    assert corrected - broken >= 0.8 * lost
 
 
 @pytest.mark.parametrize("limit", [None, 6.0], ids=["relu", "relu6"])
 def test_a_healthy_model_stays_as_good(limit: float | None, tmp_path: Path) -> None:
-    model = _trained(limit)
-    plain = _int8(model, tmp_path)
-    for given in (None, _data()[0][:SAMPLES]):
-        equal = equalize_channels(fold_batch_norms(model), given)
+    model = _train_model(limit)
+    int8_accuracy = _int8(model, tmp_path)
+    for calibration_samples in (None, _load_data()[0][:SAMPLES]):
+        equal = equalize_channels(fold_batch_norms(model), calibration_samples)
         assert any("clips at 6" in why for why in equal.exclusion_notes) == (limit == 6.0)
-        mended = _int8(correct_biases(equal.folded_model, given).model, tmp_path)
-        print(limit, given is None, _accuracy(_float(model)), plain, mended)
-        assert abs(mended - plain) < 0.3
+        corrected = _int8(correct_biases(equal.folded_model, calibration_samples).model, tmp_path)
+        print(limit, calibration_samples is None, _accuracy(_float(model)), int8_accuracy, corrected)
+        assert abs(corrected - int8_accuracy) < 0.3

@@ -1,4 +1,4 @@
-"""Graphs that are odd: never a crash, the function kept, names kept, and what is left alone is named."""
+"""Unusual graphs: no crash, function and names kept, and excluded layers reported."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -22,13 +22,13 @@ K = tf_keras.layers
 
 
 def _inputs(model: Any, count: int = 24) -> Arrays:
-    generator, found = np.random.default_rng(3), {}
+    generator, arrays = np.random.default_rng(3), {}
     index = any(isinstance(layer, K.Embedding) for layer in model.layers)
     for tensor, name in zip(model.inputs, model.input_names, strict=True):
         shape = (count, *tensor.shape[1:])
-        values = generator.integers(0, 20, shape) if index else generator.normal(0, 1, shape)
-        found[name] = values.astype("float32")
-    return found if len(found) > 1 else next(iter(found.values()))
+        array = generator.integers(0, 20, shape) if index else generator.normal(0, 1, shape)
+        arrays[name] = array.astype("float32")
+    return arrays if len(arrays) > 1 else next(iter(arrays.values()))
 
 
 def _both(model: Any, samples: Arrays | None) -> tuple[EqualizedModel, CorrectedModel]:
@@ -37,8 +37,8 @@ def _both(model: Any, samples: Arrays | None) -> tuple[EqualizedModel, Corrected
 
 
 def _outputs(model: Any, samples: Arrays) -> list[Array]:
-    values = model(samples, training=False)
-    return [np.asarray(value) for value in (values if isinstance(values, (list, tuple)) else [values])]
+    outputs = model(samples, training=False)
+    return [np.asarray(output) for output in (outputs if isinstance(outputs, (list, tuple)) else [outputs])]
 
 
 @pytest.mark.parametrize("name", COVERED)
@@ -46,20 +46,20 @@ def test_every_mechanism_keeps_its_function_and_its_names(name: str) -> None:
     model = COVERED[name]()
     perturb(model)
     samples = _inputs(model)
-    equal, corrected = _both(model, samples)
-    for result in (equal.model, corrected.model):
-        assert result.input_names == model.input_names
-        assert result.output_names == model.output_names
-        assert [tensor.shape for tensor in result.outputs] == [tensor.shape for tensor in model.outputs]
+    equal, corrected_model = _both(model, samples)
+    for variant in (equal.model, corrected_model.model):
+        assert variant.input_names == model.input_names
+        assert variant.output_names == model.output_names
+        assert [tensor.shape for tensor in variant.outputs] == [tensor.shape for tensor in model.outputs]
     for mine, theirs in zip(_outputs(equal.model, samples), _outputs(model, samples), strict=True):
         np.testing.assert_allclose(mine, theirs, atol=1e-4 * np.abs(theirs).max())
 
 
 class Doubled(K.Conv2D):  # type: ignore[misc]
-    """A convolution that is none: what it does to its kernel nobody knows."""
+    """A convolution subclass that may do anything to its kernel."""
 
     def call(self, inputs: Any) -> Any:
-        """Twice."""
+        """Twice the convolution."""
         return super().call(inputs) * 2.0
 
 
@@ -68,8 +68,8 @@ def _graph(build: Callable[[Any], Any], shape: tuple[int, ...] = (8, 8, 3)) -> A
     return tf_keras.Model(x, build(x), name="odd")
 
 
-def _conv(name: str, activation: str | None = "relu", filters: int = 4, **more: Any) -> Any:
-    return K.Conv2D(filters, 3, padding="same", activation=activation, name=name, **more)
+def _conv(name: str, activation: str | None = "relu", filters: int = 4, **options: Any) -> Any:
+    return K.Conv2D(filters, 3, padding="same", activation=activation, name=name, **options)
 
 
 def _branches(x: Any) -> Any:
@@ -90,8 +90,8 @@ def _shared(x: Any) -> Any:
 
 def _two_inputs() -> Any:
     a, b = tf_keras.Input((6,), name="a"), tf_keras.Input((5,), name="b")
-    joined = K.Concatenate()([K.Dense(4, "relu", name="fa")(a), K.Dense(3, name="fb")(b)])
-    return tf_keras.Model({"b": b, "a": a}, K.Dense(2, name="out")(joined), name="odd")
+    features = K.Concatenate()([K.Dense(4, "relu", name="fa")(a), K.Dense(3, name="fb")(b)])
+    return tf_keras.Model({"b": b, "a": a}, K.Dense(2, name="out")(features), name="odd")
 
 
 Joints = list[tuple[tuple[str, ...], tuple[str, ...]]]
@@ -160,7 +160,7 @@ ODD: dict[str, tuple[Callable[[], Any], Joints, tuple[str, ...]]] = {
     "relu6": (
         lambda: _graph(lambda x: _into(x, _conv("a", None), K.ReLU(6.0, name="six"))),
         [],
-        ("a: read by 'six', which clips at 6", "'six' clips at 6, and nothing is known of what reaches it: it stays"),
+        ("a: read by 'six', which clips at 6", "'six' clips at 6, and the range of its input is not known: it stays"),
     ),
     "transposed": (
         lambda: _graph(lambda x: _into(x, K.Conv2DTranspose(4, 3, strides=2, activation="relu", name="up"))),
@@ -175,7 +175,7 @@ ODD: dict[str, tuple[Callable[[], Any], Joints, tuple[str, ...]]] = {
     "custom": (
         lambda: _graph(lambda x: _into(x, _conv("a"), Doubled(4, 3, name="doubled"))),
         [],
-        ("doubled: a Doubled, through which a factor does not pass", "a: read by 'doubled', a Doubled"),
+        ("doubled: a Doubled, which does not commute with a factor", "a: read by 'doubled', a Doubled"),
     ),
     "kept whole": (
         lambda: _graph(lambda x: K.Dense(3)(K.Dot(1, name="dot")([K.Flatten()(_conv("a")(x))] * 2))),
@@ -185,7 +185,7 @@ ODD: dict[str, tuple[Callable[[], Any], Joints, tuple[str, ...]]] = {
     "conv 3d": (
         lambda: _graph(lambda x: K.Conv3D(2, 2, name="deep")(K.Reshape((8, 8, 2, 2))(_conv("a")(x)))),
         [],
-        ("deep: a Conv3D, through which a factor does not pass",),
+        ("deep: a Conv3D, which does not commute with a factor",),
     ),
     "only a softmax": (lambda: _graph(lambda x: K.Softmax()(K.Flatten()(x))), [], ()),
 }  # fmt: skip
@@ -193,21 +193,21 @@ ODD: dict[str, tuple[Callable[[], Any], Joints, tuple[str, ...]]] = {
 
 @pytest.mark.parametrize("name", ODD)
 def test_an_odd_graph(name: str) -> None:
-    build, joints, told = ODD[name]
+    build, group_count, notes_expected = ODD[name]
     model = build()
     perturb(model)
     for samples in (None, _inputs(model)):
-        equal, corrected = _both(model, samples)
-        said = [*equal.exclusion_notes, *equal.notes, *equal.folded_model.notes]
+        equal, corrected_model = _both(model, samples)
+        all_notes = [*equal.exclusion_notes, *equal.notes, *equal.folded_model.notes]
         if samples is None or name != "relu6":
             assert {(joint.makers, frozenset(joint.readers)) for joint in equal.groups} == {
-                (makers, frozenset(readers)) for makers, readers in joints
+                (makers, frozenset(readers)) for makers, readers in group_count
             }
-            for part in told:
-                assert any(one.startswith(part) for one in said), said
-        done = {entry.layer for entry in corrected.corrections}
-        named = {one.split(":")[0] for one in corrected.exclusion_notes}
-        assert {layer.name for layer in equal.model.layers if has_kernel(layer)} == done | named
+            for fragment in notes_expected:
+                assert any(note.startswith(fragment) for note in all_notes), all_notes
+        corrected_layers = {entry.layer for entry in corrected_model.corrections}
+        excluded_layers = {note.split(":")[0] for note in corrected_model.exclusion_notes}
+        assert {layer.name for layer in equal.model.layers if has_kernel(layer)} == corrected_layers | excluded_layers
 
 
 @pytest.mark.slow
@@ -216,9 +216,9 @@ def test_the_result_converts(name: str, tmp_path: Path) -> None:
     model = COVERED[name]()
     perturb(model)
     samples = _inputs(model)
-    _, corrected = _both(model, samples)
-    (tmp_path / "m.tflite").write_bytes(convert(corrected.model, "int8", samples))
-    found = predict(tmp_path / "m.tflite", samples).real_values
-    values = list(found.values()) if isinstance(found, dict) else [found]
-    for mine, theirs in zip(values, _outputs(model, samples), strict=True):
+    _, corrected_model = _both(model, samples)
+    (tmp_path / "m.tflite").write_bytes(convert(corrected_model.model, "int8", samples))
+    outputs = predict(tmp_path / "m.tflite", samples).real_values
+    arrays = list(outputs.values()) if isinstance(outputs, dict) else [outputs]
+    for mine, theirs in zip(arrays, _outputs(model, samples), strict=True):
         assert np.abs(np.asarray(mine) - theirs).max() < 0.1 * np.abs(theirs).max()

@@ -1,4 +1,4 @@
-"""With its biases settled, a fake-quant layer computes what exact arithmetic on the stored integers gives."""
+"""With rounded biases, a fake-quant layer computes the same as exact arithmetic on the stored integers."""
 
 from pathlib import Path
 from typing import Any
@@ -26,12 +26,12 @@ def _model() -> Any:
     y = K.ReLU(6.0, name="relu")(K.BatchNormalization(name="norm")(K.Conv2D(5, 3, use_bias=False, name="conv")(x)))
     base = tf_keras.Model(x, K.Dense(3, name="out")(K.Flatten()(y)), name="user")
     perturb(base)
-    made = build_fake_quant(base, QatRecipe(), DATA).model
-    range_initialization.initialize_ranges(made, DATA, seed=0, batch_statistics=False)
-    return made
+    fake_quant_model = build_fake_quant(base, QatRecipe(), DATA).model
+    range_initialization.initialize_ranges(fake_quant_model, DATA, seed=0, batch_statistics=False)
+    return fake_quant_model
 
 
-def _exact(path: Path, integers: Any) -> Any:
+def _integer_convolution(path: Path, integers: Any) -> Any:
     """The first convolution in float64 on the integers of the file, rounded once."""
     from ai_edge_litert.interpreter import Interpreter
 
@@ -52,10 +52,10 @@ def _exact(path: Path, integers: Any) -> Any:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("settled", [True, False])
-def test_fake_quant_is_exact_arithmetic(settled: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_rounded", [True, False])
+def test_fake_quant_is_exact_arithmetic(is_rounded: bool, tmp_path: Path) -> None:
     model = _model()
-    if settled:
+    if is_rounded:
         assert bias_limits.round_biases(model) == 2
     (tmp_path / "m.tflite").write_bytes(convert(model, samples=DATA))
     layers = [model.get_layer(f"{name}_fake_quant") for name in ("x", "relu")]
@@ -64,21 +64,21 @@ def test_fake_quant_is_exact_arithmetic(settled: bool, tmp_path: Path) -> None:
         np.rint(np.asarray(values) / read_fake_quant_range(layer).scale) + read_fake_quant_range(layer).zero_point
         for values, layer in zip(probe(DATA), layers, strict=True)
     )
-    same = (_exact(tmp_path / "m.tflite", x) == y).mean()
-    assert same == 1.0 if settled else same > 0.98
+    same = (_integer_convolution(tmp_path / "m.tflite", x) == y).mean()
+    assert same == 1.0 if is_rounded else same > 0.98
 
 
-def test_settling_moves_a_bias_by_half_a_step_at_most() -> None:
+def test_rounding_moves_a_bias_by_half_a_step_at_most() -> None:
     model = _model()
     norm = model.get_layer("norm").beta.numpy()
     bias_limits.round_biases(model)
-    moved = np.abs(model.get_layer("norm").beta.numpy() - norm)
-    assert 0 < moved.max() < 1e-3
+    bias_shift = np.abs(model.get_layer("norm").beta.numpy() - norm)
+    assert 0 < bias_shift.max() < 1e-3
 
 
-def test_settling_twice_changes_nothing() -> None:
+def test_rounding_twice_changes_nothing() -> None:
     model = _model()
     bias_limits.round_biases(model)
-    once = [weight.numpy() for weight in model.weights]
+    rounded_once = [weight.numpy() for weight in model.weights]
     bias_limits.round_biases(model)
-    assert all(np.allclose(a, b.numpy(), atol=1e-7) for a, b in zip(once, model.weights, strict=True))
+    assert all(np.allclose(a, b.numpy(), atol=1e-7) for a, b in zip(rounded_once, model.weights, strict=True))

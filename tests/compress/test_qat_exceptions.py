@@ -1,4 +1,4 @@
-"""Layers that fake-quant does not reach inside: named with the reason, still the same model, still trainable."""
+"""Layers that fake-quant cannot reach inside: listed with the reason, same outputs, still trainable."""
 
 from collections.abc import Callable
 from typing import Any
@@ -28,7 +28,7 @@ def _masked() -> Any:
 
 @tf_keras.utils.register_keras_serializable("test_qat_exceptions")
 class Doubled(tf_keras.layers.Layer):  # type: ignore[misc]
-    """A layer of the user's own."""
+    """A custom layer."""
 
     def call(self, x: Any) -> Any:
         return x * 2.0 + 1.0
@@ -55,7 +55,7 @@ CASES: dict[str, tuple[Callable[[], Any], str, str]] = {
 }  # fmt: skip
 
 
-def _made(name: str) -> tuple[Any, Any, Any]:
+def _build(name: str) -> tuple[Any, Any, Any]:
     set_seeds(1)
     base = CASES[name][0]()
     perturb(base)
@@ -65,17 +65,17 @@ def _made(name: str) -> tuple[Any, Any, Any]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
-def test_it_is_named_and_trained_with(name: str) -> None:
+def test_the_layer_is_listed_and_the_model_trains(name: str) -> None:
     import re
 
-    _, by, reason = CASES[name]
-    _, made, x = _made(name)
-    (exception,) = [entry for entry in made.coverage if entry.by != "training"]
-    assert exception.by == by
+    _, quantized_by, reason = CASES[name]
+    _, fake_quant, x = _build(name)
+    (exception,) = [entry for entry in fake_quant.coverage if entry.quantized_by != "training"]
+    assert exception.quantized_by == quantized_by
     assert re.search(reason, exception.reason)
-    range_initialization.initialize_ranges(made.model, x, seed=0, batch_statistics=False)
-    made.model.compile("adam", "mse")
-    losses = made.model.fit(x, np.ones((16, 3)), epochs=2, verbose=0).history["loss"]
+    range_initialization.initialize_ranges(fake_quant.model, x, seed=0, batch_statistics=False)
+    fake_quant.model.compile("adam", "mse")
+    losses = fake_quant.model.fit(x, np.ones((16, 3)), epochs=2, verbose=0).history["loss"]
     assert np.isfinite(losses).all()
 
 
@@ -84,7 +84,7 @@ def test_an_unrolled_lstm_converts(tmp_path: Any) -> None:
     from edgepipe.tflite.integer_check import check_integer_only
     from edgepipe.tflite.reader import read
 
-    _, made, x = _made("lstm")
-    range_initialization.initialize_ranges(made.model, x, seed=0, batch_statistics=False)
-    (tmp_path / "m.tflite").write_bytes(convert(made.model, samples=x))
+    _, fake_quant, x = _build("lstm")
+    range_initialization.initialize_ranges(fake_quant.model, x, seed=0, batch_statistics=False)
+    (tmp_path / "m.tflite").write_bytes(convert(fake_quant.model, samples=x))
     assert check_integer_only(read(tmp_path / "m.tflite")) == []

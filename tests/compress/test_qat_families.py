@@ -1,4 +1,4 @@
-"""One model family for each mechanism, from plain Keras 3 to full int8; `make families` does all fourteen."""
+"""One model family per mechanism, from plain Keras 3 to full int8; `make families` runs all fourteen."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +20,7 @@ from edgepipe.training.training_loop import set_seeds
 
 pytestmark = pytest.mark.slow
 APPLICATIONS = keras.applications
-PLAIN = {"weights": None, "input_shape": (32, 32, 3), "classes": 10}
+SMALL_OPTIONS = {"weights": None, "input_shape": (32, 32, 3), "classes": 10}
 
 
 def _convnext() -> Any:
@@ -38,8 +38,8 @@ def _nested() -> Any:
 
 
 FAMILIES: dict[str, Callable[[], Any]] = {
-    "squeeze-excite, hard-swish": lambda: APPLICATIONS.MobileNetV3Small(**PLAIN),
-    "dense blocks, standing batch norms": lambda: APPLICATIONS.DenseNet121(**PLAIN),
+    "squeeze-excite, hard-swish": lambda: APPLICATIONS.MobileNetV3Small(**SMALL_OPTIONS),
+    "dense blocks, standing batch norms": lambda: APPLICATIONS.DenseNet121(**SMALL_OPTIONS),
     "layer norm, GELU, layer scale": _convnext,
     "nested, rescaling": _nested,
 }
@@ -53,15 +53,15 @@ def test_family(name: str, tmp_path: Path) -> None:
     x = np.random.default_rng(0).uniform(0, 255, (16, 32, 32, 3)).astype("float32")
     bridged = bridge(model)
     assert bridged.difference.worst_tensor.relative_error < 1e-4
-    made = build_fake_quant(bridged.model, QatRecipe(), x[:2])
-    range_initialization.initialize_ranges(made.model, x, 0, batch_statistics=False)
-    freeze_batch_norms(made.model)
-    made.model.compile("adam", "sparse_categorical_crossentropy")
-    made.model.optimizer.learning_rate = 1e-5
-    made.model.fit(x, np.arange(16) % 10, batch_size=8, epochs=1, verbose=0)
-    assert {entry.quantized_by for entry in made.coverage} == {"training"}
-    data = convert(made.model, samples=x)
-    (tmp_path / "m.tflite").write_bytes(data)
+    fake_quant = build_fake_quant(bridged.model, QatRecipe(), x[:2])
+    range_initialization.initialize_ranges(fake_quant.model, x, 0, batch_statistics=False)
+    freeze_batch_norms(fake_quant.model)
+    fake_quant.model.compile("adam", "sparse_categorical_crossentropy")
+    fake_quant.model.optimizer.learning_rate = 1e-5
+    fake_quant.model.fit(x, np.arange(16) % 10, batch_size=8, epochs=1, verbose=0)
+    assert {entry.quantized_by for entry in fake_quant.coverage} == {"training"}
+    tflite_bytes = convert(fake_quant.model, samples=x)
+    (tmp_path / "m.tflite").write_bytes(tflite_bytes)
     lite = read(tmp_path / "m.tflite")
     assert check_integer_only(lite) == []
-    assert [entry for entry in measure_agreement(made.model, lite, x[:2]).tensors if entry.missing_reason] == []
+    assert [entry for entry in measure_agreement(fake_quant.model, lite, x[:2]).tensors if entry.missing_reason] == []

@@ -1,4 +1,4 @@
-"""Each mechanism of quantization-aware training: lowered without loss, all tensors trained, all int8, in agreement."""
+"""Each mechanism of quantization-aware training: lowered exactly, all tensors trained, all int8, in agreement."""
 
 import re
 from pathlib import Path
@@ -23,32 +23,32 @@ SAMPLES = 24
 
 def _inputs(model: Any, spread: float = 1.0) -> Any:
     generator = np.random.default_rng(3)
-    found = {}
+    inputs = {}
     for tensor in model.inputs:
         shape = (SAMPLES, *tensor.shape[1:])
         is_index = any(type(layer).__name__ == "Embedding" for layer in model.layers)
-        values = generator.integers(0, 20, shape) if is_index else generator.normal(0, spread, shape)
-        found[tensor.name] = values.astype("float32")
-    return found if len(found) > 1 else next(iter(found.values()))
+        array = generator.integers(0, 20, shape) if is_index else generator.normal(0, spread, shape)
+        inputs[tensor.name] = array.astype("float32")
+    return inputs if len(inputs) > 1 else next(iter(inputs.values()))
 
 
-def _made(name: str) -> tuple[Any, FakeQuantModel, Any]:
+def _build(name: str) -> tuple[Any, FakeQuantModel, Any]:
     set_seeds(1)
     base = COVERED[name]()
     perturb(base)
     x = _inputs(base)
-    made = build_fake_quant(base, QatRecipe(), x)
-    range_initialization.initialize_ranges(made.model, x, seed=0, batch_statistics=False)
-    return base, made, x
+    fake_quant = build_fake_quant(base, QatRecipe(), x)
+    range_initialization.initialize_ranges(fake_quant.model, x, seed=0, batch_statistics=False)
+    return base, fake_quant, x
 
 
-def _names(model: Any) -> list[str]:
-    """Those of all layers that compute, nested ones too."""
-    inner = [_names(layer) if isinstance(layer, tf_keras.Model) else [layer.name] for layer in model.layers]
+def _layer_names(model: Any) -> list[str]:
+    """The names of all layers that compute, nested ones included."""
+    inner = [_layer_names(layer) if isinstance(layer, tf_keras.Model) else [layer.name] for layer in model.layers]
     return sorted({name for names in inner for name in names} - set(getattr(model, "input_names", ())))
 
 
-def _nameless(data: bytes) -> bytes:
+def _without_counters(data: bytes) -> bytes:
     # TensorFlow numbers the tables of embeddings by a counter of the process
     return re.sub(rb"embedding_lookup/\d+", b"embedding_lookup/", data)
 
@@ -56,32 +56,34 @@ def _nameless(data: bytes) -> bytes:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", COVERED)
 def test_mechanism(name: str, tmp_path: Path) -> None:
-    base, made, x = _made(name)
-    assert made.difference is not None
-    assert made.difference < 1e-5
-    assert {entry.quantized_by for entry in made.coverage} == {"training"}, made.coverage
-    assert sorted(entry.layer for entry in made.coverage) == _names(base)
-    data = convert(made.model, samples=x)
-    (tmp_path / "m.tflite").write_bytes(data)
+    base, fake_quant, x = _build(name)
+    assert fake_quant.difference is not None
+    assert fake_quant.difference < 1e-5
+    assert {entry.quantized_by for entry in fake_quant.coverage} == {"training"}, fake_quant.coverage
+    assert sorted(entry.layer for entry in fake_quant.coverage) == _layer_names(base)
+    tflite_bytes = convert(fake_quant.model, samples=x)
+    (tmp_path / "m.tflite").write_bytes(tflite_bytes)
     lite = read(tmp_path / "m.tflite")
     assert check_integer_only(lite) == []
-    # samples of another size only change what nobody gave a range
-    assert _nameless(convert(made.model, samples=_inputs(base, spread=9.0))) == _nameless(data)
-    found = measure_agreement(made.model, lite, x).tensors
-    assert [entry for entry in found if entry.missing_reason] == []
-    worst = max(found, key=lambda entry: entry.p99_lsb)
+    # samples of another magnitude only change tensors without a trained range
+    assert _without_counters(convert(fake_quant.model, samples=_inputs(base, spread=9.0))) == _without_counters(
+        tflite_bytes
+    )
+    tensors = measure_agreement(fake_quant.model, lite, x).tensors
+    assert [entry for entry in tensors if entry.missing_reason] == []
+    worst = max(tensors, key=lambda entry: entry.p99_lsb)
     assert worst.p99_lsb <= 4, worst  # random weights amplify rounding
 
 
 @pytest.mark.slow
 def test_a_gap_in_coverage_shows_in_the_bytes() -> None:
-    """The proof above has teeth: without fake-quant on one layer the representative samples decide."""
+    """Counter-check of the test above: without fake-quant on one layer the representative samples set its range."""
     set_seeds(1)
     base = COVERED["three summands"]()
     perturb(base)
     x = _inputs(base)
-    made = build_fake_quant(base, QatRecipe(leave=("part0",)), x)
-    range_initialization.initialize_ranges(made.model, x, seed=0, batch_statistics=False)
-    assert [entry.layer for entry in made.coverage if entry.quantized_by == "calibration"] == ["part0"]
-    assert convert(made.model, samples=x) != convert(made.model, samples=_inputs(base, spread=9.0))
-    assert isinstance(made.model, tf_keras.Model)
+    fake_quant = build_fake_quant(base, QatRecipe(leave=("part0",)), x)
+    range_initialization.initialize_ranges(fake_quant.model, x, seed=0, batch_statistics=False)
+    assert [entry.layer for entry in fake_quant.coverage if entry.quantized_by == "calibration"] == ["part0"]
+    assert convert(fake_quant.model, samples=x) != convert(fake_quant.model, samples=_inputs(base, spread=9.0))
+    assert isinstance(fake_quant.model, tf_keras.Model)

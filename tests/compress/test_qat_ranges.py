@@ -1,4 +1,4 @@
-"""Ranges of fake-quant taken from data, against the float model's own activations."""
+"""Fake-quant ranges initialized from data, against the activations of the float model."""
 
 from typing import Any
 
@@ -58,7 +58,7 @@ def test_everything_else_is_left_as_it_was() -> None:
     range_initialization.initialize_ranges(model, DATA, seed=0, batch_statistics=True)
     assert [w.name for w in model.trainable_weights] == names
     assert all(np.array_equal(a, b.numpy()) for a, b in zip(weights, model.trainable_weights, strict=True))
-    before = _range(model, "out")
+    trained_range = _range(model, "out")
     model.compile("sgd", "mse")
     model.fit(DATA * 50, np.zeros((96, 3)), epochs=1, verbose=0)
-    assert _range(model, "out") != before  # the quantizer that follows the data is back
+    assert _range(model, "out") != trained_range  # the quantizer that follows the data is back

@@ -1,4 +1,4 @@
-"""Fake-quant models on disk: equal models, equal bytes; damage found."""
+"""Fake-quant models on disk: equal models give equal bytes; damage is detected."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ def _base() -> tf_keras.Model:
     return tf_keras.Model(inputs, tf_keras.layers.Dense(3, name="out")(x), name="base")
 
 
-def _stored(folder: Path, recipe: QatRecipe) -> tf_keras.Model:
+def _store(folder: Path, recipe: QatRecipe) -> tf_keras.Model:
     base = _base()
     model = build_fake_quant(base, recipe).model
     qat_store.save(model, base, recipe, folder)
@@ -30,21 +30,21 @@ def _stored(folder: Path, recipe: QatRecipe) -> tf_keras.Model:
 
 
 @pytest.fixture
-def stored(tmp_path: Path) -> Path:
-    _stored(tmp_path / "qat", QatRecipe())
+def qat_folder(tmp_path: Path) -> Path:
+    _store(tmp_path / "qat", QatRecipe())
     return tmp_path / "qat"
 
 
-def test_equal_models_have_equal_digests(stored: Path, tmp_path: Path) -> None:
-    _stored(tmp_path / "again", QatRecipe())
-    assert content_digest(stored) == content_digest(tmp_path / "again")
+def test_equal_models_have_equal_digests(qat_folder: Path, tmp_path: Path) -> None:
+    _store(tmp_path / "again", QatRecipe())
+    assert content_digest(qat_folder) == content_digest(tmp_path / "again")
 
 
 @pytest.mark.parametrize("recipe", [QatRecipe(), QatRecipe(leave=("hid.*",)), QatRecipe(leave_types=("Dense",))])
 def test_the_recipe_comes_back(tmp_path: Path, recipe: QatRecipe) -> None:
-    model = _stored(tmp_path / "qat", recipe)
-    again = qat_store.restore_model(tmp_path / "qat")
-    assert [layer.name for layer in again.layers] == [layer.name for layer in model.layers]
+    model = _store(tmp_path / "qat", recipe)
+    restored = qat_store.restore_model(tmp_path / "qat")
+    assert [layer.name for layer in restored.layers] == [layer.name for layer in model.layers]
 
 
 def test_frozen_batch_norms_do_not_mix_weights_up(tmp_path: Path) -> None:
@@ -60,26 +60,34 @@ def test_frozen_batch_norms_do_not_mix_weights_up(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["base.keras", "recipe.json", "weights.npz"])
 @pytest.mark.parametrize("damage", ["missing", "truncated"])
-def test_damage_is_one_error(stored: Path, name: str, damage: str) -> None:
-    file = stored / name
+def test_damage_is_one_error(qat_folder: Path, name: str, damage: str) -> None:
+    file = qat_folder / name
     if damage == "missing":
         file.unlink()
     else:
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     with pytest.raises(InputError):
-        qat_store.restore_model(stored)
+        qat_store.restore_model(qat_folder)
 
 
-def test_other_weights_than_the_recipe_says(stored: Path) -> None:
-    recipe = json.loads((stored / "recipe.json").read_text())
+def test_other_weights_than_the_recipe_says(qat_folder: Path) -> None:
+    recipe = json.loads((qat_folder / "recipe.json").read_text())
     recipe["weights"][1][1] = [7, 7]
-    (stored / "recipe.json").write_text(json.dumps(recipe))
+    (qat_folder / "recipe.json").write_text(json.dumps(recipe))
     with pytest.raises(InputError, match="other weights"):
-        qat_store.restore_model(stored)
+        qat_store.restore_model(qat_folder)
 
 
-def test_the_format_of_another_edgepipe(stored: Path) -> None:
-    recipe = json.loads((stored / "recipe.json").read_text())
-    (stored / "recipe.json").write_text(json.dumps({**recipe, "format": "edgepipe.qat/1"}))
+def test_a_recipe_with_the_former_name_of_a_class(qat_folder: Path) -> None:
+    recipe = json.loads((qat_folder / "recipe.json").read_text())
+    recipe["recipe"]["leave_types"] = ["Operator"]
+    (qat_folder / "recipe.json").write_text(json.dumps(recipe))
+    with pytest.raises(InputError, match="no layer is of the class 'OperatorLayer'"):
+        qat_store.restore_model(qat_folder)
+
+
+def test_the_format_of_another_edgepipe(qat_folder: Path) -> None:
+    recipe = json.loads((qat_folder / "recipe.json").read_text())
+    (qat_folder / "recipe.json").write_text(json.dumps({**recipe, "format": "edgepipe.qat/1"}))
     with pytest.raises(InputError, match=r"edgepipe\.qat/1.*run `quantize` again"):
-        qat_store.restore_model(stored)
+        qat_store.restore_model(qat_folder)

@@ -1,4 +1,4 @@
-"""Recordings: features against two independent implementations, lengths and rates, every corrupt file named."""
+"""Recordings: features against two independent implementations, lengths and rates, every corrupt file reported."""
 
 import math
 import shutil
@@ -36,14 +36,14 @@ def waves(rate: int) -> np.ndarray:
     return np.stack([0.5 * chirp, chord, 0.1 * RANDOM.randn(rate)]).astype("float32")
 
 
-def independent(x: np.ndarray, spec: AudioSpec) -> np.ndarray:
+def reference_features(x: np.ndarray, spec: AudioSpec) -> np.ndarray:
     """Log-mel and MFCC in float64 from the definitions."""
     rate, window, hop = spec.rate, round(spec.window * spec.rate), round(spec.hop * spec.rate)
     size = 2 ** math.ceil(math.log2(window))
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(window) / window)
-    inside = (size - window) // 2
+    offset = (size - window) // 2
     starts = range(0, x.shape[1] - size + 1, hop)
-    frames = np.stack([x[:, s + inside : s + inside + window] * hann for s in starts], axis=1)
+    frames = np.stack([x[:, s + offset : s + offset + window] * hann for s in starts], axis=1)
     power = np.abs(np.fft.rfft(frames, size)) ** 2
     mel = lambda f: 2595 * np.log10(1 + f / 700)  # noqa: E731
     edges = 700 * (10 ** (np.linspace(mel(spec.fmin), mel(spec.fmax or rate / 2), spec.mels + 2) / 2595) - 1)
@@ -59,11 +59,11 @@ def test_features_equal_an_independent_implementation(options: dict[str, Any]) -
     spec = AudioSpec(audio="x", **options)
     x = waves(spec.rate)
     got = build_features(spec).compute(x)[..., 0]
-    np.testing.assert_allclose(got, independent(x.astype(np.float64), spec), atol=1e-4)
+    np.testing.assert_allclose(got, reference_features(x.astype(np.float64), spec), atol=1e-4)
 
 
 @pytest.mark.parametrize("options", OPTIONS[:2])
-def test_features_equal_tensorflows(options: dict[str, Any]) -> None:
+def test_features_equal_those_of_tensorflow(options: dict[str, Any]) -> None:
     import tensorflow as tf
 
     spec = AudioSpec.model_validate({"audio": "x", "window": "32 ms", **options})
@@ -83,21 +83,19 @@ def test_features_equal_tensorflows(options: dict[str, Any]) -> None:
 
 
 @pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is not installed")
-def test_spoken_digits_are_synthetic_and_no_voice_is_on_two_sides(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_spoken_digits_are_synthetic_and_split_by_voice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGEPIPE_CACHE_DIR", str(tmp_path))
     splits = load(SpokenDigitsSpec(spoken_digits=10), tmp_path, 1, frozenset(Split))
     assert splits.class_names == speech.DIGITS
     assert sum(splits.counts.values()) == 10 * 10 * speech.TAKES
-    told = " ".join(splits.notes)
-    assert "synthetic speech: espeak-ng 1." in told
-    assert "no group on two sides: 6 in train, 2 in test, 2 in validation" in told
-    again = load(SpokenDigitsSpec(spoken_digits=10), tmp_path, 1, frozenset(Split))
-    np.testing.assert_array_equal(splits.train.x, again.train.x)
+    notes = " ".join(splits.notes)
+    assert "synthetic speech: espeak-ng 1." in notes
+    assert "no group on two sides: 6 in train, 2 in test, 2 in validation" in notes
+    repeated_splits = load(SpokenDigitsSpec(spoken_digits=10), tmp_path, 1, frozenset(Split))
+    np.testing.assert_array_equal(splits.train.x, repeated_splits.train.x)
 
 
-def folder(root: Path) -> Path:
+def write_recordings(root: Path) -> Path:
     for label, pitch in (("high", 900), ("low", 200)):
         (root / "a" / label).mkdir(parents=True)
         for number in range(9):
@@ -106,18 +104,18 @@ def folder(root: Path) -> Path:
     return root
 
 
-def test_a_folder(tmp_path: Path) -> None:
-    splits = load(AudioSpec(audio="a", group_from=r"^(s\d)"), folder(tmp_path), 1, frozenset(Split))
+def test_class_folders(tmp_path: Path) -> None:
+    splits = load(AudioSpec(audio="a", group_from=r"^(s\d)"), write_recordings(tmp_path), 1, frozenset(Split))
     assert splits.class_names == ("high", "low")
     assert splits.train.x.shape[1:] == (49, 40, 1)  # type: ignore[union-attr]
-    assert {split: len(part) for split, part in splits.data_by_split.items()} == dict.fromkeys(Split, 6)
+    assert {split: len(split_data) for split, split_data in splits.data_by_split.items()} == dict.fromkeys(Split, 6)
     assert any("log_mel at 16000 Hz" in note and "ln(power + 1e-06)" in note for note in splits.notes)
     peak = splits.train.x[..., 0].mean(axis=1).argmax(axis=1)  # type: ignore[union-attr, index]
     assert (peak[splits.train.y == 0].min()) > peak[splits.train.y == 1].max()
 
 
 def test_lengths_rates_and_channels(tmp_path: Path) -> None:
-    root = folder(tmp_path)
+    root = write_recordings(tmp_path)
     tone = lambda rate, seconds: np.sin(2 * np.pi * 440 * np.arange(int(rate * seconds)) / rate) * 0.5  # noqa: E731
     soundfile.write(root / "a" / "low" / "long.flac", tone(16000, 1.5), 16000)
     soundfile.write(root / "a" / "low" / "short.wav", np.stack([tone(48000, 0.5)] * 2, axis=1), 48000)
@@ -125,9 +123,9 @@ def test_lengths_rates_and_channels(tmp_path: Path) -> None:
     raw = read(root / "a", AudioSpec(audio="a", features="none"))
     x, notes = raw.splits[Split.TRAIN].x, " ".join(raw.notes)
     assert x.shape == (21, 16000, 1)  # type: ignore[union-attr]
-    assert "1 recordings cropped, both ends alike, to 1 s, by up to 0.5 s" in notes
-    assert "1 recordings padded with silence to 1 s, by up to 0.5 s" in notes
-    assert "1 recordings at 8000 Hz (asked for 16000) hold nothing above 4000 Hz" in notes
+    assert "1 recording cropped equally at both ends to 1 s, by up to 0.5 s" in notes
+    assert "1 recording padded with silence to 1 s, by up to 0.5 s" in notes
+    assert "1 recording at 8000 Hz (asked for 16000) with nothing above 4000 Hz" in notes
     short = x[-2, :, 0]  # type: ignore[index]
     assert np.abs(short[:3900]).max() < 0.02
     spectrum = np.abs(np.fft.rfft(short[4000:12000]))
@@ -143,61 +141,61 @@ CORRUPT: list[tuple[str, bytes, str]] = [
 
 @pytest.mark.parametrize(("name", "content", "reason"), CORRUPT, ids=[case[0] for case in CORRUPT])
 def test_a_corrupt_recording_is_named(name: str, content: bytes, reason: str, tmp_path: Path) -> None:
-    root = folder(tmp_path)
+    root = write_recordings(tmp_path)
     (root / "a" / "high" / name).write_bytes(content)
-    with pytest.raises(InputError, match=rf"1 recordings cannot be used(.|\n)*{name} \((.|\n)*{reason}"):
+    with pytest.raises(InputError, match=rf"1 recording cannot be used(.|\n)*{name} \((.|\n)*{reason}"):
         read(root / "a", AudioSpec(audio="a"))
     raw = read(root / "a", AudioSpec(audio="a", skip_corrupt=True))
-    assert any("skipped 1 recordings" in note and name in note for note in raw.notes)
+    assert any("skipped 1 recording that" in note and name in note for note in raw.notes)
 
 
 def test_truncated_silent_and_nan_recordings(tmp_path: Path) -> None:
-    root = folder(tmp_path)
-    whole = (root / "a" / "low" / "s0_0.wav").read_bytes()
-    (root / "a" / "low" / "cut.wav").write_bytes(whole[:20000])
+    root = write_recordings(tmp_path)
+    wav_bytes = (root / "a" / "low" / "s0_0.wav").read_bytes()
+    (root / "a" / "low" / "cut.wav").write_bytes(wav_bytes[:20000])
     soundfile.write(root / "a" / "low" / "nan.wav", np.array([0.0, np.nan, 1.0]), 16000, subtype="FLOAT")
     soundfile.write(root / "a" / "low" / "none.wav", np.zeros(0), 16000)
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError) as error_info:
         read(root / "a", AudioSpec(audio="a"))
     for text in (
         "cut.wav (ends after 20000 of 32044 bytes)",
-        "nan.wav (1 samples are NaN or infinite)",
+        "nan.wav (holds 1 NaN or infinite sample)",
         "none.wav (holds no samples)",
     ):
-        assert text in str(caught.value)
+        assert text in str(error_info.value)
 
 
-def test_the_most_bands_that_are_taken_are_those_that_librosa_fills() -> None:
+def test_mel_bands_are_accepted_where_librosa_has_no_empty_ones() -> None:
     import librosa
 
     for mels in range(30, 120):  # warnings are errors here, and librosa warns of empty bands
-        with warnings.catch_warnings(record=True) as caught:
+        with warnings.catch_warnings(record=True) as librosa_warnings:
             warnings.simplefilter("always")
             librosa.filters.mel(sr=16000, n_fft=512, n_mels=mels, fmin=20, fmax=8000, htk=True, norm=None)
         try:
             AudioSpec(audio="a", mels=mels)
-            taken = True
+            is_accepted = True
         except ValueError:
-            taken = False
-        assert taken == (not caught), mels
+            is_accepted = False
+        assert is_accepted == (not librosa_warnings), mels
 
 
-def test_noise_in_the_data_folder_is_no_class(tmp_path: Path) -> None:
-    root = folder(tmp_path)
+def test_noise_folder_is_not_a_class(tmp_path: Path) -> None:
+    root = write_recordings(tmp_path)
     (root / "a" / "_noise_").mkdir()
     shutil.copy(root / "a" / "low" / "s0_0.wav", root / "a" / "_noise_")
     augment = {"noise": {"folder": "a/_noise_"}}
     splits = load(AudioSpec.model_validate({"audio": "a", "augment": augment}), root, 1, frozenset(Split))
     assert splits.class_names == ("high", "low")
-    assert any("_noise_ is where `augment:` takes noise from, and no class" in note for note in splits.notes)
+    assert any("_noise_ is the noise folder of `augment:`, not a class" in note for note in splits.notes)
     with pytest.raises(InputError, match="holds the recordings that it should be mixed into"):
         load(AudioSpec.model_validate({"audio": "a", "augment": {"noise": {"folder": "."}}}), root, 1, frozenset(Split))
 
 
-def test_silence_is_told(tmp_path: Path) -> None:
-    root = folder(tmp_path)
+def test_silence_is_reported(tmp_path: Path) -> None:
+    root = write_recordings(tmp_path)
     soundfile.write(root / "a" / "low" / "still.wav", np.zeros(16000), 16000)
-    assert any("1 recordings are silent throughout" in note for note in read(root / "a", AudioSpec(audio="a")).notes)
+    assert any("1 recording with nothing but silence" in note for note in read(root / "a", AudioSpec(audio="a")).notes)
 
 
 @pytest.mark.parametrize(
@@ -216,5 +214,5 @@ def test_silence_is_told(tmp_path: Path) -> None:
 )
 def test_wrong_options(text: str, message: str, tmp_path: Path) -> None:
     document = config.parse(f"data: {text}\n", "p.yaml")
-    assert parse(document, ("data",), document.content["data"], folder(tmp_path)) is None
+    assert parse(document, ("data",), document.content["data"], write_recordings(tmp_path)) is None
     assert message in str(document.problems[0])

@@ -50,7 +50,7 @@ def test_accepted(text: str, spec: DataSpec, base: Path) -> None:
     assert read(text, base) == (spec, [])
 
 
-BAD = [
+MALFORMED_SPECS = [
     ("data: digits", f"1:7: data: found the text 'digits'; {FORMS}"),
     ("data: 3", f"1:7: data: found the number 3; {FORMS}"),
     ("data: [a]", f"1:7: data: found a list; {FORMS}"),
@@ -102,7 +102,7 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("text", "message"), BAD, ids=[text for text, _ in BAD])
+@pytest.mark.parametrize(("text", "message"), MALFORMED_SPECS, ids=[text for text, _ in MALFORMED_SPECS])
 def test_malformed(text: str, message: str, base: Path) -> None:
     spec, problems = read(text, base)
     assert spec is None
@@ -114,7 +114,7 @@ def test_all_problems_at_once(base: Path) -> None:
     assert [problem.split(": ")[1] for problem in sorted(problems)] == ["data.test", "data.raw", "data.rescale"]
 
 
-def test_fashion_mnist_is_nowhere(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_fashion_mnist(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgepipe.data.idx.DEBIAN_FOLDER", base / "debian")
     monkeypatch.setenv("EDGEPIPE_DATA", str(base / "photos"))
     for text, column in (("data: {fashion_mnist: }", 22), ("data: edgepipe.data:fashion_mnist", 7)):
@@ -125,7 +125,7 @@ def test_fashion_mnist_is_nowhere(base: Path, monkeypatch: pytest.MonkeyPatch) -
         assert f"{base}/photos" in problems[0]
 
 
-def test_fashion_mnist_by_name_is_the_source(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fashion_mnist_function_is_the_source(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGEPIPE_DATA", str(base))
     for split in ("train", "t10k"):
         (base / f"{split}-images-idx3-ubyte").touch()
@@ -133,13 +133,13 @@ def test_fashion_mnist_by_name_is_the_source(base: Path, monkeypatch: pytest.Mon
     assert read("data: edgepipe.data:fashion_mnist", base) == (FashionSpec(), [])
 
 
-def test_reading_the_key_loads_nothing_heavy() -> None:
+def test_parsing_the_key_imports_nothing_heavy() -> None:
     code = (
         "import sys, pathlib; from edgepipe.core import config; from edgepipe.data import data_spec, dataset_identity\n"
         "d = config.parse('data: edgepipe.data:digits', 'p')\n"
-        "s = data_spec.parse(d, ('data',), d.data['data'], pathlib.Path('.'))\n"
+        "s = data_spec.parse(d, ('data',), d.content['data'], pathlib.Path('.'))\n"
         "dataset_identity.identity(s, pathlib.Path('.'))\n"
         "print([m for m in ('numpy', 'sklearn', 'PIL', 'tensorflow', 'keras') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "[]"

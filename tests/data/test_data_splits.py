@@ -1,4 +1,4 @@
-"""Drawing the splits, keeping them apart, and what labels must be."""
+"""Drawing the splits, withholding them, and checks of labels."""
 
 import subprocess
 import sys
@@ -25,7 +25,7 @@ from edgepipe.data.splits import (
 )
 
 DIGITS = FunctionSpec(function="edgepipe.data:digits")
-HERE = Path(__file__).parent
+BASE = Path(__file__).parent
 
 
 @settings(max_examples=60, deadline=None)
@@ -38,8 +38,8 @@ HERE = Path(__file__).parent
 def test_disjoint_complete_and_stratified(sizes: list[int], test: float, validation: float, seed: int) -> None:
     labels = np.random.RandomState(0).permutation(np.repeat(np.arange(len(sizes)), sizes))
     drawn = draw_splits(labels, len(labels), {Split.TEST: test, Split.VALIDATION: validation}, seed)
-    together = np.concatenate([drawn[split] for split in Split])
-    assert sorted(together.tolist()) == list(range(len(labels)))
+    all_indices = np.concatenate([drawn[split] for split in Split])
+    assert sorted(all_indices.tolist()) == list(range(len(labels)))
     for split, share in ((Split.TEST, test), (Split.VALIDATION, validation)):
         counts = np.bincount(labels[drawn[split]], minlength=len(sizes))
         assert (counts >= 1).all()
@@ -67,8 +67,8 @@ def test_the_draw_is_pinned() -> None:
 
 def test_the_draw_is_the_same_in_another_process() -> None:
     code = (
-        "import hashlib, numpy as np; from edgepipe.data.splits import draw, Split\n"
-        "d = draw(np.arange(500) % 7, 500, {Split.TEST: .2, Split.VALIDATION: .1}, 3)\n"
+        "import hashlib, numpy as np; from edgepipe.data.splits import draw_splits, Split\n"
+        "d = draw_splits(np.arange(500) % 7, 500, {Split.TEST: .2, Split.VALIDATION: .1}, 3)\n"
         "print(hashlib.sha256(b''.join(d[s].tobytes() for s in Split)).hexdigest())"
     )
     run = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(2)]
@@ -76,8 +76,8 @@ def test_the_draw_is_the_same_in_another_process() -> None:
     assert len(run[0].stdout.strip()) == 64
 
 
-def test_digits_hold_enough_unread_test_samples() -> None:
-    splits = load(DIGITS, HERE, 7, frozenset(Split))
+def test_digits_have_enough_test_samples() -> None:
+    splits = load(DIGITS, BASE, 7, frozenset(Split))
     assert splits.counts[Split.TEST] >= 350
     assert sum(splits.counts.values()) == 1797
     assert splits.class_count == 10
@@ -89,15 +89,15 @@ def test_digits_hold_enough_unread_test_samples() -> None:
     assert splits.train.y.dtype == np.int64
 
 
-def test_digits_are_those_of_scikit_learn_and_no_sample_is_in_two_splits() -> None:
+def test_digits_equal_scikit_learn_and_splits_are_disjoint() -> None:
     from sklearn.datasets import load_digits
 
-    splits = load(DIGITS, HERE, 7, frozenset(Split))
-    parts = [splits.train, splits.validation, splits.test]
+    splits = load(DIGITS, BASE, 7, frozenset(Split))
+    all_splits = [splits.train, splits.validation, splits.test]
     rows = [
         tuple(np.append(image.ravel() * 16, label).astype(int))
-        for part in parts
-        for image, label in zip(part.x, part.y, strict=True)
+        for split_data in all_splits
+        for image, label in zip(split_data.x, split_data.y, strict=True)
     ]
     truth = load_digits()
     pairs = zip(truth.data, truth.target, strict=True)
@@ -105,7 +105,7 @@ def test_digits_are_those_of_scikit_learn_and_no_sample_is_in_two_splits() -> No
 
 
 def test_a_stage_before_validate_cannot_read_the_test_split() -> None:
-    splits = load(DIGITS, HERE, 7, FITTING_SPLITS)
+    splits = load(DIGITS, BASE, 7, FITTING_SPLITS)
     assert len(splits.train) == 1079
     assert Split.TEST not in splits.data_by_split
     assert splits.counts[Split.TEST] == 359
@@ -113,20 +113,20 @@ def test_a_stage_before_validate_cannot_read_the_test_split() -> None:
         _ = splits.test
 
 
-def test_what_is_wanted_does_not_change_the_draw() -> None:
-    everything = load(DIGITS, HERE, 7, frozenset(Split))
-    alone = load(DIGITS, HERE, 7, frozenset({Split.TEST}))
+def test_requested_splits_do_not_change_the_draw() -> None:
+    everything = load(DIGITS, BASE, 7, frozenset(Split))
+    alone = load(DIGITS, BASE, 7, frozenset({Split.TEST}))
     np.testing.assert_array_equal(everything.test.x, alone.test.x)
-    with pytest.raises(WithheldError, match="the train split was not asked for; given: test"):
+    with pytest.raises(WithheldError, match="the train split was not requested; available: test"):
         _ = alone.train
 
 
 def test_representative_samples_are_training_samples() -> None:
-    splits = load(DIGITS, HERE, 7, frozenset(Split))
+    splits = load(DIGITS, BASE, 7, frozenset(Split))
     chosen = draw_representative(splits.train, 50, 7)
     assert not isinstance(chosen, dict)
-    known = {image.tobytes() for image in splits.train.x}
-    assert {image.tobytes() for image in chosen} <= known
+    train_images = {image.tobytes() for image in splits.train.x}
+    assert {image.tobytes() for image in chosen} <= train_images
     assert len({image.tobytes() for image in chosen}) == 50
     np.testing.assert_array_equal(chosen, draw_representative(splits.train, 50, 7))
     assert len(draw_representative(splits.train, 5000, 7)) == len(splits.train)
@@ -141,7 +141,7 @@ def test_too_small_to_hold_each_class() -> None:
     message = "class 1 has 2 samples, too few to put one into each of: train, test, validation"
     with pytest.raises(InputError, match=message):
         draw_splits(labels, 12, {Split.TEST: 0.2, Split.VALIDATION: 0.2}, 1)
-    with pytest.raises(InputError, match="2 samples are too few"):
+    with pytest.raises(InputError, match="2 samples: too few"):
         draw_splits(None, 2, {Split.TEST: 0.2, Split.VALIDATION: 0.2}, 1)
 
 
@@ -161,12 +161,12 @@ def test_labels_that_cannot_be_classes(y: Array | None, classes: int | None, mes
         check_labels(y, classes, "the test split")
 
 
-def test_gaps_in_labels_are_said() -> None:
+def test_gaps_in_labels_are_reported() -> None:
     assert check_labels(np.array([0, 1, 2]), 3) == ()
     assert check_labels(np.array([0, 4]), None, "train") == ("train has no sample of 3 classes: 1, 2, 3",)
-    assert check_labels(np.array([0, 1]), 3, "train") == ("train has no sample of 1 classes: 2",)
+    assert check_labels(np.array([0, 1]), 3, "train") == ("train has no sample of 1 class: 2",)
 
 
-def test_no_splits_given_is_said() -> None:
-    with pytest.raises(WithheldError, match="given: none"):
+def test_no_available_split_is_reported() -> None:
+    with pytest.raises(WithheldError, match="available: none"):
         _ = Splits({}, {}, None).validation

@@ -20,8 +20,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("models")
     model = zoo.small_cnn(input_shape=(8, 8, 1), classes=10, filters=(4, 8))
-    traced = tf.function(lambda x: model(x, training=False)).get_concrete_function(tf.TensorSpec((1, 8, 8, 1)))
-    frozen = convert_variables_to_constants_v2(traced)
+    concrete_function = tf.function(lambda x: model(x, training=False)).get_concrete_function(
+        tf.TensorSpec((1, 8, 8, 1))
+    )
+    frozen = convert_variables_to_constants_v2(concrete_function)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen])
     (folder / "float.tflite").write_bytes(converter.convert())
     converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen])
@@ -32,10 +34,12 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Statistics for quantized inputs were expected", UserWarning)
         (folder / "int8.tflite").write_bytes(converter.convert())
-    traced = tf.function(lambda x: tf.math.atan2(x, x + 1)).get_concrete_function(tf.TensorSpec((1, 8)))
-    (folder / "atan2.tflite").write_bytes(tf.lite.TFLiteConverter.from_concrete_functions([traced]).convert())
-    traced = tf.function(lambda x: tf.raw_ops.Erfc(x=x)).get_concrete_function(tf.TensorSpec((1, 8)))
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([traced])
+    concrete_function = tf.function(lambda x: tf.math.atan2(x, x + 1)).get_concrete_function(tf.TensorSpec((1, 8)))
+    (folder / "atan2.tflite").write_bytes(
+        tf.lite.TFLiteConverter.from_concrete_functions([concrete_function]).convert()
+    )
+    concrete_function = tf.function(lambda x: tf.raw_ops.Erfc(x=x)).get_concrete_function(tf.TensorSpec((1, 8)))
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete_function])
     converter.allow_custom_ops = True
     (folder / "custom.tflite").write_bytes(converter.convert())
     return folder

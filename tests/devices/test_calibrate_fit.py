@@ -26,16 +26,16 @@ def _read(net: NetworkBuilder, folder: Path) -> Model:
 def test_terms_of_a_convolution_by_hand(tmp_path: Path) -> None:
     """3x3 over 10x10x70 to 65 filters: 100 rows are 7 tiles, 65 filters 2 blocks, 70 channels 2 blocks deep."""
     net = NetworkBuilder(0)
-    (part,) = operator_costs(_read(net.output(net.conv(net.input(10, 10, 70), 65, 3)), tmp_path))
-    assert part.kind == "conv"
-    assert part.terms["rows"] == 100
-    assert part.terms["row_taps"] == 900
-    assert part.terms["tile_blocks"] == 7 * 2
-    assert part.terms["tile_work"] == 7 * 2 * 9 * 2
-    assert part.terms["tile_tap_blocks_deep"] == 7 * 2 * 9
-    assert part.terms["weights"] == 65 * 9 * 70
-    assert part.terms["weights_again"] == 65 * 9 * 70 * 6  # they exceed the first cache
-    assert part.terms["work"] == 100 * 65 * 9 * 70
+    (cost,) = operator_costs(_read(net.output(net.conv(net.input(10, 10, 70), 65, 3)), tmp_path))
+    assert cost.kind == "conv"
+    assert cost.terms["rows"] == 100
+    assert cost.terms["row_taps"] == 900
+    assert cost.terms["tile_blocks"] == 7 * 2
+    assert cost.terms["tile_work"] == 7 * 2 * 9 * 2
+    assert cost.terms["tile_tap_blocks_deep"] == 7 * 2 * 9
+    assert cost.terms["weights"] == 65 * 9 * 70
+    assert cost.terms["weights_again"] == 65 * 9 * 70 * 6  # they exceed the L1 cache
+    assert cost.terms["work"] == 100 * 65 * 9 * 70
 
 
 @pytest.mark.parametrize(
@@ -50,104 +50,112 @@ def test_kinds_of_convolutions(size: int, cin: int, cout: int, kernel: int, kind
     )
 
 
-def test_a_padding_before_a_convolution_is_fused_and_a_lone_one_is_not(tmp_path: Path) -> None:
+def test_a_padding_is_fused_unless_its_output_is_shared(tmp_path: Path) -> None:
     net = NetworkBuilder(0)
     x = net.pad(net.input(8, 8, 4), 0, 1)
-    fused = operator_costs(_read(net.output(net.depthwise(x, 3, 2, valid=True)), tmp_path))
-    assert [part.kind for part in fused] == ["pad_fused", "depthwise"]
+    costs = operator_costs(_read(net.output(net.depthwise(x, 3, 2, valid=True)), tmp_path))
+    assert [cost.kind for cost in costs] == ["pad_fused", "depthwise"]
     net = NetworkBuilder(0)
     x = net.pad(net.input(8, 8, 4), 0, 1)
-    shared = operator_costs(
+    shared_pad_costs = operator_costs(
         _read(net.output(net.depthwise(x, 3, 2, valid=True), net.pool(x, "MAX_POOL_2D", 3, 3)), tmp_path)
     )
-    assert [part.kind for part in shared] == ["pad", "depthwise", "max_pool_2d"]
+    assert [cost.kind for cost in shared_pad_costs] == ["pad", "depthwise", "max_pool_2d"]
 
 
-def test_a_reshape_to_a_computed_shape_is_a_kind_of_its_own(tmp_path: Path) -> None:
+def test_a_dynamic_reshape_is_a_separate_kind(tmp_path: Path) -> None:
     net = NetworkBuilder(0)
-    found = operator_costs(_read(net.output(net.dynamic_reshape(net.input(2, 2, 4), 16)), tmp_path))
-    assert [part.kind for part in found] == ["shape_int32", "strided_slice_int32", "pack_int32", "reshape_computed"]
+    costs = operator_costs(_read(net.output(net.dynamic_reshape(net.input(2, 2, 4), 16)), tmp_path))
+    assert [cost.kind for cost in costs] == ["shape_int32", "strided_slice_int32", "pack_int32", "reshape_computed"]
     net = NetworkBuilder(0)
     assert operator_costs(_read(net.output(net.reshape(net.input(2, 2, 4), 16)), tmp_path))[0].kind == "reshape"
 
 
-def test_types_make_kinds_and_going_back_to_the_delegate_counts(tmp_path: Path) -> None:
+def test_dtypes_are_kinds_and_returns_to_the_delegate_are_counted(tmp_path: Path) -> None:
     net = NetworkBuilder(0)
     x = net.quantize(net.input(4, 4, 3, dtype="uint8"))
     x = net.softmax(net.dense(net.mean(net.conv(x, 4)), 2))
-    found = operator_costs(_read(net.output(net.dequantize(x)), tmp_path))
-    kinds = [part.kind for part in found]
+    costs = operator_costs(_read(net.output(net.dequantize(x)), tmp_path))
+    kinds = [cost.kind for cost in costs]
     assert kinds == ["quantize_uint8_int8", "pointwise", "mean", "vector", "softmax", "dequantize_int8_float32"]
-    terms = sum_terms(found)
+    terms = sum_terms(costs)
     assert (terms["call"], terms["call_matrix"], terms["change"]) == (1, 1, 2)  # after QUANTIZE, and after SOFTMAX
 
 
-TRUE = {"call": 2e-6, "a.one": 1e-6, "a.bytes": 3e-9, "b.rows": 5e-8}
+TRUE_SECONDS = {"call": 2e-6, "a.one": 1e-6, "a.bytes": 3e-9, "b.rows": 5e-8}
 
 
 def _samples(count: int, noise: float, seed: int = 0) -> list[FitSample]:
     """Models of one to six operators of two kinds, whose times follow `TRUE` up to a relative noise."""
     random = np.random.default_rng(seed)
-    found = []
+    samples = []
     for number in range(count):
-        chosen = tuple(
+        costs = tuple(
             OperatorCost("X", "a", {"one": 1.0, "bytes": float(random.uniform(10, 1e5))})
             if random.random() < 0.5
             else OperatorCost("Y", "b", {"rows": float(random.uniform(1, 2e3)), "idle": float(random.uniform(1, 10))})
             for _ in range(random.integers(1, 7))
         )
-        exact = sum(TRUE.get(name, 0.0) * value for name, value in sum_terms(list(chosen)).items())
-        seconds = exact * float(np.exp(noise * random.standard_normal()))
-        found.append(FitSample(f"m{number}", f"g{number % 4}", number % 2 == 0, chosen, seconds))
-    return found
+        exact_seconds = sum(TRUE_SECONDS.get(name, 0.0) * amount for name, amount in sum_terms(list(costs)).items())
+        seconds = exact_seconds * float(np.exp(noise * random.standard_normal()))
+        samples.append(FitSample(f"m{number}", f"g{number % 4}", number % 2 == 0, costs, seconds))
+    return samples
 
 
-def test_the_fit_finds_the_truth_and_nothing_negative() -> None:
-    """From noisy times, one in twenty of them four times too long; held against exact ones."""
-    samples, fresh = _samples(300, 0.02), _samples(100, 0.0, seed=1)
-    spoilt = [FitSample(s.name, s.group, s.composite, s.costs, s.seconds * (1 if n % 20 else 4))
-              for n, s in enumerate(samples)]  # fmt: skip
-    for given, worst in ((samples, 0.03), (spoilt, 0.06)):
-        fitted = fitting.fit(given)
-        assert fitted.seconds.min() >= 0
-        predicted = fitted.predict(fitting.design_matrix(fresh, fitted.term_names)[1])
-        assert fitting.summarize_errors(predicted, np.array([s.seconds for s in fresh])).worst < worst
-        found = dict(zip(fitted.term_names, fitted.seconds.tolist(), strict=True))
-        for name in ("a.bytes", "b.rows"):  # what the times consist of; the others hardly show
-            assert found[name] == pytest.approx(TRUE[name], rel=worst)
+def test_the_fit_recovers_the_true_seconds_and_none_is_negative() -> None:
+    """Fitted to noisy times, one in twenty of them four times too long; compared with exact times."""
+    samples, test_samples = _samples(300, 0.02), _samples(100, 0.0, seed=1)
+    disturbed_samples = [
+        FitSample(s.name, s.group, s.composite, s.costs, s.seconds * (1 if n % 20 else 4))
+        for n, s in enumerate(samples)
+    ]
+    for training_samples, max_error in ((samples, 0.03), (disturbed_samples, 0.06)):
+        fitted_terms = fitting.fit(training_samples)
+        assert fitted_terms.seconds.min() >= 0
+        predicted_times = fitted_terms.predict(fitting.design_matrix(test_samples, fitted_terms.term_names)[1])
+        assert fitting.summarize_errors(predicted_times, np.array([s.seconds for s in test_samples])).worst < max_error
+        seconds_by_term = dict(zip(fitted_terms.term_names, fitted_terms.seconds.tolist(), strict=True))
+        for name in ("a.bytes", "b.rows"):  # these dominate the times; the others hardly matter
+            assert seconds_by_term[name] == pytest.approx(TRUE_SECONDS[name], rel=max_error)
 
 
-def test_what_is_held_out_has_not_been_seen() -> None:
-    """A group that is four times slower than its terms say is predicted at a quarter when it is held out."""
-    samples = [FitSample(s.name, s.group, s.composite, s.costs, s.seconds * (4 if s.group == "g3" else 1))
-               for s in _samples(200, 0.01)]  # fmt: skip
-    held = fitting.predict_held_out(samples, 0)
-    ratios = np.array([p / s.seconds for p, s in zip(held.across_groups, samples, strict=True) if s.group == "g3"])
+def test_held_out_groups_are_not_in_the_fit() -> None:
+    """A group that is four times slower than its terms say is predicted at a quarter when held out."""
+    samples = [
+        FitSample(s.name, s.group, s.composite, s.costs, s.seconds * (4 if s.group == "g3" else 1))
+        for s in _samples(200, 0.01)
+    ]
+    held_out_times = fitting.predict_held_out(samples, 0)
+    ratios = np.array(
+        [p / s.seconds for p, s in zip(held_out_times.across_groups, samples, strict=True) if s.group == "g3"]
+    )
     assert np.median(ratios) == pytest.approx(0.25, rel=0.05)
-    assert fitting.summarize_errors(held.within_groups, held.within_groups).worst == 0
+    assert fitting.summarize_errors(held_out_times.within_groups, held_out_times.within_groups).worst == 0
 
 
-def test_the_interval_holds_at_its_rate() -> None:
+def test_the_interval_covers_its_rate() -> None:
     random = np.random.default_rng(3)
-    inside = []
+    is_inside = []
     for _ in range(200):
         ratios = np.exp(0.1 * random.standard_normal(101))
         low, high = fitting.conformal_interval(np.ones(100), ratios[:100])
-        inside.append(low <= ratios[100] <= high)
-    assert 0.85 <= np.mean(inside) <= 0.96
+        is_inside.append(low <= ratios[100] <= high)
+    assert 0.85 <= np.mean(is_inside) <= 0.96
 
 
 def _calibration(**fields: object) -> DeviceCalibration:
     errors = PredictionErrors(models=10, median=0.02, p90=0.06, worst=0.2)
     host = fingerprint()
-    values = {
-        "measured": SuiteMeasurement(host=host.text(), host_digest=host.digest, runtime="ai-edge-litert 2.3.0", threads=1,
-                             suite="quick, seed 7", models=10, sustained=1.0, at="2026-11-24T11:00:00+00:00"),
+    content = {
+        "measured": SuiteMeasurement(
+            host=host.text(), host_digest=host.digest, runtime="ai-edge-litert 2.3.0", threads=1, suite="quick, seed 7",
+            models=10, sustained=1.0, at="2026-11-24T11:00:00+00:00"
+        ),
         "seconds": {"call": 1e-6, "add.written": 1e-9, "pointwise.work": 1e-10, "pointwise.rows": 1e-15},
         "largest": {"add": {"one": 1, "written": 1000, "read": 2000}, "pointwise": {"work": 1e6, "rows": 50}},
         "within": errors, "across": errors, "operators": errors, "groups": {}, "interval": (0.9, 1.2), **fields,
     }  # fmt: skip
-    return DeviceCalibration.model_validate(values)
+    return DeviceCalibration.model_validate(content)
 
 
 def _pointwise(folder: Path, size: int) -> Model:
@@ -157,37 +165,39 @@ def _pointwise(folder: Path, size: int) -> Model:
 
 def test_an_estimate_inside_the_range(tmp_path: Path) -> None:
     """49 rows of 16 x 16: 12,544 units of work."""
-    found = estimating.estimate(_calibration(), _pointwise(tmp_path, 7))
-    assert found.seconds == pytest.approx(1e-6 + 1e-10 * 12_544, rel=1e-6)
-    assert (found.low_seconds, found.high_seconds) == pytest.approx((0.9 * found.seconds, 1.2 * found.seconds))
-    assert found.extrapolation_reasons == ()
+    estimate = estimating.estimate(_calibration(), _pointwise(tmp_path, 7))
+    assert estimate.seconds == pytest.approx(1e-6 + 1e-10 * 12_544, rel=1e-6)
+    assert (estimate.low_seconds, estimate.high_seconds) == pytest.approx(
+        (0.9 * estimate.seconds, 1.2 * estimate.seconds)
+    )
+    assert estimate.extrapolation_reasons == ()
     metric = estimating.metric(_calibration(), _pointwise(tmp_path, 7), "mine")
-    assert (metric.evidence, metric.interval) == (Evidence.ESTIMATED, (found.low_seconds, found.high_seconds))
+    assert (metric.evidence, metric.interval) == (Evidence.ESTIMATED, (estimate.low_seconds, estimate.high_seconds))
     assert metric.details["extrapolates"] == "no"
 
 
-def test_a_size_outside_the_range_is_told_if_it_matters(tmp_path: Path) -> None:
+def test_a_size_outside_the_range_is_reported_if_it_matters(tmp_path: Path) -> None:
     """70 x 70 rows: `rows` is far out but costs nothing; `work` is 1.25 times the largest, at 90 x 90 it is 2 times."""
     assert estimating.estimate(_calibration(), _pointwise(tmp_path, 70)).extrapolation_reasons == ()
-    found = estimating.estimate(_calibration(), _pointwise(tmp_path, 90))
-    assert found.extrapolation_reasons == ("CONV_2D #0: work of pointwise is 2.07e+06, the suite has up to 1e+06",)
-    assert (found.low_seconds, found.high_seconds) == pytest.approx(
-        (0.81 * found.seconds, 1.44 * found.seconds)
+    estimate = estimating.estimate(_calibration(), _pointwise(tmp_path, 90))
+    assert estimate.extrapolation_reasons == ("CONV_2D #0: work of pointwise is 2.07e+06, the suite has up to 1e+06",)
+    assert (estimate.low_seconds, estimate.high_seconds) == pytest.approx(
+        (0.81 * estimate.seconds, 1.44 * estimate.seconds)
     )  # widened
     metric = estimating.metric(_calibration(), _pointwise(tmp_path, 90), "mine")
     assert "extrapolates, interval widened: CONV_2D #0: work of pointwise" in metric.how
 
 
-def test_an_unknown_operator_is_told(tmp_path: Path) -> None:
+def test_an_unknown_operator_is_reported(tmp_path: Path) -> None:
     net = NetworkBuilder(0)
-    found = estimating.estimate(
+    estimate = estimating.estimate(
         _calibration(), _read(net.output(net.unary("HARD_SWISH", net.input(5, 5, 4))), tmp_path)
     )
-    assert found.extrapolation_reasons == ("HARD_SWISH #0: 'hard_swish' is not in the suite; taken for 'add'",)
-    assert found.seconds == pytest.approx(1e-6 + 100 * 1e-9)
+    assert estimate.extrapolation_reasons == ("HARD_SWISH #0: 'hard_swish' is not in the suite; estimated as 'add'",)
+    assert estimate.seconds == pytest.approx(1e-6 + 100 * 1e-9)
 
 
-def test_another_machine_is_told(tmp_path: Path) -> None:
-    elsewhere = _calibration().measured.model_copy(update={"host_digest": "0" * 64, "host": "a Pi"})
-    metric = estimating.metric(_calibration(measured=elsewhere), _pointwise(tmp_path, 7), "mine")
+def test_another_machine_is_reported(tmp_path: Path) -> None:
+    other_measurement = _calibration().measured.model_copy(update={"host_digest": "0" * 64, "host": "a Pi"})
+    metric = estimating.metric(_calibration(measured=other_measurement), _pointwise(tmp_path, 7), "mine")
     assert metric.how.endswith("; calibrated on another machine: a Pi")

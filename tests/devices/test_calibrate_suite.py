@@ -1,4 +1,4 @@
-"""The suite that a device is calibrated on: valid models, the same bytes everywhere."""
+"""The calibration suite: valid models, byte-identical everywhere."""
 
 from collections import Counter
 from pathlib import Path
@@ -24,7 +24,7 @@ ON_TFLM = (
 )
 
 
-def _first(group: str) -> SuiteCase:
+def _first_case(group: str) -> SuiteCase:
     return next(case for case in QUICK if case.group == group)
 
 
@@ -35,20 +35,20 @@ def _model(case: SuiteCase, folder: Path) -> Model:
 
 
 def test_bytes_follow_from_the_seed() -> None:
-    again = {case.name: case for case in build_suite(Effort.QUICK, SEED)}
+    rebuilt_suite = {case.name: case for case in build_suite(Effort.QUICK, SEED)}
     for group in GROUPS:
-        case = _first(group.name)
-        assert again[case.name].model_bytes(SEED) == case.model_bytes(SEED)
-    conv = _first("conv_3x3")
+        case = _first_case(group.name)
+        assert rebuilt_suite[case.name].model_bytes(SEED) == case.model_bytes(SEED)
+    conv = _first_case("conv_3x3")
     assert conv.model_bytes(SEED) != conv.model_bytes(SEED + 1)  # other weights
     assert {case.name for case in build_suite(Effort.QUICK, SEED + 1)} != {case.name for case in QUICK}  # other shapes
 
 
 def test_the_quick_suite_is_part_of_the_full_one() -> None:
-    full = {case.name for case in build_suite(Effort.FULL, SEED)}
-    assert {case.name for case in QUICK} < full
+    full_names = {case.name for case in build_suite(Effort.FULL, SEED)}
+    assert {case.name for case in QUICK} < full_names
     assert len(QUICK) == len({case.name for case in QUICK})
-    assert len(full) > 2 * len(QUICK)
+    assert len(full_names) > 2 * len(QUICK)
 
 
 def test_each_group_is_there_and_every_model_runs(tmp_path: Path) -> None:
@@ -64,37 +64,37 @@ def test_each_group_is_there_and_every_model_runs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("group", [group.name for group in GROUPS if not group.composite])
-def test_kernels_agree_on_what_a_model_means(group: str, tmp_path: Path) -> None:
-    """Scales and zero points make sense only if delegate and reference give the same numbers.
+def test_reference_and_delegate_kernels_agree(group: str, tmp_path: Path) -> None:
+    """Scales and zero points are valid only if delegate and reference give the same numbers.
 
-    Not so of composites: there a flipped rounding grows through the random weights.
+    This does not hold for composites: a flipped rounding grows through the random weights.
     """
-    model = _model(_first(group), tmp_path)
+    model = _model(_first_case(group), tmp_path)
     random = np.random.default_rng(0)
-    given = [random.uniform(-100, 100, t.shape).astype(t.dtype) for t in model.inputs]
-    results = []
+    inputs = [random.uniform(-100, 100, t.shape).astype(t.dtype) for t in model.inputs]
+    outputs_by_runtime = []
     for runtime in (Runtime.REFERENCE, Runtime.XNNPACK):
         session = Session(model, runtime, 1)
         interpreter = session.open_interpreter([tensor.shape for tensor in model.inputs])
-        results.append([array.astype(np.float64) for array in session.invoke(interpreter, given)])
-    for reference, delegate, tensor in zip(*results, model.outputs, strict=True):
+        outputs_by_runtime.append([array.astype(np.float64) for array in session.invoke(interpreter, inputs)])
+    for reference, delegate, tensor in zip(*outputs_by_runtime, model.outputs, strict=True):
         unit = 0.05 if tensor.dtype == "float32" else 1
-        off = np.abs(reference - delegate) / unit
-        assert off.max() <= 2, f"{group}: {off.max()} units in the last place apart"
+        difference = np.abs(reference - delegate) / unit
+        assert difference.max() <= 2, f"{group}: {difference.max()} units in the last place apart"
 
 
 def test_weights_are_quantized_per_channel(tmp_path: Path) -> None:
     for group, axis in (("conv_3x3", 0), ("depthwise", 3)):
-        weights = _model(_first(group), tmp_path).operators[0].input(1)
+        weights = _model(_first_case(group), tmp_path).operators[0].input(1)
         assert weights is not None
         assert weights.quantization is not None
         assert (weights.quantization.axis, len(weights.quantization.scales)) == (axis, weights.shape[axis])
 
 
 @pytest.mark.parametrize("group", ON_TFLM)
-def test_tflite_micro_takes_them_too(group: str, tmp_path: Path) -> None:
+def test_tflite_micro_runs_the_models(group: str, tmp_path: Path) -> None:
     pytest.importorskip("tflite_micro")
     from edgepipe.tflite import tflm_runtime
 
-    arena = tflm_runtime.measure_arena(_model(_first(group), tmp_path).path)
+    arena = tflm_runtime.measure_arena(_model(_first_case(group), tmp_path).path)
     assert arena.value, arena.how

@@ -1,4 +1,4 @@
-"""The profiles shown in docs/devices.md load as they stand."""
+"""The profiles in docs/devices.md load, and the page lists all rules and devices."""
 
 import re
 from pathlib import Path
@@ -18,7 +18,7 @@ def test_the_profiles_of_the_page_load(text: str, tmp_path: Path) -> None:
     assert device_profile.load("mine.yaml", tmp_path).system.memory.ram == 128 * 1024
 
 
-def test_the_page_tells_every_rule() -> None:
+def test_the_page_lists_every_rule() -> None:
     for name, rule in RULES.items():
         assert f"| `{name}` | {rule.text} |" in PAGE.read_text()
 

@@ -1,4 +1,4 @@
-"""Where operators run, why, and what would change it: on converted models with the offending operator."""
+"""Where operators run, why, and what would change it: on converted models that violate one rule each."""
 
 import warnings
 from collections.abc import Callable
@@ -18,24 +18,26 @@ from edgepipe.tflite import reader
 from edgepipe.tflite.arena_plan import plan_arena
 from edgepipe.tflite.model import Model
 
-HERE = Path(__file__).parent
-Make = Callable[..., Model]
+FOLDER = Path(__file__).parent
+ModelConverter = Callable[..., Model]
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Make:
+def convert(tmp_path_factory: pytest.TempPathFactory) -> ModelConverter:
     """Converts a function of one tensor; with `int8`, fully quantized."""
     import tensorflow as tf
 
     folder = tmp_path_factory.mktemp("placed")
 
-    def make(function: Callable[[Any], Any], shape: tuple[int | None, ...] = (1, 8, 8, 4), int8: bool = False) -> Model:
-        traced = tf.function(function).get_concrete_function(tf.TensorSpec(shape))
-        converter = tf.lite.TFLiteConverter.from_concrete_functions([traced])
+    def convert_function(
+        function: Callable[[Any], Any], shape: tuple[int | None, ...] = (1, 8, 8, 4), int8: bool = False
+    ) -> Model:
+        concrete_function = tf.function(function).get_concrete_function(tf.TensorSpec(shape))
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete_function])
         if int8:
-            fixed = tuple(size or 1 for size in shape)
+            fixed_shape = tuple(size or 1 for size in shape)
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
-            converter.representative_dataset = lambda: ([np.random.randn(*fixed).astype("f4")] for _ in range(4))
+            converter.representative_dataset = lambda: ([np.random.randn(*fixed_shape).astype("f4")] for _ in range(4))
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
             converter.inference_input_type = converter.inference_output_type = tf.int8
         file = folder / f"{len(list(folder.iterdir()))}.tflite"
@@ -44,7 +46,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Make:
             file.write_bytes(converter.convert())
         return reader.read(file)
 
-    return make
+    return convert_function
 
 
 def tf_() -> Any:
@@ -57,7 +59,7 @@ def kernel(*shape: int) -> Any:
     return tf_().constant(np.linspace(-1, 1, int(np.prod(shape))).reshape(shape), tf_().float32)
 
 
-BROKEN = {  # rule: a model that breaks it, its input, what is said
+VIOLATIONS = {  # rule: a model that violates it, its input shape, part of the reason
     "static-shapes": (lambda x: tf_().nn.elu(x), (1, None, 8, 4), "1 x ? x 8 x 4"),
     "batch-one": (lambda x: tf_().nn.elu(x), (2, 8), "2 x 8"),
     "constant-parameters": (
@@ -80,89 +82,98 @@ BROKEN = {  # rule: a model that breaks it, its input, what is said
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_rule_is_seen_and_a_kept_one_is_not(name: str, made: Make) -> None:
-    function, shape, said = BROKEN[name]
-    model = made(function, shape)
-    seen = [RULES[name].find_violation(model, operator) for operator in model.operators]
-    assert any(said in what for what in seen), (seen, model.operator_counts)
-    good = made(lambda x: tf_().nn.softmax(tf_().reshape(tf_().nn.conv2d(x, kernel(3, 3, 4, 4), 2, "SAME"), (1, -1))))
-    assert [RULES[name].find_violation(good, operator) for operator in good.operators] == [""] * len(good.operators)
+@pytest.mark.parametrize("name", VIOLATIONS)
+def test_a_rule_reports_violations_only(name: str, convert: ModelConverter) -> None:
+    function, shape, fragment = VIOLATIONS[name]
+    model = convert(function, shape)
+    violations = [RULES[name].find_violation(model, operator) for operator in model.operators]
+    assert any(fragment in violation for violation in violations), (violations, model.operator_counts)
+    valid_model = convert(
+        lambda x: tf_().nn.softmax(tf_().reshape(tf_().nn.conv2d(x, kernel(3, 3, 4, 4), 2, "SAME"), (1, -1)))
+    )
+    assert [RULES[name].find_violation(valid_model, operator) for operator in valid_model.operators] == [""] * len(
+        valid_model.operators
+    )
 
 
-def test_weights_per_channel_go_to_the_gpu(made: Make) -> None:
-    model = made(lambda x: tf_().nn.conv2d(x, kernel(3, 3, 4, 4), 1, "SAME"), int8=True)
-    placed = place_operators(device_profile.load("stm32mp257f", HERE), model)
-    (conv,) = [p for p in placed if p.operator.startswith("CONV_2D")]
+def test_weights_per_channel_go_to_the_gpu(convert: ModelConverter) -> None:
+    model = convert(lambda x: tf_().nn.conv2d(x, kernel(3, 3, 4, 4), 1, "SAME"), int8=True)
+    placements = place_operators(device_profile.load("stm32mp257f", FOLDER), model)
+    (conv,) = [p for p in placements if p.operator.startswith("CONV_2D")]
     assert (conv.runs_on, conv.rule) == (Processor.GPU, "per-tensor")
     assert "has 4 scales" in conv.reason
     assert conv.suggestion == "quantize weights per tensor, not per channel"
-    assert {p.runs_on for p in place_operators(device_profile.load("imx8mp-npu", HERE), model)} == {Processor.NPU}
+    assert {p.runs_on for p in place_operators(device_profile.load("imx8mp-npu", FOLDER), model)} == {Processor.NPU}
 
 
-def test_profiles_name_the_rules_there_are() -> None:
+def test_profiles_and_rules_agree_on_names() -> None:
     assert set(get_args(RuleName)) == set(RULES)
-    assert set(BROKEN) | {"per-tensor"} == set(RULES)
+    assert set(VIOLATIONS) | {"per-tensor"} == set(RULES)
     for rule in RULES.values():
         assert "{" not in rule.text
         assert rule.suggestion
 
 
-def test_hard_swish_leaves_the_edge_tpu_and_takes_what_follows_with_it(made: Make) -> None:
+def test_hard_swish_and_its_dependents_leave_the_edge_tpu(convert: ModelConverter) -> None:
     def network(x: Any) -> Any:
         tf = tf_()
         x = tf.nn.conv2d(x, kernel(3, 3, 4, 4), 1, "SAME")
         x = x * tf.nn.relu6(x + 3.0) * (1 / 6)
         return tf.nn.relu(tf.nn.conv2d(x, kernel(3, 3, 4, 4), 1, "SAME"))
 
-    model = made(network, int8=True)
-    device = device_profile.load("coral-edge-tpu", HERE)
-    placed = {p.operator.split(" ")[0]: p for p in place_operators(device, model) if p.runs_on is not Processor.NPU}
-    assert "HARD_SWISH" in placed, model.operator_counts
-    swish = placed["HARD_SWISH"]
+    model = convert(network, int8=True)
+    device = device_profile.load("coral-edge-tpu", FOLDER)
+    placement_by_operator = {
+        p.operator.split(" ")[0]: p for p in place_operators(device, model) if p.runs_on is not Processor.NPU
+    }
+    assert "HARD_SWISH" in placement_by_operator, model.operator_counts
+    swish = placement_by_operator["HARD_SWISH"]
     assert (swish.runs_on, swish.rule) == (Processor.CPU, "npu-operator")
-    assert swish.reason == "Edge TPU does not take HARD_SWISH: it runs on the host CPU"
+    assert swish.reason == "Edge TPU does not support HARD_SWISH: it runs on the host CPU"
     assert swish.suggestion == "use ReLU6 in place of hard-swish"
-    assert placed["CONV_2D"].rule == "behind"
-    first = place_operators(device, model)[0]
-    assert first.runs_on is Processor.NPU
+    assert placement_by_operator["CONV_2D"].rule == "behind"
+    first_placement = place_operators(device, model)[0]
+    assert first_placement.runs_on is Processor.NPU
     (finding,) = check_support(device, model)
-    assert "1 operator behind it run" in finding.observed or "operators behind it run there too" in finding.observed
+    assert "1 operator downstream runs" in finding.observed or "operators downstream run there too" in finding.observed
 
 
 def test_floats_stay_on_the_core_and_int8_is_proposed(models: Path) -> None:
-    placed = place_operators(device_profile.load("stm32n6570-dk", HERE), reader.read(models / "float.tflite"))
-    assert {p.runs_on for p in placed} == {Processor.CPU}
-    assert any("convert to full-integer int8" in p.suggestion for p in placed)
+    placements = place_operators(device_profile.load("stm32n6570-dk", FOLDER), reader.read(models / "float.tflite"))
+    assert {p.runs_on for p in placements} == {Processor.CPU}
+    assert any("convert to full-integer int8" in p.suggestion for p in placements)
 
 
-def test_what_runs_nowhere(models: Path) -> None:
+def test_an_operator_that_runs_nowhere(models: Path) -> None:
     for device in ("nucleo-l4r5zi", "stm32h747i-disco", "stm32n6570-dk"):
-        placed = place_operators(device_profile.load(device, HERE), reader.read(models / "atan2.tflite"))
-        (atan2,) = [p for p in placed if p.operator.startswith("ATAN2")]
+        placements = place_operators(device_profile.load(device, FOLDER), reader.read(models / "atan2.tflite"))
+        (atan2,) = [p for p in placements if p.operator.startswith("ATAN2")]
         assert (atan2.runs_on, atan2.rule) == (Processor.UNSUPPORTED, "operator"), device
         assert f"on {device} has no operator ATAN2" in atan2.reason
 
 
-def test_dynamic_shapes_are_unsupported_on_a_microcontroller(made: Make) -> None:
-    placed = place_operators(device_profile.load("rp2040-pico", HERE), made(lambda x: tf_().nn.relu(x), (1, None)))
-    batch_open = made(lambda x: tf_().nn.relu(x), (None, 8))
+def test_dynamic_shapes_are_unsupported_on_a_microcontroller(convert: ModelConverter) -> None:
+    placements = place_operators(
+        device_profile.load("rp2040-pico", FOLDER), convert(lambda x: tf_().nn.relu(x), (1, None))
+    )
+    open_batch_model = convert(lambda x: tf_().nn.relu(x), (None, 8))
     assert Processor.UNSUPPORTED not in {
-        p.runs_on for p in place_operators(device_profile.load("rp2040-pico", HERE), batch_open)
+        p.runs_on for p in place_operators(device_profile.load("rp2040-pico", FOLDER), open_batch_model)
     }
     assert any(
-        p.runs_on is Processor.UNSUPPORTED and "give the model's input a fixed shape" in p.suggestion for p in placed
+        p.runs_on is Processor.UNSUPPORTED and "give the model's input a fixed shape" in p.suggestion
+        for p in placements
     )
 
 
-def test_padded_channels_are_told(made: Make, tmp_path: Path) -> None:
+def test_padded_channels_are_reported(convert: ModelConverter, tmp_path: Path) -> None:
     text = "inherit: stm32n6570-dk\nname: n\ndescription: d\nsystem: {npu: {channels: 16}}\n"
     (tmp_path / "n.yaml").write_text(text)
-    placed = place_operators(
+    placements = place_operators(
         device_profile.load("n.yaml", tmp_path),
-        made(lambda x: tf_().nn.conv2d(x, kernel(3, 3, 4, 5), 1, "SAME"), int8=True),
+        convert(lambda x: tf_().nn.conv2d(x, kernel(3, 3, 4, 5), 1, "SAME"), int8=True),
     )
-    (conv,) = [p for p in placed if p.operator.startswith("CONV_2D")]
+    (conv,) = [p for p in placements if p.operator.startswith("CONV_2D")]
     assert (conv.runs_on, conv.suggestion) == (Processor.NPU, "16 channels cost the same as 5")
     assert "68.75 % are padding" in conv.reason
 
@@ -172,9 +183,9 @@ def test_replacements_are_known_operators(name: str, models: Path) -> None:
     from edgepipe.devices import builtin_operators
 
     assert name in builtin_operators.NAMES
-    assert all(other in builtin_operators.NAMES for other, _ in REPLACEMENTS[name])
+    assert all(replacement in builtin_operators.NAMES for replacement, _ in REPLACEMENTS[name])
     operator = reader.read(models / "atan2.tflite").operators[0]
-    assert suggest_replacement(operator, ("RELU",)).startswith("replace the layer")
+    assert suggest_replacement(operator, ("RELU",)).startswith("replace its layer")
 
 
 LOG = """\
@@ -194,30 +205,30 @@ def test_the_compilers_log_is_read() -> None:
     ]  # fmt: skip
 
 
-def test_a_compiler_is_run_where_there_is_one(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_compiler_runs_if_it_is_installed(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert not edgetpu_compiler.is_available()
     with pytest.raises(ToolError, match=r"not on the PATH.*coral\.ai/docs/edgetpu/compiler"):
         edgetpu_compiler.compile_model(models / "int8.tflite")
-    program = tmp_path / edgetpu_compiler.COMPILER  # stands for the vendor's, which no package has
+    program = tmp_path / edgetpu_compiler.COMPILER  # replaces the vendor's, which no package has
     program.write_text(f"#!/bin/sh\necho '{LOG}'\necho made > \"$3/int8_edgetpu.tflite\"\n")
     program.chmod(0o755)
-    found = edgetpu_compiler.compile_model(models / "int8.tflite")
-    assert (found.version, len(found.rows), found.content) == ("16.0.384591198", 3, b"made\n")
+    mapping = edgetpu_compiler.compile_model(models / "int8.tflite")
+    assert (mapping.version, len(mapping.rows), mapping.content) == ("16.0.384591198", 3, b"made\n")
     program.write_text("#!/bin/sh\necho 'Invalid model' >&2\nexit 1\n")
-    with pytest.raises(ToolError, match=r"ended with 1 on .*: Invalid model"):
+    with pytest.raises(ToolError, match=r"exited with status 1 on .*: Invalid model"):
         edgetpu_compiler.compile_model(models / "int8.tflite")
 
 
 def test_ram_and_flash_are_estimated_with_their_interval(models: Path) -> None:
     model = reader.read(models / "int8.tflite")
-    device = device_profile.load("stm32h747i-disco", HERE)
-    live = plan_arena(model).naive_peak
-    assert live >= max(t.bytes for t in model.tensors if not t.is_constant)
+    device = device_profile.load("stm32h747i-disco", FOLDER)
+    live_bytes = plan_arena(model).naive_peak
+    assert live_bytes >= max(t.bytes for t in model.tensors if not t.is_constant)
     ram = memory_estimate.estimate_ram(device.ram, model, device.name)
-    expected = 0.676 * live + 4487 + 227 * len(model.operators)
-    assert ram.value == pytest.approx(expected)
-    assert ram.interval == pytest.approx((0.81 * expected, 1.71 * expected))
+    expected_ram = 0.676 * live_bytes + 4487 + 227 * len(model.operators)
+    assert ram.value == pytest.approx(expected_ram)
+    assert ram.interval == pytest.approx((0.81 * expected_ram, 1.71 * expected_ram))
     flash = memory_estimate.estimate_flash(device.flash, model, device.name)
     constants = sum(t.bytes for t in model.tensors if t.is_constant)
     assert flash.interval is not None

@@ -12,7 +12,7 @@ from edgepipe.core.errors import ConfigError, InputError
 from edgepipe.core.metric import Evidence
 from edgepipe.devices import device_profile
 
-GOOD = """\
+PROFILE = """\
 name: mine
 description: a board
 sources: [a datasheet]
@@ -31,7 +31,7 @@ flash: {evidence: exact, by: file}
 """
 
 
-def write(folder: Path, name: str, text: str) -> None:
+def write_profile(folder: Path, name: str, text: str) -> None:
     (folder / f"{name}.yaml").write_text(text)
 
 
@@ -51,8 +51,8 @@ def test_shipped_devices() -> None:
     assert device_profile.load("raspberry-pi-4", Path()).latency.evidence is Evidence.UNAVAILABLE
 
 
-def test_a_file_of_ones_own(tmp_path: Path) -> None:
-    write(tmp_path, "mine", GOOD)
+def test_a_user_profile(tmp_path: Path) -> None:
+    write_profile(tmp_path, "mine", PROFILE)
     device = device_profile.load("mine.yaml", tmp_path)
     assert device == device_profile.load("mine", Path(), (tmp_path,))
     assert device.operators == ("CONV_2D", "SOFTMAX")
@@ -60,8 +60,8 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
 
 
 def test_inheritance_merges_mappings_and_the_child_wins(tmp_path: Path) -> None:
-    write(tmp_path, "mine", GOOD)
-    write(
+    write_profile(tmp_path, "mine", PROFILE)
+    write_profile(
         tmp_path,
         "fast",
         "inherit: mine\nname: fast\ndescription: d\nsources: [s]\n"
@@ -73,38 +73,41 @@ def test_inheritance_merges_mappings_and_the_child_wins(tmp_path: Path) -> None:
     assert fast.system.clock == 160e6
     assert (fast.system.memory.ram, fast.system.memory.flash) == (256 * 1024, 1024 * 1024)
     assert fast.operators is None
-    assert fast.ram.by is None, "half of the parent's way to obtain a metric must not stay"
+    assert fast.ram.by is None, "the child replaces the parent's metric source as a whole"
     assert fast.dtypes == ("int8", "int32")
 
 
 def test_a_profile_may_inherit_a_shipped_one(tmp_path: Path) -> None:
-    write(
+    write_profile(
         tmp_path, "slow", "inherit: nucleo-l4r5zi\nname: slow\ndescription: d\nsources: [s]\nsystem: {clock: 80 MHz}\n"
     )
     assert device_profile.load("slow.yaml", tmp_path).system.memory.ram == 640 * 1024
 
 
-def test_the_digest_sees_content_not_files(tmp_path: Path) -> None:
-    write(tmp_path, "mine", GOOD)
+def test_the_digest_depends_on_content_not_files(tmp_path: Path) -> None:
+    write_profile(tmp_path, "mine", PROFILE)
     (tmp_path / "flat").mkdir()
-    base = yaml.safe_load(GOOD)
+    base = yaml.safe_load(PROFILE)
     child = {key: base.pop(key) for key in ("name", "description", "sources")}
-    write(tmp_path / "flat", "parent", "abstract: true\n" + yaml.safe_dump(base))
-    write(tmp_path / "flat", "mine", "inherit: parent\n" + yaml.safe_dump(child))
-    whole, spread = device_profile.load("mine.yaml", tmp_path), device_profile.load("flat/mine.yaml", tmp_path)
-    assert device_profile.digest(whole) == device_profile.digest(spread)
-    write(tmp_path, "mine", GOOD.replace("128 KiB", "127 KiB"))
-    assert device_profile.digest(device_profile.load("mine.yaml", tmp_path)) != device_profile.digest(whole)
+    write_profile(tmp_path / "flat", "parent", "abstract: true\n" + yaml.safe_dump(base))
+    write_profile(tmp_path / "flat", "mine", "inherit: parent\n" + yaml.safe_dump(child))
+    single_file, split_files = (
+        device_profile.load("mine.yaml", tmp_path),
+        device_profile.load("flat/mine.yaml", tmp_path),
+    )
+    assert device_profile.digest(single_file) == device_profile.digest(split_files)
+    write_profile(tmp_path, "mine", PROFILE.replace("128 KiB", "127 KiB"))
+    assert device_profile.digest(device_profile.load("mine.yaml", tmp_path)) != device_profile.digest(single_file)
 
 
 ALL_DTYPES = (
     "int8, uint8, int16, uint16, int32, uint32, int64, uint64, int4, uint4, int2, bool, "
     "float16, bfloat16, float32, float64"
 )
-BAD = [  # what to replace, by what, the problem
+MALFORMED_PROFILES = [  # text to replace, its replacement, the problem
     ("clock: 80 MHz", "clok: 80 MHz", "7:3: system.clok: unknown option; did you mean 'clock'?"),
     ("80 MHz", "80", "7:10: system.clock: '80' has no unit; allowed: Hz, kHz, MHz, GHz"),
-    ("80 MHz", "80 KiB", "7:10: system.clock: 'KiB' is no unit of hertz; allowed: Hz, kHz, MHz, GHz"),
+    ("80 MHz", "80 KiB", "7:10: system.clock: 'KiB' is not a unit of hertz; allowed: Hz, kHz, MHz, GHz"),
     ("80 MHz", "0 MHz", "7:10: system.clock: should be greater than 0; found the text '0 MHz'"),
     (
         "ram: 128 KiB",
@@ -168,7 +171,7 @@ BAD = [  # what to replace, by what, the problem
     (
         "dtypes: [int8, int32]\n",
         "dtypes: [int8]\ndtypes: [int8]\n",
-        "11:1: dtypes: this key stands twice; the first is on line 10",
+        "11:1: dtypes: duplicate key; the first is on line 10",
     ),
     (
         "name: mine\n",
@@ -184,7 +187,7 @@ BAD = [  # what to replace, by what, the problem
     (
         "name: mine\n",
         "name: mine\ninherit: 3\n",
-        "2:10: inherit: must name one profile, or a list of them, found the number 3",
+        "2:10: inherit: must name one profile or a list of them, found the number 3",
     ),
     (
         "{evidence: simulated, by: tflite-micro}",
@@ -213,35 +216,41 @@ BAD = [  # what to replace, by what, the problem
         "did you mean 'static-shapes'?",
     ),
     ("name: mine\n", "name: mine\nabstract: maybe\n", "2:11: abstract: must be true or false, found the text 'maybe'"),
-    (GOOD, "- a\n", "1:1: a device profile is a mapping, found a list"),
-    (GOOD, "a: [\n", "2:1: not valid YAML: expected the node content, but found '<stream end>'"),
-    (GOOD, "", "1:1: the file is empty"),
+    (PROFILE, "- a\n", "1:1: a device profile is a mapping, found a list"),
+    (PROFILE, "a: [\n", "2:1: not valid YAML: expected the node content, but found '<stream end>'"),
+    (PROFILE, "", "1:1: the file is empty"),
 ]
 
 
-@pytest.mark.parametrize(("old", "new", "message"), BAD, ids=[message.split(": ", 1)[1][:50] for *_, message in BAD])
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    MALFORMED_PROFILES,
+    ids=[message.split(": ", 1)[1][:50] for *_, message in MALFORMED_PROFILES],
+)
 def test_malformed(old: str, new: str, message: str, tmp_path: Path) -> None:
-    assert old in GOOD
-    write(tmp_path, "mine", GOOD.replace(old, new))
-    with pytest.raises(ConfigError) as caught:
+    assert old in PROFILE
+    write_profile(tmp_path, "mine", PROFILE.replace(old, new))
+    with pytest.raises(ConfigError) as error:
         device_profile.load("mine.yaml", tmp_path)
-    expected = f"{tmp_path}/mine.yaml:{message}"
-    assert [str(problem) for problem in caught.value.problems] == [expected]
+    expected_problem = f"{tmp_path}/mine.yaml:{message}"
+    assert [str(problem) for problem in error.value.problems] == [expected_problem]
 
 
 def test_all_problems_at_once(tmp_path: Path) -> None:
-    write(tmp_path, "mine", GOOD.replace("80 MHz", "80").replace("SOFTMAX", "SOFT").replace("int32", "int33"))
-    with pytest.raises(ConfigError) as caught:
+    write_profile(
+        tmp_path, "mine", PROFILE.replace("80 MHz", "80").replace("SOFTMAX", "SOFT").replace("int32", "int33")
+    )
+    with pytest.raises(ConfigError) as error:
         device_profile.load("mine.yaml", tmp_path)
-    assert [problem.line for problem in caught.value.problems] == [7, 10, 11]
+    assert [problem.line for problem in error.value.problems] == [7, 10, 11]
 
 
 def test_a_problem_in_an_inherited_value_points_at_the_file_that_holds_it(tmp_path: Path) -> None:
-    write(tmp_path, "parent", GOOD.replace("name: mine\n", "abstract: true\n").replace("80 MHz", "80"))
-    write(tmp_path, "child", "inherit: parent\nname: child\ndescription: d\nsources: [s]\nsystem: {cores: 0}\n")
-    with pytest.raises(ConfigError) as caught:
+    write_profile(tmp_path, "parent", PROFILE.replace("name: mine\n", "abstract: true\n").replace("80 MHz", "80"))
+    write_profile(tmp_path, "child", "inherit: parent\nname: child\ndescription: d\nsources: [s]\nsystem: {cores: 0}\n")
+    with pytest.raises(ConfigError) as error:
         device_profile.load("child.yaml", tmp_path)
-    assert [str(problem) for problem in caught.value.problems] == [
+    assert [str(problem) for problem in error.value.problems] == [
         f"{tmp_path}/child.yaml:5:17: system.cores: should be greater than or equal to 1; found the number 0",
         f"{tmp_path}/parent.yaml:7:10: system.clock: '80' has no unit; allowed: Hz, kHz, MHz, GHz",
     ]
@@ -250,17 +259,17 @@ def test_a_problem_in_an_inherited_value_points_at_the_file_that_holds_it(tmp_pa
 @pytest.mark.parametrize("length", [1, 2, 3, 7])
 def test_cycles_of_any_length(length: int, tmp_path: Path) -> None:
     for index in range(length):
-        write(tmp_path, f"d{index}", f"name: d{index}\ninherit: d{(index + 1) % length}\n")
-    with pytest.raises(ConfigError) as caught:
+        write_profile(tmp_path, f"d{index}", f"name: d{index}\ninherit: d{(index + 1) % length}\n")
+    with pytest.raises(ConfigError) as error:
         device_profile.load("d0.yaml", tmp_path)
     cycle = " -> ".join(f"d{index % length}" for index in range(length + 1))
-    problems = [str(problem) for problem in caught.value.problems]
+    problems = [str(problem) for problem in error.value.problems]
     assert problems == [f"{tmp_path}/d{length - 1}.yaml:2:10: inherit: inherits itself: {cycle}"]
 
 
 def test_a_cycle_further_up_names_only_the_cycle(tmp_path: Path) -> None:
     for name, parent in (("a", "b"), ("b", "c"), ("c", "b")):
-        write(tmp_path, name, f"inherit: {parent}\n")
+        write_profile(tmp_path, name, f"inherit: {parent}\n")
     with pytest.raises(ConfigError, match=r"c\.yaml:1:10: inherit: inherits itself: b -> c -> b$"):
         device_profile.load("a.yaml", tmp_path)
 
@@ -273,7 +282,7 @@ def test_a_cycle_further_up_names_only_the_cycle(tmp_path: Path) -> None:
             r"unknown device 'nucleo-l4r5z'; did you mean 'nucleo-l4r5zi'\? \(or the path of",
         ),
         ("../devices/host", r"unknown device '\.\./devices/host'"),
-        ("cortex-m-tflite-micro", "'cortex-m-tflite-micro' is abstract: only for others to inherit; devices: android"),
+        ("cortex-m-tflite-micro", "'cortex-m-tflite-micro' is abstract and can only be inherited; devices: android"),
         ("gone.yaml", r"gone\.yaml: cannot be read: No such file"),
     ],
 )
@@ -288,5 +297,5 @@ def test_loading_a_device_imports_no_numpy() -> None:
         "[device_profile.load(name, pathlib.Path()) for name in device_profile.names()]\n"
         "print([m for m in ('numpy', 'tensorflow', 'keras', 'ai_edge_litert') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "[]"

@@ -1,4 +1,4 @@
-"""What zeros are worth on each runtime is said where there are many, once for each runtime, and never left out."""
+"""Models with many zeros get one note per runtime on what zeros gain there."""
 
 from pathlib import Path
 from typing import get_args
@@ -9,11 +9,11 @@ from edgepipe.devices import device_metrics, device_profile, sparsity_benefit
 from edgepipe.devices.device_profile import RuntimeProfile
 from edgepipe.tflite import reader
 
-HERE = Path(__file__).parent
+FOLDER = Path(__file__).parent
 
 
 @pytest.fixture(scope="module")
-def sparse(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Path:
+def sparse_model(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Path:
     """The int8 model with three quarters of each kernel overwritten by zeros."""
     import numpy as np
 
@@ -23,44 +23,48 @@ def sparse(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Path:
         kernel = operator.input(1)
         if operator.name in ("CONV_2D", "FULLY_CONNECTED") and kernel is not None:
             start, length = kernel.extent
-            values = np.frombuffer(bytes(content[start : start + length]), np.int8).copy()
-            values[np.arange(length) % 4 != 0] = 0
-            content[start : start + length] = values.tobytes()
+            weights = np.frombuffer(bytes(content[start : start + length]), np.int8).copy()
+            weights[np.arange(length) % 4 != 0] = 0
+            content[start : start + length] = weights.tobytes()
     path = tmp_path_factory.mktemp("sparse") / "sparse.tflite"
     path.write_bytes(content)
     return path
 
 
-def told(path: Path, *devices: str) -> list[str]:
+def sparsity_notes(path: Path, *devices: str) -> list[str]:
     model = reader.read(path)
     return sparsity_benefit.notes(
-        model, [device_profile.load(device, HERE) for device in devices], device_metrics.file_metrics(model)
+        model, [device_profile.load(device, FOLDER) for device in devices], device_metrics.file_metrics(model)
     )
 
 
-def test_every_runtime_has_its_say() -> None:
+def test_every_runtime_has_a_benefit_text() -> None:
     assert set(sparsity_benefit.BENEFITS) == set(get_args(RuntimeProfile.model_fields["name"].annotation))
 
 
-def test_one_note_for_each_runtime(sparse: Path) -> None:
-    found = [
-        note for note in told(sparse, "host", "raspberry-pi-4", "nucleo-l4r5zi", "ethos-u55-128") if "brings" in note
+def test_one_note_for_each_runtime(sparse_model: Path) -> None:
+    runtime_notes = [
+        note
+        for note in sparsity_notes(sparse_model, "host", "raspberry-pi-4", "nucleo-l4r5zi", "ethos-u55-128")
+        if "brings" in note
     ]
-    assert [note.split(" brings ")[1].split(":")[0] for note in found[:2]] == [
+    assert [note.split(" brings ")[1].split(":")[0] for note in runtime_notes[:2]] == [
         "litert (host, raspberry-pi-4) no speed",
         "tflite-micro (nucleo-l4r5zi) no speed",
     ]
-    assert "vela (ethos-u55-128) flash and memory traffic" in found[2]
-    assert "but no MACs" in found[2]
-    assert all(note.startswith("7") and "% of the kernels' weights are zero" in note for note in found)
+    assert "vela (ethos-u55-128) flash and memory traffic" in runtime_notes[2]
+    assert "but no MACs" in runtime_notes[2]
+    assert all(note.startswith("7") and "% of the kernels' weights are zero" in note for note in runtime_notes)
 
 
-def test_what_compression_saves_is_said(sparse: Path) -> None:
-    (note,) = [note for note in told(sparse, "host") if "brings" not in note]
-    size, smaller = (device_metrics.file_metrics(reader.read(sparse))[index] for index in (0, 2))
-    assert (size.name, smaller.name) == ("size", "size_zstd")
-    assert note.startswith(f"compressed, the .tflite takes {smaller.text()} of {size.text()} (size_zstd): zeros and")
+def test_compression_savings_are_reported(sparse_model: Path) -> None:
+    (note,) = [note for note in sparsity_notes(sparse_model, "host") if "brings" not in note]
+    size, compressed_size = (device_metrics.file_metrics(reader.read(sparse_model))[index] for index in (0, 2))
+    assert (size.name, compressed_size.name) == ("size", "size_zstd")
+    assert note.startswith(
+        f"compressed, the .tflite takes {compressed_size.text()} of {size.text()} (size_zstd): zeros and"
+    )
 
 
-def test_a_dense_model_is_not_talked_about(models: Path) -> None:
-    assert told(models / "int8.tflite", "host", "ethos-u55-128") == []
+def test_a_dense_model_gets_no_note(models: Path) -> None:
+    assert sparsity_notes(models / "int8.tflite", "host", "ethos-u55-128") == []

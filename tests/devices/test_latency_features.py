@@ -1,4 +1,4 @@
-"""Features are counted from shapes; they are held here against counts done by hand, and against known models."""
+"""Features counted from shapes, compared with counts by hand and with known models."""
 
 from pathlib import Path
 
@@ -12,18 +12,18 @@ from edgepipe.tflite import reader
 from edgepipe.tflite.model import Model
 
 
-def _conv(folder: Path, kernel: tuple[int, int, int, int], given: tuple[int, int, int]) -> Model:
+def _conv(folder: Path, kernel: tuple[int, int, int, int], input_shape: tuple[int, int, int]) -> Model:
     """A stride-1 convolution with SAME padding: kernel (out, height, width, in) on (height, width, in)."""
     weights = T("w", kernel, data=np.ones(kernel, np.int8), scales=(0.1,), zero_points=(0,))
     bias = T("b", kernel[:1], "int32", data=np.zeros(kernel[0], np.int32), scales=(0.1,), zero_points=(0,))
-    x = T("x", (1, *given), scales=(0.1,), zero_points=(0,))
-    y = T("y", (1, *given[:2], kernel[0]), scales=(0.1,), zero_points=(0,))
+    x = T("x", (1, *input_shape), scales=(0.1,), zero_points=(0,))
+    y = T("y", (1, *input_shape[:2], kernel[0]), scales=(0.1,), zero_points=(0,))
     path = write(folder / "conv.tflite", [x, weights, bias, y], [Op("CONV_2D", ("x", "w", "b"), ("y",))], ["x"], ["y"])
     return reader.read(path)
 
 
 CONVOLUTIONS = [
-    # kernel, input, what is counted; every one also counts outputs 64 x filters, one operator and its activations
+    # kernel, input shape, expected features besides outputs (64 x filters), one operator and its activations
     ((16, 1, 1, 8), (8, 8, 8), {"pointwise_macs": 8192, "conv_macs": 8192, "weights": 144}),
     ((16, 3, 3, 8), (8, 8, 8), {"kernel_macs": 73728, "conv_macs": 73728, "patch_elements": 4608, "weights": 1168}),
     (
@@ -34,33 +34,42 @@ CONVOLUTIONS = [
 ]
 
 
-@pytest.mark.parametrize(("kernel", "given", "counted"), CONVOLUTIONS)
-def test_a_convolution_by_hand(tmp_path: Path, kernel: tuple[int, ...], given: tuple[int, ...], counted: dict) -> None:
-    found = operator_features.sum_features(_conv(tmp_path, kernel, given))
+@pytest.mark.parametrize(("kernel", "input_shape", "expected_features"), CONVOLUTIONS)
+def test_a_convolution_by_hand(
+    tmp_path: Path, kernel: tuple[int, ...], input_shape: tuple[int, ...], expected_features: dict
+) -> None:
+    features = operator_features.sum_features(_conv(tmp_path, kernel, input_shape))
     outputs = 64 * kernel[0]
-    common = {"inference": 1, "operators": 1, "conv_outputs": outputs, "activations": 64 * given[-1] + outputs}
-    assert {name: amount for name, amount in found.items() if amount} == {**common, **counted}
+    common_features = {
+        "inference": 1,
+        "operators": 1,
+        "conv_outputs": outputs,
+        "activations": 64 * input_shape[-1] + outputs,
+    }
+    assert {name: amount for name, amount in features.items() if amount} == {**common_features, **expected_features}
 
 
 def test_a_1x1_convolution_on_one_position_is_a_dense_layer(tmp_path: Path) -> None:
-    found = operator_features.sum_features(_conv(tmp_path, (16, 1, 1, 8), (1, 1, 8)))
-    assert found["dense_macs"] == 128
-    assert found["pointwise_macs"] == found["conv_outputs"] == 0
+    features = operator_features.sum_features(_conv(tmp_path, (16, 1, 1, 8), (1, 1, 8)))
+    assert features["dense_macs"] == 128
+    assert features["pointwise_macs"] == features["conv_outputs"] == 0
 
 
-@pytest.mark.parametrize(("channels", "filters", "padded"), [(8, 16, 16 * 8), (9, 16, 16 * 16), (3, 17, 32 * 8)])
-def test_a_matrix_unit_computes_whole_tiles(tmp_path: Path, channels: int, filters: int, padded: int) -> None:
+@pytest.mark.parametrize(("channels", "filters", "padded_macs"), [(8, 16, 16 * 8), (9, 16, 16 * 16), (3, 17, 32 * 8)])
+def test_a_matrix_unit_computes_whole_tiles(tmp_path: Path, channels: int, filters: int, padded_macs: int) -> None:
     model = _conv(tmp_path, (filters, 1, 1, channels), (8, 8, channels))
-    assert operator_features.sum_features(model, Tile(16, 8))["conv_macs"] == 64 * padded
+    assert operator_features.sum_features(model, Tile(16, 8))["conv_macs"] == 64 * padded_macs
 
 
-@pytest.mark.parametrize(("on_chip", "spilled"), [(None, 0), (2000, 0), (1168, 0), (1167, 1168)])
-def test_weights_that_do_not_fit_the_chip_are_spilled(tmp_path: Path, on_chip: int | None, spilled: int) -> None:
+@pytest.mark.parametrize(("on_chip", "spilled_weights"), [(None, 0), (2000, 0), (1168, 0), (1167, 1168)])
+def test_weights_that_do_not_fit_the_chip_are_spilled(
+    tmp_path: Path, on_chip: int | None, spilled_weights: int
+) -> None:
     model = _conv(tmp_path, (16, 3, 3, 8), (8, 8, 8))
-    assert operator_features.sum_features(model, on_chip=on_chip)["spilled_weights"] == spilled
+    assert operator_features.sum_features(model, on_chip=on_chip)["spilled_weights"] == spilled_weights
 
 
-def test_what_is_known_before_the_model_runs_costs_nothing(tmp_path: Path) -> None:
+def test_constant_folded_operators_cost_nothing(tmp_path: Path) -> None:
     tensors = [
         *(T(name, (1, 4), scales=(0.1,), zero_points=(0,)) for name in ("x", "y", "z")),
         T("shape", (2,), "int32"), T("begin", (1,), "int32", data=np.zeros(1, np.int32)),
@@ -82,12 +91,12 @@ def test_what_is_known_before_the_model_runs_costs_nothing(tmp_path: Path) -> No
 
 def test_every_operator_of_a_model_adds_to_its_features(models: Path) -> None:
     model = reader.read(models / "int8.tflite")
-    whole = operator_features.sum_features(model)
-    summed = dict.fromkeys(FEATURES, 0.0)
-    for _, found in operator_features.iter_features(model):
-        assert set(found) <= set(FEATURES)
-        for name, amount in found.items():
-            summed[name] += amount
-    assert whole == {**summed, "inference": 1.0}
+    total_features = operator_features.sum_features(model)
+    summed_features = dict.fromkeys(FEATURES, 0.0)
+    for _, features in operator_features.iter_features(model):
+        assert set(features) <= set(FEATURES)
+        for name, amount in features.items():
+            summed_features[name] += amount
+    assert total_features == {**summed_features, "inference": 1.0}
     products = ("pointwise_macs", "kernel_macs", "depthwise_macs", "dense_macs")
-    assert sum(whole[name] for name in products) == model.macs
+    assert sum(total_features[name] for name in products) == model.macs

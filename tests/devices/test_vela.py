@@ -1,4 +1,4 @@
-"""Vela itself on small models: its own tables as the reference, every way it ends, and what is kept."""
+"""Vela on small models: its own tables as the reference, every way it ends, and the cache."""
 
 import csv
 import re
@@ -25,7 +25,7 @@ U65 = VelaSettings(accelerator="ethos-u65-512", system_config="Ethos_U65_High_En
 U85 = VelaSettings(
     accelerator="ethos-u85-256", system_config="Ethos_U85_SYS_DRAM_Low", memory_mode="Dedicated_Sram_384KB"
 )
-MIXED = ["RELU", "LOG_SOFTMAX", "LOGISTIC", "LOG_SOFTMAX"]
+MIXED_OPERATORS = ["RELU", "LOG_SOFTMAX", "LOGISTIC", "LOG_SOFTMAX"]
 
 
 @pytest.fixture
@@ -33,107 +33,118 @@ def cache(tmp_path: Path) -> Cache:
     return Cache(tmp_path / "cache")
 
 
-def cli(model: Path, to: VelaSettings, folder: Path) -> str:
-    """What the command `vela` prints; its tables are in `folder`."""
-    line = [
+def run_vela(model: Path, settings: VelaSettings, folder: Path) -> str:
+    """The stdout of the command `vela`; its tables are in `folder`."""
+    arguments = [
         sys.executable, "-m", "ethosu.vela", str(model), "--output-dir", str(folder), "--config", "Arm/vela.ini",
-        "--accelerator-config", to.accelerator, "--system-config", to.system_config, "--memory-mode", to.memory_mode,
+        "--accelerator-config", settings.accelerator, "--system-config", settings.system_config,
+        "--memory-mode", settings.memory_mode,
         "--verbose-performance", "--show-cpu-operations",
     ]  # fmt: skip
-    return subprocess.run(line, check=True, capture_output=True, text=True).stdout
+    return subprocess.run(arguments, check=True, capture_output=True, text=True).stdout
 
 
-@pytest.mark.parametrize("to", [U55, U65, U85], ids=lambda to: to.accelerator)
-def test_the_numbers_are_those_that_vela_prints(to: VelaSettings, models: Path, cache: Cache, tmp_path: Path) -> None:
-    made = compile_model(reader.read(models / "int8.tflite"), to, cache)
-    found = made.compilation
-    printed = cli(models / "int8.tflite", to, tmp_path)
+@pytest.mark.parametrize("settings", [U55, U65, U85], ids=lambda settings: settings.accelerator)
+def test_the_numbers_are_those_that_vela_prints(
+    settings: VelaSettings, models: Path, cache: Cache, tmp_path: Path
+) -> None:
+    compiled_model = compile_model(reader.read(models / "int8.tflite"), settings, cache)
+    compilation = compiled_model.compilation
+    stdout = run_vela(models / "int8.tflite", settings, tmp_path)
     with (tmp_path / "int8_per-layer.csv").open() as stream:
         layers = list(csv.DictReader(stream))
-    assert [layer.cycles for layer in found.layers] == [int(row["Op Cycles"]) for row in layers]
-    assert [layer.sram_cycles for layer in found.layers] == [int(row["SRAM AC"]) for row in layers]
-    assert [layer.dram_cycles for layer in found.layers] == [int(row["DRAM AC"]) for row in layers]
-    assert found.cycles == sum(int(row["Op Cycles"]) for row in layers) > 0
-    assert [100 * layer.utilisation for layer in found.layers if layer.cycles] == pytest.approx(
+    assert [layer.cycles for layer in compilation.layers] == [int(row["Op Cycles"]) for row in layers]
+    assert [layer.sram_cycles for layer in compilation.layers] == [int(row["SRAM AC"]) for row in layers]
+    assert [layer.dram_cycles for layer in compilation.layers] == [int(row["DRAM AC"]) for row in layers]
+    assert compilation.cycles == sum(int(row["Op Cycles"]) for row in layers) > 0
+    assert [100 * layer.utilisation for layer in compilation.layers if layer.cycles] == pytest.approx(
         [float(row["Util% (MAC)"]) for row in layers if int(row["Op Cycles"])]
     )
     for name in ("SRAM", "DRAM"):
-        used = re.search(rf"Total {name} used +([\d.]+) KiB", printed)
-        assert found.peak_bytes(name) / 1024 == pytest.approx(float(used[1]) if used else 0, abs=0.006)
-    (clock,) = re.findall(r"Accelerator clock +(\d+) MHz", printed)
-    assert found.clock == float(clock) * 1e6
-    assert made.content == (tmp_path / "int8_vela.tflite").read_bytes()
-    assert "CPU operators = 0 " in printed
-    assert found.fallbacks == ()
+        match = re.search(rf"Total {name} used +([\d.]+) KiB", stdout)
+        assert compilation.peak_bytes(name) / 1024 == pytest.approx(float(match[1]) if match else 0, abs=0.006)
+    (clock,) = re.findall(r"Accelerator clock +(\d+) MHz", stdout)
+    assert compilation.clock == float(clock) * 1e6
+    assert compiled_model.content == (tmp_path / "int8_vela.tflite").read_bytes()
+    assert "CPU operators = 0 " in stdout
+    assert compilation.fallbacks == ()
 
 
 def test_each_layer_points_to_the_operator_it_comes_from(models: Path, cache: Cache) -> None:
     model = reader.read(models / "int8.tflite")
-    found = compile_model(model, U55, cache).compilation
-    origins = [layer.operator for layer in found.layers]
+    compilation = compile_model(model, U55, cache).compilation
+    origins = [layer.operator for layer in compilation.layers]
     assert set(origins) <= {operator.location for operator in model.operators}
-    assert [layer.operator for layer in found.layers if layer.operation == "Conv2D"] == [
+    assert [layer.operator for layer in compilation.layers if layer.operation == "Conv2D"] == [
         operator.location for operator in model.operators if operator.name == "CONV_2D"
     ]
 
 
-@pytest.mark.parametrize("to", [U55, U85], ids=lambda to: to.accelerator)
-def test_what_stays_on_the_core_is_named_with_velas_reason(to: VelaSettings, cache: Cache, tmp_path: Path) -> None:
-    found = compile_model(reader.read(vela_models.chain(tmp_path / "mixed.tflite", MIXED)), to, cache).compilation
-    assert [(p.place, p.runs_on) for p in found.placements] == [
+@pytest.mark.parametrize("settings", [U55, U85], ids=lambda settings: settings.accelerator)
+def test_operators_on_the_core_have_velas_reason(settings: VelaSettings, cache: Cache, tmp_path: Path) -> None:
+    compilation = compile_model(
+        reader.read(vela_models.chain(tmp_path / "mixed.tflite", MIXED_OPERATORS)), settings, cache
+    ).compilation
+    assert [(p.place, p.runs_on) for p in compilation.placements] == [
         ("RELU #0", "NPU"), ("LOG_SOFTMAX #1", "CPU"), ("LOGISTIC #2", "NPU"), ("LOG_SOFTMAX #3", "CPU"),
     ]  # fmt: skip
-    assert {placement.reason for placement in found.fallbacks} == {"Unsupported opType"}
-    assert "CPU operators = 2 " in cli(tmp_path / "mixed.tflite", to, tmp_path)
+    assert {placement.reason for placement in compilation.fallbacks} == {"Unsupported opType"}
+    assert "CPU operators = 2 " in run_vela(tmp_path / "mixed.tflite", settings, tmp_path)
 
 
-def test_operators_are_told_apart_even_where_their_outputs_share_one_odd_name(cache: Cache, tmp_path: Path) -> None:
+def test_operators_are_distinguished_even_if_their_outputs_share_a_name(cache: Cache, tmp_path: Path) -> None:
     model = reader.read(vela_models.namesakes(tmp_path / "same.tflite"))
     assert {t.name for operator in model for t in operator.outputs if t is not None} == {',"'}
-    found = compile_model(model, U55, cache).compilation
-    assert [placement.place for placement in found.fallbacks] == ["LOG_SOFTMAX #1", "LOG_SOFTMAX #3"]
+    compilation = compile_model(model, U55, cache).compilation
+    assert [placement.place for placement in compilation.fallbacks] == ["LOG_SOFTMAX #1", "LOG_SOFTMAX #3"]
 
 
-def test_a_float_model_stays_on_the_core_although_vela_ends_well(models: Path, cache: Cache, tmp_path: Path) -> None:
+def test_a_float_model_stays_on_the_core_although_vela_succeeds(models: Path, cache: Cache, tmp_path: Path) -> None:
     model = reader.read(models / "float.tflite")
-    found = compile_model(model, U55, cache).compilation
-    assert [placement.place for placement in found.fallbacks] == [operator.location for operator in model.operators]
-    assert all("Float32" in placement.reason for placement in found.fallbacks)
-    cli(models / "float.tflite", U55, tmp_path)  # exit status 0
+    compilation = compile_model(model, U55, cache).compilation
+    assert [placement.place for placement in compilation.fallbacks] == [
+        operator.location for operator in model.operators
+    ]
+    assert all("Float32" in placement.reason for placement in compilation.fallbacks)
+    run_vela(models / "float.tflite", U55, tmp_path)  # exit status 0
 
 
-def test_of_several_subgraphs_the_compiled_model_tells(models: Path, cache: Cache, tmp_path: Path) -> None:
-    model = reader.read(vela_models.loop(tmp_path / "loop.tflite"))
-    made = compile_model(model, U55, cache)
-    (tmp_path / "compiled.tflite").write_bytes(made.content)
-    left = [operator.name for operator in reader.read(tmp_path / "compiled.tflite") if operator.name != "ethos-u"]
-    assert Counter(left) == Counter(placement.operator for placement in made.compilation.fallbacks)
-    assert {"WHILE", "LESS", "MUL"} <= set(left)
-    assert made.compilation.subgraphs == 3
+def test_core_operators_of_several_subgraphs_come_from_the_compiled_model(
+    models: Path, cache: Cache, tmp_path: Path
+) -> None:
+    model = reader.read(vela_models.with_loop(tmp_path / "loop.tflite"))
+    compiled_model = compile_model(model, U55, cache)
+    (tmp_path / "compiled.tflite").write_bytes(compiled_model.content)
+    core_operators = [
+        operator.name for operator in reader.read(tmp_path / "compiled.tflite") if operator.name != "ethos-u"
+    ]
+    assert Counter(core_operators) == Counter(placement.operator for placement in compiled_model.compilation.fallbacks)
+    assert {"WHILE", "LESS", "MUL"} <= set(core_operators)
+    assert compiled_model.compilation.subgraphs == 3
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
+    ("write_model", "message"),
     [
         (vela_models.crashing, r"^Vela [\d.]+ for ethos-u55-128 on it\.tflite: .* crashed with SIGSEGV"),
         (
-            vela_models.refused,
+            vela_models.unreadable,
             r"^Vela [\d.]+ for ethos-u55-128 on it\.tflite: Compilation failed: .* reading TFLite file",
         ),
     ],
 )
 def test_a_crash_or_a_refusal_names_model_accelerator_and_version(
-    make: object, message: str, cache: Cache, tmp_path: Path
+    write_model: object, message: str, cache: Cache, tmp_path: Path
 ) -> None:
-    assert callable(make)
+    assert callable(write_model)
     with pytest.raises(RefusedError, match=message):
-        compile_model(reader.read(make(tmp_path / "it.tflite")), U55, cache)
+        compile_model(reader.read(write_model(tmp_path / "it.tflite")), U55, cache)
     assert cache.list_entries() == []
     assert list(cache.workspace_root.iterdir()) == []
 
 
 def test_a_hang_is_stopped(models: Path, cache: Cache) -> None:
-    with pytest.raises(RefusedError, match=r"on int8\.tflite: no end after 0\.01 s; the child process was stopped"):
+    with pytest.raises(RefusedError, match=r"on int8\.tflite: timed out after 0\.01 s; the child process was stopped"):
         compile_model(reader.read(models / "int8.tflite"), U55, cache, timeout=0.01)
 
 
@@ -146,23 +157,23 @@ def test_a_hang_is_stopped(models: Path, cache: Cache) -> None:
         ({"memory_mode": "Dedicated_Sram"}, r"Invalid configuration of arena_mem_area=OffChipFlash \(must be Sram"),
     ],
 )
-def test_settings_that_do_not_go_together(changes: dict[str, str], message: str, models: Path, cache: Cache) -> None:
-    with pytest.raises(InputError, match=f"does not take the settings .*: .*{message}") as caught:
+def test_settings_that_contradict_each_other(changes: dict[str, str], message: str, models: Path, cache: Cache) -> None:
+    with pytest.raises(InputError, match=f"rejects the settings .*: .*{message}") as error:
         compile_model(reader.read(models / "int8.tflite"), U55.model_copy(update=changes), cache)
-    assert not isinstance(caught.value, RefusedError)
+    assert not isinstance(error.value, RefusedError)
 
 
 def _no_child(*_: object) -> None:
     raise AssertionError("Vela was run")
 
 
-def test_the_second_time_vela_does_not_run(models: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cached_model_is_not_compiled_again(models: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     model = reader.read(models / "int8.tflite")
-    first = compile_model(model, U55, cache)
+    first_result = compile_model(model, U55, cache)
     monkeypatch.setattr(child_process, "run", _no_child)
-    second = compile_model(model, U55, cache)
-    assert (first.from_cache, second.from_cache) == (False, True)
-    assert (first.compilation, first.content) == (second.compilation, second.content)
+    cached_result = compile_model(model, U55, cache)
+    assert (first_result.from_cache, cached_result.from_cache) == (False, True)
+    assert (first_result.compilation, first_result.content) == (cached_result.compilation, cached_result.content)
     with pytest.raises(AssertionError, match="Vela was run"):
         compile_model(model, U85, cache)
     (entry,) = cache.list_entries()
@@ -172,42 +183,44 @@ def test_the_second_time_vela_does_not_run(models: Path, cache: Cache, monkeypat
         compile_model(model, U55, cache)
 
 
-def test_the_content_counts_not_the_path(models: Path, cache: Cache, tmp_path: Path) -> None:
+def test_the_cache_key_is_the_content_not_the_path(models: Path, cache: Cache, tmp_path: Path) -> None:
     compile_model(reader.read(models / "int8.tflite"), U55, cache)
     (tmp_path / "other.tflite").write_bytes((models / "int8.tflite").read_bytes())
     assert compile_model(reader.read(tmp_path / "other.tflite"), U55, cache).from_cache
     assert not compile_model(reader.read(models / "float.tflite"), U55, cache).from_cache
 
 
-def test_another_version_of_vela_is_another_result(models: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_version_of_vela_compiles_again(models: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     model = reader.read(models / "int8.tflite")
     compile_model(model, U55, cache)
-    real = references.installed_version
+    real_version = references.installed_version
     monkeypatch.setattr(
-        references, "installed_version", lambda package: "9.9" if package == vela_compiler.PACKAGE else real(package)
+        references,
+        "installed_version",
+        lambda package: "9.9" if package == vela_compiler.PACKAGE else real_version(package),
     )
     assert not compile_model(model, U55, cache).from_cache
 
 
-def test_a_damaged_entry_is_made_again(models: Path, cache: Cache) -> None:
+def test_a_damaged_cache_entry_is_compiled_again(models: Path, cache: Cache) -> None:
     model = reader.read(models / "int8.tflite")
-    first = compile_model(model, U55, cache)
+    first_result = compile_model(model, U55, cache)
     (entry,) = cache.entries.iterdir()
     (entry / "files" / "vela.json").write_text("{}")
-    again = compile_model(model, U55, cache)
-    assert not again.from_cache
-    assert again.compilation == first.compilation
+    second_result = compile_model(model, U55, cache)
+    assert not second_result.from_cache
+    assert second_result.compilation == first_result.compilation
     assert compile_model(model, U55, cache).from_cache
 
 
-def test_without_a_place_to_keep_it_vela_runs_all_the_same(models: Path, tmp_path: Path) -> None:
+def test_vela_runs_without_a_cache(models: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    made = compile_model(reader.read(models / "int8.tflite"), U55, Cache(tmp_path / "file" / "cache"))
-    assert made.compilation.cycles > 0
-    assert "cannot be written" in made.note
+    compiled_model = compile_model(reader.read(models / "int8.tflite"), U55, Cache(tmp_path / "file" / "cache"))
+    assert compiled_model.compilation.cycles > 0
+    assert "cannot be written" in compiled_model.note
 
 
-def test_without_the_package_the_remedy_is_told(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_package_the_error_names_the_remedy(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(references, "installed_version", lambda _: "absent")
     with pytest.raises(ToolError, match=r"ethos-u-vela is not installed: pip install 'edgepipe\[npu\]'"):
         compile_model(reader.read(models / "int8.tflite"), U55)

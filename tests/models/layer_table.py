@@ -16,11 +16,11 @@ class Case:
     make: Callable[[], Any]
     shapes: tuple[tuple[int, ...], ...] = ((6,),)
     dtype: str = "float32"
-    spread: bool = False  # the inputs are arguments of their own instead of one list
+    separate_inputs: bool = False  # the inputs are arguments of their own instead of one list
 
 
 IMAGE, LINE, CUBE, VIDEO = ((8, 8, 3),), ((8, 3),), ((4, 4, 4, 2),), ((3, 6, 6, 2),)
-TWO = ((6,), (6,))
+TWO_VECTORS = ((6,), (6,))
 SEQUENCES = ((5, 4), (7, 4))
 
 LAYERS: dict[str, Case] = {
@@ -32,13 +32,13 @@ LAYERS: dict[str, Case] = {
     "AdaptiveMaxPooling1D": Case(lambda: K.AdaptiveMaxPooling1D(4), LINE),
     "AdaptiveMaxPooling2D": Case(lambda: K.AdaptiveMaxPooling2D(4), IMAGE),
     "AdaptiveMaxPooling3D": Case(lambda: K.AdaptiveMaxPooling3D(2), CUBE),
-    "Add": Case(lambda: K.Add(), TWO),
+    "Add": Case(lambda: K.Add(), TWO_VECTORS),
     "AdditiveAttention": Case(lambda: K.AdditiveAttention(), SEQUENCES),
     "AlphaDropout": Case(lambda: K.AlphaDropout(0.2)),
     "Attention": Case(lambda: K.Attention(use_scale=True), SEQUENCES),
     "AugMix": Case(lambda: K.AugMix(), IMAGE),
     "AutoContrast": Case(lambda: K.AutoContrast(), IMAGE),
-    "Average": Case(lambda: K.Average(), TWO),
+    "Average": Case(lambda: K.Average(), TWO_VECTORS),
     "AveragePooling1D": Case(lambda: K.AveragePooling1D(2), LINE),
     "AveragePooling2D": Case(lambda: K.AveragePooling2D(2, padding="same"), IMAGE),
     "AveragePooling3D": Case(lambda: K.AveragePooling3D(2), CUBE),
@@ -46,7 +46,7 @@ LAYERS: dict[str, Case] = {
     "Bidirectional": Case(lambda: K.Bidirectional(K.GRU(3, return_sequences=True), merge_mode="sum"), LINE),
     "CategoryEncoding": Case(lambda: K.CategoryEncoding(9, output_mode="multi_hot"), dtype="int32"),
     "CenterCrop": Case(lambda: K.CenterCrop(5, 4), IMAGE),
-    "Concatenate": Case(lambda: K.Concatenate(), TWO),
+    "Concatenate": Case(lambda: K.Concatenate(), TWO_VECTORS),
     "ContrastLimitedAdaptiveHistogramEqualization": Case(
         lambda: K.ContrastLimitedAdaptiveHistogramEqualization(), IMAGE
     ),
@@ -67,7 +67,7 @@ LAYERS: dict[str, Case] = {
     "DepthwiseConv1D": Case(lambda: K.DepthwiseConv1D(3, depth_multiplier=2), LINE),
     "DepthwiseConv2D": Case(lambda: K.DepthwiseConv2D(3, depth_multiplier=2, activation="sparse_sigmoid"), IMAGE),
     "Discretization": Case(lambda: K.Discretization(bin_boundaries=[-0.5, 0.0, 0.5])),
-    "Dot": Case(lambda: K.Dot(axes=1, normalize=True), TWO),
+    "Dot": Case(lambda: K.Dot(axes=1, normalize=True), TWO_VECTORS),
     "Dropout": Case(lambda: K.Dropout(0.2)),
     "ELU": Case(lambda: K.ELU(0.7)),
     "EinsumDense": Case(lambda: K.EinsumDense("abc,cd->abd", (None, 5), bias_axes="d", activation="soft_shrink"), LINE),
@@ -84,7 +84,7 @@ LAYERS: dict[str, Case] = {
     "GlobalMaxPooling2D": Case(lambda: K.GlobalMaxPooling2D(), IMAGE),
     "GlobalMaxPooling3D": Case(lambda: K.GlobalMaxPooling3D(), CUBE),
     "GroupNormalization": Case(lambda: K.GroupNormalization(3), IMAGE),
-    "GroupQueryAttention": Case(lambda: K.GroupQueryAttention(4, 4, 2), SEQUENCES, spread=True),
+    "GroupQueryAttention": Case(lambda: K.GroupQueryAttention(4, 4, 2), SEQUENCES, separate_inputs=True),
     "HashedCrossing": Case(lambda: K.HashedCrossing(5), ((1,), (1,)), dtype="int32"),
     "Hashing": Case(lambda: K.Hashing(5), dtype="int32"),
     "Identity": Case(lambda: K.Identity()),
@@ -99,12 +99,12 @@ LAYERS: dict[str, Case] = {
     "MaxPooling1D": Case(lambda: K.MaxPooling1D(2), LINE),
     "MaxPooling2D": Case(lambda: K.MaxPooling2D(2), IMAGE),
     "MaxPooling3D": Case(lambda: K.MaxPooling3D(2), CUBE),
-    "Maximum": Case(lambda: K.Maximum(), TWO),
+    "Maximum": Case(lambda: K.Maximum(), TWO_VECTORS),
     "MelSpectrogram": Case(lambda: K.MelSpectrogram(fft_length=64, sequence_stride=32, num_mel_bins=8), ((256,),)),
-    "Minimum": Case(lambda: K.Minimum(), TWO),
+    "Minimum": Case(lambda: K.Minimum(), TWO_VECTORS),
     "MixUp": Case(lambda: K.MixUp(), IMAGE),
-    "MultiHeadAttention": Case(lambda: K.MultiHeadAttention(2, 3, value_dim=4), SEQUENCES, spread=True),
-    "Multiply": Case(lambda: K.Multiply(), TWO),
+    "MultiHeadAttention": Case(lambda: K.MultiHeadAttention(2, 3, value_dim=4), SEQUENCES, separate_inputs=True),
+    "Multiply": Case(lambda: K.Multiply(), TWO_VECTORS),
     "Normalization": Case(lambda: K.Normalization(mean=1.0, variance=2.0)),
     "PReLU": Case(lambda: K.PReLU(shared_axes=[1]), IMAGE),
     "Permute": Case(lambda: K.Permute((2, 1)), LINE),
@@ -150,7 +150,7 @@ LAYERS: dict[str, Case] = {
     "SpatialDropout3D": Case(lambda: K.SpatialDropout3D(0.2), CUBE),
     "SpectralNormalization": Case(lambda: K.SpectralNormalization(K.Dense(4))),
     "StackedRNNCells": Case(lambda: K.RNN(K.StackedRNNCells([K.LSTMCell(3), K.GRUCell(2)])), LINE),
-    "Subtract": Case(lambda: K.Subtract(), TWO),
+    "Subtract": Case(lambda: K.Subtract(), TWO_VECTORS),
     "TimeDistributed": Case(lambda: K.TimeDistributed(K.Conv2D(3, 2, activation="relu6")), VIDEO),
     "UnitNormalization": Case(lambda: K.UnitNormalization()),
     "UpSampling1D": Case(lambda: K.UpSampling1D(2), LINE),
@@ -171,5 +171,5 @@ def model_of(case: Case) -> Any:
     """A functional model of nothing but the layer."""
     inputs = [keras.Input(shape, dtype=case.dtype, name=f"in{i}") for i, shape in enumerate(case.shapes)]
     layer = case.make()
-    result = layer(*inputs) if case.spread or len(inputs) == 1 else layer(inputs)
-    return keras.Model(inputs, result, name="single")
+    outputs = layer(*inputs) if case.separate_inputs or len(inputs) == 1 else layer(inputs)
+    return keras.Model(inputs, outputs, name="single")

@@ -1,4 +1,4 @@
-"""The bridge: every carried construct against the original under perturbed weights, and what it refuses."""
+"""The bridge: every supported construct against the original under perturbed weights, and what it refuses."""
 
 from collections.abc import Callable
 from typing import Any
@@ -62,10 +62,10 @@ def _shared_and_nested() -> Any:
     inner = keras.Input((3,), name="inner")
     head = keras.Model(inner, [K.Dense(3, name="f")(inner), tower.layers[0](K.Dense(4, name="e")(inner))], name="head")
     a, b = keras.Input((4,), name="a"), keras.Input((4,), name="b")
-    first, second = head(tower(a))
+    outer_first, second = head(tower(a))
     shared = K.Dense(3, name="d")
-    merged = K.Concatenate(name="merge")([shared(a), shared(b), tower(b), first, second])
-    return keras.Model({"a": a, "b": b}, [merged, first], name="two_towers")
+    merged = K.Concatenate(name="merge")([shared(a), shared(b), tower(b), outer_first, second])
+    return keras.Model({"a": a, "b": b}, [merged, outer_first], name="two_towers")
 
 
 def _sequence() -> Any:
@@ -82,11 +82,11 @@ def _sequence() -> Any:
 
 
 def _normalized() -> Any:
-    learned = K.Normalization(name="learned")
-    learned.adapt(np.random.default_rng(0).normal(3, 2, (50, 4)))
+    adapted_norm = K.Normalization(name="learned")
+    adapted_norm.adapt(np.random.default_rng(0).normal(3, 2, (50, 4)))
     x = keras.Input((4,), name="x")
-    given = K.Normalization(mean=[1.0, 2, 3, 4], variance=[1.0, 4, 9, 16], name="given")
-    return keras.Model(x, K.Add(name="sum")([learned(x), given(x)]), name="normalized")
+    fixed_norm = K.Normalization(mean=[1.0, 2, 3, 4], variance=[1.0, 4, 9, 16], name="given")
+    return keras.Model(x, K.Add(name="sum")([adapted_norm(x), fixed_norm(x)]), name="normalized")
 
 
 def _upsampling() -> Any:
@@ -102,18 +102,18 @@ MODELS = [_cnn, _operators, _shared_and_nested, _sequence, _normalized, _upsampl
 
 
 @pytest.mark.parametrize("make", MODELS)
-def test_carries(make: Callable[[], Any]) -> None:
+def test_bridged_models_agree(make: Callable[[], Any]) -> None:
     model = make()
-    before = [np.asarray(weight).copy() for weight in model.weights]
+    weights_before = [np.asarray(weight).copy() for weight in model.weights]
     bridged = bridge(model)
     assert bridged.difference.worst_tensor.relative_error < STRICT, bridged.difference.text()
-    assert all(np.array_equal(a, np.asarray(b)) for a, b in zip(before, model.weights, strict=True))
-    assert sum(w.shape.num_elements() for w in bridged.model.weights) == sum(a.size for a in before)
+    assert all(np.array_equal(a, np.asarray(b)) for a, b in zip(weights_before, model.weights, strict=True))
+    assert sum(w.shape.num_elements() for w in bridged.model.weights) == sum(a.size for a in weights_before)
     samples = random_inputs(build_graph(model), 5)
-    one = samples[0] if len(samples) == 1 else samples
-    ours = bridged.model(one, training=False)
+    inputs = samples[0] if len(samples) == 1 else samples
+    ours = bridged.model(inputs, training=False)
     theirs = model(
-        keras.tree.pack_sequence_as(model._inputs_struct, samples) if hasattr(model, "_inputs_struct") else one
+        keras.tree.pack_sequence_as(model._inputs_struct, samples) if hasattr(model, "_inputs_struct") else inputs
     )
     for a, b in zip(keras.tree.flatten(theirs), keras.tree.flatten(ours), strict=True):
         assert relative_difference(a, b) < STRICT
@@ -161,19 +161,19 @@ def test_networks_agree_and_one_wrong_weight_is_found(make: Callable[[], Any]) -
         outputs = keras.Model(model.inputs, model.layers[-1].input)(
             random_inputs(build_graph(model), 1)[0], training=False
         )
-        # were the activations to die out or saturate on the way, equal outputs would prove nothing
+        # if activations vanished or saturated on the way, equal outputs would prove nothing
         assert np.abs(np.diff(outputs, axis=0)).mean() > 1e-5 * np.abs(outputs).mean()
 
 
 def _tamper(model: Any, twin: Any) -> None:
-    """Drop one weight of each role in turn, deep in the network: each time exactly that layer is named."""
+    """Drop one weight of each role in turn, deep in the network: each time exactly that layer is reported."""
     for role in ("kernel", "gamma", "beta", "moving_mean", "moving_variance"):
-        matching = [(source, target) for source, target in twin.weights if source.name == role]
+        matching = [(source, target) for source, target in twin.weight_pairs if source.name == role]
         source, target = matching[len(matching) // 2]
         target.assign(np.full(target.shape, 1.0 if role in ("gamma", "moving_variance") else 0.0))
-        parted = compare(model, twin).first_tensor_above(TOLERANCE)
-        assert parted is not None, role
-        assert parted.layer == source.path.split("/")[-2]
+        wrong_tensor = compare(model, twin).first_tensor_above(TOLERANCE)
+        assert wrong_tensor is not None, role
+        assert wrong_tensor.layer == source.path.split("/")[-2]
         target.assign(np.asarray(source))
     assert compare(model, twin).first_tensor_above(STRICT) is None
 
@@ -185,19 +185,19 @@ def test_a_dropped_or_swapped_weight_is_found() -> None:
     twin = build_twin(model)
     copy_weights(twin)
     assert compare(model, twin).first_tensor_above(STRICT) is None
-    one, two = twin.model.get_layer("one"), twin.model.get_layer("two")
-    kept = one.get_weights()
-    one.kernel.assign(two.kernel)
-    assert _parted(model, twin) == "one"
-    one.set_weights(kept)
+    first_layer, second_layer = twin.model.get_layer("one"), twin.model.get_layer("two")
+    original_weights = first_layer.get_weights()
+    first_layer.kernel.assign(second_layer.kernel)
+    assert _first_wrong_layer(model, twin) == "one"
+    first_layer.set_weights(original_weights)
     for weight in twin.model.get_layer("bn").weights:
-        value = weight.numpy()
+        original_weight = weight.numpy()
         weight.assign(np.ones(5) if weight.name in ("bn/gamma:0", "bn/moving_variance:0") else np.zeros(5))
-        assert _parted(model, twin) == "bn", weight.name
-        weight.assign(value)
+        assert _first_wrong_layer(model, twin) == "bn", weight.name
+        weight.assign(original_weight)
 
 
-def _parted(model: Any, twin: Any) -> str:
+def _first_wrong_layer(model: Any, twin: Any) -> str:
     entry = compare(model, twin).first_tensor_above(TOLERANCE)
     assert entry is not None
     return entry.layer
@@ -209,11 +209,11 @@ def test_fresh_batch_normalization_proves_nothing_and_perturbing_does() -> None:
     twin = build_twin(model)
     assert compare(model, twin).first_tensor_above(STRICT) is None  # no weight was ever copied
     with perturbed_weights(model):
-        assert _parted(model, twin) == "bn"
+        assert _first_wrong_layer(model, twin) == "bn"
 
 
-class Doubled(keras.layers.Layer):  # type: ignore[misc]
-    """Calls TensorFlow itself, so cannot be opened, and does not say how it was made, so cannot be rebuilt."""
+class UntraceableLayer(keras.layers.Layer):  # type: ignore[misc]
+    """Calls TensorFlow, so it cannot be traced; its get_config() is incomplete, so it cannot be rebuilt."""
 
     def __init__(self, by: Any = None, **common: Any) -> None:
         super().__init__(**common)
@@ -234,8 +234,11 @@ def _single(layer: Any, shape: tuple[int | None, ...] = (4,), dtype: str = "floa
     return keras.Model(x, layer(x), name="single")
 
 
-REFUSED = [
-    (lambda: _single(Doubled(name="mine")), r"'mine', of class Doubled: its `call` cannot be opened up .*get_config"),
+UNSUPPORTED_MODELS = [
+    (
+        lambda: _single(UntraceableLayer(name="mine")),
+        r"'mine', of class UntraceableLayer: its `call` cannot be traced into .*get_config",
+    ),
     (
         lambda: _single(K.Lambda(tf.square, output_shape=(4,), name="code")),
         r"'code', of class Lambda: a Lambda holds Python code that needs values",
@@ -251,7 +254,7 @@ REFUSED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("make", "message"), REFUSED)
+@pytest.mark.parametrize(("make", "message"), UNSUPPORTED_MODELS)
 def test_refuses_by_name(make: Callable[[], Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         bridge(make())
@@ -259,15 +262,17 @@ def test_refuses_by_name(make: Callable[[], Any], message: str) -> None:
 
 def test_refuses_all_at_once() -> None:
     x = keras.Input((4,), name="x")
-    y = Doubled(name="second")(K.Dense(3, dtype="mixed_float16", name="half")(Doubled(name="first")(x)))
+    y = UntraceableLayer(name="second")(
+        K.Dense(3, dtype="mixed_float16", name="half")(UntraceableLayer(name="first")(x))
+    )
     with pytest.raises(InputError) as raised:
         bridge(keras.Model(x, y, name="bad"))
-    assert "'first', 'second', of class Doubled" in str(raised.value)
+    assert "'first', 'second', of class UntraceableLayer" in str(raised.value)
     assert "'half', of class Dense" in str(raised.value)
 
 
 class Mine(keras.Model):  # type: ignore[misc]
-    """A subclassed model whose code needs values, and which does not say how it was made."""
+    """A subclassed model whose code needs values, and which has no get_config()."""
 
     def __init__(self, units: int) -> None:
         super().__init__(name="mine")
@@ -277,7 +282,7 @@ class Mine(keras.Model):  # type: ignore[misc]
         return tf.nn.relu(self.dense(x))
 
 
-def test_a_subclassed_model_that_cannot_be_followed_is_named() -> None:
+def test_a_subclassed_model_that_cannot_be_traced_is_named() -> None:
     model = Mine(2)
     with pytest.raises(InputError, match=r"'mine' is a subclassed model \(Mine\) whose input shape is not known"):
         bridge(model)
@@ -288,13 +293,13 @@ def test_a_subclassed_model_that_cannot_be_followed_is_named() -> None:
 
 def test_perturb_is_deterministic_sane_and_undone() -> None:
     model = _cnn()
-    before = [np.asarray(weight).copy() for weight in model.weights]
+    weights_before = [np.asarray(weight).copy() for weight in model.weights]
     with perturbed_weights(model, seed=1):
-        inside = [np.asarray(weight).copy() for weight in model.weights]
-        assert not any(np.array_equal(a, b) for a, b in zip(before, inside, strict=True))
+        perturbed = [np.asarray(weight).copy() for weight in model.weights]
+        assert not any(np.array_equal(a, b) for a, b in zip(weights_before, perturbed, strict=True))
         assert all((np.asarray(w) > 0).all() for w in model.weights if "variance" in w.name)
-    assert all(np.array_equal(a, np.asarray(b)) for a, b in zip(before, model.weights, strict=True))
-    other = tf_keras.models.clone_model(bridge(model).model)
-    perturb(other, 1)
+    assert all(np.array_equal(a, np.asarray(b)) for a, b in zip(weights_before, model.weights, strict=True))
+    twin = tf_keras.models.clone_model(bridge(model).model)
+    perturb(twin, 1)
     perturb(model, 1)
-    assert all(np.array_equal(a, np.asarray(b)) for a, b in zip(inside, model.weights, strict=True))
+    assert all(np.array_equal(a, np.asarray(b)) for a, b in zip(perturbed, model.weights, strict=True))

@@ -1,4 +1,4 @@
-"""Every layer class and every activation of Keras 3: bridged under perturbed weights, or refused by name."""
+"""Every layer class and every activation of Keras 3: verified under perturbed weights, or refused by name."""
 
 from typing import Any
 
@@ -13,8 +13,8 @@ from edgepipe.models.bridge import BridgedModel, bridge
 
 STRICT = 1e-5
 K = keras.layers
-# classes that tf_keras lacks or gets wrong: they run as Keras 3 layers inside the twin
-KEPT = {
+# classes that tf_keras lacks or computes differently: they run as Keras 3 layers inside the twin
+WRAPPED_CLASSES = {
     "AdaptiveAveragePooling1D", "AdaptiveAveragePooling2D", "AdaptiveAveragePooling3D", "AdaptiveMaxPooling1D",
     "AdaptiveMaxPooling2D", "AdaptiveMaxPooling3D", "AugMix", "AutoContrast",
     "ContrastLimitedAdaptiveHistogramEqualization", "CutMix", "IntegerLookup", "MaxNumBoundingBoxes", "MelSpectrogram",
@@ -36,7 +36,7 @@ def _agrees(model: Any) -> BridgedModel:
 @pytest.mark.parametrize("name", LAYERS)
 def test_layer(name: str) -> None:
     bridged = _agrees(model_of(LAYERS[name]))
-    assert bool(bridged.keras3_notes) == (name in KEPT), bridged.keras3_notes
+    assert bool(bridged.keras3_notes) == (name in WRAPPED_CLASSES), bridged.keras3_notes
     if bridged.keras3_notes:
         assert f"({name}) stays a Keras 3 layer" in bridged.keras3_notes[0]
 
@@ -87,7 +87,7 @@ VARIANTS = {
     "gru reset before": Case(lambda: K.GRU(3, reset_after=False, unroll=True), ((4, 2),)),
     "lstm states": Case(lambda: K.LSTM(3, return_state=True, return_sequences=True), ((4, 2),)),
     "attention per axis": Case(
-        lambda: K.MultiHeadAttention(2, 3, attention_axes=(1, 2)), ((3, 4, 5), (3, 4, 5)), spread=True
+        lambda: K.MultiHeadAttention(2, 3, attention_axes=(1, 2)), ((3, 4, 5), (3, 4, 5)), separate_inputs=True
     ),
     "attention scores": Case(lambda: K.Attention(score_mode="concat"), ((5, 4), (7, 4))),
     "group norm by instance": Case(lambda: K.GroupNormalization(-1), ((5, 5, 4),)),
@@ -124,16 +124,16 @@ def test_convnext_layers_are_recognizable() -> None:
 
 def test_stochastic_depth_drops_whole_samples_in_training() -> None:
     x = keras.Input((4, 4, 2), name="x")
-    dropped = keras.src.applications.convnext.StochasticDepth(0.5, name="depth")(x)
-    twin = _agrees(keras.Model(x, dropped, name="stochastic")).model
+    depth_output = keras.src.applications.convnext.StochasticDepth(0.5, name="depth")(x)
+    twin = _agrees(keras.Model(x, depth_output, name="stochastic")).model
     ones = np.ones((64, 4, 4, 2), "float32")
-    values = np.asarray(twin(ones, training=True)).reshape(64, -1)
-    assert set(np.unique(values)) == {0.0, 2.0}
-    assert (values == values[:, :1]).all()
+    outputs = np.asarray(twin(ones, training=True)).reshape(64, -1)
+    assert set(np.unique(outputs)) == {0.0, 2.0}
+    assert (outputs == outputs[:, :1]).all()
     assert isinstance(twin.get_layer("depth"), tf_keras.layers.Dropout)
 
 
-def test_what_cannot_run_is_an_input_error() -> None:
+def test_a_layer_that_cannot_run_is_an_input_error() -> None:
     x = keras.Input((4,), name="x")
     with pytest.raises(InputError, match="'t', of class Activation"):
         bridge(keras.Model(x, K.Activation("threshold", name="t")(x), name="bad"))

@@ -38,10 +38,10 @@ CASES: list[tuple[str, str, str, list[str]]] = [
         "2:1: zoo: unknown option" + TOP,
     ]),
     ("duplicate key", "name: p", "name: p\nname: q", [
-        "2:1: name: this key stands twice; the first is on line 1",
+        "2:1: name: duplicate key; the first is on line 1",
     ]),
     ("duplicate option", "train: {epochs: 2}", "train: {epochs: 2, epochs: 3}", [
-        "6:24: stages.0.train.epochs: this key stands twice; the first is on line 6",
+        "6:24: stages.0.train.epochs: duplicate key; the first is on line 6",
     ]),
     ("required keys", GOOD, "description: nothing else\n", [
         "1:1: model: is required but missing",
@@ -67,7 +67,7 @@ CASES: list[tuple[str, str, str, list[str]]] = [
         "7:59: stages.1.prune.teacher.logits.temperature: should be greater than 0; found the number 0",
     ]),
     ("the same teacher twice", "prune: {sparsity: 0.5}", "prune: {teacher: [train, train]}", [
-        "7:22: stages.1.prune.teacher: 'train' stands twice",
+        "7:22: stages.1.prune.teacher: 'train' is listed twice",
     ]),
     ("distil without a student", "prune: {sparsity: 0.5}", "distill: {epochs: 2}", [
         "7:14: stages.1.distill.student: is required but missing",
@@ -79,7 +79,7 @@ CASES: list[tuple[str, str, str, list[str]]] = [
         "10:5: stages.4.compile.device: is required but missing",
     ]),
     ("compile for a device without an Ethos-U", "- convert", "- convert\n  - compile: {device: host}", [
-        "10:23: stages.4.compile.device: 'host' has no NPU that Vela compiles for; devices that have: {ethos}",
+        "10:23: stages.4.compile.device: 'host' has no NPU that Vela compiles for; devices with one: {ethos}",
     ]),
     ("compile for a device that is none", "- convert", "- convert\n  - compile: {device: ethos-u55-12}", [
         "10:23: stages.4.compile.device: unknown device 'ethos-u55-12'; did you mean 'ethos-u55-128'? (or the path of a .yaml file)",
@@ -94,7 +94,7 @@ CASES: list[tuple[str, str, str, list[str]]] = [
         "12:38: stages.4.validate.budget.host.npu_operators: 120 % is 120.00 %; write '120 % %' or a fraction of one",
     ]),
     ("a share in bytes", "{accuracy: 90 %}", "{host: {npu_operators: 3 KiB}}", [
-        "12:38: stages.4.validate.budget.host.npu_operators: 'KiB' is no unit of fraction; allowed: %, point, points",
+        "12:38: stages.4.validate.budget.host.npu_operators: 'KiB' is not a unit of fraction; allowed: %, point, points",
     ]),
     ("a stage of a later issue", "- convert", "- deploy", [
         "9:5: stages.3.deploy: unknown stage; allowed: cluster, compile, convert, distill, export, prune, quantize, train, validate",
@@ -155,7 +155,7 @@ CASES: list[tuple[str, str, str, list[str]]] = [
         "7:12: stages.1.prune: initial_sparsity (0.6) must be below sparsity (0.5)",
     ]),
     ("scheme and input at odds", "- convert", "- convert: {scheme: float16, input: int8}", [
-        "9:14: stages.3.convert: input type int8: scheme float16 has float32; int8 goes with int8, mixed, recipe",
+        "9:14: stages.3.convert: input type int8: scheme float16 has float32; schemes with int8: int8, mixed, recipe",
     ]),
     ("options that are a list", "{sparsity: 0.5}", "[0.5]", [
         "7:12: stages.1.prune: must be a mapping of options, found a list",
@@ -182,10 +182,10 @@ CASES: list[tuple[str, str, str, list[str]]] = [
         '7:21: stages.1.prune.target: needs exactly one of parameters, macs, flash, latency; found macs and flash',
     ]),
     ('the latency of no device', "sparsity: 0.5", 'target: {latency: 5 ms}', [
-        '7:21: stages.1.prune.target: `latency` and `device` go together: the time of which device',
+        '7:21: stages.1.prune.target: `latency` and `device` go together: set both',
     ]),
     ('MACs by zeros', "sparsity: 0.5", 'target: {macs: 5 k}', [
-        '7:12: stages.1.prune: zeros in a kernel save no macs: a target in macs needs `granularity: channel`',
+        '7:12: stages.1.prune: zeros in a kernel do not reduce macs: a target in macs needs `granularity: channel`',
     ]),
     ('flash without a unit', "sparsity: 0.5", 'target: {flash: 64}, granularity: channel', [
         "7:29: stages.1.prune.target.flash: '64' has no unit; allowed: B, KiB, MiB, GiB, kB, KB, MB, GB",
@@ -194,16 +194,16 @@ CASES: list[tuple[str, str, str, list[str]]] = [
         "7:45: stages.1.prune.target.device: unknown device 'hosst'; did you mean 'host'? (or the path of a .yaml file)",
     ]),
     ('a device without a time', "sparsity: 0.5", 'target: {latency: 5 ms, device: rp2040-pico}, granularity: channel', [
-        '7:45: stages.1.prune.target.device: its latency is unavailable: nothing here runs or models this core; run the model on the board, with its cycle counter around the call',
+        '7:45: stages.1.prune.target.device: its latency is unavailable: edgepipe neither runs nor models this core; run the model on the board and time Invoke() with the cycle counter',
     ]),
     ('more kept than there are', "sparsity: 0.5", 'granularity: "4:2"', [
         "7:26: stages.1.prune.granularity: found '4:2'; allowed: weight, channel, block MxN (outputs x inputs, as 1x4), N:M (as 2:4)",
     ]),
     ('a pattern and a share', "sparsity: 0.5", 'granularity: "2:4", sparsity: 0.75', [
-        '7:12: stages.1.prune: 2:4 says how many weights go (50%): leave sparsity and target out',
+        '7:12: stages.1.prune: 2:4 defines how many weights to remove (50%): omit sparsity and target',
     ]),
     ("a pattern and a layer's share", "sparsity: 0.5", 'granularity: "2:4", layers: {conv1: {sparsity: 0.1}}', [
-        '7:12: stages.1.prune: 2:4 says how many weights go (50%): leave sparsity and target out',
+        '7:12: stages.1.prune: 2:4 defines how many weights to remove (50%): omit sparsity and target',
     ]),
     ('erk of channels', "sparsity: 0.5", 'granularity: channel, distribution: erk', [
         '7:12: stages.1.prune: erk is for zeros in kernels; for channels: uniform, global, per_mac',
@@ -215,10 +215,10 @@ CASES: list[tuple[str, str, str, list[str]]] = [
         '7:12: stages.1.prune: max_drop needs `schedule: iterative`',
     ]),
     ('a drop in milliseconds', "sparsity: 0.5", 'max_drop: 1 ms, schedule: iterative', [
-        "7:23: stages.1.prune.max_drop: 'ms' is no unit of fraction; allowed: %, point, points",
+        "7:23: stages.1.prune.max_drop: 'ms' is not a unit of fraction; allowed: %, point, points",
     ]),
     ('a beginning at once', "sparsity: 0.5", 'initial_sparsity: 0.2, schedule: one_shot', [
-        '7:12: stages.1.prune: initial_sparsity is where polynomial and cubic begin',
+        '7:12: stages.1.prune: initial_sparsity is for `schedule: polynomial` and cubic',
     ]),
     ('a beginning beyond the end', "sparsity: 0.5", 'initial_sparsity: 0.6', [
         '7:12: stages.1.prune: initial_sparsity (0.6) must be below sparsity (0.5)',
@@ -248,11 +248,11 @@ CASES: list[tuple[str, str, str, list[str]]] = [
     ("a cluster's layer by a broken expression", "quantize: {epochs: 2}", 'cluster: {layers: {"conv[": null}}', [
         "8:24: stages.2.cluster.layers.conv[: 'conv[' is no regular expression: unterminated character set at position 4",
     ]),
-    ("a layer by a broken expression", "quantize: {epochs: 2}", 'quantize: {layers: {"conv[": null}}', [
-        "8:25: stages.2.quantize.layers.conv[: 'conv[' is no regular expression: unterminated character set at position 4",
+    ("a layer by a broken expression", "quantize: {epochs: 2}", 'quantize: {keep_float_layers: {"conv[": null}}', [
+        "8:36: stages.2.quantize.keep_float_layers.conv[: 'conv[' is no regular expression: unterminated character set at position 4",
     ]),
-    ("a layer with options", "quantize: {epochs: 2}", "quantize: {layers: {conv1: true}}", [
-        "8:32: stages.2.quantize.layers.conv1: should be null; found true",
+    ("a layer with options", "quantize: {epochs: 2}", "quantize: {keep_float_layers: {conv1: true}}", [
+        "8:43: stages.2.quantize.keep_float_layers.conv1: should be null; found true",
     ]),
     ("prune after convert", "  - convert\n", "  - convert\n  - prune: {as: again}\n", [
         "10:5: stages.4.prune: 'prune' takes keras, float, but 'convert' before it gives tflite; move it earlier",
@@ -293,22 +293,40 @@ CASES: list[tuple[str, str, str, list[str]]] = [
         "9:14: stages.3.convert: percentile needs `calibration: percentile`",
     ]),
     ("float layers on an integer-only device", "  - convert\n",
-     "  - convert: {device: nucleo-l4r5zi, types: {SOFTMAX: null}, layers: {out: null}}\n", [
-        "9:45: stages.3.convert.types: nothing can stay in float: nucleo-l4r5zi is for integers only",
-        "9:70: stages.3.convert.layers: nothing can stay in float: nucleo-l4r5zi is for integers only",
-        "11:23: stages.4.validate.devices.1: nucleo-l4r5zi is for integers only, and 'convert' leaves layers in float "
-        "(`types`, `layers`); quantize them, or take this device out",
+     "  - convert: {device: nucleo-l4r5zi, keep_float_types: {SOFTMAX: null}, keep_float_layers: {out: null}}\n", [
+        "9:56: stages.3.convert.keep_float_types: nothing can stay in float: nucleo-l4r5zi is for integers only",
+        "9:92: stages.3.convert.keep_float_layers: nothing can stay in float: nucleo-l4r5zi is for integers only",
+        "11:23: stages.4.validate.devices.1: nucleo-l4r5zi is for integers only, and 'convert' keeps layers in float "
+        "(`keep_float_types`, `keep_float_layers`); quantize them, or remove this device",
     ]),
-    ("float layers and an integer-only device behind", "  - convert\n", "  - convert: {types: {SOFTMAX: null}}\n", [
-        "11:23: stages.4.validate.devices.1: nucleo-l4r5zi is for integers only, and 'convert' leaves layers in float "
-        "(`types`, `layers`); quantize them, or take this device out",
+    ("float layers and an integer-only device behind", "  - convert\n", "  - convert: {keep_float_types: {SOFTMAX: null}}\n", [
+        "11:23: stages.4.validate.devices.1: nucleo-l4r5zi is for integers only, and 'convert' keeps layers in float "
+        "(`keep_float_types`, `keep_float_layers`); quantize them, or remove this device",
     ]),
     ("float layers of a mix", "  - convert\n",
-     "  - convert: {scheme: mixed, max_drop: 1 point, types: {SOFTMAX: null}}\n", [
-        "9:14: stages.3.convert: types and layers stay in float: scheme mixed decides itself",
+     "  - convert: {scheme: mixed, max_drop: 1 point, keep_float_types: {SOFTMAX: null}}\n", [
+        "9:14: stages.3.convert: keep_float_types and keep_float_layers: scheme mixed chooses the types itself",
+    ]),
+    ("float layers without quantization", "  - convert\n", "  - convert: {scheme: float32, keep_float_layers: {out: null}}\n", [
+        "9:14: stages.3.convert: keep_float_types and keep_float_layers: scheme float32 quantizes nothing",
+    ]),
+    ("former names of convert", "  - convert\n", "  - convert: {types: {SOFTMAX: null}, layers: {out: null}}\n", [
+        "9:15: stages.3.convert.types: unknown option; did you mean 'keep_float_types'?",
+        "9:39: stages.3.convert.layers: unknown option; did you mean 'keep_float_layers'?",
+    ]),
+    ("former names of quantize", "quantize: {epochs: 2}", "quantize: {types: {Dense: null}, layers: {conv1: null}}", [
+        "8:16: stages.2.quantize.types: unknown option; did you mean 'keep_float_types'?",
+        "8:38: stages.2.quantize.layers: unknown option; did you mean 'keep_float_layers'?",
+    ]),
+    ("a former name with another mistake", "quantize: {epochs: 2}", "quantize: {types: {Dense: null}, epoch: 2}", [
+        "8:16: stages.2.quantize.types: unknown option; did you mean 'keep_float_types'?",
+        "8:38: stages.2.quantize.epoch: unknown option; did you mean 'epochs'?",
+    ]),
+    ("the same device twice", "[host, nucleo-l4r5zi]", "[host, host]", [
+        "11:23: stages.4.validate.devices.1: 'host' is listed twice",
     ]),
     ("equalized without integers", "  - convert\n", "  - convert: {scheme: float16, equalize: samples}\n", [
-        "9:14: stages.3.convert: equalize is for integers: scheme float16 rounds no weight to 8 bits",
+        "9:14: stages.3.convert: equalize is for integer weights: scheme float16 rounds none to 8 bits",
     ]),
     ("unknown device to convert for", "  - convert\n", "  - convert: {device: nucleo-l4r5z}\n", [
         "9:23: stages.3.convert.device: unknown device 'nucleo-l4r5z'; did you mean 'nucleo-l4r5zi'? "
@@ -345,7 +363,7 @@ CASES: list[tuple[str, str, str, list[str]]] = [
         "5:5: stages.0.train: 'train' needs `task:` at the top of the file",
     ]),
     ("unit of another dimension", BUDGET, "{accuracy: 90 KiB}", [
-        "12:26: stages.4.validate.budget.accuracy: 'KiB' is no unit of fraction; allowed: %, point, points",
+        "12:26: stages.4.validate.budget.accuracy: 'KiB' is not a unit of fraction; allowed: %, point, points",
     ]),
     ("no unit", BUDGET, "{host: {latency: 3}}", [
         "12:32: stages.4.validate.budget.host.latency: '3' has no unit; allowed: s, ms, us, µs, ns, min",
@@ -378,7 +396,7 @@ CASES: list[tuple[str, str, str, list[str]]] = [
         "12:16: stages.4.validate.budget.raspberry-pi-4: neither a metric of this task nor one of `devices`; allowed: " + METRICS,
     ]),
     ("unknown metric of a device", BUDGET, "{host: {latancy: 3 ms}}", [
-        "12:23: stages.4.validate.budget.host.latancy: no metric of a device; did you mean 'latency'?",
+        "12:23: stages.4.validate.budget.host.latancy: not a device metric; did you mean 'latency'?",
     ]),
     ("a device's limit that is no mapping", BUDGET, "{host: 3 ms}", [
         "12:22: stages.4.validate.budget.host: must be a mapping of latency, ram, flash, npu_operators to a limit; found the text '3 ms'",
@@ -399,7 +417,7 @@ CASES: list[tuple[str, str, str, list[str]]] = [
         "12:55: stages.4.validate.budget.accuracy_drop.against: no earlier stage is named 'trian'; did you mean 'train'?",
     ]),
     ("against without a drop", BUDGET, "{accuracy: {min: 90 %, against: train}}", [
-        "12:38: stages.4.validate.budget.accuracy.against: only a drop is counted against an earlier stage",
+        "12:38: stages.4.validate.budget.accuracy.against: only a drop is compared with an earlier stage",
     ]),
     ("against of the stage", "budget: {accuracy: 90 %}", "against: quantise", [
         "12:16: stages.4.validate.against: no earlier stage is named 'quantise'; allowed: model, train, prune, quantize, convert",
@@ -420,7 +438,7 @@ CASES: list[tuple[str, str, str, list[str]]] = [
         "2:8: model: {base}: a folder without saved_model.pb, so no SavedModel" + MODELS,
     ]),
     ("SavedModel", MODEL, "saved", [
-        "2:8: model: a SavedModel is a program; say `model: {path: .., allow_code: true}` if you trust it",
+        "2:8: model: a SavedModel is a program; write `model: {path: .., allow_code: true}` if you trust it",
     ]),
     ("unknown function", MODEL, "edgepipe.zoo:smal_cnn", [
         "2:8: model: module 'edgepipe.zoo' has no 'smal_cnn'",
@@ -538,7 +556,7 @@ CASES: list[tuple[str, str, str, list[str]]] = [
         "1:1: not valid YAML: a number or an escape in it is out of range",
     ]),
     ("null character", "name: p", "name: p\x00", [
-        "1:8: not valid YAML: the character U+0000 may not stand in a file",
+        "1:8: not valid YAML: the character U+0000 is not allowed in a file",
     ]),
     ("two documents", GOOD, GOOD + "---\nname: q\n", [
         "13:1: not valid YAML: expected a single document in the stream, but found another document",
@@ -588,8 +606,8 @@ SETTINGS: list[tuple[str, list[str]]] = [  # of --set, and the lines on stderr a
     ("sed=3", ["unknown option 'sed'; did you mean 'seed'?"]),
     ("seed=-1", ["seed: must be an integer from 0 to 2147483647; found the number -1"]),
     ("seed=true", ["seed: must be an integer from 0 to 2147483647; found true"]),
-    ("seed=", ["no value stands after the '='; write null for nothing"]),
-    ("seed= ", ["no value stands after the '='; write null for nothing"]),
+    ("seed=", ["no value after the '='; write null for nothing"]),
+    ("seed= ", ["no value after the '='; write null for nothing"]),
     ("stages.prune.sparsity=75", ["stages.1.prune.sparsity: should be less than 1; found the number 75; 75 % is written 0.75"]),
     ("stages.prune.sparsty=0.8", ["stages.1.prune.sparsty: unknown option; did you mean 'sparsity'?"]),
     ("stages.prun.sparsity=0.8", ["no stage of the file is named 'prun'; did you mean 'prune'?"]),

@@ -81,7 +81,7 @@ def test_several_files_are_all_checked(folder: Path, command: Command) -> None:
     (folder / "q.yaml").write_text(GOOD.replace("convert", "convret"))
     ended = command("check", "p.yaml", "q.yaml", "gone.yaml")
     assert ended.code == 2
-    assert ended.out == "p.yaml: good: model -> train -> prune -> quantize -> convert -> validate\n"
+    assert ended.out == "p.yaml: ok: model -> train -> prune -> quantize -> convert -> validate\n"
     assert ended.err.splitlines() == [
         "q.yaml:9:5: stages.3.convret: unknown stage; did you mean 'convert'?",
         "gone.yaml: cannot be read: No such file or directory",

@@ -95,10 +95,10 @@ def workplace(tmp_path: Path) -> Workplace:
 
 
 @pytest.fixture(scope="session")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Ended, Path]:
-    """`make demo`'s run, once, and the cache it filled."""
+def demo(trained_digits: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Ended, Path]:
+    """`make demo`'s run, a second time, and the shared cache that the first one filled."""
     folder = tmp_path_factory.mktemp("demo")
     command = [sys.executable, "-m", "edgepipe", "run", str(ROOT / "pipelines" / "digits.yaml")]
-    folders = ["--output-dir", str(folder / "out"), "--cache-dir", str(folder / "cache")]
+    folders = ["--output-dir", str(folder / "out"), "--cache-dir", str(trained_digits)]
     done = subprocess.run([*command, *folders], capture_output=True, text=True, env=environment(), cwd=folder)
-    return Ended(done.returncode, done.stdout, done.stderr, folder / "out"), folder / "cache"
+    return Ended(done.returncode, done.stdout, done.stderr, folder / "out"), trained_digits

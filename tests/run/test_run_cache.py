@@ -44,7 +44,7 @@ def test_a_comment_in_a_device_profile_changes_nothing(place: Workplace) -> None
     _expect(place.run().statuses(), None)
 
 
-@pytest.mark.parametrize(("module", "first"), [("stages/quantize.py", "quantize"), ("stages/validate.py", "validate")])
+@pytest.mark.parametrize(("module", "first"), [("stages/quantize.py", "quantize"), ("stages/validate/__init__.py", "validate")])
 def test_the_source_of_a_stage(place: Workplace, tmp_path: Path, module: str, first: str) -> None:
     copy = _copied(tmp_path)
     source = copy / "edgepipe" / module

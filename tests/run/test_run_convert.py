@@ -97,7 +97,7 @@ def test_mixed_goes_on_from_fake_quant(run: Run, tmp_path: Path) -> None:
     done = run(Workplace(tmp_path, HEAD.replace("{model}", model) + stages))
     assert done.code == 0, done.stderr
     notes = next(s for s in done.report["stages"] if s["name"] == "convert")["outcome"]["notes"]
-    assert any(note.startswith("layers that training left to calibration were tried first: conv1") for note in notes)
+    assert any(note.startswith("layers without trained ranges were tried first: conv1") for note in notes)
 
 
 REFUSED = [
@@ -109,9 +109,9 @@ REFUSED = [
     (
         "hard.keras",
         "  - convert: {types: {Conv3D: null}}\n",
-        "types: the model has no 'Conv3D'; did you mean 'Conv2D'?",
+        "keep_float_types: the model has no 'Conv3D'; did you mean 'Conv2D'?",
     ),
-    ("hard.keras", '  - convert: {layers: {"d9": null}}\n', "layers: no layer is called 'd9' (a regular expression)"),
+    ("hard.keras", '  - convert: {layers: {"d9": null}}\n', "keep_float_layers: no layer is called 'd9' (a regular expression)"),
     ("hard.keras", "  - convert: {scheme: recipe, recipe: bad.json}\n", "bad.json: rule 1: has no 'regex'"),
     (
         "hard.tflite",

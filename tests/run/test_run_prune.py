@@ -90,7 +90,7 @@ def _tampering_is_found(folder: Path, command: Command) -> None:
 def test_training_after_pruning_is_found(tmp_path: Path, cache: Path) -> None:
     tail = "  - train: {as: again, epochs: 1}\n  - convert\n"
     report = _run(tmp_path, cache, f"{ONE}, schedule: one_shot", tail)
-    assert any("training fills what was pruned" in note for note in _outcome(report, "again").notes)
+    assert any("training refills pruned weights" in note for note in _outcome(report, "again").notes)
 
 
 def test_channels_make_a_smaller_model(tmp_path: Path, cache: Path) -> None:

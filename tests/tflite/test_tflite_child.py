@@ -26,8 +26,8 @@ def test_an_answer_comes_back_despite_noise() -> None:
     ("what", "message", "refused"),
     [
         ("refuse", r"^not this one$", True),
-        ("break", r"^x\.tflite: .* exit status 1 and no answer; its last words: KeyError: 'oops'$", False),
-        ("crash", r"^x\.tflite: the child process crashed with SIGABRT; its last words: last words$", False),
+        ("break", r"^x\.tflite: .* exit status 1 and no answer; last output: KeyError: 'oops'$", False),
+        ("crash", r"^x\.tflite: the child process crashed with SIGABRT; last output: last words$", False),
         ("leave", r"^x\.tflite: the child process ended with exit status 0 and no answer", False),
     ],
 )
@@ -40,7 +40,7 @@ def test_bad_endings(what: str, message: str, refused: bool) -> None:
 
 def test_a_hang_is_stopped() -> None:
     start = time.perf_counter()
-    with pytest.raises(InputError, match=r"^x\.tflite: no end after 1 s; the child process was stopped$"):
+    with pytest.raises(InputError, match=r"^x\.tflite: timed out after 1 s; the child process was stopped$"):
         child_process.run(WORKER, {"do": "hang"}, 1, "x.tflite")
     assert time.perf_counter() - start < 10
 

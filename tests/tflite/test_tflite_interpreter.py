@@ -15,7 +15,7 @@ from edgepipe.tflite import interpreter, reader, sample_conversion
 from edgepipe.tflite.interpreter import Runtime
 
 
-def plainly(path: Path, x: np.ndarray) -> np.ndarray:
+def run_interpreter(path: Path, x: np.ndarray) -> np.ndarray:
     """One sample after another with nothing but the interpreter, reference kernels."""
     runner = Interpreter(str(path), experimental_op_resolver_type=OpResolverType.BUILTIN_REF)
     runner.allocate_tensors()
@@ -43,7 +43,7 @@ def test_the_reference_equals_the_bare_interpreter(int8_net: Path) -> None:
     model = reader.read(int8_net)
     stored = sample_conversion.convert_samples(model, SAMPLES)[0]
     found = interpreter.predict(int8_net, SAMPLES, Runtime.REFERENCE)
-    np.testing.assert_array_equal(found.stored_values, plainly(int8_net, stored))
+    np.testing.assert_array_equal(found.stored_values, run_interpreter(int8_net, stored))
     np.testing.assert_array_equal(
         found.stored_values, interpreter.predict(int8_net, stored, Runtime.REFERENCE).stored_values
     )
@@ -77,7 +77,7 @@ def test_quantizing_is_what_the_quantize_kernel_does(tmp_path: Path, dtype: str)
     ties = (np.arange(2000) - 1000) * np.float32(0.05)
     below_half = np.float32(0.49999997) * np.float32(0.1)
     x = np.concatenate([ties, rng.normal(size=1999) * 20, [below_half]]).astype(np.float32)
-    expected = plainly(path, x[None])[0]
+    expected = run_interpreter(path, x[None])[0]
     np.testing.assert_array_equal(sample_conversion.quantize_array(x, reader.read(path).outputs[0]), expected)
 
 

@@ -36,7 +36,7 @@ def test_a_measurement_is_complete(measured: LatencyMeasurement) -> None:
 
 
 def test_its_metrics_say_how(measured: LatencyMeasurement) -> None:
-    time, ram = host_latency.metrics(measured, "host")
+    time, ram = host_latency.build_metrics(measured, "host")
     assert (time.name, time.value, time.evidence, time.device) == ("latency", measured.p50, Evidence.MEASURED, "host")
     assert {"p5", "p95", "runs", "threads", "host", "host_digest", "measured_at"} <= set(time.details)
     assert (ram.name, ram.value, ram.evidence) == ("ram", measured.memory, Evidence.MEASURED)
@@ -45,7 +45,7 @@ def test_its_metrics_say_how(measured: LatencyMeasurement) -> None:
 
 def test_memory_that_the_system_does_not_tell_is_unavailable(measured: LatencyMeasurement) -> None:
     blind = measured.model_copy(update={"memory": None, "memory_reason": "no /proc"})
-    ram = host_latency.metrics(blind, "host")[1]
+    ram = host_latency.build_metrics(blind, "host")[1]
     assert (ram.value, ram.evidence, ram.how) == (None, Evidence.UNAVAILABLE, "no /proc")
 
 

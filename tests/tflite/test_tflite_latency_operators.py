@@ -24,7 +24,7 @@ def test_an_unknown_version_is_unavailable(int8_net: Path, monkeypatch: pytest.M
     monkeypatch.setattr(operator_latency, "installed_version", lambda _: "9.0.0")
     found = operator_latency.measure(int8_net)
     assert (found.operators, found.total) == ((), None)
-    assert "known of ai-edge-litert 2.3.x, found 9.0.0" in found.reason
+    assert "known for ai-edge-litert 2.3.x, found 9.0.0" in found.reason
 
 
 def test_bad_requests(int8_net: Path, tmp_path: Path) -> None:
@@ -41,7 +41,7 @@ def test_a_measurement_says_which_cores_it_was_pinned_to(int8_net: Path) -> None
     before = os.sched_getaffinity(0)
     assert len(found.cores) == 1
     assert set(found.cores) <= before
-    time, _ = host_latency.metrics(found, "host")
+    time, _ = host_latency.build_metrics(found, "host")
     assert time.details["cores"] == f"pinned to core {found.cores[0]}"
     assert os.sched_getaffinity(0) == before, "only the child is pinned"
     many = host_latency.measure(int8_net, threads=len(before) + 1, runs=5, warm_up=1)

@@ -42,7 +42,7 @@ def test_every_copy_of_a_shared_kernel_is_checked(tmp_path: Path) -> None:
     found = _check(model, model, tmp_path)
     assert [entry.layer for entry in found] == ["shared", "shared"]
     assert len({entry.tensor for entry in found}) == 2
-    assert not pruned_zeros.findings(found)
+    assert not pruned_zeros.build_findings(found)
 
 
 def test_kernels_of_one_input_are_told_apart_by_their_zeros(tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ def test_kernels_of_one_input_are_told_apart_by_their_zeros(tmp_path: Path) -> N
     x = tf_keras.Input((5, 1), batch_size=1)
     parts = [K.Dense(16, name=name, use_bias=False)(x) for name in ("a", "b", "c")]
     model = _pruned(tf_keras.Model(x, K.Concatenate()(parts)))
-    assert not pruned_zeros.findings(_check(model, model, tmp_path))
+    assert not pruned_zeros.build_findings(_check(model, model, tmp_path))
 
 
 @pytest.mark.parametrize("zeros", [1, 20])
@@ -62,6 +62,6 @@ def test_even_one_lost_zero_is_found(tmp_path: Path, zeros: int) -> None:
     values.ravel()[:zeros] = 0
     other.set_weights(model.get_weights())
     model.layers[1].kernel.assign(values)
-    assert not pruned_zeros.findings(_check(model, model, tmp_path))
-    (lost,) = pruned_zeros.findings(_check(model, other, tmp_path))
+    assert not pruned_zeros.build_findings(_check(model, model, tmp_path))
+    (lost,) = pruned_zeros.build_findings(_check(model, other, tmp_path))
     assert lost.observed.startswith(f"{zeros} of {zeros} pruned weights are not zero")

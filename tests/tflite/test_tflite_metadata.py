@@ -43,7 +43,7 @@ def lite(request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.fixture
-def with_it(lite: Path, tmp_path: Path) -> Path:
+def lite_with_metadata(lite: Path, tmp_path: Path) -> Path:
     path = tmp_path / lite.name
     path.write_bytes(embed_preprocessing(lite.read_bytes(), KNOWN))
     return path
@@ -61,40 +61,41 @@ def unpacked(content: bytes) -> Any:
     return schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
 
 
-def plain(value: Any) -> Any:
+def to_plain(value: Any) -> Any:
     """The object API's tree as plain values."""
     if isinstance(value, list):
-        return [plain(item) for item in value]
+        return [to_plain(item) for item in value]
     if isinstance(value, np.ndarray):
         return value.tobytes()
-    return {k: plain(v) for k, v in vars(value).items()} if hasattr(value, "__dict__") else value
+    return {k: to_plain(v) for k, v in vars(value).items()} if hasattr(value, "__dict__") else value
 
 
-def test_everything_else_stays(lite: Path, with_it: Path) -> None:
-    assert facts(with_it) == facts(lite)
-    before, after = unpacked(lite.read_bytes()), unpacked(with_it.read_bytes())
-    assert plain(after.buffers[:-1]) == plain(before.buffers)
-    assert plain(after.metadata[:-1]) == plain(before.metadata)
+def test_everything_else_stays(lite: Path, lite_with_metadata: Path) -> None:
+    assert facts(lite_with_metadata) == facts(lite)
+    before, after = unpacked(lite.read_bytes()), unpacked(lite_with_metadata.read_bytes())
+    assert to_plain(after.buffers[:-1]) == to_plain(before.buffers)
+    assert to_plain(after.metadata[:-1]) == to_plain(before.metadata)
     assert after.metadata[-1].name == PREPROCESSING_NAME.encode()
     after.buffers, after.metadata = before.buffers, before.metadata
-    assert plain(after) == plain(before)
-    assert read_preprocessing(reader.read(with_it)) == KNOWN
+    assert to_plain(after) == to_plain(before)
+    assert read_preprocessing(reader.read(lite_with_metadata)) == KNOWN
     assert read_preprocessing(reader.read(lite)) is None
 
 
-def test_constants_stay_where_sixteen_divides_as_it_did(lite: Path, with_it: Path) -> None:
+def test_constants_stay_where_sixteen_divides_as_it_did(lite: Path, lite_with_metadata: Path) -> None:
     def places(path: Path) -> list[int]:
         root = schema.Model.GetRootAs(path.read_bytes(), 0)
         tables = [root.Buffers(i)._tab for i in range(root.BuffersLength())]
         return [tab.Vector(tab.Offset(4)) % 16 for tab in tables if tab.Offset(4)]
 
-    before, after = places(lite), places(with_it)
+    before, after = places(lite), places(lite_with_metadata)
     assert after == [*before, 0]
 
 
-def test_outputs_are_equal_in_every_runtime(lite: Path, with_it: Path) -> None:
+def test_outputs_are_equal_in_every_runtime(lite: Path, lite_with_metadata: Path) -> None:
     for runtime in Runtime:
-        got, wanted = (interpreter.predict(path, SAMPLES[:5], runtime).stored_values for path in (with_it, lite))
+        paths = (lite_with_metadata, lite)
+        got, wanted = (interpreter.predict(path, SAMPLES[:5], runtime).stored_values for path in paths)
         np.testing.assert_array_equal(got, wanted)
 
 

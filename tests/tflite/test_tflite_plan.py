@@ -172,7 +172,7 @@ def test_an_offline_plan_is_kept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("then", "message"),
-    [(0, "subgraph 0 leads back to itself"), (7, r"IF #0 leads to subgraph 7 of 1"), (-1, "leads to subgraph -1 of 1")],
+    [(0, "subgraph 0 calls itself"), (7, r"IF #0 leads to subgraph 7 of 1"), (-1, "leads to subgraph -1 of 1")],
 )
 def test_control_flow_that_never_ends_has_no_plan(then: int, message: str, tmp_path: Path) -> None:
     tensors = [T("c", (1,), "bool"), T("y", (1,), "float32")]

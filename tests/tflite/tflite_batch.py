@@ -55,7 +55,7 @@ def _micro(path: Path) -> str:
 
 
 def _kind(reason: str) -> str:
-    words = {"crashed with": "crashed", "no end after": "too slow", "of memory it may have": "too much memory"}
+    words = {"crashed with": "crashed", "timed out": "too slow", "the memory limit": "too much memory"}
     return next((kind for word, kind in words.items() if word in reason), "refused")
 
 

@@ -1,4 +1,4 @@
-"""Batch norms' statistics: averaged over samples by an independent count, and held still."""
+"""Batch-norm statistics: re-estimated over samples, against an independent computation, and frozen."""
 
 from typing import Any
 
@@ -26,30 +26,30 @@ def _norms(model: Any) -> list[Any]:
 def test_statistics_are_those_of_the_samples() -> None:
     model = _model()
     refresh_batch_norms(model, X, 0)
-    values = model.get_layer("dense")(X).numpy()
-    first, second = _norms(model)
-    assert np.allclose(first.moving_mean, values.mean(0), atol=1e-5)
+    activations = model.get_layer("dense")(X).numpy()
+    outer_norm, nested_norm = _norms(model)
+    assert np.allclose(outer_norm.moving_mean, activations.mean(0), atol=1e-5)
     # the variance within batches, and which samples share one is drawn
-    assert np.allclose(first.moving_variance, values.reshape(2, 64, 5).var(1).mean(0), rtol=0.1)
-    rectified = np.maximum((values - values.mean(0)) / values.std(0), 0)  # dropout is off
-    assert np.allclose(second.moving_mean, rectified.mean(0), atol=0.02)
+    assert np.allclose(outer_norm.moving_variance, activations.reshape(2, 64, 5).var(1).mean(0), rtol=0.1)
+    relu_output = np.maximum((activations - activations.mean(0)) / activations.std(0), 0)  # dropout is off
+    assert np.allclose(nested_norm.moving_mean, relu_output.mean(0), atol=0.02)
 
 
-def test_momentum_and_rate_are_put_back_and_a_frozen_norm_stays() -> None:
+def test_momentum_and_rate_are_restored_and_a_frozen_norm_is_unchanged() -> None:
     model = _model()
-    first, second = _norms(model)
-    second.trainable = False
+    outer_norm, nested_norm = _norms(model)
+    nested_norm.trainable = False
     refresh_batch_norms(model, X, 0)
-    assert first.momentum == second.momentum == 0.99
+    assert outer_norm.momentum == nested_norm.momentum == 0.99
     assert [layer.rate for layer in model.layers if isinstance(layer, K.Dropout)] == [0.5]
-    assert (second.moving_mean.numpy() == 0).all()
-    assert (first.moving_mean.numpy() != 0).any()
+    assert (nested_norm.moving_mean.numpy() == 0).all()
+    assert (outer_norm.moving_mean.numpy() != 0).any()
 
 
-def test_steady_moves_nothing() -> None:
+def test_frozen_statistics_change_nothing() -> None:
     model = _model()
-    before = model.get_weights()
+    weights_before = model.get_weights()
     with frozen_statistics(model):
-        one, other = (model(X, training=True).numpy() for _ in range(2))
-    assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
-    assert np.array_equal(one, other)
+        first_output, second_output = (model(X, training=True).numpy() for _ in range(2))
+    assert all(np.array_equal(a, b) for a, b in zip(weights_before, model.get_weights(), strict=True))
+    assert np.array_equal(first_output, second_output)

@@ -1,4 +1,4 @@
-"""A student that is taught: whole steps by hand, kept teachers against asked ones, what does not go together."""
+"""Distillation: training steps computed by hand, cached against recomputed targets, mismatches."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tf_keras
+from training_references import softmax
 
 from edgepipe.compress import clustering
 from edgepipe.compress.overrides import Overrides
@@ -15,8 +16,7 @@ from edgepipe.core.errors import InputError
 from edgepipe.models.bridge import bridge
 from edgepipe.tasks.quality import Task, build_task
 from edgepipe.tasks.task_spec import OptimizerOptions, TaskSpec
-from edgepipe.training import loss_and_optimizer
-from edgepipe.training import training_loop as fitting
+from edgepipe.training import loss_and_optimizer, training_loop
 from edgepipe.training.distillation import feature_taps, teacher_outputs
 from edgepipe.training.distillation.distiller import Distiller
 from edgepipe.training.distillation.teacher_options import Teacher
@@ -24,7 +24,7 @@ from edgepipe.training.training_setup import TrainingSetup
 from edgepipe.zoo import small_cnn
 
 RANDOM = np.random.RandomState(5)
-ALL = {
+ALL_KINDS = {
     "logits": {"temperature": 3, "alpha": 0.4},
     "features": {"layers": {"conv1_relu": "conv1_relu"}},
     "attention": {"layers": {"conv2_relu": "conv2_relu"}},
@@ -38,12 +38,7 @@ class Samples:
     y: Any
 
 
-def softmax(z: np.ndarray) -> np.ndarray:
-    e = np.exp(z - z.max(axis=-1, keepdims=True))
-    return e / e.sum(axis=-1, keepdims=True)
-
-
-def task(**options: Any) -> Task:
+def make_task(**options: Any) -> Task:
     spec = TaskSpec(**{"kind": "classification", **options}, optimizer=OptimizerOptions(name="sgd"))
     return build_task(spec, base=None)  # type: ignore[arg-type]  # nothing of the user's own is loaded
 
@@ -55,18 +50,18 @@ def dense(library: Any, classes: int, seed: int, softmax: bool, name: str) -> An
     return library.Model(inputs, end(inputs), name=name)
 
 
-def run(
+def train(
     model: Any,
-    goal: Task,
-    data: Samples,
-    teaching: Distiller | None,
+    task: Task,
+    samples: Samples,
+    distiller: Distiller | None,
     epochs: int = 1,
     batch: int = 8,
     rate: float = 0.1,
 ) -> list[Any]:
-    lesson = TrainingSetup(goal, data, data, distiller=teaching, seed=9)
-    schedule = fitting.TrainingSchedule(epochs, batch, rate)
-    fitting.fit(model, lesson, schedule, lambda epoch, epochs, values: None)
+    setup = TrainingSetup(task, samples, samples, distiller=distiller, seed=9)
+    schedule = training_loop.TrainingSchedule(epochs, batch, rate)
+    training_loop.fit(model, setup, schedule, lambda epoch, epochs, metrics: None)
     return [np.asarray(weight) for weight in model.get_weights()]
 
 
@@ -82,7 +77,7 @@ def test_one_step_by_hand(library: Any, as_probabilities: bool) -> None:
     z = x @ kernel + bias
     p = np.mean([softmax((x @ np.asarray(m.get_weights()[0])) / 2) for m in taught_by.values()], axis=0)
     pull = 0.3 * (softmax(z) - np.eye(4)[y]) + 0.7 * 2 * (softmax(z / 2) - p)
-    got = run(student, task(), Samples(x, y), Distiller(options, taught_by, task(), 8))
+    got = train(student, make_task(), Samples(x, y), Distiller(options, taught_by, make_task(), 8))
     np.testing.assert_allclose(got[0], kernel - 0.1 * x.T @ pull / 8, atol=2e-6)
     np.testing.assert_allclose(got[1], bias - 0.1 * pull.mean(axis=0), atol=2e-6)
 
@@ -90,11 +85,11 @@ def test_one_step_by_hand(library: Any, as_probabilities: bool) -> None:
 @pytest.mark.parametrize("library", [keras, tf_keras])
 def test_regression_learns_outputs(library: Any) -> None:
     x, y = RANDOM.randn(8, 3).astype("float32"), RANDOM.randn(8, 2).astype("float32")
-    goal, student, teacher = task(kind="regression"), *(dense(library, 2, n, False, f"m{n}") for n in (1, 2))
-    kernel, other = (np.asarray(m.get_weights()[0], np.float64) for m in (student, teacher))
-    pull = 2 / 16 * ((x @ kernel - y) + 0.5 * (x @ kernel - x @ other))
+    goal, student, teacher = make_task(kind="regression"), *(dense(library, 2, n, False, f"m{n}") for n in (1, 2))
+    kernel, teacher_kernel = (np.asarray(m.get_weights()[0], np.float64) for m in (student, teacher))
+    pull = 2 / 16 * ((x @ kernel - y) + 0.5 * (x @ kernel - x @ teacher_kernel))
     options = Teacher.model_validate({"outputs": {"weight": 0.5}})
-    got = run(student, goal, Samples(x, y), Distiller(options, {"t": teacher}, goal, 8))
+    got = train(student, goal, Samples(x, y), Distiller(options, {"t": teacher}, goal, 8))
     np.testing.assert_allclose(got[0], kernel - 0.1 * x.T @ pull, atol=2e-6)
 
 
@@ -103,39 +98,46 @@ def cnn(seed: int, filters: tuple[int, ...] = (4, 6), classes: int = 3) -> Any:
     return small_cnn(input_shape=(8, 8, 1), classes=classes, filters=filters)
 
 
-def images(number: int = 37) -> Samples:
+def make_samples(number: int = 37) -> Samples:
     return Samples(RANDOM.rand(number, 8, 8, 1).astype("float32"), np.arange(number) % 3)
 
 
 @pytest.mark.parametrize("library", ["keras", "tf_keras"])
-def test_kept_teachers_give_the_same_weights_as_asked_ones(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    data, options, weights, notes = images(), Teacher.model_validate(ALL), [], []
+def test_cached_targets_give_the_same_weights_as_recomputed_ones(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples, options, weights, notes = make_samples(), Teacher.model_validate(ALL_KINDS), [], []
     for limit in (teacher_outputs.MAX_CACHED_BYTES, 0):
         monkeypatch.setattr(teacher_outputs, "MAX_CACHED_BYTES", limit)
-        fitting.set_seeds(1)
+        training_loop.set_seeds(1)
         student, teacher = cnn(1), cnn(2, (5, 9))
         student = student if library == "keras" else bridge(student).model
-        teaching = Distiller(options, {"t": teacher}, task(), 16)
-        weights.append(run(student, task(), data, teaching, epochs=2, batch=16, rate=0.01))
-        notes.append(teaching.notes[-1])
+        distiller = Distiller(options, {"t": teacher}, make_task(), 16)
+        weights.append(train(student, make_task(), samples, distiller, epochs=2, batch=16, rate=0.01))
+        notes.append(distiller.notes[-1])
     assert "computed once" in notes[0]
-    assert "anew in every epoch" in notes[1]
+    assert "recomputed in every epoch" in notes[1]
     start = [np.asarray(weight) for weight in cnn(1).get_weights()]
-    for kept, asked, before in zip(*weights, start, strict=True):
-        np.testing.assert_allclose(kept, asked, atol=2e-5 * max(1.0, float(np.abs(kept - before).max())))
-    assert max(float(np.abs(kept - before).max()) for kept, before in zip(weights[0], start, strict=True)) > 1e-2
+    for cached_weight, recomputed_weight, initial_weight in zip(*weights, start, strict=True):
+        np.testing.assert_allclose(
+            cached_weight, recomputed_weight, atol=2e-5 * max(1.0, float(np.abs(cached_weight - initial_weight).max()))
+        )
+    changes = [float(np.abs(weight - initial).max()) for weight, initial in zip(weights[0], start, strict=True)]
+    assert max(changes) > 1e-2
 
 
-def test_a_teacher_changes_what_is_learned_and_is_left_as_it_was() -> None:
-    data, results = images(), []
+def test_a_teacher_affects_training_and_is_unchanged() -> None:
+    samples, weights_by_run = make_samples(), []
     for kinds in ({"logits": {}}, {"features": {}}, {"attention": {}}, {"relational": {}}, {"outputs": {}}):
-        fitting.set_seeds(1)
+        training_loop.set_seeds(1)
         student, teacher = cnn(1), cnn(2)
-        before = [np.array(w) for w in teacher.get_weights()]
-        results.append(run(student, task(), data, Distiller(Teacher.model_validate(kinds), {"t": teacher}, task(), 16)))
-        assert all(np.array_equal(a, b) for a, b in zip(before, teacher.get_weights(), strict=True))
+        weights_before = [np.array(w) for w in teacher.get_weights()]
+        weights_by_run.append(
+            train(
+                student, make_task(), samples, Distiller(Teacher.model_validate(kinds), {"t": teacher}, make_task(), 16)
+            )
+        )
+        assert all(np.array_equal(a, b) for a, b in zip(weights_before, teacher.get_weights(), strict=True))
         assert len(student.layers) == len(cnn(1).layers)  # adaptors are gone
-    firsts = [weights[0].tobytes() for weights in results]
+    firsts = [weights[0].tobytes() for weights in weights_by_run]
     assert len(set(firsts)) == len(firsts)
 
 
@@ -143,7 +145,7 @@ def test_a_teacher_changes_what_is_learned_and_is_left_as_it_was() -> None:
 class Doubling:
     """Augments by doubling samples."""
 
-    soft: bool = False
+    has_soft_labels: bool = False
 
     def __call__(self, chosen: Any, x: Any, y: Any, random: Any) -> Any:
         return x * 2, y
@@ -153,37 +155,46 @@ class Doubling:
 
 
 def test_teachers_see_augmented_samples() -> None:
-    data, options = images(16), Teacher.model_validate({"logits": {"alpha": 1.0}})
+    samples, options = make_samples(16), Teacher.model_validate({"logits": {"alpha": 1.0}})
     weights = []
     for augmenter, factor in ((Doubling(), 1), (None, 2)):
-        fitting.set_seeds(1)
+        training_loop.set_seeds(1)
         student, teacher = cnn(1), cnn(2)
-        given = Samples(data.x * factor, data.y)
-        lesson = TrainingSetup(task(), given, given, augmenter, Distiller(options, {"t": teacher}, task(), 16), seed=9)
-        fitting.fit(student, lesson, fitting.TrainingSchedule(2, 16, 0.1), lambda *_, **__: None)
+        train_samples = Samples(samples.x * factor, samples.y)
+        setup = TrainingSetup(
+            make_task(),
+            train_samples,
+            train_samples,
+            augmenter,
+            Distiller(options, {"t": teacher}, make_task(), 16),
+            seed=9,
+        )
+        training_loop.fit(student, setup, training_loop.TrainingSchedule(2, 16, 0.1), lambda *_, **__: None)
         weights.append(student.get_weights())
-        assert any("augmented" in note for note in lesson.notes) == (augmenter is not None)
+        assert any("augmented" in note for note in setup.notes) == (augmenter is not None)
     assert all(np.array_equal(a, b) for a, b in zip(*weights, strict=True))
 
 
-def test_each_epoch_has_every_sample_once_in_another_order() -> None:
-    data = Samples(np.arange(10, dtype="float32")[:, None], np.arange(10))
-    feed = TrainingSetup(task(), data, data, Doubling(), seed=4).iterate_batches(4, binary=False)
-    batches = iter(feed)
-    epochs = [np.concatenate([next(batches)[1] for _ in range(feed.steps)]) for _ in range(2)]
+def test_each_epoch_has_every_sample_once_in_a_new_order() -> None:
+    samples = Samples(np.arange(10, dtype="float32")[:, None], np.arange(10))
+    batch_iterator = TrainingSetup(make_task(), samples, samples, Doubling(), seed=4).iterate_batches(4, binary=False)
+    batches = iter(batch_iterator)
+    epochs = [np.concatenate([next(batches)[1] for _ in range(batch_iterator.steps)]) for _ in range(2)]
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
     assert list(epochs[0]) != list(epochs[1])
-    again = iter(TrainingSetup(task(), data, data, Doubling(), seed=4).iterate_batches(4, binary=False))
-    assert np.array_equal(np.concatenate([next(again)[1] for _ in range(feed.steps)]), epochs[0])
+    repeated_batches = iter(
+        TrainingSetup(make_task(), samples, samples, Doubling(), seed=4).iterate_batches(4, binary=False)
+    )
+    assert np.array_equal(np.concatenate([next(repeated_batches)[1] for _ in range(batch_iterator.steps)]), epochs[0])
 
 
-def test_reconstruction_augments_normal_samples_and_rebuilds_what_was_given() -> None:
-    data = Samples(np.arange(10, dtype="float32")[:, None], np.arange(10) % 2)
+def test_reconstruction_targets_are_the_augmented_normal_samples() -> None:
+    samples = Samples(np.arange(10, dtype="float32")[:, None], np.arange(10) % 2)
     x, y = next(
         iter(
-            TrainingSetup(task(kind="reconstruction", metrics=("mse",)), data, data, Doubling()).iterate_batches(
-                8, False
-            )
+            TrainingSetup(
+                make_task(kind="reconstruction", metrics=("mse",)), samples, samples, Doubling()
+            ).iterate_batches(8, False)
         )
     )
     assert sorted(x[:, 0]) == [0, 4, 8, 12, 16]
@@ -193,14 +204,14 @@ def test_reconstruction_augments_normal_samples_and_rebuilds_what_was_given() ->
 def test_layers_are_found_inside_wrappers() -> None:
     model = bridge(cnn(1, (32, 32))).model
     plan = clustering.ClusteringPlan(4, "linear", True, False, True, Overrides({}, {}))
-    clustered = clustering.wrap(model, clustering.select_layers(model, plan), "linear")
-    assert any(layer.name.startswith("cluster_") for layer in clustered.layers)
-    for twin in (model, clustered, build_fake_quant(model, QatRecipe()).model):
+    clustered_model = clustering.wrap(model, clustering.select_layers(model, plan), "linear")
+    assert any(layer.name.startswith("cluster_") for layer in clustered_model.layers)
+    for twin in (model, clustered_model, build_fake_quant(model, QatRecipe()).model):
         assert tuple(feature_taps.find_tensor(twin, "conv2_relu", "student").shape)[1:] == (4, 4, 32)
         assert tuple(feature_taps.find_embedding(twin, "student")[1].shape)[1:] == (32,)
         assert tuple(feature_taps.find_last_map(twin, "student")[1].shape)[1:] == (4, 4, 32)
-    quantized = feature_taps.find_tensor(build_fake_quant(model, QatRecipe()).model, "conv2_relu", "student")
-    assert "fake_quant" in quantized.name or "quantize" in quantized.name
+    quantized_tensor = feature_taps.find_tensor(build_fake_quant(model, QatRecipe()).model, "conv2_relu", "student")
+    assert "fake_quant" in quantized_tensor.name or "quantize" in quantized_tensor.name
 
 
 MISMATCHES = [
@@ -209,43 +220,50 @@ MISMATCHES = [
     ({"attention": {"layers": {"conv1": "conf1"}}}, {}, "the teacher 't' 'small_cnn' has no layer 'conf1'; did you"),
     ({"features": {"layers": {"conv1": "conv1"}, "adaptor": False}}, {"filters": (7, 6)},
      "'conv1' of the student and 'conv1' of the teacher: 4 and 7 channels"),
-    ({"attention": {"layers": {"average": "average"}}}, {}, r"attention needs places .* found \(6,\) and \(6,\)"),
-    ({"features": {"layers": {"average": "conv1"}}}, {}, r"\(6,\) and \(8, 8, 4\): the places of neither divide"),
+    ({"attention": {"layers": {"average": "average"}}}, {},
+     r"attention needs spatial tensors .* found \(6,\) and \(6,\)"),
+    ({"features": {"layers": {"average": "conv1"}}}, {},
+     r"\(6,\) and \(8, 8, 4\): neither grid is a multiple of the other"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("kinds", "made", "message"), MISMATCHES)
-def test_what_does_not_go_together(kinds: dict[str, Any], made: dict[str, Any], message: str) -> None:
-    teaching = Distiller(Teacher.model_validate(kinds), {"t": cnn(2, **made)}, task(), 8)
+@pytest.mark.parametrize(("kinds", "teacher_options", "message"), MISMATCHES)
+def test_mismatches(kinds: dict[str, Any], teacher_options: dict[str, Any], message: str) -> None:
+    distiller = Distiller(Teacher.model_validate(kinds), {"t": cnn(2, **teacher_options)}, make_task(), 8)
     with pytest.raises(InputError, match=message):
-        teaching.build_student(cnn(1), None)
+        distiller.build_student(cnn(1), None)
 
 
-def rows(model: Any) -> Any:
+def to_sequential(model: Any) -> Any:
     """The layers of a functional model without branches as a Sequential, with the same weights."""
     return keras.Sequential([keras.Input((8, 8, 1)), *keras.models.clone_model(model).layers[1:]], name=model.name)
 
 
 @pytest.mark.slow
-def test_sequential_models_teach_and_learn_as_functional_ones_do() -> None:
+def test_sequential_models_equal_functional_ones() -> None:
     x = RANDOM.rand(24, 8, 8, 1).astype("float32")
-    data, results = Samples(x, np.arange(24) % 3), []
-    for form in (lambda model: model, rows):
+    samples, weights_by_run = Samples(x, np.arange(24) % 3), []
+    for form in (lambda model: model, to_sequential):
         models = []
         for seed in (1, 2):
             original = cnn(seed)
             models.append(form(original))
             models[-1].set_weights(original.get_weights())
-        results.append(
-            run(models[0], task(), data, Distiller(Teacher.model_validate(ALL), {"t": models[1]}, task(), 8))
+        weights_by_run.append(
+            train(
+                models[0],
+                make_task(),
+                samples,
+                Distiller(Teacher.model_validate(ALL_KINDS), {"t": models[1]}, make_task(), 8),
+            )
         )
-    for functional, sequential in zip(*results, strict=True):
+    for functional, sequential in zip(*weights_by_run, strict=True):
         np.testing.assert_allclose(functional, sequential, atol=1e-6)
 
 
-def test_the_input_is_no_map_to_attend_to() -> None:
+def test_the_input_is_not_an_attention_map() -> None:
     model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(3)], name="flat")
-    with pytest.raises(InputError, match="the teacher 'flat' has no layer whose output has places"):
+    with pytest.raises(InputError, match="the teacher 'flat' has no layer with a spatial output"):
         feature_taps.find_last_map(feature_taps.as_graph(model), "teacher")
 
 
@@ -253,15 +271,15 @@ def test_a_teacher_of_several_inputs_is_refused() -> None:
     inputs = [keras.Input((3,)), keras.Input((3,))]
     model = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Add()(inputs)), name="pair")
     with pytest.raises(InputError, match="the model 'pair' takes 2 inputs, the samples are one array"):
-        loss_and_optimizer.check_shapes(model, task(), np.zeros((4, 3)), np.zeros(4))
+        loss_and_optimizer.check_shapes(model, make_task(), np.zeros((4, 3)), np.zeros(4))
 
 
-def test_places_that_divide_are_averaged() -> None:
+def test_finer_grid_is_averaged() -> None:
     options = Teacher.model_validate({"attention": {"layers": {"conv2_relu": "conv1_relu"}}})
-    teaching = Distiller(options, {"t": cnn(2)}, task(), 8)
-    pupil = teaching.build_student(cnn(1), None)
-    assert tuple(pupil.model.outputs[1].shape)[1:] == (16,)
-    assert "the teacher's averaged from (8, 8) to (4, 4)" in teaching.notes[0]
+    distiller = Distiller(options, {"t": cnn(2)}, make_task(), 8)
+    student = distiller.build_student(cnn(1), None)
+    assert tuple(student.model.outputs[1].shape)[1:] == (16,)
+    assert "the teacher's averaged from (8, 8) to (4, 4)" in distiller.notes[0]
 
 
 def test_a_layer_inside_a_nested_model_is_refused_by_name() -> None:
@@ -271,17 +289,17 @@ def test_a_layer_inside_a_nested_model_is_refused_by_name() -> None:
         feature_taps.find_tensor(outer, "conv1", "student")
 
 
-def test_the_usual_kind_is_the_tasks() -> None:
+def test_the_default_kind_depends_on_the_task() -> None:
     assert Teacher().with_task_default("one").kinds == ["logits"]
     assert Teacher().with_task_default("regression").kinds == ["outputs"]
     assert Teacher.model_validate({"attention": {}}).with_task_default("one").kinds == ["attention"]
 
 
-def test_early_stopping_holds_for_a_taught_student() -> None:
-    data = images(24)
-    teaching = Distiller(Teacher.model_validate({"logits": {}}), {"t": cnn(2)}, task(), 24)
+def test_early_stopping_of_a_distilled_student() -> None:
+    samples = make_samples(24)
+    distiller = Distiller(Teacher.model_validate({"logits": {}}), {"t": cnn(2)}, make_task(), 24)
     student = cnn(1)
-    lesson = TrainingSetup(task(), data, data, distiller=teaching)
-    schedule = fitting.TrainingSchedule(30, 24, 1e-9, patience=2)
-    history = fitting.fit(student, lesson, schedule, lambda *_, **__: None)
+    setup = TrainingSetup(make_task(), samples, samples, distiller=distiller)
+    schedule = training_loop.TrainingSchedule(30, 24, 1e-9, patience=2)
+    history = training_loop.fit(student, setup, schedule, lambda *_, **__: None)
     assert len(history.epochs) == history.kept_epoch + 2 < 30

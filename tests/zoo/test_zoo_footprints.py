@@ -30,7 +30,7 @@ from edgepipe.zoo import published_footprints
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def stored(name: str, shape: tuple[int, ...], **options: Any) -> dict[str, Any]:
+def stored_footprint(name: str, shape: tuple[int, ...], **options: Any) -> dict[str, Any]:
     """The one entry of that architecture and input, with at least these options."""
     (found,) = [
         entry
@@ -51,7 +51,7 @@ def stored(name: str, shape: tuple[int, ...], **options: Any) -> dict[str, Any]:
 )
 def test_counted_again(name: str, shape: tuple[int, ...], classes: int | None, options: dict[str, Any]) -> None:
     found = footprint.measure_footprint(name, shape, classes, options)
-    entry = stored(name, shape, **options)
+    entry = stored_footprint(name, shape, **options)
     assert {m.name: m.value for m in found.metrics} == {k: entry[k] for k in ("parameters", "macs", "flash", "ram")}
     evidence = {"parameters": "exact", "macs": "exact", "flash": "exact", "ram": "simulated"}
     assert {m.name: str(m.evidence) for m in found.metrics} == evidence
@@ -69,7 +69,7 @@ def test_every_number_is_there() -> None:
 @pytest.mark.parametrize(("name", "shape"), [("temporal_cnn", (29, 12)), ("attention", (8, 8, 1))])
 def test_a_trained_model_is_as_large(name: str, shape: tuple[int, ...], tmp_path: Path) -> None:
     """What is told before training is what comes out of it, to the byte."""
-    entry = stored(name, shape)
+    entry = stored_footprint(name, shape)
     set_seeds(2)
     model = getattr(zoo, name)(input_shape=shape, classes=entry["classes"])
     random = np.random.RandomState(0)
@@ -100,7 +100,7 @@ PUBLISHED = [  # architecture, input, options, what, the published count, how ne
 def test_published_counts(
     name: str, shape: tuple[int, ...], options: dict[str, Any], what: str, count: float, near: float
 ) -> None:
-    assert stored(name, shape, **options)[what] == pytest.approx(count, rel=near, abs=0)
+    assert stored_footprint(name, shape, **options)[what] == pytest.approx(count, rel=near, abs=0)
 
 
 HELLO_EDGE = [("small", 38.6, 5.4), ("medium", 189.2, 19.8), ("large", 497.6, 56.9)]  # KB and million operations
@@ -109,7 +109,7 @@ HELLO_EDGE = [("small", 38.6, 5.4), ("medium", 189.2, 19.8), ("large", 497.6, 56
 @pytest.mark.parametrize(("size", "kilobytes", "operations"), HELLO_EDGE)
 def test_ds_cnn_in_the_sizes_of_its_paper(size: str, kilobytes: float, operations: float) -> None:
     """The paper counts two operations a MAC, and as memory all 8-bit weights with a layer's inputs and outputs."""
-    entry = stored("ds_cnn", (49, 10, 1), **({} if size == "small" else {"size": size}))
+    entry = stored_footprint("ds_cnn", (49, 10, 1), **({} if size == "small" else {"size": size}))
     assert 2 * entry["macs"] == pytest.approx(operations * 1e6, rel=0.02)
     model = zoo.ds_cnn(input_shape=(49, 10, 1), classes=12, size=size)
     weights = sum(int(np.prod(w.shape)) for w in model.weights if "kernel" in w.path)
@@ -291,11 +291,11 @@ def test_the_list_loads_no_tensorflow() -> None:
     ("words", "message"),
     [
         (("ds_cn",), "no architecture 'ds_cn'; did you mean 'ds_cnn'?"),
-        (("ds_cnn", "--input", "49,10,1"), "--input '49,10,1' is no shape"),
+        (("ds_cnn", "--input", "49,10,1"), "--input '49,10,1' is not a shape"),
         (("ds_cnn", "--input", "49x10x1", "--set", "filtres=3"), "ds_cnn has no option 'filtres'; did you mean"),
         (("--set", "alpha=1"), "--input, --classes, --set and --device go together"),
         (("ds_cnn", "--classes", "3"), "--input, --classes, --set and --device go together"),
-        (("autoencoder", "--input", "8", "--classes", "3"), "autoencoder tells no classes apart"),
+        (("autoencoder", "--input", "8", "--classes", "3"), "autoencoder is not a classifier"),
         (("ds_cnn", "--input", "49x10x1", "--set", "filters"), "is not of the form option=value"),
         (
             ("ds_cnn", "--input", "49x10x1", "--set", "filters=many"),

@@ -1,6 +1,6 @@
-"""`edgepipe init`: looks at a model the user has and writes a commented pipeline for it. Imports no TensorFlow.
+"""`edgepipe init`: inspects the user's model and writes a commented pipeline for it. Imports no TensorFlow.
 
-`look` tells what the model is, `given` what its data is, `guess` which task it is for, `page` writes the text.
+`model_info` inspects the model, `data_source` its data, `task_guess` guesses the task, `pipeline_text` writes the file.
 """
 
 from pathlib import Path
@@ -28,7 +28,7 @@ def write(
         force: replace `out` if it exists.
 
     Returns:
-        Notes: what was guessed, and what the user must fill in.
+        Notes on what was guessed and on what the user must fill in.
 
     Raises:
         InputError: no usable model, data or device, or `out` exists.
@@ -49,18 +49,18 @@ def write(
 def _code_note(model: model_info.ModelInfo) -> tuple[str, ...]:
     if not model.code:
         return ()
-    return (f"the model carries code ({', '.join(model.code)}): leave `allow_code: true` if you trust who made it",)
+    return (f"the model carries code ({', '.join(model.code)}): keep `allow_code: true` only if you trust its source",)
 
 
 def _task_note(task: TaskGuess) -> str:
     summary = f"the task is a guess: {task.name}" if task.name else "no task was chosen"
-    return f"{summary}, for {task.reason}"
+    return f"{summary} ({task.reason})"
 
 
 def _check_target(out: Path, sources: tuple[str | None, ...], force: bool) -> None:
     if any(name is not None and Path(name).exists() and out.exists() and out.samefile(name) for name in sources):
-        raise InputError(f"{out}: is what the pipeline is made from; write it to another file with -o FILE")
+        raise InputError(f"{out}: is an input of the pipeline; write it to another file with -o FILE")
     if out.is_dir():
-        raise InputError(f"{out}: a folder; name the file to write with -o FILE")
+        raise InputError(f"{out}: is a folder; name the file to write with -o FILE")
     if out.exists() and not force:
         raise InputError(f"{out}: exists already; replace it with --force, or write another with -o FILE")

@@ -1,4 +1,4 @@
-"""The data of the new pipeline: what was named on the command line, looked at without reading a sample."""
+"""The data of the new pipeline, as named on the command line; inspected without reading any sample."""
 
 import zipfile
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ _BUILTIN_DATASETS = {"edgepipe.data:digits", "edgepipe.data:fashion_mnist"}
 
 @dataclass(frozen=True)
 class DataSource:
-    """What will stand under `data:` (None: the pipeline can do without), its comment, and what its labels are."""
+    """The options of `data:` (None: the pipeline needs no data), their comment, and the kind of labels."""
 
     options: dict[str, Any] | None
     comment: str
@@ -37,10 +37,10 @@ class ArrayHeader(NamedTuple):
 
 
 def inspect_data(data: str | None, model: ModelInfo, location: OutputLocation) -> DataSource:
-    """What `data`, as the user named it, is; None becomes a placeholder, or nothing where a model needs no data.
+    """Inspect `data`, as the user named it; None gives a placeholder, or no data for a model that needs none.
 
     Raises:
-        InputError: no form of data that edgepipe reads, or a damaged file.
+        InputError: a form of data that edgepipe does not read, or a damaged file.
     """
     if data is None:
         return _placeholder_source(model)
@@ -58,7 +58,7 @@ def inspect_data(data: str | None, model: ModelInfo, location: OutputLocation) -
 
 def _placeholder_source(model: ModelInfo) -> DataSource:
     if model.kind is ArtifactKind.TFLITE:
-        return DataSource(None, "", notes=("without data the quality is not taken; say --data, or fill in `data:`",))
+        return DataSource(None, "", notes=("without data the quality is not measured; give --data or fill in `data:`",))
     has_many_inputs = len(model.inputs) > 1
     options = {"function": "mydata:load"} if has_many_inputs else {"npz": "data.npz"}
     comment = (
@@ -66,7 +66,7 @@ def _placeholder_source(model: ModelInfo) -> DataSource:
         if has_many_inputs
         else "FILL IN: arrays x and y"
     )
-    note = "no --data was given: fill in `data:`; until then `edgepipe check` says that it is missing"
+    note = "no --data was given: fill in `data:`; until then `edgepipe check` reports it as missing"
     return DataSource(options, comment, placeholder=True, notes=(note,))
 
 
@@ -106,13 +106,13 @@ def _inspect_npz(path: Path, model: ModelInfo, location: OutputLocation) -> Data
     options = {"npz": location.relative_path(path)}
     if not path.exists():
         return DataSource(
-            options, "arrays x and y", notes=(f"{path} does not exist yet; `edgepipe check` will say so",)
+            options, "arrays x and y", notes=(f"{path} does not exist yet; `edgepipe check` will report it",)
         )
     array_headers = read_headers(path)
     array_names = ", ".join(array_headers)
     x, y = (array_headers.get(name) or array_headers.get(f"{name}_train") for name in "xy")
     if x is None:
-        note = f"{path} holds {array_names}; name the samples and labels under `data:`, as `x: ..` and `y: ..`"
+        note = f"{path} holds {array_names}; name its samples and labels under `data:`, as `x: ..` and `y: ..`"
         return DataSource(options, f"holds {array_names}", notes=(note,))
     return DataSource(options, f"holds {array_names}", _label_kind(y), notes=_shape_notes(path, x, model))
 

@@ -1,4 +1,4 @@
-"""What a model is, as far as its file or the source of its function says; nothing in it is run."""
+"""Inspects a model by its file or the source of its function; none of its code is run."""
 
 import ast
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ from edgepipe.commands.init.output_location import OutputLocation
 from edgepipe.core import references
 from edgepipe.core.artifact import ArtifactKind
 from edgepipe.core.errors import InputError
+from edgepipe.core.units import plural
 from edgepipe.models.file_kind import detect_kind, read_config
 from edgepipe.models.model_description import ModelDescription, PortDescription, describe
 from edgepipe.tflite import integer_check, reader
@@ -16,8 +17,7 @@ from edgepipe.tflite.model import Model, Tensor
 ARGUMENTS_FROM_DATA = ("input_shape", "classes")  # arguments of a function that edgepipe takes from the data
 _ACTIVATION_BY_OPERATOR = {"SOFTMAX": "softmax", "LOGISTIC": "sigmoid"}
 _PRUNABLE_CLASSES = {"Conv2D", "Dense", "SeparableConv2D"}
-_NESTED_CLASSES = {"Functional", "Model", "Sequential"}  # what is inside them only Keras could tell
-_PASS_THROUGH_OPERATORS = {"QUANTIZE", "DEQUANTIZE", "RESHAPE"}
+_NESTED_CLASSES = {"Functional", "Model", "Sequential"}  # their layers are not read, so they may be prunable
 _SUBCLASSED_MESSAGE = (
     "a class of its own, without a graph of layers: only its Python code can build it. Write a function that returns "
     "it as keras.Model(inputs, outputs), with its weights loaded, and name that: edgepipe init mymodule:build"
@@ -26,7 +26,7 @@ _SUBCLASSED_MESSAGE = (
 
 @dataclass(frozen=True)
 class ModelFunction:
-    """What the source of a `module:function` says: its parameters, those without default, the texts in its body."""
+    """A `module:function` by its source: its parameters, those without default, and the string constants in it."""
 
     name: str
     parameters: tuple[str, ...]
@@ -36,7 +36,7 @@ class ModelFunction:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """A model seen from outside. `kind` is None for a function, which builds an untrained Keras 3 model."""
+    """A model as far as it can be inspected. `kind` is None for a function, which builds an untrained Keras 3 model."""
 
     name: str
     reference: str  # as the pipeline names it
@@ -48,7 +48,7 @@ class ModelInfo:
     activation: str = "linear"
     code: tuple[str, ...] = ()
     is_integer: bool = False  # a .tflite that is fully integer already
-    is_prunable: bool = True  # it has layers that `prune` works on, the last one excepted
+    is_prunable: bool = True  # it has layers that `prune` works on, not counting the last
     function: ModelFunction | None = None
     notes: tuple[str, ...] = ()
 
@@ -59,7 +59,7 @@ class ModelInfo:
 
 
 def inspect_model(model: str, location: OutputLocation) -> ModelInfo:
-    """What `model`, a path or `module:function`, is.
+    """Inspect `model`, a path or `module:function`.
 
     Raises:
         InputError: there is no such model or function, the file is damaged, or the model is a subclassed one.
@@ -73,7 +73,7 @@ def inspect_model(model: str, location: OutputLocation) -> ModelInfo:
     if kind is ArtifactKind.TFLITE:
         return _inspect_tflite(path, location.relative_path(path))
     code = ("a SavedModel is a program",) if kind is ArtifactKind.SAVED_MODEL else ()
-    title = f"a {kind.replace('_', ' ')} folder; what it takes and gives shows when it is converted"
+    title = f"a {kind.replace('_', ' ')} folder; its inputs and outputs are known once it is converted"
     return ModelInfo(path.stem, location.relative_path(path), kind, title, code=code)
 
 
@@ -82,11 +82,20 @@ def _inspect_keras(path: Path, reference: str) -> ModelInfo:
         raise InputError(f"{path}: {_SUBCLASSED_MESSAGE}")
     model = describe(path)
     dialect = "Keras 3" if model.kind is ArtifactKind.KERAS else "tf_keras"
-    title = f"{dialect}, {len(model.layers)} layers; {_io_text(model.inputs, model.outputs)}; ends in {model.last_activation}"
+    io_text = _io_text(model.inputs, model.outputs)
     return ModelInfo(
-        path.stem, reference, model.kind, title, path.stat().st_size, model.inputs, model.outputs, model.last_activation,
-        model.code_layers, is_prunable=_has_prunable_layers(model), notes=_open_dimension_notes(model),
-    )  # fmt: skip
+        path.stem,
+        reference,
+        model.kind,
+        title=f"{dialect}, {plural(len(model.layers), 'layer')}; {io_text}; ends in {model.last_activation}",
+        size_bytes=path.stat().st_size,
+        inputs=model.inputs,
+        outputs=model.outputs,
+        activation=model.last_activation,
+        code=model.code_layers,
+        is_prunable=_has_prunable_layers(model),
+        notes=_open_dimension_notes(model),
+    )
 
 
 def _has_prunable_layers(model: ModelDescription) -> bool:
@@ -107,8 +116,9 @@ def _inspect_tflite(path: Path, reference: str) -> ModelInfo:
     model = reader.read(path)
     inputs, outputs = _tensor_ports(model.inputs_by_name), _tensor_ports(model.outputs_by_name)
     offenders = integer_check.check_integer_only(model)
-    state = f"{len(offenders)} operators or tensors in float" if offenders else "fully integer"
-    title = f"TFLite, {len(model.operators)} operators, {state}; {_io_text(inputs, outputs)}"
+    float_text = f"{plural(len(offenders), 'operator or tensor', 'operators or tensors')} in float"
+    state = float_text if offenders else "fully integer"
+    title = f"TFLite, {plural(len(model.operators), 'operator')}, {state}; {_io_text(inputs, outputs)}"
     activation = _ACTIVATION_BY_OPERATOR.get(_last_operator_name(model), "linear")
     return ModelInfo(
         path.stem,
@@ -128,17 +138,12 @@ def _tensor_ports(tensors: dict[str, Tensor]) -> tuple[PortDescription, ...]:
 
 
 def _last_operator_name(model: Model) -> str:
-    producer_by_tensor = {
-        t.index: op for op in model.operators if op.subgraph == 0 for t in op.outputs if t is not None
-    }
-    operator = producer_by_tensor.get(model.outputs[0].index) if model.outputs else None
-    while operator is not None and operator.name in _PASS_THROUGH_OPERATORS and operator.inputs[0] is not None:
-        operator = producer_by_tensor.get(operator.inputs[0].index)
+    operator = model.find_source(model.outputs[0]) if model.outputs else None
     return operator.name if operator is not None else ""
 
 
 def _io_text(inputs: tuple[PortDescription, ...], outputs: tuple[PortDescription, ...]) -> str:
-    return f"takes {', '.join(map(_port_text, inputs))}; gives {', '.join(map(_port_text, outputs))}"
+    return f"takes {', '.join(map(_port_text, inputs))}; outputs {', '.join(map(_port_text, outputs))}"
 
 
 def _port_text(port: PortDescription) -> str:
@@ -162,7 +167,7 @@ def _find_function(module: str, name: str, location: OutputLocation) -> ModelFun
         for node in ast.walk(ast.parse(file.read_bytes())):
             if isinstance(node, ast.FunctionDef) and node.name == name:
                 return _read_signature(node)
-    return ModelFunction(name, (), (), frozenset())  # made by other means, such as an assignment
+    return ModelFunction(name, (), (), frozenset())  # defined otherwise, such as by an assignment
 
 
 def _read_signature(node: ast.FunctionDef) -> ModelFunction:

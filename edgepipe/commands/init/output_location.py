@@ -1,4 +1,4 @@
-"""Where the new pipeline will stand: paths in it are relative to its folder, in which its modules are looked up too."""
+"""The location of the new pipeline: paths in it are relative to its folder, where its modules are looked up too."""
 
 import os
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ class OutputLocation:
 
     @classmethod
     def for_file(cls, out: Path) -> "OutputLocation":
-        """The folder that the file `out` will stand in."""
+        """The folder of the file `out`."""
         return cls(out.parent.resolve())
 
     def relative_path(self, name: str | Path) -> str:
         """The file or folder `name` as the pipeline writes it, with forward slashes."""
-        # The link itself stays as it was named; only the folders above it are resolved.
+        # A link keeps its own name; only the folders above it are resolved.
         file = Path(os.path.abspath(name))  # noqa: PTH100 - Path.resolve would follow the link
         text = Path(os.path.relpath(file.parent.resolve() / file.name, self.folder)).as_posix()
         if not text.isprintable():
@@ -29,5 +29,5 @@ class OutputLocation:
         return text
 
     def device_reference(self, name: str) -> str:
-        """A device as the pipeline names it: a profile's file by its path, one that comes with edgepipe by its name."""
+        """A device as the pipeline names it: a profile file by its relative path, a built-in profile by its name."""
         return self.relative_path(name) if name.endswith(PROFILE_SUFFIXES) else name

@@ -1,4 +1,4 @@
-"""The text of the new pipeline: YAML with a comment at every choice, in the order the file is read."""
+"""The text of the new pipeline: YAML with a comment on every choice, in reading order."""
 
 import re
 import sys
@@ -18,14 +18,22 @@ from edgepipe.core.units import Dimension
 from edgepipe.devices.device_profile import Device
 
 COMMENT_COLUMN = 40  # where comments begin
-_COMPARABLE_KINDS = (ArtifactKind.KERAS, ArtifactKind.FLOAT)  # whose quality can be taken before the conversion
+_COMPARABLE_KINDS = (ArtifactKind.KERAS, ArtifactKind.FLOAT)  # whose quality can be measured before conversion
 _PLAIN_SCALAR = re.compile(r"[A-Za-z_./][\w./:-]*", re.ASCII)
 _CALIBRATION_COMMENT = "training samples that calibrate the int8 conversion"
-_CODE_COMMENT = "it carries code ({}); leave this line only if you trust who made it"
+_CODE_COMMENT = "it carries code ({}); keep this line only if you trust its source"
 
 
 def render_pipeline(model: ModelInfo, source: DataSource, task: TaskGuess, device: Device, device_name: str) -> str:
-    """The whole file."""
+    """The text of the file.
+
+    Args:
+        model: the model that the pipeline is for.
+        source: its data.
+        task: the guessed task.
+        device: the device to validate for.
+        device_name: the device as the pipeline names it: its name, or the relative path of its profile.
+    """
     sections = (
         _head_lines(model),
         _model_lines(model),
@@ -38,19 +46,19 @@ def render_pipeline(model: ModelInfo, source: DataSource, task: TaskGuess, devic
 
 
 def line(code: str, comment: str = "", indent: int = 0) -> str:
-    """A line of YAML with its comment; it will be indented by `indent`."""
+    """A line of YAML with its comment aligned; the caller will indent it by `indent`."""
     return f"{code:<{COMMENT_COLUMN - indent}}  # {_one_line(comment)}" if comment else code
 
 
 def _one_line(comment: str) -> str:
-    # Names of layers and arrays stand in comments: none may break out of its line, or hold what YAML refuses.
+    # Comments contain names of layers and arrays: none may break the line or contain characters that YAML refuses.
     return "".join(c if c.isprintable() else "?" for c in " ".join(comment.split()))
 
 
 def yaml_value(option: Any) -> str:
-    """`data` as YAML on one line, quoted wherever it could be read as something else."""
+    """`option` as YAML on one line, quoted wherever it could be read as something else."""
     if isinstance(option, list):
-        return f"[{', '.join(yaml_value(item) for item in option)}]"
+        return f"[{', '.join(yaml_value(element) for element in option)}]"
     if not isinstance(option, str):
         return str(option).lower() if isinstance(option, bool) else str(option)
     if _PLAIN_SCALAR.fullmatch(option) and config.parse(option, "").content == option:
@@ -94,15 +102,15 @@ def _has_shorthand(model: ModelInfo) -> bool:
 
 def _data_lines(model: ModelInfo, source: DataSource) -> list[str]:
     if source.options is None:
-        return [line("# data: {npz: data.npz}", "arrays x and y: with data, the quality on its test split is taken")]
+        return [line("# data: {npz: data.npz}", "arrays x and y: with data, quality is measured on its test split")]
     (first_key, first_option), *other_options = source.options.items()
     return [
         "data:",
         line(f"  {first_key}: {yaml_value(first_option)}", source.comment),
         *(line(f"  {key}: {yaml_value(option)}", _DATA_COMMENTS[key]) for key, option in other_options),
         *([] if model.kind is ArtifactKind.TFLITE else [line("  representative: 200", _CALIBRATION_COMMENT)]),
-        line("  # validation: 0.2", "share of the samples that decides, unless the data has such a split"),
-        line("  # test: 0.2", "share that only `validate` reads, likewise"),
+        line("  # validation: 0.2", "validation share of the samples, unless the data has such a split"),
+        line("  # test: 0.2", "test share, which only `validate` reads, likewise"),
         *([] if first_key == "images" else [line("  # rescale: unit", "integers to [0, 1]; signed: to [-1, 1]")]),
     ]
 
@@ -142,14 +150,14 @@ def _stage_lines(model: ModelInfo, task: TaskGuess) -> list[str]:
 _TRAIN_LINES = [
     "  - train:",
     line("      epochs: 20", "passes over the training split"),
-    line("      # patience: 5", "stop after so many epochs without a better validation quality"),
+    line("      # patience: 5", "stop after so many epochs without better validation quality"),
 ]
 _PRUNE_LINES = [
     "  - prune:",
-    line("      sparsity: 0.5", "share of each layer's weights that ends as zero; the last layer is left alone"),
+    line("      sparsity: 0.5", "fraction of each layer's weights to set to zero; the last layer is excluded"),
     line("      epochs: 10", "passes over the training split"),
     line("      decay: cosine", "the learning rate falls to zero along a cosine"),
-    line("      # learning_rate: 0.0001", "step size, 0.001 unless said; lower it if a trained model gets worse"),
+    line("      # learning_rate: 0.0001", "default 0.001; lower it if a trained model gets worse"),
 ]
 _QUANTIZE_LINES = [
     "  - quantize:",
@@ -160,21 +168,21 @@ _QUANTIZE_LINES = [
 _CONVERT_LINES = [
     "  - convert:",
     line("      scheme: int8", "int8 weights and activations; also dynamic, float16, float32"),
-    line("      # input: uint8", "type of the inputs, int8 unless said; `output:` likewise"),
+    line("      # input: uint8", "type of the inputs, default int8; `output:` likewise"),
 ]
 
 
 def _prune_lines(model: ModelInfo) -> list[str]:
     if model.is_prunable:
         return _PRUNE_LINES
-    return [line("  # - prune: {sparsity: 0.5}", "left out, for no layer but the last is a Conv2D or Dense")]
+    return [line("  # - prune: {sparsity: 0.5}", "omitted: no layer but the last is a Conv2D or Dense")]
 
 
 def _omitted_stage_lines(is_untrained: bool, model: ModelInfo) -> list[str]:
-    reason = "is not made of plain layers" if model.code else "has no built-in task"
+    reason = "it has layers with code of their own" if model.code else "no built-in task fits the model"
     stages = [*(["train: {epochs: 20}"] if is_untrained else []), "prune: {sparsity: 0.5}", "quantize: {epochs: 5}"]
     first_stage, *other_stages = (f"  # - {stage}" for stage in stages)
-    return [line(first_stage, f"left out, for the model {reason}"), *other_stages]
+    return [line(first_stage, f"omitted: {reason}"), *other_stages]
 
 
 def _validate_lines(
@@ -182,7 +190,7 @@ def _validate_lines(
 ) -> list[str]:
     integer_expected = model.kind is not ArtifactKind.TFLITE or model.is_integer
     has_quality = task.options is not None and source.options is not None
-    against_lines = [line("      against: model", "quality is compared with your model as it came")]
+    against_lines = [line("      against: model", "quality is compared with your original model")]
     limits = [*_quality_limits(model, source, task), *_device_limits(device), *_size_limit(model)]
     no_limits = all(limit.startswith("#") for limit in limits)
     return [
@@ -192,7 +200,7 @@ def _validate_lines(
         line(
             f"      {'' if integer_expected else '# '}integer_only: true", "one float operator or tensor fails the run"
         ),
-        line(f"      {'# ' if no_limits else ''}budget:", "what the run must meet, else it exits with 3"),
+        line(f"      {'# ' if no_limits else ''}budget:", "limits that the run must meet, else it exits with 3"),
         *(f"        {limit}" for limit in limits),
     ]
 
@@ -203,7 +211,7 @@ def _quality_limits(model: ModelInfo, source: DataSource, task: TaskGuess) -> It
     if model.kind is None or model.kind in _COMPARABLE_KINDS:
         max_drop, unit = ("1 point", "") if task.in_points else ("0.1", ", in the unit of the metric")
         drop_limit = f"{'' if task.in_points else '# '}{task.primary_metric}_drop: {max_drop}"
-        yield line(drop_limit, f"how much worse it may get{unit}", 8)
+        yield line(drop_limit, f"maximum drop against your model{unit}", 8)
     quality_limit = f'{task.primary_metric}: ">= 95 %"' if task.in_points else f"{task.primary_metric}: 0.5"
     yield line(f"# {quality_limit}", f"what you need at {'least' if task.in_points else 'most'}, on the test split", 8)
 
@@ -213,7 +221,7 @@ def _size_limit(model: ModelInfo) -> Iterable[str]:
         yield line("# size: 256 KiB", "of the .tflite", 8)
         return
     size_comment = (
-        "as it is now" if model.kind is ArtifactKind.TFLITE else "your file as it is now; int8 weights take a quarter"
+        "its present size" if model.kind is ArtifactKind.TFLITE else "your file's size; int8 weights take a quarter"
     )
     yield line(f"size: {-(-model.size_bytes // 1024)} KiB", f"of the .tflite; {size_comment}", 8)
 
@@ -228,7 +236,7 @@ def _device_limits(device: Device) -> Iterable[str]:
     known_metrics = [name for name in example_limits if getattr(device, name).evidence is not Evidence.UNAVAILABLE]
     if known_metrics:
         limits = ", ".join(f"{name}: {example_limits[name]}" for name in known_metrics)
-        yield line(f"# {device.name}: {{{limits}}}", "what you have for it", 8)
+        yield line(f"# {device.name}: {{{limits}}}", "what is available on it", 8)
     for name in [name for name in example_limits if name not in known_metrics]:
         yield f"# no limit on the {name} of {device.name} can be met: {_one_line(getattr(device, name).reason)}"
 

@@ -1,4 +1,4 @@
-"""Which task a model is for, guessed from its last activation, its shapes and its labels, with the reason."""
+"""Guesses the task of a model from its last activation, its shapes and its labels, with the reason."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,30 +12,30 @@ _CUSTOM_TASK_HINT = "write a task of your own, see docs/tasks.md"
 
 @dataclass(frozen=True)
 class TaskGuess:
-    """A task and why. `options` is what stands under `task:`; None where none of the built-in ones fits."""
+    """A task and the reason for it. `options` is the value of `task:`; None if no built-in task fits."""
 
     name: str
     options: str | dict[str, Any] | None
     reason: str
-    primary_metric: str = ""  # the quality metric that decides
-    in_points: bool = True  # it is a share, so that a drop of it counts in points
+    primary_metric: str = ""  # the primary quality metric
+    in_points: bool = True  # the metric is a fraction, so drops are in points
 
 
 def guess_task(model: ModelInfo, labels: LabelKind) -> TaskGuess:
-    """The task that `seen` is most likely for; `labels` is what is known of the data."""
+    """The most likely task of `model`; `labels` is the kind of labels in the data."""
     if model.function is not None:
         return _guess_by_source(model.function, labels)
     if len(model.outputs) > 1:
         return _no_task(f"{len(model.outputs)} outputs; {_CUSTOM_TASK_HINT}")
     if not model.outputs:
-        return _guess_by_labels(labels, "the model's file does not say what it gives")
+        return _guess_by_labels(labels, "the model's file does not describe its outputs")
     return _guess_by_output(model, model.outputs[0].shape, labels)
 
 
 def _guess_by_output(model: ModelInfo, shape: Shape, labels: LabelKind) -> TaskGuess:
     is_reconstruction = any(_is_same_shape(shape, port.shape) for port in model.inputs[:1])
     if labels == "none" and not is_reconstruction:
-        return _no_task("the data has no labels to hold its outputs against; add an array y")
+        return _no_task("the data has no labels to compare its outputs with; add an array y")
     if len(shape) > 2 and model.activation in ("softmax", "sigmoid") and not is_reconstruction:
         return _no_task(
             f"{model.activation} at every position of an output with {len(shape) - 1} dimensions; {_CUSTOM_TASK_HINT}"
@@ -52,17 +52,17 @@ def _guess_by_activation(model: ModelInfo, shape: Shape, labels: LabelKind, is_r
     if is_reconstruction:
         return _reconstruction(f"its output has the shape of its input, {shape[1:]}", labels)
     if model.activation == "sigmoid":
-        return _multilabel(f"it ends in sigmoid over {size or 'its'} outputs: each label may hold or not")
+        return _multilabel(f"it ends in sigmoid over {size or 'its'} outputs: independent labels")
     if labels == "classes" and size != 1:
         return _classification(
-            f"the labels are integers, one a sample, and {size or 'its'} outputs are class scores (logits)"
+            f"the labels are integers, one per sample, and {size or 'its'} outputs are class scores (logits)"
         )
     return _regression(f"it ends in {model.activation}; if its outputs are class scores, write `classification`")
 
 
 def _guess_by_labels(labels: LabelKind, default_reason: str) -> TaskGuess:
     if labels == "classes":
-        return _classification("the labels are integers, one a sample")
+        return _classification("the labels are integers, one per sample")
     return _no_task(f"{default_reason}; write `task: classification`, regression or reconstruction")
 
 
@@ -72,19 +72,19 @@ def _guess_by_source(function: ModelFunction, labels: LabelKind) -> TaskGuess:
     if "autoencoder" in function.name.lower():
         return _reconstruction(f"the name '{function.name}'", labels)
     if "softmax" in function.body_texts:
-        return _classification(f"the source of '{function.name}' says softmax")
+        return _classification(f"the source of '{function.name}' uses softmax")
     if labels == "classes":
-        return _classification("the labels are integers, one a sample")
+        return _classification("the labels are integers, one per sample")
     if "sigmoid" in function.body_texts:
         return _classification(
-            f"the source of '{function.name}' says sigmoid; for several labels a sample: `labels: many`"
+            f"the source of '{function.name}' uses sigmoid; for several labels per sample: `labels: many`"
         )
-    model_note = "" if set(function.parameters) <= set(ARGUMENTS_FROM_DATA) else " of a model that only your code knows"
-    return _regression(f"nothing in '{function.name}' says classes{model_note}")
+    model_note = "" if set(function.parameters) <= set(ARGUMENTS_FROM_DATA) else ", and it has arguments of its own"
+    return _regression(f"nothing in '{function.name}' suggests classes{model_note}")
 
 
 def _is_same_shape(output_shape: Shape, input_shape: Shape) -> bool:
-    """Whether both have the same sizes wherever the file says them, the last one included, and more than one value."""
+    """Whether all known sizes are equal, the last one is known, and there is more than one element."""
     pairs = list(zip(output_shape[1:], input_shape[1:], strict=False))
     sizes_agree = all(a == b or None in (a, b) for a, b in pairs)
     has_many_elements = any((b or 2) > 1 for _, b in pairs)
@@ -109,7 +109,7 @@ def _multilabel(reason: str) -> TaskGuess:
 def _reconstruction(reason: str, labels: LabelKind) -> TaskGuess:
     if labels in ("classes", "values"):
         return TaskGuess("reconstruction", "reconstruction", reason, "roc_auc")
-    # without labels there is no ROC AUC to take
+    # ROC AUC needs labels
     return TaskGuess("reconstruction", {"kind": "reconstruction", "metrics": ["mse"]}, reason, "mse", in_points=False)
 
 

@@ -1,4 +1,4 @@
-"""Activations with an upper limit, through which no factor passes, replaced by ReLU where the limit is not reached."""
+"""Activations with an upper limit, which block scaling, replaced by ReLU where the limit is never reached."""
 
 from collections import defaultdict
 from dataclasses import dataclass, replace
@@ -14,13 +14,13 @@ from edgepipe.compress.qat.lowering.lower import nodes
 from edgepipe.core.arrays import Array
 
 K = tf_keras.layers
-DEVIATIONS = 6  # of a normal distribution, which fewer than one value in a billion exceeds
-MARGIN = 0.8  # of the limit: samples that nobody has seen may give larger values
+DEVIATIONS = 6  # standard deviations of a normal distribution; fewer than one value in a billion exceeds them
+MARGIN = 0.8  # share of the limit: other samples may reach larger values
 
 
 @dataclass(frozen=True)
 class ActivationLimit:
-    """A ReLU with an upper limit, and the largest value known to reach it: None where nothing is known."""
+    """A ReLU with an upper limit, and the largest known value of its input; None if unknown."""
 
     name: str
     limit: float
@@ -29,7 +29,7 @@ class ActivationLimit:
 
     @property
     def is_idle(self) -> bool:
-        """Whether the limit does nothing, with a margin."""
+        """Whether the limit has no effect, with a margin."""
         share = MARGIN if self.basis == "on the samples" else 1.0
         return self.observed_max is not None and self.observed_max <= share * self.limit
 
@@ -37,7 +37,7 @@ class ActivationLimit:
     def text(self) -> str:
         """For a report."""
         if self.observed_max is None:
-            return f"'{self.name}' clips at {self.limit:g}, and nothing is known of what reaches it: it stays"
+            return f"'{self.name}' clips at {self.limit:g}, and the range of its input is not known: it stays"
         observation = f"the largest value {self.basis} is {self.observed_max:.3g} of {self.limit:g}"
         return (
             f"'{self.name}' became a ReLU without limit: {observation}"
@@ -49,10 +49,10 @@ class ActivationLimit:
 def remove_idle_limits(
     folded_model: FoldedModel, input_arrays: list[Array] | None
 ) -> tuple[FoldedModel, tuple[ActivationLimit, ...]]:
-    """`folded` with the limits gone that do nothing, and what was found of each (arXiv 1906.04721, section 5.1).
+    """Remove the limits of `folded_model` that have no effect; and all limits found (arXiv 1906.04721, section 5.1).
 
-    On samples: the largest value before the activation is at most 0.8 of the limit. Without: mean + 6 standard
-    deviations of the batch norm before it are below the limit.
+    With samples, the largest value before the activation must be at most 0.8 of the limit. Without, mean + 6 standard
+    deviations of the preceding batch norm must be below the limit.
     """
     sources = _find_sources(folded_model.model)
     limits = (
@@ -67,7 +67,7 @@ def remove_idle_limits(
 
 
 def _find_sources(model: Any) -> dict[str, list[Any]]:
-    """The tensors that each limited ReLU behind weighted layers is called on."""
+    """The input tensors of each limited ReLU that follows weighted layers only."""
     tensors_by_name: dict[str, list[Any]] = defaultdict(list)
     for node in nodes(model):
         if type(node.layer) is K.ReLU and node.layer.max_value is not None:
@@ -95,8 +95,11 @@ def _limits_on_samples(
         folded_model.model, tensors, [-1] * len(tensors), input_arrays, transform=lambda array: array
     )
     max_by_id = {id(tensor): float(maxima.max()) for tensor, maxima in zip(tensors, channel_maxima, strict=True)}
-    return [ActivationLimit(name, _read_limit(folded_model.model, name), max(max_by_id[id(tensor)] for tensor in inputs), "on the samples")
-            for name, inputs in sources.items()]  # fmt: skip
+    observed_maxima = {name: max(max_by_id[id(tensor)] for tensor in inputs) for name, inputs in sources.items()}
+    return [
+        ActivationLimit(name, _read_limit(folded_model.model, name), observed_max, "on the samples")
+        for name, observed_max in observed_maxima.items()
+    ]
 
 
 def _limits_from_norms(folded_model: FoldedModel, sources: dict[str, list[Any]]) -> list[ActivationLimit]:
@@ -108,7 +111,7 @@ def _limits_from_norms(folded_model: FoldedModel, sources: dict[str, list[Any]])
 
 
 def _max_reach(folded_model: FoldedModel, tensors: list[Any]) -> float | None:
-    """mean + 6 deviations, of the channel where it is largest; None if a norm's statistics are missing."""
+    """The largest mean + 6 deviations of all channels; None if a batch norm's statistics are missing."""
     statistics = [folded_model.statistics.get(_producing_layer(tensor).name) for tensor in tensors]
     reaches = [
         float(np.max(moments.mean + DEVIATIONS * moments.deviation)) for moments in statistics if moments is not None

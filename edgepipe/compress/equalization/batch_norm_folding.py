@@ -1,4 +1,4 @@
-"""A model whose batch norms are folded into the convolutions before them, and the statistics that they knew."""
+"""Batch-norm folding into the preceding convolutions; keeps the statistics that the batch norms have learned."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ K = tf_keras.layers
 
 @dataclass(frozen=True)
 class ChannelStatistics:
-    """Mean and standard deviation of each channel of a tensor, (channels,) each, as of a normal distribution."""
+    """Mean and standard deviation of each channel of a tensor, (channels,) each, taken as normally distributed."""
 
     mean: Array
     deviation: Array
@@ -30,12 +30,12 @@ class ChannelStatistics:
 
 @dataclass(frozen=True)
 class FoldedModel:
-    """A tf_keras model of plain layers, and what is known about it.
+    """A tf_keras model of plain layers, its activation statistics, and its difference from the original.
 
     `model` has convolutions and dense layers without activation, named as in the original; the activations are layers
-    behind them. `statistics` are of a weighted layer's output, by name: what the batch norm folded into it has learned.
-    `whole` are layers that were not written out, with the reason. `difference` is the largest of the outputs from the
-    original's, relative.
+    after them. `statistics` are of weighted layers' outputs, by name: those of the batch norm folded into the layer.
+    `opaque_reasons` are layers that were not lowered, with the reason. `difference` is the largest relative difference
+    of the outputs from the original's.
     """
 
     model: Any
@@ -46,13 +46,13 @@ class FoldedModel:
 
 
 def fold_batch_norms(model: Any, samples: Arrays | None = None) -> FoldedModel:
-    """The tf_keras `model` lowered (`edgepipe.compress.qat.lowering.lower`), its batch norms folded.
+    """Lower the tf_keras `model` (`edgepipe.compress.qat.lowering.lower`) and fold its batch norms.
 
     W' = W gamma / sqrt(variance + epsilon), b' = beta + (b - mean) gamma / sqrt(variance + epsilon). The result is
-    compared with `model` on `samples`, on random inputs without.
+    compared with `model` on `samples`, or on random inputs without them.
 
     Raises:
-        InputError: it computes something else; or samples that do not fit.
+        InputError: the folded model's outputs differ; or samples that do not fit.
     """
     lowered_model = lower_model(model, lambda layer: False)
     norms = dict(_foldable_norms(lowered_model))
@@ -78,7 +78,7 @@ def fold_batch_norms(model: Any, samples: Arrays | None = None) -> FoldedModel:
 
 
 def _foldable_norms(lowered_model: LoweredModel) -> Iterator[tuple[str, str]]:
-    """(convolution, batch norm) that can become one: nothing else calls the convolution."""
+    """(convolution, batch norm) that can be folded: the convolution is called only once."""
     calls = Counter(node.layer.name for node in nodes(lowered_model.model))
     sources: dict[str, list[Any]] = defaultdict(list)
     for node in nodes(lowered_model.model):
@@ -108,7 +108,7 @@ def _fold_weights(model: Any, name: str, norm: str) -> list[Array]:
 
 
 def _collect_statistics(lowered_model: LoweredModel, norms: dict[str, str]) -> dict[str, ChannelStatistics]:
-    """Of folded norms, and of those that stand alone, which are depthwise convolutions now."""
+    """The statistics of folded batch norms, and of standalone ones, which were lowered to depthwise convolutions."""
     standalone_norms = {
         name: origin.layer
         for name, origin in lowered_model.origins.items()
@@ -126,14 +126,15 @@ def _norm_statistics(norm: Any) -> ChannelStatistics:
 
 
 def copy_with_bias(layer: Any) -> Any:
-    """A fresh layer like `layer`, with a bias."""
+    """A new layer with the config of `layer`, and a bias."""
     return type(layer).from_config({**layer.get_config(), "use_bias": True})
 
 
 def rebuild_model(model: Any, layers: dict[str, Any], weights: dict[str, list[Array]]) -> Any:
-    """`model` anew, with other layers in place of those named, None for one that passes its input on.
+    """A copy of `model` with some layers replaced.
 
-    `weights` are those of the layers that replace others; every other layer is a copy with the weights it had.
+    `layers` are the replacements by name, None for a layer that is bypassed; `weights` are those of the replacements.
+    All other layers are copied with their weights.
     """
     inputs = [_input(tensor) for tensor in model.inputs]
     layer_by_name = {layer.name: copy_layer(layer) for layer in model.layers if layer.name not in layers} | layers

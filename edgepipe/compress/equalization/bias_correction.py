@@ -1,4 +1,4 @@
-"""Bias correction: the shift of outputs that int8 weights cause, taken off the biases.
+"""Bias correction: the output shift that int8 weights cause, subtracted from the biases.
 
 Nagel et al. 2019, arXiv 1906.04721, section 4.2. Rounding weights gives each output channel a mean error E[(W' - W) x],
 the same for all inputs, which a bias can undo. Only the weights are quantized here, as TFLite stores them.
@@ -30,9 +30,9 @@ from edgepipe.core.arrays import Array, Arrays
 
 @dataclass(frozen=True)
 class BiasCorrection:
-    """What was added to the bias of one layer: the largest and the mean magnitude over its channels.
+    """The shift added to the bias of one layer: the largest and the mean magnitude over its channels.
 
-    `relative` is the mean magnitude over the mean deviation of the layer's output; None where that is not known.
+    `relative_shift` is the mean magnitude over the mean deviation of the layer's output; None if that is not known.
     """
 
     layer: str
@@ -44,7 +44,7 @@ class BiasCorrection:
 
 @dataclass(frozen=True)
 class CorrectedModel:
-    """The model with corrected biases, in float; what was corrected, and what was not and why."""
+    """The float model with corrected biases, the corrections, and the layers that were not corrected, with reasons."""
 
     folded_model: FoldedModel
     corrections: tuple[BiasCorrection, ...]
@@ -58,10 +58,10 @@ class CorrectedModel:
 
 
 def correct_biases(folded_model: FoldedModel, samples: Arrays | None = None) -> CorrectedModel:
-    """`folded` with every bias corrected that can be; layers without a bias get one.
+    """Correct the biases of `folded_model` where possible; layers without a bias get one.
 
-    With `samples` the shift is measured, in one walk that carries a float and a quantized tensor: each layer is
-    corrected before the next is looked at, so that what earlier layers leave is covered too. Without, it is
+    With `samples` the shift is measured, in one pass that carries a float and a quantized tensor: each layer is
+    corrected before the next is measured, so that the remaining error of earlier layers is covered too. Without, it is
     (W' - W) E[x], with E[x] from the batch norms' statistics.
 
     Raises:
@@ -90,18 +90,18 @@ def correct_biases(folded_model: FoldedModel, samples: Arrays | None = None) -> 
 
 
 def _uncorrectable_layers(folded_model: FoldedModel) -> Iterator[tuple[str, str]]:
-    """Layers with a kernel that has no bias of its own to correct, and why."""
+    """Layers with a kernel whose bias cannot be corrected, and why."""
     calls = Counter(node.layer.name for node in nodes(folded_model.model))
     for layer in filter(has_kernel, folded_model.model.layers):
         if layer.name in folded_model.opaque_reasons:
             yield layer.name, f"kept whole: {folded_model.opaque_reasons[layer.name]}"
         elif not is_weighted_layer(layer):
-            yield layer.name, f"a {type(layer).__name__}, not a convolution or dense layer as TFLite has them"
+            yield layer.name, f"a {type(layer).__name__}, not a convolution or dense layer as in TFLite"
         elif calls[layer.name] > 1:
             yield layer.name, f"shared: it is called {calls[layer.name]} times, and one bias cannot correct all"
 
 
-Shifts = dict[str, tuple[Array, Array | None]]  # by layer: what to add to the bias, the deviation of the output
+Shifts = dict[str, tuple[Array, Array | None]]  # by layer: shift to add to the bias, deviation of the output
 
 
 def _apply_shifts(folded_model: FoldedModel, shifts: dict[str, Array]) -> Any:
@@ -136,14 +136,14 @@ def _shifts_from_norms(folded_model: FoldedModel, names: list[str]) -> tuple[Shi
 
 @dataclass(frozen=True)
 class _TensorPair:
-    """A tensor in float, and what it is with quantized weights before it."""
+    """A tensor in float, and the same tensor with quantized weights in all layers before it."""
 
-    exact: Any
-    rounded: Any
+    float_tensor: Any
+    quantized_tensor: Any
 
 
 def _measure_shifts(folded_model: FoldedModel, names: list[str], samples: Arrays) -> Shifts:
-    """-E[W' x' - W x] for each layer, with x' what the corrected layers before it give."""
+    """-E[W' x' - W x] for each layer, with x' the output of the corrected layers before it."""
     model = folded_model.model
     shifts: Shifts = {}
     input_tensors = [tf.constant(array) for array in prepare_inputs(model, samples)]
@@ -153,12 +153,14 @@ def _measure_shifts(folded_model: FoldedModel, names: list[str], samples: Arrays
     for node, finished_keys in _last_uses(model):
         pair = _call_on_pair(node.layer, *resolve_arguments(node, pair_by_id))
         if node.layer.name in names:
-            shift = tf.reduce_mean(pair.exact - pair.rounded, axis=range(len(pair.exact.shape) - 1))
-            shifts[node.layer.name] = np.asarray(shift, np.float64), _channel_deviation(pair.exact)
-            pair = _TensorPair(pair.exact, pair.rounded + shift)
+            shift = tf.reduce_mean(
+                pair.float_tensor - pair.quantized_tensor, axis=range(len(pair.float_tensor.shape) - 1)
+            )
+            shifts[node.layer.name] = np.asarray(shift, np.float64), _channel_deviation(pair.float_tensor)
+            pair = _TensorPair(pair.float_tensor, pair.quantized_tensor + shift)
         output_pairs = [
             _TensorPair(*tensors)
-            for tensors in zip(tf.nest.flatten(pair.exact), tf.nest.flatten(pair.rounded), strict=True)
+            for tensors in zip(tf.nest.flatten(pair.float_tensor), tf.nest.flatten(pair.quantized_tensor), strict=True)
         ]
         pair_by_id.update(
             (str(id(tensor)), output_pair)
@@ -170,20 +172,20 @@ def _measure_shifts(folded_model: FoldedModel, names: list[str], samples: Arrays
 
 
 def _call_on_pair(layer: Any, args: Any, kwargs: dict[str, Any]) -> _TensorPair:
-    exact, rounded = (
+    float_arguments, quantized_arguments = (
         tf.nest.map_structure(
             lambda argument, side=side: side(argument) if isinstance(argument, _TensorPair) else argument,
             (args, kwargs),
         )
-        for side in (attrgetter("exact"), attrgetter("rounded"))
+        for side in (attrgetter("float_tensor"), attrgetter("quantized_tensor"))
     )
-    exact_output = layer(*exact[0], **exact[1])
+    float_output = layer(*float_arguments[0], **float_arguments[1])
     if not is_weighted_layer(layer):
-        return _TensorPair(exact_output, layer(*rounded[0], **rounded[1]))
+        return _TensorPair(float_output, layer(*quantized_arguments[0], **quantized_arguments[1]))
     variable, float_kernel = getattr(layer, locate_kernel(layer)[0]), read_kernel(layer)
     variable.assign(quantize_kernel(layer))
     try:
-        return _TensorPair(exact_output, layer(*rounded[0], **rounded[1]))
+        return _TensorPair(float_output, layer(*quantized_arguments[0], **quantized_arguments[1]))
     finally:
         variable.assign(float_kernel)
 
@@ -193,7 +195,7 @@ def _channel_deviation(tensor: Any) -> Array:
 
 
 def _last_uses(model: Any) -> Iterator[tuple[Any, list[str]]]:
-    """Each layer call with the keys of the tensors that nobody reads after it."""
+    """Each layer call with the keys of the tensors that are not read after it."""
     calls = list(nodes(model))
     last_position_by_key = {key: position for position, node in enumerate(calls) for key in node.flat_input_ids}
     for position, node in enumerate(calls):

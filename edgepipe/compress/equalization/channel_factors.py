@@ -1,9 +1,9 @@
-"""The factor of each channel (Nagel et al. 2019, arXiv 1906.04721, section 4.1), iterated until nothing changes.
+"""The scale factor of each channel (Nagel et al. 2019, arXiv 1906.04721, section 4.1), iterated to convergence.
 
-Without samples, equation 11: s = sqrt(r1 r2) / r2, with r1 the range of the weights that make a channel and r2 of those
-that read it. With samples, r1 is the range of the channel itself: TFLite gives each output channel of a kernel its own
-scale, a whole activation only one. r2 is then relative to the largest weight of the same output channel, for the same
-reason; a depthwise layer that reads a channel sets no bound at all, so that the channel's range becomes one.
+Without samples, equation 11: s = sqrt(r1 r2) / r2, with r1 the range of the weights that produce a channel and r2 of
+those that read it. With samples, r1 is the range of the channel itself: TFLite gives each output channel of a kernel
+its own scale, but a whole activation only one. r2 is then relative to the largest weight of the same output channel,
+for the same reason; a depthwise layer that reads a channel sets no bound, so that the channel's range becomes one.
 """
 
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ from edgepipe.core.arrays import Array
 
 CONVERGED_CHANGE = 1e-3  # largest relative change of a factor in the last round
 MAX_ROUNDS = 200
-MAX_FACTOR_RATIO = 1e4  # between a channel's factor and the middle of its tensor's
+MAX_FACTOR_RATIO = 1e4  # between a channel's factor and the geometric mean of its group
 
 
 @dataclass(frozen=True)
 class ChannelBalance:
-    """The factor of each label (1 for one that stays), rounds it took, the last change, and labels held by a guard."""
+    """The factor of each label (1 if fixed), the rounds it took, the last change, and dead and capped labels."""
 
     scales: Array
     rounds: int
@@ -32,11 +32,13 @@ class ChannelBalance:
 def balance_channels(
     channels: ScalableChannels, label_ranges: Array | None, label_groups: list[Array]
 ) -> ChannelBalance:
-    """Factors for the free labels of `channels`; `sizes` are the ranges of labels on samples.
+    """Factors for the free labels of `channels`.
 
     Args:
-        joints: the labels of each group that the same layers make and read. A dead channel, that no weight makes or
-            reads or no sample reaches, takes the middle factor of its group; no factor is more than 1e4 from it.
+        channels: the labels and the layers that produce and read them.
+        label_ranges: range of each label on samples, (labels,); None: by the weights alone.
+        label_groups: the labels of each group that the same layers produce and read. A dead channel, with zero weights
+            or always zero on samples, takes the mean factor of its group; no factor is more than 1e4 from it.
     """
     free_mask, scales, change, rounds = channels.free_mask, np.ones(channels.label_count), np.inf, 0
     made_ranges, read_ranges = _made_and_read_ranges(channels.layers, scales, label_ranges)
@@ -59,7 +61,7 @@ def balance_channels(
 
 
 def _scale_step(made_ranges: Array, read_ranges: Array) -> Array:
-    """Equation 11; where nothing bounds how a channel is read, its range becomes one."""
+    """Equation 11; where r2 is infinite, the channel's range becomes one."""
     return np.asarray(
         np.where(
             np.isinf(read_ranges), made_ranges, np.sqrt(made_ranges / np.where(np.isinf(read_ranges), 1.0, read_ranges))
@@ -70,7 +72,7 @@ def _scale_step(made_ranges: Array, read_ranges: Array) -> Array:
 def _made_and_read_ranges(
     labeled_layers: tuple[LabeledLayer, ...], scales: Array, label_ranges: Array | None
 ) -> tuple[Array, Array]:
-    """r1 and r2 of each label under `scales`; r2 is infinite where only depthwise layers read a measured channel."""
+    """r1 and r2 of each label with `scales`; r2 is infinite where only depthwise layers read a measured channel."""
     made_ranges, read_ranges = np.zeros(len(scales)), np.zeros(len(scales))
     unbound_mask = np.zeros(len(scales), bool)
     for labeled_layer in labeled_layers:

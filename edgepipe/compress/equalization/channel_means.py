@@ -1,8 +1,8 @@
-"""The mean of every channel of a folded model without samples, from what its batch norms have learned.
+"""The mean of every channel of a folded model, estimated without samples from its batch norms.
 
-The output of a convolution that a batch norm was folded into is taken as normal with mean beta and deviation |gamma|
-(Nagel et al. 2019, arXiv 1906.04721, section 4.2.1), and followed through what comes next. Padding with zeros is not
-counted, summands are taken as independent, and what comes out of an activation as normal again.
+The output of a convolution with a folded batch norm is assumed normal with mean beta and deviation |gamma| (Nagel et
+al. 2019, arXiv 1906.04721, section 4.2.1), and propagated through the following layers. Zero padding is ignored,
+summands are assumed independent, and the output of an activation normal again.
 """
 
 from collections.abc import Callable
@@ -30,7 +30,7 @@ K = tf_keras.layers
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean of each index of the last axis, and the deviation where it is known."""
+    """Mean of each index of the last axis, and the deviation if known."""
 
     mean: Array
     deviation: Array | None = None
@@ -38,7 +38,7 @@ class Moments:
 
 @dataclass(frozen=True)
 class UnknownMean:
-    """Why nothing is known of a tensor."""
+    """Why a tensor's mean is not known."""
 
     reason: str
 
@@ -51,7 +51,7 @@ def clipped_moments(mean: Array, deviation: Array, limit: float | None) -> tuple
 
     With a = -mean / deviation, b = (limit - mean) / deviation, phi and Phi the normal density and distribution
     (arXiv 1906.04721, appendix C): E = mean (Phi(b) - Phi(a)) + deviation (phi(a) - phi(b)) + limit (1 - Phi(b)), and
-    the second moment alike.
+    the second moment likewise.
     """
     mean, spread = np.asarray(mean, np.float64), np.maximum(np.asarray(deviation, np.float64), 1e-12)
     a = -mean / spread
@@ -69,10 +69,10 @@ def _density(x: Array) -> Array:
 
 
 def estimate_input_moments(folded_model: FoldedModel) -> dict[str, MaybeMoments]:
-    """What each weighted layer reads, by its name; the last call's of a shared one."""
+    """The input moments of each weighted layer, by name; of a shared layer those of its last call."""
     moments_by_layer: dict[str, MaybeMoments] = {}
 
-    def step(layer: Any, args: Any, kwargs: dict[str, Any], outputs: Any) -> Any:
+    def record_moments(layer: Any, args: Any, kwargs: dict[str, Any], outputs: Any) -> Any:
         inputs = [
             argument for argument in tf.nest.flatten([args, kwargs]) if isinstance(argument, (Moments, UnknownMean))
         ]
@@ -87,7 +87,9 @@ def estimate_input_moments(folded_model: FoldedModel) -> dict[str, MaybeMoments]
 
     names = folded_model.model.input_names
     walk_layer_calls(
-        folded_model.model, [UnknownMean(f"the mean of the input '{name}' is not known") for name in names], step
+        folded_model.model,
+        [UnknownMean(f"the mean of the input '{name}' is not known") for name in names],
+        record_moments,
     )
     return moments_by_layer
 
@@ -112,7 +114,7 @@ def _unknown_behind(layer: Any) -> UnknownMean:
 
 
 def propagate_mean(layer: Any, kernel_values: Array, mean: Array) -> Array:
-    """What a kernel of the weighted `layer` gives for the mean of each of its input channels: (outputs,)."""
+    """The mean output, (outputs,), of the weighted `layer` with `kernel_values`, for input channels of `mean`."""
     paired_kernel = as_channel_pairs(layer, kernel_values)
     terms = (
         paired_kernel.reshape(-1, *paired_kernel.shape[-2:]).sum(axis=0)
@@ -122,10 +124,10 @@ def propagate_mean(layer: Any, kernel_values: Array, mean: Array) -> Array:
 
 
 def _relu_moments(layer: Any, inputs: list[Moments], tensor: Any) -> MaybeMoments:
-    """relu(x) - slope relu(-x), of which the two are never both other than zero."""
+    """Moments of relu(x) - slope relu(-x), whose terms are never both nonzero."""
     mean, deviation, slope = inputs[0].mean, inputs[0].deviation, _slope(layer)
     if deviation is None:
-        return UnknownMean(f"'{layer.name}' needs a deviation, and none is known where no batch norm stands before it")
+        return UnknownMean(f"'{layer.name}' needs a deviation, which is known only after a batch norm")
     if slope is None:
         return _unknown_behind(layer)
     limit = getattr(layer, "max_value", None)
@@ -137,7 +139,7 @@ def _relu_moments(layer: Any, inputs: list[Moments], tensor: Any) -> MaybeMoment
 
 
 def _slope(layer: Any) -> Array | None:
-    """Below zero; None where it is not one for each channel."""
+    """The slope below zero; None if it is not one value, or one per channel."""
     if isinstance(layer, K.PReLU):
         alpha = np.asarray(layer.alpha)
         return alpha.ravel() if alpha.size in (1, alpha.shape[-1]) else None
@@ -176,7 +178,7 @@ def _concatenated_moments(layer: Any, inputs: list[Moments], tensor: Any) -> May
 
 
 def _reshaped_moments(layer: Any, inputs: list[Moments], tensor: Any) -> MaybeMoments:
-    """Elements keep their order, so that a last axis of a multiple of the channels repeats them."""
+    """Elements keep their order, so a last axis that is a multiple of the channels repeats them."""
     (moments,), size = inputs, tensor.shape[-1] or 0
     repeats, remainder = divmod(size, len(moments.mean))
     if remainder or not repeats:

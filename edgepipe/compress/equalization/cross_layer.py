@@ -1,7 +1,7 @@
-"""Cross-layer equalization: channels of neighbouring layers scaled until all fit one range.
+"""Cross-layer equalization: channels between layers are scaled so that their ranges match.
 
 Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and Bias Correction", arXiv 1906.04721, section
-4.1. The model computes the same: W1' = W1 / s, b1' = b1 / s, W2' = W2 s, for each channel that W1 makes and W2 reads.
+4.1. The model's function stays: W1' = W1 / s, b1' = b1 / s, W2' = W2 s, for each channel that W1 produces and W2 reads.
 """
 
 from collections import defaultdict
@@ -29,15 +29,16 @@ from edgepipe.compress.equalization.scalable_channels import (
 )
 from edgepipe.compress.equalization.weighted_layers import as_channel_pairs, read_bias, read_kernel
 from edgepipe.core.arrays import Array, Arrays
+from edgepipe.core.units import plural
 
-MAX_BIAS_STEPS = 2**31 - 1  # the largest bias that TFLite's int32 holds
+MAX_BIAS_STEPS = 2**31 - 1  # the largest int32 bias
 
 
 @dataclass(frozen=True)
 class EqualizationGroup:
-    """Channels that the same layers make and the same layers read, and the spread of their ranges.
+    """Channels that the same layers produce and the same layers read, and the spread of their ranges.
 
-    The spread is the largest range over the median: of the channels on samples, of the weights that make them without.
+    The spread is the largest range over the median: of the channels with samples, of the producing weights without.
     """
 
     makers: tuple[str, ...]
@@ -49,9 +50,9 @@ class EqualizationGroup:
 
 @dataclass(frozen=True)
 class EqualizedModel:
-    """The equalized model, what was scaled, and what was left alone and why.
+    """The equalized model, the scaled groups, and the channels that were not scaled, with reasons.
 
-    `difference` is the largest of the outputs from those of the model given, relative to the largest output.
+    `difference` is the largest difference of the outputs from the original's, relative to the largest output.
     """
 
     folded_model: FoldedModel
@@ -67,10 +68,10 @@ class EqualizedModel:
 
 
 def equalize_channels(folded_model: FoldedModel, samples: Arrays | None = None) -> EqualizedModel:
-    """`folded` with its channels equalized, by the weights alone or by the ranges that `samples` show.
+    """Equalize the channels of `folded_model`, by the weights alone or by the ranges on `samples`.
 
-    Activations with an upper limit become ReLU where the limit does nothing; others stop the scaling. Labels are never
-    looked at.
+    Activations with an upper limit become ReLU where the limit has no effect; others block the scaling. No labels are
+    needed.
 
     Raises:
         InputError: samples that do not fit; or the outputs differ by more than 1e-4, which is a bug.
@@ -82,14 +83,16 @@ def equalize_channels(folded_model: FoldedModel, samples: Arrays | None = None) 
     label_groups = _group_labels(channels)
     balance = balance_channels(channels, label_ranges, [group_labels for _, _, group_labels in label_groups])
     model = _apply_scales(base_model, channels.layers, balance.scales)
-    # random inputs may pass a limit that the norm's statistics exclude, samples may not
+    # random inputs may exceed a limit that the batch norm's statistics rule out, samples may not
     reference_model = base_model if samples is None else folded_model
     max_difference = measure_difference(reference_model.model, model, input_arrays)
     equalized_groups = [_measure_group(group, channels.layers, balance.scales, label_ranges) for group in label_groups]
     notes = (
-        _describe_balance(balance, describe_samples(samples)), *(limit.text for limit in limits), *_guard_notes(label_groups, balance),
+        _describe_balance(balance, describe_samples(samples)),
+        *(limit.text for limit in limits),
+        *_guard_notes(label_groups, balance),
         *(() if label_ranges is None else _bias_overflow_notes(channels.layers, balance.scales, label_ranges)),
-    )  # fmt: skip
+    )
     exclusion_notes = tuple(_exclusion_notes(channels))
     statistics = _scale_statistics(base_model, channels.layers, balance.scales)
     return EqualizedModel(
@@ -101,11 +104,11 @@ def equalize_channels(folded_model: FoldedModel, samples: Arrays | None = None) 
     )
 
 
-LabelGroup = tuple[tuple[str, ...], tuple[str, ...], Array]  # names of who makes and who reads them, labels
+LabelGroup = tuple[tuple[str, ...], tuple[str, ...], Array]  # names of producing layers, of reading layers; labels
 
 
 def _group_labels(channels: ScalableChannels) -> list[LabelGroup]:
-    """The free labels, by who makes and who reads them."""
+    """The free labels, grouped by the layers that produce and read them."""
     makers_by_label, readers_by_label = _layer_names(channels.layers, "makes"), _layer_names(channels.layers, "reads")
     labels_by_layers: dict[tuple[tuple[str, ...], tuple[str, ...]], list[int]] = defaultdict(list)
     for label in np.flatnonzero(channels.free_mask):
@@ -188,22 +191,23 @@ def _spread(ranges: Array) -> float:
 
 
 def _describe_balance(balance: ChannelBalance, samples_text: str) -> str:
-    rounds_text = f"factors settled in {balance.rounds} rounds"
+    rounds_text = f"factors converged in {plural(balance.rounds, 'round')}"
     if balance.change > CONVERGED_CHANGE:
-        rounds_text = f"factors still changed by {balance.change:.1%} after {balance.rounds} rounds"
+        rounds_text = f"factors still changed by {balance.change:.1%} after {plural(balance.rounds, 'round')}"
     return f"{samples_text}; {rounds_text}"
 
 
 def _guard_notes(label_groups: list[LabelGroup], balance: ChannelBalance) -> Iterator[str]:
     for makers, _, labels in label_groups:
         if dead_count := int(balance.dead_mask[labels].sum()):
-            yield f"{', '.join(makers)}: {dead_count} of {len(labels)} channels are dead; they take the middle factor"
+            yield f"{', '.join(makers)}: {dead_count} of {len(labels)} channels are dead; they take the mean factor"
         if capped_count := int(balance.capped_mask[labels].sum()):
-            yield f"{', '.join(makers)}: {capped_count} of {len(labels)} factors held at {MAX_FACTOR_RATIO:g} times the middle one"
+            limit_text = f"limited to {MAX_FACTOR_RATIO:g} times the mean factor"
+            yield f"{', '.join(makers)}: {capped_count} of {len(labels)} factors {limit_text}"
 
 
 def _bias_overflow_notes(labeled_layers: tuple[LabeledLayer, ...], scales: Array, label_ranges: Array) -> Iterator[str]:
-    """Biases that int32 does not hold in steps of the scale of the input times that of the weights."""
+    """Biases that overflow int32 in steps of input scale times weight scale."""
     for labeled_layer in labeled_layers:
         bias_step = (
             (label_ranges / scales)[labeled_layer.input_label_grid].max()
@@ -213,11 +217,11 @@ def _bias_overflow_notes(labeled_layers: tuple[LabeledLayer, ...], scales: Array
         )
         bias_sizes = np.abs(read_bias(labeled_layer.layer) / scales[labeled_layer.output_labels])
         if count := int((bias_sizes > MAX_BIAS_STEPS * bias_step).sum()):
-            yield f"{labeled_layer.layer.name}: {count} of {len(bias_sizes)} biases are beyond int32 in steps of int8's scales"
+            yield f"{labeled_layer.layer.name}: {count} of {len(bias_sizes)} biases overflow int32 with int8 scales"
 
 
 def _exclusion_notes(channels: ScalableChannels) -> Iterator[str]:
-    """Layers with a kernel whose channels, or some of them, cannot be scaled, with the reasons."""
+    """Layers with a kernel of which some or all channels cannot be scaled, with the reasons."""
     yield from (f"{name}: {reason}" for name, reason in channels.barrier_reasons.items())
     for labeled_layer in channels.layers:
         fixed_reasons = [

@@ -1,4 +1,4 @@
-"""`equalize` and `bias_correction`: the float model prepared for integers before it is converted."""
+"""`equalize` and `bias_correction`: prepare the float model for quantization before it is converted."""
 
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,56 +16,56 @@ StatisticsSource = Literal["data_free", "samples"]
 def equalize_source(
     model: Any, equalize: StatisticsSource | None, bias_correction: StatisticsSource | None, samples: Arrays | None
 ) -> SourceModel:
-    """The float tf_keras `model`, equalized and its biases corrected.
+    """Equalize the float tf_keras `model` and correct its biases.
 
     Args:
         model: a tf_keras model.
         equalize: scale channels between layers by the weights alone, or on samples; None: not at all.
         bias_correction: correct biases from batch-norm statistics, or on samples; None: not at all.
-        samples: representative samples; None where neither needs them.
+        samples: representative samples; None if neither needs them.
 
     Raises:
-        InputError: samples that do not fit, or a model that computes something else when it is folded.
+        InputError: samples that do not fit, or a model whose outputs change when it is folded.
     """
     from edgepipe.compress.equalization.batch_norm_folding import fold_batch_norms
     from edgepipe.compress.equalization.bias_correction import correct_biases
     from edgepipe.compress.equalization.cross_layer import equalize_channels
 
-    state = fold_batch_norms(model, samples)
-    notes, tables = list(state.notes), []
+    folded_model = fold_batch_norms(model, samples)
+    notes, tables = list(folded_model.notes), []
     if equalize is not None:
-        equalized = equalize_channels(state, samples if equalize == "samples" else None)
-        state = equalized.folded_model
-        notes += [*equalized.notes, *equalized.exclusion_notes]
-        tables.append(_equalization_table(equalized, equalize))
+        equalized_model = equalize_channels(folded_model, samples if equalize == "samples" else None)
+        folded_model = equalized_model.folded_model
+        notes += [*equalized_model.notes, *equalized_model.exclusion_notes]
+        tables.append(_equalization_table(equalized_model, equalize))
     if bias_correction is not None:
-        corrected = correct_biases(state, samples if bias_correction == "samples" else None)
-        state = corrected.folded_model
-        notes += [*corrected.notes, *corrected.exclusion_notes]
-        tables.append(_correction_table(corrected, bias_correction))
-    return SourceModel(state.model, layer_classes(state.model), notes=tuple(notes), tables=tuple(tables))
+        corrected_model = correct_biases(folded_model, samples if bias_correction == "samples" else None)
+        folded_model = corrected_model.folded_model
+        notes += [*corrected_model.notes, *corrected_model.exclusion_notes]
+        tables.append(_correction_table(corrected_model, bias_correction))
+    return SourceModel(folded_model.model, layer_classes(folded_model.model), notes=tuple(notes), tables=tuple(tables))
 
 
-def _equalization_table(equalized: "EqualizedModel", source: str) -> Table:
+def _equalization_table(equalized_model: "EqualizedModel", source: str) -> Table:
     rows = tuple(
         (
-            ", ".join(joint.makers),
-            ", ".join(joint.readers),
-            joint.channels,
-            f"{joint.spread_before:.3g}",
-            f"{joint.spread_after:.3g}",
+            ", ".join(group.makers),
+            ", ".join(group.readers),
+            group.channels,
+            f"{group.spread_before:.3g}",
+            f"{group.spread_after:.3g}",
         )
-        for joint in equalized.groups
+        for group in equalized_model.groups
     )
     title = f"equalized ({source}): largest range of a channel over the median, before and after"
     return Table(title=title, columns=("from", "to", "channels", "before", "after"), rows=rows)
 
 
-def _correction_table(corrected: "CorrectedModel", source: str) -> Table:
+def _correction_table(corrected_model: "CorrectedModel", source: str) -> Table:
     rows = tuple(
-        (entry.layer, entry.channels, f"{entry.largest_shift:.3g}", f"{entry.mean_shift:.3g}",
-         "" if entry.relative_shift is None else f"{entry.relative_shift:.3g}")
-        for entry in corrected.corrections
+        (correction.layer, correction.channels, f"{correction.largest_shift:.3g}", f"{correction.mean_shift:.3g}",
+         "" if correction.relative_shift is None else f"{correction.relative_shift:.3g}")
+        for correction in corrected_model.corrections
     )  # fmt: skip
     columns = ("layer", "channels", "largest", "mean", "mean over deviation of output")
     return Table(title=f"biases corrected ({source})", columns=columns, rows=rows)

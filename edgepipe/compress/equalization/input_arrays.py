@@ -1,4 +1,4 @@
-"""Samples in the order of a model's inputs, or random ones."""
+"""Samples in the order of a model's inputs, or random inputs."""
 
 from typing import Any
 
@@ -9,14 +9,15 @@ import tf_keras
 from edgepipe.compress.qat.lowering.lower import check_equal
 from edgepipe.core.arrays import Array, Arrays, count_samples, take_samples
 from edgepipe.core.errors import InputError
+from edgepipe.core.units import plural
 from edgepipe.models.bridge import random_batch
 
-MAX_SAMPLES = 256  # samples whose tensors are all held at once; means and ranges of channels settle long before
+MAX_SAMPLES = 256  # samples whose tensors are held in memory at once; channel means and ranges converge well before
 BATCH_SIZE = 64
 
 
 def prepare_inputs(model: Any, samples: Arrays | None) -> list[Array]:
-    """At most 256 samples for each input of `model`, in order; small random ones if there are none.
+    """At most 256 samples for each input of `model`, in order; small random inputs without samples.
 
     Raises:
         InputError: no sample, other names than the inputs', or other shapes.
@@ -28,7 +29,7 @@ def prepare_inputs(model: Any, samples: Arrays | None) -> list[Array]:
     if sorted(samples_by_name) != sorted(names):
         raise InputError(f"the samples are named {', '.join(samples_by_name)}, the model's inputs {', '.join(names)}")
     if not count_samples(samples):
-        raise InputError("there are no representative samples; give at least one, or none at all (data-free)")
+        raise InputError("there are no representative samples; give at least one, or use data_free")
     arrays = [np.asarray(take_samples(samples_by_name[name], slice(MAX_SAMPLES))) for name in names]
     for name, tensor, array in zip(names, model.inputs, arrays, strict=True):
         if tuple(tensor.shape[1:]) != array.shape[1:]:
@@ -46,7 +47,7 @@ def _random_inputs(model: Any) -> list[Array]:
 
 
 def pack_inputs(model: Any, input_arrays: list[Array], rows: slice = slice(None)) -> Any:
-    """What `model` is called with."""
+    """The argument that `model` is called with."""
     tensors = [tf.constant(array[rows]) for array in input_arrays]
     nested_inputs = model._nested_inputs
     return (
@@ -72,8 +73,8 @@ def measure_difference(model_before: Any, model_after: Any, input_arrays: list[A
 
 
 def describe_samples(samples: Arrays | None) -> str:
-    """What a report calls them."""
+    """The samples as a report describes them."""
     if samples is None:
         return "data-free"
     total = count_samples(samples)
-    return f"{total} samples" if total <= MAX_SAMPLES else f"the first {MAX_SAMPLES} of {total} samples"
+    return plural(total, "sample") if total <= MAX_SAMPLES else f"the first {MAX_SAMPLES} of {total} samples"

@@ -1,4 +1,4 @@
-"""What samples show of tensors: the largest value, or magnitude, along an axis."""
+"""Ranges of tensors on samples: the largest value, or magnitude, along an axis."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +18,15 @@ def measure_maxima(
     input_arrays: list[Array],
     transform: Callable[[Array], Array] = np.abs,
 ) -> list[Array]:
-    """For each of `tensors` of `model` the largest `of` its values for each index of its axis, over all samples."""
+    """The largest transformed value of each tensor over all samples, for each index of its axis.
+
+    Args:
+        model: a tf_keras model.
+        tensors: symbolic tensors of `model`.
+        axes: one for each tensor.
+        input_arrays: samples for each input of `model`, (samples, ...).
+        transform: applied to the values first; by default the magnitude.
+    """
     if not tensors:
         return []
     probe = tf_keras.Model(model.input, tensors)
@@ -33,14 +41,14 @@ def measure_maxima(
 
 
 def measure_label_ranges(model: Any, channels: ScalableChannels, input_arrays: list[Array]) -> Array:
-    """The largest magnitude of each label, over all tensors that have a range of their own in TFLite; 0 without one."""
+    """The largest magnitude of each label over all tensors with their own range in TFLite; 0 without such a tensor."""
     ranged_tensors = [
         ranged_tensor for ranged_tensor in channels.ranged_tensors if ranged_tensor.tensor.dtype.is_floating
     ]
     tensor_maxima = measure_maxima(
         model,
         [ranged_tensor.tensor for ranged_tensor in ranged_tensors],
-        [one.axis for one in ranged_tensors],
+        [ranged_tensor.axis for ranged_tensor in ranged_tensors],
         input_arrays,
     )
     label_ranges = np.zeros(channels.label_count)

@@ -1,8 +1,8 @@
-"""Which channels of a folded model can be scaled, and what makes and reads each.
+"""Which channels of a folded model can be scaled, and the layers that produce and read each.
 
-A channel that is made smaller by s where it is made, and read s times larger, changes nothing, if everything between
-lets a positive factor through. Labels as of channel pruning (`edgepipe.compress.pruning.channels`) say which channels
-of which tensors must share a factor - those of both summands of a residual sum, for one - and which must stay, and why.
+Dividing a channel by s where it is produced and multiplying it by s where it is read changes nothing, if all operations
+in between commute with a positive factor. Labels as in channel pruning (`edgepipe.compress.pruning.channels`) show
+which channels must share a factor - those of both summands of a residual sum, for example - and which must stay, why.
 """
 
 import json
@@ -37,10 +37,10 @@ from edgepipe.compress.pruning.channels.channel_rules import (
 from edgepipe.compress.qat.activation_placement import Role, place_fake_quant, quantization_role
 from edgepipe.compress.qat.lowering.lower import find_readers, nodes
 from edgepipe.core.arrays import Array
-from edgepipe.models.bridge_layers import Operator
+from edgepipe.models.bridge_layers import OperatorLayer
 
 K = tf_keras.layers
-# f(s x) = s f(x) for s > 0; augmentation and noise do nothing when a model is converted, but are not followed either
+# f(s x) = s f(x) for s > 0; augmentation and noise have no effect in inference, but are not tracked through either
 _LINEAR_LAYERS = (
     K.LeakyReLU, K.Dropout, K.SpatialDropout1D, K.SpatialDropout2D, K.ActivityRegularization, K.ZeroPadding1D,
     K.ZeroPadding2D, K.Cropping1D, K.Cropping2D, K.UpSampling1D, K.UpSampling2D, K.MaxPooling1D, K.MaxPooling2D,
@@ -55,12 +55,12 @@ _SCALE_OPERATORS = ("Multiply", "Divide", "TrueDivide")
 
 @dataclass(frozen=True)
 class LabeledLayer:
-    """A weighted layer: the labels that each (row, column) of its kernel reads and makes, and the largest |weight|."""
+    """A weighted layer: the labels that each (row, column) of its kernel reads and produces, and max |weight|."""
 
     layer: Any
-    input_label_grid: Array  # labels, (rows, 1), or (rows, columns) where columns differ
-    output_label_grid: Array  # labels, (1, columns), or (rows, columns) where rows differ
-    max_weights: Array  # (rows, columns)
+    input_label_grid: Array  # labels, (rows, 1), or (rows, columns) if columns differ
+    output_label_grid: Array  # labels, (1, columns), or (rows, columns) if rows differ
+    max_weights: Array  # (rows, columns), over kernel positions
     output_labels: Array  # (outputs,), labels
 
     @property
@@ -69,23 +69,23 @@ class LabeledLayer:
         return isinstance(self.layer, K.DepthwiseConv2D)
 
     def scale_weights(self, scales: Array) -> Array:
-        """`sizes` under a factor for each label."""
+        """`max_weights` with a factor for each label."""
         return np.asarray(self.max_weights * self.factors(scales))
 
     def factors(self, scales: Array) -> Array:
-        """What each weight is multiplied by: s of what it reads over s of what it makes."""
+        """The factor of each weight: s of the channel it reads over s of the channel it produces."""
         return np.asarray(scales[self.input_label_grid] / scales[self.output_label_grid])
 
 
 def raise_maxima(maxima: Array, labels: Array, ranges: Array) -> None:
-    """Let the value of each of `labels`, as `Part` has them, be no less than the largest of its `ranges`."""
+    """Raise the maximum of each label in `labels`, a grid of a `LabeledLayer`, to the largest of its `ranges`."""
     shared_axes = tuple(axis for axis, size in enumerate(labels.shape) if size == 1)
     np.maximum.at(maxima, labels, ranges.max(axis=shared_axes, keepdims=True))
 
 
 @dataclass(frozen=True)
 class RangedTensor:
-    """A tensor with a range of its own in TFLite, and the label of each index of its `axis`."""
+    """A tensor with its own range in TFLite, and the label of each index of its `axis`."""
 
     tensor: Any
     ids: Array
@@ -94,13 +94,13 @@ class RangedTensor:
 
 @dataclass(frozen=True)
 class ScalableChannels:
-    """The labels of a model: `number` of them; `fixed` is the reason why one must stay."""
+    """The channel labels of a model, and the layers and tensors that they belong to."""
 
     label_count: int
-    fixed_reasons: dict[int, str]
+    fixed_reasons: dict[int, str]  # label -> why it cannot be scaled
     layers: tuple[LabeledLayer, ...]
     ranged_tensors: tuple[RangedTensor, ...]
-    barrier_reasons: dict[str, str]  # layers with a kernel that is not followed, and why
+    barrier_reasons: dict[str, str]  # layers with a kernel that channels are not tracked through, and why
 
     @property
     def free_mask(self) -> Array:
@@ -113,7 +113,7 @@ class ScalableChannels:
 
 
 def find_scalable_channels(folded_model: FoldedModel) -> ScalableChannels:
-    """Follow every channel through `folded`."""
+    """Track every channel through `folded_model`."""
     return _ChannelTracer(folded_model).trace()
 
 
@@ -121,22 +121,24 @@ class _ChannelTracer:
     def __init__(self, folded_model: FoldedModel) -> None:
         self.folded_model, self.graph = folded_model, ChannelGraph()
         self.call_counts = Counter(node.layer.name for node in nodes(folded_model.model))
-        self.kernel_labels: list[tuple[Any, Array, Array]] = []  # (layer, labels that it reads, labels that it makes)
+        self.kernel_labels: list[tuple[Any, Array, Array]] = []  # (layer, input labels, output labels)
         self.tensor_labels: list[tuple[Any, Any, ChannelLabels]] = []  # (layer, its output, labels)
 
     def trace(self) -> ScalableChannels:
         model, union = self.folded_model.model, self.graph.union
-        for name, labels in zip(
-            model.output_names, walk_layer_calls(model, self._label_inputs(), self._step), strict=True
-        ):
+        output_labels = walk_layer_calls(model, self._label_inputs(), self._label_layer)
+        for name, labels in zip(model.output_names, output_labels, strict=True):
             union.freeze(labels.ids, f"'{name}' is an output of the model")
         labeled_layers = [
             _build_labeled_layer(layer, union.find_roots(input_ids), union.find_roots(output_ids))
             for layer, input_ids, output_ids in self.kernel_labels
         ]
         ranged_layers = self._find_ranged_layers()
-        ranged_tensors = [RangedTensor(tensor, union.find_roots(labels.ids), labels.axis)
-                   for layer, tensor, labels in self.tensor_labels if layer.name in ranged_layers]  # fmt: skip
+        ranged_tensors = [
+            RangedTensor(tensor, union.find_roots(labels.ids), labels.axis)
+            for layer, tensor, labels in self.tensor_labels
+            if layer.name in ranged_layers
+        ]
         return ScalableChannels(
             len(union.parents),
             dict(union.freeze_reasons),
@@ -154,7 +156,7 @@ class _ChannelTracer:
             input_labels.append(labels)
         return input_labels
 
-    def _step(self, layer: Any, args: Any, kwargs: dict[str, Any], outputs: Any) -> Any:
+    def _label_layer(self, layer: Any, args: Any, kwargs: dict[str, Any], outputs: Any) -> Any:
         input_labels = [argument for argument in tf.nest.flatten([args, kwargs]) if isinstance(argument, ChannelLabels)]
         output_tensors = tf.nest.flatten(outputs)
         output_labels = [
@@ -181,7 +183,7 @@ class _ChannelTracer:
             if self.call_counts[layer.name] > 1:
                 raise ChannelBarrier(f"shared: it is called {self.call_counts[layer.name]} times")
             return self._label_weighted_layer
-        if isinstance(layer, Operator):
+        if isinstance(layer, OperatorLayer):
             return _operator_rule(layer)
         if type(layer) in (K.ReLU, K.PReLU):
             _check_relu(layer)
@@ -206,19 +208,24 @@ class _ChannelTracer:
         return {name: reason for name, (_, reason) in self.graph.barriers.items() if name in holders}
 
     def _find_ranged_layers(self) -> set[str]:
-        """Layers whose output is a tensor of its own in TFLite, not fused with what follows."""
+        """Layers whose output is a separate tensor in TFLite, not fused with the next layer."""
         model, readers_by_name = self.folded_model.model, find_readers(self.folded_model.model)
         output_names = {tensor._keras_history.layer.name for tensor in model.outputs}
-        roles: dict[str, Role] = {layer.name: quantization_role(layer, self.folded_model.opaque_reasons.get(layer.name, ""))
-                                  for layer in model.layers}  # fmt: skip
+        opaque_reasons = self.folded_model.opaque_reasons
+        roles: dict[str, Role] = {
+            layer.name: quantization_role(layer, opaque_reasons.get(layer.name, "")) for layer in model.layers
+        }
         inputs = set(model.input_names)
-        return inputs | {
-            layer.name
-            for layer in model.layers
-            if layer.name not in inputs
-            and place_fake_quant(layer, roles[layer.name], [roles[reader.name] for reader in readers_by_name[layer.name]],
-                      self.call_counts[layer.name], layer.name in output_names).has_range
-        }  # fmt: skip
+        ranged_layers = set(inputs)
+        for layer in model.layers:
+            reader_roles = [roles[reader.name] for reader in readers_by_name[layer.name]]
+            call_count, is_output = self.call_counts[layer.name], layer.name in output_names
+            if (
+                layer.name not in inputs
+                and place_fake_quant(layer, roles[layer.name], reader_roles, call_count, is_output).has_range
+            ):
+                ranged_layers.add(layer.name)
+        return ranged_layers
 
 
 def _build_labeled_layer(layer: Any, input_ids: Array, output_ids: Array) -> LabeledLayer:
@@ -257,4 +264,4 @@ def _operator_rule(layer: Any) -> Rule:
 
 
 def _barrier_reason(name: str) -> str:
-    return f"a {name}, through which a factor does not pass"
+    return f"a {name}, which does not commute with a factor"

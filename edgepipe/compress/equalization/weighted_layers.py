@@ -14,9 +14,9 @@ K = tf_keras.layers
 
 
 def is_weighted_layer(layer: Any) -> bool:
-    """Whether `layer` is one convolution or dense layer and nothing else, so that scaling its kernel scales its output.
+    """Whether `layer` is exactly one convolution or dense layer, so that scaling its kernel scales its output.
 
-    A subclass may do anything to its kernel, and is none.
+    Subclasses do not count: they may use the kernel in other ways.
     """
     if type(layer) not in WEIGHTED_LAYERS or layer.activation is not tf_keras.activations.linear:
         return False
@@ -24,22 +24,25 @@ def is_weighted_layer(layer: Any) -> bool:
 
 
 def has_kernel(layer: Any) -> bool:
-    """Whether `layer` has weights between channels, of whatever class it is."""
+    """Whether `layer`, of any class, has weights between channels."""
     return not isinstance(layer, K.PReLU) and any(len(weight.shape) > 1 for weight in layer.weights)
 
 
 def read_kernel(layer: Any) -> Array:
-    """The kernel as it is."""
+    """The kernel of `layer`, in its own layout."""
     return np.asarray(getattr(layer, locate_kernel(layer)[0]))
 
 
 def as_channel_pairs(layer: Any, array: Array) -> Array:
-    """A kernel with (input, output) channels on its last two axes, (input, multiplier) of a depthwise one; and back."""
+    """A kernel with (input, output) channels on its last two axes, (input, multiplier) if depthwise; self-inverse."""
     return np.swapaxes(array, -1, -2) if isinstance(layer, K.Conv2DTranspose) else array
 
 
 def spread_input_ids(layer: Any, ids: Array) -> Array:
-    """Which of the input channels `ids` each weight of `pairs` reads: (rows, 1), or (rows, columns) with groups."""
+    """The one of the input channels `ids` that each weight reads: (rows, 1), or (rows, columns) with groups.
+
+    Rows and columns as in `as_channel_pairs`.
+    """
     rows, columns = as_channel_pairs(layer, read_kernel(layer)).shape[-2:]
     groups = 1 if isinstance(layer, (K.DepthwiseConv2D, K.Dense)) else layer.groups
     ids_by_group = np.asarray(ids).reshape(groups, rows)
@@ -47,23 +50,26 @@ def spread_input_ids(layer: Any, ids: Array) -> Array:
 
 
 def spread_output_ids(layer: Any, ids: Array) -> Array:
-    """Which of the output channels `ids` each weight of `pairs` makes: (1, columns), (rows, columns) if depthwise."""
+    """The one of the output channels `ids` that each weight produces: (1, columns), or (rows, columns) if depthwise.
+
+    Rows and columns as in `as_channel_pairs`.
+    """
     return np.asarray(ids).reshape(len(ids) // as_channel_pairs(layer, read_kernel(layer)).shape[-1], -1)
 
 
 def count_outputs(layer: Any) -> int:
-    """How many output channels there are."""
+    """The number of output channels."""
     return int(np.prod([read_kernel(layer).shape[axis] for axis in locate_kernel(layer)[1]]))
 
 
 def broadcast_outputs(layer: Any, channel_values: Array) -> Array:
-    """A value for each output channel, (outputs,), in the shape in which it multiplies the kernel."""
+    """One value for each output channel, (outputs,), reshaped to broadcast against the kernel."""
     shape = [size if axis in locate_kernel(layer)[1] else 1 for axis, size in enumerate(read_kernel(layer).shape)]
     return np.asarray(channel_values).reshape(shape)
 
 
 def quantize_kernel(layer: Any) -> Array:
-    """The kernel as TFLite's int8 has it: symmetric, 127 the largest weight of each output channel, in float again."""
+    """The kernel quantized as in TFLite's int8, symmetric with 127 for each output channel's maximum, dequantized."""
     attribute, axis = locate_kernel(layer)
     return np.asarray(WeightQuantizer(axis, KernelStructure())(getattr(layer, attribute), training=False, weights={}))
 

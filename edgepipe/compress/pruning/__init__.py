@@ -1,1 +1,1 @@
-"""Pruning: which weights go (saliency), in which shapes (granularity), from which layers (distribution), and when."""
+"""Pruning: which weights go (saliency), in which shapes (granularity), from which layers (distribution), when."""

@@ -1,9 +1,9 @@
-"""How a share of zeros is spread over the kernels.
+"""How a share of zeros is distributed over the kernels.
 
 - `uniform`: the same share of each.
 - `erk`: Erdos-Renyi-kernel (Mocanu et al. 2018; Evci et al. 2020): a density proportional to the sum of a kernel's
-  dimensions over their product, so that large kernels give more.
-- `global`: one ranking of all units, whichever kernel they stand in.
+  dimensions over their product, so that large kernels lose more.
+- `global`: one ranking of the units of all kernels.
 """
 
 from typing import Literal
@@ -16,9 +16,9 @@ Distribution = Literal["uniform", "erk", "global"]
 
 
 def erk_shares(shapes: list[tuple[int, ...]], share: float) -> list[float]:
-    """The share of zeros of each kernel such that together they have `share`; none is emptied altogether.
+    """The share of zeros of each kernel such that together they have `share`; no kernel becomes empty.
 
-    Densities are scaled by one factor; kernels that would be more than full are full, and the others share the rest.
+    Densities are scaled by one factor; kernels with a density above 1 stay dense, and the others absorb the rest.
     """
     sizes = np.array([np.prod(shape) for shape in shapes], float)
     densities = np.array([sum(shape) for shape in shapes]) / sizes
@@ -33,7 +33,14 @@ def erk_shares(shapes: list[tuple[int, ...]], share: float) -> list[float]:
 
 
 def mark_lowest(scores: Array, previous_mask: Array, share: float, min_units: int) -> Array:
-    """`before` and, of the other units, those of lowest score, until `share` of all are marked; `least` stay."""
+    """Mark `previous_mask` and the units of lowest score, until `share` of all units are marked.
+
+    Args:
+        scores: one for each unit, of any shape.
+        previous_mask: units that are already removed, shaped as `scores`.
+        share: of the units to mark, 0 to 1.
+        min_units: units that stay whatever the share.
+    """
     removed_count = count_removed(scores.size, share, min_units)
     order = np.argsort(np.where(previous_mask, -np.inf, scores), axis=None, kind="stable")
     mask = previous_mask.ravel().copy()
@@ -42,12 +49,19 @@ def mark_lowest(scores: Array, previous_mask: Array, share: float, min_units: in
 
 
 def count_removed(units: int, share: float, min_units: int) -> int:
-    """How many of `units` go at `share`; `least` stay."""
+    """How many of `units` are removed at `share`; at least `min_units` stay."""
     return max(min(units - min_units, units - round(units * (1 - share))), 0)
 
 
 def mark_lowest_globally(scores: list[Array], previous_masks: list[Array], share: float, min_units: int) -> list[Array]:
-    """As `lowest`, in one ranking over all kernels; the `least` best units of each stay."""
+    """As `mark_lowest`, in one ranking over all kernels.
+
+    Args:
+        scores: one array for each kernel.
+        previous_masks: units that are already removed, one array for each kernel.
+        share: of all units together to mark, 0 to 1.
+        min_units: best units of each kernel that stay whatever the share.
+    """
     spared_masks = [_mark_best(kernel_scores, min_units) for kernel_scores in scores]
     ranks = [
         np.where(spared_mask, np.inf, kernel_scores).ravel()

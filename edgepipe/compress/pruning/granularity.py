@@ -1,6 +1,6 @@
-"""The shapes in which weights are removed: single ones, blocks, or all but n of every m.
+"""The shapes in which weights are removed: single weights, blocks, or all but n of every m.
 
-A granularity cuts a kernel into units. Scores of weights become scores of units; removed units become a mask.
+A granularity divides a kernel into units. Scores of weights become scores of units; removed units become a mask.
 """
 
 import re
@@ -17,27 +17,34 @@ if TYPE_CHECKING:
 
 
 class Granularity(Protocol):
-    """How a kernel is cut into units."""
+    """How a kernel is divided into units."""
 
-    min_units: ClassVar[int]  # units of a kernel that stay
+    min_units: ClassVar[int]  # units of a kernel that always stay
 
     def refusal_reason(self, kernel: "PrunableKernel") -> str:
-        """Why `kernel` cannot be cut so; empty if it can."""
+        """Why `kernel` cannot be divided into these units; empty if it can."""
 
     def unit_scores(self, kernel: "PrunableKernel", saliencies: Array, scores: Array, reduction: "Reduction") -> Array:
-        """The score of each unit, from the values and the scores of each weight (shaped as the kernel)."""
+        """The score of each unit.
+
+        Args:
+            kernel: the kernel to divide.
+            saliencies: of each weight, shaped as the kernel.
+            scores: of each weight alone, shaped as the kernel; -inf where it is already zero.
+            reduction: combines the saliencies of a unit's weights into its score.
+        """
 
     def removal_mask(self, kernel: "PrunableKernel", scores: Array, unit_mask: Array) -> Array:
-        """Which weights go when the units marked in `units` do; `scores` and the result are shaped as the kernel."""
+        """The weights removed with the units in `unit_mask`; `scores` and the result are shaped as the kernel."""
 
     def weights_per_unit(self, kernel: "PrunableKernel") -> int:
-        """How many weights go with one unit."""
+        """How many weights are removed with one unit."""
 
     def max_zeros(self, kernel: "PrunableKernel") -> int:
-        """How many weights go when all units do."""
+        """How many weights are zero when all units are removed."""
 
     def count_broken_units(self, kernel: "PrunableKernel", zero_mask: Array) -> int:
-        """How many units hold zeros that are not of this shape, where `zero` marks all zeros of the kernel."""
+        """How many units break the pattern, where `zero_mask` marks all zeros of the kernel."""
 
 
 @final
@@ -82,25 +89,25 @@ class BlockGranularity:
     min_units: ClassVar = 1
 
     def refusal_reason(self, kernel: "PrunableKernel") -> str:
-        """Channels that are no multiple of the block's."""
+        """Channel counts that are not a multiple of the block size."""
         rows_shape = kernel.to_rows(np.zeros(kernel.shape, bool)).shape
         reasons = [
-            f"its {number} {side} channels are no multiple of {size}"
+            f"its {number} {side} channels are not a multiple of {size}"
             for number, side, size in ((rows_shape[0], "output", self.outputs), (rows_shape[2], "input", self.inputs))
             if number % size
         ]
         return " and ".join(reasons)
 
     def unit_scores(self, kernel: "PrunableKernel", saliencies: Array, scores: Array, reduction: "Reduction") -> Array:
-        """(output blocks, positions, input blocks)."""
+        """Scores of shape (output blocks, positions, input blocks)."""
         return reduction(self._blocks(kernel.to_rows(saliencies)))
 
     def removal_mask(self, kernel: "PrunableKernel", scores: Array, unit_mask: Array) -> Array:
-        """Whole blocks."""
+        """All weights of the marked blocks."""
         return kernel.from_rows(unit_mask.repeat(self.outputs, 0).repeat(self.inputs, 2))
 
     def weights_per_unit(self, kernel: "PrunableKernel") -> int:
-        """The block's."""
+        """The block size."""
         return self.outputs * self.inputs
 
     def max_zeros(self, kernel: "PrunableKernel") -> int:
@@ -108,7 +115,7 @@ class BlockGranularity:
         return kernel.size
 
     def count_broken_units(self, kernel: "PrunableKernel", zero_mask: Array) -> int:
-        """Blocks of which some weights are zero and some are not."""
+        """Blocks with some weights zero and some not."""
         blocks = self._blocks(kernel.to_rows(zero_mask))
         return int((blocks.any(-1) & ~blocks.all(-1)).sum())
 
@@ -121,31 +128,33 @@ class BlockGranularity:
 @final
 @dataclass(frozen=True)
 class NofMGranularity:
-    """At most `kept` of every `group` neighbouring input channels stay (2:4 and the like; Mishra et al. 2021)."""
+    """At most n of every m neighbouring input channels stay, as 2:4 (Mishra et al. 2021)."""
 
     kept_per_group: int
     group_size: int
     min_units: ClassVar = 0  # every group keeps some weights
 
     def refusal_reason(self, kernel: "PrunableKernel") -> str:
-        """Input channels that are no multiple of the group."""
+        """Input channels that are not a multiple of the group size."""
         inputs = kernel.to_rows(np.zeros(kernel.shape, bool)).shape[2]
-        return f"its {inputs} input channels are no multiple of {self.group_size}" if inputs % self.group_size else ""
+        return (
+            f"its {inputs} input channels are not a multiple of {self.group_size}" if inputs % self.group_size else ""
+        )
 
     def unit_scores(self, kernel: "PrunableKernel", saliencies: Array, scores: Array, reduction: "Reduction") -> Array:
-        """(output channels, positions, groups): the score of the weights that would go from each group."""
+        """Scores of shape (output channels, positions, groups), of the weights that each group would lose."""
         order = self._groups(kernel, scores).argsort(-1, kind="stable")[..., : self.group_size - self.kept_per_group]
         return reduction(np.take_along_axis(self._groups(kernel, saliencies), order, -1))
 
     def removal_mask(self, kernel: "PrunableKernel", scores: Array, unit_mask: Array) -> Array:
-        """The weights of least score of each marked group."""
+        """The weights of lowest score in each marked group."""
         groups = self._groups(kernel, scores)
         rank = groups.argsort(-1, kind="stable").argsort(-1, kind="stable")
         removed_weights = (rank < self.group_size - self.kept_per_group) & unit_mask[..., None]
         return kernel.from_rows(removed_weights.reshape(*removed_weights.shape[:2], -1))
 
     def weights_per_unit(self, kernel: "PrunableKernel") -> int:
-        """Those that go."""
+        """The weights that a group loses."""
         return self.group_size - self.kept_per_group
 
     def max_zeros(self, kernel: "PrunableKernel") -> int:
@@ -153,7 +162,7 @@ class NofMGranularity:
         return kernel.size * (self.group_size - self.kept_per_group) // self.group_size
 
     def count_broken_units(self, kernel: "PrunableKernel", zero_mask: Array) -> int:
-        """Groups with fewer zeros than the pattern asks for."""
+        """Groups with fewer zeros than the pattern requires."""
         return int((self._groups(kernel, zero_mask).sum(-1) < self.group_size - self.kept_per_group).sum())
 
     def _groups(self, kernel: "PrunableKernel", array: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Pruning while training goes on: along a schedule, or in rounds that stop when quality falls too far."""
+"""Pruning during training: along a schedule, or in rounds that stop when quality drops too far."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ Fit = Callable[[list[Any]], None]  # train once, with these callbacks
 
 @dataclass(frozen=True)
 class PruningRound:
-    """One round of iterative pruning: how far it came, the quality after it, and whether that was good enough."""
+    """One round of iterative pruning: its progress to the target, its quality, and whether that was acceptable."""
 
     number: int
     progress: float
@@ -23,7 +23,14 @@ class PruningRound:
 
 
 def prune_gradually(pruner: Pruner, schedule: SparsitySchedule, steps: int, fit: Fit) -> None:
-    """Train once for `steps` steps; masks grow along `schedule` and hold to the end."""
+    """Train once; masks grow along `schedule` and hold to the end.
+
+    Args:
+        pruner: what to remove.
+        schedule: progress by step.
+        steps: optimizer steps that `fit` takes.
+        fit: trains once with the callbacks it is given.
+    """
     masks = PruningMasks(pruner.weights, pruner.zero_masks)
 
     def make_update(progress: float) -> Callable[[], list[Array]]:
@@ -41,15 +48,23 @@ def prune_iteratively(
     is_acceptable: Callable[[float], bool],
     model: Any,
 ) -> list[PruningRound]:
-    """The survey's Algorithm 1: score, remove a share of what is left, fine-tune, evaluate; again and again.
+    """Algorithm 1 of the survey (Menghani 2021): score, remove a share of the rest, fine-tune, evaluate; repeat.
 
-    It ends at the target, or in the first round whose quality is not `good`: then the model is put back to the end of
-    the round before (or as it came).
+    Ends at the target, or with the first round of unacceptable quality: the model is then restored to the end of the
+    previous round (or its initial state).
+
+    Args:
+        pruner: what to remove.
+        rounds: rounds to the target.
+        fit: fine-tunes once with the callbacks it is given.
+        measure_quality: the quality of the model as it is.
+        is_acceptable: whether a quality is good enough to go on.
+        model: the tf_keras model whose weights are restored.
     """
     masks, finished_rounds = PruningMasks(pruner.weights, pruner.zero_masks), []
     for number in range(1, rounds + 1):
         previous_state = pruner.snapshot(), model.get_weights()
-        progress = _progress(pruner.final_share, number / rounds)
+        progress = round_progress(pruner.final_share, number / rounds)
         masks.set_zeros(pruner.advance(progress))
         fit([MaskCallback(masks, {})])
         round_quality = measure_quality()
@@ -61,8 +76,11 @@ def prune_iteratively(
     return finished_rounds
 
 
-def _progress(final_share: float, rounds_share: float) -> float:
-    """Each round removes the same share of what is left; where nothing is to be left, the same share of all."""
+def round_progress(final_share: float, rounds_share: float) -> float:
+    """Progress to the target after `rounds_share` of all rounds, 0 to 1.
+
+    Each round removes the same share of what is left; if nothing is to be left, the same share of the whole.
+    """
     return (
         rounds_share
         if rounds_share == 1 or final_share in (0, 1)

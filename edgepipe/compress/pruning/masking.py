@@ -1,4 +1,4 @@
-"""Zeros that last: masks that a training cannot undo, because they are put back after each of its steps."""
+"""Masks that training cannot undo, because they are reapplied after each step."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,41 +14,43 @@ class PruningMasks:
 
     def __init__(self, weights: list[Any], zero_masks: list[Array]) -> None:
         self.weights = weights
-        self._keep_masks = [tf.Variable(tf.cast(~zero_mask, weight.dtype), trainable=False)
-                      for weight, zero_mask in zip(weights, zero_masks, strict=True)]  # fmt: skip
+        self._keep_masks = [
+            tf.Variable(tf.cast(~zero_mask, weight.dtype), trainable=False)
+            for weight, zero_mask in zip(weights, zero_masks, strict=True)
+        ]
         self._apply = tf.function(self._multiply)
         self.apply()
 
     def set_zeros(self, zero_masks: list[Array]) -> None:
-        """Hold these from now on."""
+        """Hold these elements at zero from now on."""
         for keep_mask, zero_mask in zip(self._keep_masks, zero_masks, strict=True):
             keep_mask.assign(tf.cast(~zero_mask, keep_mask.dtype))
         self.apply()
 
     def apply(self) -> None:
-        """Zero what must be zero."""
+        """Set the masked elements to zero."""
         self._apply()
 
     def _multiply(self) -> None:
         for weight, keep_mask in zip(self.weights, self._keep_masks, strict=True):
-            # not a product: what has become NaN must still end as zero, for the loss to tell of the rest
+            # not a product: a weight that became NaN must still end as zero, so that the loss reflects the others
             weight.assign(tf.where(keep_mask > 0, weight, tf.zeros_like(weight)))
 
 
 class MaskCallback(tf_keras.callbacks.Callback):  # type: ignore[misc]
-    """Puts the zeros back after every step; at the steps of `updates` it first asks for new masks."""
+    """Reapplies the masks after every step; at the steps of `updates` it first computes new ones."""
 
     def __init__(self, masks: PruningMasks, updates: dict[int, Callable[[], list[Array]]]) -> None:
         super().__init__()
         self.masks, self.updates, self.step = masks, updates, 0
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        """New masks where one is due."""
+        """Update the masks if this step is in `updates`."""
         update = self.updates.get(self.step)
         if update is not None:
             self.masks.set_zeros(update())
         self.step += 1
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """The optimizer has moved every weight."""
+        """Reapply the masks: the optimizer has moved every weight."""
         self.masks.apply()

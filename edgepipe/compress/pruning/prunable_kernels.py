@@ -1,4 +1,4 @@
-"""The kernels of a tf_keras model that pruning can put zeros into, and the reason why any other is left alone."""
+"""The kernels of a tf_keras model that can be pruned, and why the others are not."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,17 +13,17 @@ from edgepipe.core.errors import InputError
 from edgepipe.tflite import pruned_zeros
 
 K = tf_keras.layers
-EXCLUDED_LAST = "the last layer is excluded (exclude_last: true)"
+LAST_LAYER_REASON = "the last layer is excluded (exclude_last: true)"
 DEPTHWISE_LAYERS = (K.DepthwiseConv1D, K.DepthwiseConv2D)
 
 
 @dataclass(frozen=True)
 class PrunableKernel:
-    """One weight tensor: `inputs` are the axes that are summed over with the input channels, `outputs` those of the
-    output channels; what is left are positions of the kernel.
+    """One weight tensor: `input_axes` are summed over the input channels, `output_axes` are the output channels; the
+    other axes are kernel positions.
     """
 
-    name: str  # the layer's, with the inner layer and the tensor where there are several
+    name: str  # of the layer, plus inner layer and tensor where there are several
     cls: str
     layer: Any  # the top layer that holds it
     weight: Any  # the variable
@@ -32,23 +32,23 @@ class PrunableKernel:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the variable."""
+        """The shape of the variable."""
         return tuple(self.weight.shape)
 
     @property
     def size(self) -> int:
-        """Elements."""
+        """The number of weights."""
         return int(np.prod(self.shape))
 
     def to_rows(self, array: Array) -> Array:
-        """`values`, shaped as the kernel, as (output channels, positions, input channels): TFLite's order."""
+        """`array`, shaped as the kernel, as (output channels, positions, input channels): TFLite's order."""
         channel_counts = [
             int(np.prod([self.shape[axis] for axis in axes])) for axes in (self.output_axes, self.input_axes)
         ]
         return array.transpose(self._order).reshape(channel_counts[0], -1, channel_counts[1])
 
     def from_rows(self, rows: Array) -> Array:
-        """The inverse of `rows`."""
+        """The inverse of `to_rows`."""
         shape = [self.shape[axis] for axis in self._order]
         return rows.reshape(shape).transpose(np.argsort(self._order))
 
@@ -60,14 +60,18 @@ class PrunableKernel:
 
 @dataclass(frozen=True)
 class PrunableKernels:
-    """The kernels to prune, each with its overrides, and name -> reason of those that are left alone."""
+    """The kernels to prune, and name -> reason for those that are not pruned."""
 
     kernels: tuple[PrunableKernel, ...]
     exclusion_reasons: dict[str, str]
-    excluded_kernels: tuple[PrunableKernel, ...]  # those left alone, for their share of zeros to be counted
+    excluded_kernels: tuple[PrunableKernel, ...]  # not pruned, but their zeros are counted
 
     def without(self, refusal_reasons: dict[str, str], model_name: str) -> "PrunableKernels":
-        """Less the kernels in `refused` (name -> reason), which are left alone too."""
+        """Exclude the kernels in `refusal_reasons` (name -> reason) as well.
+
+        Raises:
+            InputError: nothing is left to prune.
+        """
         kept_kernels = tuple(kernel for kernel in self.kernels if kernel.name not in refusal_reasons)
         exclusion_reasons = {**self.exclusion_reasons, **refusal_reasons}
         _check_not_empty(kept_kernels, exclusion_reasons, model_name)
@@ -84,16 +88,16 @@ def _check_not_empty(kernels: tuple[PrunableKernel, ...], exclusion_reasons: dic
 
 
 def find_prunable_kernels(model: Any, overrides: Overrides[Any], exclude_last: bool) -> PrunableKernels:
-    """What is to be pruned in `model`.
+    """The kernels of `model` to prune.
 
     Raises:
-        InputError: an override of a layer that is not there, or nothing is left to prune.
+        InputError: an override of a layer that does not exist, or nothing is left to prune.
     """
     overrides.check(list(model._flatten_layers(include_self=False)))
     all_kernels = list(iterate_kernels(model))
     reasons = {kernel.name: _exclusion_reason(kernel, overrides) for kernel in all_kernels}
     if exclude_last and (last_layer := _find_last_layer(all_kernels, overrides)) is not None:
-        reasons.update({kernel.name: EXCLUDED_LAST for kernel in all_kernels if kernel.layer is last_layer})
+        reasons.update({kernel.name: LAST_LAYER_REASON for kernel in all_kernels if kernel.layer is last_layer})
     chosen_kernels = tuple(kernel for kernel in all_kernels if not reasons[kernel.name])
     exclusion_reasons = {name: reason for name, reason in reasons.items() if reason}
     exclusion_reasons |= {
@@ -106,7 +110,7 @@ def find_prunable_kernels(model: Any, overrides: Overrides[Any], exclude_last: b
 
 
 def _find_last_layer(all_kernels: list[PrunableKernel], overrides: Overrides[Any]) -> Any:
-    """The last layer with a kernel that is pruned by default; None if the user speaks of it by name, not by class."""
+    """The last layer with a kernel that is pruned by default; None if an override names it, not just its class."""
     candidates = [kernel.layer for kernel in all_kernels if not isinstance(kernel.layer, DEPTHWISE_LAYERS)]
     last_layer = candidates[-1] if candidates else None
     return None if last_layer is None or Overrides({}, overrides.layers).for_layer(last_layer) else last_layer
@@ -115,14 +119,14 @@ def _find_last_layer(all_kernels: list[PrunableKernel], overrides: Overrides[Any
 def _exclusion_reason(kernel: PrunableKernel, overrides: Overrides[Any]) -> str:
     layer_overrides = overrides.for_layer(kernel.layer)
     if layer_overrides and layer_overrides[-1] is None:
-        return "left alone as the pipeline says"
+        return "excluded in the pipeline"
     if kernel.cls.startswith("Depthwise") and not layer_overrides:
-        return f"{kernel.cls} is not pruned unless named: few weights, each used at many places"
+        return f"{kernel.cls} is not pruned unless named: few weights, each used at many positions"
     return ""
 
 
 def _unsupported_reason(layer: Any) -> str:
-    """Why a layer with large weights has no kernel here."""
+    """Why a layer with large weights has no prunable kernel; empty if it has one, or no such weights."""
     large_weights = [weight for weight in layer.trainable_weights if len(weight.shape) > 1 and min(weight.shape) > 1]
     if not large_weights or any(list(_own_kernels(layer, sublayer)) for sublayer in layer._flatten_layers()):
         return ""
@@ -157,22 +161,21 @@ def _flatten_layers(model: Any) -> Iterator[Any]:
 
 
 def _own_kernels(top: Any, layer: Any) -> Iterator[PrunableKernel]:
-    """The kernels that `layer` itself holds."""
+    """The kernels of `layer` itself, without sublayers."""
     find_axes = _AXES_BY_CLASS.get(type(layer))
     for weight, input_axes, output_axes in find_axes(layer) if find_axes is not None else ():
         yield PrunableKernel(layer.name, type(layer).__name__, top, weight, input_axes, output_axes)
 
 
 def _einsum_axes(equation: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """For example abc,cde->abde: axis 0 of the kernel is summed over, 1 and 2 are outputs."""
+    """Input and output axes of a kernel: for abc,cde->abde axis 0 is summed over, 1 and 2 are outputs."""
     kernel_labels, output_labels = equation.replace(" ", "").split(",")[1].split("->")
     summed_axes = tuple(axis for axis, label in enumerate(kernel_labels) if label not in output_labels)
     return summed_axes, tuple(axis for axis in range(len(kernel_labels)) if axis not in summed_axes)
 
 
-AxesFunction = Callable[
-    [Any], list[tuple[Any, tuple[int, ...], tuple[int, ...]]]
-]  # each weight with its input and output axes
+# layer -> each weight with its input and output axes
+AxesFunction = Callable[[Any], list[tuple[Any, tuple[int, ...], tuple[int, ...]]]]
 
 
 def _convolution(layer: Any) -> list[Any]:

@@ -1,4 +1,4 @@
-"""One step of pruning: take the saliency of the model as it is now, and remove as much as is due."""
+"""One step of pruning: compute the current saliency, and remove as much as is due."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,16 +14,17 @@ from edgepipe.compress.pruning.saliency_loss import Objective
 from edgepipe.compress.pruning.weight_pool import Removal, WeightPool
 from edgepipe.core.arrays import Array
 from edgepipe.core.errors import InputError
+from edgepipe.core.units import plural
 
-MAX_CONVERSIONS = 8  # conversions that a target in bytes or seconds may take for each order
+MAX_CONVERSIONS = 8  # conversions for each removal order, for targets in bytes or seconds
 
 
 class Pruner(Protocol):
-    """What is gone so far, and how to remove more. Progress runs from 0 to 1, the target."""
+    """What is removed so far, and how to remove more. Progress runs from 0 to 1, the target."""
 
     @property
     def notes(self) -> list[str]:
-        """What is worth telling of the last step."""
+        """Notes on the last step."""
 
     @property
     def weights(self) -> list[Any]:
@@ -31,25 +32,25 @@ class Pruner(Protocol):
 
     @property
     def final_share(self) -> float:
-        """The share that is gone at the target, of weights or of the cost."""
+        """The share of weights, or of the cost, that is removed at the target."""
 
     @property
     def zero_masks(self) -> list[Array]:
-        """Which elements of `weights` are gone."""
+        """Which elements of `weights` are removed."""
 
     def advance(self, progress: float) -> list[Array]:
-        """Remove what is due at `progress`; gives `zeros`."""
+        """Remove what is due at `progress`; returns `zero_masks`."""
 
     def snapshot(self) -> Any:
-        """What is gone, to come back to."""
+        """The state, for `restore`."""
 
     def restore(self, snapshot: Any) -> None:
-        """Take back what went since."""
+        """Return to the state of `snapshot`."""
 
 
 @dataclass
 class SaliencySampler:
-    """Asks for the saliency of the model as it is, each time with another seed."""
+    """Computes the saliency of the current model, each time with another seed."""
 
     settings: SaliencySettings
     objective: Objective | None
@@ -57,14 +58,14 @@ class SaliencySampler:
     notes: list[str] = field(default_factory=list)
 
     def sample(self, weights: list[Any]) -> Saliency:
-        """Of each entry of `weights`."""
+        """The saliency of each tensor of `weights`."""
         saliency = compute_saliency(self.settings, weights, self.objective, self.seed)
         self.seed += 1
         if saliency.curvature is not None and saliency.curvature.probes:
             errors = [saliency.curvature.relative_error(index) for index in range(len(weights))]
             self.notes.append(
-                f"second derivatives by {saliency.curvature.method}, {saliency.curvature.probes} probes: standard error "
-                f"{np.median(errors):.0%} of the values (median over tensors, worst {max(errors):.0%})"
+                f"second derivatives by {saliency.curvature.method}, {plural(saliency.curvature.probes, 'probe')}: "
+                f"standard error {np.median(errors):.0%} of the values (median over tensors, worst {max(errors):.0%})"
             )
         return saliency
 
@@ -82,12 +83,20 @@ class KernelPruner:
     def from_settings(
         cls, pool: WeightPool, share: float, settings: SaliencySettings, objective: Objective | None, seed: int
     ) -> "KernelPruner":
-        """Nothing is gone but what was zero already."""
+        """The pruner of a model from which nothing is removed but the zeros it came with.
+
+        Args:
+            pool: the kernels to prune.
+            share: of zeros at the target, 0 to 1.
+            settings: of the saliency.
+            objective: the loss; None for saliencies without data.
+            seed: of random saliencies and probes.
+        """
         return cls(pool, share, SaliencySampler(settings, objective, seed), pool.initial_removal())
 
     @property
     def notes(self) -> list[str]:
-        """How exact the second derivatives were, last."""
+        """How accurate the last second derivatives were."""
         return self.sampler.notes[-1:]
 
     @property
@@ -102,7 +111,7 @@ class KernelPruner:
 
     @property
     def zero_masks(self) -> list[Array]:
-        """Of each kernel."""
+        """The removed weights of each kernel."""
         return list(self.removal.zero_masks)
 
     def advance(self, progress: float) -> list[Array]:
@@ -112,27 +121,27 @@ class KernelPruner:
         return self.zero_masks
 
     def snapshot(self) -> Removal:
-        """The state itself: it never changes."""
+        """The current removal, which is immutable."""
         return self.removal
 
     def restore(self, snapshot: Removal) -> None:
-        """Go back."""
+        """Return to `snapshot`."""
         self.removal = snapshot
 
 
 @dataclass
 class ChannelPruner:
-    """Channels, through the whole graph. Of several orders of removal the one with the least loss is taken."""
+    """Removes channels through the whole graph, in the removal order with the least loss."""
 
     model: Any
     pool: ChannelPool
     target: PruningTarget
     sampler: SaliencySampler
-    validation_loss: Callable[[], float]  # of the model as it is, on the validation split
-    converted_cost: ConvertedCost | None = None  # for targets that only a conversion can tell
+    validation_loss: Callable[[], float]  # of the current model, on the validation split
+    converted_cost: ConvertedCost | None = None  # for targets that need a conversion to be measured
     removed_groups: Array = field(default_factory=lambda: np.zeros(0, bool))
     order_notes: list[str] = field(default_factory=list)
-    _start_cost: float = 0.0  # what the model as it was cost when it was built
+    _start_cost: float = 0.0  # converted cost of the original model
 
     def __post_init__(self) -> None:
         self.removed_groups = self.pool.initial_removal()
@@ -141,37 +150,37 @@ class ChannelPruner:
 
     @property
     def notes(self) -> list[str]:
-        """How exact the second derivatives were, and which order was best, last."""
+        """How accurate the last second derivatives were, and which removal order was best."""
         return [*self.sampler.notes[-1:], *self.order_notes[-1:]]
 
     @property
     def weights(self) -> list[Any]:
-        """Every weight that a removed channel has a part in."""
+        """Every weight that a removable channel is part of."""
         return self.pool.weights
 
     @property
     def final_share(self) -> float:
-        """The share of the cost that is gone at the end."""
+        """The share of the cost that is removed at the target."""
         start_cost = self.pool.cost(self.pool.initial_removal())  # 0 if every layer has a share of its own
         return 1 - self._max_cost(1.0) / start_cost if start_cost else max(self.pool.share_by_layer.values())
 
     @property
     def zero_masks(self) -> list[Array]:
-        """Of each weight."""
+        """The removed elements of each weight."""
         return self.pool.zero_masks(self.removed_groups)
 
     @property
     def shrunk_model(self) -> Any:
-        """The model without the channels that are gone."""
+        """The model without the removed channels."""
         return shrink_model(self.model, self.pool.groups, self.removed_groups)
 
     @property
     def original_cost(self) -> float:
-        """What the model cost before anything went, in the target's terms."""
+        """The cost of the original model, in the target's unit."""
         return self.pool.cost(self.pool.initial_removal()) if self.converted_cost is None else self._start_cost
 
     def _max_cost(self, progress: float) -> float:
-        """The cost at `progress`, by the pool's own measure."""
+        """The cost at `progress`, in the pool's own measure."""
         start_cost = self.pool.cost(self.pool.initial_removal())
         target_cost = self.target.value
         if self.target.metric == "sparsity":
@@ -184,7 +193,7 @@ class ChannelPruner:
         """Remove more channels.
 
         Raises:
-            InputError: the target is below what is left when every layer has its least.
+            InputError: the target is below the cost of the model with every layer at its minimum.
         """
         saliency = self.sampler.sample(self.weights)
         if self.converted_cost is not None and progress == 1.0:
@@ -215,16 +224,16 @@ class ChannelPruner:
         fixed_text = f"; layers that keep all their channels: {'; '.join(fixed_layers)}" if fixed_layers else ""
         return (
             f"the target {self.target.text()} cannot be met by removing channels of '{self.model.name}': with every "
-            f"layer at its least, {self._minimum_text()}, it comes to {lowest_text}{fixed_text}"
+            f"layer at its minimum, {self._minimum_text()}, it comes to {lowest_text}{fixed_text}"
         )
 
     def _minimum_text(self) -> str:
         multiple = self.pool.multiple
         minimum = "1 channel" if multiple == 1 else f"{multiple} channels or all that a smaller one has"
-        return minimum + (" or the share of its own" if self.pool.share_by_layer else "")
+        return minimum + (" or its own share" if self.pool.share_by_layer else "")
 
     def _search_converted(self, saliency: Saliency, order: Order) -> Array:
-        """What is gone when the converted model meets the target, with as little removed as `BUILDS` tries find."""
+        """The smallest removal with which the converted model meets the target, by `MAX_CONVERSIONS` conversions."""
         assert self.converted_cost is not None
         max_cost, best_removal = self._max_cost(1.0), None
         low, high = 0.0, self.pool.cost(self.removed_groups)
@@ -244,10 +253,9 @@ class ChannelPruner:
                 raise InputError(self._unmet_target_text(self.target.show(cost)))
             else:
                 high = max_cost
-            previous_point, max_cost = (
-                (max_cost, cost),
-                self._next_max_cost(previous_point, (max_cost, cost), low, high),
-            )
+            current_point = max_cost, cost
+            max_cost = self._next_max_cost(previous_point, current_point, low, high)
+            previous_point = current_point
         if best_removal is None:
             raise InputError(
                 f"the target {self.target.text()} was not met in {MAX_CONVERSIONS} conversions; the last came to "
@@ -258,7 +266,7 @@ class ChannelPruner:
     def _next_max_cost(
         self, previous_point: tuple[float, float], current_point: tuple[float, float], low: float, high: float
     ) -> float:
-        """On the line through the last two (goal, cost), if that lies between enough and not enough; else halfway."""
+        """Linear interpolation of the last two (maximum cost, converted cost) if within the bounds, else halfway."""
         cost_rise = current_point[1] - previous_point[1]
         guess = (
             current_point[0]
@@ -293,9 +301,9 @@ class ChannelPruner:
                 weight.assign(original_array)
 
     def snapshot(self) -> tuple[Array, list[str]]:
-        """What is gone, and what was told of it."""
+        """The removed groups, and the notes on them."""
         return self.removed_groups, list(self.order_notes)
 
     def restore(self, snapshot: tuple[Array, list[str]]) -> None:
-        """Go back."""
+        """Return to `snapshot`."""
         self.removed_groups, self.order_notes = snapshot

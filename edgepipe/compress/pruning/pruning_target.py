@@ -1,4 +1,4 @@
-"""What pruning is to reach: a share of zeros, or a number of parameters, MACs, bytes or seconds."""
+"""The target of pruning: a share of zeros, or a number of parameters, MACs, bytes or seconds."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,14 +14,12 @@ UNITS: dict[str, Dimension] = {
     "flash": Dimension.BYTES,
     "latency": Dimension.SECONDS,
 }
-ConvertedCost = Callable[
-    [Any], float
-]  # what a model costs when it is converted: bytes of its .tflite, or seconds on a device
+ConvertedCost = Callable[[Any], float]  # of a converted model: bytes of its .tflite, or seconds on a device
 
 
 @dataclass(frozen=True)
 class PruningTarget:
-    """The share of zeros (at least) or the cost (at most) that is asked for, in base units."""
+    """The requested share of zeros (minimum) or cost (maximum), in base units."""
 
     metric: TargetMetric
     value: float

@@ -1,9 +1,9 @@
-"""Saliency: what deleting a weight would cost, by which pruning chooses (Menghani 2021, section 3.1).
+"""Saliency: the cost of removing a weight, by which pruning ranks weights (Menghani 2021, section 3.1).
 
-- `magnitude`: |w|; of several weights together the root of the mean square. No data needed.
-- `taylor`: first order, |g w| with g = dL/dw; of several weights |sum g w| (Molchanov et al. 2017).
-- `obd`: Optimal Brain Damage, h w^2 / 2 with h the diagonal of the Hessian (LeCun, Denker, Solla 1990), which takes the
-  model to be at a minimum, where g is zero.
+- `magnitude`: |w|; for several weights the root mean square. No data needed.
+- `taylor`: first order, |g w| with g = dL/dw; for several weights |sum g w| (Molchanov et al. 2017).
+- `obd`: Optimal Brain Damage, h w^2 / 2 with h the diagonal of the Hessian (LeCun, Denker, Solla 1990), which assumes
+  that the model is at a minimum, where g is zero.
 - `taylor2`: both, -g w + h w^2 / 2: the change of the loss to second order, for models that are not at a minimum.
 - `random`: the baseline.
 """
@@ -19,13 +19,13 @@ from edgepipe.compress.pruning.saliency_loss import Objective
 from edgepipe.core.arrays import Array
 
 SaliencyKind = Literal["magnitude", "taylor", "obd", "taylor2", "random"]
-Reduction = Callable[[Array], Array]  # (..., weights that go together) -> (...), their score
-MAX_EXACT_WEIGHTS = 4096  # weights: one Hessian-vector product each is a matter of seconds
+Reduction = Callable[[Array], Array]  # (..., weights that are removed together) -> (...), their score
+MAX_EXACT_WEIGHTS = 4096  # one Hessian-vector product for each takes seconds
 
 
 @dataclass(frozen=True)
 class SaliencySettings:
-    """Which saliency, and how its second derivatives are taken."""
+    """The kind of saliency, and how its second derivatives are estimated."""
 
     kind: SaliencyKind = "magnitude"
     hessian: HessianMethod | Literal["auto"] = "auto"
@@ -34,34 +34,37 @@ class SaliencySettings:
 
     @property
     def needs_data(self) -> bool:
-        """Whether it asks about the loss."""
+        """Whether the saliency depends on the loss."""
         return self.kind in ("taylor", "obd", "taylor2")
 
 
 @dataclass(frozen=True)
 class Saliency:
-    """For each tensor a value for each weight, and how the values of several weights make one score."""
+    """The saliency of each weight of each tensor, and how those of several weights combine into one score."""
 
     saliencies: tuple[Array, ...]
     reduction: Reduction
     curvature: Curvature | None = None
-    is_magnitude: bool = False  # whether values are squares of the weights, which mean nothing across tensors
+    is_magnitude: bool = False  # whether saliencies are squared weights, which are not comparable across tensors
 
 
 def compute_saliency(
     settings: SaliencySettings, weights: list[Any], objective: Objective | None, seed: int
 ) -> Saliency:
-    """The saliency of every entry of `weights`.
+    """The saliency of every weight of `weights`.
 
     Args:
-        objective: the loss; needed unless the kind is magnitude or random.
+        settings: kind of saliency and of its second derivatives.
+        weights: variables.
+        objective: the loss; None for magnitude and random.
+        seed: of random saliencies and probes.
     """
     if settings.kind == "random":
         generator = np.random.default_rng(seed)
         return Saliency(tuple(generator.random(w.shape) for w in weights), _mean)
     arrays = [np.asarray(w, np.float64) for w in weights]
     if settings.kind == "magnitude":
-        return Saliency(tuple(np.square(v) for v in arrays), _root_mean, is_magnitude=True)
+        return Saliency(tuple(np.square(v) for v in arrays), _root_mean_square, is_magnitude=True)
     assert objective is not None, "needs_data says so"
     first_order = [-g * v for g, v in zip(compute_gradient(objective, weights), arrays, strict=True)]
     if settings.kind == "taylor":
@@ -75,7 +78,7 @@ def compute_saliency(
 
 
 def choose_method(settings: SaliencySettings, weights: list[Any], objective: Objective) -> HessianMethod:
-    """How the second derivatives are taken where `hessian: auto` leaves it open."""
+    """The method for second derivatives; resolves `hessian: auto`."""
     if settings.hessian != "auto":
         return settings.hessian
     if sum(int(np.prod(w.shape)) for w in weights) <= MAX_EXACT_WEIGHTS:
@@ -87,7 +90,7 @@ def _mean(saliencies: Array) -> Array:
     return np.asarray(saliencies.mean(-1))
 
 
-def _root_mean(squares: Array) -> Array:
+def _root_mean_square(squares: Array) -> Array:
     return np.asarray(np.sqrt(squares.mean(-1)))
 
 

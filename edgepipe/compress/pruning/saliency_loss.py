@@ -1,7 +1,7 @@
-"""The loss that saliency asks about: of the model as it is deployed, on a sample of the training split.
+"""The loss that saliency is computed from: of the model in inference mode, on a sample of the training split.
 
-Batch norms compute with their moving statistics, dropout is off, and regularizers are left out: what is asked is how
-the error on data changes when a weight goes (LeCun, Denker, Solla 1990).
+Batch norms use their moving statistics, dropout is off, and regularizers are left out: saliency is the change of the
+error on data when a weight is removed (LeCun, Denker, Solla 1990).
 """
 
 from collections.abc import Callable, Iterator
@@ -26,21 +26,21 @@ HessianRoot = Callable[[Any, Any], Any]
 
 @dataclass(frozen=True)
 class Objective:
-    """A mean loss over batches of samples. `outputs` gives logits wherever the loss can take them."""
+    """A mean loss over batches of samples. `outputs` computes logits wherever the loss accepts them."""
 
     outputs: Callable[[Any], Any]
     loss: Callable[[Any, Any], Any]  # (targets, outputs) -> scalar, the mean over the batch
     batches: tuple[tuple[Any, Any], ...]
-    hessian_root: HessianRoot | None  # None: the loss is none of those whose output Hessian is known
+    hessian_root: HessianRoot | None  # None: the Hessian of this loss by the outputs is not implemented
 
     @property
     def sample_count(self) -> int:
-        """How many there are in all batches."""
+        """The number of samples in all batches."""
         return sum(self.batch_sizes)
 
     @property
     def batch_sizes(self) -> list[int]:
-        """Samples of each batch."""
+        """The number of samples in each batch."""
         return [int(tf.nest.flatten(x)[0].shape[0]) for x, _ in self.batches]
 
     def weighted_batches(self) -> Iterator[tuple[Any, Any, float]]:
@@ -54,7 +54,15 @@ class Objective:
 
 
 def build_objective(model: Any, task: Task, data: LabelledSamples, samples: int, seed: int) -> Objective:
-    """The loss of the tf_keras `model` on at most `samples` samples of `data`, drawn with `seed`."""
+    """The loss of the tf_keras `model` on randomly drawn samples.
+
+    Args:
+        model: a tf_keras model.
+        task: determines targets and loss.
+        data: labelled samples.
+        samples: at most so many are drawn.
+        seed: of the draw.
+    """
     x, y = targets(task, data)
     chosen_indices = np.sort(np.random.default_rng(seed).permutation(count_samples(x))[:samples])
     batches = tuple(_split_batches(take_samples(x, chosen_indices), take_samples(y, chosen_indices)))
@@ -76,9 +84,9 @@ def _cast_floats(array: Array) -> Array:
 
 
 def _build_outputs(model: Any, task: Task) -> tuple[Callable[[Any], Any], bool]:
-    """What gives the raw outputs, and whether these are logits: the last softmax or sigmoid is left out.
+    """A function that computes the raw outputs, and whether these are logits, without the final softmax or sigmoid.
 
-    Only cross-entropy of edgepipe's choice can take logits; any other loss is of the outputs as they are.
+    Only edgepipe's own cross-entropy accepts logits; any other loss takes the model's outputs.
     """
     last_layer = loss_and_optimizer.last_layer(model)
     keeps_outputs = (
@@ -116,7 +124,7 @@ def _build_loss(task: Task, model: Any, logits: bool) -> Callable[[Any, Any], An
 
 
 def _build_hessian_root(task: Task, model: Any, logits: bool) -> HessianRoot | None:
-    """Nothing for a loss of the user's own, for probabilities, and for several outputs."""
+    """None for custom losses, probabilities and several outputs."""
     if len(model.outputs) > 1 or (task.loss == "auto" and not logits):
         return None
     if task.loss == "mse":
@@ -127,7 +135,7 @@ def _build_hessian_root(task: Task, model: Any, logits: bool) -> HessianRoot | N
 
 
 def _outputs_per_sample(z: Any) -> Any:
-    """Outputs of one sample, over which these losses are means."""
+    """The number of outputs of one sample, over which these losses average."""
     return tf.cast(tf.size(z) / tf.shape(z)[0], z.dtype)
 
 

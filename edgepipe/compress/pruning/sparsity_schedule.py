@@ -1,4 +1,4 @@
-"""When weights go: how far pruning has come at each step of a training, or in each round of several.
+"""Sparsity schedules: pruning progress at each training step, or after each of several rounds.
 
 Zhu and Gupta 2017, "To prune, or not to prune" (arXiv 1710.01878): the polynomial schedule; with exponent 3, cubic.
 """
@@ -7,21 +7,21 @@ from dataclasses import dataclass
 from typing import Literal
 
 ScheduleName = Literal["one_shot", "constant", "polynomial", "cubic", "iterative"]
-MASK_UPDATES = 10  # of the masks along a polynomial: each asks for the saliency anew
+MASK_UPDATES = 10  # along a polynomial; each recomputes the saliency
 
 
 @dataclass(frozen=True)
 class SparsitySchedule:
-    """How the target is reached; progress runs from 0 to 1, the target."""
+    """How progress grows from 0 to 1, the target."""
 
     name: ScheduleName = "polynomial"
-    start_progress: float = 0.0  # progress that a polynomial begins with
+    start_progress: float = 0.0  # initial progress of a polynomial
     power: float = 3.0
     ramp: float = 0.75  # share of the steps over which a polynomial grows
     rounds: int = 5
 
     def updates(self, steps: int) -> dict[int, float]:
-        """Step -> progress, for a training of `steps` steps; the last is 1."""
+        """Step -> progress, for `steps` training steps; the last progress is 1."""
         if self.name in ("one_shot", "constant"):
             return {0: 1.0}
         last_step = max(1, round(steps * self.ramp)) - 1
@@ -30,7 +30,7 @@ class SparsitySchedule:
 
     @property
     def exponent(self) -> float:
-        """Of the polynomial."""
+        """The exponent of the polynomial."""
         return 3.0 if self.name == "cubic" else self.power
 
     def _polynomial(self, share: float) -> float:

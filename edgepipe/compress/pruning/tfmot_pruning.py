@@ -1,8 +1,7 @@
-"""Magnitude pruning by tfmot, which does the whole job where kernels are pruned weight by weight, each to a share of
-its own, along a schedule.
+"""Magnitude pruning by tfmot, for kernels that are pruned weight by weight, each to its own share, along a schedule.
 
-What it does not do is edgepipe's own: other saliencies, one ranking over all layers, rounds, blocks in convolutions
-(tfmot prunes those weight by weight without a word), attention and recurrent layers, channels.
+edgepipe implements what tfmot lacks: other saliencies, one ranking over all layers, rounds, blocks in convolutions
+(which tfmot silently prunes weight by weight), attention and recurrent layers, channels.
 """
 
 from typing import Any
@@ -21,7 +20,14 @@ SUPPORTED_LAYERS = (K.Conv1D, K.Conv2D, K.Conv2DTranspose, K.Conv3D, K.Dense)
 
 
 def supports(model: Any, pool: WeightPool, settings: SaliencySettings, schedule: SparsitySchedule) -> bool:
-    """Whether tfmot does all that is asked for."""
+    """Whether tfmot supports everything that is requested.
+
+    Args:
+        model: the tf_keras model.
+        pool: its kernels, granularity and distribution.
+        settings: of the saliency.
+        schedule: of the sparsity.
+    """
     layers = [kernel.layer for kernel in pool.kernels]
     return (
         settings.kind == "magnitude"
@@ -36,7 +42,14 @@ def supports(model: Any, pool: WeightPool, settings: SaliencySettings, schedule:
 
 
 def wrap(model: Any, pool: WeightPool, share: float, schedule: SparsitySchedule, steps: int) -> Any:
-    """`model` with pruning wrappers around the layers of `pool`; `steps` is the length of the training.
+    """`model` with pruning wrappers around the layers of `pool`.
+
+    Args:
+        model: the tf_keras model.
+        pool: the kernels to prune.
+        share: of zeros at the target, 0 to 1.
+        schedule: constant, polynomial or cubic.
+        steps: optimizer steps of the training.
 
     Raises:
         InputError: a layer that tfmot cannot wrap.
@@ -75,7 +88,7 @@ def _tfmot_schedule(schedule: SparsitySchedule, share: float, steps: int) -> Any
 
 
 def callbacks() -> list[Any]:
-    """What the training loop must call for the masks to grow."""
+    """The training callbacks that update the masks."""
     return [tfmot.sparsity.keras.UpdatePruningStep()]
 
 

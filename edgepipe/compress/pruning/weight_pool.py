@@ -1,4 +1,4 @@
-"""The kernels of a model as units that can be removed, and which of them go at a given share."""
+"""The kernels of a model as removable units, and which of them are removed at a given share."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +21,7 @@ from edgepipe.core.errors import InputError
 
 @dataclass(frozen=True)
 class Removal:
-    """What is gone from each kernel: units, and the weights that are zero with them."""
+    """What is removed from each kernel: units, and the weights that are zero because of it."""
 
     unit_masks: tuple[Array, ...]
     zero_masks: tuple[Array, ...]
@@ -29,7 +29,7 @@ class Removal:
 
 @dataclass(frozen=True)
 class WeightPool:
-    """The kernels that share one target; `own` holds the shares of kernels that have one of their own."""
+    """The kernels that share one target; `share_by_kernel` has the kernels with a share of their own, by name."""
 
     kernels: tuple[PrunableKernel, ...]
     granularity: Granularity
@@ -47,7 +47,7 @@ class WeightPool:
         return sum(kernel.size for kernel in self.kernels if kernel.name not in self.share_by_kernel)
 
     def initial_removal(self) -> Removal:
-        """Before the first weight goes; zeros that are there already stay zeros."""
+        """Nothing is removed yet; existing zeros stay zero."""
         zero_masks = tuple(np.asarray(kernel.weight) == 0 for kernel in self.kernels)
         shapes = [
             self.granularity.unit_scores(k, z, z, _reduce_any).shape
@@ -56,24 +56,33 @@ class WeightPool:
         return Removal(tuple(np.zeros(shape, bool) for shape in shapes), zero_masks)
 
     def remove(self, saliency: Saliency, share: float, progress: float, previous_removal: Removal) -> Removal:
-        """What is gone when `share` of the units are, `before` among them.
+        """The removal of `share` of the units, including `previous_removal`.
 
         Args:
-            share: of the kernels without a share of their own.
-            progress: from 0 to 1, how much of its own share any other kernel is to have.
+            saliency: of the current weights.
+            share: of the kernels without a share of their own, 0 to 1.
+            progress: from 0 to 1, by which the other kernels' own shares are multiplied.
+            previous_removal: what is already removed.
         """
         saliencies = [np.where(z, 0, v) for v, z in zip(saliency.saliencies, previous_removal.zero_masks, strict=True)]
-        scores = [np.where(z, -np.inf, saliency.reduction(v[..., None]))
-                  for v, z in zip(saliencies, previous_removal.zero_masks, strict=True)]  # fmt: skip
-        unit_scores = [self.granularity.unit_scores(k, v, s, saliency.reduction)
-                  for k, v, s in zip(self.kernels, saliencies, scores, strict=True)]  # fmt: skip
+        scores = [
+            np.where(z, -np.inf, saliency.reduction(v[..., None]))
+            for v, z in zip(saliencies, previous_removal.zero_masks, strict=True)
+        ]
+        unit_scores = [
+            self.granularity.unit_scores(k, v, s, saliency.reduction)
+            for k, v, s in zip(self.kernels, saliencies, scores, strict=True)
+        ]
         unit_masks = self._mark_units(unit_scores, share, progress, previous_removal)
-        zero_masks = [self.granularity.removal_mask(k, s, u) | z
-                 for k, s, u, z in zip(self.kernels, scores, unit_masks, previous_removal.zero_masks, strict=True)]  # fmt: skip
+        kernel_arrays = zip(self.kernels, scores, unit_masks, previous_removal.zero_masks, strict=True)
+        zero_masks = [self.granularity.removal_mask(k, s, u) | z for k, s, u, z in kernel_arrays]
         return Removal(tuple(unit_masks), tuple(zero_masks))
 
     def shares(self, share: float, progress: float = 1.0) -> list[float]:
-        """The share of each kernel when all without one of their own together are to have `share`; not for global."""
+        """The share of each kernel if those without their own have `share` together; not for global.
+
+        Own shares are multiplied by `progress`.
+        """
         own_shares = [
             self.share_by_kernel[kernel.name] * progress if kernel.name in self.share_by_kernel else None
             for kernel in self.kernels
@@ -87,7 +96,7 @@ class WeightPool:
         return [next(spread_shares) if own_share is None else own_share for own_share in own_shares]
 
     def count_remaining(self, share: float) -> int:
-        """How many weights of all kernels stay when `share` of the units without a share of their own go."""
+        """How many weights of all kernels stay at `share` for the kernels without a share of their own."""
         shares = zip(self.kernels, self.shares(share), strict=True)
         if self.distribution != "global":
             return sum(kernel.size - self._count_removed(kernel, kernel_share) for kernel, kernel_share in shares)
@@ -140,7 +149,7 @@ def _reduce_any(zero_masks: Array) -> Array:
 
 @dataclass(frozen=True)
 class KernelSparsity:
-    """The share of a kernel that is exactly zero, and why it was left alone if it was."""
+    """How many weights of a kernel are exactly zero, and why it was not pruned, if so."""
 
     name: str
     kind: str
@@ -150,7 +159,7 @@ class KernelSparsity:
 
 
 def measure_sparsity(model: Any, prunable_kernels: PrunableKernels) -> list[KernelSparsity]:
-    """The zeros of every kernel of `model`, with the reason behind those that were left alone."""
+    """The zeros of every kernel of `model`, with the reason for those that were not pruned."""
     return [
         _measure_kernel(kernel, prunable_kernels.exclusion_reasons.get(kernel.name, ""))
         for kernel in iterate_kernels(model)
@@ -163,19 +172,23 @@ def _measure_kernel(kernel: PrunableKernel, exclusion_reason: str) -> KernelSpar
 
 
 def check_sparsity(layers: list[KernelSparsity], pool: WeightPool, share: float) -> None:
-    """Raise unless the pruned kernels hold their share of zeros, each to within one unit; for global all together."""
+    """Check that the pruned kernels have their share of zeros, each to within one unit; for global all together.
+
+    Raises:
+        InputError: a kernel, or for global all of them, has fewer zeros than the target.
+    """
     sparsity_by_name = {layer.name: layer for layer in layers if not layer.exclusion_reason}
     remaining_weights = sum(layer.elements - layer.zeros for layer in sparsity_by_name.values())
     if pool.distribution == "global" and remaining_weights > pool.count_remaining(share):
         raise InputError(
-            f"{remaining_weights} weights of the pruned kernels are not zero, {pool.count_remaining(share)} should be left; the training was "
-            "too short for the schedule: raise epochs or lower ramp"
+            f"{remaining_weights} weights of the pruned kernels are not zero, {pool.count_remaining(share)} should be "
+            "left; the training was too short for the schedule: raise epochs or lower ramp"
         )
     for kernel, target_share in zip(pool.kernels, pool.shares(share), strict=True):
         layer, unit = sparsity_by_name[kernel.name], pool.granularity.weights_per_unit(kernel)
         needed_zeros = target_share * pool.granularity.max_zeros(kernel)
         if pool.distribution != "global" and layer.zeros + unit < needed_zeros:
             raise InputError(
-                f"layer '{layer.name}' holds {layer.zeros} zeros of {layer.elements}, under the target {target_share:.0%}; "
-                "the training was too short for the schedule: raise epochs or lower ramp"
+                f"layer '{layer.name}' holds {layer.zeros} zeros of {layer.elements}, under the target "
+                f"{target_share:.0%}; the training was too short for the schedule: raise epochs or lower ramp"
             )

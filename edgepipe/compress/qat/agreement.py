@@ -1,15 +1,14 @@
-"""Where a fake-quant model and the int8 model that was converted from it part, tensor by tensor.
+"""Compares a fake-quant model with the int8 model converted from it, tensor by tensor.
 
-Every range of the fake-quant model belongs to one tensor of the .tflite: it bears the name of the layer and the same
-scale and zero point. Values are compared in steps of that scale (LSB): 1 is rounding, more is rounding that was
-amplified on the way or something that the converter computes otherwise.
+Every range of the fake-quant model belongs to one tensor of the .tflite, with the layer's name and the same scale and
+zero point. Values are compared in steps of that scale (LSB): 1 is rounding; more is amplified rounding, or something
+that the converter computes differently.
 """
 
 import math
 import re
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import tf_keras
@@ -19,38 +18,40 @@ from edgepipe.compress.qat.fake_quant import FAKE_QUANT_SUFFIX
 from edgepipe.compress.qat.lowering.lower import nodes
 from edgepipe.compress.qat.scales import QuantizedRange, read_fake_quant_range
 from edgepipe.core.arrays import Array, Arrays
+from edgepipe.models.keras_types import KerasNode, KerasTensor, Tensor, TensorTree, TfKerasModel
 from edgepipe.tflite.intermediate_tensors import list_activations, record_tensors
-from edgepipe.tflite.model import Model, Tensor
+from edgepipe.tflite.model import Model
+from edgepipe.tflite.model import Tensor as TfliteTensor
 
-SCALE_TOLERANCE = 1e-5  # relative: what float32 leaves of a scale that was computed in two places
+SCALE_TOLERANCE = 1e-5  # relative float32 error of a scale that is computed in two places
 
 
 @dataclass(frozen=True)
 class TensorAgreement:
-    """One tensor: how far the int8 values are from the fake-quantized ones, over all samples; or why unknown."""
+    """How far the int8 values of one tensor are from the fake-quantized ones, over all samples; or why unknown."""
 
     layer: str
     scale: float
-    equal_fraction: float = 0.0  # share of values that are the same
+    equal_fraction: float = 0.0  # fraction of values that are equal
     p99_lsb: float = 0.0
     max_lsb: int = 0
-    mean_lsb: float = 0.0  # signed, int8 - fake-quant: away from zero it is no rounding
+    mean_lsb: float = 0.0  # signed, int8 - fake-quant: a bias is more than rounding
     missing_reason: str = ""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Every tensor with a range of its own, in order of computation, and the labels that come out."""
+    """Every tensor with its own range, in the order of computation, and how often the predicted labels agree."""
 
     tensors: list[TensorAgreement]
-    labels_equal: float | None  # samples whose largest entry of the first output is the same; None if it has one only
+    labels_equal: float | None  # fraction of samples with the same argmax of output 0; None if it is a scalar
 
 
-def measure_agreement(model: Any, tflite_model: Model, x: Arrays) -> Agreement:
-    """Compare the fake-quant `model` with `lite`, converted from it, on all samples of `x`.
+def measure_agreement(model: TfKerasModel, tflite_model: Model, x: Arrays) -> Agreement:
+    """Compare the fake-quant `model` with `tflite_model`, converted from it, on all samples of `x`.
 
     Raises:
-        InputError: the reference kernels refuse the model.
+        InputError: the reference kernels cannot run the model.
     """
     calls = _find_fake_quant_calls(model, tflite_model)
     probe = tf_keras.Model(model.inputs, [*(call.output for call in calls), model.outputs[0]])
@@ -79,67 +80,64 @@ def measure_agreement(model: Any, tflite_model: Model, x: Arrays) -> Agreement:
 
 
 def choose_sample_count(tflite_model: Model, available: int) -> int:
-    """How many samples the slow reference kernels run in a few seconds, at least four and at most 256."""
+    """How many samples the slow reference kernels run in a few seconds: 4 to 256, and no more than `available`."""
     return min(available, 256, max(4, int(2e9 / max(tflite_model.macs, 1))))
 
 
 @dataclass(frozen=True)
 class _FakeQuantCall:
-    """One call of a fake-quant layer: the layer before it, its range, its output, and the tensors of the same size."""
+    """One call of a fake-quant layer: the layer before it, its range, its output, and .tflite tensors of that size."""
 
     layer: str
     range: QuantizedRange
-    output: Any
-    same_size_tensors: list[Tensor]
+    output: KerasTensor
+    same_size_tensors: list[TfliteTensor]
 
-    def candidates(self) -> list[Tensor]:
-        """The tensors that may be the twin: of the same range and size, and of the layer's name if any is."""
+    def candidates(self) -> list[TfliteTensor]:
+        """The tensors that may correspond: of the same range and size, and with the layer's name if any has it."""
         same_range_tensors = [tensor for tensor in self.same_size_tensors if _has_range(tensor, self.range)]
         return [tensor for tensor in same_range_tensors if self.has_layer_name(tensor)] or same_range_tensors
 
-    def has_layer_name(self, tensor: Tensor) -> bool:
-        """Whether the tensor bears the layer's name, with or without tfmot's prefix."""
+    def has_layer_name(self, tensor: TfliteTensor) -> bool:
+        """Whether the tensor has the layer's name, with or without tfmot's prefix."""
         return bool({self.layer, f"quant_{self.layer}"} & {*re.split("[/;:]", tensor.name)})
 
 
-def _find_fake_quant_calls(model: Any, tflite_model: Model) -> list[_FakeQuantCall]:
+def _find_fake_quant_calls(model: TfKerasModel, tflite_model: Model) -> list[_FakeQuantCall]:
     """Every call of a fake-quant layer, in the order of computation."""
-    tensors_by_size: dict[int, list[Tensor]] = defaultdict(list)
+    tensors_by_size: dict[int, list[TfliteTensor]] = defaultdict(list)
     for tensor in list_activations(tflite_model):
         tensors_by_size[tensor.elements].append(tensor)
     calls = []
     for node in nodes(model):
         if isinstance(node.layer, QuantizeLayer):
             size, output_tensor = math.prod(node.outputs.shape[1:]), _find_output_tensor(node, model, tflite_model)
-            same_size_tensors = (
-                tensors_by_size[size]
-                if output_tensor is None
-                else [output_tensor]
-                if output_tensor.elements == size
-                else []
-            )
+            if output_tensor is None:
+                same_size_tensors = tensors_by_size[size]
+            else:
+                same_size_tensors = [output_tensor] if output_tensor.elements == size else []
             name = node.layer.name.removesuffix(FAKE_QUANT_SUFFIX)
             calls.append(_FakeQuantCall(name, read_fake_quant_range(node.layer), node.outputs, same_size_tensors))
     return calls
 
 
-def _find_output_tensor(node: Any, model: Any, tflite_model: Model) -> Tensor | None:
-    """The output that `node` gives, if it does: a certain tensor, which bears no layer's name."""
+def _find_output_tensor(node: KerasNode, model: TfKerasModel, tflite_model: Model) -> TfliteTensor | None:
+    """The model output that `node` computes, if any; output tensors do not have a layer's name."""
     output_indices = (index for index, output in enumerate(model.outputs) if output is node.outputs)
     return next((tflite_model.outputs[index] for index in output_indices), None)
 
 
 def _match_tensors(
     calls: list[_FakeQuantCall], first_arrays: list[Array], tflite_model: Model, x: Arrays
-) -> list[Tensor | None]:
-    """The tensor that belongs to each range; of several (a shared layer's calls), the one with the nearest values."""
+) -> list[TfliteTensor | None]:
+    """The tensor of each range; of several (calls of a shared layer), the one with the closest values."""
     candidates = [call.candidates() for call in calls]
     tensors = {tensor.index: tensor for tensor_group in candidates for tensor in tensor_group}
     first_sample = {key: array[:1] for key, array in x.items()} if isinstance(x, dict) else x[:1]
     int8_by_index = dict(
         zip(tensors, next(record_tensors(tflite_model, first_sample, list(tensors.values()))), strict=True)
     )
-    matches: list[Tensor | None] = []
+    matches: list[TfliteTensor | None] = []
     for call, tensor_group, fake_array in zip(calls, candidates, first_arrays, strict=True):
         remaining_tensors = [tensor for tensor in tensor_group if tensor.index in tensors]
         distances = [
@@ -156,11 +154,12 @@ def _unmatched_agreement(call: _FakeQuantCall) -> TensorAgreement:
     ]
     reason = "no tensor of the .tflite has this range: it was fused away"
     if named_quantizations:
-        reason = f"the .tflite has the scale {named_quantizations[0].scales[0]:.6g}, zero point {named_quantizations[0].zero_points[0]} there"
+        scale, zero_point = named_quantizations[0].scales[0], named_quantizations[0].zero_points[0]
+        reason = f"the .tflite has the scale {scale:.6g}, zero point {zero_point} there"
     return TensorAgreement(call.layer, call.range.scale, missing_reason=reason)
 
 
-def _has_range(tensor: Tensor, expected_range: QuantizedRange) -> bool:
+def _has_range(tensor: TfliteTensor, expected_range: QuantizedRange) -> bool:
     quantization = tensor.quantization
     if quantization is None or quantization.per_axis or tensor.dtype != "int8":
         return False
@@ -190,9 +189,9 @@ def _tensor_agreement(call: _FakeQuantCall, histogram: Array) -> TensorAgreement
     )
 
 
-def _order_inputs(model: Any, x: Arrays) -> Any:
+def _order_inputs(model: TfKerasModel, x: Arrays) -> TensorTree:
     return [x[name] for name in model.input_names] if isinstance(x, dict) else x
 
 
-def _as_list(outputs: Any) -> list[Any]:
+def _as_list(outputs: TensorTree) -> list[Tensor]:
     return list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]

@@ -1,11 +1,9 @@
-"""Biases put where int8 can hold them.
+"""Rounds trained biases to the steps that int8 inference stores.
 
-TFLite stores a bias as int32 in steps of input scale * weight scale. Fake-quant leaves it in float, so that the int8
-model computes with a slightly other bias: half a step at most, but the first cause of values that round the other way,
-and each of them is amplified on its way through the network. After training, every bias is moved to the nearest step.
+TFLite stores a bias as int32 in steps of input scale * weight scale. Fake-quant leaves it in float, so the bias of the
+int8 model differs slightly: by half a step at most, but that is the main cause of values that round the other way, and
+the network amplifies each of them. After training, every bias is moved to the nearest step.
 """
-
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -17,17 +15,18 @@ from edgepipe.compress.qat.lowering.lower import nodes
 from edgepipe.compress.qat.quantizers import MIN_WEIGHT_RANGE
 from edgepipe.compress.qat.scales import read_fake_quant_range
 from edgepipe.core.arrays import Array
+from edgepipe.models.keras_types import KerasNode, KerasTensor, TfKerasLayer, TfKerasModel
 
 K = tf_keras.layers
 
 
-def round_biases(model: Any) -> int:
-    """Move every bias of a fake-quant `model` to a multiple of its int32 step; how many layers have one.
+def round_biases(model: TfKerasModel) -> int:
+    """Round every bias of a fake-quant `model` to a multiple of its int32 step; returns the number of rounded biases.
 
-    A layer that is called on inputs of several scales keeps its bias: no value fits them all.
+    A layer that is called on inputs with different scales keeps its bias: no value fits all of them.
     """
-    calls_by_layer: dict[int, list[Any]] = {}
-    producers: dict[int, Any] = {}
+    calls_by_layer: dict[int, list[KerasNode]] = {}
+    producers: dict[int, KerasNode] = {}
     for node in nodes(model):
         producers.update((id(tensor), node) for tensor in tf.nest.flatten(node.outputs))
         if isinstance(node.layer, QuantizeWrapperV2):
@@ -35,7 +34,7 @@ def round_biases(model: Any) -> int:
     return sum(_round_bias(layer_calls, producers) for layer_calls in calls_by_layer.values())
 
 
-def _round_bias(layer_calls: list[Any], producers: dict[int, Any]) -> bool:
+def _round_bias(layer_calls: list[KerasNode], producers: dict[int, KerasNode]) -> bool:
     scales = {_input_scale(node.keras_inputs[0], producers) for node in layer_calls}
     wrapper = layer_calls[0].layer
     norm = _following_norm(layer_calls[0])
@@ -52,8 +51,8 @@ def _round_bias(layer_calls: list[Any], producers: dict[int, Any]) -> bool:
     return True
 
 
-def _input_scale(tensor: Any, producers: dict[int, Any]) -> float | None:
-    """The scale of the fake-quantized tensor that `tensor` is or was moved from."""
+def _input_scale(tensor: KerasTensor, producers: dict[int, KerasNode]) -> float | None:
+    """The scale of `tensor`, or of the fake-quantized tensor whose values it only moves; None if there is none."""
     node = producers.get(id(tensor))
     while node is not None and not isinstance(node.layer, QuantizeLayer):
         is_passthrough = len(node.keras_inputs) == 1 and not isinstance(node.layer, QuantizeWrapperV2)
@@ -61,7 +60,7 @@ def _input_scale(tensor: Any, producers: dict[int, Any]) -> float | None:
     return None if node is None else read_fake_quant_range(node.layer).scale
 
 
-def _following_norm(node: Any) -> Any:
+def _following_norm(node: KerasNode) -> TfKerasLayer | None:
     following_layers = [consumer.layer for consumer in node.layer._outbound_nodes]
     return (
         following_layers[0]
@@ -70,8 +69,8 @@ def _following_norm(node: Any) -> Any:
     )
 
 
-def compute_norm_folding(layer: Any, norm: Any) -> tuple[Array, Array]:
-    """What the batch norm multiplies the kernel by, channel by channel, and the bias of both together."""
+def compute_norm_folding(layer: TfKerasLayer, norm: TfKerasLayer | None) -> tuple[Array, Array]:
+    """The per-channel factor of the batch norm on the kernel, and the combined bias of both layers."""
     bias = np.asarray(layer.bias, np.float64) if layer.use_bias else np.zeros(1)
     if norm is None:
         return np.ones(1), bias
@@ -81,8 +80,8 @@ def compute_norm_folding(layer: Any, norm: Any) -> tuple[Array, Array]:
     return factor, beta + (bias - np.asarray(norm.moving_mean, np.float64)) * factor
 
 
-def _weight_scales(wrapper: Any) -> Array:
-    """The scale of each output channel of the kernel, as it will be stored."""
+def _weight_scales(wrapper: TfKerasLayer) -> Array:
+    """The stored scale of each output channel of the kernel."""
     kernel, quantizer, _ = wrapper._weight_vars[0]
     structured_kernel = np.asarray(quantizer.apply_structure(kernel), np.float64)
     reduced_axes = tuple(axis for axis in range(structured_kernel.ndim) if axis not in quantizer.axis)

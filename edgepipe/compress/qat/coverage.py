@@ -1,4 +1,4 @@
-"""Which layers of a model quantization-aware training reaches: by training, by calibration, or not at all."""
+"""How each layer of a model is quantized: by quantization-aware training, by calibration, or not at all."""
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass
@@ -6,7 +6,8 @@ from typing import Literal
 
 from edgepipe.compress.qat.activation_placement import Role
 from edgepipe.compress.qat.lowering.lower import LoweredModel
-from edgepipe.models.bridge_layers import Operator
+from edgepipe.models.bridge_layers import OperatorLayer
+from edgepipe.models.keras_types import TfKerasLayer
 
 QuantizedBy = Literal["training", "calibration", "float"]
 BY_TRAINING: tuple[QuantizedBy, str] = ("training", "")
@@ -18,7 +19,7 @@ FLOAT_OPERATORS = frozenset({"Sin", "Cos", "Floor", "Cast"})
 
 @dataclass(frozen=True)
 class LayerCoverage:
-    """How one layer of the original is quantized, and why if not by training."""
+    """How one original layer is quantized, and why if not by training."""
 
     layer: str
     cls: str
@@ -27,14 +28,14 @@ class LayerCoverage:
 
 
 def compute_coverage(lowered_model: LoweredModel, roles: dict[str, Role]) -> tuple[LayerCoverage, ...]:
-    """The coverage of each layer of the original, in the order of computation.
+    """The coverage of each original layer, in the order of computation.
 
-    It is that of the first lowered layer that is not trained; one without a lowered layer of its own has that of the
-    layer which gives its output.
+    It is that of its first lowered layer that is not quantized by training. A layer without lowered layers of its own
+    has the coverage of the lowered layer that computes its output.
     """
     coverage_by_name = {
-        name: _classify_layer(lowered_model.model.get_layer(name), kind, lowered_model.origins[name].opaque_reason)
-        for name, kind in roles.items()
+        name: _classify_layer(lowered_model.model.get_layer(name), role, lowered_model.origins[name].opaque_reason)
+        for name, role in roles.items()
     }
     coverage_by_layer = defaultdict(list)
     for name in roles:
@@ -53,15 +54,15 @@ def _worst_coverage(layer_coverage: list[tuple[QuantizedBy, str]]) -> tuple[Quan
     return next((entry for entry in layer_coverage if entry != BY_TRAINING), BY_TRAINING)
 
 
-def _classify_layer(layer: object, kind: Role, opaque_reason: str) -> tuple[QuantizedBy, str]:
-    name = layer.operator if isinstance(layer, Operator) else type(layer).__name__
+def _classify_layer(layer: TfKerasLayer, role: Role, opaque_reason: str) -> tuple[QuantizedBy, str]:
+    name = layer.operator if isinstance(layer, OperatorLayer) else type(layer).__name__
     if name in FLOAT_CLASSES | FLOAT_OPERATORS:
         return "float", f"TFLite has no int8 operator for {name}"
-    if kind in ("unknown", "alone"):
-        return "calibration", opaque_reason or f"no rule for {name}; its output is trained, its inside calibrated"
+    if role in ("unknown", "excluded"):
+        return "calibration", opaque_reason or f"no rule for {name}; its output range is trained, its inside calibrated"
     return BY_TRAINING
 
 
 def count_coverage(coverage: tuple[LayerCoverage, ...]) -> Counter[str]:
-    """How many layers there are of each kind."""
+    """The number of layers quantized by training, by calibration, and left in float."""
     return Counter(entry.quantized_by for entry in coverage)

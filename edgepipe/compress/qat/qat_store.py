@@ -1,7 +1,7 @@
-"""Fake-quant models on disk: what they were made from, and their weights.
+"""Stores fake-quant models as base model, recipe and weights.
 
-The layers of a fake-quant model cannot be reloaded from a `.keras` file of their own (tfmot's wrappers lose variables);
-it is rebuilt from the float model and the recipe, and given its weights.
+A fake-quant model cannot be reloaded from a `.keras` file (tfmot's wrappers lose variables); it is rebuilt from the
+float model and the recipe, then the stored weights are set.
 """
 
 import json
@@ -15,13 +15,22 @@ import numpy as np
 from edgepipe.compress.qat.fake_quant import FakeQuantModel, QatRecipe, build_fake_quant
 from edgepipe.core.artifact import BASE_FILE, RECIPE_FILE, WEIGHTS_FILE, ArtifactKind
 from edgepipe.core.errors import InputError
+from edgepipe.models.keras_types import TfKerasModel
 from edgepipe.models.model_files import load_model, save_float
 
-FORMAT = "edgepipe.qat/2"  # another way of lowering or placing is another number: the weights no longer fit
+FORMAT = "edgepipe.qat/2"  # increment when lowering or placement changes: stored weights no longer fit
+_RENAMED_CLASSES = {"Operator": "OperatorLayer", "Weight": "WeightLayer"}  # their names in older recipes
 
 
-def save(model: Any, base: Any, recipe: QatRecipe, folder: Path) -> None:
-    """Write the fake-quant `model` that `fake_quant(base, recipe)` made, with its trained weights, to `folder`."""
+def save(model: TfKerasModel, base: TfKerasModel, recipe: QatRecipe, folder: Path) -> None:
+    """Write a trained fake-quant model to `folder`.
+
+    Args:
+        model: The fake-quant model, built by `build_fake_quant(base, recipe)`.
+        base: The float model it was built from.
+        recipe: The recipe it was built with.
+        folder: A new folder.
+    """
     folder.mkdir(parents=True)
     save_float(base, folder / BASE_FILE)
     weights = [[w.name, list(w.shape), w.dtype.name] for w in model.weights]
@@ -31,16 +40,16 @@ def save(model: Any, base: Any, recipe: QatRecipe, folder: Path) -> None:
         np.savez(stream, **{str(index): weight for index, weight in enumerate(model.get_weights())})
 
 
-def restore_model(folder: Path) -> Any:
-    """The fake-quant model that `save` wrote; see `restored`."""
+def restore_model(folder: Path) -> TfKerasModel:
+    """The fake-quant model that `save` wrote; see `restore_fake_quant`."""
     return restore_fake_quant(folder).model
 
 
 def restore_fake_quant(folder: Path) -> FakeQuantModel:
-    """The fake-quant model that `save` wrote, and which layers training reached.
+    """The fake-quant model that `save` wrote, with its coverage.
 
     Raises:
-        InputError: a file is missing or damaged, or what is rebuilt has other weights than what was saved.
+        InputError: a file is missing or damaged, or the rebuilt model has other weights than the stored ones.
     """
     try:
         recipe_json = json.loads((folder / RECIPE_FILE).read_text())
@@ -62,5 +71,6 @@ def _parse_recipe(recipe_json: dict[str, Any]) -> QatRecipe:
     if recipe_json["format"] != FORMAT:
         raise ValueError(f"its format is {recipe_json['format']}, this edgepipe writes {FORMAT}; run `quantize` again")
     recipe_fields = recipe_json["recipe"]
-    leave_layers, leave_types = tuple(recipe_fields["leave"]), tuple(recipe_fields["leave_types"])
+    leave_layers = tuple(recipe_fields["leave"])
+    leave_types = tuple(_RENAMED_CLASSES.get(cls, cls) for cls in recipe_fields["leave_types"])
     return QatRecipe(recipe_fields["keep_zeros"], recipe_fields["keep_clusters"], leave_layers, leave_types)

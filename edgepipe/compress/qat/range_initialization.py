@@ -1,7 +1,7 @@
-"""Ranges of activations taken from data, before quantization-aware training begins.
+"""Initializes activation ranges from data, before quantization-aware training.
 
-tfmot starts every activation's fake-quant at -6 .. 6 and moves it by a thousandth a step. On a small training set it
-never arrives: an output that lives in 0 .. 0.2 is then trained, and converted, with a handful of levels.
+tfmot starts every activation's fake-quant at -6 .. 6 and moves it by 0.1 % a step. On a small training set it never
+converges: an output within 0 .. 0.2 is then trained, and converted, with a handful of levels.
 """
 
 from collections.abc import Iterator
@@ -16,11 +16,12 @@ from tensorflow_model_optimization.python.core.quantization.keras.quantizers imp
 from edgepipe.compress.qat.fake_quant import activation_layers
 from edgepipe.compress.qat.quantizers import ActivationQuantizer
 from edgepipe.core.arrays import Arrays, count_samples, take_samples
+from edgepipe.models.keras_types import AnyKerasVariable, Tensor, TfKerasLayer, TfKerasModel
 from edgepipe.training.batch_norms import frozen_statistics
 
-SAMPLES = 512  # training samples that ranges are taken from
+SAMPLES = 512  # training samples that ranges are initialized from
 BATCH = 64
-MIN_RANGE = 1e-5  # a narrower range says that the tensor is dead; 1 / scale would end as infinity, then as NaN
+MIN_RANGE = 1e-5  # the tensor of a narrower range is dead; 1 / scale would become infinity, then NaN
 
 
 @dataclass
@@ -30,31 +31,39 @@ class _ObservedRange:
 
 
 class _Observer(Quantizer):  # type: ignore[misc]  # tfmot carries no types
-    """Stands in for a quantizer: lets values pass as they are and remembers the smallest and the largest."""
+    """Replaces a quantizer: passes values unchanged and records their minimum and maximum."""
 
     def __init__(self) -> None:
         self.observed_range = _ObservedRange()
 
-    def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
-        """No variables of its own."""
+    def build(self, tensor_shape: Any, name: str, layer: TfKerasLayer) -> dict[str, AnyKerasVariable]:
+        """No variables."""
         return {}
 
-    def __call__(self, inputs: Any, training: Any, weights: Any, **_: Any) -> Any:
+    def __call__(self, inputs: Tensor, training: bool, weights: dict[str, AnyKerasVariable], **_: Any) -> Tensor:
         self.observed_range.low = min(self.observed_range.low, float(tf.reduce_min(inputs)))
         self.observed_range.high = max(self.observed_range.high, float(tf.reduce_max(inputs)))
         return inputs
 
     def get_config(self) -> dict[str, Any]:
-        """Nothing to keep: it never leaves this module."""
+        """Empty: an observer is never serialized."""
         return {}
 
 
-def initialize_ranges(model: Any, x: Arrays, seed: int, batch_statistics: bool) -> list[str]:
-    """Set the range of each activation's fake-quant in `model` to what up to 512 samples of `x` show; names dead ones.
+def initialize_ranges(model: TfKerasModel, x: Arrays, seed: int, batch_statistics: bool) -> list[str]:
+    """Set the range of each activation's fake-quant to the minimum and maximum over up to 512 samples.
 
-    Kernels are fake-quantized already, activations are not. With `batch_statistics` BatchNormalization shows both of
-    its faces, moving statistics and those of the batch, because training goes on with the latter. Dropout is off, and
-    no variable but the ranges changes.
+    Meanwhile kernels are fake-quantized, activations are not, and dropout is off. Only the ranges are changed.
+
+    Args:
+        model: The fake-quant model.
+        x: Training samples, of which up to 512 are drawn.
+        seed: Seed of the draw.
+        batch_statistics: Also cover activations normalized with batch statistics, as in training, not only those
+            normalized with moving statistics.
+
+    Returns:
+        The names of the fake-quant layers whose tensor is dead (always zero); their range is left unchanged.
     """
     sample_indices = np.random.RandomState(seed).permutation(count_samples(x))[:SAMPLES]
     with _observe_ranges(model) as observers, frozen_statistics(model):
@@ -65,7 +74,7 @@ def initialize_ranges(model: Any, x: Arrays, seed: int, batch_statistics: bool) 
     return [layer.name for layer, observer in observers if not _assign_range(layer, observer.observed_range)]
 
 
-def _assign_range(layer: Any, observed_range: _ObservedRange) -> bool:
+def _assign_range(layer: TfKerasLayer, observed_range: _ObservedRange) -> bool:
     if observed_range.high - observed_range.low <= MIN_RANGE:
         return False
     layer.quantizer_vars["min_var"].assign(observed_range.low)
@@ -74,8 +83,8 @@ def _assign_range(layer: Any, observed_range: _ObservedRange) -> bool:
 
 
 @contextmanager
-def _observe_ranges(model: Any) -> Iterator[list[tuple[Any, _Observer]]]:
-    """Inside the block the quantizer of each activation whose range is learned is an observer."""
+def _observe_ranges(model: TfKerasModel) -> Iterator[list[tuple[TfKerasLayer, _Observer]]]:
+    """Inside the block, an observer replaces the quantizer of each activation whose range is trained."""
     layers = [layer for layer in activation_layers(model) if isinstance(layer.quantizer, ActivationQuantizer)]
     original_quantizers = [layer.quantizer for layer in layers]
     pairs = [(layer, _Observer()) for layer in layers]

@@ -1,11 +1,11 @@
 """Scale and zero point of fake-quantized tensors, as TFLite stores them."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from edgepipe.compress.qat.quantizers import FixedRange
+from edgepipe.models.keras_types import TfKerasLayer
 
 
 @dataclass(frozen=True)
@@ -17,14 +17,14 @@ class QuantizedRange:
 
     @property
     def real_limits(self) -> tuple[float, float]:
-        """The real numbers that -128 and 127 stand for."""
+        """The real numbers that -128 and 127 represent."""
         return (-128 - self.zero_point) * self.scale, (127 - self.zero_point) * self.scale
 
 
-def read_fake_quant_range(layer: Any) -> QuantizedRange:
+def read_fake_quant_range(layer: TfKerasLayer) -> QuantizedRange:
     """The range of a fake-quant layer, nudged so that zero is exact.
 
-    As tensorflow/core/kernels/fake_quant_ops_functor.h does it, in float32.
+    Computed in float32, as in tensorflow/core/kernels/fake_quant_ops_functor.h.
     """
     quantizer = layer.quantizer
     if isinstance(quantizer, FixedRange):

@@ -1,7 +1,7 @@
-"""Ranges of activations, from representative samples that a float .tflite is run on.
+"""Activation ranges, measured by running a float .tflite on representative samples.
 
-Every activation is looked at, one sample at a time. Min-max and moving averages need its extremes alone; percentiles
-and squared errors a histogram of its values, which a second pass over the same samples fills.
+Every activation is recorded, one sample at a time. Min-max and moving averages need only its extremes; percentile and
+mean squared error need a histogram of its values, which a second pass over the same samples fills.
 
 Percentiles: Migacz, "8-bit Inference with TensorRT", GTC 2017. Squared error: Nagel et al. 2021 (arXiv 2106.08295),
 section 3.1.
@@ -15,6 +15,7 @@ import numpy as np
 from edgepipe.compress.schemes import ActivationCalibration
 from edgepipe.core.arrays import Array, Arrays, count_samples, take_samples
 from edgepipe.core.errors import InputError
+from edgepipe.core.units import plural
 from edgepipe.tflite.intermediate_tensors import list_activations, record_tensors
 from edgepipe.tflite.interpreter import Runtime
 from edgepipe.tflite.model import Model, Tensor
@@ -22,9 +23,9 @@ from edgepipe.tflite.model import Model, Tensor
 BINS = 2048
 MOMENTUM = 0.95  # of moving averages, by sample: some twenty samples count
 INT8_STEPS = 255  # between the ends of an 8-bit range
-SHRINK_FACTORS = np.linspace(1.0, 0.2, 41)  # how far each end of a range is drawn in, to find the least squared error
+SHRINK_FACTORS = np.linspace(1.0, 0.2, 41)  # candidate ends of a range in the search for the least squared error
 MAX_NAMES_SHOWN = 5  # names in a note; more are counted
-SHIFT_TOLERANCE = 0.05  # share of a range by which the second half of the samples may move it without a word
+SHIFT_TOLERANCE = 0.05  # share of a range by which the second half of the samples may move it without a note
 
 OVERFLOW = 3e38
 MIN_WIDTH = 1e-30  # width of a range; below it a tensor is always zero
@@ -36,7 +37,7 @@ ActivationRange = tuple[float, float]
 @final
 @dataclass(frozen=True)
 class ActivationRanges:
-    """The range of each activation, zero within, by its name; and how far the last half of the samples moved it."""
+    """The range of each activation by tensor name, zero included; and how far the samples' second half moved it."""
 
     by_tensor: dict[str, ActivationRange]
     shifts: dict[str, float]  # share of the final range, for those that samples still move
@@ -45,7 +46,7 @@ class ActivationRanges:
     calibration: ActivationCalibration
 
     def notes(self) -> list[str]:
-        """What samples did not show, and a warning if more of them would move the ranges on."""
+        """Activations without a range, and a warning if more samples would still move the ranges."""
         return [*self._dead_notes(), *self._shift_notes()]
 
     def _dead_notes(self) -> list[str]:
@@ -55,15 +56,15 @@ class ActivationRanges:
         remainder = (
             f" and {len(self.dead_tensors) - MAX_NAMES_SHOWN} more" if len(self.dead_tensors) > MAX_NAMES_SHOWN else ""
         )
-        return [
-            f"always zero on the {self.sample_count} representative samples, so without a range: {dead_names}{remainder}"
-        ]
+        samples_text = f"the {plural(self.sample_count, 'representative sample')}"
+        return [f"always zero on {samples_text}, so without a range: {dead_names}{remainder}"]
 
     def _shift_notes(self) -> list[str]:
         if not self.shifts:
             return []
         worst_tensor = max(self.shifts, key=lambda name: self.shifts[name])
-        calibration_text = f"calibration by {self.calibration.describe()}: the second half of the {self.sample_count} representative samples"
+        samples_text = f"the {plural(self.sample_count, 'representative sample')}"
+        calibration_text = f"calibration by {self.calibration.describe()}: the second half of {samples_text}"
         count_text = f"{len(self.shifts)} of {len(self.by_tensor)} ranges by more than {SHIFT_TOLERANCE:.0%}"
         worst_text = f"the most that of '{worst_tensor.split(';')[0]}' by {self.shifts[worst_tensor]:.0%}"
         remedy = f"give more samples ({2 * self.sample_count}, say; in a pipeline: `representative`)"
@@ -144,14 +145,14 @@ def _compute_ranges(
 def _histogram_range(counts: Array, span: Array, calibration: ActivationCalibration) -> ActivationRange:
     edges = np.linspace(span[0], span[1], BINS + 1)
     return (
-        _percentile_range(counts, edges, calibration.percentile)
+        percentile_range(counts, edges, calibration.percentile)
         if calibration.method == "percentile"
-        else _min_error_range(counts, edges)
+        else min_error_range(counts, edges)
     )
 
 
 def _moving_average(extremes: Array) -> Array:
-    """The moving average along the first axis, which counts samples, from the first one on."""
+    """The exponential moving average over the first axis, the samples, starting from the first."""
     average = extremes[0]
     for row in extremes[1:]:
         average = MOMENTUM * average + (1 - MOMENTUM) * row
@@ -159,13 +160,13 @@ def _moving_average(extremes: Array) -> Array:
 
 
 def _include_zero(ranges: Array) -> Array:
-    """Ranges that hold zero; one that holds nothing else is given a width, because a scale of zero runs nowhere."""
+    """Ranges extended to include zero; an all-zero range gets a width, because no kernel runs with a scale of zero."""
     low, high = np.minimum(ranges[:, 0], 0), np.maximum(ranges[:, 1], 0)
     return np.stack([low, np.where(high - low > MIN_WIDTH, high, low + DEAD_WIDTH)], axis=1)
 
 
 def _histograms(model: Model, samples: Arrays, tensors: list[Tensor], spans: Array) -> Array:
-    """How many values of each tensor lie in each of equal bins over its span, (tensors, bins)."""
+    """How many values of each tensor fall into each of the equal bins over its span, (tensors, bins)."""
     counts = np.zeros((len(tensors), BINS), np.int64)
     widths = np.maximum(spans[:, 1] - spans[:, 0], np.finfo(np.float32).tiny)
     for arrays in record_tensors(model, samples, tensors, Runtime.BUILTIN):
@@ -175,8 +176,11 @@ def _histograms(model: Model, samples: Arrays, tensors: list[Tensor], spans: Arr
     return counts
 
 
-def _percentile_range(counts: Array, edges: Array, percentile: float) -> ActivationRange:
-    """The edges between which `share` per cent of the values lie, the rest halved between both sides."""
+def percentile_range(counts: Array, edges: Array, percentile: float) -> ActivationRange:
+    """The bin edges between which `percentile` per cent of the values lie, the rest split evenly between both tails.
+
+    `counts` is a histogram, (bins,), over `edges`, (bins + 1,).
+    """
     if not counts.any():  # of a tensor without elements
         return float(edges[0]), float(edges[-1])
     tail = (1 - percentile / 100) / 2 * counts.sum()
@@ -188,8 +192,11 @@ def _percentile_range(counts: Array, edges: Array, percentile: float) -> Activat
     return float(edges[min(low_skip, BINS - 1)]), float(edges[max(BINS - high_skip, 1)])
 
 
-def _min_error_range(counts: Array, edges: Array) -> ActivationRange:
-    """The range with the least squared error of clipping and rounding; each end is drawn in while the other stays."""
+def min_error_range(counts: Array, edges: Array) -> ActivationRange:
+    """The range with the least squared error of clipping and 8-bit rounding, searched one end at a time.
+
+    `counts` is a histogram, (bins,), over `edges`, (bins + 1,).
+    """
     filled_bins = np.flatnonzero(counts)
     if not filled_bins.size or edges[0] == edges[-1]:
         return float(edges[0]), float(edges[-1])

@@ -1,16 +1,14 @@
-"""What a device lets a mix of types be made of."""
+"""The precisions that a device supports in a mixed-precision model."""
 
 from edgepipe.compress.quantizer.layerwise_quantizer import LayerPrecision
 from edgepipe.devices.device_profile import Device
 
-COMPUTE_DTYPES: dict[LayerPrecision, str] = {
-    "int16": "int16",
-    "float16": "float32",
-}  # float16 weights are computed with in float32
+# float16 weights are computed with in float32
+COMPUTE_DTYPES: dict[LayerPrecision, str] = {"int16": "int16", "float16": "float32"}
 
 
 def allowed_precisions(device: Device | None) -> tuple[list[LayerPrecision], list[str]]:
-    """What layers may be promoted to, the cheapest first; and why not to the others. Without a device, to anything."""
+    """The precisions that layers may be promoted to, cheapest first, and why not to the others. No device: all."""
     reasons = {
         precision: "" if device is None else _rejection_reason(device, precision) for precision in COMPUTE_DTYPES
     }
@@ -20,7 +18,7 @@ def allowed_precisions(device: Device | None) -> tuple[list[LayerPrecision], lis
 
 
 def _rejection_reason(device: Device, precision: LayerPrecision) -> str:
-    """Why `device` should not be given layers of this level; empty if nothing speaks against it."""
+    """Why `device` cannot run layers of this precision; empty if it can."""
     dtype, npu = COMPUTE_DTYPES[precision], device.system.npu
     if dtype == "float32" and device.integer_only:
         return f"no layer is promoted to {precision}: {device.name} is for integers only"

@@ -1,4 +1,4 @@
-"""Small changes of a .tflite as a flatbuffer: where operator codes stand, what is there, where the model ends."""
+"""Small edits of a .tflite flatbuffer: operator codes, output types, the final activation, a canonical order."""
 
 import tempfile
 from collections.abc import Iterator
@@ -6,16 +6,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+# Objects of TensorFlow's `schema_py_generated`, which carries no types.
+FlatbufferModel = Any  # ModelT
+FlatbufferSubgraph = Any  # SubGraphT
+FlatbufferOperator = Any  # OperatorT
+FlatbufferTensor = Any  # TensorT
 
-def unpack_model(content: bytes) -> Any:
-    """The flatbuffer as objects of the schema."""
+
+def unpack_model(content: bytes) -> FlatbufferModel:
+    """The flatbuffer as schema objects."""
     from ai_edge_litert.tools.flatbuffer_utils import read_model_from_bytearray
 
     return read_model_from_bytearray(bytearray(content))
 
 
-def pack_model(model: Any) -> bytes:
-    """The bytes of such objects."""
+def pack_model(model: FlatbufferModel) -> bytes:
+    """The bytes of schema objects."""
     from ai_edge_litert.tools.flatbuffer_utils import convert_object_to_bytearray
 
     return bytes(convert_object_to_bytearray(model))
@@ -23,22 +29,24 @@ def pack_model(model: Any) -> bytes:
 
 @contextmanager
 def temporary_tflite(content: bytes, name: str = "model.tflite") -> Iterator[Path]:
-    """A file with `content`, inside the block."""
+    """A file with `content` that exists inside the block only."""
     with tempfile.TemporaryDirectory(prefix="edgepipe-") as folder:
         path = Path(folder) / name
         path.write_bytes(content)
         yield path
 
 
-def builtin_code(model: Any, operator: Any) -> int:
-    """The builtin operator's number; files of before 2020 have it in another field."""
+def builtin_code(model: FlatbufferModel, operator: FlatbufferOperator) -> int:
+    """The builtin operator's number; files from before 2020 store it in another field."""
     code = model.operatorCodes[operator.opcodeIndex]
     return int(max(code.builtinCode, code.deprecatedBuiltinCode))
 
 
 def normalize_opcodes(content: bytes) -> bytes:
-    """A model whose operator codes both quantizers read: litert-quantizer looks for them in the newer field only, and
-    TensorFlow's looks all of them up, also one that no operator has."""
+    """A model whose operator codes both quantizers can read.
+
+    litert-quantizer reads only the newer field; TensorFlow's quantizer looks up every code, even unused ones.
+    """
     model = unpack_model(content)
     used_indices = sorted({operator.opcodeIndex for graph in model.subgraphs for operator in graph.operators})
     codes = [model.operatorCodes[index] for index in used_indices]
@@ -53,8 +61,10 @@ def normalize_opcodes(content: bytes) -> bytes:
 
 
 def unify_output_types(content: bytes) -> bytes:
-    """A quantized model whose operators with several outputs (SPLIT, UNPACK) give all of them in one type:
-    litert-quantizer leaves those that nothing reads in float, and some runtimes refuse that."""
+    """A quantized model in which all outputs of one operator (SPLIT, UNPACK) have the same type.
+
+    litert-quantizer leaves outputs that nothing reads in float, and some runtimes refuse that.
+    """
     from ai_edge_litert.schema_py_generated import TensorType
 
     model, is_changed = unpack_model(content), False
@@ -80,7 +90,7 @@ def unify_output_types(content: bytes) -> bytes:
 
 
 def strip_output_activation(content: bytes) -> bytes:
-    """A model whose outputs are those that a SOFTMAX or LOGISTIC is given whose result nothing reads."""
+    """A model that outputs logits: a final SOFTMAX or LOGISTIC, whose output nothing reads, is removed."""
     from ai_edge_litert.schema_py_generated import BuiltinOperator
 
     model = unpack_model(content)
@@ -100,10 +110,10 @@ def strip_output_activation(content: bytes) -> bytes:
     return normalize_opcodes(pack_model(model))
 
 
-def canonicalize(model: Any) -> Any:
-    """The model without DEQUANTIZE operators whose result nothing reads, all else in the order of its first use.
+def canonicalize(model: FlatbufferModel) -> FlatbufferModel:
+    """The model without unread DEQUANTIZE operators, tensors and buffers in the order of their first use.
 
-    What nothing names is dropped, so that a model is the same bytes however it came about.
+    Unused entries are dropped, so that equal models have equal bytes, however they were built.
     """
     from ai_edge_litert.schema_py_generated import BuiltinOperator
 
@@ -132,7 +142,7 @@ def _as_ints(indices: Any) -> list[int]:
     return [] if indices is None else [int(index) for index in indices]
 
 
-def _order_tensors(model: Any, graph: Any) -> None:
+def _order_tensors(model: FlatbufferModel, graph: FlatbufferSubgraph) -> None:
     index_lists = [indices for op in graph.operators for indices in (op.inputs, op.outputs, op.intermediates)]
     used_indices = dict.fromkeys(
         index for indices in (graph.inputs, *index_lists, graph.outputs) for index in _as_ints(indices) if index >= 0
@@ -140,7 +150,7 @@ def _order_tensors(model: Any, graph: Any) -> None:
     new_index = {-1: -1, **{index: position for position, index in enumerate(used_indices)}}
     graph.tensors = [graph.tensors[index] for index in used_indices]
     for tensor in graph.tensors:
-        tensor.hasRank = True  # TensorFlow's quantizer says so of some scalars, sometimes
+        tensor.hasRank = True  # TensorFlow's quantizer sets it for some scalars, but not every time
     for holder in (graph, *graph.operators):
         holder.inputs, holder.outputs = (
             [new_index[i] for i in _as_ints(indices)] for indices in (holder.inputs, holder.outputs)
@@ -153,8 +163,8 @@ def _order_tensors(model: Any, graph: Any) -> None:
             tensor_map.tensorIndex = new_index[int(tensor_map.tensorIndex)]
 
 
-def _order_buffers(model: Any) -> None:
-    """The first buffer is empty, by the format."""
+def _order_buffers(model: FlatbufferModel) -> None:
+    """Buffers in the order of their first use; the format demands an empty first buffer."""
     holders = [*(tensor for graph in model.subgraphs for tensor in graph.tensors), *(model.metadata or [])]
     used_buffers = list(dict.fromkeys([0, *(holder.buffer for holder in holders)]))
     model.buffers = [model.buffers[index] for index in used_buffers]

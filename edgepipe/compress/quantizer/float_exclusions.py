@@ -1,4 +1,4 @@
-"""Which operators stay in float because the user says so: by kind, or by the name of a layer."""
+"""Operators that the user keeps in float: by kind, or by layer name."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -13,10 +13,16 @@ from edgepipe.tflite.model import Model, Operator
 def select_float_operators(
     types: Collection[str], patterns: Collection[str], class_by_layer: Mapping[str, str]
 ) -> OperatorSelector:
-    """The operators of a float model of these `types` (a Keras class, or an operator such as SOFTMAX) and `names`.
+    """A selector of the operators of a float model that match `types` or `patterns`.
 
-    Names are regular expressions, matched as a whole: of layers of the Keras model, `keras` being their classes by
-    name, or of the layers of a .tflite as `edgepipe sensitivity` lists them.
+    Args:
+        types: Keras layer classes, or TFLite operators such as SOFTMAX.
+        patterns: regular expressions that match a whole layer name: of the Keras model, or of a .tflite as
+            `edgepipe sensitivity` lists them.
+        class_by_layer: class of each Keras layer by name; empty for a .tflite.
+
+    Raises:
+        InputError: (the selector, when called) a type or pattern that matches nothing.
     """
     return lambda model: _select_operators(model, types, patterns, class_by_layer)
 
@@ -41,13 +47,13 @@ def _match_type(
 ) -> dict[int, Operator]:
     classes = {*class_by_layer.values(), *model.operator_counts}
     if kind not in classes:
-        raise InputError(f"types: the model has no '{kind}'{did_you_mean(kind, classes)}")
+        raise InputError(f"keep_float_types: the model has no '{kind}'{did_you_mean(kind, classes)}")
     matches = {
         index: operator
         for index, (operator, layer_names) in enumerate(zip(model.operators, operator_layers, strict=True))
         if operator.name == kind or any(class_by_layer[layer] == kind for layer in layer_names)
     }
-    return matches or _raise_unmatched(f"types: '{kind}'")
+    return matches or _raise_unmatched(f"keep_float_types: '{kind}'")
 
 
 def _match_name(
@@ -60,13 +66,13 @@ def _match_name(
     known_names = {*class_by_layer, *layer_by_index.values()}
     if not any(re.fullmatch(pattern, name) for name in known_names):
         suggestion = did_you_mean(pattern, known_names) if len(known_names) < 500 else ""
-        raise InputError(f"layers: no layer is called '{pattern}' (a regular expression){suggestion}")
+        raise InputError(f"keep_float_layers: no layer is called '{pattern}' (a regular expression){suggestion}")
     matches = {
         index: operator
         for index, (operator, layer_names) in enumerate(zip(model.operators, operator_layers, strict=True))
         if any(re.fullmatch(pattern, name) for name in (*layer_names, layer_by_index.get(operator.index, "")))
     }
-    return matches or _raise_unmatched(f"layers: '{pattern}'")
+    return matches or _raise_unmatched(f"keep_float_layers: '{pattern}'")
 
 
 def _raise_unmatched(selector: str) -> dict[int, Operator]:

@@ -1,22 +1,23 @@
-"""Operators that a quantizer left in float although TFLite computes them in integers.
+"""Integer kernels for operators that a quantizer left in float.
 
-litert-quantizer 0.11 knows fewer operators than TFLite has integer kernels for (no LEAKY_RELU, PRELU, EXP, MINIMUM,
-REDUCE_MAX, TILE ..), and TensorFlow's leaves some as well (ELU). Such an operator is an island of float between a
-DEQUANTIZE and a QUANTIZE. Here it gets its integer form: inputs as they are stored, outputs in the range that
-calibration found or that its kernel asks for.
+litert-quantizer 0.11 supports fewer operators than TFLite has integer kernels for (no LEAKY_RELU, PRELU, EXP, MINIMUM,
+REDUCE_MAX, TILE ..), and TensorFlow's quantizer leaves some in float as well (ELU). Such an operator sits in float
+between a DEQUANTIZE and a QUANTIZE. Here it gets its integer form: inputs as they are stored, outputs in the calibrated
+range or the one that its kernel requires.
 
-What kernels ask for: LiteRT's 8-bit quantization specification; for 16 bits, and for versions, TensorFlow's
+Kernel requirements: LiteRT's 8-bit quantization specification; for 16 bits, and for versions, TensorFlow's
 `lite/kernels` and `lite/tools/versioning/op_version.cc`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, final
+from typing import Literal, final
 
 import numpy as np
 
 from edgepipe.compress.quantizer import flatbuffer_edits
 from edgepipe.compress.quantizer.activation_calibration import ActivationRange
+from edgepipe.compress.quantizer.flatbuffer_edits import FlatbufferOperator
 from edgepipe.compress.quantizer.mutable_graph import (
     BitWidth,
     BitWidthPolicy,
@@ -32,13 +33,13 @@ from edgepipe.core.arrays import Array
 class IntegerKernel:
     """The integer kernels of an operator.
 
-    Scales may be tied: outputs have that of the `input`, inputs that of the `output`; or 16 bits are compared as they
-    are `stored`, so that all inputs need the same.
+    Scales may be tied: outputs take that of the `input`, inputs that of the `output`; or 16-bit values are compared as
+    `stored`, so that all inputs need the same scale.
     """
 
     versions: Mapping[BitWidth, int]  # of the operator, by the bits of its activations
     tied_scales: Literal["", "input", "output", "stored"] = ""
-    output_params: QuantParams | None = None  # of the output, whatever its range is
+    output_params: QuantParams | None = None  # fixed scale and zero point of the output, whatever its range
 
 
 INTEGER_KERNELS: dict[str, IntegerKernel] = {
@@ -62,7 +63,7 @@ INTEGER_KERNELS: dict[str, IntegerKernel] = {
     "REDUCE_MAX": IntegerKernel({8: 2, 16: 3}, "input"),
     "REDUCE_MIN": IntegerKernel({8: 2, 16: 3}, "input"),
     "REDUCE_PROD": IntegerKernel({8: 2, 16: 2}),
-    "RELU6": IntegerKernel({8: 2, 16: 3}, "input"),  # TFLite Micro's cuts off without a change of scale
+    "RELU6": IntegerKernel({8: 2, 16: 3}, "input"),  # TFLite Micro's kernel clips without rescaling
     "RELU_N1_TO_1": IntegerKernel({8: 1}),
     "REVERSE_V2": IntegerKernel({8: 3, 16: 1}, "input"),
     "SHAPE": IntegerKernel({8: 1, 16: 1}),
@@ -80,13 +81,13 @@ INTEGER_KERNELS: dict[str, IntegerKernel] = {
 def integerize_operators(
     content: bytes, float_content: bytes, policy: BitWidthPolicy, ranges: Mapping[str, ActivationRange]
 ) -> bytes:
-    """The quantized model `content`, with those operators of `KERNELS` that are in float still in integers.
+    """The quantized model `content` with the operators of `INTEGER_KERNELS` that are still in float made integer.
 
     Args:
-        content: the quantized model.
-        before: the float model that it was made of; operators go by the names of their outputs.
-        wanted: the bits that an operator's activations are to have; None for one that stays in float.
-        ranges: of activations, by their names in the float model.
+        content: the quantized .tflite.
+        float_content: the float .tflite that it was quantized from; operators are matched by output name.
+        policy: bit width of each operator's activations; None for one that stays in float.
+        ranges: of activations, by tensor name in the float model.
     """
     graph, float_graph = (
         MutableGraph(flatbuffer_edits.unpack_model(content)),
@@ -107,7 +108,7 @@ def integerize_operators(
 
 
 def count_float_operators(content: bytes) -> int:
-    """How many operators of a model make floats, but for those that only change the type."""
+    """How many operators of a model output floats, QUANTIZE and DEQUANTIZE excluded."""
     graph = MutableGraph(flatbuffer_edits.unpack_model(content))
     compute_operators = (
         operator for operator in graph.operators if graph.kind(operator) not in ("QUANTIZE", "DEQUANTIZE")
@@ -115,8 +116,10 @@ def count_float_operators(content: bytes) -> int:
     return sum(any(graph.is_float(int(index)) for index in operator.outputs) for operator in compute_operators)
 
 
-def _match_operators(graph: MutableGraph, float_graph: MutableGraph) -> list[tuple[Any, Any]]:
-    """The operators of `KERNELS` in the quantized model, in order, each with its origin in the float model."""
+def _match_operators(
+    graph: MutableGraph, float_graph: MutableGraph
+) -> list[tuple[FlatbufferOperator, FlatbufferOperator]]:
+    """The operators of `INTEGER_KERNELS` in the quantized model, in order, each with its float origin."""
     pairs = []
     for kind in INTEGER_KERNELS:
         operators, sources = (
@@ -124,7 +127,7 @@ def _match_operators(graph: MutableGraph, float_graph: MutableGraph) -> list[tup
             for each_graph in (graph, float_graph)
         )
         source_by_name = {float_graph.name(index): source for source in sources for index in source.outputs}
-        # neither quantizer changes the order, so where a name was changed the place tells
+        # neither quantizer changes the order, so the position identifies an operator that was renamed
         sources_in_order = sources if len(sources) == len(operators) else [None] * len(operators)
         for operator, positional_source in zip(operators, sources_in_order, strict=True):
             matched_source = next(
@@ -135,8 +138,8 @@ def _match_operators(graph: MutableGraph, float_graph: MutableGraph) -> list[tup
     return sorted(pairs, key=lambda pair: graph.operator_index(pair[0]))
 
 
-def _candidate_names(graph: MutableGraph, operator: Any) -> Iterator[str]:
-    """What the outputs of an operator may be called in the float model.
+def _candidate_names(graph: MutableGraph, operator: FlatbufferOperator) -> Iterator[str]:
+    """Possible names of an operator's outputs in the float model.
 
     TensorFlow's quantizer gives the name of a float tensor to the one that is quantized from it.
     """
@@ -148,18 +151,18 @@ def _candidate_names(graph: MutableGraph, operator: Any) -> Iterator[str]:
 @final
 @dataclass
 class _FloatOperator:
-    """One operator that may be in float."""
+    """One operator that may still be in float."""
 
     graph: MutableGraph
-    operator: Any
+    operator: FlatbufferOperator
     kernel: IntegerKernel
     bits: BitWidth
     input_ranges: list[ActivationRange | None]  # ranges of its inputs in the float model
-    output_ranges: list[ActivationRange | None]  # of its outputs
-    output_names: list[str]  # of its outputs there
+    output_ranges: list[ActivationRange | None]  # ranges of its outputs there
+    output_names: list[str]  # names of its outputs there
 
     def integerize(self) -> bool:
-        """Give it its integer form; False if it has one, or if a range is not known."""
+        """Make the operator integer; False if it is already, or if a range is not known."""
         inputs, outputs = self._float_positions(self.operator.inputs), self._float_positions(self.operator.outputs)
         read_params = [self._input_params(position) for position in inputs if self._constant(position) is None]
         if not read_params or None in read_params:
@@ -179,20 +182,21 @@ class _FloatOperator:
         return True
 
     def _float_positions(self, indices: Sequence[int]) -> list[int]:
-        """The places of float32 tensors among these."""
+        """The positions of float32 tensors in `indices`."""
         return [position for position, index in enumerate(indices) if self.graph.is_float(index)]
 
     def _constant(self, position: int) -> Array | None:
         return self.graph.constant(self.operator.inputs[position])
 
     def _source_index(self, position: int) -> int:
-        """The tensor in integers that an input is dequantized from, or the float one that it is."""
+        """The integer tensor that an input is dequantized from, or the input itself."""
         producer = self.graph.producer(self.operator.inputs[position])
-        is_dequantized = producer is not None and self.graph.kind(producer) == "DEQUANTIZE"
-        return int(producer.inputs[0]) if is_dequantized else int(self.operator.inputs[position])
+        if producer is not None and self.graph.kind(producer) == "DEQUANTIZE":
+            return int(producer.inputs[0])
+        return int(self.operator.inputs[position])
 
     def _input_params(self, position: int) -> QuantParams | None:
-        """Scale and zero point that an input is read with; None if its range is not known."""
+        """Scale and zero point of an input; None if its range is not known."""
         source = self._source_index(position)
         if self.graph.bit_width(source) == self.bits:
             return self.graph.quant_params(source)
@@ -202,7 +206,7 @@ class _FloatOperator:
     def _output_params(self, position: int, input_params: QuantParams | None) -> QuantParams | None:
         """Scale and zero point of an output; None if its range is not known.
 
-        Readers may want a narrower one, which is theirs; but where one wants the output's own, it is taken as it is.
+        Readers may quantize to a narrower range; one that has the output's own up to rounding is reused exactly.
         """
         if self.kernel.output_params is not None:
             return self.kernel.output_params
@@ -225,29 +229,29 @@ class _FloatOperator:
             own_params,
         )
 
-    def _quantize_ops(self, position: int) -> list[Any]:
+    def _quantize_ops(self, position: int) -> list[FlatbufferOperator]:
         """The QUANTIZE operators that read an output."""
         readers = self.graph.readers(self.operator.outputs[position])
         return [reader for reader in readers if self.graph.kind(reader) == "QUANTIZE"]
 
     def _comparison_params(self, positions: list[int]) -> QuantParams | None:
-        """The step that all inputs get because they are compared as stored; None if they keep their own."""
+        """The common scale of inputs that are compared as stored; None if they keep their own."""
         if self.kernel.tied_scales != "stored" or self.bits == 8:
             return None
         spans = [self._input_range(position) for position in positions]
         return choose_quant_params((min(low for low, _ in spans), max(high for _, high in spans)), self.bits)
 
     def _input_range(self, position: int) -> ActivationRange:
-        """Of an input."""
+        """The range of an input."""
         constant = self._constant(position)
         if constant is not None:
             return float(constant.min()), float(constant.max())
         span = self.input_ranges[position]
-        assert span is not None, "what is read in integers has a range"
+        assert span is not None, "`integerize` has checked that inputs have ranges"
         return span
 
     def _quantize_input(self, position: int, tied_params: QuantParams | None) -> int:
-        """The tensor that the kernel reads instead of a float one."""
+        """The integer tensor that the kernel reads instead of the float one."""
         float_index = self.operator.inputs[position]
         shape, name = (
             self.graph.tensor(float_index).shape,
@@ -263,7 +267,7 @@ class _FloatOperator:
                 constant,
             )
         source, params = self._source_index(position), tied_params or self._input_params(position)
-        assert params is not None, "the range is known"
+        assert params is not None, "`integerize` has checked that inputs have ranges"
         if self._has_params(source, params):
             return source
         integer_index = self.graph.add_quantized_tensor(name, shape, self.bits, params)
@@ -271,7 +275,7 @@ class _FloatOperator:
         return integer_index
 
     def _quantize_output(self, position: int, params: QuantParams) -> None:
-        """Let the operator make integers; what reads the float tensor gets it dequantized."""
+        """Make an output integer; remaining readers of the float tensor get it dequantized."""
         float_index, quantize_ops = int(self.operator.outputs[position]), self._quantize_ops(position)
         matching_ops = [reader for reader in quantize_ops if self._has_params(int(reader.outputs[0]), params)]
         if matching_ops:
@@ -292,5 +296,5 @@ class _FloatOperator:
     def _has_params(self, index: int, params: QuantParams) -> bool:
         return self.graph.bit_width(index) == self.bits and self.graph.quant_params(index) == params
 
-    def _insert(self, operator: Any, offset: int) -> None:
+    def _insert(self, operator: FlatbufferOperator, offset: int) -> None:
         self.graph.operators.insert(self.graph.operator_index(self.operator) + offset, operator)

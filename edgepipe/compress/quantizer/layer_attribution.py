@@ -1,4 +1,4 @@
-"""Which layer of the Keras model an operator of the .tflite comes from, told from the names of its tensors.
+"""Which Keras layer an operator of the .tflite comes from, by its tensor names.
 
 A tensor is named after every operation that was fused into it: `net/relu/Relu;net/bn/add_1;net/conv/convolution`. Keras
 3 numbers the scopes of a model that is called again (`net_1/relu_1/Relu`), tf_keras does not.
@@ -11,21 +11,21 @@ from edgepipe.tflite.model import Model, Operator
 
 NUMBER_SUFFIX = re.compile(r"_\d+$")
 IDENTITY_NAME = re.compile(r"Identity(_?\d+)*$")
-COMPUTE_OP = re.compile(r"/(convolution|depthwise|Conv2D|MatMul|BiasAdd)\d*$")  # how TensorFlow calls what computes
+COMPUTE_OP = re.compile(r"/(convolution|depthwise|Conv2D|MatMul|BiasAdd)\d*$")  # TensorFlow's ops with weights
 
 
 def scope_names(tensor: str) -> list[str]:
-    """The scopes in a tensor's name, each once, in order; without the prefix of tfmot's wrappers."""
+    """The distinct scopes in a tensor's name, in order, without the prefix of tfmot's wrappers."""
     scopes = (segment for path in tensor.split(";") for segment in re.split("[/:]", path))
     return list(dict.fromkeys(scope.removeprefix("quant_") for scope in scopes))
 
 
 def layers_by_operator(model: Model, layer_names: Collection[str]) -> list[list[str]]:
-    """For each operator of `model` those of the Keras `layers` that it computes, the last one first."""
+    """For each operator of `model` the Keras layers among `layer_names` that it computes, the last one first."""
     scopes = [_operator_scopes(operator) for operator in model.operators]
     known_layers = set(layer_names)
     all_scopes = {scope for op_scopes in scopes for scope in op_scopes}
-    # `conv_1` is a layer of that name, or the layer `conv` with a number: if one scope needs its number off, all do
+    # `conv_1` is a layer of that name, or the layer `conv` with a number: if one scope is numbered, all are
     is_numbered = any(
         scope not in known_layers and NUMBER_SUFFIX.sub("", scope) in known_layers for scope in all_scopes
     )
@@ -40,8 +40,8 @@ def _operator_scopes(operator: Operator) -> list[str]:
 
 
 def _origin_names(operator: Operator) -> list[str]:
-    """The names that tell where an operator comes from: of its outputs, or if it makes an output of the model, which is
-    called `Identity`, of its weights."""
+    """The tensor names that show an operator's origin: its outputs, or its weights if the outputs are the model's own,
+    which are called `Identity`."""
     outputs = [tensor.name for tensor in operator.outputs if tensor is not None]
     if any(not IDENTITY_NAME.match(name) for name in outputs):
         return outputs
@@ -53,7 +53,7 @@ def _filter_known(scopes: Iterable[str], known_layers: set[str]) -> list[str]:
 
 
 def short_name(operator: Operator) -> str:
-    """A name for an operator of a model whose layers are not known: the scope of the operation that computes."""
+    """A name for an operator of a model whose layers are not known: the scope of its operation with weights."""
     paths = next(iter(_origin_names(operator)), "").split(";")
     compute_paths = [path for path in paths if COMPUTE_OP.search(path)]
     scopes = [scope for scope in re.split("[/:]", (compute_paths or paths)[0]) if scope]
@@ -61,14 +61,14 @@ def short_name(operator: Operator) -> str:
 
 
 def strip_common_number(names: list[str]) -> list[str]:
-    """The names without the number that Keras 3 gives all scopes of a model that is called again."""
+    """The names without the number that Keras 3 appends to all scopes of a model that is called again."""
     numbers = {match.group() for name in names if (match := NUMBER_SUFFIX.search(name))}
     all_numbered = len(numbers) == 1 and all(NUMBER_SUFFIX.search(name) for name in names)
     return [NUMBER_SUFFIX.sub("", name) for name in names] if all_numbered else names
 
 
 def make_unique(names: Iterable[str]) -> list[str]:
-    """The names, those that stand again with a number."""
+    """The names, repeated ones numbered: `a`, `a#2`."""
     count_by_name: dict[str, int] = {}
     unique_names = []
     for name in names:

@@ -1,6 +1,6 @@
-"""How much each layer minds being quantized: by the error of its own numbers, and by what becomes of the outputs.
+"""Quantization sensitivity of each layer: the rounding error of its own tensors, and the error of the model's outputs.
 
-The second is measured, not modelled: the model is quantized with this layer alone in integers, and with all layers but
+The latter is measured, not modelled: the model is quantized with only this layer in integers, and with all layers but
 this one, and both are run.
 """
 
@@ -15,10 +15,9 @@ from edgepipe.compress.quantizer.layerwise_quantizer import LayerPrecision, Laye
 from edgepipe.compress.quantizer.quantizable_layers import QuantizableLayer
 from edgepipe.core.arrays import Array, count_samples, take_samples
 from edgepipe.core.metric import Record
-from edgepipe.tflite.dead_channels import FILTER_LAYOUT
 from edgepipe.tflite.intermediate_tensors import record_tensors
 from edgepipe.tflite.interpreter import Runtime
-from edgepipe.tflite.model import WEIGHT_POSITIONS, Model, Operator, Tensor
+from edgepipe.tflite.model import Model, Operator, Tensor
 
 MAX_SAMPLES = 64  # samples whose activations are held in memory
 TINY = float(np.finfo(np.float32).tiny)
@@ -28,7 +27,7 @@ NEGLIGIBLE_POWER = 1e-30  # power of a signal or an error that counts as none
 
 @final
 class RoundingError(Record):
-    """What rounding does to one tensor."""
+    """The rounding error of one tensor."""
 
     mse: float = Field(description="mean squared error, in the tensor's unit")
     snr: float = Field(description="power of the tensor over that of the error, in dB; at most 200")
@@ -54,23 +53,23 @@ class LayerSensitivity(Record):
 
     @property
     def weights(self) -> RoundingError | None:
-        """Of the weights, one scale for each output channel."""
+        """Rounding error of the weights, one scale for each output channel."""
         return self.errors["weights"]
 
     @property
     def weights_per_tensor(self) -> RoundingError | None:
-        """Of the weights, one scale for all."""
+        """Rounding error of the weights, one scale for the whole tensor."""
         return self.errors["weights_per_tensor"]
 
     @property
     def activation(self) -> RoundingError | None:
-        """Of the layer's output."""
+        """Rounding error of the layer's output."""
         return self.errors["activation"]
 
 
 @final
 class SensitivityRanking(Record):
-    """All layers of a model, and the model as a whole."""
+    """The layers of a model, ranked, and the whole model quantized."""
 
     layers: tuple[LayerSensitivity, ...] = Field(description="the most sensitive first, by `alone`")
     whole: float = Field(description="error of the scores over their variance, with all layers in integers")
@@ -84,7 +83,12 @@ QualityFunction = Callable[[bytes], float]
 def rank_layers(
     quantizer: LayerwiseQuantizer, precision: LayerPrecision = "int8", quality: QualityFunction | None = None
 ) -> SensitivityRanking:
-    """Every layer of `bench`, quantized to `level` by itself and left out; `quality` of the made models where given.
+    """Rank the layers of `quantizer` by the output error with only that layer at `precision`.
+
+    Args:
+        quantizer: the float model and its layers.
+        precision: what layers are quantized to.
+        quality: the quality of a .tflite's bytes; None: not measured.
 
     Raises:
         InputError: the model cannot be quantized so.
@@ -146,8 +150,10 @@ def _layer_outputs(quantizer: LayerwiseQuantizer) -> dict[str, tuple[Tensor, Arr
     }
     samples = take_samples(quantizer.samples, slice(min(MAX_SAMPLES, count_samples(quantizer.samples))))
     rows = list(record_tensors(quantizer.float_model, samples, list(float_tensors.values()), Runtime.BUILTIN))
-    output_by_layer = {name: (tensor, np.concatenate([row[index] for row in rows]))
-            for index, (name, tensor) in enumerate(float_tensors.items())}  # fmt: skip
+    output_by_layer = {
+        name: (tensor, np.concatenate([row[index] for row in rows]))
+        for index, (name, tensor) in enumerate(float_tensors.items())
+    }
     return {name: output_by_layer.get(name) for name in output_tensors}
 
 
@@ -163,7 +169,7 @@ def _activation_error(
 
 
 def fake_quantize(array: Array, span: ActivationRange, precision: LayerPrecision) -> Array:
-    """`values` as 8-bit asymmetric or 16-bit symmetric integers over `span` give them back."""
+    """`array` quantized to 8-bit asymmetric or 16-bit symmetric integers over `span`, and dequantized."""
     low, high = span
     if precision == "int16":
         max_abs = max(-low, high, TINY)
@@ -176,18 +182,18 @@ def fake_quantize(array: Array, span: ActivationRange, precision: LayerPrecision
 
 
 def _weight_error(model: Model, operator: Operator, per_channel: bool) -> RoundingError | None:
-    positions = WEIGHT_POSITIONS.get(operator.name, ())
+    positions, layout = operator.facts.parameter_inputs, operator.facts.filters
     kernel = operator.input(positions[0]) if positions else None
     if kernel is None or not kernel.is_constant or kernel.dtype != "float32":
         return None
-    weights, axis = model.read_values(kernel), FILTER_LAYOUT.get(operator.name, (0, 0))[1]
+    weights, axis = model.read_values(kernel), layout.axis if layout else 0
     other_axes = tuple(a for a in range(weights.ndim) if a != axis) if per_channel else None
     scale = np.maximum(np.abs(weights).max(axis=other_axes, keepdims=True), TINY) / 127
     return rounding_error(weights, np.rint(weights / scale) * scale, axis)
 
 
 def rounding_error(array: Array, rounded_array: Array, axis: int) -> RoundingError:
-    """How far `stored` is from `values`, as a whole and along `axis`."""
+    """How far `rounded_array` is from `array`, overall and for each index of `axis`."""
     array, rounded_array = array.astype(np.float64), rounded_array.astype(np.float64)
     other_axes = tuple(a for a in range(array.ndim) if a != axis)
     noise, power = np.square(rounded_array - array), np.square(array)

@@ -1,4 +1,4 @@
-"""A model with a type for each layer: how it is made, and how far its scores are from those of the float model."""
+"""A model with a precision for each layer: its quantization, and how far its scores are from the float model's."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,18 +22,18 @@ LayerPrecision = Literal["int8", "int16", "float16", "float32"]
 @final
 @dataclass(frozen=True)
 class LayerwiseQuantizer:
-    """A float model, the layers that are decided on, ranges, and samples to look at outputs with."""
+    """A float model, its quantizable layers, activation ranges, and samples on which outputs are compared."""
 
-    float_model: Model  # spelled for integers of 8 bits
+    float_model: Model  # decomposed for 8-bit integers, see `op_decomposition`
     layers: Sequence[QuantizableLayer]
     ranges: Mapping[str, ActivationRange]
     io_types: tuple[str, str]  # of inputs and outputs
     samples: Arrays
     scores_model: bytes  # the float model up to its scores: without a softmax or sigmoid at the end
-    float_scores: Arrays  # what it gives on `samples`
+    float_scores: Arrays  # its outputs on `samples`
 
     def build_recipe(self, precisions: Mapping[str, LayerPrecision], default: LayerPrecision) -> LitertRecipe:
-        """Rules that give each layer its level, and every other one `rest`."""
+        """Rules that give each layer of `precisions` its precision, and all others `default`."""
         io_recipe = recipes.io_rules(*self.io_types) if default != "float32" else []
         base_recipe = recipes.scheme_recipe(SCHEME_BY_PRECISION[default]) if default != "float32" else []
         layer_recipe = [
@@ -42,23 +42,20 @@ class LayerwiseQuantizer:
             if (precision := precisions.get(layer.name))
             for rule in _layer_rules(layer, precision)
         ]
-        return [
-            *base_recipe,
-            *layer_recipe,
-            *io_recipe,
-        ]  # whatever becomes of the last layer, the model's outputs are what was asked for
+        # last, so that the model's outputs have the requested type whatever the precision of the last layer
+        return [*base_recipe, *layer_recipe, *io_recipe]
 
     def quantize(self, precisions: Mapping[str, LayerPrecision], default: LayerPrecision = "int8") -> bytes:
-        """The model quantized so."""
+        """The .tflite with these layer precisions."""
         return recipes.quantize_with_recipe(
             self.float_model.content, self.build_recipe(precisions, default), self.ranges
         )
 
     def score_distance(self, precisions: Mapping[str, LayerPrecision], default: LayerPrecision = "int8") -> float:
-        """How far the scores of the model quantized so are from the float ones; see `distance`.
+        """How far the scores of the model with these precisions are from the float ones; see `output_distance`.
 
-        Scores tell more than probabilities: a softmax hides what does not change the winner, and what remains depends
-        on a few samples, so that other samples give another ranking.
+        Scores are more informative than probabilities: a softmax hides errors that do not change the winner, and what
+        remains depends on a few samples, so that other samples give another ranking.
         """
         with flatbuffer_edits.temporary_tflite(
             recipes.quantize_with_recipe(self.scores_model, self.build_recipe(precisions, default), self.ranges)
@@ -84,14 +81,14 @@ def _layer_rules(layer: QuantizableLayer, precision: LayerPrecision) -> LitertRe
 
 
 def _activation_bits(operator: Operator, precision: LayerPrecision) -> int:
-    """16 where that is asked for, but for operators that have integer kernels of 8 bits alone."""
+    """16 for int16, except for operators that have only 8-bit integer kernels."""
     kernel = INTEGER_KERNELS.get(operator.name)
     has_int16 = kernel is None or 16 in kernel.versions or operator.name in INT16_DECOMPOSITIONS
     return 16 if precision == "int16" and has_int16 else 8
 
 
 def _operator_pattern(operator: Operator) -> str:
-    """The expression that names an operator, and those that it is `spelled` in."""
+    """The regular expression that matches an operator, and those that it is decomposed into."""
     return (
         recipes.decomposed_pattern(operator)
         if operator.name in INT16_DECOMPOSITIONS
@@ -106,7 +103,15 @@ def build_layerwise_quantizer(
     io_types: tuple[str, str],
     samples: Arrays,
 ) -> LayerwiseQuantizer:
-    """The bench of a float model; `samples` are what its outputs are looked at with."""
+    """The `LayerwiseQuantizer` of a float model.
+
+    Args:
+        lite: the float model, decomposed for 8-bit integers.
+        layers: its quantizable layers.
+        ranges: of activations, by tensor name.
+        io_types: types of the quantized model's inputs and outputs.
+        samples: samples on which outputs are compared.
+    """
     scores_model = flatbuffer_edits.strip_output_activation(lite.content)
     with flatbuffer_edits.temporary_tflite(scores_model) as path:
         return LayerwiseQuantizer(
@@ -115,8 +120,8 @@ def build_layerwise_quantizer(
 
 
 def output_distance(outputs: Arrays, float_outputs: Arrays) -> float:
-    """Squared error of the outputs over their variance, the mean over several outputs; 1 is as bad as the mean."""
-    # by their place: an output that several operators read gets another name when it is quantized
+    """Squared error of the outputs over their variance, averaged over outputs; 1 is as bad as predicting the mean."""
+    # by position: an output that several operators read is renamed when it is quantized
     pairs = zip(
         *(list(arrays.values()) if isinstance(arrays, dict) else [arrays] for arrays in (outputs, float_outputs)),
         strict=True,

@@ -1,8 +1,8 @@
-"""Mixed precision: the fewest layers in more than 8 bits that keep validation quality within a given drop.
+"""Mixed precision: the fewest layers above 8 bits that keep validation quality within a given drop.
 
-Layers are ranked by what quantizing each alone does to the outputs, on few samples and without labels; then the
-shortest head of that ranking is looked for that keeps the quality, and what it holds in vain is taken out again. Every
-model on the way is a real one, quantized and run on the whole validation split. Related: Wang et al. 2019 (HAQ, arXiv
+Layers are ranked by the output error of quantizing each alone, on few samples and without labels; the search then
+takes the shortest prefix of that ranking that keeps the quality, and drops the layers it does not need. Every
+candidate is a real model, quantized and run on the whole validation split. Related: Wang et al. 2019 (HAQ, arXiv
 1811.08886), Dong et al. 2019 (HAWQ, arXiv 1905.03696), which rank layers as a first step too.
 """
 
@@ -15,15 +15,15 @@ from typing import final
 from edgepipe.compress.quantizer.layerwise_quantizer import LayerPrecision, LayerwiseQuantizer
 from edgepipe.core.errors import InputError, TargetNotMetError
 
-MAX_PREFIXES = 24  # of the ranking, and as many single layers, that are tried where all layers together do not hold
-MAX_SMALLER_SETS = 80  # smaller sets that are tried in the end, so that a small model gets the best there is
+MAX_PREFIXES = 24  # of the ranking, and as many single layers, tried where all layers together miss the goal
+MAX_SMALLER_SETS = 80  # smaller sets that are tried at the end, so that a small model gets the optimum
 PrecisionByLayer = dict[str, LayerPrecision]
 
 
 @final
 @dataclass(frozen=True)
 class QualityGoal:
-    """How much quality may be lost, and how it is measured: `quality` of a .tflite's bytes, on all of validation."""
+    """How much quality may be lost; `measure_quality` takes a .tflite's bytes and uses the whole validation split."""
 
     measure_quality: Callable[[bytes], float]
     higher_is_better: bool
@@ -35,31 +35,31 @@ class QualityGoal:
         return self.float_quality - quality if self.higher_is_better else quality - self.float_quality
 
     def is_met(self, quality: float) -> bool:
-        """Whether the drop is allowed; up to a rounding error."""
+        """Whether the drop is within `max_drop`, up to a rounding error."""
         return self.drop(quality) <= self.max_drop + 1e-9
 
 
 @final
 @dataclass(frozen=True)
 class Trial:
-    """One model that was made and measured on validation."""
+    """One mix that was quantized and measured on validation."""
 
     precisions: PrecisionByLayer  # of the layers above 8 bits
-    quality: float | None  # None: the runtime refuses it
+    quality: float | None  # None: the runtime refuses the model
     meets_goal: bool
-    refusal: str = ""  # it was refused
+    refusal: str = ""  # the error with which it was refused
 
 
 @final
 @dataclass(frozen=True)
 class SearchResult:
-    """The model that was found, its trials in order, and how the layers were ranked."""
+    """The chosen model, the trials in order, and the ranking of the layers."""
 
     precisions: PrecisionByLayer
     content: bytes
     quality: float
     trials: tuple[Trial, ...]
-    ranking: tuple[tuple[str, float], ...]  # layer, error of the scores with this one alone in int8
+    ranking: tuple[tuple[str, float], ...]  # layer, error of the scores with only this layer in int8
 
 
 @final
@@ -71,7 +71,7 @@ class _Search:
     trial_by_key: dict[frozenset[tuple[str, LayerPrecision]], Trial] = field(default_factory=dict)
 
     def measure(self, precisions: PrecisionByLayer) -> Trial:
-        """The model with these layers above 8 bits, measured; each one once."""
+        """Measure the model with these layers above 8 bits; results are cached."""
         key = frozenset(precisions.items())
         if key not in self.trial_by_key:
             self.trial_by_key[key] = self._run_trial(dict(precisions))
@@ -81,12 +81,12 @@ class _Search:
     def _run_trial(self, precisions: PrecisionByLayer) -> Trial:
         try:
             quality = self.goal.measure_quality(self.quantizer.quantize(precisions))
-        except InputError as error:  # litert-quantizer makes models that no runtime takes; another mix may run
+        except InputError as error:  # litert-quantizer can write models that no runtime accepts; another mix may run
             return Trial(precisions, None, False, str(error))
         return Trial(precisions, quality, self.goal.is_met(quality))
 
     def keeps_quality(self, layers: Collection[str], precision: LayerPrecision) -> bool:
-        """Whether the quality holds with `layers` at `level`."""
+        """Whether the goal is met with `layers` at `precision`."""
         return self.measure(dict.fromkeys(layers, precision)).meets_goal
 
 
@@ -96,16 +96,16 @@ def search(
     allowed_precisions: Sequence[LayerPrecision],
     suspects: Collection[str] = (),
 ) -> SearchResult:
-    """The fewest layers of `bench` above 8 bits; of two sets of one size the one with fewer MACs.
+    """The fewest layers of `quantizer` above 8 bits; of two sets of one size the one with fewer MACs.
 
     Args:
-        bench: the float model; its samples rank the layers.
-        goal: what validation decides by.
-        levels: what a layer may be promoted to, the cheapest first: of int16, float16.
-        suspects: layers that are ranked first whatever they do, such as those that training left alone.
+        quantizer: the float model; its samples rank the layers.
+        goal: the quality to keep on validation.
+        allowed_precisions: what a layer may be promoted to, cheapest first: of int16, float16.
+        suspects: layers that are ranked first whatever their error, such as those without trained ranges.
 
     Raises:
-        NotMetError: no set of layers reaches the goal, not even all of them; with the best point that was found.
+        TargetNotMetError: no set of layers meets the goal, not even all of them; names the best mix.
         InputError: the model cannot be quantized at all.
     """
     state = _Search(quantizer, goal)
@@ -140,7 +140,7 @@ def _single_layer_error(quantizer: LayerwiseQuantizer, name: str) -> float:
 
 
 def _find_small_set(state: _Search, names: list[str], precision: LayerPrecision) -> list[str]:
-    """A small set of layers that suffices, from the head of the ranking."""
+    """A small set of layers that meets the goal, from the head of the ranking."""
     promoted_layers = names[
         : _shortest_prefix(len(names), lambda length: state.keeps_quality(names[:length], precision))
     ]
@@ -148,7 +148,7 @@ def _find_small_set(state: _Search, names: list[str], precision: LayerPrecision)
 
 
 def _drop_needless(state: _Search, promoted_layers: list[str], precision: LayerPrecision) -> list[str]:
-    """What is left of a set that suffices without what it holds in vain, the least sensitive tried first."""
+    """A sufficient set without the layers it does not need, the least sensitive tried first."""
     for name in reversed(promoted_layers):
         remaining = [layer for layer in promoted_layers if layer != name]
         if remaining and state.keeps_quality(remaining, precision):
@@ -157,9 +157,9 @@ def _drop_needless(state: _Search, promoted_layers: list[str], precision: LayerP
 
 
 def _find_any_set(state: _Search, names: list[str], precision: LayerPrecision) -> list[str]:
-    """A set that suffices although all layers together do not: quality need not rise with every layer.
+    """A set that meets the goal although all layers together do not: quality need not rise with every layer.
 
-    Heads of the ranking are tried, single layers, and small sets as long as they are few; empty if none of them holds.
+    Tries prefixes of the ranking, single layers, and small sets while they are few; empty if none meets the goal.
     """
     prefixes = [names[:length] for length in range(1, len(names))][:MAX_PREFIXES]
     for group in (*prefixes, *([name] for name in names[:MAX_PREFIXES]), *_small_sets(names)):
@@ -169,7 +169,7 @@ def _find_any_set(state: _Search, names: list[str], precision: LayerPrecision) -
 
 
 def _small_sets(names: list[str]) -> Iterator[Sequence[str]]:
-    """Sets of layers, the smallest first, as long as all of one size are few enough to be tried."""
+    """Sets of layers, the smallest first, while all sets of one size are few enough to try."""
     budget = MAX_SMALLER_SETS
     for size in range(2, len(names)):
         budget -= math.comb(len(names), size)
@@ -179,7 +179,7 @@ def _small_sets(names: list[str]) -> Iterator[Sequence[str]]:
 
 
 def _shortest_prefix(max_length: int, holds: Callable[[int], bool]) -> int:
-    """The least length that `holds`, of 1 to `longest`, which does; if what holds once holds ever after."""
+    """The least length that `holds`, from 1 to `max_length`, which does; assumes that `holds` is monotonic."""
     low, high = 1, max_length
     while low < high:
         middle = (low + high) // 2
@@ -188,7 +188,7 @@ def _shortest_prefix(max_length: int, holds: Callable[[int], bool]) -> int:
 
 
 def _shrink_set(state: _Search, names: list[str], precision: LayerPrecision, promoted_layers: list[str]) -> list[str]:
-    """The smallest set that suffices, as long as all sets of the next size are few enough to be tried."""
+    """The smallest sufficient set, searched while all sets of the next size are few enough to try."""
     budget = MAX_SMALLER_SETS
     for size in range(len(promoted_layers) - 1, 0, -1):
         budget -= math.comb(len(names), size)
@@ -209,7 +209,7 @@ def _total_macs(state: _Search, group: Collection[str]) -> int:
 def _cheapen_precisions(
     state: _Search, promoted_layers: list[str], precision: LayerPrecision, allowed_precisions: Sequence[LayerPrecision]
 ) -> PrecisionByLayer:
-    """`chosen` at `level`, each at a cheaper level if that is enough."""
+    """`promoted_layers` at `precision`, each at a cheaper precision if that is enough."""
     precisions: PrecisionByLayer = dict.fromkeys(promoted_layers, precision)
     for name in promoted_layers:
         for cheaper_precision in allowed_precisions[: allowed_precisions.index(precision)]:
@@ -221,7 +221,7 @@ def _cheapen_precisions(
 
 def _search_result(state: _Search, precisions: PrecisionByLayer, ranking: list[tuple[str, float]]) -> SearchResult:
     quality = state.measure(precisions).quality
-    assert quality is not None, "what was found has been run"
+    assert quality is not None, "a mix that meets the goal has been run"
     return SearchResult(precisions, state.quantizer.quantize(precisions), quality, tuple(state.trials), tuple(ranking))
 
 
@@ -241,6 +241,6 @@ def _failure_message(state: _Search, allowed_precisions: Sequence[LayerPrecision
     )
     allowed_text = " and ".join(("int8", *allowed_precisions))
     return (
-        f"no mix of {allowed_text} keeps the drop within {goal.max_drop:g}: the best of {len(state.trials)}, {count_text}, "
-        f"has {quality:g} against {goal.float_quality:g} of the float model, a drop of {drop:g}"
+        f"no mix of {allowed_text} keeps the drop within {goal.max_drop:g}: the best of {len(state.trials)}, "
+        f"{count_text}, has {quality:g} against {goal.float_quality:g} of the float model, a drop of {drop:g}"
     )

@@ -1,4 +1,4 @@
-"""The main subgraph of a .tflite as it is changed: who makes and reads a tensor, and new tensors and operators."""
+"""The main subgraph of a .tflite, for editing: producers and readers of tensors, new tensors and operators."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,57 +8,59 @@ import numpy as np
 
 from edgepipe.compress.quantizer import flatbuffer_edits
 from edgepipe.compress.quantizer.activation_calibration import ActivationRange
+from edgepipe.compress.quantizer.flatbuffer_edits import (
+    FlatbufferModel,
+    FlatbufferOperator,
+    FlatbufferSubgraph,
+    FlatbufferTensor,
+)
 from edgepipe.core.arrays import Array
 from edgepipe.tflite.reader import builtin_names
 
 BitWidth = Literal[8, 16]  # of activations
-FUSED_ACTIVATION_OPS = (
-    "ADD",
-    "MUL",
-    "SUB",
-)  # kernels read their options; those of the other operators that are made have no fields
+# kernels that read their options; the other operators that are inserted have no option fields
+FUSED_ACTIVATION_OPS = ("ADD", "MUL", "SUB")
 BIT_WIDTHS: tuple[BitWidth, ...] = (8, 16)
 QuantParams = tuple[float, int]  # scale and zero point
-BitWidthPolicy = Callable[
-    [str, Sequence[str]], BitWidth | None
-]  # of an operator, by its kind and the names of its outputs
+# (kind of an operator, names of its outputs) -> bits of its activations; None: it stays in float
+BitWidthPolicy = Callable[[str, Sequence[str]], BitWidth | None]
 
 
 @final
 @dataclass
 class MutableGraph:
-    """The objects of a flatbuffer, opened."""
+    """An unpacked .tflite; tensors and operators are those of its first subgraph."""
 
-    model: Any
+    model: FlatbufferModel
 
     @property
-    def subgraph(self) -> Any:
-        """The subgraph."""
+    def subgraph(self) -> FlatbufferSubgraph:
+        """The main subgraph."""
         return self.model.subgraphs[0]
 
     @property
-    def operators(self) -> list[Any]:
+    def operators(self) -> list[FlatbufferOperator]:
         """Its operators, in order."""
-        operators: list[Any] = self.subgraph.operators
+        operators: list[FlatbufferOperator] = self.subgraph.operators
         return operators
 
-    def kind(self, operator: Any) -> str:
-        """What an operator is called."""
+    def kind(self, operator: FlatbufferOperator) -> str:
+        """The builtin name of an operator."""
         return builtin_names().get(flatbuffer_edits.builtin_code(self.model, operator), "")
 
-    def tensor(self, index: int) -> Any:
-        """A tensor."""
+    def tensor(self, index: int) -> FlatbufferTensor:
+        """The tensor at `index`."""
         return self.subgraph.tensors[index]
 
     def name(self, index: int) -> str:
-        """What a tensor is called; empty for an input that is left out."""
+        """The name of a tensor; empty for an omitted input."""
         return str(self.tensor(index).name.decode()) if index >= 0 else ""
 
-    def producer(self, index: int) -> Any:
-        """The operator that makes a tensor; None for inputs and constants."""
+    def producer(self, index: int) -> FlatbufferOperator | None:
+        """The operator that outputs a tensor; None for inputs and constants."""
         return next((operator for operator in self.operators if index in operator.outputs), None)
 
-    def readers(self, index: int) -> list[Any]:
+    def readers(self, index: int) -> list[FlatbufferOperator]:
         """The operators that read a tensor."""
         return [operator for operator in self.operators if index in operator.inputs]
 
@@ -71,33 +73,33 @@ class MutableGraph:
         return np.frombuffer(bytes(bytearray(buffer_data)), np.float32).reshape(shape)
 
     def is_float(self, index: int) -> bool:
-        """Whether a tensor is there and holds float32."""
+        """Whether a tensor is not omitted and holds float32."""
         from ai_edge_litert.schema_py_generated import TensorType
 
         return index >= 0 and bool(self.tensor(index).type == TensorType.FLOAT32)
 
     def quant_params(self, index: int) -> QuantParams:
-        """Scale and zero point of a tensor that is quantized as a whole."""
+        """Scale and zero point of a tensor that is quantized per tensor."""
         quantization = self.tensor(index).quantization
         return float(quantization.scale[0]), int(quantization.zeroPoint[0])
 
     def bit_width(self, index: int) -> BitWidth | None:
-        """Of a tensor that is quantized to int8 or int16; None for all others."""
+        """The bits of a tensor that is quantized to int8 or int16; None for all others."""
         quantization = self.tensor(index).quantization
         if quantization is None or quantization.scale is None or not len(quantization.scale):
             return None
         return next((bits for bits in BIT_WIDTHS if self.tensor(index).type == integer_type(bits)), None)
 
-    def operator_index(self, operator: Any) -> int:
-        """Where an operator stands; two that look alike are two."""
+    def operator_index(self, operator: FlatbufferOperator) -> int:
+        """The position of an operator, compared by identity."""
         return next(index for index, candidate in enumerate(self.operators) if candidate is operator)
 
-    def remove(self, operator: Any) -> None:
+    def remove(self, operator: FlatbufferOperator) -> None:
         """Take an operator out."""
         del self.operators[self.operator_index(operator)]
 
     def ensure_opcode(self, kind: str, version: int) -> int:
-        """The index of an operator code, which is there afterwards."""
+        """The index of an operator code, which is added if it is missing."""
         from ai_edge_litert.schema_py_generated import BuiltinOperator, OperatorCodeT
 
         number = getattr(BuiltinOperator, kind)
@@ -109,8 +111,15 @@ class MutableGraph:
         self.model.operatorCodes.append(opcode)
         return len(self.model.operatorCodes) - 1
 
-    def new_operator(self, kind: str, version: int, inputs: list[int], outputs: list[int]) -> Any:
-        """A new operator, that stands nowhere yet, with options as they are when nothing is said."""
+    def new_operator(self, kind: str, version: int, inputs: list[int], outputs: list[int]) -> FlatbufferOperator:
+        """A new operator with default options, not yet inserted.
+
+        Args:
+            kind: builtin name, such as MUL.
+            version: of the operator.
+            inputs: tensor indices.
+            outputs: tensor indices.
+        """
         from ai_edge_litert import schema_py_generated as schema
 
         operator = schema.OperatorT()
@@ -122,14 +131,14 @@ class MutableGraph:
         return operator
 
     def add_float_tensor(self, name: str, shape: Any, array: Array | None = None) -> int:
-        """A new float32 tensor, with `values` if it is a constant."""
+        """A new float32 tensor, with the values of `array` if it is a constant."""
         from ai_edge_litert.schema_py_generated import TensorType
 
         float_array = None if array is None else array.astype(np.float32)
         return self._add_tensor(name, shape, int(TensorType.FLOAT32), None, float_array)
 
     def add_int32_constant(self, name: str, numbers: list[int]) -> int:
-        """A new constant list of int32."""
+        """A new constant int32 vector."""
         from ai_edge_litert.schema_py_generated import TensorType
 
         return self._add_tensor(name, [len(numbers)], int(TensorType.INT32), None, np.array(numbers, np.int32))
@@ -137,7 +146,15 @@ class MutableGraph:
     def add_quantized_tensor(
         self, name: str, shape: Any, bits: BitWidth, quant_params: QuantParams, array: Array | None = None
     ) -> int:
-        """A new tensor in integers, with the real `values` if it is a constant."""
+        """A new integer tensor.
+
+        Args:
+            name: of the tensor.
+            shape: of the tensor.
+            bits: 8 or 16.
+            quant_params: scale and zero point.
+            array: the real values of a constant, quantized here; None for an activation.
+        """
         from ai_edge_litert.schema_py_generated import QuantizationParametersT
 
         quantization = QuantizationParametersT()
@@ -169,14 +186,14 @@ class MutableGraph:
 
 
 def integer_type(bits: BitWidth) -> int:
-    """The number of the type in the schema."""
+    """The schema's code of the type."""
     from ai_edge_litert.schema_py_generated import TensorType
 
     return int(TensorType.INT8 if bits == 8 else TensorType.INT16)
 
 
 def choose_quant_params(span: ActivationRange, bits: BitWidth) -> QuantParams:
-    """Scale and zero point of a range: 16 bits are symmetric, as the kernels want them."""
+    """Scale and zero point of a range: asymmetric in 8 bits, symmetric in 16, as the kernels require."""
     low, high = min(span[0], 0.0), max(span[1], 0.0)
     if bits == 16:
         return float(np.float32(max(-low, high, 1e-30) / 32767)), 0

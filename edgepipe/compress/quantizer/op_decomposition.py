@@ -1,39 +1,40 @@
-"""Operators that TFLite computes in float only, spelled with ones that it has integer kernels for.
+"""Operators without an integer kernel in TFLite, decomposed into operators that have one.
 
-SQUARE, NEG and POW by a small whole number become MUL, which keeps a LayerNormalization, for one, in integers. GREATER
-and LESS_EQUAL, which have no kernel of 16 bits, become LESS and GREATER_EQUAL with their inputs the other way round.
-Where activations are to have 16 bits, so do operators whose kernels have 8 bits alone: SQUARED_DIFFERENCE, PRELU, ELU,
-HARD_SWISH, RELU_N1_TO_1, DEPTH_TO_SPACE and SPACE_TO_DEPTH. All give the same float values, up to rounding.
+SQUARE, NEG and POW by a small integer become MUL, which keeps a LayerNormalization, for example, in integers. GREATER
+and LESS_EQUAL, which have no 16-bit kernel, become LESS and GREATER_EQUAL with swapped inputs. For 16-bit activations,
+operators with only 8-bit kernels are decomposed too: SQUARED_DIFFERENCE, PRELU, ELU, HARD_SWISH, RELU_N1_TO_1,
+DEPTH_TO_SPACE and SPACE_TO_DEPTH. All give the same float values, up to rounding.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, final
+from typing import final
 
 import numpy as np
 
 from edgepipe.compress.quantizer import flatbuffer_edits
 from edgepipe.compress.quantizer.activation_calibration import ActivationRanges
+from edgepipe.compress.quantizer.flatbuffer_edits import FlatbufferOperator
 from edgepipe.compress.quantizer.mutable_graph import BitWidth, BitWidthPolicy, MutableGraph
 from edgepipe.tflite.model import Model
 from edgepipe.tflite.reader import read
 
 POWERS = (2, 3, 4)
-OP_VERSIONS = {"TRANSPOSE": 6}  # of six dimensions
+OP_VERSIONS = {"TRANSPOSE": 6}  # the version for six dimensions
 ALWAYS_DECOMPOSED = ("SQUARE", "NEG", "POW", "GREATER", "LESS_EQUAL")
-INTERMEDIATE_SUFFIX = r"/\d+_[A-Z0-9_]+"  # how the name of a tensor on the way goes on after that of the result
+INTERMEDIATE_SUFFIX = r"/\d+_[A-Z0-9_]+"  # suffix of an intermediate tensor's name, after the name of the output
 SWAPPED_COMPARISONS = {"GREATER": "LESS", "LESS_EQUAL": "GREATER_EQUAL"}
 
 
 def uniform_bit_width(bits: BitWidth) -> BitWidthPolicy:
-    """All operators in integers of so many bits."""
+    """The policy that gives all operators integer activations of `bits`."""
     return lambda kind, outputs: bits
 
 
 @contextmanager
 def decomposed_model(lite: Model, policy: BitWidthPolicy) -> Iterator[Model]:
-    """The float model `lite` by `spelling`, inside the block only."""
+    """The float model `lite` with its operators decomposed; the file exists inside the block only."""
     content = decompose_operators(lite.content, policy)
     if content is lite.content:
         yield lite
@@ -43,7 +44,7 @@ def decomposed_model(lite: Model, policy: BitWidthPolicy) -> Iterator[Model]:
 
 
 def calibrate_decomposed(lite: Model, find_ranges: Callable[[Model], ActivationRanges]) -> ActivationRanges:
-    """Ranges of `lite`, and of the tensors between operators that some are `spelled` in where they get 16 bits."""
+    """Ranges of `lite`, and of the intermediate tensors of operators that are decomposed for 16 bits."""
     ranges = find_ranges(lite)
     with decomposed_model(lite, uniform_bit_width(16)) as int16_model:
         return (
@@ -54,16 +55,16 @@ def calibrate_decomposed(lite: Model, find_ranges: Callable[[Model], ActivationR
 
 
 def decompose_operators(content: bytes, policy: BitWidthPolicy) -> bytes:
-    """The float .tflite `content` in operators that have integer kernels, where they are known.
+    """The float .tflite `content`, decomposed into operators with integer kernels where possible.
 
-    `wanted` are the bits of an operator's activations; what stays in float is not touched.
+    `policy` gives the bits of each operator's activations; operators that stay in float are not changed.
     """
     graph = MutableGraph(flatbuffer_edits.unpack_model(content))
     changes = [_decompose_operator(graph, operator, policy) for operator in list(graph.operators)]
     return flatbuffer_edits.pack_model(flatbuffer_edits.canonicalize(graph.model)) if any(changes) else content
 
 
-def _decompose_operator(graph: MutableGraph, operator: Any, policy: BitWidthPolicy) -> bool:
+def _decompose_operator(graph: MutableGraph, operator: FlatbufferOperator, policy: BitWidthPolicy) -> bool:
     kind = graph.kind(operator)
     if kind not in (*ALWAYS_DECOMPOSED, *INT16_DECOMPOSITIONS):
         return False
@@ -73,17 +74,17 @@ def _decompose_operator(graph: MutableGraph, operator: Any, policy: BitWidthPoli
 
 @final
 class _Decomposition:
-    """One operator, and those that take its place; the tensor that it makes keeps its name."""
+    """One operator, and those that replace it; its output tensor keeps its name."""
 
-    def __init__(self, graph: MutableGraph, operator: Any, bits: BitWidth) -> None:
+    def __init__(self, graph: MutableGraph, operator: FlatbufferOperator, bits: BitWidth) -> None:
         self.graph, self.operator, self.bits = graph, operator, bits
         self.input_indices = [int(index) for index in operator.inputs]
         self.output_index = int(operator.outputs[0])
-        self.new_operators: list[Any] = []
-        self.name_count = 0  # tensors on the way
+        self.new_operators: list[FlatbufferOperator] = []
+        self.name_count = 0  # intermediate tensors so far
 
     def apply(self) -> bool:
-        """Put others in its place; False if it stays."""
+        """Replace the operator; False if it stays."""
         kind = self.graph.kind(self.operator)
         if kind in SWAPPED_COMPARISONS:
             self.new_operators = [
@@ -109,7 +110,7 @@ class _Decomposition:
 
     def _squared_difference(self) -> None:
         """(a - b)^2."""
-        shape = list(self.graph.tensor(self.output_index).shape)  # one of both may be spread over the other
+        shape = list(self.graph.tensor(self.output_index).shape)  # one may be broadcast to the other
         self._multiply([self._emit("SUB", self.input_indices, shape)] * 2)
 
     def _prelu(self) -> None:
@@ -131,26 +132,26 @@ class _Decomposition:
         )
 
     def _hard_swish(self) -> None:
-        """x (min(max(x + 3, 0), 6) / 6); by MINIMUM, because RELU6 of TFLite Micro does not change the scale."""
+        """x (min(max(x + 3, 0), 6) / 6); with MINIMUM, because RELU6 of TFLite Micro does not rescale."""
         x = self.input_indices[0]
         shifted_relu = self._emit("RELU", [self._emit("ADD", [x, self._scalar(3)])])
         gate = self._emit("MINIMUM", [shifted_relu, self._scalar(6)])
         self._emit_output("MUL", [x, self._emit("MUL", [gate, self._scalar(1 / 6)])])
 
     def _depth_to_space(self) -> None:
-        """(.., h, w, b b c) as (.., h, w, b, b, c), turned to (.., h, b, w, b, c), as (.., h b, w b, c)."""
+        """(.., h, w, b b c) as (.., h, w, b, b, c), transposed to (.., h, b, w, b, c), as (.., h b, w b, c)."""
         block = self.operator.builtinOptions.blockSize
         height, width, depth = (int(size) for size in self.graph.tensor(self.input_indices[0]).shape[1:])
         self._permute_blocks([height, width, block, block, depth // block**2], [0, 1, 3, 2, 4, 5])
 
     def _space_to_depth(self) -> None:
-        """The way back."""
+        """The inverse of `_depth_to_space`."""
         block = self.operator.builtinOptions.blockSize
         height, width, depth = (int(size) for size in self.graph.tensor(self.input_indices[0]).shape[1:])
         self._permute_blocks([height // block, block, width // block, block, depth], [0, 1, 3, 2, 4, 5])
 
     def _permute_blocks(self, shape: list[int], order: list[int]) -> None:
-        """RESHAPE of each sample, TRANSPOSE, RESHAPE to what is made."""
+        """RESHAPE of each sample, TRANSPOSE, RESHAPE to the output's shape."""
         batch = int(self.graph.tensor(self.input_indices[0]).shape[0])
         blocks = self._emit("RESHAPE", [self.input_indices[0], self._int_list([-1, *shape])], [batch, *shape])
         permuted_shape = [[batch, *shape][axis] for axis in order]
@@ -159,7 +160,7 @@ class _Decomposition:
         self._emit_output("RESHAPE", [permuted_blocks, self._int_list([-1, *output_shape])])
 
     def _integer_exponent(self) -> int:
-        """The whole number that POW has for all elements; 0 if it is another, or spreads its input."""
+        """The scalar integer exponent of POW; 0 if it is not one of `POWERS`, or broadcasts its input."""
         exponent = self.graph.constant(self.input_indices[1])
         shapes = [list(self.graph.tensor(index).shape) for index in (self.input_indices[0], self.output_index)]
         is_supported = (
@@ -178,11 +179,11 @@ class _Decomposition:
         return self.graph.add_float_tensor(self._intermediate_name(f"{number:g}"), [], np.array(number))
 
     def _int_list(self, numbers: list[int]) -> int:
-        """A constant list of whole numbers."""
+        """A constant int32 vector."""
         return self.graph.add_int32_constant(self._intermediate_name("_".join(map(str, numbers))), numbers)
 
     def _emit(self, kind: str, inputs: list[int], shape: list[int] | None = None) -> int:
-        """A tensor on the way, by default of the shape of the first input."""
+        """Append an operator with an intermediate output, by default of the first input's shape; its tensor index."""
         output_shape = self.graph.tensor(inputs[0]).shape if shape is None else shape
         index = self.graph.add_float_tensor(self._intermediate_name(kind), output_shape)
         self.new_operators.append(self.graph.new_operator(kind, OP_VERSIONS.get(kind, 1), inputs, [index]))
@@ -192,12 +193,12 @@ class _Decomposition:
         self.new_operators.append(self.graph.new_operator(kind, 1, inputs, [self.output_index]))
 
     def _intermediate_name(self, suffix: str) -> str:
-        """A name below that of the result, the same whatever else is spelled in the model."""
+        """A name derived from the output's, independent of what else is decomposed in the model."""
         self.name_count += 1
         return f"{self.graph.name(self.output_index)}/{self.name_count}_{suffix}"
 
 
-INT16_DECOMPOSITIONS = {  # spelled where activations are to have 16 bits
+INT16_DECOMPOSITIONS = {  # decomposed for 16-bit activations
     "SQUARED_DIFFERENCE": _Decomposition._squared_difference,
     "PRELU": _Decomposition._prelu,
     "ELU": _Decomposition._elu,

@@ -1,19 +1,18 @@
-"""Outputs of the model that are also read inside it.
+"""Model outputs that are also read inside the model.
 
-litert-quantizer 0.11 gives such a tensor the type of the interface inside as well: the model does not run then, or
-gives wrong numbers. Each is therefore set apart by a RESHAPE to its own shape before, which is taken out again after.
+litert-quantizer 0.11 gives such a tensor the interface type inside as well: the model does not run, or gives wrong
+numbers. Each is therefore isolated by a RESHAPE to its own shape before quantization, which is removed afterwards.
 """
 
-from typing import Any
-
 from edgepipe.compress.quantizer import flatbuffer_edits
+from edgepipe.compress.quantizer.flatbuffer_edits import FlatbufferOperator
 from edgepipe.compress.quantizer.mutable_graph import MutableGraph, QuantParams
 
-ISOLATED_SUFFIX = "/output"  # how the name of a tensor that was set apart goes on after its own; then its place follows
+ISOLATED_SUFFIX = "/output"  # appended to the name of an isolated output, followed by its position
 
 
 def isolate_outputs(content: bytes) -> tuple[bytes, dict[str, str]]:
-    """The float .tflite `content` with no output read inside; the names of those set apart, each with its own."""
+    """The float .tflite `content` with no output read inside; and isolated output name -> original name."""
     graph = MutableGraph(flatbuffer_edits.unpack_model(content))
     original_names: dict[str, str] = {}
     outputs = [int(index) for index in graph.subgraph.outputs]
@@ -35,7 +34,7 @@ def _isolate_output(graph: MutableGraph, index: int, position: int) -> int:
 
 
 def _replace_output(graph: MutableGraph, position: int, new_index: int) -> None:
-    """Put a tensor into the place of an output, in the signatures too."""
+    """Replace a model output, in the signatures too."""
     old_index = int(graph.subgraph.outputs[position])
     graph.subgraph.outputs = [*graph.subgraph.outputs[:position], new_index, *graph.subgraph.outputs[position + 1 :]]
     for signature in graph.model.signatureDefs or []:
@@ -45,7 +44,7 @@ def _replace_output(graph: MutableGraph, position: int, new_index: int) -> None:
 
 
 def merge_outputs(content: bytes, original_names: dict[str, str]) -> bytes:
-    """The quantized model `content` without the operators that set outputs apart."""
+    """The quantized model `content` without the operators that isolate outputs."""
     if not original_names:
         return content
     graph = MutableGraph(flatbuffer_edits.unpack_model(content))
@@ -54,13 +53,13 @@ def merge_outputs(content: bytes, original_names: dict[str, str]) -> bytes:
         graph.remove(operator)
         for reader in graph.readers(isolated_index):
             reader.inputs = [source_index if index == isolated_index else int(index) for index in reader.inputs]
-        for position in [place for place, output in enumerate(graph.subgraph.outputs) if output == isolated_index]:
+        for position in [i for i, output in enumerate(graph.subgraph.outputs) if output == isolated_index]:
             _replace_output(graph, position, source_index)
     return flatbuffer_edits.pack_model(flatbuffer_edits.canonicalize(graph.model))
 
 
-def _is_redundant(graph: MutableGraph, operator: Any, original_names: dict[str, str]) -> bool:
-    """Whether an operator sets an output apart, and gives the same numbers that it is given."""
+def _is_redundant(graph: MutableGraph, operator: FlatbufferOperator, original_names: dict[str, str]) -> bool:
+    """Whether an operator isolates an output and passes its stored values on unchanged."""
     source_index, isolated_index = int(operator.inputs[0]), int(operator.outputs[0])
     has_same_storage = _storage(graph, source_index) == _storage(graph, isolated_index)
     return graph.kind(operator) == "RESHAPE" and graph.name(isolated_index) in original_names and has_same_storage

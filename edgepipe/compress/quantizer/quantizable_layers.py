@@ -1,7 +1,7 @@
-"""The layers of a float .tflite that quantization is decided for: an operator that computes, and what only passes on.
+"""The layers of a float .tflite whose precision is chosen: a compute operator, and the pass-through operators after it.
 
-A tensor between two layers can be kept in 16 bits only if both take it so. What merely passes values on (pooling,
-reshapes, activations) therefore belongs to the layer whose values it passes on.
+A tensor between two layers can have 16 bits only if both support it. Operators that merely pass values on (pooling,
+reshapes, activations) therefore belong to the layer whose values they pass on.
 """
 
 from collections.abc import Mapping
@@ -24,20 +24,13 @@ PASS_THROUGH_OPS = frozenset(
         *("HARD_SWISH", "GELU", "ELU"),
     }
 )
-WEIGHTED_CLASS_PREFIXES = (
-    "Conv",
-    "Depthwise",
-    "Separable",
-    "Dense",
-    "LSTM",
-    "GRU",
-)  # how the names of such classes begin
+WEIGHTED_CLASS_PREFIXES = ("Conv", "Depthwise", "Separable", "Dense", "LSTM", "GRU")
 
 
 @final
 @dataclass(frozen=True)
 class QuantizableLayer:
-    """One layer: a name that no other has, its operators in order, the first the one that computes, and its MACs."""
+    """One layer: its unique name, and its operators, the compute operator first."""
 
     name: str
     operators: tuple[Operator, ...]
@@ -49,12 +42,12 @@ class QuantizableLayer:
 
     @property
     def kind(self) -> str:
-        """The operator that computes."""
+        """The name of the compute operator."""
         return self.operators[0].name
 
 
 def find_layers(model: Model, class_by_layer: Mapping[str, str] | None = None) -> list[QuantizableLayer]:
-    """The layers of the first subgraph of `model`; `keras` are the classes of the Keras model's layers, by name."""
+    """The layers of the first subgraph of `model`; `class_by_layer` has the Keras layers' classes by name, if known."""
     main_operators = [operator for operator in model.operators if operator.subgraph == 0]
     groups = _group_operators(main_operators)
     names_by_operator = dict(
@@ -71,10 +64,10 @@ def find_layers(model: Model, class_by_layer: Mapping[str, str] | None = None) -
 
 
 def _group_operators(operators: list[Operator]) -> list[list[int]]:
-    """Indices of the operators of each layer, the one that computes first."""
+    """Indices of the operators of each layer, the compute operator first."""
     group_by_tensor: dict[tuple[int, int], int] = {}  # tensor -> group
     groups: list[list[int]] = []
-    pending_indices: list[int] = []  # what stands between an input and the first layer that computes
+    pending_indices: list[int] = []  # pass-through operators before the first compute operator
     for index, operator in enumerate(operators):
         input_groups = [
             group_by_tensor[t.key]

@@ -1,7 +1,7 @@
-"""A float .tflite quantized by any scheme: ranges first, then one of two quantizers.
+"""Quantization of a float .tflite by any scheme: ranges first, then one of two quantizers.
 
-int8 is TensorFlow's quantizer's work, which has the most operators; everything else, what mixes types and what stays
-partly in float, is litert-quantizer's.
+int8 uses TensorFlow's quantizer, which supports the most operators; everything else, including mixed types and partly
+float models, uses litert-quantizer.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -17,6 +17,7 @@ from edgepipe.compress.quantizer.recipes import LitertRecipe
 from edgepipe.compress.schemes import SCHEMES, ActivationCalibration, InterfaceType, SchemeName, interface_types
 from edgepipe.core.arrays import Array
 from edgepipe.core.errors import InputError
+from edgepipe.core.units import plural
 from edgepipe.models.native_stderr import capture_stderr
 from edgepipe.tflite.model import Model, Operator
 
@@ -26,7 +27,7 @@ OperatorSelector = Callable[[Model], Collection[Operator]]
 @final
 @dataclass(frozen=True)
 class QuantizationRequest:
-    """What a model is to become."""
+    """How a model is to be quantized."""
 
     scheme: SchemeName = "int8"
     input_type: InterfaceType | None = None
@@ -37,10 +38,10 @@ class QuantizationRequest:
 
     @property
     def io_types(self) -> tuple[str, str]:
-        """Of inputs and outputs.
+        """The types of inputs and outputs.
 
         Raises:
-            InputError: the scheme does not have them.
+            InputError: the scheme does not support them.
         """
         return interface_types(self.scheme, self.input_type, self.output_type)
 
@@ -48,14 +49,14 @@ class QuantizationRequest:
 @final
 @dataclass(frozen=True)
 class QuantizedModel:
-    """The bytes of a .tflite, and what is worth knowing of how it came about."""
+    """The bytes of a .tflite, and notes on its quantization."""
 
     content: bytes
     notes: tuple[str, ...] = ()
 
 
 def needs_samples(request: QuantizationRequest) -> bool:
-    """Whether activations take ranges from representative samples."""
+    """Whether activation ranges are calibrated on representative samples."""
     if request.scheme == "recipe":
         return recipes.needs_calibration(request.recipe or [])
     return SCHEMES[request.scheme].needs_calibration
@@ -67,15 +68,19 @@ def quantize_tflite(
     feeds: list[Array] | None,
     trained_ranges: Mapping[str, ActivationRange] | None = None,
 ) -> QuantizedModel:
-    """The float model `lite` as `request` says; `feeds` are samples of each input, in its order.
+    """Quantize the float model `lite`.
 
-    `trained` are ranges that training found, by layer; they go before those of samples.
+    Args:
+        lite: the float .tflite.
+        request: scheme, types, calibration and what stays in float.
+        feeds: representative samples of each input, in order, (samples, ...); None for schemes without calibration.
+        trained_ranges: ranges learned in training, by layer; they override those of samples. None: there are none.
 
     Raises:
-        InputError: no samples for a scheme that needs them, or something that the quantizer does not take.
+        InputError: no samples for a scheme that needs them, or a model that the quantizer does not support.
     """
     if not lite.operators:
-        raise InputError("the model has no operator, it gives back what it is given: there is nothing to quantize")
+        raise InputError("the model has no operators, so there is nothing to quantize")
     rules, user_recipe = _build_rules(request, lite), request.recipe or []
     if not needs_samples(request):
         return QuantizedModel(
@@ -95,7 +100,7 @@ def quantize_tflite(
 
 
 def _int8_policy(policy: BitWidthPolicy) -> BitWidthPolicy:
-    """8 bits for whatever is to be integer: there ranges are taken first, so that all schemes have the same."""
+    """8 bits wherever `policy` wants integers: ranges are calibrated on that model, so that all schemes share them."""
     return lambda kind, outputs: None if policy(kind, outputs) is None else 8
 
 
@@ -119,7 +124,13 @@ def _find_ranges(
 def collect_ranges(
     lite: Model, request: QuantizationRequest, feeds: list[Array] | None, trained_ranges: Mapping[str, ActivationRange]
 ) -> ActivationRanges:
-    """Ranges of all activations of `lite`, those of `trained` layers from there.
+    """The ranges of all activations of `lite`.
+
+    Args:
+        lite: the float .tflite.
+        request: scheme and calibration method.
+        feeds: representative samples of each input, in order, (samples, ...).
+        trained_ranges: ranges learned in training, by layer; they override the calibrated ones.
 
     Raises:
         InputError: no samples, or ones that do not fit.
@@ -138,13 +149,13 @@ def collect_ranges(
 
 
 def _trained_range(tensor: str, trained_ranges: Mapping[str, ActivationRange]) -> ActivationRange | None:
-    """The range of the one trained layer that a tensor bears the name of."""
+    """The trained range of the one layer that a tensor is named after; None if there is none, or several."""
     matches = [trained_ranges[scope] for scope in scope_names(tensor) if scope in trained_ranges]
     return matches[0] if len(matches) == 1 else None
 
 
 def _build_rules(request: QuantizationRequest, lite: Model) -> LitertRecipe:
-    """The recipe of a whole model; the types of inputs and outputs hold whatever is left in float."""
+    """The recipe for the whole model; the interface types hold whatever stays in float."""
     float_rules = recipes.keep_float_rules(request.keep_float(lite)) if request.keep_float is not None else []
     if request.scheme == "recipe":
         io_recipe = recipes.io_rules(request.input_type, request.output_type)
@@ -159,7 +170,7 @@ MISCOMPUTED_OPS = frozenset({"ONE_HOT", "SCATTER_ND"})  # TensorFlow's quantizer
 def _quantize_int8(
     lite: Model, feeds: list[Array], ranges: ActivationRanges, request: QuantizationRequest, rules: LitertRecipe
 ) -> QuantizedModel:
-    """`lite` in int8: by TensorFlow's quantizer, or by the rules where those leave less in float or it cannot do."""
+    """`lite` in int8: by TensorFlow's quantizer, or by `rules` where it cannot, or where they leave less in float."""
     if reason := _tensorflow_objection(lite, request):
         return QuantizedModel(
             recipes.quantize_with_recipe(lite.content, rules, ranges.by_tensor),
@@ -174,18 +185,14 @@ def _quantize_int8(
     litert_content = recipes.quantize_with_recipe(lite.content, rules, ranges.by_tensor)
     if (litert_float_count := float_fallback.count_float_operators(litert_content)) >= float_count:
         return QuantizedModel(content)
-    return QuantizedModel(
-        litert_content,
-        (
-            f"int8 by litert-quantizer: it leaves {litert_float_count} operators in float, TensorFlow's quantizer {float_count}",
-        ),
-    )
+    counts_text = f"it leaves {plural(litert_float_count, 'operator')} in float, TensorFlow's quantizer {float_count}"
+    return QuantizedModel(litert_content, (f"int8 by litert-quantizer: {counts_text}",))
 
 
 def _tensorflow_objection(lite: Model, request: QuantizationRequest) -> str:
-    """Why TensorFlow's quantizer is not used; empty if nothing speaks against it."""
+    """Why TensorFlow's quantizer cannot be used; empty if it can."""
     if request.keep_float is not None:
-        return "TensorFlow's quantizer does not leave all kinds of operators in float that are to stay there"
+        return "TensorFlow's quantizer cannot keep every kind of operator in float"
     miscomputed_names = sorted({operator.name for operator in lite.operators} & MISCOMPUTED_OPS)
     return f"TensorFlow's quantizer computes {' and '.join(miscomputed_names)} wrongly" if miscomputed_names else ""
 
@@ -196,11 +203,11 @@ def _quantize_with_tensorflow(
     """`lite` in int8 by TensorFlow's quantizer.
 
     Raises:
-        InputError: the quantizer fails; with what it says, if anything.
+        InputError: the quantizer fails; with its message, if any.
     """
     try:
         with capture_stderr():
             return tensorflow_quantizer.quantize_int8(lite.content, feeds, ranges, request.io_types)
     except (RuntimeError, ValueError) as error:
         message = " ".join(str(error).split())[:300]
-        raise InputError(f"TensorFlow's quantizer failed: {message or 'without a word'}") from error
+        raise InputError(f"TensorFlow's quantizer failed: {message or 'without a message'}") from error

@@ -1,7 +1,7 @@
-"""Quantization by litert-quantizer's recipes: what is stored in how many bits, operator by operator.
+"""Quantization by litert-quantizer recipes: bit widths, operator by operator.
 
-A recipe is a list of rules, the later over the earlier; each names operators by a regular expression over the names of
-their output tensors, and by kind. Recipes of edgepipe say the whole name, so that a rule holds for one operator.
+A recipe is a list of rules, later ones override earlier ones; each selects operators by a regular expression over the
+names of their output tensors, and by kind. edgepipe's own rules match the whole name, so each holds for one operator.
 """
 
 import json
@@ -26,12 +26,11 @@ LitertRecipe = list[RecipeRule]
 
 RULE_KEYS = ("regex", "operation", "algorithm_key", "op_config")
 ALL_OPERATIONS, ANY_SCOPE = "*", ".*"
-ANY_SCOPE_LAST = (
-    "^.*$"  # everywhere too; litert-quantizer keeps rules of one expression together, where the first of them stands
-)
+# matches everything too; litert-quantizer groups the rules of one expression at the position of the first of them
+ANY_SCOPE_LAST = "^.*$"
 MIN_MAX, CASTING, NO_QUANTIZE = "min_max_uniform_quantize", "float_casting", "no_quantize"
 IO_OPERATIONS = ("INPUT", "OUTPUT")
-ALIASES = {"TRANSPOSE_CONV": "CONV_2D_TRANSPOSE", "CUSTOM": "CUSTOM_OP"}  # what litert-quantizer calls them
+ALIASES = {"TRANSPOSE_CONV": "CONV_2D_TRANSPOSE", "CUSTOM": "CUSTOM_OP"}  # litert-quantizer's names
 CASTABLE = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED", "EMBEDDING_LOOKUP"})
 
 
@@ -40,9 +39,9 @@ def scheme_recipe(scheme: str) -> LitertRecipe:
     configs = {
         "int8": integer_config(8),
         "int16x8": integer_config(16),
-        "dynamic": _weight_config(8, integer=True),
-        "weight_only_int8": _weight_config(8),
-        "weight_only_int4": _weight_config(4),
+        "dynamic": weight_config(8, integer=True),
+        "weight_only_int8": weight_config(8),
+        "weight_only_int4": weight_config(4),
         "float16": _float16_config(),
     }
     algorithm = CASTING if scheme == "float16" else MIN_MAX
@@ -52,7 +51,14 @@ def scheme_recipe(scheme: str) -> LitertRecipe:
 def make_rule(
     config: RecipeRule | None, regex: str = ANY_SCOPE, operation: str = ALL_OPERATIONS, algorithm: str = MIN_MAX
 ) -> RecipeRule:
-    """One rule; without `config` what it names is left in float."""
+    """One rule.
+
+    Args:
+        config: the rule's `op_config`; None keeps the operators in float.
+        regex: searched in the names of an operator's output tensors, each followed by `;`.
+        operation: the kind of operator, `*` for all.
+        algorithm: litert-quantizer's algorithm key; ignored without `config`.
+    """
     algorithm_key = NO_QUANTIZE if config is None else algorithm
     return {
         "regex": regex,
@@ -63,12 +69,13 @@ def make_rule(
 
 
 def integer_config(bits: int) -> RecipeRule:
-    """Activations of 8 or 16 bits; 16 are symmetric, as the kernels want them."""
+    """8-bit weights, and activations of 8 or 16 bits; 16 are symmetric, as the kernels require."""
     activations = {"num_bits": bits, "symmetric": bits == 16, "granularity": "TENSORWISE", "dtype": "INT"}
-    return {**_weight_config(8, integer=True), "activation_tensor_config": activations}
+    return {**weight_config(8, integer=True), "activation_tensor_config": activations}
 
 
-def _weight_config(bits: int, integer: bool = False) -> RecipeRule:
+def weight_config(bits: int, integer: bool = False) -> RecipeRule:
+    """Weights of 4 or 8 bits, computed in float, or with `integer` in integers."""
     weights = {"num_bits": bits, "symmetric": True, "granularity": "CHANNELWISE", "dtype": "INT"}
     return {
         "weight_tensor_config": weights,
@@ -87,13 +94,13 @@ def _float_config() -> RecipeRule:
 
 
 def operator_pattern(operator: Operator) -> str:
-    """The regular expression that names this operator and no other."""
+    """The regular expression that matches this operator and no other."""
     return f"^{re.escape(_scope(_output_names(operator)))}$"
 
 
 def decomposed_pattern(operator: Operator) -> str:
-    """The regular expression that names this operator, or those that it is `spelled` in."""
-    assert operator.outputs[0] is not None, "what is spelled makes one tensor"
+    """The regular expression that matches this operator, or those that it is decomposed into."""
+    assert operator.outputs[0] is not None, "operators that are decomposed have one output"
     return f"^{re.escape(operator.outputs[0].name)}({INTERMEDIATE_SUFFIX})?;$"
 
 
@@ -108,9 +115,9 @@ def keep_float_rules(operators: Collection[Operator]) -> LitertRecipe:
 
 
 def io_rules(input_type: str | None, output_type: str | None) -> LitertRecipe:
-    """Rules for the model's own inputs and outputs, None for what other rules say.
+    """Rules for the model's inputs and outputs; None leaves a type to the other rules.
 
-    They are to stand last, because the output is called as what computes it.
+    They must come last, because an output has the name of the operator that computes it.
     """
     type_by_operation = dict(zip(IO_OPERATIONS, (input_type, output_type), strict=True))
     return [
@@ -130,7 +137,7 @@ def _io_config(dtype: str) -> RecipeRule | None:
 
 
 def needs_calibration(recipe: LitertRecipe) -> bool:
-    """Whether a rule quantizes activations, so that their ranges must be known."""
+    """Whether a rule quantizes activations, which needs their ranges."""
     return any("activation_tensor_config" in rule.get("op_config", {}) for rule in recipe)
 
 
@@ -141,10 +148,15 @@ def has_int16_activations(recipe: LitertRecipe) -> bool:
 
 
 def quantize_with_recipe(content: bytes, recipe: LitertRecipe, ranges: Mapping[str, ActivationRange] | None) -> bytes:
-    """The float .tflite `content` quantized as `recipe` says, `spelled` first; `ranges` are of what it is then.
+    """The float .tflite `content`, decomposed and quantized by `recipe`.
+
+    Args:
+        content: a float .tflite.
+        recipe: litert-quantizer's rules.
+        ranges: of the activations of the decomposed model, by tensor name; None for recipes without calibration.
 
     Raises:
-        InputError: litert-quantizer does not take the recipe or the model; what it says.
+        InputError: litert-quantizer does not support the recipe or the model; with its message.
         ToolError: it is not installed.
     """
     prepared_content = flatbuffer_edits.normalize_opcodes(decompose_operators(content, bit_width_policy(recipe)))
@@ -173,9 +185,9 @@ def _run_quantizer(content: bytes, recipe: LitertRecipe, ranges: Mapping[str, Ac
     spans = {name: np.asarray(span, np.float32) for name, span in ranges.items()}
     statistics = {name: {"min": span[:1], "max": span[1:]} for name, span in spans.items()}
     try:
-        # progress and counts go to stderr; biases out of range, which NumPy warns of, are settled afterwards
+        # progress and counts go to stderr; biases out of range, of which NumPy warns, are fixed afterwards
         with capture_stderr(), warnings.catch_warnings(), np.errstate(all="ignore"):
-            # an interpreter of its own, which it opens to look at names
+            # from an interpreter that the library opens to read names
             warnings.filterwarnings("ignore", ".*experimental_preserve_all_tensors", UserWarning)
             model_quantizer = quantizer.Quantizer(bytearray(content), recipe)
             quantization_result = model_quantizer.quantize(
@@ -188,10 +200,10 @@ def _run_quantizer(content: bytes, recipe: LitertRecipe, ranges: Mapping[str, Ac
 
 
 def unmatched_rule_notes(recipe: LitertRecipe, lite: Model) -> list[str]:
-    """A note on each rule that no operator of the float model falls under."""
+    """A note on each rule that matches no operator of the float model."""
     operator_scopes = [(operator.name, _scope(_output_names(operator))) for operator in lite.operators]
     return [
-        f"rule {number} of the recipe holds for nothing: no operator of kind {rule['operation']} is '{rule['regex']}'"
+        f"rule {number} of the recipe has no effect: no operator of kind {rule['operation']} matches '{rule['regex']}'"
         for number, rule in enumerate(recipe, 1)
         if rule["operation"] not in IO_OPERATIONS
         and not any(
@@ -206,15 +218,15 @@ def _matches_operation(operation: str, kind: str) -> bool:
 
 
 def bit_width_policy(recipe: LitertRecipe) -> BitWidthPolicy:
-    """What a recipe gives each operator."""
+    """The bit width that a recipe gives each operator's activations."""
     return lambda kind, outputs: activation_bits(recipe, kind, outputs)
 
 
 def activation_bits(recipe: LitertRecipe, kind: str, outputs: Sequence[str]) -> BitWidth | None:
-    """Of the activations that a recipe gives an operator without weights; None for float.
+    """The activation bits that a recipe gives an operator without weights; None for float.
 
-    As litert-quantizer reads it: rules of one expression stand together where the first of them does, one for all
-    operators drops those before it, the last one holds, and rules for weights alone are passed over.
+    As litert-quantizer reads it: rules of one expression are grouped at the position of the first, a rule for all
+    operators drops those before it, the last match wins, and weight-only rules are ignored.
     """
     rules_by_regex: dict[str, list[RecipeRule]] = {}
     for rule in recipe:
@@ -239,7 +251,7 @@ def _output_names(operator: Operator) -> list[str]:
 
 
 def _scope(outputs: Sequence[str]) -> str:
-    """What an operator is called in recipes."""
+    """The name of an operator in recipes."""
     return "".join(f"{name};" for name in outputs)
 
 
@@ -260,16 +272,16 @@ def read(path: Path) -> LitertRecipe:
     """The recipe in the JSON file `path`.
 
     Raises:
-        InputError: no file, no JSON, or no recipe; what is wrong with which rule.
+        InputError: the file is missing, not JSON or not a recipe; names the rule and its problem.
     """
     try:
         rules = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
     except UnicodeDecodeError:
-        raise InputError(f"{path}: is no text; a recipe is a JSON file") from None
+        raise InputError(f"{path}: is not text; a recipe is a JSON file") from None
     except json.JSONDecodeError as error:
-        raise InputError(f"{path}:{error.lineno}:{error.colno}: is no JSON: {error.msg}") from None
+        raise InputError(f"{path}:{error.lineno}:{error.colno}: is not valid JSON: {error.msg}") from None
     if not isinstance(rules, list) or not rules:
         raise InputError(
             f"{path}: a recipe is a list of rules with {', '.join(RULE_KEYS)}; found {type(rules).__name__}"
@@ -281,7 +293,7 @@ def read(path: Path) -> LitertRecipe:
 
 
 def _rule_problem(rule: Any) -> str:
-    """What is wrong with a rule; empty if nothing is."""
+    """What is wrong with a rule; empty if it is valid."""
     if not isinstance(rule, dict):
         return f"is a mapping with {', '.join(RULE_KEYS)}; found {type(rule).__name__}"
     for key in RULE_KEYS:
@@ -315,5 +327,5 @@ def _regex_problem(pattern: Any) -> str:
     try:
         re.compile(pattern)
     except (re.error, TypeError) as error:
-        return f"regex '{pattern}' is no regular expression: {error}"
+        return f"regex '{pattern}' is not a regular expression: {error}"
     return ""

@@ -1,17 +1,17 @@
-"""Full-integer int8 by TensorFlow's own quantizer, on a float .tflite and with ranges of one's own.
+"""Full-integer int8 by TensorFlow's own quantizer, from a float .tflite and with given ranges.
 
-`TFLiteConverter` does the same inside: it writes the extremes of each activation into the float model, then hands that
-to its quantizer. Both steps are called here one by one, so that the ranges can be others and a float .tflite can be the
-start.
+`TFLiteConverter` does the same internally: it writes the extremes of each activation into the float model, then runs
+its quantizer on it. Both steps are called separately here, so that the ranges can be replaced and the source can be a
+float .tflite.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import numpy as np
 
 from edgepipe.compress.quantizer import flatbuffer_edits
 from edgepipe.compress.quantizer.activation_calibration import ActivationRange
+from edgepipe.compress.quantizer.flatbuffer_edits import FlatbufferOperator, FlatbufferTensor
 from edgepipe.compress.quantizer.mutable_graph import MutableGraph
 from edgepipe.core.arrays import Array
 
@@ -25,22 +25,22 @@ def quantize_int8(
     """The float .tflite `content` in int8.
 
     Args:
-        content: of a float .tflite.
-        feeds: representative samples of each input, in its order, (samples, ...).
+        content: a float .tflite.
+        feeds: representative samples of each input, in order, (samples, ...).
         ranges: of activations, by tensor name; None takes the extremes on `feeds`.
-        types: of inputs and of outputs: int8, uint8 or float32.
+        io_types: of inputs and of outputs: int8, uint8 or float32.
     """
     import tensorflow as tf
 
-    # Neither function is public; the versions of TensorFlow that edgepipe takes are pinned in pyproject.toml.
+    # Neither function is public; pyproject.toml pins the supported TensorFlow versions.
     from tensorflow.lite.python.convert import mlir_quantize
     from tensorflow.lite.python.optimize.calibrator import Calibrator, add_intermediate_tensors
 
     calibrated_content = Calibrator(add_intermediate_tensors(flatbuffer_edits.normalize_opcodes(content))).calibrate(
-        lambda: _iterate_samples(feeds)
+        lambda: iterate_samples(feeds)
     )
     if ranges is not None:
-        calibrated_content = _override_ranges(calibrated_content, widen_shared_ranges(content, ranges))
+        calibrated_content = override_ranges(calibrated_content, widen_shared_ranges(content, ranges))
     quantized_content: bytes = mlir_quantize(
         calibrated_content,
         input_data_type=tf.as_dtype(io_types[0]),
@@ -53,9 +53,9 @@ MULTI_OUTPUT_OPS = ("SPLIT", "SPLIT_V", "UNPACK", "TOPK_V2")  # operators of sev
 
 
 def _restore_output_names(content: bytes, float_content: bytes) -> bytes:
-    """The quantized model `content` with outputs of `SEVERAL` called as in the float model.
+    """The quantized model `content` with the outputs of `MULTI_OUTPUT_OPS` named as in the float model.
 
-    TensorFlow's quantizer numbers them as it comes upon them, which differs from one call to the next.
+    TensorFlow's quantizer numbers them in the order it visits them, which differs from one call to the next.
     """
     graph, float_graph = (
         MutableGraph(flatbuffer_edits.unpack_model(content)),
@@ -75,9 +75,8 @@ def _restore_output_names(content: bytes, float_content: bytes) -> bytes:
     return flatbuffer_edits.pack_model(flatbuffer_edits.canonicalize(graph.model))
 
 
-SHARED_SCALE_OPS = frozenset(
-    {"MINIMUM", "MAXIMUM", "SELECT", "SELECT_V2", "ADD_N"}
-)  # one scale for all that they read and make
+# all inputs and outputs have one scale
+SHARED_SCALE_OPS = frozenset({"MINIMUM", "MAXIMUM", "SELECT", "SELECT_V2", "ADD_N"})
 DATA_MOVEMENT_OPS = frozenset(
     {"RESHAPE", "TRANSPOSE", "SQUEEZE", "EXPAND_DIMS", "STRIDED_SLICE", "SLICE", "SPLIT", "SPLIT_V", "GATHER", "TILE",
      "PAD", "PADV2", "CONCATENATION", "PACK", "UNPACK", "REVERSE_V2", "MAX_POOL_2D", "REDUCE_MAX", "REDUCE_MIN",
@@ -86,11 +85,11 @@ DATA_MOVEMENT_OPS = frozenset(
 
 
 def widen_shared_ranges(content: bytes, ranges: Mapping[str, ActivationRange]) -> dict[str, ActivationRange]:
-    """Ranges that hold for all readers of a tensor.
+    """Ranges that are wide enough for all readers of a tensor.
 
-    TensorFlow's quantizer gives what an operator of `SHARING` reads the range of what it makes. That may be narrower:
-    nothing is lost by it where nobody else reads the tensor, but others would get values that are cut off. There all
-    get the widest.
+    TensorFlow's quantizer gives the inputs of an operator of `SHARED_SCALE_OPS` the range of its output. That may be
+    narrower: harmless if nothing else reads the tensor, but other readers would get clipped values. In that case all of
+    them get the widest range.
     """
     graph, shared_ranges = MutableGraph(flatbuffer_edits.unpack_model(content)), dict(ranges)
     groups = [
@@ -98,15 +97,15 @@ def widen_shared_ranges(content: bytes, ranges: Mapping[str, ActivationRange]) -
         for operator in graph.operators
         if graph.kind(operator) in SHARED_SCALE_OPS
     ]
-    for _ in groups:  # what one widens another may share
+    for _ in groups:  # a tensor that one group widens may be in another
         for names in filter(None, groups):
             low, high = min(shared_ranges[name][0] for name in names), max(shared_ranges[name][1] for name in names)
             shared_ranges |= dict.fromkeys(names, (low, high))
     return shared_ranges
 
 
-def _shared_names(graph: MutableGraph, operator: Any, ranges: Mapping[str, ActivationRange]) -> set[str]:
-    """What is to have one range: outputs, and those inputs that others read too; empty if there are none."""
+def _shared_names(graph: MutableGraph, operator: FlatbufferOperator, ranges: Mapping[str, ActivationRange]) -> set[str]:
+    """The tensors that must share one range: outputs, and inputs with other readers; empty without such inputs."""
     inputs = {
         graph.name(int(index)) for index in operator.inputs if index >= 0 and _has_other_readers(graph, int(index))
     }
@@ -115,7 +114,7 @@ def _shared_names(graph: MutableGraph, operator: Any, ranges: Mapping[str, Activ
 
 
 def _has_other_readers(graph: MutableGraph, index: int) -> bool:
-    """Whether a tensor, or what it is moved from, is read more than once or is an output."""
+    """Whether a tensor, or one that it is moved or copied from, is read more than once or is a model output."""
     if len(graph.readers(index)) > 1 or index in graph.subgraph.outputs:
         return True
     producer = graph.producer(index)
@@ -124,13 +123,13 @@ def _has_other_readers(graph: MutableGraph, index: int) -> bool:
     return any(_has_other_readers(graph, int(source_index)) for source_index in producer.inputs if source_index >= 0)
 
 
-def _iterate_samples(feeds: list[Array]) -> Iterator[list[Array]]:
-    """One sample at a time, each input with a batch of one."""
+def iterate_samples(feeds: list[Array]) -> Iterator[list[Array]]:
+    """The samples one at a time, each input with a batch of one."""
     yield from ([feed[index : index + 1] for feed in feeds] for index in range(len(feeds[0])))
 
 
-def _override_ranges(content: bytes, ranges: Mapping[str, ActivationRange]) -> bytes:
-    """A calibrated model whose activations have these ranges instead."""
+def override_ranges(content: bytes, ranges: Mapping[str, ActivationRange]) -> bytes:
+    """The calibrated model `content` with the ranges of its activations replaced, by tensor name."""
     model = flatbuffer_edits.unpack_model(content)
     for tensor in (tensor for graph in model.subgraphs for tensor in graph.tensors):
         span = ranges.get(tensor.name.decode())
@@ -139,5 +138,5 @@ def _override_ranges(content: bytes, ranges: Mapping[str, ActivationRange]) -> b
     return flatbuffer_edits.pack_model(model)
 
 
-def _is_calibrated(tensor: Any) -> bool:
+def _is_calibrated(tensor: FlatbufferTensor) -> bool:
     return tensor.quantization is not None and tensor.quantization.min is not None

@@ -1,1 +1,1 @@
-"""Calibrating a device of one's own: a suite of small models, measured there, and a latency model fitted to them."""
+"""Calibration of the user's own device: a suite of small models measured there, and a latency model fitted to it."""

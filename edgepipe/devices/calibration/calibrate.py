@@ -1,5 +1,6 @@
-"""The whole calibration: suite, measuring, fit, cross-validation, profile."""
+"""The calibration from end to end: suite, measurement, fit, cross-validation, profile."""
 
+import itertools
 import re
 import tempfile
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from edgepipe.core.arrays import Array
 from edgepipe.core.errors import InputError, ToolError
 from edgepipe.core.progress import Progress
 from edgepipe.core.references import installed_version
+from edgepipe.core.units import plural
 from edgepipe.devices import device_profile
 from edgepipe.devices.calibration import calibration_fit as fitting
 from edgepipe.devices.calibration.calibration_fit import FitSample, FittedTerms, HeldOutTimes
@@ -28,16 +30,16 @@ from edgepipe.tflite.host_fingerprint import usable_cores
 from edgepipe.tflite.latency_series import LatencyReading
 
 PASSES_BY_EFFORT = {Effort.QUICK: 2, Effort.FULL: 3}
-MIN_MEASURED_SHARE = 0.8  # of the suite must run, or the fit would stand on too little
-REFERENCE_GROUP = "classifier"  # the group whose first model tells how fast the machine is just now
+MIN_MEASURED_SHARE = 0.8  # share of the suite that must run for a reliable fit
+REFERENCE_GROUP = "classifier"  # the group whose first model tracks the current speed of the machine
 MAX_NAMED_REFUSALS = 20
-HOST_CORE = "host CPU"  # what the shipped profile `host` calls its core
+HOST_CORE = "host CPU"  # the core in the shipped profile `host`
 DEVICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 @dataclass(frozen=True)
 class CalibrationRequest:
-    """What to calibrate: the suite's effort and seed, and where readings are kept."""
+    """How to calibrate: the suite's effort and seed, and where readings are stored."""
 
     effort: Effort
     seed: int
@@ -48,7 +50,7 @@ def calibrate(backend: Backend, request: CalibrationRequest, progress: Progress)
     """Measure the suite on `backend` and fit it.
 
     Raises:
-        ToolError: the device runs less than four in five of the models.
+        ToolError: the device runs less than 80 % of the models.
     """
     cases = build_suite(request.effort, request.seed)
     with tempfile.TemporaryDirectory(prefix="edgepipe-") as folder:
@@ -64,7 +66,7 @@ def calibrate(backend: Backend, request: CalibrationRequest, progress: Progress)
             for file in files
             if file.case.name in measured_names
         ]
-    progress.note(f"fitting {len(samples)} models")
+    progress.note(f"fitting {plural(len(samples), 'model')}")
     return _build_record(backend, request, samples, readings, sustained_factor)
 
 
@@ -79,7 +81,7 @@ def _check_refusals(readings: dict[str, LatencyReading]) -> None:
     if len(refusals) > (1 - MIN_MEASURED_SHARE) * len(readings):
         raise ToolError(
             f"the device ran only {len(readings) - len(refusals)} of the suite's {len(readings)} models, "
-            f"at least {MIN_MEASURED_SHARE:.0%} are needed for a fit; the first refusal: {refusals[0]}"
+            f"a fit needs at least {MIN_MEASURED_SHARE:.0%}; the first refusal: {refusals[0]}"
         )
 
 
@@ -130,7 +132,7 @@ def _seconds_by_term(fitted_terms: FittedTerms) -> dict[str, float]:
 
 def _largest_by_kind(samples: list[FitSample]) -> dict[str, dict[str, float]]:
     largest_by_kind: dict[str, dict[str, float]] = {}
-    for cost in (part for sample in samples for part in sample.costs):
+    for cost in itertools.chain.from_iterable(sample.costs for sample in samples):
         terms = largest_by_kind.setdefault(cost.kind, {})
         for name, amount in cost.terms.items():
             terms[name] = max(terms.get(name, 0.0), amount)
@@ -148,21 +150,30 @@ def _errors_by_group(samples: list[FitSample], held_out_times: HeldOutTimes, tim
         )
         errors_by_group[str(name)] = GroupErrors(
             within=fitting.summarize_errors(held_out_times.within_groups[in_group], times[in_group]),
-            across=None
-            if has_own_kind
-            else fitting.summarize_errors(held_out_times.across_groups[in_group], times[in_group]),
+            across=(
+                None
+                if has_own_kind
+                else fitting.summarize_errors(held_out_times.across_groups[in_group], times[in_group])
+            ),
         )
     return errors_by_group
 
 
 def profile_text(calibration: DeviceCalibration, device: str, name: str, litert_version: str) -> str:
-    """The YAML of a profile `name` that inherits `device` and estimates latency by `calibration`."""
+    """The YAML of a profile that inherits `device` and estimates latency by `calibration`.
+
+    Args:
+        calibration: the fitted latency model.
+        device: the name of the parent profile.
+        name: the name of the new profile.
+        litert_version: the installed LiteRT, for `runtime.version`.
+    """
     run = calibration.measured
     profile = {
         "name": name,
-        "description": f"{device}, calibrated on {run.at[:10]}: {run.host}, {run.threads} thread(s)",
+        "description": f"{device}, calibrated on {run.at[:10]}: {run.host}, {plural(run.threads, 'thread')}",
         "inherit": device,
-        "sources": [f"measured by `edgepipe device calibrate {device}` on {run.host}: {run.models} models"],
+        "sources": [f"measured by `edgepipe device calibrate {device}` on {run.host}: {plural(run.models, 'model')}"],
         "runtime": {"version": litert_version, "threads": run.threads},
         "latency": {
             "evidence": "estimated",
@@ -174,26 +185,26 @@ def profile_text(calibration: DeviceCalibration, device: str, name: str, litert_
 
 
 def choose_backend(device: Device, threads: int) -> Backend:
-    """How `device` is reached.
+    """The backend that measures on `device`.
 
     Raises:
-        InputError: there is no way to reach it, or it has fewer cores than `threads`.
+        InputError: no backend reaches it, or it has fewer cores than `threads`.
     """
     if device.system.core != HOST_CORE:
         raise InputError(
-            f"device '{device.name}' cannot be calibrated: edgepipe reaches no device but `host` yet; "
+            f"device '{device.name}' cannot be calibrated: edgepipe can only measure on `host` so far; "
             "on a Linux board, install edgepipe there and calibrate its `host`"
         )
     if threads > usable_cores():
-        raise InputError(f"--threads {threads}: this machine lets edgepipe use {usable_cores()} core(s)")
+        raise InputError(f"--threads {threads}: this machine lets edgepipe use {plural(usable_cores(), 'core')}")
     return HostBackend(threads)
 
 
 def check_target(out: Path, device: str, force: bool) -> None:
-    """Whether a profile that inherits `device` can be written to `out`.
+    """Check that a profile that inherits `device` can be written to `out`.
 
     Raises:
-        InputError: a wrong ending, a name that is taken, or a file that exists.
+        InputError: a wrong suffix, the name of `device`, an invalid name, or an existing file without `force`.
     """
     if out.suffix not in device_profile.PROFILE_SUFFIXES:
         raise InputError(f"{out}: a profile is a .yaml file, for example -o devices/mine.yaml")
@@ -208,10 +219,20 @@ def check_target(out: Path, device: str, force: bool) -> None:
 def write_profile(
     device: str, out: Path, *, effort: Effort, threads: int, seed: int, cache: Path, force: bool, progress: Progress
 ) -> DeviceCalibration:
-    """Calibrate the shipped device `device` and write its profile to `out`, whole or not at all.
+    """Calibrate `device` and write its profile atomically to `out`.
+
+    Args:
+        device: the name of a device profile.
+        out: the .yaml file to write; its stem names the new device.
+        effort: the size of the suite.
+        threads: threads of the runtime.
+        seed: seeds the suite, the order of measurements and the folds.
+        cache: the cache folder; readings are kept below it.
+        force: replace an existing `out`.
+        progress: receives the progress.
 
     Raises:
-        InputError: see `backend_of` and `check_target`.
+        InputError: see `choose_backend` and `check_target`.
         ToolError: see `calibrate`.
         StorageError: `out` or the readings in `cache` cannot be written.
     """

@@ -1,26 +1,26 @@
-"""Predicts the latency of a model from a device's calibration, with an interval and what lies outside the fit."""
+"""Predicts the latency of a model from a device's calibration, with an interval and reasons for extrapolation."""
 
 from dataclasses import dataclass
 
 from edgepipe.core.metric import Evidence, Metric
-from edgepipe.core.units import Dimension
+from edgepipe.core.units import Dimension, plural
 from edgepipe.devices.calibration.calibration_record import DeviceCalibration
 from edgepipe.devices.calibration.cost_terms import OperatorCost, operator_costs, sum_terms
 from edgepipe.tflite.host_fingerprint import fingerprint
 from edgepipe.tflite.model import Model
 
-EXTRAPOLATION_FACTOR = 1.5  # times the largest of the suite is outside the fitted range
-NOTABLE_SHARE = 0.1  # of the operator's time: terms below it may lie anywhere
+EXTRAPOLATION_FACTOR = 1.5  # times the largest amount in the suite: beyond it the fit extrapolates
+NOTABLE_SHARE = 0.1  # of the operator's time: extrapolated terms below it are ignored
 OVERHEAD_TERMS = ("call", "call_matrix", "change")
-MAX_NAMED_REASONS = 4  # reasons that a metric spells out
-WIDENING_EXPONENT = 2.0  # times the interval's distance from 1, when something lies outside
-EQUIVALENT_DTYPES = {"uint8": "int8"}  # types whose kernels do nearly the same work
-FALLBACK_KIND = "add"  # stands for an operator that the suite does not have: a pass over its bytes
+MAX_NAMED_REASONS = 4  # reasons listed in a metric
+WIDENING_EXPONENT = 2.0  # the interval's bounds are raised to it when the fit extrapolates
+EQUIVALENT_DTYPES = {"uint8": "int8"}  # types whose kernels do nearly the same work as those of another
+FALLBACK_KIND = "add"  # used for operators that are not in the suite: one pass over the bytes
 
 
 @dataclass(frozen=True)
 class OperatorEstimate:
-    """The seconds of one operator, and why they are no more than a guess (empty if they are)."""
+    """The seconds of one operator, and why they are extrapolated (empty if they are not)."""
 
     cost: OperatorCost
     seconds: float
@@ -29,7 +29,7 @@ class OperatorEstimate:
 
 @dataclass(frozen=True)
 class CalibratedEstimate:
-    """The latency in seconds with its 90 % interval, by operator, and what lies outside the fitted range."""
+    """The latency in seconds with its 90 % interval, per operator, and the reasons for extrapolation."""
 
     seconds: float
     low_seconds: float
@@ -39,7 +39,7 @@ class CalibratedEstimate:
 
 
 def estimate(calibration: DeviceCalibration, model: Model) -> CalibratedEstimate:
-    """Predict one inference of `model`; every operator that the suite does not cover is named in `outside`."""
+    """Predict one inference of `model`; `extrapolation_reasons` names every operator that the suite does not cover."""
     costs = operator_costs(model)
     operators = tuple(_estimate_operator(calibration, cost) for cost in costs)
     overhead_seconds = _overhead_seconds(calibration, costs)
@@ -58,17 +58,13 @@ def metric(calibration: DeviceCalibration, model: Model, device: str) -> Metric:
     latency = estimate(calibration, model)
     run, error = calibration.measured, calibration.across
     method_text = (
-        f"estimated from {run.models} models measured on {run.runtime}, {run.threads} thread(s), {run.at}; "
+        f"estimated from {plural(run.models, 'model')} measured on {run.runtime}, {plural(run.threads, 'thread')}, "
+        f"{run.at}; "
         f"held-out composites: median error {error.median:.1%}, 90th percentile {error.p90:.1%}; 90 % interval"
     )
-    named_reasons = [
-        *latency.extrapolation_reasons[:MAX_NAMED_REASONS],
-        *(
-            [f"{len(latency.extrapolation_reasons) - MAX_NAMED_REASONS} more"]
-            if len(latency.extrapolation_reasons) > MAX_NAMED_REASONS
-            else []
-        ),
-    ]
+    named_reasons = list(latency.extrapolation_reasons[:MAX_NAMED_REASONS])
+    if len(latency.extrapolation_reasons) > MAX_NAMED_REASONS:
+        named_reasons.append(f"{len(latency.extrapolation_reasons) - MAX_NAMED_REASONS} more")
     if latency.extrapolation_reasons:
         method_text += f"; extrapolates, interval widened: {'; '.join(named_reasons)}"
     if fingerprint().digest != run.host_digest:
@@ -98,7 +94,7 @@ def _estimate_operator(calibration: DeviceCalibration, cost: OperatorCost) -> Op
     kind, reason = cost.kind, ""
     if kind not in calibration.largest:
         kind = _nearest_kind(calibration, cost.kind)
-        reason = f"{cost.operator_label}: '{cost.kind}' is not in the suite; taken for '{kind}'"
+        reason = f"{cost.operator_label}: '{cost.kind}' is not in the suite; estimated as '{kind}'"
     term_seconds = {
         name: calibration.seconds.get(f"{kind}.{name}", 0.0) * amount for name, amount in cost.terms.items()
     }
@@ -115,7 +111,7 @@ def _estimate_operator(calibration: DeviceCalibration, cost: OperatorCost) -> Op
 
 
 def _nearest_kind(calibration: DeviceCalibration, kind: str) -> str:
-    """The fitted kind whose work is most alike: the same operator on int8, else a pass over the bytes."""
+    """The fitted kind with the most similar work: the same operator on int8, otherwise a pass over the bytes."""
     base_kind = kind.rsplit("_", 1)[0] if kind.rsplit("_", 1)[-1] in EQUIVALENT_DTYPES else kind
     return base_kind if base_kind in calibration.largest else FALLBACK_KIND
 

@@ -1,8 +1,8 @@
-"""Fits the seconds of each term to measured models, and finds out how well that predicts what it has not seen.
+"""Fits the seconds of each term to measured models, and cross-validates the fit.
 
-Non-negative least squares on relative errors: each row is divided by its measured time, and rows far off are weighted
-down (Huber's weights), so that neither large models nor disturbed measurements rule the fit. Composites weigh more
-than single operators, for they are what networks look like.
+Non-negative least squares on relative errors: each row is divided by its measured time, and outliers are weighted down
+(Huber weights), so that neither large models nor disturbed measurements dominate the fit. Composites weigh more than
+single operators, because they resemble real networks.
 """
 
 import math
@@ -15,10 +15,10 @@ from edgepipe.devices.calibration.calibration_record import PredictionErrors
 from edgepipe.devices.calibration.cost_terms import OperatorCost, sum_terms
 
 COMPOSITE_WEIGHT = 2.0
-TIME_FLOOR = 1e-6  # seconds: below it errors count absolutely, because clocks and calls blur them
-REWEIGHTING_ROUNDS = 12  # of reweighting
+TIME_FLOOR = 1e-6  # seconds: errors are absolute below it, because of clock resolution and call overhead
+REWEIGHTING_ROUNDS = 12
 HUBER_THRESHOLD = 1.5  # medians of the absolute error
-MIN_ERROR_SCALE = 0.01  # a relative error below it is as good as none
+MIN_ERROR_SCALE = 0.01  # relative errors below it count as none
 FOLDS = 5
 COVERAGE = 0.90
 
@@ -36,7 +36,7 @@ class FitSample:
 
 @dataclass(frozen=True)
 class FittedTerms:
-    """The seconds of each term, in the order of `names`."""
+    """The seconds per unit of each term, in the order of `term_names`."""
 
     term_names: tuple[str, ...]
     seconds: Array
@@ -48,14 +48,14 @@ class FittedTerms:
 
 @dataclass(frozen=True)
 class HeldOutTimes:
-    """Predictions, in seconds, of samples that the fit had not seen."""
+    """Predictions, in seconds, for samples held out of the fit."""
 
-    within_groups: Array  # every fifth held out
-    across_groups: Array  # the whole group held out
+    within_groups: Array  # 5-fold, at random
+    across_groups: Array  # leave one group out
 
 
 def design_matrix(samples: list[FitSample], term_names: tuple[str, ...] | None = None) -> tuple[tuple[str, ...], Array]:
-    """The terms that occur, sorted, and the matrix (samples, terms)."""
+    """The term names and the matrix (samples, terms); without `term_names`, all that occur, sorted."""
     totals = [sum_terms(list(sample.costs)) for sample in samples]
     term_names = term_names or tuple(sorted({name for terms in totals for name in terms}))
     return term_names, np.array([[terms.get(name, 0.0) for name in term_names] for terms in totals])
@@ -68,7 +68,7 @@ def fit(samples: list[FitSample]) -> FittedTerms:
 
 
 def predict_held_out(samples: list[FitSample], seed: int) -> HeldOutTimes:
-    """Predict each sample by a fit without it: 5-fold at random, and with its whole group left out."""
+    """Predict each sample by a fit without it: 5-fold at random, and leaving its group out."""
     _, rows = design_matrix(samples)
     folds = np.random.default_rng(seed).permutation(len(samples)) % FOLDS
     groups = np.array([sample.group for sample in samples])
@@ -124,7 +124,7 @@ def summarize_errors(predicted_times: Array, measured_times: Array) -> Predictio
 def conformal_interval(
     predicted_times: Array, measured_times: Array, coverage: float = COVERAGE
 ) -> tuple[float, float]:
-    """Bounds of measured / predicted that a new model lies between at `rate`: conformal quantiles of both tails.
+    """Bounds that contain measured / predicted of a new model at rate `coverage`: conformal quantiles of both tails.
 
     Source: split conformal prediction, Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World, 2005.
     """
@@ -136,5 +136,5 @@ def conformal_interval(
 
 
 def _round_digits(number: float) -> float:
-    """Four digits: what is stored in a profile for people to read."""
+    """Four significant digits, for readable profiles."""
     return float(f"{number:.4g}")

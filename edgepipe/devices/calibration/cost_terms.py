@@ -1,9 +1,9 @@
-"""What an operator's time is made of on a CPU with vector units, from its shapes.
+"""The terms of an operator's time on a CPU with vector units, from its shapes.
 
 Kernels work on tiles: channels are rounded up to a vector (16, 32 or 64 int8 values), output pixels to a few rows, and
-the last tile costs as much as a full one. A convolution reads its inputs through a table of pointers, one for each
-output pixel and kernel position, whatever the number of channels. Each term below counts one of these; the fit finds
-the seconds of each, none of them negative, and drops those that the device does not know.
+the last tile costs as much as a full one. A convolution reads its inputs through a table of pointers, one per output
+pixel and kernel position, for any number of channels. Each term below counts one of these; the fit finds non-negative
+seconds for each, which are 0 for terms that do not matter on the device.
 """
 
 import math
@@ -13,20 +13,19 @@ from dataclasses import dataclass
 from edgepipe.tflite.model import Model, Operator, Tensor
 
 Terms = dict[str, float]
-L1_BYTES = 32 * 1024  # a first-level data cache, in bytes: weights beyond it are fetched again for each tile of rows
-TILE_ROWS = 16  # output pixels that a matrix kernel works on at a time
-FEW_ROWS = 4  # up to here a convolution gets a kernel for single rows, which reads the weights for each of them
-VECTOR_CHANNELS, BLOCK_CHANNELS, WIDE_CHANNELS = 16, 32, 64  # int8 channels that kernels work on at a time
-# Kinds that XNNPACK leaves to the interpreter, by how they begin; it is entered anew after each run of them.
+L1_BYTES = 32 * 1024  # L1 data cache: weights beyond it are fetched again for each tile of rows
+TILE_ROWS = 16  # output pixels per tile of a matrix kernel
+FEW_ROWS = 4  # up to here a convolution uses single-row kernels, which read the weights for each row
+VECTOR_CHANNELS, BLOCK_CHANNELS, WIDE_CHANNELS = 16, 32, 64  # int8 channels per step of a kernel
+# Kinds that XNNPACK leaves to the interpreter, by prefix; the delegate is re-entered after each run of them.
 NON_XNNPACK = ("softmax", "average_pool_2d", "shape_", "pack_", "strided_slice_int32", "quantize_uint8_int8", "minimum",
                "maximum", "hard_swish", "relu", "resize_nearest_neighbor", "reshape_computed")  # fmt: skip
 MATRIX_KINDS = frozenset({"conv", "conv_few", "pointwise", "vector"})
-CONVOLUTIONS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D"})
 
 
 @dataclass(frozen=True)
 class OperatorCost:
-    """One operator of a model: what kind of work it is, and its terms."""
+    """One operator of a model: its kind of work, and its terms."""
 
     operator_label: str
     kind: str
@@ -34,20 +33,20 @@ class OperatorCost:
 
 
 def operator_costs(model: Model) -> list[OperatorCost]:
-    """Every operator of the main subgraph and of those it calls, each counted once."""
+    """The cost of every operator of the model, those of called subgraphs counted once."""
     reader_counts = Counter(
         (t.subgraph, t.index) for operator in model.operators for t in operator.inputs if t is not None
     )
     convolution_inputs = {
         (tensor.subgraph, tensor.index)
         for operator in model.operators
-        if operator.name in CONVOLUTIONS and (tensor := operator.input(0)) is not None
+        if operator.facts.is_conv_2d and (tensor := operator.input(0)) is not None
     }
     return [_operator_cost(operator, reader_counts, convolution_inputs) for operator in model.operators]
 
 
 def sum_terms(costs: list[OperatorCost]) -> Terms:
-    """The terms of one inference: its parts', the call's, and one for each change back to the delegate."""
+    """The terms of one inference: those of its operators, of the call, and one per change back to the delegate."""
     terms: defaultdict[str, float] = defaultdict(float, call=1.0)
     was_delegated = True
     terms["call_matrix"] = float(any(cost.kind in MATRIX_KINDS for cost in costs))
@@ -75,9 +74,8 @@ def _kind_and_terms(operator: Operator) -> tuple[str, Terms]:
     weights = operator.input(1)
     has_kernel = weights is not None and len(weights.shape) in (2, 4)
     if operator.name == "CONV_2D" and has_kernel and _shape(weights)[0] == _shape(weights)[3] == 1:
-        return _kind_with_dtype("depthwise", operator), _depthwise_terms(
-            operator
-        )  # XNNPACK takes one channel for a depthwise one
+        # XNNPACK runs a convolution with a single channel as a depthwise one.
+        return _kind_with_dtype("depthwise", operator), _depthwise_terms(operator)
     if operator.name == "CONV_2D" and has_kernel:
         return _convolution_terms(operator)
     if operator.name == "DEPTHWISE_CONV_2D" and has_kernel:
@@ -88,7 +86,7 @@ def _kind_and_terms(operator: Operator) -> tuple[str, Terms]:
 
 
 def _kind_with_dtype(kind: str, operator: Operator) -> str:
-    """The kind with the type of its data where that is not int8: a float kernel is another kernel."""
+    """The kind with its dtype unless that is int8: other dtypes have other kernels."""
     input_tensor, output_tensor = operator.input(0), operator.outputs[0] if operator.outputs else None
     if operator.name in ("QUANTIZE", "DEQUANTIZE", "CAST") and input_tensor is not None and output_tensor is not None:
         return f"{kind}_{input_tensor.dtype}_{output_tensor.dtype}"
@@ -96,7 +94,7 @@ def _kind_with_dtype(kind: str, operator: Operator) -> str:
 
 
 def _operator_kind(operator: Operator) -> str:
-    """The name; that of an elementwise one says whether its second operand is a constant or has fewer elements."""
+    """The operator name; for elementwise ones with a suffix if an operand is constant or broadcast."""
     name, first_operand, second_operand = operator.name.lower(), operator.input(0), operator.input(1)
     if operator.name == "RESHAPE" and second_operand is not None and not second_operand.is_constant:
         return "reshape_computed"
@@ -116,12 +114,10 @@ def _convolution_terms(operator: Operator) -> tuple[str, Terms]:
     rows, taps = math.prod(_shape(operator.outputs[0])[:-1]), height * width
     strides = operator.options.get("strideW", 1), operator.options.get("strideH", 1)
     if taps == 1 and strides == (1, 1):
-        return _kind_with_dtype("vector" if rows == 1 else "pointwise", operator), _matrix_terms(
-            rows, 1, channels, filters
-        )
-    return _kind_with_dtype("conv_few" if rows <= FEW_ROWS else "conv", operator), _matrix_terms(
-        rows, taps, channels, filters
-    )
+        kind = "vector" if rows == 1 else "pointwise"
+    else:
+        kind = "conv_few" if rows <= FEW_ROWS else "conv"
+    return _kind_with_dtype(kind, operator), _matrix_terms(rows, taps, channels, filters)
 
 
 def _dense_terms(operator: Operator) -> tuple[str, Terms]:
@@ -132,7 +128,7 @@ def _dense_terms(operator: Operator) -> tuple[str, Terms]:
 
 
 def _matrix_terms(rows: int, taps: int, channels: int, filters: int) -> Terms:
-    """rows x (taps * channels) times (taps * channels) x filters."""
+    """The product of rows x (taps * channels) and (taps * channels) x filters."""
     tiles, blocks = _ceil_div(rows, TILE_ROWS), _ceil_div(filters, WIDE_CHANNELS)
     depth, weight_count = taps * _ceil_div(channels, WIDE_CHANNELS), filters * taps * channels
     return {
@@ -171,7 +167,7 @@ def _depthwise_terms(operator: Operator) -> Terms:
 
 
 def _move_terms(operator: Operator) -> Terms:
-    """An operator whose time goes with the bytes it reads and writes, and with the rows they lie in."""
+    """Terms of an operator whose time depends on the bytes it reads and writes, and on their rows."""
     output_tensors = [tensor for tensor in operator.outputs if tensor is not None]
     return {
         "one": 1,
@@ -184,13 +180,13 @@ def _move_terms(operator: Operator) -> Terms:
 
 
 def _pool_window(operator: Operator) -> int:
-    """Elements that a pool reads for each one it writes; 0 of other operators."""
+    """Elements that a pool reads per element written; 0 for other operators."""
     sides = operator.options.get("filterHeight", 0), operator.options.get("filterWidth", 0)
     return math.prod(side for side in sides if isinstance(side, int))
 
 
 def _ceil_div(amount: int, step: int) -> int:
-    """How many steps hold the value."""
+    """`amount` / `step`, rounded up."""
     return -(-amount // step)
 
 

@@ -1,4 +1,4 @@
-"""Where the suite is measured: what every way of reaching a device offers to a calibration."""
+"""Backends that measure the suite on a device."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from edgepipe.tflite.latency_series import LatencyReading, SeriesPlan
 
 
 class BackendIdentity(Record):
-    """What a measurement holds for; part of the key it is kept under."""
+    """What a measurement is valid for; part of its cache key."""
 
     host: str
     host_digest: str
@@ -24,18 +24,18 @@ class BackendIdentity(Record):
 
 @dataclass(frozen=True)
 class Visits:
-    """How often a model has its turn, and for how many seconds at least."""
+    """How many turns a model gets, and the minimum seconds of a turn."""
 
     rounds: int
     seconds: float
 
 
 SHORT_VISITS = Visits(rounds=4, seconds=0.006)
-LONG_VISITS = Visits(rounds=1, seconds=0.3)  # as long as `edgepipe.tflite.host_latency.measure` takes at least
+LONG_VISITS = Visits(rounds=1, seconds=0.3)  # the minimum duration of `edgepipe.tflite.host_latency.measure`
 
 
 class Backend(Protocol):
-    """Reaches one device."""
+    """Runs models on one device."""
 
     @property
     def identity(self) -> BackendIdentity:
@@ -44,7 +44,17 @@ class Backend(Protocol):
     def measure(
         self, models: list[Path], reference: Path, seed: int, visits: Visits = SHORT_VISITS
     ) -> list[LatencyReading]:
-        """A reading of each of `models`, in turns with `reference`; a model that does not run gets its reason."""
+        """A reading of each of `models`, interleaved with `reference`.
+
+        Args:
+            models: .tflite files.
+            reference: the model that tracks the speed of the device between turns.
+            seed: seeds the order of the turns.
+            visits: number and duration of the turns per model.
+
+        Returns:
+            One reading per model, in order; that of a model that does not run has the reason instead of seconds.
+        """
 
 
 @dataclass(frozen=True)
@@ -63,7 +73,16 @@ class HostBackend:
     def measure(
         self, models: list[Path], reference: Path, seed: int, visits: Visits = SHORT_VISITS
     ) -> list[LatencyReading]:
-        """All in one child; if it crashes, each model in a child of its own, so that the culprit is named."""
+        """A reading of each of `models`; see `Backend.measure`.
+
+        All models run in one child process; if it crashes, each runs in its own, so that the culprit is identified.
+
+        Args:
+            models: .tflite files.
+            reference: the model that tracks the speed of the machine between turns.
+            seed: seeds the order of the turns.
+            visits: number and duration of the turns per model.
+        """
         plan = SeriesPlan(self.threads, rounds=visits.rounds, visit_seconds=visits.seconds, seed=seed)
         try:
             return latency_series.measure(models, reference, plan)

@@ -1,7 +1,7 @@
 """Writes small quantized .tflite networks through the schema, without TensorFlow.
 
-Weights are random and per-channel quantized, as TensorFlow's converter quantizes them; the numbers mean nothing, only
-shapes and types do. Every activation has the same scale and a zero point of 0, so that no operator rescales for free.
+Weights are random and quantized per channel, as in TensorFlow's converter; the values do not matter, only shapes and
+types do. Every activation has the same scale and a zero point of 0.
 """
 
 import io
@@ -14,7 +14,7 @@ from edgepipe.core.arrays import Array
 
 ACTIVATION_SCALE = 0.05  # of every activation
 WEIGHT_SCALE = 0.01
-LOGISTIC_SCALE = 1 / 256  # what TFLite demands of LOGISTIC and SOFTMAX, with a zero point of -128
+LOGISTIC_SCALE = 1 / 256  # required by TFLite for LOGISTIC and SOFTMAX, with a zero point of -128
 # The lowest operator versions that take int8 (TFLite's op_version.cc); all others are 1.
 OPERATOR_VERSIONS = {
     "CONV_2D": 3, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 4, "ADD": 2, "SUB": 2, "MUL": 2, "AVERAGE_POOL_2D": 2,
@@ -39,7 +39,7 @@ class Node:
 
 
 class NetworkBuilder:
-    """A network under construction; `bytes` packs it. Shapes are NHWC with a batch of 1."""
+    """A network under construction; `to_bytes` packs it. Shapes are NHWC with a batch of 1."""
 
     def __init__(self, seed: int) -> None:
         from ai_edge_litert import schema_py_generated as schema
@@ -79,7 +79,7 @@ class NetworkBuilder:
         return Node(len(self.graph.tensors) - 1, shape, dtype)
 
     def _add_constant(self, array: Array, scale_count: int = 0, scale: float = WEIGHT_SCALE, axis: int = 0) -> Node:
-        """A constant; with `scales` of them along `axis` if it is quantized."""
+        """A constant; if quantized, with `scale_count` scales along `axis`."""
         node = self._add_tensor(array.shape, str(array.dtype))
         tensor, buffer = self.graph.tensors[node.index], self.schema.BufferT()
         buffer.data = np.frombuffer(array.tobytes(), np.uint8)
@@ -117,10 +117,8 @@ class NetworkBuilder:
     def _opcode_index(self, name: str) -> int:
         if name not in self.opcode_indices:
             opcode = self.schema.OperatorCodeT()
-            opcode.builtinCode, opcode.version = (
-                getattr(self.schema.BuiltinOperator, name),
-                OPERATOR_VERSIONS.get(name, 1),
-            )
+            opcode.builtinCode = getattr(self.schema.BuiltinOperator, name)
+            opcode.version = OPERATOR_VERSIONS.get(name, 1)
             opcode.deprecatedBuiltinCode = min(opcode.builtinCode, 127)
             self.opcode_indices[name] = len(self.model.operatorCodes)
             self.model.operatorCodes.append(opcode)
@@ -137,7 +135,16 @@ class NetworkBuilder:
         act: str = "relu6",
         valid: bool = False,
     ) -> Node:
-        """CONV_2D, padded to the same size unless `valid`."""
+        """CONV_2D with SAME padding unless `valid`.
+
+        Args:
+            x: the input, NHWC.
+            filters: output channels.
+            kernel: height and width, or one size for both.
+            stride: in both dimensions.
+            act: a key of `ACTIVATION_CODES`.
+            valid: VALID padding instead of SAME.
+        """
         height, width = (kernel, kernel) if isinstance(kernel, int) else kernel
         out = self._add_tensor((1, *_output_size(x, (height, width), stride, valid), filters))
         weights = self._add_weights(filters, height, width, x.channels)
@@ -145,7 +152,15 @@ class NetworkBuilder:
         return self._add_operator("CONV_2D", [x, weights, self._add_bias(filters)], [out], options)
 
     def depthwise(self, x: Node, kernel: int = 3, stride: int = 1, act: str = "relu6", valid: bool = False) -> Node:
-        """DEPTHWISE_CONV_2D with a multiplier of 1."""
+        """DEPTHWISE_CONV_2D with a depth multiplier of 1.
+
+        Args:
+            x: the input, NHWC.
+            kernel: height and width.
+            stride: in both dimensions.
+            act: a key of `ACTIVATION_CODES`.
+            valid: VALID padding instead of SAME.
+        """
         out = self._add_tensor((1, *_output_size(x, (kernel, kernel), stride, valid), x.channels))
         weights = self._add_weights(1, kernel, kernel, x.channels, axis=3)
         options = self._set_stride(self.schema.DepthwiseConv2DOptionsT(), stride, valid, act)
@@ -162,14 +177,28 @@ class NetworkBuilder:
         return self._add_operator("FULLY_CONNECTED", inputs, [self._add_tensor((x.shape[0], units))], options)
 
     def pool(self, x: Node, kind: str, kernel: int, stride: int) -> Node:
-        """AVERAGE_POOL_2D or MAX_POOL_2D without padding."""
+        """AVERAGE_POOL_2D or MAX_POOL_2D without padding.
+
+        Args:
+            x: the input, NHWC.
+            kind: the operator name.
+            kernel: height and width of the window.
+            stride: in both dimensions.
+        """
         out = self._add_tensor((1, *_output_size(x, (kernel, kernel), stride, valid=True), x.channels))
         options = self._set_stride(self.schema.Pool2DOptionsT(), stride, valid=True, act="")
         options.filterWidth = options.filterHeight = kernel
         return self._add_operator(kind, [x], [out], options)
 
     def binary(self, name: str, x: Node, y: Node, act: str = "") -> Node:
-        """ADD, SUB, MUL, MINIMUM or MAXIMUM (those without an activation); `y` may have one row and column."""
+        """ADD, SUB, MUL, MINIMUM or MAXIMUM; the last two ignore `act`.
+
+        Args:
+            name: the operator name.
+            x: the first operand, which gives the output shape.
+            y: the second operand; broadcast if it has a single row and column.
+            act: a key of `ACTIVATION_CODES`.
+        """
         has_activation = name in ("ADD", "SUB", "MUL")
         options = getattr(self.schema, f"{name.title()}OptionsT" if has_activation else "MaximumMinimumOptionsT")()
         if has_activation:
@@ -177,7 +206,7 @@ class NetworkBuilder:
         return self._add_operator(name, [x, y], [self._add_tensor(x.shape)], options)
 
     def binary_constant(self, name: str, x: Node) -> Node:
-        """As `binary`, with a constant for each channel."""
+        """`binary` with a constant per channel as the second operand."""
         constant = self._add_constant(
             self.random.integers(-127, 128, (x.channels,), dtype=np.int8), 1, ACTIVATION_SCALE
         )
@@ -238,7 +267,7 @@ class NetworkBuilder:
         return self._add_operator("RESHAPE", [x, target_shape], [self._add_tensor((1, *shape))], options)
 
     def dynamic_reshape(self, x: Node, *shape: int) -> Node:
-        """RESHAPE to a shape that is computed from the batch, as converters write Flatten and Reshape layers."""
+        """RESHAPE to a shape computed from the batch, as converters emit for Flatten and Reshape layers."""
         batch = self._add_tensor((len(x.shape),), "int32")
         shape_options = self.schema.ShapeOptionsT()
         shape_options.outType = self.schema.TensorType.INT32
@@ -264,7 +293,7 @@ class NetworkBuilder:
         )
 
     def transpose(self, x: Node) -> Node:
-        """TRANSPOSE that puts the channels first."""
+        """TRANSPOSE to channels first."""
         order = self._add_constant(np.array([0, 3, 1, 2], np.int32))
         out = self._add_tensor((1, x.channels, x.shape[1], x.shape[2]))
         return self._add_operator("TRANSPOSE", [x, order], [out], self.schema.TransposeOptionsT())

@@ -1,7 +1,7 @@
 """The models that a device is calibrated on: single operators over many shapes, and small composites.
 
-Shapes are drawn at random from those that mobile networks have, and limited by work, so that no model takes long. The
-suite of one effort and seed is the same everywhere, byte for byte.
+Shapes are drawn at random from those of mobile networks and limited by work, so that no model takes long. For a given
+effort and seed the suite is byte-identical everywhere.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ class Effort(StrEnum):
 
 @dataclass(frozen=True)
 class SuiteCase:
-    """One model of the suite: `group` is the operator or composite it is about."""
+    """One model of the suite; `group` is the operator or composite it measures."""
 
     name: str
     group: str
@@ -45,22 +45,22 @@ class SuiteCase:
 
 @dataclass(frozen=True)
 class ShapeDraw:
-    """Random shapes, one stream for each group."""
+    """Random shapes, one stream per group."""
 
     random: np.random.Generator
 
     def pick(self, *choices: int) -> int:
-        """One of `values`."""
+        """One of `choices`."""
         return int(self.random.choice(choices))
 
     def channels(self, low: int = 1, high: int = 1280) -> int:
-        """A number of channels: mostly one that networks use, sometimes any."""
+        """A number of channels: mostly a common one, sometimes any."""
         if self.random.random() < 0.2:
             return int(np.exp(self.random.uniform(np.log(low), np.log(high))))
         return self.pick(*(c for c in CHANNELS if low <= c <= high))
 
     def size(self, most_pixels: float, low: int = 1) -> int:
-        """A height and width with at most `most_pixels`, drawn evenly from those that networks use."""
+        """A height and width with at most `most_pixels`, drawn uniformly from common ones."""
         return self.pick(*(s for s in SIZES if s == low or (s > low and s * s <= most_pixels)))
 
 
@@ -68,13 +68,13 @@ CaseMaker = Callable[[ShapeDraw], tuple[str, Callable[[int], NetworkBuilder]]]
 
 
 def build_suite(effort: Effort, seed: int) -> tuple[SuiteCase, ...]:
-    """The cases of `effort`: about 400 for quick, 900 for full; the quick ones are among the full ones."""
+    """The cases of `effort`: about 400 for quick, 900 for full; the full suite contains the quick one."""
     return tuple(case for group in GROUPS for case in _draw_cases(group, effort, seed))
 
 
 @dataclass(frozen=True)
 class SuiteGroup:
-    """How to make the cases about one operator or composite."""
+    """How to draw the cases of one operator or composite."""
 
     name: str
     quick_count: int
@@ -168,7 +168,7 @@ def _make_dense(draw: ShapeDraw) -> tuple[str, Callable[[int], NetworkBuilder]]:
 
 
 def _elementwise_maker(name: str, form: str) -> CaseMaker:
-    """Two tensors of one size, or a `constant` or another tensor of one value a channel for the second."""
+    """`form` is the second operand: `same` shape, a per-channel `constant`, or a `broadcast` per-channel tensor."""
 
     def make(draw: ShapeDraw) -> tuple[str, Callable[[int], NetworkBuilder]]:
         channels = draw.channels(4, 640)
@@ -229,7 +229,7 @@ def _make_mean(draw: ShapeDraw) -> tuple[str, Callable[[int], NetworkBuilder]]:
 
 
 def _move_maker(name: str) -> CaseMaker:
-    """PAD, CONCATENATION, RESHAPE, STRIDED_SLICE, TRANSPOSE and the resizes: bytes that move."""
+    """PAD, CONCATENATION, RESHAPE, STRIDED_SLICE, TRANSPOSE and the resizes: operators that only move data."""
 
     def make(draw: ShapeDraw) -> tuple[str, Callable[[int], NetworkBuilder]]:
         channels, option = draw.channels(1, 320), draw.pick(1, 2, 3)
@@ -311,7 +311,7 @@ def _make_inverted_residual(draw: ShapeDraw) -> tuple[str, Callable[[int], Netwo
 
 
 def _squeeze_excite(net: NetworkBuilder, x: Node, hard_sigmoid: bool) -> Node:
-    """Squeeze and excitation (arXiv 1709.01507), with a sigmoid or clipped between two constants (arXiv 1905.02244)."""
+    """Squeeze and excitation (arXiv 1709.01507), with a sigmoid or a clipped gate (arXiv 1905.02244)."""
     squeeze = net.conv(net.mean(x, keep_dims=True), max(1, x.channels // 4), act="relu")
     gate = net.conv(squeeze, x.channels, act="")
     if hard_sigmoid:
@@ -378,7 +378,7 @@ def _make_stack(draw: ShapeDraw) -> tuple[str, Callable[[int], NetworkBuilder]]:
 
 
 def _make_classifier(draw: ShapeDraw) -> tuple[str, Callable[[int], NetworkBuilder]]:
-    """A whole small network: image in, probabilities out, in the types that applications use."""
+    """A complete small network: image in, probabilities out, with the dtypes that applications use."""
     cin, size, first_filters = draw.pick(1, 3, 3), draw.pick(24, 32, 48, 64, 96, 128, 160, 224), draw.pick(8, 8, 16, 24)
     count, classes, kernel = draw.pick(2, 3, 5), draw.pick(2, 5, 10, 101), draw.pick(3, 3, 5, 7)
     converts_dtypes, flatten_kind, is_separable = draw.pick(0, 1, 1) == 1, draw.pick(0, 1, 2, 3), draw.pick(0, 1) == 1
@@ -408,7 +408,7 @@ def _flatten(net: NetworkBuilder, x: Node, flatten_kind: int) -> Node:
 
 
 def _make_reshape_chain(draw: ShapeDraw) -> tuple[str, Callable[[int], NetworkBuilder]]:
-    """Between two convolutions, a reshape whose target is computed: operators that no delegate takes."""
+    """Convolutions with dynamic reshapes between them: operators that no delegate runs."""
     channels, size, count = draw.channels(4, 128), draw.pick(1, 2, 4, 7, 14), draw.pick(1, 2, 4)
 
     def build(seed: int) -> NetworkBuilder:

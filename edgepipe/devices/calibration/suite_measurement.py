@@ -1,7 +1,7 @@
-"""Measures a suite in passes, keeps every reading, and goes on where an interrupted calibration stopped.
+"""Measures a suite in passes, stores every reading, and resumes an interrupted calibration.
 
-Passes lie minutes apart and mix the models anew, so that a disturbance of some seconds spoils one pass of a few models.
-A model whose passes disagree is measured again. Its time is a low quantile of its passes.
+Passes are minutes apart and reshuffle the models, so that a disturbance of some seconds only affects one pass of a few
+models. A model whose passes disagree is measured again. Its time is a low quantile of its passes.
 """
 
 from dataclasses import astuple, dataclass
@@ -12,26 +12,27 @@ from pydantic import ValidationError
 
 from edgepipe.core import artifact
 from edgepipe.core.progress import Progress
+from edgepipe.core.units import plural
 from edgepipe.devices.calibration.measurement_backend import LONG_VISITS, SHORT_VISITS, Backend, Visits
 from edgepipe.devices.calibration.suite import SuiteCase
 from edgepipe.tflite.latency_series import LatencyReading
 
-BATCH_SIZE = 32  # models in one child
+BATCH_SIZE = 32  # models per child process
 TIME_QUANTILE = 0.25
-MAX_PASS_DIFFERENCE = 0.08  # (highest pass - lowest) / lowest: beyond it the model is measured again
+MAX_PASS_DIFFERENCE = 0.08  # (second pass - fastest) / fastest: beyond it the model is measured again
 MAX_EXTRA_PASSES = 3
-SUSTAINED_MODELS = 24  # models that are also run for long
-MIN_SUSTAINED_SECONDS = 20e-6  # seconds of one inference: shorter ones are ruled by what surrounds the call
+SUSTAINED_MODELS = 24  # models that also get long runs
+MIN_SUSTAINED_SECONDS = 20e-6  # seconds per inference: call overhead dominates shorter ones
 
 
 @dataclass(frozen=True)
 class ReadingStore:
-    """One file for each reading, in a folder; its name holds the model, the device, the runtime and the pass."""
+    """One file per reading; the key in its name covers the model, the device, the runtime and the pass."""
 
     folder: Path
 
     def read(self, key: str) -> LatencyReading | None:
-        """The reading kept under `key`; a damaged one is removed and measured again."""
+        """The reading stored under `key`, or None; a damaged file is removed."""
         file = self._reading_path(key)
         if not file.exists():
             return None
@@ -42,7 +43,7 @@ class ReadingStore:
             return None
 
     def write(self, key: str, reading: LatencyReading) -> None:
-        """Keep a reading, whole or not at all."""
+        """Store a reading atomically."""
         artifact.write_text(self._reading_path(key), reading.model_dump_json())
 
     def _reading_path(self, key: str) -> Path:
@@ -51,7 +52,7 @@ class ReadingStore:
 
 @dataclass(frozen=True)
 class CaseFile:
-    """A case of the suite as a file."""
+    """A suite case written to a file."""
 
     case: SuiteCase
     path: Path
@@ -60,7 +61,7 @@ class CaseFile:
 
 @dataclass(frozen=True)
 class SuiteBench:
-    """Measures items on one backend with one store."""
+    """Measures suite cases on one backend with one store."""
 
     backend: Backend
     store: ReadingStore
@@ -69,7 +70,7 @@ class SuiteBench:
     progress: Progress
 
     def measure(self, files: list[CaseFile], passes: int) -> dict[str, LatencyReading]:
-        """The combined reading of each item, by the name of its case."""
+        """The combined reading of each file, by case name."""
         readings_by_case: dict[str, list[LatencyReading]] = {file.case.name: [] for file in files}
         for pass_number in range(passes):
             self._run_pass(files, readings_by_case, pass_number, passes)
@@ -77,9 +78,8 @@ class SuiteBench:
             unstable_files = [file for file in files if _passes_disagree(readings_by_case[file.case.name])]
             if not unstable_files:
                 break
-            self.progress.note(
-                f"{len(unstable_files)} models measured again: their passes differ by over {MAX_PASS_DIFFERENCE:.0%}"
-            )
+            count = plural(len(unstable_files), "model")
+            self.progress.note(f"measuring {count} again: their passes differ by over {MAX_PASS_DIFFERENCE:.0%}")
             self._run_pass(unstable_files, readings_by_case, passes + extra, passes + MAX_EXTRA_PASSES)
         return {name: combine_readings(readings) for name, readings in readings_by_case.items()}
 
@@ -99,21 +99,29 @@ class SuiteBench:
             for name, reading in self._measure_batch(batch, pass_number).items():
                 readings_by_case[name].append(reading)
             self.progress.epoch(batch_number + 1, len(batches), {"models": float(len(files))})
-        self.progress.stage(f"pass {pass_number + 1}", pass_number + 1, pass_count, f"done: {len(files)} models")
+        self.progress.stage(
+            f"pass {pass_number + 1}", pass_number + 1, pass_count, f"done: {plural(len(files), 'model')}"
+        )
 
     def measure_sustained_factor(self, files: list[CaseFile], reading_by_case: dict[str, LatencyReading]) -> float:
-        """How many times longer inferences take when they follow one another for long, as in a measured latency.
+        """The slowdown of inferences in sustained runs, as in a measured latency, relative to short turns.
 
-        The median over composites spread over all durations; 1 if there are too few.
+        The median over composites of all durations; 1 if there are none.
         """
-        times = {
-            file.case.name: reading_by_case[file.case.name].seconds or 0.0 for file in files if file.case.composite
-        }
-        eligible_files = sorted((file for file in files if times.get(file.case.name, 0.0) >= MIN_SUSTAINED_SECONDS),
-                     key=lambda file: times[file.case.name])  # fmt: skip
+        composite_names = [file.case.name for file in files if file.case.composite]
+        times = {name: reading_by_case[name].seconds or 0.0 for name in composite_names}
+        eligible_files = sorted(
+            (file for file in files if times.get(file.case.name, 0.0) >= MIN_SUSTAINED_SECONDS),
+            key=lambda file: times[file.case.name],
+        )
         chosen_files = eligible_files[:: max(1, len(eligible_files) // SUSTAINED_MODELS)]
-        readings = [self._measure_batch(chosen_files, number, LONG_VISITS) for number in range(2)]
-        ratios = [r.seconds / times[name] for batch in readings for name, r in batch.items() if r.seconds is not None]
+        readings_by_pass = [self._measure_batch(chosen_files, number, LONG_VISITS) for number in range(2)]
+        ratios = [
+            reading.seconds / times[name]
+            for readings in readings_by_pass
+            for name, reading in readings.items()
+            if reading.seconds is not None
+        ]
         return float(np.median(ratios)) if ratios else 1.0
 
     def _measure_batch(
@@ -138,7 +146,7 @@ class SuiteBench:
 
 
 def combine_readings(passes: list[LatencyReading]) -> LatencyReading:
-    """One reading from those of several passes; refused if the device ever refused it."""
+    """One reading from those of several passes; a refusal if the device refused the model in any pass."""
     refusal = next((reading for reading in passes if reading.seconds is None), None)
     if refusal is not None:
         return refusal
@@ -151,6 +159,6 @@ def combine_readings(passes: list[LatencyReading]) -> LatencyReading:
 
 
 def _passes_disagree(passes: list[LatencyReading]) -> bool:
-    """Whether the two fastest passes lie apart: then neither is known to be undisturbed."""
+    """Whether the two fastest passes differ: then neither is known to be undisturbed."""
     times = sorted(reading.seconds for reading in passes if reading.seconds is not None)
     return len(times) > 1 and times[1] > times[0] * (1 + MAX_PASS_DIFFERENCE)

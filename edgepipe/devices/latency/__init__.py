@@ -1,1 +1,1 @@
-"""Latency that nobody measured: what an operator costs on a device, fitted to published or own measurements."""
+"""Estimated latency: operator costs on a device, fitted to published or own measurements."""

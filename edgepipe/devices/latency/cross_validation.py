@@ -1,9 +1,8 @@
-"""How well a fit predicts models of a family that it has not seen, in any group: leave one family out.
+"""How well a fit predicts a model family that it has not seen, in any group: leave one family out.
 
-The width of an interval comes from the same held-out errors: a prediction is given so many of its own standard
-deviations as `RATE` of the held-out predictions needed. For the held-out rows themselves the factor is taken from the
-other families' rows, so that the coverage that is told is that of models never seen (cross-conformal prediction, Vovk
-2015).
+The width of an interval comes from the same held-out errors: it is the number of standard deviations that covers
+`COVERAGE` of the held-out predictions. For the held-out rows themselves, the factor comes from the rows of the other
+families, so that the reported coverage is that of unseen models (cross-conformal prediction, Vovk 2015).
 """
 
 import math
@@ -18,27 +17,27 @@ from edgepipe.devices.latency.latency_fit import FitRow
 from edgepipe.devices.latency.processor_kinds import ProcessorKind
 
 COVERAGE = 0.9
-NORMAL_QUANTILE = 1.645  # deviations that hold 90 % of a normal distribution
-MIN_ROWS = 8  # held-out rows below which their errors say little about the width
+NORMAL_QUANTILE = 1.645  # standard deviations to both sides that cover 90 % of a normal distribution
+MIN_ROWS = 8  # held-out rows needed for a quantile of their errors
 
 
 @dataclass(frozen=True)
 class HeldOutPrediction:
-    """A row, and what a fit without its family predicted."""
+    """A row, and the prediction of a fit without its family."""
 
     row: FitRow
     predicted_seconds: float
-    deviation: float  # of the logarithm; twice as large where the model lies outside of what the fit had seen
+    deviation: float  # standard deviation of the logarithm; doubled if the model is outside the fitted domain
     extrapolation_reasons: tuple[str, ...]
 
     @property
     def relative_error(self) -> float:
-        """Predicted over measured, less one."""
+        """Predicted / measured - 1."""
         return self.predicted_seconds / self.row.seconds - 1
 
     @property
     def standardized_error(self) -> float:
-        """The error of the logarithm in standard deviations."""
+        """The absolute log error in standard deviations."""
         return abs(math.log(self.predicted_seconds / self.row.seconds)) / self.deviation
 
 
@@ -55,17 +54,20 @@ class ErrorSummary:
 def leave_families_out(
     kind: ProcessorKind, clocks: Mapping[str, float], rows: Sequence[FitRow]
 ) -> list[HeldOutPrediction]:
-    """Every row predicted by a fit without any row of its family, whichever the group.
+    """Predict every row by a fit without its family, in any group.
 
-    A group that holds a single family cannot be held out: its rows are not in the result.
+    A group with a single family cannot be held out: its rows are not in the list.
     """
     predictions: list[HeldOutPrediction] = []
     for family in sorted({row.family for row in rows}):
         training_rows = [row for row in rows if row.family != family]
         if training_rows:
             rates = fits.fit(kind, clocks, training_rows)
-            predictions += [_predict_row(row, rates[row.group], training_rows) for row in rows
-                      if row.family == family and row.group in rates]  # fmt: skip
+            predictions += [
+                _predict_row(row, rates[row.group], training_rows)
+                for row in rows
+                if row.family == family and row.group in rates
+            ]
     return predictions
 
 
@@ -93,9 +95,9 @@ def summarize_errors(predictions: Sequence[HeldOutPrediction]) -> ErrorSummary:
 
 
 def interval_factor(predictions: Sequence[HeldOutPrediction]) -> float:
-    """How many standard deviations hold `RATE` of the held-out rows, with the finite-sample correction.
+    """How many standard deviations cover `COVERAGE` of the held-out rows, with the finite-sample correction.
 
-    Of few rows the worst counts, and never less than for a normal distribution.
+    For few rows it is the worst of them, but at least that of a normal distribution.
     """
     error_sizes = np.sort([prediction.standardized_error for prediction in predictions])
     if len(error_sizes) < MIN_ROWS:
@@ -105,7 +107,7 @@ def interval_factor(predictions: Sequence[HeldOutPrediction]) -> float:
 
 
 def interval_factors(predictions: Sequence[HeldOutPrediction]) -> dict[str, float]:
-    """By family: the factor that the rows of the other families give."""
+    """By family: the factor from the rows of the other families."""
     families = {prediction.row.family for prediction in predictions}
     return {
         family: interval_factor([prediction for prediction in predictions if prediction.row.family != family])

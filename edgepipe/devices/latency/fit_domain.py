@@ -1,4 +1,4 @@
-"""What a fit has seen: a model with other operators, or far more of something, lies outside of it."""
+"""The domain of a fit: a model with other operators, or far larger amounts, is outside of it."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,9 +7,9 @@ from edgepipe.core.units import Dimension, show
 from edgepipe.devices.latency.feature_names import Features
 from edgepipe.devices.latency.latency_fit import FitRow
 
-EXTRAPOLATION_FACTOR = 2.0  # how many times the largest fitted amount a model may have before it lies outside
+EXTRAPOLATION_FACTOR = 2.0  # times the largest fitted amount from which a model is outside
 NOTABLE_SHARE = 0.05  # share of the latency below which a feature's amount does not matter
-WIDENING_FACTOR = 2.0  # the interval of a model outside is so much wider, in deviations
+WIDENING_FACTOR = 2.0  # multiplies the standard deviations of the interval of a model outside
 
 
 @dataclass(frozen=True)
@@ -17,13 +17,13 @@ class FitDomain:
     """The extent of the fitted models."""
 
     operators: frozenset[str]
-    largest_amounts: Mapping[str, float]  # the most of each feature that a fitted model has
-    latency_range: tuple[float, float]  # the shortest and the longest measured latency
+    largest_amounts: Mapping[str, float]  # of each feature, over the fitted models
+    latency_range: tuple[float, float]  # shortest and longest measured latency, in seconds
 
     def extrapolation_reasons(
         self, amounts: Features, rates: Mapping[str, float], operators: Collection[str]
     ) -> tuple[str, ...]:
-        """Why a model lies outside: operators never seen, amounts far above, a latency far off; empty: it does not."""
+        """Why a model is outside: unseen operators, far larger amounts, a latency far off; empty: it is inside."""
         predicted_seconds = sum(rate * amounts.get(name, 0.0) for name, rate in rates.items())
         return (
             *self._operator_reasons(operators),

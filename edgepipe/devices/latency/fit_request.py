@@ -1,4 +1,4 @@
-"""Reads what a user asks `edgepipe device fit` for."""
+"""Parses the options of `edgepipe device fit`."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -23,8 +23,19 @@ def parse_request(
 ) -> FitRequest:
     """The request, with every quantity parsed.
 
+    Args:
+        table: the CSV file of measurements.
+        target: device and runtime to fit, as `DEVICE, RUNTIME`; None: the only one in the table.
+        kind: the kind of processor, a key of `processor_kinds.KINDS`.
+        clock: of the target, such as `480 MHz`.
+        neighbours: devices and runtimes to fit together with the target, as `DEVICE, RUNTIME=CLOCK`.
+        dtype: the type of the models' activations.
+        on_chip: weight memory on the chip, such as `512 KiB`; None: weights do not spill.
+        source: the citation of the measurements; None: the name of the table.
+        excluded_families: model families to leave out.
+
     Raises:
-        InputError: a quantity or a neighbour that cannot be read, or no target where the table has several.
+        InputError: an invalid quantity or neighbour, or no target although the table does not have exactly one.
     """
     return FitRequest(
         target=target or _single_group(table),
@@ -42,7 +53,9 @@ def _single_group(table: Path) -> str:
     groups = sorted({line.group for line in tables.read(table)})
     if len(groups) != 1:
         group_list = "; ".join(groups[:10]) + (f" and {len(groups) - 10} more" if len(groups) > 10 else "")
-        raise InputError(f"{table}: {len(groups)} devices and runtimes; say which by --target: {group_list or 'none'}")
+        raise InputError(
+            f"{table}: {len(groups)} devices and runtimes; choose one with --target: {group_list or 'none'}"
+        )
     return groups[0]
 
 

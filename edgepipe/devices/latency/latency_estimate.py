@@ -1,4 +1,4 @@
-"""Latency that a fit predicts: its interval, each operator's part, and whether the model is like the fitted ones."""
+"""Predicts latency from a fit: interval, seconds per operator, and whether the model is outside the fitted domain."""
 
 import math
 from collections import Counter
@@ -8,7 +8,7 @@ import numpy as np
 
 from edgepipe.core.arrays import Array
 from edgepipe.core.metric import Evidence, Metric, unavailable_metric
-from edgepipe.core.units import Dimension, show
+from edgepipe.core.units import Dimension, plural, show
 from edgepipe.devices.latency import operator_features
 from edgepipe.devices.latency.fit_domain import WIDENING_FACTOR, FitDomain
 from edgepipe.devices.latency.latency_fit import Rates
@@ -21,26 +21,26 @@ FIT_DTYPES = {"int8": "int8", "uint8": "int8", "float32": "float32"}
 
 @dataclass(frozen=True)
 class LatencyEstimate:
-    """Seconds of one inference, their interval, and of each operator."""
+    """Seconds of one inference, with interval, and of each operator."""
 
     seconds: float
     low_seconds: float
     high_seconds: float
-    operator_seconds: tuple[tuple[str, float], ...]  # place and seconds, of those that cost anything
-    extrapolation_reasons: tuple[str, ...]  # why the model is outside of what was fitted; empty: inside
+    operator_seconds: tuple[tuple[str, float], ...]  # location and seconds, of operators with a cost
+    extrapolation_reasons: tuple[str, ...]  # why the model is outside the fitted domain; empty: inside
 
 
 @dataclass(frozen=True)
 class FitTransfer:
-    """From the fitted device to another one of its kind: by clock and one measured factor."""
+    """Transfers a fit to another device of the same kind, by clock and one measured factor."""
 
-    fitted_device: str  # the fitted one
+    fitted_device: str
     clock: float  # of the other device, hertz
     scale: float = 1.0
-    deviation: float = 0.0  # standard deviation of the logarithm that this adds
+    deviation: float = 0.0  # additional standard deviation of the logarithm
 
     def latency_factor(self, fit: LatencyFit) -> float:
-        """What a fitted latency is multiplied by."""
+        """The factor from the fitted device's latency to that of the other device."""
         return fit.clock / self.clock * self.scale
 
 
@@ -48,9 +48,7 @@ def estimate(fit: LatencyFit, model: Model, transfer: FitTransfer | None = None)
     """The latency of `model` by `fit`."""
     kind = KINDS[fit.kind]
     rates = Rates(kind.feature_names, np.array(list(fit.rates.values())), _symmetric_covariance(fit), fit.noise)
-    operator_amounts = [
-        (operator, amounts) for operator, amounts in operator_features.iter_features(model, kind.tile, fit.on_chip)
-    ]
+    operator_amounts = list(operator_features.iter_features(model, kind.tile, fit.on_chip))
     total_amounts = operator_features.sum_features(model, kind.tile, fit.on_chip)
     seconds, deviation = rates.predict(total_amounts)
     domain = FitDomain(frozenset(fit.operators), fit.largest, fit.seconds)
@@ -81,10 +79,17 @@ def _symmetric_covariance(fit: LatencyFit) -> Array:
 
 
 def metric(fit: LatencyFit, model: Model, device: str, transfer: FitTransfer | None = None) -> Metric:
-    """The metric `latency` of `device`: estimated, or unavailable for a type that the fit does not hold for."""
+    """The metric `latency` of `device`: estimated, or unavailable for a dtype that the fit does not cover.
+
+    Args:
+        fit: the fitted rates.
+        model: the model to estimate.
+        device: the name of the device.
+        transfer: if the fit is of another device; None: it is of this one.
+    """
     dtype = compute_dtype(model)
     if FIT_DTYPES.get(dtype) != fit.dtype:
-        reason = f"the fit holds for {fit.dtype} models, this one computes in {dtype}; convert it, or measure it"
+        reason = f"the fit is for {fit.dtype} models, this one computes in {dtype}; convert it, or measure it"
         return unavailable_metric("latency", Dimension.SECONDS, reason, device)
     latency = estimate(fit, model, transfer)
     return Metric(
@@ -100,30 +105,30 @@ def metric(fit: LatencyFit, model: Model, device: str, transfer: FitTransfer | N
 
 
 def compute_dtype(model: Model) -> str:
-    """The type of most activations that are multiplied, or of most inputs where nothing is."""
+    """The most common dtype of inputs to operators with MACs, or of all inputs if there are none."""
     products = [operator for operator in model.operators if operator.macs] or list(model.operators)
     dtype_counts = Counter(tensor.dtype for operator in products if (tensor := operator.input(0)) is not None)
     return dtype_counts.most_common(1)[0][0] if dtype_counts else "nothing"
 
 
 def _method_text(fit: LatencyFit, latency: LatencyEstimate, transfer: FitTransfer | None) -> str:
-    text = f"fitted to {fit.points} {'measurement' if fit.points == 1 else 'measurements'} ({fit.source})"
+    text = f"fitted to {plural(fit.points, 'measurement')} ({fit.source})"
     if fit.error is None:
-        text += "; of one family, so that none could be held out: the interval rests on what the kind is known for"
-    if fit.error is not None:
+        text += "; a single model family, none could be held out: the interval is from the prior of the processor kind"
+    else:
         median, p90 = (show(share, Dimension.FRACTION) for share in (fit.error.median, fit.error.p90))
-        text += f"; families held out: median error {median}, 90 % within {p90}"
+        text += f"; error on model families not used in the fit: median {median}, 90 % within {p90}"
     if transfer is not None:
-        text += f"; carried over from {transfer.fitted_device} by clock and a factor of {transfer.scale:.3g}"
-    return text + (
-        f"; EXTRAPOLATES: {'; '.join(latency.extrapolation_reasons)}" if latency.extrapolation_reasons else ""
-    )
+        text += f"; transferred from {transfer.fitted_device} by clock and a factor of {transfer.scale:.3g}"
+    if latency.extrapolation_reasons:
+        text += f"; EXTRAPOLATES: {'; '.join(latency.extrapolation_reasons)}"
+    return text
 
 
 def _metric_details(fit: LatencyFit, latency: LatencyEstimate) -> dict[str, float | int | str]:
     details: dict[str, float | int | str] = {"rate": fit.rate, "points": fit.points, "source": fit.source}
     if fit.error is not None:
         details |= {"held_out_median": fit.error.median, "held_out_p90": fit.error.p90}
-    return details | (
-        {"extrapolates": "; ".join(latency.extrapolation_reasons)} if latency.extrapolation_reasons else {}
-    )
+    if latency.extrapolation_reasons:
+        details["extrapolates"] = "; ".join(latency.extrapolation_reasons)
+    return details

@@ -1,11 +1,12 @@
-"""Fits what each feature costs on a device to measured models, together with devices of the same kind.
+"""Fits the cost of each feature on a device to measured models, together with devices of the same kind.
 
-    latency = sum over features of amount x rate,   rate = cycles of the kind x speed x own factor / clock
+    latency = sum over features of amount x rate
+    rate = cycles of the kind x speed of the device x factor of the feature x the device's own factor / clock
 
 Every factor is positive by construction (it is fitted as a logarithm), the error is relative (the logarithm of
-predicted over measured), large errors count less (soft L1), and each factor is pulled towards what its kind of
-processor is known for: a maximum a posteriori estimate. Devices share the speed-independent part of their rates, so
-that what one table lacks another gives. The spread of the posterior (Laplace's approximation) goes into every interval.
+predicted over measured), large errors count less (soft L1), and a prior pulls each factor towards the figures of the
+processor kind: a maximum a posteriori estimate. Devices share the speed-independent factors, so that one table fills
+gaps of another. The spread of the posterior (Laplace approximation) contributes to every interval.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,15 +18,15 @@ from edgepipe.core.arrays import Array
 from edgepipe.devices.latency.feature_names import Features
 from edgepipe.devices.latency.processor_kinds import ProcessorKind
 
-OUTLIER_DEVIATIONS = 2.0  # from how many standard deviations on an error counts linearly
+OUTLIER_DEVIATIONS = 2.0  # standard deviations beyond which an error counts linearly
 MAX_STEPS = 60
 
 
 @dataclass(frozen=True)
 class FitRow:
-    """One measurement: a model's features, and how long an inference took."""
+    """One measurement: a model's features and the latency of an inference."""
 
-    family: str  # models that are held out together
+    family: str  # models of a family are held out together
     group: str  # device and runtime
     model: str
     features: Features
@@ -35,12 +36,12 @@ class FitRow:
 
 @dataclass(frozen=True)
 class Rates:
-    """Seconds that one unit of each feature takes, and how surely: the covariance of the logarithms."""
+    """Seconds per unit of each feature, and their uncertainty: the covariance of the logarithms."""
 
     feature_names: tuple[str, ...]
     seconds: Array  # (features,)
     covariance: Array  # (features, features)
-    noise: float
+    noise: float  # standard deviation of the logarithm of a measurement
 
     def predict(self, amounts: Features) -> tuple[float, float]:
         """Seconds, and the standard deviation of their logarithm."""
@@ -49,23 +50,28 @@ class Rates:
         if total <= 0:
             return 0.0, self.noise
         shares = feature_seconds / total
-        variance = max(0.0, float(shares @ self.covariance @ shares))  # a stored covariance is rounded
+        variance = max(
+            0.0, float(shares @ self.covariance @ shares)
+        )  # rounding of a stored covariance may make it negative
         return total, float(np.sqrt(variance + self.noise**2))
 
 
 def feature_vector(feature_names: Sequence[str], amounts: Features) -> Array:
-    """The amounts of `features`, in their order."""
+    """The amounts in the order of `feature_names`; 0 for those absent."""
     return np.array([amounts.get(name, 0.0) for name in feature_names])
 
 
 def fit(kind: ProcessorKind, clocks: Mapping[str, float], rows: Sequence[FitRow]) -> dict[str, Rates]:
     """The rates of every group of `rows`; `clocks` gives each group's clock in hertz."""
-    problem = _FitProblem(kind, clocks, rows)
-    return problem.solve()
+    return FitProblem(kind, clocks, rows).solve()
 
 
-class _FitProblem:
-    """Parameters: the speed of each group, the factor of each feature, and each group's own factor of each feature."""
+class FitProblem:
+    """The least-squares problem of a fit.
+
+    Its parameters are logarithms: the speed of each group, the factor of each feature, and each group's own factor of
+    each feature.
+    """
 
     def __init__(self, kind: ProcessorKind, clocks: Mapping[str, float], rows: Sequence[FitRow]) -> None:
         self.kind, self.feature_names = kind, kind.feature_names
@@ -85,15 +91,16 @@ class _FitProblem:
         )
 
     def solve(self) -> dict[str, Rates]:
+        """The rates of every group."""
         from scipy.optimize import least_squares
 
         start = np.zeros(len(self.spread))
         log_ratios = self.log_seconds - np.log(self.prior_seconds.sum(axis=1))
         start[: len(self.groups)] = [
-            np.median(log_ratios[self.group_indices == place]) for place in range(len(self.groups))
+            np.median(log_ratios[self.group_indices == group_index]) for group_index in range(len(self.groups))
         ]
         solution = least_squares(
-            self._residuals, start, self._jacobian, loss="soft_l1", f_scale=OUTLIER_DEVIATIONS, max_nfev=MAX_STEPS
+            self.residuals, start, self.jacobian, loss="soft_l1", f_scale=OUTLIER_DEVIATIONS, max_nfev=MAX_STEPS
         )
         covariance = np.linalg.inv(solution.jac.T @ solution.jac)
         factors = np.exp(self._log_factors(solution.x))
@@ -116,12 +123,14 @@ class _FitProblem:
             group_speeds[:, None] + feature_factors + own_factors.reshape(len(self.groups), len(self.feature_names))
         )
 
-    def _residuals(self, parameters: Array) -> Array:
+    def residuals(self, parameters: Array) -> Array:
+        """Errors of the rows in units of the noise, then parameters in units of their prior spread."""
         predicted_seconds = (self.prior_seconds * np.exp(self._log_factors(parameters))[self.group_indices]).sum(axis=1)
         errors = (np.log(predicted_seconds) - self.log_seconds) / self.kind.noise
         return np.concatenate([errors, parameters / self.spread])
 
-    def _jacobian(self, parameters: Array) -> Array:
+    def jacobian(self, parameters: Array) -> Array:
+        """The derivatives of `residuals`, (residuals, parameters)."""
         feature_seconds = self.prior_seconds * np.exp(self._log_factors(parameters))[self.group_indices]
         shares = feature_seconds / feature_seconds.sum(axis=1, keepdims=True) / self.kind.noise
         row_count, group_count, feature_count = len(feature_seconds), len(self.groups), len(self.feature_names)
@@ -140,7 +149,6 @@ class _FitProblem:
         selection = np.zeros((feature_count, len(covariance)))
         selection[:, group_index] = 1
         selection[np.arange(feature_count), group_count + np.arange(feature_count)] = 1
-        selection[
-            np.arange(feature_count), group_count + (1 + group_index) * feature_count + np.arange(feature_count)
-        ] = 1
+        own_columns = group_count + (1 + group_index) * feature_count + np.arange(feature_count)
+        selection[np.arange(feature_count), own_columns] = 1
         return np.asarray(selection @ covariance @ selection.T)

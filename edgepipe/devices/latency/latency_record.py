@@ -1,4 +1,4 @@
-"""A fitted latency model as a profile stores it: rates, how sure they are, what they were fitted to, how well."""
+"""A fitted latency model as stored in a profile: rates, their uncertainty, the data behind them, held-out errors."""
 
 from typing import Annotated, Literal, final
 
@@ -13,7 +13,7 @@ NonNegativeFloat = Annotated[float, Field(ge=0)]
 
 @final
 class FamilyError(Options):
-    """How well the models of one family were predicted by a fit without them."""
+    """Errors for the models of one family, predicted by a fit without them."""
 
     points: Annotated[int, Field(ge=1)]
     median: NonNegativeFloat = Field(description="of the absolute relative errors")
@@ -22,7 +22,7 @@ class FamilyError(Options):
 
 @final
 class HeldOutError(Options):
-    """How well models were predicted by a fit without their family."""
+    """Errors for all models, each predicted by a fit without its family."""
 
     points: Annotated[int, Field(ge=1)]
     median: NonNegativeFloat = Field(description="of the absolute relative errors")
@@ -33,28 +33,31 @@ class HeldOutError(Options):
 
 @final
 class LatencyFit(Options):
-    """Prices of the features of `edgepipe.devices.latency.feature_names`, in seconds a unit at `clock`."""
+    """Rates of the features in `edgepipe.devices.latency.feature_names`, in seconds per unit at `clock`."""
 
     source: str = Field(description="where the measurements come from")
     kind: str = Field(description="the kind of processor, in edgepipe.devices.latency.processor_kinds")
-    dtype: Literal["int8", "float32"] = Field(description="what the activations of the fitted models are")
+    dtype: Literal["int8", "float32"] = Field(description="activation type of the fitted models")
     clock: PositiveFloat = Field(description="of the fitted device, in hertz")
     on_chip: Annotated[int, Field(gt=0)] | None = Field(
-        default=None, description="weights that the chip holds; more are read from outside"
+        default=None,
+        description="number of weights that fit on the chip; larger models read theirs from off-chip memory",
     )
     points: Annotated[int, Field(ge=1)] = Field(description="measurements of this device and runtime")
-    neighbours: tuple[str, ...] = Field(default=(), description="devices and runtimes fitted together with this one")
-    rates: dict[str, PositiveFloat] = Field(description="seconds for one unit of each feature")
+    neighbours: tuple[str, ...] = Field(default=(), description="devices and runtimes in the same fit")
+    rates: dict[str, PositiveFloat] = Field(description="seconds per unit of each feature")
     covariance: tuple[tuple[float, ...], ...] = Field(
-        description="of the logarithms of the rates, in their order: the lower triangle, row by row"
+        description="of the logarithms of the rates, in order: the lower triangle, row by row"
     )
-    noise: PositiveFloat = Field(description="standard deviation of the logarithm of a measurement about the model")
-    factor: PositiveFloat = Field(description="standard deviations to both sides that make the interval")
-    rate: Annotated[float, Field(gt=0, lt=1)] = Field(description="share of unseen models whose latency lies inside")
-    error: HeldOutError | None = Field(default=None, description="null: a single family, none could be held out")
-    operators: tuple[str, ...] = Field(description="the operators that some fitted model computes with")
-    largest: dict[str, PositiveFloat] = Field(description="the most of each feature that a fitted model has")
-    seconds: tuple[PositiveFloat, PositiveFloat] = Field(description="the shortest and the longest measured latency")
+    noise: PositiveFloat = Field(description="standard deviation of the log error of a measurement")
+    factor: PositiveFloat = Field(description="half width of the interval in standard deviations")
+    rate: Annotated[float, Field(gt=0, lt=1)] = Field(
+        description="share of unseen models whose latency is in the interval"
+    )
+    error: HeldOutError | None = Field(default=None, description="null: a single family, so none could be held out")
+    operators: tuple[str, ...] = Field(description="the operators of the fitted models")
+    largest: dict[str, PositiveFloat] = Field(description="largest amount of each feature in a fitted model")
+    seconds: tuple[PositiveFloat, PositiveFloat] = Field(description="shortest and longest measured latency")
 
     @model_validator(mode="after")
     def _check_kind(self) -> "LatencyFit":

@@ -1,7 +1,7 @@
-"""A table of measurements, as `edgepipe device fit` reads it.
+"""Reads the measurement table of `edgepipe device fit`.
 
-Columns: `family` (rows that are held out together), `device`, `runtime`, `model`, `latency_ms`, and `file`, the .tflite
-that was measured; a row without a file is looked for as MODEL.tflite. Other columns are ignored.
+Columns: `family` (rows that are held out together), `device`, `runtime`, `model`, `latency_ms`, and `file`, the
+measured .tflite, by default MODEL.tflite. Other columns are ignored.
 """
 
 import csv
@@ -22,7 +22,7 @@ COLUMNS = ("family", "device", "runtime", "model", "latency_ms")
 
 @dataclass(frozen=True)
 class MeasuredLatency:
-    """One line of a table, with the line's number."""
+    """One line of the table, with its line number."""
 
     line_number: int
     family: str
@@ -34,13 +34,13 @@ class MeasuredLatency:
 
     @property
     def group(self) -> str:
-        """Device and runtime as `--target` names them."""
+        """Device and runtime as in `--target`."""
         return f"{self.device}, {self.runtime}" if self.runtime else self.device
 
 
 @dataclass(frozen=True)
 class MeasurementRows:
-    """The rows that can be fitted, and those that cannot: line, model and reason."""
+    """The rows that can be fitted, and why others cannot: line, model and reason."""
 
     rows: list[FitRow]
     skip_reasons: list[str]
@@ -50,7 +50,7 @@ def read(path: Path) -> list[MeasuredLatency]:
     """The lines of the table.
 
     Raises:
-        InputError: unreadable, no such columns, or a latency that is not a positive number; with file and line.
+        InputError: unreadable, missing columns, or a latency that is not a positive number; with file and line.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -80,7 +80,7 @@ def _parse_line(path: Path, line_number: int, cells: dict[str, str | None]) -> M
         seconds = -1.0
     if not 0 < seconds < float("inf"):
         raise InputError(
-            f"{path}:{line_number}: latency_ms is '{texts['latency_ms']}'; a positive number of milliseconds"
+            f"{path}:{line_number}: latency_ms is '{texts['latency_ms']}'; must be a positive number of milliseconds"
         )
     empty_columns = [name for name in ("family", "device", "model") if not texts[name]]
     if empty_columns:
@@ -104,7 +104,14 @@ def select_group(lines: Sequence[MeasuredLatency], name: str) -> list[MeasuredLa
 
 
 def build_rows(lines: Sequence[MeasuredLatency], folder: Path, tile: Tile, on_chip: int | None) -> MeasurementRows:
-    """The features of each line's model, found in the folder `models`; lines whose model is not there are left out."""
+    """The features of each line's model; lines whose model is missing are skipped, with the reason.
+
+    Args:
+        lines: of the measurement table.
+        folder: the folder of the .tflite files.
+        tile: channels that the processor computes at once.
+        on_chip: how many weights fit on the chip; None: weights do not spill.
+    """
     fit_rows, skip_reasons = [], []
     for line in lines:
         path = _find_model(line, folder)

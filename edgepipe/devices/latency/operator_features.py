@@ -1,7 +1,7 @@
-"""What makes an operator slow, counted from its shapes: the features that a latency model gives a price to.
+"""The features of a latency model, counted from the shapes of operators.
 
-Counts are of elements and multiply-accumulates, not of bytes: a fit holds for one type of activations. Operators whose
-inputs are all known before the model runs (shapes, anchors) are folded by every compiler here and cost nothing.
+Features count elements and multiply-accumulates, not bytes: a fit is for one activation type. Operators whose inputs
+are all known before the model runs (shapes, anchors) are constant-folded by all compilers and cost nothing.
 """
 
 import math
@@ -11,7 +11,7 @@ from edgepipe.devices.latency.feature_names import FEATURES, SCALAR_TILE, Featur
 from edgepipe.tflite.model import Model, Operator, Tensor
 
 CURVES = frozenset(("LOGISTIC", "SOFTMAX", "TANH", "HARD_SWISH", "EXP", "LOG", "ELU", "GELU", "LOG_SOFTMAX"))
-VIEWS = frozenset(("RESHAPE", "EXPAND_DIMS", "SQUEEZE"))  # the bytes stay where they are
+VIEWS = frozenset(("RESHAPE", "EXPAND_DIMS", "SQUEEZE"))  # no data moves
 MOVES = frozenset(
     {
         *("PAD", "PADV2", "MIRROR_PAD", "CONCATENATION", "SLICE", "STRIDED_SLICE", "SPLIT", "SPLIT_V", "PACK"),
@@ -24,7 +24,7 @@ FEW_CHANNELS = 4
 
 
 def sum_features(model: Model, tile: Tile = SCALAR_TILE, on_chip: int | None = None) -> Features:
-    """The sum over all operators, and `inference`; `on_chip` is how many weights the chip holds (int8: bytes)."""
+    """The sum over all operators, and `inference`; `on_chip` is how many weights fit on the chip (int8: bytes)."""
     total = dict.fromkeys(FEATURES, 0.0)
     total["inference"] = 1.0
     for _, amounts in iter_features(model, tile, on_chip):
@@ -36,7 +36,7 @@ def sum_features(model: Model, tile: Tile = SCALAR_TILE, on_chip: int | None = N
 def iter_features(
     model: Model, tile: Tile = SCALAR_TILE, on_chip: int | None = None
 ) -> Iterator[tuple[Operator, Features]]:
-    """Each operator of the main subgraph that computes something when the model runs, with its features."""
+    """Each operator of the main subgraph that does work at run time, with its features."""
     operator_amounts = [(operator, _operator_features(operator, tile)) for operator in _computing_operators(model)]
     weights_spill = on_chip is not None and sum(amounts.get("weights", 0) for _, amounts in operator_amounts) > on_chip
     for operator, amounts in operator_amounts:
@@ -46,7 +46,7 @@ def iter_features(
 
 
 def _computing_operators(model: Model) -> Iterator[Operator]:
-    """The operators that are left when all that is known before the model runs has been computed."""
+    """The operators that remain after constant folding."""
     known_tensors: set[int] = set()
     for operator in model.operators:
         if operator.subgraph:
@@ -79,21 +79,15 @@ def _convolution_features(operator: Operator, tile: Tile) -> Features:
     if height * width == 1 and _output_positions(operator) == 1:
         return _product_features(operator, tile)
     is_first_layer = height * width > 1 and channels <= FEW_CHANNELS
-    macs = (
-        operator.macs
-        * _padding_factor(outputs, tile.outputs)
-        * (1 if is_first_layer else _padding_factor(channels, tile.inputs))
-    )
+    input_padding = 1 if is_first_layer else _padding_factor(channels, tile.inputs)
+    macs = operator.macs * _padding_factor(outputs, tile.outputs) * input_padding
     features = {"conv_outputs": _output_elements(operator)}
     if height * width == 1:
         return {**features, "pointwise_macs": macs, "conv_macs": macs}
     features |= {"kernel_macs": macs, "patch_elements": operator.macs / outputs}
-    return {
-        **features,
-        **(
-            {"first_macs": macs, "first_outputs": _output_elements(operator)} if is_first_layer else {"conv_macs": macs}
-        ),
-    }
+    if is_first_layer:
+        return {**features, "first_macs": macs, "first_outputs": _output_elements(operator)}
+    return {**features, "conv_macs": macs}
 
 
 def _depthwise_features(operator: Operator, tile: Tile) -> Features:
@@ -139,7 +133,7 @@ def _output_positions(operator: Operator) -> int:
 
 
 def _padding_factor(channels: int, multiple: int) -> float:
-    """By how much computing whole tiles multiplies the work on `channels`."""
+    """The factor by which padding to whole tiles multiplies the work on `channels`."""
     return math.ceil(channels / multiple) * multiple / channels if channels else 1.0
 
 

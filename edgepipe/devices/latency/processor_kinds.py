@@ -1,21 +1,28 @@
-"""What is known of a kind of processor before anything was measured on one: the cycles that each feature costs.
+"""Priors of the kinds of processors: the cycles that each feature costs, before any measurement.
 
-Measurements decide; these are where a fit starts from and what holds for an operator that no measured model has much
-of. `spread` says how far off a figure may be, as the standard deviation of its logarithm: 0.3 is a factor of 1.35.
+A fit starts from these figures, and they remain in effect for operators that are rare in the measured models. `spread`
+is the uncertainty of a figure as the standard deviation of its logarithm: 0.3 is a factor of 1.35.
 
-The figures are orders of magnitude from how the kernels work: CMSIS-NN multiplies two pairs a cycle on a Cortex-M4 to
-M7 (SMLAD) and loads as often; requantizing an output takes a 64-bit multiplication, shifts and a saturation;
-elementwise arithmetic requantizes each operand; a depthwise kernel loads what it multiplies once; LiteRT's int8
-depthwise kernel without XNNPACK is scalar per channel; a matrix unit computes whole tiles. They were rounded with the
-published tables in view, so that held-out errors on those tables flatter them somewhat.
+The figures are orders of magnitude from how the kernels work: CMSIS-NN does two MACs per cycle on a Cortex-M4 to M7
+(SMLAD) and as many loads; requantizing an output takes a 64-bit multiplication, shifts and a saturation; elementwise
+arithmetic requantizes each operand; a depthwise kernel loads each multiplied value once; LiteRT's int8 depthwise kernel
+without XNNPACK is scalar per channel; a matrix unit computes whole tiles. They were rounded with the published tables
+at hand, so the held-out errors on those tables are somewhat optimistic.
 """
 
 from dataclasses import dataclass
 
 from edgepipe.devices.latency.feature_names import FEATURES, SCALAR_TILE, Features, Tile
 
-_MINOR_FEATURES = ("arithmetic_outputs", "reduced_inputs", "looked_up_outputs", "moved_outputs", "requantized_outputs",
-          "resized_outputs", "pooled_elements")  # fmt: skip
+_MINOR_FEATURES = (
+    "arithmetic_outputs",
+    "reduced_inputs",
+    "looked_up_outputs",
+    "moved_outputs",
+    "requantized_outputs",
+    "resized_outputs",
+    "pooled_elements",
+)
 
 
 @dataclass(frozen=True)
@@ -23,16 +30,16 @@ class ProcessorKind:
     """The prior of one kind of processor and runtime."""
 
     title: str
-    cycles: Features  # of the clock that the profile gives
-    spread: Features
-    speed_spread: float  # of all cycles together, between devices of the kind
-    device_spread: float  # of one figure, between devices of the kind
-    noise: float  # of a measurement about the model, as a standard deviation of the logarithm
+    cycles: Features  # per unit of each feature, of the profile's clock
+    spread: Features  # standard deviation of the logarithm of each figure
+    speed_spread: float  # of the overall speed, between devices of the kind
+    device_spread: float  # of a single figure, between devices of the kind
+    noise: float  # standard deviation of the log error of a measurement
     tile: Tile = SCALAR_TILE
 
     @property
     def feature_names(self) -> tuple[str, ...]:
-        """The features that have a price, in the order of FEATURES."""
+        """The features with a cost, in the order of FEATURES."""
         return tuple(name for name in FEATURES if name in self.cycles)
 
 
@@ -191,4 +198,4 @@ KINDS = {
         tile=Tile(16, 8),
     ),
 }  # fmt: skip
-"""By the name that a fit stores."""
+"""By the name stored in a fit."""

@@ -1,4 +1,4 @@
-"""Makes the part of a profile that holds a fitted latency, from a table of measurements."""
+"""Writes the part of a profile with a latency fit, from a table of measurements."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,32 +18,32 @@ from edgepipe.devices.latency.latency_record import FamilyError, HeldOutError, L
 from edgepipe.devices.latency.measurement_table import MeasuredLatency, MeasurementRows
 from edgepipe.devices.latency.processor_kinds import KINDS
 
-SIGNIFICANT_DIGITS = 4  # significant ones that are stored
-HEADER = "# Written by `edgepipe device fit`: what an operator costs, for a profile to inherit. Do not edit.\n"
+SIGNIFICANT_DIGITS = 4  # of the stored numbers
+HEADER = "# Written by `edgepipe device fit`: operator costs, for a profile to inherit. Do not edit.\n"
 
 
 @dataclass(frozen=True)
 class FitRequest:
-    """What to fit: a group of the table, with neighbours that share its structure."""
+    """What to fit: a group of the table, with neighbours of the same processor kind."""
 
-    target: str  # device and runtime, as `table.Measured.group`
+    target: str  # device and runtime, as `MeasuredLatency.group`
     kind: str
     clock: float  # hertz
     source: str
     dtype: Literal["int8", "float32"] = "int8"
-    on_chip: int | None = None
-    neighbours: Mapping[str, float] = field(default_factory=dict)  # group to clock
+    on_chip: int | None = None  # weights that fit on the chip; None: weights do not spill
+    neighbours: Mapping[str, float] = field(default_factory=dict)  # clock by group, hertz
     excluded_families: frozenset[str] = frozenset()  # families whose rows are left out
 
     @property
     def clocks(self) -> dict[str, float]:
-        """The clock of every group."""
+        """The clock of every group, in hertz."""
         return {self.target: self.clock, **self.neighbours}
 
 
 @dataclass(frozen=True)
 class DeviceFit:
-    """A fit, its held-out predictions for the target, and the lines of the table that it could not use."""
+    """A fit, its held-out predictions for the target, and why table lines were skipped."""
 
     fit: LatencyFit
     held_out_predictions: list[HeldOutPrediction]
@@ -51,10 +51,10 @@ class DeviceFit:
 
 
 def fit_table(path: Path, model_folder: Path, request: FitRequest) -> DeviceFit:
-    """Fit the table at `path`, whose models are in the folder `models`.
+    """Fit the table at `path`, whose models are in `model_folder`.
 
     Raises:
-        InputError: a wrong table, an unknown kind or group, or no row of the target that can be used.
+        InputError: an invalid table, an unknown kind or group, or no usable row of the target.
     """
     if request.kind not in KINDS:
         raise InputError(f"unknown kind of processor '{request.kind}'{did_you_mean(request.kind, KINDS)}")
@@ -62,7 +62,7 @@ def fit_table(path: Path, model_folder: Path, request: FitRequest) -> DeviceFit:
     usable_rows = select_rows(table_lines, model_folder, request)
     if not any(row.group == request.target for row in usable_rows.rows):
         raise InputError(
-            f"{path}: no model of '{request.target}' is at hand: {'; '.join(usable_rows.skip_reasons[:3])}"
+            f"{path}: no model file for '{request.target}' found: {'; '.join(usable_rows.skip_reasons[:3])}"
         )
     rates = fits.fit(kind, request.clocks, usable_rows.rows)[request.target]
     predictions = cross_validation.leave_families_out(kind, request.clocks, usable_rows.rows)
@@ -74,7 +74,7 @@ def fit_table(path: Path, model_folder: Path, request: FitRequest) -> DeviceFit:
 
 
 def select_rows(table_lines: Sequence[MeasuredLatency], model_folder: Path, request: FitRequest) -> MeasurementRows:
-    """The rows of the target and its neighbours whose models are at hand, and why the others are left out."""
+    """The usable rows of the target and its neighbours, and why the others are skipped."""
     lines = [line for group in request.clocks for line in measurement_table.select_group(table_lines, group)]
     kept_lines = [line for line in lines if line.family not in request.excluded_families]
     table_rows = measurement_table.build_rows(kept_lines, model_folder, KINDS[request.kind].tile, request.on_chip)
@@ -102,7 +102,7 @@ def _build_record(
         points=len(target_rows),
         neighbours=tuple(request.neighbours),
         rates={name: _round_digits(rate) for name, rate in zip(rates.feature_names, rates.seconds, strict=True)},
-        covariance=tuple(tuple(_round_digits(v) for v in row[: n + 1]) for n, row in enumerate(rates.covariance)),
+        covariance=tuple(tuple(map(_round_digits, row[: n + 1])) for n, row in enumerate(rates.covariance)),
         noise=rates.noise,
         factor=_round_digits(
             cross_validation.interval_factor(_select_target(request.target, predictions) or predictions)
@@ -147,7 +147,7 @@ def _held_out_error(predictions: Sequence[HeldOutPrediction]) -> HeldOutError | 
 
 @dataclass(frozen=True)
 class MeasuredTransfer:
-    """One factor from a fitted device to another one, and how far single models stray from it."""
+    """One factor from a fitted device to another one, and the scatter of single models around it."""
 
     scale: float
     deviation: float  # standard deviation of the logarithm
@@ -155,17 +155,24 @@ class MeasuredTransfer:
 
 
 def measure_transfer(fit: LatencyFit, path: Path, model_folder: Path, target: str, clock: float) -> MeasuredTransfer:
-    """The factor that takes what `fit` predicts at `clock` to the measurements of `target`.
+    """The factor from the predictions of `fit` at `clock` to the measurements of `target`.
+
+    Args:
+        fit: of another device of the same kind.
+        path: the CSV file of measurements.
+        model_folder: the folder of the .tflite files.
+        target: device and runtime in the table, as `MeasuredLatency.group`.
+        clock: of the target, in hertz.
 
     Raises:
-        InputError: as `build`.
+        InputError: an invalid table, an unknown target, or no usable row.
     """
     kind = KINDS[fit.kind]
     table_rows = measurement_table.build_rows(
         measurement_table.select_group(measurement_table.read(path), target), model_folder, kind.tile, fit.on_chip
     )
     if not table_rows.rows:
-        raise InputError(f"{path}: no model of '{target}' is at hand: {'; '.join(table_rows.skip_reasons[:3])}")
+        raise InputError(f"{path}: no model file for '{target}' found: {'; '.join(table_rows.skip_reasons[:3])}")
     prices = np.array(list(fit.rates.values())) * fit.clock / clock
     ratios = [
         np.log(row.seconds / (prices @ fits.feature_vector(kind.feature_names, row.features)))
@@ -176,7 +183,7 @@ def measure_transfer(fit: LatencyFit, path: Path, model_folder: Path, target: st
 
 
 def write(fit: LatencyFit, target: Path) -> None:
-    """The part of a profile, for others to `inherit`."""
+    """Write the part of a profile that others can `inherit`."""
     latency = {"evidence": "estimated", "by": "fit", "fit": fit.model_dump(mode="json", exclude_none=True)}
     document = {"abstract": True, "latency": latency}
     write_text(target, HEADER + yaml.safe_dump(document, sort_keys=False, width=120, default_flow_style=None))

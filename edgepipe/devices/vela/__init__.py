@@ -1,1 +1,1 @@
-"""Arm Ethos-U accelerators: what Vela, their compiler, makes of a model, and what its cycle model says of it."""
+"""Arm Ethos-U accelerators: models compiled by Vela, and the metrics from its cycle model."""

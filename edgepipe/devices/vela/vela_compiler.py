@@ -1,4 +1,4 @@
-"""Compiles a model with Vela in a child process, once for each content, settings and version."""
+"""Compiles a model with Vela in a child process, once per model content, settings and Vela version."""
 
 import contextlib
 import hashlib
@@ -25,33 +25,32 @@ from edgepipe.tflite.model import Model
 PACKAGE = "ethos-u-vela"
 WORKER = "edgepipe.devices.vela.vela_worker"
 REMEDY = "pip install 'edgepipe[npu]'"
-TIMEOUT = 300.0  # the largest models at hand take 2 s
+TIMEOUT = 300.0  # seconds; the largest known models take 2 s
 RESULT_FILE = "vela.json"
 
 
 class RefusedError(InputError):
-    """Vela did not compile the model: it refused it, crashed, or did not come to an end."""
+    """Vela did not compile the model: it rejected it, crashed or timed out."""
 
 
 @dataclass(frozen=True)
 class CompiledModel:
-    """A compiled model: what Vela told, the file's bytes, and whether the cache had it."""
+    """A compiled model: Vela's results, the bytes of the file, and whether it came from the cache."""
 
     compilation: VelaCompilation
     content: bytes
     from_cache: bool
-    note: str = ""  # why it could not be kept
+    note: str = ""  # why it could not be cached
 
 
 def unavailable_reason() -> str:
     """Why Vela cannot run here, with the remedy; empty when it can."""
-    return (
-        "" if references.installed_version(PACKAGE) != "absent" else f"the package {PACKAGE} is not installed: {REMEDY}"
-    )
+    is_installed = references.installed_version(PACKAGE) != "absent"
+    return "" if is_installed else f"the package {PACKAGE} is not installed: {REMEDY}"
 
 
 def device_settings(device: Device) -> VelaSettings | None:
-    """What Vela is told about the accelerator of `device`; None if it has none that Vela compiles for."""
+    """Vela's settings for the accelerator of `device`; None if it has none that Vela compiles for."""
     vela = device.system.npu.vela if device.system.npu is not None else None
     if vela is None:
         return None
@@ -61,11 +60,17 @@ def device_settings(device: Device) -> VelaSettings | None:
 def compile_model(
     model: Model, settings: VelaSettings, cache: Cache | None = None, timeout: float = TIMEOUT
 ) -> CompiledModel:
-    """Compile `model` for `to`, or take it from the cache; None stands for the default cache.
+    """Compile `model` with Vela, or take the compiled model from the cache.
+
+    Args:
+        model: the .tflite to compile.
+        settings: the accelerator and its system configuration.
+        cache: where compiled models are kept; None: the default cache.
+        timeout: in seconds.
 
     Raises:
-        RefusedError: Vela refused the model, crashed on it or took longer than `timeout` seconds; nothing is kept.
-        InputError: the settings do not exist or do not go together.
+        RefusedError: Vela rejected the model, crashed on it or took longer than `timeout`; nothing is cached.
+        InputError: the settings do not exist or contradict each other.
         ToolError: Vela is not installed.
     """
     reason = unavailable_reason()
@@ -76,9 +81,8 @@ def compile_model(
         try:
             stack.enter_context(model_cache.shared_lock())
         except StorageError as error:
-            return _compile_uncached(
-                model, settings, timeout, f"what Vela made was not kept, so it runs again next time: {error}"
-            )
+            note = f"Vela's output was not cached, so Vela runs again next time: {error}"
+            return _compile_uncached(model, settings, timeout, note)
         return _compile_cached(model, settings, model_cache, timeout)
 
 
@@ -99,7 +103,7 @@ def _find_cached(cache: Cache, key: str) -> CompiledModel | None:
     try:
         cache_entry = cache.find(key)
     except DamagedEntryError:
-        cache.discard(key)  # it is made again, as if it had never been there
+        cache.discard(key)  # compiled again
         return None
     if cache_entry is None:
         return None
@@ -116,7 +120,7 @@ def _compile_uncached(model: Model, settings: VelaSettings, timeout: float, note
 
 
 def _compile_into(model: Model, settings: VelaSettings, folder: Path, timeout: float) -> CompiledModel:
-    """Run Vela and leave the compiled model and `vela.json` in `folder`, nothing else."""
+    """Run Vela; `folder` then holds only the compiled model and `vela.json`."""
     version = references.installed_version(PACKAGE)
     with _scratch_folder(folder) as scratch:
         (scratch / MODEL_FILE).write_bytes(model.content)
@@ -149,7 +153,7 @@ def _run(model: Model, settings: VelaSettings, folder: Path, timeout: float, ver
     except child_process.ChildError as error:
         raise RefusedError(f"{job}: {error}" if error.is_refusal else str(error)) from None
     if "wrong_settings" in answer:
-        raise InputError(f"Vela {version} does not take the settings {settings.text()}: {answer['wrong_settings']}")
+        raise InputError(f"Vela {version} rejects the settings {settings.text()}: {answer['wrong_settings']}")
 
 
 def _cache_key(model: Model, settings: VelaSettings) -> str:

@@ -1,4 +1,4 @@
-"""The metrics of a model on an Arm Ethos-U, and which of its operators the NPU does not run, as Vela tells them."""
+"""The metrics of a model on an Arm Ethos-U, and the operators that the NPU does not run, as reported by Vela."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from edgepipe.devices.vela.vela_compiler import RefusedError
 from edgepipe.devices.vela.vela_result import VelaCompilation, VelaPlacement
 from edgepipe.tflite.model import Model
 
-MAX_LISTED_OPERATORS = 8  # operators that the text of a metric names; `details` names all
+MAX_LISTED_OPERATORS = 8  # operators named in a metric's text; `details` names all of them
 UNIT_BY_METRIC = {
     "latency": Dimension.SECONDS,
     "ram": Dimension.BYTES,
@@ -25,17 +25,17 @@ UNIT_BY_METRIC = {
 
 @dataclass(frozen=True)
 class VelaAnalysis:
-    """What Vela told about a model on one device; without `compiled` the reason says why it told nothing."""
+    """Vela's results for a model on one device; without `compilation`, `reason` says why there are none."""
 
     device: Device
     npu: Npu
     compilation: VelaCompilation | None
     reason: str = ""
     refusal: Finding | None = None
-    note: str = ""  # why the result could not be kept
+    note: str = ""  # why the result could not be cached
 
     def metric(self, name: str) -> Metric:
-        """`latency`, `ram`, `flash` or `npu_operators`; unavailable with the reason where Vela gave none."""
+        """`latency`, `ram`, `flash` or `npu_operators`; unavailable with the reason if Vela has no value."""
         if self.compilation is None:
             return unavailable_metric(name, UNIT_BY_METRIC[name], self.reason, self.device.name)
         metric_functions = {
@@ -47,7 +47,7 @@ class VelaAnalysis:
         return metric_functions[name](self.compilation, self.device, self.npu)
 
     def operator_seconds(self) -> dict[str, float]:
-        """What each operator on the NPU takes, by its place; those that Vela merges count for the one it names."""
+        """Seconds of each operator on the NPU, by location; operators that Vela fuses count for the one it names."""
         if self.compilation is None:
             return {}
         clock, cycles_by_operator = self.npu.clock or self.compilation.clock, Counter[str]()
@@ -66,11 +66,11 @@ def analyze(model: Model, device: Device, cache: Cache | None = None) -> VelaAna
     """Compile `model` for `device`, which must have `system.npu.vela`, or take the result from the cache.
 
     Raises:
-        InputError: the profile names settings that Vela does not know or that do not go together; it is named.
+        InputError: the profile has settings that Vela does not know or that contradict each other; names the profile.
     """
     npu, settings = device.system.npu, vela_compiler.device_settings(device)
-    assert npu is not None, "only asked for devices with an NPU"
-    assert settings is not None, "only asked for devices with `system.npu.vela`"
+    assert npu is not None, "only called for devices with an NPU"
+    assert settings is not None, "only called for devices with `system.npu.vela`"
     if reason := vela_compiler.unavailable_reason():
         return VelaAnalysis(device, npu, None, reason)
     try:
@@ -80,7 +80,7 @@ def analyze(model: Model, device: Device, cache: Cache | None = None) -> VelaAna
             rule="vela",
             place=model.path.name,
             observed=str(error),
-            suggestion="it cannot be deployed there with this version; try another, or replace the operators it lacks",
+            suggestion="this version of Vela cannot compile it; try another, or replace the unsupported operators",
         )
         return VelaAnalysis(device, npu, None, str(error), finding)
     except InputError as error:
@@ -89,7 +89,7 @@ def analyze(model: Model, device: Device, cache: Cache | None = None) -> VelaAna
 
 
 def _latency_metric(compilation: VelaCompilation, device: Device, npu: Npu) -> Metric:
-    """Seconds = cycles / clock + invoke. The clock is the profile's, else that of Vela's system configuration."""
+    """Seconds = cycles / clock + invoke. The clock is from the profile, otherwise from Vela's system configuration."""
     if reason := _untimed_reason(compilation, device):
         return unavailable_metric("latency", Dimension.SECONDS, reason, device.name)
     clock = npu.clock or compilation.clock
@@ -116,25 +116,24 @@ def _latency_metric(compilation: VelaCompilation, device: Device, npu: Npu) -> M
 def _untimed_reason(compilation: VelaCompilation, device: Device) -> str:
     if compilation.subgraphs > 1:
         return (
-            f"the model has {compilation.subgraphs} subgraphs (loops or branches): Vela counts the cycles of the last "
-            "alone, and how often a loop runs is not in the file; unroll the loop"
+            f"the model has {compilation.subgraphs} subgraphs (loops or branches): Vela only counts the cycles of the "
+            "last one, and the file does not say how often a loop runs; unroll the loop"
         )
     if len(compilation.fallbacks) == len(compilation.placements):
-        return f"no operator of the model runs on the NPU, and nothing here times the {device.system.core}"
+        return f"no operator of the model runs on the NPU, and edgepipe cannot time the {device.system.core}"
     return ""
 
 
 def _explain_latency(compilation: VelaCompilation, device: Device, clock: float, invoke: float) -> str:
-    clauses = [
-        f"{compilation.cycles:,} cycles at {units.show(clock, Dimension.FREQUENCY)} by {_describe_cycle_model(compilation)}"
-    ]
+    frequency = units.show(clock, Dimension.FREQUENCY)
+    clauses = [f"{compilation.cycles:,} cycles at {frequency} by {_describe_cycle_model(compilation)}"]
     if clock != compilation.clock:
         clauses.append(f"whose memories are modelled for {units.show(compilation.clock, Dimension.FREQUENCY)}")
-    clauses.append(
-        f"plus {units.show(invoke, Dimension.SECONDS)} to invoke" if invoke else "the invocation not counted"
-    )
+    clauses.append(f"plus {units.show(invoke, Dimension.SECONDS)} to invoke" if invoke else "excluding driver overhead")
     if compilation.fallbacks:
-        clauses.append(f"NOT in it: the time of {_list_operators(compilation.fallbacks)} on the {device.system.core}")
+        clauses.append(
+            f"NOT included: the time of {_list_operators(compilation.fallbacks)} on the {device.system.core}"
+        )
     return "; ".join(clauses)
 
 
@@ -148,24 +147,24 @@ def _list_operators(placements: tuple[VelaPlacement, ...]) -> str:
 
 
 def _ram_metric(compilation: VelaCompilation, device: Device, npu: Npu) -> Metric:
-    """Bytes of SRAM and DRAM at the peak. What Vela keeps in DRAM holds the weights too."""
+    """Peak bytes of SRAM and DRAM. The DRAM includes the weights."""
     if compilation.subgraphs > 1:
-        reason = f"the model has {compilation.subgraphs} subgraphs, and Vela tells the memory of the last alone"
+        reason = f"the model has {compilation.subgraphs} subgraphs, and Vela only reports the memory of the last one"
         return unavailable_metric("ram", Dimension.BYTES, reason, device.name)
     if len(compilation.fallbacks) == len(compilation.placements):
         reason = f"no operator of the model runs on {npu.name}: Vela places no tensor of it"
         return unavailable_metric("ram", Dimension.BYTES, reason, device.name)
     sram, dram = compilation.peak_bytes("SRAM"), compilation.peak_bytes("DRAM")
     split = f" ({units.show(sram, Dimension.BYTES)} SRAM, {units.show(dram, Dimension.BYTES)} DRAM)" if dram else ""
-    weights_note = "; the weights lie in DRAM and are counted" if dram else "; the weights stay in flash"
+    weights_note = "; includes the weights, in DRAM" if dram else "; the weights stay in flash"
     return Metric(
         name="ram",
         value=sram + dram,
         unit=Dimension.BYTES,
         evidence=Evidence.SIMULATED,
         device=device.name,
-        how=f"memory at the peak{split} as Vela {compilation.version} places tensors{weights_note}; the runtime's own "
-        "structures are not in it",
+        how=f"peak memory{split} as Vela {compilation.version} places tensors{weights_note}; without the runtime's own "
+        "structures",
         details={"sram": sram, "dram": dram, "version": compilation.version},
     )
 
@@ -190,7 +189,7 @@ def _flash_metric(compilation: VelaCompilation, device: Device, npu: Npu) -> Met
 
 
 def _npu_share_metric(compilation: VelaCompilation, device: Device, npu: Npu) -> Metric:
-    """The share of the model's operators that run on the NPU, those that Vela folds into others among them."""
+    """The share of the model's operators that run on the NPU, including those that Vela fuses into others."""
     total, fallbacks = len(compilation.placements), compilation.fallbacks
     if not total:
         return unavailable_metric("npu_operators", Dimension.FRACTION, "the model has no operators", device.name)
@@ -217,5 +216,5 @@ def _suggest_change(placement: VelaPlacement, npu: Npu) -> str:
     if "Float32" in placement.reason or placement.operator == "DEQUANTIZE":
         return "convert to full-integer int8, inputs and outputs included"
     if "Unsupported opType" in placement.reason:
-        return f"replace the layer it comes from by one whose operators {npu.name} takes"
-    return f"change what the reason names; the limits of {npu.name}: vela --supported-ops-report"
+        return f"replace its layer by one whose operators {npu.name} supports"
+    return f"change what the reason names; see vela --supported-ops-report for the limits of {npu.name}"

@@ -1,13 +1,13 @@
-"""Reads what Vela wrote: its debug database, its summary, and its log.
+"""Reads Vela's output files: its debug database, its summary and its log.
 
 The database (`--enable-debug-db`) is a file of tables as comma-separated text. Two of them matter:
 
 - source: the operators of the model; `ext_key` is the operator's index in the .tflite
-- perf: what became of them, in order of execution; `source_id` points to source, `Passthrough` is left to the CPU
+- perf: the compiled operations in execution order; `source_id` points to source, `Passthrough` stays on the CPU
 
-A name may hold commas and quotes, so the columns behind `name` are counted from the right. Of a model with several
-subgraphs (loops, branches) perf holds only the last one: there the compiled model tells what was left to the CPU. It
-always has the last word: what stands in it beside command streams is held against what the tables say.
+A name may contain commas and quotes, so the columns after `name` are counted from the right. If a model has several
+subgraphs (loops, branches), perf only has the last one; the operators on the CPU are then read from the compiled model.
+In all cases the operators besides command streams in the compiled model must match the tables.
 """
 
 import csv
@@ -37,11 +37,17 @@ TableRow = dict[str, str]
 
 
 class UnknownFormatError(InputError):
-    """Vela wrote something else than the version that this was written for."""
+    """Vela's output differs from that of the supported version."""
 
 
 def read(folder: Path, model: Model, settings: VelaSettings, version: str) -> VelaCompilation:
-    """What Vela told about `model`, from the files it wrote to `folder`.
+    """Vela's results for `model`, from the files it wrote.
+
+    Args:
+        folder: Vela's output folder, with the compiled model and the log.
+        model: the model that was compiled.
+        settings: the settings it was compiled with.
+        version: of the package ethos-u-vela.
 
     Raises:
         UnknownFormatError: the files are not what Vela 5.2.0 writes.
@@ -70,7 +76,7 @@ def read(folder: Path, model: Model, settings: VelaSettings, version: str) -> Ve
         )
     except (OSError, KeyError, ValueError, IndexError, StopIteration) as error:
         detail = f"{type(error).__name__}: {error}"
-        raise UnknownFormatError(f"Vela {version} wrote tables in a form unknown here ({detail})") from None
+        raise UnknownFormatError(f"Vela {version} wrote tables in an unknown format ({detail})") from None
 
 
 def _parse_totals(summary: TableRow) -> dict[str, Any]:
@@ -106,12 +112,12 @@ def _read_summary(path: Path) -> TableRow:
 
 
 def _parse_reasons(log: str) -> dict[tuple[str, str], str]:
-    """Vela's reasons for leaving an operator to the CPU, by the operator's name in its words and its output."""
+    """Vela's reasons for leaving an operator to the CPU, by Vela's operator name and the output tensor."""
     return {(m["operator"], m["ofm"]): "; ".join(m["reason"].splitlines()) for m in _WARNING.finditer(log + "\n")}
 
 
 def _map_operators(source: list[TableRow], model: Model) -> dict[str, Operator]:
-    """The operator of the model for each id of the table `source`, which holds the subgraphs one after the other."""
+    """The operator of the model for each id of the table `source`, which lists the subgraphs one after the other."""
     subgraphs: dict[int, dict[int, Operator]] = {}
     for operator in model.operators:
         subgraphs.setdefault(operator.subgraph, {})[operator.index] = operator
@@ -160,7 +166,7 @@ def _parse_layer(row: TableRow, operator_by_id: dict[str, Operator], settings: V
 def _find_cpu_operators(
     perf: list[TableRow], operator_by_id: dict[str, Operator], model: Model, compiled_model: Model
 ) -> frozenset[Operator]:
-    """The operators of `model` that Vela left to the CPU; the others run on the NPU or were folded into what does."""
+    """The operators of `model` that Vela left to the CPU; the others run on the NPU or are fused into one that does."""
     compiled_operators = [operator for operator in compiled_model if operator.name != COMMAND_STREAM]
     if any(operator.subgraph for operator in model):
         cpu_operators = _match_operators(compiled_operators, model)
@@ -170,14 +176,12 @@ def _find_cpu_operators(
         Counter(operator.name for operator in operators) for operators in (cpu_operators, compiled_operators)
     )
     if table_counts != compiled_counts:
-        raise ValueError(
-            f"its tables leave {dict(table_counts)} to the CPU, the compiled model {dict(compiled_counts)}"
-        )
+        raise ValueError(f"on the CPU: tables {dict(table_counts)}, compiled model {dict(compiled_counts)}")
     return cpu_operators
 
 
 def _match_operators(compiled_operators: list[Operator], model: Model) -> frozenset[Operator]:
-    """The operators of `model` with the names and outputs of those of the compiled model."""
+    """The operators of `model` with the same names and outputs as those of the compiled model."""
     unmatched_counts = Counter(_operator_key(operator) for operator in compiled_operators)
     matched_operators = set()
     for operator in model:
@@ -201,7 +205,7 @@ def _build_placement(operator: Operator, on_cpu: bool, reasons: dict[tuple[str, 
 
 
 def _find_reason(operator: Operator, reasons: dict[tuple[str, str], str]) -> str:
-    """Vela's reason; it spells some operators otherwise (ARGMAX), so the underscores do not count."""
+    """Vela's reason; it spells some operators differently (ARGMAX), so underscores are ignored."""
     outputs = {tensor.name for tensor in operator.outputs if tensor is not None}
     vela_name = operator.name.replace("_", "")
     exact_reasons = [

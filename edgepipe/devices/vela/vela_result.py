@@ -1,4 +1,4 @@
-"""What one compilation by Vela told: cycles, memory, and where each operator runs."""
+"""The results of one compilation by Vela: cycles, memory, and where each operator runs."""
 
 from typing import Literal
 
@@ -8,11 +8,11 @@ from edgepipe.core.metric import Record
 
 
 class VelaSettings(Record):
-    """What Vela is told besides the model: names of its own configuration file, Arm/vela.ini."""
+    """Vela's settings besides the model: names in its configuration file, Arm/vela.ini."""
 
     accelerator: str = Field(description="for example ethos-u55-128")
     system_config: str = Field(description="clock and memories")
-    memory_mode: str = Field(description="what lives where")
+    memory_mode: str = Field(description="which data goes to which memory")
 
     def text(self) -> str:
         """For example `ethos-u55-128, Ethos_U55_High_End_Embedded, Shared_Sram`."""
@@ -23,17 +23,17 @@ class VelaMemory(Record):
     """One memory as Vela models it."""
 
     name: str = Field(description="SRAM, DRAM, on-chip flash or off-chip flash")
-    used: int = Field(description="bytes at the peak")
+    used: int = Field(description="peak bytes")
     bandwidth: float = Field(description="peak, in bytes per second")
     traffic: int = Field(description="bytes read and written in one inference")
-    cycles: int = Field(description="NPU cycles that the accesses take")
+    cycles: int = Field(description="NPU cycles for the accesses")
 
 
 class VelaLayer(Record):
-    """One operation of the NPU; an operator of the model may become several, several may become one."""
+    """One NPU operation; operators of the model map to these many to many."""
 
     operator: str = Field(description="the operator of the model it comes from, for example `CONV_2D #3`")
-    operation: str = Field(description="what the NPU does, in Vela's words")
+    operation: str = Field(description="the NPU operation, as named by Vela")
     cycles: int
     npu_cycles: int = Field(description="of the multiply-accumulate array and the element-wise unit")
     sram_cycles: int
@@ -48,9 +48,9 @@ class VelaPlacement(Record):
     """Where one operator of the model runs."""
 
     place: str = Field(description="the operator, for example `SOFTMAX #12`")
-    operator: str = Field(description="its name alone; of a custom operator the custom code")
+    operator: str = Field(description="the operator name; the custom code for a custom operator")
     runs_on: Literal["NPU", "CPU"]
-    reason: str = Field(default="", description="Vela's own words on why it runs on the CPU")
+    reason: str = Field(default="", description="why it runs on the CPU, as reported by Vela")
 
 
 class VelaCompilation(Record):
@@ -60,15 +60,15 @@ class VelaCompilation(Record):
     settings: VelaSettings
     clock: float = Field(description="of the NPU in the system configuration, in hertz")
     cycles: int = Field(description="of the NPU for one inference, memory accesses included, by Vela's model")
-    subgraphs: int = Field(description="of the model; with more than one, the cycles are those of the last alone")
-    npu_cycles: int = Field(description="the same if memory cost nothing")
-    macs: int = Field(description="multiply-accumulates that the NPU does, padding of its own included")
+    subgraphs: int = Field(description="of the model; with more than one, the cycles are those of the last one only")
+    npu_cycles: int = Field(description="the same without memory accesses")
+    macs: int = Field(description="multiply-accumulates on the NPU, including its own padding")
     size: int = Field(description="bytes of the compiled .tflite")
     original_weights: int = Field(description="bytes of the weights before Vela encodes them")
-    encoded_weights: int = Field(description="bytes of the weights as the NPU reads them")
+    encoded_weights: int = Field(description="bytes of the encoded weights that the NPU reads")
     memories: tuple[VelaMemory, ...]
     layers: tuple[VelaLayer, ...]
-    placements: tuple[VelaPlacement, ...] = Field(description="one for each operator of the model, in its order")
+    placements: tuple[VelaPlacement, ...] = Field(description="one per operator of the model, in model order")
 
     @property
     def fallbacks(self) -> tuple[VelaPlacement, ...]:
@@ -76,5 +76,5 @@ class VelaCompilation(Record):
         return tuple(placement for placement in self.placements if placement.runs_on == "CPU")
 
     def peak_bytes(self, name: str) -> int:
-        """Bytes of the memory `name` that are in use at the peak, 0 if Vela models no such memory."""
+        """Peak bytes used of the memory `name`; 0 if Vela does not model it."""
         return sum(memory.used for memory in self.memories if memory.name == name)

@@ -1,7 +1,7 @@
-"""Child process of `compiler`: calls Vela, whose native core crashes on some models.
+"""Child process of `vela_compiler`: runs Vela, whose native core crashes on some models.
 
-Vela writes its tables to the folder it is given. What it says on the way goes to `log.txt` there, and file descriptor
-1 is pointed at that file because its core is C++ and knows nothing of `sys.stdout`.
+Vela writes its tables to the output folder. Its standard output goes to `log.txt` there; file descriptor 1 is
+redirected, because the C++ core bypasses `sys.stdout`.
 """
 
 import os
@@ -16,10 +16,10 @@ MODEL_FILE, LOG_FILE = "model.tflite", "log.txt"
 
 
 def handle_request(request: Json) -> Json:
-    """Compile `model.tflite` of `folder` for `accelerator`, `system_config` and `memory_mode`.
+    """Compile `model.tflite` in `folder` for `accelerator`, `system_config` and `memory_mode`.
 
     Returns:
-        {"wrong_settings": reason} where the settings do not exist or do not go together, else nothing.
+        {"wrong_settings": reason} if the settings do not exist or contradict each other, otherwise an empty mapping.
     """
     from ethosu.vela import vela
     from ethosu.vela.architecture_features import Accelerator
@@ -35,10 +35,10 @@ def handle_request(request: Json) -> Json:
         status = vela.main(_arguments(request, folder))
     except (CliOptionError, ConfigOptionError) as error:
         return {"wrong_settings": str(error.data).removeprefix("Error: ")}
-    except (VelaError, RuntimeError) as error:  # the core raises RuntimeError for files that it cannot read
+    except (VelaError, RuntimeError) as error:  # the core raises RuntimeError for unreadable files
         raise InputError(" ".join(str(error).split())) from None
     if status:
-        raise InputError(f"Vela ended with status {status}")
+        raise InputError(f"Vela exited with status {status}")
     return {}
 
 
@@ -56,7 +56,7 @@ def _arguments(request: Json, folder: Path) -> list[str]:
 
 
 def _redirect_stdout(path: Path) -> None:
-    """Send what this process writes to stdout, C++ included, into `path`; a crash's last words stay on stderr."""
+    """Redirect stdout, C++ output included, to `path`; stderr keeps the last words of a crash."""
     sys.stdout.flush()
     log_descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     os.dup2(log_descriptor, 1)

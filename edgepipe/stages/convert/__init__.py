@@ -1,4 +1,4 @@
-"""`convert`: to a TFLite model."""
+"""`convert`: convert to TFLite."""
 
 from typing import ClassVar, final
 
@@ -11,7 +11,7 @@ from edgepipe.stages.convert.convert_options import ConvertOptions
 
 @final
 class Convert(ConvertOptions):
-    """Convert to TFLite: integers calibrated on representative samples, weights alone, float, or a mix of types."""
+    """Convert to TFLite: integers calibrated on representative samples, weights only, float, or a mix of types."""
 
     accepts: ClassVar = dict.fromkeys(
         (ArtifactKind.KERAS, ArtifactKind.FLOAT, ArtifactKind.QAT, ArtifactKind.SAVED_MODEL, ArtifactKind.TFLITE),
@@ -29,6 +29,6 @@ class Convert(ConvertOptions):
         set_seeds(context.seed)
         samples = conversion_steps.draw_samples(self, context)
         source = conversion_steps.open_source(self, context, samples)
-        converted = conversion_steps.convert(self, context, source, samples)
-        artifact = conversion_steps.write(context, converted)
-        return artifact, convert_outcome.build_outcome(self, context, artifact, source, converted)
+        converted_model = conversion_steps.convert(self, context, source, samples)
+        artifact = conversion_steps.write(context, converted_model)
+        return artifact, convert_outcome.build_outcome(self, context, artifact, source, converted_model)

@@ -24,11 +24,11 @@ def draw_samples(options: "ConvertOptions", context: StageContext) -> Arrays | N
     """Representative samples from the training split; None for schemes that do not calibrate."""
     if not SCHEMES[options.scheme].needs_calibration or context.splits is None:
         return None
-    return draw_representative(context.data.train, options.samples(context.pipeline), context.seed)
+    return draw_representative(context.data.train, options.calibration_sample_count(context.pipeline), context.seed)
 
 
 def open_source(options: "ConvertOptions", context: StageContext, samples: Arrays | None) -> SourceModel:
-    """The stage's input, equalized and its biases corrected if the options say so."""
+    """The stage's input, with equalized channels and corrected biases if the options say so."""
     if options.equalize is None and options.bias_correction is None:
         return source_model.open_source(context.artifact.path, context.artifact.kind, allow_code=context.allow_code)
     from dataclasses import replace
@@ -44,21 +44,27 @@ def open_source(options: "ConvertOptions", context: StageContext, samples: Array
 def _check_equalization(options: "ConvertOptions", context: StageContext, samples: Arrays | None) -> None:
     if context.artifact.kind not in (ArtifactKind.KERAS, ArtifactKind.FLOAT):
         raise InputError(
-            f"equalize and bias_correction change the weights of a float Keras model; the model before is "
+            "equalize and bias_correction change the weights of a float Keras model; the stage's input is "
             f"{context.artifact.kind}"
         )
     if samples is None and "samples" in (options.equalize, options.bias_correction):
-        raise InputError("equalize and bias_correction on samples need `data:`; `data_free` does without")
+        raise InputError("equalize and bias_correction on samples need `data:`; `data_free` does not")
 
 
 def convert(
     options: "ConvertOptions", context: StageContext, source: SourceModel, samples: Arrays | None
 ) -> ConvertedModel:
-    """The .tflite that the options ask for.
+    """Convert `source` by the scheme of the options.
+
+    Args:
+        options: of the stage.
+        context: of the stage.
+        source: the model to convert.
+        samples: representative samples; None for schemes that do not calibrate.
 
     Raises:
         InputError: a model, samples or options that do not go together.
-        NotMetError: no mix of types keeps the quality.
+        TargetNotMetError: no mix of types keeps the quality.
     """
     request = _build_request(options, context, source)
     if options.scheme != "mixed":
@@ -74,18 +80,20 @@ def _build_request(options: "ConvertOptions", context: StageContext, source: Sou
     from edgepipe.compress.quantizer.quantization import QuantizationRequest
 
     keep_float = None
-    if options.leaves_float:
+    if options.keeps_float:
         _check_keep_float(context)
         keep_float = select_float_operators(options.keep_float_types, options.keep_float_layers, source.layer_classes)
     recipe = recipes.read(context.base_folder / options.recipe) if options.recipe is not None else None
-    return QuantizationRequest(options.scheme, options.input, options.output, options.ranges, recipe, keep_float)
+    return QuantizationRequest(
+        options.scheme, options.input, options.output, options.activation_calibration, recipe, keep_float
+    )
 
 
 def _check_keep_float(context: StageContext) -> None:
     if context.artifact.kind is ArtifactKind.QAT:
         raise InputError(
-            "keep_float_types and keep_float_layers: a fake-quant model is quantized as it was trained; say in "
-            "`quantize` what stays in float"
+            "keep_float_types and keep_float_layers: a fake-quant model is quantized as it was trained; set them in "
+            "`quantize`"
         )
 
 
@@ -93,33 +101,33 @@ def _quality_target(options: "ConvertOptions", context: StageContext) -> "Qualit
     from edgepipe.compress.mixed_precision import QualityTarget
 
     return QualityTarget(
-        measure=lambda path: _deciding_quality(path, context),
+        measure=lambda path: _primary_quality(path, context),
         higher_is_better=context.task.measures[context.task.primary_measure].higher_is_better,
         max_drop=options.max_drop or 0.0,
-        device=options.target(context.base_folder),
+        device=options.target_device(context.base_folder),
         repeat_options=options.repeat_options(),
     )
 
 
-def _deciding_quality(path: Any, context: StageContext) -> float:
-    from edgepipe.stages.tflite_quality import lite_quality
+def _primary_quality(path: Any, context: StageContext) -> float:
+    from edgepipe.stages.tflite_quality import measure_quality
     from edgepipe.tflite.interpreter import Runtime
 
-    deciding = context.task.primary_measure
-    metrics = lite_quality(path, context.task, context.data.validation, "validation", Runtime.XNNPACK)
-    value = next(metric.value for metric in metrics if metric.name == deciding)
-    if value is None:
-        raise InputError(f"{deciding} could not be taken on validation")
-    return value
+    primary_measure = context.task.primary_measure
+    metrics = measure_quality(path, context.task, context.data.validation, "validation", Runtime.XNNPACK)
+    quality = next(metric.value for metric in metrics if metric.name == primary_measure)
+    if quality is None:
+        raise InputError(f"{primary_measure} could not be measured on the validation split")
+    return quality
 
 
-def write(context: StageContext, converted: ConvertedModel) -> Artifact:
-    """Store the .tflite, with the constants of preprocessing inside, and the recipe of a mixed one beside it."""
+def write(context: StageContext, converted_model: ConvertedModel) -> Artifact:
+    """Store the .tflite, with the preprocessing constants inside; for `mixed` also its recipe, as a file beside it."""
     from edgepipe.compress.mixed_precision import RECIPE_FILE
 
     path = context.output_folder / "model.tflite"
     preprocessing = context.splits.preprocessing if context.splits is not None else None
-    write_bytes(path, embed_preprocessing(converted.content, preprocessing))
-    if converted.recipe is not None:
-        write_text(context.output_folder / RECIPE_FILE, converted.recipe)
+    write_bytes(path, embed_preprocessing(converted_model.content, preprocessing))
+    if converted_model.recipe is not None:
+        write_text(context.output_folder / RECIPE_FILE, converted_model.recipe)
     return Artifact.from_path(ArtifactKind.TFLITE, path)

@@ -1,7 +1,7 @@
-"""The options of `convert`, and what they demand of each other."""
+"""The options of `convert`, and which of them go together."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, model_validator
 
@@ -28,73 +28,76 @@ Drop = Annotated[float, Quantity(Dimension.FRACTION), Field(ge=0)]
 
 
 class ConvertOptions(Stage):
-    """Base of `Convert`, with all of its options, which the modules that do its work read."""
+    """Base of `Convert` with all of its options, so that the modules that do its work need not import the stage."""
+
+    former_names: ClassVar = {"types": "keep_float_types", "layers": "keep_float_layers"}
 
     scheme: SchemeName = Field(
         default="int8",
         description="; ".join(f"{name}: {scheme.description}" for name, scheme in SCHEMES.items()),
     )
     input: InterfaceType | None = Field(
-        default=None, description="type of the model's inputs; null takes int8 for int8 and mixed, int16 for int16x8"
+        default=None, description="type of the inputs; null: int8 for int8 and mixed, int16 for int16x8, else float32"
     )
-    output: InterfaceType | None = Field(default=None, description="type of the model's outputs, likewise")
+    output: InterfaceType | None = Field(default=None, description="type of the outputs, likewise")
     representative: int | None = Field(
-        default=None, ge=1, description="training samples that calibrate the activations; null takes what `data:` says"
+        default=None, ge=1, description="training samples that calibrate activations; null uses the number in `data:`"
     )
     calibration: CalibrationMethod = Field(default="min_max", description="activation-range calibration method")
     percentile: float = Field(
-        default=99.99, gt=50, le=100, description="of `calibration: percentile`: per cent of values inside the range"
+        default=99.99, gt=50, le=100, description="for `calibration: percentile`: percentage of values inside the range"
     )
     equalize: StatisticsSource | None = Field(
         default=None,
-        description="scale channels between layers so that their ranges are alike: by the weights alone, or on samples",
+        description="cross-layer equalization of channel ranges: from the weights alone, or on samples",
     )
     bias_correction: StatisticsSource | None = Field(
-        default=None, description="take off biases what rounding the weights shifts, from batch norms or on samples"
+        default=None,
+        description="correct biases for the output shift of rounded weights: from batch norms, or on samples",
     )
     keep_float_types: dict[str, None] = Field(
         default_factory=dict,
-        description="what stays in float: layer classes or TFLite operators, `{SOFTMAX: null}`",
+        description="layer classes or TFLite operators that stay in float: `{SOFTMAX: null}`",
     )
     keep_float_layers: dict[Expression, None] = Field(
         default_factory=dict, description='layers that stay in float, by regular expression: `{"head_.*": null}`'
     )
-    recipe: str | None = Field(default=None, description="of `scheme: recipe`: a recipe file of litert-quantizer")
+    recipe: str | None = Field(default=None, description="for `scheme: recipe`: a recipe file of litert-quantizer")
     max_drop: Drop | None = Field(
-        default=None, description="of `scheme: mixed`: validation quality that may be lost against float, as 0.5 point"
+        default=None, description="for `scheme: mixed`: maximum drop in validation quality against float, as 0.5 point"
     )
     device: str | None = Field(
-        default=None, description="the profile it is made for: no float layer on an integer-only device"
+        default=None, description="the target device profile: no float layers on an integer-only device"
     )
 
     @model_validator(mode="after")
-    def _agree(self) -> "ConvertOptions":
-        for wrong in filter(None, (rule(self) for rule in _RULES)):
-            raise ValueError(wrong)
+    def _check_combination(self) -> "ConvertOptions":
+        for problem in filter(None, (rule(self) for rule in _RULES)):
+            raise ValueError(problem)
         return self
 
     def wants_data(self, kind: ArtifactKind) -> bool:
-        """Only calibration needs data; what a recipe needs is told when it is read."""
+        """Only calibration needs data; whether a recipe does is known when it is read."""
         return SCHEMES[self.scheme].needs_calibration and self.scheme != "recipe"
 
     @property
     def quantizes(self) -> bool:
-        """Whatever the scheme, but for float32."""
+        """True for every scheme but float32."""
         return self.scheme != "float32"
 
     @property
-    def leaves_float(self) -> bool:
-        """Whether layers or types are named."""
+    def keeps_float(self) -> bool:
+        """Whether layers or types stay in float."""
         return bool(self.keep_float_types or self.keep_float_layers)
 
     def check(self, document: Document, path: KeyPath, pipeline: PipelineInfo) -> None:
-        """The device exists and takes what stays in float; the recipe can be read; a mix has a task to decide by."""
+        """The device exists and runs what stays in float; the recipe exists; `mixed` has a task to be decided by."""
         self._check_device(document, path, pipeline)
-        if (
-            pipeline.quantizing_stages and pipeline.earlier_stages[-1] == pipeline.quantizing_stages[-1]
-        ):  # after others, the chain itself does not fit
+        quantizing_stages = pipeline.quantizing_stages
+        # Only right after another one: otherwise the chain of artifact kinds is refused already.
+        if quantizing_stages and pipeline.earlier_stages[-1] == quantizing_stages[-1]:
             document.add_problem(
-                path, f"'{pipeline.quantizing_stages[0]}' has quantized the model; drop one of them", anchor="key"
+                path, f"'{quantizing_stages[0]}' has quantized the model; drop one of them", anchor="key"
             )
         if self.recipe is not None and not (pipeline.base_folder / self.recipe).is_file():
             document.add_problem((*path, "recipe"), f"{self.recipe}: no such file")
@@ -103,12 +106,14 @@ class ConvertOptions(Stage):
                 path, "`scheme: mixed` is decided by validation quality: it needs `task:`", anchor="key"
             )
         if self.max_drop is not None and pipeline.task is not None and pipeline.task.measures:
-            deciding = next(iter(pipeline.task.measures.values()))  # the drop is in its unit
-            budget.read_amount(document, (*path, "max_drop"), document.get_value((*path, "max_drop")), deciding.unit)
+            primary_measure = next(iter(pipeline.task.measures.values()))  # the drop is in its unit
+            budget.read_amount(
+                document, (*path, "max_drop"), document.get_value((*path, "max_drop")), primary_measure.unit
+            )
 
     def _check_device(self, document: Document, path: KeyPath, pipeline: PipelineInfo) -> None:
         try:
-            device = self.target(pipeline.base_folder)
+            device = self.target_device(pipeline.base_folder)
         except EdgepipeError as error:
             document.add_problem((*path, "device"), str(error))
             return
@@ -122,33 +127,33 @@ class ConvertOptions(Stage):
                 document.add_problem((*path, option), f"nothing can stay in float: {device.name} is for integers only")
 
     def key(self, pipeline: PipelineInfo) -> dict[str, Any]:
-        """How many samples calibrate, which `data:` may say; the content of recipe and device."""
-        target = self.target(pipeline.base_folder)
+        """The number of calibration samples, which `data:` may set, and the content of recipe and device."""
+        device = self.target_device(pipeline.base_folder)
         return {
-            "representative": self.samples(pipeline),
+            "representative": self.calibration_sample_count(pipeline),
             "recipe": file_digest(pipeline.base_folder / self.recipe) if self.recipe is not None else None,
-            "device": device_profile.digest(target) if target is not None else None,
+            "device": device_profile.digest(device) if device is not None else None,
         }
 
-    def target(self, base: Path) -> device_profile.Device | None:
-        """The device it is made for; `base` is what the path of a profile is relative to."""
-        return None if self.device is None else device_profile.load(self.device, base)
+    def target_device(self, base_folder: Path) -> device_profile.Device | None:
+        """The device that the model is for; a path of a profile is relative to `base_folder`."""
+        return None if self.device is None else device_profile.load(self.device, base_folder)
 
-    def samples(self, pipeline: PipelineInfo) -> int:
-        """How many training samples calibrate."""
+    def calibration_sample_count(self, pipeline: PipelineInfo) -> int:
+        """The number of training samples that calibrate."""
         return self.representative or pipeline.calibration_samples
 
     def repeat_options(self) -> dict[str, object]:
-        """The options of the file that a replay of a mixed model's recipe must repeat: ranges and weights depend on them."""
+        """The options of the file that `scheme: recipe` must repeat to rebuild a mixed model from its recipe."""
         return {name: getattr(self, name) for name in _REPEAT_OPTIONS if name in self.model_fields_set}
 
     @property
-    def ranges(self) -> ActivationCalibration:
-        """How ranges of activations are taken."""
+    def activation_calibration(self) -> ActivationCalibration:
+        """The activation-range calibration method, with its percentile."""
         return ActivationCalibration(self.calibration, self.percentile)
 
 
-def _interface(options: ConvertOptions) -> str:
+def _interface_types(options: ConvertOptions) -> str:
     try:
         interface_types(options.scheme, options.input, options.output)
     except InputError as error:
@@ -178,16 +183,16 @@ def _calibrated_only(options: ConvertOptions) -> str:
 
 def _quantizing_schemes_only(options: ConvertOptions) -> str:
     if (options.keep_float_types or options.keep_float_layers) and options.scheme in ("float32", "mixed"):
-        why = "decides itself" if options.scheme == "mixed" else "quantizes nothing"
-        return f"keep_float_types and keep_float_layers stay in float: scheme {options.scheme} {why}"
+        reason = "chooses the types itself" if options.scheme == "mixed" else "quantizes nothing"
+        return f"keep_float_types and keep_float_layers: scheme {options.scheme} {reason}"
     return ""
 
 
 def _integers_only(options: ConvertOptions) -> str:
-    given = [name for name in ("equalize", "bias_correction") if getattr(options, name) is not None]
-    if given and options.scheme in ("float32", "float16"):
-        return f"{given[0]} is for integers: scheme {options.scheme} rounds no weight to 8 bits"
+    used_options = [name for name in ("equalize", "bias_correction") if getattr(options, name) is not None]
+    if used_options and options.scheme in ("float32", "float16"):
+        return f"{used_options[0]} is for integer weights: scheme {options.scheme} rounds none to 8 bits"
     return ""
 
 
-_RULES = (_interface, _integers_only, _mixed_only, _recipe_only, _calibrated_only, _quantizing_schemes_only)
+_RULES = (_interface_types, _integers_only, _mixed_only, _recipe_only, _calibrated_only, _quantizing_schemes_only)

@@ -1,4 +1,4 @@
-"""What `convert` reports of a converted model: quality, counts, what stayed in float, agreement with fake-quant."""
+"""What `convert` reports: quality, counts, what stayed in float, agreement with the fake-quant model."""
 
 from typing import TYPE_CHECKING
 
@@ -19,32 +19,36 @@ if TYPE_CHECKING:
 
 
 def build_outcome(
-    options: "ConvertOptions", context: StageContext, artifact: Artifact, source: SourceModel, converted: ConvertedModel
+    options: "ConvertOptions",
+    context: StageContext,
+    artifact: Artifact,
+    source: SourceModel,
+    converted_model: ConvertedModel,
 ) -> Outcome:
-    """The outcome of the stage.
+    """Measure the converted model and build the outcome of the stage.
 
     Args:
         options: of the stage.
         context: of the stage.
-        artifact: the .tflite as it is stored.
+        artifact: the stored .tflite.
         source: the model it was converted from.
-        converted: what the conversion says of itself.
+        converted_model: has the conversion's own metrics, notes and tables.
     """
     lite = read(artifact.path)
-    tables, agreement = _agreement(options, context, source, lite)
+    agreement_tables, agreement_metrics = _agreement(options, context, source, lite)
     return Outcome(
-        metrics=(*_quality(artifact, context), *agreement, *converted.metrics, *file_metrics(lite)),
+        metrics=(*_quality(artifact, context), *agreement_metrics, *converted_model.metrics, *file_metrics(lite)),
         findings=tuple(_float_findings(options, context, lite)),
-        notes=(*source.notes, *converted.notes, *float_operator_notes(options.scheme, lite)),
-        tables=(*source.tables, *converted.tables, *tables),
+        notes=(*source.notes, *converted_model.notes, *float_operator_notes(options.scheme, lite)),
+        tables=(*source.tables, *converted_model.tables, *agreement_tables),
     )
 
 
 def _float_findings(options: "ConvertOptions", context: StageContext, lite: Model) -> list[Finding]:
-    """What is float although integers were asked for, and not because the user said so."""
-    device = options.target(context.base_folder)
-    integers_demanded = SCHEMES[options.scheme].integer_only or (device is not None and device.integer_only)
-    if not integers_demanded or options.leaves_float:
+    """What is float although integers are required, unless the user keeps layers in float."""
+    device = options.target_device(context.base_folder)
+    must_be_integer = SCHEMES[options.scheme].integer_only or (device is not None and device.integer_only)
+    if not must_be_integer or options.keeps_float:
         return []
     return check_integer_only(lite, allow_float_interface="float32" in (options.input, options.output))
 
@@ -63,7 +67,7 @@ def _agreement(
 def _quality(artifact: Artifact, context: StageContext) -> list[Metric]:
     if context.splits is None or context.task_if_any is None:
         return []
-    from edgepipe.stages.tflite_quality import lite_quality
+    from edgepipe.stages.tflite_quality import measure_quality
     from edgepipe.tflite.interpreter import Runtime
 
-    return lite_quality(artifact.path, context.task, context.data.validation, "validation", Runtime.XNNPACK)
+    return measure_quality(artifact.path, context.task, context.data.validation, "validation", Runtime.XNNPACK)

@@ -16,48 +16,57 @@ COLUMNS = ("layer", "scale", "equal", "p99 LSB", "max LSB", "mean LSB", "why not
 def compare_with_fake_quant(
     model: Any, lite: Model, context: StageContext
 ) -> tuple[tuple[Table, ...], tuple[Metric, ...]]:
-    """The table, one row for each tensor in order of computation, and the metrics of its last row."""
+    """A table with one row per tensor in order of computation, and metrics of the worst tensor and of the labels."""
     x = context.data.validation.x
     x = take_samples(x, slice(choose_sample_count(lite, count_samples(x))))
-    found = measure_agreement(model, lite, x)
-    where = f"{count_samples(x)} validation samples, LiteRT's reference kernels against tf_keras with fake-quant"
+    agreement = measure_agreement(model, lite, x)
+    conditions = f"{count_samples(x)} validation samples, LiteRT's reference kernels against tf_keras with fake-quant"
     table = Table(
-        title=f"int8 against fake-quant, {where}", columns=COLUMNS, rows=tuple(_row(entry) for entry in found.tensors)
+        title=f"int8 against fake-quant, {conditions}",
+        columns=COLUMNS,
+        rows=tuple(_tensor_row(tensor) for tensor in agreement.tensors),
     )
-    return (table,), (*_metrics(found.tensors, where), _labels(found.labels_equal, where))
+    return (table,), (
+        *_agreement_metrics(agreement.tensors, conditions),
+        _labels_metric(agreement.labels_equal, conditions),
+    )
 
 
-def _row(entry: TensorAgreement) -> tuple[str | int | float, ...]:
-    if entry.missing_reason:
-        return (entry.layer, entry.scale, "", "", "", "", entry.missing_reason)
-    shown = (f"{entry.equal_fraction:.1%}", entry.p99_lsb, entry.max_lsb, f"{entry.mean_lsb:+.3f}", "")
-    return (entry.layer, entry.scale, *shown)
+def _tensor_row(tensor: TensorAgreement) -> tuple[str | int | float, ...]:
+    if tensor.missing_reason:
+        return (tensor.layer, tensor.scale, "", "", "", "", tensor.missing_reason)
+    cells = (f"{tensor.equal_fraction:.1%}", tensor.p99_lsb, tensor.max_lsb, f"{tensor.mean_lsb:+.3f}", "")
+    return (tensor.layer, tensor.scale, *cells)
 
 
-def _metrics(found: list[TensorAgreement], where: str) -> list[Metric]:
-    known = [entry for entry in found if not entry.missing_reason]
-    unmatched = len(found) - len(known)
-    how = f"{len(known)} of {len(found)} fake-quantized tensors, {where}"
-    worst = max(known, key=lambda entry: entry.p99_lsb)
+def _agreement_metrics(tensors: list[TensorAgreement], conditions: str) -> list[Metric]:
+    compared_tensors = [entry for entry in tensors if not entry.missing_reason]
+    missing_count = len(tensors) - len(compared_tensors)
+    provenance = f"{len(compared_tensors)} of {len(tensors)} fake-quantized tensors, {conditions}"
+    worst = max(compared_tensors, key=lambda entry: entry.p99_lsb)
     return [
-        _count("agreement_p99", worst.p99_lsb, f"largest 99th percentile of a tensor in LSB ('{worst.layer}'), {how}"),
-        _count("tensors_not_compared", unmatched, f"fake-quantized tensors without a twin in the .tflite, {how}"),
+        _count_metric(
+            "agreement_p99",
+            worst.p99_lsb,
+            f"largest 99th percentile of a tensor in LSB ('{worst.layer}'), {provenance}",
+        ),
+        _count_metric(
+            "tensors_not_compared", missing_count, f"fake-quantized tensors not found in the .tflite, {provenance}"
+        ),
     ]
 
 
-def _count(name: str, value: float, how: str) -> Metric:
-    return Metric(name=name, value=value, unit=Dimension.COUNT, evidence=Evidence.MEASURED, how=how)
+def _count_metric(name: str, value: float, provenance: str) -> Metric:
+    return Metric(name=name, value=value, unit=Dimension.COUNT, evidence=Evidence.MEASURED, how=provenance)
 
 
-def _labels(share: float | None, where: str) -> Metric:
+def _labels_metric(share: float | None, conditions: str) -> Metric:
     if share is None:
-        return unavailable_metric(
-            "labels_equal", Dimension.FRACTION, "the model has no class scores to take labels from"
-        )
+        return unavailable_metric("labels_equal", Dimension.FRACTION, "the model has no class scores, so no labels")
     return Metric(
         name="labels_equal",
         value=share,
         unit=Dimension.FRACTION,
         evidence=Evidence.MEASURED,
-        how=f"same label, {where}",
+        how=f"same label, {conditions}",
     )

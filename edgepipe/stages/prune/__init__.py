@@ -1,4 +1,4 @@
-"""`prune`: remove weights or channels that matter least, and train what is left."""
+"""`prune`: remove the least important weights or channels, and train the rest."""
 
 from typing import ClassVar, final
 
@@ -10,13 +10,13 @@ from edgepipe.stages.prune.prune_options import PruneOptions
 
 @final
 class Prune(PruneOptions):
-    """Remove the weights or channels that matter least, by a schedule or in rounds, and train what is left."""
+    """Remove the least important weights or channels, along a schedule or in rounds, and train the rest."""
 
     accepts: ClassVar = {ArtifactKind.KERAS: ArtifactKind.FLOAT, ArtifactKind.FLOAT: ArtifactKind.FLOAT}
     tools: ClassVar = ("tensorflow", "keras", "tf_keras", "tensorflow-model-optimization", "ai-edge-litert", "numpy")
 
     def run(self, context: StageContext) -> tuple[Artifact, Outcome]:
-        """Prune, train, and count what is left."""
+        """Prune, train, and count the remaining weights or channels."""
         from edgepipe.stages.prune import channel_pruning, weight_pruning
         from edgepipe.training.training_loop import set_seeds
 

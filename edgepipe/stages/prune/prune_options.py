@@ -1,4 +1,4 @@
-"""The options of `prune`, and what they say about saliency and schedule."""
+"""The options of `prune`, and which of them go together."""
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal, final
 
@@ -23,7 +23,7 @@ Seconds = Annotated[float, Quantity(Dimension.SECONDS), Field(gt=0)]
 Fraction = Annotated[float, Quantity(Dimension.FRACTION), Field(gt=0)]
 
 
-def _granularity(text: str) -> str:
+def _check_granularity(text: str) -> str:
     if text != "channel":
         from edgepipe.compress.pruning.granularity import parse_granularity
 
@@ -33,7 +33,7 @@ def _granularity(text: str) -> str:
 
 @final
 class PruneTargetOptions(Options):
-    """What the pruned model is to cost at most; exactly one of the four."""
+    """The maximum cost of the pruned model; exactly one of the four."""
 
     parameters: Count | None = Field(default=None, description="weights that are not zero, as 20 k")
     macs: Count | None = Field(default=None, description="multiply-accumulates of one inference, as 2 M; channels only")
@@ -44,90 +44,90 @@ class PruneTargetOptions(Options):
     device: str | None = Field(default=None, description="the device profile that latency is for")
 
     @model_validator(mode="after")
-    def _one(self) -> "PruneTargetOptions":
-        given = [name for name in ("parameters", "macs", "flash", "latency") if getattr(self, name) is not None]
-        if len(given) != 1:
+    def _check_single_target(self) -> "PruneTargetOptions":
+        targets = [name for name in ("parameters", "macs", "flash", "latency") if getattr(self, name) is not None]
+        if len(targets) != 1:
             raise ValueError(
-                f"needs exactly one of parameters, macs, flash, latency; found {' and '.join(given) or 'none'}"
+                f"needs exactly one of parameters, macs, flash, latency; found {' and '.join(targets) or 'none'}"
             )
         if (self.latency is None) != (self.device is None):
-            raise ValueError("`latency` and `device` go together: the time of which device")
+            raise ValueError("`latency` and `device` go together: set both")
         return self
 
 
 @final
 class PruneLayerOptions(Options):
-    """What holds for some layers only."""
+    """Options of single layers or layer classes."""
 
-    sparsity: float | None = Field(default=None, ge=0, lt=1, description="the share of zeros, or of channels, there")
+    sparsity: float | None = Field(default=None, ge=0, lt=1, description="fraction of weights or channels to remove")
 
 
 class PruneOptions(TrainingStage):
-    """Base of `Prune`, with all of its options, which the modules that do its work read."""
+    """Base of `Prune` with all of its options, so that the modules that do its work need not import the stage."""
 
     sparsity: float | None = Field(
-        default=None, gt=0, lt=1, description="share that goes, of weights or channels; null takes 0.5 or what N:M says"
+        default=None, gt=0, lt=1, description="fraction of weights or channels to remove; null: 0.5, or as N:M defines"
     )
     target: PruneTargetOptions | None = Field(
-        default=None, description="instead of a share: what the model is to cost at most"
+        default=None, description="instead of a fraction: the maximum cost of the model"
     )
-    granularity: Annotated[str, AfterValidator(_granularity)] = Field(
-        default="weight", description="what goes together: weight, `block 1x4` (outputs x inputs), `2:4`, or channel"
+    granularity: Annotated[str, AfterValidator(_check_granularity)] = Field(
+        default="weight", description="unit of removal: weight, `block 1x4` (outputs x inputs), `2:4`, or channel"
     )
     saliency: Literal["magnitude", "taylor", "obd", "taylor2", "random"] = Field(
         default="magnitude",
-        description="what matters: |w|; |g w|; h w^2/2 (Optimal Brain Damage); h w^2/2 - g w; or nothing",
+        description="importance: |w|; |g w|; h w^2/2 (Optimal Brain Damage); h w^2/2 - g w; or a random order",
     )
     hessian: Literal["auto", "exact", "hutchinson", "gauss_newton"] = Field(
-        default="auto", description="how obd and taylor2 take h; auto: exact up to 4096 weights, else gauss_newton"
+        default="auto", description="how obd and taylor2 compute h; auto: exact up to 4096 weights, else gauss_newton"
     )
-    probes: int = Field(default=32, ge=2, description="random vectors of an estimate of h")
-    saliency_samples: int = Field(default=1024, ge=1, description="training samples that saliency is taken on")
+    probes: int = Field(default=32, ge=2, description="random vectors to estimate h with")
+    saliency_samples: int = Field(default=1024, ge=1, description="training samples to compute saliency on")
     distribution: Literal["uniform", "erk", "global", "per_mac"] | None = Field(
         default=None,
-        description="how it is spread over layers; null: uniform, or for channels the best of uniform, global, per_mac",
+        description="distribution over layers; null: uniform, or for channels the best of uniform, global, per_mac",
     )
     schedule: Literal["one_shot", "constant", "polynomial", "cubic", "iterative"] = Field(
-        default="polynomial", description="when it goes: at once, along a curve, or in rounds of pruning and training"
+        default="polynomial", description="pruning schedule: at once, along a curve, or in rounds with training between"
     )
-    initial_sparsity: float = Field(default=0.0, ge=0, lt=1, description="where polynomial and cubic begin")
+    initial_sparsity: float = Field(default=0.0, ge=0, lt=1, description="initial sparsity of polynomial and cubic")
     power: float = Field(default=3.0, gt=0, description="exponent of the polynomial schedule")
     ramp: float = Field(
         default=0.75,
         gt=0,
         le=1,
-        description="share of the steps over which polynomial and cubic grow; the rest recovers",
+        description="fraction of the training steps over which polynomial and cubic prune; the rest is recovery",
     )
-    rounds: int = Field(default=5, ge=1, description="of iterative: rounds to the target, each training for `epochs`")
+    rounds: int = Field(default=5, ge=1, description="for iterative: rounds to the target, each training for `epochs`")
     max_drop: Fraction | None = Field(
-        default=None, description="of iterative: the validation quality that may be lost, as 1 point; then it stops"
+        default=None, description="for iterative: maximum drop in validation quality, as 1 point; stops beyond it"
     )
     min_quality: Fraction | None = Field(
-        default=None, description="of iterative: the validation quality that must be held, as 95 %; else it stops"
+        default=None, description="for iterative: minimum validation quality, as 95 %; stops below it"
     )
-    multiple_of: int = Field(default=1, ge=1, description="of channel: layers keep a multiple of this many channels")
-    exclude_last: bool = Field(default=True, description="leave the last convolution or dense layer alone")
+    multiple_of: int = Field(default=1, ge=1, description="for channel: layers keep a multiple of this many channels")
+    exclude_last: bool = Field(default=True, description="exclude the last convolution or dense layer")
     types: dict[str, PruneLayerOptions | None] = Field(
-        default_factory=dict, description="by layer class: `{Conv2D: {sparsity: 0.9}}`; null leaves the class alone"
+        default_factory=dict, description="by layer class: `{Conv2D: {sparsity: 0.9}}`; null excludes the class"
     )
     layers: dict[Expression, PruneLayerOptions | None] = Field(
-        default_factory=dict, description='by name, a regular expression: `{"block_1_.*": null}`'
+        default_factory=dict, description='by layer name, a regular expression: `{"block_1_.*": null}`'
     )
 
     @model_validator(mode="after")
-    def _agree(self) -> "PruneOptions":
-        for wrong in filter(None, (rule(self) for rule in _RULES)):
-            raise ValueError(wrong)
+    def _check_combination(self) -> "PruneOptions":
+        for problem in filter(None, (rule(self) for rule in _RULES)):
+            raise ValueError(problem)
         return self
 
     @property
     def share(self) -> float:
-        """The share that is asked for, where no target is."""
-        kept, _, group = self.granularity.partition(":")
-        return 1 - int(kept) / int(group) if group else self.sparsity or 0.5
+        """The fraction to remove, unless there is a target."""
+        kept_count, _, group_size = self.granularity.partition(":")
+        return 1 - int(kept_count) / int(group_size) if group_size else self.sparsity or 0.5
 
     def check(self, document: Document, path: KeyPath, pipeline: PipelineInfo) -> None:
-        """Teachers exist; so does the device of a latency target, and it can tell latency."""
+        """The teachers exist, and so does the device of a latency target, with an available latency."""
         super().check(document, path, pipeline)
         if self.target is None or self.target.device is None:
             return
@@ -141,26 +141,30 @@ class PruneOptions(TrainingStage):
 
     def key(self, pipeline: PipelineInfo) -> dict[str, Any]:
         """The profile of the device that a latency target is for, and the host that is measured."""
-        taught = super().key(pipeline)
+        teacher_key = super().key(pipeline)
         if self.target is None or self.target.device is None:
-            return taught
+            return teacher_key
         from edgepipe.tflite.host_fingerprint import fingerprint
 
         device = device_profile.load(self.target.device, pipeline.base_folder)
-        return {**taught, "device": device_profile.digest(device), "host": fingerprint().digest}
+        return {**teacher_key, "device": device_profile.digest(device), "host": fingerprint().digest}
 
-    def settings(self) -> "SaliencySettings":
-        """The saliency that is asked for."""
+    def saliency_settings(self) -> "SaliencySettings":
+        """The options of saliency."""
         from edgepipe.compress.pruning.saliency import SaliencySettings
 
         return SaliencySettings(self.saliency, self.hessian, self.probes, self.saliency_samples)
 
-    def when(self, final: float) -> "SparsitySchedule":
-        """The schedule, for a share `final` that goes in the end."""
+    def sparsity_schedule(self, final_share: float) -> "SparsitySchedule":
+        """The schedule that ends with `final_share` removed."""
         from edgepipe.compress.pruning.sparsity_schedule import SparsitySchedule
 
         return SparsitySchedule(
-            self.schedule, min(self.initial_sparsity / final, 1.0) if final else 0.0, self.power, self.ramp, self.rounds
+            self.schedule,
+            min(self.initial_sparsity / final_share, 1.0) if final_share else 0.0,
+            self.power,
+            self.ramp,
+            self.rounds,
         )
 
 
@@ -168,26 +172,26 @@ def _two_targets(options: PruneOptions) -> str:
     return "sparsity and target exclude each other" if options.sparsity is not None and options.target else ""
 
 
-def _pattern(options: PruneOptions) -> str:
-    own = [
+def _pattern_share(options: PruneOptions) -> str:
+    layer_options = [
         option
         for option in (*options.types.values(), *options.layers.values())
         if option and option.sparsity is not None
     ]
-    given = options.target is not None or options.sparsity not in (None, options.share)
-    if ":" not in options.granularity or not (given or own):
+    has_target = options.target is not None or options.sparsity not in (None, options.share)
+    if ":" not in options.granularity or not (has_target or layer_options):
         return ""
-    return f"{options.granularity} says how many weights go ({options.share:.0%}): leave sparsity and target out"
+    return f"{options.granularity} defines how many weights to remove ({options.share:.0%}): omit sparsity and target"
 
 
 def _channels_only(options: PruneOptions) -> str:
     if options.granularity == "channel":
         return ""
-    given = [
+    targets = [
         name for name in ("macs", "flash", "latency") if options.target and getattr(options.target, name) is not None
     ]
-    if given:
-        return f"zeros in a kernel save no {given[0]}: a target in {given[0]} needs `granularity: channel`"
+    if targets:
+        return f"zeros in a kernel do not reduce {targets[0]}: a target in {targets[0]} needs `granularity: channel`"
     if options.multiple_of > 1 or options.distribution == "per_mac":
         return "multiple_of and `distribution: per_mac` are for `granularity: channel`"
     return ""
@@ -200,18 +204,18 @@ def _no_erk(options: PruneOptions) -> str:
 
 
 def _rounds_only(options: PruneOptions) -> str:
-    given = [name for name in ("max_drop", "min_quality") if getattr(options, name) is not None]
-    return f"{given[0]} needs `schedule: iterative`" if given and options.schedule != "iterative" else ""
+    used_options = [name for name in ("max_drop", "min_quality") if getattr(options, name) is not None]
+    return f"{used_options[0]} needs `schedule: iterative`" if used_options and options.schedule != "iterative" else ""
 
 
-def _grows(options: PruneOptions) -> str:
+def _initial_sparsity(options: PruneOptions) -> str:
     if options.initial_sparsity == 0:
         return ""
     if options.schedule not in ("polynomial", "cubic"):
-        return "initial_sparsity is where polynomial and cubic begin"
+        return "initial_sparsity is for `schedule: polynomial` and cubic"
     if options.target is None and options.initial_sparsity >= options.share:
         return f"initial_sparsity ({options.initial_sparsity}) must be below sparsity ({options.share:g})"
     return ""
 
 
-_RULES = (_two_targets, _pattern, _channels_only, _no_erk, _rounds_only, _grows)
+_RULES = (_two_targets, _pattern_share, _channels_only, _no_erk, _rounds_only, _initial_sparsity)

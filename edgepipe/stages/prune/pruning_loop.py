@@ -1,10 +1,10 @@
-"""Training while something is pruned: along a schedule, or in rounds that end when quality falls too far."""
+"""Training while pruning: along a schedule, or in rounds that end when quality drops too far."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgepipe.core.outcome import Table
-from edgepipe.core.units import show
+from edgepipe.core.units import plural, show
 from edgepipe.stages.context import StageContext
 
 if TYPE_CHECKING:
@@ -16,136 +16,143 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Trained:
-    """What is told of the training, and whether pruning came to its target."""
+class TrainingOutcome:
+    """Notes and tables of the training, and whether pruning reached its target."""
 
     notes: tuple[str, ...]
     tables: tuple[Table, ...]
-    reached: bool
+    is_target_reached: bool
 
 
 def overrides(options: "PruneOptions") -> "Overrides[PruneLayerOptions]":
-    """The options for some layers only."""
+    """The options of single layers and layer classes."""
     from edgepipe.compress.overrides import Overrides
 
     return Overrides(options.types, options.layers)
 
 
-def own_share(options: "PruneOptions", layer: Any) -> float | None:
-    """The share that the options give to `layer` alone."""
-    given = [option.sparsity for option in overrides(options).for_layer(layer) if option is not None]
-    return next((share for share in reversed(given) if share is not None), None)
+def layer_share(options: "PruneOptions", layer: Any) -> float | None:
+    """The fraction to remove that the options set for `layer`; None if they set none."""
+    shares = [option.sparsity for option in overrides(options).for_layer(layer) if option is not None]
+    return next((share for share in reversed(shares) if share is not None), None)
 
 
-def objective(options: "PruneOptions", context: StageContext, model: Any) -> "Objective | None":
-    """The loss that saliency asks about, if it does."""
+def saliency_objective(options: "PruneOptions", context: StageContext, model: Any) -> "Objective | None":
+    """The loss that saliency is computed from; None if the kind of saliency needs no data."""
     from edgepipe.compress.pruning.saliency_loss import build_objective
 
-    if not options.settings().needs_data:
+    if not options.saliency_settings().needs_data:
         return None
     return build_objective(model, context.task, context.data.train, options.saliency_samples, context.seed)
 
 
-def steps(options: "PruneOptions", context: StageContext) -> int:
-    """Optimizer steps of one training: over the samples that are trained on, the normal ones of a reconstruction."""
+def count_steps(options: "PruneOptions", context: StageContext) -> int:
+    """Optimizer steps of one training; of a reconstruction only the normal samples are trained on."""
     from edgepipe.core.arrays import count_samples
     from edgepipe.training.training_setup import targets
 
     return options.fit_schedule(context).steps(count_samples(targets(context.task, context.data.train)[0]))
 
 
-def train(options: "PruneOptions", context: StageContext, pruner: "Pruner", model: Any) -> Trained:
-    """Prune `model` in place while it trains."""
+def train(options: "PruneOptions", context: StageContext, pruner: "Pruner", model: Any) -> TrainingOutcome:
+    """Prune `model` in place while it trains.
+
+    Args:
+        options: of the stage.
+        context: of the stage.
+        pruner: chooses what to remove.
+        model: the float tf_keras model.
+    """
     from edgepipe.compress.pruning.masked_training import prune_gradually, prune_iteratively
     from edgepipe.training.batch_norms import refresh_batch_norms
     from edgepipe.training.training_loop import evaluate, fit
 
-    lesson, schedule = options.training_setup(context), options.fit_schedule(context)
+    setup, fit_schedule = options.training_setup(context), options.fit_schedule(context)
 
-    def once(callbacks: list[Any]) -> None:
-        fit(model, lesson, schedule, context.progress.epoch, callbacks)
-        refresh_batch_norms(model, lesson.train.x, context.seed)
+    def train_once(callbacks: list[Any]) -> None:
+        fit(model, setup, fit_schedule, context.progress.epoch, callbacks)
+        refresh_batch_norms(model, setup.train.x, context.seed)
 
-    def quality() -> float:
-        return evaluate(model, context.task, lesson.validation)[context.task.primary_measure]
+    def measure_quality() -> float:
+        return evaluate(model, context.task, setup.validation)[context.task.primary_measure]
 
-    when = options.when(pruner.final_share)
-    if when.name != "iterative":
-        prune_gradually(pruner, when, steps(options, context), once)
-        return Trained((*pruner.notes, *lesson.notes, *averaged(model)), (), reached=True)
-    limit = _Limit.of(options, context, quality())
-    found = prune_iteratively(pruner, when.rounds, once, quality, limit.holds, model)
-    return Trained(
-        (*pruner.notes, *lesson.notes, *averaged(model), _ending(found, limit)),
-        (_table(found, pruner, limit),),
-        found[-1].is_acceptable,
+    sparsity_schedule = options.sparsity_schedule(pruner.final_share)
+    if sparsity_schedule.name != "iterative":
+        prune_gradually(pruner, sparsity_schedule, count_steps(options, context), train_once)
+        return TrainingOutcome((*pruner.notes, *setup.notes, *batch_norm_notes(model)), (), is_target_reached=True)
+    limit = QualityLimit.from_options(options, context, measure_quality())
+    rounds = prune_iteratively(pruner, sparsity_schedule.rounds, train_once, measure_quality, limit.is_met_by, model)
+    return TrainingOutcome(
+        (*pruner.notes, *setup.notes, *batch_norm_notes(model), _ending_note(rounds, limit)),
+        (_rounds_table(rounds, pruner, limit),),
+        rounds[-1].is_acceptable,
     )
 
 
-def averaged(model: Any) -> list[str]:
-    """What was done to the batch norms of `model` after each training."""
+def batch_norm_notes(model: Any) -> list[str]:
+    """A note that the moving statistics of `model` were re-estimated after each training, if it has batch norms."""
     from edgepipe.training.batch_norms import REFRESH_SAMPLES, trainable_norms
 
-    number = len(trainable_norms(model))
-    told = f"moving statistics of {number} batch norms averaged anew over up to {REFRESH_SAMPLES} training samples"
-    return [f"{told}, with the weights as they are after training"] if number else []
+    norms = trainable_norms(model)
+    note = f"moving statistics of {plural(len(norms), 'batch norm')} re-estimated after training"
+    return [f"{note}, on up to {REFRESH_SAMPLES} training samples"] if norms else []
 
 
 @dataclass(frozen=True)
-class _Limit:
-    """The quality that must be held."""
+class QualityLimit:
+    """The validation quality that pruning must keep; without a `bound` any is good enough."""
 
     name: str
     unit: Any
-    higher: bool
-    start: float
+    higher_is_better: bool
+    initial_quality: float
     bound: float | None
 
     @classmethod
-    def of(cls, options: "PruneOptions", context: StageContext, start: float) -> "_Limit":
+    def from_options(cls, options: "PruneOptions", context: StageContext, initial_quality: float) -> "QualityLimit":
         measure = context.task.measures[context.task.primary_measure]
         sign = 1 if measure.higher_is_better else -1
         bounds = [options.min_quality] if options.min_quality is not None else []
         if options.max_drop is not None:
-            bounds.append(start - sign * options.max_drop)
+            bounds.append(initial_quality - sign * options.max_drop)
         bound = (max(bounds) if sign > 0 else min(bounds)) if bounds else None
-        return cls(context.task.primary_measure, measure.unit, measure.higher_is_better, start, bound)
+        return cls(context.task.primary_measure, measure.unit, measure.higher_is_better, initial_quality, bound)
 
-    def holds(self, value: float) -> bool:
-        """Whether `value` is good enough; half a millionth is a rounding error."""
+    def is_met_by(self, quality: float) -> bool:
+        """Whether `quality` is good enough; half a millionth is a rounding error."""
         if self.bound is None:
             return True
-        return value >= self.bound - 5e-7 if self.higher else value <= self.bound + 5e-7
+        return quality >= self.bound - 5e-7 if self.higher_is_better else quality <= self.bound + 5e-7
 
-    def show(self, value: float) -> str:
-        """`value` in its unit."""
-        return show(value, self.unit)
+    def show(self, quality: float) -> str:
+        """`quality` as text, with its unit."""
+        return show(quality, self.unit)
 
 
-def _ending(found: "list[PruningRound]", limit: _Limit) -> str:
-    last = found[-1]
-    if last.is_acceptable:
-        return f"reached the target in {last.number} rounds"
-    bound = limit.show(limit.bound or 0.0)
-    kept = f"round {last.number - 1}" if last.number > 1 else "the model as it came, nothing pruned"
+def _ending_note(rounds: "list[PruningRound]", limit: QualityLimit) -> str:
+    last_round = rounds[-1]
+    if last_round.is_acceptable:
+        return f"reached the target in {plural(last_round.number, 'round')}"
+    quality, bound = limit.show(last_round.quality), limit.show(limit.bound or 0.0)
+    kept_model = f"round {last_round.number - 1}" if last_round.number > 1 else "the original model, nothing pruned"
     return (
-        f"stopped in round {last.number}: validation {limit.name} {limit.show(last.quality)} after training, the limit "
-        f"is {bound}; kept {kept}"
+        f"stopped in round {last_round.number}: validation {limit.name} {quality} after training, limit {bound}; "
+        f"kept {kept_model}"
     )
 
 
-def _table(found: "list[PruningRound]", pruner: "Pruner", limit: _Limit) -> Table:
+def _rounds_table(rounds: "list[PruningRound]", pruner: "Pruner", limit: QualityLimit) -> Table:
     rows = [
         (
-            entry.number,
-            f"{entry.progress * pruner.final_share:.2%}",
-            limit.show(entry.quality),
-            "yes" if entry.is_acceptable else "no",
+            pruning_round.number,
+            f"{pruning_round.progress * pruner.final_share:.2%}",
+            limit.show(pruning_round.quality),
+            "yes" if pruning_round.is_acceptable else "no",
         )
-        for entry in found
+        for pruning_round in rounds
     ]
     return Table(
         title="Rounds of pruning",
-        columns=("round", "gone", f"validation {limit.name}", "good enough"),
-        rows=((0, "0.00%", limit.show(limit.start), "yes"), *rows),
+        columns=("round", "removed", f"validation {limit.name}", "accepted"),
+        rows=((0, "0.00%", limit.show(limit.initial_quality), "yes"), *rows),
     )

@@ -1,4 +1,4 @@
-"""What `prune` does when zeros go into kernels: single weights, blocks, n of m."""
+"""`prune` with zeros inside kernels: single weights, blocks, N:M."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ from edgepipe.core.units import Dimension
 from edgepipe.stages import model_io, model_metrics
 from edgepipe.stages.context import StageContext
 from edgepipe.stages.prune import pruning_loop
-from edgepipe.stages.prune.pruning_loop import Trained
+from edgepipe.stages.prune.pruning_loop import TrainingOutcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,138 +19,157 @@ if TYPE_CHECKING:
     from edgepipe.compress.pruning.weight_pool import KernelSparsity, WeightPool
     from edgepipe.stages.prune.prune_options import PruneOptions
 
-SHARES = 1_000_000  # steps between 0 and 1 in which a share for a number of parameters is looked for
-COLLAPSED = 0.01  # share of a kernel below which what it keeps is told
+SHARE_STEPS = 1_000_000  # resolution of the share that is searched for a target in parameters
+COLLAPSED_SHARE = 0.01  # a kernel that keeps less of its weights is noted
 
 
 def run(options: "PruneOptions", context: StageContext) -> tuple[Artifact, Outcome]:
-    """Prune and train; the zeros of every kernel are counted afterwards."""
+    """Prune and train, then count the zeros of every kernel."""
     from edgepipe.compress.pruning import tfmot_pruning
     from edgepipe.compress.pruning.prunable_kernels import find_prunable_kernels
 
     model, notes = model_io.open_float(context)
-    found, pool = _pool(
+    prunable_kernels, pool = _build_pool(
         options, find_prunable_kernels(model, pruning_loop.overrides(options), options.exclude_last), model.name
     )
-    share = _share(options, model, pool)
-    if tfmot_pruning.supports(model, pool, options.settings(), options.when(share)):
-        model, trained = _by_tfmot(options, context, model, pool, share)
+    share = _removed_share(options, model, pool)
+    if tfmot_pruning.supports(model, pool, options.saliency_settings(), options.sparsity_schedule(share)):
+        model, training = _train_with_tfmot(options, context, model, pool, share)
     else:
-        trained = _by_edgepipe(options, context, model, pool, share)
-    layers = _measured(model, found, pool, share if trained.reached else 0.0)
+        training = _train_with_edgepipe(options, context, model, pool, share)
+    layers = _measure_layers(model, prunable_kernels, pool, share if training.is_target_reached else 0.0)
     artifact = model_io.write_float(model, context.output_folder)
-    metrics = (*model_metrics.keras_metrics(model, artifact, context), _sparsity(layers))
+    metrics = (*model_metrics.keras_metrics(model, artifact, context), _sparsity_metric(layers))
     return artifact, Outcome(
         metrics=metrics,
-        findings=_missed(options, context, metrics) if trained.reached else (),
-        notes=(*notes, *trained.notes, *_collapsed(layers)),
-        tables=(_table(layers, options), *trained.tables),
+        findings=_target_findings(options, context, metrics) if training.is_target_reached else (),
+        notes=(*notes, *training.notes, *_collapse_notes(layers)),
+        tables=(_zeros_table(layers, options), *training.tables),
     )
 
 
-def _pool(options: "PruneOptions", found: "PrunableKernels", model: str) -> "tuple[PrunableKernels, WeightPool]":
-    """The kernels that can be pruned in the shape that is asked for; the others are left alone with the reason."""
+def _build_pool(
+    options: "PruneOptions", prunable_kernels: "PrunableKernels", model: str
+) -> "tuple[PrunableKernels, WeightPool]":
+    """The kernels that can be pruned at the granularity of the options; the others are excluded with the reason."""
     from edgepipe.compress.pruning.granularity import parse_granularity
     from edgepipe.compress.pruning.weight_pool import WeightPool
 
     granularity = parse_granularity(options.granularity)
-    refused = {kernel.name: granularity.refusal_reason(kernel) for kernel in found.kernels}
-    found = found.without({name: reason for name, reason in refused.items() if reason}, model)
-    own = {kernel.name: pruning_loop.own_share(options, kernel.layer) for kernel in found.kernels}
-    shares = {name: share for name, share in own.items() if share is not None}
-    return found, WeightPool(found.kernels, granularity, options.distribution or "uniform", shares)  # type: ignore[arg-type]
+    refusal_by_kernel = {kernel.name: granularity.refusal_reason(kernel) for kernel in prunable_kernels.kernels}
+    prunable_kernels = prunable_kernels.without(
+        {name: reason for name, reason in refusal_by_kernel.items() if reason}, model
+    )
+    share_by_kernel = {
+        kernel.name: pruning_loop.layer_share(options, kernel.layer) for kernel in prunable_kernels.kernels
+    }
+    shares = {name: share for name, share in share_by_kernel.items() if share is not None}
+    distribution: Any = options.distribution or "uniform"  # `per_mac` is for channels only, as the options check
+    return prunable_kernels, WeightPool(prunable_kernels.kernels, granularity, distribution, shares)
 
 
-def _share(options: "PruneOptions", model: Any, pool: "WeightPool") -> float:
-    """The share of units that goes: as given, or what leaves the target's number of parameters."""
+def _removed_share(options: "PruneOptions", model: Any, pool: "WeightPool") -> float:
+    """The share of units to remove: as the options set it, or as it leaves the target's number of parameters."""
     if ":" in options.granularity:
         return 1.0
     if options.target is None:
         return options.share
-    wanted = options.target.parameters or 0.0
-    total = sum(int(weight.shape.num_elements()) for weight in model.weights)
-    others = total - sum(kernel.size for kernel in pool.kernels)
-    if others + pool.count_remaining(1.0) > wanted:
+    max_parameters = options.target.parameters or 0.0
+    total_count = sum(int(weight.shape.num_elements()) for weight in model.weights)
+    unpruned_count = total_count - sum(kernel.size for kernel in pool.kernels)
+    min_remaining = pool.count_remaining(1.0)
+    if unpruned_count + min_remaining > max_parameters:
         raise InputError(
-            f"a target of {wanted:,.0f} parameters cannot be met: {others:,} of the {total:,} weights of "
-            f"'{model.name}' are not pruned, and {pool.count_remaining(1.0):,} of the others stay, at least one unit of a kernel"
+            f"a target of {max_parameters:,.0f} parameters cannot be met: {unpruned_count:,} of the {total_count:,} "
+            f"weights of '{model.name}' are not pruned, and {min_remaining:,} of the others must stay, at least one "
+            "unit per kernel"
         )
-    return _least_share(lambda share: others + pool.count_remaining(share) <= wanted)
+    return _least_share(lambda share: unpruned_count + pool.count_remaining(share) <= max_parameters)
 
 
-def _least_share(enough: "Callable[[float], bool]") -> float:
-    """The least share, to a millionth, that is `enough`; more is always enough, too."""
-    low, high = 0, SHARES
+def _least_share(is_enough: "Callable[[float], bool]") -> float:
+    """The smallest share, to a millionth, that is enough; any larger share is enough too."""
+    low, high = 0, SHARE_STEPS
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle / SHARES) else (middle + 1, high)
-    return high / SHARES
+        low, high = (low, middle) if is_enough(middle / SHARE_STEPS) else (middle + 1, high)
+    return high / SHARE_STEPS
 
 
-def _by_tfmot(
+def _train_with_tfmot(
     options: "PruneOptions", context: StageContext, model: Any, pool: "WeightPool", share: float
-) -> tuple[Any, Trained]:
+) -> tuple[Any, TrainingOutcome]:
     from edgepipe.compress.pruning import tfmot_pruning
     from edgepipe.training.batch_norms import refresh_batch_norms
     from edgepipe.training.training_loop import fit
 
-    lesson, schedule = options.training_setup(context), options.fit_schedule(context)
-    wrapped = tfmot_pruning.wrap(model, pool, share, options.when(share), pruning_loop.steps(options, context))
-    fit(wrapped, lesson, schedule, context.progress.epoch, tfmot_pruning.callbacks())
-    stripped = tfmot_pruning.strip(wrapped)
-    refresh_batch_norms(stripped, lesson.train.x, context.seed)
-    told = ("masks by tfmot's prune_low_magnitude", *lesson.notes, *pruning_loop.averaged(stripped))
-    return stripped, Trained(told, (), reached=True)
+    setup, fit_schedule = options.training_setup(context), options.fit_schedule(context)
+    wrapped_model = tfmot_pruning.wrap(
+        model, pool, share, options.sparsity_schedule(share), pruning_loop.count_steps(options, context)
+    )
+    fit(wrapped_model, setup, fit_schedule, context.progress.epoch, tfmot_pruning.callbacks())
+    stripped_model = tfmot_pruning.strip(wrapped_model)
+    refresh_batch_norms(stripped_model, setup.train.x, context.seed)
+    notes = ("masks by tfmot's prune_low_magnitude", *setup.notes, *pruning_loop.batch_norm_notes(stripped_model))
+    return stripped_model, TrainingOutcome(notes, (), is_target_reached=True)
 
 
-def _by_edgepipe(
+def _train_with_edgepipe(
     options: "PruneOptions", context: StageContext, model: Any, pool: "WeightPool", share: float
-) -> Trained:
+) -> TrainingOutcome:
     from edgepipe.compress.pruning.pruner import KernelPruner
 
     pruner = KernelPruner.from_settings(
-        pool, share, options.settings(), pruning_loop.objective(options, context, model), context.seed
+        pool, share, options.saliency_settings(), pruning_loop.saliency_objective(options, context, model), context.seed
     )
     return pruning_loop.train(options, context, pruner, model)
 
 
-def _measured(model: Any, found: "PrunableKernels", pool: "WeightPool", share: float) -> "list[KernelSparsity]":
+def _measure_layers(
+    model: Any, prunable_kernels: "PrunableKernels", pool: "WeightPool", share: float
+) -> "list[KernelSparsity]":
     from edgepipe.compress.pruning.weight_pool import check_sparsity, measure_sparsity
 
-    layers = measure_sparsity(model, found)
+    layers = measure_sparsity(model, prunable_kernels)
     check_sparsity(layers, pool, share)
     return layers
 
 
-def _missed(options: "PruneOptions", context: StageContext, metrics: tuple[Metric, ...]) -> tuple[Finding, ...]:
-    """A target in parameters that the trained model is over after all."""
-    left = next((metric.value for metric in metrics if metric.name == "nonzero_parameters"), None)
-    if options.target is None or left is None or left <= (options.target.parameters or 0.0):
+def _target_findings(
+    options: "PruneOptions", context: StageContext, metrics: tuple[Metric, ...]
+) -> tuple[Finding, ...]:
+    """A finding if the trained model has more parameters than the target."""
+    nonzero_count = next((metric.value for metric in metrics if metric.name == "nonzero_parameters"), None)
+    if options.target is None or nonzero_count is None or nonzero_count <= (options.target.parameters or 0.0):
         return ()
-    told = f"the target of parameters <= {options.target.parameters:,.0f}: {left:,.0f} weights are not zero"
+    observation = (
+        f"the target of parameters <= {options.target.parameters:,.0f}: {nonzero_count:,.0f} weights are not zero"
+    )
     return (
-        Finding(rule="prune-target", place=context.stage_name, observed=told, suggestion="prune with a lower target"),
+        Finding(
+            rule="prune-target", place=context.stage_name, observed=observation, suggestion="prune with a lower target"
+        ),
     )
 
 
-def _collapsed(layers: "list[KernelSparsity]") -> list[str]:
-    """Kernels of which next to nothing is left, as a ranking over all kernels may leave them."""
+def _collapse_notes(layers: "list[KernelSparsity]") -> list[str]:
+    """A note on each kernel that keeps almost no weights, as may happen with one ranking over all kernels."""
     return [
-        f"kernel '{layer.name}' keeps {layer.elements - layer.zeros} of {layer.elements} weights: little passes it"
+        f"kernel '{layer.name}' keeps only {layer.elements - layer.zeros} of {layer.elements} weights"
         for layer in layers
-        if not layer.exclusion_reason and layer.elements - layer.zeros < COLLAPSED * layer.elements
+        if not layer.exclusion_reason and layer.elements - layer.zeros < COLLAPSED_SHARE * layer.elements
     ]
 
 
-def _sparsity(layers: "list[KernelSparsity]") -> Metric:
-    pruned = [layer for layer in layers if not layer.exclusion_reason]
-    share = sum(layer.zeros for layer in pruned) / sum(layer.elements for layer in pruned)
-    names = ", ".join(layer.name for layer in layers if layer.exclusion_reason) or "none"
-    how = f"exact zeros in {len(pruned)} pruned kernels; left alone: {names}"
-    return exact_metric("sparsity", share, Dimension.FRACTION, how)
+def _sparsity_metric(layers: "list[KernelSparsity]") -> Metric:
+    pruned_layers = [layer for layer in layers if not layer.exclusion_reason]
+    share = sum(layer.zeros for layer in pruned_layers) / sum(layer.elements for layer in pruned_layers)
+    excluded_names = ", ".join(layer.name for layer in layers if layer.exclusion_reason) or "none"
+    provenance = f"exact zeros in {len(pruned_layers)} pruned kernels; excluded: {excluded_names}"
+    return exact_metric("sparsity", share, Dimension.FRACTION, provenance)
 
 
-def _table(layers: "list[KernelSparsity]", options: "PruneOptions") -> Table:
+def _zeros_table(layers: "list[KernelSparsity]", options: "PruneOptions") -> Table:
     rows = tuple(
         (
             layer.name,
@@ -162,5 +181,5 @@ def _table(layers: "list[KernelSparsity]", options: "PruneOptions") -> Table:
         )
         for layer in layers
     )
-    columns = ("layer", "kind", "weights", "zeros", "share", "left alone because")
+    columns = ("layer", "kind", "weights", "zeros", "share", "reason")
     return Table(title=f"Zeros by layer, granularity {options.granularity}", columns=columns, rows=rows)

@@ -1,4 +1,4 @@
-"""`validate`: the evidence that the deployed model is right, small enough and fast enough. Reads the test split."""
+"""`validate`: the evidence that the deployed model is accurate, small and fast enough. Reads the test split."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from edgepipe.tflite.host_fingerprint import fingerprint
 
 @final
 class Validate(Stage):
-    """Take quality on the test split, prove integer-only, measure or simulate each device, judge the budget."""
+    """Evaluate on the test split, check integer-only, measure or simulate each device, judge the budget."""
 
     accepts: ClassVar = {ArtifactKind.TFLITE: ArtifactKind.TFLITE, ArtifactKind.VELA: ArtifactKind.VELA}
     splits: ClassVar = frozenset({Split.TEST})
@@ -35,123 +35,131 @@ class Validate(Stage):
     )
     budget: dict[str, Any] = Field(
         default_factory=dict,
-        description="limits on quality, drops and facts, and per device on latency, ram, flash, npu_operators",
+        description="limits on quality, drops and file metrics; per device on latency, ram, flash, npu_operators",
     )
     against: str | None = Field(
-        default=None, description="the stage whose model quality is compared with; null takes the first that trains"
+        default=None, description="the stage whose model is the reference for drops; null: the first that trains"
     )
     compared_samples: int = Field(
         default=1000, ge=1, description="test samples that are also run by reference kernels and TFLite Micro (slow)"
     )
     integer_only: bool | None = Field(
-        default=None, description="a float operator or tensor breaks the run; null leaves it to the devices"
+        default=None, description="a float operator or tensor fails the run; null: as the devices require"
     )
 
     def check(self, document: Document, path: KeyPath, pipeline: PipelineInfo) -> None:
-        """Devices exist, every line of the budget can be read, stages that are pointed to exist."""
+        """The devices and the stages named in the options exist, and every limit of the budget is valid."""
         for index, device in enumerate(self.devices):
             if device in self.devices[:index]:
-                document.add_problem((*path, "devices", index), f"'{device}' stands twice")
+                document.add_problem((*path, "devices", index), f"'{device}' is listed twice")
             try:
-                loaded = device_profile.load(device, pipeline.base_folder)
+                profile = device_profile.load(device, pipeline.base_folder)
             except ConfigError as error:
                 document.problems.extend(error.problems)
             except InputError as error:
                 document.add_problem((*path, "devices", index), str(error))
             else:
-                self._check_floats(document, (*path, "devices", index), pipeline, loaded)
+                self._check_float_layers(document, (*path, "devices", index), pipeline, profile)
         if self.against is not None and self.against not in pipeline.earlier_stages:
-            known = ", ".join(pipeline.earlier_stages)
-            document.add_problem((*path, "against"), f"no earlier stage is named '{self.against}'; allowed: {known}")
-        read_limits(document, (*path, "budget"), self.budget, self._known(pipeline))
-
-    def _check_floats(self, document: Document, path: KeyPath, pipeline: PipelineInfo, device: Device) -> None:
-        if pipeline.partly_float_stages and device.integer_only:
-            what = (
-                f"{device.name} is for integers only, and '{pipeline.partly_float_stages[-1]}' leaves layers in float"
+            allowed_names = ", ".join(pipeline.earlier_stages)
+            document.add_problem(
+                (*path, "against"), f"no earlier stage is named '{self.against}'; allowed: {allowed_names}"
             )
-            document.add_problem(path, f"{what} (`types`, `layers`); quantize them, or take this device out")
+        read_limits(document, (*path, "budget"), self.budget, self._budget_names(pipeline))
+
+    def _check_float_layers(self, document: Document, path: KeyPath, pipeline: PipelineInfo, device: Device) -> None:
+        if pipeline.partly_float_stages and device.integer_only:
+            stage = pipeline.partly_float_stages[-1]
+            document.add_problem(
+                path,
+                f"{device.name} is for integers only, and '{stage}' keeps layers in float (`keep_float_types`, "
+                "`keep_float_layers`); quantize them, or remove this device",
+            )
 
     def key(self, pipeline: PipelineInfo) -> dict[str, Any]:
         """The content of the profiles, and the host whose time is measured."""
-        loaded = [device_profile.load(device, pipeline.base_folder) for device in self.devices]
-        return {"devices": [device_profile.digest(device) for device in loaded], "host": fingerprint().digest}
+        profiles = [device_profile.load(device, pipeline.base_folder) for device in self.devices]
+        return {"devices": [device_profile.digest(device) for device in profiles], "host": fingerprint().digest}
 
     def run(self, context: StageContext) -> tuple[Artifact, Outcome]:
-        """Everything that can be known of the model before it is flashed."""
+        """Evaluate the model and judge it by the budget."""
         from edgepipe.devices import device_metrics, sparsity_benefit
         from edgepipe.stages.validate import validation_checks
         from edgepipe.tflite.reader import read
 
-        context, given = _runnable(context), context.artifact
+        context, input_artifact = _runnable_context(context), context.artifact
         model = read(context.artifact.path)
         devices = [device_profile.load(device, context.base_folder) for device in self.devices]
         limits = self._limits(context.pipeline)
-        quality, agreement, notes = validation_checks.quality(
-            context, self._references(limits, context.pipeline), self.compared_samples
+        quality_metrics, agreement_tables, notes = validation_checks.check_quality(
+            context, self._reference_stages(limits, context.pipeline), self.compared_samples
         )
-        offenders, integer, integer_table = validation_checks.integer(model, demanded=bool(self.integer_only))
-        sparsity, sparsity_tables = validation_checks.sparsity(model)
-        lost, pruned_tables, unchecked = validation_checks.pruned(context, model)
-        on_devices = device_metrics.gather(model, devices, limits, context.cache)
-        counts = device_metrics.file_metrics(model)
-        metrics = [*quality, *counts, *integer, *sparsity, *on_devices.metrics]
-        verdicts = [judge(limit, self._comparable(limit, metrics, context.pipeline)) for limit in limits]
-        return given, Outcome(
+        float_findings, integer_metrics, integer_table = validation_checks.check_integers(
+            model, is_required=bool(self.integer_only)
+        )
+        sparsity_metrics, sparsity_tables = validation_checks.measure_sparsity(model)
+        zero_findings, zero_tables, zero_notes = validation_checks.check_pruned_zeros(context, model)
+        device_results = device_metrics.gather(model, devices, limits, context.cache)
+        file_metrics = device_metrics.file_metrics(model)
+        metrics = [*quality_metrics, *file_metrics, *integer_metrics, *sparsity_metrics, *device_results.metrics]
+        verdicts = [judge(limit, self._judged_metrics(limit, metrics, context.pipeline)) for limit in limits]
+        return input_artifact, Outcome(
             metrics=tuple(metrics),
-            findings=(*offenders, *lost, *on_devices.findings),
+            findings=(*float_findings, *zero_findings, *device_results.findings),
             notes=(
                 *notes,
-                *unchecked,
-                *_elsewhere(given, devices),
-                *on_devices.notes,
-                *sparsity_benefit.notes(model, devices, counts),
+                *zero_notes,
+                *_recompilation_notes(input_artifact, devices),
+                *device_results.notes,
+                *sparsity_benefit.notes(model, devices, file_metrics),
             ),
             verdicts=tuple(verdicts),
-            tables=(*agreement, integer_table, *sparsity_tables, *pruned_tables),
+            tables=(*agreement_tables, integer_table, *sparsity_tables, *zero_tables),
         )
 
-    def _known(self, pipeline: PipelineInfo) -> BudgetNames:
+    def _budget_names(self, pipeline: PipelineInfo) -> BudgetNames:
         names = [Path(device).stem for device in self.devices]
         return BudgetNames(_quality_names(pipeline), names, pipeline.earlier_stages)
 
     def _limits(self, pipeline: PipelineInfo) -> list[Limit]:
         document = Document("budget")
-        found = read_limits(document, (), self.budget, self._known(pipeline))
+        limits = read_limits(document, (), self.budget, self._budget_names(pipeline))
         document.raise_problems()
-        return found
+        return limits
 
-    def _origin(self, pipeline: PipelineInfo) -> str:
+    def _reference_stage(self, pipeline: PipelineInfo) -> str:
         return self.against or next(iter(pipeline.training_stages), pipeline.earlier_stages[0])
 
-    def _references(self, limits: list[Limit], pipeline: PipelineInfo) -> list[str]:
-        return list(dict.fromkeys([self._origin(pipeline), *(limit.against for limit in limits if limit.against)]))
+    def _reference_stages(self, limits: list[Limit], pipeline: PipelineInfo) -> list[str]:
+        return list(
+            dict.fromkeys([self._reference_stage(pipeline), *(limit.against for limit in limits if limit.against)])
+        )
 
-    def _comparable(self, limit: Limit, metrics: list[Metric], pipeline: PipelineInfo) -> list[Metric]:
-        # Drops from several stages share a name; the limit means the one counted from its own `against`.
-        origin = limit.against or self._origin(pipeline)
-        return [metric for metric in metrics if metric.details.get("against", origin) == origin]
+    def _judged_metrics(self, limit: Limit, metrics: list[Metric], pipeline: PipelineInfo) -> list[Metric]:
+        # Drops against several stages share a name; a limit is for the one against its own stage.
+        reference_stage = limit.against or self._reference_stage(pipeline)
+        return [metric for metric in metrics if metric.details.get("against", reference_stage) == reference_stage]
 
 
-def _runnable(context: StageContext) -> StageContext:
-    """`context` on the .tflite that a compiled model was made of: no runtime here executes command streams for an NPU."""
+def _runnable_context(context: StageContext) -> StageContext:
+    """`context` with the .tflite that a compiled model was compiled from: no runtime here runs NPU command streams."""
     if context.artifact.kind is not ArtifactKind.VELA:
         return context
-    origin = [artifact for artifact in context.earlier_artifacts.values() if artifact.kind is ArtifactKind.TFLITE][-1]
-    return replace(context, input_artifact=origin)
+    tflite_artifacts = [a for a in context.earlier_artifacts.values() if a.kind is ArtifactKind.TFLITE]
+    return replace(context, input_artifact=tflite_artifacts[-1])
 
 
-def _elsewhere(given: Artifact, devices: list[Device]) -> list[str]:
-    """A note for each Ethos-U for which another model than the compiled one was judged."""
-    made_for = given.path.stem  # `compile` names its model so
-    ethos = [device.name for device in devices if device.system.npu is not None and device.system.npu.vela is not None]
-    others = [name for name in ethos if name != made_for]
-    if given.kind is not ArtifactKind.VELA or not others:
+def _recompilation_notes(artifact: Artifact, devices: list[Device]) -> list[str]:
+    """A note if Ethos-U devices were judged by another compilation than the one of `compile`."""
+    compiled_device = artifact.path.stem  # `compile` names its file after the device
+    vela_devices = [device.name for device in devices if device.system.npu and device.system.npu.vela]
+    other_devices = ", ".join(name for name in vela_devices if name != compiled_device)
+    if artifact.kind is not ArtifactKind.VELA or not other_devices:
         return []
-    return [f"the model was compiled for {made_for}; {', '.join(others)}: judged by a compilation of its own"]
+    return [f"the model was compiled for {compiled_device}; {other_devices}: judged by a compilation of its own"]
 
 
 def _quality_names(pipeline: PipelineInfo) -> dict[str, tuple[Dimension, bool]] | None:
     if pipeline.task is None or pipeline.task.function is not None:
         return None
-    return {name: (info.unit, info.higher_is_better) for name, info in pipeline.task.measures.items()}
+    return {name: (measure.unit, measure.higher_is_better) for name, measure in pipeline.task.measures.items()}

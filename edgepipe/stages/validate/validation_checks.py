@@ -1,4 +1,4 @@
-"""What `validate` shows of a model: quality against its origin, agreement of runtimes, integers, zeros."""
+"""The checks of `validate`: quality against earlier models, agreement of runtimes, integer types, pruned zeros."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,13 +12,12 @@ from edgepipe.core.artifact import Artifact, ArtifactKind
 from edgepipe.core.errors import InputError, ToolError
 from edgepipe.core.metric import Evidence, Finding, Metric, exact_metric, unavailable_metric
 from edgepipe.core.outcome import Table
-from edgepipe.core.units import Dimension
+from edgepipe.core.units import Dimension, plural
 from edgepipe.data.splits import SplitData
 from edgepipe.stages import model_metrics
 from edgepipe.stages.context import StageContext
-from edgepipe.stages.tflite_quality import scored
-from edgepipe.tflite import integer_check as integer_only
-from edgepipe.tflite import parity, pruned_zeros, tflm_runtime
+from edgepipe.stages.tflite_quality import score_outputs
+from edgepipe.tflite import integer_check, parity, pruned_zeros, tflm_runtime
 from edgepipe.tflite.interpreter import ModelOutputs, Runtime, predict
 from edgepipe.tflite.model import Model
 from edgepipe.tflite.reader import weight_sparsity
@@ -26,93 +25,113 @@ from edgepipe.tflite.reader import weight_sparsity
 KERAS_KINDS = (ArtifactKind.KERAS, ArtifactKind.FLOAT, ArtifactKind.QAT)
 
 
-def quality(context: StageContext, references: list[str], samples: int) -> tuple[list[Metric], list[Table], list[str]]:
+def check_quality(
+    context: StageContext, references: list[str], max_samples: int
+) -> tuple[list[Metric], list[Table], list[str]]:
     """Quality on the test split by LiteRT, its drop from each of `references`, and how far the runtimes agree.
 
-    LiteRT runs the whole split; the slow runtimes that it is compared with run at most `samples` of it.
+    LiteRT runs the whole split; the slow runtimes that it is compared with run at most `max_samples` of it.
     """
     if context.splits is None or context.task_if_any is None:
-        missing = "data" if context.splits is None else "task"
-        return [], [], [f"quality was not taken: the pipeline has no `{missing}:`"]
+        missing_section = "data" if context.splits is None else "task"
+        return [], [], [f"quality was not measured: the pipeline has no `{missing_section}:`"]
     test = context.data.test
-    fast = predict(context.artifact.path, test.x, Runtime.XNNPACK)
-    deployed = _scored(context, test, fast)
-    metrics = list(deployed)
+    xnnpack_outputs = predict(context.artifact.path, test.x, Runtime.XNNPACK)
+    deployed_metrics = _quality_metrics(context, test, xnnpack_outputs)
+    metrics = list(deployed_metrics)
     for name in references:
-        metrics += _compared(context, name, deployed)
-    compared = _some(test, samples, context.seed)
-    outputs, notes = _outputs(context.artifact.path, compared, fast if compared is test else None)
-    return metrics, [_agreement(context, compared, outputs)], notes
+        metrics += _reference_metrics(context, name, deployed_metrics)
+    compared_data = _draw_samples(test, max_samples, context.seed)
+    outputs, notes = _run_runtimes(
+        context.artifact.path, compared_data, xnnpack_outputs if compared_data is test else None
+    )
+    return metrics, [_agreement_table(context, compared_data, outputs)], notes
 
 
-def _some(test: SplitData, samples: int, seed: int) -> SplitData:
-    if len(test) <= samples:
+def _draw_samples(test: SplitData, max_samples: int, seed: int) -> SplitData:
+    if len(test) <= max_samples:
         return test
-    chosen = np.sort(np.random.RandomState(seed).permutation(len(test))[:samples])
-    return SplitData(take_samples(test.x, chosen), None if test.y is None else test.y[chosen])
+    indices = np.sort(np.random.RandomState(seed).permutation(len(test))[:max_samples])
+    return SplitData(take_samples(test.x, indices), None if test.y is None else test.y[indices])
 
 
-def _outputs(path: Path, data: SplitData, fast: ModelOutputs | None) -> tuple[dict[str, ModelOutputs], list[str]]:
-    """What each runtime that takes the model gives; the first is what the others are held against.
+def _run_runtimes(
+    path: Path, split_data: SplitData, xnnpack_outputs: ModelOutputs | None
+) -> tuple[dict[str, ModelOutputs], list[str]]:
+    """The outputs of each runtime that runs the model, the reference first, and a note on each that does not.
 
-    `fast` is what XNNPACK gave for the same samples, if it ran them already.
+    `xnnpack_outputs` are those of XNNPACK for the same samples, if it has already run them.
     """
-    found: dict[str, ModelOutputs] = {}
+    outputs_by_runtime: dict[str, ModelOutputs] = {}
     notes = []
-    runs: dict[str, Callable[[], ModelOutputs]] = {
-        Runtime.REFERENCE.value: lambda: predict(path, data.x, Runtime.REFERENCE),
-        Runtime.XNNPACK.value: lambda: fast or predict(path, data.x, Runtime.XNNPACK),
-        "tflite-micro": lambda: tflm_runtime.predict(path, data.x),
+    runners: dict[str, Callable[[], ModelOutputs]] = {
+        Runtime.REFERENCE.value: lambda: predict(path, split_data.x, Runtime.REFERENCE),
+        Runtime.XNNPACK.value: lambda: xnnpack_outputs or predict(path, split_data.x, Runtime.XNNPACK),
+        "tflite-micro": lambda: tflm_runtime.predict(path, split_data.x),
     }
-    for name, run in runs.items():
+    for name, runner in runners.items():
         try:
-            found[name] = run()
+            outputs_by_runtime[name] = runner()
         except (InputError, ToolError) as error:
             notes.append(f"not compared with {name}: {error}")
-    return found, notes
+    return outputs_by_runtime, notes
 
 
-def _scored(context: StageContext, data: SplitData, outputs: ModelOutputs) -> list[Metric]:
-    return scored(context.artifact.path, context.task, data, "test", outputs)
+def _quality_metrics(context: StageContext, split_data: SplitData, outputs: ModelOutputs) -> list[Metric]:
+    return score_outputs(context.artifact.path, context.task, split_data, "test", outputs)
 
 
-def _compared(context: StageContext, name: str, deployed: list[Metric]) -> list[Metric]:
-    """The quality of the earlier model `name`, and how much worse the deployed one is."""
+def _reference_metrics(context: StageContext, name: str, deployed_metrics: list[Metric]) -> list[Metric]:
+    """The quality of the model of stage `name`, and how much worse the deployed model is."""
     artifact = context.earlier_artifacts[name]
     if artifact.kind not in KERAS_KINDS:
-        reason = f"'{name}' gives a {artifact.kind} artifact, whose quality is not taken before it is converted"
+        reason = f"the artifact of '{name}' is {artifact.kind}, whose quality is not measured before conversion"
         return [
-            unavailable_metric(f"{m.name}_drop", m.unit, reason).model_copy(update={"details": {"against": name}})
-            for m in deployed
+            unavailable_metric(f"{metric.name}_drop", metric.unit, reason).model_copy(
+                update={"details": {"against": name}}
+            )
+            for metric in deployed_metrics
         ]
-    origin = _keras_quality(context, name, artifact)
-    return [*origin, *(_drop(context, name, now, before) for now, before in zip(deployed, origin, strict=True))]
+    reference_metrics = _keras_metrics(context, name, artifact)
+    return [
+        *reference_metrics,
+        *(
+            _drop_metric(context, name, deployed_metric, reference_metric)
+            for deployed_metric, reference_metric in zip(deployed_metrics, reference_metrics, strict=True)
+        ),
+    ]
 
 
-def _keras_quality(context: StageContext, name: str, artifact: Artifact) -> list[Metric]:
+def _keras_metrics(context: StageContext, name: str, artifact: Artifact) -> list[Metric]:
     from edgepipe.training.training_loop import evaluate
 
     model = open_model(artifact.path, artifact.kind, allow_code=context.allow_code)
-    values = evaluate(model, context.task, context.data.test)
-    found = model_metrics.quality_metrics(
-        values, context.task, "test", len(context.data.test), f"the Keras model of stage '{name}'"
+    value_by_metric = evaluate(model, context.task, context.data.test)
+    metrics = model_metrics.quality_metrics(
+        value_by_metric, context.task, "test", len(context.data.test), f"the Keras model of stage '{name}'"
     )
-    return [m.model_copy(update={"name": f"{m.name}_of_{name}"}) for m in found]
+    return [metric.model_copy(update={"name": f"{metric.name}_of_{name}"}) for metric in metrics]
 
 
-def _drop(context: StageContext, name: str, now: Metric, before: Metric) -> Metric:
-    lost = (before.value or 0.0) - (now.value or 0.0)
-    higher = context.task.measures[now.name].higher_is_better
+def _drop_metric(context: StageContext, name: str, deployed_metric: Metric, reference_metric: Metric) -> Metric:
+    loss = (reference_metric.value or 0.0) - (deployed_metric.value or 0.0)
+    higher_is_better = context.task.measures[deployed_metric.name].higher_is_better
     return Metric(
-        name=f"{now.name}_drop", value=lost if higher else 0.0 - lost, unit=now.unit, evidence=Evidence.MEASURED,
-        how=f"'{name}' {before.text()}, deployed {now.text()}, same test samples", details={"against": name},
-    )  # fmt: skip
+        name=f"{deployed_metric.name}_drop",
+        value=loss if higher_is_better else 0.0 - loss,
+        unit=deployed_metric.unit,
+        evidence=Evidence.MEASURED,
+        how=f"'{name}' {reference_metric.text()}, deployed {deployed_metric.text()}, same test samples",
+        details={"against": name},
+    )
 
 
-def _agreement(context: StageContext, data: SplitData, outputs: dict[str, ModelOutputs]) -> Table:
-    first, reference = next(iter(outputs.items()))
+def _agreement_table(
+    context: StageContext, split_data: SplitData, outputs_by_runtime: dict[str, ModelOutputs]
+) -> Table:
+    reference_name, reference = next(iter(outputs_by_runtime.items()))
     return Table(
-        title=f"Runtimes against {first}, {len(data)} of {len(context.data.test)} test samples",
+        title=f"Runtimes against {reference_name}, {len(split_data)} of {len(context.data.test)} test samples",
         columns=(
             "runtime",
             context.task.primary_measure,
@@ -121,58 +140,70 @@ def _agreement(context: StageContext, data: SplitData, outputs: dict[str, ModelO
             "p99 LSB",
             "differences in LSB: count",
         ),
-        rows=tuple(_agreement_row(context, data, name, reference, found) for name, found in outputs.items()),
+        rows=tuple(
+            _agreement_row(context, split_data, name, reference, runtime_outputs)
+            for name, runtime_outputs in outputs_by_runtime.items()
+        ),
     )
 
 
 def _agreement_row(
-    context: StageContext, data: SplitData, name: str, reference: ModelOutputs, found: ModelOutputs
+    context: StageContext, split_data: SplitData, name: str, reference: ModelOutputs, outputs: ModelOutputs
 ) -> tuple[str, ...]:
-    same = parity.compare(reference, found)
-    labels = "" if same.labels_equal is None else f"{same.labels_equal:.2%}"
-    steps = ", ".join(f"{step}: {number}" for step, number in sorted(same.histogram.items()))
-    largest = f"{same.max_lsb}" if same.max_lsb is not None else ""
-    percentile = f"{same.p99_lsb:g}" if same.p99_lsb is not None else ""
-    quality_text = _scored(context, data, found)[0].text()
-    return (name, quality_text, labels, largest, percentile, steps or f"floats, largest {same.max_difference:.3g}")
+    comparison = parity.compare(reference, outputs)
+    labels_text = "" if comparison.labels_equal is None else f"{comparison.labels_equal:.2%}"
+    histogram_text = ", ".join(f"{step}: {number}" for step, number in sorted(comparison.histogram.items()))
+    max_text = f"{comparison.max_lsb}" if comparison.max_lsb is not None else ""
+    p99_text = f"{comparison.p99_lsb:g}" if comparison.p99_lsb is not None else ""
+    quality_text = _quality_metrics(context, split_data, outputs)[0].text()
+    return (
+        name,
+        quality_text,
+        labels_text,
+        max_text,
+        p99_text,
+        histogram_text or f"floats, largest {comparison.max_difference:.3g}",
+    )
 
 
-def integer(model: Model, demanded: bool) -> tuple[list[Finding], list[Metric], Table]:
-    """Whether every operator and tensor is an integer; offenders are findings if that is demanded."""
-    offenders = integer_only.check_integer_only(model)
-    census = ", ".join(f"{number} {dtype}" for dtype, number in sorted(model.dtype_counts.items()))
-    counts = ", ".join(f"{number} {name}" for name, number in sorted(model.operator_counts.items()))
+def check_integers(model: Model, is_required: bool) -> tuple[list[Finding], list[Metric], Table]:
+    """Whether every operator and tensor is integer; those that are not are findings if `is_required`."""
+    findings = integer_check.check_integer_only(model)
+    dtypes_text = ", ".join(f"{number} {dtype}" for dtype, number in sorted(model.dtype_counts.items()))
+    operators_text = ", ".join(f"{number} {name}" for name, number in sorted(model.operator_counts.items()))
     rows = [
-        ("operators", len(model.operators), counts),
-        ("tensors", len(model.used_tensors), census),
+        ("operators", len(model.operators), operators_text),
+        ("tensors", len(model.used_tensors), dtypes_text),
         ("inputs", len(model.inputs), ", ".join(f"{t.dtype} {list(t.shape)}" for t in model.inputs)),
         ("outputs", len(model.outputs), ", ".join(f"{t.dtype} {list(t.shape)}" for t in model.outputs)),
-        *(("not integer", 1, str(finding)) for finding in offenders),
+        *(("not integer", 1, str(finding)) for finding in findings),
     ]
-    title = (
-        "Fully integer: every operator and tensor"
-        if not offenders
-        else f"Not fully integer: {len(offenders)} offenders"
-    )
+    title = "Fully integer: every operator and tensor"
+    if findings:
+        title = f"Not fully integer: {plural(len(findings), 'operator or tensor', 'operators or tensors')}"
     metric = exact_metric(
-        "float_offenders", len(offenders), Dimension.COUNT, "operators and interface tensors not fully integer"
+        "float_offenders", len(findings), Dimension.COUNT, "operators and interface tensors not fully integer"
     )
     return (
-        offenders if demanded else [],
+        findings if is_required else [],
         [metric],
-        Table(title=title, columns=("what", "number", "which"), rows=tuple(rows)),
+        Table(title=title, columns=("kind", "number", "details"), rows=tuple(rows)),
     )
 
 
-def sparsity(model: Model) -> tuple[list[Metric], list[Table]]:
+def measure_sparsity(model: Model) -> tuple[list[Metric], list[Table]]:
     """The share of exact zeros inside the file: in convolutions and dense layers but the last, and over all weights."""
     layers = weight_sparsity(model)
-    dense = [layer for layer in layers if layer.kind in ("CONV_2D", "FULLY_CONNECTED")]
-    if not dense:
+    weight_layers = [layer for layer in layers if layer.kind in ("CONV_2D", "FULLY_CONNECTED")]
+    if not weight_layers:
         return [], []
-    kept = dense[:-1] or dense
-    but_last = f"{len(kept)} CONV_2D and FULLY_CONNECTED layers" + (", the last one excepted" if dense[:-1] else "")
-    metrics = [_share("sparsity", kept, but_last), _share("sparsity_all_weights", layers, f"all {len(layers)} layers")]
+    inner_layers = weight_layers[:-1] or weight_layers
+    excluded_text = ", the last one excluded" if weight_layers[:-1] else ""
+    scope = f"{plural(len(inner_layers), 'CONV_2D and FULLY_CONNECTED layer')}{excluded_text}"
+    metrics = [
+        _share_metric("sparsity", inner_layers, scope),
+        _share_metric("sparsity_all_weights", layers, f"all {plural(len(layers), 'layer')}"),
+    ]
     rows: list[tuple[Any, ...]] = [
         (layer.operator, layer.tensor, layer.elements, layer.zeros, f"{layer.share:.2%}") for layer in layers
     ]
@@ -180,32 +211,31 @@ def sparsity(model: Model) -> tuple[list[Metric], list[Table]]:
     return metrics, [Table(title="Exact zeros inside the .tflite", columns=columns, rows=tuple(rows))]
 
 
-def pruned(context: StageContext, model: Model) -> tuple[list[Finding], list[Table], list[str]]:
-    """The zeros of the last float model before, held against the .tflite weight by weight.
+def check_pruned_zeros(context: StageContext, model: Model) -> tuple[list[Finding], list[Table], list[str]]:
+    """Compare the zeros of the last float model with the .tflite, weight by weight.
 
-    Every kernel that holds zeros counts as pruned; one that is no tensor of the file is noted.
+    Every kernel with zeros counts as pruned; a kernel that is not found in the .tflite is noted.
     """
-    floats = [name for name, artifact in context.earlier_artifacts.items() if artifact.kind is ArtifactKind.FLOAT]
-    if not floats:
+    float_stages = [name for name, a in context.earlier_artifacts.items() if a.kind is ArtifactKind.FLOAT]
+    if not float_stages:
         return [], [], []
-    name = floats[-1]
+    name = float_stages[-1]
     from edgepipe.compress.pruning.prunable_kernels import kernels_in_tflite_order
 
-    origin = context.earlier_artifacts[name]
-    checked = pruned_zeros.check_kernels(
-        model, kernels_in_tflite_order(open_model(origin.path, origin.kind, allow_code=context.allow_code))
-    )
-    missing = [entry.layer for entry in checked if not entry.tensor]
-    notes = [f"zeros of '{layer}' are not checked: no tensor of the .tflite is this kernel" for layer in missing]
-    rows = tuple((entry.layer, entry.tensor, entry.zeros, len(entry.nonzeros), entry.pattern)
-                 for entry in checked if entry.tensor)  # fmt: skip
-    columns = ("layer", "tensor", "zeros of the pruned model", "of these not zero", "shape of the zeros")
+    artifact = context.earlier_artifacts[name]
+    float_model = open_model(artifact.path, artifact.kind, allow_code=context.allow_code)
+    checks = pruned_zeros.check_kernels(model, kernels_in_tflite_order(float_model))
+    missing_layers = [check.layer for check in checks if not check.tensor]
+    notes = [f"zeros of '{layer}' are not checked: no tensor of the .tflite is this kernel" for layer in missing_layers]
+    rows = tuple((check.layer, check.tensor, check.zeros, len(check.nonzeros), check.pattern)
+                 for check in checks if check.tensor)  # fmt: skip
+    columns = ("layer", "tensor", "zeros of the pruned model", "of these not zero", "zero pattern")
     tables = [Table(title=f"Zeros of '{name}' inside the .tflite", columns=columns, rows=rows)] if rows else []
-    return pruned_zeros.findings(checked), tables, notes
+    return pruned_zeros.build_findings(checks), tables, notes
 
 
-def _share(name: str, layers: list[Any], which: str) -> Metric:
+def _share_metric(name: str, layers: list[Any], scope: str) -> Metric:
     zeros, elements = sum(layer.zeros for layer in layers), sum(layer.elements for layer in layers)
     return exact_metric(
-        name, zeros / elements, Dimension.FRACTION, f"{zeros} zeros of {elements} weights of {which}, in the .tflite"
+        name, zeros / elements, Dimension.FRACTION, f"{zeros} zeros of {elements} weights of {scope}, in the .tflite"
     )

@@ -1,1 +1,1 @@
-"""Knowledge distillation: a student that is trained towards what a teacher computes, besides the labels."""
+"""Knowledge distillation: training a student towards a teacher's outputs or features, besides the labels."""

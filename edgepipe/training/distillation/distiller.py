@@ -1,4 +1,4 @@
-"""A student prepared to be taught: what it is trained as, and the targets of each batch."""
+"""Prepares a student for distillation: the model to train, and the targets of each batch."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,47 +12,47 @@ from edgepipe.training import loss_and_optimizer
 from edgepipe.training.distillation import feature_taps
 from edgepipe.training.distillation.loss_terms import LossTerm, build_loss_terms, score_model
 from edgepipe.training.distillation.teacher_options import Teacher
-from edgepipe.training.distillation.teacher_outputs import Teachers
+from edgepipe.training.distillation.teacher_outputs import TeacherOutputs
 
 ADAPTOR_SEED = 1412_6550
 
 
 @dataclass(frozen=True)
 class StudentModel:
-    """The student as it is trained: `model` gives its outputs and one tensor for each part of the teachers' loss."""
+    """The student to train: `model` computes its outputs and one tensor per term of the distillation loss."""
 
     model: Any
-    losses: list[Callable[[Any, Any], Any]]  # the task's, then one for each part: (target, tensor) -> (n,)
+    losses: list[Callable[[Any, Any], Any]]  # the task's, then one per term: (target, tensor) -> (n,)
     weights: list[float]
 
 
 @dataclass
 class Distiller:
-    """Teachers (name -> Keras model) and what is learned of them. What they say is kept from one fit to the next."""
+    """Teachers (name -> Keras model) and what the student learns from them; cached targets last from fit to fit."""
 
     options: Teacher
     models: dict[str, Any]
     task: Task
     batch_size: int
     notes: list[str] = field(default_factory=list)
-    _teachers: Teachers | None = None
+    _teachers: TeacherOutputs | None = None
     _is_cached: bool = False
 
     def build_student(self, student: Any, task_loss: Any) -> StudentModel:
         """Prepare `student`.
 
-        With several teachers each has its share of a part's weight. For `logits` that is the loss towards the mean of
-        their probabilities, but for a constant.
+        Several teachers share the weight of a term equally. For `logits` that is, up to a constant, the loss towards
+        the mean of their probabilities.
 
         Raises:
-            InputError: something of it does not go together with a teacher; the pair is named.
+            InputError: student and teacher do not match; the message names the pair.
         """
         student = feature_taps.as_graph(student)
         terms_by_teacher = {name: self._loss_terms(student, name) for name in self.models}
         terms = [term for teacher_terms in terms_by_teacher.values() for term in teacher_terms]
         if self._teachers is None:
             teacher_graphs = {name: feature_taps.as_graph(model) for name, model in self.models.items()}
-            self._teachers = Teachers(_build_probe(teacher_graphs, terms_by_teacher), self.batch_size)
+            self._teachers = TeacherOutputs(_build_probe(teacher_graphs, terms_by_teacher), self.batch_size)
             self.notes += [
                 f"taught by '{name}': {term.title}"
                 for name, teacher_terms in terms_by_teacher.items()
@@ -71,24 +71,24 @@ class Distiller:
         return list(build_loss_terms(self.options, scored_student, scored_teacher, self.task.kind == "classification"))
 
     def cache_targets(self, x: Arrays) -> None:
-        """Take what the teachers say of all samples `x`, once; to be called where nothing random changes these."""
+        """Compute the teachers' targets for all samples `x` once; only valid without augmentation."""
         if self._is_cached:
             return
         cached_bytes = self._prepared_teachers.cache_targets(x)
         self._is_cached = True
         if cached_bytes is None:
-            self.notes.append("what the teachers say takes over 1 GiB and is computed anew in every epoch")
+            self.notes.append("teacher outputs take over 1 GiB and are recomputed in every epoch")
         else:
-            self.notes.append(f"what the teachers say was computed once ({cached_bytes / 2**20:.1f} MiB)")
+            self.notes.append(f"teacher outputs computed once ({cached_bytes / 2**20:.1f} MiB)")
 
     def targets(self, indices: Array, x: Arrays) -> list[Array]:
-        """What the teachers say of a batch: of the samples `chosen` as kept, or of `x`."""
+        """The teachers' targets of a batch: cached ones of the samples `indices`, else computed from `x`."""
         return self._prepared_teachers.targets(indices, x)
 
     @property
-    def _prepared_teachers(self) -> Teachers:
+    def _prepared_teachers(self) -> TeacherOutputs:
         if self._teachers is None:
-            raise RuntimeError("a student must be prepared first")
+            raise RuntimeError("call build_student first")
         return self._teachers
 
 
@@ -111,7 +111,7 @@ def _adaptor(student: Any, channels: int, number: int) -> Any:
 
 
 def _build_probe(models: dict[str, Any], terms_by_teacher: dict[str, list[LossTerm]]) -> Callable[[Arrays], list[Any]]:
-    """What gives the targets of every part, all teachers in a row, from samples."""
+    """A function from samples to the targets of every loss term, teacher by teacher."""
     probes = {
         name: loss_and_optimizer.keras_of(model).Model(
             model.inputs, [term.teacher_tensor for term in terms_by_teacher[name]]

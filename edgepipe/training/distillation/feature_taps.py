@@ -1,4 +1,4 @@
-"""Which tensor of a model is meant: by the name of a layer, inside the wrappers of tfmot, or by its place."""
+"""Finds tensors in a model: by layer name, also inside tfmot wrappers, or by their position in the graph."""
 
 from collections import defaultdict
 from typing import Any
@@ -8,19 +8,19 @@ import keras
 from edgepipe.core.errors import InputError, did_you_mean
 
 WRAPPER_PREFIXES = ("quant_", "cluster_", "prune_low_magnitude_")  # of tfmot's wrappers
-FAKE_QUANT_SUFFIX = "_fake_quant"  # of the layer that quantizes what another gives
+FAKE_QUANT_SUFFIX = "_fake_quant"  # of the layer that quantizes another's output
 
 
 def as_graph(model: Any) -> Any:
-    """`model` as a graph of layers; a Sequential of Keras 3 shows none, and is told again with the same layers."""
+    """`model` as a functional model; a Sequential of Keras 3 has no graph and is rebuilt from the same layers."""
     return keras.Model(model.inputs, model.outputs, name=model.name) if isinstance(model, keras.Sequential) else model
 
 
 def find_tensor(model: Any, name: str, role: str) -> Any:
-    """What the layer `name` of `model` gives; in a fake-quant model, after fake-quant.
+    """The output of the layer `name` of `model`; in a fake-quant model, after fake-quant.
 
     Raises:
-        InputError: no such layer, it stands inside a nested model, or it is called more than once.
+        InputError: no such layer, it is inside a nested model, or it is called more than once.
     """
     calls_by_layer = _calls_by_layer(model)
     calls = calls_by_layer.get(f"{name}{FAKE_QUANT_SUFFIX}") or calls_by_layer.get(name)
@@ -32,7 +32,7 @@ def find_tensor(model: Any, name: str, role: str) -> Any:
 
 
 def _calls_by_layer(model: Any) -> dict[str, list[Any]]:
-    """The calls of each layer within `model`, in the order of computation: a layer may be part of other models too."""
+    """The calls of each layer in `model`, in order of computation; calls in other models are not included."""
     calls_by_layer = defaultdict(list)
     for depth in sorted(model._nodes_by_depth, reverse=True):
         for node in model._nodes_by_depth[depth]:
@@ -54,19 +54,19 @@ def _input_tensors(node: Any) -> Any:
 
 
 def strip_wrapper_prefix(name: str) -> str:
-    """The name of a layer without tfmot's wrapper."""
+    """The layer name without the prefix of tfmot's wrapper."""
     return next((name.removeprefix(prefix) for prefix in WRAPPER_PREFIXES if name.startswith(prefix)), name)
 
 
 def _hint(model: Any, name: str, layer_names: list[str]) -> str:
     for nested_model in model.layers:
         if any(layer.name == name for layer in getattr(nested_model, "layers", [])):
-            return f": it is inside the nested model '{nested_model.name}', where it cannot be taken"
+            return f": it is inside the nested model '{nested_model.name}', which is not supported"
     return did_you_mean(name, layer_names)
 
 
 def find_embedding(model: Any, role: str) -> tuple[str, Any]:
-    """What the last layer with weights takes, the usual features of a sample, and that layer's name.
+    """The input of the last layer with a kernel, the default feature vector of a sample, and its description.
 
     Raises:
         InputError: no layer has a kernel, or the last one takes several tensors.
@@ -76,12 +76,12 @@ def find_embedding(model: Any, role: str) -> tuple[str, Any]:
             input_tensor = _input_tensors(calls[-1])
             if isinstance(input_tensor, (list, tuple)):
                 break
-            return f"what '{name.removesuffix(FAKE_QUANT_SUFFIX)}' takes", input_tensor
+            return f"the input of '{name.removesuffix(FAKE_QUANT_SUFFIX)}'", input_tensor
     raise InputError(f"the {role} '{model.name}' has no last layer with a kernel; name a pair of layers")
 
 
 def find_last_map(model: Any, role: str) -> tuple[str, Any]:
-    """The last tensor of `model` that still has places (n, ..., channels) and weights behind it, and its layer.
+    """The last spatial tensor (n, ..., channels) of `model` with a kernel downstream, and its layer.
 
     Raises:
         InputError: there is none.
@@ -90,11 +90,11 @@ def find_last_map(model: Any, role: str) -> tuple[str, Any]:
     for name, calls in reversed(_calls_by_layer(model).items()):
         output_tensor = _unwrap_single(calls[-1].outputs)
         shape = tuple(getattr(output_tensor, "shape", ()))
-        is_computed = type(_layer_of(calls[-1])).__name__ != "InputLayer"  # what goes in is no map of what was learned
+        is_computed = type(_layer_of(calls[-1])).__name__ != "InputLayer"  # the input is not a learned feature map
         if has_weights_behind and is_computed and len(shape) >= 3 and None not in shape[1:]:
             return f"'{name.removesuffix(FAKE_QUANT_SUFFIX)}'", output_tensor
         has_weights_behind = has_weights_behind or _has_kernel(calls[-1])
-    raise InputError(f"the {role} '{model.name}' has no layer whose output has places; name a pair of layers")
+    raise InputError(f"the {role} '{model.name}' has no layer with a spatial output; name a pair of layers")
 
 
 def _has_kernel(node: Any) -> bool:

@@ -1,4 +1,4 @@
-"""The parts of a student's loss: for each what it takes of student and teacher, and how these are compared."""
+"""The terms of the distillation loss: which tensors of student and teacher each one compares, and how."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,8 +14,7 @@ from edgepipe.training.distillation.teacher_options import Teacher
 
 @dataclass(frozen=True)
 class LossTerm:
-    """One part of the loss. `wanted` turns the teacher's tensor into the target; `given` the student's into what is
-    compared with it, by `loss(target, given) -> (n,)`."""
+    """One term of the loss: `loss(target_fn(teacher_tensor), student_fn(student_tensor)) -> (n,)`."""
 
     title: str
     weight: float
@@ -24,12 +23,12 @@ class LossTerm:
     target_fn: Callable[[Any], Any]
     student_fn: Callable[[Any], Any]
     loss: Callable[[Any, Any], Any]
-    adaptor_channels: int = 0  # channels that a trained projection gives the student's tensor first; 0 for none
+    adaptor_channels: int = 0  # output channels of the trained projection of the student's tensor; 0 for none
 
 
 @dataclass(frozen=True)
 class ScoredModel:
-    """A model and what its outputs are."""
+    """A model and the kind of its outputs."""
 
     model: Any
     has_logits: bool
@@ -37,23 +36,29 @@ class ScoredModel:
     role: str
 
     def scores(self, outputs: Any) -> Any:
-        """Class scores of its outputs."""
+        """Class scores (logits) of its outputs."""
         return losses.scores(outputs, self.has_logits, self.is_binary)
 
 
 def build_loss_terms(
     options: Teacher, student: ScoredModel, teacher: ScoredModel, is_classification: bool
 ) -> Iterator[LossTerm]:
-    """Every part that `options` ask for between one teacher and the student.
+    """Every loss term that `options` ask for between one teacher and the student.
+
+    Args:
+        options: the parsed `teacher:`.
+        student: the student, as a functional model.
+        teacher: one of the teachers, likewise.
+        is_classification: whether outputs are class scores.
 
     Raises:
-        InputError: outputs or layers that do not go together, both named with their shapes; a layer that is not there.
+        InputError: outputs or layers that do not match (the message has both shapes), or a missing layer.
     """
     if options.logits is not None or options.outputs is not None:
         _check_same_outputs(student, teacher)
     if options.logits is not None:
         if not is_classification:
-            raise InputError("`logits` teaches classes apart; for this task use `outputs`, `features` or `relational`")
+            raise InputError("`logits` is for classification; for this task use `outputs`, `features` or `relational`")
         yield _logits_term(options.logits.temperature, options.logits.alpha, student, teacher)
     if options.outputs is not None:
         yield _output_term(options.outputs.weight, student, teacher, is_classification)
@@ -66,14 +71,18 @@ def _check_same_outputs(student: ScoredModel, teacher: ScoredModel) -> None:
     student_shape, teacher_shape = student.model.output_shape, teacher.model.output_shape
     if isinstance(student_shape, tuple) and isinstance(teacher_shape, tuple) and student_shape == teacher_shape:
         return
-    summary = f"the student '{student.model.name}' gives {_shape_text(student_shape)}, the {teacher.role} {_shape_text(teacher_shape)}"
-    raise InputError(f"{summary}: outputs can only be learned where both are one of the same shape")
+    raise InputError(
+        f"the student '{student.model.name}' gives {_shape_text(student_shape)}, the {teacher.role} "
+        f"{_shape_text(teacher_shape)}: learning outputs needs a single output of the same shape in both"
+    )
 
 
 def _shape_text(shape: Any) -> str:
     if not isinstance(shape, tuple):
         return f"{len(shape)} outputs"
-    return f"{shape[1]} classes or values" if len(shape) == 2 else f"outputs of shape {shape[1:]}"
+    if len(shape) == 2:
+        return "1 class or value" if shape[1] == 1 else f"{shape[1]} classes or values"
+    return f"outputs of shape {shape[1:]}"
 
 
 def _logits_term(temperature: float, alpha: float, student: ScoredModel, teacher: ScoredModel) -> LossTerm:
@@ -88,14 +97,16 @@ def _logits_term(temperature: float, alpha: float, student: ScoredModel, teacher
 
 def _output_term(weight: float, student: ScoredModel, teacher: ScoredModel, is_classification: bool) -> LossTerm:
     target_fn, student_fn = (teacher.scores, student.scores) if is_classification else (tf.identity, tf.identity)
-    return LossTerm(f"outputs (weight {weight:g})", weight, student.model.output, teacher.model.output, target_fn, student_fn,
-                losses.squared_difference)  # fmt: skip
+    return LossTerm(
+        f"outputs (weight {weight:g})", weight, student.model.output, teacher.model.output, target_fn, student_fn,
+        losses.squared_difference,
+    )  # fmt: skip
 
 
 def _feature_terms(options: Teacher, student: ScoredModel, teacher: ScoredModel) -> Iterator[LossTerm]:
     if options.features is None:
         return
-    for pair in _tensor_pairs(options.features.layers, student, teacher, feature_taps.find_embedding):
+    for pair in _feature_pairs(options.features.layers, student, teacher, feature_taps.find_embedding):
         pool = _spatial_pools(pair)
         student_channels, teacher_channels = pair.channels
         if student_channels != teacher_channels and not options.features.adaptor:
@@ -103,28 +114,25 @@ def _feature_terms(options: Teacher, student: ScoredModel, teacher: ScoredModel)
                 f"{pair}: {student_channels} and {teacher_channels} channels; `adaptor: true` projects one to the other"
             )
         title = f"features of {pair} (weight {options.features.weight:g}{pool.note})"
-        yield LossTerm(title, options.features.weight, pair.student, pair.teacher, pool.teacher, pool.student,
-                   losses.squared_difference, teacher_channels if options.features.adaptor else 0)  # fmt: skip
+        yield LossTerm(
+            title, options.features.weight, pair.student, pair.teacher, pool.teacher, pool.student,
+            losses.squared_difference, teacher_channels if options.features.adaptor else 0,
+        )  # fmt: skip
 
 
 def _attention_terms(options: Teacher, student: ScoredModel, teacher: ScoredModel) -> Iterator[LossTerm]:
     if options.attention is None:
         return
-    for pair in _tensor_pairs(options.attention.layers, student, teacher, feature_taps.find_last_map):
+    for pair in _feature_pairs(options.attention.layers, student, teacher, feature_taps.find_last_map):
         if len(pair.student.shape) < 3 or len(pair.teacher.shape) < 3:
-            raise InputError(f"{pair}: attention needs places (batch, ..., channels); found {pair.shapes}")
+            raise InputError(f"{pair}: attention needs spatial tensors (batch, ..., channels); found {pair.shapes}")
         pool = _spatial_pools(pair)
         title = f"attention of {pair} (weight {options.attention.weight:g}{pool.note})"
         target_fn, student_fn = _compose(pool.teacher, losses.activity_map), _compose(pool.student, losses.activity_map)
         yield LossTerm(
-            title,
-            options.attention.weight,
-            pair.student,
-            pair.teacher,
-            target_fn,
-            student_fn,
+            title, options.attention.weight, pair.student, pair.teacher, target_fn, student_fn,
             losses.attention_distance,
-        )
+        )  # fmt: skip
 
 
 def _relational_terms(options: Teacher, student: ScoredModel, teacher: ScoredModel) -> Iterator[LossTerm]:
@@ -132,7 +140,7 @@ def _relational_terms(options: Teacher, student: ScoredModel, teacher: ScoredMod
         return
     kinds = (("distances", losses.pairwise_distances, options.relational.distance),
              ("angles", losses.triple_angles, options.relational.angle))  # fmt: skip
-    for pair in _tensor_pairs(options.relational.layers, student, teacher, feature_taps.find_embedding):
+    for pair in _feature_pairs(options.relational.layers, student, teacher, feature_taps.find_embedding):
         for name, relation_fn, weight in kinds:
             if weight:
                 title, loss = f"{name} of {pair} (weight {weight:g})", _relation_loss(relation_fn)
@@ -148,8 +156,8 @@ def _compose(first_fn: Callable[[Any], Any], second_fn: Callable[[Any], Any]) ->
 
 
 @dataclass(frozen=True)
-class TensorPair:
-    """A tensor of the student and the teacher's that it should be like."""
+class FeaturePair:
+    """A tensor of the student and the teacher's tensor that it should match."""
 
     student_name: str
     teacher_name: str
@@ -161,28 +169,28 @@ class TensorPair:
 
     @property
     def channels(self) -> tuple[int, int]:
-        """Of the student's tensor and the teacher's."""
+        """Channels of the student's and the teacher's tensor."""
         return int(self.student.shape[-1]), int(self.teacher.shape[-1])
 
     @property
     def shapes(self) -> str:
-        """Both, without the batch."""
+        """Both shapes, without the batch axis."""
         return f"{tuple(self.student.shape[1:])} and {tuple(self.teacher.shape[1:])}"
 
 
-def _tensor_pairs(
-    layers: dict[str, str], student: ScoredModel, teacher: ScoredModel, find_usual: Any
-) -> Iterator[TensorPair]:
+def _feature_pairs(
+    layers: dict[str, str], student: ScoredModel, teacher: ScoredModel, find_default: Any
+) -> Iterator[FeaturePair]:
     if not layers:
         (student_name, student_tensor), (teacher_name, teacher_tensor) = (
-            find_usual(student.model, "student"),
-            find_usual(teacher.model, teacher.role),
+            find_default(student.model, "student"),
+            find_default(teacher.model, teacher.role),
         )
-        yield _check_fixed_size(TensorPair(student_name, teacher_name, student_tensor, teacher_tensor))
+        yield _check_fixed_size(FeaturePair(student_name, teacher_name, student_tensor, teacher_tensor))
     for student_layer, teacher_layer in layers.items():
         student_tensor = feature_taps.find_tensor(student.model, student_layer, "student")
         yield _check_fixed_size(
-            TensorPair(
+            FeaturePair(
                 f"'{student_layer}'",
                 f"'{teacher_layer}'",
                 student_tensor,
@@ -191,7 +199,7 @@ def _tensor_pairs(
         )
 
 
-def _check_fixed_size(pair: TensorPair) -> TensorPair:
+def _check_fixed_size(pair: FeaturePair) -> FeaturePair:
     for tensor in (pair.student, pair.teacher):
         if isinstance(tensor, (list, tuple)) or len(tensor.shape) < 2 or None in tuple(tensor.shape)[1:]:
             raise InputError(f"{pair}: a tensor of fixed size is needed; name other layers")
@@ -200,14 +208,14 @@ def _check_fixed_size(pair: TensorPair) -> TensorPair:
 
 @dataclass(frozen=True)
 class _SpatialPools:
-    """How the places of the finer of two tensors are averaged down to those of the other."""
+    """Average pooling that brings the finer of two spatial grids down to the other."""
 
     student: Callable[[Any], Any]
     teacher: Callable[[Any], Any]
     note: str = ""
 
 
-def _spatial_pools(pair: TensorPair) -> _SpatialPools:
+def _spatial_pools(pair: FeaturePair) -> _SpatialPools:
     student_grid, teacher_grid = (tuple(tensor.shape)[1:-1] for tensor in (pair.student, pair.teacher))
     if student_grid == teacher_grid:
         return _SpatialPools(tf.identity, tf.identity)
@@ -216,7 +224,7 @@ def _spatial_pools(pair: TensorPair) -> _SpatialPools:
             return _SpatialPools(
                 _average_pool(student_grid, teacher_grid),
                 tf.identity,
-                f", averaged from {student_grid} to {teacher_grid} places",
+                f", averaged from {student_grid} to {teacher_grid}",
             )
         if all(b % a == 0 for a, b in zip(student_grid, teacher_grid, strict=True)):
             return _SpatialPools(
@@ -224,7 +232,7 @@ def _spatial_pools(pair: TensorPair) -> _SpatialPools:
                 _average_pool(teacher_grid, student_grid),
                 f", the teacher's averaged from {teacher_grid} to {student_grid}",
             )
-    raise InputError(f"{pair}: {pair.shapes}: the places of neither divide into those of the other; name other layers")
+    raise InputError(f"{pair}: {pair.shapes}: neither grid is a multiple of the other; name other layers")
 
 
 def _average_pool(grid: tuple[int, ...], target_grid: tuple[int, ...]) -> Callable[[Any], Any]:
@@ -233,7 +241,7 @@ def _average_pool(grid: tuple[int, ...], target_grid: tuple[int, ...]) -> Callab
 
 
 def score_model(model: Any, task: Any, role: str) -> ScoredModel:
-    """`model` with what its outputs are for `task`."""
+    """`model` with the kind of its outputs for `task`."""
     if isinstance(model.output_shape, (list, dict)):
         return ScoredModel(model, has_logits=True, is_binary=False, role=role)
     return ScoredModel(model, loss_and_optimizer.gives_logits(model), loss_and_optimizer.is_binary(task, model), role)

@@ -1,6 +1,6 @@
-"""What a student loses by being other than its teacher: one function a kind, each a mean over the batch.
+"""Distillation losses: how far a student is from its teacher, one loss per sample.
 
-The functions take tensors of TensorFlow, which both Keras compute with.
+The functions take TensorFlow tensors, which both Keras versions compute with.
 """
 
 import math
@@ -8,18 +8,18 @@ from typing import Any
 
 import tensorflow as tf
 
-EPSILON = 1e-30  # the least probability whose logarithm is taken
-SIGMOID_MARGIN = 1e-7  # how near to 0 and 1 a sigmoid is taken
+EPSILON = 1e-30  # lower limit of probabilities before the logarithm
+SIGMOID_MARGIN = 1e-7  # sigmoid outputs are clipped this far from 0 and 1
 
 
 def scores(outputs: Any, logits: bool, binary: bool) -> Any:
-    """Class scores z of `outputs` (n, classes): as they are, or the logarithm (of the odds) of probabilities."""
+    """Class scores z of `outputs` (n, classes): logits as they are, or log probabilities (binary: log odds)."""
     if logits:
         return outputs
     if binary:
         p = tf.clip_by_value(outputs, SIGMOID_MARGIN, 1 - SIGMOID_MARGIN)
         return tf.math.log(p) - tf.math.log(1 - p)
-    return tf.math.log(tf.maximum(outputs, EPSILON))  # a softmax of it is what it was: scores differ by a constant
+    return tf.math.log(tf.maximum(outputs, EPSILON))  # equals the logits up to a constant, which softmax cancels
 
 
 def soften(z: Any, temperature: float, binary: bool) -> Any:
@@ -28,7 +28,14 @@ def soften(z: Any, temperature: float, binary: bool) -> Any:
 
 
 def divergence(p: Any, z: Any, temperature: float, binary: bool) -> Any:
-    """T^2 KL(p || softened z), (n,); for yes-or-no outputs the mean over them."""
+    """T^2 KL(p || softened z), (n,).
+
+    Args:
+        p: the teacher's probabilities at `temperature`, (n, classes).
+        z: the student's class scores, (n, classes).
+        temperature: T.
+        binary: whether outputs are independent yes-or-no ones; the mean over them.
+    """
     if not binary:
         log_q = tf.nn.log_softmax(z / temperature)
         return temperature**2 * tf.reduce_sum(tf.math.xlogy(p, p) - p * log_q, axis=-1)
@@ -43,7 +50,7 @@ def squared_difference(target: Any, student: Any) -> Any:
 
 
 def activity_map(features: Any) -> Any:
-    """Where features (n, ..., channels) are active: the sum of squares over channels, flat and of length 1, (n, m)."""
+    """Attention map of features (n, ..., channels): the sum of squares over channels, flat, L2-normalized, (n, m)."""
     energy = tf.reduce_sum(tf.square(features), axis=-1)
     return tf.math.l2_normalize(flatten(energy), axis=1)
 
@@ -51,21 +58,21 @@ def activity_map(features: Any) -> Any:
 def flatten(tensor: Any) -> Any:
     """(n, ...) as (n, values)."""
     flat_tensor = tf.reshape(tensor, (tf.shape(tensor)[0], -1))
-    if tensor.shape[1:].is_fully_defined():  # a generator's batches come to tf_keras without their sizes
+    if tensor.shape[1:].is_fully_defined():  # tf_keras does not know the shapes of a generator's batches
         flat_tensor.set_shape((None, math.prod(tensor.shape[1:])))
     return flat_tensor
 
 
 def attention_distance(target: Any, student: Any) -> Any:
-    """Half the squared distance of two maps of activity, (n,)."""
+    """Half the squared distance of two attention maps, (n,)."""
     return tf.reduce_sum(tf.square(student - target), axis=1) / 2
 
 
 def pairwise_distances(embedding: Any) -> Any:
-    """Euclidean distances of all pairs of (n, d), divided by the mean of those that are not zero, (n, n)."""
+    """Euclidean distances of all pairs of (n, d), divided by the mean of the nonzero ones, (n, n)."""
     squared_distances = tf.reduce_sum(tf.square(embedding[:, None] - embedding[None]), axis=2)
     is_nonzero = squared_distances > 0
-    # the root has no derivative at zero, so zeros keep away from it
+    # the root has no derivative at zero, so zeros are masked out
     root = tf.where(
         is_nonzero,
         tf.sqrt(tf.where(is_nonzero, squared_distances, tf.ones_like(squared_distances))),
@@ -83,9 +90,9 @@ def triple_angles(embedding: Any) -> Any:
 
 
 def relation_loss(target: Any, student: Any, relation_fn: Any) -> Any:
-    """The Huber loss of `what` (`distances` or `angles`) of two embeddings, as the mean over the batch, once a sample.
+    """The Huber loss of `relation_fn` (`pairwise_distances` or `triple_angles`) of two embeddings, (n,).
 
-    Embeddings are (n, d) and (n, e): only their relations are compared.
+    Embeddings are (n, d) and (n, e). The value is the mean over the batch, repeated for each sample.
     """
     error = relation_fn(student) - relation_fn(target)
     huber = tf.where(tf.abs(error) < 1, tf.square(error) / 2, tf.abs(error) - 0.5)

@@ -1,4 +1,4 @@
-"""The `teacher:` of a training stage, read without importing anything heavy."""
+"""The `teacher:` option of a training stage, parsed without importing anything heavy."""
 
 from typing import Annotated, Any, final
 
@@ -11,7 +11,7 @@ KINDS = ("logits", "outputs", "features", "attention", "relational")
 
 class _LayerPairs(Options):
     layers: dict[str, str] = Field(
-        default_factory=dict, description="layer of the student -> layer of the teacher; empty for the usual pair"
+        default_factory=dict, description="layer of the student -> layer of the teacher; empty for the default pair"
     )
 
 
@@ -19,32 +19,35 @@ class _LayerPairs(Options):
 class LogitMatching(Options):
     """Hinton, Vinyals, Dean 2015 (arXiv 1503.02531): alpha T^2 KL(teacher || student), both softened by T."""
 
-    temperature: float = Field(default=4.0, gt=0, description="what logits are divided by before the softmax")
-    alpha: float = Field(default=0.5, gt=0, le=1, description="the teacher's share of the loss; labels have the rest")
+    temperature: float = Field(default=4.0, gt=0, description="divisor of the logits before the softmax")
+    alpha: float = Field(
+        default=0.5, gt=0, le=1, description="the teacher's share of the loss; the labels get the rest"
+    )
 
 
 @final
 class OutputMatching(Options):
     """Ba, Caruana 2014 (arXiv 1312.6184): the mean squared difference of the scores, or of a regression's outputs."""
 
-    weight: float = Field(default=1.0, gt=0, description="of this part of the loss")
+    weight: float = Field(default=1.0, gt=0, description="weight of this loss term")
 
 
 @final
 class FeatureMatching(_LayerPairs):
     """FitNets: Romero et al. 2015 (arXiv 1412.6550): features through an adaptor to the teacher's; mean of squares."""
 
-    weight: float = Field(default=1.0, gt=0, description="of this part of the loss")
+    weight: float = Field(default=1.0, gt=0, description="weight of this loss term")
     adaptor: bool = Field(
-        default=True, description="a trained 1x1 projection to the teacher's channels; without it these must be equal"
+        default=True,
+        description="a trained 1x1 projection to the teacher's channels; without it channels must be equal",
     )
 
 
 @final
 class AttentionMatching(_LayerPairs):
-    """Zagoruyko, Komodakis 2017 (arXiv 1612.03928): half the squared distance of normalized maps of activity."""
+    """Zagoruyko, Komodakis 2017 (arXiv 1612.03928): half the squared distance of normalized attention maps."""
 
-    weight: float = Field(default=10.0, gt=0, description="of this part of the loss")
+    weight: float = Field(default=10.0, gt=0, description="weight of this loss term")
 
 
 @final
@@ -57,7 +60,7 @@ class RelationMatching(_LayerPairs):
     @model_validator(mode="after")
     def _check_weights(self) -> "RelationMatching":
         if self.distance == 0 and self.angle == 0:
-            raise ValueError("distance and angle are both 0: nothing is left to learn")
+            raise ValueError("distance and angle are both 0: nothing to learn")
         return self
 
 
@@ -66,34 +69,34 @@ def _as_list(models: Any) -> Any:
 
 
 def _fill_defaults(options: Any) -> Any:
-    """`logits:` with nothing behind it, and `logits: {}`, take the defaults."""
+    """Empty `logits:` and `logits: {}` take the defaults."""
     if isinstance(options, dict):
-        return {key: {} if entry is None and key in KINDS else entry for key, entry in options.items()}
+        return {key: {} if option is None and key in KINDS else option for key, option in options.items()}
     return options
 
 
 @final
 class Teacher(Options):
-    """Who teaches, and what of it is learned. With several teachers the average is."""
+    """The teachers and what to learn from them; several teachers are averaged."""
 
     model: Annotated[list[str], BeforeValidator(_as_list), Field(min_length=1)] | None = Field(
         default=None, description="an earlier stage, a model file or module:function; or a list of these"
     )
     logits: LogitMatching | None = Field(default=None, description="softened class probabilities (Hinton)")
-    outputs: OutputMatching | None = Field(default=None, description="scores or numbers as they are")
+    outputs: OutputMatching | None = Field(default=None, description="class scores or regression outputs")
     features: FeatureMatching | None = Field(
-        default=None, description="what a layer gives, through an adaptor (FitNets)"
+        default=None, description="outputs of a layer, through an adaptor (FitNets)"
     )
-    attention: AttentionMatching | None = Field(default=None, description="where a layer is active")
-    relational: RelationMatching | None = Field(default=None, description="how samples lie to each other")
+    attention: AttentionMatching | None = Field(default=None, description="attention maps of a layer")
+    relational: RelationMatching | None = Field(default=None, description="distances and angles between samples")
 
     @property
     def kinds(self) -> list[str]:
-        """The kinds that are asked for; none for the usual one of the task."""
+        """The requested kinds; none for the default of the task."""
         return [kind for kind in KINDS if getattr(self, kind) is not None]
 
     def with_task_default(self, family: str) -> "Teacher":
-        """With the usual kind where none is named: `logits` for classes, `outputs` otherwise."""
+        """With the default kind if none is requested: `logits` for classes, `outputs` otherwise."""
         if self.kinds:
             return self
         default_kind: dict[str, Options] = (
@@ -103,7 +106,7 @@ class Teacher(Options):
 
 
 def teacher_mapping(option: Any) -> Any:
-    """`teacher: train` and `teacher: [a, b]` for `teacher: {model: ..}`."""
+    """Expand the short forms `teacher: train` and `teacher: [a, b]` to `teacher: {model: ..}`."""
     return {"model": option} if isinstance(option, (str, list)) else _fill_defaults(option)
 
 

@@ -1,4 +1,4 @@
-"""What teachers say of samples: computed once and kept, or anew for each batch that is never seen twice."""
+"""Teacher outputs: computed once and cached, or for each batch if augmentation makes batches unique."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,15 +8,15 @@ import tensorflow as tf
 
 from edgepipe.core.arrays import Array, Arrays, count_samples, map_arrays, take_samples
 
-MAX_CACHED_BYTES = 2**30  # bytes of teacher outputs that are kept in memory; more are computed anew in each epoch
+MAX_CACHED_BYTES = 2**30  # of teacher outputs in memory; larger ones are recomputed in each epoch
 
 
 @dataclass
-class Teachers:
-    """Runs `probe`, a model of everything that is learned from, in batches of one size, padded: it is traced once.
+class TeacherOutputs:
+    """Runs `probe`, which computes all targets, in padded batches of one size, so that it is traced once.
 
-    What is kept equals what is computed anew but for the last bit: where a sample stands in its batch decides in
-    which order some kernels sum.
+    Cached targets equal recomputed ones up to the last bit: the position of a sample in its batch determines the order
+    in which some kernels sum.
     """
 
     probe: Any  # x -> list of (n, ...)
@@ -39,7 +39,7 @@ class Teachers:
         return [np.asarray(output)[:number] for output in self._run(padded_batch)]
 
     def cache_targets(self, x: Arrays) -> int | None:
-        """Compute the targets of all of `x` now, if they fit `KEPT`; their bytes, or None."""
+        """Compute the targets for all of `x` if they fit `MAX_CACHED_BYTES`; returns their bytes, or None."""
         bytes_per_sample = sum(output[:1].nbytes for output in self._run_batch(take_samples(x, slice(1))))
         if bytes_per_sample * count_samples(x) > MAX_CACHED_BYTES:
             return None
@@ -47,7 +47,7 @@ class Teachers:
         return sum(target.nbytes for target in self._cached_targets)
 
     def targets(self, indices: Array, x: Arrays) -> list[Array]:
-        """The targets of a batch: those kept of the samples `chosen`, else computed from `x`, which these became."""
+        """The targets of a batch: cached ones of the samples `indices`, else computed from the batch `x`."""
         return (
             self.compute_targets(x)
             if self._cached_targets is None

@@ -1,4 +1,4 @@
-"""Small networks, trained on the digits in a few seconds, that the tests of saliency ask about."""
+"""Small networks for the saliency tests, trained on the digits in a few seconds."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ def samples(number: int = 600) -> SplitData:
 
 
 def network(*layers: Any) -> Any:
-    """`layers` and ten classes."""
+    """A model of `layers` and a ten-class output."""
     return tf_keras.Sequential(
         [tf_keras.Input((8, 8, 1), name="image"), *layers, _dense(10, "softmax", name="probabilities")], name="small"
     )
@@ -47,7 +47,7 @@ NETWORKS = {
 }
 
 
-def trained(name: str, epochs: int = 60) -> tuple[Any, Objective, list[Any]]:
+def train_network(name: str, epochs: int = 60) -> tuple[Any, Objective, list[Any]]:
     """The network, its loss on the samples, and its kernels."""
     set_seeds(0)
     model, data = NETWORKS[name](), samples()
@@ -58,5 +58,5 @@ def trained(name: str, epochs: int = 60) -> tuple[Any, Objective, list[Any]]:
 
 
 def flat(arrays: Any) -> Array:
-    """All values in one row."""
+    """All values, concatenated."""
     return np.concatenate([np.ravel(array) for array in arrays])

@@ -1,4 +1,4 @@
-"""Channel pruning: the shrunk model computes what the masked one does, and nothing that must stay goes."""
+"""Channel pruning: the shrunk model computes the same as the masked one, and channels that must stay do."""
 
 import json
 import math
@@ -20,7 +20,7 @@ from edgepipe.compress.pruning.channels.shrink import shrink_model
 from edgepipe.compress.pruning.saliency import Saliency, SaliencySettings, compute_saliency
 from edgepipe.core.errors import InputError
 from edgepipe.models.bridge import bridge, relative_difference
-from edgepipe.models.bridge_layers import LayerScale, Operator
+from edgepipe.models.bridge_layers import LayerScale, OperatorLayer
 from edgepipe.tflite.reader import read
 from edgepipe.training.training_loop import set_seeds
 
@@ -28,13 +28,13 @@ K = tf_keras.layers
 
 
 def _model(build: Callable[[Any], Any], shape: tuple[int, ...] = (8, 8, 4)) -> Any:
-    """The graph of `build`, with random weights in every place: biases, batch norms."""
+    """The graph of `build`, with random weights everywhere, biases and batch norms included."""
     set_seeds(0)
     x = tf_keras.Input(shape, name="x")
-    return _randomized(tf_keras.Model(x, build(x), name="user"))
+    return _randomize_weights(tf_keras.Model(x, build(x), name="user"))
 
 
-def _randomized(model: Any) -> Any:
+def _randomize_weights(model: Any) -> Any:
     random = np.random.default_rng(0)
     for weight in model.weights:
         positive = "variance" in weight.name or "gamma" in weight.name
@@ -67,7 +67,7 @@ def _residual(x: Any) -> Any:
 
 
 def _before_activation(x: Any) -> Any:
-    """Batch norms that read a sum and a concatenation, with a beta of their own for each channel."""
+    """Batch norms after a sum and a concatenation, with a different beta for each channel."""
     x = _conv(6, "stem")(x)
     y = _conv(4, "grow", use_bias=False)(K.ReLU()(K.BatchNormalization(name="bn1")(x)))
     x = K.Concatenate()([x, y])
@@ -92,17 +92,17 @@ def _squeeze_excite(x: Any) -> Any:
 
 
 def _gated_dense(x: Any) -> Any:
-    """sigmoid(0) is a half: what is removed is read as 0 all the same."""
+    """sigmoid(0) is 0.5, but a removed channel is read as 0."""
     return _end(_conv(5, "second")(_conv(6, "first", activation="sigmoid")(x)))
 
 
-def _shared(x: Any) -> Any:
+def _shared_layer(x: Any) -> Any:
     shared = _conv(6, "shared")
     return _end(K.ReLU()(shared(K.ReLU()(shared(_conv(4, "first")(x))))) if x.shape[-1] == 6 else K.Add()([
         shared(x), shared(_conv(4, "first")(x))]))  # fmt: skip
 
 
-def _nested(x: Any) -> Any:
+def _nested_model(x: Any) -> Any:
     inner = tf_keras.Sequential([tf_keras.Input((8, 8, 6)), _conv(5, "deep"), K.BatchNormalization()], name="inner")
     return _end(K.PReLU(shared_axes=(1, 2))(inner(_conv(6, "outer")(x))))
 
@@ -122,13 +122,13 @@ def _one_slope(x: Any) -> Any:
 def _hard_swish(x: Any) -> Any:
     """keras.ops, with a division by a constant."""
     x = _conv(6, "first")(x)
-    y = Operator("Add", json.dumps({"args": [{"tensor": 0}, 3], "kwargs": {}}), name="plus")(x)
-    y = Operator("TrueDivide", json.dumps({"args": [{"tensor": 0}, 6], "kwargs": {}}), name="by6")(K.ReLU(6.0)(y))
+    y = OperatorLayer("Add", json.dumps({"args": [{"tensor": 0}, 3], "kwargs": {}}), name="plus")(x)
+    y = OperatorLayer("TrueDivide", json.dumps({"args": [{"tensor": 0}, 6], "kwargs": {}}), name="by6")(K.ReLU(6.0)(y))
     return _end(K.Multiply()([x, y]))
 
 
 def _twice(x: Any) -> Any:
-    """A dense layer that is called once on channels and once on what is none."""
+    """A dense layer that is called once on channels and once on another axis."""
     x, dense = _conv(8, "first")(_conv(6, "outer")(x)), K.Dense(6, name="twice")
     return _end(K.Add()([dense(x), dense(K.Permute((1, 3, 2))(x))]))
 
@@ -138,12 +138,12 @@ def _twice_turned(x: Any) -> Any:
     return _end(K.Add()([dense(K.Permute((1, 3, 2))(x)), dense(x)]))
 
 
-def _grouped(x: Any) -> Any:
-    """As many groups as channels: a depthwise convolution by another name."""
+def _grouped_convolution(x: Any) -> Any:
+    """As many groups as channels: equivalent to a depthwise convolution."""
     return _end(K.Conv2D(12, 3, groups=6, name="grouped")(_conv(6, "first", activation="relu")(x)))
 
 
-def _permuted(x: Any) -> Any:
+def _permuted_axes(x: Any) -> Any:
     x = K.Permute((3, 1, 2))(_conv(6, "first", activation="relu")(x))
     return K.Dense(3, name="end")(K.Flatten()(x))
 
@@ -156,32 +156,34 @@ def _one_dimensional(x: Any) -> Any:
 GRAPHS = {
     build.__name__.strip("_"): build
     for build in (_chain, _flatten, _residual, _before_activation, _depthwise, _separable, _squeeze_excite,
-                  _gated_dense, _shared, _nested, _branches, _grouped, _permuted, _one_dimensional, _one_slope,
-                  _hard_swish, _twice, _twice_turned)
+                  _gated_dense, _shared_layer, _nested_model, _branches, _grouped_convolution, _permuted_axes,
+                  _one_dimensional, _one_slope, _hard_swish, _twice, _twice_turned)
 }  # fmt: skip
 
 
-def _masked(model: Any, groups: ChannelGroups, gone: Any, only_made: bool) -> Any:
-    """Outputs with the removed channels at zero: their filters, biases and batch norms, and, too, what reads them."""
-    before = [cut.weight.numpy() for cut in groups.labeled_weights]
-    zeros = groups.zero_masks(gone)
-    if only_made:
-        zeros = [_made(groups, index, gone) for index in range(len(zeros))]
-    for cut, value, zero in zip(groups.labeled_weights, before, zeros, strict=True):
-        cut.weight.assign(np.where(zero, 0, value))
+def _masked_outputs(model: Any, groups: ChannelGroups, removed_groups: Any, produced_only: bool) -> Any:
+    """Outputs with removed channels at zero: their filters, biases and batch norms, and the weights that read them."""
+    original_arrays = [cut.weight.numpy() for cut in groups.labeled_weights]
+    zeros = groups.zero_masks(removed_groups)
+    if produced_only:
+        zeros = [_produced_elements(groups, index, removed_groups) for index in range(len(zeros))]
+    for cut, array, zero in zip(groups.labeled_weights, original_arrays, zeros, strict=True):
+        cut.weight.assign(np.where(zero, 0, array))
     outputs = model(_inputs(model), training=False).numpy()
-    for cut, value in zip(groups.labeled_weights, before, strict=True):
-        cut.weight.assign(value)
+    for cut, array in zip(groups.labeled_weights, original_arrays, strict=True):
+        cut.weight.assign(array)
     return outputs
 
 
-def _made(groups: ChannelGroups, index: int, gone: Any) -> Any:
-    """The elements of a weight that make removed channels, less those that read them."""
+def _produced_elements(groups: ChannelGroups, index: int, removed_groups: Any) -> Any:
+    """The elements of a weight that produce removed channels, without those that read them."""
     cut, mask = groups.labeled_weights[index], np.zeros(groups.labeled_weights[index].weight.shape, bool)
-    for axis, places in groups.group_positions[index]:
+    for axis, positions in groups.group_positions[index]:
         if axis != cut.input_axis:
-            marked = np.where(places >= 0, gone[places], False)
-            mask |= np.expand_dims(marked, [other for other in range(mask.ndim) if other != axis])
+            removed_indices = np.where(positions >= 0, removed_groups[positions], False)
+            mask |= np.expand_dims(
+                removed_indices, [other_axis for other_axis in range(mask.ndim) if other_axis != axis]
+            )
     return mask
 
 
@@ -194,32 +196,32 @@ def _inputs(model: Any) -> Any:
 def test_the_shrunk_model_is_the_masked_one(name: str, share: float) -> None:
     model = _model(GRAPHS[name])
     groups = find_channel_groups(model, Overrides())
-    gone = _some(groups, share)
-    smaller = shrink_model(model, groups, gone)
+    removed_groups = _random_removal(groups, share)
+    smaller = shrink_model(model, groups, removed_groups)
     outputs = smaller(_inputs(model), training=False).numpy()
-    assert relative_difference(_masked(model, groups, gone, only_made=False), outputs) < 1e-5
+    assert relative_difference(_masked_outputs(model, groups, removed_groups, produced_only=False), outputs) < 1e-5
     if name != "gated_dense":  # a sigmoid of nothing is not nothing
-        assert relative_difference(_masked(model, groups, gone, only_made=True), outputs) < 1e-5
+        assert relative_difference(_masked_outputs(model, groups, removed_groups, produced_only=True), outputs) < 1e-5
     assert relative_difference(model(_inputs(model)).numpy(), outputs) > 1e-3
-    assert smaller.count_params() == groups.count_parameters(gone) < model.count_params()
+    assert smaller.count_params() == groups.count_parameters(removed_groups) < model.count_params()
 
 
-def _some(groups: ChannelGroups, share: float) -> Any:
-    """A random choice that leaves every layer a channel."""
-    pool = ChannelPool(groups, lambda gone: float(1 - gone.mean()), ("global",))
-    values = Saliency(tuple(np.random.default_rng(3).random(w.shape) for w in pool.weights), lambda v: v.mean(-1))
-    return pool.candidates(values, ("global",), 1 - share, 1.0, pool.initial_removal())["global"]
+def _random_removal(groups: ChannelGroups, share: float) -> Any:
+    """A random removal that leaves every layer at least one channel."""
+    pool = ChannelPool(groups, lambda removed_groups: float(1 - removed_groups.mean()), ("global",))
+    saliency = Saliency(tuple(np.random.default_rng(3).random(w.shape) for w in pool.weights), lambda v: v.mean(-1))
+    return pool.candidates(saliency, ("global",), 1 - share, 1.0, pool.initial_removal())["global"]
 
 
 @pytest.mark.parametrize("name", GRAPHS)
 def test_parameters_and_macs_are_counted_right(name: str) -> None:
-    """Against the .tflite of the shrunk model, whose facts know nothing of labels."""
+    """Compared with the .tflite of the shrunk model, which is independent of labels."""
     model = _model(GRAPHS[name])
     groups = find_channel_groups(model, Overrides())
-    others = 64 * 8 * 6 if "twice" in name else 0  # of the call of a dense layer on what is no channels
-    for gone in (groups.no_removal, _some(groups, 0.4)):
-        blob = convert(shrink_model(model, groups, gone), scheme="float32")
-        assert groups.count_macs(gone) + others == _macs(blob)
+    untracked_macs = 64 * 8 * 6 if "twice" in name else 0  # of the call of a dense layer on what is no channels
+    for removed_groups in (groups.no_removal, _random_removal(groups, 0.4)):
+        blob = convert(shrink_model(model, groups, removed_groups), scheme="float32")
+        assert groups.count_macs(removed_groups) + untracked_macs == _macs(blob)
 
 
 def _macs(blob: bytes) -> int:
@@ -236,7 +238,8 @@ def _macs(blob: bytes) -> int:
     (lambda x: _end(K.Conv2D(6, 3, groups=2, name="grouped")(_conv(6, "first")(x))), "first",
      "read by 'grouped', whose 2 groups must keep their sizes"),
     (lambda x: K.Add(name="sum")([x, _conv(4, "first")(x)]), "first", "'x' is an input of the model"),
-    (lambda x: _end(K.Multiply(name="mask")([x, _conv(1, "first")(x)])), "first", "spread over 4 channels by 'mask'"),
+    (lambda x: _end(K.Multiply(name="mask")([x, _conv(1, "first")(x)])), "first",
+     "broadcast over 4 channels by 'mask'"),
     (lambda x: _end(K.Lambda(lambda t: t[..., ::-1], name="own")(_conv(6, "first")(x))), "first",
      "read by 'own', a Lambda, through which channels are not followed"),
     (lambda x: K.Dense(2, name="end")(K.LSTM(3, name="lstm")(K.Reshape((8, 48))(_conv(6, "first")(x)))), "first",
@@ -245,23 +248,24 @@ def _macs(blob: bytes) -> int:
      "one a LSTM, through which channels are not followed"),
     (lambda x: _end(K.Conv2D(6, 3, groups=2, name="grouped")(_conv(6, "first")(x))), "grouped",
      "one whose 2 groups must keep their sizes"),
-    (lambda x: _end(_divided(x)), "below", "read by 'by', which divides by channels"),
-    (lambda x: _end(Operator("Sqrt", _FIRST, name="root")(_conv(6, "first")(x))), "first", "an operator Sqrt"),
-    (_twice, "twice", "whose channels lie on axis 2"),
+    (lambda x: _end(_divided_by_channels(x)), "below", "read by 'by', which divides by channels"),
+    (lambda x: _end(OperatorLayer("Sqrt", _FIRST_INPUT, name="root")(_conv(6, "first")(x))), "first",
+     "an operator Sqrt"),
+    (_twice, "twice", "whose channels are on axis 2"),
 ])  # fmt: skip
 def test_what_cannot_be_pruned_is_named_with_the_reason(build: Any, layer: str, reason: str) -> None:
     model = _model(lambda x: build(_conv(4, "before")(_conv(4, "free")(x))) if layer != "first" or "input" not in reason
                    else [build(x), _end(_conv(5, "free")(x))])  # fmt: skip
-    found = {entry.name: entry.reason for entry in find_channel_groups(model, Overrides()).layers}
-    assert reason in found[layer]
+    reasons = {entry.name: entry.reason for entry in find_channel_groups(model, Overrides()).layers}
+    assert reason in reasons[layer]
 
 
-_FIRST = json.dumps({"args": [{"tensor": 0}], "kwargs": {}})
+_FIRST_INPUT = json.dumps({"args": [{"tensor": 0}], "kwargs": {}})
 
 
-def _divided(x: Any) -> Any:
+def _divided_by_channels(x: Any) -> Any:
     both = json.dumps({"args": [{"tensor": 0}, {"tensor": 1}], "kwargs": {}})
-    return Operator("Divide", both, name="by")([_conv(6, "above")(x), _conv(6, "below")(x)])
+    return OperatorLayer("Divide", both, name="by")([_conv(6, "above")(x), _conv(6, "below")(x)])
 
 
 def test_two_layers_of_one_name_are_refused() -> None:
@@ -280,9 +284,9 @@ def test_nothing_to_remove_is_said() -> None:
 
 def test_a_layer_that_the_pipeline_leaves_alone_keeps_its_channels() -> None:
     model = _model(lambda x: _residual(_conv(4, "free", activation="relu")(x)))
-    found = {layer.name: layer.reason for layer in find_channel_groups(model, Overrides({}, {"stem": None})).layers}
-    assert found["stem"] == found["inner"] == "left alone as the pipeline says"
-    assert found["free"] == ""
+    reasons = {layer.name: layer.reason for layer in find_channel_groups(model, Overrides({}, {"stem": None})).layers}
+    assert reasons["stem"] == reasons["inner"] == "excluded in the pipeline"
+    assert reasons["free"] == ""
 
 
 def _pool(model: Any, **options: Any) -> ChannelPool:
@@ -294,16 +298,18 @@ def _pool(model: Any, **options: Any) -> ChannelPool:
 @pytest.mark.parametrize("name", ["chain", "residual", "depthwise", "before_activation"])
 def test_a_target_is_met_from_above_with_as_little_as_possible(name: str, share: float) -> None:
     pool = _pool(_model(GRAPHS[name]))
-    goal = pool.groups.count_macs(pool.initial_removal()) * share
-    found = compute_saliency(SaliencySettings(), pool.weights, None, 0)
-    for gone in pool.candidates(found, pool.orders, goal, 1.0, pool.initial_removal()).values():
-        assert pool.groups.count_macs(gone) <= goal
+    max_cost = pool.groups.count_macs(pool.initial_removal()) * share
+    saliency = compute_saliency(SaliencySettings(), pool.weights, None, 0)
+    for removed_groups in pool.candidates(saliency, pool.orders, max_cost, 1.0, pool.initial_removal()).values():
+        assert pool.groups.count_macs(removed_groups) <= max_cost
         # any one group more would be too many
-        backs = [gone & (np.arange(len(gone)) != place) for place in np.flatnonzero(gone)]
-        assert max(pool.groups.count_macs(back) for back in backs) > goal
+        smaller_removals = [
+            removed_groups & (np.arange(len(removed_groups)) != position) for position in np.flatnonzero(removed_groups)
+        ]
+        assert max(pool.groups.count_macs(removal) for removal in smaller_removals) > max_cost
 
 
-def test_a_target_out_of_reach_tells_the_least() -> None:
+def test_an_unreachable_target_reports_the_lowest_cost() -> None:
     pool = _pool(_model(_chain))
     with pytest.raises(UnreachableCost) as least:
         pool.candidates(
@@ -313,66 +319,72 @@ def test_a_target_out_of_reach_tells_the_least() -> None:
 
 
 def _all_but_one(pool: ChannelPool) -> Any:
-    gone = np.ones(len(pool.groups.roots), bool)
-    for places in pool.groups.dependency_sets:
-        gone[places[0]] = False
-    return gone
+    removed_groups = np.ones(len(pool.groups.roots), bool)
+    for positions in pool.groups.dependency_sets:
+        removed_groups[positions[0]] = False
+    return removed_groups
 
 
 @pytest.mark.parametrize("multiple", [2, 4])
 def test_layers_keep_a_multiple(multiple: int) -> None:
     model = _model(lambda x: _end(_conv(10, "second")(K.ReLU()(_conv(16, "first")(x)))))
     pool = _pool(model, multiple=multiple)
-    found = compute_saliency(SaliencySettings(), pool.weights, None, 0)
-    goal = pool.groups.count_macs(pool.initial_removal()) * 0.5
-    for gone in pool.candidates(found, pool.orders, goal, 1.0, pool.initial_removal()).values():
-        left = [len(places) - int(gone[places].sum()) for places in pool.groups.dependency_sets]
-        assert all(number % multiple == 0 or number == 10 for number in left)
-        assert pool.groups.count_macs(gone) <= goal
+    saliency = compute_saliency(SaliencySettings(), pool.weights, None, 0)
+    max_cost = pool.groups.count_macs(pool.initial_removal()) * 0.5
+    for removed_groups in pool.candidates(saliency, pool.orders, max_cost, 1.0, pool.initial_removal()).values():
+        channels_left = [
+            len(positions) - int(removed_groups[positions].sum()) for positions in pool.groups.dependency_sets
+        ]
+        assert all(number % multiple == 0 or number == 10 for number in channels_left)
+        assert pool.groups.count_macs(removed_groups) <= max_cost
 
 
-def test_a_share_of_ones_own_is_kept_to() -> None:
-    pool = _pool(_model(_chain), own={"second": 0.4})
-    found = compute_saliency(SaliencySettings(), pool.weights, None, 0)
-    for gone in pool.candidates(found, pool.orders, math.inf, 1.0, pool.initial_removal()).values():
-        assert [int(gone[places].sum()) for places in pool.groups.dependency_sets] == [0, 2]
+def test_a_layers_own_share_is_kept_to() -> None:
+    pool = _pool(_model(_chain), share_by_layer={"second": 0.4})
+    saliency = compute_saliency(SaliencySettings(), pool.weights, None, 0)
+    for removed_groups in pool.candidates(saliency, pool.orders, math.inf, 1.0, pool.initial_removal()).values():
+        assert [int(removed_groups[positions].sum()) for positions in pool.groups.dependency_sets] == [0, 2]
 
 
-@pytest.mark.parametrize(("multiple", "share", "left"), [(1, 0.4, 5), (4, 0.4, 4), (4, 0.2, 4), (8, 0.4, 8)])
-def test_a_share_of_ones_own_comes_to_a_multiple(multiple: int, share: float, left: int) -> None:
+@pytest.mark.parametrize(("multiple", "share", "channels_left"), [(1, 0.4, 5), (4, 0.4, 4), (4, 0.2, 4), (8, 0.4, 8)])
+def test_a_layers_own_share_comes_to_a_multiple(multiple: int, share: float, channels_left: int) -> None:
     model = _model(lambda x: _end(_conv(10, "second")(K.ReLU()(_conv(8, "first")(x)))))
-    pool = _pool(model, own={"first": share}, multiple=multiple)
-    found = compute_saliency(SaliencySettings(), pool.weights, None, 0)
-    for gone in pool.candidates(found, pool.orders, math.inf, 1.0, pool.initial_removal()).values():
-        assert 8 - int(gone[pool.groups.dependency_sets[0]].sum()) == left
+    pool = _pool(model, share_by_layer={"first": share}, multiple=multiple)
+    saliency = compute_saliency(SaliencySettings(), pool.weights, None, 0)
+    for removed_groups in pool.candidates(saliency, pool.orders, math.inf, 1.0, pool.initial_removal()).values():
+        assert 8 - int(removed_groups[pool.groups.dependency_sets[0]].sum()) == channels_left
 
 
 def test_each_layer_of_a_sum_with_a_concatenation_keeps_a_multiple() -> None:
     def build(x: Any) -> Any:
-        one, other = _conv(8, "one")(x), _conv(8, "other")(x)
-        return _end(K.Add()([K.Concatenate()([one, other]), _conv(16, "both")(x)]))
+        branch_a, branch_b = _conv(8, "one")(x), _conv(8, "other")(x)
+        return _end(K.Add()([K.Concatenate()([branch_a, branch_b]), _conv(16, "both")(x)]))
 
     pool = _pool(_model(build), multiple=4)
-    found = compute_saliency(SaliencySettings(), pool.weights, None, 0)
-    goal = pool.groups.count_macs(pool.initial_removal()) * 0.6
-    for gone in pool.candidates(found, pool.orders, goal, 1.0, pool.initial_removal()).values():
-        removed = pool.groups.roots[gone]
-        assert all(np.sum(~np.isin(layer.roots, removed)) % 4 == 0 for layer in pool.groups.layers if not layer.reason)
-        assert pool.groups.count_macs(gone) <= goal
+    saliency = compute_saliency(SaliencySettings(), pool.weights, None, 0)
+    max_cost = pool.groups.count_macs(pool.initial_removal()) * 0.6
+    for removed_groups in pool.candidates(saliency, pool.orders, max_cost, 1.0, pool.initial_removal()).values():
+        removed_roots = pool.groups.roots[removed_groups]
+        assert all(
+            np.sum(~np.isin(layer.roots, removed_roots)) % 4 == 0 for layer in pool.groups.layers if not layer.reason
+        )
+        assert pool.groups.count_macs(removed_groups) <= max_cost
 
 
 def test_the_loss_of_a_channel_is_that_of_what_reads_it() -> None:
     model = _model(_flatten)
     groups = find_channel_groups(model, Overrides())
-    values = [np.random.default_rng(0).random(cut.weight.shape) for cut in groups.labeled_weights]
-    scores = groups.loss_scores(values, lambda part: part.sum(-1))
+    saliencies = [np.random.default_rng(0).random(cut.weight.shape) for cut in groups.labeled_weights]
+    scores = groups.loss_scores(saliencies, lambda array: array.sum(-1))
     kernel = next(
-        value
-        for cut, value in zip(groups.labeled_weights, values, strict=True)
-        if cut.layer_name == "hidden" and value.ndim == 2
+        saliency
+        for cut, saliency in zip(groups.labeled_weights, saliencies, strict=True)
+        if cut.layer_name == "hidden" and saliency.ndim == 2
     )
-    first = kernel.reshape(4, 4, 6, 7).sum((0, 1, 3))  # after the pooling 4 x 4 places of 6 channels are flattened
-    assert np.allclose(scores[:6], first)
+    expected_scores = kernel.reshape(4, 4, 6, 7).sum(
+        (0, 1, 3)
+    )  # after the pooling 4 x 4 places of 6 channels are flattened
+    assert np.allclose(scores[:6], expected_scores)
 
 
 FAMILIES = ("MobileNetV2", "ResNet50", "ResNet50V2", "DenseNet121", "EfficientNetB0")
@@ -383,19 +395,19 @@ FAMILIES = ("MobileNetV2", "ResNet50", "ResNet50V2", "DenseNet121", "EfficientNe
 def test_real_graphs_shrink_to_the_masked_model(name: str) -> None:
     set_seeds(0)
     original = getattr(keras.applications, name)(weights=None, input_shape=(32, 32, 3), classes=10)
-    model = _randomized_slightly(bridge(original).model)
+    model = _perturb_weights(bridge(original).model)
     groups = find_channel_groups(model, Overrides())
-    gone = _some(groups, 0.4)
+    removed_groups = _random_removal(groups, 0.4)
     model.layers[-1].activation = tf_keras.activations.linear  # nothing small shows through a softmax
-    smaller = shrink_model(model, groups, gone)
+    smaller = shrink_model(model, groups, removed_groups)
     outputs = smaller(_inputs(model), training=False).numpy()
-    assert relative_difference(_masked(model, groups, gone, only_made=True), outputs) < 1e-5
+    assert relative_difference(_masked_outputs(model, groups, removed_groups, produced_only=True), outputs) < 1e-5
     assert relative_difference(model(_inputs(model)).numpy(), outputs) > 1e-3
     assert [layer.name for layer in groups.layers if layer.reason] == ["predictions"]
 
 
-def _randomized_slightly(model: Any) -> Any:
-    """Every weight moved, yet so that a hundred layers neither vanish nor overflow."""
+def _perturb_weights(model: Any) -> Any:
+    """All weights perturbed, but so little that a hundred layers neither vanish nor overflow."""
     random = np.random.default_rng(0)
     for weight in model.weights:
         positive = "variance" in weight.name or "gamma" in weight.name

@@ -1,4 +1,4 @@
-"""Gradients and Hessian diagonals against independent routes."""
+"""Gradients and Hessian diagonals compared with independent computations."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -20,9 +20,9 @@ from edgepipe.training.training_loop import set_seeds
 SAMPLES = 12
 MEASURES = {"quality": Measure(lambda truth, outputs: 0.0)}
 CLASSES = Task("auto", MEASURES, "classification")
-MANY = Task("auto", MEASURES, "classification", labels="many")
-VALUES = Task("mse", MEASURES, "regression")
-OWN = Task(lambda y, z: tf.reduce_mean(tf.square(z), axis=-1), MEASURES, "custom")
+MULTI_LABEL = Task("auto", MEASURES, "classification", labels="many")
+REGRESSION = Task("mse", MEASURES, "regression")
+CUSTOM_LOSS = Task(lambda y, z: tf.reduce_mean(tf.square(z), axis=-1), MEASURES, "custom")
 
 
 @pytest.fixture(autouse=True)
@@ -44,12 +44,12 @@ CASES: dict[str, tuple[Any, Task]] = {
         K.GlobalAveragePooling2D(), K.Dense(4, "softmax")), CLASSES),
     "logits": (lambda: _network(K.Flatten(), K.Dense(4)), CLASSES),
     "softmax as a layer": (lambda: _network(K.Flatten(), K.Dense(4), K.Softmax()), CLASSES),
-    "many labels": (lambda: _network(K.Flatten(), K.Dense(3, "tanh"), K.Dense(3, "sigmoid")), MANY),
-    "mean squared error": (lambda: _network(K.Flatten(), K.Dense(3, "tanh"), K.Dense(2)), VALUES),
+    "many labels": (lambda: _network(K.Flatten(), K.Dense(3, "tanh"), K.Dense(3, "sigmoid")), MULTI_LABEL),
+    "mean squared error": (lambda: _network(K.Flatten(), K.Dense(3, "tanh"), K.Dense(2)), REGRESSION),
 }  # fmt: skip
 
 
-def _given(name: str) -> tuple[Any, Any, list[Any]]:
+def _build_case(name: str) -> tuple[Any, Any, list[Any]]:
     set_seeds(1)
     build, task = CASES[name]
     model, random = build(), np.random.default_rng(0)
@@ -66,38 +66,45 @@ def _given(name: str) -> tuple[Any, Any, list[Any]]:
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_gradient_is_that_of_differences(name: str) -> None:
-    _, objective, weights = _given(name)
-    found = flat(compute_gradient(objective, weights))
-    wanted = np.array([(up - down) / 2e-5 for up, _, down in _moved(objective, weights, 1e-5)])
-    assert np.abs(found - wanted).max() <= 1e-6 * np.abs(wanted).max()
+    _, objective, weights = _build_case(name)
+    gradient = flat(compute_gradient(objective, weights))
+    expected = np.array(
+        [(loss_up - loss_down) / 2e-5 for loss_up, _, loss_down in _perturbed_losses(objective, weights, 1e-5)]
+    )
+    assert np.abs(gradient - expected).max() <= 1e-6 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_exact_diagonal_is_that_of_differences(name: str) -> None:
-    _, objective, weights = _given(name)
-    found = flat(estimate_curvature(objective, weights, "exact", 0, 0).diagonal)
-    wanted = np.array([(up - 2 * middle + down) / 1e-6 for up, middle, down in _moved(objective, weights, 1e-3)])
-    assert np.abs(found - wanted).max() <= 1e-4 * np.abs(wanted).max()
+    _, objective, weights = _build_case(name)
+    diagonal = flat(estimate_curvature(objective, weights, "exact", 0, 0).diagonal)
+    expected = np.array(
+        [
+            (loss_up - 2 * middle + loss_down) / 1e-6
+            for loss_up, middle, loss_down in _perturbed_losses(objective, weights, 1e-3)
+        ]
+    )
+    assert np.abs(diagonal - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_exact_diagonal_is_that_of_the_whole_hessian(name: str) -> None:
-    """An independent route: the Jacobian of the gradient, of the loss on the outputs of the whole model."""
-    model, objective, weights = _given(name)
+    """Independent computation: the Jacobian of the gradient of the loss on the outputs of the whole model."""
+    model, objective, weights = _build_case(name)
     loss = _loss_of_outputs(name)
     x, y = objective.batches[0]
     with tf.GradientTape(persistent=True) as outer:
         with tf.GradientTape() as inner:
-            value = loss(y, model(x, training=False))
-        slopes = inner.gradient(value, weights)
-    wanted = []
+            loss_value = loss(y, model(x, training=False))
+        slopes = inner.gradient(loss_value, weights)
+    expected = []
     for slope, weight in zip(slopes, weights, strict=True):
-        whole = tf.reshape(
+        hessian = tf.reshape(
             outer.jacobian(slope, weight, experimental_use_pfor=False), (tf.size(weight), tf.size(weight))
         )
-        wanted.append(np.diag(whole.numpy()))
-    found = flat(estimate_curvature(objective, weights, "exact", 0, 0).diagonal)
-    assert np.abs(found - flat(wanted)).max() <= 1e-4 * np.abs(flat(wanted)).max()
+        expected.append(np.diag(hessian.numpy()))
+    diagonal = flat(estimate_curvature(objective, weights, "exact", 0, 0).diagonal)
+    assert np.abs(diagonal - flat(expected)).max() <= 1e-4 * np.abs(flat(expected)).max()
 
 
 def _loss_of_outputs(name: str) -> Any:
@@ -109,41 +116,41 @@ def _loss_of_outputs(name: str) -> Any:
     return losses.SparseCategoricalCrossentropy(from_logits=name == "logits")
 
 
-def _moved(objective: Any, weights: list[Any], step: float) -> Iterator[tuple[float, float, float]]:
-    """The loss with each weight a step up, as it is, and a step down."""
+def _perturbed_losses(objective: Any, weights: list[Any], step: float) -> Iterator[tuple[float, float, float]]:
+    """The loss with each weight a step up, unchanged, and a step down."""
     ((x, y),) = objective.batches
     loss = tf.function(lambda: objective.loss(y, objective.outputs(x)))
     middle = float(loss())
     for weight in weights:
-        value = weight.numpy()
-        for index in np.ndindex(*value.shape):
+        original_array = weight.numpy()
+        for index in np.ndindex(*original_array.shape):
             losses = []
             for sign in (1, -1):
-                other = value.copy()
-                other[index] += sign * step
-                weight.assign(other)
+                perturbed_array = original_array.copy()
+                perturbed_array[index] += sign * step
+                weight.assign(perturbed_array)
                 losses.append(float(loss()))
             yield losses[0], middle, losses[1]
-        weight.assign(value)
+        weight.assign(original_array)
 
 
 @pytest.mark.parametrize("method", ["hutchinson", "gauss_newton"])
 @pytest.mark.parametrize("name", ["dense, softmax", "convolution and batch norm", "many labels", "mean squared error"])
-def test_an_estimate_is_within_the_error_that_it_tells(name: str, method: Any) -> None:
-    _, objective, weights = _given(name)
-    found = estimate_curvature(objective, weights, method, 200, 0)
-    wanted = flat(_reference(name, objective, weights, method))
-    off, told = np.abs(flat(found.diagonal) - wanted), flat(found.error)
-    assert np.mean(off <= 4 * told + 1e-12) > 0.98
-    assert np.sqrt(np.mean(np.square(told))) < 0.3 * np.sqrt(np.mean(np.square(wanted)))
+def test_an_estimate_is_within_its_standard_error(name: str, method: Any) -> None:
+    _, objective, weights = _build_case(name)
+    curvature = estimate_curvature(objective, weights, method, 200, 0)
+    expected = flat(_reference(name, objective, weights, method))
+    deviations, standard_errors = np.abs(flat(curvature.diagonal) - expected), flat(curvature.error)
+    assert np.mean(deviations <= 4 * standard_errors + 1e-12) > 0.98
+    assert np.sqrt(np.mean(np.square(standard_errors))) < 0.3 * np.sqrt(np.mean(np.square(expected)))
 
 
 @pytest.mark.parametrize("method", ["hutchinson", "gauss_newton"])
 def test_more_probes_are_closer(method: Any) -> None:
-    _, objective, weights = _given("dense, softmax")
-    wanted = flat(_reference("dense, softmax", objective, weights, method))
-    few, many = (flat(estimate_curvature(objective, weights, method, probes, 0).diagonal) for probes in (4, 400))
-    assert np.abs(many - wanted).mean() < np.abs(few - wanted).mean() / 3
+    _, objective, weights = _build_case("dense, softmax")
+    expected = flat(_reference("dense, softmax", objective, weights, method))
+    coarse, fine = (flat(estimate_curvature(objective, weights, method, probes, 0).diagonal) for probes in (4, 400))
+    assert np.abs(fine - expected).mean() < np.abs(coarse - expected).mean() / 3
 
 
 def _reference(name: str, objective: Any, weights: list[Any], method: str) -> list[Array]:
@@ -165,30 +172,30 @@ def _gauss_newton(name: str, objective: Any, weights: list[Any]) -> list[Array]:
             loss = objective.loss(y, outputs)
         slope = inner.gradient(loss, outputs)
     hessians = outer.batch_jacobian(slope, outputs, experimental_use_pfor=False).numpy()
-    found = []
+    diagonals = []
     for jacobian in jacobians:
         flat_ = jacobian.reshape(*jacobian.shape[:2], -1)
-        found.append(np.einsum("nak,nab,nbk->k", flat_, hessians, flat_).reshape(jacobian.shape[2:]))
-    return found
+        diagonals.append(np.einsum("nak,nab,nbk->k", flat_, hessians, flat_).reshape(jacobian.shape[2:]))
+    return diagonals
 
 
 def test_gauss_newton_of_an_own_loss_is_refused() -> None:
-    model, data = _given("logits")[0], SplitData(np.zeros((8, 4, 4, 1)), np.zeros(8))
-    objective = build_objective(model, OWN, data, 8, 0)
+    model, data = _build_case("logits")[0], SplitData(np.zeros((8, 4, 4, 1)), np.zeros(8))
+    objective = build_objective(model, CUSTOM_LOSS, data, 8, 0)
     with pytest.raises(InputError, match=r"gauss_newton needs cross-entropy of logits, or mse.*hutchinson"):
         estimate_curvature(objective, model.trainable_weights, "gauss_newton", 4, 0)
     assert estimate_curvature(objective, model.trainable_weights, "hutchinson", 4, 0).probes == 4
 
 
 def test_exact_has_no_error() -> None:
-    _, objective, weights = _given("logits")
-    found = estimate_curvature(objective, weights, "exact", 0, 0)
-    assert found.relative_error(0) == 0.0
+    _, objective, weights = _build_case("logits")
+    curvature = estimate_curvature(objective, weights, "exact", 0, 0)
+    assert curvature.relative_error(0) == 0.0
 
 
 def test_a_loss_of_the_outputs_is_not_taken_of_logits() -> None:
-    """A sigmoid at the end belongs to the model where the loss is a squared error: an autoencoder's."""
+    """With a squared error, as for an autoencoder, a final sigmoid is part of the model."""
     model, random = _network(K.Flatten(), K.Dense(3, "tanh"), K.Dense(2, "sigmoid")), np.random.default_rng(0)
     x, y = random.random((SAMPLES, 4, 4, 1)), random.random((SAMPLES, 2))
-    found = build_objective(model, VALUES, SplitData(x, y), SAMPLES, 0).mean_loss()
-    assert found == pytest.approx(float(np.mean((model(x).numpy() - y) ** 2)), rel=1e-9)
+    loss = build_objective(model, REGRESSION, SplitData(x, y), SAMPLES, 0).mean_loss()
+    assert loss == pytest.approx(float(np.mean((model(x).numpy() - y) ** 2)), rel=1e-9)

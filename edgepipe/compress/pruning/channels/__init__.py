@@ -1,1 +1,1 @@
-"""Channel pruning: filters that go together through the whole graph, and the smaller model without them."""
+"""Channel pruning: coupled filters through the whole graph, and the smaller model without them."""

@@ -1,4 +1,4 @@
-"""Channels that can only be removed together, as groups: what each is made of, and what removing it saves."""
+"""Groups of channels that can only be removed together, and what removing each saves."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +16,7 @@ from edgepipe.core.errors import InputError
 
 @dataclass(frozen=True)
 class ChannelLayer:
-    """A layer that makes channels: the root label of each, and why it cannot lose any, if so."""
+    """A layer that produces channels: the root label of each, and why some or all must stay, if so."""
 
     name: str
     cls: str
@@ -26,16 +26,16 @@ class ChannelLayer:
 
 @dataclass(frozen=True)
 class ChannelGroups:
-    """The groups of a model, by their root labels."""
+    """The removable groups of a model, by their root labels."""
 
     graph: ChannelGraph
     layers: tuple[ChannelLayer, ...]
-    roots: Array  # of the groups that may be removed, ascending
-    fixed_parameters: int  # elements of the weights that no channel is followed through
+    roots: Array  # of the removable groups, ascending
+    fixed_parameters: int  # elements of the weights through which no channel is tracked
 
     @property
     def no_removal(self) -> Array:
-        """No group is gone."""
+        """The mask with no group removed."""
         return np.zeros(len(self.roots), bool)
 
     @property
@@ -45,7 +45,7 @@ class ChannelGroups:
 
     @cached_property
     def group_positions(self) -> list[list[tuple[int, Array]]]:
-        """For each cut, along each of its axes: the position in `roots` of each index, -1 for one that stays."""
+        """For each labeled weight, along each of its axes: the position in `roots` of each index, -1 if it stays."""
         position_by_root = {int(root): position for position, root in enumerate(self.roots)}
         return [
             [(axis, np.array([position_by_root.get(int(label), -1) for label in self.graph.union.find_roots(ids)]))
@@ -55,7 +55,7 @@ class ChannelGroups:
 
     @cached_property
     def dependency_sets(self) -> list[Array]:
-        """Positions in `roots` of the groups whose layers depend on each other; each group is in one."""
+        """Positions in `roots` of groups whose layers depend on each other; each group is in exactly one set."""
         parents = {layer.name: layer.name for layer in self.layers}
 
         def find_top(name: str) -> str:
@@ -73,12 +73,12 @@ class ChannelGroups:
         return [np.array(positions) for positions in positions_by_top.values()]
 
     def groups_outside(self, layer_names: set[str]) -> Array:
-        """Which groups no layer of `names` has a part in, by position."""
+        """The mask of the groups without a channel of the layers in `layer_names`."""
         layer_roots = [layer.roots for layer in self.layers if layer.name in layer_names]
         return ~np.isin(self.roots, np.concatenate(layer_roots)) if layer_roots else np.ones(len(self.roots), bool)
 
     def count_parameters(self, removed_groups: Array) -> int:
-        """Elements of all weights of the model without the groups marked in `gone` (by position)."""
+        """Elements of all weights of the model without the groups in the mask `removed_groups`."""
         removed_roots = self.roots[removed_groups]
         return self.fixed_parameters + sum(
             int(np.prod(labeled_weight.pruned_shape(removed_roots, self.graph.union)))
@@ -86,7 +86,7 @@ class ChannelGroups:
         )
 
     def count_macs(self, removed_groups: Array) -> int:
-        """Multiply-accumulates of the layers whose channels are followed."""
+        """Multiply-accumulates of the layers whose channels are tracked."""
         removed_roots = self.roots[removed_groups]
         sizes = {
             key: int(np.prod(labeled_weight.pruned_shape(removed_roots, self.graph.union)))
@@ -110,7 +110,7 @@ class ChannelGroups:
         return saved_macs
 
     def zero_masks(self, removed_groups: Array) -> list[Array]:
-        """For each cut which elements belong to a removed group."""
+        """For each labeled weight the elements that belong to a removed group."""
         masks = []
         for labeled_weight, axis_positions in zip(self.labeled_weights, self.group_positions, strict=True):
             mask = np.zeros(labeled_weight.weight.shape, bool)
@@ -123,7 +123,7 @@ class ChannelGroups:
         return masks
 
     def loss_scores(self, saliencies: list[Array], reduction: Reduction) -> Array:
-        """The score of each group by what reads it: zeroing those weights is the same as removing the channels."""
+        """The score of each group by the weights that read it: zeroing them is equivalent to removing the channels."""
         rows_by_group: list[list[Array]] = [[] for _ in self.roots]
         for labeled_weight, axis_positions, saliency in zip(
             self.labeled_weights, self.group_positions, saliencies, strict=True
@@ -134,8 +134,8 @@ class ChannelGroups:
         return np.array([reduction(np.concatenate(rows)) if rows else 0.0 for rows in rows_by_group])
 
     def norm_scores(self, squares: list[Array]) -> Array:
-        """The score of each group by size: the root mean square of its weights in each tensor, relative to the tensor's
-        own, averaged over the tensors it has a part in.
+        """The score of each group by norm: the root mean square of its weights in each tensor, relative to that of the
+        whole tensor, averaged over the tensors it is part of.
         """
         sums, tensor_counts = np.zeros(len(self.roots)), np.zeros(len(self.roots))
         for labeled_weight, axis_positions, square in zip(
@@ -164,14 +164,14 @@ def find_channel_groups(model: Any, overrides: Overrides[Any]) -> ChannelGroups:
     """The removable groups of `model`.
 
     Raises:
-        InputError: an override of a layer that is not there, or no channel can be removed.
+        InputError: an override of a layer that does not exist, or no channel can be removed.
     """
     all_layers = list(model._flatten_layers(include_self=False))
     overrides.check(all_layers)
     graph = build_channel_graph(model)
     for layer in all_layers:
         if overrides.is_excluded(layer) and layer.name in graph.output_labels:
-            graph.union.freeze(graph.output_labels[layer.name], "left alone as the pipeline says")
+            graph.union.freeze(graph.output_labels[layer.name], "excluded in the pipeline")
     channel_layers = _find_channel_layers(graph, all_layers)
     roots = (
         np.unique(np.concatenate([layer.roots for layer in channel_layers])) if channel_layers else np.array([], int)
@@ -189,7 +189,7 @@ def find_channel_groups(model: Any, overrides: Overrides[Any]) -> ChannelGroups:
 
 
 def _find_channel_layers(graph: ChannelGraph, all_layers: list[Any]) -> tuple[ChannelLayer, ...]:
-    """Those that make channels, and those with kernels that channels are not followed through."""
+    """Layers that produce channels, and layers with kernels through which channels are not tracked."""
     channel_layers: dict[str, ChannelLayer] = {}
     for layer in all_layers:
         cls = type(layer).__name__

@@ -1,7 +1,7 @@
-"""Which channels of a model belong together: a label on each channel of each tensor, equal where one needs the other.
+"""Dependencies between channels: a label on each channel of each tensor, equal for channels that depend on each other.
 
-A layer that makes channels (a convolution, a dense layer) labels them anew; layers that only pass them on keep the
-labels; where two tensors are added, their labels become one. What bears one label can only be removed together.
+A layer that produces channels (a convolution, a dense layer) gives them new labels; layers that only pass them on keep
+the labels; where two tensors are added, their labels are joined. Channels of one label can only be removed together.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from edgepipe.core.arrays import Array
 
 @dataclass(frozen=True)
 class ChannelLabels:
-    """The labels of a tensor of `shape`: one for each index of `axis`, whatever the others are; the batch is axis 0."""
+    """The labels of a tensor of `shape`, one for each index of `axis`; axis 0 is the batch."""
 
     ids: Array
     shape: tuple[int | None, ...]
@@ -23,41 +23,41 @@ class ChannelLabels:
 
     @property
     def is_channels_last(self) -> bool:
-        """Whether the channels lie on the last axis."""
+        """Whether the channels are on the last axis."""
         return self.axis == len(self.shape) - 1
 
 
 def label_last_axis(ids: Array, shape: tuple[int | None, ...]) -> ChannelLabels:
-    """Labels of the last axis."""
+    """`ids` as labels of the last axis."""
     return ChannelLabels(ids, shape, len(shape) - 1)
 
 
 @dataclass
 class LabelUnion:
-    """Labels that have become one, and those that must stay, with the reason (union-find)."""
+    """Union-find of labels, and the labels that must stay, with the reason."""
 
     parents: list[int] = field(default_factory=list)
     freeze_reasons: dict[int, str] = field(default_factory=dict)  # root -> reason
 
     def new_labels(self, count: int) -> Array:
-        """New labels."""
+        """Create `count` labels."""
         ids = np.arange(len(self.parents), len(self.parents) + count)
         self.parents.extend(int(label) for label in ids)
         return ids
 
     def find_root(self, label: int) -> int:
-        """The label that stands for `one` and all it was joined with."""
+        """The root that represents `label` and all labels joined with it."""
         while self.parents[label] != label:
             self.parents[label] = self.parents[self.parents[label]]
             label = self.parents[label]
         return label
 
     def find_roots(self, ids: Array) -> Array:
-        """`root` of each."""
+        """`find_root` of each."""
         return np.array([self.find_root(int(label)) for label in ids.ravel()], int).reshape(ids.shape)
 
     def join(self, a: Array, b: Array) -> None:
-        """Make each label of `a` one with that of `b` at its place; what one must not lose, neither must the other."""
+        """Join each label of `a` with the label of `b` at the same index; if either is frozen, both are."""
         for label_a, label_b in zip(a.ravel(), b.ravel(), strict=True):
             root_a, root_b = self.find_root(int(label_a)), self.find_root(int(label_b))
             if root_a == root_b:
@@ -67,7 +67,7 @@ class LabelUnion:
                 self.freeze_reasons.setdefault(root_a, self.freeze_reasons.pop(root_b))
 
     def freeze(self, ids: Array, reason: str) -> None:
-        """Say that these must stay; the first reason counts."""
+        """Mark labels that must stay; the first reason wins."""
         for label in np.unique(ids):
             self.freeze_reasons.setdefault(self.find_root(int(label)), reason)
 
@@ -79,11 +79,11 @@ class LabeledWeight:
     weight: Any
     layer_name: str
     labels_by_axis: dict[int, Array]
-    produces: bool  # whether the labels are of channels that this weight makes, scales or shifts
-    input_axis: int | None = None  # the axis of the channels that it reads
+    produces: bool  # whether the labels include channels that this weight produces, scales or shifts
+    input_axis: int | None = None  # the axis of its input channels
 
     def pruned_shape(self, removed_roots: Array, union: LabelUnion) -> tuple[int, ...]:
-        """The shape that is left when the roots in `gone` are removed."""
+        """The shape without the channels of `removed_roots`."""
         shape = list(self.weight.shape)
         for axis, ids in self.labels_by_axis.items():
             shape[axis] = int((~np.isin(union.find_roots(ids), removed_roots)).sum())
@@ -92,24 +92,28 @@ class LabeledWeight:
 
 @dataclass
 class ChannelGraph:
-    """What is known of a model's channels."""
+    """The channels of a model, their labels and the weights that depend on them."""
 
     union: LabelUnion = field(default_factory=LabelUnion)
     labeled_weights: dict[int, LabeledWeight] = field(default_factory=dict)  # by id of the weight
-    output_labels: dict[str, Array] = field(default_factory=dict)  # labels that a layer makes, by its name
-    grouped_input_labels: dict[str, Array] = field(
-        default_factory=dict
-    )  # what a layer with one group for each channel reads
-    reshape_labels: dict[str, ChannelLabels] = field(default_factory=dict)  # what a reshaping layer gives, by its name
-    kernel_uses: list[tuple[int, int]] = field(
-        default_factory=list
-    )  # (id of a kernel, places it is used at for one sample)
-    barriers: dict[str, tuple[Array, str]] = field(default_factory=dict)  # layer -> labels that it gives, and why
+    output_labels: dict[str, Array] = field(default_factory=dict)  # labels of a layer's new channels, by its name
+    # input labels of layers with one group per channel, by name
+    grouped_input_labels: dict[str, Array] = field(default_factory=dict)
+    reshape_labels: dict[str, ChannelLabels] = field(default_factory=dict)  # outputs of reshaping layers, by name
+    kernel_uses: list[tuple[int, int]] = field(default_factory=list)  # (id of a kernel, output positions per sample)
+    barriers: dict[str, tuple[Array, str]] = field(default_factory=dict)  # layer -> labels of its output, reason
 
     def label_weight(
         self, layer: Any, weight: Any, labels_by_axis: dict[int, Array], input_axis: int | None = None
     ) -> None:
-        """Note how `weight` follows labels; a second call of a shared layer joins them with the first's."""
+        """Record how `weight` depends on labels; a second call of a shared layer joins them with the first's.
+
+        Args:
+            layer: the layer that holds `weight`.
+            weight: a variable.
+            labels_by_axis: the label of each index, for each axis that shrinks with channels.
+            input_axis: the axis of its input channels; None: it reads none.
+        """
         if layer.name in self.barriers:
             self._freeze_shared(layer.name, labels_by_axis)
         labeled_weight = self.labeled_weights.get(id(weight))
@@ -122,7 +126,7 @@ class ChannelGraph:
             self.union.join(labeled_weight.labels_by_axis[axis], ids)
 
     def label_outputs(self, layer: Any, count: int) -> Array:
-        """The labels of the `number` channels that `layer` makes."""
+        """The labels of the `count` channels that `layer` produces, created at its first call."""
         if layer.name not in self.output_labels:
             self.output_labels[layer.name] = self.union.new_labels(count)
         return self.output_labels[layer.name]
@@ -130,7 +134,17 @@ class ChannelGraph:
     def add_barrier(
         self, layer: Any, inputs: Iterator[ChannelLabels], shape: tuple[int | None, ...], reason: str
     ) -> ChannelLabels:
-        """Nothing that `layer` reads or gives can be removed, nor what another call of it does."""
+        """Freeze all channels that `layer` reads and outputs, in this call and in others.
+
+        Args:
+            layer: the layer that channels cannot be tracked through.
+            inputs: the labels that it reads.
+            shape: of its output.
+            reason: why, as a relative clause: `a Softmax, which ...`.
+
+        Returns:
+            The labels of its output, frozen.
+        """
         for labels in inputs:
             self.union.freeze(labels.ids, f"read by '{layer.name}', {reason}")
         ids = self.union.new_labels(shape[-1] or 1)

@@ -1,4 +1,4 @@
-"""Which channels go: an order of all groups, as far down as the target needs."""
+"""Which channels are removed: a ranking of all groups, cut where the target is met."""
 
 import math
 from collections.abc import Callable
@@ -13,42 +13,52 @@ from edgepipe.compress.pruning.saliency import Saliency
 from edgepipe.core.arrays import Array
 
 Order = Literal["uniform", "global", "per_mac"]
-CostFunction = Callable[[Array], float]  # what a model without the marked groups costs
+CostFunction = Callable[[Array], float]  # mask of removed groups -> cost of the model without them
 
 
 @dataclass(frozen=True)
 class ChannelPool:
-    """The groups of a model and what limits their removal."""
+    """The channel groups of a model, and the limits on their removal."""
 
     groups: ChannelGroups
     cost: CostFunction
     orders: tuple[Order, ...]
     multiple: int = 1  # a layer keeps a multiple of this many channels, or all
-    share_by_layer: dict[str, float] = field(default_factory=dict)  # layer -> the share of its channels that goes
+    share_by_layer: dict[str, float] = field(default_factory=dict)  # layer -> the share of its channels to remove
 
     @property
     def weights(self) -> list[Any]:
-        """The variables whose saliency is asked."""
+        """The variables whose saliency ranks the groups."""
         return [labeled_weight.weight for labeled_weight in self.groups.labeled_weights]
 
     def initial_removal(self) -> Array:
-        """Nothing is gone."""
+        """The mask with no group removed."""
         return self.groups.no_removal
 
     def zero_masks(self, removed_groups: Array) -> list[Array]:
-        """The elements of each of `weights` that are gone."""
+        """The removed elements of each of `weights`."""
         return self.groups.zero_masks(removed_groups)
 
     def candidates(
         self, saliency: Saliency, orders: tuple[Order, ...], max_cost: float, progress: float, previous_removal: Array
     ) -> dict[Order, Array]:
-        """For each of `orders` what is gone when the cost is at most `goal`: as little as possible, `before` among it.
+        """The smallest removal with a cost of at most `max_cost`, for each of `orders`.
 
-        An order that cannot come down to `goal` is left out; before the end (`progress` below 1) it comes as far down
-        as shares of their own, which grow with progress, and multiples let it.
+        An order that cannot reach `max_cost` is left out; before the end (`progress` below 1) it removes as much as
+        layers' own shares, which grow with progress, and multiples allow.
+
+        Args:
+            saliency: of `weights`.
+            orders: rankings to try.
+            max_cost: in the unit of `cost`.
+            progress: from 0 to 1, by which layers' own shares are multiplied.
+            previous_removal: mask of the groups that are already removed.
+
+        Returns:
+            The mask of removed groups, by order.
 
         Raises:
-            Unreachable: the cost is above `goal` in every order even with every layer at its least.
+            UnreachableCost: no order reaches `max_cost`, even with every layer at its minimum.
         """
         scores = self._score_groups(saliency)
         base_removal = previous_removal | self._forced_removal(scores, progress)
@@ -66,11 +76,11 @@ class ChannelPool:
         return removal_by_order
 
     def _forced_removal(self, scores: Array, progress: float) -> Array:
-        """The groups that go because a layer has a share of its own."""
+        """The groups that are removed because a layer has its own share."""
         forced_removal = np.zeros(len(scores), bool)
         for name in self.share_by_layer:
             channels_left, min_channels = self._channel_counts[name], self._min_channels(name, progress)
-            for position in sorted(np.unique(self._positions_by_layer[name]), key=lambda place: scores[place]):
+            for position in sorted(np.unique(self._positions_by_layer[name]), key=lambda p: scores[p]):
                 if channels_left - self._owner_counts[position][name] >= min_channels:
                     forced_removal[position] = True
                     channels_left -= self._owner_counts[position][name]
@@ -83,7 +93,7 @@ class ChannelPool:
         return self.groups.loss_scores(saliencies, saliency.reduction)
 
     def _rank_groups(self, scores: Array, order: Order, progress: float, previous_removal: Array) -> Array:
-        """Positions of all groups that may go, first those to go first; every layer keeps its least."""
+        """Positions of all removable groups in the order of removal; every layer keeps its minimum."""
         keys = np.where(previous_removal, -np.inf, self._sort_keys(scores, order))
         channels_left = {layer.name: len(layer.roots) for layer in self.groups.layers}
         ranked_groups = []
@@ -109,22 +119,26 @@ class ChannelPool:
         return keys
 
     def _min_channels(self, name: str, progress: float) -> int:
-        """Channels that the layer keeps whatever the target is."""
+        """Channels that the layer keeps whatever the target."""
         channels = self._channel_counts[name]
         if name not in self.share_by_layer:
             return min(self.multiple, channels)
         kept_channels = channels * (1 - self.share_by_layer[name] * progress)
         if self.multiple == 1:
             return max(1, round(kept_channels))
-        rounder = math.floor if progress == 1 else math.ceil  # in the end the share is met, on the way it is not passed
+        rounder = (
+            math.floor if progress == 1 else math.ceil
+        )  # the final share is met, intermediate ones are not exceeded
         return min(channels, max(1, rounder(kept_channels / self.multiple)) * self.multiple)
 
     @cached_property
     def _positions_by_layer(self) -> dict[str, Array]:
-        """For each layer the positions in `roots` of its channels that may go."""
+        """For each layer the positions in `roots` of its removable channels."""
         position_by_root = {int(root): position for position, root in enumerate(self.groups.roots)}
-        return {layer.name: np.array([position_by_root[root] for root in layer.roots.tolist() if root in position_by_root], int)
-                for layer in self.groups.layers}  # fmt: skip
+        return {
+            layer.name: np.array([position_by_root[r] for r in layer.roots.tolist() if r in position_by_root], int)
+            for layer in self.groups.layers
+        }
 
     @cached_property
     def _channel_counts(self) -> dict[str, int]:
@@ -132,7 +146,7 @@ class ChannelPool:
 
     @cached_property
     def _owner_counts(self) -> list[dict[str, int]]:
-        """For each group the layers that make its channels, and how many of theirs it is."""
+        """For each group, the layers that produce its channels, and how many of theirs it includes."""
         owner_counts: list[dict[str, int]] = [{} for _ in self.groups.roots]
         for name, positions in self._positions_by_layer.items():
             for position, count in zip(*np.unique(positions, return_counts=True), strict=True):
@@ -150,7 +164,7 @@ class ChannelPool:
         return self._removal_of_first(ranked_groups, high, previous_removal)
 
     def _removal_of_first(self, ranked_groups: Array, count: int, previous_removal: Array) -> Array:
-        """The first `number` gone, less those that a multiple of channels needs back."""
+        """The first `count` removed, minus those that layers must get back to keep a multiple of channels."""
         removed_groups = previous_removal.copy()
         removed_groups[ranked_groups[:count]] = True
         if self.multiple == 1:
@@ -158,14 +172,14 @@ class ChannelPool:
         rank = np.zeros(len(removed_groups), int)
         rank[ranked_groups] = np.arange(len(ranked_groups))
         has_changes = True
-        while has_changes:  # what comes back for one layer comes back for all that it is added to
+        while has_changes:  # a group restored for one layer is restored for all layers that share it
             has_changes = False
             for name in self._positions_by_layer:
                 has_changes |= self._restore_excess(name, removed_groups, previous_removal, rank)
         return removed_groups
 
     def _restore_excess(self, name: str, removed_groups: Array, previous_removal: Array, rank: Array) -> bool:
-        """Whether channels of the layer came back in `gone`, those removed last, for it to keep a multiple."""
+        """Restore the channels of a layer removed last, so that it keeps a multiple; True if there were any."""
         positions = self._positions_by_layer[name]
         restore_count = -(self._channel_counts[name] - int(removed_groups[positions].sum())) % self.multiple
         new_removals = np.unique(positions[removed_groups[positions] & ~previous_removal[positions]])
@@ -174,8 +188,8 @@ class ChannelPool:
         return len(restored_groups) > 0
 
 
-class UnreachableCost(Exception):  # noqa: N818  a bound that the caller turns into an error of the user's terms
-    """The cost cannot be brought down to the goal; `least` is what it can be brought down to."""
+class UnreachableCost(Exception):  # noqa: N818  a bound that the caller turns into an error in the user's terms
+    """The maximum cost cannot be reached; `lowest_cost` can."""
 
     def __init__(self, lowest_cost: float) -> None:
         super().__init__(lowest_cost)

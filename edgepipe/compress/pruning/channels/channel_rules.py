@@ -1,6 +1,6 @@
-"""How each class of layer treats channels: the dependency graph of channel pruning, one small function a class.
+"""How each layer class treats channels: the dependency graph of channel pruning, one small function per class.
 
-A class that stands in no table stops channels: what it reads and gives stays, and the report names it.
+A class without a rule is a barrier: the channels that it reads and outputs stay, and the report names it.
 """
 
 import json
@@ -16,38 +16,37 @@ from edgepipe.compress.layer_calls import walk_layer_calls
 from edgepipe.compress.pruning.channels.channel_labels import ChannelGraph, ChannelLabels, label_last_axis
 from edgepipe.core.arrays import Array
 from edgepipe.core.errors import InputError
-from edgepipe.models.bridge_layers import LayerScale, Operator
+from edgepipe.models.bridge_layers import LayerScale, OperatorLayer
 
 K = tf_keras.layers
 Shape = tuple[int | None, ...]
-Rule = Callable[
-    [ChannelGraph, Any, list[ChannelLabels], Shape], ChannelLabels
-]  # (graph, layer, inputs, shape of the output) -> its labels
-_MAX_RESHAPE_ELEMENTS = 1 << 24  # elements of a tensor whose labels are followed through a reshape one by one
+# (graph, layer, input labels, output shape) -> output labels
+Rule = Callable[[ChannelGraph, Any, list[ChannelLabels], Shape], ChannelLabels]
+_MAX_RESHAPE_ELEMENTS = 1 << 24  # of a tensor whose labels are tracked through a reshape, element by element
 
 
 def build_channel_graph(model: Any) -> ChannelGraph:
-    """The channels of the functional tf_keras `model`, its inputs and outputs fixed.
+    """The channels of the functional tf_keras `model`, its inputs and outputs frozen.
 
     Raises:
-        InputError: two layers have one name.
+        InputError: two layers have the same name.
     """
     graph = ChannelGraph()
     inputs = [_input(graph, tensor) for tensor in model.inputs]
 
     layers_by_name: dict[str, Any] = {}
 
-    def step(layer: Any, args: Any, kwargs: dict[str, Any], outputs: Any) -> Any:
+    def label_layer(layer: Any, args: Any, kwargs: dict[str, Any], outputs: Any) -> Any:
         if layers_by_name.setdefault(layer.name, layer) is not layer:
             raise InputError(
-                f"two layers of '{model.name}' are called '{layer.name}', in different nested models, which become one "
-                "when channels go: rename one of them"
+                f"two layers of '{model.name}' are called '{layer.name}', in different nested models, which are merged "
+                "when channels are removed: rename one of them"
             )
         input_labels = [argument for argument in tf.nest.flatten([args, kwargs]) if isinstance(argument, ChannelLabels)]
         output_tensors = tf.nest.flatten(outputs)
         return [_label_output(graph, layer, input_labels, tensor, len(output_tensors)) for tensor in output_tensors]
 
-    for name, labels in zip(model.output_names, walk_layer_calls(model, inputs, step), strict=True):
+    for name, labels in zip(model.output_names, walk_layer_calls(model, inputs, label_layer), strict=True):
         graph.union.freeze(labels.ids, f"'{name}' is an output of the model")
     return graph
 
@@ -72,26 +71,26 @@ def _label_output(
 
 
 def _barrier_reason(layer: Any) -> str:
-    if isinstance(layer, Operator):
+    if isinstance(layer, OperatorLayer):
         return f"an operator {layer.operator}, through which channels are not followed"
     class_reason = BARRIER_REASONS.get(type(layer))
     return class_reason or f"a {type(layer).__name__}, through which channels are not followed"
 
 
 def _find_rule(layer: Any) -> Rule | None:
-    if isinstance(layer, Operator):
+    if isinstance(layer, OperatorLayer):
         return OPERATOR_RULES.get(layer.operator)
     return RULES.get(type(layer))
 
 
 class ChannelBarrier(Exception):  # noqa: N818  a reason, never seen by a caller
-    """Why channels do not pass this layer."""
+    """Why channels cannot be tracked through a layer."""
 
 
 def _last_axis_ids(labels: ChannelLabels) -> Array:
-    """The labels of the last axis."""
+    """The labels of the last axis; a `ChannelBarrier` if the channels are on another."""
     if not labels.is_channels_last:
-        raise ChannelBarrier(f"whose channels lie on axis {labels.axis}, not on the last")
+        raise ChannelBarrier(f"whose channels are on axis {labels.axis}, not on the last")
     return labels.ids
 
 
@@ -106,7 +105,7 @@ def _identity(graph: ChannelGraph, layer: Any, inputs: list[ChannelLabels], shap
 
 
 def _pooling(graph: ChannelGraph, layer: Any, inputs: list[ChannelLabels], shape: Shape) -> ChannelLabels:
-    """Global pooling may drop the axes of places."""
+    """Pooling; global pooling may drop the spatial axes."""
     _check_channels_last(layer)
     return label_last_axis(_last_axis_ids(inputs[0]), shape)
 
@@ -122,7 +121,7 @@ def _convolution(graph: ChannelGraph, layer: Any, inputs: list[ChannelLabels], s
 
 
 def _grouped_convolution(graph: ChannelGraph, layer: Any, ids: Array, shape: Shape) -> ChannelLabels:
-    """A convolution with as many groups as channels is a depthwise one."""
+    """A convolution with as many groups as input channels, which is depthwise."""
     output_ids = ids.repeat(layer.filters // layer.groups)
     graph.grouped_input_labels[layer.name], graph.output_labels[layer.name] = ids, output_ids
     graph.label_weight(layer, layer.kernel, {layer.rank + 1: output_ids})
@@ -136,7 +135,7 @@ def _transposed_convolution(
     graph: ChannelGraph, layer: Any, inputs: list[ChannelLabels], shape: Shape
 ) -> ChannelLabels:
     _check_channels_last(layer)
-    use_count = math.prod(_spatial_dims(inputs[0].shape))  # a transposed convolution is used at each place of its input
+    use_count = math.prod(_spatial_dims(inputs[0].shape))  # the kernel is applied at each input position
     return _label_kernel(graph, layer, layer.kernel, layer.rank + 1, layer.rank, inputs[0], shape, use_count)
 
 
@@ -199,7 +198,7 @@ def _batch_norm(graph: ChannelGraph, layer: Any, inputs: list[ChannelLabels], sh
 
 def _prelu(graph: ChannelGraph, layer: Any, inputs: list[ChannelLabels], shape: Shape) -> ChannelLabels:
     ids = _last_axis_ids(inputs[0])
-    if layer.alpha.shape[-1] == len(ids):  # else `shared_axes` has one slope for all channels
+    if layer.alpha.shape[-1] == len(ids):  # otherwise `shared_axes` has one slope for all channels
         graph.label_weight(layer, layer.alpha, {len(shape) - 2: ids})
     return label_last_axis(ids, shape)
 
@@ -212,13 +211,13 @@ def _activation(graph: ChannelGraph, layer: Any, inputs: list[ChannelLabels], sh
 
 def _rescaling(graph: ChannelGraph, layer: Any, inputs: list[ChannelLabels], shape: Shape) -> ChannelLabels:
     if np.size(layer.scale) > 1 or np.size(layer.offset) > 1:
-        raise ChannelBarrier("which has a scale or an offset for each channel in its configuration")
+        raise ChannelBarrier("which has a scale or an offset for each channel in its config")
     return _identity(graph, layer, inputs, shape)
 
 
 def _elementwise(graph: ChannelGraph, layer: Any, inputs: list[ChannelLabels], shape: Shape) -> ChannelLabels:
-    """Elementwise: equal places belong together; one channel that is spread over many must stay."""
-    if isinstance(layer, Operator) and "array" in layer.arguments:
+    """Elementwise: channels at the same index are joined; a channel that is broadcast over several must stay."""
+    if isinstance(layer, OperatorLayer) and "array" in layer.arguments:
         raise ChannelBarrier("which has an array among its arguments")
     full_inputs = [labels for labels in inputs if len(_last_axis_ids(labels)) == shape[-1]]
     if not full_inputs:
@@ -227,12 +226,12 @@ def _elementwise(graph: ChannelGraph, layer: Any, inputs: list[ChannelLabels], s
         if len(labels.ids) == shape[-1]:
             graph.union.join(full_inputs[0].ids, labels.ids)
         else:
-            graph.union.freeze(labels.ids, f"spread over {shape[-1]} channels by '{layer.name}'")
+            graph.union.freeze(labels.ids, f"broadcast over {shape[-1]} channels by '{layer.name}'")
     return label_last_axis(full_inputs[0].ids, shape)
 
 
 def _division(graph: ChannelGraph, layer: Any, inputs: list[ChannelLabels], shape: Shape) -> ChannelLabels:
-    """By a constant only: where channels divide, a removed one would be a division by zero."""
+    """Division by a constant only: as a divisor, a removed channel would be a division by zero."""
     if not isinstance(json.loads(layer.arguments)["args"][1], (int, float)):
         raise ChannelBarrier("which divides by channels")
     return _elementwise(graph, layer, inputs, shape)
@@ -248,11 +247,11 @@ def _concatenation(graph: ChannelGraph, layer: Any, inputs: list[ChannelLabels],
 
 
 def _reshape(graph: ChannelGraph, layer: Any, inputs: list[ChannelLabels], shape: Shape) -> ChannelLabels:
-    """Follows every element: a flattened picture has the label of each channel once for each place."""
+    """Tracks every element: a flattened image has the label of each channel once for each position."""
     input_sizes, axis = inputs[0].shape[1:], inputs[0].axis - 1
     known_sizes = [size for size in input_sizes if size is not None]
     if len(known_sizes) < len(input_sizes) or None in shape[1:] or math.prod(known_sizes) > _MAX_RESHAPE_ELEMENTS:
-        raise ChannelBarrier(f"whose shapes {input_sizes} and {shape[1:]} are not all known, or too large to follow")
+        raise ChannelBarrier(f"whose shapes {input_sizes} and {shape[1:]} are not all known, or too large to track")
     broadcast_ids = np.broadcast_to(
         np.expand_dims(inputs[0].ids, tuple(range(1, len(input_sizes) - axis))), known_sizes
     )
@@ -270,7 +269,7 @@ def _permute(graph: ChannelGraph, layer: Any, inputs: list[ChannelLabels], shape
 
 
 def _reduction(graph: ChannelGraph, layer: Any, inputs: list[ChannelLabels], shape: Shape) -> ChannelLabels:
-    """A mean or maximum over places."""
+    """A mean or maximum over spatial axes."""
     arguments = json.loads(layer.arguments)
     axes = arguments["kwargs"].get("axis")
     axes = [axes] if isinstance(axes, int) else next(iter(axes.values())) if isinstance(axes, dict) else None
@@ -317,9 +316,12 @@ BARRIER_REASONS = {
     K.Embedding: "whose rows are looked up",
 }
 _UNARY_OPS = ("Relu", "Relu6", "LeakyRelu", "Elu", "Selu", "Gelu", "Silu", "HardSilu", "HardSigmoid", "Sigmoid",
-                "Softplus", "Softsign", "Tanh", "Mish", "Abs", "Absolute", "Negative", "Square", "Exp",
-                "Clip")  # fmt: skip
+              "Softplus", "Softsign", "Tanh", "Mish", "Abs", "Absolute", "Negative", "Square", "Exp",
+              "Clip")  # fmt: skip
 _BINARY_OPS = ("Add", "Subtract", "Multiply", "Maximum", "Minimum")
-OPERATOR_RULES: dict[str, Rule] = {**dict.fromkeys(_UNARY_OPS, _identity), **dict.fromkeys(_BINARY_OPS, _elementwise),
-                              **dict.fromkeys(("Divide", "TrueDivide"), _division),
-                              **dict.fromkeys(("Mean", "Max", "Min", "Sum", "Amax", "Amin"), _reduction)}  # fmt: skip
+OPERATOR_RULES: dict[str, Rule] = {
+    **dict.fromkeys(_UNARY_OPS, _identity),
+    **dict.fromkeys(_BINARY_OPS, _elementwise),
+    **dict.fromkeys(("Divide", "TrueDivide"), _division),
+    **dict.fromkeys(("Mean", "Max", "Min", "Sum", "Amax", "Amin"), _reduction),
+}

@@ -1,4 +1,4 @@
-"""The smaller model: every layer again with the channels that are left, and their weights."""
+"""The smaller model: every layer rebuilt with its remaining channels and their weights."""
 
 from typing import Any
 
@@ -16,15 +16,18 @@ K = tf_keras.layers
 
 
 def shrink_model(model: Any, groups: ChannelGroups, removed_groups: Array) -> Any:
-    """`model` without the groups marked in `gone`: what is left computes as if the others were zero.
+    """`model` without the groups in the mask `removed_groups`; it computes the same as with their weights at zero.
 
-    Nested models are opened up; names of layers, inputs and outputs stay.
+    Nested models are expanded; names of layers, inputs and outputs stay.
     """
     builder = _ShrunkModelBuilder(groups, groups.roots[removed_groups])
     inputs = [_input(tensor) for tensor in model.inputs]
     outputs = walk_layer_calls(model, inputs, builder.shrink_layer)
-    shrunk_model = tf_keras.Model(inputs[0] if len(inputs) == 1 else _pack_inputs(model, inputs),
-                             outputs[0] if len(outputs) == 1 else outputs, name=model.name)  # fmt: skip
+    shrunk_model = tf_keras.Model(
+        inputs[0] if len(inputs) == 1 else _pack_inputs(model, inputs),
+        outputs[0] if len(outputs) == 1 else outputs,
+        name=model.name,
+    )
     shrunk_model.output_names = list(model.output_names)
     for old_layer, new_layer in builder.layer_pairs.values():
         new_layer.set_weights([builder.slice_weight(weight) for weight in old_layer.weights])
@@ -43,7 +46,7 @@ def _pack_inputs(model: Any, inputs: list[Any]) -> Any:
 class _ShrunkModelBuilder:
     def __init__(self, groups: ChannelGroups, removed_roots: Array) -> None:
         self.groups, self.removed_roots = groups, removed_roots
-        self.layer_pairs: dict[int, tuple[Any, Any]] = {}  # id of the layer -> (it, its smaller twin)
+        self.layer_pairs: dict[int, tuple[Any, Any]] = {}  # id of the layer -> (it, its smaller copy)
 
     def shrink_layer(self, layer: Any, args: Any, kwargs: dict[str, Any], outputs: Any) -> Any:
         if id(layer) not in self.layer_pairs:
@@ -73,7 +76,7 @@ class _ShrunkModelBuilder:
         return int((~np.isin(self.groups.graph.union.find_roots(ids), self.removed_roots)).sum())
 
     def slice_weight(self, weight: Any) -> Array:
-        """The weight without what is removed."""
+        """The weight without the removed channels."""
         array: Array = weight.numpy()
         labeled_weight: LabeledWeight | None = self.groups.graph.labeled_weights.get(id(weight))
         for axis, ids in labeled_weight.labels_by_axis.items() if labeled_weight is not None else ():

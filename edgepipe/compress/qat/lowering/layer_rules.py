@@ -1,8 +1,7 @@
-"""How each layer class is lowered; what no rule knows is kept whole and quantized by calibration."""
+"""The lowering rule of each layer class; a layer without a rule is kept as it is and quantized by calibration."""
 
 import json
 import math
-from typing import Any
 
 import tf_keras
 
@@ -19,7 +18,7 @@ from edgepipe.compress.qat.lowering.convolutions import (
     lower_separable,
     lower_single_operator,
 )
-from edgepipe.compress.qat.lowering.lower import CallArguments, LayerRule, Lowering, LoweringCall
+from edgepipe.compress.qat.lowering.lowering_context import CallArguments, LayerRule, LoweringCall, LoweringContext
 from edgepipe.compress.qat.lowering.normalizations import (
     lower_batch_norm,
     lower_group_norm,
@@ -29,51 +28,52 @@ from edgepipe.compress.qat.lowering.normalizations import (
     lower_rescaling,
 )
 from edgepipe.compress.qat.lowering.opaque_layers import copy_layer, keep_opaque, keep_operator
+from edgepipe.models.keras_types import TensorTree, TfKerasLayer
 
 K = tf_keras.layers
 RECURRENT_LAYERS = ("LSTM", "GRU", "SimpleRNN", "RNN", "Bidirectional")
-MAX_UNROLLED_STEPS = 256  # more steps than this, unrolled, make a graph that no converter finishes in reasonable time
+MAX_UNROLLED_STEPS = 256  # unrolling more steps gives a graph that no converter finishes in reasonable time
 
 
-def find_rule(layer: Any, is_excluded: bool) -> LayerRule:
-    """The rule for `layer`."""
+def find_rule(layer: TfKerasLayer, is_excluded: bool) -> LayerRule:
+    """The rule that lowers `layer`; an excluded layer is kept as it is."""
     if is_excluded:
         return keep_opaque(EXCLUDED_REASON)
     return _RULES.get(type(layer).__name__, keep_operator)
 
 
-def _lower_merge(low: Lowering, call: LoweringCall) -> Any:
-    """TFLite adds and multiplies two tensors at a time; every sum in between has a range of its own."""
-    cls = type(call.layer).__name__
+def _lower_merge(ctx: LoweringContext, call: LoweringCall) -> TensorTree:
+    """TFLite adds and multiplies two tensors at a time; every partial result has its own range."""
+    merge_cls = getattr(K, type(call.layer).__name__)
     tensors = list(call.inputs)
-    total = tensors[0]
+    merged = tensors[0]
     for number, tensor in enumerate(tensors[1:], 1):
         name = call.layer.name if number == len(tensors) - 1 else f"{call.layer.name}_{number}"
-        total = low.apply(getattr(K, cls)(name=name), [total, tensor])
-    return total
+        merged = ctx.apply(merge_cls(name=name), [merged, tensor])
+    return merged
 
 
-def _lower_average(low: Lowering, call: LoweringCall) -> Any:
+def _lower_average(ctx: LoweringContext, call: LoweringCall) -> TensorTree:
     tensors = list(call.inputs)
     total = tensors[0]
     for number, tensor in enumerate(tensors[1:], 1):
-        total = low.apply(K.Add(name=f"{call.layer.name}_sum{number}"), [total, tensor])
-    return low.op("Multiply", total, "mean", 1.0 / len(tensors))
+        total = ctx.apply(K.Add(name=f"{call.layer.name}_sum{number}"), [total, tensor])
+    return ctx.op("Multiply", total, "mean", 1.0 / len(tensors))
 
 
-def _lower_recurrent(low: Lowering, call: LoweringCall) -> Any:
-    """A loop cannot be calibrated, its steps written one after the other can; the weights are the same."""
+def _lower_recurrent(ctx: LoweringContext, call: LoweringCall) -> TensorTree:
+    """Unroll the loop: calibration reaches the tensors of unrolled steps, but not those inside a loop."""
     layer, steps = call.layer, call.x.shape[1]
     if steps is None or steps > MAX_UNROLLED_STEPS:
-        reason = f"a loop over {steps} steps, which is too long to be unrolled (at most {MAX_UNROLLED_STEPS})"
-        return keep_opaque(reason)(low, call)
+        reason = f"a loop over {steps} steps, too long to be unrolled (at most {MAX_UNROLLED_STEPS})"
+        return keep_opaque(reason)(ctx, call)
     config = layer.get_config()
     inner_config = config["layer"]["config"] if "layer" in config else config
     backward_layer = config.get("backward_layer")
     for layer_config in (inner_config, *([backward_layer["config"]] if backward_layer else [])):
         layer_config["unroll"] = True
     reason = f"recurrent: unrolled into its {steps} steps, whose inner tensors are calibrated"
-    return low.apply(
+    return ctx.apply(
         type(layer).from_config(config),
         CallArguments([call.inputs, *call.args]),
         layer.get_weights(),
@@ -82,61 +82,61 @@ def _lower_recurrent(low: Lowering, call: LoweringCall) -> Any:
     )
 
 
-def _lower_time_distributed(low: Lowering, call: LoweringCall) -> Any:
+def _lower_time_distributed(ctx: LoweringContext, call: LoweringCall) -> TensorTree:
     inner_layer = call.layer.layer
     if type(inner_layer).__name__ != "Dense":
-        return keep_opaque(f"TimeDistributed({type(inner_layer).__name__})")(low, call)
-    return lower_dense(low, LoweringCall(inner_layer, call.inputs, call.args, call.kwargs, call.is_only_call))
+        return keep_opaque(f"TimeDistributed({type(inner_layer).__name__})")(ctx, call)
+    return lower_dense(ctx, LoweringCall(inner_layer, call.inputs, call.args, call.kwargs, call.is_only_call))
 
 
-def _lower_relu(low: Lowering, call: LoweringCall) -> Any:
-    """A ReLU with a slope below zero is TFLite's LEAKY_RELU; with both it is kept."""
+def _lower_relu(ctx: LoweringContext, call: LoweringCall) -> TensorTree:
+    """A ReLU with a negative slope is TFLite's LEAKY_RELU; one with a threshold, or a slope and a maximum, is kept."""
     layer = call.layer
     if layer.negative_slope and layer.max_value is None and not layer.threshold:
-        return low.apply(K.LeakyReLU(alpha=float(layer.negative_slope), name=layer.name), call.x)
+        return ctx.apply(K.LeakyReLU(alpha=float(layer.negative_slope), name=layer.name), call.x)
     if not layer.negative_slope and not layer.threshold:
-        nhwc, restore_shape = low.to_nhwc(call.x)
-        return restore_shape(low.relu(nhwc, None if layer.max_value is None else float(layer.max_value), layer.name))
-    return _lower_channelwise(low, call)
+        nhwc, restore_shape = ctx.to_nhwc(call.x)
+        return restore_shape(ctx.relu(nhwc, None if layer.max_value is None else float(layer.max_value), layer.name))
+    return _lower_channelwise(ctx, call)
 
 
-def _lower_channelwise(low: Lowering, call: LoweringCall) -> Any:
-    nhwc, restore_shape = low.to_nhwc(call.x)
-    return restore_shape(low.apply(copy_layer(call.layer), nhwc))
+def _lower_channelwise(ctx: LoweringContext, call: LoweringCall) -> TensorTree:
+    nhwc, restore_shape = ctx.to_nhwc(call.x)
+    return restore_shape(ctx.apply(copy_layer(call.layer), nhwc))
 
 
-def _lower_operator(low: Lowering, call: LoweringCall) -> Any:
-    """Operators that TensorFlow's quantizer fails on are written in those that it takes."""
+def _lower_operator(ctx: LoweringContext, call: LoweringCall) -> TensorTree:
+    """Operators that TensorFlow's quantizer fails on are decomposed into ones that it supports."""
     name, layer = call.layer.operator, call.layer
     if name == "Negative":
-        return low.op("Multiply", call.x, "minus", -1.0)
+        return ctx.op("Multiply", call.x, "minus", -1.0)
     if name == "Square":
-        return low.op("Multiply", [call.x, call.x], "squared")
-    return lower_elu(low, call.x, layer.name) if name == "Elu" and _is_default_elu(layer) else keep_operator(low, call)
+        return ctx.op("Multiply", [call.x, call.x], "squared")
+    return lower_elu(ctx, call.x, layer.name) if name == "Elu" and _is_default_elu(layer) else keep_operator(ctx, call)
 
 
-def _is_default_elu(layer: Any) -> bool:
+def _is_default_elu(layer: TfKerasLayer) -> bool:
     arguments = json.loads(layer.arguments)
     return arguments["kwargs"].get("alpha", 1.0) == 1.0 and len(arguments["args"]) == 1
 
 
-def _lower_global_average(low: Lowering, call: LoweringCall) -> Any:
-    """The mean of a single position is a reshape, which TensorFlow makes of it too."""
+def _lower_global_average(ctx: LoweringContext, call: LoweringCall) -> TensorTree:
+    """The mean over a single position is a reshape; TensorFlow converts it to one too."""
     layer, shape = call.layer, tuple(call.x.shape[1:])
     if math.prod(shape[:-1]) > 1:
-        return keep_operator(low, call)
-    return low.reshape(call.x, shape if layer.keepdims else shape[-1:], "only")
+        return keep_operator(ctx, call)
+    return ctx.reshape(call.x, shape if layer.keepdims else shape[-1:], "only")
 
 
-def _lower_resizing(low: Lowering, call: LoweringCall) -> Any:
+def _lower_resizing(ctx: LoweringContext, call: LoweringCall) -> TensorTree:
     layer = call.layer
     if layer.crop_to_aspect_ratio or layer.interpolation not in ("bilinear", "nearest"):
-        return keep_opaque(f"Resizing by {layer.interpolation}, which TFLite has no integer operator for")(low, call)
-    return keep_operator(low, call)
+        return keep_opaque(f"Resizing by {layer.interpolation}, which TFLite has no integer operator for")(ctx, call)
+    return keep_operator(ctx, call)
 
 
-def _lower_activation_layer(low: Lowering, call: LoweringCall) -> Any:
-    return lower_activation(low, call.x, call.layer.activation, call.layer.name)
+def _lower_activation_layer(ctx: LoweringContext, call: LoweringCall) -> TensorTree:
+    return lower_activation(ctx, call.x, call.layer.activation, call.layer.name)
 
 
 _RULES: dict[str, LayerRule] = {
@@ -164,6 +164,6 @@ _RULES: dict[str, LayerRule] = {
     **dict.fromkeys(RECURRENT_LAYERS, _lower_recurrent),
     "TimeDistributed": _lower_time_distributed,
     "Resizing": _lower_resizing,
-    "Operator": _lower_operator,
+    "OperatorLayer": _lower_operator,
     **dict.fromkeys(("GlobalAveragePooling1D", "GlobalAveragePooling2D"), _lower_global_average),
 }

@@ -1,4 +1,4 @@
-"""Operators that quantizers leave in float get the integer kernels that TFLite has: one at a time, in a small model."""
+"""Operators that quantizers leave in float get TFLite's integer kernels: one at a time, in a small model."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +11,6 @@ import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
-from edgepipe.compress.conversion import classes
 from edgepipe.compress.keras_to_tflite import convert
 from edgepipe.compress.quantizer import flatbuffer_edits, recipes
 from edgepipe.compress.quantizer.activation_calibration import calibrate
@@ -27,6 +26,7 @@ from edgepipe.compress.quantizer.op_decomposition import (
 from edgepipe.compress.quantizer.quantizable_layers import find_layers
 from edgepipe.compress.quantizer.quantization import QuantizationRequest, quantize_tflite
 from edgepipe.compress.schemes import SCHEMES, ActivationCalibration, SchemeName
+from edgepipe.compress.source_model import layer_classes
 from edgepipe.tflite.integer_check import check_integer_only
 from edgepipe.tflite.interpreter import Runtime, predict
 from edgepipe.tflite.model import Model
@@ -97,12 +97,12 @@ def _float_file(body: Body, folder: Path) -> Model:
     converter = tf.lite.TFLiteConverter.from_concrete_functions([network.get_concrete_function()], network)
     path = folder / "float.tflite"
     content = converter.convert()
-    path.write_bytes(_renamed(content) if body in (BODIES["SQUEEZE"], BODIES["EXPAND_DIMS"]) else content)
+    path.write_bytes(_rename_reshapes(content) if body in (BODIES["SQUEEZE"], BODIES["EXPAND_DIMS"]) else content)
     return read(path)
 
 
-def _renamed(content: bytes) -> bytes:
-    """The two RESHAPE of the model as SQUEEZE and EXPAND_DIMS, which TensorFlow's converter does not write."""
+def _rename_reshapes(content: bytes) -> bytes:
+    """Both RESHAPE operators of the model as SQUEEZE and EXPAND_DIMS, which TensorFlow's converter does not write."""
     graph = MutableGraph(flatbuffer_edits.unpack_model(content))
     squeeze, expand = (operator for operator in graph.operators if graph.kind(operator) == "RESHAPE")
     for operator, kind in ((squeeze, "SQUEEZE"), (expand, "EXPAND_DIMS")):
@@ -120,7 +120,7 @@ def _renamed(content: bytes) -> bytes:
 
 
 def _floats(model: Model, name: str) -> list[str]:
-    """The operators of this kind that still read or make floats."""
+    """The operators of this kind that still read or output floats."""
     return [
         operator.location
         for operator in model.operators
@@ -133,23 +133,23 @@ def _floats(model: Model, name: str) -> list[str]:
 @pytest.mark.parametrize("name", list(INTEGER_KERNELS))
 def test_an_operator_in_integers(name: str, bits: int, tmp_path: Path) -> None:
     lite = _float_file(BODIES[name], tmp_path)
-    assert name in lite.operator_counts, "the model does not try what it is to try"
+    assert name in lite.operator_counts, "the model does not contain the operator under test"
     request = QuantizationRequest("recipe", recipe=recipes.scheme_recipe("int8" if bits == 8 else "int16x8"))
     path = tmp_path / "integers.tflite"
     path.write_bytes(quantize_tflite(lite, request, [X]).content)
-    made = read(path)
+    quantized = read(path)
     if bits == 16 and name in INT16_DECOMPOSITIONS:
-        assert name not in made.operator_counts
+        assert name not in quantized.operator_counts
         return
-    assert name in made.operator_counts
+    assert name in quantized.operator_counts
     if bits not in INTEGER_KERNELS[name].versions:
-        assert _floats(made, name), "there is a kernel for it after all"
+        assert _floats(quantized, name), "there is a kernel for it after all"
         return
-    assert not _floats(made, name)
+    assert not _floats(quantized, name)
     truth = np.asarray(predict(lite.path, X, Runtime.BUILTIN).real_values)
     for runtime in (Runtime.BUILTIN, Runtime.XNNPACK):
-        found = np.asarray(predict(path, X, runtime).real_values)
-        error = np.abs(found - truth).max() / np.abs(truth).max()
+        outputs = np.asarray(predict(path, X, runtime).real_values)
+        error = np.abs(outputs - truth).max() / np.abs(truth).max()
         assert error < (0.05 if bits == 8 else 0.002), (runtime, error)
 
 
@@ -158,14 +158,14 @@ def test_every_kernel_is_tried() -> None:
 
 
 def _shapes_are_true(model: Model) -> bool:
-    """Whether every tensor is stored with the shape that it has when the model runs: TFLite Micro believes the file."""
+    """Whether every tensor is stored with its shape at run time: TFLite Micro relies on the file."""
     interpreter = Interpreter(str(model.path))
     interpreter.allocate_tensors()
     run = {detail["index"]: tuple(detail["shape"]) for detail in interpreter.get_tensor_details()}
     return all(tensor.shape == run[tensor.index] for tensor in model.tensors)
 
 
-SPELLED: dict[str, Body] = {
+DECOMPOSED: dict[str, Body] = {
     "SQUARE": tf.square,
     "NEG": lambda x: -tf.abs(x),
     "POW": lambda x: tf.pow(x, 3.0),
@@ -182,50 +182,54 @@ SPELLED: dict[str, Body] = {
 
 
 @pytest.mark.parametrize("scheme", ["int8", "int16x8"])
-@pytest.mark.parametrize("name", list(SPELLED))
-def test_an_operator_without_a_kernel_is_spelled(name: str, scheme: SchemeName, tmp_path: Path) -> None:
-    lite = _float_file(SPELLED[name], tmp_path)
-    assert name in lite.operator_counts, "the model does not try what it is to try"
+@pytest.mark.parametrize("name", list(DECOMPOSED))
+def test_an_operator_without_a_kernel_is_decomposed(name: str, scheme: SchemeName, tmp_path: Path) -> None:
+    lite = _float_file(DECOMPOSED[name], tmp_path)
+    assert name in lite.operator_counts, "the model does not contain the operator under test"
     truth = np.asarray(predict(lite.path, X, Runtime.BUILTIN).real_values)
-    with decomposed_model(lite, uniform_bit_width(16 if scheme == "int16x8" else 8)) as other:
-        kept = scheme == "int8" and name in INT16_DECOMPOSITIONS
-        assert (name in other.operator_counts) is kept
-        np.testing.assert_allclose(np.asarray(predict(other.path, X, Runtime.BUILTIN).real_values), truth, atol=1e-5)
-        assert _shapes_are_true(other)
+    with decomposed_model(lite, uniform_bit_width(16 if scheme == "int16x8" else 8)) as decomposed:
+        is_kept = scheme == "int8" and name in INT16_DECOMPOSITIONS
+        assert (name in decomposed.operator_counts) is is_kept
+        np.testing.assert_allclose(
+            np.asarray(predict(decomposed.path, X, Runtime.BUILTIN).real_values), truth, atol=1e-5
+        )
+        assert _shapes_are_true(decomposed)
     path = tmp_path / "integers.tflite"
     path.write_bytes(quantize_tflite(lite, QuantizationRequest(scheme), [X]).content)
     assert not check_integer_only(read(path), allow_float_interface=False)
     for runtime in (Runtime.BUILTIN, Runtime.XNNPACK):
-        found = np.asarray(predict(path, X, runtime).real_values)
-        error = np.abs(found - truth).max() / np.abs(truth).max()
+        outputs = np.asarray(predict(path, X, runtime).real_values)
+        error = np.abs(outputs - truth).max() / np.abs(truth).max()
         assert error < (0.05 if scheme == "int8" else 0.002), (runtime, error)
 
 
-def test_what_is_left_in_float_is_not_spelled(tmp_path: Path) -> None:
+def test_what_stays_in_float_is_not_decomposed(tmp_path: Path) -> None:
     lite = _float_file(tf.square, tmp_path)
-    left = [operator for operator in lite.operators if operator.name == "SQUARE"]
-    with decomposed_model(lite, lambda kind, outputs: None) as other:
-        assert other is lite
+    float_operators = [operator for operator in lite.operators if operator.name == "SQUARE"]
+    with decomposed_model(lite, lambda kind, outputs: None) as decomposed:
+        assert decomposed is lite
     path = tmp_path / "part.tflite"
-    path.write_bytes(quantize_tflite(lite, QuantizationRequest("int8", keep_float=lambda model: left), [X]).content)
+    path.write_bytes(
+        quantize_tflite(lite, QuantizationRequest("int8", keep_float=lambda model: float_operators), [X]).content
+    )
     assert "SQUARE" in read(path).operator_counts
 
 
-def _mixed(body: Body, recipe: Callable[[Model], recipes.LitertRecipe], folder: Path) -> tuple[Model, Model]:
+def _quantize_mixed(body: Body, recipe: Callable[[Model], recipes.LitertRecipe], folder: Path) -> tuple[Model, Model]:
     lite, path = _float_file(body, folder), folder / "mixed.tflite"
     path.write_bytes(quantize_tflite(lite, QuantizationRequest("recipe", recipe=recipe(lite)), [X]).content)
     return lite, read(path)
 
 
-def _agree(made: Model, lite: Model, within: float) -> None:
+def _check_agreement(quantized: Model, lite: Model, max_error: float) -> None:
     truth = np.asarray(predict(lite.path, X, Runtime.BUILTIN).real_values)
     for runtime in (Runtime.BUILTIN, Runtime.XNNPACK):
-        error = np.abs(np.asarray(predict(made.path, X, runtime).real_values) - truth).max() / np.abs(truth).max()
-        assert error < within, (runtime, error)
+        error = np.abs(np.asarray(predict(quantized.path, X, runtime).real_values) - truth).max() / np.abs(truth).max()
+        assert error < max_error, (runtime, error)
 
 
-def test_8_bits_in_the_midst_of_16(tmp_path: Path) -> None:
-    """PRELU has no kernel of 16 bits: what a mix gives it has 8, between layers that keep 16."""
+def test_an_int8_layer_inside_an_int16_model(tmp_path: Path) -> None:
+    """PRELU has no 16-bit kernel: in a mix it runs in 8 bits between 16-bit layers."""
 
     def recipe(lite: Model) -> recipes.LitertRecipe:
         slopes = next(operator for operator in lite.operators if operator.name == "PRELU")
@@ -234,14 +238,14 @@ def test_8_bits_in_the_midst_of_16(tmp_path: Path) -> None:
             recipes.make_rule(recipes.integer_config(8), recipes.operator_pattern(slopes)),
         ]
 
-    lite, made = _mixed(BODIES["PRELU"], recipe, tmp_path)
-    assert {op.name: op.outputs[0].dtype for op in made.operators if op.outputs[0]} == {
+    lite, quantized = _quantize_mixed(BODIES["PRELU"], recipe, tmp_path)
+    assert {op.name: op.outputs[0].dtype for op in quantized.operators if op.outputs[0]} == {
         "CONV_2D": "int16", "QUANTIZE": "int16", "PRELU": "int8"
     }  # fmt: skip
-    _agree(made, lite, 0.05)
+    _check_agreement(quantized, lite, 0.05)
 
 
-def test_16_bits_in_the_midst_of_8(tmp_path: Path) -> None:
+def test_int16_layers_inside_an_int8_model(tmp_path: Path) -> None:
     def recipe(lite: Model) -> recipes.LitertRecipe:
         inner = [operator for operator in lite.operators if operator.name in ("EXP", "LEAKY_RELU")]
         return [
@@ -249,47 +253,47 @@ def test_16_bits_in_the_midst_of_8(tmp_path: Path) -> None:
             *(recipes.make_rule(recipes.integer_config(16), recipes.operator_pattern(op)) for op in inner),
         ]
 
-    lite, made = _mixed(lambda x: tf.exp(tf.nn.leaky_relu(x, 0.3)), recipe, tmp_path)
-    types = {operator.name: operator.outputs[0].dtype for operator in made.operators if operator.outputs[0]}
+    lite, quantized = _quantize_mixed(lambda x: tf.exp(tf.nn.leaky_relu(x, 0.3)), recipe, tmp_path)
+    types = {operator.name: operator.outputs[0].dtype for operator in quantized.operators if operator.outputs[0]}
     assert (types["EXP"], types["LEAKY_RELU"]) == ("int16", "int16")
     assert "float32" not in types.values()
-    _agree(made, lite, 0.05)
+    _check_agreement(quantized, lite, 0.05)
 
 
 def test_what_reads_the_float_tensor_gets_it_dequantized(tmp_path: Path) -> None:
-    """An operator that is left in float, one of 8 and one of 16 bits read the same EXP."""
+    """A float, an 8-bit and a 16-bit operator read the same EXP."""
 
     def body(x: Any) -> Any:
-        shared = tf.exp(0.3 * x)
-        return tf.sin(shared) + tf.nn.leaky_relu(shared - 1.0, 0.2) + tf.abs(shared - 2.0)
+        exponential = tf.exp(0.3 * x)
+        return tf.sin(exponential) + tf.nn.leaky_relu(exponential - 1.0, 0.2) + tf.abs(exponential - 2.0)
 
     def recipe(lite: Model) -> recipes.LitertRecipe:
-        wide = [operator for operator in lite.operators if operator.name == "ABS"]
+        int16_operators = [operator for operator in lite.operators if operator.name == "ABS"]
         return [
             *recipes.scheme_recipe("int8"),
-            *(recipes.make_rule(recipes.integer_config(16), recipes.operator_pattern(op)) for op in wide),
+            *(recipes.make_rule(recipes.integer_config(16), recipes.operator_pattern(op)) for op in int16_operators),
         ]
 
-    lite, made = _mixed(body, recipe, tmp_path)
-    assert {name: bool(_floats(made, name)) for name in ("EXP", "LEAKY_RELU", "ABS", "SIN")} == {
+    lite, quantized = _quantize_mixed(body, recipe, tmp_path)
+    assert {name: bool(_floats(quantized, name)) for name in ("EXP", "LEAKY_RELU", "ABS", "SIN")} == {
         "EXP": False, "LEAKY_RELU": False, "ABS": False, "SIN": True
     }  # fmt: skip
-    _agree(made, lite, 0.05)
+    _check_agreement(quantized, lite, 0.05)
 
 
 @pytest.mark.parametrize("scheme", ["int8", "int16x8"])
-def test_an_island_at_the_output(scheme: SchemeName, tmp_path: Path) -> None:
-    """The last operator is one of them: the output has the type that was asked for."""
+def test_a_float_fallback_at_the_output(scheme: SchemeName, tmp_path: Path) -> None:
+    """The last operator has such a kernel: the output has the requested type."""
     inputs = keras.Input(X.shape[1:])
     model = keras.Model(inputs, keras.layers.LeakyReLU()(keras.layers.Conv2D(3, 2)(inputs)))
-    wanted = model.predict(X, verbose=0)
+    expected = model.predict(X, verbose=0)
     for kind in SCHEMES[scheme].interfaces:
         path = tmp_path / f"{kind}.tflite"
         path.write_bytes(convert(model, scheme, X, output_type=kind))
         lite = read(path)
         assert lite.outputs[0].dtype == kind
         assert check_integer_only(lite, allow_float_interface=kind == "float32") == []
-        assert np.abs(np.asarray(predict(path, X).real_values) - wanted).max() < 0.05 * np.abs(wanted).max()
+        assert np.abs(np.asarray(predict(path, X).real_values) - expected).max() < 0.05 * np.abs(expected).max()
 
 
 L = keras.layers
@@ -320,8 +324,8 @@ def test_keras_layers_are_integer_throughout(name: str, scheme: SchemeName, tmp_
     path = tmp_path / "m.tflite"
     path.write_bytes(convert(model, scheme, X))
     assert check_integer_only(read(path)) == []
-    wanted = model.predict(X, verbose=0)
-    error = np.abs(np.asarray(predict(path, X).real_values) - wanted).mean() / np.abs(wanted).max()
+    expected = model.predict(X, verbose=0)
+    error = np.abs(np.asarray(predict(path, X).real_values) - expected).mean() / np.abs(expected).max()
     assert error < (0.05 if scheme == "int8" else 0.005), error
 
 
@@ -333,21 +337,21 @@ def _promotable() -> Any:
 
 
 @pytest.mark.parametrize("promoted", [(), ("first",), ("second", "norm#2"), ("first", "second", "norm#2", "last")])
-def test_a_promoted_layer_is_spelled_and_its_recipe_replays(promoted: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_promoted_layer_is_decomposed_and_its_recipe_replays(promoted: tuple[str, ...], tmp_path: Path) -> None:
     keras.utils.set_random_seed(1)
     model, path = _promotable(), tmp_path / "float.tflite"
     path.write_bytes(convert(model, "float32"))
     plain = read(path)
     with decomposed_model(plain, uniform_bit_width(8)) as lite:
         ranges = calibrate_decomposed(lite, lambda each: calibrate(each, X, ActivationCalibration())).by_tensor
-        bench = build_layerwise_quantizer(lite, find_layers(lite, classes(model)), ranges, ("int8", "int8"), X)
+        bench = build_layerwise_quantizer(lite, find_layers(lite, layer_classes(model)), ranges, ("int8", "int8"), X)
         levels: dict[str, LayerPrecision] = dict.fromkeys(promoted, "int16")
         aside = tmp_path / "mixed.tflite"
         aside.write_bytes(bench.quantize(levels))
         recipe = bench.build_recipe(levels, "int8")
-    made = read(aside)
-    assert check_integer_only(made) == []
-    kinds = {operator.name for operator in made.operators}
+    quantized = read(aside)
+    assert check_integer_only(quantized) == []
+    kinds = {operator.name for operator in quantized.operators}
     assert ("PRELU" in kinds, "HARD_SWISH" in kinds, "SQUARED_DIFFERENCE" in kinds) == tuple(
         name not in promoted for name in ("first", "second", "norm#2")
     )

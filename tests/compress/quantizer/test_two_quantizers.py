@@ -1,4 +1,4 @@
-"""int8 by TensorFlow's quantizer and by litert-quantizer: what either does wrong by itself does not come through."""
+"""int8 by TensorFlow's quantizer and by litert-quantizer: neither quantizer's known errors reach the result."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -37,7 +37,7 @@ def _file(body: Body, folder: Path, batch: int = 1) -> Model:
     return read(path)
 
 
-def _made(lite: Model, request: QuantizationRequest, folder: Path) -> Model:
+def _quantize(lite: Model, request: QuantizationRequest, folder: Path) -> Model:
     path = folder / "made.tflite"
     path.write_bytes(quantize_tflite(lite, request, [X]).content)
     return read(path)
@@ -48,65 +48,67 @@ def _notes(lite: Model, request: QuantizationRequest) -> tuple[str, ...]:
 
 
 def _outputs(path: Path, runtime: Runtime = Runtime.BUILTIN) -> list[Any]:
-    values = predict(path, X, runtime).real_values
-    return [np.asarray(value) for value in (values.values() if isinstance(values, dict) else [values])]
+    outputs = predict(path, X, runtime).real_values
+    return [np.asarray(output) for output in (outputs.values() if isinstance(outputs, dict) else [outputs])]
 
 
-def _errors(made: Model, lite: Model) -> list[float]:
-    """The largest of each output, relative to its range, on both runtimes."""
+def _errors(quantized: Model, lite: Model) -> list[float]:
+    """The largest error of each output, relative to its range, on both runtimes."""
     return [
-        float(np.abs(found - truth).max() / np.ptp(truth))
+        float(np.abs(output - truth).max() / np.ptp(truth))
         for runtime in (Runtime.BUILTIN, Runtime.XNNPACK)
-        for found, truth in zip(_outputs(made.path, runtime), _outputs(lite.path), strict=True)
+        for output, truth in zip(_outputs(quantized.path, runtime), _outputs(lite.path), strict=True)
     ]
 
 
-def _then(x: Any, body: Body) -> Any:
+def _read_twice(x: Any, body: Body) -> Any:
     y = _conv(x)
     return _conv(body(y)), y
 
 
 READ_TWICE: dict[str, Body] = {  # by an operator that makes less of it than the others need
-    "minimum": lambda x: _then(x, lambda y: tf.minimum(y, 0.1)),
-    "maximum": lambda x: _then(x, lambda y: tf.maximum(y, -0.1)),
-    "clip": lambda x: _then(x, lambda y: tf.clip_by_value(y, -0.3, 0.3)),
-    "where": lambda x: _then(x, lambda y: tf.where(y > 0.1, tf.ones_like(y) * 0.1, y)),
+    "minimum": lambda x: _read_twice(x, lambda y: tf.minimum(y, 0.1)),
+    "maximum": lambda x: _read_twice(x, lambda y: tf.maximum(y, -0.1)),
+    "clip": lambda x: _read_twice(x, lambda y: tf.clip_by_value(y, -0.3, 0.3)),
+    "where": lambda x: _read_twice(x, lambda y: tf.where(y > 0.1, tf.ones_like(y) * 0.1, y)),
     "celu": lambda x: _conv(tf.nn.relu(_conv(x)) + tf.minimum(tf.exp(tf.minimum(_conv(x), 0.0)) - 1.0, 0.0)),
-    "moved": lambda x: _then(x, lambda y: tf.minimum(tf.reshape(y, (1, 6, 6, 4))[:, 1:], 0.1)),
+    "moved": lambda x: _read_twice(x, lambda y: tf.minimum(tf.reshape(y, (1, 6, 6, 4))[:, 1:], 0.1)),
     "both": lambda x: (lambda y: (y, tf.maximum(y, -0.5), _conv(x)))(tf.minimum(_conv(x), 0.5)),
 }
 
 
 @pytest.mark.parametrize("scheme", ["int8", "int16x8"])
-@pytest.mark.parametrize("which", list(READ_TWICE))
-def test_a_narrow_reader_narrows_nothing_for_the_others(which: str, scheme: Any, tmp_path: Path) -> None:
-    lite = _file(READ_TWICE[which], tmp_path)
-    made = _made(lite, QuantizationRequest(scheme), tmp_path)
-    assert check_integer_only(made) == []
-    assert max(_errors(made, lite)) < (0.08 if scheme == "int8" else 0.02)
+@pytest.mark.parametrize("name", list(READ_TWICE))
+def test_a_narrow_reader_narrows_nothing_for_the_others(name: str, scheme: Any, tmp_path: Path) -> None:
+    lite = _file(READ_TWICE[name], tmp_path)
+    quantized = _quantize(lite, QuantizationRequest(scheme), tmp_path)
+    assert check_integer_only(quantized) == []
+    assert max(_errors(quantized, lite)) < (0.08 if scheme == "int8" else 0.02)
 
 
 def test_a_narrow_reader_that_reads_alone_narrows(tmp_path: Path) -> None:
-    """All 256 steps for what is used of a tensor."""
+    """All 256 steps cover the used range of a tensor."""
     lite = _file(lambda x: _conv(tf.minimum(tf.maximum(_conv(x), -0.1), 0.1)), tmp_path)
-    first = next(op for op in _made(lite, QuantizationRequest("int8"), tmp_path).operators if op.name == "CONV_2D")
-    assert first.outputs[0] is not None
-    assert first.outputs[0].quantization is not None
-    assert first.outputs[0].quantization.scales[0] == pytest.approx(0.2 / 255, rel=0.01)
+    first_conv = next(
+        op for op in _quantize(lite, QuantizationRequest("int8"), tmp_path).operators if op.name == "CONV_2D"
+    )
+    assert first_conv.outputs[0] is not None
+    assert first_conv.outputs[0].quantization is not None
+    assert first_conv.outputs[0].quantization.scales[0] == pytest.approx(0.2 / 255, rel=0.01)
 
 
 def _elu_block(x: Any) -> Any:
-    first = L.Conv2D(4, 3, padding="same", activation="elu")(x)
-    return L.Concatenate()([first, L.Conv2D(4, 3, padding="same", activation="elu")(first)])
+    first_conv = L.Conv2D(4, 3, padding="same", activation="elu")(x)
+    return L.Concatenate()([first_conv, L.Conv2D(4, 3, padding="same", activation="elu")(first_conv)])
 
 
-def test_what_stands_around_an_elu_is_integer_too(tmp_path: Path) -> None:
+def test_operators_around_an_elu_are_integer(tmp_path: Path) -> None:
     inputs = keras.Input(X.shape[1:])
     model, path = keras.Model(inputs, _elu_block(inputs)), tmp_path / "m.tflite"
     path.write_bytes(convert(model, "int8", X))
     assert check_integer_only(read(path)) == []
-    wanted = model.predict(X, verbose=0)
-    assert np.abs(_outputs(path)[0] - wanted).max() < 0.05 * np.ptp(wanted)
+    expected = model.predict(X, verbose=0)
+    assert np.abs(_outputs(path)[0] - expected).max() < 0.05 * np.ptp(expected)
 
 
 @pytest.mark.parametrize(
@@ -119,8 +121,8 @@ def test_an_operator_at_the_interface_is_integer(scheme: Any, kind: Any, layer: 
     model, path = keras.Model(inputs, layer(inputs)), tmp_path / "m.tflite"
     path.write_bytes(convert(model, scheme, X, kind, kind))
     assert check_integer_only(read(path), allow_float_interface=True) == []
-    wanted = model.predict(X, verbose=0)
-    assert np.abs(_outputs(path)[0] - wanted).max() < 0.03 * np.ptp(wanted)
+    expected = model.predict(X, verbose=0)
+    assert np.abs(_outputs(path)[0] - expected).max() < 0.03 * np.ptp(expected)
 
 
 @pytest.mark.parametrize("scheme", ["int8", "int16x8"])
@@ -130,19 +132,19 @@ def test_an_operator_at_the_interface_is_integer(scheme: Any, kind: Any, layer: 
      ("REDUCE_MAX", lambda x: _conv(tf.reduce_max(_conv(x), axis=1, keepdims=True))),
      ("SPLIT", lambda x: _conv(tf.concat(tf.split(_conv(x), 2, axis=3)[::-1], axis=3)))],
 )  # fmt: skip
-def test_what_is_to_stay_in_float_does(kind: str, body: Body, scheme: Any, tmp_path: Path) -> None:
+def test_selected_operators_stay_in_float(kind: str, body: Body, scheme: Any, tmp_path: Path) -> None:
     lite = _file(body, tmp_path)
 
-    def left(model: Model) -> list[Any]:
+    def select_float(model: Model) -> list[Any]:
         return [operator for operator in model.operators if operator.name == kind]
 
-    made = _made(lite, QuantizationRequest(scheme, keep_float=left), tmp_path)
-    told = any(
+    quantized = _quantize(lite, QuantizationRequest(scheme, keep_float=select_float), tmp_path)
+    has_note = any(
         note.startswith("int8 by litert-quantizer: ")
-        for note in _notes(lite, QuantizationRequest(scheme, keep_float=left))
+        for note in _notes(lite, QuantizationRequest(scheme, keep_float=select_float))
     )
-    assert told == (scheme == "int8")
-    types = {op.name: [t.dtype for t in op.outputs if t is not None] for op in made.operators}
+    assert has_note == (scheme == "int8")
+    types = {op.name: [t.dtype for t in op.outputs if t is not None] for op in quantized.operators}
     assert set(types[kind]) == {"float32"}
     assert set(types["CONV_2D"]) == {"int8" if scheme == "int8" else "int16"}
 
@@ -155,18 +157,20 @@ def test_the_quantizer_that_leaves_less_in_float_is_named(tmp_path: Path) -> Non
 
 def test_one_hot_keeps_its_zeros(tmp_path: Path) -> None:
     lite = _file(lambda x: tf.one_hot(tf.argmax(_conv(x), axis=-1), 4), tmp_path)
-    made = _made(lite, QuantizationRequest("int8"), tmp_path)
+    quantized = _quantize(lite, QuantizationRequest("int8"), tmp_path)
     assert "int8 by litert-quantizer: TensorFlow's quantizer computes ONE_HOT wrongly" in _notes(
         lite, QuantizationRequest("int8")
     )
-    assert _outputs(made.path)[0].min() == 0
-    assert any("ONE_HOT" in finding.place for finding in check_integer_only(made))
+    assert _outputs(quantized.path)[0].min() == 0
+    assert any("ONE_HOT" in finding.place for finding in check_integer_only(quantized))
 
 
 @pytest.mark.parametrize("scheme", ["int8", "int16x8"])
 def test_one_tensor_as_two_outputs_that_is_read_on(scheme: Any, tmp_path: Path) -> None:
     lite = _file(lambda x: (lambda y: (y, y, _conv(y)))(tf.nn.leaky_relu(_conv(x))), tmp_path)
-    assert max(_errors(_made(lite, QuantizationRequest(scheme), tmp_path), lite)) < (0.05 if scheme == "int8" else 0.01)
+    assert max(_errors(_quantize(lite, QuantizationRequest(scheme), tmp_path), lite)) < (
+        0.05 if scheme == "int8" else 0.01
+    )
 
 
 @pytest.mark.skipif(bool(tflm_runtime.missing_reason()), reason=tflm_runtime.missing_reason())
@@ -174,8 +178,8 @@ def test_a_hard_swish_of_16_bits_is_the_same_on_tflite_micro(tmp_path: Path) -> 
     inputs = keras.Input(X.shape[1:])
     model, path = keras.Model(inputs, L.Activation("hard_silu")(inputs * 3)), tmp_path / "m.tflite"
     path.write_bytes(convert(model, "int16x8", X))
-    wanted = model.predict(X, verbose=0)
-    assert np.abs(np.asarray(tflm_runtime.predict(path, X).real_values) - wanted).max() < 0.002 * np.ptp(wanted)
+    expected = model.predict(X, verbose=0)
+    assert np.abs(np.asarray(tflm_runtime.predict(path, X).real_values) - expected).max() < 0.002 * np.ptp(expected)
 
 
 @pytest.mark.parametrize("layer", [L.GRU(3, unroll=True), L.LSTM(3, unroll=True)])
@@ -186,14 +190,16 @@ def test_outputs_of_a_split_have_one_name(layer: Any) -> None:
     assert len({convert(model, "int8", samples) for _ in range(5)}) == 1
 
 
-def test_a_batch_that_is_no_one_keeps_its_shapes(tmp_path: Path) -> None:
+def test_a_batch_larger_than_one_keeps_its_shapes(tmp_path: Path) -> None:
     lite = _file(lambda x: tf.nn.depth_to_space(_conv(x), 2), tmp_path, batch=2)
-    with decomposed_model(lite, uniform_bit_width(16)) as other:
-        six = next(t for op in other.operators if op.name == "TRANSPOSE" for t in op.outputs if t is not None)
-        assert six.shape[0] == 2
+    with decomposed_model(lite, uniform_bit_width(16)) as decomposed:
+        transposed = next(
+            t for op in decomposed.operators if op.name == "TRANSPOSE" for t in op.outputs if t is not None
+        )
+        assert transposed.shape[0] == 2
 
 
-def test_a_power_that_spreads_its_input_is_left(tmp_path: Path) -> None:
+def test_a_power_that_broadcasts_its_input_is_kept(tmp_path: Path) -> None:
     lite = _file(lambda x: tf.pow(tf.reduce_sum(x), tf.constant([2.0])), tmp_path)
-    with decomposed_model(lite, uniform_bit_width(8)) as other:
-        assert other.operator_counts == lite.operator_counts
+    with decomposed_model(lite, uniform_bit_width(8)) as decomposed:
+        assert decomposed.operator_counts == lite.operator_counts

@@ -1,4 +1,4 @@
-"""Which kernels are pruned, in which shapes, how a share is spread over them, and when."""
+"""Which kernels are pruned, in which shapes, with which distribution and schedule."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from edgepipe.compress.pruning import granularity
 from edgepipe.compress.pruning.distribution import erk_shares
 from edgepipe.compress.pruning.granularity import BlockGranularity, Granularity, NofMGranularity, WeightGranularity
 from edgepipe.compress.pruning.prunable_kernels import (
-    EXCLUDED_LAST,
+    LAST_LAYER_REASON,
     PrunableKernel,
     find_prunable_kernels,
     iterate_kernels,
@@ -40,14 +40,14 @@ def _every_class() -> Any:
 
 
 def test_every_class_is_pruned_or_named() -> None:
-    found = find_prunable_kernels(_every_class(), Overrides(), exclude_last=True)
-    attention = [f"attention/{part}" for part in ("query", "key", "value", "attention_output")]
+    kernels = find_prunable_kernels(_every_class(), Overrides(), exclude_last=True)
+    attention = [f"attention/{weight_name}" for weight_name in ("query", "key", "value", "attention_output")]
     lstm = ["lstm/lstm_cell/kernel", "lstm/lstm_cell/recurrent_kernel"]
-    assert [kernel.name for kernel in found.kernels] == ["conv", "separable", "up", *attention, *lstm]
-    assert found.exclusion_reasons == {
-        "depthwise": "DepthwiseConv2D is not pruned unless named: few weights, each used at many places",
+    assert [kernel.name for kernel in kernels.kernels] == ["conv", "separable", "up", *attention, *lstm]
+    assert kernels.exclusion_reasons == {
+        "depthwise": "DepthwiseConv2D is not pruned unless named: few weights, each used at many positions",
         "table": "Embedding is not pruned: only convolutions, dense, attention and recurrent layers are",
-        "last": EXCLUDED_LAST,
+        "last": LAST_LAYER_REASON,
     }
 
 
@@ -60,19 +60,21 @@ def test_rows_are_outputs_positions_inputs() -> None:
     assert shapes["attention/query"] == (8, 1, 6)
     assert shapes["attention/attention_output"] == (6, 1, 8)
     for kernel in by_name.values():
-        values = np.random.default_rng(0).random(kernel.shape)
-        assert np.array_equal(kernel.from_rows(kernel.to_rows(values)), values)
+        array = np.random.default_rng(0).random(kernel.shape)
+        assert np.array_equal(kernel.from_rows(kernel.to_rows(array)), array)
 
 
-@pytest.mark.parametrize(("overrides", "pruned"), [
+@pytest.mark.parametrize(("overrides", "is_pruned"), [
     (Overrides({"Conv2D": None}), {"conv": False}),
     (Overrides({}, {"depth.*": object()}), {"depthwise": True}),
     (Overrides({}, {"last": object()}), {"last": True}),
     (Overrides({"LSTM": None}, {"attention": None}), {"lstm/lstm_cell/kernel": False, "attention/key": False}),
 ])  # fmt: skip
-def test_overrides_include_and_exclude(overrides: Overrides[Any], pruned: dict[str, bool]) -> None:
-    found = {kernel.name for kernel in find_prunable_kernels(_every_class(), overrides, exclude_last=True).kernels}
-    assert {name: name in found for name in pruned} == pruned
+def test_overrides_include_and_exclude(overrides: Overrides[Any], is_pruned: dict[str, bool]) -> None:
+    pruned_names = {
+        kernel.name for kernel in find_prunable_kernels(_every_class(), overrides, exclude_last=True).kernels
+    }
+    assert {name: name in pruned_names for name in is_pruned} == is_pruned
 
 
 def test_nothing_to_prune_is_said() -> None:
@@ -104,8 +106,8 @@ def _kernel(shape: tuple[int, ...]) -> PrunableKernel:
 def test_zeros_have_the_shape_and_the_share(cut: Granularity, shape: tuple[int, ...], share: float, kind: Any) -> None:
     kernel = _kernel(shape)
     pool = WeightPool((kernel,), cut, "uniform", {})
-    found = compute_saliency(SaliencySettings(kind), pool.weights, None, 0)
-    zero = pool.remove(found, share, 1.0, pool.initial_removal()).zero_masks[0]
+    saliency = compute_saliency(SaliencySettings(kind), pool.weights, None, 0)
+    zero = pool.remove(saliency, share, 1.0, pool.initial_removal()).zero_masks[0]
     assert abs(int(zero.sum()) - share * cut.max_zeros(kernel)) <= cut.weights_per_unit(kernel)
     if share == 1.0 or not isinstance(cut, NofMGranularity):
         assert cut.count_broken_units(kernel, zero) == 0
@@ -118,26 +120,26 @@ def test_n_of_m_drops_the_smallest_of_each_group(cut: NofMGranularity) -> None:
     zero = pool.remove(
         compute_saliency(SaliencySettings(), pool.weights, None, 0), 1.0, 1.0, pool.initial_removal()
     ).zero_masks[0]
-    values = np.abs(np.asarray(kernel.weight))
-    for place in np.ndindex(3, 3, 8 // cut.group_size, 4):
-        group = slice(place[2] * cut.group_size, (place[2] + 1) * cut.group_size)
-        gone, kept = (values[place[0], place[1], group, place[3]][mask] for mask in (
-            zero[place[0], place[1], group, place[3]], ~zero[place[0], place[1], group, place[3]]))  # fmt: skip
-        assert len(kept) == cut.kept_per_group
-        assert gone.max() <= kept.min()
+    magnitudes = np.abs(np.asarray(kernel.weight))
+    for index in np.ndindex(3, 3, 8 // cut.group_size, 4):
+        group = slice(index[2] * cut.group_size, (index[2] + 1) * cut.group_size)
+        removed_weights, kept_weights = (magnitudes[index[0], index[1], group, index[3]][mask] for mask in (
+            zero[index[0], index[1], group, index[3]], ~zero[index[0], index[1], group, index[3]]))  # fmt: skip
+        assert len(kept_weights) == cut.kept_per_group
+        assert removed_weights.max() <= kept_weights.min()
 
 
-def test_what_is_gone_stays_gone() -> None:
+def test_removed_weights_stay_removed() -> None:
     kernel = _kernel((3, 3, 8, 16))
     for cut in (WeightGranularity(), BlockGranularity(4, 1), NofMGranularity(2, 4)):
-        pool, before = WeightPool((kernel,), cut, "uniform", {}), None
+        pool, previous_removal = WeightPool((kernel,), cut, "uniform", {}), None
         for number, share in enumerate((0.2, 0.5, 0.9)):
-            state = pool.initial_removal() if before is None else before
-            after = pool.remove(
+            state = pool.initial_removal() if previous_removal is None else previous_removal
+            removal = pool.remove(
                 compute_saliency(SaliencySettings("random"), pool.weights, None, number), share, 1.0, state
             )
-            assert before is None or not (before.zero_masks[0] & ~after.zero_masks[0]).any()
-            before = after
+            assert previous_removal is None or not (previous_removal.zero_masks[0] & ~removal.zero_masks[0]).any()
+            previous_removal = removal
 
 
 def test_global_ranks_over_all_kernels() -> None:
@@ -151,11 +153,11 @@ def test_global_ranks_over_all_kernels() -> None:
     assert sum(int(zero.sum()) for zero in zeros) == pytest.approx((small.size + large.size) / 2, abs=1)
 
 
-def test_a_share_of_ones_own_leaves_the_pool() -> None:
-    one, other = (
+def test_a_layers_own_share_leaves_the_pool() -> None:
+    kernel_a, kernel_b = (
         PrunableKernel(name, "Conv2D", None, _kernel((8, 16)).weight, (0,), (1,)) for name in ("one", "other")
     )
-    pool = WeightPool((one, other), WeightGranularity(), "uniform", {"one": 0.25})
+    pool = WeightPool((kernel_a, kernel_b), WeightGranularity(), "uniform", {"one": 0.25})
     zeros = pool.remove(
         compute_saliency(SaliencySettings(), pool.weights, None, 0), 0.75, 1.0, pool.initial_removal()
     ).zero_masks
@@ -165,37 +167,38 @@ def test_a_share_of_ones_own_leaves_the_pool() -> None:
 @pytest.mark.parametrize("share", [0.3, 0.8, 0.95])
 def test_erk_gives_the_share_in_all_and_spares_the_small(share: float) -> None:
     shapes = [(3, 3, 1, 8), (3, 3, 64, 128), (1, 1, 128, 64), (256, 10)]
-    found = erk_shares(shapes, share)
+    shares = erk_shares(shapes, share)
     sizes = [int(np.prod(shape)) for shape in shapes]
-    assert np.dot(found, sizes) / sum(sizes) == pytest.approx(share)
+    assert np.dot(shares, sizes) / sum(sizes) == pytest.approx(share)
     # Evci et al. 2020, appendix: densities are in proportion to (n_in + n_out + w + h) / (n_in n_out w h)
-    factors = [(1 - s) * size / sum(shape) for s, size, shape in zip(found, sizes, shapes, strict=True) if 0 < s < 1]
+    factors = [(1 - s) * size / sum(shape) for s, size, shape in zip(shares, sizes, shapes, strict=True) if 0 < s < 1]
     assert np.allclose(factors, factors[0])
-    assert found[0] == min(found)
+    assert shares[0] == min(shares)
 
 
-@pytest.mark.parametrize(("text", "told"), [
+@pytest.mark.parametrize(("text", "message"), [
     ("blocks", "found 'blocks'; allowed: weight, channel, block MxN"), ("block 1x1", "found 'block 1x1'"),
     ("4:4", "found '4:4'"), ("0:4", "found '0:4'"), ("block 0x4", "found 'block 0x4'"),
 ])  # fmt: skip
-def test_no_such_granularity(text: str, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_no_such_granularity(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         granularity.parse_granularity(text)
 
 
-@pytest.mark.parametrize(("cut", "told"), [
-    (NofMGranularity(2, 4), "its 6 input channels are no multiple of 4"),
-    (BlockGranularity(4, 4), "its 10 output channels are no multiple of 4 and its 6 input channels are no multiple of 4"),
+@pytest.mark.parametrize(("cut", "reason"), [
+    (NofMGranularity(2, 4), "its 6 input channels are not a multiple of 4"),
+    (BlockGranularity(4, 4),
+     "its 10 output channels are not a multiple of 4 and its 6 input channels are not a multiple of 4"),
 ])  # fmt: skip
-def test_a_shape_that_does_not_fit_is_refused_with_the_numbers(cut: Granularity, told: str) -> None:
-    assert cut.refusal_reason(_kernel((3, 3, 6, 10))) == told
+def test_a_shape_that_does_not_fit_is_refused_with_the_numbers(cut: Granularity, reason: str) -> None:
+    assert cut.refusal_reason(_kernel((3, 3, 6, 10))) == reason
 
 
 def test_the_cubic_schedule_is_that_of_the_paper() -> None:
     """Zhu and Gupta 2017, equation 1: s_f + (s_i - s_f) (1 - t / (n dt))^3."""
-    found = SparsitySchedule("cubic", start_progress=0.2, ramp=0.5).updates(200)
-    assert max(found) == 99
-    for step, progress in found.items():
+    updates = SparsitySchedule("cubic", start_progress=0.2, ramp=0.5).updates(200)
+    assert max(updates) == 99
+    for step, progress in updates.items():
         assert progress == pytest.approx(1 + (0.2 - 1) * (1 - step / 99) ** 3)
     assert SparsitySchedule("one_shot").updates(200) == {0: 1.0}
     assert SparsitySchedule("polynomial").updates(1) == {0: 1.0}
@@ -203,10 +206,10 @@ def test_the_cubic_schedule_is_that_of_the_paper() -> None:
 
 def test_a_missed_target_is_an_error_not_a_smaller_number() -> None:
     model = tf_keras.Sequential([tf_keras.Input((10,)), K.Dense(10, name="hidden"), K.Dense(2, name="last")])
-    found = find_prunable_kernels(model, Overrides(), exclude_last=True)
-    pool = WeightPool(found.kernels, WeightGranularity(), "uniform", {})
+    kernels = find_prunable_kernels(model, Overrides(), exclude_last=True)
+    pool = WeightPool(kernels.kernels, WeightGranularity(), "uniform", {})
     with pytest.raises(InputError, match="layer 'hidden' holds 0 zeros of 100, under the target 75%"):
-        check_sparsity(measure_sparsity(model, found), pool, 0.75)
+        check_sparsity(measure_sparsity(model, kernels), pool, 0.75)
 
 
 @pytest.mark.parametrize("distribution", ["uniform", "erk", "global"])
@@ -216,14 +219,16 @@ def test_what_will_be_left_is_known_before(distribution: Any, share: float) -> N
     pool = WeightPool(
         find_prunable_kernels(model, Overrides(), exclude_last=True).kernels, BlockGranularity(4, 4), distribution, {}
     )
-    gone = pool.remove(compute_saliency(SaliencySettings(), pool.weights, None, 0), share, 1.0, pool.initial_removal())
-    assert pool.count_remaining(share) == sum(int((~zero).sum()) for zero in gone.zero_masks)
+    removal = pool.remove(
+        compute_saliency(SaliencySettings(), pool.weights, None, 0), share, 1.0, pool.initial_removal()
+    )
+    assert pool.count_remaining(share) == sum(int((~zero).sum()) for zero in removal.zero_masks)
 
 
 def test_a_missed_target_over_all_kernels_is_an_error() -> None:
     model = tf_keras.Sequential([tf_keras.Input((10,)), K.Dense(10, name="hidden"), K.Dense(2, name="last")])
-    found = find_prunable_kernels(model, Overrides(), exclude_last=True)
+    kernels = find_prunable_kernels(model, Overrides(), exclude_last=True)
     with pytest.raises(InputError, match="100 weights of the pruned kernels are not zero, 25 should be left"):
         check_sparsity(
-            measure_sparsity(model, found), WeightPool(found.kernels, WeightGranularity(), "global", {}), 0.75
+            measure_sparsity(model, kernels), WeightPool(kernels.kernels, WeightGranularity(), "global", {}), 0.75
         )

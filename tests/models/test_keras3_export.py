@@ -25,37 +25,37 @@ K = keras.layers
 
 def _outputs(model: Any, samples: list[Any]) -> list[Any]:
     functional = model._functional if isinstance(model, keras.Sequential) else model
-    packed = keras.tree.pack_sequence_as(functional._inputs_struct, samples)
-    return list(keras.tree.flatten(functional(packed, training=False)))
+    packed_samples = keras.tree.pack_sequence_as(functional._inputs_struct, samples)
+    return list(keras.tree.flatten(functional(packed_samples, training=False)))
 
 
 def _round_trip(model: Any) -> Any:
     perturb(model, 1)
     twin = bridge(model).model
-    before = [weight.numpy() for weight in twin.weights]
-    back = export_to_keras3(twin)
-    assert back.difference.worst_tensor.relative_error < STRICT, back.text
-    assert all(np.array_equal(a, b.numpy()) for a, b in zip(before, twin.weights, strict=True))
+    weights_before = [weight.numpy() for weight in twin.weights]
+    exported = export_to_keras3(twin)
+    assert exported.difference.worst_tensor.relative_error < STRICT, exported.text
+    assert all(np.array_equal(a, b.numpy()) for a, b in zip(weights_before, twin.weights, strict=True))
     samples = random_inputs(build_graph(model), 3)
-    for a, b in zip(_outputs(model, samples), _outputs(back.model, samples), strict=True):
+    for a, b in zip(_outputs(model, samples), _outputs(exported.model, samples), strict=True):
         assert relative_difference(a, b) < STRICT
-    return back.model
+    return exported.model
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in LAYERS if "Hash" not in name])
-def test_layers_come_back(name: str) -> None:
+def test_layers_round_trip(name: str) -> None:
     _round_trip(model_of(LAYERS[name]))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("make", MODELS)
-def test_models_come_back(make: Any) -> None:
-    back = _round_trip(make())
-    bridge(back)  # and may be carried over again
+def test_models_round_trip(make: Any) -> None:
+    keras3_model = _round_trip(make())
+    bridge(keras3_model)  # can be bridged again
 
 
-def test_the_file_needs_nothing_of_edgepipe_and_goes_on_training(tmp_path: Path) -> None:
+def test_the_file_loads_and_trains_without_edgepipe(tmp_path: Path) -> None:
     x = keras.Input((6,), name="x")
     y = K.Dense(4, activation="hard_silu", name="d")(x)
     y = K.Dense(2, activation="squareplus", name="out")(K.RMSNormalization(name="rms")(y * 2.0))
@@ -65,13 +65,13 @@ def test_the_file_needs_nothing_of_edgepipe_and_goes_on_training(tmp_path: Path)
         "import sys, keras, numpy as np; m = keras.saving.load_model(sys.argv[1]); m.compile('adam', 'mse');"
         "m.fit(np.ones((8, 6)), np.ones((8, 2)), verbose=0); assert 'tf_keras' not in sys.modules; print('trained')"
     )
-    fresh = {key: value for key, value in os.environ.items() if key != "TF_USE_LEGACY_KERAS"}  # tfmot sets it
-    line = [sys.executable, "-c", code, str(tmp_path / "m.keras")]
-    done = subprocess.run(line, capture_output=True, text=True, env=fresh)
-    assert done.stdout.strip() == "trained", done.stderr
+    environment = {key: value for key, value in os.environ.items() if key != "TF_USE_LEGACY_KERAS"}  # tfmot sets it
+    command = [sys.executable, "-c", code, str(tmp_path / "m.keras")]
+    process = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert process.stdout.strip() == "trained", process.stderr
 
 
-def test_tf_keras_models_of_their_own() -> None:
+def test_plain_tf_keras_models() -> None:
     x = tf_keras.Input((8, 8, 3), name="x")
     inner = tf_keras.Sequential(
         [tf_keras.Input((6, 6, 4)), tf_keras.layers.BatchNormalization(name="bn")], name="inner"
@@ -80,9 +80,9 @@ def test_tf_keras_models_of_their_own() -> None:
     y = tf_keras.layers.LeakyReLU(0.2, name="leaky")(inner(y))
     y = tf_keras.layers.Activation("hard_sigmoid", name="a")(inner(y))
     model = tf_keras.Model(x, [tf_keras.layers.GlobalAveragePooling2D(name="pool")(y), y], name="old")
-    back = export_to_keras3(model)
-    assert back.difference.worst_tensor.relative_error < STRICT
-    assert {"c", "inner_bn", "leaky", "a", "pool"} <= {layer.name for layer in back.model.layers}
+    exported = export_to_keras3(model)
+    assert exported.difference.worst_tensor.relative_error < STRICT
+    assert {"c", "inner_bn", "leaky", "a", "pool"} <= {layer.name for layer in exported.model.layers}
 
 
 def test_pruned_zeros_stay_zeros() -> None:

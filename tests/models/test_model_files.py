@@ -1,4 +1,4 @@
-"""Model files: telling them apart without TensorFlow, opening them, refusing code, writing them reproducibly."""
+"""Model files: detecting their kind without TensorFlow, loading them, refusing code, writing them reproducibly."""
 
 import json
 import subprocess
@@ -63,7 +63,7 @@ KINDS = {
 }
 
 
-def test_sniff_tells_kinds_apart(files: dict[str, Path]) -> None:
+def test_detect_kind(files: dict[str, Path]) -> None:
     assert {name: detect_kind(path) for name, path in files.items()} == KINDS
     for name in ("k3.keras", "tk.keras"):  # by config.json alone
         with zipfile.ZipFile(files[name], "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
@@ -71,7 +71,7 @@ def test_sniff_tells_kinds_apart(files: dict[str, Path]) -> None:
         assert detect_kind(files[name]) is KINDS[name]
 
 
-def test_sniff_and_describe_load_no_framework(files: dict[str, Path]) -> None:
+def test_detect_kind_and_describe_load_no_framework(files: dict[str, Path]) -> None:
     code = (
         "import sys; from pathlib import Path; from edgepipe.models.file_kind import detect_kind; "
         "from edgepipe.models.model_description import describe; "
@@ -79,18 +79,18 @@ def test_sniff_and_describe_load_no_framework(files: dict[str, Path]) -> None:
         f"[describe(Path(p)) for p in {[str(p) for n, p in files.items() if n != 'saved']}]; "
         "print({'tensorflow', 'keras', 'tf_keras'} & set(sys.modules))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "set()"
 
 
 @pytest.mark.parametrize("name", ["k3.keras", "tk.keras", "tk.h5", "k3.h5"])
 def test_describe(files: dict[str, Path], name: str) -> None:
-    told = describe(files[name])
-    assert told.kind is KINDS[name]
-    assert told.inputs == (PortDescription("pixels", (None, 8, 8, 2)),)
-    assert [(port.name, port.shape[-1]) for port in told.outputs] == [("out", 3)]
-    assert told.last_activation == "softmax"
-    assert [cls for _, cls in told.layers] == [
+    description = describe(files[name])
+    assert description.kind is KINDS[name]
+    assert description.inputs == (PortDescription("pixels", (None, 8, 8, 2)),)
+    assert [(port.name, port.shape[-1]) for port in description.outputs] == [("out", 3)]
+    assert description.last_activation == "softmax"
+    assert [cls for _, cls in description.layers] == [
         "InputLayer",
         "Conv2D",
         "BatchNormalization",
@@ -98,19 +98,19 @@ def test_describe(files: dict[str, Path], name: str) -> None:
         "Flatten",
         "Dense",
     ]
-    assert told.code_layers == ()
+    assert description.code_layers == ()
 
 
 @pytest.mark.parametrize("package", [keras, tf_keras])
 def test_describe_functional(tmp_path: Path, package: Any) -> None:
     a, b = package.Input((4,), name="a"), package.Input((6, 5), name="b")
     pooled = package.layers.GlobalAveragePooling1D(name="pool")(package.layers.Conv1D(7, 3, name="c")(b))
-    one = package.layers.Activation("sigmoid", name="one")(package.layers.Dense(2, name="d")(a))
-    package.Model([a, b], [one, pooled]).save(tmp_path / "m.keras")
-    told = describe(tmp_path / "m.keras")
-    assert told.inputs == (PortDescription("a", (None, 4)), PortDescription("b", (None, 6, 5)))
-    assert told.outputs == (PortDescription("one", (None, 2)), PortDescription("pool", (None, 7)))
-    assert told.last_activation == "sigmoid"
+    probabilities = package.layers.Activation("sigmoid", name="one")(package.layers.Dense(2, name="d")(a))
+    package.Model([a, b], [probabilities, pooled]).save(tmp_path / "m.keras")
+    description = describe(tmp_path / "m.keras")
+    assert description.inputs == (PortDescription("a", (None, 4)), PortDescription("b", (None, 6, 5)))
+    assert description.outputs == (PortDescription("one", (None, 2)), PortDescription("pool", (None, 7)))
+    assert description.last_activation == "sigmoid"
 
 
 @pytest.mark.parametrize(
@@ -133,16 +133,16 @@ def test_keras_3_asked_for_as_float_is_bridged(files: dict[str, Path], name: str
 
 
 @pytest.mark.parametrize(("package", "save"), [(keras, save_keras), (tf_keras, save_float)])
-def test_saving_is_blind_to_training_state_and_time(
+def test_saving_ignores_training_state_and_time(
     tmp_path: Path, package: Any, save: Callable[[Any, Path], None]
 ) -> None:
     model = _net(package)
     save(model, tmp_path / "fresh.keras")
-    again = package.saving.load_model(tmp_path / "fresh.keras", compile=False)
-    again.compile("adam", "categorical_crossentropy", metrics=["accuracy"])
-    again.fit(SAMPLES, np.eye(3, dtype="float32"), verbose=0)
-    again.set_weights(model.get_weights())
-    save(again, tmp_path / "trained.keras")
+    trained = package.saving.load_model(tmp_path / "fresh.keras", compile=False)
+    trained.compile("adam", "categorical_crossentropy", metrics=["accuracy"])
+    trained.fit(SAMPLES, np.eye(3, dtype="float32"), verbose=0)
+    trained.set_weights(model.get_weights())
+    save(trained, tmp_path / "trained.keras")
     assert (tmp_path / "trained.keras").read_bytes() == (tmp_path / "fresh.keras").read_bytes()
     assert content_digest(tmp_path / "trained.keras") == content_digest(tmp_path / "fresh.keras")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fresh.keras", "trained.keras"]
@@ -160,8 +160,17 @@ def test_bridged_models_with_our_own_layers_reload(tmp_path: Path) -> None:
     model = bridge(keras.Model(x, keras.ops.mean(y, axis=1, keepdims=True)[:, 0:1] - 1)).model
     save_float(model, tmp_path / "m.keras")
     assert detect_kind(tmp_path / "m.keras") is ArtifactKind.FLOAT
-    values = np.random.default_rng(1).normal(size=(5, 8)).astype("float32")
-    assert np.array_equal(model(values), load_model(tmp_path / "m.keras", ArtifactKind.FLOAT)(values))
+    samples = np.random.default_rng(1).normal(size=(5, 8)).astype("float32")
+    assert np.array_equal(model(samples), load_model(tmp_path / "m.keras", ArtifactKind.FLOAT)(samples))
+
+    def use_former_class_name(config: dict[str, Any]) -> None:
+        for entry in config["layers"]:
+            if entry["class_name"] == "OperatorLayer":
+                assert entry["registered_name"] == "edgepipe>Operator"
+                entry["class_name"] = "Operator"
+
+    former = _edit_config(tmp_path / "m.keras", tmp_path / "former.keras", use_former_class_name)
+    assert np.array_equal(model(samples), load_model(former, ArtifactKind.FLOAT)(samples))
 
 
 def test_every_operator_exists_in_keras_ops() -> None:
@@ -193,7 +202,7 @@ class Unseen(keras.layers.Layer):  # type: ignore[misc]
         return x
 
 
-def _edited(source: Path, target: Path, edit: Callable[[dict[str, Any]], None]) -> Path:
+def _edit_config(source: Path, target: Path, edit: Callable[[dict[str, Any]], None]) -> Path:
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
         config = json.loads(old.read("config.json"))
         edit(config["config"])
@@ -204,43 +213,43 @@ def _edited(source: Path, target: Path, edit: Callable[[dict[str, Any]], None]) 
 
 
 def test_code_to_import_and_unknown_classes_are_named(files: dict[str, Path], tmp_path: Path) -> None:
-    def foreign(config: dict[str, Any]) -> None:
+    def name_foreign_class(config: dict[str, Any]) -> None:
         config["layers"][1].update(module="os_like.module", class_name="Evil", registered_name="x>Evil")
 
-    def unknown(config: dict[str, Any]) -> None:
+    def name_unknown_class(config: dict[str, Any]) -> None:
         config["layers"][1].update(module=None, class_name="Fancy", registered_name="mine>Fancy")
 
-    def tensorflow_call(config: dict[str, Any]) -> None:
+    def name_tensorflow_call(config: dict[str, Any]) -> None:
         config["layers"][1].update(class_name="TFOpLambda")
         config["layers"][1]["config"]["function"] = "io.write_file"
 
-    path = _edited(files["tk.keras"], tmp_path / "a.keras", foreign)
+    path = _edit_config(files["tk.keras"], tmp_path / "a.keras", name_foreign_class)
     with pytest.raises(InputError, match=r"'conv' \(Evil from the Python module 'os_like.module'\)"):
         load_model(path)
-    path = _edited(files["k3.keras"], tmp_path / "b.keras", unknown)
+    path = _edit_config(files["k3.keras"], tmp_path / "b.keras", name_unknown_class)
     with pytest.raises(
         InputError, match=r"keras does not know the class 'mine>Fancy' of layer 'conv'; .*module:function"
     ):
         load_model(path)
-    path = _edited(files["tk.keras"], tmp_path / "c.keras", tensorflow_call)
+    path = _edit_config(files["tk.keras"], tmp_path / "c.keras", name_tensorflow_call)
     with pytest.raises(InputError, match=r"'conv' \(a call of tf.io.write_file\)"):
         load_model(path)
 
 
-def _truncated(files: dict[str, Path], name: str, target: Path) -> Path:
+def _truncate(files: dict[str, Path], name: str, target: Path) -> Path:
     data = files[name].read_bytes()
     target.write_bytes(data[: len(data) * 2 // 3])
     return target
 
 
-def _flipped(source: Path, target: Path) -> Path:
+def _flip_byte(source: Path, target: Path) -> Path:
     data = bytearray(source.read_bytes())
     data[len(data) // 2] ^= 0xFF
     target.write_bytes(data)
     return target
 
 
-def _written(path: Path, data: bytes) -> Path:
+def _write(path: Path, data: bytes) -> Path:
     path.write_bytes(data)
     return path
 
@@ -262,29 +271,29 @@ def _open_shape(path: Path) -> Path:
     return path
 
 
-BAD = [
+BAD_FILES = [
     (lambda f, t: t / "none.keras", r"none\.keras: no such file"),
-    (lambda f, t: _written(t / "m.keras", b""), r"m\.keras: the file is empty"),
-    (lambda f, t: _written(t / "m.keras", b"PK\x03\x04garbage"), r"not a readable \.keras file"),
-    (lambda f, t: _written(t / "m.h5", b"hello, this is text"), r"not a model \(its 19 bytes begin with b'hello, t'"),
-    (lambda f, t: _written(t / "m.keras", b"version https://git-lfs"), r"a Git LFS pointer"),
-    (lambda f, t: _truncated(f, "k3.keras", t / "m.keras"), r"not a readable \.keras file \(truncated or damaged"),
-    (lambda f, t: _truncated(f, "tk.keras", t / "m.keras"), r"not a readable \.keras file \(truncated or damaged"),
-    (lambda f, t: _truncated(f, "tk.h5", t / "m.h5"), r"not a readable HDF5 file \(truncated or damaged"),
-    (lambda f, t: _flipped(f["k3.keras"], t / "m.keras"), r"m\.keras: .*damaged"),
+    (lambda f, t: _write(t / "m.keras", b""), r"m\.keras: the file is empty"),
+    (lambda f, t: _write(t / "m.keras", b"PK\x03\x04garbage"), r"not a readable \.keras file"),
+    (lambda f, t: _write(t / "m.h5", b"hello, this is text"), r"not a model \(its 19 bytes begin with b'hello, t'"),
+    (lambda f, t: _write(t / "m.keras", b"version https://git-lfs"), r"a Git LFS pointer"),
+    (lambda f, t: _truncate(f, "k3.keras", t / "m.keras"), r"not a readable \.keras file \(truncated or damaged"),
+    (lambda f, t: _truncate(f, "tk.keras", t / "m.keras"), r"not a readable \.keras file \(truncated or damaged"),
+    (lambda f, t: _truncate(f, "tk.h5", t / "m.h5"), r"not a readable HDF5 file \(truncated or damaged"),
+    (lambda f, t: _flip_byte(f["k3.keras"], t / "m.keras"), r"m\.keras: .*damaged"),
     (lambda f, t: f["tk.h5"].rename(t / "h5.keras"), r"holds an HDF5 model but is named '\.keras'; rename it"),
     (lambda f, t: f["k3.keras"].rename(t / "k3.zip"), r"holds a \.keras model \(a zip\) but is named '\.zip'"),
     (lambda f, t: _weights_only(t / "w.h5"), r"an HDF5 file without a model \(weights only\?\)"),
     (lambda f, t: t, r"a folder without saved_model\.pb"),
-    (lambda f, t: f["saved"], r"a SavedModel is a program; say `allow_code: true`"),
-    (lambda f, t: _written(t / "m.tflite", b"\x1c\0\0\0TFL3rest"), r"a tflite is no Keras model"),
+    (lambda f, t: f["saved"], r"a SavedModel is a program; set `allow_code: true`"),
+    (lambda f, t: _write(t / "m.tflite", b"\x1c\0\0\0TFL3rest"), r"a tflite is not a Keras model"),
     (lambda f, t: _unbuilt(t / "u.keras"), r"'raw' is not built \(no input shape, no weights\)"),
     (lambda f, t: _open_shape(t / "o.keras"), r"input 'image' of 'any' has the shape \(None, None, None, 3\)"),
 ]
 
 
 @pytest.mark.filterwarnings("ignore:.*not yet been built:UserWarning")
-@pytest.mark.parametrize(("make", "message"), BAD)
+@pytest.mark.parametrize(("make", "message"), BAD_FILES)
 def test_bad_files(
     files: dict[str, Path], tmp_path: Path, make: Callable[[dict[str, Path], Path], Path], message: str
 ) -> None:

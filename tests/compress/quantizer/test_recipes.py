@@ -1,4 +1,4 @@
-"""Recipes of litert-quantizer: passed through, or refused with the rule that is wrong."""
+"""Recipes of litert-quantizer: passed through, or refused with the invalid rule."""
 
 import json
 import re
@@ -22,7 +22,7 @@ from edgepipe.tflite.model import Model
 from edgepipe.tflite.reader import read
 from edgepipe.tflite.sample_conversion import convert_samples
 
-GOOD = recipes.scheme_recipe("int8")
+VALID_RECIPE = recipes.scheme_recipe("int8")
 
 
 @pytest.fixture(scope="module")
@@ -39,19 +39,23 @@ def lite(tmp_path_factory: pytest.TempPathFactory) -> Model:
 def test_every_named_recipe_of_the_library_passes_through_a_file(name: str, lite: Model, tmp_path: Path) -> None:
     from litert_quantizer import quantizer, recipe
 
-    given = getattr(recipe, name)()
+    library_recipe = getattr(recipe, name)()
     file = tmp_path / "recipe.json"
-    file.write_text(json.dumps(given))
+    file.write_text(json.dumps(library_recipe))
     x = hm.data()[0][:20]
-    done = quantize_tflite(lite, QuantizationRequest("recipe", recipe=recipes.read(file)), convert_samples(lite, x))
+    quantized = quantize_tflite(
+        lite, QuantizationRequest("recipe", recipe=recipes.read(file)), convert_samples(lite, x)
+    )
     ranges = calibrate(lite, x, ActivationCalibration()).by_tensor
-    known = {key: {"min": np.float32([a]), "max": np.float32([b])} for key, (a, b) in ranges.items()}
-    work = quantizer.Quantizer(bytearray(lite.content), given)
-    theirs = work.quantize(known if work.need_calibration else None, enable_progress_report=False).quantized_model
-    assert done.content == bytes(theirs)
+    statistics = {key: {"min": np.float32([a]), "max": np.float32([b])} for key, (a, b) in ranges.items()}
+    library_quantizer = quantizer.Quantizer(bytearray(lite.content), library_recipe)
+    library_content = library_quantizer.quantize(
+        statistics if library_quantizer.need_calibration else None, enable_progress_report=False
+    ).quantized_model
+    assert quantized.content == bytes(library_content)
 
 
-_CONFIGS = [None, recipes.integer_config(8), recipes.integer_config(16), recipes._weight_config(8)]
+_CONFIGS = [None, recipes.integer_config(8), recipes.integer_config(16), recipes.weight_config(8)]
 _RULE = st.builds(
     lambda config, regex, operation: recipes.make_rule(config, regex, operation),
     st.sampled_from(_CONFIGS),
@@ -74,26 +78,38 @@ def test_what_a_recipe_gives_an_operator_is_read_as_the_library_reads_it(recipe:
         for outputs in (["a"], ["b"], ["b", "c"]):
             name = "".join(f"{output};" for output in outputs)
             _, config = library.get_quantization_configs(TFLOperationName(kind), name)
-            wanted = config.activation_tensor_config.num_bits if config.activation_tensor_config else None
-            assert recipes.activation_bits(recipe, kind, outputs) == wanted
+            expected_bits = config.activation_tensor_config.num_bits if config.activation_tensor_config else None
+            assert recipes.activation_bits(recipe, kind, outputs) == expected_bits
 
 
-BAD: list[tuple[str, Any, str]] = [
-    ("no JSON", "[{", r"recipe.json:1:3: is no JSON"),
+BAD_RECIPES: list[tuple[str, Any, str]] = [
+    ("no JSON", "[{", r"recipe.json:1:3: is not valid JSON"),
     ("no list", {"regex": ".*"}, r"a recipe is a list of rules with regex, operation, .*; found dict"),
     ("empty", [], r"a recipe is a list of rules"),
     ("a rule that is none", ["int8"], r"rule 1: is a mapping with .*; found str"),
-    ("a key missing", [{k: v for k, v in GOOD[0].items() if k != "regex"}], r"rule 1: has no 'regex'"),
-    ("a key too many", [*GOOD, {**GOOD[0], "regexp": ".*"}], r"rule 2: unknown key 'regexp'; did you mean 'regex'\?"),
-    ("operation", [{**GOOD[0], "operation": "CONV2D"}], r"unknown operation 'CONV2D'; did you mean 'CONV_2D'\?"),
-    ("algorithm", [{**GOOD[0], "algorithm_key": "min_max"}], r"unknown algorithm_key 'min_max'"),
-    ("config", [{**GOOD[0], "op_config": 5}], "rule 1: op_config and the tensor configs in it are mappings"),
-    ("tensors", [{**GOOD[0], "op_config": {"weight_tensor_config": "x"}}], "the tensor configs in it are mappings"),
-    ("expression", [{**GOOD[0], "regex": "("}], r"regex '\(' is no regular expression: "),
+    ("a key missing", [{k: v for k, v in VALID_RECIPE[0].items() if k != "regex"}], r"rule 1: has no 'regex'"),
+    (
+        "a key too many",
+        [*VALID_RECIPE, {**VALID_RECIPE[0], "regexp": ".*"}],
+        r"rule 2: unknown key 'regexp'; did you mean 'regex'\?",
+    ),
+    (
+        "operation",
+        [{**VALID_RECIPE[0], "operation": "CONV2D"}],
+        r"unknown operation 'CONV2D'; did you mean 'CONV_2D'\?",
+    ),
+    ("algorithm", [{**VALID_RECIPE[0], "algorithm_key": "min_max"}], r"unknown algorithm_key 'min_max'"),
+    ("config", [{**VALID_RECIPE[0], "op_config": 5}], "rule 1: op_config and the tensor configs in it are mappings"),
+    (
+        "tensors",
+        [{**VALID_RECIPE[0], "op_config": {"weight_tensor_config": "x"}}],
+        "the tensor configs in it are mappings",
+    ),
+    ("expression", [{**VALID_RECIPE[0], "regex": "("}], r"regex '\(' is not a regular expression: "),
 ]
 
 
-@pytest.mark.parametrize(("content", "message"), [row[1:] for row in BAD], ids=[row[0] for row in BAD])
+@pytest.mark.parametrize(("content", "message"), [row[1:] for row in BAD_RECIPES], ids=[row[0] for row in BAD_RECIPES])
 def test_bad_recipes(content: Any, message: str, tmp_path: Path) -> None:
     file = tmp_path / "recipe.json"
     file.write_text(content if isinstance(content, str) else json.dumps(content))
@@ -105,7 +121,7 @@ def test_a_missing_and_a_binary_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read: No such file"):
         recipes.read(tmp_path / "no.json")
     (tmp_path / "b.json").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match="is no text"):
+    with pytest.raises(InputError, match="is not text"):
         recipes.read(tmp_path / "b.json")
 
 
@@ -118,7 +134,7 @@ def test_what_the_library_refuses_is_one_error(lite: Model) -> None:
 
 
 def test_operator_codes_of_old_files_are_found(lite: Model, tmp_path: Path) -> None:
-    """Files of before 2020 have them in another field only; litert-quantizer would leave such a model as it is."""
+    """Files from before 2020 store them in another field; litert-quantizer alone would not quantize such a model."""
     from ai_edge_litert.tools.flatbuffer_utils import convert_object_to_bytearray, read_model_from_bytearray
 
     model = read_model_from_bytearray(bytearray(lite.content))
@@ -132,19 +148,19 @@ def test_operator_codes_of_old_files_are_found(lite: Model, tmp_path: Path) -> N
     np.testing.assert_allclose(predict(path, x).real_values, predict(lite.path, x).real_values, atol=0.05)
 
 
-def test_a_rule_that_holds_for_nothing_is_told(lite: Model) -> None:
-    found = lite.operators[0]
-    first = "".join(f"{tensor.name};" for tensor in found.outputs if tensor is not None)
-    given = [
+def test_a_rule_that_matches_nothing_is_reported(lite: Model) -> None:
+    first_operator = lite.operators[0]
+    scope = "".join(f"{tensor.name};" for tensor in first_operator.outputs if tensor is not None)
+    user_recipe = [
         *recipes.scheme_recipe("int8"),
-        recipes.make_rule(recipes.integer_config(8), f"^{re.escape(first)}$"),
+        recipes.make_rule(recipes.integer_config(8), f"^{re.escape(scope)}$"),
         recipes.make_rule(None, "softmax_of_old"),
         recipes.make_rule(recipes.integer_config(8), ".*", "CONV_2D_TRANSPOSE"),
         *recipes.io_rules("int8", "int8"),
     ]
-    notes = quantize_tflite(lite, QuantizationRequest("recipe", recipe=given), [hm.data()[0][:20]]).notes
-    told = [note for note in notes if note.startswith("rule")]
-    assert told == [
-        "rule 3 of the recipe holds for nothing: no operator of kind * is 'softmax_of_old'",
-        "rule 4 of the recipe holds for nothing: no operator of kind CONV_2D_TRANSPOSE is '.*'",
+    notes = quantize_tflite(lite, QuantizationRequest("recipe", recipe=user_recipe), [hm.data()[0][:20]]).notes
+    rule_notes = [note for note in notes if note.startswith("rule")]
+    assert rule_notes == [
+        "rule 3 of the recipe has no effect: no operator of kind * matches 'softmax_of_old'",
+        "rule 4 of the recipe has no effect: no operator of kind CONV_2D_TRANSPOSE matches '.*'",
     ]

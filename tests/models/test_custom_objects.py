@@ -1,4 +1,4 @@
-"""Classes of the user's own: opened, replaced by their twin, kept or refused; known in every stage; checked first."""
+"""Custom classes: traced, replaced by their twin, wrapped or refused; known in every stage; checked first."""
 
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from keras import layers, ops
 
 
 class Block(layers.Layer):
-    """Layers, operators and a weight of its own: can be opened."""
+    """Layers, operators and its own weight: can be traced."""
 
     def __init__(self, units, **common):
         super().__init__(**common)
@@ -53,7 +53,7 @@ class Block(layers.Layer):
 
 
 class Raw(Block):
-    """TensorFlow itself: cannot be opened, stays whole."""
+    """Calls TensorFlow: cannot be traced, is wrapped."""
 
     def call(self, x):
         return tf.nn.relu(self.scale * self.dense(x))
@@ -63,7 +63,7 @@ class Raw(Block):
 
 
 class Noisy(layers.Layer):
-    """Does something else in training: stays whole, so that it still does."""
+    """Computes something else in training: is wrapped, so that it still does."""
 
     def call(self, x, training=None):
         return x + 1.0 if training else x * 2.0
@@ -112,7 +112,7 @@ class Net(keras.Model):
 
 
 class Weighted(keras.Model):
-    """A subclassed model with a weight of its own."""
+    """A subclassed model with its own weight."""
 
     def __init__(self, **common):
         super().__init__(**common)
@@ -157,7 +157,7 @@ def base(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def own(base: Path) -> dict[str, Any]:
+def own_objects(base: Path) -> dict[str, Any]:
     return custom_objects.load("mylayers:OBJECTS", base)
 
 
@@ -166,83 +166,85 @@ def _model(layer: Any, shape: tuple[int, ...] = (5,)) -> Any:
     return keras.Model(x, layer(x), name="net")
 
 
-MAKERS = {
-    "block": (lambda own: _model(own["Block"](4, name="b")), {"Dense", "BatchNormalization", "Dropout", "Weight"}),
+MAKERS = {  # o: the custom objects
+    "block": (lambda o: _model(o["Block"](4, name="b")), {"Dense", "BatchNormalization", "Dropout", "WeightLayer"}),
     "block twice": (
-        lambda own: (lambda b: _model(lambda x: keras.ops.add(b(x), b(-x))))(own["Block"](4, name="b")),
-        {"Dense", "BatchNormalization", "Dropout", "Weight"},
+        lambda o: (lambda b: _model(lambda x: keras.ops.add(b(x), b(-x))))(o["Block"](4, name="b")),
+        {"Dense", "BatchNormalization", "Dropout", "WeightLayer"},
     ),
-    "raw": (lambda own: _model(own["Raw"](4, name="r")), {"Keras3Layer"}),
-    "noisy": (lambda own: _model(own["Noisy"](name="n")), {"Keras3Layer"}),
-    "twin": (lambda own: _model(own["Doubled"](name="d")), {"DoubledTwin"}),
+    "raw": (lambda o: _model(o["Raw"](4, name="r")), {"Keras3Layer"}),
+    "noisy": (lambda o: _model(o["Noisy"](name="n")), {"Keras3Layer"}),
+    "twin": (lambda o: _model(o["Doubled"](name="d")), {"DoubledTwin"}),
     "wrapped": (
-        lambda own: _model(keras.layers.TimeDistributed(own["Block"](4, name="b"), name="t"), (3, 5)), {"Keras3Layer"}
+        lambda o: _model(keras.layers.TimeDistributed(o["Block"](4, name="b"), name="t"), (3, 5)), {"Keras3Layer"}
     ),
     "activation": (
-        lambda own: _model(keras.layers.Dense(3, activation=own["swirl"], name="d")), {"Dense", "Keras3Layer"}
+        lambda o: _model(keras.layers.Dense(3, activation=o["swirl"], name="d")), {"Dense", "Keras3Layer"}
     ),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_carried_stored_and_written_back(name: str, base: Path, own: dict[str, Any]) -> None:
+def test_is_bridged_stored_and_exported(name: str, base: Path, own_objects: dict[str, Any]) -> None:
     make, classes = MAKERS[name]
-    model = make(own)
+    model = make(own_objects)
     model.save(base / "m.keras")
-    with custom_objects.scope(own):
+    with custom_objects.scope(own_objects):
         loaded = load_model(base / "m.keras")
         bridged = bridge(loaded)
         assert bridged.difference.worst_tensor.relative_error < STRICT, bridged.difference.text()
         assert classes <= {type(layer).__name__ for layer in bridged.model.layers}
         assert bool(bridged.keras3_notes) == ("Keras3Layer" in classes)
         save_float(bridged.model, base / "f.keras")
-        values = np.random.default_rng(0).normal(size=(3, *model.input_shape[1:])).astype("float32")
-        again = load_model(base / "f.keras")
-        assert np.array_equal(again(values), bridged.model(values))
-        back = export_to_keras3(again)
-        assert back.difference.worst_tensor.relative_error < STRICT
-        assert np.allclose(back.model(values), model(values), atol=1e-5)
+        samples = np.random.default_rng(0).normal(size=(3, *model.input_shape[1:])).astype("float32")
+        reloaded = load_model(base / "f.keras")
+        assert np.array_equal(reloaded(samples), bridged.model(samples))
+        exported = export_to_keras3(reloaded)
+        assert exported.difference.worst_tensor.relative_error < STRICT
+        assert np.allclose(exported.model(samples), model(samples), atol=1e-5)
 
 
-def test_what_differs_in_training_still_does(own: dict[str, Any]) -> None:
-    twin = bridge(_model(own["Noisy"]())).model
+def test_a_layer_that_differs_in_training_still_does(own_objects: dict[str, Any]) -> None:
+    twin = bridge(_model(own_objects["Noisy"]())).model
     ones = np.ones((2, 5), "float32")
     assert np.array_equal(twin(ones, training=True), ones + 1)
     assert np.array_equal(twin(ones, training=False), ones * 2)
 
 
-def test_a_kept_layer_trains(own: dict[str, Any]) -> None:
-    twin = bridge(_model(own["Raw"](4))).model
-    before = [weight.numpy() for weight in twin.trainable_weights]
+def test_a_wrapped_layer_trains(own_objects: dict[str, Any]) -> None:
+    twin = bridge(_model(own_objects["Raw"](4))).model
+    weights_before = [weight.numpy() for weight in twin.trainable_weights]
     twin.compile("sgd", "mse")
     twin.fit(np.ones((8, 5)), np.ones((8, 4)), verbose=0)
-    assert all(not np.array_equal(a, b.numpy()) for a, b in zip(before, twin.trainable_weights[:1], strict=False))
+    assert all(
+        not np.array_equal(a, b.numpy()) for a, b in zip(weights_before, twin.trainable_weights[:1], strict=False)
+    )
 
 
-def test_subclassed_models(base: Path, own: dict[str, Any]) -> None:
-    net = own["Net"](3)
+def test_subclassed_models(base: Path, own_objects: dict[str, Any]) -> None:
+    net = own_objects["Net"](3)
     net(np.zeros((1, 8, 8, 2), "float32"))
     net.save(base / "net.keras")
-    with custom_objects.scope(own):
+    with custom_objects.scope(own_objects):
         loaded = load_model(base / "net.keras")
         bridged = bridge(loaded)
     assert bridged.difference.worst_tensor.relative_error < STRICT
     assert {"conv", "pool", "head", "block_dense"} <= {layer.name.split("_7")[0] for layer in loaded.layers} | {
         "_".join(layer.name.split("_")[:2]) for layer in bridged.model.layers
     }
-    weighted = own["Weighted"]()
+    weighted = own_objects["Weighted"]()
     weighted.build((None, 5))
     assert bridge(weighted).difference.worst_tensor.relative_error < STRICT
 
 
 def test_a_subclassed_model_from_a_function_takes_the_shape_of_the_data(base: Path) -> None:
     class Splits:
-        """As much of the data as `build` looks at."""
+        """The part of the splits that `build_model` reads."""
 
         class train:  # noqa: N801
             x = np.zeros((4, 8, 8, 2), "float32")
 
-        classes = 3
+        class_count = 3
 
     model = build_model("mylayers:net", {}, base, Splits())  # type: ignore[arg-type]
     assert model.input_shape == (None, 8, 8, 2)
@@ -265,24 +267,24 @@ stages:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("source", ["path", "function"])
-def test_known_in_every_stage_also_from_the_cache(source: str, base: Path, own: dict[str, Any]) -> None:
+def test_known_in_every_stage_also_from_the_cache(source: str, base: Path, own_objects: dict[str, Any]) -> None:
     if source == "path":
-        model = own["Net"](10)
+        model = own_objects["Net"](10)
         model(np.zeros((1, 8, 8, 1), "float32"))
         model.save(base / "m.keras")
         text = PIPELINE
     else:
         text = PIPELINE.replace('{path: m.keras, custom_objects: "mylayers:OBJECTS"}', '"mylayers:functional_net"')
     (base / "p.yaml").write_text(text)
-    for epochs in (1, 2):  # the second time the model comes from the cache
+    for epochs in (1, 2):  # the second run takes the model from the cache
         report = api.run(
             base / "p.yaml", settings={"stages.train.epochs": epochs}, output_dir=base / "out", cache_dir=base / "cache"
         )
     assert [stage.status for stage in report.stages] == ["cached", "ran", "ran", "ran", "ran"]
     assert any("written back to Keras 3" in note for note in report.stage("export").outcome.notes)
     (base / "mylayers.py").write_text(MODULE + "\n# another digest\n")
-    again = api.run(base / "p.yaml", output_dir=base / "out", cache_dir=base / "cache")
-    assert again.stages[0].status == "ran"
+    rerun = api.run(base / "p.yaml", output_dir=base / "out", cache_dir=base / "cache")
+    assert rerun.stages[0].status == "ran"
 
 
 WRONG = [
@@ -293,15 +295,15 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("reference", "message"), WRONG)
-def test_check_finds_a_wrong_reference(reference: str, message: str, base: Path, own: dict[str, Any]) -> None:
-    _model(own["Block"](4)).save(base / "m.keras")
+def test_check_finds_a_wrong_reference(reference: str, message: str, base: Path, own_objects: dict[str, Any]) -> None:
+    _model(own_objects["Block"](4)).save(base / "m.keras")
     (base / "p.yaml").write_text(PIPELINE.replace("mylayers:OBJECTS", reference))
     with pytest.raises(ConfigError, match=message):
         load_pipeline(base / "p.yaml")
 
 
-def test_check_tells_of_custom_objects(base: Path, own: dict[str, Any], command: Command) -> None:
-    _model(own["Block"](4)).save(base / "m.keras")
+def test_check_validates_custom_objects(base: Path, own_objects: dict[str, Any], command: Command) -> None:
+    _model(own_objects["Block"](4)).save(base / "m.keras")
     (base / "p.yaml").write_text(PIPELINE)
     assert command("check", base / "p.yaml").code == 0
     wrong = PIPELINE.replace("mylayers:OBJECTS", "mylayers:nothing")
@@ -313,12 +315,12 @@ def test_check_tells_of_custom_objects(base: Path, own: dict[str, Any], command:
 
 
 def test_convert_takes_custom_objects(
-    base: Path, own: dict[str, Any], command: Command, monkeypatch: pytest.MonkeyPatch
+    base: Path, own_objects: dict[str, Any], command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(base)
-    _model(own["Block"](4)).save(base / "m.keras")
-    done = command("convert", "m.keras", "--scheme", "float32", "--custom-objects", "mylayers:OBJECTS")
-    assert done.code == 0, done.stderr
+    _model(own_objects["Block"](4)).save(base / "m.keras")
+    accepted = command("convert", "m.keras", "--scheme", "float32", "--custom-objects", "mylayers:OBJECTS")
+    assert accepted.code == 0, accepted.err
     assert (base / "m.tflite").is_file()
     refused = command("convert", "m.keras", "--scheme", "float32", "--custom-objects", "mylayers:swirl")
     assert refused.code == 2

@@ -1,6 +1,6 @@
-"""How jax.keras, torch.keras and their .npz were made, in environments of their own with keras 3.15.1 and jax or torch.
+"""Builds jax.keras, torch.keras and their .npz, in separate environments with keras 3.15.1 and jax or torch.
 
-KERAS_BACKEND=jax python made_by.py jax; KERAS_BACKEND=torch python made_by.py torch; the zips were then deflated.
+`KERAS_BACKEND=jax python build_backend_models.py jax`, and the same for torch; the zips were then deflated.
 """
 
 import sys
@@ -12,8 +12,8 @@ import numpy as np
 K = keras.layers
 
 
-def net() -> Any:
-    """One small layer of everything in which backends could differ."""
+def build_model() -> Any:
+    """One small layer of every kind that could differ between backends."""
     x = keras.Input((8, 8, 2), name="pixels")
     y = K.Rescaling(0.5, name="scale")(K.RandomFlip("horizontal", name="flip")(x))
     y = K.Conv2D(4, 3, strides=2, padding="same", activation="hard_silu", name="conv")(y)
@@ -28,15 +28,15 @@ def net() -> Any:
 
 
 def main(name: str) -> None:
-    """Train for two epochs, save the model without its optimizer, and what it gives for four samples."""
+    """Train for two epochs; save the model without its optimizer, and its outputs for four samples."""
     keras.utils.set_random_seed(1)
-    model, random = net(), np.random.default_rng(0)
-    x, y = random.normal(size=(16, 8, 8, 2)).astype("float32"), random.integers(0, 3, 16)
+    model, generator = build_model(), np.random.default_rng(0)
+    x, y = generator.normal(size=(16, 8, 8, 2)).astype("float32"), generator.integers(0, 3, 16)
     model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
     model.fit(x, y, epochs=2, verbose=0)
-    plain = net()
-    plain.set_weights(model.get_weights())
-    plain.save(f"{name}.keras")
+    uncompiled_model = build_model()
+    uncompiled_model.set_weights(model.get_weights())
+    uncompiled_model.save(f"{name}.keras")
     np.savez(f"{name}.npz", x=x[:4], y=np.asarray(model.predict(x[:4], verbose=0)))
 
 

@@ -1,4 +1,4 @@
-"""Masks over a training: they hold, they reach the target, tfmot's and edgepipe's agree, rounds stop in time."""
+"""Masked training: masks hold and reach the target, tfmot's and edgepipe's agree, rounds stop in time."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from edgepipe.compress.overrides import Overrides
 from edgepipe.compress.pruning import tfmot_pruning
 from edgepipe.compress.pruning.distribution import Distribution
 from edgepipe.compress.pruning.granularity import Granularity, NofMGranularity, WeightGranularity
-from edgepipe.compress.pruning.masked_training import _progress, prune_gradually, prune_iteratively
+from edgepipe.compress.pruning.masked_training import prune_gradually, prune_iteratively, round_progress
 from edgepipe.compress.pruning.prunable_kernels import find_prunable_kernels
 from edgepipe.compress.pruning.pruner import KernelPruner
 from edgepipe.compress.pruning.saliency import SaliencySettings
@@ -38,10 +38,10 @@ def _fit(model: Any, callbacks: list[Any], rate: float = 0.01) -> None:
     model.fit(X, Y, batch_size=10, epochs=STEPS // 6, verbose=0, callbacks=callbacks)
 
 
-def _pool(model: Any, cut: Granularity | None = None, distribution: Distribution = "uniform") -> WeightPool:
+def _pool(model: Any, granularity: Granularity | None = None, distribution: Distribution = "uniform") -> WeightPool:
     return WeightPool(
         find_prunable_kernels(model, Overrides(), exclude_last=True).kernels,
-        cut or WeightGranularity(),
+        granularity or WeightGranularity(),
         distribution,
         {},
     )
@@ -57,8 +57,8 @@ def test_every_schedule_reaches_the_target_and_holds_it(name: Any, share: float)
     model = _model()
     pruner = _pruner(model, share)
     prune_gradually(pruner, SparsitySchedule(name), STEPS, lambda callbacks: _fit(model, callbacks))
-    found = find_prunable_kernels(model, Overrides(), exclude_last=True)
-    check_sparsity(measure_sparsity(model, found), pruner.pool, share)
+    kernels = find_prunable_kernels(model, Overrides(), exclude_last=True)
+    check_sparsity(measure_sparsity(model, kernels), pruner.pool, share)
     for kernel, zero in zip(pruner.pool.kernels, pruner.zero_masks, strict=True):
         assert np.array_equal(np.asarray(kernel.weight) == 0, zero)
         assert zero.sum() == kernel.size - round(kernel.size * (1 - share))
@@ -70,33 +70,37 @@ def test_tfmot_reaches_the_target(name: Any, distribution: Distribution) -> None
     model = _model()
     pool, schedule = _pool(model, distribution=distribution), SparsitySchedule(name)
     assert tfmot_pruning.supports(model, pool, SaliencySettings(), schedule)
-    wrapped = tfmot_pruning.wrap(model, pool, 0.75, schedule, STEPS)
-    _fit(wrapped, tfmot_pruning.callbacks())
-    stripped = tfmot_pruning.strip(wrapped)
-    found = find_prunable_kernels(stripped, Overrides(), exclude_last=True)
-    check_sparsity(measure_sparsity(stripped, found), pool, 0.75)
-    assert measure_sparsity(stripped, found)[-1].zeros == 0
+    wrapped_model = tfmot_pruning.wrap(model, pool, 0.75, schedule, STEPS)
+    _fit(wrapped_model, tfmot_pruning.callbacks())
+    stripped_model = tfmot_pruning.strip(wrapped_model)
+    kernels = find_prunable_kernels(stripped_model, Overrides(), exclude_last=True)
+    check_sparsity(measure_sparsity(stripped_model, kernels), pool, 0.75)
+    assert measure_sparsity(stripped_model, kernels)[-1].zeros == 0
 
 
 def test_edgepipe_and_tfmot_choose_the_same_weights() -> None:
     model = _model()
     pool = _pool(model)
-    wrapped = tfmot_pruning.wrap(model, pool, 0.6, SparsitySchedule("constant"), STEPS)
-    _fit(wrapped, tfmot_pruning.callbacks(), rate=1e-9)
-    theirs = [np.asarray(kernel.weight) == 0 for kernel in _pool(tfmot_pruning.strip(wrapped)).kernels]
+    wrapped_model = tfmot_pruning.wrap(model, pool, 0.6, SparsitySchedule("constant"), STEPS)
+    _fit(wrapped_model, tfmot_pruning.callbacks(), rate=1e-9)
+    theirs = [np.asarray(kernel.weight) == 0 for kernel in _pool(tfmot_pruning.strip(wrapped_model)).kernels]
     ours = _pruner(_model(), 0.6).advance(1.0)
     assert all(np.array_equal(a, b) for a, b in zip(theirs, ours, strict=True))
 
 
-@pytest.mark.parametrize(("settings", "cut", "distribution", "schedule"), [
-    (SaliencySettings("taylor"), WeightGranularity(), "uniform", "polynomial"), (SaliencySettings(), NofMGranularity(2, 4), "uniform", "polynomial"),
-    (SaliencySettings(), WeightGranularity(), "global", "polynomial"), (SaliencySettings(), WeightGranularity(), "uniform", "one_shot"),
+@pytest.mark.parametrize(("settings", "granularity", "distribution", "schedule"), [
+    (SaliencySettings("taylor"), WeightGranularity(), "uniform", "polynomial"),
+    (SaliencySettings(), NofMGranularity(2, 4), "uniform", "polynomial"),
+    (SaliencySettings(), WeightGranularity(), "global", "polynomial"),
+    (SaliencySettings(), WeightGranularity(), "uniform", "one_shot"),
 ])  # fmt: skip
 def test_what_tfmot_does_not_do_is_edgepipes(
-    settings: SaliencySettings, cut: Granularity, distribution: Distribution, schedule: Any
+    settings: SaliencySettings, granularity: Granularity, distribution: Distribution, schedule: Any
 ) -> None:
     model = _model()
-    assert not tfmot_pruning.supports(model, _pool(model, cut, distribution), settings, SparsitySchedule(schedule))
+    assert not tfmot_pruning.supports(
+        model, _pool(model, granularity, distribution), settings, SparsitySchedule(schedule)
+    )
 
 
 def test_zeros_that_were_there_stay() -> None:
@@ -109,41 +113,43 @@ def test_zeros_that_were_there_stay() -> None:
 
 
 def _rounds(quality: list[float], number: int = 4) -> tuple[Any, KernelPruner, list[Any], list[Any]]:
-    """Iterative pruning whose quality is what the list says, with the weights after each round."""
+    """Iterative pruning with the given qualities, and the weights after each round."""
     model = _model()
-    pruner, after, told = _pruner(model, 0.8), [model.get_weights()], iter(quality)
+    pruner, weights_by_round, qualities = _pruner(model, 0.8), [model.get_weights()], iter(quality)
 
     def fit(callbacks: list[Any]) -> None:
         _fit(model, callbacks)
-        after.append(model.get_weights())
+        weights_by_round.append(model.get_weights())
 
-    found = prune_iteratively(pruner, number, fit, lambda: next(told), lambda value: value >= 0.9, model)
-    return model, pruner, found, after
+    rounds = prune_iteratively(
+        pruner, number, fit, lambda: next(qualities), lambda threshold_quality: threshold_quality >= 0.9, model
+    )
+    return model, pruner, rounds, weights_by_round
 
 
 def _equal(a: list[Any], b: list[Any]) -> bool:
     return all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-@pytest.mark.parametrize(("quality", "kept"), [
+@pytest.mark.parametrize(("quality", "kept_rounds"), [
     ([0.95, 0.94, 0.93, 0.92], 4), ([0.95, 0.94, 0.89], 2), ([0.5], 0), ([0.95, 0.94, 0.93, 0.5], 3),
 ])  # fmt: skip
-def test_rounds_end_with_the_last_good_model(quality: list[float], kept: int) -> None:
-    model, pruner, found, after = _rounds(quality)
-    assert [entry.good for entry in found] == [value >= 0.9 for value in quality]
-    assert _equal(model.get_weights(), after[kept])
-    gone = sum(int(zero.sum()) for zero in pruner.zero_masks) / sum(zero.size for zero in pruner.zero_masks)
-    assert gone == pytest.approx(1 - 0.2 ** (kept / 4), abs=0.01)
+def test_rounds_end_with_the_last_good_model(quality: list[float], kept_rounds: int) -> None:
+    model, pruner, rounds, weights_by_round = _rounds(quality)
+    assert [round_.is_acceptable for round_ in rounds] == [value >= 0.9 for value in quality]
+    assert _equal(model.get_weights(), weights_by_round[kept_rounds])
+    zero_share = sum(int(zero.sum()) for zero in pruner.zero_masks) / sum(zero.size for zero in pruner.zero_masks)
+    assert zero_share == pytest.approx(1 - 0.2 ** (kept_rounds / 4), abs=0.01)
     for kernel, zero in zip(pruner.pool.kernels, pruner.zero_masks, strict=True):
         assert (np.asarray(kernel.weight)[zero] == 0).all()
 
 
 def test_where_nothing_is_to_be_left_each_round_removes_a_like_share() -> None:
-    """As of 2:4, where all units go in the end."""
-    assert [_progress(1.0, number / 4) for number in (1, 2, 3, 4)] == [0.25, 0.5, 0.75, 1.0]
+    """As for 2:4, where all units are removed in the end."""
+    assert [round_progress(1.0, number / 4) for number in (1, 2, 3, 4)] == [0.25, 0.5, 0.75, 1.0]
 
 
 def test_each_round_removes_a_like_share_of_what_is_left() -> None:
-    _, pruner, found, _ = _rounds([1.0] * 4)
-    left = [1 - entry.progress * pruner.final_share for entry in found]
-    assert left == pytest.approx([0.2 ** (number / 4) for number in (1, 2, 3, 4)])
+    _, pruner, rounds, _ = _rounds([1.0] * 4)
+    remaining_shares = [1 - round_.progress * pruner.final_share for round_ in rounds]
+    assert remaining_shares == pytest.approx([0.2 ** (number / 4) for number in (1, 2, 3, 4)])

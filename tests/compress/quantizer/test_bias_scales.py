@@ -23,8 +23,8 @@ KINDS: dict[str, Any] = {
 }
 
 
-def dead(kind: str, tiny: float) -> Any:
-    """One layer, of which one channel has `tiny` weights and a bias of 3."""
+def dead_channel_model(kind: str, tiny: float) -> Any:
+    """A layer in which one channel has `tiny` weights and a bias of 3."""
     x = inputs = keras.Input((6, 6, 4), name="x")
     if kind == "Dense":
         x = keras.layers.Flatten()(x)
@@ -42,7 +42,7 @@ def dead(kind: str, tiny: float) -> Any:
 @pytest.mark.parametrize("tiny", [0.0, 1e-12])
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_a_dead_channel_keeps_its_bias(kind: str, tiny: float, bits: int, tmp_path: Path) -> None:
-    model = dead(kind, tiny)
+    model = dead_channel_model(kind, tiny)
     path = tmp_path / "m.tflite"
     path.write_bytes(convert(model, "float32"))
     lite = read(path)
@@ -51,9 +51,9 @@ def test_a_dead_channel_keeps_its_bias(kind: str, tiny: float, bits: int, tmp_pa
         recipes.quantize_with_recipe(lite.content, recipes.scheme_recipe("int8" if bits == 8 else "int16x8"), ranges)
     )
     for runtime in (Runtime.REFERENCE, Runtime.XNNPACK):
-        found = np.asarray(predict(path, X, runtime).real_values)
-        wanted = np.asarray(model.predict(X, verbose=0))
-        assert np.abs(found.reshape(wanted.shape) - wanted).max() < (0.08 if bits == 8 else 0.04)
+        outputs = np.asarray(predict(path, X, runtime).real_values)
+        expected = np.asarray(model.predict(X, verbose=0))
+        assert np.abs(outputs.reshape(expected.shape) - expected).max() < (0.08 if bits == 8 else 0.04)
 
 
 @pytest.mark.parametrize("scheme", ["int8", "int16x8"])
@@ -68,17 +68,17 @@ def test_a_single_channel_keeps_its_bias(scheme: Any, tmp_path: Path) -> None:
 
 
 def test_only_what_is_out_of_range_is_touched(tmp_path: Path) -> None:
-    model = dead("Conv2D", 0.0)
+    model = dead_channel_model("Conv2D", 0.0)
     path = tmp_path / "m.tflite"
     path.write_bytes(convert(model, "float32"))
     lite = read(path)
     ranges = calibrate(lite, X, ActivationCalibration()).by_tensor
-    made = recipes.quantize_with_recipe(lite.content, recipes.scheme_recipe("int8"), ranges)
-    again, moved = bias_scales.widen_bias_scales(made, lite.content)
-    assert (again, moved) == (made, [])
-    path.write_bytes(made)
+    quantized = recipes.quantize_with_recipe(lite.content, recipes.scheme_recipe("int8"), ranges)
+    rewidened, widened_outputs = bias_scales.widen_bias_scales(quantized, lite.content)
+    assert (rewidened, widened_outputs) == (quantized, [])
+    path.write_bytes(quantized)
     scales = next(op for op in read(path).operators if op.name == "CONV_2D").inputs[1].quantization.scales
     kernel = model.get_layer("layer").get_weights()[0]
-    plain = np.abs(kernel).max(axis=(0, 1, 2)) / 127
-    np.testing.assert_allclose(np.delete(scales, 1), np.delete(plain, 1), rtol=1e-5)
+    plain_scales = np.abs(kernel).max(axis=(0, 1, 2)) / 127
+    np.testing.assert_allclose(np.delete(scales, 1), np.delete(plain_scales, 1), rtol=1e-5)
     assert scales[1] > 0

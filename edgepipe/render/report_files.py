@@ -1,0 +1,113 @@
+"""Builds the report of a run and writes its files: report.json, report.md and a copy of each artifact."""
+
+import platform
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+
+from edgepipe.core import references
+from edgepipe.core.artifact import copy_atomically, list_files, wrap_storage_errors, write_atomically, write_text
+from edgepipe.core.errors import InputError
+from edgepipe.pipeline.runner import Run, StepResult
+from edgepipe.render import markdown
+from edgepipe.render.report import REPORT_FILE, Report, StageReport, load
+
+TOOLS = ("tensorflow", "keras", "tf_keras", "tensorflow-model-optimization", "ai-edge-litert", "tflite-micro",
+         "ethos-u-vela", "litert-quantizer", "numpy")  # fmt: skip
+
+
+def build_report(run: Run) -> Report:
+    """The report of a run."""
+    stages = tuple(_stage_report(number, step_result) for number, step_result in enumerate(run.step_results))
+    outcomes = [stage.outcome for stage in stages]
+    return Report(
+        name=run.pipeline.name,
+        description=run.pipeline.description,
+        pipeline=str(run.pipeline.file),
+        seed=run.pipeline.seed,
+        created=_iso(datetime.now(UTC).timestamp()),
+        versions={
+            "python": platform.python_version(),
+            **{name: references.installed_version(name) for name in ("edgepipe", *TOOLS)},
+        },
+        stages=stages,
+        met=all(v.met for o in outcomes for v in o.verdicts) and not any(o.findings for o in outcomes),
+    )
+
+
+def _stage_report(number: int, step_result: StepResult) -> StageReport:
+    step, entry = step_result.step, step_result.stored_artifact.entry
+    return StageReport(
+        name=step.name,
+        type=step.type,
+        status="cached" if step_result.from_cache else "ran",
+        kind=entry.kind,
+        artifact=_artifact_path(number, step_result),
+        files=_extra_paths(number, step_result),
+        digest=entry.digest,
+        made=_iso(entry.created),
+        cost=entry.cost,
+        outcome=entry.outcome.model_copy(update={"notes": (*step_result.notes, *entry.outcome.notes)}),
+    )
+
+
+def _artifact_path(number: int, step_result: StepResult) -> str:
+    return f"artifacts/{number}-{step_result.step.name}{step_result.stored_artifact.artifact.path.suffix}"
+
+
+def _extra_files(step_result: StepResult) -> list[str]:
+    """The files that a stage wrote besides its artifact, relative to the folder of the artifact."""
+    artifact = step_result.stored_artifact.artifact.path
+    extra_files = (f for f in list_files(artifact.parent) if f != artifact and not f.is_relative_to(artifact))
+    return [file.relative_to(artifact.parent).as_posix() for file in extra_files]
+
+
+def _extra_paths(number: int, step_result: StepResult) -> tuple[str, ...]:
+    prefix = f"artifacts/{number}-{step_result.step.name}"
+    return tuple(f"{prefix}-{name.replace('/', '-')}" for name in _extra_files(step_result))
+
+
+def _iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
+
+def write(run: Run, report: Report, folder: Path) -> None:
+    """Write the report and a copy of each stage's artifact below `folder`; each file appears whole or not at all.
+
+    Raises:
+        StorageError: `folder` cannot be written.
+    """
+    _remove_former(report, folder)
+    for stage, step_result in zip(report.stages, run.step_results, strict=True):
+        artifact = step_result.stored_artifact.artifact.path
+        copy_atomically(artifact, folder / str(stage.artifact))
+        for name, target in zip(_extra_files(step_result), stage.files, strict=True):
+            copy_atomically(artifact.parent / name, folder / target)
+    write_text(folder / "report.md", markdown.render(report))
+    write_text(folder / REPORT_FILE, report.json())
+
+
+def _remove_former(report: Report, folder: Path) -> None:
+    """Remove the files that an earlier run wrote to `folder`, as its report lists them, unless they are replaced."""
+    try:
+        former_report = load(folder)
+    except InputError:
+        return
+    current_files = {name for stage in report.stages for name in _written_files(stage)}
+    for name in {name for stage in former_report.stages for name in _written_files(stage)} - current_files:
+        path = folder / name
+        if path.resolve().is_relative_to(folder.resolve()):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _written_files(stage: StageReport) -> list[str]:
+    return [name for name in (stage.artifact, *stage.files) if name]
+
+
+def check_writable(folder: Path) -> None:
+    """Raise a `StorageError` now, before hours of training, if `folder` cannot be written."""
+    with wrap_storage_errors(str(folder)):
+        folder.mkdir(parents=True, exist_ok=True)
+    with write_atomically(folder / ".writable") as temporary_path:
+        temporary_path.write_text("")
+    (folder / ".writable").unlink(missing_ok=True)
