@@ -3,8 +3,8 @@
     python benchmarks/calibration.py [--effort full] [--profile FILE] [--models DIR] [--again]
 
 The models are those of `latency/models` below $EDGEPIPE_SHARED, or below `../shared` beside the repository. They are
-measured like any model on the host (`edgepipe.tflite.host_latency.measure`), three times; --again forgets earlier readings
-of the suite. A model that XNNPACK refuses is listed with its reason.
+measured like any model on the host (`edgepipe.tflite.host_latency.measure`), three times; --again forgets earlier
+readings of the suite. A model that XNNPACK refuses is listed with its reason.
 """
 
 import argparse
@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from edgepipe.render.catalogue import errors_text
 
 from edgepipe.core.cache import default_root
 from edgepipe.core.errors import InputError
@@ -25,6 +24,7 @@ from edgepipe.devices.calibration.calibrated_latency import CalibratedEstimate, 
 from edgepipe.devices.calibration.calibration_record import DeviceCalibration
 from edgepipe.devices.calibration.measurement_backend import HostBackend
 from edgepipe.devices.calibration.suite import Effort
+from edgepipe.render.devices import errors_text
 from edgepipe.tflite import host_latency, reader
 
 PASSES = 3
@@ -95,7 +95,7 @@ def show(rows: list[Row], refused: dict[str, str]) -> None:
 def told(found: DeviceCalibration) -> None:
     """How the calibration judged itself before it saw any of the real models."""
     about = found.measured
-    print(f"{about.host}; {about.runtime}, {about.threads} thread(s); suite {about.suite}, {about.models} models")
+    print(f"{about.host}; {about.runtime}, {about.threads} threads; suite {about.suite}, {about.models} models")
     print(f"composites, 5-fold:          {errors_text(found.within)}")
     print(f"composites, group held out:  {errors_text(found.across)}")
     print(f"single operators, 5-fold:    {errors_text(found.operators)}")

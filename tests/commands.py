@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Ended:
+class CommandResult:
     """How a command ended: its exit code and what it printed."""
 
     code: int
@@ -13,4 +13,4 @@ class Ended:
     err: str
 
 
-Command = Callable[..., Ended]
+Command = Callable[..., CommandResult]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import Command, Ended
+from commands import Command, CommandResult
 from hypothesis import settings
 
 from edgepipe import cli
@@ -71,7 +71,7 @@ def trained_digits(shared_cache: Path) -> Path:
 def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
     """Runs `edgepipe ARGUMENTS` through its entry point, in this process."""
 
-    def run(*arguments: object) -> Ended:
+    def run(*arguments: object) -> CommandResult:
         monkeypatch.setattr(sys, "argv", ["edgepipe", *map(str, arguments)])
         capsys.readouterr()
         code: Any = 0
@@ -79,7 +79,7 @@ def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
             cli.main()
         except SystemExit as ended:
             code = ended.code
-        return Ended(int(code or 0), *capsys.readouterr())
+        return CommandResult(int(code or 0), *capsys.readouterr())
 
     return run
 
@@ -88,10 +88,10 @@ def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
 def process() -> Command:
     """Runs `python -m edgepipe ARGUMENTS` in a process of its own; keyword arguments go to `subprocess.run`."""
 
-    def run(*arguments: object, **options: Any) -> Ended:
+    def run(*arguments: object, **options: Any) -> CommandResult:
         line = [sys.executable, "-m", "edgepipe", *map(str, arguments)]
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
         done = subprocess.run(line, text=True, check=False, **streams)
-        return Ended(done.returncode, done.stdout or "", done.stderr or "")
+        return CommandResult(done.returncode, done.stdout or "", done.stderr or "")
 
     return run

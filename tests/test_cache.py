@@ -262,7 +262,7 @@ def test_the_commands(cache: Cache, command: Command) -> None:
     put(cache)
     listed = command("cache", "list", "--cache-dir", cache.root)
     assert (listed.code, listed.err) == (0, "")
-    assert "1 entries" in listed.out
+    assert "1 entry" in listed.out
     assert KEY[:12] in listed.out
     told = json.loads(command("cache", "list", "--cache-dir", cache.root, "--json").out)
     assert (told["schema"], [entry["stage"] for entry in told["entries"]]) == ("edgepipe.cache/1", ["convert"])

@@ -3,6 +3,7 @@
 In a page, from top to bottom, in a folder of the page's own:
 
 - each line of a ```console block that begins with `$ ` runs in a shell; the lines below it are its output;
+- of a ```python block the imports run, and the names of `edgepipe` that it uses exist;
 - a ```yaml block with `stages:` is a whole pipeline and must pass `edgepipe.check`; one of `model:` or `task:` alone,
   and a list of stages, must do so within a pipeline.
 
@@ -15,6 +16,7 @@ The folder has `pipelines/`, and of a small network for scikit-learn's digits `m
 `data.npz` (arrays x and y), and a SavedModel in `saved/`. Stages are cached for all pages together.
 """
 
+import ast
 import json
 import os
 import re
@@ -127,6 +129,8 @@ def test_the_page_is_true(
             continue
         if block.kind == "yaml":
             _check_yaml(block, where, folder)
+        if block.kind == "python":
+            _check_python(block, where)
         if block.kind == "console":
             _run(block, where, folder, environment)
 
@@ -150,6 +154,19 @@ def _check_yaml(block: Block, where: str, folder: Path) -> None:
         return
     with pytest.raises(ConfigError):
         edgepipe.check(file)
+
+
+def _check_python(block: Block, where: str) -> None:
+    """It compiles, and what it imports from edgepipe is there; public names of `edgepipe` that it uses, too."""
+    tree = ast.parse(block.text, where)
+    imports = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
+    exec(compile(ast.Module(imports, []), where, "exec"), {})
+    used = {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "edgepipe"
+    }
+    assert used <= set(edgepipe.__all__), f"{where}: not public: {used - set(edgepipe.__all__)}"
 
 
 def _run(block: Block, where: str, folder: Path, environment: dict[str, str]) -> None:

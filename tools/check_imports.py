@@ -1,4 +1,4 @@
-"""Fails if modules of a package import each other in a circle: `python tools/check_imports.py [FOLDER]`, in `make lint`.
+"""Fails if modules of a package import each other in a circle: `python tools/check_imports.py [FOLDER]`.
 
 Every import statement counts, wherever it is written: inside functions and below `TYPE_CHECKING` too. `from package
 import x` counts as an import of `package.x`. The root package's own lazy exports are the one exemption.

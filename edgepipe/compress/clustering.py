@@ -165,7 +165,7 @@ def _unclusterable_reason(layer: Any) -> str:
 def _plan_exclusion_reason(layer: Any, plan: ClusteringPlan, is_last: bool) -> str:
     """Why the plan excludes `layer`; naming the last layer in `layers` overrides `exclude_last`."""
     if plan.overrides.is_excluded(layer):
-        return "excluded in the pipeline"
+        return "excluded by the pipeline"
     name_overrides = Overrides(layers=plan.overrides.layers).for_layer(layer)
     return (
         "the last layer is excluded (exclude_last: true)"

@@ -184,13 +184,13 @@ def _prepare_feed(array: Array, model_input: ModelInput) -> Array:
     nonfinite_indices = np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1))
     if nonfinite_indices.size:
         raise InputError(
-            f"{nonfinite_indices.size} of {len(array)} representative samples of input '{model_input.name}' hold NaN or "
-            f"infinity, the first is number {nonfinite_indices[0]}; clean or drop them"
+            f"{nonfinite_indices.size} of {len(array)} representative samples of input '{model_input.name}' hold NaN "
+            f"or infinity, the first is number {nonfinite_indices[0]}; clean or drop them"
         )
     if np.dtype(model_input.dtype).kind in "iu" and not _fits_dtype(array, np.iinfo(model_input.dtype)):
         raise InputError(
-            f"representative samples of input '{model_input.name}' are not all whole numbers that {model_input.dtype}, which it "
-            f"takes, can hold: they are {array.dtype} from {array.min()} to {array.max()}"
+            f"representative samples of input '{model_input.name}' are not all whole numbers that {model_input.dtype}, "
+            f"which it takes, can hold: they are {array.dtype} from {array.min()} to {array.max()}"
         )
     return array.astype(model_input.dtype)
 

@@ -182,7 +182,8 @@ def as_record(model: Model, runs: RunRecord | None = None) -> ModelRecord:
         outputs=tuple(_tensor_record(tensor) for tensor in model.outputs),
         subgraphs=tuple(_subgraph_record(graph) for graph in model.subgraphs),
         signatures=tuple(
-            SignatureRecord(key=s.key, subgraph=s.subgraph, inputs=s.inputs, outputs=s.outputs) for s in model.signatures
+            SignatureRecord(key=s.key, subgraph=s.subgraph, inputs=s.inputs, outputs=s.outputs)
+            for s in model.signatures
         ),
         operators=tuple(_operator_record(operator) for operator in model.operators),
         tensors=tuple(_tensor_record(tensor) for tensor in model.used_tensors),

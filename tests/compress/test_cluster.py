@@ -112,14 +112,14 @@ REASONS: list[tuple[str, ClusteringPlan, str, str]] = [
         "too few weights",
         ClusteringPlan(clusters=128),
         "conv",
-        "too few weights: 216 that are not zero, for 128 clusters (2 each",
+        "too few weights: 216 that are not zero, for 128 clusters (at least 2 each",
     ),
-    ("by class", ClusteringPlan(8, overrides=Overrides({"Conv2D": None})), "conv", "excluded in the pipeline"),
+    ("by class", ClusteringPlan(8, overrides=Overrides({"Conv2D": None})), "conv", "excluded by the pipeline"),
     (
         "by name",
         ClusteringPlan(8, overrides=Overrides({"Conv2D": 4}, {"co.*": None})),
         "conv",
-        "excluded in the pipeline",
+        "excluded by the pipeline",
     ),
     ("the last", ClusteringPlan(8, overrides=Overrides({"Dense": 4})), "last", "the last layer is excluded"),
 ]

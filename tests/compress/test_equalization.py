@@ -94,10 +94,10 @@ def test_the_factors_of_a_pair_are_those_of_equation_11() -> None:
     np.testing.assert_allclose(
         _kernel(equalized.model, "b"), _kernel(model, "b") * factor[None, None, :, None], rtol=1e-5
     )
-    (joint,) = equalized.groups
-    assert (joint.makers, joint.readers, joint.channels) == (("a",), ("b",), 5)
-    assert joint.spread_before == pytest.approx(ranges_a.max() / np.median(ranges_a))
-    assert "settled in 2 rounds" in equalized.notes[0]
+    (group,) = equalized.groups
+    assert (group.makers, group.readers, group.channels) == (("a",), ("b",), 5)
+    assert group.spread_before == pytest.approx(ranges_a.max() / np.median(ranges_a))
+    assert "converged in 2 rounds" in equalized.notes[0]
 
 
 def test_a_chain_is_iterated_until_both_sides_of_each_joint_have_one_range() -> None:
@@ -167,8 +167,8 @@ def test_a_residual_sum_is_scaled_as_one_group() -> None:
     perturb(model)
     for samples in (None, _images()):
         equalized = equalize_channels(fold_batch_norms(model), samples)
-        (joint,) = equalized.groups
-        assert (set(joint.makers), set(joint.readers)) == ({"stem", "branch"}, {"branch", "out"})
+        (group,) = equalized.groups
+        assert (set(group.makers), set(group.readers)) == ({"stem", "branch"}, {"branch", "out"})
 
 
 def test_dead_channels_take_the_mean_factor_and_are_named() -> None:

@@ -95,7 +95,7 @@ def _two_inputs() -> Any:
 
 
 Joints = list[tuple[tuple[str, ...], tuple[str, ...]]]
-# the model; its joints, if the weights alone are looked at; what is said of the rest
+# the model; its scaled groups, by the weights alone; fragments of the notes on the rest
 ODD: dict[str, tuple[Callable[[], Any], Joints, tuple[str, ...]]] = {
     "branches": (
         lambda: _graph(_branches),
@@ -200,7 +200,7 @@ def test_an_odd_graph(name: str) -> None:
         equal, corrected_model = _both(model, samples)
         all_notes = [*equal.exclusion_notes, *equal.notes, *equal.folded_model.notes]
         if samples is None or name != "relu6":
-            assert {(joint.makers, frozenset(joint.readers)) for joint in equal.groups} == {
+            assert {(group.makers, frozenset(group.readers)) for group in equal.groups} == {
                 (makers, frozenset(readers)) for makers, readers in group_count
             }
             for fragment in notes_expected:

@@ -166,7 +166,7 @@ def test_show_gives_each_number_its_source(profile_folder: Path, monkeypatch: py
     monkeypatch.chdir(profile_folder)
     (table,) = devices.tables("mine.yaml")
     rows = {label.strip(): (text, citation) for label, text, citation in table.rows}
-    assert table.columns == ("what", "value", "source")
+    assert table.columns == ("property", "value", "source")
     assert rows["clock"] == ("40 MHz", devices.NO_SOURCE)
     assert rows["RAM"] == ("128.0 KiB", "board sheet")
     assert rows["cache"] == ("1.0 KiB cache", "core manual")

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from commands import Command, Ended
+from commands import Command, CommandResult
 from malformed_pipelines import CASES, GOOD, GOOD_ONES, SETTINGS
 
 from edgepipe.devices.device_profile import names
@@ -41,7 +41,7 @@ def expected(folder: Path, problems: list[str]) -> list[str]:
     return [f"p.yaml:{line}" if line[0].isdigit() else line for line in lines]
 
 
-def check(ended: Ended, lines: list[str]) -> None:
+def check(ended: CommandResult, lines: list[str]) -> None:
     """Exit 2, these lines on stderr, nothing else anywhere."""
     assert (ended.code, ended.out) == (2, "")
     assert ended.err.splitlines() == lines

@@ -5,11 +5,10 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from commands import Command, CommandResult
 
 from edgepipe.devices.calibration.network_builder import NetworkBuilder
 
@@ -50,18 +49,6 @@ class Stamp(Stage):
 HELPER = "def encode(text):\n    return text.encode()\n"
 
 
-@dataclass(frozen=True)
-class Ended:
-    """A command that has ended."""
-
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Ended]
-
-
 def install(source: Path, target: Path) -> None:
     """Install the package in the folder `source` into `target`, from nothing but what is there."""
     options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--target", str(target)]
@@ -84,25 +71,25 @@ def site(clip_site: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def edgepipe(tmp_path: Path, site: Path) -> Run:
+def edgepipe(tmp_path: Path, site: Path) -> Command:
     """Runs `edgepipe ARGUMENTS` in `tmp_path`, with the packages of `site` installed."""
 
-    def run(*arguments: str) -> Ended:
+    def run(*arguments: str) -> CommandResult:
         environment = {**os.environ, "PYTHONPATH": str(site), "EDGEPIPE_CACHE_DIR": str(tmp_path / "cache")}
         line = [sys.executable, "-m", "edgepipe", *arguments]
         done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-        return Ended(done.returncode, done.stdout, done.stderr)
+        return CommandResult(done.returncode, done.stdout, done.stderr)
 
     return run
 
 
-def statuses(ended: Ended) -> dict[str, str]:
+def statuses(ended: CommandResult) -> dict[str, str]:
     assert ended.code == 0, ended.err
     return {stage["name"]: stage["status"] for stage in json.loads(ended.out)["stages"]}
 
 
 @pytest.mark.slow
-def test_a_stage_of_an_installed_package_runs_and_is_cached(edgepipe: Run, tmp_path: Path, site: Path) -> None:
+def test_a_stage_of_an_installed_package_runs_and_is_cached(edgepipe: Command, tmp_path: Path, site: Path) -> None:
     (tmp_path / "p.yaml").write_text(PIPELINE)
     first = edgepipe("run", "p.yaml", "--json")
     assert statuses(first) == {"model": "ran", "clip_weights": "ran", "convert": "ran"}
@@ -121,7 +108,7 @@ def test_a_stage_of_an_installed_package_runs_and_is_cached(edgepipe: Run, tmp_p
     assert statuses(edgepipe("run", "p.yaml", "--json"))["clip_weights"] == "ran"
 
 
-def test_it_is_listed_with_its_package(edgepipe: Run) -> None:
+def test_it_is_listed_with_its_package(edgepipe: Command) -> None:
     listing = edgepipe("stages")
     assert listing.code == 0, listing.err
     (row,) = [line for line in listing.out.splitlines() if line.strip().startswith("clip_weights")]
@@ -161,7 +148,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_wrong_options_have_line_and_column(case: str, edgepipe: Run, tmp_path: Path) -> None:
+def test_wrong_options_have_line_and_column(case: str, edgepipe: Command, tmp_path: Path) -> None:
     old, new, message = WRONG[case]
     (tmp_path / "p.yaml").write_text(PIPELINE.replace(old, new))
     ended = edgepipe("check", "p.yaml")
@@ -169,7 +156,7 @@ def test_wrong_options_have_line_and_column(case: str, edgepipe: Run, tmp_path: 
 
 
 def test_a_package_that_cannot_be_imported_breaks_nothing_but_its_own_use(
-    edgepipe: Run, tmp_path: Path, site: Path
+    edgepipe: Command, tmp_path: Path, site: Path
 ) -> None:
     (site / "edgepipe_clip" / "__init__.py").write_text("import a_module_that_is_missing\n")
     (tmp_path / "plain.yaml").write_text(PIPELINE.replace("  - clip_weights: {limit: 0.05}\n", ""))
@@ -195,7 +182,7 @@ def second_package(site: Path, name: str) -> None:
     (folder / "entry_points.txt").write_text(f"[edgepipe.stages]\n{name} = edgepipe_clip:ClipWeights\n")
 
 
-def test_two_packages_with_one_name_are_refused(edgepipe: Run, tmp_path: Path, site: Path) -> None:
+def test_two_packages_with_one_name_are_refused(edgepipe: Command, tmp_path: Path, site: Path) -> None:
     second_package(site, "clip_weights")
     (tmp_path / "p.yaml").write_text(PIPELINE)
     ended = edgepipe("check", "p.yaml")
@@ -206,7 +193,7 @@ def test_two_packages_with_one_name_are_refused(edgepipe: Run, tmp_path: Path, s
     assert edgepipe("check", "named.yaml").code == 0  # by its class it is still to be had
 
 
-def test_a_package_cannot_replace_a_stage_of_edgepipe(edgepipe: Run, tmp_path: Path, site: Path) -> None:
+def test_a_package_cannot_replace_a_stage_of_edgepipe(edgepipe: Command, tmp_path: Path, site: Path) -> None:
     second_package(site, "convert")
     (tmp_path / "p.yaml").write_text(PIPELINE)
     ended = edgepipe("check", "p.yaml")
@@ -230,7 +217,7 @@ def beside(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_stage_beside_the_pipeline_is_listed(edgepipe: Run, beside: Path) -> None:
+def test_a_stage_beside_the_pipeline_is_listed(edgepipe: Command, beside: Path) -> None:
     listing = edgepipe("stages")
     (row,) = [line for line in listing.out.splitlines() if line.strip().startswith("stamp:Stamp")]
     assert "stamp.py" in row
@@ -238,7 +225,7 @@ def test_a_stage_beside_the_pipeline_is_listed(edgepipe: Run, beside: Path) -> N
 
 
 @pytest.mark.slow
-def test_a_stage_beside_the_pipeline_runs_and_is_cached(edgepipe: Run, beside: Path) -> None:
+def test_a_stage_beside_the_pipeline_runs_and_is_cached(edgepipe: Command, beside: Path) -> None:
     first = edgepipe("run", "p.yaml", "--json", "--output-dir", "out")
     assert statuses(first) == {"model": "ran", "Stamp": "ran"}
     stage = json.loads(first.out)["stages"][1]
@@ -292,7 +279,7 @@ MODULES = {
 
 
 @pytest.mark.parametrize("case", MODULES)
-def test_what_is_wrong_with_a_module_is_one_line(case: str, edgepipe: Run, beside: Path) -> None:
+def test_what_is_wrong_with_a_module_is_one_line(case: str, edgepipe: Command, beside: Path) -> None:
     in_pipeline, in_module, message = MODULES[case]
     if in_pipeline:
         (beside / "p.yaml").write_text(STAMPED.replace(*in_pipeline))

@@ -1,5 +1,7 @@
-"""Whole runs in child processes, as a user starts them."""
+"""Whole runs of `edgepipe run`: in this process, which has TensorFlow loaded, or in one of their own."""
 
+import contextlib
+import io
 import json
 import os
 import shutil
@@ -10,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from edgepipe import cli
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -29,7 +33,7 @@ stages:
 
 
 @dataclass
-class Ended:
+class FinishedRun:
     """A run that has ended: exit code, what it printed, its report."""
 
     code: int
@@ -68,7 +72,26 @@ class Workplace:
         folders = ["--output-dir", str(self.folder / output), "--cache-dir", str(self.cache)]
         return [sys.executable, "-m", "edgepipe", "run", str(self.pipeline), *folders, *extra]
 
-    def run(self, *extra: str, output: str = "out", package: Path = ROOT) -> Ended:
+    def run(self, *extra: str, output: str = "out") -> FinishedRun:
+        """Run the pipeline through the command's entry point, in this process."""
+        words = self.command(*extra, output=output)[3:]
+        stdout, stderr = io.StringIO(), io.StringIO()
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            contextlib.redirect_stdout(stdout),
+            contextlib.redirect_stderr(stderr),
+        ):
+            patch.chdir(self.folder)
+            patch.setattr(sys, "argv", ["edgepipe", *words])
+            code = 0
+            try:
+                cli.main()
+            except SystemExit as ended:
+                code = int(ended.code or 0)
+        return FinishedRun(code, stdout.getvalue(), stderr.getvalue(), self.folder / output)
+
+    def run_process(self, *extra: str, output: str = "out", package: Path = ROOT) -> FinishedRun:
+        """Run the pipeline in a process of its own, with the edgepipe of `package`."""
         done = subprocess.run(
             self.command(*extra, output=output),
             capture_output=True,
@@ -76,7 +99,7 @@ class Workplace:
             env=environment(package),
             cwd=self.folder,
         )
-        return Ended(done.returncode, done.stdout, done.stderr, self.folder / output)
+        return FinishedRun(done.returncode, done.stdout, done.stderr, self.folder / output)
 
     def python(self, code: str, *words: str) -> None:
         """Run `code` in the folder of the pipeline."""
@@ -95,10 +118,10 @@ def workplace(tmp_path: Path) -> Workplace:
 
 
 @pytest.fixture(scope="session")
-def demo(trained_digits: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Ended, Path]:
+def demo(trained_digits: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[FinishedRun, Path]:
     """`make demo`'s run, a second time, and the shared cache that the first one filled."""
     folder = tmp_path_factory.mktemp("demo")
     command = [sys.executable, "-m", "edgepipe", "run", str(ROOT / "pipelines" / "digits.yaml")]
     folders = ["--output-dir", str(folder / "out"), "--cache-dir", str(trained_digits)]
     done = subprocess.run([*command, *folders], capture_output=True, text=True, env=environment(), cwd=folder)
-    return Ended(done.returncode, done.stdout, done.stderr, folder / "out"), trained_digits
+    return FinishedRun(done.returncode, done.stdout, done.stderr, folder / "out"), trained_digits

@@ -44,18 +44,20 @@ def test_a_comment_in_a_device_profile_changes_nothing(place: Workplace) -> None
     _expect(place.run().statuses(), None)
 
 
-@pytest.mark.parametrize(("module", "first"), [("stages/quantize.py", "quantize"), ("stages/validate/__init__.py", "validate")])
+@pytest.mark.parametrize(
+    ("module", "first"), [("stages/quantize.py", "quantize"), ("stages/validate/__init__.py", "validate")]
+)
 def test_the_source_of_a_stage(place: Workplace, tmp_path: Path, module: str, first: str) -> None:
     copy = _copied(tmp_path)
     source = copy / "edgepipe" / module
     source.write_text(source.read_text() + "\n# changed\n")
-    ended = place.run(package=copy)
+    ended = place.run_process(package=copy)
     assert ended.code == 0, ended.stderr
     _expect(ended.statuses(), first)
 
 
 def test_a_copy_of_the_package_elsewhere_hits(place: Workplace, tmp_path: Path) -> None:
-    _expect(place.run(package=_copied(tmp_path)).statuses(), None)
+    _expect(place.run_process(package=_copied(tmp_path)).statuses(), None)
 
 
 def test_a_damaged_entry_is_said_and_made_again(place: Workplace) -> None:

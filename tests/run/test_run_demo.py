@@ -14,7 +14,7 @@ from edgepipe.data.data_spec import FunctionSpec
 from edgepipe.data.dataset_loading import load
 from edgepipe.data.splits import Split
 
-from .conftest import ROOT, Ended, environment
+from .conftest import ROOT, FinishedRun, environment
 
 pytestmark = pytest.mark.slow
 SEED = 7  # of pipelines/digits.yaml
@@ -22,7 +22,7 @@ INTEGERS = {"int8", "int32"}
 
 
 @pytest.fixture(scope="module")
-def model(demo: tuple[Ended, Path]) -> Path:
+def model(demo: tuple[FinishedRun, Path]) -> Path:
     return demo[0].folder / "artifacts" / "4-convert.tflite"
 
 
@@ -46,7 +46,7 @@ def _labels(path: Path, x: np.ndarray, resolver: OpResolverType) -> np.ndarray:
     return np.array(found)
 
 
-def test_the_budget_is_met(demo: tuple[Ended, Path]) -> None:
+def test_the_budget_is_met(demo: tuple[FinishedRun, Path]) -> None:
     ended, _ = demo
     assert ended.code == 0, ended.stdout + ended.stderr
     assert ended.report["met"]
@@ -61,18 +61,18 @@ def test_accuracy_on_digits_that_nothing_has_read(model: Path, test_split: tuple
 
 
 def test_reported_accuracy_is_what_a_plain_loop_finds(
-    demo: tuple[Ended, Path], model: Path, test_split: tuple[np.ndarray, np.ndarray]
+    demo: tuple[FinishedRun, Path], model: Path, test_split: tuple[np.ndarray, np.ndarray]
 ) -> None:
     x, y = test_split
     found = np.mean(_labels(model, x, OpResolverType.AUTO) == y)
     assert demo[0].metric("validate", "accuracy")["value"] == pytest.approx(found, abs=1e-9)
 
 
-def test_the_drop_from_float_is_at_most_a_point(demo: tuple[Ended, Path]) -> None:
+def test_the_drop_from_float_is_at_most_a_point(demo: tuple[FinishedRun, Path]) -> None:
     assert demo[0].metric("validate", "accuracy_drop")["value"] <= 0.01
 
 
-def test_three_quarters_of_the_weights_are_zero_inside_the_file(demo: tuple[Ended, Path], model: Path) -> None:
+def test_three_quarters_of_the_weights_are_zero_inside_the_file(demo: tuple[FinishedRun, Path], model: Path) -> None:
     interpreter = Interpreter(str(model), experimental_op_resolver_type=OpResolverType.BUILTIN_REF)
     interpreter.allocate_tensors()
     layers = [op for op in interpreter._get_ops_details() if op["op_name"] in ("CONV_2D", "FULLY_CONNECTED")]
@@ -95,7 +95,7 @@ def test_every_tensor_is_an_integer(model: Path) -> None:
     assert interpreter.get_output_details()[0]["dtype"] == np.int8
 
 
-def test_three_runtimes_agree_and_the_histogram_is_printed(demo: tuple[Ended, Path]) -> None:
+def test_three_runtimes_agree_and_the_histogram_is_printed(demo: tuple[FinishedRun, Path]) -> None:
     tables = next(s for s in demo[0].report["stages"] if s["name"] == "validate")["outcome"]["tables"]
     runtimes = {row[0]: row for row in tables[0]["rows"]}
     assert set(runtimes) == {"reference", "xnnpack", "tflite-micro"}
@@ -104,12 +104,12 @@ def test_three_runtimes_agree_and_the_histogram_is_printed(demo: tuple[Ended, Pa
         assert "0: " in row[5]
 
 
-def test_the_report_fits_its_schema(demo: tuple[Ended, Path]) -> None:
+def test_the_report_fits_its_schema(demo: tuple[FinishedRun, Path]) -> None:
     schema = json.loads((ROOT / "edgepipe" / "render" / "report_schema.json").read_text())
     Draft202012Validator(schema).validate(demo[0].report)
 
 
-def test_again_everything_is_cached_and_nothing_heavy_is_imported(demo: tuple[Ended, Path]) -> None:
+def test_again_everything_is_cached_and_nothing_heavy_is_imported(demo: tuple[FinishedRun, Path]) -> None:
     ended, cache = demo
     arguments = [
         "run",
@@ -136,7 +136,7 @@ print(sorted({{name.partition(".")[0] for name in sys.modules}} & {{"tensorflow"
 
 
 def test_int8_agrees_with_fake_quant(
-    demo: tuple[Ended, Path], model: Path, test_split: tuple[np.ndarray, np.ndarray]
+    demo: tuple[FinishedRun, Path], model: Path, test_split: tuple[np.ndarray, np.ndarray]
 ) -> None:
     """On digits that nothing has read, in a comparison of its own."""
     from edgepipe.compress.qat.qat_store import restore_model

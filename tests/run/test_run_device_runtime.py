@@ -12,7 +12,7 @@ from edgepipe.data.dataset_loading import load
 from edgepipe.data.splits import Split
 from edgepipe.tflite.interpreter import Runtime, predict
 
-from .conftest import ROOT, Ended
+from .conftest import ROOT, FinishedRun
 
 PYTHON = ROOT / ".venv-device" / "bin" / "python"
 RUN = """
@@ -35,7 +35,7 @@ print(json.dumps({"version": __version__, "outputs": outputs}))
 
 @pytest.mark.slow
 @pytest.mark.skipif(not PYTHON.exists(), reason="no .venv-device: `make test` makes it where there is a Python 3.11")
-def test_labels_equal_those_of_the_reference(demo: tuple[Ended, Path], tmp_path: Path) -> None:
+def test_labels_equal_those_of_the_reference(demo: tuple[FinishedRun, Path], tmp_path: Path) -> None:
     model = demo[0].folder / "artifacts" / "4-convert.tflite"
     x = load(FunctionSpec(function="edgepipe.data:digits"), ROOT, 7, frozenset({Split.TEST})).test.x
     np.save(tmp_path / "x.npy", x)

@@ -1,7 +1,9 @@
 """Whole runs in which every training stage has a teacher."""
 
+import keras
 import pytest
 
+from edgepipe.zoo import small_cnn
 from tests.run.conftest import Workplace
 
 TAUGHT = """\
@@ -49,12 +51,13 @@ def test_a_teacher_from_a_file_is_part_of_the_key(workplace: Workplace) -> None:
     missing = workplace.run()
     assert missing.code == 2
     assert "no earlier stage, file or module:function 'teacher.keras'" in missing.stderr
-    code = "import keras, sys; from edgepipe.zoo import small_cnn; keras.utils.set_random_seed(int(sys.argv[1])); "
-    code += "small_cnn(input_shape=(8, 8, 1), classes=int(sys.argv[2]), filters=(4,)).save('teacher.keras')"
     statuses = []
-    for made in (("1", "10"), (), ("2", "10"), ("2", "12")):
-        if made:
-            workplace.python(code, *made)
+    for teacher in ((1, 10), (), (2, 10), (2, 12)):
+        if teacher:
+            seed, classes = teacher
+            keras.utils.set_random_seed(seed)
+            model = small_cnn(input_shape=(8, 8, 1), classes=classes, filters=(4,))
+            model.save(workplace.folder / "teacher.keras")
         ended = workplace.run()
         statuses.append(ended.statuses()["train"] if ended.code == 0 else ended.stderr)
     assert statuses[:3] == ["ran", "cached", "ran"]

@@ -18,7 +18,7 @@ import pytest
 
 from edgepipe.devices.calibration.network_builder import NetworkBuilder
 
-from .conftest import Ended, Workplace, environment
+from .conftest import FinishedRun, Workplace, environment
 
 pytestmark = pytest.mark.slow
 KILLS = int(os.environ.get("EDGEPIPE_KILLS", "24"))
@@ -71,22 +71,22 @@ def growing(folder: Path) -> Workplace:
     return Workplace(folder, GROWING)
 
 
-def timed(place: Workplace) -> tuple[Ended, float]:
+def timed(place: Workplace) -> tuple[FinishedRun, float]:
     """An undisturbed run and its seconds."""
     start = time.monotonic()
-    ended = place.run()
+    ended = place.run_process()
     assert ended.code == 0, ended.stderr
     return ended, time.monotonic() - start
 
 
-def killed_and_resumed(place: Workplace, moment: float) -> Ended:
+def killed_and_resumed(place: Workplace, moment: float) -> FinishedRun:
     """The run after one that was killed `moment` seconds after its start; nothing half-written is left."""
     with subprocess.Popen(
         place.command(), env=environment(), cwd=place.folder, stdout=-3, stderr=-3, start_new_session=True
     ) as process:
         time.sleep(moment)
         os.killpg(process.pid, signal.SIGKILL)
-    ended = place.run()
+    ended = place.run_process()
     assert ended.code == 0, (moment, ended.stderr)
     assert not list((place.cache / "work").iterdir())
     assert not list(ended.folder.rglob(".*edgepipe-*"))
@@ -106,12 +106,12 @@ def test_kill_9_at_many_moments(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Ended, float]:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[FinishedRun, float]:
     """An undisturbed run that trains, quantizes and converts, and its seconds."""
     return timed(Workplace(tmp_path_factory.mktemp("undisturbed")))
 
 
-def test_kill_9_while_a_model_trains(trained: tuple[Ended, float], workplace: Workplace) -> None:
+def test_kill_9_while_a_model_trains(trained: tuple[FinishedRun, float], workplace: Workplace) -> None:
     """Digests equal those of another process with the same seed, too."""
     expected, seconds = trained
     assert killed_and_resumed(workplace, 0.6 * seconds).digests() == expected.digests()
@@ -147,7 +147,7 @@ def test_sigterm_while_a_model_trains(workplace: Workplace) -> None:
 def test_ctrl_c_and_sigterm_keep_what_was_finished(tmp_path: Path, number: signal.Signals) -> None:
     place = growing(tmp_path / "place")
     interrupted(place, number, "second: running")
-    statuses = place.run().statuses()
+    statuses = place.run_process().statuses()
     assert (statuses["model"], statuses["first"], statuses["third"]) == ("cached", "cached", "ran")
 
 
@@ -173,4 +173,4 @@ def test_a_full_disk_is_one_error_and_leaves_nothing_half_written(kind: str, lim
     assert "Traceback" not in done.stderr
     assert not list((place.cache / "work").iterdir())
     if kind == "grows":
-        assert place.run().code == 0
+        assert place.run_process().code == 0

@@ -119,7 +119,7 @@ def _find_last_layer(all_kernels: list[PrunableKernel], overrides: Overrides[Any
 def _exclusion_reason(kernel: PrunableKernel, overrides: Overrides[Any]) -> str:
     layer_overrides = overrides.for_layer(kernel.layer)
     if layer_overrides and layer_overrides[-1] is None:
-        return "excluded in the pipeline"
+        return "excluded by the pipeline"
     if kernel.cls.startswith("Depthwise") and not layer_overrides:
         return f"{kernel.cls} is not pruned unless named: few weights, each used at many positions"
     return ""

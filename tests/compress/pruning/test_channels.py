@@ -285,7 +285,7 @@ def test_nothing_to_remove_is_said() -> None:
 def test_a_layer_that_the_pipeline_leaves_alone_keeps_its_channels() -> None:
     model = _model(lambda x: _residual(_conv(4, "free", activation="relu")(x)))
     reasons = {layer.name: layer.reason for layer in find_channel_groups(model, Overrides({}, {"stem": None})).layers}
-    assert reasons["stem"] == reasons["inner"] == "excluded in the pipeline"
+    assert reasons["stem"] == reasons["inner"] == "excluded by the pipeline"
     assert reasons["free"] == ""
 
 

@@ -171,7 +171,7 @@ def find_channel_groups(model: Any, overrides: Overrides[Any]) -> ChannelGroups:
     graph = build_channel_graph(model)
     for layer in all_layers:
         if overrides.is_excluded(layer) and layer.name in graph.output_labels:
-            graph.union.freeze(graph.output_labels[layer.name], "excluded in the pipeline")
+            graph.union.freeze(graph.output_labels[layer.name], "excluded by the pipeline")
     channel_layers = _find_channel_layers(graph, all_layers)
     roots = (
         np.unique(np.concatenate([layer.roots for layer in channel_layers])) if channel_layers else np.array([], int)
