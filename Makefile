@@ -1,4 +1,4 @@
-# make demo: the main job on real data.  make test: everything that is checked.  Both set themselves up the first time.
+# make demo: the whole pipeline on real data.  make test: every check.  Both set themselves up the first time.
 SHELL := /bin/sh
 .DELETE_ON_ERROR:
 
@@ -13,10 +13,10 @@ PYTHONS := $(or $(EDGEPIPE_PYTHON),3.13 3.12 3.11)
 help:
 	@echo "make demo   run pipelines/digits.yaml: train, prune, quantize, convert, validate"
 	@echo "make test   lint and all tests"
-	@echo "make quick  the tests that take seconds"
-	@echo "make lint   ruff, mypy, import contracts, import circles"
-	@echo "make wheel  build the wheel, and run the main job with it away from the repository"
-	@echo "make bench  the benchmarks"
+	@echo "make quick  only the tests that take seconds"
+	@echo "make lint   ruff, mypy, import contracts, import cycles"
+	@echo "make wheel  build the wheel, install it outside the repository, run the demo there"
+	@echo "make bench  run the benchmarks, which print ratios; not tests"
 	@echo "make families  convert 14 model families to int8 and write docs/families.md (half an hour)"
 	@echo "make lock   update requirements.lock (needs uv)"
 

@@ -1,4 +1,4 @@
-"""edgepipe: takes a Keras model to a proven, fully-integer TFLite model for a small device, from one YAML file.
+"""edgepipe: turns a Keras model into a proven, fully integer TFLite model for a small device, from one YAML file.
 
 The commands as functions: `run`, `check`, `convert`, `verify`, `inspect`, `profile`, `sensitivity`, `footprint`,
 `describe_data`, `calibrate`, `fit_device`, `load_report`. What a `task: module:function` returns: `Task` of `Measure`.

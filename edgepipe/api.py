@@ -254,7 +254,7 @@ def calibrate(
     Args:
         device: the name or path of a profile that can be measured.
         out: the profile to write, a .yaml file.
-        effort: the number of models to measure: about 400, or 900.
+        effort: the number of models to measure: about 380, or 970.
         threads: of the runtime.
         seed: of the suite.
         cache_dir: the folder of measurements; None for `$EDGEPIPE_CACHE_DIR`, else `~/.cache/edgepipe`.

@@ -38,11 +38,26 @@ PERCENTILE = click.option(
     "--percentile", type=click.FloatRange(50, 100, min_open=True), default=99.99, show_default=True,
     help="For --calibration percentile: percentage of values inside the range.",
 )  # fmt: skip
+SETTINGS = click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="PATH=VALUE",
+    help="Override an option of the file, such as stages.prune.sparsity=0.8; repeatable.",
+)
+ALLOW_CODE = click.option(
+    "--allow-code",
+    is_flag=True,
+    help="Allow a model that contains executable code (Lambda layers, a SavedModel).",
+)
+CUSTOM_OBJECTS = click.option(
+    "--custom-objects", metavar="MODULE:NAME", help="Custom classes of the model: a dictionary, or a single class."
+)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
 CACHE_DIR = click.option(
     "--cache-dir",
     type=click.Path(file_okay=False),
-    help="Where results are cached; default $EDGEPIPE_CACHE_DIR or ~/.cache/edgepipe.",
+    help="Where results are cached; default: $EDGEPIPE_CACHE_DIR, else ~/.cache/edgepipe.",
 )
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
@@ -84,26 +99,20 @@ def _print_version(ctx: click.Context, _: click.Parameter, is_requested: bool) -
     "--version", is_flag=True, callback=_print_version, expose_value=False, is_eager=True, help="Show the version."
 )
 def cli(debug: bool) -> None:
-    """Take a Keras model to a validated int8 TFLite model for a small device, with evidence for every number.
+    """Turn a Keras model into a validated int8 TFLite model for a small device, with evidence for every number.
 
     Exit codes: 0 success; 1 a bug in edgepipe; 2 bad input or usage; 3 a budget or a rule was not met; 4 a tool or a
     device could not be reached; 130 interrupted; 141 broken pipe.
     """
 
 
-@cli.command()
+@cli.command(short_help="Run a pipeline.")
 @click.argument("pipeline", type=click.Path())
-@click.option(
-    "--set",
-    "settings",
-    multiple=True,
-    metavar="PATH=VALUE",
-    help="Override an option of the file, such as stages.prune.sparsity=0.8.",
-)
+@SETTINGS
 @click.option(
     "--output-dir",
     type=click.Path(file_okay=False),
-    help="Where to write the report and the artifacts; default runs/NAME.",
+    help="Where to write the report and the artifacts; default: runs/NAME.",
 )
 @CACHE_DIR
 @click.option("--quiet", is_flag=True, help="No progress on stderr.")
@@ -111,7 +120,7 @@ def cli(debug: bool) -> None:
 def run(
     pipeline: str, settings: tuple[str, ...], output_dir: str | None, cache_dir: str | None, quiet: bool, as_json: bool
 ) -> None:
-    """Run a pipeline; stages that have not changed come from the cache."""
+    """Run a pipeline; unchanged stages are taken from the cache."""
     from edgepipe import api
     from edgepipe.core.progress import show_progress
 
@@ -125,11 +134,11 @@ def run(
     _exit_if_not_met(run_report.met)
 
 
-@cli.command()
+@cli.command(short_help="Check pipeline files without running them.")
 @click.argument("pipelines", nargs=-1, required=True, type=click.Path())
-@click.option("--set", "settings", multiple=True, metavar="PATH=VALUE", help="Override an option of the file.")
+@SETTINGS
 def check(pipelines: tuple[str, ...], settings: tuple[str, ...]) -> None:
-    """Check pipeline files without running anything: options, chain, devices, budget."""
+    """Check pipeline files without running anything: options, order of stages, devices, budget."""
     from edgepipe.core.errors import ConfigError
     from edgepipe.pipeline import schema
 
@@ -149,32 +158,42 @@ def check(pipelines: tuple[str, ...], settings: tuple[str, ...]) -> None:
         raise SystemExit(ExitCode.BAD_INPUT)
 
 
-@cli.command()
+@cli.command(short_help="Convert a model to TFLite, without YAML.")
 @click.argument("model", type=click.Path())
 @click.option("--data", type=click.Path(), help="Representative samples, .npy or .npz; int8 and int16x8 need them.")
-@click.option("--scheme", type=SCHEMES, default="int8", show_default=True, help="Types of weights and activations.")
-@click.option("--input", "input_type", type=INTERFACE_TYPES, help="Type of the inputs; default: the scheme's own.")
-@click.option("--output", "output_type", type=INTERFACE_TYPES, help="Type of the outputs, likewise.")
+@click.option(
+    "--scheme",
+    type=SCHEMES,
+    default="int8",
+    show_default=True,
+    help="Conversion scheme: the types of weights and activations.",
+)
+@click.option(
+    "--input", "input_type", type=INTERFACE_TYPES, help="Type of the model's inputs; default: set by the scheme."
+)
+@click.option(
+    "--output", "output_type", type=INTERFACE_TYPES, help="Type of the model's outputs; default: set by the scheme."
+)
 @CALIBRATION
 @PERCENTILE
 @click.option(
     "--keep-float-types",
     multiple=True,
     metavar="TYPE",
-    help="Layer class or operator that stays in float; repeatable.",
+    help="Layer class or TFLite operator to keep in float; repeatable.",
 )
 @click.option(
     "--keep-float-layers",
     multiple=True,
     metavar="REGEX",
-    help="Layers that stay in float, by full name; repeatable.",
+    help="Layers to keep in float: a regular expression that matches the full name; repeatable.",
 )
 @former_option("--leave-type", "--keep-float-types")
 @former_option("--leave", "--keep-float-layers")
-@click.option("--recipe", type=click.Path(), help="For --scheme recipe: a recipe file of litert-quantizer.")
-@click.option("-o", "--out", type=click.Path(), help="The .tflite to write; default: beside the model.")
-@click.option("--allow-code", is_flag=True, help="Load a model that carries code (Lambda layers, a SavedModel).")
-@click.option("--custom-objects", metavar="MODULE:NAME", help="The model's own classes: a dictionary, or one class.")
+@click.option("--recipe", type=click.Path(), help="For --scheme recipe: a litert-quantizer recipe file.")
+@click.option("-o", "--out", type=click.Path(), help="The .tflite to write; default: next to the model.")
+@ALLOW_CODE
+@CUSTOM_OBJECTS
 @JSON
 def convert(
     model: str,
@@ -212,22 +231,24 @@ def convert(
 
 @cli.command()
 @click.argument("model", type=click.Path())
-@click.option("--data", required=True, help="Samples, .npy or .npz (with labels `y` for accuracy), or a pipeline.")
+@click.option("--data", required=True, help="Samples: a .npy, a .npz (with labels `y` for accuracy), or a pipeline.")
 @click.option(
     "--scheme",
     type=click.Choice(["int8", "int16x8"]),
     default="int8",
     show_default=True,
-    help="What layers are quantized to.",
+    help="Scheme that layers are quantized with.",
 )
 @CALIBRATION
 @PERCENTILE
 @click.option(
-    "--samples", type=click.IntRange(1), default=512, show_default=True, help="Samples to compare outputs on."
+    "--samples", type=click.IntRange(1), default=512, show_default=True, help="Number of samples to compare outputs on."
 )
-@click.option("--chart", type=click.Path(dir_okay=False), help="Draw the ranking into this .png, .svg or .pdf.")
-@click.option("--allow-code", is_flag=True, help="Load a model that carries code.")
-@click.option("--custom-objects", metavar="MODULE:NAME", help="The model's own classes: a dictionary, or one class.")
+@click.option(
+    "--chart", type=click.Path(dir_okay=False), help="Write a chart of the ranking to this .png, .svg or .pdf."
+)
+@ALLOW_CODE
+@CUSTOM_OBJECTS
 @JSON
 def sensitivity(
     model: str, data: str, scheme: Any, calibration: Any, percentile: float, samples: int, chart: str | None,
@@ -235,7 +256,8 @@ def sensitivity(
 ) -> None:  # fmt: skip
     """Rank layers by quantization sensitivity.
 
-    Each layer is quantized alone, and kept in float while all others are quantized; both models are run.
+    For each layer, two models are run: one with only that layer quantized, and one with all layers but that one
+    quantized.
     """
     from edgepipe import api
     from edgepipe.render import sensitivity as renderer
@@ -251,12 +273,14 @@ def sensitivity(
     return _print_notes(ranking.notes)
 
 
-@cli.command()
+@cli.command(short_help="Show what is in a .tflite.")
 @click.argument("model", type=click.Path())
-@click.option("--run", "runs", is_flag=True, help="Also run it once, in a child process, and report the result.")
+@click.option(
+    "--run", "runs", is_flag=True, help="Also run the model once, in a child process, and report whether it works."
+)
 @JSON
 def inspect(model: str, runs: bool, as_json: bool) -> None:
-    """Show what a .tflite holds: operators, shapes, types, MACs, parameters, memory plan."""
+    """Show what is in a .tflite: operators, shapes, types, MACs, parameters, memory plan."""
     from edgepipe import api
     from edgepipe.render import inspect as renderer
 
@@ -269,23 +293,23 @@ def inspect(model: str, runs: bool, as_json: bool) -> None:
     return show_tables(renderer.tables(tflite_model, run_record))
 
 
-@cli.command()
+@cli.command(short_help="Show what a .tflite costs on devices.")
 @click.argument("model", type=click.Path())
-@click.option("--device", "devices", multiple=True, help="Device profile, by name or path; repeatable; default: all.")
+@click.option("--device", "devices", multiple=True, help="Device, by name or path; repeatable; default: all.")
 @click.option(
     "--operators",
     is_flag=True,
-    help="List every operator of each device; otherwise only operators with a problem.",
+    help="List every operator on each device; default: only those with a problem.",
 )
 @CACHE_DIR
-@click.option("--quiet", is_flag=True, help="Do not print the time it took to stderr.")
+@click.option("--quiet", is_flag=True, help="Do not print the elapsed time on stderr.")
 @JSON
 def profile(
     model: str, devices: tuple[str, ...], operators: bool, cache_dir: str | None, quiet: bool, as_json: bool
 ) -> None:
     """Show what a .tflite costs on devices before it is flashed: latency, RAM, flash, where each operator runs.
 
-    Every number comes with its evidence. Broken rules are listed; `verify` turns them into an exit code.
+    Every number says how it was obtained. Broken rules are listed; `verify` also exits with 3 for them.
     """
     from edgepipe import api
     from edgepipe.render import profile as renderer
@@ -302,15 +326,21 @@ def profile(
     return None
 
 
-@cli.command()
+@cli.command(short_help="Check a .tflite against limits.")
 @click.argument("model", type=click.Path())
-@click.option("--device", "devices", multiple=True, help="Device profile, by name or path; repeatable.")
+@click.option("--device", "devices", multiple=True, help="Device, by name or path; repeatable.")
 @click.option(
-    "--max", "limits", multiple=True, metavar="METRIC=LIMIT", help="An upper limit, such as ram=64KiB or latency=5ms."
+    "--max",
+    "limits",
+    multiple=True,
+    metavar="METRIC=LIMIT",
+    help="An upper limit, such as ram=64KiB or latency=5ms; repeatable.",
 )
 @click.option("--integer-only", is_flag=True, help="Every operator and tensor must be integer.")
 @click.option(
-    "--zeros-of", type=click.Path(), help="A pruned .keras or .h5 model: its zeros must be zeros in the .tflite."
+    "--zeros-of",
+    type=click.Path(),
+    help="A pruned .keras or .h5 model; weights that are zero in it must be zero in the .tflite.",
 )
 @JSON
 def verify(
@@ -321,7 +351,7 @@ def verify(
     zeros_of: str | None,
     as_json: bool,
 ) -> None:
-    """Check a .tflite against devices and limits; exit 3 and list the violations."""
+    """Check a .tflite against devices and limits; if any are violated, list them and exit with 3."""
     from edgepipe import api
     from edgepipe.render import verify as renderer
     from edgepipe.render.terminal import show_tables
@@ -335,9 +365,16 @@ def verify(
     _exit_if_not_met(verification.met)
 
 
-@cli.command()
+@cli.command(short_help="Show the report of an earlier run.")
 @click.argument("run_folder", metavar="RUN", type=click.Path())
-@click.option("--format", "style", type=click.Choice(["text", "json", "markdown"]), default="text", show_default=True)
+@click.option(
+    "--format",
+    "style",
+    type=click.Choice(["text", "json", "markdown"]),
+    default="text",
+    show_default=True,
+    help="Format of the report.",
+)
 def report(run_folder: str, style: str) -> None:
     """Show the report of an earlier run, from its folder or report.json."""
     from edgepipe import api
@@ -351,7 +388,7 @@ def report(run_folder: str, style: str) -> None:
 
 
 @cli.command()
-@click.argument("name", required=False)
+@click.argument("name", metavar="[STAGE]", required=False)
 @JSON
 def stages(name: str | None, as_json: bool) -> None:
     """List the stages, or the options of one stage."""
@@ -361,16 +398,20 @@ def stages(name: str | None, as_json: bool) -> None:
     return click.echo(renderer.document(name)) if as_json else show_tables(renderer.tables(name))
 
 
-@cli.command("data")
+@cli.command("data", short_help="Show a dataset before training.")
 @click.argument("description")
-@click.option("--picture", type=click.Path(dir_okay=False), help="Draw training samples into this .png, .svg or .pdf.")
+@click.option(
+    "--picture",
+    type=click.Path(dir_okay=False),
+    help="Write a picture of training samples to this .png, .svg or .pdf.",
+)
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="Seed of the split; default: the pipeline's, or 0.")
 @JSON
 def data_command(description: str, picture: str | None, seed: int | None, as_json: bool) -> None:
     """Show a dataset before training: sizes, shapes, values, class balance, skipped samples.
 
-    DESCRIPTION is a pipeline, module:function, or a mapping such as '{images: photos/, size: [96, 96]}'. Of the test
-    split only the size is shown.
+    DESCRIPTION is a pipeline, module:function, or a mapping such as '{images: photos/, size: [96, 96]}'. Only the
+    size of the test split is shown.
     """
     from edgepipe import api
     from edgepipe.render import dataset
@@ -385,26 +426,37 @@ def data_command(description: str, picture: str | None, seed: int | None, as_jso
     return click.echo(hint, err=True)
 
 
-@cli.command()
-@click.argument("name", required=False)
+@cli.command(short_help="List the architectures and their footprints.")
+@click.argument("name", metavar="[ARCHITECTURE]", required=False)
 @click.option("--input", "shape", metavar="SHAPE", help="Shape of one sample, such as 49x10x1 or 100x6.")
-@click.option("--classes", type=int, help="Number of classes of a classifier; default 10.")
+@click.option("--classes", type=int, help="Number of classes of a classifier; default: 10.")
 @click.option(
-    "--set", "settings", multiple=True, metavar="OPTION=VALUE", help="An option of the architecture, such as alpha=0.5."
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="OPTION=VALUE",
+    help="An option of the architecture, such as alpha=0.5; repeatable.",
 )
-@click.option("--device", "devices", multiple=True, help="Device profile to estimate it for; repeatable.")
+@click.option(
+    "--device",
+    "devices",
+    multiple=True,
+    help="Device to estimate the footprint on, by name or path; repeatable.",
+)
 @JSON
 def zoo(
     name: str | None, shape: str | None, classes: int | None, settings: tuple[str, ...], devices: tuple[str, ...],
     as_json: bool,
 ) -> None:  # fmt: skip
-    """List the architectures and their footprints, or compute the footprint of one before training."""
+    """List the architectures and their footprints, or compute the footprint of one of them, before any training."""
     from edgepipe.render import zoo as renderer
     from edgepipe.render.terminal import show_tables
 
     if name is None or shape is None:
         if shape is not None or settings or devices or classes is not None:
-            raise InputError("--input, --classes, --set and --device go together: edgepipe zoo NAME --input 28x28x1")
+            raise InputError(
+                "--input, --classes, --set and --device go together: edgepipe zoo ARCHITECTURE --input 28x28x1"
+            )
         if as_json:
             return click.echo(renderer.architecture_document(name))
         return show_tables(renderer.architecture_tables(name))
@@ -436,11 +488,11 @@ def device_list(as_json: bool) -> None:
     return show_tables(renderer.list_tables())
 
 
-@device.command("show")
-@click.argument("name")
+@device.command("show", short_help="Show one device.")
+@click.argument("name", metavar="DEVICE")
 @JSON
 def device_show(name: str, as_json: bool) -> None:
-    """Show one device: hardware, runtime, types, the method of each metric, sources."""
+    """Show one device: hardware, runtime, types, how each metric is obtained, sources."""
     from edgepipe.render import devices as renderer
     from edgepipe.render.terminal import show_tables
 
@@ -449,15 +501,21 @@ def device_show(name: str, as_json: bool) -> None:
     return show_tables(renderer.tables(name))
 
 
-@device.command("calibrate")
-@click.argument("name")
-@click.option("-o", "--out", type=click.Path(dir_okay=False), required=True, help="The profile to write, a .yaml file.")
+@device.command("calibrate", short_help="Measure a device and fit a latency model.")
+@click.argument("name", metavar="DEVICE")
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(dir_okay=False),
+    required=True,
+    help="The device profile to write, a .yaml file.",
+)
 @click.option(
     "--effort",
     type=click.Choice(["quick", "full"]),
     default="full",
     show_default=True,
-    help="Number of models to measure: about 400 in one minute, or 900 in three.",
+    help="How many models to measure: quick, about 380 (one minute); full, about 970 (two to three minutes).",
 )
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads of the runtime.")
 @click.option("--seed", type=click.IntRange(min=0), default=7, show_default=True, help="Seed of the suite.")
@@ -476,9 +534,9 @@ def device_calibrate(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Measure a suite of small models on a device, fit a latency model, and write a profile that uses it.
+    """Measure a suite of small models on a device, fit a latency model, and write a device profile that uses it.
 
-    The same command resumes an interrupted calibration.
+    DEVICE is the device to measure; only `host` is supported yet. The same command resumes an interrupted calibration.
     """
     from pathlib import Path
 
@@ -503,18 +561,18 @@ def device_calibrate(
     return show_tables([*renderer.tables(out), renderer.calibration_table(out)])
 
 
-@device.command("fit")
+@device.command("fit", short_help="Fit operator costs to measured latencies.")
 @click.argument("table", type=click.Path())
 @click.option("--models", required=True, type=click.Path(), help="Folder with the .tflite files of the table.")
-@click.option("--target", help='Device and runtime of the rows to fit, "DEVICE, RUNTIME"; default: the only one.')
-@click.option("--kind", required=True, help="Kind of processor, such as cortex-m; see docs/latency.md.")
+@click.option("--target", help='Rows to fit, as "DEVICE, RUNTIME"; default: the only pair in the table.')
+@click.option("--kind", required=True, help="Processor kind, such as cortex-m; see docs/latency.md.")
 @click.option("--clock", required=True, help="Clock of the target, such as 400 MHz.")
 @click.option(
     "--neighbour",
     "neighbours",
     multiple=True,
     metavar="TARGET=CLOCK",
-    help="Other rows of the table to include in the fit, such as 'BOARD, 8.1=400 MHz'.",
+    help="Rows of a similar device to include in the fit, with its clock, such as 'BOARD, 8.1=400 MHz'; repeatable.",
 )
 @click.option(
     "--dtype",
@@ -524,10 +582,10 @@ def device_calibrate(
     help="Arithmetic type of the models.",
 )
 @click.option(
-    "--on-chip", help="On-chip memory for weights, such as 1 MiB; further weights are read from external memory."
+    "--on-chip", help="On-chip memory for weights, such as 1 MiB; weights beyond it are read from external memory."
 )
 @click.option("--without", multiple=True, metavar="FAMILY", help="Exclude this family's rows; repeatable.")
-@click.option("--source", help="Source of the measurements; default: the table's name.")
+@click.option("--source", help="Where the measurements come from; default: the table's file name.")
 @click.option("-o", "--out", required=True, type=click.Path(), help="The profile fragment to write.")
 @JSON
 def device_fit(
@@ -544,7 +602,8 @@ def device_fit(
     out: str,
     as_json: bool,
 ) -> None:
-    """Fit the operator costs of a device to a table of measurements, for a profile to inherit.
+    """Fit the operator costs of a device to a table of measured latencies, and write a fragment that a device profile
+    can inherit.
 
     TABLE is a CSV file with the columns family, device, runtime, model, latency_ms and file.
     """
@@ -577,11 +636,13 @@ def device_fit(
 @cli.command()
 @click.argument("model")
 @click.option("-o", "--out", type=click.Path(), default="pipeline.yaml", show_default=True, help="The file to write.")
-@click.option("--data", help="What goes under `data:`: a .npz, a folder of images, or module:function.")
-@click.option("--device", "device_name", default="host", show_default=True, help="The device to validate for.")
+@click.option("--data", help="The value of `data:` in the pipeline: a .npz, a folder of images, or module:function.")
+@click.option(
+    "--device", "device_name", default="host", show_default=True, help="The device to validate for, by name or path."
+)
 @click.option("--force", is_flag=True, help="Replace the file if it exists.")
 def init(model: str, out: str, data: str | None, device_name: str, force: bool) -> None:
-    """Inspect a model and write a commented pipeline for it."""
+    """Read a model and write a commented pipeline for it."""
     from pathlib import Path
 
     from edgepipe.commands import init as command
@@ -601,17 +662,17 @@ def cache() -> None:
 @CACHE_DIR
 @JSON
 def cache_list(cache_dir: str | None, as_json: bool) -> None:
-    """List the cached results, the newest first."""
+    """List the cached results, newest first."""
     from edgepipe.render import cache as renderer
     from edgepipe.render.terminal import show_tables
 
     return click.echo(renderer.document(cache_dir)) if as_json else show_tables(renderer.tables(cache_dir))
 
 
-@cache.command("clear")
+@cache.command("clear", short_help="Remove all cached results.")
 @CACHE_DIR
 def cache_clear(cache_dir: str | None) -> None:
-    """Remove all cached results."""
+    """Remove all cached results; the readings of `device calibrate` are kept."""
     from pathlib import Path
 
     from edgepipe.core.cache import Cache, default_root

@@ -22,6 +22,7 @@ settings.register_profile("same", derandomize=True)
 settings.load_profile("same")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Spread tests over the workers one by one (`--dist loadgroup`), but keep together those that share a fixture of
     their file. Slow tests go first, so that no worker ends with a long one.

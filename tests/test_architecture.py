@@ -53,7 +53,7 @@ def check_imports(folder: Path) -> tuple[int, str]:
     return done.returncode, done.stderr.strip()
 
 
-def test_there_is_no_import_circle() -> None:
+def test_there_is_no_import_cycle() -> None:
     assert check_imports(ROOT / "edgepipe") == (0, "")
 
 
@@ -69,7 +69,7 @@ PLANTED = {
 
 
 @pytest.mark.parametrize("place", PLANTED)
-def test_a_planted_circle_is_found(place: str, tmp_path: Path) -> None:
+def test_a_planted_cycle_is_found(place: str, tmp_path: Path) -> None:
     package = tmp_path / "pkg"
     package.mkdir()
     # lazy exports of the root package are exempt
@@ -81,7 +81,7 @@ def test_a_planted_circle_is_found(place: str, tmp_path: Path) -> None:
         (package / f"{module}.py").write_text(text)
     code, error = check_imports(package)
     assert code == 1
-    assert re.fullmatch(r"import circle: (pkg\.a -> pkg\.b -> pkg\.a|pkg\.b -> pkg\.a -> pkg\.b)", error)
+    assert re.fullmatch(r"import cycle: (pkg\.a -> pkg\.b -> pkg\.a|pkg\.b -> pkg\.a -> pkg\.b)", error)
 
 
 @pytest.mark.parametrize("name", edgepipe.__all__)

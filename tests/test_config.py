@@ -113,7 +113,7 @@ PLACES = [  # text, the problem when held against Example
     ("{on: 1}", "f:1:6: on: should be true or false; found the number 1"),
     ("{name: 3}", "f:1:8: name: should be a text; found the number 3"),
     ("{name: }", "f:1:7: name: should be a text; found nothing"),
-    ("{kind: fats}", "f:1:8: kind: found the text 'fats'; allowed: fast, slow; did you mean 'fast'?"),
+    ("{kind: fats}", "f:1:8: kind: found 'fats'; allowed: fast, slow; did you mean 'fast'?"),
     ("{kind: 3}", "f:1:8: kind: found the number 3; allowed: fast, slow"),
     ("{number: 2}", "f:1:10: number: found the number 2; allowed: 1 or 3"),
     ("{sizes: 3}", "f:1:9: sizes: should be a list; found the number 3"),

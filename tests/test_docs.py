@@ -2,7 +2,7 @@
 
 In a page, from top to bottom, in a folder of the page's own:
 
-- each line of a ```console block that begins with `$ ` runs in a shell; the lines below it are its output;
+- each line of a ```console block that begins with `$ ` is run as a shell would; the lines below it are its output;
 - of a ```python block the imports run, and the names of `edgepipe` that it uses exist;
 - a ```yaml block with `stages:` is a whole pipeline and must pass `edgepipe.check`; one of `model:` or `task:` alone,
   and a list of stages, must do so within a pipeline.
@@ -17,19 +17,23 @@ The folder has `pipelines/`, and of a small network for scikit-learn's digits `m
 """
 
 import ast
+import io
 import json
 import os
 import re
 import runpy
+import shlex
 import shutil
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 import edgepipe
+from edgepipe import cli
 from edgepipe.core import config
 from edgepipe.core.errors import ConfigError
 
@@ -169,10 +173,30 @@ def _check_python(block: Block, where: str) -> None:
     assert used <= set(edgepipe.__all__), f"{where}: not public: {used - set(edgepipe.__all__)}"
 
 
+SHELL_CHARACTERS = re.compile(r"[|&;<>$`*?]")
+
+
+def _execute(command: str, folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run a command line as a shell would; `edgepipe` alone in this process, which has TensorFlow loaded."""
+    if not command.startswith("edgepipe ") or SHELL_CHARACTERS.search(command):
+        return subprocess.run(command, shell=True, cwd=folder, env=environment, capture_output=True, text=True)
+    stdout, stderr = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(stdout), redirect_stderr(stderr):
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", shlex.split(command))
+        patch.setenv("EDGEPIPE_CACHE_DIR", environment["EDGEPIPE_CACHE_DIR"])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+    return subprocess.CompletedProcess(command, code, stdout.getvalue(), stderr.getvalue())
+
+
 def _run(block: Block, where: str, folder: Path, environment: dict[str, str]) -> None:
     assert block.commands, f"{where}: a console block without a line that begins with '$ '"
     for number, (command, shown) in enumerate(block.commands, 1):
-        done = subprocess.run(command, shell=True, cwd=folder, env=environment, capture_output=True, text=True)
+        done = _execute(command, folder, environment)
         last = number == len(block.commands)
         expected = int(block.option("exit") or 0) if last else 0
         assert done.returncode == expected, f"{where}: $ {command}\n{done.stdout}{done.stderr}"

@@ -47,6 +47,9 @@ def test_texts() -> None:
     assert estimate.text() == "20.00 ms (18.00 ms .. 23.00 ms)"
     assert unavailable_metric("latency", Dimension.SECONDS, "no board").text() == "unavailable"
     assert limit(0.97).text() == "accuracy >= 97.00 %"
+    assert metric(-0.005, name="accuracy_drop").text() == "-0.50 points"
+    assert limit(0.01, "max", metric="accuracy_drop").text() == "accuracy_drop <= 1.00 points"
+    assert limit(0.4, "max", metric="mae_drop", unit=Dimension.NUMBER).text() == "mae_drop <= 0.4"
     board = limit(65536, "max", metric="ram", unit=Dimension.BYTES, device="board", evidence=Evidence.SIMULATED)
     assert board.text() == "board ram <= 64.0 KiB, simulated"
     assert str(Finding(rule="r", place="p", observed="o")) == "r: p: o"
@@ -63,8 +66,8 @@ JUDGED = [  # limit, metric, met, reason
     (limit(0.0, "max"), metric(0.1 + 0.2 - 0.3), True, ""),
     (limit(0.5), None, False, "this metric was not computed"),
     (limit(0.5, optional=True), None, True, "this metric was not computed"),
-    (limit(0.5), "none", False, "unavailable: no board"),
-    (limit(0.5, optional=True), "none", True, "unavailable: no board"),
+    (limit(0.5), "none", False, "no board"),
+    (limit(0.5, optional=True), "none", True, "no board"),
     (limit(0.5, optional=True), metric(0.4), False, f"40.00 % {UNDER}"),
     (limit(0.5, evidence=Evidence.MEASURED), metric(0.6), True, ""),
     (limit(0.5, evidence=Evidence.EXACT), metric(0.6), False, "the evidence is 'measured', the budget demands 'exact'"),
@@ -87,8 +90,12 @@ def test_an_estimate_is_held_to_the_worse_end_of_its_interval(value: float, met:
     estimate = metric(
         0.02, name="latency", unit=Dimension.SECONDS, evidence=Evidence.ESTIMATED, interval=(0.018, 0.023)
     )
-    assert judge(limit(value, "max", **time), [estimate]).met is met
-    assert judge(limit(value - 0.004, "min", **time), [estimate]).met is (value - 0.004 <= 0.018)
+    above = judge(limit(value, "max", **time), [estimate])
+    assert above.met is met
+    assert above.reason == ("" if met else "the worse end of the interval, 23.00 ms, is over the limit")
+    below = judge(limit(value - 0.004, "min", **time), [estimate])
+    assert below.met is (value - 0.004 <= 0.018)
+    assert below.reason in ("", "the worse end of the interval, 18.00 ms, is under the limit")
 
 
 def read(text: str, known: BudgetNames = KNOWN) -> tuple[list[Limit], list[str]]:

@@ -75,7 +75,10 @@ def report(met: bool = False) -> Report:
     )
     broken = (
         Finding(
-            rule="integer-only", place="operator 3 (CONV_2D)", observed="tensor 'x' is float32", suggestion="quantize"
+            rule="integer-only",
+            place="operator 3 (CONV_2D)",
+            observed="tensor 'x' is float32",
+            suggestion="quantize it",
         ),
     )
     validated = Outcome(

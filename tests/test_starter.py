@@ -134,7 +134,7 @@ def test_what_the_file_says_of_a_trained_model(models: Path, arrays: Path, tmp_p
         "devices": ["nucleo-l4r5zi"], "against": "model", "integer_only": True,
         "budget": {"accuracy_drop": "1 point", "size": f"{size} KiB"},
     }  # fmt: skip
-    assert notes == ("the task is a guess: classification (it ends in softmax over 10 outputs)",)
+    assert notes == ("the task is a guess: classification (the model ends in a softmax over 10 outputs)",)
     assert "takes 'image' (8, 8, 3)" in out.read_text()
 
 

@@ -224,7 +224,7 @@ def test_every_kind_has_a_default() -> None:
         ("3", "f:1:1: task: must be a kind, module:function or a mapping; found the number 3"),
         ("{kind: regression, metrics: [rmse, acuracy]}", "f:1:36: task.metrics.1: no metric 'acuracy' for a regression "
          "task; allowed: mae, r2, rmse"),
-        ("{kind: regression, optimizer: {name: admn}}", "f:1:38: task.optimizer.name: found the text 'admn'; allowed: "
+        ("{kind: regression, optimizer: {name: admn}}", "f:1:38: task.optimizer.name: found 'admn'; allowed: "
          "adam, adamw, nadam, rmsprop, sgd, adagrad; did you mean 'adam'?"),
         ("{kind: regression, optimizer: {learning_rate: 0}}", "f:1:47: task.optimizer.learning_rate: should be greater "
          "than 0; found the number 0"),

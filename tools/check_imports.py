@@ -1,4 +1,4 @@
-"""Fails if modules of a package import each other in a circle: `python tools/check_imports.py [FOLDER]`.
+"""Fails if modules of a package import each other in a cycle: `python tools/check_imports.py [FOLDER]`.
 
 Every import statement counts, wherever it is written: inside functions and below `TYPE_CHECKING` too. `from package
 import x` counts as an import of `package.x`. The root package's own lazy exports are the one exemption.
@@ -37,8 +37,8 @@ def _imports(file: Path, module: str, files: dict[str, Path]) -> Iterator[str]:
             yield from (name if name in files else origin for name in names if name in files or origin in files)
 
 
-def find_circle(graph: dict[str, set[str]]) -> list[str]:
-    """Modules that import each other in a circle, the first of them again at the end; empty if there is no circle."""
+def find_cycle(graph: dict[str, set[str]]) -> list[str]:
+    """Modules that import each other in a cycle, the first of them again at the end; empty if there is no cycle."""
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
@@ -50,10 +50,10 @@ def main() -> int:
     """Check the folder on the command line, else `edgepipe`; the exit code."""
     package = Path(sys.argv[1] if len(sys.argv) > 1 else "edgepipe").resolve()
     graph = import_graph(package)
-    if circle := find_circle(graph):
-        print(f"import circle: {' -> '.join(circle)}", file=sys.stderr)
+    if cycle := find_cycle(graph):
+        print(f"import cycle: {' -> '.join(cycle)}", file=sys.stderr)
         return 1
-    print(f"no import circle among {len(graph)} modules")
+    print(f"no import cycle among {len(graph)} modules")
     return 0
 
 

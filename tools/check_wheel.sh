@@ -1,6 +1,6 @@
 #!/bin/sh
-# check_wheel.sh [PYTHON]: build the wheel, install it into a fresh environment away from the repository, and run the
-# first commands and the main job there. PYTHON has edgepipe's dependencies installed; nothing is downloaded.
+# check_wheel.sh [PYTHON]: build the wheel, install it into a fresh environment outside the repository, and run the
+# first commands and the demo there. PYTHON has edgepipe's dependencies installed; nothing is downloaded.
 set -eu
 repository=$(cd "$(dirname "$0")/.." && pwd)
 python=${1:-$repository/.venv/bin/python}
@@ -35,4 +35,4 @@ if grep -q '"status": "ran"' report.json; then
   exit 1
 fi
 run verify runs/digits/artifacts/4-convert.tflite --device nucleo-l4r5zi --max ram=64KiB --integer-only >/dev/null
-echo "check_wheel: the wheel runs the main job"
+echo "check_wheel: the wheel runs the demo"

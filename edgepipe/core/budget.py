@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from edgepipe.core.config import Document, KeyPath, describe_value
+from edgepipe.core.config import Document, KeyPath, describe_choice, describe_value
 from edgepipe.core.errors import did_you_mean
 from edgepipe.core.metric import Evidence, Limit
 from edgepipe.core.units import Dimension, UnitError, parse, show
@@ -227,7 +227,7 @@ def _read_evidence(document: Document, path: KeyPath, options: dict[str, Any]) -
         return None
     if level not in allowed_levels:
         document.add_problem(
-            (*path, "evidence"), f"found {describe_value(level)}{did_you_mean(str(level), allowed_levels)}"
+            (*path, "evidence"), f"found {describe_choice(level)}{did_you_mean(str(level), allowed_levels)}"
         )
         return None
     return Evidence(level)

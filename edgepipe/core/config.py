@@ -375,8 +375,10 @@ def _describe_validation_error(details: ErrorDetails) -> str:
         return f"should have at {bound} {units.plural(context[number], 'item')}, found {context['actual_length']}"
     if details["type"] == "literal_error":
         names = re.findall(r"'([^']*)'", str(context["expected"]))
-        hint = did_you_mean(str(details["input"]), names) if isinstance(details["input"], str) else ""
-        return f"found {input_text}; allowed: {', '.join(names) or context['expected']}" + (
+        is_choice = bool(names) and isinstance(details["input"], str)
+        hint = did_you_mean(details["input"], names) if is_choice else ""
+        found_text = describe_choice(details["input"]) if is_choice else input_text
+        return f"found {found_text}; allowed: {', '.join(names) or context['expected']}" + (
             hint if hint.startswith("; did") else ""
         )
     if details["type"] == "value_error":
@@ -409,6 +411,11 @@ def describe_value(value: Any) -> str:
         return f"the number {value}"
     kind = "list" if isinstance(value, (list, tuple)) else "mapping"
     return f"a {kind}" if value else f"an empty {kind}"
+
+
+def describe_choice(value: Any) -> str:
+    """A value of a file as a message shows it that lists what is allowed: there a text is known to be one."""
+    return f"'{value[:60]}'" if isinstance(value, str) else describe_value(value)
 
 
 def _field_names(cls: type[BaseModel], location: KeyPath) -> list[str]:

@@ -36,7 +36,9 @@ class Metric(Record):
     device: str | None = Field(
         default=None, description="the device profile it holds for; null for the artifact itself"
     )
-    how: str = Field(description="what was run or counted, with versions; for `unavailable`, the reason and the remedy")
+    how: str = Field(
+        description="what was run or counted, with versions; for `unavailable`, the reason and how to get the number"
+    )
     interval: tuple[float, float] | None = Field(default=None, description="of an estimate, in the unit of `value`")
     details: dict[str, float | int | str] = Field(default_factory=dict, description="percentiles, runs, threads, time")
 
@@ -52,10 +54,10 @@ class Metric(Record):
         """The value as a person reads it, or `unavailable`; an estimate always with its interval."""
         if self.value is None:
             return "unavailable"
-        value_text = units.show(self.value, self.unit)
+        value_text = _show_quantity(self.name, self.value, self.unit)
         if self.interval is None:
             return value_text
-        low, high = (units.show(bound, self.unit) for bound in self.interval)
+        low, high = (_show_quantity(self.name, bound, self.unit) for bound in self.interval)
         return f"{value_text} ({low} .. {high})"
 
 
@@ -113,7 +115,8 @@ class Limit(Record):
         sign = "<=" if self.bound == "max" else ">="
         device_prefix = f"{self.device} " if self.device else ""
         evidence_suffix = f", {self.evidence}" if self.evidence else ""
-        return f"{device_prefix}{self.metric} {sign} {units.show(self.value, self.unit)}{evidence_suffix}"
+        value_text = _show_quantity(self.metric, self.value, self.unit)
+        return f"{device_prefix}{self.metric} {sign} {value_text}{evidence_suffix}"
 
 
 class Verdict(Record):
@@ -137,7 +140,7 @@ def _explain_failure(limit: Limit, metric: Metric | None) -> str:
     if metric is None:
         return "this metric was not computed"
     if metric.value is None:
-        return f"unavailable: {metric.how}"
+        return metric.how
     if limit.evidence is not None and metric.evidence is not limit.evidence:
         return f"the evidence is '{metric.evidence}', the budget demands '{limit.evidence}'"
     # The worse end of an interval counts: an estimate that may exceed the budget does not meet it.
@@ -146,4 +149,13 @@ def _explain_failure(limit: Limit, metric: Metric | None) -> str:
     is_violated = worst > limit.value if limit.bound == "max" else worst < limit.value
     if math.isclose(worst, limit.value, rel_tol=1e-9, abs_tol=1e-12):  # 0.98 - 0.97 is a point and a rounding error
         return ""
-    return f"{metric.text()} is {'over' if limit.bound == 'max' else 'under'} the limit" if is_violated else ""
+    worst_text = _show_quantity(metric.name, worst, metric.unit)
+    subject = f"the worse end of the interval, {worst_text}," if metric.interval else worst_text
+    return f"{subject} is {'over' if limit.bound == 'max' else 'under'} the limit" if is_violated else ""
+
+
+def _show_quantity(metric_name: str, value: float, unit: Dimension) -> str:
+    """`value` as a person reads it; the drop of a share in percentage points."""
+    if unit is Dimension.FRACTION and metric_name.endswith("_drop"):
+        return f"{value * 100:.2f} points"
+    return units.show(value, unit)

@@ -134,10 +134,12 @@ def import_closure(module: str, base: Path | None) -> dict[str, Path]:
 
 
 def _is_local(name: str, root_module: str, base: Path | None) -> bool:
-    top = name.split(".")[0]
-    if base is None:
-        return top == root_module.split(".")[0]
-    return top == root_module.split(".")[0] or (base / f"{top}.py").is_file() or (base / top / "__init__.py").is_file()
+    top_package = name.split(".")[0]
+    if top_package == root_module.split(".")[0]:
+        return True
+    return base is not None and (
+        (base / f"{top_package}.py").is_file() or (base / top_package / "__init__.py").is_file()
+    )
 
 
 def _resolve_import(origin: str, attribute: str, base: Path | None) -> str:

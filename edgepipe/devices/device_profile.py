@@ -336,7 +336,8 @@ def _locate(name_or_path: str, base: Path, search_folders: tuple[Path, ...]) -> 
     if profile_path is None:
         known_names = names(search_folders[:-1])
         raise InputError(
-            f"unknown device '{name_or_path}'{did_you_mean(name_or_path, known_names)} (or the path of a .yaml file)"
+            f"unknown device '{name_or_path}'{did_you_mean(name_or_path, known_names)} "
+            "(the path of a .yaml file is also allowed)"
         )
     return profile_path
 

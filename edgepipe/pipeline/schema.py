@@ -1,7 +1,7 @@
 """Reads and checks a pipeline without TensorFlow: reports every problem at once, each with line and column."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,15 @@ REQUIRED_KEYS = ("name", "model", "stages")
 SOURCE_NAME = "model"
 SOURCE_STAGE = StageSource(SOURCE_NAME, "edgepipe.stages.model_source:Source", "edgepipe")
 MAPPING_NAME = "the pipeline mapping"
+_KIND_TEXTS = {
+    ArtifactKind.KERAS: "a Keras 3 model",
+    ArtifactKind.FLOAT: "a tf_keras model",
+    ArtifactKind.QAT: "a fake-quant model",
+    ArtifactKind.SAVED_MODEL: "a SavedModel",
+    ArtifactKind.TFLITE: "a TFLite model",
+    ArtifactKind.VELA: "a compiled model",
+}
+_FLOAT_KERAS = (ArtifactKind.KERAS, ArtifactKind.FLOAT)
 
 
 @dataclass(frozen=True)
@@ -254,15 +263,21 @@ class _Parser:
         if kind is None:
             return next(iter(cls.accepts.values())) if len(set(cls.accepts.values())) == 1 else None
         if kind not in cls.accepts:
-            accepted_kinds = ", ".join(cls.accepts)
             self.document.add_problem(
                 path,
-                f"'{stage_type}' takes {accepted_kinds}, but '{self.previous_entry}' before it gives {kind}; "
-                f"{_chain_remedy(cls, kind)}",
+                f"'{stage_type}' takes {_describe_kinds(cls.accepts)}, but '{self.previous_entry}' before it gives "
+                f"{_describe_kinds([kind])}; {_chain_remedy(cls, kind) or self._move_remedy(stage_type, kind)}",
                 anchor="key",
             )
             return None
         return cls.accepts[kind]
+
+    def _move_remedy(self, stage_type: str, kind: ArtifactKind) -> str:
+        """Where a stage that does not take `kind` would: before the first stage that gives it."""
+        origin = next((name for name, given in self.kind_by_stage.items() if given is kind), self.previous_entry)
+        if origin == SOURCE_NAME:
+            return f"name such a model in `model:`, or drop '{stage_type}'"
+        return f"move '{stage_type}' before '{origin}'"
 
     def _check_needs(self, path: KeyPath, stage_type: str, stage: Stage, kind: ArtifactKind | None) -> None:
         needed_keys = ["data"] if kind is None or stage.wants_data(kind) else []
@@ -274,7 +289,7 @@ class _Parser:
 
 
 def _chain_remedy(cls: type[Stage], kind: ArtifactKind) -> str:
-    """How to fix a stage that does not take `kind`."""
+    """How to fix a stage that does not take `kind`; empty if moving it earlier does."""
     if kind is ArtifactKind.VELA:
         return "a compiled model can only be validated: move this stage before `compile`"
     if set(cls.accepts) <= {ArtifactKind.TFLITE, ArtifactKind.VELA}:
@@ -283,7 +298,15 @@ def _chain_remedy(cls: type[Stage], kind: ArtifactKind) -> str:
         return "a fake-quant model can only be converted: drop this stage or put it before `quantize`"
     if kind is ArtifactKind.KERAS:
         return "it is a Keras 3 model already: drop this stage"
-    return "move it earlier"
+    return ""
+
+
+def _describe_kinds(kinds: Collection[ArtifactKind]) -> str:
+    """Kinds of models in words, such as `a float Keras model or a fake-quant model`."""
+    is_float_keras = all(kind in kinds for kind in _FLOAT_KERAS)
+    texts = ["a float Keras model"] if is_float_keras else []
+    texts += [_KIND_TEXTS[kind] for kind in kinds if not (is_float_keras and kind in _FLOAT_KERAS)]
+    return " or ".join(filter(None, [", ".join(texts[:-1]), texts[-1]]))
 
 
 def _is_plain_name(name: str) -> bool:

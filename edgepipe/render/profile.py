@@ -96,7 +96,7 @@ def _operators_table(device: DeviceProfileResult, every_operator: bool) -> TextT
         )
         for operator in listed_operators
     )
-    columns = ("operator", "runs on", "time", "share", "reason", "suggestion")
+    columns = ("operator", "runs on", "time", "share", "reason", "fix")
     return TextTable(f"Operators on {device.device}", columns, rows, frozenset({2, 3}))
 
 
@@ -112,7 +112,7 @@ def _findings_table(device: DeviceProfileResult) -> TextTable:
     """The findings that are not in the table of operators."""
     explained_operators = {operator.operator for operator in device.operators if operator.reason}
     findings = [finding for finding in device.findings if finding.place not in explained_operators]
-    return findings_table(findings, f"Rules broken on {device.device}")
+    return findings_table(findings, f"Broken rules on {device.device}")
 
 
 def describe_durations(profile: ModelProfile) -> str:

@@ -45,17 +45,21 @@ def notes(report: Report) -> list[str]:
 def verdict_line(report: Report) -> str:
     """The last line: whether the run met its budget and broke no rule."""
     missed_count = sum(not verdict.met for verdict in report.verdicts)
+    forgiven_count = sum(verdict.met and bool(verdict.reason) for verdict in report.verdicts)
     limits_text = units.plural(len(report.verdicts), "limit")
-    if report.met:
-        return f"met: all {limits_text}" if report.verdicts else "no budget was set; no rule was broken"
-    failures = [f"{missed_count} of {limits_text}"] if missed_count else []
-    failures += [f"{units.plural(len(report.findings), 'rule')} broken"] if report.findings else []
-    return f"not met: {', '.join(failures)}"
+    rules_text = f"{units.plural(len(report.findings), 'rule')} broken" if report.findings else ""
+    if missed_count:
+        return ", ".join(filter(None, [f"budget not met: {missed_count} of {limits_text} missed", rules_text]))
+    if not report.verdicts:
+        return f"no budget was set; {rules_text or 'no rule was broken'}"
+    forgiven_text = f"{units.plural(forgiven_count, 'optional limit')} not met" if forgiven_count else ""
+    met_text = f"budget met: {len(report.verdicts) - forgiven_count} of {limits_text}"
+    return ", ".join(filter(None, [met_text, forgiven_text, rules_text]))
 
 
 def _stages_table(report: Report) -> TextTable:
     qualities = _quality_names(report)
-    quality_columns = [f"{name} (val.)" for name in qualities]
+    quality_columns = [f"{name}, validation split" for name in qualities]
     count_columns = [COLUMN_TITLES.get(name, name) for name in COUNT_METRICS]
     columns = ("stage", "status", *quality_columns, *count_columns, "wall", "CPU", "peak memory")
     rows = tuple(_stage_row(stage, qualities) for stage in report.stages)
@@ -161,7 +165,7 @@ def metrics_table(title: str, metrics: Iterable[Metric]) -> TextTable:
     return TextTable(title, ("device", "metric", "value", "evidence", "how"), rows, frozenset({2}))
 
 
-def findings_table(findings: Iterable[Finding], title: str = "Rules broken") -> TextTable:
-    """Broken rules, each with a suggestion."""
+def findings_table(findings: Iterable[Finding], title: str = "Broken rules") -> TextTable:
+    """Broken rules, each with a fix."""
     rows = tuple((f.rule, f.place, f.observed, f.suggestion) for f in findings)
-    return TextTable(title, ("rule", "place", "observed", "suggestion"), rows)
+    return TextTable(title, ("rule", "where", "found", "fix"), rows)

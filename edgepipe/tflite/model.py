@@ -11,7 +11,7 @@ import numpy as np
 
 from edgepipe.core.arrays import Array
 from edgepipe.core.errors import InputError
-from edgepipe.tflite.operator_facts import OperatorFacts, facts_of
+from edgepipe.tflite.operator_facts import OperatorTraits, facts_of
 
 Content = bytes  # a name for the type inside classes that have a field `bytes`
 TensorKey = tuple[int, int]  # subgraph, index
@@ -93,7 +93,7 @@ class Operator:
     options: dict[str, Option] = field(default_factory=dict, hash=False)
 
     @property
-    def facts(self) -> OperatorFacts:
+    def facts(self) -> OperatorTraits:
         """What is known of it by its name."""
         return facts_of(self.name)
 

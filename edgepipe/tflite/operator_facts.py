@@ -16,7 +16,7 @@ class FilterLayout(NamedTuple):
 
 
 @dataclass(frozen=True)
-class OperatorFacts:
+class OperatorTraits:
     """The facts of one operator; the defaults hold for every operator that is not in the table."""
 
     parameter_inputs: tuple[int, ...] = ()  # positions of weights, biases and other learned numbers
@@ -32,34 +32,34 @@ class OperatorFacts:
     body_options: tuple[str, ...] = ()  # options that name the subgraphs it runs
 
 
-_LSTM = OperatorFacts(
+_LSTM = OperatorTraits(
     parameter_inputs=(*range(1, 18), *range(20, 24)),  # 18 and 19 are the state
     kernel_inputs=tuple(range(1, 9)),
 )
-_RNN = OperatorFacts(parameter_inputs=(1, 2, 3))
-_LOOKUP = OperatorFacts(is_lookup=True)
-_PASS_THROUGH = OperatorFacts(passes_values=True)
-_VARIABLE_ACCESS = OperatorFacts(keeps_state=True)
-_UNCOUNTED = OperatorFacts(has_uncounted_macs=True)
+_RNN = OperatorTraits(parameter_inputs=(1, 2, 3))
+_LOOKUP = OperatorTraits(is_lookup=True)
+_PASS_THROUGH = OperatorTraits(passes_values=True)
+_VARIABLE_ACCESS = OperatorTraits(keeps_state=True)
+_UNCOUNTED = OperatorTraits(has_uncounted_macs=True)
 
-OPERATORS: dict[str, OperatorFacts] = {
-    "CONV_2D": OperatorFacts(
+OPERATORS: dict[str, OperatorTraits] = {
+    "CONV_2D": OperatorTraits(
         (1, 2), (1,), FilterLayout(0, 2), is_conv_2d=True, reports_sparsity=True, is_per_channel=True
     ),
-    "DEPTHWISE_CONV_2D": OperatorFacts(
+    "DEPTHWISE_CONV_2D": OperatorTraits(
         (1, 2), (1,), FilterLayout(3, 2), is_conv_2d=True, reports_sparsity=True, is_per_channel=True
     ),
-    "TRANSPOSE_CONV": OperatorFacts((1, 3), (1,), FilterLayout(0, 3), reports_sparsity=True, is_per_channel=True),
-    "CONV_3D": OperatorFacts((1, 2), (1,), FilterLayout(4, 2)),
-    "CONV_3D_TRANSPOSE": OperatorFacts((1, 3), has_uncounted_macs=True),
-    "FULLY_CONNECTED": OperatorFacts((1, 2), (1,), FilterLayout(0, 2), reports_sparsity=True),
-    "BATCH_MATMUL": OperatorFacts((0, 1), (0, 1)),
-    "LSTM": OperatorFacts(_LSTM.parameter_inputs),
+    "TRANSPOSE_CONV": OperatorTraits((1, 3), (1,), FilterLayout(0, 3), reports_sparsity=True, is_per_channel=True),
+    "CONV_3D": OperatorTraits((1, 2), (1,), FilterLayout(4, 2)),
+    "CONV_3D_TRANSPOSE": OperatorTraits((1, 3), has_uncounted_macs=True),
+    "FULLY_CONNECTED": OperatorTraits((1, 2), (1,), FilterLayout(0, 2), reports_sparsity=True),
+    "BATCH_MATMUL": OperatorTraits((0, 1), (0, 1)),
+    "LSTM": OperatorTraits(_LSTM.parameter_inputs),
     "UNIDIRECTIONAL_SEQUENCE_LSTM": _LSTM,
     "RNN": _RNN,
     "UNIDIRECTIONAL_SEQUENCE_RNN": _RNN,
     "SVDF": _RNN,
-    "EMBEDDING_LOOKUP": OperatorFacts((1,), is_lookup=True),
+    "EMBEDDING_LOOKUP": OperatorTraits((1,), is_lookup=True),
     "GATHER": _LOOKUP,
     "GATHER_ND": _LOOKUP,
     "QUANTIZE": _PASS_THROUGH,
@@ -67,10 +67,10 @@ OPERATORS: dict[str, OperatorFacts] = {
     "RESHAPE": _PASS_THROUGH,
     "VAR_HANDLE": _VARIABLE_ACCESS,
     "ASSIGN_VARIABLE": _VARIABLE_ACCESS,
-    "CALL_ONCE": OperatorFacts(keeps_state=True, body_options=("initSubgraphIndex",)),
+    "CALL_ONCE": OperatorTraits(keeps_state=True, body_options=("initSubgraphIndex",)),
     # The body of a loop or branch counts once, however often it runs.
-    "IF": OperatorFacts(has_uncounted_macs=True, body_options=("thenSubgraphIndex", "elseSubgraphIndex")),
-    "WHILE": OperatorFacts(has_uncounted_macs=True, body_options=("condSubgraphIndex", "bodySubgraphIndex")),
+    "IF": OperatorTraits(has_uncounted_macs=True, body_options=("thenSubgraphIndex", "elseSubgraphIndex")),
+    "WHILE": OperatorTraits(has_uncounted_macs=True, body_options=("condSubgraphIndex", "bodySubgraphIndex")),
     "CALL": _UNCOUNTED,
     "STABLEHLO_WHILE": _UNCOUNTED,
     "STABLEHLO_COMPOSITE": _UNCOUNTED,
@@ -81,9 +81,9 @@ OPERATORS: dict[str, OperatorFacts] = {
     "LSH_PROJECTION": _UNCOUNTED,
     "RFFT2D": _UNCOUNTED,
 }
-_UNLISTED = OperatorFacts()
+_UNLISTED = OperatorTraits()
 
 
-def facts_of(name: str) -> OperatorFacts:
+def facts_of(name: str) -> OperatorTraits:
     """The facts of the operator `name`; the defaults if the table does not list it, as for custom operators."""
     return OPERATORS.get(name, _UNLISTED)

@@ -76,10 +76,10 @@ def _stem(x: Any, width: int) -> Any:
     number = 0
     while number < 2 or x.shape[1] * x.shape[2] > MAX_TOKENS:
         number += 1
-        strides = tuple(2 if size > 1 and x.shape[1] * x.shape[2] > MAX_TOKENS else 1 for size in x.shape[1:3])
-        kernel = tuple(min(3, size) for size in x.shape[1:3])
+        strides = tuple(2 if side > 1 and x.shape[1] * x.shape[2] > MAX_TOKENS else 1 for side in x.shape[1:3])
+        kernel_size = tuple(min(3, side) for side in x.shape[1:3])
         name = f"stem{number}"
-        x = keras.layers.Conv2D(width, kernel, strides=strides, padding="same", use_bias=False, name=name)(x)
+        x = keras.layers.Conv2D(width, kernel_size, strides=strides, padding="same", use_bias=False, name=name)(x)
         x = batch_norm_relu(x, name, momentum=MOMENTUM)
     position_encoding = keras.layers.DepthwiseConv2D(
         tuple(min(3, s) for s in x.shape[1:3]), padding="same", name="place"

@@ -16,7 +16,7 @@ import edgepipe
 from edgepipe.devices import device_profile
 
 DIGITS = Path(__file__).resolve().parents[2] / "pipelines" / "digits.yaml"
-OR_A_FILE = "(or the path of a .yaml file)"
+OR_A_FILE = "(the path of a .yaml file is also allowed)"
 
 USAGE = [  # arguments, the last line on stderr
     (["chekc"], "Error: no command 'chekc'; did you mean 'check'?"),
@@ -179,7 +179,7 @@ def test_verify_names_the_offenders(models: Path, command: Command) -> None:
 def test_verify_says_what_a_limit_without_a_device_needs(models: Path, command: Command) -> None:
     told = json.loads(command("verify", models / "int8.tflite", "--max", "latency=5ms", "--json").out)
     assert told["met"] is False
-    assert told["verdicts"][0]["reason"] == "unavailable: a time holds for a device; name one, such as --device host"
+    assert told["verdicts"][0]["reason"] == "a time holds for a device; name one, such as --device host"
 
 
 def test_words_that_are_no_limits(models: Path, command: Command) -> None:

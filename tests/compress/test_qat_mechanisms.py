@@ -82,7 +82,7 @@ def test_a_gap_in_coverage_shows_in_the_bytes() -> None:
     base = COVERED["three summands"]()
     perturb(base)
     x = _inputs(base)
-    fake_quant = build_fake_quant(base, QatRecipe(leave=("part0",)), x)
+    fake_quant = build_fake_quant(base, QatRecipe(excluded_layers=("part0",)), x)
     range_initialization.initialize_ranges(fake_quant.model, x, seed=0, batch_statistics=False)
     assert [entry.layer for entry in fake_quant.coverage if entry.quantized_by == "calibration"] == ["part0"]
     assert convert(fake_quant.model, samples=x) != convert(fake_quant.model, samples=_inputs(base, spread=9.0))

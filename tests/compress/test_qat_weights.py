@@ -128,8 +128,8 @@ def test_a_plain_kernel_has_no_structure() -> None:
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [
-        (QatRecipe(leave=("cov.*",)), "no layer is called 'cov"),
-        (QatRecipe(leave_types=("Conv1D",)), "of the class 'Conv1D'"),
+        (QatRecipe(excluded_layers=("cov.*",)), "no layer is called 'cov"),
+        (QatRecipe(excluded_types=("Conv1D",)), "of the class 'Conv1D'"),
     ],
 )
 def test_a_name_that_no_layer_has(recipe: QatRecipe, message: str) -> None:

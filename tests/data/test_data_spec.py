@@ -84,7 +84,7 @@ MALFORMED_SPECS = [
     ),
     (
         "data: {npz: a.npz, rescale: units}",
-        "1:29: data.rescale: found the text 'units'; allowed: unit, signed, none; did you mean 'unit'?",
+        "1:29: data.rescale: found 'units'; allowed: unit, signed, none; did you mean 'unit'?",
     ),
     ("data: {images: photos, channels: 4}", "1:34: data.channels: found the number 4; allowed: 1 or 3"),
     (

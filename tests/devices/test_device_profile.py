@@ -126,14 +126,14 @@ MALFORMED_PROFILES = [  # text to replace, its replacement, the problem
     (
         "name: tflite-micro",
         "name: tflite-mirco",
-        "9:17: runtime.name: found the text 'tflite-mirco'; allowed: litert, tflite-micro, vela, x-cube-ai, "
+        "9:17: runtime.name: found 'tflite-mirco'; allowed: litert, tflite-micro, vela, x-cube-ai, "
         "neural-art, openvx, edgetpu; did you mean 'tflite-micro'?",
     ),
     ('version: "1"', "version: 1", "9:40: runtime.version: should be a text; found the number 1"),
     (
         "[int8, int32]",
         "[int8, int33]",
-        f"10:16: dtypes.1: found the text 'int33'; allowed: {ALL_DTYPES}; did you mean 'int32'?",
+        f"10:16: dtypes.1: found 'int33'; allowed: {ALL_DTYPES}; did you mean 'int32'?",
     ),
     (
         "[CONV_2D, SOFTMAX]",
@@ -212,7 +212,7 @@ MALFORMED_PROFILES = [  # text to replace, its replacement, the problem
     (
         "operators: [CONV",
         "rules: [static-shape]\noperators: [CONV",
-        f"11:9: rules.0: found the text 'static-shape'; allowed: {', '.join(get_args(device_profile.RuleName))}; "
+        f"11:9: rules.0: found 'static-shape'; allowed: {', '.join(get_args(device_profile.RuleName))}; "
         "did you mean 'static-shapes'?",
     ),
     ("name: mine\n", "name: mine\nabstract: maybe\n", "2:11: abstract: must be true or false, found the text 'maybe'"),

@@ -142,7 +142,6 @@ TESTED_FAMILIES = (
 )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("family", TESTED_FAMILIES)
 def test_every_injected_fault_is_located(family: str) -> None:
     faults = inject_faults(FAMILIES[family]())

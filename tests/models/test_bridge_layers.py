@@ -32,7 +32,6 @@ def _agrees(model: Any) -> BridgedModel:
     return bridged
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", LAYERS)
 def test_layer(name: str) -> None:
     bridged = _agrees(model_of(LAYERS[name]))
@@ -57,7 +56,6 @@ ACTIVATIONS = [
 ]  # fmt: skip
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_activation(name: str) -> None:
     x = keras.Input((6, 4), name="x")
@@ -100,7 +98,6 @@ VARIANTS = {
 }  # fmt: skip
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
 def test_variant(name: str) -> None:
     bridged = _agrees(model_of(VARIANTS[name]))

@@ -42,13 +42,11 @@ def _round_trip(model: Any) -> Any:
     return exported.model
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in LAYERS if "Hash" not in name])
 def test_layers_round_trip(name: str) -> None:
     _round_trip(model_of(LAYERS[name]))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("make", MODELS)
 def test_models_round_trip(make: Any) -> None:
     keras3_model = _round_trip(make())

@@ -82,13 +82,13 @@ CASES: list[tuple[str, str, str, list[str]]] = [
         "10:23: stages.4.compile.device: 'host' has no NPU that Vela compiles for; devices with one: {ethos}",
     ]),
     ("compile for a device that is none", "- convert", "- convert\n  - compile: {device: ethos-u55-12}", [
-        "10:23: stages.4.compile.device: unknown device 'ethos-u55-12'; did you mean 'ethos-u55-128'? (or the path of a .yaml file)",
+        "10:23: stages.4.compile.device: unknown device 'ethos-u55-12'; did you mean 'ethos-u55-128'? (the path of a .yaml file is also allowed)",
     ]),
     ("compile before convert", "- convert", "- compile: {device: ethos-u55-128}\n  - convert", [
-        "9:5: stages.3.compile: 'compile' takes tflite, but 'quantize' before it gives qat; put `convert` before it",
+        "9:5: stages.3.compile: 'compile' takes a TFLite model, but 'quantize' before it gives a fake-quant model; put `convert` before it",
     ]),
     ("convert after compile", "- convert", "- convert\n  - compile: {device: ethos-u55-128}\n  - convert: {as: again}", [
-        "11:5: stages.5.convert: 'convert' takes keras, float, qat, saved_model, tflite, but 'compile' before it gives vela; a compiled model can only be validated: move this stage before `compile`",
+        "11:5: stages.5.convert: 'convert' takes a float Keras model, a fake-quant model, a SavedModel or a TFLite model, but 'compile' before it gives a compiled model; a compiled model can only be validated: move this stage before `compile`",
     ]),
     ("more than all operators", "{accuracy: 90 %}", "{host: {npu_operators: 120 %}}", [
         "12:38: stages.4.validate.budget.host.npu_operators: 120 % is 120.00 %; write '120 % %' or a fraction of one",
@@ -103,7 +103,7 @@ CASES: list[tuple[str, str, str, list[str]]] = [
         "7:13: stages.1.prune.sparsty: unknown option; did you mean 'sparsity'?",
     ]),
     ("unknown device", "nucleo-l4r5zi", "nucleo-l4r5zl", [
-        "11:23: stages.4.validate.devices.1: unknown device 'nucleo-l4r5zl'; did you mean 'nucleo-l4r5zi'? (or the path of a .yaml file)",
+        "11:23: stages.4.validate.devices.1: unknown device 'nucleo-l4r5zl'; did you mean 'nucleo-l4r5zi'? (the path of a .yaml file is also allowed)",
     ]),
     ("device file that is missing", "nucleo-l4r5zi", "gone.yaml", [
         "11:23: stages.4.validate.devices.1: {base}/gone.yaml: cannot be read: No such file or directory",
@@ -149,7 +149,7 @@ CASES: list[tuple[str, str, str, list[str]]] = [
         "7:27: stages.1.prune.exclude_last: should be true or false; found the text 'yes'",
     ]),
     ("misspelled choice", "sparsity: 0.5", "schedule: polynomal", [
-        "7:23: stages.1.prune.schedule: found the text 'polynomal'; allowed: one_shot, constant, polynomial, cubic, iterative; did you mean 'polynomial'?",
+        "7:23: stages.1.prune.schedule: found 'polynomal'; allowed: one_shot, constant, polynomial, cubic, iterative; did you mean 'polynomial'?",
     ]),
     ("two options at odds", "sparsity: 0.5", "sparsity: 0.5, initial_sparsity: 0.6", [
         "7:12: stages.1.prune: initial_sparsity (0.6) must be below sparsity (0.5)",
@@ -191,7 +191,7 @@ CASES: list[tuple[str, str, str, list[str]]] = [
         "7:29: stages.1.prune.target.flash: '64' has no unit; allowed: B, KiB, MiB, GiB, kB, KB, MB, GB",
     ]),
     ('a device that is none', "sparsity: 0.5", 'target: {latency: 5 ms, device: hosst}, granularity: channel', [
-        "7:45: stages.1.prune.target.device: unknown device 'hosst'; did you mean 'host'? (or the path of a .yaml file)",
+        "7:45: stages.1.prune.target.device: unknown device 'hosst'; did you mean 'host'? (the path of a .yaml file is also allowed)",
     ]),
     ('a device without a time', "sparsity: 0.5", 'target: {latency: 5 ms, device: rp2040-pico}, granularity: channel', [
         '7:45: stages.1.prune.target.device: its latency is unavailable: edgepipe neither runs nor models this core; run the model on the board and time Invoke() with the cycle counter',
@@ -236,7 +236,7 @@ CASES: list[tuple[str, str, str, list[str]]] = [
         "8:14: stages.2.cluster: clusters (2) must be at least 3: zero is one of them (preserve_sparsity: true)",
     ]),
     ("centroids from nowhere", "quantize: {epochs: 2}", "cluster: {init: kmeans}", [
-        "8:21: stages.2.cluster.init: found the text 'kmeans'; allowed: density, linear, kmeans++, random; did you mean 'kmeans++'?",
+        "8:21: stages.2.cluster.init: found 'kmeans'; allowed: density, linear, kmeans++, random; did you mean 'kmeans++'?",
     ]),
     ("clusters of a layer that is a number", "quantize: {epochs: 2}", "cluster: {layers: {conv1: 8}}", [
         "8:31: stages.2.cluster.layers.conv1: should be a mapping; found the number 8",
@@ -255,13 +255,13 @@ CASES: list[tuple[str, str, str, list[str]]] = [
         "8:43: stages.2.quantize.keep_float_layers.conv1: should be null; found true",
     ]),
     ("prune after convert", "  - convert\n", "  - convert\n  - prune: {as: again}\n", [
-        "10:5: stages.4.prune: 'prune' takes keras, float, but 'convert' before it gives tflite; move it earlier",
+        "10:5: stages.4.prune: 'prune' takes a float Keras model, but 'convert' before it gives a TFLite model; move 'prune' before 'convert'",
     ]),
     ("export of what is Keras 3 already", "  - prune:", "  - export\n  - prune:", [
-        "7:5: stages.1.export: 'export' takes float, but 'train' before it gives keras; it is a Keras 3 model already: drop this stage",
+        "7:5: stages.1.export: 'export' takes a tf_keras model, but 'train' before it gives a Keras 3 model; it is a Keras 3 model already: drop this stage",
     ]),
     ("export after quantize", "  - convert\n", "  - export\n  - convert\n", [
-        "9:5: stages.3.export: 'export' takes float, but 'quantize' before it gives qat; a fake-quant model can only be converted: "
+        "9:5: stages.3.export: 'export' takes a tf_keras model, but 'quantize' before it gives a fake-quant model; a fake-quant model can only be converted: "
         "drop this stage or put it before `quantize`",
     ]),
     ("mixed without a drop", "  - convert\n", "  - convert: {scheme: mixed}\n", [
@@ -330,23 +330,23 @@ CASES: list[tuple[str, str, str, list[str]]] = [
     ]),
     ("unknown device to convert for", "  - convert\n", "  - convert: {device: nucleo-l4r5z}\n", [
         "9:23: stages.3.convert.device: unknown device 'nucleo-l4r5z'; did you mean 'nucleo-l4r5zi'? "
-        "(or the path of a .yaml file)",
+        "(the path of a .yaml file is also allowed)",
     ]),
     ("two converts", "  - convert\n", "  - convert\n  - convert: {as: again}\n", [
         "10:5: stages.4.convert: 'convert' has quantized the model; drop one of them",
     ]),
     ("validate before convert", "  - convert\n  - validate:\n", "  - validate:\n", [
-        "9:5: stages.3.validate: 'validate' takes tflite, vela, but 'quantize' before it gives qat; put `convert` before it",
+        "9:5: stages.3.validate: 'validate' takes a TFLite model or a compiled model, but 'quantize' before it gives a fake-quant model; put `convert` before it",
     ]),
     ("prune after quantize", "  - convert\n", "  - prune: {as: again}\n  - convert\n", [
-        "9:5: stages.3.prune: 'prune' takes keras, float, but 'quantize' before it gives qat; a fake-quant model can only be converted: "
+        "9:5: stages.3.prune: 'prune' takes a float Keras model, but 'quantize' before it gives a fake-quant model; a fake-quant model can only be converted: "
         "drop this stage or put it before `quantize`",
     ]),
     ("train a tflite", MODEL, "model.tflite", [
-        "6:5: stages.0.train: 'train' takes keras, float, but 'model' before it gives tflite; move it earlier",
+        "6:5: stages.0.train: 'train' takes a float Keras model, but 'model' before it gives a TFLite model; name such a model in `model:`, or drop 'train'",
     ]),
     ("second stage of a name", "  - convert\n", "  - train\n  - convert\n", [
-        "9:5: stages.3.train: 'train' takes keras, float, but 'quantize' before it gives qat; a fake-quant model can only be converted: "
+        "9:5: stages.3.train: 'train' takes a float Keras model, but 'quantize' before it gives a fake-quant model; a fake-quant model can only be converted: "
         "drop this stage or put it before `quantize`",
         "9:5: stages.3.train: a second stage named 'train'; give it a name of its own: `train: {as: train2, ..}`",
     ]),
@@ -405,7 +405,7 @@ CASES: list[tuple[str, str, str, list[str]]] = [
         "12:15: stages.4.validate.budget: should be a mapping; found a list",
     ]),
     ("unknown evidence", BUDGET, "{host: {latency: {max: 3 ms, evidence: mesured}}}", [
-        "12:54: stages.4.validate.budget.host.latency.evidence: found the text 'mesured'; did you mean 'measured'?",
+        "12:54: stages.4.validate.budget.host.latency.evidence: found 'mesured'; did you mean 'measured'?",
     ]),
     ("optional yes", BUDGET, "{accuracy: {min: 90 %, optional: yes}}", [
         "12:48: stages.4.validate.budget.accuracy.optional: must be true or false, found the text 'yes'",
@@ -465,7 +465,7 @@ CASES: list[tuple[str, str, str, list[str]]] = [
         "3:7: data: found the text 'digits'; write module:function (for example edgepipe.data:digits) or a mapping with one of: function, npz, images, fashion_mnist, idx, csv, parquet, audio, spoken_digits",
     ]),
     ("unknown task", TASK, "task: clasification", [
-        "4:7: task.kind: found the text 'clasification'; allowed: classification, regression, reconstruction, custom; did you mean 'classification'?",
+        "4:7: task.kind: found 'clasification'; allowed: classification, regression, reconstruction, custom; did you mean 'classification'?",
     ]),
     ("unknown metric of the task", TASK, "task: {kind: classification, metrics: [acuracy]}", [
         "4:40: task.metrics.0: no metric 'acuracy' for classification with `labels: one`; did you mean 'accuracy'?",
@@ -581,11 +581,11 @@ CASES: list[tuple[str, str, str, list[str]]] = [
         "1:1: name: is required but missing",
         "2:8: model: {base}/gone.keras: no such file or folder" + MODELS,
         "3:13: data.npz: no such file: {base}/gone.npz",
-        "4:7: task.kind: found the text 'clasification'; allowed: classification, regression, reconstruction, custom; did you mean 'classification'?",
+        "4:7: task.kind: found 'clasification'; allowed: classification, regression, reconstruction, custom; did you mean 'classification'?",
         "5:7: seed: must be an integer from 0 to 2147483647; found the number -1",
         "7:21: stages.0.train.epochs: should be greater than or equal to 1; found the number 0",
-        "8:23: stages.1.convert.scheme: found the text 'int4'; allowed: int8, int16x8, mixed, dynamic, weight_only_int8, weight_only_int4, float16, float32, recipe; did you mean 'int8'?",
-        "9:5: stages.2.prune: 'prune' takes keras, float, but 'convert' before it gives tflite; move it earlier",
+        "8:23: stages.1.convert.scheme: found 'int4'; allowed: int8, int16x8, mixed, dynamic, weight_only_int8, weight_only_int4, float16, float32, recipe; did you mean 'int8'?",
+        "9:5: stages.2.prune: 'prune' takes a float Keras model, but 'convert' before it gives a TFLite model; move 'prune' before 'convert'",
         "9:23: stages.2.prune.sparsity: should be less than 1; found the number 75; 75 % is written 0.75",
     ]),
 ]
@@ -615,12 +615,12 @@ SETTINGS: list[tuple[str, list[str]]] = [  # of --set, and the lines on stderr a
     ("stages.None.epochs=1", ["no stage of the file is named 'None'; allowed: again, convert, prune, quantize, validate"]),
     ("stages.convert=int8", ["names no option; write --set stages.convert.OPTION=VALUE"]),
     ("stages=3", ["names no option; write --set stages.NAME.OPTION=VALUE"]),
-    ("stages.convert.scheme=int4", ["stages.3.convert.scheme: found the text 'int4'; allowed: int8, int16x8, mixed, dynamic, weight_only_int8, weight_only_int4, float16, float32, recipe; did you mean 'int8'?"]),
+    ("stages.convert.scheme=int4", ["stages.3.convert.scheme: found 'int4'; allowed: int8, int16x8, mixed, dynamic, weight_only_int8, weight_only_int4, float16, float32, recipe; did you mean 'int8'?"]),
     ("stages.convert.scheme=[", ["not valid YAML: expected the node content, but found '<stream end>'"]),
     ("stages.again.epochs=0", ["stages.0.train.epochs: should be greater than or equal to 1; found the number 0"]),
     ("stages.again.epochs.x=3", [f"stages.0.train.epochs.x: `stages.0.train.epochs` is the number 2, {NO_OPTIONS}"]),
     ("stages.validate.devices.0=host", [f"stages.4.validate.devices.0: `stages.4.validate.devices` is a list, {NO_OPTIONS}"]),
-    ("stages.validate.devices=[hots]", ["stages.4.validate.devices.0: unknown device 'hots'; did you mean 'host'? (or the path of a .yaml file)"]),
+    ("stages.validate.devices=[hots]", ["stages.4.validate.devices.0: unknown device 'hots'; did you mean 'host'? (the path of a .yaml file is also allowed)"]),
     ("stages.validate.budget.host.latency=3", ["stages.4.validate.budget.host.latency: '3' has no unit; allowed: s, ms, us, µs, ns, min"]),
     ("stages.validate.budget.accuracy_drop.against=later", [
         "stages.4.validate.budget.accuracy_drop: needs exactly one of max and min, found neither",
@@ -628,5 +628,5 @@ SETTINGS: list[tuple[str, list[str]]] = [  # of --set, and the lines on stderr a
     ]),
     ("model.path=a.keras", [f"model.path: `model` is the text 'edgepipe.zoo:small_cnn', {NO_OPTIONS}"]),
     ("name.x.y=3", [f"name.x.y: `name` is the text 'p', {NO_OPTIONS}"]),
-    ("task=clasification", ["task.kind: found the text 'clasification'; allowed: classification, regression, reconstruction, custom; did you mean 'classification'?"]),
+    ("task=clasification", ["task.kind: found 'clasification'; allowed: classification, regression, reconstruction, custom; did you mean 'classification'?"]),
 ]

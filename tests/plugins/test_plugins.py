@@ -137,8 +137,8 @@ WRONG = {
     "a kind it does not take": (
         "  - clip_weights: {limit: 0.05}\n  - convert: {scheme: float32}\n",
         "  - convert: {scheme: float32}\n  - clip_weights: {limit: 0.05}\n",
-        "p.yaml:5:5: stages.1.clip_weights: 'clip_weights' takes keras, float, but 'convert' before it gives tflite; "
-        "move it earlier",
+        "p.yaml:5:5: stages.1.clip_weights: 'clip_weights' takes a float Keras model, but 'convert' before it gives a "
+        "TFLite model; move 'clip_weights' before 'convert'",
     ),
     "a misspelled name": (
         "clip_weights", "clip_weight",

@@ -12,7 +12,7 @@ from tflite_handmade import Op, T, write
 from tflite_seeds import branching, looping, network
 
 from edgepipe.tflite import arena_plan, macs, reader
-from edgepipe.tflite.operator_facts import OPERATORS, OperatorFacts, facts_of
+from edgepipe.tflite.operator_facts import OPERATORS, OperatorTraits, facts_of
 
 CONVOLUTIONS = {"CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV"}
 
@@ -47,7 +47,7 @@ def test_the_schema_has_every_operator_and_body_option() -> None:
 
 def test_facts_do_not_contradict_each_other() -> None:
     for name, facts in OPERATORS.items():
-        assert facts != OperatorFacts(), f"{name} has the defaults only"
+        assert facts != OperatorTraits(), f"{name} has the defaults only"
         assert set(facts.kernel_inputs) <= set(facts.parameter_inputs), name
         if facts.filters is not None:
             assert (facts.kernel_inputs, facts.parameter_inputs) == ((1,), (1, facts.filters.bias_input)), name
@@ -56,8 +56,8 @@ def test_facts_do_not_contradict_each_other() -> None:
 
 
 def test_operators_not_in_the_table_have_the_defaults() -> None:
-    assert facts_of("ADD") == facts_of("MyFft") == OperatorFacts()
-    assert not any(getattr(facts_of("ADD"), field.name) for field in fields(OperatorFacts))
+    assert facts_of("ADD") == facts_of("MyFft") == OperatorTraits()
+    assert not any(getattr(facts_of("ADD"), field.name) for field in fields(OperatorTraits))
 
 
 def test_producers_are_the_operators_that_compute_a_tensor(tmp_path: Path) -> None:

@@ -46,18 +46,18 @@ def _guess_by_output(model: ModelInfo, shape: Shape, labels: LabelKind) -> TaskG
 def _guess_by_activation(model: ModelInfo, shape: Shape, labels: LabelKind, is_reconstruction: bool) -> TaskGuess:
     size = shape[-1] if len(shape) > 1 else None
     if model.activation == "softmax" and size != 1:
-        return _classification(f"it ends in softmax over {size or 'its'} outputs")
+        return _classification(f"the model ends in a softmax over {size or 'its'} outputs")
     if model.activation == "sigmoid" and size == 1:
-        return _classification("it ends in one sigmoid: two classes, 0 and 1")
+        return _classification("the model ends in one sigmoid: two classes, 0 and 1")
     if is_reconstruction:
-        return _reconstruction(f"its output has the shape of its input, {shape[1:]}", labels)
+        return _reconstruction(f"the model's output has the shape of its input, {shape[1:]}", labels)
     if model.activation == "sigmoid":
-        return _multilabel(f"it ends in sigmoid over {size or 'its'} outputs: independent labels")
+        return _multilabel(f"the model ends in a sigmoid over {size or 'its'} outputs: independent labels")
     if labels == "classes" and size != 1:
         return _classification(
             f"the labels are integers, one per sample, and {size or 'its'} outputs are class scores (logits)"
         )
-    return _regression(f"it ends in {model.activation}; if its outputs are class scores, write `classification`")
+    return _regression(f"the model ends in {model.activation}; if its outputs are class scores, write `classification`")
 
 
 def _guess_by_labels(labels: LabelKind, default_reason: str) -> TaskGuess:

@@ -47,13 +47,13 @@ class QatRecipe:
 
     keep_zeros: bool = True
     keep_clusters: bool = True
-    leave: tuple[str, ...] = ()  # regular expressions that match whole layer names
-    leave_types: tuple[str, ...] = ()  # layer classes
+    excluded_layers: tuple[str, ...] = ()  # regular expressions that match whole layer names
+    excluded_types: tuple[str, ...] = ()  # layer classes
 
     @property
     def overrides(self) -> Overrides[None]:
         """The layers that the user excludes from fake-quant."""
-        return Overrides(dict.fromkeys(self.leave_types), dict.fromkeys(self.leave))
+        return Overrides(dict.fromkeys(self.excluded_types), dict.fromkeys(self.excluded_layers))
 
 
 @dataclass(frozen=True)

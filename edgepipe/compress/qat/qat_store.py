@@ -6,7 +6,6 @@ float model and the recipe, then the stored weights are set.
 
 import json
 import zipfile
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +33,19 @@ def save(model: TfKerasModel, base: TfKerasModel, recipe: QatRecipe, folder: Pat
     folder.mkdir(parents=True)
     save_float(base, folder / BASE_FILE)
     weights = [[w.name, list(w.shape), w.dtype.name] for w in model.weights]
-    recipe_json = {"format": FORMAT, "recipe": asdict(recipe), "weights": weights}
+    recipe_json = {"format": FORMAT, "recipe": _recipe_fields(recipe), "weights": weights}
     (folder / RECIPE_FILE).write_text(json.dumps(recipe_json, indent=1))
     with (folder / WEIGHTS_FILE).open("wb") as stream:
         np.savez(stream, **{str(index): weight for index, weight in enumerate(model.get_weights())})
+
+
+def _recipe_fields(recipe: QatRecipe) -> dict[str, Any]:
+    return {
+        "keep_zeros": recipe.keep_zeros,
+        "keep_clusters": recipe.keep_clusters,
+        "leave": recipe.excluded_layers,
+        "leave_types": recipe.excluded_types,
+    }
 
 
 def restore_model(folder: Path) -> TfKerasModel:
@@ -71,6 +79,6 @@ def _parse_recipe(recipe_json: dict[str, Any]) -> QatRecipe:
     if recipe_json["format"] != FORMAT:
         raise ValueError(f"its format is {recipe_json['format']}, this edgepipe writes {FORMAT}; run `quantize` again")
     recipe_fields = recipe_json["recipe"]
-    leave_layers = tuple(recipe_fields["leave"])
-    leave_types = tuple(_RENAMED_CLASSES.get(cls, cls) for cls in recipe_fields["leave_types"])
-    return QatRecipe(recipe_fields["keep_zeros"], recipe_fields["keep_clusters"], leave_layers, leave_types)
+    excluded_layers = tuple(recipe_fields["leave"])
+    excluded_types = tuple(_RENAMED_CLASSES.get(cls, cls) for cls in recipe_fields["leave_types"])
+    return QatRecipe(recipe_fields["keep_zeros"], recipe_fields["keep_clusters"], excluded_layers, excluded_types)

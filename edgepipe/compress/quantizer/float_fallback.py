@@ -155,7 +155,7 @@ class _FloatOperator:
 
     graph: MutableGraph
     operator: FlatbufferOperator
-    kernel: IntegerKernel
+    integer_kernel: IntegerKernel
     bits: BitWidth
     input_ranges: list[ActivationRange | None]  # ranges of its inputs in the float model
     output_ranges: list[ActivationRange | None]  # ranges of its outputs there
@@ -171,13 +171,15 @@ class _FloatOperator:
         known_params = [params for params in output_params if params is not None]
         if len(known_params) < len(output_params):
             return False
-        tied_params = known_params[0] if self.kernel.tied_scales == "output" else self._comparison_params(inputs)
+        tied_params = (
+            known_params[0] if self.integer_kernel.tied_scales == "output" else self._comparison_params(inputs)
+        )
         for position in inputs:
             self.operator.inputs[position] = self._quantize_input(position, tied_params)
         for position, params in zip(outputs, known_params, strict=True):
             self._quantize_output(position, params)
         self.operator.opcodeIndex = self.graph.ensure_opcode(
-            self.graph.kind(self.operator), self.kernel.versions[self.bits]
+            self.graph.kind(self.operator), self.integer_kernel.versions[self.bits]
         )
         return True
 
@@ -208,9 +210,9 @@ class _FloatOperator:
 
         Readers may quantize to a narrower range; one that has the output's own up to rounding is reused exactly.
         """
-        if self.kernel.output_params is not None:
-            return self.kernel.output_params
-        if self.kernel.tied_scales == "input":
+        if self.integer_kernel.output_params is not None:
+            return self.integer_kernel.output_params
+        if self.integer_kernel.tied_scales == "input":
             return input_params
         quantized_indices = [int(reader.outputs[0]) for reader in self._quantize_ops(position)]
         reader_params = [
@@ -236,7 +238,7 @@ class _FloatOperator:
 
     def _comparison_params(self, positions: list[int]) -> QuantParams | None:
         """The common scale of inputs that are compared as stored; None if they keep their own."""
-        if self.kernel.tied_scales != "stored" or self.bits == 8:
+        if self.integer_kernel.tied_scales != "stored" or self.bits == 8:
             return None
         spans = [self._input_range(position) for position in positions]
         return choose_quant_params((min(low for low, _ in spans), max(high for _, high in spans)), self.bits)

@@ -62,7 +62,7 @@ class ConvertOptions(Stage):
     keep_float_layers: dict[Expression, None] = Field(
         default_factory=dict, description='layers that stay in float, by regular expression: `{"head_.*": null}`'
     )
-    recipe: str | None = Field(default=None, description="for `scheme: recipe`: a recipe file of litert-quantizer")
+    recipe: str | None = Field(default=None, description="for `scheme: recipe`: a litert-quantizer recipe file")
     max_drop: Drop | None = Field(
         default=None, description="for `scheme: mixed`: maximum drop in validation quality against float, as 0.5 point"
     )

@@ -130,15 +130,17 @@ def _agreement_table(
     context: StageContext, split_data: SplitData, outputs_by_runtime: dict[str, ModelOutputs]
 ) -> Table:
     reference_name, reference = next(iter(outputs_by_runtime.items()))
+    reference_text = "the reference kernels" if reference_name == Runtime.REFERENCE.value else reference_name
+    count_text = f"{len(split_data)} of {len(context.data.test)} test samples"
     return Table(
-        title=f"Runtimes against {reference_name}, {len(split_data)} of {len(context.data.test)} test samples",
+        title=f"Runtimes compared with {reference_text}, {count_text}",
         columns=(
             "runtime",
             context.task.primary_measure,
-            "labels equal",
-            "max LSB",
-            "p99 LSB",
-            "differences in LSB: count",
+            "same label",
+            "max difference (LSB)",
+            "p99 difference (LSB)",
+            "outputs per difference (LSB)",
         ),
         rows=tuple(
             _agreement_row(context, split_data, name, reference, runtime_outputs)
@@ -178,16 +180,16 @@ def check_integers(model: Model, is_required: bool) -> tuple[list[Finding], list
         ("outputs", len(model.outputs), ", ".join(f"{t.dtype} {list(t.shape)}" for t in model.outputs)),
         *(("not integer", 1, str(finding)) for finding in findings),
     ]
-    title = "Fully integer: every operator and tensor"
+    title = "Integer-only check of every operator and tensor"
     if findings:
-        title = f"Not fully integer: {plural(len(findings), 'operator or tensor', 'operators or tensors')}"
+        title += f": {plural(len(findings), 'is not integer', 'are not integer')}"
     metric = exact_metric(
-        "float_offenders", len(findings), Dimension.COUNT, "operators and interface tensors not fully integer"
+        "float_offenders", len(findings), Dimension.COUNT, "operators, inputs and outputs that are not integer"
     )
     return (
         findings if is_required else [],
         [metric],
-        Table(title=title, columns=("kind", "number", "details"), rows=tuple(rows)),
+        Table(title=title, columns=("kind", "count", "details"), rows=tuple(rows)),
     )
 
 
@@ -198,11 +200,11 @@ def measure_sparsity(model: Model) -> tuple[list[Metric], list[Table]]:
     if not weight_layers:
         return [], []
     inner_layers = weight_layers[:-1] or weight_layers
-    excluded_text = ", the last one excluded" if weight_layers[:-1] else ""
-    scope = f"{plural(len(inner_layers), 'CONV_2D and FULLY_CONNECTED layer')}{excluded_text}"
+    prefix = f"the first {len(inner_layers)} of " if weight_layers[:-1] else ""
+    scope = f"{prefix}{plural(len(weight_layers), 'CONV_2D and FULLY_CONNECTED layer')} of the .tflite"
     metrics = [
         _share_metric("sparsity", inner_layers, scope),
-        _share_metric("sparsity_all_weights", layers, f"all {plural(len(layers), 'layer')}"),
+        _share_metric("sparsity_all_weights", layers, f"all {plural(len(layers), 'layer')} of the .tflite"),
     ]
     rows: list[tuple[Any, ...]] = [
         (layer.operator, layer.tensor, layer.elements, layer.zeros, f"{layer.share:.2%}") for layer in layers
@@ -237,5 +239,5 @@ def check_pruned_zeros(context: StageContext, model: Model) -> tuple[list[Findin
 def _share_metric(name: str, layers: list[Any], scope: str) -> Metric:
     zeros, elements = sum(layer.zeros for layer in layers), sum(layer.elements for layer in layers)
     return exact_metric(
-        name, zeros / elements, Dimension.FRACTION, f"{zeros} zeros of {elements} weights of {scope}, in the .tflite"
+        name, zeros / elements, Dimension.FRACTION, f"{zeros:,} of {elements:,} weights are zero, in {scope}"
     )
