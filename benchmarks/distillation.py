@@ -50,7 +50,7 @@ class AsItIs:
 
 def task() -> Task:
     """Ten classes; nothing of it is loaded from a file."""
-    return build_task(TaskSpec(kind="classification"), base=None)  # type: ignore[arg-type]
+    return build_task(TaskSpec(kind="classification"), base_folder=None)  # type: ignore[arg-type]
 
 
 def few(data: networks.Data) -> SplitData:

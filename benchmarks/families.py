@@ -54,7 +54,7 @@ def measure(family: str) -> dict[str, Any]:
     start = time.perf_counter()
     bridged = bridge(model)
     made = build_fake_quant(bridged.model, QatRecipe(), x[:2])
-    range_initialization.initialize_ranges(made.model, x, 0, batch_statistics=False)
+    range_initialization.initialize_ranges(made.model, x, 0, use_batch_statistics=False)
     freeze_batch_norms(made.model)
     made.model.compile("adam", "sparse_categorical_crossentropy")
     made.model.optimizer.learning_rate = 1e-5
@@ -67,11 +67,11 @@ def measure(family: str) -> dict[str, Any]:
         equal = measure_agreement(made.model, lite, x[:16]).labels_equal
         offenders = check_integer_only(lite)
     seconds = time.perf_counter() - start
-    by, known = count_coverage(made.coverage), [entry for entry in found if not entry.missing_reason]
+    by, known = count_coverage(made.layer_coverages), [entry for entry in found if not entry.missing_reason]
     return {
         "family": family, "input": f"{size} x {size}", "layers": sum(by.values()), "by training": by["training"],
         "by calibration": by["calibration"], "float": by["float"],
-        "bridge differs": f"{bridged.difference.worst_tensor.relative_error:.1e}",
+        "bridge differs": f"{bridged.difference.worst_difference.relative_error:.1e}",
         "operators": len(lite.operators), "float operators": len(offenders),
         "tensors compared": f"{len(known)} of {len(found)}",
         "p99 LSB (worst)": int(max(entry.p99_lsb for entry in known)), "logits p99 LSB": int(known[-2].p99_lsb),

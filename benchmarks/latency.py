@@ -20,7 +20,7 @@ import numpy as np
 
 from edgepipe.core.arrays import Array
 from edgepipe.devices.latency import cross_validation, measurement_table, profile_fragment
-from edgepipe.devices.latency.processor_kinds import KINDS
+from edgepipe.devices.latency.processor_kinds import PROCESSOR_KINDS
 from edgepipe.devices.latency.profile_fragment import FitRequest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -57,7 +57,7 @@ class Case:
 
 
 def _case(name: str, target: str, kind: str, clock: float, source: str, headline: bool = False, **more: Any) -> Case:
-    return Case(name, FitRequest(target=target, kind=kind, clock=clock, source=source, **more), headline)
+    return Case(name, FitRequest(target_group=target, kind=kind, clock=clock, source=source, **more), headline)
 
 
 def _shared(name: str, target: str, kind: str, group: dict[str, float], source: str, **more: Any) -> Case:
@@ -117,7 +117,7 @@ def main() -> None:
         pooled += found if case.headline else []
         if asked.write:
             built = profile_fragment.fit_table(source, models, case.request)
-            profile_fragment.write(built.fit, ROOT / "devices" / "fits" / f"{case.name}.yaml")
+            profile_fragment.write_fragment(built.fit, ROOT / "devices" / "fits" / f"{case.name}.yaml")
     inside, width = np.mean([one for one, _ in pooled]), np.median([wide for _, wide in pooled])
     print(f"first seven pooled: {inside:.1%} of {len(pooled)} held-out rows inside their 90 % interval; "
           f"median width x/÷ {np.exp(width):.2f}")  # fmt: skip
@@ -141,25 +141,26 @@ def _models(source: Path) -> Path:
 
 def _report(case: Case, source: Path, models: Path) -> list[tuple[bool, float]]:
     """Print one line; for each held-out row whether it is inside, and half its width as a logarithm."""
-    request, kind = case.request, KINDS[case.request.kind]
+    request, kind = case.request, PROCESSOR_KINDS[case.request.kind]
     measured = measurement_table.read(source)
-    rows = profile_fragment.select_rows(measured, models, request).rows
-    everyone = cross_validation.leave_families_out(kind, request.clocks, rows)
-    held_out = [one for one in everyone if one.row.group == request.target]
+    rows = profile_fragment.select_rows(measured, models, request).fit_rows
+    everyone = cross_validation.leave_families_out(kind, request.clock_by_group, rows)
+    held_out = [one for one in everyone if one.fit_row.group == request.target_group]
     reach = cross_validation.interval_factors(held_out)
     inside = [
-        (one.standardized_error <= reach[one.row.family], reach[one.row.family] * one.deviation) for one in held_out
+        (one.standardized_error <= reach[one.fit_row.family], reach[one.fit_row.family] * one.deviation)
+        for one in held_out
     ]
     ours = cross_validation.summarize_errors(held_out)
     per_mac, plain = _stock(source, request)
     print(
-        f"{case.name:34} {ours.points:6}  {_sizes(per_mac, 2):>15}  {_sizes(plain, 3):>21}  "
+        f"{case.name:34} {ours.point_count:6}  {_sizes(per_mac, 2):>15}  {_sizes(plain, 3):>21}  "
         f"{ours.median:7.1%} {ours.p90:6.1%} {ours.worst:6.1%}  {sum(i for i, _ in inside):3}/{len(inside):<3} "
         f"x/÷ {np.exp(np.median([wide for _, wide in inside])):.2f}"
     )
     for one in held_out:
         if abs(np.log1p(one.relative_error)) > np.log(2) and not one.extrapolation_reasons:
-            print(f"    off by more than 2x and does not say that it extrapolates: {one.row.model}")
+            print(f"    off by more than 2x and does not say that it extrapolates: {one.fit_row.model_name}")
     return inside
 
 
@@ -168,7 +169,7 @@ def _stock(source: Path, request: FitRequest) -> tuple[Array, Array]:
     from scipy.optimize import nnls
 
     with source.open(encoding="utf-8", newline="") as file:
-        lines = [line for line in csv.DictReader(file) if _group(line) == request.target]
+        lines = [line for line in csv.DictReader(file) if _group(line) == request.target_group]
     lines = [line for line in lines if line["family"] not in request.excluded_families]
     seconds, macs = _column(lines, "latency_ms"), _column(lines, "macs")
     features = np.stack([_column(lines, name) for name in PLAIN], axis=1)

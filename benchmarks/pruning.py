@@ -87,7 +87,7 @@ def pruned(model: Any, data: networks.Data, kind: Any, epochs: int, seed: int) -
     objective: Objective = build_objective(model, TASK, SplitData(*data.train), 512, seed)
     kernels = find_prunable_kernels(model, Overrides(), exclude_last=False).kernels
     pool = WeightPool(kernels, WeightGranularity(), "global", {})
-    pruner = KernelPruner.from_settings(pool, 1.0, SaliencySettings(kind, probes=16), objective, seed)
+    pruner = KernelPruner.from_settings(pool, 1.0, SaliencySettings(kind, probe_count=16), objective, seed)
     masks = PruningMasks(pruner.weights, pruner.zero_masks)
     for share in ROUNDS:
         masks.set_zeros(pruner.advance(share))
@@ -136,11 +136,11 @@ def channels(name: str) -> None:
     with perturbed_weights(original):
         model = bridge(original).model
     groups = find_channel_groups(model, Overrides())
-    pool = ChannelPool(groups, groups.count_macs, ("uniform",), multiple=16)
+    pool = ChannelPool(groups, groups.count_macs, ("uniform",), channel_multiple=16)
     found = smallest(SaliencySettings(), pool.weights, None, 0)
-    gone = pool.candidates(found, ("uniform",), groups.count_macs(groups.no_removal) / 2, 1.0, pool.initial_removal())[
-        "uniform"
-    ]
+    gone = pool.candidate_masks(
+        found, ("uniform",), groups.count_macs(groups.empty_removal_mask) / 2, 1.0, pool.initial_removal_mask()
+    )["uniform"]
     smaller = shrink_model(model, groups, gone)
     macs, before = measured(model)
     left, after = measured(smaller)

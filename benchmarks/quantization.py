@@ -61,7 +61,7 @@ def fit(model: Any, data: networks.Data, epochs: int) -> None:
 def ours(base: Any, data: networks.Data, epochs: int, live: bool = True) -> Any:
     """edgepipe's fake-quant model of `base`, trained."""
     model = build_fake_quant(base, QatRecipe(), data.train[0][:2]).model
-    range_initialization.initialize_ranges(model, data.train[0], 0, batch_statistics=live)
+    range_initialization.initialize_ranges(model, data.train[0], 0, use_batch_statistics=live)
     if not live:
         freeze_batch_norms(model)
     fit(model, data, epochs)

@@ -313,7 +313,7 @@ def fit_device(
 
     request = fit_request.parse_request(Path(table), target, kind, clock, neighbours, dtype, on_chip, source, without)
     fit_result = profile_fragment.fit_table(Path(table), Path(models), request)
-    profile_fragment.write(fit_result.fit, Path(out))
+    profile_fragment.write_fragment(fit_result.fit, Path(out))
     return fit_result
 
 

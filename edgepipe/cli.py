@@ -287,7 +287,7 @@ def inspect(model: str, runs: bool, as_json: bool) -> None:
     tflite_model = api.inspect(model)
     run_record = renderer.run_model(tflite_model) if runs else None
     if as_json:
-        return click.echo(renderer.as_record(tflite_model, run_record).model_dump_json(indent=2, by_alias=True))
+        return click.echo(renderer.build_record(tflite_model, run_record).model_dump_json(indent=2, by_alias=True))
     from edgepipe.render.terminal import show_tables
 
     return show_tables(renderer.tables(tflite_model, run_record))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import edgepipe
-from edgepipe.stages.registry import STAGES
+from edgepipe.stages.registry import STAGE_REFERENCES
 
 ROOT = Path(__file__).resolve().parents[1]
 TOOL = ROOT / "tools" / "check_imports.py"
@@ -38,7 +38,7 @@ def test_the_modules_of_core_are_those_of_its_contract() -> None:
 
 def test_every_stage_is_independent_of_the_others() -> None:
     independent = set(contract("Stages never import each other")["modules"])
-    assert independent == {reference.partition(":")[0] for reference in STAGES.values()}
+    assert independent == {reference.partition(":")[0] for reference in STAGE_REFERENCES.values()}
 
 
 def test_every_module_named_in_contributing_exists() -> None:

@@ -62,7 +62,7 @@ def test_nothing_is_seen_before_put(cache: Cache) -> None:
         assert cache.find(KEY) is None
         assert cache.list_entries() == []
     assert list(cache.workspace_root.iterdir()) == []
-    assert list(cache.entries.iterdir()) == []
+    assert list(cache.entries_folder.iterdir()) == []
 
 
 def _change_byte(path: Path) -> None:
@@ -105,8 +105,8 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
 @pytest.mark.parametrize(("damage", "message"), DAMAGES.values(), ids=DAMAGES)
 def test_damage_is_told_and_can_be_replaced(damage: Callable[[Path], object], message: str, cache: Cache) -> None:
     put(cache)
-    damage(cache.entries / KEY)
-    key = next(folder.name for folder in cache.entries.iterdir())
+    damage(cache.entries_folder / KEY)
+    key = next(folder.name for folder in cache.entries_folder.iterdir())
     with pytest.raises(DamagedEntryError, match=message):
         cache.find(key)
     cache.list_entries()  # listing does not stumble over it
@@ -266,7 +266,7 @@ def test_the_commands(cache: Cache, command: Command) -> None:
     assert KEY[:12] in listed.out
     told = json.loads(command("cache", "list", "--cache-dir", cache.root, "--json").out)
     assert (told["schema"], [entry["stage"] for entry in told["entries"]]) == ("edgepipe.cache/1", ["convert"])
-    (cache.entries / KEY).rename(cache.entries / OTHER)
+    (cache.entries_folder / KEY).rename(cache.entries_folder / OTHER)
     assert json.loads(command("cache", "list", "--cache-dir", cache.root, "--json").out)["entries"] == []
     cleared = command("cache", "clear", "--cache-dir", cache.root)
     assert (cleared.code, cleared.out) == (0, f"removed 1 entry from {cache.root}\n")

@@ -117,7 +117,7 @@ def test_show(value: float, dimension: Dimension, text: str) -> None:
 
 
 def test_every_dimension_is_parsed_and_shown() -> None:
-    assert set(units.UNITS) == set(Dimension)
+    assert set(units.UNIT_FACTORS) == set(Dimension)
     for dimension in Dimension:
         assert show(1.0, dimension)
 

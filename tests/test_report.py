@@ -15,7 +15,7 @@ from edgepipe.core.errors import InputError
 from edgepipe.core.metric import Evidence, Finding, Limit, Metric, judge, unavailable_metric
 from edgepipe.core.outcome import Outcome, Table
 from edgepipe.core.units import Dimension
-from edgepipe.render import markdown, report_schema
+from edgepipe.render import markdown, report_schema, report_tables
 from edgepipe.render import terminal as text
 from edgepipe.render.report import REPORT_FILE, SCHEMA, Report, StageReport, load
 
@@ -111,6 +111,26 @@ def test_markdown() -> None:
     check("report.md", markdown.render(report()))
 
 
+VERDICT_LINES = [  # indices of LIMITS, rules broken, the last line
+    ((), 0, "no budget was set; no rule was broken"),
+    ((), 2, "no budget was set; 2 rules broken"),
+    ((0, 2), 0, "budget met: 2 of 2 limits"),
+    ((0, 2), 1, "budget met: 2 of 2 limits, 1 rule broken"),
+    ((0, 4), 0, "budget met: 1 of 2 limits, 1 optional limit not met"),
+    ((0, 1), 0, "budget not met: 1 of 2 limits missed"),
+]
+
+
+@pytest.mark.parametrize(("limits", "broken", "line"), VERDICT_LINES)
+def test_the_last_line(limits: tuple[int, ...], broken: int, line: str) -> None:
+    outcome = Outcome(
+        verdicts=tuple(judge(LIMITS[index], list(METRICS)) for index in limits),
+        findings=(Finding(rule="integer-only", place="input 'x'", observed="is float32"),) * broken,
+    )
+    stages = (stage("validate", ArtifactKind.TFLITE, outcome),)
+    assert report_tables.verdict_line(report().model_copy(update={"stages": stages})) == line
+
+
 def test_every_row_of_markdown_has_as_many_cells_as_its_head() -> None:
     rows = [line.replace("\\|", "") for line in markdown.render(report()).splitlines()]
     for head, rule, first in zip(rows, rows[1:], rows[2:], strict=False):
@@ -127,7 +147,7 @@ def test_json_reads_back(tmp_path: Path) -> None:
 
 
 def test_the_schema_in_the_repository_is_that_of_the_code() -> None:
-    assert SCHEMA_FILE.read_text() == report_schema.text(), (
+    assert SCHEMA_FILE.read_text() == report_schema.schema_text(), (
         "python -m edgepipe.render.report_schema > edgepipe/render/report_schema.json"
     )
 

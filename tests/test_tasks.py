@@ -13,7 +13,7 @@ from edgepipe.core.config import parse as parse_yaml
 from edgepipe.core.errors import InputError
 from edgepipe.core.units import Dimension
 from edgepipe.tasks.quality import build_task, compute_quality
-from edgepipe.tasks.task_spec import MEASURES, TaskSpec, parse_task
+from edgepipe.tasks.task_spec import MEASURES_BY_FAMILY, TaskSpec, parse_task
 
 RANDOM = np.random.RandomState(5)
 X = RANDOM.rand(60, 4).astype(np.float32)
@@ -24,7 +24,7 @@ def task_of(**options: Any) -> Task:
 
 
 def all_metrics(kind: str, family: str, **options: Any) -> Task:
-    return task_of(kind=kind, metrics=list(MEASURES[family]), **options)
+    return task_of(kind=kind, metrics=list(MEASURES_BY_FAMILY[family]), **options)
 
 
 def softmax(scores: Any) -> Any:
@@ -41,9 +41,11 @@ def test_one_label_against_scikit_learn() -> None:
         "f1_macro": metrics.f1_score(y, labels, average="macro"),
         "top5_accuracy": metrics.top_k_accuracy_score(y, scores, k=5, labels=range(7)),
     }
-    found = compute_quality(all_metrics("classification", "one"), X, y, scores, logits=True)
+    found = compute_quality(all_metrics("classification", "one"), X, y, scores, is_logits=True)
     assert found == pytest.approx(expected)
-    assert compute_quality(all_metrics("classification", "one"), X, y[:, None], softmax(scores), logits=False) == found
+    assert (
+        compute_quality(all_metrics("classification", "one"), X, y[:, None], softmax(scores), is_logits=False) == found
+    )
 
 
 @pytest.mark.parametrize("shape", [(60,), (60, 1)])
@@ -51,9 +53,9 @@ def test_one_output_for_two_classes(shape: tuple[int, ...]) -> None:
     logits, y = RANDOM.randn(60), RANDOM.randint(0, 2, 60)
     expected = metrics.accuracy_score(y, logits > 0)
     task = task_of(kind="classification")
-    assert compute_quality(task, X, y, logits.reshape(shape), logits=True) == pytest.approx({"accuracy": expected})
+    assert compute_quality(task, X, y, logits.reshape(shape), is_logits=True) == pytest.approx({"accuracy": expected})
     probabilities = 1 / (1 + np.exp(-logits.reshape(shape)))
-    assert compute_quality(task, X, y, probabilities, logits=False) == pytest.approx({"accuracy": expected})
+    assert compute_quality(task, X, y, probabilities, is_logits=False) == pytest.approx({"accuracy": expected})
 
 
 def test_many_labels_against_scikit_learn() -> None:
@@ -64,8 +66,8 @@ def test_many_labels_against_scikit_learn() -> None:
         "label_accuracy": 1 - metrics.hamming_loss(y, logits > 0),
     }
     task = all_metrics("classification", "many", labels="many")
-    assert compute_quality(task, X, y, logits, logits=True) == pytest.approx(expected)
-    assert compute_quality(task, X, y, 1 / (1 + np.exp(-logits)), logits=False) == pytest.approx(expected)
+    assert compute_quality(task, X, y, logits, is_logits=True) == pytest.approx(expected)
+    assert compute_quality(task, X, y, 1 / (1 + np.exp(-logits)), is_logits=False) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("outputs", [1, 3])
@@ -77,7 +79,7 @@ def test_regression_against_scikit_learn(outputs: int) -> None:
         "r2": metrics.r2_score(y, found, multioutput="variance_weighted"),
     }
     given = y.ravel() if outputs == 1 else y
-    assert compute_quality(all_metrics("regression", "regression"), X, given, found, logits=True) == pytest.approx(
+    assert compute_quality(all_metrics("regression", "regression"), X, given, found, is_logits=True) == pytest.approx(
         expected
     )
 
@@ -88,19 +90,21 @@ def test_reconstruction_against_scikit_learn() -> None:
     errors = ((x - outputs) ** 2).mean(axis=(1, 2))
     expected = {"roc_auc": metrics.roc_auc_score(y, errors), "mse": errors[:30].mean()}
     task = all_metrics("reconstruction", "reconstruction")
-    assert compute_quality(task, x, y, outputs, logits=True) == pytest.approx(expected)
+    assert compute_quality(task, x, y, outputs, is_logits=True) == pytest.approx(expected)
     plain = task_of(kind="reconstruction", metrics=["mse"])
-    assert compute_quality(plain, x, None, outputs, logits=True) == pytest.approx({"mse": errors.mean()})
+    assert compute_quality(plain, x, None, outputs, is_logits=True) == pytest.approx({"mse": errors.mean()})
 
 
 def test_by_hand() -> None:
     scores = np.array([[0.6, 0.4], [0.3, 0.7], [0.9, 0.1], [0.2, 0.8]])
     y = np.array([0, 1, 1, 1])
     found = compute_quality(
-        task_of(kind="classification", metrics=["accuracy", "balanced_accuracy"]), X, y, scores, logits=False
+        task_of(kind="classification", metrics=["accuracy", "balanced_accuracy"]), X, y, scores, is_logits=False
     )
     assert found == pytest.approx({"accuracy": 3 / 4, "balanced_accuracy": (1 + 2 / 3) / 2})
-    found = compute_quality(task_of(kind="regression"), X, np.array([1.0, 2.0]), np.array([[2.0], [0.0]]), logits=False)
+    found = compute_quality(
+        task_of(kind="regression"), X, np.array([1.0, 2.0]), np.array([[2.0], [0.0]]), is_logits=False
+    )
     assert found == {"mae": 1.5}
 
 
@@ -125,7 +129,7 @@ WRONG = [  # task, y, outputs, message
 @pytest.mark.parametrize(("options", "y", "outputs", "message"), WRONG)
 def test_outputs_that_do_not_fit(options: dict[str, Any], y: Any, outputs: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        compute_quality(task_of(**options), SCORES, y, outputs, logits=False)
+        compute_quality(task_of(**options), SCORES, y, outputs, is_logits=False)
 
 
 OWN = """
@@ -167,7 +171,7 @@ def test_a_task_of_the_users_own(own: tuple[str, Path]) -> None:
     module, folder = own
     task = build_task(TaskSpec(kind="custom", function=f"{module}:goal"), folder)
     y, outputs = np.array([1.0, 2.0]), {"boxes": np.array([1.2, 2.9]), "other": np.zeros(2)}
-    assert compute_quality(task, X, y, outputs, logits=True) == {"hits": 0.5}
+    assert compute_quality(task, X, y, outputs, is_logits=True) == {"hits": 0.5}
     assert (task.primary_measure, task.kind) == ("hits", "custom")
 
 
@@ -178,7 +182,7 @@ def test_functions_beside_a_built_in_kind(own: tuple[str, Path]) -> None:
         '{"hits": {"function": "M:hits", "unit": "fraction"}}}'.replace("M:", f"{module}:")
     )
     task = build_task(spec, folder)
-    found = compute_quality(task, X, np.array([1.0, 2.0]), np.array([1.0, 4.0]), logits=True)
+    found = compute_quality(task, X, np.array([1.0, 2.0]), np.array([1.0, 4.0]), is_logits=True)
     assert found == pytest.approx({"rmse": 2**0.5, "hits": 0.5})
     assert callable(task.loss)
     assert {name: (m.unit, m.higher_is_better) for name, m in task.measures.items()} == {
@@ -205,7 +209,7 @@ def test_functions_that_fail_are_the_users(options: dict[str, Any], message: str
     module, folder = own
     spec = TaskSpec.model_validate_json(json.dumps(options).replace("M:", f"{module}:"))
     with pytest.raises(InputError, match=message.replace("M:", f"{module}:")):
-        compute_quality(build_task(spec, folder), X, np.ones(2), np.ones(2), logits=True)
+        compute_quality(build_task(spec, folder), X, np.ones(2), np.ones(2), is_logits=True)
 
 
 def test_every_kind_has_a_default() -> None:

@@ -15,15 +15,15 @@ from edgepipe.core.metric import Evidence, Finding, Metric, Record, unavailable_
 from edgepipe.core.units import Dimension
 from edgepipe.devices import device_metrics
 from edgepipe.tflite import integer_check, interpreter, reader
-from edgepipe.tflite.model import INTEGERS, Model
+from edgepipe.tflite.model import INTEGER_TYPES, Model
 
 if TYPE_CHECKING:
     from edgepipe.compress.quantizer.quantization import QuantizationRequest
     from edgepipe.compress.source_model import SourceModel
 
-COMPARED_SAMPLES = 100  # that both models are run on
-RANDOM_SAMPLES = 10  # random inputs instead, without samples
-MODEL_KINDS = (ArtifactKind.KERAS, ArtifactKind.FLOAT, ArtifactKind.SAVED_MODEL, ArtifactKind.TFLITE)
+MAX_COMPARED_SAMPLES = 100  # that both models are run on
+RANDOM_SAMPLE_COUNT = 10  # random inputs instead, without samples
+SOURCE_KINDS = (ArtifactKind.KERAS, ArtifactKind.FLOAT, ArtifactKind.SAVED_MODEL, ArtifactKind.TFLITE)
 
 
 class Conversion(Record):
@@ -79,57 +79,59 @@ def convert(
     from edgepipe.models.startup import load_tensorflow
 
     kind = detect_kind(path)
-    target = out or path.with_suffix(".tflite")
-    _check_paths(path, kind, target)
-    request = _build_request(scheme, (input_type, output_type), calibration, recipe)
-    samples = _read_samples(request, data)
+    target_path = out or path.with_suffix(".tflite")
+    _check_paths(path, kind, target_path)
+    quantization_request = _build_request(scheme, (input_type, output_type), calibration, recipe)
+    samples = _read_samples(quantization_request, data)
     load_tensorflow()
-    source = _open_source(path, kind, allow_code, custom_objects)
+    source_model = _open_source(path, kind, allow_code, custom_objects)
     converted_model = convert_model(
-        source.model, _keep_float(request, keep_float_types, keep_float_layers, source), samples
+        source_model.model,
+        _keep_float(quantization_request, keep_float_types, keep_float_layers, source_model),
+        samples,
     )
-    with write_atomically(target) as temporary_path:  # the file appears once it has been run and compared
-        with wrap_storage_errors(str(target)):
+    with write_atomically(target_path) as temporary_path:  # the file appears once it has been run and compared
+        with wrap_storage_errors(str(target_path)):
             temporary_path.write_bytes(converted_model.content)
         lite = reader.read(temporary_path)
-        all_integer = SCHEMES[scheme].integer_only and not (keep_float_types or keep_float_layers)
-        findings = integer_check.check_integer_only(lite, allow_float_interface=True) if all_integer else []
-        metrics = [*device_metrics.file_metrics(lite), *_difference_metrics(source, kind, lite, samples)]
+        must_be_integer = SCHEMES[scheme].integer_only and not (keep_float_types or keep_float_layers)
+        findings = integer_check.check_integer_only(lite, allow_float_interface=True) if must_be_integer else []
+        metrics = [*device_metrics.file_metrics(lite), *_difference_metrics(source_model, kind, lite, samples)]
     return Conversion(
-        path=str(target), scheme=scheme, metrics=tuple(metrics), findings=tuple(findings),
+        path=str(target_path), scheme=scheme, metrics=tuple(metrics), findings=tuple(findings),
         notes=(*converted_model.notes, *float_operator_notes(scheme, lite)),
     )  # fmt: skip
 
 
-def _check_paths(path: Path, kind: ArtifactKind, target: Path) -> None:
-    if kind not in MODEL_KINDS:
+def _check_paths(path: Path, kind: ArtifactKind, target_path: Path) -> None:
+    if kind not in SOURCE_KINDS:
         raise InputError(
             f"{path}: is a {kind} already; `convert` takes a .keras or .h5 file, a SavedModel folder or a float .tflite"
         )
-    if target.resolve() == path.resolve():
-        raise InputError(f"{target}: would overwrite the model itself; name another file with -o")
-    if target.is_dir():
-        raise InputError(f"{target}: is a folder; name the .tflite to write with -o")
+    if target_path.resolve() == path.resolve():
+        raise InputError(f"{target_path}: would overwrite the model itself; name another file with -o")
+    if target_path.is_dir():
+        raise InputError(f"{target_path}: is a folder; name the .tflite to write with -o")
 
 
 def _build_request(
     scheme: SchemeName,
-    types: tuple[InterfaceType | None, InterfaceType | None],
+    io_types: tuple[InterfaceType | None, InterfaceType | None],
     calibration: ActivationCalibration | None,
     recipe: Path | None,
 ) -> "QuantizationRequest":
     from edgepipe.compress.quantizer import recipes
     from edgepipe.compress.quantizer.quantization import QuantizationRequest
 
-    interface_types(scheme, *types)
+    interface_types(scheme, *io_types)
     if scheme == "mixed":
         raise InputError("mixed is decided by validation quality: write a pipeline, for example with `edgepipe init`")
     if (scheme == "recipe") != (recipe is not None):
         raise InputError("--recipe FILE and --scheme recipe go together")
     if calibration is not None and calibration.method != "min_max" and not SCHEMES[scheme].needs_calibration:
         raise InputError(f"calibration {calibration.describe()}: scheme {scheme} quantizes no activations")
-    rules = recipes.read(recipe) if recipe is not None else None
-    return QuantizationRequest(scheme, *types, calibration or ActivationCalibration(), rules)
+    recipe_rules = recipes.read(recipe) if recipe is not None else None
+    return QuantizationRequest(scheme, *io_types, calibration or ActivationCalibration(), recipe_rules)
 
 
 def _read_samples(request: "QuantizationRequest", data: "str | Path | Arrays | None") -> Arrays | None:
@@ -149,20 +151,25 @@ def _read_samples(request: "QuantizationRequest", data: "str | Path | Arrays | N
 
 
 def _keep_float(
-    request: "QuantizationRequest", types: Collection[str], layers: Collection[str], source: "SourceModel"
+    request: "QuantizationRequest",
+    operator_types: Collection[str],
+    layer_patterns: Collection[str],
+    source_model: "SourceModel",
 ) -> "QuantizationRequest":
     """`request` with the operators that stay in float."""
     from dataclasses import replace
 
     from edgepipe.compress.quantizer.float_exclusions import select_float_operators
 
-    if not (types or layers):
+    if not (operator_types or layer_patterns):
         return request
     if request.scheme == "float32":
         raise InputError("--keep-float-types and --keep-float-layers: scheme float32 quantizes nothing")
-    for pattern in layers:
+    for pattern in layer_patterns:
         _check_expression(pattern)
-    return replace(request, keep_float=select_float_operators(types, layers, source.layer_classes))
+    return replace(
+        request, keep_float=select_float_operators(operator_types, layer_patterns, source_model.class_by_layer)
+    )
 
 
 def _check_expression(pattern: str) -> None:
@@ -184,7 +191,9 @@ def _open_source(path: Path, kind: ArtifactKind, allow_code: bool, custom_object
         return open_source(path, kind, allow_code=allow_code)
 
 
-def _difference_metrics(source: "SourceModel", kind: ArtifactKind, lite: Model, samples: Arrays | None) -> list[Metric]:
+def _difference_metrics(
+    source_model: "SourceModel", kind: ArtifactKind, lite: Model, samples: Arrays | None
+) -> list[Metric]:
     """The difference of the converted model's outputs from the original's, on the same inputs."""
     if kind is ArtifactKind.SAVED_MODEL:
         reason = "a SavedModel is only converted, not run; compare it where it was trained"
@@ -192,8 +201,11 @@ def _difference_metrics(source: "SourceModel", kind: ArtifactKind, lite: Model, 
     if samples is None:
         x, inputs_text = _random_inputs(lite), "random inputs"
     else:
-        x, inputs_text = take_samples(_by_input_name(source, samples), slice(COMPARED_SAMPLES)), "of the given samples"
-    original_outputs = _original_outputs(source, x)
+        x, inputs_text = (
+            take_samples(_prepare_samples(source_model, samples), slice(MAX_COMPARED_SAMPLES)),
+            "of the given samples",
+        )
+    original_outputs = _original_outputs(source_model, x)
     converted_outputs = _list_outputs(interpreter.predict(lite.path, _as_real_numbers(lite, x)).real_values)
     conditions = f"{count_samples(x)} {inputs_text}, original against LiteRT"
     if not all(np.isfinite(array).all() for array in original_outputs):
@@ -211,43 +223,47 @@ def _difference_metrics(source: "SourceModel", kind: ArtifactKind, lite: Model, 
     return metrics
 
 
-def _by_input_name(source: "SourceModel", samples: Arrays) -> Arrays:
+def _prepare_samples(source_model: "SourceModel", samples: Arrays) -> Arrays:
     """Samples in the shapes of the model's inputs, by input name if there are several."""
-    if isinstance(source.model, Model):
+    if isinstance(source_model.model, Model):
         return samples
     from edgepipe.compress.keras_to_tflite import prepare_feeds
     from edgepipe.models.freeze import model_inputs
 
-    ports = model_inputs(source.model)
-    feeds = prepare_feeds(samples, ports)
-    return {port.name: feed for port, feed in zip(ports, feeds, strict=True)} if len(ports) > 1 else feeds[0]
+    input_ports = model_inputs(source_model.model)
+    feeds = prepare_feeds(samples, input_ports)
+    return (
+        {port.name: feed for port, feed in zip(input_ports, feeds, strict=True)} if len(input_ports) > 1 else feeds[0]
+    )
 
 
-def _original_outputs(source: "SourceModel", x: Arrays) -> list[Array]:
+def _original_outputs(source_model: "SourceModel", x: Arrays) -> list[Array]:
     """The outputs in the order of the .tflite, whatever their names."""
-    if isinstance(source.model, Model):
-        return _list_outputs(interpreter.predict(source.model.path, x).real_values)
+    if isinstance(source_model.model, Model):
+        return _list_outputs(interpreter.predict(source_model.model.path, x).real_values)
     import keras
 
-    return list(keras.tree.flatten(source.model.predict(x, batch_size=256, verbose=0)))
+    return list(keras.tree.flatten(source_model.model.predict(x, batch_size=256, verbose=0)))
 
 
 def _as_real_numbers(lite: Model, x: Arrays) -> Arrays:
     """Integer samples, such as pixels, as real numbers, unless the model takes integers without quantization."""
-    bare_integers = any(tensor.dtype in INTEGERS and tensor.quantization is None for tensor in lite.inputs)
-    return x if bare_integers else map_arrays(lambda array: array.astype(np.float32), x)
+    has_unquantized_integers = any(
+        tensor.dtype in INTEGER_TYPES and tensor.quantization is None for tensor in lite.inputs
+    )
+    return x if has_unquantized_integers else map_arrays(lambda array: array.astype(np.float32), x)
 
 
 def _random_inputs(lite: Model) -> Arrays:
-    random = np.random.RandomState(0)
-    inputs = {
+    random_state = np.random.RandomState(0)
+    array_by_input = {
         # Integers may be indices into a small table: 0 and 1 are valid in any.
-        name: random.rand(RANDOM_SAMPLES, *t.shape[1:]).astype(np.float32)
+        name: random_state.rand(RANDOM_SAMPLE_COUNT, *t.shape[1:]).astype(np.float32)
         if t.dtype.startswith("float")
-        else random.randint(0, 2, (RANDOM_SAMPLES, *t.shape[1:])).astype(t.dtype)
+        else random_state.randint(0, 2, (RANDOM_SAMPLE_COUNT, *t.shape[1:])).astype(t.dtype)
         for name, t in lite.inputs_by_name.items()
     }
-    return inputs if len(inputs) > 1 else next(iter(inputs.values()))
+    return array_by_input if len(array_by_input) > 1 else next(iter(array_by_input.values()))
 
 
 def _list_outputs(outputs: Arrays) -> list[Array]:

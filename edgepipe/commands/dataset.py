@@ -13,10 +13,10 @@ from edgepipe.core.config import Document, KeyPath
 from edgepipe.core.errors import ConfigError, InputError
 from edgepipe.core.metric import Record
 from edgepipe.data.data_spec import DataSpec, parse
-from edgepipe.data.dataset_loading import MANY_CLASSES, load
-from edgepipe.data.splits import FITTING_SPLITS, Split, Splits
+from edgepipe.data.dataset_loading import MAX_CLASS_LABELS, load
+from edgepipe.data.splits import FITTING_SPLITS, DatasetSplits, Split
 
-MAX_LISTED = 16  # channels, or names of missing classes, that are listed one by one
+MAX_LISTED_NAMES = 16  # channels, or names of missing classes, that are listed one by one
 
 
 class InputStatistics(Record):
@@ -41,7 +41,9 @@ class DatasetSummary(Record):
     notes: tuple[str, ...]
 
 
-def describe_dataset(description: str, base: Path, seed: int | None = None) -> tuple[DatasetSummary, Splits]:
+def describe_dataset(
+    dataset_reference: str, base: Path, seed: int | None = None
+) -> tuple[DatasetSummary, DatasetSplits]:
     """The dataset that `description` names, read and split as a pipeline would.
 
     Args:
@@ -53,19 +55,19 @@ def describe_dataset(description: str, base: Path, seed: int | None = None) -> t
         ConfigError: everything wrong with the description, with line and column.
         InputError: the data cannot be read or used.
     """
-    document, path, section, folder, pipeline_seed = _read_description(description, base)
-    spec = parse(document, path, section, folder)
+    document, path, data_section, folder, pipeline_seed = _read_description(dataset_reference, base)
+    data_spec = parse(document, path, data_section, folder)
     document.raise_problems()
-    if spec is None:
-        raise InputError(f"'{description}' describes no dataset")
-    splits = load(spec, folder, pipeline_seed if seed is None else seed, FITTING_SPLITS)
+    if data_spec is None:
+        raise InputError(f"'{dataset_reference}' describes no dataset")
+    splits = load(data_spec, folder, pipeline_seed if seed is None else seed, FITTING_SPLITS)
     _check_augment(splits)
-    return _summarize_dataset(description, spec, splits), splits
+    return _summarize_dataset(dataset_reference, data_spec, splits), splits
 
 
-def _read_description(description: str, base: Path) -> tuple[Document, KeyPath, Any, Path, int]:
+def _read_description(dataset_reference: str, base: Path) -> tuple[Document, KeyPath, Any, Path, int]:
     """The document, the path and content of its `data:`, the folder that paths are relative to, and the seed."""
-    file = base / description
+    file = base / dataset_reference
     if file.suffix.lower() in (".yaml", ".yml") or file.is_file():
         document = config.read(file)
         content = document.content
@@ -73,31 +75,31 @@ def _read_description(description: str, base: Path) -> tuple[Document, KeyPath, 
             seed = content.get("seed", 0)
             return document, ("data",), content["data"], file.resolve().parent, seed if isinstance(seed, int) else 0
         return document, (), content, file.resolve().parent, 0
-    if not references.is_reference(description) and not description.lstrip().startswith("{"):
+    if not references.is_reference(dataset_reference) and not dataset_reference.lstrip().startswith("{"):
         raise InputError(
-            f"'{description[:80]}' is neither a file, a module:function nor a mapping; give a pipeline, "
+            f"'{dataset_reference[:80]}' is neither a file, a module:function nor a mapping; give a pipeline, "
             "edgepipe.data:digits, or '{images: folder}'"
         )
-    document = config.parse(f"data: {description}\n", "the description")
+    document = config.parse(f"data: {dataset_reference}\n", "the description")
     if not isinstance(document.content, dict):
         raise ConfigError(document.problems)
     return document, ("data",), document.content["data"], base, 0
 
 
-def _check_augment(splits: Splits) -> None:
+def _check_augment(splits: DatasetSplits) -> None:
     """Raise an `InputError` if the training samples cannot be augmented as `augment:` says."""
-    if splits.augment is not None:
-        from edgepipe.training.augmentation import augmenter_for
+    if splits.augment_options is not None:
+        from edgepipe.training.augmentation import build_split_augmenter
 
-        augmenter_for(splits, splits.class_count)
+        build_split_augmenter(splits, splits.class_count)
 
 
-def _summarize_dataset(source: str, spec: DataSpec, splits: Splits) -> DatasetSummary:
+def _summarize_dataset(source: str, data_spec: DataSpec, splits: DatasetSplits) -> DatasetSummary:
     x = splits.train.x
     array_by_input = x if isinstance(x, dict) else {"": x}
     return DatasetSummary(
         source=source,
-        counts={str(split): splits.counts[split] for split in Split},
+        counts={str(split): splits.count_by_split[split] for split in Split},
         shapes={name: tuple(array.shape[1:]) for name, array in array_by_input.items()},
         values=tuple(
             statistics for name, array in array_by_input.items() for statistics in _input_statistics(name, array)
@@ -109,54 +111,56 @@ def _summarize_dataset(source: str, spec: DataSpec, splits: Splits) -> DatasetSu
 
 
 def _input_statistics(name: str, array: Array) -> list[InputStatistics]:
-    channels = array.shape[-1] if array.ndim > 1 else 1
-    if array.ndim < 2 or channels > MAX_LISTED or channels == 1:
+    channel_count = array.shape[-1] if array.ndim > 1 else 1
+    if array.ndim < 2 or channel_count > MAX_LISTED_NAMES or channel_count == 1:
         return [_array_statistics(name, array)]
-    return [_array_statistics(f"{name} channel {number}".strip(), array[..., number]) for number in range(channels)]
+    return [
+        _array_statistics(f"{name} channel {number}".strip(), array[..., number]) for number in range(channel_count)
+    ]
 
 
 def _array_statistics(name: str, array: Array) -> InputStatistics:
-    doubles = array.astype(np.float64)
+    float64_array = array.astype(np.float64)
     return InputStatistics(
-        name=name, low=float(doubles.min()), mean=float(doubles.mean()), deviation=float(doubles.std()),
-        high=float(doubles.max()),
+        name=name, low=float(float64_array.min()), mean=float(float64_array.mean()), deviation=float(float64_array.std()),
+        high=float(float64_array.max()),
     )  # fmt: skip
 
 
-def _describe_labels(splits: Splits) -> str:
+def _describe_labels(splits: DatasetSplits) -> str:
     y = splits.train.y
     if y is None:
         return "none"
-    if splits.class_count is not None and splits.class_count <= MANY_CLASSES:
+    if splits.class_count is not None and splits.class_count <= MAX_CLASS_LABELS:
         return f"{splits.class_count} classes"
     return f"{y.dtype} of shape {tuple(y.shape[1:])}, {y.min():g} to {y.max():g}"
 
 
-def _class_counts(splits: Splits) -> dict[str, dict[str, int]]:
-    if splits.class_count is None or splits.class_count > MANY_CLASSES:
+def _class_counts(splits: DatasetSplits) -> dict[str, dict[str, int]]:
+    if splits.class_count is None or splits.class_count > MAX_CLASS_LABELS:
         return {}
-    names: Sequence[str] = splits.class_names or [str(label) for label in range(splits.class_count)]
-    counts = {
+    class_names: Sequence[str] = splits.class_names or [str(label) for label in range(splits.class_count)]
+    counts_by_split = {
         split: np.bincount(np.ravel(split_data.y), minlength=splits.class_count)
         for split, split_data in splits.data_by_split.items()
         if split_data.y is not None
     }
     return {
-        name: {str(split): int(split_counts[number]) for split, split_counts in counts.items()}
-        for number, name in enumerate(names)
+        name: {str(split): int(split_counts[number]) for split, split_counts in counts_by_split.items()}
+        for number, name in enumerate(class_names)
     }
 
 
-def _class_gap_notes(splits: Splits) -> list[str]:
+def _class_gap_notes(splits: DatasetSplits) -> list[str]:
     """Notes on splits without samples of some class, and on data of one class only."""
     counts_by_class = _class_counts(splits)
-    missing_classes = {
+    missing_classes_by_split = {
         split: [name for name, counts in counts_by_class.items() if not counts.get(split)]
         for split in ("train", "validation")
     }
     gap_notes = [
-        f"the {split} split has no sample of: {', '.join(names[:MAX_LISTED])}"
-        for split, names in missing_classes.items()
+        f"the {split} split has no sample of: {', '.join(names[:MAX_LISTED_NAMES])}"
+        for split, names in missing_classes_by_split.items()
         if names
     ]
     return (
@@ -164,13 +168,13 @@ def _class_gap_notes(splits: Splits) -> list[str]:
     )
 
 
-def pick_samples(splits: Splits, per_class: int) -> list[tuple[str, Array]]:
+def pick_samples(splits: DatasetSplits, per_class: int) -> list[tuple[str, Array]]:
     """Up to `per_class` training samples of every class, or of the whole split if there are no classes."""
     x: Arrays = splits.train.x
     array = next(iter(x.values())) if isinstance(x, dict) else x
     y = splits.train.y
-    if splits.class_count is None or splits.class_count > MANY_CLASSES or y is None:
+    if splits.class_count is None or splits.class_count > MAX_CLASS_LABELS or y is None:
         return [("", array[:per_class])]
-    names = splits.class_names or [str(label) for label in range(splits.class_count)]
-    rows = [(name, array[np.ravel(y) == number][:per_class]) for number, name in enumerate(names)]
-    return [(name, row) for name, row in rows if len(row)]
+    class_names = splits.class_names or [str(label) for label in range(splits.class_count)]
+    class_samples = [(name, array[np.ravel(y) == number][:per_class]) for number, name in enumerate(class_names)]
+    return [(name, row) for name, row in class_samples if len(row)]

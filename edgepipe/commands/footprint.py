@@ -17,7 +17,7 @@ from edgepipe.core.units import Dimension
 from edgepipe.tflite import reader, tflm_runtime
 from edgepipe.zoo import published_footprints
 
-SCORE_SCALE = 16.0  # scales the kernel of the class scores, so that random weights do not make all classes equal
+SCORE_KERNEL_SCALE = 16.0  # scales the kernel of the class scores, so that random weights do not make all classes equal
 DEFAULT_CLASSES = 10  # of a classifier
 SAMPLE_COUNT = 4  # random calibration samples: ranges affect neither size nor speed, as a test checks
 
@@ -58,9 +58,9 @@ def measure_footprint(
     load_tensorflow()
     with tempfile.TemporaryDirectory(prefix="edgepipe-") as folder:
         path = Path(folder) / f"{name}.tflite"
-        parameters = _write_model(name, arguments, path)
+        parameter_metric = _write_and_count_model(name, arguments, path)
         model_profile = profiling.profile_model(path, devices) if devices else None
-        metrics = (parameters, *_count_metrics(path))
+        metrics = (parameter_metric, *_count_metrics(path))
     return Footprint(
         name=name,
         input_shape=input_shape,
@@ -89,7 +89,7 @@ def _architecture_arguments(
     return {"input_shape": input_shape, **options}
 
 
-def _write_model(name: str, arguments: dict[str, Any], path: Path) -> Metric:
+def _write_and_count_model(name: str, arguments: dict[str, Any], path: Path) -> Metric:
     """Write the architecture, with random weights, as an int8 .tflite, and count its parameters."""
     import numpy as np
 
@@ -116,7 +116,7 @@ def _randomize_weights(model: Any) -> None:
     perturb(model)
     for layer in model.layers:
         if layer.name == "probabilities":
-            layer.kernel.assign(layer.kernel * SCORE_SCALE)
+            layer.kernel.assign(layer.kernel * SCORE_KERNEL_SCALE)
 
 
 def _count_metrics(path: Path) -> list[Metric]:

@@ -70,38 +70,40 @@ def profile_model(
         InputError: no .tflite, a damaged one, or an unknown device.
     """
     folder = base or Path.cwd()
-    profiles = [device_profile.load(name, folder) for name in dict.fromkeys(devices or device_profile.names())]
-    _check_names(profiles)
+    loaded_devices = [
+        device_profile.load(name, folder) for name in dict.fromkeys(devices or device_profile.device_names())
+    ]
+    _check_names(loaded_devices)
     model = reader.read(path)
     interpreter.check_runs(path)
     seconds_by_method: dict[str, float] = {}
-    group_metrics = [
+    metrics_of_groups = [
         _gather_metrics(model, group, cache, seconds_by_method, name)
-        for name, group in _group_devices(profiles).items()
+        for name, group in _group_devices(loaded_devices).items()
         if group
     ]
-    metrics_by_device = {device.name: metrics for group, metrics in group_metrics for device in group}
+    metrics_by_device = {device.name: metrics for group, metrics in metrics_of_groups for device in group}
     return ModelProfile(
         path=str(path),
-        devices=tuple(_device_result(device, metrics_by_device[device.name]) for device in profiles),
-        notes=tuple(dict.fromkeys(note for _, metrics in group_metrics for note in metrics.notes)),
+        devices=tuple(_device_result(device, metrics_by_device[device.name]) for device in loaded_devices),
+        notes=tuple(dict.fromkeys(note for _, metrics in metrics_of_groups for note in metrics.notes)),
         seconds=seconds_by_method,
     )
 
 
-def _check_names(profiles: list[Device]) -> None:
-    duplicates = [name for name, count in Counter(device.name for device in profiles).items() if count > 1]
+def _check_names(devices: list[Device]) -> None:
+    duplicates = [name for name, count in Counter(device.name for device in devices).items() if count > 1]
     if duplicates:
         raise InputError(f"two devices are named '{duplicates[0]}'; rename one")
 
 
-def _group_devices(profiles: list[Device]) -> dict[str, list[Device]]:
+def _group_devices(devices: list[Device]) -> dict[str, list[Device]]:
     """The devices by what they need: estimates only, Vela, or a run of the model on this host."""
     devices_by_method: dict[str, list[Device]] = {"estimates": [], "Vela": [], "runs": []}
-    for device in profiles:
-        methods = {device.latency.by, device.ram.by}
+    for device in devices:
+        metric_methods = {device.latency.by, device.ram.by}
         has_vela = device.system.npu is not None and device.system.npu.vela is not None
-        method = "Vela" if has_vela else "runs" if methods & {"host", "tflite-micro"} else "estimates"
+        method = "Vela" if has_vela else "runs" if metric_methods & {"host", "tflite-micro"} else "estimates"
         devices_by_method[method].append(device)
     return devices_by_method
 
@@ -115,26 +117,27 @@ def _gather_metrics(
     return devices, metrics
 
 
-def _device_result(device: Device, metrics: DeviceMetrics) -> DeviceProfileResult:
-    seconds = metrics.seconds_by_device[device.name]
-    threads = f", {device.runtime.threads} threads" if device.runtime.threads > 1 else ""
+def _device_result(device: Device, gathered_metrics: DeviceMetrics) -> DeviceProfileResult:
+    seconds_by_operator = gathered_metrics.seconds_by_device[device.name]
+    threads_text = f", {device.runtime.threads} threads" if device.runtime.threads > 1 else ""
     return DeviceProfileResult(
         device=device.name,
         description=device.description,
-        runtime=f"{device.runtime.name} {device.runtime.version}{threads}",
-        metrics=tuple(metric for metric in metrics.metrics if metric.device == device.name),
+        runtime=f"{device.runtime.name} {device.runtime.version}{threads_text}",
+        metrics=tuple(metric for metric in gathered_metrics.metrics if metric.device == device.name),
         operators=tuple(
-            _operator_profile(placement, seconds) for placement in metrics.placements_by_device[device.name]
+            _operator_profile(placement, seconds_by_operator)
+            for placement in gathered_metrics.placements_by_device[device.name]
         ),
-        findings=metrics.findings_by_device[device.name],
+        findings=gathered_metrics.findings_by_device[device.name],
     )
 
 
-def _operator_profile(placement: OperatorPlacement, seconds: dict[str, float]) -> OperatorProfile:
+def _operator_profile(placement: OperatorPlacement, seconds_by_operator: dict[str, float]) -> OperatorProfile:
     return OperatorProfile(
-        operator=placement.operator,
+        operator=placement.operator_label,
         runs_on=placement.runs_on,
-        seconds=seconds.get(placement.operator),
+        seconds=seconds_by_operator.get(placement.operator_label),
         reason=placement.reason,
         suggestion=placement.suggestion,
     )

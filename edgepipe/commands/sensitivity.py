@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from edgepipe.compress.quantizer.layerwise_quantizer import LayerwiseQuantizer
     from edgepipe.compress.source_model import SourceModel
 
-CALIBRATION_SAMPLES = 200
+CALIBRATION_SAMPLE_COUNT = 200
 
 
 @final
@@ -72,11 +72,13 @@ def rank_model_layers(
     kind = detect_kind(path)
     if kind not in (ArtifactKind.KERAS, ArtifactKind.FLOAT, ArtifactKind.TFLITE):
         raise InputError(f"{path}: is a {kind}; `sensitivity` takes a .keras or .h5 file, or a float .tflite")
-    calibration_samples, compared_samples, labels, data_notes = _read_samples(data, options.samples)
-    with _open_float(path, kind, calibration_samples, allow_code, custom_objects) as (lite, feeds, layers):
-        quantizer, range_notes = _build_quantizer(lite, feeds, layers, compared_samples, options)
-        mismatch_notes = _label_mismatch_notes(lite, labels)
-        measure_accuracy = None if labels is None or mismatch_notes else _accuracy_function(compared_samples, labels)
+    calibration_samples, compared_samples, class_labels, data_notes = _read_samples(data, options.samples)
+    with _open_float_model(path, kind, calibration_samples, allow_code, custom_objects) as (lite, feeds, layer_classes):
+        quantizer, range_notes = _build_quantizer(lite, feeds, layer_classes, compared_samples, options)
+        mismatch_notes = _label_mismatch_notes(lite, class_labels)
+        measure_accuracy = (
+            None if class_labels is None or mismatch_notes else _accuracy_function(compared_samples, class_labels)
+        )
         ranking = rank_layers(quantizer, "int8" if options.scheme == "int8" else "int16", measure_accuracy)
     return _build_report(
         path,
@@ -92,7 +94,7 @@ def rank_model_layers(
 class _ClassLabels:
     """The class labels of the compared samples, and the number of classes."""
 
-    labels: Array
+    label_array: Array
     class_count: int
 
 
@@ -101,24 +103,29 @@ def _read_samples(
 ) -> tuple[Arrays, Arrays, _ClassLabels | None, tuple[str, ...]]:
     """Calibration samples, samples to compare outputs on, their labels if they are classes, and notes."""
     if not isinstance(data, str):
-        return take_samples(data, slice(CALIBRATION_SAMPLES)), take_samples(data, slice(sample_count)), None, ()
+        return take_samples(data, slice(CALIBRATION_SAMPLE_COUNT)), take_samples(data, slice(sample_count)), None, ()
     if data.endswith((".npz", ".npy")):
         from edgepipe.data import sample_files
 
         x, y = sample_files.read_labelled(Path(data))
         return (
-            take_samples(x, slice(CALIBRATION_SAMPLES)),
+            take_samples(x, slice(CALIBRATION_SAMPLE_COUNT)),
             take_samples(x, slice(sample_count)),
             _class_labels(y, sample_count),
             _no_classes_notes(y),
         )
     from edgepipe.commands.dataset import describe_dataset
 
-    summary, splits = describe_dataset(data, Path.cwd())
-    validation = splits.validation
-    train = take_samples(splits.train.x, slice(CALIBRATION_SAMPLES))
-    notes = (*summary.notes, *_no_classes_notes(validation.y))
-    return train, take_samples(validation.x, slice(sample_count)), _class_labels(validation.y, sample_count), notes
+    dataset_summary, splits = describe_dataset(data, Path.cwd())
+    validation_data = splits.validation
+    calibration_inputs = take_samples(splits.train.x, slice(CALIBRATION_SAMPLE_COUNT))
+    notes = (*dataset_summary.notes, *_no_classes_notes(validation_data.y))
+    return (
+        calibration_inputs,
+        take_samples(validation_data.x, slice(sample_count)),
+        _class_labels(validation_data.y, sample_count),
+        notes,
+    )
 
 
 def _class_labels(y: Array | None, sample_count: int) -> _ClassLabels | None:
@@ -134,35 +141,35 @@ def _no_classes_notes(y: Array | None) -> tuple[str, ...]:
     return (f"no accuracy: labels of type {y.dtype} and shape {y.shape[1:]} are not classes",)
 
 
-def _label_mismatch_notes(lite: Model, labels: _ClassLabels | None) -> tuple[str, ...]:
+def _label_mismatch_notes(lite: Model, class_labels: _ClassLabels | None) -> tuple[str, ...]:
     """A note if the labels do not fit the model's outputs, such as those of an autoencoder."""
-    if labels is None:
+    if class_labels is None:
         return ()
-    if (lowest_label := int(labels.labels.min())) < 0:
+    if (lowest_label := int(class_labels.label_array.min())) < 0:
         return (f"no accuracy: a label is {lowest_label}; classes are counted from 0",)
-    width = lite.outputs[0].elements
-    if len(lite.outputs) == 1 and width == labels.class_count:
+    output_width = lite.outputs[0].element_count
+    if len(lite.outputs) == 1 and output_width == class_labels.class_count:
         return ()
-    classes_text = plural(labels.class_count, "class", "classes")
-    outputs_text = f"{plural(len(lite.outputs), 'output')} of {width}"
+    classes_text = plural(class_labels.class_count, "class", "classes")
+    outputs_text = f"{plural(len(lite.outputs), 'output')} of {output_width}"
     return (f"no accuracy: the labels have {classes_text}, the model has {outputs_text}",)
 
 
 @contextmanager
-def _open_float(
+def _open_float_model(
     path: Path, kind: ArtifactKind, samples: Arrays, allow_code: bool, custom_objects: str | None
 ) -> Iterator[tuple[Model, list[Array], Mapping[str, str]]]:
     """The float .tflite of the model at `path`, decomposed for integer kernels; samples by input; classes of layers."""
     from edgepipe.compress.conversion import open_float_tflite
 
-    source = _open_source(path, kind, allow_code, custom_objects)
+    source_model = _open_source(path, kind, allow_code, custom_objects)
     from edgepipe.compress.quantizer.op_decomposition import decomposed_model, uniform_bit_width
 
     with (
-        open_float_tflite(source.model, samples) as (float_model, feeds, _),
+        open_float_tflite(source_model.model, samples) as (float_model, feeds, _),
         decomposed_model(float_model, uniform_bit_width(8)) as lite,
     ):
-        yield lite, feeds or [], source.layer_classes
+        yield lite, feeds or [], source_model.class_by_layer
 
 
 def _open_source(path: Path, kind: ArtifactKind, allow_code: bool, custom_objects: str | None) -> "SourceModel":
@@ -180,7 +187,11 @@ def _open_source(path: Path, kind: ArtifactKind, allow_code: bool, custom_object
 
 
 def _build_quantizer(
-    lite: Model, feeds: list[Array], layer_classes: Mapping[str, str], samples: Arrays, options: SensitivityOptions
+    lite: Model,
+    feeds: list[Array],
+    layer_classes: Mapping[str, str],
+    compared_inputs: Arrays,
+    options: SensitivityOptions,
 ) -> tuple["LayerwiseQuantizer", tuple[str, ...]]:
     from edgepipe.compress.quantizer.activation_calibration import calibrate
     from edgepipe.compress.quantizer.layerwise_quantizer import build_layerwise_quantizer
@@ -188,22 +199,27 @@ def _build_quantizer(
     from edgepipe.compress.quantizer.quantizable_layers import find_layers
 
     feed_by_input = dict(zip(lite.inputs_by_name, feeds, strict=True))
-    ranges = calibrate_decomposed(lite, lambda model: calibrate(model, feed_by_input, options.calibration))
-    interface_type, layers = SCHEMES[options.scheme].interfaces[0], find_layers(lite, layer_classes)
-    if not layers:
+    activation_ranges = calibrate_decomposed(lite, lambda model: calibrate(model, feed_by_input, options.calibration))
+    interface_type, quantizable_layers = (
+        SCHEMES[options.scheme].allowed_interface_types[0],
+        find_layers(lite, layer_classes),
+    )
+    if not quantizable_layers:
         raise InputError("the model has no operators, it outputs its input: there is nothing to rank")
-    types = (interface_type, interface_type)
-    return build_layerwise_quantizer(lite, layers, ranges.by_tensor, types, samples), tuple(ranges.notes())
+    io_types = (interface_type, interface_type)
+    return build_layerwise_quantizer(
+        lite, quantizable_layers, activation_ranges.by_tensor, io_types, compared_inputs
+    ), tuple(activation_ranges.notes())
 
 
-def _accuracy_function(samples: Arrays, labels: _ClassLabels) -> Callable[[bytes], float]:
+def _accuracy_function(compared_inputs: Arrays, class_labels: _ClassLabels) -> Callable[[bytes], float]:
     from edgepipe.compress.quantizer.flatbuffer_edits import temporary_tflite
     from edgepipe.tflite.interpreter import predict
 
     def accuracy(content: bytes) -> float:
         with temporary_tflite(content) as path:
-            scores = np.asarray(predict(path, samples).real_values).reshape(len(labels.labels), -1)
-        return float(np.mean(scores.argmax(axis=1) == labels.labels))
+            scores = np.asarray(predict(path, compared_inputs).real_values).reshape(len(class_labels.label_array), -1)
+        return float(np.mean(scores.argmax(axis=1) == class_labels.label_array))
 
     return accuracy
 
@@ -216,11 +232,11 @@ def _build_report(
     sample_count: int,
     notes: tuple[str, ...],
 ) -> SensitivityReport:
-    tools = ", ".join(f"{name} {installed_version(name)}" for name in ("litert-quantizer", "ai-edge-litert"))
+    tool_versions = ", ".join(f"{name} {installed_version(name)}" for name in ("litert-quantizer", "ai-edge-litert"))
     return SensitivityReport(
         model=str(path), scheme=options.scheme, calibration=options.calibration.describe(), layers=ranking.layers,
         whole=ranking.whole,
         quality="accuracy" if has_labels else None, quality_float=ranking.quality_float,
         quality_whole=ranking.quality_whole, notes=notes,
-        how=f"measured: each model built and run on {plural(sample_count, 'sample')}, {tools}, LiteRT xnnpack",
+        how=f"measured: each model built and run on {plural(sample_count, 'sample')}, {tool_versions}, LiteRT xnnpack",
     )  # fmt: skip

@@ -53,19 +53,19 @@ def verify(
     Raises:
         InputError: not a .tflite, an unknown device, or a text that is not a limit.
     """
-    profiles = [device_profile.load(name, base or Path.cwd()) for name in devices]
-    parsed_limits = _parse_limits(list(limits), [device.name for device in profiles])
+    loaded_devices = [device_profile.load(name, base or Path.cwd()) for name in devices]
+    parsed_limits = _parse_limits(list(limits), [device.name for device in loaded_devices])
     model = reader.read(path)
     interpreter.check_runs(path)
-    device_results = device_metrics.gather(model, profiles)
+    device_results = device_metrics.gather(model, loaded_devices)
     metrics = [*device_metrics.file_metrics(model), *device_results.metrics]
-    if not profiles:
+    if not loaded_devices:
         metrics += _file_metrics(path)
     float_findings = integer_check.check_integer_only(model) if integer_only else []
     zero_findings = _zero_findings(model, zeros_of) if zeros_of is not None else []
     return Verification(
         path=str(path),
-        devices=tuple(device.name for device in profiles),
+        devices=tuple(device.name for device in loaded_devices),
         metrics=tuple(metrics),
         findings=(*float_findings, *zero_findings, *device_results.findings),
         verdicts=tuple(judge(limit, metrics) for limit in parsed_limits),
@@ -86,25 +86,25 @@ def _zero_findings(lite: Model, pruned_path: Path) -> list[Finding]:
     from edgepipe.models.model_files import load_model
 
     model = load_model(pruned_path, kind, allow_code=False)
-    checks = pruned_zeros.check_kernels(
+    kernel_checks = pruned_zeros.check_kernels(
         lite, kernels_in_tflite_order(bridge(model).model if kind is ArtifactKind.KERAS else model)
     )
-    if not checks:
+    if not kernel_checks:
         raise InputError(f"{pruned_path}: is not pruned: no kernel has zeros")
-    missing_kernels = [
-        Finding(rule="pruned-zeros", place=check.layer, observed="no tensor of the .tflite is this kernel")
-        for check in checks
-        if not check.tensor
+    missing_kernel_findings = [
+        Finding(rule="pruned-zeros", place=check.layer_name, observed="no tensor of the .tflite is this kernel")
+        for check in kernel_checks
+        if not check.tensor_name
     ]
-    return [*missing_kernels, *pruned_zeros.build_findings(checks)]
+    return [*missing_kernel_findings, *pruned_zeros.build_findings(kernel_checks)]
 
 
-def _parse_limits(texts: list[str], devices: list[str]) -> list[Limit]:
-    limits = budget.parse_max_options(texts)
+def _parse_limits(limit_texts: list[str], device_names: list[str]) -> list[Limit]:
+    limits = budget.parse_max_options(limit_texts)
     return [
         limit.model_copy(update={"device": device})
         for limit in limits
-        for device in (devices if limit.metric in budget.DEVICE_METRICS and devices else [None])
+        for device in (device_names if limit.metric in budget.UNIT_BY_DEVICE_METRIC and device_names else [None])
     ]
 
 

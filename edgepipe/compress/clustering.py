@@ -16,7 +16,7 @@ import tf_keras
 from tensorflow_model_optimization.python.core.clustering.keras.cluster_wrapper import ClusterWeights
 
 from edgepipe.compress.overrides import Overrides
-from edgepipe.compress.qat.quantizers import MIN_MEMBERS, KernelStructure, WeightQuantizer, detect_structure
+from edgepipe.compress.qat.quantizers import MIN_CLUSTER_MEMBERS, KernelStructure, WeightQuantizer, detect_structure
 from edgepipe.core.arrays import Array
 from edgepipe.core.errors import InputError
 from edgepipe.core.units import plural
@@ -41,7 +41,7 @@ CENTROID_INITS = {
 class ClusteringPlan:
     """The number of clusters, their initial centroids, and the layers that are excluded."""
 
-    clusters: int
+    cluster_count: int
     init: Literal["density", "linear", "kmeans++", "random"] = "kmeans++"
     preserve_sparsity: bool = True
     per_channel: bool = False
@@ -53,7 +53,7 @@ class ClusteringPlan:
 class ClusterTarget:
     """How one kernel is clustered: its number of values, zero included, in total or in each output channel."""
 
-    clusters: int
+    cluster_count: int
     per_channel: bool
     keeps_zeros: bool
     per_tensor_reason: str = ""  # why the kernel is clustered per tensor, although the plan says per channel
@@ -63,9 +63,9 @@ class ClusterTarget:
 class ClusterSelection:
     """By layer path: how it is clustered, or why it is excluded; and each kernel before clustering."""
 
-    targets: dict[str, ClusterTarget]
+    target_by_path: dict[str, ClusterTarget]
     exclusion_reasons: dict[str, str]
-    original_kernels: dict[str, Array]
+    original_kernel_by_path: dict[str, Array]
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,9 @@ class LayerClusters:
     kind: str
     elements: int
     zeros: int
-    revived_zeros: int  # weights that were zero before clustering and are not now
-    distinct_values: int  # distinct values, zero excluded
-    max_in_channel: int  # the largest number of distinct values in an output channel, zero excluded
+    revived_zero_count: int  # weights that were zero before clustering and are not now
+    nonzero_distinct_count: int  # distinct values, zero excluded
+    max_distinct_in_channel: int  # the largest number of distinct values in an output channel, zero excluded
     target: ClusterTarget | None
     exclusion_reason: str = ""
 
@@ -86,7 +86,7 @@ class LayerClusters:
     def distinct_count(self) -> int:
         """The number of distinct values that `target` limits, zero included."""
         by_channel = self.target is not None and self.target.per_channel
-        return (self.max_in_channel if by_channel else self.distinct_values) + (self.zeros > 0)
+        return (self.max_distinct_in_channel if by_channel else self.nonzero_distinct_count) + (self.zeros > 0)
 
 
 def iterate_layers(model: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -112,39 +112,37 @@ def select_layers(model: Any, plan: ClusteringPlan) -> ClusterSelection:
     Raises:
         InputError: nothing to cluster, or an override for a layer that does not exist.
     """
-    layers = dict(iterate_layers(model))
-    plan.overrides.check(list(layers.values()))
-    kernel_layers = {path: layer for path, layer in layers.items() if find_kernel(layer) is not None}
+    layer_by_path = dict(iterate_layers(model))
+    plan.overrides.check(list(layer_by_path.values()))
+    kernel_layers = {path: layer for path, layer in layer_by_path.items() if find_kernel(layer) is not None}
     last_path = next((path for path in reversed(kernel_layers) if type(kernel_layers[path]) in KERNEL_ATTRIBUTES), None)
     decisions = {path: _decide_layer(layer, plan, is_last=path == last_path) for path, layer in kernel_layers.items()}
-    targets = {path: decision for path, decision in decisions.items() if isinstance(decision, ClusterTarget)}
+    target_by_path = {path: decision for path, decision in decisions.items() if isinstance(decision, ClusterTarget)}
     exclusion_reasons = {path: decision for path, decision in decisions.items() if isinstance(decision, str)}
-    if not targets:
+    if not target_by_path:
         reason_text = (
             "; ".join(f"{path}: {reason}" for path, reason in exclusion_reasons.items()) or "no layer has a kernel"
         )
         raise InputError(f"nothing to cluster in '{model.name}': {reason_text}")
     return ClusterSelection(
-        targets, exclusion_reasons, {path: np.array(find_kernel(layer)) for path, layer in kernel_layers.items()}
+        target_by_path, exclusion_reasons, {path: np.array(find_kernel(layer)) for path, layer in kernel_layers.items()}
     )
 
 
 def _decide_layer(layer: Any, plan: ClusteringPlan, is_last: bool) -> ClusterTarget | str:
-    reason = _unclusterable_reason(layer) or _plan_exclusion_reason(layer, plan, is_last)
-    if reason:
-        return reason
-    clusters = _cluster_count(layer, plan)
+    exclusion_reason = _unclusterable_reason(layer) or _plan_exclusion_reason(layer, plan, is_last)
+    if exclusion_reason:
+        return exclusion_reason
+    cluster_count = _cluster_count(layer, plan)
     kernel = np.asarray(find_kernel(layer))
     distinct_count, nonzero_count = np.unique(kernel).size, int(np.count_nonzero(kernel))
-    if distinct_count <= clusters:
+    if distinct_count <= cluster_count:
         return f"it already holds {plural(distinct_count, 'distinct value')}"
-    if nonzero_count < MIN_MEMBERS * clusters:
-        return (
-            f"too few weights: {nonzero_count} that are not zero, for {clusters} clusters (at least {MIN_MEMBERS} each)"
-        )
+    if nonzero_count < MIN_CLUSTER_MEMBERS * cluster_count:
+        return f"too few weights: {nonzero_count} that are not zero, for {cluster_count} clusters (at least {MIN_CLUSTER_MEMBERS} each)"
     keeps_zeros = plan.preserve_sparsity and detect_structure(kernel, (kernel.ndim - 1,)).zero_mask is not None
-    per_tensor_reason = _per_tensor_reason(layer, kernel, clusters) if plan.per_channel else ""
-    return ClusterTarget(clusters, plan.per_channel and not per_tensor_reason, keeps_zeros, per_tensor_reason)
+    per_tensor_reason = _per_tensor_reason(layer, kernel, cluster_count) if plan.per_channel else ""
+    return ClusterTarget(cluster_count, plan.per_channel and not per_tensor_reason, keeps_zeros, per_tensor_reason)
 
 
 def _unclusterable_reason(layer: Any) -> str:
@@ -166,7 +164,7 @@ def _plan_exclusion_reason(layer: Any, plan: ClusteringPlan, is_last: bool) -> s
     """Why the plan excludes `layer`; naming the last layer in `layers` overrides `exclude_last`."""
     if plan.overrides.is_excluded(layer):
         return "excluded by the pipeline"
-    name_overrides = Overrides(layers=plan.overrides.layers).for_layer(layer)
+    name_overrides = Overrides(override_by_pattern=plan.overrides.override_by_pattern).for_layer(layer)
     return (
         "the last layer is excluded (exclude_last: true)"
         if is_last and plan.exclude_last and not name_overrides
@@ -176,11 +174,11 @@ def _plan_exclusion_reason(layer: Any, plan: ClusteringPlan, is_last: bool) -> s
 
 def _cluster_count(layer: Any, plan: ClusteringPlan) -> int:
     return next(
-        (override for override in reversed(plan.overrides.for_layer(layer)) if override is not None), plan.clusters
+        (override for override in reversed(plan.overrides.for_layer(layer)) if override is not None), plan.cluster_count
     )
 
 
-def _per_tensor_reason(layer: Any, kernel: Array, clusters: int) -> str:
+def _per_tensor_reason(layer: Any, kernel: Array, cluster_count: int) -> str:
     """Why `layer` cannot be clustered per channel; empty if it can.
 
     tfmot supports only Conv2D; for its subclass Conv2DTranspose it would use the input channels.
@@ -188,19 +186,23 @@ def _per_tensor_reason(layer: Any, kernel: Array, clusters: int) -> str:
     if type(layer) is not K.Conv2D:
         return f"per channel is for Conv2D only, not {type(layer).__name__}"
     min_nonzero = int(np.count_nonzero(kernel.reshape(-1, kernel.shape[-1]), axis=0).min())
-    return f"a channel has {plural(min_nonzero, 'nonzero weight')}" if min_nonzero < MIN_MEMBERS * clusters else ""
+    return (
+        f"a channel has {plural(min_nonzero, 'nonzero weight')}"
+        if min_nonzero < MIN_CLUSTER_MEMBERS * cluster_count
+        else ""
+    )
 
 
 def wrap(model: Any, selection: ClusterSelection, init: str) -> Any:
     """`model` with clustering wrappers around the target layers of `selection`, inside nested models too."""
-    return _clone_model(model, selection.targets, init, "")
+    return _clone_model(model, selection.target_by_path, init, "")
 
 
-def _clone_model(model: Any, targets: dict[str, ClusterTarget], init: str, prefix: str) -> Any:
+def _clone_model(model: Any, target_by_path: dict[str, ClusterTarget], init: str, prefix: str) -> Any:
     def clone_layer(layer: Any) -> Any:
         if isinstance(layer, tf_keras.Model):
-            return _clone_model(layer, targets, init, f"{prefix}{layer.name}/")
-        target = targets.get(f"{prefix}{layer.name}")
+            return _clone_model(layer, target_by_path, init, f"{prefix}{layer.name}/")
+        target = target_by_path.get(f"{prefix}{layer.name}")
         return layer if target is None else _build_wrapper(layer, target, init)
 
     return tf_keras.models.clone_model(model, clone_function=clone_layer)
@@ -220,7 +222,7 @@ def _build_wrapper(layer: Any, target: ClusterTarget, init: str) -> Any:
     # then skips the layer as too small: the wrapper itself has no such check.
     wrapper = _ClusterWrapper(
         layer,
-        target.clusters,
+        target.cluster_count,
         CENTROID_INITS[init],
         preserve_sparsity=target.keeps_zeros,
         cluster_per_channel=target.per_channel,
@@ -231,31 +233,35 @@ def _build_wrapper(layer: Any, target: ClusterTarget, init: str) -> Any:
 
 def build_callbacks(model: Any, selection: ClusterSelection, preserve_sparsity: bool) -> list[Any]:
     """Training callbacks that keep the zeros and clusters of the layers of `model` that are not clustered."""
-    kernel_ties = []
+    structured_kernels = []
     for path, layer in iterate_layers(model):
         if path in selection.exclusion_reasons:
-            layer_ties = detect_structure(
-                selection.original_kernels[path], (selection.original_kernels[path].ndim - 1,)
+            kernel_structure = detect_structure(
+                selection.original_kernel_by_path[path], (selection.original_kernel_by_path[path].ndim - 1,)
             )
-            layer_ties = KernelStructure(layer_ties.zero_mask if preserve_sparsity else None, layer_ties.cluster_index)
-            kernel_ties += (
-                [(find_kernel(layer), layer_ties)]
-                if layer_ties.zero_mask is not None or layer_ties.cluster_index is not None
+            kernel_structure = KernelStructure(
+                kernel_structure.zero_mask if preserve_sparsity else None, kernel_structure.cluster_indices
+            )
+            structured_kernels += (
+                [(find_kernel(layer), kernel_structure)]
+                if kernel_structure.zero_mask is not None or kernel_structure.cluster_indices is not None
                 else []
             )
-    return [_TieCallback(kernel_ties)] if kernel_ties else []
+    return [_KernelStructureCallback(structured_kernels)] if structured_kernels else []
 
 
-class _TieCallback(tf_keras.callbacks.Callback):  # type: ignore[misc]  # tf_keras carries no types
+class _KernelStructureCallback(tf_keras.callbacks.Callback):  # type: ignore[misc]  # tf_keras carries no types
     """Projects kernels back onto their zeros and clusters after each batch: projected gradient descent."""
 
-    def __init__(self, kernel_ties: list[tuple[Any, KernelStructure]]) -> None:
+    def __init__(self, structured_kernels: list[tuple[Any, KernelStructure]]) -> None:
         super().__init__()
-        self.kernel_quantizers = [(variable, WeightQuantizer((), layer_ties)) for variable, layer_ties in kernel_ties]
+        self.kernel_quantizers = [
+            (variable, WeightQuantizer((), kernel_structure)) for variable, kernel_structure in structured_kernels
+        ]
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        for variable, quantizer in self.kernel_quantizers:
-            variable.assign(quantizer.apply_structure(variable))
+        for variable, weight_quantizer in self.kernel_quantizers:
+            variable.assign(weight_quantizer.apply_structure(variable))
 
 
 def strip(model: Any) -> Any:
@@ -268,23 +274,23 @@ def measure_clusters(model: Any, selection: ClusterSelection) -> list[LayerClust
     return [
         _measure_layer(path, layer, selection)
         for path, layer in iterate_layers(model)
-        if path in selection.original_kernels
+        if path in selection.original_kernel_by_path
     ]
 
 
 def _measure_layer(path: str, layer: Any, selection: ClusterSelection) -> LayerClusters:
-    kernel, original_kernel = np.asarray(find_kernel(layer)), selection.original_kernels[path]
+    kernel, original_kernel = np.asarray(find_kernel(layer)), selection.original_kernel_by_path[path]
     zero_mask = kernel == 0
-    channels = kernel.reshape(-1, kernel.shape[-1]).T
+    weights_by_channel = kernel.reshape(-1, kernel.shape[-1]).T
     return LayerClusters(
         name=path,
         kind=type(layer).__name__,
         elements=kernel.size,
         zeros=int(zero_mask.sum()),
-        revived_zeros=int(((original_kernel == 0) & ~zero_mask).sum()),
-        distinct_values=_count_distinct(kernel),
-        max_in_channel=max(_count_distinct(channel) for channel in channels),
-        target=selection.targets.get(path),
+        revived_zero_count=int(((original_kernel == 0) & ~zero_mask).sum()),
+        nonzero_distinct_count=_count_distinct(kernel),
+        max_distinct_in_channel=max(_count_distinct(channel_weights) for channel_weights in weights_by_channel),
+        target=selection.target_by_path.get(path),
         exclusion_reason=selection.exclusion_reasons.get(path, ""),
     )
 
@@ -299,24 +305,29 @@ def check_clusters(model: Any, selection: ClusterSelection, plan: ClusteringPlan
     Raises:
         InputError: a layer has more distinct values than clusters, lost a zero it had to keep, or is no longer finite.
     """
-    layers, layers_by_path = measure_clusters(model, selection), dict(iterate_layers(model))
-    for layer in layers:
-        kernel = np.asarray(find_kernel(layers_by_path[layer.name]))
-        original_kernel = selection.original_kernels[layer.name]
+    layer_clusters, layer_by_path = measure_clusters(model, selection), dict(iterate_layers(model))
+    for clusters_of_layer in layer_clusters:
+        kernel = np.asarray(find_kernel(layer_by_path[clusters_of_layer.name]))
+        original_kernel = selection.original_kernel_by_path[clusters_of_layer.name]
         if not np.isfinite(kernel).all():
-            raise InputError(f"layer '{layer.name}' holds NaN or infinity after clustering; lower learning_rate")
-        if layer.target is not None and layer.distinct_count > layer.target.clusters:
-            kernel_scope = "a channel" if layer.target.per_channel else "the kernel"
             raise InputError(
-                f"layer '{layer.name}': {kernel_scope} holds {layer.distinct_count} distinct values after clustering, "
-                f"more than the {layer.target.clusters} requested"
+                f"layer '{clusters_of_layer.name}' holds NaN or infinity after clustering; lower learning_rate"
+            )
+        if (
+            clusters_of_layer.target is not None
+            and clusters_of_layer.distinct_count > clusters_of_layer.target.cluster_count
+        ):
+            scope_text = "a channel" if clusters_of_layer.target.per_channel else "the kernel"
+            raise InputError(
+                f"layer '{clusters_of_layer.name}': {scope_text} holds {clusters_of_layer.distinct_count} distinct values after clustering, "
+                f"more than the {clusters_of_layer.target.cluster_count} requested"
             )
         if (
             plan.preserve_sparsity
-            and layer.revived_zeros
+            and clusters_of_layer.revived_zero_count
             and detect_structure(original_kernel, (original_kernel.ndim - 1,)).zero_mask is not None
         ):
             raise InputError(
-                f"layer '{layer.name}': {plural(layer.revived_zeros, 'zero weight')} became nonzero in clustering"
+                f"layer '{clusters_of_layer.name}': {plural(clusters_of_layer.revived_zero_count, 'zero weight')} became nonzero in clustering"
             )
-    return layers
+    return layer_clusters

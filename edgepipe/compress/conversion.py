@@ -13,7 +13,7 @@ from edgepipe.core.arrays import Array, Arrays
 from edgepipe.core.errors import InputError
 from edgepipe.core.metric import Metric
 from edgepipe.core.outcome import Table
-from edgepipe.tflite.model import FLOATS, Model, Operator
+from edgepipe.tflite.model import FLOAT_TYPES, Model, Operator
 
 if TYPE_CHECKING:
     from edgepipe.compress.quantizer.quantization import QuantizationRequest
@@ -30,7 +30,7 @@ class ConvertedModel:
     notes: tuple[str, ...] = ()
     tables: tuple[Table, ...] = ()
     metrics: tuple[Metric, ...] = ()
-    recipe: str | None = None
+    recipe_json: str | None = None
 
 
 def convert_model(model: Any, request: "QuantizationRequest", samples: Arrays | None) -> ConvertedModel:
@@ -70,26 +70,34 @@ def open_float_tflite(model: Any, samples: Arrays | None) -> Iterator[tuple[Mode
         yield model, None if samples is None else convert_samples(model, samples), {}
         return
     from edgepipe.compress.keras_to_tflite import float_model
-    from edgepipe.compress.qat.fake_quant import trained_ranges
+    from edgepipe.compress.qat.fake_quant import read_trained_ranges
 
     with float_model(model, samples, requires_samples=samples is not None) as (lite, feeds):
-        yield lite, feeds, trained_ranges(model)
+        yield lite, feeds, read_trained_ranges(model)
 
 
 def float_operator_notes(scheme: str, lite: Model) -> list[str]:
     """A note on operators that compute in float, for schemes that quantize."""
     if scheme in FLOAT_SCHEMES:
         return []
-    locations = [operator.location for operator in lite.operators if _computes_in_float(operator)]
-    locations = [location for location in locations if not location.startswith(("DEQUANTIZE", "QUANTIZE"))]
-    if not locations:
+    operator_locations = [operator.location for operator in lite.operators if _computes_in_float(operator)]
+    operator_locations = [
+        location for location in operator_locations if not location.startswith(("DEQUANTIZE", "QUANTIZE"))
+    ]
+    if not operator_locations:
         return []
-    remainder = f" and {len(locations) - MAX_OPERATORS_SHOWN} more" if len(locations) > MAX_OPERATORS_SHOWN else ""
-    names = ", ".join(locations[:MAX_OPERATORS_SHOWN])
-    return [f"{len(locations)} of {len(lite.operators)} operators compute in float: {names}{remainder}"]
+    remainder_text = (
+        f" and {len(operator_locations) - MAX_OPERATORS_SHOWN} more"
+        if len(operator_locations) > MAX_OPERATORS_SHOWN
+        else ""
+    )
+    locations_text = ", ".join(operator_locations[:MAX_OPERATORS_SHOWN])
+    return [
+        f"{len(operator_locations)} of {len(lite.operators)} operators compute in float: {locations_text}{remainder_text}"
+    ]
 
 
 def _computes_in_float(operator: Operator) -> bool:
     """Whether its outputs are floats; hybrid kernels (integer weights, inputs quantized at run time) do not count."""
-    weights = [t for t in operator.inputs if t is not None and t.is_constant and t.dtype in ("int4", "int8")]
-    return not weights and any(t is not None and t.dtype in FLOATS for t in operator.outputs)
+    integer_weights = [t for t in operator.inputs if t is not None and t.is_constant and t.dtype in ("int4", "int8")]
+    return not integer_weights and any(t is not None and t.dtype in FLOAT_TYPES for t in operator.outputs)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from edgepipe.compress.qat.fake_quant import export_mode, is_fake_quant, trained_ranges
+from edgepipe.compress.qat.fake_quant import export_mode, is_fake_quant, read_trained_ranges
 from edgepipe.compress.quantizer.quantization import QuantizationRequest, QuantizedModel, needs_samples, quantize_tflite
 from edgepipe.compress.schemes import InterfaceType, SchemeName
 from edgepipe.core.arrays import Array, Arrays, count_samples
@@ -26,7 +26,7 @@ from edgepipe.tflite.model import Model
 from edgepipe.tflite.reader import read
 
 CONVERTER_SCHEMES = ("float32", "float16", "dynamic")
-_TYPES = {"int8": tf.int8, "uint8": tf.uint8, "float32": tf.float32}
+_TF_TYPE_BY_NAME = {"int8": tf.int8, "uint8": tf.uint8, "float32": tf.float32}
 
 
 def convert(
@@ -68,7 +68,7 @@ def convert_keras(model: Any, request: QuantizationRequest, samples: Arrays | No
     ):
         return QuantizedModel(_convert_directly(model, request.scheme, samples, io_types))
     with float_model(model, samples, needs_samples(request)) as (lite, feeds):
-        return quantize_tflite(lite, request, feeds, trained_ranges(model))
+        return quantize_tflite(lite, request, feeds, read_trained_ranges(model))
 
 
 @contextmanager
@@ -88,7 +88,7 @@ def float_model(
 
 def _write_float_model(model: Any, samples: Arrays | None, requires_samples: bool, path: Path) -> list[Array] | None:
     """Write the float .tflite; returns the samples as its inputs take them. The converter's stderr is captured."""
-    with capture_stderr() as read_log, export_mode(model, ranges=True):
+    with capture_stderr() as read_log, export_mode(model, include_activations=True):
         frozen_graph = _freeze_model(model)
         if requires_samples:
             _check_loops(frozen_graph.function)
@@ -108,8 +108,8 @@ def _convert_directly(model: Any, scheme: str, samples: Arrays | None, io_types:
             _check_loops(frozen_graph.function)
         feeds = prepare_feeds(samples, frozen_graph.inputs) if scheme == "int8" else []
         converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen_graph.function], frozen_graph.function)
-        _configure(converter, scheme, feeds)
-        converter.inference_input_type, converter.inference_output_type = (_TYPES[name] for name in io_types)
+        _configure_converter(converter, scheme, feeds)
+        converter.inference_input_type, converter.inference_output_type = (_TF_TYPE_BY_NAME[name] for name in io_types)
         return _run_converter(converter, read_log, frozen_graph.function)
 
 
@@ -123,15 +123,15 @@ LOOP_OPS = ("LoopCond", "While", "StatelessWhile")
 def _check_loops(function: Any) -> None:
     """Refuse a graph with a loop: calibrating it crashes TensorFlow's converter, without a message."""
     # Freezing lowers a While to several ops; each loop has exactly one LoopCond.
-    loops = [op.name.split("/while/")[0] for op in function.graph.get_operations() if op.type in LOOP_OPS]
-    if loops:
+    loop_names = [op.name.split("/while/")[0] for op in function.graph.get_operations() if op.type in LOOP_OPS]
+    if loop_names:
         raise InputError(
-            f"activations cannot be calibrated through a loop, and the model has {len(loops)}: {', '.join(loops)}; "
+            f"activations cannot be calibrated through a loop, and the model has {len(loop_names)}: {', '.join(loop_names)}; "
             "build recurrent layers (LSTM, GRU) with unroll=True, or choose scheme dynamic or float16"
         )
 
 
-def _configure(converter: Any, scheme: str, feeds: list[Array]) -> None:
+def _configure_converter(converter: Any, scheme: str, feeds: list[Array]) -> None:
     if scheme == "float32":
         return
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -139,9 +139,9 @@ def _configure(converter: Any, scheme: str, feeds: list[Array]) -> None:
         converter.target_spec.supported_types = [tf.float16]
     elif scheme == "int8":
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-        total = len(feeds[0])
+        sample_count = len(feeds[0])
         converter.representative_dataset = lambda: (
-            [feed[index : index + 1] for feed in feeds] for index in range(total)
+            [feed[index : index + 1] for feed in feeds] for index in range(sample_count)
         )
 
 
@@ -168,8 +168,8 @@ def prepare_feeds(samples: Arrays | None, inputs: tuple[ModelInput, ...]) -> lis
         )
     feeds = [_prepare_feed(np.asarray(samples_by_input[model_input.name]), model_input) for model_input in inputs]
     if len({len(feed) for feed in feeds}) > 1:
-        counts = ", ".join(f"'{name}' {len(feed)}" for name, feed in zip(input_names, feeds, strict=True))
-        raise InputError(f"the inputs have different numbers of samples: {counts}; give the same number for each")
+        counts_text = ", ".join(f"'{name}' {len(feed)}" for name, feed in zip(input_names, feeds, strict=True))
+        raise InputError(f"the inputs have different numbers of samples: {counts_text}; give the same number for each")
     return feeds
 
 
@@ -195,8 +195,10 @@ def _prepare_feed(array: Array, model_input: ModelInput) -> Array:
     return array.astype(model_input.dtype)
 
 
-def _fits_dtype(array: Array, limits: Any) -> bool:
-    return bool((array == np.rint(array)).all() and limits.min <= array.min() and array.max() <= limits.max)
+def _fits_dtype(array: Array, integer_limits: Any) -> bool:
+    return bool(
+        (array == np.rint(array)).all() and integer_limits.min <= array.min() and array.max() <= integer_limits.max
+    )
 
 
 # operators for which the quantizer has no int8 kernel, so that it fails without a message
@@ -216,26 +218,26 @@ def _silent_failure_reason(function: Any) -> str:
     ops_without_int8 = [
         f"{op.type} ('{op.name}')" for op in function.graph.get_operations() if op.type in OPS_WITHOUT_INT8
     ]
-    op_list = f"; without an int8 form in it: {', '.join(ops_without_int8)}" if ops_without_int8 else ""
-    return f"TensorFlow's quantizer failed without a message{op_list}; replace these layers, or choose another scheme"
+    ops_text = f"; without an int8 form in it: {', '.join(ops_without_int8)}" if ops_without_int8 else ""
+    return f"TensorFlow's quantizer failed without a message{ops_text}; replace these layers, or choose another scheme"
 
 
 def _failure_reason(error: Exception, log: str) -> str:
     """The converter's error in one line: the operators that TFLite lacks and their nodes, or the first line."""
-    operators = dict.fromkeys(re.findall(r"'(tf\.\w+)' op is neither", f"{error}\n{log}"))
-    if operators:
-        missing_ops = ", ".join(
-            f"{operator} ({', '.join(_node_names(log, operator)) or 'node unknown'})" for operator in operators
+    operator_names = dict.fromkeys(re.findall(r"'(tf\.\w+)' op is neither", f"{error}\n{log}"))
+    if operator_names:
+        missing_ops_text = ", ".join(
+            f"{operator} ({', '.join(_node_names(log, operator)) or 'node unknown'})" for operator in operator_names
         )
-        return f"it has no builtin operator for {missing_ops}; replace the layer that needs it"
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return lines[0][:400]
+        return f"it has no builtin operator for {missing_ops_text}; replace the layer that needs it"
+    message_lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return message_lines[0][:400]
 
 
-def _node_names(log: str, operator: str) -> list[str]:
+def _node_names(log: str, operator_name: str) -> list[str]:
     # the location before the complaint: loc(fused["Digamma:", callsite("model/layer/Digamma"("file.py":9:1) ...
-    locations = re.findall(rf"^(loc\(.*)error: '{re.escape(operator)}' op", log, re.MULTILINE)
-    names_by_location = [
-        [name for name in re.findall(r'"([^"]+)"', location) if not name.endswith(":")] for location in locations
+    log_locations = re.findall(rf"^(loc\(.*)error: '{re.escape(operator_name)}' op", log, re.MULTILINE)
+    names_per_location = [
+        [name for name in re.findall(r'"([^"]+)"', location) if not name.endswith(":")] for location in log_locations
     ]
-    return list(dict.fromkeys(f"node '{names[0].partition('@')[0]}'" for names in names_by_location if names))
+    return list(dict.fromkeys(f"node '{names[0].partition('@')[0]}'" for names in names_per_location if names))

@@ -6,13 +6,13 @@ from typing import Any
 import tensorflow as tf
 import tf_keras
 
-from edgepipe.compress.qat.lowering.lower import nodes, resolve_arguments
+from edgepipe.compress.qat.lowering.lower import iter_nodes, resolve_arguments
 
 # (layer, positional arguments, keyword arguments, its Keras outputs) -> a value for each output
 LayerCallback = Callable[[Any, Any, dict[str, Any], Any], Any]
 
 
-def walk_layer_calls(model: Any, inputs: list[Any], apply_layer: LayerCallback) -> list[Any]:
+def walk_layer_calls(model: Any, input_values: list[Any], apply_layer: LayerCallback) -> list[Any]:
     """Call `apply_layer` for each layer call of `model`, with values in place of tensors; returns the outputs' values.
 
     Args:
@@ -20,13 +20,13 @@ def walk_layer_calls(model: Any, inputs: list[Any], apply_layer: LayerCallback) 
         inputs: a value for each input of `model`, in order.
         apply_layer: computes the values of a layer's outputs from those of its inputs.
     """
-    value_by_tensor = dict(zip((str(id(tensor)) for tensor in model.inputs), inputs, strict=True))
-    for node in nodes(model):
-        args, kwargs = resolve_arguments(node, value_by_tensor)
+    value_by_tensor_id = dict(zip((str(id(tensor)) for tensor in model.inputs), input_values, strict=True))
+    for node in iter_nodes(model):
+        args, kwargs = resolve_arguments(node, value_by_tensor_id)
         if isinstance(node.layer, tf_keras.Model):
-            outputs: Any = walk_layer_calls(node.layer, tf.nest.flatten(args), apply_layer)
+            output_values: Any = walk_layer_calls(node.layer, tf.nest.flatten(args), apply_layer)
         else:
-            outputs = apply_layer(node.layer, args, kwargs, node.outputs)
-        for tensor, output in zip(tf.nest.flatten(node.outputs), tf.nest.flatten(outputs), strict=True):
-            value_by_tensor[str(id(tensor))] = output
-    return [value_by_tensor[str(id(tensor))] for tensor in model.outputs]
+            output_values = apply_layer(node.layer, args, kwargs, node.outputs)
+        for tensor, output_value in zip(tf.nest.flatten(node.outputs), tf.nest.flatten(output_values), strict=True):
+            value_by_tensor_id[str(id(tensor))] = output_value
+    return [value_by_tensor_id[str(id(tensor))] for tensor in model.outputs]

@@ -35,7 +35,7 @@ class QualityTarget:
     the options that a replay of the recipe must repeat, by name.
     """
 
-    measure: Callable[[Path], float]
+    measure_quality: Callable[[Path], float]
     higher_is_better: bool
     max_drop: float
     device: Device | None = None
@@ -77,31 +77,41 @@ def _search_mix(
     from edgepipe.compress.quantizer.quantization import collect_ranges
 
     lite, feeds, trained_ranges = calibration_inputs
-    ranges = calibrate_decomposed(lite, lambda model: collect_ranges(model, request, feeds, trained_ranges))
-    quantizer = _layerwise_quantizer(lite, find_layers(lite, source.layer_classes), ranges.by_tensor, request, feeds)
-    allowed_precisions, reasons = device_bit_widths.allowed_precisions(target.device)
-    check_mix, unchecked_notes = mix_check(target.device, quantizer)
-    goal = _search_goal(target, quantizer, check_mix)
-    reasons += unchecked_notes
-    try:
-        mix = mixed_precision_search.search(quantizer, goal, allowed_precisions, _uncovered_layers(source, quantizer))
-    except TargetNotMetError as error:
-        raise TargetNotMetError("; ".join((str(error), *reasons))) from None
-    notes = (
-        *ranges.notes(),
-        *reasons,
-        *_uncovered_notes(source, mix),
-        *missing_kernel_notes(quantizer, mix),
-        replay_note(target.repeat_options or {}, mix),
+    activation_ranges = calibrate_decomposed(lite, lambda model: collect_ranges(model, request, feeds, trained_ranges))
+    quantizer = _layerwise_quantizer(
+        lite, find_layers(lite, source.class_by_layer), activation_ranges.by_tensor, request, feeds
     )
-    recipe = json.dumps(quantizer.build_recipe(mix.precisions, "int8"), indent=1) + "\n"
-    return ConvertedModel(mix.content, notes, _tables(quantizer, goal, mix), _metrics(quantizer, goal, mix), recipe)
+    allowed_precisions, rejection_reasons = device_bit_widths.allowed_precisions(target.device)
+    check_mix, unchecked_notes = build_mix_check(target.device, quantizer)
+    goal = _search_goal(target, quantizer, check_mix)
+    rejection_reasons += unchecked_notes
+    try:
+        search_result = mixed_precision_search.search(
+            quantizer, goal, allowed_precisions, _layers_without_ranges(source, quantizer)
+        )
+    except TargetNotMetError as error:
+        raise TargetNotMetError("; ".join((str(error), *rejection_reasons))) from None
+    notes = (
+        *activation_ranges.notes(),
+        *rejection_reasons,
+        *_missing_range_notes(source, search_result),
+        *missing_kernel_notes(quantizer, search_result),
+        replay_note(target.repeat_options or {}, search_result),
+    )
+    recipe_json = json.dumps(quantizer.build_recipe(search_result.precisions, "int8"), indent=1) + "\n"
+    return ConvertedModel(
+        search_result.content,
+        notes,
+        _build_tables(quantizer, goal, search_result),
+        _build_metrics(quantizer, goal, search_result),
+        recipe_json,
+    )
 
 
 def _layerwise_quantizer(
     lite: Model,
-    layers: list[Any],
-    ranges: dict[str, tuple[float, float]],
+    quantizable_layers: list[Any],
+    range_by_tensor: dict[str, tuple[float, float]],
     request: "QuantizationRequest",
     feeds: list[Array] | None,
 ) -> "LayerwiseQuantizer":
@@ -109,7 +119,7 @@ def _layerwise_quantizer(
 
     samples: Arrays = dict(zip(lite.inputs_by_name, feeds or [], strict=True))
     ranking_samples = take_samples(samples, slice(min(RANKING_SAMPLES, count_samples(samples))))
-    return build_layerwise_quantizer(lite, layers, ranges, request.io_types, ranking_samples)
+    return build_layerwise_quantizer(lite, quantizable_layers, range_by_tensor, request.io_types, ranking_samples)
 
 
 def _search_goal(
@@ -118,15 +128,17 @@ def _search_goal(
     from edgepipe.compress.quantizer.flatbuffer_edits import temporary_tflite
     from edgepipe.compress.quantizer.mixed_precision_search import QualityGoal
 
-    def quality(content: bytes) -> float:
+    def measure_quality(content: bytes) -> float:
         with temporary_tflite(content) as path:
             check_mix(path)
-            return target.measure(path)
+            return target.measure_quality(path)
 
-    return QualityGoal(quality, target.higher_is_better, quality(quantizer.float_model.content), target.max_drop)
+    return QualityGoal(
+        measure_quality, target.higher_is_better, measure_quality(quantizer.float_model.content), target.max_drop
+    )
 
 
-def mix_check(device: Device | None, quantizer: "LayerwiseQuantizer") -> tuple[Callable[[Path], None], list[str]]:
+def build_mix_check(device: Device | None, quantizer: "LayerwiseQuantizer") -> tuple[Callable[[Path], None], list[str]]:
     """A check that raises an `InputError` for a mix that TFLite Micro cannot run, if it is the device's runtime.
 
     TFLite Micro has fewer kernels than LiteRT, especially in 16 bits. If it does not even run the plain int8 model, the
@@ -149,84 +161,98 @@ def mix_check(device: Device | None, quantizer: "LayerwiseQuantizer") -> tuple[C
     return check_mix, []
 
 
-def _uncovered_layers(source: SourceModel, quantizer: "LayerwiseQuantizer") -> list[str]:
+def _layers_without_ranges(source: SourceModel, quantizer: "LayerwiseQuantizer") -> list[str]:
     """Layers of the .tflite without trained ranges."""
-    return [layer.name for layer in quantizer.layers if layer.name in source.uncovered_layers]
+    return [layer.name for layer in quantizer.layers if layer.name in source.layers_without_ranges]
 
 
-def _uncovered_notes(source: SourceModel, mix: "SearchResult") -> list[str]:
-    if not source.uncovered_layers:
+def _missing_range_notes(source: SourceModel, search_result: "SearchResult") -> list[str]:
+    if not source.layers_without_ranges:
         return []
-    promoted_layers = [name for name in source.uncovered_layers if name in mix.precisions]
-    outcome = f"promoted: {', '.join(promoted_layers)}" if promoted_layers else "none needed more than 8 bits"
-    return [f"layers without trained ranges were tried first: {', '.join(source.uncovered_layers)}; {outcome}"]
+    promoted_names = [name for name in source.layers_without_ranges if name in search_result.precisions]
+    outcome_text = f"promoted: {', '.join(promoted_names)}" if promoted_names else "none needed more than 8 bits"
+    return [
+        f"layers without trained ranges were tried first: {', '.join(source.layers_without_ranges)}; {outcome_text}"
+    ]
 
 
-def missing_kernel_notes(quantizer: "LayerwiseQuantizer", mix: "SearchResult") -> list[str]:
+def missing_kernel_notes(quantizer: "LayerwiseQuantizer", search_result: "SearchResult") -> list[str]:
     """A note on operators that the quantizer left in another type than their layer's precision."""
     from edgepipe.compress.quantizer.device_bit_widths import COMPUTE_DTYPES
     from edgepipe.compress.quantizer.flatbuffer_edits import temporary_tflite
 
-    with temporary_tflite(mix.content) as path:
+    with temporary_tflite(search_result.content) as path:
         dtype_by_tensor = {tensor.name: tensor.dtype for tensor in read(path).tensors}
-    mismatched_operators = [
+    mismatch_texts = [
         f"{layer.name} {operator.name} {dtype_by_tensor[output.name]}"
         for layer in quantizer.layers
         for operator in layer.operators
         for output in operator.outputs[:1]
-        if output is not None and output.dtype == "float32" and layer.name in mix.precisions
-        if dtype_by_tensor.get(output.name, layer_dtype := COMPUTE_DTYPES[mix.precisions[layer.name]]) != layer_dtype
+        if output is not None and output.dtype == "float32" and layer.name in search_result.precisions
+        if dtype_by_tensor.get(output.name, layer_dtype := COMPUTE_DTYPES[search_result.precisions[layer.name]])
+        != layer_dtype
     ]
-    if not mismatched_operators:
+    if not mismatch_texts:
         return []
-    count_text = plural(len(mismatched_operators), "operator")
-    return [f"TFLite has no such kernel for {count_text} of promoted layers: {', '.join(mismatched_operators)}"]
+    count_text = plural(len(mismatch_texts), "operator")
+    return [f"TFLite has no such kernel for {count_text} of promoted layers: {', '.join(mismatch_texts)}"]
 
 
-def replay_note(repeat_options: Mapping[str, object], mix: "SearchResult") -> str:
+def replay_note(repeat_options: Mapping[str, object], search_result: "SearchResult") -> str:
     """How to reproduce the model from its recipe."""
-    options = "".join(f", {name}: {setting}" for name, setting in repeat_options.items() if setting is not None)
+    options_text = "".join(f", {name}: {setting}" for name, setting in repeat_options.items() if setting is not None)
     return (
         f"the recipe is stored with the model, in artifacts/ with the stage number before its name; copy it to "
-        f"{RECIPE_FILE}, and `convert: {{scheme: recipe, recipe: {RECIPE_FILE}{options}}}` reproduces the model "
-        f"without the {plural(len(mix.trials), 'trial')}"
+        f"{RECIPE_FILE}, and `convert: {{scheme: recipe, recipe: {RECIPE_FILE}{options_text}}}` reproduces the model "
+        f"without the {plural(len(search_result.trials), 'trial')}"
     )
 
 
-def _tables(quantizer: "LayerwiseQuantizer", goal: "QualityGoal", mix: "SearchResult") -> tuple[Table, ...]:
-    macs, dtypes = {layer.name: layer.macs for layer in quantizer.layers}, _output_dtypes(quantizer, mix)
-    layers = Table(
+def _build_tables(
+    quantizer: "LayerwiseQuantizer", goal: "QualityGoal", search_result: "SearchResult"
+) -> tuple[Table, ...]:
+    macs_by_layer, dtypes_by_layer = (
+        {layer.name: layer.macs for layer in quantizer.layers},
+        _output_dtypes_by_layer(quantizer, search_result),
+    )
+    layer_table = Table(
         title="layer types, the most sensitive first",
         columns=("layer", "precision", "outputs in the .tflite", "error of scores, only it in int8", "MACs"),
         rows=tuple(
-            (name, mix.precisions.get(name, "int8"), dtypes[name], f"{error:.3g}", macs[name])
-            for name, error in mix.ranking
+            (
+                name,
+                search_result.precisions.get(name, "int8"),
+                dtypes_by_layer[name],
+                f"{error:.3g}",
+                macs_by_layer[name],
+            )
+            for name, error in search_result.layer_ranking
         ),
     )
-    trials = Table(
-        title=f"{plural(len(mix.trials), 'model')} tried on validation, float {goal.float_quality:.6g}, drop allowed "
+    trial_table = Table(
+        title=f"{plural(len(search_result.trials), 'model')} tried on validation, float {goal.float_quality:.6g}, drop allowed "
         f"{goal.max_drop:.6g}; the first {MAX_TRIALS_SHOWN} and those that met it",
         columns=("layers above int8", "number", "quality", "drop", "met"),
         rows=tuple(
-            (_list_precisions(trial.precisions), len(trial.precisions), *_quality_cells(goal, trial),
+            (_precisions_text(trial.precisions), len(trial.precisions), *_quality_cells(goal, trial),
              "yes" if trial.meets_goal else "no")
-            for trial in (*mix.trials[:MAX_TRIALS_SHOWN], *(t for t in mix.trials[MAX_TRIALS_SHOWN:] if t.meets_goal))
+            for trial in (*search_result.trials[:MAX_TRIALS_SHOWN], *(t for t in search_result.trials[MAX_TRIALS_SHOWN:] if t.meets_goal))
         ),
     )  # fmt: skip
-    return layers, trials
+    return layer_table, trial_table
 
 
 def _quality_cells(goal: "QualityGoal", trial: "Trial") -> tuple[str, str]:
     if trial.quality is None:
-        return "does not run", trial.refusal
-    return f"{trial.quality:.6g}", f"{goal.drop(trial.quality):.6g}"
+        return "does not run", trial.refusal_reason
+    return f"{trial.quality:.6g}", f"{goal.quality_drop(trial.quality):.6g}"
 
 
-def _output_dtypes(quantizer: "LayerwiseQuantizer", mix: "SearchResult") -> dict[str, str]:
+def _output_dtypes_by_layer(quantizer: "LayerwiseQuantizer", search_result: "SearchResult") -> dict[str, str]:
     """The actual output types of each layer: litert-quantizer skips operators that it has no kernel for."""
     from edgepipe.compress.quantizer.flatbuffer_edits import temporary_tflite
 
-    with temporary_tflite(mix.content) as path:
+    with temporary_tflite(search_result.content) as path:
         dtype_by_tensor = {t.name: t.dtype for op in read(path).operators for t in op.outputs if t is not None}
     return {
         layer.name: ", ".join(
@@ -238,15 +264,19 @@ def _output_dtypes(quantizer: "LayerwiseQuantizer", mix: "SearchResult") -> dict
     }
 
 
-def _list_precisions(precisions: dict[str, Any]) -> str:
+def _precisions_text(precisions: dict[str, Any]) -> str:
     return ", ".join(f"{name} {precision}" for name, precision in precisions.items()) or "none"
 
 
-def _metrics(quantizer: "LayerwiseQuantizer", goal: "QualityGoal", mix: "SearchResult") -> tuple[Metric, ...]:
-    layers_text = f"of {plural(len(quantizer.layers), 'layer')}, those above 8 bits: {_list_precisions(mix.precisions)}"
-    drop = f"float {goal.float_quality:.4f}, mixed {mix.quality:.4f}, validation split, LiteRT xnnpack"
+def _build_metrics(
+    quantizer: "LayerwiseQuantizer", goal: "QualityGoal", search_result: "SearchResult"
+) -> tuple[Metric, ...]:
+    layers_text = (
+        f"of {plural(len(quantizer.layers), 'layer')}, those above 8 bits: {_precisions_text(search_result.precisions)}"
+    )
+    drop_text = f"float {goal.float_quality:.4f}, mixed {search_result.quality:.4f}, validation split, LiteRT xnnpack"
     return (
-        exact_metric("promoted_layers", len(mix.precisions), Dimension.COUNT, layers_text),
-        Metric(name="drop_of_mixed", value=goal.drop(mix.quality), unit=Dimension.NUMBER, evidence=Evidence.MEASURED,
-               how=drop),
+        exact_metric("promoted_layers", len(search_result.precisions), Dimension.COUNT, layers_text),
+        Metric(name="drop_of_mixed", value=goal.quality_drop(search_result.quality), unit=Dimension.NUMBER, evidence=Evidence.MEASURED,
+               how=drop_text),
     )  # fmt: skip

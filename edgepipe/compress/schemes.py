@@ -18,7 +18,7 @@ class Scheme:
     """One scheme: what it does, the interface types it supports (the first is the default), and what it needs."""
 
     description: str
-    interfaces: tuple[InterfaceType, ...]
+    allowed_interface_types: tuple[InterfaceType, ...]
     needs_calibration: bool = False  # activation ranges are calibrated on representative samples
     integer_only: bool = False  # every operator and tensor must be integer, except a float32 interface if requested
 
@@ -79,11 +79,15 @@ def interface_types(scheme: str, input_type: str | None, output_type: str | None
     """
     if scheme not in SCHEMES:
         raise InputError(f"scheme '{scheme}' is unknown{did_you_mean(scheme, SCHEMES)}")
-    allowed_types = SCHEMES[scheme].interfaces
-    types = (input_type or allowed_types[0], output_type or allowed_types[0])
-    for side, io_type in zip(("input", "output"), types, strict=True):
+    allowed_types = SCHEMES[scheme].allowed_interface_types
+    io_types = (input_type or allowed_types[0], output_type or allowed_types[0])
+    for side, io_type in zip(("input", "output"), io_types, strict=True):
         if io_type not in allowed_types:
-            takers = [name for name, scheme_spec in SCHEMES.items() if io_type in scheme_spec.interfaces]
-            remedy = f"schemes with {io_type}: {', '.join(takers)}" if takers else "no scheme has it"
+            supporting_schemes = [
+                name for name, scheme_spec in SCHEMES.items() if io_type in scheme_spec.allowed_interface_types
+            ]
+            remedy = (
+                f"schemes with {io_type}: {', '.join(supporting_schemes)}" if supporting_schemes else "no scheme has it"
+            )
             raise InputError(f"{side} type {io_type}: scheme {scheme} has {', '.join(allowed_types)}; {remedy}")
-    return types
+    return io_types

@@ -17,8 +17,8 @@ class SourceModel:
     """The model to convert, the classes of its layers by name, and the layers without trained ranges."""
 
     model: Any  # a Keras or tf_keras model, the path of a SavedModel, or the parsed `Model` of a float .tflite
-    layer_classes: Mapping[str, str]
-    uncovered_layers: tuple[str, ...] = ()
+    class_by_layer: Mapping[str, str]
+    layers_without_ranges: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     tables: tuple[Table, ...] = ()
 
@@ -34,15 +34,19 @@ def open_source(path: Path, kind: ArtifactKind, *, allow_code: bool) -> SourceMo
     if kind is ArtifactKind.QAT:
         return _open_fake_quant(path)
     model = open_model(path, kind, allow_code=allow_code)
-    return SourceModel(model, {} if kind is ArtifactKind.SAVED_MODEL else layer_classes(model))
+    return SourceModel(model, {} if kind is ArtifactKind.SAVED_MODEL else map_layer_classes(model))
 
 
 def _open_fake_quant(path: Path) -> SourceModel:
     from edgepipe.compress.qat.qat_store import restore_fake_quant
 
     fake_quant = restore_fake_quant(path)
-    uncovered_layers = tuple(layer.layer for layer in fake_quant.coverage if layer.quantized_by != "training")
-    return SourceModel(fake_quant.model, {layer.layer: layer.cls for layer in fake_quant.coverage}, uncovered_layers)
+    layers_without_ranges = tuple(
+        layer.layer for layer in fake_quant.layer_coverages if layer.quantized_by != "training"
+    )
+    return SourceModel(
+        fake_quant.model, {layer.layer: layer.cls for layer in fake_quant.layer_coverages}, layers_without_ranges
+    )
 
 
 def open_model(path: Path, kind: ArtifactKind, *, allow_code: bool) -> Any:
@@ -58,11 +62,11 @@ def open_model(path: Path, kind: ArtifactKind, *, allow_code: bool) -> Any:
     return load_model(path, kind, allow_code=allow_code)
 
 
-def layer_classes(model: Any) -> dict[str, str]:
+def map_layer_classes(model: Any) -> dict[str, str]:
     """The class of each layer by name, nested models expanded."""
     class_by_name: dict[str, str] = {}
     for layer in model.layers:
-        class_by_name |= layer_classes(layer) if hasattr(layer, "layers") else {layer.name: type(layer).__name__}
+        class_by_name |= map_layer_classes(layer) if hasattr(layer, "layers") else {layer.name: type(layer).__name__}
     return class_by_name
 
 
@@ -76,9 +80,11 @@ def read_float_tflite(path: Path) -> Model:
     from edgepipe.tflite.interpreter import check_runs
 
     model = read(path)
-    activations = [t for operator in model.operators for t in operator.outputs if t is not None and t.quantization]
-    weights = [t for t in model.parameter_tensors if t.dtype != "float32"]
-    if quantized_tensors := [*activations, *weights]:
+    quantized_activations = [
+        t for operator in model.operators for t in operator.outputs if t is not None and t.quantization
+    ]
+    quantized_weights = [t for t in model.parameter_tensors if t.dtype != "float32"]
+    if quantized_tensors := [*quantized_activations, *quantized_weights]:
         raise InputError(
             f"{path}: is quantized already: '{quantized_tensors[0].name}' is {quantized_tensors[0].dtype}; `convert` "
             "takes a float .tflite (`scheme: float32` writes one)"
@@ -94,9 +100,9 @@ def read_float_tflite(path: Path) -> Model:
 
 def _check_tensor_names(model: Model) -> None:
     """Ranges and recipe rules refer to tensors by name."""
-    names: set[str] = set()
+    tensor_names: set[str] = set()
     for tensor in model.tensors:
-        if tensor.name in names or not tensor.name:
+        if tensor.name in tensor_names or not tensor.name:
             problem = f"two tensors are called '{tensor.name}'" if tensor.name else f"tensor {tensor.index} has no name"
             raise InputError(f"{model.path}: {problem}; quantization refers to tensors by name, each must be unique")
-        names.add(tensor.name)
+        tensor_names.add(tensor.name)

@@ -23,8 +23,8 @@ from typing import Any
 from edgepipe.core.errors import InputError, StorageError
 
 CHUNK_BYTES = 1 << 20
-RECIPE_FILE = "recipe.json"
-BASE_FILE = "base.keras"
+QAT_RECIPE_FILE = "recipe.json"
+BASE_MODEL_FILE = "base.keras"
 WEIGHTS_FILE = "weights.npz"
 
 
@@ -99,11 +99,11 @@ def content_digest(path: Path) -> str:
     return file_digest(path)
 
 
-def read_keras_member(path: Path, member: str) -> bytes:
+def read_keras_member(path: Path, member_name: str) -> bytes:
     """The bytes of one member (`config.json`, ...) of a `.keras` file, or an `InputError` that says what is wrong."""
     try:
         with zipfile.ZipFile(path) as archive:
-            return archive.read(member)
+            return archive.read(member_name)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (zipfile.BadZipFile, KeyError, EOFError, OSError, ValueError, NotImplementedError) as error:
@@ -117,20 +117,20 @@ def _keras_digest(path: Path) -> str:
     config.pop("compile_config", None)
     hasher = hashlib.sha256(json_digest(config).encode())
     try:
-        with h5py.File(io.BytesIO(read_keras_member(path, "model.weights.h5")), "r") as weights:
-            for name in _dataset_names(weights):
-                weight = weights[name][()]
+        with h5py.File(io.BytesIO(read_keras_member(path, "model.weights.h5")), "r") as weights_file:
+            for name in _h5_dataset_names(weights_file):
+                weight = weights_file[name][()]
                 hasher.update(f"{name}:{weight.dtype}:{weight.shape}:".encode() + weight.tobytes())
     except OSError as error:
         raise InputError(f"{path}: its weights cannot be read (truncated or damaged?): {error}") from None
     return hasher.hexdigest()
 
 
-def _dataset_names(group: Any) -> list[str]:
+def _h5_dataset_names(h5_group: Any) -> list[str]:
     import h5py
 
     names: list[str] = []
-    group.visititems(lambda name, node: names.append(name) if isinstance(node, h5py.Dataset) else None)
+    h5_group.visititems(lambda name, node: names.append(name) if isinstance(node, h5py.Dataset) else None)
     return sorted(names)
 
 
@@ -154,7 +154,7 @@ def wrap_disk_full_errors(subject: str) -> Iterator[None]:
         # HDF5 sets no errno; it only quotes the text of the one it got.
         is_disk_error = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
         if is_disk_error or any(
-            os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+            os.strerror(error_code) in str(error) for error_code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         ):
             raise StorageError(f"{subject}: its result cannot be written: {error.strerror or error}") from error
         raise
@@ -166,14 +166,14 @@ def write_atomically(target: Path) -> Iterator[Path]:
     with wrap_storage_errors(str(target)):
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_stale_staging(target)
-        folder = Path(tempfile.mkdtemp(prefix=f"{_staging_prefix(target)}{os.getpid()}.", dir=target.parent))
+        staging_folder = Path(tempfile.mkdtemp(prefix=f"{_staging_prefix(target)}{os.getpid()}.", dir=target.parent))
     try:
-        staging_path = folder / target.name
+        staging_path = staging_folder / target.name
         yield staging_path
         with wrap_storage_errors(str(target)):
             staging_path.replace(target)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(staging_folder, ignore_errors=True)
 
 
 def _staging_prefix(target: Path) -> str:
@@ -185,11 +185,11 @@ def _remove_stale_staging(target: Path) -> None:
     prefix = _staging_prefix(target)
     for folder in target.parent.glob(f"{glob.escape(prefix)}*"):
         pid = folder.name.removeprefix(prefix).split(".")[0]
-        if pid.isdigit() and not _is_alive(int(pid)):
+        if pid.isdigit() and not _is_process_alive(int(pid)):
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _is_alive(pid: int) -> bool:
+def _is_process_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -18,13 +18,13 @@ from edgepipe.core.errors import did_you_mean
 from edgepipe.core.metric import Evidence, Limit
 from edgepipe.core.units import Dimension, UnitError, parse, show
 
-DEVICE_METRICS = {
+UNIT_BY_DEVICE_METRIC = {
     "latency": Dimension.SECONDS,
     "ram": Dimension.BYTES,
     "flash": Dimension.BYTES,
     "npu_operators": Dimension.FRACTION,  # of devices with an NPU only
 }
-MODEL_METRICS = {
+UNIT_BY_MODEL_METRIC = {
     "size": Dimension.BYTES,
     "size_deflate": Dimension.BYTES,
     "size_zstd": Dimension.BYTES,
@@ -33,8 +33,8 @@ MODEL_METRICS = {
     "macs": Dimension.COUNT,
     "sparsity": Dimension.FRACTION,
 }
-_HIGHER_IS_BETTER = {"sparsity", "npu_operators"}
-_SIGNED_LIMIT = re.compile(r"\s*(<=|>=)\s*(.*)")
+_HIGHER_IS_BETTER_METRICS = {"sparsity", "npu_operators"}
+_SIGNED_LIMIT_PATTERN = re.compile(r"\s*(<=|>=)\s*(.*)")
 _LIMIT_KEYS = ("max", "min", "evidence", "against", "optional")
 Bound = Literal["max", "min"]
 
@@ -47,32 +47,32 @@ class BudgetNames:
     """
 
     quality_metrics: Mapping[str, tuple[Dimension, bool]] | None
-    devices: Collection[str]
-    stages: Collection[str]
+    device_names: Collection[str]
+    stage_names: Collection[str]
 
-    def find_metric(self, name: str) -> tuple[Dimension, Bound] | None:
+    def find_unit_and_bound(self, name: str) -> tuple[Dimension, Bound] | None:
         """Unit and default bound of a model metric, or None if there is no metric of this name."""
-        if name in DEVICE_METRICS:
+        if name in UNIT_BY_DEVICE_METRIC:
             return None
-        if name in MODEL_METRICS:
-            return MODEL_METRICS[name], _default_bound(name)
+        if name in UNIT_BY_MODEL_METRIC:
+            return UNIT_BY_MODEL_METRIC[name], _default_bound(name)
         is_drop = name.endswith("_drop")
-        quality_metric = (self.quality_metrics or {}).get(name.removesuffix("_drop"))
-        if quality_metric is not None:
-            return quality_metric[0], "max" if is_drop or not quality_metric[1] else "min"
+        unit_and_direction = (self.quality_metrics or {}).get(name.removesuffix("_drop"))
+        if unit_and_direction is not None:
+            return unit_and_direction[0], "max" if is_drop or not unit_and_direction[1] else "min"
         return (Dimension.NUMBER, "max" if is_drop else "min") if self.quality_metrics is None else None
 
-    def list_keys(self) -> list[str]:
+    def list_allowed_keys(self) -> list[str]:
         """Every name allowed as a key of the budget."""
         quality_names = list(self.quality_metrics or {})
-        return [*quality_names, *(f"{name}_drop" for name in quality_names), *MODEL_METRICS, *self.devices]
+        return [*quality_names, *(f"{name}_drop" for name in quality_names), *UNIT_BY_MODEL_METRIC, *self.device_names]
 
 
 def _default_bound(name: str) -> Bound:
-    return "min" if name in _HIGHER_IS_BETTER else "max"
+    return "min" if name in _HIGHER_IS_BETTER_METRICS else "max"
 
 
-def read_limits(document: Document, path: KeyPath, raw_budget: Any, known_names: BudgetNames) -> list[Limit]:
+def read_limits(document: Document, path: KeyPath, raw_budget: Any, budget_names: BudgetNames) -> list[Limit]:
     """The limits at `path`; a limit with a problem is skipped.
 
     Args:
@@ -89,43 +89,48 @@ def read_limits(document: Document, path: KeyPath, raw_budget: Any, known_names:
     limits: list[Limit | None] = []
     for name, raw_limit in raw_budget.items():
         key_path = (*path, name)
-        if name in known_names.devices:
+        if name in budget_names.device_names:
             limits += _read_device_limits(document, key_path, name, raw_limit)
-        elif (metric := known_names.find_metric(name)) is not None:
-            if known_names.quality_metrics is None and metric[0] is Dimension.NUMBER and _is_share(raw_limit):
-                metric = (Dimension.FRACTION, metric[1])
-            limits.append(_read_limit(document, key_path, name, raw_limit, metric, known_names))
+        elif (unit_and_bound := budget_names.find_unit_and_bound(name)) is not None:
+            if (
+                budget_names.quality_metrics is None
+                and unit_and_bound[0] is Dimension.NUMBER
+                and _is_written_as_share(raw_limit)
+            ):
+                unit_and_bound = (Dimension.FRACTION, unit_and_bound[1])
+            limits.append(_read_limit(document, key_path, name, raw_limit, unit_and_bound, budget_names))
         else:
-            document.add_problem(key_path, _explain_unknown_name(name, known_names), anchor="key")
+            document.add_problem(key_path, _explain_unknown_name(name, budget_names), anchor="key")
     return [limit for limit in limits if limit is not None]
 
 
-def _is_share(raw_limit: Any) -> bool:
+def _is_written_as_share(raw_limit: Any) -> bool:
     """Whether a limit on a metric of unknown unit is written as a share: `97 %`, `{max: 1 point}`."""
     return bool(re.search(r"%|\bpoints?\b", str(raw_limit)))
 
 
-def _explain_unknown_name(name: str, known_names: BudgetNames) -> str:
-    if name in DEVICE_METRICS:
-        device = next(iter(known_names.devices), "host")
+def _explain_unknown_name(name: str, budget_names: BudgetNames) -> str:
+    if name in UNIT_BY_DEVICE_METRIC:
+        device = next(iter(budget_names.device_names), "host")
         return f"'{name}' belongs under a device of `devices`, for example `{device}: {{{name}: ..}}`"
-    return f"neither a metric of this task nor one of `devices`{did_you_mean(name, known_names.list_keys())}"
+    return f"neither a metric of this task nor one of `devices`{did_you_mean(name, budget_names.list_allowed_keys())}"
 
 
 def _read_device_limits(document: Document, path: KeyPath, device: str, raw_limits: Any) -> list[Limit | None]:
     if not isinstance(raw_limits, dict):
         document.add_problem(
-            path, f"must be a mapping of {', '.join(DEVICE_METRICS)} to a limit; found {describe_value(raw_limits)}"
+            path,
+            f"must be a mapping of {', '.join(UNIT_BY_DEVICE_METRIC)} to a limit; found {describe_value(raw_limits)}",
         )
         return []
     limits = []
     for name, raw_limit in raw_limits.items():
-        if name in DEVICE_METRICS:
-            metric = (DEVICE_METRICS[name], _default_bound(name))
-            limits.append(_read_limit(document, (*path, name), name, raw_limit, metric, None, device))
+        if name in UNIT_BY_DEVICE_METRIC:
+            unit_and_bound = (UNIT_BY_DEVICE_METRIC[name], _default_bound(name))
+            limits.append(_read_limit(document, (*path, name), name, raw_limit, unit_and_bound, None, device))
         else:
             document.add_problem(
-                (*path, name), f"not a device metric{did_you_mean(name, DEVICE_METRICS)}", anchor="key"
+                (*path, name), f"not a device metric{did_you_mean(name, UNIT_BY_DEVICE_METRIC)}", anchor="key"
             )
     return limits
 
@@ -135,22 +140,22 @@ def _read_limit(
     path: KeyPath,
     name: str,
     raw_limit: Any,
-    metric: tuple[Dimension, Bound],
-    known_names: BudgetNames | None,
+    unit_and_bound: tuple[Dimension, Bound],
+    budget_names: BudgetNames | None,
     device: str | None = None,
 ) -> Limit | None:
     problem_count = len(document.problems)
-    options = dict(raw_limit) if isinstance(raw_limit, dict) else {}
-    unit, bound = metric
-    for key in [key for key in options if key not in _LIMIT_KEYS]:
+    limit_options = dict(raw_limit) if isinstance(raw_limit, dict) else {}
+    unit, bound = unit_and_bound
+    for key in [key for key in limit_options if key not in _LIMIT_KEYS]:
         document.add_problem((*path, key), f"unknown option{did_you_mean(key, _LIMIT_KEYS)}", anchor="key")
     amount_text, bound, amount_path = _read_bound(document, path, raw_limit, bound)
     amount = read_amount(document, amount_path, amount_text, unit) if len(document.problems) == problem_count else None
-    against = _read_against(document, path, options, name, known_names)
-    evidence = _read_evidence(document, path, options)
-    optional = options.get("optional", False)
-    if not isinstance(optional, bool):
-        document.add_problem((*path, "optional"), f"must be true or false, found {describe_value(optional)}")
+    reference_stage = _read_against(document, path, limit_options, name, budget_names)
+    evidence = _read_evidence(document, path, limit_options)
+    is_optional = limit_options.get("optional", False)
+    if not isinstance(is_optional, bool):
+        document.add_problem((*path, "optional"), f"must be true or false, found {describe_value(is_optional)}")
     if amount is None or len(document.problems) > problem_count:
         return None
     return Limit(
@@ -160,14 +165,14 @@ def _read_limit(
         value=amount,
         device=device,
         evidence=evidence,
-        against=against,
-        optional=optional,
+        against=reference_stage,
+        optional=is_optional,
     )
 
 
 def _read_bound(document: Document, path: KeyPath, raw_limit: Any, default_bound: Bound) -> tuple[Any, Bound, KeyPath]:
     if not isinstance(raw_limit, dict):
-        match = _SIGNED_LIMIT.fullmatch(raw_limit) if isinstance(raw_limit, str) else None
+        match = _SIGNED_LIMIT_PATTERN.fullmatch(raw_limit) if isinstance(raw_limit, str) else None
         return (match[2], "max" if match[1] == "<=" else "min", path) if match else (raw_limit, default_bound, path)
     bounds: list[Bound] = [bound for bound in ("max", "min") if bound in raw_limit]
     if len(bounds) != 1:
@@ -203,34 +208,38 @@ def read_amount(document: Document, path: KeyPath, text: Any, unit: Dimension) -
 
 
 def _read_against(
-    document: Document, path: KeyPath, options: dict[str, Any], name: str, known_names: BudgetNames | None
+    document: Document, path: KeyPath, limit_options: dict[str, Any], name: str, budget_names: BudgetNames | None
 ) -> str | None:
-    against = options.get("against")
+    reference_stage = limit_options.get("against")
     against_path = (*path, "against")
-    if against is None:
+    if reference_stage is None:
         return None
     if not name.endswith("_drop"):
         document.add_problem(against_path, "only a drop is compared with an earlier stage", anchor="key")
-    elif not isinstance(against, str):
-        document.add_problem(against_path, f"must be the name of an earlier stage, found {describe_value(against)}")
-    elif known_names is not None and against not in known_names.stages:
+    elif not isinstance(reference_stage, str):
         document.add_problem(
-            against_path, f"no earlier stage is named '{against}'{did_you_mean(against, known_names.stages)}"
+            against_path, f"must be the name of an earlier stage, found {describe_value(reference_stage)}"
         )
-    return str(against)
+    elif budget_names is not None and reference_stage not in budget_names.stage_names:
+        document.add_problem(
+            against_path,
+            f"no earlier stage is named '{reference_stage}'{did_you_mean(reference_stage, budget_names.stage_names)}",
+        )
+    return str(reference_stage)
 
 
-def _read_evidence(document: Document, path: KeyPath, options: dict[str, Any]) -> Evidence | None:
-    level = options.get("evidence")
+def _read_evidence(document: Document, path: KeyPath, limit_options: dict[str, Any]) -> Evidence | None:
+    evidence_level = limit_options.get("evidence")
     allowed_levels = [evidence.value for evidence in Evidence if evidence is not Evidence.UNAVAILABLE]
-    if level is None:
+    if evidence_level is None:
         return None
-    if level not in allowed_levels:
+    if evidence_level not in allowed_levels:
         document.add_problem(
-            (*path, "evidence"), f"found {describe_choice(level)}{did_you_mean(str(level), allowed_levels)}"
+            (*path, "evidence"),
+            f"found {describe_choice(evidence_level)}{did_you_mean(str(evidence_level), allowed_levels)}",
         )
         return None
-    return Evidence(level)
+    return Evidence(evidence_level)
 
 
 def parse_max_options(assignments: Collection[str]) -> list[Limit]:
@@ -241,13 +250,17 @@ def parse_max_options(assignments: Collection[str]) -> list[Limit]:
     """
     document = Document("--max")
     limits = []
-    units = {name: unit for name, unit in {**DEVICE_METRICS, **MODEL_METRICS}.items() if name not in _HIGHER_IS_BETTER}
+    unit_by_metric = {
+        name: unit
+        for name, unit in {**UNIT_BY_DEVICE_METRIC, **UNIT_BY_MODEL_METRIC}.items()
+        if name not in _HIGHER_IS_BETTER_METRICS
+    }
     for assignment in assignments:
-        name, sign, text = assignment.partition("=")
-        if not sign or name not in units:
-            hint = did_you_mean(name, units) if name not in units else "; the limit is missing"
+        name, sign, limit_text = assignment.partition("=")
+        if not sign or name not in unit_by_metric:
+            hint = did_you_mean(name, unit_by_metric) if name not in unit_by_metric else "; the limit is missing"
             document.add_problem((), f"'{assignment}': expected METRIC=LIMIT{hint}")
-        elif (amount := read_amount(document, (name,), text, units[name])) is not None:
-            limits.append(Limit(metric=name, unit=units[name], bound="max", value=amount))
+        elif (amount := read_amount(document, (name,), limit_text, unit_by_metric[name])) is not None:
+            limits.append(Limit(metric=name, unit=unit_by_metric[name], bound="max", value=amount))
     document.raise_problems()
     return limits

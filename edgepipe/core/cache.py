@@ -32,8 +32,8 @@ from edgepipe.core.metric import Record
 from edgepipe.core.outcome import Outcome
 
 ENTRY_FILE = "entry.json"
-SEAL_FILE = "entry.sha256"
-FILES_FOLDER = "files"
+ENTRY_DIGEST_FILE = "entry.sha256"
+ENTRY_FILES_FOLDER = "files"
 WORKSPACE_PREFIX = "edgepipe-"  # of workspaces; nothing else below work/ may be removed
 _KEY_PATTERN = re.compile("[0-9a-f]{64}")
 
@@ -77,7 +77,7 @@ class Cache:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.entries = root / "entries"
+        self.entries_folder = root / "entries"
         self.workspace_root = root / "work"
 
     @contextlib.contextmanager
@@ -94,7 +94,7 @@ class Cache:
             self._try_remove_leftovers(lock)
             fcntl.flock(lock, fcntl.LOCK_SH)
             with wrap_storage_errors(f"cache {self.root}"):  # only now: until here `clear` may remove them
-                self.entries.mkdir(exist_ok=True)
+                self.entries_folder.mkdir(exist_ok=True)
                 self.workspace_root.mkdir(exist_ok=True)
             yield
 
@@ -114,43 +114,43 @@ class Cache:
         Raises:
             DamagedEntryError: there is one, but it is incomplete or its files have changed.
         """
-        folder = self.entries / key
-        return self._read(folder) if folder.exists() else None
+        folder = self.entries_folder / key
+        return self._read_stored_artifact(folder) if folder.exists() else None
 
-    def _read(self, folder: Path) -> StoredArtifact:
+    def _read_stored_artifact(self, folder: Path) -> StoredArtifact:
         try:
-            text, seal = (folder / ENTRY_FILE).read_bytes(), (folder / SEAL_FILE).read_bytes()
-            entry = CacheEntry.model_validate_json(text)
+            entry_json, stored_digest = (folder / ENTRY_FILE).read_bytes(), (folder / ENTRY_DIGEST_FILE).read_bytes()
+            entry = CacheEntry.model_validate_json(entry_json)
         except (OSError, ValidationError) as error:
             raise DamagedEntryError(f"cache entry {folder.name[:12]}: {str(error).splitlines()[0]}") from None
-        if _compute_seal(text) != seal:
+        if _compute_entry_digest(entry_json) != stored_digest:
             raise DamagedEntryError(
                 f"cache entry {folder.name[:12]} ({entry.stage}): '{ENTRY_FILE}' is not what was stored"
             )
-        root = folder / FILES_FOLDER
+        files_folder = folder / ENTRY_FILES_FOLDER
         if entry.key != folder.name:
             raise DamagedEntryError(f"cache entry {folder.name[:12]} says it is {entry.key[:12]}")
-        digest_by_file = _digest_files(root) if root.is_dir() else {}
+        digest_by_file = _digest_files(files_folder) if files_folder.is_dir() else {}
         if digest_by_file != entry.files:
             changed_files = sorted(set(digest_by_file.items()) ^ set(entry.files.items()))
             raise DamagedEntryError(
                 f"cache entry {folder.name[:12]} ({entry.stage}): '{changed_files[0][0]}' is not what was stored"
             )
-        return StoredArtifact(entry, Artifact(entry.kind, root / entry.path, entry.digest))
+        return StoredArtifact(entry, Artifact(entry.kind, files_folder / entry.path, entry.digest))
 
     @contextlib.contextmanager
     def workspace(self) -> Iterator[Path]:
         """An empty folder for a stage to write to; removed afterwards unless `store` took it."""
         with wrap_storage_errors(f"cache {self.root}"):
             folder = Path(tempfile.mkdtemp(prefix=WORKSPACE_PREFIX, dir=self.workspace_root))
-            (folder / FILES_FOLDER).mkdir()
+            (folder / ENTRY_FILES_FOLDER).mkdir()
         try:
-            yield folder / FILES_FOLDER
+            yield folder / ENTRY_FILES_FOLDER
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
     def store(
-        self, workspace: Path, key: str, stage: str, artifact: Artifact, outcome: Outcome, cost: Cost
+        self, workspace: Path, key: str, stage_name: str, artifact: Artifact, outcome: Outcome, cost: Cost
     ) -> StoredArtifact:
         """Turn a workspace into the entry of `key`; a damaged entry of that key is replaced.
 
@@ -166,24 +166,24 @@ class Cache:
             StorageError: the disk is full or the folder cannot be written.
         """
         entry = CacheEntry(
-            key=key, stage=stage, kind=artifact.kind, path=artifact.path.relative_to(workspace).as_posix(),
+            key=key, stage=stage_name, kind=artifact.kind, path=artifact.path.relative_to(workspace).as_posix(),
             digest=artifact.digest, files=_digest_files(workspace),
             outcome=outcome, cost=cost, created=time.time(),
         )  # fmt: skip
-        target = self.entries / key
+        target = self.entries_folder / key
         with wrap_storage_errors(f"cache {self.root}"):
-            text = entry.model_dump_json(indent=1).encode()
-            _write_durably(workspace.parent / SEAL_FILE, _compute_seal(text))
-            _write_durably(workspace.parent / ENTRY_FILE, text)
+            entry_json = entry.model_dump_json(indent=1).encode()
+            _write_durably(workspace.parent / ENTRY_DIGEST_FILE, _compute_entry_digest(entry_json))
+            _write_durably(workspace.parent / ENTRY_FILE, entry_json)
             self._rename(workspace.parent, target)
-        return self._read(target)
+        return self._read_stored_artifact(target)
 
     def _rename(self, source: Path, target: Path) -> None:
         try:
             source.rename(target)
         except OSError:
             try:
-                self._read(target)  # another run stored this key first: use its entry
+                self._read_stored_artifact(target)  # another run stored this key first: use its entry
             except DamagedEntryError:
                 self.discard(target.name)
                 source.rename(target)
@@ -193,18 +193,18 @@ class Cache:
         with wrap_storage_errors(f"cache {self.root}"):
             trash_folder = Path(tempfile.mkdtemp(prefix=WORKSPACE_PREFIX, dir=self.workspace_root))
         with contextlib.suppress(FileNotFoundError):
-            (self.entries / key).rename(trash_folder / key)
+            (self.entries_folder / key).rename(trash_folder / key)
         shutil.rmtree(trash_folder, ignore_errors=True)
 
     def list_entries(self) -> list[CacheEntry]:
         """All readable entries, the newest first."""
-        folders = self.entries.iterdir() if self.entries.is_dir() else []
+        folders = self.entries_folder.iterdir() if self.entries_folder.is_dir() else []
         entries = [entry for folder in folders if (entry := _read_unverified(folder)) is not None]
         return sorted(entries, key=lambda entry: -entry.created)
 
     def entry_size(self, key: str) -> int:
         """Bytes of an entry on disk."""
-        return sum(file.stat().st_size for file in list_files(self.entries / key))
+        return sum(file.stat().st_size for file in list_files(self.entries_folder / key))
 
     def clear(self) -> int:
         """Remove all entries and return how many there were.
@@ -212,7 +212,7 @@ class Cache:
         Raises:
             InputError: a run is using the cache.
         """
-        if not self.entries.is_dir():
+        if not self.entries_folder.is_dir():
             return 0
         with wrap_storage_errors(f"cache {self.root}"):
             lock = (self.root / "lock").open("a")
@@ -222,7 +222,7 @@ class Cache:
             except BlockingIOError:
                 raise InputError(f"cache {self.root}: a run is using it; try again when it has ended") from None
             # Only folders named like a key: the user may have given a folder of something else.
-            entry_folders = [folder for folder in self.entries.iterdir() if _KEY_PATTERN.fullmatch(folder.name)]
+            entry_folders = [folder for folder in self.entries_folder.iterdir() if _KEY_PATTERN.fullmatch(folder.name)]
             with wrap_storage_errors(f"cache {self.root}"):
                 for folder in entry_folders:
                     shutil.rmtree(folder)
@@ -242,8 +242,8 @@ def _read_unverified(folder: Path) -> CacheEntry | None:
     return entry if entry.key == folder.name else None
 
 
-def _compute_seal(text: bytes) -> bytes:
-    return hashlib.sha256(text).hexdigest().encode()
+def _compute_entry_digest(entry_json: bytes) -> bytes:
+    return hashlib.sha256(entry_json).hexdigest().encode()
 
 
 def _write_durably(path: Path, content: bytes) -> None:

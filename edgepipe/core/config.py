@@ -48,10 +48,10 @@ class Quantity:
         return before_validator(lambda value: units.parse(value, self.dimension), handler(source))
 
 
-class Position(NamedTuple):
+class SourcePosition(NamedTuple):
     """Where a key or a value is: a file with 1-based line and column, or `--set` with zeros."""
 
-    source: str
+    source_name: str
     line: int
     column: int
 
@@ -87,7 +87,7 @@ _SCALAR_PARSERS: dict[str, Callable[[str], Any]] = {
     "tag:yaml.org,2002:float": lambda text: float(text.lower().replace(".inf", "inf").replace(".nan", "nan")),
     "tag:yaml.org,2002:str": lambda text: _join_surrogates(text),
 }
-_SCALAR_NAMES = {"int": "an integer", "float": "a number", "str": "a text"}
+_SCALAR_TYPE_NAMES = {"int": "an integer", "float": "a number", "str": "a text"}
 
 
 def _join_surrogates(text: str) -> str:
@@ -99,10 +99,10 @@ def _join_surrogates(text: str) -> str:
 class Document:
     """The content of a file, the position of every key and value, and the problems found so far."""
 
-    source: str
+    source_name: str
     content: Any = None
-    key_positions: dict[KeyPath, Position] = field(default_factory=dict)
-    value_positions: dict[KeyPath, Position] = field(default_factory=dict)
+    key_positions: dict[KeyPath, SourcePosition] = field(default_factory=dict)
+    value_positions: dict[KeyPath, SourcePosition] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
     def add_problem(self, path: KeyPath, message: str, anchor: str = "value") -> None:
@@ -111,7 +111,7 @@ class Document:
         nearest_path = path
         while nearest_path not in positions and nearest_path:
             nearest_path = nearest_path[:-1]
-        position = positions.get(nearest_path, Position(self.source, 0, 0))
+        position = positions.get(nearest_path, SourcePosition(self.source_name, 0, 0))
         self.problems.append(Problem(*position, ".".join(map(str, path)), message))
 
     def get_value(self, path: KeyPath) -> Any:
@@ -146,31 +146,33 @@ def read_text(path: Path) -> str:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
-def parse(text: str, source: str) -> Document:
+def parse(text: str, source_name: str) -> Document:
     """Parse `text` as YAML; `source` is the file name in problems."""
-    document = Document(source)
+    document = Document(source_name)
     try:
         node = yaml.compose(text, _Loader)
     except yaml.MarkedYAMLError as error:
         is_unclosed = "end of stream" in str(error.problem)  # then it helps to know where it was opened
         mark = (error.context_mark if is_unclosed else None) or error.problem_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-        document.problems.append(Problem(source, line, column, "", f"not valid YAML: {_describe_yaml_error(error)}"))
+        document.problems.append(
+            Problem(source_name, line, column, "", f"not valid YAML: {_describe_yaml_error(error)}")
+        )
         return document
     except yaml.reader.ReaderError as error:
         lines_before = text[: error.position].splitlines(keepends=True) or [""]
         message = f"not valid YAML: the character U+{error.character:04X} is not allowed in a file"
-        document.problems.append(Problem(source, len(lines_before), len(lines_before[-1]) + 1, "", message))
+        document.problems.append(Problem(source_name, len(lines_before), len(lines_before[-1]) + 1, "", message))
         return document
     except RecursionError:
-        document.problems.append(Problem(source, 1, 1, "", f"values nested more than {MAX_DEPTH} deep"))
+        document.problems.append(Problem(source_name, 1, 1, "", f"values nested more than {MAX_DEPTH} deep"))
         return document
     except (ValueError, OverflowError):
         message = "not valid YAML: a number or an escape in it is out of range"
-        document.problems.append(Problem(source, 1, 1, "", message))
+        document.problems.append(Problem(source_name, 1, 1, "", message))
         return document
     if node is None:
-        document.problems.append(Problem(source, 1, 1, "", "the file is empty"))
+        document.problems.append(Problem(source_name, 1, 1, "", "the file is empty"))
         return document
     document.content = _YamlNodeBuilder(document).build(node, ())
     return document
@@ -188,13 +190,13 @@ class _YamlNodeBuilder:
 
     def __init__(self, document: Document) -> None:
         self.document = document
-        self.open_nodes: set[int] = set()
+        self.open_node_ids: set[int] = set()
         self.value_count = 0
 
     def build(self, node: Node, path: KeyPath) -> Any:
-        self.document.value_positions.setdefault(path, self._position(node))
+        self.document.value_positions.setdefault(path, self._node_position(node))
         self.value_count += 1
-        if id(node) in self.open_nodes:
+        if id(node) in self.open_node_ids:
             return self.document.add_problem(path, "an alias that contains itself")
         if self.value_count > MAX_NODES:
             if self.value_count == MAX_NODES + 1:
@@ -202,11 +204,11 @@ class _YamlNodeBuilder:
             return None
         if len(path) > MAX_DEPTH:
             return self.document.add_problem(path, f"values nested more than {MAX_DEPTH} deep")
-        self.open_nodes.add(id(node))
+        self.open_node_ids.add(id(node))
         try:
             return self._build_content(node, path)
         finally:
-            self.open_nodes.discard(id(node))
+            self.open_node_ids.discard(id(node))
 
     def _build_content(self, node: Node, path: KeyPath) -> Any:
         if isinstance(node, MappingNode):
@@ -216,14 +218,14 @@ class _YamlNodeBuilder:
         return self._build_scalar(node, path)
 
     def _build_scalar(self, node: Node, path: KeyPath) -> Any:
-        convert = _SCALAR_PARSERS.get(node.tag)
-        if convert is None or not isinstance(node, ScalarNode):
+        parse_scalar = _SCALAR_PARSERS.get(node.tag)
+        if parse_scalar is None or not isinstance(node, ScalarNode):
             return self.document.add_problem(path, f"the tag {node.tag} is not allowed; write a plain value")
         try:
-            return convert(node.value)
+            return parse_scalar(node.value)
         except ValueError:
-            name = _SCALAR_NAMES[node.tag.rsplit(":", 1)[1]]
-            return self.document.add_problem(path, f"{node.value[:40]!r} cannot be read as {name}")
+            type_name = _SCALAR_TYPE_NAMES[node.tag.rsplit(":", 1)[1]]
+            return self.document.add_problem(path, f"{node.value[:40]!r} cannot be read as {type_name}")
 
     def _build_mapping(self, node: MappingNode, path: KeyPath) -> dict[str, Any]:
         mapping: dict[str, Any] = {}
@@ -241,15 +243,15 @@ class _YamlNodeBuilder:
                     f"duplicate key; the first is on line {self.document.key_positions[key_path].line}",
                 )
             else:
-                self.document.key_positions[key_path] = self._position(key_node)
+                self.document.key_positions[key_path] = self._node_position(key_node)
                 mapping[key] = self.build(value_node, key_path)
         return mapping
 
     def _add_problem(self, node: Node, path: KeyPath, message: str) -> None:
-        self.document.problems.append(Problem(*self._position(node), ".".join(map(str, path)), message))
+        self.document.problems.append(Problem(*self._node_position(node), ".".join(map(str, path)), message))
 
-    def _position(self, node: Node) -> Position:
-        return Position(self.document.source, node.start_mark.line + 1, node.start_mark.column + 1)
+    def _node_position(self, node: Node) -> SourcePosition:
+        return SourcePosition(self.document.source_name, node.start_mark.line + 1, node.start_mark.column + 1)
 
 
 def _read_key(node: Node) -> str:
@@ -266,7 +268,7 @@ def _is_valid_text(text: str) -> bool:
     return True
 
 
-def assign(document: Document, path: KeyPath, text: str, source: str) -> None:
+def assign(document: Document, path: KeyPath, text: str, source_name: str) -> None:
     """Replace the value at `path` by the YAML value `text`, as `--set` does; later problems name `source`.
 
     Args:
@@ -275,34 +277,34 @@ def assign(document: Document, path: KeyPath, text: str, source: str) -> None:
         text: the new value in YAML.
         source: replaces the file name in problems, for example `--set`.
     """
-    new_document = parse(text, source)
+    new_document = parse(text, source_name)
     if not text.strip():
-        document.problems.append(Problem(source, 0, 0, "", "no value after the '='; write null for nothing"))
+        document.problems.append(Problem(source_name, 0, 0, "", "no value after the '='; write null for nothing"))
     elif new_document.problems:
         document.problems.extend(problem._replace(line=0, column=0) for problem in new_document.problems)
-    elif (parent := _find_parent(document, path, source)) is not None:
+    elif (parent_mapping := _find_parent(document, path, source_name)) is not None:
         for positions in (document.key_positions, document.value_positions):
             for stale_path in [key for key in positions if key[: len(path)] == path]:
                 del positions[stale_path]
-            positions[path] = Position(source, 0, 0)
-        parent[str(path[-1])] = new_document.content
+            positions[path] = SourcePosition(source_name, 0, 0)
+        parent_mapping[str(path[-1])] = new_document.content
 
 
-def _find_parent(document: Document, path: KeyPath, source: str) -> dict[str, Any] | None:
+def _find_parent(document: Document, path: KeyPath, source_name: str) -> dict[str, Any] | None:
     """The mapping that holds the last key of `path`, created if missing; None, with a problem, if it cannot be."""
     node: Any = document.content
     for depth, key in enumerate(path):
         if not isinstance(node, dict) and not (isinstance(node, list) and isinstance(key, int)):
             prefix = ".".join(map(str, path[:depth]))
             message = f"`{prefix}` is {describe_value(node)}, which has no options of its own; set it as a whole"
-            document.problems.append(Problem(source, 0, 0, ".".join(map(str, path)), message))
+            document.problems.append(Problem(source_name, 0, 0, ".".join(map(str, path)), message))
             return None
         if depth == len(path) - 1:
             return node if isinstance(node, dict) else None
         if isinstance(node, dict) and node.get(str(key)) is None:
             node[str(key)] = {}
-            document.key_positions[path[: depth + 1]] = document.value_positions[path[: depth + 1]] = Position(
-                source, 0, 0
+            document.key_positions[path[: depth + 1]] = document.value_positions[path[: depth + 1]] = SourcePosition(
+                source_name, 0, 0
             )
         node = node[key]
     return None
@@ -329,32 +331,38 @@ def validate(document: Document, path: KeyPath, raw_options: Any, cls: type[Opti
         # Through JSON: strict mode then accepts lists as tuples, but neither 1 as true nor "1" as 1.
         return cls.model_validate_json(json.dumps(raw_options), strict=True)
     except ValidationError as error:
-        for details in error.errors():
-            _add_validation_problem(document, path, cls, details)
+        for error_details in error.errors():
+            _add_validation_problem(document, path, cls, error_details)
         return None
 
 
-def _option_suggestion(cls: type[BaseModel], location: KeyPath) -> str:
+def _option_suggestion(cls: type[BaseModel], option_path: KeyPath) -> str:
     """The present name of an option that was renamed, else the nearest name, else all."""
-    name = str(location[-1])
-    former_names = getattr(cls, "former_names", {}) if len(location) == 1 else {}
-    return did_you_mean(former_names.get(name, name), _field_names(cls, location[:-1]))
+    name = str(option_path[-1])
+    former_names = getattr(cls, "former_names", {}) if len(option_path) == 1 else {}
+    return did_you_mean(former_names.get(name, name), _field_names(cls, option_path[:-1]))
 
 
-def _add_validation_problem(document: Document, path: KeyPath, cls: type[BaseModel], details: ErrorDetails) -> None:
-    location = tuple(key for key in details["loc"] if not str(key).startswith(("function-", "constrained-")))
-    at_key = location[-1:] == ("[key]",)  # pydantic's mark for a key of a mapping
-    option_path = (*path, *(location[:-1] if at_key else location))
-    if details["type"] == "extra_forbidden":
-        suggestion = _option_suggestion(cls, location)
+def _add_validation_problem(
+    document: Document, path: KeyPath, cls: type[BaseModel], error_details: ErrorDetails
+) -> None:
+    error_location = tuple(
+        key for key in error_details["loc"] if not str(key).startswith(("function-", "constrained-"))
+    )
+    is_at_key = error_location[-1:] == ("[key]",)  # pydantic's mark for a key of a mapping
+    option_path = (*path, *(error_location[:-1] if is_at_key else error_location))
+    if error_details["type"] == "extra_forbidden":
+        suggestion = _option_suggestion(cls, error_location)
         document.add_problem(option_path, f"unknown option{suggestion}", anchor="key")
-    elif details["type"] == "missing":
+    elif error_details["type"] == "missing":
         document.add_problem(option_path, "is required but missing", anchor="key")
     else:
-        document.add_problem(option_path, _describe_validation_error(details), anchor="key" if at_key else "value")
+        document.add_problem(
+            option_path, _describe_validation_error(error_details), anchor="key" if is_at_key else "value"
+        )
 
 
-_EXPECTATIONS = {  # pydantic speaks of JSON and Python, the user writes YAML
+_MESSAGE_BY_ERROR_TYPE = {  # pydantic speaks of JSON and Python, the user writes YAML
     "int_type": "should be an integer",
     "float_type": "should be a number",
     "string_type": "should be a text",
@@ -364,37 +372,43 @@ _EXPECTATIONS = {  # pydantic speaks of JSON and Python, the user writes YAML
     "tuple_type": "should be a list",
     "list_type": "should be a list",
 }
-_PERCENT = re.compile(r"\s*(\d+(?:\.\d*)?)\s*%\s*")
+_PERCENT_PATTERN = re.compile(r"\s*(\d+(?:\.\d*)?)\s*%\s*")
 
 
-def _describe_validation_error(details: ErrorDetails) -> str:
-    context = details.get("ctx", {})
-    input_text = describe_value(details["input"])
-    if details["type"] in ("too_short", "too_long"):
-        bound, number = ("least", "min_length") if details["type"] == "too_short" else ("most", "max_length")
-        return f"should have at {bound} {units.plural(context[number], 'item')}, found {context['actual_length']}"
-    if details["type"] == "literal_error":
-        names = re.findall(r"'([^']*)'", str(context["expected"]))
-        is_choice = bool(names) and isinstance(details["input"], str)
-        hint = did_you_mean(details["input"], names) if is_choice else ""
-        found_text = describe_choice(details["input"]) if is_choice else input_text
-        return f"found {found_text}; allowed: {', '.join(names) or context['expected']}" + (
+def _describe_validation_error(error_details: ErrorDetails) -> str:
+    context = error_details.get("ctx", {})
+    input_text = describe_value(error_details["input"])
+    if error_details["type"] in ("too_short", "too_long"):
+        bound_word, length_key = (
+            ("least", "min_length") if error_details["type"] == "too_short" else ("most", "max_length")
+        )
+        return (
+            f"should have at {bound_word} {units.plural(context[length_key], 'item')}, found {context['actual_length']}"
+        )
+    if error_details["type"] == "literal_error":
+        allowed_names = re.findall(r"'([^']*)'", str(context["expected"]))
+        is_choice = bool(allowed_names) and isinstance(error_details["input"], str)
+        hint = did_you_mean(error_details["input"], allowed_names) if is_choice else ""
+        found_text = describe_choice(error_details["input"]) if is_choice else input_text
+        return f"found {found_text}; allowed: {', '.join(allowed_names) or context['expected']}" + (
             hint if hint.startswith("; did") else ""
         )
-    if details["type"] == "value_error":
+    if error_details["type"] == "value_error":
         return str(context["error"])
-    message = _EXPECTATIONS.get(details["type"]) or details["msg"].removeprefix("Input ")
-    return f"{message[0].lower()}{message[1:]}; found {input_text}{_fraction_hint(details)}"
+    message = _MESSAGE_BY_ERROR_TYPE.get(error_details["type"]) or error_details["msg"].removeprefix("Input ")
+    return f"{message[0].lower()}{message[1:]}; found {input_text}{_fraction_hint(error_details)}"
 
 
-def _fraction_hint(details: ErrorDetails) -> str:
+def _fraction_hint(error_details: ErrorDetails) -> str:
     """How to write a percentage where a fraction of one is expected."""
-    input_value, context = details["input"], details.get("ctx", {})
+    input_value, context = error_details["input"], error_details.get("ctx", {})
     match = (
-        _PERCENT.fullmatch(input_value) if isinstance(input_value, str) and details["type"] == "float_type" else None
+        _PERCENT_PATTERN.fullmatch(input_value)
+        if isinstance(input_value, str) and error_details["type"] == "float_type"
+        else None
     )
     percentage = float(match[1]) if match else None
-    if details["type"] in ("less_than", "less_than_equal") and context.get("lt", context.get("le")) == 1:
+    if error_details["type"] in ("less_than", "less_than_equal") and context.get("lt", context.get("le")) == 1:
         percentage = input_value if 1 < input_value < 100 else None
     return f"; {percentage:g} % is written {percentage / 100:g}" if percentage is not None else ""
 
@@ -418,9 +432,9 @@ def describe_choice(value: Any) -> str:
     return f"'{value[:60]}'" if isinstance(value, str) else describe_value(value)
 
 
-def _field_names(cls: type[BaseModel], location: KeyPath) -> list[str]:
+def _field_names(cls: type[BaseModel], option_path: KeyPath) -> list[str]:
     model_class: type[BaseModel] | None = cls
-    for key in location:
+    for key in option_path:
         if model_class is not None and str(key) in model_class.model_fields:
             model_class = next(_nested_models(model_class.model_fields[str(key)].annotation), None)
     return list(model_class.model_fields) if model_class is not None else []

@@ -32,14 +32,14 @@ class CostMeter:
 @contextmanager
 def measure_cost() -> Iterator[CostMeter]:
     """Measure the block; `CostMeter.cost` is set at its end."""
-    meter, peak_method = CostMeter(), _reset_peak()
+    meter, peak_description = CostMeter(), _reset_peak_memory()
     wall_start, cpu_start = time.perf_counter(), _cpu_seconds()
     yield meter
     meter.cost = Cost(
         wall=time.perf_counter() - wall_start,
         cpu=_cpu_seconds() - cpu_start,
-        peak_memory=_peak_bytes(),
-        how=peak_method,
+        peak_memory=_peak_memory_bytes(),
+        how=peak_description,
     )
 
 
@@ -48,7 +48,7 @@ def _cpu_seconds() -> float:
     return own_usage.ru_utime + own_usage.ru_stime + child_usage.ru_utime + child_usage.ru_stime
 
 
-def _reset_peak() -> str:
+def _reset_peak_memory() -> str:
     # Writing 5 resets the kernel's high-water mark (man 5 proc), so that the peak is this stage's own.
     try:
         _CLEAR_REFS_FILE.write_text("5")
@@ -57,7 +57,7 @@ def _reset_peak() -> str:
     return "peak resident memory of this process during the stage (VmHWM)"
 
 
-def _peak_bytes() -> int | None:
+def _peak_memory_bytes() -> int | None:
     if _STATUS_FILE.exists():
         line = next((line for line in _STATUS_FILE.read_text().splitlines() if line.startswith("VmHWM:")), None)
         return int(line.split()[1]) * 1024 if line else None

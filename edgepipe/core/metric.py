@@ -57,7 +57,7 @@ class Metric(Record):
         value_text = _show_quantity(self.name, self.value, self.unit)
         if self.interval is None:
             return value_text
-        low, high = (_show_quantity(self.name, bound, self.unit) for bound in self.interval)
+        low, high = (_show_quantity(self.name, interval_end, self.unit) for interval_end in self.interval)
         return f"{value_text} ({low} .. {high})"
 
 
@@ -145,11 +145,13 @@ def _explain_failure(limit: Limit, metric: Metric | None) -> str:
         return f"the evidence is '{metric.evidence}', the budget demands '{limit.evidence}'"
     # The worse end of an interval counts: an estimate that may exceed the budget does not meet it.
     low, high = metric.interval or (metric.value, metric.value)
-    worst = high if limit.bound == "max" else low
-    is_violated = worst > limit.value if limit.bound == "max" else worst < limit.value
-    if math.isclose(worst, limit.value, rel_tol=1e-9, abs_tol=1e-12):  # 0.98 - 0.97 is a point and a rounding error
+    worst_value = high if limit.bound == "max" else low
+    is_violated = worst_value > limit.value if limit.bound == "max" else worst_value < limit.value
+    if math.isclose(
+        worst_value, limit.value, rel_tol=1e-9, abs_tol=1e-12
+    ):  # 0.98 - 0.97 is a point and a rounding error
         return ""
-    worst_text = _show_quantity(metric.name, worst, metric.unit)
+    worst_text = _show_quantity(metric.name, worst_value, metric.unit)
     subject = f"the worse end of the interval, {worst_text}," if metric.interval else worst_text
     return f"{subject} is {'over' if limit.bound == 'max' else 'under'} the limit" if is_violated else ""
 

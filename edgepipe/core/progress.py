@@ -77,8 +77,8 @@ def show_progress(quiet: bool = False) -> Iterator[Progress]:
     elif not sys.stderr.isatty():
         yield LineProgress()
     else:
-        with _LiveProgress() as live:
-            yield live
+        with _LiveProgress() as live_progress:
+            yield live_progress
 
 
 class _LiveProgress:
@@ -95,26 +95,26 @@ class _LiveProgress:
             TextColumn("{task.fields[values]}"),
             TimeRemainingColumn(),
         )
-        self.bar = Bar(*columns, console=Console(stderr=True), transient=True)
-        self.bar.start()
-        self.task = self.bar.add_task("", total=None, values="")
+        self.progress_bar = Bar(*columns, console=Console(stderr=True), transient=True)
+        self.progress_bar.start()
+        self.bar_task_id = self.progress_bar.add_task("", total=None, values="")
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.bar.stop()
+        self.progress_bar.stop()
 
     def stage(self, name: str, number: int, stage_count: int, status: str) -> None:
         """Start a new bar, or print the line of a stage that has ended."""
         label = f"[{number}/{stage_count}] {name}"
         if status == "running":
-            self.bar.reset(self.task, description=label, total=None, values="")
+            self.progress_bar.reset(self.bar_task_id, description=label, total=None, values="")
         else:
-            self.bar.console.print(f"{label}: {status}", markup=False, highlight=False)
+            self.progress_bar.console.print(f"{label}: {status}", markup=False, highlight=False)
 
     def epoch(self, epoch: int, epochs: int, metrics: dict[str, float]) -> None:
         """Move the bar."""
-        self.bar.update(self.task, total=epochs, completed=epoch, values=_format_metrics(metrics))
+        self.progress_bar.update(self.bar_task_id, total=epochs, completed=epoch, values=_format_metrics(metrics))
 
     def note(self, text: str) -> None:
         """Print the note above the bar."""
-        self.bar.console.print(f"note: {text}", markup=False, highlight=False)
+        self.progress_bar.console.print(f"note: {text}", markup=False, highlight=False)

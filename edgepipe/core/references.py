@@ -25,135 +25,143 @@ _digest_by_module: dict[str, str] = {}  # module -> digest of its source when it
 
 def is_reference(text: str) -> bool:
     """Whether `text` has the form `module:function`."""
-    module, colon, name = text.partition(":")
-    return bool(colon) and name.isidentifier() and all(package.isidentifier() for package in module.split("."))
+    module_name, colon, name = text.partition(":")
+    return bool(colon) and name.isidentifier() and all(package.isidentifier() for package in module_name.split("."))
 
 
-def find_source(module: str, base: Path | None) -> Path:
+def find_source(module_name: str, base_folder: Path | None) -> Path:
     """The source file of `module`, looked up in `base` first, then as Python would; nothing is imported.
 
     Raises:
         InputError: there is no such module, or it has no Python source.
     """
-    own_folder = [str(base)] if base is not None else []
-    search_path = [*own_folder, str(PACKAGE_ROOT), *(folder for folder in sys.path if folder)]
-    spec = None
-    for index, _ in enumerate(module.split(".")):
-        spec = importlib.machinery.PathFinder.find_spec(".".join(module.split(".")[: index + 1]), search_path)
-        if spec is None:
-            folder_hint = f"beside the pipeline ({base}) or " if base is not None else ""
-            raise InputError(f"no module '{module}' {folder_hint}on Python's path")
-        search_path = list(spec.submodule_search_locations or [])
-    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
-        raise InputError(f"module '{module}' has no Python source file")
-    return Path(spec.origin)
+    own_folders = [str(base_folder)] if base_folder is not None else []
+    search_path = [*own_folders, str(PACKAGE_ROOT), *(folder for folder in sys.path if folder)]
+    module_spec = None
+    for index, _ in enumerate(module_name.split(".")):
+        module_spec = importlib.machinery.PathFinder.find_spec(
+            ".".join(module_name.split(".")[: index + 1]), search_path
+        )
+        if module_spec is None:
+            folder_hint = f"beside the pipeline ({base_folder}) or " if base_folder is not None else ""
+            raise InputError(f"no module '{module_name}' {folder_hint}on Python's path")
+        search_path = list(module_spec.submodule_search_locations or [])
+    if module_spec is None or module_spec.origin is None or not module_spec.origin.endswith(".py"):
+        raise InputError(f"module '{module_name}' has no Python source file")
+    return Path(module_spec.origin)
 
 
-def check(reference: str, base: Path) -> None:
+def check(reference: str, base_folder: Path) -> None:
     """Raise an `InputError` unless `module:function` exists; only the source is read, nothing is run."""
-    module, _, name = reference.partition(":")
-    tree = _read_tree(find_source(module, base))
-    names = {node.name for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
-    names |= {
+    module_name, _, name = reference.partition(":")
+    tree = _read_syntax_tree(find_source(module_name, base_folder))
+    defined_names = {node.name for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+    defined_names |= {
         alias.asname or alias.name
         for node in ast.walk(tree)
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }
-    names |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
-    if name not in names and "__getattr__" not in names:
-        raise InputError(f"module '{module}' has no '{name}'")
+    defined_names |= {
+        node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    }
+    if name not in defined_names and "__getattr__" not in defined_names:
+        raise InputError(f"module '{module_name}' has no '{name}'")
 
 
-def load(reference: str, base: Path) -> Callable[..., Any]:
+def load(reference: str, base_folder: Path) -> Callable[..., Any]:
     """Import `module:function`. A module whose source changed since it was imported here is imported again.
 
     Raises:
         InputError: the module fails to import, lacks the name, or the name is not callable.
     """
-    function = load_attribute(reference, base)
+    function = load_attribute(reference, base_folder)
     if not callable(function):
         raise InputError(f"'{reference}' is not callable")
     return function  # type: ignore[no-any-return]
 
 
-def load_attribute(reference: str, base: Path | None) -> Any:
+def load_attribute(reference: str, base_folder: Path | None) -> Any:
     """Import `module:name`, which may be anything; otherwise as `load`."""
-    module, _, name = reference.partition(":")
-    current_digest = source_digest(module, base)
+    module_name, _, name = reference.partition(":")
+    current_digest = source_digest(module_name, base_folder)
     if (
-        sys.modules.get(module) is not None
-        and module in _digest_by_module
-        and _digest_by_module[module] != current_digest
+        sys.modules.get(module_name) is not None
+        and module_name in _digest_by_module
+        and _digest_by_module[module_name] != current_digest
     ):
-        for stale_module in import_closure(module, base):
+        for stale_module in import_closure(module_name, base_folder):
             sys.modules.pop(stale_module, None)
     try:
-        target = getattr(_import_module(module, base), name)
+        attribute = getattr(_import_module(module_name, base_folder), name)
     except EdgepipeError:
         raise
     except Exception as error:
         raise InputError(f"'{reference}' cannot be loaded: {type(error).__name__}: {error}") from error
-    _digest_by_module[module] = current_digest
-    return target
+    _digest_by_module[module_name] = current_digest
+    return attribute
 
 
-def _import_module(module: str, base: Path | None) -> Any:
-    if base is None:
-        return importlib.import_module(module)
-    sys.path.insert(0, str(base))
+def _import_module(module_name: str, base_folder: Path | None) -> Any:
+    if base_folder is None:
+        return importlib.import_module(module_name)
+    sys.path.insert(0, str(base_folder))
     importlib.invalidate_caches()
     try:
-        return importlib.import_module(module)
+        return importlib.import_module(module_name)
     finally:
-        sys.path.remove(str(base))
+        sys.path.remove(str(base_folder))
 
 
-def source_digest(module: str, base: Path | None = None) -> str:
+def source_digest(module_name: str, base_folder: Path | None = None) -> str:
     """SHA-256 over the sources of `module` and what it imports from its own package, or from the folder `base`."""
-    sources = import_closure(module, base)
-    return text_digest(*(text for name in sorted(sources) for text in (name, _current_digest(sources[name]))))
+    path_by_module = import_closure(module_name, base_folder)
+    return text_digest(
+        *(text for name in sorted(path_by_module) for text in (name, _current_file_digest(path_by_module[name])))
+    )
 
 
-def import_closure(module: str, base: Path | None) -> dict[str, Path]:
+def import_closure(module_name: str, base_folder: Path | None) -> dict[str, Path]:
     """Every module that `module` imports, directly or not, within its own package or folder, with its file.
 
     Without a folder `base` only its own package counts: installed packages share one folder.
     """
     path_by_module: dict[str, Path] = {}
-    pending_modules = [module]
+    pending_modules = [module_name]
     while pending_modules:
         name = pending_modules.pop()
         if name not in path_by_module:
-            path_by_module[name] = find_source(name, base)
+            path_by_module[name] = find_source(name, base_folder)
             local_imports = (
-                pair for pair in _list_imports(path_by_module[name], name) if _is_local(pair[0], module, base)
+                pair
+                for pair in _list_imports(path_by_module[name], name)
+                if _is_local(pair[0], module_name, base_folder)
             )
-            pending_modules += [_resolve_import(origin, attribute, base) for origin, attribute in local_imports]
+            pending_modules += [_resolve_import(origin, attribute, base_folder) for origin, attribute in local_imports]
     return path_by_module
 
 
-def _is_local(name: str, root_module: str, base: Path | None) -> bool:
+def _is_local(name: str, root_module: str, base_folder: Path | None) -> bool:
     top_package = name.split(".")[0]
     if top_package == root_module.split(".")[0]:
         return True
-    return base is not None and (
-        (base / f"{top_package}.py").is_file() or (base / top_package / "__init__.py").is_file()
+    return base_folder is not None and (
+        (base_folder / f"{top_package}.py").is_file() or (base_folder / top_package / "__init__.py").is_file()
     )
 
 
-def _resolve_import(origin: str, attribute: str, base: Path | None) -> str:
+def _resolve_import(origin: str, attribute: str, base_folder: Path | None) -> str:
     # `from package import name` needs the package's own __init__ only if `name` is not a module in it.
     if attribute:
         with contextlib.suppress(InputError):
-            find_source(f"{origin}.{attribute}", base)
+            find_source(f"{origin}.{attribute}", base_folder)
             return f"{origin}.{attribute}"
     return origin
 
 
-def _list_imports(file: Path, module: str) -> Iterator[tuple[str, str]]:
-    package = module if file.name == "__init__.py" else module.rpartition(".")[0]
-    for node in ast.walk(_read_tree(file)):
+def _list_imports(file: Path, module_name: str) -> Iterator[tuple[str, str]]:
+    package = module_name if file.name == "__init__.py" else module_name.rpartition(".")[0]
+    for node in ast.walk(_read_syntax_tree(file)):
         if isinstance(node, ast.Import):
             yield from ((alias.name, "") for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -162,11 +170,11 @@ def _list_imports(file: Path, module: str) -> Iterator[tuple[str, str]]:
             yield from ((origin, alias.name) for alias in node.names)
 
 
-def _read_tree(file: Path) -> ast.Module:
+def _read_syntax_tree(file: Path) -> ast.Module:
     return _parse_cached(file, file.stat().st_mtime_ns)
 
 
-def _current_digest(file: Path) -> str:
+def _current_file_digest(file: Path) -> str:
     return _file_digest_cached(file, file.stat().st_mtime_ns)
 
 

@@ -22,7 +22,7 @@ class Dimension(StrEnum):
     NUMBER = "number"
 
 
-UNITS: dict[Dimension, dict[str, float]] = {
+UNIT_FACTORS: dict[Dimension, dict[str, float]] = {
     Dimension.BYTES: {
         "B": 1,
         "KiB": 2**10,
@@ -39,7 +39,7 @@ UNITS: dict[Dimension, dict[str, float]] = {
     Dimension.COUNT: {"": 1, "k": 1e3, "M": 1e6, "G": 1e9},
     Dimension.NUMBER: {"": 1},
 }
-_QUANTITY = re.compile(r"\s*([+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)\s*([A-Za-zµ%]*)\s*")
+_QUANTITY_PATTERN = re.compile(r"\s*([+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)\s*([A-Za-zµ%]*)\s*")
 
 
 class UnitError(ValueError):
@@ -52,16 +52,16 @@ def parse(text: str | float, dimension: Dimension) -> float:
     Raises:
         UnitError: no number, no unit where one is needed (a bare `20` could be anything), an impossible unit.
     """
-    units = UNITS[dimension]
-    allowed_units = ", ".join(unit for unit in units if unit) or "a bare number"
-    match = _QUANTITY.fullmatch(str(text)) if not isinstance(text, bool) else None
+    factor_by_unit = UNIT_FACTORS[dimension]
+    allowed_units = ", ".join(unit for unit in factor_by_unit if unit) or "a bare number"
+    match = _QUANTITY_PATTERN.fullmatch(str(text)) if not isinstance(text, bool) else None
     if match is None or not math.isfinite(float(match[1])):
         raise UnitError(f"'{text}' is not a quantity; write a number and a unit, one of: {allowed_units}")
-    if match[2] not in units:
+    if match[2] not in factor_by_unit:
         problem = f"'{match[2]}' is not a unit of {dimension}" if match[2] else f"'{text}' has no unit"
         raise UnitError(f"{problem}; allowed: {allowed_units}")
     # In decimal: 57 * 0.01 is more than 0.57 in binary, and a budget of 57 % would refuse exactly that.
-    amount = float(Decimal(match[1]) * Decimal(str(units[match[2]])))
+    amount = float(Decimal(match[1]) * Decimal(str(factor_by_unit[match[2]])))
     if not math.isfinite(amount):
         raise UnitError(f"'{text}' is too large")
     return amount

@@ -40,5 +40,5 @@ def fashion_mnist() -> "dict[str, tuple[Array, Array]]":
 
     from edgepipe.data import idx
 
-    arrays_by_split = idx.read(idx.fashion_folder())
+    arrays_by_split = idx.read(idx.find_fashion_folder())
     return {name: (x.astype(np.float32) / 255, y.astype(np.int64)) for name, (x, y) in arrays_by_split.items()}

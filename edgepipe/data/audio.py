@@ -17,7 +17,7 @@ from edgepipe.data.raw_samples import RawDataset, RawSplit
 from edgepipe.data.sound_features import SoundFeatures, import_librosa
 from edgepipe.data.splits import Split
 
-ENDINGS = frozenset({".wav", ".flac", ".ogg", ".mp3"})
+AUDIO_ENDINGS = frozenset({".wav", ".flac", ".ogg", ".mp3"})
 
 
 class _CorruptRecording(Exception):  # noqa: N818 - a reason, caught here
@@ -38,12 +38,14 @@ class _AudioReadReport:
 
 def build_features(spec: SoundSpec) -> SoundFeatures:
     """The features that `spec` asks for."""
-    samples = round(spec.window * spec.rate), round(spec.hop * spec.rate)
+    window_and_hop = round(spec.window * spec.rate), round(spec.hop * spec.rate)
     fmax = spec.fmax or spec.rate / 2
-    return SoundFeatures(spec.features, spec.rate, *samples, spec.mels, spec.coefficients, spec.fmin, fmax, spec.floor)
+    return SoundFeatures(
+        spec.features, spec.rate, *window_and_hop, spec.mels, spec.coefficients, spec.fmin, fmax, spec.floor
+    )
 
 
-def read(root: Path, spec: SoundSpec, noise: Path | None = None) -> RawDataset:
+def read(root: Path, spec: SoundSpec, noise_path: Path | None = None) -> RawDataset:
     """All recordings below `root` as features, labelled by the sorted names of the class folders.
 
     `noise` is the folder of `augment: noise`; it is not a class.
@@ -54,49 +56,60 @@ def read(root: Path, spec: SoundSpec, noise: Path | None = None) -> RawDataset:
         ToolError: librosa is not installed.
     """
     import_librosa()
-    folder_by_split = class_folders.split_folders(root)
-    names = _classes(folder_by_split[Split.TRAIN], noise)
+    folder_by_split = class_folders.find_split_folders(root)
+    class_names = _find_class_names(folder_by_split[Split.TRAIN], noise_path)
     for folder in folder_by_split.values():
-        class_folders.check_classes(folder, names, ENDINGS, "recording", noise)
-    report, features = _AudioReadReport(), build_features(spec)
-    splits = {split: _read_split(folder, names, spec, features, report) for split, folder in folder_by_split.items()}
+        class_folders.check_classes(folder, class_names, AUDIO_ENDINGS, "recording", noise_path)
+    report, sound_features = _AudioReadReport(), build_features(spec)
+    raw_splits = {
+        split: _read_split(folder, class_names, spec, sound_features, report)
+        for split, folder in folder_by_split.items()
+    }
     if report.corrupt_files and not spec.skip_corrupt:
         listing = "\n".join(f"  {file}" for file in report.corrupt_files)
         raise InputError(
             f"{root}: {plural(len(report.corrupt_files), 'recording')} cannot be used; replace them, or set "
             f"`skip_corrupt: true`:\n{listing}"
         )
-    labels = splits[Split.TRAIN].y
+    train_labels = raw_splits[Split.TRAIN].y
     class_folders.check_classes_remain(
-        root, names, set() if labels is None else set(labels.tolist()), report.corrupt_files
+        root, class_names, set() if train_labels is None else set(train_labels.tolist()), report.corrupt_files
     )
     notes = (
-        f"{root}: features: {features.describe()}",
-        *_notes(root, spec, report),
+        f"{root}: features: {sound_features.describe()}",
+        *_recording_notes(root, spec, report),
         *class_folders.unread_folder_notes(root),
     )
-    if noise is not None and noise.resolve().parent in [folder.resolve() for folder in folder_by_split.values()]:
-        notes = (*notes, f"{root}: {noise.name} is the noise folder of `augment:`, not a class")
-    return RawDataset(str(root), splits, names, (*notes, *class_folders.unread_file_notes(root, ENDINGS)), features)
+    if noise_path is not None and noise_path.resolve().parent in [
+        folder.resolve() for folder in folder_by_split.values()
+    ]:
+        notes = (*notes, f"{root}: {noise_path.name} is the noise folder of `augment:`, not a class")
+    return RawDataset(
+        str(root),
+        raw_splits,
+        class_names,
+        (*notes, *class_folders.unread_file_notes(root, AUDIO_ENDINGS)),
+        sound_features,
+    )
 
 
-def _classes(folder: Path, noise: Path | None) -> tuple[str, ...]:
+def _find_class_names(folder: Path, noise_path: Path | None) -> tuple[str, ...]:
     """The names of the class folders; the noise folder of `augment:` is not one."""
-    if noise is not None and folder.resolve().is_relative_to(noise.resolve()):
-        raise InputError(f"augment: noise: {noise} holds the recordings that it should be mixed into")
-    return class_folders.class_names(folder, "recording", noise)
+    if noise_path is not None and folder.resolve().is_relative_to(noise_path.resolve()):
+        raise InputError(f"augment: noise: {noise_path} holds the recordings that it should be mixed into")
+    return class_folders.find_class_names(folder, "recording", noise_path)
 
 
 def _read_split(
-    folder: Path, names: tuple[str, ...], spec: SoundSpec, features: SoundFeatures, report: _AudioReadReport
+    folder: Path, class_names: tuple[str, ...], spec: SoundSpec, sound_features: SoundFeatures, report: _AudioReadReport
 ) -> RawSplit:
     waves: list[Array] = []
     labels: list[int] = []
-    groups: list[str] = []
-    for path, label in class_folders.labelled_files(folder, names, ENDINGS):
+    group_names: list[str] = []
+    for path, label in class_folders.iterate_labelled_files(folder, class_names, AUDIO_ENDINGS):
         try:
             wave = _read_wave(path, spec, report)
-            groups += [_group_name(path, spec.group_from)] if spec.group_from is not None else []
+            group_names += [_group_name(path, spec.group_from)] if spec.group_from is not None else []
         except _CorruptRecording as reason:
             report.corrupt_files.append(f"{path} ({reason})")
             continue
@@ -107,7 +120,10 @@ def _read_split(
     waveforms = np.stack(waves)
     kept_waveforms = waveforms if spec.augment is not None and spec.augment.waveform_change_names else None
     return RawSplit(
-        features.compute(waveforms), np.array(labels, np.int64), np.array(groups) if groups else None, kept_waveforms
+        sound_features.compute(waveforms),
+        np.array(labels, np.int64),
+        np.array(group_names) if group_names else None,
+        kept_waveforms,
     )
 
 
@@ -125,14 +141,14 @@ def _read_wave(path: Path, spec: SoundSpec, report: _AudioReadReport) -> Array:
         report.count_by_low_rate[rate] = report.count_by_low_rate.get(rate, 0) + 1
     report.silent_count += not samples.any()
     samples = _resample(samples, rate, spec.rate)
-    length = round(spec.seconds * spec.rate)
-    excess = len(samples) - length
-    if excess > 0:
-        report.cropped_seconds.append(excess / spec.rate)
-        return samples[excess // 2 : excess // 2 + length]
-    if excess < 0:
-        report.padded_seconds.append(-excess / spec.rate)
-    return np.pad(samples, (-excess // 2, -excess - -excess // 2))
+    target_length = round(spec.seconds * spec.rate)
+    excess_samples = len(samples) - target_length
+    if excess_samples > 0:
+        report.cropped_seconds.append(excess_samples / spec.rate)
+        return samples[excess_samples // 2 : excess_samples // 2 + target_length]
+    if excess_samples < 0:
+        report.padded_seconds.append(-excess_samples / spec.rate)
+    return np.pad(samples, (-excess_samples // 2, -excess_samples - -excess_samples // 2))
 
 
 def _resample(samples: Array, rate: int, target_rate: int) -> Array:
@@ -149,10 +165,10 @@ def read_noises(root: Path, rate: int) -> tuple[Array, ...]:
     Raises:
         InputError: no such folder, no recording in it, or some that are unreadable or silent; the message names all.
     """
-    paths = class_folders.find_files(root, ENDINGS) if root.is_dir() else []
+    paths = class_folders.find_files(root, AUDIO_ENDINGS) if root.is_dir() else []
     if not paths:
         problem = "holds no recording" if root.is_dir() else "no such folder"
-        raise InputError(f"augment: noise: {root}: {problem} (endings: {', '.join(sorted(ENDINGS))})")
+        raise InputError(f"augment: noise: {root}: {problem} (endings: {', '.join(sorted(AUDIO_ENDINGS))})")
     noise_waves, corrupt_files = [], []
     for path in paths:
         try:
@@ -207,20 +223,20 @@ def _check_complete(path: Path) -> None:
         raise _CorruptRecording(f"ends after {actual_size} of {declared_size} bytes")
 
 
-def _notes(root: Path, spec: SoundSpec, report: _AudioReadReport) -> tuple[str, ...]:
+def _recording_notes(root: Path, spec: SoundSpec, report: _AudioReadReport) -> tuple[str, ...]:
     notes = list(class_folders.skipped_file_notes(root, report.corrupt_files, "recording"))
-    for change, durations in (
+    for change_text, durations in (
         ("cropped equally at both ends", report.cropped_seconds),
         ("padded with silence", report.padded_seconds),
     ):
         if durations:
-            count = plural(len(durations), "recording")
-            notes.append(f"{root}: {count} {change} to {spec.seconds:g} s, by up to {max(durations):.3g} s")
+            count_text = plural(len(durations), "recording")
+            notes.append(f"{root}: {count_text} {change_text} to {spec.seconds:g} s, by up to {max(durations):.3g} s")
     if report.silent_count:
         notes.append(f"{root}: {plural(report.silent_count, 'recording')} with nothing but silence")
     for rate, number in sorted(report.count_by_low_rate.items()):
-        count = plural(number, "recording")
-        notes.append(f"{root}: {count} at {rate} Hz (asked for {spec.rate}) with nothing above {rate // 2} Hz")
+        count_text = plural(number, "recording")
+        notes.append(f"{root}: {count_text} at {rate} Hz (asked for {spec.rate}) with nothing above {rate // 2} Hz")
     return tuple(notes)
 
 
@@ -230,10 +246,16 @@ def read_spoken_digits(spec: SpokenDigitsSpec) -> RawDataset:
     Raises:
         ToolError: espeak-ng or librosa is not installed.
     """
-    number = spec.spoken_digits or speech.DEFAULT_VOICE_COUNT
-    raw = read(speech.recordings_folder(number), spec.model_copy(update={"group_from": r"^(.+)_\d+\.wav$"}))
-    train, name = raw.splits[Split.TRAIN], "spoken digits (synthetic)"
-    labels = np.array([speech.DIGITS.index(digit) for digit in raw.class_names])[train.y]
-    origin = f"synthetic speech: espeak-ng {speech.espeak_version()}, {len(speech.voices(number))} voices"
-    notes = (origin, *(note.replace(raw.name, name) for note in raw.notes))
-    return RawDataset(name, {Split.TRAIN: replace(train, y=labels)}, speech.DIGITS, notes, raw.features)
+    voice_count = spec.spoken_digits or speech.DEFAULT_VOICE_COUNT
+    raw_dataset = read(
+        speech.get_recordings_folder(voice_count), spec.model_copy(update={"group_from": r"^(.+)_\d+\.wav$"})
+    )
+    raw_train, name = raw_dataset.raw_splits[Split.TRAIN], "spoken digits (synthetic)"
+    labels = np.array([speech.DIGITS.index(digit) for digit in raw_dataset.class_names])[raw_train.y]
+    origin_note = (
+        f"synthetic speech: espeak-ng {speech.espeak_version()}, {len(speech.list_voices(voice_count))} voices"
+    )
+    notes = (origin_note, *(note.replace(raw_dataset.name, name) for note in raw_dataset.notes))
+    return RawDataset(
+        name, {Split.TRAIN: replace(raw_train, y=labels)}, speech.DIGITS, notes, raw_dataset.sound_features
+    )

@@ -22,10 +22,10 @@ Angle = Annotated[float, Field(gt=0, le=180)]
 Seconds = Annotated[float, Quantity(Dimension.SECONDS)]
 Decibel = Annotated[float, Field(ge=-100, le=100)]
 DecibelRange = Annotated[tuple[Decibel, Decibel], AfterValidator(_check_rising)]
-SOUND_OPTIONS = ("shift", "gain", "noise")
-IMAGE_OPTIONS = ("flip", "crop", "rotate", "rand_augment", "cutout", "cutmix")
-SPECTROGRAM_OPTIONS = ("spec_augment",)
-WINDOW_OPTIONS = ("jitter", "scale", "rotation")
+SOUND_OPTION_NAMES = ("shift", "gain", "noise")
+IMAGE_OPTION_NAMES = ("flip", "crop", "rotate", "rand_augment", "cutout", "cutmix")
+SPECTROGRAM_OPTION_NAMES = ("spec_augment",)
+WINDOW_OPTION_NAMES = ("jitter", "scale", "rotation")
 
 
 @final
@@ -48,7 +48,7 @@ class Noise(Options):
     folder: str | None = Field(default=None, description="recordings of noise; a random section is used")
 
     @property
-    def kinds(self) -> tuple[str, ...]:
+    def noise_kinds(self) -> tuple[str, ...]:
         """The kinds to draw from: colours, and `folder` if there is one."""
         return (*self.colors, "folder") if self.folder is not None else self.colors or ("white",)
 
@@ -119,7 +119,7 @@ class Augment(Options):
     @property
     def waveform_change_names(self) -> list[str]:
         """The requested changes of waveforms."""
-        return [name for name in SOUND_OPTIONS if getattr(self, name) is not None]
+        return [name for name in SOUND_OPTION_NAMES if getattr(self, name) is not None]
 
     @property
     def change_names(self) -> list[str]:

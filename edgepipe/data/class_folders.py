@@ -16,7 +16,7 @@ _SPLIT_BY_FOLDER_NAME = {
 }
 
 
-def split_folders(root: Path) -> dict[Split, Path]:
+def find_split_folders(root: Path) -> dict[Split, Path]:
     """The folder of each split; without a train/, `root` itself is the training split.
 
     Raises:
@@ -34,21 +34,23 @@ def split_folders(root: Path) -> dict[Split, Path]:
 
 
 def _check_no_split(root: Path) -> None:
-    names = [child.name for child in root.iterdir() if child.is_dir() and not child.name.startswith(".")]
-    if names and set(names) <= set(_SPLIT_BY_FOLDER_NAME):
-        raise InputError(f"{root} has {', '.join(f'{name}/' for name in sorted(names))} but no train/")
+    folder_names = [child.name for child in root.iterdir() if child.is_dir() and not child.name.startswith(".")]
+    if folder_names and set(folder_names) <= set(_SPLIT_BY_FOLDER_NAME):
+        raise InputError(f"{root} has {', '.join(f'{name}/' for name in sorted(folder_names))} but no train/")
 
 
 def unread_folder_notes(root: Path) -> tuple[str, ...]:
     """A note on folders beside train/ that are not splits."""
     if not (root / "train").is_dir():
         return ()
-    names = sorted(child.name for child in root.iterdir() if child.is_dir() and not child.name.startswith("."))
-    unread_names = [name for name in names if name not in _SPLIT_BY_FOLDER_NAME]
+    folder_names = sorted(child.name for child in root.iterdir() if child.is_dir() and not child.name.startswith("."))
+    unread_names = [name for name in folder_names if name not in _SPLIT_BY_FOLDER_NAME]
     return (f"{root}: folders not read, as they are not splits: {', '.join(unread_names)}",) if unread_names else ()
 
 
-def check_classes_remain(root: Path, names: tuple[str, ...], labels: Collection[int], corrupt_files: list[str]) -> None:
+def check_classes_remain(
+    root: Path, all_classes: tuple[str, ...], present_labels: Collection[int], corrupt_files: list[str]
+) -> None:
     """Check that training still has samples of each class after corrupt files were skipped.
 
     Args:
@@ -60,19 +62,19 @@ def check_classes_remain(root: Path, names: tuple[str, ...], labels: Collection[
     Raises:
         InputError: a class has no sample left.
     """
-    lost_classes = [name for label, name in enumerate(names) if label not in labels]
+    lost_classes = [name for label, name in enumerate(all_classes) if label not in present_labels]
     if lost_classes and corrupt_files:
         listing = format_listing(corrupt_files)
         raise InputError(f"{root}: nothing of class {', '.join(lost_classes)} can be read: {listing}")
 
 
-def format_listing(files: list[str]) -> str:
+def format_listing(file_names: list[str]) -> str:
     """The first files, comma-separated, and how many more there are."""
-    more_note = f" and {len(files) - MAX_LISTED} more" if len(files) > MAX_LISTED else ""
-    return ", ".join(files[:MAX_LISTED]) + more_note
+    more_note = f" and {len(file_names) - MAX_LISTED} more" if len(file_names) > MAX_LISTED else ""
+    return ", ".join(file_names[:MAX_LISTED]) + more_note
 
 
-def class_names(folder: Path, sample_kind: str, excluded_folder: Path | None = None) -> tuple[str, ...]:
+def find_class_names(folder: Path, sample_kind: str, excluded_folder: Path | None = None) -> tuple[str, ...]:
     """The sorted names of the subfolders, without `excluded_folder`.
 
     Raises:
@@ -94,7 +96,11 @@ def class_names(folder: Path, sample_kind: str, excluded_folder: Path | None = N
 
 
 def check_classes(
-    folder: Path, names: tuple[str, ...], endings: frozenset[str], sample_kind: str, excluded_folder: Path | None = None
+    folder: Path,
+    training_classes: tuple[str, ...],
+    endings: frozenset[str],
+    sample_kind: str,
+    excluded_folder: Path | None = None,
 ) -> None:
     """Check the class folders of one split.
 
@@ -108,9 +114,9 @@ def check_classes(
     Raises:
         InputError: a class that training does not have, or one without a file.
     """
-    for name in class_names(folder, sample_kind, excluded_folder):
-        if name not in names:
-            raise InputError(f"{folder / name}: training has no class '{name}'{did_you_mean(name, names)}")
+    for name in find_class_names(folder, sample_kind, excluded_folder):
+        if name not in training_classes:
+            raise InputError(f"{folder / name}: training has no class '{name}'{did_you_mean(name, training_classes)}")
         if not find_files(folder / name, endings):
             raise InputError(f"{folder / name} holds no {sample_kind} (endings: {', '.join(sorted(endings))})")
 
@@ -121,9 +127,11 @@ def find_files(folder: Path, endings: frozenset[str]) -> list[Path]:
     return sorted(path for path in matches if path.is_file() or (path.is_symlink() and not path.exists()))
 
 
-def labelled_files(folder: Path, names: tuple[str, ...], endings: frozenset[str]) -> Iterator[tuple[Path, int]]:
+def iterate_labelled_files(
+    folder: Path, ordered_classes: tuple[str, ...], endings: frozenset[str]
+) -> Iterator[tuple[Path, int]]:
     """Each file with its label, the index of its class in `names`."""
-    for label, name in enumerate(names):
+    for label, name in enumerate(ordered_classes):
         yield from ((path, label) for path in find_files(folder / name, endings))
 
 
@@ -131,8 +139,8 @@ def skipped_file_notes(root: Path, corrupt_files: list[str], sample_kind: str) -
     """A note on the skipped files."""
     if not corrupt_files:
         return ()
-    count = plural(len(corrupt_files), sample_kind)
-    return (f"{root}: skipped {count} that cannot be used: {format_listing(corrupt_files)}",)
+    count_text = plural(len(corrupt_files), sample_kind)
+    return (f"{root}: skipped {count_text} that cannot be used: {format_listing(corrupt_files)}",)
 
 
 def unread_file_notes(root: Path, endings: frozenset[str]) -> tuple[str, ...]:

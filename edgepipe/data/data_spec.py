@@ -31,7 +31,7 @@ def _check_expression(text: str) -> str:
     return text
 
 
-Expression = Annotated[str, AfterValidator(_check_expression)]
+RegularExpression = Annotated[str, AfterValidator(_check_expression)]
 
 
 class _CommonSpec(Options):
@@ -120,11 +120,11 @@ class TableSpec(_CommonSpec):
     )
     session: str | None = Field(default=None, description="column of the recording; windows never cross it")
     ignore: tuple[str, ...] = Field(default=(), description="columns to ignore, such as a timestamp")
-    label_from: Expression | None = Field(
+    label_from: RegularExpression | None = Field(
         default=None,
         description="regular expression that finds the label in the file's path; its first group if it has one",
     )
-    group_from: Expression | None = Field(default=None, description="the same for the group")
+    group_from: RegularExpression | None = Field(default=None, description="the same for the group")
     window: int | None = Field(default=None, ge=1, description="rows per sample; null: each row is a sample")
     step: int | None = Field(default=None, ge=1, description="rows from window to window; null: the window length")
     standardize: bool = Field(
@@ -143,8 +143,8 @@ class TableSpec(_CommonSpec):
         repeated_channels = {name for name in self.channels if self.channels.count(name) > 1}
         if repeated_channels:
             raise ValueError(f"channels names {', '.join(sorted(repeated_channels))} twice")
-        for option, names in (("label", (self.label,)), ("ignore", self.ignore)):
-            shared_names = sorted(set(self.channels).intersection(name for name in names if name is not None))
+        for option, column_names in (("label", (self.label,)), ("ignore", self.ignore)):
+            shared_names = sorted(set(self.channels).intersection(name for name in column_names if name is not None))
             if shared_names:
                 raise ValueError(f"'{shared_names[0]}' is both a channel and named in {option}")
         return self
@@ -182,7 +182,7 @@ class SoundSpec(_CommonSpec):
         default=None, gt=0, description="upper edge of the highest band, Hz; null: half the rate"
     )
     floor: float = Field(default=1e-6, gt=0, description="added to the power before the logarithm")
-    group_from: Expression | None = Field(
+    group_from: RegularExpression | None = Field(
         default=None,
         description="regular expression that finds the speaker in a file's name; its first group if it has one",
     )
@@ -210,23 +210,23 @@ class SoundSpec(_CommonSpec):
 
     def _check_frames(self, fmax: float) -> None:
         """Check that a frame fits into a recording and that every mel band contains an FFT bin."""
-        samples, window = round(self.seconds * self.rate), round(self.window * self.rate)
-        fft = 1 << max(window - 1, 0).bit_length()
+        recording_samples, window_samples = round(self.seconds * self.rate), round(self.window * self.rate)
+        fft_size = 1 << max(window_samples - 1, 0).bit_length()
         if self.features == "none":
             return
-        if window < 2 or round(self.hop * self.rate) < 1 or fft > samples:
+        if window_samples < 2 or round(self.hop * self.rate) < 1 or fft_size > recording_samples:
             raise ValueError(
-                f"a recording of {samples} samples, windows of {window} in an FFT of {fft}, every "
+                f"a recording of {recording_samples} samples, windows of {window_samples} in an FFT of {fft_size}, every "
                 f"{round(self.hop * self.rate)}: an FFT must fit into a recording, a window needs 2 samples, a hop 1"
             )
-        low, high = (2595 * math.log10(1 + edge / 700) for edge in (self.fmin, fmax))
-        steps = [low + (high - low) * step / (self.mels + 1) for step in range(self.mels + 2)]
-        edges = [700 * (10 ** (step / 2595) - 1) * fft / self.rate for step in steps]  # in FFT bins
-        empty_bands = sum(math.floor(edges[band]) + 1 >= edges[band + 2] for band in range(self.mels))
-        if empty_bands:
+        low_mel, high_mel = (2595 * math.log10(1 + edge / 700) for edge in (self.fmin, fmax))
+        mel_steps = [low_mel + (high_mel - low_mel) * step / (self.mels + 1) for step in range(self.mels + 2)]
+        bin_edges = [700 * (10 ** (step / 2595) - 1) * fft_size / self.rate for step in mel_steps]  # in FFT bins
+        empty_band_count = sum(math.floor(bin_edges[band]) + 1 >= bin_edges[band + 2] for band in range(self.mels))
+        if empty_band_count:
             raise ValueError(
-                f"{empty_bands} of {self.mels} mel bands would be empty: they lie between the frequencies of an FFT of "
-                f"{fft} points, {self.rate / fft:.4g} Hz apart; use fewer `mels`, a longer `window`, or a higher `fmin`"
+                f"{empty_band_count} of {self.mels} mel bands would be empty: they lie between the frequencies of an FFT of "
+                f"{fft_size} points, {self.rate / fft_size:.4g} Hz apart; use fewer `mels`, a longer `window`, or a higher `fmin`"
             )
 
 
@@ -248,7 +248,7 @@ DataSpec = (
     FunctionSpec | NpzSpec | ImagesSpec | FashionSpec | IdxSpec | CsvSpec | ParquetSpec | AudioSpec | SpokenDigitsSpec
 )
 
-SOURCES: dict[str, type[DataSpec]] = {
+SPEC_BY_SOURCE: dict[str, type[DataSpec]] = {
     "function": FunctionSpec,
     "npz": NpzSpec,
     "images": ImagesSpec,
@@ -261,11 +261,11 @@ SOURCES: dict[str, type[DataSpec]] = {
 }
 _SOURCES_WITHOUT_VALUE = ("fashion_mnist", "spoken_digits")  # sources whose value may be null
 _EXPECTED_FORMS = (
-    f"write module:function (for example edgepipe.data:digits) or a mapping with one of: {', '.join(SOURCES)}"
+    f"write module:function (for example edgepipe.data:digits) or a mapping with one of: {', '.join(SPEC_BY_SOURCE)}"
 )
 
 
-def parse(document: Document, path: KeyPath, yaml_value: Any, base: Path) -> DataSpec | None:
+def parse(document: Document, path: KeyPath, yaml_value: Any, base_folder: Path) -> DataSpec | None:
     """Parse the `data:` key.
 
     Args:
@@ -280,9 +280,9 @@ def parse(document: Document, path: KeyPath, yaml_value: Any, base: Path) -> Dat
     problem_count = len(document.problems)
     spec = _parse_value(document, path, yaml_value)
     if spec is not None:
-        _check_source(document, path if isinstance(yaml_value, str) else (*path, _source_key(spec)), spec, base)
-        _check_files(document, path, spec, base)
-        _check_augment(document, (*path, "augment"), spec, base)
+        _check_source(document, path if isinstance(yaml_value, str) else (*path, _source_key(spec)), spec, base_folder)
+        _check_files(document, path, spec, base_folder)
+        _check_augment(document, (*path, "augment"), spec, base_folder)
     return spec if len(document.problems) == problem_count else None
 
 
@@ -292,19 +292,19 @@ def _parse_value(document: Document, path: KeyPath, yaml_value: Any) -> DataSpec
     if not isinstance(yaml_value, Mapping):
         document.add_problem(path, f"found {describe_value(yaml_value)}; {_EXPECTED_FORMS}")
         return None
-    source_keys = [key for key in SOURCES if key in yaml_value]
+    source_keys = [key for key in SPEC_BY_SOURCE if key in yaml_value]
     if len(source_keys) > 1:
         document.add_problem(
             (*path, source_keys[1]), f"a dataset has one source; '{source_keys[0]}' is there already", anchor="key"
         )
         return None
     if not source_keys:
-        _note_missing_source(document, path, yaml_value)
+        _report_missing_source(document, path, yaml_value)
         return None
     if yaml_value[source_keys[0]] is None and source_keys[0] not in _SOURCES_WITHOUT_VALUE:
         document.add_problem((*path, source_keys[0]), "names nothing; write what to read")
         return None
-    return validate(document, path, yaml_value, SOURCES[source_keys[0]])
+    return validate(document, path, yaml_value, SPEC_BY_SOURCE[source_keys[0]])
 
 
 def _parse_reference(document: Document, path: KeyPath, text: str) -> DataSpec | None:
@@ -316,69 +316,73 @@ def _parse_reference(document: Document, path: KeyPath, text: str) -> DataSpec |
     return None
 
 
-def _note_missing_source(document: Document, path: KeyPath, mapping: Mapping[str, Any]) -> None:
-    hint_pairs = ((key, did_you_mean(key, SOURCES)) for key in mapping)
-    suggestion = next(((key, hint) for key, hint in hint_pairs if hint.startswith("; did")), None)
-    if suggestion is not None:
-        document.add_problem((*path, suggestion[0]), f"unknown source{suggestion[1]}", anchor="key")
+def _report_missing_source(document: Document, path: KeyPath, mapping: Mapping[str, Any]) -> None:
+    hint_pairs = ((key, did_you_mean(key, SPEC_BY_SOURCE)) for key in mapping)
+    key_and_hint = next(((key, hint) for key, hint in hint_pairs if hint.startswith("; did")), None)
+    if key_and_hint is not None:
+        document.add_problem((*path, key_and_hint[0]), f"unknown source{key_and_hint[1]}", anchor="key")
     else:
         document.add_problem(path, f"no source; {_EXPECTED_FORMS}")
 
 
 def _source_key(spec: DataSpec) -> str:
-    return next(key for key, kind in SOURCES.items() if isinstance(spec, kind))
+    return next(key for key, spec_class in SPEC_BY_SOURCE.items() if isinstance(spec, spec_class))
 
 
-def _check_source(document: Document, path: KeyPath, spec: DataSpec, base: Path) -> None:
+def _check_source(document: Document, path: KeyPath, spec: DataSpec, base_folder: Path) -> None:
     """Report what prevents reading the source of `spec`, without reading it."""
     try:
         if isinstance(spec, FunctionSpec):
             if not references.is_reference(spec.function):
                 raise InputError(f"'{spec.function[:60]}' is not of the form module:function")
-            references.check(spec.function, base)
+            references.check(spec.function, base_folder)
         elif isinstance(spec, (IdxSpec, FashionSpec)):
-            idx.find_files(source_path(spec, base))
+            idx.find_files(source_path(spec, base_folder))
         elif isinstance(spec, SpokenDigitsSpec):
             speech.find_espeak()
         elif isinstance(spec, (CsvSpec, ParquetSpec)):
-            _check_table(source_path(spec, base))
-        elif not source_path(spec, base).exists():
-            raise InputError(f"no such {'file' if isinstance(spec, NpzSpec) else 'folder'}: {source_path(spec, base)}")
+            _check_table_path(source_path(spec, base_folder))
+        elif not source_path(spec, base_folder).exists():
+            raise InputError(
+                f"no such {'file' if isinstance(spec, NpzSpec) else 'folder'}: {source_path(spec, base_folder)}"
+            )
     except (InputError, ToolError) as error:
         document.add_problem(path, str(error))
 
 
-def _check_table(root: Path) -> None:
+def _check_table_path(root: Path) -> None:
     if not root.exists() and not (root.parent.is_dir() and any(root.parent.glob(root.name))):
         raise InputError(f"no such file, folder or pattern: {root}")
 
 
-def _check_files(document: Document, path: KeyPath, spec: DataSpec, base: Path) -> None:
+def _check_files(document: Document, path: KeyPath, spec: DataSpec, base_folder: Path) -> None:
     if isinstance(spec, FunctionSpec):
         for index, file in enumerate(spec.files):
-            if not (base / file).exists():
-                document.add_problem((*path, "files", index), f"no such file or folder: {base / file}")
+            if not (base_folder / file).exists():
+                document.add_problem((*path, "files", index), f"no such file or folder: {base_folder / file}")
 
 
-def _check_augment(document: Document, path: KeyPath, spec: DataSpec, base: Path) -> None:
+def _check_augment(document: Document, path: KeyPath, spec: DataSpec, base_folder: Path) -> None:
     if spec.augment is None:
         return
     for name in spec.augment.waveform_change_names if not isinstance(spec, SoundSpec) else ():
         message = f"{name} changes waveforms, and `{_source_key(spec)}` gives none; audio and spoken_digits do"
         document.add_problem((*path, name), message, anchor="key")
-    noise = noise_folder(spec, base)
-    if noise is not None and not noise.is_dir():
-        document.add_problem((*path, "noise", "folder"), f"no such folder: {noise}")
+    noise_path = noise_folder(spec, base_folder)
+    if noise_path is not None and not noise_path.is_dir():
+        document.add_problem((*path, "noise", "folder"), f"no such folder: {noise_path}")
 
 
-def noise_folder(spec: DataSpec, base: Path) -> Path | None:
+def noise_folder(spec: DataSpec, base_folder: Path) -> Path | None:
     """The folder of noise recordings that `augment:` mixes in; None if it names none."""
-    noise = spec.augment.noise if spec.augment is not None else None
-    return base / noise.folder if noise is not None and noise.folder is not None else None
+    noise_options = spec.augment.noise if spec.augment is not None else None
+    return (
+        base_folder / noise_options.folder if noise_options is not None and noise_options.folder is not None else None
+    )
 
 
 def source_path(
-    spec: NpzSpec | ImagesSpec | FashionSpec | IdxSpec | CsvSpec | ParquetSpec | AudioSpec, base: Path
+    spec: NpzSpec | ImagesSpec | FashionSpec | IdxSpec | CsvSpec | ParquetSpec | AudioSpec, base_folder: Path
 ) -> Path:
     """The file or folder that `spec` reads.
 
@@ -386,11 +390,11 @@ def source_path(
         InputError: Fashion-MNIST is not found.
     """
     if isinstance(spec, FashionSpec):
-        return idx.fashion_folder() if spec.fashion_mnist is None else base / spec.fashion_mnist
-    return base / str(getattr(spec, _source_key(spec)))
+        return idx.find_fashion_folder() if spec.fashion_mnist is None else base_folder / spec.fashion_mnist
+    return base_folder / str(getattr(spec, _source_key(spec)))
 
 
-def table_files(root: Path, spec: TableSpec) -> list[Path]:
+def find_table_files(root: Path, spec: TableSpec) -> list[Path]:
     """The files that `root` names: the file itself, all matching files below a folder, or the matches of a pattern.
 
     Raises:

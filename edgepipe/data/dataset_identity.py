@@ -26,9 +26,9 @@ from edgepipe.data.data_spec import (
     SoundSpec,
     SpokenDigitsSpec,
     TableSpec,
+    find_table_files,
     noise_folder,
     source_path,
-    table_files,
 )
 
 log = logging.getLogger(__name__)
@@ -37,10 +37,15 @@ _PATH_OPTIONS: dict[str, Any] = dict.fromkeys(
 ) | {"augment": {"noise": {"folder": True}}}
 SETTLING_SECONDS = 2.0  # a younger file may change again without a new ctime, so its digest is not stored
 # import name -> distribution name, where they differ
-_DISTRIBUTIONS = {"sklearn": "scikit-learn", "PIL": "Pillow", "cv2": "opencv-python", "skimage": "scikit-image"}
+_DISTRIBUTION_BY_PACKAGE = {
+    "sklearn": "scikit-learn",
+    "PIL": "Pillow",
+    "cv2": "opencv-python",
+    "skimage": "scikit-image",
+}
 
 
-def identity(spec: DataSpec, base: Path, memo: Path | None = None) -> dict[str, Any]:
+def compute_identity(spec: DataSpec, base_folder: Path, memo_path: Path | None = None) -> dict[str, Any]:
     """A JSON value that changes whenever the samples, their order or their split may change.
 
     It has the options (without file paths, whose content counts, and the number of calibration samples), digests of
@@ -56,19 +61,23 @@ def identity(spec: DataSpec, base: Path, memo: Path | None = None) -> dict[str, 
     Raises:
         InputError: a file is missing.
     """
-    with FileDigests(memo) as digests:
-        digest_by_name = {name: _content_digest(path, digests) for name, path in _source_files(spec, base).items()}
-        noise = noise_folder(spec, base)
-        noise_digest = None if noise is None else _content_digest(noise, digests)
+    with FileDigestCache(memo_path) as file_digests:
+        digest_by_name = {
+            name: _content_digest(path, file_digests) for name, path in _source_path_by_name(spec, base_folder).items()
+        }
+        noise_path = noise_folder(spec, base_folder)
+        noise_digest = None if noise_path is None else _content_digest(noise_path, file_digests)
     return {
         "options": spec.model_dump(mode="json", exclude=_PATH_OPTIONS),
         "kind": type(spec).__name__,
         "loader": references.source_digest("edgepipe.data.dataset_loading"),
-        "function": references.source_digest(_module_name(spec), base) if isinstance(spec, FunctionSpec) else None,
+        "function": references.source_digest(_module_name(spec), base_folder)
+        if isinstance(spec, FunctionSpec)
+        else None,
         "files": digest_by_name,
         "noise": noise_digest,
         "program": speech.espeak_version() if isinstance(spec, SpokenDigitsSpec) else None,
-        "packages": {name: references.installed_version(name) for name in sorted(_reader_packages(spec, base))},
+        "packages": {name: references.installed_version(name) for name in sorted(_reader_packages(spec, base_folder))},
     }
 
 
@@ -76,31 +85,31 @@ def _module_name(spec: FunctionSpec) -> str:
     return spec.function.partition(":")[0]
 
 
-def _source_files(spec: DataSpec, base: Path) -> dict[str, Path]:
+def _source_path_by_name(spec: DataSpec, base_folder: Path) -> dict[str, Path]:
     if isinstance(spec, FunctionSpec):
-        return {file: base / file for file in spec.files}
+        return {file: base_folder / file for file in spec.files}
     if isinstance(spec, SpokenDigitsSpec):
         return {}  # its options and the version of espeak-ng determine it
     if isinstance(spec, (IdxSpec, FashionSpec)):
-        files_by_split = idx.find_files(source_path(spec, base))
-        images = {f"{split}.images": pair[0] for split, pair in files_by_split.items()}
-        return images | {f"{split}.labels": pair[1] for split, pair in files_by_split.items()}
+        files_by_split = idx.find_files(source_path(spec, base_folder))
+        image_path_by_name = {f"{split}.images": pair[0] for split, pair in files_by_split.items()}
+        return image_path_by_name | {f"{split}.labels": pair[1] for split, pair in files_by_split.items()}
     if isinstance(spec, (CsvSpec, ParquetSpec)):
-        root = source_path(spec, base)
-        return {path.relative_to(root.parent).as_posix(): path for path in table_files(root, spec)}
-    return {"source": source_path(spec, base)}
+        root = source_path(spec, base_folder)
+        return {path.relative_to(root.parent).as_posix(): path for path in find_table_files(root, spec)}
+    return {"source": source_path(spec, base_folder)}
 
 
-def _content_digest(path: Path, digests: "FileDigests") -> str:
+def _content_digest(path: Path, file_digests: "FileDigestCache") -> str:
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
     if path.is_file():
-        return digests.digest_of(path)
-    name_digest_pairs = ((file.relative_to(path).as_posix(), digests.digest_of(file)) for file in list_files(path))
+        return file_digests.digest_of(path)
+    name_digest_pairs = ((file.relative_to(path).as_posix(), file_digests.digest_of(file)) for file in list_files(path))
     return text_digest(*(text for pair in name_digest_pairs for text in pair))
 
 
-def _reader_packages(spec: DataSpec, base: Path) -> set[str]:
+def _reader_packages(spec: DataSpec, base_folder: Path) -> set[str]:
     if isinstance(spec, ImagesSpec):
         return {"numpy", "Pillow"}
     if isinstance(spec, TableSpec):
@@ -109,10 +118,10 @@ def _reader_packages(spec: DataSpec, base: Path) -> set[str]:
         return {"numpy", "librosa", "soundfile", "soxr"}
     if not isinstance(spec, FunctionSpec):
         return {"numpy"}
-    own_modules = references.import_closure(_module_name(spec), base)
-    imported_packages = {name.partition(".")[0] for file in own_modules.values() for name in _imported_modules(file)}
-    foreign_packages = imported_packages - {name.partition(".")[0] for name in own_modules} - sys.stdlib_module_names
-    return {"numpy"} | {_DISTRIBUTIONS.get(name, name) for name in foreign_packages}
+    path_by_module = references.import_closure(_module_name(spec), base_folder)
+    imported_packages = {name.partition(".")[0] for file in path_by_module.values() for name in _imported_modules(file)}
+    foreign_packages = imported_packages - {name.partition(".")[0] for name in path_by_module} - sys.stdlib_module_names
+    return {"numpy"} | {_DISTRIBUTION_BY_PACKAGE.get(name, name) for name in foreign_packages}
 
 
 def _imported_modules(file: Path) -> Iterator[str]:
@@ -124,21 +133,21 @@ def _imported_modules(file: Path) -> Iterator[str]:
 
 
 @final
-class FileDigests:
+class FileDigestCache:
     """SHA-256 of files, stored in a SQLite file so that unchanged files are not read again.
 
     A memo that cannot be used causes a warning and is ignored; a damaged one is also removed.
     """
 
-    def __init__(self, memo: Path | None) -> None:
-        self.memo = memo
+    def __init__(self, memo_path: Path | None) -> None:
+        self.memo_path = memo_path
         self._database: sqlite3.Connection | None = None
 
     def __enter__(self) -> Self:
-        if self.memo is not None:
+        if self.memo_path is not None:
             with self._warn_on_error():
-                self.memo.parent.mkdir(parents=True, exist_ok=True)
-                self._database = sqlite3.connect(self.memo, timeout=5)
+                self.memo_path.parent.mkdir(parents=True, exist_ok=True)
+                self._database = sqlite3.connect(self.memo_path, timeout=5)
                 self._database.execute(
                     "CREATE TABLE IF NOT EXISTS digests "
                     "(path TEXT PRIMARY KEY, size INTEGER, ctime INTEGER, inode INTEGER, digest TEXT)"
@@ -155,18 +164,18 @@ class FileDigests:
 
     def digest_of(self, path: Path) -> str:
         """The SHA-256 of the bytes of `path`."""
-        state = path.stat()
-        key = (str(path.resolve()), state.st_size, state.st_ctime_ns, state.st_ino)
-        stored_digest = self._stored_digest(key)
+        file_stat = path.stat()
+        key = (str(path.resolve()), file_stat.st_size, file_stat.st_ctime_ns, file_stat.st_ino)
+        stored_digest = self._find_stored_digest(key)
         if stored_digest is not None:
             return stored_digest
         digest = file_digest(path)
-        if self._database is not None and time.time() - state.st_ctime > SETTLING_SECONDS:
+        if self._database is not None and time.time() - file_stat.st_ctime > SETTLING_SECONDS:
             with self._warn_on_error():
                 self._database.execute("INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?, ?)", (*key, digest))
         return digest
 
-    def _stored_digest(self, key: tuple[str, int, int, int]) -> str | None:
+    def _find_stored_digest(self, key: tuple[str, int, int, int]) -> str | None:
         row = None
         if self._database is not None:
             with self._warn_on_error():
@@ -179,11 +188,11 @@ class FileDigests:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
-            log.warning("%s: the file digest cache cannot be used (%s); files are hashed again", self.memo, error)
+            log.warning("%s: the file digest cache cannot be used (%s); files are hashed again", self.memo_path, error)
             self._close()
             is_damaged = isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError)
-            if is_damaged and self.memo is not None:
-                self.memo.unlink(missing_ok=True)
+            if is_damaged and self.memo_path is not None:
+                self.memo_path.unlink(missing_ok=True)
 
     def _close(self) -> None:
         if self._database is not None:

@@ -15,33 +15,35 @@ from edgepipe.data.raw_samples import RawDataset, to_raw_split
 from edgepipe.data.splits import Split
 
 
-def read(spec: FunctionSpec, base: Path) -> RawDataset:
+def read(spec: FunctionSpec, base_folder: Path) -> RawDataset:
     """Call the function; it returns `(x, y)`, `x`, or a dict of these by split; x may be a dict of named inputs.
 
     Raises:
         InputError: the function fails (the message has the error and line), or returns something else.
     """
     with contextlib.redirect_stdout(sys.stderr):  # its output must not mix with edgepipe's
-        samples = _call_function(spec, base)
+        samples = _call_function(spec, base_folder)
     if _is_by_split(spec.function, samples):
-        splits = {
+        raw_splits = {
             Split(name): to_raw_split(f"{spec.function} ({name})", split_samples)
             for name, split_samples in samples.items()
         }
     else:
-        splits = {Split.TRAIN: to_raw_split(spec.function, samples)}
-    return RawDataset(spec.function, splits)
+        raw_splits = {Split.TRAIN: to_raw_split(spec.function, samples)}
+    return RawDataset(spec.function, raw_splits)
 
 
-def _call_function(spec: FunctionSpec, base: Path) -> Any:
+def _call_function(spec: FunctionSpec, base_folder: Path) -> Any:
     try:
-        function = references.load(spec.function, base)
+        function = references.load(spec.function, base_folder)
         _check_arguments(function, spec)
         return function(**spec.args)
     except EdgepipeError:
         raise
-    except SystemExit as end:
-        raise InputError(f"{spec.function} called exit({end.code}); let it raise an error instead") from end
+    except SystemExit as exit_error:
+        raise InputError(
+            f"{spec.function} called exit({exit_error.code}); let it raise an error instead"
+        ) from exit_error
     except Exception as error:
         raise InputError(
             f"{spec.function} failed at {_error_location(error)}: {type(error).__name__}: {error}"

@@ -24,18 +24,18 @@ _PREFIX_BY_SPLIT = {"train": "train", "test": "t10k"}  # split -> prefix of its 
 _DIMENSIONS_BY_KIND = {"images": 3, "labels": 1}  # kind of file -> the dimensions in its name
 
 
-def fashion_folder() -> Path:
+def find_fashion_folder() -> Path:
     """The folder with the four files of Fashion-MNIST: below $EDGEPIPE_DATA, or that of Debian's package.
 
     Raises:
         InputError: in none of these folders.
     """
     data_root = os.environ.get(DATA_VARIABLE)
-    folders = [Path(data_root) / "fashion-mnist", Path(data_root)] if data_root else []
-    for folder in [*folders, DEBIAN_FOLDER]:
-        if not _missing_names(folder):
+    candidate_folders = [Path(data_root) / "fashion-mnist", Path(data_root)] if data_root else []
+    for folder in [*candidate_folders, DEBIAN_FOLDER]:
+        if not _missing_file_names(folder):
             return folder
-    folder_list = ", ".join(map(str, [*folders, DEBIAN_FOLDER]))
+    folder_list = ", ".join(map(str, [*candidate_folders, DEBIAN_FOLDER]))
     raise InputError(
         f"Fashion-MNIST is in none of: {folder_list}; on Debian `apt install dataset-fashion-mnist`, otherwise put its "
         f"four files (train-images-idx3-ubyte.gz, ...) into a folder and name it: `fashion_mnist: folder` or "
@@ -51,13 +51,13 @@ def find_files(folder: Path) -> dict[str, tuple[Path, Path]]:
     """
     if not folder.is_dir():
         raise InputError(f"no such folder: {folder}")
-    missing_names = _missing_names(folder)
+    missing_names = _missing_file_names(folder)
     if missing_names:
         raise InputError(f"{folder} lacks {', '.join(missing_names)} (each may also end in .gz)")
     return {split: (_locate(folder, split, "images"), _locate(folder, split, "labels")) for split in _PREFIX_BY_SPLIT}
 
 
-def _missing_names(folder: Path) -> list[str]:
+def _missing_file_names(folder: Path) -> list[str]:
     required_files = [(split, kind) for split in _PREFIX_BY_SPLIT for kind in _DIMENSIONS_BY_KIND]
     return [_file_name(split, kind) for split, kind in required_files if not _locate(folder, split, kind).is_file()]
 
@@ -69,7 +69,7 @@ def _file_name(split: str, kind: str) -> str:
 def _locate(folder: Path, split: str, kind: str) -> Path:
     default_path = folder / _file_name(split, kind)
     spellings = [default_path, default_path.with_name(default_path.name.replace("-idx", ".idx"))]
-    candidates = [path.with_name(path.name + end) for path in spellings for end in ("", ".gz")]
+    candidates = [path.with_name(path.name + ending) for path in spellings for ending in ("", ".gz")]
     return next((path for path in candidates if path.is_file()), default_path)
 
 
@@ -80,10 +80,12 @@ def read(folder: Path) -> "dict[str, tuple[Array, Array]]":
         InputError: a file is missing, truncated or not in IDX format, or the counts differ.
     """
     arrays_by_split = {}
-    for split, (images, labels) in find_files(folder).items():
-        x, y = read_file(images), read_file(labels)
+    for split, (images_path, labels_path) in find_files(folder).items():
+        x, y = read_file(images_path), read_file(labels_path)
         if len(x) != len(y):
-            raise InputError(f"{images} has {plural(len(x), 'image')} but {labels} has {plural(len(y), 'label')}")
+            raise InputError(
+                f"{images_path} has {plural(len(x), 'image')} but {labels_path} has {plural(len(y), 'label')}"
+            )
         arrays_by_split[split] = (x[..., None] if x.ndim == 3 else x, y)
     return arrays_by_split
 

@@ -15,7 +15,7 @@ from edgepipe.data.data_spec import ImagesSpec
 from edgepipe.data.raw_samples import RawDataset, RawSplit
 from edgepipe.data.splits import Split
 
-ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"})
+IMAGE_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"})
 
 
 @final
@@ -38,7 +38,7 @@ class _ImageReadReport:
     transparent_count: int = 0
     animated_count: int = 0
 
-    def notes(self, root: Path) -> tuple[str, ...]:
+    def build_notes(self, root: Path) -> tuple[str, ...]:
         """Notes on everything but corrupt files."""
         counted_notes = (
             (self.turned_count, "rotated according to EXIF data"),
@@ -57,12 +57,12 @@ def read(root: Path, spec: ImagesSpec) -> RawDataset:
         InputError: no class folders, an empty one, a class that training does not have, sizes that differ and no
             `size`, or images that cannot be read (all are named) unless `skip_corrupt` is set.
     """
-    folder_by_split = class_folders.split_folders(root)
-    names = class_folders.class_names(folder_by_split[Split.TRAIN], "image")
+    folder_by_split = class_folders.find_split_folders(root)
+    class_names = class_folders.find_class_names(folder_by_split[Split.TRAIN], "image")
     for folder in folder_by_split.values():
-        class_folders.check_classes(folder, names, ENDINGS, "image")
+        class_folders.check_classes(folder, class_names, IMAGE_ENDINGS, "image")
     report = _ImageReadReport()
-    splits = {split: _read_split(folder, names, spec, report) for split, folder in folder_by_split.items()}
+    raw_splits = {split: _read_split(folder, class_names, spec, report) for split, folder in folder_by_split.items()}
     corrupt_files = [str(file) for file in report.corrupt_images]
     if corrupt_files and not spec.skip_corrupt:
         listing = "\n".join(f"  {file}" for file in corrupt_files)
@@ -70,21 +70,25 @@ def read(root: Path, spec: ImagesSpec) -> RawDataset:
             f"{root}: {plural(len(corrupt_files), 'image')} cannot be read; replace them, or set "
             f"`skip_corrupt: true`:\n{listing}"
         )
-    labels = splits[Split.TRAIN].y
-    class_folders.check_classes_remain(root, names, set() if labels is None else set(labels.tolist()), corrupt_files)
+    train_labels = raw_splits[Split.TRAIN].y
+    class_folders.check_classes_remain(
+        root, class_names, set() if train_labels is None else set(train_labels.tolist()), corrupt_files
+    )
     notes = (
         *class_folders.skipped_file_notes(root, corrupt_files, "image"),
-        *report.notes(root),
+        *report.build_notes(root),
         *class_folders.unread_folder_notes(root),
     )
-    return RawDataset(str(root), splits, names, (*notes, *class_folders.unread_file_notes(root, ENDINGS)))
+    return RawDataset(
+        str(root), raw_splits, class_names, (*notes, *class_folders.unread_file_notes(root, IMAGE_ENDINGS))
+    )
 
 
-def _read_split(folder: Path, names: tuple[str, ...], spec: ImagesSpec, report: _ImageReadReport) -> RawSplit:
+def _read_split(folder: Path, class_names: tuple[str, ...], spec: ImagesSpec, report: _ImageReadReport) -> RawSplit:
     images: list[Array] = []
     labels: list[int] = []
     first_path: Path | None = None
-    for path, label in class_folders.labelled_files(folder, names, ENDINGS):
+    for path, label in class_folders.iterate_labelled_files(folder, class_names, IMAGE_ENDINGS):
         image = _decode(path, spec, report)
         if isinstance(image, _CorruptImage):
             report.corrupt_images.append(image)

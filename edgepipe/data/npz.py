@@ -10,7 +10,7 @@ import numpy as np
 from edgepipe.core.arrays import Array
 from edgepipe.core.errors import InputError, did_you_mean
 from edgepipe.data.data_spec import NpzSpec
-from edgepipe.data.raw_samples import RawDataset, RawSplit, group_names
+from edgepipe.data.raw_samples import RawDataset, RawSplit, to_group_names
 from edgepipe.data.splits import Split
 
 _SPLIT_BY_SUFFIX = {"train": Split.TRAIN, "validation": Split.VALIDATION, "val": Split.VALIDATION, "test": Split.TEST}
@@ -23,15 +23,19 @@ def read(path: Path, spec: NpzSpec) -> RawDataset:
         InputError: not a readable .npz, or an array is missing or has Python objects.
     """
     with _open_archive(path) as archive:
-        suffixes = [suffix for suffix in _SPLIT_BY_SUFFIX if f"{spec.x}_{suffix}" in archive.files]
+        split_suffixes = [suffix for suffix in _SPLIT_BY_SUFFIX if f"{spec.x}_{suffix}" in archive.files]
         if spec.x in archive.files:
-            splits = {Split.TRAIN: _read_split(path, archive, spec, "")}
-        elif "train" in suffixes:
-            splits = {_SPLIT_BY_SUFFIX[suffix]: _read_split(path, archive, spec, f"_{suffix}") for suffix in suffixes}
+            raw_splits = {Split.TRAIN: _read_split(path, archive, spec, "")}
+        elif "train" in split_suffixes:
+            raw_splits = {
+                _SPLIT_BY_SUFFIX[suffix]: _read_split(path, archive, spec, f"_{suffix}") for suffix in split_suffixes
+            }
         else:
             raise _missing_array_error(path, archive, spec.x, f" (nor {spec.x}_train)")
-        notes = _notes(path, archive, spec, splits[Split.TRAIN], [] if spec.x in archive.files else suffixes)
-    return RawDataset(str(path), splits, notes=notes)
+        notes = _unread_array_notes(
+            path, archive, spec, raw_splits[Split.TRAIN], [] if spec.x in archive.files else split_suffixes
+        )
+    return RawDataset(str(path), raw_splits, notes=notes)
 
 
 def _open_archive(path: Path) -> Any:
@@ -49,7 +53,7 @@ def _read_split(path: Path, archive: Any, spec: NpzSpec, suffix: str) -> RawSpli
     y = _read_array(path, archive, labels_name) if labels_name in archive.files else None
     groups_name = "groups" + suffix
     group_labels = (
-        group_names(str(path), _read_array(path, archive, groups_name)) if groups_name in archive.files else None
+        to_group_names(str(path), _read_array(path, archive, groups_name)) if groups_name in archive.files else None
     )
     return RawSplit(_read_array(path, archive, spec.x + suffix), y, group_labels)
 
@@ -72,9 +76,13 @@ def _missing_array_error(path: Path, archive: Any, name: str, alternative: str) 
     return InputError(f"{path}: no array '{name}'{alternative}{did_you_mean(name, archive.files)}")
 
 
-def _notes(path: Path, archive: Any, spec: NpzSpec, train: RawSplit, suffixes: list[str]) -> tuple[str, ...]:
-    names = {name + end for name in (spec.x, spec.y or "y", "groups") for end in [f"_{s}" for s in suffixes] or [""]}
-    unread_names = [name for name in archive.files if name not in names]
-    if train.y is None:
+def _unread_array_notes(
+    path: Path, archive: Any, spec: NpzSpec, raw_train: RawSplit, split_suffixes: list[str]
+) -> tuple[str, ...]:
+    known_array_names = {
+        name + end for name in (spec.x, spec.y or "y", "groups") for end in [f"_{s}" for s in split_suffixes] or [""]
+    }
+    unread_names = [name for name in archive.files if name not in known_array_names]
+    if raw_train.y is None:
         return (f"{path} has no array 'y' (it has {', '.join(archive.files)}): samples without labels",)
     return (f"{path}: arrays that are not read: {', '.join(unread_names)}",) if unread_names else ()

@@ -10,35 +10,35 @@ from edgepipe.data.standardization import Scaling
 from edgepipe.tflite.metadata import Pixels, Preprocessing, Sound, Standardization, Windows
 
 
-def build_preprocessing(spec: DataSpec, raw: RawDataset, scaling: Scaling | None) -> Preprocessing:
+def build_preprocessing(spec: DataSpec, raw_dataset: RawDataset, scaling: Scaling | None) -> Preprocessing:
     """All preprocessing between the source of `raw` and the model's input."""
     return Preprocessing(
-        sound=_sound_constants(spec, raw.features)
-        if isinstance(spec, SoundSpec) and raw.features is not None
+        sound=_sound_constants(spec, raw_dataset.sound_features)
+        if isinstance(spec, SoundSpec) and raw_dataset.sound_features is not None
         else None,
-        pixels=_pixel_constants(spec, raw),
-        windows=_window_constants(spec, raw) if isinstance(spec, TableSpec) else None,
+        pixels=_pixel_constants(spec, raw_dataset),
+        windows=_window_constants(spec, raw_dataset) if isinstance(spec, TableSpec) else None,
         standardize=None if scaling is None else _standardize_constants(scaling),
-        classes=raw.class_names,
+        classes=raw_dataset.class_names,
     )
 
 
-def _sound_constants(spec: SoundSpec, sound: SoundFeatures) -> Sound:
-    samples = round(spec.seconds * spec.rate)
-    if sound.kind == "none":
-        return Sound(features=sound.kind, rate=sound.rate, samples=samples)
-    cepstral = sound.kind == "mfcc"
+def _sound_constants(spec: SoundSpec, sound_features: SoundFeatures) -> Sound:
+    sample_count = round(spec.seconds * spec.rate)
+    if sound_features.kind == "none":
+        return Sound(features=sound_features.kind, rate=sound_features.rate, samples=sample_count)
+    is_mfcc = sound_features.kind == "mfcc"
     return Sound(
-        features=sound.kind, rate=sound.rate, samples=samples, window=sound.window, hop=sound.hop, fft=sound.fft,
-        window_function="periodic Hann", spectrum="power", mels=sound.mels, mel_scale="2595 log10(1 + f / 700)",
-        mel_shape="triangles in Hz of peak 1", fmin=sound.fmin, fmax=sound.fmax, log="ln(power + floor)",
-        floor=sound.floor, coefficients=sound.coefficients if cepstral else None,
-        dct="II, orthonormal" if cepstral else None,
+        features=sound_features.kind, rate=sound_features.rate, samples=sample_count, window=sound_features.window_samples, hop=sound_features.hop_samples, fft=sound_features.fft_size,
+        window_function="periodic Hann", spectrum="power", mels=sound_features.band_count, mel_scale="2595 log10(1 + f / 700)",
+        mel_shape="triangles in Hz of peak 1", fmin=sound_features.fmin, fmax=sound_features.fmax, log="ln(power + floor)",
+        floor=sound_features.floor, coefficients=sound_features.coefficient_count if is_mfcc else None,
+        dct="II, orthonormal" if is_mfcc else None,
     )  # fmt: skip
 
 
-def _pixel_constants(spec: DataSpec, raw: RawDataset) -> Pixels | None:
-    x = raw.splits[Split.TRAIN].x
+def _pixel_constants(spec: DataSpec, raw_dataset: RawDataset) -> Pixels | None:
+    x = raw_dataset.raw_splits[Split.TRAIN].x
     if isinstance(x, dict) or x.dtype.kind != "u":
         return None
     max_pixel, shape = float(np.iinfo(x.dtype).max), tuple(x.shape[1:])
@@ -55,9 +55,9 @@ def _rescaled_range(rescale: Rescale, max_pixel: float) -> tuple[float, float]:
     return {"unit": (0.0, 1.0), "signed": (-1.0, 1.0), "none": (0.0, max_pixel)}[rescale]
 
 
-def _window_constants(spec: TableSpec, raw: RawDataset) -> Windows:
+def _window_constants(spec: TableSpec, raw_dataset: RawDataset) -> Windows:
     step = None if spec.window is None else spec.step or spec.window
-    return Windows(channels=raw.channels, rows=spec.window, step=step)
+    return Windows(channels=raw_dataset.channel_names, rows=spec.window, step=step)
 
 
 def _standardize_constants(scaling: Scaling) -> Standardization:

@@ -13,7 +13,7 @@ from edgepipe.data.sound_features import SoundFeatures
 from edgepipe.data.splits import Split
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
-FLOAT32_EXACT = 2**24  # float32 represents every integer up to this one
+FLOAT32_MAX_EXACT_INTEGER = 2**24  # float32 represents every integer up to this one
 
 
 @final
@@ -24,7 +24,7 @@ class RawSplit:
     x: Arrays
     y: Array | None
     groups: Array | None = None  # (n,): subject, session or recording of a sample; stays within one split
-    waves: Array | None = None  # (n, samples): waveforms, kept if augmentation changes them
+    waveforms: Array | None = None  # (n, samples): waveforms, kept if augmentation changes them
 
 
 @final
@@ -33,36 +33,36 @@ class RawDataset:
     """Everything in a source. A source without splits of its own has all samples in `train`."""
 
     name: str
-    splits: Mapping[Split, RawSplit]
+    raw_splits: Mapping[Split, RawSplit]
     class_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    features: SoundFeatures | None = None  # how audio features were computed
-    channels: tuple[str, ...] = ()  # column names of the channels
+    sound_features: SoundFeatures | None = None  # how audio features were computed
+    channel_names: tuple[str, ...] = ()  # column names of the channels
 
 
-def check_dataset(raw: RawDataset) -> RawDataset:
+def check_dataset(raw_dataset: RawDataset) -> RawDataset:
     """Check `raw` and return it.
 
     Raises:
         InputError: empty arrays, lengths that differ, a type that is not numeric, NaN or infinity, splits whose samples
             differ in shape; the message has the array, the count and the first index.
     """
-    for split, raw_split in raw.splits.items():
+    for split, raw_split in raw_dataset.raw_splits.items():
         for name, array in _named_arrays(raw_split):
-            title = f"{raw.name}: array {name}" + (f" of {split}" if len(raw.splits) > 1 else "")
+            title = f"{raw_dataset.name}: array {name}" + (f" of {split}" if len(raw_dataset.raw_splits) > 1 else "")
             if name == "groups":
                 continue
             _check_array(title, array)
             if name != "y" and array.dtype.kind in "iu":
                 _check_exact(title, array)
-        _check_lengths(f"{raw.name} ({split})", raw_split)
+        _check_lengths(f"{raw_dataset.name} ({split})", raw_split)
         if not isinstance(raw_split.x, dict) and raw_split.x.ndim == 1:
             raise InputError(
-                f"{raw.name}: x has shape {raw_split.x.shape}, one number a sample; a model takes at least one axis: "
+                f"{raw_dataset.name}: x has shape {raw_split.x.shape}, one number a sample; a model takes at least one axis: "
                 "(n, 1)"
             )
-    _check_shapes(raw)
-    return raw
+    _check_shapes(raw_dataset)
+    return raw_dataset
 
 
 def _named_arrays(raw_split: RawSplit) -> Iterator[tuple[str, Array]]:
@@ -78,8 +78,8 @@ def _named_arrays(raw_split: RawSplit) -> Iterator[tuple[str, Array]]:
 
 def _check_array(title: str, array: Array) -> None:
     if array.dtype.kind not in "biuf":
-        number = "; number the classes from 0" if array.dtype.kind in "US" and title.split()[-1] == "y" else ""
-        raise InputError(f"{title} has type {array.dtype}; allowed: integers, floats, booleans{number}")
+        number_hint = "; number the classes from 0" if array.dtype.kind in "US" and title.split()[-1] == "y" else ""
+        raise InputError(f"{title} has type {array.dtype}; allowed: integers, floats, booleans{number_hint}")
     if array.ndim == 0:
         raise InputError(f"{title} is a single number; its first axis must count samples")
     if array.size == 0:
@@ -96,8 +96,8 @@ def _check_finite(title: str, array: Array) -> None:
     nan_count = int(np.isnan(array).sum())
     infinite_count = int(np.isinf(array).sum())
     beyond_count = int(invalid_mask.sum()) - nan_count - infinite_count
-    counts = ((nan_count, "NaN"), (infinite_count, "infinite"), (beyond_count, "beyond float32"))
-    summary = ", ".join(f"{number} {kind}" for number, kind in counts if number)
+    invalid_counts = ((nan_count, "NaN"), (infinite_count, "infinite"), (beyond_count, "beyond float32"))
+    summary = ", ".join(f"{number} {kind}" for number, kind in invalid_counts if number)
     first_index = tuple(int(index) for index in np.argwhere(invalid_mask)[0])
     raise InputError(
         f"{title} has {summary} of {array.size} values, the first at index {list(first_index)}; clean the data first"
@@ -105,30 +105,32 @@ def _check_finite(title: str, array: Array) -> None:
 
 
 def _check_exact(title: str, array: Array) -> None:
-    largest = max(abs(int(array.min())), abs(int(array.max())))
-    if largest > FLOAT32_EXACT:
-        raise InputError(f"{title} holds integers up to {largest}, which float32 cannot hold exactly; scale them first")
+    largest_integer = max(abs(int(array.min())), abs(int(array.max())))
+    if largest_integer > FLOAT32_MAX_EXACT_INTEGER:
+        raise InputError(
+            f"{title} holds integers up to {largest_integer}, which float32 cannot hold exactly; scale them first"
+        )
 
 
 def _check_lengths(title: str, raw_split: RawSplit) -> None:
-    lengths = {name: len(array) for name, array in _named_arrays(raw_split)}
-    if len(set(lengths.values())) > 1:
-        lengths_text = ", ".join(f"{name} has {number}" for name, number in lengths.items())
+    length_by_array = {name: len(array) for name, array in _named_arrays(raw_split)}
+    if len(set(length_by_array.values())) > 1:
+        lengths_text = ", ".join(f"{name} has {number}" for name, number in length_by_array.items())
         raise InputError(f"{title}: the arrays differ in their number of samples: {lengths_text}")
 
 
-def _check_shapes(raw: RawDataset) -> None:
-    if len({raw_split.groups is None for raw_split in raw.splits.values()}) > 1:
-        raise InputError(f"{raw.name}: some splits have groups and others have none")
-    train_shapes = _sample_shapes(raw.splits[Split.TRAIN])
-    for split, raw_split in raw.splits.items():
-        if _sample_shapes(raw_split) != train_shapes:
+def _check_shapes(raw_dataset: RawDataset) -> None:
+    if len({raw_split.groups is None for raw_split in raw_dataset.raw_splits.values()}) > 1:
+        raise InputError(f"{raw_dataset.name}: some splits have groups and others have none")
+    train_shapes = _sample_shape_by_array(raw_dataset.raw_splits[Split.TRAIN])
+    for split, raw_split in raw_dataset.raw_splits.items():
+        if _sample_shape_by_array(raw_split) != train_shapes:
             raise InputError(
-                f"{raw.name}: one sample of {split} is {_sample_shapes(raw_split)}, one of train is {train_shapes}"
+                f"{raw_dataset.name}: one sample of {split} is {_sample_shape_by_array(raw_split)}, one of train is {train_shapes}"
             )
 
 
-def _sample_shapes(raw_split: RawSplit) -> dict[str, tuple[int, ...]]:
+def _sample_shape_by_array(raw_split: RawSplit) -> dict[str, tuple[int, ...]]:
     return {name: array.shape[1:] for name, array in _named_arrays(raw_split)}
 
 
@@ -163,10 +165,10 @@ def _check_kind(title: str, samples: Any) -> None:
 
 
 def _parse_groups(title: str, array_like: Any) -> Array:
-    return group_names(title, _to_array(f"{title}: groups", array_like))
+    return to_group_names(title, _to_array(f"{title}: groups", array_like))
 
 
-def group_names(title: str, groups: Array) -> Array:
+def to_group_names(title: str, groups: Array) -> Array:
     """`groups` as strings, (n,).
 
     Raises:
@@ -214,9 +216,11 @@ def _read_elements(title: str, dataset: Any) -> list[Any]:
 
 def _is_batched(dataset: Any) -> bool:
     """Whether elements are batches: x and y share the size of the first axis, or that of x alone is unknown."""
-    spec = dataset.element_spec
+    element_spec = dataset.element_spec
     tensor_specs = [
-        tensor_spec for element in (spec if isinstance(spec, tuple) else (spec,)) for tensor_spec in _leaves(element)
+        tensor_spec
+        for element in (element_spec if isinstance(element_spec, tuple) else (element_spec,))
+        for tensor_spec in _leaf_specs(element)
     ]
     if any(tensor_spec.shape.rank == 0 for tensor_spec in tensor_specs):
         return False
@@ -224,15 +228,15 @@ def _is_batched(dataset: Any) -> bool:
     return first_sizes == {None} or (len(first_sizes) == 1 and len(tensor_specs) > 1)
 
 
-def _leaves(spec: Any) -> list[Any]:
+def _leaf_specs(spec: Any) -> list[Any]:
     return list(spec.values()) if isinstance(spec, Mapping) else [spec]
 
 
 def _join_elements(elements: list[Any], is_batched: bool) -> Any:
-    join: Any = np.concatenate if is_batched else np.stack
+    join_arrays: Any = np.concatenate if is_batched else np.stack
     if isinstance(elements[0], Mapping):
-        return {name: join([element[name] for element in elements]) for name in elements[0]}
-    return join(elements)
+        return {name: join_arrays([element[name] for element in elements]) for name in elements[0]}
+    return join_arrays(elements)
 
 
 def _parse_inputs(title: str, x: Any) -> Arrays:

@@ -28,10 +28,10 @@ def japanese_vowels() -> "dict[str, tuple[Array, Array]]":
     def pad_series(series: "Array") -> "Array":
         return np.pad(series.T, ((0, UTTERANCE_STEPS - series.shape[1]), (0, 0))).astype(np.float32)
 
-    load = _aeon_datasets().load_japanese_vowels
+    load_vowels = _aeon_datasets().load_japanese_vowels
     windows_by_split = {}
     for split in ("train", "test"):
-        x, y = load(split=split)
+        x, y = load_vowels(split=split)
         windows_by_split[split] = np.stack([pad_series(series) for series in x]), y.astype(np.int64) - 1
     return windows_by_split
 
@@ -80,11 +80,11 @@ def odd_motions(steps: int = 25) -> "tuple[Array, Array, Array]":
     """
     import numpy as np
 
-    splits = [basic_motions(steps)[split] for split in ("train", "test")]
-    x, y = (np.concatenate(arrays) for arrays in zip(*splits, strict=True))
-    recording = np.repeat(np.arange(len(x) * steps // 100), 100 // steps)
+    split_arrays = [basic_motions(steps)[split] for split in ("train", "test")]
+    x, y = (np.concatenate(arrays) for arrays in zip(*split_arrays, strict=True))
+    recording_indices = np.repeat(np.arange(len(x) * steps // 100), 100 // steps)
     moving_mask = y != 2
-    return x[moving_mask], (y[moving_mask] != 3).astype(np.int64), recording[moving_mask]
+    return x[moving_mask], (y[moving_mask] != 3).astype(np.int64), recording_indices[moving_mask]
 
 
 def _aeon_datasets() -> Any:

@@ -10,7 +10,7 @@ from edgepipe.core.arrays import Array, Arrays, count_samples
 from edgepipe.core.errors import InputError
 from edgepipe.core.units import plural
 
-LABEL_NAMES = frozenset(("y", "labels", "targets"))
+LABEL_ARRAY_NAMES = frozenset(("y", "labels", "targets"))
 
 
 def read(path: Path) -> Arrays:
@@ -30,8 +30,12 @@ def read_labelled(path: Path) -> tuple[Arrays, Array | None]:
     """
     try:
         with path.open("rb") as stream:
-            archive = np.load(stream, allow_pickle=False)
-            arrays = archive if isinstance(archive, np.ndarray) else {name: archive[name] for name in archive.files}
+            loaded_file = np.load(stream, allow_pickle=False)
+            arrays = (
+                loaded_file
+                if isinstance(loaded_file, np.ndarray)
+                else {name: loaded_file[name] for name in loaded_file.files}
+            )
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}; give samples as .npy or .npz") from None
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
@@ -41,13 +45,15 @@ def read_labelled(path: Path) -> tuple[Arrays, Array | None]:
         raise InputError(f"{path}: {reason} or is no .npy or .npz file of numbers") from None
     if isinstance(arrays, np.ndarray):
         return _check_array(path, "the array", arrays), None
-    inputs = {
-        name: _check_array(path, f"array '{name}'", array) for name, array in arrays.items() if name not in LABEL_NAMES
+    input_by_name = {
+        name: _check_array(path, f"array '{name}'", array)
+        for name, array in arrays.items()
+        if name not in LABEL_ARRAY_NAMES
     }
-    if not inputs:
+    if not input_by_name:
         raise InputError(f"{path}: holds no samples; expected an array 'x', or one for each input")
-    x = inputs if len(inputs) > 1 else next(iter(inputs.values()))
-    return x, _find_labels(path, x, {name: array for name, array in arrays.items() if name in LABEL_NAMES})
+    x = input_by_name if len(input_by_name) > 1 else next(iter(input_by_name.values()))
+    return x, _find_labels(path, x, {name: array for name, array in arrays.items() if name in LABEL_ARRAY_NAMES})
 
 
 def _find_labels(path: Path, x: Arrays, label_arrays: dict[str, Array]) -> Array | None:

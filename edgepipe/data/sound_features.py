@@ -25,51 +25,51 @@ class SoundFeatures:
 
     kind: FeatureKind
     rate: int  # Hz
-    window: int  # frame length in samples
-    hop: int  # frame step in samples
-    mels: int
-    coefficients: int  # MFCC coefficients to keep
+    window_samples: int  # frame length in samples
+    hop_samples: int  # frame step in samples
+    band_count: int
+    coefficient_count: int  # MFCC coefficients to keep
     fmin: float  # Hz
     fmax: float  # Hz
     floor: float  # added to the power before the logarithm
 
     @property
-    def fft(self) -> int:
+    def fft_size(self) -> int:
         """FFT size: the next power of two; the frame is centred and zero-padded."""
-        return 1 << (self.window - 1).bit_length()
+        return 1 << (self.window_samples - 1).bit_length()
 
-    def compute(self, waves: Array) -> Array:
+    def compute(self, waveforms: Array) -> Array:
         """Features (n, frames, bands, 1) of waveforms (n, samples), float32; the waveforms (n, samples, 1) for `none`.
 
         Raises:
             InputError: waveforms shorter than one frame.
         """
         if self.kind == "none":
-            return waves[..., None].astype(np.float32)
-        if waves.shape[-1] < self.fft:
+            return waveforms[..., None].astype(np.float32)
+        if waveforms.shape[-1] < self.fft_size:
             raise InputError(
-                f"a recording of {plural(waves.shape[-1], 'sample')} is shorter than one frame of {self.fft}"
+                f"a recording of {plural(waveforms.shape[-1], 'sample')} is shorter than one frame of {self.fft_size}"
             )
         librosa = import_librosa()
-        power = librosa.feature.melspectrogram(
-            y=waves.astype(np.float32), sr=self.rate, n_fft=self.fft, hop_length=self.hop, win_length=self.window,
-            window="hann", center=False, power=2.0, n_mels=self.mels, fmin=self.fmin, fmax=self.fmax, htk=True,
+        mel_power = librosa.feature.melspectrogram(
+            y=waveforms.astype(np.float32), sr=self.rate, n_fft=self.fft_size, hop_length=self.hop_samples, win_length=self.window_samples,
+            window="hann", center=False, power=2.0, n_mels=self.band_count, fmin=self.fmin, fmax=self.fmax, htk=True,
             norm=None,
         )  # fmt: skip
-        bands = np.log(power + np.float32(self.floor))
+        log_bands = np.log(mel_power + np.float32(self.floor))
         if self.kind == "mfcc":
-            bands = librosa.feature.mfcc(S=bands, n_mfcc=self.coefficients, dct_type=2, norm="ortho")
-        return np.asarray(np.swapaxes(bands, 1, 2)[..., None], np.float32)
+            log_bands = librosa.feature.mfcc(S=log_bands, n_mfcc=self.coefficient_count, dct_type=2, norm="ortho")
+        return np.asarray(np.swapaxes(log_bands, 1, 2)[..., None], np.float32)
 
     def describe(self) -> str:
         """Every constant in one line, for the report: a device must compute the same features."""
         if self.kind == "none":
             return f"waveforms at {self.rate} Hz, -1 to 1"
-        cepstral = f", orthonormal DCT-II, the first {self.coefficients}" if self.kind == "mfcc" else ""
+        cepstral_text = f", orthonormal DCT-II, the first {self.coefficient_count}" if self.kind == "mfcc" else ""
         return (
-            f"{self.kind} at {self.rate} Hz: periodic Hann windows of {self.window} samples every {self.hop}, in the "
-            f"middle of an FFT of {self.fft}, power, {self.mels} triangular mel bands (HTK scale, peak 1) from "
-            f"{self.fmin:g} to {self.fmax:g} Hz, ln(power + {self.floor:g}){cepstral}"
+            f"{self.kind} at {self.rate} Hz: periodic Hann windows of {self.window_samples} samples every {self.hop_samples}, in the "
+            f"middle of an FFT of {self.fft_size}, power, {self.band_count} triangular mel bands (HTK scale, peak 1) from "
+            f"{self.fmin:g} to {self.fmax:g} Hz, ln(power + {self.floor:g}){cepstral_text}"
         )
 
 

@@ -18,7 +18,7 @@ VARIANTS = (
 )  # fmt: skip
 SPEEDS = (130, 150, 175, 200)  # words a minute
 PITCHES = (35, 50, 65)
-TAKES = 3  # of each digit by each voice, at different speeds and pitches
+TAKES_PER_DIGIT = 3  # of each digit by each voice, at different speeds and pitches
 DEFAULT_VOICE_COUNT = 60
 
 
@@ -43,27 +43,29 @@ def espeak_version() -> str:
     return version_text.partition(" Data at")[0].partition(":")[2].strip() or "unknown"
 
 
-def voices(count: int) -> list[str]:
+def list_voices(count: int) -> list[str]:
     """The first `count` voices, accents and variants mixed."""
-    pairs = [f"{accent}+{variant}" for variant in VARIANTS for accent in ACCENTS]
-    return [pairs[index * 41 % len(pairs)] for index in range(min(count, len(pairs)))]  # 41 has no factor of 96
+    voice_names = [f"{accent}+{variant}" for variant in VARIANTS for accent in ACCENTS]
+    return [
+        voice_names[index * 41 % len(voice_names)] for index in range(min(count, len(voice_names)))
+    ]  # 41 has no factor of 96
 
 
-def recordings_folder(voice_count: int) -> Path:
+def get_recordings_folder(voice_count: int) -> Path:
     """The folder of recordings, `<digit>/<voice>_<take>.wav`, synthesized if it does not exist.
 
     Raises:
         ToolError: espeak-ng is missing or fails.
     """
-    name = text_digest(
-        espeak_version(), str(voice_count), *DIGITS, *voices(voice_count), str((SPEEDS, PITCHES, TAKES))
+    folder_name = text_digest(
+        espeak_version(), str(voice_count), *DIGITS, *list_voices(voice_count), str((SPEEDS, PITCHES, TAKES_PER_DIGIT))
     )[:16]
-    target = default_root() / "speech" / name
+    target = default_root() / "speech" / folder_name
     if target.is_dir():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as temporary_folder:
-        new_folder = Path(temporary_folder) / name
+        new_folder = Path(temporary_folder) / folder_name
         _speak_all(new_folder, voice_count)
         if not target.is_dir():
             new_folder.rename(target)
@@ -73,14 +75,14 @@ def recordings_folder(voice_count: int) -> Path:
 def _speak_all(folder: Path, voice_count: int) -> None:
     for digit in DIGITS:
         (folder / digit).mkdir(parents=True)
-    tasks = [
+    speak_arguments = [
         (folder / digit / f"{voice}_{take}.wav", voice, digit, index + take)
-        for index, voice in enumerate(voices(voice_count))
+        for index, voice in enumerate(list_voices(voice_count))
         for digit in DIGITS
-        for take in range(TAKES)
+        for take in range(TAKES_PER_DIGIT)
     ]
     with ThreadPoolExecutor(max_workers=2) as pool:
-        list(pool.map(lambda task: _speak(*task), tasks))
+        list(pool.map(lambda task: _speak(*task), speak_arguments))
 
 
 def _speak(path: Path, voice: str, word: str, variation: int) -> None:

@@ -23,10 +23,15 @@ class Scaling:
         """Fit to training samples (n, ..., channels). A constant channel gets deviation 1."""
         array = next(iter(x.values())) if isinstance(x, dict) else x
         channels_last = np.moveaxis(array, axis, -1)
-        flat = channels_last.reshape(-1, channels_last.shape[-1]).astype(np.float64)
-        deviation, is_constant = flat.std(axis=0), np.ptp(flat, axis=0) == 0
-        constants = flat.mean(axis=0).tolist(), np.where(is_constant, 1.0, deviation).tolist()
-        return cls(tuple(constants[0]), tuple(constants[1]), tuple(np.flatnonzero(is_constant).tolist()), axis)
+        flat_samples = channels_last.reshape(-1, channels_last.shape[-1]).astype(np.float64)
+        deviation, is_constant = flat_samples.std(axis=0), np.ptp(flat_samples, axis=0) == 0
+        means_and_deviations = flat_samples.mean(axis=0).tolist(), np.where(is_constant, 1.0, deviation).tolist()
+        return cls(
+            tuple(means_and_deviations[0]),
+            tuple(means_and_deviations[1]),
+            tuple(np.flatnonzero(is_constant).tolist()),
+            axis,
+        )
 
     def apply(self, x: Arrays) -> Arrays:
         """`x` (n, ..., channels) scaled, float32."""
@@ -42,7 +47,9 @@ class Scaling:
 
     def describe(self, name: str) -> str:
         """The constants, for the report: a device needs them."""
-        texts = [", ".join(f"{constant:.9g}" for constant in constants) for constants in (self.mean, self.deviation)]
+        constant_texts = [
+            ", ".join(f"{constant:.9g}" for constant in constants) for constants in (self.mean, self.deviation)
+        ]
         axis_name = "channel" if self.axis == -1 else "band"
         constant_note = (
             f"; {axis_name} {', '.join(map(str, self.constant_channels))} never changes in training"
@@ -50,6 +57,6 @@ class Scaling:
             else ""
         )
         return (
-            f"{name}: standardized by the training split: mean [{texts[0]}], deviation [{texts[1]}]; a device must too"
+            f"{name}: standardized by the training split: mean [{constant_texts[0]}], deviation [{constant_texts[1]}]; a device must too"
             f"{constant_note}"
         )

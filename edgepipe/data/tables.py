@@ -13,11 +13,11 @@ from edgepipe.core.arrays import Array
 from edgepipe.core.errors import InputError, ToolError, did_you_mean
 from edgepipe.core.units import plural
 from edgepipe.data.class_folders import MAX_LISTED, format_listing
-from edgepipe.data.data_spec import CsvSpec, TableSpec, table_files
+from edgepipe.data.data_spec import CsvSpec, TableSpec, find_table_files
 from edgepipe.data.raw_samples import FLOAT32_MAX, RawDataset, RawSplit
 from edgepipe.data.splits import Split
 
-_NUMBER = re.compile(r"[-+]?[0-9]*\.[0-9]+([eE][-+]?[0-9]+)?|-[0-9]+")  # integers may be column names: 0, 1, 2
+_NUMBER_PATTERN = re.compile(r"[-+]?[0-9]*\.[0-9]+([eE][-+]?[0-9]+)?|-[0-9]+")  # integers may be column names: 0, 1, 2
 
 
 class _CorruptTable(Exception):  # noqa: N818 - a reason, caught here
@@ -44,11 +44,11 @@ def read(root: Path, spec: TableSpec) -> RawDataset:
         InputError: missing columns, or files that cannot be used (the message names all) unless `skip_corrupt` is set.
         ToolError: pandas is not installed.
     """
-    _pandas()
-    paths, samples, corrupt_files = table_files(root, spec), _TableSamples(), []
+    _import_pandas()
+    paths, table_samples, corrupt_files = find_table_files(root, spec), _TableSamples(), []
     for path in paths:
         try:
-            _read_file(path, root, spec, samples)
+            _read_file(path, root, spec, table_samples)
         except _CorruptTable as reason:
             corrupt_files.append(f"{path} ({reason})")
     if corrupt_files and not spec.skip_corrupt:
@@ -57,18 +57,22 @@ def read(root: Path, spec: TableSpec) -> RawDataset:
             f"{root}: {len(corrupt_files)} of {plural(len(paths), 'file')} cannot be used; fix them, or set "
             f"`skip_corrupt: true`:\n{listing}"
         )
-    if not samples.x:
+    if not table_samples.x:
         raise InputError(f"{root}: no samples in {plural(len(paths), 'file')}{_empty_reason(spec, corrupt_files)}")
-    unknown_columns = [name for name in spec.ignore if name not in samples.ignored_columns]
+    unknown_columns = [name for name in spec.ignore if name not in table_samples.ignored_columns]
     if unknown_columns:
-        hint = did_you_mean(unknown_columns[0], samples.channel_names)
+        hint = did_you_mean(unknown_columns[0], table_samples.channel_names)
         raise InputError(f"{root}: `ignore` names a column '{unknown_columns[0]}' that no file has{hint}")
-    y, class_names = _encode_labels(samples.labels)
+    y, class_names = _encode_labels(table_samples.labels)
     raw_split = RawSplit(
-        np.stack(samples.x).astype(np.float32), y, np.array(samples.groups) if samples.groups else None
+        np.stack(table_samples.x).astype(np.float32),
+        y,
+        np.array(table_samples.groups) if table_samples.groups else None,
     )
-    notes = tuple(_notes(root, spec, samples, corrupt_files, len(paths)))
-    return RawDataset(str(root), {Split.TRAIN: raw_split}, class_names, notes, channels=samples.channel_names)
+    notes = tuple(_table_notes(root, spec, table_samples, corrupt_files, len(paths)))
+    return RawDataset(
+        str(root), {Split.TRAIN: raw_split}, class_names, notes, channel_names=table_samples.channel_names
+    )
 
 
 def _empty_reason(spec: TableSpec, corrupt_files: list[str]) -> str:
@@ -77,7 +81,7 @@ def _empty_reason(spec: TableSpec, corrupt_files: list[str]) -> str:
     return f", none has {plural(spec.window, 'consecutive row')} with one label and group" if spec.window else ""
 
 
-def _pandas() -> Any:
+def _import_pandas() -> Any:
     try:
         import pandas
     except ImportError:
@@ -85,36 +89,36 @@ def _pandas() -> Any:
     return pandas
 
 
-def _read_file(path: Path, root: Path, spec: TableSpec, samples: _TableSamples) -> None:
+def _read_file(path: Path, root: Path, spec: TableSpec, table_samples: _TableSamples) -> None:
     table = _read_table(path, spec)
-    samples.ignored_columns |= set(map(str, table.columns)) & set(spec.ignore)
+    table_samples.ignored_columns |= set(map(str, table.columns)) & set(spec.ignore)
     relative_path = path.relative_to(root).as_posix() if root.is_dir() else path.name
-    columns = _channel_columns(path, table, spec)
-    if samples.channel_names and columns != samples.channel_names:
+    channel_columns = _channel_columns(path, table, spec)
+    if table_samples.channel_names and channel_columns != table_samples.channel_names:
         raise _CorruptTable(
-            f"its channels are {', '.join(columns)}, those of earlier files are {', '.join(samples.channel_names)}"
+            f"its channels are {', '.join(channel_columns)}, those of earlier files are {', '.join(table_samples.channel_names)}"
         )
-    channel_rows = _read_channels(table, columns)
-    label = _row_values(table, spec.label, relative_path, spec.label_from)
-    group = _row_values(table, spec.group, relative_path, spec.group_from)
-    session = _row_values(table, spec.session, relative_path, None)
-    samples.channel_names = columns
+    channel_rows = _read_channels(table, channel_columns)
+    row_labels = _row_values(table, spec.label, relative_path, spec.label_from)
+    row_groups = _row_values(table, spec.group, relative_path, spec.group_from)
+    row_sessions = _row_values(table, spec.session, relative_path, None)
+    table_samples.channel_names = channel_columns
     for start, end in _constant_runs(
-        [series for series in (label, group, session) if series is not None], len(channel_rows)
+        [series for series in (row_labels, row_groups, row_sessions) if series is not None], len(channel_rows)
     ):
         _cut_windows(
             channel_rows,
             start,
             end,
-            label,
-            group if group is not None else _recording_group(session, relative_path, root),
+            row_labels,
+            row_groups if row_groups is not None else _recording_group(row_sessions, relative_path, root),
             spec,
-            samples,
+            table_samples,
         )
 
 
 def _read_table(path: Path, spec: TableSpec) -> Any:
-    pandas = _pandas()
+    pandas = _import_pandas()
     try:
         if isinstance(spec, CsvSpec):
             _check_header(path, spec)
@@ -132,14 +136,14 @@ def _read_table(path: Path, spec: TableSpec) -> Any:
 
 def _check_header(path: Path, spec: CsvSpec) -> None:
     """Check what pandas accepts silently: it renames duplicate columns and takes a first line of numbers for names."""
-    header = _pandas().read_csv(
+    header = _import_pandas().read_csv(
         path, sep=spec.separator, skipinitialspace=True, header=None, nrows=1, dtype=str, keep_default_na=False
     )
-    names = [str(name) for name in header.iloc[0]]
-    repeated_names = sorted({name for name in names if names.count(name) > 1})
+    column_names = [str(name) for name in header.iloc[0]]
+    repeated_names = sorted({name for name in column_names if column_names.count(name) > 1})
     if repeated_names:
-        raise _CorruptTable(f"{names.count(repeated_names[0])} columns are named '{repeated_names[0]}'")
-    numeric_names = [name for name in names if _NUMBER.fullmatch(name)]
+        raise _CorruptTable(f"{column_names.count(repeated_names[0])} columns are named '{repeated_names[0]}'")
+    numeric_names = [name for name in column_names if _NUMBER_PATTERN.fullmatch(name)]
     if numeric_names:
         raise _CorruptTable(
             f"begins with numbers ({', '.join(numeric_names)[:60]}); its first line must name the columns"
@@ -155,46 +159,48 @@ def _channel_columns(path: Path, table: Any, spec: TableSpec) -> tuple[str, ...]
     if spec.channels:
         return spec.channels
     other_columns = {spec.label, spec.group, spec.session, *spec.ignore}
-    channels = tuple(name for name in present_columns if name not in other_columns)
-    unnamed_columns = [name for name in channels if name.startswith("Unnamed: ")]
+    channel_names = tuple(name for name in present_columns if name not in other_columns)
+    unnamed_columns = [name for name in channel_names if name.startswith("Unnamed: ")]
     if unnamed_columns:
         raise _CorruptTable(
             f"a column has no name (an index?); put '{unnamed_columns[0]}' into `ignore`, or list `channels`"
         )
-    if not channels:
+    if not channel_names:
         raise _CorruptTable("no column is left for the channels")
-    return channels
+    return channel_names
 
 
-def _read_channels(table: Any, columns: tuple[str, ...]) -> Array:
-    pandas = _pandas()
-    arrays = []
-    for name in columns:
+def _read_channels(table: Any, channel_columns: tuple[str, ...]) -> Array:
+    pandas = _import_pandas()
+    channel_arrays = []
+    for name in channel_columns:
         if table[name].dtype.kind in "mM":
             raise _CorruptTable(f"column '{name}' holds times; put it into `ignore`")
         numbers = pandas.to_numeric(table[name], errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-        bad_rows = np.flatnonzero(~(np.abs(numbers) <= FLOAT32_MAX))
-        if len(bad_rows):
-            raise _CorruptTable(_describe_bad_cell(table[name], bad_rows))
-        arrays.append(numbers)
-    return np.stack(arrays, axis=1)
+        bad_row_indices = np.flatnonzero(~(np.abs(numbers) <= FLOAT32_MAX))
+        if len(bad_row_indices):
+            raise _CorruptTable(_describe_bad_cell(table[name], bad_row_indices))
+        channel_arrays.append(numbers)
+    return np.stack(channel_arrays, axis=1)
 
 
-def _describe_bad_cell(column: Any, bad_rows: Array) -> str:
-    row, cell = int(bad_rows[0]) + 1, column.iloc[int(bad_rows[0])]
-    is_empty = column.isna().iloc[int(bad_rows[0])]
+def _describe_bad_cell(column: Any, bad_row_indices: Array) -> str:
+    row, cell = int(bad_row_indices[0]) + 1, column.iloc[int(bad_row_indices[0])]
+    is_empty = column.isna().iloc[int(bad_row_indices[0])]
     problem = " is empty" if is_empty else f": '{cell}' is not a finite float32 number"
-    is_all_bad = len(bad_rows) == len(column) > 1
+    is_all_bad = len(bad_row_indices) == len(column) > 1
     hint = "; all are: put the column into `ignore`, or name it as label, group or session" if is_all_bad else ""
-    return f"row {row}, column '{column.name}'{problem} ({len(bad_rows)} such{hint})"
+    return f"row {row}, column '{column.name}'{problem} ({len(bad_row_indices)} such{hint})"
 
 
-def _row_values(table: Any, column: str | None, relative_path: str, pattern: str | None) -> Array | None:
+def _row_values(table: Any, column_name: str | None, relative_path: str, pattern: str | None) -> Array | None:
     """One value per row: the column, or what `pattern` matches in the path; None if neither is given."""
-    if column is not None:
-        column_values = table[column]
+    if column_name is not None:
+        column_values = table[column_name]
         if column_values.isna().any():
-            raise _CorruptTable(f"row {int(np.flatnonzero(column_values.isna())[0]) + 1}, column '{column}' is empty")
+            raise _CorruptTable(
+                f"row {int(np.flatnonzero(column_values.isna())[0]) + 1}, column '{column_name}' is empty"
+            )
         return np.asarray(column_values)
     if pattern is None:
         return None
@@ -204,41 +210,43 @@ def _row_values(table: Any, column: str | None, relative_path: str, pattern: str
     return np.full(len(table), match.group(1) if match.re.groups else match.group())
 
 
-def _recording_group(session: Array | None, relative_path: str, root: Path) -> Array | None:
+def _recording_group(row_sessions: Array | None, relative_path: str, root: Path) -> Array | None:
     """The default group: the session or, with several files, the file."""
-    if session is not None:
-        return session
+    if row_sessions is not None:
+        return row_sessions
     return None if root.is_file() else np.array([relative_path])
 
 
-def _constant_runs(series: list[Array], rows: int) -> Iterator[tuple[int, int]]:
+def _constant_runs(row_series: list[Array], row_count: int) -> Iterator[tuple[int, int]]:
     """The ranges [start, end) of rows in which no series changes."""
-    changes = np.zeros(max(rows - 1, 0), bool)
-    for row_values in series:
+    changes = np.zeros(max(row_count - 1, 0), bool)
+    for row_values in row_series:
         changes |= row_values[1:] != row_values[:-1]
-    edges = [0, *(np.flatnonzero(changes) + 1), rows]
-    yield from itertools.pairwise(edges)
+    run_edges = [0, *(np.flatnonzero(changes) + 1), row_count]
+    yield from itertools.pairwise(run_edges)
 
 
 def _cut_windows(
     channel_rows: Array,
-    start: int,
-    end: int,
-    label: Array | None,
-    group: Array | None,
+    start_row: int,
+    end_row: int,
+    row_labels: Array | None,
+    row_groups: Array | None,
     spec: TableSpec,
-    samples: _TableSamples,
+    table_samples: _TableSamples,
 ) -> None:
-    size = spec.window or 1
-    step = spec.step or size
-    starts = range(start, end - size + 1, step)
-    samples.unused_rows += end - start if not starts else end - (starts[-1] + size)
-    for row in starts:
-        samples.x.append(channel_rows[row : row + size] if spec.window else channel_rows[row])
-        if label is not None:
-            samples.labels.append(label[row])
-        if group is not None:
-            samples.groups.append(str(group[row] if len(group) > 1 else group[0]))
+    window_size = spec.window or 1
+    step = spec.step or window_size
+    window_starts = range(start_row, end_row - window_size + 1, step)
+    table_samples.unused_rows += (
+        end_row - start_row if not window_starts else end_row - (window_starts[-1] + window_size)
+    )
+    for row in window_starts:
+        table_samples.x.append(channel_rows[row : row + window_size] if spec.window else channel_rows[row])
+        if row_labels is not None:
+            table_samples.labels.append(row_labels[row])
+        if row_groups is not None:
+            table_samples.groups.append(str(row_groups[row] if len(row_groups) > 1 else row_groups[0]))
 
 
 def _encode_labels(labels: list[Any]) -> tuple[Array | None, tuple[str, ...]]:
@@ -248,20 +256,22 @@ def _encode_labels(labels: list[Any]) -> tuple[Array | None, tuple[str, ...]]:
     label_array = np.array(labels)
     if label_array.dtype.kind in "iufb":
         return label_array, ()
-    names, class_indices = np.unique(label_array.astype(str), return_inverse=True)
-    return class_indices.astype(np.int64), tuple(names.tolist())
+    class_names, class_indices = np.unique(label_array.astype(str), return_inverse=True)
+    return class_indices.astype(np.int64), tuple(class_names.tolist())
 
 
-def _notes(root: Path, spec: TableSpec, samples: _TableSamples, corrupt_files: list[str], total: int) -> Iterator[str]:
-    channels = f"{plural(len(samples.channel_names), 'channel')} ({', '.join(samples.channel_names)})"
-    yield f"{root}: {plural(len(samples.x), 'sample')} of {channels} from {plural(total, 'file')}"
+def _table_notes(
+    root: Path, spec: TableSpec, table_samples: _TableSamples, corrupt_files: list[str], file_count: int
+) -> Iterator[str]:
+    channels_text = f"{plural(len(table_samples.channel_names), 'channel')} ({', '.join(table_samples.channel_names)})"
+    yield f"{root}: {plural(len(table_samples.x), 'sample')} of {channels_text} from {plural(file_count, 'file')}"
     if corrupt_files:
-        count = f"{len(corrupt_files)} of {plural(total, 'file')}"
-        yield f"{root}: skipped {count} that cannot be used: {format_listing(corrupt_files)}"
-    if samples.unused_rows and spec.window:
-        count = plural(samples.unused_rows, "row")
-        yield f"{root}: {count} at the ends of recordings unused, too few for a window of {spec.window}"
-    if spec.window and not samples.groups:
+        count_text = f"{len(corrupt_files)} of {plural(file_count, 'file')}"
+        yield f"{root}: skipped {count_text} that cannot be used: {format_listing(corrupt_files)}"
+    if table_samples.unused_rows and spec.window:
+        count_text = plural(table_samples.unused_rows, "row")
+        yield f"{root}: {count_text} at the ends of recordings unused, too few for a window of {spec.window}"
+    if spec.window and not table_samples.groups:
         overlap = " and overlap" if spec.step and spec.step < spec.window else ""
         yield (
             f"{root}: windows of one recording are drawn at random{overlap}: neighbours sit on both sides, and quality "

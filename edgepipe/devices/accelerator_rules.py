@@ -14,9 +14,9 @@ from edgepipe.tflite.model import Model, Operator, Tensor
 
 MAX_SOFTMAX_ELEMENTS = 16_000  # elements; coral.ai/docs/edgetpu/models-intro, "Supported operations"
 MEAN_DEPTH_MULTIPLE = 4  # an averaged depth must be a multiple of it; the same table
-_NO_ACTIVATION = 0  # ActivationFunctionType.NONE of TFLite's schema
-_ACTIVATIONS = ("none", "RELU", "RELU_N1_TO_1", "RELU6", "TANH", "SIGN_BIT")  # the same enumeration
-_MAX_LISTED = 3
+_NO_ACTIVATION_CODE = 0  # ActivationFunctionType.NONE of TFLite's schema
+_ACTIVATION_NAMES = ("none", "RELU", "RELU_N1_TO_1", "RELU6", "TANH", "SIGN_BIT")  # the same enumeration
+_MAX_LISTED_VIOLATIONS = 3
 
 
 @dataclass(frozen=True)
@@ -29,21 +29,21 @@ class OperatorRule:
         gpu: an operator that violates the rule runs on the GPU instead of the core.
     """
 
-    find_violation: Callable[[Model, Operator], str]
+    describe_violation: Callable[[Model, Operator], str]
     suggestion: str
-    gpu: bool = False
+    runs_on_gpu: bool = False
 
     @property
     def text(self) -> str:
         """The rule as shown to the user."""
         return (
-            str(self.find_violation.__doc__)
+            str(self.describe_violation.__doc__)
             .format(max_softmax_elements=f"{MAX_SOFTMAX_ELEMENTS:,}", mean_depth_multiple=MEAN_DEPTH_MULTIPLE)
             .rstrip(".")
         )
 
 
-def static_shapes(_: Model, operator: Operator) -> str:
+def static_shapes_violation(_: Model, operator: Operator) -> str:
     """every dimension but the batch is known before the model runs"""
     # Keras leaves the batch dimension open; every tool uses the 1 from the tensor's shape.
     return _join_violations(
@@ -51,7 +51,7 @@ def static_shapes(_: Model, operator: Operator) -> str:
     )
 
 
-def batch_one(model: Model, operator: Operator) -> str:
+def batch_violation(model: Model, operator: Operator) -> str:
     """the model takes one sample at a time: the first dimension of its inputs is 1"""
     model_inputs = [t for t in operator.inputs if t is not None and t in model.inputs]
     return _join_violations(
@@ -59,72 +59,81 @@ def batch_one(model: Model, operator: Operator) -> str:
     )
 
 
-def constant_parameters(_: Model, operator: Operator) -> str:
+def parameter_violation(_: Model, operator: Operator) -> str:
     """weights and biases are constants"""
-    parameters = (operator.input(position) for position in operator.facts.parameter_inputs)
+    parameter_tensors = (operator.input(position) for position in operator.traits.parameter_positions)
     return _join_violations(
-        f"'{t.name}' is computed while the model runs" for t in parameters if t is not None and not t.is_constant
+        f"'{t.name}' is computed while the model runs" for t in parameter_tensors if t is not None and not t.is_constant
     )
 
 
-def three_dimensions(_: Model, operator: Operator) -> str:
+def dimension_violation(_: Model, operator: Operator) -> str:
     """only the three innermost dimensions of a tensor are larger than 1"""
-    activations = (t for t in operator.tensors if not t.is_constant)
+    activation_tensors = (t for t in operator.tensors if not t.is_constant)
     return _join_violations(
-        f"'{t.name}' is {_format_shape(t.shape)}" for t in activations if math.prod(t.shape[:-3]) > 1
+        f"'{t.name}' is {_format_shape(t.shape)}" for t in activation_tensors if math.prod(t.shape[:-3]) > 1
     )
 
 
-def plain_activation(_: Model, operator: Operator) -> str:
+def activation_violation(_: Model, operator: Operator) -> str:
     """pooling and concatenation have no fused activation"""
-    code = operator.options.get("fusedActivationFunction", _NO_ACTIVATION)
-    if operator.name not in ("AVERAGE_POOL_2D", "MAX_POOL_2D", "CONCATENATION") or code == _NO_ACTIVATION:
+    activation_code = operator.options.get("fusedActivationFunction", _NO_ACTIVATION_CODE)
+    if (
+        operator.name not in ("AVERAGE_POOL_2D", "MAX_POOL_2D", "CONCATENATION")
+        or activation_code == _NO_ACTIVATION_CODE
+    ):
         return ""
-    return f"{_ACTIVATIONS[code] if isinstance(code, int) and code < len(_ACTIVATIONS) else code} is fused into it"
+    return f"{_ACTIVATION_NAMES[activation_code] if isinstance(activation_code, int) and activation_code < len(_ACTIVATION_NAMES) else activation_code} is fused into it"
 
 
-def equal_dilation(_: Model, operator: Operator) -> str:
+def dilation_violation(_: Model, operator: Operator) -> str:
     """a convolution has the same dilation in height and width"""
     height, width = (operator.options.get(f"dilation{side}Factor", 1) for side in "HW")
     return f"{height} x {width}" if height != width else ""
 
 
-def one_row(_: Model, operator: Operator) -> str:
+def output_row_violation(_: Model, operator: Operator) -> str:
     """a fully connected layer outputs one row"""
     outputs = (t for t in operator.outputs if t is not None and operator.name == "FULLY_CONNECTED")
     return _join_violations(f"'{t.name}' is {_format_shape(t.shape)}" for t in outputs if math.prod(t.shape[:-1]) > 1)
 
 
-def zero_padding(model: Model, operator: Operator) -> str:
+def concat_constant_violation(model: Model, operator: Operator) -> str:
     """a constant is concatenated with only one other tensor, and is all zeros"""
-    constants = [t for t in operator.tensors if t.is_constant]
-    if operator.name != "CONCATENATION" or not constants:
+    constant_tensors = [t for t in operator.tensors if t.is_constant]
+    if operator.name != "CONCATENATION" or not constant_tensors:
         return ""
     if len(operator.inputs) != 2:
-        return f"{len(operator.inputs)} inputs, of which '{constants[0].name}' is a constant"
-    return _join_violations(f"'{t.name}' is not all zeros" for t in constants if model.count_zeros(t) < t.elements)
+        return f"{len(operator.inputs)} inputs, of which '{constant_tensors[0].name}' is a constant"
+    return _join_violations(
+        f"'{t.name}' is not all zeros" for t in constant_tensors if model.count_zeros(t) < t.element_count
+    )
 
 
-def softmax_size(_: Model, operator: Operator) -> str:
+def softmax_size_violation(_: Model, operator: Operator) -> str:
     """softmax runs over one dimension of at most {max_softmax_elements} elements"""
     tensor = operator.input(0)
     if operator.name != "SOFTMAX" or tensor is None:
         return ""
-    fits = tensor.elements <= MAX_SOFTMAX_ELEMENTS and tensor.elements == max(tensor.shape, default=1)
-    return "" if fits else f"'{tensor.name}' is {_format_shape(tensor.shape)}"
+    is_allowed_size = tensor.element_count <= MAX_SOFTMAX_ELEMENTS and tensor.element_count == max(
+        tensor.shape, default=1
+    )
+    return "" if is_allowed_size else f"'{tensor.name}' is {_format_shape(tensor.shape)}"
 
 
-def keeps_batch(model: Model, operator: Operator) -> str:
+def batch_axis_violation(model: Model, operator: Operator) -> str:
     """no operator reduces, packs, splits or pads the batch dimension"""
     tensor = operator.input(1 if operator.name == "SPLIT" else 0)
-    if tensor is None or operator.name not in _AXES_READERS or len(tensor.shape) < 2:  # a vector has no batch
+    if (
+        tensor is None or operator.name not in _AXES_READER_BY_OPERATOR or len(tensor.shape) < 2
+    ):  # a vector has no batch
         return ""
     rank = len(tensor.shape) + (operator.name == "PACK")
-    axes = [axis % rank for axis in _AXES_READERS[operator.name](model, operator)]
+    axes = [axis % rank for axis in _AXES_READER_BY_OPERATOR[operator.name](model, operator)]
     return f"axis 0 of '{tensor.name}'" if 0 in axes else ""
 
 
-def mean_depth(model: Model, operator: Operator) -> str:
+def mean_depth_violation(model: Model, operator: Operator) -> str:
     """a depth that is averaged is a multiple of {mean_depth_multiple}"""
     tensor = operator.input(0)
     if operator.name != "MEAN" or tensor is None or not tensor.shape:
@@ -134,51 +143,59 @@ def mean_depth(model: Model, operator: Operator) -> str:
     return f"'{tensor.name}' is {_format_shape(tensor.shape)}" if misaligned_depth else ""
 
 
-def unit_strides(model: Model, operator: Operator) -> str:
+def slice_violation(model: Model, operator: Operator) -> str:
     """a slice has strides of 1, adds no dimensions and has no ellipsis"""
     if operator.name != "STRIDED_SLICE":
         return ""
     strides = _constant_values(model, operator.input(3))
-    masks = [name for name in ("ellipsisMask", "newAxisMask") if operator.options.get(name)]
-    return f"strides {_format_shape(strides)}" if set(strides) != {1} else f"{masks[0]} is set" if masks else ""
+    set_mask_names = [name for name in ("ellipsisMask", "newAxisMask") if operator.options.get(name)]
+    return (
+        f"strides {_format_shape(strides)}"
+        if set(strides) != {1}
+        else f"{set_mask_names[0]} is set"
+        if set_mask_names
+        else ""
+    )
 
 
-def prelu_per_channel(_: Model, operator: Operator) -> str:
+def prelu_slope_violation(_: Model, operator: Operator) -> str:
     """PReLU has one slope per channel"""
-    slopes = operator.input(1)
-    if operator.name != "PRELU" or slopes is None or math.prod(slopes.shape[:-1]) == 1:
+    slope_tensor = operator.input(1)
+    if operator.name != "PRELU" or slope_tensor is None or math.prod(slope_tensor.shape[:-1]) == 1:
         return ""
-    return f"'{slopes.name}' is {_format_shape(slopes.shape)}"
+    return f"'{slope_tensor.name}' is {_format_shape(slope_tensor.shape)}"
 
 
-def per_tensor(_: Model, operator: Operator) -> str:
+def per_channel_violation(_: Model, operator: Operator) -> str:
     """weights are quantized per tensor, with a single scale"""
-    weights = [
+    weight_tensors = [
         t for t in operator.tensors if t.is_constant and t.quantization is not None and t.dtype in ("int8", "uint8")
     ]
-    per_channel_weights = (t for t in weights if t.quantization is not None and t.quantization.per_axis)
+    per_channel_tensors = (t for t in weight_tensors if t.quantization is not None and t.quantization.is_per_axis)
     return _join_violations(
-        f"'{t.name}' has {len(t.quantization.scales) if t.quantization else 0} scales" for t in per_channel_weights
+        f"'{t.name}' has {len(t.quantization.scales) if t.quantization else 0} scales" for t in per_channel_tensors
     )
 
 
 _SLICE_SUGGESTION = "slice without strides, and reshape separately"
 _BATCH_SUGGESTION = "keep the batch of 1, and operate on the other dimensions"
-RULES = {
-    "static-shapes": OperatorRule(static_shapes, "give the model's input a fixed shape before converting it"),
-    "batch-one": OperatorRule(batch_one, "convert the model with a batch of 1"),
-    "constant-parameters": OperatorRule(constant_parameters, "convert the model with its weights frozen"),
-    "three-dimensions": OperatorRule(three_dimensions, "use a batch of 1 and tensors of height, width and channels"),
-    "plain-activation": OperatorRule(plain_activation, "put the activation into a layer of its own, or drop it"),
-    "equal-dilation": OperatorRule(equal_dilation, "use the same dilation in both dimensions"),
-    "one-row": OperatorRule(one_row, "flatten before the dense layer, or use a 1 x 1 convolution"),
-    "zero-padding": OperatorRule(zero_padding, "pad with zeros instead of concatenating a constant"),
-    "softmax-size": OperatorRule(softmax_size, "leave the softmax to the application, or flatten its input"),
-    "keeps-batch": OperatorRule(keeps_batch, _BATCH_SUGGESTION),
-    "mean-depth": OperatorRule(mean_depth, f"pad the channels to a multiple of {MEAN_DEPTH_MULTIPLE}"),
-    "unit-strides": OperatorRule(unit_strides, _SLICE_SUGGESTION),
-    "prelu-per-channel": OperatorRule(prelu_per_channel, "share the slopes over height and width: shared_axes=[1, 2]"),
-    "per-tensor": OperatorRule(per_tensor, "quantize weights per tensor, not per channel", gpu=True),
+RULE_BY_NAME = {
+    "static-shapes": OperatorRule(static_shapes_violation, "give the model's input a fixed shape before converting it"),
+    "batch-one": OperatorRule(batch_violation, "convert the model with a batch of 1"),
+    "constant-parameters": OperatorRule(parameter_violation, "convert the model with its weights frozen"),
+    "three-dimensions": OperatorRule(dimension_violation, "use a batch of 1 and tensors of height, width and channels"),
+    "plain-activation": OperatorRule(activation_violation, "put the activation into a layer of its own, or drop it"),
+    "equal-dilation": OperatorRule(dilation_violation, "use the same dilation in both dimensions"),
+    "one-row": OperatorRule(output_row_violation, "flatten before the dense layer, or use a 1 x 1 convolution"),
+    "zero-padding": OperatorRule(concat_constant_violation, "pad with zeros instead of concatenating a constant"),
+    "softmax-size": OperatorRule(softmax_size_violation, "leave the softmax to the application, or flatten its input"),
+    "keeps-batch": OperatorRule(batch_axis_violation, _BATCH_SUGGESTION),
+    "mean-depth": OperatorRule(mean_depth_violation, f"pad the channels to a multiple of {MEAN_DEPTH_MULTIPLE}"),
+    "unit-strides": OperatorRule(slice_violation, _SLICE_SUGGESTION),
+    "prelu-per-channel": OperatorRule(
+        prelu_slope_violation, "share the slopes over height and width: shared_axes=[1, 2]"
+    ),
+    "per-tensor": OperatorRule(per_channel_violation, "quantize weights per tensor, not per channel", runs_on_gpu=True),
 }
 
 
@@ -194,8 +211,8 @@ def _reduced_axes(model: Model, operator: Operator) -> tuple[int, ...]:
 
 
 def _padded_axes(model: Model, operator: Operator) -> tuple[int, ...]:
-    amounts = _constant_values(model, operator.input(1))
-    return tuple(axis for axis in range(len(amounts) // 2) if any(amounts[2 * axis : 2 * axis + 2]))
+    padding_amounts = _constant_values(model, operator.input(1))
+    return tuple(axis for axis in range(len(padding_amounts) // 2) if any(padding_amounts[2 * axis : 2 * axis + 2]))
 
 
 def _packed_axis(_: Model, operator: Operator) -> tuple[int, ...]:
@@ -207,7 +224,7 @@ def _split_axis(model: Model, operator: Operator) -> tuple[int, ...]:
     return _constant_values(model, operator.input(0))
 
 
-_AXES_READERS: dict[str, Callable[[Model, Operator], tuple[int, ...]]] = {
+_AXES_READER_BY_OPERATOR: dict[str, Callable[[Model, Operator], tuple[int, ...]]] = {
     **dict.fromkeys(("MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN"), _reduced_axes),
     "PAD": _padded_axes,
     "PACK": _packed_axis,
@@ -216,9 +233,11 @@ _AXES_READERS: dict[str, Callable[[Model, Operator], tuple[int, ...]]] = {
 
 
 def _join_violations(violations: Iterable[str]) -> str:
-    texts = list(violations)
-    return ", ".join(texts[:_MAX_LISTED]) + (
-        f" and {len(texts) - _MAX_LISTED} more" if len(texts) > _MAX_LISTED else ""
+    violation_texts = list(violations)
+    return ", ".join(violation_texts[:_MAX_LISTED_VIOLATIONS]) + (
+        f" and {len(violation_texts) - _MAX_LISTED_VIOLATIONS} more"
+        if len(violation_texts) > _MAX_LISTED_VIOLATIONS
+        else ""
     )
 
 

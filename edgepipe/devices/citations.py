@@ -11,9 +11,9 @@ from typing import Any
 from edgepipe.core.config import Document, KeyPath, describe_value
 from edgepipe.core.errors import did_you_mean
 
-SOURCES = "sources"
-_METADATA_KEYS = ("name", "description", SOURCES, "abstract", "inherit")  # not facts about the device
-Citations = dict[KeyPath, str]
+SOURCES_KEY = "sources"
+_METADATA_KEYS = ("name", "description", SOURCES_KEY, "abstract", "inherit")  # not facts about the device
+CitationByPath = dict[KeyPath, str]
 
 
 def leaf_paths(tree: Any, path: KeyPath = ()) -> Iterator[KeyPath]:
@@ -27,7 +27,9 @@ def leaf_paths(tree: Any, path: KeyPath = ()) -> Iterator[KeyPath]:
             yield from leaf_paths(child, (*path, key))
 
 
-def overlay(merged_data: Any, lower_citations: Citations, upper_data: Any, upper_citations: Citations) -> Citations:
+def overlay_citations(
+    merged_data: Any, lower_citations: CitationByPath, upper_data: Any, upper_citations: CitationByPath
+) -> CitationByPath:
     """The sources after one inherited profile overrides another.
 
     Args:
@@ -36,23 +38,23 @@ def overlay(merged_data: Any, lower_citations: Citations, upper_data: Any, upper
         upper_data: content of the overriding profile.
         upper_citations: sources of the overriding profile.
     """
-    upper_leaves = set(leaf_paths(upper_data))
+    upper_leaf_paths = set(leaf_paths(upper_data))
     leaf_citations = (
-        (leaf, (upper_citations if leaf in upper_leaves else lower_citations).get(leaf))
+        (leaf, (upper_citations if leaf in upper_leaf_paths else lower_citations).get(leaf))
         for leaf in leaf_paths(merged_data)
     )
     return {leaf: citation for leaf, citation in leaf_citations if citation is not None}
 
 
-def resolve_own(document: Document, own_data: Any, inherited_citations: Citations) -> Citations:
+def resolve_citations(document: Document, own_data: Any, inherited_citations: CitationByPath) -> CitationByPath:
     """The sources of a file combined with the inherited ones; problems with its own are added to `document`."""
-    own_sources = _parse_sources(document)
-    own_leaves = set(leaf_paths(own_data))
-    citation_by_leaf: Citations = {}
+    own_citations = _parse_citations(document)
+    own_leaf_paths = set(leaf_paths(own_data))
+    citation_by_leaf: CitationByPath = {}
     for leaf in leaf_paths(document.content):
         citation = (
-            _nearest_citation(own_sources, leaf)
-            if leaf in own_leaves or leaf not in inherited_citations
+            _nearest_citation(own_citations, leaf)
+            if leaf in own_leaf_paths or leaf not in inherited_citations
             else inherited_citations[leaf]
         )
         if citation is not None:
@@ -60,17 +62,17 @@ def resolve_own(document: Document, own_data: Any, inherited_citations: Citation
     return citation_by_leaf
 
 
-def _parse_sources(document: Document) -> Citations:
-    sources = document.content.get(SOURCES) if isinstance(document.content, dict) else None
-    if sources is None:
+def _parse_citations(document: Document) -> CitationByPath:
+    raw_sources = document.content.get(SOURCES_KEY) if isinstance(document.content, dict) else None
+    if raw_sources is None:
         return {}
-    if isinstance(sources, list) and sources and all(_is_citation(citation) for citation in sources):
-        return {(): "; ".join(sources)}
-    if not isinstance(sources, dict) or not sources:
-        message = f"must be a list of citations, or map fields to citations, found {describe_value(sources)}"
-        document.add_problem((SOURCES,), message)
+    if isinstance(raw_sources, list) and raw_sources and all(_is_citation(citation) for citation in raw_sources):
+        return {(): "; ".join(raw_sources)}
+    if not isinstance(raw_sources, dict) or not raw_sources:
+        message = f"must be a list of citations, or map fields to citations, found {describe_value(raw_sources)}"
+        document.add_problem((SOURCES_KEY,), message)
         return {}
-    return {parse_path(key): text for key, text in sources.items() if _check_source(document, key, text)}
+    return {parse_path(key): text for key, text in raw_sources.items() if _check_source(document, key, text)}
 
 
 def _is_citation(text: Any) -> bool:
@@ -85,9 +87,9 @@ def _check_source(document: Document, key: Any, text: Any) -> bool:
             if suggestion.startswith("; did")
             else "; write a field of the profile, for example system.memory"
         )
-        document.add_problem((SOURCES, key), f"this profile has no field '{key}'{hint}", anchor="key")
+        document.add_problem((SOURCES_KEY, key), f"this profile has no field '{key}'{hint}", anchor="key")
     elif not _is_citation(text):
-        document.add_problem((SOURCES, key), f"must be a citation, found {describe_value(text)}")
+        document.add_problem((SOURCES_KEY, key), f"must be a citation, found {describe_value(text)}")
     else:
         return True
     return False
@@ -111,16 +113,16 @@ def format_path(path: KeyPath) -> str:
     return ".".join(map(str, path))
 
 
-def _nearest_citation(citations: Citations, leaf: KeyPath) -> str | None:
+def _nearest_citation(citations: CitationByPath, leaf: KeyPath) -> str | None:
     return next((citations[leaf[:end]] for end in range(len(leaf), -1, -1) if leaf[:end] in citations), None)
 
 
-def source_of(sources: dict[str, str], path: KeyPath) -> str | None:
+def find_citation(citation_by_field: dict[str, str], path: KeyPath) -> str | None:
     """The citation of the longest prefix of `path` that has one."""
-    return _nearest_citation({parse_path(field): text for field, text in sources.items()}, path)
+    return _nearest_citation({parse_path(field): text for field, text in citation_by_field.items()}, path)
 
 
-def collapse(tree: Any, citations: Citations) -> dict[str, str]:
+def collapse_citations(tree: Any, citations: CitationByPath) -> dict[str, str]:
     """The same sources, with a single entry for a field if everything below it shares one source."""
     return {
         format_path(path): text
@@ -130,7 +132,7 @@ def collapse(tree: Any, citations: Citations) -> dict[str, str]:
     }
 
 
-def _collapse_below(tree: Any, path: KeyPath, citations: Citations) -> list[tuple[KeyPath, str]]:
+def _collapse_below(tree: Any, path: KeyPath, citations: CitationByPath) -> list[tuple[KeyPath, str]]:
     citations_below = {citations.get(leaf) for leaf in leaf_paths(tree, path)}
     if citations_below == {None} or not citations_below:
         return []

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgepipe.core import units
-from edgepipe.core.budget import DEVICE_METRICS
+from edgepipe.core.budget import UNIT_BY_DEVICE_METRIC
 from edgepipe.core.cache import Cache
 from edgepipe.core.errors import InputError
 from edgepipe.core.metric import Finding, Limit, Metric, exact_metric, judge, unavailable_metric
@@ -24,8 +24,8 @@ from edgepipe.tflite.arena_plan import plan_arena
 from edgepipe.tflite.compressed_size import measure_compression
 from edgepipe.tflite.model import Model
 
-NPU_SHARE = "npu_operators"
-FALLBACK_RULE = "npu-fallback"
+NPU_SHARE_METRIC = "npu_operators"
+FALLBACK_RULE_NAME = "npu-fallback"
 
 
 @dataclass(frozen=True)
@@ -63,32 +63,39 @@ def gather(
     """
     collector = _MetricCollector(model, cache)
     metrics = [collector.metric(name, device) for device in devices for name in _metric_names(device)]
-    tolerant_devices = {device.name for device in devices if _allows_fallback(limits or [], metrics, device)}
+    tolerant_device_names = {device.name for device in devices if _allows_fallback(limits or [], metrics, device)}
     fallbacks_by_device = {device.name: collector.fallback_findings(device) for device in devices}
     findings_by_device = {
         device.name: (
             *collector.rule_findings(device),
-            *(fallbacks_by_device[device.name] if device.name not in tolerant_devices else ()),
+            *(fallbacks_by_device[device.name] if device.name not in tolerant_device_names else ()),
             *_memory_findings(device, metrics, model),
         )
         for device in devices
     }
-    notes = [f"{finding}; the budget allows it" for name in tolerant_devices for finding in fallbacks_by_device[name]]
+    notes = [
+        f"{finding}; the budget allows it" for name in tolerant_device_names for finding in fallbacks_by_device[name]
+    ]
     return DeviceMetrics(
         tuple(metrics),
         findings_by_device,
-        (*notes, *dict.fromkeys(analysis.note for analysis in collector.analysis_by_device.values() if analysis.note)),
+        (
+            *notes,
+            *dict.fromkeys(
+                analysis.cache_note for analysis in collector.vela_analysis_by_device.values() if analysis.cache_note
+            ),
+        ),
         {device.name: collector.placements(device) for device in devices},
-        {device.name: collector.operator_seconds(device) for device in devices},
+        {device.name: collector.seconds_by_operator(device) for device in devices},
     )
 
 
 def _metric_names(device: Device) -> list[str]:
-    return [name for name in DEVICE_METRICS if name != NPU_SHARE or device.system.npu is not None]
+    return [name for name in UNIT_BY_DEVICE_METRIC if name != NPU_SHARE_METRIC or device.system.npu is not None]
 
 
 def _allows_fallback(limits: list[Limit], metrics: list[Metric], device: Device) -> bool:
-    device_limits = [limit for limit in limits if limit.metric == NPU_SHARE and limit.device == device.name]
+    device_limits = [limit for limit in limits if limit.metric == NPU_SHARE_METRIC and limit.device == device.name]
     return bool(device_limits) and all(judge(limit, metrics).met for limit in device_limits)
 
 
@@ -101,15 +108,15 @@ class _MetricCollector:
         self.cache = cache
         self.arena_metric: Metric | None = None
         self.measurement_by_threads: dict[int, host_latency.LatencyMeasurement] = {}
-        self.analysis_by_device: dict[str, vela_metrics.VelaAnalysis] = {}
+        self.vela_analysis_by_device: dict[str, vela_metrics.VelaAnalysis] = {}
 
     def metric(self, name: str, device: Device) -> Metric:
-        if name == NPU_SHARE:
+        if name == NPU_SHARE_METRIC:
             return self._npu_share(device)
-        source: MetricSource = {"latency": device.latency, "ram": device.ram, "flash": device.flash}[name]
-        if source.by is None:
-            return unavailable_metric(name, DEVICE_METRICS[name], str(source.reason), device.name)
-        return self._metric_function(source.by)(name, device, source)
+        metric_source: MetricSource = {"latency": device.latency, "ram": device.ram, "flash": device.flash}[name]
+        if metric_source.by is None:
+            return unavailable_metric(name, UNIT_BY_DEVICE_METRIC[name], str(metric_source.reason), device.name)
+        return self._metric_function(metric_source.by)(name, device, metric_source)
 
     def _metric_function(self, method: MetricMethod) -> "Callable[[str, Device, MetricSource], Metric]":
         function_by_method: dict[MetricMethod, Callable[[str, Device, MetricSource], Metric]] = {
@@ -128,15 +135,17 @@ class _MetricCollector:
     def rule_findings(self, device: Device) -> list[Finding]:
         """The rules that the model violates on `device`, without the operators that fall back."""
         analysis = self._vela_analysis(device)
-        findings = [finding for finding in check_support(device, self.model) if finding.rule != FALLBACK_RULE]
-        return findings + ([analysis.refusal] if analysis is not None and analysis.refusal is not None else [])
+        findings = [finding for finding in check_support(device, self.model) if finding.rule != FALLBACK_RULE_NAME]
+        return findings + (
+            [analysis.refusal_finding] if analysis is not None and analysis.refusal_finding is not None else []
+        )
 
     def fallback_findings(self, device: Device) -> list[Finding]:
         """The operators that the NPU leaves to the core, from Vela if available, otherwise from the profile's list."""
         analysis = self._vela_analysis(device)
         if analysis is not None and analysis.compilation is not None:
             return analysis.fallback_findings
-        return [finding for finding in check_support(device, self.model) if finding.rule == FALLBACK_RULE]
+        return [finding for finding in check_support(device, self.model) if finding.rule == FALLBACK_RULE_NAME]
 
     def placements(self, device: Device) -> tuple[OperatorPlacement, ...]:
         """Where each operator runs, from Vela if available, otherwise from the profile."""
@@ -144,7 +153,7 @@ class _MetricCollector:
         profile_placements = place_operators(device, self.model)
         if analysis is None or analysis.compilation is None:
             return profile_placements
-        suggestion_by_operator = {placement.operator: placement.suggestion for placement in profile_placements}
+        suggestion_by_operator = {placement.operator_label: placement.suggestion for placement in profile_placements}
         return tuple(
             OperatorPlacement(
                 vela_placement.place,
@@ -155,14 +164,16 @@ class _MetricCollector:
             for vela_placement in analysis.compilation.placements
         )
 
-    def operator_seconds(self, device: Device) -> dict[str, float]:
+    def seconds_by_operator(self, device: Device) -> dict[str, float]:
         """Seconds per operator, from a fit, a calibration or Vela; empty if none of them applies."""
         analysis = self._vela_analysis(device)
         if analysis is not None and analysis.compilation is not None:
-            return analysis.operator_seconds()
+            return analysis.seconds_by_operator()
         if device.latency.calibration is not None:
-            estimate = calibrated_latency.estimate(device.latency.calibration, self.model)
-            return {operator.cost.operator_label: operator.seconds for operator in estimate.operators}
+            calibrated_estimate = calibrated_latency.estimate(device.latency.calibration, self.model)
+            return {
+                operator.cost.operator_label: operator.seconds for operator in calibrated_estimate.operator_estimates
+            }
         if device.latency.by in ("fit", "transfer"):
             fit, transfer = resolve_fit(device)
             return dict(latency_estimate.estimate(fit, self.model, transfer).operator_seconds)
@@ -171,28 +182,28 @@ class _MetricCollector:
     def _vela_analysis(self, device: Device) -> "vela_metrics.VelaAnalysis | None":
         if device.system.npu is None or device.system.npu.vela is None:
             return None
-        if device.name not in self.analysis_by_device:
-            self.analysis_by_device[device.name] = vela_metrics.analyze(self.model, device, self.cache)
-        return self.analysis_by_device[device.name]
+        if device.name not in self.vela_analysis_by_device:
+            self.vela_analysis_by_device[device.name] = vela_metrics.analyze(self.model, device, self.cache)
+        return self.vela_analysis_by_device[device.name]
 
     def _vela_metric(self, device: Device, name: str) -> Metric:
         analysis = self._vela_analysis(device)
         if analysis is None:
             reason = "the profile says `by: vela` but has no `system.npu.vela` to say for which accelerator"
-            return unavailable_metric(name, DEVICE_METRICS[name], reason, device.name)
+            return unavailable_metric(name, UNIT_BY_DEVICE_METRIC[name], reason, device.name)
         return analysis.metric(name)
 
     def _npu_share(self, device: Device) -> Metric:
         analysis = self._vela_analysis(device)
         if analysis is not None:
-            return analysis.metric(NPU_SHARE)
+            return analysis.metric(NPU_SHARE_METRIC)
         if device.runtime.name == "edgetpu":
-            return edgetpu_compiler.npu_share(self.path, device.name)
+            return edgetpu_compiler.npu_share_metric(self.path, device.name)
         reason = (
             "only the NPU's own compiler knows, and edgepipe does not run it; the rule npu-fallback uses the "
             "profile's operator list"
         )
-        return unavailable_metric(NPU_SHARE, DEVICE_METRICS[NPU_SHARE], reason, device.name)
+        return unavailable_metric(NPU_SHARE_METRIC, UNIT_BY_DEVICE_METRIC[NPU_SHARE_METRIC], reason, device.name)
 
     def _measure_arena(self) -> Metric:
         if self.arena_metric is None:
@@ -236,7 +247,7 @@ def file_size_metric(name: str, path: Path, device: str | None = None) -> Metric
 
 
 def _memory_findings(device: Device, metrics: list[Metric], model: Model) -> list[Finding]:
-    limits = {"ram": device.system.memory.ram, "flash": device.system.memory.flash}
+    limit_by_metric = {"ram": device.system.memory.ram, "flash": device.system.memory.flash}
     return [
         Finding(
             rule=f"fits-{metric.name}",
@@ -246,22 +257,24 @@ def _memory_findings(device: Device, metrics: list[Metric], model: Model) -> lis
             suggestion="make the model smaller: fewer filters, a smaller input, pruned channels",
         )
         for metric in metrics
-        if metric.device == device.name and (limit := limits.get(metric.name)) and (metric.value or 0) > limit
+        if metric.device == device.name and (limit := limit_by_metric.get(metric.name)) and (metric.value or 0) > limit
     ]
 
 
 def _describe_peak(model: Model) -> str:
     try:
-        arena = plan_arena(model)
+        arena_plan = plan_arena(model)
     except InputError as error:
         return f"; the peak cannot be located: {error}"
-    location = arena.peak_operator.location if arena.peak_operator else "the inputs"
-    return f"; the peak is at {location}, with {units.show(arena.naive_peak, Dimension.BYTES)} of live tensors"
+    peak_location = arena_plan.peak_operator.location if arena_plan.peak_operator else "the inputs"
+    return f"; the peak is at {peak_location}, with {units.show(arena_plan.naive_peak_bytes, Dimension.BYTES)} of live tensors"
 
 
 def file_metrics(model: Model) -> list[Metric]:
     """Metrics counted from the file alone: size, compressed sizes, parameters, nonzero parameters, MACs."""
-    uncounted_note = f"; not counted: {', '.join(model.uncounted_operators)}" if model.uncounted_operators else ""
+    uncounted_note = (
+        f"; not counted: {', '.join(model.uncounted_operator_names)}" if model.uncounted_operator_names else ""
+    )
     return [
         exact_metric("size", model.bytes, Dimension.BYTES, "bytes of the .tflite"),
         *(

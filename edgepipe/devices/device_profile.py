@@ -70,7 +70,7 @@ RuleName = Literal[  # a test compares these with edgepipe.devices.accelerator_r
     "per-tensor",
 ]
 Bytes = Annotated[int, BeforeValidator(_parse_bytes), Field(gt=0)]
-Positive = Annotated[float, Field(gt=0)]
+PositiveNumber = Annotated[float, Field(gt=0)]
 Hertz = Annotated[float, Quantity(Dimension.FREQUENCY), Field(gt=0)]
 OperatorNames = Annotated[tuple[str, ...] | None, BeforeValidator(_parse_operators)]
 
@@ -189,10 +189,12 @@ class MetricSource(Options):
         default=None, description="for `by: calibration`; `edgepipe device calibrate`"
     )
     reason: str | None = Field(default=None, description="for `unavailable`: why, and what would make it available")
-    ratio: Positive | None = Field(default=None, description="for `plan`: activations are this multiple of the arena")
+    ratio: PositiveNumber | None = Field(
+        default=None, description="for `plan`: activations are this multiple of the arena"
+    )
     plus: Bytes | None = Field(default=None, description="for an estimate: constant part, added for any model")
     per_operator: Bytes | None = Field(default=None, description="for an estimate: added per operator")
-    interval: tuple[Positive, Positive] | None = Field(
+    interval: tuple[PositiveNumber, PositiveNumber] | None = Field(
         default=None,
         description="for an estimate: true values were between these multiples of it (for `weights`: of the code)",
     )
@@ -216,7 +218,7 @@ class MetricSource(Options):
 
     @model_validator(mode="after")
     def _check_estimate_fields(self) -> "MetricSource":
-        required_fields = _REQUIRED_BY_METHOD.get(self.by or "", ())
+        required_fields = _REQUIRED_FIELDS_BY_METHOD.get(self.by or "", ())
         missing_fields = [name for name in required_fields if getattr(self, name) is None]
         allowed_fields = (*required_fields, "plus", "per_operator", "points") if required_fields else ()
         extra_fields = [
@@ -225,12 +227,12 @@ class MetricSource(Options):
         if missing_fields:
             raise ValueError(f"`by: {self.by}` needs `{missing_fields[0]}`")
         if extra_fields:
-            owners = " or ".join(
+            owners_text = " or ".join(
                 f"`by: {method}`"
-                for method, required_names in _REQUIRED_BY_METHOD.items()
+                for method, required_names in _REQUIRED_FIELDS_BY_METHOD.items()
                 if extra_fields[0] != "ratio" or "ratio" in required_names
             )
-            raise ValueError(f"`{extra_fields[0]}` belongs to {owners}")
+            raise ValueError(f"`{extra_fields[0]}` belongs to {owners_text}")
         if self.interval is not None and self.interval[0] > self.interval[1]:
             raise ValueError(f"`interval` must go from the lower to the higher, found {list(self.interval)}")
         return self
@@ -247,7 +249,7 @@ _EVIDENCE_BY_METHOD = {
     "plan": Evidence.ESTIMATED,
     "weights": Evidence.ESTIMATED,
 }
-_REQUIRED_BY_METHOD = {
+_REQUIRED_FIELDS_BY_METHOD = {
     "plan": ("ratio", "interval"),
     "weights": ("interval",),
 }  # mandatory fields of each kind of estimate
@@ -289,19 +291,19 @@ def load(name_or_path: str, base: Path, folders: tuple[Path, ...] = ()) -> Devic
         InputError: no such device, or an abstract one.
         ConfigError: the profile, or one it inherits, is invalid; lists all problems with file, line and column.
     """
-    device, file = _read(name_or_path, base, folders)
+    device, file = _read_profile(name_or_path, base, folders)
     return _with_transfer_fit(device, file, folders) if device.latency.transfer else device
 
 
-def _read(name_or_path: str, base: Path, folders: tuple[Path, ...]) -> tuple[Device, Path]:
+def _read_profile(name_or_path: str, base: Path, folders: tuple[Path, ...]) -> tuple[Device, Path]:
     """The device as in its profile, without the fit of a transfer, and the profile's file."""
     search_folders = (*folders, shipped_folder())
-    file = _locate(name_or_path, base, search_folders)
-    document = inheritance.resolve(file, search_folders)
+    file = _find_profile_path(name_or_path, base, search_folders)
+    document = inheritance.resolve_profile(file, search_folders)
     document.raise_problems()
-    if document.content.pop(inheritance.ABSTRACT, False) is True:  # this call owns the resolved data
+    if document.content.pop(inheritance.ABSTRACT_KEY, False) is True:  # this call owns the resolved data
         raise InputError(
-            f"device '{name_or_path}' is abstract and can only be inherited; devices: {_list_names(folders)}"
+            f"device '{name_or_path}' is abstract and can only be inherited; devices: {_device_names_text(folders)}"
         )
     device = validate(document, (), document.content, Device)
     _check_names(document, file)
@@ -315,26 +317,26 @@ def _with_transfer_fit(device: Device, file: Path, folders: tuple[Path, ...]) ->
     transfer = device.latency.transfer
     assert transfer is not None, "only called for a transfer"
     try:
-        origin, _ = _read(transfer.device, file.parent, folders)
+        fitted_device, _ = _read_profile(transfer.device, file.parent, folders)
     except ConfigError:
         raise  # it already names file and position
     except InputError as error:
         raise InputError(f"{file}: latency.transfer.device: {error}") from None
-    if origin.latency.fit is None or device.system.clock is None:
-        reason = "it has no clock" if origin.latency.fit else f"'{transfer.device}' has no fitted latency"
+    if fitted_device.latency.fit is None or device.system.clock is None:
+        reason = "it has no clock" if fitted_device.latency.fit else f"'{transfer.device}' has no fitted latency"
         raise InputError(
             f"{file}: latency.transfer: '{device.name}' cannot use the latency of another device: {reason}"
         )
-    complete_transfer = transfer.model_copy(update={"fit": origin.latency.fit})
+    complete_transfer = transfer.model_copy(update={"fit": fitted_device.latency.fit})
     return device.model_copy(update={"latency": device.latency.model_copy(update={"transfer": complete_transfer})})
 
 
-def _locate(name_or_path: str, base: Path, search_folders: tuple[Path, ...]) -> Path:
+def _find_profile_path(name_or_path: str, base: Path, search_folders: tuple[Path, ...]) -> Path:
     if name_or_path.endswith(PROFILE_SUFFIXES):
         return base / name_or_path
-    profile_path = inheritance.find(name_or_path, search_folders)
+    profile_path = inheritance.find_profile(name_or_path, search_folders)
     if profile_path is None:
-        known_names = names(search_folders[:-1])
+        known_names = device_names(search_folders[:-1])
         raise InputError(
             f"unknown device '{name_or_path}'{did_you_mean(name_or_path, known_names)} "
             "(the path of a .yaml file is also allowed)"
@@ -342,8 +344,8 @@ def _locate(name_or_path: str, base: Path, search_folders: tuple[Path, ...]) -> 
     return profile_path
 
 
-def _list_names(folders: tuple[Path, ...]) -> str:
-    return ", ".join(names(folders))
+def _device_names_text(folders: tuple[Path, ...]) -> str:
+    return ", ".join(device_names(folders))
 
 
 def _check_names(document: Document, file: Path) -> None:
@@ -352,11 +354,11 @@ def _check_names(document: Document, file: Path) -> None:
     if isinstance(profile_data.get("name"), str) and profile_data["name"] != file.stem:
         document.add_problem(("name",), f"'{profile_data['name']}' must equal the name of its file, '{file.stem}'")
     npu = profile_data["system"].get("npu") if isinstance(profile_data.get("system"), dict) else None
-    for path, owner in ((("operators",), profile_data), (("system", "npu", "operators"), npu)):
-        operators = owner.get("operators") if isinstance(owner, dict) else None
-        for index, name in enumerate(operators if isinstance(operators, list) else ()):
-            if isinstance(name, str) and name not in builtin_operators.NAMES:
-                suggestion = did_you_mean(name, builtin_operators.NAMES)
+    for path, owner_data in ((("operators",), profile_data), (("system", "npu", "operators"), npu)):
+        operator_names = owner_data.get("operators") if isinstance(owner_data, dict) else None
+        for index, name in enumerate(operator_names if isinstance(operator_names, list) else ()):
+            if isinstance(name, str) and name not in builtin_operators.OPERATOR_NAMES:
+                suggestion = did_you_mean(name, builtin_operators.OPERATOR_NAMES)
                 hint = (
                     suggestion
                     if suggestion.startswith("; did")
@@ -365,7 +367,7 @@ def _check_names(document: Document, file: Path) -> None:
                 document.add_problem((*path, index), f"unknown operator '{name}'{hint}")
 
 
-def names(folders: tuple[Path, ...] = ()) -> list[str]:
+def device_names(folders: tuple[Path, ...] = ()) -> list[str]:
     """The devices in `folders` and the shipped ones, sorted; without abstract profiles."""
     files = (file for folder in (*folders, shipped_folder()) for file in sorted(folder.glob("*.yaml")))
     return sorted({file.stem for file in files if not inheritance.is_abstract(file)})
@@ -373,12 +375,12 @@ def names(folders: tuple[Path, ...] = ()) -> list[str]:
 
 def shipped_folder() -> Path:
     """The folder of the shipped profiles: inside the wheel, or next to the package in the repository."""
-    package = Path(__file__).resolve().parent.parent
-    packaged_folder = package / "shipped" / "devices"
-    return packaged_folder if packaged_folder.is_dir() else package.parent / "devices"
+    package_folder = Path(__file__).resolve().parent.parent
+    packaged_folder = package_folder / "shipped" / "devices"
+    return packaged_folder if packaged_folder.is_dir() else package_folder.parent / "devices"
 
 
-def stated_numbers(device: Device) -> dict[KeyPath, float]:
+def stated_numbers_by_path(device: Device) -> dict[KeyPath, float]:
     """Every number in the profile by its path, in base units; without those of fitted records."""
     profile_data = device.model_dump(mode="json", exclude_unset=True)
     value_by_path = {path: _value_at(profile_data, path) for path in citations.leaf_paths(profile_data)}

@@ -8,12 +8,12 @@ from typing import Any
 from edgepipe.core.config import Document, KeyPath, describe_value, parse, read_text
 from edgepipe.core.errors import did_you_mean
 from edgepipe.devices import citations
-from edgepipe.devices.citations import Citations
+from edgepipe.devices.citations import CitationByPath
 
-INHERIT = "inherit"
-ABSTRACT = "abstract"
+INHERIT_KEY = "inherit"
+ABSTRACT_KEY = "abstract"
 PARENT_FOLDERS = ("systems", "runtimes", "fits")  # subfolders of profiles that exist only to be inherited
-_OWN_KEYS = ("name", "description", citations.SOURCES, ABSTRACT, INHERIT)  # never inherited
+_OWN_KEYS = ("name", "description", citations.SOURCES_KEY, ABSTRACT_KEY, INHERIT_KEY)  # never inherited
 _ATOMIC_KEYS = (("latency",), ("ram",), ("flash",))  # replaced as a whole: halves of two methods do not make one
 
 
@@ -22,10 +22,10 @@ class ResolvedProfile:
     """A profile with everything it inherits: the values, and the source of each."""
 
     document: Document
-    citations: Citations = field(default_factory=dict)
+    citations: CitationByPath = field(default_factory=dict)
 
 
-def find(name: str, folders: tuple[Path, ...]) -> Path | None:
+def find_profile(name: str, folders: tuple[Path, ...]) -> Path | None:
     """The file of the profile `name`, such as `host` or `systems/rp2040-pico`: the first match in `folders`."""
     candidates = (folder / f"{name}.yaml" for folder in folders)
     return next((file for file in candidates if file.is_file()), None) if _is_safe_name(name) else None
@@ -35,42 +35,44 @@ def _is_safe_name(name: str) -> bool:
     return bool(name) and not name.startswith("/") and ".." not in PurePosixPath(name).parts
 
 
-def resolve(file: Path, folders: tuple[Path, ...]) -> Document:
+def resolve_profile(file: Path, folders: tuple[Path, ...]) -> Document:
     """The profile at `file` with everything it inherits; a parent is looked up beside its child, then in `folders`.
 
     `sources` of the document maps each field with a source to that source. Problems (not YAML, an unknown parent, a
     cycle) are recorded in the document; only an unreadable file raises.
     """
-    profile = _resolve(file, folders, ())
+    profile = _resolve_with_parents(file, folders, ())
     if isinstance(profile.document.content, dict):
         profile.document.content = {
             **profile.document.content,
-            citations.SOURCES: citations.collapse(profile.document.content, profile.citations),
+            citations.SOURCES_KEY: citations.collapse_citations(profile.document.content, profile.citations),
         }
     return profile.document
 
 
-def _resolve(file: Path, folders: tuple[Path, ...], children: tuple[Path, ...]) -> ResolvedProfile:
-    document = _read(file)
+def _resolve_with_parents(file: Path, folders: tuple[Path, ...], child_paths: tuple[Path, ...]) -> ResolvedProfile:
+    document = _read_document(file)
     if document.problems:
         return ResolvedProfile(document)
     if not isinstance(document.content, dict):
         document.add_problem((), f"a device profile is a mapping, found {describe_value(document.content)}")
         return ResolvedProfile(document)
-    if not isinstance(document.content.get(ABSTRACT, False), bool):
-        document.add_problem((ABSTRACT,), f"must be true or false, found {describe_value(document.content[ABSTRACT])}")
-    chain = (*children, file)
-    profile = ResolvedProfile(Document(document.source, {}))
-    for parent in _parents(document, file, folders, chain):
-        profile = _overlay_profile(profile, _resolve(parent, folders, chain))
-    return _apply_own(profile, document)
+    if not isinstance(document.content.get(ABSTRACT_KEY, False), bool):
+        document.add_problem(
+            (ABSTRACT_KEY,), f"must be true or false, found {describe_value(document.content[ABSTRACT_KEY])}"
+        )
+    inheritance_chain = (*child_paths, file)
+    profile = ResolvedProfile(Document(document.source_name, {}))
+    for parent_path in _parent_paths(document, file, folders, inheritance_chain):
+        profile = _overlay_profile(profile, _resolve_with_parents(parent_path, folders, inheritance_chain))
+    return _apply_own_document(profile, document)
 
 
-def _read(file: Path) -> Document:
+def _read_document(file: Path) -> Document:
     """The file's own content; the copy may be modified, except for its `content`."""
     cached_document = _parse_cached(read_text(file), str(file))
     return Document(
-        cached_document.source,
+        cached_document.source_name,
         cached_document.content,
         dict(cached_document.key_positions),
         dict(cached_document.value_positions),
@@ -84,40 +86,49 @@ def _parse_cached(text: str, source: str) -> Document:
     return parse(text, source)
 
 
-def _parents(document: Document, file: Path, folders: tuple[Path, ...], chain: tuple[Path, ...]) -> list[Path]:
+def _parent_paths(
+    document: Document, file: Path, folders: tuple[Path, ...], inheritance_chain: tuple[Path, ...]
+) -> list[Path]:
     """The files that the profile inherits; later ones override earlier ones."""
-    parent_names = document.content.get(INHERIT, [])
+    parent_names = document.content.get(INHERIT_KEY, [])
     if isinstance(parent_names, str):
-        parents = [_parent(document, (INHERIT,), parent_names, (file.parent, *folders), chain)]
+        parent_paths = [
+            _find_parent(document, (INHERIT_KEY,), parent_names, (file.parent, *folders), inheritance_chain)
+        ]
     elif isinstance(parent_names, list) and all(isinstance(name, str) for name in parent_names):
         search_folders = (file.parent, *folders)
-        parents = [
-            _parent(document, (INHERIT, index), name, search_folders, chain) for index, name in enumerate(parent_names)
+        parent_paths = [
+            _find_parent(document, (INHERIT_KEY, index), name, search_folders, inheritance_chain)
+            for index, name in enumerate(parent_names)
         ]
     else:
         document.add_problem(
-            (INHERIT,), f"must name one profile or a list of them, found {describe_value(parent_names)}"
+            (INHERIT_KEY,), f"must name one profile or a list of them, found {describe_value(parent_names)}"
         )
-        parents = []
-    return [parent for parent in parents if parent is not None]
+        parent_paths = []
+    return [parent for parent in parent_paths if parent is not None]
 
 
-def _parent(
-    document: Document, key_path: KeyPath, name: str, search_folders: tuple[Path, ...], chain: tuple[Path, ...]
+def _find_parent(
+    document: Document,
+    key_path: KeyPath,
+    name: str,
+    search_folders: tuple[Path, ...],
+    inheritance_chain: tuple[Path, ...],
 ) -> Path | None:
-    parent = find(name, search_folders)
-    if parent is None:
+    parent_path = find_profile(name, search_folders)
+    if parent_path is None:
         document.add_problem(
             key_path,
-            f"unknown profile '{name}'{did_you_mean(name, _available_profiles(search_folders) - {chain[-1].stem})}",
+            f"unknown profile '{name}'{did_you_mean(name, _available_profiles(search_folders) - {inheritance_chain[-1].stem})}",
         )
         return None
-    resolved_chain = [path.resolve() for path in chain]
-    if parent.resolve() in resolved_chain:
-        cycle = [path.stem for path in resolved_chain[resolved_chain.index(parent.resolve()) :]]
-        document.add_problem(key_path, f"inherits itself: {' -> '.join([*cycle, parent.stem])}")
+    resolved_chain = [path.resolve() for path in inheritance_chain]
+    if parent_path.resolve() in resolved_chain:
+        cycle_names = [path.stem for path in resolved_chain[resolved_chain.index(parent_path.resolve()) :]]
+        document.add_problem(key_path, f"inherits itself: {' -> '.join([*cycle_names, parent_path.stem])}")
         return None
-    return parent
+    return parent_path
 
 
 def _available_profiles(search_folders: tuple[Path, ...]) -> set[str]:
@@ -126,54 +137,64 @@ def _available_profiles(search_folders: tuple[Path, ...]) -> set[str]:
     return {file.relative_to(folder).with_suffix("").as_posix() for folder, file in files}
 
 
-def _overlay_profile(lower: ResolvedProfile, upper: ResolvedProfile) -> ResolvedProfile:
+def _overlay_profile(lower_profile: ResolvedProfile, upper_profile: ResolvedProfile) -> ResolvedProfile:
     """`upper` overrides `lower`; each value keeps the position and source of its file."""
-    document = _merge_documents(lower.document, upper.document)
+    document = _merge_documents(lower_profile.document, upper_profile.document)
     return ResolvedProfile(
-        document, citations.overlay(document.content, lower.citations, upper.document.content, upper.citations)
+        document,
+        citations.overlay_citations(
+            document.content, lower_profile.citations, upper_profile.document.content, upper_profile.citations
+        ),
     )
 
 
-def _apply_own(inherited_profile: ResolvedProfile, own_document: Document) -> ResolvedProfile:
+def _apply_own_document(inherited_profile: ResolvedProfile, own_document: Document) -> ResolvedProfile:
     """The values and sources of a file override what it inherits."""
     document = _merge_documents(inherited_profile.document, own_document)
-    return ResolvedProfile(document, citations.resolve_own(document, own_document.content, inherited_profile.citations))
+    return ResolvedProfile(
+        document, citations.resolve_citations(document, own_document.content, inherited_profile.citations)
+    )
 
 
-def _merge_documents(parent: Document, child: Document) -> Document:
+def _merge_documents(parent_document: Document, child_document: Document) -> Document:
     """`child` overrides `parent`; each value keeps the position in its file."""
-    document = Document(child.source, problems=[*parent.problems, *child.problems])
-    document.content = child.content
-    if not isinstance(parent.content, dict) or not isinstance(child.content, dict):
+    document = Document(child_document.source_name, problems=[*parent_document.problems, *child_document.problems])
+    document.content = child_document.content
+    if not isinstance(parent_document.content, dict) or not isinstance(child_document.content, dict):
         return document
-    document.key_positions, document.value_positions = dict(parent.key_positions), dict(parent.value_positions)
+    document.key_positions, document.value_positions = (
+        dict(parent_document.key_positions),
+        dict(parent_document.value_positions),
+    )
     for key in _OWN_KEYS:
         _forget_positions(document, (key,))
-    parent_data = {key: content for key, content in parent.content.items() if key not in _OWN_KEYS}
-    child_data = {key: content for key, content in child.content.items() if key != INHERIT}
+    parent_data = {key: content for key, content in parent_document.content.items() if key not in _OWN_KEYS}
+    child_data = {key: content for key, content in child_document.content.items() if key != INHERIT_KEY}
     document.content = _overlay_data(document, (), parent_data, child_data)
-    document.key_positions |= child.key_positions
-    document.value_positions |= child.value_positions
+    document.key_positions |= child_document.key_positions
+    document.value_positions |= child_document.value_positions
     return document
 
 
-def _overlay_data(document: Document, path: KeyPath, parent: Any, child: Any) -> Any:
-    if not isinstance(parent, dict) or not isinstance(child, dict) or path in _ATOMIC_KEYS:
+def _overlay_data(document: Document, path: KeyPath, parent_data: Any, child_data: Any) -> Any:
+    if not isinstance(parent_data, dict) or not isinstance(child_data, dict) or path in _ATOMIC_KEYS:
         _forget_positions(document, path)  # the child replaces everything below this path
-        return child
-    merged_data = dict(parent)
-    for key, content in child.items():
-        merged_data[key] = _overlay_data(document, (*path, key), parent[key], content) if key in parent else content
+        return child_data
+    merged_data = dict(parent_data)
+    for key, content in child_data.items():
+        merged_data[key] = (
+            _overlay_data(document, (*path, key), parent_data[key], content) if key in parent_data else content
+        )
     return merged_data
 
 
 def _forget_positions(document: Document, path: KeyPath) -> None:
-    for table in (document.key_positions, document.value_positions):
-        for nested_path in [key_path for key_path in table if key_path[: len(path)] == path]:
-            del table[nested_path]
+    for position_by_path in (document.key_positions, document.value_positions):
+        for nested_path in [key_path for key_path in position_by_path if key_path[: len(path)] == path]:
+            del position_by_path[nested_path]
 
 
 def is_abstract(file: Path) -> bool:
     """Whether the profile at `file` exists only to be inherited."""
-    profile_data = _read(file).content
-    return isinstance(profile_data, dict) and profile_data.get(ABSTRACT) is True
+    profile_data = _read_document(file).content
+    return isinstance(profile_data, dict) and profile_data.get(ABSTRACT_KEY) is True

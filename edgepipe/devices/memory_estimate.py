@@ -16,42 +16,51 @@ from edgepipe.tflite.arena_plan import plan_arena
 from edgepipe.tflite.model import Model
 
 
-def estimate_ram(source: MetricSource, model: Model, device: str) -> Metric:
+def estimate_ram(metric_source: MetricSource, model: Model, device: str) -> Metric:
     """RAM by `plan`; unavailable, with the reason, for a model whose arena cannot be planned."""
-    assert source.ratio is not None, "required by the profile's schema"
+    assert metric_source.ratio is not None, "required by the profile's schema"
     try:
-        live_bytes = plan_arena(model).naive_peak
+        live_bytes = plan_arena(model).naive_peak_bytes
     except InputError as error:
         return unavailable_metric("ram", Dimension.BYTES, str(error), device)
-    estimate = source.ratio * live_bytes + _runtime_bytes(source, model)
+    estimated_bytes = metric_source.ratio * live_bytes + _runtime_bytes(metric_source, model)
     explanation = (
-        f"{source.ratio:g} times the peak bytes of live tensors, plus the runtime's own RAM, as fitted on "
-        f"{_describe_models(source)}"
+        f"{metric_source.ratio:g} times the peak bytes of live tensors, plus the runtime's own RAM, as fitted on "
+        f"{_describe_models(metric_source)}"
     )
-    return _estimated_metric("ram", source, 0, estimate, explanation, device)
+    return _estimated_metric("ram", metric_source, 0, estimated_bytes, explanation, device)
 
 
-def estimate_flash(source: MetricSource, model: Model, device: str) -> Metric:
+def estimate_flash(metric_source: MetricSource, model: Model, device: str) -> Metric:
     """Flash by `weights`."""
-    constants = sum(tensor.bytes for tensor in model.tensors if tensor.is_constant)
-    explanation = f"the constants of the .tflite, plus the runtime's code as fitted on {_describe_models(source)}"
-    return _estimated_metric("flash", source, constants, _runtime_bytes(source, model), explanation, device)
+    constant_bytes = sum(tensor.bytes for tensor in model.tensors if tensor.is_constant)
+    explanation = (
+        f"the constants of the .tflite, plus the runtime's code as fitted on {_describe_models(metric_source)}"
+    )
+    return _estimated_metric(
+        "flash", metric_source, constant_bytes, _runtime_bytes(metric_source, model), explanation, device
+    )
 
 
-def _runtime_bytes(source: MetricSource, model: Model) -> int:
-    return (source.plus or 0) + (source.per_operator or 0) * len(model.operators)
+def _runtime_bytes(metric_source: MetricSource, model: Model) -> int:
+    return (metric_source.plus or 0) + (metric_source.per_operator or 0) * len(model.operators)
 
 
-def _describe_models(source: MetricSource) -> str:
-    return units.plural(source.points, "model") if source.points else "other models"
+def _describe_models(metric_source: MetricSource) -> str:
+    return units.plural(metric_source.points, "model") if metric_source.points else "other models"
 
 
 def _estimated_metric(
-    name: str, source: MetricSource, exact_bytes: int, estimate: float, explanation: str, device: str
+    metric_name: str,
+    metric_source: MetricSource,
+    exact_bytes: int,
+    estimated_bytes: float,
+    explanation: str,
+    device: str,
 ) -> Metric:
-    assert source.interval is not None, "required by the profile's schema"
-    low, high = (exact_bytes + bound * estimate for bound in source.interval)
+    assert metric_source.interval is not None, "required by the profile's schema"
+    low_bytes, high_bytes = (exact_bytes + bound * estimated_bytes for bound in metric_source.interval)
     return Metric(
-        name=name, value=exact_bytes + estimate, unit=Dimension.BYTES, evidence=Evidence.ESTIMATED, device=device,
-        how=explanation, interval=(low, high),
+        name=metric_name, value=exact_bytes + estimated_bytes, unit=Dimension.BYTES, evidence=Evidence.ESTIMATED, device=device,
+        how=explanation, interval=(low_bytes, high_bytes),
     )  # fmt: skip

@@ -9,12 +9,12 @@ from enum import StrEnum
 
 from edgepipe.core import units
 from edgepipe.core.units import Dimension
-from edgepipe.devices.accelerator_rules import RULES
+from edgepipe.devices.accelerator_rules import RULE_BY_NAME
 from edgepipe.devices.device_profile import Device, Npu, OperatorNames
-from edgepipe.tflite.model import FLOATS, Model, Operator, Tensor
+from edgepipe.tflite.model import FLOAT_TYPES, Model, Operator, Tensor
 
 MAX_LISTED_TENSORS = 3  # tensors that a reason names; the rest are counted
-NPU_CODES = ("ethos-u", "edgetpu-custom-op")  # custom operators that Vela and the Edge TPU compiler emit
+NPU_CUSTOM_CODES = ("ethos-u", "edgetpu-custom-op")  # custom operators that Vela and the Edge TPU compiler emit
 NOTABLE_WASTE = 0.25  # share of an operator's MACs spent on padded channels from which it is reported
 
 
@@ -31,62 +31,64 @@ class Processor(StrEnum):
 class OperatorPlacement:
     """Where one operator runs, why not elsewhere, and the change that would move it."""
 
-    operator: str
+    operator_label: str
     runs_on: Processor
     reason: str = ""
     suggestion: str = ""
-    rule: str = ""  # the violated rule: operator, dtype, integer-only, npu-operator, npu-dtype, behind, or one of RULES
+    rule_name: str = (
+        ""  # the violated rule: operator, dtype, integer-only, npu-operator, npu-dtype, behind, or one of RULE_BY_NAME
+    )
 
 
 @dataclass(frozen=True)
 class RuleViolation:
     """A rule that an operator violates; `gpu`: the operator then runs on the GPU instead of the core."""
 
-    rule: str
+    rule_name: str
     reason: str
     suggestion: str
-    gpu: bool = False
+    runs_on_gpu: bool = False
 
 
 def place_operators(device: Device, model: Model) -> tuple[OperatorPlacement, ...]:
     """Where each operator of `model` runs on `device`, in the order of the operators."""
-    cpu_tensors: set[tuple[int, int]] = (
+    cpu_tensor_keys: set[tuple[int, int]] = (
         set()
     )  # tensors computed on the core; matters to compilers with a single partition
     placements = []
     for operator in model.operators:
-        placement = _place_operator(device, model, operator, cpu_tensors)
+        placement = _place_operator(device, model, operator, cpu_tensor_keys)
         if placement.runs_on is not Processor.NPU:
-            cpu_tensors |= {(t.subgraph, t.index) for t in operator.outputs if t is not None}
+            cpu_tensor_keys |= {(t.subgraph_index, t.index) for t in operator.outputs if t is not None}
         placements.append(placement)
     return tuple(placements)
 
 
 def _place_operator(
-    device: Device, model: Model, operator: Operator, cpu_tensors: set[tuple[int, int]]
+    device: Device, model: Model, operator: Operator, cpu_tensor_keys: set[tuple[int, int]]
 ) -> OperatorPlacement:
     npu = device.system.npu
     core_violation = _worst_violation(core_violations(device, model, operator))
     if npu is None:
         return _place_on_core(operator, core_violation)
-    npu_violation = _npu_violation(device, npu, model, operator) or _partition_violation(npu, operator, cpu_tensors)
+    npu_violation = _npu_violation(device, npu, model, operator) or _partition_violation(npu, operator, cpu_tensor_keys)
     if npu_violation is None:
         reason, suggestion = _describe_padding(npu, operator)
         return OperatorPlacement(operator.location, Processor.NPU, reason, suggestion)
-    if npu_violation.gpu:
+    if npu_violation.runs_on_gpu:
         return OperatorPlacement(
-            operator.location, Processor.GPU, npu_violation.reason, npu_violation.suggestion, npu_violation.rule
+            operator.location, Processor.GPU, npu_violation.reason, npu_violation.suggestion, npu_violation.rule_name
         )
-    if core_violation is not None and core_violation.rule != "integer-only":
+    if core_violation is not None and core_violation.rule_name != "integer-only":
         return OperatorPlacement(
             operator.location,
             Processor.UNSUPPORTED,
             core_violation.reason,
             core_violation.suggestion,
-            core_violation.rule,
+            core_violation.rule_name,
         )
     return OperatorPlacement(
-        operator.location, Processor.CPU, npu_violation.reason, npu_violation.suggestion, npu_violation.rule
+        operator.location, Processor.CPU, npu_violation.reason, npu_violation.suggestion, npu_violation.rule_name
     )
 
 
@@ -94,27 +96,27 @@ def _place_on_core(operator: Operator, violation: RuleViolation | None) -> Opera
     if violation is None:
         return OperatorPlacement(operator.location, Processor.CPU)
     # Floats would still run on an integer-only core, in slow software emulation.
-    processor = Processor.CPU if violation.rule == "integer-only" else Processor.UNSUPPORTED
-    return OperatorPlacement(operator.location, processor, violation.reason, violation.suggestion, violation.rule)
+    processor = Processor.CPU if violation.rule_name == "integer-only" else Processor.UNSUPPORTED
+    return OperatorPlacement(operator.location, processor, violation.reason, violation.suggestion, violation.rule_name)
 
 
 def _worst_violation(violations: list[RuleViolation]) -> RuleViolation | None:
     """The first that prevents the operator from running; `integer-only` comes last, because floats would still run."""
-    return min(violations, key=lambda violation: violation.rule == "integer-only", default=None)
+    return min(violations, key=lambda violation: violation.rule_name == "integer-only", default=None)
 
 
 def core_violations(device: Device, model: Model, operator: Operator) -> list[RuleViolation]:
     """Everything that prevents an operator from running in the device's runtime."""
-    runtime = f"{device.runtime.name} {device.runtime.version}"
+    runtime_text = f"{device.runtime.name} {device.runtime.version}"
     return [
-        *_operator_violations(device, runtime, operator),
+        *_operator_violations(device, runtime_text, operator),
         *_dtype_violations(device, operator),
         *_float_violations(device, operator),
-        *_rule_violations(device.rules, runtime, model, operator),
+        *_rule_violations(device.rules, runtime_text, model, operator),
     ]
 
 
-def _operator_violations(device: Device, runtime: str, operator: Operator) -> list[RuleViolation]:
+def _operator_violations(device: Device, runtime_text: str, operator: Operator) -> list[RuleViolation]:
     npu = device.system.npu
     if operator.is_custom:
         is_supported = operator.name in device.custom_operators
@@ -124,14 +126,14 @@ def _operator_violations(device: Device, runtime: str, operator: Operator) -> li
             npu is not None and _is_listed(operator, npu.operators)
         )
         suggestion = suggest_replacement(operator, device.operators)
-    observation = f"{runtime} on {device.name} has no operator {operator.name}"
+    observation = f"{runtime_text} on {device.name} has no operator {operator.name}"
     return [] if is_supported else [RuleViolation("operator", observation, suggestion)]
 
 
 def _dtype_violations(device: Device, operator: Operator) -> list[RuleViolation]:
     unsupported_tensors = [tensor for tensor in operator.tensors if tensor.dtype not in device.dtypes]
     if device.integer_only:  # the rule integer-only reports the float tensors
-        unsupported_tensors = [tensor for tensor in unsupported_tensors if tensor.dtype not in FLOATS]
+        unsupported_tensors = [tensor for tensor in unsupported_tensors if tensor.dtype not in FLOAT_TYPES]
     if not unsupported_tensors:
         return []
     suggestion = f"{device.name} takes {', '.join(device.dtypes)}"
@@ -139,49 +141,61 @@ def _dtype_violations(device: Device, operator: Operator) -> list[RuleViolation]
 
 
 def _float_violations(device: Device, operator: Operator) -> list[RuleViolation]:
-    float_tensors = [tensor for tensor in operator.tensors if tensor.dtype in FLOATS] if device.integer_only else []
+    float_tensors = (
+        [tensor for tensor in operator.tensors if tensor.dtype in FLOAT_TYPES] if device.integer_only else []
+    )
     suggestion = "convert to full-integer int8, inputs and outputs included"
     return [RuleViolation("integer-only", _describe_dtypes(float_tensors), suggestion)] if float_tensors else []
 
 
-def _rule_violations(rule_names: tuple[str, ...], owner: str, model: Model, operator: Operator) -> list[RuleViolation]:
-    checks = ((name, RULES[name], RULES[name].find_violation(model, operator)) for name in rule_names)
+def _rule_violations(
+    rule_names: tuple[str, ...], owner_name: str, model: Model, operator: Operator
+) -> list[RuleViolation]:
+    rule_checks = (
+        (name, RULE_BY_NAME[name], RULE_BY_NAME[name].describe_violation(model, operator)) for name in rule_names
+    )
     return [
-        RuleViolation(name, f"{owner} requires that {rule.text}; {violation_text}", rule.suggestion, rule.gpu)
-        for name, rule, violation_text in checks
+        RuleViolation(
+            name, f"{owner_name} requires that {rule.text}; {violation_text}", rule.suggestion, rule.runs_on_gpu
+        )
+        for name, rule, violation_text in rule_checks
         if violation_text
     ]
 
 
 def _npu_violation(device: Device, npu: Npu, model: Model, operator: Operator) -> RuleViolation | None:
     """What prevents an operator from running on the accelerator."""
-    core = device.system.core
-    if operator.is_custom and operator.name in device.custom_operators and operator.name in NPU_CODES:
+    core_name = device.system.core
+    if operator.is_custom and operator.name in device.custom_operators and operator.name in NPU_CUSTOM_CODES:
         return None
     if operator.is_custom or not _is_listed(operator, npu.operators):
         suggestion = suggest_replacement(operator, npu.operators)
-        observation = f"{npu.name} does not support {operator.name}: it runs on the {core}"
+        observation = f"{npu.name} does not support {operator.name}: it runs on the {core_name}"
         return RuleViolation("npu-operator", observation, suggestion)
     unsupported_tensors = [
         tensor for tensor in operator.tensors if not tensor.is_constant and tensor.dtype not in npu.dtypes
     ]
     if unsupported_tensors:
-        observation = f"{npu.name} does not compute on {_describe_dtypes(unsupported_tensors)}: it runs on the {core}"
+        observation = (
+            f"{npu.name} does not compute on {_describe_dtypes(unsupported_tensors)}: it runs on the {core_name}"
+        )
         return RuleViolation("npu-dtype", observation, _suggest_dtype(npu, unsupported_tensors))
     return next(iter(_rule_violations(npu.rules, npu.name, model, operator)), None)
 
 
 def _suggest_dtype(npu: Npu, tensors: list[Tensor]) -> str:
-    has_float = any(tensor.dtype in FLOATS for tensor in tensors)
+    has_float = any(tensor.dtype in FLOAT_TYPES for tensor in tensors)
     return f"{npu.name} computes on {', '.join(npu.dtypes)}" + (
         "; convert to full-integer int8, inputs and outputs included" if has_float else ""
     )
 
 
-def _partition_violation(npu: Npu, operator: Operator, cpu_tensors: set[tuple[int, int]]) -> RuleViolation | None:
+def _partition_violation(npu: Npu, operator: Operator, cpu_tensor_keys: set[tuple[int, int]]) -> RuleViolation | None:
     if npu.partitions != "one":
         return None
-    core_input = next((t for t in operator.inputs if t is not None and (t.subgraph, t.index) in cpu_tensors), None)
+    core_input = next(
+        (t for t in operator.inputs if t is not None and (t.subgraph_index, t.index) in cpu_tensor_keys), None
+    )
     if core_input is None:
         return None
     reason = f"{npu.name} runs a single partition, starting at the inputs; '{core_input.name}' is computed on the core"
@@ -193,19 +207,19 @@ def _describe_padding(npu: Npu, operator: Operator) -> tuple[str, str]:
     output = next((tensor for tensor in operator.outputs if tensor is not None), None)
     if npu.channels is None or output is None or not output.shape or not operator.macs:
         return "", ""
-    channels, block = output.shape[-1], npu.channels
-    padded_channels = -(-channels // block) * block
-    waste = 1 - channels / padded_channels
-    if waste < NOTABLE_WASTE:
+    channels, block_channels = output.shape[-1], npu.channels
+    padded_channels = -(-channels // block_channels) * block_channels
+    wasted_share = 1 - channels / padded_channels
+    if wasted_share < NOTABLE_WASTE:
         return "", ""
-    share = units.show(waste, Dimension.FRACTION)
-    reason = f"{npu.name} computes {block} channels at a time: of {padded_channels}, {share} are padding"
+    waste_text = units.show(wasted_share, Dimension.FRACTION)
+    reason = f"{npu.name} computes {block_channels} channels at a time: of {padded_channels}, {waste_text} are padding"
     return reason, f"{padded_channels} channels cost the same as {channels}"
 
 
 # Replacements that cost little accuracy, closest first. Hard-swish by ReLU6: MobileNet-EdgeTPU, Google AI blog,
 # 13 November 2019. The others approximate or decompose the same function.
-REPLACEMENTS: dict[str, tuple[tuple[str, str], ...]] = {
+REPLACEMENTS_BY_OPERATOR: dict[str, tuple[tuple[str, str], ...]] = {
     "HARD_SWISH": (("RELU6", "use ReLU6 in place of hard-swish"), ("RELU", "use ReLU in place of hard-swish")),
     "ELU": (("RELU", "use ReLU in place of ELU"),),
     "GELU": (("RELU", "use ReLU in place of GELU"),),
@@ -239,14 +253,14 @@ REPLACEMENTS: dict[str, tuple[tuple[str, str], ...]] = {
 
 def suggest_replacement(operator: Operator, supported_names: OperatorNames) -> str:
     """What to do about an operator that is not in `supported_names`."""
-    for name, suggestion in REPLACEMENTS.get(operator.name, ()):
+    for name, suggestion in REPLACEMENTS_BY_OPERATOR.get(operator.name, ()):
         if supported_names is None or name in supported_names:
             return suggestion
     return "replace its layer by one whose operators the device supports"
 
 
-def _is_listed(operator: Operator, names: tuple[str, ...] | None) -> bool:
-    return not operator.is_custom and (names is None or operator.name in names)
+def _is_listed(operator: Operator, operator_names: tuple[str, ...] | None) -> bool:
+    return not operator.is_custom and (operator_names is None or operator.name in operator_names)
 
 
 def _describe_dtypes(tensors: list[Tensor]) -> str:

@@ -23,7 +23,7 @@ NOTABLE_COMPRESSION = 0.75  # compressed share of the weights at most; a plain i
 # edgetpu: https://coral.ai/docs/edgetpu/models-intro/ does not mention sparsity, and its compiler has no such option.
 # vela: Gekov 2023, "Benefit of pruning and clustering a neural network before deploying on Arm Ethos-U NPU", developer
 #   .arm.com; Arm's notebook on pruning in pytorch/executorch (pull request 15851) on 2:4 and the Ethos-U85.
-BENEFITS = {
+BENEFIT_BY_RUNTIME = {
     "litert": "no speed: XNNPACK computes them like any other weight (its sparse kernels take no int8, only 1x1 "
     "convolutions in float, in TFLite's sparse encoding, which edgepipe does not write)",
     "tflite-micro": "no speed: its kernels compute them like any other weight",
@@ -36,7 +36,7 @@ BENEFITS = {
 }
 
 
-def notes(model: Model, devices: list[Device], size_metrics: list[Metric]) -> list[str]:
+def benefit_notes(model: Model, devices: list[Device], size_metrics: list[Metric]) -> list[str]:
     """One note per runtime of `devices` if `model` has many zeros, and one on what compression saves.
 
     `size_metrics` must include `size` and `size_zstd`.
@@ -48,24 +48,24 @@ def notes(model: Model, devices: list[Device], size_metrics: list[Metric]) -> li
 
 
 def _sparsity_notes(model: Model, devices: list[Device]) -> list[str]:
-    layers = weight_sparsity(model)
-    elements, zeros = sum(layer.elements for layer in layers), sum(layer.zeros for layer in layers)
+    layer_sparsities = weight_sparsity(model)
+    elements, zeros = sum(layer.elements for layer in layer_sparsities), sum(layer.zeros for layer in layer_sparsities)
     if zeros <= NOTABLE_SPARSITY * elements:
         return []
-    devices_by_runtime: dict[str, list[str]] = {}
+    device_names_by_runtime: dict[str, list[str]] = {}
     for device in devices:
-        devices_by_runtime.setdefault(device.runtime.name, []).append(device.name)
-    share = units.show(zeros / elements, Dimension.FRACTION)
+        device_names_by_runtime.setdefault(device.runtime.name, []).append(device.name)
+    zero_share_text = units.show(zeros / elements, Dimension.FRACTION)
     return [
-        f"{share} of the kernels' weights are zero, which brings {runtime} ({', '.join(names)}) {BENEFITS[runtime]}"
-        for runtime, names in devices_by_runtime.items()
+        f"{zero_share_text} of the kernels' weights are zero, which brings {runtime} ({', '.join(names)}) {BENEFIT_BY_RUNTIME[runtime]}"
+        for runtime, names in device_names_by_runtime.items()
     ]
 
 
-def _compression_notes(model: Model, sizes: dict[str, str]) -> list[str]:
+def _compression_notes(model: Model, size_text_by_metric: dict[str, str]) -> list[str]:
     if compressed_weight_share(model) > NOTABLE_COMPRESSION:
         return []
     return [
-        f"compressed, the .tflite takes {sizes['size_zstd']} of {sizes['size']} (size_zstd): zeros and shared weights "
+        f"compressed, the .tflite takes {size_text_by_metric['size_zstd']} of {size_text_by_metric['size']} (size_zstd): zeros and shared weights "
         "save flash and bytes over the air only where the file is stored or sent compressed, and it is unpacked to run"
     ]

@@ -14,7 +14,10 @@ def check_support(device: Device, model: Model) -> list[Finding]:
     """
     findings = [
         Finding(
-            rule=violation.rule, place=operator.location, observed=violation.reason, suggestion=violation.suggestion
+            rule=violation.rule_name,
+            place=operator.location,
+            observed=violation.reason,
+            suggestion=violation.suggestion,
         )
         for operator in model.operators
         for violation in core_violations(device, model, operator)
@@ -24,11 +27,14 @@ def check_support(device: Device, model: Model) -> list[Finding]:
 
 def _fallback_findings(placements: tuple[OperatorPlacement, ...]) -> list[Finding]:
     """One finding per operator that the accelerator does not support; dependent operators are only counted."""
-    fallbacks = [p for p in placements if p.runs_on in (Processor.CPU, Processor.GPU) and p.rule != "behind"]
-    findings = [
-        Finding(rule="npu-fallback", place=p.operator, observed=p.reason, suggestion=p.suggestion) for p in fallbacks
+    fallback_placements = [
+        p for p in placements if p.runs_on in (Processor.CPU, Processor.GPU) and p.rule_name != "behind"
     ]
-    behind_count = sum(p.rule == "behind" for p in placements)
+    findings = [
+        Finding(rule="npu-fallback", place=p.operator_label, observed=p.reason, suggestion=p.suggestion)
+        for p in fallback_placements
+    ]
+    behind_count = sum(p.rule_name == "behind" for p in placements)
     if behind_count and findings:
         verb = "runs" if behind_count == 1 else "run"
         suffix = f"; {plural(behind_count, 'operator')} downstream {verb} there too"

@@ -10,12 +10,12 @@ import tensorflow as tf
 import tf_keras
 
 from edgepipe.models import custom_objects
-from edgepipe.models.keras3_activations import PACKAGE
-from edgepipe.models.keras_operators import OPERATORS, apply_operator
+from edgepipe.models.keras3_activations import REGISTRATION_PACKAGE
+from edgepipe.models.keras_operators import OPERATOR_NAMES, apply_operator
 from edgepipe.models.keras_types import AnyKerasVariable, KerasLayer, Tensor, TensorTree
 
 
-@tf_keras.utils.register_keras_serializable(package=PACKAGE, name="Operator")
+@tf_keras.utils.register_keras_serializable(package=REGISTRATION_PACKAGE, name="Operator")
 class OperatorLayer(tf_keras.layers.Layer):  # type: ignore[misc]
     """One node of `keras.ops` (`x * 2`, `keras.ops.mean(x, axis=1)`) as a layer, evaluated by keras.ops itself.
 
@@ -24,8 +24,8 @@ class OperatorLayer(tf_keras.layers.Layer):  # type: ignore[misc]
     """
 
     def __init__(self, operator: str, arguments: str, **common: Any) -> None:
-        if operator not in OPERATORS:
-            raise ValueError(f"operator '{operator}' is not one of: {', '.join(sorted(OPERATORS))}")
+        if operator not in OPERATOR_NAMES:
+            raise ValueError(f"operator '{operator}' is not one of: {', '.join(sorted(OPERATOR_NAMES))}")
         super().__init__(**common)
         # as text: tf_keras wraps lists and dicts that are set on a layer, and the wrappers do not serialize
         self.operator, self.arguments = operator, arguments
@@ -40,7 +40,7 @@ class OperatorLayer(tf_keras.layers.Layer):  # type: ignore[misc]
         return {**super().get_config(), "operator": self.operator, "arguments": self.arguments}
 
 
-@tf_keras.utils.register_keras_serializable(package=PACKAGE)
+@tf_keras.utils.register_keras_serializable(package=REGISTRATION_PACKAGE)
 class LayerScale(tf_keras.layers.Layer):  # type: ignore[misc]
     """x * gamma, one learned factor per channel (Touvron et al. 2021, arXiv 2103.17239)."""
 
@@ -63,7 +63,7 @@ class LayerScale(tf_keras.layers.Layer):  # type: ignore[misc]
         return {**super().get_config(), "init_values": self.init_values, "projection_dim": self.projection_dim}
 
 
-@tf_keras.utils.register_keras_serializable(package=PACKAGE, name="Weight")
+@tf_keras.utils.register_keras_serializable(package=REGISTRATION_PACKAGE, name="Weight")
 class WeightLayer(tf_keras.layers.Layer):  # type: ignore[misc]
     """A weight owned by a custom layer itself, as a layer: called on any tensor of the graph, it returns the weight.
 
@@ -84,7 +84,7 @@ class WeightLayer(tf_keras.layers.Layer):  # type: ignore[misc]
         return {**super().get_config(), "shape": list(self.shape)}
 
 
-@tf_keras.utils.register_keras_serializable(package=PACKAGE)
+@tf_keras.utils.register_keras_serializable(package=REGISTRATION_PACKAGE)
 class Keras3Layer(tf_keras.layers.Layer):  # type: ignore[misc]
     """A built Keras 3 layer that runs inside a tf_keras model, on weights owned by the tf_keras model.
 
@@ -95,13 +95,15 @@ class Keras3Layer(tf_keras.layers.Layer):  # type: ignore[misc]
     def __init__(self, layer: dict[str, Any], **common: Any) -> None:
         super().__init__(**common)
         # as text: tf_keras wraps lists and dicts that are set on a layer, and the wrappers do not serialize
-        self._config = json.dumps(layer)
-        original = keras.saving.deserialize_keras_object(layer, custom_objects=dict(custom_objects.active_objects()))
-        if isinstance(original, keras.Layer) and not original.built and not original.weights:
-            original.built = not original.get_build_config()
-        self._original = _UntrackedLayer(original)
-        self.supports_masking = bool(getattr(original, "supports_masking", False))
-        self.tf_weights = tuple(self._add_tf_weight(variable) for variable in original.weights)
+        self._layer_json = json.dumps(layer)
+        keras3_layer = keras.saving.deserialize_keras_object(
+            layer, custom_objects=dict(custom_objects.active_objects())
+        )
+        if isinstance(keras3_layer, keras.Layer) and not keras3_layer.built and not keras3_layer.weights:
+            keras3_layer.built = not keras3_layer.get_build_config()
+        self._untracked_layer = _UntrackedLayer(keras3_layer)
+        self.supports_masking = bool(getattr(keras3_layer, "supports_masking", False))
+        self.tf_weights = tuple(self._add_tf_weight(variable) for variable in keras3_layer.weights)
 
     def _add_tf_weight(self, variable: AnyKerasVariable) -> AnyKerasVariable:
         return self.add_weight(
@@ -113,44 +115,45 @@ class Keras3Layer(tf_keras.layers.Layer):  # type: ignore[misc]
         )
 
     @property
-    def original(self) -> KerasLayer:
+    def keras3_layer(self) -> KerasLayer:
         """The Keras 3 layer; its own weights are stale."""
-        return self._original.layer
+        return self._untracked_layer.layer
 
     def call(
         self, inputs: TensorTree, *more_inputs: Any, training: bool | None = None, **call_kwargs: Any
     ) -> TensorTree:
         """Run the Keras 3 layer with the current weights."""
-        layer = self.original
-        parameters = inspect.signature(layer.call).parameters
-        if "mask" not in parameters:
+        layer = self.keras3_layer
+        call_parameters = inspect.signature(layer.call).parameters
+        if "mask" not in call_parameters:
             call_kwargs.pop("mask", None)
-        if "training" in parameters:
+        if "training" in call_parameters:
             call_kwargs["training"] = bool(training)
         tensor_by_id = {
-            id(original): tf.convert_to_tensor(tf_weight)
-            for original, tf_weight in zip(layer.weights, self.tf_weights, strict=True)
+            id(keras3_weight): tf.convert_to_tensor(tf_weight)
+            for keras3_weight, tf_weight in zip(layer.weights, self.tf_weights, strict=True)
         }
         trainable_tensors, state_tensors = (
-            [tensor_by_id.get(id(variable), variable.value) for variable in group]
-            for group in (layer.trainable_variables, layer.non_trainable_variables)
+            [tensor_by_id.get(id(variable), variable.value) for variable in variables]
+            for variables in (layer.trainable_variables, layer.non_trainable_variables)
         )
         outputs, new_state = layer.stateless_call(trainable_tensors, state_tensors, inputs, *more_inputs, **call_kwargs)
         if training:
             self._assign_state(new_state)
         return outputs
 
-    def _assign_state(self, state: list[Tensor]) -> None:
+    def _assign_state(self, state_tensors: list[Tensor]) -> None:
         """Store what a training step changed: moving statistics and random-generator state."""
         tf_weight_by_id = {
-            id(original): tf_weight for original, tf_weight in zip(self.original.weights, self.tf_weights, strict=True)
+            id(original): tf_weight
+            for original, tf_weight in zip(self.keras3_layer.weights, self.tf_weights, strict=True)
         }
-        for variable, new_value in zip(self.original.non_trainable_variables, state, strict=True):
+        for variable, new_value in zip(self.keras3_layer.non_trainable_variables, state_tensors, strict=True):
             tf_weight_by_id.get(id(variable), variable).assign(new_value)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
-        return {**super().get_config(), "layer": json.loads(self._config)}
+        return {**super().get_config(), "layer": json.loads(self._layer_json)}
 
 
 class _UntrackedLayer:

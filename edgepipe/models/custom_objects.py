@@ -20,7 +20,7 @@ from edgepipe.core.errors import InputError
 _active_objects: ContextVar[Mapping[str, Any] | None] = ContextVar("custom objects", default=None)
 
 
-def load(reference: str, base: Path) -> dict[str, Any]:
+def load(reference: str, base_folder: Path) -> dict[str, Any]:
     """The objects of `module:attribute`, by the names under which a model file may refer to them.
 
     Raises:
@@ -28,7 +28,7 @@ def load(reference: str, base: Path) -> dict[str, Any]:
     """
     if not references.is_reference(reference):
         raise InputError(f"custom_objects '{reference}' is not of the form module:attribute")
-    objects = references.load_attribute(reference, base)
+    objects = references.load_attribute(reference, base_folder)
     if inspect.isfunction(objects):
         try:
             objects = objects()
@@ -44,15 +44,15 @@ def load(reference: str, base: Path) -> dict[str, Any]:
     return _add_registered_names(objects)
 
 
-def load_module_classes(function: str, base: Path) -> dict[str, Any]:
+def load_module_classes(function_reference: str, base_folder: Path) -> dict[str, Any]:
     """The layer and model classes that the module of `module:function` defines or imports, except those of Keras."""
-    module = inspect.getmodule(references.load(function, base))
-    classes = {
+    module = inspect.getmodule(references.load(function_reference, base_folder))
+    class_by_name = {
         name: cls
         for name, cls in vars(module).items()
         if inspect.isclass(cls) and issubclass(cls, keras.Layer) and not cls.__module__.startswith("keras.")
     }
-    return _add_registered_names(classes)
+    return _add_registered_names(class_by_name)
 
 
 def _add_registered_names(objects: Mapping[str, Any]) -> dict[str, Any]:
@@ -69,12 +69,12 @@ def _add_registered_names(objects: Mapping[str, Any]) -> dict[str, Any]:
 @contextlib.contextmanager
 def scope(objects: Mapping[str, Any]) -> Iterator[None]:
     """Make `objects` known to both Keras libraries, and to the check for code in model files, inside the block."""
-    token = _active_objects.set({**active_objects(), **objects})
+    context_token = _active_objects.set({**active_objects(), **objects})
     try:
         with keras.saving.custom_object_scope(dict(objects)), tf_keras.saving.custom_object_scope(dict(objects)):
             yield
     finally:
-        _active_objects.reset(token)
+        _active_objects.reset(context_token)
 
 
 def active_objects() -> Mapping[str, Any]:

@@ -13,14 +13,14 @@ from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
-from edgepipe.core.artifact import BASE_FILE, RECIPE_FILE, ArtifactKind, read_keras_member
+from edgepipe.core.artifact import BASE_MODEL_FILE, QAT_RECIPE_FILE, ArtifactKind, read_keras_member
 from edgepipe.core.errors import InputError
 
 EXPECTED_FORMATS = "a .keras or .h5 model, a .tflite model, or a SavedModel folder"
-_ZIP, _HDF5, _TFLITE = b"PK\x03\x04", b"\x89HDF\r\n\x1a\n", b"TFL3"
+_ZIP_MAGIC, _HDF5_MAGIC, _TFLITE_MAGIC = b"PK\x03\x04", b"\x89HDF\r\n\x1a\n", b"TFL3"
 _SAFE_PACKAGES = {"keras", "tf_keras", "builtins", "edgepipe", "tensorflow_model_optimization"}
 # tf_keras stores `tf.math.add(a, b)` as a layer that names the TensorFlow function; these are pure
-_SAFE_FUNCTIONS = re.compile(
+_SAFE_FUNCTION_PATTERN = re.compile(
     r"(compat\.v1\.)?((math|nn|linalg|image|__operators__)\.[\w.]+|add|argmax|argmin|abs|cast|clip_by_value|concat|divide|exp"
     r"|expand_dims|gather|identity|maximum|minimum|multiply|pad|pow|reduce_\w+|reshape|shape|sigmoid|slice|split|sqrt|square"
     r"|squeeze|stack|strided_slice|subtract|tanh|tile|transpose|unstack|where|zeros_like|ones_like)"
@@ -37,27 +37,27 @@ def detect_kind(path: Path) -> ArtifactKind:
         raise InputError(f"{path}: no such file or folder; expected {EXPECTED_FORMATS}")
     if path.is_dir():
         return _folder_kind(path)
-    head = _read_head(path)
-    if head[4:8] == _TFLITE:
+    head_bytes = _read_head_bytes(path)
+    if head_bytes[4:8] == _TFLITE_MAGIC:
         return ArtifactKind.TFLITE
-    if head[:4] == _ZIP:
+    if head_bytes[:4] == _ZIP_MAGIC:
         _check_suffix(path, (".keras",), "a .keras model (a zip)")
         return _detect_keras_kind(path, read_config(path))
-    if head == _HDF5:
+    if head_bytes == _HDF5_MAGIC:
         _check_suffix(path, (".h5", ".hdf5"), "an HDF5 model")
         return ArtifactKind.KERAS if h5_version(path).startswith("3") else ArtifactKind.FLOAT
-    raise InputError(f"{path}: {_describe_unknown_file(path, head)}; expected {EXPECTED_FORMATS}")
+    raise InputError(f"{path}: {_describe_unknown_file(path, head_bytes)}; expected {EXPECTED_FORMATS}")
 
 
 def _folder_kind(path: Path) -> ArtifactKind:
-    if (path / RECIPE_FILE).is_file() and (path / BASE_FILE).is_file():
+    if (path / QAT_RECIPE_FILE).is_file() and (path / BASE_MODEL_FILE).is_file():
         return ArtifactKind.QAT
     if any((path / name).is_file() for name in ("saved_model.pb", "saved_model.pbtxt")):
         return ArtifactKind.SAVED_MODEL
     raise InputError(f"{path}: a folder without saved_model.pb, so no SavedModel; expected {EXPECTED_FORMATS}")
 
 
-def _read_head(path: Path) -> bytes:
+def _read_head_bytes(path: Path) -> bytes:
     try:
         with path.open("rb") as stream:
             return stream.read(8)
@@ -65,20 +65,20 @@ def _read_head(path: Path) -> bytes:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
-def _check_suffix(path: Path, suffixes: tuple[str, ...], content_name: str) -> None:
+def _check_suffix(path: Path, suffixes: tuple[str, ...], content_description: str) -> None:
     if path.suffix.lower() not in suffixes:
         raise InputError(
-            f"{path}: holds {content_name} but is named '{path.suffix}'; rename it to end in {' or '.join(suffixes)}"
+            f"{path}: holds {content_description} but is named '{path.suffix}'; rename it to end in {' or '.join(suffixes)}"
         )
 
 
-def _describe_unknown_file(path: Path, head: bytes) -> str:
+def _describe_unknown_file(path: Path, head_bytes: bytes) -> str:
     size = path.stat().st_size
     if not size:
         return "the file is empty"
-    if head.startswith(b"version "):
+    if head_bytes.startswith(b"version "):
         return "a Git LFS pointer, not the model itself (run `git lfs pull`)"
-    return f"not a model (its {size} bytes begin with {head!r}; damaged, or another format)"
+    return f"not a model (its {size} bytes begin with {head_bytes!r}; damaged, or another format)"
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -136,18 +136,20 @@ def _read_h5_attribute(path: Path, name: str) -> str:
 
 
 def _detect_keras_kind(path: Path, config: dict[str, Any]) -> ArtifactKind:
-    for entry in iter_serialized_objects(config):
-        entry_config = entry.get("config") or {}
-        if entry["class_name"] == "DTypePolicy" or (_is_input(entry) and "batch_shape" in entry_config):
+    for serialized_object in iter_serialized_objects(config):
+        object_config = serialized_object.get("config") or {}
+        if serialized_object["class_name"] == "DTypePolicy" or (
+            _is_input_layer(serialized_object) and "batch_shape" in object_config
+        ):
             return ArtifactKind.KERAS
-        if _is_input(entry) and "batch_input_shape" in entry_config:
+        if _is_input_layer(serialized_object) and "batch_input_shape" in object_config:
             return ArtifactKind.FLOAT
-    version = str(json.loads(read_keras_member(path, "metadata.json")).get("keras_version", ""))
-    return ArtifactKind.KERAS if version.startswith("3") else ArtifactKind.FLOAT
+    keras_version = str(json.loads(read_keras_member(path, "metadata.json")).get("keras_version", ""))
+    return ArtifactKind.KERAS if keras_version.startswith("3") else ArtifactKind.FLOAT
 
 
-def _is_input(entry: dict[str, Any]) -> bool:
-    return entry["class_name"] == "InputLayer" and isinstance(entry.get("config"), dict)
+def _is_input_layer(serialized_object: dict[str, Any]) -> bool:
+    return serialized_object["class_name"] == "InputLayer" and isinstance(serialized_object.get("config"), dict)
 
 
 def iter_serialized_objects(config: Any) -> Iterator[dict[str, Any]]:
@@ -167,39 +169,47 @@ def find_code_layers(config: dict[str, Any], known_names: Container[str] | None 
 
     Classes and functions in `known_names` come from the user and need no import; None means all are known.
     """
-    code_layers: dict[str, None] = {}
-    _collect_code(config, "the model", known_names, code_layers)
-    return tuple(code_layers)
+    code_descriptions: dict[str, None] = {}
+    _collect_code(config, "the model", known_names, code_descriptions)
+    return tuple(code_descriptions)
 
 
-def _collect_code(node: Any, layer_name: str, known_names: Container[str] | None, code_layers: dict[str, None]) -> None:
-    if isinstance(node, list):
-        for child in node:
-            _collect_code(child, layer_name, known_names, code_layers)
-    if not isinstance(node, dict):
+def _collect_code(
+    config_node: Any, layer_name: str, known_names: Container[str] | None, code_descriptions: dict[str, None]
+) -> None:
+    if isinstance(config_node, list):
+        for child in config_node:
+            _collect_code(child, layer_name, known_names, code_descriptions)
+    if not isinstance(config_node, dict):
         return
-    config = node.get("config")
+    config = config_node.get("config")
     if isinstance(config, dict) and isinstance(config.get("name"), str):
         layer_name = f"'{config['name']}'"
-    if code_kind := _describe_code(node, known_names):
-        code_layers[f"{layer_name} ({code_kind})"] = None
+    if code_kind := _describe_code(config_node, known_names):
+        code_descriptions[f"{layer_name} ({code_kind})"] = None
         return
-    for child in node.values():
-        _collect_code(child, layer_name, known_names, code_layers)
+    for child in config_node.values():
+        _collect_code(child, layer_name, known_names, code_descriptions)
 
 
-def _describe_code(entry: dict[str, Any], known_names: Container[str] | None) -> str:
-    name, config = entry.get("class_name"), entry.get("config")
-    if name in ("Lambda", "__lambda__"):
-        return "Lambda layer" if name == "Lambda" else "lambda function"
-    if name in ("TFOpLambda", "ClassMethod", "InstanceMethod", "InstanceProperty") and isinstance(config, dict):
+def _describe_code(serialized_object: dict[str, Any], known_names: Container[str] | None) -> str:
+    class_name, config = serialized_object.get("class_name"), serialized_object.get("config")
+    if class_name in ("Lambda", "__lambda__"):
+        return "Lambda layer" if class_name == "Lambda" else "lambda function"
+    if class_name in ("TFOpLambda", "ClassMethod", "InstanceMethod", "InstanceProperty") and isinstance(config, dict):
         function = str(config.get("function", config.get("cls_symbol", "")))
-        return "" if _SAFE_FUNCTIONS.fullmatch(function) else f"a call of tf.{function}"
-    module = entry.get("module")
-    if not isinstance(name, str) or not isinstance(module, str) or module.split(".")[0] in _SAFE_PACKAGES:
+        return "" if _SAFE_FUNCTION_PATTERN.fullmatch(function) else f"a call of tf.{function}"
+    module = serialized_object.get("module")
+    if not isinstance(class_name, str) or not isinstance(module, str) or module.split(".")[0] in _SAFE_PACKAGES:
         return ""
     # a function is written as class_name "function", its own name as config
-    names = (name, entry.get("registered_name"), config if name == "function" else None)
-    if known_names is None or any(isinstance(candidate, str) and candidate in known_names for candidate in names):
+    candidate_names = (
+        class_name,
+        serialized_object.get("registered_name"),
+        config if class_name == "function" else None,
+    )
+    if known_names is None or any(
+        isinstance(candidate, str) and candidate in known_names for candidate in candidate_names
+    ):
         return ""
-    return "" if module in sys.modules else f"{name} from the Python module '{module}'"
+    return "" if module in sys.modules else f"{class_name} from the Python module '{module}'"

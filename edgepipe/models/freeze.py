@@ -13,10 +13,10 @@ import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from edgepipe.core.errors import InputError
-from edgepipe.models.input_shapes import check_shapes, input_names
+from edgepipe.models.input_shapes import check_input_shapes, input_names
 from edgepipe.models.keras_types import AnyKerasModel, Tensor, TensorSpec, TensorTree, TfFunction
 
-SIGNATURE = "serving_default"
+SIGNATURE_NAME = "serving_default"
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def model_inputs(model: AnyKerasModel) -> tuple[ModelInput, ...]:
     Raises:
         InputError: as `freeze`.
     """
-    check_shapes(model)
+    check_input_shapes(model)
     shapes = [(1, *tensor.shape[1:]) for tensor in model.inputs]
     dtypes = [tf.as_dtype(tensor.dtype).name for tensor in model.inputs]
     return tuple(ModelInput(*fields) for fields in zip(input_names(model), shapes, dtypes, strict=True))
@@ -70,13 +70,15 @@ def freeze_saved_model(path: Path) -> FrozenGraph:
     try:
         saved_model = tf.saved_model.load(str(path))
     except Exception as error:
-        raise InputError(f"{path}: not a readable SavedModel: {_first_line(error)}") from error
-    if SIGNATURE not in saved_model.signatures:
+        raise InputError(f"{path}: not a readable SavedModel: {_first_error_line(error)}") from error
+    if SIGNATURE_NAME not in saved_model.signatures:
         signature_names = ", ".join(saved_model.signatures) or "none"
-        raise InputError(f"{path}: no signature '{SIGNATURE}' (found: {signature_names}); save it with one")
-    signature = saved_model.signatures[SIGNATURE]
-    specs = signature.structured_input_signature[1]
-    inputs = tuple(_signature_input(path, name, specs[name]) for name in _input_order(signature, specs))
+        raise InputError(f"{path}: no signature '{SIGNATURE_NAME}' (found: {signature_names}); save it with one")
+    signature = saved_model.signatures[SIGNATURE_NAME]
+    spec_by_name = signature.structured_input_signature[1]
+    inputs = tuple(
+        _signature_input(path, name, spec_by_name[name]) for name in _ordered_input_names(signature, spec_by_name)
+    )
 
     def infer(*tensors: Tensor) -> list[Tensor]:
         outputs = signature(**{model_input.name: tensor for model_input, tensor in zip(inputs, tensors, strict=True)})
@@ -85,13 +87,13 @@ def freeze_saved_model(path: Path) -> FrozenGraph:
     return _freeze_function(infer, inputs)
 
 
-def _input_order(signature: TfFunction, specs: Mapping[str, TensorSpec]) -> list[str]:
+def _ordered_input_names(signature: TfFunction, spec_by_name: Mapping[str, TensorSpec]) -> list[str]:
     ordered_names = [
         str(tensor.op.get_attr("_user_specified_name").decode())
         for tensor in signature.inputs
         if tensor.dtype != tf.resource
     ]
-    return ordered_names if sorted(ordered_names) == sorted(specs) else sorted(specs)
+    return ordered_names if sorted(ordered_names) == sorted(spec_by_name) else sorted(spec_by_name)
 
 
 def _signature_input(path: Path, name: str, spec: TensorSpec) -> ModelInput:
@@ -104,22 +106,22 @@ def _signature_input(path: Path, name: str, spec: TensorSpec) -> ModelInput:
 
 
 def _freeze_function(infer: Callable[..., list[Tensor]], inputs: tuple[ModelInput, ...]) -> FrozenGraph:
-    specs = [
+    tensor_specs = [
         tf.TensorSpec(model_input.shape, tf.as_dtype(model_input.dtype), name=model_input.name)
         for model_input in inputs
     ]
-    concrete_function = tf.function(infer, autograph=False).get_concrete_function(*specs)
+    concrete_function = tf.function(infer, autograph=False).get_concrete_function(*tensor_specs)
     return FrozenGraph(convert_variables_to_constants_v2(concrete_function), inputs)
 
 
 def _pack_inputs(model: AnyKerasModel, tensors: list[Tensor]) -> TensorTree:
-    structure = getattr(model, "_inputs_struct", None)
-    if structure is not None:
-        return keras.tree.pack_sequence_as(structure, tensors)
+    input_structure = getattr(model, "_inputs_struct", None)
+    if input_structure is not None:
+        return keras.tree.pack_sequence_as(input_structure, tensors)
     nested_inputs = getattr(model, "_nested_inputs", None)
     return tensors[0] if len(tensors) == 1 else tf.nest.pack_sequence_as(nested_inputs, tensors)
 
 
-def _first_line(error: Exception) -> str:
+def _first_error_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0] if lines else ''}"

@@ -15,7 +15,7 @@ def input_names(model: AnyKerasModel) -> list[str]:
     return [input_name(tensor) for tensor in model.inputs]
 
 
-def check_shapes(model: AnyKerasModel) -> None:
+def check_input_shapes(model: AnyKerasModel) -> None:
     """Raise an `InputError` unless `model` is built, is a graph of layers, and only its batch dimension may vary."""
     inputs = getattr(model, "inputs", None)
     if not inputs:

@@ -6,32 +6,32 @@ import tf_keras
 
 from edgepipe.models.keras_types import KerasActivation
 
-PACKAGE = "edgepipe"
-_KERAS3_ACTIVATIONS = (
+REGISTRATION_PACKAGE = "edgepipe"
+_KERAS3_ACTIVATION_NAMES = (
     "celu", "glu", "hard_shrink", "hard_tanh", "log_sigmoid", "soft_shrink", "sparse_plus", "sparse_sigmoid",
     "sparsemax", "squareplus", "tanh_shrink",
 )  # fmt: skip
 
 
-@tf_keras.utils.register_keras_serializable(package=PACKAGE)  # type: ignore[untyped-decorator]
+@tf_keras.utils.register_keras_serializable(package=REGISTRATION_PACKAGE)  # type: ignore[untyped-decorator]
 def hard_sigmoid(x: tf.Tensor) -> tf.Tensor:
     """relu6(x + 3) / 6, as Keras 3 defines it; tf_keras's hard_sigmoid is clip(0.2 x + 0.5, 0, 1)."""
     return tf.nn.relu6(x + 3.0) / 6.0
 
 
-@tf_keras.utils.register_keras_serializable(package=PACKAGE)  # type: ignore[untyped-decorator]
+@tf_keras.utils.register_keras_serializable(package=REGISTRATION_PACKAGE)  # type: ignore[untyped-decorator]
 def hard_silu(x: tf.Tensor) -> tf.Tensor:
     """x relu6(x + 3) / 6 (Howard et al. 2019, arXiv 1905.02244); becomes TFLite's HARD_SWISH."""
     return x * tf.nn.relu6(x + 3.0) / 6.0
 
 
-@tf_keras.utils.register_keras_serializable(package=PACKAGE)  # type: ignore[untyped-decorator]
+@tf_keras.utils.register_keras_serializable(package=REGISTRATION_PACKAGE)  # type: ignore[untyped-decorator]
 def leaky_relu(x: tf.Tensor) -> tf.Tensor:
     """max(x, 0.2 x), with the slope of Keras 3's leaky_relu."""
     return tf.nn.leaky_relu(x, alpha=0.2)
 
 
-@tf_keras.utils.register_keras_serializable(package=PACKAGE)  # type: ignore[untyped-decorator]
+@tf_keras.utils.register_keras_serializable(package=REGISTRATION_PACKAGE)  # type: ignore[untyped-decorator]
 def log_softmax(x: tf.Tensor) -> tf.Tensor:
     """x - log(sum(exp(x))) over the last axis."""
     return tf.nn.log_softmax(x)
@@ -46,13 +46,13 @@ def _register_activation(name: str) -> KerasActivation:
 
     activation.__name__ = name
     activation.__doc__ = keras_activation.__doc__
-    return tf_keras.utils.register_keras_serializable(package=PACKAGE, name=name)(activation)
+    return tf_keras.utils.register_keras_serializable(package=REGISTRATION_PACKAGE, name=name)(activation)
 
 
-ACTIVATIONS = {
+ACTIVATION_BY_NAME = {
     "hard_sigmoid": hard_sigmoid,
     "hard_silu": hard_silu,
     "leaky_relu": leaky_relu,
     "log_softmax": log_softmax,
-    **{name: _register_activation(name) for name in _KERAS3_ACTIVATIONS},
+    **{name: _register_activation(name) for name in _KERAS3_ACTIVATION_NAMES},
 }

@@ -19,8 +19,8 @@ from edgepipe.core.errors import InputError
 from edgepipe.models import custom_objects
 from edgepipe.models.bridge import TOLERANCE, ModelDifference, TensorDifference, random_batch, relative_difference
 from edgepipe.models.bridge_layers import Keras3Layer, LayerScale, OperatorLayer, WeightLayer
-from edgepipe.models.input_shapes import check_shapes, input_name
-from edgepipe.models.keras3_activations import PACKAGE
+from edgepipe.models.input_shapes import check_input_shapes, input_name
+from edgepipe.models.keras3_activations import REGISTRATION_PACKAGE
 from edgepipe.models.keras_operators import apply_operator
 from edgepipe.models.keras_types import (
     KerasLayer,
@@ -42,8 +42,8 @@ _IGNORED_FOR_SEPARABLE = (
     {"SeparableConv1D", "SeparableConv2D"},
     {"kernel_initializer", "kernel_regularizer", "kernel_constraint"},
 )
-_LEGACY_ACTIVATION = "hard_sigmoid"  # clip(0.2 x + 0.5, 0, 1) in tf_keras, relu6(x + 3) / 6 in Keras 3
-_WORKAROUND = "export the model before it was bridged, or replace the layer"
+_LEGACY_ACTIVATION_NAME = "hard_sigmoid"  # clip(0.2 x + 0.5, 0, 1) in tf_keras, relu6(x + 3) / 6 in Keras 3
+_WORKAROUND_HINT = "export the model before it was bridged, or replace the layer"
 
 
 @dataclass(frozen=True)
@@ -74,16 +74,16 @@ def export_to_keras3(model: TfKerasModel) -> Keras3Export:
     Raises:
         InputError: layers cannot be exported (all are listed), or an exported layer computes something else.
     """
-    check_shapes(model)
+    check_input_shapes(model)
     exporter = _Exporter(model)
     with perturbed_weights(model):
         exporter.copy_weights()
         difference = exporter.compare()
     exporter.copy_weights()
-    wrong_tensor = difference.first_tensor_above(TOLERANCE)
+    wrong_tensor = difference.first_difference_above(TOLERANCE)
     if wrong_tensor is not None:
         raise InputError(
-            f"'{model.name}' written back to Keras 3 is wrong from layer '{wrong_tensor.layer}' on: its output differs "
+            f"'{model.name}' written back to Keras 3 is wrong from layer '{wrong_tensor.layer_name}' on: its output differs "
             f"by {wrong_tensor.relative_error:.1e} of its largest value (allowed {TOLERANCE:.0e}); please report it"
         )
     return Keras3Export(exporter.exported_model, difference)
@@ -94,9 +94,9 @@ class _Exporter:
     """One export in progress: the new layers by the id of the old ones, and the tensors of both models."""
 
     model: TfKerasModel
-    new_layers: dict[int, KerasLayer] = field(default_factory=dict)
+    new_layer_by_id: dict[int, KerasLayer] = field(default_factory=dict)
     # (layer, tf_keras tensor, Keras 3 tensor)
-    tensors: list[tuple[str, KerasTensor, KerasTensor]] = field(default_factory=list)
+    named_tensor_pairs: list[tuple[str, KerasTensor, KerasTensor]] = field(default_factory=list)
     exported_model: KerasModel = None
 
     def __post_init__(self) -> None:
@@ -105,31 +105,33 @@ class _Exporter:
         outputs = self._walk(self.model, inputs, "", is_outer=True)
         self.exported_model = keras.Model(_unwrap_single(inputs), _unwrap_single(outputs), name=self.model.name)
 
-    def _walk(self, model: TfKerasModel, inputs: list[KerasTensor], prefix: str, is_outer: bool) -> list[KerasTensor]:
+    def _walk(
+        self, model: TfKerasModel, inputs: list[KerasTensor], name_prefix: str, is_outer: bool
+    ) -> list[KerasTensor]:
         tensor_by_id = {id(tensor): new_tensor for tensor, new_tensor in zip(model.inputs, inputs, strict=True)}
-        for node in _nodes(model):
+        for node in _iter_nodes(model):
             args, kwargs = tf.nest.map_structure(
                 lambda argument: tensor_by_id.get(id(argument), argument), (node.call_args, node.call_kwargs)
             )
-            outputs = self._call_layer(node.layer, list(args), _drop_unset(kwargs), prefix)
+            outputs = self._call_layer(node.layer, list(args), _drop_unset_kwargs(kwargs), name_prefix)
             old_outputs = tf.nest.flatten(node.outputs)
             tensor_by_id.update(
                 (id(tensor), new_tensor) for tensor, new_tensor in zip(old_outputs, outputs, strict=True)
             )
             if is_outer:  # tensors inside a nested model do not belong to the outer model
-                names = [prefix + node.layer.name] * len(old_outputs)
-                self.tensors.extend(zip(names, old_outputs, outputs, strict=True))
+                layer_names = [name_prefix + node.layer.name] * len(old_outputs)
+                self.named_tensor_pairs.extend(zip(layer_names, old_outputs, outputs, strict=True))
         return [tensor_by_id[id(tensor)] for tensor in model.outputs]
 
     def _call_layer(
-        self, layer: TfKerasLayer, args: list[Any], kwargs: dict[str, Any], prefix: str
+        self, layer: TfKerasLayer, args: list[Any], kwargs: dict[str, Any], name_prefix: str
     ) -> list[KerasTensor]:
         tensors = tf.nest.flatten(args)
         if isinstance(layer, tf_keras.Model):
-            return self._walk(layer, tensors, f"{prefix}{layer.name}_", is_outer=False)
+            return self._walk(layer, tensors, f"{name_prefix}{layer.name}_", is_outer=False)
         if isinstance(layer, OperatorLayer):
             return _flatten(apply_operator(layer.operator, json.loads(layer.arguments), tensors))
-        new_layer = self._new_layer(layer, prefix)
+        new_layer = self._get_or_convert_layer(layer, name_prefix)
         if isinstance(layer, WeightLayer):
             # Keras 3 has no layer that only returns a weight: look up the single row of an Embedding
             row_index = keras.ops.zeros_like(keras.ops.max(tensors[0], keepdims=True))
@@ -141,28 +143,32 @@ class _Exporter:
             else outputs
         )
 
-    def _new_layer(self, layer: TfKerasLayer, prefix: str) -> KerasLayer:
-        if id(layer) not in self.new_layers:
-            self.new_layers[id(layer)] = _convert_layer(layer, f"{prefix}{layer.name}")
-        return self.new_layers[id(layer)]
+    def _get_or_convert_layer(self, layer: TfKerasLayer, name_prefix: str) -> KerasLayer:
+        if id(layer) not in self.new_layer_by_id:
+            self.new_layer_by_id[id(layer)] = _convert_layer(layer, f"{name_prefix}{layer.name}")
+        return self.new_layer_by_id[id(layer)]
 
     def copy_weights(self) -> None:
         """Copy the current weights of the old layers to the new ones."""
-        for layer, new_layer in _layer_pairs(self.model, self.new_layers):
+        for layer, new_layer in _layer_pairs(self.model, self.new_layer_by_id):
             old_weights = layer.tf_weights if isinstance(layer, Keras3Layer) else layer.weights
             if [int(np.prod(w.shape)) for w in old_weights] != [int(np.prod(w.shape)) for w in new_layer.weights]:
-                shapes = [[tuple(w.shape) for w in weights] for weights in (old_weights, new_layer.weights)]
-                raise InputError(f"layer '{layer.name}' has weights of shapes {shapes[0]}, in Keras 3 {shapes[1]}")
-            for source, target in zip(old_weights, new_layer.weights, strict=True):
-                target.assign(np.asarray(source).reshape(target.shape))
+                weight_shapes = [[tuple(w.shape) for w in weights] for weights in (old_weights, new_layer.weights)]
+                raise InputError(
+                    f"layer '{layer.name}' has weights of shapes {weight_shapes[0]}, in Keras 3 {weight_shapes[1]}"
+                )
+            for old_weight, new_weight in zip(old_weights, new_layer.weights, strict=True):
+                new_weight.assign(np.asarray(old_weight).reshape(new_weight.shape))
         refresh_normalization(self.exported_model)
 
     def compare(self) -> ModelDifference:
         """Run both models on the same random inputs; compare every tensor, and the outputs."""
-        sizes = [layer.input_dim for layer in self.model.submodules if isinstance(layer, tf_keras.layers.Embedding)]
-        specs = [(tuple(t.shape), t.dtype.name, input_name(t)) for t in self.model.inputs]
-        samples = random_batch(specs, min(sizes, default=2), seed=0)
-        names, old_tensors, new_tensors = zip(*self.tensors, strict=True)
+        vocabulary_sizes = [
+            layer.input_dim for layer in self.model.submodules if isinstance(layer, tf_keras.layers.Embedding)
+        ]
+        input_specs = [(tuple(t.shape), t.dtype.name, input_name(t)) for t in self.model.inputs]
+        samples = random_batch(input_specs, min(vocabulary_sizes, default=2), seed=0)
+        layer_names, old_tensors, new_tensors = zip(*self.named_tensor_pairs, strict=True)
         old_arrays = _flatten(
             tf_keras.Model(self.model.inputs, list(old_tensors))(_unwrap_single(samples), training=False)
         )
@@ -174,29 +180,31 @@ class _Exporter:
             _flatten(self.exported_model(_unwrap_single(samples), training=False)),
         )
         return ModelDifference(
-            _tensor_differences(names, old_arrays, new_arrays),
+            _tensor_differences(layer_names, old_arrays, new_arrays),
             _tensor_differences(tuple(self.model.output_names), *output_arrays),
         )
 
 
 def _tensor_differences(
-    names: tuple[str, ...], old_arrays: list[Tensor], new_arrays: list[Tensor]
+    tensor_names: tuple[str, ...], old_arrays: list[Tensor], new_arrays: list[Tensor]
 ) -> tuple[TensorDifference, ...]:
     return tuple(
         TensorDifference(name, relative_difference(a, b))
-        for name, a, b in zip(names, old_arrays, new_arrays, strict=True)
+        for name, a, b in zip(tensor_names, old_arrays, new_arrays, strict=True)
     )
 
 
 def _check_layers(model: TfKerasModel) -> None:
-    problems = []
+    problem_lines = []
     for layer in _all_layers(model):
         try:
             _convert_layer(layer, layer.name)
-        except UnexportableLayerError as reason:
-            problems.append(f"  '{layer.name}', of class {type(layer).__name__}: {reason}; {_WORKAROUND}")
-    if problems:
-        raise InputError("\n".join([f"layers of '{model.name}' that Keras 3 cannot do:", *problems]))
+        except UnexportableLayerError as unexportable_error:
+            problem_lines.append(
+                f"  '{layer.name}', of class {type(layer).__name__}: {unexportable_error}; {_WORKAROUND_HINT}"
+            )
+    if problem_lines:
+        raise InputError("\n".join([f"layers of '{model.name}' that Keras 3 cannot do:", *problem_lines]))
 
 
 def _all_layers(model: TfKerasModel) -> Iterator[TfKerasLayer]:
@@ -207,16 +215,18 @@ def _all_layers(model: TfKerasModel) -> Iterator[TfKerasLayer]:
             yield layer
 
 
-def _layer_pairs(model: TfKerasModel, new_layers: dict[int, KerasLayer]) -> Iterator[tuple[TfKerasLayer, KerasLayer]]:
-    yield from ((layer, new_layers[id(layer)]) for layer in _all_layers(model) if id(layer) in new_layers)
+def _layer_pairs(
+    model: TfKerasModel, new_layer_by_id: dict[int, KerasLayer]
+) -> Iterator[tuple[TfKerasLayer, KerasLayer]]:
+    yield from ((layer, new_layer_by_id[id(layer)]) for layer in _all_layers(model) if id(layer) in new_layer_by_id)
 
 
-def _nodes(model: TfKerasModel) -> Iterator[KerasNode]:
+def _iter_nodes(model: TfKerasModel) -> Iterator[KerasNode]:
     for depth in sorted(model._nodes_by_depth, reverse=True):
         yield from (node for node in model._nodes_by_depth[depth] if not node.is_input)
 
 
-def _drop_unset(kwargs: dict[str, Any]) -> dict[str, Any]:
+def _drop_unset_kwargs(kwargs: dict[str, Any]) -> dict[str, Any]:
     return {key: argument for key, argument in kwargs.items() if argument is not None and key != "training"}
 
 
@@ -247,11 +257,11 @@ def _build_keras3_layer(layer: TfKerasLayer, name: str) -> KerasLayer:
         )
     if isinstance(layer, WeightLayer):
         return keras.layers.Embedding(1, int(np.prod(layer.shape)), name=name, trainable=layer.trainable)
-    cls = _keras3_class(layer)
-    config = _convert_config(type(layer), cls, layer.get_config())
+    keras3_class = _keras3_class(layer)
+    config = _convert_config(type(layer), keras3_class, layer.get_config())
     if _has_legacy_sigmoid(layer):
         config["activation"] = "linear"
-    return cls.from_config({**config, "name": name})
+    return keras3_class.from_config({**config, "name": name})
 
 
 def _keras3_class(layer: TfKerasLayer) -> Any:
@@ -276,28 +286,30 @@ def _has_legacy_sigmoid(layer: TfKerasLayer) -> bool:
 def _convert_config(old_cls: Any, new_cls: Any, config: dict[str, Any]) -> dict[str, Any]:
     if old_cls.__module__.split(".")[0] != "tf_keras":  # the user's own twin class takes the options of the original
         return config
-    new_names = _RENAMED_OPTIONS if old_cls.__name__ == "LeakyReLU" else {}
-    new_options = _accepted_options(new_cls)
-    ignored_options = (
+    new_name_by_option = _RENAMED_OPTIONS if old_cls.__name__ == "LeakyReLU" else {}
+    accepted_names = _accepted_option_names(new_cls)
+    ignored_names = (
         _IGNORED_OPTIONS
         | (_IGNORED_FOR_SEPARABLE[1] if old_cls.__name__ in _IGNORED_FOR_SEPARABLE[0] else set())
-        | {"trainable", "dtype"} - new_options
+        | {"trainable", "dtype"} - accepted_names
     )
-    renamed_options = {new_names.get(key, key): value for key, value in config.items() if key not in ignored_options}
+    renamed_options = {
+        new_name_by_option.get(key, key): value for key, value in config.items() if key not in ignored_names
+    }
     if old_cls is tf_keras.layers.BatchNormalization and isinstance(config["axis"], (list, tuple)):
         (renamed_options["axis"],) = config["axis"]
     lost_options = {
         key: option
         for key, option in renamed_options.items()
-        if key not in new_options and is_significant_option(option, constructor_defaults(old_cls).get(key))
+        if key not in accepted_names and is_significant_option(option, constructor_defaults(old_cls).get(key))
     }
     if lost_options:
-        options = ", ".join(f"{key}={option!r}" for key, option in lost_options.items())
-        raise UnexportableLayerError(f"Keras 3 has no option {options}")
-    return {key: _convert_option(key, option) for key, option in renamed_options.items() if key in new_options}
+        options_text = ", ".join(f"{key}={option!r}" for key, option in lost_options.items())
+        raise UnexportableLayerError(f"Keras 3 has no option {options_text}")
+    return {key: _convert_option(key, option) for key, option in renamed_options.items() if key in accepted_names}
 
 
-def _accepted_options(cls: Any) -> set[str]:
+def _accepted_option_names(cls: Any) -> set[str]:
     parameters = inspect.signature(cls.__init__).parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return {*constructor_defaults(cls), "name", "trainable", "dtype"}
@@ -306,15 +318,15 @@ def _accepted_options(cls: Any) -> set[str]:
 
 def _convert_option(key: str, option: Any) -> Any:
     if isinstance(option, str) and key.endswith("activation"):
-        if option == _LEGACY_ACTIVATION and key != "activation":
+        if option == _LEGACY_ACTIVATION_NAME and key != "activation":
             raise UnexportableLayerError(f"its {key} is tf_keras's hard_sigmoid, which Keras 3 no longer has")
-        return option.removeprefix(f"{PACKAGE}>")
+        return option.removeprefix(f"{REGISTRATION_PACKAGE}>")
     if isinstance(option, (list, tuple)):
         return [_convert_option(key, element) for element in option]
     if not isinstance(option, dict) or "class_name" not in option:
         return option
     if option["class_name"] == "function":  # one of our activations, by its registered name
-        return str(option["config"]).removeprefix(f"{PACKAGE}>")
+        return str(option["config"]).removeprefix(f"{REGISTRATION_PACKAGE}>")
     nested_cls = getattr(tf_keras.layers, option["class_name"], None)
     if nested_cls is None or option.get("module") not in (None, "keras.layers"):
         return option

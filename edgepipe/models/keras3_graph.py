@@ -52,30 +52,32 @@ def build_graph(model: KerasModel) -> Keras3Graph:
     return _build_graph(model.name, _functional_model(model))
 
 
-def _build_graph(name: str, functional: KerasModel | KerasFunction) -> Keras3Graph:
-    calls = tuple(_build_call(node) for node in _nodes(functional))
-    return Keras3Graph(name, tuple(functional.inputs), tuple(functional.outputs), calls)
+def _build_graph(name: str, functional_graph: KerasModel | KerasFunction) -> Keras3Graph:
+    calls = tuple(_build_call(node) for node in _iter_nodes(functional_graph))
+    return Keras3Graph(name, tuple(functional_graph.inputs), tuple(functional_graph.outputs), calls)
 
 
-def _nodes(functional: KerasModel | KerasFunction) -> Iterator[KerasNode]:
-    for depth in sorted(functional._nodes_by_depth, reverse=True):
-        yield from (node for node in functional._nodes_by_depth[depth] if not node.is_input)
+def _iter_nodes(functional_graph: KerasModel | KerasFunction) -> Iterator[KerasNode]:
+    for depth in sorted(functional_graph._nodes_by_depth, reverse=True):
+        yield from (node for node in functional_graph._nodes_by_depth[depth] if not node.is_input)
 
 
 def _build_call(node: KerasNode) -> GraphCall:
-    operation, args, kwargs = node.operation, node.arguments.args, _drop_unset(node.arguments.kwargs)
+    keras_operation, args, kwargs = node.operation, node.arguments.args, _drop_unset_kwargs(node.arguments.kwargs)
     outputs = tuple(node.output_tensors)
-    if is_model(operation):
-        inner_graph = _build_graph(operation.name, _functional_model(operation))
-        return GraphCall(operation, args, kwargs, outputs, inner_graph, _symbolic_tensors(args))
-    traced_function = trace(operation, args, kwargs) if is_opaque(operation) else None
+    if is_model(keras_operation):
+        inner_graph = _build_graph(keras_operation.name, _functional_model(keras_operation))
+        return GraphCall(keras_operation, args, kwargs, outputs, inner_graph, _symbolic_tensors(args))
+    traced_function = trace_layer(keras_operation, args, kwargs) if needs_tracing(keras_operation) else None
     if traced_function is None:
-        return GraphCall(operation, args, kwargs, outputs)
-    inner_graph = _build_graph(operation.name, traced_function)
-    return GraphCall(operation, args, kwargs, outputs, inner_graph, _symbolic_tensors((args, kwargs)), is_traced=True)
+        return GraphCall(keras_operation, args, kwargs, outputs)
+    inner_graph = _build_graph(keras_operation.name, traced_function)
+    return GraphCall(
+        keras_operation, args, kwargs, outputs, inner_graph, _symbolic_tensors((args, kwargs)), is_traced=True
+    )
 
 
-def _drop_unset(kwargs: dict[str, Any]) -> dict[str, Any]:
+def _drop_unset_kwargs(kwargs: dict[str, Any]) -> dict[str, Any]:
     # Keras 3 records `training` in the graph, but a call of the model overrides it in any case
     return {key: argument for key, argument in kwargs.items() if argument is not None and key != "training"}
 
@@ -84,9 +86,9 @@ def _symbolic_tensors(structure: TensorTree) -> tuple[KerasTensor, ...]:
     return tuple(leaf for leaf in keras.tree.flatten(structure) if isinstance(leaf, keras.KerasTensor))
 
 
-def is_model(operation: KerasOperation) -> bool:
+def is_model(keras_operation: KerasOperation) -> bool:
     """Whether the operation of a node is a model with its own graph."""
-    return isinstance(operation, keras.Sequential) or hasattr(operation, "_nodes_by_depth")
+    return isinstance(keras_operation, keras.Sequential) or hasattr(keras_operation, "_nodes_by_depth")
 
 
 def _functional_model(model: KerasModel) -> KerasModel:
@@ -104,32 +106,32 @@ def twin_class(layer: KerasLayer) -> type | None:
     return twin
 
 
-def is_opaque(operation: KerasOperation) -> bool:
+def needs_tracing(keras_operation: KerasOperation) -> bool:
     """Whether only tracing its Python code can show what it computes."""
-    if not isinstance(operation, keras.Layer) or twin_class(operation) is not None:
+    if not isinstance(keras_operation, keras.Layer) or twin_class(keras_operation) is not None:
         return False
-    if type(operation) in (keras.layers.Lambda, keras.layers.Pipeline, keras.layers.GroupQueryAttention):
+    if type(keras_operation) in (keras.layers.Lambda, keras.layers.Pipeline, keras.layers.GroupQueryAttention):
         return True
     # keras.applications has private layer classes that are not in keras.layers: InceptionResNetV2's CustomScaleLayer
-    is_custom = getattr(keras.layers, type(operation).__name__, None) is not type(operation)
-    return is_custom and type(operation).__name__ not in ("LayerScale", "StochasticDepth")
+    is_custom = getattr(keras.layers, type(keras_operation).__name__, None) is not type(keras_operation)
+    return is_custom and type(keras_operation).__name__ not in ("LayerScale", "StochasticDepth")
 
 
-def trace(layer: KerasLayer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> KerasFunction | None:
+def trace_layer(layer: KerasLayer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> KerasFunction | None:
     """Trace `layer.call` with symbolic tensors into a keras.Function of the tensors among the arguments.
 
     None if it cannot be traced: the code needs values (TensorFlow functions, `if` on a tensor); it computes something
     else in training; or the graph does not show how a weight of the layer is used, so that its value would be frozen.
     """
-    function = _trace_call(layer, args, kwargs, training=False)
-    if function is None or not _reaches_all_weights(layer, function):
+    traced_function = _trace_call(layer, args, kwargs, training=False)
+    if traced_function is None or not _reaches_all_weights(layer, traced_function):
         return None
     if "training" not in inspect.signature(layer.call).parameters:
-        return function
+        return traced_function
     training_function = _trace_call(layer, args, kwargs, training=True)
     return (
-        function
-        if training_function is not None and _operation_sequence(training_function) == _operation_sequence(function)
+        traced_function
+        if training_function is not None and _operation_keys(training_function) == _operation_keys(traced_function)
         else None
     )
 
@@ -137,28 +139,30 @@ def trace(layer: KerasLayer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> K
 def _trace_call(
     layer: KerasLayer, args: tuple[Any, ...], kwargs: dict[str, Any], training: bool
 ) -> KerasFunction | None:
-    fresh_by_id = {
+    fresh_tensor_by_id = {
         id(tensor): keras.KerasTensor(tensor.shape, tensor.dtype) for tensor in _symbolic_tensors((args, kwargs))
     }
-    args, kwargs = keras.tree.map_structure(lambda leaf: fresh_by_id.get(id(leaf), leaf), (tuple(args), dict(kwargs)))
+    args, kwargs = keras.tree.map_structure(
+        lambda leaf: fresh_tensor_by_id.get(id(leaf), leaf), (tuple(args), dict(kwargs))
+    )
     if "training" in inspect.signature(layer.call).parameters:
         kwargs["training"] = training
     try:
-        return keras.Function(list(fresh_by_id.values()), layer.call(*args, **kwargs))
+        return keras.Function(list(fresh_tensor_by_id.values()), layer.call(*args, **kwargs))
     except Exception:  # noqa: BLE001 - whatever the user's code raises for symbolic tensors; the layer stays opaque
         return None
 
 
-def _operation_sequence(function: KerasFunction) -> list[int | type]:
+def _operation_keys(function: KerasFunction) -> list[int | type]:
     """The layers (by id) and operator classes of a traced function, in order."""
-    operations = [node.operation for node in _nodes(function)]
+    operations = [node.operation for node in _iter_nodes(function)]
     return [id(operation) if isinstance(operation, keras.Layer) else type(operation) for operation in operations]
 
 
 def _reaches_all_weights(layer: KerasLayer, function: KerasFunction) -> bool:
     """Whether every weight of `layer` belongs to a layer of the graph or is an argument of one of its operators."""
-    reached_ids = {id(weight) for node in _nodes(function) for weight in _node_weights(node)}
-    return all(id(weight) in reached_ids for weight in layer.weights)
+    reached_weight_ids = {id(weight) for node in _iter_nodes(function) for weight in _node_weights(node)}
+    return all(id(weight) in reached_weight_ids for weight in layer.weights)
 
 
 def _node_weights(node: KerasNode) -> list[AnyKerasVariable]:
@@ -177,12 +181,12 @@ def uses_own_weights(function: KerasFunction) -> bool:
     """Whether operators of a traced function use weights that belong to none of its layers."""
     return any(
         isinstance(argument, keras.Variable)
-        for node in _nodes(function)
+        for node in _iter_nodes(function)
         for argument in keras.tree.flatten((node.arguments.args, node.arguments.kwargs))
     )
 
 
-def walk(
+def evaluate_graph(
     graph: Keras3Graph, inputs: list[Tensor], on_operation: OperationFn, on_traced_layer: TracedLayerFn
 ) -> list[Tensor]:
     """Evaluate `graph` with callbacks, in order; returns its outputs.
@@ -194,23 +198,23 @@ def walk(
         on_traced_layer: Called as `(call, args, kwargs, outputs)` after the content of a traced layer; returns the
             outputs to continue with.
     """
-    new_by_id = dict(zip(map(id, graph.inputs), inputs, strict=True))
+    tensor_by_id = dict(zip(map(id, graph.inputs), inputs, strict=True))
 
     def resolve(leaf: Any) -> Any:
-        return new_by_id.get(id(leaf), leaf)
+        return tensor_by_id.get(id(leaf), leaf)
 
     for call in graph.calls:
         args, kwargs = keras.tree.map_structure(resolve, (call.args, call.kwargs))
         if call.inner_graph is None:
             outputs = keras.tree.flatten(on_operation(call.operation, args, kwargs))
         else:
-            outputs = walk(
+            outputs = evaluate_graph(
                 call.inner_graph, [resolve(tensor) for tensor in call.inner_inputs], on_operation, on_traced_layer
             )
             if call.is_traced:
                 outputs = on_traced_layer(call, args, kwargs, outputs)
-        new_by_id.update(zip(map(id, call.outputs), outputs, strict=True))
-    return [new_by_id[id(tensor)] for tensor in graph.outputs]
+        tensor_by_id.update(zip(map(id, call.outputs), outputs, strict=True))
+    return [tensor_by_id[id(tensor)] for tensor in graph.outputs]
 
 
 def iter_calls(graph: Keras3Graph, prefix: str = "") -> Iterator[tuple[str, GraphCall]]:

@@ -13,7 +13,7 @@ from edgepipe.models.keras_types import KerasTensor, Tensor, TensorTree
 
 # keras.ops functions by the name of their Operation class. All are pure: none is random, calls Python code from its
 # arguments, or returns tensors whose shape depends on values
-OPERATORS = frozenset(
+OPERATOR_NAMES = frozenset(
     [
         "Abs", "Absolute", "AdaptiveAveragePool", "AdaptiveMaxPool", "Add", "All", "Amax", "Amin", "Any", "Append",
         "Arange", "Arccos", "Arccosh", "Arcsin", "Arcsinh", "Arctan", "Arctan2", "Arctanh", "Argmax", "Argmin",
@@ -39,7 +39,7 @@ OPERATORS = frozenset(
         "Where", "ZerosLike",
     ]
 )  # fmt: skip
-_FUNCTION_NAMES = {
+_FUNCTION_NAME_BY_OPERATOR = {
     "BatchNorm": "batch_normalization",
     "CropImages": "image.crop_images",
     "LayerNorm": "layer_normalization",
@@ -58,7 +58,9 @@ def operator_function(name: str) -> Callable[..., Any]:
     if name == "Einsum":
         return _einsum
     ops_attribute: Any = keras.ops
-    for attribute_name in _FUNCTION_NAMES.get(name, re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()).split("."):
+    for attribute_name in _FUNCTION_NAME_BY_OPERATOR.get(name, re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()).split(
+        "."
+    ):
         ops_attribute = getattr(ops_attribute, attribute_name)
     return ops_attribute  # type: ignore[no-any-return]
 
@@ -117,8 +119,8 @@ def decode_argument(encoded_argument: Any, tensors: Sequence[Tensor]) -> Any:
     return slice(*elements) if tag == "slice" else tuple(elements) if tag == "tuple" else elements
 
 
-def apply_operator(name: str, call_arguments: dict[str, Any], tensors: Sequence[Tensor]) -> TensorTree:
+def apply_operator(name: str, encoded_call: dict[str, Any], tensors: Sequence[Tensor]) -> TensorTree:
     """Apply the operator `name` to `tensors` and the stored arguments `{"args": .., "kwargs": ..}`."""
-    args = [decode_argument(encoded_argument, tensors) for encoded_argument in call_arguments["args"]]
-    kwargs = {key: decode_argument(encoded, tensors) for key, encoded in call_arguments["kwargs"].items()}
+    args = [decode_argument(encoded_argument, tensors) for encoded_argument in encoded_call["args"]]
+    kwargs = {key: decode_argument(encoded, tensors) for key, encoded in encoded_call["kwargs"].items()}
     return operator_function(name)(*args, **kwargs)

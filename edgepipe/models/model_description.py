@@ -9,11 +9,11 @@ from edgepipe.core.errors import InputError
 from edgepipe.models.file_kind import detect_kind, find_code_layers, read_config
 
 Shape = tuple[int | None, ...]
-_SHAPE_PRESERVING = {
+_SHAPE_PRESERVING_CLASSES = {
     "Activation", "BatchNormalization", "Dropout", "ELU", "Identity", "LayerNormalization", "LeakyReLU", "PReLU",
     "ReLU", "Softmax",
 }  # fmt: skip
-_VALUE_PRESERVING = {"Dropout", "Flatten", "Identity", "Reshape", "Permute"}
+_VALUE_PRESERVING_CLASSES = {"Dropout", "Flatten", "Identity", "Reshape", "Permute"}
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ class ModelDescription:
 @dataclass(frozen=True)
 class _LayerDescription:
     name: str
-    cls: str
+    class_name: str
     config: dict[str, Any]
-    entry: dict[str, Any]
-    input_layers: tuple[str, ...]  # names of the layers it reads
+    serialized_layer: dict[str, Any]
+    input_layer_names: tuple[str, ...]  # names of the layers it reads
 
 
 def describe(path: Path) -> ModelDescription:
@@ -55,59 +55,63 @@ def describe(path: Path) -> ModelDescription:
     kind = detect_kind(path)
     if kind not in (ArtifactKind.KERAS, ArtifactKind.FLOAT):
         raise InputError(f"{path}: a {kind} file does not describe its layers; only .keras and .h5 files do")
-    model = read_config(path)
-    layers = _layers(model)
-    if not layers:
-        raise InputError(f"{path}: the {model.get('class_name')} in it has no graph of layers (a subclassed model)")
-    layer_by_name = {layer.name: layer for layer in layers}
-    output_names = _output_names(model, layers)
+    model_config = read_config(path)
+    layer_descriptions = _describe_layers(model_config)
+    if not layer_descriptions:
+        raise InputError(
+            f"{path}: the {model_config.get('class_name')} in it has no graph of layers (a subclassed model)"
+        )
+    layer_by_name = {layer.name: layer for layer in layer_descriptions}
+    output_layer_names = _output_layer_names(model_config, layer_descriptions)
     return ModelDescription(
         kind=kind,
-        inputs=tuple(_input_port(layer) for layer in layers if layer.cls == "InputLayer")
-        or _sequential_input(model, layers),
+        inputs=tuple(_describe_input(layer) for layer in layer_descriptions if layer.class_name == "InputLayer")
+        or _describe_sequential_input(model_config, layer_descriptions),
         outputs=tuple(
-            PortDescription(name, _output_shape(layer_by_name[name], layer_by_name)) for name in output_names
+            PortDescription(name, _output_shape(layer_by_name[name], layer_by_name)) for name in output_layer_names
         ),
-        last_activation=_output_activation(layer_by_name[output_names[0]], layer_by_name),
-        layers=tuple((layer.name, layer.cls) for layer in layers),
-        code_layers=find_code_layers(model),
+        last_activation=_output_activation(layer_by_name[output_layer_names[0]], layer_by_name),
+        layers=tuple((layer.name, layer.class_name) for layer in layer_descriptions),
+        code_layers=find_code_layers(model_config),
     )
 
 
-def _layers(model: dict[str, Any]) -> list[_LayerDescription]:
-    entries = [entry for entry in model["config"].get("layers", []) if isinstance(entry.get("config"), dict)]
-    is_sequential = model.get("class_name") == "Sequential"
-    names = [str(entry["config"].get("name") or entry.get("name")) for entry in entries]
-    input_layers = [
-        tuple(names[:index][-1:]) if is_sequential else tuple(_source_names(entry.get("inbound_nodes")))
-        for index, entry in enumerate(entries)
+def _describe_layers(model_config: dict[str, Any]) -> list[_LayerDescription]:
+    serialized_layers = [
+        entry for entry in model_config["config"].get("layers", []) if isinstance(entry.get("config"), dict)
+    ]
+    is_sequential = model_config.get("class_name") == "Sequential"
+    layer_names = [str(entry["config"].get("name") or entry.get("name")) for entry in serialized_layers]
+    input_layer_names = [
+        tuple(layer_names[:index][-1:]) if is_sequential else tuple(_source_layer_names(entry.get("inbound_nodes")))
+        for index, entry in enumerate(serialized_layers)
     ]
     return [
         _LayerDescription(name, str(entry["class_name"]), entry["config"], entry, input_names)
-        for name, entry, input_names in zip(names, entries, input_layers, strict=True)
+        for name, entry, input_names in zip(layer_names, serialized_layers, input_layer_names, strict=True)
     ]
 
 
-def _source_names(inbound: Any) -> list[str]:
-    if isinstance(inbound, dict):
-        history = inbound.get("keras_history")
+def _source_layer_names(inbound_nodes: Any) -> list[str]:
+    if isinstance(inbound_nodes, dict):
+        keras_history = inbound_nodes.get("keras_history")
         return (
-            [str(history[0])]
-            if isinstance(history, list)
-            else [name for child in inbound.values() for name in _source_names(child)]
+            [str(keras_history[0])]
+            if isinstance(keras_history, list)
+            else [name for child in inbound_nodes.values() for name in _source_layer_names(child)]
         )
-    if isinstance(inbound, list):
-        if len(inbound) >= 3 and isinstance(inbound[0], str) and isinstance(inbound[1], int):
-            return [inbound[0]]
-        return [name for child in inbound for name in _source_names(child)]
+    if isinstance(inbound_nodes, list):
+        if len(inbound_nodes) >= 3 and isinstance(inbound_nodes[0], str) and isinstance(inbound_nodes[1], int):
+            return [inbound_nodes[0]]
+        return [name for child in inbound_nodes for name in _source_layer_names(child)]
     return []
 
 
-def _output_names(model: dict[str, Any], layers: list[_LayerDescription]) -> list[str]:
-    if model.get("class_name") == "Sequential":
-        return [layers[-1].name]
-    return _source_names(model["config"].get("output_layers")) or _source_names(
-        list(_mapping_values(model["config"].get("output_layers")))
+def _output_layer_names(model_config: dict[str, Any], layer_descriptions: list[_LayerDescription]) -> list[str]:
+    if model_config.get("class_name") == "Sequential":
+        return [layer_descriptions[-1].name]
+    return _source_layer_names(model_config["config"].get("output_layers")) or _source_layer_names(
+        list(_mapping_values(model_config["config"].get("output_layers")))
     )
 
 
@@ -115,23 +119,27 @@ def _mapping_values(mapping: Any) -> list[Any]:
     return list(mapping.values()) if isinstance(mapping, dict) else []
 
 
-def _input_port(layer: _LayerDescription) -> PortDescription:
+def _describe_input(layer: _LayerDescription) -> PortDescription:
     shape = layer.config.get("batch_shape") or layer.config.get("batch_input_shape") or ()
     dtype = layer.config.get("dtype")
     return PortDescription(layer.name, tuple(shape), dtype if isinstance(dtype, str) else "float32")
 
 
-def _sequential_input(model: dict[str, Any], layers: list[_LayerDescription]) -> tuple[PortDescription, ...]:
-    shape = model["config"].get("build_input_shape") or layers[0].config.get("batch_input_shape") or ()
-    return (PortDescription(f"{layers[0].name}_input", tuple(shape)),)
+def _describe_sequential_input(
+    model_config: dict[str, Any], layer_descriptions: list[_LayerDescription]
+) -> tuple[PortDescription, ...]:
+    shape = (
+        model_config["config"].get("build_input_shape") or layer_descriptions[0].config.get("batch_input_shape") or ()
+    )
+    return (PortDescription(f"{layer_descriptions[0].name}_input", tuple(shape)),)
 
 
 def _output_shape(layer: _LayerDescription, layer_by_name: dict[str, _LayerDescription]) -> Shape:
     # the file gives the number of output channels; only Keras could compute the rest of the shape
-    built_shape = (layer.entry.get("build_config") or {}).get("input_shape") or [None]
-    if layer.cls == "InputLayer":
-        return _input_port(layer).shape
-    if layer.cls == "Reshape":
+    built_shape = (layer.serialized_layer.get("build_config") or {}).get("input_shape") or [None]
+    if layer.class_name == "InputLayer":
+        return _describe_input(layer).shape
+    if layer.class_name == "Reshape":
         return (None, *layer.config["target_shape"])
     if "units" in layer.config:
         return (
@@ -141,15 +149,15 @@ def _output_shape(layer: _LayerDescription, layer_by_name: dict[str, _LayerDescr
         )
     if "filters" in layer.config:
         return (*[None] * max(len(built_shape) - 1, 1), layer.config["filters"])
-    if layer.input_layers and layer.input_layers[0] in layer_by_name:
-        return _forwarded_shape(layer, _output_shape(layer_by_name[layer.input_layers[0]], layer_by_name))
+    if layer.input_layer_names and layer.input_layer_names[0] in layer_by_name:
+        return _forwarded_shape(layer, _output_shape(layer_by_name[layer.input_layer_names[0]], layer_by_name))
     return (None,)
 
 
 def _forwarded_shape(layer: _LayerDescription, shape: Shape) -> Shape:
-    if layer.cls in _SHAPE_PRESERVING:
+    if layer.class_name in _SHAPE_PRESERVING_CLASSES:
         return shape
-    if layer.cls.startswith("Global"):
+    if layer.class_name.startswith("Global"):
         return (None, shape[-1])
     return (None,)
 
@@ -158,8 +166,12 @@ def _output_activation(layer: _LayerDescription, layer_by_name: dict[str, _Layer
     activation = layer.config.get("activation")
     if isinstance(activation, str) and (activation != "linear" or "units" in layer.config or "filters" in layer.config):
         return activation
-    if layer.cls in ("Softmax", "ReLU"):
-        return layer.cls.lower()
-    if layer.cls in _VALUE_PRESERVING and layer.input_layers and layer.input_layers[0] in layer_by_name:
-        return _output_activation(layer_by_name[layer.input_layers[0]], layer_by_name)
+    if layer.class_name in ("Softmax", "ReLU"):
+        return layer.class_name.lower()
+    if (
+        layer.class_name in _VALUE_PRESERVING_CLASSES
+        and layer.input_layer_names
+        and layer.input_layer_names[0] in layer_by_name
+    ):
+        return _output_activation(layer_by_name[layer.input_layer_names[0]], layer_by_name)
     return "linear"

@@ -21,12 +21,12 @@ from edgepipe.core.errors import InputError, ToolError
 from edgepipe.models import custom_objects
 from edgepipe.models.bridge import bridge
 from edgepipe.models.file_kind import detect_kind, find_code_layers, read_config
-from edgepipe.models.input_shapes import check_shapes
+from edgepipe.models.input_shapes import check_input_shapes
 from edgepipe.models.keras_types import AnyKerasModel, AnyKerasVariable, KerasModel, TfKerasModel
 from edgepipe.models.subclassed import to_functional
 
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest date a zip can store: equal models, equal bytes
-_TRAINING_STATE = {"optimizer", "metrics"}
+_TRAINING_STATE_GROUPS = {"optimizer", "metrics"}
 
 
 def load_model(
@@ -78,50 +78,54 @@ def _saved_model_path(path: Path, allow_code: bool) -> Path:
 
 
 def _load_keras_file(path: Path, kind: ArtifactKind, allow_code: bool) -> AnyKerasModel:
-    code = find_code_layers(read_config(path), custom_objects.active_objects())
-    if code and not allow_code:
+    code_layers = find_code_layers(read_config(path), custom_objects.active_objects())
+    if code_layers and not allow_code:
         raise InputError(
-            f"{path}: the file holds code or names code to import: {', '.join(code)}; "
+            f"{path}: the file holds code or names code to import: {', '.join(code_layers)}; "
             "give your own classes as `custom_objects: module:attribute` (--custom-objects), or set "
             "`allow_code: true` (--allow-code) if you trust who made it"
         )
     if keras.backend.backend() != "tensorflow":
         raise ToolError(f"Keras runs on '{keras.backend.backend()}' here; set KERAS_BACKEND=tensorflow and restart")
-    package: Any = keras if kind is ArtifactKind.KERAS else tf_keras
+    keras_package: Any = keras if kind is ArtifactKind.KERAS else tf_keras
     try:
         # a scope alone is not enough: keras.utils.clear_session, which every stage starts with, clears it
-        objects = dict(custom_objects.active_objects())
-        model = package.saving.load_model(path, custom_objects=objects, compile=False, safe_mode=not allow_code)
+        objects_by_name = dict(custom_objects.active_objects())
+        model = keras_package.saving.load_model(
+            path, custom_objects=objects_by_name, compile=False, safe_mode=not allow_code
+        )
     except Exception as error:
-        raise InputError(f"{path}: cannot be loaded: {_load_failure_reason(error, path, package)}") from error
+        raise InputError(f"{path}: cannot be loaded: {_load_failure_reason(error, path, keras_package)}") from error
     if kind is ArtifactKind.KERAS:
         model = to_functional(model)
-    check_shapes(model)
+    check_input_shapes(model)
     return model
 
 
-def _load_failure_reason(error: Exception, path: Path, package: Any) -> str:
-    unknown_classes = _unknown_classes(read_config(path), package)
+def _load_failure_reason(error: Exception, path: Path, keras_package: Any) -> str:
+    unknown_classes = _describe_unknown_classes(read_config(path), keras_package)
     if unknown_classes:
         return (
-            f"{package.__name__} does not know {', '.join(unknown_classes)}; give your classes as "
+            f"{keras_package.__name__} does not know {', '.join(unknown_classes)}; give your classes as "
             "`custom_objects: module:attribute` (--custom-objects), or the model as module:function"
         )
     first_line = next((line for line in str(error).splitlines() if line.strip()), "")
     return f"{type(error).__name__}: {first_line.strip()[:300]} (damaged, or written by an incompatible Keras?)"
 
 
-def _unknown_classes(config: dict[str, Any], package: Any) -> list[str]:
-    registered_objects = package.saving.get_custom_objects()
+def _describe_unknown_classes(config: dict[str, Any], keras_package: Any) -> list[str]:
+    registered_objects = keras_package.saving.get_custom_objects()
     unknown_classes: dict[str, None] = {}
-    for entry in config["config"].get("layers", []):
-        name = entry.get("registered_name") or entry["class_name"]
+    for serialized_layer in config["config"].get("layers", []):
+        registered_name = serialized_layer.get("registered_name") or serialized_layer["class_name"]
         if (
-            name not in registered_objects
-            and not hasattr(package.layers, entry["class_name"])
-            and not hasattr(package, entry["class_name"])
+            registered_name not in registered_objects
+            and not hasattr(keras_package.layers, serialized_layer["class_name"])
+            and not hasattr(keras_package, serialized_layer["class_name"])
         ):
-            unknown_classes[f"the class '{name}' of layer '{(entry.get('config') or {}).get('name')}'"] = None
+            unknown_classes[
+                f"the class '{registered_name}' of layer '{(serialized_layer.get('config') or {}).get('name')}'"
+            ] = None
     return list(unknown_classes)
 
 
@@ -147,40 +151,42 @@ def _save(model: AnyKerasModel, path: Path) -> None:
 
 def _write_canonical(raw_path: Path, path: Path) -> None:
     # Keras writes the current date, the compile state, and memory addresses as ids of shared objects
-    with zipfile.ZipFile(raw_path) as source, zipfile.ZipFile(path, "w") as target:
-        config = json.loads(source.read("config.json"))
+    with zipfile.ZipFile(raw_path) as raw_archive, zipfile.ZipFile(path, "w") as canonical_archive:
+        config = json.loads(raw_archive.read("config.json"))
         config.pop("compile_config", None)
-        version = json.loads(source.read("metadata.json"))["keras_version"]
+        keras_version = json.loads(raw_archive.read("metadata.json"))["keras_version"]
         canonical_members = {
-            "metadata.json": json.dumps({"keras_version": version}).encode(),
+            "metadata.json": json.dumps({"keras_version": keras_version}).encode(),
             "config.json": json.dumps(_renumber_shared(config, {})).encode(),
-            "model.weights.h5": _strip_training_state(source.read("model.weights.h5")),
+            "model.weights.h5": _strip_training_state(raw_archive.read("model.weights.h5")),
         }
-        for name in source.namelist():  # assets such as vocabularies are copied as they are
-            target.writestr(zipfile.ZipInfo(name, _ZIP_DATE), canonical_members.get(name) or source.read(name))
+        for name in raw_archive.namelist():  # assets such as vocabularies are copied as they are
+            canonical_archive.writestr(
+                zipfile.ZipInfo(name, _ZIP_DATE), canonical_members.get(name) or raw_archive.read(name)
+            )
 
 
-def _renumber_shared(node: Any, number_by_id: dict[int, int]) -> Any:
-    if isinstance(node, list):
-        return [_renumber_shared(child, number_by_id) for child in node]
-    if not isinstance(node, dict):
-        return node
-    renumbered_node = dict(node)
+def _renumber_shared(config_node: Any, number_by_shared_id: dict[int, int]) -> Any:
+    if isinstance(config_node, list):
+        return [_renumber_shared(child, number_by_shared_id) for child in config_node]
+    if not isinstance(config_node, dict):
+        return config_node
+    renumbered_node = dict(config_node)
     shared_id = renumbered_node.pop("shared_object_id", None)
     # whether layers share a policy object has no effect, and differs between a new and a reloaded model
-    if shared_id is not None and node.get("class_name") != "DTypePolicy":
-        renumbered_node["shared_object_id"] = number_by_id.setdefault(shared_id, len(number_by_id) + 1)
+    if shared_id is not None and config_node.get("class_name") != "DTypePolicy":
+        renumbered_node["shared_object_id"] = number_by_shared_id.setdefault(shared_id, len(number_by_shared_id) + 1)
     return {
-        key: child if key == "shared_object_id" else _renumber_shared(child, number_by_id)
+        key: child if key == "shared_object_id" else _renumber_shared(child, number_by_shared_id)
         for key, child in renumbered_node.items()
     }
 
 
 def _strip_training_state(h5_bytes: bytes) -> bytes:
-    target = io.BytesIO()
-    with h5py.File(io.BytesIO(h5_bytes), "r") as source, h5py.File(target, "w") as stripped_file:
-        for name in sorted(set(source) - _TRAINING_STATE):
-            source.copy(name, stripped_file)
-        for key, attribute in source.attrs.items():
+    stripped_buffer = io.BytesIO()
+    with h5py.File(io.BytesIO(h5_bytes), "r") as h5_file, h5py.File(stripped_buffer, "w") as stripped_file:
+        for name in sorted(set(h5_file) - _TRAINING_STATE_GROUPS):
+            h5_file.copy(name, stripped_file)
+        for key, attribute in h5_file.attrs.items():
             stripped_file.attrs[key] = attribute
-    return target.getvalue()
+    return stripped_buffer.getvalue()

@@ -10,12 +10,14 @@ import numpy as np
 
 from edgepipe.core import references
 from edgepipe.core.errors import InputError
-from edgepipe.data.splits import Splits
+from edgepipe.data.splits import DatasetSplits
 from edgepipe.models.keras3_graph import is_model
 from edgepipe.models.subclassed import to_functional
 
 
-def build_model(function: str, args: dict[str, Any], base: Path, splits: Splits | None) -> keras.Model:
+def build_model(
+    function_reference: str, args: dict[str, Any], base_folder: Path, splits: DatasetSplits | None
+) -> keras.Model:
     """Build a model with the user's function; `input_shape` and `classes` come from the data if it takes them.
 
     Args:
@@ -27,32 +29,36 @@ def build_model(function: str, args: dict[str, Any], base: Path, splits: Splits 
     Raises:
         InputError: the function fails, or returns anything but a built Keras 3 model.
     """
-    model_function = references.load(function, base)
+    model_function = references.load(function_reference, base_folder)
     call_args = {**_arguments_from_data(model_function, splits), **args}
     try:
         inspect.signature(model_function).bind(**call_args)
     except TypeError as error:
         hint = "" if splits else "; without `data:`, give input_shape and classes in `args`"
-        raise InputError(f"'{function}' cannot be called with {sorted(call_args)}: {error}{hint}") from None
+        raise InputError(f"'{function_reference}' cannot be called with {sorted(call_args)}: {error}{hint}") from None
     try:
         model = model_function(**call_args)
     except Exception as error:
-        raise InputError(f"'{function}' failed: {type(error).__name__}: {error}") from error
-    return _check_model(function, model, splits)
+        raise InputError(f"'{function_reference}' failed: {type(error).__name__}: {error}") from error
+    return _check_model(function_reference, model, splits)
 
 
-def _check_model(function: str, model: Any, splits: Splits | None) -> keras.Model:
+def _check_model(function_reference: str, model: Any, splits: DatasetSplits | None) -> keras.Model:
     if not isinstance(model, keras.Model):
         model_class = f"{type(model).__module__}.{type(model).__qualname__}"
-        raise InputError(f"'{function}' must return a Keras 3 model (keras.Model), it returned a {model_class}")
+        raise InputError(
+            f"'{function_reference}' must return a Keras 3 model (keras.Model), it returned a {model_class}"
+        )
     if not isinstance(model, keras.Sequential) and not is_model(model):
         return to_functional(model, splits.train.x if splits else None)
     if not model.built:
-        raise InputError(f"the model of '{function}' has no weights yet; start it with an Input of known shape")
+        raise InputError(
+            f"the model of '{function_reference}' has no weights yet; start it with an Input of known shape"
+        )
     return model
 
 
-def _arguments_from_data(model_function: Callable[..., Any], splits: Splits | None) -> dict[str, Any]:
+def _arguments_from_data(model_function: Callable[..., Any], splits: DatasetSplits | None) -> dict[str, Any]:
     if splits is None:
         return {}
     parameters = inspect.signature(model_function).parameters

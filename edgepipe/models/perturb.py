@@ -15,7 +15,7 @@ from edgepipe.models.keras_types import AnyKerasLayer, AnyKerasModel, AnyKerasVa
 
 # Variance gain of a kernel. ReLU halves the variance, so 2 keeps the activations' variance (He et al. 2015, arXiv
 # 1502.01852), but the linear bottlenecks of MobileNetV2 then saturate; with 1 the input does not reach the last layers.
-GAIN = 1.5
+VARIANCE_GAIN = 1.5
 
 
 def perturb(model: AnyKerasModel, seed: int = 0) -> None:
@@ -72,4 +72,4 @@ def _draw_weight(role: str, shape: tuple[int, ...], generator: np.random.Generat
     if len(shape) < 2:
         return generator.normal(0, 0.05, shape).astype(old_weight.dtype)
     fan_in = np.prod(shape[:-2]) if "depthwise" in role else np.prod(shape[:-1])
-    return generator.normal(0, np.sqrt(GAIN / fan_in), shape).astype(old_weight.dtype)
+    return generator.normal(0, np.sqrt(VARIANCE_GAIN / fan_in), shape).astype(old_weight.dtype)

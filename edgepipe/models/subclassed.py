@@ -8,7 +8,7 @@ import numpy as np
 
 from edgepipe.core.arrays import Arrays
 from edgepipe.core.errors import InputError
-from edgepipe.models.keras3_graph import is_model, trace, uses_own_weights
+from edgepipe.models.keras3_graph import is_model, trace_layer, uses_own_weights
 from edgepipe.models.keras_types import KerasModel, KerasTensor, TensorTree
 
 _BUILD_HINT = "build it with its input shape, `model.build((None, ...))`, or call it on a batch once"
@@ -27,9 +27,9 @@ def to_functional(model: KerasModel, samples: Arrays | None = None) -> KerasMode
     if is_model(model) or not isinstance(model, keras.Model):
         return model
     inputs = _build_inputs(model, samples)
-    function = trace(model, (inputs,), {})
-    if function is not None and not uses_own_weights(function):
-        outputs = function.call(keras.tree.flatten(inputs))
+    traced_function = trace_layer(model, (inputs,), {})
+    if traced_function is not None and not uses_own_weights(traced_function):
+        outputs = traced_function.call(keras.tree.flatten(inputs))
         return keras.Model(inputs, outputs, name=model.name)
     _check_rebuilds(model)
     return keras.Model(inputs, model(inputs), name=model.name)
@@ -45,21 +45,21 @@ def _build_inputs(model: KerasModel, samples: Arrays | None) -> TensorTree:
             model(inputs)
         return inputs
     config = model.get_build_config() if model.built else None
-    shapes = list((config.get("shapes_dict") or config).values()) if config else []
-    if len(shapes) != 1:
+    build_shapes = list((config.get("shapes_dict") or config).values()) if config else []
+    if len(build_shapes) != 1:
         raise InputError(
             f"'{model.name}' is a subclassed model ({type(model).__name__}) whose input shape is not known; "
             f"{_BUILD_HINT}"
         )
-    return _inputs_from_shapes(shapes[0], "input")
+    return _build_inputs_from_shape(build_shapes[0], "input")
 
 
-def _inputs_from_shapes(shape: Any, name: str) -> TensorTree:
-    if isinstance(shape, dict):
-        return {key: _inputs_from_shapes(sub_shape, key) for key, sub_shape in shape.items()}
-    if any(isinstance(dimension, (list, tuple, dict)) for dimension in shape):
-        return [_inputs_from_shapes(sub_shape, f"{name}_{index}") for index, sub_shape in enumerate(shape)]
-    return _build_input(shape, "float32", name)
+def _build_inputs_from_shape(nested_shape: Any, name: str) -> TensorTree:
+    if isinstance(nested_shape, dict):
+        return {key: _build_inputs_from_shape(sub_shape, key) for key, sub_shape in nested_shape.items()}
+    if any(isinstance(dimension, (list, tuple, dict)) for dimension in nested_shape):
+        return [_build_inputs_from_shape(sub_shape, f"{name}_{index}") for index, sub_shape in enumerate(nested_shape)]
+    return _build_input(nested_shape, "float32", name)
 
 
 def _build_input(shape: Sequence[int | None], dtype: str, name: str) -> KerasTensor:

@@ -11,9 +11,9 @@ import tf_keras
 
 from edgepipe.models import custom_objects
 from edgepipe.models.bridge_layers import Keras3Layer, LayerScale, OperatorLayer
-from edgepipe.models.keras3_activations import ACTIVATIONS, PACKAGE
+from edgepipe.models.keras3_activations import ACTIVATION_BY_NAME, REGISTRATION_PACKAGE
 from edgepipe.models.keras3_graph import is_builtin, twin_class
-from edgepipe.models.keras_operators import OPERATORS
+from edgepipe.models.keras_operators import OPERATOR_NAMES
 from edgepipe.models.keras_types import (
     AnyKerasVariable,
     KerasActivation,
@@ -33,10 +33,10 @@ _SHARED_ACTIVATIONS = frozenset(
     }
 )  # fmt: skip
 _ACTIVATION_ALIASES = {"swish": "swish", "silu": "swish", "hard_swish": "hard_silu"}
-_RELU6 = "relu6"
+_RELU6_NAME = "relu6"
 _RENAMED_OPTIONS = {"LeakyReLU": {"negative_slope": "alpha"}}
-_COMMON_KEYS = {"name", "trainable", "dtype", "batch_input_shape"}
-_ACTIVATION_OPERATORS = {
+_COMMON_OPTION_NAMES = {"name", "trainable", "dtype", "batch_input_shape"}
+_ACTIVATION_BY_OPERATOR = {
     "Relu": "relu",
     "Sigmoid": "sigmoid",
     "Tanh": "tanh",
@@ -44,15 +44,15 @@ _ACTIVATION_OPERATORS = {
     "HardSilu": "hard_silu",
     "HardSigmoid": "hard_sigmoid",
 }
-_MERGE_LAYERS = {
+_MERGE_LAYER_BY_OPERATOR = {
     "Add": "Add",
     "Subtract": "Subtract",
     "Multiply": "Multiply",
     "Maximum": "Maximum",
     "Minimum": "Minimum",
 }
-_MISMATCHED_LAYERS = ("RandomCrop", "SpectralNormalization")
-_WORKAROUND = "write it with keras.ops or built-in layers; a plain `convert` needs no bridge"
+_MISMATCHED_LAYER_CLASSES = ("RandomCrop", "SpectralNormalization")
+_WORKAROUND_HINT = "write it with keras.ops or built-in layers; a plain `convert` needs no bridge"
 
 
 class UnsupportedLayerError(Exception):
@@ -101,23 +101,23 @@ def translate_layer(layer: KerasLayer, name: str, make_unique: UniqueNameFn) -> 
 
 
 def _translate_builtin(layer: KerasLayer, name: str, make_unique: UniqueNameFn) -> LayerChain:
-    cls, config = type(layer).__name__, {**layer.get_config(), "name": name}
-    if cls == "LayerScale":
+    class_name, config = type(layer).__name__, {**layer.get_config(), "name": name}
+    if class_name == "LayerScale":
         return LayerChain((LayerScale.from_config({key: _convert_value(option) for key, option in config.items()}),))
-    if cls == "StochasticDepth":
-        return LayerChain((_stochastic_depth(layer, name),))
-    if getattr(keras.layers, cls, None) is not type(layer) or not hasattr(tf_keras.layers, cls):
+    if class_name == "StochasticDepth":
+        return LayerChain((_build_stochastic_depth(layer, name),))
+    if getattr(keras.layers, class_name, None) is not type(layer) or not hasattr(tf_keras.layers, class_name):
         raise NoTwinError("tf_keras has no layer of this class")
-    if cls in _MISMATCHED_LAYERS:
+    if class_name in _MISMATCHED_LAYER_CLASSES:
         raise NoTwinError("tf_keras's layer of that name does something else or does not run")
-    if cls == "SeparableConv2D":
+    if class_name == "SeparableConv2D":
         return _split_separable(layer, config, make_unique)
-    if cls == "Activation":
+    if class_name == "Activation":
         return _translate_activation(layer.activation, config["activation"], name, make_unique)
-    if cls in ("Conv1D", "Conv2D", "Conv3D", "Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose",
+    if class_name in ("Conv1D", "Conv2D", "Conv3D", "Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose",
                "DepthwiseConv1D", "DepthwiseConv2D", "SeparableConv1D", "Dense", "EinsumDense"):  # fmt: skip
-        return _split_activation(cls, layer, config, make_unique)
-    return LayerChain((_build_twin(cls, config),))
+        return _split_activation(class_name, layer, config, make_unique)
+    return LayerChain((_build_twin(class_name, config),))
 
 
 def _build_user_twin(twin_cls: Any, layer: KerasLayer, name: str) -> LayerChain:
@@ -147,12 +147,12 @@ def _wrap_layer(layer: KerasLayer, name: str, reason: str) -> LayerChain:
             twin = Keras3Layer(keras.saving.serialize_keras_object(layer), name=name, trainable=layer.trainable)
     except Exception as error:
         raise UnsupportedLayerError(
-            f"{reason}, and it cannot be rebuilt from its get_config(): {summarize_error(error)}; {_WORKAROUND}"
+            f"{reason}, and it cannot be rebuilt from its get_config(): {summarize_error(error)}; {_WORKAROUND_HINT}"
         ) from error
-    shapes = [[tuple(weight.shape) for weight in weights] for weights in (layer.weights, twin.tf_weights)]
-    if shapes[0] != shapes[1]:
+    weight_shapes = [[tuple(weight.shape) for weight in weights] for weights in (layer.weights, twin.tf_weights)]
+    if weight_shapes[0] != weight_shapes[1]:
         raise UnsupportedLayerError(
-            f"{reason}, and rebuilt from its get_config() it has weights of shapes {shapes[1]} instead of {shapes[0]}; "
+            f"{reason}, and rebuilt from its get_config() it has weights of shapes {weight_shapes[1]} instead of {weight_shapes[0]}; "
             "create them in its build(input_shape)"
         )
     return LayerChain((twin,), reason)
@@ -165,7 +165,7 @@ def summarize_error(error: Exception) -> str:
     return f"{type(error).__name__}: {first_line[:200]}"
 
 
-def _stochastic_depth(layer: KerasLayer, name: str) -> TfKerasLayer:
+def _build_stochastic_depth(layer: KerasLayer, name: str) -> TfKerasLayer:
     # drops whole samples (Huang et al. 2016, arXiv 1603.09382): one random number per sample
     rank = len(layer._inbound_nodes[0].input_tensors[0].shape)
     return tf_keras.layers.Dropout(layer.drop_path_rate, noise_shape=(None, *(1,) * (rank - 1)), name=name)
@@ -173,13 +173,13 @@ def _stochastic_depth(layer: KerasLayer, name: str) -> TfKerasLayer:
 
 def _check_layer(layer: KerasLayer) -> None:
     if isinstance(layer, keras.layers.Lambda):
-        raise UnsupportedLayerError(f"a Lambda holds Python code that needs values, not symbols; {_WORKAROUND}")
+        raise UnsupportedLayerError(f"a Lambda holds Python code that needs values, not symbols; {_WORKAROUND_HINT}")
     if getattr(getattr(layer, "activation", None), "__name__", "") == "<lambda>":
-        raise UnsupportedLayerError(f"its activation is a lambda; {_WORKAROUND}")
-    policy = layer.dtype_policy.name
-    if policy not in ("float32", str(layer.dtype)) or "float16" in policy:
+        raise UnsupportedLayerError(f"its activation is a lambda; {_WORKAROUND_HINT}")
+    policy_name = layer.dtype_policy.name
+    if policy_name not in ("float32", str(layer.dtype)) or "float16" in policy_name:
         raise UnsupportedLayerError(
-            f"its dtype policy is '{policy}'; rebuild the model under 'float32', the weights fit"
+            f"its dtype policy is '{policy_name}'; rebuild the model under 'float32', the weights fit"
         )
     if getattr(layer, "data_format", None) == "channels_first":
         raise UnsupportedLayerError(
@@ -192,7 +192,7 @@ def _check_layer(layer: KerasLayer) -> None:
 def _split_separable(layer: Any, config: dict[str, Any], make_unique: UniqueNameFn) -> LayerChain:
     # tfmot splits a SeparableConv2D itself, into layers named by a global counter, which collide with the model's own
     common_options = {key: config[key] for key in ("padding", "data_format", "dilation_rate", "trainable")}
-    depthwise = tf_keras.layers.DepthwiseConv2D(
+    depthwise_layer = tf_keras.layers.DepthwiseConv2D(
         config["kernel_size"],
         strides=config["strides"],
         depth_multiplier=config["depth_multiplier"],
@@ -204,86 +204,91 @@ def _split_separable(layer: Any, config: dict[str, Any], make_unique: UniqueName
         },
         **common_options,
     )
-    pointwise = {
+    pointwise_config = {
         **{key: config[key] for key in ("filters", "use_bias", "activation", "data_format", "trainable")},
         **{f"kernel_{key}": config[f"pointwise_{key}"] for key in ("initializer", "regularizer", "constraint")},
         **{f"bias_{key}": config[f"bias_{key}"] for key in ("initializer", "regularizer", "constraint")},
         "kernel_size": (1, 1),
         "name": make_unique(f"{config['name']}_pointwise"),
     }
-    pointwise_chain = _split_activation("Conv2D", layer, pointwise, make_unique)
-    return LayerChain((depthwise, *pointwise_chain.layers), pointwise_chain.keras3_reason)
+    pointwise_chain = _split_activation("Conv2D", layer, pointwise_config, make_unique)
+    return LayerChain((depthwise_layer, *pointwise_chain.layers), pointwise_chain.keras3_reason)
 
 
-def _split_activation(cls: str, layer: KerasLayer, config: dict[str, Any], make_unique: UniqueNameFn) -> LayerChain:
+def _split_activation(
+    class_name: str, layer: KerasLayer, config: dict[str, Any], make_unique: UniqueNameFn
+) -> LayerChain:
     activation = config["activation"]
     if activation is None or (
         isinstance(activation, str) and (activation in _SHARED_ACTIVATIONS or activation in ("silu", "swish"))
     ):
-        return LayerChain((_build_twin(cls, config),))
+        return LayerChain((_build_twin(class_name, config),))
     # an activation that tf_keras lacks becomes a separate layer, which compression can at least see
     activation_chain = _translate_activation(
         layer.activation, activation, make_unique(f"{config['name']}_activation"), make_unique
     )
     return LayerChain(
-        (_build_twin(cls, {**config, "activation": "linear"}), *activation_chain.layers), activation_chain.keras3_reason
+        (_build_twin(class_name, {**config, "activation": "linear"}), *activation_chain.layers),
+        activation_chain.keras3_reason,
     )
 
 
 def _translate_activation(
-    function: KerasActivation, config: str | dict[str, Any], name: str, make_unique: UniqueNameFn
+    keras_activation: KerasActivation, activation_config: str | dict[str, Any], name: str, make_unique: UniqueNameFn
 ) -> LayerChain:
     """The twin of the activation `function`, which Keras serialized as `config`: a name, or an object."""
-    if isinstance(function, keras.Layer):
-        if not function.built:
+    if isinstance(keras_activation, keras.Layer):
+        if not keras_activation.built:
             raise UnsupportedLayerError(
                 "its activation is a layer that Keras has not built; call that layer separately, after this one"
             )
-        return translate_layer(function, name, make_unique)
-    if config == _RELU6:
+        return translate_layer(keras_activation, name, make_unique)
+    if activation_config == _RELU6_NAME:
         return LayerChain((tf_keras.layers.ReLU(6.0, name=name),))
-    if isinstance(config, str):
-        return LayerChain((tf_keras.layers.Activation(_activation_name(config), name=name),))
-    activation_label = getattr(function, "__name__", type(function).__name__)
+    if isinstance(activation_config, str):
+        return LayerChain((tf_keras.layers.Activation(_activation_name(activation_config), name=name),))
+    activation_label = getattr(keras_activation, "__name__", type(keras_activation).__name__)
     return _wrap_layer(
-        keras.layers.Activation(function), name, f"its activation '{activation_label}' is no built-in one"
+        keras.layers.Activation(keras_activation), name, f"its activation '{activation_label}' is no built-in one"
     )
 
 
-def _activation_name(activation: Any) -> str:
-    if not isinstance(activation, str):
-        class_name = activation.get("class_name", "?") if isinstance(activation, dict) else activation
-        activation_label = activation.get("config", class_name) if class_name == "function" else class_name
+def _activation_name(activation_config: Any) -> str:
+    if not isinstance(activation_config, str):
+        class_name = (
+            activation_config.get("class_name", "?") if isinstance(activation_config, dict) else activation_config
+        )
+        activation_label = activation_config.get("config", class_name) if class_name == "function" else class_name
         raise NoTwinError(f"its activation '{activation_label}' is no built-in one")
-    name = _ACTIVATION_ALIASES.get(activation, activation)
-    if name in ACTIVATIONS:
-        return f"{PACKAGE}>{name}"
-    if name in _SHARED_ACTIVATIONS or name in ("swish", _RELU6):
+    name = _ACTIVATION_ALIASES.get(activation_config, activation_config)
+    if name in ACTIVATION_BY_NAME:
+        return f"{REGISTRATION_PACKAGE}>{name}"
+    if name in _SHARED_ACTIVATIONS or name in ("swish", _RELU6_NAME):
         return name
-    raise NoTwinError(f"its activation '{activation}' has no twin in tf_keras")
+    raise NoTwinError(f"its activation '{activation_config}' has no twin in tf_keras")
 
 
-def _build_twin(cls: str, config: dict[str, Any]) -> TfKerasLayer:
-    twin_cls = getattr(tf_keras.layers, cls)
-    if cls == "MultiHeadAttention":  # its from_config requires shapes that only tf_keras stores
-        return twin_cls(**_twin_config(cls, config))
-    return twin_cls.from_config(_twin_config(cls, config))
+def _build_twin(class_name: str, config: dict[str, Any]) -> TfKerasLayer:
+    twin_cls = getattr(tf_keras.layers, class_name)
+    if class_name == "MultiHeadAttention":  # its from_config requires shapes that only tf_keras stores
+        return twin_cls(**_twin_config(class_name, config))
+    return twin_cls.from_config(_twin_config(class_name, config))
 
 
-def _twin_config(cls: str, config: dict[str, Any]) -> dict[str, Any]:
-    twin_cls, original_cls = getattr(tf_keras.layers, cls), getattr(keras.layers, cls)
-    renamed_options = {_RENAMED_OPTIONS.get(cls, {}).get(key, key): option for key, option in config.items()}
-    accepted_options = constructor_defaults(twin_cls).keys() | _COMMON_KEYS
-    ignored_options = accepted_options | {"seed"}  # random number streams differ between the two anyway
+def _twin_config(class_name: str, config: dict[str, Any]) -> dict[str, Any]:
+    twin_cls, original_cls = getattr(tf_keras.layers, class_name), getattr(keras.layers, class_name)
+    renamed_options = {_RENAMED_OPTIONS.get(class_name, {}).get(key, key): option for key, option in config.items()}
+    accepted_names = constructor_defaults(twin_cls).keys() | _COMMON_OPTION_NAMES
+    ignored_names = accepted_names | {"seed"}  # random number streams differ between the two anyway
     lost_options = {
         key: option
         for key, option in renamed_options.items()
-        if key not in ignored_options and is_significant_option(option, constructor_defaults(original_cls).get(key))
+        if key not in ignored_names and is_significant_option(option, constructor_defaults(original_cls).get(key))
     }
     if lost_options:
-        options = ", ".join(f"{key}={option!r}" for key, option in lost_options.items())
-        raise NoTwinError(f"tf_keras has no option {options}")
-    return {key: _convert_option(key, option) for key, option in renamed_options.items() if key in accepted_options}
+        options_text = ", ".join(f"{key}={option!r}" for key, option in lost_options.items())
+        raise NoTwinError(f"tf_keras has no option {options_text}")
+    return {key: _convert_option(key, option) for key, option in renamed_options.items() if key in accepted_names}
 
 
 def constructor_defaults(cls: Any) -> dict[str, Any]:
@@ -318,22 +323,24 @@ def _convert_value(value: Any) -> Any:
         return type(value)(_convert_value(element) for element in value)
     if not isinstance(value, dict) or "class_name" not in value:
         return {key: _convert_value(element) for key, element in value.items()} if isinstance(value, dict) else value
-    cls, config = value["class_name"], value.get("config") or {}
-    if cls == "DTypePolicy":
+    class_name, config = value["class_name"], value.get("config") or {}
+    if class_name == "DTypePolicy":
         return config["name"]
-    if cls == "__numpy__":
+    if class_name == "__numpy__":
         return np.array(config["value"], config["dtype"])
     if value.get("module") == "keras.layers":
-        return {"class_name": cls, "config": _twin_config(cls, config)}
+        return {"class_name": class_name, "config": _twin_config(class_name, config)}
     if str(value.get("module")).startswith("keras."):
         return {
-            "class_name": cls,
+            "class_name": class_name,
             "config": {key: _convert_value(element) for key, element in config.items() if not key.endswith("put_axes")},
         }
-    raise NoTwinError(f"it contains a '{value.get('registered_name') or cls}', which tf_keras does not know")
+    raise NoTwinError(f"it contains a '{value.get('registered_name') or class_name}', which tf_keras does not know")
 
 
-def translate_operator(operation: KerasOperation, tensors: list[KerasTensor], arguments: str, name: str) -> LayerChain:
+def translate_operator(
+    keras_operation: KerasOperation, operand_tensors: list[KerasTensor], arguments_json: str, name: str
+) -> LayerChain:
     """The tf_keras twin of a `keras.ops` node: a standard layer, which compression knows, or an `OperatorLayer`.
 
     Args:
@@ -345,18 +352,25 @@ def translate_operator(operation: KerasOperation, tensors: list[KerasTensor], ar
     Raises:
         UnsupportedLayerError: the operator cannot be bridged.
     """
-    cls = type(operation).__name__
-    if cls not in OPERATORS or not type(operation).__module__.startswith("keras."):
-        raise UnsupportedLayerError(f"the operator {cls} is not carried over; {_WORKAROUND}")
-    if cls in _MERGE_LAYERS and len(tensors) == 2 and _are_mergeable(tensors):
-        return LayerChain((getattr(tf_keras.layers, _MERGE_LAYERS[cls])(name=name),))
-    if cls == "Concatenate" and len(tensors) > 1 and _are_mergeable(tensors) and "array" not in arguments:
-        return LayerChain((tf_keras.layers.Concatenate(axis=operation.axis, name=name),))
-    if cls in _ACTIVATION_OPERATORS:
-        return LayerChain((tf_keras.layers.Activation(_activation_name(_ACTIVATION_OPERATORS[cls]), name=name),))
-    if cls == "Relu6":
+    class_name = type(keras_operation).__name__
+    if class_name not in OPERATOR_NAMES or not type(keras_operation).__module__.startswith("keras."):
+        raise UnsupportedLayerError(f"the operator {class_name} is not carried over; {_WORKAROUND_HINT}")
+    if class_name in _MERGE_LAYER_BY_OPERATOR and len(operand_tensors) == 2 and _are_mergeable(operand_tensors):
+        return LayerChain((getattr(tf_keras.layers, _MERGE_LAYER_BY_OPERATOR[class_name])(name=name),))
+    if (
+        class_name == "Concatenate"
+        and len(operand_tensors) > 1
+        and _are_mergeable(operand_tensors)
+        and "array" not in arguments_json
+    ):
+        return LayerChain((tf_keras.layers.Concatenate(axis=keras_operation.axis, name=name),))
+    if class_name in _ACTIVATION_BY_OPERATOR:
+        return LayerChain(
+            (tf_keras.layers.Activation(_activation_name(_ACTIVATION_BY_OPERATOR[class_name]), name=name),)
+        )
+    if class_name == "Relu6":
         return LayerChain((tf_keras.layers.ReLU(6.0, name=name),))
-    return LayerChain((OperatorLayer(cls, arguments, name=name),))
+    return LayerChain((OperatorLayer(class_name, arguments_json, name=name),))
 
 
 def _are_mergeable(tensors: list[KerasTensor]) -> bool:

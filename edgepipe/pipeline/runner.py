@@ -58,59 +58,59 @@ def run(pipeline: Pipeline, cache: Cache, progress: Progress) -> Run:
         EdgepipeError: bad input, a full disk, a missing tool. Finished steps stay in the cache, and the next run
             continues from there.
     """
-    state = Run(pipeline, cache, progress)
+    pipeline_run = Run(pipeline, cache, progress)
     with cache.shared_lock():
         data_identity = _data_identity(pipeline, cache)
         previous_key = ""
         for number, step in enumerate(pipeline.steps, 1):
-            previous_key = _cache_key(state, step, previous_key, data_identity)
-            state.step_results.append(_run_step(state, step, previous_key, number))
-    return state
+            previous_key = _cache_key(pipeline_run, step, previous_key, data_identity)
+            pipeline_run.step_results.append(_run_step(pipeline_run, step, previous_key, number))
+    return pipeline_run
 
 
-def _run_step(state: Run, step: Step, key: str, number: int) -> StepResult:
-    step_count = len(state.pipeline.steps)
-    cached_artifact, notes = _find_cached(state, key)
+def _run_step(pipeline_run: Run, step: Step, key: str, number: int) -> StepResult:
+    step_count = len(pipeline_run.pipeline.steps)
+    cached_artifact, notes = _find_cached(pipeline_run, key)
     if cached_artifact is not None:
-        state.progress.stage(step.name, number, step_count, "cached")
+        pipeline_run.progress.stage(step.name, number, step_count, "cached")
         return StepResult(step, cached_artifact, from_cache=True)
-    state.progress.stage(step.name, number, step_count, "running")
-    stored_artifact = _execute_step(state, step, key)
-    state.progress.stage(step.name, number, step_count, f"done in {stored_artifact.entry.cost.wall:.1f} s")
+    pipeline_run.progress.stage(step.name, number, step_count, "running")
+    stored_artifact = _execute_step(pipeline_run, step, key)
+    pipeline_run.progress.stage(step.name, number, step_count, f"done in {stored_artifact.entry.cost.wall:.1f} s")
     return StepResult(step, stored_artifact, from_cache=False, notes=notes)
 
 
-def _find_cached(state: Run, key: str) -> tuple[StoredArtifact | None, tuple[str, ...]]:
+def _find_cached(pipeline_run: Run, key: str) -> tuple[StoredArtifact | None, tuple[str, ...]]:
     try:
-        return state.cache.find(key), ()
-    except DamagedEntryError as damage:
-        note = f"{damage}; it was removed and the stage runs again"
-        state.progress.note(note)
-        state.cache.discard(key)
+        return pipeline_run.cache.find(key), ()
+    except DamagedEntryError as damage_error:
+        note = f"{damage_error}; it was removed and the stage runs again"
+        pipeline_run.progress.note(note)
+        pipeline_run.cache.discard(key)
         return None, (note,)
 
 
-def _execute_step(state: Run, step: Step, key: str) -> StoredArtifact:
-    input_artifact = state.step_results[-1].stored_artifact.artifact if state.step_results else None
+def _execute_step(pipeline_run: Run, step: Step, key: str) -> StoredArtifact:
+    input_artifact = pipeline_run.step_results[-1].stored_artifact.artifact if pipeline_run.step_results else None
     _check_kind(step, input_artifact)
     if step.stage.uses_tensorflow:
         load_tensorflow()
-    with state.cache.workspace() as folder:
-        with _refuse_exit(), _user_classes(state, step):
-            context = _build_context(state, step, input_artifact, folder)
-            notes = _data_notes(state, context)
+    with pipeline_run.cache.workspace() as folder:
+        with _refuse_exit(), _user_classes(pipeline_run, step):
+            context = _build_context(pipeline_run, step, input_artifact, folder)
+            notes = _data_notes(pipeline_run, context)
             with cost.measure_cost() as meter, wrap_disk_full_errors(f"stage '{step.name}'"):
                 output_artifact, outcome = step.stage.run(context)
         outcome = outcome.model_copy(update={"notes": (*notes, *outcome.notes)})
         if not output_artifact.path.is_relative_to(folder):
             output_artifact = _copy_into(output_artifact, folder)
-        return state.cache.store(folder, key, step.name, output_artifact, outcome, meter.cost)
+        return pipeline_run.cache.store(folder, key, step.name, output_artifact, outcome, meter.cost)
 
 
 @contextmanager
-def _user_classes(state: Run, step: Step) -> Iterator[None]:
+def _user_classes(pipeline_run: Run, step: Step) -> Iterator[None]:
     """Make the user's own layer classes known to Keras while the stage runs."""
-    source, base_folder = state.pipeline.source, state.pipeline.base_folder
+    source, base_folder = pipeline_run.pipeline.source, pipeline_run.pipeline.base_folder
     if "keras" not in step.stage.tools or not (source.custom_objects or source.function):
         yield
         return
@@ -127,11 +127,11 @@ def _refuse_exit() -> Iterator[None]:
     """Turn an exit() in the user's own code into an error."""
     try:
         yield
-    except SystemExit as end:
-        raise InputError(f"your code called exit({end.code}); let it raise an error instead") from end
+    except SystemExit as exit_error:
+        raise InputError(f"your code called exit({exit_error.code}); let it raise an error instead") from exit_error
 
 
-def _data_notes(state: Run, context: StageContext) -> list[str]:
+def _data_notes(pipeline_run: Run, context: StageContext) -> list[str]:
     """Notes on the data, for the first stage that uses it.
 
     Raises:
@@ -139,13 +139,13 @@ def _data_notes(state: Run, context: StageContext) -> list[str]:
     """
     if context.splits is None:
         return []
-    task = state.pipeline.task
+    task = pipeline_run.pipeline.task
     notes = list(context.splits.notes)
-    if task is not None and task.family == "one" and task.decode is None:
+    if task is not None and task.measure_family == "one" and task.decode is None:
         for split, split_data in context.splits.data_by_split.items():
             notes += check_labels(split_data.y, context.splits.class_count, f"the {split} split")
-    new_notes = [note for note in notes if note not in state.shown_notes]
-    state.shown_notes.update(new_notes)
+    new_notes = [note for note in notes if note not in pipeline_run.shown_notes]
+    pipeline_run.shown_notes.update(new_notes)
     return new_notes
 
 
@@ -158,26 +158,26 @@ def _check_kind(step: Step, artifact: Artifact | None) -> None:
 
 def _copy_into(artifact: Artifact, folder: Path) -> Artifact:
     # A stage may return its input, as `validate` does; each cache entry has a copy, so that none depends on another.
-    target = folder / artifact.path.name
-    (shutil.copytree if artifact.path.is_dir() else shutil.copyfile)(artifact.path, target)
-    return Artifact(artifact.kind, target, artifact.digest)
+    target_path = folder / artifact.path.name
+    (shutil.copytree if artifact.path.is_dir() else shutil.copyfile)(artifact.path, target_path)
+    return Artifact(artifact.kind, target_path, artifact.digest)
 
 
-def _build_context(state: Run, step: Step, artifact: Artifact | None, folder: Path) -> StageContext:
-    pipeline = state.pipeline
+def _build_context(pipeline_run: Run, step: Step, artifact: Artifact | None, folder: Path) -> StageContext:
+    pipeline = pipeline_run.pipeline
     return StageContext(
         stage_name=step.name,
         input_artifact=artifact,
         output_folder=folder,
         seed=_step_seed(pipeline, step),
         base_folder=pipeline.base_folder,
-        progress=state.progress,
+        progress=pipeline_run.progress,
         pipeline=step.pipeline,
-        splits=_load_splits(state, step),
-        task_if_any=_load_task(state),
+        splits=_load_splits(pipeline_run, step),
+        task_if_any=_load_task(pipeline_run),
         allow_code=pipeline.source.allow_code,
-        earlier_artifacts=state.earlier_artifacts,
-        cache=state.cache,
+        earlier_artifacts=pipeline_run.earlier_artifacts,
+        cache=pipeline_run.cache,
     )
 
 
@@ -186,48 +186,50 @@ def _step_seed(pipeline: Pipeline, step: Step) -> int:
     return int(json_digest([pipeline.seed, step.name])[:8], 16) % 2**31
 
 
-def _load_splits(state: Run, step: Step) -> Any:
-    pipeline, names = state.pipeline, step.stage.splits
-    if pipeline.data is None or not names or not _uses_data(state, step):
+def _load_splits(pipeline_run: Run, step: Step) -> Any:
+    pipeline, split_names = pipeline_run.pipeline, step.stage.splits
+    if pipeline.data is None or not split_names or not _uses_data(pipeline_run, step):
         return None
-    if names not in state._loaded_splits:
+    if split_names not in pipeline_run._loaded_splits:
         from edgepipe.data.dataset_loading import load
 
-        state._loaded_splits[names] = load(pipeline.data, pipeline.base_folder, pipeline.seed, names)
-    return state._loaded_splits[names]
+        pipeline_run._loaded_splits[split_names] = load(pipeline.data, pipeline.base_folder, pipeline.seed, split_names)
+    return pipeline_run._loaded_splits[split_names]
 
 
-def _uses_data(state: Run, step: Step) -> bool:
-    return step.name != SOURCE_NAME or state.pipeline.source.function is not None
+def _uses_data(pipeline_run: Run, step: Step) -> bool:
+    return step.name != SOURCE_NAME or pipeline_run.pipeline.source.function is not None
 
 
-def _load_task(state: Run) -> Any:
-    if state._task is None and state.pipeline.task is not None:
+def _load_task(pipeline_run: Run) -> Any:
+    if pipeline_run._task is None and pipeline_run.pipeline.task is not None:
         from edgepipe.tasks.quality import build_task
 
-        state._task = build_task(state.pipeline.task, state.pipeline.base_folder)
-    return state._task
+        pipeline_run._task = build_task(pipeline_run.pipeline.task, pipeline_run.pipeline.base_folder)
+    return pipeline_run._task
 
 
 def _data_identity(pipeline: Pipeline, cache: Cache) -> dict[str, Any] | None:
     if pipeline.data is None:
         return None
-    from edgepipe.data.dataset_identity import identity
+    from edgepipe.data.dataset_identity import compute_identity
 
-    return identity(pipeline.data, pipeline.base_folder, cache.root / "digests.sqlite")
+    return compute_identity(pipeline.data, pipeline.base_folder, cache.root / "digests.sqlite")
 
 
-def _cache_key(state: Run, step: Step, previous_key: str, data_identity: dict[str, Any] | None) -> str:
+def _cache_key(pipeline_run: Run, step: Step, previous_key: str, data_identity: dict[str, Any] | None) -> str:
     """The digest of everything that determines the result of `step`."""
-    pipeline, stage = state.pipeline, step.stage
-    uses_data = bool(stage.splits) and _uses_data(state, step)
+    pipeline, stage = pipeline_run.pipeline, step.stage
+    uses_data = bool(stage.splits) and _uses_data(pipeline_run, step)
     return json_digest(
         {
             "stage": step.name,
             "options": stage.model_dump(mode="json"),
             "source": registry.code_identity(step.source, type(stage)),
             "before": previous_key,
-            "input": state.step_results[-1].stored_artifact.artifact.digest if state.step_results else None,
+            "input": pipeline_run.step_results[-1].stored_artifact.artifact.digest
+            if pipeline_run.step_results
+            else None,
             "data": data_identity if uses_data else None,
             "task": _task_identity(pipeline) if uses_data else None,
             "seed": _step_seed(pipeline, step),

@@ -12,7 +12,7 @@ from edgepipe.core.config import Document, KeyPath, describe_value
 from edgepipe.core.errors import ConfigError, InputError, Problem, did_you_mean
 from edgepipe.data.data_spec import DataSpec
 from edgepipe.data.data_spec import parse as parse_data
-from edgepipe.pipeline.settings import KEYS, Settings, apply_settings, default_name, entry_name
+from edgepipe.pipeline.settings import PIPELINE_KEYS, Settings, apply_settings, default_name, entry_name
 from edgepipe.stages import registry
 from edgepipe.stages.base import Stage
 from edgepipe.stages.context import PipelineInfo
@@ -25,7 +25,7 @@ REQUIRED_KEYS = ("name", "model", "stages")
 SOURCE_NAME = "model"
 SOURCE_STAGE = StageSource(SOURCE_NAME, "edgepipe.stages.model_source:Source", "edgepipe")
 MAPPING_NAME = "the pipeline mapping"
-_KIND_TEXTS = {
+_TEXT_BY_KIND = {
     ArtifactKind.KERAS: "a Keras 3 model",
     ArtifactKind.FLOAT: "a tf_keras model",
     ArtifactKind.QAT: "a fake-quant model",
@@ -81,7 +81,9 @@ def load(pipeline: Path | str | Mapping[str, Any], settings: Settings = ()) -> P
     if isinstance(document.content, dict):
         apply_settings(document, settings)
     file = Path(MAPPING_NAME if is_mapping else str(pipeline))
-    checked_pipeline = _Parser(document, file, Path.cwd() if is_mapping else file.resolve().parent).pipeline()
+    checked_pipeline = _PipelineParser(
+        document, file, Path.cwd() if is_mapping else file.resolve().parent
+    ).parse_pipeline()
     document.raise_problems()
     if checked_pipeline is None:
         raise ConfigError([Problem(str(file), 1, 1, "", "not a pipeline")])
@@ -107,7 +109,7 @@ def _path_text(raw_value: Any) -> str:
     raise TypeError(f"found {raw_value!r:.60} of type {type(raw_value).__name__}")
 
 
-class _Parser:
+class _PipelineParser:
     """Reads one document; problems gather in it."""
 
     def __init__(self, document: Document, file: Path, base_folder: Path) -> None:
@@ -116,41 +118,41 @@ class _Parser:
         self.base_folder = base_folder
         self.steps: list[Step] = []
         self.kind_by_stage: dict[str, ArtifactKind | None] = {}  # including stages with problems
-        self.previous_entry = SOURCE_NAME  # even if it could not be read
-        self.keys: frozenset[str] = frozenset()
+        self.previous_stage_name = SOURCE_NAME  # even if it could not be read
+        self.present_keys: frozenset[str] = frozenset()
         self.missing_keys: set[str] = set()  # needed by a stage and already reported
         self.data: DataSpec | None = None
         self.task: TaskSpec | None = None
 
-    def pipeline(self) -> Pipeline | None:
+    def parse_pipeline(self) -> Pipeline | None:
         content = self.document.content
         if self.document.problems and not isinstance(content, dict):
             return None
         if not isinstance(content, dict):
             self.document.add_problem(
-                (), f"a pipeline is a mapping with {', '.join(KEYS)}; found {describe_value(content)}"
+                (), f"a pipeline is a mapping with {', '.join(PIPELINE_KEYS)}; found {describe_value(content)}"
             )
             return None
         self._check_keys(content)
         source = None
         if "model" in content:
             source = parse_source(self.document, ("model",), content["model"], self.base_folder)
-        self.keys = frozenset(content)
+        self.present_keys = frozenset(content)
         if "data" in content:
             self.data = parse_data(self.document, ("data",), content["data"], self.base_folder)
         if "task" in content:
             self.task = parse_task(self.document, ("task",), content["task"], self.base_folder)
-        name = self._text(content, "name", "pipeline")
+        name = self._read_text(content, "name", "pipeline")
         if "stages" in content:
             self._parse_stages(content["stages"], source)
         if self.document.problems or source is None:
             return None
         return Pipeline(
             name=name,
-            description=self._text(content, "description", ""),
+            description=self._read_text(content, "description", ""),
             file=self.file,
             base_folder=self.base_folder,
-            seed=self._seed(content),
+            seed=self._read_seed(content),
             source=source,
             data=self.data,
             task=self.task,
@@ -159,14 +161,14 @@ class _Parser:
 
     def _check_keys(self, content: Mapping[str, Any]) -> None:
         for key in content:
-            if key not in KEYS:
-                self.document.add_problem((key,), f"unknown option{did_you_mean(key, KEYS)}", anchor="key")
+            if key not in PIPELINE_KEYS:
+                self.document.add_problem((key,), f"unknown option{did_you_mean(key, PIPELINE_KEYS)}", anchor="key")
         for key in REQUIRED_KEYS:
             if key not in content:
                 self.document.add_problem((key,), "is required but missing")
-        self._seed(content)
+        self._read_seed(content)
 
-    def _text(self, content: Mapping[str, Any], key: str, default: str) -> str:
+    def _read_text(self, content: Mapping[str, Any], key: str, default: str) -> str:
         text = content.get(key, default)
         if not isinstance(text, str) or (key == "name" and not _is_plain_name(text)):
             expectation = "a name of letters, digits, '-', '_' and '.'" if key == "name" else "a text"
@@ -174,7 +176,7 @@ class _Parser:
             return default
         return text
 
-    def _seed(self, content: Mapping[str, Any]) -> int:
+    def _read_seed(self, content: Mapping[str, Any]) -> int:
         seed = content.get("seed", 0)
         if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**31:
             if not any(problem.path == "seed" for problem in self.document.problems):
@@ -184,44 +186,46 @@ class _Parser:
             return 0
         return seed
 
-    def _parse_stages(self, entries: Any, source: Source | None) -> None:
-        if not isinstance(entries, list) or not entries:
-            self.document.add_problem(("stages",), f"must be a list of stages; found {describe_value(entries)}")
+    def _parse_stages(self, stage_entries: Any, source: Source | None) -> None:
+        if not isinstance(stage_entries, list) or not stage_entries:
+            self.document.add_problem(("stages",), f"must be a list of stages; found {describe_value(stage_entries)}")
             return
         kind = source.kind(self.base_folder) if source is not None else None
         if source is not None:
             self.steps.append(Step(SOURCE_NAME, source, self._pipeline_info(), SOURCE_STAGE))
             self.kind_by_stage[SOURCE_NAME] = kind
-        for index, entry in enumerate(entries):
+        for index, entry in enumerate(stage_entries):
             kind = self._parse_entry(("stages", index), entry, kind)
-            self.previous_entry = entry_name(entry)
+            self.previous_stage_name = entry_name(entry)
 
-    def _parse_entry(self, path: KeyPath, entry: Any, kind: ArtifactKind | None) -> ArtifactKind | None:
+    def _parse_entry(self, entry_path: KeyPath, entry: Any, input_kind: ArtifactKind | None) -> ArtifactKind | None:
         if isinstance(entry, str):
             entry = {entry: {}}
         if not isinstance(entry, dict) or len(entry) != 1:
-            self.document.add_problem(path, f"each stage is one name with its options; found {_describe_entry(entry)}")
+            self.document.add_problem(
+                entry_path, f"each stage is one name with its options; found {_describe_entry(entry)}"
+            )
             return None
         stage_type, options = next(iter(entry.items()))
-        stage_path = (*path, stage_type)
+        stage_path = (*entry_path, stage_type)
         try:
-            source = registry.find_stage(stage_type, self.base_folder)
-            cls = registry.load_stage_class(source)
+            stage_source = registry.find_stage(stage_type, self.base_folder)
+            cls = registry.load_stage_class(stage_source)
         except InputError as error:
             self.document.add_problem(stage_path, str(error), anchor="key")
             return None
-        return self._parse_stage(stage_path, source, cls, options, kind)
+        return self._parse_stage(stage_path, stage_source, cls, options, input_kind)
 
     def _parse_stage(
-        self, path: KeyPath, source: StageSource, cls: type[Stage], options: Any, kind: ArtifactKind | None
+        self, path: KeyPath, source: StageSource, cls: type[Stage], options: Any, input_kind: ArtifactKind | None
     ) -> ArtifactKind | None:
         name = self._stage_name(path, source.name, options)
         if isinstance(options, dict):
             options = {key: option for key, option in options.items() if key != "as"}
         stage = config.validate(self.document, path, options, cls)
-        output_kind = self._output_kind(path, source.name, cls, kind)
+        output_kind = self._output_kind(path, source.name, cls, input_kind)
         if stage is not None:
-            self._check_needs(path, source.name, stage, kind)
+            self._check_needs(path, source.name, stage, input_kind)
             stage.check(self.document, path, self._pipeline_info())
             self.steps.append(Step(name, stage, self._pipeline_info(), source))
         self.kind_by_stage[name] = output_kind
@@ -241,14 +245,14 @@ class _Parser:
         )
 
     def _stage_name(self, path: KeyPath, stage_type: str, options: Any) -> str:
-        default = default_name(stage_type)
-        name = options.get("as", default) if isinstance(options, dict) else default
+        fallback_name = default_name(stage_type)
+        name = options.get("as", fallback_name) if isinstance(options, dict) else fallback_name
         name_path = (*path, "as") if isinstance(options, dict) and "as" in options else path
         if not isinstance(name, str) or not _is_plain_name(name):
             self.document.add_problem(
                 name_path, f"must be a name of letters, digits, '-', '_' and '.'; found {describe_value(name)}"
             )
-            return default
+            return fallback_name
         if name in {step.name for step in self.steps}:
             self.document.add_problem(
                 name_path,
@@ -258,32 +262,34 @@ class _Parser:
         return name
 
     def _output_kind(
-        self, path: KeyPath, stage_type: str, cls: type[Stage], kind: ArtifactKind | None
+        self, path: KeyPath, stage_type: str, cls: type[Stage], input_kind: ArtifactKind | None
     ) -> ArtifactKind | None:
-        if kind is None:
+        if input_kind is None:
             return next(iter(cls.accepts.values())) if len(set(cls.accepts.values())) == 1 else None
-        if kind not in cls.accepts:
+        if input_kind not in cls.accepts:
             self.document.add_problem(
                 path,
-                f"'{stage_type}' takes {_describe_kinds(cls.accepts)}, but '{self.previous_entry}' before it gives "
-                f"{_describe_kinds([kind])}; {_chain_remedy(cls, kind) or self._move_remedy(stage_type, kind)}",
+                f"'{stage_type}' takes {_describe_kinds(cls.accepts)}, but '{self.previous_stage_name}' before it gives "
+                f"{_describe_kinds([input_kind])}; {_chain_remedy(cls, input_kind) or self._move_remedy(stage_type, input_kind)}",
                 anchor="key",
             )
             return None
-        return cls.accepts[kind]
+        return cls.accepts[input_kind]
 
     def _move_remedy(self, stage_type: str, kind: ArtifactKind) -> str:
         """Where a stage that does not take `kind` would: before the first stage that gives it."""
-        origin = next((name for name, given in self.kind_by_stage.items() if given is kind), self.previous_entry)
-        if origin == SOURCE_NAME:
+        origin_stage = next(
+            (name for name, given in self.kind_by_stage.items() if given is kind), self.previous_stage_name
+        )
+        if origin_stage == SOURCE_NAME:
             return f"name such a model in `model:`, or drop '{stage_type}'"
-        return f"move '{stage_type}' before '{origin}'"
+        return f"move '{stage_type}' before '{origin_stage}'"
 
-    def _check_needs(self, path: KeyPath, stage_type: str, stage: Stage, kind: ArtifactKind | None) -> None:
-        needed_keys = ["data"] if kind is None or stage.wants_data(kind) else []
+    def _check_needs(self, path: KeyPath, stage_type: str, stage: Stage, input_kind: ArtifactKind | None) -> None:
+        needed_keys = ["data"] if input_kind is None or stage.wants_data(input_kind) else []
         needed_keys += ["task"] if stage.needs_data else []
         for key in needed_keys:
-            if key not in self.keys | self.missing_keys:
+            if key not in self.present_keys | self.missing_keys:
                 self.document.add_problem(path, f"'{stage_type}' needs `{key}:` at the top of the file", anchor="key")
                 self.missing_keys.add(key)
 
@@ -304,9 +310,9 @@ def _chain_remedy(cls: type[Stage], kind: ArtifactKind) -> str:
 def _describe_kinds(kinds: Collection[ArtifactKind]) -> str:
     """Kinds of models in words, such as `a float Keras model or a fake-quant model`."""
     is_float_keras = all(kind in kinds for kind in _FLOAT_KERAS)
-    texts = ["a float Keras model"] if is_float_keras else []
-    texts += [_KIND_TEXTS[kind] for kind in kinds if not (is_float_keras and kind in _FLOAT_KERAS)]
-    return " or ".join(filter(None, [", ".join(texts[:-1]), texts[-1]]))
+    kind_texts = ["a float Keras model"] if is_float_keras else []
+    kind_texts += [_TEXT_BY_KIND[kind] for kind in kinds if not (is_float_keras and kind in _FLOAT_KERAS)]
+    return " or ".join(filter(None, [", ".join(kind_texts[:-1]), kind_texts[-1]]))
 
 
 def _is_plain_name(name: str) -> bool:

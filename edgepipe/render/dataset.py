@@ -21,11 +21,11 @@ PICTURE_SUFFIXES = (".png", ".svg", ".pdf")
 def tables(summary: DatasetSummary) -> list[TextTable]:
     """Sizes and shapes, statistics of the values, classes."""
     shape = "; ".join(f"{name} {'x'.join(map(str, dims))}".strip() for name, dims in summary.shapes.items())
-    sizes = tuple((split, f"{count:,}", "size only: only `validate` reads it" if split == "test" else "")
+    size_rows = tuple((split, f"{count:,}", "size only: only `validate` reads it" if split == "test" else "")
                   for split, count in summary.counts.items())  # fmt: skip
     title = f"{summary.source}: samples of shape {shape}, float32; labels: {summary.labels}"
     all_tables = [
-        TextTable(title, ("split", "samples", ""), sizes, frozenset({1})),
+        TextTable(title, ("split", "samples", ""), size_rows, frozenset({1})),
         TextTable("Values in the training split", ("input", "min", "mean", "std", "max"),
              tuple(_statistics_row(statistics) for statistics in summary.values), frozenset({1, 2, 3, 4})),
         _balance_table(summary),
@@ -53,7 +53,7 @@ def document(summary: DatasetSummary) -> str:
     return json.dumps({"schema": SCHEMA, **summary.model_dump(mode="json")}, indent=2)
 
 
-def draw_picture(rows: list[tuple[str, Array]], path: Path) -> None:
+def draw_picture(class_samples: list[tuple[str, Array]], path: Path) -> None:
     """Draw samples, one row per class: images, spectrograms as heat maps, windows as lines, vectors as bars.
 
     Raises:
@@ -64,32 +64,32 @@ def draw_picture(rows: list[tuple[str, Array]], path: Path) -> None:
         raise InputError(f"{path}: pictures end in {', '.join(PICTURE_SUFFIXES)}")
     from matplotlib.figure import Figure
 
-    rows = rows[:MAX_SHOWN_CLASSES]
-    columns = max(len(samples) for _, samples in rows)
-    figure = Figure(figsize=(1.3 * columns + 1, 1.3 * len(rows) + 0.3), layout="constrained")
-    axes = figure.subplots(len(rows), columns, squeeze=False)
-    low, high = min(float(s.min()) for _, s in rows), max(float(s.max()) for _, s in rows)
-    for (name, samples), row_axes in zip(rows, axes, strict=True):
-        for number, axis in enumerate(row_axes):
-            axis.set_xticks([])
-            axis.set_yticks([])
+    class_samples = class_samples[:MAX_SHOWN_CLASSES]
+    column_count = max(len(samples) for _, samples in class_samples)
+    figure = Figure(figsize=(1.3 * column_count + 1, 1.3 * len(class_samples) + 0.3), layout="constrained")
+    axes = figure.subplots(len(class_samples), column_count, squeeze=False)
+    low, high = min(float(s.min()) for _, s in class_samples), max(float(s.max()) for _, s in class_samples)
+    for (name, samples), row_axes in zip(class_samples, axes, strict=True):
+        for number, sample_axes in enumerate(row_axes):
+            sample_axes.set_xticks([])
+            sample_axes.set_yticks([])
             if number < len(samples):
-                _draw_sample(axis, samples[number], low, high)
+                _draw_sample(sample_axes, samples[number], low, high)
             else:
-                axis.set_axis_off()
+                sample_axes.set_axis_off()
         row_axes[0].set_ylabel(name[:20], rotation=0, ha="right", va="center")
     with write_atomically(path) as temporary_path:
         figure.savefig(temporary_path, dpi=100, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
-def _draw_sample(axis: Any, sample: Array, low: float, high: float) -> None:
+def _draw_sample(sample_axes: Any, sample: Array, low: float, high: float) -> None:
     if sample.ndim == 3 and sample.shape[-1] in (3, 4):
-        axis.imshow(np.clip((sample - low) / max(high - low, 1e-9), 0, 1))
+        sample_axes.imshow(np.clip((sample - low) / max(high - low, 1e-9), 0, 1))
     elif sample.ndim == 3:
-        axis.imshow(sample[..., 0], cmap="gray", vmin=low, vmax=high, aspect="auto")
+        sample_axes.imshow(sample[..., 0], cmap="gray", vmin=low, vmax=high, aspect="auto")
     elif sample.ndim == 2:
-        axis.plot(sample, linewidth=0.7)
+        sample_axes.plot(sample, linewidth=0.7)
     elif sample.ndim == 1:
-        axis.bar(range(len(sample)), sample)
+        sample_axes.bar(range(len(sample)), sample)
     else:
-        axis.text(0.5, 0.5, f"{sample:g}" if sample.ndim == 0 else str(sample.shape), ha="center", va="center")
+        sample_axes.text(0.5, 0.5, f"{sample:g}" if sample.ndim == 0 else str(sample.shape), ha="center", va="center")

@@ -4,7 +4,7 @@ import math
 
 from edgepipe.core import units
 from edgepipe.core.units import Dimension
-from edgepipe.devices.latency.feature_names import FEATURES
+from edgepipe.devices.latency.feature_names import FEATURE_DESCRIPTIONS
 from edgepipe.devices.latency.latency_record import HeldOutError
 from edgepipe.devices.latency.profile_fragment import DeviceFit
 from edgepipe.render.report_tables import TextTable
@@ -14,35 +14,35 @@ def tables(device_fit: DeviceFit) -> list[TextTable]:
     """The fitted rates, the held-out errors by family, and each held-out prediction."""
     fit = device_fit.fit
     spread_factors = [math.exp(math.sqrt(row[-1])) for row in fit.covariance]
-    rates = tuple(
+    rate_rows = tuple(
         (
             name.replace("_", " "),
             f"{rate * fit.clock:.3g}",
             f"{rate * 1e9:.3g}",
             f"x/÷ {spread_factor:.2f}",
-            FEATURES[name],
+            FEATURE_DESCRIPTIONS[name],
         )
         for (name, rate), spread_factor in zip(fit.rates.items(), spread_factors, strict=True)
     )
     title = f"{units.plural(fit.points, 'measurement')}, {fit.kind}"
-    rates_table = TextTable(title, ("feature", "cycles", "ns", "spread", "counts"), rates, frozenset({1, 2, 3}))
+    rates_table = TextTable(title, ("feature", "cycles", "ns", "spread", "counts"), rate_rows, frozenset({1, 2, 3}))
     return [rates_table, *([_families_table(fit.error), _predictions_table(device_fit)] if fit.error else [])]
 
 
-def _families_table(error: HeldOutError) -> TextTable:
+def _families_table(held_out_error: HeldOutError) -> TextTable:
     family_rows = tuple(
         (name, str(family_error.points), _format_share(family_error.median), _format_share(family_error.worst))
-        for name, family_error in error.families.items()
+        for name, family_error in held_out_error.families.items()
     )
-    title = f"Unseen model families: median error {_format_share(error.median)}, 90 % within {_format_share(error.p90)}"
+    title = f"Unseen model families: median error {_format_share(held_out_error.median)}, 90 % within {_format_share(held_out_error.p90)}"
     return TextTable(title, ("family", "models", "median", "worst"), family_rows, frozenset({1, 2, 3}))
 
 
 def _predictions_table(device_fit: DeviceFit) -> TextTable:
     rows = tuple(
         (
-            prediction.row.model,
-            units.show(prediction.row.seconds, Dimension.SECONDS),
+            prediction.fit_row.model_name,
+            units.show(prediction.fit_row.seconds, Dimension.SECONDS),
             units.show(prediction.predicted_seconds, Dimension.SECONDS),
             f"{100 * prediction.relative_error:+.1f} %",
             "; ".join(prediction.extrapolation_reasons),

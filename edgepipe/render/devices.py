@@ -17,12 +17,12 @@ from edgepipe.render.report_tables import TextTable
 def list_tables() -> list[TextTable]:
     """All non-abstract devices."""
     rows = []
-    for name in device_profile.names():
+    for name in device_profile.device_names():
         device = device_profile.load(name, Path.cwd())
         memory = device.system.memory
         clock = units.show(device.system.clock, Dimension.FREQUENCY) if device.system.clock else ""
-        sizes = [units.show(size, Dimension.BYTES) if size else "" for size in (memory.ram, memory.flash)]
-        rows.append((name, device.system.core, clock, *sizes, _runtime_text(device), str(device.latency.evidence)))
+        size_texts = [units.show(size, Dimension.BYTES) if size else "" for size in (memory.ram, memory.flash)]
+        rows.append((name, device.system.core, clock, *size_texts, _runtime_text(device), str(device.latency.evidence)))
     columns = ("device", "core", "clock", "RAM", "flash", "runtime", "latency")
     return [TextTable("Devices", columns, tuple(rows), frozenset({2, 3, 4}))]
 
@@ -34,16 +34,18 @@ def _runtime_text(device: device_profile.Device) -> str:
 
 def list_document() -> str:
     """The same as one JSON document."""
-    devices = {name: device_profile.load(name, Path.cwd()).model_dump(mode="json") for name in device_profile.names()}
+    devices = {
+        name: device_profile.load(name, Path.cwd()).model_dump(mode="json") for name in device_profile.device_names()
+    }
     return json.dumps({"schema": "edgepipe.devices/1", "devices": devices}, indent=2)
 
 
 def tables(name: str) -> list[TextTable]:
     """One device, each number with its unit and source."""
     device = device_profile.load(name, Path.cwd())
-    numbers = device_profile.stated_numbers(device)
+    number_by_path = device_profile.stated_numbers_by_path(device)
     profile_rows = (*_system_rows(device), *_memory_rows(device), *_runtime_rows(device), *_metric_rows(device))
-    rows = tuple((label, text, _source_text(device, path, numbers)) for label, text, path in profile_rows)
+    rows = tuple((label, text, _source_text(device, path, number_by_path)) for label, text, path in profile_rows)
     return [TextTable(f"{device.name}: {device.description}", ("property", "value", "source"), rows)]
 
 
@@ -52,32 +54,32 @@ _ProfileRow = tuple[str, str, str]  # label, value as text, and its dotted path 
 
 
 def _calibration_rows(calibration: DeviceCalibration) -> list[_ProfileRow]:
-    suite, (low, high) = calibration.measured, calibration.interval
-    label_texts = [
-        ("calibrated", f"on {units.plural(suite.models, 'model')} ({suite.suite}), {suite.at}"),
-        ("calibrated with", f"{suite.runtime}, {units.plural(suite.threads, 'thread')}"),
-        ("calibration host", suite.host),
+    suite_measurement, (low, high) = calibration.measured, calibration.interval
+    labelled_texts = [
+        ("calibrated", f"on {units.plural(suite_measurement.models, 'model')} ({suite_measurement.suite}), {suite_measurement.at}"),
+        ("calibrated with", f"{suite_measurement.runtime}, {units.plural(suite_measurement.threads, 'thread')}"),
+        ("calibration host", suite_measurement.host),
         ("90 % interval", f"{low:.3f} to {high:.3f} times the estimate"),
         *((f"error, {label}", errors_text(errors)) for label, errors in (
             ("composites, 5-fold", calibration.within),
             ("composites, group held out", calibration.across),
             ("operators, 5-fold", calibration.operators),
         )),
-        *(("not run", refusal) for refusal in suite.refused),
+        *(("not run", refusal) for refusal in suite_measurement.refused),
     ]  # fmt: skip
-    return [(label, text, "latency.calibration") for label, text in label_texts]
+    return [(label, text, "latency.calibration") for label, text in labelled_texts]
 
 
 def calibration_table(name: str) -> TextTable:
     """Prediction errors of each group of the suite: 5-fold, and by a fit without any model of the group."""
     calibration = device_profile.load(name, Path.cwd()).latency.calibration
-    groups = calibration.groups if calibration else {}
-    rows = tuple((group, *_percents(e.within), *_percents(e.across)) for group, e in groups.items())
+    errors_by_group = calibration.groups if calibration else {}
+    rows = tuple((group, *_percent_texts(e.within), *_percent_texts(e.across)) for group, e in errors_by_group.items())
     columns = ("group", "models", "median", "p90", "unseen models", "median", "p90")
     return TextTable("Errors by group, 5-fold and with the whole group unseen", columns, rows, frozenset(range(1, 7)))
 
 
-def _percents(errors: PredictionErrors | None) -> tuple[str, str, str]:
+def _percent_texts(errors: PredictionErrors | None) -> tuple[str, str, str]:
     if errors is None:
         return "", "no other group has its operator", ""
     return str(errors.models), f"{errors.median * 100:.1f} %", f"{errors.p90 * 100:.1f} %"
@@ -91,11 +93,13 @@ def errors_text(errors: PredictionErrors) -> str:
     )
 
 
-def _source_text(device: device_profile.Device, path: str, numbers: Iterable[KeyPath]) -> str:
+def _source_text(device: device_profile.Device, path: str, number_paths: Iterable[KeyPath]) -> str:
     """The sources of the value at `path`; a number without one is marked, a text without one is not."""
-    steps = citations.parse_path(path)
-    number_sources = {citations.source_of(device.sources, n) for n in numbers if n[: len(steps)] == steps}
-    sources = number_sources | {citations.source_of(device.sources, steps)}
+    key_path = citations.parse_path(path)
+    number_sources = {
+        citations.find_citation(device.sources, n) for n in number_paths if n[: len(key_path)] == key_path
+    }
+    sources = number_sources | {citations.find_citation(device.sources, key_path)}
     cited_sources = sorted(source for source in sources if source is not None)
     return "; ".join([*cited_sources, *([NO_SOURCE] if None in number_sources else [])])
 
@@ -106,13 +110,13 @@ def _system_rows(device: device_profile.Device) -> list[_ProfileRow]:
     rows += [("cores", f"{system.cores}", "system.cores")] if system.cores else []
     rows += [("clock", units.show(system.clock, Dimension.FREQUENCY), "system.clock")] if system.clock else []
     if npu is not None:
-        names = "all" if npu.operators is None else f"{len(npu.operators)}: {', '.join(npu.operators)}"
+        operators_text = "all" if npu.operators is None else f"{len(npu.operators)}: {', '.join(npu.operators)}"
         rows += [("NPU", npu.name, "system.npu.name")]
         rows += [("NPU clock", units.show(npu.clock, Dimension.FREQUENCY), "system.npu.clock")] if npu.clock else []
-        macs = npu.macs_per_cycle
-        rows += [("NPU MACs per cycle", f"{macs}", "system.npu.macs_per_cycle")] if macs else []
+        macs_per_cycle = npu.macs_per_cycle
+        rows += [("NPU MACs per cycle", f"{macs_per_cycle}", "system.npu.macs_per_cycle")] if macs_per_cycle else []
         rows += [("NPU channels", f"blocks of {npu.channels}", "system.npu.channels")] if npu.channels else []
-        rows += [("NPU operators", names, "system.npu.operators")]
+        rows += [("NPU operators", operators_text, "system.npu.operators")]
         rows += [("NPU types", ", ".join(npu.dtypes), "system.npu.dtypes")]
         rows += [("NPU rules", ", ".join(npu.rules), "system.npu.rules")] if npu.rules else []
         rows += _vela_rows(npu.vela) if npu.vela else []
@@ -120,8 +124,8 @@ def _system_rows(device: device_profile.Device) -> list[_ProfileRow]:
 
 
 def _vela_rows(vela: device_profile.VelaOptions) -> list[_ProfileRow]:
-    invoke = units.show(vela.invoke, Dimension.SECONDS)
-    text = f"{vela.accelerator}, {vela.system_config}, {vela.memory_mode}; driver overhead per invoke {invoke}"
+    invoke_text = units.show(vela.invoke, Dimension.SECONDS)
+    text = f"{vela.accelerator}, {vela.system_config}, {vela.memory_mode}; driver overhead per invoke {invoke_text}"
     return [("Vela", text, "system.npu.vela")]
 
 
@@ -142,15 +146,15 @@ def _bank_text(bank: device_profile.MemoryBank) -> str:
 
 def _runtime_rows(device: device_profile.Device) -> list[_ProfileRow]:
     runtime = device.runtime
-    kernels = f" with {runtime.kernels}" if runtime.kernels else ""
-    types = ", ".join(device.dtypes) + ("; integer only" if device.integer_only else "")
-    names = "all" if device.operators is None else f"{len(device.operators)}: {', '.join(device.operators)}"
-    rows = [("runtime", f"{runtime.name} {runtime.version}{kernels}", "runtime.version")]
+    kernels_text = f" with {runtime.kernels}" if runtime.kernels else ""
+    types_text = ", ".join(device.dtypes) + ("; integer only" if device.integer_only else "")
+    operators_text = "all" if device.operators is None else f"{len(device.operators)}: {', '.join(device.operators)}"
+    rows = [("runtime", f"{runtime.name} {runtime.version}{kernels_text}", "runtime.version")]
     rows += [("threads", f"{runtime.threads}", "runtime.threads")]
     rows += [("runtime code", units.show(runtime.code, Dimension.BYTES), "runtime.code")] if runtime.code else []
     rows += [("runtime RAM", units.show(runtime.ram, Dimension.BYTES), "runtime.ram")] if runtime.ram else []
     rows += [("rules", ", ".join(device.rules), "rules")] if device.rules else []
-    return [*rows, ("types", types, "dtypes"), ("operators", names, "operators")]
+    return [*rows, ("types", types_text, "dtypes"), ("operators", operators_text, "operators")]
 
 
 def _metric_rows(device: device_profile.Device) -> list[_ProfileRow]:
@@ -165,30 +169,32 @@ def _metric_source_text(source: device_profile.MetricSource) -> str:
     method_text = f"{source.evidence} by {source.by}"
     if source.fit or source.transfer:
         return f"{method_text}: {_fit_text(source.fit) if source.fit else _transfer_text(source.transfer)}"
-    terms = [f"{source.ratio:g} of the planned arena"] if source.ratio else []
-    terms += [units.show(source.plus, Dimension.BYTES)] if source.plus else []
-    terms += [f"{units.show(source.per_operator, Dimension.BYTES)} per operator"] if source.per_operator else []
-    formula = f": {' + '.join(terms)}" if terms else ""
-    interval = f"; {source.interval[0]:g} to {source.interval[1]:g} times that observed" if source.interval else ""
-    support = f" on {units.plural(source.points, 'model')}" if source.points else ""
-    return method_text + formula + interval + support
+    formula_terms = [f"{source.ratio:g} of the planned arena"] if source.ratio else []
+    formula_terms += [units.show(source.plus, Dimension.BYTES)] if source.plus else []
+    formula_terms += [f"{units.show(source.per_operator, Dimension.BYTES)} per operator"] if source.per_operator else []
+    formula = f": {' + '.join(formula_terms)}" if formula_terms else ""
+    interval_text = f"; {source.interval[0]:g} to {source.interval[1]:g} times that observed" if source.interval else ""
+    support_text = f" on {units.plural(source.points, 'model')}" if source.points else ""
+    return method_text + formula + interval_text + support_text
 
 
 def _fit_text(fit: LatencyFit) -> str:
-    error = fit.error and ", ".join(
+    error_text = fit.error and ", ".join(
         f"{name} {units.show(share, Dimension.FRACTION)}"
         for name, share in (("median", fit.error.median), ("90 % within", fit.error.p90), ("worst", fit.error.worst))
     )
-    span = " to ".join(units.show(seconds, Dimension.SECONDS) for seconds in fit.seconds)
-    held_out = f"; error on unseen model families: {error}" if error else "; one model family, so none was held out"
-    return f"{fit.points} {fit.dtype} models of {span}, {fit.kind}{held_out}; {fit.source}"
+    range_text = " to ".join(units.show(seconds, Dimension.SECONDS) for seconds in fit.seconds)
+    held_out_text = (
+        f"; error on unseen model families: {error_text}" if error_text else "; one model family, so none was held out"
+    )
+    return f"{fit.points} {fit.dtype} models of {range_text}, {fit.kind}{held_out_text}; {fit.source}"
 
 
 def _transfer_text(transfer: device_profile.LatencyTransfer | None) -> str:
     assert transfer is not None, "an estimate has a fit or a transfer"
-    support = units.plural(transfer.points, "measurement") if transfer.points else "no measurement"
+    support_text = units.plural(transfer.points, "measurement") if transfer.points else "no measurement"
     return (
-        f"from {transfer.device} by clock and a factor of {transfer.scale:g}, {support}, error x/÷ "
+        f"from {transfer.device} by clock and a factor of {transfer.scale:g}, {support_text}, error x/÷ "
         f"{math.exp(transfer.error):.2f}; {transfer.source}"
     )
 

@@ -12,10 +12,10 @@ from edgepipe.tflite.compressed_size import measure_compression
 from edgepipe.tflite.dead_channels import DeadChannels, count_filters, find_dead_channels
 from edgepipe.tflite.integer_check import check_integer_only
 from edgepipe.tflite.metadata import Preprocessing, read_preprocessing
-from edgepipe.tflite.model import Model, Operator, Option, Subgraph, Tensor
+from edgepipe.tflite.model import Model, Operator, OptionValue, Subgraph, Tensor
 from edgepipe.tflite.tflm_memory import TflmMemory, plan_memory
 
-MAX_SHOWN = 8  # tensors of a kind that are listed in a table
+MAX_SHOWN_TENSORS = 8  # tensors of a kind that are listed in a table
 
 
 class TensorRecord(Record):
@@ -47,7 +47,7 @@ class OperatorRecord(Record):
     outputs: tuple[str | None, ...]
     input_tensors: tuple[int | None, ...] = Field(description="their indices in the subgraph")
     output_tensors: tuple[int | None, ...]
-    options: dict[str, Option]
+    options: dict[str, OptionValue]
     macs: int
     parameters: int
     bytes_read: int = Field(description="of activations and variables")
@@ -160,17 +160,17 @@ class ModelRecord(Record):
     preprocessing_error: str = Field(default="", description="why what the file says of it cannot be read")
 
 
-def as_record(model: Model, runs: RunRecord | None = None) -> ModelRecord:
+def build_record(model: Model, run_record: RunRecord | None = None) -> ModelRecord:
     """The content of a model as the document that `inspect --json` prints."""
-    compressed_sizes = measure_compression(model.content)
+    compression_by_name = measure_compression(model.content)
     preprocessing, read_error = _read_preprocessing(model)
     return ModelRecord(
         path=str(model.path),
         bytes=model.bytes,
-        size_deflate=compressed_sizes["deflate"].size,
-        size_zstd=compressed_sizes["zstd"].size,
+        size_deflate=compression_by_name["deflate"].size,
+        size_zstd=compression_by_name["zstd"].size,
         macs=model.macs,
-        uncounted=model.uncounted_operators,
+        uncounted=model.uncounted_operator_names,
         parameters=model.parameters,
         zero_parameters=model.zero_parameters,
         integer_only=not check_integer_only(model),
@@ -182,13 +182,13 @@ def as_record(model: Model, runs: RunRecord | None = None) -> ModelRecord:
         outputs=tuple(_tensor_record(tensor) for tensor in model.outputs),
         subgraphs=tuple(_subgraph_record(graph) for graph in model.subgraphs),
         signatures=tuple(
-            SignatureRecord(key=s.key, subgraph=s.subgraph, inputs=s.inputs, outputs=s.outputs)
+            SignatureRecord(key=s.key, subgraph=s.subgraph_index, inputs=s.inputs, outputs=s.outputs)
             for s in model.signatures
         ),
         operators=tuple(_operator_record(operator) for operator in model.operators),
         tensors=tuple(_tensor_record(tensor) for tensor in model.used_tensors),
         memory=_memory_record(plan_memory(model)),
-        runs=runs,
+        runs=run_record,
         preprocessing=preprocessing,
         preprocessing_error=read_error,
     )
@@ -216,51 +216,53 @@ def run_model(model: Model) -> RunRecord:
 def _tensor_record(tensor: Tensor) -> TensorRecord:
     qparams = tensor.quantization
     return TensorRecord(
-        index=tensor.index, subgraph=tensor.subgraph, name=tensor.name, shape=tensor.shape,
+        index=tensor.index, subgraph=tensor.subgraph_index, name=tensor.name, shape=tensor.shape,
         signature=tensor.shape_signature, dtype=tensor.dtype, constant=tensor.is_constant, variable=tensor.is_variable,
         sparse=tensor.is_sparse, bytes=tensor.bytes,
         scales=qparams.scales if qparams else (), zero_points=qparams.zero_points if qparams else (),
-        axis=qparams.axis if qparams and qparams.per_axis else None,
+        axis=qparams.axis if qparams and qparams.is_per_axis else None,
     )  # fmt: skip
 
 
 def _operator_record(operator: Operator) -> OperatorRecord:
-    sides = (operator.inputs, operator.outputs)
-    names = [tuple(t.name if t else None for t in side) for side in sides]
-    indices = [tuple(t.index if t else None for t in side) for side in sides]
+    tensor_lists = (operator.inputs, operator.outputs)
+    tensor_names = [tuple(t.name if t else None for t in side) for side in tensor_lists]
+    tensor_indices = [tuple(t.index if t else None for t in side) for side in tensor_lists]
     return OperatorRecord(
-        index=operator.index, subgraph=operator.subgraph, name=operator.name, custom=operator.is_custom,
-        inputs=names[0], outputs=names[1], input_tensors=indices[0], output_tensors=indices[1],
+        index=operator.index, subgraph=operator.subgraph_index, name=operator.name, custom=operator.is_custom,
+        inputs=tensor_names[0], outputs=tensor_names[1], input_tensors=tensor_indices[0], output_tensors=tensor_indices[1],
         options=operator.options, macs=operator.macs, parameters=operator.parameters,
         bytes_read=operator.bytes_read, constant_bytes=operator.constant_bytes, bytes_written=operator.bytes_written,
     )  # fmt: skip
 
 
-def _subgraph_record(graph: Subgraph) -> SubgraphRecord:
+def _subgraph_record(subgraph: Subgraph) -> SubgraphRecord:
     return SubgraphRecord(
-        index=graph.index, name=graph.name, inputs=tuple(t.name for t in graph.inputs),
-        outputs=tuple(t.name for t in graph.outputs), operators=len(graph.operators), tensors=len(graph.tensors),
-        macs=sum(operator.macs for operator in graph.operators),
+        index=subgraph.index, name=subgraph.name, inputs=tuple(t.name for t in subgraph.inputs),
+        outputs=tuple(t.name for t in subgraph.outputs), operators=len(subgraph.operators), tensors=len(subgraph.tensors),
+        macs=sum(operator.macs for operator in subgraph.operators),
     )  # fmt: skip
 
 
 def _memory_record(tflm_memory: TflmMemory) -> MemoryRecord:
     tail_record = TailRecord(
-        bytes=tflm_memory.tail.total, parts=tflm_memory.tail.bytes_by_use, unknown=tflm_memory.tail.unknown_operators,
-        bytes_32_bit=tflm_memory.tail.total_32_bit, interval_32_bit=tflm_memory.tail.interval_32_bit,
+        bytes=tflm_memory.arena_tail.total_bytes, parts=tflm_memory.arena_tail.bytes_by_use, unknown=tflm_memory.arena_tail.unknown_operators,
+        bytes_32_bit=tflm_memory.arena_tail.total_bytes_32_bit, interval_32_bit=tflm_memory.arena_tail.interval_32_bit,
     )  # fmt: skip
-    plan = tflm_memory.plan
+    plan = tflm_memory.arena_plan
     if plan is None:
-        return MemoryRecord(reason=tflm_memory.reason, tail=tail_record)
+        return MemoryRecord(reason=tflm_memory.missing_plan_reason, tail=tail_record)
     return MemoryRecord(
         reason="",
-        planned_peak=plan.peak,
-        naive_peak=plan.naive_peak,
+        planned_peak=plan.peak_bytes,
+        naive_peak=plan.naive_peak_bytes,
         peak_operator=_step_operator(plan, plan.peak_step),
         peak_tensors=tuple(buffer.name for buffer in plan.buffers_at_peak),
         steps=tuple(
             StepRecord(operator=_step_operator(plan, step), live_bytes=live, scratch_bytes=scratch)
-            for step, (live, scratch) in enumerate(zip(plan.live_bytes, plan.scratch_bytes, strict=True))
+            for step, (live, scratch) in enumerate(
+                zip(plan.live_bytes_by_step, plan.scratch_bytes_by_step, strict=True)
+            )
         ),
         buffers=tuple(_buffer_record(plan, buffer) for buffer in plan.buffers),
         tail=tail_record,
@@ -269,21 +271,21 @@ def _memory_record(tflm_memory: TflmMemory) -> MemoryRecord:
 
 def _buffer_record(plan: ArenaPlan, buffer: ArenaBuffer) -> BufferRecord:
     return BufferRecord(
-        name=buffer.name, kind=buffer.kind, subgraph=buffer.subgraph, tensor=buffer.tensor, bytes=buffer.bytes,
+        name=buffer.name, kind=buffer.kind, subgraph=buffer.subgraph_index, tensor=buffer.tensor_index, bytes=buffer.size,
         size=buffer.aligned_size, offset=buffer.offset, first=buffer.first_step, last=buffer.last_step,
         first_operator=_step_operator(plan, buffer.first_step), last_operator=_step_operator(plan, buffer.last_step),
     )  # fmt: skip
 
 
 def _step_operator(plan: ArenaPlan, step: int) -> str | None:
-    operator = plan.steps[step] if step >= 0 else None
+    operator = plan.step_operators[step] if step >= 0 else None
     return operator.location if operator is not None else None
 
 
-def tables(model: Model, runs: RunRecord | None = None) -> list[TextTable]:
+def tables(model: Model, run_record: RunRecord | None = None) -> list[TextTable]:
     """The tables that `inspect` prints."""
     tflm_memory = plan_memory(model)
-    sections = [
+    all_tables = [
         _summary_table(model),
         _structure_table(model),
         _preprocessing_table(model),
@@ -292,16 +294,18 @@ def tables(model: Model, runs: RunRecord | None = None) -> list[TextTable]:
         _memory_table(tflm_memory),
         *_peak_tables(tflm_memory),
     ]
-    return [table for table in (*sections, *([] if runs is None else [_runtimes_table(runs)])) if table.rows]
+    return [
+        table for table in (*all_tables, *([] if run_record is None else [_runtimes_table(run_record)])) if table.rows
+    ]
 
 
 def _summary_table(model: Model) -> TextTable:
-    offenders = check_integer_only(model)
-    parameters = f"{model.parameters:,} ({model.parameters - model.zero_parameters:,} non-zero)"
-    integer = "every operator and tensor"
-    if offenders:
-        count = units.plural(len(offenders), "operator or tensor", "operators or tensors")
-        integer = f"no, {count} in float; the first: {offenders[0]}"
+    float_findings = check_integer_only(model)
+    parameters_text = f"{model.parameters:,} ({model.parameters - model.zero_parameters:,} non-zero)"
+    integer_text = "every operator and tensor"
+    if float_findings:
+        count_text = units.plural(len(float_findings), "operator or tensor", "operators or tensors")
+        integer_text = f"no, {count_text} in float; the first: {float_findings[0]}"
     rows = [
         ("size", units.show(model.bytes, Dimension.BYTES)),
         *(
@@ -311,11 +315,13 @@ def _summary_table(model: Model) -> TextTable:
         (
             "MACs",
             f"{model.macs:,}"
-            + (f" (not counted: {', '.join(model.uncounted_operators)})" if model.uncounted_operators else ""),
+            + (
+                f" (not counted: {', '.join(model.uncounted_operator_names)})" if model.uncounted_operator_names else ""
+            ),
         ),
-        ("parameters", parameters),
+        ("parameters", parameters_text),
         ("tensors", ", ".join(f"{number} {dtype}" for dtype, number in sorted(model.dtype_counts.items()))),
-        ("integer", integer),
+        ("integer", integer_text),
         *((f"input '{name}'", _describe_tensor(tensor)) for name, tensor in model.inputs_by_name.items()),
         *((f"output '{name}'", _describe_tensor(tensor)) for name, tensor in model.outputs_by_name.items()),
     ]
@@ -325,10 +331,14 @@ def _summary_table(model: Model) -> TextTable:
 def _structure_table(model: Model) -> TextTable:
     """Subgraphs if there are several, signatures, and tensors of special kinds."""
     subgraphs = model.subgraphs if len(model.subgraphs) > 1 else ()
-    tensors_by_kind = {"variables": model.variables, "sparse": model.sparse_tensors, "packed": model.packed_tensors}
+    tensors_by_kind = {
+        "variables": model.variable_tensors,
+        "sparse": model.sparse_tensors,
+        "packed": model.packed_tensors,
+    }
     rows = [
         *((f"subgraph {graph.index}", _describe_subgraph(graph)) for graph in subgraphs),
-        *((f"signature '{s.key}'", f"subgraph {s.subgraph}: {', '.join(s.inputs)} -> {', '.join(s.outputs)}")
+        *((f"signature '{s.key}'", f"subgraph {s.subgraph_index}: {', '.join(s.inputs)} -> {', '.join(s.outputs)}")
           for s in model.signatures),
         *((kind, _list_tensors(tensors)) for kind, tensors in tensors_by_kind.items() if tensors),
     ]  # fmt: skip
@@ -341,12 +351,12 @@ def _preprocessing_table(model: Model) -> TextTable:
     fields = {} if preprocessing is None else preprocessing.model_dump(exclude_none=True, exclude={"format"})
     rows = [("unreadable", read_error)] if read_error else []
     for field_name, field in fields.items():
-        settings = (
+        setting_by_name = (
             {f"{field_name}: {name}": inner for name, inner in field.items()}
             if isinstance(field, dict)
             else {field_name: field}
         )
-        rows += [(name, _format_constant(setting)) for name, setting in settings.items() if setting != ()]
+        rows += [(name, _format_constant(setting)) for name, setting in setting_by_name.items() if setting != ()]
     return TextTable("Preprocessing, which a device must repeat", ("property", "value"), tuple(rows))
 
 
@@ -354,14 +364,14 @@ def _format_constant(constant: object) -> str:
     return ", ".join(map(_format_constant, constant)) if isinstance(constant, tuple) else str(constant)
 
 
-def _describe_subgraph(graph: Subgraph) -> str:
-    name = f"'{graph.name}', " if graph.name else ""
-    return f"{name}{len(graph.operators)} operators, {len(graph.tensors)} tensors"
+def _describe_subgraph(subgraph: Subgraph) -> str:
+    name_text = f"'{subgraph.name}', " if subgraph.name else ""
+    return f"{name_text}{len(subgraph.operators)} operators, {len(subgraph.tensors)} tensors"
 
 
 def _list_tensors(tensors: tuple[Tensor, ...]) -> str:
-    more_note = f" and {len(tensors) - MAX_SHOWN} more" if len(tensors) > MAX_SHOWN else ""
-    return ", ".join(f"'{t.name}' {t.dtype} {list(t.shape)}" for t in tensors[:MAX_SHOWN]) + more_note
+    more_note = f" and {len(tensors) - MAX_SHOWN_TENSORS} more" if len(tensors) > MAX_SHOWN_TENSORS else ""
+    return ", ".join(f"'{t.name}' {t.dtype} {list(t.shape)}" for t in tensors[:MAX_SHOWN_TENSORS]) + more_note
 
 
 def _describe_tensor(tensor: Tensor) -> str:
@@ -373,7 +383,7 @@ def _describe_tensor(tensor: Tensor) -> str:
 def _operators_table(model: Model) -> TextTable:
     columns = ("#", "operator", "inputs", "outputs", "MACs", "parameters", "read", "constants", "written", "scale")
     rows = tuple(
-        (str(op.index) if not op.subgraph else f"{op.subgraph}/{op.index}", op.name, _list_shapes(op.inputs),
+        (str(op.index) if not op.subgraph_index else f"{op.subgraph_index}/{op.index}", op.name, _list_shapes(op.inputs),
          _list_shapes(op.outputs), f"{op.macs:,}", f"{op.parameters:,}", f"{op.bytes_read:,}", f"{op.constant_bytes:,}",
          f"{op.bytes_written:,}", _describe_scale(op))
         for op in model.operators
@@ -386,7 +396,7 @@ def _describe_scale(operator: Operator) -> str:
     output = operator.outputs[0] if operator.outputs else None
     qparams = output.quantization if output is not None else None
     scale_text = f"{qparams.scales[0]:.4g}, {qparams.zero_points[0]}" if qparams else "-"
-    per_axis = any(t.quantization is not None and t.quantization.per_axis for t in operator.parameter_tensors)
+    per_axis = any(t.quantization is not None and t.quantization.is_per_axis for t in operator.parameter_tensors)
     return f"{scale_text}; per channel" if per_axis else scale_text
 
 
@@ -402,24 +412,24 @@ def _dead_channels_table(model: Model) -> TextTable:
 
 
 def _memory_table(tflm_memory: TflmMemory) -> TextTable:
-    tail = tflm_memory.tail
-    low, high = (units.show(bound, Dimension.BYTES) for bound in tail.interval_32_bit)
+    tail = tflm_memory.arena_tail
+    low_text, high_text = (units.show(bound, Dimension.BYTES) for bound in tail.interval_32_bit)
     unknown_operators = ", ".join(tail.unknown_operators)
     missing_note = f", excluding the kernel data of {unknown_operators}" if unknown_operators else ""
-    if tflm_memory.plan is None:
-        rows = [("planned peak", f"unavailable: {tflm_memory.reason}")]
+    if tflm_memory.arena_plan is None:
+        rows = [("planned peak", f"unavailable: {tflm_memory.missing_plan_reason}")]
     else:
         rows = [
             (
                 "planned peak",
-                f"{_format_bytes(tflm_memory.plan.peak)}: the arena's head, by TensorFlow Lite Micro's greedy planner",
+                f"{_format_bytes(tflm_memory.arena_plan.peak_bytes)}: the arena's head, by TensorFlow Lite Micro's greedy planner",
             ),
-            ("naive peak", f"{_format_bytes(tflm_memory.plan.naive_peak)} of tensors alive at once"),
-            ("at", _step_operator(tflm_memory.plan, tflm_memory.plan.peak_step) or "the start"),
+            ("naive peak", f"{_format_bytes(tflm_memory.arena_plan.naive_peak_bytes)} of tensors alive at once"),
+            ("at", _step_operator(tflm_memory.arena_plan, tflm_memory.arena_plan.peak_step) or "the start"),
         ]
     rows += [
-        ("tail", f"{_format_bytes(tail.total)} of runtime structures on 64 bits{missing_note}"),
-        ("tail, 32 bits", f"{_format_bytes(tail.total_32_bit)}, estimated; between {low} and {high}"),
+        ("tail", f"{_format_bytes(tail.total_bytes)} of runtime structures on 64 bits{missing_note}"),
+        ("tail, 32 bits", f"{_format_bytes(tail.total_bytes_32_bit)}, estimated; between {low_text} and {high_text}"),
     ]
     return TextTable("Memory plan", ("property", "value"), tuple(rows))
 
@@ -429,26 +439,32 @@ def _format_bytes(size: int) -> str:
 
 
 def _peak_tables(tflm_memory: TflmMemory) -> list[TextTable]:
-    if tflm_memory.plan is None:
+    if tflm_memory.arena_plan is None:
         return []
-    peak_buffers = tflm_memory.plan.buffers_at_peak
+    peak_buffers = tflm_memory.arena_plan.buffers_at_peak
     rows = [
-        (b.name, b.kind, f"{b.bytes:,}", f"{b.offset:,}", _step_operator(tflm_memory.plan, b.first_step) or "the start",
-         _step_operator(tflm_memory.plan, b.last_step) or "the start")
-        for b in peak_buffers[:MAX_SHOWN]
+        (b.name, b.kind, f"{b.size:,}", f"{b.offset:,}", _step_operator(tflm_memory.arena_plan, b.first_step) or "the start",
+         _step_operator(tflm_memory.arena_plan, b.last_step) or "the start")
+        for b in peak_buffers[:MAX_SHOWN_TENSORS]
     ]  # fmt: skip
-    limit_note = f"; the {MAX_SHOWN} largest of {len(peak_buffers)}" if len(peak_buffers) > MAX_SHOWN else ""
+    limit_note = (
+        f"; the {MAX_SHOWN_TENSORS} largest of {len(peak_buffers)}" if len(peak_buffers) > MAX_SHOWN_TENSORS else ""
+    )
     columns = ("tensor", "kind", "bytes", "offset", "from", "to")
     return [TextTable(f"Alive at the peak{limit_note}", columns, tuple(rows), frozenset({2, 3}))]
 
 
-def _runtimes_table(runs: RunRecord) -> TextTable:
-    arena = runs.tflite_micro
+def _runtimes_table(run_record: RunRecord) -> TextTable:
+    arena_metric = run_record.tflite_micro
     split_note = (
-        f" (head {arena.details['head']:,} B, tail {arena.details['tail']:,} B)" if arena.value is not None else ""
+        f" (head {arena_metric.details['head']:,} B, tail {arena_metric.details['tail']:,} B)"
+        if arena_metric.value is not None
+        else ""
     )
     micro_text = (
-        f"runs in an arena of {arena.text()}{split_note}" if arena.value is not None else f"unavailable: {arena.how}"
+        f"runs in an arena of {arena_metric.text()}{split_note}"
+        if arena_metric.value is not None
+        else f"unavailable: {arena_metric.how}"
     )
-    rows = (("LiteRT", runs.litert or "runs"), ("TensorFlow Lite Micro", micro_text))
+    rows = (("LiteRT", run_record.litert or "runs"), ("TensorFlow Lite Micro", micro_text))
     return TextTable("Runtimes on this host", ("runtime", "result"), rows)

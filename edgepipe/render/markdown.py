@@ -9,7 +9,7 @@ def render(report: Report) -> str:
     """The text of `report.md`."""
     sections = [f"# {report.name}", report.description, _run_line(report)]
     sections += [_format_table(table) for table in report_tables.tables(report)]
-    notes = report_tables.notes(report)
+    notes = report_tables.stage_notes(report)
     sections += ["## Notes\n\n" + "\n".join(f"- {note}" for note in notes)] if notes else []
     sections += [f"**{report_tables.verdict_line(report)}**", _versions_line(report)]
     return "\n\n".join(section for section in sections if section) + "\n"
@@ -24,9 +24,9 @@ def _versions_line(report: Report) -> str:
 
 
 def _format_table(table: TextTable) -> str:
-    rule = "|".join("---:" if index in table.right_aligned else "---" for index, _ in enumerate(table.columns))
-    body = "\n".join(f"| {' | '.join(_escape(cell) for cell in row)} |" for row in table.rows)
-    return f"## {table.title}\n\n| {' | '.join(table.columns)} |\n|{rule}|\n{body}"
+    alignment_row = "|".join("---:" if index in table.right_aligned else "---" for index, _ in enumerate(table.columns))
+    body_text = "\n".join(f"| {' | '.join(_escape(cell) for cell in row)} |" for row in table.rows)
+    return f"## {table.title}\n\n| {' | '.join(table.columns)} |\n|{alignment_row}|\n{body_text}"
 
 
 def _escape(text: str) -> str:

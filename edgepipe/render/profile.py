@@ -10,117 +10,128 @@ from edgepipe.render.report_tables import TextTable, findings_table, provenance_
 
 EXPECTED_PROCESSORS = ("NPU", "CPU")  # operators here are listed only if they have a reason
 METRIC_NAMES = ("latency", "ram", "flash")
-UNIT_SCALES = {
+UNIT_SCALES_BY_DIMENSION = {
     Dimension.SECONDS: ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")),
     Dimension.BYTES: ((2.0**20, "MiB"), (2.0**10, "KiB"), (1.0, "B")),
 }
 
 
-def tables(profile: ModelProfile, every_operator: bool) -> list[TextTable]:
+def tables(model_profile: ModelProfile, every_operator: bool) -> list[TextTable]:
     """An overview of the devices, the evidence of their numbers, and their operators: all, or those with a problem."""
-    operator_tables = [_operators_table(device, every_operator) for device in profile.devices]
-    finding_tables = [_findings_table(device) for device in profile.devices]
-    all_tables = [_overview_table(profile), _evidence_table(profile), *operator_tables, *finding_tables]
+    operator_tables = [_operators_table(device, every_operator) for device in model_profile.devices]
+    finding_tables = [_findings_table(device) for device in model_profile.devices]
+    all_tables = [_overview_table(model_profile), _evidence_table(model_profile), *operator_tables, *finding_tables]
     return [table for table in all_tables if table.rows]
 
 
-def _overview_table(profile: ModelProfile) -> TextTable:
+def _overview_table(model_profile: ModelProfile) -> TextTable:
     rows = tuple(
         (
-            device.device,
-            *(_metric_text(device, name) for name in METRIC_NAMES),
-            _placement_text(device),
-            _fit_text(device),
+            device_result.device,
+            *(_metric_text(device_result, name) for name in METRIC_NAMES),
+            _placement_text(device_result),
+            _broken_rules_text(device_result),
         )
-        for device in profile.devices
+        for device_result in model_profile.devices
     )
-    return TextTable(profile.path, ("device", *METRIC_NAMES, "operators", "runs there"), rows, frozenset({1, 2, 3}))
+    return TextTable(
+        model_profile.path, ("device", *METRIC_NAMES, "operators", "runs there"), rows, frozenset({1, 2, 3})
+    )
 
 
-def _metric_text(device: DeviceProfileResult, name: str) -> str:
-    metric = _find_metric(device, name)
+def _metric_text(device_result: DeviceProfileResult, name: str) -> str:
+    metric = _find_metric(device_result, name)
     return f"{_format_metric(metric)} {metric.evidence}" if metric.value is not None else "unavailable"
 
 
 def _format_metric(metric: Metric) -> str:
     """The value with three digits, and its interval in the same unit: `988 ms (733-1330)`."""
     value = metric.value or 0.0
-    factor, unit = next(((f, u) for f, u in UNIT_SCALES[metric.unit] if value >= f), UNIT_SCALES[metric.unit][-1])
-    span = f" ({'-'.join(_format_digits(bound / factor) for bound in metric.interval)})" if metric.interval else ""
-    return f"{_format_digits(value / factor)} {unit}{span}"
+    unit_factor, unit_name = next(
+        ((f, u) for f, u in UNIT_SCALES_BY_DIMENSION[metric.unit] if value >= f),
+        UNIT_SCALES_BY_DIMENSION[metric.unit][-1],
+    )
+    interval_text = (
+        f" ({'-'.join(_format_digits(bound / unit_factor) for bound in metric.interval)})" if metric.interval else ""
+    )
+    return f"{_format_digits(value / unit_factor)} {unit_name}{interval_text}"
 
 
 def _format_digits(number: float) -> str:
     return f"{number:.3g}" if number < 100 else f"{float(f'{number:.3g}'):.0f}"
 
 
-def _find_metric(device: DeviceProfileResult, name: str) -> Metric:
-    return next(metric for metric in device.metrics if metric.name == name)
+def _find_metric(device_result: DeviceProfileResult, name: str) -> Metric:
+    return next(metric for metric in device_result.metrics if metric.name == name)
 
 
-def _placement_text(device: DeviceProfileResult) -> str:
-    return ", ".join(f"{count} {processor}" for processor, count in device.operator_counts.items())
+def _placement_text(device_result: DeviceProfileResult) -> str:
+    return ", ".join(f"{count} {processor}" for processor, count in device_result.operator_counts.items())
 
 
-def _fit_text(device: DeviceProfileResult) -> str:
+def _broken_rules_text(device_result: DeviceProfileResult) -> str:
     """`yes`, or the broken rules, each once."""
-    return ", ".join(dict.fromkeys(finding.rule for finding in device.findings)) or "yes"
+    return ", ".join(dict.fromkeys(finding.rule for finding in device_result.findings)) or "yes"
 
 
-def _evidence_table(profile: ModelProfile) -> TextTable:
+def _evidence_table(model_profile: ModelProfile) -> TextTable:
     rows = tuple(
-        (device.device, metric.name, metric.text(), str(metric.evidence), provenance_text(metric))
-        for device in profile.devices
-        for metric in device.metrics
+        (device_result.device, metric.name, metric.text(), str(metric.evidence), provenance_text(metric))
+        for device_result in model_profile.devices
+        for metric in device_result.metrics
     )
     return TextTable(
         "How each number was obtained", ("device", "metric", "value", "evidence", "how"), rows, frozenset({2})
     )
 
 
-def _operators_table(device: DeviceProfileResult, every_operator: bool) -> TextTable:
+def _operators_table(device_result: DeviceProfileResult, every_operator: bool) -> TextTable:
     listed_operators = [
         operator
-        for operator in device.operators
+        for operator in device_result.operators
         if every_operator or operator.reason or operator.runs_on not in EXPECTED_PROCESSORS
     ]
-    total = sum(operator.seconds or 0.0 for operator in device.operators)
+    total_seconds = sum(operator.seconds or 0.0 for operator in device_result.operators)
     rows = tuple(
         (
             operator.operator,
             operator.runs_on,
             _format_seconds(operator),
-            _format_share(operator, total),
+            _format_share(operator, total_seconds),
             operator.reason,
             operator.suggestion,
         )
         for operator in listed_operators
     )
     columns = ("operator", "runs on", "time", "share", "reason", "fix")
-    return TextTable(f"Operators on {device.device}", columns, rows, frozenset({2, 3}))
+    return TextTable(f"Operators on {device_result.device}", columns, rows, frozenset({2, 3}))
 
 
 def _format_seconds(operator: OperatorProfile) -> str:
     return units.show(operator.seconds, Dimension.SECONDS) if operator.seconds is not None else ""
 
 
-def _format_share(operator: OperatorProfile, total: float) -> str:
-    return units.show(operator.seconds / total, Dimension.FRACTION) if operator.seconds is not None and total else ""
+def _format_share(operator: OperatorProfile, total_seconds: float) -> str:
+    return (
+        units.show(operator.seconds / total_seconds, Dimension.FRACTION)
+        if operator.seconds is not None and total_seconds
+        else ""
+    )
 
 
-def _findings_table(device: DeviceProfileResult) -> TextTable:
+def _findings_table(device_result: DeviceProfileResult) -> TextTable:
     """The findings that are not in the table of operators."""
-    explained_operators = {operator.operator for operator in device.operators if operator.reason}
-    findings = [finding for finding in device.findings if finding.place not in explained_operators]
-    return findings_table(findings, f"Broken rules on {device.device}")
+    explained_operators = {operator.operator for operator in device_result.operators if operator.reason}
+    findings = [finding for finding in device_result.findings if finding.place not in explained_operators]
+    return findings_table(findings, f"Broken rules on {device_result.device}")
 
 
-def describe_durations(profile: ModelProfile) -> str:
+def describe_durations(model_profile: ModelProfile) -> str:
     """The time that profiling itself took, by method."""
-    durations = [f"{name} {units.show(seconds, Dimension.SECONDS)}" for name, seconds in profile.seconds.items()]
+    durations = [f"{name} {units.show(seconds, Dimension.SECONDS)}" for name, seconds in model_profile.seconds.items()]
     return "took: " + ", ".join(durations)
 
 
-def document(profile: ModelProfile) -> str:
+def document(model_profile: ModelProfile) -> str:
     """The same as one JSON document."""
-    return json.dumps({"schema": "edgepipe.profile/1", **profile.model_dump(mode="json")}, indent=2)
+    return json.dumps({"schema": "edgepipe.profile/1", **model_profile.model_dump(mode="json")}, indent=2)

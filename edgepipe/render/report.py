@@ -97,6 +97,6 @@ def load(path: Path) -> Report:
     try:
         return Report.model_validate_json(text, strict=True)
     except ValidationError as error:
-        problem = error.errors()[0]
-        location = ".".join(map(str, problem["loc"]))
-        raise InputError(f"{file}: not what schema {SCHEMA} says: {location}: {problem['msg']}") from None
+        validation_error = error.errors()[0]
+        location = ".".join(map(str, validation_error["loc"]))
+        raise InputError(f"{file}: not what schema {SCHEMA} says: {location}: {validation_error['msg']}") from None

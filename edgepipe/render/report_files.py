@@ -12,25 +12,25 @@ from edgepipe.pipeline.runner import Run, StepResult
 from edgepipe.render import markdown
 from edgepipe.render.report import REPORT_FILE, Report, StageReport, load
 
-TOOLS = ("tensorflow", "keras", "tf_keras", "tensorflow-model-optimization", "ai-edge-litert", "tflite-micro",
+TOOL_PACKAGES = ("tensorflow", "keras", "tf_keras", "tensorflow-model-optimization", "ai-edge-litert", "tflite-micro",
          "ethos-u-vela", "litert-quantizer", "numpy")  # fmt: skip
 
 
 def build_report(run: Run) -> Report:
     """The report of a run."""
-    stages = tuple(_stage_report(number, step_result) for number, step_result in enumerate(run.step_results))
-    outcomes = [stage.outcome for stage in stages]
+    stage_reports = tuple(_stage_report(number, step_result) for number, step_result in enumerate(run.step_results))
+    outcomes = [stage.outcome for stage in stage_reports]
     return Report(
         name=run.pipeline.name,
         description=run.pipeline.description,
         pipeline=str(run.pipeline.file),
         seed=run.pipeline.seed,
-        created=_iso(datetime.now(UTC).timestamp()),
+        created=_format_iso_time(datetime.now(UTC).timestamp()),
         versions={
             "python": platform.python_version(),
-            **{name: references.installed_version(name) for name in ("edgepipe", *TOOLS)},
+            **{name: references.installed_version(name) for name in ("edgepipe", *TOOL_PACKAGES)},
         },
-        stages=stages,
+        stages=stage_reports,
         met=all(v.met for o in outcomes for v in o.verdicts) and not any(o.findings for o in outcomes),
     )
 
@@ -43,9 +43,9 @@ def _stage_report(number: int, step_result: StepResult) -> StageReport:
         status="cached" if step_result.from_cache else "ran",
         kind=entry.kind,
         artifact=_artifact_path(number, step_result),
-        files=_extra_paths(number, step_result),
+        files=_extra_target_names(number, step_result),
         digest=entry.digest,
-        made=_iso(entry.created),
+        made=_format_iso_time(entry.created),
         cost=entry.cost,
         outcome=entry.outcome.model_copy(update={"notes": (*step_result.notes, *entry.outcome.notes)}),
     )
@@ -55,19 +55,19 @@ def _artifact_path(number: int, step_result: StepResult) -> str:
     return f"artifacts/{number}-{step_result.step.name}{step_result.stored_artifact.artifact.path.suffix}"
 
 
-def _extra_files(step_result: StepResult) -> list[str]:
+def _extra_file_names(step_result: StepResult) -> list[str]:
     """The files that a stage wrote besides its artifact, relative to the folder of the artifact."""
     artifact = step_result.stored_artifact.artifact.path
     extra_files = (f for f in list_files(artifact.parent) if f != artifact and not f.is_relative_to(artifact))
     return [file.relative_to(artifact.parent).as_posix() for file in extra_files]
 
 
-def _extra_paths(number: int, step_result: StepResult) -> tuple[str, ...]:
+def _extra_target_names(number: int, step_result: StepResult) -> tuple[str, ...]:
     prefix = f"artifacts/{number}-{step_result.step.name}"
-    return tuple(f"{prefix}-{name.replace('/', '-')}" for name in _extra_files(step_result))
+    return tuple(f"{prefix}-{name.replace('/', '-')}" for name in _extra_file_names(step_result))
 
 
-def _iso(seconds: float) -> str:
+def _format_iso_time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
@@ -77,30 +77,30 @@ def write(run: Run, report: Report, folder: Path) -> None:
     Raises:
         StorageError: `folder` cannot be written.
     """
-    _remove_former(report, folder)
+    _remove_former_files(report, folder)
     for stage, step_result in zip(report.stages, run.step_results, strict=True):
         artifact = step_result.stored_artifact.artifact.path
         copy_atomically(artifact, folder / str(stage.artifact))
-        for name, target in zip(_extra_files(step_result), stage.files, strict=True):
+        for name, target in zip(_extra_file_names(step_result), stage.files, strict=True):
             copy_atomically(artifact.parent / name, folder / target)
     write_text(folder / "report.md", markdown.render(report))
     write_text(folder / REPORT_FILE, report.json())
 
 
-def _remove_former(report: Report, folder: Path) -> None:
+def _remove_former_files(report: Report, folder: Path) -> None:
     """Remove the files that an earlier run wrote to `folder`, as its report lists them, unless they are replaced."""
     try:
         former_report = load(folder)
     except InputError:
         return
-    current_files = {name for stage in report.stages for name in _written_files(stage)}
-    for name in {name for stage in former_report.stages for name in _written_files(stage)} - current_files:
+    current_file_names = {name for stage in report.stages for name in _written_file_names(stage)}
+    for name in {name for stage in former_report.stages for name in _written_file_names(stage)} - current_file_names:
         path = folder / name
         if path.resolve().is_relative_to(folder.resolve()):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-def _written_files(stage: StageReport) -> list[str]:
+def _written_file_names(stage: StageReport) -> list[str]:
     return [name for name in (stage.artifact, *stage.files) if name]
 
 

@@ -5,15 +5,15 @@ import json
 from edgepipe.render.report import SCHEMA, Report
 
 
-def text() -> str:
+def schema_text() -> str:
     """The schema of what this version writes, as `report_schema.json` holds it."""
-    body = {
+    schema = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": SCHEMA,
         **Report.model_json_schema(by_alias=True, mode="serialization"),
     }
-    return json.dumps(body, indent=2) + "\n"
+    return json.dumps(schema, indent=2) + "\n"
 
 
 if __name__ == "__main__":
-    print(text(), end="")
+    print(schema_text(), end="")

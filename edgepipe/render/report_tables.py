@@ -10,8 +10,8 @@ from edgepipe.core.outcome import Table
 from edgepipe.core.units import Dimension
 from edgepipe.render.report import Report, StageReport
 
-COUNT_METRICS = ("parameters", "nonzero_parameters", "sparsity", "size")
-COLUMN_TITLES = {"nonzero_parameters": "non-zero"}
+COUNT_METRIC_NAMES = ("parameters", "nonzero_parameters", "sparsity", "size")
+COLUMN_TITLE_BY_METRIC = {"nonzero_parameters": "non-zero"}
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class TextTable:
 
 def tables(report: Report) -> list[TextTable]:
     """Every table of the report, in reading order, without empty ones."""
-    report_tables = [
+    all_tables = [
         _stages_table(report),
         *_outcome_tables(report),
         _quality_table(report),
@@ -34,10 +34,10 @@ def tables(report: Report) -> list[TextTable]:
         _budget_table(report),
         findings_table(report.findings),
     ]
-    return [table for table in report_tables if table.rows]
+    return [table for table in all_tables if table.rows]
 
 
-def notes(report: Report) -> list[str]:
+def stage_notes(report: Report) -> list[str]:
     """The notes of all stages, each with the name of its stage."""
     return [f"{stage.name}: {note}" for stage in report.stages for note in stage.outcome.notes]
 
@@ -58,26 +58,28 @@ def verdict_line(report: Report) -> str:
 
 
 def _stages_table(report: Report) -> TextTable:
-    qualities = _quality_names(report)
-    quality_columns = [f"{name}, validation split" for name in qualities]
-    count_columns = [COLUMN_TITLES.get(name, name) for name in COUNT_METRICS]
+    quality_names = _quality_names(report)
+    quality_columns = [f"{name}, validation split" for name in quality_names]
+    count_columns = [COLUMN_TITLE_BY_METRIC.get(name, name) for name in COUNT_METRIC_NAMES]
     columns = ("stage", "status", *quality_columns, *count_columns, "wall", "CPU", "peak memory")
-    rows = tuple(_stage_row(stage, qualities) for stage in report.stages)
+    rows = tuple(_stage_row(stage, quality_names) for stage in report.stages)
     return TextTable("Stages", columns, rows, frozenset(range(2, len(columns))))
 
 
 def _quality_names(report: Report) -> list[str]:
-    names = [m.name for stage in report.stages for m in stage.outcome.metrics if m.details.get("split") == "validation"]
-    return list(dict.fromkeys(names))
-
-
-def _stage_row(stage: StageReport, qualities: list[str]) -> tuple[str, ...]:
-    quality_texts = [
-        next((m.text() for m in stage.outcome.metrics if _is_validation_metric(m, name)), "") for name in qualities
+    quality_names = [
+        m.name for stage in report.stages for m in stage.outcome.metrics if m.details.get("split") == "validation"
     ]
-    count_texts = [metric.text() if (metric := stage.metric(name)) else "" for name in COUNT_METRICS]
-    peak = stage.cost.peak_memory
-    memory = units.show(peak, Dimension.BYTES) if peak is not None else "unavailable"
+    return list(dict.fromkeys(quality_names))
+
+
+def _stage_row(stage: StageReport, quality_names: list[str]) -> tuple[str, ...]:
+    quality_texts = [
+        next((m.text() for m in stage.outcome.metrics if _is_validation_metric(m, name)), "") for name in quality_names
+    ]
+    count_texts = [metric.text() if (metric := stage.metric(name)) else "" for name in COUNT_METRIC_NAMES]
+    peak_memory = stage.cost.peak_memory
+    memory_text = units.show(peak_memory, Dimension.BYTES) if peak_memory is not None else "unavailable"
     return (
         stage.name,
         stage.status,
@@ -85,7 +87,7 @@ def _stage_row(stage: StageReport, qualities: list[str]) -> tuple[str, ...]:
         *count_texts,
         f"{stage.cost.wall:.1f} s",
         f"{stage.cost.cpu:.1f} s",
-        memory,
+        memory_text,
     )
 
 
@@ -137,15 +139,15 @@ def provenance_text(metric: Metric) -> str:
     if "p5" in metric.details:
         texts += [", ".join(f"{p} {units.show(float(metric.details[p]), metric.unit)}" for p in ("p5", "p50", "p95"))]
     if "measured_at" in metric.details:
-        texts += [f"measured {_age(str(metric.details['measured_at']))}"]
+        texts += [f"measured {_age_text(str(metric.details['measured_at']))}"]
     return "; ".join(texts)
 
 
-def _age(moment: str) -> str:
-    seconds = (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()
-    for name, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {name} ago"
+def _age_text(iso_time: str) -> str:
+    seconds = (datetime.now(UTC) - datetime.fromisoformat(iso_time)).total_seconds()
+    for unit_name, unit_seconds in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * unit_seconds:
+            return f"{seconds / unit_seconds:.0f} {unit_name} ago"
     return "just now"
 
 

@@ -41,17 +41,17 @@ def _effect_row(layer: LayerSensitivity) -> tuple[str, ...]:
 
 
 def _error_row(layer: LayerSensitivity) -> tuple[str, ...]:
-    weights, per_tensor, activation = layer.weights, layer.weights_per_tensor, layer.activation
-    cosine = "" if activation is None else f"{activation.cosine:.6f}"
-    weight_cells = (_snr(weights), _worst_snr(weights), _snr(per_tensor))
-    return (layer.layer, *weight_cells, _snr(activation), _worst_snr(activation), cosine)
+    weight_error, per_tensor_error, activation_error = layer.weights, layer.weights_per_tensor, layer.activation
+    cosine = "" if activation_error is None else f"{activation_error.cosine:.6f}"
+    weight_cells = (_snr_text(weight_error), _worst_snr_text(weight_error), _snr_text(per_tensor_error))
+    return (layer.layer, *weight_cells, _snr_text(activation_error), _worst_snr_text(activation_error), cosine)
 
 
-def _snr(error: RoundingError | None) -> str:
+def _snr_text(error: RoundingError | None) -> str:
     return "" if error is None else f"{error.snr:.1f} dB"
 
 
-def _worst_snr(error: RoundingError | None) -> str:
+def _worst_snr_text(error: RoundingError | None) -> str:
     return "" if error is None else f"{error.worst_channel:.1f} dB"
 
 
@@ -86,16 +86,21 @@ def draw_chart(report: SensitivityReport, path: Path) -> None:
 
     shown_layers = report.layers[:MAX_SHOWN_LAYERS][::-1]
     figure = Figure(figsize=(8, 1.2 + 0.25 * len(shown_layers)), layout="constrained")
-    axis = figure.subplots()
-    positions = range(len(shown_layers))
-    axis.barh(
-        positions, [max(layer.alone, 1e-12) for layer in shown_layers], height=0.6, label=f"alone in {report.scheme}"
+    plot_axes = figure.subplots()
+    bar_positions = range(len(shown_layers))
+    plot_axes.barh(
+        bar_positions,
+        [max(layer.alone, 1e-12) for layer in shown_layers],
+        height=0.6,
+        label=f"alone in {report.scheme}",
     )
-    axis.plot([max(layer.left_out, 1e-12) for layer in shown_layers], positions, "k.", label="all but this one")
-    axis.axvline(max(report.whole, 1e-12), color="tab:red", linewidth=1, label="all layers")
-    axis.set_yticks(positions, [layer.layer for layer in shown_layers], fontsize=7)
-    axis.set_xscale("log")
-    axis.set_xlabel("squared error of the scores over their variance")
-    axis.legend(fontsize=7)
+    plot_axes.plot(
+        [max(layer.left_out, 1e-12) for layer in shown_layers], bar_positions, "k.", label="all but this one"
+    )
+    plot_axes.axvline(max(report.whole, 1e-12), color="tab:red", linewidth=1, label="all layers")
+    plot_axes.set_yticks(bar_positions, [layer.layer for layer in shown_layers], fontsize=7)
+    plot_axes.set_xscale("log")
+    plot_axes.set_xlabel("squared error of the scores over their variance")
+    plot_axes.legend(fontsize=7)
     with write_atomically(path) as temporary_path:
         figure.savefig(temporary_path, dpi=120, metadata={"Date": None} if path.suffix == ".svg" else None)

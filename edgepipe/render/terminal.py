@@ -26,12 +26,12 @@ PLAIN_WIDTH = 160  # columns where stdout is no terminal: wide enough that no nu
 
 def show_report(report: Report) -> None:
     """Print the whole report to stdout."""
-    console = _console()
+    console = _make_console()
     console.print(
         f"\n[bold]{escape(report.name)}[/bold]  seed {report.seed}  {escape(report.pipeline)}", highlight=False
     )
     show_tables(report_tables.tables(report))
-    for note in report_tables.notes(report):
+    for note in report_tables.stage_notes(report):
         console.print(f"note: {note}", markup=False, highlight=False)
     style = "green" if report.met else "bold red"
     console.print(f"\n{escape(report_tables.verdict_line(report))}", style=style, highlight=False)
@@ -39,13 +39,13 @@ def show_report(report: Report) -> None:
 
 def show_tables(tables: Iterable[TextTable]) -> None:
     """Print tables to stdout."""
-    console = _console()
+    console = _make_console()
     for table in tables:
         console.print(f"\n[bold]{escape(table.title)}[/bold]", soft_wrap=True)
         console.print(_build_table(table))
 
 
-def _console() -> Console:
+def _make_console() -> Console:
     console = _TerminalConsole(highlight=False)
     return console if console.is_terminal else _TerminalConsole(width=PLAIN_WIDTH, highlight=False)
 

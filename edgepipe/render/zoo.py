@@ -14,50 +14,56 @@ from edgepipe.render.report_tables import TextTable, provenance_text
 from edgepipe.zoo import published_footprints
 
 SCHEMA = "edgepipe.zoo/1"
-COLUMNS = ("architecture", "input", "classes", "options", "parameters", "MACs", "flash", "RAM")
+FOOTPRINT_COLUMNS = ("architecture", "input", "classes", "options", "parameters", "MACs", "flash", "RAM")
 
 
 def architecture_tables(name: str | None) -> list[TextTable]:
     """Every architecture with its paper and published footprints; or only `name`, with its options too."""
-    catalog = published_footprints.read_footprints()
-    names = [_check_architecture(name)] if name is not None else list(published_footprints.PAPERS)
-    paper_rows = tuple((name, published_footprints.PAPERS[name]) for name in names)
-    papers = TextTable("Architectures", ("architecture", "based on"), paper_rows)
-    rows = tuple(_footprint_row(entry) for entry in catalog["footprints"] if entry["name"] in names)
-    title = f"Footprints as int8, untrained ({catalog['with']})"
-    all_tables = [papers, TextTable(title, COLUMNS, rows, frozenset({2, 4, 5, 6, 7}))]
+    footprint_catalog = published_footprints.read_footprints()
+    architecture_names = (
+        [_check_architecture(name)] if name is not None else list(published_footprints.PAPER_BY_ARCHITECTURE)
+    )
+    paper_rows = tuple((name, published_footprints.PAPER_BY_ARCHITECTURE[name]) for name in architecture_names)
+    papers_table = TextTable("Architectures", ("architecture", "based on"), paper_rows)
+    rows = tuple(
+        _footprint_row(entry) for entry in footprint_catalog["footprints"] if entry["name"] in architecture_names
+    )
+    title = f"Footprints as int8, untrained ({footprint_catalog['with']})"
+    all_tables = [papers_table, TextTable(title, FOOTPRINT_COLUMNS, rows, frozenset({2, 4, 5, 6, 7}))]
     if name is not None:
-        defaults = published_footprints.default_options(name)
-        options = tuple((key, json.dumps(default)) for key, default in defaults.items())
-        all_tables.append(TextTable(f"Options of {name}", ("option", "default"), options))
+        default_options = published_footprints.default_options(name)
+        option_rows = tuple((key, json.dumps(default)) for key, default in default_options.items())
+        all_tables.append(TextTable(f"Options of {name}", ("option", "default"), option_rows))
     return all_tables
 
 
 def _check_architecture(name: str) -> str:
-    if name not in published_footprints.PAPERS:
-        raise InputError(f"no architecture '{name}'{did_you_mean(name, published_footprints.PAPERS)}")
+    if name not in published_footprints.PAPER_BY_ARCHITECTURE:
+        raise InputError(f"no architecture '{name}'{did_you_mean(name, published_footprints.PAPER_BY_ARCHITECTURE)}")
     return name
 
 
-def _footprint_row(entry: dict[str, Any]) -> tuple[str, ...]:
-    options = ", ".join(f"{key} {json.dumps(setting)}" for key, setting in entry["options"].items())
+def _footprint_row(footprint_entry: dict[str, Any]) -> tuple[str, ...]:
+    options_text = ", ".join(f"{key} {json.dumps(setting)}" for key, setting in footprint_entry["options"].items())
     return (
-        entry["name"], "x".join(map(str, entry["input"])), str(entry["classes"] or ""), options,
-        f"{entry['parameters']:,}", f"{entry['macs']:,}", units.show(entry["flash"], Dimension.BYTES),
-        units.show(entry["ram"], Dimension.BYTES) if entry["ram"] is not None else "unavailable",
+        footprint_entry["name"], "x".join(map(str, footprint_entry["input"])), str(footprint_entry["classes"] or ""), options_text,
+        f"{footprint_entry['parameters']:,}", f"{footprint_entry['macs']:,}", units.show(footprint_entry["flash"], Dimension.BYTES),
+        units.show(footprint_entry["ram"], Dimension.BYTES) if footprint_entry["ram"] is not None else "unavailable",
     )  # fmt: skip
 
 
 def architecture_document(name: str | None) -> str:
     """The same as one JSON document."""
-    catalog = published_footprints.read_footprints()
-    names = [_check_architecture(name)] if name is not None else list(published_footprints.PAPERS)
+    footprint_catalog = published_footprints.read_footprints()
+    architecture_names = (
+        [_check_architecture(name)] if name is not None else list(published_footprints.PAPER_BY_ARCHITECTURE)
+    )
     body = {
-        n: {"paper": published_footprints.PAPERS[n], "options": published_footprints.default_options(n),
-            "footprints": [entry for entry in catalog["footprints"] if entry["name"] == n]}
-        for n in names
+        n: {"paper": published_footprints.PAPER_BY_ARCHITECTURE[n], "options": published_footprints.default_options(n),
+            "footprints": [entry for entry in footprint_catalog["footprints"] if entry["name"] == n]}
+        for n in architecture_names
     }  # fmt: skip
-    return json.dumps({"schema": SCHEMA, "with": catalog["with"], "architectures": body}, indent=2)
+    return json.dumps({"schema": SCHEMA, "with": footprint_catalog["with"], "architectures": body}, indent=2)
 
 
 def parse_shape(text: str) -> tuple[int, ...]:

@@ -39,7 +39,9 @@ class Compile(Stage):
             return
         if device.system.npu is None or device.system.npu.vela is None:
             supported_names = ", ".join(
-                name for name in device_profile.names() if _has_vela(device_profile.load(name, pipeline.base_folder))
+                name
+                for name in device_profile.device_names()
+                if _has_vela(device_profile.load(name, pipeline.base_folder))
             )
             document.add_problem(
                 device_path, f"'{device.name}' has no NPU that Vela compiles for; devices with one: {supported_names}"
@@ -70,10 +72,10 @@ class Compile(Stage):
         return Artifact.from_path(ArtifactKind.VELA, path), Outcome(
             metrics=tuple(analysis.metric(name) for name in vela_metrics.UNIT_BY_METRIC),
             notes=(
-                *([compiled_model.note] if compiled_model.note else []),
+                *([compiled_model.cache_note] if compiled_model.cache_note else []),
                 *(str(finding) for finding in analysis.fallback_findings),
             ),
-            tables=tuple(_tables(compiled_model.compilation)),
+            tables=tuple(_compilation_tables(compiled_model.compilation)),
         )
 
 
@@ -81,15 +83,15 @@ def _has_vela(device: Device) -> bool:
     return device.system.npu is not None and device.system.npu.vela is not None
 
 
-def _tables(compilation: VelaCompilation) -> list[Table]:
-    memories = [(m.name, m.used, m.traffic, m.bandwidth / 1e9, m.cycles) for m in compilation.memories if m.used]
+def _compilation_tables(compilation: VelaCompilation) -> list[Table]:
+    memory_rows = [(m.name, m.used, m.traffic, m.bandwidth / 1e9, m.cycles) for m in compilation.memories if m.used]
     slowest_layers = sorted(compilation.layers, key=lambda layer: -layer.cycles)[:MAX_LISTED_LAYERS]
-    layers = [
+    layer_rows = [
         (layer.operator, layer.operation, layer.cycles, layer.macs, layer.utilisation) for layer in slowest_layers
     ]
     return [
         Table(title="Memories", columns=("memory", "bytes at the peak", "bytes moved", "GB/s at most", "cycles"),
-              rows=tuple(memories)),
+              rows=tuple(memory_rows)),
         Table(title=f"Layers by cycles, of {compilation.cycles:,}",
-              columns=("operator", "on the NPU", "cycles", "MACs", "utilisation"), rows=tuple(layers)),
+              columns=("operator", "on the NPU", "cycles", "MACs", "utilisation"), rows=tuple(layer_rows)),
     ]  # fmt: skip

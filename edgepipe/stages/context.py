@@ -8,7 +8,7 @@ from edgepipe.core.artifact import Artifact
 from edgepipe.core.cache import Cache
 from edgepipe.core.errors import InputError
 from edgepipe.core.progress import Progress
-from edgepipe.data.splits import Splits
+from edgepipe.data.splits import DatasetSplits
 from edgepipe.tasks.quality import Task
 from edgepipe.tasks.task_spec import TaskSpec
 
@@ -47,7 +47,7 @@ class StageContext:
     base_folder: Path
     progress: Progress
     pipeline: PipelineInfo
-    splits: Splits | None = None
+    splits: DatasetSplits | None = None
     task_if_any: Task | None = None
     allow_code: bool = False
     earlier_artifacts: Mapping[str, Artifact] = field(default_factory=dict)
@@ -61,7 +61,7 @@ class StageContext:
         return self.input_artifact
 
     @property
-    def data(self) -> Splits:
+    def data(self) -> DatasetSplits:
         """The data splits this stage asked for."""
         if self.splits is None:
             raise InputError(f"stage '{self.stage_name}' needs data, and the pipeline has no `data:`")

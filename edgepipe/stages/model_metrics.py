@@ -15,18 +15,18 @@ def parameter_metrics(model: Any, artifact: Artifact) -> list[Metric]:
     import numpy as np
 
     arrays = [np.asarray(weight) for weight in model.weights]
-    total, nonzero = sum(a.size for a in arrays), sum(int(np.count_nonzero(a)) for a in arrays)
+    parameter_count, nonzero_count = sum(a.size for a in arrays), sum(int(np.count_nonzero(a)) for a in arrays)
     return [
-        exact_metric("parameters", total, Dimension.COUNT, "elements of all weights of the Keras model"),
+        exact_metric("parameters", parameter_count, Dimension.COUNT, "elements of all weights of the Keras model"),
         exact_metric(
-            "nonzero_parameters", nonzero, Dimension.COUNT, "elements of all weights that are not exactly zero"
+            "nonzero_parameters", nonzero_count, Dimension.COUNT, "elements of all weights that are not exactly zero"
         ),
         exact_metric("size", artifact.bytes, Dimension.BYTES, f"bytes of the {artifact.kind} artifact on disk"),
     ]
 
 
 def quality_metrics(
-    value_by_metric: dict[str, float], task: Task, split: str, samples: int, runtime: str
+    value_by_metric: dict[str, float], task: Task, split_name: str, sample_count: int, runtime_text: str
 ) -> list[Metric]:
     """Quality metrics as measured on samples of a split.
 
@@ -43,8 +43,8 @@ def quality_metrics(
             value=value,
             unit=task.measures[name].unit,
             evidence=Evidence.MEASURED,
-            how=f"{samples} samples of the {split} split, {runtime}",
-            details={"split": split, "samples": samples},
+            how=f"{sample_count} samples of the {split_name} split, {runtime_text}",
+            details={"split": split_name, "samples": sample_count},
         )
         for name, value in value_by_metric.items()
     ]
@@ -57,11 +57,13 @@ def keras_metrics(model: Any, artifact: Artifact, context: StageContext) -> list
 
     if context.splits is None or context.task_if_any is None:
         return parameter_metrics(model, artifact)
-    validation = context.data.validation
-    package = "keras" if artifact.kind is ArtifactKind.KERAS else "tf_keras"
-    value_by_metric = evaluate(model, context.task, validation)
-    runtime = f"{package} {installed_version(package)} in float32" + (
+    validation_data = context.data.validation
+    package_name = "keras" if artifact.kind is ArtifactKind.KERAS else "tf_keras"
+    value_by_metric = evaluate(model, context.task, validation_data)
+    runtime_text = f"{package_name} {installed_version(package_name)} in float32" + (
         " with fake-quant" if artifact.kind is ArtifactKind.QAT else ""
     )
-    quality = quality_metrics(value_by_metric, context.task, "validation", count_samples(validation.x), runtime)
-    return [*quality, *parameter_metrics(model, artifact)]
+    validation_metrics = quality_metrics(
+        value_by_metric, context.task, "validation", count_samples(validation_data.x), runtime_text
+    )
+    return [*validation_metrics, *parameter_metrics(model, artifact)]

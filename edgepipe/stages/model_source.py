@@ -45,10 +45,10 @@ class Source(Stage):
 
     def key(self, pipeline: PipelineInfo) -> dict[str, Any]:
         """The file's content, or the source of the function."""
-        code = [reference.partition(":")[0] for reference in (self.function, self.custom_objects) if reference]
+        module_names = [reference.partition(":")[0] for reference in (self.function, self.custom_objects) if reference]
         return {
             "content": content_digest(pipeline.base_folder / self.path) if self.path is not None else None,
-            "source": [references.source_digest(module, pipeline.base_folder) for module in code],
+            "source": [references.source_digest(module, pipeline.base_folder) for module in module_names],
         }
 
     def run(self, context: StageContext) -> tuple[Artifact, Outcome]:

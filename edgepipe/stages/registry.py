@@ -18,7 +18,7 @@ from edgepipe.core.errors import EdgepipeError, InputError, did_you_mean
 from edgepipe.stages.base import Stage
 
 ENTRY_POINT_GROUP = "edgepipe.stages"
-STAGES = {
+STAGE_REFERENCES = {
     "train": "edgepipe.stages.train:Train",
     "distill": "edgepipe.stages.distill:Distill",
     "prune": "edgepipe.stages.prune:Prune",
@@ -62,21 +62,21 @@ def find_stage(name: str, folder: Path) -> StageSource:
     Raises:
         InputError: there is none, or two packages have one of this name.
     """
-    if name in STAGES:
+    if name in STAGE_REFERENCES:
         _refuse_collision(name)
         return built_in_stage(name)
-    if name in _installed_sources():
+    if name in _installed_sources_by_name():
         _refuse_collision(name)
-        return _installed_sources()[name][0]
+        return _installed_sources_by_name()[name][0]
     if references.is_reference(name):
         references.check(name, folder)
         return StageSource(name, name, folder=folder)
-    raise InputError(f"unknown stage{did_you_mean(name, [*STAGES, *_installed_sources()])}")
+    raise InputError(f"unknown stage{did_you_mean(name, [*STAGE_REFERENCES, *_installed_sources_by_name()])}")
 
 
 def built_in_stage(name: str) -> StageSource:
     """The source of a built-in stage."""
-    return StageSource(name, STAGES[name], "edgepipe", references.installed_version("edgepipe"))
+    return StageSource(name, STAGE_REFERENCES[name], "edgepipe", references.installed_version("edgepipe"))
 
 
 def load_stage_class(source: StageSource) -> type[Stage]:
@@ -90,8 +90,8 @@ def load_stage_class(source: StageSource) -> type[Stage]:
     try:
         cls = references.load_attribute(source.reference, source.folder)
     except EdgepipeError as error:
-        origin = f" of the package {source.package} {source.version}" if source.package else ""
-        raise InputError(f"stage '{source.name}'{origin}: {error}") from error
+        origin_text = f" of the package {source.package} {source.version}" if source.package else ""
+        raise InputError(f"stage '{source.name}'{origin_text}: {error}") from error
     if problem := _class_problem(cls):
         raise InputError(f"stage '{source.name}': '{source.reference}' {problem}")
     return cast("type[Stage]", cls)
@@ -117,26 +117,26 @@ def code_identity(source: StageSource, cls: type[Stage]) -> dict[str, Any]:
     The digests of its module, of the modules that this imports from its own package or folder and of those declared
     in `Stage.modules`, and the version of its distribution.
     """
-    modules = (source.module, *cls.modules)
+    module_names = (source.module, *cls.modules)
     return {
         "reference": source.reference,
         "package": [source.package, source.version],
-        "sources": {module: references.source_digest(module, source.folder) for module in modules},
+        "sources": {module: references.source_digest(module, source.folder) for module in module_names},
     }
 
 
 def installed_stages() -> list[StageSource]:
     """The stages of installed packages, sorted by name, including those whose names collide."""
-    return [source for name in sorted(_installed_sources()) for source in _installed_sources()[name]]
+    return [source for name in sorted(_installed_sources_by_name()) for source in _installed_sources_by_name()[name]]
 
 
 def describe_collision(name: str) -> str:
     """Why the stage `name` is refused because another has the same name; empty if no other has."""
-    sources = _installed_sources().get(name, [])
-    packages = [f"{source.package} {source.version} ({source.reference})" for source in sources]
-    if name in STAGES and packages:
-        return f"'{name}' is a stage of edgepipe, and the package {packages[0]} has one of the same name"
-    return f"the packages {' and '.join(packages)} both have a stage '{name}'" if len(packages) > 1 else ""
+    stage_sources = _installed_sources_by_name().get(name, [])
+    package_texts = [f"{source.package} {source.version} ({source.reference})" for source in stage_sources]
+    if name in STAGE_REFERENCES and package_texts:
+        return f"'{name}' is a stage of edgepipe, and the package {package_texts[0]} has one of the same name"
+    return f"the packages {' and '.join(package_texts)} both have a stage '{name}'" if len(package_texts) > 1 else ""
 
 
 def _refuse_collision(name: str) -> None:
@@ -145,15 +145,15 @@ def _refuse_collision(name: str) -> None:
 
 
 @functools.cache
-def _installed_sources() -> dict[str, list[StageSource]]:
-    sources: dict[str, list[StageSource]] = {}
-    for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
-        package = point.dist.name if point.dist is not None else "?"
-        version = point.dist.version if point.dist is not None else "?"
-        source = StageSource(point.name, point.value.replace(" ", ""), package, version)
-        if source not in sources.setdefault(point.name, []):
-            sources[point.name].append(source)
-    return sources
+def _installed_sources_by_name() -> dict[str, list[StageSource]]:
+    sources_by_name: dict[str, list[StageSource]] = {}
+    for entry_point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
+        package = entry_point.dist.name if entry_point.dist is not None else "?"
+        version = entry_point.dist.version if entry_point.dist is not None else "?"
+        source = StageSource(entry_point.name, entry_point.value.replace(" ", ""), package, version)
+        if source not in sources_by_name.setdefault(entry_point.name, []):
+            sources_by_name[entry_point.name].append(source)
+    return sources_by_name
 
 
 def stages_in_folder(folder: Path) -> list[StageSource]:
@@ -162,11 +162,11 @@ def stages_in_folder(folder: Path) -> list[StageSource]:
         StageSource(f"{file.stem}:{name}", f"{file.stem}:{name}", folder=folder)
         for file in sorted(folder.glob("*.py"))
         if file.stem.isidentifier()
-        for name in _stage_classes(file)
+        for name in _stage_class_names(file)
     ]
 
 
-def _stage_classes(file: Path) -> list[str]:
+def _stage_class_names(file: Path) -> list[str]:
     try:
         tree = ast.parse(file.read_bytes())
     except (OSError, SyntaxError, ValueError):
@@ -178,9 +178,9 @@ def _stage_classes(file: Path) -> list[str]:
         for alias in node.names
         if alias.name in ("Stage", "TrainingStage")
     }
-    bases = imported_names | {"edgepipe.Stage", "edgepipe.TrainingStage"}
+    base_names = imported_names | {"edgepipe.Stage", "edgepipe.TrainingStage"}
     return [
         node.name
         for node in tree.body
-        if isinstance(node, ast.ClassDef) and any(ast.unparse(base) in bases for base in node.bases)
+        if isinstance(node, ast.ClassDef) and any(ast.unparse(base) in base_names for base in node.bases)
     ]

@@ -31,25 +31,25 @@ def check(
     """
     if teacher.model is None and is_required:
         document.add_problem(path, "names no teacher: `model:` is an earlier stage, a model file or module:function")
-    names = teacher.model or []
-    for name in sorted({name for name in names if names.count(name) > 1}):
+    teacher_names = teacher.model or []
+    for name in sorted({name for name in teacher_names if teacher_names.count(name) > 1}):
         document.add_problem(path, f"'{name}' is listed twice")
-    for name in dict.fromkeys(names):
+    for name in dict.fromkeys(teacher_names):
         try:
             _check_teacher(name, pipeline)
         except InputError as error:
             document.add_problem(path, str(error))
-    family = pipeline.task.family if pipeline.task is not None else "one"
-    if teacher.logits is not None and family not in ("one", "many", "custom"):
-        document.add_problem(path, f"`logits` is for classification, and the task is {family}; use `outputs`")
+    task_family = pipeline.task.measure_family if pipeline.task is not None else "one"
+    if teacher.logits is not None and task_family not in ("one", "many", "custom"):
+        document.add_problem(path, f"`logits` is for classification, and the task is {task_family}; use `outputs`")
 
 
 def _check_teacher(name: str, pipeline: "PipelineInfo") -> None:
     if name in pipeline.keras_stages:
         return
     if name in pipeline.earlier_stages:
-        teacher_names = ", ".join(pipeline.keras_stages) or "none"
-        raise InputError(f"'{name}' has no Keras model, so it cannot be a teacher; allowed: {teacher_names}")
+        allowed_names = ", ".join(pipeline.keras_stages) or "none"
+        raise InputError(f"'{name}' has no Keras model, so it cannot be a teacher; allowed: {allowed_names}")
     if references.is_reference(name):
         references.check(name, pipeline.base_folder)
         return
@@ -91,17 +91,17 @@ def load_distiller(
     from edgepipe.training import loss_and_optimizer
     from edgepipe.training.distillation.distiller import Distiller
 
-    names = teacher.model or ([default_teacher] if default_teacher is not None else [])
-    models = {name: _load_teacher(name, context) for name in names}
+    teacher_names = teacher.model or ([default_teacher] if default_teacher is not None else [])
+    model_by_teacher = {name: _load_teacher(name, context) for name in teacher_names}
     notes = []
-    for name, model in models.items():
+    for name, model in model_by_teacher.items():
         try:
-            loss_and_optimizer.check_shapes(model, context.task, context.data.train.x, context.data.train.y)
+            loss_and_optimizer.check_data_shapes(model, context.task, context.data.train.x, context.data.train.y)
             notes.append(_quality_note(name, model, context))
         except InputError as error:
             raise InputError(f"teacher '{name}': {error}") from None
-    family = (context.pipeline.task or TaskSpec(kind="custom")).family
-    return Distiller(teacher.with_task_default(family), models, context.task, batch_size, notes)
+    task_family = (context.pipeline.task or TaskSpec(kind="custom")).measure_family
+    return Distiller(teacher.with_task_default(task_family), model_by_teacher, context.task, batch_size, notes)
 
 
 def _load_teacher(name: str, context: "StageContext") -> Any:
@@ -121,8 +121,8 @@ def _quality_note(name: str, model: Any, context: "StageContext") -> str:
     from edgepipe.core.arrays import count_samples
     from edgepipe.training.training_loop import evaluate
 
-    task, validation = context.task, context.data.validation
-    measure = task.primary_measure
-    quality_text = show(evaluate(model, task, validation)[measure], task.measures[measure].unit)
-    samples = plural(count_samples(validation.x), "validation sample")
-    return f"teacher '{name}' itself: {measure} {quality_text} on the {samples}"
+    task, validation_data = context.task, context.data.validation
+    measure_name = task.primary_measure
+    quality_text = show(evaluate(model, task, validation_data)[measure_name], task.measures[measure_name].unit)
+    samples_text = plural(count_samples(validation_data.x), "validation sample")
+    return f"teacher '{name}' itself: {measure_name} {quality_text} on the {samples_text}"

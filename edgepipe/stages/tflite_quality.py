@@ -14,7 +14,7 @@ from edgepipe.training.training_setup import LabelledSamples
 def has_logits(path: Path) -> bool:
     """Whether the model outputs class scores before softmax or sigmoid."""
     model = read(path)
-    operator = model.find_source(model.outputs[0])
+    operator = model.find_source_operator(model.outputs[0])
     return operator is None or operator.name not in {"SOFTMAX", "LOGISTIC"}
 
 
@@ -41,5 +41,5 @@ def score_outputs(path: Path, task: Task, samples: LabelledSamples, split: str, 
         split: the name of the split that `samples` are from.
         outputs: of the model for `samples`.
     """
-    value_by_metric = compute_quality(task, samples.x, samples.y, outputs.real_values, logits=has_logits(path))
+    value_by_metric = compute_quality(task, samples.x, samples.y, outputs.real_values, is_logits=has_logits(path))
     return model_metrics.quality_metrics(value_by_metric, task, split, count_samples(samples.x), outputs.provenance)

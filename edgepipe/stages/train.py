@@ -30,14 +30,18 @@ class Train(TrainingStage):
 
         set_seeds(context.seed)
         model = load_model(context.artifact.path, context.artifact.kind, allow_code=context.allow_code)
-        zeros_before = _count_zeros(model)
+        zero_counts_before = _count_zeros(model)
         schedule = self.fit_schedule(context, self.patience)
         setup = self.training_setup(context)
         history = fit(model, setup, schedule, context.progress.epoch)
         artifact = (model_io.write_keras if context.artifact.kind is ArtifactKind.KERAS else model_io.write_float)(
             model, context.output_folder
         )
-        notes = (*setup.notes, *_lost_zero_notes(zeros_before, model), *early_stopping_notes(history, self.patience))
+        notes = (
+            *setup.notes,
+            *_lost_zero_notes(zero_counts_before, model),
+            *early_stopping_notes(history, self.patience),
+        )
         return artifact, Outcome(metrics=tuple(model_metrics.keras_metrics(model, artifact, context)), notes=notes)
 
 
@@ -45,16 +49,16 @@ def _count_zeros(model: Any) -> dict[str, tuple[int, int]]:
     """Exact zeros and elements of each kernel."""
     import numpy as np
 
-    arrays = {getattr(weight, "path", weight.name): np.asarray(weight) for weight in model.weights}
-    return {name: (a.size - int(np.count_nonzero(a)), a.size) for name, a in arrays.items() if a.ndim > 1}
+    array_by_weight = {getattr(weight, "path", weight.name): np.asarray(weight) for weight in model.weights}
+    return {name: (a.size - int(np.count_nonzero(a)), a.size) for name, a in array_by_weight.items() if a.ndim > 1}
 
 
-def _lost_zero_notes(zeros_before: dict[str, tuple[int, int]], model: Any) -> tuple[str, ...]:
+def _lost_zero_notes(zero_counts_before: dict[str, tuple[int, int]], model: Any) -> tuple[str, ...]:
     """A note on each kernel that was pruned (at least a twentieth of it) and lost zeros."""
-    zeros_after = _count_zeros(model)
+    zero_counts_after = _count_zeros(model)
     return tuple(
-        f"'{name}' had {zeros} zeros and now has {zeros_after[name][0]}: training refills pruned weights; `prune` "
+        f"'{name}' had {zeros} zeros and now has {zero_counts_after[name][0]}: training refills pruned weights; `prune` "
         "and `quantize` keep zeros"
-        for name, (zeros, size) in zeros_before.items()
-        if size / 20 <= zeros < size and zeros_after[name][0] < zeros
+        for name, (zeros, size) in zero_counts_before.items()
+        if size / 20 <= zeros < size and zero_counts_after[name][0] < zeros
     )

@@ -13,7 +13,7 @@ from edgepipe.training.distillation.teacher_options import TeacherOption
 
 if TYPE_CHECKING:
     from edgepipe.training.distillation.distiller import Distiller
-    from edgepipe.training.training_loop import History, TrainingSchedule
+    from edgepipe.training.training_loop import TrainingHistory, TrainingSchedule
     from edgepipe.training.training_setup import TrainingSetup
 
 
@@ -54,8 +54,8 @@ class TrainingStage(Stage):
         """The epochs, batch size and learning rates of this stage."""
         from edgepipe.training.training_loop import TrainingSchedule
 
-        rate = self.learning_rate or context.task.optimizer.learning_rate
-        return TrainingSchedule(self.epochs, self.batch_size, rate, self.decay, patience)
+        learning_rate = self.learning_rate or context.task.optimizer.learning_rate
+        return TrainingSchedule(self.epochs, self.batch_size, learning_rate, self.decay, patience)
 
 
 def build_training_setup(context: StageContext, distiller: "Distiller | None") -> "TrainingSetup":
@@ -64,15 +64,15 @@ def build_training_setup(context: StageContext, distiller: "Distiller | None") -
     Raises:
         InputError: the samples cannot be augmented as `data:` says.
     """
-    from edgepipe.training.augmentation import augmenter_for
+    from edgepipe.training.augmentation import build_split_augmenter
     from edgepipe.training.training_setup import TrainingSetup
 
     splits, task = context.data, context.task
     has_one_label = task.kind == "classification" and task.labels == "one"
-    augmenter = augmenter_for(splits, splits.class_count if has_one_label else None)
+    augmenter = build_split_augmenter(splits, splits.class_count if has_one_label else None)
     return TrainingSetup(task, splits.train, splits.validation, augmenter, distiller, context.seed)
 
 
-def early_stopping_notes(history: "History", patience: int | None) -> tuple[str, ...]:
+def early_stopping_notes(history: "TrainingHistory", patience: int | None) -> tuple[str, ...]:
     """A note on early stopping, if `patience` is set."""
-    return (f"stopped after epoch {len(history.epochs)}, kept epoch {history.kept_epoch}",) if patience else ()
+    return (f"stopped after epoch {len(history.epoch_metrics)}, kept epoch {history.kept_epoch}",) if patience else ()

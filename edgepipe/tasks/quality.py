@@ -11,7 +11,14 @@ from edgepipe.core import references
 from edgepipe.core.arrays import Array, Arrays
 from edgepipe.core.errors import EdgepipeError, InputError
 from edgepipe.core.units import Dimension
-from edgepipe.tasks.task_spec import ERROR_MEASURE, MEASURES, SCORE_MEASURE, MeasureInfo, OptimizerOptions, TaskSpec
+from edgepipe.tasks.task_spec import (
+    ERROR_MEASURE,
+    MEASURES_BY_FAMILY,
+    SCORE_MEASURE,
+    MeasureInfo,
+    OptimizerOptions,
+    TaskSpec,
+)
 
 __all__ = ["ERROR_MEASURE", "SCORE_MEASURE", "Measure", "Task", "build_task", "compute_quality"]
 
@@ -46,37 +53,43 @@ class Task:
         return next(iter(self.measures))
 
 
-def build_task(spec: TaskSpec, base: Path) -> Task:
+def build_task(spec: TaskSpec, base_folder: Path) -> Task:
     """Load everything that `spec` names.
 
     Raises:
         InputError: a `module:function` cannot be loaded, or returns no `Task`.
     """
     if spec.function is not None:
-        task = _call_user_function(f"'{spec.function}'", references.load(spec.function, base))
+        task = _call_user_function(f"'{spec.function}'", references.load(spec.function, base_folder))
         if not isinstance(task, Task) or not task.measures:
             raise InputError(
                 f"'{spec.function}' must return an edgepipe.Task with at least one measure, found {task!r}"
             )
         return task
-    decode = references.load(spec.decode, base) if spec.decode else None
-    measures = {name: _load_measure(spec, name, measure_info, base) for name, measure_info in spec.measures.items()}
-    return Task(_load_loss(spec, base), measures, spec.kind, spec.labels, decode, spec.optimizer)
+    decode = references.load(spec.decode, base_folder) if spec.decode else None
+    measures = {
+        name: _load_measure(spec, name, measure_info, base_folder) for name, measure_info in spec.measures.items()
+    }
+    return Task(_load_loss(spec, base_folder), measures, spec.kind, spec.labels, decode, spec.optimizer)
 
 
-def _load_loss(spec: TaskSpec, base: Path) -> str | Callable[[Any, Any], Any]:
+def _load_loss(spec: TaskSpec, base_folder: Path) -> str | Callable[[Any, Any], Any]:
     if spec.loss is not None:
-        return references.load(spec.loss, base) if references.is_reference(spec.loss) else spec.loss
+        return references.load(spec.loss, base_folder) if references.is_reference(spec.loss) else spec.loss
     return "auto" if spec.kind == "classification" else "mse"
 
 
-def _load_measure(spec: TaskSpec, name: str, measure_info: MeasureInfo, base: Path) -> Measure:
+def _load_measure(spec: TaskSpec, name: str, measure_info: MeasureInfo, base_folder: Path) -> Measure:
     custom_metric = spec.custom_metrics.get(name)
-    function = references.load(custom_metric.function, base) if custom_metric else _MEASURE_FUNCTIONS[spec.family][name]
+    function = (
+        references.load(custom_metric.function, base_folder)
+        if custom_metric
+        else _MEASURE_FUNCTIONS[spec.measure_family][name]
+    )
     return Measure(function, measure_info.higher_is_better, measure_info.unit)
 
 
-def compute_quality(task: Task, x: Arrays, y: Array | None, outputs: Arrays, *, logits: bool) -> dict[str, float]:
+def compute_quality(task: Task, x: Arrays, y: Array | None, outputs: Arrays, *, is_logits: bool) -> dict[str, float]:
     """Every measure of `task`, by name; the truth of a reconstruction is `x`.
 
     Args:
@@ -89,13 +102,13 @@ def compute_quality(task: Task, x: Arrays, y: Array | None, outputs: Arrays, *, 
     Raises:
         InputError: outputs that do not fit the task, or a measure that is not finite.
     """
-    truth, decoded_outputs = _decode(task, x, y, outputs, logits)
+    truth, decoded_outputs = _decode_outputs(task, x, y, outputs, is_logits)
     if task.kind == "classification" and task.decode is None:
         _check_scores(task, y, decoded_outputs)
     return {name: _compute_measure(name, measure, truth, decoded_outputs) for name, measure in task.measures.items()}
 
 
-def _decode(task: Task, x: Arrays, y: Array | None, outputs: Arrays, logits: bool) -> tuple[Any, Any]:
+def _decode_outputs(task: Task, x: Arrays, y: Array | None, outputs: Arrays, is_logits: bool) -> tuple[Any, Any]:
     if task.decode is not None:
         return (x if y is None else y), _call_user_function("the task's decode function", task.decode, outputs)
     if task.kind == "custom":
@@ -107,7 +120,7 @@ def _decode(task: Task, x: Arrays, y: Array | None, outputs: Arrays, logits: boo
     if y is None:
         raise InputError(f"a {task.kind} task needs labels, and the data has none")
     if task.kind == "classification":
-        return y, _probabilities(outputs, task.labels, logits)
+        return y, _class_probabilities(outputs, task.labels, is_logits)
     if np.size(y) != np.size(outputs):
         raise InputError(f"labels of shape {np.shape(y)} do not fit outputs of shape {np.shape(outputs)}")
     return np.reshape(y, outputs.shape), outputs
@@ -132,13 +145,13 @@ def _call_user_function(subject: str, function: Callable[..., Any], *arguments: 
         raise InputError(f"{subject} failed: {type(error).__name__}: {error}") from error
 
 
-def _probabilities(outputs: Array, labels: str, logits: bool) -> Array:
+def _class_probabilities(outputs: Array, label_mode: str, is_logits: bool) -> Array:
     scores = outputs.reshape(len(outputs), -1).astype(np.float64)
-    if labels == "many":
-        return _sigmoid(scores) if logits else scores
+    if label_mode == "many":
+        return _sigmoid(scores) if is_logits else scores
     if scores.shape[1] > 1:
         return scores  # only their order counts
-    positive_scores = _sigmoid(scores) if logits else scores
+    positive_scores = _sigmoid(scores) if is_logits else scores
     return np.concatenate([1 - positive_scores, positive_scores], axis=1)
 
 
@@ -175,7 +188,7 @@ def _top5_accuracy(y: Array, scores: Array) -> float:
     return float(np.mean((top_classes == np.reshape(y, (-1, 1))).any(axis=1)))
 
 
-def _many_f1_macro(y: Array, scores: Array) -> float:
+def _multilabel_f1_macro(y: Array, scores: Array) -> float:
     from sklearn.metrics import f1_score
 
     return float(f1_score(y, scores > 0.5, average="macro", zero_division=0))
@@ -196,10 +209,10 @@ def _roc_auc(truth: tuple[Array, Array | None], outputs: Array) -> float:
 
 def _reconstruction_mse(truth: tuple[Array, Array | None], outputs: Array) -> float:
     x, y = truth
-    errors = _reconstruction_errors(x, outputs)
+    sample_errors = _reconstruction_errors(x, outputs)
     if y is not None and not (np.ravel(y) == 0).any():
         raise ValueError("no sample is labelled 0, normal")
-    return float(np.mean(errors if y is None else errors[np.ravel(y) == 0]))
+    return float(np.mean(sample_errors if y is None else sample_errors[np.ravel(y) == 0]))
 
 
 def _r2(y: Array, outputs: Array) -> float:
@@ -216,7 +229,7 @@ _MEASURE_FUNCTIONS: dict[str, dict[str, Callable[[Any, Any], float]]] = {
         "top5_accuracy": _top5_accuracy,
     },
     "many": {
-        "f1_macro": _many_f1_macro,
+        "f1_macro": _multilabel_f1_macro,
         "exact_match": lambda y, scores: float(np.mean(((scores > 0.5) == (y > 0.5)).all(axis=1))),
         "label_accuracy": lambda y, scores: float(np.mean((scores > 0.5) == (y > 0.5))),
     },
@@ -229,5 +242,5 @@ _MEASURE_FUNCTIONS: dict[str, dict[str, Callable[[Any, Any], float]]] = {
     "custom": {},
 }
 assert {family: list(row) for family, row in _MEASURE_FUNCTIONS.items()} == {
-    f: list(row) for f, row in MEASURES.items()
+    f: list(row) for f, row in MEASURES_BY_FAMILY.items()
 }

@@ -29,7 +29,7 @@ class MeasureInfo:
 
 SCORE_MEASURE = MeasureInfo(Dimension.FRACTION, higher_is_better=True)
 ERROR_MEASURE = MeasureInfo(Dimension.NUMBER, higher_is_better=False)
-MEASURES: dict[str, dict[str, MeasureInfo]] = {
+MEASURES_BY_FAMILY: dict[str, dict[str, MeasureInfo]] = {
     "one": {
         "accuracy": SCORE_MEASURE,
         "balanced_accuracy": SCORE_MEASURE,
@@ -66,7 +66,7 @@ class MeasureOptions(Options):
     @field_validator("function")
     @classmethod
     def _check_reference(cls, value: str) -> str:
-        return _must_be_reference(value)
+        return _require_reference(value)
 
 
 class TaskSpec(Options):
@@ -84,7 +84,7 @@ class TaskSpec(Options):
     @field_validator("decode", "function")
     @classmethod
     def _check_reference(cls, value: str | None) -> str | None:
-        return value if value is None else _must_be_reference(value)
+        return value if value is None else _require_reference(value)
 
     @field_validator("loss")
     @classmethod
@@ -94,14 +94,14 @@ class TaskSpec(Options):
         return value
 
     @property
-    def family(self) -> str:
+    def measure_family(self) -> str:
         """The row of `MEASURES` for this task."""
         return self.labels if self.kind == "classification" else self.kind
 
     @property
     def measures(self) -> dict[str, MeasureInfo]:
         """The quality metrics to compute, the primary one first. Empty if only `function` knows them."""
-        family_measures = MEASURES[self.family]
+        family_measures = MEASURES_BY_FAMILY[self.measure_family]
         selected_measures = {name: family_measures[name] for name in self.metrics}
         for name, custom_metric in self.custom_metrics.items():
             unit = Dimension.FRACTION if custom_metric.unit == "fraction" else Dimension.NUMBER
@@ -128,13 +128,13 @@ class TaskSpec(Options):
         return {path: text for path, text in text_by_path.items() if text is not None and references.is_reference(text)}
 
 
-def _must_be_reference(value: str) -> str:
+def _require_reference(value: str) -> str:
     if not references.is_reference(value):
         raise ValueError(f"'{value}' is not of the form module:function")
     return value
 
 
-def parse_task(document: Document, path: KeyPath, raw_task: Any, base: Path) -> TaskSpec | None:
+def parse_task(document: Document, path: KeyPath, raw_task: Any, base_folder: Path) -> TaskSpec | None:
     """Read and check the task at `path`; None if there is any problem.
 
     Args:
@@ -152,12 +152,12 @@ def parse_task(document: Document, path: KeyPath, raw_task: Any, base: Path) -> 
     if spec is None:
         return None
     problem_count = len(document.problems)
-    _check_spec(document, path, spec, base)
+    _check_spec(document, path, spec, base_folder)
     return spec if len(document.problems) == problem_count else None
 
 
-def _check_spec(document: Document, path: KeyPath, spec: TaskSpec, base: Path) -> None:
-    family_measures = MEASURES[spec.family]
+def _check_spec(document: Document, path: KeyPath, spec: TaskSpec, base_folder: Path) -> None:
+    family_measures = MEASURES_BY_FAMILY[spec.measure_family]
     for index, name in enumerate(spec.metrics):
         if name not in family_measures:
             document.add_problem(
@@ -168,7 +168,7 @@ def _check_spec(document: Document, path: KeyPath, spec: TaskSpec, base: Path) -
         document.add_problem(path, "a custom task needs `loss` and `custom_metrics`, or `function`")
     for reference_path, reference in spec.reference_by_path.items():
         try:
-            references.check(reference, base)
+            references.check(reference, base_folder)
         except InputError as error:
             document.add_problem((*path, *reference_path), str(error))
 

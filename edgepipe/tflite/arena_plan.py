@@ -18,12 +18,12 @@ import numpy as np
 from edgepipe.core.arrays import Array
 from edgepipe.core.errors import InputError
 from edgepipe.tflite.kernel_scratch import scratch_sizes
-from edgepipe.tflite.model import PACKED_TYPES, Model, Operator, Tensor, TensorKey
+from edgepipe.tflite.model import PACKING_BY_DTYPE, Model, Operator, Tensor, TensorKey
 
 ALIGNMENT = 16  # bytes; MicroArenaBufferAlignment()
 MAX_BUFFERS = 10_000  # placing them takes a second or two; the largest networks have some hundreds
-MAX_BYTES = 2**31 - 1  # the planner counts in 32-bit integers
-OFFLINE_PLAN = "OfflineMemoryAllocation"  # the metadata in which Vela and others fix offsets
+MAX_ARENA_BYTES = 2**31 - 1  # the planner counts in 32-bit integers
+OFFLINE_PLAN_KEY = "OfflineMemoryAllocation"  # the metadata in which Vela and others fix offsets
 UNSET = -1
 
 
@@ -36,16 +36,16 @@ class ArenaBuffer:
 
     name: str
     kind: str  # input, output, activation, unused, scratch
-    subgraph: int
-    tensor: int | None  # its index in the subgraph; None for scratch memory
-    bytes: int
+    subgraph_index: int
+    tensor_index: int | None  # its index in the subgraph; None for scratch memory
+    size: int
     aligned_size: int
     first_step: int
     last_step: int
     offset: int
 
     @property
-    def end(self) -> int:
+    def end_offset(self) -> int:
         """The first byte after it."""
         return self.offset + self.aligned_size
 
@@ -59,37 +59,37 @@ class ArenaPlan:
     """The planned arena. Step 0 is before the first operator; `steps` names what runs at each."""
 
     buffers: tuple[ArenaBuffer, ...]
-    steps: tuple[Operator | None, ...]  # None: a subgraph begins
+    step_operators: tuple[Operator | None, ...]  # None: a subgraph begins
 
     @property
-    def peak(self) -> int:
+    def peak_bytes(self) -> int:
         """Bytes of the planned arena: what TensorFlow Lite Micro calls the head."""
-        return max((buffer.end for buffer in self.buffers), default=0)
+        return max((buffer.end_offset for buffer in self.buffers), default=0)
 
     @cached_property
-    def live_bytes(self) -> tuple[int, ...]:
+    def live_bytes_by_step(self) -> tuple[int, ...]:
         """Bytes of the tensors alive at each step, without alignment, gaps and scratch memory."""
         return self._sum_by_step([buffer for buffer in self.buffers if buffer.kind != "scratch"])
 
     @cached_property
-    def scratch_bytes(self) -> tuple[int, ...]:
+    def scratch_bytes_by_step(self) -> tuple[int, ...]:
         """Bytes of kernels' scratch memory at each step."""
         return self._sum_by_step([buffer for buffer in self.buffers if buffer.kind == "scratch"])
 
     @property
-    def naive_peak(self) -> int:
+    def naive_peak_bytes(self) -> int:
         """The largest sum of tensors alive at once: no plan needs less."""
-        return max(self.live_bytes, default=0)
+        return max(self.live_bytes_by_step, default=0)
 
     @property
     def peak_step(self) -> int:
         """The first step at which `naive_peak` is reached."""
-        return self.live_bytes.index(self.naive_peak)
+        return self.live_bytes_by_step.index(self.naive_peak_bytes)
 
     @property
     def peak_operator(self) -> Operator | None:
         """The operator at which `naive_peak` is reached; None where there is none."""
-        return self.steps[self.peak_step]
+        return self.step_operators[self.peak_step]
 
     @property
     def buffers_at_peak(self) -> tuple[ArenaBuffer, ...]:
@@ -97,14 +97,14 @@ class ArenaPlan:
         live_buffers = [
             buffer for buffer in self.buffers if buffer.kind != "scratch" and buffer.is_alive(self.peak_step)
         ]
-        return tuple(sorted(live_buffers, key=lambda buffer: -buffer.bytes))
+        return tuple(sorted(live_buffers, key=lambda buffer: -buffer.size))
 
     def _sum_by_step(self, buffers: list[ArenaBuffer]) -> tuple[int, ...]:
-        change = np.zeros(len(self.steps) + 1, np.int64)
+        byte_changes = np.zeros(len(self.step_operators) + 1, np.int64)
         for buffer in buffers:
-            change[max(buffer.first_step, 0)] += buffer.bytes if buffer.last_step >= 0 else 0
-            change[buffer.last_step + 1] -= buffer.bytes if buffer.last_step >= 0 else 0
-        return tuple(np.cumsum(change)[:-1].tolist())
+            byte_changes[max(buffer.first_step, 0)] += buffer.size if buffer.last_step >= 0 else 0
+            byte_changes[buffer.last_step + 1] -= buffer.size if buffer.last_step >= 0 else 0
+        return tuple(np.cumsum(byte_changes)[:-1].tolist())
 
 
 def plan_arena(model: Model) -> ArenaPlan:
@@ -114,15 +114,15 @@ def plan_arena(model: Model) -> ArenaPlan:
         InputError: control flow that calls its own subgraph or one that is not there, more than `MAX_BUFFERS`
             buffers, more than 2 GiB, or a damaged offline plan.
     """
-    walk = _LifetimeWalk(model)
-    walk.visit_subgraph(0)
-    buffers = list(walk.iterate_buffers())
+    lifetime_walk = _LifetimeWalk(model)
+    lifetime_walk.visit_subgraph(0)
+    buffers = list(lifetime_walk.iterate_buffers())
     if len(buffers) > MAX_BUFFERS:
         raise InputError(f"{model.path}: {len(buffers)} tensors to plan; at most {MAX_BUFFERS} are planned")
     total_bytes = sum(buffer.aligned_size for buffer in buffers)
-    if total_bytes > MAX_BYTES:
+    if total_bytes > MAX_ARENA_BYTES:
         raise InputError(
-            f"{model.path}: its tensors take {total_bytes} bytes together; the planner counts to {MAX_BYTES}"
+            f"{model.path}: its tensors take {total_bytes} bytes together; the planner counts to {MAX_ARENA_BYTES}"
         )
     offsets = place_buffers(
         [(buffer.aligned_size, buffer.first_step, buffer.last_step) for buffer in buffers],
@@ -131,38 +131,46 @@ def plan_arena(model: Model) -> ArenaPlan:
     placed_buffers = tuple(
         ArenaBuffer(**{**vars(buffer), "offset": offset}) for buffer, offset in zip(buffers, offsets, strict=True)
     )
-    return ArenaPlan(placed_buffers, tuple(walk.steps))
+    return ArenaPlan(placed_buffers, tuple(lifetime_walk.step_operators))
 
 
-def place_buffers(requests: list[tuple[int, int, int]], fixed_offsets: list[int | None] | None = None) -> list[int]:
+def place_buffers(
+    buffer_requests: list[tuple[int, int, int]], fixed_offsets: list[int | None] | None = None
+) -> list[int]:
     """Offsets for buffers of (size, first step, last step), as TensorFlow Lite Micro's GreedyMemoryPlanner finds them.
 
     Buffers with a fixed offset are placed first; the others from the largest to the smallest, of equal ones the last
     first, each in the lowest gap between the buffers that live at the same time.
     """
-    offset_by_index = fixed_offsets or [None] * len(requests)
-    order = [index for index, offset in enumerate(offset_by_index) if offset is not None]
+    offset_by_index = fixed_offsets or [None] * len(buffer_requests)
+    placement_order = [index for index, offset in enumerate(offset_by_index) if offset is not None]
     free_indices = [index for index, offset in reversed(list(enumerate(offset_by_index))) if offset is None]
-    order += sorted(free_indices, key=lambda index: -requests[index][0])
-    sizes, starts, ends = (np.array([request[column] for request in requests], np.int64) for column in range(3))
-    offsets = np.zeros(len(requests), np.int64)
+    placement_order += sorted(free_indices, key=lambda index: -buffer_requests[index][0])
+    sizes, first_steps, last_steps = (
+        np.array([request[column] for request in buffer_requests], np.int64) for column in range(3)
+    )
+    offsets = np.zeros(len(buffer_requests), np.int64)
     placed_indices = np.empty(0, np.int64)  # indices, by offset
-    for index in order:
+    for index in placement_order:
         offset = offset_by_index[index]
-        neighbours = placed_indices[(starts[placed_indices] <= ends[index]) & (starts[index] <= ends[placed_indices])]
+        overlapping_indices = placed_indices[
+            (first_steps[placed_indices] <= last_steps[index]) & (first_steps[index] <= last_steps[placed_indices])
+        ]
         offsets[index] = (
-            offset if offset is not None else _find_lowest_gap(offsets[neighbours], sizes[neighbours], sizes[index])
+            offset
+            if offset is not None
+            else _find_lowest_gap(offsets[overlapping_indices], sizes[overlapping_indices], sizes[index])
         )
-        position = np.searchsorted(offsets[placed_indices], offsets[index], side="right")
-        placed_indices = np.insert(placed_indices, position, index)
+        insert_position = np.searchsorted(offsets[placed_indices], offsets[index], side="right")
+        placed_indices = np.insert(placed_indices, insert_position, index)
     return [int(offset) for offset in offsets]
 
 
-def _find_lowest_gap(starts: Array, sizes: Array, size: int) -> int:
+def _find_lowest_gap(start_offsets: Array, sizes: Array, size: int) -> int:
     """The lowest offset with room for `size` bytes between buffers sorted by their start."""
-    ends = np.maximum.accumulate(np.concatenate([[0], starts + sizes]))
-    fits = np.flatnonzero(starts - ends[:-1] >= size)
-    return int(ends[fits[0]] if len(fits) else ends[-1])
+    end_offsets = np.maximum.accumulate(np.concatenate([[0], start_offsets + sizes]))
+    fitting_gaps = np.flatnonzero(start_offsets - end_offsets[:-1] >= size)
+    return int(end_offsets[fitting_gaps[0]] if len(fitting_gaps) else end_offsets[-1])
 
 
 class _LifetimeWalk:
@@ -170,66 +178,74 @@ class _LifetimeWalk:
 
     def __init__(self, model: Model) -> None:
         self.model = model
-        self.steps: list[Operator | None] = [None]
-        self.open_subgraphs: list[int] = []  # on the current call path
-        self.lifetimes: dict[TensorKey, tuple[int, int]] = {}
-        self.kinds: dict[TensorKey, str] = {}
+        self.step_operators: list[Operator | None] = [None]
+        self.open_subgraph_indices: list[int] = []  # on the current call path
+        self.lifetime_by_tensor: dict[TensorKey, tuple[int, int]] = {}
+        self.kind_by_tensor: dict[TensorKey, str] = {}
         self.scratch_buffers: list[ArenaBuffer] = []
 
     @property
     def current_step(self) -> int:
-        return len(self.steps) - 1
+        return len(self.step_operators) - 1
 
     def mark_created(self, tensor: Tensor) -> None:
-        self.lifetimes[tensor.key] = (self.current_step, self.current_step)
+        self.lifetime_by_tensor[tensor.key] = (self.current_step, self.current_step)
 
     def mark_used(self, tensor: Tensor) -> None:
-        first_step, _ = self.lifetimes.get(tensor.key, (UNSET, UNSET))
-        self.lifetimes[tensor.key] = (first_step, self.current_step)
+        first_step, _ = self.lifetime_by_tensor.get(tensor.key, (UNSET, UNSET))
+        self.lifetime_by_tensor[tensor.key] = (first_step, self.current_step)
 
     def visit_subgraph(self, index: int) -> None:
-        if index in self.open_subgraphs:
+        if index in self.open_subgraph_indices:
             raise InputError(f"{self.model.path}: subgraph {index} calls itself; no runtime would finish")
-        if len(self.steps) > 4 * len(self.model.operators) + 1000:
+        if len(self.step_operators) > 4 * len(self.model.operators) + 1000:
             raise InputError(f"{self.model.path}: subgraphs call each other more often than there are operators")
-        self.open_subgraphs.append(index)
-        graph = self.model.subgraphs[index]
-        for kind, tensors in (("input", graph.inputs), ("output", graph.outputs)):
+        self.open_subgraph_indices.append(index)
+        subgraph = self.model.subgraphs[index]
+        for kind, tensors in (("input", subgraph.inputs), ("output", subgraph.outputs)):
             for tensor in tensors:
                 self.mark_created(tensor)
-                self.kinds.setdefault(tensor.key, kind if index == 0 else "activation")
-        for operator in graph.operators:
+                self.kind_by_tensor.setdefault(tensor.key, kind if index == 0 else "activation")
+        for operator in subgraph.operators:
             self.visit_operator(operator)
-        for tensor in graph.outputs:
+        for tensor in subgraph.outputs:
             self.mark_used(tensor)
-        self.open_subgraphs.pop()
+        self.open_subgraph_indices.pop()
 
     def visit_operator(self, operator: Operator) -> None:
-        self.steps.append(operator)
+        self.step_operators.append(operator)
         start_step = self.current_step
         for tensor in operator.outputs:
             if tensor is not None:
                 self.mark_created(tensor)
-        for option in operator.facts.body_options:
-            self.steps.append(None)
-            self.visit_subgraph(body_subgraph_index(self.model, operator, option))
+        for body_option in operator.traits.body_option_names:
+            self.step_operators.append(None)
+            self.visit_subgraph(body_subgraph_index(self.model, operator, body_option))
         for tensor in operator.tensors:
             self.mark_used(tensor)
         for size in scratch_sizes(operator):
             name = f"scratch of {operator.location}"
             self.scratch_buffers.append(
-                _build_buffer(name, "scratch", operator.subgraph, None, size, start_step, self.current_step)
+                _build_buffer(name, "scratch", operator.subgraph_index, None, size, start_step, self.current_step)
             )
 
     def iterate_buffers(self) -> Iterator[ArenaBuffer]:
         """The buffers to place, in the planner's order: the tensors of all subgraphs, then scratch memory."""
         for tensor in self.model.tensors:
             if not tensor.is_constant and not tensor.is_variable and tensor.bytes:
-                key = tensor.key
-                first_step, last_step = self.lifetimes.get(key, (UNSET, UNSET))
-                kind = self.kinds.get(key, "activation" if key in self.lifetimes else "unused")
+                tensor_key = tensor.key
+                first_step, last_step = self.lifetime_by_tensor.get(tensor_key, (UNSET, UNSET))
+                kind = self.kind_by_tensor.get(
+                    tensor_key, "activation" if tensor_key in self.lifetime_by_tensor else "unused"
+                )
                 yield _build_buffer(
-                    tensor.name, kind, tensor.subgraph, tensor.index, unpacked_bytes(tensor), first_step, last_step
+                    tensor.name,
+                    kind,
+                    tensor.subgraph_index,
+                    tensor.index,
+                    unpacked_bytes(tensor),
+                    first_step,
+                    last_step,
                 )
         yield from self.scratch_buffers
 
@@ -242,36 +258,42 @@ def body_subgraph_index(model: Model, operator: Operator, option: str) -> int:
     """
     index = operator.options.get(option)
     if not isinstance(index, int) or not 0 <= index < len(model.subgraphs):
-        count = len(model.subgraphs)
-        raise InputError(f"{model.path}: {operator.location} leads to subgraph {index} of {count}; the file is damaged")
+        subgraph_count = len(model.subgraphs)
+        raise InputError(
+            f"{model.path}: {operator.location} leads to subgraph {index} of {subgraph_count}; the file is damaged"
+        )
     return index
 
 
 def unpacked_bytes(tensor: Tensor) -> int:
     """What a tensor takes in the arena, where packed numbers take a byte each."""
-    return tensor.elements if tensor.dtype in PACKED_TYPES else tensor.bytes
+    return tensor.element_count if tensor.dtype in PACKING_BY_DTYPE else tensor.bytes
 
 
 def _build_buffer(
-    name: str, kind: str, subgraph: int, tensor: int | None, size: int, first_step: int, last_step: int
+    name: str, kind: str, subgraph_index: int, tensor_index: int | None, size: int, first_step: int, last_step: int
 ) -> ArenaBuffer:
-    return ArenaBuffer(name, kind, subgraph, tensor, size, -(-size // ALIGNMENT) * ALIGNMENT, first_step, last_step, 0)
+    return ArenaBuffer(
+        name, kind, subgraph_index, tensor_index, size, -(-size // ALIGNMENT) * ALIGNMENT, first_step, last_step, 0
+    )
 
 
 def _read_fixed_offsets(model: Model, buffers: list[ArenaBuffer]) -> list[int | None] | None:
     """The offsets that the file's metadata fixes: version, subgraph, count, then one for each tensor, -1 for none."""
-    content = model.metadata.get(OFFLINE_PLAN)
+    content = model.metadata.get(OFFLINE_PLAN_KEY)
     if content is None:
         return None
-    numbers = [number for (number,) in struct.iter_unpack("<i", content[: len(content) // 4 * 4])]
-    if len(numbers) < 3 or numbers[2] != len(model.tensors) or len(numbers) < 3 + numbers[2]:
-        offset_count = numbers[2] if len(numbers) > 2 else 0
+    plan_numbers = [number for (number,) in struct.iter_unpack("<i", content[: len(content) // 4 * 4])]
+    if len(plan_numbers) < 3 or plan_numbers[2] != len(model.tensors) or len(plan_numbers) < 3 + plan_numbers[2]:
+        offset_count = plan_numbers[2] if len(plan_numbers) > 2 else 0
         raise InputError(f"{model.path}: its offline plan has {offset_count} offsets for {len(model.tensors)} tensors")
-    if any(offset < UNSET for offset in numbers[3:]):
-        raise InputError(f"{model.path}: its offline plan has an offset of {min(numbers[3:])}; it must be -1 or more")
-    offset_by_key = dict(zip((tensor.key for tensor in model.tensors), numbers[3:], strict=False))
+    if any(offset < UNSET for offset in plan_numbers[3:]):
+        raise InputError(
+            f"{model.path}: its offline plan has an offset of {min(plan_numbers[3:])}; it must be -1 or more"
+        )
+    offset_by_key = dict(zip((tensor.key for tensor in model.tensors), plan_numbers[3:], strict=False))
     file_offsets = [
-        UNSET if buffer.tensor is None else offset_by_key.get((buffer.subgraph, buffer.tensor), UNSET)
+        UNSET if buffer.tensor_index is None else offset_by_key.get((buffer.subgraph_index, buffer.tensor_index), UNSET)
         for buffer in buffers
     ]
     return [None if offset == UNSET else offset for offset in file_offsets]

@@ -42,7 +42,7 @@ _SIZES_32_BIT = _StructureSizes(
 
 # fmt: off
 # Bytes that a kernel's init allocates; size and alignment of an operator's parsed options.
-_KERNEL_BYTES = {
+_KERNEL_BYTES_BY_OPERATOR = {
     "ADD": 60, "SUB": 52, "MUL": 36, "DIV": 28, "SQUARED_DIFFERENCE": 112,
     "CONV_2D": 80, "DEPTHWISE_CONV_2D": 80, "FULLY_CONNECTED": 72, "TRANSPOSE_CONV": 88, "BATCH_MATMUL": 32,
     "AVERAGE_POOL_2D": 32, "MAX_POOL_2D": 32, "CONCATENATION": 80, "SOFTMAX": 80, "PAD": 56, "PADV2": 56,
@@ -54,7 +54,7 @@ _KERNEL_BYTES = {
     **dict.fromkeys(("EQUAL", "NOT_EQUAL", "GREATER", "GREATER_EQUAL", "LESS", "LESS_EQUAL"), 32),
     "EMBEDDING_LOOKUP": 16, "CUMSUM": 36, "SELECT_V2": 1,
 }
-_OPTION_SIZES = {
+_OPTION_LAYOUTS = {
     "ADD": (8, 4), "SUB": (8, 4), "MUL": (4, 4), "DIV": (4, 4), "CONCATENATION": (8, 4), "PACK": (8, 4),
     "CONV_2D": (28, 4), "DEPTHWISE_CONV_2D": (28, 4), "FULLY_CONNECTED": (32, 8), "TRANSPOSE_CONV": (20, 4),
     "BATCH_MATMUL": (3, 1), "AVERAGE_POOL_2D": (40, 4), "MAX_POOL_2D": (40, 4), "L2_POOL_2D": (40, 4),
@@ -87,35 +87,35 @@ _SOFTMAX_LUT_BYTES = 2 * 513  # bytes of one of SOFTMAX's two tables for int16
 class ArenaTail:
     """Bytes after the planned arena, by use; `unknown_operators` are those with a kernel that no table above lists."""
 
-    total: int  # on 64 bits
+    total_bytes: int  # on 64 bits
     bytes_by_use: dict[str, int]
     unknown_operators: tuple[str, ...]
-    total_32_bit: int  # estimated for 32 bits
+    total_bytes_32_bit: int  # estimated for 32 bits
 
     @property
     def interval_32_bit(self) -> tuple[int, int]:
         """Bounds of the tail on 32 bits."""
-        return self.total // 2, self.total
+        return self.total_bytes // 2, self.total_bytes
 
 
 def compute_tail(model: Model) -> ArenaTail:
     """The tail of the arena of `model`, without the kernel data of unknown operators."""
-    total, bytes_by_use = _sum_allocations(model, _SIZES_64_BIT)
-    total_32_bit, _ = _sum_allocations(model, _SIZES_32_BIT)
-    known_operators = _KERNEL_BYTES.keys() | _OPTION_SIZES.keys() | _DATALESS_OPERATORS
+    total_bytes, bytes_by_use = _sum_allocations(model, _SIZES_64_BIT)
+    total_bytes_32_bit, _ = _sum_allocations(model, _SIZES_32_BIT)
+    known_operators = _KERNEL_BYTES_BY_OPERATOR.keys() | _OPTION_LAYOUTS.keys() | _DATALESS_OPERATORS
     unknown_operators = sorted(
         {operator.name for operator in model.operators if operator.is_custom or operator.name not in known_operators}
     )
-    return ArenaTail(total, bytes_by_use, tuple(unknown_operators), total_32_bit)
+    return ArenaTail(total_bytes, bytes_by_use, tuple(unknown_operators), total_bytes_32_bit)
 
 
 def _sum_allocations(model: Model, sizes: _StructureSizes) -> tuple[int, dict[str, int]]:
-    total, bytes_by_use = 0, Counter[str]()
+    total_bytes, bytes_by_use = 0, Counter[str]()
     for use, size, alignment in _list_allocations(model, sizes):
-        aligned_size = -(-(total + size) // alignment) * alignment - total
-        total += aligned_size
+        aligned_size = -(-(total_bytes + size) // alignment) * alignment - total_bytes
+        total_bytes += aligned_size
         bytes_by_use[use] += aligned_size
-    return total, dict(bytes_by_use)
+    return total_bytes, dict(bytes_by_use)
 
 
 Allocation = tuple[str, int, int]  # what for, bytes, alignment
@@ -123,16 +123,16 @@ Allocation = tuple[str, int, int]  # what for, bytes, alignment
 
 def _list_allocations(model: Model, sizes: _StructureSizes) -> Iterator[Allocation]:
     """All allocations, in order."""
-    yield from _allocate_structures(model, sizes)
-    yield from _allocate_kernels(model)
-    yield from _allocate_variables(model, sizes.pointer)
-    for side in (model.inputs, model.outputs):
-        yield "interface", sizes.pointer * len(side), BUFFER_ALIGNMENT
-        for tensor in side:
-            yield from _allocate_interface(tensor, sizes)
+    yield from _structure_allocations(model, sizes)
+    yield from _kernel_allocations(model)
+    yield from _variable_allocations(model, sizes.pointer)
+    for interface_tensors in (model.inputs, model.outputs):
+        yield "interface", sizes.pointer * len(interface_tensors), BUFFER_ALIGNMENT
+        for tensor in interface_tensors:
+            yield from _interface_allocations(tensor, sizes)
 
 
-def _allocate_structures(model: Model, sizes: _StructureSizes) -> Iterator[Allocation]:
+def _structure_allocations(model: Model, sizes: _StructureSizes) -> Iterator[Allocation]:
     yield "allocator", sizes.base_structures, 8
     yield "graph", sizes.subgraph * len(model.subgraphs), sizes.pointer
     for graph in model.subgraphs:
@@ -140,49 +140,49 @@ def _allocate_structures(model: Model, sizes: _StructureSizes) -> Iterator[Alloc
     for graph in model.subgraphs:
         yield "operators", sizes.node * len(graph.operators), sizes.pointer
     for operator in model.operators:
-        if operator.name in _OPTION_SIZES and not operator.is_custom:
-            yield "options", *_OPTION_SIZES[operator.name]
+        if operator.name in _OPTION_LAYOUTS and not operator.is_custom:
+            yield "options", *_OPTION_LAYOUTS[operator.name]
 
 
-def _allocate_kernels(model: Model) -> Iterator[Allocation]:
+def _kernel_allocations(model: Model) -> Iterator[Allocation]:
     for operator in model.operators:
-        if operator.name in _KERNEL_BYTES and not operator.is_custom:
-            yield "kernels", _KERNEL_BYTES[operator.name], BUFFER_ALIGNMENT
+        if operator.name in _KERNEL_BYTES_BY_OPERATOR and not operator.is_custom:
+            yield "kernels", _KERNEL_BYTES_BY_OPERATOR[operator.name], BUFFER_ALIGNMENT
     for operator in model.operators:
-        yield from (("kernels", size, BUFFER_ALIGNMENT) for size in _prepared_sizes(operator))
+        yield from (("kernels", size, BUFFER_ALIGNMENT) for size in _prepare_allocation_sizes(operator))
 
 
-def _allocate_variables(model: Model, pointer_bytes: int) -> Iterator[Allocation]:
+def _variable_allocations(model: Model, pointer_bytes: int) -> Iterator[Allocation]:
     handle_count = sum(len(scratch_sizes(operator)) for operator in model.operators)
     for graph in model.subgraphs:
         yield "scratch handles", pointer_bytes * handle_count, pointer_bytes
         yield from (("variables", tensor.bytes, BUFFER_ALIGNMENT) for tensor in graph.tensors if tensor.is_variable)
 
 
-def _prepared_sizes(operator: Operator) -> Iterator[int]:
+def _prepare_allocation_sizes(operator: Operator) -> Iterator[int]:
     """Bytes that a kernel's prepare allocates, when shapes are known."""
     weights, input_tensor = operator.input(1), operator.input(0)
-    yield from _per_channel_sizes(operator, weights)
+    yield from _per_channel_allocation_sizes(operator, weights)
     if operator.name == "SOFTMAX" and input_tensor is not None and input_tensor.dtype == "int16":
         yield from (_SOFTMAX_LUT_BYTES, _SOFTMAX_LUT_BYTES)
     if operator.name == "BATCH_MATMUL" and input_tensor is not None and weights is not None:
-        yield from _matmul_sizes(operator, input_tensor, weights)
+        yield from _matmul_allocation_sizes(operator, input_tensor, weights)
     if operator.name == "ADD_N" and input_tensor is not None and input_tensor.dtype == "int8":
         yield _ADD_N_BYTES
     if operator.name in _RESHAPING_OPERATORS and operator.outputs and operator.outputs[0] is not None:
         yield 4 + 4 * len(operator.outputs[0].shape)
 
 
-def _per_channel_sizes(operator: Operator, weights: Tensor | None) -> Iterator[int]:
+def _per_channel_allocation_sizes(operator: Operator, weights: Tensor | None) -> Iterator[int]:
     """A multiplier and a shift for each filter; dense layers keep them only if their weights have several scales."""
     if weights is None or not weights.shape:
         return
-    if operator.facts.is_per_channel or (operator.name == "FULLY_CONNECTED" and _is_per_axis(weights)):
-        channels = weights.shape[-1 if operator.name == "DEPTHWISE_CONV_2D" else 0]
-        yield from (4 * channels, 4 * channels)
+    if operator.traits.is_per_channel or (operator.name == "FULLY_CONNECTED" and _is_per_axis(weights)):
+        channel_count = weights.shape[-1 if operator.name == "DEPTHWISE_CONV_2D" else 0]
+        yield from (4 * channel_count, 4 * channel_count)
 
 
-def _matmul_sizes(operator: Operator, lhs: Tensor, rhs: Tensor) -> Iterator[int]:
+def _matmul_allocation_sizes(operator: Operator, lhs: Tensor, rhs: Tensor) -> Iterator[int]:
     """Quantization, and a transposed copy of each side that is not laid out as the kernel needs it."""
     if lhs.dtype in ("int8", "int16"):
         yield 28
@@ -192,10 +192,10 @@ def _matmul_sizes(operator: Operator, lhs: Tensor, rhs: Tensor) -> Iterator[int]
 
 
 def _is_per_axis(tensor: Tensor) -> bool:
-    return tensor.quantization is not None and tensor.quantization.per_axis
+    return tensor.quantization is not None and tensor.quantization.is_per_axis
 
 
-def _allocate_interface(tensor: Tensor, sizes: _StructureSizes) -> Iterator[Allocation]:
+def _interface_allocations(tensor: Tensor, sizes: _StructureSizes) -> Iterator[Allocation]:
     yield "interface", sizes.tensor, sizes.pointer
     if tensor.quantization is not None:
         yield "interface", sizes.quantization, sizes.pointer

@@ -30,7 +30,7 @@ class ChildError(InputError):
         self.is_refusal = is_refusal
 
 
-def run(module: str, request: Json, timeout: float, subject: str) -> Json:
+def run(worker_module: str, request: Json, timeout: float, subject: str) -> Json:
     """Run `python -m module` on `request`.
 
     Args:
@@ -47,7 +47,7 @@ def run(module: str, request: Json, timeout: float, subject: str) -> Json:
     """
     with tempfile.TemporaryDirectory(prefix="edgepipe-") as folder:
         answer_path = Path(folder) / "answer.json"
-        command = [sys.executable, "-P", "-m", module, str(answer_path)]
+        command = [sys.executable, "-P", "-m", worker_module, str(answer_path)]
         try:
             process = subprocess.run(
                 command,

@@ -10,7 +10,7 @@ from edgepipe.core.metric import Record
 from edgepipe.core.units import plural
 
 CPU_INFO = Path("/proc/cpuinfo")
-_CPU_NAMES = ("model name", "Model", "Hardware", "cpu model", "CPU part")  # x86, Raspberry Pi, other ARM, MIPS
+_CPU_NAME_FIELDS = ("model name", "Model", "Hardware", "cpu model", "CPU part")  # x86, Raspberry Pi, other ARM, MIPS
 
 
 class Host(Record):
@@ -36,13 +36,13 @@ def fingerprint() -> Host:
     """The machine this process runs on."""
     return Host(
         cpu=_cpu_name(),
-        cores=usable_cores(),
+        cores=count_usable_cores(),
         machine=platform.machine(),
         kernel=f"{platform.system()} {platform.release()}",
     )
 
 
-def usable_cores() -> int:
+def count_usable_cores() -> int:
     """Cores that this process may use; all cores where the system has no affinity."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
@@ -55,5 +55,5 @@ def _cpu_name() -> str:
         for line in CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines():
             name, _, text = line.partition(":")
             cpu_info.setdefault(name.strip(), " ".join(text.split()))
-    candidates = [cpu_info[name] for name in _CPU_NAMES if cpu_info.get(name)]
-    return candidates[0] if candidates else platform.processor() or "unknown processor"
+    cpu_names = [cpu_info[name] for name in _CPU_NAME_FIELDS if cpu_info.get(name)]
+    return cpu_names[0] if cpu_names else platform.processor() or "unknown processor"

@@ -11,12 +11,12 @@ from edgepipe.tflite import child_process, cpu_cores, reader
 from edgepipe.tflite.host_fingerprint import Host
 from edgepipe.tflite.interpreter import Runtime
 
-RUNS = 50
-WARM_UP = 5
-MIN_SECONDS = 0.3
-MAX_SECONDS = 3.0
-MIN_RUNS = 3  # even if they take longer than `MAX_SECONDS`
-TIMEOUT = 120.0
+DEFAULT_RUNS = 50
+DEFAULT_WARM_UP_RUNS = 5
+MIN_TIMED_SECONDS = 0.3
+MAX_TIMED_SECONDS = 3.0
+MIN_TIMED_RUNS = 3  # even if they take longer than `MAX_SECONDS`
+TIMEOUT_SECONDS = 120.0
 
 
 class LatencyMeasurement(Record):
@@ -38,7 +38,11 @@ class LatencyMeasurement(Record):
 
 
 def measure(
-    path: Path, threads: int = 1, runs: int = RUNS, warm_up: int = WARM_UP, runtime: Runtime = Runtime.XNNPACK
+    path: Path,
+    threads: int = 1,
+    runs: int = DEFAULT_RUNS,
+    warm_up: int = DEFAULT_WARM_UP_RUNS,
+    runtime: Runtime = Runtime.XNNPACK,
 ) -> LatencyMeasurement:
     """Time `invoke` on zeros, in a process pinned to as many cores as threads.
 
@@ -59,7 +63,7 @@ def measure(
     reader.read(path)
     request = {"path": str(path), "threads": threads, "runs": runs, "warm_up": warm_up, "runtime": runtime}
     answer = child_process.run(
-        "edgepipe.tflite.host_latency_worker", request, TIMEOUT, f"{path}: measuring on LiteRT {runtime}"
+        "edgepipe.tflite.host_latency_worker", request, TIMEOUT_SECONDS, f"{path}: measuring on LiteRT {runtime}"
     )
     return LatencyMeasurement.model_validate(answer["measurement"])
 
@@ -80,17 +84,17 @@ def build_metrics(measurement: LatencyMeasurement, device: str) -> list[Metric]:
         "host_digest": measurement.host.digest,
         "measured_at": measurement.measured_at,
     }
-    threads = plural(measurement.threads, "thread")
-    latency = Metric(
+    threads_text = plural(measurement.threads, "thread")
+    latency_metric = Metric(
         name="latency",
         value=measurement.p50,
         unit=Dimension.SECONDS,
         evidence=Evidence.MEASURED,
         device=device,
-        how=f"median of {measurement.runs} runs on {measurement.version} ({measurement.runtime}, {threads})",
+        how=f"median of {measurement.runs} runs on {measurement.version} ({measurement.runtime}, {threads_text})",
         details=details,
     )
-    return [latency, _ram_metric(measurement, device, details)]
+    return [latency_metric, _ram_metric(measurement, device, details)]
 
 
 def _ram_metric(measurement: LatencyMeasurement, device: str, details: dict[str, float | int | str]) -> Metric:

@@ -13,7 +13,7 @@ from edgepipe.core.references import installed_version
 from edgepipe.tflite import child_process, cpu_cores, reader
 from edgepipe.tflite.child_process import Json
 from edgepipe.tflite.host_fingerprint import fingerprint
-from edgepipe.tflite.host_latency import MAX_SECONDS, MIN_RUNS, MIN_SECONDS, LatencyMeasurement
+from edgepipe.tflite.host_latency import MAX_TIMED_SECONDS, MIN_TIMED_RUNS, MIN_TIMED_SECONDS, LatencyMeasurement
 from edgepipe.tflite.interpreter import Runtime, run_on_zeros
 
 STATUS_FILE = Path("/proc/self/status")
@@ -25,17 +25,17 @@ def handle_request(request: Json) -> Json:
     runtime, model = Runtime(request["runtime"]), reader.read(Path(request["path"]))
     host = fingerprint()  # before pinning, which leaves fewer cores
     cores = cpu_cores.pin(request["threads"])
-    baseline_bytes, reason = _reset_peak_memory()
+    baseline_bytes, memory_reason = _reset_peak_memory()
     interpreter, _ = run_on_zeros(model, runtime, request["threads"])
     for _ in range(request["warm_up"] - 1):  # `run_on_zeros` ran it once
         interpreter.invoke()
-    times = _measure_times(interpreter, request["runs"])
-    p5, p50, p95 = np.percentile(times, (5, 50, 95)).tolist()
+    run_seconds = _measure_times(interpreter, request["runs"])
+    p5, p50, p95 = np.percentile(run_seconds, (5, 50, 95)).tolist()
     measurement = LatencyMeasurement(
         p5=p5,
         p50=p50,
         p95=p95,
-        runs=len(times),
+        runs=len(run_seconds),
         warm_up=request["warm_up"],
         threads=request["threads"],
         runtime=runtime,
@@ -44,25 +44,25 @@ def handle_request(request: Json) -> Json:
         cores=cores,
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
         memory=_read_status_bytes("VmHWM") - baseline_bytes if baseline_bytes else None,
-        memory_reason=reason,
+        memory_reason=memory_reason,
     )
     return {"measurement": measurement.model_dump(mode="json")}
 
 
-def _measure_times(interpreter: Any, runs: int) -> list[float]:
+def _measure_times(interpreter: Any, requested_runs: int) -> list[float]:
     """Seconds of each call, until `runs` and `MIN_SECONDS` are reached or `MAX_SECONDS` are over."""
-    times: list[float] = []
+    run_seconds: list[float] = []
     begin = now = time.perf_counter()
-    while len(times) < MIN_RUNS or _needs_more_runs(len(times), now - begin, runs):
+    while len(run_seconds) < MIN_TIMED_RUNS or _needs_more_runs(len(run_seconds), now - begin, requested_runs):
         start = time.perf_counter()
         interpreter.invoke()
         now = time.perf_counter()
-        times.append(now - start)
-    return times
+        run_seconds.append(now - start)
+    return run_seconds
 
 
-def _needs_more_runs(run_count: int, elapsed_seconds: float, runs: int) -> bool:
-    return elapsed_seconds < MAX_SECONDS and (run_count < runs or elapsed_seconds < MIN_SECONDS)
+def _needs_more_runs(run_count: int, elapsed_seconds: float, requested_runs: int) -> bool:
+    return elapsed_seconds < MAX_TIMED_SECONDS and (run_count < requested_runs or elapsed_seconds < MIN_TIMED_SECONDS)
 
 
 def _reset_peak_memory() -> tuple[int, str]:
@@ -74,10 +74,10 @@ def _reset_peak_memory() -> tuple[int, str]:
         return 0, f"the system does not report the peak memory of a process ({error}); Linux does, through /proc/self"
 
 
-def _read_status_bytes(field: str) -> int:
-    match = re.search(rf"^{field}:\s+(\d+) kB", STATUS_FILE.read_text(encoding="ascii"), re.MULTILINE)
+def _read_status_bytes(field_name: str) -> int:
+    match = re.search(rf"^{field_name}:\s+(\d+) kB", STATUS_FILE.read_text(encoding="ascii"), re.MULTILINE)
     if match is None:
-        raise OSError(f"no {field} in {STATUS_FILE}")
+        raise OSError(f"no {field_name} in {STATUS_FILE}")
     return int(match[1]) * 1024
 
 

@@ -11,7 +11,7 @@ from edgepipe.tflite.sample_conversion import convert_samples
 def list_activations(model: Model) -> list[Tensor]:
     """The tensors that are computed, inputs first, then in the order of the operators of the first subgraph."""
     computed_tensors = [
-        tensor for op in model.operators if op.subgraph == 0 for tensor in op.outputs if tensor is not None
+        tensor for op in model.operators if op.subgraph_index == 0 for tensor in op.outputs if tensor is not None
     ]
     return [*model.inputs, *computed_tensors]
 
@@ -32,10 +32,10 @@ def record_tensors(
     Raises:
         InputError: samples that do not fit, or a model that the runtime refuses.
     """
-    inputs = convert_samples(model, x)
+    input_arrays = convert_samples(model, x)
     with wrap_runtime_errors(model.path, runtime):
         session = Session(model, runtime, threads=1, preserve_tensors=True)
-        interpreter = session.open_interpreter([(1, *array.shape[1:]) for array in inputs])
-        for index in range(len(inputs[0])):
-            session.invoke(interpreter, [array[index : index + 1] for array in inputs])
+        interpreter = session.open_interpreter([(1, *array.shape[1:]) for array in input_arrays])
+        for index in range(len(input_arrays[0])):
+            session.invoke(interpreter, [array[index : index + 1] for array in input_arrays])
             yield [interpreter.get_tensor(tensor.index) for tensor in tensors]

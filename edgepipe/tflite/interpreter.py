@@ -25,10 +25,10 @@ from edgepipe.tflite.sample_conversion import ModelOutputs, build_outputs, check
 
 __all__ = ["ModelOutputs", "Runtime", "check_runs", "predict"]
 
-CHECK_SECONDS = 10.0  # for any model, and more for its MACs
+CHECK_BASE_SECONDS = 10.0  # for any model, and more for its MACs
 CHECK_MACS_PER_SECOND = 1e9  # a tenth of what a slow host reaches
 CHECK_MAX_SECONDS = 120.0
-DEFAULT_BATCH = 32
+DEFAULT_BATCH_SIZE = 32
 DELEGATE_NOTICE = "Created TensorFlow Lite XNNPACK delegate"
 
 
@@ -45,7 +45,7 @@ class _NoBatchError(Exception):
 
 
 def predict(
-    path: Path, x: Arrays, runtime: Runtime = Runtime.XNNPACK, threads: int = 1, batch: int = DEFAULT_BATCH
+    path: Path, x: Arrays, runtime: Runtime = Runtime.XNNPACK, threads: int = 1, batch_size: int = DEFAULT_BATCH_SIZE
 ) -> ModelOutputs:
     """Run the model on all samples of `x`.
 
@@ -66,9 +66,9 @@ def predict(
         InputError: a damaged file, samples that do not fit the inputs, or a model that this runtime cannot run.
     """
     model = reader.read(path)
-    inputs = convert_samples(model, x)
-    raw_outputs, batching = _run_samples(Session(model, runtime, threads), inputs, batch)
-    return build_outputs(model, raw_outputs, f"LiteRT {runtime}, {plural(threads, 'thread')}, {batching}")
+    input_arrays = convert_samples(model, x)
+    raw_outputs, batching_note = _run_samples(Session(model, runtime, threads), input_arrays, batch_size)
+    return build_outputs(model, raw_outputs, f"LiteRT {runtime}, {plural(threads, 'thread')}, {batching_note}")
 
 
 def check_runs(path: Path, runtime: Runtime = Runtime.BUILTIN, timeout: float | None = None) -> None:
@@ -80,10 +80,12 @@ def check_runs(path: Path, runtime: Runtime = Runtime.BUILTIN, timeout: float | 
         InputError: the file is damaged, or the runtime refuses it, crashes or hangs on it.
     """
     model = reader.read(path)
-    seconds = min(CHECK_MAX_SECONDS, CHECK_SECONDS + model.macs / CHECK_MACS_PER_SECOND) if timeout is None else timeout
+    seconds = (
+        min(CHECK_MAX_SECONDS, CHECK_BASE_SECONDS + model.macs / CHECK_MACS_PER_SECOND) if timeout is None else timeout
+    )
     request = {"path": str(path), "runtime": runtime}
-    subject, memory = f"{path}: LiteRT {runtime}", sandbox.memory_for(path)
-    sandbox.get_shared().run("edgepipe.tflite.run_check_worker", request, seconds, subject, memory)
+    subject, memory_limit = f"{path}: LiteRT {runtime}", sandbox.memory_limit_for(path)
+    sandbox.get_shared().run("edgepipe.tflite.run_check_worker", request, seconds, subject, memory_limit)
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ class Session:
         """An allocated interpreter whose inputs have `shapes`; RuntimeError or ValueError if the model refuses."""
         from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-        resolvers = {
+        resolver_by_runtime = {
             Runtime.REFERENCE: OpResolverType.BUILTIN_REF,
             Runtime.BUILTIN: OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
             Runtime.XNNPACK: OpResolverType.BUILTIN,
@@ -108,7 +110,7 @@ class Session:
             interpreter = Interpreter(
                 model_path=str(self.model.path),
                 num_threads=self.threads,
-                experimental_op_resolver_type=resolvers[self.runtime],
+                experimental_op_resolver_type=resolver_by_runtime[self.runtime],
                 experimental_preserve_all_tensors=self.preserve_tensors,
             )
             for tensor, shape in zip(self.model.inputs, shapes, strict=True):
@@ -117,11 +119,11 @@ class Session:
             interpreter.allocate_tensors()
         return interpreter
 
-    def invoke(self, interpreter: Any, inputs: list[Array]) -> list[Array]:
+    def invoke(self, interpreter: Any, input_arrays: list[Array]) -> list[Array]:
         """The outputs, copied, for one batch of stored samples."""
         if self.is_stateful:
             interpreter.reset_all_variables()
-        for tensor, array in zip(self.model.inputs, inputs, strict=True):
+        for tensor, array in zip(self.model.inputs, input_arrays, strict=True):
             interpreter.set_tensor(tensor.index, array)
         interpreter.invoke()
         return [interpreter.get_tensor(tensor.index) for tensor in self.model.outputs]
@@ -130,7 +132,7 @@ class Session:
     def is_stateful(self) -> bool:
         """Whether the model keeps state between calls."""
         return any(t.is_variable for t in self.model.tensors) or any(
-            op.facts.keeps_state for op in self.model.operators
+            op.traits.keeps_state for op in self.model.operators
         )
 
 
@@ -144,26 +146,26 @@ def run_on_zeros(model: Model, runtime: Runtime, threads: int) -> tuple[Any, lis
         check_type(model.path, name, tensor)
     with wrap_runtime_errors(model.path, runtime):
         interpreter = Session(model, runtime, threads).open_interpreter([tensor.shape for tensor in model.inputs])
-        zeros = [np.zeros(tensor.shape, tensor.dtype) for tensor in model.inputs]
-        for tensor, array in zip(model.inputs, zeros, strict=True):
+        zero_arrays = [np.zeros(tensor.shape, tensor.dtype) for tensor in model.inputs]
+        for tensor, array in zip(model.inputs, zero_arrays, strict=True):
             interpreter.set_tensor(tensor.index, array)
         interpreter.invoke()
-    return interpreter, zeros
+    return interpreter, zero_arrays
 
 
-def _run_samples(session: Session, inputs: list[Array], batch: int) -> tuple[list[Array], str]:
-    size = min(batch, len(inputs[0]))
+def _run_samples(session: Session, input_arrays: list[Array], max_batch_size: int) -> tuple[list[Array], str]:
+    batch_size = min(max_batch_size, len(input_arrays[0]))
     try:
-        if size < 2 or session.model.inputs[0].shape[:1] != (1,):
-            raise _NoBatchError("" if size < 2 else "the model's own batch is fixed")
-        return _run_in_batches(session, inputs, size), f"batches of {size}"
+        if batch_size < 2 or session.model.inputs[0].shape[:1] != (1,):
+            raise _NoBatchError("" if batch_size < 2 else "the model's own batch is fixed")
+        return _run_in_batches(session, input_arrays, batch_size), f"batches of {batch_size}"
     except _NoBatchError as reason:
         with wrap_runtime_errors(session.model.path, session.runtime):
-            raw_outputs = _run_one_by_one(session, inputs)
+            raw_outputs = _run_one_by_one(session, input_arrays)
         return raw_outputs, f"one by one: {reason}" if str(reason) else "one by one"
 
 
-def _run_in_batches(session: Session, inputs: list[Array], size: int) -> list[Array]:
+def _run_in_batches(session: Session, input_arrays: list[Array], batch_size: int) -> list[Array]:
     """All outputs; the last batch is padded with its last sample.
 
     Raises:
@@ -172,56 +174,63 @@ def _run_in_batches(session: Session, inputs: list[Array], size: int) -> list[Ar
     if session.is_stateful:
         raise _NoBatchError("the model keeps state between calls")
     try:
-        interpreter = session.open_interpreter([(size, *array.shape[1:]) for array in inputs])
-        first_outputs = session.invoke(interpreter, [array[:size] for array in inputs])
+        interpreter = session.open_interpreter([(batch_size, *array.shape[1:]) for array in input_arrays])
+        first_outputs = session.invoke(interpreter, [array[:batch_size] for array in input_arrays])
     except (RuntimeError, ValueError) as error:
-        raise _NoBatchError(f"a batch of {size} is refused ({one_line(error)})") from None
-    _compare_with_single(session, inputs, first_outputs, size)
+        raise _NoBatchError(f"a batch of {batch_size} is refused ({join_error_lines(error)})") from None
+    _compare_with_single(session, input_arrays, first_outputs, batch_size)
     later_outputs = [
-        session.invoke(interpreter, _take_batch(inputs, start, size)) for start in range(size, len(inputs[0]), size)
+        session.invoke(interpreter, _take_batch(input_arrays, start, batch_size))
+        for start in range(batch_size, len(input_arrays[0]), batch_size)
     ]
-    return [np.concatenate(batches)[: len(inputs[0])] for batches in zip(first_outputs, *later_outputs, strict=True)]
+    return [
+        np.concatenate(batches)[: len(input_arrays[0])] for batches in zip(first_outputs, *later_outputs, strict=True)
+    ]
 
 
-def _compare_with_single(session: Session, inputs: list[Array], batch_outputs: list[Array], size: int) -> None:
-    if any(array.ndim == 0 or array.shape[0] != size for array in batch_outputs):
+def _compare_with_single(
+    session: Session, input_arrays: list[Array], batch_outputs: list[Array], batch_size: int
+) -> None:
+    if any(array.ndim == 0 or array.shape[0] != batch_size for array in batch_outputs):
         raise _NoBatchError("the first axis of an output does not follow the batch")
     # The last of the batch, because a model that mixes samples up often gets the first ones right.
-    sample_indices = [0, size - 1]
+    sample_indices = [0, batch_size - 1]
     with wrap_runtime_errors(session.model.path, session.runtime):
-        single_outputs = _run_one_by_one(session, [array[sample_indices] for array in inputs])
+        single_outputs = _run_one_by_one(session, [array[sample_indices] for array in input_arrays])
     pairs = zip(single_outputs, (array[sample_indices] for array in batch_outputs), strict=True)
     if not all(np.array_equal(a, b, equal_nan=a.dtype.kind == "f") for a, b in pairs):
         raise _NoBatchError("a batch gives other numbers than single samples")
 
 
-def _run_one_by_one(session: Session, inputs: list[Array]) -> list[Array]:
+def _run_one_by_one(session: Session, input_arrays: list[Array]) -> list[Array]:
     """All outputs with the model's own batch, which is 1 for nearly all models."""
-    model_batch = session.model.inputs[0].shape[0] if session.model.inputs and session.model.inputs[0].shape else 1
-    interpreter = session.open_interpreter([(model_batch, *array.shape[1:]) for array in inputs])
+    model_batch_size = session.model.inputs[0].shape[0] if session.model.inputs and session.model.inputs[0].shape else 1
+    interpreter = session.open_interpreter([(model_batch_size, *array.shape[1:]) for array in input_arrays])
     call_outputs = [
-        session.invoke(interpreter, _take_batch(inputs, start, model_batch))
-        for start in range(0, len(inputs[0]), model_batch)
+        session.invoke(interpreter, _take_batch(input_arrays, start, model_batch_size))
+        for start in range(0, len(input_arrays[0]), model_batch_size)
     ]
     return [
-        _join_batches(session.model, list(batches), model_batch)[: len(inputs[0])]
+        _join_batches(session.model, list(batches), model_batch_size)[: len(input_arrays[0])]
         for batches in zip(*call_outputs, strict=True)
     ]
 
 
-def _join_batches(model: Model, batches: list[Array], model_batch: int) -> Array:
+def _join_batches(model: Model, batches: list[Array], model_batch_size: int) -> Array:
     """(samples, *shape): an output that has the batch axis is joined along it, any other gets one."""
-    if batches[0].ndim and batches[0].shape[0] == model_batch:
+    if batches[0].ndim and batches[0].shape[0] == model_batch_size:
         return np.concatenate(batches)
-    if model_batch == 1:
+    if model_batch_size == 1:
         return np.stack(batches)
-    raise InputError(f"{model.path}: an output of shape {batches[0].shape} does not follow the batch of {model_batch}")
+    raise InputError(
+        f"{model.path}: an output of shape {batches[0].shape} does not follow the batch of {model_batch_size}"
+    )
 
 
-def _take_batch(inputs: list[Array], start: int, size: int) -> list[Array]:
+def _take_batch(input_arrays: list[Array], start: int, batch_size: int) -> list[Array]:
     """`size` samples from `start` on, the last one repeated where there are no more."""
-    indices = np.minimum(np.arange(start, start + size), len(inputs[0]) - 1)
-    return [array[indices] for array in inputs]
+    indices = np.minimum(np.arange(start, start + batch_size), len(input_arrays[0]) - 1)
+    return [array[indices] for array in input_arrays]
 
 
 @contextlib.contextmanager
@@ -230,10 +239,10 @@ def wrap_runtime_errors(path: Path, runtime: Runtime) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ValueError) as error:
-        raise InputError(f"{path}: LiteRT {runtime} does not run this model: {one_line(error)}") from None
+        raise InputError(f"{path}: LiteRT {runtime} does not run this model: {join_error_lines(error)}") from None
 
 
-def one_line(error: Exception) -> str:
+def join_error_lines(error: Exception) -> str:
     """A native error message without its line breaks."""
     return " ".join(str(error).split())
 

@@ -10,73 +10,83 @@ from collections.abc import Callable
 
 from edgepipe.tflite.model import Operator, Tensor
 
-WORD = 4  # bytes of an int32_t, an int and a float
-POINTER = 8  # bytes; 4 on a 32-bit device
+WORD_BYTES = 4  # bytes of an int32_t, an int and a float
+POINTER_BYTES = 8  # bytes; 4 on a 32-bit device
 _PACKED_TYPES = ("int4",)
 
 
 def scratch_sizes(operator: Operator) -> tuple[int, ...]:
     """Bytes of each scratch buffer that the operator's kernel requests; none for most operators."""
-    rule = _SCRATCH_RULES.get(operator.name)
-    return () if rule is None or operator.is_custom else rule(operator)
+    scratch_rule = _SCRATCH_RULES.get(operator.name)
+    return () if scratch_rule is None or operator.is_custom else scratch_rule(operator)
 
 
-def _unpacked_weights(operator: Operator) -> tuple[int, ...]:
+def _unpacked_weight_scratch(operator: Operator) -> tuple[int, ...]:
     """Weights of 4 bits are unpacked to a byte each."""
     weights = operator.input(1)
-    return (weights.elements,) if weights is not None and weights.dtype in _PACKED_TYPES else ()
+    return (weights.element_count,) if weights is not None and weights.dtype in _PACKED_TYPES else ()
 
 
-def _transpose_conv(operator: Operator) -> tuple[int, ...]:
+def _transpose_conv_scratch(operator: Operator) -> tuple[int, ...]:
     """An accumulator for each output: 32 bits for int8, 64 bits for int16; 16-bit biases are widened to 64."""
-    tensor, bias, output = operator.input(2), operator.input(3), _first_output(operator)
-    if tensor is None or output is None or tensor.dtype not in ("int8", "int16"):
+    input_tensor, bias, output = operator.input(2), operator.input(3), _first_output(operator)
+    if input_tensor is None or output is None or input_tensor.dtype not in ("int8", "int16"):
         return ()
-    if tensor.dtype == "int8":
-        return (output.elements * WORD,)
-    wide_bias = (bias.elements * 2 * WORD,) if bias is not None and bias.dtype == "int16" else ()
-    return (output.elements * 2 * WORD, *wide_bias)
+    if input_tensor.dtype == "int8":
+        return (output.element_count * WORD_BYTES,)
+    wide_bias_sizes = (bias.element_count * 2 * WORD_BYTES,) if bias is not None and bias.dtype == "int16" else ()
+    return (output.element_count * 2 * WORD_BYTES, *wide_bias_sizes)
 
 
-def _mean(operator: Operator) -> tuple[int, ...]:
+def _mean_scratch(operator: Operator) -> tuple[int, ...]:
     """A counter for each axis of the input, the axes without repetition, and for integers a sum for each output."""
-    tensor, axes, output = operator.input(0), operator.input(1), _first_output(operator)
-    if tensor is None or axes is None or output is None:
+    input_tensor, axes, output = operator.input(0), operator.input(1), _first_output(operator)
+    if input_tensor is None or axes is None or output is None:
         return ()
-    sums = (output.elements * WORD,) if tensor.dtype in ("int8", "int16") else ()
-    return (len(tensor.shape) * WORD, axes.elements * WORD, *sums)
+    sum_sizes = (output.element_count * WORD_BYTES,) if input_tensor.dtype in ("int8", "int16") else ()
+    return (len(input_tensor.shape) * WORD_BYTES, axes.element_count * WORD_BYTES, *sum_sizes)
 
 
-def _reduce_extreme(operator: Operator) -> tuple[int, ...]:
+def _reduce_extreme_scratch(operator: Operator) -> tuple[int, ...]:
     """A counter for each axis of the input, and the axes without repetition."""
-    tensor, axes = operator.input(0), operator.input(1)
-    return (len(tensor.shape) * WORD, axes.elements * WORD) if tensor is not None and axes is not None else ()
+    input_tensor, axes = operator.input(0), operator.input(1)
+    return (
+        (len(input_tensor.shape) * WORD_BYTES, axes.element_count * WORD_BYTES)
+        if input_tensor is not None and axes is not None
+        else ()
+    )
 
 
-def _mirror_pad(operator: Operator) -> tuple[int, ...]:
+def _mirror_pad_scratch(operator: Operator) -> tuple[int, ...]:
     """Strides of the input and of the output."""
-    tensor = operator.input(0)
-    return (len(tensor.shape) * WORD,) * 2 if tensor is not None else ()
+    input_tensor = operator.input(0)
+    return (len(input_tensor.shape) * WORD_BYTES,) * 2 if input_tensor is not None else ()
 
 
-def _add_n(operator: Operator) -> tuple[int, ...]:
+def _add_n_scratch(operator: Operator) -> tuple[int, ...]:
     """A pointer to each input: 64 bits wide here."""
-    return (len(operator.inputs) * POINTER,)
+    return (len(operator.inputs) * POINTER_BYTES,)
 
 
-def _svdf(operator: Operator) -> tuple[int, ...]:
+def _svdf_scratch(operator: Operator) -> tuple[int, ...]:
     """A sum for each filter and sample, and for int8 one for each output."""
-    tensor, filters, output = operator.input(0), operator.input(1), _first_output(operator)
-    if tensor is None or filters is None or output is None or not tensor.shape or not filters.shape:
+    input_tensor, filter_tensor, output = operator.input(0), operator.input(1), _first_output(operator)
+    if (
+        input_tensor is None
+        or filter_tensor is None
+        or output is None
+        or not input_tensor.shape
+        or not filter_tensor.shape
+    ):
         return ()
-    sums = tensor.shape[0] * filters.shape[0] * WORD
-    return (sums, output.elements * WORD) if tensor.dtype == "int8" else (sums,)
+    sum_bytes = input_tensor.shape[0] * filter_tensor.shape[0] * WORD_BYTES
+    return (sum_bytes, output.element_count * WORD_BYTES) if input_tensor.dtype == "int8" else (sum_bytes,)
 
 
-def _lstm(operator: Operator) -> tuple[int, ...]:
+def _lstm_scratch(operator: Operator) -> tuple[int, ...]:
     """Four gates of the size of the cell state, in its type."""
-    state = operator.input(19)
-    return (state.bytes,) * 4 if state is not None else ()
+    cell_state = operator.input(19)
+    return (cell_state.bytes,) * 4 if cell_state is not None else ()
 
 
 def _first_output(operator: Operator) -> Tensor | None:
@@ -84,17 +94,17 @@ def _first_output(operator: Operator) -> Tensor | None:
 
 
 _SCRATCH_RULES: dict[str, Callable[[Operator], tuple[int, ...]]] = {
-    "CONV_2D": _unpacked_weights,
-    "DEPTHWISE_CONV_2D": _unpacked_weights,
-    "FULLY_CONNECTED": _unpacked_weights,
-    "TRANSPOSE_CONV": _transpose_conv,
-    "MEAN": _mean,
-    "SUM": _mean,
-    "REDUCE_MAX": _reduce_extreme,
-    "REDUCE_MIN": _reduce_extreme,
-    "REDUCE_ALL": _reduce_extreme,
-    "MIRROR_PAD": _mirror_pad,
-    "ADD_N": _add_n,
-    "SVDF": _svdf,
-    "UNIDIRECTIONAL_SEQUENCE_LSTM": _lstm,
+    "CONV_2D": _unpacked_weight_scratch,
+    "DEPTHWISE_CONV_2D": _unpacked_weight_scratch,
+    "FULLY_CONNECTED": _unpacked_weight_scratch,
+    "TRANSPOSE_CONV": _transpose_conv_scratch,
+    "MEAN": _mean_scratch,
+    "SUM": _mean_scratch,
+    "REDUCE_MAX": _reduce_extreme_scratch,
+    "REDUCE_MIN": _reduce_extreme_scratch,
+    "REDUCE_ALL": _reduce_extreme_scratch,
+    "MIRROR_PAD": _mirror_pad_scratch,
+    "ADD_N": _add_n_scratch,
+    "SVDF": _svdf_scratch,
+    "UNIDIRECTIONAL_SEQUENCE_LSTM": _lstm_scratch,
 }

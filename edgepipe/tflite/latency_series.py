@@ -12,7 +12,7 @@ from edgepipe.core.metric import Record
 from edgepipe.tflite import child_process
 from edgepipe.tflite.interpreter import Runtime
 
-START_SECONDS = 60.0  # of the child's time limit
+STARTUP_SECONDS = 60.0  # of the child's time limit
 SECONDS_PER_MODEL = 10.0
 
 
@@ -36,22 +36,22 @@ class SeriesPlan:
     seed: int = 0
 
 
-def measure(models: list[Path], reference: Path, plan: SeriesPlan) -> list[LatencyReading]:
+def measure(model_paths: list[Path], reference_path: Path, plan: SeriesPlan) -> list[LatencyReading]:
     """A reading of each of `models`, in their order; a model that the runtime refuses gets its reason.
 
     Raises:
         ChildError: the runtime crashed or hung on one of them.
     """
     request = {
-        "models": [str(path) for path in models],
-        "reference": str(reference),
+        "models": [str(path) for path in model_paths],
+        "reference": str(reference_path),
         "threads": plan.threads,
         "runtime": plan.runtime,
         "rounds": plan.rounds,
         "visit": plan.visit_seconds,
         "seed": plan.seed,
     }
-    limit = START_SECONDS + SECONDS_PER_MODEL * len(models)
-    subject = f"measuring {len(models)} models on LiteRT {plan.runtime}"
-    answer = child_process.run("edgepipe.tflite.latency_series_worker", request, limit, subject)
+    timeout = STARTUP_SECONDS + SECONDS_PER_MODEL * len(model_paths)
+    subject = f"measuring {len(model_paths)} models on LiteRT {plan.runtime}"
+    answer = child_process.run("edgepipe.tflite.latency_series_worker", request, timeout, subject)
     return [LatencyReading.model_validate(reading) for reading in answer["readings"]]

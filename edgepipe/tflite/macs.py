@@ -8,60 +8,60 @@ MobileNetV1 1.0 224).
 import math
 from collections.abc import Callable
 
-from edgepipe.tflite.model import Option, Tensor
+from edgepipe.tflite.model import OptionValue, Tensor
 
 OptionalTensors = tuple[Tensor | None, ...]
 
 
-def _convolution(inputs: OptionalTensors, output: Tensor, options: dict[str, Option]) -> int:
+def _convolution_macs(inputs: OptionalTensors, output: Tensor, options: dict[str, OptionValue]) -> int:
     """output x kernel height x kernel width x input channels of one group; weights are (out, height, width, in)."""
-    return output.elements * math.prod(_shape(inputs, 1)[1:])
+    return output.element_count * math.prod(_input_shape(inputs, 1)[1:])
 
 
-def _depthwise(inputs: OptionalTensors, output: Tensor, options: dict[str, Option]) -> int:
+def _depthwise_macs(inputs: OptionalTensors, output: Tensor, options: dict[str, OptionValue]) -> int:
     """output x kernel height x kernel width; weights are (1, height, width, out)."""
-    return output.elements * math.prod(_shape(inputs, 1)[1:3])
+    return output.element_count * math.prod(_input_shape(inputs, 1)[1:3])
 
 
-def _transpose_conv(inputs: OptionalTensors, output: Tensor, options: dict[str, Option]) -> int:
+def _transpose_conv_macs(inputs: OptionalTensors, output: Tensor, options: dict[str, OptionValue]) -> int:
     """Every input position meets every weight of its channel; weights are (out, height, width, in), input third."""
-    return math.prod(_shape(inputs, 2)) * math.prod(_shape(inputs, 1)[:-1])
+    return math.prod(_input_shape(inputs, 2)) * math.prod(_input_shape(inputs, 1)[:-1])
 
 
-def _convolution_3d(inputs: OptionalTensors, output: Tensor, options: dict[str, Option]) -> int:
+def _convolution_3d_macs(inputs: OptionalTensors, output: Tensor, options: dict[str, OptionValue]) -> int:
     """output x kernel volume x input channels; weights are (depth, height, width, in, out)."""
-    return output.elements * math.prod(_shape(inputs, 1)[:-1])
+    return output.element_count * math.prod(_input_shape(inputs, 1)[:-1])
 
 
-def _dense(inputs: OptionalTensors, output: Tensor, options: dict[str, Option]) -> int:
+def _dense_macs(inputs: OptionalTensors, output: Tensor, options: dict[str, OptionValue]) -> int:
     """output x inputs of one unit; weights are (out, in)."""
-    return output.elements * _last_dimension(_shape(inputs, 1))
+    return output.element_count * _last_dimension(_input_shape(inputs, 1))
 
 
-def _matmul(inputs: OptionalTensors, output: Tensor, options: dict[str, Option]) -> int:
+def _matmul_macs(inputs: OptionalTensors, output: Tensor, options: dict[str, OptionValue]) -> int:
     """output x the dimension that is summed: the left one's last, or last but one when it is transposed."""
-    shape = _shape(inputs, 0)
-    return output.elements * (shape[-2] if options.get("adjX") and len(shape) > 1 else _last_dimension(shape))
+    shape = _input_shape(inputs, 0)
+    return output.element_count * (shape[-2] if options.get("adjX") and len(shape) > 1 else _last_dimension(shape))
 
 
-def _lstm(inputs: OptionalTensors, output: Tensor, options: dict[str, Option]) -> int:
+def _lstm_macs(inputs: OptionalTensors, output: Tensor, options: dict[str, OptionValue]) -> int:
     """Per step: the four input, four recurrent, three peephole weights and the projection, each element once."""
-    weights = sum(
-        math.prod(_shape(inputs, position)) for position in (*range(1, 12), 16) if _is_present(inputs, position)
+    weight_count = sum(
+        math.prod(_input_shape(inputs, position)) for position in (*range(1, 12), 16) if _is_present(inputs, position)
     )
-    return _steps(inputs) * weights
+    return _count_steps(inputs) * weight_count
 
 
-def _recurrent(inputs: OptionalTensors, output: Tensor, options: dict[str, Option]) -> int:
+def _recurrent_macs(inputs: OptionalTensors, output: Tensor, options: dict[str, OptionValue]) -> int:
     """Per step: the input and the recurrent weights."""
-    return _steps(inputs) * (math.prod(_shape(inputs, 1)) + math.prod(_shape(inputs, 2)))
+    return _count_steps(inputs) * (math.prod(_input_shape(inputs, 1)) + math.prod(_input_shape(inputs, 2)))
 
 
 def _is_present(inputs: OptionalTensors, position: int) -> bool:
     return position < len(inputs) and inputs[position] is not None
 
 
-def _shape(inputs: OptionalTensors, position: int) -> tuple[int, ...]:
+def _input_shape(inputs: OptionalTensors, position: int) -> tuple[int, ...]:
     tensor = inputs[position] if position < len(inputs) else None
     return (0,) if tensor is None else tensor.shape
 
@@ -70,27 +70,29 @@ def _last_dimension(shape: tuple[int, ...]) -> int:
     return shape[-1] if shape else 1
 
 
-def _steps(inputs: OptionalTensors) -> int:
+def _count_steps(inputs: OptionalTensors) -> int:
     """Batch x time: all dimensions of the data but the last."""
-    return math.prod(_shape(inputs, 0)[:-1])
+    return math.prod(_input_shape(inputs, 0)[:-1])
 
 
-RULES: dict[str, Callable[[OptionalTensors, Tensor, dict[str, Option]], int]] = {
-    "CONV_2D": _convolution,
-    "DEPTHWISE_CONV_2D": _depthwise,
-    "TRANSPOSE_CONV": _transpose_conv,
-    "CONV_3D": _convolution_3d,
-    "FULLY_CONNECTED": _dense,
-    "BATCH_MATMUL": _matmul,
-    "LSTM": _lstm,
-    "UNIDIRECTIONAL_SEQUENCE_LSTM": _lstm,
-    "RNN": _recurrent,
-    "UNIDIRECTIONAL_SEQUENCE_RNN": _recurrent,
-    "SVDF": _recurrent,
+MAC_RULES: dict[str, Callable[[OptionalTensors, Tensor, dict[str, OptionValue]], int]] = {
+    "CONV_2D": _convolution_macs,
+    "DEPTHWISE_CONV_2D": _depthwise_macs,
+    "TRANSPOSE_CONV": _transpose_conv_macs,
+    "CONV_3D": _convolution_3d_macs,
+    "FULLY_CONNECTED": _dense_macs,
+    "BATCH_MATMUL": _matmul_macs,
+    "LSTM": _lstm_macs,
+    "UNIDIRECTIONAL_SEQUENCE_LSTM": _lstm_macs,
+    "RNN": _recurrent_macs,
+    "UNIDIRECTIONAL_SEQUENCE_RNN": _recurrent_macs,
+    "SVDF": _recurrent_macs,
 }
 
 
-def count(name: str, inputs: OptionalTensors, outputs: OptionalTensors, options: dict[str, Option]) -> int:
+def count(
+    operator_name: str, inputs: OptionalTensors, outputs: OptionalTensors, options: dict[str, OptionValue]
+) -> int:
     """The multiply-accumulates of one run of an operator; 0 for those without a rule.
 
     Args:
@@ -99,6 +101,6 @@ def count(name: str, inputs: OptionalTensors, outputs: OptionalTensors, options:
         outputs: its outputs.
         options: the fields of its option table; only `adjX` of BATCH_MATMUL matters.
     """
-    rule = RULES.get(name)
+    mac_rule = MAC_RULES.get(operator_name)
     output = outputs[0] if outputs else None
-    return rule(inputs, output, options) if rule is not None and output is not None else 0
+    return mac_rule(inputs, output, options) if mac_rule is not None and output is not None else 0

@@ -18,7 +18,7 @@ from edgepipe.tflite.model import Model
 PREPROCESSING_NAME = "edgepipe.preprocessing"
 ALIGNMENT = 16  # of constants, as the schema asks
 _IDENTIFIER = b"TFL3"
-_FIELD_COUNT, _BUFFERS, _METADATA = 10, 4, 6  # table Model of the schema: number of fields, two slots
+_MODEL_FIELD_COUNT, _BUFFERS_SLOT, _METADATA_SLOT = 10, 4, 6  # table Model of the schema: number of fields, two slots
 _DAMAGE_ERRORS = (struct.error, ValueError, TypeError, IndexError, AttributeError, OverflowError, AssertionError)
 
 
@@ -107,11 +107,11 @@ def read_preprocessing(model: Model) -> Preprocessing | None:
     try:
         return Preprocessing.model_validate_json(content)
     except ValidationError as error:
-        first_error = error.errors()[0]
-        location = ".".join(map(str, first_error["loc"]))
+        validation_error = error.errors()[0]
+        location = ".".join(map(str, validation_error["loc"]))
         location_suffix = f" at {location}" if location else ""
         raise InputError(
-            f"{model.path}: metadata '{PREPROCESSING_NAME}' cannot be read{location_suffix}: {first_error['msg']}"
+            f"{model.path}: metadata '{PREPROCESSING_NAME}' cannot be read{location_suffix}: {validation_error['msg']}"
         ) from None
 
 
@@ -137,31 +137,37 @@ def add_metadata(content: bytes, name: str, payload: bytes) -> bytes:
 def _insert_metadata(content: bytes, name: str, payload: bytes) -> bytes:
     from ai_edge_litert.schema_py_generated import Model as Root
 
-    root = Root.GetRootAs(content, 0)
-    buffers = [root.Buffers(index) for index in range(root.BuffersLength())]
-    _check_layout(content, root, buffers)
-    builder, end = _prepend_builder(content)
-    buffer, entry = _write_entry(builder, name, payload, len(buffers))
-    kept_entries = [
-        old_entry for old_entry in map(root.Metadata, range(root.MetadataLength())) if old_entry.Name() != name.encode()
+    root_table = Root.GetRootAs(content, 0)
+    buffers = [root_table.Buffers(index) for index in range(root_table.BuffersLength())]
+    _check_layout(content, root_table, buffers)
+    builder, content_end = _prepend_builder(content)
+    buffer_offset, entry_offset = _write_metadata_entry(builder, name, payload, len(buffers))
+    kept_metadata = [
+        old_entry
+        for old_entry in map(root_table.Metadata, range(root_table.MetadataLength()))
+        if old_entry.Name() != name.encode()
     ]
     vector_by_field = {
-        _BUFFERS: _write_vector(builder, [*(end - old_buffer._tab.Pos for old_buffer in buffers), buffer]),
-        _METADATA: _write_vector(builder, [*(end - old_entry._tab.Pos for old_entry in kept_entries), entry]),
+        _BUFFERS_SLOT: _write_offset_vector(
+            builder, [*(content_end - old_buffer._tab.Pos for old_buffer in buffers), buffer_offset]
+        ),
+        _METADATA_SLOT: _write_offset_vector(
+            builder, [*(content_end - old_entry._tab.Pos for old_entry in kept_metadata), entry_offset]
+        ),
     }
-    builder.StartObject(_FIELD_COUNT)
-    builder.PrependUint32Slot(0, root.Version(), 0)
-    for slot in range(1, _FIELD_COUNT):
-        field_offset = root._tab.Offset(4 + 2 * slot)
-        old_position = end - root._tab.Indirect(root._tab.Pos + field_offset) if field_offset else 0
+    builder.StartObject(_MODEL_FIELD_COUNT)
+    builder.PrependUint32Slot(0, root_table.Version(), 0)
+    for slot in range(1, _MODEL_FIELD_COUNT):
+        field_offset = root_table._tab.Offset(4 + 2 * slot)
+        old_position = content_end - root_table._tab.Indirect(root_table._tab.Pos + field_offset) if field_offset else 0
         builder.PrependUOffsetTRelativeSlot(slot, vector_by_field.get(slot, old_position), 0)
     builder.Finish(builder.EndObject(), file_identifier=_IDENTIFIER)
     return bytes(builder.Output())
 
 
-def _check_layout(content: bytes, root: Any, buffers: list[Any]) -> None:
-    table = root._tab.Pos - struct.unpack_from("<i", content, root._tab.Pos)[0]
-    if struct.unpack_from("<H", content, table)[0] > 4 + 2 * _FIELD_COUNT:
+def _check_layout(content: bytes, root_table: Any, buffers: list[Any]) -> None:
+    vtable_position = root_table._tab.Pos - struct.unpack_from("<i", content, root_table._tab.Pos)[0]
+    if struct.unpack_from("<H", content, vtable_position)[0] > 4 + 2 * _MODEL_FIELD_COUNT:
         raise ValueError("its schema is newer than the one that edgepipe knows")
     if any(buffer.Offset() > 1 for buffer in buffers):
         raise ValueError("its constants are stored outside the tables")
@@ -177,7 +183,7 @@ def _prepend_builder(content: bytes) -> tuple[Any, int]:
     return builder, len(builder.Bytes)
 
 
-def _write_entry(builder: Any, name: str, payload: bytes, index: int) -> tuple[int, int]:
+def _write_metadata_entry(builder: Any, name: str, payload: bytes, buffer_index: int) -> tuple[int, int]:
     """The buffer of `payload`, which becomes number `index`, and its metadata entry."""
     from ai_edge_litert import schema_py_generated as schema
 
@@ -187,14 +193,14 @@ def _write_entry(builder: Any, name: str, payload: bytes, index: int) -> tuple[i
     payload_offset, name_offset = builder.EndVector(), builder.CreateString(name)
     schema.BufferStart(builder)
     schema.BufferAddData(builder, payload_offset)
-    buffer = schema.BufferEnd(builder)
+    buffer_offset = schema.BufferEnd(builder)
     schema.MetadataStart(builder)
     schema.MetadataAddName(builder, name_offset)
-    schema.MetadataAddBuffer(builder, index)
-    return buffer, schema.MetadataEnd(builder)
+    schema.MetadataAddBuffer(builder, buffer_index)
+    return buffer_offset, schema.MetadataEnd(builder)
 
 
-def _write_vector(builder: Any, offsets: list[int]) -> int:
+def _write_offset_vector(builder: Any, offsets: list[int]) -> int:
     builder.StartVector(4, len(offsets), 4)
     for offset in reversed(offsets):
         builder.PrependUOffsetTRelative(offset)

@@ -11,13 +11,13 @@ import numpy as np
 
 from edgepipe.core.arrays import Array
 from edgepipe.core.errors import InputError
-from edgepipe.tflite.operator_facts import OperatorTraits, facts_of
+from edgepipe.tflite.operator_facts import OperatorTraits, traits_of
 
 Content = bytes  # a name for the type inside classes that have a field `bytes`
 TensorKey = tuple[int, int]  # subgraph, index
-Option = bool | int | float | str | tuple[int | float, ...]
+OptionValue = bool | int | float | str | tuple[int | float, ...]
 
-BITS = {
+BITS_BY_DTYPE = {
     **dict.fromkeys(("int2",), 2),
     **dict.fromkeys(("int4", "uint4"), 4),
     **dict.fromkeys(("int8", "uint8", "bool", "float8_e4m3fn", "float8_e5m2"), 8),
@@ -26,15 +26,15 @@ BITS = {
     **dict.fromkeys(("int64", "uint64", "float64", "complex64"), 64),
     **dict.fromkeys(("complex128",), 128),
 }
-INTEGERS = frozenset(
+INTEGER_TYPES = frozenset(
     {
         *("int2", "int4", "int8", "int16", "int32", "int64"),
         *("uint4", "uint8", "uint16", "uint32", "uint64", "bool"),
     }
 )
-FLOATS = frozenset({"float8_e4m3fn", "float8_e5m2", "float16", "bfloat16", "float32", "float64"})
-PACKED_TYPES = {"int4": (4, True), "uint4": (4, False), "int2": (2, True)}  # bits, signed
-NUMPY_TYPES = BITS.keys() - PACKED_TYPES.keys() - {"bfloat16", "float8_e4m3fn", "float8_e5m2"}
+FLOAT_TYPES = frozenset({"float8_e4m3fn", "float8_e5m2", "float16", "bfloat16", "float32", "float64"})
+PACKING_BY_DTYPE = {"int4": (4, True), "uint4": (4, False), "int2": (2, True)}  # bits, signed
+NUMPY_TYPES = BITS_BY_DTYPE.keys() - PACKING_BY_DTYPE.keys() - {"bfloat16", "float8_e4m3fn", "float8_e5m2"}
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Quantization:
     axis: int
 
     @property
-    def per_axis(self) -> bool:
+    def is_per_axis(self) -> bool:
         """Whether there is more than one pair of scale and zero point."""
         return len(self.scales) > 1
 
@@ -56,7 +56,7 @@ class Tensor:
     """One tensor of one subgraph. `shape_signature` has -1 for a dimension that may be resized."""
 
     index: int
-    subgraph: int
+    subgraph_index: int
     name: str
     shape: tuple[int, ...]
     dtype: str
@@ -66,15 +66,15 @@ class Tensor:
     shape_signature: tuple[int, ...] = ()
     is_variable: bool = False  # keeps its value between two calls
     is_sparse: bool = False  # its constant is stored in TensorFlow Lite's sparse encoding
-    extent: tuple[int, int] = (0, 0)  # start and length of the constant in the file, in bytes
+    byte_extent: tuple[int, int] = (0, 0)  # start and length of the constant in the file, in bytes
 
     @property
     def key(self) -> TensorKey:
         """Subgraph and index, which identify it in the file."""
-        return self.subgraph, self.index
+        return self.subgraph_index, self.index
 
     @property
-    def elements(self) -> int:
+    def element_count(self) -> int:
         """The product of the shape; 1 for a scalar."""
         return math.prod(self.shape)
 
@@ -84,23 +84,23 @@ class Operator:
     """One operator; `index` counts in order of execution. The name of a custom operator is its custom code."""
 
     index: int
-    subgraph: int
+    subgraph_index: int
     name: str
     inputs: tuple[Tensor | None, ...]  # None: an optional input that is absent
     outputs: tuple[Tensor | None, ...]
     macs: int
     is_custom: bool = False
-    options: dict[str, Option] = field(default_factory=dict, hash=False)
+    options: dict[str, OptionValue] = field(default_factory=dict, hash=False)
 
     @property
-    def facts(self) -> OperatorTraits:
+    def traits(self) -> OperatorTraits:
         """What is known of it by its name."""
-        return facts_of(self.name)
+        return traits_of(self.name)
 
     @property
     def location(self) -> str:
         """For example `CONV_2D #3`, with the subgraph where it is not the main one."""
-        return f"{self.name} #{self.index}" + (f" of subgraph {self.subgraph}" if self.subgraph else "")
+        return f"{self.name} #{self.index}" + (f" of subgraph {self.subgraph_index}" if self.subgraph_index else "")
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -116,7 +116,7 @@ class Operator:
     def constant_bytes(self) -> int:
         """Bytes of weights and other constants that one run reads; of a lookup table, as many as it writes."""
         read_bytes = sum(tensor.bytes for tensor in _unique_tensors(self.inputs) if tensor.is_constant)
-        return min(read_bytes, self.bytes_written) if self.facts.is_lookup else read_bytes
+        return min(read_bytes, self.bytes_written) if self.traits.is_lookup else read_bytes
 
     @property
     def bytes_written(self) -> int:
@@ -135,13 +135,13 @@ class Operator:
         return _unique_tensors(constants)
 
     def _is_parameter(self, position: int, tensor: Tensor) -> bool:
-        is_learned_type = tensor.dtype in FLOATS or tensor.quantization is not None
-        return is_learned_type or position in self.facts.parameter_inputs
+        is_learned_type = tensor.dtype in FLOAT_TYPES or tensor.quantization is not None
+        return is_learned_type or position in self.traits.parameter_positions
 
     @property
     def parameters(self) -> int:
         """Elements of its parameter tensors; one that it shares with another operator counts for both."""
-        return sum(tensor.elements for tensor in self.parameter_tensors)
+        return sum(tensor.element_count for tensor in self.parameter_tensors)
 
     def input(self, position: int) -> Tensor | None:
         """The input at `position`, None when it is absent."""
@@ -153,7 +153,7 @@ class Signature:
     """A named entry point: its subgraph, and the tensor index of each named input and output."""
 
     key: str
-    subgraph: int
+    subgraph_index: int
     inputs: dict[str, int] = field(hash=False)
     outputs: dict[str, int] = field(hash=False)
 
@@ -192,12 +192,12 @@ class Model:
         return sum(operator.macs for operator in self.operators)
 
     @cached_property
-    def uncounted_operators(self) -> tuple[str, ...]:
+    def uncounted_operator_names(self) -> tuple[str, ...]:
         """Operators of this model that may multiply and accumulate but for which `macs` knows no formula."""
-        return tuple(sorted({op.name for op in self.operators if op.is_custom or op.facts.has_uncounted_macs}))
+        return tuple(sorted({op.name for op in self.operators if op.is_custom or op.traits.has_uncounted_macs}))
 
     @cached_property
-    def producers(self) -> dict[TensorKey, Operator]:
+    def producer_by_key(self) -> dict[TensorKey, Operator]:
         """The operator that computes each tensor, by the tensor's key; inputs and constants have none."""
         return {tensor.key: op for op in self.operators for tensor in op.outputs if tensor is not None}
 
@@ -211,7 +211,7 @@ class Model:
         return _unique_tensors(tensor for operator in self.operators for tensor in operator.parameter_tensors)
 
     @property
-    def variables(self) -> tuple[Tensor, ...]:
+    def variable_tensors(self) -> tuple[Tensor, ...]:
         """The tensors that keep their value between two calls."""
         return tuple(tensor for tensor in self.tensors if tensor.is_variable)
 
@@ -223,12 +223,12 @@ class Model:
     @property
     def packed_tensors(self) -> tuple[Tensor, ...]:
         """The tensors of less than 8 bits per element, several of which share a byte."""
-        return tuple(tensor for tensor in self.tensors if tensor.dtype in PACKED_TYPES)
+        return tuple(tensor for tensor in self.tensors if tensor.dtype in PACKING_BY_DTYPE)
 
     @property
     def parameters(self) -> int:
         """Elements of all parameter tensors; one that two operators share counts once."""
-        return sum(tensor.elements for tensor in self.parameter_tensors)
+        return sum(tensor.element_count for tensor in self.parameter_tensors)
 
     @cached_property
     def zero_parameters(self) -> int:
@@ -268,7 +268,7 @@ class Model:
         return self._tensors_by_name(self.outputs, "outputs")
 
     def _tensors_by_name(self, tensors: tuple[Tensor, ...], side: str) -> dict[str, Tensor]:
-        signature = next((s for s in self.signatures if s.subgraph == 0), None)
+        signature = next((s for s in self.signatures if s.subgraph_index == 0), None)
         index_by_name = {} if signature is None else signature.inputs if side == "inputs" else signature.outputs
         name_by_index = {index: name for name, index in index_by_name.items()}
         tensor_by_name: dict[str, Tensor] = {}
@@ -279,18 +279,18 @@ class Model:
 
     def find_constant(self, tensor: Tensor | None) -> Tensor | None:
         """The constant that `tensor` is, or that a DEQUANTIZE gives as `tensor` (float16 weights); else None."""
-        producer = self.producers.get(tensor.key) if tensor is not None else None
+        producer = self.producer_by_key.get(tensor.key) if tensor is not None else None
         if producer is not None and producer.name == "DEQUANTIZE":
             tensor = producer.input(0)
         return tensor if tensor is not None and tensor.is_constant else None
 
-    def find_source(self, tensor: Tensor) -> Operator | None:
+    def find_source_operator(self, tensor: Tensor) -> Operator | None:
         """The operator that computes the values of `tensor`, looking through QUANTIZE, DEQUANTIZE and RESHAPE."""
-        source = self.producers.get(tensor.key)
+        source = self.producer_by_key.get(tensor.key)
         for _ in self.operators:  # a damaged file may lead in a circle
-            if source is None or not source.facts.passes_values or (tensor_before := source.input(0)) is None:
+            if source is None or not source.traits.passes_values or (tensor_before := source.input(0)) is None:
                 break
-            source = self.producers.get(tensor_before.key)
+            source = self.producer_by_key.get(tensor_before.key)
         return source
 
     def read_values(self, tensor: Tensor) -> Array:
@@ -302,8 +302,8 @@ class Model:
         reason = "it is not a constant" if not tensor.is_constant else _unreadable_reason(tensor)
         if reason:
             raise InputError(f"{self.path}: the values of tensor '{tensor.name}' cannot be read: {reason}")
-        start, length = tensor.extent
-        return _decode(self.content[start : start + length], tensor).reshape(tensor.shape)
+        start, length = tensor.byte_extent
+        return _decode_constant(self.content[start : start + length], tensor).reshape(tensor.shape)
 
     def read_centred_values(self, tensor: Tensor) -> Array:
         """The stored values of a constant less their zero point (of their channel): 0 exactly where the weight is 0."""
@@ -315,7 +315,7 @@ class Model:
 
     def count_zeros(self, tensor: Tensor) -> int:
         """How many elements of a constant are exactly 0: those equal to the zero point (of their channel)."""
-        return tensor.elements - int(np.count_nonzero(self.nonzero_mask(tensor)))
+        return tensor.element_count - int(np.count_nonzero(self.nonzero_mask(tensor)))
 
     def unreadable_reason(self, tensor: Tensor) -> str:
         """Why `read_values` cannot decode a constant; empty if it can."""
@@ -333,13 +333,13 @@ def _unique_tensors(tensors: Iterable[Tensor | None]) -> tuple[Tensor, ...]:
 def _unreadable_reason(tensor: Tensor) -> str:
     if tensor.is_sparse:
         return "it is stored in TensorFlow Lite's sparse encoding"
-    readable = tensor.dtype in NUMPY_TYPES or tensor.dtype in PACKED_TYPES or tensor.dtype == "bfloat16"
-    return "" if readable else f"its type {tensor.dtype} is not supported"
+    is_readable = tensor.dtype in NUMPY_TYPES or tensor.dtype in PACKING_BY_DTYPE or tensor.dtype == "bfloat16"
+    return "" if is_readable else f"its type {tensor.dtype} is not supported"
 
 
-def _decode(content: bytes, tensor: Tensor) -> Array:
-    if tensor.dtype in PACKED_TYPES:
-        return _unpack_bits(np.frombuffer(content, np.uint8), *PACKED_TYPES[tensor.dtype])[: tensor.elements]
+def _decode_constant(content: bytes, tensor: Tensor) -> Array:
+    if tensor.dtype in PACKING_BY_DTYPE:
+        return _unpack_bits(np.frombuffer(content, np.uint8), *PACKING_BY_DTYPE[tensor.dtype])[: tensor.element_count]
     if tensor.dtype == "bfloat16":
         return (np.frombuffer(content, "<u2").astype(np.uint32) << 16).view(np.float32)
     return np.frombuffer(content, np.dtype(tensor.dtype).newbyteorder("<"))
@@ -357,7 +357,7 @@ def _zero_point(tensor: Tensor) -> Array | int:
     quantization = tensor.quantization
     if quantization is None:
         return 0
-    if not quantization.per_axis:
+    if not quantization.is_per_axis:
         return quantization.zero_points[0]
     shape = [1] * len(tensor.shape)
     shape[quantization.axis] = -1

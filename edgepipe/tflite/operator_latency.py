@@ -15,9 +15,11 @@ from edgepipe.core.references import installed_version
 from edgepipe.tflite import child_process, reader
 from edgepipe.tflite.child_process import ChildError
 
-KNOWN_VERSIONS = ("2.3.",)  # whose C interface was read and tried; another one may lay out its events differently
-RUNS = 100
-TIMEOUT = 120.0
+KNOWN_VERSION_PREFIXES = (
+    "2.3.",
+)  # whose C interface was read and tried; another one may lay out its events differently
+DEFAULT_RUNS = 100
+TIMEOUT_SECONDS = 120.0
 
 
 class OperatorTime(Record):
@@ -39,7 +41,7 @@ class OperatorTimes(Record):
     reason: str = Field(default="", description="why nothing was timed, and what would make it possible")
 
 
-def measure(path: Path, threads: int = 1, runs: int = RUNS) -> OperatorTimes:
+def measure(path: Path, threads: int = 1, runs: int = DEFAULT_RUNS) -> OperatorTimes:
     """The time of each operator of `path` on this host; empty with a `reason` where the runtime offers no profiler.
 
     Raises:
@@ -49,16 +51,20 @@ def measure(path: Path, threads: int = 1, runs: int = RUNS) -> OperatorTimes:
         raise InputError(f"threads and runs are at least 1; found {threads}, {runs}")
     reader.read(path)
     litert_version = installed_version("ai-edge-litert")
-    if not litert_version.startswith(KNOWN_VERSIONS):
-        known_versions = ", ".join(f"ai-edge-litert {prefix}x" for prefix in KNOWN_VERSIONS)
+    if not litert_version.startswith(KNOWN_VERSION_PREFIXES):
+        known_versions = ", ".join(f"ai-edge-litert {prefix}x" for prefix in KNOWN_VERSION_PREFIXES)
         return OperatorTimes(
             reason=f"the profiler's interface is known for {known_versions}, found {litert_version}; "
             "install one of the former"
         )
     request = {"path": str(path), "threads": threads, "runs": runs}
     try:
-        answer = child_process.run("edgepipe.tflite.operator_latency_worker", request, TIMEOUT, f"{path}: profiling")
+        answer = child_process.run(
+            "edgepipe.tflite.operator_latency_worker", request, TIMEOUT_SECONDS, f"{path}: profiling"
+        )
     except ChildError as error:
         return OperatorTimes(reason=f"the runtime's profiler does not work for this model: {error}")
-    times = answer["times"]
-    return OperatorTimes.model_validate({**times, "version": f"ai-edge-litert {litert_version}", "threads": threads})
+    operator_times = answer["times"]
+    return OperatorTimes.model_validate(
+        {**operator_times, "version": f"ai-edge-litert {litert_version}", "threads": threads}
+    )

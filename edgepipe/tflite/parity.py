@@ -28,10 +28,10 @@ class Parity(Record):
 
     def text(self) -> str:
         """For example `labels 99.70 % equal; LSB -1: 3, 0: 3590, 1: 7`."""
-        labels = "" if self.labels_equal is None else f"labels {self.labels_equal * 100:.2f} % equal; "
+        labels_text = "" if self.labels_equal is None else f"labels {self.labels_equal * 100:.2f} % equal; "
         if not self.histogram:
-            return f"{labels}largest difference {self.max_difference:.3g}"
-        return labels + "LSB " + ", ".join(f"{step}: {count}" for step, count in sorted(self.histogram.items()))
+            return f"{labels_text}largest difference {self.max_difference:.3g}"
+        return labels_text + "LSB " + ", ".join(f"{step}: {count}" for step, count in sorted(self.histogram.items()))
 
 
 def compare(reference: ModelOutputs, candidate: ModelOutputs) -> Parity:
@@ -40,20 +40,28 @@ def compare(reference: ModelOutputs, candidate: ModelOutputs) -> Parity:
     Raises:
         InputError: the two differ in names, shapes, types or quantization, so that they come from different models.
     """
-    a, b = _as_dict(reference.stored_values), _as_dict(candidate.stored_values)
-    _check_comparable(a, b, (reference.scales, reference.zero_points) == (candidate.scales, candidate.zero_points))
-    integers = [(a[name], b[name]) for name in a if np.issubdtype(a[name].dtype, np.integer)]
-    steps = np.concatenate(
-        [(y.astype(np.int64) - x.astype(np.int64)).ravel() for x, y in integers] or [np.zeros(0, int)]
+    reference_arrays, candidate_arrays = _as_dict(reference.stored_values), _as_dict(candidate.stored_values)
+    _check_comparable(
+        reference_arrays,
+        candidate_arrays,
+        (reference.scales, reference.zero_points) == (candidate.scales, candidate.zero_points),
     )
-    step_values, counts = np.unique(steps, return_counts=True)
+    integer_pairs = [
+        (reference_arrays[name], candidate_arrays[name])
+        for name in reference_arrays
+        if np.issubdtype(reference_arrays[name].dtype, np.integer)
+    ]
+    lsb_differences = np.concatenate(
+        [(y.astype(np.int64) - x.astype(np.int64)).ravel() for x, y in integer_pairs] or [np.zeros(0, int)]
+    )
+    step_values, counts = np.unique(lsb_differences, return_counts=True)
     reference_values, candidate_values = _as_dict(reference.real_values), _as_dict(candidate.real_values)
     return Parity(
-        samples=len(next(iter(a.values()))),
-        labels_equal=_equal_label_share(a, b),
+        samples=len(next(iter(reference_arrays.values()))),
+        labels_equal=_equal_label_share(reference_arrays, candidate_arrays),
         histogram=dict(zip(step_values.tolist(), counts.tolist(), strict=True)),
-        max_lsb=int(np.abs(steps).max()) if steps.size else None,
-        p99_lsb=float(np.percentile(np.abs(steps), 99)) if steps.size else None,
+        max_lsb=int(np.abs(lsb_differences).max()) if lsb_differences.size else None,
+        p99_lsb=float(np.percentile(np.abs(lsb_differences), 99)) if lsb_differences.size else None,
         max_difference=max(
             _max_difference(reference_values[name], candidate_values[name]) for name in reference_values
         ),
@@ -64,11 +72,13 @@ def _as_dict(arrays: Arrays) -> dict[str, Array]:
     return arrays if isinstance(arrays, dict) else {"output": arrays}
 
 
-def _check_comparable(a: dict[str, Array], b: dict[str, Array], same_scales: bool) -> None:
-    kinds = [{name: (array.shape, str(array.dtype)) for name, array in side.items()} for side in (a, b)]
-    if kinds[0] != kinds[1]:
-        raise InputError(f"outputs that cannot be compared: the reference gave {kinds[0]}, the other {kinds[1]}")
-    if not same_scales:
+def _check_comparable(a: dict[str, Array], b: dict[str, Array], is_same_scale: bool) -> None:
+    shapes_and_dtypes = [{name: (array.shape, str(array.dtype)) for name, array in side.items()} for side in (a, b)]
+    if shapes_and_dtypes[0] != shapes_and_dtypes[1]:
+        raise InputError(
+            f"outputs that cannot be compared: the reference gave {shapes_and_dtypes[0]}, the other {shapes_and_dtypes[1]}"
+        )
+    if not is_same_scale:
         raise InputError("outputs that cannot be compared: scales or zero points differ; run the same .tflite on both")
 
 

@@ -20,10 +20,10 @@ from edgepipe.core.errors import InputError
 from edgepipe.core.metric import Record
 from edgepipe.tflite import macs
 from edgepipe.tflite.model import (
-    BITS,
+    BITS_BY_DTYPE,
     Model,
     Operator,
-    Option,
+    OptionValue,
     Quantization,
     Signature,
     Subgraph,
@@ -36,10 +36,10 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-IDENTIFIER = b"TFL3"
+FILE_IDENTIFIER = b"TFL3"
 MAX_TABLES = 100_000  # the largest language models have some ten thousand tensors and operators
 MAX_ELEMENTS = 2**56  # of one tensor
-MAX_SHARING = 64  # how many times the size of the file its constants may take together: subgraphs share them
+MAX_SHARING_FACTOR = 64  # how many times the size of the file its constants may take together: subgraphs share them
 _DAMAGE_ERRORS = (
     struct.error,
     ValueError,
@@ -91,7 +91,7 @@ def read(path: Path) -> Model:
     """
     content = _read_content(path)
     try:
-        return _Reader(path, content).read_model()
+        return _ModelReader(path, content).read_model()
     except _DamageError as error:
         raise InputError(f"{path}: damaged .tflite: {error}; convert the model or download the file again") from None
     except _DAMAGE_ERRORS as error:
@@ -107,7 +107,7 @@ def summarize(model: Model) -> ModelSummary:
         operators=dict(model.operator_counts),
         dtypes=dict(model.dtype_counts),
         macs=model.macs,
-        uncounted=model.uncounted_operators,
+        uncounted=model.uncounted_operator_names,
         parameters=model.parameters,
         zero_parameters=model.zero_parameters,
         unreadable=tuple(tensor.name for tensor in model.unreadable_tensors),
@@ -125,20 +125,20 @@ def weight_sparsity(model: Model) -> list[LayerSparsity]:
     Raises:
         InputError: weights are stored in a way that edgepipe cannot decode.
     """
-    layers = []
+    layer_sparsities = []
     for operator in model.operators:
-        weights = model.find_constant(operator.input(1)) if operator.facts.reports_sparsity else None
+        weights = model.find_constant(operator.input(1)) if operator.traits.reports_sparsity else None
         if weights is not None:
-            layers.append(_measure_layer(model, operator, weights))
-    return layers
+            layer_sparsities.append(_measure_layer_sparsity(model, operator, weights))
+    return layer_sparsities
 
 
-def _measure_layer(model: Model, operator: Operator, weights: Tensor) -> LayerSparsity:
+def _measure_layer_sparsity(model: Model, operator: Operator, weights: Tensor) -> LayerSparsity:
     return LayerSparsity(
         operator=operator.location,
         tensor=weights.name,
         kind=operator.name,
-        elements=weights.elements,
+        elements=weights.element_count,
         zeros=model.count_zeros(weights),
     )
 
@@ -159,21 +159,21 @@ def _read_content(path: Path) -> bytes:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
     if not content:
         raise InputError(f"{path}: the file is empty; a .tflite was expected")
-    if content[4:8] != IDENTIFIER:
+    if content[4:8] != FILE_IDENTIFIER:
         first_bytes = content[:8].hex(" ")
         raise InputError(f"{path}: not a .tflite: bytes 5 to 8 must be 'TFL3', the file begins with {first_bytes}")
     return content
 
 
 @cache
-def _dtype_names() -> dict[int, str]:
+def _dtype_by_code() -> dict[int, str]:
     from ai_edge_litert.schema_py_generated import TensorType
 
     return {code: name.lower() for name, code in vars(TensorType).items() if not name.startswith("_")}
 
 
 @cache
-def builtin_names() -> dict[int, str]:
+def builtin_name_by_code() -> dict[int, str]:
     """Names of the builtin operators, by their codes in the schema."""
     from ai_edge_litert.schema_py_generated import BuiltinOperator
 
@@ -181,7 +181,7 @@ def builtin_names() -> dict[int, str]:
 
 
 @dataclass
-class _Reader:
+class _ModelReader:
     """One walk through one file; `elements_left` is how many more list elements an intact file may have."""
 
     path: Path
@@ -194,87 +194,102 @@ class _Reader:
 
         # Every element takes at least a byte; strings and lists may be shared, so some slack.
         self.elements_left = 2 * len(self.content) + 4096
-        self.constant_bytes_left = MAX_SHARING * len(self.content)
-        root = Root.GetRootAs(self.content, 0)
-        if root.SubgraphsLength() == 0:
+        self.constant_bytes_left = MAX_SHARING_FACTOR * len(self.content)
+        root_table = Root.GetRootAs(self.content, 0)
+        if root_table.SubgraphsLength() == 0:
             raise _DamageError("it holds no subgraph")
-        codes = self.read_tables(root.OperatorCodesLength(), root.OperatorCodes, self.read_operator_code)
-        extents = self.read_tables(root.BuffersLength(), root.Buffers, self.read_extent)
-        metadata = dict(
-            self.read_tables(root.MetadataLength(), root.Metadata, lambda table: self.read_metadata(table, extents))
+        operator_codes = self.read_tables(
+            root_table.OperatorCodesLength(), root_table.OperatorCodes, self.read_operator_code
         )
-        graphs = self.read_tables(root.SubgraphsLength(), root.Subgraphs, lambda graph: graph)
-        subgraphs = tuple(self.read_subgraph(index, graph, codes, extents) for index, graph in enumerate(graphs))
-        tensors = [graph.tensors for graph in subgraphs]
+        byte_extents = self.read_tables(root_table.BuffersLength(), root_table.Buffers, self.read_extent)
+        metadata = dict(
+            self.read_tables(
+                root_table.MetadataLength(), root_table.Metadata, lambda table: self.read_metadata(table, byte_extents)
+            )
+        )
+        subgraph_tables = self.read_tables(root_table.SubgraphsLength(), root_table.Subgraphs, lambda graph: graph)
+        subgraphs = tuple(
+            self.read_subgraph(index, graph, operator_codes, byte_extents)
+            for index, graph in enumerate(subgraph_tables)
+        )
+        tensors_by_subgraph = [graph.tensors for graph in subgraphs]
         return Model(
             path=self.path,
             bytes=len(self.content),
-            description=self.read_text(root.Description()),
+            description=self.read_text(root_table.Description()),
             operators=tuple(operator for graph in subgraphs for operator in graph.operators),
-            tensors=tuple(tensor for graph_tensors in tensors for tensor in graph_tensors),
+            tensors=tuple(tensor for graph_tensors in tensors_by_subgraph for tensor in graph_tensors),
             inputs=subgraphs[0].inputs,
             outputs=subgraphs[0].outputs,
             signatures=self.read_tables(
-                root.SignatureDefsLength(), root.SignatureDefs, lambda table: self.read_signature(table, tensors)
+                root_table.SignatureDefsLength(),
+                root_table.SignatureDefs,
+                lambda table: self.read_signature(table, tensors_by_subgraph),
             ),
             content=self.content,
             subgraphs=subgraphs,
             metadata=metadata,
         )
 
-    def read_metadata(self, table: Any, extents: tuple[tuple[int, int], ...]) -> tuple[str, bytes]:
+    def read_metadata(self, table: Any, byte_extents: tuple[tuple[int, int], ...]) -> tuple[str, bytes]:
         name = self.read_text(table.Name())
-        if table.Buffer() >= len(extents):
-            raise _DamageError(f"metadata '{name}' refers to buffer {table.Buffer()} of {len(extents)}")
-        start, length = extents[table.Buffer()]
-        self.spend(length)
+        if table.Buffer() >= len(byte_extents):
+            raise _DamageError(f"metadata '{name}' refers to buffer {table.Buffer()} of {len(byte_extents)}")
+        start, length = byte_extents[table.Buffer()]
+        self.spend_elements(length)
         return name, self.content[start : start + length]
 
     def read_subgraph(
-        self, index: int, graph: Any, codes: tuple[_OperatorCode, ...], extents: tuple[tuple[int, int], ...]
+        self,
+        index: int,
+        subgraph_table: Any,
+        operator_codes: tuple[_OperatorCode, ...],
+        byte_extents: tuple[tuple[int, int], ...],
     ) -> Subgraph:
-        tensors = self.read_tensors(index, graph, extents)
+        tensors = self.read_tensors(index, subgraph_table, byte_extents)
         return Subgraph(
             index=index,
-            name=self.read_text(graph.Name()),
-            inputs=self.read_interface(graph.InputsLength(), graph.InputsAsNumpy, tensors),
-            outputs=self.read_interface(graph.OutputsLength(), graph.OutputsAsNumpy, tensors),
+            name=self.read_text(subgraph_table.Name()),
+            inputs=self.read_interface(subgraph_table.InputsLength(), subgraph_table.InputsAsNumpy, tensors),
+            outputs=self.read_interface(subgraph_table.OutputsLength(), subgraph_table.OutputsAsNumpy, tensors),
             tensors=tensors,
-            operators=self.read_operators(index, graph, codes, tensors),
+            operators=self.read_operators(index, subgraph_table, operator_codes, tensors),
         )
 
-    def spend(self, length: int) -> int:
+    def spend_elements(self, length: int) -> int:
         """Subtract `length` from `elements_left`."""
         if length < 0 or length > self.elements_left:
             raise _DamageError(f"a list of {length} elements in a file of {len(self.content)} bytes")
         self.elements_left -= length
         return length
 
-    def read_tables(self, length: int, table_at: Callable[[int], Any], read_table: Callable[[Any], T]) -> tuple[T, ...]:
+    def read_tables(
+        self, length: int, get_table: Callable[[int], Any], read_table: Callable[[Any], T]
+    ) -> tuple[T, ...]:
         """`read_table` of every table of a list."""
         if length > MAX_TABLES:
             raise _DamageError(f"a list of {length} tables; at most {MAX_TABLES} are read")
-        self.spend(4 * length)
-        return tuple(read_table(table_at(index)) for index in range(length))
+        self.spend_elements(4 * length)
+        return tuple(read_table(get_table(index)) for index in range(length))
 
     def read_numbers(self, length: int, as_numpy: Callable[[], Any]) -> tuple[Any, ...]:
         """A list of numbers; the schema's numpy view fails when the list leaves the file."""
-        return tuple(as_numpy().tolist()) if self.spend(length) else ()
+        return tuple(as_numpy().tolist()) if self.spend_elements(length) else ()
 
     def read_text(self, encoded_text: bytes | None) -> str:
         """A string of the file; one that is not UTF-8 is a sign of damage."""
         if encoded_text is None:
             return ""
-        self.spend(len(encoded_text))
+        self.spend_elements(len(encoded_text))
         return encoded_text.decode("utf-8")
 
     def read_operator_code(self, table: Any) -> _OperatorCode:
-        number = max(table.BuiltinCode(), table.DeprecatedBuiltinCode())
-        name = builtin_names().get(number)
+        operator_code = max(table.BuiltinCode(), table.DeprecatedBuiltinCode())
+        name = builtin_name_by_code().get(operator_code)
         if name is None:
-            raise _DamageError(f"operator code {number} is not in the schema of this ai-edge-litert")
-        custom = self.read_text(table.CustomCode())
-        return _OperatorCode(custom or "CUSTOM", True) if name == "CUSTOM" else _OperatorCode(name, False)
+            raise _DamageError(f"operator code {operator_code} is not in the schema of this ai-edge-litert")
+        custom_name = self.read_text(table.CustomCode())
+        return _OperatorCode(custom_name or "CUSTOM", True) if name == "CUSTOM" else _OperatorCode(name, False)
 
     def read_extent(self, table: Any) -> tuple[int, int]:
         """Start and length of a constant's bytes; models over 2 GB keep them behind the flatbuffer."""
@@ -287,37 +302,45 @@ class _Reader:
             raise _DamageError(f"constant data at {start} with {length} bytes reaches past the end of the file")
         return start, length
 
-    def read_tensors(self, subgraph: int, graph: Any, extents: tuple[tuple[int, int], ...]) -> tuple[Tensor, ...]:
-        tables = self.read_tables(graph.TensorsLength(), graph.Tensors, lambda table: table)
-        return tuple(self.read_tensor(index, subgraph, table, extents) for index, table in enumerate(tables))
+    def read_tensors(
+        self, subgraph_index: int, subgraph_table: Any, byte_extents: tuple[tuple[int, int], ...]
+    ) -> tuple[Tensor, ...]:
+        tables = self.read_tables(subgraph_table.TensorsLength(), subgraph_table.Tensors, lambda table: table)
+        return tuple(self.read_tensor(index, subgraph_index, table, byte_extents) for index, table in enumerate(tables))
 
-    def read_tensor(self, index: int, subgraph: int, table: Any, extents: tuple[tuple[int, int], ...]) -> Tensor:
-        name, dtype = self.read_text(table.Name()), _dtype_names().get(table.Type())
+    def read_tensor(
+        self, index: int, subgraph_index: int, table: Any, byte_extents: tuple[tuple[int, int], ...]
+    ) -> Tensor:
+        name, dtype = self.read_text(table.Name()), _dtype_by_code().get(table.Type())
         shape = self.read_numbers(table.ShapeLength(), table.ShapeAsNumpy)
         if dtype is None or any(size < 0 for size in shape) or math.prod(shape) > MAX_ELEMENTS:
             raise _DamageError(f"tensor '{name}' has type {table.Type()} and shape {_format_shape(shape)}")
-        if table.Buffer() >= max(len(extents), 1):
-            raise _DamageError(f"tensor '{name}' refers to buffer {table.Buffer()} of {len(extents)}")
-        extent = extents[table.Buffer()] if extents else (0, 0)
-        size, sparse = -(-math.prod(shape) * BITS.get(dtype, 0) // 8), table.Sparsity() is not None
-        if extent[1] and dtype in BITS and not sparse and extent[1] != size:
-            raise _DamageError(f"tensor '{name}' of {dtype} {shape} has {extent[1]} bytes of data instead of {size}")
-        self.constant_bytes_left -= extent[1]
+        if table.Buffer() >= max(len(byte_extents), 1):
+            raise _DamageError(f"tensor '{name}' refers to buffer {table.Buffer()} of {len(byte_extents)}")
+        byte_extent = byte_extents[table.Buffer()] if byte_extents else (0, 0)
+        byte_size, is_sparse = -(-math.prod(shape) * BITS_BY_DTYPE.get(dtype, 0) // 8), table.Sparsity() is not None
+        if byte_extent[1] and dtype in BITS_BY_DTYPE and not is_sparse and byte_extent[1] != byte_size:
+            raise _DamageError(
+                f"tensor '{name}' of {dtype} {shape} has {byte_extent[1]} bytes of data instead of {byte_size}"
+            )
+        self.constant_bytes_left -= byte_extent[1]
         if self.constant_bytes_left < 0:
-            raise _DamageError(f"its tensors share constants to more than {MAX_SHARING} times the size of the file")
+            raise _DamageError(
+                f"its tensors share constants to more than {MAX_SHARING_FACTOR} times the size of the file"
+            )
         return Tensor(
             index=index,
-            subgraph=subgraph,
+            subgraph_index=subgraph_index,
             name=name,
             shape=shape,
             dtype=dtype,
-            is_constant=extent[1] > 0,
-            bytes=extent[1] or size,
+            is_constant=byte_extent[1] > 0,
+            bytes=byte_extent[1] or byte_size,
             quantization=self.read_quantization(name, shape, table.Quantization()),
             shape_signature=self.read_numbers(table.ShapeSignatureLength(), table.ShapeSignatureAsNumpy) or shape,
             is_variable=table.IsVariable(),
-            is_sparse=sparse,
-            extent=extent,
+            is_sparse=is_sparse,
+            byte_extent=byte_extent,
         )
 
     def read_quantization(self, name: str, shape: tuple[int, ...], table: Any) -> Quantization | None:
@@ -328,32 +351,46 @@ class _Reader:
         axis = table.QuantizedDimension()
         axis_size = shape[axis] if 0 <= axis < len(shape) else -1
         if len(zero_points) != len(scales) or (len(scales) > 1 and len(scales) != axis_size):
-            counts = f"{len(scales)} scales and {len(zero_points)} zero points"
-            raise _DamageError(f"tensor '{name}' of shape {shape} has {counts} along axis {axis}")
+            counts_text = f"{len(scales)} scales and {len(zero_points)} zero points"
+            raise _DamageError(f"tensor '{name}' of shape {shape} has {counts_text} along axis {axis}")
         if not all(math.isfinite(scale) for scale in scales):
             raise _DamageError(f"tensor '{name}' has a scale that is not finite")
         return Quantization(scales, zero_points, axis)
 
     def read_operators(
-        self, subgraph: int, graph: Any, codes: tuple[_OperatorCode, ...], tensors: tuple[Tensor, ...]
+        self,
+        subgraph_index: int,
+        subgraph_table: Any,
+        operator_codes: tuple[_OperatorCode, ...],
+        tensors: tuple[Tensor, ...],
     ) -> tuple[Operator, ...]:
-        tables = self.read_tables(graph.OperatorsLength(), graph.Operators, lambda table: table)
-        return tuple(self.read_operator(index, subgraph, table, codes, tensors) for index, table in enumerate(tables))
+        tables = self.read_tables(subgraph_table.OperatorsLength(), subgraph_table.Operators, lambda table: table)
+        return tuple(
+            self.read_operator(index, subgraph_index, table, operator_codes, tensors)
+            for index, table in enumerate(tables)
+        )
 
     def read_operator(
-        self, index: int, subgraph: int, table: Any, codes: tuple[_OperatorCode, ...], tensors: tuple[Tensor, ...]
+        self,
+        index: int,
+        subgraph_index: int,
+        table: Any,
+        operator_codes: tuple[_OperatorCode, ...],
+        tensors: tuple[Tensor, ...],
     ) -> Operator:
-        if table.OpcodeIndex() >= len(codes):
-            raise _DamageError(f"operator {index} refers to operator code {table.OpcodeIndex()} of {len(codes)}")
-        name, custom = codes[table.OpcodeIndex()]
+        if table.OpcodeIndex() >= len(operator_codes):
+            raise _DamageError(
+                f"operator {index} refers to operator code {table.OpcodeIndex()} of {len(operator_codes)}"
+            )
+        name, is_custom = operator_codes[table.OpcodeIndex()]
         inputs = self.pick_tensors(table.InputsLength(), table.InputsAsNumpy, tensors)
         outputs = self.pick_tensors(table.OutputsLength(), table.OutputsAsNumpy, tensors)
         self.read_numbers(table.CustomOptionsLength(), table.CustomOptionsAsNumpy)
         options = self.read_options(table)
         mac_count = macs.count(name, inputs, outputs, options)
-        return Operator(index, subgraph, name, inputs, outputs, mac_count, custom, options)
+        return Operator(index, subgraph_index, name, inputs, outputs, mac_count, is_custom, options)
 
-    def read_options(self, operator_table: Any) -> dict[str, Option]:
+    def read_options(self, operator_table: Any) -> dict[str, OptionValue]:
         """The fields of the operator's own option table (stride, padding, ...) as the schema names them."""
         from ai_edge_litert.schema_py_generated import BuiltinOptionsCreator
 
@@ -365,12 +402,12 @@ class _Reader:
         )
         return {name: self.read_option(value) for name, value in fields.items() if value is not None}
 
-    def read_option(self, value: Any) -> Option:
+    def read_option(self, value: Any) -> OptionValue:
         if isinstance(value, bytes):
             return self.read_text(value)
         if isinstance(value, (bool, int, float)):
             return value
-        self.spend(len(value))
+        self.spend_elements(len(value))
         return tuple(value.tolist() if hasattr(value, "tolist") else value)
 
     def pick_tensors(
@@ -393,16 +430,18 @@ class _Reader:
             raise _DamageError("an input or output of the model refers to no tensor")
         return interface_tensors
 
-    def read_signature(self, table: Any, tensors: list[tuple[Tensor, ...]]) -> Signature:
-        subgraph = table.SubgraphIndex()
-        if subgraph >= len(tensors):
-            raise _DamageError(f"a signature refers to subgraph {subgraph} of {len(tensors)}")
+    def read_signature(self, table: Any, tensors_by_subgraph: list[tuple[Tensor, ...]]) -> Signature:
+        subgraph_index = table.SubgraphIndex()
+        if subgraph_index >= len(tensors_by_subgraph):
+            raise _DamageError(f"a signature refers to subgraph {subgraph_index} of {len(tensors_by_subgraph)}")
         inputs = dict(self.read_tables(table.InputsLength(), table.Inputs, self.read_signature_entry))
         outputs = dict(self.read_tables(table.OutputsLength(), table.Outputs, self.read_signature_entry))
         for name, index in (*inputs.items(), *outputs.items()):
-            if index >= len(tensors[subgraph]):
-                raise _DamageError(f"signature entry '{name}' refers to tensor {index} of {len(tensors[subgraph])}")
-        return Signature(self.read_text(table.SignatureKey()), subgraph, inputs, outputs)
+            if index >= len(tensors_by_subgraph[subgraph_index]):
+                raise _DamageError(
+                    f"signature entry '{name}' refers to tensor {index} of {len(tensors_by_subgraph[subgraph_index])}"
+                )
+        return Signature(self.read_text(table.SignatureKey()), subgraph_index, inputs, outputs)
 
     def read_signature_entry(self, table: Any) -> tuple[str, int]:
         return self.read_text(table.Name()), table.TensorIndex()

@@ -12,7 +12,7 @@ import numpy as np
 from edgepipe.core import arrays
 from edgepipe.core.arrays import Array, Arrays
 from edgepipe.core.errors import InputError
-from edgepipe.tflite.model import FLOATS, INTEGERS, NUMPY_TYPES, Model, Tensor
+from edgepipe.tflite.model import FLOAT_TYPES, INTEGER_TYPES, NUMPY_TYPES, Model, Tensor
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,11 @@ def convert_samples(model: Model, x: Arrays) -> list[Array]:
         InputError: a wrong number of inputs or samples, a wrong shape or type, no sample, or non-finite values.
     """
     array_by_input = _map_inputs(model, x)
-    counts = {name: len(array) if np.ndim(array) else 0 for name, array in array_by_input.items()}
-    if len(set(counts.values())) > 1 or 0 in counts.values():
-        raise InputError(f"{model.path}: the inputs need the same number of samples, at least one; found {counts}")
+    sample_counts = {name: len(array) if np.ndim(array) else 0 for name, array in array_by_input.items()}
+    if len(set(sample_counts.values())) > 1 or 0 in sample_counts.values():
+        raise InputError(
+            f"{model.path}: the inputs need the same number of samples, at least one; found {sample_counts}"
+        )
     return [
         _fit_samples(model.path, name, tensor, array_by_input[name]) for name, tensor in model.inputs_by_name.items()
     ]
@@ -67,17 +69,19 @@ def quantize_array(x: Array, tensor: Tensor) -> Array:
     """round(x / scale) + zero point, halves away from zero, clipped to the type of `tensor`; x must be finite."""
     if tensor.quantization is None:
         raise ValueError(f"tensor '{tensor.name}' has no scale")
-    limits = np.iinfo(tensor.dtype)
+    dtype_limits = np.iinfo(tensor.dtype)
     ratios = np.asarray(x, np.float32) / np.float32(tensor.quantization.scales[0])
     # In float64 the sum with one half is exact, so that 0.49999997 is not rounded up.
     rounded_ratios = np.copysign(np.floor(np.abs(ratios.astype(np.float64)) + 0.5), ratios)
-    stored_values: Array = np.clip(rounded_ratios + tensor.quantization.zero_points[0], limits.min, limits.max)
+    stored_values: Array = np.clip(
+        rounded_ratios + tensor.quantization.zero_points[0], dtype_limits.min, dtype_limits.max
+    )
     return stored_values.astype(tensor.dtype)
 
 
 def dequantize_array(stored_values: Array, tensor: Tensor) -> Array:
     """scale * (stored - zero point) in float32; an array whose tensor has no scale stays as it is."""
-    if tensor.quantization is None or tensor.dtype in FLOATS:
+    if tensor.quantization is None or tensor.dtype in FLOAT_TYPES:
         return stored_values
     centred_values: Array = (stored_values.astype(np.int64) - tensor.quantization.zero_points[0]).astype(np.float32)
     return centred_values * np.float32(tensor.quantization.scales[0])
@@ -85,27 +89,32 @@ def dequantize_array(stored_values: Array, tensor: Tensor) -> Array:
 
 def _map_inputs(model: Model, x: Arrays) -> dict[str, Array]:
     """The arrays by the names of `Model.inputs_by_name`; a dict may use tensor names instead."""
-    names = model.inputs_by_name
+    tensor_by_name = model.inputs_by_name
     if not isinstance(x, dict):
-        if len(names) != 1:
-            raise InputError(f"{model.path}: one array given for {len(names)} inputs; name them: {', '.join(names)}")
-        return {next(iter(names)): np.asarray(x)}
+        if len(tensor_by_name) != 1:
+            raise InputError(
+                f"{model.path}: one array given for {len(tensor_by_name)} inputs; name them: {', '.join(tensor_by_name)}"
+            )
+        return {next(iter(tensor_by_name)): np.asarray(x)}
     name_by_alias = {
-        alias: name for name, tensor in names.items() for alias in (tensor.name, tensor.name.split(":")[0])
+        alias: name for name, tensor in tensor_by_name.items() for alias in (tensor.name, tensor.name.split(":")[0])
     }
     array_by_input = {
-        name if name in names else name_by_alias.get(name, name): np.asarray(array) for name, array in x.items()
+        name if name in tensor_by_name else name_by_alias.get(name, name): np.asarray(array)
+        for name, array in x.items()
     }
-    if set(array_by_input) != set(names) or len(array_by_input) != len(x):
-        raise InputError(f"{model.path}: inputs given: {', '.join(x)}; the model's inputs: {', '.join(names)}")
+    if set(array_by_input) != set(tensor_by_name) or len(array_by_input) != len(x):
+        raise InputError(f"{model.path}: inputs given: {', '.join(x)}; the model's inputs: {', '.join(tensor_by_name)}")
     return array_by_input
 
 
 def _fit_samples(path: Path, name: str, tensor: Tensor, x: Array) -> Array:
     check_type(path, name, tensor)
     sample_shape = tensor.shape_signature[1:]
-    fits = x.ndim == len(tensor.shape) and all(w in (-1, n) for w, n in zip(sample_shape, x.shape[1:], strict=True))
-    if not fits:
+    is_fitting = x.ndim == len(tensor.shape) and all(
+        w in (-1, n) for w, n in zip(sample_shape, x.shape[1:], strict=True)
+    )
+    if not is_fitting:
         shape_text = str(sample_shape).replace("-1", "any")
         raise InputError(f"{path}: input '{name}' takes samples of shape {shape_text}, found {arrays.format_shapes(x)}")
     if x.dtype == tensor.dtype:
@@ -126,18 +135,18 @@ def check_type(path: Path, name: str, tensor: Tensor) -> None:
 
 def _convert_input(subject: str, tensor: Tensor, x: Array) -> Array:
     is_numeric = np.issubdtype(x.dtype, np.number) or x.dtype == np.bool_
-    if tensor.dtype in FLOATS and is_numeric and not np.issubdtype(x.dtype, np.complexfloating):
+    if tensor.dtype in FLOAT_TYPES and is_numeric and not np.issubdtype(x.dtype, np.complexfloating):
         return x.astype(tensor.dtype)
-    if tensor.dtype in INTEGERS and tensor.quantization is not None and np.issubdtype(x.dtype, np.floating):
+    if tensor.dtype in INTEGER_TYPES and tensor.quantization is not None and np.issubdtype(x.dtype, np.floating):
         if not np.isfinite(x).all():
             raise InputError(f"{subject}: the samples hold values that are not finite, which integers cannot represent")
         return quantize_array(x, tensor)
-    if tensor.dtype in INTEGERS and tensor.quantization is None and _is_whole(x):
-        limits = np.iinfo(tensor.dtype)
-        if limits.min <= x.min() and x.max() <= limits.max:
+    if tensor.dtype in INTEGER_TYPES and tensor.quantization is None and _is_whole(x):
+        dtype_limits = np.iinfo(tensor.dtype)
+        if dtype_limits.min <= x.min() and x.max() <= dtype_limits.max:
             return x.astype(tensor.dtype)
         raise InputError(f"{subject}: takes {tensor.dtype}, found values from {x.min()} to {x.max()}")
     real_hint = (
-        " or real numbers (float)" if tensor.dtype in FLOATS or tensor.quantization is not None else " (no scale)"
+        " or real numbers (float)" if tensor.dtype in FLOAT_TYPES or tensor.quantization is not None else " (no scale)"
     )
     raise InputError(f"{subject}: takes {tensor.dtype}{real_hint}, found {x.dtype}; convert the samples")

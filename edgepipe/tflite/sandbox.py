@@ -25,7 +25,7 @@ from typing import IO, Any
 from edgepipe.core.errors import EdgepipeError
 from edgepipe.tflite.child_process import ChildError, Json, build_environment, describe_exit
 
-MEMORY_LIMIT = 2 << 30  # bytes of address space of the child, more for large files
+MEMORY_LIMIT_BYTES = 2 << 30  # bytes of address space of the child, more for large files
 FILE_SIZE_FACTOR = 4  # times the size of a file over 256 MiB: its mapping, packed weights, activations
 GRACE_SECONDS = 5  # after its time limit a child ends itself, in case its parent is gone
 CHUNK_BYTES = 1 << 16
@@ -43,7 +43,9 @@ class Sandbox:
         self._child: _SandboxProcess | None = None
         self.start_count = 0  # processes started so far
 
-    def run(self, module: str, request: Json, timeout: float, subject: str, memory: int = MEMORY_LIMIT) -> Json:
+    def run(
+        self, worker_module: str, request: Json, timeout: float, subject: str, memory_limit: int = MEMORY_LIMIT_BYTES
+    ) -> Json:
         """What `module.handle_request(request)` answers, and what it wrote to stderr under the key "stderr".
 
         Args:
@@ -60,7 +62,13 @@ class Sandbox:
             was_running = self._child is not None
             # The caller may have changed its folder since the child was started; paths in requests are relative to it.
             context = {"folder": str(Path.cwd())}
-            message = {"module": module, "request": request, "seconds": timeout, "memory": memory, **context}
+            message = {
+                "module": worker_module,
+                "request": request,
+                "seconds": timeout,
+                "memory": memory_limit,
+                **context,
+            }
             try:
                 return self._send_once(message, subject)
             except ChildError as error:
@@ -74,16 +82,16 @@ class Sandbox:
         try:
             answer = self._child.ask(message, subject)
         except BaseException:
-            self._drop()
+            self._drop_child()
             raise
         if "broken" in answer:
-            self._drop()
+            self._drop_child()
             raise ChildError(f"{subject}: {answer['broken']}", answer["stderr"])
         if "refused" in answer:
             raise ChildError(answer["refused"], answer["stderr"], is_refusal=True)
         return answer
 
-    def _drop(self) -> None:
+    def _drop_child(self) -> None:
         if self._child is not None:
             self._child.close()
             self._child = None
@@ -91,7 +99,7 @@ class Sandbox:
     def close(self) -> None:
         """End the child process."""
         with self._lock:
-            self._drop()
+            self._drop_child()
 
     def __enter__(self) -> "Sandbox":
         return self
@@ -108,9 +116,9 @@ def get_shared() -> Sandbox:
     return sandbox
 
 
-def memory_for(path: Path) -> int:
+def memory_limit_for(path: Path) -> int:
     """The address space that running the file at `path` may take: 2 GiB, more only for what is itself large."""
-    return max(MEMORY_LIMIT, FILE_SIZE_FACTOR * path.stat().st_size + (MEMORY_LIMIT >> 1))
+    return max(MEMORY_LIMIT_BYTES, FILE_SIZE_FACTOR * path.stat().st_size + (MEMORY_LIMIT_BYTES >> 1))
 
 
 class _SandboxProcess:
@@ -199,13 +207,13 @@ def _serve(answer_pipe: int) -> None:
         os.write(answer_pipe, json.dumps(answer).encode() + b"\n")
 
 
-def _handle_request(module: str, request: Json, memory: int) -> Any:
+def _handle_request(worker_module: str, request: Json, memory_limit: int) -> Any:
     try:
-        return importlib.import_module(module).handle_request(request)
+        return importlib.import_module(worker_module).handle_request(request)
     except EdgepipeError as error:
         return {"refused": str(error)}
     except MemoryError:
-        return {"broken": f"needs more than the memory limit of {memory / 2**30:g} GiB"}
+        return {"broken": f"needs more than the memory limit of {memory_limit / 2**30:g} GiB"}
     except Exception as error:  # noqa: BLE001 - whatever a worker breaks on is reported
         return {"broken": f"the child process broke: {type(error).__name__}: {' '.join(str(error).split())}"}
 

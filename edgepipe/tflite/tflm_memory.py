@@ -16,9 +16,9 @@ UNKNOWN_KERNEL_BYTES = 1024  # upper bound for an operator whose kernel is not i
 class TflmMemory:
     """A plan, or the reason why there is none, and the tail."""
 
-    plan: ArenaPlan | None
-    reason: str
-    tail: ArenaTail
+    arena_plan: ArenaPlan | None
+    missing_plan_reason: str
+    arena_tail: ArenaTail
 
 
 def plan_memory(model: Model) -> TflmMemory:
@@ -37,22 +37,24 @@ def estimate_arena_32_bit(model: Model, device: str | None = None) -> Metric:
     that it refuses.
     """
     model_memory = plan_memory(model)
-    if model_memory.plan is None:
-        return unavailable_metric("ram", Dimension.BYTES, model_memory.reason, device)
-    head, tail = model_memory.plan.peak, model_memory.tail
-    low, high = tail.interval_32_bit
-    unknown_operators = [op.location for op in model.operators if op.name in tail.unknown_operators]
-    missing_note = f"; kernels' data of {', '.join(tail.unknown_operators)} is left out" if unknown_operators else ""
+    if model_memory.arena_plan is None:
+        return unavailable_metric("ram", Dimension.BYTES, model_memory.missing_plan_reason, device)
+    head_bytes, arena_tail = model_memory.arena_plan.peak_bytes, model_memory.arena_tail
+    low, high = arena_tail.interval_32_bit
+    unknown_locations = [op.location for op in model.operators if op.name in arena_tail.unknown_operators]
+    missing_note = (
+        f"; kernels' data of {', '.join(arena_tail.unknown_operators)} is left out" if unknown_locations else ""
+    )
     return Metric(
         name="ram",
-        value=head + tail.total_32_bit,
+        value=head_bytes + arena_tail.total_bytes_32_bit,
         unit=Dimension.BYTES,
         evidence=Evidence.ESTIMATED,
-        interval=(head + low, head + high + UNKNOWN_KERNEL_BYTES * len(unknown_operators)),
+        interval=(head_bytes + low, head_bytes + high + UNKNOWN_KERNEL_BYTES * len(unknown_locations)),
         device=device,
         how=(
             "tensor arena by edgepipe's copy of TensorFlow Lite Micro's planner, its structures scaled to 32-bit "
             f"pointers; portable kernels (CMSIS-NN needs more scratch memory){missing_note}"
         ),
-        details={"head": head, "tail": tail.total_32_bit},
+        details={"head": head_bytes, "tail": arena_tail.total_bytes_32_bit},
     )

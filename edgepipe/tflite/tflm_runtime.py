@@ -20,11 +20,11 @@ from edgepipe.core.units import Dimension
 from edgepipe.tflite import child_process, reader, sandbox
 from edgepipe.tflite.sample_conversion import ModelOutputs, build_outputs, convert_samples
 
-WORKER = "edgepipe.tflite.tflm_worker"
-TIMEOUT = 600.0  # the whole test set runs through reference-like kernels
+WORKER_MODULE = "edgepipe.tflite.tflm_worker"
+TIMEOUT_SECONDS = 600.0  # the whole test set runs through reference-like kernels
 ARENA_SECONDS, ARENA_MACS_PER_SECOND = 10.0, 2e7  # for one inference: ten seconds, and more for its MACs
-REMEDY = "pip install 'edgepipe[micro]' (64-bit x86 Linux)"
-_ALLOCATION = re.compile(r"Arena allocation (total|head|tail) (\d+) bytes")
+INSTALL_HINT = "pip install 'edgepipe[micro]' (64-bit x86 Linux)"
+_ALLOCATION_PATTERN = re.compile(r"Arena allocation (total|head|tail) (\d+) bytes")
 
 
 def missing_reason() -> str:
@@ -32,7 +32,7 @@ def missing_reason() -> str:
     try:
         package_version("tflite-micro")
     except PackageNotFoundError:
-        return f"the package tflite-micro is not installed: {REMEDY}"
+        return f"the package tflite-micro is not installed: {INSTALL_HINT}"
     return ""
 
 
@@ -48,27 +48,29 @@ def measure_arena(path: Path, device: str | None = None, timeout: float | None =
         InputError: the file is damaged.
     """
     model = reader.read(path)
-    seconds = min(TIMEOUT, ARENA_SECONDS + model.macs / ARENA_MACS_PER_SECOND) if timeout is None else timeout
+    seconds = min(TIMEOUT_SECONDS, ARENA_SECONDS + model.macs / ARENA_MACS_PER_SECOND) if timeout is None else timeout
     reason = missing_reason()
     if reason:
         return unavailable_metric("ram", Dimension.BYTES, reason, device)
     try:
         request = {"path": str(path), "task": "arena"}
-        answer = sandbox.get_shared().run(WORKER, request, seconds, "TensorFlow Lite Micro", sandbox.memory_for(path))
+        answer = sandbox.get_shared().run(
+            WORKER_MODULE, request, seconds, "TensorFlow Lite Micro", sandbox.memory_limit_for(path)
+        )
     except child_process.ChildError as error:
         return unavailable_metric("ram", Dimension.BYTES, str(_explain_refusal(error)), device)
-    sizes = {name: int(size) for name, size in _ALLOCATION.findall(answer["stderr"])}
-    if set(sizes) != {"total", "head", "tail"}:
+    bytes_by_section = {name: int(size) for name, size in _ALLOCATION_PATTERN.findall(answer["stderr"])}
+    if set(bytes_by_section) != {"total", "head", "tail"}:
         return unavailable_metric(
             "ram", Dimension.BYTES, f"{_runtime_name()} prints its arena in an unknown format", device
         )
-    return _arena_metric(sizes, device)
+    return _arena_metric(bytes_by_section, device)
 
 
-def _arena_metric(sizes: dict[str, int], device: str | None) -> Metric:
+def _arena_metric(bytes_by_section: dict[str, int], device: str | None) -> Metric:
     return Metric(
         name="ram",
-        value=sizes["total"],
+        value=bytes_by_section["total"],
         unit=Dimension.BYTES,
         evidence=Evidence.SIMULATED,
         device=device,
@@ -76,11 +78,15 @@ def _arena_metric(sizes: dict[str, int], device: str | None) -> Metric:
             f"tensor arena by {_runtime_name()}'s own allocator on this 64-bit host; "
             "on a 32-bit device the head is the same and the tail smaller, because pointers take half the bytes"
         ),
-        details={"head": sizes["head"], "tail": sizes["tail"], "version": package_version("tflite-micro")},
+        details={
+            "head": bytes_by_section["head"],
+            "tail": bytes_by_section["tail"],
+            "version": package_version("tflite-micro"),
+        },
     )
 
 
-def predict(path: Path, x: Arrays, timeout: float = TIMEOUT) -> ModelOutputs:
+def predict(path: Path, x: Arrays, timeout: float = TIMEOUT_SECONDS) -> ModelOutputs:
     """Run all samples of `x` (as in `interpreter.predict`) through TensorFlow Lite Micro, one by one.
 
     Raises:
@@ -91,13 +97,13 @@ def predict(path: Path, x: Arrays, timeout: float = TIMEOUT) -> ModelOutputs:
     if reason:
         raise ToolError(reason)
     model = reader.read(path)
-    inputs = convert_samples(model, x)
+    input_arrays = convert_samples(model, x)
     with tempfile.TemporaryDirectory(prefix="edgepipe-") as folder:
         samples_path, results_path = Path(folder) / "samples.npz", Path(folder) / "results.npz"
-        np.savez(samples_path, *inputs)
+        np.savez(samples_path, *input_arrays)
         request = {"path": str(path), "task": "predict", "samples": str(samples_path), "results": str(results_path)}
         try:
-            child_process.run(WORKER, request, timeout, f"{path}: TensorFlow Lite Micro")
+            child_process.run(WORKER_MODULE, request, timeout, f"{path}: TensorFlow Lite Micro")
         except child_process.ChildError as error:
             raise _explain_refusal(error) from None
         with np.load(results_path, allow_pickle=False) as archive:
@@ -111,8 +117,8 @@ def _runtime_name() -> str:
 
 def _explain_refusal(error: child_process.ChildError) -> InputError:
     """The error with TensorFlow Lite Micro's own reason, which it writes to stderr, and what to do."""
-    lines = "; ".join(line.strip() for line in error.stderr.splitlines() if line.strip())
+    stderr_text = "; ".join(line.strip() for line in error.stderr.splitlines() if line.strip())
     if not error.is_refusal:
         return InputError(f"{error}; the model may still run on a device, but this host cannot tell")
-    reason = f" ({lines})" if lines else ""
+    reason = f" ({stderr_text})" if stderr_text else ""
     return InputError(f"{error}{reason}; use layers whose operators TensorFlow Lite Micro has, or another runtime")

@@ -38,18 +38,19 @@ def _print_allocations(model: Model) -> None:
 
 def _predict(model: Model, samples_path: Path, results_path: Path) -> None:
     with np.load(samples_path, allow_pickle=False) as archive:
-        inputs = [archive[f"arr_{index}"] for index in range(len(model.inputs))]
-    np.savez(results_path, *_run_samples(model, inputs))
+        input_arrays = [archive[f"arr_{index}"] for index in range(len(model.inputs))]
+    np.savez(results_path, *_run_samples(model, input_arrays))
 
 
-def _run_samples(model: Model, inputs: list[Array]) -> list[Array]:
+def _run_samples(model: Model, input_arrays: list[Array]) -> list[Array]:
     """One array for each output, (samples, *shape), by the model's own batch, which must be 1."""
     if any(tensor.shape[:1] != (1,) for tensor in model.inputs):
         shapes = [tensor.shape for tensor in model.inputs]
         raise InputError(f"{model.path}: samples run one by one, so each input's first axis must be 1; found {shapes}")
     interpreter = _open_interpreter(model)
     sample_outputs = [
-        _invoke(model, interpreter, [array[index : index + 1] for array in inputs]) for index in range(len(inputs[0]))
+        _invoke(model, interpreter, [array[index : index + 1] for array in input_arrays])
+        for index in range(len(input_arrays[0]))
     ]
     stacked_outputs = (np.stack(arrays) for arrays in zip(*sample_outputs, strict=True))
     return [array[:, 0] if array.shape[1:2] == (1,) else array for array in stacked_outputs]
@@ -61,11 +62,11 @@ def _open_interpreter(model: Model) -> Any:
     return runtime.Interpreter.from_bytes(model.content, arena_size=ARENA_BYTES)
 
 
-def _invoke(model: Model, interpreter: Any, inputs: list[Array]) -> list[Array]:
+def _invoke(model: Model, interpreter: Any, input_arrays: list[Array]) -> list[Array]:
     """The outputs of one inference on a freshly reset model, so that samples do not see each other."""
     if any(tensor.is_variable for tensor in model.tensors):
         interpreter.reset()
-    for index, array in enumerate(inputs):
+    for index, array in enumerate(input_arrays):
         interpreter.set_input(array, index)
     interpreter.invoke()
     return [np.array(interpreter.get_output(index)) for index in range(len(model.outputs))]

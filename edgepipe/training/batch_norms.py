@@ -15,7 +15,7 @@ import tf_keras
 from edgepipe.core.arrays import Arrays, count_samples, take_samples
 
 REFRESH_SAMPLES = 1024
-BATCH_SIZE = 64
+REFRESH_BATCH_SIZE = 64
 DROPOUT_LAYERS = (tf_keras.layers.Dropout, tf_keras.layers.GaussianDropout, tf_keras.layers.AlphaDropout)
 
 
@@ -23,34 +23,38 @@ DROPOUT_LAYERS = (tf_keras.layers.Dropout, tf_keras.layers.GaussianDropout, tf_k
 def frozen_statistics(model: Any) -> Iterator[None]:
     """Inside the block, a pass in training mode updates no statistics and drops nothing."""
     layers = list(model._flatten_layers(include_self=False))
-    settings = [(layer, "momentum", 1.0) for layer in layers if isinstance(layer, tf_keras.layers.BatchNormalization)]
-    settings += [(layer, "rate", 0.0) for layer in layers if isinstance(layer, DROPOUT_LAYERS)]
-    saved_settings = [getattr(layer, name) for layer, name, _ in settings]
-    for layer, name, frozen_value in settings:
+    frozen_settings = [
+        (layer, "momentum", 1.0) for layer in layers if isinstance(layer, tf_keras.layers.BatchNormalization)
+    ]
+    frozen_settings += [(layer, "rate", 0.0) for layer in layers if isinstance(layer, DROPOUT_LAYERS)]
+    saved_settings = [getattr(layer, name) for layer, name, _ in frozen_settings]
+    for layer, name, frozen_value in frozen_settings:
         setattr(layer, name, frozen_value)
     try:
         yield
     finally:
-        for (layer, name, _), saved_value in zip(settings, saved_settings, strict=True):
+        for (layer, name, _), saved_value in zip(frozen_settings, saved_settings, strict=True):
             setattr(layer, name, saved_value)
 
 
-def trainable_norms(model: Any) -> list[Any]:
+def trainable_batch_norms(model: Any) -> list[Any]:
     """The batch norms of `model` that training updates."""
-    norms = (tf_keras.layers.BatchNormalization,)
+    norm_classes = (tf_keras.layers.BatchNormalization,)
     return [
-        layer for layer in model._flatten_layers(include_self=False) if isinstance(layer, norms) and layer.trainable
+        layer
+        for layer in model._flatten_layers(include_self=False)
+        if isinstance(layer, norm_classes) and layer.trainable
     ]
 
 
 def refresh_batch_norms(model: Any, x: Arrays, seed: int) -> None:
     """Re-estimate the statistics of each trainable batch norm as averages over up to 1024 samples of `x`."""
-    norms = trainable_norms(model)
+    batch_norms = trainable_batch_norms(model)
     indices = np.random.RandomState(seed).permutation(count_samples(x))[:REFRESH_SAMPLES]
     with frozen_statistics(model):
-        for number, batch_indices in enumerate(
-            np.array_split(indices, -(-len(indices) // BATCH_SIZE)) if norms else ()
+        for batch_number, batch_indices in enumerate(
+            np.array_split(indices, -(-len(indices) // REFRESH_BATCH_SIZE)) if batch_norms else ()
         ):
-            for layer in norms:
-                layer.momentum = number / (number + 1)  # the mean of all batches so far
+            for layer in batch_norms:
+                layer.momentum = batch_number / (batch_number + 1)  # the mean of all batches so far
             model(take_samples(x, batch_indices), training=True)

@@ -12,7 +12,7 @@ from edgepipe.tasks.quality import Task
 PROBABILITY_ACTIVATIONS = {"softmax", "sigmoid", "hard_sigmoid", "Softmax", "Sigmoid"}
 
 
-def keras_of(model: Any) -> Any:
+def keras_module_of(model: Any) -> Any:
     """The Keras module that `model` belongs to: `keras` (3) or `tf_keras`."""
     return tf_keras if isinstance(model, tf_keras.Model) else keras
 
@@ -34,7 +34,7 @@ def last_layer(model: Any) -> Any:
     return getattr(layer, "layer", layer)  # inside a wrapper of tfmot
 
 
-def loss(task: Task, model: Any, logits: bool | None = None, soft_labels: bool = False) -> Any:
+def build_loss(task: Task, model: Any, from_logits: bool | None = None, soft_labels: bool = False) -> Any:
     """The loss function of `task` for the outputs of `model`.
 
     Args:
@@ -46,16 +46,20 @@ def loss(task: Task, model: Any, logits: bool | None = None, soft_labels: bool =
     Raises:
         InputError: soft labels with a user-defined loss.
     """
-    library = keras_of(model)
+    keras_module = keras_module_of(model)
     if task.loss != "auto":
         if soft_labels:
             raise InputError("mixing samples (mixup, cutmix) needs the classification loss of edgepipe, not `loss:`")
-        return library.losses.get(task.loss) if isinstance(task.loss, str) else task.loss
-    logits = gives_logits(model) if logits is None else logits
+        return keras_module.losses.get(task.loss) if isinstance(task.loss, str) else task.loss
+    from_logits = gives_logits(model) if from_logits is None else from_logits
     if is_binary(task, model):
-        return library.losses.BinaryCrossentropy(from_logits=logits)
-    kind = library.losses.CategoricalCrossentropy if soft_labels else library.losses.SparseCategoricalCrossentropy
-    return kind(from_logits=logits)
+        return keras_module.losses.BinaryCrossentropy(from_logits=from_logits)
+    loss_class = (
+        keras_module.losses.CategoricalCrossentropy
+        if soft_labels
+        else keras_module.losses.SparseCategoricalCrossentropy
+    )
+    return loss_class(from_logits=from_logits)
 
 
 def is_binary(task: Task, model: Any) -> bool:
@@ -63,9 +67,9 @@ def is_binary(task: Task, model: Any) -> bool:
     return task.labels == "many" or bool(model.output_shape[-1] == 1)
 
 
-def optimizer(task: Task, model: Any, learning_rate: Any) -> Any:
+def build_optimizer(task: Task, model: Any, learning_rate: Any) -> Any:
     """The optimizer of `task`; `learning_rate` is a float or a schedule of the model's own Keras."""
-    class_by_name = {
+    class_name_by_option = {
         "adam": "Adam",
         "adamw": "AdamW",
         "nadam": "Nadam",
@@ -73,10 +77,12 @@ def optimizer(task: Task, model: Any, learning_rate: Any) -> Any:
         "sgd": "SGD",
         "adagrad": "Adagrad",
     }
-    return getattr(keras_of(model).optimizers, class_by_name[task.optimizer.name])(learning_rate=learning_rate)
+    return getattr(keras_module_of(model).optimizers, class_name_by_option[task.optimizer.name])(
+        learning_rate=learning_rate
+    )
 
 
-def check_shapes(model: Any, task: Task, x: Any, y: Any) -> None:
+def check_data_shapes(model: Any, task: Task, x: Any, y: Any) -> None:
     """Check that the model's input and output shapes fit the data and the task.
 
     Args:

@@ -15,14 +15,14 @@ from edgepipe.core.errors import InputError
 from edgepipe.data.augmentation_options import RandAugment
 
 MAX_MAGNITUDE = 30  # the strongest magnitude
-CHANNELS = (1, 3)
+CHANNEL_COUNTS = (1, 3)
 PIXEL_RANGES = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0))  # possible values of black and white
 MAX_TRANSLATION = 150 / 331  # as a fraction of the side
 Picture = Any  # PIL.Image.Image
-Operation = Callable[[Picture, float, int], Picture]  # (picture, fraction of the strongest, sign) -> picture
+PictureOperation = Callable[[Picture, float, int], Picture]  # (picture, fraction of the strongest, sign) -> picture
 
 
-def augment(x: Array, options: RandAugment, limits: tuple[float, float], random: np.random.Generator) -> Array:
+def augment(x: Array, options: RandAugment, pixel_range: tuple[float, float], random: np.random.Generator) -> Array:
     """Augment images; pixels are rounded to 8 bits, except in images that draw only `identity`.
 
     Args:
@@ -34,36 +34,38 @@ def augment(x: Array, options: RandAugment, limits: tuple[float, float], random:
     Returns:
         Images of the same shape, float32.
     """
-    names = tuple(OPERATIONS)
-    operation_indices = random.integers(0, len(names), (len(x), options.operations))
+    operation_names = tuple(OPERATION_BY_NAME)
+    operation_indices = random.integers(0, len(operation_names), (len(x), options.operations))
     signs = random.choice((-1, 1), (len(x), options.operations))
-    share = options.magnitude / MAX_MAGNITUDE
+    strength = options.magnitude / MAX_MAGNITUDE
     augmented_images = np.array(x, np.float32)
-    for number, (image_operations, image_signs) in enumerate(zip(operation_indices, signs, strict=True)):
-        steps = [
-            (names[n], int(sign))
+    for image_index, (image_operations, image_signs) in enumerate(zip(operation_indices, signs, strict=True)):
+        signed_operations = [
+            (operation_names[n], int(sign))
             for n, sign in zip(image_operations, image_signs, strict=True)
-            if names[n] != "identity"
+            if operation_names[n] != "identity"
         ]
-        if steps:
-            augmented_images[number] = _augment_image(x[number], steps, share, limits)
+        if signed_operations:
+            augmented_images[image_index] = _augment_image(x[image_index], signed_operations, strength, pixel_range)
     return augmented_images
 
 
-def _augment_image(image: Array, steps: list[tuple[str, int]], share: float, limits: tuple[float, float]) -> Array:
-    picture = to_picture(image, limits)
-    for name, sign in steps:
-        picture = OPERATIONS[name](picture, share, sign)
-    low, high = limits
+def _augment_image(
+    image: Array, signed_operations: list[tuple[str, int]], strength: float, pixel_range: tuple[float, float]
+) -> Array:
+    picture = to_picture(image, pixel_range)
+    for name, sign in signed_operations:
+        picture = OPERATION_BY_NAME[name](picture, strength, sign)
+    low, high = pixel_range
     pixels = np.asarray(picture, np.float32).reshape(image.shape)
     return pixels / np.float32(255) * np.float32(high - low) + np.float32(low)
 
 
-def to_picture(image: Array, limits: tuple[float, float]) -> Picture:
+def to_picture(image: Array, pixel_range: tuple[float, float]) -> Picture:
     """An image (h, w, 1 or 3) as Pillow's, pixels rounded to 256 levels between `limits`."""
     from PIL import Image
 
-    low, high = limits
+    low, high = pixel_range
     pixels = np.clip(np.rint((image - low) / (high - low) * 255), 0, 255).astype(np.uint8)
     return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
 
@@ -74,7 +76,7 @@ def pixel_limits(x: Array, known_limits: tuple[float, float] | None) -> tuple[fl
     Raises:
         InputError: not images, neither one nor three channels, or values outside all known ranges.
     """
-    if x.ndim != 4 or x.shape[-1] not in CHANNELS:
+    if x.ndim != 4 or x.shape[-1] not in CHANNEL_COUNTS:
         shape_text = f"the samples have shape {tuple(x.shape[1:])}"
         raise InputError(
             f"augment: rand_augment is for images (height, width, channels) of 1 or 3 channels; {shape_text}"
@@ -91,62 +93,62 @@ def pixel_limits(x: Array, known_limits: tuple[float, float] | None) -> tuple[fl
     return pixel_range
 
 
-def _make_enhance(name: str) -> Operation:
-    def run(picture: Picture, share: float, sign: int) -> Picture:
+def _make_enhance(name: str) -> PictureOperation:
+    def enhance_picture(picture: Picture, strength: float, sign: int) -> Picture:
         from PIL import ImageEnhance
 
-        return getattr(ImageEnhance, name)(picture).enhance(1 + sign * 0.9 * share)
+        return getattr(ImageEnhance, name)(picture).enhance(1 + sign * 0.9 * strength)
 
-    return run
+    return enhance_picture
 
 
-def _make_affine(matrix: Callable[[float, Picture], tuple[float, ...]]) -> Operation:
-    def run(picture: Picture, share: float, sign: int) -> Picture:
+def _make_affine(matrix_fn: Callable[[float, Picture], tuple[float, ...]]) -> PictureOperation:
+    def transform_picture(picture: Picture, strength: float, sign: int) -> Picture:
         from PIL import Image
 
-        coefficients = matrix(sign * share, picture)
+        coefficients = matrix_fn(sign * strength, picture)
         return picture.transform(picture.size, Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR)
 
-    return run
+    return transform_picture
 
 
-def _rotate(picture: Picture, share: float, sign: int) -> Picture:
+def _rotate(picture: Picture, strength: float, sign: int) -> Picture:
     from PIL import Image
 
-    return picture.rotate(sign * share * 30, Image.Resampling.BILINEAR)
+    return picture.rotate(sign * strength * 30, Image.Resampling.BILINEAR)
 
 
-def _autocontrast(picture: Picture, share: float, sign: int) -> Picture:
+def _autocontrast(picture: Picture, strength: float, sign: int) -> Picture:
     from PIL import ImageOps
 
     return ImageOps.autocontrast(picture)
 
 
-def _equalize(picture: Picture, share: float, sign: int) -> Picture:
+def _equalize(picture: Picture, strength: float, sign: int) -> Picture:
     from PIL import ImageOps
 
     return ImageOps.equalize(picture)
 
 
-def _solarize(picture: Picture, share: float, sign: int) -> Picture:
+def _solarize(picture: Picture, strength: float, sign: int) -> Picture:
     from PIL import ImageOps
 
-    return ImageOps.solarize(picture, round(256 * (1 - share)))
+    return ImageOps.solarize(picture, round(256 * (1 - strength)))
 
 
-def _posterize(picture: Picture, share: float, sign: int) -> Picture:
+def _posterize(picture: Picture, strength: float, sign: int) -> Picture:
     from PIL import ImageOps
 
-    return ImageOps.posterize(picture, 8 - round(4 * share))
+    return ImageOps.posterize(picture, 8 - round(4 * strength))
 
 
-def _shear(strength: float, length: float) -> tuple[float, float]:
+def _shear_coefficients(strength: float, length: float) -> tuple[float, float]:
     """Factor and offset of a shear that keeps the centre of `length` pixels fixed."""
     return 0.3 * strength, -0.3 * strength * length / 2
 
 
-OPERATIONS: dict[str, Operation] = {
-    "identity": lambda picture, share, sign: picture,
+OPERATION_BY_NAME: dict[str, PictureOperation] = {
+    "identity": lambda picture, strength, sign: picture,
     "autocontrast": _autocontrast,
     "equalize": _equalize,
     "rotate": _rotate,
@@ -156,8 +158,10 @@ OPERATIONS: dict[str, Operation] = {
     "contrast": _make_enhance("Contrast"),
     "brightness": _make_enhance("Brightness"),
     "sharpness": _make_enhance("Sharpness"),
-    "shear_x": _make_affine(lambda strength, picture: (1, *_shear(strength, picture.height), 0, 1, 0)),
-    "shear_y": _make_affine(lambda strength, picture: (1, 0, 0, 0.3 * strength, 1, _shear(strength, picture.width)[1])),
+    "shear_x": _make_affine(lambda strength, picture: (1, *_shear_coefficients(strength, picture.height), 0, 1, 0)),
+    "shear_y": _make_affine(
+        lambda strength, picture: (1, 0, 0, 0.3 * strength, 1, _shear_coefficients(strength, picture.width)[1])
+    ),
     "translate_x": _make_affine(
         lambda strength, picture: (1, 0, round(MAX_TRANSLATION * strength * picture.width), 0, 1, 0)
     ),

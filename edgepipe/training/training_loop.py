@@ -15,7 +15,7 @@ from edgepipe.core.arrays import Arrays, count_samples
 from edgepipe.core.errors import InputError
 from edgepipe.tasks.quality import Task, compute_quality
 from edgepipe.training import loss_and_optimizer
-from edgepipe.training.training_setup import LabelledSamples, TrainingSetup, targets
+from edgepipe.training.training_setup import LabelledSamples, TrainingSetup, samples_and_targets
 
 
 class EpochReporter(Protocol):
@@ -34,16 +34,16 @@ class TrainingSchedule:
     decay: Literal["constant", "cosine"] = "constant"
     patience: int | None = None  # early stopping after so many epochs without improvement; restores the best weights
 
-    def steps(self, samples: int) -> int:
+    def total_steps(self, sample_count: int) -> int:
         """Total optimizer steps."""
-        return self.epochs * math.ceil(samples / self.batch_size)
+        return self.epochs * math.ceil(sample_count / self.batch_size)
 
 
 @dataclass
-class History:
+class TrainingHistory:
     """Validation quality after each epoch, and the epoch (from 1) whose weights the model has."""
 
-    epochs: list[dict[str, float]] = field(default_factory=list)
+    epoch_metrics: list[dict[str, float]] = field(default_factory=list)
     kept_epoch: int = 0
 
 
@@ -64,7 +64,7 @@ def fit(
     schedule: TrainingSchedule,
     report_epoch: EpochReporter,
     callbacks: Iterable[Any] = (),
-) -> History:
+) -> TrainingHistory:
     """Train `model` in place; evaluate it on the validation split after each epoch.
 
     Args:
@@ -78,38 +78,44 @@ def fit(
         InputError: the data or a teacher does not fit the model, or the loss is no longer finite.
     """
     task = setup.task
-    samples, loss_targets = targets(task, setup.train)
-    loss_and_optimizer.check_shapes(model, task, samples, loss_targets)
-    rate, history = _learning_rate(schedule, model, count_samples(samples)), History()
+    samples, loss_targets = samples_and_targets(task, setup.train)
+    loss_and_optimizer.check_data_shapes(model, task, samples, loss_targets)
+    learning_rate, history = _build_learning_rate(schedule, model, count_samples(samples)), TrainingHistory()
     soft_labels = setup.augmenter is not None and setup.augmenter.has_soft_labels
-    trained_model, losses, weights = _model_to_train(
-        model, setup, loss_and_optimizer.loss(task, model, soft_labels=soft_labels)
+    trained_model, loss_fns, loss_weights = _model_to_train(
+        model, setup, loss_and_optimizer.build_loss(task, model, soft_labels=soft_labels)
     )
-    trained_model.compile(optimizer=loss_and_optimizer.optimizer(task, model, rate), loss=losses, loss_weights=weights)
-    watcher = _build_watcher(model, setup, schedule, history, report_epoch)
-    fit_options: dict[str, Any] = {"epochs": schedule.epochs, "verbose": 0, "callbacks": [*callbacks, watcher]}
+    trained_model.compile(
+        optimizer=loss_and_optimizer.build_optimizer(task, model, learning_rate),
+        loss=loss_fns,
+        loss_weights=loss_weights,
+    )
+    epoch_callback = _build_epoch_callback(model, setup, schedule, history, report_epoch)
+    fit_options: dict[str, Any] = {"epochs": schedule.epochs, "verbose": 0, "callbacks": [*callbacks, epoch_callback]}
     if setup.is_static:
         trained_model.fit(samples, loss_targets, batch_size=schedule.batch_size, **fit_options)
     else:
-        batches = setup.iterate_batches(schedule.batch_size, loss_and_optimizer.is_binary(task, model))
-        trained_model.fit(iter(batches), steps_per_epoch=batches.steps, shuffle=False, **fit_options)
-    watcher.finish()
+        batch_iterator = setup.iterate_batches(schedule.batch_size, loss_and_optimizer.is_binary(task, model))
+        trained_model.fit(
+            iter(batch_iterator), steps_per_epoch=batch_iterator.steps_per_epoch, shuffle=False, **fit_options
+        )
+    epoch_callback.finish()
     return history
 
 
-def _model_to_train(model: Any, setup: TrainingSetup, loss: Any) -> tuple[Any, Any, Any]:
+def _model_to_train(model: Any, setup: TrainingSetup, task_loss: Any) -> tuple[Any, Any, Any]:
     """The model to train, its losses and their weights; with teachers, the model has an output per loss term."""
     if setup.distiller is None:
-        return model, loss, None
-    student = setup.distiller.build_student(model, loss)
-    return student.model, student.losses, student.weights
+        return model, task_loss, None
+    student = setup.distiller.build_student(model, task_loss)
+    return student.model, student.loss_fns, student.loss_weights
 
 
-def _learning_rate(schedule: TrainingSchedule, model: Any, samples: int) -> Any:
+def _build_learning_rate(schedule: TrainingSchedule, model: Any, sample_count: int) -> Any:
     if schedule.decay == "constant":
         return schedule.learning_rate
-    return loss_and_optimizer.keras_of(model).optimizers.schedules.CosineDecay(
-        schedule.learning_rate, schedule.steps(samples)
+    return loss_and_optimizer.keras_module_of(model).optimizers.schedules.CosineDecay(
+        schedule.learning_rate, schedule.total_steps(sample_count)
     )
 
 
@@ -124,24 +130,24 @@ def predict(model: Any, x: Arrays, batch_size: int = 256) -> Any:
 def evaluate(model: Any, task: Task, samples: LabelledSamples) -> dict[str, float]:
     """Every quality metric of `task` for a Keras model on `samples`."""
     return compute_quality(
-        task, samples.x, samples.y, predict(model, samples.x), logits=loss_and_optimizer.gives_logits(model)
+        task, samples.x, samples.y, predict(model, samples.x), is_logits=loss_and_optimizer.gives_logits(model)
     )
 
 
-def _build_watcher(
-    model: Any, setup: TrainingSetup, schedule: TrainingSchedule, history: History, report_epoch: EpochReporter
+def _build_epoch_callback(
+    model: Any, setup: TrainingSetup, schedule: TrainingSchedule, history: TrainingHistory, report_epoch: EpochReporter
 ) -> Any:
-    watch = _EpochWatch(model, setup.task, setup.validation, schedule, history, report_epoch)
-    callback_class = loss_and_optimizer.keras_of(model).callbacks.Callback
+    epoch_watch = _EpochWatch(model, setup.task, setup.validation, schedule, history, report_epoch)
+    callback_class = loss_and_optimizer.keras_module_of(model).callbacks.Callback
 
-    class Watcher(callback_class):  # type: ignore[misc, valid-type]  # each Keras has its own Callback class
+    class EpochCallback(callback_class):  # type: ignore[misc, valid-type]  # each Keras has its own Callback class
         def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-            self.model.stop_training = watch.end_epoch(epoch + 1, dict(logs or {}))
+            self.model.stop_training = epoch_watch.end_epoch(epoch + 1, dict(logs or {}))
 
         def finish(self) -> None:
-            watch.finish()
+            epoch_watch.finish()
 
-    return Watcher()
+    return EpochCallback()
 
 
 @dataclass
@@ -150,28 +156,28 @@ class _EpochWatch:
     task: Task
     validation: LabelledSamples
     schedule: TrainingSchedule
-    history: History
+    history: TrainingHistory
     report_epoch: EpochReporter
     best_score: float = -math.inf
     best_weights: list[Any] | None = None
 
-    def end_epoch(self, number: int, logs: dict[str, float]) -> bool:
+    def end_epoch(self, epoch: int, logs: dict[str, float]) -> bool:
         """Evaluate after epoch `number`; returns whether to stop."""
         if not math.isfinite(logs["loss"]):
-            raise InputError(f"training diverged: the loss is {logs['loss']} in epoch {number}; lower learning_rate")
+            raise InputError(f"training diverged: the loss is {logs['loss']} in epoch {epoch}; lower learning_rate")
         metrics = evaluate(self.model, self.task, self.validation)
-        self.history.epochs.append({"loss": float(logs["loss"]), **metrics})
-        self.history.kept_epoch = number if self.schedule.patience is None else self.history.kept_epoch
-        self.report_epoch(number, self.schedule.epochs, self.history.epochs[-1])
+        self.history.epoch_metrics.append({"loss": float(logs["loss"]), **metrics})
+        self.history.kept_epoch = epoch if self.schedule.patience is None else self.history.kept_epoch
+        self.report_epoch(epoch, self.schedule.epochs, self.history.epoch_metrics[-1])
         if self.schedule.patience is None:
             return False
-        self._keep_best(number, metrics[self.task.primary_measure])
-        return number - self.history.kept_epoch >= self.schedule.patience
+        self._keep_best(epoch, metrics[self.task.primary_measure])
+        return epoch - self.history.kept_epoch >= self.schedule.patience
 
-    def _keep_best(self, number: int, quality: float) -> None:
-        score = quality if self.task.measures[self.task.primary_measure].higher_is_better else -quality
+    def _keep_best(self, epoch: int, measure_value: float) -> None:
+        score = measure_value if self.task.measures[self.task.primary_measure].higher_is_better else -measure_value
         if score > self.best_score:
-            self.best_score, self.history.kept_epoch, self.best_weights = score, number, self.model.get_weights()
+            self.best_score, self.history.kept_epoch, self.best_weights = score, epoch, self.model.get_weights()
 
     def finish(self) -> None:
         if self.best_weights is not None:

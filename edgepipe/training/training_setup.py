@@ -56,19 +56,19 @@ class TrainingSetup:
     @property
     def notes(self) -> list[str]:
         """Notes for the report on augmentation and distillation."""
-        lines = [] if self.distiller is None else list(self.distiller.notes)
+        note_lines = [] if self.distiller is None else list(self.distiller.notes)
         if self.augmenter is None:
-            return lines
-        lines.append(f"training samples augmented: {self.augmenter.describe()}")
-        return lines + (["teachers see the augmented samples"] if self.distiller is not None else [])
+            return note_lines
+        note_lines.append(f"training samples augmented: {self.augmenter.describe()}")
+        return note_lines + (["teachers see the augmented samples"] if self.distiller is not None else [])
 
-    def iterate_batches(self, batch_size: int, binary: bool) -> "BatchIterator":
+    def iterate_batches(self, batch_size: int, is_binary: bool) -> "BatchIterator":
         """The batches of one fit; each fit has its own order."""
         self._fit_count += 1
         indices = fitting_indices(self.task, self.train)
         if self.distiller is not None and self.augmenter is None:
-            self.distiller.cache_targets(targets(self.task, self.train)[0])
-        return BatchIterator(self, indices, batch_size, binary, np.random.default_rng([self.seed, self._fit_count]))
+            self.distiller.cache_targets(samples_and_targets(self.task, self.train)[0])
+        return BatchIterator(self, indices, batch_size, is_binary, np.random.default_rng([self.seed, self._fit_count]))
 
 
 @dataclass
@@ -76,37 +76,37 @@ class BatchIterator:
     """Endless batches `(samples, targets)`: all samples once per epoch, in a new order."""
 
     setup: TrainingSetup
-    indices: Array  # of the training samples to fit
+    sample_indices: Array  # of the training samples to fit
     batch_size: int
-    binary: bool
+    is_binary: bool
     random: np.random.Generator
 
     @property
-    def steps(self) -> int:
+    def steps_per_epoch(self) -> int:
         """Batches per epoch."""
-        return math.ceil(len(self.indices) / self.batch_size)
+        return math.ceil(len(self.sample_indices) / self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
-        x, loss_targets = targets(self.setup.task, self.setup.train)
+        x, loss_targets = samples_and_targets(self.setup.task, self.setup.train)
         while True:
-            order = self.random.permutation(len(self.indices))
-            for start in range(0, len(order), self.batch_size):
-                yield self._batch(order[start : start + self.batch_size], x, loss_targets)
+            shuffled_positions = self.random.permutation(len(self.sample_indices))
+            for start in range(0, len(shuffled_positions), self.batch_size):
+                yield self._build_batch(shuffled_positions[start : start + self.batch_size], x, loss_targets)
 
-    def _batch(self, positions: Array, x: Arrays, loss_targets: Any) -> tuple[Any, Any]:
+    def _build_batch(self, positions: Array, x: Arrays, loss_targets: Any) -> tuple[Any, Any]:
         samples, labels = take_samples(x, positions), take_samples(loss_targets, positions)
         if self.setup.augmenter is not None:
-            samples, labels = self._augment_batch(self.indices[positions], samples, labels)
+            samples, labels = self._augment_batch(self.sample_indices[positions], samples, labels)
         if self.setup.distiller is None:
             return samples, labels
-        return samples, (labels, *self.setup.distiller.targets(positions, samples))
+        return samples, (labels, *self.setup.distiller.batch_targets(positions, samples))
 
     def _augment_batch(self, indices: Array, samples: Arrays, labels: Any) -> tuple[Any, Any]:
         assert self.setup.augmenter is not None
         samples, labels = self.setup.augmenter(indices, samples, labels, self.random)
         if self.setup.task.kind == "reconstruction":
             return samples, samples  # the augmented input is also the target
-        return samples, labels[:, 1:] if self.setup.augmenter.has_soft_labels and self.binary else labels
+        return samples, labels[:, 1:] if self.setup.augmenter.has_soft_labels and self.is_binary else labels
 
 
 def fitting_indices(task: Task, train: LabelledSamples) -> Array:
@@ -117,15 +117,15 @@ def fitting_indices(task: Task, train: LabelledSamples) -> Array:
     return np.flatnonzero(np.ravel(train.y) == 0)
 
 
-def targets(task: Task, train: LabelledSamples) -> tuple[Arrays, Any]:
+def samples_and_targets(task: Task, train: LabelledSamples) -> tuple[Arrays, Any]:
     """Samples of `train` and the targets of the loss: labels or, for reconstruction, the samples."""
     if task.kind != "reconstruction":
-        return train.x, _target_column(task, train.y)
+        return train.x, _label_targets(task, train.y)
     normal_samples = train.x if train.y is None else take_samples(train.x, fitting_indices(task, train))
     return normal_samples, normal_samples
 
 
-def _target_column(task: Task, y: Array | None) -> Any:
+def _label_targets(task: Task, y: Array | None) -> Any:
     if y is None:
         raise InputError(f"a {task.kind} task needs labels to train on, and the data has none")
     return y.reshape(-1, 1) if task.kind == "regression" and y.ndim == 1 else y

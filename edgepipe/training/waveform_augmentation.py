@@ -12,11 +12,11 @@ import numpy as np
 
 from edgepipe.core.arrays import Array
 from edgepipe.data.augmentation_options import Augment, Noise
-from edgepipe.data.waveforms import Waves
+from edgepipe.data.waveforms import TrainingWaveforms
 
-SPECTRAL_SLOPE = {"white": 0.0, "pink": 1.0, "brown": 2.0}  # the power spectrum falls as 1 / f ** slope
+SPECTRAL_SLOPE_BY_COLOR = {"white": 0.0, "pink": 1.0, "brown": 2.0}  # the power spectrum falls as 1 / f ** slope
 MIN_NOISE_HZ = 50.0  # Hz; synthetic noise is flat below it, or most of its power would be inaudible
-Change = Callable[[Array, np.random.Generator], Array]
+WaveformChangeFn = Callable[[Array, np.random.Generator], Array]
 
 
 @final
@@ -24,46 +24,48 @@ Change = Callable[[Array, np.random.Generator], Array]
 class WaveformAugmenter:
     """Augments the waveforms of training samples and computes their features."""
 
-    waves: Waves
-    changes: tuple[Change, ...]
+    waves: TrainingWaveforms
+    change_fns: tuple[WaveformChangeFn, ...]
 
     def __call__(self, indices: Array, random: np.random.Generator) -> Array:
         """The training samples `indices` (b,), augmented: (b, frames, bands, 1), or (b, samples, 1) without features.
 
         Waveforms are clipped to [-1, 1], as by an ADC.
         """
-        waveforms = self.waves.samples[indices]
-        for change in self.changes:
-            waveforms = change(waveforms, random)
-        return self.waves.inputs(np.clip(waveforms, -1, 1))
+        waveforms = self.waves.waveforms[indices]
+        for change_fn in self.change_fns:
+            waveforms = change_fn(waveforms, random)
+        return self.waves.compute_inputs(np.clip(waveforms, -1, 1))
 
 
-def build_waveform_augmenter(options: Augment, waves: Waves) -> WaveformAugmenter:
+def build_waveform_augmenter(options: Augment, waves: TrainingWaveforms) -> WaveformAugmenter:
     """The augmenter for the waveform changes of `options`, in their order."""
-    rate, changes = waves.features.rate, list[Change]()
+    sampling_rate, change_fns = waves.features.rate, list[WaveformChangeFn]()
     if (max_seconds := options.shift) is not None:
-        changes.append(lambda x, random: shift(x, round(max_seconds * rate), random))
-    if (decibel := options.gain) is not None:
-        changes.append(lambda x, random: gain(x, decibel, random))
+        change_fns.append(lambda x, random: shift_waveforms(x, round(max_seconds * sampling_rate), random))
+    if (decibel_range := options.gain) is not None:
+        change_fns.append(lambda x, random: change_volume(x, decibel_range, random))
     if (noise_options := options.noise) is not None:
-        changes.append(lambda x, random: add_noise(x, noise_options, waves.noises, rate, random))
-    return WaveformAugmenter(waves, tuple(changes))
+        change_fns.append(lambda x, random: add_noise(x, noise_options, waves.noises, sampling_rate, random))
+    return WaveformAugmenter(waves, tuple(change_fns))
 
 
-def shift(x: Array, max_shift: int, random: np.random.Generator) -> Array:
+def shift_waveforms(x: Array, max_shift: int, random: np.random.Generator) -> Array:
     """Shift each waveform by up to `max_shift` samples to either side, filled with silence."""
-    positions = np.arange(x.shape[1]) - random.integers(-max_shift, max_shift + 1, (len(x), 1))
-    is_inside = (positions >= 0) & (positions < x.shape[1])
-    return np.where(is_inside, np.take_along_axis(x, np.where(is_inside, positions, 0), axis=1), np.float32(0))
+    source_positions = np.arange(x.shape[1]) - random.integers(-max_shift, max_shift + 1, (len(x), 1))
+    is_inside = (source_positions >= 0) & (source_positions < x.shape[1])
+    return np.where(is_inside, np.take_along_axis(x, np.where(is_inside, source_positions, 0), axis=1), np.float32(0))
 
 
-def gain(x: Array, decibel: tuple[float, float], random: np.random.Generator) -> Array:
+def change_volume(x: Array, decibel_range: tuple[float, float], random: np.random.Generator) -> Array:
     """Change the volume of each waveform by a random number of dB in `decibel`, [min, max]."""
-    factors = 10 ** (random.uniform(*decibel, (len(x), 1)) / 20)
+    factors = 10 ** (random.uniform(*decibel_range, (len(x), 1)) / 20)
     return np.asarray(x * factors, np.float32)
 
 
-def add_noise(x: Array, options: Noise, recordings: Sequence[Array], rate: int, random: np.random.Generator) -> Array:
+def add_noise(
+    x: Array, options: Noise, noise_recordings: Sequence[Array], sampling_rate: int, random: np.random.Generator
+) -> Array:
     """Add noise of one random kind to each waveform at a random signal-to-noise ratio; silence stays silent.
 
     Args:
@@ -74,13 +76,13 @@ def add_noise(x: Array, options: Noise, recordings: Sequence[Array], rate: int, 
         random: the generator to draw from.
     """
     added_noise = np.empty_like(x)
-    for number, kind in enumerate(random.integers(0, len(options.kinds), len(x))):
-        name = options.kinds[kind]
+    for number, kind_index in enumerate(random.integers(0, len(options.noise_kinds), len(x))):
+        noise_kind = options.noise_kinds[kind_index]
         length = x.shape[1]
         noise_wave = (
-            random_stretch(recordings, length, random)
-            if name == "folder"
-            else colored_noise(name, length, rate, random)
+            random_stretch(noise_recordings, length, random)
+            if noise_kind == "folder"
+            else colored_noise(noise_kind, length, sampling_rate, random)
         )
         added_noise[number] = noise_wave / max(loudness(noise_wave), 1e-9)
     target_loudness = loudness(x) / 10 ** (random.uniform(*options.snr, (len(x), 1)) / 20)
@@ -92,7 +94,7 @@ def loudness(x: Array) -> Array:
     return np.asarray(np.sqrt(np.square(x, dtype=np.float64).mean(axis=-1, keepdims=True)))
 
 
-def colored_noise(color: str, length: int, rate: int, random: np.random.Generator) -> Array:
+def colored_noise(color: str, length: int, sampling_rate: int, random: np.random.Generator) -> Array:
     """Normal noise whose power falls with the frequency f as f^0 (white), 1/f (pink) or 1/f^2 (brown).
 
     Args:
@@ -105,10 +107,10 @@ def colored_noise(color: str, length: int, rate: int, random: np.random.Generato
         Noise (length,) of arbitrary loudness.
     """
     white_noise = random.normal(size=length)
-    if SPECTRAL_SLOPE[color] == 0:
+    if SPECTRAL_SLOPE_BY_COLOR[color] == 0:
         return white_noise
-    frequencies = np.maximum(np.fft.rfftfreq(length, 1 / rate), MIN_NOISE_HZ)
-    return np.fft.irfft(np.fft.rfft(white_noise) * frequencies ** (-SPECTRAL_SLOPE[color] / 2), length)
+    frequencies = np.maximum(np.fft.rfftfreq(length, 1 / sampling_rate), MIN_NOISE_HZ)
+    return np.fft.irfft(np.fft.rfft(white_noise) * frequencies ** (-SPECTRAL_SLOPE_BY_COLOR[color] / 2), length)
 
 
 def random_stretch(recordings: Sequence[Array], length: int, random: np.random.Generator) -> Array:

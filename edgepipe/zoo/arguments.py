@@ -9,13 +9,13 @@ from numbers import Integral, Real
 
 from edgepipe.core.errors import InputError, did_you_mean
 
-IMAGES = "images (height, width, channels)"
-WINDOWS = "windows (time, channels)"
+IMAGE_SHAPE_TEXT = "images (height, width, channels)"
+WINDOW_SHAPE_TEXT = "windows (time, channels)"
 # Far beyond what a small device holds; without limits a typo takes all memory of this machine.
 MAX_LAYER_SIZE = 4096  # channels of a layer, steps of a kernel
 MAX_BLOCKS = 100
 MAX_CLASSES = 100_000
-MAX_VALUES = 2**24  # of a sample
+MAX_SAMPLE_VALUES = 2**24  # of a sample
 
 
 def check_image_shape(input_shape: Sequence[int]) -> None:
@@ -24,7 +24,7 @@ def check_image_shape(input_shape: Sequence[int]) -> None:
     Raises:
         InputError: it has another number of axes, or an axis that is empty or unknown.
     """
-    _check_shape(input_shape, (3,), IMAGES, "add the channel axis to the data")
+    _check_shape(input_shape, (3,), IMAGE_SHAPE_TEXT, "add the channel axis to the data")
 
 
 def check_window_shape(input_shape: Sequence[int]) -> tuple[int, int]:
@@ -33,7 +33,7 @@ def check_window_shape(input_shape: Sequence[int]) -> tuple[int, int]:
     Raises:
         InputError: it has another number of axes, or an axis that is empty or unknown.
     """
-    _check_shape(input_shape, (2,), WINDOWS, "one row for each time step, one column for each channel")
+    _check_shape(input_shape, (2,), WINDOW_SHAPE_TEXT, "one row for each time step, one column for each channel")
     time, channels = input_shape
     return time, channels
 
@@ -44,7 +44,7 @@ def check_image_or_window_shape(input_shape: Sequence[int]) -> None:
     Raises:
         InputError: it has another number of axes, or an axis that is empty or unknown.
     """
-    _check_shape(input_shape, (2, 3), f"{IMAGES} or {WINDOWS}", "reshape the data")
+    _check_shape(input_shape, (2, 3), f"{IMAGE_SHAPE_TEXT} or {WINDOW_SHAPE_TEXT}", "reshape the data")
 
 
 def check_any_shape(input_shape: Sequence[int], max_values: int) -> tuple[int, ...]:
@@ -58,7 +58,11 @@ def check_any_shape(input_shape: Sequence[int], max_values: int) -> tuple[int, .
 
 
 def _check_shape(
-    input_shape: Sequence[int], ranks: Container[int], expectation: str, remedy: str, max_values: int = MAX_VALUES
+    input_shape: Sequence[int],
+    ranks: Container[int],
+    expectation: str,
+    remedy: str,
+    max_values: int = MAX_SAMPLE_VALUES,
 ) -> None:
     if not _is_list(input_shape):
         raise InputError(f"input_shape is the shape of one sample, such as (8, 8, 1), found {input_shape!r}")
@@ -101,19 +105,19 @@ def check_counts(allow_empty: bool = False, **named_lists: Sequence[int]) -> Non
             raise InputError(f"{name} is a list of integers from 1 to {MAX_LAYER_SIZE:,}, found {numbers!r}")
 
 
-def check_class_count(classes: int) -> None:
+def check_class_count(class_count: int) -> None:
     """Refuse fewer than two classes, and more than a small model can separate.
 
     Raises:
         InputError: `classes` is not an integer, or out of range.
     """
-    if not _is_integer(classes) or classes < 2:
-        raise InputError(f"a classifier needs at least 2 classes, found {classes!r}")
-    if classes > MAX_CLASSES:
-        raise InputError(f"a classifier has at most {MAX_CLASSES:,} classes here, found {classes:,}")
+    if not _is_integer(class_count) or class_count < 2:
+        raise InputError(f"a classifier needs at least 2 classes, found {class_count!r}")
+    if class_count > MAX_CLASSES:
+        raise InputError(f"a classifier has at most {MAX_CLASSES:,} classes here, found {class_count:,}")
 
 
-def check_share(name: str, fraction: float) -> None:
+def check_fraction(name: str, fraction: float) -> None:
     """Refuse a dropout rate unless 0 <= `fraction` < 1.
 
     Raises:
@@ -143,7 +147,7 @@ def check_choice(name: str, choice: str, choices: Sequence[str]) -> None:
         raise InputError(f"{name} cannot be {choice!r}{did_you_mean(str(choice), choices)}")
 
 
-def check_switch(name: str, flag: bool) -> None:
+def check_flag(name: str, flag: bool) -> None:
     """Refuse anything but true and false.
 
     Raises:

@@ -10,7 +10,7 @@ from edgepipe.zoo.layer_blocks import batch_norm_relu, window_input
 if TYPE_CHECKING:
     import keras
 
-MOMENTUM = 0.9
+BATCH_NORM_MOMENTUM = 0.9
 MAX_TOKENS = 64  # the stem halves the map until there are no more tokens
 
 
@@ -40,7 +40,7 @@ def attention(
     arguments.check_class_count(classes)
     arguments.check_count(width=width, heads=heads)
     arguments.check_count(arguments.MAX_BLOCKS, blocks=blocks)
-    arguments.check_share("dropout", dropout)
+    arguments.check_fraction("dropout", dropout)
     if width % heads:
         nearest_width = math.ceil(width / heads) * heads
         raise InputError(
@@ -49,10 +49,10 @@ def attention(
     import keras
 
     inputs, x = _build_input(tuple(input_shape))
-    x = _stem(x, width)
+    x = _add_stem(x, width)
     x = keras.layers.Reshape((x.shape[1] * x.shape[2], width), name="tokens")(x)
     for number in range(1, blocks + 1):
-        x = _attention_block(x, f"block{number}", width, heads)
+        x = _add_attention_block(x, f"block{number}", width, heads)
     x = keras.layers.GlobalAveragePooling1D(name="average")(_batch_norm(x, "last"))
     x = keras.layers.Dropout(dropout, name="dropout")(x)
     return keras.Model(
@@ -69,18 +69,18 @@ def _build_input(input_shape: tuple[int, ...]) -> tuple[Any, Any]:
     return inputs, inputs
 
 
-def _stem(x: Any, width: int) -> Any:
+def _add_stem(x: Any, width: int) -> Any:
     """Convolutions, with stride 2 while there are too many tokens, then a position encoding."""
     import keras
 
-    number = 0
-    while number < 2 or x.shape[1] * x.shape[2] > MAX_TOKENS:
-        number += 1
+    stem_number = 0
+    while stem_number < 2 or x.shape[1] * x.shape[2] > MAX_TOKENS:
+        stem_number += 1
         strides = tuple(2 if side > 1 and x.shape[1] * x.shape[2] > MAX_TOKENS else 1 for side in x.shape[1:3])
         kernel_size = tuple(min(3, side) for side in x.shape[1:3])
-        name = f"stem{number}"
+        name = f"stem{stem_number}"
         x = keras.layers.Conv2D(width, kernel_size, strides=strides, padding="same", use_bias=False, name=name)(x)
-        x = batch_norm_relu(x, name, momentum=MOMENTUM)
+        x = batch_norm_relu(x, name, momentum=BATCH_NORM_MOMENTUM)
     position_encoding = keras.layers.DepthwiseConv2D(
         tuple(min(3, s) for s in x.shape[1:3]), padding="same", name="place"
     )(x)
@@ -90,14 +90,14 @@ def _stem(x: Any, width: int) -> Any:
 def _batch_norm(x: Any, name: str) -> Any:
     import keras
 
-    return keras.layers.BatchNormalization(momentum=MOMENTUM, name=f"{name}_bn")(x)
+    return keras.layers.BatchNormalization(momentum=BATCH_NORM_MOMENTUM, name=f"{name}_bn")(x)
 
 
-def _attention_block(x: Any, name: str, width: int, heads: int) -> Any:
+def _add_attention_block(x: Any, name: str, width: int, head_count: int) -> Any:
     import keras
 
     y = _batch_norm(x, f"{name}_attention")
-    y = keras.layers.MultiHeadAttention(heads, width // heads, name=f"{name}_attention")(y, y)
+    y = keras.layers.MultiHeadAttention(head_count, width // head_count, name=f"{name}_attention")(y, y)
     x = keras.layers.Add(name=f"{name}_attended")([x, y])
     y = keras.layers.Dense(2 * width, activation="relu", name=f"{name}_dense1")(_batch_norm(x, f"{name}_dense"))
     y = keras.layers.Dense(width, name=f"{name}_dense2")(y)

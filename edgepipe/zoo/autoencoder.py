@@ -9,7 +9,7 @@ from edgepipe.zoo import arguments
 if TYPE_CHECKING:
     import keras
 
-MAX_VALUES = 2**18  # of a sample: a dense layer of 128 units has 128 times as many weights
+MAX_SAMPLE_VALUES = 2**18  # of a sample: a dense layer of 128 units has 128 times as many weights
 
 
 def autoencoder(
@@ -30,24 +30,28 @@ def autoencoder(
     Raises:
         InputError: the samples are empty or too large, or an argument is out of its range.
     """
-    size = math.prod(arguments.check_any_shape(input_shape, MAX_VALUES))
+    value_count = math.prod(arguments.check_any_shape(input_shape, MAX_SAMPLE_VALUES))
     arguments.check_counts(allow_empty=True, widths=widths)
     arguments.check_count(code=code)
-    arguments.check_switch("batch_norm", batch_norm)
+    arguments.check_flag("batch_norm", batch_norm)
     import keras
 
     inputs = keras.Input(tuple(input_shape), name="sample")
     x: Any = keras.layers.Flatten(name="flatten")(inputs)
-    units = [*widths, code, *reversed(widths)]
-    numbers = range(1, len(widths) + 1)
-    names = [*(f"encoder{number}" for number in numbers), "code", *(f"decoder{number}" for number in numbers)]
-    for width, name in zip(units, names, strict=True):
-        x = _dense(x, width, name, batch_norm)
-    x = keras.layers.Dense(size, name="values")(x)
+    layer_widths = [*widths, code, *reversed(widths)]
+    layer_numbers = range(1, len(widths) + 1)
+    layer_names = [
+        *(f"encoder{number}" for number in layer_numbers),
+        "code",
+        *(f"decoder{number}" for number in layer_numbers),
+    ]
+    for width, name in zip(layer_widths, layer_names, strict=True):
+        x = _add_dense_block(x, width, name, batch_norm)
+    x = keras.layers.Dense(value_count, name="values")(x)
     return keras.Model(inputs, keras.layers.Reshape(tuple(input_shape), name="reconstruction")(x), name="autoencoder")
 
 
-def _dense(x: Any, width: int, name: str, batch_norm: bool) -> Any:
+def _add_dense_block(x: Any, width: int, name: str, batch_norm: bool) -> Any:
     import keras
 
     if not batch_norm:

@@ -28,13 +28,13 @@ def small_cnn(*, input_shape: tuple[int, ...], classes: int, filters: Sequence[i
     import keras
 
     inputs = keras.Input(tuple(input_shape), name="image")
-    x, side = inputs, min(input_shape[:2])
+    x, map_side = inputs, min(input_shape[:2])
     for index, width in enumerate(filters, 1):
         x = keras.layers.Conv2D(width, 3, padding="same", use_bias=False, name=f"conv{index}")(x)
         x = batch_norm_relu(x, f"conv{index}", momentum=0.99)
-        if side >= 4 and index < len(filters):  # smaller maps are left to the global pooling
+        if map_side >= 4 and index < len(filters):  # smaller maps are left to the global pooling
             x = keras.layers.MaxPooling2D(2, name=f"pool{index}")(x)
-            side //= 2
+            map_side //= 2
     return keras.Model(inputs, classifier_head(x, classes), name="small_cnn")
 
 
@@ -81,27 +81,27 @@ def ds_cnn(
     arguments.check_image_shape(input_shape)
     arguments.check_class_count(classes)
     arguments.check_choice("size", size, tuple(DS_CNN_SIZES))
-    arguments.check_share("dropout", dropout)
+    arguments.check_fraction("dropout", dropout)
     preset = DS_CNN_SIZES[size]
-    width = preset.filters if filters is None else filters
-    depth = preset.blocks if blocks is None else blocks
-    arguments.check_count(filters=width)
-    arguments.check_count(arguments.MAX_BLOCKS, blocks=depth)
+    filter_count = preset.filters if filters is None else filters
+    block_count = preset.blocks if blocks is None else blocks
+    arguments.check_count(filters=filter_count)
+    arguments.check_count(arguments.MAX_BLOCKS, blocks=block_count)
     import keras
 
-    kernel = (10, 4) if min(input_shape[:2]) >= 10 else (3, 3)
+    kernel_size = (10, 4) if min(input_shape[:2]) >= 10 else (3, 3)
     inputs = keras.Input(tuple(input_shape), name="image")
-    x: Any = _convolution(inputs, width, "conv0", kernel, preset.strides)
-    for index in range(1, depth + 1):
+    x: Any = _add_convolution(inputs, filter_count, "conv0", kernel_size, preset.strides)
+    for index in range(1, block_count + 1):
         stride = preset.block_stride if index == 1 else 1
         x = keras.layers.DepthwiseConv2D(3, stride, padding="same", use_bias=False, name=f"depthwise{index}")(x)
         x = batch_norm_relu(x, f"depthwise{index}")
-        x = _convolution(x, width, f"pointwise{index}", (1, 1), (1, 1))
+        x = _add_convolution(x, filter_count, f"pointwise{index}", (1, 1), (1, 1))
     return keras.Model(inputs, classifier_head(x, classes, dropout), name="ds_cnn")
 
 
-def _convolution(x: Any, filters: int, name: str, kernel: tuple[int, int], strides: tuple[int, int]) -> Any:
+def _add_convolution(x: Any, filters: int, name: str, kernel_size: tuple[int, int], strides: tuple[int, int]) -> Any:
     import keras
 
-    x = keras.layers.Conv2D(filters, kernel, strides=strides, padding="same", use_bias=False, name=name)(x)
+    x = keras.layers.Conv2D(filters, kernel_size, strides=strides, padding="same", use_bias=False, name=name)(x)
     return batch_norm_relu(x, name)

@@ -3,7 +3,7 @@
 from typing import Any
 
 
-def batch_norm_relu(x: Any, name: str, limit: float | None = None, momentum: float = 0.9) -> Any:
+def batch_norm_relu(x: Any, name: str, relu_limit: float | None = None, momentum: float = 0.9) -> Any:
     """BatchNormalization and ReLU.
 
     Args:
@@ -15,17 +15,17 @@ def batch_norm_relu(x: Any, name: str, limit: float | None = None, momentum: flo
     import keras
 
     x = keras.layers.BatchNormalization(momentum=momentum, name=f"{name}_bn")(x)
-    return keras.layers.ReLU(limit, name=f"{name}_relu")(x)
+    return keras.layers.ReLU(relu_limit, name=f"{name}_relu")(x)
 
 
-def classifier_head(x: Any, classes: int, dropout: float = 0.0) -> Any:
+def classifier_head(x: Any, class_count: int, dropout: float = 0.0) -> Any:
     """Global average, dropout, a dense softmax."""
     import keras
 
     x = keras.layers.GlobalAveragePooling2D(name="average")(x)
     if dropout:
         x = keras.layers.Dropout(dropout, name="dropout")(x)
-    return keras.layers.Dense(classes, activation="softmax", name="probabilities")(x)
+    return keras.layers.Dense(class_count, activation="softmax", name="probabilities")(x)
 
 
 def window_input(time: int, channels: int) -> tuple[Any, Any]:

@@ -8,7 +8,7 @@ from edgepipe.zoo.layer_blocks import batch_norm_relu, classifier_head
 if TYPE_CHECKING:
     import keras
 
-MOMENTUM = 0.9  # of batch norms: 0.999, as published, needs tens of thousands of steps to settle
+BATCH_NORM_MOMENTUM = 0.9  # of batch norms: 0.999, as published, needs tens of thousands of steps to settle
 MAX_ALPHA = 4.0  # largest width multiplier: 16 times the MACs
 V1_BLOCKS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1))
 V2_BLOCKS = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
@@ -36,10 +36,10 @@ def mobilenet_v1(
     import keras
 
     x = inputs = keras.Input(tuple(input_shape), name="image")
-    x = _convolution(x, max(1, int(32 * alpha)), "conv0", 3, 2)
+    x = _add_convolution(x, max(1, int(32 * alpha)), "conv0", 3, 2)
     for number, (filters, strides) in enumerate(V1_BLOCKS, 1):
-        x = _depthwise(x, f"depthwise{number}", strides)
-        x = _convolution(x, max(1, int(filters * alpha)), f"pointwise{number}", 1, 1)
+        x = _add_depthwise(x, f"depthwise{number}", strides)
+        x = _add_convolution(x, max(1, int(filters * alpha)), f"pointwise{number}", 1, 1)
     return keras.Model(inputs, classifier_head(x, classes, dropout), name="mobilenet_v1")
 
 
@@ -64,15 +64,15 @@ def mobilenet_v2(
     import keras
 
     x = inputs = keras.Input(tuple(input_shape), name="image")
-    x = _convolution(x, _round_channels(32 * alpha), "conv0", 3, 2)
-    number = 0
+    x = _add_convolution(x, _round_channels(32 * alpha), "conv0", 3, 2)
+    block_number = 0
     for expansion, filters, repeats, strides in V2_BLOCKS:
         for repeat in range(repeats):
-            number += 1
-            x = _inverted_residual(
-                x, f"block{number}", expansion, _round_channels(filters * alpha), strides if repeat == 0 else 1
+            block_number += 1
+            x = _add_inverted_residual(
+                x, f"block{block_number}", expansion, _round_channels(filters * alpha), strides if repeat == 0 else 1
             )
-    x = _convolution(x, _round_channels(1280 * alpha) if alpha > 1 else 1280, "conv_last", 1, 1)
+    x = _add_convolution(x, _round_channels(1280 * alpha) if alpha > 1 else 1280, "conv_last", 1, 1)
     return keras.Model(inputs, classifier_head(x, classes, dropout), name="mobilenet_v2")
 
 
@@ -80,7 +80,7 @@ def _check_arguments(input_shape: tuple[int, ...], classes: int, alpha: float, d
     arguments.check_image_shape(input_shape)
     arguments.check_class_count(classes)
     arguments.check_multiplier("alpha", alpha, MAX_ALPHA)
-    arguments.check_share("dropout", dropout)
+    arguments.check_fraction("dropout", dropout)
 
 
 def _round_channels(channels: float) -> int:
@@ -89,29 +89,29 @@ def _round_channels(channels: float) -> int:
     return rounded_channels + 8 if rounded_channels < 0.9 * channels else rounded_channels
 
 
-def _convolution(x: Any, filters: int, name: str, kernel: int, strides: int) -> Any:
+def _add_convolution(x: Any, filters: int, name: str, kernel_size: int, strides: int) -> Any:
     import keras
 
-    x = keras.layers.Conv2D(filters, kernel, strides=strides, padding="same", use_bias=False, name=name)(x)
-    return batch_norm_relu(x, name, 6.0, MOMENTUM)
+    x = keras.layers.Conv2D(filters, kernel_size, strides=strides, padding="same", use_bias=False, name=name)(x)
+    return batch_norm_relu(x, name, 6.0, BATCH_NORM_MOMENTUM)
 
 
-def _depthwise(x: Any, name: str, strides: int) -> Any:
+def _add_depthwise(x: Any, name: str, strides: int) -> Any:
     import keras
 
     x = keras.layers.DepthwiseConv2D(3, strides=strides, padding="same", use_bias=False, name=name)(x)
-    return batch_norm_relu(x, name, 6.0, MOMENTUM)
+    return batch_norm_relu(x, name, 6.0, BATCH_NORM_MOMENTUM)
 
 
-def _inverted_residual(x: Any, name: str, expansion: int, filters: int, strides: int) -> Any:
+def _add_inverted_residual(x: Any, name: str, expansion: int, filters: int, strides: int) -> Any:
     import keras
 
-    block_input, channels = x, int(x.shape[-1])
+    block_input, input_channels = x, int(x.shape[-1])
     if expansion > 1:
-        x = _convolution(x, expansion * channels, f"{name}_expand", 1, 1)
-    x = _depthwise(x, f"{name}_depthwise", strides)
+        x = _add_convolution(x, expansion * input_channels, f"{name}_expand", 1, 1)
+    x = _add_depthwise(x, f"{name}_depthwise", strides)
     x = keras.layers.Conv2D(filters, 1, use_bias=False, name=f"{name}_project")(x)
-    x = keras.layers.BatchNormalization(momentum=MOMENTUM, name=f"{name}_project_bn")(x)
-    if strides > 1 or channels != filters:
+    x = keras.layers.BatchNormalization(momentum=BATCH_NORM_MOMENTUM, name=f"{name}_project_bn")(x)
+    if strides > 1 or input_channels != filters:
         return x
     return keras.layers.Add(name=f"{name}_add")([block_input, x])

@@ -10,7 +10,7 @@ from typing import Any
 
 FOOTPRINTS_FILE = Path(__file__).with_name("footprints.json")
 
-PAPERS = {
+PAPER_BY_ARCHITECTURE = {
     "small_cnn": "three plain convolutions, for a start",
     "ds_cnn": "Zhang et al. 2017, arXiv 1711.07128 (Hello Edge)",
     "mobilenet_v1": "Howard et al. 2017, arXiv 1704.04861",
@@ -52,11 +52,11 @@ def read_footprints() -> dict[str, Any]:
     return footprints
 
 
-def default_options(name: str) -> dict[str, Any]:
+def default_options(architecture: str) -> dict[str, Any]:
     """The options of an architecture besides input and classes, with their defaults."""
     from edgepipe import zoo
 
-    parameters = inspect.signature(getattr(zoo, name)).parameters.values()
+    parameters = inspect.signature(getattr(zoo, architecture)).parameters.values()
     return {
         parameter.name: parameter.default
         for parameter in parameters

@@ -8,7 +8,7 @@ from edgepipe.zoo.layer_blocks import batch_norm_relu, classifier_head
 if TYPE_CHECKING:
     import keras
 
-MOMENTUM = 0.9
+BATCH_NORM_MOMENTUM = 0.9
 
 
 def resnet8(*, input_shape: tuple[int, ...], classes: int, filters: int = 16) -> "keras.Model":
@@ -32,24 +32,26 @@ def resnet8(*, input_shape: tuple[int, ...], classes: int, filters: int = 16) ->
     import keras
 
     inputs = keras.Input(tuple(input_shape), name="image")
-    x = batch_norm_relu(_convolution(inputs, filters, "conv0"), "conv0", momentum=MOMENTUM)
+    x = batch_norm_relu(_add_convolution(inputs, filters, "conv0"), "conv0", momentum=BATCH_NORM_MOMENTUM)
     for number, strides in ((1, 1), (2, 2), (3, 2)):
-        x = _block(x, f"block{number}", filters * 2 ** (number - 1), strides)
+        x = _add_residual_block(x, f"block{number}", filters * 2 ** (number - 1), strides)
     return keras.Model(inputs, classifier_head(x, classes), name="resnet8")
 
 
-def _convolution(x: Any, filters: int, name: str, kernel: int = 3, strides: int = 1) -> Any:
+def _add_convolution(x: Any, filters: int, name: str, kernel_size: int = 3, strides: int = 1) -> Any:
     import keras
 
-    return keras.layers.Conv2D(filters, kernel, strides=strides, padding="same", name=name)(x)
+    return keras.layers.Conv2D(filters, kernel_size, strides=strides, padding="same", name=name)(x)
 
 
-def _block(x: Any, name: str, filters: int, strides: int) -> Any:
+def _add_residual_block(x: Any, name: str, filters: int, strides: int) -> Any:
     import keras
 
-    y = batch_norm_relu(_convolution(x, filters, f"{name}_conv1", 3, strides), f"{name}_conv1", momentum=MOMENTUM)
-    y = _convolution(y, filters, f"{name}_conv2")
-    y = keras.layers.BatchNormalization(momentum=MOMENTUM, name=f"{name}_conv2_bn")(y)
+    y = batch_norm_relu(
+        _add_convolution(x, filters, f"{name}_conv1", 3, strides), f"{name}_conv1", momentum=BATCH_NORM_MOMENTUM
+    )
+    y = _add_convolution(y, filters, f"{name}_conv2")
+    y = keras.layers.BatchNormalization(momentum=BATCH_NORM_MOMENTUM, name=f"{name}_conv2_bn")(y)
     if strides > 1:
-        x = _convolution(x, filters, f"{name}_shortcut", 1, strides)
+        x = _add_convolution(x, filters, f"{name}_shortcut", 1, strides)
     return keras.layers.ReLU(name=f"{name}_relu")(keras.layers.Add(name=f"{name}_add")([x, y]))

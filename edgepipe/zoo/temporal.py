@@ -9,7 +9,7 @@ from edgepipe.zoo.layer_blocks import batch_norm_relu, classifier_head, window_i
 if TYPE_CHECKING:
     import keras
 
-MOMENTUM = 0.9
+BATCH_NORM_MOMENTUM = 0.9
 
 
 def temporal_cnn(
@@ -40,17 +40,19 @@ def temporal_cnn(
     arguments.check_class_count(classes)
     arguments.check_count(filters=filters, kernel=kernel)
     arguments.check_count(arguments.MAX_BLOCKS, blocks=blocks)
-    arguments.check_switch("dilated", dilated)
-    arguments.check_switch("causal", causal)
-    arguments.check_share("dropout", dropout)
+    arguments.check_flag("dilated", dilated)
+    arguments.check_flag("causal", causal)
+    arguments.check_fraction("dropout", dropout)
     import keras
 
     inputs, x = window_input(time, channels)
-    x, options = _TimeConvolution(kernel, 1, causal).prepare_layer(x, "conv0")
-    x = batch_norm_relu(keras.layers.Conv2D(filters, (kernel, 1), **options)(x), "conv0", momentum=MOMENTUM)
+    x, layer_options = _TimeConvolution(kernel, 1, causal).prepare_layer(x, "conv0")
+    x = batch_norm_relu(
+        keras.layers.Conv2D(filters, (kernel, 1), **layer_options)(x), "conv0", momentum=BATCH_NORM_MOMENTUM
+    )
     for number in range(1, blocks + 1):
         dilation = min(2 ** (number - 1), max(time - 1, 1)) if dilated else 1
-        x = _block(x, f"block{number}", _TimeConvolution(kernel, dilation, causal))
+        x = _add_temporal_block(x, f"block{number}", _TimeConvolution(kernel, dilation, causal))
         if not dilated and x.shape[1] >= 8 and number < blocks:
             x = keras.layers.MaxPooling2D((2, 1), name=f"pool{number}")(x)
     return keras.Model(inputs, classifier_head(x, classes, dropout), name="temporal_cnn")
@@ -71,17 +73,17 @@ class _TimeConvolution:
         if self.causal:
             padding_steps = self.dilation * (self.kernel - 1)
             x = keras.layers.ZeroPadding2D(((padding_steps, 0), (0, 0)), name=f"{name}_past")(x)
-        padding = "valid" if self.causal else "same"
-        return x, {"padding": padding, "dilation_rate": (self.dilation, 1), "use_bias": False, "name": name}
+        padding_mode = "valid" if self.causal else "same"
+        return x, {"padding": padding_mode, "dilation_rate": (self.dilation, 1), "use_bias": False, "name": name}
 
 
-def _block(x: Any, name: str, convolution: _TimeConvolution) -> Any:
+def _add_temporal_block(x: Any, name: str, time_convolution: _TimeConvolution) -> Any:
     import keras
 
     block_input = x
-    x, options = convolution.prepare_layer(x, f"{name}_depthwise")
-    x = keras.layers.DepthwiseConv2D((convolution.kernel, 1), **options)(x)
-    x = batch_norm_relu(x, f"{name}_depthwise", momentum=MOMENTUM)
+    x, layer_options = time_convolution.prepare_layer(x, f"{name}_depthwise")
+    x = keras.layers.DepthwiseConv2D((time_convolution.kernel, 1), **layer_options)(x)
+    x = batch_norm_relu(x, f"{name}_depthwise", momentum=BATCH_NORM_MOMENTUM)
     x = keras.layers.Conv2D(int(block_input.shape[-1]), 1, use_bias=False, name=f"{name}_pointwise")(x)
-    x = keras.layers.BatchNormalization(momentum=MOMENTUM, name=f"{name}_pointwise_bn")(x)
+    x = keras.layers.BatchNormalization(momentum=BATCH_NORM_MOMENTUM, name=f"{name}_pointwise_bn")(x)
     return keras.layers.ReLU(name=f"{name}_relu")(keras.layers.Add(name=f"{name}_add")([block_input, x]))

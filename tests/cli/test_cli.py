@@ -38,7 +38,7 @@ USAGE = [  # arguments, the last line on stderr
     (["stages", "prun", "--json"], "edgepipe: no stage 'prun'; did you mean 'prune'?"),
     (["device", "show", "hots"], f"edgepipe: unknown device 'hots'; did you mean 'host'? {OR_A_FILE}"),
     (["device", "show", "runtimes/litert"], "edgepipe: device 'runtimes/litert' is abstract and can only be "
-     f"inherited; devices: {', '.join(device_profile.names())}"),
+     f"inherited; devices: {', '.join(device_profile.device_names())}"),
     (["run", "gone.yaml"], "edgepipe: gone.yaml: cannot be read: No such file or directory"),
     (["init", "gone.keras"], None),
 ]  # fmt: skip

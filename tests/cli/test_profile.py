@@ -25,7 +25,7 @@ def relu(tmp_path: Path) -> Path:
 def test_every_device_is_profiled_without_tensorflow_and_vela_once(relu: Path, tmp_path: Path) -> None:
     cache = Cache(tmp_path / "cache")
     first, second = profiling.profile_model(relu, cache=cache), profiling.profile_model(relu, cache=cache)
-    assert [found.device for found in first.devices] == device_profile.names()
+    assert [found.device for found in first.devices] == device_profile.device_names()
     assert len(first.devices) >= 24
     assert set(first.seconds) == {"estimates", "Vela", "runs"}
     assert second.seconds["Vela"] < first.seconds["Vela"] / 2

@@ -54,31 +54,31 @@ def _kernel(model: tf_keras.Model, name: str) -> Any:
 
 @pytest.mark.parametrize("init", ["density", "linear", "kmeans++", "random"])
 def test_each_clustered_layer_has_few_values_and_all_its_zeros(init: Any) -> None:
-    model, plan = _model(sparsity=0.7), ClusteringPlan(clusters=8, init=init)
+    model, plan = _model(sparsity=0.7), ClusteringPlan(cluster_count=8, init=init)
     original = {name: _kernel(model, name) for name in ("conv", "hidden")}
     clustered, selection = _train_clustered(model, plan)
     layers = {layer.name: layer for layer in clustering.check_clusters(clustered, selection, plan)}
-    assert set(selection.targets) == {"conv", "hidden"}
+    assert set(selection.target_by_path) == {"conv", "hidden"}
     for name, kernel in original.items():
         now = _kernel(clustered, name)
         assert 3 < np.unique(now).size <= 8
         assert not now[kernel == 0].any()
         assert np.mean(np.abs(now - kernel)) > 0
-        assert (layers[name].distinct_values, layers[name].zeros) == (
+        assert (layers[name].nonzero_distinct_count, layers[name].zeros) == (
             np.unique(now[now != 0]).size,
             int((now == 0).sum()),
         )
-        assert layers[name].revived_zeros == 0
+        assert layers[name].revived_zero_count == 0
 
 
 def test_a_dense_kernel_gets_no_zeros_for_nothing() -> None:
-    clustered, selection = _train_clustered(_model(), ClusteringPlan(clusters=8))
-    assert not selection.targets["conv"].keeps_zeros
+    clustered, selection = _train_clustered(_model(), ClusteringPlan(cluster_count=8))
+    assert not selection.target_by_path["conv"].keeps_zeros
     assert np.all(_kernel(clustered, "conv") != 0)
 
 
 def test_zeros_may_be_given_up() -> None:
-    model, plan = _model(sparsity=0.7), ClusteringPlan(clusters=8, preserve_sparsity=False)
+    model, plan = _model(sparsity=0.7), ClusteringPlan(cluster_count=8, preserve_sparsity=False)
     zero = _kernel(model, "conv") == 0
     clustered, selection = _train_clustered(model, plan)
     clustering.check_clusters(clustered, selection, plan)
@@ -89,7 +89,7 @@ def test_what_is_left_alone_is_named_and_keeps_its_zeros_and_clusters() -> None:
     model = _model(sparsity=0.5)
     hidden = _kernel(model, "hidden")
     model.get_layer("hidden").weights[0].assign(np.sign(hidden) * 0.125)
-    plan = ClusteringPlan(clusters=8)
+    plan = ClusteringPlan(cluster_count=8)
     clustered, selection = _train_clustered(model, plan)
     assert selection.exclusion_reasons == {
         "depthwise": "DepthwiseConv2D is not clustered: few weights, each used at many positions",
@@ -110,7 +110,7 @@ def test_what_is_left_alone_is_named_and_keeps_its_zeros_and_clusters() -> None:
 REASONS: list[tuple[str, ClusteringPlan, str, str]] = [
     (
         "too few weights",
-        ClusteringPlan(clusters=128),
+        ClusteringPlan(cluster_count=128),
         "conv",
         "too few weights: 216 that are not zero, for 128 clusters (at least 2 each",
     ),
@@ -137,18 +137,18 @@ def test_reasons(plan: ClusteringPlan, layer: str, reason: str) -> None:
     (Overrides({"Conv2D": None}, {"conv": 4}), {"conv": 4, "hidden": 8}),
 ], ids=["none", "class", "name", "name over null"])  # fmt: skip
 def test_overrides(overrides: Overrides[int], expected: dict[str, int]) -> None:
-    targets = clustering.select_layers(_model(), ClusteringPlan(clusters=8, overrides=overrides)).targets
-    assert {name: target.clusters for name, target in targets.items()} == expected
+    targets = clustering.select_layers(_model(), ClusteringPlan(cluster_count=8, overrides=overrides)).target_by_path
+    assert {name: target.cluster_count for name, target in targets.items()} == expected
 
 
 def test_per_channel_reaches_a_convolution_without_bias() -> None:
     # tfmot.clustering.keras.cluster_weights passes it over with a warning
-    plan = ClusteringPlan(clusters=4, per_channel=True)
+    plan = ClusteringPlan(cluster_count=4, per_channel=True)
     clustered, selection = _train_clustered(_model(sparsity=0.3), plan)
     kernel = _kernel(clustered, "conv")
     assert all(np.unique(kernel[..., channel]).size <= 4 for channel in range(8))
     assert np.unique(kernel).size > 4
-    assert selection.targets["hidden"].per_tensor_reason == "per channel is for Conv2D only, not Dense"
+    assert selection.target_by_path["hidden"].per_tensor_reason == "per channel is for Conv2D only, not Dense"
     assert {layer.name: layer.distinct_count for layer in clustering.check_clusters(clustered, selection, plan)}[
         "conv"
     ] <= 4
@@ -160,8 +160,8 @@ def test_a_channel_of_zeros_is_clustered_with_the_rest() -> None:
     kernel = _kernel(model, "conv").copy()
     kernel[..., 2] = 0
     model.get_layer("conv").weights[0].assign(kernel)
-    clustered, selection = _train_clustered(model, ClusteringPlan(clusters=4, per_channel=True))
-    target = selection.targets["conv"]
+    clustered, selection = _train_clustered(model, ClusteringPlan(cluster_count=4, per_channel=True))
+    target = selection.target_by_path["conv"]
     assert (target.per_channel, target.per_tensor_reason) == (False, "a channel has 0 nonzero weights")
     assert not _kernel(clustered, "conv")[..., 2].any()
 
@@ -171,7 +171,7 @@ def test_a_frozen_layer_is_named() -> None:
     model = _model()
     model.get_layer("conv").trainable = False
     assert (
-        clustering.select_layers(model, ClusteringPlan(clusters=8)).exclusion_reasons["conv"]
+        clustering.select_layers(model, ClusteringPlan(cluster_count=8)).exclusion_reasons["conv"]
         == "it is frozen (trainable: false), and clustering trains"
     )
 
@@ -180,8 +180,8 @@ def test_a_depthwise_convolution_by_its_groups_is_named() -> None:
     image = tf_keras.Input((8, 8, 16))
     x = K.Conv2D(16, 3, groups=16, name="grouped")(K.Conv2D(16, 3, groups=4, name="four")(image))
     model = tf_keras.Model(image, K.Dense(3, name="last")(K.Flatten(name="flat")(x)))
-    selection = clustering.select_layers(model, ClusteringPlan(clusters=8))
-    assert set(selection.targets) == {"four"}
+    selection = clustering.select_layers(model, ClusteringPlan(cluster_count=8))
+    assert set(selection.target_by_path) == {"four"}
     assert selection.exclusion_reasons["grouped"].startswith("Conv2D with one channel per group is not clustered")
 
 
@@ -199,9 +199,9 @@ def test_nested_shared_and_custom_layers() -> None:
     x = LayerScale(0.5, 6, name="scale")(x)
     x = K.EinsumDense("...a,ab->...b", output_shape=(4, 4, 5), name="einsum")(x)
     model = tf_keras.Model(image, K.Dense(3, activation="softmax", name="last")(K.Flatten(name="flat")(x)))
-    plan = ClusteringPlan(clusters=4)
+    plan = ClusteringPlan(cluster_count=4)
     clustered, selection = _train_clustered(model, plan)
-    assert set(selection.targets) == {"inner/conv", "inner/second", "conv"}
+    assert set(selection.target_by_path) == {"inner/conv", "inner/second", "conv"}
     assert (
         selection.exclusion_reasons["einsum"] == "EinsumDense is not clustered: only convolutions and dense layers are"
     )
@@ -219,7 +219,7 @@ def test_masks_pass() -> None:
     words = tf_keras.Input((5,), dtype="int32")
     x = K.Dense(8, name="dense")(K.Embedding(9, 8, mask_zero=True, name="table")(words))
     model = tf_keras.Model(words, K.Dense(2, name="last")(K.LSTM(4, name="lstm")(x)))
-    selection = clustering.select_layers(model, ClusteringPlan(clusters=4))
+    selection = clustering.select_layers(model, ClusteringPlan(cluster_count=4))
     x = np.array([[1, 2, 3, 0, 0], [4, 5, 0, 0, 0]])
     wrapped_model = clustering.wrap(model, selection, "linear")
     assert np.allclose(
@@ -232,20 +232,20 @@ def test_nothing_to_cluster_is_said() -> None:
     inputs = tf_keras.Input((4,), name="x")
     only = tf_keras.Model(inputs, K.Dense(20, name="only")(inputs), name="one_layer")
     with pytest.raises(InputError, match="nothing to cluster in 'one_layer': only: the last layer is excluded"):
-        clustering.select_layers(only, ClusteringPlan(clusters=4))
+        clustering.select_layers(only, ClusteringPlan(cluster_count=4))
 
 
 def test_a_name_that_no_layer_has() -> None:
     with pytest.raises(InputError, match="no layer is called 'cnv'"):
-        clustering.select_layers(_model(), ClusteringPlan(clusters=4, overrides=Overrides({}, {"cnv": 4})))
+        clustering.select_layers(_model(), ClusteringPlan(cluster_count=4, overrides=Overrides({}, {"cnv": 4})))
 
 
 def _tamper_weights(new_weight: float, find_indices: Any) -> tuple[tf_keras.Model, ClusterSelection, ClusteringPlan]:
-    model, plan = _model(sparsity=0.7), ClusteringPlan(clusters=8)
+    model, plan = _model(sparsity=0.7), ClusteringPlan(cluster_count=8)
     selection = clustering.select_layers(model, plan)
     stripped_model = clustering.strip(clustering.wrap(model, selection, plan.init))
     kernel = _kernel(stripped_model, "conv").copy()
-    kernel[find_indices(selection.original_kernels["conv"])] = new_weight
+    kernel[find_indices(selection.original_kernel_by_path["conv"])] = new_weight
     stripped_model.get_layer("conv").weights[0].assign(kernel)
     return stripped_model, selection, plan
 
@@ -264,7 +264,7 @@ def test_the_check_can_fail() -> None:
 def test_a_revived_zero_is_an_error() -> None:
     model, selection, plan = _tamper_weights(0.0, lambda original: np.where(original == 0))
     kernel = _kernel(model, "conv").copy()
-    kernel[tuple(np.argwhere(selection.original_kernels["conv"] == 0)[0])] = (
+    kernel[tuple(np.argwhere(selection.original_kernel_by_path["conv"] == 0)[0])] = (
         kernel.max()
     )  # no value more, but a zero less
     model.get_layer("conv").weights[0].assign(kernel)

@@ -349,6 +349,6 @@ def test_an_operator_that_the_quantizer_fails_on_in_silence_is_named() -> None:
     x = keras.layers.Flatten()(keras.ops.sin(keras.layers.Conv2D(4, 1)(inputs)))
     model = build_fake_quant(bridge(keras.Model(inputs, keras.layers.Dense(2)(x))).model, QatRecipe()).model
     samples = np.random.default_rng(0).normal(0, 1, (8, 6, 6, 4)).astype("float32")
-    range_initialization.initialize_ranges(model, samples, seed=0, batch_statistics=False)
+    range_initialization.initialize_ranges(model, samples, seed=0, use_batch_statistics=False)
     with pytest.raises(InputError, match=r"failed without a message; without an int8 form in it: Sin \('.*'\)"):
         convert(model, samples=samples)

@@ -66,7 +66,7 @@ def test_a_batch_norm_is_folded(name: str) -> None:
     factor = gamma / np.sqrt(variance + norm.epsilon)
     bias = np.asarray(layer.bias, np.float64) if layer.use_bias else 0.0
     folded = fold_batch_norms(model)
-    assert folded.difference < 1e-5
+    assert folded.output_difference < 1e-5
     np.testing.assert_allclose(
         _kernel(folded.model, "layer"), layer.get_weights()[0] * factor.reshape(shape), rtol=1e-5
     )
@@ -94,8 +94,8 @@ def test_the_factors_of_a_pair_are_those_of_equation_11() -> None:
     np.testing.assert_allclose(
         _kernel(equalized.model, "b"), _kernel(model, "b") * factor[None, None, :, None], rtol=1e-5
     )
-    (group,) = equalized.groups
-    assert (group.makers, group.readers, group.channels) == (("a",), ("b",), 5)
+    (group,) = equalized.equalization_groups
+    assert (group.producer_names, group.reader_names, group.channel_count) == (("a",), ("b",), 5)
     assert group.spread_before == pytest.approx(ranges_a.max() / np.median(ranges_a))
     assert "converged in 2 rounds" in equalized.notes[0]
 
@@ -116,8 +116,8 @@ def test_on_samples_channels_that_a_depthwise_layer_reads_get_one_range() -> Non
     equalized = equalize_channels(fold_batch_norms(model), _images())
     tensor = tf_keras.Model(equalized.model.input, equalized.model.get_layer("a_activation").output)
     np.testing.assert_allclose(np.asarray(tensor(_images())).max(axis=(0, 1, 2)), 1.0, rtol=1e-4)
-    assert equalized.groups[0].spread_before > 1.05
-    assert equalized.groups[0].spread_after == pytest.approx(1.0, abs=1e-4)
+    assert equalized.equalization_groups[0].spread_before > 1.05
+    assert equalized.equalization_groups[0].spread_after == pytest.approx(1.0, abs=1e-4)
 
 
 def test_on_samples_a_channel_is_balanced_against_the_relative_weights_that_read_it() -> None:
@@ -167,8 +167,8 @@ def test_a_residual_sum_is_scaled_as_one_group() -> None:
     perturb(model)
     for samples in (None, _images()):
         equalized = equalize_channels(fold_batch_norms(model), samples)
-        (group,) = equalized.groups
-        assert (set(group.makers), set(group.readers)) == ({"stem", "branch"}, {"branch", "out"})
+        (group,) = equalized.equalization_groups
+        assert (set(group.producer_names), set(group.reader_names)) == ({"stem", "branch"}, {"branch", "out"})
 
 
 def test_dead_channels_take_the_mean_factor_and_are_named() -> None:
@@ -213,7 +213,7 @@ def _limited_model(scale: float) -> Any:
 @pytest.mark.parametrize(("scale", "is_removed"), [(0.3, True), (30.0, False)])
 def test_a_limit_goes_only_where_it_does_nothing(samples: Array | None, scale: float, is_removed: bool) -> None:
     equalized = equalize_channels(fold_batch_norms(_limited_model(scale), samples), samples)
-    assert len(equalized.groups) == is_removed
+    assert len(equalized.equalization_groups) == is_removed
     word = "became a ReLU without limit" if is_removed else "stays"
     basis = "within 6 deviations of the batch norm" if samples is None else "on the samples"
     assert any(f"'six' {word}: the largest value {basis} is" in note for note in equalized.notes)
@@ -328,7 +328,7 @@ def test_a_model_of_a_fixed_batch_of_one() -> None:
     equalized: EqualizedModel = equalize_channels(fold_batch_norms(model, _images()), _images())
     assert correct_biases(equalized.folded_model, _images()).model.inputs[0].shape[0] == 1
     folded_model: FoldedModel = fold_batch_norms(model)
-    assert folded_model.difference < 1e-5
+    assert folded_model.output_difference < 1e-5
 
 
 def test_a_constant_that_is_added_stops_a_factor_one_that_multiplies_does_not() -> None:
@@ -337,7 +337,7 @@ def test_a_constant_that_is_added_stops_a_factor_one_that_multiplies_does_not() 
         model = _chain(K.Conv2D(5, 3, name="a"), OperatorLayer(operator, call, name="op"), K.Conv2D(4, 3, name="b"))
         return equalize_channels(fold_batch_norms(model))
 
-    assert len(through("Multiply").groups) == 1
+    assert len(through("Multiply").equalization_groups) == 1
     assert "a: read by 'op', a Add, which does not commute with a factor" in through("Add").exclusion_notes
 
 

@@ -100,7 +100,7 @@ def test_a_model_that_int8_breaks_is_fixed_without_labels(samples: int | None, t
     corrected = _int8(correct_biases(equal.folded_model, calibration_samples).model, tmp_path)
     print(
         f"float {_accuracy(float_scores):.2f} int8 {broken:.2f} corrected {corrected:.2f}",
-        [(j.makers, round(j.spread_before, 1), round(j.spread_after, 1)) for j in equal.groups],
+        [(j.producer_names, round(j.spread_before, 1), round(j.spread_after, 1)) for j in equal.equalization_groups],
     )
     assert corrected - broken >= 0.8 * lost
 

@@ -200,12 +200,12 @@ def test_an_odd_graph(name: str) -> None:
         equal, corrected_model = _both(model, samples)
         all_notes = [*equal.exclusion_notes, *equal.notes, *equal.folded_model.notes]
         if samples is None or name != "relu6":
-            assert {(group.makers, frozenset(group.readers)) for group in equal.groups} == {
+            assert {(group.producer_names, frozenset(group.reader_names)) for group in equal.equalization_groups} == {
                 (makers, frozenset(readers)) for makers, readers in group_count
             }
             for fragment in notes_expected:
                 assert any(note.startswith(fragment) for note in all_notes), all_notes
-        corrected_layers = {entry.layer for entry in corrected_model.corrections}
+        corrected_layers = {entry.layer_name for entry in corrected_model.corrections}
         excluded_layers = {note.split(":")[0] for note in corrected_model.exclusion_notes}
         assert {layer.name for layer in equal.model.layers if has_kernel(layer)} == corrected_layers | excluded_layers
 

@@ -27,7 +27,7 @@ def _model() -> Any:
     base = tf_keras.Model(x, K.Dense(3, name="out")(K.Flatten()(y)), name="user")
     perturb(base)
     fake_quant_model = build_fake_quant(base, QatRecipe(), DATA).model
-    range_initialization.initialize_ranges(fake_quant_model, DATA, seed=0, batch_statistics=False)
+    range_initialization.initialize_ranges(fake_quant_model, DATA, seed=0, use_batch_statistics=False)
     return fake_quant_model
 
 

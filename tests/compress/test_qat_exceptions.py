@@ -73,7 +73,7 @@ def test_the_layer_is_listed_and_the_model_trains(name: str) -> None:
     (exception,) = [entry for entry in fake_quant.coverage if entry.quantized_by != "training"]
     assert exception.quantized_by == quantized_by
     assert re.search(reason, exception.reason)
-    range_initialization.initialize_ranges(fake_quant.model, x, seed=0, batch_statistics=False)
+    range_initialization.initialize_ranges(fake_quant.model, x, seed=0, use_batch_statistics=False)
     fake_quant.model.compile("adam", "mse")
     losses = fake_quant.model.fit(x, np.ones((16, 3)), epochs=2, verbose=0).history["loss"]
     assert np.isfinite(losses).all()
@@ -85,6 +85,6 @@ def test_an_unrolled_lstm_converts(tmp_path: Any) -> None:
     from edgepipe.tflite.reader import read
 
     _, fake_quant, x = _build("lstm")
-    range_initialization.initialize_ranges(fake_quant.model, x, seed=0, batch_statistics=False)
+    range_initialization.initialize_ranges(fake_quant.model, x, seed=0, use_batch_statistics=False)
     (tmp_path / "m.tflite").write_bytes(convert(fake_quant.model, samples=x))
     assert check_integer_only(read(tmp_path / "m.tflite")) == []

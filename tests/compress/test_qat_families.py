@@ -58,14 +58,14 @@ def test_family(name: str, tmp_path: Path) -> None:
     perturb(model)
     x = np.random.default_rng(0).uniform(0, 255, (16, 32, 32, 3)).astype("float32")
     bridged = bridge(model)
-    assert bridged.difference.worst_tensor.relative_error < 1e-4
+    assert bridged.difference.worst_difference.relative_error < 1e-4
     fake_quant = build_fake_quant(bridged.model, QatRecipe(), x[:2])
-    range_initialization.initialize_ranges(fake_quant.model, x, 0, batch_statistics=False)
+    range_initialization.initialize_ranges(fake_quant.model, x, 0, use_batch_statistics=False)
     freeze_batch_norms(fake_quant.model)
     fake_quant.model.compile("adam", "sparse_categorical_crossentropy")
     fake_quant.model.optimizer.learning_rate = 1e-5
     fake_quant.model.fit(x, np.arange(16) % 10, batch_size=8, epochs=1, verbose=0)
-    assert {entry.quantized_by for entry in fake_quant.coverage} == {"training"}
+    assert {entry.quantized_by for entry in fake_quant.layer_coverages} == {"training"}
     tflite_bytes = convert(fake_quant.model, samples=x)
     (tmp_path / "m.tflite").write_bytes(tflite_bytes)
     lite = read(tmp_path / "m.tflite")

@@ -38,7 +38,7 @@ def _build(name: str) -> tuple[Any, FakeQuantModel, Any]:
     perturb(base)
     x = _inputs(base)
     fake_quant = build_fake_quant(base, QatRecipe(), x)
-    range_initialization.initialize_ranges(fake_quant.model, x, seed=0, batch_statistics=False)
+    range_initialization.initialize_ranges(fake_quant.model, x, seed=0, use_batch_statistics=False)
     return base, fake_quant, x
 
 
@@ -59,8 +59,8 @@ def test_mechanism(name: str, tmp_path: Path) -> None:
     base, fake_quant, x = _build(name)
     assert fake_quant.difference is not None
     assert fake_quant.difference < 1e-5
-    assert {entry.quantized_by for entry in fake_quant.coverage} == {"training"}, fake_quant.coverage
-    assert sorted(entry.layer for entry in fake_quant.coverage) == _layer_names(base)
+    assert {entry.quantized_by for entry in fake_quant.layer_coverages} == {"training"}, fake_quant.layer_coverages
+    assert sorted(entry.layer for entry in fake_quant.layer_coverages) == _layer_names(base)
     tflite_bytes = convert(fake_quant.model, samples=x)
     (tmp_path / "m.tflite").write_bytes(tflite_bytes)
     lite = read(tmp_path / "m.tflite")
@@ -83,7 +83,7 @@ def test_a_gap_in_coverage_shows_in_the_bytes() -> None:
     perturb(base)
     x = _inputs(base)
     fake_quant = build_fake_quant(base, QatRecipe(excluded_layers=("part0",)), x)
-    range_initialization.initialize_ranges(fake_quant.model, x, seed=0, batch_statistics=False)
-    assert [entry.layer for entry in fake_quant.coverage if entry.quantized_by == "calibration"] == ["part0"]
+    range_initialization.initialize_ranges(fake_quant.model, x, seed=0, use_batch_statistics=False)
+    assert [entry.layer for entry in fake_quant.layer_coverages if entry.quantized_by == "calibration"] == ["part0"]
     assert convert(fake_quant.model, samples=x) != convert(fake_quant.model, samples=_inputs(base, spread=9.0))
     assert isinstance(fake_quant.model, tf_keras.Model)

@@ -32,7 +32,7 @@ def _range(model: Any, name: str) -> tuple[float, float]:
 def test_ranges_are_those_of_the_float_model() -> None:
     base = _base()
     model = _model(base)
-    assert range_initialization.initialize_ranges(model, DATA, seed=0, batch_statistics=False) == []
+    assert range_initialization.initialize_ranges(model, DATA, seed=0, use_batch_statistics=False) == []
     hidden = tf_keras.Model(base.input, base.get_layer("hidden").output)(DATA).numpy()
     output = base(DATA).numpy()
     assert _range(model, "x") == pytest.approx((0.0, DATA.max()), abs=1e-6)
@@ -45,7 +45,7 @@ def test_a_tensor_that_is_always_zero_is_named() -> None:
     base = _base()
     kernel, _ = base.get_layer("hidden").get_weights()
     base.get_layer("hidden").set_weights([-np.abs(kernel), np.zeros(5)])
-    assert range_initialization.initialize_ranges(_model(base), DATA, seed=0, batch_statistics=False) == [
+    assert range_initialization.initialize_ranges(_model(base), DATA, seed=0, use_batch_statistics=False) == [
         "hidden_activation_fake_quant",
         "out_fake_quant",
     ]
@@ -55,7 +55,7 @@ def test_everything_else_is_left_as_it_was() -> None:
     model = _model(_base())
     names = [w.name for w in model.trainable_weights]
     weights = [w.numpy() for w in model.trainable_weights]
-    range_initialization.initialize_ranges(model, DATA, seed=0, batch_statistics=True)
+    range_initialization.initialize_ranges(model, DATA, seed=0, use_batch_statistics=True)
     assert [w.name for w in model.trainable_weights] == names
     assert all(np.array_equal(a, b.numpy()) for a, b in zip(weights, model.trainable_weights, strict=True))
     trained_range = _range(model, "out")

@@ -40,7 +40,9 @@ def test_equal_models_have_equal_digests(qat_folder: Path, tmp_path: Path) -> No
     assert content_digest(qat_folder) == content_digest(tmp_path / "again")
 
 
-@pytest.mark.parametrize("recipe", [QatRecipe(), QatRecipe(excluded_layers=("hid.*",)), QatRecipe(excluded_types=("Dense",))])
+@pytest.mark.parametrize(
+    "recipe", [QatRecipe(), QatRecipe(excluded_layers=("hid.*",)), QatRecipe(excluded_types=("Dense",))]
+)
 def test_the_recipe_comes_back(tmp_path: Path, recipe: QatRecipe) -> None:
     model = _store(tmp_path / "qat", recipe)
     restored = qat_store.restore_model(tmp_path / "qat")

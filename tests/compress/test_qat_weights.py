@@ -63,7 +63,7 @@ def _cluster(kernel: Any) -> Any:
 
 def _train(base: Any, recipe: QatRecipe) -> Any:
     fake_quant = build_fake_quant(base, recipe, DATA[:2])
-    range_initialization.initialize_ranges(fake_quant.model, DATA, seed=0, batch_statistics=False)
+    range_initialization.initialize_ranges(fake_quant.model, DATA, seed=0, use_batch_statistics=False)
     fake_quant.model.compile(tf_keras.optimizers.Adam(0.01), "mse")
     fake_quant.model.fit(DATA, np.ones((96, 3)), epochs=2, verbose=0)
     return fake_quant
@@ -102,9 +102,9 @@ def test_clusters_per_channel_are_detected_where_there_are_too_many_in_all() -> 
     kernel = (signs * np.linspace(0.5, 2, 200)).astype(np.float32)
     structure = detect_structure(kernel, (3,))
     assert structure.cluster_count == np.unique(kernel).size == 400 > 256
-    assert all(np.unique(kernel[structure.cluster_index == number]).size == 1 for number in range(400))
+    assert all(np.unique(kernel[structure.cluster_indices == number]).size == 1 for number in range(400))
     assert np.array_equal(
-        detect_structure(np.moveaxis(kernel, 3, 2), (2,)).cluster_index, np.moveaxis(structure.cluster_index, 3, 2)
+        detect_structure(np.moveaxis(kernel, 3, 2), (2,)).cluster_indices, np.moveaxis(structure.cluster_indices, 3, 2)
     )
     assert np.allclose(np.asarray(WeightQuantizer((3,), structure).apply_structure(kernel)), kernel, rtol=1e-6)
 
@@ -122,7 +122,7 @@ def test_equal_weights_stay_equal_unless_switched_off(keep_clusters: bool) -> No
 
 def test_a_plain_kernel_has_no_structure() -> None:
     structure = detect_structure(np.random.default_rng(0).normal(0, 1, (3, 3, 8, 8)).astype(np.float32), (3,))
-    assert (structure.zero_mask, structure.cluster_index) == (None, None)
+    assert (structure.zero_mask, structure.cluster_indices) == (None, None)
 
 
 @pytest.mark.parametrize(

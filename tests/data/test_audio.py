@@ -87,7 +87,7 @@ def test_spoken_digits_are_synthetic_and_split_by_voice(tmp_path: Path, monkeypa
     monkeypatch.setenv("EDGEPIPE_CACHE_DIR", str(tmp_path))
     splits = load(SpokenDigitsSpec(spoken_digits=10), tmp_path, 1, frozenset(Split))
     assert splits.class_names == speech.DIGITS
-    assert sum(splits.counts.values()) == 10 * 10 * speech.TAKES
+    assert sum(splits.count_by_split.values()) == 10 * 10 * speech.TAKES_PER_DIGIT
     notes = " ".join(splits.notes)
     assert "synthetic speech: espeak-ng 1." in notes
     assert "no group on two sides: 6 in train, 2 in test, 2 in validation" in notes
@@ -121,7 +121,7 @@ def test_lengths_rates_and_channels(tmp_path: Path) -> None:
     soundfile.write(root / "a" / "low" / "short.wav", np.stack([tone(48000, 0.5)] * 2, axis=1), 48000)
     soundfile.write(root / "a" / "low" / "slow.ogg", tone(8000, 1.0), 8000)
     raw = read(root / "a", AudioSpec(audio="a", features="none"))
-    x, notes = raw.splits[Split.TRAIN].x, " ".join(raw.notes)
+    x, notes = raw.raw_splits[Split.TRAIN].x, " ".join(raw.notes)
     assert x.shape == (21, 16000, 1)  # type: ignore[union-attr]
     assert "1 recording cropped equally at both ends to 1 s, by up to 0.5 s" in notes
     assert "1 recording padded with silence to 1 s, by up to 0.5 s" in notes

@@ -13,12 +13,12 @@ from edgepipe.core.arrays import Array
 from edgepipe.core.errors import InputError
 from edgepipe.data.data_spec import DataSpec, FashionSpec, FunctionSpec, IdxSpec, ImagesSpec, NpzSpec
 from edgepipe.data.dataset_loading import load
-from edgepipe.data.splits import Split, Splits
+from edgepipe.data.splits import DatasetSplits, Split
 
 ALL_SPLITS = frozenset(Split)
 
 
-def load_all(spec: DataSpec, base: Path) -> Splits:
+def load_all(spec: DataSpec, base: Path) -> DatasetSplits:
     return load(spec, base, 7, ALL_SPLITS)
 
 
@@ -34,7 +34,7 @@ def test_npz_is_float32_and_complete(tmp_path: Path) -> None:
     assert all_samples.dtype == np.float32
     np.testing.assert_array_equal(np.sort(all_samples, axis=0), np.sort(x.astype(np.float32), axis=0))
     assert splits.class_count == 5
-    assert dict(splits.counts) == {Split.TRAIN: 30, Split.VALIDATION: 10, Split.TEST: 10}
+    assert dict(splits.count_by_split) == {Split.TRAIN: 30, Split.VALIDATION: 10, Split.TEST: 10}
     assert splits.notes == ()
 
 
@@ -141,7 +141,7 @@ def test_regression_on_integers_is_drawn_without_strata(tmp_path: Path) -> None:
     write_npz(tmp_path, x=np.ones((20, 2)), y=np.arange(20))
     with pytest.raises(InputError, match=r"class 0 has 1 sample, .*`stratify: false`"):
         load_all(NpzSpec(npz="a.npz"), tmp_path)
-    assert load_all(NpzSpec(npz="a.npz", stratify=False), tmp_path).counts[Split.TEST] == 4
+    assert load_all(NpzSpec(npz="a.npz", stratify=False), tmp_path).count_by_split[Split.TEST] == 4
 
 
 # --- functions ---------------------------------------------------------------------------------------------------
@@ -165,7 +165,7 @@ def test_function_forms(tmp_path: Path) -> None:
     )
     assert len(split.test) == 3
     spec_with_args = write_function(tmp_path, "return np.ones((n, 2))").model_copy(update={"args": {"n": 100}})
-    assert sum(load_all(spec_with_args, tmp_path).counts.values()) == 100
+    assert sum(load_all(spec_with_args, tmp_path).count_by_split.values()) == 100
 
 
 @pytest.mark.parametrize(
@@ -261,7 +261,7 @@ def test_idx(spec: DataSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     splits = load_all(spec, tmp_path)
     np.testing.assert_allclose(splits.test.x, images[24:, :, :, None] / 255, rtol=1e-6)
     np.testing.assert_array_equal(splits.test.y, labels[24:])
-    assert splits.counts[Split.TRAIN] == 18
+    assert splits.count_by_split[Split.TRAIN] == 18
     assert splits.class_count == 3
 
 
@@ -338,7 +338,7 @@ def test_corrupt_images_are_all_named(tmp_path: Path) -> None:
     for name in ("cat/0.png (not an image)", "ant/3.PNG (", "ant/9.tif (I pixels; convert"):
         assert name in str(error_info.value)
     splits = load_all(ImagesSpec(images=".", skip_corrupt=True), tmp_path)
-    assert sum(splits.counts.values()) == 10
+    assert sum(splits.count_by_split.values()) == 10
     assert "skipped 3 images that" in splits.notes[0]
     assert "cat/0.png" in splits.notes[0]
 

@@ -15,10 +15,10 @@ from edgepipe.data.data_spec import FunctionSpec
 from edgepipe.data.dataset_loading import load
 from edgepipe.data.splits import (
     FITTING_SPLITS,
+    DatasetSplits,
     Split,
     SplitData,
-    Splits,
-    WithheldError,
+    WithheldSplitError,
     check_labels,
     draw_representative,
     draw_splits,
@@ -78,8 +78,8 @@ def test_the_draw_is_the_same_in_another_process() -> None:
 
 def test_digits_have_enough_test_samples() -> None:
     splits = load(DIGITS, BASE, 7, frozenset(Split))
-    assert splits.counts[Split.TEST] >= 350
-    assert sum(splits.counts.values()) == 1797
+    assert splits.count_by_split[Split.TEST] >= 350
+    assert sum(splits.count_by_split.values()) == 1797
     assert splits.class_count == 10
     assert splits.train.x.dtype == np.float32
     assert splits.train.x.shape[1:] == (8, 8, 1)
@@ -108,8 +108,8 @@ def test_a_stage_before_validate_cannot_read_the_test_split() -> None:
     splits = load(DIGITS, BASE, 7, FITTING_SPLITS)
     assert len(splits.train) == 1079
     assert Split.TEST not in splits.data_by_split
-    assert splits.counts[Split.TEST] == 359
-    with pytest.raises(WithheldError, match="only the stage `validate` may read it"):
+    assert splits.count_by_split[Split.TEST] == 359
+    with pytest.raises(WithheldSplitError, match="only the stage `validate` may read it"):
         _ = splits.test
 
 
@@ -117,7 +117,7 @@ def test_requested_splits_do_not_change_the_draw() -> None:
     everything = load(DIGITS, BASE, 7, frozenset(Split))
     alone = load(DIGITS, BASE, 7, frozenset({Split.TEST}))
     np.testing.assert_array_equal(everything.test.x, alone.test.x)
-    with pytest.raises(WithheldError, match="the train split was not requested; available: test"):
+    with pytest.raises(WithheldSplitError, match="the train split was not requested; available: test"):
         _ = alone.train
 
 
@@ -168,5 +168,5 @@ def test_gaps_in_labels_are_reported() -> None:
 
 
 def test_no_available_split_is_reported() -> None:
-    with pytest.raises(WithheldError, match="available: none"):
-        _ = Splits({}, {}, None).validation
+    with pytest.raises(WithheldSplitError, match="available: none"):
+        _ = DatasetSplits({}, {}, None).validation

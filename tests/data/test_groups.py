@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from edgepipe.core.errors import InputError
 from edgepipe.data.data_spec import FunctionSpec, NpzSpec
 from edgepipe.data.dataset_loading import load
-from edgepipe.data.group_splits import check_disjoint, draw_groups
+from edgepipe.data.group_splits import check_disjoint, draw_group_splits
 from edgepipe.data.raw_samples import to_raw_split
 from edgepipe.data.splits import Split
 
@@ -28,14 +28,14 @@ def test_each_subject_is_in_one_split(subjects: list[int], shares: Any, seed: in
     labels = np.arange(len(groups)) % 3 if has_labels else None
     if len(set(subjects)) < 3:
         with pytest.raises(InputError, match="cannot be kept apart in 3 splits"):
-            draw_groups(labels, groups, shares, seed)
+            draw_group_splits(labels, groups, shares, seed)
         return
-    drawn = draw_groups(labels, groups, shares, seed)
+    drawn = draw_group_splits(labels, groups, shares, seed)
     assert sorted(np.concatenate(list(drawn.values())).tolist()) == list(range(len(groups)))  # each once
     sides = [set(groups[chosen]) for chosen in drawn.values()]
     assert all(sides)
     assert sum(map(len, sides)) == len(set().union(*sides))
-    redrawn = draw_groups(labels, groups, shares, seed)
+    redrawn = draw_group_splits(labels, groups, shares, seed)
     assert all(np.array_equal(drawn[split], redrawn[split]) for split in drawn)
 
 
@@ -43,7 +43,7 @@ def test_shares_and_classes_are_near_their_targets() -> None:
     random = np.random.RandomState(0)
     groups = random.randint(0, 60, 3000).astype(str)
     labels = random.randint(0, 4, 3000)
-    drawn = draw_groups(labels, groups, {Split.TEST: 0.2, Split.VALIDATION: 0.1}, 5)
+    drawn = draw_group_splits(labels, groups, {Split.TEST: 0.2, Split.VALIDATION: 0.1}, 5)
     for split, share in ((Split.TEST, 0.2), (Split.VALIDATION, 0.1), (Split.TRAIN, 0.7)):
         assert len(drawn[split]) == pytest.approx(3000 * share, abs=60)
         counts = np.bincount(labels[drawn[split]], minlength=4) / len(drawn[split])
@@ -57,7 +57,7 @@ def test_the_same_in_another_process() -> None:
         "print(draw_groups(None, np.arange(40) // 4, {Split.TEST: 0.3}, 3)[Split.TEST].tolist())"
     )
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert output.strip() == str(draw_groups(None, np.arange(40) // 4, {Split.TEST: 0.3}, 3)[Split.TEST].tolist())
+    assert output.strip() == str(draw_group_splits(None, np.arange(40) // 4, {Split.TEST: 0.3}, 3)[Split.TEST].tolist())
 
 
 def test_a_group_in_two_source_splits() -> None:

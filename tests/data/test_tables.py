@@ -10,7 +10,7 @@ import pytest
 from edgepipe.core import config
 from edgepipe.core.errors import InputError
 from edgepipe.data.data_spec import CsvSpec, ParquetSpec, parse
-from edgepipe.data.dataset_identity import identity
+from edgepipe.data.dataset_identity import compute_identity
 from edgepipe.data.dataset_loading import load, read
 from edgepipe.data.splits import Split
 
@@ -33,7 +33,7 @@ def write_recordings(folder: Path, people: str = "abcdef") -> Path:
 def test_windows_never_cross_a_label_a_subject_or_a_file(tmp_path: Path) -> None:
     spec = CsvSpec(csv="data", label="label", group="who", ignore=("t",), window=4, step=1)
     raw = read(spec, write_recordings(tmp_path))
-    train = raw.splits[Split.TRAIN]
+    train = raw.raw_splits[Split.TRAIN]
     assert isinstance(train.x, np.ndarray)
     assert train.x.shape == (6 * 4 * 2, 4, 2)  # runs of 5 rows hold two windows of 4
     assert raw.class_names == ("sit", "walk")
@@ -68,7 +68,7 @@ def test_label_and_group_from_file_names(tmp_path: Path) -> None:
             recording(person)[["ax", "ay"]].to_csv(tmp_path / "d" / label / f"{person}.csv", index=False)
     spec = CsvSpec(csv="d", label_from=r"^(\w+)/", group_from=r"(p\d)", window=10)
     raw = read(spec, tmp_path)
-    train = raw.splits[Split.TRAIN]
+    train = raw.raw_splits[Split.TRAIN]
     assert raw.class_names == ("fall", "walk")
     assert set(train.groups if train.groups is not None else []) == {"p1", "p2", "p3", "p4"}
     assert np.bincount(train.y).tolist() == [8, 8]
@@ -85,7 +85,7 @@ def test_plain_rows_and_numeric_labels(tmp_path: Path) -> None:
     table = pd.DataFrame({"a": np.arange(30.0), "b": 1.0, "price": np.linspace(0, 1, 30)})
     table.to_csv(tmp_path / "t.tsv", sep="\t", index=False)
     raw = read(CsvSpec(csv="t.tsv", label="price", separator="\t"), tmp_path)
-    train = raw.splits[Split.TRAIN]
+    train = raw.raw_splits[Split.TRAIN]
     assert train.x.shape == (30, 2)  # type: ignore[union-attr]
     assert train.y is not None
     assert train.y.dtype.kind == "f"
@@ -100,8 +100,8 @@ def test_parquet_equals_csv(tmp_path: Path) -> None:
     from_csv, from_parquet = (
         read(spec, tmp_path) for spec in (CsvSpec(csv="data", **options), ParquetSpec(parquet="p", **options))
     )
-    np.testing.assert_array_equal(from_csv.splits[Split.TRAIN].x, from_parquet.splits[Split.TRAIN].x)
-    np.testing.assert_array_equal(from_csv.splits[Split.TRAIN].y, from_parquet.splits[Split.TRAIN].y)
+    np.testing.assert_array_equal(from_csv.raw_splits[Split.TRAIN].x, from_parquet.raw_splits[Split.TRAIN].x)
+    np.testing.assert_array_equal(from_csv.raw_splits[Split.TRAIN].y, from_parquet.raw_splits[Split.TRAIN].y)
 
 
 def test_standardized_by_the_training_split_only(tmp_path: Path) -> None:
@@ -197,10 +197,10 @@ def test_an_invalid_parquet_file(tmp_path: Path) -> None:
 
 def test_the_identity_covers_every_file(tmp_path: Path) -> None:
     spec = CsvSpec(csv="data/*.csv", channels=("ax",))
-    first_id = identity(spec, write_recordings(tmp_path))
+    first_id = compute_identity(spec, write_recordings(tmp_path))
     assert len(first_id["files"]) == 6
     recording("z").to_csv(tmp_path / "data" / "z.csv", index=False)
-    assert identity(spec, tmp_path) != first_id
+    assert compute_identity(spec, tmp_path) != first_id
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from commands import Command
 from edgepipe.core.errors import ConfigError
 from edgepipe.devices import device_profile
 from edgepipe.devices.calibration.network_builder import NetworkBuilder
-from edgepipe.tflite.host_fingerprint import usable_cores
+from edgepipe.tflite.host_fingerprint import count_usable_cores
 
 BAD_OPTIONS = [
     (["host"], "Missing option '-o'"),
@@ -110,7 +110,7 @@ def test_a_calibration_estimates_an_unseen_network(
     for channels in (20, 36, 60):
         x = net.conv(net.depthwise(x, 3, 2), channels)
     x = net.softmax(net.dense(net.mean(x), 7))
-    Path("net.tflite").write_bytes(net.output(net.dequantize(x)).to_bytes())
+    Path("net.tflite").write_bytes(net.set_outputs(net.dequantize(x)).to_bytes())
     verdict = json.loads(command("verify", "net.tflite", "--device", "mine.yaml", "--device", "host", "--json").out)
     estimate, measurement = (
         next(m for m in verdict["metrics"] if m["name"] == "latency" and m["device"] == name)
@@ -156,4 +156,4 @@ def test_a_profile_without_its_calibration_is_rejected(tmp_path: Path) -> None:
 
 
 def test_there_is_a_core_to_calibrate_on() -> None:
-    assert usable_cores() >= 1
+    assert count_usable_cores() >= 1

@@ -10,7 +10,7 @@ from edgepipe.devices.calibration import calibrated_latency as estimating
 from edgepipe.devices.calibration import calibration_fit as fitting
 from edgepipe.devices.calibration.calibration_fit import FitSample
 from edgepipe.devices.calibration.calibration_record import DeviceCalibration, PredictionErrors, SuiteMeasurement
-from edgepipe.devices.calibration.cost_terms import OperatorCost, operator_costs, sum_terms
+from edgepipe.devices.calibration.cost_terms import OperatorCost, compute_operator_costs, sum_terms
 from edgepipe.devices.calibration.network_builder import NetworkBuilder
 from edgepipe.tflite import reader
 from edgepipe.tflite.host_fingerprint import fingerprint
@@ -26,16 +26,16 @@ def _read(net: NetworkBuilder, folder: Path) -> Model:
 def test_terms_of_a_convolution_by_hand(tmp_path: Path) -> None:
     """3x3 over 10x10x70 to 65 filters: 100 rows are 7 tiles, 65 filters 2 blocks, 70 channels 2 blocks deep."""
     net = NetworkBuilder(0)
-    (cost,) = operator_costs(_read(net.output(net.conv(net.input(10, 10, 70), 65, 3)), tmp_path))
+    (cost,) = compute_operator_costs(_read(net.set_outputs(net.conv(net.input(10, 10, 70), 65, 3)), tmp_path))
     assert cost.kind == "conv"
-    assert cost.terms["rows"] == 100
-    assert cost.terms["row_taps"] == 900
-    assert cost.terms["tile_blocks"] == 7 * 2
-    assert cost.terms["tile_work"] == 7 * 2 * 9 * 2
-    assert cost.terms["tile_tap_blocks_deep"] == 7 * 2 * 9
-    assert cost.terms["weights"] == 65 * 9 * 70
-    assert cost.terms["weights_again"] == 65 * 9 * 70 * 6  # they exceed the L1 cache
-    assert cost.terms["work"] == 100 * 65 * 9 * 70
+    assert cost.term_amounts["rows"] == 100
+    assert cost.term_amounts["row_taps"] == 900
+    assert cost.term_amounts["tile_blocks"] == 7 * 2
+    assert cost.term_amounts["tile_work"] == 7 * 2 * 9 * 2
+    assert cost.term_amounts["tile_tap_blocks_deep"] == 7 * 2 * 9
+    assert cost.term_amounts["weights"] == 65 * 9 * 70
+    assert cost.term_amounts["weights_again"] == 65 * 9 * 70 * 6  # they exceed the L1 cache
+    assert cost.term_amounts["work"] == 100 * 65 * 9 * 70
 
 
 @pytest.mark.parametrize(
@@ -46,36 +46,42 @@ def test_terms_of_a_convolution_by_hand(tmp_path: Path) -> None:
 def test_kinds_of_convolutions(size: int, cin: int, cout: int, kernel: int, kind: str, tmp_path: Path) -> None:
     net = NetworkBuilder(0)
     assert (
-        operator_costs(_read(net.output(net.conv(net.input(size, size, cin), cout, kernel)), tmp_path))[0].kind == kind
+        compute_operator_costs(_read(net.set_outputs(net.conv(net.input(size, size, cin), cout, kernel)), tmp_path))[
+            0
+        ].kind
+        == kind
     )
 
 
 def test_a_padding_is_fused_unless_its_output_is_shared(tmp_path: Path) -> None:
     net = NetworkBuilder(0)
     x = net.pad(net.input(8, 8, 4), 0, 1)
-    costs = operator_costs(_read(net.output(net.depthwise(x, 3, 2, valid=True)), tmp_path))
+    costs = compute_operator_costs(_read(net.set_outputs(net.depthwise(x, 3, 2, valid_padding=True)), tmp_path))
     assert [cost.kind for cost in costs] == ["pad_fused", "depthwise"]
     net = NetworkBuilder(0)
     x = net.pad(net.input(8, 8, 4), 0, 1)
-    shared_pad_costs = operator_costs(
-        _read(net.output(net.depthwise(x, 3, 2, valid=True), net.pool(x, "MAX_POOL_2D", 3, 3)), tmp_path)
+    shared_pad_costs = compute_operator_costs(
+        _read(net.set_outputs(net.depthwise(x, 3, 2, valid_padding=True), net.pool(x, "MAX_POOL_2D", 3, 3)), tmp_path)
     )
     assert [cost.kind for cost in shared_pad_costs] == ["pad", "depthwise", "max_pool_2d"]
 
 
 def test_a_dynamic_reshape_is_a_separate_kind(tmp_path: Path) -> None:
     net = NetworkBuilder(0)
-    costs = operator_costs(_read(net.output(net.dynamic_reshape(net.input(2, 2, 4), 16)), tmp_path))
+    costs = compute_operator_costs(_read(net.set_outputs(net.dynamic_reshape(net.input(2, 2, 4), 16)), tmp_path))
     assert [cost.kind for cost in costs] == ["shape_int32", "strided_slice_int32", "pack_int32", "reshape_computed"]
     net = NetworkBuilder(0)
-    assert operator_costs(_read(net.output(net.reshape(net.input(2, 2, 4), 16)), tmp_path))[0].kind == "reshape"
+    assert (
+        compute_operator_costs(_read(net.set_outputs(net.reshape(net.input(2, 2, 4), 16)), tmp_path))[0].kind
+        == "reshape"
+    )
 
 
 def test_dtypes_are_kinds_and_returns_to_the_delegate_are_counted(tmp_path: Path) -> None:
     net = NetworkBuilder(0)
     x = net.quantize(net.input(4, 4, 3, dtype="uint8"))
     x = net.softmax(net.dense(net.mean(net.conv(x, 4)), 2))
-    costs = operator_costs(_read(net.output(net.dequantize(x)), tmp_path))
+    costs = compute_operator_costs(_read(net.set_outputs(net.dequantize(x)), tmp_path))
     kinds = [cost.kind for cost in costs]
     assert kinds == ["quantize_uint8_int8", "pointwise", "mean", "vector", "softmax", "dequantize_int8_float32"]
     terms = sum_terms(costs)
@@ -106,15 +112,15 @@ def test_the_fit_recovers_the_true_seconds_and_none_is_negative() -> None:
     """Fitted to noisy times, one in twenty of them four times too long; compared with exact times."""
     samples, test_samples = _samples(300, 0.02), _samples(100, 0.0, seed=1)
     disturbed_samples = [
-        FitSample(s.name, s.group, s.composite, s.costs, s.seconds * (1 if n % 20 else 4))
+        FitSample(s.name, s.group, s.is_composite, s.operator_costs, s.seconds * (1 if n % 20 else 4))
         for n, s in enumerate(samples)
     ]
     for training_samples, max_error in ((samples, 0.03), (disturbed_samples, 0.06)):
         fitted_terms = fitting.fit(training_samples)
-        assert fitted_terms.seconds.min() >= 0
+        assert fitted_terms.seconds_per_unit.min() >= 0
         predicted_times = fitted_terms.predict(fitting.design_matrix(test_samples, fitted_terms.term_names)[1])
         assert fitting.summarize_errors(predicted_times, np.array([s.seconds for s in test_samples])).worst < max_error
-        seconds_by_term = dict(zip(fitted_terms.term_names, fitted_terms.seconds.tolist(), strict=True))
+        seconds_by_term = dict(zip(fitted_terms.term_names, fitted_terms.seconds_per_unit.tolist(), strict=True))
         for name in ("a.bytes", "b.rows"):  # these dominate the times; the others hardly matter
             assert seconds_by_term[name] == pytest.approx(TRUE_SECONDS[name], rel=max_error)
 
@@ -122,15 +128,15 @@ def test_the_fit_recovers_the_true_seconds_and_none_is_negative() -> None:
 def test_held_out_groups_are_not_in_the_fit() -> None:
     """A group that is four times slower than its terms say is predicted at a quarter when held out."""
     samples = [
-        FitSample(s.name, s.group, s.composite, s.costs, s.seconds * (4 if s.group == "g3" else 1))
+        FitSample(s.name, s.group, s.is_composite, s.operator_costs, s.seconds * (4 if s.group == "g3" else 1))
         for s in _samples(200, 0.01)
     ]
     held_out_times = fitting.predict_held_out(samples, 0)
     ratios = np.array(
-        [p / s.seconds for p, s in zip(held_out_times.across_groups, samples, strict=True) if s.group == "g3"]
+        [p / s.seconds for p, s in zip(held_out_times.unseen_group_times, samples, strict=True) if s.group == "g3"]
     )
     assert np.median(ratios) == pytest.approx(0.25, rel=0.05)
-    assert fitting.summarize_errors(held_out_times.within_groups, held_out_times.within_groups).worst == 0
+    assert fitting.summarize_errors(held_out_times.random_fold_times, held_out_times.random_fold_times).worst == 0
 
 
 def test_the_interval_covers_its_rate() -> None:
@@ -160,7 +166,7 @@ def _calibration(**fields: object) -> DeviceCalibration:
 
 def _pointwise(folder: Path, size: int) -> Model:
     net = NetworkBuilder(0)
-    return _read(net.output(net.conv(net.input(size, size, 16), 16)), folder)
+    return _read(net.set_outputs(net.conv(net.input(size, size, 16), 16)), folder)
 
 
 def test_an_estimate_inside_the_range(tmp_path: Path) -> None:
@@ -191,7 +197,7 @@ def test_a_size_outside_the_range_is_reported_if_it_matters(tmp_path: Path) -> N
 def test_an_unknown_operator_is_reported(tmp_path: Path) -> None:
     net = NetworkBuilder(0)
     estimate = estimating.estimate(
-        _calibration(), _read(net.output(net.unary("HARD_SWISH", net.input(5, 5, 4))), tmp_path)
+        _calibration(), _read(net.set_outputs(net.unary("HARD_SWISH", net.input(5, 5, 4))), tmp_path)
     )
     assert estimate.extrapolation_reasons == ("HARD_SWISH #0: 'hard_swish' is not in the suite; estimated as 'add'",)
     assert estimate.seconds == pytest.approx(1e-6 + 100 * 1e-9)

@@ -13,13 +13,13 @@ from edgepipe.devices.calibration.measurement_backend import (
     SHORT_VISITS,
     BackendIdentity,
     HostBackend,
-    Visits,
+    VisitSchedule,
 )
 from edgepipe.devices.calibration.network_builder import NetworkBuilder
 from edgepipe.devices.calibration.suite import SuiteCase
 from edgepipe.devices.calibration.suite_measurement import (
-    BATCH_SIZE,
     MAX_EXTRA_PASSES,
+    MODELS_PER_PROCESS,
     CaseFile,
     ReadingStore,
     SuiteBench,
@@ -42,7 +42,7 @@ class FakeBackend:
         return BackendIdentity(host="a table", host_digest="0", runtime=self.runtime, threads=1)
 
     def measure(
-        self, models: list[Path], reference: Path, seed: int, visits: Visits = SHORT_VISITS
+        self, models: list[Path], reference: Path, seed: int, visits: VisitSchedule = SHORT_VISITS
     ) -> list[LatencyReading]:
         if self.batches == 0:
             raise KeyboardInterrupt
@@ -72,13 +72,15 @@ def _bench(backend: FakeBackend, folder: Path, seed: int = 1) -> SuiteBench:
 
 
 def test_an_interrupted_run_resumes(tmp_path: Path) -> None:
-    files, interrupted_backend = _write_cases(3 * BATCH_SIZE, tmp_path), FakeBackend(batches=4)
+    files, interrupted_backend = _write_cases(3 * MODELS_PER_PROCESS, tmp_path), FakeBackend(batches=4)
     with pytest.raises(KeyboardInterrupt):
         _bench(interrupted_backend, tmp_path).measure(files, 2)
-    assert sum(interrupted_backend.runs_by_model.values()) == 4 * BATCH_SIZE
+    assert sum(interrupted_backend.runs_by_model.values()) == 4 * MODELS_PER_PROCESS
     resumed_backend = FakeBackend()
     readings = _bench(resumed_backend, tmp_path).measure(files, 2)
-    assert sum(resumed_backend.runs_by_model.values()) == 2 * BATCH_SIZE  # those that the first run did not reach
+    assert (
+        sum(resumed_backend.runs_by_model.values()) == 2 * MODELS_PER_PROCESS
+    )  # those that the first run did not reach
     assert {reading.rounds for reading in readings.values()} == {6}
     unused_backend = FakeBackend(batches=0)
     assert _bench(unused_backend, tmp_path).measure(files, 2) == readings
@@ -115,7 +117,9 @@ def test_a_model_whose_passes_disagree_is_measured_again(tmp_path: Path) -> None
 
 def test_long_runs_scale_the_short_ones(tmp_path: Path) -> None:
     """The fake backend takes 1 ms in a short turn and 3 ms in a long run."""
-    files = [CaseFile(replace(file.case, composite=True), file.path, file.digest) for file in _write_cases(5, tmp_path)]
+    files = [
+        CaseFile(replace(file.case, is_composite=True), file.path, file.digest) for file in _write_cases(5, tmp_path)
+    ]
     bench = _bench(FakeBackend(), tmp_path)
     readings = bench.measure(files, 1)
     assert bench.measure_sustained_factor(files, readings) == pytest.approx(3)
@@ -130,9 +134,11 @@ def test_a_refusal_outweighs_readings() -> None:
 def test_the_host_names_the_models_it_refuses(tmp_path: Path) -> None:
     net = NetworkBuilder(0)
     valid_path, invalid_path = tmp_path / "good.tflite", tmp_path / "bad.tflite"
-    valid_path.write_bytes(net.output(net.conv(net.input(8, 8, 3), 8, 3)).to_bytes())
+    valid_path.write_bytes(net.set_outputs(net.conv(net.input(8, 8, 3), 8, 3)).to_bytes())
     invalid_path.write_bytes(b"not a model")
-    readings = HostBackend(threads=1).measure([valid_path, invalid_path, valid_path], valid_path, 0, Visits(2, 0.005))
+    readings = HostBackend(threads=1).measure(
+        [valid_path, invalid_path, valid_path], valid_path, 0, VisitSchedule(2, 0.005)
+    )
     assert [reading.seconds is None for reading in readings] == [False, True, False]
     assert "bad.tflite" in readings[1].refused
     first_seconds, second_seconds = readings[0].seconds, readings[2].seconds
@@ -148,7 +154,7 @@ def test_the_host_survives_a_model_that_kills_the_runtime(tmp_path: Path, monkey
     net = NetworkBuilder(0)
     paths = [tmp_path / name for name in ("a.tflite", "culprit.tflite", "b.tflite")]
     for path in paths:
-        path.write_bytes(net.output(net.conv(net.input(8, 8, 3), 8, 3)).to_bytes())
+        path.write_bytes(net.set_outputs(net.conv(net.input(8, 8, 3), 8, 3)).to_bytes())
     real_measure = latency_series.measure
 
     def crashing_measure(models: list[Path], reference: Path, plan: latency_series.SeriesPlan) -> list[LatencyReading]:
@@ -157,6 +163,6 @@ def test_the_host_survives_a_model_that_kills_the_runtime(tmp_path: Path, monkey
         return real_measure(models, reference, plan)
 
     monkeypatch.setattr(latency_series, "measure", crashing_measure)
-    readings = HostBackend(threads=1).measure(paths, paths[0], 0, Visits(1, 0.005))
+    readings = HostBackend(threads=1).measure(paths, paths[0], 0, VisitSchedule(1, 0.005))
     assert [reading.seconds is None for reading in readings] == [False, True, False]
     assert readings[1].refused == "the child process crashed with SIGSEGV"

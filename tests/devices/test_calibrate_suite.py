@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgepipe.devices.calibration.suite import GROUPS, Effort, SuiteCase, build_suite
+from edgepipe.devices.calibration.suite import SUITE_GROUPS, Effort, SuiteCase, build_suite
 from edgepipe.tflite import reader
 from edgepipe.tflite.interpreter import Runtime, Session, run_on_zeros
 from edgepipe.tflite.model import Model
@@ -36,7 +36,7 @@ def _model(case: SuiteCase, folder: Path) -> Model:
 
 def test_bytes_follow_from_the_seed() -> None:
     rebuilt_suite = {case.name: case for case in build_suite(Effort.QUICK, SEED)}
-    for group in GROUPS:
+    for group in SUITE_GROUPS:
         case = _first_case(group.name)
         assert rebuilt_suite[case.name].model_bytes(SEED) == case.model_bytes(SEED)
     conv = _first_case("conv_3x3")
@@ -59,11 +59,11 @@ def test_each_group_is_there_and_every_model_runs(tmp_path: Path) -> None:
         counts[case.group] += 1
         assert {tensor.dtype for tensor in model.tensors} <= {"int8", "int32", "uint8", "float32"}
         assert model.macs <= 400e6, "a model that takes long spoils a quick calibration"
-    assert set(counts) == {group.name for group in GROUPS}
-    assert all(counts[group.name] > 0.7 * group.quick_count for group in GROUPS)
+    assert set(counts) == {group.name for group in SUITE_GROUPS}
+    assert all(counts[group.name] > 0.7 * group.quick_count for group in SUITE_GROUPS)
 
 
-@pytest.mark.parametrize("group", [group.name for group in GROUPS if not group.composite])
+@pytest.mark.parametrize("group", [group.name for group in SUITE_GROUPS if not group.is_composite])
 def test_reference_and_delegate_kernels_agree(group: str, tmp_path: Path) -> None:
     """Scales and zero points are valid only if delegate and reference give the same numbers.
 

@@ -9,7 +9,7 @@ from edgepipe.core.metric import Finding
 from edgepipe.devices import builtin_operators, device_profile
 from edgepipe.devices.support_check import check_support
 from edgepipe.tflite import reader
-from edgepipe.tflite.model import BITS
+from edgepipe.tflite.model import BITS_BY_DTYPE
 
 FOLDER = Path(__file__).parent
 FALLBACK_DEVICES = {"stm32mp257f", "stm32n6570-dk"}  # per-channel weights; softmax in software
@@ -19,7 +19,7 @@ def check_model(device: str, model: Path) -> list[Finding]:
     return check_support(device_profile.load(device, FOLDER), reader.read(model))
 
 
-@pytest.mark.parametrize("device", device_profile.names())
+@pytest.mark.parametrize("device", device_profile.device_names())
 def test_an_integer_model_runs_everywhere(device: str, models: Path) -> None:
     findings = check_model(device, models / "int8.tflite")
     assert {finding.rule for finding in findings} <= {"npu-fallback"}
@@ -78,11 +78,11 @@ def test_operator_names_are_those_of_the_schema() -> None:
     from ai_edge_litert.schema_py_generated import BuiltinOperator
 
     names = {name for name in vars(BuiltinOperator) if not name.startswith("_")}
-    assert names - {"CUSTOM", "DELEGATE", "PLACEHOLDER_FOR_GREATER_OP_CODES"} == builtin_operators.NAMES
+    assert names - {"CUSTOM", "DELEGATE", "PLACEHOLDER_FOR_GREATER_OP_CODES"} == builtin_operators.OPERATOR_NAMES
 
 
 def test_types_are_those_that_the_graph_reader_gives() -> None:
-    assert set(device_profile.DType.__args__) <= set(BITS)  # type: ignore[attr-defined]
+    assert set(device_profile.DType.__args__) <= set(BITS_BY_DTYPE)  # type: ignore[attr-defined]
 
 
 def test_micro_operators_are_the_kernels_of_the_package() -> None:
@@ -91,7 +91,7 @@ def test_micro_operators_are_the_kernels_of_the_package() -> None:
     kernels = {match.decode() for match in re.findall(rb"Register_([A-Z0-9_]+?)Ev\0", library.read_bytes())}
     device = device_profile.load("nucleo-l4r5zi", FOLDER)
     assert device.operators is not None
-    assert kernels & builtin_operators.NAMES == set(device.operators)
+    assert kernels & builtin_operators.OPERATOR_NAMES == set(device.operators)
 
 
 def test_npu_operators_are_those_of_vela(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

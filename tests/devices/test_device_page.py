@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from edgepipe.devices import device_profile
-from edgepipe.devices.accelerator_rules import RULES
+from edgepipe.devices.accelerator_rules import RULE_BY_NAME
 
 PAGE = Path(__file__).parents[2] / "docs" / "devices.md"
 BLOCKS = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(), re.DOTALL)
@@ -19,10 +19,10 @@ def test_the_profiles_of_the_page_load(text: str, tmp_path: Path) -> None:
 
 
 def test_the_page_lists_every_rule() -> None:
-    for name, rule in RULES.items():
+    for name, rule in RULE_BY_NAME.items():
         assert f"| `{name}` | {rule.text} |" in PAGE.read_text()
 
 
 def test_the_page_names_every_shipped_device() -> None:
-    for name in device_profile.names():
+    for name in device_profile.device_names():
         assert f"- `{name}`:" in PAGE.read_text()

@@ -47,7 +47,7 @@ def load(folder: Path, text: str) -> device_profile.Device:
 
 
 def source(device: device_profile.Device, path: str) -> str | None:
-    return citations.source_of(device.sources, citations.parse_path(path))
+    return citations.find_citation(device.sources, citations.parse_path(path))
 
 
 def test_a_device_is_a_system_and_a_runtime(profile_folder: Path) -> None:
@@ -124,21 +124,21 @@ REQUIRED_DEVICES = (
 
 def test_the_required_devices_are_shipped() -> None:
     assert len(REQUIRED_DEVICES) == 24
-    assert set(REQUIRED_DEVICES) <= set(device_profile.names())
+    assert set(REQUIRED_DEVICES) <= set(device_profile.device_names())
 
 
-@pytest.mark.parametrize("name", device_profile.names())
+@pytest.mark.parametrize("name", device_profile.device_names())
 def test_each_number_of_a_shipped_device_has_a_source(name: str) -> None:
     device = device_profile.load(name, FOLDER)
     uncited_paths = [
         path
-        for path in device_profile.stated_numbers(device)
-        if len(citations.source_of(device.sources, path) or "") < 20
+        for path in device_profile.stated_numbers_by_path(device)
+        if len(citations.find_citation(device.sources, path) or "") < 20
     ]
     assert uncited_paths == []
 
 
-@pytest.mark.parametrize("name", device_profile.names())
+@pytest.mark.parametrize("name", device_profile.device_names())
 def test_each_shipped_device_is_consistent(name: str) -> None:
     device = device_profile.load(name, FOLDER)
     memory = device.system.memory

@@ -10,9 +10,9 @@ import pytest
 
 from edgepipe.core.errors import ToolError
 from edgepipe.devices import device_profile, edgetpu_compiler, memory_estimate
-from edgepipe.devices.accelerator_rules import RULES
+from edgepipe.devices.accelerator_rules import RULE_BY_NAME
 from edgepipe.devices.device_profile import RuleName
-from edgepipe.devices.placement import REPLACEMENTS, Processor, place_operators, suggest_replacement
+from edgepipe.devices.placement import REPLACEMENTS_BY_OPERATOR, Processor, place_operators, suggest_replacement
 from edgepipe.devices.support_check import check_support
 from edgepipe.tflite import reader
 from edgepipe.tflite.arena_plan import plan_arena
@@ -86,30 +86,30 @@ VIOLATIONS = {  # rule: a model that violates it, its input shape, part of the r
 def test_a_rule_reports_violations_only(name: str, convert: ModelConverter) -> None:
     function, shape, fragment = VIOLATIONS[name]
     model = convert(function, shape)
-    violations = [RULES[name].find_violation(model, operator) for operator in model.operators]
+    violations = [RULE_BY_NAME[name].describe_violation(model, operator) for operator in model.operators]
     assert any(fragment in violation for violation in violations), (violations, model.operator_counts)
     valid_model = convert(
         lambda x: tf_().nn.softmax(tf_().reshape(tf_().nn.conv2d(x, kernel(3, 3, 4, 4), 2, "SAME"), (1, -1)))
     )
-    assert [RULES[name].find_violation(valid_model, operator) for operator in valid_model.operators] == [""] * len(
-        valid_model.operators
-    )
+    assert [RULE_BY_NAME[name].describe_violation(valid_model, operator) for operator in valid_model.operators] == [
+        ""
+    ] * len(valid_model.operators)
 
 
 def test_weights_per_channel_go_to_the_gpu(convert: ModelConverter) -> None:
     model = convert(lambda x: tf_().nn.conv2d(x, kernel(3, 3, 4, 4), 1, "SAME"), int8=True)
     placements = place_operators(device_profile.load("stm32mp257f", FOLDER), model)
-    (conv,) = [p for p in placements if p.operator.startswith("CONV_2D")]
-    assert (conv.runs_on, conv.rule) == (Processor.GPU, "per-tensor")
+    (conv,) = [p for p in placements if p.operator_label.startswith("CONV_2D")]
+    assert (conv.runs_on, conv.rule_name) == (Processor.GPU, "per-tensor")
     assert "has 4 scales" in conv.reason
     assert conv.suggestion == "quantize weights per tensor, not per channel"
     assert {p.runs_on for p in place_operators(device_profile.load("imx8mp-npu", FOLDER), model)} == {Processor.NPU}
 
 
 def test_profiles_and_rules_agree_on_names() -> None:
-    assert set(get_args(RuleName)) == set(RULES)
-    assert set(VIOLATIONS) | {"per-tensor"} == set(RULES)
-    for rule in RULES.values():
+    assert set(get_args(RuleName)) == set(RULE_BY_NAME)
+    assert set(VIOLATIONS) | {"per-tensor"} == set(RULE_BY_NAME)
+    for rule in RULE_BY_NAME.values():
         assert "{" not in rule.text
         assert rule.suggestion
 
@@ -124,14 +124,14 @@ def test_hard_swish_and_its_dependents_leave_the_edge_tpu(convert: ModelConverte
     model = convert(network, int8=True)
     device = device_profile.load("coral-edge-tpu", FOLDER)
     placement_by_operator = {
-        p.operator.split(" ")[0]: p for p in place_operators(device, model) if p.runs_on is not Processor.NPU
+        p.operator_label.split(" ")[0]: p for p in place_operators(device, model) if p.runs_on is not Processor.NPU
     }
     assert "HARD_SWISH" in placement_by_operator, model.operator_counts
     swish = placement_by_operator["HARD_SWISH"]
-    assert (swish.runs_on, swish.rule) == (Processor.CPU, "npu-operator")
+    assert (swish.runs_on, swish.rule_name) == (Processor.CPU, "npu-operator")
     assert swish.reason == "Edge TPU does not support HARD_SWISH: it runs on the host CPU"
     assert swish.suggestion == "use ReLU6 in place of hard-swish"
-    assert placement_by_operator["CONV_2D"].rule == "behind"
+    assert placement_by_operator["CONV_2D"].rule_name == "behind"
     first_placement = place_operators(device, model)[0]
     assert first_placement.runs_on is Processor.NPU
     (finding,) = check_support(device, model)
@@ -147,8 +147,8 @@ def test_floats_stay_on_the_core_and_int8_is_proposed(models: Path) -> None:
 def test_an_operator_that_runs_nowhere(models: Path) -> None:
     for device in ("nucleo-l4r5zi", "stm32h747i-disco", "stm32n6570-dk"):
         placements = place_operators(device_profile.load(device, FOLDER), reader.read(models / "atan2.tflite"))
-        (atan2,) = [p for p in placements if p.operator.startswith("ATAN2")]
-        assert (atan2.runs_on, atan2.rule) == (Processor.UNSUPPORTED, "operator"), device
+        (atan2,) = [p for p in placements if p.operator_label.startswith("ATAN2")]
+        assert (atan2.runs_on, atan2.rule_name) == (Processor.UNSUPPORTED, "operator"), device
         assert f"on {device} has no operator ATAN2" in atan2.reason
 
 
@@ -173,17 +173,17 @@ def test_padded_channels_are_reported(convert: ModelConverter, tmp_path: Path) -
         device_profile.load("n.yaml", tmp_path),
         convert(lambda x: tf_().nn.conv2d(x, kernel(3, 3, 4, 5), 1, "SAME"), int8=True),
     )
-    (conv,) = [p for p in placements if p.operator.startswith("CONV_2D")]
+    (conv,) = [p for p in placements if p.operator_label.startswith("CONV_2D")]
     assert (conv.runs_on, conv.suggestion) == (Processor.NPU, "16 channels cost the same as 5")
     assert "68.75 % are padding" in conv.reason
 
 
-@pytest.mark.parametrize("name", REPLACEMENTS)
+@pytest.mark.parametrize("name", REPLACEMENTS_BY_OPERATOR)
 def test_replacements_are_known_operators(name: str, models: Path) -> None:
     from edgepipe.devices import builtin_operators
 
-    assert name in builtin_operators.NAMES
-    assert all(replacement in builtin_operators.NAMES for replacement, _ in REPLACEMENTS[name])
+    assert name in builtin_operators.OPERATOR_NAMES
+    assert all(replacement in builtin_operators.OPERATOR_NAMES for replacement, _ in REPLACEMENTS_BY_OPERATOR[name])
     operator = reader.read(models / "atan2.tflite").operators[0]
     assert suggest_replacement(operator, ("RELU",)).startswith("replace its layer")
 
@@ -199,8 +199,8 @@ SOFTMAX                        1          Operation is otherwise supported, but 
 
 
 def test_the_compilers_log_is_read() -> None:
-    rows = edgetpu_compiler.parse_log(LOG)
-    assert [(row.operator, row.count, row.is_mapped) for row in rows] == [
+    rows = edgetpu_compiler.parse_mapping_rows(LOG)
+    assert [(row.operator_name, row.count, row.is_mapped) for row in rows] == [
         ("CONV_2D", 35, True), ("HARD_SWISH", 2, False), ("SOFTMAX", 1, False)
     ]  # fmt: skip
 
@@ -210,7 +210,7 @@ def test_the_compiler_runs_if_it_is_installed(tmp_path: Path, models: Path, monk
     assert not edgetpu_compiler.is_available()
     with pytest.raises(ToolError, match=r"not on the PATH.*coral\.ai/docs/edgetpu/compiler"):
         edgetpu_compiler.compile_model(models / "int8.tflite")
-    program = tmp_path / edgetpu_compiler.COMPILER  # replaces the vendor's, which no package has
+    program = tmp_path / edgetpu_compiler.COMPILER_COMMAND  # replaces the vendor's, which no package has
     program.write_text(f"#!/bin/sh\necho '{LOG}'\necho made > \"$3/int8_edgetpu.tflite\"\n")
     program.chmod(0o755)
     mapping = edgetpu_compiler.compile_model(models / "int8.tflite")
@@ -223,7 +223,7 @@ def test_the_compiler_runs_if_it_is_installed(tmp_path: Path, models: Path, monk
 def test_ram_and_flash_are_estimated_with_their_interval(models: Path) -> None:
     model = reader.read(models / "int8.tflite")
     device = device_profile.load("stm32h747i-disco", FOLDER)
-    live_bytes = plan_arena(model).naive_peak
+    live_bytes = plan_arena(model).naive_peak_bytes
     assert live_bytes >= max(t.bytes for t in model.tensors if not t.is_constant)
     ram = memory_estimate.estimate_ram(device.ram, model, device.name)
     expected_ram = 0.676 * live_bytes + 4487 + 227 * len(model.operators)

@@ -36,7 +36,7 @@ def write_profile(folder: Path, name: str, text: str) -> None:
 
 
 def test_shipped_devices() -> None:
-    assert {"ethos-u55-128", "host", "nucleo-l4r5zi", "raspberry-pi-4"} <= set(device_profile.names())
+    assert {"ethos-u55-128", "host", "nucleo-l4r5zi", "raspberry-pi-4"} <= set(device_profile.device_names())
     board = device_profile.load("nucleo-l4r5zi", Path())
     assert (board.system.memory.ram, board.system.memory.flash) == (640 * 1024, 2 * 1024 * 1024)
     assert board.system.clock == 120e6
@@ -56,7 +56,7 @@ def test_a_user_profile(tmp_path: Path) -> None:
     device = device_profile.load("mine.yaml", tmp_path)
     assert device == device_profile.load("mine", Path(), (tmp_path,))
     assert device.operators == ("CONV_2D", "SOFTMAX")
-    assert "mine" in device_profile.names((tmp_path,))
+    assert "mine" in device_profile.device_names((tmp_path,))
 
 
 def test_inheritance_merges_mappings_and_the_child_wins(tmp_path: Path) -> None:

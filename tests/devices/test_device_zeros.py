@@ -22,7 +22,7 @@ def sparse_model(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Path
     for operator in model:
         kernel = operator.input(1)
         if operator.name in ("CONV_2D", "FULLY_CONNECTED") and kernel is not None:
-            start, length = kernel.extent
+            start, length = kernel.byte_extent
             weights = np.frombuffer(bytes(content[start : start + length]), np.int8).copy()
             weights[np.arange(length) % 4 != 0] = 0
             content[start : start + length] = weights.tobytes()
@@ -33,13 +33,13 @@ def sparse_model(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Path
 
 def sparsity_notes(path: Path, *devices: str) -> list[str]:
     model = reader.read(path)
-    return sparsity_benefit.notes(
+    return sparsity_benefit.benefit_notes(
         model, [device_profile.load(device, FOLDER) for device in devices], device_metrics.file_metrics(model)
     )
 
 
 def test_every_runtime_has_a_benefit_text() -> None:
-    assert set(sparsity_benefit.BENEFITS) == set(get_args(RuntimeProfile.model_fields["name"].annotation))
+    assert set(sparsity_benefit.BENEFIT_BY_RUNTIME) == set(get_args(RuntimeProfile.model_fields["name"].annotation))
 
 
 def test_one_note_for_each_runtime(sparse_model: Path) -> None:

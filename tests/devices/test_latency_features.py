@@ -7,7 +7,7 @@ import pytest
 from tflite_handmade import Op, T, write
 
 from edgepipe.devices.latency import operator_features
-from edgepipe.devices.latency.feature_names import FEATURES, Tile
+from edgepipe.devices.latency.feature_names import FEATURE_DESCRIPTIONS, ChannelTile
 from edgepipe.tflite import reader
 from edgepipe.tflite.model import Model
 
@@ -58,7 +58,7 @@ def test_a_1x1_convolution_on_one_position_is_a_dense_layer(tmp_path: Path) -> N
 @pytest.mark.parametrize(("channels", "filters", "padded_macs"), [(8, 16, 16 * 8), (9, 16, 16 * 16), (3, 17, 32 * 8)])
 def test_a_matrix_unit_computes_whole_tiles(tmp_path: Path, channels: int, filters: int, padded_macs: int) -> None:
     model = _conv(tmp_path, (filters, 1, 1, channels), (8, 8, channels))
-    assert operator_features.sum_features(model, Tile(16, 8))["conv_macs"] == 64 * padded_macs
+    assert operator_features.sum_features(model, ChannelTile(16, 8))["conv_macs"] == 64 * padded_macs
 
 
 @pytest.mark.parametrize(("on_chip", "spilled_weights"), [(None, 0), (2000, 0), (1168, 0), (1167, 1168)])
@@ -66,7 +66,7 @@ def test_weights_that_do_not_fit_the_chip_are_spilled(
     tmp_path: Path, on_chip: int | None, spilled_weights: int
 ) -> None:
     model = _conv(tmp_path, (16, 3, 3, 8), (8, 8, 8))
-    assert operator_features.sum_features(model, on_chip=on_chip)["spilled_weights"] == spilled_weights
+    assert operator_features.sum_features(model, on_chip_weights=on_chip)["spilled_weights"] == spilled_weights
 
 
 def test_constant_folded_operators_cost_nothing(tmp_path: Path) -> None:
@@ -92,9 +92,9 @@ def test_constant_folded_operators_cost_nothing(tmp_path: Path) -> None:
 def test_every_operator_of_a_model_adds_to_its_features(models: Path) -> None:
     model = reader.read(models / "int8.tflite")
     total_features = operator_features.sum_features(model)
-    summed_features = dict.fromkeys(FEATURES, 0.0)
+    summed_features = dict.fromkeys(FEATURE_DESCRIPTIONS, 0.0)
     for _, features in operator_features.iter_features(model):
-        assert set(features) <= set(FEATURES)
+        assert set(features) <= set(FEATURE_DESCRIPTIONS)
         for name, amount in features.items():
             summed_features[name] += amount
     assert total_features == {**summed_features, "inference": 1.0}

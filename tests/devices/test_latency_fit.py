@@ -24,18 +24,18 @@ from edgepipe.devices.latency import (
 )
 from edgepipe.devices.latency.latency_estimate import FitTransfer
 from edgepipe.devices.latency.latency_fit import FitRow
-from edgepipe.devices.latency.processor_kinds import KINDS
+from edgepipe.devices.latency.processor_kinds import PROCESSOR_KINDS
 from edgepipe.devices.latency.profile_fragment import FitRequest
 from edgepipe.tflite import reader
 
-KIND = KINDS["cortex-m"]
+KIND = PROCESSOR_KINDS["cortex-m"]
 CLOCK = 1e8
 
 
 def _true_cycles(seed: int) -> dict[str, float]:
     """Cycles of each feature on a made-up processor: those of the kind, each times a random factor."""
     random = np.random.default_rng(seed)
-    return {name: cycles * math.exp(random.normal(0, 0.7)) for name, cycles in KIND.cycles.items()}
+    return {name: cycles * math.exp(random.normal(0, 0.7)) for name, cycles in KIND.cycles_by_feature.items()}
 
 
 def _rows(
@@ -47,7 +47,7 @@ def _rows(
     for family in range(families):
         mixture = {name: 10 ** random.uniform(-1.5, 1) for name in true_cycles}
         for size in range(3):
-            amounts = {name: mixture[name] * 2**size * 1e6 / cycles for name, cycles in KIND.cycles.items()}
+            amounts = {name: mixture[name] * 2**size * 1e6 / cycles for name, cycles in KIND.cycles_by_feature.items()}
             seconds = sum(true_cycles[name] * amount for name, amount in amounts.items()) / CLOCK
             seconds *= math.exp(random.normal(0, noise))
             rows.append(FitRow(f"family {family}", group, f"{family}.{size}", amounts, frozenset({"CONV_2D"}), seconds))
@@ -57,7 +57,7 @@ def _rows(
 def test_the_jacobian_matches_the_residuals() -> None:
     rows = _rows(_true_cycles(1), "a", 1) + _rows(_true_cycles(2), "b", 2)
     problem = latency_fit.FitProblem(KIND, {"a": CLOCK, "b": CLOCK}, rows)
-    parameters = np.random.default_rng(0).normal(0, 0.2, len(problem.spread))
+    parameters = np.random.default_rng(0).normal(0, 0.2, len(problem.prior_spreads))
     step = 1e-6
     shifted_residuals = [
         problem.residuals(parameters + sign * step * unit) for unit in np.eye(len(parameters)) for sign in (1, -1)
@@ -72,7 +72,10 @@ def test_unseen_families_of_a_known_processor_are_predicted_well() -> None:
     assert len(held_out) == len(rows)
     assert cross_validation.summarize_errors(held_out).median < 0.15
     prior_errors = [
-        abs(sum(KIND.cycles[name] * amount for name, amount in row.features.items()) / CLOCK / row.seconds - 1)
+        abs(
+            sum(KIND.cycles_by_feature[name] * amount for name, amount in row.features.items()) / CLOCK / row.seconds
+            - 1
+        )
         for row in rows
     ]
     assert (
@@ -109,7 +112,7 @@ def test_intervals_cover_their_rate_of_unseen_families() -> None:
         held_out = cross_validation.leave_families_out(KIND, {"a": CLOCK}, rows)
         factor_by_family = cross_validation.interval_factors(held_out)
         is_inside += [
-            prediction.standardized_error <= factor_by_family[prediction.row.family] for prediction in held_out
+            prediction.standardized_error <= factor_by_family[prediction.fit_row.family] for prediction in held_out
         ]
     assert 0.8 <= np.mean(is_inside) <= 0.99
 
@@ -137,7 +140,7 @@ def test_of_few_held_out_rows_the_worst_counts() -> None:
 def test_reasons_for_extrapolation_are_named() -> None:
     rows = _rows(_true_cycles(8), "a", 11)
     domain = fit_domain.build_domain(rows, KIND.feature_names)
-    rates = {name: cycles / CLOCK for name, cycles in KIND.cycles.items()}
+    rates = {name: cycles / CLOCK for name, cycles in KIND.cycles_by_feature.items()}
     assert domain.extrapolation_reasons(rows[0].features, rates, {"CONV_2D"}) == ()
     large_amounts = {name: 1000 * amount for name, amount in rows[0].features.items()}
     reasons = domain.extrapolation_reasons(large_amounts, rates, {"CONV_2D", "TRANSPOSE_CONV"})
@@ -147,9 +150,9 @@ def test_reasons_for_extrapolation_are_named() -> None:
 
 
 def test_every_kind_prices_known_features_and_spreads_all_of_them() -> None:
-    for name, kind in processor_kinds.KINDS.items():
-        assert set(kind.cycles) == set(kind.feature_names) == set(kind.spread), name
-        assert all(cycles > 0 for cycles in kind.cycles.values()), name
+    for name, kind in processor_kinds.PROCESSOR_KINDS.items():
+        assert set(kind.cycles_by_feature) == set(kind.feature_names) == set(kind.spread_by_feature), name
+        assert all(cycles > 0 for cycles in kind.cycles_by_feature.values()), name
 
 
 @pytest.fixture
@@ -236,7 +239,7 @@ def test_a_transfer_scales_by_clock_and_factor_and_widens(table: Path, models: P
 def test_the_factor_of_a_transfer_is_measured(table: Path, models: Path) -> None:
     fit = profile_fragment.fit_table(table, models, FitRequest("board, 1.0", "cortex-m", 1e8, "test")).fit
     transfer = profile_fragment.measure_transfer(fit, table, models, "other", 2e8)
-    assert transfer.points == 1
+    assert transfer.point_count == 1
     predicted_seconds = latency_estimate.estimate(fit, reader.read(models / "int8.tflite")).seconds / 2
     assert transfer.scale == pytest.approx(1e-3 / predicted_seconds, rel=1e-3)
 

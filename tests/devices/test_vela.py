@@ -14,7 +14,7 @@ from edgepipe.core import references
 from edgepipe.core.cache import Cache
 from edgepipe.core.errors import InputError, ToolError
 from edgepipe.devices.vela import vela_compiler
-from edgepipe.devices.vela.vela_compiler import RefusedError, compile_model
+from edgepipe.devices.vela.vela_compiler import VelaRefusedError, compile_model
 from edgepipe.devices.vela.vela_result import VelaSettings
 from edgepipe.tflite import child_process, reader
 
@@ -67,7 +67,7 @@ def test_the_numbers_are_those_that_vela_prints(
     assert compilation.clock == float(clock) * 1e6
     assert compiled_model.content == (tmp_path / "int8_vela.tflite").read_bytes()
     assert "CPU operators = 0 " in stdout
-    assert compilation.fallbacks == ()
+    assert compilation.fallback_placements == ()
 
 
 def test_each_layer_points_to_the_operator_it_comes_from(models: Path, cache: Cache) -> None:
@@ -88,7 +88,7 @@ def test_operators_on_the_core_have_velas_reason(settings: VelaSettings, cache: 
     assert [(p.place, p.runs_on) for p in compilation.placements] == [
         ("RELU #0", "NPU"), ("LOG_SOFTMAX #1", "CPU"), ("LOGISTIC #2", "NPU"), ("LOG_SOFTMAX #3", "CPU"),
     ]  # fmt: skip
-    assert {placement.reason for placement in compilation.fallbacks} == {"Unsupported opType"}
+    assert {placement.reason for placement in compilation.fallback_placements} == {"Unsupported opType"}
     assert "CPU operators = 2 " in run_vela(tmp_path / "mixed.tflite", settings, tmp_path)
 
 
@@ -96,16 +96,16 @@ def test_operators_are_distinguished_even_if_their_outputs_share_a_name(cache: C
     model = reader.read(vela_models.namesakes(tmp_path / "same.tflite"))
     assert {t.name for operator in model for t in operator.outputs if t is not None} == {',"'}
     compilation = compile_model(model, U55, cache).compilation
-    assert [placement.place for placement in compilation.fallbacks] == ["LOG_SOFTMAX #1", "LOG_SOFTMAX #3"]
+    assert [placement.place for placement in compilation.fallback_placements] == ["LOG_SOFTMAX #1", "LOG_SOFTMAX #3"]
 
 
 def test_a_float_model_stays_on_the_core_although_vela_succeeds(models: Path, cache: Cache, tmp_path: Path) -> None:
     model = reader.read(models / "float.tflite")
     compilation = compile_model(model, U55, cache).compilation
-    assert [placement.place for placement in compilation.fallbacks] == [
+    assert [placement.place for placement in compilation.fallback_placements] == [
         operator.location for operator in model.operators
     ]
-    assert all("Float32" in placement.reason for placement in compilation.fallbacks)
+    assert all("Float32" in placement.reason for placement in compilation.fallback_placements)
     run_vela(models / "float.tflite", U55, tmp_path)  # exit status 0
 
 
@@ -118,7 +118,9 @@ def test_core_operators_of_several_subgraphs_come_from_the_compiled_model(
     core_operators = [
         operator.name for operator in reader.read(tmp_path / "compiled.tflite") if operator.name != "ethos-u"
     ]
-    assert Counter(core_operators) == Counter(placement.operator for placement in compiled_model.compilation.fallbacks)
+    assert Counter(core_operators) == Counter(
+        placement.operator for placement in compiled_model.compilation.fallback_placements
+    )
     assert {"WHILE", "LESS", "MUL"} <= set(core_operators)
     assert compiled_model.compilation.subgraphs == 3
 
@@ -137,14 +139,16 @@ def test_a_crash_or_a_refusal_names_model_accelerator_and_version(
     write_model: object, message: str, cache: Cache, tmp_path: Path
 ) -> None:
     assert callable(write_model)
-    with pytest.raises(RefusedError, match=message):
+    with pytest.raises(VelaRefusedError, match=message):
         compile_model(reader.read(write_model(tmp_path / "it.tflite")), U55, cache)
     assert cache.list_entries() == []
     assert list(cache.workspace_root.iterdir()) == []
 
 
 def test_a_hang_is_stopped(models: Path, cache: Cache) -> None:
-    with pytest.raises(RefusedError, match=r"on int8\.tflite: timed out after 0\.01 s; the child process was stopped"):
+    with pytest.raises(
+        VelaRefusedError, match=r"on int8\.tflite: timed out after 0\.01 s; the child process was stopped"
+    ):
         compile_model(reader.read(models / "int8.tflite"), U55, cache, timeout=0.01)
 
 
@@ -160,7 +164,7 @@ def test_a_hang_is_stopped(models: Path, cache: Cache) -> None:
 def test_settings_that_contradict_each_other(changes: dict[str, str], message: str, models: Path, cache: Cache) -> None:
     with pytest.raises(InputError, match=f"rejects the settings .*: .*{message}") as error:
         compile_model(reader.read(models / "int8.tflite"), U55.model_copy(update=changes), cache)
-    assert not isinstance(error.value, RefusedError)
+    assert not isinstance(error.value, VelaRefusedError)
 
 
 def _no_child(*_: object) -> None:
@@ -197,7 +201,7 @@ def test_another_version_of_vela_compiles_again(models: Path, cache: Cache, monk
     monkeypatch.setattr(
         references,
         "installed_version",
-        lambda package: "9.9" if package == vela_compiler.PACKAGE else real_version(package),
+        lambda package: "9.9" if package == vela_compiler.VELA_PACKAGE else real_version(package),
     )
     assert not compile_model(model, U55, cache).from_cache
 
@@ -205,7 +209,7 @@ def test_another_version_of_vela_compiles_again(models: Path, cache: Cache, monk
 def test_a_damaged_cache_entry_is_compiled_again(models: Path, cache: Cache) -> None:
     model = reader.read(models / "int8.tflite")
     first_result = compile_model(model, U55, cache)
-    (entry,) = cache.entries.iterdir()
+    (entry,) = cache.entries_folder.iterdir()
     (entry / "files" / "vela.json").write_text("{}")
     second_result = compile_model(model, U55, cache)
     assert not second_result.from_cache
@@ -217,7 +221,7 @@ def test_vela_runs_without_a_cache(models: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     compiled_model = compile_model(reader.read(models / "int8.tflite"), U55, Cache(tmp_path / "file" / "cache"))
     assert compiled_model.compilation.cycles > 0
-    assert "cannot be written" in compiled_model.note
+    assert "cannot be written" in compiled_model.cache_note
 
 
 def test_without_the_package_the_error_names_the_remedy(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:

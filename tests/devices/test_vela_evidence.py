@@ -26,7 +26,7 @@ pytest.importorskip("ethosu.vela", reason="the extra `npu` is not installed")
 
 ROOT = Path(__file__).parents[2]
 LATENCY_FOLDER = Path(os.environ.get("EDGEPIPE_SHARED", ROOT.parent / "shared")) / "latency"
-ETHOS = [name for name in device_profile.names() if "ethos-u" in name]
+ETHOS = [name for name in device_profile.device_names() if "ethos-u" in name]
 MIXED_OPERATORS = ["RELU", "LOG_SOFTMAX", "LOGISTIC", "LOG_SOFTMAX"]
 
 

@@ -65,12 +65,12 @@ def inject_faults(model: Any) -> list[InjectedFault]:
         twin = build_twin(model)
         unsaturate(twin.graph)
         copy_weights(twin)
-        if (wrong_tensor := compare(model, twin).first_tensor_above(TOLERANCE)) is not None:
-            raise AssertionError(f"'{wrong_tensor.layer}' differs without any damage")
+        if (wrong_tensor := compare(model, twin).first_difference_above(TOLERANCE)) is not None:
+            raise AssertionError(f"'{wrong_tensor.layer_name}' differs without any damage")
         for damage, layer, damaged in _damages(model, twin):
             with damaged:
-                wrong_tensor = compare(model, twin).first_tensor_above(TOLERANCE)
-            faults.append(InjectedFault(damage, layer, wrong_tensor.layer if wrong_tensor else None))
+                wrong_tensor = compare(model, twin).first_difference_above(TOLERANCE)
+            faults.append(InjectedFault(damage, layer, wrong_tensor.layer_name if wrong_tensor else None))
     return faults
 
 
@@ -93,7 +93,7 @@ def _damages(model: Any, twin: TwinModel) -> Iterator[tuple[str, str, AbstractCo
     active_layers = [layer for layer in twin.model.layers if _has_activation(layer)]
     if active_layers:
         active_layer = active_layers[len(active_layers) // 2]
-        names = {name for name, _ in twin.tensors if active_layer.name.startswith(name)}
+        names = {name for name, _ in twin.named_tensors if active_layer.name.startswith(name)}
         yield "lost activation", max(names, key=len), _without_activation(active_layer)
 
 
@@ -146,12 +146,12 @@ def main(names: list[str]) -> None:
         start = time.perf_counter()
         bridged_model = bridge(model)
         seconds = time.perf_counter() - start
-        worst = bridged_model.difference.worst_tensor
+        worst = bridged_model.difference.worst_difference
         faults = inject_faults(model)
         missed = [fault for fault in faults if not fault.is_located]
         print(
-            f"{name:18} {seconds:6.1f} s {len(bridged_model.difference.tensors):5} {worst.relative_error:.1e} "
-            f"{worst.layer}: {len(faults) - len(missed)} of {len(faults)} faults located {missed or ''} "
+            f"{name:18} {seconds:6.1f} s {len(bridged_model.difference.tensor_differences):5} {worst.relative_error:.1e} "
+            f"{worst.layer_name}: {len(faults) - len(missed)} of {len(faults)} faults located {missed or ''} "
             f"kept {len(bridged_model.keras3_notes)}",
             flush=True,
         )

@@ -106,7 +106,7 @@ def test_bridged_models_agree(make: Callable[[], Any]) -> None:
     model = make()
     weights_before = [np.asarray(weight).copy() for weight in model.weights]
     bridged = bridge(model)
-    assert bridged.difference.worst_tensor.relative_error < STRICT, bridged.difference.text()
+    assert bridged.difference.worst_difference.relative_error < STRICT, bridged.difference.text()
     assert all(np.array_equal(a, np.asarray(b)) for a, b in zip(weights_before, model.weights, strict=True))
     assert sum(w.shape.num_elements() for w in bridged.model.weights) == sum(a.size for a in weights_before)
     samples = random_inputs(build_graph(model), 5)
@@ -151,12 +151,12 @@ def test_weights_are_bit_identical_and_layers_shared_once() -> None:
 def test_networks_agree_and_one_wrong_weight_is_found(make: Callable[[], Any]) -> None:
     model = make()
     difference = bridge(model).difference
-    assert len(difference.tensors) > 100
-    assert difference.worst_tensor.relative_error < STRICT, difference.text()
+    assert len(difference.tensor_differences) > 100
+    assert difference.worst_difference.relative_error < STRICT, difference.text()
     with perturbed_weights(model):
         twin = build_twin(model)
         copy_weights(twin)
-        assert compare(model, twin).first_tensor_above(STRICT) is None
+        assert compare(model, twin).first_difference_above(STRICT) is None
         _tamper(model, twin)
         outputs = keras.Model(model.inputs, model.layers[-1].input)(
             random_inputs(build_graph(model), 1)[0], training=False
@@ -171,11 +171,11 @@ def _tamper(model: Any, twin: Any) -> None:
         matching = [(source, target) for source, target in twin.weight_pairs if source.name == role]
         source, target = matching[len(matching) // 2]
         target.assign(np.full(target.shape, 1.0 if role in ("gamma", "moving_variance") else 0.0))
-        wrong_tensor = compare(model, twin).first_tensor_above(TOLERANCE)
+        wrong_tensor = compare(model, twin).first_difference_above(TOLERANCE)
         assert wrong_tensor is not None, role
-        assert wrong_tensor.layer == source.path.split("/")[-2]
+        assert wrong_tensor.layer_name == source.path.split("/")[-2]
         target.assign(np.asarray(source))
-    assert compare(model, twin).first_tensor_above(STRICT) is None
+    assert compare(model, twin).first_difference_above(STRICT) is None
 
 
 def test_a_dropped_or_swapped_weight_is_found() -> None:
@@ -184,7 +184,7 @@ def test_a_dropped_or_swapped_weight_is_found() -> None:
     perturb(model)
     twin = build_twin(model)
     copy_weights(twin)
-    assert compare(model, twin).first_tensor_above(STRICT) is None
+    assert compare(model, twin).first_difference_above(STRICT) is None
     first_layer, second_layer = twin.model.get_layer("one"), twin.model.get_layer("two")
     original_weights = first_layer.get_weights()
     first_layer.kernel.assign(second_layer.kernel)
@@ -198,16 +198,16 @@ def test_a_dropped_or_swapped_weight_is_found() -> None:
 
 
 def _first_wrong_layer(model: Any, twin: Any) -> str:
-    entry = compare(model, twin).first_tensor_above(TOLERANCE)
+    entry = compare(model, twin).first_difference_above(TOLERANCE)
     assert entry is not None
-    return entry.layer
+    return entry.layer_name
 
 
 def test_fresh_batch_normalization_proves_nothing_and_perturbing_does() -> None:
     x = keras.Input((4,), name="x")
     model = keras.Model(x, K.BatchNormalization(name="bn")(x))
     twin = build_twin(model)
-    assert compare(model, twin).first_tensor_above(STRICT) is None  # no weight was ever copied
+    assert compare(model, twin).first_difference_above(STRICT) is None  # no weight was ever copied
     with perturbed_weights(model):
         assert _first_wrong_layer(model, twin) == "bn"
 

@@ -21,7 +21,7 @@ DATA = Path(__file__).parent / "data"
 
 def _agrees(model: Any) -> BridgedModel:
     bridged = bridge(model)
-    assert bridged.difference.worst_tensor.relative_error < STRICT, bridged.difference.text()
+    assert bridged.difference.worst_difference.relative_error < STRICT, bridged.difference.text()
     return bridged
 
 

@@ -27,8 +27,8 @@ WRAPPED_CLASSES = {
 
 def _agrees(model: Any) -> BridgedModel:
     bridged = bridge(model)
-    assert bridged.difference.worst_tensor.relative_error < STRICT, bridged.difference.text()
-    assert bridged.difference.tensors
+    assert bridged.difference.worst_difference.relative_error < STRICT, bridged.difference.text()
+    assert bridged.difference.tensor_differences
     return bridged
 
 

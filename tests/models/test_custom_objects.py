@@ -192,7 +192,7 @@ def test_is_bridged_stored_and_exported(name: str, base: Path, own_objects: dict
     with custom_objects.scope(own_objects):
         loaded = load_model(base / "m.keras")
         bridged = bridge(loaded)
-        assert bridged.difference.worst_tensor.relative_error < STRICT, bridged.difference.text()
+        assert bridged.difference.worst_difference.relative_error < STRICT, bridged.difference.text()
         assert classes <= {type(layer).__name__ for layer in bridged.model.layers}
         assert bool(bridged.keras3_notes) == ("Keras3Layer" in classes)
         save_float(bridged.model, base / "f.keras")
@@ -200,7 +200,7 @@ def test_is_bridged_stored_and_exported(name: str, base: Path, own_objects: dict
         reloaded = load_model(base / "f.keras")
         assert np.array_equal(reloaded(samples), bridged.model(samples))
         exported = export_to_keras3(reloaded)
-        assert exported.difference.worst_tensor.relative_error < STRICT
+        assert exported.difference.worst_difference.relative_error < STRICT
         assert np.allclose(exported.model(samples), model(samples), atol=1e-5)
 
 
@@ -228,13 +228,13 @@ def test_subclassed_models(base: Path, own_objects: dict[str, Any]) -> None:
     with custom_objects.scope(own_objects):
         loaded = load_model(base / "net.keras")
         bridged = bridge(loaded)
-    assert bridged.difference.worst_tensor.relative_error < STRICT
+    assert bridged.difference.worst_difference.relative_error < STRICT
     assert {"conv", "pool", "head", "block_dense"} <= {layer.name.split("_7")[0] for layer in loaded.layers} | {
         "_".join(layer.name.split("_")[:2]) for layer in bridged.model.layers
     }
     weighted = own_objects["Weighted"]()
     weighted.build((None, 5))
-    assert bridge(weighted).difference.worst_tensor.relative_error < STRICT
+    assert bridge(weighted).difference.worst_difference.relative_error < STRICT
 
 
 def test_a_subclassed_model_from_a_function_takes_the_shape_of_the_data(base: Path) -> None:

@@ -34,7 +34,7 @@ def _round_trip(model: Any) -> Any:
     twin = bridge(model).model
     weights_before = [weight.numpy() for weight in twin.weights]
     exported = export_to_keras3(twin)
-    assert exported.difference.worst_tensor.relative_error < STRICT, exported.text
+    assert exported.difference.worst_difference.relative_error < STRICT, exported.text
     assert all(np.array_equal(a, b.numpy()) for a, b in zip(weights_before, twin.weights, strict=True))
     samples = random_inputs(build_graph(model), 3)
     for a, b in zip(_outputs(model, samples), _outputs(exported.model, samples), strict=True):
@@ -79,7 +79,7 @@ def test_plain_tf_keras_models() -> None:
     y = tf_keras.layers.Activation("hard_sigmoid", name="a")(inner(y))
     model = tf_keras.Model(x, [tf_keras.layers.GlobalAveragePooling2D(name="pool")(y), y], name="old")
     exported = export_to_keras3(model)
-    assert exported.difference.worst_tensor.relative_error < STRICT
+    assert exported.difference.worst_difference.relative_error < STRICT
     assert {"c", "inner_bn", "leaky", "a", "pool"} <= {layer.name for layer in exported.model.layers}
 
 

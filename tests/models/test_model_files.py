@@ -19,7 +19,7 @@ from edgepipe.core.artifact import Artifact, ArtifactKind, content_digest
 from edgepipe.core.errors import InputError
 from edgepipe.models.bridge import bridge
 from edgepipe.models.file_kind import detect_kind
-from edgepipe.models.keras_operators import OPERATORS, operator_function
+from edgepipe.models.keras_operators import OPERATOR_NAMES, operator_function
 from edgepipe.models.model_description import PortDescription, describe
 from edgepipe.models.model_files import load_model, save_float, save_keras
 
@@ -174,7 +174,7 @@ def test_bridged_models_with_our_own_layers_reload(tmp_path: Path) -> None:
 
 
 def test_every_operator_exists_in_keras_ops() -> None:
-    assert [name for name in sorted(OPERATORS) if not callable(operator_function(name))] == []
+    assert [name for name in sorted(OPERATOR_NAMES) if not callable(operator_function(name))] == []
 
 
 def _lambda_model(package: Any) -> Any:

@@ -6,7 +6,7 @@ import pytest
 from commands import Command, CommandResult
 from malformed_pipelines import CASES, GOOD, GOOD_ONES, SETTINGS
 
-from edgepipe.devices.device_profile import names
+from edgepipe.devices.device_profile import device_names
 
 IN_A_PROCESS = ("unknown key", "not UTF-8", "alias bomb", "nested deeper", "many at once")
 
@@ -36,7 +36,7 @@ def write(folder: Path, text: str) -> Path:
 
 def expected(folder: Path, problems: list[str]) -> list[str]:
     """The lines as printed: those that begin with a number belong to p.yaml."""
-    ethos = ", ".join(name for name in names() if "ethos-u" in name)
+    ethos = ", ".join(name for name in device_names() if "ethos-u" in name)
     lines = [problem.replace("{base}", str(folder)).replace("{ethos}", ethos) for problem in problems]
     return [f"p.yaml:{line}" if line[0].isdigit() else line for line in lines]
 

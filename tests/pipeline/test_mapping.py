@@ -83,7 +83,7 @@ def test_a_mapping_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     from edgepipe.devices.calibration.network_builder import NetworkBuilder
 
     network = NetworkBuilder(1)
-    network.output(network.conv(network.input(1, 4, 4, 2), 3, 1))
+    network.set_outputs(network.conv(network.input(1, 4, 4, 2), 3, 1))
     Path("m.tflite").write_bytes(network.to_bytes())
     pipeline = {"name": "mapped", "model": Path("m.tflite"), "stages": [{"validate": {"devices": ["nucleo-l4r5zi"]}}]}
     report = edgepipe.run(pipeline, cache_dir=tmp_path / "cache")

@@ -209,7 +209,7 @@ def beside(tmp_path: Path) -> Path:
     """A folder with a stage in a module, a .tflite, and a pipeline."""
     network = NetworkBuilder(1)
     x = network.input(1, 4, 4, 2)
-    network.output(network.conv(x, 3, 1))
+    network.set_outputs(network.conv(x, 3, 1))
     (tmp_path / "m.tflite").write_bytes(network.to_bytes())
     (tmp_path / "stamp.py").write_text(STAMP)
     (tmp_path / "stamp_text.py").write_text(HELPER)

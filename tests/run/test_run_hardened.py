@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import edgepipe
-from edgepipe.compress.qat.fake_quant import QatRecipe, activation_layers, build_fake_quant
+from edgepipe.compress.qat.fake_quant import QatRecipe, activation_quantize_layers, build_fake_quant
 from edgepipe.core.errors import InputError
 from edgepipe.models.bridge import bridge
 
@@ -44,7 +44,7 @@ def test_integer_inputs_are_compared_without_samples(tmp_path: Path) -> None:
 
 def test_integer_inputs_are_not_fake_quantized() -> None:
     model = build_fake_quant(bridge(_embedding()).model, QatRecipe()).model
-    assert [layer.name for layer in activation_layers(model)] == ["table_fake_quant", "out_fake_quant"]
+    assert [layer.name for layer in activation_quantize_layers(model)] == ["table_fake_quant", "out_fake_quant"]
 
 
 def test_weights_that_are_not_finite_are_named(tmp_path: Path) -> None:

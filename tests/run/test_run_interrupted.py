@@ -65,7 +65,7 @@ def growing(folder: Path) -> Workplace:
     """A workplace whose stages need no TensorFlow."""
     folder.mkdir(exist_ok=True)
     network = NetworkBuilder(1)
-    network.output(network.conv(network.input(1, 4, 4, 2), 3, 1))
+    network.set_outputs(network.conv(network.input(1, 4, 4, 2), 3, 1))
     (folder / "m.tflite").write_bytes(network.to_bytes())
     (folder / "grow.py").write_text(STAGE)
     return Workplace(folder, GROWING)

@@ -62,7 +62,7 @@ def _first(source: Path, folder: Path, number: int) -> None:
 @pytest.mark.slow
 def test_fashion_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     try:
-        place = idx.fashion_folder()
+        place = idx.find_fashion_folder()
     except InputError as error:
         pytest.skip(str(error))
     _first(place, tmp_path, 2_000)

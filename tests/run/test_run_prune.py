@@ -74,7 +74,7 @@ def _tampering_is_found(folder: Path, command: Command) -> None:
     assert weights is not None
     zero = int(np.flatnonzero(model.read_values(weights).ravel() == 0)[7])
     content = bytearray(lite.read_bytes())
-    content[weights.extent[0] + zero] = 1
+    content[weights.byte_extent[0] + zero] = 1
     lite.write_bytes(content)
     ended = command("verify", lite, "--zeros-of", pruned, "--json")
     assert ended.code == 3

@@ -6,7 +6,7 @@ import pytest
 
 import edgepipe
 from edgepipe.data.splits import Split
-from edgepipe.stages.registry import STAGES, find_stage, load_stage_class
+from edgepipe.stages.registry import STAGE_REFERENCES, find_stage, load_stage_class
 
 USER = """
 import pathlib
@@ -47,7 +47,7 @@ stages:
 
 
 def test_only_validate_asks_for_the_test_split() -> None:
-    readers = {name for name in STAGES if Split.TEST in load_stage_class(find_stage(name, Path())).splits}
+    readers = {name for name in STAGE_REFERENCES if Split.TEST in load_stage_class(find_stage(name, Path())).splits}
     assert readers == {"validate"}
 
 

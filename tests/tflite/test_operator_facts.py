@@ -12,26 +12,26 @@ from tflite_handmade import Op, T, write
 from tflite_seeds import branching, looping, network
 
 from edgepipe.tflite import arena_plan, macs, reader
-from edgepipe.tflite.operator_facts import OPERATORS, OperatorTraits, facts_of
+from edgepipe.tflite.operator_facts import TRAITS_BY_OPERATOR, OperatorTraits, traits_of
 
 CONVOLUTIONS = {"CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV"}
 
 
 def _operators_with(fact: str) -> set[str]:
-    return {name for name, facts in OPERATORS.items() if getattr(facts, fact)}
+    return {name for name, facts in TRAITS_BY_OPERATOR.items() if getattr(facts, fact)}
 
 
 @pytest.mark.parametrize(
     ("fact", "names"),
     [
-        ("filters", {*CONVOLUTIONS, "CONV_3D", "FULLY_CONNECTED"}),
+        ("filter_layout", {*CONVOLUTIONS, "CONV_3D", "FULLY_CONNECTED"}),
         ("is_conv_2d", {"CONV_2D", "DEPTHWISE_CONV_2D"}),
         ("reports_sparsity", {*CONVOLUTIONS, "FULLY_CONNECTED"}),
         ("is_per_channel", CONVOLUTIONS),
         ("is_lookup", {"GATHER", "GATHER_ND", "EMBEDDING_LOOKUP"}),
         ("passes_values", {"QUANTIZE", "DEQUANTIZE", "RESHAPE"}),
         ("keeps_state", {"VAR_HANDLE", "ASSIGN_VARIABLE", "CALL_ONCE"}),
-        ("body_options", {"IF", "WHILE", "CALL_ONCE"}),
+        ("body_option_names", {"IF", "WHILE", "CALL_ONCE"}),
     ],
 )
 def test_operators_with_a_fact(fact: str, names: set[str]) -> None:
@@ -39,43 +39,48 @@ def test_operators_with_a_fact(fact: str, names: set[str]) -> None:
 
 
 def test_the_schema_has_every_operator_and_body_option() -> None:
-    assert set(OPERATORS) <= set(vars(schema.BuiltinOperator))
+    assert set(TRAITS_BY_OPERATOR) <= set(vars(schema.BuiltinOperator))
     options = {"IF": schema.IfOptionsT, "WHILE": schema.WhileOptionsT, "CALL_ONCE": schema.CallOnceOptionsT}
     for name, option_table in options.items():
-        assert set(facts_of(name).body_options) == set(vars(option_table()))
+        assert set(traits_of(name).body_option_names) == set(vars(option_table()))
 
 
 def test_facts_do_not_contradict_each_other() -> None:
-    for name, facts in OPERATORS.items():
+    for name, facts in TRAITS_BY_OPERATOR.items():
         assert facts != OperatorTraits(), f"{name} has the defaults only"
-        assert set(facts.kernel_inputs) <= set(facts.parameter_inputs), name
-        if facts.filters is not None:
-            assert (facts.kernel_inputs, facts.parameter_inputs) == ((1,), (1, facts.filters.bias_input)), name
-        assert facts.filters is not None or not (facts.is_conv_2d or facts.reports_sparsity or facts.is_per_channel)
-        assert not (facts.has_uncounted_macs and name in macs.RULES), name
+        assert set(facts.kernel_positions) <= set(facts.parameter_positions), name
+        if facts.filter_layout is not None:
+            assert (facts.kernel_positions, facts.parameter_positions) == (
+                (1,),
+                (1, facts.filter_layout.bias_position),
+            ), name
+        assert facts.filter_layout is not None or not (
+            facts.is_conv_2d or facts.reports_sparsity or facts.is_per_channel
+        )
+        assert not (facts.has_uncounted_macs and name in macs.MAC_RULES), name
 
 
 def test_operators_not_in_the_table_have_the_defaults() -> None:
-    assert facts_of("ADD") == facts_of("MyFft") == OperatorTraits()
-    assert not any(getattr(facts_of("ADD"), field.name) for field in fields(OperatorTraits))
+    assert traits_of("ADD") == traits_of("MyFft") == OperatorTraits()
+    assert not any(getattr(traits_of("ADD"), field.name) for field in fields(OperatorTraits))
 
 
 def test_producers_are_the_operators_that_compute_a_tensor(tmp_path: Path) -> None:
     model = reader.read(network(tmp_path / "m.tflite"))
-    assert list(model.producers.values()) == list(model.operators)  # each has one output here
-    for key, operator in model.producers.items():
+    assert list(model.producer_by_key.values()) == list(model.operators)  # each has one output here
+    for key, operator in model.producer_by_key.items():
         assert key in [tensor.key for tensor in operator.outputs if tensor is not None]
-    assert model.producers[model.outputs[0].key] is model.operators[-1]
-    assert not any(tensor.key in model.producers for tensor in (*model.inputs, *model.parameter_tensors))
+    assert model.producer_by_key[model.outputs[0].key] is model.operators[-1]
+    assert not any(tensor.key in model.producer_by_key for tensor in (*model.inputs, *model.parameter_tensors))
 
 
 @pytest.mark.parametrize("write_model", [branching, looping])
 def test_producers_keep_subgraphs_apart(tmp_path: Path, write_model: Callable[[Path], Path]) -> None:
     model = reader.read(write_model(tmp_path / "m.tflite"))
-    assert {key[0] for key in model.producers} == {0, 1, 2}
-    assert all(operator.subgraph == key[0] for key, operator in model.producers.items())
-    assert len(model.producers) == len(model.operators)
-    assert arena_plan.plan_arena(model).peak > 0  # it follows `body_options`
+    assert {key[0] for key in model.producer_by_key} == {0, 1, 2}
+    assert all(operator.subgraph_index == key[0] for key, operator in model.producer_by_key.items())
+    assert len(model.producer_by_key) == len(model.operators)
+    assert arena_plan.plan_arena(model).peak_bytes > 0  # it follows `body_options`
 
 
 def _read_chain(path: Path, ops: list[Op], *constants: T) -> reader.Model:
@@ -106,5 +111,5 @@ def test_a_constant_is_found_behind_dequantize_only(tmp_path: Path) -> None:
 def test_the_source_of_an_output_is_found_behind_what_passes_values(tmp_path: Path, ops: list[Op], source: Any) -> None:
     ops = ops if any("x" in op.inputs for op in ops) else [*ops, Op("ABS", ("x",), ("z",))]
     model = _read_chain(tmp_path / "m.tflite", ops)
-    operator = model.find_source(model.outputs[0])
+    operator = model.find_source_operator(model.outputs[0])
     assert (operator.name if operator is not None else None) == source

@@ -29,7 +29,8 @@ def test_the_sizes_are_those_of_streams_that_unpack() -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "levels"), [(compressed_size.FULL_LEVEL_BYTES, (9, 19)), (compressed_size.FULL_LEVEL_BYTES + 1, (6, 9))]
+    ("size", "levels"),
+    [(compressed_size.FULL_LEVEL_MAX_BYTES, (9, 19)), (compressed_size.FULL_LEVEL_MAX_BYTES + 1, (6, 9))],
 )
 def test_large_files_take_lower_levels_and_say_so(size: int, levels: tuple[int, int]) -> None:
     found = compressed_size.measure_compression(bytes(size))

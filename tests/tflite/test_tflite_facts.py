@@ -35,7 +35,7 @@ def test_a_tensor_read_twice_is_read_once_and_a_state_is_written(tmp_path: Path)
     assert [(op.bytes_read, op.bytes_written) for op in reader.read(twice)] == [(6, 6)]
     model = reader.read(stateful(tmp_path / "s.tflite"))
     assert [(op.bytes_read, op.bytes_written) for op in model] == [(2 * 9 + 2 * 30 * 2, 2 * 3 + 2 * 30 * 2)]
-    assert [(t.name, t.bytes) for t in model.variables] == [("state", 120)]
+    assert [(t.name, t.bytes) for t in model.variable_tensors] == [("state", 120)]
 
 
 def test_a_table_is_read_as_far_as_it_is_looked_up(tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ def test_a_table_is_read_as_far_as_it_is_looked_up(tmp_path: Path) -> None:
 
 def test_packed_tensors_are_named(tmp_path: Path) -> None:
     model = reader.read(packed(tmp_path / "m.tflite"))
-    assert [(t.name, t.dtype, t.elements, t.bytes) for t in model.packed_tensors] == [("w", "int4", 640, 320)]
+    assert [(t.name, t.dtype, t.element_count, t.bytes) for t in model.packed_tensors] == [("w", "int4", 640, 320)]
     assert model.parameters == 640 + 10
     assert model.sparse_tensors == ()
 
@@ -81,7 +81,7 @@ def _sparse(path: Path) -> Path:
 
 def test_sparse_tensors_are_named_and_not_decoded(tmp_path: Path) -> None:
     model = reader.read(_sparse(tmp_path / "m.tflite"))
-    assert [(t.name, t.bytes, t.elements) for t in model.sparse_tensors] == [("w", 3, 8)]
+    assert [(t.name, t.bytes, t.element_count) for t in model.sparse_tensors] == [("w", 3, 8)]
     assert model.unreadable_tensors == model.sparse_tensors
     assert find_dead_channels(model) == []
     with pytest.raises(InputError, match="sparse encoding"):
@@ -137,7 +137,7 @@ def test_the_dead_filters_of_visual_wake_words() -> None:
     model = reader.read(next(path for path in FILES if path.name.startswith("visual_wake_words")))
     found = find_dead_channels(model)
     assert sum(layer.dead for layer in found) == 971
-    dense = sum(op.outputs[0].elements for op in model if op.name == "FULLY_CONNECTED" and op.outputs[0])
+    dense = sum(op.outputs[0].element_count for op in model if op.name == "FULLY_CONNECTED" and op.outputs[0])
     assert count_filters(model) - dense == 2736
     by_hand = [int((model.read_centred_values(op.inputs[1]).reshape(op.inputs[1].shape[0], -1) == 0).all(axis=1).sum())
                for op in model if op.name == "CONV_2D" and op.inputs[1]]  # fmt: skip

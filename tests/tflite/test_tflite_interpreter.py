@@ -31,8 +31,8 @@ def run_interpreter(path: Path, x: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("batch", [1, 7, 32, 1000])
 def test_batches_change_no_number(flat_net: Path, int8_net: Path, runtime: Runtime, batch: int) -> None:
     for path in (flat_net, int8_net):
-        single = interpreter.predict(path, SAMPLES, runtime, batch=1)
-        many = interpreter.predict(path, SAMPLES, runtime, threads=2, batch=batch)
+        single = interpreter.predict(path, SAMPLES, runtime, batch_size=1)
+        many = interpreter.predict(path, SAMPLES, runtime, threads=2, batch_size=batch)
         np.testing.assert_array_equal(single.stored_values, many.stored_values)
         assert single.provenance == f"LiteRT {runtime}, 1 thread, one by one"
         if path == flat_net and batch > 1:
@@ -135,7 +135,7 @@ def test_several_inputs_and_outputs_go_by_name(two_inputs: Path) -> None:
     rng = np.random.default_rng(0)
     arrays = {name: rng.normal(size=(9, width)) for name, width in zip(names, (3, 4), strict=True)}
     found = interpreter.predict(two_inputs, arrays)
-    swapped = interpreter.predict(two_inputs, dict(reversed(arrays.items())), batch=1)
+    swapped = interpreter.predict(two_inputs, dict(reversed(arrays.items())), batch_size=1)
     assert isinstance(found.stored_values, dict)
     assert isinstance(swapped.stored_values, dict)
     assert [array.shape for array in found.stored_values.values()] == [(9, 2), (9, 3)]

@@ -25,7 +25,11 @@ def test_a_measurement_is_complete(measured: LatencyMeasurement) -> None:
     assert 0 < measured.p5 <= measured.p50 <= measured.p95 < 0.1
     assert measured.runs >= 20
     assert measured.runs * measured.p95 > 0.1  # a tiny model is run for 0.3 s, far more than 20 times
-    assert (measured.threads, measured.runtime, measured.warm_up) == (1, Runtime.XNNPACK, host_latency.WARM_UP)
+    assert (measured.threads, measured.runtime, measured.warm_up) == (
+        1,
+        Runtime.XNNPACK,
+        host_latency.DEFAULT_WARM_UP_RUNS,
+    )
     assert measured.version == f"ai-edge-litert {version('ai-edge-litert')}"
     assert measured.host == host_fingerprint.fingerprint()
     age = datetime.now(UTC) - datetime.fromisoformat(measured.measured_at)

@@ -40,8 +40,8 @@ def _twice_normalized() -> Any:
 def test_every_copy_of_a_shared_kernel_is_checked(tmp_path: Path) -> None:
     model = _twice_normalized()
     found = _check(model, model, tmp_path)
-    assert [entry.layer for entry in found] == ["shared", "shared"]
-    assert len({entry.tensor for entry in found}) == 2
+    assert [entry.layer_name for entry in found] == ["shared", "shared"]
+    assert len({entry.tensor_name for entry in found}) == 2
     assert not pruned_zeros.build_findings(found)
 
 

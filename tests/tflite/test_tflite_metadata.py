@@ -50,7 +50,7 @@ def lite_with_metadata(lite: Path, tmp_path: Path) -> Path:
 
 
 def facts(path: Path) -> dict[str, Any]:
-    record = inspection.as_record(reader.read(path)).model_dump()
+    record = inspection.build_record(reader.read(path)).model_dump()
     return {name: value for name, value in record.items() if name not in FREE}
 
 
@@ -162,7 +162,7 @@ def test_what_cannot_be_read_is_told_and_nothing_else_suffers(
 ) -> None:
     (tmp_path / "m.tflite").write_bytes(add_metadata(int8_net.read_bytes(), PREPROCESSING_NAME, data))
     model = reader.read(tmp_path / "m.tflite")
-    record = inspection.as_record(model)
+    record = inspection.build_record(model)
     assert record.preprocessing_error == "" if message is None else message in record.preprocessing_error
     assert (record.preprocessing is None) == (message is not None)
     shown = [row for table in inspection.tables(model) for row in table.rows if row[0] == "unreadable"]
@@ -185,6 +185,6 @@ def test_inspect_shows_it_as_text_and_json(int8_net: Path, tmp_path: Path) -> No
         "standardize: deviation": "1e-07, 2.0",
         "classes": "up, down",
     }
-    printed = json.loads(inspection.as_record(model).model_dump_json(by_alias=True))
+    printed = json.loads(inspection.build_record(model).model_dump_json(by_alias=True))
     assert printed["preprocessing"]["standardize"]["mean"] == [0.1, -1 / 3]
     assert printed["preprocessing"]["schema"] == "edgepipe.preprocessing/1"

@@ -28,8 +28,8 @@ def _agrees(path: Path, found: Metric | None = None) -> None:
     """Head and tail are those that TensorFlow Lite Micro reports, to the byte."""
     model, found = reader.read(path), found or tflm_runtime.measure_arena(path)
     assert found.value is not None, found.how
-    assert plan_arena(model).peak == found.details["head"]
-    assert compute_tail(model).total == found.details["tail"]
+    assert plan_arena(model).peak_bytes == found.details["head"]
+    assert compute_tail(model).total_bytes == found.details["tail"]
     assert compute_tail(model).unknown_operators == ()
 
 
@@ -42,7 +42,7 @@ def test_published_models() -> None:
         found = tflm_runtime.measure_arena(path)
         if found.value is None:
             refused[path.name] = found.how
-            assert plan_arena(reader.read(path)).peak > 0
+            assert plan_arena(reader.read(path)).peak_bytes > 0
         else:
             _agrees(path, found)
     assert len(FILES) - len(refused) == 46
@@ -93,7 +93,7 @@ def test_random_graphs(seed: int, tmp_path: Path) -> None:
     path = _random_graph(tmp_path / "m.tflite", random.Random(seed))
     model = reader.read(path)
     found = tflm_runtime.measure_arena(path)
-    assert plan_arena(model).peak == found.details["head"]
+    assert plan_arena(model).peak_bytes == found.details["head"]
 
 
 LIVES = st.tuples(st.integers(1, 60), st.integers(0, 12), st.integers(0, 12)).map(
@@ -140,12 +140,12 @@ def test_lives_and_the_peak_counted_by_hand(tmp_path: Path) -> None:
         ("t3", "activation", 3, 4),
         ("t4", "output", 4, 4),
     ]
-    assert found.live_bytes == (100, 130, 230, 250, 60)
-    assert (found.naive_peak, found.peak_step) == (250, 3)
+    assert found.live_bytes_by_step == (100, 130, 230, 250, 60)
+    assert (found.naive_peak_bytes, found.peak_step) == (250, 3)
     assert found.peak_operator is not None
     assert found.peak_operator.location == "EXP #2"
     assert [buffer.name for buffer in found.buffers_at_peak] == ["t2", "t3"]
-    assert found.peak == 208 + 64
+    assert found.peak_bytes == 208 + 64
     assert [(b.name, b.offset) for b in found.buffers if b.name in ("t2", "t3", "t0")] == [
         ("t0", 0), ("t2", 0), ("t3", 208),
     ]  # fmt: skip
@@ -159,7 +159,7 @@ def test_an_offline_plan_is_kept(tmp_path: Path) -> None:
     path = write_graphs(tmp_path / "m.tflite", [net], {"OfflineMemoryAllocation": offsets})
     found = plan_arena(reader.read(path))
     assert [buffer.offset for buffer in found.buffers] == [0, 256, 0]
-    assert found.peak == tflm_runtime.measure_arena(path).details["head"] == 288
+    assert found.peak_bytes == tflm_runtime.measure_arena(path).details["head"] == 288
     wrong = write_graphs(tmp_path / "w.tflite", [net], {"OfflineMemoryAllocation": offsets[:16]})
     with pytest.raises(InputError, match=r"its offline plan has 3 offsets for 3 tensors"):
         plan_arena(reader.read(wrong))
@@ -181,8 +181,8 @@ def test_control_flow_that_never_ends_has_no_plan(then: int, message: str, tmp_p
     with pytest.raises(InputError, match=message):
         plan_arena(reader.read(path))
     found = tflm_memory.plan_memory(reader.read(path))
-    assert found.plan is None
-    assert found.reason
+    assert found.arena_plan is None
+    assert found.missing_plan_reason
     assert tflm_memory.estimate_arena_32_bit(reader.read(path)).evidence is Evidence.UNAVAILABLE
 
 
@@ -226,8 +226,11 @@ def test_the_arena_of_a_32_bit_device_is_an_estimate(int8_net: Path) -> None:
     assert (found.name, found.evidence, found.device) == ("ram", Evidence.ESTIMATED, "nucleo-l4r5zi")
     assert found.interval is not None
     assert found.interval[0] <= found.value <= found.interval[1]  # type: ignore[operator]
-    assert found.interval == (plan_arena(model).peak + behind.total // 2, plan_arena(model).peak + behind.total)
-    assert sum(behind.bytes_by_use.values()) == behind.total
+    assert found.interval == (
+        plan_arena(model).peak_bytes + behind.total_bytes // 2,
+        plan_arena(model).peak_bytes + behind.total_bytes,
+    )
+    assert sum(behind.bytes_by_use.values()) == behind.total_bytes
 
 
 def test_kernels_that_nobody_looked_at_are_named(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from tflite_handmade import Op, T, write
 
 from edgepipe.tflite.child_process import ChildError
 from edgepipe.tflite.interpreter import check_runs
-from edgepipe.tflite.sandbox import MEMORY_LIMIT, Sandbox, get_shared, memory_for
+from edgepipe.tflite.sandbox import MEMORY_LIMIT_BYTES, Sandbox, get_shared, memory_limit_for
 
 WORKER = "tflite_misbehaving"
 
@@ -99,7 +99,7 @@ def test_large_files_may_have_more_memory(tmp_path: Path) -> None:
     small.touch()
     with large.open("wb") as file:
         file.truncate(1 << 30)
-    assert (memory_for(small), memory_for(large)) == (MEMORY_LIMIT, 5 << 30)
+    assert (memory_limit_for(small), memory_limit_for(large)) == (MEMORY_LIMIT_BYTES, 5 << 30)
 
 
 def test_there_is_one_for_the_process() -> None:

@@ -28,7 +28,7 @@ def outcomes(path: Path) -> list[str]:
     except InputError as error:
         return ["refused", "refused: " + str(error).split(": ", 1)[1][:24]]
     device_metrics.file_metrics(model)
-    inspection.as_record(model).model_dump_json()
+    inspection.build_record(model).model_dump_json()
     inspection.tables(model)
     return ["read", _planned(model), _litert(path), _micro(path)]
 

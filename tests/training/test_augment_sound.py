@@ -15,9 +15,9 @@ from edgepipe.core import config
 from edgepipe.core.errors import InputError
 from edgepipe.data.augmentation_options import Augment, Noise
 from edgepipe.data.data_spec import AudioSpec, parse
-from edgepipe.data.dataset_identity import identity
+from edgepipe.data.dataset_identity import compute_identity
 from edgepipe.data.dataset_loading import load
-from edgepipe.data.splits import Split, Splits
+from edgepipe.data.splits import DatasetSplits, Split
 from edgepipe.training import waveform_augmentation
 from edgepipe.training.augmentation import build_augmenter
 
@@ -30,7 +30,7 @@ def rng(seed: int = 1) -> np.random.Generator:
 
 
 def test_a_shift_fills_with_silence() -> None:
-    got = waveform_augmentation.shift(WAVES, 300, rng())
+    got = waveform_augmentation.shift_waveforms(WAVES, 300, rng())
     moves = rng().integers(-300, 301, (40, 1))[:, 0]
     assert moves.min() < 0 < moves.max()
     for shifted_wave, wave, by in zip(got, WAVES, moves, strict=True):
@@ -42,7 +42,7 @@ def test_a_shift_fills_with_silence() -> None:
 def test_gain_equals_audiomentations() -> None:
     from audiomentations import Gain
 
-    got = waveform_augmentation.gain(WAVES, (-6, 3), rng())
+    got = waveform_augmentation.change_volume(WAVES, (-6, 3), rng())
     decibel = rng().uniform(-6, 3, (40, 1))[:, 0]
     theirs = Gain(p=1.0)
     for louder, wave, by in zip(got, WAVES, decibel, strict=True):
@@ -109,9 +109,9 @@ def audio_spec(**options: Any) -> AudioSpec:
     return AudioSpec.model_validate({"audio": "a", "rate": 8000, "mels": 20, **options})
 
 
-def augment(splits: Splits, chosen: Any, seed: int = 3) -> np.ndarray:
-    assert splits.augment is not None
-    augmenter = build_augmenter(splits.augment, splits.train.x.shape[1:], 2, None, splits.waves)  # type: ignore[union-attr]
+def augment(splits: DatasetSplits, chosen: Any, seed: int = 3) -> np.ndarray:
+    assert splits.augment_options is not None
+    augmenter = build_augmenter(splits.augment_options, splits.train.x.shape[1:], 2, None, splits.waveforms)  # type: ignore[union-attr]
     got, _ = augmenter(chosen, splits.train.x[chosen], splits.train.y[chosen], rng(seed))  # type: ignore[index]
     return np.asarray(got)
 
@@ -134,7 +134,7 @@ def test_gain_shifts_each_band_and_other_splits_stay_clean(tmp_path: Path) -> No
     chosen = np.arange(5)
     difference = augment(noisy, chosen) - noisy.train.x[chosen]  # type: ignore[index]
     np.testing.assert_allclose(np.median(difference), -6 / 10 * np.log(10), atol=0.01)
-    assert clean.waves is None
+    assert clean.waveforms is None
 
 
 ALL_CHANGES: dict[str, Any] = {
@@ -178,13 +178,13 @@ def test_waveforms_are_clipped(tmp_path: Path) -> None:
 def test_noise_files_are_part_of_the_identity(tmp_path: Path) -> None:
     root = write_recordings(tmp_path)
     options = audio_spec(augment=ALL_CHANGES)
-    first_id = identity(options, root)
+    first_id = compute_identity(options, root)
     (root / "noise").rename(root / "sounds")
     moved_spec = audio_spec(augment={**ALL_CHANGES, "noise": {**ALL_CHANGES["noise"], "folder": "sounds"}})
-    assert identity(moved_spec, root) == first_id
+    assert compute_identity(moved_spec, root) == first_id
     soundfile.write(root / "sounds" / "more.wav", np.ones(100) / 2, 8000)
-    assert identity(moved_spec, root) != first_id
-    assert identity(audio_spec(augment={"noise": {}}), root)["noise"] is None
+    assert compute_identity(moved_spec, root) != first_id
+    assert compute_identity(audio_spec(augment={"noise": {}}), root)["noise"] is None
 
 
 @pytest.mark.parametrize(

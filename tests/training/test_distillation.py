@@ -40,7 +40,7 @@ class Samples:
 
 def make_task(**options: Any) -> Task:
     spec = TaskSpec(**{"kind": "classification", **options}, optimizer=OptimizerOptions(name="sgd"))
-    return build_task(spec, base=None)  # type: ignore[arg-type]  # nothing of the user's own is loaded
+    return build_task(spec, base_folder=None)  # type: ignore[arg-type]  # nothing of the user's own is loaded
 
 
 def dense(library: Any, classes: int, seed: int, softmax: bool, name: str) -> Any:
@@ -177,15 +177,19 @@ def test_teachers_see_augmented_samples() -> None:
 
 def test_each_epoch_has_every_sample_once_in_a_new_order() -> None:
     samples = Samples(np.arange(10, dtype="float32")[:, None], np.arange(10))
-    batch_iterator = TrainingSetup(make_task(), samples, samples, Doubling(), seed=4).iterate_batches(4, binary=False)
+    batch_iterator = TrainingSetup(make_task(), samples, samples, Doubling(), seed=4).iterate_batches(
+        4, is_binary=False
+    )
     batches = iter(batch_iterator)
-    epochs = [np.concatenate([next(batches)[1] for _ in range(batch_iterator.steps)]) for _ in range(2)]
+    epochs = [np.concatenate([next(batches)[1] for _ in range(batch_iterator.steps_per_epoch)]) for _ in range(2)]
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
     assert list(epochs[0]) != list(epochs[1])
     repeated_batches = iter(
-        TrainingSetup(make_task(), samples, samples, Doubling(), seed=4).iterate_batches(4, binary=False)
+        TrainingSetup(make_task(), samples, samples, Doubling(), seed=4).iterate_batches(4, is_binary=False)
     )
-    assert np.array_equal(np.concatenate([next(repeated_batches)[1] for _ in range(batch_iterator.steps)]), epochs[0])
+    assert np.array_equal(
+        np.concatenate([next(repeated_batches)[1] for _ in range(batch_iterator.steps_per_epoch)]), epochs[0]
+    )
 
 
 def test_reconstruction_targets_are_the_augmented_normal_samples() -> None:
@@ -207,10 +211,12 @@ def test_layers_are_found_inside_wrappers() -> None:
     clustered_model = clustering.wrap(model, clustering.select_layers(model, plan), "linear")
     assert any(layer.name.startswith("cluster_") for layer in clustered_model.layers)
     for twin in (model, clustered_model, build_fake_quant(model, QatRecipe()).model):
-        assert tuple(feature_taps.find_tensor(twin, "conv2_relu", "student").shape)[1:] == (4, 4, 32)
+        assert tuple(feature_taps.find_layer_output(twin, "conv2_relu", "student").shape)[1:] == (4, 4, 32)
         assert tuple(feature_taps.find_embedding(twin, "student")[1].shape)[1:] == (32,)
-        assert tuple(feature_taps.find_last_map(twin, "student")[1].shape)[1:] == (4, 4, 32)
-    quantized_tensor = feature_taps.find_tensor(build_fake_quant(model, QatRecipe()).model, "conv2_relu", "student")
+        assert tuple(feature_taps.find_last_feature_map(twin, "student")[1].shape)[1:] == (4, 4, 32)
+    quantized_tensor = feature_taps.find_layer_output(
+        build_fake_quant(model, QatRecipe()).model, "conv2_relu", "student"
+    )
     assert "fake_quant" in quantized_tensor.name or "quantize" in quantized_tensor.name
 
 
@@ -264,14 +270,14 @@ def test_sequential_models_equal_functional_ones() -> None:
 def test_the_input_is_not_an_attention_map() -> None:
     model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(3)], name="flat")
     with pytest.raises(InputError, match="the teacher 'flat' has no layer with a spatial output"):
-        feature_taps.find_last_map(feature_taps.as_graph(model), "teacher")
+        feature_taps.find_last_feature_map(feature_taps.as_functional_model(model), "teacher")
 
 
 def test_a_teacher_of_several_inputs_is_refused() -> None:
     inputs = [keras.Input((3,)), keras.Input((3,))]
     model = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Add()(inputs)), name="pair")
     with pytest.raises(InputError, match="the model 'pair' takes 2 inputs, the samples are one array"):
-        loss_and_optimizer.check_shapes(model, make_task(), np.zeros((4, 3)), np.zeros(4))
+        loss_and_optimizer.check_data_shapes(model, make_task(), np.zeros((4, 3)), np.zeros(4))
 
 
 def test_finer_grid_is_averaged() -> None:
@@ -286,7 +292,7 @@ def test_a_layer_inside_a_nested_model_is_refused_by_name() -> None:
     inputs = keras.Input((8, 8, 1))
     outer = keras.Model(inputs, cnn(1)(inputs), name="outer")
     with pytest.raises(InputError, match="inside the nested model 'small_cnn'"):
-        feature_taps.find_tensor(outer, "conv1", "student")
+        feature_taps.find_layer_output(outer, "conv1", "student")
 
 
 def test_the_default_kind_depends_on_the_task() -> None:
@@ -302,4 +308,4 @@ def test_early_stopping_of_a_distilled_student() -> None:
     setup = TrainingSetup(make_task(), samples, samples, distiller=distiller)
     schedule = training_loop.TrainingSchedule(30, 24, 1e-9, patience=2)
     history = training_loop.fit(student, setup, schedule, lambda *_, **__: None)
-    assert len(history.epochs) == history.kept_epoch + 2 < 30
+    assert len(history.epoch_metrics) == history.kept_epoch + 2 < 30

@@ -41,7 +41,7 @@ def test_logits(temperature: float) -> None:
     p, q = softmax(teacher / temperature), softmax(student / temperature)
     by_hand = temperature**2 * np.mean(np.sum(p * np.log(p / q), axis=1))
     loss_value, gradient = value_and_gradient(
-        lambda z: losses.divergence(tf.constant(p), z, temperature, False), student
+        lambda z: losses.kl_divergence(tf.constant(p), z, temperature, False), student
     )
     assert loss_value == pytest.approx(by_hand, rel=1e-12)
     np.testing.assert_allclose(gradient, temperature * (q - p) / 5, rtol=1e-9, atol=1e-14)  # Hinton et al., section 2.1
@@ -52,7 +52,7 @@ def test_logits_of_yes_or_no_outputs() -> None:
     p, q = sigmoid(teacher / temperature), sigmoid(student / temperature)
     by_hand = temperature**2 * np.mean(p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q)))
     loss_value, gradient = value_and_gradient(
-        lambda z: losses.divergence(tf.constant(p), z, temperature, True), student
+        lambda z: losses.kl_divergence(tf.constant(p), z, temperature, True), student
     )
     assert loss_value == pytest.approx(by_hand, rel=1e-10)
     np.testing.assert_allclose(gradient, temperature * (q - p) / 18, rtol=1e-9, atol=1e-14)
@@ -61,7 +61,7 @@ def test_logits_of_yes_or_no_outputs() -> None:
 def test_a_certain_teacher_gives_no_nan() -> None:
     p = np.array([[1.0, 0.0, 0.0]])
     loss_value, gradient = value_and_gradient(
-        lambda z: losses.divergence(tf.constant(p), z, 1.0, False), np.zeros((1, 3))
+        lambda z: losses.kl_divergence(tf.constant(p), z, 1.0, False), np.zeros((1, 3))
     )
     assert loss_value == pytest.approx(np.log(3))
     assert np.isfinite(gradient).all()
@@ -72,8 +72,10 @@ def test_scores_of_probabilities_soften_like_logits(binary: bool) -> None:
     z = RANDOM.randn(4, 5) * 4
     probabilities = sigmoid(z) if binary else softmax(z)
     for temperature in (1.0, 5.0):
-        got = losses.soften(losses.scores(tf.constant(probabilities), False, binary), temperature, binary)
-        expected_probabilities = losses.soften(losses.scores(tf.constant(z), True, binary), temperature, binary)
+        got = losses.soften_scores(losses.class_scores(tf.constant(probabilities), False, binary), temperature, binary)
+        expected_probabilities = losses.soften_scores(
+            losses.class_scores(tf.constant(z), True, binary), temperature, binary
+        )
         np.testing.assert_allclose(got, expected_probabilities, atol=1e-9)
 
 
@@ -94,9 +96,9 @@ def test_attention() -> None:
         teacher, student = (m / np.sqrt(np.sum(m**2, axis=1, keepdims=True)) for m in maps)
         return float(np.mean(np.sum((teacher - student) ** 2, axis=1)) / 2)
 
-    target = losses.activity_map(tf.constant(teacher_features))
+    target = losses.attention_map(tf.constant(teacher_features))
     loss_value, gradient = value_and_gradient(
-        lambda x: losses.attention_distance(target, losses.activity_map(x)), student_features
+        lambda x: losses.attention_distance(target, losses.attention_map(x)), student_features
     )
     assert loss_value == pytest.approx(by_hand(student_features), rel=1e-12)
     np.testing.assert_allclose(gradient, central_difference(by_hand, student_features), atol=1e-8)

@@ -13,7 +13,7 @@ from edgepipe.core.errors import InputError
 from edgepipe.data.augmentation_options import Augment, RandAugment
 from edgepipe.training import rand_augment
 from edgepipe.training.augmentation import build_augmenter
-from edgepipe.training.rand_augment import OPERATIONS, augment, pixel_limits, to_picture
+from edgepipe.training.rand_augment import OPERATION_BY_NAME, augment, pixel_limits, to_picture
 
 Bytes = np.ndarray
 IMAGE = np.random.RandomState(0).randint(30, 200, (24, 20, 3)).astype("uint8")
@@ -22,7 +22,7 @@ SMOOTH = np.stack([ndimage.gaussian_filter(IMAGE[..., c].astype(float), 2) for c
 
 def run_operation(name: str, image: Bytes, share: float, sign: int = 1) -> Bytes:
     picture = to_picture(image.astype("float32"), (0.0, 255.0))
-    return np.asarray(OPERATIONS[name](picture, share, sign)).reshape(image.shape)
+    return np.asarray(OPERATION_BY_NAME[name](picture, share, sign)).reshape(image.shape)
 
 
 def to_grey(x: Bytes) -> Bytes:
@@ -114,7 +114,7 @@ def test_geometric_operations_equal_the_reference(name: str, sign: int) -> None:
     assert ((got > 0) == (expected_image > 0)).mean() > 0.93
 
 
-@pytest.mark.parametrize("name", sorted(set(OPERATIONS) - {"autocontrast", "equalize"}))
+@pytest.mark.parametrize("name", sorted(set(OPERATION_BY_NAME) - {"autocontrast", "equalize"}))
 @pytest.mark.parametrize("channels", [1, 3])
 def test_magnitude_zero_does_nothing(name: str, channels: int) -> None:
     image = np.random.RandomState(1).randint(0, 256, (9, 8, channels)).astype("uint8")
@@ -140,14 +140,14 @@ def test_ranges_and_channels_are_kept(limits: tuple[float, float], channels: int
 
 def test_operations_and_signs_are_drawn_uniformly(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: Counter[tuple[str, int]] = Counter()
-    for name in set(OPERATIONS) - {"identity"}:
+    for name in set(OPERATION_BY_NAME) - {"identity"}:
         monkeypatch.setitem(
-            rand_augment.OPERATIONS, name, lambda p, share, sign, n=name: (drawn.update([(n, sign)]), p)[1]
+            rand_augment.OPERATION_BY_NAME, name, lambda p, share, sign, n=name: (drawn.update([(n, sign)]), p)[1]
         )
     number = 4200
     augment(np.zeros((number, 2, 2, 1), "float32"), RandAugment(operations=3), (0.0, 1.0), np.random.default_rng(0))
     count_by_name = Counter(name for name, _ in drawn.elements())
-    counts = [count_by_name[name] for name in OPERATIONS if name != "identity"]
+    counts = [count_by_name[name] for name in OPERATION_BY_NAME if name != "identity"]
     assert stats.chisquare([*counts, 3 * number - sum(counts)]).pvalue > 0.01
     assert sum(drawn[name, 1] for name in count_by_name) == pytest.approx(sum(counts) / 2, rel=0.05)
 

@@ -59,7 +59,7 @@ def test_counted_again(name: str, shape: tuple[int, ...], classes: int | None, o
 
 def test_every_number_is_there() -> None:
     entries = published_footprints.read_footprints()["footprints"]
-    assert {entry["name"] for entry in entries} == set(published_footprints.PAPERS) == set(zoo.__all__)
+    assert {entry["name"] for entry in entries} == set(published_footprints.PAPER_BY_ARCHITECTURE) == set(zoo.__all__)
     assert [entry for entry in entries if None in (entry["flash"], entry["ram"])] == []
     assert [(e["name"], tuple(e["input"]), e["classes"], e["options"]) for e in entries] == list(
         published_footprints.FOOTPRINT_CASES
@@ -162,9 +162,9 @@ def test_integers_only(name: str, shape: tuple[int, ...], options: dict[str, Any
     perturb(model)
     x = np.random.RandomState(0).rand(24, *shape).astype("float32")
     made = build_fake_quant(bridge(model).model, QatRecipe(), x[:2])
-    range_initialization.initialize_ranges(made.model, x, 1, batch_statistics=True)
+    range_initialization.initialize_ranges(made.model, x, 1, use_batch_statistics=True)
     bias_limits.round_biases(made.model)
-    assert [entry for entry in made.coverage if entry.quantized_by != "training"] == []
+    assert [entry for entry in made.layer_coverages if entry.quantized_by != "training"] == []
     for title, source in (("calibrated", model), ("trained", made.model)):
         path = tmp_path / f"{title}.tflite"
         path.write_bytes(convert(source, scheme="int8", samples=x, input_type="int8", output_type="int8"))

@@ -35,30 +35,35 @@ def write(
         StorageError: `out` cannot be written.
     """
     location = OutputLocation.for_file(out)
-    source_model = model_info.inspect_model(model, location)
-    source = data_source.inspect_data(data, source_model, location)
+    inspected_model = model_info.inspect_model(model, location)
+    inspected_data = data_source.inspect_data(data, inspected_model, location)
     profile = device_profile.load(device, Path.cwd())
     _check_target(out, (model, data, device), force)
-    task = guess_task(source_model, source.labels)
+    task_guess = guess_task(inspected_model, inspected_data.label_kind)
     write_text(
-        out, pipeline_text.render_pipeline(source_model, source, task, profile, location.device_reference(device))
+        out,
+        pipeline_text.render_pipeline(
+            inspected_model, inspected_data, task_guess, profile, location.device_reference(device)
+        ),
     )
-    return (*source_model.notes, *_code_note(source_model), *source.notes, _task_note(task))
+    return (*inspected_model.notes, *_code_note(inspected_model), *inspected_data.notes, _task_note(task_guess))
 
 
-def _code_note(model: model_info.ModelInfo) -> tuple[str, ...]:
-    if not model.code:
+def _code_note(inspected_model: model_info.ModelInfo) -> tuple[str, ...]:
+    if not inspected_model.code_descriptions:
         return ()
-    return (f"the model carries code ({', '.join(model.code)}): keep `allow_code: true` only if you trust its source",)
+    return (
+        f"the model carries code ({', '.join(inspected_model.code_descriptions)}): keep `allow_code: true` only if you trust its source",
+    )
 
 
-def _task_note(task: TaskGuess) -> str:
-    summary = f"the task is a guess: {task.name}" if task.name else "no task was chosen"
-    return f"{summary} ({task.reason})"
+def _task_note(task_guess: TaskGuess) -> str:
+    summary = f"the task is a guess: {task_guess.task_name}" if task_guess.task_name else "no task was chosen"
+    return f"{summary} ({task_guess.reason})"
 
 
-def _check_target(out: Path, sources: tuple[str | None, ...], force: bool) -> None:
-    if any(name is not None and Path(name).exists() and out.exists() and out.samefile(name) for name in sources):
+def _check_target(out: Path, input_names: tuple[str | None, ...], force: bool) -> None:
+    if any(name is not None and Path(name).exists() and out.exists() and out.samefile(name) for name in input_names):
         raise InputError(f"{out}: is an input of the pipeline; write it to another file with -o FILE")
     if out.is_dir():
         raise InputError(f"{out}: is a folder; name the file to write with -o FILE")

@@ -14,7 +14,7 @@ from edgepipe.data import idx
 from edgepipe.models.model_description import Shape
 
 LabelKind = Literal["classes", "values", "none", "unknown"]
-_ALLOWED_SOURCES = "a .npz file, a folder of images (one subfolder per class) or of IDX files, or module:function"
+_ALLOWED_SOURCES_TEXT = "a .npz file, a folder of images (one subfolder per class) or of IDX files, or module:function"
 _BUILTIN_DATASETS = {"edgepipe.data:digits", "edgepipe.data:fashion_mnist"}
 
 
@@ -24,8 +24,8 @@ class DataSource:
 
     options: dict[str, Any] | None
     comment: str
-    labels: LabelKind = "unknown"
-    placeholder: bool = False
+    label_kind: LabelKind = "unknown"
+    is_placeholder: bool = False
     notes: tuple[str, ...] = ()
 
 
@@ -36,30 +36,30 @@ class ArrayHeader(NamedTuple):
     shape: tuple[int, ...]
 
 
-def inspect_data(data: str | None, model: ModelInfo, location: OutputLocation) -> DataSource:
+def inspect_data(data: str | None, model_info: ModelInfo, location: OutputLocation) -> DataSource:
     """Inspect `data`, as the user named it; None gives a placeholder, or no data for a model that needs none.
 
     Raises:
         InputError: a form of data that edgepipe does not read, or a damaged file.
     """
     if data is None:
-        return _placeholder_source(model)
+        return _placeholder_source(model_info)
     path = Path(data)
     if path.is_dir():
-        return _inspect_folder(path, model, location)
+        return _inspect_folder(path, model_info, location)
     if path.suffix == ".npz":
-        return _inspect_npz(path, model, location)
+        return _inspect_npz(path, model_info, location)
     if not path.exists() and references.is_reference(data):
-        return _inspect_function(data, model, location)
+        return _inspect_function(data, model_info, location)
     raise InputError(
-        f"{data}: {'cannot be read as data' if path.exists() else 'no such file'}; expected {_ALLOWED_SOURCES}"
+        f"{data}: {'cannot be read as data' if path.exists() else 'no such file'}; expected {_ALLOWED_SOURCES_TEXT}"
     )
 
 
-def _placeholder_source(model: ModelInfo) -> DataSource:
-    if model.kind is ArtifactKind.TFLITE:
+def _placeholder_source(model_info: ModelInfo) -> DataSource:
+    if model_info.kind is ArtifactKind.TFLITE:
         return DataSource(None, "", notes=("without data the quality is not measured; give --data or fill in `data:`",))
-    has_many_inputs = len(model.inputs) > 1
+    has_many_inputs = len(model_info.inputs) > 1
     options = {"function": "mydata:load"} if has_many_inputs else {"npz": "data.npz"}
     comment = (
         "FILL IN: a function that returns ({input name: array, ..}, y)"
@@ -67,32 +67,34 @@ def _placeholder_source(model: ModelInfo) -> DataSource:
         else "FILL IN: arrays x and y"
     )
     note = "no --data was given: fill in `data:`; until then `edgepipe check` reports it as missing"
-    return DataSource(options, comment, placeholder=True, notes=(note,))
+    return DataSource(options, comment, is_placeholder=True, notes=(note,))
 
 
-def _inspect_function(reference: str, model: ModelInfo, location: OutputLocation) -> DataSource:
+def _inspect_function(reference: str, model_info: ModelInfo, location: OutputLocation) -> DataSource:
     notes = []
     try:
         references.check(reference, location.folder)
     except InputError as error:
         notes.append(f"data: {reference}: {error}")
-    return_text = "({input name: array, ..}, y)" if len(model.inputs) > 1 else "(x, y)"
-    labels: LabelKind = "classes" if reference in _BUILTIN_DATASETS else "unknown"
-    return DataSource({"function": reference}, f"returns {return_text}", labels, notes=tuple(notes))
+    return_text = "({input name: array, ..}, y)" if len(model_info.inputs) > 1 else "(x, y)"
+    label_kind: LabelKind = "classes" if reference in _BUILTIN_DATASETS else "unknown"
+    return DataSource({"function": reference}, f"returns {return_text}", label_kind, notes=tuple(notes))
 
 
-def _inspect_folder(path: Path, model: ModelInfo, location: OutputLocation) -> DataSource:
+def _inspect_folder(path: Path, model_info: ModelInfo, location: OutputLocation) -> DataSource:
     if _is_idx(path):
         return DataSource({"idx": location.relative_path(path)}, "four IDX files", "classes")
     if not any(inner.is_dir() for inner in path.iterdir()):
-        raise InputError(f"{path}: has no subfolder; expected {_ALLOWED_SOURCES}")
+        raise InputError(f"{path}: has no subfolder; expected {_ALLOWED_SOURCES_TEXT}")
     options: dict[str, Any] = {"images": location.relative_path(path)}
-    shape = model.inputs[0].shape[1:] if len(model.inputs) == 1 else ()
-    if len(shape) != 3 or None in shape or shape[2] not in (1, 3):
-        shape_note = f", and the model takes {shape}" if shape else ""
+    image_shape = model_info.inputs[0].shape[1:] if len(model_info.inputs) == 1 else ()
+    if len(image_shape) != 3 or None in image_shape or image_shape[2] not in (1, 3):
+        shape_note = f", and the model takes {image_shape}" if image_shape else ""
         note = f"images have the shape (height, width, 1 or 3){shape_note}; set `size:` and `channels:` under `data:`"
         return DataSource(options, "one subfolder per class", "classes", notes=(note,))
-    return DataSource({**options, "size": list(shape[:2]), "channels": shape[2]}, "one subfolder per class", "classes")
+    return DataSource(
+        {**options, "size": list(image_shape[:2]), "channels": image_shape[2]}, "one subfolder per class", "classes"
+    )
 
 
 def _is_idx(path: Path) -> bool:
@@ -102,7 +104,7 @@ def _is_idx(path: Path) -> bool:
         return False
 
 
-def _inspect_npz(path: Path, model: ModelInfo, location: OutputLocation) -> DataSource:
+def _inspect_npz(path: Path, model_info: ModelInfo, location: OutputLocation) -> DataSource:
     options = {"npz": location.relative_path(path)}
     if not path.exists():
         return DataSource(
@@ -110,11 +112,13 @@ def _inspect_npz(path: Path, model: ModelInfo, location: OutputLocation) -> Data
         )
     array_headers = read_headers(path)
     array_names = ", ".join(array_headers)
-    x, y = (array_headers.get(name) or array_headers.get(f"{name}_train") for name in "xy")
-    if x is None:
+    x_header, y_header = (array_headers.get(name) or array_headers.get(f"{name}_train") for name in "xy")
+    if x_header is None:
         note = f"{path} holds {array_names}; name its samples and labels under `data:`, as `x: ..` and `y: ..`"
         return DataSource(options, f"holds {array_names}", notes=(note,))
-    return DataSource(options, f"holds {array_names}", _label_kind(y), notes=_shape_notes(path, x, model))
+    return DataSource(
+        options, f"holds {array_names}", _label_kind(y_header), notes=_shape_notes(path, x_header, model_info)
+    )
 
 
 def read_headers(path: Path) -> dict[str, ArrayHeader]:
@@ -139,19 +143,21 @@ def read_headers(path: Path) -> dict[str, ArrayHeader]:
     return array_headers
 
 
-def _label_kind(y: ArrayHeader | None) -> LabelKind:
-    if y is None:
+def _label_kind(y_header: ArrayHeader | None) -> LabelKind:
+    if y_header is None:
         return "none"
-    is_flat = len(y.shape) == 1 or (len(y.shape) == 2 and y.shape[1] == 1)
-    return "classes" if is_flat and y.dtype.kind in "iu" else "values"
+    is_flat = len(y_header.shape) == 1 or (len(y_header.shape) == 2 and y_header.shape[1] == 1)
+    return "classes" if is_flat and y_header.dtype.kind in "iu" else "values"
 
 
-def _shape_notes(path: Path, x: ArrayHeader, model: ModelInfo) -> tuple[str, ...]:
-    if len(model.inputs) > 1:
-        note = f"the model has {len(model.inputs)} inputs and an .npz gives one; write a function that returns a dict"
+def _shape_notes(path: Path, x_header: ArrayHeader, model_info: ModelInfo) -> tuple[str, ...]:
+    if len(model_info.inputs) > 1:
+        note = (
+            f"the model has {len(model_info.inputs)} inputs and an .npz gives one; write a function that returns a dict"
+        )
         return (note,)
-    model_shape = model.inputs[0].shape[1:] if model.inputs and len(model.inputs[0].shape) > 1 else None
-    sample_shape = x.shape[1:]
+    model_shape = model_info.inputs[0].shape[1:] if model_info.inputs and len(model_info.inputs[0].shape) > 1 else None
+    sample_shape = x_header.shape[1:]
     if model_shape is None or _is_shape_compatible(model_shape, sample_shape):
         return ()
     return (f"the samples in {path} have the shape {sample_shape}, but the model takes {model_shape}",)
@@ -159,5 +165,5 @@ def _shape_notes(path: Path, x: ArrayHeader, model: ModelInfo) -> tuple[str, ...
 
 def _is_shape_compatible(model_shape: Shape, sample_shape: tuple[int, ...]) -> bool:
     return len(model_shape) == len(sample_shape) and all(
-        w in (None, f) for w, f in zip(model_shape, sample_shape, strict=True)
+        model_size in (None, sample_size) for model_size, sample_size in zip(model_shape, sample_shape, strict=True)
     )

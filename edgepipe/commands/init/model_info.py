@@ -29,9 +29,9 @@ class ModelFunction:
     """A `module:function` by its source: its parameters, those without default, and the string constants in it."""
 
     name: str
-    parameters: tuple[str, ...]
-    required_parameters: tuple[str, ...]
-    body_texts: frozenset[str]
+    parameter_names: tuple[str, ...]
+    required_parameter_names: tuple[str, ...]
+    string_constants: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class ModelInfo:
     inputs: tuple[PortDescription, ...] = ()
     outputs: tuple[PortDescription, ...] = ()
     activation: str = "linear"
-    code: tuple[str, ...] = ()
+    code_descriptions: tuple[str, ...] = ()
     is_integer: bool = False  # a .tflite that is fully integer already
     is_prunable: bool = True  # it has layers that `prune` works on, not counting the last
     function: ModelFunction | None = None
@@ -55,59 +55,59 @@ class ModelInfo:
     @property
     def is_compressible(self) -> bool:
         """Whether `prune` and `quantize` can work on it: a Keras model of plain layers."""
-        return self.kind in (None, ArtifactKind.KERAS, ArtifactKind.FLOAT) and not self.code
+        return self.kind in (None, ArtifactKind.KERAS, ArtifactKind.FLOAT) and not self.code_descriptions
 
 
-def inspect_model(model: str, location: OutputLocation) -> ModelInfo:
+def inspect_model(model_reference: str, location: OutputLocation) -> ModelInfo:
     """Inspect `model`, a path or `module:function`.
 
     Raises:
         InputError: there is no such model or function, the file is damaged, or the model is a subclassed one.
     """
-    if not Path(model).exists() and references.is_reference(model):
-        return _inspect_function(model, location)
-    path = Path(model)
+    if not Path(model_reference).exists() and references.is_reference(model_reference):
+        return _inspect_function(model_reference, location)
+    path = Path(model_reference)
     kind = detect_kind(path)
     if kind in (ArtifactKind.KERAS, ArtifactKind.FLOAT):
         return _inspect_keras(path, location.relative_path(path))
     if kind is ArtifactKind.TFLITE:
         return _inspect_tflite(path, location.relative_path(path))
-    code = ("a SavedModel is a program",) if kind is ArtifactKind.SAVED_MODEL else ()
+    code_descriptions = ("a SavedModel is a program",) if kind is ArtifactKind.SAVED_MODEL else ()
     title = f"a {kind.replace('_', ' ')} folder; its inputs and outputs are known once it is converted"
-    return ModelInfo(path.stem, location.relative_path(path), kind, title, code=code)
+    return ModelInfo(path.stem, location.relative_path(path), kind, title, code_descriptions=code_descriptions)
 
 
 def _inspect_keras(path: Path, reference: str) -> ModelInfo:
     if "layers" not in read_config(path)["config"]:
         raise InputError(f"{path}: {_SUBCLASSED_MESSAGE}")
-    model = describe(path)
-    dialect = "Keras 3" if model.kind is ArtifactKind.KERAS else "tf_keras"
-    io_text = _io_text(model.inputs, model.outputs)
+    model_description = describe(path)
+    keras_dialect = "Keras 3" if model_description.kind is ArtifactKind.KERAS else "tf_keras"
+    io_text = _io_text(model_description.inputs, model_description.outputs)
     return ModelInfo(
         path.stem,
         reference,
-        model.kind,
-        title=f"{dialect}, {plural(len(model.layers), 'layer')}; {io_text}; ends in {model.last_activation}",
+        model_description.kind,
+        title=f"{keras_dialect}, {plural(len(model_description.layers), 'layer')}; {io_text}; ends in {model_description.last_activation}",
         size_bytes=path.stat().st_size,
-        inputs=model.inputs,
-        outputs=model.outputs,
-        activation=model.last_activation,
-        code=model.code_layers,
-        is_prunable=_has_prunable_layers(model),
-        notes=_open_dimension_notes(model),
+        inputs=model_description.inputs,
+        outputs=model_description.outputs,
+        activation=model_description.last_activation,
+        code_descriptions=model_description.code_layers,
+        is_prunable=_has_prunable_layers(model_description),
+        notes=_open_dimension_notes(model_description),
     )
 
 
-def _has_prunable_layers(model: ModelDescription) -> bool:
-    classes = [cls for _, cls in model.layers]
-    return not _NESTED_CLASSES.isdisjoint(classes) or sum(cls in _PRUNABLE_CLASSES for cls in classes) > 1
+def _has_prunable_layers(model_description: ModelDescription) -> bool:
+    layer_classes = [cls for _, cls in model_description.layers]
+    return not _NESTED_CLASSES.isdisjoint(layer_classes) or sum(cls in _PRUNABLE_CLASSES for cls in layer_classes) > 1
 
 
-def _open_dimension_notes(model: ModelDescription) -> tuple[str, ...]:
+def _open_dimension_notes(model_description: ModelDescription) -> tuple[str, ...]:
     return tuple(
         f"input '{port.name}' has the shape {port.shape}: all but the first dimension must be fixed for a device; "
         "rebuild the model with a full Input(shape=...)"
-        for port in model.inputs
+        for port in model_description.inputs
         if None in port.shape[1:]
     )
 
@@ -115,10 +115,10 @@ def _open_dimension_notes(model: ModelDescription) -> tuple[str, ...]:
 def _inspect_tflite(path: Path, reference: str) -> ModelInfo:
     model = reader.read(path)
     inputs, outputs = _tensor_ports(model.inputs_by_name), _tensor_ports(model.outputs_by_name)
-    offenders = integer_check.check_integer_only(model)
-    float_text = f"{plural(len(offenders), 'operator or tensor', 'operators or tensors')} in float"
-    state = float_text if offenders else "fully integer"
-    title = f"TFLite, {plural(len(model.operators), 'operator')}, {state}; {_io_text(inputs, outputs)}"
+    float_findings = integer_check.check_integer_only(model)
+    float_text = f"{plural(len(float_findings), 'operator or tensor', 'operators or tensors')} in float"
+    integer_text = float_text if float_findings else "fully integer"
+    title = f"TFLite, {plural(len(model.operators), 'operator')}, {integer_text}; {_io_text(inputs, outputs)}"
     activation = _ACTIVATION_BY_OPERATOR.get(_last_operator_name(model), "linear")
     return ModelInfo(
         path.stem,
@@ -129,16 +129,18 @@ def _inspect_tflite(path: Path, reference: str) -> ModelInfo:
         inputs,
         outputs,
         activation,
-        is_integer=not offenders,
+        is_integer=not float_findings,
     )
 
 
-def _tensor_ports(tensors: dict[str, Tensor]) -> tuple[PortDescription, ...]:
-    return tuple(PortDescription(name, (None, *tensor.shape[1:]), tensor.dtype) for name, tensor in tensors.items())
+def _tensor_ports(tensor_by_name: dict[str, Tensor]) -> tuple[PortDescription, ...]:
+    return tuple(
+        PortDescription(name, (None, *tensor.shape[1:]), tensor.dtype) for name, tensor in tensor_by_name.items()
+    )
 
 
 def _last_operator_name(model: Model) -> str:
-    operator = model.find_source(model.outputs[0]) if model.outputs else None
+    operator = model.find_source_operator(model.outputs[0]) if model.outputs else None
     return operator.name if operator is not None else ""
 
 
@@ -154,33 +156,38 @@ def _port_text(port: PortDescription) -> str:
 def _inspect_function(reference: str, location: OutputLocation) -> ModelInfo:
     references.check(reference, location.folder)
     module, _, name = reference.partition(":")
-    function = _find_function(module, name, location)
-    missing = tuple(p for p in function.required_parameters if p not in ARGUMENTS_FROM_DATA)
-    note = f"'{reference}' needs arguments that only you know: {', '.join(missing)}; write them under `model: args:`"
+    model_function = _find_function(module, name, location)
+    missing_parameters = tuple(p for p in model_function.required_parameter_names if p not in ARGUMENTS_FROM_DATA)
+    note = f"'{reference}' needs arguments that only you know: {', '.join(missing_parameters)}; write them under `model: args:`"
     return ModelInfo(
-        name, reference, None, "built by a function, untrained", function=function, notes=(note,) if missing else ()
+        name,
+        reference,
+        None,
+        "built by a function, untrained",
+        function=model_function,
+        notes=(note,) if missing_parameters else (),
     )
 
 
-def _find_function(module: str, name: str, location: OutputLocation) -> ModelFunction:
-    for file in references.import_closure(module, location.folder).values():
+def _find_function(module_name: str, function_name: str, location: OutputLocation) -> ModelFunction:
+    for file in references.import_closure(module_name, location.folder).values():
         for node in ast.walk(ast.parse(file.read_bytes())):
-            if isinstance(node, ast.FunctionDef) and node.name == name:
+            if isinstance(node, ast.FunctionDef) and node.name == function_name:
                 return _read_signature(node)
-    return ModelFunction(name, (), (), frozenset())  # defined otherwise, such as by an assignment
+    return ModelFunction(function_name, (), (), frozenset())  # defined otherwise, such as by an assignment
 
 
 def _read_signature(node: ast.FunctionDef) -> ModelFunction:
     arguments = node.args
-    positional = [*arguments.posonlyargs, *arguments.args]
-    required_arguments = positional[: len(positional) - len(arguments.defaults)]
+    positional_arguments = [*arguments.posonlyargs, *arguments.args]
+    required_arguments = positional_arguments[: len(positional_arguments) - len(arguments.defaults)]
     required_arguments += [
         a for a, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True) if default is None
     ]
-    texts = {
+    string_constants = {
         child.value for child in ast.walk(node) if isinstance(child, ast.Constant) and isinstance(child.value, str)
     }
-    parameter_names = tuple(argument.arg for argument in (*positional, *arguments.kwonlyargs))
+    parameter_names = tuple(argument.arg for argument in (*positional_arguments, *arguments.kwonlyargs))
     return ModelFunction(
-        node.name, parameter_names, tuple(argument.arg for argument in required_arguments), frozenset(texts)
+        node.name, parameter_names, tuple(argument.arg for argument in required_arguments), frozenset(string_constants)
     )

@@ -24,7 +24,7 @@ from edgepipe.compress.equalization.weighted_layers import (
     read_kernel,
 )
 from edgepipe.compress.qat.fake_quant import locate_kernel
-from edgepipe.compress.qat.lowering.lower import nodes, resolve_arguments
+from edgepipe.compress.qat.lowering.lower import iter_nodes, resolve_arguments
 from edgepipe.core.arrays import Array, Arrays
 
 
@@ -35,8 +35,8 @@ class BiasCorrection:
     `relative_shift` is the mean magnitude over the mean deviation of the layer's output; None if that is not known.
     """
 
-    layer: str
-    channels: int
+    layer_name: str
+    channel_count: int
     largest_shift: float
     mean_shift: float
     relative_shift: float | None
@@ -67,49 +67,49 @@ def correct_biases(folded_model: FoldedModel, samples: Arrays | None = None) -> 
     Raises:
         InputError: samples that do not fit.
     """
-    exclusion_reasons = dict(_uncorrectable_layers(folded_model))
-    names = [
+    exclusion_reasons = dict(_uncorrectable_layer_reasons(folded_model))
+    layer_names = [
         layer.name
         for layer in folded_model.model.layers
         if is_weighted_layer(layer) and layer.name not in exclusion_reasons
     ]
-    shifts, unknown_notes = (
-        _shifts_from_norms(folded_model, names)
+    shift_by_layer, unknown_mean_notes = (
+        _shifts_from_norms(folded_model, layer_names)
         if samples is None
-        else (_measure_shifts(folded_model, names, samples), [])
+        else (_measure_shifts(folded_model, layer_names, samples), [])
     )
-    model = _apply_shifts(folded_model, {name: shift for name, (shift, _) in shifts.items()})
-    corrections = [_summarize_shift(name, shift, deviation) for name, (shift, deviation) in shifts.items()]
+    model = _apply_shifts(folded_model, {name: shift for name, (shift, _) in shift_by_layer.items()})
+    corrections = [_summarize_shift(name, shift, deviation) for name, (shift, deviation) in shift_by_layer.items()]
     exclusion_notes = [f"{name}: {reason}" for name, reason in exclusion_reasons.items()]
     return CorrectedModel(
         replace(folded_model, model=model),
         tuple(corrections),
-        (*exclusion_notes, *unknown_notes),
+        (*exclusion_notes, *unknown_mean_notes),
         (describe_samples(samples),),
     )
 
 
-def _uncorrectable_layers(folded_model: FoldedModel) -> Iterator[tuple[str, str]]:
+def _uncorrectable_layer_reasons(folded_model: FoldedModel) -> Iterator[tuple[str, str]]:
     """Layers with a kernel whose bias cannot be corrected, and why."""
-    calls = Counter(node.layer.name for node in nodes(folded_model.model))
+    call_counts = Counter(node.layer.name for node in iter_nodes(folded_model.model))
     for layer in filter(has_kernel, folded_model.model.layers):
         if layer.name in folded_model.opaque_reasons:
             yield layer.name, f"kept whole: {folded_model.opaque_reasons[layer.name]}"
         elif not is_weighted_layer(layer):
             yield layer.name, f"a {type(layer).__name__}, not a convolution or dense layer as in TFLite"
-        elif calls[layer.name] > 1:
-            yield layer.name, f"shared: it is called {calls[layer.name]} times, and one bias cannot correct all"
+        elif call_counts[layer.name] > 1:
+            yield layer.name, f"shared: it is called {call_counts[layer.name]} times, and one bias cannot correct all"
 
 
-Shifts = dict[str, tuple[Array, Array | None]]  # by layer: shift to add to the bias, deviation of the output
+ShiftByLayer = dict[str, tuple[Array, Array | None]]  # by layer: shift to add to the bias, deviation of the output
 
 
-def _apply_shifts(folded_model: FoldedModel, shifts: dict[str, Array]) -> Any:
-    layers = {name: copy_with_bias(folded_model.model.get_layer(name)) for name in shifts}
-    old_layers = {name: folded_model.model.get_layer(name) for name in shifts}
-    weights = {name: [read_kernel(old_layers[name]), (read_bias(old_layers[name]) + shift).astype(np.float32)]
-               for name, shift in shifts.items()}  # fmt: skip
-    return rebuild_model(folded_model.model, layers, weights)
+def _apply_shifts(folded_model: FoldedModel, shift_by_layer: dict[str, Array]) -> Any:
+    layers_with_bias = {name: copy_with_bias(folded_model.model.get_layer(name)) for name in shift_by_layer}
+    original_layers = {name: folded_model.model.get_layer(name) for name in shift_by_layer}
+    weights_by_layer = {name: [read_kernel(original_layers[name]), (read_bias(original_layers[name]) + shift).astype(np.float32)]
+               for name, shift in shift_by_layer.items()}  # fmt: skip
+    return rebuild_model(folded_model.model, layers_with_bias, weights_by_layer)
 
 
 def _summarize_shift(name: str, shift: Array, deviation: Array | None) -> BiasCorrection:
@@ -118,20 +118,20 @@ def _summarize_shift(name: str, shift: Array, deviation: Array | None) -> BiasCo
     return BiasCorrection(name, len(shift), float(magnitudes.max()), float(magnitudes.mean()), relative_shift)
 
 
-def _shifts_from_norms(folded_model: FoldedModel, names: list[str]) -> tuple[Shifts, list[str]]:
+def _shifts_from_norms(folded_model: FoldedModel, layer_names: list[str]) -> tuple[ShiftByLayer, list[str]]:
     """-(W' - W) E[x] for each layer whose E[x] is known."""
-    shifts: Shifts = {}
-    unknown_notes: list[str] = []
-    for name, moments in estimate_input_moments(folded_model).items():
-        if name not in names:
+    shift_by_layer: ShiftByLayer = {}
+    unknown_mean_notes: list[str] = []
+    for name, input_moments in estimate_input_moments(folded_model).items():
+        if name not in layer_names:
             continue
-        if isinstance(moments, UnknownMean):
-            unknown_notes.append(f"{name}: {moments.reason}")
+        if isinstance(input_moments, UnknownMean):
+            unknown_mean_notes.append(f"{name}: {input_moments.reason}")
             continue
         layer, statistics = folded_model.model.get_layer(name), folded_model.statistics.get(name)
-        shift = propagate_mean(layer, read_kernel(layer) - quantize_kernel(layer), moments.mean)
-        shifts[name] = shift, None if statistics is None else statistics.deviation
-    return shifts, unknown_notes
+        shift = propagate_mean(layer, read_kernel(layer) - quantize_kernel(layer), input_moments.mean)
+        shift_by_layer[name] = shift, None if statistics is None else statistics.deviation
+    return shift_by_layer, unknown_mean_notes
 
 
 @dataclass(frozen=True)
@@ -142,33 +142,39 @@ class _TensorPair:
     quantized_tensor: Any
 
 
-def _measure_shifts(folded_model: FoldedModel, names: list[str], samples: Arrays) -> Shifts:
+def _measure_shifts(folded_model: FoldedModel, layer_names: list[str], samples: Arrays) -> ShiftByLayer:
     """-E[W' x' - W x] for each layer, with x' the output of the corrected layers before it."""
     model = folded_model.model
-    shifts: Shifts = {}
+    shift_by_layer: ShiftByLayer = {}
     input_tensors = [tf.constant(array) for array in prepare_inputs(model, samples)]
-    pair_by_id = {
+    pair_by_tensor_id = {
         str(id(tensor)): _TensorPair(array, array) for tensor, array in zip(model.inputs, input_tensors, strict=True)
     }
-    for node, finished_keys in _last_uses(model):
-        pair = _call_on_pair(node.layer, *resolve_arguments(node, pair_by_id))
-        if node.layer.name in names:
+    for node, finished_tensor_ids in _nodes_with_finished_ids(model):
+        tensor_pair = _call_on_pair(node.layer, *resolve_arguments(node, pair_by_tensor_id))
+        if node.layer.name in layer_names:
             shift = tf.reduce_mean(
-                pair.float_tensor - pair.quantized_tensor, axis=range(len(pair.float_tensor.shape) - 1)
+                tensor_pair.float_tensor - tensor_pair.quantized_tensor,
+                axis=range(len(tensor_pair.float_tensor.shape) - 1),
             )
-            shifts[node.layer.name] = np.asarray(shift, np.float64), _channel_deviation(pair.float_tensor)
-            pair = _TensorPair(pair.float_tensor, pair.quantized_tensor + shift)
+            shift_by_layer[node.layer.name] = (
+                np.asarray(shift, np.float64),
+                _channel_deviation(tensor_pair.float_tensor),
+            )
+            tensor_pair = _TensorPair(tensor_pair.float_tensor, tensor_pair.quantized_tensor + shift)
         output_pairs = [
             _TensorPair(*tensors)
-            for tensors in zip(tf.nest.flatten(pair.float_tensor), tf.nest.flatten(pair.quantized_tensor), strict=True)
+            for tensors in zip(
+                tf.nest.flatten(tensor_pair.float_tensor), tf.nest.flatten(tensor_pair.quantized_tensor), strict=True
+            )
         ]
-        pair_by_id.update(
+        pair_by_tensor_id.update(
             (str(id(tensor)), output_pair)
             for tensor, output_pair in zip(tf.nest.flatten(node.outputs), output_pairs, strict=True)
         )
-        for key in finished_keys:
-            pair_by_id.pop(key, None)
-    return shifts
+        for tensor_id in finished_tensor_ids:
+            pair_by_tensor_id.pop(tensor_id, None)
+    return shift_by_layer
 
 
 def _call_on_pair(layer: Any, args: Any, kwargs: dict[str, Any]) -> _TensorPair:
@@ -194,9 +200,9 @@ def _channel_deviation(tensor: Any) -> Array:
     return np.asarray(tf.math.reduce_std(tensor, axis=range(len(tensor.shape) - 1)))
 
 
-def _last_uses(model: Any) -> Iterator[tuple[Any, list[str]]]:
+def _nodes_with_finished_ids(model: Any) -> Iterator[tuple[Any, list[str]]]:
     """Each layer call with the keys of the tensors that are not read after it."""
-    calls = list(nodes(model))
-    last_position_by_key = {key: position for position, node in enumerate(calls) for key in node.flat_input_ids}
-    for position, node in enumerate(calls):
-        yield node, [key for key in set(node.flat_input_ids) if last_position_by_key[key] == position]
+    layer_nodes = list(iter_nodes(model))
+    last_use_by_tensor_id = {key: position for position, node in enumerate(layer_nodes) for key in node.flat_input_ids}
+    for node_index, node in enumerate(layer_nodes):
+        yield node, [key for key in set(node.flat_input_ids) if last_use_by_tensor_id[key] == node_index]

@@ -23,14 +23,14 @@ class ChannelBalance:
     """The factor of each label (1 if fixed), the rounds it took, the last change, and dead and capped labels."""
 
     scales: Array
-    rounds: int
-    change: float
+    round_count: int
+    final_scale_change: float
     dead_mask: Array
     capped_mask: Array
 
 
 def balance_channels(
-    channels: ScalableChannels, label_ranges: Array | None, label_groups: list[Array]
+    scalable_channels: ScalableChannels, label_ranges: Array | None, label_groups: list[Array]
 ) -> ChannelBalance:
     """Factors for the free labels of `channels`.
 
@@ -40,66 +40,79 @@ def balance_channels(
         label_groups: the labels of each group that the same layers produce and read. A dead channel, with zero weights
             or always zero on samples, takes the mean factor of its group; no factor is more than 1e4 from it.
     """
-    free_mask, scales, change, rounds = channels.free_mask, np.ones(channels.label_count), np.inf, 0
-    made_ranges, read_ranges = _made_and_read_ranges(channels.layers, scales, label_ranges)
-    dead_mask = free_mask & ((made_ranges == 0) | (read_ranges == 0))
+    free_mask, scales, scale_change, round_count = (
+        scalable_channels.free_mask,
+        np.ones(scalable_channels.label_count),
+        np.inf,
+        0,
+    )
+    producer_ranges, reader_ranges = _producer_and_reader_ranges(scalable_channels.labeled_layers, scales, label_ranges)
+    dead_mask = free_mask & ((producer_ranges == 0) | (reader_ranges == 0))
     live_mask = free_mask & ~dead_mask
-    while live_mask.any() and change > CONVERGED_CHANGE and rounds < MAX_ROUNDS:
-        made_ranges, read_ranges = _made_and_read_ranges(channels.layers, scales, label_ranges)
-        scale_step = np.ones(channels.label_count)
-        scale_step[live_mask] = _scale_step(made_ranges[live_mask], read_ranges[live_mask])
-        scales, rounds = scales * scale_step, rounds + 1
-        change = float(np.abs(np.log(scale_step)).max())
+    while live_mask.any() and scale_change > CONVERGED_CHANGE and round_count < MAX_ROUNDS:
+        producer_ranges, reader_ranges = _producer_and_reader_ranges(
+            scalable_channels.labeled_layers, scales, label_ranges
+        )
+        scale_step = np.ones(scalable_channels.label_count)
+        scale_step[live_mask] = _scale_step(producer_ranges[live_mask], reader_ranges[live_mask])
+        scales, round_count = scales * scale_step, round_count + 1
+        scale_change = float(np.abs(np.log(scale_step)).max())
     bounded_scales = _bound_scales(scales, label_groups, dead_mask)
     return ChannelBalance(
         bounded_scales,
-        rounds,
-        0.0 if np.isinf(change) else change,
+        round_count,
+        0.0 if np.isinf(scale_change) else scale_change,
         dead_mask,
         live_mask & ~np.isclose(bounded_scales, scales),
     )
 
 
-def _scale_step(made_ranges: Array, read_ranges: Array) -> Array:
+def _scale_step(producer_ranges: Array, reader_ranges: Array) -> Array:
     """Equation 11; where r2 is infinite, the channel's range becomes one."""
     return np.asarray(
         np.where(
-            np.isinf(read_ranges), made_ranges, np.sqrt(made_ranges / np.where(np.isinf(read_ranges), 1.0, read_ranges))
+            np.isinf(reader_ranges),
+            producer_ranges,
+            np.sqrt(producer_ranges / np.where(np.isinf(reader_ranges), 1.0, reader_ranges)),
         )
     )
 
 
-def _made_and_read_ranges(
+def _producer_and_reader_ranges(
     labeled_layers: tuple[LabeledLayer, ...], scales: Array, label_ranges: Array | None
 ) -> tuple[Array, Array]:
     """r1 and r2 of each label with `scales`; r2 is infinite where only depthwise layers read a measured channel."""
-    made_ranges, read_ranges = np.zeros(len(scales)), np.zeros(len(scales))
-    unbound_mask = np.zeros(len(scales), bool)
+    producer_ranges, reader_ranges = np.zeros(len(scales)), np.zeros(len(scales))
+    unbounded_mask = np.zeros(len(scales), bool)
     for labeled_layer in labeled_layers:
-        scaled_weights = labeled_layer.scale_weights(scales)
-        raise_maxima(made_ranges, labeled_layer.output_label_grid, scaled_weights)
+        scaled_magnitudes = labeled_layer.scaled_magnitudes(scales)
+        raise_maxima(producer_ranges, labeled_layer.output_label_grid, scaled_magnitudes)
         if label_ranges is None:
-            raise_maxima(read_ranges, labeled_layer.input_label_grid, scaled_weights)
+            raise_maxima(reader_ranges, labeled_layer.input_label_grid, scaled_magnitudes)
         elif labeled_layer.is_depthwise:
-            unbound_mask[labeled_layer.input_label_grid[scaled_weights.max(axis=1) > 0]] = True
+            unbounded_mask[labeled_layer.input_label_grid[scaled_magnitudes.max(axis=1) > 0]] = True
         else:
-            column_max = scaled_weights.max(axis=0, keepdims=True)
+            column_max = scaled_magnitudes.max(axis=0, keepdims=True)
             raise_maxima(
-                read_ranges, labeled_layer.input_label_grid, scaled_weights / np.where(column_max > 0, column_max, 1.0)
+                reader_ranges,
+                labeled_layer.input_label_grid,
+                scaled_magnitudes / np.where(column_max > 0, column_max, 1.0),
             )
     if label_ranges is None:
-        return made_ranges, read_ranges
-    return label_ranges / scales, np.where((read_ranges == 0) & unbound_mask, np.inf, read_ranges)
+        return producer_ranges, reader_ranges
+    return label_ranges / scales, np.where((reader_ranges == 0) & unbounded_mask, np.inf, reader_ranges)
 
 
 def _bound_scales(scales: Array, label_groups: list[Array], dead_mask: Array) -> Array:
     bounded_scales = scales.copy()
-    for labels in label_groups:
-        live_labels = labels[~dead_mask[labels]]
-        middle_scale = float(np.exp(np.mean(np.log(scales[live_labels])))) if len(live_labels) else 1.0
-        bounded_scales[labels] = np.where(
-            dead_mask[labels],
-            middle_scale,
-            np.clip(scales[labels], middle_scale / MAX_FACTOR_RATIO, middle_scale * MAX_FACTOR_RATIO),
+    for group_labels in label_groups:
+        live_labels = group_labels[~dead_mask[group_labels]]
+        geometric_mean_scale = float(np.exp(np.mean(np.log(scales[live_labels])))) if len(live_labels) else 1.0
+        bounded_scales[group_labels] = np.where(
+            dead_mask[group_labels],
+            geometric_mean_scale,
+            np.clip(
+                scales[group_labels], geometric_mean_scale / MAX_FACTOR_RATIO, geometric_mean_scale * MAX_FACTOR_RATIO
+            ),
         )
     return bounded_scales

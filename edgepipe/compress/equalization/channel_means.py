@@ -58,13 +58,13 @@ def clipped_moments(mean: Array, deviation: Array, limit: float | None) -> tuple
     b = np.full_like(a, np.inf) if limit is None else (limit - mean) / spread
     upper_limit = 0.0 if limit is None else limit
     inside_share, above_share = ndtr(b) - ndtr(a), ndtr(-b)
-    clipped_mean = mean * inside_share + spread * (_density(a) - _density(b)) + upper_limit * above_share
-    edges = spread * (mean * _density(a) - (mean + upper_limit) * _density(b))
-    second_moment = (mean**2 + spread**2) * inside_share + edges + upper_limit**2 * above_share
+    clipped_mean = mean * inside_share + spread * (_normal_density(a) - _normal_density(b)) + upper_limit * above_share
+    boundary_terms = spread * (mean * _normal_density(a) - (mean + upper_limit) * _normal_density(b))
+    second_moment = (mean**2 + spread**2) * inside_share + boundary_terms + upper_limit**2 * above_share
     return clipped_mean, np.sqrt(np.maximum(second_moment - clipped_mean**2, 0.0))
 
 
-def _density(x: Array) -> Array:
+def _normal_density(x: Array) -> Array:
     return np.asarray(np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi))
 
 
@@ -72,44 +72,46 @@ def estimate_input_moments(folded_model: FoldedModel) -> dict[str, MaybeMoments]
     """The input moments of each weighted layer, by name; of a shared layer those of its last call."""
     moments_by_layer: dict[str, MaybeMoments] = {}
 
-    def record_moments(layer: Any, args: Any, kwargs: dict[str, Any], outputs: Any) -> Any:
-        inputs = [
+    def propagate_moments(layer: Any, args: Any, kwargs: dict[str, Any], outputs: Any) -> Any:
+        input_moments = [
             argument for argument in tf.nest.flatten([args, kwargs]) if isinstance(argument, (Moments, UnknownMean))
         ]
         output_tensors = tf.nest.flatten(outputs)
         if is_weighted_layer(layer):
-            moments_by_layer[layer.name] = inputs[0]
+            moments_by_layer[layer.name] = input_moments[0]
         return [
-            _output_moments(folded_model, layer, inputs, output_tensors[0])
+            _output_moments(folded_model, layer, input_moments, output_tensors[0])
             if len(output_tensors) == 1
-            else _unknown_behind(layer)
+            else _unknown_mean_behind(layer)
         ] * len(output_tensors)
 
-    names = folded_model.model.input_names
+    input_names = folded_model.model.input_names
     walk_layer_calls(
         folded_model.model,
-        [UnknownMean(f"the mean of the input '{name}' is not known") for name in names],
-        record_moments,
+        [UnknownMean(f"the mean of the input '{name}' is not known") for name in input_names],
+        propagate_moments,
     )
     return moments_by_layer
 
 
-def _output_moments(folded_model: FoldedModel, layer: Any, inputs: list[MaybeMoments], tensor: Any) -> MaybeMoments:
+def _output_moments(
+    folded_model: FoldedModel, layer: Any, input_moments: list[MaybeMoments], output_tensor: Any
+) -> MaybeMoments:
     """The moments of the output of `layer`."""
     statistics = folded_model.statistics.get(layer.name)
     if statistics is not None:
         return Moments(statistics.mean, statistics.deviation)
-    unknown_inputs = [input_moments for input_moments in inputs if isinstance(input_moments, UnknownMean)]
-    if unknown_inputs:
-        return unknown_inputs[0]
-    moments = [input_moments for input_moments in inputs if isinstance(input_moments, Moments)]
+    unknown_means = [moments for moments in input_moments if isinstance(moments, UnknownMean)]
+    if unknown_means:
+        return unknown_means[0]
+    known_moments = [candidate for candidate in input_moments if isinstance(candidate, Moments)]
     if is_weighted_layer(layer):
-        return Moments(propagate_mean(layer, read_kernel(layer), moments[0].mean) + read_bias(layer))
-    rule = None if layer.name in folded_model.opaque_reasons else _RULES.get(type(layer))
-    return _unknown_behind(layer) if rule is None else rule(layer, moments, tensor)
+        return Moments(propagate_mean(layer, read_kernel(layer), known_moments[0].mean) + read_bias(layer))
+    moments_rule = None if layer.name in folded_model.opaque_reasons else _MOMENTS_RULE_BY_CLASS.get(type(layer))
+    return _unknown_mean_behind(layer) if moments_rule is None else moments_rule(layer, known_moments, output_tensor)
 
 
-def _unknown_behind(layer: Any) -> UnknownMean:
+def _unknown_mean_behind(layer: Any) -> UnknownMean:
     return UnknownMean(f"the mean behind '{layer.name}' ({type(layer).__name__}) is not known")
 
 
@@ -123,22 +125,22 @@ def propagate_mean(layer: Any, kernel_values: Array, mean: Array) -> Array:
     return np.asarray(terms.ravel() if isinstance(layer, K.DepthwiseConv2D) else terms.sum(axis=0))
 
 
-def _relu_moments(layer: Any, inputs: list[Moments], tensor: Any) -> MaybeMoments:
+def _relu_moments(layer: Any, input_moments: list[Moments], output_tensor: Any) -> MaybeMoments:
     """Moments of relu(x) - slope relu(-x), whose terms are never both nonzero."""
-    mean, deviation, slope = inputs[0].mean, inputs[0].deviation, _slope(layer)
+    mean, deviation, slope = input_moments[0].mean, input_moments[0].deviation, _negative_slope(layer)
     if deviation is None:
         return UnknownMean(f"'{layer.name}' needs a deviation, which is known only after a batch norm")
     if slope is None:
-        return _unknown_behind(layer)
+        return _unknown_mean_behind(layer)
     limit = getattr(layer, "max_value", None)
-    above_mean, above_spread = clipped_moments(mean, deviation, None if limit is None else float(limit))
-    below_mean, below_spread = clipped_moments(-mean, deviation, None)
-    total_mean = above_mean - slope * below_mean
-    second_moment = above_spread**2 + above_mean**2 + slope**2 * (below_spread**2 + below_mean**2)
+    positive_mean, positive_deviation = clipped_moments(mean, deviation, None if limit is None else float(limit))
+    negative_mean, negative_deviation = clipped_moments(-mean, deviation, None)
+    total_mean = positive_mean - slope * negative_mean
+    second_moment = positive_deviation**2 + positive_mean**2 + slope**2 * (negative_deviation**2 + negative_mean**2)
     return Moments(total_mean, np.sqrt(np.maximum(second_moment - total_mean**2, 0.0)))
 
 
-def _slope(layer: Any) -> Array | None:
+def _negative_slope(layer: Any) -> Array | None:
     """The slope below zero; None if it is not one value, or one per channel."""
     if isinstance(layer, K.PReLU):
         alpha = np.asarray(layer.alpha)
@@ -148,47 +150,47 @@ def _slope(layer: Any) -> Array | None:
     return np.asarray(layer.alpha).reshape(1)
 
 
-def _identity_moments(layer: Any, inputs: list[Moments], tensor: Any) -> MaybeMoments:
-    return inputs[0]
+def _identity_moments(layer: Any, input_moments: list[Moments], output_tensor: Any) -> MaybeMoments:
+    return input_moments[0]
 
 
-def _pooled_moments(layer: Any, inputs: list[Moments], tensor: Any) -> MaybeMoments:
-    return Moments(inputs[0].mean)
+def _pooled_moments(layer: Any, input_moments: list[Moments], output_tensor: Any) -> MaybeMoments:
+    return Moments(input_moments[0].mean)
 
 
-def _collect_deviations(inputs: list[Moments]) -> list[Array] | None:
-    deviations = [moments.deviation for moments in inputs if moments.deviation is not None]
-    return deviations if len(deviations) == len(inputs) else None
+def _collect_deviations(input_moments: list[Moments]) -> list[Array] | None:
+    deviations = [moments.deviation for moments in input_moments if moments.deviation is not None]
+    return deviations if len(deviations) == len(input_moments) else None
 
 
-def _sum_moments(layer: Any, inputs: list[Moments], tensor: Any) -> MaybeMoments:
-    if any(moments.mean.shape != (tensor.shape[-1],) for moments in inputs):
-        return _unknown_behind(layer)
-    spreads = _collect_deviations(inputs)
-    deviation = None if spreads is None else np.sqrt(np.square(spreads).sum(axis=0))
-    return Moments(np.sum([moments.mean for moments in inputs], axis=0), deviation)
+def _sum_moments(layer: Any, input_moments: list[Moments], output_tensor: Any) -> MaybeMoments:
+    if any(moments.mean.shape != (output_tensor.shape[-1],) for moments in input_moments):
+        return _unknown_mean_behind(layer)
+    deviations = _collect_deviations(input_moments)
+    deviation = None if deviations is None else np.sqrt(np.square(deviations).sum(axis=0))
+    return Moments(np.sum([moments.mean for moments in input_moments], axis=0), deviation)
 
 
-def _concatenated_moments(layer: Any, inputs: list[Moments], tensor: Any) -> MaybeMoments:
-    if layer.axis % len(tensor.shape) != len(tensor.shape) - 1:
-        return _unknown_behind(layer)
-    spreads = _collect_deviations(inputs)
-    means = np.concatenate([moments.mean for moments in inputs])
-    return Moments(means, None if spreads is None else np.concatenate(spreads))
+def _concatenated_moments(layer: Any, input_moments: list[Moments], output_tensor: Any) -> MaybeMoments:
+    if layer.axis % len(output_tensor.shape) != len(output_tensor.shape) - 1:
+        return _unknown_mean_behind(layer)
+    deviations = _collect_deviations(input_moments)
+    means = np.concatenate([moments.mean for moments in input_moments])
+    return Moments(means, None if deviations is None else np.concatenate(deviations))
 
 
-def _reshaped_moments(layer: Any, inputs: list[Moments], tensor: Any) -> MaybeMoments:
+def _reshaped_moments(layer: Any, input_moments: list[Moments], output_tensor: Any) -> MaybeMoments:
     """Elements keep their order, so a last axis that is a multiple of the channels repeats them."""
-    (moments,), size = inputs, tensor.shape[-1] or 0
-    repeats, remainder = divmod(size, len(moments.mean))
+    (moments,), last_axis_size = input_moments, output_tensor.shape[-1] or 0
+    repeats, remainder = divmod(last_axis_size, len(moments.mean))
     if remainder or not repeats:
-        return _unknown_behind(layer)
+        return _unknown_mean_behind(layer)
     return Moments(
         np.tile(moments.mean, repeats), None if moments.deviation is None else np.tile(moments.deviation, repeats)
     )
 
 
-_RULES: dict[Any, Callable[[Any, list[Moments], Any], MaybeMoments]] = {
+_MOMENTS_RULE_BY_CLASS: dict[Any, Callable[[Any, list[Moments], Any], MaybeMoments]] = {
     **dict.fromkeys((K.ReLU, K.LeakyReLU, K.PReLU), _relu_moments),
     **dict.fromkeys((K.Dropout, K.SpatialDropout1D, K.SpatialDropout2D, K.ActivityRegularization, K.ZeroPadding1D,
                      K.ZeroPadding2D, K.Cropping1D, K.Cropping2D, K.UpSampling1D), _identity_moments),

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from edgepipe.compress.source_model import SourceModel, layer_classes
+from edgepipe.compress.source_model import SourceModel, map_layer_classes
 from edgepipe.core.arrays import Arrays
 from edgepipe.core.outcome import Table
 
@@ -43,29 +43,31 @@ def equalize_source(
         folded_model = corrected_model.folded_model
         notes += [*corrected_model.notes, *corrected_model.exclusion_notes]
         tables.append(_correction_table(corrected_model, bias_correction))
-    return SourceModel(folded_model.model, layer_classes(folded_model.model), notes=tuple(notes), tables=tuple(tables))
+    return SourceModel(
+        folded_model.model, map_layer_classes(folded_model.model), notes=tuple(notes), tables=tuple(tables)
+    )
 
 
-def _equalization_table(equalized_model: "EqualizedModel", source: str) -> Table:
+def _equalization_table(equalized_model: "EqualizedModel", statistics_source: str) -> Table:
     rows = tuple(
         (
-            ", ".join(group.makers),
-            ", ".join(group.readers),
-            group.channels,
+            ", ".join(group.producer_names),
+            ", ".join(group.reader_names),
+            group.channel_count,
             f"{group.spread_before:.3g}",
             f"{group.spread_after:.3g}",
         )
-        for group in equalized_model.groups
+        for group in equalized_model.equalization_groups
     )
-    title = f"equalized ({source}): largest range of a channel over the median, before and after"
+    title = f"equalized ({statistics_source}): largest range of a channel over the median, before and after"
     return Table(title=title, columns=("from", "to", "channels", "before", "after"), rows=rows)
 
 
-def _correction_table(corrected_model: "CorrectedModel", source: str) -> Table:
+def _correction_table(corrected_model: "CorrectedModel", statistics_source: str) -> Table:
     rows = tuple(
-        (correction.layer, correction.channels, f"{correction.largest_shift:.3g}", f"{correction.mean_shift:.3g}",
+        (correction.layer_name, correction.channel_count, f"{correction.largest_shift:.3g}", f"{correction.mean_shift:.3g}",
          "" if correction.relative_shift is None else f"{correction.relative_shift:.3g}")
         for correction in corrected_model.corrections
     )  # fmt: skip
     columns = ("layer", "channels", "largest", "mean", "mean over deviation of output")
-    return Table(title=f"biases corrected ({source})", columns=columns, rows=rows)
+    return Table(title=f"biases corrected ({statistics_source})", columns=columns, rows=rows)

@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from edgepipe.compress.qat.lowering.lower import check_equal
+from edgepipe.compress.qat.lowering.lower import check_equal_outputs
 from edgepipe.core.arrays import Array, Arrays, count_samples, take_samples
 from edgepipe.core.errors import InputError
 from edgepipe.core.units import plural
@@ -24,14 +24,16 @@ def prepare_inputs(model: Any, samples: Arrays | None) -> list[Array]:
     """
     if samples is None:
         return _random_inputs(model)
-    names = list(model.input_names)
-    samples_by_name = samples if isinstance(samples, dict) else dict.fromkeys(names[:1], samples)
-    if sorted(samples_by_name) != sorted(names):
-        raise InputError(f"the samples are named {', '.join(samples_by_name)}, the model's inputs {', '.join(names)}")
+    input_names = list(model.input_names)
+    samples_by_input = samples if isinstance(samples, dict) else dict.fromkeys(input_names[:1], samples)
+    if sorted(samples_by_input) != sorted(input_names):
+        raise InputError(
+            f"the samples are named {', '.join(samples_by_input)}, the model's inputs {', '.join(input_names)}"
+        )
     if not count_samples(samples):
         raise InputError("there are no representative samples; give at least one, or use data_free")
-    arrays = [np.asarray(take_samples(samples_by_name[name], slice(MAX_SAMPLES))) for name in names]
-    for name, tensor, array in zip(names, model.inputs, arrays, strict=True):
+    arrays = [np.asarray(take_samples(samples_by_input[name], slice(MAX_SAMPLES))) for name in input_names]
+    for name, tensor, array in zip(input_names, model.inputs, arrays, strict=True):
         if tuple(tensor.shape[1:]) != array.shape[1:]:
             raise InputError(
                 f"samples of '{name}' have the shape {array.shape[1:]}, it takes {tuple(tensor.shape[1:])}"
@@ -42,13 +44,13 @@ def prepare_inputs(model: Any, samples: Arrays | None) -> list[Array]:
 def _random_inputs(model: Any) -> list[Array]:
     vocabulary_sizes = [layer.input_dim for layer in model.layers if isinstance(layer, tf_keras.layers.Embedding)]
     named_inputs = zip(model.inputs, model.input_names, strict=True)
-    specs = [(tuple(tensor.shape), tensor.dtype.name, name) for tensor, name in named_inputs]
-    return [np.asarray(array) for array in random_batch(specs, min(vocabulary_sizes, default=2), seed=0)]
+    input_specs = [(tuple(tensor.shape), tensor.dtype.name, name) for tensor, name in named_inputs]
+    return [np.asarray(array) for array in random_batch(input_specs, min(vocabulary_sizes, default=2), seed=0)]
 
 
-def pack_inputs(model: Any, input_arrays: list[Array], rows: slice = slice(None)) -> Any:
+def pack_inputs(model: Any, input_arrays: list[Array], sample_slice: slice = slice(None)) -> Any:
     """The argument that `model` is called with."""
-    tensors = [tf.constant(array[rows]) for array in input_arrays]
+    tensors = [tf.constant(array[sample_slice]) for array in input_arrays]
     nested_inputs = model._nested_inputs
     return (
         tensors[0]
@@ -63,12 +65,12 @@ def measure_difference(model_before: Any, model_after: Any, input_arrays: list[A
     Raises:
         InputError: it is above 1e-4.
     """
-    starts = range(0, len(input_arrays[0]), BATCH_SIZE)
+    batch_starts = range(0, len(input_arrays[0]), BATCH_SIZE)
     return max(
-        check_equal(
+        check_equal_outputs(
             model_before, model_after, pack_inputs(model_before, input_arrays, slice(start, start + BATCH_SIZE))
         )
-        for start in starts
+        for start in batch_starts
     )
 
 
@@ -76,5 +78,9 @@ def describe_samples(samples: Arrays | None) -> str:
     """The samples as a report describes them."""
     if samples is None:
         return "data-free"
-    total = count_samples(samples)
-    return plural(total, "sample") if total <= MAX_SAMPLES else f"the first {MAX_SAMPLES} of {total} samples"
+    sample_count = count_samples(samples)
+    return (
+        plural(sample_count, "sample")
+        if sample_count <= MAX_SAMPLES
+        else f"the first {MAX_SAMPLES} of {sample_count} samples"
+    )

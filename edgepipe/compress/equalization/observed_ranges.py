@@ -29,21 +29,21 @@ def measure_maxima(
     """
     if not tensors:
         return []
-    probe = tf_keras.Model(model.input, tensors)
+    probe_model = tf_keras.Model(model.input, tensors)
     maxima = [np.full(tensor.shape[axis], -np.inf) for tensor, axis in zip(tensors, axes, strict=True)]
     for start in range(0, len(input_arrays[0]), BATCH_SIZE):
-        batch_outputs = probe(pack_inputs(model, input_arrays, slice(start, start + BATCH_SIZE)), training=False)
+        batch_outputs = probe_model(pack_inputs(model, input_arrays, slice(start, start + BATCH_SIZE)), training=False)
         batch_outputs = batch_outputs if len(tensors) > 1 else [batch_outputs]
         for index, (output, axis) in enumerate(zip(batch_outputs, axes, strict=True)):
-            magnitudes = np.moveaxis(transform(np.asarray(output)), axis, -1).reshape(-1, output.shape[axis])
-            maxima[index] = np.maximum(maxima[index], magnitudes.max(axis=0))
+            channel_values = np.moveaxis(transform(np.asarray(output)), axis, -1).reshape(-1, output.shape[axis])
+            maxima[index] = np.maximum(maxima[index], channel_values.max(axis=0))
     return maxima
 
 
-def measure_label_ranges(model: Any, channels: ScalableChannels, input_arrays: list[Array]) -> Array:
+def measure_label_ranges(model: Any, scalable_channels: ScalableChannels, input_arrays: list[Array]) -> Array:
     """The largest magnitude of each label over all tensors with their own range in TFLite; 0 without such a tensor."""
     ranged_tensors = [
-        ranged_tensor for ranged_tensor in channels.ranged_tensors if ranged_tensor.tensor.dtype.is_floating
+        ranged_tensor for ranged_tensor in scalable_channels.ranged_tensors if ranged_tensor.tensor.dtype.is_floating
     ]
     tensor_maxima = measure_maxima(
         model,
@@ -51,7 +51,7 @@ def measure_label_ranges(model: Any, channels: ScalableChannels, input_arrays: l
         [ranged_tensor.axis for ranged_tensor in ranged_tensors],
         input_arrays,
     )
-    label_ranges = np.zeros(channels.label_count)
+    label_ranges = np.zeros(scalable_channels.label_count)
     for ranged_tensor, maxima in zip(ranged_tensors, tensor_maxima, strict=True):
-        np.maximum.at(label_ranges, ranged_tensor.ids, maxima)
+        np.maximum.at(label_ranges, ranged_tensor.label_ids, maxima)
     return label_ranges

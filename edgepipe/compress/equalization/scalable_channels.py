@@ -28,27 +28,27 @@ from edgepipe.compress.layer_calls import walk_layer_calls
 from edgepipe.compress.pruning.channels.channel_labels import ChannelGraph, ChannelLabels, label_last_axis
 from edgepipe.compress.pruning.channels.channel_rules import (
     BARRIER_REASONS,
-    OPERATOR_RULES,
-    RULES,
+    RULE_BY_LAYER_CLASS,
+    RULE_BY_OPERATOR,
     ChannelBarrier,
-    Rule,
+    ChannelRule,
     Shape,
 )
-from edgepipe.compress.qat.activation_placement import Role, place_fake_quant, quantization_role
-from edgepipe.compress.qat.lowering.lower import find_readers, nodes
+from edgepipe.compress.qat.activation_placement import QuantizationRole, place_fake_quant, quantization_role
+from edgepipe.compress.qat.lowering.lower import find_readers, iter_nodes
 from edgepipe.core.arrays import Array
 from edgepipe.models.bridge_layers import OperatorLayer
 
 K = tf_keras.layers
 # f(s x) = s f(x) for s > 0; augmentation and noise have no effect in inference, but are not tracked through either
-_LINEAR_LAYERS = (
+_SCALE_COMMUTING_LAYERS = (
     K.LeakyReLU, K.Dropout, K.SpatialDropout1D, K.SpatialDropout2D, K.ActivityRegularization, K.ZeroPadding1D,
     K.ZeroPadding2D, K.Cropping1D, K.Cropping2D, K.UpSampling1D, K.UpSampling2D, K.MaxPooling1D, K.MaxPooling2D,
     K.AveragePooling1D, K.AveragePooling2D, K.GlobalAveragePooling1D, K.GlobalAveragePooling2D, K.GlobalMaxPooling1D,
     K.GlobalMaxPooling2D, K.Resizing, K.Add, K.Subtract, K.Maximum, K.Minimum, K.Concatenate, K.Flatten, K.Reshape,
     K.Permute,
 )  # fmt: skip
-_LINEAR_OPERATORS = ("Relu", "Mean", "Max", "Amax")
+_SCALE_COMMUTING_OPERATORS = ("Relu", "Mean", "Max", "Amax")
 _SUM_OPERATORS = ("Add", "Subtract", "Maximum", "Minimum")
 _SCALE_OPERATORS = ("Multiply", "Divide", "TrueDivide")
 
@@ -60,7 +60,7 @@ class LabeledLayer:
     layer: Any
     input_label_grid: Array  # labels, (rows, 1), or (rows, columns) if columns differ
     output_label_grid: Array  # labels, (1, columns), or (rows, columns) if rows differ
-    max_weights: Array  # (rows, columns), over kernel positions
+    max_weight_magnitudes: Array  # (rows, columns), over kernel positions
     output_labels: Array  # (outputs,), labels
 
     @property
@@ -68,19 +68,19 @@ class LabeledLayer:
         """Whether each output channel reads one input channel only."""
         return isinstance(self.layer, K.DepthwiseConv2D)
 
-    def scale_weights(self, scales: Array) -> Array:
+    def scaled_magnitudes(self, scales: Array) -> Array:
         """`max_weights` with a factor for each label."""
-        return np.asarray(self.max_weights * self.factors(scales))
+        return np.asarray(self.max_weight_magnitudes * self.weight_factors(scales))
 
-    def factors(self, scales: Array) -> Array:
+    def weight_factors(self, scales: Array) -> Array:
         """The factor of each weight: s of the channel it reads over s of the channel it produces."""
         return np.asarray(scales[self.input_label_grid] / scales[self.output_label_grid])
 
 
-def raise_maxima(maxima: Array, labels: Array, ranges: Array) -> None:
+def raise_maxima(maxima: Array, label_grid: Array, magnitudes: Array) -> None:
     """Raise the maximum of each label in `labels`, a grid of a `LabeledLayer`, to the largest of its `ranges`."""
-    shared_axes = tuple(axis for axis, size in enumerate(labels.shape) if size == 1)
-    np.maximum.at(maxima, labels, ranges.max(axis=shared_axes, keepdims=True))
+    shared_axes = tuple(axis for axis, size in enumerate(label_grid.shape) if size == 1)
+    np.maximum.at(maxima, label_grid, magnitudes.max(axis=shared_axes, keepdims=True))
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class RangedTensor:
     """A tensor with its own range in TFLite, and the label of each index of its `axis`."""
 
     tensor: Any
-    ids: Array
+    label_ids: Array
     axis: int
 
 
@@ -98,18 +98,18 @@ class ScalableChannels:
 
     label_count: int
     fixed_reasons: dict[int, str]  # label -> why it cannot be scaled
-    layers: tuple[LabeledLayer, ...]
+    labeled_layers: tuple[LabeledLayer, ...]
     ranged_tensors: tuple[RangedTensor, ...]
     barrier_reasons: dict[str, str]  # layers with a kernel that channels are not tracked through, and why
 
     @property
     def free_mask(self) -> Array:
         """Whether each label may be scaled."""
-        mask = np.zeros(self.label_count, bool)
-        for labeled_layer in self.layers:
-            mask[labeled_layer.output_labels] = True
-        mask[list(self.fixed_reasons)] = False
-        return mask
+        free_label_mask = np.zeros(self.label_count, bool)
+        for labeled_layer in self.labeled_layers:
+            free_label_mask[labeled_layer.output_labels] = True
+        free_label_mask[list(self.fixed_reasons)] = False
+        return free_label_mask
 
 
 def find_scalable_channels(folded_model: FoldedModel) -> ScalableChannels:
@@ -120,7 +120,7 @@ def find_scalable_channels(folded_model: FoldedModel) -> ScalableChannels:
 class _ChannelTracer:
     def __init__(self, folded_model: FoldedModel) -> None:
         self.folded_model, self.graph = folded_model, ChannelGraph()
-        self.call_counts = Counter(node.layer.name for node in nodes(folded_model.model))
+        self.call_counts = Counter(node.layer.name for node in iter_nodes(folded_model.model))
         self.kernel_labels: list[tuple[Any, Array, Array]] = []  # (layer, input labels, output labels)
         self.tensor_labels: list[tuple[Any, Any, ChannelLabels]] = []  # (layer, its output, labels)
 
@@ -133,14 +133,14 @@ class _ChannelTracer:
             _build_labeled_layer(layer, union.find_roots(input_ids), union.find_roots(output_ids))
             for layer, input_ids, output_ids in self.kernel_labels
         ]
-        ranged_layers = self._find_ranged_layers()
+        ranged_layer_names = self._find_ranged_layer_names()
         ranged_tensors = [
             RangedTensor(tensor, union.find_roots(labels.ids), labels.axis)
             for layer, tensor, labels in self.tensor_labels
-            if layer.name in ranged_layers
+            if layer.name in ranged_layer_names
         ]
         return ScalableChannels(
-            len(union.parents),
+            len(union.parent_labels),
             dict(union.freeze_reasons),
             tuple(labeled_layers),
             tuple(ranged_tensors),
@@ -168,15 +168,17 @@ class _ChannelTracer:
         )
         return output_labels
 
-    def _label_output(self, layer: Any, inputs: list[ChannelLabels], shape: Shape, output_count: int) -> ChannelLabels:
+    def _label_output(
+        self, layer: Any, input_labels: list[ChannelLabels], shape: Shape, output_count: int
+    ) -> ChannelLabels:
         try:
             if output_count != 1:
                 raise ChannelBarrier(f"which gives {output_count} tensors")
-            return self._find_rule(layer)(self.graph, layer, inputs, shape)
+            return self._find_rule(layer)(self.graph, layer, input_labels, shape)
         except ChannelBarrier as reason:
-            return self.graph.add_barrier(layer, iter(inputs), shape, str(reason))
+            return self.graph.add_barrier(layer, iter(input_labels), shape, str(reason))
 
-    def _find_rule(self, layer: Any) -> Rule:
+    def _find_rule(self, layer: Any) -> ChannelRule:
         if layer.name in self.folded_model.opaque_reasons:
             raise ChannelBarrier(f"kept whole: {self.folded_model.opaque_reasons[layer.name]}")
         if is_weighted_layer(layer):
@@ -187,52 +189,58 @@ class _ChannelTracer:
             return _operator_rule(layer)
         if type(layer) in (K.ReLU, K.PReLU):
             _check_relu(layer)
-            return RULES[K.ReLU]
-        if type(layer) in _LINEAR_LAYERS:
-            return RULES[type(layer)]
+            return RULE_BY_LAYER_CLASS[K.ReLU]
+        if type(layer) in _SCALE_COMMUTING_LAYERS:
+            return RULE_BY_LAYER_CLASS[type(layer)]
         raise ChannelBarrier(
             BARRIER_REASONS.get(type(layer)) or _activation_reason(layer) or _barrier_reason(type(layer).__name__)
         )
 
     def _label_weighted_layer(
-        self, graph: ChannelGraph, layer: Any, inputs: list[ChannelLabels], shape: Shape
+        self, graph: ChannelGraph, layer: Any, input_labels: list[ChannelLabels], shape: Shape
     ) -> ChannelLabels:
-        if not inputs[0].is_channels_last:
-            raise ChannelBarrier(f"which reads channels from axis {inputs[0].axis}")
+        if not input_labels[0].is_channels_last:
+            raise ChannelBarrier(f"which reads channels from axis {input_labels[0].axis}")
         output_ids = graph.label_outputs(layer, count_outputs(layer))
-        self.kernel_labels.append((layer, inputs[0].ids, output_ids))
+        self.kernel_labels.append((layer, input_labels[0].ids, output_ids))
         return label_last_axis(output_ids, shape)
 
     def _barrier_reasons(self) -> dict[str, str]:
-        holders = {layer.name for layer in self.folded_model.model.layers if has_kernel(layer)}
-        return {name: reason for name, (_, reason) in self.graph.barriers.items() if name in holders}
+        kernel_layer_names = {layer.name for layer in self.folded_model.model.layers if has_kernel(layer)}
+        return {name: reason for name, (_, reason) in self.graph.barrier_by_layer.items() if name in kernel_layer_names}
 
-    def _find_ranged_layers(self) -> set[str]:
+    def _find_ranged_layer_names(self) -> set[str]:
         """Layers whose output is a separate tensor in TFLite, not fused with the next layer."""
         model, readers_by_name = self.folded_model.model, find_readers(self.folded_model.model)
-        output_names = {tensor._keras_history.layer.name for tensor in model.outputs}
+        output_layer_names = {tensor._keras_history.layer.name for tensor in model.outputs}
         opaque_reasons = self.folded_model.opaque_reasons
-        roles: dict[str, Role] = {
+        role_by_layer: dict[str, QuantizationRole] = {
             layer.name: quantization_role(layer, opaque_reasons.get(layer.name, "")) for layer in model.layers
         }
-        inputs = set(model.input_names)
-        ranged_layers = set(inputs)
+        input_names = set(model.input_names)
+        ranged_layer_names = set(input_names)
         for layer in model.layers:
-            reader_roles = [roles[reader.name] for reader in readers_by_name[layer.name]]
-            call_count, is_output = self.call_counts[layer.name], layer.name in output_names
+            reader_roles = [role_by_layer[reader.name] for reader in readers_by_name[layer.name]]
+            call_count, is_output = self.call_counts[layer.name], layer.name in output_layer_names
             if (
-                layer.name not in inputs
-                and place_fake_quant(layer, roles[layer.name], reader_roles, call_count, is_output).has_range
+                layer.name not in input_names
+                and place_fake_quant(
+                    layer, role_by_layer[layer.name], reader_roles, call_count, is_output
+                ).has_own_range
             ):
-                ranged_layers.add(layer.name)
-        return ranged_layers
+                ranged_layer_names.add(layer.name)
+        return ranged_layer_names
 
 
 def _build_labeled_layer(layer: Any, input_ids: Array, output_ids: Array) -> LabeledLayer:
     magnitudes = np.abs(as_channel_pairs(layer, read_kernel(layer)).astype(np.float64))
-    max_weights = magnitudes.reshape(-1, *magnitudes.shape[-2:]).max(axis=0)
+    max_weight_magnitudes = magnitudes.reshape(-1, *magnitudes.shape[-2:]).max(axis=0)
     return LabeledLayer(
-        layer, spread_input_ids(layer, input_ids), spread_output_ids(layer, output_ids), max_weights, output_ids
+        layer,
+        spread_input_ids(layer, input_ids),
+        spread_output_ids(layer, output_ids),
+        max_weight_magnitudes,
+        output_ids,
     )
 
 
@@ -245,22 +253,33 @@ def _check_relu(layer: Any) -> None:
 
 
 def _activation_reason(layer: Any) -> str:
-    function = getattr(layer, "activation", None)
-    return f"the activation {getattr(function, '__name__', function)}" if isinstance(layer, K.Activation) else ""
-
-
-def _operator_rule(layer: Any) -> Rule:
-    name, arguments = layer.operator, json.loads(layer.arguments)["args"]
-    constants = [argument for argument in arguments if not (isinstance(argument, dict) and "tensor" in argument)]
-    is_numeric = all(isinstance(constant, (int, float)) for constant in constants)
-    passes_factor = (
-        name in _LINEAR_OPERATORS
-        or (name in _SUM_OPERATORS and not constants)
-        or (name in _SCALE_OPERATORS and is_numeric and len(constants) == 1 and arguments[0] not in constants)
+    activation_function = getattr(layer, "activation", None)
+    return (
+        f"the activation {getattr(activation_function, '__name__', activation_function)}"
+        if isinstance(layer, K.Activation)
+        else ""
     )
-    if not passes_factor:
-        raise ChannelBarrier(_barrier_reason(name))
-    return OPERATOR_RULES[name]
+
+
+def _operator_rule(layer: Any) -> ChannelRule:
+    operator_name, arguments = layer.operator, json.loads(layer.arguments)["args"]
+    constant_arguments = [
+        argument for argument in arguments if not (isinstance(argument, dict) and "tensor" in argument)
+    ]
+    is_numeric = all(isinstance(constant, (int, float)) for constant in constant_arguments)
+    commutes_with_scaling = (
+        operator_name in _SCALE_COMMUTING_OPERATORS
+        or (operator_name in _SUM_OPERATORS and not constant_arguments)
+        or (
+            operator_name in _SCALE_OPERATORS
+            and is_numeric
+            and len(constant_arguments) == 1
+            and arguments[0] not in constant_arguments
+        )
+    )
+    if not commutes_with_scaling:
+        raise ChannelBarrier(_barrier_reason(operator_name))
+    return RULE_BY_OPERATOR[operator_name]
 
 
 def _barrier_reason(name: str) -> str:

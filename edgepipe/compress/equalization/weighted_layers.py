@@ -6,7 +6,7 @@ import numpy as np
 import tf_keras
 
 from edgepipe.compress.qat.fake_quant import locate_kernel
-from edgepipe.compress.qat.lowering.normalizations import WEIGHTED_LAYERS
+from edgepipe.compress.qat.lowering.normalizations import WEIGHTED_LAYER_CLASSES
 from edgepipe.compress.qat.quantizers import KernelStructure, WeightQuantizer
 from edgepipe.core.arrays import Array
 
@@ -18,7 +18,7 @@ def is_weighted_layer(layer: Any) -> bool:
 
     Subclasses do not count: they may use the kernel in other ways.
     """
-    if type(layer) not in WEIGHTED_LAYERS or layer.activation is not tf_keras.activations.linear:
+    if type(layer) not in WEIGHTED_LAYER_CLASSES or layer.activation is not tf_keras.activations.linear:
         return False
     return bool(getattr(layer, "data_format", "channels_last") == "channels_last")
 
@@ -38,23 +38,23 @@ def as_channel_pairs(layer: Any, array: Array) -> Array:
     return np.swapaxes(array, -1, -2) if isinstance(layer, K.Conv2DTranspose) else array
 
 
-def spread_input_ids(layer: Any, ids: Array) -> Array:
+def spread_input_ids(layer: Any, input_ids: Array) -> Array:
     """The one of the input channels `ids` that each weight reads: (rows, 1), or (rows, columns) with groups.
 
     Rows and columns as in `as_channel_pairs`.
     """
-    rows, columns = as_channel_pairs(layer, read_kernel(layer)).shape[-2:]
-    groups = 1 if isinstance(layer, (K.DepthwiseConv2D, K.Dense)) else layer.groups
-    ids_by_group = np.asarray(ids).reshape(groups, rows)
-    return ids_by_group.T if groups == 1 else ids_by_group.repeat(columns // groups, axis=0).T
+    row_count, column_count = as_channel_pairs(layer, read_kernel(layer)).shape[-2:]
+    group_count = 1 if isinstance(layer, (K.DepthwiseConv2D, K.Dense)) else layer.groups
+    ids_by_group = np.asarray(input_ids).reshape(group_count, row_count)
+    return ids_by_group.T if group_count == 1 else ids_by_group.repeat(column_count // group_count, axis=0).T
 
 
-def spread_output_ids(layer: Any, ids: Array) -> Array:
+def spread_output_ids(layer: Any, output_ids: Array) -> Array:
     """The one of the output channels `ids` that each weight produces: (1, columns), or (rows, columns) if depthwise.
 
     Rows and columns as in `as_channel_pairs`.
     """
-    return np.asarray(ids).reshape(len(ids) // as_channel_pairs(layer, read_kernel(layer)).shape[-1], -1)
+    return np.asarray(output_ids).reshape(len(output_ids) // as_channel_pairs(layer, read_kernel(layer)).shape[-1], -1)
 
 
 def count_outputs(layer: Any) -> int:
@@ -64,8 +64,10 @@ def count_outputs(layer: Any) -> int:
 
 def broadcast_outputs(layer: Any, channel_values: Array) -> Array:
     """One value for each output channel, (outputs,), reshaped to broadcast against the kernel."""
-    shape = [size if axis in locate_kernel(layer)[1] else 1 for axis, size in enumerate(read_kernel(layer).shape)]
-    return np.asarray(channel_values).reshape(shape)
+    broadcast_shape = [
+        size if axis in locate_kernel(layer)[1] else 1 for axis, size in enumerate(read_kernel(layer).shape)
+    ]
+    return np.asarray(channel_values).reshape(broadcast_shape)
 
 
 def quantize_kernel(layer: Any) -> Array:

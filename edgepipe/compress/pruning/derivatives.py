@@ -30,30 +30,30 @@ class Curvature:
     `error` is the standard error of each entry over the probes; zeros where the diagonal is exact.
     """
 
-    diagonal: tuple[Array, ...]
-    error: tuple[Array, ...]
+    diagonals: tuple[Array, ...]
+    standard_errors: tuple[Array, ...]
     method: HessianMethod
-    probes: int
+    probe_count: int
 
     def relative_error(self, index: int) -> float:
         """Standard error of tensor `index`: root mean square of the errors over that of the entries."""
-        size = float(np.sqrt(np.mean(np.square(self.diagonal[index]))))
-        return float(np.sqrt(np.mean(np.square(self.error[index])))) / size if size else 0.0
+        diagonal_rms = float(np.sqrt(np.mean(np.square(self.diagonals[index]))))
+        return float(np.sqrt(np.mean(np.square(self.standard_errors[index])))) / diagonal_rms if diagonal_rms else 0.0
 
 
 def compute_gradient(objective: Objective, weights: list[Any]) -> list[Array]:
     """dL/dw for each tensor of `weights`; zeros if the loss does not depend on it."""
 
-    def batch_gradient(x: Any, y: Any, seed: Any) -> list[Any]:
+    def compute_batch_gradient(x: Any, y: Any, seed: Any) -> list[Any]:
         with tf.GradientTape() as tape:
-            loss = objective.loss(y, objective.outputs(x))
+            loss = objective.compute_loss(y, objective.compute_outputs(x))
         return list(tape.gradient(loss, weights, unconnected_gradients="zero"))
 
-    return _mean_over_samples(objective, _trace_batch_function(objective, batch_gradient), seed=0)
+    return _mean_over_samples(objective, _trace_batch_function(objective, compute_batch_gradient), seed=0)
 
 
 def estimate_curvature(
-    objective: Objective, weights: list[Any], method: HessianMethod, probes: int, seed: int
+    objective: Objective, weights: list[Any], method: HessianMethod, probe_count: int, seed: int
 ) -> Curvature:
     """The diagonal of the Hessian of the loss by each tensor of `weights`.
 
@@ -72,23 +72,26 @@ def estimate_curvature(
             "gauss_newton needs cross-entropy of logits, or mse: the Hessian of any other loss by the outputs is "
             "not known; use `hessian: hutchinson`"
         )
-    estimate = _trace_batch_function(objective, _ESTIMATORS[method](objective, weights))
+    estimate_batch = _trace_batch_function(objective, _ESTIMATOR_BY_METHOD[method](objective, weights))
     if method == "exact":
-        diagonal = _mean_over_samples(objective, estimate, seed)
-        return Curvature(tuple(diagonal), tuple(np.zeros_like(tensor) for tensor in diagonal), method, 0)
-    mean, square = ([np.zeros(w.shape) for w in weights] for _ in range(2))
-    for probe in range(probes):
-        for index, probe_diagonal in enumerate(_mean_over_samples(objective, estimate, seed + probe)):
-            mean[index] += probe_diagonal / probes
-            square[index] += np.square(probe_diagonal) / probes
-    variances = [np.maximum(s - np.square(m), 0) / max(probes - 1, 1) for m, s in zip(mean, square, strict=True)]
-    return Curvature(tuple(mean), tuple(np.sqrt(s) for s in variances), method, probes)
+        diagonals = _mean_over_samples(objective, estimate_batch, seed)
+        return Curvature(tuple(diagonals), tuple(np.zeros_like(tensor) for tensor in diagonals), method, 0)
+    mean_diagonals, mean_squares = ([np.zeros(w.shape) for w in weights] for _ in range(2))
+    for probe_index in range(probe_count):
+        for index, probe_diagonal in enumerate(_mean_over_samples(objective, estimate_batch, seed + probe_index)):
+            mean_diagonals[index] += probe_diagonal / probe_count
+            mean_squares[index] += np.square(probe_diagonal) / probe_count
+    variances = [
+        np.maximum(s - np.square(m), 0) / max(probe_count - 1, 1)
+        for m, s in zip(mean_diagonals, mean_squares, strict=True)
+    ]
+    return Curvature(tuple(mean_diagonals), tuple(np.sqrt(s) for s in variances), method, probe_count)
 
 
 def _trace_batch_function(objective: Objective, batch_function: Any) -> Any:
     """`batch_function(x, y, seed)` traced as one graph for batches of any size."""
-    specs = [tf.nest.map_structure(_any_batch_spec, batch_part) for batch_part in objective.batches[0]]
-    return tf.function(batch_function).get_concrete_function(*specs, tf.TensorSpec((2,), tf.int32))
+    tensor_specs = [tf.nest.map_structure(_any_batch_spec, batch_part) for batch_part in objective.batches[0]]
+    return tf.function(batch_function).get_concrete_function(*tensor_specs, tf.TensorSpec((2,), tf.int32))
 
 
 def _any_batch_spec(tensor: Any) -> Any:
@@ -98,63 +101,71 @@ def _any_batch_spec(tensor: Any) -> Any:
 def _mean_over_samples(objective: Objective, batch_function: Any, seed: int) -> list[Array]:
     """The mean of `batch_function` over all samples."""
     weighted_arrays = []
-    for number, (x, y, share) in enumerate(objective.weighted_batches()):
-        batch_tensors = batch_function(x, y, tf.constant([seed, number]))
-        weighted_arrays.append([share * tensor.numpy().astype(np.float64) for tensor in batch_tensors])
+    for batch_number, (x, y, sample_share) in enumerate(objective.weighted_batches()):
+        batch_tensors = batch_function(x, y, tf.constant([seed, batch_number]))
+        weighted_arrays.append([sample_share * tensor.numpy().astype(np.float64) for tensor in batch_tensors])
     return [np.sum(tensor_terms, axis=0) for tensor_terms in zip(*weighted_arrays, strict=True)]
 
 
-def _exact_diagonal(objective: Objective, weights: list[Any]) -> Any:
+def _exact_estimator(objective: Objective, weights: list[Any]) -> Any:
     """One Hessian-vector product with each unit vector: the derivative of a gradient's entry by its own weight."""
 
     def batch_function(x: Any, y: Any, seed: Any) -> list[Any]:
-        return [diagonal(x, y, weight) for weight in weights]
+        return [compute_diagonal(x, y, weight) for weight in weights]
 
-    def diagonal(x: Any, y: Any, weight: Any) -> Any:
-        def entry(index: Any) -> Any:
-            with tf.GradientTape() as outer:
-                with tf.GradientTape() as inner:
-                    loss = objective.loss(y, objective.outputs(x))
-                slope = tf.reshape(inner.gradient(loss, weight, unconnected_gradients="zero"), [-1])[index]
-            return tf.reshape(outer.gradient(slope, weight, unconnected_gradients="zero"), [-1])[index]
+    def compute_diagonal(x: Any, y: Any, weight: Any) -> Any:
+        def compute_entry(index: Any) -> Any:
+            with tf.GradientTape() as outer_tape:
+                with tf.GradientTape() as inner_tape:
+                    loss = objective.compute_loss(y, objective.compute_outputs(x))
+                gradient_entry = tf.reshape(inner_tape.gradient(loss, weight, unconnected_gradients="zero"), [-1])[
+                    index
+                ]
+            return tf.reshape(outer_tape.gradient(gradient_entry, weight, unconnected_gradients="zero"), [-1])[index]
 
-        return tf.reshape(tf.map_fn(entry, tf.range(tf.size(weight)), fn_output_signature=weight.dtype), weight.shape)
+        return tf.reshape(
+            tf.map_fn(compute_entry, tf.range(tf.size(weight)), fn_output_signature=weight.dtype), weight.shape
+        )
 
     return batch_function
 
 
-def _hutchinson(objective: Objective, weights: list[Any]) -> Any:
+def _hutchinson_estimator(objective: Objective, weights: list[Any]) -> Any:
     def batch_function(x: Any, y: Any, seed: Any) -> list[Any]:
-        signs = [
+        random_signs = [
             _random_signs(tf.shape(w), w.dtype, seed + tf.constant([0, 7919 * index]))
             for index, w in enumerate(weights)
         ]
-        with tf.GradientTape() as outer:
-            with tf.GradientTape() as inner:
-                loss = objective.loss(y, objective.outputs(x))
-            slopes = inner.gradient(loss, weights, unconnected_gradients="zero")
-            dot_product = tf.add_n([tf.reduce_sum(slope * v) for slope, v in zip(slopes, signs, strict=True)])
-        products = outer.gradient(dot_product, weights, unconnected_gradients="zero")
-        return [v * product for v, product in zip(signs, products, strict=True)]
+        with tf.GradientTape() as outer_tape:
+            with tf.GradientTape() as inner_tape:
+                loss = objective.compute_loss(y, objective.compute_outputs(x))
+            gradients = inner_tape.gradient(loss, weights, unconnected_gradients="zero")
+            dot_product = tf.add_n([tf.reduce_sum(slope * v) for slope, v in zip(gradients, random_signs, strict=True)])
+        hessian_products = outer_tape.gradient(dot_product, weights, unconnected_gradients="zero")
+        return [v * product for v, product in zip(random_signs, hessian_products, strict=True)]
 
     return batch_function
 
 
-def _gauss_newton(objective: Objective, weights: list[Any]) -> Any:
+def _gauss_newton_estimator(objective: Objective, weights: list[Any]) -> Any:
     def batch_function(x: Any, y: Any, seed: Any) -> list[Any]:
         assert objective.hessian_root is not None, "`estimate_curvature` refuses losses without"
         with tf.GradientTape() as tape:
-            outputs = objective.outputs(x)
+            outputs = objective.compute_outputs(x)
             direction = objective.hessian_root(outputs, _random_signs(tf.shape(outputs), outputs.dtype, seed))
             dot_product = tf.reduce_sum(outputs * tf.stop_gradient(direction))
-        slopes = tape.gradient(dot_product, weights, unconnected_gradients="zero")
+        gradients = tape.gradient(dot_product, weights, unconnected_gradients="zero")
         # signs of different samples are independent: the mixed terms of the square vanish in the mean
-        return [tf.square(slope) / tf.cast(tf.shape(outputs)[0], slope.dtype) for slope in slopes]
+        return [tf.square(slope) / tf.cast(tf.shape(outputs)[0], slope.dtype) for slope in gradients]
 
     return batch_function
 
 
-_ESTIMATORS = {"exact": _exact_diagonal, "hutchinson": _hutchinson, "gauss_newton": _gauss_newton}
+_ESTIMATOR_BY_METHOD = {
+    "exact": _exact_estimator,
+    "hutchinson": _hutchinson_estimator,
+    "gauss_newton": _gauss_newton_estimator,
+}
 
 
 def _random_signs(shape: Any, dtype: Any, seed: Any) -> Any:

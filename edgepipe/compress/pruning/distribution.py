@@ -20,16 +20,18 @@ def erk_shares(shapes: list[tuple[int, ...]], share: float) -> list[float]:
 
     Densities are scaled by one factor; kernels with a density above 1 stay dense, and the others absorb the rest.
     """
-    sizes = np.array([np.prod(shape) for shape in shapes], float)
-    densities = np.array([sum(shape) for shape in shapes]) / sizes
-    is_full = np.zeros(len(shapes), bool)
+    kernel_sizes = np.array([np.prod(shape) for shape in shapes], float)
+    densities = np.array([sum(shape) for shape in shapes]) / kernel_sizes
+    full_mask = np.zeros(len(shapes), bool)
     while True:
-        remaining_weights = (1 - share) * sizes.sum() - sizes[is_full].sum()
-        factor = remaining_weights / (densities * sizes)[~is_full].sum() if not is_full.all() else 0.0
-        is_overfull = ~is_full & (densities * factor > 1)
-        if not is_overfull.any():
-            return [float(x) for x in 1 - np.where(is_full, 1.0, np.clip(densities * factor, 0, 1))]
-        is_full |= is_overfull
+        remaining_weight_count = (1 - share) * kernel_sizes.sum() - kernel_sizes[full_mask].sum()
+        density_factor = (
+            remaining_weight_count / (densities * kernel_sizes)[~full_mask].sum() if not full_mask.all() else 0.0
+        )
+        overfull_mask = ~full_mask & (densities * density_factor > 1)
+        if not overfull_mask.any():
+            return [float(x) for x in 1 - np.where(full_mask, 1.0, np.clip(densities * density_factor, 0, 1))]
+        full_mask |= overfull_mask
 
 
 def mark_lowest(scores: Array, previous_mask: Array, share: float, min_units: int) -> Array:
@@ -41,16 +43,16 @@ def mark_lowest(scores: Array, previous_mask: Array, share: float, min_units: in
         share: of the units to mark, 0 to 1.
         min_units: units that stay whatever the share.
     """
-    removed_count = count_removed(scores.size, share, min_units)
-    order = np.argsort(np.where(previous_mask, -np.inf, scores), axis=None, kind="stable")
+    removed_count = count_removed_units(scores.size, share, min_units)
+    removal_order = np.argsort(np.where(previous_mask, -np.inf, scores), axis=None, kind="stable")
     mask = previous_mask.ravel().copy()
-    mask[order[:removed_count]] = True
+    mask[removal_order[:removed_count]] = True
     return mask.reshape(scores.shape)
 
 
-def count_removed(units: int, share: float, min_units: int) -> int:
+def count_removed_units(unit_count: int, share: float, min_units: int) -> int:
     """How many of `units` are removed at `share`; at least `min_units` stay."""
-    return max(min(units - min_units, units - round(units * (1 - share))), 0)
+    return max(min(unit_count - min_units, unit_count - round(unit_count * (1 - share))), 0)
 
 
 def mark_lowest_globally(scores: list[Array], previous_masks: list[Array], share: float, min_units: int) -> list[Array]:
@@ -63,12 +65,12 @@ def mark_lowest_globally(scores: list[Array], previous_masks: list[Array], share
         min_units: best units of each kernel that stay whatever the share.
     """
     spared_masks = [_mark_best(kernel_scores, min_units) for kernel_scores in scores]
-    ranks = [
+    spared_scores = [
         np.where(spared_mask, np.inf, kernel_scores).ravel()
         for kernel_scores, spared_mask in zip(scores, spared_masks, strict=True)
     ]
     flat_mask = mark_lowest(
-        np.concatenate(ranks),
+        np.concatenate(spared_scores),
         np.concatenate([previous_mask.ravel() for previous_mask in previous_masks]),
         share,
         min_units,

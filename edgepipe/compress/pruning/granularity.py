@@ -40,7 +40,7 @@ class Granularity(Protocol):
     def weights_per_unit(self, kernel: "PrunableKernel") -> int:
         """How many weights are removed with one unit."""
 
-    def max_zeros(self, kernel: "PrunableKernel") -> int:
+    def max_zero_count(self, kernel: "PrunableKernel") -> int:
         """How many weights are zero when all units are removed."""
 
     def count_broken_units(self, kernel: "PrunableKernel", zero_mask: Array) -> int:
@@ -70,7 +70,7 @@ class WeightGranularity:
         """One."""
         return 1
 
-    def max_zeros(self, kernel: "PrunableKernel") -> int:
+    def max_zero_count(self, kernel: "PrunableKernel") -> int:
         """All."""
         return kernel.size
 
@@ -84,8 +84,8 @@ class WeightGranularity:
 class BlockGranularity:
     """Blocks of `outputs` x `inputs` neighbouring channels at one position of the kernel."""
 
-    outputs: int
-    inputs: int
+    block_outputs: int
+    block_inputs: int
     min_units: ClassVar = 1
 
     def refusal_reason(self, kernel: "PrunableKernel") -> str:
@@ -93,35 +93,40 @@ class BlockGranularity:
         rows_shape = kernel.to_rows(np.zeros(kernel.shape, bool)).shape
         reasons = [
             f"its {number} {side} channels are not a multiple of {size}"
-            for number, side, size in ((rows_shape[0], "output", self.outputs), (rows_shape[2], "input", self.inputs))
+            for number, side, size in (
+                (rows_shape[0], "output", self.block_outputs),
+                (rows_shape[2], "input", self.block_inputs),
+            )
             if number % size
         ]
         return " and ".join(reasons)
 
     def unit_scores(self, kernel: "PrunableKernel", saliencies: Array, scores: Array, reduction: "Reduction") -> Array:
         """Scores of shape (output blocks, positions, input blocks)."""
-        return reduction(self._blocks(kernel.to_rows(saliencies)))
+        return reduction(self._split_blocks(kernel.to_rows(saliencies)))
 
     def removal_mask(self, kernel: "PrunableKernel", scores: Array, unit_mask: Array) -> Array:
         """All weights of the marked blocks."""
-        return kernel.from_rows(unit_mask.repeat(self.outputs, 0).repeat(self.inputs, 2))
+        return kernel.from_rows(unit_mask.repeat(self.block_outputs, 0).repeat(self.block_inputs, 2))
 
     def weights_per_unit(self, kernel: "PrunableKernel") -> int:
         """The block size."""
-        return self.outputs * self.inputs
+        return self.block_outputs * self.block_inputs
 
-    def max_zeros(self, kernel: "PrunableKernel") -> int:
+    def max_zero_count(self, kernel: "PrunableKernel") -> int:
         """All."""
         return kernel.size
 
     def count_broken_units(self, kernel: "PrunableKernel", zero_mask: Array) -> int:
         """Blocks with some weights zero and some not."""
-        blocks = self._blocks(kernel.to_rows(zero_mask))
+        blocks = self._split_blocks(kernel.to_rows(zero_mask))
         return int((blocks.any(-1) & ~blocks.all(-1)).sum())
 
-    def _blocks(self, rows: Array) -> Array:
-        outputs, positions, inputs = rows.shape
-        block_rows = rows.reshape(outputs // self.outputs, self.outputs, positions, inputs // self.inputs, self.inputs)
+    def _split_blocks(self, kernel_rows: Array) -> Array:
+        outputs, positions, inputs = kernel_rows.shape
+        block_rows = kernel_rows.reshape(
+            outputs // self.block_outputs, self.block_outputs, positions, inputs // self.block_inputs, self.block_inputs
+        )
         return block_rows.transpose(0, 2, 3, 1, 4).reshape(block_rows.shape[0], positions, block_rows.shape[3], -1)
 
 
@@ -136,38 +141,42 @@ class NofMGranularity:
 
     def refusal_reason(self, kernel: "PrunableKernel") -> str:
         """Input channels that are not a multiple of the group size."""
-        inputs = kernel.to_rows(np.zeros(kernel.shape, bool)).shape[2]
+        input_count = kernel.to_rows(np.zeros(kernel.shape, bool)).shape[2]
         return (
-            f"its {inputs} input channels are not a multiple of {self.group_size}" if inputs % self.group_size else ""
+            f"its {input_count} input channels are not a multiple of {self.group_size}"
+            if input_count % self.group_size
+            else ""
         )
 
     def unit_scores(self, kernel: "PrunableKernel", saliencies: Array, scores: Array, reduction: "Reduction") -> Array:
         """Scores of shape (output channels, positions, groups), of the weights that each group would lose."""
-        order = self._groups(kernel, scores).argsort(-1, kind="stable")[..., : self.group_size - self.kept_per_group]
-        return reduction(np.take_along_axis(self._groups(kernel, saliencies), order, -1))
+        lost_indices = self._split_groups(kernel, scores).argsort(-1, kind="stable")[
+            ..., : self.group_size - self.kept_per_group
+        ]
+        return reduction(np.take_along_axis(self._split_groups(kernel, saliencies), lost_indices, -1))
 
     def removal_mask(self, kernel: "PrunableKernel", scores: Array, unit_mask: Array) -> Array:
         """The weights of lowest score in each marked group."""
-        groups = self._groups(kernel, scores)
-        rank = groups.argsort(-1, kind="stable").argsort(-1, kind="stable")
-        removed_weights = (rank < self.group_size - self.kept_per_group) & unit_mask[..., None]
-        return kernel.from_rows(removed_weights.reshape(*removed_weights.shape[:2], -1))
+        grouped_scores = self._split_groups(kernel, scores)
+        score_ranks = grouped_scores.argsort(-1, kind="stable").argsort(-1, kind="stable")
+        removed_mask = (score_ranks < self.group_size - self.kept_per_group) & unit_mask[..., None]
+        return kernel.from_rows(removed_mask.reshape(*removed_mask.shape[:2], -1))
 
     def weights_per_unit(self, kernel: "PrunableKernel") -> int:
         """The weights that a group loses."""
         return self.group_size - self.kept_per_group
 
-    def max_zeros(self, kernel: "PrunableKernel") -> int:
+    def max_zero_count(self, kernel: "PrunableKernel") -> int:
         """All but those that the pattern keeps."""
         return kernel.size * (self.group_size - self.kept_per_group) // self.group_size
 
     def count_broken_units(self, kernel: "PrunableKernel", zero_mask: Array) -> int:
         """Groups with fewer zeros than the pattern requires."""
-        return int((self._groups(kernel, zero_mask).sum(-1) < self.group_size - self.kept_per_group).sum())
+        return int((self._split_groups(kernel, zero_mask).sum(-1) < self.group_size - self.kept_per_group).sum())
 
-    def _groups(self, kernel: "PrunableKernel", array: Array) -> Array:
-        rows = kernel.to_rows(array)
-        return rows.reshape(*rows.shape[:2], -1, self.group_size)
+    def _split_groups(self, kernel: "PrunableKernel", array: Array) -> Array:
+        kernel_rows = kernel.to_rows(array)
+        return kernel_rows.reshape(*kernel_rows.shape[:2], -1, self.group_size)
 
 
 def parse_granularity(text: str) -> Granularity:
@@ -178,12 +187,12 @@ def parse_granularity(text: str) -> Granularity:
     """
     if text == "weight":
         return WeightGranularity()
-    if block := re.fullmatch(r"block (\d+)\s*x\s*(\d+)", text):
-        outputs, inputs = int(block[1]), int(block[2])
-        if outputs * inputs > 1:
-            return BlockGranularity(outputs, inputs)
-    if pattern := re.fullmatch(r"(\d+):(\d+)", text):
-        kept_per_group, group_size = int(pattern[1]), int(pattern[2])
+    if block_match := re.fullmatch(r"block (\d+)\s*x\s*(\d+)", text):
+        block_outputs, block_inputs = int(block_match[1]), int(block_match[2])
+        if block_outputs * block_inputs > 1:
+            return BlockGranularity(block_outputs, block_inputs)
+    if pattern_match := re.fullmatch(r"(\d+):(\d+)", text):
+        kept_per_group, group_size = int(pattern_match[1]), int(pattern_match[2])
         if 0 < kept_per_group < group_size:
             return NofMGranularity(kept_per_group, group_size)
     raise ValueError(f"found '{text}'; allowed: weight, channel, block MxN (outputs x inputs, as 1x4), N:M (as 2:4)")

@@ -9,7 +9,7 @@ from edgepipe.compress.pruning.pruner import Pruner
 from edgepipe.compress.pruning.sparsity_schedule import SparsitySchedule
 from edgepipe.core.arrays import Array
 
-Fit = Callable[[list[Any]], None]  # train once, with these callbacks
+TrainFunction = Callable[[list[Any]], None]  # train once, with these callbacks
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class PruningRound:
     is_acceptable: bool
 
 
-def prune_gradually(pruner: Pruner, schedule: SparsitySchedule, steps: int, fit: Fit) -> None:
+def prune_gradually(pruner: Pruner, schedule: SparsitySchedule, steps: int, fit: TrainFunction) -> None:
     """Train once; masks grow along `schedule` and hold to the end.
 
     Args:
@@ -31,19 +31,19 @@ def prune_gradually(pruner: Pruner, schedule: SparsitySchedule, steps: int, fit:
         steps: optimizer steps that `fit` takes.
         fit: trains once with the callbacks it is given.
     """
-    masks = PruningMasks(pruner.weights, pruner.zero_masks)
+    pruning_masks = PruningMasks(pruner.weights, pruner.zero_masks)
 
     def make_update(progress: float) -> Callable[[], list[Array]]:
         return lambda: pruner.advance(progress)
 
-    updates = {step: make_update(progress) for step, progress in schedule.updates(steps).items()}
-    fit([MaskCallback(masks, updates)])
+    mask_update_by_step = {step: make_update(progress) for step, progress in schedule.progress_by_step(steps).items()}
+    fit([MaskCallback(pruning_masks, mask_update_by_step)])
 
 
 def prune_iteratively(
     pruner: Pruner,
-    rounds: int,
-    fit: Fit,
+    round_count: int,
+    fit: TrainFunction,
     measure_quality: Callable[[], float],
     is_acceptable: Callable[[float], bool],
     model: Any,
@@ -61,12 +61,12 @@ def prune_iteratively(
         is_acceptable: whether a quality is good enough to go on.
         model: the tf_keras model whose weights are restored.
     """
-    masks, finished_rounds = PruningMasks(pruner.weights, pruner.zero_masks), []
-    for number in range(1, rounds + 1):
+    pruning_masks, finished_rounds = PruningMasks(pruner.weights, pruner.zero_masks), []
+    for number in range(1, round_count + 1):
         previous_state = pruner.snapshot(), model.get_weights()
-        progress = round_progress(pruner.final_share, number / rounds)
-        masks.set_zeros(pruner.advance(progress))
-        fit([MaskCallback(masks, {})])
+        progress = round_progress(pruner.final_share, number / round_count)
+        pruning_masks.set_zeros(pruner.advance(progress))
+        fit([MaskCallback(pruning_masks, {})])
         round_quality = measure_quality()
         finished_rounds.append(PruningRound(number, progress, round_quality, is_acceptable(round_quality)))
         if not is_acceptable(round_quality):

@@ -24,7 +24,7 @@ class PrunableKernel:
     """
 
     name: str  # of the layer, plus inner layer and tensor where there are several
-    cls: str
+    class_name: str
     layer: Any  # the top layer that holds it
     weight: Any  # the variable
     input_axes: tuple[int, ...]
@@ -45,17 +45,17 @@ class PrunableKernel:
         channel_counts = [
             int(np.prod([self.shape[axis] for axis in axes])) for axes in (self.output_axes, self.input_axes)
         ]
-        return array.transpose(self._order).reshape(channel_counts[0], -1, channel_counts[1])
+        return array.transpose(self._axis_order).reshape(channel_counts[0], -1, channel_counts[1])
 
     def from_rows(self, rows: Array) -> Array:
         """The inverse of `to_rows`."""
-        shape = [self.shape[axis] for axis in self._order]
-        return rows.reshape(shape).transpose(np.argsort(self._order))
+        transposed_shape = [self.shape[axis] for axis in self._axis_order]
+        return rows.reshape(transposed_shape).transpose(np.argsort(self._axis_order))
 
     @property
-    def _order(self) -> tuple[int, ...]:
-        positions = tuple(a for a in range(len(self.shape)) if a not in self.input_axes + self.output_axes)
-        return (*self.output_axes, *positions, *self.input_axes)
+    def _axis_order(self) -> tuple[int, ...]:
+        position_axes = tuple(a for a in range(len(self.shape)) if a not in self.input_axes + self.output_axes)
+        return (*self.output_axes, *position_axes, *self.input_axes)
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class PrunableKernels:
     exclusion_reasons: dict[str, str]
     excluded_kernels: tuple[PrunableKernel, ...]  # not pruned, but their zeros are counted
 
-    def without(self, refusal_reasons: dict[str, str], model_name: str) -> "PrunableKernels":
+    def exclude_refused(self, refusal_reasons: dict[str, str], model_name: str) -> "PrunableKernels":
         """Exclude the kernels in `refusal_reasons` (name -> reason) as well.
 
         Raises:
@@ -95,11 +95,13 @@ def find_prunable_kernels(model: Any, overrides: Overrides[Any], exclude_last: b
     """
     overrides.check(list(model._flatten_layers(include_self=False)))
     all_kernels = list(iterate_kernels(model))
-    reasons = {kernel.name: _exclusion_reason(kernel, overrides) for kernel in all_kernels}
+    reason_by_kernel = {kernel.name: _exclusion_reason(kernel, overrides) for kernel in all_kernels}
     if exclude_last and (last_layer := _find_last_layer(all_kernels, overrides)) is not None:
-        reasons.update({kernel.name: LAST_LAYER_REASON for kernel in all_kernels if kernel.layer is last_layer})
-    chosen_kernels = tuple(kernel for kernel in all_kernels if not reasons[kernel.name])
-    exclusion_reasons = {name: reason for name, reason in reasons.items() if reason}
+        reason_by_kernel.update(
+            {kernel.name: LAST_LAYER_REASON for kernel in all_kernels if kernel.layer is last_layer}
+        )
+    chosen_kernels = tuple(kernel for kernel in all_kernels if not reason_by_kernel[kernel.name])
+    exclusion_reasons = {name: reason for name, reason in reason_by_kernel.items() if reason}
     exclusion_reasons |= {
         layer.name: _unsupported_reason(layer) for layer in _flatten_layers(model) if _unsupported_reason(layer)
     }
@@ -111,17 +113,19 @@ def find_prunable_kernels(model: Any, overrides: Overrides[Any], exclude_last: b
 
 def _find_last_layer(all_kernels: list[PrunableKernel], overrides: Overrides[Any]) -> Any:
     """The last layer with a kernel that is pruned by default; None if an override names it, not just its class."""
-    candidates = [kernel.layer for kernel in all_kernels if not isinstance(kernel.layer, DEPTHWISE_LAYERS)]
-    last_layer = candidates[-1] if candidates else None
-    return None if last_layer is None or Overrides({}, overrides.layers).for_layer(last_layer) else last_layer
+    candidate_layers = [kernel.layer for kernel in all_kernels if not isinstance(kernel.layer, DEPTHWISE_LAYERS)]
+    last_layer = candidate_layers[-1] if candidate_layers else None
+    return (
+        None if last_layer is None or Overrides({}, overrides.override_by_pattern).for_layer(last_layer) else last_layer
+    )
 
 
 def _exclusion_reason(kernel: PrunableKernel, overrides: Overrides[Any]) -> str:
     layer_overrides = overrides.for_layer(kernel.layer)
     if layer_overrides and layer_overrides[-1] is None:
         return "excluded by the pipeline"
-    if kernel.cls.startswith("Depthwise") and not layer_overrides:
-        return f"{kernel.cls} is not pruned unless named: few weights, each used at many positions"
+    if kernel.class_name.startswith("Depthwise") and not layer_overrides:
+        return f"{kernel.class_name} is not pruned unless named: few weights, each used at many positions"
     return ""
 
 
@@ -135,16 +139,20 @@ def _unsupported_reason(layer: Any) -> str:
 
 def iterate_kernels(model: Any) -> Iterator[PrunableKernel]:
     """Every kernel of `model`, nested models and layers inside layers included, in the order of the layers."""
-    for top in _flatten_layers(model):
+    for top_layer in _flatten_layers(model):
         sublayer_kernels = [
-            (sublayer, kernel) for sublayer in top._flatten_layers() for kernel in _own_kernels(top, sublayer)
+            (sublayer, kernel)
+            for sublayer in top_layer._flatten_layers()
+            for kernel in _own_kernels(top_layer, sublayer)
         ]
         for sublayer, kernel in sublayer_kernels:
-            inner_name = "" if sublayer is top else f"/{sublayer.name}"
+            inner_name = "" if sublayer is top_layer else f"/{sublayer.name}"
             tensor_name = kernel.weight.name.rsplit("/", 1)[-1].partition(":")[0]
-            has_several = sum(owner is sublayer for owner, _ in sublayer_kernels) > 1
-            name = f"{top.name}{inner_name}" + (f"/{tensor_name}" if has_several else "")
-            yield PrunableKernel(name, kernel.cls, top, kernel.weight, kernel.input_axes, kernel.output_axes)
+            has_several_kernels = sum(owner is sublayer for owner, _ in sublayer_kernels) > 1
+            name = f"{top_layer.name}{inner_name}" + (f"/{tensor_name}" if has_several_kernels else "")
+            yield PrunableKernel(
+                name, kernel.class_name, top_layer, kernel.weight, kernel.input_axes, kernel.output_axes
+            )
 
 
 def kernels_in_tflite_order(model: Any) -> list[pruned_zeros.PrunedKernel]:
@@ -160,59 +168,59 @@ def _flatten_layers(model: Any) -> Iterator[Any]:
         yield from _flatten_layers(layer) if isinstance(layer, tf_keras.Model) else [layer]
 
 
-def _own_kernels(top: Any, layer: Any) -> Iterator[PrunableKernel]:
+def _own_kernels(top_layer: Any, layer: Any) -> Iterator[PrunableKernel]:
     """The kernels of `layer` itself, without sublayers."""
-    find_axes = _AXES_BY_CLASS.get(type(layer))
+    find_axes = _AXES_FUNCTION_BY_CLASS.get(type(layer))
     for weight, input_axes, output_axes in find_axes(layer) if find_axes is not None else ():
-        yield PrunableKernel(layer.name, type(layer).__name__, top, weight, input_axes, output_axes)
+        yield PrunableKernel(layer.name, type(layer).__name__, top_layer, weight, input_axes, output_axes)
 
 
 def _einsum_axes(equation: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Input and output axes of a kernel: for abc,cde->abde axis 0 is summed over, 1 and 2 are outputs."""
-    kernel_labels, output_labels = equation.replace(" ", "").split(",")[1].split("->")
-    summed_axes = tuple(axis for axis, label in enumerate(kernel_labels) if label not in output_labels)
-    return summed_axes, tuple(axis for axis in range(len(kernel_labels)) if axis not in summed_axes)
+    kernel_subscripts, output_subscripts = equation.replace(" ", "").split(",")[1].split("->")
+    summed_axes = tuple(axis for axis, subscript in enumerate(kernel_subscripts) if subscript not in output_subscripts)
+    return summed_axes, tuple(axis for axis in range(len(kernel_subscripts)) if axis not in summed_axes)
 
 
 # layer -> each weight with its input and output axes
 AxesFunction = Callable[[Any], list[tuple[Any, tuple[int, ...], tuple[int, ...]]]]
 
 
-def _convolution(layer: Any) -> list[Any]:
+def _convolution_axes(layer: Any) -> list[Any]:
     return [(layer.kernel, (layer.rank,), (layer.rank + 1,))]
 
 
-def _transposed_convolution(layer: Any) -> list[Any]:
+def _transposed_convolution_axes(layer: Any) -> list[Any]:
     return [(layer.kernel, (layer.rank + 1,), (layer.rank,))]
 
 
-def _depthwise(layer: Any) -> list[Any]:
+def _depthwise_axes(layer: Any) -> list[Any]:
     rank = len(layer.depthwise_kernel.shape)
     return [(layer.depthwise_kernel, (), (rank - 2, rank - 1))]
 
 
-def _separable(layer: Any) -> list[Any]:
+def _separable_axes(layer: Any) -> list[Any]:
     return [(layer.pointwise_kernel, (layer.rank,), (layer.rank + 1,))]
 
 
-def _dense(layer: Any) -> list[Any]:
+def _dense_axes(layer: Any) -> list[Any]:
     return [(layer.kernel, (0,), (1,))]
 
 
-def _einsum(layer: Any) -> list[Any]:
+def _einsum_kernel_axes(layer: Any) -> list[Any]:
     return [(layer.kernel, *_einsum_axes(layer.equation))]
 
 
-def _recurrent(layer: Any) -> list[Any]:
+def _recurrent_axes(layer: Any) -> list[Any]:
     return [(layer.kernel, (0,), (1,)), (layer.recurrent_kernel, (0,), (1,))]
 
 
-_AXES_BY_CLASS: dict[Any, AxesFunction] = {
-    **dict.fromkeys((K.Conv1D, K.Conv2D, K.Conv3D), _convolution),
-    **dict.fromkeys((K.Conv1DTranspose, K.Conv2DTranspose, K.Conv3DTranspose), _transposed_convolution),
-    **dict.fromkeys(DEPTHWISE_LAYERS, _depthwise),
-    **dict.fromkeys((K.SeparableConv1D, K.SeparableConv2D), _separable),
-    **dict.fromkeys((K.LSTMCell, K.GRUCell, K.SimpleRNNCell), _recurrent),
-    K.Dense: _dense,
-    K.EinsumDense: _einsum,
+_AXES_FUNCTION_BY_CLASS: dict[Any, AxesFunction] = {
+    **dict.fromkeys((K.Conv1D, K.Conv2D, K.Conv3D), _convolution_axes),
+    **dict.fromkeys((K.Conv1DTranspose, K.Conv2DTranspose, K.Conv3DTranspose), _transposed_convolution_axes),
+    **dict.fromkeys(DEPTHWISE_LAYERS, _depthwise_axes),
+    **dict.fromkeys((K.SeparableConv1D, K.SeparableConv2D), _separable_axes),
+    **dict.fromkeys((K.LSTMCell, K.GRUCell, K.SimpleRNNCell), _recurrent_axes),
+    K.Dense: _dense_axes,
+    K.EinsumDense: _einsum_kernel_axes,
 }

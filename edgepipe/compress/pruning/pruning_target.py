@@ -7,27 +7,27 @@ from typing import Any, Literal
 from edgepipe.core.units import Dimension, show
 
 TargetMetric = Literal["sparsity", "parameters", "macs", "flash", "latency"]
-UNITS: dict[str, Dimension] = {
+DIMENSION_BY_METRIC: dict[str, Dimension] = {
     "sparsity": Dimension.FRACTION,
     "parameters": Dimension.COUNT,
     "macs": Dimension.COUNT,
     "flash": Dimension.BYTES,
     "latency": Dimension.SECONDS,
 }
-ConvertedCost = Callable[[Any], float]  # of a converted model: bytes of its .tflite, or seconds on a device
+ConvertedCostFunction = Callable[[Any], float]  # of a converted model: bytes of its .tflite, or seconds on a device
 
 
 @dataclass(frozen=True)
 class PruningTarget:
     """The requested share of zeros (minimum) or cost (maximum), in base units."""
 
-    metric: TargetMetric
+    metric_name: TargetMetric
     value: float
 
     def text(self) -> str:
         """For example `macs <= 2,000,000`."""
-        return f"{self.metric} {'>=' if self.metric == 'sparsity' else '<='} {self.show(self.value)}"
+        return f"{self.metric_name} {'>=' if self.metric_name == 'sparsity' else '<='} {self.show(self.value)}"
 
     def show(self, value: float) -> str:
         """`value` in the target's unit."""
-        return show(value, UNITS[self.metric])
+        return show(value, DIMENSION_BY_METRIC[self.metric_name])

@@ -28,9 +28,9 @@ class SaliencySettings:
     """The kind of saliency, and how its second derivatives are estimated."""
 
     kind: SaliencyKind = "magnitude"
-    hessian: HessianMethod | Literal["auto"] = "auto"
-    probes: int = 32
-    samples: int = 1024
+    hessian_method: HessianMethod | Literal["auto"] = "auto"
+    probe_count: int = 32
+    sample_count: int = 1024
 
     @property
     def needs_data(self) -> bool:
@@ -61,32 +61,32 @@ def compute_saliency(
     """
     if settings.kind == "random":
         generator = np.random.default_rng(seed)
-        return Saliency(tuple(generator.random(w.shape) for w in weights), _mean)
-    arrays = [np.asarray(w, np.float64) for w in weights]
+        return Saliency(tuple(generator.random(w.shape) for w in weights), _mean_saliency)
+    weight_arrays = [np.asarray(w, np.float64) for w in weights]
     if settings.kind == "magnitude":
-        return Saliency(tuple(np.square(v) for v in arrays), _root_mean_square, is_magnitude=True)
+        return Saliency(tuple(np.square(v) for v in weight_arrays), _root_mean_square, is_magnitude=True)
     assert objective is not None, "needs_data says so"
-    first_order = [-g * v for g, v in zip(compute_gradient(objective, weights), arrays, strict=True)]
+    first_order_terms = [-g * v for g, v in zip(compute_gradient(objective, weights), weight_arrays, strict=True)]
     if settings.kind == "taylor":
-        return Saliency(tuple(first_order), _absolute_sum)
+        return Saliency(tuple(first_order_terms), _absolute_sum)
     curvature = estimate_curvature(
-        objective, weights, choose_method(settings, weights, objective), settings.probes, seed
+        objective, weights, choose_method(settings, weights, objective), settings.probe_count, seed
     )
-    second_order = [h * np.square(v) / 2 for h, v in zip(curvature.diagonal, arrays, strict=True)]
-    both_orders = [a + b for a, b in zip(first_order, second_order, strict=True)]
-    return Saliency(tuple(second_order if settings.kind == "obd" else both_orders), _sum, curvature)
+    second_order_terms = [h * np.square(v) / 2 for h, v in zip(curvature.diagonals, weight_arrays, strict=True)]
+    total_terms = [a + b for a, b in zip(first_order_terms, second_order_terms, strict=True)]
+    return Saliency(tuple(second_order_terms if settings.kind == "obd" else total_terms), _sum_saliency, curvature)
 
 
 def choose_method(settings: SaliencySettings, weights: list[Any], objective: Objective) -> HessianMethod:
     """The method for second derivatives; resolves `hessian: auto`."""
-    if settings.hessian != "auto":
-        return settings.hessian
+    if settings.hessian_method != "auto":
+        return settings.hessian_method
     if sum(int(np.prod(w.shape)) for w in weights) <= MAX_EXACT_WEIGHTS:
         return "exact"
     return "hutchinson" if objective.hessian_root is None else "gauss_newton"
 
 
-def _mean(saliencies: Array) -> Array:
+def _mean_saliency(saliencies: Array) -> Array:
     return np.asarray(saliencies.mean(-1))
 
 
@@ -98,5 +98,5 @@ def _absolute_sum(saliencies: Array) -> Array:
     return np.asarray(np.abs(saliencies.sum(-1)))
 
 
-def _sum(saliencies: Array) -> Array:
+def _sum_saliency(saliencies: Array) -> Array:
     return np.asarray(saliencies.sum(-1))

@@ -16,7 +16,7 @@ import tf_keras
 from edgepipe.core.arrays import Array, Arrays, count_samples, map_arrays, take_samples
 from edgepipe.tasks.quality import Task
 from edgepipe.training import loss_and_optimizer
-from edgepipe.training.training_setup import LabelledSamples, targets
+from edgepipe.training.training_setup import LabelledSamples, samples_and_targets
 
 BATCH_SIZE = 256
 
@@ -28,8 +28,8 @@ HessianRoot = Callable[[Any, Any], Any]
 class Objective:
     """A mean loss over batches of samples. `outputs` computes logits wherever the loss accepts them."""
 
-    outputs: Callable[[Any], Any]
-    loss: Callable[[Any, Any], Any]  # (targets, outputs) -> scalar, the mean over the batch
+    compute_outputs: Callable[[Any], Any]
+    compute_loss: Callable[[Any, Any], Any]  # (targets, outputs) -> scalar, the mean over the batch
     batches: tuple[tuple[Any, Any], ...]
     hessian_root: HessianRoot | None  # None: the Hessian of this loss by the outputs is not implemented
 
@@ -50,10 +50,12 @@ class Objective:
 
     def mean_loss(self) -> float:
         """The mean loss over all samples."""
-        return float(sum(share * float(self.loss(y, self.outputs(x))) for x, y, share in self.weighted_batches()))
+        return float(
+            sum(share * float(self.compute_loss(y, self.compute_outputs(x))) for x, y, share in self.weighted_batches())
+        )
 
 
-def build_objective(model: Any, task: Task, data: LabelledSamples, samples: int, seed: int) -> Objective:
+def build_objective(model: Any, task: Task, data: LabelledSamples, max_samples: int, seed: int) -> Objective:
     """The loss of the tf_keras `model` on randomly drawn samples.
 
     Args:
@@ -63,11 +65,13 @@ def build_objective(model: Any, task: Task, data: LabelledSamples, samples: int,
         samples: at most so many are drawn.
         seed: of the draw.
     """
-    x, y = targets(task, data)
-    chosen_indices = np.sort(np.random.default_rng(seed).permutation(count_samples(x))[:samples])
+    x, y = samples_and_targets(task, data)
+    chosen_indices = np.sort(np.random.default_rng(seed).permutation(count_samples(x))[:max_samples])
     batches = tuple(_split_batches(take_samples(x, chosen_indices), take_samples(y, chosen_indices)))
-    outputs, logits = _build_outputs(model, task)
-    return Objective(outputs, _build_loss(task, model, logits), batches, _build_hessian_root(task, model, logits))
+    compute_outputs, gives_logits = _build_outputs(model, task)
+    return Objective(
+        compute_outputs, _build_loss(task, model, gives_logits), batches, _build_hessian_root(task, model, gives_logits)
+    )
 
 
 def _split_batches(x: Arrays, y: Any) -> Iterator[tuple[Any, Any]]:
@@ -89,21 +93,21 @@ def _build_outputs(model: Any, task: Task) -> tuple[Callable[[Any], Any], bool]:
     Only edgepipe's own cross-entropy accepts logits; any other loss takes the model's outputs.
     """
     last_layer = loss_and_optimizer.last_layer(model)
-    keeps_outputs = (
+    keeps_activation = (
         len(model.outputs) > 1 or loss_and_optimizer.gives_logits(model) or len(last_layer._inbound_nodes) != 1
     )
-    keeps_outputs = keeps_outputs or task.loss != "auto"
-    if keeps_outputs or model.outputs[0] is not last_layer.output:
+    keeps_activation = keeps_activation or task.loss != "auto"
+    if keeps_activation or model.outputs[0] is not last_layer.output:
         return lambda x: model(x, training=False), loss_and_optimizer.gives_logits(model)
     trunk = tf_keras.Model(model.inputs, last_layer.input)
     if not last_layer.weights:
         return lambda x: trunk(x, training=False), True
 
-    def logits(x: Any) -> Any:
+    def compute_logits(x: Any) -> Any:
         with _linear_activation(last_layer):
             return last_layer(trunk(x, training=False))
 
-    return logits, True
+    return compute_logits, True
 
 
 @contextmanager
@@ -115,23 +119,23 @@ def _linear_activation(layer: Any) -> Iterator[None]:
         layer.activation = activation
 
 
-def _build_loss(task: Task, model: Any, logits: bool) -> Callable[[Any, Any], Any]:
+def _build_loss(task: Task, model: Any, gives_logits: bool) -> Callable[[Any, Any], Any]:
     if len(model.outputs) > 1:
-        model.compile(loss=loss_and_optimizer.loss(task, model))
+        model.compile(loss=loss_and_optimizer.build_loss(task, model))
         return lambda y, outputs: model.compiled_loss(y, outputs)
-    loss_function = loss_and_optimizer.loss(task, model, logits=logits)
+    loss_function = loss_and_optimizer.build_loss(task, model, from_logits=gives_logits)
     return lambda y, outputs: tf.reduce_mean(loss_function(y, outputs))
 
 
-def _build_hessian_root(task: Task, model: Any, logits: bool) -> HessianRoot | None:
+def _build_hessian_root(task: Task, model: Any, gives_logits: bool) -> HessianRoot | None:
     """None for custom losses, probabilities and several outputs."""
-    if len(model.outputs) > 1 or (task.loss == "auto" and not logits):
+    if len(model.outputs) > 1 or (task.loss == "auto" and not gives_logits):
         return None
     if task.loss == "mse":
         return lambda z, u: u * tf.sqrt(2 / _outputs_per_sample(z))
     if task.loss != "auto":
         return None
-    return _sigmoid_root if loss_and_optimizer.is_binary(task, model) else _softmax_root
+    return _sigmoid_hessian_root if loss_and_optimizer.is_binary(task, model) else _softmax_hessian_root
 
 
 def _outputs_per_sample(z: Any) -> Any:
@@ -139,14 +143,16 @@ def _outputs_per_sample(z: Any) -> Any:
     return tf.cast(tf.size(z) / tf.shape(z)[0], z.dtype)
 
 
-def _softmax_root(z: Any, u: Any) -> Any:
+def _softmax_hessian_root(z: Any, u: Any) -> Any:
     # diag(p) - p p' = S S' with S = diag(sqrt p) - p sqrt(p)'
     p = tf.nn.softmax(z)
-    root = tf.sqrt(p)
+    sqrt_probabilities = tf.sqrt(p)
     position_count = _outputs_per_sample(z) / tf.cast(tf.shape(z)[-1], z.dtype)
-    return (root * u - p * tf.reduce_sum(root * u, axis=-1, keepdims=True)) / tf.sqrt(position_count)
+    return (sqrt_probabilities * u - p * tf.reduce_sum(sqrt_probabilities * u, axis=-1, keepdims=True)) / tf.sqrt(
+        position_count
+    )
 
 
-def _sigmoid_root(z: Any, u: Any) -> Any:
+def _sigmoid_hessian_root(z: Any, u: Any) -> Any:
     p = tf.sigmoid(z)
     return u * tf.sqrt(p * (1 - p) / _outputs_per_sample(z))

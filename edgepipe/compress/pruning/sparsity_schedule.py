@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 ScheduleName = Literal["one_shot", "constant", "polynomial", "cubic", "iterative"]
-MASK_UPDATES = 10  # along a polynomial; each recomputes the saliency
+MASK_UPDATE_COUNT = 10  # along a polynomial; each recomputes the saliency
 
 
 @dataclass(frozen=True)
@@ -17,21 +17,23 @@ class SparsitySchedule:
     name: ScheduleName = "polynomial"
     start_progress: float = 0.0  # initial progress of a polynomial
     power: float = 3.0
-    ramp: float = 0.75  # share of the steps over which a polynomial grows
-    rounds: int = 5
+    ramp_share: float = 0.75  # share of the steps over which a polynomial grows
+    round_count: int = 5
 
-    def updates(self, steps: int) -> dict[int, float]:
+    def progress_by_step(self, steps: int) -> dict[int, float]:
         """Step -> progress, for `steps` training steps; the last progress is 1."""
         if self.name in ("one_shot", "constant"):
             return {0: 1.0}
-        last_step = max(1, round(steps * self.ramp)) - 1
-        update_steps = sorted({round(last_step * number / MASK_UPDATES) for number in range(MASK_UPDATES + 1)})
-        return {step: self._polynomial(step / last_step if last_step else 1.0) for step in update_steps}
+        last_step = max(1, round(steps * self.ramp_share)) - 1
+        update_steps = sorted(
+            {round(last_step * number / MASK_UPDATE_COUNT) for number in range(MASK_UPDATE_COUNT + 1)}
+        )
+        return {step: self._polynomial_progress(step / last_step if last_step else 1.0) for step in update_steps}
 
     @property
     def exponent(self) -> float:
         """The exponent of the polynomial."""
         return 3.0 if self.name == "cubic" else self.power
 
-    def _polynomial(self, share: float) -> float:
-        return float(1 - (1 - self.start_progress) * (1 - share) ** self.exponent)
+    def _polynomial_progress(self, ramp_fraction: float) -> float:
+        return float(1 - (1 - self.start_progress) * (1 - ramp_fraction) ** self.exponent)

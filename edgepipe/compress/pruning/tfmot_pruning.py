@@ -55,7 +55,8 @@ def wrap(model: Any, pool: WeightPool, share: float, schedule: SparsitySchedule,
         InputError: a layer that tfmot cannot wrap.
     """
     share_by_layer = {
-        kernel.layer.name: layer_share for kernel, layer_share in zip(pool.kernels, pool.shares(share), strict=True)
+        kernel.layer.name: layer_share
+        for kernel, layer_share in zip(pool.kernels, pool.kernel_shares(share), strict=True)
     }
 
     def clone_layer(layer: Any) -> Any:
@@ -72,7 +73,7 @@ def wrap(model: Any, pool: WeightPool, share: float, schedule: SparsitySchedule,
 
 
 def _tfmot_schedule(schedule: SparsitySchedule, share: float, steps: int) -> Any:
-    ramp_steps = max(1, round(steps * schedule.ramp))
+    ramp_steps = max(1, round(steps * schedule.ramp_share))
     frequency = max(1, ramp_steps // 50)
     if schedule.name == "constant":
         return tfmot.sparsity.keras.ConstantSparsity(share, begin_step=0, end_step=-1, frequency=frequency)

@@ -11,24 +11,24 @@ from typing import Literal
 
 import tf_keras
 
-from edgepipe.compress.qat.lowering.normalizations import WEIGHTED_LAYERS
+from edgepipe.compress.qat.lowering.normalizations import WEIGHTED_LAYER_CLASSES
 from edgepipe.models.bridge_layers import OperatorLayer
 from edgepipe.models.keras_types import TfKerasLayer
 
 K = tf_keras.layers
 EXCLUDED_REASON = "excluded by the pipeline"
-Role = Literal[
+QuantizationRole = Literal[
     "weighted", "folded", "clipped", "arithmetic", "own", "shared", "passthrough", "fixed", "unknown", "excluded"
 ]
 
 # https://ai.google.dev/edge/litert/models/quantization_spec: outputs with a prescribed scale and zero point
-FIXED_RANGES = {
+FIXED_RANGE_BY_NAME = {
     "softmax": (0.0, 255 / 256),
     "sigmoid": (0.0, 255 / 256),
     "tanh": (-1.0, 127 / 128),
     "log_softmax": (-255 / 16, 0.0),
 }
-_PASSTHROUGH = (
+_PASSTHROUGH_LAYERS = (
     "MaxPooling1D", "MaxPooling2D", "AveragePooling1D", "AveragePooling2D", "GlobalMaxPooling1D", "GlobalMaxPooling2D",
     "Flatten", "Reshape", "Permute", "RepeatVector", "ZeroPadding1D", "ZeroPadding2D", "Cropping1D", "Cropping2D",
     "UpSampling1D", "UpSampling2D", "Resizing", "CenterCrop", "Dropout", "SpatialDropout1D", "SpatialDropout2D",
@@ -40,9 +40,9 @@ _PASSTHROUGH_OPERATORS = (
     "ExpandDims", "Squeeze", "Reshape", "Transpose", "Swapaxes", "Moveaxis", "GetItem", "Split", "Take", "Tile",
     "Repeat", "Flip", "MaxPool", "AveragePool", "Amax", "Max",
 )  # fmt: skip
-_ARITHMETIC = ("Add", "Subtract", "Multiply")  # TFLite fuses a ReLU into them
-_SHARED_RANGE = ("Concatenate", "Maximum", "Minimum", "Stack")
-_OWN_RANGE = (
+_ARITHMETIC_LAYERS = ("Add", "Subtract", "Multiply")  # TFLite fuses a ReLU into them
+_SHARED_RANGE_LAYERS = ("Concatenate", "Maximum", "Minimum", "Stack")
+_OWN_RANGE_LAYERS = (
     "LeakyReLU", "PReLU", "ELU", "GlobalAveragePooling1D", "GlobalAveragePooling2D", "Embedding", "Activation", "ReLU",
 )  # fmt: skip
 _OWN_RANGE_OPERATORS = (
@@ -55,28 +55,28 @@ _OWN_RANGE_OPERATORS = (
 class FakeQuantPlacement:
     """Whether the output of a lowered layer has its own range, and the range that TFLite prescribes, if any."""
 
-    has_range: bool
-    limits: tuple[float, float] | None = None  # None: the range is trained
+    has_own_range: bool
+    fixed_limits: tuple[float, float] | None = None  # None: the range is trained
 
 
-def quantization_role(layer: TfKerasLayer, opaque_reason: str) -> Role:
+def quantization_role(layer: TfKerasLayer, opaque_reason: str) -> QuantizationRole:
     """The role of `layer` in TFLite's quantization; `opaque_reason` is why fake-quant cannot reach inside, if so."""
     is_operator = isinstance(layer, OperatorLayer)
     name = layer.operator if is_operator else type(layer).__name__
     if opaque_reason:
         return "excluded" if opaque_reason == EXCLUDED_REASON else "unknown"
-    if isinstance(layer, WEIGHTED_LAYERS):
+    if isinstance(layer, WEIGHTED_LAYER_CLASSES):
         return "weighted"
     if fixed_range(layer):
         return "fixed"
     if name == "ReLU" and not layer.threshold and not layer.negative_slope and layer.max_value in (None, 1.0, 6.0):
         return "clipped"
-    names_by_role: dict[Role, tuple[str, ...]] = {
+    names_by_role: dict[QuantizationRole, tuple[str, ...]] = {
         "folded": ("BatchNormalization",),
-        "arithmetic": _ARITHMETIC,
-        "passthrough": _PASSTHROUGH_OPERATORS if is_operator else _PASSTHROUGH,
-        "shared": _SHARED_RANGE,
-        "own": _OWN_RANGE_OPERATORS if is_operator else _OWN_RANGE,
+        "arithmetic": _ARITHMETIC_LAYERS,
+        "passthrough": _PASSTHROUGH_OPERATORS if is_operator else _PASSTHROUGH_LAYERS,
+        "shared": _SHARED_RANGE_LAYERS,
+        "own": _OWN_RANGE_OPERATORS if is_operator else _OWN_RANGE_LAYERS,
     }
     return next((role for role, names in names_by_role.items() if name in names), "unknown")
 
@@ -84,13 +84,13 @@ def quantization_role(layer: TfKerasLayer, opaque_reason: str) -> Role:
 def fixed_range(layer: TfKerasLayer) -> tuple[float, float] | None:
     """The range that TFLite prescribes for the output of `layer`, if it does."""
     if isinstance(layer, OperatorLayer):
-        return FIXED_RANGES.get({"LogSoftmax": "log_softmax"}.get(layer.operator, layer.operator.lower()))
+        return FIXED_RANGE_BY_NAME.get({"LogSoftmax": "log_softmax"}.get(layer.operator, layer.operator.lower()))
     name = "softmax" if isinstance(layer, K.Softmax) else getattr(getattr(layer, "activation", None), "__name__", "")
-    return FIXED_RANGES.get(name)
+    return FIXED_RANGE_BY_NAME.get(name)
 
 
 def place_fake_quant(
-    layer: TfKerasLayer, role: Role, readers: list[Role], call_count: int, is_output: bool
+    layer: TfKerasLayer, role: QuantizationRole, reader_roles: list[QuantizationRole], call_count: int, is_output: bool
 ) -> FakeQuantPlacement:
     """The placement of fake-quant on the output of a lowered layer.
 
@@ -103,11 +103,15 @@ def place_fake_quant(
     """
     if role == "fixed":
         return FakeQuantPlacement(True, fixed_range(layer))
-    is_fused = not is_output and len(readers) == call_count and all(_is_fused_into(role, reader) for reader in readers)
+    is_fused = (
+        not is_output
+        and len(reader_roles) == call_count
+        and all(_is_fused_into(role, reader) for reader in reader_roles)
+    )
     return FakeQuantPlacement(role not in ("passthrough", "excluded") and not is_fused)
 
 
-def _is_fused_into(role: Role, reader: Role) -> bool:
+def _is_fused_into(role: QuantizationRole, reader: QuantizationRole) -> bool:
     if reader == "folded":
         return role == "weighted"
     if reader == "clipped":

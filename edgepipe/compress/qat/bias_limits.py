@@ -11,7 +11,7 @@ import tf_keras
 from tensorflow_model_optimization.python.core.quantization.keras.quantize_layer import QuantizeLayer
 from tensorflow_model_optimization.python.core.quantization.keras.quantize_wrapper import QuantizeWrapperV2
 
-from edgepipe.compress.qat.lowering.lower import nodes
+from edgepipe.compress.qat.lowering.lower import iter_nodes
 from edgepipe.compress.qat.quantizers import MIN_WEIGHT_RANGE
 from edgepipe.compress.qat.scales import read_fake_quant_range
 from edgepipe.core.arrays import Array
@@ -25,38 +25,38 @@ def round_biases(model: TfKerasModel) -> int:
 
     A layer that is called on inputs with different scales keeps its bias: no value fits all of them.
     """
-    calls_by_layer: dict[int, list[KerasNode]] = {}
-    producers: dict[int, KerasNode] = {}
-    for node in nodes(model):
-        producers.update((id(tensor), node) for tensor in tf.nest.flatten(node.outputs))
+    calls_by_layer_id: dict[int, list[KerasNode]] = {}
+    producer_by_tensor_id: dict[int, KerasNode] = {}
+    for node in iter_nodes(model):
+        producer_by_tensor_id.update((id(tensor), node) for tensor in tf.nest.flatten(node.outputs))
         if isinstance(node.layer, QuantizeWrapperV2):
-            calls_by_layer.setdefault(id(node.layer), []).append(node)
-    return sum(_round_bias(layer_calls, producers) for layer_calls in calls_by_layer.values())
+            calls_by_layer_id.setdefault(id(node.layer), []).append(node)
+    return sum(_round_bias(layer_calls, producer_by_tensor_id) for layer_calls in calls_by_layer_id.values())
 
 
-def _round_bias(layer_calls: list[KerasNode], producers: dict[int, KerasNode]) -> bool:
-    scales = {_input_scale(node.keras_inputs[0], producers) for node in layer_calls}
+def _round_bias(layer_calls: list[KerasNode], producer_by_tensor_id: dict[int, KerasNode]) -> bool:
+    input_scales = {_input_scale(node.keras_inputs[0], producer_by_tensor_id) for node in layer_calls}
     wrapper = layer_calls[0].layer
     norm = _following_norm(layer_calls[0])
-    if len(scales) != 1 or None in scales or (norm is None and not wrapper.layer.use_bias):
+    if len(input_scales) != 1 or None in input_scales or (norm is None and not wrapper.layer.use_bias):
         return False
-    (scale,) = scales
-    factor, bias = compute_norm_folding(wrapper.layer, norm)
-    step = np.float64(scale) * _weight_scales(wrapper) * np.abs(factor)
-    bias_shift = np.rint(bias / step) * step - bias
-    target = wrapper.layer.bias if norm is None else norm.beta if norm.center else None
-    if target is None:
+    (input_scale,) = input_scales
+    norm_factor, bias = compute_norm_folding(wrapper.layer, norm)
+    bias_step = np.float64(input_scale) * _weight_scales(wrapper) * np.abs(norm_factor)
+    bias_shift = np.rint(bias / bias_step) * bias_step - bias
+    bias_variable = wrapper.layer.bias if norm is None else norm.beta if norm.center else None
+    if bias_variable is None:
         return False
-    target.assign_add(bias_shift.astype(np.float32))
+    bias_variable.assign_add(bias_shift.astype(np.float32))
     return True
 
 
-def _input_scale(tensor: KerasTensor, producers: dict[int, KerasNode]) -> float | None:
+def _input_scale(tensor: KerasTensor, producer_by_tensor_id: dict[int, KerasNode]) -> float | None:
     """The scale of `tensor`, or of the fake-quantized tensor whose values it only moves; None if there is none."""
-    node = producers.get(id(tensor))
+    node = producer_by_tensor_id.get(id(tensor))
     while node is not None and not isinstance(node.layer, QuantizeLayer):
         is_passthrough = len(node.keras_inputs) == 1 and not isinstance(node.layer, QuantizeWrapperV2)
-        node = producers.get(id(node.keras_inputs[0])) if is_passthrough else None
+        node = producer_by_tensor_id.get(id(node.keras_inputs[0])) if is_passthrough else None
     return None if node is None else read_fake_quant_range(node.layer).scale
 
 

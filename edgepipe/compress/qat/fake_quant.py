@@ -14,19 +14,24 @@ from tensorflow_model_optimization.python.core.quantization.keras.quantize_wrapp
 from tensorflow_model_optimization.python.core.quantization.keras.quantizers import Quantizer
 
 from edgepipe.compress.overrides import Overrides
-from edgepipe.compress.qat.activation_placement import FakeQuantPlacement, Role, place_fake_quant, quantization_role
+from edgepipe.compress.qat.activation_placement import (
+    FakeQuantPlacement,
+    QuantizationRole,
+    place_fake_quant,
+    quantization_role,
+)
 from edgepipe.compress.qat.coverage import LayerCoverage, compute_coverage
 from edgepipe.compress.qat.lowering.lower import (
     LoweredModel,
-    check_equal,
+    check_equal_outputs,
     find_readers,
+    iter_nodes,
     lower_model,
-    nodes,
     resolve_arguments,
 )
 from edgepipe.compress.qat.quantizers import (
     ActivationQuantizer,
-    FixedRange,
+    FixedRangeQuantizer,
     KernelQuantizeConfig,
     KernelStructure,
     WeightQuantizer,
@@ -38,7 +43,7 @@ from edgepipe.models.keras_types import KerasTensor, TensorTree, TfKerasLayer, T
 
 K = tf_keras.layers
 FAKE_QUANT_SUFFIX = "_fake_quant"
-EXPORTABLE_QUANTIZERS = (WeightQuantizer, ActivationQuantizer, FixedRange)
+EXPORTABLE_QUANTIZERS = (WeightQuantizer, ActivationQuantizer, FixedRangeQuantizer)
 
 
 @dataclass(frozen=True)
@@ -62,11 +67,11 @@ class FakeQuantModel:
 
     model: TfKerasModel
     difference: float | None  # relative, of the lowered model from the base; None if not compared
-    coverage: tuple[LayerCoverage, ...]
+    layer_coverages: tuple[LayerCoverage, ...]
     kernel_structures: dict[str, KernelStructure]  # zeros and clusters that training keeps, by lowered layer
 
 
-def build_fake_quant(base: TfKerasModel, recipe: QatRecipe, samples: Arrays | None = None) -> FakeQuantModel:
+def build_fake_quant(base_model: TfKerasModel, recipe: QatRecipe, samples: Arrays | None = None) -> FakeQuantModel:
     """`base` with fake-quant and with its weights; activation ranges are not initialized yet.
 
     If a few `samples` are given, the lowered model is compared with `base` on them before fake-quant is added.
@@ -74,28 +79,28 @@ def build_fake_quant(base: TfKerasModel, recipe: QatRecipe, samples: Arrays | No
     Raises:
         InputError: the recipe excludes a name or type that no layer has, or the lowered model computes something else.
     """
-    recipe.overrides.check(list(base._flatten_layers(include_self=False, recursive=True)))
-    lowered_model = lower_model(base, recipe.overrides.is_excluded)
-    difference = None if samples is None else check_equal(base, lowered_model.model, samples)
+    recipe.overrides.check(list(base_model._flatten_layers(include_self=False, recursive=True)))
+    lowered_model = lower_model(base_model, recipe.overrides.is_excluded)
+    difference = None if samples is None else check_equal_outputs(base_model, lowered_model.model, samples)
     builder = _FakeQuantBuilder.from_lowered(lowered_model, recipe)
     return FakeQuantModel(
-        builder.build(), difference, compute_coverage(lowered_model, builder.roles), builder.kernel_structures
+        builder.build(), difference, compute_coverage(lowered_model, builder.role_by_name), builder.kernel_structures
     )
 
 
 def is_fake_quant(model: object) -> bool:
     """Whether `model` is a tf_keras model with fake-quant."""
-    return isinstance(model, tf_keras.Model) and bool(activation_layers(model) or kernel_wrappers(model))
+    return isinstance(model, tf_keras.Model) and bool(activation_quantize_layers(model) or kernel_wrappers(model))
 
 
 @contextmanager
-def export_mode(model: object, ranges: bool = False) -> Iterator[None]:
+def export_mode(model: object, include_activations: bool = False) -> Iterator[None]:
     """Disable fake-quant of kernels inside the block: the converter folds batch norms into them, then quantizes them.
 
-    With `ranges`, fake-quant of activations is disabled too: the model computes in float with its trained weights.
+    With `include_activations`, fake-quant of activations is disabled too: the model computes in float with its trained weights.
     Models without fake-quant are not changed.
     """
-    quantizers = _exportable_quantizers(model, ranges) if is_fake_quant(model) else []
+    quantizers = _exportable_quantizers(model, include_activations) if is_fake_quant(model) else []
     for quantizer in quantizers:
         quantizer.exporting = True
     try:
@@ -105,15 +110,21 @@ def export_mode(model: object, ranges: bool = False) -> Iterator[None]:
             quantizer.exporting = False
 
 
-def _exportable_quantizers(model: TfKerasModel, ranges: bool) -> list[Quantizer]:
-    kernels = [quantizer for wrapper in kernel_wrappers(model) for _, quantizer, _ in wrapper._weight_vars]
-    activations = [layer.quantizer for layer in activation_layers(model)] if ranges else []
-    return [quantizer for quantizer in (*kernels, *activations) if isinstance(quantizer, EXPORTABLE_QUANTIZERS)]
+def _exportable_quantizers(model: TfKerasModel, include_activations: bool) -> list[Quantizer]:
+    kernel_quantizers = [quantizer for wrapper in kernel_wrappers(model) for _, quantizer, _ in wrapper._weight_vars]
+    activation_quantizers = (
+        [layer.quantizer for layer in activation_quantize_layers(model)] if include_activations else []
+    )
+    return [
+        quantizer
+        for quantizer in (*kernel_quantizers, *activation_quantizers)
+        if isinstance(quantizer, EXPORTABLE_QUANTIZERS)
+    ]
 
 
-def trained_ranges(model: object) -> dict[str, tuple[float, float]]:
+def read_trained_ranges(model: object) -> dict[str, tuple[float, float]]:
     """(low, high) of each activation of a fake-quant model, by the name of its layer; empty for other models."""
-    layers = activation_layers(model) if is_fake_quant(model) else []
+    layers = activation_quantize_layers(model) if is_fake_quant(model) else []
     return {layer.name.removesuffix(FAKE_QUANT_SUFFIX): read_fake_quant_range(layer).real_limits for layer in layers}
 
 
@@ -122,7 +133,7 @@ def kernel_wrappers(model: TfKerasModel) -> list[TfKerasLayer]:
     return [layer for layer in model.layers if isinstance(layer, QuantizeWrapperV2)]
 
 
-def activation_layers(model: TfKerasModel) -> list[TfKerasLayer]:
+def activation_quantize_layers(model: TfKerasModel) -> list[TfKerasLayer]:
     """The fake-quant layers of activations, in the order of computation."""
     return [layer for layer in model.layers if isinstance(layer, QuantizeLayer)]
 
@@ -139,12 +150,12 @@ def freeze_batch_norms(model: TfKerasModel) -> list[str]:
 class _FakeQuantBuilder:
     lowered_model: LoweredModel
     recipe: QatRecipe
-    roles: dict[str, Role]
-    readers_by_name: dict[str, list[TfKerasLayer]]
+    role_by_name: dict[str, QuantizationRole]
+    reader_layers_by_name: dict[str, list[TfKerasLayer]]
     output_names: set[str]
-    call_counts: Counter[str]
-    wrappers_by_name: dict[str, TfKerasLayer] = field(default_factory=dict)
-    quantizers: dict[str, TfKerasLayer] = field(default_factory=dict)
+    call_count_by_name: Counter[str]
+    wrapper_by_name: dict[str, TfKerasLayer] = field(default_factory=dict)
+    quantize_layer_by_name: dict[str, TfKerasLayer] = field(default_factory=dict)
     kernel_structures: dict[str, KernelStructure] = field(default_factory=dict)
 
     @classmethod
@@ -152,28 +163,28 @@ class _FakeQuantBuilder:
         """The builder for a lowered model."""
         model = lowered_model.model
         layer_by_name = {layer.name: layer for layer in model.layers}
-        roles = {
+        role_by_name = {
             name: quantization_role(layer_by_name[name], origin.opaque_reason)
-            for name, origin in lowered_model.origins.items()
+            for name, origin in lowered_model.origin_by_name.items()
             if name in layer_by_name
         }
         output_names = {tensor._keras_history.layer.name for tensor in model.outputs}
-        call_counts = Counter(node.layer.name for node in nodes(model))
-        return cls(lowered_model, recipe, roles, find_readers(model), output_names, call_counts)
+        call_count_by_name = Counter(node.layer.name for node in iter_nodes(model))
+        return cls(lowered_model, recipe, role_by_name, find_readers(model), output_names, call_count_by_name)
 
     def build(self) -> TfKerasModel:
         """Call every lowered layer again, with fake-quant."""
         model = self.lowered_model.model
         tensor_by_id = {str(id(tensor)): self._quantize_input(tensor) for tensor in model.inputs}
-        for node in nodes(model):
+        for node in iter_nodes(model):
             args, kwargs = resolve_arguments(node, tensor_by_id)
             layer_outputs = self._call_layer(node.layer, args, kwargs)
             for tensor, new_tensor in zip(tf.nest.flatten(node.outputs), tf.nest.flatten(layer_outputs), strict=True):
                 tensor_by_id[str(id(tensor))] = new_tensor
         outputs = [tensor_by_id[str(id(tensor))] for tensor in model.outputs]
-        twin = tf_keras.Model(model.input, outputs if len(outputs) > 1 else outputs[0], name=model.name)
-        twin.output_names = list(model.output_names)
-        return twin
+        fake_quant_model = tf_keras.Model(model.input, outputs if len(outputs) > 1 else outputs[0], name=model.name)
+        fake_quant_model.output_names = list(model.output_names)
+        return fake_quant_model
 
     def _quantize_input(self, tensor: KerasTensor) -> KerasTensor:
         if not tensor.dtype.is_floating:
@@ -183,37 +194,41 @@ class _FakeQuantBuilder:
 
     def _call_layer(self, layer: TfKerasLayer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> TensorTree:
         output = self._wrap_kernel(layer)(*args, **kwargs)
-        reader_roles = [self.roles[reader.name] for reader in self.readers_by_name[layer.name]]
+        reader_roles = [self.role_by_name[reader.name] for reader in self.reader_layers_by_name[layer.name]]
         placement = place_fake_quant(
-            layer, self.roles[layer.name], reader_roles, self.call_counts[layer.name], layer.name in self.output_names
+            layer,
+            self.role_by_name[layer.name],
+            reader_roles,
+            self.call_count_by_name[layer.name],
+            layer.name in self.output_names,
         )
-        if not placement.has_range or isinstance(output, (list, tuple)) or not output.dtype.is_floating:
+        if not placement.has_own_range or isinstance(output, (list, tuple)) or not output.dtype.is_floating:
             return output
-        return self._activation_quantizer(layer.name, placement)(output)
+        return self._get_quantize_layer(layer.name, placement)(output)
 
     def _wrap_kernel(self, layer: TfKerasLayer) -> TfKerasLayer:
-        if self.roles[layer.name] != "weighted":
+        if self.role_by_name[layer.name] != "weighted":
             return layer
-        if layer.name not in self.wrappers_by_name:
-            attribute, axis = locate_kernel(layer)
-            structure = detect_structure(np.asarray(getattr(layer, attribute)), axis)
+        if layer.name not in self.wrapper_by_name:
+            kernel_attribute, channel_axes = locate_kernel(layer)
+            detected_structure = detect_structure(np.asarray(getattr(layer, kernel_attribute)), channel_axes)
             kept_structure = KernelStructure(
-                structure.zero_mask if self.recipe.keep_zeros else None,
-                structure.cluster_index if self.recipe.keep_clusters else None,
+                detected_structure.zero_mask if self.recipe.keep_zeros else None,
+                detected_structure.cluster_indices if self.recipe.keep_clusters else None,
             )
             self.kernel_structures[layer.name] = kept_structure
-            self.wrappers_by_name[layer.name] = QuantizeWrapperV2(
-                layer, KernelQuantizeConfig(attribute, WeightQuantizer(axis, kept_structure))
+            self.wrapper_by_name[layer.name] = QuantizeWrapperV2(
+                layer, KernelQuantizeConfig(kernel_attribute, WeightQuantizer(channel_axes, kept_structure))
             )
-        return self.wrappers_by_name[layer.name]
+        return self.wrapper_by_name[layer.name]
 
-    def _activation_quantizer(self, name: str, placement: FakeQuantPlacement) -> TfKerasLayer:
-        if name not in self.quantizers:
+    def _get_quantize_layer(self, name: str, placement: FakeQuantPlacement) -> TfKerasLayer:
+        if name not in self.quantize_layer_by_name:
             quantizer = ActivationQuantizer()
-            if placement.limits is not None:
-                quantizer = FixedRange(*placement.limits, in_training=name not in self.output_names)
-            self.quantizers[name] = QuantizeLayer(quantizer, name=f"{name}{FAKE_QUANT_SUFFIX}")
-        return self.quantizers[name]
+            if placement.fixed_limits is not None:
+                quantizer = FixedRangeQuantizer(*placement.fixed_limits, in_training=name not in self.output_names)
+            self.quantize_layer_by_name[name] = QuantizeLayer(quantizer, name=f"{name}{FAKE_QUANT_SUFFIX}")
+        return self.quantize_layer_by_name[name]
 
 
 def locate_kernel(layer: TfKerasLayer) -> tuple[str, tuple[int, ...]]:

@@ -24,8 +24,8 @@ EMA_DECAY = 0.99  # of an activation's moving range; tfmot's 0.999 hardly moves 
 MIN_WEIGHT_RANGE = 1e-6  # of a channel's largest weight; fake-quant divides by the range
 MIN_SPARSITY = 0.1  # a kernel with 10 % zeros was pruned; float32 weights are not zero by chance
 MAX_CLUSTERS = 256  # a kernel with more distinct values than int8 has is not clustered
-MIN_MEMBERS = 2  # nonzero weights per distinct value, on average: trained weights are not equal by chance
-PROBE_SIZE = 4096  # weights to look at first, to rule out clustering quickly
+MIN_CLUSTER_MEMBERS = 2  # nonzero weights per distinct value, on average: trained weights are not equal by chance
+CLUSTER_PROBE_SIZE = 4096  # weights to look at first, to rule out clustering quickly
 
 
 class ActivationQuantizer(MovingAverageQuantizer):  # type: ignore[misc]  # tfmot carries no types
@@ -43,7 +43,7 @@ class ActivationQuantizer(MovingAverageQuantizer):  # type: ignore[misc]  # tfmo
         )
 
 
-class FixedRange(FixedQuantizer):  # type: ignore[misc]
+class FixedRangeQuantizer(FixedQuantizer):  # type: ignore[misc]
     """Fake-quant with the range that TFLite prescribes for an operator's output, such as 0 .. 255/256 for a softmax.
 
     At a model output it is only active at inference: a probability rounded to zero has no gradient.
@@ -68,53 +68,57 @@ class KernelStructure:
     """The structure of a kernel that training must keep: which weights are zero, and which are equal."""
 
     zero_mask: Array | None = None  # bool, shape of the kernel
-    cluster_index: Array | None = None  # int32, shape of the kernel: cluster of each weight
+    cluster_indices: Array | None = None  # int32, shape of the kernel: cluster of each weight
 
     @property
     def cluster_count(self) -> int:
         """Number of distinct values of the kernel; 0 if it is not clustered."""
-        return 0 if self.cluster_index is None else int(self.cluster_index.max()) + 1
+        return 0 if self.cluster_indices is None else int(self.cluster_indices.max()) + 1
 
 
-def detect_structure(kernel: Array, axis: tuple[int, ...]) -> KernelStructure:
+def detect_structure(kernel: Array, channel_axes: tuple[int, ...]) -> KernelStructure:
     """Detect the pruning and clustering of `kernel`, whose output channels are on `axis`."""
-    zero_mask, max_clusters = kernel == 0, int(np.count_nonzero(kernel)) // MIN_MEMBERS
-    cluster_index = _cluster_indices(kernel, min(MAX_CLUSTERS, max_clusters))
+    zero_mask, max_clusters = kernel == 0, int(np.count_nonzero(kernel)) // MIN_CLUSTER_MEMBERS
+    cluster_indices = _cluster_indices(kernel, min(MAX_CLUSTERS, max_clusters))
     return KernelStructure(
         zero_mask if zero_mask.mean() > MIN_SPARSITY else None,
-        cluster_index if cluster_index is not None else _channel_cluster_indices(kernel, axis, max_clusters),
+        cluster_indices
+        if cluster_indices is not None
+        else _channel_cluster_indices(kernel, channel_axes, max_clusters),
     )
 
 
 def _cluster_indices(kernel: Array, max_clusters: int) -> Array | None:
-    if np.unique(kernel.ravel()[:PROBE_SIZE]).size > max_clusters:  # sorting a large kernel takes seconds
+    if np.unique(kernel.ravel()[:CLUSTER_PROBE_SIZE]).size > max_clusters:  # sorting a large kernel takes seconds
         return None
-    distinct_values, cluster_index = np.unique(kernel, return_inverse=True)
-    return cluster_index.reshape(kernel.shape).astype(np.int32) if distinct_values.size <= max_clusters else None
+    distinct_values, cluster_indices = np.unique(kernel, return_inverse=True)
+    return cluster_indices.reshape(kernel.shape).astype(np.int32) if distinct_values.size <= max_clusters else None
 
 
-def _channel_cluster_indices(kernel: Array, axis: tuple[int, ...], max_clusters: int) -> Array | None:
+def _channel_cluster_indices(kernel: Array, channel_axes: tuple[int, ...], max_clusters: int) -> Array | None:
     """Cluster indices with separate clusters for each channel; None if there are more than `max_clusters` in all."""
-    last_axes = tuple(range(kernel.ndim - len(axis), kernel.ndim))
-    channels_last = np.moveaxis(kernel, axis, last_axes)
-    flat_kernel = channels_last.reshape(-1, int(np.prod([kernel.shape[a] for a in axis])))
-    probe_rows = flat_kernel[:, : -(-PROBE_SIZE // len(flat_kernel))]
+    last_axes = tuple(range(kernel.ndim - len(channel_axes), kernel.ndim))
+    channels_last_kernel = np.moveaxis(kernel, channel_axes, last_axes)
+    flat_kernel = channels_last_kernel.reshape(-1, int(np.prod([kernel.shape[a] for a in channel_axes])))
+    probe_rows = flat_kernel[:, : -(-CLUSTER_PROBE_SIZE // len(flat_kernel))]
     if (
         _count_distinct(probe_rows).sum() > np.count_nonzero(probe_rows)
         or (distinct_counts := _count_distinct(flat_kernel)).sum() > max_clusters
         or distinct_counts.max() > MAX_CLUSTERS
     ):
         return None
-    cluster_index = np.stack([np.unique(channel, return_inverse=True)[1] for channel in flat_kernel.T], axis=1)
-    numbered_clusters = cluster_index + np.cumsum(distinct_counts) - distinct_counts
-    ordered_clusters: Array = np.moveaxis(numbered_clusters.reshape(channels_last.shape), last_axes, axis)
+    cluster_indices = np.stack([np.unique(channel, return_inverse=True)[1] for channel in flat_kernel.T], axis=1)
+    numbered_clusters = cluster_indices + np.cumsum(distinct_counts) - distinct_counts
+    ordered_clusters: Array = np.moveaxis(
+        numbered_clusters.reshape(channels_last_kernel.shape), last_axes, channel_axes
+    )
     return ordered_clusters.astype(np.int32)
 
 
 def _count_distinct(columns: Array) -> Array:
     """Number of distinct values in each column."""
-    changes: Array = np.count_nonzero(np.diff(np.sort(columns, axis=0), axis=0), axis=0)
-    return 1 + changes
+    change_counts: Array = np.count_nonzero(np.diff(np.sort(columns, axis=0), axis=0), axis=0)
+    return 1 + change_counts
 
 
 class WeightQuantizer(Quantizer):  # type: ignore[misc]
@@ -139,24 +143,24 @@ class WeightQuantizer(Quantizer):  # type: ignore[misc]
 
     def apply_structure(self, kernel: Tensor) -> Tensor:
         """`kernel` with its zeros and clusters restored."""
-        if self.structure.cluster_index is not None:
-            cluster_index = tf.constant(self.structure.cluster_index)
-            cluster_means = tf.math.unsorted_segment_mean(kernel, cluster_index, self.structure.cluster_count)
-            kernel = tf.gather(cluster_means, cluster_index)
+        if self.structure.cluster_indices is not None:
+            cluster_indices = tf.constant(self.structure.cluster_indices)
+            cluster_means = tf.math.unsorted_segment_mean(kernel, cluster_indices, self.structure.cluster_count)
+            kernel = tf.gather(cluster_means, cluster_indices)
         zero_mask = self.structure.zero_mask
         return kernel if zero_mask is None else tf.where(tf.constant(zero_mask), 0.0, kernel)
 
     def _fake_quant(self, kernel: Tensor) -> Tensor:
         rank = len(kernel.shape)
-        order = [axis for axis in range(rank) if axis not in self.axis] + list(self.axis)
-        channels_last = tf.transpose(kernel, order)
-        channels = int(np.prod([kernel.shape[axis] for axis in self.axis]))
-        flat_kernel = tf.reshape(channels_last, (-1, channels))
+        axis_order = [axis for axis in range(rank) if axis not in self.axis] + list(self.axis)
+        channels_last_kernel = tf.transpose(kernel, axis_order)
+        channel_count = int(np.prod([kernel.shape[axis] for axis in self.axis]))
+        flat_kernel = tf.reshape(channels_last_kernel, (-1, channel_count))
         channel_max = tf.stop_gradient(tf.maximum(tf.reduce_max(tf.abs(flat_kernel), axis=0), MIN_WEIGHT_RANGE))
         quantized_kernel = tf.quantization.fake_quant_with_min_max_vars_per_channel(
             flat_kernel, -channel_max, channel_max, narrow_range=True
         )
-        return tf.transpose(tf.reshape(quantized_kernel, channels_last.shape), np.argsort(order))
+        return tf.transpose(tf.reshape(quantized_kernel, channels_last_kernel.shape), np.argsort(axis_order))
 
     def get_config(self) -> dict[str, Any]:
         """Never serialized: a fake-quant model is stored as base, recipe and weights."""

@@ -13,14 +13,14 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_model_optimization.python.core.quantization.keras.quantizers import Quantizer
 
-from edgepipe.compress.qat.fake_quant import activation_layers
+from edgepipe.compress.qat.fake_quant import activation_quantize_layers
 from edgepipe.compress.qat.quantizers import ActivationQuantizer
 from edgepipe.core.arrays import Arrays, count_samples, take_samples
 from edgepipe.models.keras_types import AnyKerasVariable, Tensor, TfKerasLayer, TfKerasModel
 from edgepipe.training.batch_norms import frozen_statistics
 
-SAMPLES = 512  # training samples that ranges are initialized from
-BATCH = 64
+RANGE_SAMPLE_COUNT = 512  # training samples that ranges are initialized from
+RANGE_BATCH_SIZE = 64
 MIN_RANGE = 1e-5  # the tensor of a narrower range is dead; 1 / scale would become infinity, then NaN
 
 
@@ -30,7 +30,7 @@ class _ObservedRange:
     high: float = 0.0
 
 
-class _Observer(Quantizer):  # type: ignore[misc]  # tfmot carries no types
+class _RangeObserver(Quantizer):  # type: ignore[misc]  # tfmot carries no types
     """Replaces a quantizer: passes values unchanged and records their minimum and maximum."""
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class _Observer(Quantizer):  # type: ignore[misc]  # tfmot carries no types
         return {}
 
 
-def initialize_ranges(model: TfKerasModel, x: Arrays, seed: int, batch_statistics: bool) -> list[str]:
+def initialize_ranges(model: TfKerasModel, x: Arrays, seed: int, use_batch_statistics: bool) -> list[str]:
     """Set the range of each activation's fake-quant to the minimum and maximum over up to 512 samples.
 
     Meanwhile kernels are fake-quantized, activations are not, and dropout is off. Only the ranges are changed.
@@ -65,13 +65,13 @@ def initialize_ranges(model: TfKerasModel, x: Arrays, seed: int, batch_statistic
     Returns:
         The names of the fake-quant layers whose tensor is dead (always zero); their range is left unchanged.
     """
-    sample_indices = np.random.RandomState(seed).permutation(count_samples(x))[:SAMPLES]
-    with _observe_ranges(model) as observers, frozen_statistics(model):
-        for start in range(0, len(sample_indices), BATCH):
-            batch = take_samples(x, sample_indices[start : start + BATCH])
-            for training in (False, True) if batch_statistics else (False,):
+    sample_indices = np.random.RandomState(seed).permutation(count_samples(x))[:RANGE_SAMPLE_COUNT]
+    with _observe_ranges(model) as layer_observers, frozen_statistics(model):
+        for start in range(0, len(sample_indices), RANGE_BATCH_SIZE):
+            batch = take_samples(x, sample_indices[start : start + RANGE_BATCH_SIZE])
+            for training in (False, True) if use_batch_statistics else (False,):
                 model(batch, training=training)
-    return [layer.name for layer, observer in observers if not _assign_range(layer, observer.observed_range)]
+    return [layer.name for layer, observer in layer_observers if not _assign_range(layer, observer.observed_range)]
 
 
 def _assign_range(layer: TfKerasLayer, observed_range: _ObservedRange) -> bool:
@@ -83,15 +83,15 @@ def _assign_range(layer: TfKerasLayer, observed_range: _ObservedRange) -> bool:
 
 
 @contextmanager
-def _observe_ranges(model: TfKerasModel) -> Iterator[list[tuple[TfKerasLayer, _Observer]]]:
+def _observe_ranges(model: TfKerasModel) -> Iterator[list[tuple[TfKerasLayer, _RangeObserver]]]:
     """Inside the block, an observer replaces the quantizer of each activation whose range is trained."""
-    layers = [layer for layer in activation_layers(model) if isinstance(layer.quantizer, ActivationQuantizer)]
+    layers = [layer for layer in activation_quantize_layers(model) if isinstance(layer.quantizer, ActivationQuantizer)]
     original_quantizers = [layer.quantizer for layer in layers]
-    pairs = [(layer, _Observer()) for layer in layers]
-    for layer, observer in pairs:
+    layer_observers = [(layer, _RangeObserver()) for layer in layers]
+    for layer, observer in layer_observers:
         layer.quantizer = observer
     try:
-        yield pairs
+        yield layer_observers
     finally:
         for layer, quantizer in zip(layers, original_quantizers, strict=True):
             layer.quantizer = quantizer

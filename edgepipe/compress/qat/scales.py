@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgepipe.compress.qat.quantizers import FixedRange
+from edgepipe.compress.qat.quantizers import FixedRangeQuantizer
 from edgepipe.models.keras_types import TfKerasLayer
 
 
@@ -27,7 +27,7 @@ def read_fake_quant_range(layer: TfKerasLayer) -> QuantizedRange:
     Computed in float32, as in tensorflow/core/kernels/fake_quant_ops_functor.h.
     """
     quantizer = layer.quantizer
-    if isinstance(quantizer, FixedRange):
+    if isinstance(quantizer, FixedRangeQuantizer):
         low, high = np.float32(quantizer.init_min), np.float32(quantizer.init_max)
     else:
         low, high = (np.float32(layer.quantizer_vars[name].numpy()) for name in ("min_var", "max_var"))

@@ -20,16 +20,16 @@ from edgepipe.tflite.intermediate_tensors import list_activations, record_tensor
 from edgepipe.tflite.interpreter import Runtime
 from edgepipe.tflite.model import Model, Tensor
 
-BINS = 2048
+BIN_COUNT = 2048
 MOMENTUM = 0.95  # of moving averages, by sample: some twenty samples count
 INT8_STEPS = 255  # between the ends of an 8-bit range
 SHRINK_FACTORS = np.linspace(1.0, 0.2, 41)  # candidate ends of a range in the search for the least squared error
 MAX_NAMES_SHOWN = 5  # names in a note; more are counted
 SHIFT_TOLERANCE = 0.05  # share of a range by which the second half of the samples may move it without a note
 
-OVERFLOW = 3e38
-MIN_WIDTH = 1e-30  # width of a range; below it a tensor is always zero
-DEAD_WIDTH = 1.0  # width that such a tensor gets
+OVERFLOW_THRESHOLD = 3e38
+MIN_RANGE_WIDTH = 1e-30  # width of a range; below it a tensor is always zero
+DEAD_RANGE_WIDTH = 1.0  # width that such a tensor gets
 
 ActivationRange = tuple[float, float]
 
@@ -41,7 +41,7 @@ class ActivationRanges:
 
     by_tensor: dict[str, ActivationRange]
     shifts: dict[str, float]  # share of the final range, for those that samples still move
-    dead_tensors: tuple[str, ...]  # activations that are zero on every sample
+    dead_tensor_names: tuple[str, ...]  # activations that are zero on every sample
     sample_count: int
     calibration: ActivationCalibration
 
@@ -50,25 +50,27 @@ class ActivationRanges:
         return [*self._dead_notes(), *self._shift_notes()]
 
     def _dead_notes(self) -> list[str]:
-        if not self.dead_tensors:
+        if not self.dead_tensor_names:
             return []
-        dead_names = ", ".join(f"'{name.split(';')[0]}'" for name in self.dead_tensors[:MAX_NAMES_SHOWN])
-        remainder = (
-            f" and {len(self.dead_tensors) - MAX_NAMES_SHOWN} more" if len(self.dead_tensors) > MAX_NAMES_SHOWN else ""
+        dead_names_text = ", ".join(f"'{name.split(';')[0]}'" for name in self.dead_tensor_names[:MAX_NAMES_SHOWN])
+        remainder_text = (
+            f" and {len(self.dead_tensor_names) - MAX_NAMES_SHOWN} more"
+            if len(self.dead_tensor_names) > MAX_NAMES_SHOWN
+            else ""
         )
         samples_text = f"the {plural(self.sample_count, 'representative sample')}"
-        return [f"always zero on {samples_text}, so without a range: {dead_names}{remainder}"]
+        return [f"always zero on {samples_text}, so without a range: {dead_names_text}{remainder_text}"]
 
     def _shift_notes(self) -> list[str]:
         if not self.shifts:
             return []
-        worst_tensor = max(self.shifts, key=lambda name: self.shifts[name])
+        worst_tensor_name = max(self.shifts, key=lambda name: self.shifts[name])
         samples_text = f"the {plural(self.sample_count, 'representative sample')}"
         calibration_text = f"calibration by {self.calibration.describe()}: the second half of {samples_text}"
         count_text = f"{len(self.shifts)} of {len(self.by_tensor)} ranges by more than {SHIFT_TOLERANCE:.0%}"
-        worst_text = f"the most that of '{worst_tensor.split(';')[0]}' by {self.shifts[worst_tensor]:.0%}"
-        remedy = f"give more samples ({2 * self.sample_count}, say; in a pipeline: `representative`)"
-        return [f"{calibration_text} still moved {count_text}, {worst_text}; {remedy}"]
+        worst_text = f"the most that of '{worst_tensor_name.split(';')[0]}' by {self.shifts[worst_tensor_name]:.0%}"
+        remedy_text = f"give more samples ({2 * self.sample_count}, say; in a pipeline: `representative`)"
+        return [f"{calibration_text} still moved {count_text}, {worst_text}; {remedy_text}"]
 
 
 def calibrate(model: Model, samples: Arrays, calibration: ActivationCalibration) -> ActivationRanges:
@@ -78,20 +80,20 @@ def calibrate(model: Model, samples: Arrays, calibration: ActivationCalibration)
         InputError: samples that do not fit, activations that are not finite, or a model that does not run.
     """
     tensors = _float_activations(model)
-    low, high = _extremes(model, samples, tensors)
+    lows, highs = _measure_extremes(model, samples, tensors)
     sample_count = count_samples(samples)
-    final_ranges = _compute_ranges(model, samples, tensors, (low, high), calibration)
+    final_ranges = _compute_ranges(model, samples, tensors, (lows, highs), calibration)
     half_count = max(sample_count // 2, 1)
     half_ranges = _compute_ranges(
-        model, take_samples(samples, slice(half_count)), tensors, (low[:half_count], high[:half_count]), calibration
+        model, take_samples(samples, slice(half_count)), tensors, (lows[:half_count], highs[:half_count]), calibration
     )
-    dead_tensors = [
-        tensor.name for tensor, a, b in zip(tensors, low.min(axis=0), high.max(axis=0), strict=True) if a == b == 0
+    dead_tensor_names = [
+        tensor.name for tensor, a, b in zip(tensors, lows.min(axis=0), highs.max(axis=0), strict=True) if a == b == 0
     ]
     return ActivationRanges(
         _range_by_name(tensors, final_ranges),
         _range_shifts(tensors, half_ranges, final_ranges),
-        tuple(dead_tensors),
+        tuple(dead_tensor_names),
         sample_count,
         calibration,
     )
@@ -102,16 +104,16 @@ def _float_activations(model: Model) -> list[Tensor]:
     return list(tensor_by_key.values())
 
 
-def _extremes(model: Model, samples: Arrays, tensors: list[Tensor]) -> tuple[Array, Array]:
+def _measure_extremes(model: Model, samples: Arrays, tensors: list[Tensor]) -> tuple[Array, Array]:
     """The smallest and the largest value of each tensor on each sample, (samples, tensors)."""
-    low, high = [], []
-    for arrays in record_tensors(model, samples, tensors, Runtime.BUILTIN):
-        low.append([float(array.min()) if array.size else 0.0 for array in arrays])
-        high.append([float(array.max()) if array.size else 0.0 for array in arrays])
-    extremes = np.array(low), np.array(high)
+    lows, highs = [], []
+    for sample_arrays in record_tensors(model, samples, tensors, Runtime.BUILTIN):
+        lows.append([float(array.min()) if array.size else 0.0 for array in sample_arrays])
+        highs.append([float(array.max()) if array.size else 0.0 for array in sample_arrays])
+    extremes = np.array(lows), np.array(highs)
     # NaN, infinity, and the largest float32, which kernels clip infinity to
     nonfinite_indices = np.flatnonzero(
-        ~((np.abs(extremes[0]) < OVERFLOW) & (np.abs(extremes[1]) < OVERFLOW)).all(axis=0)
+        ~((np.abs(extremes[0]) < OVERFLOW_THRESHOLD) & (np.abs(extremes[1]) < OVERFLOW_THRESHOLD)).all(axis=0)
     )
     if nonfinite_indices.size:
         raise InputError(
@@ -135,86 +137,92 @@ def _compute_ranges(
     ranges = _include_zero(np.stack([extremes[0].min(axis=0), extremes[1].max(axis=0)], axis=1))
     if calibration.method == "min_max":
         return ranges
-    histograms = _histograms(model, samples, tensors, ranges)
+    histograms = _count_histograms(model, samples, tensors, ranges)
     clipped_ranges = [
-        _histogram_range(counts, span, calibration) for counts, span in zip(histograms, ranges, strict=True)
+        _histogram_range(bin_counts, value_range, calibration)
+        for bin_counts, value_range in zip(histograms, ranges, strict=True)
     ]
     return _include_zero(np.array(clipped_ranges).reshape(-1, 2))
 
 
-def _histogram_range(counts: Array, span: Array, calibration: ActivationCalibration) -> ActivationRange:
-    edges = np.linspace(span[0], span[1], BINS + 1)
+def _histogram_range(bin_counts: Array, value_range: Array, calibration: ActivationCalibration) -> ActivationRange:
+    bin_edges = np.linspace(value_range[0], value_range[1], BIN_COUNT + 1)
     return (
-        percentile_range(counts, edges, calibration.percentile)
+        percentile_range(bin_counts, bin_edges, calibration.percentile)
         if calibration.method == "percentile"
-        else min_error_range(counts, edges)
+        else min_error_range(bin_counts, bin_edges)
     )
 
 
-def _moving_average(extremes: Array) -> Array:
+def _moving_average(sample_extremes: Array) -> Array:
     """The exponential moving average over the first axis, the samples, starting from the first."""
-    average = extremes[0]
-    for row in extremes[1:]:
-        average = MOMENTUM * average + (1 - MOMENTUM) * row
+    average = sample_extremes[0]
+    for sample_row in sample_extremes[1:]:
+        average = MOMENTUM * average + (1 - MOMENTUM) * sample_row
     return np.asarray(average)
 
 
 def _include_zero(ranges: Array) -> Array:
     """Ranges extended to include zero; an all-zero range gets a width, because no kernel runs with a scale of zero."""
     low, high = np.minimum(ranges[:, 0], 0), np.maximum(ranges[:, 1], 0)
-    return np.stack([low, np.where(high - low > MIN_WIDTH, high, low + DEAD_WIDTH)], axis=1)
+    return np.stack([low, np.where(high - low > MIN_RANGE_WIDTH, high, low + DEAD_RANGE_WIDTH)], axis=1)
 
 
-def _histograms(model: Model, samples: Arrays, tensors: list[Tensor], spans: Array) -> Array:
+def _count_histograms(model: Model, samples: Arrays, tensors: list[Tensor], value_ranges: Array) -> Array:
     """How many values of each tensor fall into each of the equal bins over its span, (tensors, bins)."""
-    counts = np.zeros((len(tensors), BINS), np.int64)
-    widths = np.maximum(spans[:, 1] - spans[:, 0], np.finfo(np.float32).tiny)
+    bin_counts = np.zeros((len(tensors), BIN_COUNT), np.int64)
+    range_widths = np.maximum(value_ranges[:, 1] - value_ranges[:, 0], np.finfo(np.float32).tiny)
     for arrays in record_tensors(model, samples, tensors, Runtime.BUILTIN):
-        for row, array, low, width in zip(counts, arrays, spans[:, 0], widths, strict=True):
-            bins = np.clip((array.ravel() - low) * (BINS / width), 0, BINS - 1).astype(np.int64)
-            row += np.bincount(bins, minlength=BINS)
-    return counts
+        for tensor_counts, array, low, width in zip(bin_counts, arrays, value_ranges[:, 0], range_widths, strict=True):
+            bin_indices = np.clip((array.ravel() - low) * (BIN_COUNT / width), 0, BIN_COUNT - 1).astype(np.int64)
+            tensor_counts += np.bincount(bin_indices, minlength=BIN_COUNT)
+    return bin_counts
 
 
-def percentile_range(counts: Array, edges: Array, percentile: float) -> ActivationRange:
+def percentile_range(bin_counts: Array, bin_edges: Array, percentile: float) -> ActivationRange:
     """The bin edges between which `percentile` per cent of the values lie, the rest split evenly between both tails.
 
     `counts` is a histogram, (bins,), over `edges`, (bins + 1,).
     """
-    if not counts.any():  # of a tensor without elements
-        return float(edges[0]), float(edges[-1])
-    tail = (1 - percentile / 100) / 2 * counts.sum()
-    cumulative_low, cumulative_high = np.cumsum(counts), np.cumsum(counts[::-1])
+    if not bin_counts.any():  # of a tensor without elements
+        return float(bin_edges[0]), float(bin_edges[-1])
+    tail_count = (1 - percentile / 100) / 2 * bin_counts.sum()
+    cumulative_low, cumulative_high = np.cumsum(bin_counts), np.cumsum(bin_counts[::-1])
     low_skip, high_skip = (
-        int(np.searchsorted(cumulative_low, tail, "right")),
-        int(np.searchsorted(cumulative_high, tail, "right")),
+        int(np.searchsorted(cumulative_low, tail_count, "right")),
+        int(np.searchsorted(cumulative_high, tail_count, "right")),
     )
-    return float(edges[min(low_skip, BINS - 1)]), float(edges[max(BINS - high_skip, 1)])
+    return float(bin_edges[min(low_skip, BIN_COUNT - 1)]), float(bin_edges[max(BIN_COUNT - high_skip, 1)])
 
 
-def min_error_range(counts: Array, edges: Array) -> ActivationRange:
+def min_error_range(bin_counts: Array, bin_edges: Array) -> ActivationRange:
     """The range with the least squared error of clipping and 8-bit rounding, searched one end at a time.
 
     `counts` is a histogram, (bins,), over `edges`, (bins + 1,).
     """
-    filled_bins = np.flatnonzero(counts)
-    if not filled_bins.size or edges[0] == edges[-1]:
-        return float(edges[0]), float(edges[-1])
-    centers, weights = ((edges[:-1] + edges[1:]) / 2)[filled_bins], counts[filled_bins]
-    low, high = float(edges[0]), float(edges[-1])
+    filled_bins = np.flatnonzero(bin_counts)
+    if not filled_bins.size or bin_edges[0] == bin_edges[-1]:
+        return float(bin_edges[0]), float(bin_edges[-1])
+    bin_centers, bin_weights = ((bin_edges[:-1] + bin_edges[1:]) / 2)[filled_bins], bin_counts[filled_bins]
+    low, high = float(bin_edges[0]), float(bin_edges[-1])
     for _ in range(2):
-        high = min(SHRINK_FACTORS * edges[-1], key=lambda end: _squared_error(centers, weights, low, float(end)))
-        low = min(SHRINK_FACTORS * edges[0], key=lambda end: _squared_error(centers, weights, float(end), float(high)))
+        high = min(
+            SHRINK_FACTORS * bin_edges[-1], key=lambda end: _squared_error(bin_centers, bin_weights, low, float(end))
+        )
+        low = min(
+            SHRINK_FACTORS * bin_edges[0],
+            key=lambda end: _squared_error(bin_centers, bin_weights, float(end), float(high)),
+        )
     return float(low), float(high)
 
 
-def _squared_error(centers: Array, weights: Array, low: float, high: float) -> float:
+def _squared_error(bin_centers: Array, bin_weights: Array, low: float, high: float) -> float:
     scale = (high - low) / INT8_STEPS
     if scale <= 0:
         return float("inf")
     zero_point = np.rint(-low / scale)
-    codes = np.clip(np.rint(centers / scale) + zero_point, 0, INT8_STEPS)
-    return float((weights * np.square((codes - zero_point) * scale - centers)).sum())
+    codes = np.clip(np.rint(bin_centers / scale) + zero_point, 0, INT8_STEPS)
+    return float((bin_weights * np.square((codes - zero_point) * scale - bin_centers)).sum())
 
 
 def _range_by_name(tensors: list[Tensor], ranges: Array) -> dict[str, ActivationRange]:
@@ -222,6 +230,6 @@ def _range_by_name(tensors: list[Tensor], ranges: Array) -> dict[str, Activation
 
 
 def _range_shifts(tensors: list[Tensor], half_ranges: Array, final_ranges: Array) -> dict[str, float]:
-    widths = np.maximum(final_ranges[:, 1] - final_ranges[:, 0], np.finfo(np.float32).tiny)
-    shifts = np.abs(final_ranges - half_ranges).sum(axis=1) / widths
+    range_widths = np.maximum(final_ranges[:, 1] - final_ranges[:, 0], np.finfo(np.float32).tiny)
+    shifts = np.abs(final_ranges - half_ranges).sum(axis=1) / range_widths
     return {tensor.name: float(shift) for tensor, shift in zip(tensors, shifts, strict=True) if shift > SHIFT_TOLERANCE}

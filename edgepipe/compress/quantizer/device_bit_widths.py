@@ -9,11 +9,11 @@ COMPUTE_DTYPES: dict[LayerPrecision, str] = {"int16": "int16", "float16": "float
 
 def allowed_precisions(device: Device | None) -> tuple[list[LayerPrecision], list[str]]:
     """The precisions that layers may be promoted to, cheapest first, and why not to the others. No device: all."""
-    reasons = {
+    reason_by_precision = {
         precision: "" if device is None else _rejection_reason(device, precision) for precision in COMPUTE_DTYPES
     }
-    return [precision for precision, reason in reasons.items() if not reason], [
-        reason for reason in reasons.values() if reason
+    return [precision for precision, reason in reason_by_precision.items() if not reason], [
+        reason for reason in reason_by_precision.values() if reason
     ]
 
 

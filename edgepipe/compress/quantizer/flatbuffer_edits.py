@@ -38,8 +38,8 @@ def temporary_tflite(content: bytes, name: str = "model.tflite") -> Iterator[Pat
 
 def builtin_code(model: FlatbufferModel, operator: FlatbufferOperator) -> int:
     """The builtin operator's number; files from before 2020 store it in another field."""
-    code = model.operatorCodes[operator.opcodeIndex]
-    return int(max(code.builtinCode, code.deprecatedBuiltinCode))
+    operator_code = model.operatorCodes[operator.opcodeIndex]
+    return int(max(operator_code.builtinCode, operator_code.deprecatedBuiltinCode))
 
 
 def normalize_opcodes(content: bytes) -> bytes:
@@ -48,15 +48,17 @@ def normalize_opcodes(content: bytes) -> bytes:
     litert-quantizer reads only the newer field; TensorFlow's quantizer looks up every code, even unused ones.
     """
     model = unpack_model(content)
-    used_indices = sorted({operator.opcodeIndex for graph in model.subgraphs for operator in graph.operators})
-    codes = [model.operatorCodes[index] for index in used_indices]
-    if len(codes) == len(model.operatorCodes) and all(c.builtinCode >= c.deprecatedBuiltinCode for c in codes):
+    used_code_indices = sorted({operator.opcodeIndex for graph in model.subgraphs for operator in graph.operators})
+    operator_codes = [model.operatorCodes[index] for index in used_code_indices]
+    if len(operator_codes) == len(model.operatorCodes) and all(
+        c.builtinCode >= c.deprecatedBuiltinCode for c in operator_codes
+    ):
         return content
     for operator in (operator for graph in model.subgraphs for operator in graph.operators):
-        operator.opcodeIndex = used_indices.index(operator.opcodeIndex)
-    for code in codes:
+        operator.opcodeIndex = used_code_indices.index(operator.opcodeIndex)
+    for code in operator_codes:
         code.builtinCode = max(code.builtinCode, code.deprecatedBuiltinCode)
-    model.operatorCodes = codes
+    model.operatorCodes = operator_codes
     return pack_model(model)
 
 
@@ -68,19 +70,21 @@ def unify_output_types(content: bytes) -> bytes:
     from ai_edge_litert.schema_py_generated import TensorType
 
     model, is_changed = unpack_model(content), False
-    for graph in model.subgraphs:
+    for subgraph in model.subgraphs:
         read_indices = {
-            int(index) for indices in (graph.outputs, *(op.inputs for op in graph.operators or [])) for index in indices
+            int(index)
+            for indices in (subgraph.outputs, *(op.inputs for op in subgraph.operators or []))
+            for index in indices
         }
-        for operator in graph.operators or []:
-            outputs = {int(index): graph.tensors[index] for index in operator.outputs}
+        for operator in subgraph.operators or []:
+            output_by_index = {int(index): subgraph.tensors[index] for index in operator.outputs}
             integer_outputs = [
-                tensor for tensor in outputs.values() if tensor.type in (TensorType.INT8, TensorType.INT16)
+                tensor for tensor in output_by_index.values() if tensor.type in (TensorType.INT8, TensorType.INT16)
             ]
-            unread_floats = [
-                t for index, t in outputs.items() if index not in read_indices and t.type == TensorType.FLOAT32
+            unread_float_outputs = [
+                t for index, t in output_by_index.items() if index not in read_indices and t.type == TensorType.FLOAT32
             ]
-            for tensor in unread_floats if integer_outputs else []:
+            for tensor in unread_float_outputs if integer_outputs else []:
                 tensor.type, tensor.quantization, is_changed = (
                     integer_outputs[0].type,
                     integer_outputs[0].quantization,
@@ -94,18 +98,20 @@ def strip_output_activation(content: bytes) -> bytes:
     from ai_edge_litert.schema_py_generated import BuiltinOperator
 
     model = unpack_model(content)
-    graph, head_codes = model.subgraphs[0], (BuiltinOperator.SOFTMAX, BuiltinOperator.LOGISTIC)
-    read_indices = {int(index) for operator in graph.operators for index in operator.inputs}
-    outputs = {int(index) for index in graph.outputs} - read_indices
-    logits_by_output = {
+    main_subgraph, activation_codes = model.subgraphs[0], (BuiltinOperator.SOFTMAX, BuiltinOperator.LOGISTIC)
+    read_indices = {int(index) for operator in main_subgraph.operators for index in operator.inputs}
+    unread_output_indices = {int(index) for index in main_subgraph.outputs} - read_indices
+    logits_index_by_output = {
         int(operator.outputs[0]): int(operator.inputs[0])
-        for operator in graph.operators
-        if builtin_code(model, operator) in head_codes and int(operator.outputs[0]) in outputs
+        for operator in main_subgraph.operators
+        if builtin_code(model, operator) in activation_codes and int(operator.outputs[0]) in unread_output_indices
     }
-    if not logits_by_output:
+    if not logits_index_by_output:
         return content
-    graph.operators = [operator for operator in graph.operators if int(operator.outputs[0]) not in logits_by_output]
-    graph.outputs = [logits_by_output.get(int(index), int(index)) for index in graph.outputs]
+    main_subgraph.operators = [
+        operator for operator in main_subgraph.operators if int(operator.outputs[0]) not in logits_index_by_output
+    ]
+    main_subgraph.outputs = [logits_index_by_output.get(int(index), int(index)) for index in main_subgraph.outputs]
     model.signatureDefs = []
     return normalize_opcodes(pack_model(model))
 
@@ -117,24 +123,24 @@ def canonicalize(model: FlatbufferModel) -> FlatbufferModel:
     """
     from ai_edge_litert.schema_py_generated import BuiltinOperator
 
-    graph = model.subgraphs[0]
+    main_subgraph = model.subgraphs[0]
     read_indices = {
         int(index)
-        for indices in (graph.outputs, *(operator.inputs for operator in graph.operators))
+        for indices in (main_subgraph.outputs, *(operator.inputs for operator in main_subgraph.operators))
         for index in indices
     }
-    graph.operators = [
+    main_subgraph.operators = [
         operator
-        for operator in graph.operators
+        for operator in main_subgraph.operators
         if builtin_code(model, operator) != BuiltinOperator.DEQUANTIZE or int(operator.outputs[0]) in read_indices
     ]
-    _order_tensors(model, graph)
+    _order_tensors(model, main_subgraph)
     _order_buffers(model)
     operators = [operator for subgraph in model.subgraphs for operator in subgraph.operators]
-    codes = list(dict.fromkeys(operator.opcodeIndex for operator in operators))
-    model.operatorCodes = [model.operatorCodes[index] for index in codes]
+    code_indices = list(dict.fromkeys(operator.opcodeIndex for operator in operators))
+    model.operatorCodes = [model.operatorCodes[index] for index in code_indices]
     for operator in operators:
-        operator.opcodeIndex = codes.index(operator.opcodeIndex)
+        operator.opcodeIndex = code_indices.index(operator.opcodeIndex)
     return model
 
 
@@ -142,31 +148,34 @@ def _as_ints(indices: Any) -> list[int]:
     return [] if indices is None else [int(index) for index in indices]
 
 
-def _order_tensors(model: FlatbufferModel, graph: FlatbufferSubgraph) -> None:
-    index_lists = [indices for op in graph.operators for indices in (op.inputs, op.outputs, op.intermediates)]
-    used_indices = dict.fromkeys(
-        index for indices in (graph.inputs, *index_lists, graph.outputs) for index in _as_ints(indices) if index >= 0
+def _order_tensors(model: FlatbufferModel, subgraph: FlatbufferSubgraph) -> None:
+    index_lists = [indices for op in subgraph.operators for indices in (op.inputs, op.outputs, op.intermediates)]
+    used_tensor_indices = dict.fromkeys(
+        index
+        for indices in (subgraph.inputs, *index_lists, subgraph.outputs)
+        for index in _as_ints(indices)
+        if index >= 0
     )
-    new_index = {-1: -1, **{index: position for position, index in enumerate(used_indices)}}
-    graph.tensors = [graph.tensors[index] for index in used_indices]
-    for tensor in graph.tensors:
+    new_index_by_old = {-1: -1, **{index: position for position, index in enumerate(used_tensor_indices)}}
+    subgraph.tensors = [subgraph.tensors[index] for index in used_tensor_indices]
+    for tensor in subgraph.tensors:
         tensor.hasRank = True  # TensorFlow's quantizer sets it for some scalars, but not every time
-    for holder in (graph, *graph.operators):
-        holder.inputs, holder.outputs = (
-            [new_index[i] for i in _as_ints(indices)] for indices in (holder.inputs, holder.outputs)
+    for index_holder in (subgraph, *subgraph.operators):
+        index_holder.inputs, index_holder.outputs = (
+            [new_index_by_old[i] for i in _as_ints(indices)] for indices in (index_holder.inputs, index_holder.outputs)
         )
-    for operator in graph.operators:
+    for operator in subgraph.operators:
         if operator.intermediates is not None:
-            operator.intermediates = [new_index[index] for index in _as_ints(operator.intermediates)]
+            operator.intermediates = [new_index_by_old[index] for index in _as_ints(operator.intermediates)]
     for signature in model.signatureDefs or []:
         for tensor_map in (*signature.inputs, *signature.outputs):
-            tensor_map.tensorIndex = new_index[int(tensor_map.tensorIndex)]
+            tensor_map.tensorIndex = new_index_by_old[int(tensor_map.tensorIndex)]
 
 
 def _order_buffers(model: FlatbufferModel) -> None:
     """Buffers in the order of their first use; the format demands an empty first buffer."""
-    holders = [*(tensor for graph in model.subgraphs for tensor in graph.tensors), *(model.metadata or [])]
-    used_buffers = list(dict.fromkeys([0, *(holder.buffer for holder in holders)]))
-    model.buffers = [model.buffers[index] for index in used_buffers]
-    for holder in holders:
-        holder.buffer = used_buffers.index(holder.buffer)
+    buffer_holders = [*(tensor for graph in model.subgraphs for tensor in graph.tensors), *(model.metadata or [])]
+    used_buffer_indices = list(dict.fromkeys([0, *(holder.buffer for holder in buffer_holders)]))
+    model.buffers = [model.buffers[index] for index in used_buffer_indices]
+    for holder in buffer_holders:
+        holder.buffer = used_buffer_indices.index(holder.buffer)

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Collection, Mapping
 
-from edgepipe.compress.quantizer.layer_attribution import layers_by_operator
+from edgepipe.compress.quantizer.layer_attribution import layer_names_by_operator
 from edgepipe.compress.quantizer.quantizable_layers import find_layers
 from edgepipe.compress.quantizer.quantization import OperatorSelector
 from edgepipe.core.errors import InputError, did_you_mean
@@ -11,7 +11,7 @@ from edgepipe.tflite.model import Model, Operator
 
 
 def select_float_operators(
-    types: Collection[str], patterns: Collection[str], class_by_layer: Mapping[str, str]
+    operator_types: Collection[str], layer_patterns: Collection[str], class_by_layer: Mapping[str, str]
 ) -> OperatorSelector:
     """A selector of the operators of a float model that match `types` or `patterns`.
 
@@ -24,56 +24,58 @@ def select_float_operators(
     Raises:
         InputError: (the selector, when called) a type or pattern that matches nothing.
     """
-    return lambda model: _select_operators(model, types, patterns, class_by_layer)
+    return lambda model: _select_operators(model, operator_types, layer_patterns, class_by_layer)
 
 
 def _select_operators(
-    model: Model, types: Collection[str], patterns: Collection[str], class_by_layer: Mapping[str, str]
+    model: Model, operator_types: Collection[str], layer_patterns: Collection[str], class_by_layer: Mapping[str, str]
 ) -> Collection[Operator]:
-    operator_layers = layers_by_operator(model, class_by_layer)
-    layer_by_index = {
+    operator_layer_names = layer_names_by_operator(model, class_by_layer)
+    layer_name_by_index = {
         operator.index: layer.name for layer in find_layers(model, class_by_layer) for operator in layer.operators
     }
     operator_by_index: dict[int, Operator] = {}
-    for kind in types:
-        operator_by_index |= _match_type(model, kind, operator_layers, class_by_layer)
-    for pattern in patterns:
-        operator_by_index |= _match_name(model, pattern, operator_layers, class_by_layer, layer_by_index)
+    for kind in operator_types:
+        operator_by_index |= _match_type(model, kind, operator_layer_names, class_by_layer)
+    for pattern in layer_patterns:
+        operator_by_index |= _match_name(model, pattern, operator_layer_names, class_by_layer, layer_name_by_index)
     return list(operator_by_index.values())
 
 
 def _match_type(
-    model: Model, kind: str, operator_layers: list[list[str]], class_by_layer: Mapping[str, str]
+    model: Model, kind: str, operator_layer_names: list[list[str]], class_by_layer: Mapping[str, str]
 ) -> dict[int, Operator]:
-    classes = {*class_by_layer.values(), *model.operator_counts}
-    if kind not in classes:
-        raise InputError(f"keep_float_types: the model has no '{kind}'{did_you_mean(kind, classes)}")
-    matches = {
+    known_kinds = {*class_by_layer.values(), *model.operator_counts}
+    if kind not in known_kinds:
+        raise InputError(f"keep_float_types: the model has no '{kind}'{did_you_mean(kind, known_kinds)}")
+    matching_operators = {
         index: operator
-        for index, (operator, layer_names) in enumerate(zip(model.operators, operator_layers, strict=True))
+        for index, (operator, layer_names) in enumerate(zip(model.operators, operator_layer_names, strict=True))
         if operator.name == kind or any(class_by_layer[layer] == kind for layer in layer_names)
     }
-    return matches or _raise_unmatched(f"keep_float_types: '{kind}'")
+    return matching_operators or _raise_unmatched(f"keep_float_types: '{kind}'")
 
 
 def _match_name(
     model: Model,
     pattern: str,
-    operator_layers: list[list[str]],
+    operator_layer_names: list[list[str]],
     class_by_layer: Mapping[str, str],
-    layer_by_index: Mapping[int, str],
+    layer_name_by_index: Mapping[int, str],
 ) -> dict[int, Operator]:
-    known_names = {*class_by_layer, *layer_by_index.values()}
+    known_names = {*class_by_layer, *layer_name_by_index.values()}
     if not any(re.fullmatch(pattern, name) for name in known_names):
         suggestion = did_you_mean(pattern, known_names) if len(known_names) < 500 else ""
         raise InputError(f"keep_float_layers: no layer is called '{pattern}' (a regular expression){suggestion}")
-    matches = {
+    matching_operators = {
         index: operator
-        for index, (operator, layer_names) in enumerate(zip(model.operators, operator_layers, strict=True))
-        if any(re.fullmatch(pattern, name) for name in (*layer_names, layer_by_index.get(operator.index, "")))
+        for index, (operator, layer_names) in enumerate(zip(model.operators, operator_layer_names, strict=True))
+        if any(re.fullmatch(pattern, name) for name in (*layer_names, layer_name_by_index.get(operator.index, "")))
     }
-    return matches or _raise_unmatched(f"keep_float_layers: '{pattern}'")
+    return matching_operators or _raise_unmatched(f"keep_float_layers: '{pattern}'")
 
 
-def _raise_unmatched(selector: str) -> dict[int, Operator]:
-    raise InputError(f"{selector} has no operator of its own in the .tflite: it was folded into others or does nothing")
+def _raise_unmatched(selector_text: str) -> dict[int, Operator]:
+    raise InputError(
+        f"{selector_text} has no operator of its own in the .tflite: it was folded into others or does nothing"
+    )

@@ -37,9 +37,9 @@ class IntegerKernel:
     `stored`, so that all inputs need the same scale.
     """
 
-    versions: Mapping[BitWidth, int]  # of the operator, by the bits of its activations
+    version_by_bits: Mapping[BitWidth, int]  # of the operator, by the bits of its activations
     tied_scales: Literal["", "input", "output", "stored"] = ""
-    output_params: QuantParams | None = None  # fixed scale and zero point of the output, whatever its range
+    fixed_output_params: QuantParams | None = None  # fixed scale and zero point of the output, whatever its range
 
 
 INTEGER_KERNELS: dict[str, IntegerKernel] = {
@@ -52,11 +52,11 @@ INTEGER_KERNELS: dict[str, IntegerKernel] = {
     "EXP": IntegerKernel({8: 2, 16: 2}),
     "EXPAND_DIMS": IntegerKernel({8: 1, 16: 1}, "input"),
     "GREATER_EQUAL": IntegerKernel({8: 2, 16: 3}, "stored"),
-    "L2_NORMALIZATION": IntegerKernel({8: 2}, output_params=(1 / 128, 0)),
+    "L2_NORMALIZATION": IntegerKernel({8: 2}, fixed_output_params=(1 / 128, 0)),
     "LEAKY_RELU": IntegerKernel({8: 1, 16: 2}),
     "LESS": IntegerKernel({8: 2, 16: 3}, "stored"),
     "LOG": IntegerKernel({8: 2, 16: 2}),
-    "LOG_SOFTMAX": IntegerKernel({8: 2}, output_params=(16 / 256, 127)),
+    "LOG_SOFTMAX": IntegerKernel({8: 2}, fixed_output_params=(16 / 256, 127)),
     "MAXIMUM": IntegerKernel({8: 2, 16: 4}, "output"),
     "MINIMUM": IntegerKernel({8: 2, 16: 4}, "output"),
     "PRELU": IntegerKernel({8: 1}),
@@ -94,15 +94,15 @@ def integerize_operators(
         MutableGraph(flatbuffer_edits.unpack_model(float_content)),
     )
     is_changed = False
-    for operator, source in _match_operators(graph, float_graph):
+    for operator, float_operator in _match_operators(graph, float_graph):
         kind = graph.kind(operator)
-        names = [float_graph.name(index) for index in source.outputs]
-        bits = policy(kind, names)
-        if bits is not None and bits in INTEGER_KERNELS[kind].versions:
-            input_ranges = [ranges.get(float_graph.name(index)) for index in source.inputs]
-            output_ranges = [ranges.get(name) for name in names]
+        output_names = [float_graph.name(index) for index in float_operator.outputs]
+        bits = policy(kind, output_names)
+        if bits is not None and bits in INTEGER_KERNELS[kind].version_by_bits:
+            input_ranges = [ranges.get(float_graph.name(index)) for index in float_operator.inputs]
+            output_ranges = [ranges.get(name) for name in output_names]
             is_changed |= _FloatOperator(
-                graph, operator, INTEGER_KERNELS[kind], bits, input_ranges, output_ranges, names
+                graph, operator, INTEGER_KERNELS[kind], bits, input_ranges, output_ranges, output_names
             ).integerize()
     return flatbuffer_edits.pack_model(flatbuffer_edits.canonicalize(graph.model)) if is_changed else content
 
@@ -120,22 +120,30 @@ def _match_operators(
     graph: MutableGraph, float_graph: MutableGraph
 ) -> list[tuple[FlatbufferOperator, FlatbufferOperator]]:
     """The operators of `INTEGER_KERNELS` in the quantized model, in order, each with its float origin."""
-    pairs = []
+    operator_pairs = []
     for kind in INTEGER_KERNELS:
-        operators, sources = (
+        quantized_operators, float_operators = (
             [operator for operator in each_graph.operators if each_graph.kind(operator) == kind]
             for each_graph in (graph, float_graph)
         )
-        source_by_name = {float_graph.name(index): source for source in sources for index in source.outputs}
+        float_operator_by_name = {
+            float_graph.name(index): source for source in float_operators for index in source.outputs
+        }
         # neither quantizer changes the order, so the position identifies an operator that was renamed
-        sources_in_order = sources if len(sources) == len(operators) else [None] * len(operators)
-        for operator, positional_source in zip(operators, sources_in_order, strict=True):
-            matched_source = next(
-                (source_by_name[name] for name in _candidate_names(graph, operator) if name in source_by_name),
-                positional_source,
+        positional_operators = (
+            float_operators if len(float_operators) == len(quantized_operators) else [None] * len(quantized_operators)
+        )
+        for operator, positional_operator in zip(quantized_operators, positional_operators, strict=True):
+            matched_operator = next(
+                (
+                    float_operator_by_name[name]
+                    for name in _candidate_names(graph, operator)
+                    if name in float_operator_by_name
+                ),
+                positional_operator,
             )
-            pairs += [] if matched_source is None else [(operator, matched_source)]
-    return sorted(pairs, key=lambda pair: graph.operator_index(pair[0]))
+            operator_pairs += [] if matched_operator is None else [(operator, matched_operator)]
+    return sorted(operator_pairs, key=lambda pair: graph.operator_index(pair[0]))
 
 
 def _candidate_names(graph: MutableGraph, operator: FlatbufferOperator) -> Iterator[str]:
@@ -163,23 +171,28 @@ class _FloatOperator:
 
     def integerize(self) -> bool:
         """Make the operator integer; False if it is already, or if a range is not known."""
-        inputs, outputs = self._float_positions(self.operator.inputs), self._float_positions(self.operator.outputs)
-        read_params = [self._input_params(position) for position in inputs if self._constant(position) is None]
-        if not read_params or None in read_params:
+        input_positions, output_positions = (
+            self._float_positions(self.operator.inputs),
+            self._float_positions(self.operator.outputs),
+        )
+        input_params = [
+            self._input_params(position) for position in input_positions if self._constant_input(position) is None
+        ]
+        if not input_params or None in input_params:
             return False
-        output_params = [self._output_params(position, read_params[0]) for position in outputs]
+        output_params = [self._output_params(position, input_params[0]) for position in output_positions]
         known_params = [params for params in output_params if params is not None]
         if len(known_params) < len(output_params):
             return False
         tied_params = (
-            known_params[0] if self.integer_kernel.tied_scales == "output" else self._comparison_params(inputs)
+            known_params[0] if self.integer_kernel.tied_scales == "output" else self._comparison_params(input_positions)
         )
-        for position in inputs:
+        for position in input_positions:
             self.operator.inputs[position] = self._quantize_input(position, tied_params)
-        for position, params in zip(outputs, known_params, strict=True):
+        for position, params in zip(output_positions, known_params, strict=True):
             self._quantize_output(position, params)
         self.operator.opcodeIndex = self.graph.ensure_opcode(
-            self.graph.kind(self.operator), self.integer_kernel.versions[self.bits]
+            self.graph.kind(self.operator), self.integer_kernel.version_by_bits[self.bits]
         )
         return True
 
@@ -187,7 +200,7 @@ class _FloatOperator:
         """The positions of float32 tensors in `indices`."""
         return [position for position, index in enumerate(indices) if self.graph.is_float(index)]
 
-    def _constant(self, position: int) -> Array | None:
+    def _constant_input(self, position: int) -> Array | None:
         return self.graph.constant(self.operator.inputs[position])
 
     def _source_index(self, position: int) -> int:
@@ -199,29 +212,29 @@ class _FloatOperator:
 
     def _input_params(self, position: int) -> QuantParams | None:
         """Scale and zero point of an input; None if its range is not known."""
-        source = self._source_index(position)
-        if self.graph.bit_width(source) == self.bits:
-            return self.graph.quant_params(source)
-        span = self.input_ranges[position]
-        return None if span is None else choose_quant_params(span, self.bits)
+        source_index = self._source_index(position)
+        if self.graph.bit_width(source_index) == self.bits:
+            return self.graph.quant_params(source_index)
+        input_range = self.input_ranges[position]
+        return None if input_range is None else choose_quant_params(input_range, self.bits)
 
     def _output_params(self, position: int, input_params: QuantParams | None) -> QuantParams | None:
         """Scale and zero point of an output; None if its range is not known.
 
         Readers may quantize to a narrower range; one that has the output's own up to rounding is reused exactly.
         """
-        if self.integer_kernel.output_params is not None:
-            return self.integer_kernel.output_params
+        if self.integer_kernel.fixed_output_params is not None:
+            return self.integer_kernel.fixed_output_params
         if self.integer_kernel.tied_scales == "input":
             return input_params
-        quantized_indices = [int(reader.outputs[0]) for reader in self._quantize_ops(position)]
+        quantized_indices = [int(reader.outputs[0]) for reader in self._quantize_readers(position)]
         reader_params = [
             self.graph.quant_params(index) for index in quantized_indices if self.graph.bit_width(index) == self.bits
         ]
-        span = self.output_ranges[position]
-        if span is None:
+        output_range = self.output_ranges[position]
+        if output_range is None:
             return max(reader_params, default=None)
-        own_params = choose_quant_params(span, self.bits)
+        own_params = choose_quant_params(output_range, self.bits)
         return next(
             (
                 params
@@ -231,7 +244,7 @@ class _FloatOperator:
             own_params,
         )
 
-    def _quantize_ops(self, position: int) -> list[FlatbufferOperator]:
+    def _quantize_readers(self, position: int) -> list[FlatbufferOperator]:
         """The QUANTIZE operators that read an output."""
         readers = self.graph.readers(self.operator.outputs[position])
         return [reader for reader in readers if self.graph.kind(reader) == "QUANTIZE"]
@@ -240,17 +253,19 @@ class _FloatOperator:
         """The common scale of inputs that are compared as stored; None if they keep their own."""
         if self.integer_kernel.tied_scales != "stored" or self.bits == 8:
             return None
-        spans = [self._input_range(position) for position in positions]
-        return choose_quant_params((min(low for low, _ in spans), max(high for _, high in spans)), self.bits)
+        compared_ranges = [self._input_range(position) for position in positions]
+        return choose_quant_params(
+            (min(low for low, _ in compared_ranges), max(high for _, high in compared_ranges)), self.bits
+        )
 
     def _input_range(self, position: int) -> ActivationRange:
         """The range of an input."""
-        constant = self._constant(position)
+        constant = self._constant_input(position)
         if constant is not None:
             return float(constant.min()), float(constant.max())
-        span = self.input_ranges[position]
-        assert span is not None, "`integerize` has checked that inputs have ranges"
-        return span
+        input_range = self.input_ranges[position]
+        assert input_range is not None, "`integerize` has checked that inputs have ranges"
+        return input_range
 
     def _quantize_input(self, position: int, tied_params: QuantParams | None) -> int:
         """The integer tensor that the kernel reads instead of the float one."""
@@ -259,7 +274,7 @@ class _FloatOperator:
             self.graph.tensor(float_index).shape,
             f"{self.graph.name(float_index)}_{self.graph.kind(self.operator)}",
         )
-        constant = self._constant(position)
+        constant = self._constant_input(position)
         if constant is not None:
             return self.graph.add_quantized_tensor(
                 name,
@@ -268,27 +283,27 @@ class _FloatOperator:
                 tied_params or choose_quant_params(self._input_range(position), self.bits),
                 constant,
             )
-        source, params = self._source_index(position), tied_params or self._input_params(position)
-        assert params is not None, "`integerize` has checked that inputs have ranges"
-        if self._has_params(source, params):
-            return source
-        integer_index = self.graph.add_quantized_tensor(name, shape, self.bits, params)
-        self._insert(self.graph.new_operator("QUANTIZE", {8: 1, 16: 2}[self.bits], [source], [integer_index]), 0)
+        source_index, input_params = self._source_index(position), tied_params or self._input_params(position)
+        assert input_params is not None, "`integerize` has checked that inputs have ranges"
+        if self._has_params(source_index, input_params):
+            return source_index
+        integer_index = self.graph.add_quantized_tensor(name, shape, self.bits, input_params)
+        self._insert(self.graph.new_operator("QUANTIZE", {8: 1, 16: 2}[self.bits], [source_index], [integer_index]), 0)
         return integer_index
 
     def _quantize_output(self, position: int, params: QuantParams) -> None:
         """Make an output integer; remaining readers of the float tensor get it dequantized."""
-        float_index, quantize_ops = int(self.operator.outputs[position]), self._quantize_ops(position)
-        matching_ops = [reader for reader in quantize_ops if self._has_params(int(reader.outputs[0]), params)]
-        if matching_ops:
-            integer_index = int(matching_ops[0].outputs[0])
-            self.graph.remove(matching_ops[0])
+        float_index, quantize_readers = int(self.operator.outputs[position]), self._quantize_readers(position)
+        matching_readers = [reader for reader in quantize_readers if self._has_params(int(reader.outputs[0]), params)]
+        if matching_readers:
+            integer_index = int(matching_readers[0].outputs[0])
+            self.graph.remove_operator(matching_readers[0])
         else:
             integer_index = self.graph.add_quantized_tensor("", self.graph.tensor(float_index).shape, self.bits, params)
         self.operator.outputs[position] = integer_index
         self.graph.tensor(float_index).name = f"{self.output_names[position]}_dequantized".encode()
         self.graph.tensor(integer_index).name = self.output_names[position].encode()
-        for reader in quantize_ops:
+        for reader in quantize_readers:
             reader.inputs = [integer_index]
         if self.graph.readers(float_index) or float_index in self.graph.subgraph.outputs:
             self._insert(

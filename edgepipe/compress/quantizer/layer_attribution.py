@@ -14,24 +14,24 @@ IDENTITY_NAME = re.compile(r"Identity(_?\d+)*$")
 COMPUTE_OP = re.compile(r"/(convolution|depthwise|Conv2D|MatMul|BiasAdd)\d*$")  # TensorFlow's ops with weights
 
 
-def scope_names(tensor: str) -> list[str]:
+def scope_names(tensor_name: str) -> list[str]:
     """The distinct scopes in a tensor's name, in order, without the prefix of tfmot's wrappers."""
-    scopes = (segment for path in tensor.split(";") for segment in re.split("[/:]", path))
+    scopes = (segment for path in tensor_name.split(";") for segment in re.split("[/:]", path))
     return list(dict.fromkeys(scope.removeprefix("quant_") for scope in scopes))
 
 
-def layers_by_operator(model: Model, layer_names: Collection[str]) -> list[list[str]]:
+def layer_names_by_operator(model: Model, layer_names: Collection[str]) -> list[list[str]]:
     """For each operator of `model` the Keras layers among `layer_names` that it computes, the last one first."""
-    scopes = [_operator_scopes(operator) for operator in model.operators]
+    scopes_by_operator = [_operator_scopes(operator) for operator in model.operators]
     known_layers = set(layer_names)
-    all_scopes = {scope for op_scopes in scopes for scope in op_scopes}
+    all_scopes = {scope for op_scopes in scopes_by_operator for scope in op_scopes}
     # `conv_1` is a layer of that name, or the layer `conv` with a number: if one scope is numbered, all are
     is_numbered = any(
         scope not in known_layers and NUMBER_SUFFIX.sub("", scope) in known_layers for scope in all_scopes
     )
     return [
         _filter_known((NUMBER_SUFFIX.sub("", scope) if is_numbered else scope for scope in op_scopes), known_layers)
-        for op_scopes in scopes
+        for op_scopes in scopes_by_operator
     ]
 
 
@@ -52,18 +52,18 @@ def _filter_known(scopes: Iterable[str], known_layers: set[str]) -> list[str]:
     return list(dict.fromkeys(scope for scope in scopes if scope in known_layers))
 
 
-def short_name(operator: Operator) -> str:
+def short_operator_name(operator: Operator) -> str:
     """A name for an operator of a model whose layers are not known: the scope of its operation with weights."""
-    paths = next(iter(_origin_names(operator)), "").split(";")
-    compute_paths = [path for path in paths if COMPUTE_OP.search(path)]
-    scopes = [scope for scope in re.split("[/:]", (compute_paths or paths)[0]) if scope]
+    name_paths = next(iter(_origin_names(operator)), "").split(";")
+    compute_paths = [path for path in name_paths if COMPUTE_OP.search(path)]
+    scopes = [scope for scope in re.split("[/:]", (compute_paths or name_paths)[0]) if scope]
     return scopes[-2] if len(scopes) > 1 else scopes[0] if scopes else operator.location
 
 
 def strip_common_number(names: list[str]) -> list[str]:
     """The names without the number that Keras 3 appends to all scopes of a model that is called again."""
-    numbers = {match.group() for name in names if (match := NUMBER_SUFFIX.search(name))}
-    all_numbered = len(numbers) == 1 and all(NUMBER_SUFFIX.search(name) for name in names)
+    number_suffixes = {match.group() for name in names if (match := NUMBER_SUFFIX.search(name))}
+    all_numbered = len(number_suffixes) == 1 and all(NUMBER_SUFFIX.search(name) for name in names)
     return [NUMBER_SUFFIX.sub("", name) for name in names] if all_numbered else names
 
 

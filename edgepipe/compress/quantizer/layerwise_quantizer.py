@@ -26,39 +26,45 @@ class LayerwiseQuantizer:
 
     float_model: Model  # decomposed for 8-bit integers, see `op_decomposition`
     layers: Sequence[QuantizableLayer]
-    ranges: Mapping[str, ActivationRange]
+    range_by_tensor: Mapping[str, ActivationRange]
     io_types: tuple[str, str]  # of inputs and outputs
     samples: Arrays
-    scores_model: bytes  # the float model up to its scores: without a softmax or sigmoid at the end
+    scores_model_content: bytes  # the float model up to its scores: without a softmax or sigmoid at the end
     float_scores: Arrays  # its outputs on `samples`
 
-    def build_recipe(self, precisions: Mapping[str, LayerPrecision], default: LayerPrecision) -> LitertRecipe:
+    def build_recipe(self, precisions: Mapping[str, LayerPrecision], default_precision: LayerPrecision) -> LitertRecipe:
         """Rules that give each layer of `precisions` its precision, and all others `default`."""
-        io_recipe = recipes.io_rules(*self.io_types) if default != "float32" else []
-        base_recipe = recipes.scheme_recipe(SCHEME_BY_PRECISION[default]) if default != "float32" else []
-        layer_recipe = [
+        io_rules = recipes.io_rules(*self.io_types) if default_precision != "float32" else []
+        base_rules = (
+            recipes.scheme_recipe(SCHEME_BY_PRECISION[default_precision]) if default_precision != "float32" else []
+        )
+        layer_rules = [
             rule
             for layer in self.layers
             if (precision := precisions.get(layer.name))
             for rule in _layer_rules(layer, precision)
         ]
         # last, so that the model's outputs have the requested type whatever the precision of the last layer
-        return [*base_recipe, *layer_recipe, *io_recipe]
+        return [*base_rules, *layer_rules, *io_rules]
 
-    def quantize(self, precisions: Mapping[str, LayerPrecision], default: LayerPrecision = "int8") -> bytes:
+    def quantize(self, precisions: Mapping[str, LayerPrecision], default_precision: LayerPrecision = "int8") -> bytes:
         """The .tflite with these layer precisions."""
         return recipes.quantize_with_recipe(
-            self.float_model.content, self.build_recipe(precisions, default), self.ranges
+            self.float_model.content, self.build_recipe(precisions, default_precision), self.range_by_tensor
         )
 
-    def score_distance(self, precisions: Mapping[str, LayerPrecision], default: LayerPrecision = "int8") -> float:
+    def score_distance(
+        self, precisions: Mapping[str, LayerPrecision], default_precision: LayerPrecision = "int8"
+    ) -> float:
         """How far the scores of the model with these precisions are from the float ones; see `output_distance`.
 
         Scores are more informative than probabilities: a softmax hides errors that do not change the winner, and what
         remains depends on a few samples, so that other samples give another ranking.
         """
         with flatbuffer_edits.temporary_tflite(
-            recipes.quantize_with_recipe(self.scores_model, self.build_recipe(precisions, default), self.ranges)
+            recipes.quantize_with_recipe(
+                self.scores_model_content, self.build_recipe(precisions, default_precision), self.range_by_tensor
+            )
         ) as path:
             return output_distance(predict(path, self.samples).real_values, self.float_scores)
 
@@ -71,7 +77,9 @@ def _layer_rules(layer: QuantizableLayer, precision: LayerPrecision) -> LitertRe
         return recipes.keep_float_rules(layer.operators)
     if precision == "float16":
         float16_rules = [
-            recipes.float16_rule(operator) for operator in layer.operators if operator.name in recipes.CASTABLE
+            recipes.float16_rule(operator)
+            for operator in layer.operators
+            if operator.name in recipes.CASTABLE_OPERATORS
         ]
         return [*recipes.keep_float_rules(layer.operators), *float16_rules]
     return [
@@ -82,9 +90,11 @@ def _layer_rules(layer: QuantizableLayer, precision: LayerPrecision) -> LitertRe
 
 def _activation_bits(operator: Operator, precision: LayerPrecision) -> int:
     """16 for int16, except for operators that have only 8-bit integer kernels."""
-    kernel = INTEGER_KERNELS.get(operator.name)
-    has_int16 = kernel is None or 16 in kernel.versions or operator.name in INT16_DECOMPOSITIONS
-    return 16 if precision == "int16" and has_int16 else 8
+    integer_kernel = INTEGER_KERNELS.get(operator.name)
+    has_int16_kernel = (
+        integer_kernel is None or 16 in integer_kernel.version_by_bits or operator.name in INT16_DECOMPOSITIONS
+    )
+    return 16 if precision == "int16" and has_int16_kernel else 8
 
 
 def _operator_pattern(operator: Operator) -> str:
@@ -99,7 +109,7 @@ def _operator_pattern(operator: Operator) -> str:
 def build_layerwise_quantizer(
     lite: Model,
     layers: Sequence[QuantizableLayer],
-    ranges: Mapping[str, ActivationRange],
+    range_by_tensor: Mapping[str, ActivationRange],
     io_types: tuple[str, str],
     samples: Arrays,
 ) -> LayerwiseQuantizer:
@@ -112,22 +122,24 @@ def build_layerwise_quantizer(
         io_types: types of the quantized model's inputs and outputs.
         samples: samples on which outputs are compared.
     """
-    scores_model = flatbuffer_edits.strip_output_activation(lite.content)
-    with flatbuffer_edits.temporary_tflite(scores_model) as path:
+    scores_model_content = flatbuffer_edits.strip_output_activation(lite.content)
+    with flatbuffer_edits.temporary_tflite(scores_model_content) as path:
         return LayerwiseQuantizer(
-            lite, layers, ranges, io_types, samples, scores_model, predict(path, samples).real_values
+            lite, layers, range_by_tensor, io_types, samples, scores_model_content, predict(path, samples).real_values
         )
 
 
 def output_distance(outputs: Arrays, float_outputs: Arrays) -> float:
     """Squared error of the outputs over their variance, averaged over outputs; 1 is as bad as predicting the mean."""
     # by position: an output that several operators read is renamed when it is quantized
-    pairs = zip(
+    output_pairs = zip(
         *(list(arrays.values()) if isinstance(arrays, dict) else [arrays] for arrays in (outputs, float_outputs)),
         strict=True,
     )
     return float(
-        np.mean([_relative_squared_error(np.asarray(a, np.float64), np.asarray(b, np.float64)) for a, b in pairs])
+        np.mean(
+            [_relative_squared_error(np.asarray(a, np.float64), np.asarray(b, np.float64)) for a, b in output_pairs]
+        )
     )
 
 

@@ -15,7 +15,7 @@ from edgepipe.compress.quantizer.flatbuffer_edits import (
     FlatbufferTensor,
 )
 from edgepipe.core.arrays import Array
-from edgepipe.tflite.reader import builtin_names
+from edgepipe.tflite.reader import builtin_name_by_code
 
 BitWidth = Literal[8, 16]  # of activations
 # kernels that read their options; the other operators that are inserted have no option fields
@@ -46,7 +46,7 @@ class MutableGraph:
 
     def kind(self, operator: FlatbufferOperator) -> str:
         """The builtin name of an operator."""
-        return builtin_names().get(flatbuffer_edits.builtin_code(self.model, operator), "")
+        return builtin_name_by_code().get(flatbuffer_edits.builtin_code(self.model, operator), "")
 
     def tensor(self, index: int) -> FlatbufferTensor:
         """The tensor at `index`."""
@@ -88,13 +88,13 @@ class MutableGraph:
         quantization = self.tensor(index).quantization
         if quantization is None or quantization.scale is None or not len(quantization.scale):
             return None
-        return next((bits for bits in BIT_WIDTHS if self.tensor(index).type == integer_type(bits)), None)
+        return next((bits for bits in BIT_WIDTHS if self.tensor(index).type == integer_type_code(bits)), None)
 
     def operator_index(self, operator: FlatbufferOperator) -> int:
         """The position of an operator, compared by identity."""
         return next(index for index, candidate in enumerate(self.operators) if candidate is operator)
 
-    def remove(self, operator: FlatbufferOperator) -> None:
+    def remove_operator(self, operator: FlatbufferOperator) -> None:
         """Take an operator out."""
         del self.operators[self.operator_index(operator)]
 
@@ -102,12 +102,19 @@ class MutableGraph:
         """The index of an operator code, which is added if it is missing."""
         from ai_edge_litert.schema_py_generated import BuiltinOperator, OperatorCodeT
 
-        number = getattr(BuiltinOperator, kind)
-        for index, code in enumerate(self.model.operatorCodes):
-            if max(code.builtinCode, code.deprecatedBuiltinCode) == number and code.version == version:
+        builtin_number = getattr(BuiltinOperator, kind)
+        for index, operator_code in enumerate(self.model.operatorCodes):
+            if (
+                max(operator_code.builtinCode, operator_code.deprecatedBuiltinCode) == builtin_number
+                and operator_code.version == version
+            ):
                 return index
         opcode = OperatorCodeT()
-        opcode.builtinCode, opcode.deprecatedBuiltinCode, opcode.version = number, min(number, 127), version
+        opcode.builtinCode, opcode.deprecatedBuiltinCode, opcode.version = (
+            builtin_number,
+            min(builtin_number, 127),
+            version,
+        )
         self.model.operatorCodes.append(opcode)
         return len(self.model.operatorCodes) - 1
 
@@ -125,9 +132,9 @@ class MutableGraph:
         operator = schema.OperatorT()
         operator.opcodeIndex, operator.inputs, operator.outputs = self.ensure_opcode(kind, version), inputs, outputs
         if kind in FUSED_ACTIVATION_OPS:
-            options = f"{kind.title()}Options"
-            operator.builtinOptionsType = getattr(schema.BuiltinOptions, options)
-            operator.builtinOptions = getattr(schema, f"{options}T")()
+            options_name = f"{kind.title()}Options"
+            operator.builtinOptionsType = getattr(schema.BuiltinOptions, options_name)
+            operator.builtinOptions = getattr(schema, f"{options_name}T")()
         return operator
 
     def add_float_tensor(self, name: str, shape: Any, array: Array | None = None) -> int:
@@ -163,7 +170,7 @@ class MutableGraph:
             np.array([quant_params[1]], np.int64),
         )
         codes = None if array is None else _quantize_array(array, bits, quant_params)
-        return self._add_tensor(name, shape, integer_type(bits), quantization, codes)
+        return self._add_tensor(name, shape, integer_type_code(bits), quantization, codes)
 
     def _add_tensor(self, name: str, shape: Any, type_code: int, quantization: Any, array: Array | None) -> int:
         from ai_edge_litert.schema_py_generated import BufferT, TensorT
@@ -185,16 +192,16 @@ class MutableGraph:
         return len(self.subgraph.tensors) - 1
 
 
-def integer_type(bits: BitWidth) -> int:
+def integer_type_code(bits: BitWidth) -> int:
     """The schema's code of the type."""
     from ai_edge_litert.schema_py_generated import TensorType
 
     return int(TensorType.INT8 if bits == 8 else TensorType.INT16)
 
 
-def choose_quant_params(span: ActivationRange, bits: BitWidth) -> QuantParams:
+def choose_quant_params(activation_range: ActivationRange, bits: BitWidth) -> QuantParams:
     """Scale and zero point of a range: asymmetric in 8 bits, symmetric in 16, as the kernels require."""
-    low, high = min(span[0], 0.0), max(span[1], 0.0)
+    low, high = min(activation_range[0], 0.0), max(activation_range[1], 0.0)
     if bits == 16:
         return float(np.float32(max(-low, high, 1e-30) / 32767)), 0
     scale = float(np.float32(max(high - low, 1e-30) / 255))

@@ -20,8 +20,8 @@ from edgepipe.compress.quantizer.mutable_graph import BitWidth, BitWidthPolicy, 
 from edgepipe.tflite.model import Model
 from edgepipe.tflite.reader import read
 
-POWERS = (2, 3, 4)
-OP_VERSIONS = {"TRANSPOSE": 6}  # the version for six dimensions
+SUPPORTED_POWERS = (2, 3, 4)
+VERSION_BY_OPERATOR = {"TRANSPOSE": 6}  # the version for six dimensions
 ALWAYS_DECOMPOSED = ("SQUARE", "NEG", "POW", "GREATER", "LESS_EQUAL")
 INTERMEDIATE_SUFFIX = r"/\d+_[A-Z0-9_]+"  # suffix of an intermediate tensor's name, after the name of the output
 SWAPPED_COMPARISONS = {"GREATER": "LESS", "LESS_EQUAL": "GREATER_EQUAL"}
@@ -45,12 +45,14 @@ def decomposed_model(lite: Model, policy: BitWidthPolicy) -> Iterator[Model]:
 
 def calibrate_decomposed(lite: Model, find_ranges: Callable[[Model], ActivationRanges]) -> ActivationRanges:
     """Ranges of `lite`, and of the intermediate tensors of operators that are decomposed for 16 bits."""
-    ranges = find_ranges(lite)
+    activation_ranges = find_ranges(lite)
     with decomposed_model(lite, uniform_bit_width(16)) as int16_model:
         return (
-            ranges
+            activation_ranges
             if int16_model is lite
-            else replace(ranges, by_tensor={**find_ranges(int16_model).by_tensor, **ranges.by_tensor})
+            else replace(
+                activation_ranges, by_tensor={**find_ranges(int16_model).by_tensor, **activation_ranges.by_tensor}
+            )
         )
 
 
@@ -60,8 +62,8 @@ def decompose_operators(content: bytes, policy: BitWidthPolicy) -> bytes:
     `policy` gives the bits of each operator's activations; operators that stay in float are not changed.
     """
     graph = MutableGraph(flatbuffer_edits.unpack_model(content))
-    changes = [_decompose_operator(graph, operator, policy) for operator in list(graph.operators)]
-    return flatbuffer_edits.pack_model(flatbuffer_edits.canonicalize(graph.model)) if any(changes) else content
+    change_flags = [_decompose_operator(graph, operator, policy) for operator in list(graph.operators)]
+    return flatbuffer_edits.pack_model(flatbuffer_edits.canonicalize(graph.model)) if any(change_flags) else content
 
 
 def _decompose_operator(graph: MutableGraph, operator: FlatbufferOperator, policy: BitWidthPolicy) -> bool:
@@ -81,7 +83,7 @@ class _Decomposition:
         self.input_indices = [int(index) for index in operator.inputs]
         self.output_index = int(operator.outputs[0])
         self.new_operators: list[FlatbufferOperator] = []
-        self.name_count = 0  # intermediate tensors so far
+        self.intermediate_count = 0  # intermediate tensors so far
 
     def apply(self) -> bool:
         """Replace the operator; False if it stays."""
@@ -91,19 +93,19 @@ class _Decomposition:
                 self.graph.new_operator(SWAPPED_COMPARISONS[kind], 1, self.input_indices[::-1], [self.output_index])
             ]
         elif self.input_indices and self.graph.is_float(self.input_indices[0]):
-            self._expand(kind)
+            self._append_decomposition(kind)
         index = self.graph.operator_index(self.operator)
         self.graph.operators[index : index + 1] = self.new_operators or [self.operator]
         return bool(self.new_operators)
 
-    def _expand(self, kind: str) -> None:
+    def _append_decomposition(self, kind: str) -> None:
         x = self.input_indices[0]
         match kind:
             case "SQUARE":
                 self._multiply([x, x])
             case "NEG":
-                self._multiply([x, self._scalar(-1)])
-            case "POW" if self._integer_exponent() in POWERS:
+                self._multiply([x, self._add_scalar(-1)])
+            case "POW" if self._integer_exponent() in SUPPORTED_POWERS:
                 self._multiply([x] * self._integer_exponent())
             case _ if self.bits == 16 and kind in INT16_DECOMPOSITIONS:
                 INT16_DECOMPOSITIONS[kind](self)
@@ -111,91 +113,106 @@ class _Decomposition:
     def _squared_difference(self) -> None:
         """(a - b)^2."""
         shape = list(self.graph.tensor(self.output_index).shape)  # one may be broadcast to the other
-        self._multiply([self._emit("SUB", self.input_indices, shape)] * 2)
+        self._multiply([self._append_operator("SUB", self.input_indices, shape)] * 2)
 
     def _prelu(self) -> None:
         """max(x, 0) + slope min(x, 0)."""
         x, slopes = self.input_indices
-        negative_part = self._emit("MUL", [self._emit("MINIMUM", [x, self._scalar(0)]), slopes])
-        self._emit_output("ADD", [self._emit("RELU", [x]), negative_part])
+        negative_part = self._append_operator(
+            "MUL", [self._append_operator("MINIMUM", [x, self._add_scalar(0)]), slopes]
+        )
+        self._append_output_operator("ADD", [self._append_operator("RELU", [x]), negative_part])
 
     def _elu(self) -> None:
         """max(x, 0) + (exp(min(x, 0)) - 1)."""
         x = self.input_indices[0]
-        exponential = self._emit("EXP", [self._emit("MINIMUM", [x, self._scalar(0)])])
-        self._emit_output("ADD", [self._emit("RELU", [x]), self._emit("SUB", [exponential, self._scalar(1)])])
+        exponential = self._append_operator("EXP", [self._append_operator("MINIMUM", [x, self._add_scalar(0)])])
+        self._append_output_operator(
+            "ADD",
+            [self._append_operator("RELU", [x]), self._append_operator("SUB", [exponential, self._add_scalar(1)])],
+        )
 
     def _relu_n1_to_1(self) -> None:
         """min(max(x, -1), 1)."""
-        self._emit_output(
-            "MINIMUM", [self._emit("MAXIMUM", [self.input_indices[0], self._scalar(-1)]), self._scalar(1)]
+        self._append_output_operator(
+            "MINIMUM",
+            [self._append_operator("MAXIMUM", [self.input_indices[0], self._add_scalar(-1)]), self._add_scalar(1)],
         )
 
     def _hard_swish(self) -> None:
         """x (min(max(x + 3, 0), 6) / 6); with MINIMUM, because RELU6 of TFLite Micro does not rescale."""
         x = self.input_indices[0]
-        shifted_relu = self._emit("RELU", [self._emit("ADD", [x, self._scalar(3)])])
-        gate = self._emit("MINIMUM", [shifted_relu, self._scalar(6)])
-        self._emit_output("MUL", [x, self._emit("MUL", [gate, self._scalar(1 / 6)])])
+        shifted_relu = self._append_operator("RELU", [self._append_operator("ADD", [x, self._add_scalar(3)])])
+        gate = self._append_operator("MINIMUM", [shifted_relu, self._add_scalar(6)])
+        self._append_output_operator("MUL", [x, self._append_operator("MUL", [gate, self._add_scalar(1 / 6)])])
 
     def _depth_to_space(self) -> None:
         """(.., h, w, b b c) as (.., h, w, b, b, c), transposed to (.., h, b, w, b, c), as (.., h b, w b, c)."""
-        block = self.operator.builtinOptions.blockSize
+        block_size = self.operator.builtinOptions.blockSize
         height, width, depth = (int(size) for size in self.graph.tensor(self.input_indices[0]).shape[1:])
-        self._permute_blocks([height, width, block, block, depth // block**2], [0, 1, 3, 2, 4, 5])
+        self._permute_blocks([height, width, block_size, block_size, depth // block_size**2], [0, 1, 3, 2, 4, 5])
 
     def _space_to_depth(self) -> None:
         """The inverse of `_depth_to_space`."""
-        block = self.operator.builtinOptions.blockSize
+        block_size = self.operator.builtinOptions.blockSize
         height, width, depth = (int(size) for size in self.graph.tensor(self.input_indices[0]).shape[1:])
-        self._permute_blocks([height // block, block, width // block, block, depth], [0, 1, 3, 2, 4, 5])
+        self._permute_blocks(
+            [height // block_size, block_size, width // block_size, block_size, depth], [0, 1, 3, 2, 4, 5]
+        )
 
-    def _permute_blocks(self, shape: list[int], order: list[int]) -> None:
+    def _permute_blocks(self, shape: list[int], axis_order: list[int]) -> None:
         """RESHAPE of each sample, TRANSPOSE, RESHAPE to the output's shape."""
-        batch = int(self.graph.tensor(self.input_indices[0]).shape[0])
-        blocks = self._emit("RESHAPE", [self.input_indices[0], self._int_list([-1, *shape])], [batch, *shape])
-        permuted_shape = [[batch, *shape][axis] for axis in order]
-        permuted_blocks = self._emit("TRANSPOSE", [blocks, self._int_list(order)], permuted_shape)
+        batch_size = int(self.graph.tensor(self.input_indices[0]).shape[0])
+        blocks = self._append_operator(
+            "RESHAPE", [self.input_indices[0], self._add_int_list([-1, *shape])], [batch_size, *shape]
+        )
+        permuted_shape = [[batch_size, *shape][axis] for axis in axis_order]
+        permuted_blocks = self._append_operator("TRANSPOSE", [blocks, self._add_int_list(axis_order)], permuted_shape)
         output_shape = [int(size) for size in self.graph.tensor(self.output_index).shape[1:]]
-        self._emit_output("RESHAPE", [permuted_blocks, self._int_list([-1, *output_shape])])
+        self._append_output_operator("RESHAPE", [permuted_blocks, self._add_int_list([-1, *output_shape])])
 
     def _integer_exponent(self) -> int:
         """The scalar integer exponent of POW; 0 if it is not one of `POWERS`, or broadcasts its input."""
         exponent = self.graph.constant(self.input_indices[1])
         shapes = [list(self.graph.tensor(index).shape) for index in (self.input_indices[0], self.output_index)]
         is_supported = (
-            exponent is not None and exponent.size == 1 and exponent.item() in POWERS and shapes[0] == shapes[1]
+            exponent is not None
+            and exponent.size == 1
+            and exponent.item() in SUPPORTED_POWERS
+            and shapes[0] == shapes[1]
         )
         return int(exponent.item()) if is_supported and exponent is not None else 0
 
-    def _multiply(self, factors: list[int]) -> None:
-        product = factors[0]
-        for factor in factors[1:-1]:
-            product = self._emit("MUL", [product, factor])
-        self._emit_output("MUL", [product, factors[-1]])
+    def _multiply(self, factor_indices: list[int]) -> None:
+        product_index = factor_indices[0]
+        for factor_index in factor_indices[1:-1]:
+            product_index = self._append_operator("MUL", [product_index, factor_index])
+        self._append_output_operator("MUL", [product_index, factor_indices[-1]])
 
-    def _scalar(self, number: float) -> int:
+    def _add_scalar(self, number: float) -> int:
         """A constant of one element."""
         return self.graph.add_float_tensor(self._intermediate_name(f"{number:g}"), [], np.array(number))
 
-    def _int_list(self, numbers: list[int]) -> int:
+    def _add_int_list(self, numbers: list[int]) -> int:
         """A constant int32 vector."""
         return self.graph.add_int32_constant(self._intermediate_name("_".join(map(str, numbers))), numbers)
 
-    def _emit(self, kind: str, inputs: list[int], shape: list[int] | None = None) -> int:
+    def _append_operator(self, kind: str, input_indices: list[int], shape: list[int] | None = None) -> int:
         """Append an operator with an intermediate output, by default of the first input's shape; its tensor index."""
-        output_shape = self.graph.tensor(inputs[0]).shape if shape is None else shape
+        output_shape = self.graph.tensor(input_indices[0]).shape if shape is None else shape
         index = self.graph.add_float_tensor(self._intermediate_name(kind), output_shape)
-        self.new_operators.append(self.graph.new_operator(kind, OP_VERSIONS.get(kind, 1), inputs, [index]))
+        self.new_operators.append(
+            self.graph.new_operator(kind, VERSION_BY_OPERATOR.get(kind, 1), input_indices, [index])
+        )
         return index
 
-    def _emit_output(self, kind: str, inputs: list[int]) -> None:
-        self.new_operators.append(self.graph.new_operator(kind, 1, inputs, [self.output_index]))
+    def _append_output_operator(self, kind: str, input_indices: list[int]) -> None:
+        self.new_operators.append(self.graph.new_operator(kind, 1, input_indices, [self.output_index]))
 
     def _intermediate_name(self, suffix: str) -> str:
         """A name derived from the output's, independent of what else is decomposed in the model."""
-        self.name_count += 1
-        return f"{self.graph.name(self.output_index)}/{self.name_count}_{suffix}"
+        self.intermediate_count += 1
+        return f"{self.graph.name(self.output_index)}/{self.intermediate_count}_{suffix}"
 
 
 INT16_DECOMPOSITIONS = {  # decomposed for 16-bit activations

@@ -14,14 +14,16 @@ ISOLATED_SUFFIX = "/output"  # appended to the name of an isolated output, follo
 def isolate_outputs(content: bytes) -> tuple[bytes, dict[str, str]]:
     """The float .tflite `content` with no output read inside; and isolated output name -> original name."""
     graph = MutableGraph(flatbuffer_edits.unpack_model(content))
-    original_names: dict[str, str] = {}
-    outputs = [int(index) for index in graph.subgraph.outputs]
-    for position, index in enumerate(outputs):
-        if graph.is_float(index) and (graph.readers(index) or index in outputs[:position]):
+    original_by_isolated_name: dict[str, str] = {}
+    output_indices = [int(index) for index in graph.subgraph.outputs]
+    for position, index in enumerate(output_indices):
+        if graph.is_float(index) and (graph.readers(index) or index in output_indices[:position]):
             isolated_index = _isolate_output(graph, index, position)
-            original_names[graph.name(isolated_index)] = graph.name(index)
+            original_by_isolated_name[graph.name(isolated_index)] = graph.name(index)
             _replace_output(graph, position, isolated_index)
-    return (flatbuffer_edits.pack_model(graph.model) if original_names else content), original_names
+    return (
+        flatbuffer_edits.pack_model(graph.model) if original_by_isolated_name else content
+    ), original_by_isolated_name
 
 
 def _isolate_output(graph: MutableGraph, index: int, position: int) -> int:
@@ -38,19 +40,21 @@ def _replace_output(graph: MutableGraph, position: int, new_index: int) -> None:
     old_index = int(graph.subgraph.outputs[position])
     graph.subgraph.outputs = [*graph.subgraph.outputs[:position], new_index, *graph.subgraph.outputs[position + 1 :]]
     for signature in graph.model.signatureDefs or []:
-        tensor_map = next((entry for entry in signature.outputs if entry.tensorIndex == old_index), None)
+        tensor_map = next((output_map for output_map in signature.outputs if output_map.tensorIndex == old_index), None)
         if tensor_map is not None:
             tensor_map.tensorIndex = new_index
 
 
-def merge_outputs(content: bytes, original_names: dict[str, str]) -> bytes:
+def merge_outputs(content: bytes, original_by_isolated_name: dict[str, str]) -> bytes:
     """The quantized model `content` without the operators that isolate outputs."""
-    if not original_names:
+    if not original_by_isolated_name:
         return content
     graph = MutableGraph(flatbuffer_edits.unpack_model(content))
-    for operator in [operator for operator in graph.operators if _is_redundant(graph, operator, original_names)]:
+    for operator in [
+        operator for operator in graph.operators if _is_redundant(graph, operator, original_by_isolated_name)
+    ]:
         source_index, isolated_index = int(operator.inputs[0]), int(operator.outputs[0])
-        graph.remove(operator)
+        graph.remove_operator(operator)
         for reader in graph.readers(isolated_index):
             reader.inputs = [source_index if index == isolated_index else int(index) for index in reader.inputs]
         for position in [i for i, output in enumerate(graph.subgraph.outputs) if output == isolated_index]:
@@ -58,13 +62,17 @@ def merge_outputs(content: bytes, original_names: dict[str, str]) -> bytes:
     return flatbuffer_edits.pack_model(flatbuffer_edits.canonicalize(graph.model))
 
 
-def _is_redundant(graph: MutableGraph, operator: FlatbufferOperator, original_names: dict[str, str]) -> bool:
+def _is_redundant(graph: MutableGraph, operator: FlatbufferOperator, original_by_isolated_name: dict[str, str]) -> bool:
     """Whether an operator isolates an output and passes its stored values on unchanged."""
     source_index, isolated_index = int(operator.inputs[0]), int(operator.outputs[0])
-    has_same_storage = _storage(graph, source_index) == _storage(graph, isolated_index)
-    return graph.kind(operator) == "RESHAPE" and graph.name(isolated_index) in original_names and has_same_storage
+    has_same_storage = _storage_format(graph, source_index) == _storage_format(graph, isolated_index)
+    return (
+        graph.kind(operator) == "RESHAPE"
+        and graph.name(isolated_index) in original_by_isolated_name
+        and has_same_storage
+    )
 
 
-def _storage(graph: MutableGraph, index: int) -> tuple[int, QuantParams | None]:
+def _storage_format(graph: MutableGraph, index: int) -> tuple[int, QuantParams | None]:
     """How values are stored: type, and scale and zero point."""
     return graph.tensor(index).type, None if graph.bit_width(index) is None else graph.quant_params(index)

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import final
 
 from edgepipe.compress.quantizer.layer_attribution import (
-    layers_by_operator,
+    layer_names_by_operator,
     make_unique,
-    short_name,
+    short_operator_name,
     strip_common_number,
 )
 from edgepipe.tflite.model import Model, Operator
@@ -48,46 +48,47 @@ class QuantizableLayer:
 
 def find_layers(model: Model, class_by_layer: Mapping[str, str] | None = None) -> list[QuantizableLayer]:
     """The layers of the first subgraph of `model`; `class_by_layer` has the Keras layers' classes by name, if known."""
-    main_operators = [operator for operator in model.operators if operator.subgraph == 0]
-    groups = _group_operators(main_operators)
+    main_operators = [operator for operator in model.operators if operator.subgraph_index == 0]
+    operator_groups = _group_operators(main_operators)
     names_by_operator = dict(
-        zip(range(len(model.operators)), layers_by_operator(model, class_by_layer or {}), strict=True)
+        zip(range(len(model.operators)), layer_names_by_operator(model, class_by_layer or {}), strict=True)
     )
     raw_names = [
-        _layer_name(main_operators[group[0]], names_by_operator[group[0]], class_by_layer or {}) for group in groups
+        _layer_name(main_operators[group[0]], names_by_operator[group[0]], class_by_layer or {})
+        for group in operator_groups
     ]
     layer_names = make_unique(raw_names if class_by_layer else strip_common_number(raw_names))
     return [
         QuantizableLayer(name, tuple(main_operators[index] for index in group))
-        for name, group in zip(layer_names, groups, strict=True)
+        for name, group in zip(layer_names, operator_groups, strict=True)
     ]
 
 
 def _group_operators(operators: list[Operator]) -> list[list[int]]:
     """Indices of the operators of each layer, the compute operator first."""
-    group_by_tensor: dict[tuple[int, int], int] = {}  # tensor -> group
-    groups: list[list[int]] = []
+    group_index_by_tensor: dict[tuple[int, int], int] = {}  # tensor -> group
+    operator_groups: list[list[int]] = []
     pending_indices: list[int] = []  # pass-through operators before the first compute operator
     for index, operator in enumerate(operators):
-        input_groups = [
-            group_by_tensor[t.key]
+        input_group_indices = [
+            group_index_by_tensor[t.key]
             for t in operator.inputs
-            if t is not None and not t.is_constant and t.key in group_by_tensor
+            if t is not None and not t.is_constant and t.key in group_index_by_tensor
         ]
-        if operator.name in PASS_THROUGH_OPS and input_groups:
-            group = input_groups[0]
-            groups[group].append(index)
+        if operator.name in PASS_THROUGH_OPS and input_group_indices:
+            group_index = input_group_indices[0]
+            operator_groups[group_index].append(index)
         elif operator.name in PASS_THROUGH_OPS:
             pending_indices.append(index)
             continue
         else:
-            group = len(groups)
-            groups.append([index, *pending_indices])
+            group_index = len(operator_groups)
+            operator_groups.append([index, *pending_indices])
             pending_indices = []
-        group_by_tensor.update((tensor.key, group) for tensor in operator.outputs if tensor is not None)
-    return groups + ([pending_indices] if pending_indices else [])
+        group_index_by_tensor.update((tensor.key, group_index) for tensor in operator.outputs if tensor is not None)
+    return operator_groups + ([pending_indices] if pending_indices else [])
 
 
-def _layer_name(operator: Operator, candidates: list[str], class_by_layer: Mapping[str, str]) -> str:
-    weighted_names = [name for name in candidates if class_by_layer[name].startswith(WEIGHTED_CLASS_PREFIXES)]
-    return (weighted_names or candidates[::-1] or [short_name(operator)])[0]
+def _layer_name(operator: Operator, candidate_names: list[str], class_by_layer: Mapping[str, str]) -> str:
+    weighted_names = [name for name in candidate_names if class_by_layer[name].startswith(WEIGHTED_CLASS_PREFIXES)]
+    return (weighted_names or candidate_names[::-1] or [short_operator_name(operator)])[0]

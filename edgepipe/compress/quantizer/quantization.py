@@ -88,14 +88,20 @@ def quantize_tflite(
             tuple(recipes.unmatched_rule_notes(user_recipe, lite)),
         )
     with decomposed_model(lite, _int8_policy(recipes.bit_width_policy(rules))) as model:
-        ranges = _find_ranges(rules, model, request, feeds, trained_ranges or {})
+        activation_ranges = _find_ranges(rules, model, request, feeds, trained_ranges or {})
         if request.scheme == "int8" and feeds is not None:
-            quantized_model = _quantize_int8(model, feeds, ranges, request, rules)
+            quantized_model = _quantize_int8(model, feeds, activation_ranges, request, rules)
         else:
-            quantized_model = QuantizedModel(recipes.quantize_with_recipe(model.content, rules, ranges.by_tensor))
+            quantized_model = QuantizedModel(
+                recipes.quantize_with_recipe(model.content, rules, activation_ranges.by_tensor)
+            )
         return replace(
             quantized_model,
-            notes=(*ranges.notes(), *quantized_model.notes, *recipes.unmatched_rule_notes(user_recipe, model)),
+            notes=(
+                *activation_ranges.notes(),
+                *quantized_model.notes,
+                *recipes.unmatched_rule_notes(user_recipe, model),
+            ),
         )
 
 
@@ -139,50 +145,58 @@ def collect_ranges(
         raise InputError(
             f"scheme {request.scheme} needs representative samples to calibrate activations, found none; give some"
         )
-    ranges = calibrate(lite, dict(zip(lite.inputs_by_name, feeds, strict=True)), request.calibration)
-    trained_by_tensor = (
-        {name: _trained_range(name, trained_ranges) for name in ranges.by_tensor} if trained_ranges else {}
+    activation_ranges = calibrate(lite, dict(zip(lite.inputs_by_name, feeds, strict=True)), request.calibration)
+    trained_range_by_tensor = (
+        {name: _trained_range(name, trained_ranges) for name in activation_ranges.by_tensor} if trained_ranges else {}
     )
-    overriding_ranges = {name: span for name, span in trained_by_tensor.items() if span is not None}
-    shifts = {name: shift for name, shift in ranges.shifts.items() if name not in overriding_ranges}
-    return replace(ranges, by_tensor={**ranges.by_tensor, **overriding_ranges}, shifts=shifts)
+    overriding_ranges = {name: span for name, span in trained_range_by_tensor.items() if span is not None}
+    remaining_shifts = {
+        name: shift for name, shift in activation_ranges.shifts.items() if name not in overriding_ranges
+    }
+    return replace(
+        activation_ranges, by_tensor={**activation_ranges.by_tensor, **overriding_ranges}, shifts=remaining_shifts
+    )
 
 
-def _trained_range(tensor: str, trained_ranges: Mapping[str, ActivationRange]) -> ActivationRange | None:
+def _trained_range(tensor_name: str, trained_ranges: Mapping[str, ActivationRange]) -> ActivationRange | None:
     """The trained range of the one layer that a tensor is named after; None if there is none, or several."""
-    matches = [trained_ranges[scope] for scope in scope_names(tensor) if scope in trained_ranges]
-    return matches[0] if len(matches) == 1 else None
+    matching_ranges = [trained_ranges[scope] for scope in scope_names(tensor_name) if scope in trained_ranges]
+    return matching_ranges[0] if len(matching_ranges) == 1 else None
 
 
 def _build_rules(request: QuantizationRequest, lite: Model) -> LitertRecipe:
     """The recipe for the whole model; the interface types hold whatever stays in float."""
     float_rules = recipes.keep_float_rules(request.keep_float(lite)) if request.keep_float is not None else []
     if request.scheme == "recipe":
-        io_recipe = recipes.io_rules(request.input_type, request.output_type)
-        return [*(request.recipe or []), *float_rules, *io_recipe]
-    io_recipe = recipes.io_rules(*request.io_types) if SCHEMES[request.scheme].needs_calibration else []
-    return [*recipes.scheme_recipe(request.scheme), *float_rules, *io_recipe]
+        io_rules = recipes.io_rules(request.input_type, request.output_type)
+        return [*(request.recipe or []), *float_rules, *io_rules]
+    io_rules = recipes.io_rules(*request.io_types) if SCHEMES[request.scheme].needs_calibration else []
+    return [*recipes.scheme_recipe(request.scheme), *float_rules, *io_rules]
 
 
 MISCOMPUTED_OPS = frozenset({"ONE_HOT", "SCATTER_ND"})  # TensorFlow's quantizer stores their constants in another scale
 
 
 def _quantize_int8(
-    lite: Model, feeds: list[Array], ranges: ActivationRanges, request: QuantizationRequest, rules: LitertRecipe
+    lite: Model,
+    feeds: list[Array],
+    activation_ranges: ActivationRanges,
+    request: QuantizationRequest,
+    rules: LitertRecipe,
 ) -> QuantizedModel:
     """`lite` in int8: by TensorFlow's quantizer, or by `rules` where it cannot, or where they leave less in float."""
     if reason := _tensorflow_objection(lite, request):
         return QuantizedModel(
-            recipes.quantize_with_recipe(lite.content, rules, ranges.by_tensor),
+            recipes.quantize_with_recipe(lite.content, rules, activation_ranges.by_tensor),
             (f"int8 by litert-quantizer: {reason}",),
         )
-    content = _quantize_with_tensorflow(lite, feeds, ranges.by_tensor, request)
+    content = _quantize_with_tensorflow(lite, feeds, activation_ranges.by_tensor, request)
     content = float_fallback.integerize_operators(
-        content, lite.content, recipes.bit_width_policy(rules), ranges.by_tensor
+        content, lite.content, recipes.bit_width_policy(rules), activation_ranges.by_tensor
     )
     if not (float_count := float_fallback.count_float_operators(content)):
         return QuantizedModel(content)
-    litert_content = recipes.quantize_with_recipe(lite.content, rules, ranges.by_tensor)
+    litert_content = recipes.quantize_with_recipe(lite.content, rules, activation_ranges.by_tensor)
     if (litert_float_count := float_fallback.count_float_operators(litert_content)) >= float_count:
         return QuantizedModel(content)
     counts_text = f"it leaves {plural(litert_float_count, 'operator')} in float, TensorFlow's quantizer {float_count}"

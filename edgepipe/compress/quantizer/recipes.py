@@ -28,15 +28,17 @@ RULE_KEYS = ("regex", "operation", "algorithm_key", "op_config")
 ALL_OPERATIONS, ANY_SCOPE = "*", ".*"
 # matches everything too; litert-quantizer groups the rules of one expression at the position of the first of them
 ANY_SCOPE_LAST = "^.*$"
-MIN_MAX, CASTING, NO_QUANTIZE = "min_max_uniform_quantize", "float_casting", "no_quantize"
+MIN_MAX_ALGORITHM, CASTING_ALGORITHM, NO_QUANTIZE_ALGORITHM = "min_max_uniform_quantize", "float_casting", "no_quantize"
 IO_OPERATIONS = ("INPUT", "OUTPUT")
-ALIASES = {"TRANSPOSE_CONV": "CONV_2D_TRANSPOSE", "CUSTOM": "CUSTOM_OP"}  # litert-quantizer's names
-CASTABLE = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED", "EMBEDDING_LOOKUP"})
+OPERATION_ALIASES = {"TRANSPOSE_CONV": "CONV_2D_TRANSPOSE", "CUSTOM": "CUSTOM_OP"}  # litert-quantizer's names
+CASTABLE_OPERATORS = frozenset(
+    {"CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED", "EMBEDDING_LOOKUP"}
+)
 
 
 def scheme_recipe(scheme: str) -> LitertRecipe:
     """The recipe of a scheme that holds for the whole model."""
-    configs = {
+    config_by_scheme = {
         "int8": integer_config(8),
         "int16x8": integer_config(16),
         "dynamic": weight_config(8, integer=True),
@@ -44,12 +46,15 @@ def scheme_recipe(scheme: str) -> LitertRecipe:
         "weight_only_int4": weight_config(4),
         "float16": _float16_config(),
     }
-    algorithm = CASTING if scheme == "float16" else MIN_MAX
-    return [make_rule(configs[scheme], algorithm=algorithm)]
+    algorithm = CASTING_ALGORITHM if scheme == "float16" else MIN_MAX_ALGORITHM
+    return [make_rule(config_by_scheme[scheme], algorithm=algorithm)]
 
 
 def make_rule(
-    config: RecipeRule | None, regex: str = ANY_SCOPE, operation: str = ALL_OPERATIONS, algorithm: str = MIN_MAX
+    config: RecipeRule | None,
+    regex: str = ANY_SCOPE,
+    operation: str = ALL_OPERATIONS,
+    algorithm: str = MIN_MAX_ALGORITHM,
 ) -> RecipeRule:
     """One rule.
 
@@ -59,7 +64,7 @@ def make_rule(
         operation: the kind of operator, `*` for all.
         algorithm: litert-quantizer's algorithm key; ignored without `config`.
     """
-    algorithm_key = NO_QUANTIZE if config is None else algorithm
+    algorithm_key = NO_QUANTIZE_ALGORITHM if config is None else algorithm
     return {
         "regex": regex,
         "operation": operation,
@@ -70,23 +75,23 @@ def make_rule(
 
 def integer_config(bits: int) -> RecipeRule:
     """8-bit weights, and activations of 8 or 16 bits; 16 are symmetric, as the kernels require."""
-    activations = {"num_bits": bits, "symmetric": bits == 16, "granularity": "TENSORWISE", "dtype": "INT"}
-    return {**weight_config(8, integer=True), "activation_tensor_config": activations}
+    activation_config = {"num_bits": bits, "symmetric": bits == 16, "granularity": "TENSORWISE", "dtype": "INT"}
+    return {**weight_config(8, integer=True), "activation_tensor_config": activation_config}
 
 
 def weight_config(bits: int, integer: bool = False) -> RecipeRule:
     """Weights of 4 or 8 bits, computed in float, or with `integer` in integers."""
-    weights = {"num_bits": bits, "symmetric": True, "granularity": "CHANNELWISE", "dtype": "INT"}
+    tensor_config = {"num_bits": bits, "symmetric": True, "granularity": "CHANNELWISE", "dtype": "INT"}
     return {
-        "weight_tensor_config": weights,
+        "weight_tensor_config": tensor_config,
         "compute_precision": "INTEGER" if integer else "FLOAT",
         "explicit_dequantize": not integer,
     }
 
 
 def _float16_config() -> RecipeRule:
-    weights = {"num_bits": 16, "symmetric": True, "granularity": "TENSORWISE", "dtype": "FLOAT"}
-    return {"weight_tensor_config": weights, "compute_precision": "FLOAT", "explicit_dequantize": True}
+    tensor_config = {"num_bits": 16, "symmetric": True, "granularity": "TENSORWISE", "dtype": "FLOAT"}
+    return {"weight_tensor_config": tensor_config, "compute_precision": "FLOAT", "explicit_dequantize": True}
 
 
 def _float_config() -> RecipeRule:
@@ -95,7 +100,7 @@ def _float_config() -> RecipeRule:
 
 def operator_pattern(operator: Operator) -> str:
     """The regular expression that matches this operator and no other."""
-    return f"^{re.escape(_scope(_output_names(operator)))}$"
+    return f"^{re.escape(_operator_scope(_output_names(operator)))}$"
 
 
 def decomposed_pattern(operator: Operator) -> str:
@@ -106,7 +111,7 @@ def decomposed_pattern(operator: Operator) -> str:
 
 def float16_rule(operator: Operator) -> RecipeRule:
     """A rule that gives one operator float16 weights if it has any, and float arithmetic."""
-    return make_rule(_float16_config(), operator_pattern(operator), algorithm=CASTING)
+    return make_rule(_float16_config(), operator_pattern(operator), algorithm=CASTING_ALGORITHM)
 
 
 def keep_float_rules(operators: Collection[Operator]) -> LitertRecipe:
@@ -162,36 +167,36 @@ def quantize_with_recipe(content: bytes, recipe: LitertRecipe, ranges: Mapping[s
     prepared_content = flatbuffer_edits.normalize_opcodes(decompose_operators(content, bit_width_policy(recipe)))
     if not needs_calibration(recipe):
         return _run_quantizer(prepared_content, recipe, {})
-    isolated_content, original_names = output_isolation.isolate_outputs(prepared_content)
-    range_by_name = dict(ranges or {})
-    range_by_name |= {
-        isolated_name: range_by_name[original_name]
-        for isolated_name, original_name in original_names.items()
-        if original_name in range_by_name
+    isolated_content, original_by_isolated_name = output_isolation.isolate_outputs(prepared_content)
+    range_by_tensor = dict(ranges or {})
+    range_by_tensor |= {
+        isolated_name: range_by_tensor[original_name]
+        for isolated_name, original_name in original_by_isolated_name.items()
+        if original_name in range_by_tensor
     }
     quantized_content = float_fallback.integerize_operators(
-        flatbuffer_edits.unify_output_types(_run_quantizer(isolated_content, recipe, range_by_name)),
+        flatbuffer_edits.unify_output_types(_run_quantizer(isolated_content, recipe, range_by_tensor)),
         isolated_content,
         bit_width_policy(recipe),
-        range_by_name,
+        range_by_tensor,
     )
     return output_isolation.merge_outputs(
-        bias_scales.widen_bias_scales(quantized_content, isolated_content)[0], original_names
+        bias_scales.widen_bias_scales(quantized_content, isolated_content)[0], original_by_isolated_name
     )
 
 
 def _run_quantizer(content: bytes, recipe: LitertRecipe, ranges: Mapping[str, ActivationRange]) -> bytes:
-    quantizer = load_quantizer_module()
-    spans = {name: np.asarray(span, np.float32) for name, span in ranges.items()}
-    statistics = {name: {"min": span[:1], "max": span[1:]} for name, span in spans.items()}
+    quantizer_module = load_quantizer_module()
+    range_arrays = {name: np.asarray(span, np.float32) for name, span in ranges.items()}
+    calibration_statistics = {name: {"min": span[:1], "max": span[1:]} for name, span in range_arrays.items()}
     try:
         # progress and counts go to stderr; biases out of range, of which NumPy warns, are fixed afterwards
         with capture_stderr(), warnings.catch_warnings(), np.errstate(all="ignore"):
             # from an interpreter that the library opens to read names
             warnings.filterwarnings("ignore", ".*experimental_preserve_all_tensors", UserWarning)
-            model_quantizer = quantizer.Quantizer(bytearray(content), recipe)
+            model_quantizer = quantizer_module.Quantizer(bytearray(content), recipe)
             quantization_result = model_quantizer.quantize(
-                statistics or None, enable_progress_bar=False, enable_progress_report=False
+                calibration_statistics or None, enable_progress_bar=False, enable_progress_report=False
             )
     except (ValueError, RuntimeError, KeyError, TypeError, IndexError, NotImplementedError) as error:
         message = " ".join(str(error).split())[:300] or type(error).__name__
@@ -201,7 +206,7 @@ def _run_quantizer(content: bytes, recipe: LitertRecipe, ranges: Mapping[str, Ac
 
 def unmatched_rule_notes(recipe: LitertRecipe, lite: Model) -> list[str]:
     """A note on each rule that matches no operator of the float model."""
-    operator_scopes = [(operator.name, _scope(_output_names(operator))) for operator in lite.operators]
+    operator_scopes = [(operator.name, _operator_scope(_output_names(operator))) for operator in lite.operators]
     return [
         f"rule {number} of the recipe has no effect: no operator of kind {rule['operation']} matches '{rule['regex']}'"
         for number, rule in enumerate(recipe, 1)
@@ -214,7 +219,7 @@ def unmatched_rule_notes(recipe: LitertRecipe, lite: Model) -> list[str]:
 
 
 def _matches_operation(operation: str, kind: str) -> bool:
-    return operation in (ALL_OPERATIONS, ALIASES.get(kind, kind))
+    return operation in (ALL_OPERATIONS, OPERATION_ALIASES.get(kind, kind))
 
 
 def bit_width_policy(recipe: LitertRecipe) -> BitWidthPolicy:
@@ -222,7 +227,7 @@ def bit_width_policy(recipe: LitertRecipe) -> BitWidthPolicy:
     return lambda kind, outputs: activation_bits(recipe, kind, outputs)
 
 
-def activation_bits(recipe: LitertRecipe, kind: str, outputs: Sequence[str]) -> BitWidth | None:
+def activation_bits(recipe: LitertRecipe, kind: str, output_names: Sequence[str]) -> BitWidth | None:
     """The activation bits that a recipe gives an operator without weights; None for float.
 
     As litert-quantizer reads it: rules of one expression are grouped at the position of the first, a rule for all
@@ -235,24 +240,24 @@ def activation_bits(recipe: LitertRecipe, kind: str, outputs: Sequence[str]) -> 
     matching_rules = [
         rule
         for regex, rules in rules_by_regex.items()
-        if re.search(regex, _scope(outputs))
+        if re.search(regex, _operator_scope(output_names))
         for rule in rules
         if rule["operation"] in (ALL_OPERATIONS, kind)
-        and (rule["algorithm_key"] == NO_QUANTIZE or needs_calibration([rule]))
+        and (rule["algorithm_key"] == NO_QUANTIZE_ALGORITHM or needs_calibration([rule]))
     ]
-    if not matching_rules or matching_rules[-1]["algorithm_key"] == NO_QUANTIZE:
+    if not matching_rules or matching_rules[-1]["algorithm_key"] == NO_QUANTIZE_ALGORITHM:
         return None
     num_bits = matching_rules[-1]["op_config"]["activation_tensor_config"]["num_bits"]
-    return next((number for number in BIT_WIDTHS if number == num_bits), None)
+    return next((bits for bits in BIT_WIDTHS if bits == num_bits), None)
 
 
 def _output_names(operator: Operator) -> list[str]:
     return [tensor.name for tensor in operator.outputs if tensor is not None]
 
 
-def _scope(outputs: Sequence[str]) -> str:
+def _operator_scope(output_names: Sequence[str]) -> str:
     """The name of an operator in recipes."""
-    return "".join(f"{name};" for name in outputs)
+    return "".join(f"{name};" for name in output_names)
 
 
 def load_quantizer_module() -> Any:
@@ -297,7 +302,7 @@ def _rule_problem(rule: Any) -> str:
     if not isinstance(rule, dict):
         return f"is a mapping with {', '.join(RULE_KEYS)}; found {type(rule).__name__}"
     for key in RULE_KEYS:
-        if key not in rule and not (key == "op_config" and rule.get("algorithm_key") == NO_QUANTIZE):
+        if key not in rule and not (key == "op_config" and rule.get("algorithm_key") == NO_QUANTIZE_ALGORITHM):
             return f"has no '{key}'"
     for key in rule:
         if key not in RULE_KEYS:
@@ -312,12 +317,12 @@ def _rule_problem(rule: Any) -> str:
 
 
 def _unknown_name_problem(rule: RecipeRule) -> str:
-    quantizer = load_quantizer_module()
+    quantizer_module = load_quantizer_module()
     from litert_quantizer.qtyping import TFLOperationName
 
-    operations = [name.value for name in TFLOperationName]
-    algorithms = [name.value for name in quantizer.AlgorithmName]
-    for key, allowed_names in (("operation", operations), ("algorithm_key", algorithms)):
+    operation_names = [name.value for name in TFLOperationName]
+    algorithm_names = [name.value for name in quantizer_module.AlgorithmName]
+    for key, allowed_names in (("operation", operation_names), ("algorithm_key", algorithm_names)):
         if rule[key] not in allowed_names:
             return f"unknown {key} '{rule[key]}'{did_you_mean(str(rule[key]), allowed_names)}"
     return ""

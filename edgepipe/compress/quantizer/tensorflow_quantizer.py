@@ -64,13 +64,13 @@ def _restore_output_names(content: bytes, float_content: bytes) -> bytes:
     if not any(graph.kind(operator) in MULTI_OUTPUT_OPS for operator in graph.operators):
         return content
     for kind in MULTI_OUTPUT_OPS:
-        operators, sources = (
+        quantized_operators, float_operators = (
             [op for op in each_graph.operators if each_graph.kind(op) == kind] for each_graph in (graph, float_graph)
         )
-        if len(operators) != len(sources):
+        if len(quantized_operators) != len(float_operators):
             return content
-        for operator, source in zip(operators, sources, strict=True):
-            for index, source_index in zip(operator.outputs, source.outputs, strict=True):
+        for operator, float_operator in zip(quantized_operators, float_operators, strict=True):
+            for index, source_index in zip(operator.outputs, float_operator.outputs, strict=True):
                 graph.tensor(int(index)).name = float_graph.tensor(int(source_index)).name
     return flatbuffer_edits.pack_model(flatbuffer_edits.canonicalize(graph.model))
 
@@ -91,26 +91,31 @@ def widen_shared_ranges(content: bytes, ranges: Mapping[str, ActivationRange]) -
     narrower: harmless if nothing else reads the tensor, but other readers would get clipped values. In that case all of
     them get the widest range.
     """
-    graph, shared_ranges = MutableGraph(flatbuffer_edits.unpack_model(content)), dict(ranges)
-    groups = [
-        _shared_names(graph, operator, shared_ranges)
+    graph, widened_ranges = MutableGraph(flatbuffer_edits.unpack_model(content)), dict(ranges)
+    name_groups = [
+        _shared_range_names(graph, operator, widened_ranges)
         for operator in graph.operators
         if graph.kind(operator) in SHARED_SCALE_OPS
     ]
-    for _ in groups:  # a tensor that one group widens may be in another
-        for names in filter(None, groups):
-            low, high = min(shared_ranges[name][0] for name in names), max(shared_ranges[name][1] for name in names)
-            shared_ranges |= dict.fromkeys(names, (low, high))
-    return shared_ranges
+    for _ in name_groups:  # a tensor that one group widens may be in another
+        for tensor_names in filter(None, name_groups):
+            low, high = (
+                min(widened_ranges[name][0] for name in tensor_names),
+                max(widened_ranges[name][1] for name in tensor_names),
+            )
+            widened_ranges |= dict.fromkeys(tensor_names, (low, high))
+    return widened_ranges
 
 
-def _shared_names(graph: MutableGraph, operator: FlatbufferOperator, ranges: Mapping[str, ActivationRange]) -> set[str]:
+def _shared_range_names(
+    graph: MutableGraph, operator: FlatbufferOperator, ranges: Mapping[str, ActivationRange]
+) -> set[str]:
     """The tensors that must share one range: outputs, and inputs with other readers; empty without such inputs."""
-    inputs = {
+    input_names = {
         graph.name(int(index)) for index in operator.inputs if index >= 0 and _has_other_readers(graph, int(index))
     }
-    outputs = {graph.name(int(index)) for index in operator.outputs}
-    return (inputs | outputs) & ranges.keys() if inputs & ranges.keys() else set()
+    output_names = {graph.name(int(index)) for index in operator.outputs}
+    return (input_names | output_names) & ranges.keys() if input_names & ranges.keys() else set()
 
 
 def _has_other_readers(graph: MutableGraph, index: int) -> bool:
@@ -132,9 +137,9 @@ def override_ranges(content: bytes, ranges: Mapping[str, ActivationRange]) -> by
     """The calibrated model `content` with the ranges of its activations replaced, by tensor name."""
     model = flatbuffer_edits.unpack_model(content)
     for tensor in (tensor for graph in model.subgraphs for tensor in graph.tensors):
-        span = ranges.get(tensor.name.decode())
-        if span is not None and _is_calibrated(tensor):
-            tensor.quantization.min, tensor.quantization.max = ([np.float32(end)] for end in span)
+        activation_range = ranges.get(tensor.name.decode())
+        if activation_range is not None and _is_calibrated(tensor):
+            tensor.quantization.min, tensor.quantization.max = ([np.float32(bound)] for bound in activation_range)
     return flatbuffer_edits.pack_model(model)
 
 

@@ -20,21 +20,21 @@ from edgepipe.devices import device_profile
 from edgepipe.devices.calibration import calibration_fit as fitting
 from edgepipe.devices.calibration.calibration_fit import FitSample, FittedTerms, HeldOutTimes
 from edgepipe.devices.calibration.calibration_record import DeviceCalibration, GroupErrors, SuiteMeasurement
-from edgepipe.devices.calibration.cost_terms import operator_costs
+from edgepipe.devices.calibration.cost_terms import compute_operator_costs
 from edgepipe.devices.calibration.measurement_backend import Backend, HostBackend
 from edgepipe.devices.calibration.suite import Effort, SuiteCase, build_suite
 from edgepipe.devices.calibration.suite_measurement import CaseFile, ReadingStore, SuiteBench
 from edgepipe.devices.device_profile import Device
 from edgepipe.tflite import reader
-from edgepipe.tflite.host_fingerprint import usable_cores
+from edgepipe.tflite.host_fingerprint import count_usable_cores
 from edgepipe.tflite.latency_series import LatencyReading
 
 PASSES_BY_EFFORT = {Effort.QUICK: 2, Effort.FULL: 3}
 MIN_MEASURED_SHARE = 0.8  # share of the suite that must run for a reliable fit
 REFERENCE_GROUP = "classifier"  # the group whose first model tracks the current speed of the machine
 MAX_NAMED_REFUSALS = 20
-HOST_CORE = "host CPU"  # the core in the shipped profile `host`
-DEVICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+HOST_CORE_NAME = "host CPU"  # the core in the shipped profile `host`
+DEVICE_NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 @dataclass(frozen=True)
@@ -52,22 +52,22 @@ def calibrate(backend: Backend, request: CalibrationRequest, progress: Progress)
     Raises:
         ToolError: the device runs less than 80 % of the models.
     """
-    cases = build_suite(request.effort, request.seed)
+    suite_cases = build_suite(request.effort, request.seed)
     with tempfile.TemporaryDirectory(prefix="edgepipe-") as folder:
-        files = [_write_case(case, Path(folder), request.seed) for case in cases]
-        reference = next(file.path for file in files if file.case.group == REFERENCE_GROUP)
-        bench = SuiteBench(backend, ReadingStore(request.readings_folder), reference, request.seed, progress)
-        readings = bench.measure(files, PASSES_BY_EFFORT[request.effort])
-        _check_refusals(readings)
-        measured_names = {name for name, reading in readings.items() if reading.seconds is not None}
-        sustained_factor = bench.measure_sustained_factor(files, readings)
-        samples = [
-            _build_sample(file, readings[file.case.name], sustained_factor)
-            for file in files
+        case_files = [_write_case(case, Path(folder), request.seed) for case in suite_cases]
+        reference_path = next(file.path for file in case_files if file.case.group == REFERENCE_GROUP)
+        suite_bench = SuiteBench(backend, ReadingStore(request.readings_folder), reference_path, request.seed, progress)
+        reading_by_case = suite_bench.measure(case_files, PASSES_BY_EFFORT[request.effort])
+        _check_refusals(reading_by_case)
+        measured_names = {name for name, reading in reading_by_case.items() if reading.seconds is not None}
+        sustained_factor = suite_bench.measure_sustained_factor(case_files, reading_by_case)
+        fit_samples = [
+            _build_sample(file, reading_by_case[file.case.name], sustained_factor)
+            for file in case_files
             if file.case.name in measured_names
         ]
-    progress.note(f"fitting {plural(len(samples), 'model')}")
-    return _build_record(backend, request, samples, readings, sustained_factor)
+    progress.note(f"fitting {plural(len(fit_samples), 'model')}")
+    return _build_record(backend, request, fit_samples, reading_by_case, sustained_factor)
 
 
 def _write_case(case: SuiteCase, folder: Path, seed: int) -> CaseFile:
@@ -76,32 +76,42 @@ def _write_case(case: SuiteCase, folder: Path, seed: int) -> CaseFile:
     return CaseFile(case, path, artifact.file_digest(path))
 
 
-def _check_refusals(readings: dict[str, LatencyReading]) -> None:
-    refusals = [f"{name}: {reading.refused}" for name, reading in readings.items() if reading.seconds is None]
-    if len(refusals) > (1 - MIN_MEASURED_SHARE) * len(readings):
+def _check_refusals(reading_by_case: dict[str, LatencyReading]) -> None:
+    refusal_texts = [
+        f"{name}: {reading.refused}" for name, reading in reading_by_case.items() if reading.seconds is None
+    ]
+    if len(refusal_texts) > (1 - MIN_MEASURED_SHARE) * len(reading_by_case):
         raise ToolError(
-            f"the device ran only {len(readings) - len(refusals)} of the suite's {len(readings)} models, "
-            f"a fit needs at least {MIN_MEASURED_SHARE:.0%}; the first refusal: {refusals[0]}"
+            f"the device ran only {len(reading_by_case) - len(refusal_texts)} of the suite's {len(reading_by_case)} models, "
+            f"a fit needs at least {MIN_MEASURED_SHARE:.0%}; the first refusal: {refusal_texts[0]}"
         )
 
 
-def _build_sample(file: CaseFile, reading: LatencyReading, sustained_factor: float) -> FitSample:
+def _build_sample(case_file: CaseFile, reading: LatencyReading, sustained_factor: float) -> FitSample:
     assert reading.seconds is not None, "refused models are no samples"
-    costs = tuple(operator_costs(reader.read(file.path)))
-    return FitSample(file.case.name, file.case.group, file.case.composite, costs, sustained_factor * reading.seconds)
+    operator_costs = tuple(compute_operator_costs(reader.read(case_file.path)))
+    return FitSample(
+        case_file.case.name,
+        case_file.case.group,
+        case_file.case.is_composite,
+        operator_costs,
+        sustained_factor * reading.seconds,
+    )
 
 
 def _build_record(
     backend: Backend,
     request: CalibrationRequest,
-    samples: list[FitSample],
-    readings: dict[str, LatencyReading],
+    fit_samples: list[FitSample],
+    reading_by_case: dict[str, LatencyReading],
     sustained_factor: float,
 ) -> DeviceCalibration:
-    fitted_terms, held_out_times = fitting.fit(samples), fitting.predict_held_out(samples, request.seed)
-    times = np.array([sample.seconds for sample in samples])
-    composite_mask = np.array([sample.composite for sample in samples])
-    refusals = [f"{name}: {reading.refused}" for name, reading in readings.items() if reading.seconds is None]
+    fitted_terms, held_out_times = fitting.fit(fit_samples), fitting.predict_held_out(fit_samples, request.seed)
+    measured_times = np.array([sample.seconds for sample in fit_samples])
+    composite_mask = np.array([sample.is_composite for sample in fit_samples])
+    refusal_texts = [
+        f"{name}: {reading.refused}" for name, reading in reading_by_case.items() if reading.seconds is None
+    ]
     identity = backend.identity
     return DeviceCalibration(
         measured=SuiteMeasurement(
@@ -110,56 +120,75 @@ def _build_record(
             runtime=identity.runtime,
             threads=identity.threads,
             suite=f"{request.effort}, seed {request.seed}",
-            models=len(samples),
+            models=len(fit_samples),
             sustained=float(f"{sustained_factor:.4g}"),
-            refused=tuple(refusals[:MAX_NAMED_REFUSALS]),
+            refused=tuple(refusal_texts[:MAX_NAMED_REFUSALS]),
             at=datetime.now(UTC).isoformat(timespec="seconds"),
         ),
         seconds=_seconds_by_term(fitted_terms),
-        largest=_largest_by_kind(samples),
-        within=fitting.summarize_errors(held_out_times.within_groups[composite_mask], times[composite_mask]),
-        across=fitting.summarize_errors(held_out_times.across_groups[composite_mask], times[composite_mask]),
-        operators=fitting.summarize_errors(held_out_times.within_groups[~composite_mask], times[~composite_mask]),
-        groups=_errors_by_group(samples, held_out_times, times),
-        interval=fitting.conformal_interval(held_out_times.across_groups[composite_mask], times[composite_mask]),
+        largest=_largest_amounts_by_kind(fit_samples),
+        within=fitting.summarize_errors(
+            held_out_times.random_fold_times[composite_mask], measured_times[composite_mask]
+        ),
+        across=fitting.summarize_errors(
+            held_out_times.unseen_group_times[composite_mask], measured_times[composite_mask]
+        ),
+        operators=fitting.summarize_errors(
+            held_out_times.random_fold_times[~composite_mask], measured_times[~composite_mask]
+        ),
+        groups=_errors_by_group(fit_samples, held_out_times, measured_times),
+        interval=fitting.conformal_interval(
+            held_out_times.unseen_group_times[composite_mask], measured_times[composite_mask]
+        ),
     )
 
 
 def _seconds_by_term(fitted_terms: FittedTerms) -> dict[str, float]:
-    pairs = zip(fitted_terms.term_names, fitted_terms.seconds.tolist(), strict=True)
-    return {name: float(f"{seconds:.5g}") for name, seconds in pairs if seconds > 0}
+    term_seconds_pairs = zip(fitted_terms.term_names, fitted_terms.seconds_per_unit.tolist(), strict=True)
+    return {name: float(f"{seconds:.5g}") for name, seconds in term_seconds_pairs if seconds > 0}
 
 
-def _largest_by_kind(samples: list[FitSample]) -> dict[str, dict[str, float]]:
-    largest_by_kind: dict[str, dict[str, float]] = {}
-    for cost in itertools.chain.from_iterable(sample.costs for sample in samples):
-        terms = largest_by_kind.setdefault(cost.kind, {})
-        for name, amount in cost.terms.items():
-            terms[name] = max(terms.get(name, 0.0), amount)
-    return dict(sorted(largest_by_kind.items()))
+def _largest_amounts_by_kind(fit_samples: list[FitSample]) -> dict[str, dict[str, float]]:
+    largest_amounts_by_kind: dict[str, dict[str, float]] = {}
+    for cost in itertools.chain.from_iterable(sample.operator_costs for sample in fit_samples):
+        largest_amounts = largest_amounts_by_kind.setdefault(cost.kind, {})
+        for name, amount in cost.term_amounts.items():
+            largest_amounts[name] = max(largest_amounts.get(name, 0.0), amount)
+    return dict(sorted(largest_amounts_by_kind.items()))
 
 
-def _errors_by_group(samples: list[FitSample], held_out_times: HeldOutTimes, times: Array) -> dict[str, GroupErrors]:
-    group_names = np.array([sample.group for sample in samples])
+def _errors_by_group(
+    fit_samples: list[FitSample], held_out_times: HeldOutTimes, measured_times: Array
+) -> dict[str, GroupErrors]:
+    group_names = np.array([sample.group for sample in fit_samples])
     errors_by_group = {}
-    for name in dict.fromkeys(group_names.tolist()):
-        in_group = group_names == name
-        other_kinds = {cost.kind for sample in samples if sample.group != name for cost in sample.costs}
+    for group_name in dict.fromkeys(group_names.tolist()):
+        in_group_mask = group_names == group_name
+        other_kinds = {
+            cost.kind for sample in fit_samples if sample.group != group_name for cost in sample.operator_costs
+        }
         has_own_kind = any(
-            cost.kind not in other_kinds for sample in samples if sample.group == name for cost in sample.costs
+            cost.kind not in other_kinds
+            for sample in fit_samples
+            if sample.group == group_name
+            for cost in sample.operator_costs
         )
-        errors_by_group[str(name)] = GroupErrors(
-            within=fitting.summarize_errors(held_out_times.within_groups[in_group], times[in_group]),
+        errors_by_group[str(group_name)] = GroupErrors(
+            within=fitting.summarize_errors(
+                held_out_times.random_fold_times[in_group_mask], measured_times[in_group_mask]
+            ),
             across=(
                 None
                 if has_own_kind
-                else fitting.summarize_errors(held_out_times.across_groups[in_group], times[in_group])
+                else fitting.summarize_errors(
+                    held_out_times.unseen_group_times[in_group_mask], measured_times[in_group_mask]
+                )
             ),
         )
     return errors_by_group
 
 
-def profile_text(calibration: DeviceCalibration, device: str, name: str, litert_version: str) -> str:
+def profile_text(calibration: DeviceCalibration, device_name: str, profile_name: str, litert_version: str) -> str:
     """The YAML of a profile that inherits `device` and estimates latency by `calibration`.
 
     Args:
@@ -168,20 +197,22 @@ def profile_text(calibration: DeviceCalibration, device: str, name: str, litert_
         name: the name of the new profile.
         litert_version: the installed LiteRT, for `runtime.version`.
     """
-    run = calibration.measured
-    profile = {
-        "name": name,
-        "description": f"{device}, calibrated on {run.at[:10]}: {run.host}, {plural(run.threads, 'thread')}",
-        "inherit": device,
-        "sources": [f"measured by `edgepipe device calibrate {device}` on {run.host}: {plural(run.models, 'model')}"],
-        "runtime": {"version": litert_version, "threads": run.threads},
+    suite_measurement = calibration.measured
+    profile_data = {
+        "name": profile_name,
+        "description": f"{device_name}, calibrated on {suite_measurement.at[:10]}: {suite_measurement.host}, {plural(suite_measurement.threads, 'thread')}",
+        "inherit": device_name,
+        "sources": [
+            f"measured by `edgepipe device calibrate {device_name}` on {suite_measurement.host}: {plural(suite_measurement.models, 'model')}"
+        ],
+        "runtime": {"version": litert_version, "threads": suite_measurement.threads},
         "latency": {
             "evidence": "estimated",
             "by": "calibration",
             "calibration": calibration.model_dump(mode="json"),
         },
     }
-    return str(yaml.safe_dump(profile, sort_keys=False, allow_unicode=True, width=120))
+    return str(yaml.safe_dump(profile_data, sort_keys=False, allow_unicode=True, width=120))
 
 
 def choose_backend(device: Device, threads: int) -> Backend:
@@ -190,17 +221,17 @@ def choose_backend(device: Device, threads: int) -> Backend:
     Raises:
         InputError: no backend reaches it, or it has fewer cores than `threads`.
     """
-    if device.system.core != HOST_CORE:
+    if device.system.core != HOST_CORE_NAME:
         raise InputError(
             f"device '{device.name}' cannot be calibrated: edgepipe can only measure on `host` so far; "
             "on a Linux board, install edgepipe there and calibrate its `host`"
         )
-    if threads > usable_cores():
-        raise InputError(f"--threads {threads}: this machine lets edgepipe use {plural(usable_cores(), 'core')}")
+    if threads > count_usable_cores():
+        raise InputError(f"--threads {threads}: this machine lets edgepipe use {plural(count_usable_cores(), 'core')}")
     return HostBackend(threads)
 
 
-def check_target(out: Path, device: str, force: bool) -> None:
+def check_target(out: Path, device_name: str, force: bool) -> None:
     """Check that a profile that inherits `device` can be written to `out`.
 
     Raises:
@@ -208,16 +239,24 @@ def check_target(out: Path, device: str, force: bool) -> None:
     """
     if out.suffix not in device_profile.PROFILE_SUFFIXES:
         raise InputError(f"{out}: a profile is a .yaml file, for example -o devices/mine.yaml")
-    if out.stem == device:
-        raise InputError(f"{out}: the profile inherits '{device}' and cannot have its name; choose another")
-    if not DEVICE_NAME.fullmatch(out.stem):
+    if out.stem == device_name:
+        raise InputError(f"{out}: the profile inherits '{device_name}' and cannot have its name; choose another")
+    if not DEVICE_NAME_PATTERN.fullmatch(out.stem):
         raise InputError(f"{out}: a device's name has letters, digits, '-', '_' and '.'; found '{out.stem}'")
     if out.exists() and not force:
         raise InputError(f"{out}: exists; --force replaces it")
 
 
 def write_profile(
-    device: str, out: Path, *, effort: Effort, threads: int, seed: int, cache: Path, force: bool, progress: Progress
+    device_name: str,
+    out: Path,
+    *,
+    effort: Effort,
+    threads: int,
+    seed: int,
+    cache: Path,
+    force: bool,
+    progress: Progress,
 ) -> DeviceCalibration:
     """Calibrate `device` and write its profile atomically to `out`.
 
@@ -236,8 +275,8 @@ def write_profile(
         ToolError: see `calibrate`.
         StorageError: `out` or the readings in `cache` cannot be written.
     """
-    check_target(out, device, force)
-    backend = choose_backend(device_profile.load(device, Path.cwd(), (out.parent,)), threads)
+    check_target(out, device_name, force)
+    backend = choose_backend(device_profile.load(device_name, Path.cwd(), (out.parent,)), threads)
     calibration = calibrate(backend, CalibrationRequest(effort, seed, cache / "calibration"), progress)
-    artifact.write_text(out, profile_text(calibration, device, out.stem, installed_version("ai-edge-litert")))
+    artifact.write_text(out, profile_text(calibration, device_name, out.stem, installed_version("ai-edge-litert")))
     return calibration

@@ -19,8 +19,8 @@ TIME_FLOOR = 1e-6  # seconds: errors are absolute below it, because of clock res
 REWEIGHTING_ROUNDS = 12
 HUBER_THRESHOLD = 1.5  # medians of the absolute error
 MIN_ERROR_SCALE = 0.01  # relative errors below it count as none
-FOLDS = 5
-COVERAGE = 0.90
+FOLD_COUNT = 5
+INTERVAL_COVERAGE = 0.90
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class FitSample:
 
     name: str
     group: str
-    composite: bool
-    costs: tuple[OperatorCost, ...]
+    is_composite: bool
+    operator_costs: tuple[OperatorCost, ...]
     seconds: float
 
 
@@ -39,77 +39,87 @@ class FittedTerms:
     """The seconds per unit of each term, in the order of `term_names`."""
 
     term_names: tuple[str, ...]
-    seconds: Array
+    seconds_per_unit: Array
 
-    def predict(self, rows: Array) -> Array:
+    def predict(self, term_amounts: Array) -> Array:
         """Seconds of each row of a design matrix (models, terms)."""
-        return np.asarray(rows @ self.seconds)
+        return np.asarray(term_amounts @ self.seconds_per_unit)
 
 
 @dataclass(frozen=True)
 class HeldOutTimes:
     """Predictions, in seconds, for samples held out of the fit."""
 
-    within_groups: Array  # 5-fold, at random
-    across_groups: Array  # leave one group out
+    random_fold_times: Array  # 5-fold, at random
+    unseen_group_times: Array  # leave one group out
 
 
 def design_matrix(samples: list[FitSample], term_names: tuple[str, ...] | None = None) -> tuple[tuple[str, ...], Array]:
     """The term names and the matrix (samples, terms); without `term_names`, all that occur, sorted."""
-    totals = [sum_terms(list(sample.costs)) for sample in samples]
-    term_names = term_names or tuple(sorted({name for terms in totals for name in terms}))
-    return term_names, np.array([[terms.get(name, 0.0) for name in term_names] for terms in totals])
+    sample_terms = [sum_terms(list(sample.operator_costs)) for sample in samples]
+    term_names = term_names or tuple(sorted({name for terms in sample_terms for name in terms}))
+    return term_names, np.array([[terms.get(name, 0.0) for name in term_names] for terms in sample_terms])
 
 
 def fit(samples: list[FitSample]) -> FittedTerms:
     """Fit all of `samples`."""
-    term_names, rows = design_matrix(samples)
-    return FittedTerms(term_names, _solve(rows, _times(samples), _weights(samples)))
+    term_names, term_amounts = design_matrix(samples)
+    return FittedTerms(
+        term_names, _fit_seconds_per_unit(term_amounts, _measured_times(samples), _sample_weights(samples))
+    )
 
 
 def predict_held_out(samples: list[FitSample], seed: int) -> HeldOutTimes:
     """Predict each sample by a fit without it: 5-fold at random, and leaving its group out."""
-    _, rows = design_matrix(samples)
-    folds = np.random.default_rng(seed).permutation(len(samples)) % FOLDS
-    groups = np.array([sample.group for sample in samples])
-    return HeldOutTimes(_predict_without(samples, rows, folds), _predict_without(samples, rows, groups))
+    _, term_amounts = design_matrix(samples)
+    fold_indices = np.random.default_rng(seed).permutation(len(samples)) % FOLD_COUNT
+    group_names = np.array([sample.group for sample in samples])
+    return HeldOutTimes(
+        _predict_without(samples, term_amounts, fold_indices), _predict_without(samples, term_amounts, group_names)
+    )
 
 
-def _predict_without(samples: list[FitSample], rows: Array, labels: Array) -> Array:
-    times, weights, predicted_times = _times(samples), _weights(samples), np.zeros(len(samples))
-    for label in np.unique(labels):
-        is_held_out = labels == label
-        predicted_times[is_held_out] = rows[is_held_out] @ _solve(
-            rows[~is_held_out], times[~is_held_out], weights[~is_held_out]
+def _predict_without(samples: list[FitSample], term_amounts: Array, fold_labels: Array) -> Array:
+    measured_times, sample_weights, predicted_times = (
+        _measured_times(samples),
+        _sample_weights(samples),
+        np.zeros(len(samples)),
+    )
+    for held_out_label in np.unique(fold_labels):
+        held_out_mask = fold_labels == held_out_label
+        predicted_times[held_out_mask] = term_amounts[held_out_mask] @ _fit_seconds_per_unit(
+            term_amounts[~held_out_mask], measured_times[~held_out_mask], sample_weights[~held_out_mask]
         )
     return predicted_times
 
 
-def _times(samples: list[FitSample]) -> Array:
+def _measured_times(samples: list[FitSample]) -> Array:
     return np.array([sample.seconds for sample in samples])
 
 
-def _weights(samples: list[FitSample]) -> Array:
-    return np.array([COMPOSITE_WEIGHT if sample.composite else 1.0 for sample in samples])
+def _sample_weights(samples: list[FitSample]) -> Array:
+    return np.array([COMPOSITE_WEIGHT if sample.is_composite else 1.0 for sample in samples])
 
 
-def _solve(rows: Array, times: Array, weights: Array) -> Array:
+def _fit_seconds_per_unit(term_amounts: Array, measured_times: Array, sample_weights: Array) -> Array:
     """Iteratively reweighted non-negative least squares on relative errors."""
     from scipy.optimize import nnls
 
-    base_weights = weights / (times + TIME_FLOOR)
+    base_weights = sample_weights / (measured_times + TIME_FLOOR)
     row_weights = base_weights
-    seconds = np.zeros(rows.shape[1])
+    seconds_per_unit = np.zeros(term_amounts.shape[1])
     for _ in range(REWEIGHTING_ROUNDS):
-        weighted_rows = rows * row_weights[:, None]
+        weighted_rows = term_amounts * row_weights[:, None]
         column_norms = np.linalg.norm(weighted_rows, axis=0)
         column_norms[column_norms == 0] = 1.0
-        scaled_seconds, _residual = nnls(weighted_rows / column_norms, times * row_weights, maxiter=100 * rows.shape[1])
-        seconds = scaled_seconds / column_norms
-        relative_errors = np.abs(rows @ seconds - times) / (times + TIME_FLOOR)
-        scale = max(HUBER_THRESHOLD * float(np.median(relative_errors)), MIN_ERROR_SCALE)
-        row_weights = base_weights / np.sqrt(np.maximum(1.0, relative_errors / scale))
-    return seconds
+        scaled_seconds, _residual = nnls(
+            weighted_rows / column_norms, measured_times * row_weights, maxiter=100 * term_amounts.shape[1]
+        )
+        seconds_per_unit = scaled_seconds / column_norms
+        relative_errors = np.abs(term_amounts @ seconds_per_unit - measured_times) / (measured_times + TIME_FLOOR)
+        error_scale = max(HUBER_THRESHOLD * float(np.median(relative_errors)), MIN_ERROR_SCALE)
+        row_weights = base_weights / np.sqrt(np.maximum(1.0, relative_errors / error_scale))
+    return seconds_per_unit
 
 
 def summarize_errors(predicted_times: Array, measured_times: Array) -> PredictionErrors:
@@ -122,17 +132,17 @@ def summarize_errors(predicted_times: Array, measured_times: Array) -> Predictio
 
 
 def conformal_interval(
-    predicted_times: Array, measured_times: Array, coverage: float = COVERAGE
+    predicted_times: Array, measured_times: Array, coverage: float = INTERVAL_COVERAGE
 ) -> tuple[float, float]:
     """Bounds that contain measured / predicted of a new model at rate `coverage`: conformal quantiles of both tails.
 
     Source: split conformal prediction, Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World, 2005.
     """
-    ratios = np.sort(measured_times / predicted_times)
+    measured_ratios = np.sort(measured_times / predicted_times)
     tail_share = (1 - coverage) / 2
-    low_index = max(math.floor(tail_share * (len(ratios) + 1)) - 1, 0)
-    high_index = min(math.ceil((1 - tail_share) * (len(ratios) + 1)) - 1, len(ratios) - 1)
-    return _round_digits(float(ratios[low_index])), _round_digits(float(ratios[high_index]))
+    low_index = max(math.floor(tail_share * (len(measured_ratios) + 1)) - 1, 0)
+    high_index = min(math.ceil((1 - tail_share) * (len(measured_ratios) + 1)) - 1, len(measured_ratios) - 1)
+    return _round_digits(float(measured_ratios[low_index])), _round_digits(float(measured_ratios[high_index]))
 
 
 def _round_digits(number: float) -> float:

@@ -6,15 +6,15 @@ from pydantic import Field
 
 from edgepipe.core.config import Options
 
-Seconds = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=0)]
+NonNegativeSeconds = Annotated[float, Field(ge=0)]
+NonNegativeCount = Annotated[int, Field(ge=0)]
 
 
 @final
 class PredictionErrors(Options):
     """Relative errors of predictions for models held out of the fit, as fractions of the measurement."""
 
-    models: Count
+    models: NonNegativeCount
     median: Annotated[float, Field(ge=0)]
     p90: Annotated[float, Field(ge=0)]
     worst: Annotated[float, Field(ge=0)]
@@ -39,7 +39,7 @@ class SuiteMeasurement(Options):
     runtime: str = Field(description="package, version and kernels")
     threads: Annotated[int, Field(ge=1)]
     suite: str = Field(description="effort and seed")
-    models: Count = Field(description="models that were measured")
+    models: NonNegativeCount = Field(description="models that were measured")
     sustained: Annotated[float, Field(gt=0)] = Field(
         description="slowdown of inferences in runs of 0.3 s relative to the suite's short turns; already applied"
     )
@@ -52,7 +52,9 @@ class DeviceCalibration(Options):
     """A latency model of a device: the seconds of each term (see `cost_terms`), and the data behind the fit."""
 
     measured: SuiteMeasurement
-    seconds: dict[str, Seconds] = Field(description="per unit of each term, as kind.term; terms at 0 are omitted")
+    seconds: dict[str, NonNegativeSeconds] = Field(
+        description="per unit of each term, as kind.term; terms at 0 are omitted"
+    )
     largest: dict[str, dict[str, float]] = Field(description="by kind, the largest amount of each term in the suite")
     within: PredictionErrors = Field(description="every fifth model held out in turn (5-fold), composites only")
     across: PredictionErrors = Field(description="each composite predicted by a fit without its group")

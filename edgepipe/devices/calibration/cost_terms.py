@@ -12,13 +12,13 @@ from dataclasses import dataclass
 
 from edgepipe.tflite.model import Model, Operator, Tensor
 
-Terms = dict[str, float]
+TermAmounts = dict[str, float]
 L1_BYTES = 32 * 1024  # L1 data cache: weights beyond it are fetched again for each tile of rows
 TILE_ROWS = 16  # output pixels per tile of a matrix kernel
-FEW_ROWS = 4  # up to here a convolution uses single-row kernels, which read the weights for each row
+MAX_FEW_ROWS = 4  # up to here a convolution uses single-row kernels, which read the weights for each row
 VECTOR_CHANNELS, BLOCK_CHANNELS, WIDE_CHANNELS = 16, 32, 64  # int8 channels per step of a kernel
 # Kinds that XNNPACK leaves to the interpreter, by prefix; the delegate is re-entered after each run of them.
-NON_XNNPACK = ("softmax", "average_pool_2d", "shape_", "pack_", "strided_slice_int32", "quantize_uint8_int8", "minimum",
+NON_XNNPACK_PREFIXES = ("softmax", "average_pool_2d", "shape_", "pack_", "strided_slice_int32", "quantize_uint8_int8", "minimum",
                "maximum", "hard_swish", "relu", "resize_nearest_neighbor", "reshape_computed")  # fmt: skip
 MATRIX_KINDS = frozenset({"conv", "conv_few", "pointwise", "vector"})
 
@@ -29,51 +29,59 @@ class OperatorCost:
 
     operator_label: str
     kind: str
-    terms: Terms
+    term_amounts: TermAmounts
 
 
-def operator_costs(model: Model) -> list[OperatorCost]:
+def compute_operator_costs(model: Model) -> list[OperatorCost]:
     """The cost of every operator of the model, those of called subgraphs counted once."""
-    reader_counts = Counter(
-        (t.subgraph, t.index) for operator in model.operators for t in operator.inputs if t is not None
+    reader_count_by_tensor = Counter(
+        (t.subgraph_index, t.index) for operator in model.operators for t in operator.inputs if t is not None
     )
-    convolution_inputs = {
-        (tensor.subgraph, tensor.index)
+    convolution_input_keys = {
+        (tensor.subgraph_index, tensor.index)
         for operator in model.operators
-        if operator.facts.is_conv_2d and (tensor := operator.input(0)) is not None
+        if operator.traits.is_conv_2d and (tensor := operator.input(0)) is not None
     }
-    return [_operator_cost(operator, reader_counts, convolution_inputs) for operator in model.operators]
+    return [
+        _compute_operator_cost(operator, reader_count_by_tensor, convolution_input_keys) for operator in model.operators
+    ]
 
 
-def sum_terms(costs: list[OperatorCost]) -> Terms:
+def sum_terms(operator_costs: list[OperatorCost]) -> TermAmounts:
     """The terms of one inference: those of its operators, of the call, and one per change back to the delegate."""
-    terms: defaultdict[str, float] = defaultdict(float, call=1.0)
+    term_amounts: defaultdict[str, float] = defaultdict(float, call=1.0)
     was_delegated = True
-    terms["call_matrix"] = float(any(cost.kind in MATRIX_KINDS for cost in costs))
-    for cost in costs:
-        for name, amount in cost.terms.items():
-            terms[f"{cost.kind}.{name}"] += amount
-        is_delegated = not cost.kind.startswith(NON_XNNPACK)
-        terms["change"] += float(is_delegated and not was_delegated)
+    term_amounts["call_matrix"] = float(any(cost.kind in MATRIX_KINDS for cost in operator_costs))
+    for cost in operator_costs:
+        for name, amount in cost.term_amounts.items():
+            term_amounts[f"{cost.kind}.{name}"] += amount
+        is_delegated = not cost.kind.startswith(NON_XNNPACK_PREFIXES)
+        term_amounts["change"] += float(is_delegated and not was_delegated)
         was_delegated = is_delegated
-    return dict(terms)
+    return dict(term_amounts)
 
 
-def _operator_cost(
-    operator: Operator, reader_counts: Counter[tuple[int, int]], convolution_inputs: set[tuple[int, int]]
+def _compute_operator_cost(
+    operator: Operator, reader_count_by_tensor: Counter[tuple[int, int]], convolution_input_keys: set[tuple[int, int]]
 ) -> OperatorCost:
     output = operator.outputs[0] if operator.outputs else None
-    key = (output.subgraph, output.index) if output is not None else None
-    if operator.name == "PAD" and key in convolution_inputs and reader_counts[key] == 1:
+    output_key = (output.subgraph_index, output.index) if output is not None else None
+    if operator.name == "PAD" and output_key in convolution_input_keys and reader_count_by_tensor[output_key] == 1:
         return OperatorCost(operator.location, "pad_fused", {"one": 1.0})  # XNNPACK pads while it convolves
-    kind, terms = _kind_and_terms(operator)
-    return OperatorCost(operator.location, kind, {name: float(amount) for name, amount in terms.items() if amount})
+    kind, term_amounts = _kind_and_terms(operator)
+    return OperatorCost(
+        operator.location, kind, {name: float(amount) for name, amount in term_amounts.items() if amount}
+    )
 
 
-def _kind_and_terms(operator: Operator) -> tuple[str, Terms]:
-    weights = operator.input(1)
-    has_kernel = weights is not None and len(weights.shape) in (2, 4)
-    if operator.name == "CONV_2D" and has_kernel and _shape(weights)[0] == _shape(weights)[3] == 1:
+def _kind_and_terms(operator: Operator) -> tuple[str, TermAmounts]:
+    weight_tensor = operator.input(1)
+    has_kernel = weight_tensor is not None and len(weight_tensor.shape) in (2, 4)
+    if (
+        operator.name == "CONV_2D"
+        and has_kernel
+        and _shape_or_empty(weight_tensor)[0] == _shape_or_empty(weight_tensor)[3] == 1
+    ):
         # XNNPACK runs a convolution with a single channel as a depthwise one.
         return _kind_with_dtype("depthwise", operator), _depthwise_terms(operator)
     if operator.name == "CONV_2D" and has_kernel:
@@ -106,67 +114,69 @@ def _operator_kind(operator: Operator) -> str:
         return name
     if second_operand.is_constant or first_operand.is_constant:
         return f"{name}_constant"
-    return name if first_operand.elements == second_operand.elements else f"{name}_broadcast"
+    return name if first_operand.element_count == second_operand.element_count else f"{name}_broadcast"
 
 
-def _convolution_terms(operator: Operator) -> tuple[str, Terms]:
-    filters, height, width, channels = _shape(operator.input(1))
-    rows, taps = math.prod(_shape(operator.outputs[0])[:-1]), height * width
+def _convolution_terms(operator: Operator) -> tuple[str, TermAmounts]:
+    filters, height, width, channels = _shape_or_empty(operator.input(1))
+    row_count, tap_count = math.prod(_shape_or_empty(operator.outputs[0])[:-1]), height * width
     strides = operator.options.get("strideW", 1), operator.options.get("strideH", 1)
-    if taps == 1 and strides == (1, 1):
-        kind = "vector" if rows == 1 else "pointwise"
+    if tap_count == 1 and strides == (1, 1):
+        kind = "vector" if row_count == 1 else "pointwise"
     else:
-        kind = "conv_few" if rows <= FEW_ROWS else "conv"
-    return _kind_with_dtype(kind, operator), _matrix_terms(rows, taps, channels, filters)
+        kind = "conv_few" if row_count <= MAX_FEW_ROWS else "conv"
+    return _kind_with_dtype(kind, operator), _matrix_terms(row_count, tap_count, channels, filters)
 
 
-def _dense_terms(operator: Operator) -> tuple[str, Terms]:
-    units, inputs = _shape(operator.input(1))
+def _dense_terms(operator: Operator) -> tuple[str, TermAmounts]:
+    units, inputs = _shape_or_empty(operator.input(1))
     output = operator.outputs[0]
-    rows = max(1, output.elements // max(1, units)) if output is not None else 1
-    return _kind_with_dtype("vector" if rows == 1 else "pointwise", operator), _matrix_terms(rows, 1, inputs, units)
+    row_count = max(1, output.element_count // max(1, units)) if output is not None else 1
+    return _kind_with_dtype("vector" if row_count == 1 else "pointwise", operator), _matrix_terms(
+        row_count, 1, inputs, units
+    )
 
 
-def _matrix_terms(rows: int, taps: int, channels: int, filters: int) -> Terms:
+def _matrix_terms(row_count: int, tap_count: int, channels: int, filters: int) -> TermAmounts:
     """The product of rows x (taps * channels) and (taps * channels) x filters."""
-    tiles, blocks = _ceil_div(rows, TILE_ROWS), _ceil_div(filters, WIDE_CHANNELS)
-    depth, weight_count = taps * _ceil_div(channels, WIDE_CHANNELS), filters * taps * channels
+    tile_count, block_count = _ceil_div(row_count, TILE_ROWS), _ceil_div(filters, WIDE_CHANNELS)
+    depth, weight_count = tap_count * _ceil_div(channels, WIDE_CHANNELS), filters * tap_count * channels
     return {
         "one": 1,
-        "rows": rows,
-        "row_taps": rows * taps,
-        "row_vectors": rows * _ceil_div(filters, VECTOR_CHANNELS),
-        "row_tap_blocks": rows * taps * blocks,
-        "row_tap_vectors": rows * taps * _ceil_div(channels, VECTOR_CHANNELS),
-        "tile_blocks": tiles * blocks,
-        "tile_tap_blocks": tiles * blocks * taps,
-        "tile_tap_blocks_deep": tiles * blocks * taps if channels > WIDE_CHANNELS else 0,
-        "tile_work": tiles * blocks * depth,
-        "tile_work_narrow": tiles * _ceil_div(filters, VECTOR_CHANNELS) * depth,
-        "input": rows * channels,
-        "output": rows * filters,
-        "work": rows * weight_count,
+        "rows": row_count,
+        "row_taps": row_count * tap_count,
+        "row_vectors": row_count * _ceil_div(filters, VECTOR_CHANNELS),
+        "row_tap_blocks": row_count * tap_count * block_count,
+        "row_tap_vectors": row_count * tap_count * _ceil_div(channels, VECTOR_CHANNELS),
+        "tile_blocks": tile_count * block_count,
+        "tile_tap_blocks": tile_count * block_count * tap_count,
+        "tile_tap_blocks_deep": tile_count * block_count * tap_count if channels > WIDE_CHANNELS else 0,
+        "tile_work": tile_count * block_count * depth,
+        "tile_work_narrow": tile_count * _ceil_div(filters, VECTOR_CHANNELS) * depth,
+        "input": row_count * channels,
+        "output": row_count * filters,
+        "work": row_count * weight_count,
         "weights": weight_count,
-        "weights_again": weight_count * (tiles - 1) if weight_count > L1_BYTES else 0,
+        "weights_again": weight_count * (tile_count - 1) if weight_count > L1_BYTES else 0,
     }
 
 
-def _depthwise_terms(operator: Operator) -> Terms:
-    _, height, width, channels = _shape(operator.input(1))
-    rows, taps = math.prod(_shape(operator.outputs[0])[:-1]), height * width
+def _depthwise_terms(operator: Operator) -> TermAmounts:
+    _, height, width, channels = _shape_or_empty(operator.input(1))
+    row_count, tap_count = math.prod(_shape_or_empty(operator.outputs[0])[:-1]), height * width
     return {
         "one": 1,
-        "rows": rows,
-        "row_taps": rows * taps,
-        "row_vectors": rows * _ceil_div(channels, VECTOR_CHANNELS),
-        "row_tap_vectors": rows * taps * _ceil_div(channels, VECTOR_CHANNELS),
-        "row_tap_blocks": rows * taps * _ceil_div(channels, BLOCK_CHANNELS),
-        "input": _elements(operator.input(0)),
-        "weights": taps * channels,
+        "rows": row_count,
+        "row_taps": row_count * tap_count,
+        "row_vectors": row_count * _ceil_div(channels, VECTOR_CHANNELS),
+        "row_tap_vectors": row_count * tap_count * _ceil_div(channels, VECTOR_CHANNELS),
+        "row_tap_blocks": row_count * tap_count * _ceil_div(channels, BLOCK_CHANNELS),
+        "input": _element_count(operator.input(0)),
+        "weights": tap_count * channels,
     }
 
 
-def _move_terms(operator: Operator) -> Terms:
+def _move_terms(operator: Operator) -> TermAmounts:
     """Terms of an operator whose time depends on the bytes it reads and writes, and on their rows."""
     output_tensors = [tensor for tensor in operator.outputs if tensor is not None]
     return {
@@ -174,15 +184,15 @@ def _move_terms(operator: Operator) -> Terms:
         "read": sum(tensor.bytes for tensor in operator.inputs if tensor is not None and not tensor.is_constant),
         "written": sum(tensor.bytes for tensor in output_tensors),
         "rows": sum(math.prod(tensor.shape[:-1]) for tensor in output_tensors),
-        "window": sum(tensor.elements for tensor in output_tensors) * _pool_window(operator),
+        "window": sum(tensor.element_count for tensor in output_tensors) * _pool_window(operator),
         "work": operator.macs,
     }
 
 
 def _pool_window(operator: Operator) -> int:
     """Elements that a pool reads per element written; 0 for other operators."""
-    sides = operator.options.get("filterHeight", 0), operator.options.get("filterWidth", 0)
-    return math.prod(side for side in sides if isinstance(side, int))
+    window_sides = operator.options.get("filterHeight", 0), operator.options.get("filterWidth", 0)
+    return math.prod(side for side in window_sides if isinstance(side, int))
 
 
 def _ceil_div(amount: int, step: int) -> int:
@@ -190,9 +200,9 @@ def _ceil_div(amount: int, step: int) -> int:
     return -(-amount // step)
 
 
-def _shape(tensor: Tensor | None) -> tuple[int, ...]:
+def _shape_or_empty(tensor: Tensor | None) -> tuple[int, ...]:
     return () if tensor is None else tensor.shape
 
 
-def _elements(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.elements
+def _element_count(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.element_count

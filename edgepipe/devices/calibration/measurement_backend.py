@@ -23,15 +23,17 @@ class BackendIdentity(Record):
 
 
 @dataclass(frozen=True)
-class Visits:
+class VisitSchedule:
     """How many turns a model gets, and the minimum seconds of a turn."""
 
     rounds: int
-    seconds: float
+    min_turn_seconds: float
 
 
-SHORT_VISITS = Visits(rounds=4, seconds=0.006)
-LONG_VISITS = Visits(rounds=1, seconds=0.3)  # the minimum duration of `edgepipe.tflite.host_latency.measure`
+SHORT_VISITS = VisitSchedule(rounds=4, min_turn_seconds=0.006)
+LONG_VISITS = VisitSchedule(
+    rounds=1, min_turn_seconds=0.3
+)  # the minimum duration of `edgepipe.tflite.host_latency.measure`
 
 
 class Backend(Protocol):
@@ -42,7 +44,7 @@ class Backend(Protocol):
         """The device, its runtime and the threads."""
 
     def measure(
-        self, models: list[Path], reference: Path, seed: int, visits: Visits = SHORT_VISITS
+        self, model_paths: list[Path], reference_path: Path, seed: int, visits: VisitSchedule = SHORT_VISITS
     ) -> list[LatencyReading]:
         """A reading of each of `models`, interleaved with `reference`.
 
@@ -67,11 +69,11 @@ class HostBackend:
     def identity(self) -> BackendIdentity:
         """This machine and the installed LiteRT."""
         host = fingerprint()
-        runtime = f"ai-edge-litert {installed_version('ai-edge-litert')} ({Runtime.XNNPACK})"
-        return BackendIdentity(host=host.text(), host_digest=host.digest, runtime=runtime, threads=self.threads)
+        runtime_text = f"ai-edge-litert {installed_version('ai-edge-litert')} ({Runtime.XNNPACK})"
+        return BackendIdentity(host=host.text(), host_digest=host.digest, runtime=runtime_text, threads=self.threads)
 
     def measure(
-        self, models: list[Path], reference: Path, seed: int, visits: Visits = SHORT_VISITS
+        self, model_paths: list[Path], reference_path: Path, seed: int, visits: VisitSchedule = SHORT_VISITS
     ) -> list[LatencyReading]:
         """A reading of each of `models`; see `Backend.measure`.
 
@@ -83,10 +85,14 @@ class HostBackend:
             seed: seeds the order of the turns.
             visits: number and duration of the turns per model.
         """
-        plan = SeriesPlan(self.threads, rounds=visits.rounds, visit_seconds=visits.seconds, seed=seed)
+        series_plan = SeriesPlan(self.threads, rounds=visits.rounds, visit_seconds=visits.min_turn_seconds, seed=seed)
         try:
-            return latency_series.measure(models, reference, plan)
+            return latency_series.measure(model_paths, reference_path, series_plan)
         except ChildError as error:
-            if len(models) == 1:
+            if len(model_paths) == 1:
                 return [LatencyReading(seconds=None, refused=str(error))]
-        return [reading for model in models for reading in self.measure([model], reference, seed, visits)]
+        return [
+            reading
+            for model_path in model_paths
+            for reading in self.measure([model_path], reference_path, seed, visits)
+        ]

@@ -25,7 +25,7 @@ ACTIVATION_CODES = {"": 0, "relu": 1, "relu6": 3}
 
 
 @dataclass(frozen=True)
-class Node:
+class TensorNode:
     """A tensor of a network under construction: its index and shape."""
 
     index: int
@@ -56,29 +56,31 @@ class NetworkBuilder:
 
     # ---- tensors
 
-    def input(self, *shape: int, dtype: str = "int8") -> Node:
+    def input(self, *shape: int, dtype: str = "int8") -> TensorNode:
         """An input of the network, with a batch of 1 before `shape`."""
         node = self._add_tensor((1, *shape), dtype, zero_point=128 if dtype == "uint8" else 0)
         self.graph.inputs.append(node.index)
         return node
 
-    def output(self, *nodes: Node) -> Self:
+    def set_outputs(self, *nodes: TensorNode) -> Self:
         """Name the outputs; returns the network."""
         self.graph.outputs = [node.index for node in nodes]
         return self
 
     def _add_tensor(
         self, shape: tuple[int, ...], dtype: str = "int8", scale: float = ACTIVATION_SCALE, zero_point: int = 0
-    ) -> Node:
+    ) -> TensorNode:
         tensor = self.schema.TensorT()
         tensor.name, tensor.shape = f"t{len(self.graph.tensors)}", list(shape)
         tensor.type = getattr(self.schema.TensorType, dtype.upper())
         if dtype in ("int8", "uint8"):
             tensor.quantization = self._quantization_parameters([scale], [zero_point], 0)
         self.graph.tensors.append(tensor)
-        return Node(len(self.graph.tensors) - 1, shape, dtype)
+        return TensorNode(len(self.graph.tensors) - 1, shape, dtype)
 
-    def _add_constant(self, array: Array, scale_count: int = 0, scale: float = WEIGHT_SCALE, axis: int = 0) -> Node:
+    def _add_constant(
+        self, array: Array, scale_count: int = 0, scale: float = WEIGHT_SCALE, axis: int = 0
+    ) -> TensorNode:
         """A constant; if quantized, with `scale_count` scales along `axis`."""
         node = self._add_tensor(array.shape, str(array.dtype))
         tensor, buffer = self.graph.tensors[node.index], self.schema.BufferT()
@@ -92,21 +94,27 @@ class NetworkBuilder:
         return node
 
     def _quantization_parameters(self, scales: list[float], zero_points: list[int], axis: int) -> Any:
-        parameters = self.schema.QuantizationParametersT()
-        parameters.scale, parameters.zeroPoint, parameters.quantizedDimension = scales, zero_points, axis
-        return parameters
+        quantization_parameters = self.schema.QuantizationParametersT()
+        quantization_parameters.scale, quantization_parameters.zeroPoint, quantization_parameters.quantizedDimension = (
+            scales,
+            zero_points,
+            axis,
+        )
+        return quantization_parameters
 
-    def _add_weights(self, *shape: int, axis: int = 0) -> Node:
-        weights = self.random.integers(-127, 128, shape, dtype=np.int8)
-        return self._add_constant(weights, shape[axis], axis=axis)
+    def _add_weights(self, *shape: int, axis: int = 0) -> TensorNode:
+        weight_array = self.random.integers(-127, 128, shape, dtype=np.int8)
+        return self._add_constant(weight_array, shape[axis], axis=axis)
 
-    def _add_bias(self, channels: int) -> Node:
-        bias = self.random.integers(-1000, 1000, channels, dtype=np.int32)
-        return self._add_constant(bias, channels, ACTIVATION_SCALE * WEIGHT_SCALE)
+    def _add_bias(self, channels: int) -> TensorNode:
+        bias_array = self.random.integers(-1000, 1000, channels, dtype=np.int32)
+        return self._add_constant(bias_array, channels, ACTIVATION_SCALE * WEIGHT_SCALE)
 
-    def _add_operator(self, name: str, inputs: list[Node], outputs: list[Node], options: Any = None) -> Node:
+    def _add_operator(
+        self, operator_name: str, inputs: list[TensorNode], outputs: list[TensorNode], options: Any = None
+    ) -> TensorNode:
         operator = self.schema.OperatorT()
-        operator.opcodeIndex = self._opcode_index(name)
+        operator.opcodeIndex = self._opcode_index(operator_name)
         operator.inputs, operator.outputs = [node.index for node in inputs], [node.index for node in outputs]
         if options is not None:
             operator.builtinOptionsType = getattr(self.schema.BuiltinOptions, type(options).__name__.removesuffix("T"))
@@ -114,27 +122,27 @@ class NetworkBuilder:
         self.graph.operators.append(operator)
         return outputs[0]
 
-    def _opcode_index(self, name: str) -> int:
-        if name not in self.opcode_indices:
+    def _opcode_index(self, operator_name: str) -> int:
+        if operator_name not in self.opcode_indices:
             opcode = self.schema.OperatorCodeT()
-            opcode.builtinCode = getattr(self.schema.BuiltinOperator, name)
-            opcode.version = OPERATOR_VERSIONS.get(name, 1)
+            opcode.builtinCode = getattr(self.schema.BuiltinOperator, operator_name)
+            opcode.version = OPERATOR_VERSIONS.get(operator_name, 1)
             opcode.deprecatedBuiltinCode = min(opcode.builtinCode, 127)
-            self.opcode_indices[name] = len(self.model.operatorCodes)
+            self.opcode_indices[operator_name] = len(self.model.operatorCodes)
             self.model.operatorCodes.append(opcode)
-        return self.opcode_indices[name]
+        return self.opcode_indices[operator_name]
 
     # ---- operators
 
     def conv(
         self,
-        x: Node,
+        x: TensorNode,
         filters: int,
         kernel: int | tuple[int, int] = 1,
         stride: int = 1,
         act: str = "relu6",
-        valid: bool = False,
-    ) -> Node:
+        valid_padding: bool = False,
+    ) -> TensorNode:
         """CONV_2D with SAME padding unless `valid`.
 
         Args:
@@ -146,12 +154,14 @@ class NetworkBuilder:
             valid: VALID padding instead of SAME.
         """
         height, width = (kernel, kernel) if isinstance(kernel, int) else kernel
-        out = self._add_tensor((1, *_output_size(x, (height, width), stride, valid), filters))
+        out = self._add_tensor((1, *_output_size(x, (height, width), stride, valid_padding), filters))
         weights = self._add_weights(filters, height, width, x.channels)
-        options = self._set_stride(self.schema.Conv2DOptionsT(), stride, valid, act)
+        options = self._set_stride(self.schema.Conv2DOptionsT(), stride, valid_padding, act)
         return self._add_operator("CONV_2D", [x, weights, self._add_bias(filters)], [out], options)
 
-    def depthwise(self, x: Node, kernel: int = 3, stride: int = 1, act: str = "relu6", valid: bool = False) -> Node:
+    def depthwise(
+        self, x: TensorNode, kernel: int = 3, stride: int = 1, act: str = "relu6", valid_padding: bool = False
+    ) -> TensorNode:
         """DEPTHWISE_CONV_2D with a depth multiplier of 1.
 
         Args:
@@ -161,22 +171,26 @@ class NetworkBuilder:
             act: a key of `ACTIVATION_CODES`.
             valid: VALID padding instead of SAME.
         """
-        out = self._add_tensor((1, *_output_size(x, (kernel, kernel), stride, valid), x.channels))
+        out = self._add_tensor((1, *_output_size(x, (kernel, kernel), stride, valid_padding), x.channels))
         weights = self._add_weights(1, kernel, kernel, x.channels, axis=3)
-        options = self._set_stride(self.schema.DepthwiseConv2DOptionsT(), stride, valid, act)
+        options = self._set_stride(self.schema.DepthwiseConv2DOptionsT(), stride, valid_padding, act)
         options.depthMultiplier = 1
         return self._add_operator("DEPTHWISE_CONV_2D", [x, weights, self._add_bias(x.channels)], [out], options)
 
-    def dense(self, x: Node, units: int, act: str = "") -> Node:
+    def dense(self, x: TensorNode, units: int, act: str = "") -> TensorNode:
         """FULLY_CONNECTED on a 2-D tensor."""
-        weights = self.random.integers(-127, 128, (units, x.channels), dtype=np.int8)
+        weight_array = self.random.integers(-127, 128, (units, x.channels), dtype=np.int8)
         options = self.schema.FullyConnectedOptionsT()
         options.fusedActivationFunction = ACTIVATION_CODES[act]
-        bias = self.random.integers(-1000, 1000, units, dtype=np.int32)
-        inputs = [x, self._add_constant(weights, 1), self._add_constant(bias, 1, ACTIVATION_SCALE * WEIGHT_SCALE)]
+        bias_array = self.random.integers(-1000, 1000, units, dtype=np.int32)
+        inputs = [
+            x,
+            self._add_constant(weight_array, 1),
+            self._add_constant(bias_array, 1, ACTIVATION_SCALE * WEIGHT_SCALE),
+        ]
         return self._add_operator("FULLY_CONNECTED", inputs, [self._add_tensor((x.shape[0], units))], options)
 
-    def pool(self, x: Node, kind: str, kernel: int, stride: int) -> Node:
+    def pool(self, x: TensorNode, operator_name: str, kernel: int, stride: int) -> TensorNode:
         """AVERAGE_POOL_2D or MAX_POOL_2D without padding.
 
         Args:
@@ -185,12 +199,12 @@ class NetworkBuilder:
             kernel: height and width of the window.
             stride: in both dimensions.
         """
-        out = self._add_tensor((1, *_output_size(x, (kernel, kernel), stride, valid=True), x.channels))
-        options = self._set_stride(self.schema.Pool2DOptionsT(), stride, valid=True, act="")
+        out = self._add_tensor((1, *_output_size(x, (kernel, kernel), stride, valid_padding=True), x.channels))
+        options = self._set_stride(self.schema.Pool2DOptionsT(), stride, valid_padding=True, act="")
         options.filterWidth = options.filterHeight = kernel
-        return self._add_operator(kind, [x], [out], options)
+        return self._add_operator(operator_name, [x], [out], options)
 
-    def binary(self, name: str, x: Node, y: Node, act: str = "") -> Node:
+    def binary(self, operator_name: str, x: TensorNode, y: TensorNode, act: str = "") -> TensorNode:
         """ADD, SUB, MUL, MINIMUM or MAXIMUM; the last two ignore `act`.
 
         Args:
@@ -199,119 +213,127 @@ class NetworkBuilder:
             y: the second operand; broadcast if it has a single row and column.
             act: a key of `ACTIVATION_CODES`.
         """
-        has_activation = name in ("ADD", "SUB", "MUL")
-        options = getattr(self.schema, f"{name.title()}OptionsT" if has_activation else "MaximumMinimumOptionsT")()
+        has_activation = operator_name in ("ADD", "SUB", "MUL")
+        options = getattr(
+            self.schema, f"{operator_name.title()}OptionsT" if has_activation else "MaximumMinimumOptionsT"
+        )()
         if has_activation:
             options.fusedActivationFunction = ACTIVATION_CODES[act]
-        return self._add_operator(name, [x, y], [self._add_tensor(x.shape)], options)
+        return self._add_operator(operator_name, [x, y], [self._add_tensor(x.shape)], options)
 
-    def binary_constant(self, name: str, x: Node) -> Node:
+    def binary_constant(self, operator_name: str, x: TensorNode) -> TensorNode:
         """`binary` with a constant per channel as the second operand."""
         constant = self._add_constant(
             self.random.integers(-127, 128, (x.channels,), dtype=np.int8), 1, ACTIVATION_SCALE
         )
-        return self.binary(name, x, constant)
+        return self.binary(operator_name, x, constant)
 
-    def unary(self, name: str, x: Node) -> Node:
+    def unary(self, operator_name: str, x: TensorNode) -> TensorNode:
         """LOGISTIC, HARD_SWISH or RELU: one input, one output, no options."""
-        is_logistic = name == "LOGISTIC"
+        is_logistic = operator_name == "LOGISTIC"
         out = self._add_tensor(
             x.shape, "int8", LOGISTIC_SCALE if is_logistic else ACTIVATION_SCALE, -128 if is_logistic else 0
         )
-        options = self.schema.HardSwishOptionsT() if name == "HARD_SWISH" else None
-        return self._add_operator(name, [x], [out], options)
+        options = self.schema.HardSwishOptionsT() if operator_name == "HARD_SWISH" else None
+        return self._add_operator(operator_name, [x], [out], options)
 
-    def softmax(self, x: Node) -> Node:
+    def softmax(self, x: TensorNode) -> TensorNode:
         """SOFTMAX over the last dimension."""
         options = self.schema.SoftmaxOptionsT()
         options.beta = 1.0
         return self._add_operator("SOFTMAX", [x], [self._add_tensor(x.shape, "int8", LOGISTIC_SCALE, -128)], options)
 
-    def mean(self, x: Node, keep_dims: bool = False) -> Node:
+    def mean(self, x: TensorNode, keep_dims: bool = False) -> TensorNode:
         """MEAN over height and width."""
-        axes = self._add_constant(np.array([1, 2], np.int32))
+        axes_tensor = self._add_constant(np.array([1, 2], np.int32))
         options = self.schema.ReducerOptionsT()
         options.keepDims = keep_dims
         out = self._add_tensor((1, 1, 1, x.channels) if keep_dims else (1, x.channels))
-        return self._add_operator("MEAN", [x, axes], [out], options)
+        return self._add_operator("MEAN", [x, axes_tensor], [out], options)
 
-    def pad(self, x: Node, pad_before: int, pad_after: int) -> Node:
+    def pad(self, x: TensorNode, pad_before: int, pad_after: int) -> TensorNode:
         """PAD of height and width."""
-        amounts = self._add_constant(
+        padding_amounts = self._add_constant(
             np.array([[0, 0], [pad_before, pad_after], [pad_before, pad_after], [0, 0]], np.int32)
         )
         padding = pad_before + pad_after
         out = self._add_tensor((1, x.shape[1] + padding, x.shape[2] + padding, x.channels))
-        return self._add_operator("PAD", [x, amounts], [out], self.schema.PadOptionsT())
+        return self._add_operator("PAD", [x, padding_amounts], [out], self.schema.PadOptionsT())
 
-    def concat(self, *nodes: Node) -> Node:
+    def concat(self, *nodes: TensorNode) -> TensorNode:
         """CONCATENATION along the channels."""
         options = self.schema.ConcatenationOptionsT()
         options.axis = len(nodes[0].shape) - 1
         out = self._add_tensor((*nodes[0].shape[:-1], sum(node.channels for node in nodes)))
         return self._add_operator("CONCATENATION", list(nodes), [out], options)
 
-    def resize(self, name: str, x: Node, factor: int) -> Node:
+    def resize(self, operator_name: str, x: TensorNode, factor: int) -> TensorNode:
         """RESIZE_BILINEAR or RESIZE_NEAREST_NEIGHBOR to `factor` times the height and width."""
         height, width = x.shape[1] * factor, x.shape[2] * factor
-        bilinear = name == "RESIZE_BILINEAR"
-        options = self.schema.ResizeBilinearOptionsT() if bilinear else self.schema.ResizeNearestNeighborOptionsT()
-        size = self._add_constant(np.array([height, width], np.int32))
-        return self._add_operator(name, [x, size], [self._add_tensor((1, height, width, x.channels))], options)
+        is_bilinear = operator_name == "RESIZE_BILINEAR"
+        options = self.schema.ResizeBilinearOptionsT() if is_bilinear else self.schema.ResizeNearestNeighborOptionsT()
+        size_tensor = self._add_constant(np.array([height, width], np.int32))
+        return self._add_operator(
+            operator_name, [x, size_tensor], [self._add_tensor((1, height, width, x.channels))], options
+        )
 
-    def reshape(self, x: Node, *shape: int) -> Node:
+    def reshape(self, x: TensorNode, *shape: int) -> TensorNode:
         """RESHAPE to a batch of 1 and `shape`."""
-        target_shape = self._add_constant(np.array([1, *shape], np.int32))
+        target_shape_tensor = self._add_constant(np.array([1, *shape], np.int32))
         options = self.schema.ReshapeOptionsT()
         options.newShape = [1, *shape]
-        return self._add_operator("RESHAPE", [x, target_shape], [self._add_tensor((1, *shape))], options)
+        return self._add_operator("RESHAPE", [x, target_shape_tensor], [self._add_tensor((1, *shape))], options)
 
-    def dynamic_reshape(self, x: Node, *shape: int) -> Node:
+    def dynamic_reshape(self, x: TensorNode, *shape: int) -> TensorNode:
         """RESHAPE to a shape computed from the batch, as converters emit for Flatten and Reshape layers."""
-        batch = self._add_tensor((len(x.shape),), "int32")
+        input_shape_tensor = self._add_tensor((len(x.shape),), "int32")
         shape_options = self.schema.ShapeOptionsT()
         shape_options.outType = self.schema.TensorType.INT32
-        self._add_operator("SHAPE", [x], [batch], shape_options)
-        bounds = [self._add_constant(np.array([bound], np.int32)) for bound in (0, 1, 1)]
+        self._add_operator("SHAPE", [x], [input_shape_tensor], shape_options)
+        slice_bounds = [self._add_constant(np.array([bound], np.int32)) for bound in (0, 1, 1)]
         options = self.schema.StridedSliceOptionsT()
         options.shrinkAxisMask = 1
-        batch_size = self._add_operator("STRIDED_SLICE", [batch, *bounds], [self._add_tensor((), "int32")], options)
+        batch_size_tensor = self._add_operator(
+            "STRIDED_SLICE", [input_shape_tensor, *slice_bounds], [self._add_tensor((), "int32")], options
+        )
         pack_options = self.schema.PackOptionsT()
         pack_options.valuesCount = 1 + len(shape)
-        sizes = [batch_size, *(self._add_constant(np.array(size, np.int32)) for size in shape)]
-        target_shape = self._add_operator("PACK", sizes, [self._add_tensor((len(sizes),), "int32")], pack_options)
+        size_tensors = [batch_size_tensor, *(self._add_constant(np.array(size, np.int32)) for size in shape)]
+        target_shape_tensor = self._add_operator(
+            "PACK", size_tensors, [self._add_tensor((len(size_tensors),), "int32")], pack_options
+        )
         return self._add_operator(
-            "RESHAPE", [x, target_shape], [self._add_tensor((1, *shape))], self.schema.ReshapeOptionsT()
+            "RESHAPE", [x, target_shape_tensor], [self._add_tensor((1, *shape))], self.schema.ReshapeOptionsT()
         )
 
-    def strided_slice(self, x: Node, height: int, width: int) -> Node:
+    def strided_slice(self, x: TensorNode, height: int, width: int) -> TensorNode:
         """STRIDED_SLICE of the first rows and columns."""
-        ends = (1, height, width, x.channels)
-        bounds = [self._add_constant(np.array(bound, np.int32)) for bound in ((0,) * 4, ends, (1,) * 4)]
+        slice_ends = (1, height, width, x.channels)
+        slice_bounds = [self._add_constant(np.array(bound, np.int32)) for bound in ((0,) * 4, slice_ends, (1,) * 4)]
         return self._add_operator(
-            "STRIDED_SLICE", [x, *bounds], [self._add_tensor(ends)], self.schema.StridedSliceOptionsT()
+            "STRIDED_SLICE", [x, *slice_bounds], [self._add_tensor(slice_ends)], self.schema.StridedSliceOptionsT()
         )
 
-    def transpose(self, x: Node) -> Node:
+    def transpose(self, x: TensorNode) -> TensorNode:
         """TRANSPOSE to channels first."""
-        order = self._add_constant(np.array([0, 3, 1, 2], np.int32))
+        axis_order = self._add_constant(np.array([0, 3, 1, 2], np.int32))
         out = self._add_tensor((1, x.channels, x.shape[1], x.shape[2]))
-        return self._add_operator("TRANSPOSE", [x, order], [out], self.schema.TransposeOptionsT())
+        return self._add_operator("TRANSPOSE", [x, axis_order], [out], self.schema.TransposeOptionsT())
 
-    def quantize(self, x: Node) -> Node:
+    def quantize(self, x: TensorNode) -> TensorNode:
         """QUANTIZE from uint8 or float32 to int8."""
         return self._add_operator("QUANTIZE", [x], [self._add_tensor(x.shape)], self.schema.QuantizeOptionsT())
 
-    def dequantize(self, x: Node) -> Node:
+    def dequantize(self, x: TensorNode) -> TensorNode:
         """DEQUANTIZE to float32."""
         out = self._add_tensor(x.shape, "float32")
         return self._add_operator("DEQUANTIZE", [x], [out], self.schema.DequantizeOptionsT())
 
     # ---- the file
 
-    def _set_stride(self, options: Any, stride: int, valid: bool, act: str) -> Any:
+    def _set_stride(self, options: Any, stride: int, valid_padding: bool, act: str) -> Any:
         options.strideW = options.strideH = stride
-        options.padding = self.schema.Padding.VALID if valid else self.schema.Padding.SAME
+        options.padding = self.schema.Padding.VALID if valid_padding else self.schema.Padding.SAME
         options.fusedActivationFunction = ACTIVATION_CODES[act]
         return options
 
@@ -320,15 +342,15 @@ class NetworkBuilder:
         import flatbuffers
 
         self.model.subgraphs = [self.graph]
-        builder = flatbuffers.Builder(1024)
-        builder.Finish(self.model.Pack(builder), file_identifier=b"TFL3")
+        flatbuffer_builder = flatbuffers.Builder(1024)
+        flatbuffer_builder.Finish(self.model.Pack(flatbuffer_builder), file_identifier=b"TFL3")
         stream = io.BytesIO()
-        stream.write(builder.Output())
+        stream.write(flatbuffer_builder.Output())
         return stream.getvalue()
 
 
-def _output_size(x: Node, kernel: tuple[int, int], stride: int, valid: bool) -> tuple[int, int]:
+def _output_size(x: TensorNode, kernel: tuple[int, int], stride: int, valid_padding: bool) -> tuple[int, int]:
     """Height and width of a convolution's or pool's output."""
-    kernel_borders = (kernel[0] - 1, kernel[1] - 1) if valid else (0, 0)
+    kernel_borders = (kernel[0] - 1, kernel[1] - 1) if valid_padding else (0, 0)
     height, width = (-(-(size - border) // stride) for size, border in zip(x.shape[1:3], kernel_borders, strict=True))
     return height, width

@@ -2,9 +2,9 @@
 
 from typing import NamedTuple
 
-Features = dict[str, float]
+FeatureAmounts = dict[str, float]
 
-FEATURES = {
+FEATURE_DESCRIPTIONS = {
     "inference": "one, for the constant cost of an inference",
     "operators": "operators that compute something",
     "pointwise_macs": "MACs of 1x1 convolutions",
@@ -33,11 +33,11 @@ FEATURES = {
 """Every feature and what it counts."""
 
 
-class Tile(NamedTuple):
+class ChannelTile(NamedTuple):
     """The channels that a matrix unit computes at once; channel counts are padded to multiples of it."""
 
-    outputs: int = 1
-    inputs: int = 1
+    output_channels: int = 1
+    input_channels: int = 1
 
 
-SCALAR_TILE = Tile()
+SCALAR_TILE = ChannelTile()

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from edgepipe.core.units import Dimension, show
-from edgepipe.devices.latency.feature_names import Features
+from edgepipe.devices.latency.feature_names import FeatureAmounts
 from edgepipe.devices.latency.latency_fit import FitRow
 
 EXTRAPOLATION_FACTOR = 2.0  # times the largest fitted amount from which a model is outside
@@ -16,29 +16,31 @@ WIDENING_FACTOR = 2.0  # multiplies the standard deviations of the interval of a
 class FitDomain:
     """The extent of the fitted models."""
 
-    operators: frozenset[str]
+    operator_names: frozenset[str]
     largest_amounts: Mapping[str, float]  # of each feature, over the fitted models
     latency_range: tuple[float, float]  # shortest and longest measured latency, in seconds
 
     def extrapolation_reasons(
-        self, amounts: Features, rates: Mapping[str, float], operators: Collection[str]
+        self, feature_amounts: FeatureAmounts, rate_by_feature: Mapping[str, float], operator_names: Collection[str]
     ) -> tuple[str, ...]:
         """Why a model is outside: unseen operators, far larger amounts, a latency far off; empty: it is inside."""
-        predicted_seconds = sum(rate * amounts.get(name, 0.0) for name, rate in rates.items())
+        predicted_seconds = sum(rate * feature_amounts.get(name, 0.0) for name, rate in rate_by_feature.items())
         return (
-            *self._operator_reasons(operators),
-            *self._amount_reasons(amounts, rates, predicted_seconds),
+            *self._operator_reasons(operator_names),
+            *self._amount_reasons(feature_amounts, rate_by_feature, predicted_seconds),
             *self._latency_reasons(predicted_seconds),
         )
 
-    def _operator_reasons(self, operators: Collection[str]) -> list[str]:
-        return [f"no fitted model has {name}" for name in sorted(set(operators) - self.operators)]
+    def _operator_reasons(self, operator_names: Collection[str]) -> list[str]:
+        return [f"no fitted model has {name}" for name in sorted(set(operator_names) - self.operator_names)]
 
-    def _amount_reasons(self, amounts: Features, rates: Mapping[str, float], predicted_seconds: float) -> list[str]:
+    def _amount_reasons(
+        self, feature_amounts: FeatureAmounts, rate_by_feature: Mapping[str, float], predicted_seconds: float
+    ) -> list[str]:
         return [
             f"{amount:,.0f} {name.replace('_', ' ')}, the fitted models have at most {largest_amount:,.0f}"
-            for name, rate in rates.items()
-            if (amount := amounts.get(name, 0.0))
+            for name, rate in rate_by_feature.items()
+            if (amount := feature_amounts.get(name, 0.0))
             > EXTRAPOLATION_FACTOR * (largest_amount := self.largest_amounts.get(name, 0.0))
             and amount * rate > NOTABLE_SHARE * predicted_seconds
         ]
@@ -47,18 +49,18 @@ class FitDomain:
         min_seconds, max_seconds = self.latency_range
         if min_seconds / EXTRAPOLATION_FACTOR <= predicted_seconds <= max_seconds * EXTRAPOLATION_FACTOR:
             return []
-        span = f"{show(min_seconds, Dimension.SECONDS)} to {show(max_seconds, Dimension.SECONDS)}"
-        return [f"{show(predicted_seconds, Dimension.SECONDS)}, the fitted models took {span}"]
+        range_text = f"{show(min_seconds, Dimension.SECONDS)} to {show(max_seconds, Dimension.SECONDS)}"
+        return [f"{show(predicted_seconds, Dimension.SECONDS)}, the fitted models took {range_text}"]
 
 
-def build_domain(rows: Sequence[FitRow], feature_names: Sequence[str]) -> FitDomain:
+def build_domain(fit_rows: Sequence[FitRow], feature_names: Sequence[str]) -> FitDomain:
     """The extent of `rows`."""
     return FitDomain(
-        frozenset().union(*(row.operators for row in rows)),
+        frozenset().union(*(row.operator_names for row in fit_rows)),
         {
             name: largest_amount
             for name in feature_names
-            if (largest_amount := max(row.features.get(name, 0.0) for row in rows)) > 0
+            if (largest_amount := max(row.features.get(name, 0.0) for row in fit_rows)) > 0
         },
-        (min(row.seconds for row in rows), max(row.seconds for row in rows)),
+        (min(row.seconds for row in fit_rows), max(row.seconds for row in fit_rows)),
     )

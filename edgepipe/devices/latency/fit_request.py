@@ -11,7 +11,7 @@ from edgepipe.devices.latency.profile_fragment import FitRequest
 
 
 def parse_request(
-    table: Path,
+    table_path: Path,
     target: str | None,
     kind: str,
     clock: str | float,
@@ -38,39 +38,41 @@ def parse_request(
         InputError: an invalid quantity or neighbour, or no target although the table does not have exactly one.
     """
     return FitRequest(
-        target=target or _single_group(table),
+        target_group=target or _single_group(table_path),
         kind=kind,
         clock=_parse_quantity("--clock", clock, Dimension.FREQUENCY),
-        source=source or f"measurements in {table.name}",
+        source=source or f"measurements in {table_path.name}",
         dtype=dtype,
-        on_chip=None if on_chip is None else round(_parse_quantity("--on-chip", on_chip, Dimension.BYTES)),
+        on_chip_weights=None if on_chip is None else round(_parse_quantity("--on-chip", on_chip, Dimension.BYTES)),
         excluded_families=frozenset(excluded_families),
-        neighbours=dict(_parse_neighbour(text) for text in neighbours),
+        neighbour_clocks=dict(_parse_neighbour(text) for text in neighbours),
     )
 
 
-def _single_group(table: Path) -> str:
-    groups = sorted({line.group for line in tables.read(table)})
-    if len(groups) != 1:
-        group_list = "; ".join(groups[:10]) + (f" and {len(groups) - 10} more" if len(groups) > 10 else "")
-        raise InputError(
-            f"{table}: {len(groups)} devices and runtimes; choose one with --target: {group_list or 'none'}"
+def _single_group(table_path: Path) -> str:
+    group_names = sorted({line.group for line in tables.read(table_path)})
+    if len(group_names) != 1:
+        group_list = "; ".join(group_names[:10]) + (
+            f" and {len(group_names) - 10} more" if len(group_names) > 10 else ""
         )
-    return groups[0]
+        raise InputError(
+            f"{table_path}: {len(group_names)} devices and runtimes; choose one with --target: {group_list or 'none'}"
+        )
+    return group_names[0]
 
 
 def _parse_neighbour(text: str) -> tuple[str, float]:
-    group, sign, clock = text.rpartition("=")
-    if not sign or not group:
+    group, equals_sign, clock = text.rpartition("=")
+    if not equals_sign or not group:
         raise InputError(f"--neighbour '{text}': expected TARGET=CLOCK, for example 'BOARD, 8.1=400 MHz'")
     return group, _parse_quantity(f"--neighbour '{group}'", clock, Dimension.FREQUENCY)
 
 
-def _parse_quantity(option: str, text: str | float, dimension: Dimension) -> float:
+def _parse_quantity(option_name: str, text: str | float, dimension: Dimension) -> float:
     try:
         quantity = parse(text, dimension)
     except UnitError as error:
-        raise InputError(f"{option}: {error}") from None
+        raise InputError(f"{option_name}: {error}") from None
     if quantity <= 0:
-        raise InputError(f"{option}: {text} is not positive")
+        raise InputError(f"{option_name}: {text} is not positive")
     return quantity

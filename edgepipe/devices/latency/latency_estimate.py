@@ -13,10 +13,10 @@ from edgepipe.devices.latency import operator_features
 from edgepipe.devices.latency.fit_domain import WIDENING_FACTOR, FitDomain
 from edgepipe.devices.latency.latency_fit import Rates
 from edgepipe.devices.latency.latency_record import LatencyFit
-from edgepipe.devices.latency.processor_kinds import KINDS
+from edgepipe.devices.latency.processor_kinds import PROCESSOR_KINDS
 from edgepipe.tflite.model import Model
 
-FIT_DTYPES = {"int8": "int8", "uint8": "int8", "float32": "float32"}
+FIT_DTYPE_BY_DTYPE = {"int8": "int8", "uint8": "int8", "float32": "float32"}
 
 
 @dataclass(frozen=True)
@@ -34,45 +34,47 @@ class LatencyEstimate:
 class FitTransfer:
     """Transfers a fit to another device of the same kind, by clock and one measured factor."""
 
-    fitted_device: str
-    clock: float  # of the other device, hertz
+    fitted_device_name: str
+    target_clock: float  # of the other device, hertz
     scale: float = 1.0
     deviation: float = 0.0  # additional standard deviation of the logarithm
 
     def latency_factor(self, fit: LatencyFit) -> float:
         """The factor from the fitted device's latency to that of the other device."""
-        return fit.clock / self.clock * self.scale
+        return fit.clock / self.target_clock * self.scale
 
 
 def estimate(fit: LatencyFit, model: Model, transfer: FitTransfer | None = None) -> LatencyEstimate:
     """The latency of `model` by `fit`."""
-    kind = KINDS[fit.kind]
-    rates = Rates(kind.feature_names, np.array(list(fit.rates.values())), _symmetric_covariance(fit), fit.noise)
-    operator_amounts = list(operator_features.iter_features(model, kind.tile, fit.on_chip))
-    total_amounts = operator_features.sum_features(model, kind.tile, fit.on_chip)
-    seconds, deviation = rates.predict(total_amounts)
+    processor_kind = PROCESSOR_KINDS[fit.kind]
+    rates = Rates(
+        processor_kind.feature_names, np.array(list(fit.rates.values())), _symmetric_covariance(fit), fit.noise
+    )
+    operator_feature_pairs = list(operator_features.iter_features(model, processor_kind.tile, fit.on_chip))
+    total_features = operator_features.sum_features(model, processor_kind.tile, fit.on_chip)
+    seconds, deviation = rates.predict(total_features)
     domain = FitDomain(frozenset(fit.operators), fit.largest, fit.seconds)
-    reasons = domain.extrapolation_reasons(
-        total_amounts, fit.rates, {operator.name for operator, _ in operator_amounts}
+    extrapolation_reasons = domain.extrapolation_reasons(
+        total_features, fit.rates, {operator.name for operator, _ in operator_feature_pairs}
     )
     deviation = math.hypot(deviation, transfer.deviation if transfer else 0.0)
-    interval_factor = math.exp(deviation * fit.factor * (WIDENING_FACTOR if reasons else 1.0))
+    interval_factor = math.exp(deviation * fit.factor * (WIDENING_FACTOR if extrapolation_reasons else 1.0))
     latency_factor = transfer.latency_factor(fit) if transfer else 1.0
     operator_seconds = tuple(
-        (operator.location, latency_factor * rates.predict(amounts)[0]) for operator, amounts in operator_amounts
+        (operator.location, latency_factor * rates.predict(amounts)[0]) for operator, amounts in operator_feature_pairs
     )
     return LatencyEstimate(
         latency_factor * seconds,
         latency_factor * seconds / interval_factor,
         latency_factor * seconds * interval_factor,
         operator_seconds,
-        reasons,
+        extrapolation_reasons,
     )
 
 
 def _symmetric_covariance(fit: LatencyFit) -> Array:
-    size = len(fit.covariance)
-    lower_triangle = np.zeros((size, size))
+    rate_count = len(fit.covariance)
+    lower_triangle = np.zeros((rate_count, rate_count))
     for i, row in enumerate(fit.covariance):
         lower_triangle[i, : i + 1] = row
     return np.asarray(lower_triangle + lower_triangle.T - np.diag(np.diag(lower_triangle)))
@@ -87,31 +89,31 @@ def metric(fit: LatencyFit, model: Model, device: str, transfer: FitTransfer | N
         device: the name of the device.
         transfer: if the fit is of another device; None: it is of this one.
     """
-    dtype = compute_dtype(model)
-    if FIT_DTYPES.get(dtype) != fit.dtype:
+    dtype = find_compute_dtype(model)
+    if FIT_DTYPE_BY_DTYPE.get(dtype) != fit.dtype:
         reason = f"the fit is for {fit.dtype} models, this one computes in {dtype}; convert it, or measure it"
         return unavailable_metric("latency", Dimension.SECONDS, reason, device)
-    latency = estimate(fit, model, transfer)
+    latency_estimate = estimate(fit, model, transfer)
     return Metric(
         name="latency",
-        value=latency.seconds,
+        value=latency_estimate.seconds,
         unit=Dimension.SECONDS,
         evidence=Evidence.ESTIMATED,
         device=device,
-        how=_method_text(fit, latency, transfer),
-        interval=(latency.low_seconds, latency.high_seconds),
-        details=_metric_details(fit, latency),
+        how=_method_text(fit, latency_estimate, transfer),
+        interval=(latency_estimate.low_seconds, latency_estimate.high_seconds),
+        details=_metric_details(fit, latency_estimate),
     )
 
 
-def compute_dtype(model: Model) -> str:
+def find_compute_dtype(model: Model) -> str:
     """The most common dtype of inputs to operators with MACs, or of all inputs if there are none."""
-    products = [operator for operator in model.operators if operator.macs] or list(model.operators)
-    dtype_counts = Counter(tensor.dtype for operator in products if (tensor := operator.input(0)) is not None)
+    mac_operators = [operator for operator in model.operators if operator.macs] or list(model.operators)
+    dtype_counts = Counter(tensor.dtype for operator in mac_operators if (tensor := operator.input(0)) is not None)
     return dtype_counts.most_common(1)[0][0] if dtype_counts else "nothing"
 
 
-def _method_text(fit: LatencyFit, latency: LatencyEstimate, transfer: FitTransfer | None) -> str:
+def _method_text(fit: LatencyFit, latency_estimate: LatencyEstimate, transfer: FitTransfer | None) -> str:
     text = f"fitted to {plural(fit.points, 'measurement')} ({fit.source})"
     if fit.error is None:
         text += "; a single model family, none could be held out: the interval is from the prior of the processor kind"
@@ -119,16 +121,16 @@ def _method_text(fit: LatencyFit, latency: LatencyEstimate, transfer: FitTransfe
         median, p90 = (show(share, Dimension.FRACTION) for share in (fit.error.median, fit.error.p90))
         text += f"; error on model families not used in the fit: median {median}, 90 % within {p90}"
     if transfer is not None:
-        text += f"; transferred from {transfer.fitted_device} by clock and a factor of {transfer.scale:.3g}"
-    if latency.extrapolation_reasons:
-        text += f"; EXTRAPOLATES: {'; '.join(latency.extrapolation_reasons)}"
+        text += f"; transferred from {transfer.fitted_device_name} by clock and a factor of {transfer.scale:.3g}"
+    if latency_estimate.extrapolation_reasons:
+        text += f"; EXTRAPOLATES: {'; '.join(latency_estimate.extrapolation_reasons)}"
     return text
 
 
-def _metric_details(fit: LatencyFit, latency: LatencyEstimate) -> dict[str, float | int | str]:
+def _metric_details(fit: LatencyFit, latency_estimate: LatencyEstimate) -> dict[str, float | int | str]:
     details: dict[str, float | int | str] = {"rate": fit.rate, "points": fit.points, "source": fit.source}
     if fit.error is not None:
         details |= {"held_out_median": fit.error.median, "held_out_p90": fit.error.p90}
-    if latency.extrapolation_reasons:
-        details["extrapolates"] = "; ".join(latency.extrapolation_reasons)
+    if latency_estimate.extrapolation_reasons:
+        details["extrapolates"] = "; ".join(latency_estimate.extrapolation_reasons)
     return details

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, final
 from pydantic import Field, model_validator
 
 from edgepipe.core.config import Options
-from edgepipe.devices.latency.processor_kinds import KINDS
+from edgepipe.devices.latency.processor_kinds import PROCESSOR_KINDS
 
 PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
@@ -61,10 +61,12 @@ class LatencyFit(Options):
 
     @model_validator(mode="after")
     def _check_kind(self) -> "LatencyFit":
-        if self.kind not in KINDS:
-            raise ValueError(f"kind '{self.kind}' is unknown; allowed: {', '.join(KINDS)}")
-        if tuple(self.rates) != KINDS[self.kind].feature_names:
-            raise ValueError(f"`rates` must be those of {self.kind}: {', '.join(KINDS[self.kind].feature_names)}")
+        if self.kind not in PROCESSOR_KINDS:
+            raise ValueError(f"kind '{self.kind}' is unknown; allowed: {', '.join(PROCESSOR_KINDS)}")
+        if tuple(self.rates) != PROCESSOR_KINDS[self.kind].feature_names:
+            raise ValueError(
+                f"`rates` must be those of {self.kind}: {', '.join(PROCESSOR_KINDS[self.kind].feature_names)}"
+            )
         if [len(row) for row in self.covariance] != list(range(1, len(self.rates) + 1)):
             raise ValueError(f"`covariance` must be a lower triangle of {len(self.rates)} rows")
         return self

@@ -12,12 +12,12 @@ from pathlib import Path
 
 from edgepipe.core.errors import InputError, did_you_mean
 from edgepipe.devices.latency import operator_features
-from edgepipe.devices.latency.feature_names import Tile
+from edgepipe.devices.latency.feature_names import ChannelTile
 from edgepipe.devices.latency.latency_fit import FitRow
 from edgepipe.tflite import reader
 from edgepipe.tflite.model import Model
 
-COLUMNS = ("family", "device", "runtime", "model", "latency_ms")
+REQUIRED_COLUMNS = ("family", "device", "runtime", "model", "latency_ms")
 
 
 @dataclass(frozen=True)
@@ -26,23 +26,23 @@ class MeasuredLatency:
 
     line_number: int
     family: str
-    device: str
-    runtime: str
-    model: str
-    file: str
+    device_name: str
+    runtime_name: str
+    model_name: str
+    file_name: str
     seconds: float
 
     @property
     def group(self) -> str:
         """Device and runtime as in `--target`."""
-        return f"{self.device}, {self.runtime}" if self.runtime else self.device
+        return f"{self.device_name}, {self.runtime_name}" if self.runtime_name else self.device_name
 
 
 @dataclass(frozen=True)
 class MeasurementRows:
     """The rows that can be fitted, and why others cannot: line, model and reason."""
 
-    rows: list[FitRow]
+    fit_rows: list[FitRow]
     skip_reasons: list[str]
 
 
@@ -54,9 +54,9 @@ def read(path: Path) -> list[MeasuredLatency]:
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            lines = csv.DictReader(file)
-            _check_columns(path, lines.fieldnames or ())
-            return [_parse_line(path, lines.line_num, line) for line in lines]
+            csv_reader = csv.DictReader(file)
+            _check_columns(path, csv_reader.fieldnames or ())
+            return [_parse_line(path, csv_reader.line_num, line) for line in csv_reader]
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
     except (UnicodeDecodeError, csv.Error) as error:
@@ -64,46 +64,54 @@ def read(path: Path) -> list[MeasuredLatency]:
 
 
 def _check_columns(path: Path, columns: Sequence[str]) -> None:
-    missing = [name for name in COLUMNS if name not in columns]
-    if missing:
+    missing_columns = [name for name in REQUIRED_COLUMNS if name not in columns]
+    if missing_columns:
         column_list = ", ".join(columns) or "none"
         raise InputError(
-            f"{path}:1: no column {', '.join(missing)}; needed: {', '.join(COLUMNS)}; found: {column_list}"
+            f"{path}:1: no column {', '.join(missing_columns)}; needed: {', '.join(REQUIRED_COLUMNS)}; found: {column_list}"
         )
 
 
 def _parse_line(path: Path, line_number: int, cells: dict[str, str | None]) -> MeasuredLatency:
-    texts = {name: (cells.get(name) or "").strip() for name in (*COLUMNS, "file")}
+    text_by_column = {name: (cells.get(name) or "").strip() for name in (*REQUIRED_COLUMNS, "file")}
     try:
-        seconds = float(texts["latency_ms"]) / 1e3
+        seconds = float(text_by_column["latency_ms"]) / 1e3
     except ValueError:
         seconds = -1.0
     if not 0 < seconds < float("inf"):
         raise InputError(
-            f"{path}:{line_number}: latency_ms is '{texts['latency_ms']}'; must be a positive number of milliseconds"
+            f"{path}:{line_number}: latency_ms is '{text_by_column['latency_ms']}'; must be a positive number of milliseconds"
         )
-    empty_columns = [name for name in ("family", "device", "model") if not texts[name]]
+    empty_columns = [name for name in ("family", "device", "model") if not text_by_column[name]]
     if empty_columns:
         raise InputError(f"{path}:{line_number}: {', '.join(empty_columns)} is empty")
     return MeasuredLatency(
-        line_number, texts["family"], texts["device"], texts["runtime"], texts["model"], texts["file"], seconds
+        line_number,
+        text_by_column["family"],
+        text_by_column["device"],
+        text_by_column["runtime"],
+        text_by_column["model"],
+        text_by_column["file"],
+        seconds,
     )
 
 
-def select_group(lines: Sequence[MeasuredLatency], name: str) -> list[MeasuredLatency]:
+def select_group(table_lines: Sequence[MeasuredLatency], group_name: str) -> list[MeasuredLatency]:
     """The lines of the group `name`.
 
     Raises:
         InputError: there is none.
     """
-    group_lines = [line for line in lines if line.group == name]
+    group_lines = [line for line in table_lines if line.group == group_name]
     if not group_lines:
-        groups = sorted({line.group for line in lines})
-        raise InputError(f"no rows of '{name}'{did_you_mean(name, groups)}")
+        group_names = sorted({line.group for line in table_lines})
+        raise InputError(f"no rows of '{group_name}'{did_you_mean(group_name, group_names)}")
     return group_lines
 
 
-def build_rows(lines: Sequence[MeasuredLatency], folder: Path, tile: Tile, on_chip: int | None) -> MeasurementRows:
+def build_rows(
+    table_lines: Sequence[MeasuredLatency], folder: Path, tile: ChannelTile, on_chip_weights: int | None
+) -> MeasurementRows:
     """The features of each line's model; lines whose model is missing are skipped, with the reason.
 
     Args:
@@ -113,23 +121,23 @@ def build_rows(lines: Sequence[MeasuredLatency], folder: Path, tile: Tile, on_ch
         on_chip: how many weights fit on the chip; None: weights do not spill.
     """
     fit_rows, skip_reasons = [], []
-    for line in lines:
+    for line in table_lines:
         path = _find_model(line, folder)
         if path is None:
             skip_reasons.append(
-                f"line {line.line_number}: {line.model}: no file {line.file or line.model + '.tflite'} in {folder}"
+                f"line {line.line_number}: {line.model_name}: no file {line.file_name or line.model_name + '.tflite'} in {folder}"
             )
             continue
         model = _read_model(path)
-        operators = frozenset(operator.name for operator, _ in operator_features.iter_features(model))
-        amounts = operator_features.sum_features(model, tile, on_chip)
-        fit_rows.append(FitRow(line.family, line.group, line.model, amounts, operators, line.seconds))
+        operator_names = frozenset(operator.name for operator, _ in operator_features.iter_features(model))
+        feature_amounts = operator_features.sum_features(model, tile, on_chip_weights)
+        fit_rows.append(FitRow(line.family, line.group, line.model_name, feature_amounts, operator_names, line.seconds))
     return MeasurementRows(fit_rows, skip_reasons)
 
 
 def _find_model(line: MeasuredLatency, folder: Path) -> Path | None:
-    names = [line.file, Path(line.file).name] if line.file else [f"{line.model}.tflite"]
-    return next((folder / name for name in names if (folder / name).is_file()), None)
+    file_names = [line.file_name, Path(line.file_name).name] if line.file_name else [f"{line.model_name}.tflite"]
+    return next((folder / name for name in file_names if (folder / name).is_file()), None)
 
 
 @lru_cache(maxsize=512)

@@ -12,7 +12,7 @@ at hand, so the held-out errors on those tables are somewhat optimistic.
 
 from dataclasses import dataclass
 
-from edgepipe.devices.latency.feature_names import FEATURES, SCALAR_TILE, Features, Tile
+from edgepipe.devices.latency.feature_names import FEATURE_DESCRIPTIONS, SCALAR_TILE, ChannelTile, FeatureAmounts
 
 _MINOR_FEATURES = (
     "arithmetic_outputs",
@@ -30,26 +30,32 @@ class ProcessorKind:
     """The prior of one kind of processor and runtime."""
 
     title: str
-    cycles: Features  # per unit of each feature, of the profile's clock
-    spread: Features  # standard deviation of the logarithm of each figure
+    cycles_by_feature: FeatureAmounts  # per unit of each feature, of the profile's clock
+    spread_by_feature: FeatureAmounts  # standard deviation of the logarithm of each figure
     speed_spread: float  # of the overall speed, between devices of the kind
     device_spread: float  # of a single figure, between devices of the kind
     noise: float  # standard deviation of the log error of a measurement
-    tile: Tile = SCALAR_TILE
+    tile: ChannelTile = SCALAR_TILE
 
     @property
     def feature_names(self) -> tuple[str, ...]:
         """The features with a cost, in the order of FEATURES."""
-        return tuple(name for name in FEATURES if name in self.cycles)
+        return tuple(name for name in FEATURE_DESCRIPTIONS if name in self.cycles_by_feature)
 
 
 def _assign_spreads(
-    cycles: Features, main_spread: float, minor_spread: float, extra_minor: tuple[str, ...] = ()
-) -> Features:
-    return {name: minor_spread if name in (*_MINOR_FEATURES, *extra_minor) else main_spread for name in cycles}
+    cycles_by_feature: FeatureAmounts,
+    main_spread: float,
+    minor_spread: float,
+    extra_minor_features: tuple[str, ...] = (),
+) -> FeatureAmounts:
+    return {
+        name: minor_spread if name in (*_MINOR_FEATURES, *extra_minor_features) else main_spread
+        for name in cycles_by_feature
+    }
 
 
-_CORTEX_M: Features = {
+_CORTEX_M: FeatureAmounts = {
     "operators": 3000,
     "pointwise_macs": 1.0,
     "kernel_macs": 0.9,
@@ -70,7 +76,7 @@ _CORTEX_M: Features = {
     "weights": 0.5,
     "spilled_weights": 4,
 }
-_CORTEX_A_SCALAR_DEPTHWISE: Features = {
+_CORTEX_A_SCALAR_DEPTHWISE: FeatureAmounts = {
     "operators": 4000,
     "pointwise_macs": 0.4,
     "kernel_macs": 0.35,
@@ -89,7 +95,7 @@ _CORTEX_A_SCALAR_DEPTHWISE: Features = {
     "resized_outputs": 60,
     "weights": 0.3,
 }
-_CORTEX_A_FLOAT: Features = {
+_CORTEX_A_FLOAT: FeatureAmounts = {
     "inference": 1.2e5,
     "operators": 1e4,
     "conv_macs": 0.09,
@@ -107,11 +113,11 @@ _CORTEX_A_FLOAT: Features = {
     "resized_outputs": 2.5,
     "weights": 0.7,
 }
-_CORTEX_A_INT8: Features = {
+_CORTEX_A_INT8: FeatureAmounts = {
     **{name: 0.7 * cycles if name.endswith("_macs") else cycles for name, cycles in _CORTEX_A_FLOAT.items()},
     "weights": 0.25,
 }
-_CORTEX_A_XNNPACK: Features = {
+_CORTEX_A_XNNPACK: FeatureAmounts = {
     "inference": 20000,
     "operators": 3000,
     "conv_macs": 0.25,
@@ -129,7 +135,7 @@ _CORTEX_A_XNNPACK: Features = {
     "resized_outputs": 5,
     "weights": 0.25,
 }
-_NPU_BESIDE_CPU: Features = {
+_NPU_BESIDE_CPU: FeatureAmounts = {
     "inference": 240000,
     "operators": 16000,
     "conv_macs": 0.05,
@@ -148,7 +154,7 @@ _NPU_BESIDE_CPU: Features = {
     "resized_outputs": 2.5,
     "weights": 0.4,
 }
-_NPU_IN_MCU: Features = {
+_NPU_IN_MCU: FeatureAmounts = {
     "inference": 150000,
     "operators": 8000,
     "conv_macs": 0.01,
@@ -164,7 +170,7 @@ _NPU_IN_MCU: Features = {
     "weights": 2.5,
 }
 
-KINDS = {
+PROCESSOR_KINDS = {
     "cortex-m": ProcessorKind(
         "Cortex-M with CMSIS-NN or X-CUBE-AI, int8",
         _CORTEX_M, _assign_spreads(_CORTEX_M, 0.6, 0.6), speed_spread=3.0, device_spread=0.2, noise=0.05,
@@ -190,12 +196,12 @@ KINDS = {
     "npu-beside-cpu": ProcessorKind(
         "an NPU with its own driver beside Cortex-A cores and DRAM",
         _NPU_BESIDE_CPU, _assign_spreads(_NPU_BESIDE_CPU, 0.3, 0.3), speed_spread=0.5, device_spread=0.15, noise=0.1,
-        tile=Tile(16, 8),
+        tile=ChannelTile(16, 8),
     ),
     "npu-in-mcu": ProcessorKind(
         "an NPU inside a microcontroller, weights in external flash",
         _NPU_IN_MCU, _assign_spreads(_NPU_IN_MCU, 0.6, 0.3), speed_spread=0.5, device_spread=0.15, noise=0.1,
-        tile=Tile(16, 8),
+        tile=ChannelTile(16, 8),
     ),
 }  # fmt: skip
 """By the name stored in a fit."""

@@ -16,29 +16,29 @@ from edgepipe.devices.latency.cross_validation import HeldOutPrediction
 from edgepipe.devices.latency.latency_fit import FitRow, Rates
 from edgepipe.devices.latency.latency_record import FamilyError, HeldOutError, LatencyFit
 from edgepipe.devices.latency.measurement_table import MeasuredLatency, MeasurementRows
-from edgepipe.devices.latency.processor_kinds import KINDS
+from edgepipe.devices.latency.processor_kinds import PROCESSOR_KINDS
 
 SIGNIFICANT_DIGITS = 4  # of the stored numbers
-HEADER = "# Written by `edgepipe device fit`: operator costs, for a profile to inherit. Do not edit.\n"
+FRAGMENT_HEADER = "# Written by `edgepipe device fit`: operator costs, for a profile to inherit. Do not edit.\n"
 
 
 @dataclass(frozen=True)
 class FitRequest:
     """What to fit: a group of the table, with neighbours of the same processor kind."""
 
-    target: str  # device and runtime, as `MeasuredLatency.group`
+    target_group: str  # device and runtime, as `MeasuredLatency.group`
     kind: str
     clock: float  # hertz
     source: str
     dtype: Literal["int8", "float32"] = "int8"
-    on_chip: int | None = None  # weights that fit on the chip; None: weights do not spill
-    neighbours: Mapping[str, float] = field(default_factory=dict)  # clock by group, hertz
+    on_chip_weights: int | None = None  # weights that fit on the chip; None: weights do not spill
+    neighbour_clocks: Mapping[str, float] = field(default_factory=dict)  # clock by group, hertz
     excluded_families: frozenset[str] = frozenset()  # families whose rows are left out
 
     @property
-    def clocks(self) -> dict[str, float]:
+    def clock_by_group(self) -> dict[str, float]:
         """The clock of every group, in hertz."""
-        return {self.target: self.clock, **self.neighbours}
+        return {self.target_group: self.clock, **self.neighbour_clocks}
 
 
 @dataclass(frozen=True)
@@ -56,60 +56,68 @@ def fit_table(path: Path, model_folder: Path, request: FitRequest) -> DeviceFit:
     Raises:
         InputError: an invalid table, an unknown kind or group, or no usable row of the target.
     """
-    if request.kind not in KINDS:
-        raise InputError(f"unknown kind of processor '{request.kind}'{did_you_mean(request.kind, KINDS)}")
-    kind, table_lines = KINDS[request.kind], measurement_table.read(path)
+    if request.kind not in PROCESSOR_KINDS:
+        raise InputError(f"unknown kind of processor '{request.kind}'{did_you_mean(request.kind, PROCESSOR_KINDS)}")
+    processor_kind, table_lines = PROCESSOR_KINDS[request.kind], measurement_table.read(path)
     usable_rows = select_rows(table_lines, model_folder, request)
-    if not any(row.group == request.target for row in usable_rows.rows):
+    if not any(row.group == request.target_group for row in usable_rows.fit_rows):
         raise InputError(
-            f"{path}: no model file for '{request.target}' found: {'; '.join(usable_rows.skip_reasons[:3])}"
+            f"{path}: no model file for '{request.target_group}' found: {'; '.join(usable_rows.skip_reasons[:3])}"
         )
-    rates = fits.fit(kind, request.clocks, usable_rows.rows)[request.target]
-    predictions = cross_validation.leave_families_out(kind, request.clocks, usable_rows.rows)
+    rates = fits.fit(processor_kind, request.clock_by_group, usable_rows.fit_rows)[request.target_group]
+    predictions = cross_validation.leave_families_out(processor_kind, request.clock_by_group, usable_rows.fit_rows)
     return DeviceFit(
-        _build_record(request, rates, usable_rows.rows, predictions),
-        _select_target(request.target, predictions),
+        _build_record(request, rates, usable_rows.fit_rows, predictions),
+        _select_target(request.target_group, predictions),
         usable_rows.skip_reasons,
     )
 
 
 def select_rows(table_lines: Sequence[MeasuredLatency], model_folder: Path, request: FitRequest) -> MeasurementRows:
     """The usable rows of the target and its neighbours, and why the others are skipped."""
-    lines = [line for group in request.clocks for line in measurement_table.select_group(table_lines, group)]
-    kept_lines = [line for line in lines if line.family not in request.excluded_families]
-    table_rows = measurement_table.build_rows(kept_lines, model_folder, KINDS[request.kind].tile, request.on_chip)
-    exclusion_reasons = [
-        f"line {line.line_number}: {line.model}: --without {line.family}" for line in lines if line not in kept_lines
+    requested_lines = [
+        line for group in request.clock_by_group for line in measurement_table.select_group(table_lines, group)
     ]
-    return MeasurementRows(table_rows.rows, [*table_rows.skip_reasons, *exclusion_reasons])
+    kept_lines = [line for line in requested_lines if line.family not in request.excluded_families]
+    measurement_rows = measurement_table.build_rows(
+        kept_lines, model_folder, PROCESSOR_KINDS[request.kind].tile, request.on_chip_weights
+    )
+    exclusion_reasons = [
+        f"line {line.line_number}: {line.model_name}: --without {line.family}"
+        for line in requested_lines
+        if line not in kept_lines
+    ]
+    return MeasurementRows(measurement_rows.fit_rows, [*measurement_rows.skip_reasons, *exclusion_reasons])
 
 
-def _select_target(target: str, predictions: Sequence[HeldOutPrediction]) -> list[HeldOutPrediction]:
-    return [prediction for prediction in predictions if prediction.row.group == target]
+def _select_target(target_group: str, predictions: Sequence[HeldOutPrediction]) -> list[HeldOutPrediction]:
+    return [prediction for prediction in predictions if prediction.fit_row.group == target_group]
 
 
 def _build_record(
-    request: FitRequest, rates: Rates, rows: Sequence[FitRow], predictions: Sequence[HeldOutPrediction]
+    request: FitRequest, rates: Rates, fit_rows: Sequence[FitRow], predictions: Sequence[HeldOutPrediction]
 ) -> LatencyFit:
-    target_rows = [row for row in rows if row.group == request.target]
+    target_rows = [row for row in fit_rows if row.group == request.target_group]
     domain = fit_domain.build_domain(target_rows, rates.feature_names)
     return LatencyFit(
         source=request.source,
         kind=request.kind,
         dtype=request.dtype,
         clock=request.clock,
-        on_chip=request.on_chip,
+        on_chip=request.on_chip_weights,
         points=len(target_rows),
-        neighbours=tuple(request.neighbours),
-        rates={name: _round_digits(rate) for name, rate in zip(rates.feature_names, rates.seconds, strict=True)},
+        neighbours=tuple(request.neighbour_clocks),
+        rates={
+            name: _round_digits(rate) for name, rate in zip(rates.feature_names, rates.seconds_per_unit, strict=True)
+        },
         covariance=tuple(tuple(map(_round_digits, row[: n + 1])) for n, row in enumerate(rates.covariance)),
         noise=rates.noise,
         factor=_round_digits(
-            cross_validation.interval_factor(_select_target(request.target, predictions) or predictions)
+            cross_validation.interval_factor(_select_target(request.target_group, predictions) or predictions)
         ),
-        rate=cross_validation.COVERAGE,
-        error=_held_out_error(_select_target(request.target, predictions)),
-        operators=tuple(sorted(domain.operators)),
+        rate=cross_validation.INTERVAL_COVERAGE,
+        error=_held_out_error(_select_target(request.target_group, predictions)),
+        operators=tuple(sorted(domain.operator_names)),
         largest={name: _round_digits(amount) for name, amount in domain.largest_amounts.items()},
         seconds=domain.latency_range,
     )
@@ -125,18 +133,18 @@ def _held_out_error(predictions: Sequence[HeldOutPrediction]) -> HeldOutError | 
     overall_errors = cross_validation.summarize_errors(predictions)
     errors_by_family = {
         family: cross_validation.summarize_errors(
-            [prediction for prediction in predictions if prediction.row.family == family]
+            [prediction for prediction in predictions if prediction.fit_row.family == family]
         )
-        for family in sorted({prediction.row.family for prediction in predictions})
+        for family in sorted({prediction.fit_row.family for prediction in predictions})
     }
     return HeldOutError(
-        points=overall_errors.points,
+        points=overall_errors.point_count,
         median=_round_digits(overall_errors.median),
         p90=_round_digits(overall_errors.p90),
         worst=_round_digits(overall_errors.worst),
         families={
             family: FamilyError(
-                points=family_errors.points,
+                points=family_errors.point_count,
                 median=_round_digits(family_errors.median),
                 worst=_round_digits(family_errors.worst),
             )
@@ -151,10 +159,12 @@ class MeasuredTransfer:
 
     scale: float
     deviation: float  # standard deviation of the logarithm
-    points: int
+    point_count: int
 
 
-def measure_transfer(fit: LatencyFit, path: Path, model_folder: Path, target: str, clock: float) -> MeasuredTransfer:
+def measure_transfer(
+    fit: LatencyFit, path: Path, model_folder: Path, target_group: str, clock: float
+) -> MeasuredTransfer:
     """The factor from the predictions of `fit` at `clock` to the measurements of `target`.
 
     Args:
@@ -167,23 +177,30 @@ def measure_transfer(fit: LatencyFit, path: Path, model_folder: Path, target: st
     Raises:
         InputError: an invalid table, an unknown target, or no usable row.
     """
-    kind = KINDS[fit.kind]
-    table_rows = measurement_table.build_rows(
-        measurement_table.select_group(measurement_table.read(path), target), model_folder, kind.tile, fit.on_chip
+    processor_kind = PROCESSOR_KINDS[fit.kind]
+    measurement_rows = measurement_table.build_rows(
+        measurement_table.select_group(measurement_table.read(path), target_group),
+        model_folder,
+        processor_kind.tile,
+        fit.on_chip,
     )
-    if not table_rows.rows:
-        raise InputError(f"{path}: no model file for '{target}' found: {'; '.join(table_rows.skip_reasons[:3])}")
-    prices = np.array(list(fit.rates.values())) * fit.clock / clock
-    ratios = [
-        np.log(row.seconds / (prices @ fits.feature_vector(kind.feature_names, row.features)))
-        for row in table_rows.rows
+    if not measurement_rows.fit_rows:
+        raise InputError(
+            f"{path}: no model file for '{target_group}' found: {'; '.join(measurement_rows.skip_reasons[:3])}"
+        )
+    seconds_per_unit = np.array(list(fit.rates.values())) * fit.clock / clock
+    log_ratios = [
+        np.log(row.seconds / (seconds_per_unit @ fits.feature_vector(processor_kind.feature_names, row.features)))
+        for row in measurement_rows.fit_rows
     ]
-    deviation = float(np.std(ratios, ddof=1)) if len(ratios) > 1 else 0.0
-    return MeasuredTransfer(_round_digits(np.exp(np.median(ratios))), _round_digits(deviation), len(ratios))
+    deviation = float(np.std(log_ratios, ddof=1)) if len(log_ratios) > 1 else 0.0
+    return MeasuredTransfer(_round_digits(np.exp(np.median(log_ratios))), _round_digits(deviation), len(log_ratios))
 
 
-def write(fit: LatencyFit, target: Path) -> None:
+def write_fragment(fit: LatencyFit, target_path: Path) -> None:
     """Write the part of a profile that others can `inherit`."""
-    latency = {"evidence": "estimated", "by": "fit", "fit": fit.model_dump(mode="json", exclude_none=True)}
-    document = {"abstract": True, "latency": latency}
-    write_text(target, HEADER + yaml.safe_dump(document, sort_keys=False, width=120, default_flow_style=None))
+    latency_section = {"evidence": "estimated", "by": "fit", "fit": fit.model_dump(mode="json", exclude_none=True)}
+    document = {"abstract": True, "latency": latency_section}
+    write_text(
+        target_path, FRAGMENT_HEADER + yaml.safe_dump(document, sort_keys=False, width=120, default_flow_style=None)
+    )

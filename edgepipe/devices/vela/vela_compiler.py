@@ -22,14 +22,14 @@ from edgepipe.devices.vela.vela_worker import MODEL_FILE
 from edgepipe.tflite import child_process
 from edgepipe.tflite.model import Model
 
-PACKAGE = "ethos-u-vela"
-WORKER = "edgepipe.devices.vela.vela_worker"
-REMEDY = "pip install 'edgepipe[npu]'"
-TIMEOUT = 300.0  # seconds; the largest known models take 2 s
-RESULT_FILE = "vela.json"
+VELA_PACKAGE = "ethos-u-vela"
+WORKER_MODULE = "edgepipe.devices.vela.vela_worker"
+INSTALL_REMEDY = "pip install 'edgepipe[npu]'"
+TIMEOUT_SECONDS = 300.0  # seconds; the largest known models take 2 s
+COMPILATION_FILE = "vela.json"
 
 
-class RefusedError(InputError):
+class VelaRefusedError(InputError):
     """Vela did not compile the model: it rejected it, crashed or timed out."""
 
 
@@ -40,25 +40,29 @@ class CompiledModel:
     compilation: VelaCompilation
     content: bytes
     from_cache: bool
-    note: str = ""  # why it could not be cached
+    cache_note: str = ""  # why it could not be cached
 
 
 def unavailable_reason() -> str:
     """Why Vela cannot run here, with the remedy; empty when it can."""
-    is_installed = references.installed_version(PACKAGE) != "absent"
-    return "" if is_installed else f"the package {PACKAGE} is not installed: {REMEDY}"
+    is_installed = references.installed_version(VELA_PACKAGE) != "absent"
+    return "" if is_installed else f"the package {VELA_PACKAGE} is not installed: {INSTALL_REMEDY}"
 
 
 def device_settings(device: Device) -> VelaSettings | None:
     """Vela's settings for the accelerator of `device`; None if it has none that Vela compiles for."""
-    vela = device.system.npu.vela if device.system.npu is not None else None
-    if vela is None:
+    vela_options = device.system.npu.vela if device.system.npu is not None else None
+    if vela_options is None:
         return None
-    return VelaSettings(accelerator=vela.accelerator, system_config=vela.system_config, memory_mode=vela.memory_mode)
+    return VelaSettings(
+        accelerator=vela_options.accelerator,
+        system_config=vela_options.system_config,
+        memory_mode=vela_options.memory_mode,
+    )
 
 
 def compile_model(
-    model: Model, settings: VelaSettings, cache: Cache | None = None, timeout: float = TIMEOUT
+    model: Model, settings: VelaSettings, cache: Cache | None = None, timeout: float = TIMEOUT_SECONDS
 ) -> CompiledModel:
     """Compile `model` with Vela, or take the compiled model from the cache.
 
@@ -81,25 +85,25 @@ def compile_model(
         try:
             stack.enter_context(model_cache.shared_lock())
         except StorageError as error:
-            note = f"Vela's output was not cached, so Vela runs again next time: {error}"
-            return _compile_uncached(model, settings, timeout, note)
+            cache_note = f"Vela's output was not cached, so Vela runs again next time: {error}"
+            return _compile_uncached(model, settings, timeout, cache_note)
         return _compile_cached(model, settings, model_cache, timeout)
 
 
 def _compile_cached(model: Model, settings: VelaSettings, cache: Cache, timeout: float) -> CompiledModel:
-    key = _cache_key(model, settings)
-    cached_model = _find_cached(cache, key)
+    cache_key = _cache_key(model, settings)
+    cached_model = _find_cached_model(cache, cache_key)
     if cached_model is not None:
         return cached_model
     with cache.workspace() as folder:
         with measure_cost() as meter:
             compiled_model = _compile_into(model, settings, folder, timeout)
         artifact = Artifact.from_path(ArtifactKind.VELA, folder / COMPILED_FILE)
-        cache.store(folder, key, f"vela {settings.accelerator}", artifact, Outcome(), meter.cost)
+        cache.store(folder, cache_key, f"vela {settings.accelerator}", artifact, Outcome(), meter.cost)
     return compiled_model
 
 
-def _find_cached(cache: Cache, key: str) -> CompiledModel | None:
+def _find_cached_model(cache: Cache, key: str) -> CompiledModel | None:
     try:
         cache_entry = cache.find(key)
     except DamagedEntryError:
@@ -107,31 +111,31 @@ def _find_cached(cache: Cache, key: str) -> CompiledModel | None:
         return None
     if cache_entry is None:
         return None
-    text = (cache_entry.artifact.path.parent / RESULT_FILE).read_text(encoding="utf-8")
+    text = (cache_entry.artifact.path.parent / COMPILATION_FILE).read_text(encoding="utf-8")
     return CompiledModel(
         VelaCompilation.model_validate_json(text), cache_entry.artifact.path.read_bytes(), from_cache=True
     )
 
 
-def _compile_uncached(model: Model, settings: VelaSettings, timeout: float, note: str) -> CompiledModel:
+def _compile_uncached(model: Model, settings: VelaSettings, timeout: float, cache_note: str) -> CompiledModel:
     with tempfile.TemporaryDirectory(prefix="edgepipe-") as folder:
         compiled_model = _compile_into(model, settings, Path(folder), timeout)
-    return CompiledModel(compiled_model.compilation, compiled_model.content, from_cache=False, note=note)
+    return CompiledModel(compiled_model.compilation, compiled_model.content, from_cache=False, cache_note=cache_note)
 
 
 def _compile_into(model: Model, settings: VelaSettings, folder: Path, timeout: float) -> CompiledModel:
     """Run Vela; `folder` then holds only the compiled model and `vela.json`."""
-    version = references.installed_version(PACKAGE)
+    version = references.installed_version(VELA_PACKAGE)
     with _scratch_folder(folder) as scratch:
         (scratch / MODEL_FILE).write_bytes(model.content)
-        _run(model, settings, scratch, timeout, version)
+        _run_vela(model, settings, scratch, timeout, version)
         try:
             compilation = vela_output.read(scratch, model, settings, version)
         except vela_output.UnknownFormatError as error:
-            raise RefusedError(f"{model.path.name} for {settings.accelerator}: {error}") from None
+            raise VelaRefusedError(f"{model.path.name} for {settings.accelerator}: {error}") from None
         content = (scratch / COMPILED_FILE).read_bytes()
     write_bytes(folder / COMPILED_FILE, content)
-    write_bytes(folder / RESULT_FILE, compilation.model_dump_json(indent=1).encode())
+    write_bytes(folder / COMPILATION_FILE, compilation.model_dump_json(indent=1).encode())
     return CompiledModel(compilation, content, from_cache=False)
 
 
@@ -145,15 +149,15 @@ def _scratch_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _run(model: Model, settings: VelaSettings, folder: Path, timeout: float, version: str) -> None:
-    job = f"Vela {version} for {settings.accelerator} on {model.path.name}"
+def _run_vela(model: Model, settings: VelaSettings, folder: Path, timeout: float, version: str) -> None:
+    job_text = f"Vela {version} for {settings.accelerator} on {model.path.name}"
     request = {"folder": str(folder), **settings.model_dump()}
     try:
-        answer = child_process.run(WORKER, request, timeout, job)
+        worker_response = child_process.run(WORKER_MODULE, request, timeout, job_text)
     except child_process.ChildError as error:
-        raise RefusedError(f"{job}: {error}" if error.is_refusal else str(error)) from None
-    if "wrong_settings" in answer:
-        raise InputError(f"Vela {version} rejects the settings {settings.text()}: {answer['wrong_settings']}")
+        raise VelaRefusedError(f"{job_text}: {error}" if error.is_refusal else str(error)) from None
+    if "wrong_settings" in worker_response:
+        raise InputError(f"Vela {version} rejects the settings {settings.text()}: {worker_response['wrong_settings']}")
 
 
 def _cache_key(model: Model, settings: VelaSettings) -> str:
@@ -162,7 +166,7 @@ def _cache_key(model: Model, settings: VelaSettings) -> str:
             "what": "vela",
             "model": hashlib.sha256(model.content).hexdigest(),
             "settings": settings.model_dump(),
-            "version": references.installed_version(PACKAGE),
+            "version": references.installed_version(VELA_PACKAGE),
             "source": references.source_digest(__name__),
         }
     )

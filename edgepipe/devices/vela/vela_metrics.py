@@ -10,7 +10,7 @@ from edgepipe.core.metric import Evidence, Finding, Metric, exact_metric, unavai
 from edgepipe.core.units import Dimension
 from edgepipe.devices.device_profile import Device, Npu
 from edgepipe.devices.vela import vela_compiler
-from edgepipe.devices.vela.vela_compiler import RefusedError
+from edgepipe.devices.vela.vela_compiler import VelaRefusedError
 from edgepipe.devices.vela.vela_result import VelaCompilation, VelaPlacement
 from edgepipe.tflite.model import Model
 
@@ -31,22 +31,22 @@ class VelaAnalysis:
     npu: Npu
     compilation: VelaCompilation | None
     reason: str = ""
-    refusal: Finding | None = None
-    note: str = ""  # why the result could not be cached
+    refusal_finding: Finding | None = None
+    cache_note: str = ""  # why the result could not be cached
 
     def metric(self, name: str) -> Metric:
         """`latency`, `ram`, `flash` or `npu_operators`; unavailable with the reason if Vela has no value."""
         if self.compilation is None:
             return unavailable_metric(name, UNIT_BY_METRIC[name], self.reason, self.device.name)
-        metric_functions = {
+        function_by_metric = {
             "latency": _latency_metric,
             "ram": _ram_metric,
             "flash": _flash_metric,
             "npu_operators": _npu_share_metric,
         }
-        return metric_functions[name](self.compilation, self.device, self.npu)
+        return function_by_metric[name](self.compilation, self.device, self.npu)
 
-    def operator_seconds(self) -> dict[str, float]:
+    def seconds_by_operator(self) -> dict[str, float]:
         """Seconds of each operator on the NPU, by location; operators that Vela fuses count for the one it names."""
         if self.compilation is None:
             return {}
@@ -58,8 +58,8 @@ class VelaAnalysis:
     @property
     def fallback_findings(self) -> list[Finding]:
         """One finding for each operator that the NPU does not run."""
-        placements = self.compilation.fallbacks if self.compilation is not None else ()
-        return [_fallback_finding(placement, self.device, self.npu) for placement in placements]
+        fallback_placements = self.compilation.fallback_placements if self.compilation is not None else ()
+        return [_fallback_finding(placement, self.device, self.npu) for placement in fallback_placements]
 
 
 def analyze(model: Model, device: Device, cache: Cache | None = None) -> VelaAnalysis:
@@ -68,14 +68,14 @@ def analyze(model: Model, device: Device, cache: Cache | None = None) -> VelaAna
     Raises:
         InputError: the profile has settings that Vela does not know or that contradict each other; names the profile.
     """
-    npu, settings = device.system.npu, vela_compiler.device_settings(device)
+    npu, vela_settings = device.system.npu, vela_compiler.device_settings(device)
     assert npu is not None, "only called for devices with an NPU"
-    assert settings is not None, "only called for devices with `system.npu.vela`"
+    assert vela_settings is not None, "only called for devices with `system.npu.vela`"
     if reason := vela_compiler.unavailable_reason():
         return VelaAnalysis(device, npu, None, reason)
     try:
-        compiled_model = vela_compiler.compile_model(model, settings, cache)
-    except RefusedError as error:
+        compiled_model = vela_compiler.compile_model(model, vela_settings, cache)
+    except VelaRefusedError as error:
         finding = Finding(
             rule="vela",
             place=model.path.name,
@@ -85,7 +85,7 @@ def analyze(model: Model, device: Device, cache: Cache | None = None) -> VelaAna
         return VelaAnalysis(device, npu, None, str(error), finding)
     except InputError as error:
         raise InputError(f"device '{device.name}': {error}") from None
-    return VelaAnalysis(device, npu, compiled_model.compilation, note=compiled_model.note)
+    return VelaAnalysis(device, npu, compiled_model.compilation, cache_note=compiled_model.cache_note)
 
 
 def _latency_metric(compilation: VelaCompilation, device: Device, npu: Npu) -> Metric:
@@ -93,20 +93,20 @@ def _latency_metric(compilation: VelaCompilation, device: Device, npu: Npu) -> M
     if reason := _untimed_reason(compilation, device):
         return unavailable_metric("latency", Dimension.SECONDS, reason, device.name)
     clock = npu.clock or compilation.clock
-    invoke = npu.vela.invoke if npu.vela is not None else 0.0
+    invoke_seconds = npu.vela.invoke if npu.vela is not None else 0.0
     return Metric(
         name="latency",
-        value=compilation.cycles / clock + invoke,
+        value=compilation.cycles / clock + invoke_seconds,
         unit=Dimension.SECONDS,
         evidence=Evidence.SIMULATED,
         device=device.name,
-        how=_explain_latency(compilation, device, clock, invoke),
+        how=_explain_latency(compilation, device, clock, invoke_seconds),
         details={
             "cycles": compilation.cycles,
             "npu_cycles": compilation.npu_cycles,
             "clock": clock,
-            "invoke": invoke,
-            "fallbacks": ", ".join(placement.place for placement in compilation.fallbacks),
+            "invoke": invoke_seconds,
+            "fallbacks": ", ".join(placement.place for placement in compilation.fallback_placements),
             **{f"{memory.name} cycles": memory.cycles for memory in compilation.memories if memory.traffic},
             "version": compilation.version,
         },
@@ -119,20 +119,24 @@ def _untimed_reason(compilation: VelaCompilation, device: Device) -> str:
             f"the model has {compilation.subgraphs} subgraphs (loops or branches): Vela only counts the cycles of the "
             "last one, and the file does not say how often a loop runs; unroll the loop"
         )
-    if len(compilation.fallbacks) == len(compilation.placements):
+    if len(compilation.fallback_placements) == len(compilation.placements):
         return f"no operator of the model runs on the NPU, and edgepipe cannot time the {device.system.core}"
     return ""
 
 
-def _explain_latency(compilation: VelaCompilation, device: Device, clock: float, invoke: float) -> str:
-    frequency = units.show(clock, Dimension.FREQUENCY)
-    clauses = [f"{compilation.cycles:,} cycles at {frequency} by {_describe_cycle_model(compilation)}"]
+def _explain_latency(compilation: VelaCompilation, device: Device, clock: float, invoke_seconds: float) -> str:
+    frequency_text = units.show(clock, Dimension.FREQUENCY)
+    clauses = [f"{compilation.cycles:,} cycles at {frequency_text} by {_describe_cycle_model(compilation)}"]
     if clock != compilation.clock:
         clauses.append(f"whose memories are modelled for {units.show(compilation.clock, Dimension.FREQUENCY)}")
-    clauses.append(f"plus {units.show(invoke, Dimension.SECONDS)} to invoke" if invoke else "excluding driver overhead")
-    if compilation.fallbacks:
+    clauses.append(
+        f"plus {units.show(invoke_seconds, Dimension.SECONDS)} to invoke"
+        if invoke_seconds
+        else "excluding driver overhead"
+    )
+    if compilation.fallback_placements:
         clauses.append(
-            f"NOT included: the time of {_list_operators(compilation.fallbacks)} on the {device.system.core}"
+            f"NOT included: the time of {_list_operators(compilation.fallback_placements)} on the {device.system.core}"
         )
     return "; ".join(clauses)
 
@@ -151,21 +155,25 @@ def _ram_metric(compilation: VelaCompilation, device: Device, npu: Npu) -> Metri
     if compilation.subgraphs > 1:
         reason = f"the model has {compilation.subgraphs} subgraphs, and Vela only reports the memory of the last one"
         return unavailable_metric("ram", Dimension.BYTES, reason, device.name)
-    if len(compilation.fallbacks) == len(compilation.placements):
+    if len(compilation.fallback_placements) == len(compilation.placements):
         reason = f"no operator of the model runs on {npu.name}: Vela places no tensor of it"
         return unavailable_metric("ram", Dimension.BYTES, reason, device.name)
-    sram, dram = compilation.peak_bytes("SRAM"), compilation.peak_bytes("DRAM")
-    split = f" ({units.show(sram, Dimension.BYTES)} SRAM, {units.show(dram, Dimension.BYTES)} DRAM)" if dram else ""
-    weights_note = "; includes the weights, in DRAM" if dram else "; the weights stay in flash"
+    sram_bytes, dram_bytes = compilation.peak_bytes("SRAM"), compilation.peak_bytes("DRAM")
+    split_text = (
+        f" ({units.show(sram_bytes, Dimension.BYTES)} SRAM, {units.show(dram_bytes, Dimension.BYTES)} DRAM)"
+        if dram_bytes
+        else ""
+    )
+    weights_note = "; includes the weights, in DRAM" if dram_bytes else "; the weights stay in flash"
     return Metric(
         name="ram",
-        value=sram + dram,
+        value=sram_bytes + dram_bytes,
         unit=Dimension.BYTES,
         evidence=Evidence.SIMULATED,
         device=device.name,
-        how=f"peak memory{split} as Vela {compilation.version} places tensors{weights_note}; without the runtime's own "
+        how=f"peak memory{split_text} as Vela {compilation.version} places tensors{weights_note}; without the runtime's own "
         "structures",
-        details={"sram": sram, "dram": dram, "version": compilation.version},
+        details={"sram": sram_bytes, "dram": dram_bytes, "version": compilation.version},
     )
 
 
@@ -190,12 +198,20 @@ def _flash_metric(compilation: VelaCompilation, device: Device, npu: Npu) -> Met
 
 def _npu_share_metric(compilation: VelaCompilation, device: Device, npu: Npu) -> Metric:
     """The share of the model's operators that run on the NPU, including those that Vela fuses into others."""
-    total, fallbacks = len(compilation.placements), compilation.fallbacks
-    if not total:
+    operator_count, fallback_placements = len(compilation.placements), compilation.fallback_placements
+    if not operator_count:
         return unavailable_metric("npu_operators", Dimension.FRACTION, "the model has no operators", device.name)
-    explanation = f"{total - len(fallbacks)} of {total} operators, as Vela {compilation.version} compiles the model"
-    explanation += f"; on the {device.system.core}: {_list_operators(fallbacks)}" if fallbacks else ""
-    return exact_metric("npu_operators", (total - len(fallbacks)) / total, Dimension.FRACTION, explanation, device.name)
+    explanation = f"{operator_count - len(fallback_placements)} of {operator_count} operators, as Vela {compilation.version} compiles the model"
+    explanation += (
+        f"; on the {device.system.core}: {_list_operators(fallback_placements)}" if fallback_placements else ""
+    )
+    return exact_metric(
+        "npu_operators",
+        (operator_count - len(fallback_placements)) / operator_count,
+        Dimension.FRACTION,
+        explanation,
+        device.name,
+    )
 
 
 def _fallback_finding(placement: VelaPlacement, device: Device, npu: Npu) -> Finding:

@@ -71,7 +71,7 @@ class VelaCompilation(Record):
     placements: tuple[VelaPlacement, ...] = Field(description="one per operator of the model, in model order")
 
     @property
-    def fallbacks(self) -> tuple[VelaPlacement, ...]:
+    def fallback_placements(self) -> tuple[VelaPlacement, ...]:
         """The operators that the NPU does not run."""
         return tuple(placement for placement in self.placements if placement.runs_on == "CPU")
 

@@ -32,26 +32,28 @@ def handle_request(request: Json) -> Json:
     folder = Path(request["folder"])
     _redirect_stdout(folder / LOG_FILE)
     try:
-        status = vela.main(_arguments(request, folder))
+        exit_status = vela.main(_vela_arguments(request, folder))
     except (CliOptionError, ConfigOptionError) as error:
         return {"wrong_settings": str(error.data).removeprefix("Error: ")}
     except (VelaError, RuntimeError) as error:  # the core raises RuntimeError for unreadable files
         raise InputError(" ".join(str(error).split())) from None
-    if status:
-        raise InputError(f"Vela exited with status {status}")
+    if exit_status:
+        raise InputError(f"Vela exited with status {exit_status}")
     return {}
 
 
-def _list_accelerators(accelerators: object) -> str:
-    return ", ".join(accelerators.member_list())  # type: ignore[attr-defined]  # Vela has no types
+def _list_accelerators(accelerator_enum: object) -> str:
+    return ", ".join(accelerator_enum.member_list())  # type: ignore[attr-defined]  # Vela has no types
 
 
-def _arguments(request: Json, folder: Path) -> list[str]:
-    settings = {name: request[name] for name in ("system_config", "memory_mode")}
-    options = [text for name, setting in settings.items() for text in (f"--{name.replace('_', '-')}", setting)]
+def _vela_arguments(request: Json, folder: Path) -> list[str]:
+    vela_settings = {name: request[name] for name in ("system_config", "memory_mode")}
+    command_options = [
+        text for name, setting in vela_settings.items() for text in (f"--{name.replace('_', '-')}", setting)
+    ]
     return [
         str(folder / MODEL_FILE), "--output-dir", str(folder), "--config", "Arm/vela.ini",
-        "--accelerator-config", request["accelerator"], *options, "--verbose-performance", "--enable-debug-db",
+        "--accelerator-config", request["accelerator"], *command_options, "--verbose-performance", "--enable-debug-db",
     ]  # fmt: skip
 
 

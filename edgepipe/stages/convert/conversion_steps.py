@@ -82,10 +82,10 @@ def _build_request(options: "ConvertOptions", context: StageContext, source: Sou
     keep_float = None
     if options.keeps_float:
         _check_keep_float(context)
-        keep_float = select_float_operators(options.keep_float_types, options.keep_float_layers, source.layer_classes)
-    recipe = recipes.read(context.base_folder / options.recipe) if options.recipe is not None else None
+        keep_float = select_float_operators(options.keep_float_types, options.keep_float_layers, source.class_by_layer)
+    recipe_rules = recipes.read(context.base_folder / options.recipe) if options.recipe is not None else None
     return QuantizationRequest(
-        options.scheme, options.input, options.output, options.activation_calibration, recipe, keep_float
+        options.scheme, options.input, options.output, options.activation_calibration, recipe_rules, keep_float
     )
 
 
@@ -101,7 +101,7 @@ def _quality_target(options: "ConvertOptions", context: StageContext) -> "Qualit
     from edgepipe.compress.mixed_precision import QualityTarget
 
     return QualityTarget(
-        measure=lambda path: _primary_quality(path, context),
+        measure_quality=lambda path: _primary_quality(path, context),
         higher_is_better=context.task.measures[context.task.primary_measure].higher_is_better,
         max_drop=options.max_drop or 0.0,
         device=options.target_device(context.base_folder),
@@ -128,6 +128,6 @@ def write(context: StageContext, converted_model: ConvertedModel) -> Artifact:
     path = context.output_folder / "model.tflite"
     preprocessing = context.splits.preprocessing if context.splits is not None else None
     write_bytes(path, embed_preprocessing(converted_model.content, preprocessing))
-    if converted_model.recipe is not None:
-        write_text(context.output_folder / RECIPE_FILE, converted_model.recipe)
+    if converted_model.recipe_json is not None:
+        write_text(context.output_folder / RECIPE_FILE, converted_model.recipe_json)
     return Artifact.from_path(ArtifactKind.TFLITE, path)

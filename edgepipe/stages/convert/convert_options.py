@@ -20,11 +20,11 @@ from edgepipe.core.config import Document, KeyPath, Quantity
 from edgepipe.core.errors import EdgepipeError, InputError
 from edgepipe.core.units import Dimension
 from edgepipe.devices import device_profile
-from edgepipe.stages.base import Expression, Stage
+from edgepipe.stages.base import RegularExpression, Stage
 from edgepipe.stages.context import PipelineInfo
 
-_REPEAT_OPTIONS = ("representative", "calibration", "percentile", "equalize", "bias_correction")
-Drop = Annotated[float, Quantity(Dimension.FRACTION), Field(ge=0)]
+_REPEAT_OPTION_NAMES = ("representative", "calibration", "percentile", "equalize", "bias_correction")
+MaxDrop = Annotated[float, Quantity(Dimension.FRACTION), Field(ge=0)]
 
 
 class ConvertOptions(Stage):
@@ -59,11 +59,11 @@ class ConvertOptions(Stage):
         default_factory=dict,
         description="layer classes or TFLite operators that stay in float: `{SOFTMAX: null}`",
     )
-    keep_float_layers: dict[Expression, None] = Field(
+    keep_float_layers: dict[RegularExpression, None] = Field(
         default_factory=dict, description='layers that stay in float, by regular expression: `{"head_.*": null}`'
     )
     recipe: str | None = Field(default=None, description="for `scheme: recipe`: a litert-quantizer recipe file")
-    max_drop: Drop | None = Field(
+    max_drop: MaxDrop | None = Field(
         default=None, description="for `scheme: mixed`: maximum drop in validation quality against float, as 0.5 point"
     )
     device: str | None = Field(
@@ -72,7 +72,7 @@ class ConvertOptions(Stage):
 
     @model_validator(mode="after")
     def _check_combination(self) -> "ConvertOptions":
-        for problem in filter(None, (rule(self) for rule in _RULES)):
+        for problem in filter(None, (find_problem(self) for find_problem in _PROBLEM_FINDERS)):
             raise ValueError(problem)
         return self
 
@@ -119,12 +119,16 @@ class ConvertOptions(Stage):
             return
         if device is None:
             return
-        for option in ("input", "output"):
-            if device.integer_only and getattr(self, option) == "float32":
-                document.add_problem((*path, option), f"float32 at the {option}: {device.name} is for integers only")
-        for option in ("keep_float_types", "keep_float_layers"):
-            if device.integer_only and getattr(self, option):
-                document.add_problem((*path, option), f"nothing can stay in float: {device.name} is for integers only")
+        for option_name in ("input", "output"):
+            if device.integer_only and getattr(self, option_name) == "float32":
+                document.add_problem(
+                    (*path, option_name), f"float32 at the {option_name}: {device.name} is for integers only"
+                )
+        for option_name in ("keep_float_types", "keep_float_layers"):
+            if device.integer_only and getattr(self, option_name):
+                document.add_problem(
+                    (*path, option_name), f"nothing can stay in float: {device.name} is for integers only"
+                )
 
     def key(self, pipeline: PipelineInfo) -> dict[str, Any]:
         """The number of calibration samples, which `data:` may set, and the content of recipe and device."""
@@ -145,7 +149,7 @@ class ConvertOptions(Stage):
 
     def repeat_options(self) -> dict[str, object]:
         """The options of the file that `scheme: recipe` must repeat to rebuild a mixed model from its recipe."""
-        return {name: getattr(self, name) for name in _REPEAT_OPTIONS if name in self.model_fields_set}
+        return {name: getattr(self, name) for name in _REPEAT_OPTION_NAMES if name in self.model_fields_set}
 
     @property
     def activation_calibration(self) -> ActivationCalibration:
@@ -153,7 +157,7 @@ class ConvertOptions(Stage):
         return ActivationCalibration(self.calibration, self.percentile)
 
 
-def _interface_types(options: ConvertOptions) -> str:
+def _interface_problem(options: ConvertOptions) -> str:
     try:
         interface_types(options.scheme, options.input, options.output)
     except InputError as error:
@@ -161,19 +165,19 @@ def _interface_types(options: ConvertOptions) -> str:
     return ""
 
 
-def _mixed_only(options: ConvertOptions) -> str:
+def _max_drop_problem(options: ConvertOptions) -> str:
     if options.scheme == "mixed":
         return "" if options.max_drop is not None else "scheme mixed needs max_drop, for example `max_drop: 0.5 point`"
     return "max_drop needs `scheme: mixed`" if options.max_drop is not None else ""
 
 
-def _recipe_only(options: ConvertOptions) -> str:
+def _recipe_problem(options: ConvertOptions) -> str:
     if options.scheme == "recipe":
         return "" if options.recipe is not None else "scheme recipe needs a recipe, the path of a JSON file"
     return "a recipe needs `scheme: recipe`" if options.recipe is not None else ""
 
 
-def _calibrated_only(options: ConvertOptions) -> str:
+def _calibration_problem(options: ConvertOptions) -> str:
     if options.calibration != "min_max" and not SCHEMES[options.scheme].needs_calibration:
         return f"calibration {options.calibration}: scheme {options.scheme} quantizes no activations"
     if options.percentile != 99.99 and options.calibration != "percentile":
@@ -181,18 +185,25 @@ def _calibrated_only(options: ConvertOptions) -> str:
     return ""
 
 
-def _quantizing_schemes_only(options: ConvertOptions) -> str:
+def _keep_float_problem(options: ConvertOptions) -> str:
     if (options.keep_float_types or options.keep_float_layers) and options.scheme in ("float32", "mixed"):
         reason = "chooses the types itself" if options.scheme == "mixed" else "quantizes nothing"
         return f"keep_float_types and keep_float_layers: scheme {options.scheme} {reason}"
     return ""
 
 
-def _integers_only(options: ConvertOptions) -> str:
-    used_options = [name for name in ("equalize", "bias_correction") if getattr(options, name) is not None]
-    if used_options and options.scheme in ("float32", "float16"):
-        return f"{used_options[0]} is for integer weights: scheme {options.scheme} rounds none to 8 bits"
+def _equalization_problem(options: ConvertOptions) -> str:
+    used_option_names = [name for name in ("equalize", "bias_correction") if getattr(options, name) is not None]
+    if used_option_names and options.scheme in ("float32", "float16"):
+        return f"{used_option_names[0]} is for integer weights: scheme {options.scheme} rounds none to 8 bits"
     return ""
 
 
-_RULES = (_interface_types, _integers_only, _mixed_only, _recipe_only, _calibrated_only, _quantizing_schemes_only)
+_PROBLEM_FINDERS = (
+    _interface_problem,
+    _equalization_problem,
+    _max_drop_problem,
+    _recipe_problem,
+    _calibration_problem,
+    _keep_float_problem,
+)

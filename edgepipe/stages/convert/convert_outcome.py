@@ -35,9 +35,14 @@ def build_outcome(
         converted_model: has the conversion's own metrics, notes and tables.
     """
     lite = read(artifact.path)
-    agreement_tables, agreement_metrics = _agreement(options, context, source, lite)
+    agreement_tables, agreement_metrics = _compare_agreement(options, context, source, lite)
     return Outcome(
-        metrics=(*_quality(artifact, context), *agreement_metrics, *converted_model.metrics, *file_metrics(lite)),
+        metrics=(
+            *_quality_metrics(artifact, context),
+            *agreement_metrics,
+            *converted_model.metrics,
+            *file_metrics(lite),
+        ),
         findings=tuple(_float_findings(options, context, lite)),
         notes=(*source.notes, *converted_model.notes, *float_operator_notes(options.scheme, lite)),
         tables=(*source.tables, *converted_model.tables, *agreement_tables),
@@ -53,7 +58,7 @@ def _float_findings(options: "ConvertOptions", context: StageContext, lite: Mode
     return check_integer_only(lite, allow_float_interface="float32" in (options.input, options.output))
 
 
-def _agreement(
+def _compare_agreement(
     options: "ConvertOptions", context: StageContext, source: SourceModel, lite: Model
 ) -> tuple[tuple[Table, ...], tuple[Metric, ...]]:
     """How far a fake-quant model and its int8 model agree; nothing for models without fake-quant."""
@@ -64,7 +69,7 @@ def _agreement(
     return compare_with_fake_quant(source.model, lite, context)
 
 
-def _quality(artifact: Artifact, context: StageContext) -> list[Metric]:
+def _quality_metrics(artifact: Artifact, context: StageContext) -> list[Metric]:
     if context.splits is None or context.task_if_any is None:
         return []
     from edgepipe.stages.tflite_quality import measure_quality

@@ -10,7 +10,7 @@ from edgepipe.core.units import Dimension
 from edgepipe.stages.context import StageContext
 from edgepipe.tflite.model import Model
 
-COLUMNS = ("layer", "scale", "equal", "p99 LSB", "max LSB", "mean LSB", "why not compared")
+AGREEMENT_COLUMNS = ("layer", "scale", "equal", "p99 LSB", "max LSB", "mean LSB", "why not compared")
 
 
 def compare_with_fake_quant(
@@ -21,34 +21,42 @@ def compare_with_fake_quant(
     x = take_samples(x, slice(choose_sample_count(lite, count_samples(x))))
     agreement = measure_agreement(model, lite, x)
     conditions = f"{count_samples(x)} validation samples, LiteRT's reference kernels against tf_keras with fake-quant"
-    table = Table(
+    agreement_table = Table(
         title=f"int8 against fake-quant, {conditions}",
-        columns=COLUMNS,
+        columns=AGREEMENT_COLUMNS,
         rows=tuple(_tensor_row(tensor) for tensor in agreement.tensors),
     )
-    return (table,), (
+    return (agreement_table,), (
         *_agreement_metrics(agreement.tensors, conditions),
         _labels_metric(agreement.labels_equal, conditions),
     )
 
 
-def _tensor_row(tensor: TensorAgreement) -> tuple[str | int | float, ...]:
-    if tensor.missing_reason:
-        return (tensor.layer, tensor.scale, "", "", "", "", tensor.missing_reason)
-    cells = (f"{tensor.equal_fraction:.1%}", tensor.p99_lsb, tensor.max_lsb, f"{tensor.mean_lsb:+.3f}", "")
-    return (tensor.layer, tensor.scale, *cells)
+def _tensor_row(tensor_agreement: TensorAgreement) -> tuple[str | int | float, ...]:
+    if tensor_agreement.missing_reason:
+        return (tensor_agreement.layer, tensor_agreement.scale, "", "", "", "", tensor_agreement.missing_reason)
+    cells = (
+        f"{tensor_agreement.equal_fraction:.1%}",
+        tensor_agreement.p99_lsb,
+        tensor_agreement.max_lsb,
+        f"{tensor_agreement.mean_lsb:+.3f}",
+        "",
+    )
+    return (tensor_agreement.layer, tensor_agreement.scale, *cells)
 
 
-def _agreement_metrics(tensors: list[TensorAgreement], conditions: str) -> list[Metric]:
-    compared_tensors = [entry for entry in tensors if not entry.missing_reason]
-    missing_count = len(tensors) - len(compared_tensors)
-    provenance = f"{len(compared_tensors)} of {len(tensors)} fake-quantized tensors, {conditions}"
-    worst = max(compared_tensors, key=lambda entry: entry.p99_lsb)
+def _agreement_metrics(tensor_agreements: list[TensorAgreement], conditions: str) -> list[Metric]:
+    compared_tensors = [
+        tensor_agreement for tensor_agreement in tensor_agreements if not tensor_agreement.missing_reason
+    ]
+    missing_count = len(tensor_agreements) - len(compared_tensors)
+    provenance = f"{len(compared_tensors)} of {len(tensor_agreements)} fake-quantized tensors, {conditions}"
+    worst_tensor = max(compared_tensors, key=lambda entry: entry.p99_lsb)
     return [
         _count_metric(
             "agreement_p99",
-            worst.p99_lsb,
-            f"largest 99th percentile of a tensor in LSB ('{worst.layer}'), {provenance}",
+            worst_tensor.p99_lsb,
+            f"largest 99th percentile of a tensor in LSB ('{worst_tensor.layer}'), {provenance}",
         ),
         _count_metric(
             "tensors_not_compared", missing_count, f"fake-quantized tensors not found in the .tflite, {provenance}"
@@ -60,12 +68,12 @@ def _count_metric(name: str, value: float, provenance: str) -> Metric:
     return Metric(name=name, value=value, unit=Dimension.COUNT, evidence=Evidence.MEASURED, how=provenance)
 
 
-def _labels_metric(share: float | None, conditions: str) -> Metric:
-    if share is None:
+def _labels_metric(equal_share: float | None, conditions: str) -> Metric:
+    if equal_share is None:
         return unavailable_metric("labels_equal", Dimension.FRACTION, "the model has no class scores, so no labels")
     return Metric(
         name="labels_equal",
-        value=share,
+        value=equal_share,
         unit=Dimension.FRACTION,
         evidence=Evidence.MEASURED,
         how=f"same label, {conditions}",

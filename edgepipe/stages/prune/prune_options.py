@@ -8,7 +8,7 @@ from edgepipe.core.config import Document, KeyPath, Options, Quantity
 from edgepipe.core.errors import EdgepipeError
 from edgepipe.core.units import Dimension
 from edgepipe.devices import device_profile
-from edgepipe.stages.base import Expression
+from edgepipe.stages.base import RegularExpression
 from edgepipe.stages.context import PipelineInfo
 from edgepipe.stages.training import TrainingStage
 
@@ -45,10 +45,10 @@ class PruneTargetOptions(Options):
 
     @model_validator(mode="after")
     def _check_single_target(self) -> "PruneTargetOptions":
-        targets = [name for name in ("parameters", "macs", "flash", "latency") if getattr(self, name) is not None]
-        if len(targets) != 1:
+        target_names = [name for name in ("parameters", "macs", "flash", "latency") if getattr(self, name) is not None]
+        if len(target_names) != 1:
             raise ValueError(
-                f"needs exactly one of parameters, macs, flash, latency; found {' and '.join(targets) or 'none'}"
+                f"needs exactly one of parameters, macs, flash, latency; found {' and '.join(target_names) or 'none'}"
             )
         if (self.latency is None) != (self.device is None):
             raise ValueError("`latency` and `device` go together: set both")
@@ -110,18 +110,18 @@ class PruneOptions(TrainingStage):
     types: dict[str, PruneLayerOptions | None] = Field(
         default_factory=dict, description="by layer class: `{Conv2D: {sparsity: 0.9}}`; null excludes the class"
     )
-    layers: dict[Expression, PruneLayerOptions | None] = Field(
+    layers: dict[RegularExpression, PruneLayerOptions | None] = Field(
         default_factory=dict, description='by layer name, a regular expression: `{"block_1_.*": null}`'
     )
 
     @model_validator(mode="after")
     def _check_combination(self) -> "PruneOptions":
-        for problem in filter(None, (rule(self) for rule in _RULES)):
+        for problem in filter(None, (find_problem(self) for find_problem in _PROBLEM_FINDERS)):
             raise ValueError(problem)
         return self
 
     @property
-    def share(self) -> float:
+    def removed_share(self) -> float:
         """The fraction to remove, unless there is a target."""
         kept_count, _, group_size = self.granularity.partition(":")
         return 1 - int(kept_count) / int(group_size) if group_size else self.sparsity or 0.5
@@ -132,12 +132,12 @@ class PruneOptions(TrainingStage):
         if self.target is None or self.target.device is None:
             return
         try:
-            latency = device_profile.load(self.target.device, pipeline.base_folder).latency
+            latency_source = device_profile.load(self.target.device, pipeline.base_folder).latency
         except EdgepipeError as error:
             document.add_problem((*path, "target", "device"), str(error))
             return
-        if latency.by is None:
-            document.add_problem((*path, "target", "device"), f"its latency is unavailable: {latency.reason}")
+        if latency_source.by is None:
+            document.add_problem((*path, "target", "device"), f"its latency is unavailable: {latency_source.reason}")
 
     def key(self, pipeline: PipelineInfo) -> dict[str, Any]:
         """The profile of the device that a latency target is for, and the host that is measured."""
@@ -168,54 +168,65 @@ class PruneOptions(TrainingStage):
         )
 
 
-def _two_targets(options: PruneOptions) -> str:
+def _target_problem(options: PruneOptions) -> str:
     return "sparsity and target exclude each other" if options.sparsity is not None and options.target else ""
 
 
-def _pattern_share(options: PruneOptions) -> str:
+def _pattern_problem(options: PruneOptions) -> str:
     layer_options = [
         option
         for option in (*options.types.values(), *options.layers.values())
         if option and option.sparsity is not None
     ]
-    has_target = options.target is not None or options.sparsity not in (None, options.share)
+    has_target = options.target is not None or options.sparsity not in (None, options.removed_share)
     if ":" not in options.granularity or not (has_target or layer_options):
         return ""
-    return f"{options.granularity} defines how many weights to remove ({options.share:.0%}): omit sparsity and target"
+    return f"{options.granularity} defines how many weights to remove ({options.removed_share:.0%}): omit sparsity and target"
 
 
-def _channels_only(options: PruneOptions) -> str:
+def _channel_problem(options: PruneOptions) -> str:
     if options.granularity == "channel":
         return ""
-    targets = [
+    target_names = [
         name for name in ("macs", "flash", "latency") if options.target and getattr(options.target, name) is not None
     ]
-    if targets:
-        return f"zeros in a kernel do not reduce {targets[0]}: a target in {targets[0]} needs `granularity: channel`"
+    if target_names:
+        return f"zeros in a kernel do not reduce {target_names[0]}: a target in {target_names[0]} needs `granularity: channel`"
     if options.multiple_of > 1 or options.distribution == "per_mac":
         return "multiple_of and `distribution: per_mac` are for `granularity: channel`"
     return ""
 
 
-def _no_erk(options: PruneOptions) -> str:
+def _erk_problem(options: PruneOptions) -> str:
     return "erk is for zeros in kernels; for channels: uniform, global, per_mac" if (
         options.granularity == "channel" and options.distribution == "erk"
     ) else ""  # fmt: skip
 
 
-def _rounds_only(options: PruneOptions) -> str:
-    used_options = [name for name in ("max_drop", "min_quality") if getattr(options, name) is not None]
-    return f"{used_options[0]} needs `schedule: iterative`" if used_options and options.schedule != "iterative" else ""
+def _rounds_problem(options: PruneOptions) -> str:
+    used_option_names = [name for name in ("max_drop", "min_quality") if getattr(options, name) is not None]
+    return (
+        f"{used_option_names[0]} needs `schedule: iterative`"
+        if used_option_names and options.schedule != "iterative"
+        else ""
+    )
 
 
-def _initial_sparsity(options: PruneOptions) -> str:
+def _initial_sparsity_problem(options: PruneOptions) -> str:
     if options.initial_sparsity == 0:
         return ""
     if options.schedule not in ("polynomial", "cubic"):
         return "initial_sparsity is for `schedule: polynomial` and cubic"
-    if options.target is None and options.initial_sparsity >= options.share:
-        return f"initial_sparsity ({options.initial_sparsity}) must be below sparsity ({options.share:g})"
+    if options.target is None and options.initial_sparsity >= options.removed_share:
+        return f"initial_sparsity ({options.initial_sparsity}) must be below sparsity ({options.removed_share:g})"
     return ""
 
 
-_RULES = (_two_targets, _pattern_share, _channels_only, _no_erk, _rounds_only, _initial_sparsity)
+_PROBLEM_FINDERS = (
+    _target_problem,
+    _pattern_problem,
+    _channel_problem,
+    _erk_problem,
+    _rounds_problem,
+    _initial_sparsity_problem,
+)

@@ -24,7 +24,7 @@ class TrainingOutcome:
     is_target_reached: bool
 
 
-def overrides(options: "PruneOptions") -> "Overrides[PruneLayerOptions]":
+def layer_overrides(options: "PruneOptions") -> "Overrides[PruneLayerOptions]":
     """The options of single layers and layer classes."""
     from edgepipe.compress.overrides import Overrides
 
@@ -33,8 +33,8 @@ def overrides(options: "PruneOptions") -> "Overrides[PruneLayerOptions]":
 
 def layer_share(options: "PruneOptions", layer: Any) -> float | None:
     """The fraction to remove that the options set for `layer`; None if they set none."""
-    shares = [option.sparsity for option in overrides(options).for_layer(layer) if option is not None]
-    return next((share for share in reversed(shares) if share is not None), None)
+    sparsities = [option.sparsity for option in layer_overrides(options).for_layer(layer) if option is not None]
+    return next((share for share in reversed(sparsities) if share is not None), None)
 
 
 def saliency_objective(options: "PruneOptions", context: StageContext, model: Any) -> "Objective | None":
@@ -49,9 +49,11 @@ def saliency_objective(options: "PruneOptions", context: StageContext, model: An
 def count_steps(options: "PruneOptions", context: StageContext) -> int:
     """Optimizer steps of one training; of a reconstruction only the normal samples are trained on."""
     from edgepipe.core.arrays import count_samples
-    from edgepipe.training.training_setup import targets
+    from edgepipe.training.training_setup import samples_and_targets
 
-    return options.fit_schedule(context).steps(count_samples(targets(context.task, context.data.train)[0]))
+    return options.fit_schedule(context).total_steps(
+        count_samples(samples_and_targets(context.task, context.data.train)[0])
+    )
 
 
 def train(options: "PruneOptions", context: StageContext, pruner: "Pruner", model: Any) -> TrainingOutcome:
@@ -80,29 +82,31 @@ def train(options: "PruneOptions", context: StageContext, pruner: "Pruner", mode
     if sparsity_schedule.name != "iterative":
         prune_gradually(pruner, sparsity_schedule, count_steps(options, context), train_once)
         return TrainingOutcome((*pruner.notes, *setup.notes, *batch_norm_notes(model)), (), is_target_reached=True)
-    limit = QualityLimit.from_options(options, context, measure_quality())
-    rounds = prune_iteratively(pruner, sparsity_schedule.rounds, train_once, measure_quality, limit.is_met_by, model)
+    quality_limit = QualityLimit.from_options(options, context, measure_quality())
+    pruning_rounds = prune_iteratively(
+        pruner, sparsity_schedule.round_count, train_once, measure_quality, quality_limit.is_met_by, model
+    )
     return TrainingOutcome(
-        (*pruner.notes, *setup.notes, *batch_norm_notes(model), _ending_note(rounds, limit)),
-        (_rounds_table(rounds, pruner, limit),),
-        rounds[-1].is_acceptable,
+        (*pruner.notes, *setup.notes, *batch_norm_notes(model), _ending_note(pruning_rounds, quality_limit)),
+        (_rounds_table(pruning_rounds, pruner, quality_limit),),
+        pruning_rounds[-1].is_acceptable,
     )
 
 
 def batch_norm_notes(model: Any) -> list[str]:
     """A note that the moving statistics of `model` were re-estimated after each training, if it has batch norms."""
-    from edgepipe.training.batch_norms import REFRESH_SAMPLES, trainable_norms
+    from edgepipe.training.batch_norms import REFRESH_SAMPLES, trainable_batch_norms
 
-    norms = trainable_norms(model)
-    note = f"moving statistics of {plural(len(norms), 'batch norm')} re-estimated after training"
-    return [f"{note}, on up to {REFRESH_SAMPLES} training samples"] if norms else []
+    norm_layers = trainable_batch_norms(model)
+    note = f"moving statistics of {plural(len(norm_layers), 'batch norm')} re-estimated after training"
+    return [f"{note}, on up to {REFRESH_SAMPLES} training samples"] if norm_layers else []
 
 
 @dataclass(frozen=True)
 class QualityLimit:
     """The validation quality that pruning must keep; without a `bound` any is good enough."""
 
-    name: str
+    measure_name: str
     unit: Any
     higher_is_better: bool
     initial_quality: float
@@ -112,10 +116,10 @@ class QualityLimit:
     def from_options(cls, options: "PruneOptions", context: StageContext, initial_quality: float) -> "QualityLimit":
         measure = context.task.measures[context.task.primary_measure]
         sign = 1 if measure.higher_is_better else -1
-        bounds = [options.min_quality] if options.min_quality is not None else []
+        quality_bounds = [options.min_quality] if options.min_quality is not None else []
         if options.max_drop is not None:
-            bounds.append(initial_quality - sign * options.max_drop)
-        bound = (max(bounds) if sign > 0 else min(bounds)) if bounds else None
+            quality_bounds.append(initial_quality - sign * options.max_drop)
+        bound = (max(quality_bounds) if sign > 0 else min(quality_bounds)) if quality_bounds else None
         return cls(context.task.primary_measure, measure.unit, measure.higher_is_better, initial_quality, bound)
 
     def is_met_by(self, quality: float) -> bool:
@@ -129,30 +133,30 @@ class QualityLimit:
         return show(quality, self.unit)
 
 
-def _ending_note(rounds: "list[PruningRound]", limit: QualityLimit) -> str:
-    last_round = rounds[-1]
+def _ending_note(pruning_rounds: "list[PruningRound]", quality_limit: QualityLimit) -> str:
+    last_round = pruning_rounds[-1]
     if last_round.is_acceptable:
         return f"reached the target in {plural(last_round.number, 'round')}"
-    quality, bound = limit.show(last_round.quality), limit.show(limit.bound or 0.0)
-    kept_model = f"round {last_round.number - 1}" if last_round.number > 1 else "the original model, nothing pruned"
+    quality_text, bound_text = quality_limit.show(last_round.quality), quality_limit.show(quality_limit.bound or 0.0)
+    kept_text = f"round {last_round.number - 1}" if last_round.number > 1 else "the original model, nothing pruned"
     return (
-        f"stopped in round {last_round.number}: validation {limit.name} {quality} after training, limit {bound}; "
-        f"kept {kept_model}"
+        f"stopped in round {last_round.number}: validation {quality_limit.measure_name} {quality_text} after training, limit {bound_text}; "
+        f"kept {kept_text}"
     )
 
 
-def _rounds_table(rounds: "list[PruningRound]", pruner: "Pruner", limit: QualityLimit) -> Table:
+def _rounds_table(pruning_rounds: "list[PruningRound]", pruner: "Pruner", quality_limit: QualityLimit) -> Table:
     rows = [
         (
             pruning_round.number,
             f"{pruning_round.progress * pruner.final_share:.2%}",
-            limit.show(pruning_round.quality),
+            quality_limit.show(pruning_round.quality),
             "yes" if pruning_round.is_acceptable else "no",
         )
-        for pruning_round in rounds
+        for pruning_round in pruning_rounds
     ]
     return Table(
         title="Rounds of pruning",
-        columns=("round", "removed", f"validation {limit.name}", "accepted"),
-        rows=((0, "0.00%", limit.show(limit.initial_quality), "yes"), *rows),
+        columns=("round", "removed", f"validation {quality_limit.measure_name}", "accepted"),
+        rows=((0, "0.00%", quality_limit.show(quality_limit.initial_quality), "yes"), *rows),
     )

@@ -29,27 +29,31 @@ def run(options: "PruneOptions", context: StageContext) -> tuple[Artifact, Outco
     from edgepipe.compress.pruning.prunable_kernels import find_prunable_kernels
 
     model, notes = model_io.open_float(context)
-    prunable_kernels, pool = _build_pool(
-        options, find_prunable_kernels(model, pruning_loop.overrides(options), options.exclude_last), model.name
+    prunable_kernels, weight_pool = _build_pool(
+        options, find_prunable_kernels(model, pruning_loop.layer_overrides(options), options.exclude_last), model.name
     )
-    share = _removed_share(options, model, pool)
-    if tfmot_pruning.supports(model, pool, options.saliency_settings(), options.sparsity_schedule(share)):
-        model, training = _train_with_tfmot(options, context, model, pool, share)
+    removed_share = _removed_share(options, model, weight_pool)
+    if tfmot_pruning.supports(
+        model, weight_pool, options.saliency_settings(), options.sparsity_schedule(removed_share)
+    ):
+        model, training_outcome = _train_with_tfmot(options, context, model, weight_pool, removed_share)
     else:
-        training = _train_with_edgepipe(options, context, model, pool, share)
-    layers = _measure_layers(model, prunable_kernels, pool, share if training.is_target_reached else 0.0)
+        training_outcome = _train_with_edgepipe(options, context, model, weight_pool, removed_share)
+    kernel_sparsities = _measure_layers(
+        model, prunable_kernels, weight_pool, removed_share if training_outcome.is_target_reached else 0.0
+    )
     artifact = model_io.write_float(model, context.output_folder)
-    metrics = (*model_metrics.keras_metrics(model, artifact, context), _sparsity_metric(layers))
+    metrics = (*model_metrics.keras_metrics(model, artifact, context), _sparsity_metric(kernel_sparsities))
     return artifact, Outcome(
         metrics=metrics,
-        findings=_target_findings(options, context, metrics) if training.is_target_reached else (),
-        notes=(*notes, *training.notes, *_collapse_notes(layers)),
-        tables=(_zeros_table(layers, options), *training.tables),
+        findings=_target_findings(options, context, metrics) if training_outcome.is_target_reached else (),
+        notes=(*notes, *training_outcome.notes, *_collapse_notes(kernel_sparsities)),
+        tables=(_zeros_table(kernel_sparsities, options), *training_outcome.tables),
     )
 
 
 def _build_pool(
-    options: "PruneOptions", prunable_kernels: "PrunableKernels", model: str
+    options: "PruneOptions", prunable_kernels: "PrunableKernels", model_name: str
 ) -> "tuple[PrunableKernels, WeightPool]":
     """The kernels that can be pruned at the granularity of the options; the others are excluded with the reason."""
     from edgepipe.compress.pruning.granularity import parse_granularity
@@ -57,34 +61,34 @@ def _build_pool(
 
     granularity = parse_granularity(options.granularity)
     refusal_by_kernel = {kernel.name: granularity.refusal_reason(kernel) for kernel in prunable_kernels.kernels}
-    prunable_kernels = prunable_kernels.without(
-        {name: reason for name, reason in refusal_by_kernel.items() if reason}, model
+    prunable_kernels = prunable_kernels.exclude_refused(
+        {name: reason for name, reason in refusal_by_kernel.items() if reason}, model_name
     )
-    share_by_kernel = {
+    optional_share_by_kernel = {
         kernel.name: pruning_loop.layer_share(options, kernel.layer) for kernel in prunable_kernels.kernels
     }
-    shares = {name: share for name, share in share_by_kernel.items() if share is not None}
+    share_by_kernel = {name: share for name, share in optional_share_by_kernel.items() if share is not None}
     distribution: Any = options.distribution or "uniform"  # `per_mac` is for channels only, as the options check
-    return prunable_kernels, WeightPool(prunable_kernels.kernels, granularity, distribution, shares)
+    return prunable_kernels, WeightPool(prunable_kernels.kernels, granularity, distribution, share_by_kernel)
 
 
-def _removed_share(options: "PruneOptions", model: Any, pool: "WeightPool") -> float:
+def _removed_share(options: "PruneOptions", model: Any, weight_pool: "WeightPool") -> float:
     """The share of units to remove: as the options set it, or as it leaves the target's number of parameters."""
     if ":" in options.granularity:
         return 1.0
     if options.target is None:
-        return options.share
+        return options.removed_share
     max_parameters = options.target.parameters or 0.0
-    total_count = sum(int(weight.shape.num_elements()) for weight in model.weights)
-    unpruned_count = total_count - sum(kernel.size for kernel in pool.kernels)
-    min_remaining = pool.count_remaining(1.0)
+    weight_count = sum(int(weight.shape.num_elements()) for weight in model.weights)
+    unpruned_count = weight_count - sum(kernel.size for kernel in weight_pool.kernels)
+    min_remaining = weight_pool.count_remaining_weights(1.0)
     if unpruned_count + min_remaining > max_parameters:
         raise InputError(
-            f"a target of {max_parameters:,.0f} parameters cannot be met: {unpruned_count:,} of the {total_count:,} "
+            f"a target of {max_parameters:,.0f} parameters cannot be met: {unpruned_count:,} of the {weight_count:,} "
             f"weights of '{model.name}' are not pruned, and {min_remaining:,} of the others must stay, at least one "
             "unit per kernel"
         )
-    return _least_share(lambda share: unpruned_count + pool.count_remaining(share) <= max_parameters)
+    return _least_share(lambda share: unpruned_count + weight_pool.count_remaining_weights(share) <= max_parameters)
 
 
 def _least_share(is_enough: "Callable[[float], bool]") -> float:
@@ -97,7 +101,7 @@ def _least_share(is_enough: "Callable[[float], bool]") -> float:
 
 
 def _train_with_tfmot(
-    options: "PruneOptions", context: StageContext, model: Any, pool: "WeightPool", share: float
+    options: "PruneOptions", context: StageContext, model: Any, weight_pool: "WeightPool", removed_share: float
 ) -> tuple[Any, TrainingOutcome]:
     from edgepipe.compress.pruning import tfmot_pruning
     from edgepipe.training.batch_norms import refresh_batch_norms
@@ -105,7 +109,11 @@ def _train_with_tfmot(
 
     setup, fit_schedule = options.training_setup(context), options.fit_schedule(context)
     wrapped_model = tfmot_pruning.wrap(
-        model, pool, share, options.sparsity_schedule(share), pruning_loop.count_steps(options, context)
+        model,
+        weight_pool,
+        removed_share,
+        options.sparsity_schedule(removed_share),
+        pruning_loop.count_steps(options, context),
     )
     fit(wrapped_model, setup, fit_schedule, context.progress.epoch, tfmot_pruning.callbacks())
     stripped_model = tfmot_pruning.strip(wrapped_model)
@@ -115,24 +123,28 @@ def _train_with_tfmot(
 
 
 def _train_with_edgepipe(
-    options: "PruneOptions", context: StageContext, model: Any, pool: "WeightPool", share: float
+    options: "PruneOptions", context: StageContext, model: Any, weight_pool: "WeightPool", removed_share: float
 ) -> TrainingOutcome:
     from edgepipe.compress.pruning.pruner import KernelPruner
 
     pruner = KernelPruner.from_settings(
-        pool, share, options.saliency_settings(), pruning_loop.saliency_objective(options, context, model), context.seed
+        weight_pool,
+        removed_share,
+        options.saliency_settings(),
+        pruning_loop.saliency_objective(options, context, model),
+        context.seed,
     )
     return pruning_loop.train(options, context, pruner, model)
 
 
 def _measure_layers(
-    model: Any, prunable_kernels: "PrunableKernels", pool: "WeightPool", share: float
+    model: Any, prunable_kernels: "PrunableKernels", weight_pool: "WeightPool", removed_share: float
 ) -> "list[KernelSparsity]":
     from edgepipe.compress.pruning.weight_pool import check_sparsity, measure_sparsity
 
-    layers = measure_sparsity(model, prunable_kernels)
-    check_sparsity(layers, pool, share)
-    return layers
+    kernel_sparsities = measure_sparsity(model, prunable_kernels)
+    check_sparsity(kernel_sparsities, weight_pool, removed_share)
+    return kernel_sparsities
 
 
 def _target_findings(
@@ -152,24 +164,24 @@ def _target_findings(
     )
 
 
-def _collapse_notes(layers: "list[KernelSparsity]") -> list[str]:
+def _collapse_notes(kernel_sparsities: "list[KernelSparsity]") -> list[str]:
     """A note on each kernel that keeps almost no weights, as may happen with one ranking over all kernels."""
     return [
         f"kernel '{layer.name}' keeps only {layer.elements - layer.zeros} of {layer.elements} weights"
-        for layer in layers
+        for layer in kernel_sparsities
         if not layer.exclusion_reason and layer.elements - layer.zeros < COLLAPSED_SHARE * layer.elements
     ]
 
 
-def _sparsity_metric(layers: "list[KernelSparsity]") -> Metric:
-    pruned_layers = [layer for layer in layers if not layer.exclusion_reason]
-    share = sum(layer.zeros for layer in pruned_layers) / sum(layer.elements for layer in pruned_layers)
-    excluded_names = ", ".join(layer.name for layer in layers if layer.exclusion_reason) or "none"
-    provenance = f"exact zeros in {len(pruned_layers)} pruned kernels; excluded: {excluded_names}"
-    return exact_metric("sparsity", share, Dimension.FRACTION, provenance)
+def _sparsity_metric(kernel_sparsities: "list[KernelSparsity]") -> Metric:
+    pruned_kernels = [layer for layer in kernel_sparsities if not layer.exclusion_reason]
+    zero_share = sum(layer.zeros for layer in pruned_kernels) / sum(layer.elements for layer in pruned_kernels)
+    excluded_names = ", ".join(layer.name for layer in kernel_sparsities if layer.exclusion_reason) or "none"
+    provenance = f"exact zeros in {len(pruned_kernels)} pruned kernels; excluded: {excluded_names}"
+    return exact_metric("sparsity", zero_share, Dimension.FRACTION, provenance)
 
 
-def _zeros_table(layers: "list[KernelSparsity]", options: "PruneOptions") -> Table:
+def _zeros_table(kernel_sparsities: "list[KernelSparsity]", options: "PruneOptions") -> Table:
     rows = tuple(
         (
             layer.name,
@@ -179,7 +191,7 @@ def _zeros_table(layers: "list[KernelSparsity]", options: "PruneOptions") -> Tab
             f"{layer.zeros / layer.elements:.2%}",
             layer.exclusion_reason,
         )
-        for layer in layers
+        for layer in kernel_sparsities
     )
     columns = ("layer", "kind", "weights", "zeros", "share", "reason")
     return Table(title=f"Zeros by layer, granularity {options.granularity}", columns=columns, rows=rows)

@@ -49,17 +49,17 @@ class Validate(Stage):
 
     def check(self, document: Document, path: KeyPath, pipeline: PipelineInfo) -> None:
         """The devices and the stages named in the options exist, and every limit of the budget is valid."""
-        for index, device in enumerate(self.devices):
-            if device in self.devices[:index]:
-                document.add_problem((*path, "devices", index), f"'{device}' is listed twice")
+        for index, device_name in enumerate(self.devices):
+            if device_name in self.devices[:index]:
+                document.add_problem((*path, "devices", index), f"'{device_name}' is listed twice")
             try:
-                profile = device_profile.load(device, pipeline.base_folder)
+                device = device_profile.load(device_name, pipeline.base_folder)
             except ConfigError as error:
                 document.problems.extend(error.problems)
             except InputError as error:
                 document.add_problem((*path, "devices", index), str(error))
             else:
-                self._check_float_layers(document, (*path, "devices", index), pipeline, profile)
+                self._check_float_layers(document, (*path, "devices", index), pipeline, device)
         if self.against is not None and self.against not in pipeline.earlier_stages:
             allowed_names = ", ".join(pipeline.earlier_stages)
             document.add_problem(
@@ -69,17 +69,17 @@ class Validate(Stage):
 
     def _check_float_layers(self, document: Document, path: KeyPath, pipeline: PipelineInfo, device: Device) -> None:
         if pipeline.partly_float_stages and device.integer_only:
-            stage = pipeline.partly_float_stages[-1]
+            stage_name = pipeline.partly_float_stages[-1]
             document.add_problem(
                 path,
-                f"{device.name} is for integers only, and '{stage}' keeps layers in float (`keep_float_types`, "
+                f"{device.name} is for integers only, and '{stage_name}' keeps layers in float (`keep_float_types`, "
                 "`keep_float_layers`); quantize them, or remove this device",
             )
 
     def key(self, pipeline: PipelineInfo) -> dict[str, Any]:
         """The content of the profiles, and the host whose time is measured."""
-        profiles = [device_profile.load(device, pipeline.base_folder) for device in self.devices]
-        return {"devices": [device_profile.digest(device) for device in profiles], "host": fingerprint().digest}
+        devices = [device_profile.load(device, pipeline.base_folder) for device in self.devices]
+        return {"devices": [device_profile.digest(device) for device in devices], "host": fingerprint().digest}
 
     def run(self, context: StageContext) -> tuple[Artifact, Outcome]:
         """Evaluate the model and judge it by the budget."""
@@ -111,15 +111,15 @@ class Validate(Stage):
                 *zero_notes,
                 *_recompilation_notes(input_artifact, devices),
                 *device_results.notes,
-                *sparsity_benefit.notes(model, devices, file_metrics),
+                *sparsity_benefit.benefit_notes(model, devices, file_metrics),
             ),
             verdicts=tuple(verdicts),
             tables=(*agreement_tables, integer_table, *sparsity_tables, *zero_tables),
         )
 
     def _budget_names(self, pipeline: PipelineInfo) -> BudgetNames:
-        names = [Path(device).stem for device in self.devices]
-        return BudgetNames(_quality_names(pipeline), names, pipeline.earlier_stages)
+        device_names = [Path(device).stem for device in self.devices]
+        return BudgetNames(_quality_names(pipeline), device_names, pipeline.earlier_stages)
 
     def _limits(self, pipeline: PipelineInfo) -> list[Limit]:
         document = Document("budget")
@@ -151,12 +151,14 @@ def _runnable_context(context: StageContext) -> StageContext:
 
 def _recompilation_notes(artifact: Artifact, devices: list[Device]) -> list[str]:
     """A note if Ethos-U devices were judged by another compilation than the one of `compile`."""
-    compiled_device = artifact.path.stem  # `compile` names its file after the device
-    vela_devices = [device.name for device in devices if device.system.npu and device.system.npu.vela]
-    other_devices = ", ".join(name for name in vela_devices if name != compiled_device)
-    if artifact.kind is not ArtifactKind.VELA or not other_devices:
+    compiled_device_name = artifact.path.stem  # `compile` names its file after the device
+    vela_device_names = [device.name for device in devices if device.system.npu and device.system.npu.vela]
+    other_devices_text = ", ".join(name for name in vela_device_names if name != compiled_device_name)
+    if artifact.kind is not ArtifactKind.VELA or not other_devices_text:
         return []
-    return [f"the model was compiled for {compiled_device}; {other_devices}: judged by a compilation of its own"]
+    return [
+        f"the model was compiled for {compiled_device_name}; {other_devices_text}: judged by a compilation of its own"
+    ]
 
 
 def _quality_names(pipeline: PipelineInfo) -> dict[str, tuple[Dimension, bool]] | None:

@@ -26,7 +26,7 @@ KERAS_KINDS = (ArtifactKind.KERAS, ArtifactKind.FLOAT, ArtifactKind.QAT)
 
 
 def check_quality(
-    context: StageContext, references: list[str], max_samples: int
+    context: StageContext, reference_stages: list[str], max_samples: int
 ) -> tuple[list[Metric], list[Table], list[str]]:
     """Quality on the test split by LiteRT, its drop from each of `references`, and how far the runtimes agree.
 
@@ -35,24 +35,24 @@ def check_quality(
     if context.splits is None or context.task_if_any is None:
         missing_section = "data" if context.splits is None else "task"
         return [], [], [f"quality was not measured: the pipeline has no `{missing_section}:`"]
-    test = context.data.test
-    xnnpack_outputs = predict(context.artifact.path, test.x, Runtime.XNNPACK)
-    deployed_metrics = _quality_metrics(context, test, xnnpack_outputs)
+    test_data = context.data.test
+    xnnpack_outputs = predict(context.artifact.path, test_data.x, Runtime.XNNPACK)
+    deployed_metrics = _quality_metrics(context, test_data, xnnpack_outputs)
     metrics = list(deployed_metrics)
-    for name in references:
+    for name in reference_stages:
         metrics += _reference_metrics(context, name, deployed_metrics)
-    compared_data = _draw_samples(test, max_samples, context.seed)
-    outputs, notes = _run_runtimes(
-        context.artifact.path, compared_data, xnnpack_outputs if compared_data is test else None
+    compared_data = _draw_samples(test_data, max_samples, context.seed)
+    outputs_by_runtime, notes = _run_runtimes(
+        context.artifact.path, compared_data, xnnpack_outputs if compared_data is test_data else None
     )
-    return metrics, [_agreement_table(context, compared_data, outputs)], notes
+    return metrics, [_agreement_table(context, compared_data, outputs_by_runtime)], notes
 
 
-def _draw_samples(test: SplitData, max_samples: int, seed: int) -> SplitData:
-    if len(test) <= max_samples:
-        return test
-    indices = np.sort(np.random.RandomState(seed).permutation(len(test))[:max_samples])
-    return SplitData(take_samples(test.x, indices), None if test.y is None else test.y[indices])
+def _draw_samples(test_data: SplitData, max_samples: int, seed: int) -> SplitData:
+    if len(test_data) <= max_samples:
+        return test_data
+    indices = np.sort(np.random.RandomState(seed).permutation(len(test_data))[:max_samples])
+    return SplitData(take_samples(test_data.x, indices), None if test_data.y is None else test_data.y[indices])
 
 
 def _run_runtimes(
@@ -64,16 +64,16 @@ def _run_runtimes(
     """
     outputs_by_runtime: dict[str, ModelOutputs] = {}
     notes = []
-    runners: dict[str, Callable[[], ModelOutputs]] = {
+    runner_by_runtime: dict[str, Callable[[], ModelOutputs]] = {
         Runtime.REFERENCE.value: lambda: predict(path, split_data.x, Runtime.REFERENCE),
         Runtime.XNNPACK.value: lambda: xnnpack_outputs or predict(path, split_data.x, Runtime.XNNPACK),
         "tflite-micro": lambda: tflm_runtime.predict(path, split_data.x),
     }
-    for name, runner in runners.items():
+    for runtime_name, runner in runner_by_runtime.items():
         try:
-            outputs_by_runtime[name] = runner()
+            outputs_by_runtime[runtime_name] = runner()
         except (InputError, ToolError) as error:
-            notes.append(f"not compared with {name}: {error}")
+            notes.append(f"not compared with {runtime_name}: {error}")
     return outputs_by_runtime, notes
 
 
@@ -81,55 +81,55 @@ def _quality_metrics(context: StageContext, split_data: SplitData, outputs: Mode
     return score_outputs(context.artifact.path, context.task, split_data, "test", outputs)
 
 
-def _reference_metrics(context: StageContext, name: str, deployed_metrics: list[Metric]) -> list[Metric]:
+def _reference_metrics(context: StageContext, stage_name: str, deployed_metrics: list[Metric]) -> list[Metric]:
     """The quality of the model of stage `name`, and how much worse the deployed model is."""
-    artifact = context.earlier_artifacts[name]
+    artifact = context.earlier_artifacts[stage_name]
     if artifact.kind not in KERAS_KINDS:
-        reason = f"the artifact of '{name}' is {artifact.kind}, whose quality is not measured before conversion"
+        reason = f"the artifact of '{stage_name}' is {artifact.kind}, whose quality is not measured before conversion"
         return [
             unavailable_metric(f"{metric.name}_drop", metric.unit, reason).model_copy(
-                update={"details": {"against": name}}
+                update={"details": {"against": stage_name}}
             )
             for metric in deployed_metrics
         ]
-    reference_metrics = _keras_metrics(context, name, artifact)
+    reference_metrics = _keras_metrics(context, stage_name, artifact)
     return [
         *reference_metrics,
         *(
-            _drop_metric(context, name, deployed_metric, reference_metric)
+            _drop_metric(context, stage_name, deployed_metric, reference_metric)
             for deployed_metric, reference_metric in zip(deployed_metrics, reference_metrics, strict=True)
         ),
     ]
 
 
-def _keras_metrics(context: StageContext, name: str, artifact: Artifact) -> list[Metric]:
+def _keras_metrics(context: StageContext, stage_name: str, artifact: Artifact) -> list[Metric]:
     from edgepipe.training.training_loop import evaluate
 
     model = open_model(artifact.path, artifact.kind, allow_code=context.allow_code)
     value_by_metric = evaluate(model, context.task, context.data.test)
     metrics = model_metrics.quality_metrics(
-        value_by_metric, context.task, "test", len(context.data.test), f"the Keras model of stage '{name}'"
+        value_by_metric, context.task, "test", len(context.data.test), f"the Keras model of stage '{stage_name}'"
     )
-    return [metric.model_copy(update={"name": f"{metric.name}_of_{name}"}) for metric in metrics]
+    return [metric.model_copy(update={"name": f"{metric.name}_of_{stage_name}"}) for metric in metrics]
 
 
-def _drop_metric(context: StageContext, name: str, deployed_metric: Metric, reference_metric: Metric) -> Metric:
-    loss = (reference_metric.value or 0.0) - (deployed_metric.value or 0.0)
+def _drop_metric(context: StageContext, stage_name: str, deployed_metric: Metric, reference_metric: Metric) -> Metric:
+    quality_drop = (reference_metric.value or 0.0) - (deployed_metric.value or 0.0)
     higher_is_better = context.task.measures[deployed_metric.name].higher_is_better
     return Metric(
         name=f"{deployed_metric.name}_drop",
-        value=loss if higher_is_better else 0.0 - loss,
+        value=quality_drop if higher_is_better else 0.0 - quality_drop,
         unit=deployed_metric.unit,
         evidence=Evidence.MEASURED,
-        how=f"'{name}' {reference_metric.text()}, deployed {deployed_metric.text()}, same test samples",
-        details={"against": name},
+        how=f"'{stage_name}' {reference_metric.text()}, deployed {deployed_metric.text()}, same test samples",
+        details={"against": stage_name},
     )
 
 
 def _agreement_table(
     context: StageContext, split_data: SplitData, outputs_by_runtime: dict[str, ModelOutputs]
 ) -> Table:
-    reference_name, reference = next(iter(outputs_by_runtime.items()))
+    reference_name, reference_outputs = next(iter(outputs_by_runtime.items()))
     reference_text = "the reference kernels" if reference_name == Runtime.REFERENCE.value else reference_name
     count_text = f"{len(split_data)} of {len(context.data.test)} test samples"
     return Table(
@@ -143,23 +143,27 @@ def _agreement_table(
             "outputs per difference (LSB)",
         ),
         rows=tuple(
-            _agreement_row(context, split_data, name, reference, runtime_outputs)
+            _agreement_row(context, split_data, name, reference_outputs, runtime_outputs)
             for name, runtime_outputs in outputs_by_runtime.items()
         ),
     )
 
 
 def _agreement_row(
-    context: StageContext, split_data: SplitData, name: str, reference: ModelOutputs, outputs: ModelOutputs
+    context: StageContext,
+    split_data: SplitData,
+    runtime_name: str,
+    reference_outputs: ModelOutputs,
+    outputs: ModelOutputs,
 ) -> tuple[str, ...]:
-    comparison = parity.compare(reference, outputs)
+    comparison = parity.compare(reference_outputs, outputs)
     labels_text = "" if comparison.labels_equal is None else f"{comparison.labels_equal:.2%}"
     histogram_text = ", ".join(f"{step}: {number}" for step, number in sorted(comparison.histogram.items()))
     max_text = f"{comparison.max_lsb}" if comparison.max_lsb is not None else ""
     p99_text = f"{comparison.p99_lsb:g}" if comparison.p99_lsb is not None else ""
     quality_text = _quality_metrics(context, split_data, outputs)[0].text()
     return (
-        name,
+        runtime_name,
         quality_text,
         labels_text,
         max_text,
@@ -195,19 +199,21 @@ def check_integers(model: Model, is_required: bool) -> tuple[list[Finding], list
 
 def measure_sparsity(model: Model) -> tuple[list[Metric], list[Table]]:
     """The share of exact zeros inside the file: in convolutions and dense layers but the last, and over all weights."""
-    layers = weight_sparsity(model)
-    weight_layers = [layer for layer in layers if layer.kind in ("CONV_2D", "FULLY_CONNECTED")]
+    layer_sparsities = weight_sparsity(model)
+    weight_layers = [layer for layer in layer_sparsities if layer.kind in ("CONV_2D", "FULLY_CONNECTED")]
     if not weight_layers:
         return [], []
     inner_layers = weight_layers[:-1] or weight_layers
     prefix = f"the first {len(inner_layers)} of " if weight_layers[:-1] else ""
-    scope = f"{prefix}{plural(len(weight_layers), 'CONV_2D and FULLY_CONNECTED layer')} of the .tflite"
+    scope_text = f"{prefix}{plural(len(weight_layers), 'CONV_2D and FULLY_CONNECTED layer')} of the .tflite"
     metrics = [
-        _share_metric("sparsity", inner_layers, scope),
-        _share_metric("sparsity_all_weights", layers, f"all {plural(len(layers), 'layer')} of the .tflite"),
+        _share_metric("sparsity", inner_layers, scope_text),
+        _share_metric(
+            "sparsity_all_weights", layer_sparsities, f"all {plural(len(layer_sparsities), 'layer')} of the .tflite"
+        ),
     ]
     rows: list[tuple[Any, ...]] = [
-        (layer.operator, layer.tensor, layer.elements, layer.zeros, f"{layer.share:.2%}") for layer in layers
+        (layer.operator, layer.tensor, layer.elements, layer.zeros, f"{layer.share:.2%}") for layer in layer_sparsities
     ]
     columns = ("operator", "weights", "elements", "zeros", "share")
     return metrics, [Table(title="Exact zeros inside the .tflite", columns=columns, rows=tuple(rows))]
@@ -218,26 +224,28 @@ def check_pruned_zeros(context: StageContext, model: Model) -> tuple[list[Findin
 
     Every kernel with zeros counts as pruned; a kernel that is not found in the .tflite is noted.
     """
-    float_stages = [name for name, a in context.earlier_artifacts.items() if a.kind is ArtifactKind.FLOAT]
-    if not float_stages:
+    float_stage_names = [name for name, a in context.earlier_artifacts.items() if a.kind is ArtifactKind.FLOAT]
+    if not float_stage_names:
         return [], [], []
-    name = float_stages[-1]
+    stage_name = float_stage_names[-1]
     from edgepipe.compress.pruning.prunable_kernels import kernels_in_tflite_order
 
-    artifact = context.earlier_artifacts[name]
+    artifact = context.earlier_artifacts[stage_name]
     float_model = open_model(artifact.path, artifact.kind, allow_code=context.allow_code)
-    checks = pruned_zeros.check_kernels(model, kernels_in_tflite_order(float_model))
-    missing_layers = [check.layer for check in checks if not check.tensor]
-    notes = [f"zeros of '{layer}' are not checked: no tensor of the .tflite is this kernel" for layer in missing_layers]
-    rows = tuple((check.layer, check.tensor, check.zeros, len(check.nonzeros), check.pattern)
-                 for check in checks if check.tensor)  # fmt: skip
+    kernel_checks = pruned_zeros.check_kernels(model, kernels_in_tflite_order(float_model))
+    missing_layer_names = [check.layer_name for check in kernel_checks if not check.tensor_name]
+    notes = [
+        f"zeros of '{layer}' are not checked: no tensor of the .tflite is this kernel" for layer in missing_layer_names
+    ]
+    rows = tuple((check.layer_name, check.tensor_name, check.zero_count, len(check.nonzero_positions), check.zero_pattern)
+                 for check in kernel_checks if check.tensor_name)  # fmt: skip
     columns = ("layer", "tensor", "zeros of the pruned model", "of these not zero", "zero pattern")
-    tables = [Table(title=f"Zeros of '{name}' inside the .tflite", columns=columns, rows=rows)] if rows else []
-    return pruned_zeros.build_findings(checks), tables, notes
+    tables = [Table(title=f"Zeros of '{stage_name}' inside the .tflite", columns=columns, rows=rows)] if rows else []
+    return pruned_zeros.build_findings(kernel_checks), tables, notes
 
 
-def _share_metric(name: str, layers: list[Any], scope: str) -> Metric:
-    zeros, elements = sum(layer.zeros for layer in layers), sum(layer.elements for layer in layers)
+def _share_metric(metric_name: str, layer_sparsities: list[Any], scope: str) -> Metric:
+    zeros, elements = sum(layer.zeros for layer in layer_sparsities), sum(layer.elements for layer in layer_sparsities)
     return exact_metric(
-        name, zeros / elements, Dimension.FRACTION, f"{zeros:,} of {elements:,} weights are zero, in {scope}"
+        metric_name, zeros / elements, Dimension.FRACTION, f"{zeros:,} of {elements:,} weights are zero, in {scope}"
     )

@@ -11,24 +11,26 @@ WRAPPER_PREFIXES = ("quant_", "cluster_", "prune_low_magnitude_")  # of tfmot's 
 FAKE_QUANT_SUFFIX = "_fake_quant"  # of the layer that quantizes another's output
 
 
-def as_graph(model: Any) -> Any:
+def as_functional_model(model: Any) -> Any:
     """`model` as a functional model; a Sequential of Keras 3 has no graph and is rebuilt from the same layers."""
     return keras.Model(model.inputs, model.outputs, name=model.name) if isinstance(model, keras.Sequential) else model
 
 
-def find_tensor(model: Any, name: str, role: str) -> Any:
+def find_layer_output(model: Any, name: str, role: str) -> Any:
     """The output of the layer `name` of `model`; in a fake-quant model, after fake-quant.
 
     Raises:
         InputError: no such layer, it is inside a nested model, or it is called more than once.
     """
     calls_by_layer = _calls_by_layer(model)
-    calls = calls_by_layer.get(f"{name}{FAKE_QUANT_SUFFIX}") or calls_by_layer.get(name)
-    if calls is None:
-        raise InputError(f"the {role} '{model.name}' has no layer '{name}'{_hint(model, name, list(calls_by_layer))}")
-    if len(calls) > 1:
-        raise InputError(f"layer '{name}' of the {role} is called {len(calls)} times; name another")
-    return _unwrap_single(calls[0].outputs)
+    layer_calls = calls_by_layer.get(f"{name}{FAKE_QUANT_SUFFIX}") or calls_by_layer.get(name)
+    if layer_calls is None:
+        raise InputError(
+            f"the {role} '{model.name}' has no layer '{name}'{_missing_layer_hint(model, name, list(calls_by_layer))}"
+        )
+    if len(layer_calls) > 1:
+        raise InputError(f"layer '{name}' of the {role} is called {len(layer_calls)} times; name another")
+    return _unwrap_single(layer_calls[0].outputs)
 
 
 def _calls_by_layer(model: Any) -> dict[str, list[Any]]:
@@ -58,7 +60,7 @@ def strip_wrapper_prefix(name: str) -> str:
     return next((name.removeprefix(prefix) for prefix in WRAPPER_PREFIXES if name.startswith(prefix)), name)
 
 
-def _hint(model: Any, name: str, layer_names: list[str]) -> str:
+def _missing_layer_hint(model: Any, name: str, layer_names: list[str]) -> str:
     for nested_model in model.layers:
         if any(layer.name == name for layer in getattr(nested_model, "layers", [])):
             return f": it is inside the nested model '{nested_model.name}', which is not supported"
@@ -71,29 +73,31 @@ def find_embedding(model: Any, role: str) -> tuple[str, Any]:
     Raises:
         InputError: no layer has a kernel, or the last one takes several tensors.
     """
-    for name, calls in reversed(_calls_by_layer(model).items()):
-        if _has_kernel(calls[-1]):
-            input_tensor = _input_tensors(calls[-1])
+    for name, layer_calls in reversed(_calls_by_layer(model).items()):
+        if _has_kernel(layer_calls[-1]):
+            input_tensor = _input_tensors(layer_calls[-1])
             if isinstance(input_tensor, (list, tuple)):
                 break
             return f"the input of '{name.removesuffix(FAKE_QUANT_SUFFIX)}'", input_tensor
     raise InputError(f"the {role} '{model.name}' has no last layer with a kernel; name a pair of layers")
 
 
-def find_last_map(model: Any, role: str) -> tuple[str, Any]:
+def find_last_feature_map(model: Any, role: str) -> tuple[str, Any]:
     """The last spatial tensor (n, ..., channels) of `model` with a kernel downstream, and its layer.
 
     Raises:
         InputError: there is none.
     """
     has_weights_behind = False
-    for name, calls in reversed(_calls_by_layer(model).items()):
-        output_tensor = _unwrap_single(calls[-1].outputs)
+    for name, layer_calls in reversed(_calls_by_layer(model).items()):
+        output_tensor = _unwrap_single(layer_calls[-1].outputs)
         shape = tuple(getattr(output_tensor, "shape", ()))
-        is_computed = type(_layer_of(calls[-1])).__name__ != "InputLayer"  # the input is not a learned feature map
+        is_computed = (
+            type(_layer_of(layer_calls[-1])).__name__ != "InputLayer"
+        )  # the input is not a learned feature map
         if has_weights_behind and is_computed and len(shape) >= 3 and None not in shape[1:]:
             return f"'{name.removesuffix(FAKE_QUANT_SUFFIX)}'", output_tensor
-        has_weights_behind = has_weights_behind or _has_kernel(calls[-1])
+        has_weights_behind = has_weights_behind or _has_kernel(layer_calls[-1])
     raise InputError(f"the {role} '{model.name}' has no layer with a spatial output; name a pair of layers")
 
 

@@ -22,7 +22,7 @@ class LossTerm:
     teacher_tensor: Any
     target_fn: Callable[[Any], Any]
     student_fn: Callable[[Any], Any]
-    loss: Callable[[Any, Any], Any]
+    loss_fn: Callable[[Any, Any], Any]
     adaptor_channels: int = 0  # output channels of the trained projection of the student's tensor; 0 for none
 
 
@@ -37,7 +37,7 @@ class ScoredModel:
 
     def scores(self, outputs: Any) -> Any:
         """Class scores (logits) of its outputs."""
-        return losses.scores(outputs, self.has_logits, self.is_binary)
+        return losses.class_scores(outputs, self.has_logits, self.is_binary)
 
 
 def build_loss_terms(
@@ -89,9 +89,9 @@ def _logits_term(temperature: float, alpha: float, student: ScoredModel, teacher
     is_binary = student.is_binary
     return LossTerm(
         f"logits (temperature {temperature:g}, alpha {alpha:g})", alpha, student.model.output, teacher.model.output,
-        lambda outputs: losses.soften(teacher.scores(outputs), temperature, is_binary),
+        lambda outputs: losses.soften_scores(teacher.scores(outputs), temperature, is_binary),
         student.scores,
-        lambda target, z: losses.divergence(target, z, temperature, is_binary),
+        lambda target, z: losses.kl_divergence(target, z, temperature, is_binary),
     )  # fmt: skip
 
 
@@ -107,15 +107,15 @@ def _feature_terms(options: Teacher, student: ScoredModel, teacher: ScoredModel)
     if options.features is None:
         return
     for pair in _feature_pairs(options.features.layers, student, teacher, feature_taps.find_embedding):
-        pool = _spatial_pools(pair)
-        student_channels, teacher_channels = pair.channels
+        spatial_pools = _spatial_pools(pair)
+        student_channels, teacher_channels = pair.channel_counts
         if student_channels != teacher_channels and not options.features.adaptor:
             raise InputError(
                 f"{pair}: {student_channels} and {teacher_channels} channels; `adaptor: true` projects one to the other"
             )
-        title = f"features of {pair} (weight {options.features.weight:g}{pool.note})"
+        title = f"features of {pair} (weight {options.features.weight:g}{spatial_pools.note})"
         yield LossTerm(
-            title, options.features.weight, pair.student, pair.teacher, pool.teacher, pool.student,
+            title, options.features.weight, pair.student_tensor, pair.teacher_tensor, spatial_pools.teacher_pool, spatial_pools.student_pool,
             losses.squared_difference, teacher_channels if options.features.adaptor else 0,
         )  # fmt: skip
 
@@ -123,14 +123,19 @@ def _feature_terms(options: Teacher, student: ScoredModel, teacher: ScoredModel)
 def _attention_terms(options: Teacher, student: ScoredModel, teacher: ScoredModel) -> Iterator[LossTerm]:
     if options.attention is None:
         return
-    for pair in _feature_pairs(options.attention.layers, student, teacher, feature_taps.find_last_map):
-        if len(pair.student.shape) < 3 or len(pair.teacher.shape) < 3:
-            raise InputError(f"{pair}: attention needs spatial tensors (batch, ..., channels); found {pair.shapes}")
-        pool = _spatial_pools(pair)
-        title = f"attention of {pair} (weight {options.attention.weight:g}{pool.note})"
-        target_fn, student_fn = _compose(pool.teacher, losses.activity_map), _compose(pool.student, losses.activity_map)
+    for pair in _feature_pairs(options.attention.layers, student, teacher, feature_taps.find_last_feature_map):
+        if len(pair.student_tensor.shape) < 3 or len(pair.teacher_tensor.shape) < 3:
+            raise InputError(
+                f"{pair}: attention needs spatial tensors (batch, ..., channels); found {pair.shapes_text}"
+            )
+        spatial_pools = _spatial_pools(pair)
+        title = f"attention of {pair} (weight {options.attention.weight:g}{spatial_pools.note})"
+        target_fn, student_fn = (
+            _compose(spatial_pools.teacher_pool, losses.attention_map),
+            _compose(spatial_pools.student_pool, losses.attention_map),
+        )
         yield LossTerm(
-            title, options.attention.weight, pair.student, pair.teacher, target_fn, student_fn,
+            title, options.attention.weight, pair.student_tensor, pair.teacher_tensor, target_fn, student_fn,
             losses.attention_distance,
         )  # fmt: skip
 
@@ -138,13 +143,21 @@ def _attention_terms(options: Teacher, student: ScoredModel, teacher: ScoredMode
 def _relational_terms(options: Teacher, student: ScoredModel, teacher: ScoredModel) -> Iterator[LossTerm]:
     if options.relational is None:
         return
-    kinds = (("distances", losses.pairwise_distances, options.relational.distance),
+    weighted_relations = (("distances", losses.pairwise_distances, options.relational.distance),
              ("angles", losses.triple_angles, options.relational.angle))  # fmt: skip
     for pair in _feature_pairs(options.relational.layers, student, teacher, feature_taps.find_embedding):
-        for name, relation_fn, weight in kinds:
+        for relation_name, relation_fn, weight in weighted_relations:
             if weight:
-                title, loss = f"{name} of {pair} (weight {weight:g})", _relation_loss(relation_fn)
-                yield LossTerm(title, weight, pair.student, pair.teacher, losses.flatten, losses.flatten, loss)
+                title, loss = f"{relation_name} of {pair} (weight {weight:g})", _relation_loss(relation_fn)
+                yield LossTerm(
+                    title,
+                    weight,
+                    pair.student_tensor,
+                    pair.teacher_tensor,
+                    losses.flatten_samples,
+                    losses.flatten_samples,
+                    loss,
+                )
 
 
 def _relation_loss(relation_fn: Callable[[Any], Any]) -> Callable[[Any, Any], Any]:
@@ -161,46 +174,46 @@ class FeaturePair:
 
     student_name: str
     teacher_name: str
-    student: Any
-    teacher: Any
+    student_tensor: Any
+    teacher_tensor: Any
 
     def __str__(self) -> str:
         return f"{self.student_name} of the student and {self.teacher_name} of the teacher"
 
     @property
-    def channels(self) -> tuple[int, int]:
+    def channel_counts(self) -> tuple[int, int]:
         """Channels of the student's and the teacher's tensor."""
-        return int(self.student.shape[-1]), int(self.teacher.shape[-1])
+        return int(self.student_tensor.shape[-1]), int(self.teacher_tensor.shape[-1])
 
     @property
-    def shapes(self) -> str:
+    def shapes_text(self) -> str:
         """Both shapes, without the batch axis."""
-        return f"{tuple(self.student.shape[1:])} and {tuple(self.teacher.shape[1:])}"
+        return f"{tuple(self.student_tensor.shape[1:])} and {tuple(self.teacher_tensor.shape[1:])}"
 
 
 def _feature_pairs(
-    layers: dict[str, str], student: ScoredModel, teacher: ScoredModel, find_default: Any
+    teacher_layer_by_student: dict[str, str], student: ScoredModel, teacher: ScoredModel, find_default: Any
 ) -> Iterator[FeaturePair]:
-    if not layers:
+    if not teacher_layer_by_student:
         (student_name, student_tensor), (teacher_name, teacher_tensor) = (
             find_default(student.model, "student"),
             find_default(teacher.model, teacher.role),
         )
         yield _check_fixed_size(FeaturePair(student_name, teacher_name, student_tensor, teacher_tensor))
-    for student_layer, teacher_layer in layers.items():
-        student_tensor = feature_taps.find_tensor(student.model, student_layer, "student")
+    for student_layer, teacher_layer in teacher_layer_by_student.items():
+        student_tensor = feature_taps.find_layer_output(student.model, student_layer, "student")
         yield _check_fixed_size(
             FeaturePair(
                 f"'{student_layer}'",
                 f"'{teacher_layer}'",
                 student_tensor,
-                feature_taps.find_tensor(teacher.model, teacher_layer, teacher.role),
+                feature_taps.find_layer_output(teacher.model, teacher_layer, teacher.role),
             )
         )
 
 
 def _check_fixed_size(pair: FeaturePair) -> FeaturePair:
-    for tensor in (pair.student, pair.teacher):
+    for tensor in (pair.student_tensor, pair.teacher_tensor):
         if isinstance(tensor, (list, tuple)) or len(tensor.shape) < 2 or None in tuple(tensor.shape)[1:]:
             raise InputError(f"{pair}: a tensor of fixed size is needed; name other layers")
     return pair
@@ -210,13 +223,13 @@ def _check_fixed_size(pair: FeaturePair) -> FeaturePair:
 class _SpatialPools:
     """Average pooling that brings the finer of two spatial grids down to the other."""
 
-    student: Callable[[Any], Any]
-    teacher: Callable[[Any], Any]
+    student_pool: Callable[[Any], Any]
+    teacher_pool: Callable[[Any], Any]
     note: str = ""
 
 
 def _spatial_pools(pair: FeaturePair) -> _SpatialPools:
-    student_grid, teacher_grid = (tuple(tensor.shape)[1:-1] for tensor in (pair.student, pair.teacher))
+    student_grid, teacher_grid = (tuple(tensor.shape)[1:-1] for tensor in (pair.student_tensor, pair.teacher_tensor))
     if student_grid == teacher_grid:
         return _SpatialPools(tf.identity, tf.identity)
     if len(student_grid) == len(teacher_grid) <= 3:
@@ -232,15 +245,15 @@ def _spatial_pools(pair: FeaturePair) -> _SpatialPools:
                 _average_pool(teacher_grid, student_grid),
                 f", the teacher's averaged from {teacher_grid} to {student_grid}",
             )
-    raise InputError(f"{pair}: {pair.shapes}: neither grid is a multiple of the other; name other layers")
+    raise InputError(f"{pair}: {pair.shapes_text}: neither grid is a multiple of the other; name other layers")
 
 
-def _average_pool(grid: tuple[int, ...], target_grid: tuple[int, ...]) -> Callable[[Any], Any]:
-    sizes = [a // b for a, b in zip(grid, target_grid, strict=True)]
-    return lambda tensor: tf.nn.avg_pool(tensor, sizes, sizes, "VALID")
+def _average_pool(source_grid: tuple[int, ...], target_grid: tuple[int, ...]) -> Callable[[Any], Any]:
+    window_sizes = [a // b for a, b in zip(source_grid, target_grid, strict=True)]
+    return lambda tensor: tf.nn.avg_pool(tensor, window_sizes, window_sizes, "VALID")
 
 
-def score_model(model: Any, task: Any, role: str) -> ScoredModel:
+def as_scored_model(model: Any, task: Any, role: str) -> ScoredModel:
     """`model` with the kind of its outputs for `task`."""
     if isinstance(model.output_shape, (list, dict)):
         return ScoredModel(model, has_logits=True, is_binary=False, role=role)

@@ -12,22 +12,22 @@ EPSILON = 1e-30  # lower limit of probabilities before the logarithm
 SIGMOID_MARGIN = 1e-7  # sigmoid outputs are clipped this far from 0 and 1
 
 
-def scores(outputs: Any, logits: bool, binary: bool) -> Any:
+def class_scores(outputs: Any, are_logits: bool, is_binary: bool) -> Any:
     """Class scores z of `outputs` (n, classes): logits as they are, or log probabilities (binary: log odds)."""
-    if logits:
+    if are_logits:
         return outputs
-    if binary:
+    if is_binary:
         p = tf.clip_by_value(outputs, SIGMOID_MARGIN, 1 - SIGMOID_MARGIN)
         return tf.math.log(p) - tf.math.log(1 - p)
     return tf.math.log(tf.maximum(outputs, EPSILON))  # equals the logits up to a constant, which softmax cancels
 
 
-def soften(z: Any, temperature: float, binary: bool) -> Any:
+def soften_scores(z: Any, temperature: float, is_binary: bool) -> Any:
     """Probabilities at `temperature`."""
-    return tf.sigmoid(z / temperature) if binary else tf.nn.softmax(z / temperature)
+    return tf.sigmoid(z / temperature) if is_binary else tf.nn.softmax(z / temperature)
 
 
-def divergence(p: Any, z: Any, temperature: float, binary: bool) -> Any:
+def kl_divergence(p: Any, z: Any, temperature: float, is_binary: bool) -> Any:
     """T^2 KL(p || softened z), (n,).
 
     Args:
@@ -36,7 +36,7 @@ def divergence(p: Any, z: Any, temperature: float, binary: bool) -> Any:
         temperature: T.
         binary: whether outputs are independent yes-or-no ones; the mean over them.
     """
-    if not binary:
+    if not is_binary:
         log_q = tf.nn.log_softmax(z / temperature)
         return temperature**2 * tf.reduce_sum(tf.math.xlogy(p, p) - p * log_q, axis=-1)
     cross_entropy = tf.nn.sigmoid_cross_entropy_with_logits(labels=p, logits=z / temperature)
@@ -44,18 +44,18 @@ def divergence(p: Any, z: Any, temperature: float, binary: bool) -> Any:
     return temperature**2 * tf.reduce_mean(cross_entropy - entropy, axis=-1)
 
 
-def squared_difference(target: Any, student: Any) -> Any:
+def squared_difference(target_tensor: Any, student_tensor: Any) -> Any:
     """The mean squared difference over all values of a sample, (n,)."""
-    return tf.reduce_mean(tf.square(student - target), axis=list(range(1, len(student.shape))))
+    return tf.reduce_mean(tf.square(student_tensor - target_tensor), axis=list(range(1, len(student_tensor.shape))))
 
 
-def activity_map(features: Any) -> Any:
+def attention_map(features: Any) -> Any:
     """Attention map of features (n, ..., channels): the sum of squares over channels, flat, L2-normalized, (n, m)."""
     energy = tf.reduce_sum(tf.square(features), axis=-1)
-    return tf.math.l2_normalize(flatten(energy), axis=1)
+    return tf.math.l2_normalize(flatten_samples(energy), axis=1)
 
 
-def flatten(tensor: Any) -> Any:
+def flatten_samples(tensor: Any) -> Any:
     """(n, ...) as (n, values)."""
     flat_tensor = tf.reshape(tensor, (tf.shape(tensor)[0], -1))
     if tensor.shape[1:].is_fully_defined():  # tf_keras does not know the shapes of a generator's batches
@@ -63,9 +63,9 @@ def flatten(tensor: Any) -> Any:
     return flat_tensor
 
 
-def attention_distance(target: Any, student: Any) -> Any:
+def attention_distance(target_map: Any, student_map: Any) -> Any:
     """Half the squared distance of two attention maps, (n,)."""
-    return tf.reduce_sum(tf.square(student - target), axis=1) / 2
+    return tf.reduce_sum(tf.square(student_map - target_map), axis=1) / 2
 
 
 def pairwise_distances(embedding: Any) -> Any:
@@ -73,27 +73,27 @@ def pairwise_distances(embedding: Any) -> Any:
     squared_distances = tf.reduce_sum(tf.square(embedding[:, None] - embedding[None]), axis=2)
     is_nonzero = squared_distances > 0
     # the root has no derivative at zero, so zeros are masked out
-    root = tf.where(
+    distances = tf.where(
         is_nonzero,
         tf.sqrt(tf.where(is_nonzero, squared_distances, tf.ones_like(squared_distances))),
         tf.zeros_like(squared_distances),
     )
-    mean = tf.reduce_sum(root) / tf.maximum(tf.reduce_sum(tf.cast(is_nonzero, root.dtype)), 1)
-    return root / tf.maximum(mean, EPSILON)
+    mean_distance = tf.reduce_sum(distances) / tf.maximum(tf.reduce_sum(tf.cast(is_nonzero, distances.dtype)), 1)
+    return distances / tf.maximum(mean_distance, EPSILON)
 
 
 def triple_angles(embedding: Any) -> Any:
     """The cosine of the angle at j between i and k, for all triples of (n, d), (n, n, n)."""
     differences = embedding[None] - embedding[:, None]
-    unit = tf.math.l2_normalize(differences, axis=2)
-    return tf.matmul(unit, unit, transpose_b=True)
+    unit_vectors = tf.math.l2_normalize(differences, axis=2)
+    return tf.matmul(unit_vectors, unit_vectors, transpose_b=True)
 
 
-def relation_loss(target: Any, student: Any, relation_fn: Any) -> Any:
+def relation_loss(target_embedding: Any, student_embedding: Any, relation_fn: Any) -> Any:
     """The Huber loss of `relation_fn` (`pairwise_distances` or `triple_angles`) of two embeddings, (n,).
 
     Embeddings are (n, d) and (n, e). The value is the mean over the batch, repeated for each sample.
     """
-    error = relation_fn(student) - relation_fn(target)
-    huber = tf.where(tf.abs(error) < 1, tf.square(error) / 2, tf.abs(error) - 0.5)
-    return tf.reduce_mean(huber) * tf.ones(tf.shape(student)[0], student.dtype)
+    error = relation_fn(student_embedding) - relation_fn(target_embedding)
+    huber_losses = tf.where(tf.abs(error) < 1, tf.square(error) / 2, tf.abs(error) - 0.5)
+    return tf.reduce_mean(huber_losses) * tf.ones(tf.shape(student_embedding)[0], student_embedding.dtype)

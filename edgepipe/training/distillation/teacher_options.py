@@ -6,7 +6,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from edgepipe.core.config import Options
 
-KINDS = ("logits", "outputs", "features", "attention", "relational")
+DISTILLATION_KINDS = ("logits", "outputs", "features", "attention", "relational")
 
 
 class _LayerPairs(Options):
@@ -71,7 +71,7 @@ def _as_list(models: Any) -> Any:
 def _fill_defaults(options: Any) -> Any:
     """Empty `logits:` and `logits: {}` take the defaults."""
     if isinstance(options, dict):
-        return {key: {} if option is None and key in KINDS else option for key, option in options.items()}
+        return {key: {} if option is None and key in DISTILLATION_KINDS else option for key, option in options.items()}
     return options
 
 
@@ -93,21 +93,21 @@ class Teacher(Options):
     @property
     def kinds(self) -> list[str]:
         """The requested kinds; none for the default of the task."""
-        return [kind for kind in KINDS if getattr(self, kind) is not None]
+        return [kind for kind in DISTILLATION_KINDS if getattr(self, kind) is not None]
 
-    def with_task_default(self, family: str) -> "Teacher":
+    def with_task_default(self, task_family: str) -> "Teacher":
         """With the default kind if none is requested: `logits` for classes, `outputs` otherwise."""
         if self.kinds:
             return self
-        default_kind: dict[str, Options] = (
-            {"logits": LogitMatching()} if family in ("one", "many") else {"outputs": OutputMatching()}
+        default_options: dict[str, Options] = (
+            {"logits": LogitMatching()} if task_family in ("one", "many") else {"outputs": OutputMatching()}
         )
-        return self.model_copy(update=default_kind)
+        return self.model_copy(update=default_options)
 
 
-def teacher_mapping(option: Any) -> Any:
+def expand_teacher_option(option: Any) -> Any:
     """Expand the short forms `teacher: train` and `teacher: [a, b]` to `teacher: {model: ..}`."""
     return {"model": option} if isinstance(option, (str, list)) else _fill_defaults(option)
 
 
-TeacherOption = Annotated[Teacher | None, BeforeValidator(teacher_mapping)]
+TeacherOption = Annotated[Teacher | None, BeforeValidator(expand_teacher_option)]

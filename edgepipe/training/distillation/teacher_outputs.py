@@ -19,24 +19,26 @@ class TeacherOutputs:
     in which some kernels sum.
     """
 
-    probe: Any  # x -> list of (n, ...)
+    probe_fn: Any  # x -> list of (n, ...)
     batch_size: int
-    _run: Any = field(init=False)
+    _traced_probe: Any = field(init=False)
     _cached_targets: list[Array] | None = None
 
     def __post_init__(self) -> None:
-        self._run = tf.function(lambda x: self.probe(x))
+        self._traced_probe = tf.function(lambda x: self.probe_fn(x))
 
     def compute_targets(self, x: Arrays) -> list[Array]:
         """The targets for all of `x`."""
-        batches = [self._run_batch(take_samples(x, slice(start, start + self.batch_size)))
+        batch_outputs = [self._run_batch(take_samples(x, slice(start, start + self.batch_size)))
                  for start in range(0, count_samples(x), self.batch_size)]  # fmt: skip
-        return [np.concatenate(rows) for rows in zip(*batches, strict=True)]
+        return [np.concatenate(output_batches) for output_batches in zip(*batch_outputs, strict=True)]
 
     def _run_batch(self, x: Arrays) -> list[Array]:
-        number = count_samples(x)
-        padded_batch = map_arrays(lambda a: np.concatenate([a, np.repeat(a[-1:], self.batch_size - number, axis=0)]), x)
-        return [np.asarray(output)[:number] for output in self._run(padded_batch)]
+        sample_count = count_samples(x)
+        padded_batch = map_arrays(
+            lambda a: np.concatenate([a, np.repeat(a[-1:], self.batch_size - sample_count, axis=0)]), x
+        )
+        return [np.asarray(output)[:sample_count] for output in self._traced_probe(padded_batch)]
 
     def cache_targets(self, x: Arrays) -> int | None:
         """Compute the targets for all of `x` if they fit `MAX_CACHED_BYTES`; returns their bytes, or None."""
@@ -46,7 +48,7 @@ class TeacherOutputs:
         self._cached_targets = self.compute_targets(x)
         return sum(target.nbytes for target in self._cached_targets)
 
-    def targets(self, indices: Array, x: Arrays) -> list[Array]:
+    def batch_targets(self, indices: Array, x: Arrays) -> list[Array]:
         """The targets of a batch: cached ones of the samples `indices`, else computed from the batch `x`."""
         return (
             self.compute_targets(x)

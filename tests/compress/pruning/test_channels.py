@@ -178,7 +178,7 @@ def _masked_outputs(model: Any, groups: ChannelGroups, removed_groups: Any, prod
 def _produced_elements(groups: ChannelGroups, index: int, removed_groups: Any) -> Any:
     """The elements of a weight that produce removed channels, without those that read them."""
     cut, mask = groups.labeled_weights[index], np.zeros(groups.labeled_weights[index].weight.shape, bool)
-    for axis, positions in groups.group_positions[index]:
+    for axis, positions in groups.group_positions_by_axis[index]:
         if axis != cut.input_axis:
             removed_indices = np.where(positions >= 0, removed_groups[positions], False)
             mask |= np.expand_dims(
@@ -210,7 +210,7 @@ def _random_removal(groups: ChannelGroups, share: float) -> Any:
     """A random removal that leaves every layer at least one channel."""
     pool = ChannelPool(groups, lambda removed_groups: float(1 - removed_groups.mean()), ("global",))
     saliency = Saliency(tuple(np.random.default_rng(3).random(w.shape) for w in pool.weights), lambda v: v.mean(-1))
-    return pool.candidates(saliency, ("global",), 1 - share, 1.0, pool.initial_removal())["global"]
+    return pool.candidate_masks(saliency, ("global",), 1 - share, 1.0, pool.initial_removal_mask())["global"]
 
 
 @pytest.mark.parametrize("name", GRAPHS)
@@ -219,7 +219,7 @@ def test_parameters_and_macs_are_counted_right(name: str) -> None:
     model = _model(GRAPHS[name])
     groups = find_channel_groups(model, Overrides())
     untracked_macs = 64 * 8 * 6 if "twice" in name else 0  # of the call of a dense layer on what is no channels
-    for removed_groups in (groups.no_removal, _random_removal(groups, 0.4)):
+    for removed_groups in (groups.empty_removal_mask, _random_removal(groups, 0.4)):
         blob = convert(shrink_model(model, groups, removed_groups), scheme="float32")
         assert groups.count_macs(removed_groups) + untracked_macs == _macs(blob)
 
@@ -256,7 +256,7 @@ def _macs(blob: bytes) -> int:
 def test_what_cannot_be_pruned_is_named_with_the_reason(build: Any, layer: str, reason: str) -> None:
     model = _model(lambda x: build(_conv(4, "before")(_conv(4, "free")(x))) if layer != "first" or "input" not in reason
                    else [build(x), _end(_conv(5, "free")(x))])  # fmt: skip
-    reasons = {entry.name: entry.reason for entry in find_channel_groups(model, Overrides()).layers}
+    reasons = {entry.name: entry.freeze_reason for entry in find_channel_groups(model, Overrides()).channel_layers}
     assert reason in reasons[layer]
 
 
@@ -284,7 +284,10 @@ def test_nothing_to_remove_is_said() -> None:
 
 def test_a_layer_that_the_pipeline_leaves_alone_keeps_its_channels() -> None:
     model = _model(lambda x: _residual(_conv(4, "free", activation="relu")(x)))
-    reasons = {layer.name: layer.reason for layer in find_channel_groups(model, Overrides({}, {"stem": None})).layers}
+    reasons = {
+        layer.name: layer.freeze_reason
+        for layer in find_channel_groups(model, Overrides({}, {"stem": None})).channel_layers
+    }
     assert reasons["stem"] == reasons["inner"] == "excluded by the pipeline"
     assert reasons["free"] == ""
 
@@ -298,29 +301,35 @@ def _pool(model: Any, **options: Any) -> ChannelPool:
 @pytest.mark.parametrize("name", ["chain", "residual", "depthwise", "before_activation"])
 def test_a_target_is_met_from_above_with_as_little_as_possible(name: str, share: float) -> None:
     pool = _pool(_model(GRAPHS[name]))
-    max_cost = pool.groups.count_macs(pool.initial_removal()) * share
+    max_cost = pool.channel_groups.count_macs(pool.initial_removal_mask()) * share
     saliency = compute_saliency(SaliencySettings(), pool.weights, None, 0)
-    for removed_groups in pool.candidates(saliency, pool.orders, max_cost, 1.0, pool.initial_removal()).values():
-        assert pool.groups.count_macs(removed_groups) <= max_cost
+    for removed_groups in pool.candidate_masks(
+        saliency, pool.removal_orders, max_cost, 1.0, pool.initial_removal_mask()
+    ).values():
+        assert pool.channel_groups.count_macs(removed_groups) <= max_cost
         # any one group more would be too many
         smaller_removals = [
             removed_groups & (np.arange(len(removed_groups)) != position) for position in np.flatnonzero(removed_groups)
         ]
-        assert max(pool.groups.count_macs(removal) for removal in smaller_removals) > max_cost
+        assert max(pool.channel_groups.count_macs(removal) for removal in smaller_removals) > max_cost
 
 
 def test_an_unreachable_target_reports_the_lowest_cost() -> None:
     pool = _pool(_model(_chain))
     with pytest.raises(UnreachableCost) as least:
-        pool.candidates(
-            compute_saliency(SaliencySettings(), pool.weights, None, 0), pool.orders, 10, 1.0, pool.initial_removal()
+        pool.candidate_masks(
+            compute_saliency(SaliencySettings(), pool.weights, None, 0),
+            pool.removal_orders,
+            10,
+            1.0,
+            pool.initial_removal_mask(),
         )
-    assert least.value.lowest_cost == pool.groups.count_macs(_all_but_one(pool))
+    assert least.value.lowest_cost == pool.channel_groups.count_macs(_all_but_one(pool))
 
 
 def _all_but_one(pool: ChannelPool) -> Any:
-    removed_groups = np.ones(len(pool.groups.roots), bool)
-    for positions in pool.groups.dependency_sets:
+    removed_groups = np.ones(len(pool.channel_groups.removable_roots), bool)
+    for positions in pool.channel_groups.dependency_sets:
         removed_groups[positions[0]] = False
     return removed_groups
 
@@ -330,20 +339,24 @@ def test_layers_keep_a_multiple(multiple: int) -> None:
     model = _model(lambda x: _end(_conv(10, "second")(K.ReLU()(_conv(16, "first")(x)))))
     pool = _pool(model, multiple=multiple)
     saliency = compute_saliency(SaliencySettings(), pool.weights, None, 0)
-    max_cost = pool.groups.count_macs(pool.initial_removal()) * 0.5
-    for removed_groups in pool.candidates(saliency, pool.orders, max_cost, 1.0, pool.initial_removal()).values():
+    max_cost = pool.channel_groups.count_macs(pool.initial_removal_mask()) * 0.5
+    for removed_groups in pool.candidate_masks(
+        saliency, pool.removal_orders, max_cost, 1.0, pool.initial_removal_mask()
+    ).values():
         channels_left = [
-            len(positions) - int(removed_groups[positions].sum()) for positions in pool.groups.dependency_sets
+            len(positions) - int(removed_groups[positions].sum()) for positions in pool.channel_groups.dependency_sets
         ]
         assert all(number % multiple == 0 or number == 10 for number in channels_left)
-        assert pool.groups.count_macs(removed_groups) <= max_cost
+        assert pool.channel_groups.count_macs(removed_groups) <= max_cost
 
 
 def test_a_layers_own_share_is_kept_to() -> None:
     pool = _pool(_model(_chain), share_by_layer={"second": 0.4})
     saliency = compute_saliency(SaliencySettings(), pool.weights, None, 0)
-    for removed_groups in pool.candidates(saliency, pool.orders, math.inf, 1.0, pool.initial_removal()).values():
-        assert [int(removed_groups[positions].sum()) for positions in pool.groups.dependency_sets] == [0, 2]
+    for removed_groups in pool.candidate_masks(
+        saliency, pool.removal_orders, math.inf, 1.0, pool.initial_removal_mask()
+    ).values():
+        assert [int(removed_groups[positions].sum()) for positions in pool.channel_groups.dependency_sets] == [0, 2]
 
 
 @pytest.mark.parametrize(("multiple", "share", "channels_left"), [(1, 0.4, 5), (4, 0.4, 4), (4, 0.2, 4), (8, 0.4, 8)])
@@ -351,8 +364,10 @@ def test_a_layers_own_share_comes_to_a_multiple(multiple: int, share: float, cha
     model = _model(lambda x: _end(_conv(10, "second")(K.ReLU()(_conv(8, "first")(x)))))
     pool = _pool(model, share_by_layer={"first": share}, multiple=multiple)
     saliency = compute_saliency(SaliencySettings(), pool.weights, None, 0)
-    for removed_groups in pool.candidates(saliency, pool.orders, math.inf, 1.0, pool.initial_removal()).values():
-        assert 8 - int(removed_groups[pool.groups.dependency_sets[0]].sum()) == channels_left
+    for removed_groups in pool.candidate_masks(
+        saliency, pool.removal_orders, math.inf, 1.0, pool.initial_removal_mask()
+    ).values():
+        assert 8 - int(removed_groups[pool.channel_groups.dependency_sets[0]].sum()) == channels_left
 
 
 def test_each_layer_of_a_sum_with_a_concatenation_keeps_a_multiple() -> None:
@@ -362,13 +377,17 @@ def test_each_layer_of_a_sum_with_a_concatenation_keeps_a_multiple() -> None:
 
     pool = _pool(_model(build), multiple=4)
     saliency = compute_saliency(SaliencySettings(), pool.weights, None, 0)
-    max_cost = pool.groups.count_macs(pool.initial_removal()) * 0.6
-    for removed_groups in pool.candidates(saliency, pool.orders, max_cost, 1.0, pool.initial_removal()).values():
-        removed_roots = pool.groups.roots[removed_groups]
+    max_cost = pool.channel_groups.count_macs(pool.initial_removal_mask()) * 0.6
+    for removed_groups in pool.candidate_masks(
+        saliency, pool.removal_orders, max_cost, 1.0, pool.initial_removal_mask()
+    ).values():
+        removed_roots = pool.channel_groups.removable_roots[removed_groups]
         assert all(
-            np.sum(~np.isin(layer.roots, removed_roots)) % 4 == 0 for layer in pool.groups.layers if not layer.reason
+            np.sum(~np.isin(layer.root_labels, removed_roots)) % 4 == 0
+            for layer in pool.channel_groups.channel_layers
+            if not layer.freeze_reason
         )
-        assert pool.groups.count_macs(removed_groups) <= max_cost
+        assert pool.channel_groups.count_macs(removed_groups) <= max_cost
 
 
 def test_the_loss_of_a_channel_is_that_of_what_reads_it() -> None:
@@ -403,7 +422,7 @@ def test_real_graphs_shrink_to_the_masked_model(name: str) -> None:
     outputs = smaller(_inputs(model), training=False).numpy()
     assert relative_difference(_masked_outputs(model, groups, removed_groups, produced_only=True), outputs) < 1e-5
     assert relative_difference(model(_inputs(model)).numpy(), outputs) > 1e-3
-    assert [layer.name for layer in groups.layers if layer.reason] == ["predictions"]
+    assert [layer.name for layer in groups.channel_layers if layer.freeze_reason] == ["predictions"]
 
 
 def _perturb_weights(model: Any) -> Any:

@@ -77,7 +77,7 @@ def test_the_gradient_is_that_of_differences(name: str) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_the_exact_diagonal_is_that_of_differences(name: str) -> None:
     _, objective, weights = _build_case(name)
-    diagonal = flat(estimate_curvature(objective, weights, "exact", 0, 0).diagonal)
+    diagonal = flat(estimate_curvature(objective, weights, "exact", 0, 0).diagonals)
     expected = np.array(
         [
             (loss_up - 2 * middle + loss_down) / 1e-6
@@ -103,7 +103,7 @@ def test_the_exact_diagonal_is_that_of_the_whole_hessian(name: str) -> None:
             outer.jacobian(slope, weight, experimental_use_pfor=False), (tf.size(weight), tf.size(weight))
         )
         expected.append(np.diag(hessian.numpy()))
-    diagonal = flat(estimate_curvature(objective, weights, "exact", 0, 0).diagonal)
+    diagonal = flat(estimate_curvature(objective, weights, "exact", 0, 0).diagonals)
     assert np.abs(diagonal - flat(expected)).max() <= 1e-4 * np.abs(flat(expected)).max()
 
 
@@ -119,7 +119,7 @@ def _loss_of_outputs(name: str) -> Any:
 def _perturbed_losses(objective: Any, weights: list[Any], step: float) -> Iterator[tuple[float, float, float]]:
     """The loss with each weight a step up, unchanged, and a step down."""
     ((x, y),) = objective.batches
-    loss = tf.function(lambda: objective.loss(y, objective.outputs(x)))
+    loss = tf.function(lambda: objective.compute_loss(y, objective.compute_outputs(x)))
     middle = float(loss())
     for weight in weights:
         original_array = weight.numpy()
@@ -140,7 +140,7 @@ def test_an_estimate_is_within_its_standard_error(name: str, method: Any) -> Non
     _, objective, weights = _build_case(name)
     curvature = estimate_curvature(objective, weights, method, 200, 0)
     expected = flat(_reference(name, objective, weights, method))
-    deviations, standard_errors = np.abs(flat(curvature.diagonal) - expected), flat(curvature.error)
+    deviations, standard_errors = np.abs(flat(curvature.diagonals) - expected), flat(curvature.standard_errors)
     assert np.mean(deviations <= 4 * standard_errors + 1e-12) > 0.98
     assert np.sqrt(np.mean(np.square(standard_errors))) < 0.3 * np.sqrt(np.mean(np.square(expected)))
 
@@ -149,13 +149,13 @@ def test_an_estimate_is_within_its_standard_error(name: str, method: Any) -> Non
 def test_more_probes_are_closer(method: Any) -> None:
     _, objective, weights = _build_case("dense, softmax")
     expected = flat(_reference("dense, softmax", objective, weights, method))
-    coarse, fine = (flat(estimate_curvature(objective, weights, method, probes, 0).diagonal) for probes in (4, 400))
+    coarse, fine = (flat(estimate_curvature(objective, weights, method, probes, 0).diagonals) for probes in (4, 400))
     assert np.abs(fine - expected).mean() < np.abs(coarse - expected).mean() / 3
 
 
 def _reference(name: str, objective: Any, weights: list[Any], method: str) -> list[Array]:
     if method == "hutchinson":
-        return list(estimate_curvature(objective, weights, "exact", 0, 0).diagonal)
+        return list(estimate_curvature(objective, weights, "exact", 0, 0).diagonals)
     return _gauss_newton(name, objective, weights)
 
 
@@ -163,13 +163,13 @@ def _gauss_newton(name: str, objective: Any, weights: list[Any]) -> list[Array]:
     """J' H J from the whole Jacobian of the outputs, sample by sample, H by automatic differentiation."""
     x, y = objective.batches[0]
     with tf.GradientTape(persistent=True) as tape:
-        outputs = objective.outputs(x)
+        outputs = objective.compute_outputs(x)
     jacobians = [tape.jacobian(outputs, weight, experimental_use_pfor=False).numpy() for weight in weights]
     with tf.GradientTape(persistent=True) as outer:
         outer.watch(outputs)
         with tf.GradientTape() as inner:
             inner.watch(outputs)
-            loss = objective.loss(y, outputs)
+            loss = objective.compute_loss(y, outputs)
         slope = inner.gradient(loss, outputs)
     hessians = outer.batch_jacobian(slope, outputs, experimental_use_pfor=False).numpy()
     diagonals = []
@@ -184,7 +184,7 @@ def test_gauss_newton_of_an_own_loss_is_refused() -> None:
     objective = build_objective(model, CUSTOM_LOSS, data, 8, 0)
     with pytest.raises(InputError, match=r"gauss_newton needs cross-entropy of logits, or mse.*hutchinson"):
         estimate_curvature(objective, model.trainable_weights, "gauss_newton", 4, 0)
-    assert estimate_curvature(objective, model.trainable_weights, "hutchinson", 4, 0).probes == 4
+    assert estimate_curvature(objective, model.trainable_weights, "hutchinson", 4, 0).probe_count == 4
 
 
 def test_exact_has_no_error() -> None:

@@ -107,8 +107,8 @@ def test_zeros_have_the_shape_and_the_share(cut: Granularity, shape: tuple[int, 
     kernel = _kernel(shape)
     pool = WeightPool((kernel,), cut, "uniform", {})
     saliency = compute_saliency(SaliencySettings(kind), pool.weights, None, 0)
-    zero = pool.remove(saliency, share, 1.0, pool.initial_removal()).zero_masks[0]
-    assert abs(int(zero.sum()) - share * cut.max_zeros(kernel)) <= cut.weights_per_unit(kernel)
+    zero = pool.extend_removal(saliency, share, 1.0, pool.initial_removal()).zero_masks[0]
+    assert abs(int(zero.sum()) - share * cut.max_zero_count(kernel)) <= cut.weights_per_unit(kernel)
     if share == 1.0 or not isinstance(cut, NofMGranularity):
         assert cut.count_broken_units(kernel, zero) == 0
 
@@ -117,7 +117,7 @@ def test_zeros_have_the_shape_and_the_share(cut: Granularity, shape: tuple[int, 
 def test_n_of_m_drops_the_smallest_of_each_group(cut: NofMGranularity) -> None:
     kernel = _kernel((3, 3, 8, 4))
     pool = WeightPool((kernel,), cut, "uniform", {})
-    zero = pool.remove(
+    zero = pool.extend_removal(
         compute_saliency(SaliencySettings(), pool.weights, None, 0), 1.0, 1.0, pool.initial_removal()
     ).zero_masks[0]
     magnitudes = np.abs(np.asarray(kernel.weight))
@@ -135,7 +135,7 @@ def test_removed_weights_stay_removed() -> None:
         pool, previous_removal = WeightPool((kernel,), cut, "uniform", {}), None
         for number, share in enumerate((0.2, 0.5, 0.9)):
             state = pool.initial_removal() if previous_removal is None else previous_removal
-            removal = pool.remove(
+            removal = pool.extend_removal(
                 compute_saliency(SaliencySettings("random"), pool.weights, None, number), share, 1.0, state
             )
             assert previous_removal is None or not (previous_removal.zero_masks[0] & ~removal.zero_masks[0]).any()
@@ -146,7 +146,7 @@ def test_global_ranks_over_all_kernels() -> None:
     small, large = _kernel((8, 16)), _kernel((16, 16))
     small.weight.assign(np.asarray(small.weight) / 100)
     pool = WeightPool((small, large), WeightGranularity(), "global", {})
-    zeros = pool.remove(
+    zeros = pool.extend_removal(
         compute_saliency(SaliencySettings(), pool.weights, None, 0), 0.5, 1.0, pool.initial_removal()
     ).zero_masks
     assert zeros[0].sum() == small.size - 1  # one weight of each kernel stays
@@ -158,7 +158,7 @@ def test_a_layers_own_share_leaves_the_pool() -> None:
         PrunableKernel(name, "Conv2D", None, _kernel((8, 16)).weight, (0,), (1,)) for name in ("one", "other")
     )
     pool = WeightPool((kernel_a, kernel_b), WeightGranularity(), "uniform", {"one": 0.25})
-    zeros = pool.remove(
+    zeros = pool.extend_removal(
         compute_saliency(SaliencySettings(), pool.weights, None, 0), 0.75, 1.0, pool.initial_removal()
     ).zero_masks
     assert [zero.mean() for zero in zeros] == [0.25, 0.75]
@@ -196,12 +196,12 @@ def test_a_shape_that_does_not_fit_is_refused_with_the_numbers(cut: Granularity,
 
 def test_the_cubic_schedule_is_that_of_the_paper() -> None:
     """Zhu and Gupta 2017, equation 1: s_f + (s_i - s_f) (1 - t / (n dt))^3."""
-    updates = SparsitySchedule("cubic", start_progress=0.2, ramp=0.5).updates(200)
+    updates = SparsitySchedule("cubic", start_progress=0.2, ramp_share=0.5).progress_by_step(200)
     assert max(updates) == 99
     for step, progress in updates.items():
         assert progress == pytest.approx(1 + (0.2 - 1) * (1 - step / 99) ** 3)
-    assert SparsitySchedule("one_shot").updates(200) == {0: 1.0}
-    assert SparsitySchedule("polynomial").updates(1) == {0: 1.0}
+    assert SparsitySchedule("one_shot").progress_by_step(200) == {0: 1.0}
+    assert SparsitySchedule("polynomial").progress_by_step(1) == {0: 1.0}
 
 
 def test_a_missed_target_is_an_error_not_a_smaller_number() -> None:
@@ -219,10 +219,10 @@ def test_what_will_be_left_is_known_before(distribution: Any, share: float) -> N
     pool = WeightPool(
         find_prunable_kernels(model, Overrides(), exclude_last=True).kernels, BlockGranularity(4, 4), distribution, {}
     )
-    removal = pool.remove(
+    removal = pool.extend_removal(
         compute_saliency(SaliencySettings(), pool.weights, None, 0), share, 1.0, pool.initial_removal()
     )
-    assert pool.count_remaining(share) == sum(int((~zero).sum()) for zero in removal.zero_masks)
+    assert pool.count_remaining_weights(share) == sum(int((~zero).sum()) for zero in removal.zero_masks)
 
 
 def test_a_missed_target_over_all_kernels_is_an_error() -> None:

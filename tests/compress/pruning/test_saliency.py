@@ -17,7 +17,9 @@ def _deletion_loss_changes(objective: Any, weights: list[Any]) -> Array:
     import tensorflow as tf
 
     batches = list(objective.weighted_batches())
-    loss = tf.function(lambda: sum(share * objective.loss(y, objective.outputs(x)) for x, y, share in batches))
+    loss = tf.function(
+        lambda: sum(share * objective.compute_loss(y, objective.compute_outputs(x)) for x, y, share in batches)
+    )
     original_loss, loss_changes = float(loss()), []
     for weight in weights:
         original_array = weight.numpy()
@@ -50,7 +52,7 @@ def test_the_kinds_are_what_they_say() -> None:
     from edgepipe.compress.pruning.derivatives import compute_gradient, estimate_curvature
 
     slopes = compute_gradient(objective, weights)
-    diagonal = estimate_curvature(objective, weights, "exact", 0, 0).diagonal
+    diagonal = estimate_curvature(objective, weights, "exact", 0, 0).diagonals
     for index, weight in enumerate(weights):
         w, g, h = weight.numpy().astype(np.float64), slopes[index], diagonal[index]
         expected_scores = {

@@ -10,7 +10,7 @@ from edgepipe.compress.quantizer.activation_calibration import calibrate
 from edgepipe.compress.quantizer.layerwise_quantizer import LayerwiseQuantizer, build_layerwise_quantizer
 from edgepipe.compress.quantizer.quantizable_layers import find_layers
 from edgepipe.compress.schemes import ActivationCalibration
-from edgepipe.compress.source_model import layer_classes
+from edgepipe.compress.source_model import map_layer_classes
 from edgepipe.tflite.reader import read
 
 
@@ -23,5 +23,5 @@ def trained_quantizer(name: str, folder: Path) -> LayerwiseQuantizer:
     lite = read(path)
     x = hm.data()[0]
     ranges = calibrate(lite, x[:200], ActivationCalibration()).by_tensor
-    layers = find_layers(lite, layer_classes(model))
+    layers = find_layers(lite, map_layer_classes(model))
     return build_layerwise_quantizer(lite, layers, ranges, ("int8", "int8"), hm.data()[2])

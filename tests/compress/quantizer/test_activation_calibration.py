@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from edgepipe.compress.keras_to_tflite import convert
 from edgepipe.compress.quantizer.activation_calibration import (
-    BINS,
+    BIN_COUNT,
     MOMENTUM,
     calibrate,
     min_error_range,
@@ -60,7 +60,7 @@ def test_moving_average(lite: Model) -> None:
 def test_percentile(lite: Model, share: float) -> None:
     ends = ((100 - share) / 2, "lower"), ((100 + share) / 2, "higher")
     expected = [float(np.percentile(X, end, method=interpolation)) for end, interpolation in ends]  # type: ignore[call-overload]
-    width = float(X.max() - X.min()) / BINS
+    width = float(X.max() - X.min()) / BIN_COUNT
     assert input_range(lite, ActivationCalibration("percentile", share)) == pytest.approx(
         tuple(expected), abs=1.01 * width
     )
@@ -90,14 +90,14 @@ def test_mse_is_no_worse_than_min_max_and_near_a_search_of_every_pair(lite: Mode
 @example(470, 0.0, 1.0)  # no value at all
 def test_ranges_stay_within_what_was_seen(seed: int, low: float, high: float) -> None:
     random = np.random.RandomState(seed)
-    histogram = random.poisson(10 ** random.uniform(-3, 3), BINS)
-    edges = np.linspace(low, high, BINS + 1)
+    histogram = random.poisson(10 ** random.uniform(-3, 3), BIN_COUNT)
+    edges = np.linspace(low, high, BIN_COUNT + 1)
     for clipped_range in (percentile_range(histogram, edges, 99.9), min_error_range(histogram, edges)):
         assert low - 1e-6 <= clipped_range[0] <= clipped_range[1] <= high + 1e-6
 
 
 def test_all_of_the_values_are_the_extremes() -> None:
-    counts, edges = np.ones(BINS, np.int64), np.linspace(-1, 1, BINS + 1)
+    counts, edges = np.ones(BIN_COUNT, np.int64), np.linspace(-1, 1, BIN_COUNT + 1)
     assert percentile_range(counts, edges, 100.0) == (-1, 1)
 
 
@@ -119,7 +119,7 @@ def test_a_tensor_that_is_always_zero_is_reported_and_runs(tmp_path: Path) -> No
     path = tmp_path / "m.tflite"
     path.write_bytes(convert(model, "float32"))
     ranges = calibrate(read(path), X[:20, :4], ActivationCalibration())
-    assert len(ranges.dead_tensors) == 1
+    assert len(ranges.dead_tensor_names) == 1
     assert any("always zero on the 20 representative samples" in note for note in ranges.notes())
     assert all(high > low for low, high in ranges.by_tensor.values())
 

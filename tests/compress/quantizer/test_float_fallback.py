@@ -26,7 +26,7 @@ from edgepipe.compress.quantizer.op_decomposition import (
 from edgepipe.compress.quantizer.quantizable_layers import find_layers
 from edgepipe.compress.quantizer.quantization import QuantizationRequest, quantize_tflite
 from edgepipe.compress.schemes import SCHEMES, ActivationCalibration, SchemeName
-from edgepipe.compress.source_model import layer_classes
+from edgepipe.compress.source_model import map_layer_classes
 from edgepipe.tflite.integer_check import check_integer_only
 from edgepipe.tflite.interpreter import Runtime, predict
 from edgepipe.tflite.model import Model
@@ -142,7 +142,7 @@ def test_an_operator_in_integers(name: str, bits: int, tmp_path: Path) -> None:
         assert name not in quantized.operator_counts
         return
     assert name in quantized.operator_counts
-    if bits not in INTEGER_KERNELS[name].versions:
+    if bits not in INTEGER_KERNELS[name].version_by_bits:
         assert _floats(quantized, name), "there is a kernel for it after all"
         return
     assert not _floats(quantized, name)
@@ -287,7 +287,7 @@ def test_a_float_fallback_at_the_output(scheme: SchemeName, tmp_path: Path) -> N
     inputs = keras.Input(X.shape[1:])
     model = keras.Model(inputs, keras.layers.LeakyReLU()(keras.layers.Conv2D(3, 2)(inputs)))
     expected = model.predict(X, verbose=0)
-    for kind in SCHEMES[scheme].interfaces:
+    for kind in SCHEMES[scheme].allowed_interface_types:
         path = tmp_path / f"{kind}.tflite"
         path.write_bytes(convert(model, scheme, X, output_type=kind))
         lite = read(path)
@@ -344,7 +344,9 @@ def test_a_promoted_layer_is_decomposed_and_its_recipe_replays(promoted: tuple[s
     plain = read(path)
     with decomposed_model(plain, uniform_bit_width(8)) as lite:
         ranges = calibrate_decomposed(lite, lambda each: calibrate(each, X, ActivationCalibration())).by_tensor
-        bench = build_layerwise_quantizer(lite, find_layers(lite, layer_classes(model)), ranges, ("int8", "int8"), X)
+        bench = build_layerwise_quantizer(
+            lite, find_layers(lite, map_layer_classes(model)), ranges, ("int8", "int8"), X
+        )
         levels: dict[str, LayerPrecision] = dict.fromkeys(promoted, "int16")
         aside = tmp_path / "mixed.tflite"
         aside.write_bytes(bench.quantize(levels))

@@ -32,10 +32,10 @@ def test_layers_are_those_of_the_keras_model(folder: Path) -> None:
 
 def _by_tensorflow(quantizer: LayerwiseQuantizer, samples: Any, float_names: list[str]) -> bytes:
     """The model by TensorFlow's quantizer alone, with the operators that output `float_names` in float."""
-    calibrated_content = Calibrator(add_intermediate_tensors(quantizer.scores_model)).calibrate(
+    calibrated_content = Calibrator(add_intermediate_tensors(quantizer.scores_model_content)).calibrate(
         lambda: tensorflow_quantizer.iterate_samples(samples)
     )
-    ranged_content = tensorflow_quantizer.override_ranges(calibrated_content, quantizer.ranges)
+    ranged_content = tensorflow_quantizer.override_ranges(calibrated_content, quantizer.range_by_tensor)
     io_types = {"input_data_type": tf.float32, "output_data_type": tf.float32}
     return bytes(mlir_quantize(ranged_content, denylisted_nodes=float_names, **io_types))
 

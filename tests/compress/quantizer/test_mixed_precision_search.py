@@ -113,7 +113,7 @@ def test_float16_is_the_last_resort(folder: Path) -> None:
 def test_suspects_are_ranked_first(folder: Path) -> None:
     quantizer = trained_quantizer("hard", folder)
     mix = search(quantizer, goal(quantizer, 1.0), ["int16"], ["scores", "p3"])
-    assert {name for name, _ in mix.ranking[:2]} == {"scores", "p3"}
+    assert {name for name, _ in mix.layer_ranking[:2]} == {"scores", "p3"}
 
 
 @pytest.mark.parametrize(

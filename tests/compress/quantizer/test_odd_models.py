@@ -14,7 +14,7 @@ from ai_edge_litert.tools import flatbuffer_utils
 from edgepipe.commands.convert import convert as convert_file
 from edgepipe.commands.sensitivity import SensitivityOptions, rank_model_layers
 from edgepipe.compress.keras_to_tflite import convert, convert_keras
-from edgepipe.compress.mixed_precision import missing_kernel_notes, mix_check, replay_note
+from edgepipe.compress.mixed_precision import build_mix_check, missing_kernel_notes, replay_note
 from edgepipe.compress.quantizer import flatbuffer_edits, recipes
 from edgepipe.compress.quantizer.activation_calibration import calibrate
 from edgepipe.compress.quantizer.flatbuffer_edits import temporary_tflite
@@ -24,7 +24,7 @@ from edgepipe.compress.quantizer.mixed_precision_search import SearchResult
 from edgepipe.compress.quantizer.quantizable_layers import find_layers
 from edgepipe.compress.quantizer.quantization import QuantizationRequest, quantize_tflite
 from edgepipe.compress.schemes import ActivationCalibration
-from edgepipe.compress.source_model import layer_classes, read_float_tflite
+from edgepipe.compress.source_model import map_layer_classes, read_float_tflite
 from edgepipe.core.errors import InputError
 from edgepipe.devices import device_profile
 from edgepipe.stages.convert import Convert
@@ -80,7 +80,7 @@ def _layerwise_quantizer(model: Any, folder: Path) -> LayerwiseQuantizer:
     path.write_bytes(convert(model, "float32"))
     lite = read(path)
     ranges = calibrate(lite, X, ActivationCalibration()).by_tensor
-    return build_layerwise_quantizer(lite, find_layers(lite, layer_classes(model)), ranges, ("int8", "int8"), X)
+    return build_layerwise_quantizer(lite, find_layers(lite, map_layer_classes(model)), ranges, ("int8", "int8"), X)
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))
@@ -106,7 +106,7 @@ def test_a_promoted_last_layer_leaves_the_interface_alone(name: str, level: Any,
 def test_the_last_layer_is_left_by_its_name_and_the_interface_stays(scheme: Any, tmp_path: Path) -> None:
     model = _plain_model()
     path = tmp_path / "m.tflite"
-    request = QuantizationRequest(scheme, keep_float=select_float_operators([], ["last"], layer_classes(model)))
+    request = QuantizationRequest(scheme, keep_float=select_float_operators([], ["last"], map_layer_classes(model)))
     path.write_bytes(convert_keras(model, request, X).content)
     quantized = read(path)
     assert {tensor.dtype for tensor in quantized.outputs} == {"int8" if scheme == "int8" else "int16"}
@@ -333,7 +333,7 @@ def test_where_tflite_micro_cannot_tell_mixes_apart_a_note_says_so(
     quantizer = _layerwise_quantizer(
         keras.Model(inputs, keras.layers.Dense(3, activation=activation)(inputs)), tmp_path
     )
-    check_mix, notes = mix_check(device_profile.load("nucleo-l4r5zi", tmp_path), quantizer)
+    check_mix, notes = build_mix_check(device_profile.load("nucleo-l4r5zi", tmp_path), quantizer)
     assert bool(notes) == expects_note
     assert all(note.startswith("mixes are not tried on TFLite Micro: ") for note in notes)
     with temporary_tflite(quantizer.quantize({})) as path:

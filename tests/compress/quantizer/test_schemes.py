@@ -18,7 +18,7 @@ from edgepipe.core.errors import InputError
 from edgepipe.models.perturb import perturb
 from edgepipe.tflite.integer_check import check_integer_only
 from edgepipe.tflite.interpreter import Runtime, predict
-from edgepipe.tflite.model import FLOATS
+from edgepipe.tflite.model import FLOAT_TYPES
 from edgepipe.tflite.reader import read
 from edgepipe.tflite.sample_conversion import convert_samples
 
@@ -96,8 +96,8 @@ def test_every_scheme_on_published_architectures(file: Path, tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("scheme", "inputs", "outputs"),
-    [(name, input_type, output_type) for name in ("int8", "int16x8") for input_type in SCHEMES[name].interfaces
-     for output_type in SCHEMES[name].interfaces],
+    [(name, input_type, output_type) for name in ("int8", "int16x8") for input_type in SCHEMES[name].allowed_interface_types
+     for output_type in SCHEMES[name].allowed_interface_types],
 )  # fmt: skip
 def test_interfaces(scheme: SchemeName, inputs: Any, outputs: Any, tmp_path: Path) -> None:
     path = tmp_path / "m.tflite"
@@ -139,7 +139,7 @@ def test_int4_weights_are_packed_and_depthwise_ones_stay_float(tmp_path: Path) -
     lite = read(path)
     kernels = {op.name: op.inputs[1] for op in lite.operators if op.name in ("CONV_2D", "DEPTHWISE_CONV_2D")}
     assert lite.packed_tensors
-    assert kernels["DEPTHWISE_CONV_2D"].dtype in FLOATS  # type: ignore[union-attr]
+    assert kernels["DEPTHWISE_CONV_2D"].dtype in FLOAT_TYPES  # type: ignore[union-attr]
 
 
 def test_a_float_tflite_gives_the_same_bytes_as_its_keras_model(tmp_path: Path) -> None:

@@ -19,9 +19,9 @@ class ChannelLayer:
     """A layer that produces channels: the root label of each, and why some or all must stay, if so."""
 
     name: str
-    cls: str
-    roots: Array
-    reason: str
+    class_name: str
+    root_labels: Array
+    freeze_reason: str
 
 
 @dataclass(frozen=True)
@@ -29,24 +29,24 @@ class ChannelGroups:
     """The removable groups of a model, by their root labels."""
 
     graph: ChannelGraph
-    layers: tuple[ChannelLayer, ...]
-    roots: Array  # of the removable groups, ascending
-    fixed_parameters: int  # elements of the weights through which no channel is tracked
+    channel_layers: tuple[ChannelLayer, ...]
+    removable_roots: Array  # of the removable groups, ascending
+    fixed_parameter_count: int  # elements of the weights through which no channel is tracked
 
     @property
-    def no_removal(self) -> Array:
+    def empty_removal_mask(self) -> Array:
         """The mask with no group removed."""
-        return np.zeros(len(self.roots), bool)
+        return np.zeros(len(self.removable_roots), bool)
 
     @property
     def labeled_weights(self) -> list[LabeledWeight]:
         """The weights that shrink."""
-        return list(self.graph.labeled_weights.values())
+        return list(self.graph.labeled_weight_by_id.values())
 
     @cached_property
-    def group_positions(self) -> list[list[tuple[int, Array]]]:
+    def group_positions_by_axis(self) -> list[list[tuple[int, Array]]]:
         """For each labeled weight, along each of its axes: the position in `roots` of each index, -1 if it stays."""
-        position_by_root = {int(root): position for position, root in enumerate(self.roots)}
+        position_by_root = {int(root): position for position, root in enumerate(self.removable_roots)}
         return [
             [(axis, np.array([position_by_root.get(int(label), -1) for label in self.graph.union.find_roots(ids)]))
              for axis, ids in labeled_weight.labels_by_axis.items()]
@@ -56,50 +56,56 @@ class ChannelGroups:
     @cached_property
     def dependency_sets(self) -> list[Array]:
         """Positions in `roots` of groups whose layers depend on each other; each group is in exactly one set."""
-        parents = {layer.name: layer.name for layer in self.layers}
+        parent_by_layer = {layer.name: layer.name for layer in self.channel_layers}
 
-        def find_top(name: str) -> str:
-            while parents[name] != name:
-                name = parents[name]
+        def find_representative(name: str) -> str:
+            while parent_by_layer[name] != name:
+                name = parent_by_layer[name]
             return name
 
         owner_by_root: dict[int, str] = {}
-        for layer in self.layers:
-            for root in layer.roots:
-                parents[find_top(layer.name)] = find_top(owner_by_root.setdefault(int(root), layer.name))
-        positions_by_top: dict[str, list[int]] = {}
-        for position, root in enumerate(self.roots):
-            positions_by_top.setdefault(find_top(owner_by_root[int(root)]), []).append(position)
-        return [np.array(positions) for positions in positions_by_top.values()]
+        for layer in self.channel_layers:
+            for root in layer.root_labels:
+                parent_by_layer[find_representative(layer.name)] = find_representative(
+                    owner_by_root.setdefault(int(root), layer.name)
+                )
+        positions_by_set: dict[str, list[int]] = {}
+        for position, root in enumerate(self.removable_roots):
+            positions_by_set.setdefault(find_representative(owner_by_root[int(root)]), []).append(position)
+        return [np.array(positions) for positions in positions_by_set.values()]
 
-    def groups_outside(self, layer_names: set[str]) -> Array:
+    def mask_groups_outside(self, layer_names: set[str]) -> Array:
         """The mask of the groups without a channel of the layers in `layer_names`."""
-        layer_roots = [layer.roots for layer in self.layers if layer.name in layer_names]
-        return ~np.isin(self.roots, np.concatenate(layer_roots)) if layer_roots else np.ones(len(self.roots), bool)
+        layer_roots = [layer.root_labels for layer in self.channel_layers if layer.name in layer_names]
+        return (
+            ~np.isin(self.removable_roots, np.concatenate(layer_roots))
+            if layer_roots
+            else np.ones(len(self.removable_roots), bool)
+        )
 
-    def count_parameters(self, removed_groups: Array) -> int:
+    def count_parameters(self, removed_group_mask: Array) -> int:
         """Elements of all weights of the model without the groups in the mask `removed_groups`."""
-        removed_roots = self.roots[removed_groups]
-        return self.fixed_parameters + sum(
+        removed_roots = self.removable_roots[removed_group_mask]
+        return self.fixed_parameter_count + sum(
             int(np.prod(labeled_weight.pruned_shape(removed_roots, self.graph.union)))
             for labeled_weight in self.labeled_weights
         )
 
-    def count_macs(self, removed_groups: Array) -> int:
+    def count_macs(self, removed_group_mask: Array) -> int:
         """Multiply-accumulates of the layers whose channels are tracked."""
-        removed_roots = self.roots[removed_groups]
-        sizes = {
+        removed_roots = self.removable_roots[removed_group_mask]
+        pruned_sizes = {
             key: int(np.prod(labeled_weight.pruned_shape(removed_roots, self.graph.union)))
-            for key, labeled_weight in self.graph.labeled_weights.items()
+            for key, labeled_weight in self.graph.labeled_weight_by_id.items()
         }
-        return sum(sizes[key] * use_count for key, use_count in self.graph.kernel_uses)
+        return sum(pruned_sizes[key] * use_count for key, use_count in self.graph.kernel_use_counts)
 
     @cached_property
     def mac_savings(self) -> Array:
         """Multiply-accumulates that removing each group alone would save."""
-        use_count_by_kernel = dict(self.graph.kernel_uses)
-        saved_macs = np.zeros(len(self.roots))
-        for labeled_weight, axis_positions in zip(self.labeled_weights, self.group_positions, strict=True):
+        use_count_by_kernel = dict(self.graph.kernel_use_counts)
+        saved_macs = np.zeros(len(self.removable_roots))
+        for labeled_weight, axis_positions in zip(self.labeled_weights, self.group_positions_by_axis, strict=True):
             for axis, positions in axis_positions:
                 macs_per_index = (
                     use_count_by_kernel.get(id(labeled_weight.weight), 0)
@@ -109,55 +115,60 @@ class ChannelGroups:
                 np.add.at(saved_macs, positions[positions >= 0], macs_per_index)
         return saved_macs
 
-    def zero_masks(self, removed_groups: Array) -> list[Array]:
+    def zero_masks(self, removed_group_mask: Array) -> list[Array]:
         """For each labeled weight the elements that belong to a removed group."""
-        masks = []
-        for labeled_weight, axis_positions in zip(self.labeled_weights, self.group_positions, strict=True):
-            mask = np.zeros(labeled_weight.weight.shape, bool)
+        zero_masks = []
+        for labeled_weight, axis_positions in zip(self.labeled_weights, self.group_positions_by_axis, strict=True):
+            zero_mask = np.zeros(labeled_weight.weight.shape, bool)
             for axis, positions in axis_positions:
-                removed_indices = np.where(positions >= 0, removed_groups[positions], False)
-                mask |= np.expand_dims(
-                    removed_indices, [other_axis for other_axis in range(mask.ndim) if other_axis != axis]
+                removed_index_mask = np.where(positions >= 0, removed_group_mask[positions], False)
+                zero_mask |= np.expand_dims(
+                    removed_index_mask, [other_axis for other_axis in range(zero_mask.ndim) if other_axis != axis]
                 )
-            masks.append(mask)
-        return masks
+            zero_masks.append(zero_mask)
+        return zero_masks
 
     def loss_scores(self, saliencies: list[Array], reduction: Reduction) -> Array:
         """The score of each group by the weights that read it: zeroing them is equivalent to removing the channels."""
-        rows_by_group: list[list[Array]] = [[] for _ in self.roots]
+        saliency_rows_by_group: list[list[Array]] = [[] for _ in self.removable_roots]
         for labeled_weight, axis_positions, saliency in zip(
-            self.labeled_weights, self.group_positions, saliencies, strict=True
+            self.labeled_weights, self.group_positions_by_axis, saliencies, strict=True
         ):
             for axis, positions in axis_positions:
                 if axis == labeled_weight.input_axis:
-                    _collect_rows(rows_by_group, np.moveaxis(saliency, axis, 0), positions)
-        return np.array([reduction(np.concatenate(rows)) if rows else 0.0 for rows in rows_by_group])
+                    _collect_saliency_rows(saliency_rows_by_group, np.moveaxis(saliency, axis, 0), positions)
+        return np.array(
+            [
+                reduction(np.concatenate(saliency_rows)) if saliency_rows else 0.0
+                for saliency_rows in saliency_rows_by_group
+            ]
+        )
 
-    def norm_scores(self, squares: list[Array]) -> Array:
+    def norm_scores(self, squared_weights: list[Array]) -> Array:
         """The score of each group by norm: the root mean square of its weights in each tensor, relative to that of the
         whole tensor, averaged over the tensors it is part of.
         """
-        sums, tensor_counts = np.zeros(len(self.roots)), np.zeros(len(self.roots))
-        for labeled_weight, axis_positions, square in zip(
-            self.labeled_weights, self.group_positions, squares, strict=True
+        score_sums, tensor_counts = np.zeros(len(self.removable_roots)), np.zeros(len(self.removable_roots))
+        for labeled_weight, axis_positions, squared_weight in zip(
+            self.labeled_weights, self.group_positions_by_axis, squared_weights, strict=True
         ):
             for axis, positions in axis_positions:
-                if (labeled_weight.weight.trainable and len(square.shape) > 1) or _is_gamma(labeled_weight):
-                    rms = np.sqrt(np.moveaxis(square, axis, 0).reshape(square.shape[axis], -1).mean(-1))
-                    rms = rms / max(float(np.sqrt(square.mean())), 1e-30)
-                    np.add.at(sums, positions[positions >= 0], rms[positions >= 0])
+                if (labeled_weight.weight.trainable and len(squared_weight.shape) > 1) or _is_gamma(labeled_weight):
+                    rms = np.sqrt(np.moveaxis(squared_weight, axis, 0).reshape(squared_weight.shape[axis], -1).mean(-1))
+                    rms = rms / max(float(np.sqrt(squared_weight.mean())), 1e-30)
+                    np.add.at(score_sums, positions[positions >= 0], rms[positions >= 0])
                     np.add.at(tensor_counts, positions[positions >= 0], 1)
-        return np.asarray(sums / np.maximum(tensor_counts, 1))
+        return np.asarray(score_sums / np.maximum(tensor_counts, 1))
 
 
 def _is_gamma(labeled_weight: LabeledWeight) -> bool:
     return "gamma" in str(labeled_weight.weight.name).rsplit("/", 1)[-1]
 
 
-def _collect_rows(rows_by_group: list[list[Array]], rows: Array, positions: Array) -> None:
-    for row, position in zip(rows, positions, strict=True):
+def _collect_saliency_rows(saliency_rows_by_group: list[list[Array]], saliency_rows: Array, positions: Array) -> None:
+    for saliency_row, position in zip(saliency_rows, positions, strict=True):
         if position >= 0:
-            rows_by_group[position].append(row.ravel())
+            saliency_rows_by_group[position].append(saliency_row.ravel())
 
 
 def find_channel_groups(model: Any, overrides: Overrides[Any]) -> ChannelGroups:
@@ -170,50 +181,57 @@ def find_channel_groups(model: Any, overrides: Overrides[Any]) -> ChannelGroups:
     overrides.check(all_layers)
     graph = build_channel_graph(model)
     for layer in all_layers:
-        if overrides.is_excluded(layer) and layer.name in graph.output_labels:
-            graph.union.freeze(graph.output_labels[layer.name], "excluded by the pipeline")
+        if overrides.is_excluded(layer) and layer.name in graph.output_labels_by_layer:
+            graph.union.freeze(graph.output_labels_by_layer[layer.name], "excluded by the pipeline")
     channel_layers = _find_channel_layers(graph, all_layers)
-    roots = (
-        np.unique(np.concatenate([layer.roots for layer in channel_layers])) if channel_layers else np.array([], int)
+    root_labels = (
+        np.unique(np.concatenate([layer.root_labels for layer in channel_layers]))
+        if channel_layers
+        else np.array([], int)
     )
-    free_roots = np.array([root for root in roots if int(root) not in graph.union.freeze_reasons], int)
-    if not len(free_roots):
-        layer_reasons = (
-            "; ".join(f"{layer.name}: {layer.reason}" for layer in channel_layers) or "no layer makes channels"
+    removable_roots = np.array([root for root in root_labels if int(root) not in graph.union.freeze_reasons], int)
+    if not len(removable_roots):
+        reasons_text = (
+            "; ".join(f"{layer.name}: {layer.freeze_reason}" for layer in channel_layers) or "no layer makes channels"
         )
-        raise InputError(f"no channel of '{model.name}' can be removed: {layer_reasons}")
-    fixed_parameters = sum(
-        int(np.prod(weight.shape)) for weight in model.weights if id(weight) not in graph.labeled_weights
+        raise InputError(f"no channel of '{model.name}' can be removed: {reasons_text}")
+    fixed_parameter_count = sum(
+        int(np.prod(weight.shape)) for weight in model.weights if id(weight) not in graph.labeled_weight_by_id
     )
-    return ChannelGroups(graph, channel_layers, free_roots, fixed_parameters)
+    return ChannelGroups(graph, channel_layers, removable_roots, fixed_parameter_count)
 
 
 def _find_channel_layers(graph: ChannelGraph, all_layers: list[Any]) -> tuple[ChannelLayer, ...]:
     """Layers that produce channels, and layers with kernels through which channels are not tracked."""
     channel_layers: dict[str, ChannelLayer] = {}
     for layer in all_layers:
-        cls = type(layer).__name__
-        if layer.name in graph.output_labels:
+        class_name = type(layer).__name__
+        if layer.name in graph.output_labels_by_layer:
             channel_layers.setdefault(
-                layer.name, _build_channel_layer(graph, layer.name, cls, graph.output_labels[layer.name])
+                layer.name,
+                _build_channel_layer(graph, layer.name, class_name, graph.output_labels_by_layer[layer.name]),
             )
-        elif layer.name in graph.barriers and any(len(weight.shape) > 1 for weight in layer.weights):
-            ids, reason = graph.barriers[layer.name]
+        elif layer.name in graph.barrier_by_layer and any(len(weight.shape) > 1 for weight in layer.weights):
+            ids, reason = graph.barrier_by_layer[layer.name]
             channel_layers.setdefault(
-                layer.name, ChannelLayer(layer.name, cls, graph.union.find_roots(ids), f"one {reason}")
+                layer.name, ChannelLayer(layer.name, class_name, graph.union.find_roots(ids), f"one {reason}")
             )
     return tuple(channel_layers.values())
 
 
-def _build_channel_layer(graph: ChannelGraph, name: str, cls: str, ids: Array) -> ChannelLayer:
-    roots = graph.union.find_roots(ids)
-    reasons = [graph.union.freeze_reasons.get(int(root)) for root in roots]
-    reason_text = "; ".join(dict.fromkeys(reason for reason in reasons if reason))
-    frozen_count = sum(reason is not None for reason in reasons)
+def _build_channel_layer(graph: ChannelGraph, name: str, class_name: str, ids: Array) -> ChannelLayer:
+    root_labels = graph.union.find_roots(ids)
+    freeze_reasons = [graph.union.freeze_reasons.get(int(root)) for root in root_labels]
+    reason_text = "; ".join(dict.fromkeys(reason for reason in freeze_reasons if reason))
+    frozen_count = sum(reason is not None for reason in freeze_reasons)
     return ChannelLayer(
         name,
-        cls,
-        roots,
+        class_name,
+        root_labels,
         reason_text
-        and (reason_text if frozen_count == len(roots) else f"{frozen_count} of {len(roots)} channels: {reason_text}"),
+        and (
+            reason_text
+            if frozen_count == len(root_labels)
+            else f"{frozen_count} of {len(root_labels)} channels: {reason_text}"
+        ),
     )

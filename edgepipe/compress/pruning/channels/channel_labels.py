@@ -36,20 +36,20 @@ def label_last_axis(ids: Array, shape: tuple[int | None, ...]) -> ChannelLabels:
 class LabelUnion:
     """Union-find of labels, and the labels that must stay, with the reason."""
 
-    parents: list[int] = field(default_factory=list)
+    parent_labels: list[int] = field(default_factory=list)
     freeze_reasons: dict[int, str] = field(default_factory=dict)  # root -> reason
 
     def new_labels(self, count: int) -> Array:
         """Create `count` labels."""
-        ids = np.arange(len(self.parents), len(self.parents) + count)
-        self.parents.extend(int(label) for label in ids)
+        ids = np.arange(len(self.parent_labels), len(self.parent_labels) + count)
+        self.parent_labels.extend(int(label) for label in ids)
         return ids
 
     def find_root(self, label: int) -> int:
         """The root that represents `label` and all labels joined with it."""
-        while self.parents[label] != label:
-            self.parents[label] = self.parents[self.parents[label]]
-            label = self.parents[label]
+        while self.parent_labels[label] != label:
+            self.parent_labels[label] = self.parent_labels[self.parent_labels[label]]
+            label = self.parent_labels[label]
         return label
 
     def find_roots(self, ids: Array) -> Array:
@@ -62,7 +62,7 @@ class LabelUnion:
             root_a, root_b = self.find_root(int(label_a)), self.find_root(int(label_b))
             if root_a == root_b:
                 continue
-            self.parents[root_b] = root_a
+            self.parent_labels[root_b] = root_a
             if root_b in self.freeze_reasons:
                 self.freeze_reasons.setdefault(root_a, self.freeze_reasons.pop(root_b))
 
@@ -79,7 +79,7 @@ class LabeledWeight:
     weight: Any
     layer_name: str
     labels_by_axis: dict[int, Array]
-    produces: bool  # whether the labels include channels that this weight produces, scales or shifts
+    has_output_labels: bool  # whether the labels include channels that this weight produces, scales or shifts
     input_axis: int | None = None  # the axis of its input channels
 
     def pruned_shape(self, removed_roots: Array, union: LabelUnion) -> tuple[int, ...]:
@@ -95,13 +95,19 @@ class ChannelGraph:
     """The channels of a model, their labels and the weights that depend on them."""
 
     union: LabelUnion = field(default_factory=LabelUnion)
-    labeled_weights: dict[int, LabeledWeight] = field(default_factory=dict)  # by id of the weight
-    output_labels: dict[str, Array] = field(default_factory=dict)  # labels of a layer's new channels, by its name
+    labeled_weight_by_id: dict[int, LabeledWeight] = field(default_factory=dict)  # by id of the weight
+    output_labels_by_layer: dict[str, Array] = field(
+        default_factory=dict
+    )  # labels of a layer's new channels, by its name
     # input labels of layers with one group per channel, by name
     grouped_input_labels: dict[str, Array] = field(default_factory=dict)
     reshape_labels: dict[str, ChannelLabels] = field(default_factory=dict)  # outputs of reshaping layers, by name
-    kernel_uses: list[tuple[int, int]] = field(default_factory=list)  # (id of a kernel, output positions per sample)
-    barriers: dict[str, tuple[Array, str]] = field(default_factory=dict)  # layer -> labels of its output, reason
+    kernel_use_counts: list[tuple[int, int]] = field(
+        default_factory=list
+    )  # (id of a kernel, output positions per sample)
+    barrier_by_layer: dict[str, tuple[Array, str]] = field(
+        default_factory=dict
+    )  # layer -> labels of its output, reason
 
     def label_weight(
         self, layer: Any, weight: Any, labels_by_axis: dict[int, Array], input_axis: int | None = None
@@ -114,11 +120,11 @@ class ChannelGraph:
             labels_by_axis: the label of each index, for each axis that shrinks with channels.
             input_axis: the axis of its input channels; None: it reads none.
         """
-        if layer.name in self.barriers:
-            self._freeze_shared(layer.name, labels_by_axis)
-        labeled_weight = self.labeled_weights.get(id(weight))
+        if layer.name in self.barrier_by_layer:
+            self._freeze_shared_labels(layer.name, labels_by_axis)
+        labeled_weight = self.labeled_weight_by_id.get(id(weight))
         if labeled_weight is None:
-            self.labeled_weights[id(weight)] = LabeledWeight(
+            self.labeled_weight_by_id[id(weight)] = LabeledWeight(
                 weight, layer.name, labels_by_axis, set(labels_by_axis) != {input_axis}, input_axis
             )
             return
@@ -127,12 +133,12 @@ class ChannelGraph:
 
     def label_outputs(self, layer: Any, count: int) -> Array:
         """The labels of the `count` channels that `layer` produces, created at its first call."""
-        if layer.name not in self.output_labels:
-            self.output_labels[layer.name] = self.union.new_labels(count)
-        return self.output_labels[layer.name]
+        if layer.name not in self.output_labels_by_layer:
+            self.output_labels_by_layer[layer.name] = self.union.new_labels(count)
+        return self.output_labels_by_layer[layer.name]
 
     def add_barrier(
-        self, layer: Any, inputs: Iterator[ChannelLabels], shape: tuple[int | None, ...], reason: str
+        self, layer: Any, input_labels: Iterator[ChannelLabels], shape: tuple[int | None, ...], reason: str
     ) -> ChannelLabels:
         """Freeze all channels that `layer` reads and outputs, in this call and in others.
 
@@ -145,16 +151,16 @@ class ChannelGraph:
         Returns:
             The labels of its output, frozen.
         """
-        for labels in inputs:
+        for labels in input_labels:
             self.union.freeze(labels.ids, f"read by '{layer.name}', {reason}")
         ids = self.union.new_labels(shape[-1] or 1)
         self.union.freeze(ids, f"given by '{layer.name}', {reason}")
-        self.barriers[layer.name] = ids, reason
-        for labeled_weight in self.labeled_weights.values():
+        self.barrier_by_layer[layer.name] = ids, reason
+        for labeled_weight in self.labeled_weight_by_id.values():
             if labeled_weight.layer_name == layer.name:
-                self._freeze_shared(layer.name, labeled_weight.labels_by_axis)
+                self._freeze_shared_labels(layer.name, labeled_weight.labels_by_axis)
         return label_last_axis(ids, shape)
 
-    def _freeze_shared(self, layer_name: str, labels_by_axis: dict[int, Array]) -> None:
+    def _freeze_shared_labels(self, layer_name: str, labels_by_axis: dict[int, Array]) -> None:
         for ids in labels_by_axis.values():
-            self.union.freeze(ids, f"another call of '{layer_name}' is one {self.barriers[layer_name][1]}")
+            self.union.freeze(ids, f"another call of '{layer_name}' is one {self.barrier_by_layer[layer_name][1]}")

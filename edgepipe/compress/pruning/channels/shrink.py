@@ -15,26 +15,26 @@ from edgepipe.models.bridge_layers import LayerScale
 K = tf_keras.layers
 
 
-def shrink_model(model: Any, groups: ChannelGroups, removed_groups: Array) -> Any:
+def shrink_model(model: Any, channel_groups: ChannelGroups, removed_group_mask: Array) -> Any:
     """`model` without the groups in the mask `removed_groups`; it computes the same as with their weights at zero.
 
     Nested models are expanded; names of layers, inputs and outputs stay.
     """
-    builder = _ShrunkModelBuilder(groups, groups.roots[removed_groups])
-    inputs = [_input(tensor) for tensor in model.inputs]
-    outputs = walk_layer_calls(model, inputs, builder.shrink_layer)
+    builder = _ShrunkModelBuilder(channel_groups, channel_groups.removable_roots[removed_group_mask])
+    input_tensors = [_clone_input(tensor) for tensor in model.inputs]
+    output_tensors = walk_layer_calls(model, input_tensors, builder.shrink_layer)
     shrunk_model = tf_keras.Model(
-        inputs[0] if len(inputs) == 1 else _pack_inputs(model, inputs),
-        outputs[0] if len(outputs) == 1 else outputs,
+        input_tensors[0] if len(input_tensors) == 1 else _pack_inputs(model, input_tensors),
+        output_tensors[0] if len(output_tensors) == 1 else output_tensors,
         name=model.name,
     )
     shrunk_model.output_names = list(model.output_names)
-    for old_layer, new_layer in builder.layer_pairs.values():
+    for old_layer, new_layer in builder.layer_pair_by_id.values():
         new_layer.set_weights([builder.slice_weight(weight) for weight in old_layer.weights])
     return shrunk_model
 
 
-def _input(tensor: Any) -> Any:
+def _clone_input(tensor: Any) -> Any:
     layer = tensor._keras_history.layer
     return tf_keras.Input(tensor.shape[1:], batch_size=tensor.shape[0], dtype=tensor.dtype, name=layer.name)
 
@@ -44,21 +44,21 @@ def _pack_inputs(model: Any, inputs: list[Any]) -> Any:
 
 
 class _ShrunkModelBuilder:
-    def __init__(self, groups: ChannelGroups, removed_roots: Array) -> None:
-        self.groups, self.removed_roots = groups, removed_roots
-        self.layer_pairs: dict[int, tuple[Any, Any]] = {}  # id of the layer -> (it, its smaller copy)
+    def __init__(self, channel_groups: ChannelGroups, removed_roots: Array) -> None:
+        self.channel_groups, self.removed_roots = channel_groups, removed_roots
+        self.layer_pair_by_id: dict[int, tuple[Any, Any]] = {}  # id of the layer -> (it, its smaller copy)
 
     def shrink_layer(self, layer: Any, args: Any, kwargs: dict[str, Any], outputs: Any) -> Any:
-        if id(layer) not in self.layer_pairs:
-            self.layer_pairs[id(layer)] = layer, type(layer).from_config(self._shrunk_config(layer, args))
-        return self.layer_pairs[id(layer)][1](*args, **kwargs)
+        if id(layer) not in self.layer_pair_by_id:
+            self.layer_pair_by_id[id(layer)] = layer, type(layer).from_config(self._shrunk_config(layer, args))
+        return self.layer_pair_by_id[id(layer)][1](*args, **kwargs)
 
     def _shrunk_config(self, layer: Any, args: Any) -> dict[str, Any]:
         config = dict(layer.get_config())
-        output_labels = self.groups.graph.output_labels.get(layer.name)
+        output_labels = self.channel_groups.graph.output_labels_by_layer.get(layer.name)
         if output_labels is not None:
             config["units" if isinstance(layer, K.Dense) else "filters"] = self._count_remaining(output_labels)
-            if (input_labels := self.groups.graph.grouped_input_labels.get(layer.name)) is not None:
+            if (input_labels := self.channel_groups.graph.grouped_input_labels.get(layer.name)) is not None:
                 config["groups"] = self._count_remaining(input_labels)
         elif isinstance(layer, LayerScale):
             config["projection_dim"] = args[0].shape[-1]
@@ -67,19 +67,19 @@ class _ShrunkModelBuilder:
         return config
 
     def _target_shape(self, layer: Any) -> list[int]:
-        shape, labels = list(layer.target_shape), self.groups.graph.reshape_labels.get(layer.name)
+        shape, labels = list(layer.target_shape), self.channel_groups.graph.reshape_labels.get(layer.name)
         if labels is not None and shape[labels.axis - 1] != -1:
             shape[labels.axis - 1] = self._count_remaining(labels.ids)
         return shape
 
     def _count_remaining(self, ids: Array) -> int:
-        return int((~np.isin(self.groups.graph.union.find_roots(ids), self.removed_roots)).sum())
+        return int((~np.isin(self.channel_groups.graph.union.find_roots(ids), self.removed_roots)).sum())
 
     def slice_weight(self, weight: Any) -> Array:
         """The weight without the removed channels."""
         array: Array = weight.numpy()
-        labeled_weight: LabeledWeight | None = self.groups.graph.labeled_weights.get(id(weight))
+        labeled_weight: LabeledWeight | None = self.channel_groups.graph.labeled_weight_by_id.get(id(weight))
         for axis, ids in labeled_weight.labels_by_axis.items() if labeled_weight is not None else ():
-            keep_mask = ~np.isin(self.groups.graph.union.find_roots(ids), self.removed_roots)
+            keep_mask = ~np.isin(self.channel_groups.graph.union.find_roots(ids), self.removed_roots)
             array = np.compress(keep_mask, array, axis=axis)
         return array

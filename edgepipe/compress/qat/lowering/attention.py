@@ -16,20 +16,29 @@ def lower_multi_head_attention(ctx: LoweringContext, call: LoweringCall) -> Tens
     """Vaswani et al. 2017 (arXiv 1706.03762), over the sequence axis of (batch, length, features)."""
     layer = call.layer
     query, value, key = _query_value_key(call)
-    reason = _opaque_reason(layer, call, query)
-    if reason:
-        return keep_opaque(reason)(ctx, call)
-    size = layer._key_dim
-    heads = [
+    opaque_reason = _opaque_reason(layer, call, query)
+    if opaque_reason:
+        return keep_opaque(opaque_reason)(ctx, call)
+    head_size = layer._key_dim
+    projected_heads = [
         _project_heads(ctx, x, *_dense_weights(dense_layer), name)
         for x, dense_layer, name in (
             (query, layer._query_dense, "query"), (key, layer._key_dense, "key"), (value, layer._value_dense, "value"),
         )
     ]  # fmt: skip
-    scores = ctx.op("Multiply", _matmul(ctx, heads[0], heads[1], "scores", transpose=True), "scaled", size**-0.5)
-    weights = ctx.apply(K.Softmax(name=f"{layer.name}_softmax"), scores)
-    context = ctx.apply(K.Permute((2, 1, 3), name=f"{layer.name}_merge"), _matmul(ctx, weights, heads[2], "context"))
-    merged_heads = ctx.reshape(context, (query.shape[1], heads[2].shape[1] * heads[2].shape[3]), "joined")
+    scores = ctx.op(
+        "Multiply",
+        _matmul(ctx, projected_heads[0], projected_heads[1], "scores", transpose=True),
+        "scaled",
+        head_size**-0.5,
+    )
+    attention_weights = ctx.apply(K.Softmax(name=f"{layer.name}_softmax"), scores)
+    attended_values = ctx.apply(
+        K.Permute((2, 1, 3), name=f"{layer.name}_merge"), _matmul(ctx, attention_weights, projected_heads[2], "context")
+    )
+    merged_heads = ctx.reshape(
+        attended_values, (query.shape[1], projected_heads[2].shape[1] * projected_heads[2].shape[3]), "joined"
+    )
     kernel, bias = _dense_weights(layer._output_dense)
     return lower_pointwise(
         ctx, merged_heads, kernel.reshape(-1, kernel.shape[-1]), bias, f"{layer.name}_output", layer.trainable
@@ -57,12 +66,12 @@ def _dense_weights(dense_layer: TfKerasLayer) -> tuple[Array, Array | None]:
 
 def _project_heads(ctx: LoweringContext, x: KerasTensor, kernel: Array, bias: Array | None, name: str) -> KerasTensor:
     """(batch, length, features) -> (batch, heads, length, size)."""
-    features, heads, size = kernel.shape
+    feature_count, head_count, head_size = kernel.shape
     flat_bias = None if bias is None else bias.ravel()
     projection = lower_pointwise(
-        ctx, x, kernel.reshape(features, heads * size), flat_bias, f"{ctx.current_layer.name}_{name}"
+        ctx, x, kernel.reshape(feature_count, head_count * head_size), flat_bias, f"{ctx.current_layer.name}_{name}"
     )
-    split_heads = ctx.reshape(projection, (x.shape[1], heads, size), f"{name}_heads")
+    split_heads = ctx.reshape(projection, (x.shape[1], head_count, head_size), f"{name}_heads")
     return ctx.apply(K.Permute((2, 1, 3), name=f"{ctx.current_layer.name}_{name}_turned"), split_heads)
 
 
@@ -82,5 +91,5 @@ def lower_attention(ctx: LoweringContext, call: LoweringCall) -> TensorTree:
     scores = _matmul(ctx, query, key, "scores", transpose=True)
     if layer.use_scale:
         scores = ctx.op("Multiply", scores, "scaled", float(np.asarray(layer.scale)))
-    weights = ctx.apply(K.Softmax(name=f"{layer.name}_softmax"), scores)
-    return _matmul(ctx, weights, value, "context")
+    attention_weights = ctx.apply(K.Softmax(name=f"{layer.name}_softmax"), scores)
+    return _matmul(ctx, attention_weights, value, "context")

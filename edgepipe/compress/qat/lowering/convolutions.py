@@ -33,13 +33,13 @@ def lower_conv2d(ctx: LoweringContext, call: LoweringCall) -> TensorTree:
     if layer.groups == 1 or layer.groups != channels:
         return lower_single_operator(ctx, call)
     kernel = np.asarray(layer.kernel)
-    multiplier = layer.filters // channels
-    twin = K.DepthwiseConv2D(
+    depth_multiplier = layer.filters // channels
+    depthwise_layer = K.DepthwiseConv2D(
         layer.kernel_size, strides=layer.strides, padding=layer.padding, dilation_rate=layer.dilation_rate,
-        depth_multiplier=multiplier, use_bias=layer.use_bias, name=layer.name, trainable=layer.trainable,
+        depth_multiplier=depth_multiplier, use_bias=layer.use_bias, name=layer.name, trainable=layer.trainable,
     )  # fmt: skip
-    weights = _layer_weights(layer, kernel.reshape(*kernel.shape[:2], channels, multiplier))
-    return _append_activation(ctx, call, ctx.apply(twin, call.x, weights))
+    weights = _layer_weights(layer, kernel.reshape(*kernel.shape[:2], channels, depth_multiplier))
+    return _append_activation(ctx, call, ctx.apply(depthwise_layer, call.x, weights))
 
 
 def _pad_causal(ctx: LoweringContext, call: LoweringCall, nhwc: KerasTensor) -> tuple[KerasTensor, str]:
@@ -55,16 +55,16 @@ def lower_conv1d(ctx: LoweringContext, call: LoweringCall) -> TensorTree:
     layer = call.layer
     nhwc, restore_shape = ctx.to_nhwc(call.x)
     nhwc, padding = _pad_causal(ctx, call, nhwc)
-    twin = K.Conv2D(
+    conv2d_layer = K.Conv2D(
         layer.filters, (1, layer.kernel_size[0]), strides=(1, layer.strides[0]), padding=padding, groups=layer.groups,
         dilation_rate=(1, layer.dilation_rate[0]), use_bias=layer.use_bias, name=layer.name, trainable=layer.trainable,
     )  # fmt: skip
     if layer.groups > 1 and layer.groups == call.x.shape[-1]:
-        grouped_call = LoweringCall(twin, nhwc, (), {}, call.is_only_call)
-        twin.build(nhwc.shape)
-        twin.set_weights(_layer_weights(layer, np.asarray(layer.kernel)[None]))
+        grouped_call = LoweringCall(conv2d_layer, nhwc, (), {}, call.is_only_call)
+        conv2d_layer.build(nhwc.shape)
+        conv2d_layer.set_weights(_layer_weights(layer, np.asarray(layer.kernel)[None]))
         return restore_shape(_append_activation(ctx, call, lower_conv2d(ctx, grouped_call)))
-    output = ctx.apply(twin, nhwc, _layer_weights(layer, np.asarray(layer.kernel)[None]))
+    output = ctx.apply(conv2d_layer, nhwc, _layer_weights(layer, np.asarray(layer.kernel)[None]))
     return restore_shape(_append_activation(ctx, call, output))
 
 
@@ -74,11 +74,13 @@ def lower_depthwise1d(ctx: LoweringContext, call: LoweringCall) -> TensorTree:
     nhwc, restore_shape = ctx.to_nhwc(call.x)
     nhwc, padding = _pad_causal(ctx, call, nhwc)
     kernel = np.asarray(layer.depthwise_kernel)
-    twin = K.DepthwiseConv2D(
+    depthwise_layer = K.DepthwiseConv2D(
         (1, kernel.shape[0]), strides=layer.strides[0], padding=padding, dilation_rate=layer.dilation_rate[0],
         depth_multiplier=layer.depth_multiplier, use_bias=layer.use_bias, name=layer.name, trainable=layer.trainable,
     )  # fmt: skip
-    return restore_shape(_append_activation(ctx, call, ctx.apply(twin, nhwc, _layer_weights(layer, kernel[None]))))
+    return restore_shape(
+        _append_activation(ctx, call, ctx.apply(depthwise_layer, nhwc, _layer_weights(layer, kernel[None])))
+    )
 
 
 def lower_conv1d_transpose(ctx: LoweringContext, call: LoweringCall) -> TensorTree:
@@ -86,12 +88,12 @@ def lower_conv1d_transpose(ctx: LoweringContext, call: LoweringCall) -> TensorTr
     layer = call.layer
     nhwc, restore_shape = ctx.to_nhwc(call.x)
     out_padding = None if layer.output_padding is None else (0, layer.output_padding[0])
-    twin = K.Conv2DTranspose(
+    transpose_layer = K.Conv2DTranspose(
         layer.filters, (1, layer.kernel_size[0]), strides=(1, layer.strides[0]), padding=layer.padding,
         output_padding=out_padding, dilation_rate=(1, layer.dilation_rate[0]), use_bias=layer.use_bias, name=layer.name,
         trainable=layer.trainable,
     )  # fmt: skip
-    output = ctx.apply(twin, nhwc, _layer_weights(layer, np.asarray(layer.kernel)[None]))
+    output = ctx.apply(transpose_layer, nhwc, _layer_weights(layer, np.asarray(layer.kernel)[None]))
     return restore_shape(_append_activation(ctx, call, output))
 
 
@@ -101,13 +103,13 @@ def lower_separable(ctx: LoweringContext, call: LoweringCall) -> TensorTree:
     nhwc, restore_shape = ctx.to_nhwc(call.x)
     nhwc, padding = _pad_causal(ctx, call, nhwc)
     depthwise_kernel, pointwise_kernel = np.asarray(layer.depthwise_kernel), np.asarray(layer.pointwise_kernel)
-    size, stride, dilation = (
+    kernel_size, stride, dilation = (
         ((1, depthwise_kernel.shape[0]), layer.strides[0], layer.dilation_rate[0])
         if is_1d
         else (layer.kernel_size, layer.strides, layer.dilation_rate)
     )
     depthwise_layer = K.DepthwiseConv2D(
-        size, strides=stride, padding=padding, dilation_rate=dilation, depth_multiplier=layer.depth_multiplier,
+        kernel_size, strides=stride, padding=padding, dilation_rate=dilation, depth_multiplier=layer.depth_multiplier,
         use_bias=False, name=f"{layer.name}_depthwise", trainable=layer.trainable,
     )  # fmt: skip
     pointwise_layer = K.Conv2D(
@@ -157,8 +159,8 @@ def lower_einsum_dense(ctx: LoweringContext, call: LoweringCall) -> TensorTree:
     lead_axes = data_axes[:-1]
     if data_axes[-1:] != kernel_axes[:1] or output_axes != lead_axes + new_axes or len(call.x.shape) == 2:
         return keep_opaque(f"einsum {layer.equation}")(ctx, call)
-    weights = np.asarray(layer.kernel)
-    bias = None if layer.bias is None else np.broadcast_to(np.asarray(layer.bias), weights.shape[1:]).ravel()
-    flat_output = lower_pointwise(ctx, call.x, weights.reshape(weights.shape[0], -1), bias, layer.name, layer.trainable)
-    output = ctx.reshape(flat_output, (*call.x.shape[1:-1], *weights.shape[1:]), "split")
+    kernel = np.asarray(layer.kernel)
+    bias = None if layer.bias is None else np.broadcast_to(np.asarray(layer.bias), kernel.shape[1:]).ravel()
+    flat_output = lower_pointwise(ctx, call.x, kernel.reshape(kernel.shape[0], -1), bias, layer.name, layer.trainable)
+    output = ctx.reshape(flat_output, (*call.x.shape[1:-1], *kernel.shape[1:]), "split")
     return _append_activation(ctx, call, output)

@@ -31,7 +31,7 @@ from edgepipe.compress.qat.lowering.opaque_layers import copy_layer, keep_opaque
 from edgepipe.models.keras_types import TensorTree, TfKerasLayer
 
 K = tf_keras.layers
-RECURRENT_LAYERS = ("LSTM", "GRU", "SimpleRNN", "RNN", "Bidirectional")
+RECURRENT_CLASSES = ("LSTM", "GRU", "SimpleRNN", "RNN", "Bidirectional")
 MAX_UNROLLED_STEPS = 256  # unrolling more steps gives a graph that no converter finishes in reasonable time
 
 
@@ -39,26 +39,26 @@ def find_rule(layer: TfKerasLayer, is_excluded: bool) -> LayerRule:
     """The rule that lowers `layer`; an excluded layer is kept as it is."""
     if is_excluded:
         return keep_opaque(EXCLUDED_REASON)
-    return _RULES.get(type(layer).__name__, keep_operator)
+    return _RULE_BY_CLASS.get(type(layer).__name__, keep_operator)
 
 
 def _lower_merge(ctx: LoweringContext, call: LoweringCall) -> TensorTree:
     """TFLite adds and multiplies two tensors at a time; every partial result has its own range."""
     merge_cls = getattr(K, type(call.layer).__name__)
     tensors = list(call.inputs)
-    merged = tensors[0]
+    merged_tensor = tensors[0]
     for number, tensor in enumerate(tensors[1:], 1):
         name = call.layer.name if number == len(tensors) - 1 else f"{call.layer.name}_{number}"
-        merged = ctx.apply(merge_cls(name=name), [merged, tensor])
-    return merged
+        merged_tensor = ctx.apply(merge_cls(name=name), [merged_tensor, tensor])
+    return merged_tensor
 
 
 def _lower_average(ctx: LoweringContext, call: LoweringCall) -> TensorTree:
     tensors = list(call.inputs)
-    total = tensors[0]
+    sum_tensor = tensors[0]
     for number, tensor in enumerate(tensors[1:], 1):
-        total = ctx.apply(K.Add(name=f"{call.layer.name}_sum{number}"), [total, tensor])
-    return ctx.op("Multiply", total, "mean", 1.0 / len(tensors))
+        sum_tensor = ctx.apply(K.Add(name=f"{call.layer.name}_sum{number}"), [sum_tensor, tensor])
+    return ctx.op("Multiply", sum_tensor, "mean", 1.0 / len(tensors))
 
 
 def _lower_recurrent(ctx: LoweringContext, call: LoweringCall) -> TensorTree:
@@ -139,7 +139,7 @@ def _lower_activation_layer(ctx: LoweringContext, call: LoweringCall) -> TensorT
     return lower_activation(ctx, call.x, call.layer.activation, call.layer.name)
 
 
-_RULES: dict[str, LayerRule] = {
+_RULE_BY_CLASS: dict[str, LayerRule] = {
     "Conv2D": lower_conv2d,
     **dict.fromkeys(("DepthwiseConv2D", "Conv2DTranspose"), lower_single_operator),
     "Conv1D": lower_conv1d,
@@ -161,7 +161,7 @@ _RULES: dict[str, LayerRule] = {
     "Dot": keep_opaque("a Dot of two tensors"),
     "Attention": lower_attention,
     "MultiHeadAttention": lower_multi_head_attention,
-    **dict.fromkeys(RECURRENT_LAYERS, _lower_recurrent),
+    **dict.fromkeys(RECURRENT_CLASSES, _lower_recurrent),
     "TimeDistributed": _lower_time_distributed,
     "Resizing": _lower_resizing,
     "OperatorLayer": _lower_operator,

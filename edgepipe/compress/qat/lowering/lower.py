@@ -33,8 +33,8 @@ class LoweredModel:
     """
 
     model: TfKerasModel
-    origins: dict[str, LayerOrigin]
-    layer_outputs: list[tuple[TfKerasLayer, str]]
+    origin_by_name: dict[str, LayerOrigin]
+    layer_output_names: list[tuple[TfKerasLayer, str]]
 
 
 def lower_model(model: TfKerasModel, is_excluded: Callable[[TfKerasLayer], bool]) -> LoweredModel:
@@ -54,7 +54,7 @@ def lower_model(model: TfKerasModel, is_excluded: Callable[[TfKerasLayer], bool]
         pack_inputs(model, inputs), outputs if len(outputs) > 1 else outputs[0], name=model.name
     )
     lowered_model.output_names = list(model.output_names)
-    return LoweredModel(lowered_model, ctx.origins, list(ctx.output_by_layer.values()))
+    return LoweredModel(lowered_model, ctx.origin_by_name, list(ctx.output_name_by_layer_id.values()))
 
 
 def pack_inputs(model: TfKerasModel, inputs: list[KerasTensor]) -> TensorTree:
@@ -85,22 +85,27 @@ def _walk_calls(
 ) -> list[KerasTensor]:
     """Run `lower_call` on every layer call of `model` in order, nested models inlined; returns the outputs."""
     tensor_by_id = dict(zip((str(id(tensor)) for tensor in model.inputs), inputs, strict=True))
-    read_counts, call_counts = _read_counts(model), Counter(id(node.layer) for node in nodes(model))
-    for node in nodes(model):
+    read_count_by_tensor_id, call_count_by_layer_id = (
+        _count_reads(model),
+        Counter(id(node.layer) for node in iter_nodes(model)),
+    )
+    for node in iter_nodes(model):
         args, kwargs = resolve_arguments(node, tensor_by_id)
         layer = node.layer
         if isinstance(layer, tf_keras.Model):
             outputs: TensorTree = _walk_calls(layer, tf.nest.flatten(args), lower_call, ctx)
         else:
-            first_arg, is_only_call = args[0] if args else None, call_counts[id(layer)] == 1
-            outputs = lower_call(LoweringCall(layer, first_arg, args[1:], _drop_unset(kwargs), is_only_call))
+            first_arg, is_only_call = args[0] if args else None, call_count_by_layer_id[id(layer)] == 1
+            outputs = lower_call(LoweringCall(layer, first_arg, args[1:], _drop_unset_kwargs(kwargs), is_only_call))
         for tensor, output in zip(tf.nest.flatten(node.outputs), tf.nest.flatten(outputs), strict=True):
             tensor_by_id[str(id(tensor))] = output
-            (ctx.read_once.add if read_counts[str(id(tensor))] == 1 else ctx.read_once.discard)(id(output))
+            (ctx.read_once_ids.add if read_count_by_tensor_id[str(id(tensor))] == 1 else ctx.read_once_ids.discard)(
+                id(output)
+            )
     return [tensor_by_id[str(id(tensor))] for tensor in model.outputs]
 
 
-def nodes(model: TfKerasModel) -> Iterator[KerasNode]:
+def iter_nodes(model: TfKerasModel) -> Iterator[KerasNode]:
     """The layer calls of a functional tf_keras model, in the order of computation."""
     for depth in sorted(model._nodes_by_depth, reverse=True):
         yield from (node for node in model._nodes_by_depth[depth] if not node.is_input)
@@ -109,31 +114,31 @@ def nodes(model: TfKerasModel) -> Iterator[KerasNode]:
 def resolve_arguments(node: KerasNode, tensor_by_id: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments of a layer call, its symbolic tensors replaced by those of `tensor_by_id`."""
     # Keras pops one tensor per use
-    stacks = {key: [tensor_by_id[key]] * node.flat_input_ids.count(key) for key in node.flat_input_ids}
-    call_arguments: tuple[tuple[Any, ...], dict[str, Any]] = node.map_arguments(stacks)
+    tensors_by_id = {key: [tensor_by_id[key]] * node.flat_input_ids.count(key) for key in node.flat_input_ids}
+    call_arguments: tuple[tuple[Any, ...], dict[str, Any]] = node.map_arguments(tensors_by_id)
     return call_arguments
 
 
 def find_readers(model: TfKerasModel) -> dict[str, list[TfKerasLayer]]:
     """The layers that read the output of each layer, by its name; a layer that reads it twice is listed twice."""
     readers_by_name: dict[str, list[TfKerasLayer]] = defaultdict(list)
-    for node in nodes(model):
+    for node in iter_nodes(model):
         for tensor in tf.nest.flatten(node.keras_inputs):
             readers_by_name[tensor._keras_history.layer.name].append(node.layer)
     return readers_by_name
 
 
-def _read_counts(model: TfKerasModel) -> Counter[str]:
+def _count_reads(model: TfKerasModel) -> Counter[str]:
     """How often each tensor is read, by id; being a model output counts as one read."""
-    read_ids = [key for node in nodes(model) for key in node.flat_input_ids]
+    read_ids = [key for node in iter_nodes(model) for key in node.flat_input_ids]
     return Counter([*read_ids, *(str(id(tensor)) for tensor in model.outputs)])
 
 
-def _drop_unset(kwargs: dict[str, Any]) -> dict[str, Any]:
+def _drop_unset_kwargs(kwargs: dict[str, Any]) -> dict[str, Any]:
     return {key: argument for key, argument in kwargs.items() if argument is not None and key != "training"}
 
 
-def check_equal(model: TfKerasModel, lowered_model: TfKerasModel, samples: Arrays) -> float:
+def check_equal_outputs(model: TfKerasModel, lowered_model: TfKerasModel, samples: Arrays) -> float:
     """The largest difference between the outputs of both models on `samples`, relative to the largest output.
 
     Raises:

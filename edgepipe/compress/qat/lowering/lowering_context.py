@@ -50,13 +50,17 @@ class LoweringContext:
     """State of one lowering. Rules add layers through `apply` and `op`, which track names, weights and origins."""
 
     taken_names: set[str] = field(default_factory=set)
-    origins: dict[str, LayerOrigin] = field(default_factory=dict)
-    output_by_layer: dict[int, tuple[TfKerasLayer, str]] = field(default_factory=dict)  # by id of an original layer
-    layer_by_key: dict[tuple[int, str], TfKerasLayer] = field(default_factory=dict)
+    origin_by_name: dict[str, LayerOrigin] = field(default_factory=dict)
+    output_name_by_layer_id: dict[int, tuple[TfKerasLayer, str]] = field(
+        default_factory=dict
+    )  # by id of an original layer
+    lowered_layer_by_key: dict[tuple[int, str], TfKerasLayer] = field(default_factory=dict)
     # id of a reshaped tensor -> (that tensor, the tensor before the reshape)
-    reshape_sources: dict[int, tuple[KerasTensor, KerasTensor]] = field(default_factory=dict)
-    read_once: set[int] = field(default_factory=set)  # ids of lowered tensors with a single reader in the original
-    relu_outputs: dict[tuple[int, float | None], KerasTensor] = field(default_factory=dict)  # by tensor and maximum
+    reshape_source_by_id: dict[int, tuple[KerasTensor, KerasTensor]] = field(default_factory=dict)
+    read_once_ids: set[int] = field(default_factory=set)  # ids of lowered tensors with a single reader in the original
+    relu_output_by_key: dict[tuple[int, float | None], KerasTensor] = field(
+        default_factory=dict
+    )  # by tensor and maximum
     current_layer: TfKerasLayer = None
 
     def apply(
@@ -77,10 +81,10 @@ class LoweringContext:
             **call_kwargs: Keyword arguments of the call.
         """
         key = (id(self.current_layer), layer.name)
-        lowered_layer = self.layer_by_key.get(key)
+        lowered_layer = self.lowered_layer_by_key.get(key)
         if lowered_layer is None:
-            lowered_layer = self.layer_by_key[key] = self._make_name_unique(layer)
-            self.origins[lowered_layer.name] = LayerOrigin(self.current_layer, opaque_reason)
+            lowered_layer = self.lowered_layer_by_key[key] = self._make_name_unique(layer)
+            self.origin_by_name[lowered_layer.name] = LayerOrigin(self.current_layer, opaque_reason)
         output = lowered_layer(*x, **call_kwargs) if isinstance(x, CallArguments) else lowered_layer(x, **call_kwargs)
         if weights and layer is lowered_layer:
             lowered_layer.set_weights(
@@ -91,16 +95,16 @@ class LoweringContext:
     def relu(self, x: KerasTensor, max_value: float | None, name: str) -> KerasTensor:
         """A ReLU with maximum `max_value`; shared by all readers of the same tensor, as the converter merges them."""
         key = (id(x), max_value)
-        if key not in self.relu_outputs:
-            self.relu_outputs[key] = self.apply(tf_keras.layers.ReLU(max_value, name=name), x)
-        return self.relu_outputs[key]
+        if key not in self.relu_output_by_key:
+            self.relu_output_by_key[key] = self.apply(tf_keras.layers.ReLU(max_value, name=name), x)
+        return self.relu_output_by_key[key]
 
     def record_output(self, output: TensorTree) -> None:
         """Record which lowered layer computes the output of the current original layer."""
         first_output = tf.nest.flatten(output)[0]
         # all readers may bypass a reshape of the output
-        _, source_tensor = self.reshape_sources.get(id(first_output), (first_output, first_output))
-        self.output_by_layer.setdefault(
+        _, source_tensor = self.reshape_source_by_id.get(id(first_output), (first_output, first_output))
+        self.output_name_by_layer_id.setdefault(
             id(self.current_layer), (self.current_layer, source_tensor._keras_history.layer.name)
         )
 
@@ -137,9 +141,9 @@ class LoweringContext:
         If `x` is itself a restored tensor, the tensor before that reshape is returned, so that consecutive
         convolutions have no reshape in between.
         """
-        reshape_source = self.reshape_sources.get(id(x))
+        reshape_source = self.reshape_source_by_id.get(id(x))
         nhwc = reshape_source[1] if reshape_source is not None else self._reshape_to_nhwc(x)
-        self._inherit_read_once(x, nhwc)
+        self._copy_read_once(x, nhwc)
         lead_shape = tuple(x.shape[1:-1])
 
         def restore_shape(output: KerasTensor) -> KerasTensor:
@@ -149,7 +153,7 @@ class LoweringContext:
             restored_output = self.reshape(
                 output, (*(output.shape[2:3] if len(lead_shape) == 1 else lead_shape), output.shape[-1]), "shape"
             )
-            self.reshape_sources[id(restored_output)] = (restored_output, output)
+            self.reshape_source_by_id[id(restored_output)] = (restored_output, output)
             return restored_output
 
         return nhwc, restore_shape
@@ -164,9 +168,9 @@ class LoweringContext:
             return x
         return self.reshape(x, (1, int(np.prod(shape[:-1])), shape[-1]), "square")
 
-    def _inherit_read_once(self, x: KerasTensor, nhwc: KerasTensor) -> None:
-        if id(x) in self.read_once:
-            self.read_once.add(id(nhwc))
+    def _copy_read_once(self, x: KerasTensor, nhwc: KerasTensor) -> None:
+        if id(x) in self.read_once_ids:
+            self.read_once_ids.add(id(nhwc))
 
     def affine(self, x: KerasTensor, scale: Array, offset: Array, suffix: str, trainable: bool = True) -> KerasTensor:
         """`x * scale + offset` per channel, as a 1 x 1 depthwise convolution: one int8 operator with exact weights.

@@ -8,7 +8,12 @@ from edgepipe.compress.qat.lowering.opaque_layers import keep_opaque
 from edgepipe.models.keras_types import KerasTensor, TensorTree, TfKerasLayer
 
 K = tf_keras.layers
-WEIGHTED_LAYERS = (K.Conv2D, K.DepthwiseConv2D, K.Dense, K.Conv2DTranspose)  # their activations are layers of their own
+WEIGHTED_LAYER_CLASSES = (
+    K.Conv2D,
+    K.DepthwiseConv2D,
+    K.Dense,
+    K.Conv2DTranspose,
+)  # their activations are layers of their own
 
 
 def lower_batch_norm(ctx: LoweringContext, call: LoweringCall) -> TensorTree:
@@ -16,10 +21,13 @@ def lower_batch_norm(ctx: LoweringContext, call: LoweringCall) -> TensorTree:
     layer, x = call.layer, call.x
     if list(layer.axis) not in ([len(x.shape) - 1], [-1]):
         return keep_opaque(f"normalizes axis {list(layer.axis)}, not the channels")(ctx, call)
-    level_x, restore_shape = ctx.to_nhwc_or_vector(x)
-    if isinstance(level_x._keras_history.layer, WEIGHTED_LAYERS) and id(level_x) in ctx.read_once:
-        twin = type(layer).from_config({**layer.get_config(), "axis": -1})
-        return restore_shape(ctx.apply(twin, level_x, layer.get_weights()))
+    nhwc_or_vector, restore_shape = ctx.to_nhwc_or_vector(x)
+    if (
+        isinstance(nhwc_or_vector._keras_history.layer, WEIGHTED_LAYER_CLASSES)
+        and id(nhwc_or_vector) in ctx.read_once_ids
+    ):
+        batch_norm_layer = type(layer).from_config({**layer.get_config(), "axis": -1})
+        return restore_shape(ctx.apply(batch_norm_layer, nhwc_or_vector, layer.get_weights()))
     gamma = np.asarray(layer.gamma) if layer.scale else np.ones(1, np.float32)
     beta = np.asarray(layer.beta) if layer.center else np.zeros(1, np.float32)
     scale = gamma / np.sqrt(np.asarray(layer.moving_variance) + layer.epsilon)
@@ -47,7 +55,7 @@ def lower_layer_scale(ctx: LoweringContext, call: LoweringCall) -> TensorTree:
     gamma = np.asarray(call.layer.get_weights()[0])
     nhwc, restore_shape = ctx.to_nhwc(call.x)
     previous_layer = nhwc._keras_history.layer
-    if type(previous_layer) is K.Conv2D and call.is_only_call and id(nhwc) in ctx.read_once:
+    if type(previous_layer) is K.Conv2D and call.is_only_call and id(nhwc) in ctx.read_once_ids:
         previous_layer.set_weights([weights * gamma for weights in previous_layer.get_weights()])
         return restore_shape(nhwc)
     return ctx.affine(call.x, gamma, np.zeros(1, np.float32), "")
@@ -85,7 +93,7 @@ def lower_group_norm(ctx: LoweringContext, call: LoweringCall) -> TensorTree:
     shape = tuple(x.shape[1:])
     if layer.axis not in (-1, len(shape)):
         return keep_opaque(f"groups of axis {layer.axis}, not of the channels")(ctx, call)
-    groups = shape[-1] if layer.groups == -1 else layer.groups
-    grouped_x = ctx.reshape(x, (int(np.prod(shape[:-1])), groups, shape[-1] // groups), "groups")
+    group_count = shape[-1] if layer.groups == -1 else layer.groups
+    grouped_x = ctx.reshape(x, (int(np.prod(shape[:-1])), group_count, shape[-1] // group_count), "groups")
     normalized_x = _normalize(ctx, grouped_x, (1, 3), layer.epsilon)
     return _scale_channels(ctx, layer, ctx.reshape(normalized_x, shape, "ungrouped"))
