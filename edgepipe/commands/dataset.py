@@ -44,10 +44,11 @@ class DatasetSummary(Record):
 def describe_dataset(
     dataset_reference: str, base: Path, seed: int | None = None
 ) -> tuple[DatasetSummary, DatasetSplits]:
-    """The dataset that `description` names, read and split as a pipeline would.
+    """The dataset that `dataset_reference` names, read and split as a pipeline would.
 
     Args:
-        description: a pipeline, a YAML file with `data:`, `module:function`, or a mapping such as `{images: photos/}`.
+        dataset_reference: a pipeline, a YAML file with `data:`, `module:function`, or a mapping such as
+            `{images: photos/}`.
         base: the folder that an inline description is relative to.
         seed: of the split; None takes the pipeline's, or 0.
 
@@ -122,8 +123,8 @@ def _input_statistics(name: str, array: Array) -> list[InputStatistics]:
 def _array_statistics(name: str, array: Array) -> InputStatistics:
     float64_array = array.astype(np.float64)
     return InputStatistics(
-        name=name, low=float(float64_array.min()), mean=float(float64_array.mean()), deviation=float(float64_array.std()),
-        high=float(float64_array.max()),
+        name=name, low=float(float64_array.min()), mean=float(float64_array.mean()),
+        deviation=float(float64_array.std()), high=float(float64_array.max()),
     )  # fmt: skip
 
 

@@ -139,7 +139,10 @@ def _decide_layer(layer: Any, plan: ClusteringPlan, is_last: bool) -> ClusterTar
     if distinct_count <= cluster_count:
         return f"it already holds {plural(distinct_count, 'distinct value')}"
     if nonzero_count < MIN_CLUSTER_MEMBERS * cluster_count:
-        return f"too few weights: {nonzero_count} that are not zero, for {cluster_count} clusters (at least {MIN_CLUSTER_MEMBERS} each)"
+        return (
+            f"too few weights: {nonzero_count} that are not zero, for {cluster_count} clusters "
+            f"(at least {MIN_CLUSTER_MEMBERS} each)"
+        )
     keeps_zeros = plan.preserve_sparsity and detect_structure(kernel, (kernel.ndim - 1,)).zero_mask is not None
     per_tensor_reason = _per_tensor_reason(layer, kernel, cluster_count) if plan.per_channel else ""
     return ClusterTarget(cluster_count, plan.per_channel and not per_tensor_reason, keeps_zeros, per_tensor_reason)
@@ -319,7 +322,8 @@ def check_clusters(model: Any, selection: ClusterSelection, plan: ClusteringPlan
         ):
             scope_text = "a channel" if clusters_of_layer.target.per_channel else "the kernel"
             raise InputError(
-                f"layer '{clusters_of_layer.name}': {scope_text} holds {clusters_of_layer.distinct_count} distinct values after clustering, "
+                f"layer '{clusters_of_layer.name}': {scope_text} holds "
+                f"{clusters_of_layer.distinct_count} distinct values after clustering, "
                 f"more than the {clusters_of_layer.target.cluster_count} requested"
             )
         if (
@@ -327,7 +331,6 @@ def check_clusters(model: Any, selection: ClusterSelection, plan: ClusteringPlan
             and clusters_of_layer.revived_zero_count
             and detect_structure(original_kernel, (original_kernel.ndim - 1,)).zero_mask is not None
         ):
-            raise InputError(
-                f"layer '{clusters_of_layer.name}': {plural(clusters_of_layer.revived_zero_count, 'zero weight')} became nonzero in clustering"
-            )
+            revived_zeros_text = plural(clusters_of_layer.revived_zero_count, "zero weight")
+            raise InputError(f"layer '{clusters_of_layer.name}': {revived_zeros_text} became nonzero in clustering")
     return layer_clusters

@@ -93,7 +93,8 @@ def float_operator_notes(scheme: str, lite: Model) -> list[str]:
     )
     locations_text = ", ".join(operator_locations[:MAX_OPERATORS_SHOWN])
     return [
-        f"{len(operator_locations)} of {len(lite.operators)} operators compute in float: {locations_text}{remainder_text}"
+        f"{len(operator_locations)} of {len(lite.operators)} operators compute in float: "
+        f"{locations_text}{remainder_text}"
     ]
 
 

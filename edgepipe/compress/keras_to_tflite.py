@@ -126,8 +126,9 @@ def _check_loops(function: Any) -> None:
     loop_names = [op.name.split("/while/")[0] for op in function.graph.get_operations() if op.type in LOOP_OPS]
     if loop_names:
         raise InputError(
-            f"activations cannot be calibrated through a loop, and the model has {len(loop_names)}: {', '.join(loop_names)}; "
-            "build recurrent layers (LSTM, GRU) with unroll=True, or choose scheme dynamic or float16"
+            f"activations cannot be calibrated through a loop, and the model has {len(loop_names)}: "
+            f"{', '.join(loop_names)}; build recurrent layers (LSTM, GRU) with unroll=True, "
+            "or choose scheme dynamic or float16"
         )
 
 

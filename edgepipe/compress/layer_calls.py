@@ -17,7 +17,7 @@ def walk_layer_calls(model: Any, input_values: list[Any], apply_layer: LayerCall
 
     Args:
         model: a functional tf_keras model.
-        inputs: a value for each input of `model`, in order.
+        input_values: a value for each input of `model`, in order.
         apply_layer: computes the values of a layer's outputs from those of its inputs.
     """
     value_by_tensor_id = dict(zip((str(id(tensor)) for tensor in model.inputs), input_values, strict=True))

@@ -229,16 +229,21 @@ def _build_tables(
             for name, error in search_result.layer_ranking
         ),
     )
+    later_successes = [trial for trial in search_result.trials[MAX_TRIALS_SHOWN:] if trial.meets_goal]
     trial_table = Table(
-        title=f"{plural(len(search_result.trials), 'model')} tried on validation, float {goal.float_quality:.6g}, drop allowed "
-        f"{goal.max_drop:.6g}; the first {MAX_TRIALS_SHOWN} and those that met it",
+        title=f"{plural(len(search_result.trials), 'model')} tried on validation, float {goal.float_quality:.6g}, "
+        f"drop allowed {goal.max_drop:.6g}; the first {MAX_TRIALS_SHOWN} and those that met it",
         columns=("layers above int8", "number", "quality", "drop", "met"),
         rows=tuple(
-            (_precisions_text(trial.precisions), len(trial.precisions), *_quality_cells(goal, trial),
-             "yes" if trial.meets_goal else "no")
-            for trial in (*search_result.trials[:MAX_TRIALS_SHOWN], *(t for t in search_result.trials[MAX_TRIALS_SHOWN:] if t.meets_goal))
+            (
+                _precisions_text(trial.precisions),
+                len(trial.precisions),
+                *_quality_cells(goal, trial),
+                "yes" if trial.meets_goal else "no",
+            )
+            for trial in (*search_result.trials[:MAX_TRIALS_SHOWN], *later_successes)
         ),
-    )  # fmt: skip
+    )
     return layer_table, trial_table
 
 
@@ -277,6 +282,11 @@ def _build_metrics(
     drop_text = f"float {goal.float_quality:.4f}, mixed {search_result.quality:.4f}, validation split, LiteRT xnnpack"
     return (
         exact_metric("promoted_layers", len(search_result.precisions), Dimension.COUNT, layers_text),
-        Metric(name="drop_of_mixed", value=goal.quality_drop(search_result.quality), unit=Dimension.NUMBER, evidence=Evidence.MEASURED,
-               how=drop_text),
-    )  # fmt: skip
+        Metric(
+            name="drop_of_mixed",
+            value=goal.quality_drop(search_result.quality),
+            unit=Dimension.NUMBER,
+            evidence=Evidence.MEASURED,
+            how=drop_text,
+        ),
+    )

@@ -79,7 +79,7 @@ def read_limits(document: Document, path: KeyPath, raw_budget: Any, budget_names
         document: the file that holds the budget; collects the problems.
         path: where the budget is in `document`.
         raw_budget: the YAML value at `path`: metric or device to limit.
-        known_names: the metrics, devices and stages that the budget may name.
+        budget_names: the metrics, devices and stages that the budget may name.
     """
     if not isinstance(raw_budget, dict):
         document.add_problem(

@@ -157,7 +157,7 @@ class Cache:
         Args:
             workspace: the folder from `workspace()`, with the artifact inside.
             key: 64 hex digits: the digest of everything that determines the result.
-            stage: name of the stage, for messages and `list_entries`.
+            stage_name: name of the stage, for messages and `list_entries`.
             artifact: the result, below `workspace`.
             outcome: what the stage reports besides the artifact.
             cost: what the stage took.

@@ -269,13 +269,13 @@ def _is_valid_text(text: str) -> bool:
 
 
 def assign(document: Document, path: KeyPath, text: str, source_name: str) -> None:
-    """Replace the value at `path` by the YAML value `text`, as `--set` does; later problems name `source`.
+    """Replace the value at `path` by the YAML value `text`, as `--set` does; later problems name `source_name`.
 
     Args:
         document: changed in place; collects the problems.
         path: keys and list indices; missing mappings on the way are created.
         text: the new value in YAML.
-        source: replaces the file name in problems, for example `--set`.
+        source_name: replaces the file name in problems, for example `--set`.
     """
     new_document = parse(text, source_name)
     if not text.strip():

@@ -55,8 +55,8 @@ def check_classes_remain(
 
     Args:
         root: the folder, for messages.
-        names: of the classes, in the order of their labels.
-        labels: those that training samples have.
+        all_classes: of the classes, in the order of their labels.
+        present_labels: those that training samples have.
         corrupt_files: the skipped files with the reason.
 
     Raises:
@@ -106,7 +106,7 @@ def check_classes(
 
     Args:
         folder: of the split.
-        names: the classes of the training split.
+        training_classes: the classes of the training split.
         endings: of the files to look for, lower case with the dot.
         sample_kind: what messages call a sample, such as "image".
         excluded_folder: a subfolder that is not a class; None for none.

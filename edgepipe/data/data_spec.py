@@ -216,8 +216,9 @@ class SoundSpec(_CommonSpec):
             return
         if window_samples < 2 or round(self.hop * self.rate) < 1 or fft_size > recording_samples:
             raise ValueError(
-                f"a recording of {recording_samples} samples, windows of {window_samples} in an FFT of {fft_size}, every "
-                f"{round(self.hop * self.rate)}: an FFT must fit into a recording, a window needs 2 samples, a hop 1"
+                f"a recording of {recording_samples} samples, windows of {window_samples} in an FFT of {fft_size}, "
+                f"every {round(self.hop * self.rate)}: "
+                "an FFT must fit into a recording, a window needs 2 samples, a hop 1"
             )
         low_mel, high_mel = (2595 * math.log10(1 + edge / 700) for edge in (self.fmin, fmax))
         mel_steps = [low_mel + (high_mel - low_mel) * step / (self.mels + 1) for step in range(self.mels + 2)]
@@ -225,8 +226,9 @@ class SoundSpec(_CommonSpec):
         empty_band_count = sum(math.floor(bin_edges[band]) + 1 >= bin_edges[band + 2] for band in range(self.mels))
         if empty_band_count:
             raise ValueError(
-                f"{empty_band_count} of {self.mels} mel bands would be empty: they lie between the frequencies of an FFT of "
-                f"{fft_size} points, {self.rate / fft_size:.4g} Hz apart; use fewer `mels`, a longer `window`, or a higher `fmin`"
+                f"{empty_band_count} of {self.mels} mel bands would be empty: they lie between the frequencies of "
+                f"an FFT of {fft_size} points, {self.rate / fft_size:.4g} Hz apart; "
+                "use fewer `mels`, a longer `window`, or a higher `fmin`"
             )
 
 
@@ -272,7 +274,7 @@ def parse(document: Document, path: KeyPath, yaml_value: Any, base_folder: Path)
         document: the file it is from; problems are added to it.
         path: the key's path in the document.
         yaml_value: the parsed YAML value at `path`.
-        base: the folder that relative file names start from.
+        base_folder: the folder that relative file names start from.
 
     Returns:
         The dataset; None if there is any problem.

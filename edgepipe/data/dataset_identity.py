@@ -54,9 +54,9 @@ def compute_identity(spec: DataSpec, base_folder: Path, memo_path: Path | None =
 
     Args:
         spec: the parsed `data:` key.
-        base: the folder that relative file names start from.
-        memo: a SQLite file that stores digests by path, size, inode and ctime, which cannot be set back; None hashes
-            every file.
+        base_folder: the folder that relative file names start from.
+        memo_path: a SQLite file that stores digests by path, size, inode and ctime, which cannot be set back; None
+            hashes every file.
 
     Raises:
         InputError: a file is missing.

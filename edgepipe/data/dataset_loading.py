@@ -42,7 +42,7 @@ def load(spec: DataSpec, base_folder: Path, seed: int, requested_splits: frozens
 
     Args:
         spec: the parsed `data:` key.
-        base: the folder that relative file names start from.
+        base_folder: the folder that relative file names start from.
         seed: of the random draw.
         requested_splits: the splits to return; sizes and notes cover all of them.
 
@@ -174,7 +174,8 @@ def _imbalance_notes(raw_dataset: RawDataset, indices_by_split: dict[Split, Arra
         for label in (common_label, rare_label)
     ]
     return (
-        f"{raw_dataset.name}: classes are out of balance in training: '{class_titles[0]}' has {count_by_label[common_label]} samples, "
+        f"{raw_dataset.name}: classes are out of balance in training: "
+        f"'{class_titles[0]}' has {count_by_label[common_label]} samples, "
         f"'{class_titles[1]}' {count_by_label[rare_label]}; accuracy hides that: "
         "`metrics: [balanced_accuracy]` or f1_macro show it",
     )

@@ -22,8 +22,8 @@ def draw_group_splits(
 
     Args:
         labels: integers (n,) to balance; None balances sizes alone.
-        groups: the name of each sample's group, (n,).
-        shares: fraction of each split but training.
+        sample_groups: the name of each sample's group, (n,).
+        share_by_split: fraction of each split but training.
         seed: of the order in which groups of equal size are assigned.
 
     Raises:
@@ -32,8 +32,9 @@ def draw_group_splits(
     group_names, group_indices = np.unique(sample_groups, return_inverse=True)
     splits = [Split.TRAIN, *share_by_split]
     if len(group_names) < len(splits):
+        groups_text = ", ".join(map(str, group_names[:MAX_LISTED]))
         raise InputError(
-            f"{plural(len(group_names), 'group')} ({', '.join(map(str, group_names[:MAX_LISTED]))}) cannot be kept apart in "
+            f"{plural(len(group_names), 'group')} ({groups_text}) cannot be kept apart in "
             f"{len(splits)} splits ({', '.join(splits)}); a group must stay within one split"
         )
     class_counts = _count_by_class(labels, group_indices, len(group_names))

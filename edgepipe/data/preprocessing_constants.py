@@ -29,12 +29,24 @@ def _sound_constants(spec: SoundSpec, sound_features: SoundFeatures) -> Sound:
         return Sound(features=sound_features.kind, rate=sound_features.rate, samples=sample_count)
     is_mfcc = sound_features.kind == "mfcc"
     return Sound(
-        features=sound_features.kind, rate=sound_features.rate, samples=sample_count, window=sound_features.window_samples, hop=sound_features.hop_samples, fft=sound_features.fft_size,
-        window_function="periodic Hann", spectrum="power", mels=sound_features.band_count, mel_scale="2595 log10(1 + f / 700)",
-        mel_shape="triangles in Hz of peak 1", fmin=sound_features.fmin, fmax=sound_features.fmax, log="ln(power + floor)",
-        floor=sound_features.floor, coefficients=sound_features.coefficient_count if is_mfcc else None,
+        features=sound_features.kind,
+        rate=sound_features.rate,
+        samples=sample_count,
+        window=sound_features.window_samples,
+        hop=sound_features.hop_samples,
+        fft=sound_features.fft_size,
+        window_function="periodic Hann",
+        spectrum="power",
+        mels=sound_features.band_count,
+        mel_scale="2595 log10(1 + f / 700)",
+        mel_shape="triangles in Hz of peak 1",
+        fmin=sound_features.fmin,
+        fmax=sound_features.fmax,
+        log="ln(power + floor)",
+        floor=sound_features.floor,
+        coefficients=sound_features.coefficient_count if is_mfcc else None,
         dct="II, orthonormal" if is_mfcc else None,
-    )  # fmt: skip
+    )
 
 
 def _pixel_constants(spec: DataSpec, raw_dataset: RawDataset) -> Pixels | None:

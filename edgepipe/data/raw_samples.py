@@ -58,8 +58,8 @@ def check_dataset(raw_dataset: RawDataset) -> RawDataset:
         _check_lengths(f"{raw_dataset.name} ({split})", raw_split)
         if not isinstance(raw_split.x, dict) and raw_split.x.ndim == 1:
             raise InputError(
-                f"{raw_dataset.name}: x has shape {raw_split.x.shape}, one number a sample; a model takes at least one axis: "
-                "(n, 1)"
+                f"{raw_dataset.name}: x has shape {raw_split.x.shape}, one number a sample; "
+                "a model takes at least one axis: (n, 1)"
             )
     _check_shapes(raw_dataset)
     return raw_dataset
@@ -124,9 +124,10 @@ def _check_shapes(raw_dataset: RawDataset) -> None:
         raise InputError(f"{raw_dataset.name}: some splits have groups and others have none")
     train_shapes = _sample_shape_by_array(raw_dataset.raw_splits[Split.TRAIN])
     for split, raw_split in raw_dataset.raw_splits.items():
-        if _sample_shape_by_array(raw_split) != train_shapes:
+        split_shapes = _sample_shape_by_array(raw_split)
+        if split_shapes != train_shapes:
             raise InputError(
-                f"{raw_dataset.name}: one sample of {split} is {_sample_shape_by_array(raw_split)}, one of train is {train_shapes}"
+                f"{raw_dataset.name}: one sample of {split} is {split_shapes}, one of train is {train_shapes}"
             )
 
 

@@ -52,10 +52,20 @@ class SoundFeatures:
             )
         librosa = import_librosa()
         mel_power = librosa.feature.melspectrogram(
-            y=waveforms.astype(np.float32), sr=self.rate, n_fft=self.fft_size, hop_length=self.hop_samples, win_length=self.window_samples,
-            window="hann", center=False, power=2.0, n_mels=self.band_count, fmin=self.fmin, fmax=self.fmax, htk=True,
+            y=waveforms.astype(np.float32),
+            sr=self.rate,
+            n_fft=self.fft_size,
+            hop_length=self.hop_samples,
+            win_length=self.window_samples,
+            window="hann",
+            center=False,
+            power=2.0,
+            n_mels=self.band_count,
+            fmin=self.fmin,
+            fmax=self.fmax,
+            htk=True,
             norm=None,
-        )  # fmt: skip
+        )
         log_bands = np.log(mel_power + np.float32(self.floor))
         if self.kind == "mfcc":
             log_bands = librosa.feature.mfcc(S=log_bands, n_mfcc=self.coefficient_count, dct_type=2, norm="ortho")
@@ -67,8 +77,9 @@ class SoundFeatures:
             return f"waveforms at {self.rate} Hz, -1 to 1"
         cepstral_text = f", orthonormal DCT-II, the first {self.coefficient_count}" if self.kind == "mfcc" else ""
         return (
-            f"{self.kind} at {self.rate} Hz: periodic Hann windows of {self.window_samples} samples every {self.hop_samples}, in the "
-            f"middle of an FFT of {self.fft_size}, power, {self.band_count} triangular mel bands (HTK scale, peak 1) from "
+            f"{self.kind} at {self.rate} Hz: periodic Hann windows of {self.window_samples} samples "
+            f"every {self.hop_samples}, in the middle of an FFT of {self.fft_size}, power, "
+            f"{self.band_count} triangular mel bands (HTK scale, peak 1) from "
             f"{self.fmin:g} to {self.fmax:g} Hz, ln(power + {self.floor:g}){cepstral_text}"
         )
 

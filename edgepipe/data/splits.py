@@ -102,13 +102,13 @@ def draw_splits(
     Args:
         labels: integers (n,): each class gives its share, rounded, at least one sample, to each split; None draws
             without regard to classes.
-        size: number of samples.
-        shares: fraction of each split but training, which gets the rest.
+        sample_count: number of samples.
+        share_by_split: fraction of each split but training, which gets the rest.
         seed: of the draw.
-        names: of the classes, for messages; empty if they have none.
+        class_names: of the classes, for messages; empty if they have none.
 
     Returns:
-        Indices into 0..size-1 by split.
+        Indices into 0..sample_count-1 by split.
 
     Raises:
         InputError: a class, or all samples together, are too few for one sample in each split.
@@ -163,8 +163,8 @@ def draw_representative(train: SplitData, sample_count: int, seed: int) -> Array
     """
     if sample_count < 1 or len(train) == 0:
         raise InputError(
-            f"zero representative samples (asked for {sample_count} of {len(train)}): int8 conversion calibrates its ranges "
-            "on them; set `representative: 200`"
+            f"zero representative samples (asked for {sample_count} of {len(train)}): "
+            "int8 conversion calibrates its ranges on them; set `representative: 200`"
         )
     indices = np.random.RandomState(seed).permutation(len(train))[:sample_count]
     return take_samples(train.x, indices)
@@ -176,7 +176,7 @@ def check_labels(y: Array | None, class_count: int | None = None, source_name: s
     Args:
         y: the labels of one split.
         class_count: outputs of the model, if known.
-        source: what messages call the data.
+        source_name: what messages call the data.
 
     Returns:
         Warnings to show: classes within the range that have no sample.
@@ -188,8 +188,8 @@ def check_labels(y: Array | None, class_count: int | None = None, source_name: s
         raise InputError(f"{source_name} has no labels; classification needs one integer per sample")
     if y.dtype.kind not in "iu":
         raise InputError(
-            f"the labels of {source_name} are {y.dtype} (the first is {y.flat[0]}); classification needs integers from 0: "
-            "convert them, or choose another task"
+            f"the labels of {source_name} are {y.dtype} (the first is {y.flat[0]}); "
+            "classification needs integers from 0: convert them, or choose another task"
         )
     if y.ndim != 1:
         raise InputError(

@@ -57,6 +57,6 @@ class Scaling:
             else ""
         )
         return (
-            f"{name}: standardized by the training split: mean [{constant_texts[0]}], deviation [{constant_texts[1]}]; a device must too"
-            f"{constant_note}"
+            f"{name}: standardized by the training split: mean [{constant_texts[0]}], deviation [{constant_texts[1]}]; "
+            f"a device must too{constant_note}"
         )

@@ -96,7 +96,8 @@ def _read_file(path: Path, root: Path, spec: TableSpec, table_samples: _TableSam
     channel_columns = _channel_columns(path, table, spec)
     if table_samples.channel_names and channel_columns != table_samples.channel_names:
         raise _CorruptTable(
-            f"its channels are {', '.join(channel_columns)}, those of earlier files are {', '.join(table_samples.channel_names)}"
+            f"its channels are {', '.join(channel_columns)}, "
+            f"those of earlier files are {', '.join(table_samples.channel_names)}"
         )
     channel_rows = _read_channels(table, channel_columns)
     row_labels = _row_values(table, spec.label, relative_path, spec.label_from)

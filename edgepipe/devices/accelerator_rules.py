@@ -83,7 +83,9 @@ def activation_violation(_: Model, operator: Operator) -> str:
         or activation_code == _NO_ACTIVATION_CODE
     ):
         return ""
-    return f"{_ACTIVATION_NAMES[activation_code] if isinstance(activation_code, int) and activation_code < len(_ACTIVATION_NAMES) else activation_code} is fused into it"
+    if isinstance(activation_code, int) and activation_code < len(_ACTIVATION_NAMES):
+        return f"{_ACTIVATION_NAMES[activation_code]} is fused into it"
+    return f"{activation_code} is fused into it"
 
 
 def dilation_violation(_: Model, operator: Operator) -> str:

@@ -267,7 +267,8 @@ def _describe_peak(model: Model) -> str:
     except InputError as error:
         return f"; the peak cannot be located: {error}"
     peak_location = arena_plan.peak_operator.location if arena_plan.peak_operator else "the inputs"
-    return f"; the peak is at {peak_location}, with {units.show(arena_plan.naive_peak_bytes, Dimension.BYTES)} of live tensors"
+    live_bytes_text = units.show(arena_plan.naive_peak_bytes, Dimension.BYTES)
+    return f"; the peak is at {peak_location}, with {live_bytes_text} of live tensors"
 
 
 def file_metrics(model: Model) -> list[Metric]:

@@ -118,10 +118,8 @@ def _find_parent(
 ) -> Path | None:
     parent_path = find_profile(name, search_folders)
     if parent_path is None:
-        document.add_problem(
-            key_path,
-            f"unknown profile '{name}'{did_you_mean(name, _available_profiles(search_folders) - {inheritance_chain[-1].stem})}",
-        )
+        candidate_names = _available_profiles(search_folders) - {inheritance_chain[-1].stem}
+        document.add_problem(key_path, f"unknown profile '{name}'{did_you_mean(name, candidate_names)}")
         return None
     resolved_chain = [path.resolve() for path in inheritance_chain]
     if parent_path.resolve() in resolved_chain:

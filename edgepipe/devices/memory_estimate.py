@@ -61,6 +61,6 @@ def _estimated_metric(
     assert metric_source.interval is not None, "required by the profile's schema"
     low_bytes, high_bytes = (exact_bytes + bound * estimated_bytes for bound in metric_source.interval)
     return Metric(
-        name=metric_name, value=exact_bytes + estimated_bytes, unit=Dimension.BYTES, evidence=Evidence.ESTIMATED, device=device,
-        how=explanation, interval=(low_bytes, high_bytes),
+        name=metric_name, value=exact_bytes + estimated_bytes, unit=Dimension.BYTES,
+        evidence=Evidence.ESTIMATED, device=device, how=explanation, interval=(low_bytes, high_bytes),
     )  # fmt: skip

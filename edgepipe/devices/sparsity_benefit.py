@@ -57,7 +57,8 @@ def _sparsity_notes(model: Model, devices: list[Device]) -> list[str]:
         device_names_by_runtime.setdefault(device.runtime.name, []).append(device.name)
     zero_share_text = units.show(zeros / elements, Dimension.FRACTION)
     return [
-        f"{zero_share_text} of the kernels' weights are zero, which brings {runtime} ({', '.join(names)}) {BENEFIT_BY_RUNTIME[runtime]}"
+        f"{zero_share_text} of the kernels' weights are zero, which brings {runtime} ({', '.join(names)}) "
+        f"{BENEFIT_BY_RUNTIME[runtime]}"
         for runtime, names in device_names_by_runtime.items()
     ]
 
@@ -66,6 +67,7 @@ def _compression_notes(model: Model, size_text_by_metric: dict[str, str]) -> lis
     if compressed_weight_share(model) > NOTABLE_COMPRESSION:
         return []
     return [
-        f"compressed, the .tflite takes {size_text_by_metric['size_zstd']} of {size_text_by_metric['size']} (size_zstd): zeros and shared weights "
+        f"compressed, the .tflite takes {size_text_by_metric['size_zstd']} of {size_text_by_metric['size']} "
+        "(size_zstd): zeros and shared weights "
         "save flash and bytes over the air only where the file is stored or sent compressed, and it is unpacked to run"
     ]

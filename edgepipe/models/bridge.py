@@ -85,7 +85,8 @@ class ModelDifference:
         """One line for a report."""
         worst_difference = self.worst_difference
         return (
-            f"bridged to tf_keras: {plural(len(self.tensor_differences), 'tensor')} and {plural(len(self.output_differences), 'output')} "
+            f"bridged to tf_keras: {plural(len(self.tensor_differences), 'tensor')} and "
+            f"{plural(len(self.output_differences), 'output')} "
             "compared under perturbed weights, largest relative difference "
             f"{worst_difference.relative_error:.1e} ('{worst_difference.layer_name}')"
         )
@@ -135,9 +136,9 @@ def bridge(model: KerasModel) -> BridgedModel:
     wrong_difference = difference.first_difference_above(TOLERANCE)
     if wrong_difference is not None:
         raise InputError(
-            f"the bridge of '{model.name}' to tf_keras is wrong from layer '{wrong_difference.layer_name}' on: its output "
-            f"differs by {wrong_difference.relative_error:.1e} of its largest value (allowed {TOLERANCE:.0e}); leave that "
-            "layer out, or convert without compression, and please report it"
+            f"the bridge of '{model.name}' to tf_keras is wrong from layer '{wrong_difference.layer_name}' on: "
+            f"its output differs by {wrong_difference.relative_error:.1e} of its largest value "
+            f"(allowed {TOLERANCE:.0e}); leave that layer out, or convert without compression, and please report it"
         )
     return BridgedModel(twin.model, difference, twin.keras3_notes)
 
@@ -342,8 +343,8 @@ class _TwinLayers:
         except Exception as error:
             class_name = type(keras_operation).__name__
             raise InputError(
-                f"layer '{keras_operation.name}', of class {class_name}, does not run in tf_keras: {summarize_error(error)}; "
-                "replace it, or convert without compression"
+                f"layer '{keras_operation.name}', of class {class_name}, does not run in tf_keras: "
+                f"{summarize_error(error)}; replace it, or convert without compression"
             ) from error
         return outputs
 
@@ -380,7 +381,8 @@ class _TwinLayers:
             ]
             if weight_shapes[0] != weight_shapes[1]:
                 raise InputError(
-                    f"layer '{keras_operation.name}' has weights of shapes {weight_shapes[0]}, its tf_keras twin {weight_shapes[1]}"
+                    f"layer '{keras_operation.name}' has weights of shapes {weight_shapes[0]}, "
+                    f"its tf_keras twin {weight_shapes[1]}"
                 )
             yield from zip(original_weights, twin_weights, strict=True)
 

@@ -68,7 +68,8 @@ def _read_head_bytes(path: Path) -> bytes:
 def _check_suffix(path: Path, suffixes: tuple[str, ...], content_description: str) -> None:
     if path.suffix.lower() not in suffixes:
         raise InputError(
-            f"{path}: holds {content_description} but is named '{path.suffix}'; rename it to end in {' or '.join(suffixes)}"
+            f"{path}: holds {content_description} but is named '{path.suffix}'; "
+            f"rename it to end in {' or '.join(suffixes)}"
         )
 
 

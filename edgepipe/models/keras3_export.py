@@ -83,8 +83,9 @@ def export_to_keras3(model: TfKerasModel) -> Keras3Export:
     wrong_tensor = difference.first_difference_above(TOLERANCE)
     if wrong_tensor is not None:
         raise InputError(
-            f"'{model.name}' written back to Keras 3 is wrong from layer '{wrong_tensor.layer_name}' on: its output differs "
-            f"by {wrong_tensor.relative_error:.1e} of its largest value (allowed {TOLERANCE:.0e}); please report it"
+            f"'{model.name}' written back to Keras 3 is wrong from layer '{wrong_tensor.layer_name}' on: "
+            f"its output differs by {wrong_tensor.relative_error:.1e} of its largest value "
+            f"(allowed {TOLERANCE:.0e}); please report it"
         )
     return Keras3Export(exporter.exported_model, difference)
 

@@ -21,9 +21,9 @@ def build_model(
     """Build a model with the user's function; `input_shape` and `classes` come from the data if it takes them.
 
     Args:
-        function: `module:function`.
+        function_reference: `module:function`.
         args: Its keyword arguments, which override those from the data.
-        base: Folder of the pipeline file, searched for the module first.
+        base_folder: Folder of the pipeline file, searched for the module first.
         splits: The data; None if the pipeline has none.
 
     Raises:

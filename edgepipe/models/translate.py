@@ -152,8 +152,8 @@ def _wrap_layer(layer: KerasLayer, name: str, reason: str) -> LayerChain:
     weight_shapes = [[tuple(weight.shape) for weight in weights] for weights in (layer.weights, twin.tf_weights)]
     if weight_shapes[0] != weight_shapes[1]:
         raise UnsupportedLayerError(
-            f"{reason}, and rebuilt from its get_config() it has weights of shapes {weight_shapes[1]} instead of {weight_shapes[0]}; "
-            "create them in its build(input_shape)"
+            f"{reason}, and rebuilt from its get_config() it has weights of shapes {weight_shapes[1]} "
+            f"instead of {weight_shapes[0]}; create them in its build(input_shape)"
         )
     return LayerChain((twin,), reason)
 
@@ -344,9 +344,9 @@ def translate_operator(
     """The tf_keras twin of a `keras.ops` node: a standard layer, which compression knows, or an `OperatorLayer`.
 
     Args:
-        operation: The Operation of the node.
-        tensors: The symbolic tensors (or weights) among its arguments.
-        arguments: All its arguments as JSON, with `{"tensor": i}` for `tensors[i]`.
+        keras_operation: The Operation of the node.
+        operand_tensors: The symbolic tensors (or weights) among its arguments.
+        arguments_json: All its arguments as JSON, with `{"tensor": i}` for `operand_tensors[i]`.
         name: Name of the layer.
 
     Raises:

@@ -267,10 +267,11 @@ class _PipelineParser:
         if input_kind is None:
             return next(iter(cls.accepts.values())) if len(set(cls.accepts.values())) == 1 else None
         if input_kind not in cls.accepts:
+            remedy = _chain_remedy(cls, input_kind) or self._move_remedy(stage_type, input_kind)
             self.document.add_problem(
                 path,
-                f"'{stage_type}' takes {_describe_kinds(cls.accepts)}, but '{self.previous_stage_name}' before it gives "
-                f"{_describe_kinds([input_kind])}; {_chain_remedy(cls, input_kind) or self._move_remedy(stage_type, input_kind)}",
+                f"'{stage_type}' takes {_describe_kinds(cls.accepts)}, "
+                f"but '{self.previous_stage_name}' before it gives {_describe_kinds([input_kind])}; {remedy}",
                 anchor="key",
             )
             return None

@@ -34,7 +34,8 @@ def _families_table(held_out_error: HeldOutError) -> TextTable:
         (name, str(family_error.points), _format_share(family_error.median), _format_share(family_error.worst))
         for name, family_error in held_out_error.families.items()
     )
-    title = f"Unseen model families: median error {_format_share(held_out_error.median)}, 90 % within {_format_share(held_out_error.p90)}"
+    median_text, p90_text = _format_share(held_out_error.median), _format_share(held_out_error.p90)
+    title = f"Unseen model families: median error {median_text}, 90 % within {p90_text}"
     return TextTable(title, ("family", "models", "median", "worst"), family_rows, frozenset({1, 2, 3}))
 
 

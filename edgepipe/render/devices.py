@@ -55,8 +55,9 @@ _ProfileRow = tuple[str, str, str]  # label, value as text, and its dotted path 
 
 def _calibration_rows(calibration: DeviceCalibration) -> list[_ProfileRow]:
     suite_measurement, (low, high) = calibration.measured, calibration.interval
+    model_count_text = units.plural(suite_measurement.models, "model")
     labelled_texts = [
-        ("calibrated", f"on {units.plural(suite_measurement.models, 'model')} ({suite_measurement.suite}), {suite_measurement.at}"),
+        ("calibrated", f"on {model_count_text} ({suite_measurement.suite}), {suite_measurement.at}"),
         ("calibrated with", f"{suite_measurement.runtime}, {units.plural(suite_measurement.threads, 'thread')}"),
         ("calibration host", suite_measurement.host),
         ("90 % interval", f"{low:.3f} to {high:.3f} times the estimate"),

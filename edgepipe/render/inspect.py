@@ -230,7 +230,8 @@ def _operator_record(operator: Operator) -> OperatorRecord:
     tensor_indices = [tuple(t.index if t else None for t in side) for side in tensor_lists]
     return OperatorRecord(
         index=operator.index, subgraph=operator.subgraph_index, name=operator.name, custom=operator.is_custom,
-        inputs=tensor_names[0], outputs=tensor_names[1], input_tensors=tensor_indices[0], output_tensors=tensor_indices[1],
+        inputs=tensor_names[0], outputs=tensor_names[1],
+        input_tensors=tensor_indices[0], output_tensors=tensor_indices[1],
         options=operator.options, macs=operator.macs, parameters=operator.parameters,
         bytes_read=operator.bytes_read, constant_bytes=operator.constant_bytes, bytes_written=operator.bytes_written,
     )  # fmt: skip
@@ -239,15 +240,17 @@ def _operator_record(operator: Operator) -> OperatorRecord:
 def _subgraph_record(subgraph: Subgraph) -> SubgraphRecord:
     return SubgraphRecord(
         index=subgraph.index, name=subgraph.name, inputs=tuple(t.name for t in subgraph.inputs),
-        outputs=tuple(t.name for t in subgraph.outputs), operators=len(subgraph.operators), tensors=len(subgraph.tensors),
+        outputs=tuple(t.name for t in subgraph.outputs),
+        operators=len(subgraph.operators), tensors=len(subgraph.tensors),
         macs=sum(operator.macs for operator in subgraph.operators),
     )  # fmt: skip
 
 
 def _memory_record(tflm_memory: TflmMemory) -> MemoryRecord:
+    tail = tflm_memory.arena_tail
     tail_record = TailRecord(
-        bytes=tflm_memory.arena_tail.total_bytes, parts=tflm_memory.arena_tail.bytes_by_use, unknown=tflm_memory.arena_tail.unknown_operators,
-        bytes_32_bit=tflm_memory.arena_tail.total_bytes_32_bit, interval_32_bit=tflm_memory.arena_tail.interval_32_bit,
+        bytes=tail.total_bytes, parts=tail.bytes_by_use, unknown=tail.unknown_operators,
+        bytes_32_bit=tail.total_bytes_32_bit, interval_32_bit=tail.interval_32_bit,
     )  # fmt: skip
     plan = tflm_memory.arena_plan
     if plan is None:
@@ -271,8 +274,9 @@ def _memory_record(tflm_memory: TflmMemory) -> MemoryRecord:
 
 def _buffer_record(plan: ArenaPlan, buffer: ArenaBuffer) -> BufferRecord:
     return BufferRecord(
-        name=buffer.name, kind=buffer.kind, subgraph=buffer.subgraph_index, tensor=buffer.tensor_index, bytes=buffer.size,
-        size=buffer.aligned_size, offset=buffer.offset, first=buffer.first_step, last=buffer.last_step,
+        name=buffer.name, kind=buffer.kind, subgraph=buffer.subgraph_index, tensor=buffer.tensor_index,
+        bytes=buffer.size, size=buffer.aligned_size, offset=buffer.offset,
+        first=buffer.first_step, last=buffer.last_step,
         first_operator=_step_operator(plan, buffer.first_step), last_operator=_step_operator(plan, buffer.last_step),
     )  # fmt: skip
 
@@ -383,9 +387,9 @@ def _describe_tensor(tensor: Tensor) -> str:
 def _operators_table(model: Model) -> TextTable:
     columns = ("#", "operator", "inputs", "outputs", "MACs", "parameters", "read", "constants", "written", "scale")
     rows = tuple(
-        (str(op.index) if not op.subgraph_index else f"{op.subgraph_index}/{op.index}", op.name, _list_shapes(op.inputs),
-         _list_shapes(op.outputs), f"{op.macs:,}", f"{op.parameters:,}", f"{op.bytes_read:,}", f"{op.constant_bytes:,}",
-         f"{op.bytes_written:,}", _describe_scale(op))
+        (str(op.index) if not op.subgraph_index else f"{op.subgraph_index}/{op.index}", op.name,
+         _list_shapes(op.inputs), _list_shapes(op.outputs), f"{op.macs:,}", f"{op.parameters:,}",
+         f"{op.bytes_read:,}", f"{op.constant_bytes:,}", f"{op.bytes_written:,}", _describe_scale(op))
         for op in model.operators
     )  # fmt: skip
     return TextTable("Operators, with the bytes they read and write", columns, rows, frozenset({0, 4, 5, 6, 7, 8}))
@@ -416,16 +420,17 @@ def _memory_table(tflm_memory: TflmMemory) -> TextTable:
     low_text, high_text = (units.show(bound, Dimension.BYTES) for bound in tail.interval_32_bit)
     unknown_operators = ", ".join(tail.unknown_operators)
     missing_note = f", excluding the kernel data of {unknown_operators}" if unknown_operators else ""
-    if tflm_memory.arena_plan is None:
+    arena_plan = tflm_memory.arena_plan
+    if arena_plan is None:
         rows = [("planned peak", f"unavailable: {tflm_memory.missing_plan_reason}")]
     else:
         rows = [
             (
                 "planned peak",
-                f"{_format_bytes(tflm_memory.arena_plan.peak_bytes)}: the arena's head, by TensorFlow Lite Micro's greedy planner",
+                f"{_format_bytes(arena_plan.peak_bytes)}: the arena's head, by TensorFlow Lite Micro's greedy planner",
             ),
-            ("naive peak", f"{_format_bytes(tflm_memory.arena_plan.naive_peak_bytes)} of tensors alive at once"),
-            ("at", _step_operator(tflm_memory.arena_plan, tflm_memory.arena_plan.peak_step) or "the start"),
+            ("naive peak", f"{_format_bytes(arena_plan.naive_peak_bytes)} of tensors alive at once"),
+            ("at", _step_operator(arena_plan, arena_plan.peak_step) or "the start"),
         ]
     rows += [
         ("tail", f"{_format_bytes(tail.total_bytes)} of runtime structures on 64 bits{missing_note}"),
@@ -439,12 +444,13 @@ def _format_bytes(size: int) -> str:
 
 
 def _peak_tables(tflm_memory: TflmMemory) -> list[TextTable]:
-    if tflm_memory.arena_plan is None:
+    arena_plan = tflm_memory.arena_plan
+    if arena_plan is None:
         return []
-    peak_buffers = tflm_memory.arena_plan.buffers_at_peak
+    peak_buffers = arena_plan.buffers_at_peak
     rows = [
-        (b.name, b.kind, f"{b.size:,}", f"{b.offset:,}", _step_operator(tflm_memory.arena_plan, b.first_step) or "the start",
-         _step_operator(tflm_memory.arena_plan, b.last_step) or "the start")
+        (b.name, b.kind, f"{b.size:,}", f"{b.offset:,}", _step_operator(arena_plan, b.first_step) or "the start",
+         _step_operator(arena_plan, b.last_step) or "the start")
         for b in peak_buffers[:MAX_SHOWN_TENSORS]
     ]  # fmt: skip
     limit_note = (

@@ -46,8 +46,10 @@ def _check_architecture(name: str) -> str:
 def _footprint_row(footprint_entry: dict[str, Any]) -> tuple[str, ...]:
     options_text = ", ".join(f"{key} {json.dumps(setting)}" for key, setting in footprint_entry["options"].items())
     return (
-        footprint_entry["name"], "x".join(map(str, footprint_entry["input"])), str(footprint_entry["classes"] or ""), options_text,
-        f"{footprint_entry['parameters']:,}", f"{footprint_entry['macs']:,}", units.show(footprint_entry["flash"], Dimension.BYTES),
+        footprint_entry["name"], "x".join(map(str, footprint_entry["input"])),
+        str(footprint_entry["classes"] or ""), options_text,
+        f"{footprint_entry['parameters']:,}", f"{footprint_entry['macs']:,}",
+        units.show(footprint_entry["flash"], Dimension.BYTES),
         units.show(footprint_entry["ram"], Dimension.BYTES) if footprint_entry["ram"] is not None else "unavailable",
     )  # fmt: skip
 

@@ -33,9 +33,9 @@ def quality_metrics(
     Args:
         value_by_metric: the metrics of `task`, each in its base unit.
         task: has the unit of each metric.
-        split: the split that the samples are from.
-        samples: number of samples.
-        runtime: what ran the model, with its version.
+        split_name: the split that the samples are from.
+        sample_count: number of samples.
+        runtime_text: what ran the model, with its version.
     """
     return [
         Metric(

@@ -131,7 +131,8 @@ def _kernel_notes(fake_quant_model: "FakeQuantModel") -> list[str]:
     ]
     notes = (
         [
-            f"zeros are kept in {len(pruned_kernel_names)} of {plural(len(kernel_structures), 'kernel')}: {', '.join(pruned_kernel_names)}"
+            f"zeros are kept in {len(pruned_kernel_names)} of {plural(len(kernel_structures), 'kernel')}: "
+            f"{', '.join(pruned_kernel_names)}"
         ]
         if pruned_kernel_names
         else []

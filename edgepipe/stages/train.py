@@ -57,8 +57,8 @@ def _lost_zero_notes(zero_counts_before: dict[str, tuple[int, int]], model: Any)
     """A note on each kernel that was pruned (at least a twentieth of it) and lost zeros."""
     zero_counts_after = _count_zeros(model)
     return tuple(
-        f"'{name}' had {zeros} zeros and now has {zero_counts_after[name][0]}: training refills pruned weights; `prune` "
-        "and `quantize` keep zeros"
+        f"'{name}' had {zeros} zeros and now has {zero_counts_after[name][0]}: training refills pruned weights; "
+        "`prune` and `quantize` keep zeros"
         for name, (zeros, size) in zero_counts_before.items()
         if size / 20 <= zeros < size and zero_counts_after[name][0] < zeros
     )

@@ -97,7 +97,7 @@ def compute_quality(task: Task, x: Arrays, y: Array | None, outputs: Arrays, *, 
         x: inputs; the first axis counts samples.
         y: labels; None if the data has none.
         outputs: raw outputs of the model, as floats; the first axis counts samples.
-        logits: whether class outputs are not yet probabilities.
+        is_logits: whether class outputs are not yet probabilities.
 
     Raises:
         InputError: outputs that do not fit the task, or a measure that is not finite.

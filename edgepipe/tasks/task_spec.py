@@ -141,7 +141,7 @@ def parse_task(document: Document, path: KeyPath, raw_task: Any, base_folder: Pa
         document: the pipeline; collects the problems.
         path: where the task is in `document`.
         raw_task: the YAML value at `path`: a kind, a `module:function`, or a mapping.
-        base: the folder of the pipeline, for its modules.
+        base_folder: the folder of the pipeline, for its modules.
     """
     if isinstance(raw_task, str):
         raw_task = {"kind": "custom", "function": raw_task} if references.is_reference(raw_task) else {"kind": raw_task}

@@ -31,10 +31,10 @@ class ChildError(InputError):
 
 
 def run(worker_module: str, request: Json, timeout: float, subject: str) -> Json:
-    """Run `python -m module` on `request`.
+    """Run `python -m worker_module` on `request`.
 
     Args:
-        module: a worker, which calls `serve`.
+        worker_module: a worker, which calls `serve`.
         request: what the worker's `handle_request` takes; JSON.
         timeout: seconds, after which the process is killed.
         subject: begins the message of a crash or timeout.

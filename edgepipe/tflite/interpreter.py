@@ -60,7 +60,7 @@ def predict(
         x: samples; the first axis counts them.
         runtime: which kernels run the model.
         threads: of the interpreter.
-        batch: samples in one call, where the model can be resized.
+        batch_size: samples in one call, where the model can be resized.
 
     Raises:
         InputError: a damaged file, samples that do not fit the inputs, or a model that this runtime cannot run.

@@ -96,7 +96,7 @@ def count(
     """The multiply-accumulates of one run of an operator; 0 for those without a rule.
 
     Args:
-        name: of the builtin operator, as in the schema.
+        operator_name: of the builtin operator, as in the schema.
         inputs: its inputs in the schema's order, None for absent ones.
         outputs: its outputs.
         options: the fields of its option table; only `adjX` of BATCH_MATMUL matters.

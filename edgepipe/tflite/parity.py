@@ -76,7 +76,8 @@ def _check_comparable(a: dict[str, Array], b: dict[str, Array], is_same_scale: b
     shapes_and_dtypes = [{name: (array.shape, str(array.dtype)) for name, array in side.items()} for side in (a, b)]
     if shapes_and_dtypes[0] != shapes_and_dtypes[1]:
         raise InputError(
-            f"outputs that cannot be compared: the reference gave {shapes_and_dtypes[0]}, the other {shapes_and_dtypes[1]}"
+            f"outputs that cannot be compared: the reference gave {shapes_and_dtypes[0]}, "
+            f"the other {shapes_and_dtypes[1]}"
         )
     if not is_same_scale:
         raise InputError("outputs that cannot be compared: scales or zero points differ; run the same .tflite on both")

@@ -104,8 +104,8 @@ def _lost_zeros_finding(check: KernelCheck) -> Finding:
     return Finding(
         rule="pruned-zeros",
         place=check.layer_name,
-        observed=f"{len(check.nonzero_positions)} of {check.zero_count} pruned weights are not zero in tensor '{check.tensor_name}', "
-        f"the first at output {output}, position {position}, input {channel}",
+        observed=f"{len(check.nonzero_positions)} of {check.zero_count} pruned weights are not zero "
+        f"in tensor '{check.tensor_name}', the first at output {output}, position {position}, input {channel}",
         suggestion="a stage after `prune` trained them again, or the file was changed",
     )
 

@@ -93,7 +93,8 @@ def _map_inputs(model: Model, x: Arrays) -> dict[str, Array]:
     if not isinstance(x, dict):
         if len(tensor_by_name) != 1:
             raise InputError(
-                f"{model.path}: one array given for {len(tensor_by_name)} inputs; name them: {', '.join(tensor_by_name)}"
+                f"{model.path}: one array given for {len(tensor_by_name)} inputs; "
+                f"name them: {', '.join(tensor_by_name)}"
             )
         return {next(iter(tensor_by_name)): np.asarray(x)}
     name_by_alias = {

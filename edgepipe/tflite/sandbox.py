@@ -46,14 +46,14 @@ class Sandbox:
     def run(
         self, worker_module: str, request: Json, timeout: float, subject: str, memory_limit: int = MEMORY_LIMIT_BYTES
     ) -> Json:
-        """What `module.handle_request(request)` answers, and what it wrote to stderr under the key "stderr".
+        """What `worker_module.handle_request(request)` answers, and what it wrote to stderr under the key "stderr".
 
         Args:
-            module: a worker with a function `handle_request`.
+            worker_module: a worker with a function `handle_request`.
             request: what it takes; JSON.
             timeout: seconds.
             subject: begins the message of a crash or timeout.
-            memory: bytes of address space.
+            memory_limit: bytes of address space.
 
         Raises:
             ChildError: the worker refused the request, crashed, exceeded the time or memory limit, or broke.

@@ -113,7 +113,7 @@ def build_augmenter(
         class_count: of a classifier with one label a sample; None for every other task.
         deviation: of each channel over the training split, (channels,), for jitter; None for 1.
         waves: waveforms of the training samples, for changes of sound; None if there are none.
-        limits: pixel values of black and white, for rand_augment; None for 0 and 1.
+        pixel_range: pixel values of black and white, for rand_augment; None for 0 and 1.
 
     Raises:
         InputError: a change that does not apply to these samples or this task.
@@ -217,9 +217,9 @@ def spec_augment(x: Array, max_frames: int, max_bands: int, mask_count: int, ran
 
     Args:
         x: spectrograms (b, frames, bands, c).
-        time: maximum frames per mask.
-        frequency: maximum bands per mask.
-        masks: of each kind.
+        max_frames: maximum frames per mask.
+        max_bands: maximum bands per mask.
+        mask_count: of each kind.
         random: the generator to draw from.
     """
     mean = x.mean(axis=(1, 2, 3), keepdims=True)
@@ -260,7 +260,7 @@ def mixup(x: Array, class_probabilities: Array, alpha: float, random: np.random.
 
     Args:
         x: samples (b, ...).
-        shares: class probabilities (b, classes).
+        class_probabilities: class probabilities (b, classes).
         alpha: of the Beta distribution of the blend weight.
         random: the generator to draw from.
 
@@ -279,7 +279,7 @@ def cutmix(x: Array, class_probabilities: Array, alpha: float, random: np.random
 
     Args:
         x: images (b, h, w, c).
-        shares: class probabilities (b, classes).
+        class_probabilities: class probabilities (b, classes).
         alpha: of the Beta distribution of the kept area.
         random: the generator to draw from.
 

@@ -40,7 +40,7 @@ def build_loss(task: Task, model: Any, from_logits: bool | None = None, soft_lab
     Args:
         task: has the loss, or "auto" for that of its kind.
         model: the model that computes the outputs.
-        logits: whether the outputs are logits; None infers it from the model.
+        from_logits: whether the outputs are logits; None infers it from the model.
         soft_labels: labels are class probabilities (n, classes), as mixing samples creates them.
 
     Raises:

@@ -28,7 +28,7 @@ def augment(x: Array, options: RandAugment, pixel_range: tuple[float, float], ra
     Args:
         x: images (b, h, w, 1 or 3).
         options: number of operations and magnitude.
-        limits: pixel values of black and white.
+        pixel_range: pixel values of black and white.
         random: the generator to draw from.
 
     Returns:

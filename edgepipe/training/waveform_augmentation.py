@@ -71,8 +71,8 @@ def add_noise(
     Args:
         x: waveforms (b, samples).
         options: kinds of noise and range of the ratio in dB.
-        recordings: of noise, waveforms (samples,) of any length at `rate`; empty without a noise folder.
-        rate: sampling rate in Hz.
+        noise_recordings: of noise, waveforms (samples,) of any length at `sampling_rate`; empty without a noise folder.
+        sampling_rate: sampling rate in Hz.
         random: the generator to draw from.
     """
     added_noise = np.empty_like(x)
@@ -100,7 +100,7 @@ def colored_noise(color: str, length: int, sampling_rate: int, random: np.random
     Args:
         color: "white", "pink" or "brown".
         length: in samples.
-        rate: sampling rate in Hz.
+        sampling_rate: sampling rate in Hz.
         random: the generator to draw from.
 
     Returns:

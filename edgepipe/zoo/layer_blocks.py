@@ -9,7 +9,7 @@ def batch_norm_relu(x: Any, name: str, relu_limit: float | None = None, momentum
     Args:
         x: the Keras tensor.
         name: prefix of the layers' names.
-        limit: where ReLU clips, such as 6; None for no limit.
+        relu_limit: where ReLU clips, such as 6; None for no limit.
         momentum: of the moving averages; 0.9 follows a short training too.
     """
     import keras

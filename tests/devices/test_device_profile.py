@@ -279,7 +279,7 @@ def test_a_cycle_further_up_names_only_the_cycle(tmp_path: Path) -> None:
     [
         (
             "nucleo-l4r5z",
-            r"unknown device 'nucleo-l4r5z'; did you mean 'nucleo-l4r5zi'\? \(or the path of",
+            r"unknown device 'nucleo-l4r5z'; did you mean 'nucleo-l4r5zi'\? \(the path of a",
         ),
         ("../devices/host", r"unknown device '\.\./devices/host'"),
         ("cortex-m-tflite-micro", "'cortex-m-tflite-micro' is abstract and can only be inherited; devices: android"),

@@ -150,8 +150,9 @@ def main(names: list[str]) -> None:
         faults = inject_faults(model)
         missed = [fault for fault in faults if not fault.is_located]
         print(
-            f"{name:18} {seconds:6.1f} s {len(bridged_model.difference.tensor_differences):5} {worst.relative_error:.1e} "
-            f"{worst.layer_name}: {len(faults) - len(missed)} of {len(faults)} faults located {missed or ''} "
+            f"{name:18} {seconds:6.1f} s {len(bridged_model.difference.tensor_differences):5} "
+            f"{worst.relative_error:.1e} {worst.layer_name}: "
+            f"{len(faults) - len(missed)} of {len(faults)} faults located {missed or ''} "
             f"kept {len(bridged_model.keras3_notes)}",
             flush=True,
         )

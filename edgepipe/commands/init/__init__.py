@@ -52,9 +52,8 @@ def write(
 def _code_note(inspected_model: model_info.ModelInfo) -> tuple[str, ...]:
     if not inspected_model.code_descriptions:
         return ()
-    return (
-        f"the model carries code ({', '.join(inspected_model.code_descriptions)}): keep `allow_code: true` only if you trust its source",
-    )
+    code_text = ", ".join(inspected_model.code_descriptions)
+    return (f"the model carries code ({code_text}): keep `allow_code: true` only if you trust its source",)
 
 
 def _task_note(task_guess: TaskGuess) -> str:

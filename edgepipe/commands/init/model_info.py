@@ -87,7 +87,8 @@ def _inspect_keras(path: Path, reference: str) -> ModelInfo:
         path.stem,
         reference,
         model_description.kind,
-        title=f"{keras_dialect}, {plural(len(model_description.layers), 'layer')}; {io_text}; ends in {model_description.last_activation}",
+        title=f"{keras_dialect}, {plural(len(model_description.layers), 'layer')}; {io_text}; "
+        f"ends in {model_description.last_activation}",
         size_bytes=path.stat().st_size,
         inputs=model_description.inputs,
         outputs=model_description.outputs,
@@ -158,7 +159,8 @@ def _inspect_function(reference: str, location: OutputLocation) -> ModelInfo:
     module, _, name = reference.partition(":")
     model_function = _find_function(module, name, location)
     missing_parameters = tuple(p for p in model_function.required_parameter_names if p not in ARGUMENTS_FROM_DATA)
-    note = f"'{reference}' needs arguments that only you know: {', '.join(missing_parameters)}; write them under `model: args:`"
+    missing_text = ", ".join(missing_parameters)
+    note = f"'{reference}' needs arguments that only you know: {missing_text}; write them under `model: args:`"
     return ModelInfo(
         name,
         reference,

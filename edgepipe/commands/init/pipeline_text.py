@@ -30,9 +30,9 @@ def render_pipeline(
     """The text of the file.
 
     Args:
-        model: the model that the pipeline is for.
-        source: its data.
-        task: the guessed task.
+        model_info: the model that the pipeline is for.
+        data_source: its data.
+        task_guess: the guessed task.
         device: the device to validate for.
         device_name: the device as the pipeline names it: its name, or the relative path of its profile.
     """

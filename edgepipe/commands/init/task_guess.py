@@ -22,7 +22,7 @@ class TaskGuess:
 
 
 def guess_task(model_info: ModelInfo, label_kind: LabelKind) -> TaskGuess:
-    """The most likely task of `model`; `labels` is the kind of labels in the data."""
+    """The most likely task of `model_info`; `label_kind` is the kind of labels in the data."""
     if model_info.function is not None:
         return _guess_by_source(model_info.function, label_kind)
     if len(model_info.outputs) > 1:
@@ -38,7 +38,8 @@ def _guess_by_output(model_info: ModelInfo, output_shape: Shape, label_kind: Lab
         return _guess_no_task("the data has no labels to compare its outputs with; add an array y")
     if len(output_shape) > 2 and model_info.activation in ("softmax", "sigmoid") and not is_reconstruction:
         return _guess_no_task(
-            f"{model_info.activation} at every position of an output with {len(output_shape) - 1} dimensions; {_CUSTOM_TASK_HINT}"
+            f"{model_info.activation} at every position of an output with {len(output_shape) - 1} dimensions; "
+            f"{_CUSTOM_TASK_HINT}"
         )
     return _guess_by_activation(model_info, output_shape, label_kind, is_reconstruction)
 

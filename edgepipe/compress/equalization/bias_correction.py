@@ -107,8 +107,10 @@ ShiftByLayer = dict[str, tuple[Array, Array | None]]  # by layer: shift to add t
 def _apply_shifts(folded_model: FoldedModel, shift_by_layer: dict[str, Array]) -> Any:
     layers_with_bias = {name: copy_with_bias(folded_model.model.get_layer(name)) for name in shift_by_layer}
     original_layers = {name: folded_model.model.get_layer(name) for name in shift_by_layer}
-    weights_by_layer = {name: [read_kernel(original_layers[name]), (read_bias(original_layers[name]) + shift).astype(np.float32)]
-               for name, shift in shift_by_layer.items()}  # fmt: skip
+    weights_by_layer = {
+        name: [read_kernel(original_layers[name]), (read_bias(original_layers[name]) + shift).astype(np.float32)]
+        for name, shift in shift_by_layer.items()
+    }
     return rebuild_model(folded_model.model, layers_with_bias, weights_by_layer)
 
 

@@ -32,10 +32,10 @@ class ChannelBalance:
 def balance_channels(
     scalable_channels: ScalableChannels, label_ranges: Array | None, label_groups: list[Array]
 ) -> ChannelBalance:
-    """Factors for the free labels of `channels`.
+    """Factors for the free labels of `scalable_channels`.
 
     Args:
-        channels: the labels and the layers that produce and read them.
+        scalable_channels: the labels and the layers that produce and read them.
         label_ranges: range of each label on samples, (labels,); None: by the weights alone.
         label_groups: the labels of each group that the same layers produce and read. A dead channel, with zero weights
             or always zero on samples, takes the mean factor of its group; no factor is more than 1e4 from it.

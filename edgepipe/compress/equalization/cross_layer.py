@@ -214,11 +214,12 @@ def _describe_balance(balance: ChannelBalance, samples_text: str) -> str:
 
 def _dead_and_capped_notes(label_groups: list[LabelGroup], balance: ChannelBalance) -> Iterator[str]:
     for producer_names, _, labels in label_groups:
+        producers_text = ", ".join(producer_names)
         if dead_count := int(balance.dead_mask[labels].sum()):
-            yield f"{', '.join(producer_names)}: {dead_count} of {len(labels)} channels are dead; they take the mean factor"
+            yield f"{producers_text}: {dead_count} of {len(labels)} channels are dead; they take the mean factor"
         if capped_count := int(balance.capped_mask[labels].sum()):
             limit_text = f"limited to {MAX_FACTOR_RATIO:g} times the mean factor"
-            yield f"{', '.join(producer_names)}: {capped_count} of {len(labels)} factors {limit_text}"
+            yield f"{producers_text}: {capped_count} of {len(labels)} factors {limit_text}"
 
 
 def _bias_overflow_notes(labeled_layers: tuple[LabeledLayer, ...], scales: Array, label_ranges: Array) -> Iterator[str]:
@@ -232,7 +233,8 @@ def _bias_overflow_notes(labeled_layers: tuple[LabeledLayer, ...], scales: Array
         )
         bias_magnitudes = np.abs(read_bias(labeled_layer.layer) / scales[labeled_layer.output_labels])
         if overflow_count := int((bias_magnitudes > MAX_INT32_BIAS * bias_step).sum()):
-            yield f"{labeled_layer.layer.name}: {overflow_count} of {len(bias_magnitudes)} biases overflow int32 with int8 scales"
+            counts_text = f"{overflow_count} of {len(bias_magnitudes)} biases"
+            yield f"{labeled_layer.layer.name}: {counts_text} overflow int32 with int8 scales"
 
 
 def _exclusion_notes(scalable_channels: ScalableChannels) -> Iterator[str]:

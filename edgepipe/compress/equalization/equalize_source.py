@@ -65,9 +65,14 @@ def _equalization_table(equalized_model: "EqualizedModel", statistics_source: st
 
 def _correction_table(corrected_model: "CorrectedModel", statistics_source: str) -> Table:
     rows = tuple(
-        (correction.layer_name, correction.channel_count, f"{correction.largest_shift:.3g}", f"{correction.mean_shift:.3g}",
-         "" if correction.relative_shift is None else f"{correction.relative_shift:.3g}")
+        (
+            correction.layer_name,
+            correction.channel_count,
+            f"{correction.largest_shift:.3g}",
+            f"{correction.mean_shift:.3g}",
+            "" if correction.relative_shift is None else f"{correction.relative_shift:.3g}",
+        )
         for correction in corrected_model.corrections
-    )  # fmt: skip
+    )
     columns = ("layer", "channels", "largest", "mean", "mean over deviation of output")
     return Table(title=f"biases corrected ({statistics_source})", columns=columns, rows=rows)

@@ -61,7 +61,7 @@ def estimate_curvature(
         objective: the loss and its samples.
         weights: trainable variables.
         method: exact, hutchinson or gauss_newton.
-        probes: random vectors for each estimate; not used by `exact`.
+        probe_count: random vectors for each estimate; not used by `exact`.
         seed: of the random vectors.
 
     Raises:

@@ -55,7 +55,7 @@ def prune_iteratively(
 
     Args:
         pruner: what to remove.
-        rounds: rounds to the target.
+        round_count: rounds to the target.
         fit: fine-tunes once with the callbacks it is given.
         measure_quality: the quality of the model as it is.
         is_acceptable: whether a quality is good enough to go on.

@@ -63,9 +63,11 @@ class SaliencySampler:
         self.seed += 1
         if saliency.curvature is not None and saliency.curvature.probe_count:
             relative_errors = [saliency.curvature.relative_error(index) for index in range(len(weights))]
+            probes_text = plural(saliency.curvature.probe_count, "probe")
             self.notes.append(
-                f"second derivatives by {saliency.curvature.method}, {plural(saliency.curvature.probe_count, 'probe')}: "
-                f"standard error {np.median(relative_errors):.0%} of the values (median over tensors, worst {max(relative_errors):.0%})"
+                f"second derivatives by {saliency.curvature.method}, {probes_text}: "
+                f"standard error {np.median(relative_errors):.0%} of the values "
+                f"(median over tensors, worst {max(relative_errors):.0%})"
             )
         return saliency
 
@@ -87,7 +89,7 @@ class KernelPruner:
 
         Args:
             pool: the kernels to prune.
-            share: of zeros at the target, 0 to 1.
+            target_share: of zeros at the target, 0 to 1.
             settings: of the saliency.
             objective: the loss; None for saliencies without data.
             seed: of random saliencies and probes.

@@ -62,7 +62,7 @@ def build_objective(model: Any, task: Task, data: LabelledSamples, max_samples: 
         model: a tf_keras model.
         task: determines targets and loss.
         data: labelled samples.
-        samples: at most so many are drawn.
+        max_samples: at most so many are drawn.
         seed: of the draw.
     """
     x, y = samples_and_targets(task, data)

@@ -184,14 +184,16 @@ def check_sparsity(kernel_sparsities: list[KernelSparsity], pool: WeightPool, sh
     remaining_weight_count = sum(layer.elements - layer.zeros for layer in sparsity_by_name.values())
     if pool.distribution == "global" and remaining_weight_count > pool.count_remaining_weights(share):
         raise InputError(
-            f"{remaining_weight_count} weights of the pruned kernels are not zero, {pool.count_remaining_weights(share)} should be "
-            "left; the training was too short for the schedule: raise epochs or lower ramp"
+            f"{remaining_weight_count} weights of the pruned kernels are not zero, "
+            f"{pool.count_remaining_weights(share)} should be left; "
+            "the training was too short for the schedule: raise epochs or lower ramp"
         )
     for kernel, target_share in zip(pool.kernels, pool.kernel_shares(share), strict=True):
         kernel_sparsity, unit_size = sparsity_by_name[kernel.name], pool.granularity.weights_per_unit(kernel)
         needed_zero_count = target_share * pool.granularity.max_zero_count(kernel)
         if pool.distribution != "global" and kernel_sparsity.zeros + unit_size < needed_zero_count:
             raise InputError(
-                f"layer '{kernel_sparsity.name}' holds {kernel_sparsity.zeros} zeros of {kernel_sparsity.elements}, under the target "
-                f"{target_share:.0%}; the training was too short for the schedule: raise epochs or lower ramp"
+                f"layer '{kernel_sparsity.name}' holds {kernel_sparsity.zeros} zeros of {kernel_sparsity.elements}, "
+                f"under the target {target_share:.0%}; "
+                "the training was too short for the schedule: raise epochs or lower ramp"
             )

@@ -97,7 +97,7 @@ def place_fake_quant(
     Args:
         layer: The lowered layer.
         role: Its `quantization_role`.
-        readers: The roles of the layers that read its output, one per read.
+        reader_roles: The roles of the layers that read its output, one per read.
         call_count: How often the layer is called.
         is_output: Whether the model returns its output.
     """

@@ -97,8 +97,8 @@ def is_fake_quant(model: object) -> bool:
 def export_mode(model: object, include_activations: bool = False) -> Iterator[None]:
     """Disable fake-quant of kernels inside the block: the converter folds batch norms into them, then quantizes them.
 
-    With `include_activations`, fake-quant of activations is disabled too: the model computes in float with its trained weights.
-    Models without fake-quant are not changed.
+    With `include_activations`, fake-quant of activations is disabled too: the model computes in float with its
+    trained weights. Models without fake-quant are not changed.
     """
     quantizers = _exportable_quantizers(model, include_activations) if is_fake_quant(model) else []
     for quantizer in quantizers:

@@ -25,8 +25,8 @@ def save(model: TfKerasModel, base_model: TfKerasModel, recipe: QatRecipe, folde
     """Write a trained fake-quant model to `folder`.
 
     Args:
-        model: The fake-quant model, built by `build_fake_quant(base, recipe)`.
-        base: The float model it was built from.
+        model: The fake-quant model, built by `build_fake_quant(base_model, recipe)`.
+        base_model: The float model it was built from.
         recipe: The recipe it was built with.
         folder: A new folder.
     """

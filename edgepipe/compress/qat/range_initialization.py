@@ -59,7 +59,7 @@ def initialize_ranges(model: TfKerasModel, x: Arrays, seed: int, use_batch_stati
         model: The fake-quant model.
         x: Training samples, of which up to 512 are drawn.
         seed: Seed of the draw.
-        batch_statistics: Also cover activations normalized with batch statistics, as in training, not only those
+        use_batch_statistics: Also cover activations normalized with batch statistics, as in training, not only those
             normalized with moving statistics.
 
     Returns:

@@ -13,11 +13,11 @@ from edgepipe.tflite.model import Model, Operator
 def select_float_operators(
     operator_types: Collection[str], layer_patterns: Collection[str], class_by_layer: Mapping[str, str]
 ) -> OperatorSelector:
-    """A selector of the operators of a float model that match `types` or `patterns`.
+    """A selector of the operators of a float model that match `operator_types` or `layer_patterns`.
 
     Args:
-        types: Keras layer classes, or TFLite operators such as SOFTMAX.
-        patterns: regular expressions that match a whole layer name: of the Keras model, or of a .tflite as
+        operator_types: Keras layer classes, or TFLite operators such as SOFTMAX.
+        layer_patterns: regular expressions that match a whole layer name: of the Keras model, or of a .tflite as
             `edgepipe sensitivity` lists them.
         class_by_layer: class of each Keras layer by name; empty for a .tflite.
 

@@ -88,7 +88,7 @@ def rank_layers(
     Args:
         quantizer: the float model and its layers.
         precision: what layers are quantized to.
-        quality: the quality of a .tflite's bytes; None: not measured.
+        measure_quality: the quality of a .tflite's bytes; None: not measured.
 
     Raises:
         InputError: the model cannot be quantized so.

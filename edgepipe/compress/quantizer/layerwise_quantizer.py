@@ -118,7 +118,7 @@ def build_layerwise_quantizer(
     Args:
         lite: the float model, decomposed for 8-bit integers.
         layers: its quantizable layers.
-        ranges: of activations, by tensor name.
+        range_by_tensor: of activations, by tensor name.
         io_types: types of the quantized model's inputs and outputs.
         samples: samples on which outputs are compared.
     """

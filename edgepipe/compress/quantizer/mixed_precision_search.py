@@ -102,7 +102,7 @@ def search(
         quantizer: the float model; its samples rank the layers.
         goal: the quality to keep on validation.
         allowed_precisions: what a layer may be promoted to, cheapest first: of int16, float16.
-        suspects: layers that are ranked first whatever their error, such as those without trained ranges.
+        suspect_layers: layers that are ranked first whatever their error, such as those without trained ranges.
 
     Raises:
         TargetNotMetError: no set of layers meets the goal, not even all of them; names the best mix.

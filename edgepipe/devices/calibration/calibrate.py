@@ -82,7 +82,8 @@ def _check_refusals(reading_by_case: dict[str, LatencyReading]) -> None:
     ]
     if len(refusal_texts) > (1 - MIN_MEASURED_SHARE) * len(reading_by_case):
         raise ToolError(
-            f"the device ran only {len(reading_by_case) - len(refusal_texts)} of the suite's {len(reading_by_case)} models, "
+            f"the device ran only {len(reading_by_case) - len(refusal_texts)} "
+            f"of the suite's {len(reading_by_case)} models, "
             f"a fit needs at least {MIN_MEASURED_SHARE:.0%}; the first refusal: {refusal_texts[0]}"
         )
 
@@ -189,21 +190,24 @@ def _errors_by_group(
 
 
 def profile_text(calibration: DeviceCalibration, device_name: str, profile_name: str, litert_version: str) -> str:
-    """The YAML of a profile that inherits `device` and estimates latency by `calibration`.
+    """The YAML of a profile that inherits `device_name` and estimates latency by `calibration`.
 
     Args:
         calibration: the fitted latency model.
-        device: the name of the parent profile.
-        name: the name of the new profile.
+        device_name: the name of the parent profile.
+        profile_name: the name of the new profile.
         litert_version: the installed LiteRT, for `runtime.version`.
     """
     suite_measurement = calibration.measured
+    thread_count_text = plural(suite_measurement.threads, "thread")
     profile_data = {
         "name": profile_name,
-        "description": f"{device_name}, calibrated on {suite_measurement.at[:10]}: {suite_measurement.host}, {plural(suite_measurement.threads, 'thread')}",
+        "description": f"{device_name}, calibrated on {suite_measurement.at[:10]}: {suite_measurement.host}, "
+        f"{thread_count_text}",
         "inherit": device_name,
         "sources": [
-            f"measured by `edgepipe device calibrate {device_name}` on {suite_measurement.host}: {plural(suite_measurement.models, 'model')}"
+            f"measured by `edgepipe device calibrate {device_name}` on {suite_measurement.host}: "
+            f"{plural(suite_measurement.models, 'model')}"
         ],
         "runtime": {"version": litert_version, "threads": suite_measurement.threads},
         "latency": {
@@ -232,10 +236,10 @@ def choose_backend(device: Device, threads: int) -> Backend:
 
 
 def check_target(out: Path, device_name: str, force: bool) -> None:
-    """Check that a profile that inherits `device` can be written to `out`.
+    """Check that a profile that inherits `device_name` can be written to `out`.
 
     Raises:
-        InputError: a wrong suffix, the name of `device`, an invalid name, or an existing file without `force`.
+        InputError: a wrong suffix, the stem `device_name`, an invalid name, or an existing file without `force`.
     """
     if out.suffix not in device_profile.PROFILE_SUFFIXES:
         raise InputError(f"{out}: a profile is a .yaml file, for example -o devices/mine.yaml")
@@ -258,10 +262,10 @@ def write_profile(
     force: bool,
     progress: Progress,
 ) -> DeviceCalibration:
-    """Calibrate `device` and write its profile atomically to `out`.
+    """Calibrate `device_name` and write its profile atomically to `out`.
 
     Args:
-        device: the name of a device profile.
+        device_name: the name of a device profile.
         out: the .yaml file to write; its stem names the new device.
         effort: the size of the suite.
         threads: threads of the runtime.

@@ -60,9 +60,10 @@ def metric(calibration: DeviceCalibration, model: Model, device: str) -> Metric:
     latency_estimate = estimate(calibration, model)
     suite_measurement, composite_errors = calibration.measured, calibration.across
     method_text = (
-        f"estimated from {plural(suite_measurement.models, 'model')} measured on {suite_measurement.runtime}, {plural(suite_measurement.threads, 'thread')}, "
-        f"{suite_measurement.at}; "
-        f"held-out composites: median error {composite_errors.median:.1%}, 90th percentile {composite_errors.p90:.1%}; 90 % interval"
+        f"estimated from {plural(suite_measurement.models, 'model')} measured on {suite_measurement.runtime}, "
+        f"{plural(suite_measurement.threads, 'thread')}, {suite_measurement.at}; "
+        f"held-out composites: median error {composite_errors.median:.1%}, "
+        f"90th percentile {composite_errors.p90:.1%}; 90 % interval"
     )
     named_reasons = list(latency_estimate.extrapolation_reasons[:MAX_NAMED_REASONS])
     if len(latency_estimate.extrapolation_reasons) > MAX_NAMED_REASONS:

@@ -18,8 +18,10 @@ TILE_ROWS = 16  # output pixels per tile of a matrix kernel
 MAX_FEW_ROWS = 4  # up to here a convolution uses single-row kernels, which read the weights for each row
 VECTOR_CHANNELS, BLOCK_CHANNELS, WIDE_CHANNELS = 16, 32, 64  # int8 channels per step of a kernel
 # Kinds that XNNPACK leaves to the interpreter, by prefix; the delegate is re-entered after each run of them.
-NON_XNNPACK_PREFIXES = ("softmax", "average_pool_2d", "shape_", "pack_", "strided_slice_int32", "quantize_uint8_int8", "minimum",
-               "maximum", "hard_swish", "relu", "resize_nearest_neighbor", "reshape_computed")  # fmt: skip
+NON_XNNPACK_PREFIXES = (
+    "softmax", "average_pool_2d", "shape_", "pack_", "strided_slice_int32", "quantize_uint8_int8", "minimum",
+    "maximum", "hard_swish", "relu", "resize_nearest_neighbor", "reshape_computed",
+)  # fmt: skip
 MATRIX_KINDS = frozenset({"conv", "conv_few", "pointwise", "vector"})
 
 

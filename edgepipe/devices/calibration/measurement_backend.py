@@ -46,11 +46,11 @@ class Backend(Protocol):
     def measure(
         self, model_paths: list[Path], reference_path: Path, seed: int, visits: VisitSchedule = SHORT_VISITS
     ) -> list[LatencyReading]:
-        """A reading of each of `models`, interleaved with `reference`.
+        """A reading of each of `model_paths`, interleaved with `reference_path`.
 
         Args:
-            models: .tflite files.
-            reference: the model that tracks the speed of the device between turns.
+            model_paths: .tflite files.
+            reference_path: the model that tracks the speed of the device between turns.
             seed: seeds the order of the turns.
             visits: number and duration of the turns per model.
 
@@ -75,13 +75,13 @@ class HostBackend:
     def measure(
         self, model_paths: list[Path], reference_path: Path, seed: int, visits: VisitSchedule = SHORT_VISITS
     ) -> list[LatencyReading]:
-        """A reading of each of `models`; see `Backend.measure`.
+        """A reading of each of `model_paths`; see `Backend.measure`.
 
         All models run in one child process; if it crashes, each runs in its own, so that the culprit is identified.
 
         Args:
-            models: .tflite files.
-            reference: the model that tracks the speed of the machine between turns.
+            model_paths: .tflite files.
+            reference_path: the model that tracks the speed of the machine between turns.
             seed: seeds the order of the turns.
             visits: number and duration of the turns per model.
         """

@@ -143,7 +143,7 @@ class NetworkBuilder:
         act: str = "relu6",
         valid_padding: bool = False,
     ) -> TensorNode:
-        """CONV_2D with SAME padding unless `valid`.
+        """CONV_2D with SAME padding unless `valid_padding`.
 
         Args:
             x: the input, NHWC.
@@ -151,7 +151,7 @@ class NetworkBuilder:
             kernel: height and width, or one size for both.
             stride: in both dimensions.
             act: a key of `ACTIVATION_CODES`.
-            valid: VALID padding instead of SAME.
+            valid_padding: VALID padding instead of SAME.
         """
         height, width = (kernel, kernel) if isinstance(kernel, int) else kernel
         out = self._add_tensor((1, *_output_size(x, (height, width), stride, valid_padding), filters))
@@ -169,7 +169,7 @@ class NetworkBuilder:
             kernel: height and width.
             stride: in both dimensions.
             act: a key of `ACTIVATION_CODES`.
-            valid: VALID padding instead of SAME.
+            valid_padding: VALID padding instead of SAME.
         """
         out = self._add_tensor((1, *_output_size(x, (kernel, kernel), stride, valid_padding), x.channels))
         weights = self._add_weights(1, kernel, kernel, x.channels, axis=3)
@@ -195,7 +195,7 @@ class NetworkBuilder:
 
         Args:
             x: the input, NHWC.
-            kind: the operator name.
+            operator_name: of the pooling.
             kernel: height and width of the window.
             stride: in both dimensions.
         """
@@ -208,7 +208,7 @@ class NetworkBuilder:
         """ADD, SUB, MUL, MINIMUM or MAXIMUM; the last two ignore `act`.
 
         Args:
-            name: the operator name.
+            operator_name: one of these.
             x: the first operand, which gives the output shape.
             y: the second operand; broadcast if it has a single row and column.
             act: a key of `ACTIVATION_CODES`.

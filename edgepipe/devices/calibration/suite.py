@@ -14,8 +14,10 @@ import numpy as np
 from edgepipe.devices.calibration.network_builder import NetworkBuilder, TensorNode
 
 COMMON_SIZES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224)
-COMMON_CHANNEL_COUNTS = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 72, 80, 96, 100, 112, 120, 128, 144, 160,
-            192, 200, 240, 256, 288, 320, 336, 384, 448, 480, 512, 576, 640, 672, 768, 960, 1024, 1280)  # fmt: skip
+COMMON_CHANNEL_COUNTS = (
+    1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 72, 80, 96, 100, 112, 120, 128, 144, 160,
+    192, 200, 240, 256, 288, 320, 336, 384, 448, 480, 512, 576, 640, 672, 768, 960, 1024, 1280,
+)  # fmt: skip
 MAX_MACS = 40e6
 MAX_ELEMENTS = 600_000  # of one activation
 MAX_WEIGHTS = 3_000_000

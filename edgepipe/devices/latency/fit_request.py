@@ -24,7 +24,7 @@ def parse_request(
     """The request, with every quantity parsed.
 
     Args:
-        table: the CSV file of measurements.
+        table_path: the CSV file of measurements.
         target: device and runtime to fit, as `DEVICE, RUNTIME`; None: the only one in the table.
         kind: the kind of processor, a key of `processor_kinds.KINDS`.
         clock: of the target, such as `480 MHz`.

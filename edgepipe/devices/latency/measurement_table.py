@@ -68,7 +68,8 @@ def _check_columns(path: Path, columns: Sequence[str]) -> None:
     if missing_columns:
         column_list = ", ".join(columns) or "none"
         raise InputError(
-            f"{path}:1: no column {', '.join(missing_columns)}; needed: {', '.join(REQUIRED_COLUMNS)}; found: {column_list}"
+            f"{path}:1: no column {', '.join(missing_columns)}; needed: {', '.join(REQUIRED_COLUMNS)}; "
+            f"found: {column_list}"
         )
 
 
@@ -80,7 +81,8 @@ def _parse_line(path: Path, line_number: int, cells: dict[str, str | None]) -> M
         seconds = -1.0
     if not 0 < seconds < float("inf"):
         raise InputError(
-            f"{path}:{line_number}: latency_ms is '{text_by_column['latency_ms']}'; must be a positive number of milliseconds"
+            f"{path}:{line_number}: latency_ms is '{text_by_column['latency_ms']}'; "
+            "must be a positive number of milliseconds"
         )
     empty_columns = [name for name in ("family", "device", "model") if not text_by_column[name]]
     if empty_columns:
@@ -97,7 +99,7 @@ def _parse_line(path: Path, line_number: int, cells: dict[str, str | None]) -> M
 
 
 def select_group(table_lines: Sequence[MeasuredLatency], group_name: str) -> list[MeasuredLatency]:
-    """The lines of the group `name`.
+    """The lines of the group `group_name`.
 
     Raises:
         InputError: there is none.
@@ -115,18 +117,17 @@ def build_rows(
     """The features of each line's model; lines whose model is missing are skipped, with the reason.
 
     Args:
-        lines: of the measurement table.
+        table_lines: of the measurement table.
         folder: the folder of the .tflite files.
         tile: channels that the processor computes at once.
-        on_chip: how many weights fit on the chip; None: weights do not spill.
+        on_chip_weights: how many weights fit on the chip; None: weights do not spill.
     """
     fit_rows, skip_reasons = [], []
     for line in table_lines:
         path = _find_model(line, folder)
         if path is None:
-            skip_reasons.append(
-                f"line {line.line_number}: {line.model_name}: no file {line.file_name or line.model_name + '.tflite'} in {folder}"
-            )
+            file_name = line.file_name or f"{line.model_name}.tflite"
+            skip_reasons.append(f"line {line.line_number}: {line.model_name}: no file {file_name} in {folder}")
             continue
         model = _read_model(path)
         operator_names = frozenset(operator.name for operator, _ in operator_features.iter_features(model))

@@ -165,13 +165,13 @@ class MeasuredTransfer:
 def measure_transfer(
     fit: LatencyFit, path: Path, model_folder: Path, target_group: str, clock: float
 ) -> MeasuredTransfer:
-    """The factor from the predictions of `fit` at `clock` to the measurements of `target`.
+    """The factor from the predictions of `fit` at `clock` to the measurements of `target_group`.
 
     Args:
         fit: of another device of the same kind.
         path: the CSV file of measurements.
         model_folder: the folder of the .tflite files.
-        target: device and runtime in the table, as `MeasuredLatency.group`.
+        target_group: device and runtime in the table, as `MeasuredLatency.group`.
         clock: of the target, in hertz.
 
     Raises:

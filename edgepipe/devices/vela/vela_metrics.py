@@ -171,8 +171,8 @@ def _ram_metric(compilation: VelaCompilation, device: Device, npu: Npu) -> Metri
         unit=Dimension.BYTES,
         evidence=Evidence.SIMULATED,
         device=device.name,
-        how=f"peak memory{split_text} as Vela {compilation.version} places tensors{weights_note}; without the runtime's own "
-        "structures",
+        how=f"peak memory{split_text} as Vela {compilation.version} places tensors{weights_note}; "
+        "without the runtime's own structures",
         details={"sram": sram_bytes, "dram": dram_bytes, "version": compilation.version},
     )
 
@@ -201,13 +201,16 @@ def _npu_share_metric(compilation: VelaCompilation, device: Device, npu: Npu) ->
     operator_count, fallback_placements = len(compilation.placements), compilation.fallback_placements
     if not operator_count:
         return unavailable_metric("npu_operators", Dimension.FRACTION, "the model has no operators", device.name)
-    explanation = f"{operator_count - len(fallback_placements)} of {operator_count} operators, as Vela {compilation.version} compiles the model"
+    npu_operator_count = operator_count - len(fallback_placements)
+    explanation = (
+        f"{npu_operator_count} of {operator_count} operators, as Vela {compilation.version} compiles the model"
+    )
     explanation += (
         f"; on the {device.system.core}: {_list_operators(fallback_placements)}" if fallback_placements else ""
     )
     return exact_metric(
         "npu_operators",
-        (operator_count - len(fallback_placements)) / operator_count,
+        npu_operator_count / operator_count,
         Dimension.FRACTION,
         explanation,
         device.name,

@@ -88,10 +88,10 @@ def _build_pool(
     return ChannelPool(
         channel_groups,
         cost_function_by_metric[pruning_target.metric_name],
-        distributions,
+        distributions,  # type: ignore[arg-type]
         options.multiple_of,
         share_by_layer,
-    )  # type: ignore[arg-type]
+    )
 
 
 def _layer_shares(options: "PruneOptions", channel_groups: "ChannelGroups", model: Any) -> dict[str, float]:
@@ -180,7 +180,10 @@ def _check_target(
         target_cost = float(
             _count_macs(shrunk_model, context) if pruning_target.metric_name == "macs" else shrunk_model.count_params()
         )
-    observation = f"the target of {pruning_target.text()}: {pruning_target.show(target_cost)} (it was {pruning_target.show(pruner.original_cost)})"
+    observation = (
+        f"the target of {pruning_target.text()}: {pruning_target.show(target_cost)} "
+        f"(it was {pruning_target.show(pruner.original_cost)})"
+    )
     finding = Finding(
         rule="prune-target", place=context.stage_name, observed=observation, suggestion="prune with a lower target"
     )
@@ -210,14 +213,15 @@ def _target_metric(
     }[pruning_target.metric_name]
     evidence = device.latency.evidence if device is not None else Evidence.EXACT
     return Metric(
-        name=f"pruned_{pruning_target.metric_name}", value=target_cost, unit=DIMENSION_BY_METRIC[pruning_target.metric_name], evidence=evidence, how=provenance,
-        interval=interval,
+        name=f"pruned_{pruning_target.metric_name}", value=target_cost,
+        unit=DIMENSION_BY_METRIC[pruning_target.metric_name], evidence=evidence, how=provenance, interval=interval,
     )  # fmt: skip
 
 
 def _removed_metric(pruner: "ChannelPruner") -> Metric:
     removed_mask, channel_groups = pruner.removed_group_mask, pruner.pool.channel_groups
-    parameters_text = f"{channel_groups.count_parameters(channel_groups.empty_removal_mask):,} to {channel_groups.count_parameters(removed_mask):,}"
+    original_parameters = channel_groups.count_parameters(channel_groups.empty_removal_mask)
+    parameters_text = f"{original_parameters:,} to {channel_groups.count_parameters(removed_mask):,}"
     count_text = f"{int(removed_mask.sum())} of {len(removed_mask)} removable groups of channels"
     provenance = f"{count_text}; parameters {parameters_text}"
     return exact_metric("channels_removed", float(removed_mask.mean()), Dimension.FRACTION, provenance)

@@ -181,7 +181,10 @@ def _pattern_problem(options: PruneOptions) -> str:
     has_target = options.target is not None or options.sparsity not in (None, options.removed_share)
     if ":" not in options.granularity or not (has_target or layer_options):
         return ""
-    return f"{options.granularity} defines how many weights to remove ({options.removed_share:.0%}): omit sparsity and target"
+    return (
+        f"{options.granularity} defines how many weights to remove ({options.removed_share:.0%}): "
+        "omit sparsity and target"
+    )
 
 
 def _channel_problem(options: PruneOptions) -> str:
@@ -191,7 +194,10 @@ def _channel_problem(options: PruneOptions) -> str:
         name for name in ("macs", "flash", "latency") if options.target and getattr(options.target, name) is not None
     ]
     if target_names:
-        return f"zeros in a kernel do not reduce {target_names[0]}: a target in {target_names[0]} needs `granularity: channel`"
+        return (
+            f"zeros in a kernel do not reduce {target_names[0]}: "
+            f"a target in {target_names[0]} needs `granularity: channel`"
+        )
     if options.multiple_of > 1 or options.distribution == "per_mac":
         return "multiple_of and `distribution: per_mac` are for `granularity: channel`"
     return ""

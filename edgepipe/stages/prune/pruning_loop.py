@@ -140,8 +140,8 @@ def _ending_note(pruning_rounds: "list[PruningRound]", quality_limit: QualityLim
     quality_text, bound_text = quality_limit.show(last_round.quality), quality_limit.show(quality_limit.bound or 0.0)
     kept_text = f"round {last_round.number - 1}" if last_round.number > 1 else "the original model, nothing pruned"
     return (
-        f"stopped in round {last_round.number}: validation {quality_limit.measure_name} {quality_text} after training, limit {bound_text}; "
-        f"kept {kept_text}"
+        f"stopped in round {last_round.number}: validation {quality_limit.measure_name} {quality_text} "
+        f"after training, limit {bound_text}; kept {kept_text}"
     )
 
 

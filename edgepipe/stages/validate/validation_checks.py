@@ -237,8 +237,11 @@ def check_pruned_zeros(context: StageContext, model: Model) -> tuple[list[Findin
     notes = [
         f"zeros of '{layer}' are not checked: no tensor of the .tflite is this kernel" for layer in missing_layer_names
     ]
-    rows = tuple((check.layer_name, check.tensor_name, check.zero_count, len(check.nonzero_positions), check.zero_pattern)
-                 for check in kernel_checks if check.tensor_name)  # fmt: skip
+    rows = tuple(
+        (check.layer_name, check.tensor_name, check.zero_count, len(check.nonzero_positions), check.zero_pattern)
+        for check in kernel_checks
+        if check.tensor_name
+    )
     columns = ("layer", "tensor", "zeros of the pruned model", "of these not zero", "zero pattern")
     tables = [Table(title=f"Zeros of '{stage_name}' inside the .tflite", columns=columns, rows=rows)] if rows else []
     return pruned_zeros.build_findings(kernel_checks), tables, notes

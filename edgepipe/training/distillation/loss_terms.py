@@ -115,9 +115,15 @@ def _feature_terms(options: Teacher, student: ScoredModel, teacher: ScoredModel)
             )
         title = f"features of {pair} (weight {options.features.weight:g}{spatial_pools.note})"
         yield LossTerm(
-            title, options.features.weight, pair.student_tensor, pair.teacher_tensor, spatial_pools.teacher_pool, spatial_pools.student_pool,
-            losses.squared_difference, teacher_channels if options.features.adaptor else 0,
-        )  # fmt: skip
+            title,
+            options.features.weight,
+            pair.student_tensor,
+            pair.teacher_tensor,
+            spatial_pools.teacher_pool,
+            spatial_pools.student_pool,
+            losses.squared_difference,
+            teacher_channels if options.features.adaptor else 0,
+        )
 
 
 def _attention_terms(options: Teacher, student: ScoredModel, teacher: ScoredModel) -> Iterator[LossTerm]:

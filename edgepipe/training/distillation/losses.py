@@ -34,7 +34,7 @@ def kl_divergence(p: Any, z: Any, temperature: float, is_binary: bool) -> Any:
         p: the teacher's probabilities at `temperature`, (n, classes).
         z: the student's class scores, (n, classes).
         temperature: T.
-        binary: whether outputs are independent yes-or-no ones; the mean over them.
+        is_binary: whether outputs are independent yes-or-no ones; the mean over them.
     """
     if not is_binary:
         log_q = tf.nn.log_softmax(z / temperature)

@@ -96,9 +96,13 @@ def test_every_scheme_on_published_architectures(file: Path, tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("scheme", "inputs", "outputs"),
-    [(name, input_type, output_type) for name in ("int8", "int16x8") for input_type in SCHEMES[name].allowed_interface_types
-     for output_type in SCHEMES[name].allowed_interface_types],
-)  # fmt: skip
+    [
+        (name, input_type, output_type)
+        for name in ("int8", "int16x8")
+        for input_type in SCHEMES[name].allowed_interface_types
+        for output_type in SCHEMES[name].allowed_interface_types
+    ],
+)
 def test_interfaces(scheme: SchemeName, inputs: Any, outputs: Any, tmp_path: Path) -> None:
     path = tmp_path / "m.tflite"
     x = hm.data()[0][:20]

@@ -144,7 +144,7 @@ class ChannelGraph:
 
         Args:
             layer: the layer that channels cannot be tracked through.
-            inputs: the labels that it reads.
+            input_labels: the labels that it reads.
             shape: of its output.
             reason: why, as a relative clause: `a Softmax, which ...`.
 

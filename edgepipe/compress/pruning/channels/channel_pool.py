@@ -57,7 +57,7 @@ class ChannelPool:
             orders: rankings to try.
             max_cost: in the unit of `cost`.
             progress: from 0 to 1, by which layers' own shares are multiplied.
-            previous_removal: mask of the groups that are already removed.
+            previous_mask: mask of the groups that are already removed.
 
         Returns:
             The mask of removed groups, by order.

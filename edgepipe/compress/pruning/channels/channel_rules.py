@@ -288,13 +288,17 @@ def _layer_scale(graph: ChannelGraph, layer: Any, input_labels: list[ChannelLabe
 
 
 def _layer_rules() -> Iterator[tuple[Any, ChannelRule]]:
-    pass_through_classes = (K.ReLU, K.LeakyReLU, K.ELU, K.ThresholdedReLU, K.Dropout, K.SpatialDropout1D, K.SpatialDropout2D,
-               K.AlphaDropout, K.GaussianNoise, K.GaussianDropout, K.ActivityRegularization, K.ZeroPadding1D,
-               K.ZeroPadding2D, K.ZeroPadding3D, K.Cropping1D, K.Cropping2D, K.Cropping3D, K.UpSampling1D,
-               K.UpSampling2D, K.UpSampling3D, K.MaxPooling1D, K.MaxPooling2D, K.MaxPooling3D, K.AveragePooling1D,
-               K.AveragePooling2D, K.AveragePooling3D, K.Resizing)  # fmt: skip
-    pooling_classes = (K.GlobalAveragePooling1D, K.GlobalAveragePooling2D, K.GlobalAveragePooling3D,
-             K.GlobalMaxPooling1D, K.GlobalMaxPooling2D, K.GlobalMaxPooling3D)  # fmt: skip
+    pass_through_classes = (
+        K.ReLU, K.LeakyReLU, K.ELU, K.ThresholdedReLU, K.Dropout, K.SpatialDropout1D, K.SpatialDropout2D,
+        K.AlphaDropout, K.GaussianNoise, K.GaussianDropout, K.ActivityRegularization, K.ZeroPadding1D,
+        K.ZeroPadding2D, K.ZeroPadding3D, K.Cropping1D, K.Cropping2D, K.Cropping3D, K.UpSampling1D,
+        K.UpSampling2D, K.UpSampling3D, K.MaxPooling1D, K.MaxPooling2D, K.MaxPooling3D, K.AveragePooling1D,
+        K.AveragePooling2D, K.AveragePooling3D, K.Resizing,
+    )  # fmt: skip
+    pooling_classes = (
+        K.GlobalAveragePooling1D, K.GlobalAveragePooling2D, K.GlobalAveragePooling3D,
+        K.GlobalMaxPooling1D, K.GlobalMaxPooling2D, K.GlobalMaxPooling3D,
+    )  # fmt: skip
     elementwise_classes = (K.Add, K.Subtract, K.Multiply, K.Average, K.Maximum, K.Minimum)
     for classes, rule in (
         (pass_through_classes, _identity),

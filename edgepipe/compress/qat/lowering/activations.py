@@ -16,7 +16,7 @@ def lower_activation(ctx: LoweringContext, x: KerasTensor, activation: KerasActi
     Args:
         ctx: The lowering.
         x: The input, with channels last.
-        function: The activation of a tf_keras layer.
+        activation: The activation of a tf_keras layer.
         name: Name of the layer that computes the output.
     """
     activation_name = str(getattr(activation, "__name__", type(activation).__name__))
