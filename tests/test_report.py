@@ -219,3 +219,13 @@ def test_the_command(tmp_path: Path, command: Command) -> None:
     assert command("report", tmp_path / "gone").err == (
         f"edgepipe: {tmp_path / 'gone'}: cannot be read: No such file or directory\n"
     )
+
+
+def test_a_report_of_an_earlier_version_is_still_read(command: Command) -> None:
+    """Written by the code before modules and names changed; its fields and values are unchanged."""
+    file = SNAPSHOTS / "report_of_an_earlier_version.json"
+    earlier = json.loads(file.read_text())
+    loaded = load(file)
+    assert json.loads(loaded.json()) == earlier
+    assert loaded.stage("validate").metric("ram", "nucleo-l4r5zi").text() == "1.0 KiB"
+    assert "nucleo-l4r5zi ram <= 64.0 KiB" in command("report", file).out

@@ -138,7 +138,7 @@ def test_parsing_the_key_imports_nothing_heavy() -> None:
         "import sys, pathlib; from edgepipe.core import config; from edgepipe.data import data_spec, dataset_identity\n"
         "d = config.parse('data: edgepipe.data:digits', 'p')\n"
         "s = data_spec.parse(d, ('data',), d.content['data'], pathlib.Path('.'))\n"
-        "dataset_identity.identity(s, pathlib.Path('.'))\n"
+        "dataset_identity.compute_identity(s, pathlib.Path('.'))\n"
         "print([m for m in ('numpy', 'sklearn', 'PIL', 'tensorflow', 'keras') if m in sys.modules])"
     )
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

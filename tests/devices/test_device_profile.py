@@ -294,7 +294,7 @@ def test_unknown_and_abstract_devices(name: str, message: str, tmp_path: Path) -
 def test_loading_a_device_imports_no_numpy() -> None:
     code = (
         "import sys, pathlib; from edgepipe.devices import device_profile\n"
-        "[device_profile.load(name, pathlib.Path()) for name in device_profile.names()]\n"
+        "[device_profile.load(name, pathlib.Path()) for name in device_profile.device_names()]\n"
         "print([m for m in ('numpy', 'tensorflow', 'keras', 'ai_edge_litert') if m in sys.modules])"
     )
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
