@@ -52,9 +52,9 @@ def test_shares_and_classes_are_near_their_targets() -> None:
 
 def test_the_same_in_another_process() -> None:
     code = (
-        "import numpy as np; from edgepipe.data.group_splits import draw_groups; "
+        "import numpy as np; from edgepipe.data.group_splits import draw_group_splits; "
         "from edgepipe.data.splits import Split; "
-        "print(draw_groups(None, np.arange(40) // 4, {Split.TEST: 0.3}, 3)[Split.TEST].tolist())"
+        "print(draw_group_splits(None, np.arange(40) // 4, {Split.TEST: 0.3}, 3)[Split.TEST].tolist())"
     )
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert output.strip() == str(draw_group_splits(None, np.arange(40) // 4, {Split.TEST: 0.3}, 3)[Split.TEST].tolist())
