@@ -5,15 +5,16 @@ SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
 DEVICE_VENV := .venv-device
-WORKERS := -n 2 --dist loadgroup --no-loadscope-reorder
+WORKERS := -n 2 --no-loadscope-reorder
 PYTHONS := $(or $(EDGEPIPE_PYTHON),3.13 3.12 3.11)
 
-.PHONY: demo test quick lint wheel bench families lock clean help
+.PHONY: demo test quick coverage lint wheel bench families lock clean help
 
 help:
 	@echo "make demo   run pipelines/digits.yaml: train, prune, quantize, convert, validate"
 	@echo "make test   lint and all tests"
 	@echo "make quick  only the tests that take seconds"
+	@echo "make coverage  line and branch coverage of the tests that take seconds"
 	@echo "make lint   ruff, mypy, import contracts, import cycles"
 	@echo "make wheel  build the wheel, install it outside the repository, run the demo there"
 	@echo "make bench  run the benchmarks, which print ratios; not tests"
@@ -24,11 +25,15 @@ demo: $(VENV)/.installed
 	$(BIN)/edgepipe run pipelines/digits.yaml
 
 test: lint $(DEVICE_VENV)/.installed
-	$(BIN)/python -m pytest $(WORKERS) --cov --cov-report=
-	@$(BIN)/coverage report --sort=cover | tail -n 25
+	$(BIN)/python -m pytest $(WORKERS)
 
 quick: $(VENV)/.installed
 	$(BIN)/python -m pytest $(WORKERS) -m "not slow"
+
+# Tracing makes tests up to three times as slow, so it is not part of `make test`.
+coverage: $(VENV)/.installed
+	$(BIN)/python -m pytest $(WORKERS) -m "not slow" --cov --cov-report=
+	@$(BIN)/coverage report --sort=cover
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

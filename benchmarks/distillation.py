@@ -39,7 +39,7 @@ CANDIDATES: dict[str, list[dict[str, Any]]] = {
 class AsItIs:
     """An augmenter that changes nothing: untaught students get their batches in the order of the taught ones."""
 
-    soft: bool = False
+    has_soft_labels: bool = False
 
     def __call__(self, chosen: Any, x: Any, y: Any, random: np.random.Generator) -> tuple[Any, Any]:
         return x, y

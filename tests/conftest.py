@@ -1,6 +1,7 @@
 """What the tests of several layers share: the `edgepipe` command, and how tests are spread over workers."""
 
 import fcntl
+import functools
 import os
 import subprocess
 import sys
@@ -12,9 +13,11 @@ from typing import Any
 import pytest
 from commands import Command, CommandResult
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 from edgepipe import cli
 
+ROOT = Path(__file__).resolve().parents[1]
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 # One change is tested with the same examples everywhere; `pytest --hypothesis-profile default` looks for new ones.
@@ -22,22 +25,28 @@ settings.register_profile("same", derandomize=True)
 settings.load_profile("same")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Spread tests over the workers one by one (`--dist loadgroup`), but keep together those that share a fixture of
-    their file. Slow tests go first, so that no worker ends with a long one.
-    """
-    for item in items:
-        if _uses_fixture_of_its_file(item):
-            item.add_marker(pytest.mark.xdist_group(item.location[0]))
+    """Slow tests go first, so that no worker ends with a long one."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
-def _uses_fixture_of_its_file(item: pytest.Item) -> bool:
-    """Whether a fixture is made once for the whole file; one of the session is made once by each worker."""
-    info = getattr(item, "_fixtureinfo", None)
-    definitions = [each[-1] for each in info.name2fixturedefs.values()] if info is not None else []
-    return any(definition.scope in ("module", "class", "package") for definition in definitions)
+class SharedFixtureScheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist is not typed for subclasses
+    """Spreads tests over the workers one by one; a file whose fixtures are made once stays on one worker."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return file if _has_fixture_of_its_own(ROOT / file) else nodeid
+
+
+@functools.cache
+def _has_fixture_of_its_own(file: Path) -> bool:
+    return 'scope="module"' in file.read_text(encoding="utf-8")
+
+
+@pytest.hookimpl(optionalhook=True)  # absent where xdist is not installed
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> SharedFixtureScheduling:
+    """The scheduler of `pytest -n`."""
+    return SharedFixtureScheduling(config, log)
 
 
 @contextmanager
@@ -59,7 +68,7 @@ def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def trained_digits(shared_cache: Path) -> Path:
     """The shared cache, with pipelines/digits.yaml in it: it is run once, under a lock, by whoever needs it first."""
-    pipeline = Path(__file__).resolve().parents[1] / "pipelines" / "digits.yaml"
+    pipeline = ROOT / "pipelines" / "digits.yaml"
     folder = shared_cache.parent / "shared-digits"
     with _lock(shared_cache.parent / "digits.lock"):
         if not (folder / "report.json").exists():

@@ -32,7 +32,7 @@ from edgepipe.tflite.model import (
 
 __all__ = [
     *("LayerSparsity", "Model", "Operator", "Quantization", "Signature", "Subgraph", "Tensor"),
-    *("read", "summary", "weight_sparsity"),
+    *("read", "summarize", "weight_sparsity"),
 ]
 
 T = TypeVar("T")

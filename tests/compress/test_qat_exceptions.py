@@ -70,7 +70,7 @@ def test_the_layer_is_listed_and_the_model_trains(name: str) -> None:
 
     _, quantized_by, reason = CASES[name]
     _, fake_quant, x = _build(name)
-    (exception,) = [entry for entry in fake_quant.coverage if entry.quantized_by != "training"]
+    (exception,) = [entry for entry in fake_quant.layer_coverages if entry.quantized_by != "training"]
     assert exception.quantized_by == quantized_by
     assert re.search(reason, exception.reason)
     range_initialization.initialize_ranges(fake_quant.model, x, seed=0, use_batch_statistics=False)

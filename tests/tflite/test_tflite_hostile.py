@@ -95,14 +95,14 @@ def _crowded(path: Path, count: int) -> Path:
 
 
 def test_a_crowd_of_tensors_is_read_in_time(tmp_path: Path) -> None:
-    path, start = _crowded(tmp_path / "m.tflite", reader.MAX_TABLES), time.perf_counter()
+    path, start = _crowded(tmp_path / "m.tflite", reader.MAX_TABLES), time.process_time()
     model = reader.read(path)
     device_metrics.file_metrics(model)
     find_dead_channels(model)
     compute_tail(model)
     with pytest.raises(InputError, match=f"{reader.MAX_TABLES} tensors to plan"):
         plan_arena(model)
-    assert time.perf_counter() - start < SECONDS
+    assert time.process_time() - start < SECONDS  # of CPU: the machine may be busy
 
 
 def test_a_larger_crowd_is_refused(tmp_path: Path) -> None:
