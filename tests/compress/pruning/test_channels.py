@@ -337,7 +337,7 @@ def _all_but_one(pool: ChannelPool) -> Any:
 @pytest.mark.parametrize("multiple", [2, 4])
 def test_layers_keep_a_multiple(multiple: int) -> None:
     model = _model(lambda x: _end(_conv(10, "second")(K.ReLU()(_conv(16, "first")(x)))))
-    pool = _pool(model, multiple=multiple)
+    pool = _pool(model, channel_multiple=multiple)
     saliency = compute_saliency(SaliencySettings(), pool.weights, None, 0)
     max_cost = pool.channel_groups.count_macs(pool.initial_removal_mask()) * 0.5
     for removed_groups in pool.candidate_masks(
@@ -362,7 +362,7 @@ def test_a_layers_own_share_is_kept_to() -> None:
 @pytest.mark.parametrize(("multiple", "share", "channels_left"), [(1, 0.4, 5), (4, 0.4, 4), (4, 0.2, 4), (8, 0.4, 8)])
 def test_a_layers_own_share_comes_to_a_multiple(multiple: int, share: float, channels_left: int) -> None:
     model = _model(lambda x: _end(_conv(10, "second")(K.ReLU()(_conv(8, "first")(x)))))
-    pool = _pool(model, share_by_layer={"first": share}, multiple=multiple)
+    pool = _pool(model, share_by_layer={"first": share}, channel_multiple=multiple)
     saliency = compute_saliency(SaliencySettings(), pool.weights, None, 0)
     for removed_groups in pool.candidate_masks(
         saliency, pool.removal_orders, math.inf, 1.0, pool.initial_removal_mask()
@@ -375,7 +375,7 @@ def test_each_layer_of_a_sum_with_a_concatenation_keeps_a_multiple() -> None:
         branch_a, branch_b = _conv(8, "one")(x), _conv(8, "other")(x)
         return _end(K.Add()([K.Concatenate()([branch_a, branch_b]), _conv(16, "both")(x)]))
 
-    pool = _pool(_model(build), multiple=4)
+    pool = _pool(_model(build), channel_multiple=4)
     saliency = compute_saliency(SaliencySettings(), pool.weights, None, 0)
     max_cost = pool.channel_groups.count_macs(pool.initial_removal_mask()) * 0.6
     for removed_groups in pool.candidate_masks(
