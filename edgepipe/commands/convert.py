@@ -120,7 +120,7 @@ def _build_request(
     calibration: ActivationCalibration | None,
     recipe: Path | None,
 ) -> "QuantizationRequest":
-    from edgepipe.compress.quantizer import recipes
+    from edgepipe.compress.quantizer import recipe_files
     from edgepipe.compress.quantizer.quantization import QuantizationRequest
 
     interface_types(scheme, *io_types)
@@ -130,7 +130,7 @@ def _build_request(
         raise InputError("--recipe FILE and --scheme recipe go together")
     if calibration is not None and calibration.method != "min_max" and not SCHEMES[scheme].needs_calibration:
         raise InputError(f"calibration {calibration.describe()}: scheme {scheme} quantizes no activations")
-    recipe_rules = recipes.read(recipe) if recipe is not None else None
+    recipe_rules = recipe_files.read(recipe) if recipe is not None else None
     return QuantizationRequest(scheme, *io_types, calibration or ActivationCalibration(), recipe_rules)
 
 

@@ -232,11 +232,11 @@ def _build_report(
     sample_count: int,
     notes: tuple[str, ...],
 ) -> SensitivityReport:
-    tool_versions = ", ".join(f"{name} {installed_version(name)}" for name in ("litert-quantizer", "ai-edge-litert"))
+    runtime_text = f"LiteRT {installed_version('ai-edge-litert')} xnnpack"
     return SensitivityReport(
         model=str(path), scheme=options.scheme, calibration=options.calibration.describe(), layers=ranking.layers,
         whole=ranking.whole,
         quality="accuracy" if has_labels else None, quality_float=ranking.quality_float,
         quality_whole=ranking.quality_whole, notes=notes,
-        how=f"measured: each model built and run on {plural(sample_count, 'sample')}, {tool_versions}, LiteRT xnnpack",
+        how=f"measured: each model built and run on {plural(sample_count, 'sample')}, {runtime_text}",
     )  # fmt: skip

@@ -254,7 +254,7 @@ def _quality_cells(goal: "QualityGoal", trial: "Trial") -> tuple[str, str]:
 
 
 def _output_dtypes_by_layer(quantizer: "LayerwiseQuantizer", search_result: "SearchResult") -> dict[str, str]:
-    """The actual output types of each layer: litert-quantizer skips operators that it has no kernel for."""
+    """The actual output types of each layer: operators without a kernel stay in float."""
     from edgepipe.compress.quantizer.flatbuffer_edits import temporary_tflite
 
     with temporary_tflite(search_result.content) as path:

@@ -13,7 +13,7 @@ from edgepipe.render import markdown
 from edgepipe.render.report import REPORT_FILE, Report, StageReport, load
 
 TOOL_PACKAGES = ("tensorflow", "keras", "tf_keras", "tensorflow-model-optimization", "ai-edge-litert", "tflite-micro",
-         "ethos-u-vela", "litert-quantizer", "numpy")  # fmt: skip
+         "ethos-u-vela", "numpy")  # fmt: skip
 
 
 def build_report(run: Run) -> Report:

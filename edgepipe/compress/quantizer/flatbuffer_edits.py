@@ -43,10 +43,7 @@ def builtin_code(model: FlatbufferModel, operator: FlatbufferOperator) -> int:
 
 
 def normalize_opcodes(content: bytes) -> bytes:
-    """A model whose operator codes both quantizers can read.
-
-    litert-quantizer reads only the newer field; TensorFlow's quantizer looks up every code, even unused ones.
-    """
+    """A model whose used operator codes stand in the newer field; files from before 2020 have them in another."""
     model = unpack_model(content)
     used_code_indices = sorted({operator.opcodeIndex for graph in model.subgraphs for operator in graph.operators})
     operator_codes = [model.operatorCodes[index] for index in used_code_indices]
@@ -60,37 +57,6 @@ def normalize_opcodes(content: bytes) -> bytes:
         code.builtinCode = max(code.builtinCode, code.deprecatedBuiltinCode)
     model.operatorCodes = operator_codes
     return pack_model(model)
-
-
-def unify_output_types(content: bytes) -> bytes:
-    """A quantized model in which all outputs of one operator (SPLIT, UNPACK) have the same type.
-
-    litert-quantizer leaves outputs that nothing reads in float, and some runtimes refuse that.
-    """
-    from ai_edge_litert.schema_py_generated import TensorType
-
-    model, is_changed = unpack_model(content), False
-    for subgraph in model.subgraphs:
-        read_indices = {
-            int(index)
-            for indices in (subgraph.outputs, *(op.inputs for op in subgraph.operators or []))
-            for index in indices
-        }
-        for operator in subgraph.operators or []:
-            output_by_index = {int(index): subgraph.tensors[index] for index in operator.outputs}
-            integer_outputs = [
-                tensor for tensor in output_by_index.values() if tensor.type in (TensorType.INT8, TensorType.INT16)
-            ]
-            unread_float_outputs = [
-                t for index, t in output_by_index.items() if index not in read_indices and t.type == TensorType.FLOAT32
-            ]
-            for tensor in unread_float_outputs if integer_outputs else []:
-                tensor.type, tensor.quantization, is_changed = (
-                    integer_outputs[0].type,
-                    integer_outputs[0].quantization,
-                    True,
-                )
-    return pack_model(model) if is_changed else content
 
 
 def strip_output_activation(content: bytes) -> bytes:

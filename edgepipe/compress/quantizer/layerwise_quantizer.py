@@ -8,7 +8,7 @@ import numpy as np
 
 from edgepipe.compress.quantizer import flatbuffer_edits, recipes
 from edgepipe.compress.quantizer.activation_calibration import ActivationRange
-from edgepipe.compress.quantizer.float_fallback import INTEGER_KERNELS
+from edgepipe.compress.quantizer.kernel_requirements import KERNEL_REQUIREMENTS
 from edgepipe.compress.quantizer.op_decomposition import INT16_DECOMPOSITIONS
 from edgepipe.compress.quantizer.quantizable_layers import QuantizableLayer
 from edgepipe.compress.quantizer.recipes import LitertRecipe
@@ -90,10 +90,8 @@ def _layer_rules(layer: QuantizableLayer, precision: LayerPrecision) -> LitertRe
 
 def _activation_bits(operator: Operator, precision: LayerPrecision) -> int:
     """16 for int16, except for operators that have only 8-bit integer kernels."""
-    integer_kernel = INTEGER_KERNELS.get(operator.name)
-    has_int16_kernel = (
-        integer_kernel is None or 16 in integer_kernel.version_by_bits or operator.name in INT16_DECOMPOSITIONS
-    )
+    requirement = KERNEL_REQUIREMENTS.get(operator.name)
+    has_int16_kernel = requirement is None or 16 in requirement.version_by_bits or operator.name in INT16_DECOMPOSITIONS
     return 16 if precision == "int16" and has_int16_kernel else 8
 
 

@@ -81,7 +81,7 @@ class _MixSearch:
     def _run_trial(self, precisions: PrecisionByLayer) -> Trial:
         try:
             quality = self.goal.measure_quality(self.quantizer.quantize(precisions))
-        except InputError as error:  # litert-quantizer can write models that no runtime accepts; another mix may run
+        except InputError as error:  # the runtime refuses this mix; another may run
             return Trial(precisions, None, False, str(error))
         return Trial(precisions, quality, self.goal.is_met(quality))
 

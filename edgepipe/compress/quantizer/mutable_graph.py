@@ -2,26 +2,25 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, final
+from typing import Any, final
 
 import numpy as np
 
 from edgepipe.compress.quantizer import flatbuffer_edits
-from edgepipe.compress.quantizer.activation_calibration import ActivationRange
+from edgepipe.compress.quantizer.encoding import Encoding
 from edgepipe.compress.quantizer.flatbuffer_edits import (
     FlatbufferModel,
     FlatbufferOperator,
     FlatbufferSubgraph,
     FlatbufferTensor,
 )
+from edgepipe.compress.quantizer.kernel_requirements import BitWidth
 from edgepipe.core.arrays import Array
 from edgepipe.tflite.reader import builtin_name_by_code
 
-BitWidth = Literal[8, 16]  # of activations
 # kernels that read their options; the other operators that are inserted have no option fields
 FUSED_ACTIVATION_OPS = ("ADD", "MUL", "SUB")
 BIT_WIDTHS: tuple[BitWidth, ...] = (8, 16)
-QuantParams = tuple[float, int]  # scale and zero point
 # (kind of an operator, names of its outputs) -> bits of its activations; None: it stays in float
 BitWidthPolicy = Callable[[str, Sequence[str]], BitWidth | None]
 
@@ -56,14 +55,6 @@ class MutableGraph:
         """The name of a tensor; empty for an omitted input."""
         return str(self.tensor(index).name.decode()) if index >= 0 else ""
 
-    def producer(self, index: int) -> FlatbufferOperator | None:
-        """The operator that outputs a tensor; None for inputs and constants."""
-        return next((operator for operator in self.operators if index in operator.outputs), None)
-
-    def readers(self, index: int) -> list[FlatbufferOperator]:
-        """The operators that read a tensor."""
-        return [operator for operator in self.operators if index in operator.inputs]
-
     def constant(self, index: int) -> Array | None:
         """The values of a float32 constant; None if it is computed."""
         buffer_data = self.model.buffers[self.tensor(index).buffer].data
@@ -78,25 +69,9 @@ class MutableGraph:
 
         return index >= 0 and bool(self.tensor(index).type == TensorType.FLOAT32)
 
-    def quant_params(self, index: int) -> QuantParams:
-        """Scale and zero point of a tensor that is quantized per tensor."""
-        quantization = self.tensor(index).quantization
-        return float(quantization.scale[0]), int(quantization.zeroPoint[0])
-
-    def bit_width(self, index: int) -> BitWidth | None:
-        """The bits of a tensor that is quantized to int8 or int16; None for all others."""
-        quantization = self.tensor(index).quantization
-        if quantization is None or quantization.scale is None or not len(quantization.scale):
-            return None
-        return next((bits for bits in BIT_WIDTHS if self.tensor(index).type == integer_type_code(bits)), None)
-
     def operator_index(self, operator: FlatbufferOperator) -> int:
         """The position of an operator, compared by identity."""
         return next(index for index, candidate in enumerate(self.operators) if candidate is operator)
-
-    def remove_operator(self, operator: FlatbufferOperator) -> None:
-        """Take an operator out."""
-        del self.operators[self.operator_index(operator)]
 
     def ensure_opcode(self, kind: str, version: int) -> int:
         """The index of an operator code, which is added if it is missing."""
@@ -150,27 +125,73 @@ class MutableGraph:
 
         return self._add_tensor(name, [len(numbers)], int(TensorType.INT32), None, np.array(numbers, np.int32))
 
-    def add_quantized_tensor(
-        self, name: str, shape: Any, bits: BitWidth, quant_params: QuantParams, array: Array | None = None
+    def add_encoded_tensor(self, name: str, shape: Any, encoding: Encoding, array: Array | None = None) -> int:
+        """A new integer tensor, with the codes of the real numbers in `array` if it is a constant."""
+        codes = None if array is None else encoding.encode(array)
+        return self._add_tensor(
+            name,
+            shape,
+            integer_type_code(encoding.bits),
+            _per_tensor_quantization(encoding.scale, encoding.zero_point),
+            codes,
+        )
+
+    def add_uint8_tensor(self, name: str, shape: Any, scale: float, zero_point: int) -> int:
+        """A new uint8 activation."""
+        from ai_edge_litert.schema_py_generated import TensorType
+
+        return self._add_tensor(name, shape, int(TensorType.UINT8), _per_tensor_quantization(scale, zero_point), None)
+
+    def add_float16_constant(self, name: str, shape: Any, array: Array) -> int:
+        """A new float16 constant."""
+        from ai_edge_litert.schema_py_generated import TensorType
+
+        return self._add_tensor(name, shape, int(TensorType.FLOAT16), None, array.astype(np.float16))
+
+    def add_integer_tensor(
+        self, name: str, shape: Any, codes: Array, scales: Array, axis: int, is_int4: bool = False
     ) -> int:
-        """A new integer tensor.
+        """A new constant of symmetric codes.
 
         Args:
             name: of the tensor.
             shape: of the tensor.
-            bits: 8 or 16.
-            quant_params: scale and zero point.
-            array: the real values of a constant, quantized here; None for an activation.
+            codes: int8, int32 or int64.
+            scales: one for all, or one for each slice of `axis`.
+            axis: of the scales.
+            is_int4: store int8 codes two to a byte, the first one in the lower half.
         """
-        from ai_edge_litert.schema_py_generated import QuantizationParametersT
+        from ai_edge_litert.schema_py_generated import TensorType
 
-        quantization = QuantizationParametersT()
-        quantization.scale, quantization.zeroPoint = (
-            np.array([quant_params[0]], np.float32),
-            np.array([quant_params[1]], np.int64),
-        )
-        codes = None if array is None else _quantize_array(array, bits, quant_params)
-        return self._add_tensor(name, shape, integer_type_code(bits), quantization, codes)
+        quantization = _per_tensor_quantization(0.0, 0)
+        quantization.scale, quantization.zeroPoint = scales.astype(np.float32), np.zeros(len(scales), np.int64)
+        quantization.quantizedDimension = axis if len(scales) > 1 else 0
+        type_name = "INT4" if is_int4 else codes.dtype.name.upper()
+        stored_codes = _pack_int4(codes) if is_int4 else codes
+        return self._add_tensor(name, shape, int(getattr(TensorType, type_name)), quantization, stored_codes)
+
+    def set_encoding(self, index: int, encoding: Encoding) -> None:
+        """Store an activation in integers."""
+        tensor = self.tensor(index)
+        tensor.type = integer_type_code(encoding.bits)
+        tensor.quantization = _per_tensor_quantization(encoding.scale, encoding.zero_point)
+
+    def replace_input(self, position: int, new_index: int) -> None:
+        """Replace a model input, in the signatures too."""
+        self._replace_port("inputs", position, new_index)
+
+    def replace_output(self, position: int, new_index: int) -> None:
+        """Replace a model output, in the signatures too."""
+        self._replace_port("outputs", position, new_index)
+
+    def _replace_port(self, side: str, position: int, new_index: int) -> None:
+        indices = [int(index) for index in getattr(self.subgraph, side)]
+        old_index, indices[position] = indices[position], new_index
+        setattr(self.subgraph, side, indices)
+        for signature in self.model.signatureDefs or []:
+            for tensor_map in getattr(signature, side):
+                if tensor_map.tensorIndex == old_index:
+                    tensor_map.tensorIndex = new_index
 
     def _add_tensor(self, name: str, shape: Any, type_code: int, quantization: Any, array: Array | None) -> int:
         from ai_edge_litert.schema_py_generated import BufferT, TensorT
@@ -192,24 +213,22 @@ class MutableGraph:
         return len(self.subgraph.tensors) - 1
 
 
+def _pack_int4(codes: Array) -> Array:
+    """Two codes to a byte, the first one in the lower half, as the schema defines INT4."""
+    nibbles = np.append(codes.ravel(), np.zeros(codes.size % 2, np.int8)).view(np.uint8) & 0x0F
+    return nibbles[0::2] | (nibbles[1::2] << 4)
+
+
+def _per_tensor_quantization(scale: float, zero_point: int) -> Any:
+    from ai_edge_litert.schema_py_generated import QuantizationParametersT
+
+    quantization = QuantizationParametersT()
+    quantization.scale, quantization.zeroPoint = np.array([scale], np.float32), np.array([zero_point], np.int64)
+    return quantization
+
+
 def integer_type_code(bits: BitWidth) -> int:
     """The schema's code of the type."""
     from ai_edge_litert.schema_py_generated import TensorType
 
     return int(TensorType.INT8 if bits == 8 else TensorType.INT16)
-
-
-def choose_quant_params(activation_range: ActivationRange, bits: BitWidth) -> QuantParams:
-    """Scale and zero point of a range: asymmetric in 8 bits, symmetric in 16, as the kernels require."""
-    low, high = min(activation_range[0], 0.0), max(activation_range[1], 0.0)
-    if bits == 16:
-        return float(np.float32(max(-low, high, 1e-30) / 32767)), 0
-    scale = float(np.float32(max(high - low, 1e-30) / 255))
-    return scale, int(np.clip(np.rint(-128 - low / scale), -128, 127))
-
-
-def _quantize_array(array: Array, bits: BitWidth, quant_params: QuantParams) -> Array:
-    code_min = -(2 ** (bits - 1))
-    return np.clip(np.rint(array / quant_params[0]) + quant_params[1], code_min, -code_min - 1).astype(
-        np.int8 if bits == 8 else np.int16
-    )

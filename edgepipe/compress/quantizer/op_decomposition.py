@@ -16,7 +16,8 @@ import numpy as np
 from edgepipe.compress.quantizer import flatbuffer_edits
 from edgepipe.compress.quantizer.activation_calibration import ActivationRanges
 from edgepipe.compress.quantizer.flatbuffer_edits import FlatbufferOperator
-from edgepipe.compress.quantizer.mutable_graph import BitWidth, BitWidthPolicy, MutableGraph
+from edgepipe.compress.quantizer.kernel_requirements import BitWidth
+from edgepipe.compress.quantizer.mutable_graph import BitWidthPolicy, MutableGraph
 from edgepipe.tflite.model import Model
 from edgepipe.tflite.reader import read
 

@@ -1,14 +1,10 @@
-"""Quantization of a float .tflite by any scheme: ranges first, then one of two quantizers.
-
-int8 uses TensorFlow's quantizer, which supports the most operators; everything else, including mixed types and partly
-float models, uses litert-quantizer.
-"""
+"""Quantization of a float .tflite by any scheme: decomposition, ranges, then the integer model."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import final
 
-from edgepipe.compress.quantizer import float_fallback, recipes, tensorflow_quantizer
+from edgepipe.compress.quantizer import recipes
 from edgepipe.compress.quantizer.activation_calibration import ActivationRange, ActivationRanges, calibrate
 from edgepipe.compress.quantizer.layer_attribution import scope_names
 from edgepipe.compress.quantizer.mutable_graph import BitWidthPolicy
@@ -17,8 +13,6 @@ from edgepipe.compress.quantizer.recipes import LitertRecipe
 from edgepipe.compress.schemes import SCHEMES, ActivationCalibration, InterfaceType, SchemeName, interface_types
 from edgepipe.core.arrays import Array
 from edgepipe.core.errors import InputError
-from edgepipe.core.units import plural
-from edgepipe.models.native_stderr import capture_stderr
 from edgepipe.tflite.model import Model, Operator
 
 OperatorSelector = Callable[[Model], Collection[Operator]]
@@ -89,12 +83,9 @@ def quantize_tflite(
         )
     with decomposed_model(lite, _int8_policy(recipes.bit_width_policy(rules))) as model:
         activation_ranges = _find_ranges(rules, model, request, feeds, trained_ranges or {})
-        if request.scheme == "int8" and feeds is not None:
-            quantized_model = _quantize_int8(model, feeds, activation_ranges, request, rules)
-        else:
-            quantized_model = QuantizedModel(
-                recipes.quantize_with_recipe(model.content, rules, activation_ranges.by_tensor)
-            )
+        quantized_model = QuantizedModel(
+            recipes.quantize_with_recipe(model.content, rules, activation_ranges.by_tensor)
+        )
         return replace(
             quantized_model,
             notes=(
@@ -172,56 +163,3 @@ def _build_rules(request: QuantizationRequest, lite: Model) -> LitertRecipe:
         return [*(request.recipe or []), *float_rules, *io_rules]
     io_rules = recipes.io_rules(*request.io_types) if SCHEMES[request.scheme].needs_calibration else []
     return [*recipes.scheme_recipe(request.scheme), *float_rules, *io_rules]
-
-
-MISCOMPUTED_OPS = frozenset({"ONE_HOT", "SCATTER_ND"})  # TensorFlow's quantizer stores their constants in another scale
-
-
-def _quantize_int8(
-    lite: Model,
-    feeds: list[Array],
-    activation_ranges: ActivationRanges,
-    request: QuantizationRequest,
-    rules: LitertRecipe,
-) -> QuantizedModel:
-    """`lite` in int8: by TensorFlow's quantizer, or by `rules` where it cannot, or where they leave less in float."""
-    if reason := _tensorflow_objection(lite, request):
-        return QuantizedModel(
-            recipes.quantize_with_recipe(lite.content, rules, activation_ranges.by_tensor),
-            (f"int8 by litert-quantizer: {reason}",),
-        )
-    content = _quantize_with_tensorflow(lite, feeds, activation_ranges.by_tensor, request)
-    content = float_fallback.integerize_operators(
-        content, lite.content, recipes.bit_width_policy(rules), activation_ranges.by_tensor
-    )
-    if not (float_count := float_fallback.count_float_operators(content)):
-        return QuantizedModel(content)
-    litert_content = recipes.quantize_with_recipe(lite.content, rules, activation_ranges.by_tensor)
-    if (litert_float_count := float_fallback.count_float_operators(litert_content)) >= float_count:
-        return QuantizedModel(content)
-    counts_text = f"it leaves {plural(litert_float_count, 'operator')} in float, TensorFlow's quantizer {float_count}"
-    return QuantizedModel(litert_content, (f"int8 by litert-quantizer: {counts_text}",))
-
-
-def _tensorflow_objection(lite: Model, request: QuantizationRequest) -> str:
-    """Why TensorFlow's quantizer cannot be used; empty if it can."""
-    if request.keep_float is not None:
-        return "TensorFlow's quantizer cannot keep every kind of operator in float"
-    miscomputed_names = sorted({operator.name for operator in lite.operators} & MISCOMPUTED_OPS)
-    return f"TensorFlow's quantizer computes {' and '.join(miscomputed_names)} wrongly" if miscomputed_names else ""
-
-
-def _quantize_with_tensorflow(
-    lite: Model, feeds: list[Array], ranges: Mapping[str, ActivationRange], request: QuantizationRequest
-) -> bytes:
-    """`lite` in int8 by TensorFlow's quantizer.
-
-    Raises:
-        InputError: the quantizer fails; with its message, if any.
-    """
-    try:
-        with capture_stderr():
-            return tensorflow_quantizer.quantize_int8(lite.content, feeds, ranges, request.io_types)
-    except (RuntimeError, ValueError) as error:
-        message = " ".join(str(error).split())[:300]
-        raise InputError(f"TensorFlow's quantizer failed: {message or 'without a message'}") from error

@@ -4,21 +4,21 @@ A recipe is a list of rules, later ones override earlier ones; each selects oper
 names of their output tensors, and by kind. edgepipe's own rules match the whole name, so each holds for one operator.
 """
 
-import json
 import re
-import warnings
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from edgepipe.compress.quantizer import bias_scales, flatbuffer_edits, float_fallback, output_isolation
+from edgepipe.compress.quantizer import flatbuffer_edits
 from edgepipe.compress.quantizer.activation_calibration import ActivationRange
-from edgepipe.compress.quantizer.mutable_graph import BIT_WIDTHS, BitWidth, BitWidthPolicy
+from edgepipe.compress.quantizer.integer_model import write_integer_model
+from edgepipe.compress.quantizer.kernel_requirements import (
+    FLOAT_OPERATORS_WITH_WEIGHTS,
+    INT4_WEIGHT_OPERATORS,
+    BitWidth,
+)
+from edgepipe.compress.quantizer.mutable_graph import BIT_WIDTHS, BitWidthPolicy, MutableGraph
 from edgepipe.compress.quantizer.op_decomposition import INTERMEDIATE_SUFFIX, decompose_operators
-from edgepipe.core.errors import InputError, ToolError, did_you_mean
-from edgepipe.models.native_stderr import capture_stderr
+from edgepipe.compress.quantizer.operator_precision import OperatorPrecision, WeightType
 from edgepipe.tflite.model import Model, Operator
 
 RecipeRule = dict[str, Any]
@@ -159,49 +159,47 @@ def quantize_with_recipe(content: bytes, recipe: LitertRecipe, ranges: Mapping[s
         content: a float .tflite.
         recipe: litert-quantizer's rules.
         ranges: of the activations of the decomposed model, by tensor name; None for recipes without calibration.
-
-    Raises:
-        InputError: litert-quantizer does not support the recipe or the model; with its message.
-        ToolError: it is not installed.
     """
     prepared_content = flatbuffer_edits.normalize_opcodes(decompose_operators(content, bit_width_policy(recipe)))
-    if not needs_calibration(recipe):
-        return _run_quantizer(prepared_content, recipe, {})
-    isolated_content, original_by_isolated_name = output_isolation.isolate_outputs(prepared_content)
-    range_by_tensor = dict(ranges or {})
-    range_by_tensor |= {
-        isolated_name: range_by_tensor[original_name]
-        for isolated_name, original_name in original_by_isolated_name.items()
-        if original_name in range_by_tensor
+    input_types, output_types = _interface_types(recipe, prepared_content)
+    return write_integer_model(
+        prepared_content,
+        ranges or {},
+        lambda kind, outputs: operator_precision(recipe, kind, outputs),
+        input_types,
+        output_types,
+    )
+
+
+def _interface_types(recipe: LitertRecipe, content: bytes) -> tuple[list[str], list[str]]:
+    """The types of a model's float inputs and outputs under a recipe."""
+    graph = MutableGraph(flatbuffer_edits.unpack_model(content))
+    names_by_operation = {
+        "INPUT": [graph.name(int(index)) for index in graph.subgraph.inputs],
+        "OUTPUT": [graph.name(int(index)) for index in graph.subgraph.outputs],
     }
-    quantized_content = float_fallback.integerize_operators(
-        flatbuffer_edits.unify_output_types(_run_quantizer(isolated_content, recipe, range_by_tensor)),
-        isolated_content,
-        bit_width_policy(recipe),
-        range_by_tensor,
+    input_types, output_types = (
+        [_interface_type(recipe, operation, name) for name in names] for operation, names in names_by_operation.items()
     )
-    return output_isolation.merge_outputs(
-        bias_scales.widen_bias_scales(quantized_content, isolated_content)[0], original_by_isolated_name
-    )
+    return input_types, output_types
 
 
-def _run_quantizer(content: bytes, recipe: LitertRecipe, ranges: Mapping[str, ActivationRange]) -> bytes:
-    quantizer_module = load_quantizer_module()
-    range_arrays = {name: np.asarray(span, np.float32) for name, span in ranges.items()}
-    calibration_statistics = {name: {"min": span[:1], "max": span[1:]} for name, span in range_arrays.items()}
-    try:
-        # progress and counts go to stderr; biases out of range, of which NumPy warns, are fixed afterwards
-        with capture_stderr(), warnings.catch_warnings(), np.errstate(all="ignore"):
-            # from an interpreter that the library opens to read names
-            warnings.filterwarnings("ignore", ".*experimental_preserve_all_tensors", UserWarning)
-            model_quantizer = quantizer_module.Quantizer(bytearray(content), recipe)
-            quantization_result = model_quantizer.quantize(
-                calibration_statistics or None, enable_progress_bar=False, enable_progress_report=False
-            )
-    except (ValueError, RuntimeError, KeyError, TypeError, IndexError, NotImplementedError) as error:
-        message = " ".join(str(error).split())[:300] or type(error).__name__
-        raise InputError(f"litert-quantizer does not take this: {message}") from error
-    return bytes(quantization_result.quantized_model)
+def _interface_type(recipe: LitertRecipe, operation: str, name: str) -> str:
+    bits = activation_bits(recipe, operation, [name])
+    if bits is None:
+        return "float32"
+    return "uint8" if _is_unsigned(recipe, operation, name) else f"int{bits}"
+
+
+def _is_unsigned(recipe: LitertRecipe, operation: str, name: str) -> bool:
+    unsigned_rules = [
+        rule
+        for rule in recipe
+        if rule["operation"] == operation
+        and re.search(rule["regex"], f"{name};")
+        and rule.get("op_config", {}).get("activation_tensor_config", {}).get("dtype") == "UINT"
+    ]
+    return bool(unsigned_rules)
 
 
 def unmatched_rule_notes(recipe: LitertRecipe, lite: Model) -> list[str]:
@@ -228,10 +226,15 @@ def bit_width_policy(recipe: LitertRecipe) -> BitWidthPolicy:
 
 
 def activation_bits(recipe: LitertRecipe, kind: str, output_names: Sequence[str]) -> BitWidth | None:
-    """The activation bits that a recipe gives an operator without weights; None for float.
+    """The activation bits that a recipe gives an operator; None for float."""
+    return operator_precision(recipe, kind, output_names).activation_bits
+
+
+def operator_precision(recipe: LitertRecipe, kind: str, output_names: Sequence[str]) -> OperatorPrecision:
+    """The precision that a recipe gives an operator.
 
     As litert-quantizer reads it: rules of one expression are grouped at the position of the first, a rule for all
-    operators drops those before it, the last match wins, and weight-only rules are ignored.
+    operators drops those before it, and the last match wins; rules on weights count for operators with weights only.
     """
     rules_by_regex: dict[str, list[RecipeRule]] = {}
     for rule in recipe:
@@ -242,13 +245,39 @@ def activation_bits(recipe: LitertRecipe, kind: str, output_names: Sequence[str]
         for regex, rules in rules_by_regex.items()
         if re.search(regex, _operator_scope(output_names))
         for rule in rules
-        if rule["operation"] in (ALL_OPERATIONS, kind)
-        and (rule["algorithm_key"] == NO_QUANTIZE_ALGORITHM or needs_calibration([rule]))
+        if _matches_operation(rule["operation"], kind)
+        and (rule["algorithm_key"] == NO_QUANTIZE_ALGORITHM or needs_calibration([rule]) or _has_weights(kind, rule))
     ]
-    if not matching_rules or matching_rules[-1]["algorithm_key"] == NO_QUANTIZE_ALGORITHM:
-        return None
-    num_bits = matching_rules[-1]["op_config"]["activation_tensor_config"]["num_bits"]
-    return next((bits for bits in BIT_WIDTHS if bits == num_bits), None)
+    return _rule_precision(matching_rules[-1]) if matching_rules else OperatorPrecision()
+
+
+def _has_weights(kind: str, rule: RecipeRule) -> bool:
+    """Whether a rule on weights holds for this kind of operator."""
+    if rule["algorithm_key"] == CASTING_ALGORITHM:
+        return kind in CASTABLE_OPERATORS
+    is_int4 = rule["op_config"].get("weight_tensor_config", {}).get("num_bits") == 4
+    return kind in (INT4_WEIGHT_OPERATORS if is_int4 else FLOAT_OPERATORS_WITH_WEIGHTS)
+
+
+def _rule_precision(rule: RecipeRule) -> OperatorPrecision:
+    if rule["algorithm_key"] == NO_QUANTIZE_ALGORITHM:
+        return OperatorPrecision()
+    config = rule["op_config"]
+    weight_config = config.get("weight_tensor_config", {"num_bits": 8})
+    activation_bits = config.get("activation_tensor_config", {}).get("num_bits")
+    return OperatorPrecision(
+        next((bits for bits in BIT_WIDTHS if bits == activation_bits), None),
+        _weight_type(weight_config),
+        is_hybrid=config.get("compute_precision") == "INTEGER" and not config.get("explicit_dequantize"),
+        is_per_channel=weight_config.get("granularity") != "TENSORWISE",
+        min_weight_elements=config.get("min_weight_elements", 0),
+    )
+
+
+def _weight_type(tensor_config: RecipeRule) -> WeightType:
+    if tensor_config.get("dtype") == "FLOAT":
+        return "float16"
+    return "int4" if tensor_config["num_bits"] == 4 else "int8"
 
 
 def _output_names(operator: Operator) -> list[str]:
@@ -258,79 +287,3 @@ def _output_names(operator: Operator) -> list[str]:
 def _operator_scope(output_names: Sequence[str]) -> str:
     """The name of an operator in recipes."""
     return "".join(f"{name};" for name in output_names)
-
-
-def load_quantizer_module() -> Any:
-    """The module with litert-quantizer's `Quantizer`.
-
-    Raises:
-        ToolError: it is not installed.
-    """
-    try:
-        from litert_quantizer import quantizer
-    except ImportError:
-        raise ToolError("this scheme needs litert-quantizer: pip install litert-quantizer") from None
-    return quantizer
-
-
-def read(path: Path) -> LitertRecipe:
-    """The recipe in the JSON file `path`.
-
-    Raises:
-        InputError: the file is missing, not JSON or not a recipe; names the rule and its problem.
-    """
-    try:
-        rules = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: is not text; a recipe is a JSON file") from None
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}:{error.lineno}:{error.colno}: is not valid JSON: {error.msg}") from None
-    if not isinstance(rules, list) or not rules:
-        raise InputError(
-            f"{path}: a recipe is a list of rules with {', '.join(RULE_KEYS)}; found {type(rules).__name__}"
-        )
-    for number, rule in enumerate(rules, 1):
-        if problem := _rule_problem(rule):
-            raise InputError(f"{path}: rule {number}: {problem}")
-    return rules
-
-
-def _rule_problem(rule: Any) -> str:
-    """What is wrong with a rule; empty if it is valid."""
-    if not isinstance(rule, dict):
-        return f"is a mapping with {', '.join(RULE_KEYS)}; found {type(rule).__name__}"
-    for key in RULE_KEYS:
-        if key not in rule and not (key == "op_config" and rule.get("algorithm_key") == NO_QUANTIZE_ALGORITHM):
-            return f"has no '{key}'"
-    for key in rule:
-        if key not in RULE_KEYS:
-            return f"unknown key '{key}'{did_you_mean(key, RULE_KEYS)}"
-    config = rule.get("op_config", {})
-    nested_configs = (
-        [config] if not isinstance(config, dict) else [v for k, v in config.items() if k.endswith("_tensor_config")]
-    )
-    if any(not isinstance(nested_config, dict) for nested_config in nested_configs):
-        return "op_config and the tensor configs in it are mappings"
-    return _unknown_name_problem(rule) or _regex_problem(rule["regex"])
-
-
-def _unknown_name_problem(rule: RecipeRule) -> str:
-    quantizer_module = load_quantizer_module()
-    from litert_quantizer.qtyping import TFLOperationName
-
-    operation_names = [name.value for name in TFLOperationName]
-    algorithm_names = [name.value for name in quantizer_module.AlgorithmName]
-    for key, allowed_names in (("operation", operation_names), ("algorithm_key", algorithm_names)):
-        if rule[key] not in allowed_names:
-            return f"unknown {key} '{rule[key]}'{did_you_mean(str(rule[key]), allowed_names)}"
-    return ""
-
-
-def _regex_problem(pattern: Any) -> str:
-    try:
-        re.compile(pattern)
-    except (re.error, TypeError) as error:
-        return f"regex '{pattern}' is not a regular expression: {error}"
-    return ""

@@ -19,7 +19,7 @@ class Convert(ConvertOptions):
     )
     splits: ClassVar = FITTING_SPLITS
     tools: ClassVar = ("tensorflow", "keras", "tf_keras", "tensorflow-model-optimization", "ai-edge-litert", "numpy",
-                            "zstandard", "litert-quantizer")  # fmt: skip
+                            "zstandard")  # fmt: skip
 
     def run(self, context: StageContext) -> tuple[Artifact, Outcome]:
         """Convert, then count and measure the .tflite."""

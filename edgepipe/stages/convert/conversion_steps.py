@@ -75,7 +75,7 @@ def convert(
 
 
 def _build_request(options: "ConvertOptions", context: StageContext, source: SourceModel) -> "QuantizationRequest":
-    from edgepipe.compress.quantizer import recipes
+    from edgepipe.compress.quantizer import recipe_files
     from edgepipe.compress.quantizer.float_exclusions import select_float_operators
     from edgepipe.compress.quantizer.quantization import QuantizationRequest
 
@@ -83,7 +83,7 @@ def _build_request(options: "ConvertOptions", context: StageContext, source: Sou
     if options.keeps_float:
         _check_keep_float(context)
         keep_float = select_float_operators(options.keep_float_types, options.keep_float_layers, source.class_by_layer)
-    recipe_rules = recipes.read(context.base_folder / options.recipe) if options.recipe is not None else None
+    recipe_rules = recipe_files.read(context.base_folder / options.recipe) if options.recipe is not None else None
     return QuantizationRequest(
         options.scheme, options.input, options.output, options.activation_calibration, recipe_rules, keep_float
     )

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from quantizer_cases import trained_quantizer
+from reference_quantizers import calibrate_with_tensorflow, override_ranges
 from scipy.stats import spearmanr
 from tensorflow.lite.python.convert import mlir_quantize
-from tensorflow.lite.python.optimize.calibrator import Calibrator, add_intermediate_tensors
 
-from edgepipe.compress.quantizer import tensorflow_quantizer
 from edgepipe.compress.quantizer.layer_sensitivity import fake_quantize, rank_layers, rounding_error
 from edgepipe.compress.quantizer.layerwise_quantizer import LayerwiseQuantizer
 from edgepipe.tflite.interpreter import Runtime, predict
@@ -32,10 +31,8 @@ def test_layers_are_those_of_the_keras_model(folder: Path) -> None:
 
 def _by_tensorflow(quantizer: LayerwiseQuantizer, samples: Any, float_names: list[str]) -> bytes:
     """The model by TensorFlow's quantizer alone, with the operators that output `float_names` in float."""
-    calibrated_content = Calibrator(add_intermediate_tensors(quantizer.scores_model_content)).calibrate(
-        lambda: tensorflow_quantizer.iterate_samples(samples)
-    )
-    ranged_content = tensorflow_quantizer.override_ranges(calibrated_content, quantizer.range_by_tensor)
+    calibrated_content = calibrate_with_tensorflow(quantizer.scores_model_content, samples)
+    ranged_content = override_ranges(calibrated_content, quantizer.range_by_tensor)
     io_types = {"input_data_type": tf.float32, "output_data_type": tf.float32}
     return bytes(mlir_quantize(ranged_content, denylisted_nodes=float_names, **io_types))
 

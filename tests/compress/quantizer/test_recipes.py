@@ -1,4 +1,4 @@
-"""Recipes of litert-quantizer: passed through, or refused with the invalid rule."""
+"""Recipes of litert-quantizer: read as it reads them, or refused with the invalid rule."""
 
 import json
 import re
@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from reference_quantizers import quantize_with_litert
 
 from edgepipe.compress.keras_to_tflite import convert
-from edgepipe.compress.quantizer import recipes
+from edgepipe.compress.quantizer import recipe_files, recipes
 from edgepipe.compress.quantizer.activation_calibration import calibrate
 from edgepipe.compress.quantizer.quantization import QuantizationRequest, quantize_tflite
 from edgepipe.compress.schemes import ActivationCalibration
@@ -37,22 +38,25 @@ def lite(tmp_path_factory: pytest.TempPathFactory) -> Model:
     "name", ["static_wi8_ai8", "static_wi8_ai16", "dynamic_wi8_afp32", "weight_only_wi8_afp32", "weight_only_wi4_afp32"]
 )
 def test_every_named_recipe_of_the_library_passes_through_a_file(name: str, lite: Model, tmp_path: Path) -> None:
-    from litert_quantizer import quantizer, recipe
+    from litert_quantizer import recipe
 
     library_recipe = getattr(recipe, name)()
     file = tmp_path / "recipe.json"
     file.write_text(json.dumps(library_recipe))
     x = hm.data()[0][:20]
-    quantized = quantize_tflite(
-        lite, QuantizationRequest("recipe", recipe=recipes.read(file)), convert_samples(lite, x)
-    )
-    ranges = calibrate(lite, x, ActivationCalibration()).by_tensor
-    statistics = {key: {"min": np.float32([a]), "max": np.float32([b])} for key, (a, b) in ranges.items()}
-    library_quantizer = quantizer.Quantizer(bytearray(lite.content), library_recipe)
-    library_content = library_quantizer.quantize(
-        statistics if library_quantizer.need_calibration else None, enable_progress_report=False
-    ).quantized_model
-    assert quantized.content == bytes(library_content)
+    own_path, library_path = tmp_path / "own.tflite", tmp_path / "library.tflite"
+    request = QuantizationRequest("recipe", recipe=recipe_files.read(file))
+    own_path.write_bytes(quantize_tflite(lite, request, convert_samples(lite, x)).content)
+    ranges = calibrate(lite, x, ActivationCalibration()).by_tensor if name.startswith("static") else None
+    library_path.write_bytes(quantize_with_litert(lite.content, ranges, library_recipe))
+    assert _operator_types(read(own_path)) == _operator_types(read(library_path))
+    truth, own, library = (np.asarray(predict(path, x).real_values) for path in (lite.path, own_path, library_path))
+    assert np.square(own - truth).mean() <= 1.1 * np.square(library - truth).mean() + 1e-9
+
+
+def _operator_types(model: Model) -> list[tuple[str, list[str]]]:
+    """Every operator with the types that it reads and writes."""
+    return [(op.name, [t.dtype for t in (*op.inputs, *op.outputs) if t is not None]) for op in model.operators]
 
 
 _CONFIGS = [None, recipes.integer_config(8), recipes.integer_config(16), recipes.weight_config(8)]
@@ -105,6 +109,16 @@ BAD_RECIPES: list[tuple[str, Any, str]] = [
         [{**VALID_RECIPE[0], "op_config": {"weight_tensor_config": "x"}}],
         "the tensor configs in it are mappings",
     ),
+    (
+        "bits",
+        [recipes.make_rule(recipes.weight_config(3))],
+        r"rule 1: weight_tensor_config has num_bits 3; known: 8, 4, 16",
+    ),
+    (
+        "an algorithm of the library",
+        [{**VALID_RECIPE[0], "algorithm_key": "OCTAV"}],
+        r"unknown algorithm_key 'OCTAV'.*; known: min_max",
+    ),
     ("expression", [{**VALID_RECIPE[0], "regex": "("}], r"regex '\(' is not a regular expression: "),
 ]
 
@@ -114,27 +128,19 @@ def test_bad_recipes(content: Any, message: str, tmp_path: Path) -> None:
     file = tmp_path / "recipe.json"
     file.write_text(content if isinstance(content, str) else json.dumps(content))
     with pytest.raises(InputError, match=message):
-        recipes.read(file)
+        recipe_files.read(file)
 
 
 def test_a_missing_and_a_binary_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read: No such file"):
-        recipes.read(tmp_path / "no.json")
+        recipe_files.read(tmp_path / "no.json")
     (tmp_path / "b.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match="is not text"):
-        recipes.read(tmp_path / "b.json")
-
-
-def test_what_the_library_refuses_is_one_error(lite: Model) -> None:
-    wrong = recipes.scheme_recipe("int8")
-    wrong[0]["op_config"]["weight_tensor_config"]["num_bits"] = 3
-    wrong[0]["operation"] = "CONV_2D"
-    with pytest.raises(InputError, match="litert-quantizer does not take this: "):
-        recipes.quantize_with_recipe(lite.content, wrong, None)
+        recipe_files.read(tmp_path / "b.json")
 
 
 def test_operator_codes_of_old_files_are_found(lite: Model, tmp_path: Path) -> None:
-    """Files from before 2020 store them in another field; litert-quantizer alone would not quantize such a model."""
+    """Files from before 2020 store them in another field; both are read."""
     from ai_edge_litert.tools.flatbuffer_utils import convert_object_to_bytearray, read_model_from_bytearray
 
     model = read_model_from_bytearray(bytearray(lite.content))

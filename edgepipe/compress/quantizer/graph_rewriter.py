@@ -1,0 +1,86 @@
+"""The graph while it is rewritten: the operators so far, and the copies of tensors that several operators share."""
+
+from collections.abc import Callable
+from typing import final
+
+from edgepipe.compress.quantizer.encoding import Encoding
+from edgepipe.compress.quantizer.encoding_plan import EncodingPlan
+from edgepipe.compress.quantizer.flatbuffer_edits import FlatbufferOperator
+from edgepipe.compress.quantizer.graph_index import GraphIndex
+from edgepipe.compress.quantizer.kernel_requirements import BitWidth
+from edgepipe.compress.quantizer.mutable_graph import MutableGraph
+
+QUANTIZE_VERSION: dict[BitWidth, int] = {8: 1, 16: 2}  # by the wider of both sides
+DEQUANTIZE_VERSION: dict[BitWidth, int] = {8: 2, 16: 3}
+
+
+@final
+class GraphRewriter:
+    """Collects the new operators of a graph in order."""
+
+    def __init__(self, graph: MutableGraph, index: GraphIndex, plan: EncodingPlan) -> None:
+        self.graph, self.index, self.plan = graph, index, plan
+        self.operators: list[FlatbufferOperator] = []
+        self._tensor_by_key: dict[object, int] = {}
+        self._renamed_constants: set[int] = set()
+        self._names = {tensor.name for tensor in graph.subgraph.tensors}
+
+    def shared(self, key: object, add_tensor: Callable[[], int]) -> int:
+        """The tensor that was added under `key`; it is added the first time."""
+        if key not in self._tensor_by_key:
+            self._tensor_by_key[key] = add_tensor()
+        return self._tensor_by_key[key]
+
+    def append(self, kind: str, version: int, source: int, target: int) -> None:
+        """Append an operator of one input and one output."""
+        self.operators.append(self.graph.new_operator(kind, version, [source], [target]))
+
+    def append_quantize(self, source: int, target: int, bits: BitWidth) -> None:
+        """Append a QUANTIZE; `bits` are those of the target."""
+        stored_encoding = self.plan.stored(source)
+        wider_bits = bits if stored_encoding is None else max(bits, stored_encoding.bits)
+        self.append("QUANTIZE", QUANTIZE_VERSION[wider_bits], source, target)
+
+    def append_dequantize(self, source: int, target: int) -> None:
+        """Append a DEQUANTIZE of a tensor that is stored in integers."""
+        stored_encoding = self.plan.stored(source)
+        assert stored_encoding is not None, "a float tensor is not dequantized"
+        self.append("DEQUANTIZE", DEQUANTIZE_VERSION[stored_encoding.bits], source, target)
+
+    def read_activation(self, tensor: int, encoding: Encoding | None) -> int:
+        """A computed tensor as it is demanded: as stored, or a copy, which is made in front of its first reader."""
+        if self.plan.stored(tensor) == encoding:
+            return tensor
+        return self.shared((tensor, encoding), lambda: self._copy_activation(tensor, encoding))
+
+    def _copy_activation(self, tensor: int, encoding: Encoding | None) -> int:
+        source = self.graph.tensor(tensor)
+        if encoding is None:
+            copy = self.graph.add_float_tensor(self.unique_name(f"{self.index.names[tensor]}_float"), source.shape)
+            self.append_dequantize(tensor, copy)
+        else:
+            copy = self.graph.add_encoded_tensor(self._copy_name(tensor, encoding.bits), source.shape, encoding)
+            self.append_quantize(tensor, copy, encoding.bits)
+        self.graph.tensor(copy).shapeSignature = source.shapeSignature
+        return copy
+
+    def constant_name(self, tensor: int, bits: int) -> str:
+        """The constant's own name for its first integer form, if no operator reads the float one."""
+        readers = self.index.readers_by_tensor[tensor]
+        is_free = tensor not in self._renamed_constants and all(
+            self.plan.bits_by_operator[number] is not None for number in readers
+        )
+        self._renamed_constants.add(tensor)
+        return self.index.names[tensor] if is_free else self._copy_name(tensor, bits)
+
+    def _copy_name(self, tensor: int, bits: int) -> str:
+        return self.unique_name(f"{self.index.names[tensor]}_int{bits}")
+
+    def unique_name(self, name: str) -> str:
+        """The name, numbered if it is taken."""
+        number, unique_name = 1, name
+        while unique_name.encode() in self._names:
+            number += 1
+            unique_name = f"{name}_{number}"
+        self._names.add(unique_name.encode())
+        return unique_name

@@ -1,0 +1,193 @@
+"""Writes the integer model of a float .tflite: the given ranges, the bits of each operator, one pass.
+
+This is edgepipe's quantizer. Which scales are used is decided by `encoding_plan`, what kernels demand is in
+`kernel_requirements`; here tensors and operators are rewritten, and QUANTIZE and DEQUANTIZE are put where an operator
+reads a tensor in another form than it is stored in.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import final
+
+import numpy as np
+
+from edgepipe.compress.quantizer import flatbuffer_edits
+from edgepipe.compress.quantizer.activation_calibration import ActivationRange
+from edgepipe.compress.quantizer.encoding import Encoding
+from edgepipe.compress.quantizer.encoding_plan import EncodingPlan, supports_integers
+from edgepipe.compress.quantizer.graph_index import GraphIndex
+from edgepipe.compress.quantizer.graph_rewriter import QUANTIZE_VERSION, GraphRewriter
+from edgepipe.compress.quantizer.kernel_requirements import (
+    INT4_VERSIONS,
+    KERNEL_REQUIREMENTS,
+    WEIGHTS_POSITION,
+    BitWidth,
+)
+from edgepipe.compress.quantizer.mutable_graph import MutableGraph
+from edgepipe.compress.quantizer.operator_precision import PrecisionPolicy
+from edgepipe.compress.quantizer.weight_writer import WeightWriter
+
+INTERFACE_BITS: dict[str, BitWidth] = {"int8": 8, "uint8": 8, "int16": 16}
+UINT8_SHIFT = 128  # zero point of uint8 over that of int8
+RESCALING_MUL_VERSION = 3  # the product of the input scales over the output scale is 1 or more
+POWER_OF_TWO_OPTION = "potScaleInt16"  # of ADD and SUB: 16-bit scales that are powers of two
+
+
+def write_integer_model(
+    content: bytes,
+    ranges: Mapping[str, ActivationRange],
+    policy: PrecisionPolicy,
+    input_types: Sequence[str],
+    output_types: Sequence[str],
+) -> bytes:
+    """The float .tflite `content` in integers.
+
+    Args:
+        content: a float .tflite.
+        ranges: of activations, by tensor name.
+        policy: the precision of each operator.
+        input_types: of each float input: int8, uint8, int16 or float32; others keep theirs.
+        output_types: the same of each output.
+    """
+    graph = MutableGraph(flatbuffer_edits.unpack_model(content))
+    index = GraphIndex(graph)
+    precisions = [policy(kind, index.output_names(number)) for number, kind in enumerate(index.kinds)]
+    bits_by_operator = [
+        _operator_bits(index, number, precision.activation_bits, ranges) for number, precision in enumerate(precisions)
+    ]
+    plan = EncodingPlan(index, bits_by_operator, ranges, _input_bits(index, bits_by_operator, ranges, input_types))
+    rewriter = GraphRewriter(graph, index, plan)
+    _ModelWriter(rewriter, WeightWriter(rewriter, precisions)).write(input_types, output_types)
+    return flatbuffer_edits.pack_model(flatbuffer_edits.canonicalize(graph.model))
+
+
+def _operator_bits(
+    index: GraphIndex, number: int, bits: BitWidth | None, ranges: Mapping[str, ActivationRange]
+) -> BitWidth | None:
+    """The bits of an operator's activations if it can have the ones asked for; None for float."""
+    activations = [
+        *(t for t in index.inputs[number] if t in index.float_tensors and index.constant(t) is None),
+        *index.float_outputs(number),
+    ]
+    has_ranges = bool(activations) and all(index.names[tensor] in ranges for tensor in activations)
+    return bits if bits is not None and has_ranges and supports_integers(index, number, bits) else None
+
+
+def _input_bits(
+    index: GraphIndex,
+    bits_by_operator: list[BitWidth | None],
+    ranges: Mapping[str, ActivationRange],
+    input_types: Sequence[str],
+) -> dict[int, BitWidth]:
+    """How float inputs of the graph are stored; those that no integer operator reads and no type asks for are not."""
+    bits_by_input: dict[int, BitWidth] = {}
+    for tensor, input_type in zip(index.graph_inputs, input_types, strict=True):
+        reader_bits = [bits_by_operator[number] for number in index.readers_by_tensor.get(tensor, [])]
+        known_bits = [bits for bits in reader_bits if bits is not None]
+        bits = INTERFACE_BITS.get(input_type) or (known_bits[0] if known_bits else None)
+        if bits is not None and tensor in index.float_tensors and index.names[tensor] in ranges:
+            bits_by_input[tensor] = bits
+    return bits_by_input
+
+
+@final
+class _ModelWriter:
+    """Rewrites the graph in place, operator by operator."""
+
+    def __init__(self, rewriter: GraphRewriter, weight_writer: WeightWriter) -> None:
+        self.rewriter, self.weight_writer = rewriter, weight_writer
+        self.graph, self.index, self.plan = rewriter.graph, rewriter.index, rewriter.plan
+
+    def write(self, input_types: Sequence[str], output_types: Sequence[str]) -> None:
+        """Rewrite inputs, operators and outputs."""
+        for tensor in dict.fromkeys([*self.index.graph_inputs, *self.index.producer_by_tensor]):
+            if (encoding := self.plan.stored(tensor)) is not None:
+                self.graph.set_encoding(tensor, encoding)
+        for position, (tensor, input_type) in enumerate(zip(self.index.graph_inputs, input_types, strict=True)):
+            self._write_input(position, tensor, input_type)
+        for number in range(len(self.index.operators)):
+            self._write_operator(number)
+        for position, (tensor, output_type) in enumerate(zip(self.index.graph_outputs, output_types, strict=True)):
+            if tensor in self.index.float_tensors:
+                self._write_output(position, tensor, output_type)
+        self.graph.subgraph.operators = self.rewriter.operators
+
+    def _write_input(self, position: int, tensor: int, input_type: str) -> None:
+        """Put an interface tensor in front of a graph input that is stored in another type."""
+        encoding = self.plan.stored(tensor)
+        if encoding is None or input_type not in ("float32", "uint8"):
+            return
+        interface = self._add_interface(tensor, input_type, encoding)
+        self.rewriter.append("QUANTIZE", QUANTIZE_VERSION[encoding.bits], interface, tensor)
+        self.graph.replace_input(position, interface)
+
+    def _write_output(self, position: int, tensor: int, output_type: str) -> None:
+        """Put an interface tensor behind a graph output that is stored in another type."""
+        encoding = self.plan.stored(tensor)
+        stored_type = "float32" if encoding is None else f"int{encoding.bits}"
+        if output_type != stored_type:
+            interface = self.rewriter.shared((tensor, output_type), lambda: self._convert_output(tensor, output_type))
+            self.graph.replace_output(position, interface)
+
+    def _convert_output(self, tensor: int, output_type: str) -> int:
+        bits = INTERFACE_BITS.get(output_type)
+        encoding = self.plan.stored(tensor) if bits is None else self.plan.readable_encoding(tensor, bits)
+        interface = self._add_interface(tensor, output_type, encoding)
+        if bits is None:
+            self.rewriter.append_dequantize(tensor, interface)
+        else:
+            self.rewriter.append_quantize(tensor, interface, bits)
+        return interface
+
+    def _add_interface(self, tensor: int, interface_type: str, encoding: Encoding | None) -> int:
+        """A tensor of the model's interface; it takes over the name, so that callers find it."""
+        name, source = self.index.names[tensor], self.graph.tensor(tensor)
+        if interface_type == "float32" or encoding is None:
+            interface = self.graph.add_float_tensor(name, source.shape)
+        elif interface_type == "uint8":
+            zero_point = encoding.zero_point + UINT8_SHIFT
+            interface = self.graph.add_uint8_tensor(name, source.shape, encoding.scale, zero_point)
+        else:
+            interface = self.graph.add_encoded_tensor(name, source.shape, encoding)
+        self.graph.tensor(interface).shapeSignature = source.shapeSignature
+        source.name = self.rewriter.unique_name(f"{name}_inside").encode()
+        return interface
+
+    def _write_operator(self, number: int) -> None:
+        operator, bits = self.index.operators[number], self.plan.bits_by_operator[number]
+        operator.inputs = [self._read(number, position) for position in range(len(self.index.inputs[number]))]
+        if bits is not None:
+            operator.opcodeIndex = self.graph.ensure_opcode(self.index.kinds[number], self._version(number, bits))
+            if hasattr(operator.builtinOptions, POWER_OF_TWO_OPTION):
+                setattr(operator.builtinOptions, POWER_OF_TWO_OPTION, False)
+        self.rewriter.operators.append(operator)
+
+    def _read(self, number: int, position: int) -> int:
+        """The tensor that an operator reads at a position."""
+        tensor = self.index.inputs[number][position]
+        if tensor not in self.index.float_tensors:
+            return tensor
+        encoding, constant = self.plan.demanded(number, position), self.index.constant(tensor)
+        if constant is None:
+            return self.rewriter.read_activation(tensor, encoding)
+        if encoding is not None:
+            return self.weight_writer.write_integer_constant(number, position, constant, encoding)
+        is_weight = position == WEIGHTS_POSITION
+        return self.weight_writer.write_float_weights(number, tensor, constant) if is_weight else tensor
+
+    def _version(self, number: int, bits: BitWidth) -> int:
+        """The least version that the kernel needs; the float one may be higher, for its options or rank."""
+        kind, operator = self.index.kinds[number], self.index.operators[number]
+        float_version = int(self.graph.model.operatorCodes[operator.opcodeIndex].version)
+        version = max(KERNEL_REQUIREMENTS[kind].version_by_bits[bits], float_version)
+        if self.weight_writer.has_int4_weights(number):
+            return max(version, INT4_VERSIONS[kind][bits])
+        return max(version, RESCALING_MUL_VERSION) if self._rescales_up(number, bits) else version
+
+    def _rescales_up(self, number: int, bits: BitWidth) -> bool:
+        """Whether an 8-bit MUL multiplies codes by one or more."""
+        if self.index.kinds[number] != "MUL" or bits != 8:
+            return False
+        encodings = [self.plan.demanded(number, position) for position in self.index.float_inputs(number)]
+        output_encoding = self.plan.stored(self.index.outputs[number][0])
+        input_scale = float(np.prod([encoding.scale for encoding in encodings if encoding is not None]))
+        return output_encoding is not None and input_scale >= output_encoding.scale
