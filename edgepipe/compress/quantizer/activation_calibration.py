@@ -7,6 +7,7 @@ Percentiles: Migacz, "8-bit Inference with TensorRT", GTC 2017. Squared error: N
 section 3.1.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import final
 
@@ -27,6 +28,7 @@ SHRINK_FACTORS = np.linspace(1.0, 0.2, 41)  # candidate ends of a range in the s
 MAX_NAMES_SHOWN = 5  # names in a note; more are counted
 SHIFT_TOLERANCE = 0.05  # share of a range by which the second half of the samples may move it without a note
 
+MASKED_MAGNITUDE = 5_000.0  # a value of a masked tensor from which it is masked
 OVERFLOW_THRESHOLD = 3e38
 MIN_RANGE_WIDTH = 1e-30  # width of a range; below it a tensor is always zero
 DEAD_RANGE_WIDTH = 1.0  # width that such a tensor gets
@@ -73,14 +75,22 @@ class ActivationRanges:
         return [f"{calibration_text} still moved {count_text}, {worst_text}; {remedy_text}"]
 
 
-def calibrate(model: Model, samples: Arrays, calibration: ActivationCalibration) -> ActivationRanges:
+def calibrate(
+    model: Model, samples: Arrays, calibration: ActivationCalibration, masked_names: Collection[str] = ()
+) -> ActivationRanges:
     """The range of every floating point activation of the float `model`.
+
+    Args:
+        model: the float .tflite.
+        samples: representative samples.
+        calibration: how ranges follow from values.
+        masked_names: tensors that hold masked values, which do not count; see `mask_sentinels`.
 
     Raises:
         InputError: samples that do not fit, activations that are not finite, or a model that does not run.
     """
     tensors = _float_activations(model)
-    lows, highs = _measure_extremes(model, samples, tensors)
+    lows, highs = _measure_extremes(model, samples, tensors, masked_names)
     sample_count = count_samples(samples)
     final_ranges = _compute_ranges(model, samples, tensors, (lows, highs), calibration)
     half_count = max(sample_count // 2, 1)
@@ -104,10 +114,16 @@ def _float_activations(model: Model) -> list[Tensor]:
     return list(tensor_by_key.values())
 
 
-def _measure_extremes(model: Model, samples: Arrays, tensors: list[Tensor]) -> tuple[Array, Array]:
+def _measure_extremes(
+    model: Model, samples: Arrays, tensors: list[Tensor], masked_names: Collection[str]
+) -> tuple[Array, Array]:
     """The smallest and the largest value of each tensor on each sample, (samples, tensors)."""
     lows, highs = [], []
-    for sample_arrays in record_tensors(model, samples, tensors, Runtime.BUILTIN):
+    for recorded_arrays in record_tensors(model, samples, tensors, Runtime.BUILTIN):
+        sample_arrays = [
+            _real_values(array) if tensor.name in masked_names else array
+            for tensor, array in zip(tensors, recorded_arrays, strict=True)
+        ]
         lows.append([float(array.min()) if array.size else 0.0 for array in sample_arrays])
         highs.append([float(array.max()) if array.size else 0.0 for array in sample_arrays])
     extremes = np.array(lows), np.array(highs)
@@ -121,6 +137,11 @@ def _measure_extremes(model: Model, samples: Arrays, tensors: list[Tensor]) -> t
             f"{nonfinite_indices.size - 1} more; such a model has no ranges"
         )
     return extremes
+
+
+def _real_values(array: Array) -> Array:
+    """The values that are not masked."""
+    return array[np.abs(array) < MASKED_MAGNITUDE]
 
 
 def _compute_ranges(
@@ -174,6 +195,7 @@ def _count_histograms(model: Model, samples: Arrays, tensors: list[Tensor], valu
     range_widths = np.maximum(value_ranges[:, 1] - value_ranges[:, 0], np.finfo(np.float32).tiny)
     for arrays in record_tensors(model, samples, tensors, Runtime.BUILTIN):
         for tensor_counts, array, low, width in zip(bin_counts, arrays, value_ranges[:, 0], range_widths, strict=True):
+            array = array[(array >= low) & (array <= low + width)]  # what is masked lies beyond
             bin_indices = np.clip((array.ravel() - low) * (BIN_COUNT / width), 0, BIN_COUNT - 1).astype(np.int64)
             tensor_counts += np.bincount(bin_indices, minlength=BIN_COUNT)
     return bin_counts

@@ -20,7 +20,9 @@ from edgepipe.compress.quantizer.kernel_requirements import (
 )
 from edgepipe.tflite.operator_facts import traits_of
 
-MAX_SCALE_GROWTH = 1.06  # of a tensor that takes a demanded scale although others read it: half a decibel of noise
+# of a tensor that takes a demanded scale although others read it: beyond this, what those lose (20 log10 of it) is more
+# than what the demanding reader gains, which is spared the rounding of a copy (10 log10(1 + 1 / growth^2))
+MAX_SCALE_GROWTH = 1.27
 
 
 @final
@@ -81,10 +83,12 @@ class EncodingPlan:
         return choose_encoding(self._range(tensor), bits)
 
     def _range(self, tensor: int) -> ActivationRange:
+        known_range = self.ranges.get(self.index.names[tensor])
+        if known_range is not None:  # of a constant too, if some of its elements may saturate
+            return known_range
         constant = self.index.constant(tensor)
-        if constant is not None:
-            return (float(constant.min()), float(constant.max())) if constant.size else (0.0, 1.0)
-        return self.ranges[self.index.names[tensor]]
+        assert constant is not None, "integer operators compute and read tensors with ranges"
+        return (float(constant.min()), float(constant.max())) if constant.size else (0.0, 1.0)
 
     def _requirement(self, number: int) -> KernelRequirement | None:
         return KERNEL_REQUIREMENTS.get(self.index.kinds[number])

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import final
 
+import numpy as np
+
 from edgepipe.compress.quantizer.encoding import Encoding
 from edgepipe.compress.quantizer.encoding_plan import EncodingPlan
 from edgepipe.compress.quantizer.flatbuffer_edits import FlatbufferOperator
@@ -11,6 +13,9 @@ from edgepipe.compress.quantizer.kernel_requirements import BitWidth
 from edgepipe.compress.quantizer.mutable_graph import MutableGraph
 
 QUANTIZE_VERSION: dict[BitWidth, int] = {8: 1, 16: 2}  # by the wider of both sides
+MUL_VERSION = 2
+ONE = Encoding(8, 1 / 127, 0)  # of the constant 1
+MAX_SINGLE_ROUNDING = 2.0  # growth of a scale up to which QUANTIZE rounds once
 DEQUANTIZE_VERSION: dict[BitWidth, int] = {8: 2, 16: 3}
 
 
@@ -60,9 +65,26 @@ class GraphRewriter:
             self.append_dequantize(tensor, copy)
         else:
             copy = self.graph.add_encoded_tensor(self._copy_name(tensor, encoding.bits), source.shape, encoding)
-            self.append_quantize(tensor, copy, encoding.bits)
+            self._append_rescaling(tensor, copy, encoding)
         self.graph.tensor(copy).shapeSignature = source.shapeSignature
         return copy
+
+    def _append_rescaling(self, source: int, target: int, encoding: Encoding) -> None:
+        """Append what copies a tensor into another encoding.
+
+        QUANTIZE rounds twice where the scale more than doubles: first to half, quarter .. steps, then ties away from
+        zero, a bias of up to a quarter step that no later average removes. A MUL by one has the bits to round once.
+        """
+        stored_encoding = self.plan.stored(source)
+        if (
+            stored_encoding is None
+            or (stored_encoding.bits, encoding.bits) != (8, 8)
+            or encoding.scale <= MAX_SINGLE_ROUNDING * stored_encoding.scale
+        ):
+            self.append_quantize(source, target, encoding.bits)
+            return
+        one = self.shared("one", lambda: self.graph.add_encoded_tensor(self.unique_name("one"), [], ONE, np.array(1.0)))
+        self.operators.append(self.graph.new_operator("MUL", MUL_VERSION, [source, one], [target]))
 
     def constant_name(self, tensor: int, bits: int) -> str:
         """The constant's own name for its first integer form, if no operator reads the float one."""

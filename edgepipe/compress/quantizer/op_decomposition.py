@@ -17,6 +17,7 @@ from edgepipe.compress.quantizer import flatbuffer_edits
 from edgepipe.compress.quantizer.activation_calibration import ActivationRanges
 from edgepipe.compress.quantizer.flatbuffer_edits import FlatbufferOperator
 from edgepipe.compress.quantizer.kernel_requirements import BitWidth
+from edgepipe.compress.quantizer.mask_sentinels import replace_sentinels
 from edgepipe.compress.quantizer.mutable_graph import BitWidthPolicy, MutableGraph
 from edgepipe.tflite.model import Model
 from edgepipe.tflite.reader import read
@@ -62,9 +63,11 @@ def decompose_operators(content: bytes, policy: BitWidthPolicy) -> bytes:
 
     `policy` gives the bits of each operator's activations; operators that stay in float are not changed.
     """
-    graph = MutableGraph(flatbuffer_edits.unpack_model(content))
+    masked_content = replace_sentinels(content)
+    graph = MutableGraph(flatbuffer_edits.unpack_model(masked_content))
     change_flags = [_decompose_operator(graph, operator, policy) for operator in list(graph.operators)]
-    return flatbuffer_edits.pack_model(flatbuffer_edits.canonicalize(graph.model)) if any(change_flags) else content
+    is_changed = any(change_flags)
+    return flatbuffer_edits.pack_model(flatbuffer_edits.canonicalize(graph.model)) if is_changed else masked_content
 
 
 def _decompose_operator(graph: MutableGraph, operator: FlatbufferOperator, policy: BitWidthPolicy) -> bool:
