@@ -99,16 +99,16 @@ class EncodingPlan:
         return encoding if encoding is not None and encoding.bits == bits else self.own_encoding(tensor, bits)
 
     def _compared_encoding(self, number: int, tensor: int, bits: BitWidth) -> Encoding:
-        """16-bit kernels compare codes, so all inputs need one scale; a constant takes the scale it is compared in,
-        unless it lies beyond it."""
+        """16-bit kernels compare codes, so all inputs need one scale; in 8 bits, a constant that is compared for
+        equality takes the scale of the other side, so that equal numbers have equal codes."""
         tensors = [self.index.inputs[number][position] for position in self.index.float_inputs(number)]
         if bits == 16:
             ranges = [self._range(each) for each in tensors]
             return choose_encoding((min(low for low, _ in ranges), max(high for _, high in ranges)), bits)
         computed_tensors = [each for each in tensors if self.index.constant(each) is None]
-        if self.index.constant(tensor) is not None and computed_tensors:
-            encoding = self.readable_encoding(computed_tensors[0], bits)
-            return encoding if encoding.covers(self._range(tensor)) else self.own_encoding(tensor, bits)
+        is_equality = self.index.kinds[number] in ("EQUAL", "NOT_EQUAL")
+        if is_equality and self.index.constant(tensor) is not None and computed_tensors:
+            return self.readable_encoding(computed_tensors[0], bits)
         return self.readable_encoding(tensor, bits)
 
     def _start_group(self, tensor: int, encoding: Encoding) -> None:

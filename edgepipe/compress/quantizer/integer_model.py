@@ -21,6 +21,7 @@ from edgepipe.compress.quantizer.kernel_requirements import (
     KERNEL_REQUIREMENTS,
     WEIGHTS_POSITION,
     BitWidth,
+    ScaleRule,
 )
 from edgepipe.compress.quantizer.mutable_graph import MutableGraph
 from edgepipe.compress.quantizer.operator_precision import PrecisionPolicy
@@ -28,6 +29,7 @@ from edgepipe.compress.quantizer.weight_writer import WeightWriter
 
 INTERFACE_BITS: dict[str, BitWidth] = {"int8": 8, "uint8": 8, "int16": 16}
 UINT8_SHIFT = 128  # zero point of uint8 over that of int8
+MAX_COMPARED_WIDTH = 255.0  # of the range of an 8-bit tensor that is compared
 RESCALING_MUL_VERSION = 3  # the product of the input scales over the output scale is 1 or more
 POWER_OF_TWO_OPTION = "potScaleInt16"  # of ADD and SUB: 16-bit scales that are powers of two
 
@@ -69,7 +71,18 @@ def _operator_bits(
         *index.float_outputs(number),
     ]
     has_ranges = bool(activations) and all(index.names[tensor] in ranges for tensor in activations)
-    return bits if bits is not None and has_ranges and supports_integers(index, number, bits) else None
+    if bits is None or not has_ranges or not supports_integers(index, number, bits):
+        return None
+    return None if bits == 8 and _compares_wide_ranges(index, number, ranges) else bits
+
+
+def _compares_wide_ranges(index: GraphIndex, number: int, ranges: Mapping[str, ActivationRange]) -> bool:
+    """Whether an operator compares 8-bit tensors with scales of 1 or more: LiteRT's kernels compute nonsense then."""
+    requirement = KERNEL_REQUIREMENTS.get(index.kinds[number])
+    if requirement is None or requirement.scale_rule is not ScaleRule.COMPARED:
+        return False
+    computed_ranges = [ranges[index.names[t]] for t in index.inputs[number] if index.names[t] in ranges]
+    return any(max(high, 0.0) - min(low, 0.0) >= MAX_COMPARED_WIDTH for low, high in computed_ranges)
 
 
 def _input_bits(

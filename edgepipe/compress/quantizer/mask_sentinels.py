@@ -145,13 +145,26 @@ def _needed_bound(
     outputs = index.float_outputs(number)
     if kind in MAXIMUM_SINKS or not outputs:
         return low
-    output_low = ranges[index.names[outputs[0]]][0]
+    output_low, output_high = ranges[index.names[outputs[0]]]
     others = [each for each in index.inputs[number] if each != tensor and each in index.float_tensors]
     if kind in ("ADD", "SUB") and others:
         other_high = _largest_value(index, others[0], ranges)
         is_subtracted = kind == "SUB" and index.inputs[number][1] == tensor
         return other_high - output_low if is_subtracted else output_low - other_high
+    if kind == "MUL":
+        return _needed_factor(index, number, tensor, output_low, output_high)
     return output_low
+
+
+def _needed_factor(index: GraphIndex, number: int, tensor: int, output_low: float, output_high: float) -> float:
+    """The bound of a factor: a sentinel keeps its sign, as it multiplies a mask of 0 and 1 (or -1); a tensor that is
+    scaled by a constant is bounded by the quotient."""
+    constant = index.constant(tensor)
+    if constant is not None:
+        return float(np.sign(constant.flat[np.abs(constant).argmax()])) * max(-output_low, output_high)
+    others = [index.constant(each) for each in index.inputs[number] if each != tensor]
+    scale = float(others[0].flat[0]) if others and others[0] is not None and others[0].size == 1 else 1.0
+    return output_low / scale if 0 < scale < MIN_SENTINEL else output_low
 
 
 def _smallest_value(index: GraphIndex, tensor: int) -> float:

@@ -15,6 +15,7 @@ import numpy as np
 
 from edgepipe.compress.quantizer import flatbuffer_edits
 from edgepipe.compress.quantizer.activation_calibration import ActivationRanges
+from edgepipe.compress.quantizer.bounded_exponentials import bound_exponentials
 from edgepipe.compress.quantizer.flatbuffer_edits import FlatbufferOperator
 from edgepipe.compress.quantizer.kernel_requirements import BitWidth
 from edgepipe.compress.quantizer.mask_sentinels import replace_sentinels
@@ -65,8 +66,9 @@ def decompose_operators(content: bytes, policy: BitWidthPolicy) -> bytes:
     """
     masked_content = replace_sentinels(content)
     graph = MutableGraph(flatbuffer_edits.unpack_model(masked_content))
+    are_bounded = bound_exponentials(graph, policy)
     change_flags = [_decompose_operator(graph, operator, policy) for operator in list(graph.operators)]
-    is_changed = any(change_flags)
+    is_changed = are_bounded or any(change_flags)
     return flatbuffer_edits.pack_model(flatbuffer_edits.canonicalize(graph.model)) if is_changed else masked_content
 
 

@@ -5,6 +5,7 @@ operator. No kernel's demand on scales is considered, and arithmetic is float.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +13,12 @@ from edgepipe.compress.quantizer import flatbuffer_edits
 from edgepipe.compress.quantizer.encoding import Encoding
 from edgepipe.compress.quantizer.mutable_graph import MutableGraph
 
+# outputs with a prescribed range: https://ai.google.dev/edge/litert/models/quantization_spec
+PRESCRIBED_RANGES = {
+    8: {"SOFTMAX": (0.0, 255 / 256), "LOGISTIC": (0.0, 255 / 256), "TANH": (-1.0, 127 / 128),
+        "LOG_SOFTMAX": (-255 / 16, 0.0), "L2_NORMALIZATION": (-1.0, 127 / 128)},
+    16: dict.fromkeys(("SOFTMAX", "LOGISTIC", "TANH"), (-1.0, 32767 / 32768)),
+}  # fmt: skip
 WEIGHT_AXIS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0, "TRANSPOSE_CONV": 0}
 
 
@@ -27,15 +34,25 @@ def simulate_integers(content: bytes, ranges: Mapping[str, tuple[float, float]],
     for operator in operators:
         operator.inputs = [copies.get(int(index), int(index)) for index in operator.inputs]
         new_operators.append(operator)
-        for index in operator.outputs:
-            _append_rounding(graph, new_operators, copies, int(index), ranges, bits)
+        prescribed_range = PRESCRIBED_RANGES[bits].get(graph.kind(operator))
+        for index in map(int, operator.outputs):
+            own_ranges = {graph.name(index): prescribed_range} if prescribed_range else ranges
+            _append_rounding(graph, new_operators, copies, index, own_ranges, bits)
     graph.subgraph.operators = new_operators
     for position, index in enumerate(list(graph.subgraph.outputs)):
         graph.replace_output(position, copies.get(int(index), int(index)))
     return flatbuffer_edits.pack_model(graph.model)
 
 
-def _append_rounding(graph, operators, copies, index, ranges, bits) -> None:  # type: ignore[no-untyped-def]
+def _append_rounding(
+    graph: MutableGraph,
+    operators: list[Any],
+    copies: dict[int, int],
+    index: int,
+    ranges: Mapping[str, tuple[float, float]],
+    bits: int,
+) -> None:
+    """Append the rounding of a float tensor in its own range; `copies` holds the rounded tensor of each."""
     if not graph.is_float(index) or graph.name(index) not in ranges:
         return
     low, high = ranges[graph.name(index)]

@@ -1,0 +1,90 @@
+"""Models of which TensorFlow's converter makes no float .tflite: the user must be told why, and what to do.
+
+They are no part of CORPUS, for there is nothing to compare: `float_conversion_note` says what stands in the way. A
+rewrite that gives one of them an integer form moves it to the module of its subject.
+"""
+
+import keras
+from keras import layers, ops
+
+from .convolutional import conv_bn, scored
+from .corpus_model import corpus_model
+from .samples import categories, images, series, table, videos
+
+
+@corpus_model(videos(), kinds="K", float_conversion_note="TFLite has no 3-D pooling")
+def volumetric_pooling() -> keras.Model:
+    """A 3-D network on short videos: Conv3D with average and max pools."""
+    inputs = keras.Input((4, 8, 8, 1))
+    x = layers.Conv3D(6, 3, padding="same", activation="relu")(inputs)
+    x = layers.MaxPooling3D((1, 2, 2))(x)
+    x = layers.AveragePooling3D(2)(layers.Conv3D(8, 3, padding="same", activation="relu")(x))
+    return keras.Model(inputs, layers.Dense(5)(layers.GlobalAveragePooling3D()(x)))
+
+
+@corpus_model(images(), kinds="K", float_conversion_note="the height and width of its input are open")
+def open_spatial_dimensions() -> keras.Model:
+    """A fully convolutional model for images of any size: it needs --input-shape."""
+    inputs = keras.Input((None, None, 3))
+    x = conv_bn(conv_bn(inputs, 12), 12, strides=2)
+    return scored(inputs, x)
+
+
+@corpus_model(images(), kinds="K", float_conversion_note="TFLite has no bicubic resizing")
+def bicubic_resize() -> keras.Model:
+    """Bicubic resizing inside the model."""
+    inputs = keras.Input((16, 16, 3))
+    x = layers.Resizing(12, 12, interpolation="bicubic")(inputs)
+    return keras.Model(inputs, layers.Conv2D(4, 3, activation="relu")(x))
+
+
+@corpus_model(images(), kinds="K", float_conversion_note="TFLite's transposed convolution has no dilation")
+def dilated_transposed_convolution() -> keras.Model:
+    """A transposed convolution with dilation."""
+    inputs = keras.Input((16, 16, 3))
+    x = conv_bn(inputs, 8, strides=2)
+    x = layers.Conv2DTranspose(6, 3, dilation_rate=2, padding="same", activation="relu")(x)
+    return keras.Model(inputs, layers.Conv2D(2, 1)(x))
+
+
+@corpus_model(images(), kinds="K", float_conversion_note="keras.ops.argmax reads the bits of its floats")
+def segmentation_argmax() -> keras.Model:
+    """Segmentation whose output is the index of the class of each pixel."""
+    inputs = keras.Input((16, 16, 3))
+    x = layers.UpSampling2D(2, interpolation="bilinear")(conv_bn(conv_bn(inputs, 12), 12, strides=2))
+    return keras.Model(inputs, ops.argmax(layers.Conv2D(4, 1)(x), axis=-1))
+
+
+@corpus_model(categories(6, 6, 6), kinds="E", float_conversion_note="TFLite has no operator that counts integers")
+def category_encoding_multi_hot() -> keras.Model:
+    """keras.layers.CategoryEncoding, multi-hot over three columns."""
+    inputs = keras.Input((3,), dtype="int32")
+    x = layers.CategoryEncoding(6, output_mode="multi_hot")(inputs)
+    return keras.Model(inputs, layers.Dense(3)(layers.Dense(8, activation="relu")(x)))
+
+
+@corpus_model(series(8, 4), kinds="GI", float_conversion_note="the seed of its dropout is a variable that it moves on")
+def recurrent_dropout_lstm() -> keras.Model:
+    """LSTM with dropout on input and state, idle at inference."""
+    inputs = keras.Input((8, 4))
+    x = layers.LSTM(10, unroll=True, dropout=0.2, recurrent_dropout=0.2, recurrent_activation="hard_sigmoid")(inputs)
+    return keras.Model(inputs, layers.Dense(3)(x))
+
+
+@corpus_model(images(), kinds="K", float_conversion_note="TFLite has no error function")
+def erf_layer() -> keras.Model:
+    """The error function as activation; inside an exact GELU the converter knows it."""
+    inputs = keras.Input((16, 16, 3))
+    x = ops.erf(layers.Conv2D(12, 3, strides=2, padding="same")(inputs))
+    return keras.Model(inputs, layers.Dense(6)(layers.GlobalAveragePooling2D()(x)))
+
+
+@corpus_model(table(), kinds="F", float_conversion_note="Keras has quantized it already")
+def quantized_by_keras() -> keras.Model:
+    """A network after Keras' own quantization to int8."""
+    inputs = keras.Input((8,))
+    dense_layers = [layers.Dense(16, activation="relu"), layers.Dense(3)]
+    model = keras.Model(inputs, dense_layers[1](dense_layers[0](inputs)))
+    for layer in dense_layers:
+        layer.quantize("int8")
+    return model
