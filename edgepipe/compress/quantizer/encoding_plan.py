@@ -13,6 +13,7 @@ from edgepipe.compress.quantizer.encoding import Encoding, choose_encoding
 from edgepipe.compress.quantizer.graph_index import GraphIndex
 from edgepipe.compress.quantizer.kernel_requirements import (
     AVERAGING_OPERATORS,
+    EQUALITY_OPERATORS,
     KERNEL_REQUIREMENTS,
     BitWidth,
     KernelRequirement,
@@ -106,7 +107,7 @@ class EncodingPlan:
             ranges = [self._range(each) for each in tensors]
             return choose_encoding((min(low for low, _ in ranges), max(high for _, high in ranges)), bits)
         computed_tensors = [each for each in tensors if self.index.constant(each) is None]
-        is_equality = self.index.kinds[number] in ("EQUAL", "NOT_EQUAL")
+        is_equality = self.index.kinds[number] in EQUALITY_OPERATORS
         if is_equality and self.index.constant(tensor) is not None and computed_tensors:
             return self.readable_encoding(computed_tensors[0], bits)
         return self.readable_encoding(tensor, bits)

@@ -17,6 +17,7 @@ from edgepipe.compress.quantizer.encoding_plan import EncodingPlan, supports_int
 from edgepipe.compress.quantizer.graph_index import GraphIndex
 from edgepipe.compress.quantizer.graph_rewriter import QUANTIZE_VERSION, GraphRewriter
 from edgepipe.compress.quantizer.kernel_requirements import (
+    EQUALITY_OPERATORS,
     INT4_VERSIONS,
     KERNEL_REQUIREMENTS,
     WEIGHTS_POSITION,
@@ -77,9 +78,16 @@ def _operator_bits(
 
 
 def _compares_wide_ranges(index: GraphIndex, number: int, ranges: Mapping[str, ActivationRange]) -> bool:
-    """Whether an operator compares 8-bit tensors with scales of 1 or more: LiteRT's kernels compute nonsense then."""
+    """Whether an operator compares 8-bit tensors with scales of 1 or more: LiteRT's kernels compute nonsense then.
+
+    Equality with a constant holds, because both sides have one scale.
+    """
     requirement = KERNEL_REQUIREMENTS.get(index.kinds[number])
     if requirement is None or requirement.scale_rule is not ScaleRule.COMPARED:
+        return False
+    if index.kinds[number] in EQUALITY_OPERATORS and any(
+        index.constant(index.inputs[number][position]) is not None for position in index.float_inputs(number)
+    ):
         return False
     computed_ranges = [ranges[index.names[t]] for t in index.inputs[number] if index.names[t] in ranges]
     return any(max(high, 0.0) - min(low, 0.0) >= MAX_COMPARED_WIDTH for low, high in computed_ranges)

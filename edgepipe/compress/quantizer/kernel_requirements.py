@@ -136,5 +136,6 @@ WEIGHTS_POSITION = 1
 INT4_WEIGHT_OPERATORS = frozenset({"BATCH_MATMUL", "CONV_2D", "EMBEDDING_LOOKUP", "FULLY_CONNECTED"})
 # integer operators that take 4-bit weights, with the version for the bits of their activations
 INT4_VERSIONS: dict[str, dict[BitWidth, int]] = {"CONV_2D": {8: 7, 16: 7}, "FULLY_CONNECTED": {8: 10, 16: 13}}
+EQUALITY_OPERATORS = frozenset({"EQUAL", "NOT_EQUAL"})
 # operators that mix neighbouring values: saturating their input differs from saturating their output
 AVERAGING_OPERATORS = frozenset({"AVERAGE_POOL_2D", "RESIZE_BILINEAR"})

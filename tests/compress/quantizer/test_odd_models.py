@@ -323,11 +323,11 @@ def test_an_output_that_is_read_inside_is_right_in_every_type(case: str, tmp_pat
 
 
 @pytest.mark.skipif(bool(tflm_runtime.missing_reason()), reason=tflm_runtime.missing_reason())
-@pytest.mark.parametrize(("activation", "expects_note"), [("softplus", True), ("relu", False)])
+@pytest.mark.parametrize(("activation", "expects_note"), [("exponential", True), ("relu", False)])
 def test_where_tflite_micro_cannot_tell_mixes_apart_a_note_says_so(
     activation: str, expects_note: bool, tmp_path: Path
 ) -> None:
-    """It has no integer EXP, which softplus needs: neither int8 nor any mix of such a model runs there."""
+    """It has no integer EXP: neither int8 nor any mix of such a model runs there."""
     inputs = keras.Input((6,), name="x")
     quantizer = _layerwise_quantizer(
         keras.Model(inputs, keras.layers.Dense(3, activation=activation)(inputs)), tmp_path
