@@ -1,6 +1,6 @@
 """Models as people write them, against TensorFlow's quantizer, litert-quantizer and what integers can reach.
 
-`benchmarks/corpus.py` runs the whole corpus; here are the models that stand for their kinds.
+`benchmarks/integer_fidelity.py` runs the whole corpus; here are the models that stand for their kinds.
 """
 
 import math
