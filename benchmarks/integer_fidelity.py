@@ -1,6 +1,6 @@
 """Signal to noise of the whole corpus: edgepipe's integer models, TensorFlow's, litert-quantizer's, and the bound.
 
-    python benchmarks/integer_fidelity.py [NAME..]     every model of tests/compress/corpus whose name contains one of NAME
+    python benchmarks/integer_fidelity.py [NAME..]     the models of tests/compress/corpus whose name contains a NAME
 
 Prints a Markdown table; ratios in dB against the float model, on samples that did not calibrate. The bound is the float
 graph with every tensor rounded in its own range. `-` means that the quantizer fails or leaves operators in float.

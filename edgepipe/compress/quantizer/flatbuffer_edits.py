@@ -143,5 +143,6 @@ def _order_buffers(model: FlatbufferModel) -> None:
     buffer_holders = [*(tensor for graph in model.subgraphs for tensor in graph.tensors), *(model.metadata or [])]
     used_buffer_indices = list(dict.fromkeys([0, *(holder.buffer for holder in buffer_holders)]))
     model.buffers = [model.buffers[index] for index in used_buffer_indices]
+    new_index_by_old = {index: position for position, index in enumerate(used_buffer_indices)}
     for holder in buffer_holders:
-        holder.buffer = used_buffer_indices.index(holder.buffer)
+        holder.buffer = new_index_by_old[holder.buffer]

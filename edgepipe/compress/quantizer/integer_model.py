@@ -36,22 +36,21 @@ POWER_OF_TWO_OPTION = "potScaleInt16"  # of ADD and SUB: 16-bit scales that are 
 
 
 def write_integer_model(
-    content: bytes,
+    graph: MutableGraph,
     ranges: Mapping[str, ActivationRange],
     policy: PrecisionPolicy,
     input_types: Sequence[str],
     output_types: Sequence[str],
 ) -> bytes:
-    """The float .tflite `content` in integers.
+    """The bytes of a float graph in integers; the graph is rewritten in place.
 
     Args:
-        content: a float .tflite.
+        graph: a float graph, decomposed.
         ranges: of activations, by tensor name.
         policy: the precision of each operator.
         input_types: of each float input: int8, uint8, int16 or float32; others keep theirs.
         output_types: the same of each output.
     """
-    graph = MutableGraph(flatbuffer_edits.unpack_model(content))
     index = GraphIndex(graph)
     precisions = [policy(kind, index.output_names(number)) for number, kind in enumerate(index.kinds)]
     bits_by_operator = [

@@ -84,9 +84,8 @@ def _moves_values(kind: str) -> bool:
     return requirement is not None and requirement.scale_rule is ScaleRule.OF_INPUT and kind not in MAXIMUM_SINKS
 
 
-def replace_sentinels(content: bytes) -> bytes:
-    """The float .tflite `content` with all sentinels finite and equal."""
-    graph = MutableGraph(flatbuffer_edits.unpack_model(content))
+def replace_sentinels(graph: MutableGraph) -> bool:
+    """Make all sentinels of a float graph finite and equal; True if there are any."""
     index = GraphIndex(graph)
     constants = find_masked_tensors(index).constants
     for tensor in constants:
@@ -97,7 +96,7 @@ def replace_sentinels(content: bytes) -> bytes:
         for number in index.readers_by_tensor[tensor]:
             operator = index.operators[number]
             operator.inputs = [replacement if int(each) == tensor else int(each) for each in operator.inputs]
-    return flatbuffer_edits.pack_model(flatbuffer_edits.canonicalize(graph.model)) if constants else content
+    return bool(constants)
 
 
 def masked_tensor_names(content: bytes) -> set[str]:

@@ -64,12 +64,16 @@ def decompose_operators(content: bytes, policy: BitWidthPolicy) -> bytes:
 
     `policy` gives the bits of each operator's activations; operators that stay in float are not changed.
     """
-    masked_content = replace_sentinels(content)
-    graph = MutableGraph(flatbuffer_edits.unpack_model(masked_content))
-    are_bounded = bound_exponentials(graph, policy)
+    graph = MutableGraph(flatbuffer_edits.unpack_model(content))
+    is_changed = decompose_graph(graph, policy)
+    return flatbuffer_edits.pack_model(flatbuffer_edits.canonicalize(graph.model)) if is_changed else content
+
+
+def decompose_graph(graph: MutableGraph, policy: BitWidthPolicy) -> bool:
+    """Decompose the operators of a float graph in place, its mask fills and exponentials too; True if it changed."""
+    has_sentinels, is_bounded = replace_sentinels(graph), bound_exponentials(graph, policy)
     change_flags = [_decompose_operator(graph, operator, policy) for operator in list(graph.operators)]
-    is_changed = are_bounded or any(change_flags)
-    return flatbuffer_edits.pack_model(flatbuffer_edits.canonicalize(graph.model)) if is_changed else masked_content
+    return has_sentinels or is_bounded or any(change_flags)
 
 
 def _decompose_operator(graph: MutableGraph, operator: FlatbufferOperator, policy: BitWidthPolicy) -> bool:

@@ -17,7 +17,7 @@ from edgepipe.compress.quantizer.kernel_requirements import (
     BitWidth,
 )
 from edgepipe.compress.quantizer.mutable_graph import BIT_WIDTHS, BitWidthPolicy, MutableGraph
-from edgepipe.compress.quantizer.op_decomposition import INTERMEDIATE_SUFFIX, decompose_operators
+from edgepipe.compress.quantizer.op_decomposition import INTERMEDIATE_SUFFIX, decompose_graph
 from edgepipe.compress.quantizer.operator_precision import OperatorPrecision, WeightType
 from edgepipe.tflite.model import Model, Operator
 
@@ -160,10 +160,11 @@ def quantize_with_recipe(content: bytes, recipe: LitertRecipe, ranges: Mapping[s
         recipe: litert-quantizer's rules.
         ranges: of the activations of the decomposed model, by tensor name; None for recipes without calibration.
     """
-    prepared_content = flatbuffer_edits.normalize_opcodes(decompose_operators(content, bit_width_policy(recipe)))
-    input_types, output_types = _interface_types(recipe, prepared_content)
+    graph = MutableGraph(flatbuffer_edits.unpack_model(content))
+    decompose_graph(graph, bit_width_policy(recipe))
+    input_types, output_types = _interface_types(recipe, graph)
     return write_integer_model(
-        prepared_content,
+        graph,
         ranges or {},
         lambda kind, outputs: operator_precision(recipe, kind, outputs),
         input_types,
@@ -171,9 +172,8 @@ def quantize_with_recipe(content: bytes, recipe: LitertRecipe, ranges: Mapping[s
     )
 
 
-def _interface_types(recipe: LitertRecipe, content: bytes) -> tuple[list[str], list[str]]:
+def _interface_types(recipe: LitertRecipe, graph: MutableGraph) -> tuple[list[str], list[str]]:
     """The types of a model's float inputs and outputs under a recipe."""
-    graph = MutableGraph(flatbuffer_edits.unpack_model(content))
     names_by_operation = {
         "INPUT": [graph.name(int(index)) for index in graph.subgraph.inputs],
         "OUTPUT": [graph.name(int(index)) for index in graph.subgraph.outputs],
