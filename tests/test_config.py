@@ -75,6 +75,7 @@ def test_positions_of_keys_and_values() -> None:
     assert messages(document) == ["f:2:8: a.0.b.gone: m"], "an unknown place is told at the nearest one above"
 
 
+@pytest.mark.slow
 def test_the_depth_that_is_read_and_the_one_that_is_not() -> None:
     def nested(depth: int) -> str:
         return "[" * depth + "1" + "]" * depth

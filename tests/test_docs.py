@@ -10,7 +10,7 @@ In a page, from top to bottom, in a folder of the page's own:
 The line before a block may say more, parted by `;`: `<!-- exit 3 -->` the exit code of its last command (0 otherwise),
 `<!-- exact -->` that each line shown is printed so, spaces aside, `<!-- file NAME -->` write the block there first,
 `<!-- wrong -->` a pipeline that must not pass, `<!-- not run: why -->` leave it alone, `<!-- slow -->` the page takes
-long.
+long, as each does that trains or converts.
 
 The folder has `pipelines/`, and of a small network for scikit-learn's digits `model.keras`, `model.tflite` (int8) and
 `data.npz` (arrays x and y), and a SavedModel in `saved/`. Stages are cached for all pages together.
@@ -40,6 +40,7 @@ from edgepipe.core.errors import ConfigError
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 GENERATED = ("cli.md", "stages.md")
+HEAVY = ("edgepipe run", "edgepipe convert", "edgepipe sensitivity")
 _BLOCK = re.compile(r"(?:^<!-- (?P<said>[^\n]+) -->\n)?^```(?P<kind>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 _SAID = re.compile(r"exit \d+|exact|slow|wrong|file \S+|not run: .+")
 
@@ -78,10 +79,17 @@ def _blocks(page: Path) -> list[Block]:
     ]
 
 
+def _is_slow(block: Block) -> bool:
+    """Whether it says so, or runs a command that trains or converts."""
+    runs = block.kind == "console" and block.option("not") is None
+    heavy = runs and any(command.startswith(HEAVY) for command, _ in block.commands)
+    return heavy or block.option("slow") is not None
+
+
 def _cases() -> list[object]:
     cases: list[object] = []
     for page in PAGES:
-        slow = any(block.option("slow") is not None for block in _blocks(page))
+        slow = any(_is_slow(block) for block in _blocks(page))
         cases.append(pytest.param(page, id=page.name, marks=[pytest.mark.slow] if slow else []))
     return cases
 
@@ -98,7 +106,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("docs")
     x, y = digits()
-    np.savez(folder / "data.npz", x=x, y=y)
+    np.savez(folder / "data.npz", x=x[:900], y=y[:900])
     keras.utils.set_random_seed(1)
     model = small_cnn(input_shape=(8, 8, 1), classes=10)
     model.compile("adam", "sparse_categorical_crossentropy")
@@ -119,8 +127,15 @@ def environment(shared_cache: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("page", _cases())
 def test_the_page_is_true(
-    page: Path, prepared: Path, environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    page: Path,
+    prepared: Path,
+    environment: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
+    if "$ edgepipe run pipelines/digits.yaml" in page.read_text(encoding="utf-8"):
+        request.getfixturevalue("trained_digits")  # trained under a lock, not here and by another worker
     folder = tmp_path / "page"
     shutil.copytree(prepared, folder)
     monkeypatch.chdir(folder)

@@ -4,9 +4,8 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
-import textwrap
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from commands import Command
 import edgepipe
 from edgepipe.devices import device_profile
 
+FullDisk = Callable[[int], AbstractContextManager[None]]
 DIGITS = Path(__file__).resolve().parents[2] / "pipelines" / "digits.yaml"
 OR_A_FILE = "(the path of a .yaml file is also allowed)"
 
@@ -290,7 +290,6 @@ NO_CONVERSION = [  # arguments after MODEL, the message
 ]  # fmt: skip
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("arguments", "message"), NO_CONVERSION, ids=[" ".join(case[0]) for case in NO_CONVERSION])
 def test_what_cannot_be_converted(
     arguments: list[str], message: str, keras_folder: Path, command: Command, monkeypatch: pytest.MonkeyPatch
@@ -304,7 +303,6 @@ def test_what_cannot_be_converted(
     assert {file: file.read_bytes() for file in keras_folder.iterdir()} == before
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -329,7 +327,6 @@ def test_what_is_found_when_the_model_is_open(
     assert sorted(keras_folder.iterdir()) == before
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("data", ["x.npz", "x.npy", "pixels.npz"])
 def test_convert_to_int8(data: str, keras_folder: Path, tmp_path: Path, command: Command) -> None:
     target = tmp_path / "new" / "o.tflite"
@@ -343,7 +340,6 @@ def test_convert_to_int8(data: str, keras_folder: Path, tmp_path: Path, command:
     assert json.loads(command("inspect", target, "--json").out)["integer_only"] is True
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["float16", "dynamic", "float32"])
 def test_convert_without_samples(scheme: str, keras_folder: Path, tmp_path: Path, command: Command) -> None:
     shutil.copyfile(keras_folder / "m.keras", tmp_path / "m.keras")
@@ -353,18 +349,12 @@ def test_convert_without_samples(scheme: str, keras_folder: Path, tmp_path: Path
     assert sorted(file.name for file in tmp_path.iterdir()) == ["m.keras", "m.tflite"]
 
 
-@pytest.mark.slow
-def test_convert_on_a_full_disk_leaves_nothing(keras_folder: Path, tmp_path: Path) -> None:
-    code = f"""
-        import resource, signal, sys
-        from edgepipe import cli
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))
-        sys.argv = ["edgepipe", "convert", {str(keras_folder / "m.keras")!r}, "--scheme=float32", "-o", "out/o.tflite"]
-        cli.main()
-    """
-    line = [sys.executable, "-c", textwrap.dedent(code)]
-    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "edgepipe: out/o.tflite: cannot be written: File too large\n"
+def test_convert_on_a_full_disk_leaves_nothing(
+    keras_folder: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch, full_disk: FullDisk
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with full_disk(500):
+        ended = command("convert", keras_folder / "m.keras", "--scheme=float32", "-o", "out/o.tflite")
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err == "edgepipe: out/o.tflite: cannot be written: File too large\n"
     assert [file.name for file in tmp_path.rglob("*")] == ["out"]

@@ -45,7 +45,10 @@ def test_importing_edgepipe_loads_nothing() -> None:
 COMMANDS = [
     ["check", ROOT / "pipelines" / "digits.yaml"],
     ["inspect", "int8.tflite"],
-    ["verify", "int8.tflite", "--device", "nucleo-l4r5zi", "--device", "host", "--integer-only"],
+    pytest.param(
+        ["verify", "int8.tflite", "--device", "nucleo-l4r5zi", "--device", "host", "--integer-only"],
+        marks=pytest.mark.slow,  # the host's latency is measured
+    ),
     ["device", "list"],
     ["device", "show", "ethos-u55-128"],
     ["stages"],

@@ -22,6 +22,7 @@ def relu(tmp_path: Path) -> Path:
     return write(tmp_path / "relu.tflite", tensors, [Op("RELU", ("x",), ("y",))], ["x"], ["y"])
 
 
+@pytest.mark.slow
 def test_every_device_is_profiled_without_tensorflow_and_vela_once(relu: Path, tmp_path: Path) -> None:
     cache = Cache(tmp_path / "cache")
     first, second = profiling.profile_model(relu, cache=cache), profiling.profile_model(relu, cache=cache)

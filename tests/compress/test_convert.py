@@ -1,6 +1,7 @@
 """Conversion: the right numbers and types, named inputs, the same bytes every time, and bad input refused."""
 
 import hashlib
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,11 +17,12 @@ import tf_keras
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from edgepipe.compress.keras_to_tflite import convert
+from edgepipe.compress.schemes import SchemeName
 from edgepipe.core.arrays import Arrays
 from edgepipe.core.errors import InputError
 from edgepipe.models.bridge import bridge
 from edgepipe.models.freeze import freeze
-from edgepipe.models.model_files import save_keras
+from edgepipe.models.model_files import load_model, save_keras
 from edgepipe.models.perturb import perturb
 
 RANDOM = np.random.default_rng(7)
@@ -196,30 +198,26 @@ def test_saved_model(tmp_path: Path) -> None:
         convert(tmp_path / "broken")
 
 
-DIGESTS = """
-import hashlib, sys, keras, numpy as np
-from pathlib import Path
-from edgepipe.compress.keras_to_tflite import convert
-from edgepipe.models.bridge import bridge
-from edgepipe.models.model_files import load_model
-for _ in range(int(sys.argv[2])):
-    keras.layers.Dense(1), keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
-model = load_model(Path(sys.argv[1]))
-samples = np.random.default_rng(0).uniform(0, 1, (8, 8, 8, 2))
-twin = bridge(model).model
-for candidate in (model, twin):
-    for scheme in ("int8", "float16"):
-        print(hashlib.sha256(convert(candidate, scheme, samples)).hexdigest())
-"""
+def digests(path: Path) -> list[str]:
+    """Of the .tflite files of a stored model and of its twin, by two schemes."""
+    model = load_model(path)
+    samples = np.random.default_rng(0).uniform(0, 1, (8, 8, 8, 2))
+    candidates = (model, bridge(model).model)
+    schemes: tuple[SchemeName, ...] = ("int8", "float16")
+    return [hashlib.sha256(convert(m, scheme, samples)).hexdigest() for m in candidates for scheme in schemes]
 
 
 @pytest.mark.slow
 def test_same_model_same_bytes_in_two_processes(tmp_path: Path) -> None:
+    """In a new process and in this one, where Keras has named many layers already."""
     save_keras(_net(), tmp_path / "m.keras")
-    command = [sys.executable, "-W", "ignore", "-c", DIGESTS, str(tmp_path / "m.keras")]
-    runs = [subprocess.run([*command, made], capture_output=True, text=True, check=True).stdout for made in ("0", "7")]
-    assert runs[0] == runs[1]
-    assert len(set(runs[0].split())) == 4
+    code = "import sys, pathlib, test_convert; print(*test_convert.digests(pathlib.Path(sys.argv[1])))"
+    line = [sys.executable, "-W", "ignore", "-c", code, str(tmp_path / "m.keras")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    other = subprocess.run(line, capture_output=True, text=True, check=True, env=environment).stdout.split()
+    _net()
+    assert digests(tmp_path / "m.keras") == other
+    assert len(set(other)) == 4
 
 
 def test_same_model_same_bytes_again_in_one_process() -> None:

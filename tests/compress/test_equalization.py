@@ -139,6 +139,7 @@ def _pair() -> Any:
 FACTORS = st.lists(st.floats(0.02, 50.0), min_size=5, max_size=5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("samples", [None, _images()], ids=["data-free", "samples"])
 @settings(max_examples=6, deadline=None)
 @drawn(FACTORS, FACTORS)

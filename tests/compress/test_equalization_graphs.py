@@ -41,6 +41,7 @@ def _outputs(model: Any, samples: Arrays) -> list[Array]:
     return [np.asarray(output) for output in (outputs if isinstance(outputs, (list, tuple)) else [outputs])]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COVERED)
 def test_every_mechanism_keeps_its_function_and_its_names(name: str) -> None:
     model = COVERED[name]()
@@ -191,6 +192,7 @@ ODD: dict[str, tuple[Callable[[], Any], Joints, tuple[str, ...]]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ODD)
 def test_an_odd_graph(name: str) -> None:
     build, group_count, notes_expected = ODD[name]

@@ -1,6 +1,7 @@
 """Fake-quant models on disk: equal models give equal bytes; damage is detected."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -29,10 +30,17 @@ def _store(folder: Path, recipe: QatRecipe) -> tf_keras.Model:
     return model
 
 
+@pytest.fixture(scope="module")
+def stored_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("stored") / "qat"
+    _store(folder, QatRecipe())
+    return folder
+
+
 @pytest.fixture
-def qat_folder(tmp_path: Path) -> Path:
-    _store(tmp_path / "qat", QatRecipe())
-    return tmp_path / "qat"
+def qat_folder(stored_folder: Path, tmp_path: Path) -> Path:
+    """A copy, to damage."""
+    return Path(shutil.copytree(stored_folder, tmp_path / "qat"))
 
 
 def test_equal_models_have_equal_digests(qat_folder: Path, tmp_path: Path) -> None:
@@ -49,6 +57,7 @@ def test_the_recipe_comes_back(tmp_path: Path, recipe: QatRecipe) -> None:
     assert [layer.name for layer in restored.layers] == [layer.name for layer in model.layers]
 
 
+@pytest.mark.slow
 def test_frozen_batch_norms_do_not_mix_weights_up(tmp_path: Path) -> None:
     base = _base()
     model = build_fake_quant(base, QatRecipe()).model

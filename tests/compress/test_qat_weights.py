@@ -76,6 +76,7 @@ def _effective_kernel(fake_quant: Any) -> Any:
         return np.asarray(quantizer(variable, False, {}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep_zeros", [True, False])
 def test_zeros_stay_zero_unless_switched_off(keep_zeros: bool, tmp_path: Path) -> None:
     base = _model(_prune)
@@ -109,6 +110,7 @@ def test_clusters_per_channel_are_detected_where_there_are_too_many_in_all() -> 
     assert np.allclose(np.asarray(WeightQuantizer((3,), structure).apply_structure(kernel)), kernel, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep_clusters", [True, False])
 def test_equal_weights_stay_equal_unless_switched_off(keep_clusters: bool) -> None:
     base = _model(_cluster)

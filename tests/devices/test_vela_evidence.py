@@ -30,9 +30,15 @@ ETHOS = [name for name in device_profile.device_names() if "ethos-u" in name]
 MIXED_OPERATORS = ["RELU", "LOG_SOFTMAX", "LOGISTIC", "LOG_SOFTMAX"]
 
 
+@pytest.fixture(scope="module")
+def vela_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One cache for these tests: what it does is proven in test_vela.py."""
+    return tmp_path_factory.mktemp("vela_cache")
+
+
 @pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("EDGEPIPE_CACHE_DIR", str(tmp_path / "kept"))
+def _own_cache(vela_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEPIPE_CACHE_DIR", str(vela_cache))
 
 
 def gather_metrics(model: Path, *devices: str, limits: list[Limit] | None = None) -> DeviceMetrics:
@@ -52,6 +58,7 @@ def test_there_is_a_profile_for_every_accelerator_of_vela() -> None:
     assert all(npu.vela and npu.macs_per_cycle == int(npu.vela.accelerator.rpartition("-")[2]) for npu in npus)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", ETHOS)
 def test_an_integer_model_runs_completely_on_every_ethos_u(device: str, models: Path) -> None:
     metrics = gather_metrics(models / "int8.tflite", device)
@@ -149,6 +156,7 @@ def test_a_crash_is_a_finding_and_no_number(tmp_path: Path) -> None:
         assert find_metric(metrics, name, "ethos-u55-128").how == crash.observed
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not LATENCY_FOLDER.is_dir(), reason="no shared/latency: set EDGEPIPE_SHARED")
 def test_the_published_models_that_crash_vela() -> None:
     files = sorted((LATENCY_FOLDER / "models").glob("*ssd_mobilenet_v1*.tflite"))
@@ -157,6 +165,7 @@ def test_the_published_models_that_crash_vela() -> None:
         assert "vela" in {finding.rule for finding in gather_metrics(file, "ethos-u55-128").findings}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not LATENCY_FOLDER.is_dir(), reason="no shared/latency: set EDGEPIPE_SHARED")
 def test_imx93_against_nxps_times() -> None:
     with (LATENCY_FOLDER / "measured.csv").open() as stream:

@@ -118,6 +118,7 @@ def test_graphs(make: Callable[[], Any]) -> None:
     assert len(names) == len(set(names))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_models_of_other_backends(backend: str) -> None:
     model = load_model(DATA / f"{backend}.keras")
@@ -137,11 +138,10 @@ def test_a_twin_trains() -> None:
     assert isinstance(twin, tf_keras.Model)
 
 
-TESTED_FAMILIES = (
-    list(FAMILIES) if os.environ.get("EDGEPIPE_FAMILIES") == "all" else ["MobileNet", "MobileNetV3Small", "VGG16"]
-)
+TESTED_FAMILIES = list(FAMILIES) if os.environ.get("EDGEPIPE_FAMILIES") == "all" else ["MobileNet", "MobileNetV3Small"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", TESTED_FAMILIES)
 def test_every_injected_fault_is_located(family: str) -> None:
     faults = inject_faults(FAMILIES[family]())

@@ -42,17 +42,20 @@ def _round_trip(model: Any) -> Any:
     return exported.model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in LAYERS if "Hash" not in name])
 def test_layers_round_trip(name: str) -> None:
     _round_trip(model_of(LAYERS[name]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", MODELS)
 def test_models_round_trip(make: Any) -> None:
     keras3_model = _round_trip(make())
     bridge(keras3_model)  # can be bridged again
 
 
+@pytest.mark.slow
 def test_the_file_loads_and_trains_without_edgepipe(tmp_path: Path) -> None:
     x = keras.Input((6,), name="x")
     y = K.Dense(4, activation="hard_silu", name="d")(x)

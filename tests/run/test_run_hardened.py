@@ -14,8 +14,6 @@ from edgepipe.models.bridge import bridge
 
 from .conftest import TINY, Workplace
 
-pytestmark = pytest.mark.slow
-
 
 def _saved(folder: Path, model: keras.Model) -> Path:
     model.save(folder / "own.keras")
@@ -74,6 +72,7 @@ def _place(folder: Path, loader: str, stages: str) -> Workplace:
     return Workplace(folder, f"{head}stages:\n{stages}")
 
 
+@pytest.mark.slow
 def test_stdout_is_the_report_alone(tmp_path: Path) -> None:
     ended = _place(tmp_path, "loud", "  - train: {epochs: 1}\n").run("--json", "--quiet")
     assert ended.code == 0, ended.stderr
@@ -87,6 +86,7 @@ def test_user_code_cannot_end_the_process(tmp_path: Path) -> None:
     assert "called exit(5)" in ended.stderr
 
 
+@pytest.mark.slow
 def test_artifacts_of_the_former_run_are_removed_and_nothing_else(tmp_path: Path) -> None:
     place = _place(tmp_path, "loud", "  - train: {epochs: 1}\n  - convert\n")
     first = place.run()

@@ -6,12 +6,12 @@ moments; one SIGKILL, one SIGTERM and one full disk hit a run that trains. EDGEP
 
 import os
 import random
-import resource
 import signal
 import subprocess
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,7 @@ from edgepipe.devices.calibration.network_builder import NetworkBuilder
 from .conftest import FinishedRun, Workplace, environment
 
 pytestmark = pytest.mark.slow
+FullDisk = Callable[[int], AbstractContextManager[None]]
 KILLS = int(os.environ.get("EDGEPIPE_KILLS", "24"))
 STAGE = '''\
 """A stage that writes a large file and several small ones, slowly."""
@@ -59,6 +60,18 @@ stages:
   - grow:Grow: {as: second, byte: 2}
   - grow:Grow: {as: third, byte: 3}
 """
+STEPS = ("model", "first", "second", "third")
+TRAINS = """\
+name: trains
+model: {function: "edgepipe.zoo:small_cnn", args: {filters: [4]}}
+data: edgepipe.data:digits
+task: classification
+seed: 3
+stages:
+  - train: {epochs: 5, batch_size: 256}
+  - convert: {scheme: float32}
+"""
+IN_TRAINING = "epoch 2/5"  # what stderr shows while the model trains
 
 
 def growing(folder: Path) -> Workplace:
@@ -71,23 +84,25 @@ def growing(folder: Path) -> Workplace:
     return Workplace(folder, GROWING)
 
 
-def timed(place: Workplace) -> tuple[FinishedRun, float]:
-    """An undisturbed run and its seconds."""
-    start = time.monotonic()
-    ended = place.run_process()
-    assert ended.code == 0, ended.stderr
-    return ended, time.monotonic() - start
+def wait_for(process: subprocess.Popen[str], line: str) -> None:
+    """Return once the process has printed `line` on stderr."""
+    assert process.stderr is not None
+    assert any(line in printed for printed in process.stderr), f"never printed: {line}"
 
 
-def killed_and_resumed(place: Workplace, moment: float) -> FinishedRun:
-    """The run after one that was killed `moment` seconds after its start; nothing half-written is left."""
+def kill(place: Workplace, line: str, delay: float = 0) -> None:
+    """Start a run and kill it `delay` seconds after stderr has `line`."""
     with subprocess.Popen(
-        place.command(), env=environment(), cwd=place.folder, stdout=-3, stderr=-3, start_new_session=True
+        place.command(), env=environment(), cwd=place.folder, stdout=-3, stderr=-1, text=True, start_new_session=True
     ) as process:
-        time.sleep(moment)
+        wait_for(process, line)
+        time.sleep(delay)
         os.killpg(process.pid, signal.SIGKILL)
-    ended = place.run_process()
-    assert ended.code == 0, (moment, ended.stderr)
+
+
+def nothing_half_written(ended: FinishedRun, place: Workplace) -> FinishedRun:
+    """The run after a kill, which completes; nothing of the killed one is left beside the finished entries."""
+    assert ended.code == 0, ended.stderr
     assert not list((place.cache / "work").iterdir())
     assert not list(ended.folder.rglob(".*edgepipe-*"))
     return ended
@@ -95,26 +110,31 @@ def killed_and_resumed(place: Workplace, moment: float) -> FinishedRun:
 
 def test_kill_9_at_many_moments(tmp_path: Path) -> None:
     """Two at a time; a moment past the end of a run kills nothing, and proves that the resumed run is cached."""
-    expected, seconds = timed(growing(tmp_path / "undisturbed"))
-    moments = [random.Random(number).uniform(0.1, seconds) for number in range(KILLS)]
+    expected = growing(tmp_path / "undisturbed").run_process()
+    assert expected.code == 0, expected.stderr
+    places = [growing(tmp_path / str(number)) for number in range(KILLS)]
+    lines = [f"{STEPS[number % len(STEPS)]}: running" for number in range(KILLS)]
+    delays = [random.Random(number).uniform(0, 0.25) for number in range(KILLS)]  # a stage takes about 0.15 s
     with ThreadPoolExecutor(2) as pool:
-        places = [growing(tmp_path / str(number)) for number in range(KILLS)]
-        resumed = list(pool.map(killed_and_resumed, places, moments))
+        list(pool.map(kill, places, lines, delays))
+    resumed = [nothing_half_written(place.run(), place) for place in places]  # here, which needs no new process
     assert [ended.digests() for ended in resumed] == [expected.digests()] * KILLS
     cached = [list(ended.statuses().values()).count("cached") for ended in resumed]
     assert len(set(cached)) > 2  # the kills hit different stages
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[FinishedRun, float]:
-    """An undisturbed run that trains, quantizes and converts, and its seconds."""
-    return timed(Workplace(tmp_path_factory.mktemp("undisturbed")))
-
-
-def test_kill_9_while_a_model_trains(trained: tuple[FinishedRun, float], workplace: Workplace) -> None:
-    """Digests equal those of another process with the same seed, too."""
-    expected, seconds = trained
-    assert killed_and_resumed(workplace, 0.6 * seconds).digests() == expected.digests()
+def test_kill_9_while_a_model_trains(tmp_path: Path) -> None:
+    """Digests equal those of another process with the same seed, too: the undisturbed run is in this one."""
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    for folder in (undisturbed, killed):
+        folder.mkdir()
+    expected = Workplace(undisturbed, TRAINS).run()
+    assert expected.code == 0, expected.stderr
+    place = Workplace(killed, TRAINS)
+    kill(place, IN_TRAINING)
+    resumed = nothing_half_written(place.run_process(), place)
+    assert resumed.statuses() == {"model": "cached", "train": "ran", "convert": "ran"}
+    assert resumed.digests() == expected.digests()
 
 
 def default_sigint() -> None:
@@ -126,10 +146,7 @@ def interrupted(place: Workplace, number: signal.Signals, line: str) -> str:
     with subprocess.Popen(
         place.command(), env=environment(), cwd=place.folder, stdout=-1, stderr=-1, text=True, preexec_fn=default_sigint
     ) as process:
-        assert process.stderr is not None
-        for printed in process.stderr:
-            if line in printed:
-                break
+        wait_for(process, line)
         process.send_signal(number)
         _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -138,9 +155,10 @@ def interrupted(place: Workplace, number: signal.Signals, line: str) -> str:
     return stderr
 
 
-def test_sigterm_while_a_model_trains(workplace: Workplace) -> None:
-    interrupted(workplace, signal.SIGTERM, "train: running")
-    assert [entry.name for entry in (workplace.cache / "entries").iterdir()]
+def test_sigterm_while_a_model_trains(tmp_path: Path) -> None:
+    place = Workplace(tmp_path, TRAINS)
+    interrupted(place, signal.SIGTERM, IN_TRAINING)
+    assert [entry.name for entry in (place.cache / "entries").iterdir()]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -151,26 +169,27 @@ def test_ctrl_c_and_sigterm_keep_what_was_finished(tmp_path: Path, number: signa
     assert (statuses["model"], statuses["first"], statuses["third"]) == ("cached", "cached", "ran")
 
 
-def small_files(limit: int) -> Callable[[], None]:
-    """Makes a process fail on files larger than `limit` bytes, as a full disk does."""
-
-    def prepare() -> None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
-    return prepare
+def test_a_full_disk_is_one_error_and_leaves_nothing_half_written(tmp_path: Path, full_disk: FullDisk) -> None:
+    place = growing(tmp_path / "place")
+    with full_disk(300_000):
+        ends_with_one_error(place)
+    assert place.run().code == 0
 
 
-@pytest.mark.parametrize(("kind", "limit"), [("grows", 300_000), ("trains", 12_000)])
-def test_a_full_disk_is_one_error_and_leaves_nothing_half_written(kind: str, limit: int, tmp_path: Path) -> None:
-    place = growing(tmp_path / "place") if kind == "grows" else Workplace(tmp_path)
-    done = subprocess.run(
-        place.command(), env=environment(), cwd=place.folder, capture_output=True, text=True, check=False,
-        preexec_fn=small_files(limit),
-    )  # fmt: skip
-    assert done.returncode == 2, done.stderr
+def test_a_full_disk_while_a_model_trains(tmp_path: Path, full_disk: FullDisk) -> None:
+    """The model before training is in the cache, so that the file too large is the one that `train` writes."""
+    place = Workplace(tmp_path, "".join(line for line in TRAINS.splitlines(True) if "train:" not in line))
+    assert place.run().code == 0
+    place.pipeline.write_text(TRAINS)
+    with full_disk(12_000):
+        assert IN_TRAINING in ends_with_one_error(place)
+
+
+def ends_with_one_error(place: Workplace) -> str:
+    """Run into a full disk; what was printed on stderr."""
+    done = place.run()
+    assert done.code == 2, done.stderr
     assert "cannot be written" in done.stderr
     assert "Traceback" not in done.stderr
     assert not list((place.cache / "work").iterdir())
-    if kind == "grows":
-        assert place.run_process().code == 0
+    return done.stderr

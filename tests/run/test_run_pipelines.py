@@ -30,9 +30,14 @@ GROUPED = "no group on two sides"  # recordings are kept on one side of the spli
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "note"), [("speakers", ""), ("activity", ""), ("anomaly", GROUPED)])
-def test_a_pipeline_ends_with_integers_and_its_verdict(name: str, note: str, tmp_path: Path) -> None:
-    report = run(name, tmp_path)
+@pytest.mark.parametrize(("name", "epochs", "note"), [
+    ("speakers", (25, 3), ""), ("activity", (25, 5), ""), ("anomaly", (60, 10), GROUPED)
+])  # fmt: skip
+def test_a_pipeline_ends_with_integers_and_its_verdict(
+    name: str, epochs: tuple[int, int], note: str, tmp_path: Path
+) -> None:
+    """With fewer epochs of `train` and `quantize` than shipped, and the shipped budget."""
+    report = run(name, tmp_path, f"stages.train.epochs={epochs[0]}", f"stages.quantize.epochs={epochs[1]}")
     assert report.met
     assert metrics(report)["float_offenders"] == 0
     assert note in " ".join(note for stage in report.stages for note in stage.outcome.notes)
@@ -65,7 +70,7 @@ def test_fashion_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         place = idx.find_fashion_folder()
     except InputError as error:
         pytest.skip(str(error))
-    _first(place, tmp_path, 2_000)
+    _first(place, tmp_path, 300)
     monkeypatch.setenv(idx.DATA_VARIABLE, str(tmp_path))
     short = [f"stages.{stage}.epochs=1" for stage in ("train", "distill", "prune", "quantize")]
     report = run("fashion_mnist", tmp_path, *short, "stages.validate.budget={accuracy: 60 %}")

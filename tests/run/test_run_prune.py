@@ -20,10 +20,10 @@ data: edgepipe.data:digits
 task: classification
 seed: 3
 stages:
-  - train: {epochs: 20, batch_size: 32, decay: cosine, learning_rate: 0.003}
+  - train: {epochs: 8, batch_size: 16, decay: cosine, learning_rate: 0.003}
 """
-TAIL = "  - quantize: {epochs: 1, batch_size: 64}\n  - convert\n  - validate\n"
-ONE = "epochs: 1, batch_size: 64"
+QUANTIZE = "  - quantize: {epochs: 1, batch_size: 256}\n"
+ONE = "epochs: 1, batch_size: 256"
 
 pytestmark = pytest.mark.slow
 
@@ -51,13 +51,16 @@ def _rows(report: Report, stage: str, title: str) -> list[Any]:
     return [row for table in _outcome(report, stage).tables if table.title.startswith(title) for row in table.rows]
 
 
-@pytest.mark.parametrize(("granularity", "shape", "share"), [
-    ("2:4", "2:4", 0.5), ("block 4x1", "block 4x1", 0.6), ("weight", "single weights", 0.6)])  # fmt: skip
+@pytest.mark.parametrize(("granularity", "shape", "share", "trained"), [
+    ("2:4", "2:4", 0.5, QUANTIZE), ("block 4x1", "block 4x1", 0.6, ""), ("weight", "single weights", 0.6, "")
+])  # fmt: skip
 def test_masks_are_in_the_file_exactly(
-    tmp_path: Path, cache: Path, granularity: str, shape: str, share: float, command: Command
+    tmp_path: Path, cache: Path, granularity: str, shape: str, share: float, trained: str, command: Command
 ) -> None:
+    """With trained ranges for one of them; single weights go through `quantize` in the demo."""
     more = "" if ":" in granularity else f", sparsity: {share}"
-    report = _run(tmp_path, cache, f'{ONE}, granularity: "{granularity}", saliency: taylor{more}', TAIL)
+    options = f'{ONE}, granularity: "{granularity}", saliency: taylor{more}'
+    report = _run(tmp_path, cache, options, f"{trained}  - convert\n  - validate\n")
     assert not _outcome(report, "validate").findings
     rows = _rows(report, "validate", "Zeros of 'prune' inside the .tflite")
     assert {(row[3], row[4]) for row in rows} == {(0, shape)}
@@ -67,7 +70,7 @@ def test_masks_are_in_the_file_exactly(
 
 def _tampering_is_found(folder: Path, command: Command) -> None:
     pruned = folder / "out" / "artifacts" / "2-prune.keras"
-    lite = folder / "out" / "artifacts" / "4-convert.tflite"
+    (lite,) = (folder / "out" / "artifacts").glob("*-convert.tflite")
     assert command("verify", lite, "--zeros-of", pruned).code == 0
     model = read(lite)
     weights = [op.inputs[1] for op in model if op.name == "CONV_2D"][1]
@@ -88,14 +91,14 @@ def _tampering_is_found(folder: Path, command: Command) -> None:
 
 
 def test_training_after_pruning_is_found(tmp_path: Path, cache: Path) -> None:
-    tail = "  - train: {as: again, epochs: 1}\n  - convert\n"
+    tail = "  - train: {as: again, epochs: 1, batch_size: 256}\n"
     report = _run(tmp_path, cache, f"{ONE}, schedule: one_shot", tail)
     assert any("training refills pruned weights" in note for note in _outcome(report, "again").notes)
 
 
 def test_channels_make_a_smaller_model(tmp_path: Path, cache: Path) -> None:
     options = f"{ONE}, granularity: channel, schedule: one_shot, saliency: taylor, multiple_of: 4"
-    report = _run(tmp_path, cache, options, TAIL)
+    report = _run(tmp_path, cache, options, f"{QUANTIZE}  - convert\n")
     left = {row[0]: row[3] for row in _rows(report, "prune", "Channels by layer")}
     assert left["probabilities"] == 10
     assert sum(left.values()) - 10 <= 18  # of 36
@@ -151,7 +154,8 @@ def test_a_target_out_of_reach_is_refused_with_the_reason(tmp_path: Path, cache:
 
 def test_rounds_stop_at_the_threshold_with_the_last_good_model(tmp_path: Path, cache: Path) -> None:
     options = (
-        "epochs: 1, schedule: iterative, rounds: 6, sparsity: 0.985, saliency: obd, max_drop: 12 points, probes: 8"
+        "epochs: 1, batch_size: 16, schedule: iterative, rounds: 4, sparsity: 0.985, max_drop: 16 points, "
+        "saliency: obd, hessian: gauss_newton, probes: 4, saliency_samples: 128"
     )
     report = _run(tmp_path, cache, options)
     rounds = _rows(report, "prune", "Rounds of pruning")
@@ -162,7 +166,7 @@ def test_rounds_stop_at_the_threshold_with_the_last_good_model(tmp_path: Path, c
     assert f"{_metric(report, 'prune', 'sparsity').value:.1%}"[:3] == good[1][:3]
     assert f"stopped in round {len(rounds) - 1}" in " ".join(_outcome(report, "prune").notes)
     start = float(rounds[0][2].rstrip(" %"))
-    assert float(good[2].rstrip(" %")) >= start - 12 > float(rounds[-1][2].rstrip(" %"))
+    assert float(good[2].rstrip(" %")) >= start - 16 > float(rounds[-1][2].rstrip(" %"))
 
 
 AUTOENCODER = """\

@@ -33,6 +33,7 @@ def _agrees(path: Path, found: Metric | None = None) -> None:
     assert compute_tail(model).unknown_operators == ()
 
 
+@pytest.mark.slow
 @present
 @pytest.mark.skipif(not FILES, reason=MISSING)
 def test_published_models() -> None:

@@ -146,6 +146,7 @@ ALL_CHANGES: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 def test_all_changes_depend_on_samples_and_generator_only(tmp_path: Path) -> None:
     root = write_recordings(tmp_path)
     np.random.seed(1)

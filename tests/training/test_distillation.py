@@ -102,6 +102,7 @@ def make_samples(number: int = 37) -> Samples:
     return Samples(RANDOM.rand(number, 8, 8, 1).astype("float32"), np.arange(number) % 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("library", ["keras", "tf_keras"])
 def test_cached_targets_give_the_same_weights_as_recomputed_ones(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
     samples, options, weights, notes = make_samples(), Teacher.model_validate(ALL_KINDS), [], []
@@ -124,6 +125,7 @@ def test_cached_targets_give_the_same_weights_as_recomputed_ones(library: str, m
     assert max(changes) > 1e-2
 
 
+@pytest.mark.slow
 def test_a_teacher_affects_training_and_is_unchanged() -> None:
     samples, weights_by_run = make_samples(), []
     for kinds in ({"logits": {}}, {"features": {}}, {"attention": {}}, {"relational": {}}, {"outputs": {}}):
@@ -154,6 +156,7 @@ class Doubling:
         return "doubled"
 
 
+@pytest.mark.slow
 def test_teachers_see_augmented_samples() -> None:
     samples, options = make_samples(16), Teacher.model_validate({"logits": {"alpha": 1.0}})
     weights = []
@@ -301,6 +304,7 @@ def test_the_default_kind_depends_on_the_task() -> None:
     assert Teacher.model_validate({"attention": {}}).with_task_default("one").kinds == ["attention"]
 
 
+@pytest.mark.slow
 def test_early_stopping_of_a_distilled_student() -> None:
     samples = make_samples(24)
     distiller = Distiller(Teacher.model_validate({"logits": {}}), {"t": cnn(2)}, make_task(), 24)

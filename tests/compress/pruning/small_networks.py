@@ -17,7 +17,7 @@ TASK = Task("auto", {"accuracy": Measure(lambda truth, scores: 0.0)}, "classific
 DECAY = tf_keras.regularizers.L2(1e-3)
 
 
-def samples(number: int = 600) -> SplitData:
+def samples(number: int = 300) -> SplitData:
     """Digits in [0, 1]."""
     x, y = digits()
     return SplitData(x[:number], y[:number])
@@ -41,7 +41,6 @@ def _conv(filters: int, activation: Any) -> Any:
 NETWORKS = {
     "relu": lambda: network(K.Flatten(), _dense(8, "relu")),
     "tanh": lambda: network(K.Flatten(), _dense(8, "tanh"), _dense(8, "tanh")),
-    "swish": lambda: network(K.Flatten(), _dense(8, "swish"), _dense(8, "swish")),
     "convolutions": lambda: network(_conv(4, "relu"), K.MaxPooling2D(), _conv(6, "relu"), K.Flatten()),
     "smooth convolutions": lambda: network(_conv(4, "swish"), K.AveragePooling2D(), _conv(6, "swish"), K.Flatten()),
 }
@@ -54,7 +53,7 @@ def train_network(name: str, epochs: int = 60) -> tuple[Any, Objective, list[Any
     model.compile(tf_keras.optimizers.Adam(3e-3), "sparse_categorical_crossentropy")
     model.fit(data.x, data.y, epochs=epochs, batch_size=32, verbose=0)
     kernels = [weight for weight in model.trainable_weights if "kernel" in weight.name]
-    return model, build_objective(model, TASK, data, 600, 0), kernels
+    return model, build_objective(model, TASK, data, len(data.x), 0), kernels
 
 
 def flat(arrays: Any) -> Array:

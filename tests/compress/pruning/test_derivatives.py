@@ -64,47 +64,28 @@ def _build_case(name: str) -> tuple[Any, Any, list[Any]]:
     return model, build_objective(model, task, SplitData(x, y), SAMPLES, 0), list(model.trainable_weights)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
-def test_the_gradient_is_that_of_differences(name: str) -> None:
+def test_gradient_and_exact_diagonal_are_those_of_differences(name: str) -> None:
     _, objective, weights = _build_case(name)
+    losses = list(_perturbed_losses(objective, weights, (1e-5, 1e-3)))
     gradient = flat(compute_gradient(objective, weights))
-    expected = np.array(
-        [(loss_up - loss_down) / 2e-5 for loss_up, _, loss_down in _perturbed_losses(objective, weights, 1e-5)]
-    )
+    expected = np.array([(near_up - near_down) / 2e-5 for (near_up, near_down, _, _), _ in losses])
     assert np.abs(gradient - expected).max() <= 1e-6 * np.abs(expected).max()
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_the_exact_diagonal_is_that_of_differences(name: str) -> None:
-    _, objective, weights = _build_case(name)
     diagonal = flat(estimate_curvature(objective, weights, "exact", 0, 0).diagonals)
-    expected = np.array(
-        [
-            (loss_up - 2 * middle + loss_down) / 1e-6
-            for loss_up, middle, loss_down in _perturbed_losses(objective, weights, 1e-3)
-        ]
-    )
+    expected = np.array([(far_up - 2 * middle + far_down) / 1e-6 for (_, _, far_up, far_down), middle in losses])
     assert np.abs(diagonal - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_exact_diagonal_is_that_of_the_whole_hessian(name: str) -> None:
-    """Independent computation: the Jacobian of the gradient of the loss on the outputs of the whole model."""
+def test_the_loss_is_that_of_the_outputs_of_the_whole_model(name: str) -> None:
+    """Differentiated above: it must not be another one where outputs are replaced by logits."""
     model, objective, weights = _build_case(name)
-    loss = _loss_of_outputs(name)
-    x, y = objective.batches[0]
-    with tf.GradientTape(persistent=True) as outer:
-        with tf.GradientTape() as inner:
-            loss_value = loss(y, model(x, training=False))
-        slopes = inner.gradient(loss_value, weights)
-    expected = []
-    for slope, weight in zip(slopes, weights, strict=True):
-        hessian = tf.reshape(
-            outer.jacobian(slope, weight, experimental_use_pfor=False), (tf.size(weight), tf.size(weight))
-        )
-        expected.append(np.diag(hessian.numpy()))
-    diagonal = flat(estimate_curvature(objective, weights, "exact", 0, 0).diagonals)
-    assert np.abs(diagonal - flat(expected)).max() <= 1e-4 * np.abs(flat(expected)).max()
+    ((x, y),) = objective.batches
+    for _ in range(2):
+        expected = _loss_of_outputs(name)(y, model(x, training=False))
+        assert objective.mean_loss() == pytest.approx(float(expected), rel=1e-6)
+        weights[0].assign(weights[0] * 0.5)
 
 
 def _loss_of_outputs(name: str) -> Any:
@@ -116,8 +97,10 @@ def _loss_of_outputs(name: str) -> Any:
     return losses.SparseCategoricalCrossentropy(from_logits=name == "logits")
 
 
-def _perturbed_losses(objective: Any, weights: list[Any], step: float) -> Iterator[tuple[float, float, float]]:
-    """The loss with each weight a step up, unchanged, and a step down."""
+def _perturbed_losses(
+    objective: Any, weights: list[Any], steps: tuple[float, ...]
+) -> Iterator[tuple[list[float], float]]:
+    """The loss with each weight each step up and down, and unchanged."""
     ((x, y),) = objective.batches
     loss = tf.function(lambda: objective.compute_loss(y, objective.compute_outputs(x)))
     middle = float(loss())
@@ -125,18 +108,22 @@ def _perturbed_losses(objective: Any, weights: list[Any], step: float) -> Iterat
         original_array = weight.numpy()
         for index in np.ndindex(*original_array.shape):
             losses = []
-            for sign in (1, -1):
+            for step in (signed for size in steps for signed in (size, -size)):
                 perturbed_array = original_array.copy()
-                perturbed_array[index] += sign * step
+                perturbed_array[index] += step
                 weight.assign(perturbed_array)
                 losses.append(float(loss()))
-            yield losses[0], middle, losses[1]
+            yield losses, middle
         weight.assign(original_array)
 
 
-@pytest.mark.parametrize("method", ["hutchinson", "gauss_newton"])
-@pytest.mark.parametrize("name", ["dense, softmax", "convolution and batch norm", "many labels", "mean squared error"])
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "method"), [
+    ("convolution and batch norm", "hutchinson"), ("convolution and batch norm", "gauss_newton"),
+    ("many labels", "gauss_newton"), ("mean squared error", "gauss_newton"),
+])  # fmt: skip
 def test_an_estimate_is_within_its_standard_error(name: str, method: Any) -> None:
+    """Hutchinson's knows no losses, Gauss-Newton's has a formula for each; cross-entropy alone is in the next test."""
     _, objective, weights = _build_case(name)
     curvature = estimate_curvature(objective, weights, method, 200, 0)
     expected = flat(_reference(name, objective, weights, method))
@@ -145,6 +132,7 @@ def test_an_estimate_is_within_its_standard_error(name: str, method: Any) -> Non
     assert np.sqrt(np.mean(np.square(standard_errors))) < 0.3 * np.sqrt(np.mean(np.square(expected)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["hutchinson", "gauss_newton"])
 def test_more_probes_are_closer(method: Any) -> None:
     _, objective, weights = _build_case("dense, softmax")
