@@ -16,6 +16,7 @@ import numpy as np
 from edgepipe.compress.quantizer import flatbuffer_edits
 from edgepipe.compress.quantizer.activation_calibration import ActivationRanges
 from edgepipe.compress.quantizer.bounded_exponentials import bound_exponentials
+from edgepipe.compress.quantizer.channel_affine import fuse_channel_affines
 from edgepipe.compress.quantizer.flatbuffer_edits import FlatbufferOperator
 from edgepipe.compress.quantizer.kernel_requirements import BitWidth
 from edgepipe.compress.quantizer.mask_sentinels import replace_sentinels
@@ -32,7 +33,7 @@ SWAPPED_COMPARISONS = {"GREATER": "LESS", "LESS_EQUAL": "GREATER_EQUAL"}
 
 def uniform_bit_width(bits: BitWidth) -> BitWidthPolicy:
     """The policy that gives all operators integer activations of `bits`."""
-    return lambda kind, outputs: bits
+    return lambda kind, output_names: bits
 
 
 @contextmanager
@@ -70,10 +71,17 @@ def decompose_operators(content: bytes, policy: BitWidthPolicy) -> bytes:
 
 
 def decompose_graph(graph: MutableGraph, policy: BitWidthPolicy) -> bool:
-    """Decompose the operators of a float graph in place, its mask fills and exponentials too; True if it changed."""
-    has_sentinels, is_bounded = replace_sentinels(graph), bound_exponentials(graph, policy)
+    """Rewrite a float graph in place for integers: masks, exponentials, channel factors, single operators.
+
+    True if it changed.
+    """
+    is_rewritten = [
+        replace_sentinels(graph),
+        bound_exponentials(graph, policy),
+        fuse_channel_affines(graph, policy),
+    ]
     change_flags = [_decompose_operator(graph, operator, policy) for operator in list(graph.operators)]
-    return has_sentinels or is_bounded or any(change_flags)
+    return any(is_rewritten) or any(change_flags)
 
 
 def _decompose_operator(graph: MutableGraph, operator: FlatbufferOperator, policy: BitWidthPolicy) -> bool:

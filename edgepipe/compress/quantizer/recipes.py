@@ -166,7 +166,7 @@ def quantize_with_recipe(content: bytes, recipe: LitertRecipe, ranges: Mapping[s
     return write_integer_model(
         graph,
         ranges or {},
-        lambda kind, outputs: operator_precision(recipe, kind, outputs),
+        lambda kind, output_names: operator_precision(recipe, kind, output_names),
         input_types,
         output_types,
     )
@@ -222,7 +222,7 @@ def _matches_operation(operation: str, kind: str) -> bool:
 
 def bit_width_policy(recipe: LitertRecipe) -> BitWidthPolicy:
     """The bit width that a recipe gives each operator's activations."""
-    return lambda kind, outputs: activation_bits(recipe, kind, outputs)
+    return lambda kind, output_names: activation_bits(recipe, kind, output_names)
 
 
 def activation_bits(recipe: LitertRecipe, kind: str, output_names: Sequence[str]) -> BitWidth | None:

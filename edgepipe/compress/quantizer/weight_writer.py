@@ -47,29 +47,29 @@ class WeightWriter:
         )
 
     def _write_filters(self, number: int, tensor: int, weights: Array, layout: FilterLayout) -> int:
-        filters = self._filter_encoding(number, layout)
+        filter_encoding = self._filter_encoding(number, layout)
         return self.rewriter.shared(
-            (tensor, filters.bits, filters.scales.tobytes()),
+            (tensor, filter_encoding.bits, filter_encoding.scales.tobytes()),
             lambda: self.graph.add_integer_tensor(
-                self.rewriter.constant_name(tensor, filters.bits),
+                self.rewriter.constant_name(tensor, filter_encoding.bits),
                 weights.shape,
-                filters.encode(weights),
-                filters.scales,
+                filter_encoding.encode(weights),
+                filter_encoding.scales,
                 layout.filter_axis,
-                is_int4=filters.bits == 4,
+                is_int4=filter_encoding.bits == 4,
             ),
         )
 
     def _write_bias(self, number: int, tensor: int, bias: Array, layout: FilterLayout) -> int:
-        filters, input_scale = self._filter_encoding(number, layout), self._input_scale(number, layout)
-        scales = filters.bias_scales(input_scale)
+        filter_encoding, input_scale = self._filter_encoding(number, layout), self._input_scale(number, layout)
+        scales = filter_encoding.bias_scales(input_scale)
         dtype = np.int64 if self.plan.bits_by_operator[number] == 16 else np.int32
         return self.rewriter.shared(
             (tensor, "bias", scales.tobytes(), dtype),
             lambda: self.graph.add_integer_tensor(
                 self.rewriter.constant_name(tensor, 8 * np.dtype(dtype).itemsize),
                 bias.shape,
-                filters.encode_bias(bias, input_scale, dtype),
+                filter_encoding.encode_bias(bias, input_scale, dtype),
                 scales,
                 axis=0,
             ),
@@ -120,9 +120,11 @@ class WeightWriter:
         if precision.weight_type == "float16":
             return self.graph.add_float16_constant(name, weights.shape, weights)
         is_int4 = precision.weight_type == "int4"
-        filters = choose_weight_encoding(weights, axis if precision.is_per_channel else None, bits=4 if is_int4 else 8)
+        filter_encoding = choose_weight_encoding(
+            weights, axis if precision.is_per_channel else None, bits=4 if is_int4 else 8
+        )
         return self.graph.add_integer_tensor(
-            name, weights.shape, filters.encode(weights), filters.scales, axis or 0, is_int4=is_int4
+            name, weights.shape, filter_encoding.encode(weights), filter_encoding.scales, axis or 0, is_int4=is_int4
         )
 
     def _dequantize_weights(self, stored_weights: int, precision: OperatorPrecision) -> int:

@@ -127,3 +127,42 @@ def test_a_copy_in_a_much_coarser_scale_has_no_bias(tmp_path: Path) -> None:
     bias = np.mean(concatenations[1][..., :4] - concatenations[0][..., :4])
     step = np.ptp(concatenations[0]) / 255
     assert abs(bias) < 0.05 * step
+
+
+FACTORS = np.array([0.01, 3.0, -0.2, 40.0], "float32")
+OFFSETS = np.array([1.0, -2.0, 0.1, 5.0], "float32")
+AFFINES: dict[str, Body] = {
+    "sum": lambda x: x * FACTORS + OFFSETS,
+    "difference": lambda x: tf.nn.relu(x * FACTORS - OFFSETS),
+    "one offset": lambda x: x * FACTORS + 0.5,
+    "the other way round": lambda x: OFFSETS + FACTORS * x,
+}
+
+
+@pytest.mark.parametrize("scheme", ["int8", "int16x8"])
+@pytest.mark.parametrize("name", AFFINES)
+def test_factors_of_channels_keep_a_scale_each(name: str, scheme: Any, tmp_path: Path) -> None:
+    """A batch normalization that no convolution precedes; MUL would take all factors in one 8-bit scale."""
+    lite, path = _float_model(AFFINES[name], tmp_path, IMAGES), tmp_path / "m.tflite"
+    path.write_bytes(quantize_tflite(lite, QuantizationRequest(scheme), [IMAGES]).content)
+    assert "DEPTHWISE_CONV_2D" in read(path).operator_counts
+    assert "MUL" not in read(path).operator_counts
+    assert not check_integer_only(read(path))
+    assert _snr(path, lite, (IMAGES,)) > (33 if scheme == "int8" else 45)
+
+
+NOT_AFFINE: dict[str, Body] = {
+    "constant minus product": lambda x: OFFSETS - x * FACTORS,
+    "product read twice": lambda x: (lambda y: tf.concat([y + OFFSETS, y], axis=3))(x * FACTORS),
+    "rows": lambda x: x * np.linspace(1, 2, 6, dtype="float32").reshape(6, 1) + OFFSETS,
+    "numbers for all": lambda x: x * 0.3 + 0.5,
+    "vectors": lambda x: tf.reduce_max(x, axis=1) * FACTORS + OFFSETS,
+}
+
+
+@pytest.mark.parametrize("name", NOT_AFFINE)
+def test_other_products_and_sums_stay(name: str, tmp_path: Path) -> None:
+    lite, path = _float_model(NOT_AFFINE[name], tmp_path, IMAGES), tmp_path / "m.tflite"
+    path.write_bytes(quantize_tflite(lite, QuantizationRequest("int8"), [IMAGES]).content)
+    assert "DEPTHWISE_CONV_2D" not in read(path).operator_counts
+    assert _snr(path, lite, (IMAGES,)) > 25
