@@ -121,6 +121,7 @@ def convert(
     keep_float_types: Collection[str] = (),
     keep_float_layers: Collection[str] = (),
     recipe: StrPath | None = None,
+    allow_low_fidelity: bool = False,
 ) -> "Conversion":
     """Convert a `.keras`, `.h5`, SavedModel or float `.tflite` to TFLite, and compare it with the original.
 
@@ -138,6 +139,7 @@ def convert(
         keep_float_types: layer classes or operators that stay in float.
         keep_float_layers: layers that stay in float, by regular expression.
         recipe: a recipe file, for `scheme="recipe"`.
+        allow_low_fidelity: accept an integer model that has lost more than half of what an output says.
 
     Raises:
         InputError: no model, no samples where they are needed, samples that do not fit, options that do not go
@@ -152,6 +154,7 @@ def convert(
         out=None if out is None else Path(out), allow_code=allow_code, custom_objects=custom_objects,
         calibration=ActivationCalibration.from_options(calibration, percentile), keep_float_types=keep_float_types,
         keep_float_layers=keep_float_layers, recipe=None if recipe is None else Path(recipe),
+        allow_low_fidelity=allow_low_fidelity,
     )  # fmt: skip
 
 

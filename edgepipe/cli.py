@@ -191,6 +191,11 @@ def check(pipelines: tuple[str, ...], settings: tuple[str, ...]) -> None:
 @former_option("--leave-type", "--keep-float-types")
 @former_option("--leave", "--keep-float-layers")
 @click.option("--recipe", type=click.Path(), help="For --scheme recipe: a litert-quantizer recipe file.")
+@click.option(
+    "--allow-low-fidelity",
+    is_flag=True,
+    help="Accept an integer model that has lost more than half of what an output says.",
+)
 @click.option("-o", "--out", type=click.Path(), help="The .tflite to write; default: next to the model.")
 @ALLOW_CODE
 @CUSTOM_OBJECTS
@@ -206,6 +211,7 @@ def convert(
     keep_float_types: tuple[str, ...],
     keep_float_layers: tuple[str, ...],
     recipe: str | None,
+    allow_low_fidelity: bool,
     out: str | None,
     allow_code: bool,
     custom_objects: str | None,
@@ -220,6 +226,7 @@ def convert(
         model, data=data, scheme=scheme, input=input_type, output=output_type, out=out, allow_code=allow_code,
         custom_objects=custom_objects, calibration=calibration, percentile=percentile,
         keep_float_types=keep_float_types, keep_float_layers=keep_float_layers, recipe=recipe,
+        allow_low_fidelity=allow_low_fidelity,
     )  # fmt: skip
     if as_json:
         click.echo(renderer.document(conversion))

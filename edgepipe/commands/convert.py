@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from edgepipe.compress.source_model import SourceModel
 
 MAX_COMPARED_SAMPLES = 100  # that both models are run on
+MIN_HELD_BACK_FROM = 50  # samples; of fewer, all calibrate, and nothing is compared
+HELD_BACK_STEP = 5  # one sample in so many does not calibrate
 RANDOM_SAMPLE_COUNT = 10  # random inputs instead, without samples
 SOURCE_KINDS = (ArtifactKind.KERAS, ArtifactKind.FLOAT, ArtifactKind.SAVED_MODEL, ArtifactKind.TFLITE)
 
@@ -50,6 +52,7 @@ def convert(
     keep_float_types: Collection[str] = (),
     keep_float_layers: Collection[str] = (),
     recipe: Path | None = None,
+    allow_low_fidelity: bool = False,
 ) -> Conversion:
     """Convert the model at `path`; a Keras 3 model is converted directly, without the bridge to tf_keras.
 
@@ -68,6 +71,7 @@ def convert(
         keep_float_types: layer classes or operators that stay in float.
         keep_float_layers: layers that stay in float, by regular expression.
         recipe: a recipe file, for the scheme `recipe`.
+        allow_low_fidelity: accept an integer model that has lost more than half of what an output says.
 
     Raises:
         InputError: no model, no samples where they are needed, samples that do not fit, options that do not go
@@ -75,6 +79,7 @@ def convert(
         StorageError: the .tflite cannot be written.
     """
     from edgepipe.compress.conversion import convert_model, float_operator_notes
+    from edgepipe.compress.source_model import open_with_classes
     from edgepipe.models.file_kind import detect_kind
     from edgepipe.models.startup import load_tensorflow
 
@@ -83,13 +88,16 @@ def convert(
     _check_paths(path, kind, target_path)
     quantization_request = _build_request(scheme, (input_type, output_type), calibration, recipe)
     samples = _read_samples(quantization_request, data)
+    calibrating, held_out = _hold_back(quantization_request, samples)
     load_tensorflow()
-    source_model = _open_source(path, kind, allow_code, custom_objects)
+    source_model = open_with_classes(path, kind, allow_code=allow_code, custom_objects=custom_objects)
     converted_model = convert_model(
         source_model.model,
         _keep_float(quantization_request, keep_float_types, keep_float_layers, source_model),
-        samples,
+        calibrating,
+        held_out,
     )
+    collapses = converted_model.fidelity.findings() if converted_model.fidelity is not None else []
     with write_atomically(target_path) as temporary_path:  # the file appears once it has been run and compared
         with wrap_storage_errors(str(target_path)):
             temporary_path.write_bytes(converted_model.content)
@@ -98,8 +106,10 @@ def convert(
         findings = integer_check.check_integer_only(lite, allow_float_interface=True) if must_be_integer else []
         metrics = [*device_metrics.file_metrics(lite), *_difference_metrics(source_model, kind, lite, samples)]
     return Conversion(
-        path=str(target_path), scheme=scheme, metrics=tuple(metrics), findings=tuple(findings),
-        notes=(*converted_model.notes, *float_operator_notes(scheme, lite)),
+        path=str(target_path), scheme=scheme, metrics=tuple(metrics),
+        findings=(*findings, *(() if allow_low_fidelity else collapses)),
+        notes=(*converted_model.notes, *float_operator_notes(scheme, lite),
+               *(f"accepted by allow_low_fidelity: {each}" for each in collapses if allow_low_fidelity)),
     )  # fmt: skip
 
 
@@ -150,6 +160,16 @@ def _read_samples(request: "QuantizationRequest", data: "str | Path | Arrays | N
     return read(Path(data))
 
 
+def _hold_back(request: "QuantizationRequest", samples: Arrays | None) -> tuple[Arrays | None, Arrays | None]:
+    """The samples that calibrate, and every fifth one, on which the result is compared, if there are enough."""
+    from edgepipe.compress.quantizer.quantization import needs_samples
+
+    if samples is None or not needs_samples(request) or count_samples(samples) < MIN_HELD_BACK_FROM:
+        return samples, None
+    is_held_back = np.arange(count_samples(samples)) % HELD_BACK_STEP == HELD_BACK_STEP - 1
+    return take_samples(samples, ~is_held_back), take_samples(samples, is_held_back)
+
+
 def _keep_float(
     request: "QuantizationRequest",
     operator_types: Collection[str],
@@ -177,18 +197,6 @@ def _check_expression(pattern: str) -> None:
         re.compile(pattern)
     except re.error as error:
         raise InputError(f"--keep-float-layers '{pattern}' is not a regular expression: {error}") from None
-
-
-def _open_source(path: Path, kind: ArtifactKind, allow_code: bool, custom_objects: str | None) -> "SourceModel":
-    if kind is ArtifactKind.SAVED_MODEL and not allow_code:
-        raise InputError(f"{path}: a SavedModel is a program; set --allow-code if you trust its source")
-    from edgepipe.compress.source_model import open_source
-    from edgepipe.models import custom_objects as user_classes
-
-    if kind is ArtifactKind.TFLITE:
-        return open_source(path, kind, allow_code=allow_code)
-    with user_classes.scope(user_classes.load(custom_objects, Path.cwd()) if custom_objects else {}):
-        return open_source(path, kind, allow_code=allow_code)
 
 
 def _difference_metrics(

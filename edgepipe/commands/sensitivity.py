@@ -21,7 +21,6 @@ from edgepipe.tflite.model import Model
 
 if TYPE_CHECKING:
     from edgepipe.compress.quantizer.layerwise_quantizer import LayerwiseQuantizer
-    from edgepipe.compress.source_model import SourceModel
 
 CALIBRATION_SAMPLE_COUNT = 200
 
@@ -161,8 +160,9 @@ def _open_float_model(
 ) -> Iterator[tuple[Model, list[Array], Mapping[str, str]]]:
     """The float .tflite of the model at `path`, decomposed for integer kernels; samples by input; classes of layers."""
     from edgepipe.compress.conversion import open_float_tflite
+    from edgepipe.compress.source_model import open_with_classes
 
-    source_model = _open_source(path, kind, allow_code, custom_objects)
+    source_model = open_with_classes(path, kind, allow_code=allow_code, custom_objects=custom_objects)
     from edgepipe.compress.quantizer.op_decomposition import decomposed_model, uniform_bit_width
 
     with (
@@ -172,20 +172,6 @@ def _open_float_model(
         yield lite, feeds or [], source_model.class_by_layer
 
 
-def _open_source(path: Path, kind: ArtifactKind, allow_code: bool, custom_objects: str | None) -> "SourceModel":
-    from edgepipe.compress.source_model import open_source
-
-    if kind is ArtifactKind.TFLITE:
-        return open_source(path, kind, allow_code=allow_code)
-    from edgepipe.models.startup import load_tensorflow
-
-    load_tensorflow()
-    from edgepipe.models import custom_objects as user_classes
-
-    with user_classes.scope(user_classes.load(custom_objects, Path.cwd()) if custom_objects else {}):
-        return open_source(path, kind, allow_code=allow_code)
-
-
 def _build_quantizer(
     lite: Model,
     feeds: list[Array],
@@ -193,13 +179,13 @@ def _build_quantizer(
     compared_inputs: Arrays,
     options: SensitivityOptions,
 ) -> tuple["LayerwiseQuantizer", tuple[str, ...]]:
-    from edgepipe.compress.quantizer.activation_calibration import calibrate
     from edgepipe.compress.quantizer.layerwise_quantizer import build_layerwise_quantizer
     from edgepipe.compress.quantizer.op_decomposition import calibrate_decomposed
     from edgepipe.compress.quantizer.quantizable_layers import find_layers
+    from edgepipe.compress.quantizer.quantization import QuantizationRequest, collect_ranges
 
-    feed_by_input = dict(zip(lite.inputs_by_name, feeds, strict=True))
-    activation_ranges = calibrate_decomposed(lite, lambda model: calibrate(model, feed_by_input, options.calibration))
+    request = QuantizationRequest(options.scheme, calibration=options.calibration)
+    activation_ranges = calibrate_decomposed(lite, lambda model: collect_ranges(model, request, feeds, {}))
     interface_type, quantizable_layers = (
         SCHEMES[options.scheme].allowed_interface_types[0],
         find_layers(lite, layer_classes),

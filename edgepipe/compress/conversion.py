@@ -16,6 +16,7 @@ from edgepipe.core.outcome import Table
 from edgepipe.tflite.model import FLOAT_TYPES, Model, Operator
 
 if TYPE_CHECKING:
+    from edgepipe.compress.fidelity import Fidelity
     from edgepipe.compress.quantizer.quantization import QuantizationRequest
 
 MAX_OPERATORS_SHOWN = 10  # operators that a note names; the rest are counted
@@ -31,15 +32,19 @@ class ConvertedModel:
     tables: tuple[Table, ...] = ()
     metrics: tuple[Metric, ...] = ()
     recipe_json: str | None = None
+    fidelity: "Fidelity | None" = None  # None: not measured
 
 
-def convert_model(model: Any, request: "QuantizationRequest", samples: Arrays | None) -> ConvertedModel:
+def convert_model(
+    model: Any, request: "QuantizationRequest", samples: Arrays | None, held_out: Arrays | None = None
+) -> ConvertedModel:
     """Convert a Keras model, a SavedModel's path or a parsed float .tflite by any scheme but `mixed`.
 
     Args:
         model: the `model` of a `SourceModel`.
         request: scheme, types, calibration and what stays in float.
         samples: representative samples; None for schemes that do not calibrate.
+        held_out: samples that do not calibrate, on which an integer model is compared with the float one.
 
     Raises:
         InputError: samples or a scheme that do not fit the model.
@@ -47,15 +52,17 @@ def convert_model(model: Any, request: "QuantizationRequest", samples: Arrays | 
     if not isinstance(model, Model):
         from edgepipe.compress.keras_to_tflite import convert_keras
 
-        quantized_model = convert_keras(model, request, samples)
-        return ConvertedModel(quantized_model.content, quantized_model.notes)
+        quantized_model = convert_keras(model, request, samples, held_out)
+        return ConvertedModel(quantized_model.content, quantized_model.notes, fidelity=quantized_model.fidelity)
     from edgepipe.compress.quantizer.quantization import needs_samples, quantize_tflite
+    from edgepipe.tflite.sample_conversion import convert_samples
 
     if request.scheme == "float32":
         raise InputError(f"{model.path}: is a float .tflite already; scheme float32 would change nothing")
     with open_float_tflite(model, samples if needs_samples(request) else None) as (lite, feeds, _):
-        quantized_model = quantize_tflite(lite, request, feeds)
-        return ConvertedModel(quantized_model.content, quantized_model.notes)
+        held_out_feeds = None if held_out is None else convert_samples(model, held_out)
+        quantized_model = quantize_tflite(lite, request, feeds, held_out_feeds=held_out_feeds)
+        return ConvertedModel(quantized_model.content, quantized_model.notes, fidelity=quantized_model.fidelity)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from edgepipe.compress.quantizer.quantization import QuantizationRequest, Quanti
 from edgepipe.compress.schemes import InterfaceType, SchemeName
 from edgepipe.core.arrays import Array, Arrays, count_samples
 from edgepipe.core.errors import InputError
-from edgepipe.models.freeze import FrozenGraph, ModelInput, freeze, freeze_saved_model
+from edgepipe.models.freeze import FrozenGraph, ModelInput, freeze, freeze_saved_model, model_inputs
 from edgepipe.models.native_stderr import capture_stderr
 from edgepipe.tflite.model import Model
 from edgepipe.tflite.reader import read
@@ -52,11 +52,14 @@ def convert(
     return convert_keras(model, QuantizationRequest(scheme, input_type, output_type), samples).content
 
 
-def convert_keras(model: Any, request: QuantizationRequest, samples: Arrays | None = None) -> QuantizedModel:
+def convert_keras(
+    model: Any, request: QuantizationRequest, samples: Arrays | None = None, held_out: Arrays | None = None
+) -> QuantizedModel:
     """The .tflite of a Keras 3, tf_keras or fake-quant `model`, or of the SavedModel at a path; batch size 1.
 
     `samples` calibrate the schemes that need it (one array, or one per input name; the first axis counts samples). A
-    fake-quant model has its own ranges; samples calibrate the rest.
+    fake-quant model has its own ranges; samples calibrate the rest. On `held_out` samples, a model with calibrated
+    ranges is compared with the float one; a SavedModel is not.
 
     Raises:
         InputError: samples that are missing, NaN or of the wrong shape; incompatible scheme and types; operators that
@@ -68,7 +71,10 @@ def convert_keras(model: Any, request: QuantizationRequest, samples: Arrays | No
     ):
         return QuantizedModel(_convert_directly(model, request.scheme, samples, io_types))
     with float_model(model, samples, needs_samples(request)) as (lite, feeds):
-        return quantize_tflite(lite, request, feeds, read_trained_ranges(model))
+        held_out_feeds = (
+            None if held_out is None or isinstance(model, Path) else prepare_feeds(held_out, model_inputs(model))
+        )
+        return quantize_tflite(lite, request, feeds, read_trained_ranges(model), held_out_feeds)
 
 
 @contextmanager

@@ -37,6 +37,30 @@ def open_source(path: Path, kind: ArtifactKind, *, allow_code: bool) -> SourceMo
     return SourceModel(model, {} if kind is ArtifactKind.SAVED_MODEL else map_layer_classes(model))
 
 
+def open_with_classes(path: Path, kind: ArtifactKind, *, allow_code: bool, custom_objects: str | None) -> SourceModel:
+    """The model at `path`, for a command, which reads the user's classes itself.
+
+    Args:
+        path: the model.
+        kind: its kind.
+        allow_code: load a model that carries code.
+        custom_objects: `module:attribute`, the model's own classes, looked up in the current folder first.
+
+    Raises:
+        InputError: it cannot be loaded, or is a SavedModel without `allow_code`.
+    """
+    if kind is ArtifactKind.SAVED_MODEL and not allow_code:
+        raise InputError(f"{path}: a SavedModel is a program; set --allow-code if you trust its source")
+    if kind is ArtifactKind.TFLITE:
+        return open_source(path, kind, allow_code=allow_code)
+    from edgepipe.models import custom_objects as user_classes
+    from edgepipe.models.startup import load_tensorflow
+
+    load_tensorflow()
+    with user_classes.scope(user_classes.load(custom_objects, Path.cwd()) if custom_objects else {}):
+        return open_source(path, kind, allow_code=allow_code)
+
+
 def _open_fake_quant(path: Path) -> SourceModel:
     from edgepipe.compress.qat.qat_store import restore_fake_quant
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import final
 
+from edgepipe.compress.fidelity import Fidelity, measure_fidelity
 from edgepipe.compress.quantizer import recipes
 from edgepipe.compress.quantizer.activation_calibration import ActivationRange, ActivationRanges, calibrate
 from edgepipe.compress.quantizer.layer_attribution import scope_names
@@ -44,10 +45,11 @@ class QuantizationRequest:
 @final
 @dataclass(frozen=True)
 class QuantizedModel:
-    """The bytes of a .tflite, and notes on its quantization."""
+    """The bytes of a .tflite, notes on its quantization, and how far it is from the float model."""
 
     content: bytes
     notes: tuple[str, ...] = ()
+    fidelity: Fidelity | None = None  # None: not measured
 
 
 def needs_samples(request: QuantizationRequest) -> bool:
@@ -62,6 +64,7 @@ def quantize_tflite(
     request: QuantizationRequest,
     feeds: list[Array] | None,
     trained_ranges: Mapping[str, ActivationRange] | None = None,
+    held_out_feeds: list[Array] | None = None,
 ) -> QuantizedModel:
     """Quantize the float model `lite`.
 
@@ -70,6 +73,7 @@ def quantize_tflite(
         request: scheme, types, calibration and what stays in float.
         feeds: representative samples of each input, in order, (samples, ...); None for schemes without calibration.
         trained_ranges: ranges learned in training, by layer; they override those of samples. None: there are none.
+        held_out_feeds: samples of each input that do not calibrate, on which the result is compared with `lite`.
 
     Raises:
         InputError: no samples for a scheme that needs them, or a model that the quantizer does not support.
@@ -84,22 +88,20 @@ def quantize_tflite(
         )
     with decomposed_model(lite, _int8_policy(recipes.bit_width_policy(rules))) as model:
         activation_ranges = _find_ranges(rules, model, request, feeds, trained_ranges or {})
-        quantized_model = QuantizedModel(
-            recipes.quantize_with_recipe(model.content, rules, activation_ranges.by_tensor)
-        )
-        return replace(
-            quantized_model,
-            notes=(
-                *activation_ranges.notes(),
-                *quantized_model.notes,
-                *recipes.unmatched_rule_notes(user_recipe, model),
-            ),
-        )
+        content = recipes.quantize_with_recipe(model.content, rules, activation_ranges.by_tensor)
+        notes = (*activation_ranges.notes(), *recipes.unmatched_rule_notes(user_recipe, model))
+    return QuantizedModel(content, notes, _compare(lite, content, held_out_feeds))
+
+
+def _compare(lite: Model, content: bytes, held_out_feeds: list[Array] | None) -> Fidelity | None:
+    if not held_out_feeds:
+        return None
+    return measure_fidelity(lite, content, dict(zip(lite.inputs_by_name, held_out_feeds, strict=True)))
 
 
 def _int8_policy(policy: BitWidthPolicy) -> BitWidthPolicy:
     """8 bits wherever `policy` wants integers: ranges are calibrated on that model, so that all schemes share them."""
-    return lambda kind, outputs: None if policy(kind, outputs) is None else 8
+    return lambda kind, output_names: None if policy(kind, output_names) is None else 8
 
 
 def _find_ranges(

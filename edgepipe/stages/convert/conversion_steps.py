@@ -68,10 +68,19 @@ def convert(
     """
     request = _build_request(options, context, source)
     if options.scheme != "mixed":
-        return conversion.convert_model(source.model, request, samples)
+        return conversion.convert_model(source.model, request, samples, _held_out_samples(options, context))
     from edgepipe.compress.mixed_precision import convert_mixed
 
     return convert_mixed(source, request, samples, _quality_target(options, context))
+
+
+def _held_out_samples(options: "ConvertOptions", context: StageContext) -> Arrays | None:
+    """Samples of the validation split, on which an integer model is compared with the float one."""
+    if not SCHEMES[options.scheme].needs_calibration or context.splits is None:
+        return None
+    from edgepipe.compress.fidelity import MAX_SAMPLES
+
+    return draw_representative(context.data.validation, MAX_SAMPLES, context.seed)
 
 
 def _build_request(options: "ConvertOptions", context: StageContext, source: SourceModel) -> "QuantizationRequest":

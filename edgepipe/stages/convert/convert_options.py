@@ -66,6 +66,10 @@ class ConvertOptions(Stage):
     max_drop: MaxDrop | None = Field(
         default=None, description="for `scheme: mixed`: maximum drop in validation quality against float, as 0.5 point"
     )
+    allow_low_fidelity: bool = Field(
+        default=False,
+        description="accept an integer model that has lost more than half of what an output says; else a finding",
+    )
     device: str | None = Field(
         default=None, description="the target device profile: no float layers on an integer-only device"
     )

@@ -36,6 +36,9 @@ def build_outcome(
     """
     lite = read(artifact.path)
     agreement_tables, agreement_metrics = _compare_agreement(options, context, source, lite)
+    collapses = converted_model.fidelity.findings() if converted_model.fidelity is not None else []
+    fidelity_findings = [] if options.allow_low_fidelity else collapses
+    accepted_notes = [f"accepted by allow_low_fidelity: {each}" for each in collapses if options.allow_low_fidelity]
     return Outcome(
         metrics=(
             *_quality_metrics(artifact, context),
@@ -43,8 +46,13 @@ def build_outcome(
             *converted_model.metrics,
             *file_metrics(lite),
         ),
-        findings=tuple(_float_findings(options, context, lite)),
-        notes=(*source.notes, *converted_model.notes, *float_operator_notes(options.scheme, lite)),
+        findings=(*_float_findings(options, context, lite), *fidelity_findings),
+        notes=(
+            *source.notes,
+            *converted_model.notes,
+            *float_operator_notes(options.scheme, lite),
+            *accepted_notes,
+        ),
         tables=(*source.tables, *converted_model.tables, *agreement_tables),
     )
 

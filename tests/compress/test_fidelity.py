@@ -1,0 +1,94 @@
+"""The fidelity gate: raised where a conversion has collapsed, with the first wrong tensor; never for healthy ones."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from edgepipe.commands.convert import convert as convert_file
+from edgepipe.compress.fidelity import measure_fidelity
+from edgepipe.compress.keras_to_tflite import convert
+from edgepipe.tflite.model import Model
+from edgepipe.tflite.reader import read
+
+sys.path.append(str(Path(__file__).parent / "quantizer"))
+from reference_quantizers import quantize_with_tensorflow
+
+X = np.random.default_rng(0).normal(size=(100, 6)).astype("float32")
+
+
+def _lost_part() -> Any:
+    """A small tensor in one scale with a thousand times larger one: nothing of it is left in 8 bits."""
+    inputs = keras.Input((6,), name="x")
+    both = keras.layers.Concatenate(name="both")([inputs * 5_000.0, inputs])
+    return keras.Model(inputs, keras.layers.Dense(3, name="scores")(both[:, 6:]))
+
+
+def _healthy() -> Any:
+    inputs = keras.Input((6,), name="x")
+    return keras.Model(inputs, keras.layers.Dense(3, name="scores")(keras.layers.Dense(8, activation="relu")(inputs)))
+
+
+def _save(model: Any, folder: Path) -> Path:
+    path = folder / "m.keras"
+    model.save(path)
+    return path
+
+
+def _convert(source: Path, **options: Any) -> Any:
+    arguments = {"scheme": "int8", "input_type": None, "output_type": None, "allow_code": False, **options}
+    return convert_file(source, data=X, out=source.with_suffix(".tflite"), **arguments)
+
+
+def test_a_collapse_is_a_finding_and_the_file_is_written(tmp_path: Path) -> None:
+    conversion = _convert(_save(_lost_part(), tmp_path))
+    (finding,) = conversion.findings
+    assert finding.rule == "fidelity"
+    assert "20 samples that did not calibrate; the first wrong tensor is '" in finding.observed
+    assert "allow_low_fidelity" in finding.suggestion
+    assert (tmp_path / "m.tflite").exists()
+
+
+def test_it_can_be_accepted_which_is_a_note(tmp_path: Path) -> None:
+    conversion = _convert(_save(_lost_part(), tmp_path), allow_low_fidelity=True)
+    assert conversion.findings == ()
+    assert sum(note.startswith("accepted by allow_low_fidelity: fidelity: output") for note in conversion.notes) == 1
+
+
+@pytest.mark.parametrize("scheme", ["int8", "int16x8"])
+def test_a_healthy_model_passes(scheme: str, tmp_path: Path) -> None:
+    assert _convert(_save(_healthy(), tmp_path), scheme=scheme).findings == ()
+
+
+def test_sixteen_bits_hold_what_eight_do_not(tmp_path: Path) -> None:
+    assert _convert(_save(_lost_part(), tmp_path), scheme="int16x8").findings == ()
+
+
+def _float_model(model: Any, folder: Path) -> Model:
+    path = folder / "float.tflite"
+    path.write_bytes(convert(model, "float32"))
+    return read(path)
+
+
+def test_another_quantizers_collapse_is_seen_where_it_arises(tmp_path: Path) -> None:
+    inputs = keras.Input((6,), name="x")
+    masked = keras.layers.Lambda(lambda x: tf.where(x > 0.0, x, -1e9), name="masked")(inputs)
+    model = keras.Model(inputs, keras.layers.Softmax(name="weights")(masked))
+    lite = _float_model(model, tmp_path)
+    content = quantize_with_tensorflow(lite.content, [X[:50]], ("int8", "int8"))
+    fidelity = measure_fidelity(lite, content, X[50:])
+    assert fidelity.findings()
+    assert fidelity.first_wrong_tensor == "x"  # it got the scale of the mask fill
+
+
+def test_an_output_that_does_not_vary_is_not_judged(tmp_path: Path) -> None:
+    inputs = keras.Input((6,), name="x")
+    model = keras.Model(inputs, keras.layers.Dense(2, kernel_initializer="zeros", bias_initializer="ones")(inputs))
+    lite = _float_model(model, tmp_path)
+    fidelity = measure_fidelity(lite, convert(model, "int8", X), X)
+    assert [output.relative_noise for output in fidelity.outputs] == [None]
+    assert fidelity.findings() == []
