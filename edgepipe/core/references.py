@@ -12,7 +12,7 @@ import importlib
 import importlib.machinery
 import importlib.metadata
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ def find_source(module_name: str, base_folder: Path | None) -> Path:
 def check(reference: str, base_folder: Path) -> None:
     """Raise an `InputError` unless `module:function` exists; only the source is read, nothing is run."""
     module_name, _, name = reference.partition(":")
-    tree = _read_syntax_tree(find_source(module_name, base_folder))
+    tree = _parse(find_source(module_name, base_folder))
     defined_names = {node.name for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
     defined_names |= {
         alias.asname or alias.name
@@ -159,19 +159,23 @@ def _resolve_import(origin: str, attribute: str, base_folder: Path | None) -> st
     return origin
 
 
-def _list_imports(file: Path, module_name: str) -> Iterator[tuple[str, str]]:
+def _list_imports(file: Path, module_name: str) -> tuple[tuple[str, str], ...]:
+    """The (module, attribute) pairs that a module imports, wherever the statement stands."""
+    return _list_imports_cached(file, module_name, file.stat().st_mtime_ns)
+
+
+@functools.cache
+def _list_imports_cached(file: Path, module_name: str, mtime: int) -> tuple[tuple[str, str], ...]:
     package = module_name if file.name == "__init__.py" else module_name.rpartition(".")[0]
-    for node in ast.walk(_read_syntax_tree(file)):
+    imports: list[tuple[str, str]] = []
+    for node in ast.walk(_parse(file)):
         if isinstance(node, ast.Import):
-            yield from ((alias.name, "") for alias in node.names)
+            imports += ((alias.name, "") for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             parent_packages = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
             origin = ".".join([*parent_packages, *([node.module] if node.module else [])])
-            yield from ((origin, alias.name) for alias in node.names)
-
-
-def _read_syntax_tree(file: Path) -> ast.Module:
-    return _parse_cached(file, file.stat().st_mtime_ns)
+            imports += ((origin, alias.name) for alias in node.names)
+    return tuple(imports)
 
 
 def _current_file_digest(file: Path) -> str:
@@ -183,8 +187,7 @@ def _file_digest_cached(file: Path, mtime: int) -> str:
     return file_digest(file)
 
 
-@functools.cache
-def _parse_cached(file: Path, mtime: int) -> ast.Module:
+def _parse(file: Path) -> ast.Module:
     try:
         return ast.parse(file.read_bytes())
     except SyntaxError as error:
