@@ -12,12 +12,13 @@ from edgepipe.core.arrays import Array, Arrays, count_samples, map_arrays, take_
 from edgepipe.core.artifact import ArtifactKind, wrap_storage_errors, write_atomically
 from edgepipe.core.errors import InputError
 from edgepipe.core.metric import Evidence, Finding, Metric, Record, unavailable_metric
-from edgepipe.core.units import Dimension
+from edgepipe.core.units import Dimension, plural
 from edgepipe.devices import device_metrics
 from edgepipe.tflite import integer_check, interpreter, reader
 from edgepipe.tflite.model import INTEGER_TYPES, Model
 
 if TYPE_CHECKING:
+    from edgepipe.compress.conversion import ConvertedModel
     from edgepipe.compress.quantizer.quantization import QuantizationRequest
     from edgepipe.compress.source_model import SourceModel
 
@@ -97,7 +98,7 @@ def convert(
         calibrating,
         held_out,
     )
-    collapses = converted_model.fidelity.findings() if converted_model.fidelity is not None else []
+    fidelity_findings, accepted_notes = converted_model.judge_fidelity(allow_low_fidelity)
     with write_atomically(target_path) as temporary_path:  # the file appears once it has been run and compared
         with wrap_storage_errors(str(target_path)):
             temporary_path.write_bytes(converted_model.content)
@@ -107,9 +108,9 @@ def convert(
         metrics = [*device_metrics.file_metrics(lite), *_difference_metrics(source_model, kind, lite, samples)]
     return Conversion(
         path=str(target_path), scheme=scheme, metrics=tuple(metrics),
-        findings=(*findings, *(() if allow_low_fidelity else collapses)),
-        notes=(*converted_model.notes, *float_operator_notes(scheme, lite),
-               *(f"accepted by allow_low_fidelity: {each}" for each in collapses if allow_low_fidelity)),
+        findings=(*findings, *fidelity_findings),
+        notes=(*converted_model.notes, *float_operator_notes(scheme, lite), *accepted_notes,
+               *_fidelity_notes(quantization_request, converted_model, samples, held_out)),
     )  # fmt: skip
 
 
@@ -168,6 +169,23 @@ def _hold_back(request: "QuantizationRequest", samples: Arrays | None) -> tuple[
         return samples, None
     is_held_back = np.arange(count_samples(samples)) % HELD_BACK_STEP == HELD_BACK_STEP - 1
     return take_samples(samples, ~is_held_back), take_samples(samples, is_held_back)
+
+
+def _fidelity_notes(
+    request: "QuantizationRequest", converted_model: "ConvertedModel", samples: Arrays | None, held_out: Arrays | None
+) -> list[str]:
+    """On which samples an integer model was compared with the float one, or why it was not."""
+    from edgepipe.compress.quantizer.quantization import needs_samples
+
+    if samples is None or not needs_samples(request):
+        return []
+    if held_out is None:
+        return [f"fidelity unavailable: all {count_samples(samples)} samples calibrate; from {MIN_HELD_BACK_FROM} on, "
+                "every fifth one is held back to compare the model on"]  # fmt: skip
+    if converted_model.fidelity is None:
+        return ["fidelity unavailable: a SavedModel is only converted, not run"]
+    held_back_text = f"{count_samples(held_out)} of {plural(count_samples(samples), 'sample')}"
+    return [f"{held_back_text} did not calibrate: the model is compared with the float one on them"]
 
 
 def _keep_float(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgepipe.core.arrays import Array, Arrays
 from edgepipe.core.errors import InputError
-from edgepipe.core.metric import Metric
+from edgepipe.core.metric import Finding, Metric
 from edgepipe.core.outcome import Table
 from edgepipe.tflite.model import FLOAT_TYPES, Model, Operator
 
@@ -33,6 +33,13 @@ class ConvertedModel:
     metrics: tuple[Metric, ...] = ()
     recipe_json: str | None = None
     fidelity: "Fidelity | None" = None  # None: not measured
+
+    def judge_fidelity(self, allow_low_fidelity: bool) -> tuple[list[Finding], list[str]]:
+        """A finding for each output that has collapsed, or a note where the user accepts it."""
+        collapses = self.fidelity.findings() if self.fidelity is not None else []
+        if allow_low_fidelity:
+            return [], [f"accepted by allow_low_fidelity: {collapse}" for collapse in collapses]
+        return collapses, []
 
 
 def convert_model(

@@ -12,7 +12,6 @@ from typing import final
 
 import numpy as np
 
-from edgepipe.compress.quantizer import flatbuffer_edits
 from edgepipe.compress.quantizer.activation_calibration import ActivationRange
 from edgepipe.compress.quantizer.graph_index import GraphIndex
 from edgepipe.compress.quantizer.kernel_requirements import KERNEL_REQUIREMENTS, ScaleRule
@@ -99,20 +98,18 @@ def replace_sentinels(graph: MutableGraph) -> bool:
     return bool(constants)
 
 
-def masked_tensor_names(content: bytes) -> set[str]:
-    """The names of the tensors that hold masked values, in a model from `replace_sentinels`."""
-    index = GraphIndex(MutableGraph(flatbuffer_edits.unpack_model(content)))
+def masked_tensor_names(index: GraphIndex) -> set[str]:
+    """The names of the tensors that hold masked values, in a graph from `replace_sentinels`."""
     return {index.names[tensor] for tensor in find_masked_tensors(index).tensors}
 
 
-def extend_masked_ranges(content: bytes, ranges: Mapping[str, ActivationRange]) -> dict[str, ActivationRange]:
+def extend_masked_ranges(index: GraphIndex, ranges: Mapping[str, ActivationRange]) -> dict[str, ActivationRange]:
     """Ranges in which masked values, saturated, lie far enough below the real ones for every reader.
 
     Args:
-        content: a float .tflite from `replace_sentinels`.
+        index: a float graph from `replace_sentinels`.
         ranges: of the real values, by tensor name.
     """
-    index = GraphIndex(MutableGraph(flatbuffer_edits.unpack_model(content)))
     masked_tensors, extended_ranges = find_masked_tensors(index), dict(ranges)
     for number in reversed(range(len(index.operators))):
         for tensor in index.float_outputs(number):

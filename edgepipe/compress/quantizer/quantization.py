@@ -5,11 +5,12 @@ from dataclasses import dataclass, field, replace
 from typing import final
 
 from edgepipe.compress.fidelity import Fidelity, measure_fidelity
-from edgepipe.compress.quantizer import recipes
+from edgepipe.compress.quantizer import flatbuffer_edits, recipes
 from edgepipe.compress.quantizer.activation_calibration import ActivationRange, ActivationRanges, calibrate
+from edgepipe.compress.quantizer.graph_index import GraphIndex
 from edgepipe.compress.quantizer.layer_attribution import scope_names
 from edgepipe.compress.quantizer.mask_sentinels import extend_masked_ranges, masked_tensor_names
-from edgepipe.compress.quantizer.mutable_graph import BitWidthPolicy
+from edgepipe.compress.quantizer.mutable_graph import BitWidthPolicy, MutableGraph
 from edgepipe.compress.quantizer.op_decomposition import calibrate_decomposed, decomposed_model
 from edgepipe.compress.quantizer.recipes import LitertRecipe
 from edgepipe.compress.schemes import SCHEMES, ActivationCalibration, InterfaceType, SchemeName, interface_types
@@ -140,10 +141,9 @@ def collect_ranges(
             f"scheme {request.scheme} needs representative samples to calibrate activations, found none; give some"
         )
     samples = dict(zip(lite.inputs_by_name, feeds, strict=True))
-    activation_ranges = calibrate(lite, samples, request.calibration, masked_tensor_names(lite.content))
-    activation_ranges = replace(
-        activation_ranges, by_tensor=extend_masked_ranges(lite.content, activation_ranges.by_tensor)
-    )
+    index = GraphIndex(MutableGraph(flatbuffer_edits.unpack_model(lite.content)))
+    activation_ranges = calibrate(lite, samples, request.calibration, masked_tensor_names(index))
+    activation_ranges = replace(activation_ranges, by_tensor=extend_masked_ranges(index, activation_ranges.by_tensor))
     trained_range_by_tensor = (
         {name: _trained_range(name, trained_ranges) for name in activation_ranges.by_tensor} if trained_ranges else {}
     )

@@ -94,6 +94,9 @@ def _config_problem(rule: RecipeRule) -> str:
             if setting not in allowed_settings:
                 allowed_text = ", ".join(map(str, allowed_settings))
                 return f"{name} has {key} {setting}; known: {allowed_text}"
+    weight_config = config.get("weight_tensor_config", {})
+    if (weight_config.get("num_bits") == 16) != (weight_config.get("dtype") == "FLOAT"):
+        return "weight_tensor_config: weights of 16 bits are FLOAT, those of 8 and 4 bits INT"
     return ""
 
 

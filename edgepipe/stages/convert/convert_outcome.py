@@ -36,9 +36,7 @@ def build_outcome(
     """
     lite = read(artifact.path)
     agreement_tables, agreement_metrics = _compare_agreement(options, context, source, lite)
-    collapses = converted_model.fidelity.findings() if converted_model.fidelity is not None else []
-    fidelity_findings = [] if options.allow_low_fidelity else collapses
-    accepted_notes = [f"accepted by allow_low_fidelity: {each}" for each in collapses if options.allow_low_fidelity]
+    fidelity_findings, accepted_notes = converted_model.judge_fidelity(options.allow_low_fidelity)
     return Outcome(
         metrics=(
             *_quality_metrics(artifact, context),
