@@ -111,8 +111,8 @@ def test_show_prints_the_errors_of_a_calibration(
     assert calibration.measured.refused == ()
     assert 0.7 * SMALL_SUITE_SIZE < calibration.measured.models <= SMALL_SUITE_SIZE
     assert calibration.interval[0] < 1 < calibration.interval[1]
-    # These bounds only tell a fit from nonsense: the machine may be busy.
-    assert calibration.within.median < 0.25
+    # Measured times on a machine that may be busy: test_calibrate_fit.py proves the fit, on times that are known.
+    assert 0 < calibration.within.median < 1
     assert min(calibration.seconds.values()) > 0
 
 
@@ -137,9 +137,8 @@ def test_a_calibration_estimates_an_unseen_network(
     low, high = estimate["interval"]
     assert 0 < low < estimate["value"] < high
     assert estimate["details"]["extrapolates"] == "no"
-    assert (
-        measurement["value"] / 3 < estimate["value"] < 3 * measurement["value"]
-    )  # the numbers: benchmarks/calibration.py
+    # Only a wrong unit is caught here, the machine may be busy: benchmarks/calibration.py has the numbers.
+    assert measurement["value"] / 10 < estimate["value"] < 10 * measurement["value"]
 
 
 @pytest.mark.slow
