@@ -34,11 +34,11 @@ def measure(family: str) -> dict[str, Any]:
     import keras
     import numpy as np
 
-    from edgepipe.compress.keras_to_tflite import convert
+    from edgepipe.compress.keras_to_tflite import convert_keras
     from edgepipe.compress.qat import range_initialization
-    from edgepipe.compress.qat.agreement import measure_agreement
     from edgepipe.compress.qat.coverage import count_coverage
     from edgepipe.compress.qat.fake_quant import QatRecipe, build_fake_quant, freeze_batch_norms
+    from edgepipe.compress.quantizer.quantization import QuantizationRequest
     from edgepipe.models.bridge import bridge
     from edgepipe.models.perturb import perturb
     from edgepipe.tflite.integer_check import check_integer_only
@@ -61,10 +61,11 @@ def measure(family: str) -> dict[str, Any]:
     made.model.fit(x, np.arange(SAMPLES) % 10, batch_size=16, epochs=1, verbose=0)
     with TemporaryDirectory() as folder:
         path = Path(folder) / "m.tflite"
-        path.write_bytes(convert(made.model, samples=x))
+        quantized_model = convert_keras(made.model, QuantizationRequest(), x, x[:16])
+        path.write_bytes(quantized_model.content)
         lite = read(path)
-        found = measure_agreement(made.model, lite, x[:4]).tensors
-        equal = measure_agreement(made.model, lite, x[:16]).labels_equal
+        agreement = quantized_model.agreement
+        found, equal = agreement.tensors, agreement.labels_equal
         offenders = check_integer_only(lite)
     seconds = time.perf_counter() - start
     by, known = count_coverage(made.layer_coverages), [entry for entry in found if not entry.missing_reason]

@@ -18,14 +18,14 @@ import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 import tf_keras
 
-from edgepipe.compress.keras_to_tflite import convert
+from edgepipe.compress.agreement import TensorAgreement
+from edgepipe.compress.keras_to_tflite import convert, convert_keras
 from edgepipe.compress.qat import bias_limits, range_initialization
-from edgepipe.compress.qat.agreement import TensorAgreement, measure_agreement
 from edgepipe.compress.qat.fake_quant import QatRecipe, build_fake_quant, freeze_batch_norms
+from edgepipe.compress.quantizer.quantization import QuantizationRequest
 from edgepipe.core.arrays import Array
 from edgepipe.models.bridge import bridge
 from edgepipe.tflite.interpreter import Runtime, predict
-from edgepipe.tflite.reader import read
 from edgepipe.training.training_loop import set_seeds
 
 SEEDS = 5
@@ -89,13 +89,15 @@ def compare(name: str) -> None:
     fake = ours(bridge(model).model, data, max(1, epochs // 4))
     x, y = data.test
     with TemporaryDirectory() as folder:
-        path = lite(fake, data, folder)
+        quantized_model = convert_keras(fake, QuantizationRequest(), data.train[0][:200], x[:64])
+        path = Path(folder) / "m.tflite"
+        path.write_bytes(quantized_model.content)
         values = fake.predict(x, batch_size=256, verbose=0)
         runs = {
             runtime: np.asarray(predict(path, x, runtime).real_values)
             for runtime in (Runtime.REFERENCE, Runtime.XNNPACK)
         }
-        found = measure_agreement(fake, read(path), x[:64]).tensors
+        found = quantized_model.agreement.tensors
     labels = [part.argmax(axis=1) for part in (values, *runs.values())]
     logits = found[-2]
     equal = [f"{(labels[0] == other).mean():.2%}" for other in labels[1:]]
@@ -108,7 +110,7 @@ def compare(name: str) -> None:
     )
 
 
-def _worst(found: list[TensorAgreement]) -> str:
+def _worst(found: tuple[TensorAgreement, ...]) -> str:
     worst = max(found, key=lambda entry: entry.p99_lsb)
     return f"{worst.p99_lsb:.0f} ({worst.layer})"
 

@@ -21,6 +21,7 @@ from edgepipe.tflite.model import Model
 
 if TYPE_CHECKING:
     from edgepipe.compress.quantizer.layerwise_quantizer import LayerwiseQuantizer
+    from edgepipe.compress.quantizer.trained_ranges import TrainedRanges
 
 CALIBRATION_SAMPLE_COUNT = 200
 
@@ -72,8 +73,9 @@ def rank_model_layers(
     if kind not in (ArtifactKind.KERAS, ArtifactKind.FLOAT, ArtifactKind.TFLITE):
         raise InputError(f"{path}: is a {kind}; `sensitivity` takes a .keras or .h5 file, or a float .tflite")
     calibration_samples, compared_samples, class_labels, data_notes = _read_samples(data, options.samples)
-    with _open_float_model(path, kind, calibration_samples, allow_code, custom_objects) as (lite, feeds, layer_classes):
-        quantizer, range_notes = _build_quantizer(lite, feeds, layer_classes, compared_samples, options)
+    with _open_float_model(path, kind, calibration_samples, allow_code, custom_objects) as float_model:
+        lite = float_model.lite
+        quantizer, range_notes = _build_quantizer(float_model, compared_samples, options)
         mismatch_notes = _label_mismatch_notes(lite, class_labels)
         measure_accuracy = (
             None if class_labels is None or mismatch_notes else _accuracy_function(compared_samples, class_labels)
@@ -154,11 +156,20 @@ def _label_mismatch_notes(lite: Model, class_labels: _ClassLabels | None) -> tup
     return (f"no accuracy: the labels have {classes_text}, the model has {outputs_text}",)
 
 
+@dataclass(frozen=True)
+class _FloatModel:
+    """A float .tflite decomposed for integer kernels, samples by input, trained ranges, and classes of layers."""
+
+    lite: Model
+    feeds: list[Array]
+    trained_ranges: "TrainedRanges"
+    class_by_layer: Mapping[str, str]
+
+
 @contextmanager
 def _open_float_model(
     path: Path, kind: ArtifactKind, samples: Arrays, allow_code: bool, custom_objects: str | None
-) -> Iterator[tuple[Model, list[Array], Mapping[str, str]]]:
-    """The float .tflite of the model at `path`, decomposed for integer kernels; samples by input; classes of layers."""
+) -> Iterator[_FloatModel]:
     from edgepipe.compress.conversion import open_float_tflite
     from edgepipe.compress.source_model import open_with_classes
 
@@ -166,18 +177,14 @@ def _open_float_model(
     from edgepipe.compress.quantizer.op_decomposition import decomposed_model, uniform_bit_width
 
     with (
-        open_float_tflite(source_model.model, samples) as (float_model, feeds, _),
+        open_float_tflite(source_model.model, samples) as (float_model, feeds, trained_ranges),
         decomposed_model(float_model, uniform_bit_width(8)) as lite,
     ):
-        yield lite, feeds or [], source_model.class_by_layer
+        yield _FloatModel(lite, feeds or [], trained_ranges, source_model.class_by_layer)
 
 
 def _build_quantizer(
-    lite: Model,
-    feeds: list[Array],
-    layer_classes: Mapping[str, str],
-    compared_inputs: Arrays,
-    options: SensitivityOptions,
+    float_model: _FloatModel, compared_inputs: Arrays, options: SensitivityOptions
 ) -> tuple["LayerwiseQuantizer", tuple[str, ...]]:
     from edgepipe.compress.quantizer.layerwise_quantizer import build_layerwise_quantizer
     from edgepipe.compress.quantizer.op_decomposition import calibrate_decomposed
@@ -185,17 +192,17 @@ def _build_quantizer(
     from edgepipe.compress.quantizer.quantization import QuantizationRequest, collect_ranges
 
     request = QuantizationRequest(options.scheme, calibration=options.calibration)
-    activation_ranges = calibrate_decomposed(lite, lambda model: collect_ranges(model, request, feeds, {}))
-    interface_type, quantizable_layers = (
-        SCHEMES[options.scheme].allowed_interface_types[0],
-        find_layers(lite, layer_classes),
+    activation_ranges = calibrate_decomposed(
+        float_model.lite, lambda lite: collect_ranges(lite, request, float_model.feeds, float_model.trained_ranges)
     )
+    interface_type = SCHEMES[options.scheme].allowed_interface_types[0]
+    quantizable_layers = find_layers(float_model.lite, float_model.class_by_layer)
     if not quantizable_layers:
         raise InputError("the model has no operators, it outputs its input: there is nothing to rank")
     io_types = (interface_type, interface_type)
     return build_layerwise_quantizer(
-        lite, quantizable_layers, activation_ranges.by_tensor, io_types, compared_inputs
-    ), tuple(activation_ranges.notes())
+        float_model.lite, quantizable_layers, activation_ranges.by_tensor, io_types, compared_inputs
+    ), (*float_model.trained_ranges.notes(), *activation_ranges.notes())
 
 
 def _accuracy_function(compared_inputs: Arrays, class_labels: _ClassLabels) -> Callable[[bytes], float]:

@@ -16,8 +16,10 @@ from edgepipe.core.outcome import Table
 from edgepipe.tflite.model import FLOAT_TYPES, Model, Operator
 
 if TYPE_CHECKING:
+    from edgepipe.compress.agreement import Agreement
     from edgepipe.compress.fidelity import Fidelity
-    from edgepipe.compress.quantizer.quantization import QuantizationRequest
+    from edgepipe.compress.quantizer.quantization import QuantizationRequest, QuantizedModel
+    from edgepipe.compress.quantizer.trained_ranges import TrainedRanges
 
 MAX_OPERATORS_SHOWN = 10  # operators that a note names; the rest are counted
 FLOAT_SCHEMES = ("float32", "float16")
@@ -33,6 +35,7 @@ class ConvertedModel:
     metrics: tuple[Metric, ...] = ()
     recipe_json: str | None = None
     fidelity: "Fidelity | None" = None  # None: not measured
+    agreement: "Agreement | None" = None  # with a fake-quant model; None: not measured
 
     def judge_fidelity(self, allow_low_fidelity: bool) -> tuple[list[Finding], list[str]]:
         """A finding for each output that has collapsed, or a note where the user accepts it."""
@@ -59,35 +62,53 @@ def convert_model(
     if not isinstance(model, Model):
         from edgepipe.compress.keras_to_tflite import convert_keras
 
-        quantized_model = convert_keras(model, request, samples, held_out)
-        return ConvertedModel(quantized_model.content, quantized_model.notes, fidelity=quantized_model.fidelity)
+        return _converted_model(convert_keras(model, request, samples, held_out))
     from edgepipe.compress.quantizer.quantization import needs_samples, quantize_tflite
     from edgepipe.tflite.sample_conversion import convert_samples
 
     if request.scheme == "float32":
         raise InputError(f"{model.path}: is a float .tflite already; scheme float32 would change nothing")
-    with open_float_tflite(model, samples if needs_samples(request) else None) as (lite, feeds, _):
-        held_out_feeds = None if held_out is None else convert_samples(model, held_out)
-        quantized_model = quantize_tflite(lite, request, feeds, held_out_feeds=held_out_feeds)
-        return ConvertedModel(quantized_model.content, quantized_model.notes, fidelity=quantized_model.fidelity)
+    feeds, held_out_feeds = (
+        None if arrays is None else convert_samples(model, arrays)
+        for arrays in (samples if needs_samples(request) else None, held_out)
+    )
+    return _converted_model(quantize_tflite(model, request, feeds, held_out_feeds))
+
+
+def _converted_model(quantized_model: "QuantizedModel") -> ConvertedModel:
+    return ConvertedModel(
+        quantized_model.content,
+        quantized_model.notes,
+        fidelity=quantized_model.fidelity,
+        agreement=quantized_model.agreement,
+    )
 
 
 @contextmanager
-def open_float_tflite(model: Any, samples: Arrays | None) -> Iterator[tuple[Model, list[Array] | None, dict[str, Any]]]:
-    """The float .tflite of `model`, samples in the order of its inputs, and trained ranges by layer.
+def open_float_tflite(
+    model: Any, samples: Arrays | None
+) -> Iterator[tuple[Model, list[Array] | None, "TrainedRanges"]]:
+    """The float .tflite of `model`, samples in the order of its inputs, and the ranges that it was trained with.
 
-    The file made from a Keras model exists inside the block only.
+    The file exists inside the block only.
     """
+    from edgepipe.compress.quantizer.trained_ranges import without_fake_quant
+
+    with _open_converted(model, samples) as (lite, feeds), without_fake_quant(lite) as (float_lite, trained_ranges):
+        yield float_lite, feeds, trained_ranges
+
+
+@contextmanager
+def _open_converted(model: Any, samples: Arrays | None) -> Iterator[tuple[Model, list[Array] | None]]:
     if isinstance(model, Model):
         from edgepipe.tflite.sample_conversion import convert_samples
 
-        yield model, None if samples is None else convert_samples(model, samples), {}
+        yield model, None if samples is None else convert_samples(model, samples)
         return
     from edgepipe.compress.keras_to_tflite import float_model
-    from edgepipe.compress.qat.fake_quant import read_trained_ranges
 
-    with float_model(model, samples, requires_samples=samples is not None) as (lite, feeds):
-        yield lite, feeds, read_trained_ranges(model)
+    with float_model(model, samples, requires_samples=samples is not None) as lite_and_feeds:
+        yield lite_and_feeds
 
 
 def float_operator_notes(scheme: str, lite: Model) -> list[str]:

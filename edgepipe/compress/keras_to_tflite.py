@@ -1,12 +1,11 @@
 """Conversion of a Keras model to the bytes of a .tflite, through a frozen graph (see `edgepipe.models.freeze`).
 
-TensorFlow's converter writes the float model, and the int8 model of a fake-quant model, which already has its ranges.
-All other quantization starts from the float .tflite: see `edgepipe.compress.quantizer`.
+TensorFlow's converter writes the float model, with a QUANTIZE and a DEQUANTIZE for each fake-quant. All quantization
+starts from there: see `edgepipe.compress.quantizer`.
 """
 
 import re
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,18 +14,16 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from edgepipe.compress.qat.fake_quant import export_mode, is_fake_quant, read_trained_ranges
+from edgepipe.compress.qat.fake_quant import constant_kernels
 from edgepipe.compress.quantizer.quantization import QuantizationRequest, QuantizedModel, needs_samples, quantize_tflite
 from edgepipe.compress.schemes import InterfaceType, SchemeName
 from edgepipe.core.arrays import Array, Arrays, count_samples
 from edgepipe.core.errors import InputError
-from edgepipe.models.freeze import FrozenGraph, ModelInput, freeze, freeze_saved_model, model_inputs
+from edgepipe.models.freeze import FrozenGraph, ModelInput, freeze, freeze_saved_model
 from edgepipe.models.native_stderr import capture_stderr
 from edgepipe.tflite.model import Model
 from edgepipe.tflite.reader import read
-
-CONVERTER_SCHEMES = ("float32", "float16", "dynamic")
-_TF_TYPE_BY_NAME = {"int8": tf.int8, "uint8": tf.uint8, "float32": tf.float32}
+from edgepipe.tflite.sample_conversion import convert_samples
 
 
 def convert(
@@ -58,23 +55,15 @@ def convert_keras(
     """The .tflite of a Keras 3, tf_keras or fake-quant `model`, or of the SavedModel at a path; batch size 1.
 
     `samples` calibrate the schemes that need it (one array, or one per input name; the first axis counts samples). A
-    fake-quant model has its own ranges; samples calibrate the rest. On `held_out` samples, a model with calibrated
-    ranges is compared with the float one; a SavedModel is not.
+    fake-quant model has its own ranges; samples calibrate the rest. On `held_out` samples, the result is compared with
+    the float model.
 
     Raises:
         InputError: samples that are missing, NaN or of the wrong shape; incompatible scheme and types; operators that
             TFLite does not have, each named with the layer it comes from.
     """
-    io_types = request.io_types
-    if (request.scheme == "int8" and is_fake_quant(model)) or (
-        request.scheme in CONVERTER_SCHEMES and not request.keep_float
-    ):
-        return QuantizedModel(_convert_directly(model, request.scheme, samples, io_types))
     with float_model(model, samples, needs_samples(request)) as (lite, feeds):
-        held_out_feeds = (
-            None if held_out is None or isinstance(model, Path) else prepare_feeds(held_out, model_inputs(model))
-        )
-        return quantize_tflite(lite, request, feeds, read_trained_ranges(model), held_out_feeds)
+        return quantize_tflite(lite, request, feeds, None if held_out is None else convert_samples(lite, held_out))
 
 
 @contextmanager
@@ -83,8 +72,8 @@ def float_model(
 ) -> Iterator[tuple[Model, list[Array] | None]]:
     """The float .tflite of `model`, which exists inside the block only, and `samples` in the order of its inputs.
 
-    With `requires_samples` there must be samples to calibrate on. A fake-quant model keeps its trained weights, and
-    nothing is rounded.
+    With `requires_samples` there must be samples to calibrate on. A fake-quant model has rounded weights, and the
+    fake-quant of its activations; see `trained_ranges`.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "float.tflite"
@@ -94,29 +83,14 @@ def float_model(
 
 def _write_float_model(model: Any, samples: Arrays | None, requires_samples: bool, path: Path) -> list[Array] | None:
     """Write the float .tflite; returns the samples as its inputs take them. The converter's stderr is captured."""
-    with capture_stderr() as read_log, export_mode(model, include_activations=True):
+    with capture_stderr() as read_log, constant_kernels(model):
         frozen_graph = _freeze_model(model)
         if requires_samples:
             _check_loops(frozen_graph.function)
         feeds = prepare_feeds(samples, frozen_graph.inputs) if requires_samples else None
         converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen_graph.function], frozen_graph.function)
-        path.write_bytes(_run_converter(converter, read_log, frozen_graph.function))
+        path.write_bytes(_run_converter(converter, read_log))
         return feeds
-
-
-def _convert_directly(model: Any, scheme: str, samples: Arrays | None, io_types: tuple[str, str]) -> bytes:
-    """Convert with TensorFlow's converter alone."""
-    with capture_stderr() as read_log, warnings.catch_warnings(), export_mode(model):
-        # issued for every quantization through a frozen graph; the representative samples are those statistics
-        warnings.filterwarnings("ignore", "Statistics for quantized inputs were expected", UserWarning)
-        frozen_graph = _freeze_model(model)
-        if scheme == "int8":
-            _check_loops(frozen_graph.function)
-        feeds = prepare_feeds(samples, frozen_graph.inputs) if scheme == "int8" else []
-        converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen_graph.function], frozen_graph.function)
-        _configure_converter(converter, scheme, feeds)
-        converter.inference_input_type, converter.inference_output_type = (_TF_TYPE_BY_NAME[name] for name in io_types)
-        return _run_converter(converter, read_log, frozen_graph.function)
 
 
 def _freeze_model(model: Any) -> FrozenGraph:
@@ -135,20 +109,6 @@ def _check_loops(function: Any) -> None:
             f"activations cannot be calibrated through a loop, and the model has {len(loop_names)}: "
             f"{', '.join(loop_names)}; build recurrent layers (LSTM, GRU) with unroll=True, "
             "or choose scheme dynamic or float16"
-        )
-
-
-def _configure_converter(converter: Any, scheme: str, feeds: list[Array]) -> None:
-    if scheme == "float32":
-        return
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    if scheme == "float16":
-        converter.target_spec.supported_types = [tf.float16]
-    elif scheme == "int8":
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-        sample_count = len(feeds[0])
-        converter.representative_dataset = lambda: (
-            [feed[index : index + 1] for feed in feeds] for index in range(sample_count)
         )
 
 
@@ -208,25 +168,12 @@ def _fits_dtype(array: Array, integer_limits: Any) -> bool:
     )
 
 
-# operators for which the quantizer has no int8 kernel, so that it fails without a message
-OPS_WITHOUT_INT8 = frozenset({"Sin", "Cos", "Floor", "Sign", "Cast", "Elu", "Neg", "Square"})
-
-
-def _run_converter(converter: Any, read_log: Callable[[], str], function: Any) -> bytes:
+def _run_converter(converter: Any, read_log: Callable[[], str]) -> bytes:
     try:
         content: bytes = converter.convert()
     except Exception as error:
-        reason = _failure_reason(error, read_log()) if str(error).strip() else _silent_failure_reason(function)
-        raise InputError(f"TFLite cannot express this model: {reason}") from error
+        raise InputError(f"TFLite cannot express this model: {_failure_reason(error, read_log())}") from error
     return content
-
-
-def _silent_failure_reason(function: Any) -> str:
-    ops_without_int8 = [
-        f"{op.type} ('{op.name}')" for op in function.graph.get_operations() if op.type in OPS_WITHOUT_INT8
-    ]
-    ops_text = f"; without an int8 form in it: {', '.join(ops_without_int8)}" if ops_without_int8 else ""
-    return f"TensorFlow's quantizer failed without a message{ops_text}; replace these layers, or choose another scheme"
 
 
 def _failure_reason(error: Exception, log: str) -> str:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from edgepipe.compress.quantizer.layerwise_quantizer import LayerwiseQuantizer
     from edgepipe.compress.quantizer.mixed_precision_search import QualityGoal, SearchResult, Trial
     from edgepipe.compress.quantizer.quantization import QuantizationRequest
+    from edgepipe.compress.quantizer.trained_ranges import TrainedRanges
 
 RECIPE_FILE = "quantization_recipe.json"
 MAX_TRIALS_SHOWN = 12  # trials that are shown whatever their quality
@@ -68,7 +69,7 @@ def convert_mixed(
 def _search_mix(
     source: SourceModel,
     request: "QuantizationRequest",
-    calibration_inputs: tuple[Model, list[Array] | None, dict[str, Any]],
+    calibration_inputs: tuple[Model, list[Array] | None, "TrainedRanges"],
     target: QualityTarget,
 ) -> ConvertedModel:
     from edgepipe.compress.quantizer import device_bit_widths, mixed_precision_search
@@ -92,6 +93,7 @@ def _search_mix(
     except TargetNotMetError as error:
         raise TargetNotMetError("; ".join((str(error), *rejection_reasons))) from None
     notes = (
+        *trained_ranges.notes(),
         *activation_ranges.notes(),
         *rejection_reasons,
         *_missing_range_notes(source, search_result),

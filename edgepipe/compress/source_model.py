@@ -95,17 +95,22 @@ def map_layer_classes(model: Any) -> dict[str, str]:
 
 
 def read_float_tflite(path: Path) -> Model:
-    """The parsed float .tflite at `path`, which is checked to run.
+    """The parsed float .tflite at `path`, with fake-quant or without, which is checked to run.
 
     Raises:
         InputError: it is damaged, does not run, has loops or branches, is already quantized, or has tensors without a
             unique name.
     """
+    from edgepipe.compress.quantizer.trained_ranges import fake_quant_tensors
     from edgepipe.tflite.interpreter import check_runs
 
     model = read(path)
+    fake_quant_indices = {tensor.index for tensor in fake_quant_tensors(model)}
     quantized_activations = [
-        t for operator in model.operators for t in operator.outputs if t is not None and t.quantization
+        t
+        for operator in model.operators
+        for t in operator.outputs
+        if t is not None and t.quantization and t.index not in fake_quant_indices
     ]
     quantized_weights = [t for t in model.parameter_tensors if t.dtype != "float32"]
     if quantized_tensors := [*quantized_activations, *quantized_weights]:

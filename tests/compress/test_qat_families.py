@@ -8,10 +8,10 @@ import keras
 import numpy as np
 import pytest
 
-from edgepipe.compress.keras_to_tflite import convert
+from edgepipe.compress.keras_to_tflite import convert_keras
 from edgepipe.compress.qat import range_initialization
-from edgepipe.compress.qat.agreement import measure_agreement
 from edgepipe.compress.qat.fake_quant import QatRecipe, build_fake_quant, freeze_batch_norms
+from edgepipe.compress.quantizer.quantization import QuantizationRequest
 from edgepipe.models.bridge import bridge
 from edgepipe.models.perturb import perturb
 from edgepipe.tflite.integer_check import check_integer_only
@@ -79,8 +79,9 @@ def test_family(name: str, tmp_path: Path) -> None:
     fake_quant.model.optimizer.learning_rate = 1e-5
     fake_quant.model.fit(x, np.arange(16) % 10, batch_size=16, epochs=1, verbose=0)
     assert {entry.quantized_by for entry in fake_quant.layer_coverages} == {"training"}
-    tflite_bytes = convert(fake_quant.model, samples=x)
-    (tmp_path / "m.tflite").write_bytes(tflite_bytes)
+    quantized_model = convert_keras(fake_quant.model, QuantizationRequest(), x, x[:2])
+    (tmp_path / "m.tflite").write_bytes(quantized_model.content)
     lite = read(tmp_path / "m.tflite")
     assert check_integer_only(lite) == []
-    assert [entry for entry in measure_agreement(fake_quant.model, lite, x[:2]).tensors if entry.missing_reason] == []
+    assert quantized_model.agreement is not None
+    assert [entry for entry in quantized_model.agreement.tensors if entry.missing_reason] == []

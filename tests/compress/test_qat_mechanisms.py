@@ -6,15 +6,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import tf_keras
 from qat_models import COVERED
 
-from edgepipe.compress.keras_to_tflite import convert
+from edgepipe.compress.keras_to_tflite import convert, convert_keras
 from edgepipe.compress.qat import range_initialization
-from edgepipe.compress.qat.agreement import measure_agreement
 from edgepipe.compress.qat.fake_quant import FakeQuantModel, QatRecipe, build_fake_quant
+from edgepipe.compress.quantizer.quantization import QuantizationRequest
 from edgepipe.models.perturb import perturb
 from edgepipe.tflite.integer_check import check_integer_only
+from edgepipe.tflite.interpreter import predict
+from edgepipe.tflite.model import Model
 from edgepipe.tflite.reader import read
 from edgepipe.training.training_loop import set_seeds
 
@@ -61,7 +64,8 @@ def test_mechanism(name: str, tmp_path: Path) -> None:
     assert fake_quant.difference < 1e-5
     assert {entry.quantized_by for entry in fake_quant.layer_coverages} == {"training"}, fake_quant.layer_coverages
     assert sorted(entry.layer for entry in fake_quant.layer_coverages) == _layer_names(base)
-    tflite_bytes = convert(fake_quant.model, samples=x)
+    quantized_model = convert_keras(fake_quant.model, QuantizationRequest(), x, x)
+    tflite_bytes = quantized_model.content
     (tmp_path / "m.tflite").write_bytes(tflite_bytes)
     lite = read(tmp_path / "m.tflite")
     assert check_integer_only(lite) == []
@@ -69,10 +73,27 @@ def test_mechanism(name: str, tmp_path: Path) -> None:
     assert _without_counters(convert(fake_quant.model, samples=_inputs(base, spread=9.0))) == _without_counters(
         tflite_bytes
     )
-    tensors = measure_agreement(fake_quant.model, lite, x).tensors
+    assert quantized_model.agreement is not None
+    tensors = quantized_model.agreement.tensors
     assert [entry for entry in tensors if entry.missing_reason] == []
     worst = max(tensors, key=lambda entry: entry.p99_lsb)
     assert worst.p99_lsb <= 4, worst  # random weights amplify rounding
+    assert _output_steps(fake_quant.model, lite, x) <= 4
+
+
+def _output_steps(model: Any, lite: Model, x: Any) -> float:
+    """The 99th percentile of the difference between the outputs of the fake-quant and the int8 model, in steps."""
+    outputs, int8_outputs = model.predict(x, verbose=0), predict(lite.path, x).real_values
+    pairs = zip(
+        tf.nest.flatten(outputs),
+        int8_outputs.values() if isinstance(int8_outputs, dict) else [int8_outputs],
+        strict=True,
+    )
+    return max(
+        float(np.percentile(np.abs(output - int8_output), 99) / tensor.quantization.scales[0])
+        for tensor, (output, int8_output) in zip(lite.outputs, pairs, strict=True)
+        if tensor.quantization is not None
+    )
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import tf_keras
 
 from edgepipe.compress.keras_to_tflite import convert
 from edgepipe.compress.qat import range_initialization
-from edgepipe.compress.qat.fake_quant import QatRecipe, build_fake_quant, export_mode, kernel_wrappers
+from edgepipe.compress.qat.fake_quant import QatRecipe, build_fake_quant, constant_kernels, kernel_wrappers
 from edgepipe.compress.qat.quantizers import KernelStructure, WeightQuantizer, detect_structure
 from edgepipe.core.errors import InputError
 from edgepipe.training.training_loop import set_seeds
@@ -72,7 +72,7 @@ def _train(base: Any, recipe: QatRecipe) -> Any:
 def _effective_kernel(fake_quant: Any) -> Any:
     wrapper = next(w for w in kernel_wrappers(fake_quant.model) if w.layer.name == "conv")
     variable, quantizer, _ = wrapper._weight_vars[0]
-    with export_mode(fake_quant.model):
+    with constant_kernels(fake_quant.model):
         return np.asarray(quantizer(variable, False, {}))
 
 

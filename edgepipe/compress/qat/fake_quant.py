@@ -11,7 +11,6 @@ import tensorflow as tf
 import tf_keras
 from tensorflow_model_optimization.python.core.quantization.keras.quantize_layer import QuantizeLayer
 from tensorflow_model_optimization.python.core.quantization.keras.quantize_wrapper import QuantizeWrapperV2
-from tensorflow_model_optimization.python.core.quantization.keras.quantizers import Quantizer
 
 from edgepipe.compress.overrides import Overrides
 from edgepipe.compress.qat.activation_placement import (
@@ -37,13 +36,11 @@ from edgepipe.compress.qat.quantizers import (
     WeightQuantizer,
     detect_structure,
 )
-from edgepipe.compress.qat.scales import read_fake_quant_range
 from edgepipe.core.arrays import Arrays
 from edgepipe.models.keras_types import KerasTensor, TensorTree, TfKerasLayer, TfKerasModel
 
 K = tf_keras.layers
 FAKE_QUANT_SUFFIX = "_fake_quant"
-EXPORTABLE_QUANTIZERS = (WeightQuantizer, ActivationQuantizer, FixedRangeQuantizer)
 
 
 @dataclass(frozen=True)
@@ -94,38 +91,21 @@ def is_fake_quant(model: object) -> bool:
 
 
 @contextmanager
-def export_mode(model: object, include_activations: bool = False) -> Iterator[None]:
-    """Disable fake-quant of kernels inside the block: the converter folds batch norms into them, then quantizes them.
+def constant_kernels(model: object) -> Iterator[None]:
+    """Inside the block, the kernels of a fake-quant model are constants, rounded as fake-quant rounds them.
 
-    With `include_activations`, fake-quant of activations is disabled too: the model computes in float with its
-    trained weights. Models without fake-quant are not changed.
+    So the converter can fold batch norms into them. Models without fake-quant are not changed.
     """
-    quantizers = _exportable_quantizers(model, include_activations) if is_fake_quant(model) else []
-    for quantizer in quantizers:
+    wrappers = kernel_wrappers(model) if is_fake_quant(model) else []
+    quantizers = [quantizer for wrapper in wrappers for _, quantizer, _ in wrapper._weight_vars]
+    own_quantizers = [quantizer for quantizer in quantizers if isinstance(quantizer, WeightQuantizer)]
+    for quantizer in own_quantizers:
         quantizer.exporting = True
     try:
         yield
     finally:
-        for quantizer in quantizers:
+        for quantizer in own_quantizers:
             quantizer.exporting = False
-
-
-def _exportable_quantizers(model: TfKerasModel, include_activations: bool) -> list[Quantizer]:
-    kernel_quantizers = [quantizer for wrapper in kernel_wrappers(model) for _, quantizer, _ in wrapper._weight_vars]
-    activation_quantizers = (
-        [layer.quantizer for layer in activation_quantize_layers(model)] if include_activations else []
-    )
-    return [
-        quantizer
-        for quantizer in (*kernel_quantizers, *activation_quantizers)
-        if isinstance(quantizer, EXPORTABLE_QUANTIZERS)
-    ]
-
-
-def read_trained_ranges(model: object) -> dict[str, tuple[float, float]]:
-    """(low, high) of each activation of a fake-quant model, by the name of its layer; empty for other models."""
-    layers = activation_quantize_layers(model) if is_fake_quant(model) else []
-    return {layer.name.removesuffix(FAKE_QUANT_SUFFIX): read_fake_quant_range(layer).real_limits for layer in layers}
 
 
 def kernel_wrappers(model: TfKerasModel) -> list[TfKerasLayer]:

@@ -33,11 +33,8 @@ class ActivationQuantizer(MovingAverageQuantizer):  # type: ignore[misc]  # tfmo
 
     def __init__(self) -> None:
         super().__init__(num_bits=8, per_axis=False, symmetric=False, narrow_range=False)
-        self.exporting = False
 
     def __call__(self, inputs: Tensor, training: bool, weights: dict[str, AnyKerasVariable], **_: Any) -> Tensor:
-        if self.exporting:
-            return tf.identity(inputs)
         return quant_ops.MovingAvgQuantize(
             inputs, weights["min_var"], weights["max_var"], ema_decay=EMA_DECAY, is_training=training, num_bits=8
         )
@@ -51,10 +48,10 @@ class FixedRangeQuantizer(FixedQuantizer):  # type: ignore[misc]
 
     def __init__(self, low: float, high: float, in_training: bool) -> None:
         super().__init__(num_bits=8, init_min=low, init_max=high, narrow_range=False)
-        self.in_training, self.exporting = in_training, False
+        self.in_training = in_training
 
     def __call__(self, inputs: Tensor, training: bool, weights: dict[str, AnyKerasVariable], **_: Any) -> Tensor:
-        if self.exporting or (training and not self.in_training):
+        if training and not self.in_training:
             return tf.identity(inputs)
         return super().__call__(inputs, training, weights)
 
@@ -137,9 +134,13 @@ class WeightQuantizer(Quantizer):  # type: ignore[misc]
         return {}
 
     def __call__(self, inputs: Tensor, training: bool, weights: dict[str, AnyKerasVariable], **_: Any) -> Tensor:
-        structured_kernel = self.apply_structure(inputs)
-        # the converter folds the batch norm into a plain constant, then quantizes it by the same rule
-        return tf.identity(structured_kernel) if self.exporting else self._fake_quant(structured_kernel)
+        return self._constant_kernel(inputs) if self.exporting else self._fake_quant(self.apply_structure(inputs))
+
+    def _constant_kernel(self, kernel: AnyKerasVariable) -> Tensor:
+        """The rounded kernel as a plain constant, into which the converter folds the batch norm."""
+        with tf.init_scope():
+            rounded_kernel = self._fake_quant(self.apply_structure(tf.convert_to_tensor(kernel))).numpy()
+        return tf.constant(rounded_kernel)
 
     def apply_structure(self, kernel: Tensor) -> Tensor:
         """`kernel` with its zeros and clusters restored."""

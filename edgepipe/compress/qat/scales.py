@@ -15,11 +15,6 @@ class QuantizedRange:
     scale: float
     zero_point: int
 
-    @property
-    def real_limits(self) -> tuple[float, float]:
-        """The real numbers that -128 and 127 represent."""
-        return (-128 - self.zero_point) * self.scale, (127 - self.zero_point) * self.scale
-
 
 def read_fake_quant_range(layer: TfKerasLayer) -> QuantizedRange:
     """The range of a fake-quant layer, nudged so that zero is exact.

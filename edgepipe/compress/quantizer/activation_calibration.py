@@ -9,7 +9,7 @@ section 3.1.
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import final
+from typing import NamedTuple, final
 
 import numpy as np
 
@@ -34,6 +34,13 @@ MIN_RANGE_WIDTH = 1e-30  # width of a range; below it a tensor is always zero
 DEAD_RANGE_WIDTH = 1.0  # width that such a tensor gets
 
 ActivationRange = tuple[float, float]
+
+
+class TrainedRange(NamedTuple):
+    """A range that training has simulated: the tensor keeps it, whatever the operators that read it would prefer."""
+
+    low: float
+    high: float
 
 
 @final

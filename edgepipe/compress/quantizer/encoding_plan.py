@@ -8,7 +8,7 @@ readers demand if all of them demand the same one, or if that costs the others n
 from collections.abc import Mapping, Sequence
 from typing import final
 
-from edgepipe.compress.quantizer.activation_calibration import ActivationRange
+from edgepipe.compress.quantizer.activation_calibration import ActivationRange, TrainedRange
 from edgepipe.compress.quantizer.encoding import Encoding, choose_encoding
 from edgepipe.compress.quantizer.graph_index import GraphIndex
 from edgepipe.compress.quantizer.kernel_requirements import (
@@ -173,7 +173,9 @@ class EncodingPlan:
         return self._all_demand(root, encoding) and not self._is_averaged(root)
 
     def _can_rescale(self, root: int) -> bool:
-        """Whether what computes a group's first tensor can write it in any scale."""
+        """Whether a group's first tensor can have any scale: neither its kernel nor training has decided it."""
+        if isinstance(self.ranges.get(self.index.names[root]), TrainedRange):
+            return False
         producer = self.index.producer_by_tensor.get(root)
         requirement = None if producer is None else self._requirement(producer)
         return requirement is None or not (requirement.fixed_output_by_bits or requirement.symmetric_output)

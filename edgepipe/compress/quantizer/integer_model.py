@@ -6,6 +6,7 @@ reads a tensor in another form than it is stored in.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import final
 
 import numpy as np
@@ -35,14 +36,23 @@ RESCALING_MUL_VERSION = 3  # the product of the input scales over the output sca
 POWER_OF_TWO_OPTION = "potScaleInt16"  # of ADD and SUB: 16-bit scales that are powers of two
 
 
+@final
+@dataclass(frozen=True)
+class IntegerModel:
+    """The bytes of a .tflite, and the name that each tensor of the float graph has in it, if it is still there."""
+
+    content: bytes
+    name_by_float_tensor: Mapping[str, str]
+
+
 def write_integer_model(
     graph: MutableGraph,
     ranges: Mapping[str, ActivationRange],
     policy: PrecisionPolicy,
     input_types: Sequence[str],
     output_types: Sequence[str],
-) -> bytes:
-    """The bytes of a float graph in integers; the graph is rewritten in place.
+) -> IntegerModel:
+    """A float graph in integers; the graph is rewritten in place.
 
     Args:
         graph: a float graph, decomposed.
@@ -59,7 +69,8 @@ def write_integer_model(
     plan = EncodingPlan(index, bits_by_operator, ranges, _input_bits(index, bits_by_operator, ranges, input_types))
     rewriter = GraphRewriter(graph, index, plan)
     _ModelWriter(rewriter, WeightWriter(rewriter, precisions)).write(input_types, output_types)
-    return flatbuffer_edits.pack_model(flatbuffer_edits.canonicalize(graph.model))
+    name_by_float_tensor = {name: graph.name(tensor) for tensor, name in enumerate(index.names)}
+    return IntegerModel(flatbuffer_edits.pack_model(flatbuffer_edits.canonicalize(graph.model)), name_by_float_tensor)
 
 
 def _operator_bits(

@@ -51,7 +51,7 @@ class LayerwiseQuantizer:
         """The .tflite with these layer precisions."""
         return recipes.quantize_with_recipe(
             self.float_model.content, self.build_recipe(precisions, default_precision), self.range_by_tensor
-        )
+        ).content
 
     def score_distance(
         self, precisions: Mapping[str, LayerPrecision], default_precision: LayerPrecision = "int8"
@@ -64,7 +64,7 @@ class LayerwiseQuantizer:
         with flatbuffer_edits.temporary_tflite(
             recipes.quantize_with_recipe(
                 self.scores_model_content, self.build_recipe(precisions, default_precision), self.range_by_tensor
-            )
+            ).content
         ) as path:
             return output_distance(predict(path, self.samples).real_values, self.float_scores)
 

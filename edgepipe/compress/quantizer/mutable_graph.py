@@ -69,6 +69,14 @@ class MutableGraph:
 
         return index >= 0 and bool(self.tensor(index).type == TensorType.FLOAT32)
 
+    def code_limits(self, index: int) -> tuple[int, int]:
+        """The least and the largest code that an integer tensor can store."""
+        from ai_edge_litert.tools.flatbuffer_utils import type_to_name
+
+        type_name = type_to_name(self.tensor(index).type)  # such as INT8 or UINT4
+        bits = int(type_name.lstrip("UINT"))
+        return (0, 2**bits - 1) if type_name.startswith("U") else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+
     def operator_index(self, operator: FlatbufferOperator) -> int:
         """The position of an operator, compared by identity."""
         return next(index for index, candidate in enumerate(self.operators) if candidate is operator)

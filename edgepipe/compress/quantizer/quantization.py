@@ -4,15 +4,16 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import final
 
+from edgepipe.compress.agreement import Agreement, measure_agreement
 from edgepipe.compress.fidelity import Fidelity, measure_fidelity
 from edgepipe.compress.quantizer import flatbuffer_edits, recipes
-from edgepipe.compress.quantizer.activation_calibration import ActivationRange, ActivationRanges, calibrate
+from edgepipe.compress.quantizer.activation_calibration import ActivationRanges, calibrate
 from edgepipe.compress.quantizer.graph_index import GraphIndex
-from edgepipe.compress.quantizer.layer_attribution import scope_names
 from edgepipe.compress.quantizer.mask_sentinels import extend_masked_ranges, masked_tensor_names
 from edgepipe.compress.quantizer.mutable_graph import BitWidthPolicy, MutableGraph
 from edgepipe.compress.quantizer.op_decomposition import calibrate_decomposed, decomposed_model
 from edgepipe.compress.quantizer.recipes import LitertRecipe
+from edgepipe.compress.quantizer.trained_ranges import TrainedRanges, without_fake_quant
 from edgepipe.compress.schemes import SCHEMES, ActivationCalibration, InterfaceType, SchemeName, interface_types
 from edgepipe.core.arrays import Array
 from edgepipe.core.errors import InputError
@@ -33,13 +34,13 @@ class QuantizationRequest:
     recipe: LitertRecipe | None = None  # of the scheme `recipe`
     keep_float: OperatorSelector | None = None  # which operators of the float model stay float
 
+    def __post_init__(self) -> None:
+        """Raise an `InputError` for a scheme that is unknown, or does not support the types."""
+        _ = self.io_types
+
     @property
     def io_types(self) -> tuple[str, str]:
-        """The types of inputs and outputs.
-
-        Raises:
-            InputError: the scheme does not support them.
-        """
+        """The types of inputs and outputs."""
         return interface_types(self.scheme, self.input_type, self.output_type)
 
 
@@ -50,7 +51,9 @@ class QuantizedModel:
 
     content: bytes
     notes: tuple[str, ...] = ()
+    tensor_by_fake_quant: Mapping[str, str] = field(default_factory=dict)  # what each fake-quant has become, by name
     fidelity: Fidelity | None = None  # None: not measured
+    agreement: Agreement | None = None  # with the fake-quant model; None: there is none, or it was not measured
 
 
 def needs_samples(request: QuantizationRequest) -> bool:
@@ -64,16 +67,14 @@ def quantize_tflite(
     lite: Model,
     request: QuantizationRequest,
     feeds: list[Array] | None,
-    trained_ranges: Mapping[str, ActivationRange] | None = None,
     held_out_feeds: list[Array] | None = None,
 ) -> QuantizedModel:
     """Quantize the float model `lite`.
 
     Args:
-        lite: the float .tflite.
+        lite: the float .tflite; the ranges of its fake-quant, if it has any, override those of samples.
         request: scheme, types, calibration and what stays in float.
         feeds: representative samples of each input, in order, (samples, ...); None for schemes without calibration.
-        trained_ranges: ranges learned in training, by layer; they override those of samples. None: there are none.
         held_out_feeds: samples of each input that do not calibrate, on which the result is compared with `lite`.
 
     Raises:
@@ -81,23 +82,51 @@ def quantize_tflite(
     """
     if not lite.operators:
         raise InputError("the model has no operators, so there is nothing to quantize")
-    rules, user_recipe = _build_rules(request, lite), request.recipe or []
-    if not needs_samples(request):
-        return QuantizedModel(
-            recipes.quantize_with_recipe(lite.content, rules, None),
-            tuple(recipes.unmatched_rule_notes(user_recipe, lite)),
+    with without_fake_quant(lite) as (float_lite, trained_ranges):
+        if request.scheme == "float32":
+            return QuantizedModel(float_lite.content)
+        quantized_model = (
+            _quantize_activations(float_lite, request, feeds, trained_ranges)
+            if needs_samples(request)
+            else _quantize_weights(float_lite, request)
         )
+    return _compare(lite, quantized_model, request.scheme, held_out_feeds)
+
+
+def _quantize_weights(lite: Model, request: QuantizationRequest) -> QuantizedModel:
+    integer_model = recipes.quantize_with_recipe(lite.content, _build_rules(request, lite), None)
+    return QuantizedModel(integer_model.content, tuple(recipes.unmatched_rule_notes(request.recipe or [], lite)))
+
+
+def _quantize_activations(
+    lite: Model, request: QuantizationRequest, feeds: list[Array] | None, trained_ranges: TrainedRanges
+) -> QuantizedModel:
+    rules = _build_rules(request, lite)
     with decomposed_model(lite, _int8_policy(recipes.bit_width_policy(rules))) as model:
-        activation_ranges = _find_ranges(rules, model, request, feeds, trained_ranges or {})
-        content = recipes.quantize_with_recipe(model.content, rules, activation_ranges.by_tensor)
-        notes = (*activation_ranges.notes(), *recipes.unmatched_rule_notes(user_recipe, model))
-    return QuantizedModel(content, notes, _compare(lite, content, held_out_feeds))
+        activation_ranges = _find_ranges(rules, model, request, feeds, trained_ranges)
+        integer_model = recipes.quantize_with_recipe(model.content, rules, activation_ranges.by_tensor)
+        notes = (
+            *trained_ranges.notes(),
+            *activation_ranges.notes(),
+            *recipes.unmatched_rule_notes(request.recipe or [], model),
+        )
+    return QuantizedModel(integer_model.content, notes, trained_ranges.locate(integer_model.name_by_float_tensor))
 
 
-def _compare(lite: Model, content: bytes, held_out_feeds: list[Array] | None) -> Fidelity | None:
+def _compare(
+    lite: Model, quantized_model: QuantizedModel, scheme: str, held_out_feeds: list[Array] | None
+) -> QuantizedModel:
+    """With the fidelity to the float model `lite`, and the agreement with its fake-quant in int8."""
     if not held_out_feeds:
-        return None
-    return measure_fidelity(lite, content, dict(zip(lite.inputs_by_name, held_out_feeds, strict=True)))
+        return quantized_model
+    samples = dict(zip(lite.inputs_by_name, held_out_feeds, strict=True))
+    content, tensor_by_fake_quant = quantized_model.content, quantized_model.tensor_by_fake_quant
+    has_agreement = scheme == "int8" and bool(tensor_by_fake_quant)
+    return replace(
+        quantized_model,
+        fidelity=measure_fidelity(lite, content, samples),
+        agreement=measure_agreement(lite, content, tensor_by_fake_quant, samples) if has_agreement else None,
+    )
 
 
 def _int8_policy(policy: BitWidthPolicy) -> BitWidthPolicy:
@@ -110,7 +139,7 @@ def _find_ranges(
     lite: Model,
     request: QuantizationRequest,
     feeds: list[Array] | None,
-    trained_ranges: Mapping[str, ActivationRange],
+    trained_ranges: TrainedRanges,
 ) -> ActivationRanges:
     def find_model_ranges(model: Model) -> ActivationRanges:
         return collect_ranges(model, request, feeds, trained_ranges)
@@ -123,7 +152,7 @@ def _find_ranges(
 
 
 def collect_ranges(
-    lite: Model, request: QuantizationRequest, feeds: list[Array] | None, trained_ranges: Mapping[str, ActivationRange]
+    lite: Model, request: QuantizationRequest, feeds: list[Array] | None, trained_ranges: TrainedRanges
 ) -> ActivationRanges:
     """The ranges of all activations of `lite`.
 
@@ -131,7 +160,7 @@ def collect_ranges(
         lite: the float .tflite.
         request: scheme and calibration method.
         feeds: representative samples of each input, in order, (samples, ...).
-        trained_ranges: ranges learned in training, by layer; they override the calibrated ones.
+        trained_ranges: ranges learned in training; they override the calibrated ones.
 
     Raises:
         InputError: no samples, or ones that do not fit.
@@ -144,22 +173,12 @@ def collect_ranges(
     index = GraphIndex(MutableGraph(flatbuffer_edits.unpack_model(lite.content)))
     activation_ranges = calibrate(lite, samples, request.calibration, masked_tensor_names(index))
     activation_ranges = replace(activation_ranges, by_tensor=extend_masked_ranges(index, activation_ranges.by_tensor))
-    trained_range_by_tensor = (
-        {name: _trained_range(name, trained_ranges) for name in activation_ranges.by_tensor} if trained_ranges else {}
-    )
-    overriding_ranges = {name: span for name, span in trained_range_by_tensor.items() if span is not None}
     remaining_shifts = {
-        name: shift for name, shift in activation_ranges.shifts.items() if name not in overriding_ranges
+        name: shift for name, shift in activation_ranges.shifts.items() if name not in trained_ranges.by_tensor
     }
     return replace(
-        activation_ranges, by_tensor={**activation_ranges.by_tensor, **overriding_ranges}, shifts=remaining_shifts
+        activation_ranges, by_tensor=trained_ranges.override(activation_ranges.by_tensor), shifts=remaining_shifts
     )
-
-
-def _trained_range(tensor_name: str, trained_ranges: Mapping[str, ActivationRange]) -> ActivationRange | None:
-    """The trained range of the one layer that a tensor is named after; None if there is none, or several."""
-    matching_ranges = [trained_ranges[scope] for scope in scope_names(tensor_name) if scope in trained_ranges]
-    return matching_ranges[0] if len(matching_ranges) == 1 else None
 
 
 def _build_rules(request: QuantizationRequest, lite: Model) -> LitertRecipe:

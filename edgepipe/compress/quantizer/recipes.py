@@ -10,7 +10,7 @@ from typing import Any
 
 from edgepipe.compress.quantizer import flatbuffer_edits
 from edgepipe.compress.quantizer.activation_calibration import ActivationRange
-from edgepipe.compress.quantizer.integer_model import write_integer_model
+from edgepipe.compress.quantizer.integer_model import IntegerModel, write_integer_model
 from edgepipe.compress.quantizer.kernel_requirements import (
     FLOAT_OPERATORS_WITH_WEIGHTS,
     INT4_WEIGHT_OPERATORS,
@@ -31,6 +31,8 @@ ANY_SCOPE_LAST = "^.*$"
 MIN_MAX_ALGORITHM, CASTING_ALGORITHM, NO_QUANTIZE_ALGORITHM = "min_max_uniform_quantize", "float_casting", "no_quantize"
 IO_OPERATIONS = ("INPUT", "OUTPUT")
 OPERATION_ALIASES = {"TRANSPOSE_CONV": "CONV_2D_TRANSPOSE", "CUSTOM": "CUSTOM_OP"}  # litert-quantizer's names
+# smaller tensors save next to nothing, and each costs accuracy; TensorFlow's converter draws the line there too
+MIN_DYNAMIC_WEIGHTS = 1024
 CASTABLE_OPERATORS = frozenset(
     {"CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED", "EMBEDDING_LOOKUP"}
 )
@@ -41,7 +43,7 @@ def scheme_recipe(scheme: str) -> LitertRecipe:
     config_by_scheme = {
         "int8": integer_config(8),
         "int16x8": integer_config(16),
-        "dynamic": weight_config(8, integer=True),
+        "dynamic": {**weight_config(8, integer=True), "min_weight_elements": MIN_DYNAMIC_WEIGHTS},
         "weight_only_int8": weight_config(8),
         "weight_only_int4": weight_config(4),
         "float16": _float16_config(),
@@ -152,7 +154,9 @@ def has_int16_activations(recipe: LitertRecipe) -> bool:
     return any(config.get("num_bits") == 16 for config in activation_configs)
 
 
-def quantize_with_recipe(content: bytes, recipe: LitertRecipe, ranges: Mapping[str, ActivationRange] | None) -> bytes:
+def quantize_with_recipe(
+    content: bytes, recipe: LitertRecipe, ranges: Mapping[str, ActivationRange] | None
+) -> IntegerModel:
     """The float .tflite `content`, decomposed and quantized by `recipe`.
 
     Args:

@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING
 from edgepipe.compress.conversion import ConvertedModel, float_operator_notes
 from edgepipe.compress.schemes import SCHEMES
 from edgepipe.compress.source_model import SourceModel
-from edgepipe.core.artifact import Artifact, ArtifactKind
+from edgepipe.core.artifact import Artifact
 from edgepipe.core.metric import Finding, Metric
-from edgepipe.core.outcome import Outcome, Table
+from edgepipe.core.outcome import Outcome
 from edgepipe.devices.device_metrics import file_metrics
 from edgepipe.stages.context import StageContext
+from edgepipe.stages.convert.qat_agreement import describe_agreement
 from edgepipe.tflite.integer_check import check_integer_only
 from edgepipe.tflite.model import Model
 from edgepipe.tflite.reader import read
@@ -35,7 +36,7 @@ def build_outcome(
         converted_model: has the conversion's own metrics, notes and tables.
     """
     lite = read(artifact.path)
-    agreement_tables, agreement_metrics = _compare_agreement(options, context, source, lite)
+    agreement_tables, agreement_metrics = describe_agreement(converted_model.agreement)
     fidelity_findings, accepted_notes = converted_model.judge_fidelity(options.allow_low_fidelity)
     return Outcome(
         metrics=(
@@ -62,17 +63,6 @@ def _float_findings(options: "ConvertOptions", context: StageContext, lite: Mode
     if not must_be_integer or options.keeps_float:
         return []
     return check_integer_only(lite, allow_float_interface="float32" in (options.input, options.output))
-
-
-def _compare_agreement(
-    options: "ConvertOptions", context: StageContext, source: SourceModel, lite: Model
-) -> tuple[tuple[Table, ...], tuple[Metric, ...]]:
-    """How far a fake-quant model and its int8 model agree; nothing for models without fake-quant."""
-    if context.artifact.kind is not ArtifactKind.QAT or options.scheme != "int8" or context.splits is None:
-        return (), ()
-    from edgepipe.stages.convert.qat_agreement import compare_with_fake_quant
-
-    return compare_with_fake_quant(source.model, lite, context)
 
 
 def _quality_metrics(artifact: Artifact, context: StageContext) -> list[Metric]:

@@ -1,26 +1,26 @@
-"""Compares the fake-quant model with the int8 model converted from it, tensor by tensor."""
+"""Reports how far the fake-quant model and the int8 model made from it agree, tensor by tensor."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from edgepipe.compress.qat.agreement import TensorAgreement, choose_sample_count, measure_agreement
-from edgepipe.core.arrays import count_samples, take_samples
 from edgepipe.core.metric import Evidence, Metric, unavailable_metric
 from edgepipe.core.outcome import Table
 from edgepipe.core.units import Dimension
-from edgepipe.stages.context import StageContext
-from edgepipe.tflite.model import Model
+
+if TYPE_CHECKING:
+    from edgepipe.compress.agreement import Agreement, TensorAgreement
 
 AGREEMENT_COLUMNS = ("layer", "scale", "equal", "p99 LSB", "max LSB", "mean LSB", "why not compared")
 
 
-def compare_with_fake_quant(
-    model: Any, lite: Model, context: StageContext
-) -> tuple[tuple[Table, ...], tuple[Metric, ...]]:
-    """A table with one row per tensor in order of computation, and metrics of the worst tensor and of the labels."""
-    x = context.data.validation.x
-    x = take_samples(x, slice(choose_sample_count(lite, count_samples(x))))
-    agreement = measure_agreement(model, lite, x)
-    conditions = f"{count_samples(x)} validation samples, LiteRT's reference kernels against tf_keras with fake-quant"
+def describe_agreement(agreement: "Agreement | None") -> tuple[tuple[Table, ...], tuple[Metric, ...]]:
+    """A table with one row per tensor in order of computation, and metrics of the worst tensor and of the labels.
+
+    Nothing for a model without fake-quant.
+    """
+    if agreement is None:
+        return (), ()
+    conditions = f"{agreement.sample_count} validation samples, LiteRT's reference kernels"
     agreement_table = Table(
         title=f"int8 against fake-quant, {conditions}",
         columns=AGREEMENT_COLUMNS,
@@ -32,7 +32,7 @@ def compare_with_fake_quant(
     )
 
 
-def _tensor_row(tensor_agreement: TensorAgreement) -> tuple[str | int | float, ...]:
+def _tensor_row(tensor_agreement: "TensorAgreement") -> tuple[str | int | float, ...]:
     if tensor_agreement.missing_reason:
         return (tensor_agreement.layer, tensor_agreement.scale, "", "", "", "", tensor_agreement.missing_reason)
     cells = (
@@ -45,7 +45,7 @@ def _tensor_row(tensor_agreement: TensorAgreement) -> tuple[str | int | float, .
     return (tensor_agreement.layer, tensor_agreement.scale, *cells)
 
 
-def _agreement_metrics(tensor_agreements: list[TensorAgreement], conditions: str) -> list[Metric]:
+def _agreement_metrics(tensor_agreements: "Sequence[TensorAgreement]", conditions: str) -> list[Metric]:
     compared_tensors = [
         tensor_agreement for tensor_agreement in tensor_agreements if not tensor_agreement.missing_reason
     ]

@@ -48,7 +48,9 @@ def test_a_dead_channel_keeps_its_bias(kind: str, tiny: float, bits: int, tmp_pa
     lite = read(path)
     ranges = calibrate(lite, X, ActivationCalibration()).by_tensor
     path.write_bytes(
-        recipes.quantize_with_recipe(lite.content, recipes.scheme_recipe("int8" if bits == 8 else "int16x8"), ranges)
+        recipes.quantize_with_recipe(
+            lite.content, recipes.scheme_recipe("int8" if bits == 8 else "int16x8"), ranges
+        ).content
     )
     for runtime in (Runtime.REFERENCE, Runtime.XNNPACK):
         outputs = np.asarray(predict(path, X, runtime).real_values)
@@ -73,7 +75,7 @@ def test_only_what_is_out_of_range_is_touched(tmp_path: Path) -> None:
     path.write_bytes(convert(model, "float32"))
     lite = read(path)
     ranges = calibrate(lite, X, ActivationCalibration()).by_tensor
-    quantized = recipes.quantize_with_recipe(lite.content, recipes.scheme_recipe("int8"), ranges)
+    quantized = recipes.quantize_with_recipe(lite.content, recipes.scheme_recipe("int8"), ranges).content
     path.write_bytes(quantized)
     scales = next(op for op in read(path).operators if op.name == "CONV_2D").inputs[1].quantization.scales
     kernel = model.get_layer("layer").get_weights()[0]

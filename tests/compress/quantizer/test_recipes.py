@@ -148,7 +148,7 @@ def test_operator_codes_of_old_files_are_found(lite: Model, tmp_path: Path) -> N
         code.deprecatedBuiltinCode, code.builtinCode = max(code.builtinCode, code.deprecatedBuiltinCode), 0
     old = bytes(convert_object_to_bytearray(model))
     path = tmp_path / "old.tflite"
-    path.write_bytes(recipes.quantize_with_recipe(old, recipes.scheme_recipe("weight_only_int8"), None))
+    path.write_bytes(recipes.quantize_with_recipe(old, recipes.scheme_recipe("weight_only_int8"), None).content)
     assert "int8" in read(path).dtype_counts
     x = hm.data()[0][:5]
     np.testing.assert_allclose(predict(path, x).real_values, predict(lite.path, x).real_values, atol=0.05)
