@@ -16,12 +16,13 @@ from edgepipe.compress.quantizer.flatbuffer_edits import temporary_tflite
 from edgepipe.compress.quantizer.trained_ranges import fake_quant_tensors
 from edgepipe.core.arrays import Array, Arrays, count_samples, take_samples
 from edgepipe.tflite.intermediate_tensors import list_activations, record_tensors
+from edgepipe.tflite.interpreter import Runtime
 from edgepipe.tflite.model import Model, Quantization, Tensor
 from edgepipe.tflite.reader import read
 
 MAX_SAMPLES = 256
 MIN_SAMPLES = 4
-MACS_BUDGET = 2e9  # of all samples: some seconds of the slow reference kernels
+MACS_BUDGET = 2e9  # of all samples: some seconds
 UINT8_SHIFT = 128  # the converter stores fake-quant in uint8, whose codes and zero points are higher by this
 MAX_DIFFERENCE = 255
 SCALE_TOLERANCE = 1e-5  # relative float32 error of a scale that is computed in two places
@@ -65,7 +66,7 @@ def measure_agreement(
         samples: that did not calibrate, (samples, ...) or one array per input name.
 
     Raises:
-        InputError: the reference kernels cannot run the model.
+        InputError: LiteRT's kernels cannot run the model.
     """
     compared_samples = take_samples(samples, slice(_choose_sample_count(fake_quant_model, count_samples(samples))))
     with temporary_tflite(content) as path:
@@ -133,7 +134,7 @@ def _count_differences(
     compared_pairs = [pair for pair in pairs if not pair.mismatch_reason]
     histograms = {id(pair): np.zeros(2 * MAX_DIFFERENCE + 1, np.int64) for pair in pairs}
     records = (
-        record_tensors(model, samples, [*tensors, model.outputs[0]])
+        record_tensors(model, samples, [*tensors, model.outputs[0]], Runtime.BUILTIN)
         for model, tensors in (
             (fake_quant_model, [pair.fake_quant for pair in compared_pairs]),
             (int8_model, [pair.int8_tensor for pair in compared_pairs if pair.int8_tensor is not None]),

@@ -3,7 +3,8 @@
 Each lowered layer is one operator, and its output one tensor. The tensor has no range of its own if the next operator
 is fused into the layer (batch norm, ReLU), if the layer only moves values (pooling, reshaping: TFLite requires equal
 scales of input and output), or if it only feeds a concatenation, whose inputs share the range of its output. TFLite
-prescribes the range of some outputs.
+prescribes the range of some outputs. All this follows from what kernels demand: see the quantizer's
+`kernel_requirements`.
 """
 
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from typing import Literal
 import tf_keras
 
 from edgepipe.compress.qat.lowering.normalizations import WEIGHTED_LAYER_CLASSES
+from edgepipe.compress.quantizer.encoding import Encoding
+from edgepipe.compress.quantizer.kernel_requirements import KERNEL_REQUIREMENTS, ScaleRule
 from edgepipe.models.bridge_layers import OperatorLayer
 from edgepipe.models.keras_types import TfKerasLayer
 
@@ -21,34 +24,52 @@ QuantizationRole = Literal[
     "weighted", "folded", "clipped", "arithmetic", "own", "shared", "passthrough", "fixed", "unknown", "excluded"
 ]
 
-# https://ai.google.dev/edge/litert/models/quantization_spec: outputs with a prescribed scale and zero point
-FIXED_RANGE_BY_NAME = {
-    "softmax": (0.0, 255 / 256),
-    "sigmoid": (0.0, 255 / 256),
-    "tanh": (-1.0, 127 / 128),
-    "log_softmax": (-255 / 16, 0.0),
+# the TFLite operator of a lowered layer, by class or by Keras operator: its kernel decides which scales tensors have
+_OPERATOR_BY_NAME = {
+    **dict.fromkeys(("MaxPooling1D", "MaxPooling2D"), "MAX_POOL_2D"),
+    **dict.fromkeys(("AveragePooling1D", "AveragePooling2D"), "AVERAGE_POOL_2D"),
+    **dict.fromkeys(("GlobalMaxPooling1D", "GlobalMaxPooling2D"), "REDUCE_MAX"),
+    **dict.fromkeys(("GlobalAveragePooling1D", "GlobalAveragePooling2D"), "MEAN"),
+    **dict.fromkeys(("Flatten", "Reshape"), "RESHAPE"),
+    **dict.fromkeys(("ZeroPadding1D", "ZeroPadding2D"), "PAD"),
+    **dict.fromkeys(("Cropping1D", "Cropping2D", "CenterCrop"), "STRIDED_SLICE"),
+    **dict.fromkeys(("UpSampling1D", "UpSampling2D"), "RESIZE_NEAREST_NEIGHBOR"),
+    "Resizing": "RESIZE_BILINEAR", "Permute": "TRANSPOSE", "RepeatVector": "TILE",
+    "Concatenate": "CONCATENATION", "Stack": "PACK", "Maximum": "MAXIMUM", "Minimum": "MINIMUM",
+    "Add": "ADD", "Subtract": "SUB", "Multiply": "MUL",
+    "LeakyReLU": "LEAKY_RELU", "PReLU": "PRELU", "ReLU": "RELU", "ELU": "ELU", "Softmax": "SOFTMAX",
+    **dict.fromkeys(("Transpose", "Swapaxes", "Moveaxis"), "TRANSPOSE"),
+    **dict.fromkeys(("Tile", "Repeat"), "TILE"),
+    **dict.fromkeys(("Amax", "Max"), "REDUCE_MAX"),
+    **dict.fromkeys(("Divide", "TrueDivide"), "DIV"),
+    "GetItem": "STRIDED_SLICE", "Split": "SPLIT", "Take": "GATHER", "Flip": "REVERSE_V2",
+    "ExpandDims": "EXPAND_DIMS", "Squeeze": "SQUEEZE", "Pad": "PADV2",
+    "MaxPool": "MAX_POOL_2D", "AveragePool": "AVERAGE_POOL_2D", "Clip": "MINIMUM", "Relu6": "RELU6", "Relu": "RELU",
+    "Mean": "MEAN", "Sum": "SUM", "Rsqrt": "RSQRT", "Sqrt": "SQRT", "Matmul": "BATCH_MATMUL", "Absolute": "ABS",
+    "Exp": "EXP", "Log": "LOG", "LeakyRelu": "LEAKY_RELU", "Gelu": "GELU", "Elu": "ELU", "Silu": "MUL",
+    "HardSilu": "HARD_SWISH", "Sigmoid": "LOGISTIC", "Tanh": "TANH", "LogSoftmax": "LOG_SOFTMAX",
+}  # fmt: skip
+_OPERATOR_BY_ACTIVATION = {
+    "softmax": "SOFTMAX", "sigmoid": "LOGISTIC", "tanh": "TANH", "log_softmax": "LOG_SOFTMAX", "gelu": "GELU",
+    "hard_silu": "HARD_SWISH", "elu": "ELU",
+}  # fmt: skip
+# at inference they change no value
+_IDENTITY_LAYERS = (
+    "Dropout", "SpatialDropout1D", "SpatialDropout2D", "AlphaDropout", "GaussianDropout", "GaussianNoise",
+    "ActivityRegularization", "Identity", "Masking", "RandomFlip", "RandomRotation", "RandomZoom", "RandomTranslation",
+    "RandomContrast", "RandomCrop", "RandomBrightness", "RandomHeight", "RandomWidth",
+)  # fmt: skip
+_ROLE_BY_LAYER: dict[str, QuantizationRole] = {
+    "BatchNormalization": "folded",
+    "Embedding": "own",  # a GATHER of constants
+    **dict.fromkeys(_IDENTITY_LAYERS, "passthrough"),
 }
-_PASSTHROUGH_LAYERS = (
-    "MaxPooling1D", "MaxPooling2D", "AveragePooling1D", "AveragePooling2D", "GlobalMaxPooling1D", "GlobalMaxPooling2D",
-    "Flatten", "Reshape", "Permute", "RepeatVector", "ZeroPadding1D", "ZeroPadding2D", "Cropping1D", "Cropping2D",
-    "UpSampling1D", "UpSampling2D", "Resizing", "CenterCrop", "Dropout", "SpatialDropout1D", "SpatialDropout2D",
-    "AlphaDropout", "GaussianDropout", "GaussianNoise", "ActivityRegularization", "Identity", "Masking",
-    "RandomFlip", "RandomRotation", "RandomZoom", "RandomTranslation", "RandomContrast", "RandomCrop",
-    "RandomBrightness", "RandomHeight", "RandomWidth",
-)  # fmt: skip
-_PASSTHROUGH_OPERATORS = (
-    "ExpandDims", "Squeeze", "Reshape", "Transpose", "Swapaxes", "Moveaxis", "GetItem", "Split", "Take", "Tile",
-    "Repeat", "Flip", "MaxPool", "AveragePool", "Amax", "Max",
-)  # fmt: skip
-_ARITHMETIC_LAYERS = ("Add", "Subtract", "Multiply")  # TFLite fuses a ReLU into them
-_SHARED_RANGE_LAYERS = ("Concatenate", "Maximum", "Minimum", "Stack")
-_OWN_RANGE_LAYERS = (
-    "LeakyReLU", "PReLU", "ELU", "GlobalAveragePooling1D", "GlobalAveragePooling2D", "Embedding", "Activation", "ReLU",
-)  # fmt: skip
-_OWN_RANGE_OPERATORS = (
-    "Mean", "Sum", "Rsqrt", "Matmul", "Absolute", "Exp", "Log", "Sqrt", "LeakyRelu", "Gelu",
-    "Silu", "HardSilu", "Elu", "Divide", "TrueDivide", "Relu", "Relu6", "Clip", "Pad",
-)  # fmt: skip
+_ARITHMETIC_OPERATORS = ("ADD", "SUB", "MUL")  # TFLite fuses a ReLU into them
+_ROLE_BY_SCALE_RULE: dict[ScaleRule, QuantizationRole] = {
+    ScaleRule.OF_INPUT: "passthrough",
+    ScaleRule.OF_OUTPUT: "shared",
+    ScaleRule.OWN: "own",
+}
 
 
 @dataclass(frozen=True)
@@ -71,22 +92,32 @@ def quantization_role(layer: TfKerasLayer, opaque_reason: str) -> QuantizationRo
         return "fixed"
     if name == "ReLU" and not layer.threshold and not layer.negative_slope and layer.max_value in (None, 1.0, 6.0):
         return "clipped"
-    names_by_role: dict[QuantizationRole, tuple[str, ...]] = {
-        "folded": ("BatchNormalization",),
-        "arithmetic": _ARITHMETIC_LAYERS,
-        "passthrough": _PASSTHROUGH_OPERATORS if is_operator else _PASSTHROUGH_LAYERS,
-        "shared": _SHARED_RANGE_LAYERS,
-        "own": _OWN_RANGE_OPERATORS if is_operator else _OWN_RANGE_LAYERS,
-    }
-    return next((role for role, names in names_by_role.items() if name in names), "unknown")
+    if not is_operator and name in _ROLE_BY_LAYER:
+        return _ROLE_BY_LAYER[name]
+    return _kernel_role(tflite_operator(layer))
+
+
+def _kernel_role(operator: str | None) -> QuantizationRole:
+    requirement = KERNEL_REQUIREMENTS.get(operator or "")
+    if requirement is None:
+        return "unknown"
+    return "arithmetic" if operator in _ARITHMETIC_OPERATORS else _ROLE_BY_SCALE_RULE[requirement.scale_rule]
+
+
+def tflite_operator(layer: TfKerasLayer) -> str | None:
+    """The TFLite operator that computes the output of a lowered layer; None if it is not known."""
+    if isinstance(layer, OperatorLayer):
+        return _OPERATOR_BY_NAME.get(layer.operator)
+    activation_name = getattr(getattr(layer, "activation", None), "__name__", "")
+    return _OPERATOR_BY_ACTIVATION.get(activation_name) or _OPERATOR_BY_NAME.get(type(layer).__name__)
 
 
 def fixed_range(layer: TfKerasLayer) -> tuple[float, float] | None:
     """The range that TFLite prescribes for the output of `layer`, if it does."""
-    if isinstance(layer, OperatorLayer):
-        return FIXED_RANGE_BY_NAME.get({"LogSoftmax": "log_softmax"}.get(layer.operator, layer.operator.lower()))
-    name = "softmax" if isinstance(layer, K.Softmax) else getattr(getattr(layer, "activation", None), "__name__", "")
-    return FIXED_RANGE_BY_NAME.get(name)
+    requirement = KERNEL_REQUIREMENTS.get(tflite_operator(layer) or "")
+    if requirement is None or requirement.fixed_output_by_bits is None:
+        return None
+    return Encoding(8, *requirement.fixed_output_by_bits[8]).real_limits
 
 
 def place_fake_quant(

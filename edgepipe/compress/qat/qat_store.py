@@ -17,7 +17,7 @@ from edgepipe.core.errors import InputError
 from edgepipe.models.keras_types import TfKerasModel
 from edgepipe.models.model_files import load_model, save_float
 
-STORE_FORMAT = "edgepipe.qat/2"  # increment when lowering or placement changes: stored weights no longer fit
+STORE_FORMAT = "edgepipe.qat/3"  # increment when lowering or placement changes: stored weights no longer fit
 _RENAMED_CLASSES = {"Operator": "OperatorLayer", "Weight": "WeightLayer"}  # their names in older recipes
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from edgepipe.core.metric import Evidence, Metric, unavailable_metric
 from edgepipe.core.outcome import Table
 from edgepipe.core.units import Dimension
+from edgepipe.tflite.interpreter import Runtime
 
 if TYPE_CHECKING:
     from edgepipe.compress.agreement import Agreement, TensorAgreement
@@ -20,7 +21,7 @@ def describe_agreement(agreement: "Agreement | None") -> tuple[tuple[Table, ...]
     """
     if agreement is None:
         return (), ()
-    conditions = f"{agreement.sample_count} validation samples, LiteRT's reference kernels"
+    conditions = f"{agreement.sample_count} validation samples, LiteRT {Runtime.BUILTIN}"
     agreement_table = Table(
         title=f"int8 against fake-quant, {conditions}",
         columns=AGREEMENT_COLUMNS,

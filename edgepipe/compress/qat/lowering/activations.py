@@ -7,7 +7,7 @@ from edgepipe.models.keras_types import KerasActivation, KerasTensor
 
 K = tf_keras.layers
 # one int8 operator each, for every rank
-SINGLE_OPERATOR_ACTIVATIONS = frozenset({"softmax", "sigmoid", "tanh", "gelu", "hard_silu", "log_softmax"})
+SINGLE_OPERATOR_ACTIVATIONS = frozenset({"softmax", "sigmoid", "tanh", "gelu", "hard_silu", "log_softmax", "elu"})
 
 
 def lower_activation(ctx: LoweringContext, x: KerasTensor, activation: KerasActivation, name: str) -> KerasTensor:
@@ -42,21 +42,10 @@ def _decompose_activation(
         shifted_x = ctx.op("Add", x, f"{_name_prefix(ctx, name)}shift", 3.0)
         clipped_x = ctx.relu(shifted_x, 6.0, f"{name}_relu6")
         return ctx.op("Multiply", clipped_x, f"{_name_prefix(ctx, name)}sixth", 1.0 / 6.0)
-    if activation_name == "elu":
-        return lower_elu(ctx, x, name)
     layer = K.Activation(activation, name=name)
     if activation_name in SINGLE_OPERATOR_ACTIVATIONS:
         return ctx.apply(layer, x)
     return ctx.apply(layer, x, None, f"the activation {activation_name}")
-
-
-def lower_elu(ctx: LoweringContext, x: KerasTensor, name: str) -> KerasTensor:
-    """relu(x) + exp(-relu(-x)) - 1: TensorFlow's converter can quantize these, but not ELU."""
-    prefix = _name_prefix(ctx, name)
-    negative_relu = ctx.relu(ctx.op("Multiply", x, f"{prefix}minus", -1.0), None, f"{name}_negative")
-    exponential = ctx.op("Exp", ctx.op("Multiply", negative_relu, f"{prefix}exponent", -1.0), f"{prefix}exp")
-    negative_part = ctx.op("Subtract", exponential, f"{prefix}below", 1.0)
-    return ctx.apply(K.Add(name=name), [ctx.relu(x, None, f"{name}_positive"), negative_part])
 
 
 def _name_prefix(ctx: LoweringContext, name: str) -> str:

@@ -1,12 +1,11 @@
 """The lowering rule of each layer class; a layer without a rule is kept as it is and quantized by calibration."""
 
-import json
 import math
 
 import tf_keras
 
 from edgepipe.compress.qat.activation_placement import EXCLUDED_REASON
-from edgepipe.compress.qat.lowering.activations import lower_activation, lower_elu
+from edgepipe.compress.qat.lowering.activations import lower_activation
 from edgepipe.compress.qat.lowering.attention import lower_attention, lower_multi_head_attention
 from edgepipe.compress.qat.lowering.convolutions import (
     lower_conv1d,
@@ -106,18 +105,13 @@ def _lower_channelwise(ctx: LoweringContext, call: LoweringCall) -> TensorTree:
 
 
 def _lower_operator(ctx: LoweringContext, call: LoweringCall) -> TensorTree:
-    """Operators that TensorFlow's quantizer fails on are decomposed into ones that it supports."""
-    name, layer = call.layer.operator, call.layer
+    """Operators without an integer kernel are decomposed into ones that have one."""
+    name = call.layer.operator
     if name == "Negative":
         return ctx.op("Multiply", call.x, "minus", -1.0)
     if name == "Square":
         return ctx.op("Multiply", [call.x, call.x], "squared")
-    return lower_elu(ctx, call.x, layer.name) if name == "Elu" and _is_default_elu(layer) else keep_operator(ctx, call)
-
-
-def _is_default_elu(layer: TfKerasLayer) -> bool:
-    arguments = json.loads(layer.arguments)
-    return arguments["kwargs"].get("alpha", 1.0) == 1.0 and len(arguments["args"]) == 1
+    return keep_operator(ctx, call)
 
 
 def _lower_global_average(ctx: LoweringContext, call: LoweringCall) -> TensorTree:
