@@ -139,7 +139,7 @@ def convert(
         keep_float_types: layer classes or operators that stay in float.
         keep_float_layers: layers that stay in float, by regular expression.
         recipe: a recipe file, for `scheme="recipe"`.
-        allow_low_fidelity: accept an integer model that has lost more than half of what an output says.
+        allow_low_fidelity: accept an integer model with an output that is too far from the float one.
 
     Raises:
         InputError: no model, no samples where they are needed, samples that do not fit, options that do not go

@@ -194,7 +194,7 @@ def check(pipelines: tuple[str, ...], settings: tuple[str, ...]) -> None:
 @click.option(
     "--allow-low-fidelity",
     is_flag=True,
-    help="Accept an integer model that has lost more than half of what an output says.",
+    help="Accept an integer model with an output that is too far from the float one (below 8 dB).",
 )
 @click.option("-o", "--out", type=click.Path(), help="The .tflite to write; default: next to the model.")
 @ALLOW_CODE

@@ -72,7 +72,7 @@ def convert(
         keep_float_types: layer classes or operators that stay in float.
         keep_float_layers: layers that stay in float, by regular expression.
         recipe: a recipe file, for the scheme `recipe`.
-        allow_low_fidelity: accept an integer model that has lost more than half of what an output says.
+        allow_low_fidelity: accept an integer model with an output that is too far from the float one.
 
     Raises:
         InputError: no model, no samples where they are needed, samples that do not fit, options that do not go
@@ -105,12 +105,16 @@ def convert(
         lite = reader.read(temporary_path)
         must_be_integer = SCHEMES[scheme].integer_only and not (keep_float_types or keep_float_layers)
         findings = integer_check.check_integer_only(lite, allow_float_interface=True) if must_be_integer else []
-        metrics = [*device_metrics.file_metrics(lite), *_difference_metrics(source_model, kind, lite, samples)]
+        metrics = [
+            *device_metrics.file_metrics(lite),
+            *_difference_metrics(source_model, kind, lite, samples),
+            *_fidelity_metrics(quantization_request, converted_model, samples),
+        ]
     return Conversion(
         path=str(target_path), scheme=scheme, metrics=tuple(metrics),
         findings=(*findings, *fidelity_findings),
         notes=(*converted_model.notes, *float_operator_notes(scheme, lite), *accepted_notes,
-               *_fidelity_notes(quantization_request, converted_model, samples, held_out)),
+               *_held_back_notes(samples, held_out)),
     )  # fmt: skip
 
 
@@ -171,19 +175,21 @@ def _hold_back(request: "QuantizationRequest", samples: Arrays | None) -> tuple[
     return take_samples(samples, ~is_held_back), take_samples(samples, is_held_back)
 
 
-def _fidelity_notes(
-    request: "QuantizationRequest", converted_model: "ConvertedModel", samples: Arrays | None, held_out: Arrays | None
-) -> list[str]:
-    """On which samples an integer model was compared with the float one, or why it was not."""
+def _fidelity_metrics(
+    request: "QuantizationRequest", converted_model: "ConvertedModel", samples: Arrays | None
+) -> list[Metric]:
     from edgepipe.compress.quantizer.quantization import needs_samples
 
     if samples is None or not needs_samples(request):
         return []
-    if held_out is None:
-        return [f"fidelity unavailable: all {count_samples(samples)} samples calibrate; from {MIN_HELD_BACK_FROM} on, "
-                "every fifth one is held back to compare the model on"]  # fmt: skip
-    if converted_model.fidelity is None:
-        return ["fidelity unavailable: a SavedModel is only converted, not run"]
+    reason = (f"all {count_samples(samples)} samples calibrate; from {MIN_HELD_BACK_FROM} on, every fifth one is held "
+              "back to compare the model on")  # fmt: skip
+    return converted_model.fidelity_metrics(reason)
+
+
+def _held_back_notes(samples: Arrays | None, held_out: Arrays | None) -> list[str]:
+    if samples is None or held_out is None:
+        return []
     held_back_text = f"{count_samples(held_out)} of {plural(count_samples(samples), 'sample')}"
     return [f"{held_back_text} did not calibrate: the model is compared with the float one on them"]
 

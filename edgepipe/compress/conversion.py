@@ -37,6 +37,12 @@ class ConvertedModel:
     fidelity: "Fidelity | None" = None  # None: not measured
     agreement: "Agreement | None" = None  # with a fake-quant model; None: not measured
 
+    def fidelity_metrics(self, unavailable_reason: str) -> list[Metric]:
+        """How far the outputs are from the float model's, or why that is not known."""
+        from edgepipe.compress.fidelity import unavailable_fidelity
+
+        return self.fidelity.metrics() if self.fidelity is not None else unavailable_fidelity(unavailable_reason)
+
     def judge_fidelity(self, allow_low_fidelity: bool) -> tuple[list[Finding], list[str]]:
         """A finding for each output that has collapsed, or a note where the user accepts it."""
         collapses = self.fidelity.findings() if self.fidelity is not None else []

@@ -1,7 +1,8 @@
 """How far an integer model is from the float model it was quantized from, on samples that did not calibrate it.
 
-A conversion has collapsed if an output's noise is more than half of what that output varies by: then half of what the
-model says is lost. Healthy 8-bit models stay far below: a signal-to-noise ratio of 20 dB is one per cent.
+A conversion has collapsed if the signal-to-noise ratio of an output is below 8 dB: more than a sixth of what the output
+varies by is noise. Of 270 small models, the healthy ones have 10 to 60 dB in 8 bits, and those that lost their function
+(masks, exponentials and shared ranges as TensorFlow's quantizer treats them) less than 8.
 """
 
 import math
@@ -14,8 +15,8 @@ import numpy as np
 
 from edgepipe.compress.quantizer.flatbuffer_edits import temporary_tflite
 from edgepipe.core.arrays import Array, Arrays, count_samples, take_samples
-from edgepipe.core.metric import Finding
-from edgepipe.core.units import plural
+from edgepipe.core.metric import Evidence, Finding, Metric, unavailable_metric
+from edgepipe.core.units import Dimension, plural
 from edgepipe.tflite.intermediate_tensors import list_activations, record_tensors
 from edgepipe.tflite.interpreter import Runtime, predict
 from edgepipe.tflite.model import FLOAT_TYPES, Model, Tensor
@@ -24,22 +25,41 @@ from edgepipe.tflite.reader import read
 MAX_SAMPLES = 1_000  # that both models run
 MIN_SAMPLES = 16  # that a large model runs
 MACS_BUDGET = 2e10  # of all samples of one model
-COLLAPSE_NOISE = 0.5  # noise power over the variance of an output
+COLLAPSE_DECIBELS = 8.0  # signal-to-noise ratio
+MAX_DECIBELS = 120.0  # beyond it, float32 itself rounds
+MIN_STEPS = 2.0  # standard deviation of an output that is judged, in its own steps: below it, rounding alone is seen
+MAX_SCALE = 1e6  # of an activation: one step of a mask fill, or of an outlier
 LOCATING_SAMPLES = 16  # on which the tensor is found where the error arises
 
 
 @final
 @dataclass(frozen=True)
 class OutputFidelity:
-    """One output: noise power over the variance of its float values; None if those vary by less than one step."""
+    """One output: noise power over the variance of its float values; None if those vary by less than two steps.
+
+    `equal_fraction` counts the labels (of a sample, a pixel or a position of a sequence) that are equal; None for
+    outputs without labels.
+    """
 
     name: str
     relative_noise: float | None
+    equal_fraction: float | None = None
+    is_constant: bool = False  # in the integer model, on all samples
+
+    @property
+    def decibels(self) -> float | None:
+        """The signal-to-noise ratio."""
+        return None if self.relative_noise is None else _decibels(self.relative_noise)
 
     @property
     def has_collapsed(self) -> bool:
-        """Whether more than half of what the output says is lost."""
-        return self.relative_noise is not None and not self.relative_noise <= COLLAPSE_NOISE
+        """Whether the output has lost what it says."""
+        return self.decibels is not None and not self.decibels >= COLLAPSE_DECIBELS
+
+    def describe(self) -> str:
+        """For a report: the ratio, or why there is none."""
+        ratio_text = "not judged, varies by less than two steps" if self.decibels is None else f"{self.decibels:.1f} dB"
+        return f"'{self.name}' {ratio_text}"
 
 
 @final
@@ -49,23 +69,78 @@ class Fidelity:
 
     outputs: tuple[OutputFidelity, ...]
     sample_count: int
-    first_wrong_tensor: str = ""  # the first tensor whose noise is more than half of its variance
+    first_wrong_tensor: str = ""  # the first tensor with a lower ratio than an output may have
+    wide_scales: tuple[tuple[str, float], ...] = ()  # activations with an absurd scale, by name
 
     def findings(self) -> list[Finding]:
-        """One for each output that has collapsed."""
-        place_text = f"; the first wrong tensor is '{self.first_wrong_tensor}'" if self.first_wrong_tensor else ""
+        """One for each output that has collapsed, and for each absurd scale."""
         return [
-            Finding(
-                rule="fidelity",
-                place=f"output '{output.name}'",
-                observed=f"noise is {output.relative_noise:.2g} times what the float output varies by, on "
-                f"{plural(self.sample_count, 'sample')} that did not calibrate{place_text}",
-                suggestion="see `edgepipe sensitivity`; try scheme mixed or int16x8, keep_float_layers there, or "
-                "calibration percentile; allow_low_fidelity accepts the model as it is",
-            )
-            for output in self.outputs
-            if output.has_collapsed
+            *(self._collapse_finding(output) for output in self.outputs if output.has_collapsed),
+            *(_scale_finding(name, scale) for name, scale in self.wide_scales),
         ]
+
+    def _collapse_finding(self, output: OutputFidelity) -> Finding:
+        place_text = f"; the first wrong tensor is '{self.first_wrong_tensor}'" if self.first_wrong_tensor else ""
+        constant_text = "it is constant in the integer model, " if output.is_constant else ""
+        return Finding(
+            rule="fidelity",
+            place=f"output '{output.name}'",
+            observed=f"{constant_text}signal-to-noise {output.decibels:.1f} dB against the float model, less than "
+            f"{COLLAPSE_DECIBELS:g}, on {self._samples_text}{place_text}",
+            suggestion="see `edgepipe sensitivity`; try scheme mixed or int16x8, keep_float_layers there, or "
+            "calibration percentile; allow_low_fidelity accepts the model as it is",
+        )
+
+    def metrics(self) -> list[Metric]:
+        """The lowest signal-to-noise ratio of an output, and the lowest fraction of equal labels."""
+        return [self._ratio_metric(), self._labels_metric()]
+
+    @property
+    def _samples_text(self) -> str:
+        return f"{plural(self.sample_count, 'sample')} that did not calibrate"
+
+    def _ratio_metric(self) -> Metric:
+        ratios = [output.decibels for output in self.outputs if output.decibels is not None]
+        outputs_text = f"dB, {', '.join(output.describe() for output in self.outputs)}, on {self._samples_text}"
+        if not ratios:
+            return unavailable_metric("signal_to_noise", Dimension.NUMBER, outputs_text)
+        return _measured_metric("signal_to_noise", min(ratios), Dimension.NUMBER, outputs_text)
+
+    def _labels_metric(self) -> Metric:
+        fractions = {o.name: o.equal_fraction for o in self.outputs if o.equal_fraction is not None}
+        if not fractions:
+            return unavailable_metric("float_labels_equal", Dimension.FRACTION, "no output has labels")
+        fractions_text = ", ".join(f"'{name}' {fraction:.2%}" for name, fraction in fractions.items())
+        labels_text = f"same label as the float model, {fractions_text}, on {self._samples_text}"
+        return _measured_metric("float_labels_equal", min(fractions.values()), Dimension.FRACTION, labels_text)
+
+
+def unavailable_fidelity(reason: str) -> list[Metric]:
+    """The metrics of a model that was not compared."""
+    return [
+        unavailable_metric("signal_to_noise", Dimension.NUMBER, reason),
+        unavailable_metric("float_labels_equal", Dimension.FRACTION, reason),
+    ]
+
+
+def _measured_metric(name: str, value: float, unit: Dimension, provenance: str) -> Metric:
+    return Metric(name=name, value=value, unit=unit, evidence=Evidence.MEASURED, how=provenance)
+
+
+def _scale_finding(name: str, scale: float) -> Finding:
+    return Finding(
+        rule="fidelity",
+        place=f"tensor '{name}'",
+        observed=f"one step is {scale:.2g}, {MAX_SCALE:g} or more: a mask fill or an outlier stretches the range",
+        suggestion="use a smaller fill (-1e9 and infinity are handled where they only feed a softmax or a maximum), "
+        "clip the tensor, or calibration percentile; allow_low_fidelity accepts the model as it is",
+    )
+
+
+def _decibels(relative_noise: float) -> float:
+    if not math.isfinite(relative_noise):
+        return -MAX_DECIBELS
+    return MAX_DECIBELS if relative_noise <= 10 ** (-MAX_DECIBELS / 10) else -10 * math.log10(relative_noise)
 
 
 def measure_fidelity(lite: Model, content: bytes, samples: Arrays) -> Fidelity:
@@ -83,20 +158,44 @@ def measure_fidelity(lite: Model, content: bytes, samples: Arrays) -> Fidelity:
     compared_samples = take_samples(samples, slice(sample_count))
     with temporary_tflite(content) as path:
         quantized_model = read(path)
-        triples = zip(
-            _real_outputs(lite.path, compared_samples),
-            _real_outputs(path, compared_samples),
-            (_output_step(quantized_model, tensor) for tensor in quantized_model.outputs),
-            strict=True,
-        )
-        outputs = tuple(
-            OutputFidelity(tensor.name, _relative_noise(quantized_array, float_array, step))
-            for tensor, (float_array, quantized_array, step) in zip(lite.outputs, triples, strict=True)
-            if tensor.dtype in FLOAT_TYPES
-        )
+        outputs = tuple(_compare_outputs(lite, quantized_model, compared_samples))
         has_collapsed = any(output.has_collapsed for output in outputs)
         wrong_tensor = _find_wrong_tensor(lite, quantized_model, compared_samples) if has_collapsed else ""
-    return Fidelity(outputs, sample_count, wrong_tensor)
+        wide_scales = tuple(_find_wide_scales(quantized_model))
+    return Fidelity(outputs, sample_count, wrong_tensor, wide_scales)
+
+
+def _compare_outputs(lite: Model, quantized_model: Model, samples: Arrays) -> Iterator[OutputFidelity]:
+    output_arrays = (_real_outputs(model.path, samples) for model in (lite, quantized_model))
+    for tensor, quantized_tensor, float_array, array in zip(
+        lite.outputs, quantized_model.outputs, *output_arrays, strict=True
+    ):
+        if tensor.dtype in FLOAT_TYPES:
+            step = _output_step(quantized_model, quantized_tensor)
+            yield OutputFidelity(
+                tensor.name,
+                _relative_noise(array, float_array, MIN_STEPS * step),
+                labels_equal(array, float_array),
+                is_constant=bool((array == array[:1]).all()),
+            )
+
+
+def labels_equal(array: Array, float_array: Array) -> float | None:
+    """The fraction of equal labels: the largest of several scores, or a probability of at least one half."""
+    if float_array.ndim > 1 and float_array.shape[-1] > 1:
+        return float(np.mean(array.argmax(axis=-1) == float_array.argmax(axis=-1)))
+    is_probability = float_array.size > 0 and float_array.min() >= 0 and float_array.max() <= 1
+    return float(np.mean((array >= 0.5) == (float_array >= 0.5))) if is_probability else None
+
+
+def _find_wide_scales(model: Model) -> Iterator[tuple[str, float]]:
+    """Computed activations with an absurd scale, the first of each scale."""
+    tensor_by_scale: dict[float, str] = {}
+    for tensor in (t for op in model.operators for t in op.outputs if t is not None and t.quantization is not None):
+        assert tensor.quantization is not None
+        if tensor.quantization.scales[0] >= MAX_SCALE:
+            tensor_by_scale.setdefault(tensor.quantization.scales[0], tensor.name.split(";")[0])
+    return ((name, scale) for scale, name in tensor_by_scale.items())
 
 
 def _real_outputs(path: Path, samples: Arrays) -> list[Array]:
@@ -134,7 +233,7 @@ def _find_wrong_tensor(lite: Model, quantized_model: Model, samples: Arrays) -> 
         float_array = np.stack([record[position] for record in float_records])
         codes = np.stack([record[position] for record in integer_records])
         noise = _relative_noise(_dequantize(codes, integer_tensor), float_array)
-        if noise is not None and noise > COLLAPSE_NOISE:
+        if noise is not None and _decibels(noise) < COLLAPSE_DECIBELS:
             return tensor.name.split(";")[0]
     return ""
 

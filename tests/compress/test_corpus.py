@@ -16,6 +16,7 @@ from edgepipe.compress.fidelity import measure_fidelity
 from edgepipe.compress.keras_to_tflite import float_model
 from edgepipe.compress.quantizer.op_decomposition import decomposed_model, uniform_bit_width
 from edgepipe.compress.quantizer.quantization import QuantizationRequest, collect_ranges, quantize_tflite
+from edgepipe.compress.quantizer.trained_ranges import TrainedRanges
 from edgepipe.core.arrays import Array, Arrays
 from edgepipe.tflite.interpreter import Runtime, predict
 from edgepipe.tflite.model import Model
@@ -67,7 +68,7 @@ class Comparison:
     def snr_of_simulation(self, bits: Any, folder: Path) -> float:
         """That of the float graph with every tensor rounded in its own range."""
         with decomposed_model(self.lite, uniform_bit_width(8)) as lite:
-            ranges = collect_ranges(lite, QuantizationRequest("int8"), self.feeds, {}).by_tensor
+            ranges = collect_ranges(lite, QuantizationRequest("int8"), self.feeds, TrainedRanges()).by_tensor
             return self.snr(simulate_integers(lite.content, ranges, bits), folder)
 
 

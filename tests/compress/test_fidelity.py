@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from edgepipe.commands.convert import convert as convert_file
-from edgepipe.compress.fidelity import measure_fidelity
+from edgepipe.compress.fidelity import OutputFidelity, labels_equal, measure_fidelity
 from edgepipe.compress.keras_to_tflite import convert
 from edgepipe.tflite.model import Model
 from edgepipe.tflite.reader import read
@@ -92,3 +92,39 @@ def test_an_output_that_does_not_vary_is_not_judged(tmp_path: Path) -> None:
     fidelity = measure_fidelity(lite, convert(model, "int8", X), X)
     assert [output.relative_noise for output in fidelity.outputs] == [None]
     assert fidelity.findings() == []
+    assert [metric.value for metric in fidelity.metrics()] == [None, 1.0]
+    assert fidelity.metrics()[0].how.startswith("dB, 'Identity' not judged, varies by less than two steps, on 100 ")
+
+
+def test_the_report_has_the_ratio_and_the_labels(tmp_path: Path) -> None:
+    metrics = {metric.name: metric for metric in _convert(_save(_healthy(), tmp_path)).metrics}
+    assert 20 < metrics["signal_to_noise"].value < 80
+    assert 0.8 <= metrics["float_labels_equal"].value <= 1
+    assert "on 20 samples that did not calibrate" in metrics["signal_to_noise"].how
+
+
+def test_without_enough_samples_it_is_unavailable(tmp_path: Path) -> None:
+    path = _save(_healthy(), tmp_path)
+    arguments = {"scheme": "int8", "input_type": None, "output_type": None, "allow_code": False}
+    conversion = convert_file(path, data=X[:40], out=tmp_path / "m.tflite", **arguments)
+    metric = next(metric for metric in conversion.metrics if metric.name == "signal_to_noise")
+    assert metric.value is None
+    assert metric.how.startswith("all 40 samples calibrate; from 50 on, ")
+
+
+def test_labels_of_positions_and_of_masks() -> None:
+    scores = np.array([[[0.9, 0.1], [0.4, 0.6]]])
+    fidelity = OutputFidelity("y", 0.01, labels_equal(scores[..., ::-1], scores))
+    assert fidelity.equal_fraction == 0
+    masks = np.array([[[0.9], [0.2]], [[0.6], [0.7]]])
+    assert labels_equal(masks - 0.15, masks) == 0.75
+    assert labels_equal(masks, masks * 40) is None
+
+
+def test_a_constant_output_and_an_absurd_scale_are_named(tmp_path: Path) -> None:
+    inputs = keras.Input((6,), name="x")
+    wide = keras.layers.Dense(3, name="wide")(inputs * 1e9)
+    model = keras.Model(inputs, keras.layers.Concatenate()([wide, inputs]))
+    lite = _float_model(model, tmp_path)
+    findings = measure_fidelity(lite, convert(model, "int8", X), X).findings()
+    assert any(finding.observed.startswith("one step is ") for finding in findings)

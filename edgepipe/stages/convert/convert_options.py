@@ -68,7 +68,7 @@ class ConvertOptions(Stage):
     )
     allow_low_fidelity: bool = Field(
         default=False,
-        description="accept an integer model that has lost more than half of what an output says; else a finding",
+        description="accept an integer model with an output that is too far from the float one (below 8 dB)",
     )
     device: str | None = Field(
         default=None, description="the target device profile: no float layers on an integer-only device"

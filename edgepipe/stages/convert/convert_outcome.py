@@ -42,6 +42,7 @@ def build_outcome(
         metrics=(
             *_quality_metrics(artifact, context),
             *agreement_metrics,
+            *_fidelity_metrics(options, context, converted_model),
             *converted_model.metrics,
             *file_metrics(lite),
         ),
@@ -63,6 +64,15 @@ def _float_findings(options: "ConvertOptions", context: StageContext, lite: Mode
     if not must_be_integer or options.keeps_float:
         return []
     return check_integer_only(lite, allow_float_interface="float32" in (options.input, options.output))
+
+
+def _fidelity_metrics(
+    options: "ConvertOptions", context: StageContext, converted_model: ConvertedModel
+) -> list[Metric]:
+    if not SCHEMES[options.scheme].needs_calibration:
+        return []
+    reason = "no data to compare on" if context.splits is None else "the model has no float outputs"
+    return converted_model.fidelity_metrics(reason)
 
 
 def _quality_metrics(artifact: Artifact, context: StageContext) -> list[Metric]:
