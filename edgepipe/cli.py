@@ -152,6 +152,7 @@ def check(pipelines: tuple[str, ...], settings: tuple[str, ...]) -> None:
             problems.append(str(error))
         else:
             click.echo(f"{file}: ok: {' -> '.join(step.name for step in checked_pipeline.steps)}")
+            _print_notes(checked_pipeline.source.notes(checked_pipeline.base_folder))
     for problem in problems:
         click.echo(problem, err=True)
     if problems:

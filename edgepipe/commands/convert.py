@@ -109,7 +109,7 @@ def convert(
     return Conversion(
         path=str(target_path), scheme=scheme, metrics=tuple(metrics),
         findings=(*findings, *fidelity_findings),
-        notes=(*converted_model.notes, *float_operator_notes(scheme, lite), *accepted_notes,
+        notes=(*source_model.notes, *converted_model.notes, *float_operator_notes(scheme, lite), *accepted_notes,
                *_fidelity_notes(quantization_request, converted_model, samples, held_out)),
     )  # fmt: skip
 

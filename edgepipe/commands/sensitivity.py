@@ -21,6 +21,7 @@ from edgepipe.tflite.model import Model
 
 if TYPE_CHECKING:
     from edgepipe.compress.quantizer.layerwise_quantizer import LayerwiseQuantizer
+    from edgepipe.compress.source_model import SourceModel
 
 CALIBRATION_SAMPLE_COUNT = 200
 
@@ -72,7 +73,8 @@ def rank_model_layers(
     if kind not in (ArtifactKind.KERAS, ArtifactKind.FLOAT, ArtifactKind.TFLITE):
         raise InputError(f"{path}: is a {kind}; `sensitivity` takes a .keras or .h5 file, or a float .tflite")
     calibration_samples, compared_samples, class_labels, data_notes = _read_samples(data, options.samples)
-    with _open_float_model(path, kind, calibration_samples, allow_code, custom_objects) as (lite, feeds, layer_classes):
+    with _open_float_model(path, kind, calibration_samples, allow_code, custom_objects) as (lite, feeds, source_model):
+        layer_classes = source_model.class_by_layer
         quantizer, range_notes = _build_quantizer(lite, feeds, layer_classes, compared_samples, options)
         mismatch_notes = _label_mismatch_notes(lite, class_labels)
         measure_accuracy = (
@@ -85,7 +87,7 @@ def rank_model_layers(
         ranking,
         measure_accuracy is not None,
         count_samples(compared_samples),
-        (*data_notes, *range_notes, *mismatch_notes),
+        (*source_model.notes, *data_notes, *range_notes, *mismatch_notes),
     )
 
 
@@ -157,8 +159,8 @@ def _label_mismatch_notes(lite: Model, class_labels: _ClassLabels | None) -> tup
 @contextmanager
 def _open_float_model(
     path: Path, kind: ArtifactKind, samples: Arrays, allow_code: bool, custom_objects: str | None
-) -> Iterator[tuple[Model, list[Array], Mapping[str, str]]]:
-    """The float .tflite of the model at `path`, decomposed for integer kernels; samples by input; classes of layers."""
+) -> Iterator[tuple[Model, list[Array], "SourceModel"]]:
+    """The float .tflite of the model at `path`, decomposed for integer kernels; samples by input; the model itself."""
     from edgepipe.compress.conversion import open_float_tflite
     from edgepipe.compress.source_model import open_with_classes
 
@@ -169,7 +171,7 @@ def _open_float_model(
         open_float_tflite(source_model.model, samples) as (float_model, feeds, _),
         decomposed_model(float_model, uniform_bit_width(8)) as lite,
     ):
-        yield lite, feeds or [], source_model.class_by_layer
+        yield lite, feeds or [], source_model
 
 
 def _build_quantizer(

@@ -9,6 +9,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from edgepipe.compress.quantizer.quantization import QuantizationRequest, Quanti
 from edgepipe.compress.schemes import InterfaceType, SchemeName
 from edgepipe.core.arrays import Array, Arrays, count_samples
 from edgepipe.core.errors import InputError
+from edgepipe.models.float32_rebuild import Float32Model, in_float32
 from edgepipe.models.freeze import FrozenGraph, ModelInput, freeze, freeze_saved_model, model_inputs
 from edgepipe.models.native_stderr import capture_stderr
 from edgepipe.tflite.model import Model
@@ -65,6 +67,14 @@ def convert_keras(
         InputError: samples that are missing, NaN or of the wrong shape; incompatible scheme and types; operators that
             TFLite does not have, each named with the layer it comes from.
     """
+    source = Float32Model(model) if isinstance(model, Path) else in_float32(model)
+    quantized_model = _convert_float32(source.model, request, samples, held_out)
+    return replace(quantized_model, notes=(*source.notes, *quantized_model.notes))
+
+
+def _convert_float32(
+    model: Any, request: QuantizationRequest, samples: Arrays | None, held_out: Arrays | None
+) -> QuantizedModel:
     io_types = request.io_types
     if (request.scheme == "int8" and is_fake_quant(model)) or (
         request.scheme in CONVERTER_SCHEMES and not request.keep_float
@@ -120,7 +130,7 @@ def _convert_directly(model: Any, scheme: str, samples: Arrays | None, io_types:
 
 
 def _freeze_model(model: Any) -> FrozenGraph:
-    return freeze_saved_model(model) if isinstance(model, Path) else freeze(model)
+    return freeze_saved_model(model) if isinstance(model, Path) else freeze(in_float32(model).model)
 
 
 LOOP_OPS = ("LoopCond", "While", "StatelessWhile")

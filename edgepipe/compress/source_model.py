@@ -3,13 +3,16 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgepipe.core.artifact import ArtifactKind
 from edgepipe.core.errors import InputError
 from edgepipe.core.outcome import Table
 from edgepipe.tflite.model import Model
 from edgepipe.tflite.reader import read
+
+if TYPE_CHECKING:
+    from edgepipe.models.float32_rebuild import Float32Model
 
 
 @dataclass(frozen=True)
@@ -33,8 +36,9 @@ def open_source(path: Path, kind: ArtifactKind, *, allow_code: bool) -> SourceMo
         return SourceModel(read_float_tflite(path), {})
     if kind is ArtifactKind.QAT:
         return _open_fake_quant(path)
-    model = open_model(path, kind, allow_code=allow_code)
-    return SourceModel(model, {} if kind is ArtifactKind.SAVED_MODEL else map_layer_classes(model))
+    source = open_in_float32(path, kind, allow_code=allow_code)
+    class_by_layer = {} if kind is ArtifactKind.SAVED_MODEL else map_layer_classes(source.model)
+    return SourceModel(source.model, class_by_layer, notes=source.notes)
 
 
 def open_with_classes(path: Path, kind: ArtifactKind, *, allow_code: bool, custom_objects: str | None) -> SourceModel:
@@ -75,15 +79,22 @@ def _open_fake_quant(path: Path) -> SourceModel:
 
 def open_model(path: Path, kind: ArtifactKind, *, allow_code: bool) -> Any:
     """The Keras, tf_keras or fake-quant model at `path`; for a SavedModel, which is only converted, the path itself."""
+    return open_in_float32(path, kind, allow_code=allow_code).model
+
+
+def open_in_float32(path: Path, kind: ArtifactKind, *, allow_code: bool) -> "Float32Model":
+    """What `open_model` gives, and a note if it was rebuilt in float32."""
+    from edgepipe.models.float32_rebuild import Float32Model
+
     if kind is ArtifactKind.QAT:
         from edgepipe.compress.qat.qat_store import restore_model
 
-        return restore_model(path)
+        return Float32Model(restore_model(path))
     if kind is ArtifactKind.SAVED_MODEL:
-        return path
-    from edgepipe.models.model_files import load_model
+        return Float32Model(path)
+    from edgepipe.models.model_files import load_in_float32
 
-    return load_model(path, kind, allow_code=allow_code)
+    return load_in_float32(path, kind, allow_code=allow_code)
 
 
 def map_layer_classes(model: Any) -> dict[str, str]:

@@ -10,13 +10,13 @@ from edgepipe.stages.context import StageContext
 def open_float(context: StageContext) -> tuple[Any, list[str]]:
     """The stage's input as a tf_keras model, loaded or bridged from Keras 3, and notes on the bridge."""
     from edgepipe.models.bridge import bridge
-    from edgepipe.models.model_files import load_model
+    from edgepipe.models.model_files import load_in_float32
 
-    model = load_model(context.artifact.path, context.artifact.kind, allow_code=context.allow_code)
+    source = load_in_float32(context.artifact.path, context.artifact.kind, allow_code=context.allow_code)
     if context.artifact.kind is ArtifactKind.FLOAT:
-        return model, []
-    bridge_result = bridge(model)
-    return bridge_result.model, bridge_result.notes
+        return source.model, list(source.notes)
+    bridge_result = bridge(source.model)
+    return bridge_result.model, [*source.notes, *bridge_result.notes]
 
 
 def write_keras(model: Any, folder: Path) -> Artifact:

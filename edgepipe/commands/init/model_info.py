@@ -3,12 +3,14 @@
 import ast
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from edgepipe.commands.init.output_location import OutputLocation
 from edgepipe.core import references
 from edgepipe.core.artifact import ArtifactKind
 from edgepipe.core.errors import InputError
 from edgepipe.core.units import plural
+from edgepipe.models.dtype_policies import check_not_quantized, describe_float_policies
 from edgepipe.models.file_kind import detect_kind, read_config
 from edgepipe.models.model_description import ModelDescription, PortDescription, describe
 from edgepipe.tflite import integer_check, reader
@@ -78,7 +80,9 @@ def inspect_model(model_reference: str, location: OutputLocation) -> ModelInfo:
 
 
 def _inspect_keras(path: Path, reference: str) -> ModelInfo:
-    if "layers" not in read_config(path)["config"]:
+    config = read_config(path)
+    check_not_quantized(str(path), config)
+    if "layers" not in config["config"]:
         raise InputError(f"{path}: {_SUBCLASSED_MESSAGE}")
     model_description = describe(path)
     keras_dialect = "Keras 3" if model_description.kind is ArtifactKind.KERAS else "tf_keras"
@@ -95,7 +99,7 @@ def _inspect_keras(path: Path, reference: str) -> ModelInfo:
         activation=model_description.last_activation,
         code_descriptions=model_description.code_layers,
         is_prunable=_has_prunable_layers(model_description),
-        notes=_open_dimension_notes(model_description),
+        notes=(*_open_dimension_notes(model_description), *_policy_notes(config)),
     )
 
 
@@ -111,6 +115,11 @@ def _open_dimension_notes(model_description: ModelDescription) -> tuple[str, ...
         for port in model_description.inputs
         if None in port.shape[1:]
     )
+
+
+def _policy_notes(config: dict[str, Any]) -> tuple[str, ...]:
+    policies_text = describe_float_policies(config)
+    return (f"the model has the {policies_text}: it is rebuilt in float32 when it is loaded",) if policies_text else ()
 
 
 def _inspect_tflite(path: Path, reference: str) -> ModelInfo:
