@@ -88,7 +88,7 @@ def convert(
     target_path = out or path.with_suffix(".tflite")
     _check_paths(path, kind, target_path)
     quantization_request = _build_request(scheme, (input_type, output_type), calibration, recipe)
-    samples = _read_samples(quantization_request, data)
+    samples, sample_notes = _read_samples(quantization_request, data)
     calibrating, held_out = _hold_back(quantization_request, samples)
     load_tensorflow()
     source_model = open_with_classes(path, kind, allow_code=allow_code, custom_objects=custom_objects)
@@ -109,7 +109,7 @@ def convert(
     return Conversion(
         path=str(target_path), scheme=scheme, metrics=tuple(metrics),
         findings=(*findings, *fidelity_findings),
-        notes=(*source_model.notes, *converted_model.notes, *float_operator_notes(scheme, lite), *accepted_notes,
+        notes=(*sample_notes, *source_model.notes, *converted_model.notes, *float_operator_notes(scheme, lite), *accepted_notes,
                *_fidelity_notes(quantization_request, converted_model, samples, held_out)),
     )  # fmt: skip
 
@@ -145,8 +145,10 @@ def _build_request(
     return QuantizationRequest(scheme, *io_types, calibration or ActivationCalibration(), recipe_rules)
 
 
-def _read_samples(request: "QuantizationRequest", data: "str | Path | Arrays | None") -> Arrays | None:
-    """The samples of `data`, which are required if `request` calibrates."""
+def _read_samples(
+    request: "QuantizationRequest", data: "str | Path | Arrays | None"
+) -> tuple[Arrays | None, tuple[str, ...]]:
+    """The samples of `data`, which are required if `request` calibrates, and notes on what is not read."""
     from edgepipe.compress.quantizer.quantization import needs_samples
 
     if data is None and needs_samples(request):
@@ -155,10 +157,11 @@ def _read_samples(request: "QuantizationRequest", data: "str | Path | Arrays | N
             "hundred typical inputs, array 'x'), or choose --scheme dynamic or float16"
         )
     if not isinstance(data, (str, Path)):
-        return data
-    from edgepipe.data.sample_files import read
+        return data, ()
+    from edgepipe.data import sample_files
 
-    return read(Path(data))
+    sample_file = sample_files.read(Path(data))
+    return sample_file.x, sample_file.notes
 
 
 def _hold_back(request: "QuantizationRequest", samples: Arrays | None) -> tuple[Arrays | None, Arrays | None]:

@@ -108,12 +108,12 @@ def _read_samples(
     if data.endswith((".npz", ".npy")):
         from edgepipe.data import sample_files
 
-        x, y = sample_files.read_labelled(Path(data))
+        sample_file = sample_files.read(Path(data))
         return (
-            take_samples(x, slice(CALIBRATION_SAMPLE_COUNT)),
-            take_samples(x, slice(sample_count)),
-            _class_labels(y, sample_count),
-            _no_classes_notes(y),
+            take_samples(sample_file.x, slice(CALIBRATION_SAMPLE_COUNT)),
+            take_samples(sample_file.x, slice(sample_count)),
+            _class_labels(sample_file.y, sample_count),
+            (*sample_file.notes, *_no_classes_notes(sample_file.y)),
         )
     from edgepipe.commands.dataset import describe_dataset
 

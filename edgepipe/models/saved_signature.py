@@ -47,12 +47,12 @@ def check_signature(path: Path, signature: TfFunction) -> None:
 
 
 def find_stateful_problem(function: TfFunction) -> str:
-    """Why `function` cannot be a graph of constants: a table, a state, a variable; empty if nothing stands in the way."""
+    """Why `function` cannot be a graph of constants: a table, a state, a variable; empty if it can."""
     ops = list(_iter_ops(function))
     if lookups := [f"{op_type} '{name}'" for op_type, name in ops if op_type.startswith(_LOOKUP_OPS)]:
         return (
-            f"looks values up in a table ({lookups[0]}), which no device runs; save a signature without it, and look the "
-            "values up before the model"
+            f"looks values up in a table ({lookups[0]}), which no device runs; save a signature without it, and look "
+            "the values up before the model"
         )
     if assignments := [name for op_type, name in ops if op_type.startswith(_ASSIGN_PREFIX)]:
         return (
