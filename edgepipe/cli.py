@@ -53,6 +53,10 @@ ALLOW_CODE = click.option(
 CUSTOM_OBJECTS = click.option(
     "--custom-objects", metavar="MODULE:NAME", help="Custom classes of the model: a dictionary, or a single class."
 )
+INPUT_SHAPE = click.option(
+    "--input-shape", multiple=True, metavar="SHAPE",
+    help="Sizes of open input dimensions, such as 224x224x3, or NAME=224x224x3 for one of several inputs; repeatable.",
+)  # fmt: skip
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
 CACHE_DIR = click.option(
     "--cache-dir",
@@ -198,6 +202,7 @@ def check(pipelines: tuple[str, ...], settings: tuple[str, ...]) -> None:
     help="Accept an integer model that has lost more than half of what an output says.",
 )
 @click.option("-o", "--out", type=click.Path(), help="The .tflite to write; default: next to the model.")
+@INPUT_SHAPE
 @ALLOW_CODE
 @CUSTOM_OBJECTS
 @JSON
@@ -214,6 +219,7 @@ def convert(
     recipe: str | None,
     allow_low_fidelity: bool,
     out: str | None,
+    input_shape: tuple[str, ...],
     allow_code: bool,
     custom_objects: str | None,
     as_json: bool,
@@ -227,7 +233,7 @@ def convert(
         model, data=data, scheme=scheme, input=input_type, output=output_type, out=out, allow_code=allow_code,
         custom_objects=custom_objects, calibration=calibration, percentile=percentile,
         keep_float_types=keep_float_types, keep_float_layers=keep_float_layers, recipe=recipe,
-        allow_low_fidelity=allow_low_fidelity,
+        allow_low_fidelity=allow_low_fidelity, input_shape=input_shape,
     )  # fmt: skip
     if as_json:
         click.echo(renderer.document(conversion))
@@ -255,12 +261,13 @@ def convert(
 @click.option(
     "--chart", type=click.Path(dir_okay=False), help="Write a chart of the ranking to this .png, .svg or .pdf."
 )
+@INPUT_SHAPE
 @ALLOW_CODE
 @CUSTOM_OBJECTS
 @JSON
 def sensitivity(
     model: str, data: str, scheme: Any, calibration: Any, percentile: float, samples: int, chart: str | None,
-    allow_code: bool, custom_objects: str | None, as_json: bool,
+    input_shape: tuple[str, ...], allow_code: bool, custom_objects: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Rank layers by quantization sensitivity.
 
@@ -273,7 +280,7 @@ def sensitivity(
 
     ranking = api.sensitivity(
         model, data=data, scheme=scheme, calibration=calibration, percentile=percentile, samples=samples, chart=chart,
-        allow_code=allow_code, custom_objects=custom_objects,
+        allow_code=allow_code, custom_objects=custom_objects, input_shape=input_shape,
     )  # fmt: skip
     if as_json:
         return click.echo(renderer.document(ranking))

@@ -1,7 +1,7 @@
 """`edgepipe convert`: converts one model to TFLite without YAML, and compares it with the original."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,6 +54,7 @@ def convert(
     keep_float_layers: Collection[str] = (),
     recipe: Path | None = None,
     allow_low_fidelity: bool = False,
+    input_shapes: Sequence[str] = (),
 ) -> Conversion:
     """Convert the model at `path`; a Keras 3 model is converted directly, without the bridge to tf_keras.
 
@@ -73,6 +74,7 @@ def convert(
         keep_float_layers: layers that stay in float, by regular expression.
         recipe: a recipe file, for the scheme `recipe`.
         allow_low_fidelity: accept an integer model that has lost more than half of what an output says.
+        input_shapes: sizes of open input dimensions, as `224x224x3` or `name=224x224x3`.
 
     Raises:
         InputError: no model, no samples where they are needed, samples that do not fit, options that do not go
@@ -91,7 +93,9 @@ def convert(
     samples, sample_notes = _read_samples(quantization_request, data)
     calibrating, held_out = _hold_back(quantization_request, samples)
     load_tensorflow()
-    source_model = open_with_classes(path, kind, allow_code=allow_code, custom_objects=custom_objects)
+    source_model = open_with_classes(
+        path, kind, allow_code=allow_code, custom_objects=custom_objects, input_shapes=input_shapes
+    )
     converted_model = convert_model(
         source_model.model,
         _keep_float(quantization_request, keep_float_types, keep_float_layers, source_model),
@@ -109,8 +113,8 @@ def convert(
     return Conversion(
         path=str(target_path), scheme=scheme, metrics=tuple(metrics),
         findings=(*findings, *fidelity_findings),
-        notes=(*sample_notes, *source_model.notes, *converted_model.notes, *float_operator_notes(scheme, lite), *accepted_notes,
-               *_fidelity_notes(quantization_request, converted_model, samples, held_out)),
+        notes=(*sample_notes, *source_model.notes, *converted_model.notes, *float_operator_notes(scheme, lite),
+               *accepted_notes, *_fidelity_notes(quantization_request, converted_model, samples, held_out)),
     )  # fmt: skip
 
 

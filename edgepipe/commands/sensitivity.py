@@ -34,6 +34,7 @@ class SensitivityOptions:
     scheme: Literal["int8", "int16x8"] = "int8"
     calibration: ActivationCalibration = field(default_factory=ActivationCalibration)
     samples: int = 512
+    input_shapes: tuple[str, ...] = ()  # sizes of open input dimensions, as `224x224x3` or `name=224x224x3`
 
 
 @final
@@ -67,13 +68,17 @@ def rank_model_layers(
     Raises:
         InputError: no float model, no samples, or a model that cannot be quantized.
     """
+    from edgepipe.compress.source_model import open_with_classes
     from edgepipe.models.file_kind import detect_kind
 
     kind = detect_kind(path)
     if kind not in (ArtifactKind.KERAS, ArtifactKind.FLOAT, ArtifactKind.TFLITE):
         raise InputError(f"{path}: is a {kind}; `sensitivity` takes a .keras or .h5 file, or a float .tflite")
     calibration_samples, compared_samples, class_labels, data_notes = _read_samples(data, options.samples)
-    with _open_float_model(path, kind, calibration_samples, allow_code, custom_objects) as (lite, feeds, source_model):
+    source_model = open_with_classes(
+        path, kind, allow_code=allow_code, custom_objects=custom_objects, input_shapes=options.input_shapes
+    )
+    with _open_float_model(source_model, calibration_samples) as (lite, feeds):
         layer_classes = source_model.class_by_layer
         quantizer, range_notes = _build_quantizer(lite, feeds, layer_classes, compared_samples, options)
         mismatch_notes = _label_mismatch_notes(lite, class_labels)
@@ -157,21 +162,16 @@ def _label_mismatch_notes(lite: Model, class_labels: _ClassLabels | None) -> tup
 
 
 @contextmanager
-def _open_float_model(
-    path: Path, kind: ArtifactKind, samples: Arrays, allow_code: bool, custom_objects: str | None
-) -> Iterator[tuple[Model, list[Array], "SourceModel"]]:
-    """The float .tflite of the model at `path`, decomposed for integer kernels; samples by input; the model itself."""
+def _open_float_model(source_model: "SourceModel", samples: Arrays) -> Iterator[tuple[Model, list[Array]]]:
+    """The float .tflite of the model, decomposed for integer kernels, and samples in the order of its inputs."""
     from edgepipe.compress.conversion import open_float_tflite
-    from edgepipe.compress.source_model import open_with_classes
-
-    source_model = open_with_classes(path, kind, allow_code=allow_code, custom_objects=custom_objects)
     from edgepipe.compress.quantizer.op_decomposition import decomposed_model, uniform_bit_width
 
     with (
         open_float_tflite(source_model.model, samples) as (float_model, feeds, _),
         decomposed_model(float_model, uniform_bit_width(8)) as lite,
     ):
-        yield lite, feeds or [], source_model
+        yield lite, feeds or []
 
 
 def _build_quantizer(

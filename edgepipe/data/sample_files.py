@@ -34,8 +34,8 @@ def read(path: Path) -> SampleFile:
     """The samples in `path`, and the labels if it has any.
 
     Raises:
-        InputError: no such file, not a NumPy file, pickled objects, no array, no sample, or the number of labels differs
-            from that of samples.
+        InputError: no such file, not a NumPy file, pickled objects, no array, no sample, or another number of labels
+            than of samples.
     """
     try:
         with path.open("rb") as stream:

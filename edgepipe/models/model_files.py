@@ -24,7 +24,7 @@ from edgepipe.models.bridge import bridge
 from edgepipe.models.dtype_policies import check_not_quantized, describe_float_policies, find_float_policies
 from edgepipe.models.file_kind import detect_kind, find_code_layers, read_config
 from edgepipe.models.float32_rebuild import Float32Model, float32_by_default, in_float32
-from edgepipe.models.input_shapes import check_input_shapes
+from edgepipe.models.input_shapes import check_is_graph
 from edgepipe.models.keras_types import AnyKerasModel, AnyKerasVariable, KerasModel, TfKerasModel
 from edgepipe.models.subclassed import to_functional
 
@@ -117,7 +117,7 @@ def _load_keras_file(path: Path, kind: ArtifactKind, allow_code: bool) -> Float3
         raise InputError(f"{path}: cannot be loaded: {_load_failure_reason(error, path, keras_package)}") from error
     if kind is ArtifactKind.KERAS:
         model = to_functional(model)
-    check_input_shapes(model)
+    check_is_graph(model)
     float32_model = in_float32(model)
     policies_text = describe_float_policies(config)
     if policies_text and not float32_model.note:

@@ -13,6 +13,7 @@ from edgepipe.core.outcome import Outcome
 from edgepipe.data.splits import FITTING_SPLITS
 from edgepipe.models.dtype_policies import check_not_quantized, describe_float_policies
 from edgepipe.models.file_kind import detect_kind, find_code_layers, read_config
+from edgepipe.models.input_shapes import parse_input_shapes
 from edgepipe.models.model_description import describe as describe_model
 from edgepipe.stages import model_io, model_metrics
 from edgepipe.stages.base import Stage
@@ -34,6 +35,10 @@ class Source(Stage):
     args: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the function")
     custom_objects: str | None = Field(
         default=None, description="module:attribute, a dictionary of the model's own classes, or one class"
+    )
+    input_shape: str | None = Field(
+        default=None,
+        description="sizes of open input dimensions: `224x224x3`, or `name=224x224x3, ..` for several inputs",
     )
     allow_code: bool = Field(default=False, description="load models that carry code: Lambda layers, SavedModels")
 
@@ -74,14 +79,19 @@ class Source(Stage):
         kind = detect_kind(source)
         target = context.output_folder / f"model{source.suffix}"
         copy_atomically(source, target)
-        if kind not in _DESCRIBED_KINDS or not describe_float_policies(read_config(target)):
+        if kind not in _DESCRIBED_KINDS or not (self.input_shape or describe_float_policies(read_config(target))):
             return Artifact.from_path(kind, target), ()
         from edgepipe.models.model_files import load_in_float32
 
         float32_model = load_in_float32(target, kind, allow_code=self.allow_code)
         target.unlink()
         write = model_io.write_keras if kind is ArtifactKind.KERAS else model_io.write_float
-        return write(float32_model.model, context.output_folder), _float32_notes(float32_model.notes)
+        return write(self._fix_inputs(float32_model.model), context.output_folder), _float32_notes(float32_model.notes)
+
+    def _fix_inputs(self, model: Any) -> Any:
+        from edgepipe.models.fixed_inputs import fix_input_shapes
+
+        return fix_input_shapes(model, parse_input_shapes(self.input_shape or ()))
 
     def _build_model(self, context: StageContext) -> tuple[Artifact, tuple[str, ...]]:
         from edgepipe.models.model_function import build_model
@@ -89,7 +99,7 @@ class Source(Stage):
 
         set_seeds(context.seed)
         float32_model = build_model(str(self.function), dict(self.args), context.base_folder, context.splits)
-        artifact = model_io.write_keras(float32_model.model, context.output_folder)
+        artifact = model_io.write_keras(self._fix_inputs(float32_model.model), context.output_folder)
         return artifact, _float32_notes(float32_model.notes)
 
 
@@ -133,6 +143,9 @@ def find_problem(source: Source, base_folder: Path) -> str:
 
 def _file_problem(source: Source, path: Path) -> str:
     kind = detect_kind(path)
+    parse_input_shapes(source.input_shape or ())
+    if source.input_shape and kind not in _DESCRIBED_KINDS:
+        return f"input_shape is for a Keras model with open dimensions; this is a {kind}"
     if kind is ArtifactKind.SAVED_MODEL and not source.allow_code:
         return "a SavedModel is a program; write `model: {path: .., allow_code: true}` if you trust it"
     if kind not in _DESCRIBED_KINDS:

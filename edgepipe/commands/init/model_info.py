@@ -12,6 +12,7 @@ from edgepipe.core.errors import InputError
 from edgepipe.core.units import plural
 from edgepipe.models.dtype_policies import check_not_quantized, describe_float_policies
 from edgepipe.models.file_kind import detect_kind, read_config
+from edgepipe.models.input_shapes import OPEN_SHAPE_REMEDY
 from edgepipe.models.model_description import ModelDescription, PortDescription, describe
 from edgepipe.tflite import integer_check, reader
 from edgepipe.tflite.model import Model, Tensor
@@ -110,8 +111,8 @@ def _has_prunable_layers(model_description: ModelDescription) -> bool:
 
 def _open_dimension_notes(model_description: ModelDescription) -> tuple[str, ...]:
     return tuple(
-        f"input '{port.name}' has the shape {port.shape}: all but the first dimension must be fixed for a device; "
-        "rebuild the model with a full Input(shape=...)"
+        f"input '{port.name}' has the shape {port.shape}: all but the first dimension must be fixed for a device; give "
+        f"{OPEN_SHAPE_REMEDY}"
         for port in model_description.inputs
         if None in port.shape[1:]
     )
