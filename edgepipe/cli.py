@@ -118,16 +118,19 @@ def cli(debug: bool) -> None:
     type=click.Path(file_okay=False),
     help="Where to write the report and the artifacts; default: runs/NAME.",
 )
+@CUSTOM_OBJECTS
 @CACHE_DIR
 @click.option("--quiet", is_flag=True, help="No progress on stderr.")
 @JSON
 def run(
-    pipeline: str, settings: tuple[str, ...], output_dir: str | None, cache_dir: str | None, quiet: bool, as_json: bool
-) -> None:
+    pipeline: str, settings: tuple[str, ...], output_dir: str | None, custom_objects: str | None,
+    cache_dir: str | None, quiet: bool, as_json: bool,
+) -> None:  # fmt: skip
     """Run a pipeline; unchanged stages are taken from the cache."""
     from edgepipe import api
     from edgepipe.core.progress import show_progress
 
+    settings += (f"model.custom_objects={custom_objects}",) if custom_objects is not None else ()
     # stdout is for the report: what the user's own functions print goes to stderr.
     with show_progress(quiet) as progress, redirect_stdout(sys.stderr):
         run_report = api.run(pipeline, settings=settings, output_dir=output_dir, cache_dir=cache_dir, progress=progress)
@@ -655,14 +658,15 @@ def device_fit(
 @click.option(
     "--device", "device_name", default="host", show_default=True, help="The device to validate for, by name or path."
 )
+@CUSTOM_OBJECTS
 @click.option("--force", is_flag=True, help="Replace the file if it exists.")
-def init(model: str, out: str, data: str | None, device_name: str, force: bool) -> None:
+def init(model: str, out: str, data: str | None, device_name: str, custom_objects: str | None, force: bool) -> None:
     """Read a model and write a commented pipeline for it."""
     from pathlib import Path
 
     from edgepipe.commands import init as command
 
-    notes = command.write(model, Path(out), data=data, device=device_name, force=force)
+    notes = command.write(model, Path(out), data=data, device=device_name, force=force, custom_objects=custom_objects)
     click.echo(f"wrote {out}")
     for note in notes:
         click.echo(f"note: {note}", err=True)
