@@ -33,7 +33,7 @@ def _apply_setting(document: Document, setting: str) -> None:
         raise InputError(f"'{source}' is not of the form --set path=value, for example --set stages.prune.sparsity=0.8")
     if path_steps[0] not in PIPELINE_KEYS:
         raise InputError(f"{source}: unknown option '{path_steps[0]}'{did_you_mean(path_steps[0], PIPELINE_KEYS)}")
-    if path_steps[0] == "model" and len(path_steps) > 1:
+    if path_steps[0] == "model" and path_steps[1:] not in ((), ("path",), ("function",)):
         _expand_model(document)
     path = _stage_path(document, path_steps, source) if path_steps[0] == "stages" else path_steps
     config.assign(document, path, option_text, source)
