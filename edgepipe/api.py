@@ -8,7 +8,7 @@ Importing edgepipe imports nothing heavy; each function imports what it needs wh
 """
 
 import functools
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
@@ -122,6 +122,7 @@ def convert(
     keep_float_layers: Collection[str] = (),
     recipe: StrPath | None = None,
     allow_low_fidelity: bool = False,
+    input_shape: str | Sequence[str] = (),
 ) -> "Conversion":
     """Convert a `.keras`, `.h5`, SavedModel or float `.tflite` to TFLite, and compare it with the original.
 
@@ -140,6 +141,7 @@ def convert(
         keep_float_layers: layers that stay in float, by regular expression.
         recipe: a recipe file, for `scheme="recipe"`.
         allow_low_fidelity: accept an integer model with an output that is too far from the float one.
+        input_shape: sizes of open input dimensions: "224x224x3", or "name=224x224x3" for each of several inputs.
 
     Raises:
         InputError: no model, no samples where they are needed, samples that do not fit, options that do not go
@@ -154,8 +156,12 @@ def convert(
         out=None if out is None else Path(out), allow_code=allow_code, custom_objects=custom_objects,
         calibration=ActivationCalibration.from_options(calibration, percentile), keep_float_types=keep_float_types,
         keep_float_layers=keep_float_layers, recipe=None if recipe is None else Path(recipe),
-        allow_low_fidelity=allow_low_fidelity,
+        allow_low_fidelity=allow_low_fidelity, input_shapes=_as_list(input_shape),
     )  # fmt: skip
+
+
+def _as_list(texts: str | Sequence[str]) -> tuple[str, ...]:
+    return (texts,) if isinstance(texts, str) else tuple(texts)
 
 
 def sensitivity(
@@ -169,6 +175,7 @@ def sensitivity(
     allow_code: bool = False,
     custom_objects: str | None = None,
     chart: StrPath | None = None,
+    input_shape: str | Sequence[str] = (),
 ) -> "SensitivityReport":
     """Rank the layers of a model by quantization sensitivity.
 
@@ -182,6 +189,7 @@ def sensitivity(
         allow_code: load a model that carries code.
         custom_objects: `module:attribute`, the model's own classes.
         chart: a .png, .svg or .pdf to draw.
+        input_shape: as in `convert`.
 
     Raises:
         InputError: a model or samples that cannot be used, or a model that cannot be quantized.
@@ -189,7 +197,9 @@ def sensitivity(
     from edgepipe.commands.sensitivity import SensitivityOptions, rank_model_layers
     from edgepipe.compress.schemes import ActivationCalibration
 
-    options = SensitivityOptions(scheme, ActivationCalibration.from_options(calibration, percentile), samples)
+    options = SensitivityOptions(
+        scheme, ActivationCalibration.from_options(calibration, percentile), samples, _as_list(input_shape)
+    )
     source = str(data) if isinstance(data, Path) else data
     report = rank_model_layers(Path(model), source, options, allow_code, custom_objects)
     if chart is not None:

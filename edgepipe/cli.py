@@ -53,6 +53,10 @@ ALLOW_CODE = click.option(
 CUSTOM_OBJECTS = click.option(
     "--custom-objects", metavar="MODULE:NAME", help="Custom classes of the model: a dictionary, or a single class."
 )
+INPUT_SHAPE = click.option(
+    "--input-shape", multiple=True, metavar="SHAPE",
+    help="Sizes of open input dimensions, such as 224x224x3, or NAME=224x224x3 for one of several inputs; repeatable.",
+)  # fmt: skip
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
 CACHE_DIR = click.option(
     "--cache-dir",
@@ -114,16 +118,19 @@ def cli(debug: bool) -> None:
     type=click.Path(file_okay=False),
     help="Where to write the report and the artifacts; default: runs/NAME.",
 )
+@CUSTOM_OBJECTS
 @CACHE_DIR
 @click.option("--quiet", is_flag=True, help="No progress on stderr.")
 @JSON
 def run(
-    pipeline: str, settings: tuple[str, ...], output_dir: str | None, cache_dir: str | None, quiet: bool, as_json: bool
-) -> None:
+    pipeline: str, settings: tuple[str, ...], output_dir: str | None, custom_objects: str | None,
+    cache_dir: str | None, quiet: bool, as_json: bool,
+) -> None:  # fmt: skip
     """Run a pipeline; unchanged stages are taken from the cache."""
     from edgepipe import api
     from edgepipe.core.progress import show_progress
 
+    settings += (f"model.custom_objects={custom_objects}",) if custom_objects is not None else ()
     # stdout is for the report: what the user's own functions print goes to stderr.
     with show_progress(quiet) as progress, redirect_stdout(sys.stderr):
         run_report = api.run(pipeline, settings=settings, output_dir=output_dir, cache_dir=cache_dir, progress=progress)
@@ -152,6 +159,7 @@ def check(pipelines: tuple[str, ...], settings: tuple[str, ...]) -> None:
             problems.append(str(error))
         else:
             click.echo(f"{file}: ok: {' -> '.join(step.name for step in checked_pipeline.steps)}")
+            _print_notes(checked_pipeline.source.notes(checked_pipeline.base_folder))
     for problem in problems:
         click.echo(problem, err=True)
     if problems:
@@ -197,6 +205,7 @@ def check(pipelines: tuple[str, ...], settings: tuple[str, ...]) -> None:
     help="Accept an integer model with an output that is too far from the float one (below 8 dB).",
 )
 @click.option("-o", "--out", type=click.Path(), help="The .tflite to write; default: next to the model.")
+@INPUT_SHAPE
 @ALLOW_CODE
 @CUSTOM_OBJECTS
 @JSON
@@ -213,6 +222,7 @@ def convert(
     recipe: str | None,
     allow_low_fidelity: bool,
     out: str | None,
+    input_shape: tuple[str, ...],
     allow_code: bool,
     custom_objects: str | None,
     as_json: bool,
@@ -226,7 +236,7 @@ def convert(
         model, data=data, scheme=scheme, input=input_type, output=output_type, out=out, allow_code=allow_code,
         custom_objects=custom_objects, calibration=calibration, percentile=percentile,
         keep_float_types=keep_float_types, keep_float_layers=keep_float_layers, recipe=recipe,
-        allow_low_fidelity=allow_low_fidelity,
+        allow_low_fidelity=allow_low_fidelity, input_shape=input_shape,
     )  # fmt: skip
     if as_json:
         click.echo(renderer.document(conversion))
@@ -254,12 +264,13 @@ def convert(
 @click.option(
     "--chart", type=click.Path(dir_okay=False), help="Write a chart of the ranking to this .png, .svg or .pdf."
 )
+@INPUT_SHAPE
 @ALLOW_CODE
 @CUSTOM_OBJECTS
 @JSON
 def sensitivity(
     model: str, data: str, scheme: Any, calibration: Any, percentile: float, samples: int, chart: str | None,
-    allow_code: bool, custom_objects: str | None, as_json: bool,
+    input_shape: tuple[str, ...], allow_code: bool, custom_objects: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Rank layers by quantization sensitivity.
 
@@ -272,7 +283,7 @@ def sensitivity(
 
     ranking = api.sensitivity(
         model, data=data, scheme=scheme, calibration=calibration, percentile=percentile, samples=samples, chart=chart,
-        allow_code=allow_code, custom_objects=custom_objects,
+        allow_code=allow_code, custom_objects=custom_objects, input_shape=input_shape,
     )  # fmt: skip
     if as_json:
         return click.echo(renderer.document(ranking))
@@ -647,14 +658,15 @@ def device_fit(
 @click.option(
     "--device", "device_name", default="host", show_default=True, help="The device to validate for, by name or path."
 )
+@CUSTOM_OBJECTS
 @click.option("--force", is_flag=True, help="Replace the file if it exists.")
-def init(model: str, out: str, data: str | None, device_name: str, force: bool) -> None:
+def init(model: str, out: str, data: str | None, device_name: str, custom_objects: str | None, force: bool) -> None:
     """Read a model and write a commented pipeline for it."""
     from pathlib import Path
 
     from edgepipe.commands import init as command
 
-    notes = command.write(model, Path(out), data=data, device=device_name, force=force)
+    notes = command.write(model, Path(out), data=data, device=device_name, force=force, custom_objects=custom_objects)
     click.echo(f"wrote {out}")
     for note in notes:
         click.echo(f"note: {note}", err=True)

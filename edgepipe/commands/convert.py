@@ -1,7 +1,7 @@
 """`edgepipe convert`: converts one model to TFLite without YAML, and compares it with the original."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,6 +54,7 @@ def convert(
     keep_float_layers: Collection[str] = (),
     recipe: Path | None = None,
     allow_low_fidelity: bool = False,
+    input_shapes: Sequence[str] = (),
 ) -> Conversion:
     """Convert the model at `path`; a Keras 3 model is converted directly, without the bridge to tf_keras.
 
@@ -73,6 +74,7 @@ def convert(
         keep_float_layers: layers that stay in float, by regular expression.
         recipe: a recipe file, for the scheme `recipe`.
         allow_low_fidelity: accept an integer model with an output that is too far from the float one.
+        input_shapes: sizes of open input dimensions, as `224x224x3` or `name=224x224x3`.
 
     Raises:
         InputError: no model, no samples where they are needed, samples that do not fit, options that do not go
@@ -88,10 +90,12 @@ def convert(
     target_path = out or path.with_suffix(".tflite")
     _check_paths(path, kind, target_path)
     quantization_request = _build_request(scheme, (input_type, output_type), calibration, recipe)
-    samples = _read_samples(quantization_request, data)
+    samples, sample_notes = _read_samples(quantization_request, data)
     calibrating, held_out = _hold_back(quantization_request, samples)
     load_tensorflow()
-    source_model = open_with_classes(path, kind, allow_code=allow_code, custom_objects=custom_objects)
+    source_model = open_with_classes(
+        path, kind, allow_code=allow_code, custom_objects=custom_objects, input_shapes=input_shapes
+    )
     converted_model = convert_model(
         source_model.model,
         _keep_float(quantization_request, keep_float_types, keep_float_layers, source_model),
@@ -113,8 +117,8 @@ def convert(
     return Conversion(
         path=str(target_path), scheme=scheme, metrics=tuple(metrics),
         findings=(*findings, *fidelity_findings),
-        notes=(*converted_model.notes, *float_operator_notes(scheme, lite), *accepted_notes,
-               *_held_back_notes(samples, held_out)),
+        notes=(*sample_notes, *source_model.notes, *converted_model.notes, *float_operator_notes(scheme, lite),
+               *accepted_notes, *_held_back_notes(samples, held_out)),
     )  # fmt: skip
 
 
@@ -149,8 +153,10 @@ def _build_request(
     return QuantizationRequest(scheme, *io_types, calibration or ActivationCalibration(), recipe_rules)
 
 
-def _read_samples(request: "QuantizationRequest", data: "str | Path | Arrays | None") -> Arrays | None:
-    """The samples of `data`, which are required if `request` calibrates."""
+def _read_samples(
+    request: "QuantizationRequest", data: "str | Path | Arrays | None"
+) -> tuple[Arrays | None, tuple[str, ...]]:
+    """The samples of `data`, which are required if `request` calibrates, and notes on what is not read."""
     from edgepipe.compress.quantizer.quantization import needs_samples
 
     if data is None and needs_samples(request):
@@ -159,10 +165,11 @@ def _read_samples(request: "QuantizationRequest", data: "str | Path | Arrays | N
             "hundred typical inputs, array 'x'), or choose --scheme dynamic or float16"
         )
     if not isinstance(data, (str, Path)):
-        return data
-    from edgepipe.data.sample_files import read
+        return data, ()
+    from edgepipe.data import sample_files
 
-    return read(Path(data))
+    sample_file = sample_files.read(Path(data))
+    return sample_file.x, sample_file.notes
 
 
 def _hold_back(request: "QuantizationRequest", samples: Arrays | None) -> tuple[Arrays | None, Arrays | None]:

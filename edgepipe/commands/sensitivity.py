@@ -22,6 +22,7 @@ from edgepipe.tflite.model import Model
 if TYPE_CHECKING:
     from edgepipe.compress.quantizer.layerwise_quantizer import LayerwiseQuantizer
     from edgepipe.compress.quantizer.trained_ranges import TrainedRanges
+    from edgepipe.compress.source_model import SourceModel
 
 CALIBRATION_SAMPLE_COUNT = 200
 
@@ -34,6 +35,7 @@ class SensitivityOptions:
     scheme: Literal["int8", "int16x8"] = "int8"
     calibration: ActivationCalibration = field(default_factory=ActivationCalibration)
     samples: int = 512
+    input_shapes: tuple[str, ...] = ()  # sizes of open input dimensions, as `224x224x3` or `name=224x224x3`
 
 
 @final
@@ -67,13 +69,17 @@ def rank_model_layers(
     Raises:
         InputError: no float model, no samples, or a model that cannot be quantized.
     """
+    from edgepipe.compress.source_model import open_with_classes
     from edgepipe.models.file_kind import detect_kind
 
     kind = detect_kind(path)
     if kind not in (ArtifactKind.KERAS, ArtifactKind.FLOAT, ArtifactKind.TFLITE):
         raise InputError(f"{path}: is a {kind}; `sensitivity` takes a .keras or .h5 file, or a float .tflite")
     calibration_samples, compared_samples, class_labels, data_notes = _read_samples(data, options.samples)
-    with _open_float_model(path, kind, calibration_samples, allow_code, custom_objects) as float_model:
+    source_model = open_with_classes(
+        path, kind, allow_code=allow_code, custom_objects=custom_objects, input_shapes=options.input_shapes
+    )
+    with _open_float_model(source_model, calibration_samples) as float_model:
         lite = float_model.lite
         quantizer, range_notes = _build_quantizer(float_model, compared_samples, options)
         mismatch_notes = _label_mismatch_notes(lite, class_labels)
@@ -87,7 +93,7 @@ def rank_model_layers(
         ranking,
         measure_accuracy is not None,
         count_samples(compared_samples),
-        (*data_notes, *range_notes, *mismatch_notes),
+        (*source_model.notes, *data_notes, *range_notes, *mismatch_notes),
     )
 
 
@@ -108,12 +114,12 @@ def _read_samples(
     if data.endswith((".npz", ".npy")):
         from edgepipe.data import sample_files
 
-        x, y = sample_files.read_labelled(Path(data))
+        sample_file = sample_files.read(Path(data))
         return (
-            take_samples(x, slice(CALIBRATION_SAMPLE_COUNT)),
-            take_samples(x, slice(sample_count)),
-            _class_labels(y, sample_count),
-            _no_classes_notes(y),
+            take_samples(sample_file.x, slice(CALIBRATION_SAMPLE_COUNT)),
+            take_samples(sample_file.x, slice(sample_count)),
+            _class_labels(sample_file.y, sample_count),
+            (*sample_file.notes, *_no_classes_notes(sample_file.y)),
         )
     from edgepipe.commands.dataset import describe_dataset
 
@@ -167,13 +173,8 @@ class _FloatModel:
 
 
 @contextmanager
-def _open_float_model(
-    path: Path, kind: ArtifactKind, samples: Arrays, allow_code: bool, custom_objects: str | None
-) -> Iterator[_FloatModel]:
+def _open_float_model(source_model: "SourceModel", samples: Arrays) -> Iterator[_FloatModel]:
     from edgepipe.compress.conversion import open_float_tflite
-    from edgepipe.compress.source_model import open_with_classes
-
-    source_model = open_with_classes(path, kind, allow_code=allow_code, custom_objects=custom_objects)
     from edgepipe.compress.quantizer.op_decomposition import decomposed_model, uniform_bit_width
 
     with (

@@ -8,6 +8,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from edgepipe.compress.quantizer.quantization import QuantizationRequest, Quanti
 from edgepipe.compress.schemes import InterfaceType, SchemeName
 from edgepipe.core.arrays import Array, Arrays, count_samples
 from edgepipe.core.errors import InputError
+from edgepipe.models.float32_rebuild import Float32Model, in_float32
 from edgepipe.models.freeze import FrozenGraph, ModelInput, freeze, freeze_saved_model
 from edgepipe.models.native_stderr import capture_stderr
 from edgepipe.tflite.model import Model
@@ -62,6 +64,14 @@ def convert_keras(
         InputError: samples that are missing, NaN or of the wrong shape; incompatible scheme and types; operators that
             TFLite does not have, each named with the layer it comes from.
     """
+    source = Float32Model(model) if isinstance(model, Path) else in_float32(model)
+    quantized_model = _convert_float32(source.model, request, samples, held_out)
+    return replace(quantized_model, notes=(*source.notes, *quantized_model.notes))
+
+
+def _convert_float32(
+    model: Any, request: QuantizationRequest, samples: Arrays | None, held_out: Arrays | None
+) -> QuantizedModel:
     with float_model(model, samples, needs_samples(request)) as (lite, feeds):
         return quantize_tflite(lite, request, feeds, None if held_out is None else convert_samples(lite, held_out))
 
@@ -94,7 +104,7 @@ def _write_float_model(model: Any, samples: Arrays | None, requires_samples: boo
 
 
 def _freeze_model(model: Any) -> FrozenGraph:
-    return freeze_saved_model(model) if isinstance(model, Path) else freeze(model)
+    return freeze_saved_model(model) if isinstance(model, Path) else freeze(in_float32(model).model)
 
 
 LOOP_OPS = ("LoopCond", "While", "StatelessWhile")

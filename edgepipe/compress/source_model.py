@@ -1,15 +1,19 @@
 """The source of a conversion: a Keras model, a SavedModel, a fake-quant model or a float .tflite."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgepipe.core.artifact import ArtifactKind
 from edgepipe.core.errors import InputError
 from edgepipe.core.outcome import Table
+from edgepipe.models.input_shapes import parse_input_shapes
 from edgepipe.tflite.model import Model
 from edgepipe.tflite.reader import read
+
+if TYPE_CHECKING:
+    from edgepipe.models.float32_rebuild import Float32Model
 
 
 @dataclass(frozen=True)
@@ -23,21 +27,41 @@ class SourceModel:
     tables: tuple[Table, ...] = ()
 
 
-def open_source(path: Path, kind: ArtifactKind, *, allow_code: bool) -> SourceModel:
+def open_source(path: Path, kind: ArtifactKind, *, allow_code: bool, input_shapes: Sequence[str] = ()) -> SourceModel:
     """The model at `path`, of any kind that can be converted.
+
+    Args:
+        path: the model.
+        kind: its kind.
+        allow_code: load a model that carries code.
+        input_shapes: sizes of open input dimensions, see `input_shapes.parse_input_shapes`.
 
     Raises:
         InputError: it cannot be loaded, or is a .tflite that is not a float model (see `read_float_tflite`).
     """
+    if input_shapes and kind not in (ArtifactKind.KERAS, ArtifactKind.FLOAT):
+        raise InputError(f"{path}: input_shape is for a Keras model with open dimensions; this is a {kind}")
     if kind is ArtifactKind.TFLITE:
         return SourceModel(read_float_tflite(path), {})
     if kind is ArtifactKind.QAT:
         return _open_fake_quant(path)
-    model = open_model(path, kind, allow_code=allow_code)
-    return SourceModel(model, {} if kind is ArtifactKind.SAVED_MODEL else map_layer_classes(model))
+    source = open_in_float32(path, kind, allow_code=allow_code)
+    if kind is ArtifactKind.SAVED_MODEL:
+        return SourceModel(source.model, {}, notes=source.notes)
+    from edgepipe.models.fixed_inputs import fix_input_shapes
+
+    model = fix_input_shapes(source.model, parse_input_shapes(input_shapes)) if input_shapes else source.model
+    return SourceModel(model, map_layer_classes(model), notes=source.notes)
 
 
-def open_with_classes(path: Path, kind: ArtifactKind, *, allow_code: bool, custom_objects: str | None) -> SourceModel:
+def open_with_classes(
+    path: Path,
+    kind: ArtifactKind,
+    *,
+    allow_code: bool,
+    custom_objects: str | None,
+    input_shapes: Sequence[str] = (),
+) -> SourceModel:
     """The model at `path`, for a command, which reads the user's classes itself.
 
     Args:
@@ -45,6 +69,7 @@ def open_with_classes(path: Path, kind: ArtifactKind, *, allow_code: bool, custo
         kind: its kind.
         allow_code: load a model that carries code.
         custom_objects: `module:attribute`, the model's own classes, looked up in the current folder first.
+        input_shapes: as in `open_source`.
 
     Raises:
         InputError: it cannot be loaded, or is a SavedModel without `allow_code`.
@@ -52,13 +77,13 @@ def open_with_classes(path: Path, kind: ArtifactKind, *, allow_code: bool, custo
     if kind is ArtifactKind.SAVED_MODEL and not allow_code:
         raise InputError(f"{path}: a SavedModel is a program; set --allow-code if you trust its source")
     if kind is ArtifactKind.TFLITE:
-        return open_source(path, kind, allow_code=allow_code)
+        return open_source(path, kind, allow_code=allow_code, input_shapes=input_shapes)
     from edgepipe.models import custom_objects as user_classes
     from edgepipe.models.startup import load_tensorflow
 
     load_tensorflow()
     with user_classes.scope(user_classes.load(custom_objects, Path.cwd()) if custom_objects else {}):
-        return open_source(path, kind, allow_code=allow_code)
+        return open_source(path, kind, allow_code=allow_code, input_shapes=input_shapes)
 
 
 def _open_fake_quant(path: Path) -> SourceModel:
@@ -75,15 +100,22 @@ def _open_fake_quant(path: Path) -> SourceModel:
 
 def open_model(path: Path, kind: ArtifactKind, *, allow_code: bool) -> Any:
     """The Keras, tf_keras or fake-quant model at `path`; for a SavedModel, which is only converted, the path itself."""
+    return open_in_float32(path, kind, allow_code=allow_code).model
+
+
+def open_in_float32(path: Path, kind: ArtifactKind, *, allow_code: bool) -> "Float32Model":
+    """What `open_model` gives, and a note if it was rebuilt in float32."""
+    from edgepipe.models.float32_rebuild import Float32Model
+
     if kind is ArtifactKind.QAT:
         from edgepipe.compress.qat.qat_store import restore_model
 
-        return restore_model(path)
+        return Float32Model(restore_model(path))
     if kind is ArtifactKind.SAVED_MODEL:
-        return path
-    from edgepipe.models.model_files import load_model
+        return Float32Model(path)
+    from edgepipe.models.model_files import load_in_float32
 
-    return load_model(path, kind, allow_code=allow_code)
+    return load_in_float32(path, kind, allow_code=allow_code)
 
 
 def map_layer_classes(model: Any) -> dict[str, str]:

@@ -13,7 +13,7 @@ from edgepipe.data.data_spec import NpzSpec
 from edgepipe.data.raw_samples import RawDataset, RawSplit, to_group_names
 from edgepipe.data.splits import Split
 
-_SPLIT_BY_SUFFIX = {"train": Split.TRAIN, "validation": Split.VALIDATION, "val": Split.VALIDATION, "test": Split.TEST}
+SPLIT_BY_SUFFIX = {"train": Split.TRAIN, "validation": Split.VALIDATION, "val": Split.VALIDATION, "test": Split.TEST}
 
 
 def read(path: Path, spec: NpzSpec) -> RawDataset:
@@ -23,12 +23,12 @@ def read(path: Path, spec: NpzSpec) -> RawDataset:
         InputError: not a readable .npz, or an array is missing or has Python objects.
     """
     with _open_archive(path) as archive:
-        split_suffixes = [suffix for suffix in _SPLIT_BY_SUFFIX if f"{spec.x}_{suffix}" in archive.files]
+        split_suffixes = [suffix for suffix in SPLIT_BY_SUFFIX if f"{spec.x}_{suffix}" in archive.files]
         if spec.x in archive.files:
             raw_splits = {Split.TRAIN: _read_split(path, archive, spec, "")}
         elif "train" in split_suffixes:
             raw_splits = {
-                _SPLIT_BY_SUFFIX[suffix]: _read_split(path, archive, spec, f"_{suffix}") for suffix in split_suffixes
+                SPLIT_BY_SUFFIX[suffix]: _read_split(path, archive, spec, f"_{suffix}") for suffix in split_suffixes
             }
         else:
             raise _missing_array_error(path, archive, spec.x, f" (nor {spec.x}_train)")

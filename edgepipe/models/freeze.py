@@ -4,7 +4,7 @@ Tracing one concrete function and freezing it makes conversion fast: the stock c
 exporting a SavedModel of every Keras wrapper.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 from edgepipe.core.errors import InputError
 from edgepipe.models.input_shapes import check_input_shapes, input_names
 from edgepipe.models.keras_types import AnyKerasModel, Tensor, TensorSpec, TensorTree, TfFunction
+from edgepipe.models.saved_signature import check_signature, find_stateful_problem, ordered_input_names
 
 SIGNATURE_NAME = "serving_default"
 
@@ -75,25 +76,24 @@ def freeze_saved_model(path: Path) -> FrozenGraph:
         signature_names = ", ".join(saved_model.signatures) or "none"
         raise InputError(f"{path}: no signature '{SIGNATURE_NAME}' (found: {signature_names}); save it with one")
     signature = saved_model.signatures[SIGNATURE_NAME]
+    check_signature(path, signature)
     spec_by_name = signature.structured_input_signature[1]
     inputs = tuple(
-        _signature_input(path, name, spec_by_name[name]) for name in _ordered_input_names(signature, spec_by_name)
+        _signature_input(path, name, spec_by_name[name]) for name in ordered_input_names(signature, spec_by_name)
     )
 
     def infer(*tensors: Tensor) -> list[Tensor]:
         outputs = signature(**{model_input.name: tensor for model_input, tensor in zip(inputs, tensors, strict=True)})
         return [outputs[name] for name in sorted(outputs)]
 
-    return _freeze_function(infer, inputs)
-
-
-def _ordered_input_names(signature: TfFunction, spec_by_name: Mapping[str, TensorSpec]) -> list[str]:
-    ordered_names = [
-        str(tensor.op.get_attr("_user_specified_name").decode())
-        for tensor in signature.inputs
-        if tensor.dtype != tf.resource
-    ]
-    return ordered_names if sorted(ordered_names) == sorted(spec_by_name) else sorted(spec_by_name)
+    try:
+        frozen_graph = _freeze_function(infer, inputs)
+    except (ValueError, tf.errors.OpError) as error:
+        reason = find_stateful_problem(signature) or f"cannot be frozen: {_first_error_line(error)}"
+        raise InputError(f"{path}: {reason}") from error
+    if problem_text := find_stateful_problem(frozen_graph.function):
+        raise InputError(f"{path}: {problem_text}")
+    return frozen_graph
 
 
 def _signature_input(path: Path, name: str, spec: TensorSpec) -> ModelInput:

@@ -7,6 +7,7 @@ be imported, are found in the file's JSON first (see `file_kind`), and both Kera
 import io
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ from edgepipe.core.artifact import Artifact, ArtifactKind, wrap_storage_errors
 from edgepipe.core.errors import InputError, ToolError
 from edgepipe.models import custom_objects
 from edgepipe.models.bridge import bridge
+from edgepipe.models.dtype_policies import check_not_quantized, describe_float_policies, find_float_policies
 from edgepipe.models.file_kind import detect_kind, find_code_layers, read_config
-from edgepipe.models.input_shapes import check_input_shapes
+from edgepipe.models.float32_rebuild import Float32Model, float32_by_default, in_float32
+from edgepipe.models.input_shapes import check_is_graph
 from edgepipe.models.keras_types import AnyKerasModel, AnyKerasVariable, KerasModel, TfKerasModel
 from edgepipe.models.subclassed import to_functional
 
@@ -34,11 +37,22 @@ def load_model(
 ) -> AnyKerasModel | Path:
     """Load the model in `artifact`: a Keras 3 model for kind `keras`, a tf_keras one for `float`.
 
+    See `load_in_float32`.
+    """
+    return load_in_float32(artifact, kind, allow_code).model
+
+
+def load_in_float32(
+    artifact: Artifact | Path, kind: ArtifactKind | None = None, allow_code: bool = False
+) -> Float32Model:
+    """The model in `artifact`, rebuilt if its layers compute in other floats than float32, and a note on that.
+
     A Keras 3 file loaded as `float` is bridged. A SavedModel is a program and can only be converted; its path is
     returned. `kind` defaults to the kind of the file.
 
     Raises:
-        InputError: the file is missing, damaged or of another kind, holds code or unknown classes, or is not built.
+        InputError: the file is missing, damaged or of another kind, holds code or unknown classes, is not built, or has
+            layers that Keras has quantized.
     """
     path = artifact.path if isinstance(artifact, Artifact) else artifact
     file_kind = detect_kind(path)
@@ -46,12 +60,14 @@ def load_model(
     if file_kind is not wanted_kind and (file_kind, wanted_kind) != (ArtifactKind.KERAS, ArtifactKind.FLOAT):
         raise InputError(f"{path}: holds a model of kind '{file_kind}', not '{wanted_kind}'")
     if file_kind is ArtifactKind.SAVED_MODEL:
-        return _saved_model_path(path, allow_code)
+        return Float32Model(_saved_model_path(path, allow_code))
     if file_kind not in (ArtifactKind.KERAS, ArtifactKind.FLOAT):
         raise InputError(f"{path}: a {file_kind} is not a Keras model; expected a .keras or .h5 file")
-    model = _load_keras_file(path, file_kind, allow_code)
-    _check_finite(path, model)
-    return bridge(model).model if file_kind is not wanted_kind else model
+    loaded_model = _load_keras_file(path, file_kind, allow_code)
+    _check_finite(path, loaded_model.model)
+    if file_kind is wanted_kind:
+        return loaded_model
+    return Float32Model(bridge(loaded_model.model).model, loaded_model.note)
 
 
 def _check_finite(path: Path, model: AnyKerasModel) -> None:
@@ -77,8 +93,10 @@ def _saved_model_path(path: Path, allow_code: bool) -> Path:
     return path
 
 
-def _load_keras_file(path: Path, kind: ArtifactKind, allow_code: bool) -> AnyKerasModel:
-    code_layers = find_code_layers(read_config(path), custom_objects.active_objects())
+def _load_keras_file(path: Path, kind: ArtifactKind, allow_code: bool) -> Float32Model:
+    config = read_config(path)
+    check_not_quantized(str(path), config)
+    code_layers = find_code_layers(config, custom_objects.active_objects())
     if code_layers and not allow_code:
         raise InputError(
             f"{path}: the file holds code or names code to import: {', '.join(code_layers)}; "
@@ -91,15 +109,21 @@ def _load_keras_file(path: Path, kind: ArtifactKind, allow_code: bool) -> AnyKer
     try:
         # a scope alone is not enough: keras.utils.clear_session, which every stage starts with, clears it
         objects_by_name = dict(custom_objects.active_objects())
-        model = keras_package.saving.load_model(
-            path, custom_objects=objects_by_name, compile=False, safe_mode=not allow_code
-        )
+        with float32_by_default():
+            model = keras_package.saving.load_model(
+                path, custom_objects=objects_by_name, compile=False, safe_mode=not allow_code
+            )
     except Exception as error:
         raise InputError(f"{path}: cannot be loaded: {_load_failure_reason(error, path, keras_package)}") from error
     if kind is ArtifactKind.KERAS:
         model = to_functional(model)
-    check_input_shapes(model)
-    return model
+    check_is_graph(model)
+    float32_model = in_float32(model)
+    policies_text = describe_float_policies(config)
+    if policies_text and not float32_model.note:
+        note = f"{policies_text}: not compared; the layers that its classes create are built in float32"
+        return replace(float32_model, note=note)
+    return float32_model
 
 
 def _load_failure_reason(error: Exception, path: Path, keras_package: Any) -> str:
@@ -108,6 +132,11 @@ def _load_failure_reason(error: Exception, path: Path, keras_package: Any) -> st
         return (
             f"{keras_package.__name__} does not know {', '.join(unknown_classes)}; give your classes as "
             "`custom_objects: module:attribute` (--custom-objects), or the model as module:function"
+        )
+    if "bfloat16" in find_float_policies(read_config(path)):
+        return (
+            "its weights are bfloat16, which neither the .keras format of tf_keras nor .h5 can read back; save it from "
+            "the program that trained it, as .keras of Keras 3 or rebuilt under the policy float32"
         )
     first_line = next((line for line in str(error).splitlines() if line.strip()), "")
     return f"{type(error).__name__}: {first_line.strip()[:300]} (damaged, or written by an incompatible Keras?)"

@@ -11,14 +11,17 @@ import numpy as np
 from edgepipe.core import references
 from edgepipe.core.errors import InputError
 from edgepipe.data.splits import DatasetSplits
+from edgepipe.models.float32_rebuild import Float32Model, float32_by_default, in_float32
 from edgepipe.models.keras3_graph import is_model
 from edgepipe.models.subclassed import to_functional
 
 
 def build_model(
     function_reference: str, args: dict[str, Any], base_folder: Path, splits: DatasetSplits | None
-) -> keras.Model:
+) -> Float32Model:
     """Build a model with the user's function; `input_shape` and `classes` come from the data if it takes them.
+
+    One that computes in other floats is rebuilt in float32; a policy that the function sets is reset after it.
 
     Args:
         function_reference: `module:function`.
@@ -29,6 +32,14 @@ def build_model(
     Raises:
         InputError: the function fails, or returns anything but a built Keras 3 model.
     """
+    with float32_by_default():
+        model = _call_function(function_reference, args, base_folder, splits)
+    return in_float32(_check_model(function_reference, model, splits))
+
+
+def _call_function(
+    function_reference: str, args: dict[str, Any], base_folder: Path, splits: DatasetSplits | None
+) -> Any:
     model_function = references.load(function_reference, base_folder)
     call_args = {**_arguments_from_data(model_function, splits), **args}
     try:
@@ -37,10 +48,9 @@ def build_model(
         hint = "" if splits else "; without `data:`, give input_shape and classes in `args`"
         raise InputError(f"'{function_reference}' cannot be called with {sorted(call_args)}: {error}{hint}") from None
     try:
-        model = model_function(**call_args)
+        return model_function(**call_args)
     except Exception as error:
         raise InputError(f"'{function_reference}' failed: {type(error).__name__}: {error}") from error
-    return _check_model(function_reference, model, splits)
 
 
 def _check_model(function_reference: str, model: Any, splits: DatasetSplits | None) -> keras.Model:

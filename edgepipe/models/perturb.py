@@ -63,7 +63,7 @@ def _weight_role(weight: AnyKerasVariable) -> str:
 
 
 def _draw_weight(role: str, shape: tuple[int, ...], generator: np.random.Generator, old_weight: Array) -> Array:
-    if not np.issubdtype(old_weight.dtype, np.floating):
+    if not tf.as_dtype(old_weight.dtype).is_floating:  # NumPy does not count bfloat16 among the floats
         return old_weight
     if "variance" in role:
         return generator.uniform(0.5, 1.5, shape).astype(old_weight.dtype)

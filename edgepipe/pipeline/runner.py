@@ -99,7 +99,7 @@ def _execute_step(pipeline_run: Run, step: Step, key: str) -> StoredArtifact:
         with _refuse_exit(), _user_classes(pipeline_run, step):
             context = _build_context(pipeline_run, step, input_artifact, folder)
             notes = _data_notes(pipeline_run, context)
-            with cost.measure_cost() as meter, wrap_disk_full_errors(f"stage '{step.name}'"):
+            with cost.measure_cost() as meter, wrap_disk_full_errors(f"stage '{step.name}'"), _float32_policy(step):
                 output_artifact, outcome = step.stage.run(context)
         outcome = outcome.model_copy(update={"notes": (*notes, *outcome.notes)})
         if not output_artifact.path.is_relative_to(folder):
@@ -119,6 +119,18 @@ def _user_classes(pipeline_run: Run, step: Step) -> Iterator[None]:
     named_classes = custom_objects.load(source.custom_objects, base_folder) if source.custom_objects else {}
     function_classes = custom_objects.load_module_classes(source.function, base_folder) if source.function else {}
     with custom_objects.scope({**function_classes, **named_classes}):
+        yield
+
+
+@contextmanager
+def _float32_policy(step: Step) -> Iterator[None]:
+    """While the stage runs, layers are built in float32, whatever policy the user's modules set when imported."""
+    if "keras" not in step.stage.tools:
+        yield
+        return
+    from edgepipe.models.float32_rebuild import float32_by_default
+
+    with float32_by_default():
         yield
 
 

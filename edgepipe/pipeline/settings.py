@@ -7,6 +7,7 @@ from typing import Any
 from edgepipe.core import config
 from edgepipe.core.config import Document, KeyPath
 from edgepipe.core.errors import InputError, did_you_mean
+from edgepipe.core.references import is_reference
 
 PIPELINE_KEYS = ("name", "description", "model", "data", "task", "seed", "stages")
 Settings = Mapping[str, object] | Iterable[str]
@@ -32,8 +33,17 @@ def _apply_setting(document: Document, setting: str) -> None:
         raise InputError(f"'{source}' is not of the form --set path=value, for example --set stages.prune.sparsity=0.8")
     if path_steps[0] not in PIPELINE_KEYS:
         raise InputError(f"{source}: unknown option '{path_steps[0]}'{did_you_mean(path_steps[0], PIPELINE_KEYS)}")
+    if path_steps[0] == "model" and path_steps[1:] not in ((), ("path",), ("function",)):
+        _expand_model(document)
     path = _stage_path(document, path_steps, source) if path_steps[0] == "stages" else path_steps
     config.assign(document, path, option_text, source)
+
+
+def _expand_model(document: Document) -> None:
+    """`model: FILE` or `model: module:function` as the mapping that it is short for, so that options can be set."""
+    model = document.content.get("model")
+    if isinstance(model, str):
+        document.content["model"] = {"function" if is_reference(model) else "path": model}
 
 
 def _stage_path(document: Document, option_path: tuple[str, ...], source: str) -> KeyPath:

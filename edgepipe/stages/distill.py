@@ -69,7 +69,7 @@ class Distill(TrainingStage):
         from edgepipe.models.model_files import load_model
         from edgepipe.training.training_loop import fit, set_seeds
 
-        student_artifact, _ = self.student.run(context)
+        student_artifact, student_outcome = self.student.run(context)
         set_seeds(context.seed)
         student = load_model(student_artifact.path, ArtifactKind.KERAS, allow_code=self.student.allow_code)
         default_teacher = context.pipeline.earlier_stages[-1]
@@ -77,5 +77,5 @@ class Distill(TrainingStage):
         setup = build_training_setup(context, distiller)
         history = fit(student, setup, self.fit_schedule(context, self.patience), context.progress.epoch)
         artifact = model_io.write_keras(student, context.output_folder)
-        notes = (*setup.notes, *early_stopping_notes(history, self.patience))
+        notes = (*student_outcome.notes, *setup.notes, *early_stopping_notes(history, self.patience))
         return artifact, Outcome(metrics=tuple(model_metrics.keras_metrics(student, artifact, context)), notes=notes)

@@ -11,11 +11,15 @@ from edgepipe.core.config import Document, KeyPath, describe_value, validate
 from edgepipe.core.errors import InputError
 from edgepipe.core.outcome import Outcome
 from edgepipe.data.splits import FITTING_SPLITS
+from edgepipe.models.dtype_policies import check_not_quantized, describe_float_policies
 from edgepipe.models.file_kind import detect_kind, find_code_layers, read_config
+from edgepipe.models.input_shapes import parse_input_shapes
 from edgepipe.models.model_description import describe as describe_model
 from edgepipe.stages import model_io, model_metrics
 from edgepipe.stages.base import Stage
 from edgepipe.stages.context import PipelineInfo, StageContext
+
+_DESCRIBED_KINDS = (ArtifactKind.KERAS, ArtifactKind.FLOAT)  # whose file describes their layers
 
 
 @final
@@ -32,11 +36,22 @@ class Source(Stage):
     custom_objects: str | None = Field(
         default=None, description="module:attribute, a dictionary of the model's own classes, or one class"
     )
+    input_shape: str | None = Field(
+        default=None,
+        description="sizes of open input dimensions: `224x224x3`, or `name=224x224x3, ..` for several inputs",
+    )
     allow_code: bool = Field(default=False, description="load models that carry code: Lambda layers, SavedModels")
 
     def kind(self, base_folder: Path) -> ArtifactKind:
         """The kind of its artifact, detected without loading the file."""
         return ArtifactKind.KERAS if self.path is None else detect_kind(base_folder / self.path)
+
+    def notes(self, base_folder: Path) -> tuple[str, ...]:
+        """What happens to the model file that the user may not expect; read without TensorFlow."""
+        if self.path is None or self.kind(base_folder) not in _DESCRIBED_KINDS:
+            return ()
+        policies_text = describe_float_policies(read_config(base_folder / self.path))
+        return (f"{self.path}: {policies_text}: rebuilt in float32 when it is loaded",) if policies_text else ()
 
     @property
     def uses_tensorflow(self) -> bool:
@@ -52,24 +67,44 @@ class Source(Stage):
         }
 
     def run(self, context: StageContext) -> tuple[Artifact, Outcome]:
-        """Copy the file or build the model, so that the run no longer depends on the original."""
-        artifact = self._copy_file(context) if self.path is not None else self._build_model(context)
-        return artifact, Outcome(metrics=tuple(_parameter_metrics(artifact, context)))
+        """Copy the file or build the model, so that the run no longer depends on the original.
 
-    def _copy_file(self, context: StageContext) -> Artifact:
+        A model that computes in other floats is stored rebuilt in float32: all later stages work on that.
+        """
+        artifact, notes = self._copy_file(context) if self.path is not None else self._build_model(context)
+        return artifact, Outcome(metrics=tuple(_parameter_metrics(artifact, context)), notes=notes)
+
+    def _copy_file(self, context: StageContext) -> tuple[Artifact, tuple[str, ...]]:
         source = context.base_folder / str(self.path)
         kind = detect_kind(source)
         target = context.output_folder / f"model{source.suffix}"
         copy_atomically(source, target)
-        return Artifact.from_path(kind, target)
+        if kind not in _DESCRIBED_KINDS or not (self.input_shape or describe_float_policies(read_config(target))):
+            return Artifact.from_path(kind, target), ()
+        from edgepipe.models.model_files import load_in_float32
 
-    def _build_model(self, context: StageContext) -> Artifact:
+        float32_model = load_in_float32(target, kind, allow_code=self.allow_code)
+        target.unlink()
+        write = model_io.write_keras if kind is ArtifactKind.KERAS else model_io.write_float
+        return write(self._fix_inputs(float32_model.model), context.output_folder), _float32_notes(float32_model.notes)
+
+    def _fix_inputs(self, model: Any) -> Any:
+        from edgepipe.models.fixed_inputs import fix_input_shapes
+
+        return fix_input_shapes(model, parse_input_shapes(self.input_shape or ()))
+
+    def _build_model(self, context: StageContext) -> tuple[Artifact, tuple[str, ...]]:
         from edgepipe.models.model_function import build_model
         from edgepipe.training.training_loop import set_seeds
 
         set_seeds(context.seed)
-        model = build_model(str(self.function), dict(self.args), context.base_folder, context.splits)
-        return model_io.write_keras(model, context.output_folder)
+        float32_model = build_model(str(self.function), dict(self.args), context.base_folder, context.splits)
+        artifact = model_io.write_keras(self._fix_inputs(float32_model.model), context.output_folder)
+        return artifact, _float32_notes(float32_model.notes)
+
+
+def _float32_notes(notes: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(f"{note}; training and compression go on in float32" for note in notes)
 
 
 def parse_source(document: Document, path: KeyPath, raw_source: Any, base_folder: Path) -> Source | None:
@@ -101,15 +136,22 @@ def find_problem(source: Source, base_folder: Path) -> str:
         for option in ("function", "custom_objects"):
             if problem_text := _reference_problem(option, getattr(source, option), base_folder):
                 return problem_text
-        if source.path is None:
-            return ""
-        kind = detect_kind(base_folder / source.path)
-        must_check = kind in (ArtifactKind.KERAS, ArtifactKind.FLOAT) and not source.allow_code
-        code_layers = _code_layers(base_folder / source.path, source.custom_objects is not None) if must_check else ()
+        return "" if source.path is None else _file_problem(source, base_folder / source.path)
     except InputError as error:
         return str(error)
+
+
+def _file_problem(source: Source, path: Path) -> str:
+    kind = detect_kind(path)
+    parse_input_shapes(source.input_shape or ())
+    if source.input_shape and kind not in _DESCRIBED_KINDS:
+        return f"input_shape is for a Keras model with open dimensions; this is a {kind}"
     if kind is ArtifactKind.SAVED_MODEL and not source.allow_code:
         return "a SavedModel is a program; write `model: {path: .., allow_code: true}` if you trust it"
+    if kind not in _DESCRIBED_KINDS:
+        return ""
+    check_not_quantized(str(source.path), read_config(path))
+    code_layers = () if source.allow_code else _code_layers(path, source.custom_objects is not None)
     if code_layers:
         return (
             f"carries code in {', '.join(code_layers)}; name your own classes in `model: {{path: .., custom_objects: "

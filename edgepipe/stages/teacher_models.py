@@ -7,10 +7,12 @@ from edgepipe.core.artifact import Artifact, ArtifactKind, content_digest
 from edgepipe.core.config import Document, KeyPath
 from edgepipe.core.errors import InputError, did_you_mean
 from edgepipe.core.units import plural, show
-from edgepipe.models.file_kind import detect_kind
+from edgepipe.models.dtype_policies import check_not_quantized
+from edgepipe.models.file_kind import detect_kind, read_config
 from edgepipe.training.distillation.teacher_options import Teacher
 
 if TYPE_CHECKING:
+    from edgepipe.models.float32_rebuild import Float32Model
     from edgepipe.stages.context import PipelineInfo, StageContext
     from edgepipe.training.distillation.distiller import Distiller
 
@@ -60,6 +62,7 @@ def _check_teacher(name: str, pipeline: "PipelineInfo") -> None:
     kind = detect_kind(pipeline.base_folder / name)
     if kind not in (ArtifactKind.KERAS, ArtifactKind.FLOAT):
         raise InputError(f"{name}: a {kind} cannot be a teacher; use a .keras or .h5 file")
+    check_not_quantized(name, read_config(pipeline.base_folder / name))
 
 
 def teacher_digests(teacher: Teacher, pipeline: "PipelineInfo") -> list[str]:
@@ -92,8 +95,9 @@ def load_distiller(
     from edgepipe.training.distillation.distiller import Distiller
 
     teacher_names = teacher.model or ([default_teacher] if default_teacher is not None else [])
-    model_by_teacher = {name: _load_teacher(name, context) for name in teacher_names}
-    notes = []
+    float32_by_teacher = {name: _load_teacher(name, context) for name in teacher_names}
+    model_by_teacher = {name: teacher.model for name, teacher in float32_by_teacher.items()}
+    notes = [f"teacher '{name}': {note}" for name, teacher in float32_by_teacher.items() for note in teacher.notes]
     for name, model in model_by_teacher.items():
         try:
             loss_and_optimizer.check_data_shapes(model, context.task, context.data.train.x, context.data.train.y)
@@ -104,8 +108,8 @@ def load_distiller(
     return Distiller(teacher.with_task_default(task_family), model_by_teacher, context.task, batch_size, notes)
 
 
-def _load_teacher(name: str, context: "StageContext") -> Any:
-    from edgepipe.compress.source_model import open_model
+def _load_teacher(name: str, context: "StageContext") -> "Float32Model":
+    from edgepipe.compress.source_model import open_in_float32
     from edgepipe.models.model_function import build_model
 
     if name not in context.pipeline.keras_stages and references.is_reference(name):
@@ -113,7 +117,7 @@ def _load_teacher(name: str, context: "StageContext") -> Any:
     artifact = context.earlier_artifacts.get(name) or Artifact.from_path(
         detect_kind(context.base_folder / name), context.base_folder / name
     )
-    return open_model(artifact.path, artifact.kind, allow_code=context.allow_code)
+    return open_in_float32(artifact.path, artifact.kind, allow_code=context.allow_code)
 
 
 def _quality_note(name: str, model: Any, context: "StageContext") -> str:

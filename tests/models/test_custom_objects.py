@@ -247,7 +247,7 @@ def test_a_subclassed_model_from_a_function_takes_the_shape_of_the_data(base: Pa
 
         class_count = 3
 
-    model = build_model("mylayers:net", {}, base, Splits())  # type: ignore[arg-type]
+    model = build_model("mylayers:net", {}, base, Splits()).model  # type: ignore[arg-type]
     assert model.input_shape == (None, 8, 8, 2)
     with pytest.raises(InputError, match=r"subclassed model \(Net\) whose input shape is not known; build it with"):
         build_model("mylayers:net", {"classes": 3}, base, None)

@@ -265,12 +265,6 @@ def _unbuilt(path: Path) -> Path:
     return path
 
 
-def _open_shape(path: Path) -> Path:
-    x = keras.Input((None, None, 3), name="image")
-    keras.Model(x, keras.layers.Conv2D(2, 1)(x), name="any").save(path)
-    return path
-
-
 BAD_FILES = [
     (lambda f, t: t / "none.keras", r"none\.keras: no such file"),
     (lambda f, t: _write(t / "m.keras", b""), r"m\.keras: the file is empty"),
@@ -288,7 +282,6 @@ BAD_FILES = [
     (lambda f, t: f["saved"], r"a SavedModel is a program; set `allow_code: true`"),
     (lambda f, t: _write(t / "m.tflite", b"\x1c\0\0\0TFL3rest"), r"a tflite is not a Keras model"),
     (lambda f, t: _unbuilt(t / "u.keras"), r"'raw' is not built \(no input shape, no weights\)"),
-    (lambda f, t: _open_shape(t / "o.keras"), r"input 'image' of 'any' has the shape \(None, None, None, 3\)"),
 ]
 
 

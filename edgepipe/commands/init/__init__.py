@@ -16,7 +16,13 @@ __all__ = ["write"]
 
 
 def write(
-    model: str, out: Path, *, data: str | None = None, device: str = "host", force: bool = False
+    model: str,
+    out: Path,
+    *,
+    data: str | None = None,
+    device: str = "host",
+    force: bool = False,
+    custom_objects: str | None = None,
 ) -> tuple[str, ...]:
     """Write a pipeline for `model` to the file `out`, whole or not at all.
 
@@ -26,6 +32,7 @@ def write(
         data: a .npz file, a folder of images or IDX files, or module:function; None leaves a marked placeholder.
         device: the profile to validate for, by name or path.
         force: replace `out` if it exists.
+        custom_objects: `module:attribute`, the model's own classes, beside `out` or installed.
 
     Returns:
         Notes on what was guessed and on what the user must fill in.
@@ -35,7 +42,7 @@ def write(
         StorageError: `out` cannot be written.
     """
     location = OutputLocation.for_file(out)
-    inspected_model = model_info.inspect_model(model, location)
+    inspected_model = model_info.inspect_model(model, location, custom_objects)
     inspected_data = data_source.inspect_data(data, inspected_model, location)
     profile = device_profile.load(device, Path.cwd())
     _check_target(out, (model, data, device), force)

@@ -3,13 +3,16 @@
 import ast
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from edgepipe.commands.init.output_location import OutputLocation
 from edgepipe.core import references
 from edgepipe.core.artifact import ArtifactKind
 from edgepipe.core.errors import InputError
 from edgepipe.core.units import plural
-from edgepipe.models.file_kind import detect_kind, read_config
+from edgepipe.models.dtype_policies import check_not_quantized, describe_float_policies
+from edgepipe.models.file_kind import detect_kind, find_code_layers, read_config
+from edgepipe.models.input_shapes import OPEN_SHAPE_REMEDY
 from edgepipe.models.model_description import ModelDescription, PortDescription, describe
 from edgepipe.tflite import integer_check, reader
 from edgepipe.tflite.model import Model, Tensor
@@ -47,6 +50,7 @@ class ModelInfo:
     outputs: tuple[PortDescription, ...] = ()
     activation: str = "linear"
     code_descriptions: tuple[str, ...] = ()
+    custom_objects: str | None = None  # module:attribute
     is_integer: bool = False  # a .tflite that is fully integer already
     is_prunable: bool = True  # it has layers that `prune` works on, not counting the last
     function: ModelFunction | None = None
@@ -58,18 +62,24 @@ class ModelInfo:
         return self.kind in (None, ArtifactKind.KERAS, ArtifactKind.FLOAT) and not self.code_descriptions
 
 
-def inspect_model(model_reference: str, location: OutputLocation) -> ModelInfo:
-    """Inspect `model`, a path or `module:function`.
+def inspect_model(model_reference: str, location: OutputLocation, custom_objects: str | None = None) -> ModelInfo:
+    """Inspect `model`, a path or `module:function`; `custom_objects` names its own classes.
 
     Raises:
         InputError: there is no such model or function, the file is damaged, or the model is a subclassed one.
     """
     if not Path(model_reference).exists() and references.is_reference(model_reference):
+        if custom_objects is not None:
+            raise InputError(
+                f"{model_reference}: --custom-objects is for .keras and .h5 files; a function knows its own classes"
+            )
         return _inspect_function(model_reference, location)
     path = Path(model_reference)
     kind = detect_kind(path)
     if kind in (ArtifactKind.KERAS, ArtifactKind.FLOAT):
-        return _inspect_keras(path, location.relative_path(path))
+        return _inspect_keras(path, location, custom_objects)
+    if custom_objects is not None:
+        raise InputError(f"{path}: --custom-objects is for .keras and .h5 files; this is a {kind}")
     if kind is ArtifactKind.TFLITE:
         return _inspect_tflite(path, location.relative_path(path))
     code_descriptions = ("a SavedModel is a program",) if kind is ArtifactKind.SAVED_MODEL else ()
@@ -77,15 +87,19 @@ def inspect_model(model_reference: str, location: OutputLocation) -> ModelInfo:
     return ModelInfo(path.stem, location.relative_path(path), kind, title, code_descriptions=code_descriptions)
 
 
-def _inspect_keras(path: Path, reference: str) -> ModelInfo:
-    if "layers" not in read_config(path)["config"]:
+def _inspect_keras(path: Path, location: OutputLocation, custom_objects: str | None) -> ModelInfo:
+    if custom_objects is not None:
+        _check_custom_objects(custom_objects, location)
+    config = read_config(path)
+    check_not_quantized(str(path), config)
+    if "layers" not in config["config"]:
         raise InputError(f"{path}: {_SUBCLASSED_MESSAGE}")
     model_description = describe(path)
     keras_dialect = "Keras 3" if model_description.kind is ArtifactKind.KERAS else "tf_keras"
     io_text = _io_text(model_description.inputs, model_description.outputs)
     return ModelInfo(
         path.stem,
-        reference,
+        location.relative_path(path),
         model_description.kind,
         title=f"{keras_dialect}, {plural(len(model_description.layers), 'layer')}; {io_text}; "
         f"ends in {model_description.last_activation}",
@@ -93,10 +107,17 @@ def _inspect_keras(path: Path, reference: str) -> ModelInfo:
         inputs=model_description.inputs,
         outputs=model_description.outputs,
         activation=model_description.last_activation,
-        code_descriptions=model_description.code_layers,
+        code_descriptions=model_description.code_layers if custom_objects is None else find_code_layers(config, None),
+        custom_objects=custom_objects,
         is_prunable=_has_prunable_layers(model_description),
-        notes=_open_dimension_notes(model_description),
+        notes=(*_open_dimension_notes(model_description), *_policy_notes(config)),
     )
+
+
+def _check_custom_objects(reference: str, location: OutputLocation) -> None:
+    if not references.is_reference(reference):
+        raise InputError(f"custom_objects '{reference}' is not of the form module:attribute")
+    references.check(reference, location.folder)
 
 
 def _has_prunable_layers(model_description: ModelDescription) -> bool:
@@ -106,11 +127,16 @@ def _has_prunable_layers(model_description: ModelDescription) -> bool:
 
 def _open_dimension_notes(model_description: ModelDescription) -> tuple[str, ...]:
     return tuple(
-        f"input '{port.name}' has the shape {port.shape}: all but the first dimension must be fixed for a device; "
-        "rebuild the model with a full Input(shape=...)"
+        f"input '{port.name}' has the shape {port.shape}: all but the first dimension must be fixed for a device; give "
+        f"{OPEN_SHAPE_REMEDY}"
         for port in model_description.inputs
         if None in port.shape[1:]
     )
+
+
+def _policy_notes(config: dict[str, Any]) -> tuple[str, ...]:
+    policies_text = describe_float_policies(config)
+    return (f"the model has the {policies_text}: it is rebuilt in float32 when it is loaded",) if policies_text else ()
 
 
 def _inspect_tflite(path: Path, reference: str) -> ModelInfo:

@@ -90,7 +90,8 @@ def _pipeline_name(name: str) -> str:
 
 def _model_lines(model_info: ModelInfo) -> list[str]:
     comment = "relative to this file" if model_info.kind is not None else _function_comment(model_info)
-    if not model_info.code_descriptions and _has_shorthand(model_info):
+    has_options = model_info.code_descriptions or model_info.custom_objects
+    if not has_options and _has_shorthand(model_info):
         return [yaml_line(f"model: {yaml_value(model_info.reference)}", comment)]
     lines = [
         "model:",
@@ -101,7 +102,12 @@ def _model_lines(model_info: ModelInfo) -> list[str]:
         if model_info.code_descriptions
         else []
     )
-    return [*lines, *allow_code_lines]
+    custom_object_lines = (
+        [yaml_line(f"  custom_objects: {yaml_value(model_info.custom_objects)}", "the model's own classes")]
+        if model_info.custom_objects
+        else []
+    )
+    return [*lines, *custom_object_lines, *allow_code_lines]
 
 
 def _function_comment(model_info: ModelInfo) -> str:

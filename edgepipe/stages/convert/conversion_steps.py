@@ -30,13 +30,18 @@ def draw_samples(options: "ConvertOptions", context: StageContext) -> Arrays | N
 def open_source(options: "ConvertOptions", context: StageContext, samples: Arrays | None) -> SourceModel:
     """The stage's input, with equalized channels and corrected biases if the options say so."""
     if options.equalize is None and options.bias_correction is None:
-        return source_model.open_source(context.artifact.path, context.artifact.kind, allow_code=context.allow_code)
+        return source_model.open_source(
+            context.artifact.path,
+            context.artifact.kind,
+            allow_code=context.allow_code,
+            input_shapes=options.input_shapes,
+        )
     from dataclasses import replace
 
     from edgepipe.compress.equalization.equalize_source import equalize_source
 
     _check_equalization(options, context, samples)
-    model, notes = model_io.open_float(context)
+    model, notes = model_io.open_float(context, options.input_shapes)
     source = equalize_source(model, options.equalize, options.bias_correction, samples)
     return replace(source, notes=(*notes, *source.notes))
 

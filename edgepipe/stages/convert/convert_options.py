@@ -20,6 +20,7 @@ from edgepipe.core.config import Document, KeyPath, Quantity
 from edgepipe.core.errors import EdgepipeError, InputError
 from edgepipe.core.units import Dimension
 from edgepipe.devices import device_profile
+from edgepipe.models.input_shapes import parse_input_shapes
 from edgepipe.stages.base import RegularExpression, Stage
 from edgepipe.stages.context import PipelineInfo
 
@@ -70,6 +71,10 @@ class ConvertOptions(Stage):
         default=False,
         description="accept an integer model with an output that is too far from the float one (below 8 dB)",
     )
+    input_shape: str | None = Field(
+        default=None,
+        description="sizes of open input dimensions: `224x224x3`, or `name=224x224x3, ..` for several inputs",
+    )
     device: str | None = Field(
         default=None, description="the target device profile: no float layers on an integer-only device"
     )
@@ -88,6 +93,11 @@ class ConvertOptions(Stage):
     def quantizes(self) -> bool:
         """True for every scheme but float32."""
         return self.scheme != "float32"
+
+    @property
+    def input_shapes(self) -> tuple[str, ...]:
+        """The texts of `input_shape`; none if no dimension is set."""
+        return () if self.input_shape is None else (self.input_shape,)
 
     @property
     def keeps_float(self) -> bool:
@@ -203,6 +213,14 @@ def _equalization_problem(options: ConvertOptions) -> str:
     return ""
 
 
+def _input_shape_problem(options: ConvertOptions) -> str:
+    try:
+        parse_input_shapes(options.input_shapes)
+    except InputError as error:
+        return str(error)
+    return ""
+
+
 _PROBLEM_FINDERS = (
     _interface_problem,
     _equalization_problem,
@@ -210,4 +228,5 @@ _PROBLEM_FINDERS = (
     _recipe_problem,
     _calibration_problem,
     _keep_float_problem,
+    _input_shape_problem,
 )

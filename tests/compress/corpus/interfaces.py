@@ -98,10 +98,7 @@ def nested_model() -> keras.Model:
     return keras.Model(inputs, layers.Dense(4, name="label")(layers.GlobalAveragePooling2D()(x)))
 
 
-NOT_FLOAT32 = "TFLite has no kernels for this dtype until the model is rebuilt in float32"
-
-
-@corpus_model(images(), kinds="F", float_conversion_note=NOT_FLOAT32, in_ci=True)
+@corpus_model(images(), kinds="F", in_ci=True)
 def mixed_float16_policy() -> keras.Model:
     """A network under mixed_float16 with a float32 softmax, as Keras' guide has it."""
     with dtype_policy("mixed_float16"):
@@ -111,7 +108,7 @@ def mixed_float16_policy() -> keras.Model:
     return keras.Model(inputs, layers.Activation("softmax", dtype="float32")(scores))
 
 
-@corpus_model(images(), kinds="F", float_conversion_note=NOT_FLOAT32)
+@corpus_model(images(), kinds="F")
 def mixed_bfloat16_policy() -> keras.Model:
     """A network under mixed_bfloat16."""
     with dtype_policy("mixed_bfloat16"):
@@ -121,7 +118,7 @@ def mixed_bfloat16_policy() -> keras.Model:
     return keras.Model(inputs, layers.Activation("softmax", dtype="float32")(scores))
 
 
-@corpus_model(images(), kinds="F", float_conversion_note=NOT_FLOAT32)
+@corpus_model(images(), kinds="F")
 def float16_policy() -> keras.Model:
     """A network with float16 weights, inputs and outputs."""
     with dtype_policy("float16"):
@@ -130,7 +127,7 @@ def float16_policy() -> keras.Model:
         return keras.Model(inputs, layers.Dense(4)(layers.GlobalAveragePooling2D()(x)))
 
 
-@corpus_model(table(), kinds="F", float_conversion_note=NOT_FLOAT32)
+@corpus_model(table(), kinds="F")
 def float64_policy() -> keras.Model:
     """A tabular network in float64."""
     with dtype_policy("float64"):
