@@ -163,11 +163,13 @@ def _open_float_model(
     from edgepipe.compress.source_model import open_with_classes
 
     source_model = open_with_classes(path, kind, allow_code=allow_code, custom_objects=custom_objects)
+    from edgepipe.compress.quantizer.integer_inputs import integer_inputs
     from edgepipe.compress.quantizer.op_decomposition import decomposed_model, uniform_bit_width
 
     with (
         open_float_tflite(source_model.model, samples) as (float_model, feeds, _),
-        decomposed_model(float_model, uniform_bit_width(8)) as lite,
+        integer_inputs(float_model, feeds, kept_names=()) as integers,
+        decomposed_model(integers.model, uniform_bit_width(8)) as lite,
     ):
         yield lite, feeds or [], source_model.class_by_layer
 

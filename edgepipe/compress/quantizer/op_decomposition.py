@@ -1,9 +1,10 @@
 """Operators without an integer kernel in TFLite, decomposed into operators that have one.
 
 SQUARE, NEG and POW by a small integer become MUL, which keeps a LayerNormalization, for example, in integers. GREATER
-and LESS_EQUAL, which have no 16-bit kernel, become LESS and GREATER_EQUAL with swapped inputs. For 16-bit activations,
-operators with only 8-bit kernels are decomposed too: SQUARED_DIFFERENCE, PRELU, ELU, HARD_SWISH, RELU_N1_TO_1,
-DEPTH_TO_SPACE and SPACE_TO_DEPTH. All give the same float values, up to rounding.
+and LESS_EQUAL, which have no 16-bit kernel, become LESS and GREATER_EQUAL with swapped inputs. A bool that is cast to
+float becomes a choice between 1 and 0. For 16-bit activations, operators with only 8-bit kernels are decomposed too:
+SQUARED_DIFFERENCE, PRELU, ELU, HARD_SWISH, RELU_N1_TO_1, DEPTH_TO_SPACE and SPACE_TO_DEPTH. All give the same float
+values, up to rounding.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,7 +27,7 @@ from edgepipe.tflite.reader import read
 
 SUPPORTED_POWERS = (2, 3, 4)
 VERSION_BY_OPERATOR = {"TRANSPOSE": 6}  # the version for six dimensions
-ALWAYS_DECOMPOSED = ("SQUARE", "NEG", "POW", "GREATER", "LESS_EQUAL")
+ALWAYS_DECOMPOSED = ("SQUARE", "NEG", "POW", "GREATER", "LESS_EQUAL", "CAST")
 INTERMEDIATE_SUFFIX = r"/\d+_[A-Z0-9_]+"  # suffix of an intermediate tensor's name, after the name of the output
 SWAPPED_COMPARISONS = {"GREATER": "LESS", "LESS_EQUAL": "GREATER_EQUAL"}
 
@@ -110,6 +111,8 @@ class _Decomposition:
             self.new_operators = [
                 self.graph.new_operator(SWAPPED_COMPARISONS[kind], 1, self.input_indices[::-1], [self.output_index])
             ]
+        elif kind == "CAST":
+            self._append_choice()
         elif self.input_indices and self.graph.is_float(self.input_indices[0]):
             self._append_decomposition(kind)
         index = self.graph.operator_index(self.operator)
@@ -127,6 +130,12 @@ class _Decomposition:
                 self._multiply([x] * self._integer_exponent())
             case _ if self.bits == 16 and kind in INT16_DECOMPOSITIONS:
                 INT16_DECOMPOSITIONS[kind](self)
+
+    def _append_choice(self) -> None:
+        """A bool as a float: where it holds 1, else 0."""
+        condition = self.input_indices[0]
+        if self.graph.dtype(condition) == "bool" and self.graph.is_float(self.output_index):
+            self._append_output_operator("SELECT_V2", [condition, self._add_scalar(1), self._add_scalar(0)])
 
     def _squared_difference(self) -> None:
         """(a - b)^2."""

@@ -5,9 +5,15 @@ from dataclasses import dataclass, field, replace
 from typing import final
 
 from edgepipe.compress.fidelity import Fidelity, measure_fidelity
-from edgepipe.compress.quantizer import flatbuffer_edits, recipes
-from edgepipe.compress.quantizer.activation_calibration import ActivationRange, ActivationRanges, calibrate
+from edgepipe.compress.quantizer import equality_sentinels, flatbuffer_edits, recipes
+from edgepipe.compress.quantizer.activation_calibration import (
+    ActivationRange,
+    ActivationRanges,
+    calibrate,
+    unmasked_values,
+)
 from edgepipe.compress.quantizer.graph_index import GraphIndex
+from edgepipe.compress.quantizer.integer_inputs import integer_inputs
 from edgepipe.compress.quantizer.layer_attribution import scope_names
 from edgepipe.compress.quantizer.mask_sentinels import extend_masked_ranges, masked_tensor_names
 from edgepipe.compress.quantizer.mutable_graph import BitWidthPolicy, MutableGraph
@@ -87,10 +93,14 @@ def quantize_tflite(
             recipes.quantize_with_recipe(lite.content, rules, None),
             tuple(recipes.unmatched_rule_notes(user_recipe, lite)),
         )
-    with decomposed_model(lite, _int8_policy(recipes.bit_width_policy(rules))) as model:
+    with (
+        integer_inputs(lite, feeds, recipes.float_inputs(rules, lite)) as integers,
+        decomposed_model(integers.model, _int8_policy(recipes.bit_width_policy(rules))) as model,
+    ):
+        rules = [*rules, *recipes.float_input_rules(integers.fractional_names)]
         activation_ranges = _find_ranges(rules, model, request, feeds, trained_ranges or {})
         content = recipes.quantize_with_recipe(model.content, rules, activation_ranges.by_tensor)
-        notes = (*activation_ranges.notes(), *recipes.unmatched_rule_notes(user_recipe, model))
+        notes = (*integers.notes, *activation_ranges.notes(), *recipes.unmatched_rule_notes(user_recipe, model))
     return QuantizedModel(content, notes, _compare(lite, content, held_out_feeds))
 
 
@@ -140,10 +150,8 @@ def collect_ranges(
         raise InputError(
             f"scheme {request.scheme} needs representative samples to calibrate activations, found none; give some"
         )
-    samples = dict(zip(lite.inputs_by_name, feeds, strict=True))
     index = GraphIndex(MutableGraph(flatbuffer_edits.unpack_model(lite.content)))
-    activation_ranges = calibrate(lite, samples, request.calibration, masked_tensor_names(index))
-    activation_ranges = replace(activation_ranges, by_tensor=extend_masked_ranges(index, activation_ranges.by_tensor))
+    activation_ranges = _calibrate_real_values(lite, index, request, feeds)
     trained_range_by_tensor = (
         {name: _trained_range(name, trained_ranges) for name in activation_ranges.by_tensor} if trained_ranges else {}
     )
@@ -154,6 +162,25 @@ def collect_ranges(
     return replace(
         activation_ranges, by_tensor={**activation_ranges.by_tensor, **overriding_ranges}, shifts=remaining_shifts
     )
+
+
+def _calibrate_real_values(
+    lite: Model, index: GraphIndex, request: QuantizationRequest, feeds: list[Array]
+) -> ActivationRanges:
+    """The ranges of what stands for numbers, wide enough for masks and compared constants to saturate beyond them."""
+    compared_filters = equality_sentinels.value_filters(index)
+    activation_ranges = calibrate(
+        lite,
+        dict(zip(lite.inputs_by_name, feeds, strict=True)),
+        request.calibration,
+        {**dict.fromkeys(masked_tensor_names(index), unmasked_values), **compared_filters},
+        compared_filters.keys(),
+    )
+    feed_by_tensor = {tensor.name: feed for tensor, feed in zip(lite.inputs, feeds, strict=True)}
+    separated_ranges = equality_sentinels.separate_equal_values(
+        index, extend_masked_ranges(index, activation_ranges.by_tensor), feed_by_tensor
+    )
+    return replace(activation_ranges, by_tensor=separated_ranges.by_tensor, range_notes=separated_ranges.notes)
 
 
 def _trained_range(tensor_name: str, trained_ranges: Mapping[str, ActivationRange]) -> ActivationRange | None:
