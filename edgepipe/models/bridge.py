@@ -263,8 +263,8 @@ def random_inputs(graph: Keras3Graph, seed: int) -> list[Tensor]:
 def random_batch(
     input_specs: list[tuple[tuple[int | None, ...], str, str]], id_limits: Sequence[int | None], seed: int
 ) -> list[Tensor]:
-    """A small batch for each input (shape, dtype, name): ids below its limit if it has one, else normal floats, or 0 and
-    1 for integers."""
+    """A small batch for each input (shape, dtype, name): ids below its limit if it has one, else normal floats, or
+    zeros and ones for integers."""
     generator = np.random.default_rng(seed)
     return [
         tf.constant(_random_array(*spec, generator, id_limit))

@@ -25,7 +25,7 @@ MOVING_OPERATORS = frozenset(
 # operators through which a comparison decides what is masked
 MASK_OPERATORS = MOVING_OPERATORS | {
     *("CAST", "SELECT", "SELECT_V2", "LOGICAL_NOT", "LOGICAL_AND", "LOGICAL_OR", "REDUCE_ANY", "REDUCE_ALL"),
-    *("REDUCE_MAX", "REDUCE_MIN", "MUL", "SUB", "BROADCAST_TO"),
+    *("REDUCE_MAX", "REDUCE_MIN", "MUL", "SUB", "BROADCAST_TO", "EQUAL", "NOT_EQUAL"),
 }
 
 
@@ -43,7 +43,7 @@ class EqualitySentinel:
 
     def real_values(self, array: Array) -> Array:
         """The values that do not equal the constant."""
-        return array[array != np.float32(self.value)]
+        return np.asarray(array[array != np.float32(self.value)])
 
 
 def find_equality_sentinels(index: GraphIndex) -> list[EqualitySentinel]:

@@ -1,7 +1,7 @@
 """Model inputs that hold integers in floats or in 64 bits become int32: token ids, categories, indices.
 
 Eight bits cannot hold a vocabulary, and devices have no casts from float and no look-ups by int64. What the regions of
-`integer_regions` hold is stored in int32, and the casts between them are dropped.
+`integer_regions` hold is stored in int32, the casts between them are dropped, and so is what `negative_ids` tells of.
 """
 
 from collections.abc import Collection, Iterator
@@ -16,9 +16,14 @@ from edgepipe.compress.quantizer.flatbuffer_edits import FlatbufferOperator
 from edgepipe.compress.quantizer.graph_index import GraphIndex
 from edgepipe.compress.quantizer.integer_regions import ROUNDING_OPERATORS, IntegerRegion, find_integer_regions
 from edgepipe.compress.quantizer.mutable_graph import MutableGraph
+from edgepipe.compress.quantizer.negative_ids import drop_negative_ids
 from edgepipe.core.arrays import Array
 from edgepipe.tflite.model import Model
 from edgepipe.tflite.reader import read
+
+NEGATIVE_IDS_NOTE = (
+    "ids are looked up as they are: the samples hold no negative ones, which Keras counts from the end of a table"
+)
 
 
 @final
@@ -54,7 +59,9 @@ def integer_inputs(lite: Model, feeds: list[Array] | None, kept_names: Collectio
                 rewriter.store_in_int32(region)
                 notes |= dict.fromkeys(_conversion_note(name, region.dtype) for name in names if name not in kept_names)
         rewriter.drop_copies()
-    if not rewriter.is_changed:
+    are_dropped = drop_negative_ids(graph, _positive_inputs(feeds))
+    notes |= dict.fromkeys([NEGATIVE_IDS_NOTE] if are_dropped else [])
+    if not (rewriter.is_changed or are_dropped):
         yield IntegerInputs(lite, tuple(notes), tuple(fractional_names))
         return
     content = flatbuffer_edits.pack_model(flatbuffer_edits.canonicalize(graph.model))
@@ -68,6 +75,11 @@ def _fractional_values(lite: Model, feeds: list[Array] | None, name: str) -> Arr
         return np.empty(0)
     feed, int32_limits = feeds[list(lite.inputs_by_name).index(name)], np.iinfo(np.int32)
     return np.asarray(feed[(feed != np.rint(feed)) | (feed < int32_limits.min) | (feed > int32_limits.max)])
+
+
+def _positive_inputs(feeds: list[Array] | None) -> list[int]:
+    """The positions of the inputs whose samples are never negative."""
+    return [position for position, feed in enumerate(feeds or []) if feed.size and feed.min() >= 0]
 
 
 def _fraction_note(name: str, values: Array) -> str:

@@ -14,9 +14,10 @@ from edgepipe.compress.quantizer.quantization import QuantizationRequest
 from edgepipe.core.arrays import Array, Arrays
 from edgepipe.core.errors import InputError
 from edgepipe.tflite.integer_check import check_integer_only
-from edgepipe.tflite.interpreter import predict
+from edgepipe.tflite.interpreter import Runtime, predict
 from edgepipe.tflite.model import Model
 from edgepipe.tflite.reader import read
+from edgepipe.tflite.sample_conversion import convert_samples
 
 GENERATOR = np.random.default_rng(0)
 IDS = GENERATOR.integers(0, 20, (64, 6))
@@ -127,6 +128,48 @@ def test_such_a_model_is_fed_whole_numbers_only(tmp_path: Path) -> None:
     )
     with pytest.raises(InputError, match=r"input 'ids': takes int32 \(no scale\), found 0.5 in float32 samples"):
         predict(lite.path, np.full((2, 6), 0.5, "float32"))
+
+
+def test_negative_ids_are_left_out_where_the_samples_hold_none(tmp_path: Path) -> None:
+    model = _model(_embedded, "int32")
+    lite, notes = _convert(tmp_path, model, IDS.astype("int32"))
+    assert [operator.name for operator in lite.operators][:2] == ["GATHER", "MEAN"]
+    assert any("no negative ones" in note for note in notes)
+    negative_ids = (IDS - 20).astype("int32")
+    lite, notes = _convert(tmp_path, model, negative_ids)
+    assert not any("no negative ones" in note for note in notes)
+    _check_equal(lite, model, negative_ids, 0.05)
+
+
+MICRO_BODIES: dict[str, tuple[Body, str, Array]] = {
+    "embedding": (_embedded, "float32", IDS),
+    "mask": (
+        lambda x: layers.Flatten()(layers.Embedding(20, 8)(x) * ops.cast(ops.not_equal(x, 0), "float32")[..., None]),
+        "int64",
+        IDS,
+    ),
+    "masking": (
+        lambda x: ops.reshape(layers.Masking(-999.0)(ops.reshape(x, (-1, 3, 2))), (-1, 6)),
+        "float32",
+        np.where(IDS.repeat(2, axis=1)[:, :6] < 5, -999.0, NUMBERS),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MICRO_BODIES)
+def test_tflite_micro_gives_the_same(name: str, tmp_path: Path) -> None:
+    micro = pytest.importorskip("tflite_micro.python.tflite_micro.runtime", reason="tflite-micro is not installed")
+    body, dtype, samples = MICRO_BODIES[name]
+    lite, _ = _convert(tmp_path, _model(body, dtype), samples.astype(dtype))
+    inputs = convert_samples(lite, samples[:5].astype(dtype))[0]
+    interpreter = micro.Interpreter.from_bytes(lite.path.read_bytes())
+    outputs = []
+    for sample in inputs:
+        interpreter.set_input(sample[None], 0)
+        interpreter.invoke()
+        outputs.append(interpreter.get_output(0)[0])
+    expected = predict(lite.path, samples[:5].astype(dtype), Runtime.REFERENCE).stored_values
+    assert np.allclose(outputs, expected, atol=1e-6)
 
 
 CASTS: dict[str, tuple[Body, str, Array]] = {
