@@ -69,6 +69,13 @@ def integer_inputs(lite: Model, feeds: list[Array] | None, kept_names: Collectio
         yield IntegerInputs(read(path), tuple(notes), tuple(fractional_names))
 
 
+def integer_input_names(lite: Model) -> set[str]:
+    """The inputs of a float model that hold integers, in floats or in 64 bits."""
+    index = GraphIndex(MutableGraph(flatbuffer_edits.unpack_model(lite.content)))
+    tensors = {tensor for region in find_integer_regions(index) for tensor in region.inputs}
+    return {name for name, tensor in zip(lite.inputs_by_name, index.graph_inputs, strict=True) if tensor in tensors}
+
+
 def _fractional_values(lite: Model, feeds: list[Array] | None, name: str) -> Array:
     """The samples of an input that are no whole numbers which int32 holds."""
     if feeds is None:

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
+import edgepipe
 from edgepipe.compress.conversion import convert_model
+from edgepipe.compress.quantizer.integer_inputs import integer_input_names
 from edgepipe.compress.quantizer.quantization import QuantizationRequest
 from edgepipe.core.arrays import Array, Arrays
 from edgepipe.core.errors import InputError
@@ -139,6 +141,16 @@ def test_negative_ids_are_left_out_where_the_samples_hold_none(tmp_path: Path) -
     lite, notes = _convert(tmp_path, model, negative_ids)
     assert not any("no negative ones" in note for note in notes)
     _check_equal(lite, model, negative_ids, 0.05)
+
+
+def test_random_inputs_of_a_float_model_are_ids_too(tmp_path: Path) -> None:
+    model = _model(_embedded, "float32")
+    model.save(tmp_path / "m.keras")
+    conversion = edgepipe.convert(tmp_path / "m.keras", scheme="float32", out=tmp_path / "m.tflite")
+    assert integer_input_names(read(tmp_path / "m.tflite")) == {"ids"}
+    difference = next(metric for metric in conversion.metrics if metric.name == "max_difference")
+    assert difference.value is not None
+    assert difference.value < 1e-5
 
 
 MICRO_BODIES: dict[str, tuple[Body, str, Array]] = {
