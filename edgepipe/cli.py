@@ -177,7 +177,10 @@ def check(pipelines: tuple[str, ...], settings: tuple[str, ...]) -> None:
     help="Conversion scheme: the types of weights and activations.",
 )
 @click.option(
-    "--input", "input_type", type=INTERFACE_TYPES, help="Type of the model's inputs; default: set by the scheme."
+    "--input",
+    "input_type",
+    type=INTERFACE_TYPES,
+    help="Type of the model's inputs; default: set by the scheme, int32 for token ids and categories.",
 )
 @click.option(
     "--output", "output_type", type=INTERFACE_TYPES, help="Type of the model's outputs; default: set by the scheme."

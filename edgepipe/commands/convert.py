@@ -294,11 +294,13 @@ def _as_real_numbers(lite: Model, x: Arrays) -> Arrays:
 
 
 def _random_inputs(lite: Model) -> Arrays:
-    random_state = np.random.RandomState(0)
+    from edgepipe.compress.quantizer.integer_inputs import integer_input_names
+
+    random_state, integer_names = np.random.RandomState(0), integer_input_names(lite)
     array_by_input = {
         # Integers may be indices into a small table: 0 and 1 are valid in any.
         name: random_state.rand(RANDOM_SAMPLE_COUNT, *t.shape[1:]).astype(np.float32)
-        if t.dtype.startswith("float")
+        if t.dtype.startswith("float") and name not in integer_names
         else random_state.randint(0, 2, (RANDOM_SAMPLE_COUNT, *t.shape[1:])).astype(t.dtype)
         for name, t in lite.inputs_by_name.items()
     }

@@ -175,11 +175,13 @@ class _FloatModel:
 @contextmanager
 def _open_float_model(source_model: "SourceModel", samples: Arrays) -> Iterator[_FloatModel]:
     from edgepipe.compress.conversion import open_float_tflite
+    from edgepipe.compress.quantizer.integer_inputs import integer_inputs
     from edgepipe.compress.quantizer.op_decomposition import decomposed_model, uniform_bit_width
 
     with (
         open_float_tflite(source_model.model, samples) as (float_model, feeds, trained_ranges),
-        decomposed_model(float_model, uniform_bit_width(8)) as lite,
+        integer_inputs(float_model, feeds, kept_names=()) as integers,
+        decomposed_model(integers.model, uniform_bit_width(8)) as lite,
     ):
         yield _FloatModel(lite, feeds or [], trained_ranges, source_model.class_by_layer)
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,13 +57,21 @@ def convert_mixed(
     Raises:
         TargetNotMetError: no mix keeps the quality.
     """
+    from edgepipe.compress.quantizer.integer_inputs import integer_inputs
     from edgepipe.compress.quantizer.op_decomposition import decomposed_model, uniform_bit_width
 
     with (
         open_float_tflite(source.model, samples) as (float_lite, feeds, trained_ranges),
-        decomposed_model(float_lite, uniform_bit_width(8)) as lite,
+        integer_inputs(float_lite, feeds, _kept_inputs(float_lite, request)) as integers,
+        decomposed_model(integers.model, uniform_bit_width(8)) as lite,
     ):
-        return _search_mix(source, request, (lite, feeds, trained_ranges), target)
+        mixed_model = _search_mix(source, request, (lite, feeds, trained_ranges), target)
+        return replace(mixed_model, notes=(*integers.notes, *mixed_model.notes))
+
+
+def _kept_inputs(lite: Model, request: "QuantizationRequest") -> list[str]:
+    """The inputs that keep their type: all of them, if the user asks for float32."""
+    return list(lite.inputs_by_name) if request.io_types[0] == "float32" else []
 
 
 def _search_mix(

@@ -8,7 +8,7 @@ inputs, and the first layer that differs is reported.
 
 import inspect
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from edgepipe.core.arrays import Array
 from edgepipe.core.errors import InputError
 from edgepipe.core.units import plural
 from edgepipe.models.bridge_layers import Keras3Layer, WeightLayer
+from edgepipe.models.id_inputs import SMALLEST_TABLE, find_id_limits
 from edgepipe.models.input_shapes import check_input_shapes, input_name
 from edgepipe.models.keras3_graph import GraphCall, Keras3Graph, build_graph, evaluate_graph, iter_calls
 from edgepipe.models.keras_operators import encode_argument
@@ -250,37 +251,38 @@ def relative_difference(original: Tensor, candidate: Tensor) -> float:
 
 
 def random_inputs(graph: Keras3Graph, seed: int) -> list[Tensor]:
-    """A small batch for each input of `graph`: normal floats, or integers that every Embedding accepts.
+    """A small batch for each input of `graph`: normal floats, or ids, in floats too, that every look-up accepts.
 
     Raises:
         InputError: an input takes text.
     """
-    vocabulary_sizes = [
-        call.operation.input_dim for _, call in iter_calls(graph) if isinstance(call.operation, keras.layers.Embedding)
-    ]
     input_specs = [(tuple(tensor.shape), str(tensor.dtype), input_name(tensor)) for tensor in graph.inputs]
-    return random_batch(input_specs, min(vocabulary_sizes, default=2), seed)
+    return random_batch(input_specs, find_id_limits(graph), seed)
 
 
 def random_batch(
-    input_specs: list[tuple[tuple[int | None, ...], str, str]], integer_limit: int, seed: int
+    input_specs: list[tuple[tuple[int | None, ...], str, str]], id_limits: Sequence[int | None], seed: int
 ) -> list[Tensor]:
-    """A small batch for each input (shape, dtype, name): normal floats, or integers less than `integer_limit`."""
+    """A small batch for each input (shape, dtype, name): ids below its limit if it has one, else normal floats, or
+    zeros and ones for integers."""
     generator = np.random.default_rng(seed)
-    return [tf.constant(_random_array(*spec, generator, integer_limit)) for spec in input_specs]
+    return [
+        tf.constant(_random_array(*spec, generator, id_limit))
+        for spec, id_limit in zip(input_specs, id_limits, strict=True)
+    ]
 
 
 def _random_array(
-    shape: tuple[int | None, ...], dtype: str, name: str, generator: np.random.Generator, integer_limit: int
+    shape: tuple[int | None, ...], dtype: str, name: str, generator: np.random.Generator, id_limit: int | None
 ) -> Array:
     batch_shape = (shape[0] or RANDOM_BATCH_SIZE, *(size or 1 for size in shape[1:]))
-    if dtype.startswith(("float", "bfloat")):
-        return generator.normal(0, 1, batch_shape).astype(dtype)
     if dtype == "string":
         raise InputError(
             f"input '{name}' takes text, which no device runs; look it up before the model and feed numbers"
         )
-    return generator.integers(0, integer_limit, batch_shape).astype(dtype)
+    if id_limit is None and dtype.startswith(("float", "bfloat")):
+        return generator.normal(0, 1, batch_shape).astype(dtype)
+    return generator.integers(0, id_limit or SMALLEST_TABLE, batch_shape).astype(dtype)
 
 
 class _TwinLayers:

@@ -29,7 +29,9 @@ from edgepipe.models.dtype_policies import (
     check_not_quantized,
     describe_float_policies,
 )
+from edgepipe.models.id_inputs import find_id_limits, find_tf_keras_id_limits
 from edgepipe.models.input_shapes import input_name
+from edgepipe.models.keras3_graph import build_graph
 from edgepipe.models.keras_types import AnyKerasLayer, AnyKerasModel, KerasOperation, KerasTensor, Tensor
 from edgepipe.models.perturb import perturbed_weights, refresh_normalization
 
@@ -322,9 +324,10 @@ def _own_floats_text(model: AnyKerasModel, float32_model: AnyKerasModel) -> str:
 
 def _random_samples(model: AnyKerasModel) -> list[Tensor]:
     """A small batch for each input, of the type of that input: both models then start from the same numbers."""
-    vocabulary_sizes = [layer.input_dim for layer in _all_layers(model) if type(layer).__name__ == "Embedding"]
+    is_keras3 = isinstance(model, keras.Model)
+    id_limits = find_id_limits(build_graph(model)) if is_keras3 else find_tf_keras_id_limits(model)
     input_specs = [(tuple(tensor.shape), tf.as_dtype(tensor.dtype).name, input_name(tensor)) for tensor in model.inputs]
-    return random_batch(input_specs, min(vocabulary_sizes, default=2), seed=0)
+    return random_batch(input_specs, id_limits, seed=0)
 
 
 def _run(model: AnyKerasModel, tensors: list[KerasTensor], samples: list[Tensor]) -> list[Tensor]:

@@ -19,6 +19,7 @@ from edgepipe.core.errors import InputError
 from edgepipe.models import custom_objects
 from edgepipe.models.bridge import TOLERANCE, ModelDifference, TensorDifference, random_batch, relative_difference
 from edgepipe.models.bridge_layers import Keras3Layer, LayerScale, OperatorLayer, WeightLayer
+from edgepipe.models.id_inputs import find_tf_keras_id_limits
 from edgepipe.models.input_shapes import check_input_shapes, input_name
 from edgepipe.models.keras3_activations import REGISTRATION_PACKAGE
 from edgepipe.models.keras_operators import apply_operator
@@ -164,11 +165,8 @@ class _Exporter:
 
     def compare(self) -> ModelDifference:
         """Run both models on the same random inputs; compare every tensor, and the outputs."""
-        vocabulary_sizes = [
-            layer.input_dim for layer in self.model.submodules if isinstance(layer, tf_keras.layers.Embedding)
-        ]
         input_specs = [(tuple(t.shape), t.dtype.name, input_name(t)) for t in self.model.inputs]
-        samples = random_batch(input_specs, min(vocabulary_sizes, default=2), seed=0)
+        samples = random_batch(input_specs, find_tf_keras_id_limits(self.model), seed=0)
         layer_names, old_tensors, new_tensors = zip(*self.named_tensor_pairs, strict=True)
         old_arrays = _flatten(
             tf_keras.Model(self.model.inputs, list(old_tensors))(_unwrap_single(samples), training=False)

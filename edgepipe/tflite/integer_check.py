@@ -11,7 +11,7 @@ def check_integer_only(model: Model, allow_float_interface: bool = False) -> lis
     """What keeps `model` from being fully integer, in order of execution; empty when it is.
 
     With `allow_float_interface` the model's own inputs and outputs may be floating point, together with the QUANTIZE
-    that reads such an input and the DEQUANTIZE that gives such an output, and nothing else.
+    (of token ids, the CAST) that reads such an input and the DEQUANTIZE that gives such an output, and nothing else.
     """
     float_input_keys, float_output_keys = _float_tensor_keys(model.inputs), _float_tensor_keys(model.outputs)
     allowed_keys = {*float_input_keys, *float_output_keys} if allow_float_interface else set()
@@ -65,7 +65,7 @@ def _custom_finding(operator: Operator) -> Finding:
 
 def _is_boundary(operator: Operator, float_input_keys: set[TensorKey], float_output_keys: set[TensorKey]) -> bool:
     """Whether the operator converts between the model's float interface and its integers."""
-    if operator.name == "QUANTIZE":
+    if operator.name in ("QUANTIZE", "CAST"):
         return any(tensor.key in float_input_keys for tensor in operator.inputs if tensor is not None)
     if operator.name == "DEQUANTIZE":
         return any(tensor.key in float_output_keys for tensor in operator.outputs if tensor is not None)

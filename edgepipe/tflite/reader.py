@@ -166,7 +166,8 @@ def _read_content(path: Path) -> bytes:
 
 
 @cache
-def _dtype_by_code() -> dict[int, str]:
+def dtype_by_code() -> dict[int, str]:
+    """Names of the types of elements, by their codes in the schema."""
     from ai_edge_litert.schema_py_generated import TensorType
 
     return {code: name.lower() for name, code in vars(TensorType).items() if not name.startswith("_")}
@@ -311,7 +312,7 @@ class _ModelReader:
     def read_tensor(
         self, index: int, subgraph_index: int, table: Any, byte_extents: tuple[tuple[int, int], ...]
     ) -> Tensor:
-        name, dtype = self.read_text(table.Name()), _dtype_by_code().get(table.Type())
+        name, dtype = self.read_text(table.Name()), dtype_by_code().get(table.Type())
         shape = self.read_numbers(table.ShapeLength(), table.ShapeAsNumpy)
         if dtype is None or any(size < 0 for size in shape) or math.prod(shape) > MAX_ELEMENTS:
             raise _DamageError(f"tensor '{name}' has type {table.Type()} and shape {_format_shape(shape)}")

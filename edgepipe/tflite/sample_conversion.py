@@ -128,6 +128,12 @@ def _is_whole(x: Array) -> bool:
     return np.issubdtype(x.dtype, np.integer) or (np.issubdtype(x.dtype, np.floating) and bool((x == np.rint(x)).all()))
 
 
+def _counts_in_ones(tensor: Tensor) -> bool:
+    """Whether the stored integers are the numbers themselves."""
+    quantization = tensor.quantization
+    return quantization is None or (quantization.scales, quantization.zero_points) == ((1.0,), (0,))
+
+
 def check_type(path: Path, name: str, tensor: Tensor) -> None:
     """Raise an `InputError` unless numpy has the type of `tensor`, so that samples can fill it."""
     if tensor.dtype not in NUMPY_TYPES:
@@ -142,11 +148,16 @@ def _convert_input(subject: str, tensor: Tensor, x: Array) -> Array:
         if not np.isfinite(x).all():
             raise InputError(f"{subject}: the samples hold values that are not finite, which integers cannot represent")
         return quantize_array(x, tensor)
-    if tensor.dtype in INTEGER_TYPES and tensor.quantization is None and _is_whole(x):
+    if tensor.dtype in INTEGER_TYPES and _counts_in_ones(tensor) and _is_whole(x):
         dtype_limits = np.iinfo(tensor.dtype)
         if dtype_limits.min <= x.min() and x.max() <= dtype_limits.max:
             return x.astype(tensor.dtype)
         raise InputError(f"{subject}: takes {tensor.dtype}, found values from {x.min()} to {x.max()}")
+    if tensor.dtype in INTEGER_TYPES and tensor.quantization is None and np.issubdtype(x.dtype, np.floating):
+        fraction = x[x != np.rint(x)].flat[0]
+        raise InputError(
+            f"{subject}: takes {tensor.dtype} (no scale), found {fraction:g} in {x.dtype} samples; give whole numbers"
+        )
     real_hint = (
         " or real numbers (float)" if tensor.dtype in FLOAT_TYPES or tensor.quantization is not None else " (no scale)"
     )

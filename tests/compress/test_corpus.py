@@ -33,8 +33,8 @@ HIGH_SNR = 60.0  # dB; above it, tables of 16-bit kernels show, which the simula
 COPIED_CHAINS = {"densenet_block": 3.0}
 # a constant of very different numbers for each channel, which MUL takes in one scale only; the simulation has it exact
 ONE_SCALE_CONSTANTS = ("normalization",)
-# what 8 bits lose is said: the logarithm of a square, columns and missing values (-999) of very different size
-COLLAPSES = ("log_square_spectrogram", "missing_values_replaced", "normalization")
+# what 8 bits lose is said: the logarithm of a square, columns of very different size
+COLLAPSES = ("log_square_spectrogram", "normalization")
 CASES = [name for name, case in CORPUS.items() if case.in_ci and not case.float_conversion_note]
 
 

@@ -181,7 +181,7 @@ def test_a_runtime_that_refuses_the_model_says_why(tmp_path: Path) -> None:
     path = write(tmp_path / "m.tflite", tensors, [Op("CUSTOM", ("x",), ("y",), custom="MyOp")], ["x"], ["y"])
     with pytest.raises(InputError, match=r"m\.tflite: LiteRT reference does not run this model: .*MyOp"):
         interpreter.predict(path, np.zeros((1, 4), np.int8), Runtime.REFERENCE)
-    with pytest.raises(InputError, match=r"takes int8 \(no scale\), found float64"):
+    with pytest.raises(InputError, match=r"takes int8 \(no scale\), found 0.5 in float64"):
         interpreter.predict(path, np.full((1, 4), 0.5), Runtime.REFERENCE)
 
 

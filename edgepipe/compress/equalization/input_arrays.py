@@ -4,13 +4,13 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-import tf_keras
 
 from edgepipe.compress.qat.lowering.lower import check_equal_outputs
 from edgepipe.core.arrays import Array, Arrays, count_samples, take_samples
 from edgepipe.core.errors import InputError
 from edgepipe.core.units import plural
 from edgepipe.models.bridge import random_batch
+from edgepipe.models.id_inputs import find_tf_keras_id_limits
 
 MAX_SAMPLES = 256  # samples whose tensors are held in memory at once; channel means and ranges converge well before
 BATCH_SIZE = 64
@@ -42,10 +42,9 @@ def prepare_inputs(model: Any, samples: Arrays | None) -> list[Array]:
 
 
 def _random_inputs(model: Any) -> list[Array]:
-    vocabulary_sizes = [layer.input_dim for layer in model.layers if isinstance(layer, tf_keras.layers.Embedding)]
     named_inputs = zip(model.inputs, model.input_names, strict=True)
     input_specs = [(tuple(tensor.shape), tensor.dtype.name, name) for tensor, name in named_inputs]
-    return [np.asarray(array) for array in random_batch(input_specs, min(vocabulary_sizes, default=2), seed=0)]
+    return [np.asarray(array) for array in random_batch(input_specs, find_tf_keras_id_limits(model), seed=0)]
 
 
 def pack_inputs(model: Any, input_arrays: list[Array], sample_slice: slice = slice(None)) -> Any:

@@ -7,7 +7,7 @@ Percentiles: Migacz, "8-bit Inference with TensorRT", GTC 2017. Squared error: N
 section 3.1.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, final
 
@@ -34,6 +34,7 @@ MIN_RANGE_WIDTH = 1e-30  # width of a range; below it a tensor is always zero
 DEAD_RANGE_WIDTH = 1.0  # width that such a tensor gets
 
 ActivationRange = tuple[float, float]
+ValueFilter = Callable[[Array], Array]  # takes the values of a tensor that count in its range
 
 
 class TrainedRange(NamedTuple):
@@ -53,10 +54,11 @@ class ActivationRanges:
     dead_tensor_names: tuple[str, ...]  # activations that are zero on every sample
     sample_count: int
     calibration: ActivationCalibration
+    range_notes: tuple[str, ...] = ()  # on ranges that are wider than the values need
 
     def notes(self) -> list[str]:
-        """Activations without a range, and a warning if more samples would still move the ranges."""
-        return [*self._dead_notes(), *self._shift_notes()]
+        """Activations without a range or with too wide a one, and a warning if more samples would still move them."""
+        return [*self._dead_notes(), *self.range_notes, *self._shift_notes()]
 
     def _dead_notes(self) -> list[str]:
         if not self.dead_tensor_names:
@@ -83,7 +85,11 @@ class ActivationRanges:
 
 
 def calibrate(
-    model: Model, samples: Arrays, calibration: ActivationCalibration, masked_names: Collection[str] = ()
+    model: Model,
+    samples: Arrays,
+    calibration: ActivationCalibration,
+    value_filters: Mapping[str, ValueFilter] | None = None,
+    unclipped_names: Collection[str] = (),
 ) -> ActivationRanges:
     """The range of every floating point activation of the float `model`.
 
@@ -91,18 +97,26 @@ def calibrate(
         model: the float .tflite.
         samples: representative samples.
         calibration: how ranges follow from values.
-        masked_names: tensors that hold masked values, which do not count; see `mask_sentinels`.
+        value_filters: what takes the values that count, by tensor name, where not all do; see `mask_sentinels` and
+            `equality_sentinels`.
+        unclipped_names: tensors whose range holds all values that count, whatever the calibration.
 
     Raises:
         InputError: samples that do not fit, activations that are not finite, or a model that does not run.
     """
     tensors = _float_activations(model)
-    lows, highs = _measure_extremes(model, samples, tensors, masked_names)
+    lows, highs = _measure_extremes(model, samples, tensors, value_filters or {})
     sample_count = count_samples(samples)
-    final_ranges = _compute_ranges(model, samples, tensors, (lows, highs), calibration)
     half_count = max(sample_count // 2, 1)
-    half_ranges = _compute_ranges(
-        model, take_samples(samples, slice(half_count)), tensors, (lows[:half_count], highs[:half_count]), calibration
+    final_ranges, half_ranges = (
+        _unclip(
+            _compute_ranges(
+                model, take_samples(samples, slice(count)), tensors, (lows[:count], highs[:count]), calibration
+            ),
+            (lows[:count], highs[:count]),
+            [tensor.name in unclipped_names for tensor in tensors],
+        )
+        for count in (sample_count, half_count)
     )
     dead_tensor_names = [
         tensor.name for tensor, a, b in zip(tensors, lows.min(axis=0), highs.max(axis=0), strict=True) if a == b == 0
@@ -122,13 +136,13 @@ def _float_activations(model: Model) -> list[Tensor]:
 
 
 def _measure_extremes(
-    model: Model, samples: Arrays, tensors: list[Tensor], masked_names: Collection[str]
+    model: Model, samples: Arrays, tensors: list[Tensor], value_filters: Mapping[str, ValueFilter]
 ) -> tuple[Array, Array]:
     """The smallest and the largest value of each tensor on each sample, (samples, tensors)."""
     lows, highs = [], []
     for recorded_arrays in record_tensors(model, samples, tensors, Runtime.BUILTIN):
         sample_arrays = [
-            _real_values(array) if tensor.name in masked_names else array
+            value_filters[tensor.name](array) if tensor.name in value_filters else array
             for tensor, array in zip(tensors, recorded_arrays, strict=True)
         ]
         lows.append([float(array.min()) if array.size else 0.0 for array in sample_arrays])
@@ -146,7 +160,7 @@ def _measure_extremes(
     return extremes
 
 
-def _real_values(array: Array) -> Array:
+def unmasked_values(array: Array) -> Array:
     """The values that are not masked."""
     return array[np.abs(array) < MASKED_MAGNITUDE]
 
@@ -162,7 +176,7 @@ def _compute_ranges(
     if calibration.method == "moving_average":
         ranges = np.stack([_moving_average(bound) for bound in extremes], axis=1)
         return _include_zero(ranges)
-    ranges = _include_zero(np.stack([extremes[0].min(axis=0), extremes[1].max(axis=0)], axis=1))
+    ranges = _whole_ranges(extremes)
     if calibration.method == "min_max":
         return ranges
     histograms = _count_histograms(model, samples, tensors, ranges)
@@ -171,6 +185,15 @@ def _compute_ranges(
         for bin_counts, value_range in zip(histograms, ranges, strict=True)
     ]
     return _include_zero(np.array(clipped_ranges).reshape(-1, 2))
+
+
+def _whole_ranges(extremes: tuple[Array, Array]) -> Array:
+    return _include_zero(np.stack([extremes[0].min(axis=0), extremes[1].max(axis=0)], axis=1))
+
+
+def _unclip(ranges: Array, extremes: tuple[Array, Array], is_unclipped: list[bool]) -> Array:
+    """The ranges, (tensors, 2), those of some tensors replaced by all that was measured."""
+    return np.where(np.array(is_unclipped, bool)[:, None], _whole_ranges(extremes), ranges)
 
 
 def _histogram_range(bin_counts: Array, value_range: Array, calibration: ActivationCalibration) -> ActivationRange:

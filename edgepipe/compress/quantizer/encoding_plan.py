@@ -14,6 +14,7 @@ from edgepipe.compress.quantizer.graph_index import GraphIndex
 from edgepipe.compress.quantizer.kernel_requirements import (
     AVERAGING_OPERATORS,
     EQUALITY_OPERATORS,
+    INTEGER_CASTS,
     KERNEL_REQUIREMENTS,
     BitWidth,
     KernelRequirement,
@@ -100,16 +101,16 @@ class EncodingPlan:
         return encoding if encoding is not None and encoding.bits == bits else self.own_encoding(tensor, bits)
 
     def _compared_encoding(self, number: int, tensor: int, bits: BitWidth) -> Encoding:
-        """16-bit kernels compare codes, so all inputs need one scale; in 8 bits, a constant that is compared for
-        equality takes the scale of the other side, so that equal numbers have equal codes."""
+        """A constant that is compared for equality takes the scale of the other side, so that equal numbers have equal
+        codes; 16-bit kernels compare codes in any case, so all inputs need one scale."""
         tensors = [self.index.inputs[number][position] for position in self.index.float_inputs(number)]
+        computed_tensors = [each for each in tensors if self.index.constant(each) is None]
+        is_equality = self.index.kinds[number] in EQUALITY_OPERATORS
+        if is_equality and len(computed_tensors) == 1:
+            return self.readable_encoding(computed_tensors[0], bits)
         if bits == 16:
             ranges = [self._range(each) for each in tensors]
             return choose_encoding((min(low for low, _ in ranges), max(high for _, high in ranges)), bits)
-        computed_tensors = [each for each in tensors if self.index.constant(each) is None]
-        is_equality = self.index.kinds[number] in EQUALITY_OPERATORS
-        if is_equality and self.index.constant(tensor) is not None and computed_tensors:
-            return self.readable_encoding(computed_tensors[0], bits)
         return self.readable_encoding(tensor, bits)
 
     def _start_group(self, tensor: int, encoding: Encoding) -> None:
@@ -173,8 +174,10 @@ class EncodingPlan:
         return self._all_demand(root, encoding) and not self._is_averaged(root)
 
     def _can_rescale(self, root: int) -> bool:
-        """Whether a group's first tensor can have any scale: neither its kernel nor training has decided it."""
-        if isinstance(self.ranges.get(self.index.names[root]), TrainedRange):
+        """Whether a group can have any scale: no kernel and no training has decided it, and no constant has a code
+        of its own in it."""
+        is_trained = isinstance(self.ranges.get(self.index.names[root]), TrainedRange)
+        if is_trained or any(self.index.kinds[number] in EQUALITY_OPERATORS for number in self._readers(root)):
             return False
         producer = self.index.producer_by_tensor.get(root)
         requirement = None if producer is None else self._requirement(producer)
@@ -182,14 +185,15 @@ class EncodingPlan:
 
     def _all_demand(self, root: int, encoding: Encoding) -> bool:
         """Whether every reader of a group, other than those that pass it on, demands `encoding`."""
-        members = self._members_by_root[root]
-        if any(tensor in self.index.graph_outputs for tensor in members):
+        if any(tensor in self.index.graph_outputs for tensor in self._members_by_root[root]):
             return False
         return all(
-            self._passes_on(reader, root) or self._demands_of_output(reader, encoding)
-            for tensor in members
-            for reader in self.index.readers_by_tensor.get(tensor, [])
+            self._passes_on(reader, root) or self._demands_of_output(reader, encoding) for reader in self._readers(root)
         )
+
+    def _readers(self, root: int) -> list[int]:
+        members = self._members_by_root[root]
+        return [number for tensor in members for number in self.index.readers_by_tensor.get(tensor, [])]
 
     def _passes_on(self, number: int, root: int) -> bool:
         return any(self._root_by_tensor.get(tensor) == root for tensor in self.index.outputs[number])
@@ -214,6 +218,8 @@ def supports_integers(index: GraphIndex, number: int, bits: BitWidth) -> bool:
     requirement = KERNEL_REQUIREMENTS.get(index.kinds[number])
     if requirement is None or bits not in requirement.version_by_bits:
         return False
+    if index.kinds[number] == "CAST":
+        return index.graph.dtype(index.inputs[number][0]) in INTEGER_CASTS[bits]
     layout = traits_of(index.kinds[number]).filter_layout
     if layout is None:
         return True

@@ -31,6 +31,7 @@ from edgepipe.compress.quantizer.weight_writer import WeightWriter
 
 INTERFACE_BITS: dict[str, BitWidth] = {"int8": 8, "uint8": 8, "int16": 16}
 UINT8_SHIFT = 128  # zero point of uint8 over that of int8
+UINT8_AS_INT8 = Encoding(8, 1.0, -UINT8_SHIFT)  # whole numbers from 0 to 255
 MAX_COMPARED_WIDTH = 255.0  # of the range of an 8-bit tensor that is compared
 RESCALING_MUL_VERSION = 3  # the product of the input scales over the output scale is 1 or more
 POWER_OF_TWO_OPTION = "potScaleInt16"  # of ADD and SUB: 16-bit scales that are powers of two
@@ -185,12 +186,25 @@ class _ModelWriter:
 
     def _write_operator(self, number: int) -> None:
         operator, bits = self.index.operators[number], self.plan.bits_by_operator[number]
+        if bits is not None and self.index.kinds[number] == "CAST":
+            self._write_cast(self.index.inputs[number][0], self.index.outputs[number][0], bits)
+            return
         operator.inputs = [self._read(number, position) for position in range(len(self.index.inputs[number]))]
         if bits is not None:
             operator.opcodeIndex = self.graph.ensure_opcode(self.index.kinds[number], self._version(number, bits))
             if hasattr(operator.builtinOptions, POWER_OF_TWO_OPTION):
                 setattr(operator.builtinOptions, POWER_OF_TWO_OPTION, False)
         self.rewriter.operators.append(operator)
+
+    def _write_cast(self, source: int, target: int, bits: BitWidth) -> None:
+        """Quantize integers, which count in ones."""
+        self.graph.set_scale(source, 1.0)
+        if bits == 16 and self.graph.dtype(source) == "uint8":  # there is no kernel from uint8 to int16
+            name, shape = self.rewriter.unique_name(f"{self.index.names[source]}_int8"), self.graph.tensor(source).shape
+            narrow = self.graph.add_encoded_tensor(name, shape, UINT8_AS_INT8)
+            self.rewriter.append("QUANTIZE", QUANTIZE_VERSION[8], source, narrow)
+            source = narrow
+        self.rewriter.append("QUANTIZE", QUANTIZE_VERSION[bits], source, target)
 
     def _read(self, number: int, position: int) -> int:
         """The tensor that an operator reads at a position."""

@@ -51,6 +51,7 @@ KERNEL_REQUIREMENTS: dict[str, KernelRequirement] = {
     "BATCH_MATMUL": _kernel(2, 3),
     "BATCH_TO_SPACE_ND": _kernel(2, 4, _IN),
     "BROADCAST_TO": _kernel(3, 3, _IN),
+    "CAST": _kernel(1, 2),  # of integers to float: a QUANTIZE, see INTEGER_CASTS
     "CONCATENATION": _kernel(2, 3, _OUT),
     "CONV_2D": _kernel(3, 1),
     "DEPTHWISE_CONV_2D": _kernel(3, 1),
@@ -132,6 +133,11 @@ FLOAT_OPERATORS_WITH_WEIGHTS: dict[str, tuple[int | None, int]] = {
     "TRANSPOSE_CONV": (0, 1),
 }
 WEIGHTS_POSITION = 1
+# types from which QUANTIZE, which reads integers as multiples of their scale, computes activations of so many bits
+INTEGER_CASTS: dict[BitWidth, frozenset[str]] = {
+    8: frozenset({"uint8", "int8", "int16", "int32"}),
+    16: frozenset({"uint8", "int8", "int16", "int32"}),
+}
 # those of them that take 4-bit weights
 INT4_WEIGHT_OPERATORS = frozenset({"BATCH_MATMUL", "CONV_2D", "EMBEDDING_LOOKUP", "FULLY_CONNECTED"})
 # integer operators that take 4-bit weights, with the version for the bits of their activations

@@ -16,7 +16,7 @@ from edgepipe.compress.quantizer.flatbuffer_edits import (
 )
 from edgepipe.compress.quantizer.kernel_requirements import BitWidth
 from edgepipe.core.arrays import Array
-from edgepipe.tflite.reader import builtin_name_by_code
+from edgepipe.tflite.reader import builtin_name_by_code, dtype_by_code
 
 # kernels that read their options; the other operators that are inserted have no option fields
 FUSED_ACTIVATION_OPS = ("ADD", "MUL", "SUB")
@@ -62,6 +62,18 @@ class MutableGraph:
             return None
         shape = [] if self.tensor(index).shape is None else list(self.tensor(index).shape)
         return np.frombuffer(bytes(bytearray(buffer_data)), np.float32).reshape(shape)
+
+    def numbers(self, index: int) -> Array | None:
+        """The values of a constant in its own type; None if it is computed."""
+        buffer_data = self.model.buffers[self.tensor(index).buffer].data
+        if buffer_data is None or not len(buffer_data):
+            return None
+        shape = [] if self.tensor(index).shape is None else list(self.tensor(index).shape)
+        return np.frombuffer(bytes(bytearray(buffer_data)), self.dtype(index)).reshape(shape)
+
+    def dtype(self, index: int) -> str:
+        """The type of a tensor's elements, such as `float32`; empty for an omitted input."""
+        return dtype_by_code()[int(self.tensor(index).type)] if index >= 0 else ""
 
     def is_float(self, index: int) -> bool:
         """Whether a tensor is not omitted and holds float32."""
@@ -127,11 +139,12 @@ class MutableGraph:
         float_array = None if array is None else array.astype(np.float32)
         return self._add_tensor(name, shape, int(TensorType.FLOAT32), None, float_array)
 
-    def add_int32_constant(self, name: str, numbers: list[int]) -> int:
-        """A new constant int32 vector."""
+    def add_int32_constant(self, name: str, numbers: Array | list[int]) -> int:
+        """A new int32 constant."""
         from ai_edge_litert.schema_py_generated import TensorType
 
-        return self._add_tensor(name, [len(numbers)], int(TensorType.INT32), None, np.array(numbers, np.int32))
+        array = np.array(numbers, np.int32)
+        return self._add_tensor(name, list(array.shape), int(TensorType.INT32), None, array)
 
     def add_encoded_tensor(self, name: str, shape: Any, encoding: Encoding, array: Array | None = None) -> int:
         """A new integer tensor, with the codes of the real numbers in `array` if it is a constant."""
@@ -183,6 +196,17 @@ class MutableGraph:
         tensor = self.tensor(index)
         tensor.type = integer_type_code(encoding.bits)
         tensor.quantization = _per_tensor_quantization(encoding.scale, encoding.zero_point)
+
+    def set_scale(self, index: int, scale: float) -> None:
+        """Give a tensor of integers a scale, with zero for zero."""
+        self.tensor(index).quantization = _per_tensor_quantization(scale, 0)
+
+    def set_int32(self, index: int) -> None:
+        """Store an activation as integers without scale."""
+        from ai_edge_litert.schema_py_generated import TensorType
+
+        tensor = self.tensor(index)
+        tensor.type, tensor.quantization = int(TensorType.INT32), None
 
     def replace_input(self, position: int, new_index: int) -> None:
         """Replace a model input, in the signatures too."""

@@ -1,9 +1,11 @@
 """Operators without an integer kernel in TFLite, decomposed into operators that have one.
 
 SQUARE, NEG and POW by a small integer become MUL, which keeps a LayerNormalization, for example, in integers. GREATER
-and LESS_EQUAL, which have no 16-bit kernel, become LESS and GREATER_EQUAL with swapped inputs. For 16-bit activations,
-operators with only 8-bit kernels are decomposed too: SQUARED_DIFFERENCE, PRELU, ELU, HARD_SWISH, RELU_N1_TO_1,
-DEPTH_TO_SPACE and SPACE_TO_DEPTH. All give the same float values, up to rounding.
+and LESS_EQUAL, which have no 16-bit kernel, become LESS and GREATER_EQUAL with swapped inputs. A bool that is cast to
+float becomes a choice between 1 and 0. SELECT, REDUCE_ANY and REDUCE_ALL, which TFLite Micro does not have, become
+SELECT_V2 and the maximum or minimum of ones and zeros. For 16-bit activations, operators with only 8-bit kernels are
+decomposed too: SQUARED_DIFFERENCE, PRELU, ELU, HARD_SWISH, RELU_N1_TO_1, DEPTH_TO_SPACE and SPACE_TO_DEPTH. All give
+the same float values, up to rounding.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,7 +28,8 @@ from edgepipe.tflite.reader import read
 
 SUPPORTED_POWERS = (2, 3, 4)
 VERSION_BY_OPERATOR = {"TRANSPOSE": 6}  # the version for six dimensions
-ALWAYS_DECOMPOSED = ("SQUARE", "NEG", "POW", "GREATER", "LESS_EQUAL")
+BOOL_REDUCTIONS = {"REDUCE_ANY": "REDUCE_MAX", "REDUCE_ALL": "REDUCE_MIN"}
+ALWAYS_DECOMPOSED = ("SQUARE", "NEG", "POW", "GREATER", "LESS_EQUAL", "CAST", "SELECT", *BOOL_REDUCTIONS)
 INTERMEDIATE_SUFFIX = r"/\d+_[A-Z0-9_]+"  # suffix of an intermediate tensor's name, after the name of the output
 SWAPPED_COMPARISONS = {"GREATER": "LESS", "LESS_EQUAL": "GREATER_EQUAL"}
 
@@ -110,6 +113,12 @@ class _Decomposition:
             self.new_operators = [
                 self.graph.new_operator(SWAPPED_COMPARISONS[kind], 1, self.input_indices[::-1], [self.output_index])
             ]
+        elif kind == "CAST":
+            self._append_choice()
+        elif kind == "SELECT" and self._has_equal_shapes():
+            self._append_output_operator("SELECT_V2", self.input_indices)
+        elif kind in BOOL_REDUCTIONS:
+            self._append_bool_reduction(BOOL_REDUCTIONS[kind])
         elif self.input_indices and self.graph.is_float(self.input_indices[0]):
             self._append_decomposition(kind)
         index = self.graph.operator_index(self.operator)
@@ -127,6 +136,28 @@ class _Decomposition:
                 self._multiply([x] * self._integer_exponent())
             case _ if self.bits == 16 and kind in INT16_DECOMPOSITIONS:
                 INT16_DECOMPOSITIONS[kind](self)
+
+    def _append_choice(self) -> None:
+        """A bool as a float: where it holds 1, else 0."""
+        condition = self.input_indices[0]
+        if self.graph.dtype(condition) == "bool" and self.graph.is_float(self.output_index):
+            self._append_output_operator("SELECT_V2", [condition, self._add_scalar(1), self._add_scalar(0)])
+
+    def _has_equal_shapes(self) -> bool:
+        """Whether a choice is made element by element: SELECT takes one condition per row too."""
+        shapes = [list(self.graph.tensor(index).shape) for index in (*self.input_indices, self.output_index)]
+        return all(shape == shapes[0] for shape in shapes)
+
+    def _append_bool_reduction(self, kind: str) -> None:
+        """Any or all of some bools: whether the largest or the smallest of ones and zeros is one."""
+        condition, axes = self.input_indices
+        ones = self._append_operator("SELECT_V2", [condition, self._add_scalar(1), self._add_scalar(0)],
+                                     self.graph.tensor(condition).shape)  # fmt: skip
+        extreme = self._append_operator(kind, [ones, axes], self.graph.tensor(self.output_index).shape)
+        reduction = self.new_operators[-1]
+        reduction.builtinOptionsType = self.operator.builtinOptionsType
+        reduction.builtinOptions = self.operator.builtinOptions
+        self._append_output_operator("NOT_EQUAL", [extreme, self._add_scalar(0)])
 
     def _squared_difference(self) -> None:
         """(a - b)^2."""

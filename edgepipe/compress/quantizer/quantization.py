@@ -6,9 +6,10 @@ from typing import final
 
 from edgepipe.compress.agreement import Agreement, measure_agreement
 from edgepipe.compress.fidelity import Fidelity, measure_fidelity
-from edgepipe.compress.quantizer import flatbuffer_edits, recipes
-from edgepipe.compress.quantizer.activation_calibration import ActivationRanges, calibrate
+from edgepipe.compress.quantizer import equality_sentinels, flatbuffer_edits, recipes
+from edgepipe.compress.quantizer.activation_calibration import ActivationRanges, calibrate, unmasked_values
 from edgepipe.compress.quantizer.graph_index import GraphIndex
+from edgepipe.compress.quantizer.integer_inputs import integer_inputs
 from edgepipe.compress.quantizer.mask_sentinels import extend_masked_ranges, masked_tensor_names
 from edgepipe.compress.quantizer.mutable_graph import BitWidthPolicy, MutableGraph
 from edgepipe.compress.quantizer.op_decomposition import calibrate_decomposed, decomposed_model
@@ -102,10 +103,15 @@ def _quantize_activations(
     lite: Model, request: QuantizationRequest, feeds: list[Array] | None, trained_ranges: TrainedRanges
 ) -> QuantizedModel:
     rules = _build_rules(request, lite)
-    with decomposed_model(lite, _int8_policy(recipes.bit_width_policy(rules))) as model:
+    with (
+        integer_inputs(lite, feeds, recipes.float_inputs(rules, lite)) as integers,
+        decomposed_model(integers.model, _int8_policy(recipes.bit_width_policy(rules))) as model,
+    ):
+        rules = [*rules, *recipes.float_input_rules(integers.fractional_names)]
         activation_ranges = _find_ranges(rules, model, request, feeds, trained_ranges)
         integer_model = recipes.quantize_with_recipe(model.content, rules, activation_ranges.by_tensor)
         notes = (
+            *integers.notes,
             *trained_ranges.notes(),
             *activation_ranges.notes(),
             *recipes.unmatched_rule_notes(request.recipe or [], model),
@@ -169,16 +175,33 @@ def collect_ranges(
         raise InputError(
             f"scheme {request.scheme} needs representative samples to calibrate activations, found none; give some"
         )
-    samples = dict(zip(lite.inputs_by_name, feeds, strict=True))
     index = GraphIndex(MutableGraph(flatbuffer_edits.unpack_model(lite.content)))
-    activation_ranges = calibrate(lite, samples, request.calibration, masked_tensor_names(index))
-    activation_ranges = replace(activation_ranges, by_tensor=extend_masked_ranges(index, activation_ranges.by_tensor))
+    activation_ranges = _calibrate_real_values(lite, index, request, feeds)
     remaining_shifts = {
         name: shift for name, shift in activation_ranges.shifts.items() if name not in trained_ranges.by_tensor
     }
     return replace(
         activation_ranges, by_tensor=trained_ranges.override(activation_ranges.by_tensor), shifts=remaining_shifts
     )
+
+
+def _calibrate_real_values(
+    lite: Model, index: GraphIndex, request: QuantizationRequest, feeds: list[Array]
+) -> ActivationRanges:
+    """The ranges of what stands for numbers, wide enough for masks and compared constants to saturate beyond them."""
+    compared_filters = equality_sentinels.value_filters(index)
+    activation_ranges = calibrate(
+        lite,
+        dict(zip(lite.inputs_by_name, feeds, strict=True)),
+        request.calibration,
+        {**dict.fromkeys(masked_tensor_names(index), unmasked_values), **compared_filters},
+        compared_filters.keys(),
+    )
+    feed_by_tensor = {tensor.name: feed for tensor, feed in zip(lite.inputs, feeds, strict=True)}
+    separated_ranges = equality_sentinels.separate_equal_values(
+        index, extend_masked_ranges(index, activation_ranges.by_tensor), feed_by_tensor
+    )
+    return replace(activation_ranges, by_tensor=separated_ranges.by_tensor, range_notes=separated_ranges.notes)
 
 
 def _build_rules(request: QuantizationRequest, lite: Model) -> LitertRecipe:

@@ -134,6 +134,11 @@ def io_rules(input_type: str | None, output_type: str | None) -> LitertRecipe:
     ]
 
 
+def float_input_rules(names: Sequence[str]) -> LitertRecipe:
+    """Rules that leave these inputs in float32; they must come last."""
+    return [make_rule(None, f"^{re.escape(name)};$", "INPUT") for name in names]
+
+
 def _io_config(dtype: str) -> RecipeRule | None:
     if dtype == "float32":
         return None
@@ -186,6 +191,15 @@ def _interface_types(recipe: LitertRecipe, graph: MutableGraph) -> tuple[list[st
         [_interface_type(recipe, operation, name) for name in names] for operation, names in names_by_operation.items()
     )
     return input_types, output_types
+
+
+def float_inputs(recipe: LitertRecipe, lite: Model) -> list[str]:
+    """The names of the inputs of a float model that a recipe leaves as they are."""
+    return [
+        name
+        for name, tensor in lite.inputs_by_name.items()
+        if _interface_type(recipe, "INPUT", tensor.name) == "float32"
+    ]
 
 
 def _interface_type(recipe: LitertRecipe, operation: str, name: str) -> str:

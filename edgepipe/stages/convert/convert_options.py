@@ -38,7 +38,9 @@ class ConvertOptions(Stage):
         description="; ".join(f"{name}: {scheme.description}" for name, scheme in SCHEMES.items()),
     )
     input: InterfaceType | None = Field(
-        default=None, description="type of the inputs; null: int8 for int8 and mixed, int16 for int16x8, else float32"
+        default=None,
+        description="type of the inputs; null: int8 for int8 and mixed, int16 for int16x8, else float32. In integer "
+        "models, token ids and categories are int32 unless it is float32",
     )
     output: InterfaceType | None = Field(default=None, description="type of the outputs, likewise")
     representative: int | None = Field(

@@ -168,6 +168,27 @@ def masking_gru() -> keras.Model:
     return classified(inputs, layers.GRU(12, unroll=True)(layers.Masking(-10.0)(inputs)))
 
 
+@trained_model(padded_tone_task(12, padding=-999.0), kinds="C", training=RECURRENT)
+def masking_convolution() -> keras.Model:
+    """Masking(-999) before a convolution, which knows no masks: what is masked is zero, trained."""
+    inputs = keras.Input((12, 2))
+    x = layers.Conv1D(12, 3, activation="relu")(_without_mask(layers.Masking(-999.0)(inputs)))
+    return classified(inputs, layers.GlobalMaxPooling1D()(x))
+
+
+@corpus_model(padded_tone_task(12, padding=-999.0), kinds="C")
+def masking_average() -> keras.Model:
+    """Masking(-999), dense layers for each step, and the average of the steps that are there."""
+    inputs = keras.Input((12, 2))
+    x = layers.Masking(-999.0)(inputs)
+    x = layers.Dense(16, activation="relu")(layers.Dense(16, activation="relu")(x))
+    return keras.Model(inputs, layers.Dense(3)(layers.GlobalAveragePooling1D()(x)))
+
+
+def _without_mask(x: Any) -> Any:
+    return ops.multiply(x, 1.0)
+
+
 @corpus_model(series(12, 4), kinds="I")
 def lstm_return_sequences() -> keras.Model:
     """An unrolled LSTM that gives a value for each step."""

@@ -57,6 +57,23 @@ def large_vocabulary_float32() -> keras.Model:
     return keras.Model(inputs, layers.Dense(4, activation="softmax")(hidden(x, 16)))
 
 
+@trained_model(topic_task(dtype="int64"), kinds="E", training=TEXT)
+def token_ids_int64() -> keras.Model:
+    """The same with token ids in int64, and a mask that is multiplied with the embedding, trained."""
+    inputs = keras.Input((16,), dtype="int64")
+    is_token = ops.cast(ops.not_equal(inputs, 0), "float32")
+    x = ops.mean(layers.Embedding(40, 12)(inputs) * ops.expand_dims(is_token, -1), axis=1)
+    return keras.Model(inputs, layers.Dense(4, activation="softmax")(hidden(x, 16)))
+
+
+@trained_model(topic_task(dtype="float32"), kinds="BE", training=TEXT)
+def masked_tokens_float32() -> keras.Model:
+    """Token ids in float32, of which mask_zero makes a mask for an unrolled GRU, trained."""
+    inputs = keras.Input((16,))
+    x = layers.GRU(8, unroll=True)(layers.Embedding(40, 12, mask_zero=True)(inputs))
+    return keras.Model(inputs, layers.Dense(4, activation="softmax")(x))
+
+
 @trained_model(topic_task(), kinds="A", training=TEXT)
 def text_cnn() -> keras.Model:
     """TextCNN: convolutions of three widths, the maximum over time of each, joined, trained."""
@@ -298,6 +315,14 @@ def missing_values_replaced() -> keras.Model:
     values = ops.where(is_missing, ops.zeros_like(inputs), inputs)
     x = layers.Concatenate()([values, ops.cast(is_missing, "float32")])
     return keras.Model(inputs, layers.Dense(2)(hidden(x, 16)))
+
+
+@corpus_model(incomplete_table(missing=-1.0), kinds="C")
+def missing_values_as_features() -> keras.Model:
+    """Values that equal -1 are flagged, and read as they are too."""
+    inputs = keras.Input((8,))
+    is_missing = ops.cast(ops.equal(inputs, -1.0), "float32")
+    return keras.Model(inputs, layers.Dense(2)(hidden(layers.Concatenate()([inputs, is_missing]), 16)))
 
 
 @corpus_model(incomplete_table(missing=-1.0), kinds="C")
