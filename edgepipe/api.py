@@ -122,6 +122,7 @@ def convert(
     keep_float_layers: Collection[str] = (),
     recipe: StrPath | None = None,
     allow_low_fidelity: bool = False,
+    signature: str | None = None,
 ) -> "Conversion":
     """Convert a `.keras`, `.h5`, SavedModel or float `.tflite` to TFLite, and compare it with the original.
 
@@ -140,6 +141,7 @@ def convert(
         keep_float_layers: layers that stay in float, by regular expression.
         recipe: a recipe file, for `scheme="recipe"`.
         allow_low_fidelity: accept an integer model that has lost more than half of what an output says.
+        signature: which one of a SavedModel; None for `serving_default`, or the only one.
 
     Raises:
         InputError: no model, no samples where they are needed, samples that do not fit, options that do not go
@@ -154,7 +156,7 @@ def convert(
         out=None if out is None else Path(out), allow_code=allow_code, custom_objects=custom_objects,
         calibration=ActivationCalibration.from_options(calibration, percentile), keep_float_types=keep_float_types,
         keep_float_layers=keep_float_layers, recipe=None if recipe is None else Path(recipe),
-        allow_low_fidelity=allow_low_fidelity,
+        allow_low_fidelity=allow_low_fidelity, signature=signature,
     )  # fmt: skip
 
 

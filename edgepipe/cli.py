@@ -196,6 +196,7 @@ def check(pipelines: tuple[str, ...], settings: tuple[str, ...]) -> None:
     is_flag=True,
     help="Accept an integer model that has lost more than half of what an output says.",
 )
+@click.option("--signature", help="The signature of a SavedModel; default: serving_default, or the only one.")
 @click.option("-o", "--out", type=click.Path(), help="The .tflite to write; default: next to the model.")
 @ALLOW_CODE
 @CUSTOM_OBJECTS
@@ -212,6 +213,7 @@ def convert(
     keep_float_layers: tuple[str, ...],
     recipe: str | None,
     allow_low_fidelity: bool,
+    signature: str | None,
     out: str | None,
     allow_code: bool,
     custom_objects: str | None,
@@ -226,7 +228,7 @@ def convert(
         model, data=data, scheme=scheme, input=input_type, output=output_type, out=out, allow_code=allow_code,
         custom_objects=custom_objects, calibration=calibration, percentile=percentile,
         keep_float_types=keep_float_types, keep_float_layers=keep_float_layers, recipe=recipe,
-        allow_low_fidelity=allow_low_fidelity,
+        allow_low_fidelity=allow_low_fidelity, signature=signature,
     )  # fmt: skip
     if as_json:
         click.echo(renderer.document(conversion))

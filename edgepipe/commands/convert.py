@@ -54,6 +54,7 @@ def convert(
     keep_float_layers: Collection[str] = (),
     recipe: Path | None = None,
     allow_low_fidelity: bool = False,
+    signature: str | None = None,
 ) -> Conversion:
     """Convert the model at `path`; a Keras 3 model is converted directly, without the bridge to tf_keras.
 
@@ -73,6 +74,7 @@ def convert(
         keep_float_layers: layers that stay in float, by regular expression.
         recipe: a recipe file, for the scheme `recipe`.
         allow_low_fidelity: accept an integer model that has lost more than half of what an output says.
+        signature: which one of a SavedModel; None for `serving_default`, or the only one.
 
     Raises:
         InputError: no model, no samples where they are needed, samples that do not fit, options that do not go
@@ -91,7 +93,9 @@ def convert(
     samples = _read_samples(quantization_request, data)
     calibrating, held_out = _hold_back(quantization_request, samples)
     load_tensorflow()
-    source_model = open_with_classes(path, kind, allow_code=allow_code, custom_objects=custom_objects)
+    source_model = open_with_classes(
+        path, kind, allow_code=allow_code, custom_objects=custom_objects, signature=signature
+    )
     converted_model = convert_model(
         source_model.model,
         _keep_float(quantization_request, keep_float_types, keep_float_layers, source_model),
@@ -109,7 +113,7 @@ def convert(
     return Conversion(
         path=str(target_path), scheme=scheme, metrics=tuple(metrics),
         findings=(*findings, *fidelity_findings),
-        notes=(*converted_model.notes, *float_operator_notes(scheme, lite), *accepted_notes,
+        notes=(*source_model.notes, *converted_model.notes, *float_operator_notes(scheme, lite), *accepted_notes,
                *_fidelity_notes(quantization_request, converted_model, samples, held_out)),
     )  # fmt: skip
 

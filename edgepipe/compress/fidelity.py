@@ -90,8 +90,10 @@ def measure_fidelity(lite: Model, content: bytes, samples: Arrays) -> Fidelity:
             strict=True,
         )
         outputs = tuple(
-            OutputFidelity(tensor.name, _relative_noise(quantized_array, float_array, step))
-            for tensor, (float_array, quantized_array, step) in zip(lite.outputs, triples, strict=True)
+            OutputFidelity(name, _relative_noise(quantized_array, float_array, step))
+            for (name, tensor), (float_array, quantized_array, step) in zip(
+                lite.outputs_by_name.items(), triples, strict=True
+            )
             if tensor.dtype in FLOAT_TYPES
         )
         has_collapsed = any(output.has_collapsed for output in outputs)
@@ -124,6 +126,7 @@ def _relative_noise(array: Array, float_array: Array, step: float = 0.0) -> floa
 
 def _find_wrong_tensor(lite: Model, quantized_model: Model, samples: Arrays) -> str:
     """The first tensor, in the order of computation, that has collapsed; empty if none has one of the same name."""
+    name_by_output = {tensor.key: name for name, tensor in lite.outputs_by_name.items()}
     pairs = list(_same_tensors(lite, quantized_model))
     few_samples = take_samples(samples, slice(min(LOCATING_SAMPLES, count_samples(samples))))
     float_records, integer_records = (
@@ -135,7 +138,7 @@ def _find_wrong_tensor(lite: Model, quantized_model: Model, samples: Arrays) -> 
         codes = np.stack([record[position] for record in integer_records])
         noise = _relative_noise(_dequantize(codes, integer_tensor), float_array)
         if noise is not None and noise > COLLAPSE_NOISE:
-            return tensor.name.split(";")[0]
+            return name_by_output.get(tensor.key) or tensor.name.split(";")[0]
     return ""
 
 

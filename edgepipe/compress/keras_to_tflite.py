@@ -9,12 +9,14 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from edgepipe.compress.port_signature import name_ports, write_signature
 from edgepipe.compress.qat.fake_quant import export_mode, is_fake_quant, read_trained_ranges
 from edgepipe.compress.quantizer.quantization import QuantizationRequest, QuantizedModel, needs_samples, quantize_tflite
 from edgepipe.compress.schemes import InterfaceType, SchemeName
@@ -22,6 +24,7 @@ from edgepipe.core.arrays import Array, Arrays, count_samples
 from edgepipe.core.errors import InputError
 from edgepipe.models.freeze import FrozenGraph, ModelInput, freeze, freeze_saved_model, model_inputs
 from edgepipe.models.native_stderr import capture_stderr
+from edgepipe.models.saved_model_signatures import SavedModelSignature
 from edgepipe.tflite.model import Model
 from edgepipe.tflite.reader import read
 
@@ -39,7 +42,7 @@ def convert(
     """The bytes of the .tflite of `model`; see `convert_keras`.
 
     Args:
-        model: a Keras 3, tf_keras or fake-quant model, or the path of a SavedModel.
+        model: a Keras 3, tf_keras or fake-quant model, or a signature of a SavedModel.
         scheme: any but `mixed` and `recipe`.
         samples: representative samples, (samples, ...) or one array per input name; None for schemes that do not
             calibrate.
@@ -55,11 +58,11 @@ def convert(
 def convert_keras(
     model: Any, request: QuantizationRequest, samples: Arrays | None = None, held_out: Arrays | None = None
 ) -> QuantizedModel:
-    """The .tflite of a Keras 3, tf_keras or fake-quant `model`, or of the SavedModel at a path; batch size 1.
+    """The .tflite of a Keras 3, tf_keras or fake-quant `model`, or of a SavedModel's signature; batch size 1.
 
     `samples` calibrate the schemes that need it (one array, or one per input name; the first axis counts samples). A
     fake-quant model has its own ranges; samples calibrate the rest. On `held_out` samples, a model with calibrated
-    ranges is compared with the float one; a SavedModel is not.
+    ranges is compared with the float one; a SavedModel is not. Inputs and outputs keep their names and order.
 
     Raises:
         InputError: samples that are missing, NaN or of the wrong shape; incompatible scheme and types; operators that
@@ -69,12 +72,15 @@ def convert_keras(
     if (request.scheme == "int8" and is_fake_quant(model)) or (
         request.scheme in CONVERTER_SCHEMES and not request.keep_float
     ):
-        return QuantizedModel(_convert_directly(model, request.scheme, samples, io_types))
+        return QuantizedModel(name_ports(_convert_directly(model, request.scheme, samples, io_types)))
     with float_model(model, samples, needs_samples(request)) as (lite, feeds):
         held_out_feeds = (
-            None if held_out is None or isinstance(model, Path) else prepare_feeds(held_out, model_inputs(model))
+            None
+            if held_out is None or isinstance(model, SavedModelSignature)
+            else prepare_feeds(held_out, model_inputs(model))
         )
-        return quantize_tflite(lite, request, feeds, read_trained_ranges(model), held_out_feeds)
+        quantized_model = quantize_tflite(lite, request, feeds, read_trained_ranges(model), held_out_feeds)
+        return replace(quantized_model, content=name_ports(quantized_model.content))
 
 
 @contextmanager
@@ -82,6 +88,8 @@ def float_model(
     model: Any, samples: Arrays | None, requires_samples: bool
 ) -> Iterator[tuple[Model, list[Array] | None]]:
     """The float .tflite of `model`, which exists inside the block only, and `samples` in the order of its inputs.
+
+    A signature names inputs and outputs; their tensors are still called as TensorFlow does, see `name_ports`.
 
     With `requires_samples` there must be samples to calibrate on. A fake-quant model keeps its trained weights, and
     nothing is rounded.
@@ -100,7 +108,8 @@ def _write_float_model(model: Any, samples: Arrays | None, requires_samples: boo
             _check_loops(frozen_graph.function)
         feeds = prepare_feeds(samples, frozen_graph.inputs) if requires_samples else None
         converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen_graph.function], frozen_graph.function)
-        path.write_bytes(_run_converter(converter, read_log, frozen_graph.function))
+        content = _run_converter(converter, read_log, frozen_graph.function)
+        path.write_bytes(write_signature(content, frozen_graph.ports))
         return feeds
 
 
@@ -116,11 +125,11 @@ def _convert_directly(model: Any, scheme: str, samples: Arrays | None, io_types:
         converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen_graph.function], frozen_graph.function)
         _configure_converter(converter, scheme, feeds)
         converter.inference_input_type, converter.inference_output_type = (_TF_TYPE_BY_NAME[name] for name in io_types)
-        return _run_converter(converter, read_log, frozen_graph.function)
+        return write_signature(_run_converter(converter, read_log, frozen_graph.function), frozen_graph.ports)
 
 
 def _freeze_model(model: Any) -> FrozenGraph:
-    return freeze_saved_model(model) if isinstance(model, Path) else freeze(model)
+    return freeze_saved_model(model) if isinstance(model, SavedModelSignature) else freeze(model)
 
 
 LOOP_OPS = ("LoopCond", "While", "StatelessWhile")

@@ -10,11 +10,6 @@ def input_name(tensor: KerasTensor) -> str:
     return str(layer.name)
 
 
-def input_names(model: AnyKerasModel) -> list[str]:
-    """The names of the model's inputs, in the order of its signature."""
-    return [input_name(tensor) for tensor in model.inputs]
-
-
 def check_input_shapes(model: AnyKerasModel) -> None:
     """Raise an `InputError` unless `model` is built, is a graph of layers, and only its batch dimension may vary."""
     inputs = getattr(model, "inputs", None)

@@ -30,7 +30,12 @@ def draw_samples(options: "ConvertOptions", context: StageContext) -> Arrays | N
 def open_source(options: "ConvertOptions", context: StageContext, samples: Arrays | None) -> SourceModel:
     """The stage's input, with equalized channels and corrected biases if the options say so."""
     if options.equalize is None and options.bias_correction is None:
-        return source_model.open_source(context.artifact.path, context.artifact.kind, allow_code=context.allow_code)
+        return source_model.open_source(
+            context.artifact.path,
+            context.artifact.kind,
+            allow_code=context.allow_code,
+            signature=options.signature,
+        )
     from dataclasses import replace
 
     from edgepipe.compress.equalization.equalize_source import equalize_source
@@ -47,6 +52,8 @@ def _check_equalization(options: "ConvertOptions", context: StageContext, sample
             "equalize and bias_correction change the weights of a float Keras model; the stage's input is "
             f"{context.artifact.kind}"
         )
+    if options.signature is not None:
+        raise InputError("signature: only a SavedModel has signatures; equalize and bias_correction take Keras models")
     if samples is None and "samples" in (options.equalize, options.bias_correction):
         raise InputError("equalize and bias_correction on samples need `data:`; `data_free` does not")
 

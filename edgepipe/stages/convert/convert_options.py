@@ -70,6 +70,9 @@ class ConvertOptions(Stage):
         default=False,
         description="accept an integer model that has lost more than half of what an output says; else a finding",
     )
+    signature: str | None = Field(
+        default=None, description="the signature of a SavedModel; null: `serving_default`, or the only one"
+    )
     device: str | None = Field(
         default=None, description="the target device profile: no float layers on an integer-only device"
     )
