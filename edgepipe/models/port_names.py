@@ -40,7 +40,12 @@ def output_names(model: AnyKerasModel) -> list[str]:
     layer_names = getattr(model, "output_names", None)
     if layer_names is None:  # a Keras 3 Sequential reports none
         layer_names = [str(tensor._keras_history[0].name) for tensor in model.outputs]
-    return _name_ports(model, _structure(model, "_outputs_struct", "_nested_outputs"), layer_names)
+    return _name_ports(model, output_structure(model), layer_names)
+
+
+def output_structure(model: AnyKerasModel) -> TensorTree:
+    """The outputs as they were given to the model: one tensor, or lists and dictionaries of tensors."""
+    return _structure(model, "_outputs_struct", "_nested_outputs")
 
 
 def unstored_output_names(model: AnyKerasModel) -> list[str]:
@@ -48,7 +53,7 @@ def unstored_output_names(model: AnyKerasModel) -> list[str]:
     if not isinstance(model, tf_keras.Model) or not model.outputs:
         return []
     layer_names = number_repeats([input_name(tensor) for tensor in model.outputs])
-    stored_names = _name_ports(model, _structure(model, "", "_nested_outputs"), layer_names)
+    stored_names = _name_ports(model, output_structure(model), layer_names)
     return [] if output_names(model) == stored_names else output_names(model)
 
 

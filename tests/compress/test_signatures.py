@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -285,8 +285,8 @@ def test_bridged_stored_and_trained_models_keep_names(tmp_path: Path) -> None:
 def test_stored_names_of_another_model_are_refused(tmp_path: Path) -> None:
     twin = bridge(_keys(keras)).model
     twin.output_names = ["one"]
+    save_float(twin, path := tmp_path / "float.keras")
     with pytest.raises(InputError, match=r"holds 2 outputs, and the names \['one'\] for them; is it damaged\?"):
-        save_float(twin, path := tmp_path / "float.keras")
         load_model(path)
 
 
@@ -313,7 +313,7 @@ class _Detector(tf.Module):  # type: ignore[misc]
 
 
 @pytest.fixture(scope="module")
-def detectors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
+def detectors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder, module = tmp_path_factory.mktemp("saved"), _Detector()
     signatures_by_name = {
         "default": {"serving_default": module.detect, "embed": module.embed},
@@ -322,7 +322,7 @@ def detectors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Pa
     }
     for name, signatures in signatures_by_name.items():
         tf.saved_model.save(module, str(folder / name), signatures=signatures)
-    yield {name: folder / name for name in signatures_by_name}
+    return {name: folder / name for name in signatures_by_name}
 
 
 SIGNATURES = [
