@@ -36,8 +36,9 @@ class Measure:
 class Task:
     """A task with its functions loaded. A user's `task: module:function` returns one of these.
 
-    `loss` is a Keras loss name or a function `(y_true, y_pred) -> tensor`, or one for each output by name; `decode` maps raw outputs (floats,
-    dequantized for an integer model) to what the measures take. The first measure is the primary one.
+    `loss` is a Keras loss name or a function `(y_true, y_pred) -> tensor`, or one for each output by name, as the
+    labels are then. `decode` maps raw outputs (floats, dequantized for an integer model; one array, or several by name)
+    to what the measures take. The first measure is the primary one.
     """
 
     loss: str | Callable[[Any, Any], Any] | Mapping[str, str | Callable[[Any, Any], Any]]
