@@ -394,3 +394,12 @@ def test_the_command_names_what_it_drops(detectors: dict[str, Path], tmp_path: P
     notes = json.loads(ended.out)["notes"]
     assert "of the SavedModel, signature 'embed' is converted; dropped: 'serving_default'" in notes
     assert _tensor_names(out.read_bytes()) == (["features"], ["embedding"])
+
+
+def test_notes_call_outputs_by_their_names() -> None:
+    x = _input(keras)
+    hidden = keras.layers.ReLU(name="dead")(_dense(keras, "hidden")(x))
+    model = keras.Model(x, {"score": hidden})
+    model.get_layer("hidden").set_weights([np.zeros((SIZE, 3)), -np.ones(3)])
+    notes = convert_keras(model, QuantizationRequest("int8"), _samples(["mic"])["mic"]).notes
+    assert "always zero on the 24 representative samples, so without a range: 'score'" in notes
