@@ -161,8 +161,9 @@ def test_names_and_order_are_those_of_keras(kind: str, package: Any) -> None:
     model, samples = build(package), _samples(inputs)
     assert (input_names(model), output_names(model)) == (inputs, outputs)
     expected = [np.asarray(array)[:1] for array in keras.tree.flatten(model(_call_arguments(kind, samples)))]
-    for scheme, tolerance in (("float32", 1e-5), ("int8", 0.1)):
-        content = convert(model, scheme, samples if scheme == "int8" else None)  # type: ignore[arg-type]
+    tolerances: list[tuple[SchemeName, float]] = [("float32", 1e-5), ("int8", 0.1)]
+    for scheme, tolerance in tolerances:
+        content = convert(model, scheme, samples if scheme == "int8" else None)
         found = _run_signature(content, samples)
         assert set(found) == set(outputs)
         for name, array in zip(outputs, expected, strict=True):
@@ -278,7 +279,7 @@ def test_bridged_stored_and_trained_models_keep_names(tmp_path: Path) -> None:
     for model in (twin, stored, qat_store.restore_model(tmp_path / "qat"), export_to_keras3(stored).model):
         assert (input_names(model), output_names(model)) == (["far", "near"], ["boxes", "scores"])
     for scheme in ("int8", "float32"):
-        content = convert(fake_quant, scheme, samples)  # type: ignore[arg-type]
+        content = convert(fake_quant, scheme, samples)
         assert _tensor_names(content) == (["far", "near"], ["boxes", "scores"])
 
 
@@ -303,11 +304,11 @@ class _Detector(tf.Module):  # type: ignore[misc]
         super().__init__()
         self.kernel = tf.Variable(tf.random.stateless_normal((SIZE, 3), (1, 2)))
 
-    @tf.function(input_signature=[tf.TensorSpec((None, SIZE), tf.float32, name="pixels")])
+    @tf.function(input_signature=[tf.TensorSpec((None, SIZE), tf.float32, name="pixels")])  # type: ignore[untyped-decorator]
     def detect(self, pixels: Any) -> Any:
         return {f"output_{index}": pixels @ self.kernel + float(index) for index in (0, 10, 2)}
 
-    @tf.function(input_signature=[tf.TensorSpec((None, SIZE), tf.float32, name="features")])
+    @tf.function(input_signature=[tf.TensorSpec((None, SIZE), tf.float32, name="features")])  # type: ignore[untyped-decorator]
     def embed(self, features: Any) -> Any:
         return {"embedding": tf.nn.relu(features @ self.kernel)}
 
@@ -344,7 +345,7 @@ def test_a_signature_of_a_saved_model(
     assert source.notes == notes
     inputs = ["pixels" if len(outputs) > 1 else "features"]
     for scheme in ("float32", "int8"):
-        content = convert(source.model, scheme, _samples(inputs)[inputs[0]])  # type: ignore[arg-type]
+        content = convert(source.model, scheme, _samples(inputs)[inputs[0]])
         assert _tensor_names(content) == (inputs, outputs)
         assert list(Interpreter(model_content=content).get_signature_list()) == [chosen]
 
