@@ -72,6 +72,7 @@ STAGES = {
     "prune": "prune: {sparsity: 0.3, epochs: 1}",
     "quantize": "quantize: {epochs: 2}",
     "convert": "convert: {scheme: int8}",
+    "mixed": "convert: {scheme: mixed, max_drop: 5 points}",
     "validate": "validate: {devices: [rp2040-pico]}",
 }
 
@@ -87,11 +88,11 @@ def _write_pipeline(folder: Path, model: str, stages: list[str], names: str = "[
 
 CHAINS = [
     ("dictionary", ["train", "prune", "quantize", "convert", "validate"], ["what", "where"]),
-    ("listed", ["train", "convert", "validate"], ["where", "what"]),
+    ("listed", ["train", "mixed", "validate"], ["where", "what"]),
 ]
 
 
-@pytest.mark.parametrize(("model", "stages", "outputs"), CHAINS, ids=["pruned and trained", "calibrated"])
+@pytest.mark.parametrize(("model", "stages", "outputs"), CHAINS, ids=["pruned and trained", "mixed"])
 def test_outputs_are_trained_evaluated_and_decoded_by_name(
     model: str, stages: list[str], outputs: list[str], tmp_path: Path
 ) -> None:
