@@ -123,6 +123,7 @@ def convert(
     recipe: StrPath | None = None,
     allow_low_fidelity: bool = False,
     input_shape: str | Sequence[str] = (),
+    signature: str | None = None,
 ) -> "Conversion":
     """Convert a `.keras`, `.h5`, SavedModel or float `.tflite` to TFLite, and compare it with the original.
 
@@ -142,6 +143,7 @@ def convert(
         recipe: a recipe file, for `scheme="recipe"`.
         allow_low_fidelity: accept an integer model with an output that is too far from the float one.
         input_shape: sizes of open input dimensions: "224x224x3", or "name=224x224x3" for each of several inputs.
+        signature: which one of a SavedModel; None for `serving_default`, or the only one.
 
     Raises:
         InputError: no model, no samples where they are needed, samples that do not fit, options that do not go
@@ -156,7 +158,7 @@ def convert(
         out=None if out is None else Path(out), allow_code=allow_code, custom_objects=custom_objects,
         calibration=ActivationCalibration.from_options(calibration, percentile), keep_float_types=keep_float_types,
         keep_float_layers=keep_float_layers, recipe=None if recipe is None else Path(recipe),
-        allow_low_fidelity=allow_low_fidelity, input_shapes=_as_list(input_shape),
+        allow_low_fidelity=allow_low_fidelity, input_shapes=_as_list(input_shape), signature=signature,
     )  # fmt: skip
 
 

@@ -207,6 +207,7 @@ def check(pipelines: tuple[str, ...], settings: tuple[str, ...]) -> None:
     is_flag=True,
     help="Accept an integer model with an output that is too far from the float one (below 8 dB).",
 )
+@click.option("--signature", help="The signature of a SavedModel; default: serving_default, or the only one.")
 @click.option("-o", "--out", type=click.Path(), help="The .tflite to write; default: next to the model.")
 @INPUT_SHAPE
 @ALLOW_CODE
@@ -224,6 +225,7 @@ def convert(
     keep_float_layers: tuple[str, ...],
     recipe: str | None,
     allow_low_fidelity: bool,
+    signature: str | None,
     out: str | None,
     input_shape: tuple[str, ...],
     allow_code: bool,
@@ -239,7 +241,7 @@ def convert(
         model, data=data, scheme=scheme, input=input_type, output=output_type, out=out, allow_code=allow_code,
         custom_objects=custom_objects, calibration=calibration, percentile=percentile,
         keep_float_types=keep_float_types, keep_float_layers=keep_float_layers, recipe=recipe,
-        allow_low_fidelity=allow_low_fidelity, input_shape=input_shape,
+        allow_low_fidelity=allow_low_fidelity, input_shape=input_shape, signature=signature,
     )  # fmt: skip
     if as_json:
         click.echo(renderer.document(conversion))

@@ -55,6 +55,7 @@ def convert(
     recipe: Path | None = None,
     allow_low_fidelity: bool = False,
     input_shapes: Sequence[str] = (),
+    signature: str | None = None,
 ) -> Conversion:
     """Convert the model at `path`; a Keras 3 model is converted directly, without the bridge to tf_keras.
 
@@ -75,6 +76,7 @@ def convert(
         recipe: a recipe file, for the scheme `recipe`.
         allow_low_fidelity: accept an integer model with an output that is too far from the float one.
         input_shapes: sizes of open input dimensions, as `224x224x3` or `name=224x224x3`.
+        signature: which one of a SavedModel; None for `serving_default`, or the only one.
 
     Raises:
         InputError: no model, no samples where they are needed, samples that do not fit, options that do not go
@@ -94,7 +96,7 @@ def convert(
     calibrating, held_out = _hold_back(quantization_request, samples)
     load_tensorflow()
     source_model = open_with_classes(
-        path, kind, allow_code=allow_code, custom_objects=custom_objects, input_shapes=input_shapes
+        path, kind, allow_code=allow_code, custom_objects=custom_objects, input_shapes=input_shapes, signature=signature
     )
     converted_model = convert_model(
         source_model.model,

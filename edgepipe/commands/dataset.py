@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from edgepipe.core import config, references
-from edgepipe.core.arrays import Array, Arrays
+from edgepipe.core.arrays import Array, Arrays, sole_array
 from edgepipe.core.config import Document, KeyPath
 from edgepipe.core.errors import ConfigError, InputError
 from edgepipe.core.metric import Record
@@ -134,6 +134,12 @@ def _describe_labels(splits: DatasetSplits) -> str:
         return "none"
     if splits.class_count is not None and splits.class_count <= MAX_CLASS_LABELS:
         return f"{splits.class_count} classes"
+    if isinstance(y, dict):
+        return "; ".join(f"{name}: {_describe_array(array)}" for name, array in y.items())
+    return _describe_array(y)
+
+
+def _describe_array(y: Array) -> str:
     return f"{y.dtype} of shape {tuple(y.shape[1:])}, {y.min():g} to {y.max():g}"
 
 
@@ -142,9 +148,9 @@ def _class_counts(splits: DatasetSplits) -> dict[str, dict[str, int]]:
         return {}
     class_names: Sequence[str] = splits.class_names or [str(label) for label in range(splits.class_count)]
     counts_by_split = {
-        split: np.bincount(np.ravel(split_data.y), minlength=splits.class_count)
+        split: np.bincount(np.ravel(labels), minlength=splits.class_count)
         for split, split_data in splits.data_by_split.items()
-        if split_data.y is not None
+        if (labels := sole_array(split_data.y)) is not None
     }
     return {
         name: {str(split): int(split_counts[number]) for split, split_counts in counts_by_split.items()}
@@ -173,7 +179,7 @@ def pick_samples(splits: DatasetSplits, per_class: int) -> list[tuple[str, Array
     """Up to `per_class` training samples of every class, or of the whole split if there are no classes."""
     x: Arrays = splits.train.x
     array = next(iter(x.values())) if isinstance(x, dict) else x
-    y = splits.train.y
+    y = sole_array(splits.train.y)
     if splits.class_count is None or splits.class_count > MAX_CLASS_LABELS or y is None:
         return [("", array[:per_class])]
     class_names = splits.class_names or [str(label) for label in range(splits.class_count)]

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from edgepipe.compress.quantizer.layer_sensitivity import LayerSensitivity, SensitivityRanking, rank_layers
 from edgepipe.compress.schemes import SCHEMES, ActivationCalibration
-from edgepipe.core.arrays import Array, Arrays, count_samples, take_samples
+from edgepipe.core.arrays import Array, Arrays, count_samples, sole_array, take_samples
 from edgepipe.core.artifact import ArtifactKind
 from edgepipe.core.errors import InputError
 from edgepipe.core.metric import Record
@@ -126,11 +126,12 @@ def _read_samples(
     dataset_summary, splits = describe_dataset(data, Path.cwd())
     validation_data = splits.validation
     calibration_inputs = take_samples(splits.train.x, slice(CALIBRATION_SAMPLE_COUNT))
-    notes = (*dataset_summary.notes, *_no_classes_notes(validation_data.y))
+    label_array = sole_array(validation_data.y)
+    notes = (*dataset_summary.notes, *_no_classes_notes(label_array))
     return (
         calibration_inputs,
         take_samples(validation_data.x, slice(sample_count)),
-        _class_labels(validation_data.y, sample_count),
+        _class_labels(label_array, sample_count),
         notes,
     )
 

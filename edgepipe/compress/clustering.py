@@ -20,6 +20,7 @@ from edgepipe.compress.qat.quantizers import MIN_CLUSTER_MEMBERS, KernelStructur
 from edgepipe.core.arrays import Array
 from edgepipe.core.errors import InputError
 from edgepipe.core.units import plural
+from edgepipe.models.port_names import output_names
 
 K = tf_keras.layers
 KERNEL_ATTRIBUTES = {
@@ -208,7 +209,9 @@ def _clone_model(model: Any, target_by_path: dict[str, ClusterTarget], init: str
         target = target_by_path.get(f"{prefix}{layer.name}")
         return layer if target is None else _build_wrapper(layer, target, init)
 
-    return tf_keras.models.clone_model(model, clone_function=clone_layer)
+    wrapped_model = tf_keras.models.clone_model(model, clone_function=clone_layer)
+    wrapped_model.output_names = output_names(model)
+    return wrapped_model
 
 
 class _ClusterWrapper(ClusterWeights):  # type: ignore[misc]  # tfmot carries no types
@@ -269,7 +272,9 @@ class _KernelStructureCallback(tf_keras.callbacks.Callback):  # type: ignore[mis
 
 def strip(model: Any) -> Any:
     """The clustered model without its wrappers: each weight is its cluster's centroid."""
-    return tfmot.clustering.keras.strip_clustering(model)
+    stripped_model = tfmot.clustering.keras.strip_clustering(model)
+    stripped_model.output_names = output_names(model)
+    return stripped_model
 
 
 def measure_clusters(model: Any, selection: ClusterSelection) -> list[LayerClusters]:

@@ -54,7 +54,7 @@ class ConvertedModel:
 def convert_model(
     model: Any, request: "QuantizationRequest", samples: Arrays | None, held_out: Arrays | None = None
 ) -> ConvertedModel:
-    """Convert a Keras model, a SavedModel's path or a parsed float .tflite by any scheme but `mixed`.
+    """Convert a Keras model, a SavedModel's signature or a parsed float .tflite by any scheme but `mixed`.
 
     Args:
         model: the `model` of a `SourceModel`.

@@ -223,6 +223,7 @@ def _relative_noise(array: Array, float_array: Array, step: float = 0.0) -> floa
 
 def _find_wrong_tensor(lite: Model, quantized_model: Model, samples: Arrays) -> str:
     """The first tensor, in the order of computation, that has collapsed; empty if none has one of the same name."""
+    name_by_output = {tensor.key: name for name, tensor in lite.outputs_by_name.items()}
     pairs = list(_same_tensors(lite, quantized_model))
     few_samples = take_samples(samples, slice(min(LOCATING_SAMPLES, count_samples(samples))))
     float_records, integer_records = (
@@ -234,7 +235,7 @@ def _find_wrong_tensor(lite: Model, quantized_model: Model, samples: Arrays) -> 
         codes = np.stack([record[position] for record in integer_records])
         noise = _relative_noise(_dequantize(codes, integer_tensor), float_array)
         if noise is not None and _decibels(noise) < COLLAPSE_DECIBELS:
-            return tensor.name.split(";")[0]
+            return name_by_output.get(tensor.key) or tensor.name.split(";")[0]
     return ""
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from edgepipe.compress.port_signature import name_ports, write_signature
 from edgepipe.compress.qat.fake_quant import constant_kernels
 from edgepipe.compress.quantizer.quantization import QuantizationRequest, QuantizedModel, needs_samples, quantize_tflite
 from edgepipe.compress.schemes import InterfaceType, SchemeName
@@ -23,6 +24,7 @@ from edgepipe.core.errors import InputError
 from edgepipe.models.float32_rebuild import Float32Model, in_float32
 from edgepipe.models.freeze import FrozenGraph, ModelInput, freeze, freeze_saved_model
 from edgepipe.models.native_stderr import capture_stderr
+from edgepipe.models.saved_model_signatures import SavedModelSignature
 from edgepipe.tflite.model import Model
 from edgepipe.tflite.reader import read
 from edgepipe.tflite.sample_conversion import convert_samples
@@ -38,7 +40,7 @@ def convert(
     """The bytes of the .tflite of `model`; see `convert_keras`.
 
     Args:
-        model: a Keras 3, tf_keras or fake-quant model, or the path of a SavedModel.
+        model: a Keras 3, tf_keras or fake-quant model, or a signature of a SavedModel.
         scheme: any but `mixed` and `recipe`.
         samples: representative samples, (samples, ...) or one array per input name; None for schemes that do not
             calibrate.
@@ -54,19 +56,23 @@ def convert(
 def convert_keras(
     model: Any, request: QuantizationRequest, samples: Arrays | None = None, held_out: Arrays | None = None
 ) -> QuantizedModel:
-    """The .tflite of a Keras 3, tf_keras or fake-quant `model`, or of the SavedModel at a path; batch size 1.
+    """The .tflite of a Keras 3, tf_keras or fake-quant `model`, or of a SavedModel's signature; batch size 1.
 
     `samples` calibrate the schemes that need it (one array, or one per input name; the first axis counts samples). A
     fake-quant model has its own ranges; samples calibrate the rest. On `held_out` samples, the result is compared with
-    the float model.
+    the float model. Inputs and outputs keep their names and order.
 
     Raises:
         InputError: samples that are missing, NaN or of the wrong shape; incompatible scheme and types; operators that
             TFLite does not have, each named with the layer it comes from.
     """
-    source = Float32Model(model) if isinstance(model, Path) else in_float32(model)
+    source = Float32Model(model) if isinstance(model, SavedModelSignature) else in_float32(model)
     quantized_model = _convert_float32(source.model, request, samples, held_out)
-    return replace(quantized_model, notes=(*source.notes, *quantized_model.notes))
+    return replace(
+        quantized_model,
+        content=name_ports(quantized_model.content),
+        notes=(*source.notes, *quantized_model.notes),
+    )
 
 
 def _convert_float32(
@@ -81,6 +87,8 @@ def float_model(
     model: Any, samples: Arrays | None, requires_samples: bool
 ) -> Iterator[tuple[Model, list[Array] | None]]:
     """The float .tflite of `model`, which exists inside the block only, and `samples` in the order of its inputs.
+
+    A signature names inputs and outputs; their tensors are still called as TensorFlow does, see `name_ports`.
 
     With `requires_samples` there must be samples to calibrate on. A fake-quant model has rounded weights, and the
     fake-quant of its activations; see `trained_ranges`.
@@ -99,12 +107,14 @@ def _write_float_model(model: Any, samples: Arrays | None, requires_samples: boo
             _check_loops(frozen_graph.function)
         feeds = prepare_feeds(samples, frozen_graph.inputs) if requires_samples else None
         converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen_graph.function], frozen_graph.function)
-        path.write_bytes(_run_converter(converter, read_log))
+        path.write_bytes(write_signature(_run_converter(converter, read_log), frozen_graph.ports))
         return feeds
 
 
 def _freeze_model(model: Any) -> FrozenGraph:
-    return freeze_saved_model(model) if isinstance(model, Path) else freeze(in_float32(model).model)
+    if isinstance(model, SavedModelSignature):
+        return freeze_saved_model(model)
+    return freeze(in_float32(model).model)
 
 
 LOOP_OPS = ("LoopCond", "While", "StatelessWhile")

@@ -80,6 +80,7 @@ def _search_mix(
     calibration_inputs: tuple[Model, list[Array] | None, "TrainedRanges"],
     target: QualityTarget,
 ) -> ConvertedModel:
+    from edgepipe.compress.port_signature import name_ports
     from edgepipe.compress.quantizer import device_bit_widths, mixed_precision_search
     from edgepipe.compress.quantizer.op_decomposition import calibrate_decomposed
     from edgepipe.compress.quantizer.quantizable_layers import find_layers
@@ -110,7 +111,7 @@ def _search_mix(
     )
     recipe_json = json.dumps(quantizer.build_recipe(search_result.precisions, "int8"), indent=1) + "\n"
     return ConvertedModel(
-        search_result.content,
+        search_result.content if isinstance(source.model, Model) else name_ports(search_result.content),
         notes,
         _build_tables(quantizer, goal, search_result),
         _build_metrics(quantizer, goal, search_result),

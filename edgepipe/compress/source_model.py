@@ -20,14 +20,21 @@ if TYPE_CHECKING:
 class SourceModel:
     """The model to convert, the classes of its layers by name, and the layers without trained ranges."""
 
-    model: Any  # a Keras or tf_keras model, the path of a SavedModel, or the parsed `Model` of a float .tflite
+    model: Any  # a Keras or tf_keras model, a `SavedModelSignature`, or the parsed `Model` of a float .tflite
     class_by_layer: Mapping[str, str]
     layers_without_ranges: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     tables: tuple[Table, ...] = ()
 
 
-def open_source(path: Path, kind: ArtifactKind, *, allow_code: bool, input_shapes: Sequence[str] = ()) -> SourceModel:
+def open_source(
+    path: Path,
+    kind: ArtifactKind,
+    *,
+    allow_code: bool,
+    input_shapes: Sequence[str] = (),
+    signature: str | None = None,
+) -> SourceModel:
     """The model at `path`, of any kind that can be converted.
 
     Args:
@@ -35,19 +42,23 @@ def open_source(path: Path, kind: ArtifactKind, *, allow_code: bool, input_shape
         kind: its kind.
         allow_code: load a model that carries code.
         input_shapes: sizes of open input dimensions, see `input_shapes.parse_input_shapes`.
+        signature: which one of a SavedModel; None for `serving_default`, or the only one.
 
     Raises:
-        InputError: it cannot be loaded, or is a .tflite that is not a float model (see `read_float_tflite`).
+        InputError: it cannot be loaded, has no such signature, or is a .tflite that is not a float model (see
+            `read_float_tflite`).
     """
     if input_shapes and kind not in (ArtifactKind.KERAS, ArtifactKind.FLOAT):
         raise InputError(f"{path}: input_shape is for a Keras model with open dimensions; this is a {kind}")
+    if kind is ArtifactKind.SAVED_MODEL:
+        return _open_saved_model(path, signature)
+    if signature is not None:
+        raise InputError(f"{path}: signature '{signature}': only a SavedModel has signatures, this is a {kind} model")
     if kind is ArtifactKind.TFLITE:
         return SourceModel(read_float_tflite(path), {})
     if kind is ArtifactKind.QAT:
         return _open_fake_quant(path)
     source = open_in_float32(path, kind, allow_code=allow_code)
-    if kind is ArtifactKind.SAVED_MODEL:
-        return SourceModel(source.model, {}, notes=source.notes)
     from edgepipe.models.fixed_inputs import fix_input_shapes
 
     model = fix_input_shapes(source.model, parse_input_shapes(input_shapes)) if input_shapes else source.model
@@ -61,6 +72,7 @@ def open_with_classes(
     allow_code: bool,
     custom_objects: str | None,
     input_shapes: Sequence[str] = (),
+    signature: str | None = None,
 ) -> SourceModel:
     """The model at `path`, for a command, which reads the user's classes itself.
 
@@ -70,20 +82,28 @@ def open_with_classes(
         allow_code: load a model that carries code.
         custom_objects: `module:attribute`, the model's own classes, looked up in the current folder first.
         input_shapes: as in `open_source`.
+        signature: as in `open_source`.
 
     Raises:
-        InputError: it cannot be loaded, or is a SavedModel without `allow_code`.
+        InputError: it cannot be loaded, has no such signature, or is a SavedModel without `allow_code`.
     """
     if kind is ArtifactKind.SAVED_MODEL and not allow_code:
         raise InputError(f"{path}: a SavedModel is a program; set --allow-code if you trust its source")
     if kind is ArtifactKind.TFLITE:
-        return open_source(path, kind, allow_code=allow_code, input_shapes=input_shapes)
+        return open_source(path, kind, allow_code=allow_code, signature=signature)
     from edgepipe.models import custom_objects as user_classes
     from edgepipe.models.startup import load_tensorflow
 
     load_tensorflow()
     with user_classes.scope(user_classes.load(custom_objects, Path.cwd()) if custom_objects else {}):
-        return open_source(path, kind, allow_code=allow_code, input_shapes=input_shapes)
+        return open_source(path, kind, allow_code=allow_code, input_shapes=input_shapes, signature=signature)
+
+
+def _open_saved_model(path: Path, signature: str | None) -> SourceModel:
+    from edgepipe.models.saved_model_signatures import choose_signature
+
+    chosen_signature, notes = choose_signature(path, signature)
+    return SourceModel(chosen_signature, {}, notes=notes)
 
 
 def _open_fake_quant(path: Path) -> SourceModel:
@@ -99,7 +119,7 @@ def _open_fake_quant(path: Path) -> SourceModel:
 
 
 def open_model(path: Path, kind: ArtifactKind, *, allow_code: bool) -> Any:
-    """The Keras, tf_keras or fake-quant model at `path`; for a SavedModel, which is only converted, the path itself."""
+    """The Keras, tf_keras or fake-quant model at `path`."""
     return open_in_float32(path, kind, allow_code=allow_code).model
 
 
@@ -111,8 +131,6 @@ def open_in_float32(path: Path, kind: ArtifactKind, *, allow_code: bool) -> "Flo
         from edgepipe.compress.qat.qat_store import restore_model
 
         return Float32Model(restore_model(path))
-    if kind is ArtifactKind.SAVED_MODEL:
-        return Float32Model(path)
     from edgepipe.models.model_files import load_in_float32
 
     return load_in_float32(path, kind, allow_code=allow_code)

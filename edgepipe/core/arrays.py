@@ -28,6 +28,11 @@ def take_samples(arrays: Arrays, selection: Array | slice) -> Arrays:
     return map_arrays(lambda array: array[selection], arrays)
 
 
+def sole_array(arrays: Arrays | None) -> Array | None:
+    """The array; None if there is none, or one for each name."""
+    return None if isinstance(arrays, dict) else arrays
+
+
 def format_shapes(arrays: Arrays) -> str:
     """The shape of one sample, as a message shows it."""
     if isinstance(arrays, dict):

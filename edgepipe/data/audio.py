@@ -8,7 +8,7 @@ from typing import final
 
 import numpy as np
 
-from edgepipe.core.arrays import Array
+from edgepipe.core.arrays import Array, sole_array
 from edgepipe.core.errors import InputError
 from edgepipe.core.units import plural
 from edgepipe.data import class_folders, speech
@@ -71,7 +71,7 @@ def read(root: Path, spec: SoundSpec, noise_path: Path | None = None) -> RawData
             f"{root}: {plural(len(report.corrupt_files), 'recording')} cannot be used; replace them, or set "
             f"`skip_corrupt: true`:\n{listing}"
         )
-    train_labels = raw_splits[Split.TRAIN].y
+    train_labels = sole_array(raw_splits[Split.TRAIN].y)
     class_folders.check_classes_remain(
         root, class_names, set() if train_labels is None else set(train_labels.tolist()), report.corrupt_files
     )
@@ -251,7 +251,7 @@ def read_spoken_digits(spec: SpokenDigitsSpec) -> RawDataset:
         speech.get_recordings_folder(voice_count), spec.model_copy(update={"group_from": r"^(.+)_\d+\.wav$"})
     )
     raw_train, name = raw_dataset.raw_splits[Split.TRAIN], "spoken digits (synthetic)"
-    labels = np.array([speech.DIGITS.index(digit) for digit in raw_dataset.class_names])[raw_train.y]
+    labels = np.array([speech.DIGITS.index(digit) for digit in raw_dataset.class_names])[sole_array(raw_train.y)]
     origin_note = (
         f"synthetic speech: espeak-ng {speech.espeak_version()}, {len(speech.list_voices(voice_count))} voices"
     )

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgepipe.core.arrays import Array, Arrays, map_arrays, take_samples
+from edgepipe.core.arrays import Array, Arrays, map_arrays, sole_array, take_samples
 from edgepipe.core.errors import InputError
 from edgepipe.data import audio, function_source, group_splits, idx, images, npz, tables
 from edgepipe.data.data_spec import (
@@ -155,7 +155,7 @@ def _group_notes(raw_dataset: RawDataset, indices_by_split: dict[Split, Array]) 
 
 def _imbalance_notes(raw_dataset: RawDataset, indices_by_split: dict[Split, Array]) -> tuple[str, ...]:
     """A note if one class has far more training samples than another."""
-    y = _flatten_labels(raw_dataset.raw_splits[Split.TRAIN].y)
+    y = sole_array(_flatten_labels(raw_dataset.raw_splits[Split.TRAIN].y))
     if y is None or y.ndim != 1 or y.dtype.kind not in "iu" or y.min() < 0:
         return ()
     count_by_label = np.bincount(y[indices_by_split[Split.TRAIN]])
@@ -186,7 +186,9 @@ def _select_split(raw_dataset: RawDataset, indices_by_split: dict[Split, Array],
         return raw_dataset.raw_splits[split]
     raw_train = raw_dataset.raw_splits[Split.TRAIN]
     indices = indices_by_split[split]
-    return RawSplit(take_samples(raw_train.x, indices), None if raw_train.y is None else raw_train.y[indices])
+    return RawSplit(
+        take_samples(raw_train.x, indices), None if raw_train.y is None else take_samples(raw_train.y, indices)
+    )
 
 
 def read(spec: DataSpec, base_folder: Path) -> RawDataset:
@@ -222,18 +224,18 @@ def _split_shares(spec: DataSpec, raw_dataset: RawDataset) -> dict[Split, float]
 
 
 def _stratification_labels(spec: DataSpec, raw_train: RawSplit) -> Array | None:
-    y = _flatten_labels(raw_train.y)
+    y = sole_array(_flatten_labels(raw_train.y))
     return y if spec.stratify and y is not None and y.ndim == 1 and y.dtype.kind in "biu" else None
 
 
-def _flatten_labels(y: Array | None) -> Array | None:
-    return y[:, 0] if y is not None and y.ndim == 2 and y.shape[1] == 1 else y
+def _flatten_labels(y: Arrays | None) -> Arrays | None:
+    return None if y is None else map_arrays(lambda array: array[:, 0] if array.shape[1:] == (1,) else array, y)
 
 
 def _rescale_split(raw_split: RawSplit, rescale_mode: Rescale, name: str) -> SplitData:
     y = _flatten_labels(raw_split.y)
     if y is not None:
-        y = y.astype(np.float32 if y.dtype.kind == "f" else np.int64, copy=False)
+        y = map_arrays(lambda array: array.astype(np.float32 if array.dtype.kind == "f" else np.int64, copy=False), y)
     return SplitData(_rescale_inputs(raw_split.x, rescale_mode, name), y)
 
 
@@ -261,7 +263,7 @@ def _count_classes(raw_dataset: RawDataset) -> int | None:
     """Number of classes over the integer labels of all splits; None for other labels."""
     if raw_dataset.class_names:
         return len(raw_dataset.class_names)
-    label_arrays = [_flatten_labels(raw_split.y) for raw_split in raw_dataset.raw_splits.values()]
+    label_arrays = [sole_array(_flatten_labels(raw_split.y)) for raw_split in raw_dataset.raw_splits.values()]
     integer_label_arrays = [y for y in label_arrays if y is not None and y.ndim == 1 and y.dtype.kind in "biu"]
     if (
         not integer_label_arrays

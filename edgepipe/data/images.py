@@ -7,7 +7,7 @@ from typing import Any, final
 
 import numpy as np
 
-from edgepipe.core.arrays import Array
+from edgepipe.core.arrays import Array, sole_array
 from edgepipe.core.errors import InputError
 from edgepipe.core.units import plural
 from edgepipe.data import class_folders
@@ -70,7 +70,7 @@ def read(root: Path, spec: ImagesSpec) -> RawDataset:
             f"{root}: {plural(len(corrupt_files), 'image')} cannot be read; replace them, or set "
             f"`skip_corrupt: true`:\n{listing}"
         )
-    train_labels = raw_splits[Split.TRAIN].y
+    train_labels = sole_array(raw_splits[Split.TRAIN].y)
     class_folders.check_classes_remain(
         root, class_names, set() if train_labels is None else set(train_labels.tolist()), corrupt_files
     )

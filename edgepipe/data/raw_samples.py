@@ -19,10 +19,10 @@ FLOAT32_MAX_EXACT_INTEGER = 2**24  # float32 represents every integer up to this
 @final
 @dataclass(frozen=True)
 class RawSplit:
-    """Samples and labels as stored: x (n, ...), or one array per named input, of any numeric type."""
+    """Samples and labels as stored: x (n, ...), or one array per named input or output, of any numeric type."""
 
     x: Arrays
-    y: Array | None
+    y: Arrays | None
     groups: Array | None = None  # (n,): subject, session or recording of a sample; stays within one split
     waveforms: Array | None = None  # (n, samples): waveforms, kept if augmentation changes them
 
@@ -53,7 +53,7 @@ def check_dataset(raw_dataset: RawDataset) -> RawDataset:
             if name == "groups":
                 continue
             _check_array(title, array)
-            if name != "y" and array.dtype.kind in "iu":
+            if not name.startswith("y") and array.dtype.kind in "iu":
                 _check_exact(title, array)
         _check_lengths(f"{raw_dataset.name} ({split})", raw_split)
         if not isinstance(raw_split.x, dict) and raw_split.x.ndim == 1:
@@ -66,12 +66,11 @@ def check_dataset(raw_dataset: RawDataset) -> RawDataset:
 
 
 def _named_arrays(raw_split: RawSplit) -> Iterator[tuple[str, Array]]:
-    if isinstance(raw_split.x, dict):
-        yield from ((f"x['{name}']", array) for name, array in raw_split.x.items())
-    else:
-        yield "x", raw_split.x
-    if raw_split.y is not None:
-        yield "y", raw_split.y
+    for title, arrays in (("x", raw_split.x), ("y", raw_split.y)):
+        if isinstance(arrays, dict):
+            yield from ((f"{title}['{name}']", array) for name, array in arrays.items())
+        elif arrays is not None:
+            yield title, arrays
     if raw_split.groups is not None:
         yield "groups", raw_split.groups
 
@@ -145,7 +144,7 @@ def to_raw_split(title: str, samples: Any) -> RawSplit:
     """
     _check_kind(title, samples)
     if isinstance(samples, tuple) and len(samples) in (2, 3):
-        y = None if samples[1] is None else _to_array(f"{title}: y", samples[1])
+        y = None if samples[1] is None else _parse_arrays(title, "y", "output", samples[1])
         return RawSplit(
             _parse_inputs(title, samples[0]), y, _parse_groups(title, samples[2]) if len(samples) == 3 else None
         )
@@ -199,7 +198,7 @@ def read_tf_dataset(title: str, dataset: Any) -> RawSplit:
     if len(elements[0]) != 2:
         raise InputError(f"{title}: a tf.data.Dataset of {len(elements[0])} parts; allowed: (x, y), or x alone")
     x, y = (_join_elements([element[position] for element in elements], is_batched) for position in (0, 1))
-    return RawSplit(x, _to_array(f"{title}: y", y))
+    return RawSplit(x, _parse_arrays(title, "y", "output", y))
 
 
 def _read_elements(title: str, dataset: Any) -> list[Any]:
@@ -241,11 +240,15 @@ def _join_elements(elements: list[Any], is_batched: bool) -> Any:
 
 
 def _parse_inputs(title: str, x: Any) -> Arrays:
-    if isinstance(x, Mapping):
-        if not x:
-            raise InputError(f"{title}: x is an empty mapping; it needs one array per named input")
-        return {str(name): _to_array(f"{title}: x['{name}']", array) for name, array in x.items()}
-    return _to_array(f"{title}: x", x)
+    return _parse_arrays(title, "x", "input", x)
+
+
+def _parse_arrays(title: str, letter: str, port: str, arrays: Any) -> Arrays:
+    if isinstance(arrays, Mapping):
+        if not arrays:
+            raise InputError(f"{title}: {letter} is an empty mapping; it needs one array per named {port}")
+        return {str(name): _to_array(f"{title}: {letter}['{name}']", array) for name, array in arrays.items()}
+    return _to_array(f"{title}: {letter}", arrays)
 
 
 def _to_array(title: str, array_like: Any) -> Array:

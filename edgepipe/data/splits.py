@@ -39,10 +39,13 @@ class WithheldSplitError(EdgepipeError):
 @final
 @dataclass(frozen=True)
 class SplitData:
-    """Samples x, float32 (n, ...) or one such array per named input; labels y (n, ...), or None if unlabelled."""
+    """Samples x, float32 (n, ...) or one such array per named input; labels y (n, ...), or one array per named output.
+
+    `y` is None if the samples are unlabelled.
+    """
 
     x: Arrays
-    y: Array | None
+    y: Arrays | None
 
     def __len__(self) -> int:
         return count_samples(self.x)
@@ -170,7 +173,7 @@ def draw_representative(train: SplitData, sample_count: int, seed: int) -> Array
     return take_samples(train.x, indices)
 
 
-def check_labels(y: Array | None, class_count: int | None = None, source_name: str = "the data") -> tuple[str, ...]:
+def check_labels(y: Arrays | None, class_count: int | None = None, source_name: str = "the data") -> tuple[str, ...]:
     """Check `y` for single-label classification: integers 0..class_count-1, shape (n,).
 
     Args:
@@ -186,6 +189,11 @@ def check_labels(y: Array | None, class_count: int | None = None, source_name: s
     """
     if y is None:
         raise InputError(f"{source_name} has no labels; classification needs one integer per sample")
+    if isinstance(y, dict):
+        raise InputError(
+            f"the labels of {source_name} are given by output ({', '.join(y)}); classification takes one array, "
+            "several outputs a custom task"
+        )
     if y.dtype.kind not in "iu":
         raise InputError(
             f"the labels of {source_name} are {y.dtype} (the first is {y.flat[0]}); "

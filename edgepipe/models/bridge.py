@@ -36,6 +36,7 @@ from edgepipe.models.keras_types import (
 )
 from edgepipe.models.layer_names import LayerNames, legal_name
 from edgepipe.models.perturb import perturbed_weights, refresh_normalization
+from edgepipe.models.port_names import input_names, output_names
 from edgepipe.models.subclassed import to_functional
 from edgepipe.models.translate import (
     LayerChain,
@@ -149,7 +150,7 @@ def build_twin(model: KerasModel) -> TwinModel:
     check_input_shapes(model)
     graph = build_graph(model)
     twin_layers = _TwinLayers(graph)
-    inputs = [_build_input(tensor) for tensor in graph.inputs]
+    inputs = [_build_input(tensor, name) for tensor, name in zip(graph.inputs, input_names(model), strict=True)]
     named_tensors: list[tuple[str, KerasTensor]] = []
 
     def record_tensors(name: str, layer_outputs: TensorTree) -> TensorTree:
@@ -163,6 +164,7 @@ def build_twin(model: KerasModel) -> TwinModel:
         lambda call, args, kwargs, layer_outputs: record_tensors(call.operation.name, layer_outputs),
     )
     twin = tf_keras.Model(_unwrap_single(inputs), _unwrap_single(outputs), name=legal_name(model.name))
+    twin.output_names = output_names(model)
     return TwinModel(twin, graph, tuple(named_tensors), tuple(twin_layers.weight_pairs()), twin_layers.keras3_notes())
 
 
@@ -408,10 +410,8 @@ def _encode_arguments(call: GraphCall) -> tuple[list[KerasTensor], str]:
     return operand_tensors, json.dumps(encoded_call)
 
 
-def _build_input(tensor: KerasTensor) -> KerasTensor:
-    return tf_keras.Input(
-        tensor.shape[1:], batch_size=tensor.shape[0], dtype=tensor.dtype, name=legal_name(input_name(tensor))
-    )
+def _build_input(tensor: KerasTensor, name: str) -> KerasTensor:
+    return tf_keras.Input(tensor.shape[1:], batch_size=tensor.shape[0], dtype=tensor.dtype, name=legal_name(name))
 
 
 def _unwrap_single(tensors: list[Tensor]) -> TensorTree:

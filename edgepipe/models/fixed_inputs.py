@@ -7,9 +7,11 @@ import keras
 import numpy as np
 import tf_keras
 
-from edgepipe.core.errors import InputError
-from edgepipe.models.input_shapes import check_is_graph, input_names, match_input_shapes
+from edgepipe.core.errors import InputError, did_you_mean
+from edgepipe.core.units import plural
+from edgepipe.models.input_shapes import check_is_graph
 from edgepipe.models.keras_types import AnyKerasModel
+from edgepipe.models.port_names import input_names
 
 
 def fix_input_shapes(model: AnyKerasModel, shape_by_input: Mapping[str, tuple[int, ...]]) -> AnyKerasModel:
@@ -23,7 +25,7 @@ def fix_input_shapes(model: AnyKerasModel, shape_by_input: Mapping[str, tuple[in
         InputError: sizes that do not fit the model, or that its layers do not take.
     """
     check_is_graph(model)
-    shapes = match_input_shapes(model, shape_by_input)
+    shapes = _match_input_shapes(model, shape_by_input)
     if shapes == [tuple(tensor.shape) for tensor in model.inputs]:
         return model
     package: Any = keras if isinstance(model, keras.Model) else tf_keras
@@ -50,3 +52,42 @@ def _pack_like(model: AnyKerasModel, inputs: list[Any]) -> Any:
     if isinstance(model, keras.Model):
         return keras.tree.pack_sequence_as(model._inputs_struct, inputs)
     return inputs[0] if len(inputs) == 1 else inputs
+
+
+def _match_input_shapes(
+    model: AnyKerasModel, shape_by_input: Mapping[str, tuple[int, ...]]
+) -> list[tuple[int | None, ...]]:
+    """The shape of each input, with its batch: as given, else as the model has it.
+
+    Raises:
+        InputError: an input that the model does not have, or sizes that contradict the model's.
+    """
+    names = input_names(model)
+    if "" in shape_by_input and len(names) > 1:
+        raise InputError(
+            f"'{model.name}' has {len(names)} inputs; give an input shape by name, such as "
+            f"{names[0]}={'x'.join(map(str, shape_by_input['']))} (inputs: {', '.join(names)})"
+        )
+    for name in shape_by_input:
+        if name and name not in names:
+            raise InputError(f"input shape of '{name}': '{model.name}' has no such input{did_you_mean(name, names)}")
+    return [
+        _match_shape(name, tuple(tensor.shape), shape_by_input.get(name, shape_by_input.get("")))
+        for name, tensor in zip(names, model.inputs, strict=True)
+    ]
+
+
+def _match_shape(
+    name: str, model_shape: tuple[int | None, ...], sizes: tuple[int, ...] | None
+) -> tuple[int | None, ...]:
+    if sizes is None:
+        return model_shape
+    fits = len(sizes) == len(model_shape) - 1 and all(
+        own in (None, given) for own, given in zip(model_shape[1:], sizes, strict=True)
+    )
+    if not fits:
+        raise InputError(
+            f"input shape {'x'.join(map(str, sizes))} does not fit input '{name}' of the shape {model_shape}: it takes "
+            f"{plural(len(model_shape) - 1, 'size')} without the batch, and only open ones (None) can be chosen"
+        )
+    return (model_shape[0], *sizes)

@@ -4,6 +4,7 @@ Tracing one concrete function and freezing it makes conversion fast: the stock c
 exporting a SavedModel of every Keras wrapper.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,13 @@ import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from edgepipe.core.errors import InputError
-from edgepipe.models.input_shapes import check_input_shapes, input_names
+from edgepipe.models.input_shapes import check_input_shapes
 from edgepipe.models.keras_types import AnyKerasModel, Tensor, TensorSpec, TensorTree, TfFunction
+from edgepipe.models.port_names import DEFAULT_SIGNATURE, PortNames, input_names, output_names
+from edgepipe.models.saved_model_signatures import SavedModelSignature, natural_order
 from edgepipe.models.saved_signature import check_signature, find_stateful_problem, ordered_input_names
 
-SIGNATURE_NAME = "serving_default"
+_SCOPE_NAME = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.\\/>-]*")  # as TensorFlow's name_scope demands
 
 
 @dataclass(frozen=True)
@@ -31,23 +34,44 @@ class ModelInput:
 
 @dataclass(frozen=True)
 class FrozenGraph:
-    """A graph without variables; `function` takes the inputs in the order of `inputs`."""
+    """A graph without variables; `function` takes `inputs` and gives outputs in the order of their names."""
 
     function: TfFunction
     inputs: tuple[ModelInput, ...]
+    output_names: tuple[str, ...]
+    signature: str = DEFAULT_SIGNATURE
+
+    @property
+    def ports(self) -> PortNames:
+        """The names of inputs and outputs."""
+        return PortNames(tuple(port.name for port in self.inputs), self.output_names, self.signature)
 
 
 def freeze(model: AnyKerasModel) -> FrozenGraph:
     """Freeze a Keras 3, tf_keras or tfmot fake-quant model in inference mode.
 
     Raises:
-        InputError: the model is not built, is subclassed, or has an input dimension that is not fixed.
+        InputError: the model is not built, is subclassed, has an input dimension that is not fixed, or a layer whose
+            name TensorFlow refuses.
     """
+    inputs = model_inputs(model)
+    _check_layer_names(model)
 
     def infer(*tensors: Tensor) -> list[Tensor]:
         return list(keras.tree.flatten(model(_pack_inputs(model, list(tensors)), training=False)))
 
-    return _freeze_function(infer, model_inputs(model))
+    return FrozenGraph(_freeze_function(infer, inputs), inputs, tuple(output_names(model)))
+
+
+def _check_layer_names(model: AnyKerasModel) -> None:
+    """TensorFlow names operations after layers; inputs are not operations and may be called anything."""
+    layers = [layer for layer in model._flatten_layers(include_self=False) if type(layer).__name__ != "InputLayer"]
+    refused_names = [layer.name for layer in layers if not _SCOPE_NAME.fullmatch(layer.name)]
+    if refused_names:
+        raise InputError(
+            f"TensorFlow refuses the layer name '{refused_names[0]}': it must start with a letter, a digit or a dot, "
+            "and hold only these and _ - / > \\; rename the layer (an output gets any name as the key of a dictionary)"
+        )
 
 
 def model_inputs(model: AnyKerasModel) -> tuple[ModelInput, ...]:
@@ -62,38 +86,38 @@ def model_inputs(model: AnyKerasModel) -> tuple[ModelInput, ...]:
     return tuple(ModelInput(*fields) for fields in zip(input_names(model), shapes, dtypes, strict=True))
 
 
-def freeze_saved_model(path: Path) -> FrozenGraph:
-    """Freeze the `serving_default` signature of a SavedModel.
+def freeze_saved_model(source: SavedModelSignature) -> FrozenGraph:
+    """Freeze one signature of a SavedModel.
 
     Raises:
-        InputError: it cannot be loaded, has no such signature, or has input dimensions that are not fixed.
+        InputError: it cannot be loaded, or has input dimensions that are not fixed.
     """
+    path = source.path
     try:
         saved_model = tf.saved_model.load(str(path))
     except Exception as error:
         raise InputError(f"{path}: not a readable SavedModel: {_first_error_line(error)}") from error
-    if SIGNATURE_NAME not in saved_model.signatures:
-        signature_names = ", ".join(saved_model.signatures) or "none"
-        raise InputError(f"{path}: no signature '{SIGNATURE_NAME}' (found: {signature_names}); save it with one")
-    signature = saved_model.signatures[SIGNATURE_NAME]
+    signature = saved_model.signatures[source.name]
     check_signature(path, signature)
     spec_by_name = signature.structured_input_signature[1]
     inputs = tuple(
         _signature_input(path, name, spec_by_name[name]) for name in ordered_input_names(signature, spec_by_name)
     )
 
+    signature_outputs = tuple(sorted(signature.structured_outputs, key=natural_order))
+
     def infer(*tensors: Tensor) -> list[Tensor]:
         outputs = signature(**{model_input.name: tensor for model_input, tensor in zip(inputs, tensors, strict=True)})
-        return [outputs[name] for name in sorted(outputs)]
+        return [outputs[name] for name in signature_outputs]
 
     try:
-        frozen_graph = _freeze_function(infer, inputs)
+        function = _freeze_function(infer, inputs)
     except (ValueError, tf.errors.OpError) as error:
         reason = find_stateful_problem(signature) or f"cannot be frozen: {_first_error_line(error)}"
         raise InputError(f"{path}: {reason}") from error
-    if problem_text := find_stateful_problem(frozen_graph.function):
+    if problem_text := find_stateful_problem(function):
         raise InputError(f"{path}: {problem_text}")
-    return frozen_graph
+    return FrozenGraph(function, inputs, signature_outputs, source.name)
 
 
 def _signature_input(path: Path, name: str, spec: TensorSpec) -> ModelInput:
@@ -105,13 +129,13 @@ def _signature_input(path: Path, name: str, spec: TensorSpec) -> ModelInput:
     return ModelInput(name, (1, *dimensions[1:]), spec.dtype.name)
 
 
-def _freeze_function(infer: Callable[..., list[Tensor]], inputs: tuple[ModelInput, ...]) -> FrozenGraph:
+def _freeze_function(infer: Callable[..., list[Tensor]], inputs: tuple[ModelInput, ...]) -> TfFunction:
     tensor_specs = [
         tf.TensorSpec(model_input.shape, tf.as_dtype(model_input.dtype), name=model_input.name)
         for model_input in inputs
     ]
     concrete_function = tf.function(infer, autograph=False).get_concrete_function(*tensor_specs)
-    return FrozenGraph(convert_variables_to_constants_v2(concrete_function), inputs)
+    return convert_variables_to_constants_v2(concrete_function)
 
 
 def _pack_inputs(model: AnyKerasModel, tensors: list[Tensor]) -> TensorTree:

@@ -34,6 +34,7 @@ from edgepipe.models.keras_types import (
     TfKerasModel,
 )
 from edgepipe.models.perturb import perturbed_weights, refresh_normalization
+from edgepipe.models.port_names import number_repeats, output_names
 from edgepipe.models.translate import constructor_defaults, is_significant_option, summarize_error
 
 _RENAMED_OPTIONS = {"alpha": "negative_slope"}  # of LeakyReLU
@@ -105,7 +106,9 @@ class _Exporter:
         _check_layers(self.model)
         inputs = [_build_input(tensor) for tensor in self.model.inputs]
         outputs = self._walk(self.model, inputs, "", is_outer=True)
-        self.exported_model = keras.Model(_unwrap_single(inputs), _unwrap_single(outputs), name=self.model.name)
+        self.exported_model = keras.Model(
+            _unwrap_single(inputs), _name_outputs(outputs, output_names(self.model)), name=self.model.name
+        )
 
     def _walk(
         self, model: TfKerasModel, inputs: list[KerasTensor], name_prefix: str, is_outer: bool
@@ -180,8 +183,19 @@ class _Exporter:
         )
         return ModelDifference(
             _tensor_differences(layer_names, old_arrays, new_arrays),
-            _tensor_differences(tuple(self.model.output_names), *output_arrays),
+            _tensor_differences(tuple(output_names(self.model)), *output_arrays),
         )
+
+
+def _name_outputs(outputs: list[KerasTensor], names: list[str]) -> TensorTree:
+    """The outputs in a structure that gives them these names: a dictionary, unless they are the names of layers.
+
+    Keras sorts a dictionary by its keys, so names in another order are those of layers.
+    """
+    layer_names = number_repeats([input_name(tensor) for tensor in outputs])
+    if names == layer_names or names != sorted(names):
+        return _unwrap_single(outputs)
+    return dict(zip(names, outputs, strict=True))
 
 
 def _tensor_differences(

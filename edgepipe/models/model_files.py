@@ -26,10 +26,12 @@ from edgepipe.models.file_kind import detect_kind, find_code_layers, read_config
 from edgepipe.models.float32_rebuild import Float32Model, float32_by_default, in_float32
 from edgepipe.models.input_shapes import check_is_graph
 from edgepipe.models.keras_types import AnyKerasModel, AnyKerasVariable, KerasModel, TfKerasModel
+from edgepipe.models.port_names import unstored_output_names
 from edgepipe.models.subclassed import to_functional
 
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest date a zip can store: equal models, equal bytes
 _TRAINING_STATE_GROUPS = {"optimizer", "metrics"}
+_OUTPUT_NAMES_KEY = "edgepipe_output_names"  # beside the config: Keras' own reader ignores it
 
 
 def load_model(
@@ -119,11 +121,22 @@ def _load_keras_file(path: Path, kind: ArtifactKind, allow_code: bool) -> Float3
         model = to_functional(model)
     check_is_graph(model)
     float32_model = in_float32(model)
+    if kind is ArtifactKind.FLOAT:
+        _restore_output_names(config, path, float32_model.model)
     policies_text = describe_float_policies(config)
     if policies_text and not float32_model.note:
         note = f"{policies_text}: not compared; the layers that its classes create are built in float32"
         return replace(float32_model, note=note)
     return float32_model
+
+
+def _restore_output_names(config: dict[str, Any], path: Path, model: TfKerasModel) -> None:
+    names = config.get(_OUTPUT_NAMES_KEY)
+    if names is None:
+        return
+    if not isinstance(names, list) or len(names) != len(model.outputs):
+        raise InputError(f"{path}: holds {len(model.outputs)} outputs, and the names {names} for them; is it damaged?")
+    model.output_names = [str(name) for name in names]
 
 
 def _load_failure_reason(error: Exception, path: Path, keras_package: Any) -> str:
@@ -173,16 +186,18 @@ def _save(model: AnyKerasModel, path: Path) -> None:
     with wrap_storage_errors(str(path)):
         try:
             model.save(raw_path)
-            _write_canonical(raw_path, path)
+            _write_canonical(raw_path, path, unstored_output_names(model))
         finally:
             raw_path.unlink(missing_ok=True)
 
 
-def _write_canonical(raw_path: Path, path: Path) -> None:
+def _write_canonical(raw_path: Path, path: Path, output_names: list[str]) -> None:
     # Keras writes the current date, the compile state, and memory addresses as ids of shared objects
     with zipfile.ZipFile(raw_path) as raw_archive, zipfile.ZipFile(path, "w") as canonical_archive:
         config = json.loads(raw_archive.read("config.json"))
         config.pop("compile_config", None)
+        if output_names:
+            config[_OUTPUT_NAMES_KEY] = output_names
         keras_version = json.loads(raw_archive.read("metadata.json"))["keras_version"]
         canonical_members = {
             "metadata.json": json.dumps({"keras_version": keras_version}).encode(),

@@ -36,11 +36,12 @@ class Measure:
 class Task:
     """A task with its functions loaded. A user's `task: module:function` returns one of these.
 
-    `loss` is a Keras loss name or a function `(y_true, y_pred) -> tensor`; `decode` maps raw outputs (floats,
-    dequantized for an integer model) to what the measures take. The first measure is the primary one.
+    `loss` is a Keras loss name or a function `(y_true, y_pred) -> tensor`, or one for each output by name, as the
+    labels are then. `decode` maps raw outputs (floats, dequantized for an integer model; one array, or several by name)
+    to what the measures take. The first measure is the primary one.
     """
 
-    loss: str | Callable[[Any, Any], Any]
+    loss: str | Callable[[Any, Any], Any] | Mapping[str, str | Callable[[Any, Any], Any]]
     measures: Mapping[str, Measure]
     kind: str = "custom"
     labels: str = "one"
@@ -89,13 +90,13 @@ def _load_measure(spec: TaskSpec, name: str, measure_info: MeasureInfo, base_fol
     return Measure(function, measure_info.higher_is_better, measure_info.unit)
 
 
-def compute_quality(task: Task, x: Arrays, y: Array | None, outputs: Arrays, *, is_logits: bool) -> dict[str, float]:
+def compute_quality(task: Task, x: Arrays, y: Arrays | None, outputs: Arrays, *, is_logits: bool) -> dict[str, float]:
     """Every measure of `task`, by name; the truth of a reconstruction is `x`.
 
     Args:
         task: decodes outputs and has the measures.
         x: inputs; the first axis counts samples.
-        y: labels; None if the data has none.
+        y: labels, one array or one for each output; None if the data has none.
         outputs: raw outputs of the model, as floats; the first axis counts samples.
         is_logits: whether class outputs are not yet probabilities.
 
@@ -108,7 +109,21 @@ def compute_quality(task: Task, x: Arrays, y: Array | None, outputs: Arrays, *, 
     return {name: _compute_measure(name, measure, truth, decoded_outputs) for name, measure in task.measures.items()}
 
 
-def _decode_outputs(task: Task, x: Arrays, y: Array | None, outputs: Arrays, is_logits: bool) -> tuple[Any, Any]:
+def single_labels(task: Task, y: Arrays) -> Array:
+    """The labels of a task that takes one array of them.
+
+    Raises:
+        InputError: there is an array for each output.
+    """
+    if isinstance(y, dict):
+        raise InputError(
+            f"a {task.kind} task takes one array of labels, the data gives {', '.join(y)}; for several outputs write a "
+            "custom task"
+        )
+    return y
+
+
+def _decode_outputs(task: Task, x: Arrays, y: Arrays | None, outputs: Arrays, is_logits: bool) -> tuple[Any, Any]:
     if task.decode is not None:
         return (x if y is None else y), _call_user_function("the task's decode function", task.decode, outputs)
     if task.kind == "custom":
@@ -116,9 +131,10 @@ def _decode_outputs(task: Task, x: Arrays, y: Array | None, outputs: Arrays, is_
     if isinstance(outputs, dict) or (isinstance(x, dict) and task.kind == "reconstruction"):
         raise InputError(f"a {task.kind} task takes one output; for several write a custom task with `decode`")
     if task.kind == "reconstruction":
-        return (np.asarray(x), y), outputs
+        return (np.asarray(x), None if y is None else single_labels(task, y)), outputs
     if y is None:
         raise InputError(f"a {task.kind} task needs labels, and the data has none")
+    y = single_labels(task, y)
     if task.kind == "classification":
         return y, _class_probabilities(outputs, task.labels, is_logits)
     if np.size(y) != np.size(outputs):

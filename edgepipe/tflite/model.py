@@ -270,10 +270,13 @@ class Model:
     def _tensors_by_name(self, tensors: tuple[Tensor, ...], side: str) -> dict[str, Tensor]:
         signature = next((s for s in self.signatures if s.subgraph_index == 0), None)
         index_by_name = {} if signature is None else signature.inputs if side == "inputs" else signature.outputs
-        name_by_index = {index: name for name, index in index_by_name.items()}
+        names_by_index: dict[int, list[str]] = {}
+        for name, index in index_by_name.items():
+            names_by_index.setdefault(index, []).append(name)
         tensor_by_name: dict[str, Tensor] = {}
         for position, tensor in enumerate(tensors):
-            name = name_by_index.get(tensor.index, tensor.name) or f"{side[:-1]}_{position}"
+            names = names_by_index.get(tensor.index)  # several if one tensor is several outputs
+            name = (names.pop(0) if names else tensor.name) or f"{side[:-1]}_{position}"
             tensor_by_name[name if name not in tensor_by_name else f"{name}#{position}"] = tensor
         return tensor_by_name
 

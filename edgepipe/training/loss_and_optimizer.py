@@ -1,5 +1,6 @@
 """Loss and optimizer of a task for one model: Keras 3 or tf_keras, probabilities or logits."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -8,6 +9,7 @@ import tf_keras
 from edgepipe.core.errors import InputError
 from edgepipe.core.units import plural
 from edgepipe.tasks.quality import Task
+from edgepipe.training.named_outputs import arrange_by_output
 
 PROBABILITY_ACTIVATIONS = {"softmax", "sigmoid", "hard_sigmoid", "Softmax", "Sigmoid"}
 
@@ -50,6 +52,9 @@ def build_loss(task: Task, model: Any, from_logits: bool | None = None, soft_lab
     if task.loss != "auto":
         if soft_labels:
             raise InputError("mixing samples (mixup, cutmix) needs the classification loss of edgepipe, not `loss:`")
+        if isinstance(task.loss, Mapping):
+            losses = {name: keras_module.losses.get(loss) for name, loss in task.loss.items()}
+            return arrange_by_output(model, "losses of the task", losses)
         return keras_module.losses.get(task.loss) if isinstance(task.loss, str) else task.loss
     from_logits = gives_logits(model) if from_logits is None else from_logits
     if is_binary(task, model):
@@ -64,7 +69,8 @@ def build_loss(task: Task, model: Any, from_logits: bool | None = None, soft_lab
 
 def is_binary(task: Task, model: Any) -> bool:
     """Whether each output of a classifier is an independent yes or no."""
-    return task.labels == "many" or bool(model.output_shape[-1] == 1)
+    has_several_outputs = isinstance(model.output_shape, (list, dict))
+    return task.labels == "many" or (not has_several_outputs and bool(model.output_shape[-1] == 1))
 
 
 def build_optimizer(task: Task, model: Any, learning_rate: Any) -> Any:
@@ -103,7 +109,12 @@ def check_data_shapes(model: Any, task: Task, x: Any, y: Any) -> None:
         model_size not in (None, size) for model_size, size in zip(input_shape, sample_shape, strict=True)
     ):
         raise InputError(f"the model '{model.name}' takes samples of shape {input_shape}, the data has {sample_shape}")
-    if task.kind != "classification" or task.labels != "one" or isinstance(model.output_shape, list) or y is None:
+    if (
+        task.kind != "classification"
+        or task.labels != "one"
+        or isinstance(model.output_shape, (list, dict))
+        or y is None
+    ):
         return
     output_count, class_count = model.output_shape[-1], int(y.max()) + 1
     if output_count is not None and class_count > max(output_count, 2):

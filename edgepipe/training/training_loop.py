@@ -13,8 +13,10 @@ import tf_keras
 
 from edgepipe.core.arrays import Arrays, count_samples
 from edgepipe.core.errors import InputError
+from edgepipe.models.port_names import output_names
 from edgepipe.tasks.quality import Task, compute_quality
 from edgepipe.training import loss_and_optimizer
+from edgepipe.training.named_outputs import arrange_by_output
 from edgepipe.training.training_setup import LabelledSamples, TrainingSetup, samples_and_targets
 
 
@@ -78,7 +80,8 @@ def fit(
         InputError: the data or a teacher does not fit the model, or the loss is no longer finite.
     """
     task = setup.task
-    samples, loss_targets = samples_and_targets(task, setup.train)
+    samples, labels = samples_and_targets(task, setup.train)
+    loss_targets = _arrange_targets(model, setup, labels)
     loss_and_optimizer.check_data_shapes(model, task, samples, loss_targets)
     learning_rate, history = _build_learning_rate(schedule, model, count_samples(samples)), TrainingHistory()
     soft_labels = setup.augmenter is not None and setup.augmenter.has_soft_labels
@@ -96,11 +99,19 @@ def fit(
         trained_model.fit(samples, loss_targets, batch_size=schedule.batch_size, **fit_options)
     else:
         batch_iterator = setup.iterate_batches(schedule.batch_size, loss_and_optimizer.is_binary(task, model))
-        trained_model.fit(
-            iter(batch_iterator), steps_per_epoch=batch_iterator.steps_per_epoch, shuffle=False, **fit_options
-        )
+        batches = ((x, arrange_by_output(model, "labels", y)) for x, y in batch_iterator)
+        trained_model.fit(batches, steps_per_epoch=batch_iterator.steps_per_epoch, shuffle=False, **fit_options)
     epoch_callback.finish()
     return history
+
+
+def _arrange_targets(model: Any, setup: TrainingSetup, labels: Any) -> Any:
+    if isinstance(labels, dict) and setup.distiller is not None:
+        raise InputError(
+            f"the labels are given by output ({', '.join(labels)}), and teachers take one output: remove them, or give "
+            "the model one output"
+        )
+    return arrange_by_output(model, "labels", labels)
 
 
 def _model_to_train(model: Any, setup: TrainingSetup, task_loss: Any) -> tuple[Any, Any, Any]:
@@ -121,10 +132,8 @@ def _build_learning_rate(schedule: TrainingSchedule, model: Any, sample_count: i
 
 def predict(model: Any, x: Arrays, batch_size: int = 256) -> Any:
     """Outputs of a Keras model for all of `x`, as numpy: one array, or one per named output."""
-    outputs = model.predict(x, batch_size=batch_size, verbose=0)
-    if isinstance(outputs, (list, tuple)):
-        return dict(zip(model.output_names, outputs, strict=True))
-    return outputs
+    arrays = keras.tree.flatten(model.predict(x, batch_size=batch_size, verbose=0))
+    return arrays[0] if len(arrays) == 1 else dict(zip(output_names(model), arrays, strict=True))
 
 
 def evaluate(model: Any, task: Task, samples: LabelledSamples) -> dict[str, float]:

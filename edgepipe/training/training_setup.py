@@ -9,7 +9,7 @@ import numpy as np
 
 from edgepipe.core.arrays import Array, Arrays, count_samples, take_samples
 from edgepipe.core.errors import InputError
-from edgepipe.tasks.quality import Task
+from edgepipe.tasks.quality import Task, single_labels
 from edgepipe.training.distillation.distiller import Distiller
 
 
@@ -19,7 +19,7 @@ class LabelledSamples(Protocol):
     @property
     def x(self) -> Arrays: ...
     @property
-    def y(self) -> Array | None: ...
+    def y(self) -> Arrays | None: ...
 
 
 class Augmenter(Protocol):
@@ -114,7 +114,7 @@ def fitting_indices(task: Task, train: LabelledSamples) -> Array:
     if task.kind != "reconstruction" or train.y is None:
         return np.arange(count_samples(train.x))
     # An autoencoder learns normal samples: it must not see anomalies.
-    return np.flatnonzero(np.ravel(train.y) == 0)
+    return np.flatnonzero(np.ravel(single_labels(task, train.y)) == 0)
 
 
 def samples_and_targets(task: Task, train: LabelledSamples) -> tuple[Arrays, Any]:
@@ -125,7 +125,10 @@ def samples_and_targets(task: Task, train: LabelledSamples) -> tuple[Arrays, Any
     return normal_samples, normal_samples
 
 
-def _label_targets(task: Task, y: Array | None) -> Any:
+def _label_targets(task: Task, y: Arrays | None) -> Any:
     if y is None:
         raise InputError(f"a {task.kind} task needs labels to train on, and the data has none")
+    if task.kind == "custom":
+        return y
+    y = single_labels(task, y)
     return y.reshape(-1, 1) if task.kind == "regression" and y.ndim == 1 else y

@@ -24,6 +24,7 @@ from edgepipe.models.bridge import bridge
 from edgepipe.models.freeze import freeze
 from edgepipe.models.model_files import load_model, save_keras
 from edgepipe.models.perturb import perturb
+from edgepipe.models.saved_model_signatures import choose_signature
 from edgepipe.tflite.reader import read
 
 RANDOM = np.random.default_rng(7)
@@ -188,15 +189,17 @@ def test_saved_model(tmp_path: Path) -> None:
     module = Scaled()
     tf.saved_model.save(module, str(tmp_path / "m"))
     values = np.array([[1.0, -1.0]], "float32")
-    np.testing.assert_allclose(_run(convert(tmp_path / "m", "float32"), {"x": values})[0], [[-2, -2]])
-    assert _io_types(convert(tmp_path / "m", "int8", RANDOM.normal(size=(9, 2)))) == (["int8"], ["int8"])
+    signature, notes = choose_signature(tmp_path / "m", None)
+    assert notes == ()
+    np.testing.assert_allclose(_run(convert(signature, "float32"), {"x": values})[0], [[-2, -2]])
+    assert _io_types(convert(signature, "int8", RANDOM.normal(size=(9, 2)))) == (["int8"], ["int8"])
     tf.saved_model.save(tf.Module(), str(tmp_path / "empty"))
-    with pytest.raises(InputError, match=r"no signature 'serving_default' \(found: none\)"):
-        convert(tmp_path / "empty")
+    with pytest.raises(InputError, match=r"empty: the SavedModel has no signature to call it by"):
+        choose_signature(tmp_path / "empty", None)
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "saved_model.pb").write_bytes(b"nonsense")
     with pytest.raises(InputError, match=r"broken: not a readable SavedModel"):
-        convert(tmp_path / "broken")
+        choose_signature(tmp_path / "broken", None)
 
 
 def digests(path: Path) -> list[str]:

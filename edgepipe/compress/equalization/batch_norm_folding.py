@@ -16,6 +16,7 @@ from edgepipe.compress.qat.lowering.lower import LoweredModel, iter_nodes, lower
 from edgepipe.compress.qat.lowering.opaque_layers import copy_layer
 from edgepipe.core.arrays import Array, Arrays
 from edgepipe.models.perturb import refresh_normalization
+from edgepipe.models.port_names import output_names
 
 K = tf_keras.layers
 
@@ -157,7 +158,7 @@ def rebuild_model(model: Any, replacement_layers: dict[str, Any], weights_by_lay
         model_outputs if len(model_outputs) > 1 else model_outputs[0],
         name=model.name,
     )
-    rebuilt_model.output_names = list(model.output_names)
+    rebuilt_model.output_names = output_names(model)
     for name in {node.layer.name for node in iter_nodes(model)} - {
         name for name, layer in layer_by_name.items() if layer is None
     }:

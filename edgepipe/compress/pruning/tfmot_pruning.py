@@ -14,6 +14,7 @@ from edgepipe.compress.pruning.saliency import SaliencySettings
 from edgepipe.compress.pruning.sparsity_schedule import SparsitySchedule
 from edgepipe.compress.pruning.weight_pool import WeightPool
 from edgepipe.core.errors import InputError
+from edgepipe.models.port_names import output_names
 
 K = tf_keras.layers
 SUPPORTED_LAYERS = (K.Conv1D, K.Conv2D, K.Conv2DTranspose, K.Conv3D, K.Dense)
@@ -67,9 +68,11 @@ def wrap(model: Any, pool: WeightPool, share: float, schedule: SparsitySchedule,
         )
 
     try:
-        return tf_keras.models.clone_model(model, clone_function=clone_layer)
+        wrapped_model = tf_keras.models.clone_model(model, clone_function=clone_layer)
     except ValueError as error:
         raise InputError(f"tfmot cannot prune '{model.name}': {error}") from error
+    wrapped_model.output_names = output_names(model)
+    return wrapped_model
 
 
 def _tfmot_schedule(schedule: SparsitySchedule, share: float, steps: int) -> Any:
@@ -95,4 +98,6 @@ def callbacks() -> list[Any]:
 
 def strip(model: Any) -> Any:
     """The pruned model without its wrappers; the zeros stay."""
-    return tfmot.sparsity.keras.strip_pruning(model)
+    stripped_model = tfmot.sparsity.keras.strip_pruning(model)
+    stripped_model.output_names = output_names(model)
+    return stripped_model

@@ -38,6 +38,7 @@ from edgepipe.compress.qat.quantizers import (
 )
 from edgepipe.core.arrays import Arrays
 from edgepipe.models.keras_types import KerasTensor, TensorTree, TfKerasLayer, TfKerasModel
+from edgepipe.models.port_names import output_names
 
 K = tf_keras.layers
 FAKE_QUANT_SUFFIX = "_fake_quant"
@@ -163,7 +164,7 @@ class _FakeQuantBuilder:
                 tensor_by_id[str(id(tensor))] = new_tensor
         outputs = [tensor_by_id[str(id(tensor))] for tensor in model.outputs]
         fake_quant_model = tf_keras.Model(model.input, outputs if len(outputs) > 1 else outputs[0], name=model.name)
-        fake_quant_model.output_names = list(model.output_names)
+        fake_quant_model.output_names = output_names(model)
         return fake_quant_model
 
     def _quantize_input(self, tensor: KerasTensor) -> KerasTensor:

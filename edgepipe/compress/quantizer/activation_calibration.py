@@ -8,7 +8,7 @@ section 3.1.
 """
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, final
 
 import numpy as np
@@ -55,6 +55,7 @@ class ActivationRanges:
     sample_count: int
     calibration: ActivationCalibration
     range_notes: tuple[str, ...] = ()  # on ranges that are wider than the values need
+    output_name_by_tensor: Mapping[str, str] = field(default_factory=dict)  # as notes call the model's outputs
 
     def notes(self) -> list[str]:
         """Activations without a range or with too wide a one, and a warning if more samples would still move them."""
@@ -63,7 +64,7 @@ class ActivationRanges:
     def _dead_notes(self) -> list[str]:
         if not self.dead_tensor_names:
             return []
-        dead_names_text = ", ".join(f"'{name.split(';')[0]}'" for name in self.dead_tensor_names[:MAX_NAMES_SHOWN])
+        dead_names_text = ", ".join(f"'{self._shown_name(name)}'" for name in self.dead_tensor_names[:MAX_NAMES_SHOWN])
         remainder_text = (
             f" and {len(self.dead_tensor_names) - MAX_NAMES_SHOWN} more"
             if len(self.dead_tensor_names) > MAX_NAMES_SHOWN
@@ -79,9 +80,12 @@ class ActivationRanges:
         samples_text = f"the {plural(self.sample_count, 'representative sample')}"
         calibration_text = f"calibration by {self.calibration.describe()}: the second half of {samples_text}"
         count_text = f"{len(self.shifts)} of {len(self.by_tensor)} ranges by more than {SHIFT_TOLERANCE:.0%}"
-        worst_text = f"the most that of '{worst_tensor_name.split(';')[0]}' by {self.shifts[worst_tensor_name]:.0%}"
+        worst_text = f"the most that of '{self._shown_name(worst_tensor_name)}' by {self.shifts[worst_tensor_name]:.0%}"
         remedy_text = f"give more samples ({2 * self.sample_count}, say; in a pipeline: `representative`)"
         return [f"{calibration_text} still moved {count_text}, {worst_text}; {remedy_text}"]
+
+    def _shown_name(self, tensor_name: str) -> str:
+        return self.output_name_by_tensor.get(tensor_name) or tensor_name.split(";")[0]
 
 
 def calibrate(
@@ -127,6 +131,7 @@ def calibrate(
         tuple(dead_tensor_names),
         sample_count,
         calibration,
+        output_name_by_tensor={tensor.name: name for name, tensor in model.outputs_by_name.items()},
     )
 
 

@@ -12,6 +12,8 @@ FlatbufferSubgraph = Any  # SubGraphT
 FlatbufferOperator = Any  # OperatorT
 FlatbufferTensor = Any  # TensorT
 
+INSIDE_SUFFIX = "_inside"  # of a tensor whose name an input or output took over
+
 
 def unpack_model(content: bytes) -> FlatbufferModel:
     """The flatbuffer as schema objects."""
@@ -78,7 +80,8 @@ def strip_output_activation(content: bytes) -> bytes:
         operator for operator in main_subgraph.operators if int(operator.outputs[0]) not in logits_index_by_output
     ]
     main_subgraph.outputs = [logits_index_by_output.get(int(index), int(index)) for index in main_subgraph.outputs]
-    model.signatureDefs = []
+    for tensor_map in (entry for signature in model.signatureDefs or [] for entry in signature.outputs):
+        tensor_map.tensorIndex = logits_index_by_output.get(int(tensor_map.tensorIndex), int(tensor_map.tensorIndex))
     return normalize_opcodes(pack_model(model))
 
 

@@ -181,7 +181,7 @@ class _ModelWriter:
         else:
             interface = self.graph.add_encoded_tensor(name, source.shape, encoding)
         self.graph.tensor(interface).shapeSignature = source.shapeSignature
-        source.name = self.rewriter.unique_name(f"{name}_inside").encode()
+        source.name = self.rewriter.unique_name(f"{name}{flatbuffer_edits.INSIDE_SUFFIX}").encode()
         return interface
 
     def _write_operator(self, number: int) -> None:

@@ -22,7 +22,7 @@ def scope_names(tensor_name: str) -> list[str]:
 
 def layer_names_by_operator(model: Model, layer_names: Collection[str]) -> list[list[str]]:
     """For each operator of `model` the Keras layers among `layer_names` that it computes, the last one first."""
-    scopes_by_operator = [_operator_scopes(operator) for operator in model.operators]
+    scopes_by_operator = [_operator_scopes(model, operator) for operator in model.operators]
     known_layers = set(layer_names)
     all_scopes = {scope for op_scopes in scopes_by_operator for scope in op_scopes}
     # `conv_1` is a layer of that name, or the layer `conv` with a number: if one scope is numbered, all are
@@ -35,15 +35,17 @@ def layer_names_by_operator(model: Model, layer_names: Collection[str]) -> list[
     ]
 
 
-def _operator_scopes(operator: Operator) -> list[str]:
-    return [scope for name in _origin_names(operator) for scope in scope_names(name)]
+def _operator_scopes(model: Model, operator: Operator) -> list[str]:
+    return [scope for name in _origin_names(model, operator) for scope in scope_names(name)]
 
 
-def _origin_names(operator: Operator) -> list[str]:
+def _origin_names(model: Model, operator: Operator) -> list[str]:
     """The tensor names that show an operator's origin: its outputs, or its weights if the outputs are the model's own,
-    which are called `Identity`."""
-    outputs = [tensor.name for tensor in operator.outputs if tensor is not None]
-    if any(not IDENTITY_NAME.match(name) for name in outputs):
+    which are called `Identity`, or as the user calls them."""
+    port_keys = {tensor.key for tensor in model.outputs}
+    output_tensors = [tensor for tensor in operator.outputs if tensor is not None]
+    outputs = [tensor.name for tensor in output_tensors]
+    if any(tensor.key not in port_keys and not IDENTITY_NAME.match(tensor.name) for tensor in output_tensors):
         return outputs
     return [t.name for t in operator.inputs if t is not None and t.is_constant and "/" in t.name] or outputs
 
@@ -52,9 +54,9 @@ def _filter_known(scopes: Iterable[str], known_layers: set[str]) -> list[str]:
     return list(dict.fromkeys(scope for scope in scopes if scope in known_layers))
 
 
-def short_operator_name(operator: Operator) -> str:
+def short_operator_name(model: Model, operator: Operator) -> str:
     """A name for an operator of a model whose layers are not known: the scope of its operation with weights."""
-    name_paths = next(iter(_origin_names(operator)), "").split(";")
+    name_paths = next(iter(_origin_names(model, operator)), "").split(";")
     compute_paths = [path for path in name_paths if COMPUTE_OP.search(path)]
     scopes = [scope for scope in re.split("[/:]", (compute_paths or name_paths)[0]) if scope]
     return scopes[-2] if len(scopes) > 1 else scopes[0] if scopes else operator.location

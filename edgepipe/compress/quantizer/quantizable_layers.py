@@ -54,7 +54,7 @@ def find_layers(model: Model, class_by_layer: Mapping[str, str] | None = None) -
         zip(range(len(model.operators)), layer_names_by_operator(model, class_by_layer or {}), strict=True)
     )
     raw_names = [
-        _layer_name(main_operators[group[0]], names_by_operator[group[0]], class_by_layer or {})
+        _layer_name(model, main_operators[group[0]], names_by_operator[group[0]], class_by_layer or {})
         for group in operator_groups
     ]
     layer_names = make_unique(raw_names if class_by_layer else strip_common_number(raw_names))
@@ -89,6 +89,6 @@ def _group_operators(operators: list[Operator]) -> list[list[int]]:
     return operator_groups + ([pending_indices] if pending_indices else [])
 
 
-def _layer_name(operator: Operator, candidate_names: list[str], class_by_layer: Mapping[str, str]) -> str:
+def _layer_name(model: Model, operator: Operator, candidate_names: list[str], class_by_layer: Mapping[str, str]) -> str:
     weighted_names = [name for name in candidate_names if class_by_layer[name].startswith(WEIGHTED_CLASS_PREFIXES)]
-    return (weighted_names or candidate_names[::-1] or [short_operator_name(operator)])[0]
+    return (weighted_names or candidate_names[::-1] or [short_operator_name(model, operator)])[0]

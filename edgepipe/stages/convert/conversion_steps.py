@@ -35,6 +35,7 @@ def open_source(options: "ConvertOptions", context: StageContext, samples: Array
             context.artifact.kind,
             allow_code=context.allow_code,
             input_shapes=options.input_shapes,
+            signature=options.signature,
         )
     from dataclasses import replace
 
@@ -52,6 +53,8 @@ def _check_equalization(options: "ConvertOptions", context: StageContext, sample
             "equalize and bias_correction change the weights of a float Keras model; the stage's input is "
             f"{context.artifact.kind}"
         )
+    if options.signature is not None:
+        raise InputError("signature: only a SavedModel has signatures; equalize and bias_correction take Keras models")
     if samples is None and "samples" in (options.equalize, options.bias_correction):
         raise InputError("equalize and bias_correction on samples need `data:`; `data_free` does not")
 

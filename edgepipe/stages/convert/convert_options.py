@@ -77,6 +77,9 @@ class ConvertOptions(Stage):
         default=None,
         description="sizes of open input dimensions: `224x224x3`, or `name=224x224x3, ..` for several inputs",
     )
+    signature: str | None = Field(
+        default=None, description="the signature of a SavedModel; null: `serving_default`, or the only one"
+    )
     device: str | None = Field(
         default=None, description="the target device profile: no float layers on an integer-only device"
     )

@@ -52,7 +52,9 @@ def _draw_samples(test_data: SplitData, max_samples: int, seed: int) -> SplitDat
     if len(test_data) <= max_samples:
         return test_data
     indices = np.sort(np.random.RandomState(seed).permutation(len(test_data))[:max_samples])
-    return SplitData(take_samples(test_data.x, indices), None if test_data.y is None else test_data.y[indices])
+    return SplitData(
+        take_samples(test_data.x, indices), None if test_data.y is None else take_samples(test_data.y, indices)
+    )
 
 
 def _run_runtimes(

@@ -7,6 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from edgepipe.core.arrays import Array, Arrays
+from edgepipe.models.port_names import input_names
 from edgepipe.tasks.quality import Task
 from edgepipe.training import loss_and_optimizer
 from edgepipe.training.distillation import feature_taps
@@ -145,5 +146,4 @@ def _ordered_inputs(model: Any, x: Arrays) -> Any:
     """Named samples in the order of the model's inputs."""
     if not isinstance(x, dict):
         return x
-    names = getattr(model, "input_names", None) or [tensor.name for tensor in model.inputs]
-    return [x[name] for name in names]
+    return [x[name] for name in input_names(model)]

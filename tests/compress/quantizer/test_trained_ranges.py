@@ -16,6 +16,7 @@ from edgepipe.compress.quantizer.quantization import QuantizationRequest, quanti
 from edgepipe.compress.quantizer.trained_ranges import without_fake_quant
 from edgepipe.compress.source_model import read_float_tflite
 from edgepipe.core.arrays import Array
+from edgepipe.models.saved_model_signatures import SavedModelSignature
 from edgepipe.tflite.interpreter import predict
 from edgepipe.tflite.model import Model
 from edgepipe.tflite.reader import read
@@ -63,9 +64,9 @@ def test_every_fake_quant_is_found() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("is_saved_model", [False, True])
 def test_a_model_that_tfmot_trained(tfmot_model: Any, is_saved_model: bool, tmp_path: Path) -> None:
-    source = tmp_path / "saved_model" if is_saved_model else tfmot_model
+    source = SavedModelSignature(tmp_path / "saved_model") if is_saved_model else tfmot_model
     if is_saved_model:
-        tfmot_model.save(source, save_format="tf")
+        tfmot_model.save(tmp_path / "saved_model", save_format="tf")
     quantized_model = convert_keras(source, QuantizationRequest(), IMAGES[:8], IMAGES)
     assert quantized_model.notes == ()
     assert quantized_model.agreement is not None

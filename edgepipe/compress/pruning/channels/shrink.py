@@ -11,6 +11,7 @@ from edgepipe.compress.pruning.channels.channel_groups import ChannelGroups
 from edgepipe.compress.pruning.channels.channel_labels import LabeledWeight
 from edgepipe.core.arrays import Array
 from edgepipe.models.bridge_layers import LayerScale
+from edgepipe.models.port_names import output_names
 
 K = tf_keras.layers
 
@@ -28,7 +29,7 @@ def shrink_model(model: Any, channel_groups: ChannelGroups, removed_group_mask: 
         output_tensors[0] if len(output_tensors) == 1 else output_tensors,
         name=model.name,
     )
-    shrunk_model.output_names = list(model.output_names)
+    shrunk_model.output_names = output_names(model)
     for old_layer, new_layer in builder.layer_pair_by_id.values():
         new_layer.set_weights([builder.slice_weight(weight) for weight in old_layer.weights])
     return shrunk_model

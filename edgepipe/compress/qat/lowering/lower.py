@@ -19,6 +19,7 @@ from edgepipe.compress.qat.lowering.lowering_context import LayerOrigin, Lowerin
 from edgepipe.core.arrays import Arrays
 from edgepipe.core.errors import InputError
 from edgepipe.models.keras_types import KerasNode, KerasTensor, TensorTree, TfKerasLayer, TfKerasModel
+from edgepipe.models.port_names import output_names
 
 TOLERANCE = 1e-4  # relative to the largest value of an output, as for the bridge
 
@@ -53,7 +54,7 @@ def lower_model(model: TfKerasModel, is_excluded: Callable[[TfKerasLayer], bool]
     lowered_model = tf_keras.Model(
         pack_inputs(model, inputs), outputs if len(outputs) > 1 else outputs[0], name=model.name
     )
-    lowered_model.output_names = list(model.output_names)
+    lowered_model.output_names = output_names(model)
     return LoweredModel(lowered_model, ctx.origin_by_name, list(ctx.output_name_by_layer_id.values()))
 
 
