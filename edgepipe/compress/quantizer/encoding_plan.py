@@ -133,9 +133,19 @@ class EncodingPlan:
             if requirement.fixed_output_by_bits is not None:
                 self._start_group(tensor, Encoding(bits, *requirement.fixed_output_by_bits[bits]))
             else:
-                self._start_group(
-                    tensor, choose_encoding(self._range(tensor), bits, symmetric=requirement.symmetric_output)
-                )
+                output_range = self._output_range(number, tensor, bits)
+                self._start_group(tensor, choose_encoding(output_range, bits, symmetric=requirement.symmetric_output))
+
+    def _output_range(self, number: int, tensor: int, bits: BitWidth) -> ActivationRange:
+        """The range of an output that is stored in its own; that of RSQRT ends where its input has no codes.
+
+        One row of zeros among the samples (padding, silence) may have the reciprocal root of an epsilon, a hundred
+        times larger than all others; in integers it is that of the least code.
+        """
+        low, high = self._range(tensor)
+        if self.index.kinds[number] != "RSQRT":
+            return low, high
+        return low, min(high, self.readable_encoding(self.index.inputs[number][0], bits).scale ** -0.5)
 
     def _follow_input(self, number: int, outputs: list[int], bits: BitWidth) -> None:
         """Store outputs as the first input is read, in its group if that is how it is stored."""

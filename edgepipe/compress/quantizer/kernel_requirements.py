@@ -55,7 +55,6 @@ KERNEL_REQUIREMENTS: dict[str, KernelRequirement] = {
     "CONV_2D": _kernel(3, 1),
     "DEPTHWISE_CONV_2D": _kernel(3, 1),
     "DEPTH_TO_SPACE": _kernel(2, None, _IN),
-    "DIV": _kernel(1, 1),
     "DYNAMIC_UPDATE_SLICE": _kernel(1, 4, _OUT),
     "ELU": _kernel(1),
     "EMBEDDING_LOOKUP": _kernel(1, None, _IN),

@@ -1,6 +1,6 @@
 """The main subgraph of a .tflite, for editing: producers and readers of tensors, new tensors and operators."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -63,6 +63,22 @@ class MutableGraph:
         shape = [] if self.tensor(index).shape is None else list(self.tensor(index).shape)
         return np.frombuffer(bytes(bytearray(buffer_data)), np.float32).reshape(shape)
 
+    def integer_constant(self, index: int) -> Array | None:
+        """The values of an int32 constant; None if it is computed, or of another type."""
+        from ai_edge_litert.schema_py_generated import TensorType
+
+        tensor = self.tensor(index)
+        buffer_data = self.model.buffers[tensor.buffer].data
+        if tensor.type != TensorType.INT32 or buffer_data is None or not len(buffer_data):
+            return None
+        return np.frombuffer(bytes(bytearray(buffer_data)), np.int32)
+
+    def is_bool(self, index: int) -> bool:
+        """Whether a tensor holds truth values."""
+        from ai_edge_litert.schema_py_generated import TensorType
+
+        return bool(self.tensor(index).type == TensorType.BOOL)
+
     def is_float(self, index: int) -> bool:
         """Whether a tensor is not omitted and holds float32."""
         from ai_edge_litert.schema_py_generated import TensorType
@@ -72,6 +88,15 @@ class MutableGraph:
     def operator_index(self, operator: FlatbufferOperator) -> int:
         """The position of an operator, compared by identity."""
         return next(index for index, candidate in enumerate(self.operators) if candidate is operator)
+
+    def drop_unread(self, kinds: Collection[str]) -> None:
+        """Drop the operators of these kinds that nothing reads."""
+        read_tensors, kept_operators = {int(index) for index in self.subgraph.outputs}, []
+        for operator in reversed(self.operators):
+            if self.kind(operator) not in kinds or read_tensors & {int(index) for index in operator.outputs}:
+                kept_operators.append(operator)
+                read_tensors.update(int(index) for index in operator.inputs)
+        self.subgraph.operators = kept_operators[::-1]
 
     def ensure_opcode(self, kind: str, version: int) -> int:
         """The index of an operator code, which is added if it is missing."""
@@ -110,6 +135,10 @@ class MutableGraph:
             options_name = f"{kind.title()}Options"
             operator.builtinOptionsType = getattr(schema.BuiltinOptions, options_name)
             operator.builtinOptions = getattr(schema, f"{options_name}T")()
+        elif kind == "SOFTMAX":
+            operator.builtinOptionsType = schema.BuiltinOptions.SoftmaxOptions
+            operator.builtinOptions = schema.SoftmaxOptionsT()
+            operator.builtinOptions.beta = 1.0
         return operator
 
     def add_float_tensor(self, name: str, shape: Any, array: Array | None = None) -> int:
@@ -118,6 +147,12 @@ class MutableGraph:
 
         float_array = None if array is None else array.astype(np.float32)
         return self._add_tensor(name, shape, int(TensorType.FLOAT32), None, float_array)
+
+    def add_bool_tensor(self, name: str, shape: Any) -> int:
+        """A new tensor of truth values."""
+        from ai_edge_litert.schema_py_generated import TensorType
+
+        return self._add_tensor(name, shape, int(TensorType.BOOL), None, None)
 
     def add_int32_constant(self, name: str, numbers: list[int]) -> int:
         """A new constant int32 vector."""

@@ -17,6 +17,7 @@ from edgepipe.compress.quantizer import flatbuffer_edits
 from edgepipe.compress.quantizer.activation_calibration import ActivationRanges
 from edgepipe.compress.quantizer.bounded_exponentials import bound_exponentials
 from edgepipe.compress.quantizer.channel_affine import fuse_channel_affines
+from edgepipe.compress.quantizer.division import replace_divisions
 from edgepipe.compress.quantizer.flatbuffer_edits import FlatbufferOperator
 from edgepipe.compress.quantizer.kernel_requirements import BitWidth
 from edgepipe.compress.quantizer.mask_sentinels import replace_sentinels
@@ -71,12 +72,13 @@ def decompose_operators(content: bytes, policy: BitWidthPolicy) -> bytes:
 
 
 def decompose_graph(graph: MutableGraph, policy: BitWidthPolicy) -> bool:
-    """Rewrite a float graph in place for integers: masks, exponentials, channel factors, single operators.
+    """Rewrite a float graph in place for integers: masks, divisions, exponentials, channel factors, single operators.
 
     True if it changed.
     """
     is_rewritten = [
         replace_sentinels(graph),
+        replace_divisions(graph, policy),
         bound_exponentials(graph, policy),
         fuse_channel_affines(graph, policy),
     ]

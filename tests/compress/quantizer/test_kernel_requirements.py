@@ -89,7 +89,6 @@ BODIES: dict[str, Body] = {
     "CONCATENATION": lambda x: tf.concat([x[..., :2], tf.reverse(x, (1,))[..., :2]], axis=3),
     "CONV_2D": lambda x: tf.nn.conv2d(x, KERNEL, 1, "SAME"),
     "DEPTHWISE_CONV_2D": lambda x: tf.nn.depthwise_conv2d(x, KERNEL[..., :1], (1, 1, 1, 1), "SAME"),
-    "DIV": lambda x: x / (tf.abs(tf.reverse(x, (1,))) + 4.0),
     "DYNAMIC_UPDATE_SLICE": lambda x: xla.dynamic_update_slice(x, tf.reverse(x[:, :1], (2,)), [0, 1, 0, 0]),
     "EQUAL": lambda x: tf.where(tf.equal(tf.nn.relu(x), 0.0), 0.5 * x, x),
     "FULLY_CONNECTED": lambda x: tf.reshape(tf.matmul(tf.reshape(x, (24, 4)), KERNEL[0, 0]), (1, 4, 6, 4)),
@@ -213,6 +212,7 @@ def _shapes_are_true(model: Model) -> bool:
 DECOMPOSED: dict[str, Body] = {
     "SQUARE": tf.square,
     "NEG": lambda x: -tf.abs(x),
+    "DIV": lambda x: x / (tf.abs(tf.reverse(x, (1,))) + 4.0),
     "POW": lambda x: tf.pow(x, 3.0),
     "GREATER": lambda x: tf.where(x > tf.reverse(x, (1,)), x, tf.reverse(x, (1,))),
     "LESS_EQUAL": lambda x: tf.where(x <= 0.25, x, tf.ones_like(x) * 0.25),
