@@ -26,6 +26,16 @@ MIN_SAMPLES = 16  # that a large model runs
 MACS_BUDGET = 2e10  # of all samples of one model
 COLLAPSE_NOISE = 0.5  # noise power over the variance of an output
 LOCATING_SAMPLES = 16  # on which the tensor is found where the error arises
+GENERAL_REMEDY = (
+    "see `edgepipe sensitivity`; try scheme mixed or int16x8, keep_float_layers there, or calibration percentile"
+)
+REMEDY_BY_KIND = {  # of the operator that computes the first wrong tensor
+    "LOG": (
+        "a logarithm shows decades that integers do not hold (8 bits 2.4, 16 bits 4.5): keep it and what computes its "
+        "input in float (keep_float_types: {LOG: null}, keep_float_layers), compute these features outside the model, "
+        "or try scheme int16x8"
+    ),
+}
 
 
 @final
@@ -50,6 +60,7 @@ class Fidelity:
     outputs: tuple[OutputFidelity, ...]
     sample_count: int
     first_wrong_tensor: str = ""  # the first tensor whose noise is more than half of its variance
+    first_wrong_kind: str = ""  # of the operator that computes it
 
     def findings(self) -> list[Finding]:
         """One for each output that has collapsed."""
@@ -60,8 +71,8 @@ class Fidelity:
                 place=f"output '{output.name}'",
                 observed=f"noise is {output.relative_noise:.2g} times what the float output varies by, on "
                 f"{plural(self.sample_count, 'sample')} that did not calibrate{place_text}",
-                suggestion="see `edgepipe sensitivity`; try scheme mixed or int16x8, keep_float_layers there, or "
-                "calibration percentile; allow_low_fidelity accepts the model as it is",
+                suggestion=f"{REMEDY_BY_KIND.get(self.first_wrong_kind, GENERAL_REMEDY)}; "
+                "allow_low_fidelity accepts the model as it is",
             )
             for output in self.outputs
             if output.has_collapsed
@@ -95,8 +106,11 @@ def measure_fidelity(lite: Model, content: bytes, samples: Arrays) -> Fidelity:
             if tensor.dtype in FLOAT_TYPES
         )
         has_collapsed = any(output.has_collapsed for output in outputs)
-        wrong_tensor = _find_wrong_tensor(lite, quantized_model, compared_samples) if has_collapsed else ""
-    return Fidelity(outputs, sample_count, wrong_tensor)
+        wrong_tensor = _find_wrong_tensor(lite, quantized_model, compared_samples) if has_collapsed else None
+    if wrong_tensor is None:
+        return Fidelity(outputs, sample_count)
+    producer = lite.producer_by_key.get(wrong_tensor.key)
+    return Fidelity(outputs, sample_count, wrong_tensor.name.split(";")[0], "" if producer is None else producer.name)
 
 
 def _real_outputs(path: Path, samples: Arrays) -> list[Array]:
@@ -122,8 +136,8 @@ def _relative_noise(array: Array, float_array: Array, step: float = 0.0) -> floa
     return float(np.square(array.astype(np.float64) - exact).sum()) / variance
 
 
-def _find_wrong_tensor(lite: Model, quantized_model: Model, samples: Arrays) -> str:
-    """The first tensor, in the order of computation, that has collapsed; empty if none has one of the same name."""
+def _find_wrong_tensor(lite: Model, quantized_model: Model, samples: Arrays) -> Tensor | None:
+    """The first float tensor, in the order of computation, that has collapsed; None if none is named alike."""
     pairs = list(_same_tensors(lite, quantized_model))
     few_samples = take_samples(samples, slice(min(LOCATING_SAMPLES, count_samples(samples))))
     float_records, integer_records = (
@@ -135,8 +149,8 @@ def _find_wrong_tensor(lite: Model, quantized_model: Model, samples: Arrays) -> 
         codes = np.stack([record[position] for record in integer_records])
         noise = _relative_noise(_dequantize(codes, integer_tensor), float_array)
         if noise is not None and noise > COLLAPSE_NOISE:
-            return tensor.name.split(";")[0]
-    return ""
+            return tensor
+    return None
 
 
 def _same_tensors(lite: Model, quantized_model: Model) -> Iterator[tuple[Tensor, Tensor]]:

@@ -1,5 +1,6 @@
 """The main subgraph of a .tflite, for editing: producers and readers of tensors, new tensors and operators."""
 
+import copy
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, final
@@ -140,6 +141,12 @@ class MutableGraph:
             operator.builtinOptions = schema.SoftmaxOptionsT()
             operator.builtinOptions.beta = 1.0
         return operator
+
+    def copy_operator(self, operator: FlatbufferOperator, inputs: list[int], outputs: list[int]) -> FlatbufferOperator:
+        """The same operator with other tensors, not yet inserted."""
+        copied_operator = copy.copy(operator)
+        copied_operator.inputs, copied_operator.outputs = inputs, outputs
+        return copied_operator
 
     def add_float_tensor(self, name: str, shape: Any, array: Array | None = None) -> int:
         """A new float32 tensor, with the values of `array` if it is a constant."""

@@ -6,7 +6,7 @@ operators with only 8-bit kernels are decomposed too: SQUARED_DIFFERENCE, PRELU,
 DEPTH_TO_SPACE and SPACE_TO_DEPTH. All give the same float values, up to rounding.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import final
@@ -14,12 +14,13 @@ from typing import final
 import numpy as np
 
 from edgepipe.compress.quantizer import flatbuffer_edits
-from edgepipe.compress.quantizer.activation_calibration import ActivationRanges
+from edgepipe.compress.quantizer.activation_calibration import ActivationRange, ActivationRanges
 from edgepipe.compress.quantizer.bounded_exponentials import bound_exponentials
 from edgepipe.compress.quantizer.channel_affine import fuse_channel_affines
 from edgepipe.compress.quantizer.division import replace_divisions
 from edgepipe.compress.quantizer.flatbuffer_edits import FlatbufferOperator
 from edgepipe.compress.quantizer.kernel_requirements import BitWidth
+from edgepipe.compress.quantizer.log_domain import expand_logarithms, split_logarithms
 from edgepipe.compress.quantizer.mask_sentinels import replace_sentinels
 from edgepipe.compress.quantizer.mutable_graph import BitWidthPolicy, MutableGraph
 from edgepipe.tflite.model import Model
@@ -38,9 +39,14 @@ def uniform_bit_width(bits: BitWidth) -> BitWidthPolicy:
 
 
 @contextmanager
-def decomposed_model(lite: Model, policy: BitWidthPolicy) -> Iterator[Model]:
-    """The float model `lite` with its operators decomposed; the file exists inside the block only."""
-    content = decompose_operators(lite.content, policy)
+def decomposed_model(
+    lite: Model, policy: BitWidthPolicy, ranges: Mapping[str, ActivationRange] | None = None
+) -> Iterator[Model]:
+    """The float model `lite` with its operators decomposed; the file exists inside the block only.
+
+    `policy` gives the bits of each operator's activations; `ranges`: see `decompose_graph`.
+    """
+    content = decompose_operators(lite.content, policy, ranges)
     if content is lite.content:
         yield lite
         return
@@ -51,7 +57,7 @@ def decomposed_model(lite: Model, policy: BitWidthPolicy) -> Iterator[Model]:
 def calibrate_decomposed(lite: Model, find_ranges: Callable[[Model], ActivationRanges]) -> ActivationRanges:
     """Ranges of `lite`, and of the intermediate tensors of operators that are decomposed for 16 bits."""
     activation_ranges = find_ranges(lite)
-    with decomposed_model(lite, uniform_bit_width(16)) as int16_model:
+    with decomposed_model(lite, uniform_bit_width(16), activation_ranges.by_tensor) as int16_model:
         return (
             activation_ranges
             if int16_model is lite
@@ -61,25 +67,33 @@ def calibrate_decomposed(lite: Model, find_ranges: Callable[[Model], ActivationR
         )
 
 
-def decompose_operators(content: bytes, policy: BitWidthPolicy) -> bytes:
+def decompose_operators(
+    content: bytes, policy: BitWidthPolicy, ranges: Mapping[str, ActivationRange] | None = None
+) -> bytes:
     """The float .tflite `content`, decomposed into operators with integer kernels where possible.
 
-    `policy` gives the bits of each operator's activations; operators that stay in float are not changed.
+    `policy` gives the bits of each operator's activations; operators that stay in float are not changed. `ranges`: see
+    `decompose_graph`.
     """
     graph = MutableGraph(flatbuffer_edits.unpack_model(content))
-    is_changed = decompose_graph(graph, policy)
+    is_changed = decompose_graph(graph, policy, ranges)
     return flatbuffer_edits.pack_model(flatbuffer_edits.canonicalize(graph.model)) if is_changed else content
 
 
-def decompose_graph(graph: MutableGraph, policy: BitWidthPolicy) -> bool:
-    """Rewrite a float graph in place for integers: masks, divisions, exponentials, channel factors, single operators.
+def decompose_graph(
+    graph: MutableGraph, policy: BitWidthPolicy, ranges: Mapping[str, ActivationRange] | None = None
+) -> bool:
+    """Rewrite a float graph in place for integers; True if it changed.
 
-    True if it changed.
+    Masks, divisions, exponentials, logarithms and channel factors come first, then single operators. `ranges` are those
+    of activations by tensor name, on which the form of 16-bit logarithms depends; None: not known yet.
     """
     is_rewritten = [
         replace_sentinels(graph),
         replace_divisions(graph, policy),
         bound_exponentials(graph, policy),
+        expand_logarithms(graph, policy),
+        split_logarithms(graph, policy, ranges or {}),
         fuse_channel_affines(graph, policy),
     ]
     change_flags = [_decompose_operator(graph, operator, policy) for operator in list(graph.operators)]

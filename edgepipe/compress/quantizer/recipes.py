@@ -161,7 +161,7 @@ def quantize_with_recipe(content: bytes, recipe: LitertRecipe, ranges: Mapping[s
         ranges: of the activations of the decomposed model, by tensor name; None for recipes without calibration.
     """
     graph = MutableGraph(flatbuffer_edits.unpack_model(content))
-    decompose_graph(graph, bit_width_policy(recipe))
+    decompose_graph(graph, bit_width_policy(recipe), ranges)
     input_types, output_types = _interface_types(recipe, graph)
     return write_integer_model(
         graph,
