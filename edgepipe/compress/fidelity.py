@@ -12,6 +12,7 @@ from typing import final
 
 import numpy as np
 
+from edgepipe.compress.quantizer.coarse_parts import coarse_channel_notes
 from edgepipe.compress.quantizer.flatbuffer_edits import temporary_tflite
 from edgepipe.core.arrays import Array, Arrays, count_samples, take_samples
 from edgepipe.core.metric import Finding
@@ -45,6 +46,7 @@ class OutputFidelity:
 
     name: str
     relative_noise: float | None
+    notes: tuple[str, ...] = ()  # on channels that get few of its codes
 
     @property
     def has_collapsed(self) -> bool:
@@ -101,7 +103,11 @@ def measure_fidelity(lite: Model, content: bytes, samples: Arrays) -> Fidelity:
             strict=True,
         )
         outputs = tuple(
-            OutputFidelity(tensor.name, _relative_noise(quantized_array, float_array, step))
+            OutputFidelity(
+                tensor.name,
+                _relative_noise(quantized_array, float_array, step),
+                tuple(coarse_channel_notes(tensor.name, float_array, step)),
+            )
             for tensor, (float_array, quantized_array, step) in zip(lite.outputs, triples, strict=True)
             if tensor.dtype in FLOAT_TYPES
         )

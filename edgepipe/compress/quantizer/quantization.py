@@ -7,6 +7,7 @@ from typing import final
 from edgepipe.compress.fidelity import Fidelity, measure_fidelity
 from edgepipe.compress.quantizer import flatbuffer_edits, recipes
 from edgepipe.compress.quantizer.activation_calibration import ActivationRange, ActivationRanges, calibrate
+from edgepipe.compress.quantizer.coarse_parts import joined_part_notes
 from edgepipe.compress.quantizer.graph_index import GraphIndex
 from edgepipe.compress.quantizer.layer_attribution import scope_names
 from edgepipe.compress.quantizer.mask_sentinels import extend_masked_ranges, masked_tensor_names
@@ -87,11 +88,16 @@ def quantize_tflite(
             recipes.quantize_with_recipe(lite.content, rules, None),
             tuple(recipes.unmatched_rule_notes(user_recipe, lite)),
         )
-    with decomposed_model(lite, _int8_policy(recipes.bit_width_policy(rules))) as model:
+    policy = recipes.bit_width_policy(rules)
+    with decomposed_model(lite, _int8_policy(policy)) as model:
         activation_ranges = _find_ranges(rules, model, request, feeds, trained_ranges or {})
         content = recipes.quantize_with_recipe(model.content, rules, activation_ranges.by_tensor)
-        notes = (*activation_ranges.notes(), *recipes.unmatched_rule_notes(user_recipe, model))
-    return QuantizedModel(content, notes, _compare(lite, content, held_out_feeds))
+        notes = [*activation_ranges.notes(), *recipes.unmatched_rule_notes(user_recipe, model)]
+        join_notes = joined_part_notes(model, activation_ranges.by_tensor, policy)
+    fidelity = _compare(lite, content, held_out_feeds)
+    # channels are counted where no concatenation explains them
+    channel_notes = [] if fidelity is None or join_notes else [note for each in fidelity.outputs for note in each.notes]
+    return QuantizedModel(content, (*notes, *join_notes, *channel_notes), fidelity)
 
 
 def _compare(lite: Model, content: bytes, held_out_feeds: list[Array] | None) -> Fidelity | None:
