@@ -19,9 +19,7 @@ MIN_WIDTH = 1e-6  # of the range of a part that says anything
 JOINING_OPERATORS = ("CONCATENATION", "PACK")
 PROBABILITY_STEP = 1 / 256  # prescribed for SOFTMAX and LOGISTIC: a class that is rare needs no codes
 MAX_PARTS_SHOWN = 5
-REMEDY = (
-    "make them separate outputs, scale them alike (boxes as shares of the picture), or use 16 bits (scheme int16x8)"
-)
+REMEDY = "make them separate outputs, scale them alike (boxes as shares of the picture), or use scheme int16x8"
 INNER_REMEDY = "scale them alike before they are joined, or use scheme int16x8 or mixed"
 
 
@@ -88,7 +86,7 @@ def _range_text(activation_range: ActivationRange) -> str:
 
 
 def coarse_channel_notes(name: str, float_array: Array, step: float) -> list[str]:
-    """A note on the channels of an output that vary by fewer than `MIN_CODES` of its steps, while others do not.
+    """A note on the channels of an output that span fewer than `MIN_CODES` of its steps from zero, while others do not.
 
     Args:
         name: of the output.
@@ -97,13 +95,15 @@ def coarse_channel_notes(name: str, float_array: Array, step: float) -> list[str
     """
     if step in (0, PROBABILITY_STEP) or float_array.ndim < 2 or not float_array.size:
         return []
-    widths = np.ptp(float_array.reshape(-1, float_array.shape[-1]), axis=0)
-    channels = np.flatnonzero((widths > MIN_WIDTH) & (widths < MIN_CODES * step))
+    channel_arrays = float_array.reshape(-1, float_array.shape[-1])
+    widths = np.maximum(channel_arrays.max(axis=0), 0) - np.minimum(channel_arrays.min(axis=0), 0)
+    is_constant = np.ptp(channel_arrays, axis=0) < MIN_WIDTH
+    channels = np.flatnonzero(~is_constant & (widths < MIN_CODES * step))
     if not channels.size or widths.max() < MIN_CODES * step:
         return []
     channels_text = ", ".join(map(str, channels[:MAX_PARTS_SHOWN]))
     rest_text = f" and {channels.size - MAX_PARTS_SHOWN} more" if channels.size > MAX_PARTS_SHOWN else ""
     return [
         f"output '{name}': {channels.size} of its {widths.size} channels (number {channels_text}{rest_text}, counted "
-        f"from 0) vary by fewer than {MIN_CODES} of its steps, because others vary by far more; {REMEDY}"
+        f"from 0) span fewer than {MIN_CODES} of its steps, because others span far more; {REMEDY}"
     ]

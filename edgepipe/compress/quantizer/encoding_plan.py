@@ -14,12 +14,11 @@ from edgepipe.compress.quantizer.graph_index import GraphIndex
 from edgepipe.compress.quantizer.kernel_requirements import (
     AVERAGING_OPERATORS,
     EQUALITY_OPERATORS,
-    KERNEL_REQUIREMENTS,
     BitWidth,
     KernelRequirement,
     ScaleRule,
+    requirement_of,
 )
-from edgepipe.tflite.operator_facts import traits_of
 
 # of a tensor that takes a demanded scale although others read it: beyond this, what those lose (20 log10 of it) is more
 # than what the demanding reader gains, which is spared the rounding of a copy (10 log10(1 + 1 / growth^2))
@@ -92,7 +91,7 @@ class EncodingPlan:
         return (float(constant.min()), float(constant.max())) if constant.size else (0.0, 1.0)
 
     def _requirement(self, number: int) -> KernelRequirement | None:
-        return KERNEL_REQUIREMENTS.get(self.index.kinds[number])
+        return requirement_of(self.index.kinds[number])
 
     def readable_encoding(self, tensor: int, bits: BitWidth) -> Encoding:
         """The stored encoding of a tensor if it has `bits`, else that of its own range."""
@@ -215,18 +214,3 @@ class EncodingPlan:
         """Whether values of a group are averaged within it: saturated before is not saturated after."""
         producers = (self.index.producer_by_tensor.get(tensor) for tensor in self._members_by_root[root][1:])
         return any(number is not None and self.index.kinds[number] in AVERAGING_OPERATORS for number in producers)
-
-
-def supports_integers(index: GraphIndex, number: int, bits: BitWidth) -> bool:
-    """Whether an operator can be computed in integers: there are kernels, and weights and biases are constants."""
-    requirement = KERNEL_REQUIREMENTS.get(index.kinds[number])
-    if requirement is None or bits not in requirement.version_by_bits:
-        return False
-    layout = traits_of(index.kinds[number]).filter_layout
-    if layout is None:
-        return True
-    inputs = index.inputs[number]
-    has_constant_weights = index.constant(inputs[1]) is not None
-    bias = inputs[layout.bias_position] if len(inputs) > layout.bias_position else -1
-    has_constant_bias = bias < 0 or index.constant(bias) is not None
-    return has_constant_bias and (has_constant_weights or index.kinds[number] == "FULLY_CONNECTED")

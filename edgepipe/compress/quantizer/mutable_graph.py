@@ -20,7 +20,17 @@ from edgepipe.core.arrays import Array
 from edgepipe.tflite.reader import builtin_name_by_code
 
 # kernels that read their options; the other operators that are inserted have no option fields
-FUSED_ACTIVATION_OPS = ("ADD", "MUL", "SUB")
+OPTIONS_BY_KIND = {
+    "ADD": "AddOptions",
+    "BATCH_MATMUL": "BatchMatMulOptions",
+    "CAST": "CastOptions",
+    "GATHER": "GatherOptions",
+    "MUL": "MulOptions",
+    "REDUCE_MAX": "ReducerOptions",
+    "SOFTMAX": "SoftmaxOptions",
+    "SUB": "SubOptions",
+    "SUM": "ReducerOptions",
+}
 BIT_WIDTHS: tuple[BitWidth, ...] = (8, 16)
 # (kind of an operator, names of its outputs) -> bits of its activations; None: it stays in float
 BitWidthPolicy = Callable[[str, Sequence[str]], BitWidth | None]
@@ -132,13 +142,11 @@ class MutableGraph:
 
         operator = schema.OperatorT()
         operator.opcodeIndex, operator.inputs, operator.outputs = self.ensure_opcode(kind, version), inputs, outputs
-        if kind in FUSED_ACTIVATION_OPS:
-            options_name = f"{kind.title()}Options"
+        if kind in OPTIONS_BY_KIND:
+            options_name = OPTIONS_BY_KIND[kind]
             operator.builtinOptionsType = getattr(schema.BuiltinOptions, options_name)
             operator.builtinOptions = getattr(schema, f"{options_name}T")()
-        elif kind == "SOFTMAX":
-            operator.builtinOptionsType = schema.BuiltinOptions.SoftmaxOptions
-            operator.builtinOptions = schema.SoftmaxOptionsT()
+        if kind == "SOFTMAX":
             operator.builtinOptions.beta = 1.0
         return operator
 
@@ -154,6 +162,12 @@ class MutableGraph:
 
         float_array = None if array is None else array.astype(np.float32)
         return self._add_tensor(name, shape, int(TensorType.FLOAT32), None, float_array)
+
+    def add_int32_tensor(self, name: str, shape: Any) -> int:
+        """A new int32 activation."""
+        from ai_edge_litert.schema_py_generated import TensorType
+
+        return self._add_tensor(name, shape, int(TensorType.INT32), None, None)
 
     def add_bool_tensor(self, name: str, shape: Any) -> int:
         """A new tensor of truth values."""

@@ -1,9 +1,10 @@
 """Operators without an integer kernel in TFLite, decomposed into operators that have one.
 
-SQUARE, NEG and POW by a small integer become MUL, which keeps a LayerNormalization, for example, in integers. GREATER
-and LESS_EQUAL, which have no 16-bit kernel, become LESS and GREATER_EQUAL with swapped inputs. For 16-bit activations,
-operators with only 8-bit kernels are decomposed too: SQUARED_DIFFERENCE, PRELU, ELU, HARD_SWISH, RELU_N1_TO_1,
-DEPTH_TO_SPACE and SPACE_TO_DEPTH. All give the same float values, up to rounding.
+SQUARE, NEG and POW by a small integer become MUL, which keeps a LayerNormalization, for example, in integers; ADD_N
+becomes ADD, CUMSUM a BATCH_MATMUL with a triangle of ones. GREATER and LESS_EQUAL, which have no 16-bit kernel, become
+LESS and GREATER_EQUAL with swapped inputs. For 16-bit activations, operators with only 8-bit kernels are decomposed
+too: SQUARED_DIFFERENCE, PRELU, ELU, HARD_SWISH, L2_NORMALIZATION, LOG_SOFTMAX, RELU_N1_TO_1, DEPTH_TO_SPACE and
+SPACE_TO_DEPTH. All give the same float values, up to rounding.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -28,7 +29,7 @@ from edgepipe.tflite.reader import read
 
 SUPPORTED_POWERS = (2, 3, 4)
 VERSION_BY_OPERATOR = {"TRANSPOSE": 6}  # the version for six dimensions
-ALWAYS_DECOMPOSED = ("SQUARE", "NEG", "POW", "GREATER", "LESS_EQUAL")
+ALWAYS_DECOMPOSED = ("SQUARE", "NEG", "POW", "ADD_N", "CUMSUM", "GREATER", "LESS_EQUAL")
 INTERMEDIATE_SUFFIX = r"/\d+_[A-Z0-9_]+"  # suffix of an intermediate tensor's name, after the name of the output
 SWAPPED_COMPARISONS = {"GREATER": "LESS", "LESS_EQUAL": "GREATER_EQUAL"}
 
@@ -139,10 +140,58 @@ class _Decomposition:
                 self._multiply([x, x])
             case "NEG":
                 self._multiply([x, self._add_scalar(-1)])
+            case "ADD_N":
+                self._add_n()
+            case "CUMSUM":
+                self._cumulative_sum()
             case "POW" if self._integer_exponent() in SUPPORTED_POWERS:
                 self._multiply([x] * self._integer_exponent())
             case _ if self.bits == 16 and kind in INT16_DECOMPOSITIONS:
                 INT16_DECOMPOSITIONS[kind](self)
+
+    def _add_n(self) -> None:
+        """a + b + c .. as a chain of two each."""
+        total_index = self.input_indices[0]
+        for index in self.input_indices[1:-1]:
+            total_index = self._append_operator("ADD", [total_index, index])
+        self._append_output_operator("ADD", [total_index, self.input_indices[-1]])
+
+    def _cumulative_sum(self) -> None:
+        """A product with a triangle of ones, over one of the last two axes: it rounds once."""
+        x, options = self.input_indices[0], self.operator.builtinOptions
+        shape = [int(size) for size in self.graph.tensor(x).shape]
+        axes = self.graph.integer_constant(self.input_indices[1])
+        axis = len(shape) if axes is None else int(axes.item()) % len(shape)
+        if len(shape) < 2 or axis not in (len(shape) - 2, len(shape) - 1):
+            return
+        is_last = axis == len(shape) - 1
+        triangle = np.tri(shape[axis], k=-1 if options.exclusive else 0)  # the sum of row i reads what comes before it
+        matrix = triangle.T if options.reverse != is_last else triangle
+        matrix_shape = [1] * (len(shape) - 2) + list(matrix.shape)
+        matrix_index = self.graph.add_float_tensor(self._intermediate_name("TRIANGLE"), matrix_shape, matrix)
+        self._append_output_operator("BATCH_MATMUL", [x, matrix_index] if is_last else [matrix_index, x])
+
+    def _l2_normalization(self) -> None:
+        """x rsqrt(max(sum(x^2), 1e-12)) over the last axis."""
+        x = self.input_indices[0]
+        square_sum = self._reduce("SUM", self._append_operator("MUL", [x, x]))
+        least_sum = self._append_operator("MAXIMUM", [square_sum, self._add_scalar(1e-12)])
+        self._append_output_operator("MUL", [x, self._append_operator("RSQRT", [least_sum])])
+
+    def _log_softmax(self) -> None:
+        """y - log(sum(exp(y))) with y = x - max(x), over the last axis."""
+        x = self.input_indices[0]
+        y = self._append_operator("SUB", [x, self._reduce("REDUCE_MAX", x)])
+        logarithm = self._append_operator("LOG", [self._reduce("SUM", self._append_operator("EXP", [y]))])
+        self._append_output_operator("SUB", [y, logarithm])
+
+    def _reduce(self, kind: str, x: int) -> int:
+        """Append a reduction of the last axis, which stays with size one."""
+        shape = [int(size) for size in self.graph.tensor(x).shape]
+        axis = self._add_int_list([len(shape) - 1])
+        reduced = self._append_operator(kind, [x, axis], [*shape[:-1], 1])
+        self.new_operators[-1].builtinOptions.keepDims = True
+        return reduced
 
     def _squared_difference(self) -> None:
         """(a - b)^2."""
@@ -254,6 +303,8 @@ INT16_DECOMPOSITIONS = {  # decomposed for 16-bit activations
     "PRELU": _Decomposition._prelu,
     "ELU": _Decomposition._elu,
     "HARD_SWISH": _Decomposition._hard_swish,
+    "L2_NORMALIZATION": _Decomposition._l2_normalization,
+    "LOG_SOFTMAX": _Decomposition._log_softmax,
     "RELU_N1_TO_1": _Decomposition._relu_n1_to_1,
     "DEPTH_TO_SPACE": _Decomposition._depth_to_space,
     "SPACE_TO_DEPTH": _Decomposition._space_to_depth,

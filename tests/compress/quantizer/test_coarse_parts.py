@@ -26,7 +26,7 @@ NAMED: dict[str, tuple[Body, str]] = {
     "stacked": (lambda x: tf.stack([x * 50.0, tf.tanh(x)], axis=1), r"joins very different ranges"),
     "columns of one output": (
         lambda x: tf.matmul(x, np.diag([200.0, 200.0, 1.0, 2.0]).astype("float32")),
-        r"2 of its 4 channels \(number 2, 3, counted from 0\) vary by fewer than 20 of its steps",
+        r"2 of its 4 channels \(number 2, 3, counted from 0\) span fewer than 20 of its steps",
     ),
 }
 
