@@ -15,6 +15,7 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 from edgepipe.core.errors import InputError
 from edgepipe.models.input_shapes import check_input_shapes, input_names
 from edgepipe.models.keras_types import AnyKerasModel, Tensor, TensorSpec, TensorTree, TfFunction
+from edgepipe.models.unsupported_operations import replace_unsupported_operations
 
 SIGNATURE_NAME = "serving_default"
 
@@ -111,7 +112,8 @@ def _freeze_function(infer: Callable[..., list[Tensor]], inputs: tuple[ModelInpu
         for model_input in inputs
     ]
     concrete_function = tf.function(infer, autograph=False).get_concrete_function(*tensor_specs)
-    return FrozenGraph(convert_variables_to_constants_v2(concrete_function), inputs)
+    frozen_function = convert_variables_to_constants_v2(concrete_function)
+    return FrozenGraph(replace_unsupported_operations(frozen_function), inputs)
 
 
 def _pack_inputs(model: AnyKerasModel, tensors: list[Tensor]) -> TensorTree:

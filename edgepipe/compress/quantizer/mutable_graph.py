@@ -24,10 +24,13 @@ OPTIONS_BY_KIND = {
     "ADD": "AddOptions",
     "BATCH_MATMUL": "BatchMatMulOptions",
     "CAST": "CastOptions",
+    "CONCATENATION": "ConcatenationOptions",
+    "CONV_2D": "Conv2DOptions",
     "GATHER": "GatherOptions",
     "MUL": "MulOptions",
     "REDUCE_MAX": "ReducerOptions",
     "SOFTMAX": "SoftmaxOptions",
+    "STRIDED_SLICE": "StridedSliceOptions",
     "SUB": "SubOptions",
     "SUM": "ReducerOptions",
 }

@@ -1,16 +1,16 @@
 """Operators without an integer kernel in TFLite, decomposed into operators that have one.
 
 SQUARE, NEG and POW by a small integer become MUL, which keeps a LayerNormalization, for example, in integers; ADD_N
-becomes ADD, CUMSUM a BATCH_MATMUL with a triangle of ones. GREATER and LESS_EQUAL, which have no 16-bit kernel, become
-LESS and GREATER_EQUAL with swapped inputs. For 16-bit activations, operators with only 8-bit kernels are decomposed
-too: SQUARED_DIFFERENCE, PRELU, ELU, HARD_SWISH, L2_NORMALIZATION, LOG_SOFTMAX, RELU_N1_TO_1, DEPTH_TO_SPACE and
-SPACE_TO_DEPTH. All give the same float values, up to rounding.
+becomes ADD, CUMSUM a BATCH_MATMUL with a triangle of ones, CONV_3D a CONV_2D over pictures. GREATER and LESS_EQUAL,
+which have no 16-bit kernel, become LESS and GREATER_EQUAL with swapped inputs. For 16-bit activations, operators with
+only 8-bit kernels are decomposed too: SQUARED_DIFFERENCE, PRELU, ELU, HARD_SWISH, L2_NORMALIZATION, LOG_SOFTMAX,
+RELU_N1_TO_1, DEPTH_TO_SPACE and SPACE_TO_DEPTH. All give the same float values, up to rounding.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import final
+from typing import Any, final
 
 import numpy as np
 
@@ -29,7 +29,7 @@ from edgepipe.tflite.reader import read
 
 SUPPORTED_POWERS = (2, 3, 4)
 VERSION_BY_OPERATOR = {"TRANSPOSE": 6}  # the version for six dimensions
-ALWAYS_DECOMPOSED = ("SQUARE", "NEG", "POW", "ADD_N", "CUMSUM", "GREATER", "LESS_EQUAL")
+ALWAYS_DECOMPOSED = ("SQUARE", "NEG", "POW", "ADD_N", "CONV_3D", "CUMSUM", "GREATER", "LESS_EQUAL")
 INTERMEDIATE_SUFFIX = r"/\d+_[A-Z0-9_]+"  # suffix of an intermediate tensor's name, after the name of the output
 SWAPPED_COMPARISONS = {"GREATER": "LESS", "LESS_EQUAL": "GREATER_EQUAL"}
 
@@ -142,6 +142,8 @@ class _Decomposition:
                 self._multiply([x, self._add_scalar(-1)])
             case "ADD_N":
                 self._add_n()
+            case "CONV_3D":
+                self._convolve_volume()
             case "CUMSUM":
                 self._cumulative_sum()
             case "POW" if self._integer_exponent() in SUPPORTED_POWERS:
@@ -170,6 +172,57 @@ class _Decomposition:
         matrix_shape = [1] * (len(shape) - 2) + list(matrix.shape)
         matrix_index = self.graph.add_float_tensor(self._intermediate_name("TRIANGLE"), matrix_shape, matrix)
         self._append_output_operator("BATCH_MATMUL", [x, matrix_index] if is_last else [matrix_index, x])
+
+    def _convolve_volume(self) -> None:
+        """A CONV_2D over pictures, whose channels are those of the pictures that the kernel spans in depth."""
+        options, kernel = self.operator.builtinOptions, self.graph.constant(self.input_indices[1])
+        shape = [int(size) for size in self.graph.tensor(self.input_indices[0]).shape]
+        output_shape = [int(size) for size in self.graph.tensor(self.output_index).shape]
+        if kernel is None or shape[0] != 1:
+            return
+        depth_offsets = [position * int(options.dilationDFactor) for position in range(len(kernel))]
+        pictures = self._append_operator("RESHAPE", [self.input_indices[0], self._add_int_list(shape[1:])], shape[1:])
+        padding = max((output_shape[1] - 1) * options.strideD + depth_offsets[-1] + 1 - shape[1], 0)
+        if padding:
+            pictures = self._pad_depth(pictures, padding // 2, padding - padding // 2)
+        slices = [self._slice_depth(pictures, offset, options.strideD, output_shape[1]) for offset in depth_offsets]
+        spanned_shape = [output_shape[1], *shape[2:4], len(kernel) * shape[4]]
+        spanned = self._append_operator("CONCATENATION", slices, spanned_shape) if len(slices) > 1 else slices[0]
+        if len(slices) > 1:
+            self.new_operators[-1].builtinOptions.axis = 3
+        flat_kernel = kernel.transpose(4, 1, 2, 0, 3).reshape(kernel.shape[4], *kernel.shape[1:3], -1)
+        kernel_index = self.graph.add_float_tensor(
+            self._intermediate_name("KERNEL"), list(flat_kernel.shape), flat_kernel
+        )
+        convolution = self._append_operator(
+            "CONV_2D", [spanned, kernel_index, self._bias_index(kernel.shape[4])], output_shape[1:]
+        )
+        self._copy_convolution_options(self.new_operators[-1].builtinOptions)
+        self._append_output_operator("RESHAPE", [convolution, self._add_int_list(output_shape)])
+
+    def _bias_index(self, filter_count: int) -> int:
+        if len(self.input_indices) > 2 and self.input_indices[2] >= 0:
+            return self.input_indices[2]
+        return self.graph.add_float_tensor(self._intermediate_name("BIAS"), [filter_count], np.zeros(filter_count))
+
+    def _copy_convolution_options(self, new_options: Any) -> None:
+        for name in ("padding", "strideH", "strideW", "dilationHFactor", "dilationWFactor", "fusedActivationFunction"):
+            setattr(new_options, name, getattr(self.operator.builtinOptions, name))
+
+    def _pad_depth(self, pictures: int, before: int, after: int) -> int:
+        """Append pictures of zeros at both ends of (depth, height, width, channels)."""
+        shape = [int(size) for size in self.graph.tensor(pictures).shape]
+        paddings = self._add_int_list([before, after, 0, 0, 0, 0, 0, 0])
+        self.graph.tensor(paddings).shape = [4, 2]
+        return self._append_operator("PAD", [pictures, paddings], [shape[0] + before + after, *shape[1:]])
+
+    def _slice_depth(self, pictures: int, offset: int, stride: int, count: int) -> int:
+        """Append every `stride`-th picture from an offset."""
+        shape = [int(size) for size in self.graph.tensor(pictures).shape]
+        limits = [[offset, 0, 0, 0], [offset + (count - 1) * stride + 1, *shape[1:]], [stride, 1, 1, 1]]
+        return self._append_operator(
+            "STRIDED_SLICE", [pictures, *(self._add_int_list(numbers) for numbers in limits)], [count, *shape[1:]]
+        )
 
     def _l2_normalization(self) -> None:
         """x rsqrt(max(sum(x^2), 1e-12)) over the last axis."""
