@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import final
 
 from edgepipe.compress.quantizer.activation_calibration import ActivationRange
-from edgepipe.compress.quantizer.encoding import Encoding, choose_encoding
+from edgepipe.compress.quantizer.encoding import Encoding, choose_computed_encoding, choose_encoding
 from edgepipe.compress.quantizer.graph_index import GraphIndex
 from edgepipe.compress.quantizer.kernel_requirements import (
     AVERAGING_OPERATORS,
@@ -133,7 +133,9 @@ class EncodingPlan:
                 self._start_group(tensor, Encoding(bits, *requirement.fixed_output_by_bits[bits]))
             else:
                 output_range = self._output_range(number, tensor, bits)
-                self._start_group(tensor, choose_encoding(output_range, bits, symmetric=requirement.symmetric_output))
+                self._start_group(
+                    tensor, choose_computed_encoding(output_range, bits, symmetric=requirement.symmetric_output)
+                )
 
     def _output_range(self, number: int, tensor: int, bits: BitWidth) -> ActivationRange:
         """The range of an output that is stored in its own; that of RSQRT ends where its input has no codes.
