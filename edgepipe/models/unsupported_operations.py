@@ -59,7 +59,7 @@ def _copy(operation: Operation, inputs: list[Tensor]) -> list[Tensor]:
 def _needs_form(operation: Operation) -> bool:
     match operation.type:
         case "Conv2DBackpropInput":
-            return max(operation.get_attr("dilations")) > 1 and operation.get_attr("data_format") == b"NHWC"
+            return bool(max(operation.get_attr("dilations")) > 1 and operation.get_attr("data_format") == b"NHWC")
         case "MaxPool3D" | "AvgPool3D":
             return bool(operation.get_attr("data_format") == b"NDHWC")
         case "SelectV2":

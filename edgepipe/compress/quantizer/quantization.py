@@ -13,7 +13,7 @@ from edgepipe.compress.quantizer.integer_support import float_reason_notes
 from edgepipe.compress.quantizer.layer_attribution import scope_names
 from edgepipe.compress.quantizer.mask_sentinels import extend_masked_ranges, masked_tensor_names
 from edgepipe.compress.quantizer.mutable_graph import BitWidthPolicy, MutableGraph
-from edgepipe.compress.quantizer.op_decomposition import calibrate_decomposed, decompose_graph, decomposed_model
+from edgepipe.compress.quantizer.op_decomposition import calibrate_decomposed, decomposed_model
 from edgepipe.compress.quantizer.recipes import LitertRecipe
 from edgepipe.compress.schemes import SCHEMES, ActivationCalibration, InterfaceType, SchemeName, interface_types
 from edgepipe.core.arrays import Array
@@ -92,21 +92,16 @@ def quantize_tflite(
     policy = recipes.bit_width_policy(rules)
     with decomposed_model(lite, _int8_policy(policy)) as model:
         activation_ranges = _find_ranges(rules, model, request, feeds, trained_ranges or {})
-        content = recipes.quantize_with_recipe(model.content, rules, activation_ranges.by_tensor)
-        notes = [*activation_ranges.notes(), *recipes.unmatched_rule_notes(user_recipe, model)]
-        notes += _float_notes(model, policy, activation_ranges.by_tensor)
-        join_notes = joined_part_notes(model, activation_ranges.by_tensor, policy)
+        ranges = activation_ranges.by_tensor
+        graph = recipes.decompose_with_recipe(model.content, rules, ranges)
+        float_notes = float_reason_notes(GraphIndex(graph), policy, ranges)
+        content = recipes.write_with_recipe(graph, rules, ranges)
+        notes = [*activation_ranges.notes(), *recipes.unmatched_rule_notes(user_recipe, model), *float_notes]
+        join_notes = joined_part_notes(model, ranges, policy)
     fidelity = _compare(lite, content, held_out_feeds)
     # channels are counted where no concatenation explains them
     channel_notes = [] if fidelity is None or join_notes else [note for each in fidelity.outputs for note in each.notes]
     return QuantizedModel(content, (*notes, *join_notes, *channel_notes), fidelity)
-
-
-def _float_notes(model: Model, policy: BitWidthPolicy, ranges: Mapping[str, ActivationRange]) -> list[str]:
-    """Why operators stay in float, on the graph that becomes the integer model."""
-    graph = MutableGraph(flatbuffer_edits.unpack_model(model.content))
-    decompose_graph(graph, policy, ranges)
-    return float_reason_notes(GraphIndex(graph), policy, ranges)
 
 
 def _compare(lite: Model, content: bytes, held_out_feeds: list[Array] | None) -> Fidelity | None:
