@@ -52,7 +52,7 @@ class _LogRewriter:
         self.graph, self.index = graph, GraphIndex(graph)
         self.replacements: dict[int, list[FlatbufferOperator]] = {}  # by operator number
         self.operators: list[FlatbufferOperator] = []  # that replace the present LOG
-        self.output_name = ""
+        self.output_name, self.intermediate_count = "", 0
 
     def logarithms(self, policy: BitWidthPolicy, bits: tuple[int, ...]) -> list[int]:
         """The LOG operators that have one of these bits."""
@@ -101,7 +101,7 @@ class _LogRewriter:
         self._finish(number)
 
     def _start(self, number: int) -> None:
-        self.operators, self.output_name = [], self.index.output_names(number)[0]
+        self.operators, self.output_name, self.intermediate_count = [], self.index.output_names(number)[0], 0
 
     def _finish(self, number: int) -> None:
         """The last operator computes what the LOG did."""
@@ -199,4 +199,5 @@ class _LogRewriter:
 
     def _intermediate_name(self, kind: str) -> str:
         """A name derived from that of the output, as `op_decomposition` numbers them."""
-        return f"{self.output_name}/{len(self.graph.subgraph.tensors)}_{kind}"
+        self.intermediate_count += 1
+        return f"{self.output_name}/{self.intermediate_count}_{kind}"

@@ -10,8 +10,11 @@ from integer_graphs import Body, float_graph, quantize_graph, signal_to_noise
 
 from edgepipe.compress.fidelity import measure_fidelity
 from edgepipe.compress.quantizer.op_decomposition import decomposed_model, uniform_bit_width
+from edgepipe.compress.quantizer.quantization import QuantizationRequest, quantize_tflite
 from edgepipe.tflite.integer_check import check_integer_only
 from edgepipe.tflite.interpreter import predict
+from edgepipe.tflite.model import Model, Operator
+from edgepipe.tflite.reader import read
 
 GENERATOR = np.random.default_rng(0)
 # real and imaginary parts over four decades, as a Fourier transform of speech has them
@@ -83,3 +86,18 @@ def test_a_logarithm_that_integers_do_not_hold_is_named(tmp_path: Path) -> None:
     (finding,) = measure_fidelity(lite, quantize_graph(lite, "int8", (PARTS**2,)).content, PARTS**2).findings()
     assert "Log" in finding.observed or "PartitionedCall" in finding.observed or "Identity" in finding.observed
     assert "keep_float_types: {LOG: null}" in finding.suggestion
+
+
+def test_names_do_not_depend_on_what_else_is_rewritten(tmp_path: Path) -> None:
+    """Ranges are calibrated with all operators in 16 bits, and looked up by name with some of them."""
+    lite = float_graph(lambda x: tf.math.log(tf.square(tf.nn.elu(x)) + 1e-6), tmp_path, PARTS)
+
+    def keep_elu(model: Model) -> list[Operator]:
+        return [operator for operator in model.operators if operator.name == "ELU"]
+
+    content = quantize_tflite(lite, QuantizationRequest("int16x8", keep_float=keep_elu), [PARTS]).content
+    path = tmp_path / "part.tflite"
+    path.write_bytes(content)
+    logarithms = [operator for operator in read(path).operators if operator.name == "LOG"]
+    assert logarithms
+    assert all(output is not None and output.dtype == "int16" for each in logarithms for output in each.outputs)
