@@ -13,6 +13,7 @@ from typing import final
 
 import numpy as np
 
+from edgepipe.compress.quantizer.coarse_parts import coarse_channel_notes
 from edgepipe.compress.quantizer.flatbuffer_edits import temporary_tflite
 from edgepipe.core.arrays import Array, Arrays, count_samples, take_samples
 from edgepipe.core.metric import Evidence, Finding, Metric, unavailable_metric
@@ -30,6 +31,16 @@ MAX_DECIBELS = 120.0  # beyond it, float32 itself rounds
 MIN_STEPS = 2.0  # standard deviation of an output that is judged, in its own steps: below it, rounding alone is seen
 MAX_SCALE = 1e6  # of an activation: one step of a mask fill, or of an outlier
 LOCATING_SAMPLES = 16  # on which the tensor is found where the error arises
+GENERAL_REMEDY = (
+    "see `edgepipe sensitivity`; try scheme mixed or int16x8, keep_float_layers there, or calibration percentile"
+)
+REMEDY_BY_KIND = {  # of the operator that computes the first wrong tensor
+    "LOG": (
+        "a logarithm shows decades that integers do not hold (8 bits 2.4, 16 bits 4.5): keep it and what computes its "
+        "input in float (keep_float_types: {LOG: null}, keep_float_layers), compute these features outside the model, "
+        "or try scheme int16x8"
+    ),
+}
 
 
 @final
@@ -45,6 +56,7 @@ class OutputFidelity:
     relative_noise: float | None
     equal_fraction: float | None = None
     is_constant: bool = False  # in the integer model, on all samples
+    notes: tuple[str, ...] = ()  # on channels that get few of its codes
 
     @property
     def decibels(self) -> float | None:
@@ -70,6 +82,7 @@ class Fidelity:
     outputs: tuple[OutputFidelity, ...]
     sample_count: int
     first_wrong_tensor: str = ""  # the first tensor with a lower ratio than an output may have
+    first_wrong_kind: str = ""  # of the operator that computes it
     wide_scales: tuple[tuple[str, float], ...] = ()  # activations with an absurd scale, by name
 
     def findings(self) -> list[Finding]:
@@ -87,8 +100,8 @@ class Fidelity:
             place=f"output '{output.name}'",
             observed=f"{constant_text}signal-to-noise {output.decibels:.1f} dB against the float model, less than "
             f"{COLLAPSE_DECIBELS:g}, on {self._samples_text}{place_text}",
-            suggestion="see `edgepipe sensitivity`; try scheme mixed or int16x8, keep_float_layers there, or "
-            "calibration percentile; allow_low_fidelity accepts the model as it is",
+            suggestion=f"{REMEDY_BY_KIND.get(self.first_wrong_kind, GENERAL_REMEDY)}; "
+            "allow_low_fidelity accepts the model as it is",
         )
 
     def metrics(self) -> list[Metric]:
@@ -160,23 +173,33 @@ def measure_fidelity(lite: Model, content: bytes, samples: Arrays) -> Fidelity:
         quantized_model = read(path)
         outputs = tuple(_compare_outputs(lite, quantized_model, compared_samples))
         has_collapsed = any(output.has_collapsed for output in outputs)
-        wrong_tensor = _find_wrong_tensor(lite, quantized_model, compared_samples) if has_collapsed else ""
+        wrong_tensor = _find_wrong_tensor(lite, quantized_model, compared_samples) if has_collapsed else None
         wide_scales = tuple(_find_wide_scales(quantized_model))
-    return Fidelity(outputs, sample_count, wrong_tensor, wide_scales)
+    if wrong_tensor is None:
+        return Fidelity(outputs, sample_count, wide_scales=wide_scales)
+    return Fidelity(outputs, sample_count, *_describe_tensor(lite, wrong_tensor), wide_scales)
+
+
+def _describe_tensor(lite: Model, tensor: Tensor) -> tuple[str, str]:
+    """The name of a tensor, as users call it if it is an output, and the kind of the operator that computes it."""
+    name_by_output = {output.key: name for name, output in lite.outputs_by_name.items()}
+    producer = lite.producer_by_key.get(tensor.key)
+    return name_by_output.get(tensor.key) or tensor.name.split(";")[0], "" if producer is None else producer.name
 
 
 def _compare_outputs(lite: Model, quantized_model: Model, samples: Arrays) -> Iterator[OutputFidelity]:
     output_arrays = (_real_outputs(model.path, samples) for model in (lite, quantized_model))
-    for tensor, quantized_tensor, float_array, array in zip(
-        lite.outputs, quantized_model.outputs, *output_arrays, strict=True
+    for (name, tensor), quantized_tensor, float_array, array in zip(
+        lite.outputs_by_name.items(), quantized_model.outputs, *output_arrays, strict=True
     ):
         if tensor.dtype in FLOAT_TYPES:
             step = _output_step(quantized_model, quantized_tensor)
             yield OutputFidelity(
-                tensor.name,
+                name,
                 _relative_noise(array, float_array, MIN_STEPS * step),
                 labels_equal(array, float_array),
                 is_constant=bool((array == array[:1]).all()),
+                notes=tuple(coarse_channel_notes(name, float_array, step)),
             )
 
 
@@ -221,9 +244,8 @@ def _relative_noise(array: Array, float_array: Array, step: float = 0.0) -> floa
     return float(np.square(array.astype(np.float64) - exact).sum()) / variance
 
 
-def _find_wrong_tensor(lite: Model, quantized_model: Model, samples: Arrays) -> str:
-    """The first tensor, in the order of computation, that has collapsed; empty if none has one of the same name."""
-    name_by_output = {tensor.key: name for name, tensor in lite.outputs_by_name.items()}
+def _find_wrong_tensor(lite: Model, quantized_model: Model, samples: Arrays) -> Tensor | None:
+    """The first float tensor, in the order of computation, that has collapsed; None if none is named alike."""
     pairs = list(_same_tensors(lite, quantized_model))
     few_samples = take_samples(samples, slice(min(LOCATING_SAMPLES, count_samples(samples))))
     float_records, integer_records = (
@@ -235,8 +257,8 @@ def _find_wrong_tensor(lite: Model, quantized_model: Model, samples: Arrays) -> 
         codes = np.stack([record[position] for record in integer_records])
         noise = _relative_noise(_dequantize(codes, integer_tensor), float_array)
         if noise is not None and _decibels(noise) < COLLAPSE_DECIBELS:
-            return name_by_output.get(tensor.key) or tensor.name.split(";")[0]
-    return ""
+            return tensor
+    return None
 
 
 def _same_tensors(lite: Model, quantized_model: Model) -> Iterator[tuple[Tensor, Tensor]]:

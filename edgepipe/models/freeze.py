@@ -19,6 +19,7 @@ from edgepipe.models.keras_types import AnyKerasModel, Tensor, TensorSpec, Tenso
 from edgepipe.models.port_names import DEFAULT_SIGNATURE, PortNames, input_names, output_names
 from edgepipe.models.saved_model_signatures import SavedModelSignature, natural_order
 from edgepipe.models.saved_signature import check_signature, find_stateful_problem, ordered_input_names
+from edgepipe.models.unsupported_operations import replace_unsupported_operations
 
 _SCOPE_NAME = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.\\/>-]*")  # as TensorFlow's name_scope demands
 
@@ -135,7 +136,7 @@ def _freeze_function(infer: Callable[..., list[Tensor]], inputs: tuple[ModelInpu
         for model_input in inputs
     ]
     concrete_function = tf.function(infer, autograph=False).get_concrete_function(*tensor_specs)
-    return convert_variables_to_constants_v2(concrete_function)
+    return replace_unsupported_operations(convert_variables_to_constants_v2(concrete_function))
 
 
 def _pack_inputs(model: AnyKerasModel, tensors: list[Tensor]) -> TensorTree:

@@ -10,6 +10,7 @@ from edgepipe.compress.quantizer.kernel_requirements import BitWidth
 from edgepipe.core.arrays import Array
 
 MIN_RANGE = 1e-30  # width of a range; no kernel runs with a scale of zero
+HALFWAY_TOLERANCE = 0.1  # steps by which the middle of a range may differ from zero
 
 
 @final
@@ -37,6 +38,21 @@ class Encoding:
         code_min = -(2 ** (self.bits - 1))
         codes = np.rint(array / self.scale) + self.zero_point
         return np.clip(codes, code_min, -code_min - 1).astype(np.int8 if self.bits == 8 else np.int16)
+
+
+def choose_computed_encoding(activation_range: ActivationRange, bits: BitWidth, symmetric: bool = False) -> Encoding:
+    """As `choose_encoding`, for a tensor that an operator computes.
+
+    In a range from -a to a, zero lies halfway between two of 256 codes. An image of codes 0 to 255 that is shifted to
+    it (x / 127.5 - 1) would lie halfway everywhere, and be rounded to one side: half a step of bias that no average
+    removes. The range gets 254 steps then, so that zero has a code.
+    """
+    encoding = choose_encoding(activation_range, bits, symmetric)
+    low, high = min(activation_range[0], 0.0), max(activation_range[1], 0.0)
+    is_centred = abs(low + high) < HALFWAY_TOLERANCE * encoding.scale
+    if bits == 16 or symmetric or not is_centred:
+        return encoding
+    return Encoding(bits, float(np.float32(max(-low, high, MIN_RANGE) / 127)), 0)
 
 
 def choose_encoding(activation_range: ActivationRange, bits: BitWidth, symmetric: bool = False) -> Encoding:

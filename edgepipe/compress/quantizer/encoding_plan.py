@@ -9,18 +9,16 @@ from collections.abc import Mapping, Sequence
 from typing import final
 
 from edgepipe.compress.quantizer.activation_calibration import ActivationRange, TrainedRange
-from edgepipe.compress.quantizer.encoding import Encoding, choose_encoding
+from edgepipe.compress.quantizer.encoding import Encoding, choose_computed_encoding, choose_encoding
 from edgepipe.compress.quantizer.graph_index import GraphIndex
 from edgepipe.compress.quantizer.kernel_requirements import (
     AVERAGING_OPERATORS,
     EQUALITY_OPERATORS,
-    INTEGER_CASTS,
-    KERNEL_REQUIREMENTS,
     BitWidth,
     KernelRequirement,
     ScaleRule,
+    requirement_of,
 )
-from edgepipe.tflite.operator_facts import traits_of
 
 # of a tensor that takes a demanded scale although others read it: beyond this, what those lose (20 log10 of it) is more
 # than what the demanding reader gains, which is spared the rounding of a copy (10 log10(1 + 1 / growth^2))
@@ -93,7 +91,7 @@ class EncodingPlan:
         return (float(constant.min()), float(constant.max())) if constant.size else (0.0, 1.0)
 
     def _requirement(self, number: int) -> KernelRequirement | None:
-        return KERNEL_REQUIREMENTS.get(self.index.kinds[number])
+        return requirement_of(self.index.kinds[number])
 
     def readable_encoding(self, tensor: int, bits: BitWidth) -> Encoding:
         """The stored encoding of a tensor if it has `bits`, else that of its own range."""
@@ -134,9 +132,21 @@ class EncodingPlan:
             if requirement.fixed_output_by_bits is not None:
                 self._start_group(tensor, Encoding(bits, *requirement.fixed_output_by_bits[bits]))
             else:
+                output_range = self._output_range(number, tensor, bits)
                 self._start_group(
-                    tensor, choose_encoding(self._range(tensor), bits, symmetric=requirement.symmetric_output)
+                    tensor, choose_computed_encoding(output_range, bits, symmetric=requirement.symmetric_output)
                 )
+
+    def _output_range(self, number: int, tensor: int, bits: BitWidth) -> ActivationRange:
+        """The range of an output that is stored in its own; that of RSQRT ends where its input has no codes.
+
+        One row of zeros among the samples (padding, silence) may have the reciprocal root of an epsilon, a hundred
+        times larger than all others; in integers it is that of the least code.
+        """
+        low, high = self._range(tensor)
+        if self.index.kinds[number] != "RSQRT":
+            return low, high
+        return low, min(high, self.readable_encoding(self.index.inputs[number][0], bits).scale ** -0.5)
 
     def _follow_input(self, number: int, outputs: list[int], bits: BitWidth) -> None:
         """Store outputs as the first input is read, in its group if that is how it is stored."""
@@ -211,20 +221,3 @@ class EncodingPlan:
         """Whether values of a group are averaged within it: saturated before is not saturated after."""
         producers = (self.index.producer_by_tensor.get(tensor) for tensor in self._members_by_root[root][1:])
         return any(number is not None and self.index.kinds[number] in AVERAGING_OPERATORS for number in producers)
-
-
-def supports_integers(index: GraphIndex, number: int, bits: BitWidth) -> bool:
-    """Whether an operator can be computed in integers: there are kernels, and weights and biases are constants."""
-    requirement = KERNEL_REQUIREMENTS.get(index.kinds[number])
-    if requirement is None or bits not in requirement.version_by_bits:
-        return False
-    if index.kinds[number] == "CAST":
-        return index.graph.dtype(index.inputs[number][0]) in INTEGER_CASTS[bits]
-    layout = traits_of(index.kinds[number]).filter_layout
-    if layout is None:
-        return True
-    inputs = index.inputs[number]
-    has_constant_weights = index.constant(inputs[1]) is not None
-    bias = inputs[layout.bias_position] if len(inputs) > layout.bias_position else -1
-    has_constant_bias = bias < 0 or index.constant(bias) is not None
-    return has_constant_bias and (has_constant_weights or index.kinds[number] == "FULLY_CONNECTED")

@@ -14,17 +14,18 @@ import numpy as np
 from edgepipe.compress.quantizer import flatbuffer_edits
 from edgepipe.compress.quantizer.activation_calibration import ActivationRange
 from edgepipe.compress.quantizer.encoding import Encoding
-from edgepipe.compress.quantizer.encoding_plan import EncodingPlan, supports_integers
+from edgepipe.compress.quantizer.encoding_plan import EncodingPlan
 from edgepipe.compress.quantizer.graph_index import GraphIndex
 from edgepipe.compress.quantizer.graph_rewriter import QUANTIZE_VERSION, GraphRewriter
+from edgepipe.compress.quantizer.integer_support import float_reason
 from edgepipe.compress.quantizer.kernel_requirements import (
-    EQUALITY_OPERATORS,
     INT4_VERSIONS,
     KERNEL_REQUIREMENTS,
+    TABULATED_OPERATORS,
     WEIGHTS_POSITION,
     BitWidth,
-    ScaleRule,
 )
+from edgepipe.compress.quantizer.lookup_tables import TableWriter
 from edgepipe.compress.quantizer.mutable_graph import MutableGraph
 from edgepipe.compress.quantizer.operator_precision import PrecisionPolicy
 from edgepipe.compress.quantizer.weight_writer import WeightWriter
@@ -32,7 +33,6 @@ from edgepipe.compress.quantizer.weight_writer import WeightWriter
 INTERFACE_BITS: dict[str, BitWidth] = {"int8": 8, "uint8": 8, "int16": 16}
 UINT8_SHIFT = 128  # zero point of uint8 over that of int8
 UINT8_AS_INT8 = Encoding(8, 1.0, -UINT8_SHIFT)  # whole numbers from 0 to 255
-MAX_COMPARED_WIDTH = 255.0  # of the range of an 8-bit tensor that is compared
 RESCALING_MUL_VERSION = 3  # the product of the input scales over the output scale is 1 or more
 POWER_OF_TWO_OPTION = "potScaleInt16"  # of ADD and SUB: 16-bit scales that are powers of two
 
@@ -83,25 +83,9 @@ def _operator_bits(
         *index.float_outputs(number),
     ]
     has_ranges = bool(activations) and all(index.names[tensor] in ranges for tensor in activations)
-    if bits is None or not has_ranges or not supports_integers(index, number, bits):
+    if bits is None or not has_ranges or float_reason(index, number, bits, ranges):
         return None
-    return None if bits == 8 and _compares_wide_ranges(index, number, ranges) else bits
-
-
-def _compares_wide_ranges(index: GraphIndex, number: int, ranges: Mapping[str, ActivationRange]) -> bool:
-    """Whether an operator compares 8-bit tensors with scales of 1 or more: LiteRT's kernels compute nonsense then.
-
-    Equality with a constant holds, because both sides have one scale.
-    """
-    requirement = KERNEL_REQUIREMENTS.get(index.kinds[number])
-    if requirement is None or requirement.scale_rule is not ScaleRule.COMPARED:
-        return False
-    if index.kinds[number] in EQUALITY_OPERATORS and any(
-        index.constant(index.inputs[number][position]) is not None for position in index.float_inputs(number)
-    ):
-        return False
-    computed_ranges = [ranges[index.names[t]] for t in index.inputs[number] if index.names[t] in ranges]
-    return any(max(high, 0.0) - min(low, 0.0) >= MAX_COMPARED_WIDTH for low, high in computed_ranges)
+    return bits
 
 
 def _input_bits(
@@ -126,7 +110,7 @@ class _ModelWriter:
     """Rewrites the graph in place, operator by operator."""
 
     def __init__(self, rewriter: GraphRewriter, weight_writer: WeightWriter) -> None:
-        self.rewriter, self.weight_writer = rewriter, weight_writer
+        self.rewriter, self.weight_writer, self.table_writer = rewriter, weight_writer, TableWriter(rewriter)
         self.graph, self.index, self.plan = rewriter.graph, rewriter.index, rewriter.plan
 
     def write(self, input_types: Sequence[str], output_types: Sequence[str]) -> None:
@@ -188,6 +172,9 @@ class _ModelWriter:
         operator, bits = self.index.operators[number], self.plan.bits_by_operator[number]
         if bits is not None and self.index.kinds[number] == "CAST":
             self._write_cast(self.index.inputs[number][0], self.index.outputs[number][0], bits)
+            return
+        if bits is not None and self.index.kinds[number] in TABULATED_OPERATORS:
+            self.table_writer.write(number)
             return
         operator.inputs = [self._read(number, position) for position in range(len(self.index.inputs[number]))]
         if bits is not None:

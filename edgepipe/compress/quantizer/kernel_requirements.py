@@ -56,7 +56,6 @@ KERNEL_REQUIREMENTS: dict[str, KernelRequirement] = {
     "CONV_2D": _kernel(3, 1),
     "DEPTHWISE_CONV_2D": _kernel(3, 1),
     "DEPTH_TO_SPACE": _kernel(2, None, _IN),
-    "DIV": _kernel(1, 1),
     "DYNAMIC_UPDATE_SLICE": _kernel(1, 4, _OUT),
     "ELU": _kernel(1),
     "EMBEDDING_LOOKUP": _kernel(1, None, _IN),
@@ -122,6 +121,16 @@ KERNEL_REQUIREMENTS: dict[str, KernelRequirement] = {
     "TRANSPOSE_CONV": _kernel(2, 1),
     "UNPACK": _kernel(2, 4, _IN),
 }
+# functions of one number without a kernel, which are looked up in a table of 256 entries; see `lookup_tables`
+TABULATED_OPERATORS = frozenset({"CEIL", "COS", "FLOOR", "FLOOR_DIV", "FLOOR_MOD", "POW", "ROUND", "SIGN", "SIN"})
+_TABLE_REQUIREMENT = _kernel(1)
+
+
+def requirement_of(kind: str) -> KernelRequirement | None:
+    """What the integer form of an operator demands; None if there is none."""
+    return _TABLE_REQUIREMENT if kind in TABULATED_OPERATORS else KERNEL_REQUIREMENTS.get(kind)
+
+
 # operators whose weights can be stored in fewer bits although they compute in float: the axis that has its own scales
 # (None: one scale for all), and the version that takes integer weights as they are
 FLOAT_OPERATORS_WITH_WEIGHTS: dict[str, tuple[int | None, int]] = {

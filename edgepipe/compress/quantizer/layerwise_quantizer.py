@@ -8,7 +8,7 @@ import numpy as np
 
 from edgepipe.compress.quantizer import flatbuffer_edits, recipes
 from edgepipe.compress.quantizer.activation_calibration import ActivationRange
-from edgepipe.compress.quantizer.kernel_requirements import KERNEL_REQUIREMENTS
+from edgepipe.compress.quantizer.kernel_requirements import requirement_of
 from edgepipe.compress.quantizer.op_decomposition import INT16_DECOMPOSITIONS
 from edgepipe.compress.quantizer.quantizable_layers import QuantizableLayer
 from edgepipe.compress.quantizer.recipes import LitertRecipe
@@ -90,7 +90,7 @@ def _layer_rules(layer: QuantizableLayer, precision: LayerPrecision) -> LitertRe
 
 def _activation_bits(operator: Operator, precision: LayerPrecision) -> int:
     """16 for int16, except for operators that have only 8-bit integer kernels."""
-    requirement = KERNEL_REQUIREMENTS.get(operator.name)
+    requirement = requirement_of(operator.name)
     has_int16_kernel = requirement is None or 16 in requirement.version_by_bits or operator.name in INT16_DECOMPOSITIONS
     return 16 if precision == "int16" and has_int16_kernel else 8
 
@@ -99,7 +99,7 @@ def _operator_pattern(operator: Operator) -> str:
     """The regular expression that matches an operator, and those that it is decomposed into."""
     return (
         recipes.decomposed_pattern(operator)
-        if operator.name in INT16_DECOMPOSITIONS
+        if operator.name in (*INT16_DECOMPOSITIONS, "LOG")
         else recipes.operator_pattern(operator)
     )
 

@@ -1,6 +1,7 @@
 """The main subgraph of a .tflite, for editing: producers and readers of tensors, new tensors and operators."""
 
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -19,7 +20,20 @@ from edgepipe.core.arrays import Array
 from edgepipe.tflite.reader import builtin_name_by_code, dtype_by_code
 
 # kernels that read their options; the other operators that are inserted have no option fields
-FUSED_ACTIVATION_OPS = ("ADD", "MUL", "SUB")
+OPTIONS_BY_KIND = {
+    "ADD": "AddOptions",
+    "BATCH_MATMUL": "BatchMatMulOptions",
+    "CAST": "CastOptions",
+    "CONCATENATION": "ConcatenationOptions",
+    "CONV_2D": "Conv2DOptions",
+    "GATHER": "GatherOptions",
+    "MUL": "MulOptions",
+    "REDUCE_MAX": "ReducerOptions",
+    "SOFTMAX": "SoftmaxOptions",
+    "STRIDED_SLICE": "StridedSliceOptions",
+    "SUB": "SubOptions",
+    "SUM": "ReducerOptions",
+}
 BIT_WIDTHS: tuple[BitWidth, ...] = (8, 16)
 # (kind of an operator, names of its outputs) -> bits of its activations; None: it stays in float
 BitWidthPolicy = Callable[[str, Sequence[str]], BitWidth | None]
@@ -93,6 +107,15 @@ class MutableGraph:
         """The position of an operator, compared by identity."""
         return next(index for index, candidate in enumerate(self.operators) if candidate is operator)
 
+    def drop_unread(self, kinds: Collection[str]) -> None:
+        """Drop the operators of these kinds that nothing reads."""
+        read_tensors, kept_operators = {int(index) for index in self.subgraph.outputs}, []
+        for operator in reversed(self.operators):
+            if self.kind(operator) not in kinds or read_tensors & {int(index) for index in operator.outputs}:
+                kept_operators.append(operator)
+                read_tensors.update(int(index) for index in operator.inputs)
+        self.subgraph.operators = kept_operators[::-1]
+
     def ensure_opcode(self, kind: str, version: int) -> int:
         """The index of an operator code, which is added if it is missing."""
         from ai_edge_litert.schema_py_generated import BuiltinOperator, OperatorCodeT
@@ -126,11 +149,19 @@ class MutableGraph:
 
         operator = schema.OperatorT()
         operator.opcodeIndex, operator.inputs, operator.outputs = self.ensure_opcode(kind, version), inputs, outputs
-        if kind in FUSED_ACTIVATION_OPS:
-            options_name = f"{kind.title()}Options"
+        if kind in OPTIONS_BY_KIND:
+            options_name = OPTIONS_BY_KIND[kind]
             operator.builtinOptionsType = getattr(schema.BuiltinOptions, options_name)
             operator.builtinOptions = getattr(schema, f"{options_name}T")()
+        if kind == "SOFTMAX":
+            operator.builtinOptions.beta = 1.0
         return operator
+
+    def copy_operator(self, operator: FlatbufferOperator, inputs: list[int], outputs: list[int]) -> FlatbufferOperator:
+        """The same operator with other tensors, not yet inserted."""
+        copied_operator = copy.copy(operator)
+        copied_operator.inputs, copied_operator.outputs = inputs, outputs
+        return copied_operator
 
     def add_float_tensor(self, name: str, shape: Any, array: Array | None = None) -> int:
         """A new float32 tensor, with the values of `array` if it is a constant."""
@@ -138,6 +169,18 @@ class MutableGraph:
 
         float_array = None if array is None else array.astype(np.float32)
         return self._add_tensor(name, shape, int(TensorType.FLOAT32), None, float_array)
+
+    def add_int32_tensor(self, name: str, shape: Any) -> int:
+        """A new int32 activation."""
+        from ai_edge_litert.schema_py_generated import TensorType
+
+        return self._add_tensor(name, shape, int(TensorType.INT32), None, None)
+
+    def add_bool_tensor(self, name: str, shape: Any) -> int:
+        """A new tensor of truth values."""
+        from ai_edge_litert.schema_py_generated import TensorType
+
+        return self._add_tensor(name, shape, int(TensorType.BOOL), None, None)
 
     def add_int32_constant(self, name: str, numbers: Array | list[int]) -> int:
         """A new int32 constant."""

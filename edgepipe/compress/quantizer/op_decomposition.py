@@ -1,26 +1,29 @@
 """Operators without an integer kernel in TFLite, decomposed into operators that have one.
 
-SQUARE, NEG and POW by a small integer become MUL, which keeps a LayerNormalization, for example, in integers. GREATER
-and LESS_EQUAL, which have no 16-bit kernel, become LESS and GREATER_EQUAL with swapped inputs. A bool that is cast to
-float becomes a choice between 1 and 0. SELECT, REDUCE_ANY and REDUCE_ALL, which TFLite Micro does not have, become
-SELECT_V2 and the maximum or minimum of ones and zeros. For 16-bit activations, operators with only 8-bit kernels are
-decomposed too: SQUARED_DIFFERENCE, PRELU, ELU, HARD_SWISH, RELU_N1_TO_1, DEPTH_TO_SPACE and SPACE_TO_DEPTH. All give
-the same float values, up to rounding.
+SQUARE, NEG and POW by a small integer become MUL, which keeps a LayerNormalization, for example, in integers; ADD_N
+becomes ADD, CUMSUM a BATCH_MATMUL with a triangle of ones, CONV_3D a CONV_2D over pictures. GREATER and LESS_EQUAL,
+which have no 16-bit kernel, become LESS and GREATER_EQUAL with swapped inputs. A bool that is cast to float becomes a
+choice between 1 and 0. SELECT, REDUCE_ANY and REDUCE_ALL, which TFLite Micro does not have, become SELECT_V2 and the
+maximum or minimum of ones and zeros. For 16-bit activations, operators with only 8-bit kernels are decomposed too:
+SQUARED_DIFFERENCE, PRELU, ELU, HARD_SWISH, L2_NORMALIZATION, LOG_SOFTMAX, RELU_N1_TO_1, DEPTH_TO_SPACE and
+SPACE_TO_DEPTH. All give the same float values, up to rounding.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import final
+from typing import Any, final
 
 import numpy as np
 
 from edgepipe.compress.quantizer import flatbuffer_edits
-from edgepipe.compress.quantizer.activation_calibration import ActivationRanges
+from edgepipe.compress.quantizer.activation_calibration import ActivationRange, ActivationRanges
 from edgepipe.compress.quantizer.bounded_exponentials import bound_exponentials
 from edgepipe.compress.quantizer.channel_affine import fuse_channel_affines
+from edgepipe.compress.quantizer.division import replace_divisions
 from edgepipe.compress.quantizer.flatbuffer_edits import FlatbufferOperator
 from edgepipe.compress.quantizer.kernel_requirements import BitWidth
+from edgepipe.compress.quantizer.log_domain import expand_logarithms, split_logarithms
 from edgepipe.compress.quantizer.mask_sentinels import replace_sentinels
 from edgepipe.compress.quantizer.mutable_graph import BitWidthPolicy, MutableGraph
 from edgepipe.tflite.model import Model
@@ -29,7 +32,10 @@ from edgepipe.tflite.reader import read
 SUPPORTED_POWERS = (2, 3, 4)
 VERSION_BY_OPERATOR = {"TRANSPOSE": 6}  # the version for six dimensions
 BOOL_REDUCTIONS = {"REDUCE_ANY": "REDUCE_MAX", "REDUCE_ALL": "REDUCE_MIN"}
-ALWAYS_DECOMPOSED = ("SQUARE", "NEG", "POW", "GREATER", "LESS_EQUAL", "CAST", "SELECT", *BOOL_REDUCTIONS)
+ALWAYS_DECOMPOSED = (
+    *("SQUARE", "NEG", "POW", "ADD_N", "CONV_3D", "CUMSUM", "GREATER", "LESS_EQUAL", "CAST", "SELECT"),
+    *BOOL_REDUCTIONS,
+)
 INTERMEDIATE_SUFFIX = r"/\d+_[A-Z0-9_]+"  # suffix of an intermediate tensor's name, after the name of the output
 SWAPPED_COMPARISONS = {"GREATER": "LESS", "LESS_EQUAL": "GREATER_EQUAL"}
 
@@ -40,9 +46,14 @@ def uniform_bit_width(bits: BitWidth) -> BitWidthPolicy:
 
 
 @contextmanager
-def decomposed_model(lite: Model, policy: BitWidthPolicy) -> Iterator[Model]:
-    """The float model `lite` with its operators decomposed; the file exists inside the block only."""
-    content = decompose_operators(lite.content, policy)
+def decomposed_model(
+    lite: Model, policy: BitWidthPolicy, ranges: Mapping[str, ActivationRange] | None = None
+) -> Iterator[Model]:
+    """The float model `lite` with its operators decomposed; the file exists inside the block only.
+
+    `policy` gives the bits of each operator's activations; `ranges`: see `decompose_graph`.
+    """
+    content = decompose_operators(lite.content, policy, ranges)
     if content is lite.content:
         yield lite
         return
@@ -53,7 +64,7 @@ def decomposed_model(lite: Model, policy: BitWidthPolicy) -> Iterator[Model]:
 def calibrate_decomposed(lite: Model, find_ranges: Callable[[Model], ActivationRanges]) -> ActivationRanges:
     """Ranges of `lite`, and of the intermediate tensors of operators that are decomposed for 16 bits."""
     activation_ranges = find_ranges(lite)
-    with decomposed_model(lite, uniform_bit_width(16)) as int16_model:
+    with decomposed_model(lite, uniform_bit_width(16), activation_ranges.by_tensor) as int16_model:
         return (
             activation_ranges
             if int16_model is lite
@@ -63,24 +74,33 @@ def calibrate_decomposed(lite: Model, find_ranges: Callable[[Model], ActivationR
         )
 
 
-def decompose_operators(content: bytes, policy: BitWidthPolicy) -> bytes:
+def decompose_operators(
+    content: bytes, policy: BitWidthPolicy, ranges: Mapping[str, ActivationRange] | None = None
+) -> bytes:
     """The float .tflite `content`, decomposed into operators with integer kernels where possible.
 
-    `policy` gives the bits of each operator's activations; operators that stay in float are not changed.
+    `policy` gives the bits of each operator's activations; operators that stay in float are not changed. `ranges`: see
+    `decompose_graph`.
     """
     graph = MutableGraph(flatbuffer_edits.unpack_model(content))
-    is_changed = decompose_graph(graph, policy)
+    is_changed = decompose_graph(graph, policy, ranges)
     return flatbuffer_edits.pack_model(flatbuffer_edits.canonicalize(graph.model)) if is_changed else content
 
 
-def decompose_graph(graph: MutableGraph, policy: BitWidthPolicy) -> bool:
-    """Rewrite a float graph in place for integers: masks, exponentials, channel factors, single operators.
+def decompose_graph(
+    graph: MutableGraph, policy: BitWidthPolicy, ranges: Mapping[str, ActivationRange] | None = None
+) -> bool:
+    """Rewrite a float graph in place for integers; True if it changed.
 
-    True if it changed.
+    Masks, divisions, exponentials, logarithms and channel factors come first, then single operators. `ranges` are those
+    of activations by tensor name, on which the form of 16-bit logarithms depends; None: not known yet.
     """
     is_rewritten = [
         replace_sentinels(graph),
+        replace_divisions(graph, policy),
         bound_exponentials(graph, policy),
+        expand_logarithms(graph, policy),
+        split_logarithms(graph, policy, ranges or {}),
         fuse_channel_affines(graph, policy),
     ]
     change_flags = [_decompose_operator(graph, operator, policy) for operator in list(graph.operators)]
@@ -132,6 +152,12 @@ class _Decomposition:
                 self._multiply([x, x])
             case "NEG":
                 self._multiply([x, self._add_scalar(-1)])
+            case "ADD_N":
+                self._add_n()
+            case "CONV_3D":
+                self._convolve_volume()
+            case "CUMSUM":
+                self._cumulative_sum()
             case "POW" if self._integer_exponent() in SUPPORTED_POWERS:
                 self._multiply([x] * self._integer_exponent())
             case _ if self.bits == 16 and kind in INT16_DECOMPOSITIONS:
@@ -158,6 +184,101 @@ class _Decomposition:
         reduction.builtinOptionsType = self.operator.builtinOptionsType
         reduction.builtinOptions = self.operator.builtinOptions
         self._append_output_operator("NOT_EQUAL", [extreme, self._add_scalar(0)])
+
+    def _add_n(self) -> None:
+        """a + b + c .. as a chain of two each."""
+        total_index = self.input_indices[0]
+        for index in self.input_indices[1:-1]:
+            total_index = self._append_operator("ADD", [total_index, index])
+        self._append_output_operator("ADD", [total_index, self.input_indices[-1]])
+
+    def _cumulative_sum(self) -> None:
+        """A product with a triangle of ones, over one of the last two axes: it rounds once."""
+        x, options = self.input_indices[0], self.operator.builtinOptions
+        shape = [int(size) for size in self.graph.tensor(x).shape]
+        axes = self.graph.numbers(self.input_indices[1])
+        axis = len(shape) if axes is None else int(axes.item()) % len(shape)
+        if len(shape) < 2 or axis not in (len(shape) - 2, len(shape) - 1):
+            return
+        is_last = axis == len(shape) - 1
+        triangle = np.tri(shape[axis], k=-1 if options.exclusive else 0)  # the sum of row i reads what comes before it
+        matrix = triangle.T if options.reverse != is_last else triangle
+        matrix_shape = [1] * (len(shape) - 2) + list(matrix.shape)
+        matrix_index = self.graph.add_float_tensor(self._intermediate_name("TRIANGLE"), matrix_shape, matrix)
+        self._append_output_operator("BATCH_MATMUL", [x, matrix_index] if is_last else [matrix_index, x])
+
+    def _convolve_volume(self) -> None:
+        """A CONV_2D over pictures, whose channels are those of the pictures that the kernel spans in depth."""
+        options, kernel = self.operator.builtinOptions, self.graph.constant(self.input_indices[1])
+        shape = [int(size) for size in self.graph.tensor(self.input_indices[0]).shape]
+        output_shape = [int(size) for size in self.graph.tensor(self.output_index).shape]
+        if kernel is None or shape[0] != 1:
+            return
+        depth_offsets = [position * int(options.dilationDFactor) for position in range(len(kernel))]
+        pictures = self._append_operator("RESHAPE", [self.input_indices[0], self._add_int_list(shape[1:])], shape[1:])
+        padding = max((output_shape[1] - 1) * options.strideD + depth_offsets[-1] + 1 - shape[1], 0)
+        if padding:
+            pictures = self._pad_depth(pictures, padding // 2, padding - padding // 2)
+        slices = [self._slice_depth(pictures, offset, options.strideD, output_shape[1]) for offset in depth_offsets]
+        spanned_shape = [output_shape[1], *shape[2:4], len(kernel) * shape[4]]
+        spanned = self._append_operator("CONCATENATION", slices, spanned_shape) if len(slices) > 1 else slices[0]
+        if len(slices) > 1:
+            self.new_operators[-1].builtinOptions.axis = 3
+        flat_kernel = kernel.transpose(4, 1, 2, 0, 3).reshape(kernel.shape[4], *kernel.shape[1:3], -1)
+        kernel_index = self.graph.add_float_tensor(
+            self._intermediate_name("KERNEL"), list(flat_kernel.shape), flat_kernel
+        )
+        convolution = self._append_operator(
+            "CONV_2D", [spanned, kernel_index, self._bias_index(kernel.shape[4])], output_shape[1:]
+        )
+        self._copy_convolution_options(self.new_operators[-1].builtinOptions)
+        self._append_output_operator("RESHAPE", [convolution, self._add_int_list(output_shape)])
+
+    def _bias_index(self, filter_count: int) -> int:
+        if len(self.input_indices) > 2 and self.input_indices[2] >= 0:
+            return self.input_indices[2]
+        return self.graph.add_float_tensor(self._intermediate_name("BIAS"), [filter_count], np.zeros(filter_count))
+
+    def _copy_convolution_options(self, new_options: Any) -> None:
+        for name in ("padding", "strideH", "strideW", "dilationHFactor", "dilationWFactor", "fusedActivationFunction"):
+            setattr(new_options, name, getattr(self.operator.builtinOptions, name))
+
+    def _pad_depth(self, pictures: int, before: int, after: int) -> int:
+        """Append pictures of zeros at both ends of (depth, height, width, channels)."""
+        shape = [int(size) for size in self.graph.tensor(pictures).shape]
+        paddings = self._add_int_list([before, after, 0, 0, 0, 0, 0, 0])
+        self.graph.tensor(paddings).shape = [4, 2]
+        return self._append_operator("PAD", [pictures, paddings], [shape[0] + before + after, *shape[1:]])
+
+    def _slice_depth(self, pictures: int, offset: int, stride: int, count: int) -> int:
+        """Append every `stride`-th picture from an offset."""
+        shape = [int(size) for size in self.graph.tensor(pictures).shape]
+        limits = [[offset, 0, 0, 0], [offset + (count - 1) * stride + 1, *shape[1:]], [stride, 1, 1, 1]]
+        return self._append_operator(
+            "STRIDED_SLICE", [pictures, *(self._add_int_list(numbers) for numbers in limits)], [count, *shape[1:]]
+        )
+
+    def _l2_normalization(self) -> None:
+        """x rsqrt(max(sum(x^2), 1e-12)) over the last axis."""
+        x = self.input_indices[0]
+        square_sum = self._reduce("SUM", self._append_operator("MUL", [x, x]))
+        least_sum = self._append_operator("MAXIMUM", [square_sum, self._add_scalar(1e-12)])
+        self._append_output_operator("MUL", [x, self._append_operator("RSQRT", [least_sum])])
+
+    def _log_softmax(self) -> None:
+        """y - log(sum(exp(y))) with y = x - max(x), over the last axis."""
+        x = self.input_indices[0]
+        y = self._append_operator("SUB", [x, self._reduce("REDUCE_MAX", x)])
+        logarithm = self._append_operator("LOG", [self._reduce("SUM", self._append_operator("EXP", [y]))])
+        self._append_output_operator("SUB", [y, logarithm])
+
+    def _reduce(self, kind: str, x: int) -> int:
+        """Append a reduction of the last axis, which stays with size one."""
+        shape = [int(size) for size in self.graph.tensor(x).shape]
+        axis = self._add_int_list([len(shape) - 1])
+        reduced = self._append_operator(kind, [x, axis], [*shape[:-1], 1])
+        self.new_operators[-1].builtinOptions.keepDims = True
+        return reduced
 
     def _squared_difference(self) -> None:
         """(a - b)^2."""
@@ -269,6 +390,8 @@ INT16_DECOMPOSITIONS = {  # decomposed for 16-bit activations
     "PRELU": _Decomposition._prelu,
     "ELU": _Decomposition._elu,
     "HARD_SWISH": _Decomposition._hard_swish,
+    "L2_NORMALIZATION": _Decomposition._l2_normalization,
+    "LOG_SOFTMAX": _Decomposition._log_softmax,
     "RELU_N1_TO_1": _Decomposition._relu_n1_to_1,
     "DEPTH_TO_SPACE": _Decomposition._depth_to_space,
     "SPACE_TO_DEPTH": _Decomposition._space_to_depth,

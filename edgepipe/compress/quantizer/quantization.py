@@ -8,8 +8,10 @@ from edgepipe.compress.agreement import Agreement, measure_agreement
 from edgepipe.compress.fidelity import Fidelity, measure_fidelity
 from edgepipe.compress.quantizer import equality_sentinels, flatbuffer_edits, recipes
 from edgepipe.compress.quantizer.activation_calibration import ActivationRanges, calibrate, unmasked_values
+from edgepipe.compress.quantizer.coarse_parts import joined_part_notes
 from edgepipe.compress.quantizer.graph_index import GraphIndex
 from edgepipe.compress.quantizer.integer_inputs import integer_inputs
+from edgepipe.compress.quantizer.integer_support import float_reason_notes
 from edgepipe.compress.quantizer.mask_sentinels import extend_masked_ranges, masked_tensor_names
 from edgepipe.compress.quantizer.mutable_graph import BitWidthPolicy, MutableGraph
 from edgepipe.compress.quantizer.op_decomposition import calibrate_decomposed, decomposed_model
@@ -52,6 +54,7 @@ class QuantizedModel:
 
     content: bytes
     notes: tuple[str, ...] = ()
+    join_notes: tuple[str, ...] = ()  # on concatenations with parts that get few codes
     tensor_by_fake_quant: Mapping[str, str] = field(default_factory=dict)  # what each fake-quant has become, by name
     fidelity: Fidelity | None = None  # None: not measured
     agreement: Agreement | None = None  # with the fake-quant model; None: there is none, or it was not measured
@@ -91,7 +94,14 @@ def quantize_tflite(
             if needs_samples(request)
             else _quantize_weights(float_lite, request)
         )
-    return _compare(lite, quantized_model, request.scheme, held_out_feeds)
+    compared_model = _compare(lite, quantized_model, request.scheme, held_out_feeds)
+    return replace(compared_model, notes=(*compared_model.notes, *_part_notes(compared_model)))
+
+
+def _part_notes(model: QuantizedModel) -> tuple[str, ...]:
+    """On parts of one tensor that get few codes; channels are counted where no concatenation explains them."""
+    outputs = model.fidelity.outputs if model.fidelity is not None else ()
+    return model.join_notes or tuple(note for output in outputs for note in output.notes)
 
 
 def _quantize_weights(lite: Model, request: QuantizationRequest) -> QuantizedModel:
@@ -109,14 +119,20 @@ def _quantize_activations(
     ):
         rules = [*rules, *recipes.float_input_rules(integers.fractional_names)]
         activation_ranges = _find_ranges(rules, model, request, feeds, trained_ranges)
-        integer_model = recipes.quantize_with_recipe(model.content, rules, activation_ranges.by_tensor)
+        ranges, policy = activation_ranges.by_tensor, recipes.bit_width_policy(rules)
+        graph = recipes.decompose_with_recipe(model.content, rules, ranges)
+        float_notes = float_reason_notes(GraphIndex(graph), policy, ranges)
+        integer_model = recipes.write_with_recipe(graph, rules, ranges)
         notes = (
             *integers.notes,
             *trained_ranges.notes(),
             *activation_ranges.notes(),
             *recipes.unmatched_rule_notes(request.recipe or [], model),
+            *float_notes,
         )
-    return QuantizedModel(integer_model.content, notes, trained_ranges.locate(integer_model.name_by_float_tensor))
+        join_notes = tuple(joined_part_notes(model, ranges, policy))
+    tensor_by_fake_quant = trained_ranges.locate(integer_model.name_by_float_tensor)
+    return QuantizedModel(integer_model.content, notes, join_notes, tensor_by_fake_quant)
 
 
 def _compare(

@@ -169,8 +169,22 @@ def quantize_with_recipe(
         recipe: litert-quantizer's rules.
         ranges: of the activations of the decomposed model, by tensor name; None for recipes without calibration.
     """
+    return write_with_recipe(decompose_with_recipe(content, recipe, ranges), recipe, ranges)
+
+
+def decompose_with_recipe(
+    content: bytes, recipe: LitertRecipe, ranges: Mapping[str, ActivationRange] | None
+) -> MutableGraph:
+    """The graph that `write_with_recipe` writes in integers; arguments as of `quantize_with_recipe`."""
     graph = MutableGraph(flatbuffer_edits.unpack_model(content))
-    decompose_graph(graph, bit_width_policy(recipe))
+    decompose_graph(graph, bit_width_policy(recipe), ranges)
+    return graph
+
+
+def write_with_recipe(
+    graph: MutableGraph, recipe: LitertRecipe, ranges: Mapping[str, ActivationRange] | None
+) -> IntegerModel:
+    """A decomposed float graph, quantized by `recipe`; the graph is rewritten in place."""
     input_types, output_types = _interface_types(recipe, graph)
     return write_integer_model(
         graph,

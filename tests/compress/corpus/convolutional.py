@@ -550,3 +550,13 @@ def shufflenet_classifier() -> keras.Model:
     branch = conv_bn(depthwise_bn(conv_bn(branch, 6, 1), activation=None), 6, 1)
     x = channel_shuffle(layers.Concatenate()([kept, branch]), 2)
     return classified(inputs, conv_bn(x, 16))
+
+
+@corpus_model(videos(), kinds="K")
+def volumetric_pooling() -> keras.Model:
+    """A 3-D network on short videos: Conv3D with average and max pools."""
+    inputs = keras.Input((4, 8, 8, 1))
+    x = layers.Conv3D(6, 3, padding="same", activation="relu")(inputs)
+    x = layers.MaxPooling3D((1, 2, 2))(x)
+    x = layers.AveragePooling3D(2)(layers.Conv3D(8, 3, padding="same", activation="relu")(x))
+    return keras.Model(inputs, layers.Dense(5)(layers.GlobalAveragePooling3D()(x)))

@@ -299,3 +299,28 @@ def patches_by_slicing() -> keras.Model:
     parts = [inputs[:, row::2, column::2] for row in (0, 1) for column in (0, 1)]
     x = conv_bn(layers.Concatenate()(parts), 12, activation="swish")
     return keras.Model(inputs, layers.Conv2D(4, 1)(x))
+
+
+@corpus_model(images(), kinds="K")
+def bicubic_resize() -> keras.Model:
+    """Bicubic resizing inside the model."""
+    inputs = keras.Input((16, 16, 3))
+    x = layers.Resizing(12, 12, interpolation="bicubic")(inputs)
+    return keras.Model(inputs, layers.Conv2D(4, 3, activation="relu")(x))
+
+
+@corpus_model(images(), kinds="K")
+def dilated_transposed_convolution() -> keras.Model:
+    """A transposed convolution with dilation."""
+    inputs = keras.Input((16, 16, 3))
+    x = conv_bn(inputs, 8, strides=2)
+    x = layers.Conv2DTranspose(6, 3, dilation_rate=2, padding="same", activation="relu")(x)
+    return keras.Model(inputs, layers.Conv2D(2, 1)(x))
+
+
+@corpus_model(images(), kinds="K")
+def segmentation_argmax() -> keras.Model:
+    """Segmentation whose output is the index of the class of each pixel."""
+    inputs = keras.Input((16, 16, 3))
+    x = layers.UpSampling2D(2, interpolation="bilinear")(conv_bn(conv_bn(inputs, 12), 12, strides=2))
+    return keras.Model(inputs, ops.argmax(layers.Conv2D(4, 1)(x), axis=-1))

@@ -9,17 +9,7 @@ from keras import layers, ops
 
 from .convolutional import conv_bn, scored
 from .corpus_model import corpus_model
-from .samples import categories, images, series, table, videos
-
-
-@corpus_model(videos(), kinds="K", float_conversion_note="TFLite has no 3-D pooling")
-def volumetric_pooling() -> keras.Model:
-    """A 3-D network on short videos: Conv3D with average and max pools."""
-    inputs = keras.Input((4, 8, 8, 1))
-    x = layers.Conv3D(6, 3, padding="same", activation="relu")(inputs)
-    x = layers.MaxPooling3D((1, 2, 2))(x)
-    x = layers.AveragePooling3D(2)(layers.Conv3D(8, 3, padding="same", activation="relu")(x))
-    return keras.Model(inputs, layers.Dense(5)(layers.GlobalAveragePooling3D()(x)))
+from .samples import categories, images, series, table
 
 
 @corpus_model(images(), kinds="K", float_conversion_note="the height and width of its input are open")
@@ -28,31 +18,6 @@ def open_spatial_dimensions() -> keras.Model:
     inputs = keras.Input((None, None, 3))
     x = conv_bn(conv_bn(inputs, 12), 12, strides=2)
     return scored(inputs, x)
-
-
-@corpus_model(images(), kinds="K", float_conversion_note="TFLite has no bicubic resizing")
-def bicubic_resize() -> keras.Model:
-    """Bicubic resizing inside the model."""
-    inputs = keras.Input((16, 16, 3))
-    x = layers.Resizing(12, 12, interpolation="bicubic")(inputs)
-    return keras.Model(inputs, layers.Conv2D(4, 3, activation="relu")(x))
-
-
-@corpus_model(images(), kinds="K", float_conversion_note="TFLite's transposed convolution has no dilation")
-def dilated_transposed_convolution() -> keras.Model:
-    """A transposed convolution with dilation."""
-    inputs = keras.Input((16, 16, 3))
-    x = conv_bn(inputs, 8, strides=2)
-    x = layers.Conv2DTranspose(6, 3, dilation_rate=2, padding="same", activation="relu")(x)
-    return keras.Model(inputs, layers.Conv2D(2, 1)(x))
-
-
-@corpus_model(images(), kinds="K", float_conversion_note="keras.ops.argmax reads the bits of its floats")
-def segmentation_argmax() -> keras.Model:
-    """Segmentation whose output is the index of the class of each pixel."""
-    inputs = keras.Input((16, 16, 3))
-    x = layers.UpSampling2D(2, interpolation="bilinear")(conv_bn(conv_bn(inputs, 12), 12, strides=2))
-    return keras.Model(inputs, ops.argmax(layers.Conv2D(4, 1)(x), axis=-1))
 
 
 @corpus_model(categories(6, 6, 6), kinds="E", float_conversion_note="TFLite has no operator that counts integers")

@@ -1,12 +1,12 @@
 """Faults that were seen in the field, each in a small graph: mask fills, exponentials, comparisons, rescaled copies."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from integer_graphs import Body, float_graph, signal_to_noise
 from reference_quantizers import quantize_with_tensorflow
 
 from edgepipe.compress.quantizer.quantization import QuantizationRequest, quantize_tflite
@@ -21,24 +21,10 @@ SCORES = GENERATOR.normal(0, 3, (300, 6, 6)).astype("float32")
 KEEP = (np.arange(6) < GENERATOR.integers(2, 7, (300, 1, 1))).astype("float32") * np.ones((1, 6, 1), "float32")
 IMAGES = GENERATOR.normal(0, 4, (300, 6, 6, 4)).astype("float32")
 
-Body = Callable[..., Any]
-
-
-def _float_model(body: Body, folder: Path, *arrays: Array) -> Model:
-    specs = [tf.TensorSpec((1, *array.shape[1:]), name=f"x{number}") for number, array in enumerate(arrays)]
-    function = tf.function(body, input_signature=specs)
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()], function)
-    path = folder / "float.tflite"
-    path.write_bytes(converter.convert())
-    return read(path)
-
 
 def _snr(path: Path, lite: Model, arrays: tuple[Array, ...], runtime: Runtime = Runtime.BUILTIN) -> float:
     """Signal to noise of the model at `path` against the float one, in dB."""
-    truth = np.asarray(predict(lite.path, dict(zip(lite.inputs_by_name, arrays, strict=True))).real_values)
-    names = read(path).inputs_by_name
-    output = np.asarray(predict(path, dict(zip(names, arrays, strict=True)), runtime).real_values)
-    return float(10 * np.log10(np.square(truth).sum() / np.square(output - truth).sum()))
+    return signal_to_noise(read(path), lite, arrays, runtime)
 
 
 MASKED: dict[str, Body] = {
@@ -57,7 +43,7 @@ MASKED: dict[str, Body] = {
 @pytest.mark.parametrize("name", MASKED)
 def test_mask_fills_do_not_stretch_a_scale(name: str, scheme: Any, tmp_path: Path) -> None:
     arrays, path = (SCORES, KEEP), tmp_path / "m.tflite"
-    lite = _float_model(MASKED[name], tmp_path, *arrays)
+    lite = float_graph(MASKED[name], tmp_path, *arrays)
     path.write_bytes(quantize_tflite(lite, QuantizationRequest(scheme), list(arrays)).content)
     assert not check_integer_only(read(path))
     for runtime in (Runtime.REFERENCE, Runtime.XNNPACK):
@@ -67,13 +53,13 @@ def test_mask_fills_do_not_stretch_a_scale(name: str, scheme: Any, tmp_path: Pat
 def test_tensorflows_quantizer_does_stretch_it(tmp_path: Path) -> None:
     """The test above can fail."""
     arrays, path = (SCORES, KEEP), tmp_path / "m.tflite"
-    lite = _float_model(MASKED["where, -1e9"], tmp_path, *arrays)
+    lite = float_graph(MASKED["where, -1e9"], tmp_path, *arrays)
     path.write_bytes(quantize_with_tensorflow(lite.content, list(arrays), ("int8", "int8")))
     assert _snr(path, lite, arrays) < 3
 
 
 def test_a_large_number_that_is_no_mask_stays_one(tmp_path: Path) -> None:
-    lite = _float_model(lambda x: x * 5_000.0 - 20_000.0, tmp_path, SCORES)
+    lite = float_graph(lambda x: x * 5_000.0 - 20_000.0, tmp_path, SCORES)
     path = tmp_path / "m.tflite"
     path.write_bytes(quantize_tflite(lite, QuantizationRequest("int8"), [SCORES]).content)
     assert _snr(path, lite, (SCORES,)) > 35
@@ -91,7 +77,7 @@ EXPONENTIALS: dict[str, Body] = {
 @pytest.mark.parametrize("scheme", ["int8", "int16x8"])
 @pytest.mark.parametrize("name", EXPONENTIALS)
 def test_exponentials_are_bounded(name: str, scheme: Any, tmp_path: Path) -> None:
-    lite, path = _float_model(EXPONENTIALS[name], tmp_path, IMAGES), tmp_path / "m.tflite"
+    lite, path = float_graph(EXPONENTIALS[name], tmp_path, IMAGES), tmp_path / "m.tflite"
     path.write_bytes(quantize_tflite(lite, QuantizationRequest(scheme), [IMAGES]).content)
     assert not check_integer_only(read(path))
     assert _snr(path, lite, (IMAGES,)) > (32 if scheme == "int8" else 50)
@@ -101,14 +87,14 @@ def test_exponentials_are_bounded(name: str, scheme: Any, tmp_path: Path) -> Non
 def test_comparisons_hold_for_every_range(scale: float, tmp_path: Path) -> None:
     """LiteRT's 8-bit kernels compare wrongly where a scale is 1 or more."""
     arrays, path = (IMAGES * scale, IMAGES[::-1] * scale), tmp_path / "m.tflite"
-    lite = _float_model(lambda x, y: tf.where(x < y, x, y), tmp_path, *arrays)
+    lite = float_graph(lambda x, y: tf.where(x < y, x, y), tmp_path, *arrays)
     path.write_bytes(quantize_tflite(lite, QuantizationRequest("int8"), list(arrays)).content)
     assert _snr(path, lite, arrays) > 35
 
 
 def test_equality_with_a_constant_is_exact(tmp_path: Path) -> None:
     padded, path = np.where(IMAGES > 5, np.float32(-10.0), np.maximum(IMAGES, -9)), tmp_path / "m.tflite"
-    lite = _float_model(lambda x: tf.where(tf.not_equal(x, -10.0), x, 0.0), tmp_path, padded)
+    lite = float_graph(lambda x: tf.where(tf.not_equal(x, -10.0), x, 0.0), tmp_path, padded)
     path.write_bytes(quantize_tflite(lite, QuantizationRequest("int8"), [padded]).content)
     assert _snr(path, lite, (padded,)) > 30
 
@@ -120,7 +106,7 @@ def test_a_copy_in_a_much_coarser_scale_has_no_bias(tmp_path: Path) -> None:
         positive = tf.nn.relu(0.1 * x)
         return tf.concat([positive, 0.4 * x], axis=3), tf.reduce_mean(positive, axis=(1, 2))
 
-    lite, path = _float_model(body, tmp_path, IMAGES), tmp_path / "m.tflite"
+    lite, path = float_graph(body, tmp_path, IMAGES), tmp_path / "m.tflite"
     path.write_bytes(quantize_tflite(lite, QuantizationRequest("int8"), [IMAGES]).content)
     truth, outputs = (list(predict(each, IMAGES, Runtime.REFERENCE).real_values.values()) for each in (lite.path, path))  # type: ignore[union-attr]
     concatenations = [max((array for array in arrays), key=np.ndim) for arrays in (truth, outputs)]
@@ -143,7 +129,7 @@ AFFINES: dict[str, Body] = {
 @pytest.mark.parametrize("name", AFFINES)
 def test_factors_of_channels_keep_a_scale_each(name: str, scheme: Any, tmp_path: Path) -> None:
     """A batch normalization that no convolution precedes; MUL would take all factors in one 8-bit scale."""
-    lite, path = _float_model(AFFINES[name], tmp_path, IMAGES), tmp_path / "m.tflite"
+    lite, path = float_graph(AFFINES[name], tmp_path, IMAGES), tmp_path / "m.tflite"
     path.write_bytes(quantize_tflite(lite, QuantizationRequest(scheme), [IMAGES]).content)
     assert "DEPTHWISE_CONV_2D" in read(path).operator_counts
     assert "MUL" not in read(path).operator_counts
@@ -162,7 +148,7 @@ NOT_AFFINE: dict[str, Body] = {
 
 @pytest.mark.parametrize("name", NOT_AFFINE)
 def test_other_products_and_sums_stay(name: str, tmp_path: Path) -> None:
-    lite, path = _float_model(NOT_AFFINE[name], tmp_path, IMAGES), tmp_path / "m.tflite"
+    lite, path = float_graph(NOT_AFFINE[name], tmp_path, IMAGES), tmp_path / "m.tflite"
     path.write_bytes(quantize_tflite(lite, QuantizationRequest("int8"), [IMAGES]).content)
     assert "DEPTHWISE_CONV_2D" not in read(path).operator_counts
     assert _snr(path, lite, (IMAGES,)) > 25

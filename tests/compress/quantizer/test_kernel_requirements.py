@@ -89,7 +89,6 @@ BODIES: dict[str, Body] = {
     "CONCATENATION": lambda x: tf.concat([x[..., :2], tf.reverse(x, (1,))[..., :2]], axis=3),
     "CONV_2D": lambda x: tf.nn.conv2d(x, KERNEL, 1, "SAME"),
     "DEPTHWISE_CONV_2D": lambda x: tf.nn.depthwise_conv2d(x, KERNEL[..., :1], (1, 1, 1, 1), "SAME"),
-    "DIV": lambda x: x / (tf.abs(tf.reverse(x, (1,))) + 4.0),
     "DYNAMIC_UPDATE_SLICE": lambda x: xla.dynamic_update_slice(x, tf.reverse(x[:, :1], (2,)), [0, 1, 0, 0]),
     "EQUAL": lambda x: tf.where(tf.equal(tf.nn.relu(x), 0.0), 0.5 * x, x),
     "FULLY_CONNECTED": lambda x: tf.reshape(tf.matmul(tf.reshape(x, (24, 4)), KERNEL[0, 0]), (1, 4, 6, 4)),
@@ -214,9 +213,14 @@ def _shapes_are_true(model: Model) -> bool:
 DECOMPOSED: dict[str, Body] = {
     "SQUARE": tf.square,
     "NEG": lambda x: -tf.abs(x),
+    "DIV": lambda x: x / (tf.abs(tf.reverse(x, (1,))) + 4.0),
     "POW": lambda x: tf.pow(x, 3.0),
     "GREATER": lambda x: tf.where(x > tf.reverse(x, (1,)), x, tf.reverse(x, (1,))),
     "LESS_EQUAL": lambda x: tf.where(x <= 0.25, x, tf.ones_like(x) * 0.25),
+    "ADD_N": lambda x: tf.add_n([x, 0.5 * x, tf.reverse(x, (1,))]),
+    "CUMSUM": lambda x: tf.cumsum(tf.cumsum(x, axis=2, reverse=True), axis=3, exclusive=True),
+    "L2_NORMALIZATION": BODIES["L2_NORMALIZATION"],
+    "LOG_SOFTMAX": tf.nn.log_softmax,
     "SQUARED_DIFFERENCE": lambda x: tf.math.squared_difference(tf.reduce_mean(x, axis=(1, 2), keepdims=True), x),
     "PRELU": BODIES["PRELU"],
     "ELU": BODIES["ELU"],
@@ -225,6 +229,8 @@ DECOMPOSED: dict[str, Body] = {
     "DEPTH_TO_SPACE": BODIES["DEPTH_TO_SPACE"],
     "SPACE_TO_DEPTH": BODIES["SPACE_TO_DEPTH"],
 }
+
+MAX_ERROR_16 = {"L2_NORMALIZATION": 0.004}  # LiteRT's 16-bit RSQRT is a table of 513 numbers
 
 
 @pytest.mark.parametrize("scheme", ["int8", "int16x8"])
@@ -246,7 +252,7 @@ def test_an_operator_without_a_kernel_is_decomposed(name: str, scheme: SchemeNam
     for runtime in (Runtime.BUILTIN, Runtime.XNNPACK):
         outputs = np.asarray(predict(path, X, runtime).real_values)
         error = np.abs(outputs - truth).max() / np.abs(truth).max()
-        assert error < (0.05 if scheme == "int8" else 0.002), (runtime, error)
+        assert error < (0.05 if scheme == "int8" else MAX_ERROR_16.get(name, 0.002)), (runtime, error)
 
 
 def test_what_stays_in_float_is_not_decomposed(tmp_path: Path) -> None:
@@ -311,7 +317,11 @@ def test_what_reads_the_float_tensor_gets_it_dequantized(tmp_path: Path) -> None
 
     def body(x: Any) -> Any:
         exponential = tf.exp(0.3 * x)
-        return tf.sin(exponential) + tf.nn.leaky_relu(exponential - 1.0, 0.2) + tf.abs(exponential - 2.0)
+        return (
+            tf.atan2(exponential, tf.ones_like(x))
+            + tf.nn.leaky_relu(exponential - 1.0, 0.2)
+            + tf.abs(exponential - 2.0)
+        )
 
     def recipe(lite: Model) -> recipes.LitertRecipe:
         int16_operators = [operator for operator in lite.operators if operator.name == "ABS"]
@@ -321,8 +331,8 @@ def test_what_reads_the_float_tensor_gets_it_dequantized(tmp_path: Path) -> None
         ]
 
     lite, quantized = _quantize_mixed(body, recipe, tmp_path)
-    assert {name: bool(_floats(quantized, name)) for name in ("EXP", "LEAKY_RELU", "ABS", "SIN")} == {
-        "EXP": False, "LEAKY_RELU": False, "ABS": False, "SIN": True
+    assert {name: bool(_floats(quantized, name)) for name in ("EXP", "LEAKY_RELU", "ABS", "ATAN2")} == {
+        "EXP": False, "LEAKY_RELU": False, "ABS": False, "ATAN2": True
     }  # fmt: skip
     _check_agreement(quantized, lite, 0.05)
 

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from integer_graphs import float_graph, quantize_graph
 
 from edgepipe.compress.keras_to_tflite import convert
 from edgepipe.compress.quantizer.op_decomposition import decomposed_model, uniform_bit_width
@@ -185,3 +186,13 @@ def test_a_power_that_broadcasts_its_input_is_kept(tmp_path: Path) -> None:
     lite = _file(lambda x: tf.pow(tf.reduce_sum(x), tf.constant([2.0])), tmp_path)
     with decomposed_model(lite, uniform_bit_width(8)) as decomposed:
         assert decomposed.operator_counts == lite.operator_counts
+
+
+def test_a_centred_image_has_no_bias(tmp_path: Path) -> None:
+    """Pixels of whole codes, shifted to -1 .. 1: with 255 steps all would lie halfway between two."""
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 3)).astype("float32") / 255
+    pixels[:, 0, 0] = [0.0, 1.0, 0.5]
+    lite = float_graph(lambda x: x * 2.0 - 1.0, tmp_path, pixels)
+    model = quantize_graph(lite, "int8", (pixels,))
+    outputs = np.asarray(predict(model.path, pixels).real_values)
+    assert abs(np.mean(outputs - (pixels * 2 - 1))) < 0.1 * 2 / 255
