@@ -101,11 +101,12 @@ class BridgedModel:
     model: TfKerasModel
     difference: ModelDifference
     keras3_notes: tuple[str, ...] = ()  # layers that stay Keras 3 layers inside the twin, and why
+    input_notes: tuple[str, ...] = ()  # inputs whose name TensorFlow refuses in a scope
 
     @property
     def notes(self) -> list[str]:
         """Notes on the bridge for a report."""
-        return [self.difference.text(), *self.keras3_notes]
+        return [self.difference.text(), *self.keras3_notes, *self.input_notes]
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,15 @@ def bridge(model: KerasModel) -> BridgedModel:
             f"its output differs by {wrong_difference.relative_error:.1e} of its largest value "
             f"(allowed {TOLERANCE:.0e}); leave that layer out, or convert without compression, and please report it"
         )
-    return BridgedModel(twin.model, difference, twin.keras3_notes)
+    return BridgedModel(twin.model, difference, twin.keras3_notes, _renamed_input_notes(model, twin.model))
+
+
+def _renamed_input_notes(model: KerasModel, twin: TfKerasModel) -> tuple[str, ...]:
+    return tuple(
+        f"input '{name}' is called '{new_name}' from here on: TensorFlow refuses some of its characters"
+        for name, new_name in zip(input_names(model), input_names(twin), strict=True)
+        if name != new_name
+    )
 
 
 def build_twin(model: KerasModel) -> TwinModel:

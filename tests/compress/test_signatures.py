@@ -283,6 +283,11 @@ def test_bridged_stored_and_trained_models_keep_names(tmp_path: Path) -> None:
         assert _tensor_names(content) == (["far", "near"], ["boxes", "scores"])
 
 
+def test_an_input_name_that_the_bridge_must_change_is_told() -> None:
+    note = "input 'ton:größe 1' is called 'ton_gr__e_1' from here on: TensorFlow refuses some of its characters"
+    assert note in bridge(_odd_characters(keras)).notes
+
+
 def test_stored_names_of_another_model_are_refused(tmp_path: Path) -> None:
     twin = bridge(_keys(keras)).model
     twin.output_names = ["one"]
