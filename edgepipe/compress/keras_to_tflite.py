@@ -9,12 +9,14 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from edgepipe.compress.loop_unrolling import freeze_without_loops, unrolling_notes
 from edgepipe.compress.qat.fake_quant import export_mode, is_fake_quant, read_trained_ranges
 from edgepipe.compress.quantizer.quantization import QuantizationRequest, QuantizedModel, needs_samples, quantize_tflite
 from edgepipe.compress.schemes import InterfaceType, SchemeName
@@ -74,7 +76,9 @@ def convert_keras(
         held_out_feeds = (
             None if held_out is None or isinstance(model, Path) else prepare_feeds(held_out, model_inputs(model))
         )
-        return quantize_tflite(lite, request, feeds, read_trained_ranges(model), held_out_feeds)
+        quantized_model = quantize_tflite(lite, request, feeds, read_trained_ranges(model), held_out_feeds)
+        loop_notes = unrolling_notes(model, len(lite.operators)) if needs_samples(request) else []
+        return replace(quantized_model, notes=(*loop_notes, *quantized_model.notes))
 
 
 @contextmanager
@@ -95,10 +99,7 @@ def float_model(
 def _write_float_model(model: Any, samples: Arrays | None, requires_samples: bool, path: Path) -> list[Array] | None:
     """Write the float .tflite; returns the samples as its inputs take them. The converter's stderr is captured."""
     with capture_stderr() as read_log, export_mode(model, include_activations=True):
-        frozen_graph = _freeze_model(model)
-        if requires_samples:
-            _check_loops(frozen_graph.function)
-        feeds = prepare_feeds(samples, frozen_graph.inputs) if requires_samples else None
+        frozen_graph, feeds = _freeze_with_feeds(model, samples) if requires_samples else (_freeze_model(model), None)
         converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen_graph.function], frozen_graph.function)
         path.write_bytes(_run_converter(converter, read_log, frozen_graph.function))
         return feeds
@@ -109,10 +110,7 @@ def _convert_directly(model: Any, scheme: str, samples: Arrays | None, io_types:
     with capture_stderr() as read_log, warnings.catch_warnings(), export_mode(model):
         # issued for every quantization through a frozen graph; the representative samples are those statistics
         warnings.filterwarnings("ignore", "Statistics for quantized inputs were expected", UserWarning)
-        frozen_graph = _freeze_model(model)
-        if scheme == "int8":
-            _check_loops(frozen_graph.function)
-        feeds = prepare_feeds(samples, frozen_graph.inputs) if scheme == "int8" else []
+        frozen_graph, feeds = _freeze_with_feeds(model, samples) if scheme == "int8" else (_freeze_model(model), [])
         converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen_graph.function], frozen_graph.function)
         _configure_converter(converter, scheme, feeds)
         converter.inference_input_type, converter.inference_output_type = (_TF_TYPE_BY_NAME[name] for name in io_types)
@@ -123,19 +121,12 @@ def _freeze_model(model: Any) -> FrozenGraph:
     return freeze_saved_model(model) if isinstance(model, Path) else freeze(model)
 
 
-LOOP_OPS = ("LoopCond", "While", "StatelessWhile")
-
-
-def _check_loops(function: Any) -> None:
-    """Refuse a graph with a loop: calibrating it crashes TensorFlow's converter, without a message."""
-    # Freezing lowers a While to several ops; each loop has exactly one LoopCond.
-    loop_names = [op.name.split("/while/")[0] for op in function.graph.get_operations() if op.type in LOOP_OPS]
-    if loop_names:
-        raise InputError(
-            f"activations cannot be calibrated through a loop, and the model has {len(loop_names)}: "
-            f"{', '.join(loop_names)}; build recurrent layers (LSTM, GRU) with unroll=True, "
-            "or choose scheme dynamic or float16"
-        )
+def _freeze_with_feeds(model: Any, samples: Arrays | None) -> tuple[FrozenGraph, list[Array]]:
+    """The graph without loops, and the samples that calibrate it."""
+    loop_free_graph = freeze_without_loops(model)
+    feeds = prepare_feeds(samples, loop_free_graph.graph.inputs)
+    loop_free_graph.check_equal(feeds)
+    return loop_free_graph.graph, feeds
 
 
 def _configure_converter(converter: Any, scheme: str, feeds: list[Array]) -> None:

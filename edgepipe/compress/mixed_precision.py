@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +62,16 @@ def convert_mixed(
         open_float_tflite(source.model, samples) as (float_lite, feeds, trained_ranges),
         decomposed_model(float_lite, uniform_bit_width(8)) as lite,
     ):
-        return _search_mix(source, request, (lite, feeds, trained_ranges), target)
+        converted_model = _search_mix(source, request, (lite, feeds, trained_ranges), target)
+        return replace(converted_model, notes=(*_unrolling_notes(source, float_lite), *converted_model.notes))
+
+
+def _unrolling_notes(source: SourceModel, float_lite: Model) -> list[str]:
+    if isinstance(source.model, Model):
+        return []
+    from edgepipe.compress.loop_unrolling import unrolling_notes
+
+    return unrolling_notes(source.model, len(float_lite.operators))
 
 
 def _search_mix(

@@ -15,8 +15,10 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 from edgepipe.core.errors import InputError
 from edgepipe.models.input_shapes import check_input_shapes, input_names
 from edgepipe.models.keras_types import AnyKerasModel, Tensor, TensorSpec, TensorTree, TfFunction
+from edgepipe.models.recurrent_layers import check_stateless, without_recurrent_dropout
 
 SIGNATURE_NAME = "serving_default"
+VARIABLE_WRITERS = ("Assign", "ResourceScatter", "ResourceApply")  # how the names of such operations begin
 
 
 @dataclass(frozen=True)
@@ -40,13 +42,16 @@ def freeze(model: AnyKerasModel) -> FrozenGraph:
     """Freeze a Keras 3, tf_keras or tfmot fake-quant model in inference mode.
 
     Raises:
-        InputError: the model is not built, is subclassed, or has an input dimension that is not fixed.
+        InputError: the model is not built, is subclassed, has an input dimension that is not fixed, or keeps a state.
     """
 
     def infer(*tensors: Tensor) -> list[Tensor]:
         return list(keras.tree.flatten(model(_pack_inputs(model, list(tensors)), training=False)))
 
-    return _freeze_function(infer, model_inputs(model))
+    inputs = model_inputs(model)
+    check_stateless(model)
+    with without_recurrent_dropout(model):
+        return _freeze_function(infer, inputs)
 
 
 def model_inputs(model: AnyKerasModel) -> tuple[ModelInput, ...]:
@@ -65,7 +70,8 @@ def freeze_saved_model(path: Path) -> FrozenGraph:
     """Freeze the `serving_default` signature of a SavedModel.
 
     Raises:
-        InputError: it cannot be loaded, has no such signature, or has input dimensions that are not fixed.
+        InputError: it cannot be loaded, has no such signature, has input dimensions that are not fixed, or keeps a
+            state.
     """
     try:
         saved_model = tf.saved_model.load(str(path))
@@ -111,7 +117,22 @@ def _freeze_function(infer: Callable[..., list[Tensor]], inputs: tuple[ModelInpu
         for model_input in inputs
     ]
     concrete_function = tf.function(infer, autograph=False).get_concrete_function(*tensor_specs)
+    _check_variables(concrete_function)
     return FrozenGraph(convert_variables_to_constants_v2(concrete_function), inputs)
+
+
+def _check_variables(function: TfFunction) -> None:
+    """Refuse a graph that writes to its variables: frozen, they would keep their value, or freezing crashes."""
+    graph_def = function.graph.as_graph_def()
+    nodes = [*graph_def.node, *(node for inner in graph_def.library.function for node in inner.node_def)]
+    writers = [f"'{node.name}'" for node in nodes if node.op.startswith(VARIABLE_WRITERS)]
+    if writers:
+        names = ", ".join(dict.fromkeys(writers))
+        raise InputError(
+            f"the model changes variables of its own when it runs ({names}), and a .tflite keeps no state between its "
+            "calls; make each state an input and an output of the model, or leave out what changes it (random numbers "
+            "and dropout in inference, counters, streaming buffers)"
+        )
 
 
 def _pack_inputs(model: AnyKerasModel, tensors: list[Tensor]) -> TensorTree:

@@ -1,0 +1,136 @@
+"""Freezes a model without loops: calibration reaches the tensors of unrolled steps, but not those inside a loop.
+
+Keras runs recurrent layers as loops. They are unrolled while the graph is traced, and both graphs are compared.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tensorflow as tf
+
+from edgepipe.core.arrays import Array
+from edgepipe.core.errors import InputError
+from edgepipe.models.bridge import TOLERANCE, relative_difference
+from edgepipe.models.freeze import FrozenGraph, freeze, freeze_saved_model
+from edgepipe.models.keras_types import AnyKerasModel, TfFunction
+from edgepipe.models.recurrent_layers import MAX_UNROLLED_STEPS, rolled_layers, unrolled
+
+LOOP_OPS = ("LoopCond", "While", "StatelessWhile")
+COMPARED_SAMPLES = 2
+OTHER_SCHEMES = "choose scheme dynamic or float16, which keep the loop"
+
+
+@dataclass(frozen=True)
+class Loop:
+    """A loop of a frozen graph: the layer it is named after, and the lengths of the sequences that it reads."""
+
+    name: str
+    sequence_lengths: tuple[int | None, ...]  # None: open
+
+
+@dataclass(frozen=True)
+class LoopFreeGraph:
+    """A frozen graph without loops, and the graph that it was unrolled from; None if it never had a loop."""
+
+    graph: FrozenGraph
+    rolled_graph: FrozenGraph | None = None
+
+    def check_equal(self, feeds: list[Array]) -> None:
+        """Compare both graphs on the first samples of each input.
+
+        Raises:
+            InputError: they compute something else.
+        """
+        if self.rolled_graph is None:
+            return
+        for number in range(min(COMPARED_SAMPLES, len(feeds[0]))):
+            sample = [tf.constant(feed[number : number + 1]) for feed in feeds]
+            outputs, rolled_outputs = self.graph.function(*sample), self.rolled_graph.function(*sample)
+            differences = map(relative_difference, tf.nest.flatten(rolled_outputs), tf.nest.flatten(outputs))
+            if not (difference := max(differences)) <= TOLERANCE:
+                raise InputError(
+                    f"the unrolled recurrent layers compute something else: an output differs by {difference:.1e} of "
+                    f"its largest value (allowed {TOLERANCE:.0e}); {OTHER_SCHEMES}, and please report it"
+                )
+
+
+def freeze_without_loops(model: AnyKerasModel | Path) -> LoopFreeGraph:
+    """Freeze a Keras model, whose recurrent layers are unrolled, or a SavedModel, which must have no loops.
+
+    Raises:
+        InputError: as `freeze`; loops that are too long or of open length, or that belong to no recurrent layer.
+    """
+    frozen_graph = freeze_saved_model(model) if isinstance(model, Path) else freeze(model)
+    loops = find_loops(frozen_graph.function)
+    if not loops:
+        return LoopFreeGraph(frozen_graph)
+    if isinstance(model, Path):
+        raise InputError(
+            f"{_describe(loops)}, and the layers of a SavedModel cannot be unrolled; convert the Keras model itself "
+            "(.keras), or export it with unroll=True in its recurrent layers"
+        )
+    _check_lengths(loops)
+    unrolled_graph = _freeze_unrolled(model, loops)
+    if remaining_loops := find_loops(unrolled_graph.function):
+        raise InputError(
+            f"{_describe(remaining_loops)}, and only recurrent layers of Keras (LSTM, GRU, SimpleRNN, RNN, ConvLSTM of "
+            f"Keras 3) can be unrolled; repeat the step in Python instead, or {OTHER_SCHEMES}"
+        )
+    return LoopFreeGraph(unrolled_graph, frozen_graph)
+
+
+def find_loops(function: TfFunction) -> list[Loop]:
+    """The loops of a frozen graph, in order."""
+    operations = function.graph.get_operations()
+    # freezing lowers a While to several operations; each loop has exactly one LoopCond
+    names = [operation.name.split("/while")[0] for operation in operations if operation.type in LOOP_OPS]
+    sequences = [operation for operation in operations if operation.type == "TensorListFromTensor"]
+    return [
+        Loop(name, tuple(_length(sequence) for sequence in sequences if sequence.name.startswith(f"{name}/")))
+        for name in names
+    ]
+
+
+def _length(sequence: tf.Operation) -> int | None:
+    shape = sequence.inputs[0].shape
+    return None if shape.rank is None else shape[0]
+
+
+def _check_lengths(loops: list[Loop]) -> None:
+    for loop in loops:
+        length = max((length for length in loop.sequence_lengths if length is not None), default=0)
+        if length > MAX_UNROLLED_STEPS:
+            raise InputError(
+                f"{_describe([loop])}, and {length} steps are too many to be unrolled (at most {MAX_UNROLLED_STEPS}); "
+                "shorten the sequence (a smaller window, a strided convolution or pooling in front), convert a single "
+                f"step with its states as inputs and outputs, or {OTHER_SCHEMES}"
+            )
+
+
+def _freeze_unrolled(model: AnyKerasModel, loops: list[Loop]) -> FrozenGraph:
+    try:
+        with unrolled(model):
+            return freeze(model)
+    except ValueError as error:
+        # a length that a loop of tf_keras has lost becomes known when that loop is unrolled; others stay open
+        open_loops = [loop for loop in loops if None in loop.sequence_lengths]
+        if not open_loops:
+            raise
+        raise InputError(
+            f"{_describe(open_loops)}, and its number of steps is open; give the sequence a fixed length (Input(shape="
+            f"(steps, features)), no Reshape to an open one), or {OTHER_SCHEMES}"
+        ) from error
+
+
+def _describe(loops: list[Loop]) -> str:
+    names = ", ".join(f"'{loop.name}'" for loop in loops)
+    return f"activations cannot be calibrated through a loop, and the model has {len(loops)}: {names}"
+
+
+def unrolling_notes(model: AnyKerasModel | Path, operator_count: int) -> list[str]:
+    """A note on recurrent layers that were unrolled; `operator_count` is that of the .tflite."""
+    names = [] if isinstance(model, Path) else [f"'{layer.name}'" for layer in rolled_layers(model)]
+    if not names:
+        return []
+    return [f"recurrent layers unrolled step by step, for integers: {', '.join(names)}; {operator_count} operators, "
+            "which share their weights"]  # fmt: skip
