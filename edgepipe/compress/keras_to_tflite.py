@@ -16,13 +16,15 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from edgepipe.compress.loop_unrolling import freeze_without_loops, unrolling_notes
+from edgepipe.compress.loop_unrolling import freeze_without_loops, recurrence_notes
 from edgepipe.compress.qat.fake_quant import export_mode, is_fake_quant, read_trained_ranges
+from edgepipe.compress.quantizer.fused_lstm import fuse_lstms
 from edgepipe.compress.quantizer.quantization import QuantizationRequest, QuantizedModel, needs_samples, quantize_tflite
-from edgepipe.compress.schemes import InterfaceType, SchemeName
+from edgepipe.compress.schemes import InterfaceType, RecurrentForm, SchemeName
 from edgepipe.core.arrays import Array, Arrays, count_samples
 from edgepipe.core.errors import InputError
 from edgepipe.models.freeze import FrozenGraph, ModelInput, freeze, freeze_saved_model, model_inputs
+from edgepipe.models.fused_lstm_marker import MARKER_OPERATION
 from edgepipe.models.native_stderr import capture_stderr
 from edgepipe.tflite.model import Model
 from edgepipe.tflite.reader import read
@@ -68,40 +70,47 @@ def convert_keras(
             TFLite does not have, each named with the layer it comes from.
     """
     io_types = request.io_types
+    _check_recurrent(model, request)
     if (request.scheme == "int8" and is_fake_quant(model)) or (
         request.scheme in CONVERTER_SCHEMES and not request.keep_float
     ):
         return QuantizedModel(_convert_directly(model, request.scheme, samples, io_types))
-    with float_model(model, samples, needs_samples(request)) as (lite, feeds):
+    with float_model(model, samples, needs_samples(request), request.recurrent) as (lite, feeds):
         held_out_feeds = (
             None if held_out is None or isinstance(model, Path) else prepare_feeds(held_out, model_inputs(model))
         )
         quantized_model = quantize_tflite(lite, request, feeds, read_trained_ranges(model), held_out_feeds)
-        loop_notes = unrolling_notes(model, len(lite.operators)) if needs_samples(request) else []
+        loop_notes = recurrence_notes(model, request.recurrent, lite) if needs_samples(request) else []
         return replace(quantized_model, notes=(*loop_notes, *quantized_model.notes))
 
 
 @contextmanager
 def float_model(
-    model: Any, samples: Arrays | None, requires_samples: bool
+    model: Any, samples: Arrays | None, requires_samples: bool, recurrent: RecurrentForm = "unrolled"
 ) -> Iterator[tuple[Model, list[Array] | None]]:
     """The float .tflite of `model`, which exists inside the block only, and `samples` in the order of its inputs.
 
-    With `requires_samples` there must be samples to calibrate on. A fake-quant model keeps its trained weights, and
+    With `requires_samples` there must be samples to calibrate on, and recurrent layers take the form `recurrent`. A fake-quant model keeps its trained weights, and
     nothing is rounded.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "float.tflite"
-        feeds = _write_float_model(model, samples, requires_samples, path)
+        feeds = _write_float_model(model, samples, recurrent if requires_samples else None, path)
         yield read(path), feeds
 
 
-def _write_float_model(model: Any, samples: Arrays | None, requires_samples: bool, path: Path) -> list[Array] | None:
+def _write_float_model(
+    model: Any, samples: Arrays | None, recurrent: RecurrentForm | None, path: Path
+) -> list[Array] | None:
     """Write the float .tflite; returns the samples as its inputs take them. The converter's stderr is captured."""
     with capture_stderr() as read_log, export_mode(model, include_activations=True):
-        frozen_graph, feeds = _freeze_with_feeds(model, samples) if requires_samples else (_freeze_model(model), None)
+        frozen_graph, feeds = (
+            (_freeze_model(model), None) if recurrent is None else _freeze_with_feeds(model, samples, recurrent)
+        )
         converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen_graph.function], frozen_graph.function)
-        path.write_bytes(_run_converter(converter, read_log, frozen_graph.function))
+        converter.allow_custom_ops = recurrent == "fused"
+        content = _run_converter(converter, read_log, frozen_graph.function)
+        path.write_bytes(fuse_lstms(content, MARKER_OPERATION) if recurrent == "fused" else content)
         return feeds
 
 
@@ -121,9 +130,22 @@ def _freeze_model(model: Any) -> FrozenGraph:
     return freeze_saved_model(model) if isinstance(model, Path) else freeze(model)
 
 
-def _freeze_with_feeds(model: Any, samples: Arrays | None) -> tuple[FrozenGraph, list[Array]]:
+def _check_recurrent(model: Any, request: QuantizationRequest) -> None:
+    if request.recurrent == "fused" and (request.scheme != "int8" or is_fake_quant(model)):
+        found = (
+            "the model is a fake-quant model, unrolled" if is_fake_quant(model) else f"the scheme is {request.scheme}"
+        )
+        raise InputError(
+            f"recurrent fused: TFLite's fused LSTM has an integer kernel for int8 with calibrated ranges, but {found}; "
+            "drop `recurrent` (--recurrent)"
+        )
+
+
+def _freeze_with_feeds(
+    model: Any, samples: Arrays | None, recurrent: RecurrentForm = "unrolled"
+) -> tuple[FrozenGraph, list[Array]]:
     """The graph without loops, and the samples that calibrate it."""
-    loop_free_graph = freeze_without_loops(model)
+    loop_free_graph = freeze_without_loops(model, recurrent)
     feeds = prepare_feeds(samples, loop_free_graph.graph.inputs)
     loop_free_graph.check_equal(feeds)
     return loop_free_graph.graph, feeds

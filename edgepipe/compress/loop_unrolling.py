@@ -8,12 +8,17 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from edgepipe.compress.quantizer.fused_lstm import FUSED_LSTM
+from edgepipe.compress.schemes import RecurrentForm
 from edgepipe.core.arrays import Array
 from edgepipe.core.errors import InputError
+from edgepipe.core.units import plural
 from edgepipe.models.bridge import TOLERANCE, relative_difference
 from edgepipe.models.freeze import FrozenGraph, freeze, freeze_saved_model
+from edgepipe.models.fused_lstm_marker import MARKER_OPERATION, fused, fusible_layers
 from edgepipe.models.keras_types import AnyKerasModel, TfFunction
 from edgepipe.models.recurrent_layers import MAX_UNROLLED_STEPS, rolled_layers, unrolled
+from edgepipe.tflite.model import Model
 
 LOOP_OPS = ("LoopCond", "While", "StatelessWhile")
 COMPARED_SAMPLES = 2
@@ -54,14 +59,19 @@ class LoopFreeGraph:
                 )
 
 
-def freeze_without_loops(model: AnyKerasModel | Path) -> LoopFreeGraph:
+def freeze_without_loops(model: AnyKerasModel | Path, recurrent: RecurrentForm = "unrolled") -> LoopFreeGraph:
     """Freeze a Keras model, whose recurrent layers are unrolled, or a SavedModel, which must have no loops.
 
+    With `recurrent` fused, LSTM layers are one marker operation each, and only the others are unrolled.
+
     Raises:
-        InputError: as `freeze`; loops that are too long or of open length, or that belong to no recurrent layer.
+        InputError: as `freeze`; loops that are too long or of open length, or that belong to no recurrent layer;
+            nothing to fuse.
     """
     frozen_graph = freeze_saved_model(model) if isinstance(model, Path) else freeze(model)
     loops = find_loops(frozen_graph.function)
+    if recurrent == "fused":
+        return LoopFreeGraph(_freeze_fused(model), frozen_graph)
     if not loops:
         return LoopFreeGraph(frozen_graph)
     if isinstance(model, Path):
@@ -69,6 +79,10 @@ def freeze_without_loops(model: AnyKerasModel | Path) -> LoopFreeGraph:
             f"{_describe(loops)}, and the layers of a SavedModel cannot be unrolled; convert the Keras model itself "
             "(.keras), or export it with unroll=True in its recurrent layers"
         )
+    return LoopFreeGraph(_unroll(model, loops), frozen_graph)
+
+
+def _unroll(model: AnyKerasModel, loops: list[Loop]) -> FrozenGraph:
     _check_lengths(loops)
     unrolled_graph = _freeze_unrolled(model, loops)
     if remaining_loops := find_loops(unrolled_graph.function):
@@ -76,7 +90,25 @@ def freeze_without_loops(model: AnyKerasModel | Path) -> LoopFreeGraph:
             f"{_describe(remaining_loops)}, and only recurrent layers of Keras (LSTM, GRU, SimpleRNN, RNN, ConvLSTM of "
             f"Keras 3) can be unrolled; repeat the step in Python instead, or {OTHER_SCHEMES}"
         )
-    return LoopFreeGraph(unrolled_graph, frozen_graph)
+    return unrolled_graph
+
+
+def _freeze_fused(model: AnyKerasModel | Path) -> FrozenGraph:
+    if isinstance(model, Path) or not fusible_layers(model):
+        raise InputError(
+            "recurrent fused: found no layer to fuse; TFLite's fused kernel computes the LSTM layers of a Keras 3 "
+            "model, with tanh and sigmoid; convert with `recurrent: unrolled` (--recurrent unrolled)"
+        )
+    with fused(model):
+        fused_graph = freeze(model)
+        loops = find_loops(fused_graph.function)  # of other layers, and of masked LSTMs
+        fused_graph = _unroll(model, loops) if loops else fused_graph
+    if not any(operation.type == MARKER_OPERATION for operation in fused_graph.function.graph.get_operations()):
+        raise InputError(
+            "recurrent fused: every LSTM has a mask, which TFLite's fused kernel does not take; convert with "
+            "`recurrent: unrolled` (--recurrent unrolled)"
+        )
+    return fused_graph
 
 
 def find_loops(function: TfFunction) -> list[Loop]:
@@ -127,10 +159,23 @@ def _describe(loops: list[Loop]) -> str:
     return f"activations cannot be calibrated through a loop, and the model has {len(loops)}: {names}"
 
 
-def unrolling_notes(model: AnyKerasModel | Path, operator_count: int) -> list[str]:
-    """A note on recurrent layers that were unrolled; `operator_count` is that of the .tflite."""
-    names = [] if isinstance(model, Path) else [f"'{layer.name}'" for layer in rolled_layers(model)]
-    if not names:
+def recurrence_notes(model: AnyKerasModel | Path, recurrent: RecurrentForm, lite: Model) -> list[str]:
+    """Notes on recurrent layers that were unrolled or fused in the float .tflite `lite`."""
+    if isinstance(model, Path):
         return []
-    return [f"recurrent layers unrolled step by step, for integers: {', '.join(names)}; {operator_count} operators, "
-            "which share their weights"]  # fmt: skip
+    notes = [_fused_note(lite)] if recurrent == "fused" else []
+    fused_layers = fusible_layers(model) if recurrent == "fused" else []
+    names = [f"'{layer.name}'" for layer in rolled_layers(model) if not any(layer is other for other in fused_layers)]
+    if names:
+        notes.append(f"recurrent layers unrolled step by step, for integers: {', '.join(names)}; "
+                     f"{len(lite.operators)} operators, which share their weights")  # fmt: skip
+    return notes
+
+
+def _fused_note(lite: Model) -> str:
+    count = sum(operator.name == FUSED_LSTM for operator in lite.operators)
+    return (
+        f"{plural(count, 'LSTM')} fused into one operator each, {len(lite.operators)} operators in all; the operator "
+        "keeps its state from call to call: reset it before each sequence (LiteRT: reset_all_variables(), TFLite "
+        "Micro: Reset()), or the results are wrong"
+    )

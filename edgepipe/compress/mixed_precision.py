@@ -69,9 +69,9 @@ def convert_mixed(
 def _unrolling_notes(source: SourceModel, float_lite: Model) -> list[str]:
     if isinstance(source.model, Model):
         return []
-    from edgepipe.compress.loop_unrolling import unrolling_notes
+    from edgepipe.compress.loop_unrolling import recurrence_notes
 
-    return unrolling_notes(source.model, len(float_lite.operators))
+    return recurrence_notes(source.model, "unrolled", float_lite)
 
 
 def _search_mix(

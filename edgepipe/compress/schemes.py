@@ -10,6 +10,7 @@ SchemeName = Literal[
 ]
 InterfaceType = Literal["int8", "uint8", "int16", "float32"]
 CalibrationMethod = Literal["min_max", "moving_average", "percentile", "mse"]
+RecurrentForm = Literal["unrolled", "fused"]  # how calibrated schemes write recurrent layers; fused: LSTM in int8
 
 
 @final

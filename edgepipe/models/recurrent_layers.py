@@ -16,9 +16,14 @@ _NO_DROPOUT = {"dropout": 0.0, "recurrent_dropout": 0.0}
 _LOOP_OPTIONS = {"unroll": True, "_could_use_gpu_kernel": False}
 
 
+def recurrent_layers(model: AnyKerasModel) -> list[AnyKerasLayer]:
+    """The recurrent layers of `model`, those inside wrappers and nested models too."""
+    return [layer for layer in _all_layers(model) if hasattr(layer, "unroll")]
+
+
 def rolled_layers(model: AnyKerasModel) -> list[AnyKerasLayer]:
-    """The recurrent layers of `model` that run as loops, those inside wrappers and nested models too."""
-    return [layer for layer in _all_layers(model) if getattr(layer, "unroll", None) is False]
+    """The recurrent layers of `model` that run as loops."""
+    return [layer for layer in recurrent_layers(model) if not layer.unroll]
 
 
 @contextmanager
@@ -29,7 +34,7 @@ def unrolled(model: AnyKerasModel) -> Iterator[None]:
     """
     changes = [(layer, option, setting) for layer in rolled_layers(model) for option, setting in _LOOP_OPTIONS.items()]
     changes += [(cell, "implementation", 2) for cell in _dropout_cells(model)]
-    with _changed_attributes([change for change in changes if hasattr(change[0], change[1])]):
+    with changed_attributes([change for change in changes if hasattr(change[0], change[1])]):
         yield
 
 
@@ -40,7 +45,7 @@ def without_recurrent_dropout(model: AnyKerasModel) -> Iterator[None]:
     They draw them in inference too, where they are not used: a random state that moves on cannot be frozen.
     """
     cells = _dropout_cells(model)
-    with _changed_attributes([(cell, *change) for cell in cells for change in _NO_DROPOUT.items()]):
+    with changed_attributes([(cell, *change) for cell in cells for change in _NO_DROPOUT.items()]):
         yield
 
 
@@ -53,9 +58,7 @@ def _dropout_cells(model: AnyKerasModel) -> list[AnyKerasLayer]:
 
 def check_stateless(model: AnyKerasModel) -> None:
     """Raise an `InputError` if a recurrent layer of `model` carries its state from one call to the next."""
-    names = [
-        f"'{layer.name}'" for layer in _all_layers(model) if hasattr(layer, "unroll") and getattr(layer, "stateful", 0)
-    ]
+    names = [f"'{layer.name}'" for layer in recurrent_layers(model) if layer.stateful]
     if names:
         raise InputError(
             f"stateful=True in {', '.join(names)}: a .tflite keeps no state between its calls; set stateful=False to "
@@ -71,12 +74,16 @@ def _all_layers(model: AnyKerasModel) -> Iterator[AnyKerasLayer]:
 
 
 @contextmanager
-def _changed_attributes(changes: list[tuple[AnyKerasLayer, str, Any]]) -> Iterator[None]:
-    usual_values = [(layer, attribute, getattr(layer, attribute)) for layer, attribute, _ in changes]
+def changed_attributes(changes: list[tuple[AnyKerasLayer, str, Any]]) -> Iterator[None]:
+    """Attributes of layers have other values inside the block: (layer, attribute, value)."""
+    own_values = [(layer, attribute, vars(layer).get(attribute)) for layer, attribute, _ in changes]
     for layer, attribute, value in changes:
         setattr(layer, attribute, value)
     try:
         yield
     finally:
-        for layer, attribute, value in usual_values:
-            setattr(layer, attribute, value)
+        for layer, attribute, value in own_values:
+            if value is None:  # the attribute is that of the class
+                delattr(layer, attribute)
+            else:
+                setattr(layer, attribute, value)

@@ -14,6 +14,8 @@ from edgepipe.compress.quantizer import flatbuffer_edits
 from edgepipe.compress.quantizer.activation_calibration import ActivationRange
 from edgepipe.compress.quantizer.encoding import Encoding
 from edgepipe.compress.quantizer.encoding_plan import EncodingPlan, supports_integers
+from edgepipe.compress.quantizer.fused_lstm import FUSED_LSTM
+from edgepipe.compress.quantizer.fused_lstm_writer import write_fused_lstm
 from edgepipe.compress.quantizer.graph_index import GraphIndex
 from edgepipe.compress.quantizer.graph_rewriter import QUANTIZE_VERSION, GraphRewriter
 from edgepipe.compress.quantizer.kernel_requirements import (
@@ -174,6 +176,10 @@ class _ModelWriter:
 
     def _write_operator(self, number: int) -> None:
         operator, bits = self.index.operators[number], self.plan.bits_by_operator[number]
+        if bits is not None and self.index.kinds[number] == FUSED_LSTM:
+            write_fused_lstm(self.rewriter, number)
+            self.rewriter.operators.append(operator)
+            return
         operator.inputs = [self._read(number, position) for position in range(len(self.index.inputs[number]))]
         if bits is not None:
             operator.opcodeIndex = self.graph.ensure_opcode(self.index.kinds[number], self._version(number, bits))

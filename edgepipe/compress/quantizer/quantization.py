@@ -9,11 +9,19 @@ from edgepipe.compress.quantizer import flatbuffer_edits, recipes
 from edgepipe.compress.quantizer.activation_calibration import ActivationRange, ActivationRanges, calibrate
 from edgepipe.compress.quantizer.graph_index import GraphIndex
 from edgepipe.compress.quantizer.layer_attribution import scope_names
+from edgepipe.compress.quantizer.lstm_state_ranges import add_state_ranges
 from edgepipe.compress.quantizer.mask_sentinels import extend_masked_ranges, masked_tensor_names
 from edgepipe.compress.quantizer.mutable_graph import BitWidthPolicy, MutableGraph
 from edgepipe.compress.quantizer.op_decomposition import calibrate_decomposed, decomposed_model
 from edgepipe.compress.quantizer.recipes import LitertRecipe
-from edgepipe.compress.schemes import SCHEMES, ActivationCalibration, InterfaceType, SchemeName, interface_types
+from edgepipe.compress.schemes import (
+    SCHEMES,
+    ActivationCalibration,
+    InterfaceType,
+    RecurrentForm,
+    SchemeName,
+    interface_types,
+)
 from edgepipe.core.arrays import Array
 from edgepipe.core.errors import InputError
 from edgepipe.tflite.model import Model, Operator
@@ -32,6 +40,7 @@ class QuantizationRequest:
     calibration: ActivationCalibration = field(default_factory=ActivationCalibration)
     recipe: LitertRecipe | None = None  # of the scheme `recipe`
     keep_float: OperatorSelector | None = None  # which operators of the float model stay float
+    recurrent: RecurrentForm = "unrolled"
 
     @property
     def io_types(self) -> tuple[str, str]:
@@ -143,7 +152,9 @@ def collect_ranges(
     samples = dict(zip(lite.inputs_by_name, feeds, strict=True))
     index = GraphIndex(MutableGraph(flatbuffer_edits.unpack_model(lite.content)))
     activation_ranges = calibrate(lite, samples, request.calibration, masked_tensor_names(index))
-    activation_ranges = replace(activation_ranges, by_tensor=extend_masked_ranges(index, activation_ranges.by_tensor))
+    ranges_with_masks = extend_masked_ranges(index, activation_ranges.by_tensor)
+    ranges_with_states = add_state_ranges(index, lite, samples, ranges_with_masks)
+    activation_ranges = replace(activation_ranges, by_tensor=ranges_with_states)
     trained_range_by_tensor = (
         {name: _trained_range(name, trained_ranges) for name in activation_ranges.by_tensor} if trained_ranges else {}
     )
