@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from edgepipe.commands.profile import ModelProfile
     from edgepipe.commands.sensitivity import SensitivityReport
     from edgepipe.commands.verify import Verification
-    from edgepipe.compress.schemes import CalibrationMethod, InterfaceType, SchemeName
+    from edgepipe.compress.schemes import CalibrationMethod, InterfaceType, RecurrentForm, SchemeName
     from edgepipe.core.arrays import Arrays
     from edgepipe.core.progress import Progress
     from edgepipe.devices.calibration.calibration_record import DeviceCalibration
@@ -122,6 +122,7 @@ def convert(
     keep_float_layers: Collection[str] = (),
     recipe: StrPath | None = None,
     allow_low_fidelity: bool = False,
+    recurrent: "RecurrentForm" = "unrolled",
 ) -> "Conversion":
     """Convert a `.keras`, `.h5`, SavedModel or float `.tflite` to TFLite, and compare it with the original.
 
@@ -140,6 +141,7 @@ def convert(
         keep_float_layers: layers that stay in float, by regular expression.
         recipe: a recipe file, for `scheme="recipe"`.
         allow_low_fidelity: accept an integer model that has lost more than half of what an output says.
+        recurrent: `unrolled` step by step; or, in int8, `fused`: one operator for each LSTM, which keeps its state.
 
     Raises:
         InputError: no model, no samples where they are needed, samples that do not fit, options that do not go
@@ -155,6 +157,7 @@ def convert(
         calibration=ActivationCalibration.from_options(calibration, percentile), keep_float_types=keep_float_types,
         keep_float_layers=keep_float_layers, recipe=None if recipe is None else Path(recipe),
         allow_low_fidelity=allow_low_fidelity,
+        recurrent=recurrent,
     )  # fmt: skip
 
 

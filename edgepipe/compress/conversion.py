@@ -67,7 +67,7 @@ def convert_model(
     if request.scheme == "float32":
         raise InputError(f"{model.path}: is a float .tflite already; scheme float32 would change nothing")
     if request.recurrent == "fused":
-        raise InputError(f"{model.path}: recurrent fused: the layers of a .tflite are gone; convert the Keras 3 model")
+        raise InputError(f"{model.path}: recurrent fused: the layers of a .tflite are gone; convert the Keras model")
     with open_float_tflite(model, samples if needs_samples(request) else None) as (lite, feeds, _):
         held_out_feeds = None if held_out is None else convert_samples(model, held_out)
         quantized_model = quantize_tflite(lite, request, feeds, held_out_feeds=held_out_feeds)

@@ -20,7 +20,7 @@ from edgepipe.compress.loop_unrolling import freeze_without_loops, recurrence_no
 from edgepipe.compress.qat.fake_quant import export_mode, is_fake_quant, read_trained_ranges
 from edgepipe.compress.quantizer.fused_lstm import fuse_lstms
 from edgepipe.compress.quantizer.quantization import QuantizationRequest, QuantizedModel, needs_samples, quantize_tflite
-from edgepipe.compress.schemes import InterfaceType, RecurrentForm, SchemeName
+from edgepipe.compress.schemes import InterfaceType, RecurrentForm, SchemeName, check_recurrent_form
 from edgepipe.core.arrays import Array, Arrays, count_samples
 from edgepipe.core.errors import InputError
 from edgepipe.models.freeze import FrozenGraph, ModelInput, freeze, freeze_saved_model, model_inputs
@@ -90,8 +90,8 @@ def float_model(
 ) -> Iterator[tuple[Model, list[Array] | None]]:
     """The float .tflite of `model`, which exists inside the block only, and `samples` in the order of its inputs.
 
-    With `requires_samples` there must be samples to calibrate on, and recurrent layers take the form `recurrent`. A fake-quant model keeps its trained weights, and
-    nothing is rounded.
+    With `requires_samples` there must be samples to calibrate on, and recurrent layers take the form `recurrent`. A
+    fake-quant model keeps its trained weights, and nothing is rounded.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "float.tflite"
@@ -131,14 +131,9 @@ def _freeze_model(model: Any) -> FrozenGraph:
 
 
 def _check_recurrent(model: Any, request: QuantizationRequest) -> None:
-    if request.recurrent == "fused" and (request.scheme != "int8" or is_fake_quant(model)):
-        found = (
-            "the model is a fake-quant model, unrolled" if is_fake_quant(model) else f"the scheme is {request.scheme}"
-        )
-        raise InputError(
-            f"recurrent fused: TFLite's fused LSTM has an integer kernel for int8 with calibrated ranges, but {found}; "
-            "drop `recurrent` (--recurrent)"
-        )
+    check_recurrent_form(request.scheme, request.recurrent)
+    if request.recurrent == "fused" and is_fake_quant(model):
+        raise InputError("recurrent fused: the steps of a fake-quant model are unrolled already; drop `recurrent`")
 
 
 def _freeze_with_feeds(

@@ -96,7 +96,7 @@ def _unroll(model: AnyKerasModel, loops: list[Loop]) -> FrozenGraph:
 def _freeze_fused(model: AnyKerasModel | Path) -> FrozenGraph:
     if isinstance(model, Path) or not fusible_layers(model):
         raise InputError(
-            "recurrent fused: found no layer to fuse; TFLite's fused kernel computes the LSTM layers of a Keras 3 "
+            "recurrent fused: found no layer to fuse; TFLite's fused kernel computes the LSTM layers of a Keras "
             "model, with tanh and sigmoid; convert with `recurrent: unrolled` (--recurrent unrolled)"
         )
     with fused(model):
@@ -134,8 +134,9 @@ def _check_lengths(loops: list[Loop]) -> None:
         if length > MAX_UNROLLED_STEPS:
             raise InputError(
                 f"{_describe([loop])}, and {length} steps are too many to be unrolled (at most {MAX_UNROLLED_STEPS}); "
-                "shorten the sequence (a smaller window, a strided convolution or pooling in front), convert a single "
-                f"step with its states as inputs and outputs, or {OTHER_SCHEMES}"
+                "shorten the sequence (a smaller window, a strided convolution or pooling in front), fuse LSTM layers "
+                "(`recurrent: fused`, --recurrent fused), convert a single step with its states as inputs and outputs, "
+                f"or {OTHER_SCHEMES}"
             )
 
 

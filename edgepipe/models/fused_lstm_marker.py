@@ -10,32 +10,42 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+import tf_keras
 
 from edgepipe.models.keras_types import AnyKerasLayer, AnyKerasModel, Tensor, TensorTree
 from edgepipe.models.recurrent_layers import changed_attributes, recurrent_layers
 
 MARKER_OPERATION = "BlockLSTMV2"
-StepFn = Callable[..., tuple[Tensor, Tensor, list[Tensor]]]
+LayerFn = Callable[..., TensorTree]
 
 
 def fusible_layers(model: AnyKerasModel) -> list[AnyKerasLayer]:
-    """The LSTM layers of Keras 3 with the activations that the fused kernel has."""
-    return [
-        layer
-        for layer in recurrent_layers(model)
-        if type(layer) is keras.layers.LSTM
-        and (layer.activation, layer.recurrent_activation) == (keras.activations.tanh, keras.activations.sigmoid)
-    ]
+    """The LSTM layers of either Keras with the activations that the fused kernel has."""
+    return [layer for layer in recurrent_layers(model) if _is_standard(layer)]
+
+
+def _is_standard(layer: AnyKerasLayer) -> bool:
+    package: Any = tf_keras if isinstance(layer, tf_keras.layers.Layer) else keras
+    standard_activations = (package.activations.tanh, package.activations.sigmoid)
+    is_lstm = type(layer) is package.layers.LSTM
+    return is_lstm and (layer.activation, layer.recurrent_activation) == standard_activations
 
 
 @contextmanager
 def fused(model: AnyKerasModel) -> Iterator[None]:
     """LSTM layers are one operation each, when `model` is called inside the block; masked ones stay as they are."""
-    with changed_attributes([(layer, "inner_loop", _fused_loop(layer)) for layer in fusible_layers(model)]):
+    with changed_attributes([_fused_method(layer) for layer in fusible_layers(model)]):
         yield
 
 
-def _fused_loop(layer: AnyKerasLayer) -> StepFn:
+def _fused_method(layer: AnyKerasLayer) -> tuple[AnyKerasLayer, str, LayerFn]:
+    """The method that runs the steps of a layer: Keras 3 has one for the loop alone, tf_keras has not."""
+    if isinstance(layer, tf_keras.layers.Layer):
+        return layer, "call", _fused_call(layer)
+    return layer, "inner_loop", _fused_loop(layer)
+
+
+def _fused_loop(layer: AnyKerasLayer) -> LayerFn:
     usual_loop = layer.inner_loop
 
     def run_fused(
@@ -46,6 +56,24 @@ def _fused_loop(layer: AnyKerasLayer) -> StepFn:
         return _run_block(layer, sequences, initial_state)
 
     return run_fused
+
+
+def _fused_call(layer: AnyKerasLayer) -> LayerFn:
+    usual_call = layer.call
+
+    def call(
+        inputs: TensorTree, mask: Tensor | None = None, training: bool | None = None, initial_state: Any = None
+    ) -> TensorTree:
+        if mask is not None:
+            return usual_call(inputs, mask=mask, training=training, initial_state=initial_state)
+        sequences, states, _ = layer._process_inputs(inputs, initial_state, None)
+        if sequences.shape[1] is None:
+            return usual_call(inputs, mask=mask, training=training, initial_state=initial_state)
+        last_output, outputs, last_states = _run_block(layer, sequences, states)
+        output = outputs if layer.return_sequences else last_output
+        return [output, *last_states] if layer.return_state else output
+
+    return call
 
 
 def _run_block(layer: AnyKerasLayer, sequences: Tensor, initial_state: list[Tensor]) -> TensorTree:

@@ -90,6 +90,7 @@ class FusedLstm:
     inputs: list[int]
     output: int
     is_time_major: bool
+    cell_clip: float  # largest magnitude of the cell; 0: any
     weights: Array  # (gates, units, features)
     recurrent_weights: Array  # (gates, units, units)
     biases: Array  # (gates, units)
@@ -103,6 +104,7 @@ class FusedLstm:
             gates += np.einsum("su,gvu->gsv", output, self.recurrent_weights)
             input_gate, forget_gate, _, output_gate = 1 / (1 + np.exp(-gates))
             cell = forget_gate * cell + input_gate * np.tanh(gates[2])
+            cell = np.clip(cell, -self.cell_clip, self.cell_clip) if self.cell_clip else cell
             output = output_gate * np.tanh(cell)
             yield cell
 
@@ -121,14 +123,18 @@ def _has_integer_form(index: GraphIndex, number: int) -> bool:
         all(inputs[position] < 0 for position in OMITTED_POSITIONS)
         and all(tensor in index.float_tensors and index.constant(tensor) is not None for tensor in constant_tensors)
         and options.fusedActivationFunction == TANH
-        and options.cellClip == options.projClip == 0
     )
 
 
 def _read_lstm(index: GraphIndex, number: int) -> FusedLstm:
+    options = index.operators[number].builtinOptions
+    weights, recurrent_weights, biases = (
+        _stack_constants(index, number, part) for part in (INPUT_WEIGHTS, RECURRENT_WEIGHTS, BIASES)
+    )
     return FusedLstm(
-        number, index.inputs[number], index.outputs[number][0], bool(index.operators[number].builtinOptions.timeMajor),
-        *(_stack_constants(index, number, part) for part in (INPUT_WEIGHTS, RECURRENT_WEIGHTS, BIASES)),
+        number=number, inputs=index.inputs[number], output=index.outputs[number][0],
+        is_time_major=bool(options.timeMajor), cell_clip=float(options.cellClip),
+        weights=weights, recurrent_weights=recurrent_weights, biases=biases,
     )  # fmt: skip
 
 
