@@ -13,7 +13,8 @@ The line before a block may say more, parted by `;`: `<!-- exit 3 -->` the exit 
 long, as each does that trains or converts.
 
 The folder has `pipelines/`, and of a small network for scikit-learn's digits `model.keras`, `model.tflite` (int8) and
-`data.npz` (arrays x and y), an LSTM for them in `recurrent.keras`, and a SavedModel in `saved/`. Stages are cached for all pages together.
+`data.npz` (arrays x and y), an LSTM for them in `recurrent.keras`, and a SavedModel in `saved/`. Stages are cached for
+all pages together.
 """
 
 import ast

@@ -32,7 +32,9 @@ def unrolled(model: AnyKerasModel) -> Iterator[None]:
 
     A cell of Keras multiplies the weights of all its gates at once, whatever its option `implementation`.
     """
-    changes = [(layer, option, setting) for layer in rolled_layers(model) for option, setting in _LOOP_OPTIONS.items()]
+    changes: list[tuple[AnyKerasLayer, str, Any]] = [
+        (layer, option, setting) for layer in rolled_layers(model) for option, setting in _LOOP_OPTIONS.items()
+    ]
     changes += [(cell, "implementation", 2) for cell in _dropout_cells(model)]
     with changed_attributes([change for change in changes if hasattr(change[0], change[1])]):
         yield

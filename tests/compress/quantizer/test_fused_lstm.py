@@ -170,7 +170,5 @@ def test_other_schemes_refuse_it(scheme: Any, tmp_path: Path) -> None:
 def test_a_tflite_has_no_layers_to_fuse(tmp_path: Path) -> None:
     path = tmp_path / "float.tflite"
     path.write_bytes(convert_keras(_model(layers.SimpleRNN(2, unroll=True)), QuantizationRequest("float32")).content)
-    with pytest.raises(
-        InputError, match=r"recurrent fused: the layers of a \.tflite are gone; convert the Keras"
-    ):
+    with pytest.raises(InputError, match=r"recurrent fused: the layers of a \.tflite are gone; convert the Keras"):
         edgepipe.convert(path, recurrent="fused", data=CALIBRATING, out=tmp_path / "m.tflite")
