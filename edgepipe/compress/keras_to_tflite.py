@@ -80,7 +80,7 @@ def convert_keras(
             None if held_out is None or isinstance(model, Path) else prepare_feeds(held_out, model_inputs(model))
         )
         quantized_model = quantize_tflite(lite, request, feeds, read_trained_ranges(model), held_out_feeds)
-        loop_notes = recurrence_notes(model, request.recurrent, lite) if needs_samples(request) else []
+        loop_notes = recurrence_notes(model, request, lite) if needs_samples(request) else []
         return replace(quantized_model, notes=(*loop_notes, *quantized_model.notes))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from edgepipe.compress.quantizer.fused_lstm import FUSED_LSTM
+from edgepipe.compress.quantizer.quantization import QuantizationRequest
 from edgepipe.compress.schemes import RecurrentForm
 from edgepipe.core.arrays import Array
 from edgepipe.core.errors import InputError
@@ -160,17 +161,26 @@ def _describe(loops: list[Loop]) -> str:
     return f"activations cannot be calibrated through a loop, and the model has {len(loops)}: {names}"
 
 
-def recurrence_notes(model: AnyKerasModel | Path, recurrent: RecurrentForm, lite: Model) -> list[str]:
+def recurrence_notes(model: AnyKerasModel | Path, request: QuantizationRequest, lite: Model) -> list[str]:
     """Notes on recurrent layers that were unrolled or fused in the float .tflite `lite`."""
     if isinstance(model, Path):
         return []
-    notes = [_fused_note(lite)] if recurrent == "fused" else []
-    fused_layers = fusible_layers(model) if recurrent == "fused" else []
-    names = [f"'{layer.name}'" for layer in rolled_layers(model) if not any(layer is other for other in fused_layers)]
-    if names:
-        notes.append(f"recurrent layers unrolled step by step, for integers: {', '.join(names)}; "
-                     f"{len(lite.operators)} operators, which share their weights")  # fmt: skip
-    return notes
+    is_fused = request.recurrent == "fused"
+    fused_ids = {id(layer) for layer in fusible_layers(model)} if is_fused else set()
+    names = [f"'{layer.name}'" for layer in rolled_layers(model) if id(layer) not in fused_ids]
+    return [
+        *([_fused_note(lite)] if is_fused else []),
+        *([_unrolled_note(model, request, names, lite)] if names else []),
+    ]
+
+
+def _unrolled_note(model: AnyKerasModel, request: QuantizationRequest, names: list[str], lite: Model) -> str:
+    could_fuse = (request.scheme, request.recurrent) == ("int8", "unrolled") and fusible_layers(model)
+    hint = "; `recurrent: fused` (--recurrent fused) makes one operator of each LSTM" if could_fuse else ""
+    return (
+        f"recurrent layers unrolled step by step, for integers: {', '.join(names)}; {len(lite.operators)} operators, "
+        f"which share their weights{hint}"
+    )
 
 
 def _fused_note(lite: Model) -> str:

@@ -63,15 +63,15 @@ def convert_mixed(
         decomposed_model(float_lite, uniform_bit_width(8)) as lite,
     ):
         converted_model = _search_mix(source, request, (lite, feeds, trained_ranges), target)
-        return replace(converted_model, notes=(*_unrolling_notes(source, float_lite), *converted_model.notes))
+        return replace(converted_model, notes=(*_recurrence_notes(source, request, float_lite), *converted_model.notes))
 
 
-def _unrolling_notes(source: SourceModel, float_lite: Model) -> list[str]:
+def _recurrence_notes(source: SourceModel, request: "QuantizationRequest", float_lite: Model) -> list[str]:
     if isinstance(source.model, Model):
         return []
     from edgepipe.compress.loop_unrolling import recurrence_notes
 
-    return recurrence_notes(source.model, "unrolled", float_lite)
+    return recurrence_notes(source.model, request, float_lite)
 
 
 def _search_mix(

@@ -20,9 +20,9 @@ from edgepipe.tflite.integer_check import check_integer_only
 from edgepipe.tflite.reader import read
 
 K = tf_keras.layers
-STEPS, FEATURES = 6, 3
+STEPS, FEATURES = 4, 3
 SAMPLES = np.random.RandomState(0).normal(0, 1, (40, STEPS, FEATURES)).astype(np.float32)
-MASKED_SAMPLES = np.where(np.arange(STEPS)[None, :, None] < np.arange(2, 6).repeat(10)[:, None, None], SAMPLES, -10)
+MASKED_SAMPLES = np.where(np.arange(STEPS)[None, :, None] < np.arange(1, 5).repeat(10)[:, None, None], SAMPLES, -10)
 
 
 class Gate(keras.layers.Layer):  # type: ignore[misc]
@@ -70,18 +70,15 @@ def _frames() -> Any:
 
 LOOPS: dict[str, Callable[[], Any]] = {
     "lstm with dropout": lambda: _keras3(layers.LSTM(3, dropout=0.2, recurrent_dropout=0.2), layers.Dense(2)),
-    "gru backwards": lambda: _keras3(layers.GRU(3, go_backwards=True), layers.Dense(2)),
-    "simple rnn": lambda: _keras3(layers.SimpleRNN(3, return_sequences=True), layers.Dense(2)),
-    "bidirectional, stacked": lambda: _keras3(
-        layers.Bidirectional(layers.GRU(2, return_sequences=True)), layers.LSTM(2), layers.Dense(2)
+    "stacked, backwards": lambda: _keras3(
+        layers.SimpleRNN(3, return_sequences=True), layers.GRU(2, go_backwards=True), layers.Dense(2)
     ),
+    "both directions": lambda: _keras3(layers.Bidirectional(layers.GRU(2, return_sequences=True)), layers.Flatten()),
     "masked": lambda: _keras3(layers.Masking(-10.0), layers.LSTM(3), layers.Dense(2)),
-    "stacked cells": lambda: _keras3(layers.RNN([layers.LSTMCell(2), layers.GRUCell(2)]), layers.Dense(2)),
-    "own cell": lambda: _keras3(layers.RNN(Gate()), layers.Dense(2)),
-    "inside a layer": lambda: _keras3(Block(), layers.Dense(2)),
-    "inside a model": lambda: _keras3(_keras3(layers.LSTM(2, return_sequences=True)), layers.Flatten()),
+    "cells": lambda: _keras3(layers.RNN([layers.LSTMCell(2), Gate()]), layers.Dense(2)),
+    "inside a layer inside a model": lambda: _keras3(_keras3(Block()), layers.Dense(2)),
     "images": lambda: _keras3(_frames(), layers.ConvLSTM2D(2, (2, 1)), layers.Flatten()),
-    "tf_keras": lambda: _tf_keras(K.Bidirectional(K.LSTM(2, return_sequences=True)), K.GRU(2), K.Dense(2)),
+    "tf_keras": lambda: _tf_keras(K.Bidirectional(K.GRU(2, return_sequences=True)), K.LSTM(2)),
 }
 
 
@@ -160,7 +157,7 @@ def _open_length() -> Any:
 
 def _long() -> Any:
     inputs = keras.Input((STEPS, FEATURES))
-    return keras.Model(inputs, layers.GRU(2, name="long")(layers.UpSampling1D(50)(inputs)))
+    return keras.Model(inputs, layers.GRU(2, name="long")(layers.UpSampling1D(75)(inputs)))
 
 
 STATEFUL = "stateful=True in 'it': a .tflite keeps no state .* set stateful=False .* states as inputs and outputs"
