@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from edgepipe.commands.profile import ModelProfile
     from edgepipe.commands.sensitivity import SensitivityReport
     from edgepipe.commands.verify import Verification
-    from edgepipe.compress.schemes import CalibrationMethod, InterfaceType, SchemeName
+    from edgepipe.compress.schemes import CalibrationMethod, InterfaceType, RecurrentForm, SchemeName
     from edgepipe.core.arrays import Arrays
     from edgepipe.core.progress import Progress
     from edgepipe.devices.calibration.calibration_record import DeviceCalibration
@@ -124,6 +124,7 @@ def convert(
     allow_low_fidelity: bool = False,
     input_shape: str | Sequence[str] = (),
     signature: str | None = None,
+    recurrent: "RecurrentForm" = "unrolled",
 ) -> "Conversion":
     """Convert a `.keras`, `.h5`, SavedModel or float `.tflite` to TFLite, and compare it with the original.
 
@@ -144,6 +145,7 @@ def convert(
         allow_low_fidelity: accept an integer model with an output that is too far from the float one.
         input_shape: sizes of open input dimensions: "224x224x3", or "name=224x224x3" for each of several inputs.
         signature: which one of a SavedModel; None for `serving_default`, or the only one.
+        recurrent: `unrolled` step by step; or, in int8, `fused`: one operator for each LSTM, which keeps its state.
 
     Raises:
         InputError: no model, no samples where they are needed, samples that do not fit, options that do not go
@@ -159,6 +161,7 @@ def convert(
         calibration=ActivationCalibration.from_options(calibration, percentile), keep_float_types=keep_float_types,
         keep_float_layers=keep_float_layers, recipe=None if recipe is None else Path(recipe),
         allow_low_fidelity=allow_low_fidelity, input_shapes=_as_list(input_shape), signature=signature,
+        recurrent=recurrent,
     )  # fmt: skip
 
 

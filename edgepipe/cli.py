@@ -203,6 +203,13 @@ def check(pipelines: tuple[str, ...], settings: tuple[str, ...]) -> None:
 @former_option("--leave", "--keep-float-layers")
 @click.option("--recipe", type=click.Path(), help="For --scheme recipe: a litert-quantizer recipe file.")
 @click.option(
+    "--recurrent",
+    type=click.Choice(["unrolled", "fused"]),
+    default="unrolled",
+    show_default=True,
+    help="Recurrent layers in integers: step by step, or one operator for each LSTM, which keeps its state (int8).",
+)
+@click.option(
     "--allow-low-fidelity",
     is_flag=True,
     help="Accept an integer model with an output that is too far from the float one (below 8 dB).",
@@ -224,6 +231,7 @@ def convert(
     keep_float_types: tuple[str, ...],
     keep_float_layers: tuple[str, ...],
     recipe: str | None,
+    recurrent: Any,
     allow_low_fidelity: bool,
     signature: str | None,
     out: str | None,
@@ -241,7 +249,7 @@ def convert(
         model, data=data, scheme=scheme, input=input_type, output=output_type, out=out, allow_code=allow_code,
         custom_objects=custom_objects, calibration=calibration, percentile=percentile,
         keep_float_types=keep_float_types, keep_float_layers=keep_float_layers, recipe=recipe,
-        allow_low_fidelity=allow_low_fidelity, input_shape=input_shape, signature=signature,
+        allow_low_fidelity=allow_low_fidelity, input_shape=input_shape, signature=signature, recurrent=recurrent,
     )  # fmt: skip
     if as_json:
         click.echo(renderer.document(conversion))

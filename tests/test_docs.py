@@ -13,7 +13,8 @@ The line before a block may say more, parted by `;`: `<!-- exit 3 -->` the exit 
 long, as each does that trains or converts.
 
 The folder has `pipelines/`, and of a small network for scikit-learn's digits `model.keras`, `model.tflite` (int8) and
-`data.npz` (arrays x and y), and a SavedModel in `saved/`. Stages are cached for all pages together.
+`data.npz` (arrays x and y), an LSTM for them in `recurrent.keras`, and a SavedModel in `saved/`. Stages are cached for
+all pages together.
 """
 
 import ast
@@ -113,6 +114,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.fit(x[:1400], y[:1400], epochs=12, verbose=0)
     model.save(folder / "model.keras")
     edgepipe.convert(folder / "model.keras", data=x[:200], out=folder / "model.tflite")
+    rows = [keras.Input((8, 8, 1)), keras.layers.Reshape((8, 8)), keras.layers.LSTM(8), keras.layers.Dense(10)]
+    keras.Sequential(rows).save(folder / "recurrent.keras")
     tf.saved_model.save(tf.Module(), str(folder / "saved"))
     shutil.copytree(ROOT / "pipelines", folder / "pipelines")
     return folder

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgepipe.compress.schemes import SCHEMES, ActivationCalibration, InterfaceType, SchemeName, interface_types
+from edgepipe.compress.schemes import (
+    SCHEMES,
+    ActivationCalibration,
+    InterfaceType,
+    RecurrentForm,
+    SchemeName,
+    check_recurrent_form,
+    interface_types,
+)
 from edgepipe.core.arrays import Array, Arrays, count_samples, map_arrays, take_samples
 from edgepipe.core.artifact import ArtifactKind, wrap_storage_errors, write_atomically
 from edgepipe.core.errors import InputError
@@ -56,6 +64,7 @@ def convert(
     allow_low_fidelity: bool = False,
     input_shapes: Sequence[str] = (),
     signature: str | None = None,
+    recurrent: RecurrentForm = "unrolled",
 ) -> Conversion:
     """Convert the model at `path`; a Keras 3 model is converted directly, without the bridge to tf_keras.
 
@@ -77,6 +86,7 @@ def convert(
         allow_low_fidelity: accept an integer model with an output that is too far from the float one.
         input_shapes: sizes of open input dimensions, as `224x224x3` or `name=224x224x3`.
         signature: which one of a SavedModel; None for `serving_default`, or the only one.
+        recurrent: how recurrent layers become integers.
 
     Raises:
         InputError: no model, no samples where they are needed, samples that do not fit, options that do not go
@@ -91,7 +101,7 @@ def convert(
     kind = detect_kind(path)
     target_path = out or path.with_suffix(".tflite")
     _check_paths(path, kind, target_path)
-    quantization_request = _build_request(scheme, (input_type, output_type), calibration, recipe)
+    quantization_request = _build_request(scheme, (input_type, output_type), calibration, recipe, recurrent)
     samples, sample_notes = _read_samples(quantization_request, data)
     calibrating, held_out = _hold_back(quantization_request, samples)
     load_tensorflow()
@@ -140,6 +150,7 @@ def _build_request(
     io_types: tuple[InterfaceType | None, InterfaceType | None],
     calibration: ActivationCalibration | None,
     recipe: Path | None,
+    recurrent: RecurrentForm,
 ) -> "QuantizationRequest":
     from edgepipe.compress.quantizer import recipe_files
     from edgepipe.compress.quantizer.quantization import QuantizationRequest
@@ -147,12 +158,15 @@ def _build_request(
     interface_types(scheme, *io_types)
     if scheme == "mixed":
         raise InputError("mixed is decided by validation quality: write a pipeline, for example with `edgepipe init`")
+    check_recurrent_form(scheme, recurrent)
     if (scheme == "recipe") != (recipe is not None):
         raise InputError("--recipe FILE and --scheme recipe go together")
     if calibration is not None and calibration.method != "min_max" and not SCHEMES[scheme].needs_calibration:
         raise InputError(f"calibration {calibration.describe()}: scheme {scheme} quantizes no activations")
     recipe_rules = recipe_files.read(recipe) if recipe is not None else None
-    return QuantizationRequest(scheme, *io_types, calibration or ActivationCalibration(), recipe_rules)
+    return QuantizationRequest(
+        scheme, *io_types, calibration or ActivationCalibration(), recipe_rules, recurrent=recurrent
+    )
 
 
 def _read_samples(

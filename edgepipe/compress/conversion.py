@@ -74,6 +74,8 @@ def convert_model(
 
     if request.scheme == "float32":
         raise InputError(f"{model.path}: is a float .tflite already; scheme float32 would change nothing")
+    if request.recurrent == "fused":
+        raise InputError(f"{model.path}: recurrent fused: the layers of a .tflite are gone; convert the Keras model")
     feeds, held_out_feeds = (
         None if arrays is None else convert_samples(model, arrays)
         for arrays in (samples if needs_samples(request) else None, held_out)

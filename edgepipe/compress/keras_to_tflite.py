@@ -15,14 +15,17 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from edgepipe.compress.loop_unrolling import freeze_without_loops, recurrence_notes
 from edgepipe.compress.port_signature import name_ports, write_signature
-from edgepipe.compress.qat.fake_quant import constant_kernels
+from edgepipe.compress.qat.fake_quant import constant_kernels, is_fake_quant
+from edgepipe.compress.quantizer.fused_lstm import fuse_lstms
 from edgepipe.compress.quantizer.quantization import QuantizationRequest, QuantizedModel, needs_samples, quantize_tflite
-from edgepipe.compress.schemes import InterfaceType, SchemeName
+from edgepipe.compress.schemes import InterfaceType, RecurrentForm, SchemeName, check_recurrent_form
 from edgepipe.core.arrays import Array, Arrays, count_samples
 from edgepipe.core.errors import InputError
 from edgepipe.models.float32_rebuild import Float32Model, in_float32
 from edgepipe.models.freeze import FrozenGraph, ModelInput, freeze, freeze_saved_model
+from edgepipe.models.fused_lstm_marker import MARKER_OPERATION
 from edgepipe.models.native_stderr import capture_stderr
 from edgepipe.models.saved_model_signatures import SavedModelSignature
 from edgepipe.tflite.model import Model
@@ -66,6 +69,7 @@ def convert_keras(
         InputError: samples that are missing, NaN or of the wrong shape; incompatible scheme and types; operators that
             TFLite does not have, each named with the layer it comes from.
     """
+    _check_recurrent(model, request)
     source = Float32Model(model) if isinstance(model, SavedModelSignature) else in_float32(model)
     quantized_model = _convert_float32(source.model, request, samples, held_out)
     return replace(
@@ -78,36 +82,42 @@ def convert_keras(
 def _convert_float32(
     model: Any, request: QuantizationRequest, samples: Arrays | None, held_out: Arrays | None
 ) -> QuantizedModel:
-    with float_model(model, samples, needs_samples(request)) as (lite, feeds):
-        return quantize_tflite(lite, request, feeds, None if held_out is None else convert_samples(lite, held_out))
+    with float_model(model, samples, needs_samples(request), request.recurrent) as (lite, feeds):
+        held_out_feeds = None if held_out is None else convert_samples(lite, held_out)
+        quantized_model = quantize_tflite(lite, request, feeds, held_out_feeds)
+        loop_notes = recurrence_notes(model, request, lite) if needs_samples(request) else []
+        return replace(quantized_model, notes=(*loop_notes, *quantized_model.notes))
 
 
 @contextmanager
 def float_model(
-    model: Any, samples: Arrays | None, requires_samples: bool
+    model: Any, samples: Arrays | None, requires_samples: bool, recurrent: RecurrentForm = "unrolled"
 ) -> Iterator[tuple[Model, list[Array] | None]]:
     """The float .tflite of `model`, which exists inside the block only, and `samples` in the order of its inputs.
 
     A signature names inputs and outputs; their tensors are still called as TensorFlow does, see `name_ports`.
 
-    With `requires_samples` there must be samples to calibrate on. A fake-quant model has rounded weights, and the
-    fake-quant of its activations; see `trained_ranges`.
+    With `requires_samples` there must be samples to calibrate on, and recurrent layers take the form `recurrent`. A
+    fake-quant model has rounded weights, and the fake-quant of its activations; see `trained_ranges`.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "float.tflite"
-        feeds = _write_float_model(model, samples, requires_samples, path)
+        feeds = _write_float_model(model, samples, recurrent if requires_samples else None, path)
         yield read(path), feeds
 
 
-def _write_float_model(model: Any, samples: Arrays | None, requires_samples: bool, path: Path) -> list[Array] | None:
+def _write_float_model(
+    model: Any, samples: Arrays | None, recurrent: RecurrentForm | None, path: Path
+) -> list[Array] | None:
     """Write the float .tflite; returns the samples as its inputs take them. The converter's stderr is captured."""
     with capture_stderr() as read_log, constant_kernels(model):
-        frozen_graph = _freeze_model(model)
-        if requires_samples:
-            _check_loops(frozen_graph.function)
-        feeds = prepare_feeds(samples, frozen_graph.inputs) if requires_samples else None
+        frozen_graph, feeds = (
+            (_freeze_model(model), None) if recurrent is None else _freeze_with_feeds(model, samples, recurrent)
+        )
         converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen_graph.function], frozen_graph.function)
-        path.write_bytes(write_signature(_run_converter(converter, read_log), frozen_graph.ports))
+        converter.allow_custom_ops = recurrent == "fused"
+        content = write_signature(_run_converter(converter, read_log), frozen_graph.ports)
+        path.write_bytes(fuse_lstms(content, MARKER_OPERATION) if recurrent == "fused" else content)
         return feeds
 
 
@@ -117,19 +127,20 @@ def _freeze_model(model: Any) -> FrozenGraph:
     return freeze(in_float32(model).model)
 
 
-LOOP_OPS = ("LoopCond", "While", "StatelessWhile")
+def _check_recurrent(model: Any, request: QuantizationRequest) -> None:
+    check_recurrent_form(request.scheme, request.recurrent)
+    if request.recurrent == "fused" and is_fake_quant(model):
+        raise InputError("recurrent fused: the steps of a fake-quant model are unrolled already; drop `recurrent`")
 
 
-def _check_loops(function: Any) -> None:
-    """Refuse a graph with a loop: calibrating it crashes TensorFlow's converter, without a message."""
-    # Freezing lowers a While to several ops; each loop has exactly one LoopCond.
-    loop_names = [op.name.split("/while/")[0] for op in function.graph.get_operations() if op.type in LOOP_OPS]
-    if loop_names:
-        raise InputError(
-            f"activations cannot be calibrated through a loop, and the model has {len(loop_names)}: "
-            f"{', '.join(loop_names)}; build recurrent layers (LSTM, GRU) with unroll=True, "
-            "or choose scheme dynamic or float16"
-        )
+def _freeze_with_feeds(
+    model: Any, samples: Arrays | None, recurrent: RecurrentForm = "unrolled"
+) -> tuple[FrozenGraph, list[Array]]:
+    """The graph without loops, and the samples that calibrate it."""
+    loop_free_graph = freeze_without_loops(model, recurrent)
+    feeds = prepare_feeds(samples, loop_free_graph.graph.inputs)
+    loop_free_graph.check_equal(feeds)
+    return loop_free_graph.graph, feeds
 
 
 def prepare_feeds(samples: Arrays | None, inputs: tuple[ModelInput, ...]) -> list[Array]:

@@ -66,12 +66,21 @@ def convert_mixed(
         decomposed_model(integers.model, uniform_bit_width(8)) as lite,
     ):
         mixed_model = _search_mix(source, request, (lite, feeds, trained_ranges), target)
-        return replace(mixed_model, notes=(*integers.notes, *mixed_model.notes))
+        loop_notes = _recurrence_notes(source, request, float_lite)
+        return replace(mixed_model, notes=(*loop_notes, *integers.notes, *mixed_model.notes))
 
 
 def _kept_inputs(lite: Model, request: "QuantizationRequest") -> list[str]:
     """The inputs that keep their type: all of them, if the user asks for float32."""
     return list(lite.inputs_by_name) if request.io_types[0] == "float32" else []
+
+
+def _recurrence_notes(source: SourceModel, request: "QuantizationRequest", float_lite: Model) -> list[str]:
+    if isinstance(source.model, Model):
+        return []
+    from edgepipe.compress.loop_unrolling import recurrence_notes
+
+    return recurrence_notes(source.model, request, float_lite)
 
 
 def _search_mix(

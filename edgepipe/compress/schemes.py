@@ -10,6 +10,7 @@ SchemeName = Literal[
 ]
 InterfaceType = Literal["int8", "uint8", "int16", "float32"]
 CalibrationMethod = Literal["min_max", "moving_average", "percentile", "mse"]
+RecurrentForm = Literal["unrolled", "fused"]  # how calibrated schemes write recurrent layers; fused: LSTM in int8
 
 
 @final
@@ -91,3 +92,12 @@ def interface_types(scheme: str, input_type: str | None, output_type: str | None
             )
             raise InputError(f"{side} type {io_type}: scheme {scheme} has {', '.join(allowed_types)}; {remedy}")
     return io_types
+
+
+def check_recurrent_form(scheme: SchemeName, recurrent: RecurrentForm) -> None:
+    """Raise an `InputError` for fused LSTMs in another scheme than int8, the only one with a kernel for them."""
+    if recurrent == "fused" and scheme != "int8":
+        raise InputError(
+            f"recurrent fused: TFLite's fused LSTM has a kernel for int8, the scheme is {scheme}; use scheme int8, or "
+            "drop `recurrent` (--recurrent)"
+        )

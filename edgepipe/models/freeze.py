@@ -17,10 +17,12 @@ from edgepipe.core.errors import InputError
 from edgepipe.models.input_shapes import check_input_shapes
 from edgepipe.models.keras_types import AnyKerasModel, Tensor, TensorSpec, TensorTree, TfFunction
 from edgepipe.models.port_names import DEFAULT_SIGNATURE, PortNames, input_names, output_names
+from edgepipe.models.recurrent_layers import check_stateless, without_recurrent_dropout
 from edgepipe.models.saved_model_signatures import SavedModelSignature, natural_order
 from edgepipe.models.saved_signature import check_signature, find_stateful_problem, ordered_input_names
 from edgepipe.models.unsupported_operations import replace_unsupported_operations
 
+VARIABLE_WRITERS = ("Assign", "ResourceScatter", "ResourceApply")  # how the names of such operations begin
 _SCOPE_NAME = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.\\/>-]*")  # as TensorFlow's name_scope demands
 
 
@@ -52,8 +54,8 @@ def freeze(model: AnyKerasModel) -> FrozenGraph:
     """Freeze a Keras 3, tf_keras or tfmot fake-quant model in inference mode.
 
     Raises:
-        InputError: the model is not built, is subclassed, has an input dimension that is not fixed, or a layer whose
-            name TensorFlow refuses.
+        InputError: the model is not built, is subclassed, has an input dimension that is not fixed, keeps a state, or
+            has a layer whose name TensorFlow refuses.
     """
     inputs = model_inputs(model)
     _check_layer_names(model)
@@ -61,7 +63,11 @@ def freeze(model: AnyKerasModel) -> FrozenGraph:
     def infer(*tensors: Tensor) -> list[Tensor]:
         return list(keras.tree.flatten(model(_pack_inputs(model, list(tensors)), training=False)))
 
-    return FrozenGraph(_freeze_function(infer, inputs), inputs, tuple(output_names(model)))
+    check_stateless(model)
+    with without_recurrent_dropout(model):
+        function = _trace(infer, inputs)
+    _check_variables(function)
+    return FrozenGraph(_freeze_function(function), inputs, tuple(output_names(model)))
 
 
 def _check_layer_names(model: AnyKerasModel) -> None:
@@ -91,7 +97,7 @@ def freeze_saved_model(source: SavedModelSignature) -> FrozenGraph:
     """Freeze one signature of a SavedModel.
 
     Raises:
-        InputError: it cannot be loaded, or has input dimensions that are not fixed.
+        InputError: it cannot be loaded, has input dimensions that are not fixed, or keeps a state.
     """
     path = source.path
     try:
@@ -112,7 +118,7 @@ def freeze_saved_model(source: SavedModelSignature) -> FrozenGraph:
         return [outputs[name] for name in signature_outputs]
 
     try:
-        function = _freeze_function(infer, inputs)
+        function = _freeze_function(_trace(infer, inputs))
     except (ValueError, tf.errors.OpError) as error:
         reason = find_stateful_problem(signature) or f"cannot be frozen: {_first_error_line(error)}"
         raise InputError(f"{path}: {reason}") from error
@@ -130,13 +136,30 @@ def _signature_input(path: Path, name: str, spec: TensorSpec) -> ModelInput:
     return ModelInput(name, (1, *dimensions[1:]), spec.dtype.name)
 
 
-def _freeze_function(infer: Callable[..., list[Tensor]], inputs: tuple[ModelInput, ...]) -> TfFunction:
+def _trace(infer: Callable[..., list[Tensor]], inputs: tuple[ModelInput, ...]) -> TfFunction:
     tensor_specs = [
         tf.TensorSpec(model_input.shape, tf.as_dtype(model_input.dtype), name=model_input.name)
         for model_input in inputs
     ]
-    concrete_function = tf.function(infer, autograph=False).get_concrete_function(*tensor_specs)
-    return replace_unsupported_operations(convert_variables_to_constants_v2(concrete_function))
+    return tf.function(infer, autograph=False).get_concrete_function(*tensor_specs)
+
+
+def _freeze_function(function: TfFunction) -> TfFunction:
+    return replace_unsupported_operations(convert_variables_to_constants_v2(function))
+
+
+def _check_variables(function: TfFunction) -> None:
+    """Refuse a graph that writes to its variables: frozen, they would keep their value, or freezing crashes."""
+    graph_def = function.graph.as_graph_def()
+    nodes = [*graph_def.node, *(node for inner in graph_def.library.function for node in inner.node_def)]
+    writers = [f"'{node.name}'" for node in nodes if node.op.startswith(VARIABLE_WRITERS)]
+    if writers:
+        names = ", ".join(dict.fromkeys(writers))
+        raise InputError(
+            f"the model changes variables of its own when it runs ({names}), and a .tflite keeps no state between its "
+            "calls; make each state an input and an output of the model, or leave out what changes it (random numbers "
+            "and dropout in inference, counters, streaming buffers)"
+        )
 
 
 def _pack_inputs(model: AnyKerasModel, tensors: list[Tensor]) -> TensorTree:

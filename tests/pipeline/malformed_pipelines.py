@@ -154,6 +154,9 @@ CASES: list[tuple[str, str, str, list[str]]] = [
     ("two options at odds", "sparsity: 0.5", "sparsity: 0.5, initial_sparsity: 0.6", [
         "7:12: stages.1.prune: initial_sparsity (0.6) must be below sparsity (0.5)",
     ]),
+    ("fused LSTMs in 16 bits", "- convert", "- convert: {scheme: int16x8, recurrent: fused}", [
+        "9:14: stages.3.convert: recurrent fused: TFLite's fused LSTM has a kernel for int8, the scheme is int16x8; use scheme int8, or drop `recurrent` (--recurrent)",
+    ]),
     ("scheme and input at odds", "- convert", "- convert: {scheme: float16, input: int8}", [
         "9:14: stages.3.convert: input type int8: scheme float16 has float32; schemes with int8: int8, mixed, recipe",
     ]),

@@ -20,15 +20,6 @@ def _saved(folder: Path, model: keras.Model) -> Path:
     return folder / "own.keras"
 
 
-def test_a_loop_is_refused_for_int8_before_the_converter_crashes(tmp_path: Path) -> None:
-    sample = keras.Input((6, 2), name="sample")
-    model = keras.Model(sample, keras.layers.Dense(2, name="out")(keras.layers.GRU(4, name="gru")(sample)))
-    x = np.random.RandomState(0).rand(8, 6, 2).astype(np.float32)
-    with pytest.raises(InputError, match=r"through a loop, and the model has 1: .*gru.*unroll=True"):
-        edgepipe.convert(_saved(tmp_path, model), data=x, out=tmp_path / "o.tflite")
-    assert not (tmp_path / "o.tflite").exists()
-
-
 def _embedding() -> keras.Model:
     ids = keras.Input((5,), dtype="int32", name="ids")
     x = keras.layers.Flatten(name="flat")(keras.layers.Embedding(7, 3, name="table")(ids))

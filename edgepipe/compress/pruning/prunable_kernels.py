@@ -145,14 +145,27 @@ def iterate_kernels(model: Any) -> Iterator[PrunableKernel]:
             for sublayer in top_layer._flatten_layers()
             for kernel in _own_kernels(top_layer, sublayer)
         ]
+        inner_name_by_id = _inner_names(top_layer, [sublayer for sublayer, _ in sublayer_kernels])
         for sublayer, kernel in sublayer_kernels:
-            inner_name = "" if sublayer is top_layer else f"/{sublayer.name}"
+            inner_name = inner_name_by_id[id(sublayer)]
             tensor_name = kernel.weight.name.rsplit("/", 1)[-1].partition(":")[0]
             has_several_kernels = sum(owner is sublayer for owner, _ in sublayer_kernels) > 1
             name = f"{top_layer.name}{inner_name}" + (f"/{tensor_name}" if has_several_kernels else "")
             yield PrunableKernel(
                 name, kernel.class_name, top_layer, kernel.weight, kernel.input_axes, kernel.output_axes
             )
+
+
+def _inner_names(top_layer: Any, sublayers: list[Any]) -> dict[int, str]:
+    """What follows the name of `top_layer`, by id; numbered where two have one name, as both cells of Bidirectional."""
+    name_by_id: dict[int, str] = {}
+    for sublayer in sublayers:
+        if id(sublayer) not in name_by_id:
+            names_so_far, name, number = set(name_by_id.values()), f"/{sublayer.name}", 2
+            while name in names_so_far:
+                name, number = f"/{sublayer.name}_{number}", number + 1
+            name_by_id[id(sublayer)] = "" if sublayer is top_layer else name
+    return name_by_id
 
 
 def kernels_in_tflite_order(model: Any) -> list[pruned_zeros.PrunedKernel]:

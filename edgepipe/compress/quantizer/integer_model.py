@@ -15,6 +15,8 @@ from edgepipe.compress.quantizer import flatbuffer_edits
 from edgepipe.compress.quantizer.activation_calibration import ActivationRange
 from edgepipe.compress.quantizer.encoding import Encoding
 from edgepipe.compress.quantizer.encoding_plan import EncodingPlan
+from edgepipe.compress.quantizer.fused_lstm import FUSED_LSTM
+from edgepipe.compress.quantizer.fused_lstm_writer import write_fused_lstm
 from edgepipe.compress.quantizer.graph_index import GraphIndex
 from edgepipe.compress.quantizer.graph_rewriter import QUANTIZE_VERSION, GraphRewriter
 from edgepipe.compress.quantizer.integer_support import float_reason
@@ -172,6 +174,10 @@ class _ModelWriter:
         operator, bits = self.index.operators[number], self.plan.bits_by_operator[number]
         if bits is not None and self.index.kinds[number] == "CAST":
             self._write_cast(self.index.inputs[number][0], self.index.outputs[number][0], bits)
+            return
+        if bits is not None and self.index.kinds[number] == FUSED_LSTM:
+            write_fused_lstm(self.rewriter, number)
+            self.rewriter.operators.append(operator)
             return
         if bits is not None and self.index.kinds[number] in TABULATED_OPERATORS:
             self.table_writer.write(number)

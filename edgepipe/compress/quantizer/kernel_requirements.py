@@ -119,6 +119,7 @@ KERNEL_REQUIREMENTS: dict[str, KernelRequirement] = {
     "TOPK_V2": _kernel(2, 3, _IN),
     "TRANSPOSE": _kernel(2, 5, _IN),
     "TRANSPOSE_CONV": _kernel(2, 1),
+    "UNIDIRECTIONAL_SEQUENCE_LSTM": _kernel(1),  # `fused_lstm_writer` has the scales of its states
     "UNPACK": _kernel(2, 4, _IN),
 }
 # functions of one number without a kernel, which are looked up in a table of 256 entries; see `lookup_tables`

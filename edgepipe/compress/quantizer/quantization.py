@@ -12,12 +12,20 @@ from edgepipe.compress.quantizer.coarse_parts import joined_part_notes
 from edgepipe.compress.quantizer.graph_index import GraphIndex
 from edgepipe.compress.quantizer.integer_inputs import integer_inputs
 from edgepipe.compress.quantizer.integer_support import float_reason_notes
+from edgepipe.compress.quantizer.lstm_state_ranges import add_state_ranges
 from edgepipe.compress.quantizer.mask_sentinels import extend_masked_ranges, masked_tensor_names
 from edgepipe.compress.quantizer.mutable_graph import BitWidthPolicy, MutableGraph
 from edgepipe.compress.quantizer.op_decomposition import calibrate_decomposed, decomposed_model
 from edgepipe.compress.quantizer.recipes import LitertRecipe
 from edgepipe.compress.quantizer.trained_ranges import TrainedRanges, without_fake_quant
-from edgepipe.compress.schemes import SCHEMES, ActivationCalibration, InterfaceType, SchemeName, interface_types
+from edgepipe.compress.schemes import (
+    SCHEMES,
+    ActivationCalibration,
+    InterfaceType,
+    RecurrentForm,
+    SchemeName,
+    interface_types,
+)
 from edgepipe.core.arrays import Array
 from edgepipe.core.errors import InputError
 from edgepipe.tflite.model import Model, Operator
@@ -36,6 +44,7 @@ class QuantizationRequest:
     calibration: ActivationCalibration = field(default_factory=ActivationCalibration)
     recipe: LitertRecipe | None = None  # of the scheme `recipe`
     keep_float: OperatorSelector | None = None  # which operators of the float model stay float
+    recurrent: RecurrentForm = "unrolled"
 
     def __post_init__(self) -> None:
         """Raise an `InputError` for a scheme that is unknown, or does not support the types."""
@@ -213,9 +222,12 @@ def _calibrate_real_values(
         {**dict.fromkeys(masked_tensor_names(index), unmasked_values), **compared_filters},
         compared_filters.keys(),
     )
-    feed_by_tensor = {tensor.name: feed for tensor, feed in zip(lite.inputs, feeds, strict=True)}
+    samples = dict(zip(lite.inputs_by_name, feeds, strict=True))
+    ranges_with_masks = extend_masked_ranges(index, activation_ranges.by_tensor)
     separated_ranges = equality_sentinels.separate_equal_values(
-        index, extend_masked_ranges(index, activation_ranges.by_tensor), feed_by_tensor
+        index,
+        add_state_ranges(index, lite, samples, ranges_with_masks),
+        {tensor.name: feed for tensor, feed in zip(lite.inputs, feeds, strict=True)},
     )
     return replace(activation_ranges, by_tensor=separated_ranges.by_tensor, range_notes=separated_ranges.notes)
 

@@ -102,8 +102,9 @@ def _build_request(options: "ConvertOptions", context: StageContext, source: Sou
         keep_float = select_float_operators(options.keep_float_types, options.keep_float_layers, source.class_by_layer)
     recipe_rules = recipe_files.read(context.base_folder / options.recipe) if options.recipe is not None else None
     return QuantizationRequest(
-        options.scheme, options.input, options.output, options.activation_calibration, recipe_rules, keep_float
-    )
+        options.scheme, options.input, options.output, options.activation_calibration, recipe_rules, keep_float,
+        options.recurrent,
+    )  # fmt: skip
 
 
 def _check_keep_float(context: StageContext) -> None:

@@ -11,7 +11,9 @@ from edgepipe.compress.schemes import (
     ActivationCalibration,
     CalibrationMethod,
     InterfaceType,
+    RecurrentForm,
     SchemeName,
+    check_recurrent_form,
     interface_types,
 )
 from edgepipe.core import budget
@@ -68,6 +70,11 @@ class ConvertOptions(Stage):
     recipe: str | None = Field(default=None, description="for `scheme: recipe`: a litert-quantizer recipe file")
     max_drop: MaxDrop | None = Field(
         default=None, description="for `scheme: mixed`: maximum drop in validation quality against float, as 0.5 point"
+    )
+    recurrent: RecurrentForm = Field(
+        default="unrolled",
+        description="recurrent layers in integers: step by step; or, for `scheme: int8`, one operator for each LSTM, "
+        "which keeps its state from call to call",
     )
     allow_low_fidelity: bool = Field(
         default=False,
@@ -184,6 +191,14 @@ def _interface_problem(options: ConvertOptions) -> str:
     return ""
 
 
+def _recurrent_problem(options: ConvertOptions) -> str:
+    try:
+        check_recurrent_form(options.scheme, options.recurrent)
+    except InputError as error:
+        return str(error)
+    return ""
+
+
 def _max_drop_problem(options: ConvertOptions) -> str:
     if options.scheme == "mixed":
         return "" if options.max_drop is not None else "scheme mixed needs max_drop, for example `max_drop: 0.5 point`"
@@ -228,6 +243,7 @@ def _input_shape_problem(options: ConvertOptions) -> str:
 
 _PROBLEM_FINDERS = (
     _interface_problem,
+    _recurrent_problem,
     _equalization_problem,
     _max_drop_problem,
     _recipe_problem,

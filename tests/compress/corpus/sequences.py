@@ -272,11 +272,12 @@ def gru_loop_of_128_steps() -> keras.Model:
     return keras.Model(inputs, layers.Dense(3)(layers.GRU(8)(inputs)))
 
 
-@corpus_model(series(300, 2), kinds="I")
-def lstm_loop_of_300_steps() -> keras.Model:
-    """An LSTM over more steps than can be unrolled."""
-    inputs = keras.Input((300, 2))
-    return keras.Model(inputs, layers.Dense(3)(layers.LSTM(8)(inputs)))
+@corpus_model(series(8, 4), kinds="GI")
+def recurrent_dropout_lstm() -> keras.Model:
+    """LSTM with dropout on input and state, idle at inference."""
+    inputs = keras.Input((8, 4))
+    x = layers.LSTM(10, unroll=True, dropout=0.2, recurrent_dropout=0.2, recurrent_activation="hard_sigmoid")(inputs)
+    return keras.Model(inputs, layers.Dense(3)(x))
 
 
 @corpus_model(series(10, 4), kinds="I")

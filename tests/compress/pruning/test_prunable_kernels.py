@@ -232,3 +232,15 @@ def test_a_missed_target_over_all_kernels_is_an_error() -> None:
         check_sparsity(
             measure_sparsity(model, kernels), WeightPool(kernels.kernels, WeightGranularity(), "global", {}), 0.75
         )
+
+
+def test_both_directions_of_a_recurrent_layer_have_names_of_their_own() -> None:
+    layers = tf_keras.layers
+    both = layers.Bidirectional(layers.LSTM(4), name="both")
+    model = tf_keras.Sequential([tf_keras.Input((5, 3)), both, layers.Dense(2, name="out")])
+    kernels = find_prunable_kernels(model, Overrides(), exclude_last=True)
+    cell = both.forward_layer.cell.name
+    assert [kernel.name for kernel in kernels.kernels] == [
+        f"both/{name}/{tensor}" for name in (cell, f"{cell}_2") for tensor in ("kernel", "recurrent_kernel")
+    ]
+    assert [kernel.name for kernel in kernels.excluded_kernels] == ["out"]

@@ -127,6 +127,7 @@ BODIES: dict[str, Body] = {
 # kinds that TensorFlow's converter does not write for a small model; they are made from others below
 # CAST is written as QUANTIZE, and tried with its types in test_integer_inputs.py
 RENAMED = {"CAST", "EMBEDDING_LOOKUP", "RELU_0_TO_1", "SELECT"}  # fmt: skip
+TRIED_ELSEWHERE = {"UNIDIRECTIONAL_SEQUENCE_LSTM"}  # in test_fused_lstm.py
 
 
 def _float_file(body: Body, folder: Path) -> Model:
@@ -199,7 +200,7 @@ def test_an_operator_in_integers(name: str, bits: int, tmp_path: Path) -> None:
 
 
 def test_every_kernel_is_tried() -> None:
-    assert set(BODIES) == set(KERNEL_REQUIREMENTS) - RENAMED
+    assert set(BODIES) | TRIED_ELSEWHERE == set(KERNEL_REQUIREMENTS) - RENAMED
 
 
 def _shapes_are_true(model: Model) -> bool:

@@ -28,10 +28,10 @@ from edgepipe.compress.qat.lowering.normalizations import (
 )
 from edgepipe.compress.qat.lowering.opaque_layers import copy_layer, keep_opaque, keep_operator
 from edgepipe.models.keras_types import TensorTree, TfKerasLayer
+from edgepipe.models.recurrent_layers import MAX_UNROLLED_STEPS
 
 K = tf_keras.layers
 RECURRENT_CLASSES = ("LSTM", "GRU", "SimpleRNN", "RNN", "Bidirectional")
-MAX_UNROLLED_STEPS = 256  # unrolling more steps gives a graph that no converter finishes in reasonable time
 
 
 def find_rule(layer: TfKerasLayer, is_excluded: bool) -> LayerRule:
