@@ -171,7 +171,7 @@ def recurrence_notes(model: ConvertibleModel, request: QuantizationRequest, lite
     fused_ids = {id(layer) for layer in fusible_layers(model)} if is_fused else set()
     names = [f"'{layer.name}'" for layer in rolled_layers(model) if id(layer) not in fused_ids]
     return [
-        *([_fused_note(lite)] if is_fused else []),
+        *([_fused_note(model, lite)] if is_fused else []),
         *([_unrolled_note(model, request, names, lite)] if names else []),
     ]
 
@@ -185,10 +185,11 @@ def _unrolled_note(model: AnyKerasModel, request: QuantizationRequest, names: li
     )
 
 
-def _fused_note(lite: Model) -> str:
-    count = sum(operator.name == FUSED_LSTM for operator in lite.operators)
+def _fused_note(model: AnyKerasModel, lite: Model) -> str:
+    count, layer_count = sum(operator.name == FUSED_LSTM for operator in lite.operators), len(fusible_layers(model))
+    masked_text = f" ({layer_count - count} with a mask unrolled)" if count < layer_count else ""
     return (
-        f"{plural(count, 'LSTM')} fused into one operator each, {len(lite.operators)} operators in all; the operator "
-        "keeps its state from call to call: reset it before each sequence (LiteRT: reset_all_variables(), TFLite "
-        "Micro: Reset()), or the results are wrong"
+        f"{plural(count, 'LSTM')} fused into one operator each{masked_text}, {len(lite.operators)} operators in all; "
+        "the operator keeps its state from call to call: reset it before each sequence (LiteRT: "
+        "reset_all_variables(), TFLite Micro: Reset()), or the results are wrong"
     )

@@ -81,6 +81,15 @@ def test_as_good_as_unrolled_and_far_smaller(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_masked_lstm_beside_it_is_unrolled(tmp_path: Path) -> None:
+    inputs = keras.Input((STEPS, FEATURES))
+    branches = [layers.LSTM(2)(inputs), layers.LSTM(2)(layers.Masking()(inputs))]
+    notes = _write(keras.Model(inputs, layers.Concatenate()(branches)), "fused", tmp_path / "m.tflite")
+    assert notes[0].startswith("1 LSTM fused into one operator each (1 with a mask unrolled), ")
+    assert check_integer_only(read(tmp_path / "m.tflite"), allow_float_interface=True) == []
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(bool(tflm_runtime.missing_reason()), reason="TFLite Micro is not installed")
 def test_micro_computes_the_same(tmp_path: Path) -> None:
     path = tmp_path / "m.tflite"
