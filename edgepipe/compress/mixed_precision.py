@@ -44,7 +44,11 @@ class QualityTarget:
 
 
 def convert_mixed(
-    source: SourceModel, request: "QuantizationRequest", samples: Arrays | None, target: QualityTarget
+    source: SourceModel,
+    request: "QuantizationRequest",
+    samples: Arrays | None,
+    target: QualityTarget,
+    held_out: Arrays | None = None,
 ) -> ConvertedModel:
     """The .tflite with the fewest layers above 8 bits that keeps validation quality.
 
@@ -53,10 +57,12 @@ def convert_mixed(
         request: types of inputs and outputs, and calibration.
         samples: representative samples.
         target: the quality to keep.
+        held_out: samples that do not calibrate, on which the result is compared with the float model.
 
     Raises:
         TargetNotMetError: no mix keeps the quality.
     """
+    from edgepipe.compress.fidelity import measure_fidelity
     from edgepipe.compress.quantizer.integer_inputs import integer_inputs
     from edgepipe.compress.quantizer.op_decomposition import decomposed_model, uniform_bit_width
 
@@ -67,7 +73,8 @@ def convert_mixed(
     ):
         mixed_model = _search_mix(source, request, (lite, feeds, trained_ranges), target)
         loop_notes = _recurrence_notes(source, request, float_lite)
-        return replace(mixed_model, notes=(*loop_notes, *integers.notes, *mixed_model.notes))
+        fidelity = None if held_out is None else measure_fidelity(float_lite, mixed_model.content, held_out)
+        return replace(mixed_model, notes=(*loop_notes, *integers.notes, *mixed_model.notes), fidelity=fidelity)
 
 
 def _kept_inputs(lite: Model, request: "QuantizationRequest") -> list[str]:

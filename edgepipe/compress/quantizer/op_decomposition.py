@@ -12,7 +12,7 @@ SPACE_TO_DEPTH. All give the same float values, up to rounding.
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, final
+from typing import final
 
 import numpy as np
 
@@ -26,11 +26,12 @@ from edgepipe.compress.quantizer.kernel_requirements import BitWidth
 from edgepipe.compress.quantizer.log_domain import expand_logarithms, split_logarithms
 from edgepipe.compress.quantizer.mask_sentinels import replace_sentinels
 from edgepipe.compress.quantizer.mutable_graph import BitWidthPolicy, MutableGraph
+from edgepipe.compress.quantizer.operator_replacement import OperatorReplacement
+from edgepipe.compress.quantizer.volume_convolution import convolve_volume
 from edgepipe.tflite.model import Model
 from edgepipe.tflite.reader import read
 
 SUPPORTED_POWERS = (2, 3, 4)
-VERSION_BY_OPERATOR = {"TRANSPOSE": 6}  # the version for six dimensions
 BOOL_REDUCTIONS = {"REDUCE_ANY": "REDUCE_MAX", "REDUCE_ALL": "REDUCE_MIN"}
 ALWAYS_DECOMPOSED = (
     *("SQUARE", "NEG", "POW", "ADD_N", "CONV_3D", "CUMSUM", "GREATER", "LESS_EQUAL", "CAST", "SELECT"),
@@ -116,15 +117,12 @@ def _decompose_operator(graph: MutableGraph, operator: FlatbufferOperator, polic
 
 
 @final
-class _Decomposition:
-    """One operator, and those that replace it; its output tensor keeps its name."""
+class _Decomposition(OperatorReplacement):
+    """One operator, and those that it is decomposed into."""
 
     def __init__(self, graph: MutableGraph, operator: FlatbufferOperator, bits: BitWidth) -> None:
-        self.graph, self.operator, self.bits = graph, operator, bits
-        self.input_indices = [int(index) for index in operator.inputs]
-        self.output_index = int(operator.outputs[0])
-        self.new_operators: list[FlatbufferOperator] = []
-        self.intermediate_count = 0  # intermediate tensors so far
+        super().__init__(graph, operator)
+        self.bits = bits
 
     def apply(self) -> bool:
         """Replace the operator; False if it stays."""
@@ -136,7 +134,7 @@ class _Decomposition:
         elif kind == "CAST":
             self._append_choice()
         elif kind == "SELECT" and self._has_equal_shapes():
-            self._append_output_operator("SELECT_V2", self.input_indices)
+            self.append_output_operator("SELECT_V2", self.input_indices)
         elif kind in BOOL_REDUCTIONS:
             self._append_bool_reduction(BOOL_REDUCTIONS[kind])
         elif self.input_indices and self.graph.is_float(self.input_indices[0]):
@@ -151,11 +149,11 @@ class _Decomposition:
             case "SQUARE":
                 self._multiply([x, x])
             case "NEG":
-                self._multiply([x, self._add_scalar(-1)])
+                self._multiply([x, self.add_scalar(-1)])
             case "ADD_N":
                 self._add_n()
             case "CONV_3D":
-                self._convolve_volume()
+                convolve_volume(self)
             case "CUMSUM":
                 self._cumulative_sum()
             case "POW" if self._integer_exponent() in SUPPORTED_POWERS:
@@ -167,7 +165,7 @@ class _Decomposition:
         """A bool as a float: where it holds 1, else 0."""
         condition = self.input_indices[0]
         if self.graph.dtype(condition) == "bool" and self.graph.is_float(self.output_index):
-            self._append_output_operator("SELECT_V2", [condition, self._add_scalar(1), self._add_scalar(0)])
+            self.append_output_operator("SELECT_V2", [condition, self.add_scalar(1), self.add_scalar(0)])
 
     def _has_equal_shapes(self) -> bool:
         """Whether a choice is made element by element: SELECT takes one condition per row too."""
@@ -177,20 +175,20 @@ class _Decomposition:
     def _append_bool_reduction(self, kind: str) -> None:
         """Any or all of some bools: whether the largest or the smallest of ones and zeros is one."""
         condition, axes = self.input_indices
-        ones = self._append_operator("SELECT_V2", [condition, self._add_scalar(1), self._add_scalar(0)],
+        ones = self.append_operator("SELECT_V2", [condition, self.add_scalar(1), self.add_scalar(0)],
                                      self.graph.tensor(condition).shape)  # fmt: skip
-        extreme = self._append_operator(kind, [ones, axes], self.graph.tensor(self.output_index).shape)
+        extreme = self.append_operator(kind, [ones, axes], self.graph.tensor(self.output_index).shape)
         reduction = self.new_operators[-1]
         reduction.builtinOptionsType = self.operator.builtinOptionsType
         reduction.builtinOptions = self.operator.builtinOptions
-        self._append_output_operator("NOT_EQUAL", [extreme, self._add_scalar(0)])
+        self.append_output_operator("NOT_EQUAL", [extreme, self.add_scalar(0)])
 
     def _add_n(self) -> None:
         """a + b + c .. as a chain of two each."""
         total_index = self.input_indices[0]
         for index in self.input_indices[1:-1]:
-            total_index = self._append_operator("ADD", [total_index, index])
-        self._append_output_operator("ADD", [total_index, self.input_indices[-1]])
+            total_index = self.append_operator("ADD", [total_index, index])
+        self.append_output_operator("ADD", [total_index, self.input_indices[-1]])
 
     def _cumulative_sum(self) -> None:
         """A product with a triangle of ones, over one of the last two axes: it rounds once."""
@@ -204,117 +202,64 @@ class _Decomposition:
         triangle = np.tri(shape[axis], k=-1 if options.exclusive else 0)  # the sum of row i reads what comes before it
         matrix = triangle.T if options.reverse != is_last else triangle
         matrix_shape = [1] * (len(shape) - 2) + list(matrix.shape)
-        matrix_index = self.graph.add_float_tensor(self._intermediate_name("TRIANGLE"), matrix_shape, matrix)
-        self._append_output_operator("BATCH_MATMUL", [x, matrix_index] if is_last else [matrix_index, x])
-
-    def _convolve_volume(self) -> None:
-        """A CONV_2D over pictures, whose channels are those of the pictures that the kernel spans in depth."""
-        options, kernel = self.operator.builtinOptions, self.graph.constant(self.input_indices[1])
-        shape = [int(size) for size in self.graph.tensor(self.input_indices[0]).shape]
-        output_shape = [int(size) for size in self.graph.tensor(self.output_index).shape]
-        if kernel is None or shape[0] != 1:
-            return
-        depth_offsets = [position * int(options.dilationDFactor) for position in range(len(kernel))]
-        pictures = self._append_operator("RESHAPE", [self.input_indices[0], self._add_int_list(shape[1:])], shape[1:])
-        padding = max((output_shape[1] - 1) * options.strideD + depth_offsets[-1] + 1 - shape[1], 0)
-        if padding:
-            pictures = self._pad_depth(pictures, padding // 2, padding - padding // 2)
-        slices = [self._slice_depth(pictures, offset, options.strideD, output_shape[1]) for offset in depth_offsets]
-        spanned_shape = [output_shape[1], *shape[2:4], len(kernel) * shape[4]]
-        spanned = self._append_operator("CONCATENATION", slices, spanned_shape) if len(slices) > 1 else slices[0]
-        if len(slices) > 1:
-            self.new_operators[-1].builtinOptions.axis = 3
-        flat_kernel = kernel.transpose(4, 1, 2, 0, 3).reshape(kernel.shape[4], *kernel.shape[1:3], -1)
-        kernel_index = self.graph.add_float_tensor(
-            self._intermediate_name("KERNEL"), list(flat_kernel.shape), flat_kernel
-        )
-        convolution = self._append_operator(
-            "CONV_2D", [spanned, kernel_index, self._bias_index(kernel.shape[4])], output_shape[1:]
-        )
-        self._copy_convolution_options(self.new_operators[-1].builtinOptions)
-        self._append_output_operator("RESHAPE", [convolution, self._add_int_list(output_shape)])
-
-    def _bias_index(self, filter_count: int) -> int:
-        if len(self.input_indices) > 2 and self.input_indices[2] >= 0:
-            return self.input_indices[2]
-        return self.graph.add_float_tensor(self._intermediate_name("BIAS"), [filter_count], np.zeros(filter_count))
-
-    def _copy_convolution_options(self, new_options: Any) -> None:
-        for name in ("padding", "strideH", "strideW", "dilationHFactor", "dilationWFactor", "fusedActivationFunction"):
-            setattr(new_options, name, getattr(self.operator.builtinOptions, name))
-
-    def _pad_depth(self, pictures: int, before: int, after: int) -> int:
-        """Append pictures of zeros at both ends of (depth, height, width, channels)."""
-        shape = [int(size) for size in self.graph.tensor(pictures).shape]
-        paddings = self._add_int_list([before, after, 0, 0, 0, 0, 0, 0])
-        self.graph.tensor(paddings).shape = [4, 2]
-        return self._append_operator("PAD", [pictures, paddings], [shape[0] + before + after, *shape[1:]])
-
-    def _slice_depth(self, pictures: int, offset: int, stride: int, count: int) -> int:
-        """Append every `stride`-th picture from an offset."""
-        shape = [int(size) for size in self.graph.tensor(pictures).shape]
-        limits = [[offset, 0, 0, 0], [offset + (count - 1) * stride + 1, *shape[1:]], [stride, 1, 1, 1]]
-        return self._append_operator(
-            "STRIDED_SLICE", [pictures, *(self._add_int_list(numbers) for numbers in limits)], [count, *shape[1:]]
-        )
+        matrix_index = self.graph.add_float_tensor(self.intermediate_name("TRIANGLE"), matrix_shape, matrix)
+        self.append_output_operator("BATCH_MATMUL", [x, matrix_index] if is_last else [matrix_index, x])
 
     def _l2_normalization(self) -> None:
         """x rsqrt(max(sum(x^2), 1e-12)) over the last axis."""
         x = self.input_indices[0]
-        square_sum = self._reduce("SUM", self._append_operator("MUL", [x, x]))
-        least_sum = self._append_operator("MAXIMUM", [square_sum, self._add_scalar(1e-12)])
-        self._append_output_operator("MUL", [x, self._append_operator("RSQRT", [least_sum])])
+        square_sum = self._reduce("SUM", self.append_operator("MUL", [x, x]))
+        least_sum = self.append_operator("MAXIMUM", [square_sum, self.add_scalar(1e-12)])
+        self.append_output_operator("MUL", [x, self.append_operator("RSQRT", [least_sum])])
 
     def _log_softmax(self) -> None:
         """y - log(sum(exp(y))) with y = x - max(x), over the last axis."""
         x = self.input_indices[0]
-        y = self._append_operator("SUB", [x, self._reduce("REDUCE_MAX", x)])
-        logarithm = self._append_operator("LOG", [self._reduce("SUM", self._append_operator("EXP", [y]))])
-        self._append_output_operator("SUB", [y, logarithm])
+        y = self.append_operator("SUB", [x, self._reduce("REDUCE_MAX", x)])
+        logarithm = self.append_operator("LOG", [self._reduce("SUM", self.append_operator("EXP", [y]))])
+        self.append_output_operator("SUB", [y, logarithm])
 
     def _reduce(self, kind: str, x: int) -> int:
         """Append a reduction of the last axis, which stays with size one."""
         shape = [int(size) for size in self.graph.tensor(x).shape]
-        axis = self._add_int_list([len(shape) - 1])
-        reduced = self._append_operator(kind, [x, axis], [*shape[:-1], 1])
+        axis = self.add_int_list([len(shape) - 1])
+        reduced = self.append_operator(kind, [x, axis], [*shape[:-1], 1])
         self.new_operators[-1].builtinOptions.keepDims = True
         return reduced
 
     def _squared_difference(self) -> None:
         """(a - b)^2."""
         shape = list(self.graph.tensor(self.output_index).shape)  # one may be broadcast to the other
-        self._multiply([self._append_operator("SUB", self.input_indices, shape)] * 2)
+        self._multiply([self.append_operator("SUB", self.input_indices, shape)] * 2)
 
     def _prelu(self) -> None:
         """max(x, 0) + slope min(x, 0)."""
         x, slopes = self.input_indices
-        negative_part = self._append_operator(
-            "MUL", [self._append_operator("MINIMUM", [x, self._add_scalar(0)]), slopes]
-        )
-        self._append_output_operator("ADD", [self._append_operator("RELU", [x]), negative_part])
+        negative_part = self.append_operator("MUL", [self.append_operator("MINIMUM", [x, self.add_scalar(0)]), slopes])
+        self.append_output_operator("ADD", [self.append_operator("RELU", [x]), negative_part])
 
     def _elu(self) -> None:
         """max(x, 0) + (exp(min(x, 0)) - 1)."""
         x = self.input_indices[0]
-        exponential = self._append_operator("EXP", [self._append_operator("MINIMUM", [x, self._add_scalar(0)])])
-        self._append_output_operator(
+        exponential = self.append_operator("EXP", [self.append_operator("MINIMUM", [x, self.add_scalar(0)])])
+        self.append_output_operator(
             "ADD",
-            [self._append_operator("RELU", [x]), self._append_operator("SUB", [exponential, self._add_scalar(1)])],
+            [self.append_operator("RELU", [x]), self.append_operator("SUB", [exponential, self.add_scalar(1)])],
         )
 
     def _relu_n1_to_1(self) -> None:
         """min(max(x, -1), 1)."""
-        self._append_output_operator(
+        self.append_output_operator(
             "MINIMUM",
-            [self._append_operator("MAXIMUM", [self.input_indices[0], self._add_scalar(-1)]), self._add_scalar(1)],
+            [self.append_operator("MAXIMUM", [self.input_indices[0], self.add_scalar(-1)]), self.add_scalar(1)],
         )
 
     def _hard_swish(self) -> None:
         """x (min(max(x + 3, 0), 6) / 6); with MINIMUM, because RELU6 of TFLite Micro does not rescale."""
         x = self.input_indices[0]
-        shifted_relu = self._append_operator("RELU", [self._append_operator("ADD", [x, self._add_scalar(3)])])
-        gate = self._append_operator("MINIMUM", [shifted_relu, self._add_scalar(6)])
-        self._append_output_operator("MUL", [x, self._append_operator("MUL", [gate, self._add_scalar(1 / 6)])])
+        shifted_relu = self.append_operator("RELU", [self.append_operator("ADD", [x, self.add_scalar(3)])])
+        gate = self.append_operator("MINIMUM", [shifted_relu, self.add_scalar(6)])
+        self.append_output_operator("MUL", [x, self.append_operator("MUL", [gate, self.add_scalar(1 / 6)])])
 
     def _depth_to_space(self) -> None:
         """(.., h, w, b b c) as (.., h, w, b, b, c), transposed to (.., h, b, w, b, c), as (.., h b, w b, c)."""
@@ -333,13 +278,13 @@ class _Decomposition:
     def _permute_blocks(self, shape: list[int], axis_order: list[int]) -> None:
         """RESHAPE of each sample, TRANSPOSE, RESHAPE to the output's shape."""
         batch_size = int(self.graph.tensor(self.input_indices[0]).shape[0])
-        blocks = self._append_operator(
-            "RESHAPE", [self.input_indices[0], self._add_int_list([-1, *shape])], [batch_size, *shape]
+        blocks = self.append_operator(
+            "RESHAPE", [self.input_indices[0], self.add_int_list([-1, *shape])], [batch_size, *shape]
         )
         permuted_shape = [[batch_size, *shape][axis] for axis in axis_order]
-        permuted_blocks = self._append_operator("TRANSPOSE", [blocks, self._add_int_list(axis_order)], permuted_shape)
+        permuted_blocks = self.append_operator("TRANSPOSE", [blocks, self.add_int_list(axis_order)], permuted_shape)
         output_shape = [int(size) for size in self.graph.tensor(self.output_index).shape[1:]]
-        self._append_output_operator("RESHAPE", [permuted_blocks, self._add_int_list([-1, *output_shape])])
+        self.append_output_operator("RESHAPE", [permuted_blocks, self.add_int_list([-1, *output_shape])])
 
     def _integer_exponent(self) -> int:
         """The scalar integer exponent of POW; 0 if it is not one of `POWERS`, or broadcasts its input."""
@@ -356,33 +301,8 @@ class _Decomposition:
     def _multiply(self, factor_indices: list[int]) -> None:
         product_index = factor_indices[0]
         for factor_index in factor_indices[1:-1]:
-            product_index = self._append_operator("MUL", [product_index, factor_index])
-        self._append_output_operator("MUL", [product_index, factor_indices[-1]])
-
-    def _add_scalar(self, number: float) -> int:
-        """A constant of one element."""
-        return self.graph.add_float_tensor(self._intermediate_name(f"{number:g}"), [], np.array(number))
-
-    def _add_int_list(self, numbers: list[int]) -> int:
-        """A constant int32 vector."""
-        return self.graph.add_int32_constant(self._intermediate_name("_".join(map(str, numbers))), numbers)
-
-    def _append_operator(self, kind: str, input_indices: list[int], shape: list[int] | None = None) -> int:
-        """Append an operator with an intermediate output, by default of the first input's shape; its tensor index."""
-        output_shape = self.graph.tensor(input_indices[0]).shape if shape is None else shape
-        index = self.graph.add_float_tensor(self._intermediate_name(kind), output_shape)
-        self.new_operators.append(
-            self.graph.new_operator(kind, VERSION_BY_OPERATOR.get(kind, 1), input_indices, [index])
-        )
-        return index
-
-    def _append_output_operator(self, kind: str, input_indices: list[int]) -> None:
-        self.new_operators.append(self.graph.new_operator(kind, 1, input_indices, [self.output_index]))
-
-    def _intermediate_name(self, suffix: str) -> str:
-        """A name derived from the output's, independent of what else is decomposed in the model."""
-        self.intermediate_count += 1
-        return f"{self.graph.name(self.output_index)}/{self.intermediate_count}_{suffix}"
+            product_index = self.append_operator("MUL", [product_index, factor_index])
+        self.append_output_operator("MUL", [product_index, factor_indices[-1]])
 
 
 INT16_DECOMPOSITIONS = {  # decomposed for 16-bit activations

@@ -74,12 +74,12 @@ def convert(
         InputError: a model, samples or options that do not go together.
         TargetNotMetError: no mix of types keeps the quality.
     """
-    request = _build_request(options, context, source)
+    request, held_out = _build_request(options, context, source), _held_out_samples(options, context)
     if options.scheme != "mixed":
-        return conversion.convert_model(source.model, request, samples, _held_out_samples(options, context))
+        return conversion.convert_model(source.model, request, samples, held_out)
     from edgepipe.compress.mixed_precision import convert_mixed
 
-    return convert_mixed(source, request, samples, _quality_target(options, context))
+    return convert_mixed(source, request, samples, _quality_target(options, context), held_out)
 
 
 def _held_out_samples(options: "ConvertOptions", context: StageContext) -> Arrays | None:

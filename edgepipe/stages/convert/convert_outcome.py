@@ -71,8 +71,7 @@ def _fidelity_metrics(
 ) -> list[Metric]:
     if not SCHEMES[options.scheme].needs_calibration:
         return []
-    reason = "no data to compare on" if context.splits is None else "the model has no float outputs"
-    return converted_model.fidelity_metrics(reason)
+    return converted_model.fidelity_metrics("the pipeline has no `data:` to compare on")
 
 
 def _quality_metrics(artifact: Artifact, context: StageContext) -> list[Metric]:
