@@ -7,7 +7,7 @@ import pytest
 import tf_keras
 
 from edgepipe.compress.qat import range_initialization
-from edgepipe.compress.qat.fake_quant import QatRecipe, build_fake_quant
+from edgepipe.compress.qat.fake_quant import QatRecipe, activation_quantize_layers, build_fake_quant
 from edgepipe.training.training_loop import set_seeds
 
 DATA = np.random.RandomState(1).rand(96, 6).astype(np.float32) * 0.3
@@ -62,3 +62,13 @@ def test_everything_else_is_left_as_it_was() -> None:
     model.compile("sgd", "mse")
     model.fit(DATA * 50, np.zeros((96, 3)), epochs=1, verbose=0)
     assert _range(model, "out") != trained_range  # the quantizer that follows the data is back
+
+
+def test_ids_that_arrive_as_floats_are_not_rounded() -> None:
+    layers = tf_keras.layers
+    inputs = tf_keras.Input((3, 4), name="ids")
+    x = layers.Embedding(1000, 4)(layers.Reshape((12,))(inputs))
+    model = tf_keras.Model(inputs, layers.Dense(2, name="scores")(layers.GlobalAveragePooling1D()(x)))
+    ids = np.random.default_rng(0).integers(0, 1000, (8, 3, 4)).astype("float32")
+    fake_quant_layers = activation_quantize_layers(build_fake_quant(model, QatRecipe(), ids).model)
+    assert "ids_fake_quant" not in [layer.name for layer in fake_quant_layers]

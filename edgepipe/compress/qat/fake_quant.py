@@ -37,6 +37,7 @@ from edgepipe.compress.qat.quantizers import (
     detect_structure,
 )
 from edgepipe.core.arrays import Arrays
+from edgepipe.models.id_inputs import find_tf_keras_id_limits
 from edgepipe.models.keras_types import KerasTensor, TensorTree, TfKerasLayer, TfKerasModel
 from edgepipe.models.port_names import output_names
 
@@ -156,7 +157,11 @@ class _FakeQuantBuilder:
     def build(self) -> TfKerasModel:
         """Call every lowered layer again, with fake-quant."""
         model = self.lowered_model.model
-        tensor_by_id = {str(id(tensor)): self._quantize_input(tensor) for tensor in model.inputs}
+        id_limits = find_tf_keras_id_limits(model)
+        tensor_by_id = {
+            str(id(tensor)): tensor if id_limit is not None else self._quantize_input(tensor)
+            for tensor, id_limit in zip(model.inputs, id_limits, strict=True)
+        }
         for node in iter_nodes(model):
             args, kwargs = resolve_arguments(node, tensor_by_id)
             layer_outputs = self._call_layer(node.layer, args, kwargs)
