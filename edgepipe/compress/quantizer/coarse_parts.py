@@ -62,15 +62,15 @@ def _width(activation_range: ActivationRange) -> float:
 
 
 def _join_note(
-    lite: Model, operator: Operator, parts: list[tuple[Tensor, float]], ranges: Mapping[str, ActivationRange]
+    lite: Model, operator: Operator, coarse_parts: list[tuple[Tensor, float]], ranges: Mapping[str, ActivationRange]
 ) -> str:
     joint = _outputs(operator)[0]
     is_output = joint.key in {tensor.key for tensor in lite.outputs}
     parts_text = ", ".join(
         f"'{_short_name(tensor)}' ({_range_text(ranges[tensor.name])}) gets {code_count:.1f}"
-        for tensor, code_count in parts[:MAX_PARTS_SHOWN]
+        for tensor, code_count in coarse_parts[:MAX_PARTS_SHOWN]
     )
-    rest_text = f" and {len(parts) - MAX_PARTS_SHOWN} more" if len(parts) > MAX_PARTS_SHOWN else ""
+    rest_text = f" and {len(coarse_parts) - MAX_PARTS_SHOWN} more" if len(coarse_parts) > MAX_PARTS_SHOWN else ""
     return (
         f"'{_short_name(joint)}' ({_range_text(ranges[joint.name])}) joins very different ranges: of its {CODE_COUNT} "
         f"steps {parts_text}{rest_text}; {REMEDY if is_output else INNER_REMEDY}"

@@ -133,8 +133,8 @@ class _DivisionRewriter:
         product = self._add_tensor(number, "MUL", like=quotient)
         return [root_operator, self._product(numerator, root, product), self._product(product, root, quotient)]
 
-    def _product(self, first: int, second: int, product: int) -> FlatbufferOperator:
-        return self.graph.new_operator("MUL", 1, [first, second], [product])
+    def _product(self, factor: int, other_factor: int, product: int) -> FlatbufferOperator:
+        return self.graph.new_operator("MUL", 1, [factor, other_factor], [product])
 
     def _add_tensor(self, number: int, kind: str, like: int) -> int:
         """An intermediate tensor of the shape of another."""

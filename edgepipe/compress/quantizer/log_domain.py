@@ -108,7 +108,7 @@ class _LogRewriter:
         self.operators[-1].outputs = self.index.outputs[number]
         self.replacements[number] = self.operators
 
-    def _parts(self, tensor: int) -> tuple[str, list[int]]:
+    def _kind_and_inputs(self, tensor: int) -> tuple[str, list[int]]:
         """The kind of operator that computes a tensor, and its inputs; nothing if an activation changes it."""
         number = self.index.producer_by_tensor.get(tensor)
         if number is None:
@@ -117,7 +117,7 @@ class _LogRewriter:
         return (self.index.kinds[number], self.index.inputs[number]) if activation in HARMLESS_ACTIVATIONS else ("", [])
 
     def _is_square(self, tensor: int) -> bool:
-        kind, inputs = self._parts(tensor)
+        kind, inputs = self._kind_and_inputs(tensor)
         return kind == "SQUARE" or (kind == "MUL" and inputs[0] == inputs[1])
 
     def _is_positive_constant(self, tensor: int) -> bool:
@@ -126,7 +126,7 @@ class _LogRewriter:
 
     def _is_expressible(self, tensor: int) -> bool:
         """Whether the logarithm of a tensor can be computed from that of squares and constants."""
-        kind, inputs = self._parts(tensor)
+        kind, inputs = self._kind_and_inputs(tensor)
         if self._is_square(tensor) or self._is_positive_constant(tensor):
             return True
         if kind in ("SQRT", *MOVING_OPERATORS):
@@ -136,11 +136,11 @@ class _LogRewriter:
         return kind == "ADD" and all(map(self._is_expressible, inputs))
 
     def _holds_square(self, tensor: int) -> bool:
-        return self._is_square(tensor) or any(map(self._holds_square, self._parts(tensor)[1]))
+        return self._is_square(tensor) or any(map(self._holds_square, self._kind_and_inputs(tensor)[1]))
 
     def _logarithm(self, tensor: int, floor: float) -> int:
         """Append the logarithm of an expressible tensor, in which what lies far below `floor` has no effect."""
-        kind, inputs = self._parts(tensor)
+        kind, inputs = self._kind_and_inputs(tensor)
         constant = self.index.constant(tensor)
         if constant is not None:
             return self._add_constant(np.log(constant))
