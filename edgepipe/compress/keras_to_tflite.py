@@ -110,6 +110,7 @@ def _write_float_model(
     model: Any, samples: Arrays | None, recurrent: RecurrentForm | None, path: Path
 ) -> list[Array] | None:
     """Write the float .tflite; returns the samples as its inputs take them. The converter's stderr is captured."""
+    model = model if isinstance(model, SavedModelSignature) else in_float32(model).model
     with capture_stderr() as read_log, constant_kernels(model):
         frozen_graph, feeds = (
             (_freeze_model(model), None) if recurrent is None else _freeze_with_feeds(model, samples, recurrent)
@@ -122,9 +123,7 @@ def _write_float_model(
 
 
 def _freeze_model(model: Any) -> FrozenGraph:
-    if isinstance(model, SavedModelSignature):
-        return freeze_saved_model(model)
-    return freeze(in_float32(model).model)
+    return freeze_saved_model(model) if isinstance(model, SavedModelSignature) else freeze(model)
 
 
 def _check_recurrent(model: Any, request: QuantizationRequest) -> None:

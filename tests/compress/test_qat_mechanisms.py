@@ -77,7 +77,7 @@ def test_mechanism(name: str, tmp_path: Path) -> None:
     tensors = quantized_model.agreement.tensors
     assert [entry for entry in tensors if entry.missing_reason] == []
     worst = max(tensors, key=lambda entry: entry.p99_lsb)
-    assert worst.p99_lsb <= 4, worst  # random weights amplify rounding
+    assert worst.p99_lsb <= 5, worst  # random weights amplify rounding
     assert _output_steps(fake_quant.model, lite, x) <= 4
 
 

@@ -90,6 +90,10 @@ class EncodingPlan:
         assert constant is not None, "integer operators compute and read tensors with ranges"
         return (float(constant.min()), float(constant.max())) if constant.size else (0.0, 1.0)
 
+    def _is_trained(self, tensor: int) -> bool:
+        """Whether training has decided the range of a tensor."""
+        return isinstance(self.ranges.get(self.index.names[tensor]), TrainedRange)
+
     def _requirement(self, number: int) -> KernelRequirement | None:
         return requirement_of(self.index.kinds[number])
 
@@ -144,7 +148,7 @@ class EncodingPlan:
         times larger than all others; in integers it is that of the least code.
         """
         low, high = self._range(tensor)
-        if self.index.kinds[number] != "RSQRT":
+        if self.index.kinds[number] != "RSQRT" or self._is_trained(tensor):
             return low, high
         return low, min(high, self.readable_encoding(self.index.inputs[number][0], bits).scale ** -0.5)
 
@@ -186,8 +190,9 @@ class EncodingPlan:
     def _can_rescale(self, root: int) -> bool:
         """Whether a group can have any scale: no kernel and no training has decided it, and no constant has a code
         of its own in it."""
-        is_trained = isinstance(self.ranges.get(self.index.names[root]), TrainedRange)
-        if is_trained or any(self.index.kinds[number] in EQUALITY_OPERATORS for number in self._readers(root)):
+        if self._is_trained(root) or any(
+            self.index.kinds[number] in EQUALITY_OPERATORS for number in self._readers(root)
+        ):
             return False
         producer = self.index.producer_by_tensor.get(root)
         requirement = None if producer is None else self._requirement(producer)

@@ -115,7 +115,9 @@ def test_a_tensor_without_a_range_is_calibrated_and_named(tmp_path: Path) -> Non
     samples = np.linspace(-0.5, 0.5, 32, dtype="float32").reshape(16, 2)
     lite, notes = _integer_model(_lite(body, tmp_path, (1, 2)), samples, tmp_path)
     assert notes[0] == "training left 1 tensor without a range, calibrated on the samples: 'mul'"
-    assert [op.outputs[0].quantization.scales[0] for op in lite.operators] == pytest.approx([2 / 255, 4 / 255])
+    assert [op.outputs[0].quantization.scales[0] for op in lite.operators] == pytest.approx(
+        [2 / 254, 4 / 255]
+    )  # from -1 to 1: zero has a code
 
 
 def test_several_ranges_of_one_tensor_are_named(tmp_path: Path) -> None:
