@@ -41,7 +41,7 @@ _OPERATOR_BY_NAME = {
     **dict.fromkeys(("Transpose", "Swapaxes", "Moveaxis"), "TRANSPOSE"),
     **dict.fromkeys(("Tile", "Repeat"), "TILE"),
     **dict.fromkeys(("Amax", "Max"), "REDUCE_MAX"),
-    **dict.fromkeys(("Divide", "TrueDivide"), "DIV"),
+    **dict.fromkeys(("Divide", "TrueDivide"), "MUL"),  # of a reciprocal, see `division`
     "GetItem": "STRIDED_SLICE", "Split": "SPLIT", "Take": "GATHER", "Flip": "REVERSE_V2",
     "ExpandDims": "EXPAND_DIMS", "Squeeze": "SQUEEZE", "Pad": "PADV2",
     "MaxPool": "MAX_POOL_2D", "AveragePool": "AVERAGE_POOL_2D", "Clip": "MINIMUM", "Relu6": "RELU6", "Relu": "RELU",
