@@ -20,13 +20,14 @@ import tf_keras
 from edgepipe.core.arrays import Array
 from edgepipe.core.errors import InputError
 from edgepipe.core.units import plural
-from edgepipe.models.bridge_layers import Keras3Layer, WeightLayer
+from edgepipe.models.bridge_layers import Keras3Layer, OperatorLayer, WeightLayer
 from edgepipe.models.id_inputs import SMALLEST_TABLE, find_id_limits
 from edgepipe.models.input_shapes import check_input_shapes, input_name
 from edgepipe.models.keras3_graph import GraphCall, Keras3Graph, build_graph, evaluate_graph, iter_calls
-from edgepipe.models.keras_operators import encode_argument
+from edgepipe.models.keras_operators import encode_argument, is_tensor
 from edgepipe.models.keras_types import (
     AnyKerasVariable,
+    KerasLayer,
     KerasModel,
     KerasOperation,
     KerasTensor,
@@ -305,6 +306,7 @@ class _TwinLayers:
         self.operation_by_id: dict[int, KerasOperation] = {}
         # own weights of traced layers: (variable, its layer)
         self.weight_and_layer_by_id: dict[int, tuple[AnyKerasVariable, WeightLayer]] = {}
+        self.attended_tensor_by_id: dict[int, KerasTensor] = {}  # what attention layers have read so far
         layers_by_problem: dict[str, dict[str, None]] = {}
         for _, call in iter_calls(graph):
             try:
@@ -344,9 +346,16 @@ class _TwinLayers:
     def call(self, keras_operation: KerasOperation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> TensorTree:
         """Call the twin of `operation` on symbolic tf_keras tensors."""
         layer_chain = self.chain_by_id[id(keras_operation)]
-        if not isinstance(keras_operation, keras.layers.Layer):
-            return layer_chain.layers[0](_unwrap_single(self._collect_operands(args, kwargs)))
         first_layer = layer_chain.layers[0]
+        args, kwargs = keras.tree.map_structure(self._read_after_attention, (args, kwargs))
+        if not isinstance(keras_operation, keras.layers.Layer):
+            operands = self._collect_operands(args, kwargs)
+            ends_masks = not isinstance(first_layer, OperatorLayer)  # which has none anyway
+            return first_layer(_unwrap_single(self._without_masks(operands) if ends_masks else operands))
+        if isinstance(keras_operation, keras.layers.Add.__base__) and isinstance(args[0], (list, tuple)):
+            args = (self._merge_operands(keras_operation, list(args[0])), *args[1:])
+        if isinstance(keras_operation, keras.layers.MultiHeadAttention):
+            kwargs = self._prepare_attention(args, kwargs)
         takes_mask = isinstance(first_layer, Keras3Layer) or "mask" in inspect.signature(first_layer.call).parameters
         call_kwargs = {key: argument for key, argument in kwargs.items() if key != "mask" or takes_mask}
         try:
@@ -374,6 +383,32 @@ class _TwinLayers:
             for operand in operands
         ]
 
+    def _merge_operands(self, merge_layer: KerasLayer, operands: list[KerasTensor]) -> list[KerasTensor]:
+        """The operands of a merging layer; without masks if one has none: Keras 3 then ends them, tf_keras does not."""
+        has_own_rule = isinstance(merge_layer, (keras.layers.Concatenate, keras.layers.Dot))
+        return operands if has_own_rule or all(map(_has_mask, operands)) else self._without_masks(operands)
+
+    def _prepare_attention(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Arguments of attention as tf_keras needs them; its tensors have no mask from then on, as in Keras 3."""
+        attended_tensors = [*args[:3], kwargs.get("value"), kwargs.get("key")]
+        self.attended_tensor_by_id |= {id(tensor): tensor for tensor in attended_tensors if tensor is not None}
+        mask = kwargs.get("attention_mask")
+        if not is_tensor(mask) or mask.dtype.is_bool:
+            return kwargs
+        # Keras 3 casts the mask to bool, tf_keras computes with its value
+        return {**kwargs, "attention_mask": self._apply_operator("NotEqual", mask, "attention_mask", 0)}
+
+    def _read_after_attention(self, leaf: Any) -> Any:
+        return self._without_masks([leaf])[0] if id(leaf) in self.attended_tensor_by_id else leaf
+
+    def _without_masks(self, tensors: list[KerasTensor]) -> list[KerasTensor]:
+        """`tensors`, read through a layer that ends masks where they have one: Keras 3's operators hand none on."""
+        return [self._apply_operator("Copy", tensor, "unmasked") if _has_mask(tensor) else tensor for tensor in tensors]
+
+    def _apply_operator(self, operator: str, tensor: KerasTensor, name: str, *constants: float) -> KerasTensor:
+        arguments_json = json.dumps({"args": [{"tensor": 0}, *constants], "kwargs": {}})
+        return OperatorLayer(operator, arguments_json, name=self.layer_names.make_unique(name))(tensor)
+
     def keras3_notes(self) -> tuple[str, ...]:
         """Which layers stay Keras 3 layers, and why."""
         return tuple(
@@ -398,6 +433,10 @@ class _TwinLayers:
                     f"its tf_keras twin {weight_shapes[1]}"
                 )
             yield from zip(original_weights, twin_weights, strict=True)
+
+
+def _has_mask(tensor: KerasTensor) -> bool:
+    return getattr(tensor, "_keras_mask", None) is not None
 
 
 def _encode_arguments(call: GraphCall) -> tuple[list[KerasTensor], str]:

@@ -20,9 +20,9 @@ def _sequence(*layers: Any, shape: tuple[int, ...] = (8, 4)) -> Any:
     return tf_keras.Sequential([tf_keras.Input(shape, name="x"), *layers, K.Flatten(), K.Dense(3)], name="user")
 
 
-def _masked() -> Any:
+def _scored() -> Any:
     x = tf_keras.Input((8, 4), name="x")
-    y = K.MultiHeadAttention(2, 2, name="masked")(x, x, use_causal_mask=True)
+    y, _ = K.MultiHeadAttention(2, 2, name="scored")(x, x, use_causal_mask=True, return_attention_scores=True)
     return tf_keras.Model(x, K.Dense(3, name="out")(K.Flatten()(y)), name="user")
 
 
@@ -42,7 +42,7 @@ CASES: dict[str, tuple[Callable[[], Any], str, str]] = {
     "softplus": (
         lambda: _sequence(K.Activation("softplus", name="it")), "calibration", "the activation softplus",
     ),
-    "masked attention": (_masked, "calibration", "attention with a mask"),
+    "attention that returns its scores": (_scored, "calibration", "attention that also returns its scores"),
     "batch norm of another axis": (
         lambda: _sequence(K.BatchNormalization(axis=1, name="it")), "calibration", r"normalizes axis \[1\]",
     ),

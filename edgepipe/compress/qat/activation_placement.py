@@ -10,6 +10,7 @@ prescribes the range of some outputs. All this follows from what kernels demand:
 from dataclasses import dataclass
 from typing import Literal
 
+import tensorflow as tf
 import tf_keras
 
 from edgepipe.compress.qat.lowering.normalizations import WEIGHTED_LAYER_CLASSES
@@ -21,8 +22,10 @@ from edgepipe.models.keras_types import TfKerasLayer
 K = tf_keras.layers
 EXCLUDED_REASON = "excluded by the pipeline"
 QuantizationRole = Literal[
-    "weighted", "folded", "clipped", "arithmetic", "own", "shared", "passthrough", "fixed", "unknown", "excluded"
-]
+    "weighted", "folded", "clipped", "arithmetic", "own", "shared", "passthrough", "fixed", "filled", "unquantized",
+    "unknown", "excluded",
+]  # fmt: skip
+_ROLES_WITHOUT_RANGE = frozenset({"passthrough", "filled", "unquantized", "excluded"})
 
 # the TFLite operator of a lowered layer, by class or by Keras operator: its kernel decides which scales tensors have
 _OPERATOR_BY_NAME = {
@@ -36,6 +39,7 @@ _OPERATOR_BY_NAME = {
     **dict.fromkeys(("UpSampling1D", "UpSampling2D"), "RESIZE_NEAREST_NEIGHBOR"),
     "Resizing": "RESIZE_BILINEAR", "Permute": "TRANSPOSE", "RepeatVector": "TILE",
     "Concatenate": "CONCATENATION", "Stack": "PACK", "Maximum": "MAXIMUM", "Minimum": "MINIMUM",
+    "Where": "SELECT_V2", "Equal": "EQUAL", "NotEqual": "NOT_EQUAL",
     "Add": "ADD", "Subtract": "SUB", "Multiply": "MUL",
     "LeakyReLU": "LEAKY_RELU", "PReLU": "PRELU", "ReLU": "RELU", "ELU": "ELU", "Softmax": "SOFTMAX",
     **dict.fromkeys(("Transpose", "Swapaxes", "Moveaxis"), "TRANSPOSE"),
@@ -56,7 +60,7 @@ _OPERATOR_BY_ACTIVATION = {
 # at inference they change no value
 _IDENTITY_LAYERS = (
     "Dropout", "SpatialDropout1D", "SpatialDropout2D", "AlphaDropout", "GaussianDropout", "GaussianNoise",
-    "ActivityRegularization", "Identity", "Masking", "RandomFlip", "RandomRotation", "RandomZoom", "RandomTranslation",
+    "ActivityRegularization", "Identity", "RandomFlip", "RandomRotation", "RandomZoom", "RandomTranslation",
     "RandomContrast", "RandomCrop", "RandomBrightness", "RandomHeight", "RandomWidth",
 )  # fmt: skip
 _ROLE_BY_LAYER: dict[str, QuantizationRole] = {
@@ -90,11 +94,19 @@ def quantization_role(layer: TfKerasLayer, opaque_reason: str) -> QuantizationRo
         return "weighted"
     if fixed_range(layer):
         return "fixed"
+    if not _computes_floats(layer):
+        return "unquantized"
     if name == "ReLU" and not layer.threshold and not layer.negative_slope and layer.max_value in (None, 1.0, 6.0):
         return "clipped"
     if not is_operator and name in _ROLE_BY_LAYER:
         return _ROLE_BY_LAYER[name]
     return _kernel_role(tflite_operator(layer))
+
+
+def _computes_floats(layer: TfKerasLayer) -> bool:
+    """Whether the output of `layer` is a float, unlike indices and masks; before its first call, it may be."""
+    nodes = layer._inbound_nodes
+    return not nodes or any(tensor.dtype.is_floating for tensor in tf.nest.flatten(nodes[0].outputs))
 
 
 def _kernel_role(operator: str | None) -> QuantizationRole:
@@ -139,7 +151,7 @@ def place_fake_quant(
         and len(reader_roles) == call_count
         and all(_is_fused_into(role, reader) for reader in reader_roles)
     )
-    return FakeQuantPlacement(role not in ("passthrough", "excluded") and not is_fused)
+    return FakeQuantPlacement(role not in _ROLES_WITHOUT_RANGE and not is_fused)
 
 
 def _is_fused_into(role: QuantizationRole, reader: QuantizationRole) -> bool:

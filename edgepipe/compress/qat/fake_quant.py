@@ -1,10 +1,10 @@
 """Builds the fake-quant model of a tf_keras model: lowered, with fake-quant on each kernel and tensor that needs it."""
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -18,6 +18,7 @@ from edgepipe.compress.qat.activation_placement import (
     QuantizationRole,
     place_fake_quant,
     quantization_role,
+    tflite_operator,
 )
 from edgepipe.compress.qat.coverage import LayerCoverage, compute_coverage
 from edgepipe.compress.qat.lowering.lower import (
@@ -28,20 +29,25 @@ from edgepipe.compress.qat.lowering.lower import (
     lower_model,
     resolve_arguments,
 )
+from edgepipe.compress.qat.mask_fills import find_filled_layers
 from edgepipe.compress.qat.quantizers import (
     ActivationQuantizer,
     FixedRangeQuantizer,
     KernelQuantizeConfig,
     KernelStructure,
+    NonzeroQuantizer,
     WeightQuantizer,
     detect_structure,
 )
+from edgepipe.compress.quantizer.kernel_requirements import EQUALITY_OPERATORS
 from edgepipe.core.arrays import Arrays
+from edgepipe.models.bridge_layers import OperatorLayer
 from edgepipe.models.id_inputs import find_tf_keras_id_limits
 from edgepipe.models.keras_types import KerasTensor, TensorTree, TfKerasLayer, TfKerasModel
 from edgepipe.models.port_names import output_names
 
 K = tf_keras.layers
+INVERTING_OPERATORS = frozenset({"DIV", "LOG", "RSQRT"})  # of their last argument
 FAKE_QUANT_SUFFIX = "_fake_quant"
 
 
@@ -136,6 +142,7 @@ class _FakeQuantBuilder:
     reader_layers_by_name: dict[str, list[TfKerasLayer]]
     output_names: set[str]
     call_count_by_name: Counter[str]
+    inverted_names: set[str]
     wrapper_by_name: dict[str, TfKerasLayer] = field(default_factory=dict)
     quantize_layer_by_name: dict[str, TfKerasLayer] = field(default_factory=dict)
     kernel_structures: dict[str, KernelStructure] = field(default_factory=dict)
@@ -152,7 +159,19 @@ class _FakeQuantBuilder:
         }
         output_names = {tensor._keras_history.layer.name for tensor in model.outputs}
         call_count_by_name = Counter(node.layer.name for node in iter_nodes(model))
-        return cls(lowered_model, recipe, role_by_name, find_readers(model), output_names, call_count_by_name)
+        readers_by_name = find_readers(model)
+        for name in find_filled_layers(model.layers, readers_by_name, output_names):
+            if role_by_name[name] != "excluded":
+                role_by_name[name] = "filled"
+        return cls(
+            lowered_model,
+            recipe,
+            role_by_name,
+            readers_by_name,
+            output_names,
+            call_count_by_name,
+            _find_inverted_layers(model),
+        )
 
     def build(self) -> TfKerasModel:
         """Call every lowered layer again, with fake-quant."""
@@ -162,11 +181,15 @@ class _FakeQuantBuilder:
             str(id(tensor)): tensor if id_limit is not None else self._quantize_input(tensor)
             for tensor, id_limit in zip(model.inputs, id_limits, strict=True)
         }
+        # a number that marks masked steps equals none once it is rounded
+        unrounded_by_id = {str(id(tensor)): tensor for tensor in model.inputs}
         for node in iter_nodes(model):
-            args, kwargs = resolve_arguments(node, tensor_by_id)
-            layer_outputs = self._call_layer(node.layer, args, kwargs)
-            for tensor, new_tensor in zip(tf.nest.flatten(node.outputs), tf.nest.flatten(layer_outputs), strict=True):
-                tensor_by_id[str(id(tensor))] = new_tensor
+            args, kwargs = resolve_arguments(node, unrounded_by_id if _tests_equality(node.layer) else tensor_by_id)
+            layer_outputs = self._wrap_kernel(node.layer)(*args, **kwargs)
+            output_ids = [str(id(tensor)) for tensor in tf.nest.flatten(node.outputs)]
+            unrounded_by_id |= zip(output_ids, tf.nest.flatten(layer_outputs), strict=True)
+            rounded_outputs = self._quantize_output(node.layer, layer_outputs)
+            tensor_by_id |= zip(output_ids, tf.nest.flatten(rounded_outputs), strict=True)
         outputs = [tensor_by_id[str(id(tensor))] for tensor in model.outputs]
         fake_quant_model = tf_keras.Model(model.input, outputs if len(outputs) > 1 else outputs[0], name=model.name)
         fake_quant_model.output_names = output_names(model)
@@ -178,8 +201,7 @@ class _FakeQuantBuilder:
         name = f"{tensor._keras_history.layer.name}{FAKE_QUANT_SUFFIX}"
         return QuantizeLayer(ActivationQuantizer(), name=name)(tensor)
 
-    def _call_layer(self, layer: TfKerasLayer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> TensorTree:
-        output = self._wrap_kernel(layer)(*args, **kwargs)
+    def _quantize_output(self, layer: TfKerasLayer, output: TensorTree) -> TensorTree:
         reader_roles = [self.role_by_name[reader.name] for reader in self.reader_layers_by_name[layer.name]]
         placement = place_fake_quant(
             layer,
@@ -210,11 +232,29 @@ class _FakeQuantBuilder:
 
     def _get_quantize_layer(self, name: str, placement: FakeQuantPlacement) -> TfKerasLayer:
         if name not in self.quantize_layer_by_name:
-            quantizer = ActivationQuantizer()
+            quantizer = NonzeroQuantizer() if name in self.inverted_names else ActivationQuantizer()
             if placement.fixed_limits is not None:
                 quantizer = FixedRangeQuantizer(*placement.fixed_limits, in_training=name not in self.output_names)
             self.quantize_layer_by_name[name] = QuantizeLayer(quantizer, name=f"{name}{FAKE_QUANT_SUFFIX}")
         return self.quantize_layer_by_name[name]
+
+
+def _find_inverted_layers(model: TfKerasModel) -> set[str]:
+    """The layers whose output must not be zero: divisors, and what a root of the inverse or a logarithm is taken of."""
+    last_arguments = [
+        (node, json.loads(node.layer.arguments)["args"][-1])
+        for node in iter_nodes(model)
+        if isinstance(node.layer, OperatorLayer) and tflite_operator(node.layer) in INVERTING_OPERATORS
+    ]
+    return {
+        tf.nest.flatten(node.keras_inputs)[argument["tensor"]]._keras_history.layer.name
+        for node, argument in last_arguments
+        if isinstance(argument, dict) and "tensor" in argument
+    }
+
+
+def _tests_equality(layer: TfKerasLayer) -> bool:
+    return tflite_operator(layer) in EQUALITY_OPERATORS
 
 
 def locate_kernel(layer: TfKerasLayer) -> tuple[str, tuple[int, ...]]:

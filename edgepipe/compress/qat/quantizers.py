@@ -20,6 +20,7 @@ from tensorflow_model_optimization.python.core.quantization.keras.quantizers imp
 from edgepipe.core.arrays import Array
 from edgepipe.models.keras_types import AnyKerasVariable, Tensor, TfKerasLayer
 
+INT8_STEPS = 255  # between the ends of a range
 EMA_DECAY = 0.99  # of an activation's moving range; tfmot's 0.999 hardly moves in the few hundred steps of QAT
 MIN_WEIGHT_RANGE = 1e-6  # of a channel's largest weight; fake-quant divides by the range
 MIN_SPARSITY = 0.1  # a kernel with 10 % zeros was pruned; float32 weights are not zero by chance
@@ -38,6 +39,19 @@ class ActivationQuantizer(MovingAverageQuantizer):  # type: ignore[misc]  # tfmo
         return quant_ops.MovingAvgQuantize(
             inputs, weights["min_var"], weights["max_var"], ema_decay=EMA_DECAY, is_training=training, num_bits=8
         )
+
+
+class NonzeroQuantizer(ActivationQuantizer):
+    """Fake-quant of a tensor whose inverse, root of the inverse or logarithm is taken.
+
+    In training, what rounds to zero becomes one step: infinity has no gradient, and no place in a moving average. At
+    inference it becomes zero, as in TFLite, and the infinity that follows saturates.
+    """
+
+    def __call__(self, inputs: Tensor, training: bool, weights: dict[str, AnyKerasVariable], **options: Any) -> Tensor:
+        rounded = super().__call__(inputs, training, weights, **options)
+        step = tf.convert_to_tensor(weights["max_var"] - weights["min_var"]) / INT8_STEPS
+        return tf.where(rounded == 0, step, rounded) if training else rounded
 
 
 class FixedRangeQuantizer(FixedQuantizer):  # type: ignore[misc]

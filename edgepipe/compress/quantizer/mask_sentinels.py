@@ -70,7 +70,7 @@ def _follow(index: GraphIndex, constant: int) -> set[int]:
             kind = index.kinds[number]
             if kind in SOFTMAX_SINKS | MAXIMUM_SINKS:
                 continue
-            if kind not in COMBINING_OPERATORS and not _moves_values(kind):
+            if kind not in COMBINING_OPERATORS and not moves_values(kind):
                 return set()
             new_tensors = set(index.float_outputs(number)) - reached_tensors
             reached_tensors |= new_tensors
@@ -78,7 +78,8 @@ def _follow(index: GraphIndex, constant: int) -> set[int]:
     return reached_tensors
 
 
-def _moves_values(kind: str) -> bool:
+def moves_values(kind: str) -> bool:
+    """Whether an operator only moves the values of its first input, so that a sentinel stays one."""
     requirement = KERNEL_REQUIREMENTS.get(kind)
     return requirement is not None and requirement.scale_rule is ScaleRule.OF_INPUT and kind not in MAXIMUM_SINKS
 

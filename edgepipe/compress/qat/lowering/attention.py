@@ -1,10 +1,21 @@
 """Attention as 1 x 1 convolutions, batched matrix products and a softmax: all int8 operators of TFLite."""
 
+import inspect
+from dataclasses import dataclass, replace
+from typing import Any
+
 import numpy as np
 import tf_keras
 
 from edgepipe.compress.qat.lowering.convolutions import lower_pointwise
 from edgepipe.compress.qat.lowering.lowering_context import LoweringCall, LoweringContext
+from edgepipe.compress.qat.lowering.masks import (
+    boolean_mask,
+    clear_masked_steps,
+    combine_masks,
+    expand_mask,
+    fill_scores,
+)
 from edgepipe.compress.qat.lowering.opaque_layers import keep_opaque
 from edgepipe.core.arrays import Array
 from edgepipe.models.keras_types import KerasTensor, TensorTree, TfKerasLayer
@@ -15,10 +26,12 @@ K = tf_keras.layers
 def lower_multi_head_attention(ctx: LoweringContext, call: LoweringCall) -> TensorTree:
     """Vaswani et al. 2017 (arXiv 1706.03762), over the sequence axis of (batch, length, features)."""
     layer = call.layer
-    query, value, key = _query_value_key(call)
-    opaque_reason = _opaque_reason(layer, call, query)
+    arguments = _MultiHeadArguments.from_call(call)
+    query, value, key = arguments.query, arguments.value, arguments.key
+    mask = _multi_head_mask(ctx, call, arguments)
+    opaque_reason = _opaque_reason(call, query)
     if opaque_reason:
-        return keep_opaque(opaque_reason)(ctx, call)
+        return keep_opaque(opaque_reason)(ctx, _with_attention_mask(call, arguments, mask))
     head_size = layer._key_dim
     projected_heads = [
         _project_heads(ctx, x, *_dense_weights(dense_layer), name)
@@ -32,7 +45,7 @@ def lower_multi_head_attention(ctx: LoweringContext, call: LoweringCall) -> Tens
         "scaled",
         head_size**-0.5,
     )
-    attention_weights = ctx.apply(K.Softmax(name=f"{layer.name}_softmax"), scores)
+    attention_weights = _masked_softmax(ctx, scores, mask)
     attended_values = ctx.apply(
         K.Permute((2, 1, 3), name=f"{layer.name}_merge"), _matmul(ctx, attention_weights, projected_heads[2], "context")
     )
@@ -45,17 +58,72 @@ def lower_multi_head_attention(ctx: LoweringContext, call: LoweringCall) -> Tens
     )
 
 
-def _query_value_key(call: LoweringCall) -> tuple[KerasTensor, KerasTensor, KerasTensor]:
-    tensors = [call.inputs, *call.args]
-    value = tensors[1] if len(tensors) > 1 else call.kwargs["value"]
-    key = tensors[2] if len(tensors) > 2 else call.kwargs.get("key", value)
-    return tensors[0], value, value if key is None else key
+@dataclass(frozen=True)
+class _MultiHeadArguments:
+    query: KerasTensor
+    value: KerasTensor
+    key: KerasTensor
+    has_key: bool  # whether the key was given, or is the value
+    attention_mask: Any = None
+    use_causal_mask: bool = False
+
+    @classmethod
+    def from_call(cls, call: LoweringCall) -> "_MultiHeadArguments":
+        """The arguments by name, however they were given."""
+        named = inspect.signature(call.layer.call).bind(call.inputs, *call.args, **call.kwargs).arguments
+        key = named.get("key")
+        return cls(
+            named["query"],
+            named["value"],
+            named["value"] if key is None else key,
+            key is not None,
+            named.get("attention_mask"),
+            bool(named.get("use_causal_mask")),
+        )
 
 
-def _opaque_reason(layer: TfKerasLayer, call: LoweringCall, query: KerasTensor) -> str:
-    if call.kwargs.get("attention_mask") is not None or call.kwargs.get("use_causal_mask") or len(call.args) > 2:
-        return "attention with a mask, whose minus infinity leaves no int8 levels for the scores"
-    if call.kwargs.get("return_attention_scores"):
+def _multi_head_mask(ctx: LoweringContext, call: LoweringCall, arguments: _MultiHeadArguments) -> Any:
+    """The mask of the scores, (batch or 1, queries or 1, keys): explicit, implicit and causal; None for none."""
+    query_mask, value_mask, key_mask = (
+        call.mask_by_input_id.get(id(tensor)) for tensor in (arguments.query, arguments.value, arguments.key)
+    )
+    masks = [
+        *([] if query_mask is None else [expand_mask(ctx, query_mask, 2, "query_mask")]),
+        *([] if value_mask is None else [expand_mask(ctx, value_mask, 1, "value_mask")]),
+        *([] if key_mask is None or not arguments.has_key else [expand_mask(ctx, key_mask, 1, "key_mask")]),
+        *([_causal_mask(arguments.query, arguments.value)] if arguments.use_causal_mask else []),
+    ]
+    if not masks:
+        return arguments.attention_mask
+    if arguments.attention_mask is not None:
+        masks.append(boolean_mask(ctx, arguments.attention_mask, "mask"))
+    return combine_masks(ctx, masks, "mask")
+
+
+def _causal_mask(query: KerasTensor, value: KerasTensor) -> Array:
+    """(1, queries, values): a query attends to values at its own position and before."""
+    return np.tril(np.ones((1, query.shape[1], value.shape[1]), bool))
+
+
+def _masked_softmax(ctx: LoweringContext, scores: KerasTensor, mask: Any) -> KerasTensor:
+    """The softmax of scores, (batch, [heads,] queries, keys), of which `mask` hides some."""
+    if mask is not None:
+        for number in range(len(scores.shape) - len(mask.shape)):
+            mask = expand_mask(ctx, mask, -3, f"mask_axis{number}")
+        scores = fill_scores(ctx, scores, mask)
+    return ctx.apply(K.Softmax(name=f"{ctx.current_layer.name}_softmax"), scores)
+
+
+def _with_attention_mask(call: LoweringCall, arguments: _MultiHeadArguments, mask: Any) -> LoweringCall:
+    """The same call, with `mask` in place of all its masks."""
+    tensors = (arguments.value, arguments.key) if arguments.has_key else (arguments.value,)
+    other_options = {key: call.kwargs[key] for key in ("return_attention_scores",) if key in call.kwargs}
+    mask_option = {} if mask is None else {"attention_mask": mask}
+    return replace(call, inputs=arguments.query, args=tensors, kwargs={**other_options, **mask_option})
+
+
+def _opaque_reason(call: LoweringCall, query: KerasTensor) -> str:
+    if call.kwargs.get("return_attention_scores") or len(call.args) > 3:
         return "attention that also returns its scores"
     return "" if len(query.shape) == 3 else f"attention over {len(query.shape) - 2} axes"
 
@@ -83,13 +151,59 @@ def _matmul(ctx: LoweringContext, a: KerasTensor, b: KerasTensor, name: str, tra
 
 
 def lower_attention(ctx: LoweringContext, call: LoweringCall) -> TensorTree:
-    """Luong et al. 2015 (arXiv 1508.04025): dot-product scores, optionally scaled."""
+    """Luong et al. 2015 (arXiv 1508.04025): dot-product scores, optionally scaled, or those of `_summed_scores`."""
     layer, tensors = call.layer, list(call.inputs)
-    if layer.score_mode != "dot" or call.args or set(call.kwargs) - {"use_causal_mask"} or len(tensors[0].shape) != 3:
-        return keep_opaque("attention with masks or concatenated scores")(ctx, call)
-    query, value, key = tensors[0], tensors[1], tensors[-1]
+    query, key = tensors[0], tensors[-1]
+    opaque_reason = _opaque_reason(call, query)
+    if opaque_reason:
+        return keep_opaque(opaque_reason)(ctx, call)
+    scale = float(np.asarray(layer.scale)) if layer.use_scale else 1.0
+    if layer.score_mode == "concat":
+        weight = float(np.asarray(layer.concat_score_weight))
+        scores = _summed_scores(ctx, query, key, scale, np.full(query.shape[-1], weight, "f4"))
+        return _attend(ctx, call, scores)
     scores = _matmul(ctx, query, key, "scores", transpose=True)
-    if layer.use_scale:
-        scores = ctx.op("Multiply", scores, "scaled", float(np.asarray(layer.scale)))
-    attention_weights = ctx.apply(K.Softmax(name=f"{layer.name}_softmax"), scores)
-    return _matmul(ctx, attention_weights, value, "context")
+    if scale != 1:
+        scores = ctx.op("Multiply", scores, "scaled", scale)
+    return _attend(ctx, call, scores)
+
+
+def lower_additive_attention(ctx: LoweringContext, call: LoweringCall) -> TensorTree:
+    """Bahdanau et al. 2014 (arXiv 1409.0473): the scores are weighted sums over tanh(query + key)."""
+    layer, tensors = call.layer, list(call.inputs)
+    opaque_reason = _opaque_reason(call, tensors[0])
+    if opaque_reason:
+        return keep_opaque(opaque_reason)(ctx, call)
+    weights = np.asarray(layer.scale) if layer.use_scale else np.ones(tensors[0].shape[-1], "f4")
+    return _attend(ctx, call, _summed_scores(ctx, tensors[0], tensors[-1], 1.0, weights))
+
+
+def _summed_scores(
+    ctx: LoweringContext, query: KerasTensor, key: KerasTensor, scale: float, weights: Array
+) -> KerasTensor:
+    """The sums over features of weights * tanh(scale * (query + key)), (batch, queries, keys)."""
+    name, features = ctx.current_layer.name, query.shape[-1]
+    queries = ctx.reshape(query, (query.shape[1], 1, features), "queries")
+    keys = ctx.reshape(key, (1, key.shape[1], features), "keys")
+    pairs = ctx.op("Add", [queries, keys], "pairs")
+    if scale != 1:
+        pairs = ctx.op("Multiply", pairs, "scaled", scale)
+    tanh = ctx.apply(K.Activation("tanh", name=f"{name}_tanh"), pairs)
+    sums = lower_pointwise(ctx, tanh, weights[:, None], None, f"{name}_sums", ctx.current_layer.trainable)
+    return ctx.reshape(sums, (query.shape[1], key.shape[1]), "scores")
+
+
+def _attend(ctx: LoweringContext, call: LoweringCall, scores: KerasTensor) -> KerasTensor:
+    """The values, averaged by the softmax of the scores; zero where the query is masked."""
+    query, value = call.inputs[:2]
+    query_mask, value_mask = (call.kwargs.get("mask") or [None, None])[:2]
+    is_causal = call.kwargs.get("use_causal_mask") or getattr(call.layer, "causal", False)
+    masks = [
+        *([] if value_mask is None else [expand_mask(ctx, boolean_mask(ctx, value_mask, "value"), 1, "value_mask")]),
+        *([_causal_mask(query, value)] if is_causal else []),
+    ]
+    weights = _masked_softmax(ctx, scores, combine_masks(ctx, masks, "mask") if masks else None)
+    context = _matmul(ctx, weights, value, "context")
+    if query_mask is None:
+        return context
+    return clear_masked_steps(ctx, context, boolean_mask(ctx, query_mask, "query"), "cleared")

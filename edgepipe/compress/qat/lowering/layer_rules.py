@@ -2,11 +2,16 @@
 
 import math
 
+import tensorflow as tf
 import tf_keras
 
 from edgepipe.compress.qat.activation_placement import EXCLUDED_REASON
 from edgepipe.compress.qat.lowering.activations import lower_activation
-from edgepipe.compress.qat.lowering.attention import lower_attention, lower_multi_head_attention
+from edgepipe.compress.qat.lowering.attention import (
+    lower_additive_attention,
+    lower_attention,
+    lower_multi_head_attention,
+)
 from edgepipe.compress.qat.lowering.convolutions import (
     lower_conv1d,
     lower_conv1d_transpose,
@@ -18,6 +23,13 @@ from edgepipe.compress.qat.lowering.convolutions import (
     lower_single_operator,
 )
 from edgepipe.compress.qat.lowering.lowering_context import CallArguments, LayerRule, LoweringCall, LoweringContext
+from edgepipe.compress.qat.lowering.masks import (
+    average_unmasked,
+    boolean_mask,
+    clear_masked_steps,
+    fill_scores,
+    lower_masking,
+)
 from edgepipe.compress.qat.lowering.normalizations import (
     lower_batch_norm,
     lower_group_norm,
@@ -72,13 +84,28 @@ def _lower_recurrent(ctx: LoweringContext, call: LoweringCall) -> TensorTree:
     for layer_config in (inner_config, *([backward_layer["config"]] if backward_layer else [])):
         layer_config["unroll"] = True
     reason = f"recurrent: unrolled into its {steps} steps, whose inner tensors are calibrated"
-    return ctx.apply(
-        type(layer).from_config(config),
-        CallArguments([call.inputs, *call.args]),
-        layer.get_weights(),
-        reason,
-        **call.kwargs,
+    unrolled_layer = type(layer).from_config(config)
+    arguments = CallArguments([call.inputs, *call.args])
+    if not isinstance(layer, K.Bidirectional) or "mask" not in call.kwargs:
+        return ctx.apply(unrolled_layer, arguments, layer.get_weights(), reason, **call.kwargs)
+    for direction in (unrolled_layer.forward_layer, unrolled_layer.backward_layer):
+        direction.zero_output_for_mask = False  # unrolled, the backward one clears the steps of the reversed mask
+    return _clear_masked_outputs(
+        ctx, call, ctx.apply(unrolled_layer, arguments, layer.get_weights(), reason, **call.kwargs)
     )
+
+
+def _clear_masked_outputs(ctx: LoweringContext, call: LoweringCall, outputs: TensorTree) -> TensorTree:
+    """Zeros at the masked steps of sequences, as Bidirectional has them."""
+    if not call.layer.return_sequences:
+        return outputs
+    mask = call.kwargs["mask"]
+    step_mask = boolean_mask(ctx, mask[0] if isinstance(mask, (list, tuple)) else mask, "mask")
+    cleared_outputs = [
+        clear_masked_steps(ctx, tensor, step_mask, f"cleared{number}") if len(tensor.shape) > 2 else tensor
+        for number, tensor in enumerate(tf.nest.flatten(outputs))
+    ]
+    return cleared_outputs if isinstance(outputs, (list, tuple)) else cleared_outputs[0]
 
 
 def _lower_time_distributed(ctx: LoweringContext, call: LoweringCall) -> TensorTree:
@@ -111,15 +138,35 @@ def _lower_operator(ctx: LoweringContext, call: LoweringCall) -> TensorTree:
         return ctx.op("Multiply", call.x, "minus", -1.0)
     if name == "Square":
         return ctx.op("Multiply", [call.x, call.x], "squared")
+    if name in ("ConvertToTensor", "Copy") and '"dtype"' not in call.layer.arguments:
+        return call.x  # it may only end an implicit mask, of which the lowered model has none
     return keep_operator(ctx, call)
 
 
 def _lower_global_average(ctx: LoweringContext, call: LoweringCall) -> TensorTree:
     """The mean over a single position is a reshape; TensorFlow converts it to one too."""
     layer, shape = call.layer, tuple(call.x.shape[1:])
+    mask = call.kwargs.get("mask")
+    if mask is not None and layer.data_format == "channels_last":
+        return average_unmasked(ctx, call, boolean_mask(ctx, mask, "mask"))
+    if mask is not None:
+        return keep_opaque("an average over the last axis, with a mask")(ctx, call)
     if math.prod(shape[:-1]) > 1:
         return keep_operator(ctx, call)
     return ctx.reshape(call.x, shape if layer.keepdims else shape[-1:], "only")
+
+
+def _lower_embedding(ctx: LoweringContext, call: LoweringCall) -> TensorTree:
+    """A look-up; the mask of the zeros is computed beside it."""
+    layer = type(call.layer).from_config({**call.layer.get_config(), "mask_zero": False})
+    return ctx.apply(layer, call.x, call.layer.get_weights())
+
+
+def _lower_softmax(ctx: LoweringContext, call: LoweringCall) -> TensorTree:
+    mask = call.kwargs.get("mask")
+    if mask is None:
+        return keep_operator(ctx, call)
+    return ctx.apply(copy_layer(call.layer), fill_scores(ctx, call.x, mask))
 
 
 def _lower_resizing(ctx: LoweringContext, call: LoweringCall) -> TensorTree:
@@ -154,6 +201,10 @@ _RULE_BY_CLASS: dict[str, LayerRule] = {
     "Average": _lower_average,
     "Dot": keep_opaque("a Dot of two tensors"),
     "Attention": lower_attention,
+    "AdditiveAttention": lower_additive_attention,
+    "Embedding": _lower_embedding,
+    "Masking": lower_masking,
+    "Softmax": _lower_softmax,
     "MultiHeadAttention": lower_multi_head_attention,
     **dict.fromkeys(RECURRENT_CLASSES, _lower_recurrent),
     "TimeDistributed": _lower_time_distributed,

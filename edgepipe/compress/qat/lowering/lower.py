@@ -5,9 +5,10 @@ Separable convolutions are split, normalizations and attention are decomposed, a
 outputs as the original; `edgepipe.compress.qat.activation_placement` then decides where fake-quant is placed.
 """
 
+import inspect
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import tf_keras
 
 from edgepipe.compress.qat.lowering.layer_rules import find_rule
 from edgepipe.compress.qat.lowering.lowering_context import LayerOrigin, LoweringCall, LoweringContext
+from edgepipe.compress.qat.lowering.masks import compute_output_mask, takes_mask
 from edgepipe.core.arrays import Arrays
 from edgepipe.core.errors import InputError
 from edgepipe.models.keras_types import KerasNode, KerasTensor, TensorTree, TfKerasLayer, TfKerasModel
@@ -44,13 +46,14 @@ def lower_model(model: TfKerasModel, is_excluded: Callable[[TfKerasLayer], bool]
     readers_by_name = find_readers(model)
     inputs = [_build_input(tensor, readers_by_name) for tensor in model.inputs]
 
-    def lower_call(call: LoweringCall) -> TensorTree:
+    def lower_call(call: LoweringCall) -> tuple[TensorTree, KerasTensor | None]:
         ctx.current_layer = call.layer
+        call = replace(call, output_mask=compute_output_mask(ctx, call))
         output = find_rule(call.layer, is_excluded(call.layer))(ctx, call)
         ctx.record_output(output)
-        return output
+        return output, call.output_mask
 
-    outputs = _walk_calls(model, inputs, lower_call, ctx)
+    outputs = _walk_calls(model, inputs, lower_call, ctx, {})
     lowered_model = tf_keras.Model(
         pack_inputs(model, inputs), outputs if len(outputs) > 1 else outputs[0], name=model.name
     )
@@ -81,10 +84,15 @@ def _build_input(tensor: KerasTensor, readers_by_name: dict[str, list[TfKerasLay
 def _walk_calls(
     model: TfKerasModel,
     inputs: list[KerasTensor],
-    lower_call: Callable[[LoweringCall], TensorTree],
+    lower_call: Callable[[LoweringCall], tuple[TensorTree, KerasTensor | None]],
     ctx: LoweringContext,
+    mask_by_id: dict[str, KerasTensor],
 ) -> list[KerasTensor]:
-    """Run `lower_call` on every layer call of `model` in order, nested models inlined; returns the outputs."""
+    """Run `lower_call` on every layer call of `model` in order, nested models inlined; returns the outputs.
+
+    `mask_by_id` holds the lowered mask of each tensor of the original that has one; those of the model's tensors are
+    added.
+    """
     tensor_by_id = dict(zip((str(id(tensor)) for tensor in model.inputs), inputs, strict=True))
     read_count_by_tensor_id, call_count_by_layer_id = (
         _count_reads(model),
@@ -93,17 +101,54 @@ def _walk_calls(
     for node in iter_nodes(model):
         args, kwargs = resolve_arguments(node, tensor_by_id)
         layer = node.layer
+        masks = [mask_by_id.get(key) for key in node.flat_input_ids]
         if isinstance(layer, tf_keras.Model):
-            outputs: TensorTree = _walk_calls(layer, tf.nest.flatten(args), lower_call, ctx)
+            inner_masks = _present_masks(layer.inputs, masks)
+            outputs: TensorTree = _walk_calls(layer, tf.nest.flatten(args), lower_call, ctx, inner_masks)
+            output_masks = [inner_masks.get(str(id(tensor))) for tensor in layer.outputs]
         else:
-            first_arg, is_only_call = args[0] if args else None, call_count_by_layer_id[id(layer)] == 1
-            outputs = lower_call(LoweringCall(layer, first_arg, args[1:], _drop_unset_kwargs(kwargs), is_only_call))
+            lowered_ids = (id(tensor_by_id[key]) for key in node.flat_input_ids)
+            mask_by_input_id = {key: mask for key, mask in zip(lowered_ids, masks, strict=True) if mask is not None}
+            is_only_call = call_count_by_layer_id[id(layer)] == 1
+            outputs, mask = lower_call(_build_call(layer, args, kwargs, is_only_call, mask_by_input_id))
+            output_masks = [mask]
+        mask_by_id |= _present_masks(tf.nest.flatten(node.outputs), output_masks)
         for tensor, output in zip(tf.nest.flatten(node.outputs), tf.nest.flatten(outputs), strict=True):
             tensor_by_id[str(id(tensor))] = output
             (ctx.read_once_ids.add if read_count_by_tensor_id[str(id(tensor))] == 1 else ctx.read_once_ids.discard)(
                 id(output)
             )
     return [tensor_by_id[str(id(tensor))] for tensor in model.outputs]
+
+
+def _present_masks(tensors: list[KerasTensor], masks: list[KerasTensor | None]) -> dict[str, KerasTensor]:
+    """The masks by the ids of their tensors; tensors beyond the masks have none."""
+    return {str(id(tensor)): mask for tensor, mask in zip(tensors, masks, strict=False) if mask is not None}
+
+
+def _build_call(
+    layer: TfKerasLayer,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    is_only_call: bool,
+    mask_by_input_id: Mapping[int, KerasTensor],
+) -> LoweringCall:
+    """The call, its mask, if it has one, among the keyword arguments: what travels beside the inputs is passed too."""
+    parameter_names = list(inspect.signature(layer.call).parameters)
+    if "mask" in parameter_names and len(args) == parameter_names.index("mask") + 1:
+        args, kwargs = args[:-1], {**kwargs, "mask": args[-1]}
+    ignores_masks = "mask" in kwargs and kwargs["mask"] is None  # asked to
+    call = LoweringCall(
+        layer,
+        args[0] if args else None,
+        args[1:],
+        _drop_unset_kwargs(kwargs),
+        is_only_call,
+        {} if ignores_masks else mask_by_input_id,
+    )
+    if not takes_mask(layer) or all(mask is None for mask in tf.nest.flatten(call.mask_argument)):
+        return call
+    return replace(call, kwargs={**call.kwargs, "mask": call.mask_argument})
 
 
 def iter_nodes(model: TfKerasModel) -> Iterator[KerasNode]:

@@ -1,7 +1,7 @@
 """What the lowering rules work with: the layer call to lower, and the context that builds the lowered graph."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from edgepipe.models.bridge_layers import OperatorLayer
 from edgepipe.models.keras_operators import encode_argument
 from edgepipe.models.keras_types import KerasTensor, TensorTree, TfKerasLayer
 
+Mask = KerasTensor | Array  # which elements count: bool, a tensor of the lowered model or a constant
 LayerRule = Callable[["LoweringContext", "LoweringCall"], TensorTree]  # lowers one call; returns its output
 
 
@@ -26,11 +27,23 @@ class LoweringCall:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     is_only_call: bool  # whether the layer is called just once
+    mask_by_input_id: Mapping[int, KerasTensor] = field(default_factory=dict)  # by the id of a lowered tensor
+    output_mask: KerasTensor | None = None  # of the first output, as Keras attaches it
 
     @property
     def x(self) -> KerasTensor:
         """The only, or the first, input tensor."""
         return self.inputs[0] if isinstance(self.inputs, (list, tuple)) else self.inputs
+
+    @property
+    def mask_argument(self) -> TensorTree:
+        """The argument `mask` if the call has one, or else the masks of the inputs, in their structure; None for none.
+
+        An explicit `mask=None` is kept in `kwargs`.
+        """
+        if "mask" in self.kwargs:
+            return self.kwargs["mask"]
+        return tf.nest.map_structure(lambda tensor: self.mask_by_input_id.get(id(tensor)), self.inputs)
 
 
 class CallArguments(list[Any]):
