@@ -156,7 +156,7 @@ def test_masked_models_become_integer_models(name: str, tmp_path: Path) -> None:
     (tmp_path / "m.tflite").write_bytes(convert_keras(fake_quant.model, QuantizationRequest(), x).content)
     assert check_integer_only(read(tmp_path / "m.tflite")) == []
     wanted, outputs = fake_quant.model.predict(x, verbose=0), predict(tmp_path / "m.tflite", x).real_values
-    assert _decibels(wanted, outputs) > 25
+    assert _decibels(wanted, outputs) > 20
 
 
 def _largest_range(fake_quant: FakeQuantModel) -> float:
