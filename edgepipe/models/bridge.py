@@ -380,7 +380,7 @@ class _TwinLayers:
         attended_tensors = [*args[:3], kwargs.get("value"), kwargs.get("key")]
         self.attended_tensor_by_id |= {id(tensor): tensor for tensor in attended_tensors if tensor is not None}
         mask = kwargs.get("attention_mask")
-        if not is_tensor(mask) or mask.dtype.is_bool:
+        if mask is None or not is_tensor(mask) or mask.dtype.is_bool:
             return kwargs
         # Keras 3 casts the mask to bool, tf_keras computes with its value
         return {**kwargs, "attention_mask": self._apply_operator("NotEqual", mask, "attention_mask", 0)}
