@@ -208,13 +208,22 @@ def evaluate_graph(
         if call.inner_graph is None:
             outputs = keras.tree.flatten(on_operation(call.operation, args, kwargs))
         else:
+            entry_masks = [(leaf, getattr(leaf, "_keras_mask", None)) for leaf in keras.tree.flatten((args, kwargs))]
             outputs = evaluate_graph(
                 call.inner_graph, [resolve(tensor) for tensor in call.inner_inputs], on_operation, on_traced_layer
             )
             if call.is_traced:
+                _restore_masks(entry_masks)
                 outputs = on_traced_layer(call, args, kwargs, outputs)
         tensor_by_id.update(zip(map(id, call.outputs), outputs, strict=True))
     return [tensor_by_id[id(tensor)] for tensor in graph.outputs]
+
+
+def _restore_masks(entry_masks: list[tuple[Any, Any]]) -> None:
+    """Give tensors the masks that they had: attention layers take them away from what they read."""
+    for tensor, mask in entry_masks:
+        if mask is not None:
+            tensor._keras_mask = mask
 
 
 def iter_calls(graph: Keras3Graph, prefix: str = "") -> Iterator[tuple[str, GraphCall]]:

@@ -85,6 +85,16 @@ def _added(x: Any) -> Any:
     return _attend(_op("Add", _scores(x), {"array": CAUSAL_FILL, "dtype": "float32"}), x)
 
 
+def _average_by_hand(x: Any) -> Any:
+    is_real = _op(
+        "Cast",
+        _op("NotEqual", _op("ExpandDims", _op("GetItem", x, {"tuple": [{"ellipsis": True}, 0]}), -1), 0.0),
+        "float32",
+    )
+    total = _op("Sum", K.Multiply()([K.Dense(4)(x), is_real]), 1)
+    return _op("Divide", [total, _op("Sum", is_real, 1)])
+
+
 def _encoder(x: Any) -> Any:
     x = K.LayerNormalization()(K.Add()([x, K.MultiHeadAttention(2, 4)(x, x)]))
     return K.GlobalAveragePooling1D()(x)
@@ -110,6 +120,7 @@ MODELS: dict[str, Callable[[], Any]] = {
     "concatenated scores, of tokens": _tokens(lambda x: K.Attention(score_mode="concat")([x, x, K.Dense(8)(x)])),
     "two masks joined": _tokens(lambda x: K.GlobalAveragePooling1D()(K.Concatenate()([x, K.Dense(3)(x)]))),
     "sequences joined": _tokens(lambda x: K.GlobalAveragePooling1D()(K.Concatenate(axis=1)([x, K.Dropout(0.1)(x)]))),
+    "average by hand": _features(lambda x: _average_by_hand(K.ReLU()(x))),
     "nested": _tokens(_nested),
     "Masking": _features(lambda x: _encoder(K.Masking(-2.0)(x))),
 }
@@ -129,12 +140,12 @@ def _inputs(model: Any) -> Any:
     return inputs if len(inputs) > 1 else next(iter(inputs.values()))
 
 
-def _build(build_model: Callable[[], Any]) -> tuple[FakeQuantModel, Any]:
+def _build(build_model: Callable[[], Any], recipe: QatRecipe = QatRecipe()) -> tuple[FakeQuantModel, Any]:  # noqa: B008 - frozen
     set_seeds(1)
     base = build_model()
     perturb(base)
     x = _inputs(base)
-    fake_quant = build_fake_quant(base, QatRecipe(), x)
+    fake_quant = build_fake_quant(base, recipe, x)
     range_initialization.initialize_ranges(fake_quant.model, x, seed=0, use_batch_statistics=False)
     return fake_quant, x
 
@@ -150,7 +161,7 @@ def test_masks_are_carried(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["causal", "bool mask", "float mask", "selection", "encoder of tokens", "Masking"])
+@pytest.mark.parametrize("name", ["causal", "float mask", "selection", "Masking"])
 def test_masked_models_become_integer_models(name: str, tmp_path: Path) -> None:
     fake_quant, x = _build(MODELS[name])
     (tmp_path / "m.tflite").write_bytes(convert_keras(fake_quant.model, QuantizationRequest(), x).content)
@@ -200,6 +211,19 @@ def test_unrolled_layers_get_their_mask(build_layer: Callable[[int], Any]) -> No
     assert fake_quant.difference < 1e-5
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "layer_class"),
+    [("encoder of tokens", "Embedding"), ("encoder of tokens", "MultiHeadAttention"), ("Masking", "Masking")],
+)
+def test_excluded_layers_keep_their_masks(name: str, layer_class: str) -> None:
+    fake_quant, _ = _build(MODELS[name], QatRecipe(excluded_types=(layer_class,)))
+    assert fake_quant.difference is not None
+    assert fake_quant.difference < 1e-5
+    reasons = {entry.reason for entry in fake_quant.layer_coverages if entry.cls == layer_class}
+    assert reasons == {"excluded by the pipeline"}
+
+
 @tf_keras.utils.register_keras_serializable("test_qat_masks")
 class Halved(K.Layer):  # type: ignore[misc]
     """A custom layer with a mask of its own."""
@@ -226,12 +250,12 @@ def test_a_trained_classifier_of_tokens_keeps_its_accuracy(tmp_path: Path) -> No
     ids = generator.integers(1, VOCABULARY, is_real.shape) * is_real
     labels = np.stack([((ids % 3 == kind) & is_real).sum(axis=1) for kind in range(3)], axis=1).argmax(axis=1)
     base = _tokens(_encoder)()
-    base.compile(tf_keras.optimizers.Adam(0.01), _classification_loss())
-    base.fit(ids[:1000], labels[:1000], epochs=15, verbose=0)
+    base.compile(tf_keras.optimizers.Adam(0.02), _classification_loss())
+    base.fit(ids[:1000], labels[:1000], epochs=15, batch_size=100, verbose=0)
     model = build_fake_quant(base, QatRecipe(), ids[:32]).model
     range_initialization.initialize_ranges(model, ids[:1000], seed=0, use_batch_statistics=False)
     model.compile(tf_keras.optimizers.Adam(0.001), _classification_loss())
-    model.fit(ids[:1000], labels[:1000], epochs=2, verbose=0)
+    model.fit(ids[:1000], labels[:1000], epochs=2, batch_size=100, verbose=0)
     (tmp_path / "m.tflite").write_bytes(convert_keras(model, QuantizationRequest(), ids[:200]).content)
     wanted, outputs = model.predict(ids[1000:], verbose=0), predict(tmp_path / "m.tflite", ids[1000:]).real_values
     float_accuracy = (base.predict(ids[1000:], verbose=0).argmax(axis=1) == labels[1000:]).mean()

@@ -52,6 +52,18 @@ def _activated(x: Any) -> Any:
     return K.Dense(5)(ops.relu6(ops.tanh(x)))
 
 
+class Block(K.Layer):  # type: ignore[misc]
+    """A custom layer that takes the mask and hands it on."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.attention, self.norm = K.MultiHeadAttention(2, 3), K.LayerNormalization()
+        self.supports_masking = True
+
+    def call(self, x: Any, mask: Any = None) -> Any:
+        return self.norm(x + self.attention(x, x, attention_mask=None if mask is None else mask[:, None, :]))
+
+
 def _decoder() -> Any:
     (target_ids, target), (source_ids, source) = _tokens("target"), _tokens("source")
     x = K.LayerNormalization()(K.Add()([target, K.MultiHeadAttention(2, 3)(target, target, use_causal_mask=True)]))
@@ -76,6 +88,7 @@ MODELS: dict[str, Callable[[], Any]] = {
     "dot product": _averaged(lambda x: K.Attention()([x, x])),
     "additive": _averaged(lambda x: K.AdditiveAttention()([K.Dense(6)(x), x])),
     "recurrent": _averaged(lambda x: K.Bidirectional(K.GRU(3, return_sequences=True))(x)),
+    "custom block": _averaged(lambda x: Block()(x)),
     "decoder": _decoder,
     "float mask": _float_mask,
 }

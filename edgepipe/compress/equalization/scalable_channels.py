@@ -48,7 +48,7 @@ _SCALE_COMMUTING_LAYERS = (
     K.GlobalMaxPooling2D, K.Resizing, K.Add, K.Subtract, K.Maximum, K.Minimum, K.Concatenate, K.Flatten, K.Reshape,
     K.Permute,
 )  # fmt: skip
-_SCALE_COMMUTING_OPERATORS = ("Relu", "Mean", "Max", "Amax")
+_SCALE_COMMUTING_OPERATORS = ("Relu", "Mean", "Max", "Amax", "Copy")
 _SUM_OPERATORS = ("Add", "Subtract", "Maximum", "Minimum")
 _SCALE_OPERATORS = ("Multiply", "Divide", "TrueDivide")
 

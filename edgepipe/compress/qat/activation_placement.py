@@ -63,6 +63,7 @@ _IDENTITY_LAYERS = (
     "ActivityRegularization", "Identity", "RandomFlip", "RandomRotation", "RandomZoom", "RandomTranslation",
     "RandomContrast", "RandomCrop", "RandomBrightness", "RandomHeight", "RandomWidth",
 )  # fmt: skip
+_IDENTITY_OPERATORS = ("ConvertToTensor", "Copy", "StopGradient")
 _ROLE_BY_LAYER: dict[str, QuantizationRole] = {
     "BatchNormalization": "folded",
     "Embedding": "own",  # a GATHER of constants
@@ -98,6 +99,8 @@ def quantization_role(layer: TfKerasLayer, opaque_reason: str) -> QuantizationRo
         return "unquantized"
     if name == "ReLU" and not layer.threshold and not layer.negative_slope and layer.max_value in (None, 1.0, 6.0):
         return "clipped"
+    if is_operator and name in _IDENTITY_OPERATORS:
+        return "passthrough"
     if not is_operator and name in _ROLE_BY_LAYER:
         return _ROLE_BY_LAYER[name]
     return _kernel_role(tflite_operator(layer))

@@ -327,7 +327,7 @@ BARRIER_REASONS = {
 }
 _UNARY_OPS = ("Relu", "Relu6", "LeakyRelu", "Elu", "Selu", "Gelu", "Silu", "HardSilu", "HardSigmoid", "Sigmoid",
               "Softplus", "Softsign", "Tanh", "Mish", "Abs", "Absolute", "Negative", "Square", "Exp",
-              "Clip")  # fmt: skip
+              "Clip", "Copy")  # fmt: skip
 _BINARY_OPS = ("Add", "Subtract", "Multiply", "Maximum", "Minimum")
 RULE_BY_OPERATOR: dict[str, ChannelRule] = {
     **dict.fromkeys(_UNARY_OPS, _identity),

@@ -28,10 +28,10 @@ def lower_multi_head_attention(ctx: LoweringContext, call: LoweringCall) -> Tens
     layer = call.layer
     arguments = _MultiHeadArguments.from_call(call)
     query, value, key = arguments.query, arguments.value, arguments.key
-    mask = _multi_head_mask(ctx, call, arguments)
     opaque_reason = _opaque_reason(call, query)
     if opaque_reason:
-        return keep_opaque(opaque_reason)(ctx, _with_attention_mask(call, arguments, mask))
+        return keep_opaque(opaque_reason)(ctx, state_attention_mask(ctx, call))
+    mask = _multi_head_mask(ctx, call, arguments)
     head_size = layer._key_dim
     projected_heads = [
         _project_heads(ctx, x, *_dense_weights(dense_layer), name)
@@ -114,8 +114,10 @@ def _masked_softmax(ctx: LoweringContext, scores: KerasTensor, mask: Any) -> Ker
     return ctx.apply(K.Softmax(name=f"{ctx.current_layer.name}_softmax"), scores)
 
 
-def _with_attention_mask(call: LoweringCall, arguments: _MultiHeadArguments, mask: Any) -> LoweringCall:
-    """The same call, with `mask` in place of all its masks."""
+def state_attention_mask(ctx: LoweringContext, call: LoweringCall) -> LoweringCall:
+    """The same call of a MultiHeadAttention, with a single explicit mask in place of all its masks."""
+    arguments = _MultiHeadArguments.from_call(call)
+    mask = _multi_head_mask(ctx, call, arguments)
     tensors = (arguments.value, arguments.key) if arguments.has_key else (arguments.value,)
     other_options = {key: call.kwargs[key] for key in ("return_attention_scores",) if key in call.kwargs}
     mask_option = {} if mask is None else {"attention_mask": mask}

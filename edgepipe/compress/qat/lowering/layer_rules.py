@@ -11,6 +11,7 @@ from edgepipe.compress.qat.lowering.attention import (
     lower_additive_attention,
     lower_attention,
     lower_multi_head_attention,
+    state_attention_mask,
 )
 from edgepipe.compress.qat.lowering.convolutions import (
     lower_conv1d,
@@ -49,8 +50,19 @@ RECURRENT_CLASSES = ("LSTM", "GRU", "SimpleRNN", "RNN", "Bidirectional")
 def find_rule(layer: TfKerasLayer, is_excluded: bool) -> LayerRule:
     """The rule that lowers `layer`; an excluded layer is kept as it is."""
     if is_excluded:
-        return keep_opaque(EXCLUDED_REASON)
+        return _keep_excluded
     return _RULE_BY_CLASS.get(type(layer).__name__, keep_operator)
+
+
+def _keep_excluded(ctx: LoweringContext, call: LoweringCall) -> TensorTree:
+    """The layer as it is, except that its masks are tensors."""
+    keep = keep_opaque(EXCLUDED_REASON)
+    if isinstance(call.layer, K.MultiHeadAttention):
+        return keep(ctx, state_attention_mask(ctx, call))
+    if isinstance(call.layer, K.Embedding):
+        return ctx.apply(_without_mask(call.layer), call.x, call.layer.get_weights(), EXCLUDED_REASON)
+    output = keep(ctx, call)
+    return ctx.op("Copy", output, "kept") if isinstance(call.layer, K.Masking) else output
 
 
 def _lower_merge(ctx: LoweringContext, call: LoweringCall) -> TensorTree:
@@ -134,12 +146,15 @@ def _lower_channelwise(ctx: LoweringContext, call: LoweringCall) -> TensorTree:
 def _lower_operator(ctx: LoweringContext, call: LoweringCall) -> TensorTree:
     """Operators without an integer kernel are decomposed into ones that have one."""
     name = call.layer.operator
+    output_dtype = tf.nest.flatten(call.layer._inbound_nodes[0].outputs)[0].dtype
     if name == "Negative":
         return ctx.op("Multiply", call.x, "minus", -1.0)
     if name == "Square":
         return ctx.op("Multiply", [call.x, call.x], "squared")
-    if name in ("ConvertToTensor", "Copy") and '"dtype"' not in call.layer.arguments:
+    if name in ("ConvertToTensor", "Copy", "Cast") and output_dtype == call.x.dtype:
         return call.x  # it may only end an implicit mask, of which the lowered model has none
+    if name == "Cast" and call.x.dtype.is_bool and output_dtype.is_floating:
+        return ctx.op("Where", call.x, "selected", 1.0, 0.0)
     return keep_operator(ctx, call)
 
 
@@ -158,8 +173,11 @@ def _lower_global_average(ctx: LoweringContext, call: LoweringCall) -> TensorTre
 
 def _lower_embedding(ctx: LoweringContext, call: LoweringCall) -> TensorTree:
     """A look-up; the mask of the zeros is computed beside it."""
-    layer = type(call.layer).from_config({**call.layer.get_config(), "mask_zero": False})
-    return ctx.apply(layer, call.x, call.layer.get_weights())
+    return ctx.apply(_without_mask(call.layer), call.x, call.layer.get_weights())
+
+
+def _without_mask(embedding: TfKerasLayer) -> TfKerasLayer:
+    return type(embedding).from_config({**embedding.get_config(), "mask_zero": False})
 
 
 def _lower_softmax(ctx: LoweringContext, call: LoweringCall) -> TensorTree:

@@ -40,7 +40,7 @@ def compute_output_mask(ctx: LoweringContext, call: LoweringCall) -> Mask | None
     if isinstance(layer, K.Masking):
         return ctx.op("Any", ctx.op("NotEqual", call.x, "unmasked", float(layer.mask_value)), "mask", axis=-1)
     masks = tf.nest.flatten(call.mask_argument)
-    if not layer.supports_masking or all(mask is None for mask in masks) or isinstance(layer, _ENDING_CLASSES):
+    if not layer.supports_masking or all(mask is None for mask in masks) or _ends_masks(layer):
         return None
     if isinstance(layer, (K.RNN, K.Bidirectional)):
         return masks[0] if layer.return_sequences else None
@@ -55,6 +55,10 @@ def compute_output_mask(ctx: LoweringContext, call: LoweringCall) -> Mask | None
         "quantization-aware training cannot carry over; compute the mask with keras.ops and pass it as an argument, or "
         "leave out `quantize`: `convert` alone quantizes after training"
     )
+
+
+def _ends_masks(layer: TfKerasLayer) -> bool:
+    return isinstance(layer, _ENDING_CLASSES) or (isinstance(layer, K.Lambda) and layer.mask is None)
 
 
 def _hands_mask_on(layer: TfKerasLayer) -> bool:
