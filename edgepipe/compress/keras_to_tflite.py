@@ -22,6 +22,7 @@ from edgepipe.compress.quantizer.fused_lstm import fuse_lstms
 from edgepipe.compress.quantizer.quantization import QuantizationRequest, QuantizedModel, needs_samples, quantize_tflite
 from edgepipe.compress.schemes import InterfaceType, RecurrentForm, SchemeName, check_recurrent_form
 from edgepipe.core.arrays import Array, Arrays, count_samples
+from edgepipe.core.artifact import wrap_storage_errors
 from edgepipe.core.errors import InputError
 from edgepipe.models.float32_rebuild import Float32Model, in_float32
 from edgepipe.models.freeze import FrozenGraph, ModelInput, freeze, freeze_saved_model
@@ -118,7 +119,8 @@ def _write_float_model(
         converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen_graph.function], frozen_graph.function)
         converter.allow_custom_ops = recurrent == "fused"
         content = write_signature(_run_converter(converter, read_log), frozen_graph.ports)
-        path.write_bytes(fuse_lstms(content, MARKER_OPERATION) if recurrent == "fused" else content)
+        with wrap_storage_errors(str(path)):
+            path.write_bytes(fuse_lstms(content, MARKER_OPERATION) if recurrent == "fused" else content)
         return feeds
 
 

@@ -356,5 +356,7 @@ def test_convert_on_a_full_disk_leaves_nothing(
     with full_disk(500):
         ended = command("convert", keras_folder / "m.keras", "--scheme=float32", "-o", "out/o.tflite")
     assert (ended.code, ended.out) == (2, "")
-    assert ended.err == "edgepipe: out/o.tflite: cannot be written: File too large\n"
-    assert [file.name for file in tmp_path.rglob("*")] == ["out"]
+    assert ended.err.startswith("edgepipe: ")
+    assert ended.err.endswith(".tflite: cannot be written: File too large\n")
+    assert ended.err.count("\n") == 1
+    assert list(tmp_path.rglob("*")) == []

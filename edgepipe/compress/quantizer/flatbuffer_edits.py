@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from edgepipe.core.artifact import wrap_storage_errors
+
 # Objects of TensorFlow's `schema_py_generated`, which carries no types.
 FlatbufferModel = Any  # ModelT
 FlatbufferSubgraph = Any  # SubGraphT
@@ -34,7 +36,8 @@ def temporary_tflite(content: bytes, name: str = "model.tflite") -> Iterator[Pat
     """A file with `content` that exists inside the block only."""
     with tempfile.TemporaryDirectory(prefix="edgepipe-") as folder:
         path = Path(folder) / name
-        path.write_bytes(content)
+        with wrap_storage_errors(str(path)):
+            path.write_bytes(content)
         yield path
 
 

@@ -53,6 +53,8 @@ def float_reason_notes(index: GraphIndex, policy: BitWidthPolicy, ranges: Mappin
         bits = policy(kind, index.output_names(number))
         if bits is None or not (index.float_inputs(number) or index.float_outputs(number)):
             continue
+        if kind == "CAST" and not index.float_outputs(number):
+            continue  # of an input that the user keeps in float
         if reason := float_reason(index, number, bits, ranges):
             names_by_reason.setdefault((kind, reason), []).append(index.output_names(number)[0].split(";")[0])
     return [
