@@ -87,13 +87,15 @@ def test_another_quantizers_collapse_is_seen_where_it_arises(tmp_path: Path) -> 
 
 def test_an_output_that_does_not_vary_is_not_judged(tmp_path: Path) -> None:
     inputs = keras.Input((6,), name="x")
-    model = keras.Model(inputs, keras.layers.Dense(2, kernel_initializer="zeros", bias_initializer="ones")(inputs))
+    model = keras.Model(
+        inputs, keras.layers.Dense(2, kernel_initializer="zeros", bias_initializer="ones", name="constant")(inputs)
+    )
     lite = _float_model(model, tmp_path)
     fidelity = measure_fidelity(lite, convert(model, "int8", X), X)
     assert [output.relative_noise for output in fidelity.outputs] == [None]
     assert fidelity.findings() == []
     assert [metric.value for metric in fidelity.metrics()] == [None, 1.0]
-    assert fidelity.metrics()[0].how.startswith("dB, 'Identity' not judged, varies by less than two steps, on 100 ")
+    assert fidelity.metrics()[0].how.startswith("dB, 'constant' not judged, varies by less than two steps, on 100 ")
 
 
 def test_the_report_has_the_ratio_and_the_labels(tmp_path: Path) -> None:
