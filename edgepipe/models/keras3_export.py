@@ -190,10 +190,11 @@ class _Exporter:
 def _name_outputs(outputs: list[KerasTensor], names: list[str]) -> TensorTree:
     """The outputs in a structure that gives them these names: a dictionary, unless they are the names of layers.
 
-    Keras sorts a dictionary by its keys, so names in another order are those of layers.
+    A single output stays a tensor, whatever its name. Keras sorts a dictionary by its keys, so names in another order
+    are those of layers.
     """
     layer_names = number_repeats([input_name(tensor) for tensor in outputs])
-    if names == layer_names or names != sorted(names):
+    if len(outputs) == 1 or names == layer_names or names != sorted(names):
         return _unwrap_single(outputs)
     return dict(zip(names, outputs, strict=True))
 

@@ -15,10 +15,10 @@ from commands import Command
 
 from edgepipe import zoo
 from edgepipe.commands import footprint
-from edgepipe.compress.keras_to_tflite import convert
+from edgepipe.compress.keras_to_tflite import convert, convert_keras
 from edgepipe.compress.qat import bias_limits, range_initialization
-from edgepipe.compress.qat.agreement import measure_agreement
 from edgepipe.compress.qat.fake_quant import QatRecipe, build_fake_quant
+from edgepipe.compress.quantizer.quantization import QuantizationRequest
 from edgepipe.core.errors import InputError
 from edgepipe.models.bridge import bridge
 from edgepipe.models.perturb import perturb
@@ -166,12 +166,14 @@ def test_integers_only_by_training(name: str, shape: tuple[int, ...], options: d
     bias_limits.round_biases(trained.model)
     assert [entry for entry in trained.layer_coverages if entry.quantized_by != "training"] == []
     path = tmp_path / "trained.tflite"
-    path.write_bytes(convert(trained.model, scheme="int8", samples=x, input_type="int8", output_type="int8"))
+    quantized_model = convert_keras(trained.model, QuantizationRequest("int8", "int8", "int8"), x, x[:4])
+    path.write_bytes(quantized_model.content)
     assert check_integer_only(read(path)) == []
     wanted = np.asarray(trained.model(x))
     got = np.asarray(predict(path, x).real_values).reshape(wanted.shape)
     assert np.abs(got - wanted).mean() < 0.03 * max(1.0, float(np.abs(wanted).max()))
-    tensors = measure_agreement(trained.model, read(path), x[:4]).tensors
+    assert quantized_model.agreement is not None
+    tensors = quantized_model.agreement.tensors
     assert [entry for entry in tensors if entry.missing_reason] == []
     assert tensors[-1].p99_lsb <= 4
 

@@ -93,11 +93,11 @@ def quantize_tflite(
     Raises:
         InputError: no samples for a scheme that needs them, or a model that the quantizer does not support.
     """
-    if not lite.operators:
-        raise InputError("the model has no operators, so there is nothing to quantize")
     with without_fake_quant(lite) as (float_lite, trained_ranges):
         if request.scheme == "float32":
             return QuantizedModel(float_lite.content)
+        if not float_lite.operators:
+            raise InputError("the model has no operators, so there is nothing to quantize")
         quantized_model = (
             _quantize_activations(float_lite, request, feeds, trained_ranges)
             if needs_samples(request)

@@ -186,4 +186,4 @@ def test_a_loss_of_the_outputs_is_not_taken_of_logits() -> None:
     model, random = _network(K.Flatten(), K.Dense(3, "tanh"), K.Dense(2, "sigmoid")), np.random.default_rng(0)
     x, y = random.random((SAMPLES, 4, 4, 1)), random.random((SAMPLES, 2))
     loss = build_objective(model, REGRESSION, SplitData(x, y), SAMPLES, 0).mean_loss()
-    assert loss == pytest.approx(float(np.mean((model(x).numpy() - y) ** 2)), rel=1e-9)
+    assert loss == pytest.approx(float(np.mean((model(x).numpy() - y) ** 2)), rel=1e-6)  # in float32
