@@ -183,6 +183,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 _YAML = st.text(st.sampled_from("ab:- \n\t#&*!|>'\"%@`{}[],?~<=.0123e+\\\ud800\x00é")) | st.text()
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None)
 @given(_YAML)
 def test_any_text_is_data_or_problems(text: str) -> None:

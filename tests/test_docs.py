@@ -128,6 +128,7 @@ def environment(shared_cache: Path) -> dict[str, str]:
     return {**os.environ, "PATH": path, "EDGEPIPE_CACHE_DIR": str(shared_cache), "TF_CPP_MIN_LOG_LEVEL": "3"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", _cases())
 def test_the_page_is_true(
     page: Path,

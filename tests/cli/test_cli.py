@@ -87,6 +87,7 @@ JSON = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arguments", "schema"), JSON, ids=[schema for _, schema in JSON])
 def test_json_is_one_document_and_nothing_else(
     arguments: list[str], schema: str, models: Path, process: Command
@@ -200,6 +201,7 @@ def test_words_that_are_no_limits(models: Path, command: Command) -> None:
 PRINTING = [["--help"], ["--version"], ["stages"], ["stages", "--json"], ["check", DIGITS], ["inspect", "int8.tflite"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", PRINTING, ids=lambda words: str(words[0]))
 def test_a_reader_that_goes_away_is_no_error_and_no_success(
     arguments: list[str], models: Path, process: Command
@@ -213,6 +215,7 @@ def test_a_reader_that_goes_away_is_no_error_and_no_success(
     assert (ended.code, ended.err) == (141, "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", PRINTING, ids=lambda words: str(words[0]))
 def test_an_output_that_is_full(arguments: list[str], models: Path, process: Command) -> None:
     with Path("/dev/full").open("w") as full:

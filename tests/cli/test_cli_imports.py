@@ -30,6 +30,7 @@ def test_the_probe_sees_modules() -> None:
     assert "numpy" in loaded("import numpy")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments", [["--help"], ["--version"], ["run", "--help"], ["device", "--help"]], ids=" ".join
 )
@@ -58,6 +59,7 @@ COMMANDS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", COMMANDS, ids=lambda words: " ".join(str(word) for word in words[:2]))
 def test_what_tells_facts_loads_no_tensorflow(
     arguments: list[object], models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

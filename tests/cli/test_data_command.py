@@ -45,6 +45,7 @@ def test_numbers(windows: Path) -> None:
     assert any("no group on two sides" in note for note in found["notes"])
 
 
+@pytest.mark.slow
 def test_a_pipeline_is_split_as_it_will_be(windows: Path) -> None:
     (windows / "p.yaml").write_text("name: p\nseed: 5\ndata: {npz: w.npz}\n")
     own, seeded = (edgepipe_json(windows, *words) for words in (("p.yaml",), ("{npz: w.npz}", "--seed", "5")))
@@ -60,6 +61,7 @@ DESCRIPTIONS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("description", "message"), DESCRIPTIONS, ids=[case[0] for case in DESCRIPTIONS])
 def test_what_would_stop_training_stops_it_here(description: str, message: str, windows: Path) -> None:
     (windows / "leaves.py").write_text("import sys\ndef f(): sys.exit(0)\n")
@@ -119,6 +121,7 @@ def test_it_loads_no_tensorflow(windows: Path) -> None:
     assert (windows / "p.svg").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("description", "message"),
     [

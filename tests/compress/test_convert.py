@@ -94,6 +94,7 @@ def _io_types(content: bytes) -> tuple[list[str], list[str]]:
     return tuple([np.dtype(detail["dtype"]).name for detail in side] for side in details)  # type: ignore[return-value]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("scheme", "tolerance"), [("float32", 1e-6), ("float16", 2e-3), ("dynamic", 2e-2), ("int8", 4e-2)]
 )

@@ -154,6 +154,7 @@ def _dequantize(array: Array, quantization: tuple[float, int]) -> Array:
     return (array.astype(np.float32) - zero_point) * scale if scale else array
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", [keras, tf_keras], ids=["keras", "tf_keras"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_names_and_order_are_those_of_keras(kind: str, package: Any) -> None:

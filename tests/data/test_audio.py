@@ -54,6 +54,7 @@ def reference_features(x: np.ndarray, spec: AudioSpec) -> np.ndarray:
     return fft.dct(bands, type=2, norm="ortho")[..., : spec.coefficients] if spec.features == "mfcc" else bands
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", OPTIONS)
 def test_features_equal_an_independent_implementation(options: dict[str, Any]) -> None:
     spec = AudioSpec(audio="x", **options)
@@ -82,6 +83,7 @@ def test_features_equal_those_of_tensorflow(options: dict[str, Any]) -> None:
     assert np.abs(got - theirs).mean() < 5e-2
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is not installed")
 def test_spoken_digits_are_synthetic_and_split_by_voice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGEPIPE_CACHE_DIR", str(tmp_path))

@@ -147,6 +147,7 @@ def test_the_host_names_the_models_it_refuses(tmp_path: Path) -> None:
     assert first_seconds == pytest.approx(second_seconds, rel=1.0)  # the same model: a factor of 2 at most
 
 
+@pytest.mark.slow
 def test_the_host_survives_a_model_that_kills_the_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A child process with the culprit crashes; each of its models is then measured in a separate child."""
     from edgepipe.tflite import latency_series

@@ -82,6 +82,7 @@ VIOLATIONS = {  # rule: a model that violates it, its input shape, part of the r
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VIOLATIONS)
 def test_a_rule_reports_violations_only(name: str, convert: ModelConverter) -> None:
     function, shape, fragment = VIOLATIONS[name]

@@ -59,6 +59,7 @@ def run_vela(model: Path, settings: VelaSettings, folder: Path) -> str:
     return subprocess.run(arguments, check=True, capture_output=True, text=True).stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [U55, U65, U85], ids=lambda settings: settings.accelerator)
 def test_the_numbers_are_those_that_vela_prints(
     settings: VelaSettings, models: Path, cache: Cache, tmp_path: Path
@@ -95,6 +96,7 @@ def test_each_layer_points_to_the_operator_it_comes_from(models: Path, cache: Ca
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [U55, U85], ids=lambda settings: settings.accelerator)
 def test_operators_on_the_core_have_velas_reason(settings: VelaSettings, cache: Cache, tmp_path: Path) -> None:
     compilation = compile_model(
@@ -167,6 +169,7 @@ def test_a_hang_is_stopped(models: Path, cache: Cache) -> None:
         compile_model(reader.read(models / "int8.tflite"), U55, cache, timeout=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -101,6 +101,7 @@ def _upsampling() -> Any:
 MODELS = [_cnn, _operators, _shared_and_nested, _sequence, _normalized, _upsampling]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", MODELS)
 def test_bridged_models_agree(make: Callable[[], Any]) -> None:
     model = make()

@@ -60,6 +60,7 @@ OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPERATORS)
 def test_operators(name: str) -> None:
     x, y = keras.Input((3, 4), name="x"), keras.Input((3, 4), name="y")
@@ -110,6 +111,7 @@ def _lambda() -> Any:
     return keras.Model(x, K.Lambda(lambda t: ops.square(t) + 1.0, name="code")(K.Dense(3, name="d")(x)), name="lambda")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [_nested_twice, _dictionaries, _shared_gru, _siamese, _lambda])
 def test_graphs(make: Callable[[], Any]) -> None:
     bridged = _agrees(make())

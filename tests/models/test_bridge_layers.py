@@ -32,6 +32,7 @@ def _agrees(model: Any) -> BridgedModel:
     return bridged
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LAYERS)
 def test_layer(name: str) -> None:
     bridged = _agrees(model_of(LAYERS[name]))

@@ -94,6 +94,7 @@ MODELS: dict[str, Callable[[], Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Layer '.*' .* was passed an input with a mask")  # Keras 3 on a mask that ends
 @pytest.mark.parametrize("name", MODELS)
 def test_the_twin_has_the_same_masks(name: str) -> None:

@@ -185,6 +185,7 @@ MAKERS = {  # o: the custom objects
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MAKERS)
 def test_is_bridged_stored_and_exported(name: str, base: Path, own_objects: dict[str, Any]) -> None:
     make, classes = MAKERS[name]

@@ -53,12 +53,14 @@ def test_the_table_covers_what_it_should() -> None:
     assert all(GOOD.count(old) == 1 for _, old, _, _ in CASES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("old", "new", "problems"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
 def test_malformed(old: str, new: str, problems: list[str], folder: Path, command: Command) -> None:
     write(folder, GOOD.replace(old, new))
     check(command("check", "p.yaml"), expected(folder, problems))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("old", "new", "problems"), [case[1:] for case in CASES if case[0] in IN_A_PROCESS], ids=IN_A_PROCESS
 )

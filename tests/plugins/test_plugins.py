@@ -98,6 +98,7 @@ def test_a_stage_of_an_installed_package_runs_and_is_cached(edgepipe: Command, t
     assert set(statuses(edgepipe("run", "p.yaml", "--json")).values()) == {"cached"}
 
 
+@pytest.mark.slow
 def test_it_is_listed_with_its_package(edgepipe: Command) -> None:
     listing = edgepipe("stages")
     assert listing.code == 0, listing.err
@@ -137,6 +138,7 @@ WRONG = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", WRONG)
 def test_wrong_options_have_line_and_column(case: str, edgepipe: Command, tmp_path: Path) -> None:
     old, new, message = WRONG[case]
@@ -145,6 +147,7 @@ def test_wrong_options_have_line_and_column(case: str, edgepipe: Command, tmp_pa
     assert (ended.code, ended.err.splitlines()[0]) == (2, message)
 
 
+@pytest.mark.slow
 def test_a_package_that_cannot_be_imported_breaks_nothing_but_its_own_use(
     edgepipe: Command, tmp_path: Path, site: Path
 ) -> None:
@@ -289,6 +292,7 @@ MODULES = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", MODULES)
 def test_what_is_wrong_with_a_module_is_one_line(case: str, edgepipe: Command, beside: Path) -> None:
     in_pipeline, in_module, message = MODULES[case]

@@ -94,6 +94,7 @@ def _crowded(path: Path, count: int) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_crowd_of_tensors_is_read_in_time(tmp_path: Path) -> None:
     path, start = _crowded(tmp_path / "m.tflite", reader.MAX_TABLES), time.process_time()
     model = reader.read(path)

@@ -99,6 +99,7 @@ def test_outputs_are_equal_in_every_runtime(lite: Path, lite_with_metadata: Path
         np.testing.assert_array_equal(got, wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("tflite_micro") is None, reason="tflite-micro is not installed")
 def test_tflite_micro_takes_it_and_needs_no_more(int8_net: Path, tmp_path: Path) -> None:
     path = tmp_path / "m.tflite"

@@ -67,6 +67,7 @@ def test_a_refusal_carries_its_reason(tmp_path: Path) -> None:
         tflm_runtime.predict(path, np.zeros((2, 4), np.int8))
 
 
+@pytest.mark.slow
 @present
 def test_a_crash_is_no_crash_of_ours(tmp_path: Path) -> None:
     """An IF whose branch is the graph it stands in recurses until the stack is used up."""

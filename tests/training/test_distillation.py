@@ -65,6 +65,7 @@ def train(
     return [np.asarray(weight) for weight in model.get_weights()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("library", [keras, tf_keras])
 @pytest.mark.parametrize("as_probabilities", [True, False])
 def test_one_step_by_hand(library: Any, as_probabilities: bool) -> None:

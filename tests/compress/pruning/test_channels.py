@@ -191,6 +191,7 @@ def _inputs(model: Any) -> Any:
     return np.random.default_rng(1).normal(0, 1, (3, *model.input_shape[1:])).astype("float32")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GRAPHS)
 def test_the_shrunk_model_is_the_masked_one(name: str) -> None:
     """MACs are compared with the .tflite of the shrunk model, which is independent of labels."""

@@ -38,6 +38,7 @@ def dead_channel_model(kind: str, tiny: float) -> Any:
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("tiny", [0.0, 1e-12])
 @pytest.mark.parametrize("kind", sorted(KINDS))

@@ -68,6 +68,7 @@ INTEGER_CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "dtype"), INTEGER_CASES)
 def test_ids_become_int32(name: str, dtype: str, tmp_path: Path) -> None:
     model, ids = _model(INTEGER_BODIES[name], dtype), IDS.astype(dtype)

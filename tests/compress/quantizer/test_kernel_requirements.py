@@ -175,6 +175,7 @@ def _floats(model: Model, name: str) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("name", list(BODIES))
 def test_an_operator_in_integers(name: str, bits: int, tmp_path: Path) -> None:
@@ -234,6 +235,7 @@ DECOMPOSED: dict[str, Body] = {
 MAX_ERROR_16 = {"L2_NORMALIZATION": 0.004}  # LiteRT's 16-bit RSQRT is a table of 513 numbers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["int8", "int16x8"])
 @pytest.mark.parametrize("name", list(DECOMPOSED))
 def test_an_operator_without_a_kernel_is_decomposed(name: str, scheme: SchemeName, tmp_path: Path) -> None:
@@ -372,6 +374,7 @@ LAYERS: dict[str, Callable[[Any], Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["int8", "int16x8"])
 @pytest.mark.parametrize("name", list(LAYERS))
 def test_keras_layers_are_integer_throughout(name: str, scheme: SchemeName, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("sensitivity")
 
 
+@pytest.mark.slow
 def test_layers_are_those_of_the_keras_model(folder: Path) -> None:
     names = [layer.name for layer in trained_quantizer("soft", folder).layers]
     assert names == ["c0", "d1", "p1", "d2", "p2", "d3", "p3", "scores"]
@@ -86,6 +87,7 @@ def test_the_ranking_holds_for_accuracy_on_other_samples(folder: Path) -> None:
     assert spearmanr(list(errors.values()), accuracies).statistic <= -0.9
 
 
+@pytest.mark.slow
 def test_quality_is_that_of_real_models(folder: Path) -> None:
     quantizer, (_, _, x, y) = trained_quantizer("hard", folder), hm.data()
 

@@ -62,6 +62,7 @@ def test_no_more_layers_than_one_above_the_optimum(
     assert {"int8", "int16"} <= set(read(path).dtype_counts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["soft", "residual"])
 def test_a_model_that_int8_keeps_stays_in_int8(name: str, folder: Path) -> None:
     quantizer = trained_quantizer(name, folder)
@@ -70,6 +71,7 @@ def test_a_model_that_int8_keeps_stays_in_int8(name: str, folder: Path) -> None:
     assert len(mix.trials) == 1
 
 
+@pytest.mark.slow
 def test_an_unreachable_target_is_refused_with_the_best_point(folder: Path) -> None:
     quantizer = trained_quantizer("hard", folder)
     with pytest.raises(

@@ -165,6 +165,7 @@ def test_a_hard_swish_of_16_bits_is_the_same_on_tflite_micro(tmp_path: Path) -> 
     assert np.abs(np.asarray(tflm_runtime.predict(path, X).real_values) - expected).max() < 0.002 * np.ptp(expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", [L.GRU(3, unroll=True), L.LSTM(3, unroll=True)])
 def test_outputs_of_a_split_have_one_name(layer: Any) -> None:
     inputs = keras.Input((6, 4))

@@ -94,6 +94,7 @@ def test_every_scheme_on_published_architectures(file: Path, tmp_path: Path) -> 
             assert np.abs(quantized_outputs - expected).max() < 0.13 * np.abs(expected).max(), scheme
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("scheme", "inputs", "outputs"),
     [
@@ -112,6 +113,7 @@ def test_interfaces(scheme: SchemeName, inputs: Any, outputs: Any, tmp_path: Pat
     assert check_integer_only(lite, allow_float_interface="float32" in (inputs, outputs)) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["min_max", "moving_average", "percentile", "mse"])
 @pytest.mark.parametrize("scheme", ["int8", "int16x8"])
 def test_every_calibration_keeps_a_trained_model(method: Any, scheme: SchemeName, tmp_path: Path) -> None:
@@ -125,6 +127,7 @@ def test_every_calibration_keeps_a_trained_model(method: Any, scheme: SchemeName
     assert check_integer_only(read(path)) == []
 
 
+@pytest.mark.slow
 def test_ranges_decide_the_scales(tmp_path: Path) -> None:
     """Each calibration method gives different scales, in 8 bits and in 16."""
     x, distinct_scales = hm.data()[0][:100], set()
