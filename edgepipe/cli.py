@@ -212,7 +212,7 @@ def check(pipelines: tuple[str, ...], settings: tuple[str, ...]) -> None:
 @click.option(
     "--allow-low-fidelity",
     is_flag=True,
-    help="Accept an integer model with an output that is too far from the float one (below 8 dB).",
+    help="Accept an integer model with an output that is too far from the float one (below 5 to 8 dB).",
 )
 @click.option("--signature", help="The signature of a SavedModel; default: serving_default, or the only one.")
 @click.option("-o", "--out", type=click.Path(), help="The .tflite to write; default: next to the model.")

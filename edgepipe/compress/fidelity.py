@@ -1,8 +1,8 @@
 """How far an integer model is from the float model it was quantized from, on samples that did not calibrate it.
 
-A conversion has collapsed if the signal-to-noise ratio of an output is below 8 dB: more than a sixth of what the output
-varies by is noise. Of 270 small models, the healthy ones have 10 to 60 dB in 8 bits, and those that lost their function
-(masks, exponentials and shared ranges as TensorFlow's quantizer treats them) less than 8.
+A conversion has collapsed if the signal-to-noise ratio of an output is below 5 dB, or below 8 dB while labels change.
+Of 270 small models, the healthy ones have 10 to 60 dB in 8 bits, untrained ones sometimes 7; those that lost their
+function (masks, exponentials and shared ranges as TensorFlow's quantizer treats them) have less than 8.
 """
 
 import math
@@ -26,9 +26,12 @@ from edgepipe.tflite.reader import read
 MAX_SAMPLES = 1_000  # that both models run
 MIN_SAMPLES = 16  # that a large model runs
 MACS_BUDGET = 2e10  # of all samples of one model
-COLLAPSE_DECIBELS = 8.0  # signal-to-noise ratio
+COLLAPSE_DECIBELS = 5.0  # signal-to-noise ratio
+DOUBTFUL_DECIBELS = 8.0  # below it, labels decide
+MIN_EQUAL_LABELS = 0.9
 MAX_DECIBELS = 120.0  # beyond it, float32 itself rounds
-MIN_STEPS = 2.0  # standard deviation of an output that is judged, in its own steps: below it, rounding alone is seen
+MIN_STEPS = 2.0  # standard deviation of an output that is judged, in steps that it can have
+PRESCRIBED_STEPS = (1 / 256, 1 / 128, 16 / 256)  # of outputs whose scale no quantizer chooses
 MAX_SCALE = 1e6  # of an activation: one step of a mask fill, or of an outlier
 LOCATING_SAMPLES = 16  # on which the tensor is found where the error arises
 GENERAL_REMEDY = (
@@ -46,7 +49,7 @@ REMEDY_BY_KIND = {  # of the operator that computes the first wrong tensor
 @final
 @dataclass(frozen=True)
 class OutputFidelity:
-    """One output: noise power over the variance of its float values; None if those vary by less than two steps.
+    """One output: noise power over the variance of its float values; None if those hardly vary.
 
     `equal_fraction` counts the labels (of a sample, a pixel or a position of a sequence) that are equal; None for
     outputs without labels.
@@ -66,7 +69,10 @@ class OutputFidelity:
     @property
     def has_collapsed(self) -> bool:
         """Whether the output has lost what it says."""
-        return self.decibels is not None and not self.decibels >= COLLAPSE_DECIBELS
+        if self.decibels is None:
+            return False
+        loses_labels = self.equal_fraction is not None and self.equal_fraction < MIN_EQUAL_LABELS
+        return self.decibels < (DOUBTFUL_DECIBELS if loses_labels else COLLAPSE_DECIBELS)
 
     def describe(self) -> str:
         """For a report: the ratio, or why there is none."""
@@ -98,8 +104,8 @@ class Fidelity:
         return Finding(
             rule="fidelity",
             place=f"output '{output.name}'",
-            observed=f"{constant_text}signal-to-noise {output.decibels:.1f} dB against the float model, less than "
-            f"{COLLAPSE_DECIBELS:g}, on {self._samples_text}{place_text}",
+            observed=f"{constant_text}signal-to-noise {output.decibels:.1f} dB against the float model"
+            f"{_labels_text(output)}, on {self._samples_text}{place_text}",
             suggestion=f"{REMEDY_BY_KIND.get(self.first_wrong_kind, GENERAL_REMEDY)}; "
             "allow_low_fidelity accepts the model as it is",
         )
@@ -150,6 +156,10 @@ def _scale_finding(name: str, scale: float) -> Finding:
     )
 
 
+def _labels_text(output: OutputFidelity) -> str:
+    return "" if output.equal_fraction is None else f", {output.equal_fraction:.0%} of labels equal"
+
+
 def _decibels(relative_noise: float) -> float:
     if not math.isfinite(relative_noise):
         return -MAX_DECIBELS
@@ -196,11 +206,21 @@ def _compare_outputs(lite: Model, quantized_model: Model, samples: Arrays) -> It
             step = _output_step(quantized_model, quantized_tensor)
             yield OutputFidelity(
                 name,
-                _relative_noise(array, float_array, MIN_STEPS * step),
+                _relative_noise(array, float_array, MIN_STEPS * _attainable_step(float_array, step)),
                 labels_equal(array, float_array),
                 is_constant=bool((array == array[:1]).all()),
                 notes=tuple(coarse_channel_notes(name, float_array, step)),
             )
+
+
+def _attainable_step(float_array: Array, step: float) -> float:
+    """The step that an 8-bit output could have: the prescribed one, or that of the range of its values.
+
+    Not the step it has: a range that something has stretched must not hide that the output is lost.
+    """
+    if step in PRESCRIBED_STEPS or not float_array.size:
+        return step
+    return (max(float(float_array.max()), 0.0) - min(float(float_array.min()), 0.0)) / 255
 
 
 def labels_equal(array: Array, float_array: Array) -> float | None:
@@ -256,7 +276,7 @@ def _find_wrong_tensor(lite: Model, quantized_model: Model, samples: Arrays) -> 
         float_array = np.stack([record[position] for record in float_records])
         codes = np.stack([record[position] for record in integer_records])
         noise = _relative_noise(_dequantize(codes, integer_tensor), float_array)
-        if noise is not None and _decibels(noise) < COLLAPSE_DECIBELS:
+        if noise is not None and _decibels(noise) < DOUBTFUL_DECIBELS:
             return tensor
     return None
 

@@ -78,7 +78,7 @@ class ConvertOptions(Stage):
     )
     allow_low_fidelity: bool = Field(
         default=False,
-        description="accept an integer model with an output that is too far from the float one (below 8 dB)",
+        description="accept an integer model with an output that is too far from the float one (below 5 to 8 dB)",
     )
     input_shape: str | None = Field(
         default=None,
