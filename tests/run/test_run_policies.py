@@ -1,11 +1,13 @@
 """Pipelines on models under other dtype policies: source, teacher and student; what Keras has quantized."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
+import tf_keras
 
 import edgepipe
 from edgepipe.commands import init
@@ -26,9 +28,10 @@ def build(input_shape, classes):
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Data, and a model under mixed_bfloat16 for it."""
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Data, and a model under mixed_bfloat16 for it; the policy that `BUILDER` sets for this process ends with it."""
     monkeypatch.chdir(tmp_path)
+    keras_policy, tf_keras_policy = keras.config.dtype_policy(), tf_keras.mixed_precision.global_policy()
     x = np.random.default_rng(0).normal(size=(60, 8, 8, 3)).astype("float32")
     np.savez(tmp_path / "data.npz", x=x, y=np.arange(60) % 3)
     layers = [
@@ -40,7 +43,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     model.save(tmp_path / "net.keras")
     model.layers[-1].quantize("int8")
     model.save(tmp_path / "quantized.keras")
-    return tmp_path
+    yield tmp_path
+    keras.config.set_dtype_policy(keras_policy)
+    tf_keras.mixed_precision.set_global_policy(tf_keras_policy)
 
 
 def policy_notes(report: Any) -> list[str]:
