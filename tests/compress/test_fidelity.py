@@ -23,12 +23,14 @@ X = np.random.default_rng(0).normal(size=(100, 6)).astype("float32")
 
 def _lost_part() -> Any:
     """A small tensor in one scale with a thousand times larger one: nothing of it is left in 8 bits."""
+    keras.utils.set_random_seed(0)
     inputs = keras.Input((6,), name="x")
     both = keras.layers.Concatenate(name="both")([inputs * 5_000.0, inputs])
     return keras.Model(inputs, keras.layers.Dense(3, name="scores")(both[:, 6:]))
 
 
 def _healthy() -> Any:
+    keras.utils.set_random_seed(0)
     inputs = keras.Input((6,), name="x")
     return keras.Model(inputs, keras.layers.Dense(3, name="scores")(keras.layers.Dense(8, activation="relu")(inputs)))
 
