@@ -37,7 +37,6 @@ from edgepipe.tflite import tflm_runtime
 from edgepipe.tflite.interpreter import predict
 from edgepipe.tflite.reader import read
 
-RANDOM = np.random.default_rng(0)
 SIZE = 8
 Build = Callable[[Any], Any]  # of a Keras package: keras or tf_keras
 
@@ -119,7 +118,8 @@ KINDS: dict[str, tuple[Build, list[str], list[str]]] = {
 
 
 def _samples(names: list[str], count: int = 24) -> dict[str, Array]:
-    return {name: RANDOM.uniform(-1, 1, (count, SIZE)).astype(np.float32) for name in names}
+    generator = np.random.default_rng(0)  # the samples that calibrate are those that are compared
+    return {name: generator.uniform(-1, 1, (count, SIZE)).astype(np.float32) for name in names}
 
 
 def _tensor_names(content: bytes) -> tuple[list[str], list[str]]:
@@ -146,7 +146,10 @@ def _run_signature(content: bytes, samples: dict[str, Array]) -> dict[str, Array
 
 def _quantize(array: Array, quantization: tuple[float, int], dtype: Any) -> Array:
     scale, zero_point = quantization
-    return (np.rint(array / scale) + zero_point if scale else array).astype(dtype)
+    if not scale:
+        return array.astype(dtype)
+    limits = np.iinfo(dtype)
+    return np.clip(np.rint(array / scale) + zero_point, limits.min, limits.max).astype(dtype)
 
 
 def _dequantize(array: Array, quantization: tuple[float, int]) -> Array:
