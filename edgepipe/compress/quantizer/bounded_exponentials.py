@@ -47,13 +47,7 @@ class _ExponentialRewriter:
 
     def apply(self) -> bool:
         """Put the replacements in place."""
-        if self.replacements:
-            self.graph.subgraph.operators = [
-                new_operator
-                for number, operator in enumerate(self.index.operators)
-                for new_operator in self.replacements.get(number, [operator])
-            ]
-        return bool(self.replacements)
+        return self.index.replace_operators(self.replacements)
 
     def _rewrite_softplus(self, number: int) -> None:
         """LOG(ADD(EXP(x), 1)) as SUB(RELU(x), LOG(LOGISTIC(ABS(x))))."""

@@ -49,14 +49,10 @@ class _DivisionRewriter:
 
     def apply(self) -> bool:
         """Put the replacements in place."""
-        if self.replacements:
-            self.graph.subgraph.operators = [
-                new_operator
-                for number, operator in enumerate(self.index.operators)
-                for new_operator in self.replacements.get(number, [operator])
-            ]
+        is_changed = self.index.replace_operators(self.replacements)
+        if is_changed:
             self.graph.drop_unread(BYPASSED_KINDS)
-        return bool(self.replacements)
+        return is_changed
 
     def rewrite(self, number: int) -> None:
         """Replace a division if there is a form for its denominator."""

@@ -1,5 +1,6 @@
 """Who computes and who reads each tensor of a graph, looked up once: a snapshot, valid until the graph is edited."""
 
+from collections.abc import Mapping, Sequence
 from typing import final
 
 from edgepipe.compress.quantizer.flatbuffer_edits import FlatbufferOperator
@@ -33,6 +34,19 @@ class GraphIndex:
         if index not in self._constant_by_tensor:
             self._constant_by_tensor[index] = self.graph.constant(index)
         return self._constant_by_tensor[index]
+
+    def replace_operators(self, replacements: Mapping[int, Sequence[FlatbufferOperator]]) -> bool:
+        """Put other operators in the places of some, by number, in the graph; True if there were any.
+
+        The index does not know the new operators.
+        """
+        if replacements:
+            self.graph.subgraph.operators = [
+                new_operator
+                for number, operator in enumerate(self.operators)
+                for new_operator in replacements.get(number, [operator])
+            ]
+        return bool(replacements)
 
     def float_inputs(self, number: int) -> list[int]:
         """The positions of the float inputs of an operator."""

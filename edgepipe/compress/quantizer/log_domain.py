@@ -64,14 +64,10 @@ class _LogRewriter:
 
     def apply(self) -> bool:
         """Put the replacements in place, without what they bypass."""
-        if self.replacements:
-            self.graph.subgraph.operators = [
-                new_operator
-                for number, operator in enumerate(self.index.operators)
-                for new_operator in self.replacements.get(number, [operator])
-            ]
+        is_changed = self.index.replace_operators(self.replacements)
+        if is_changed:
             self.graph.drop_unread(BYPASSED_KINDS)
-        return bool(self.replacements)
+        return is_changed
 
     def expand(self, number: int) -> None:
         """Replace the logarithm of an expression of squares."""
