@@ -90,7 +90,7 @@ def open_with_classes(
     if kind is ArtifactKind.SAVED_MODEL and not allow_code:
         raise InputError(f"{path}: a SavedModel is a program; set --allow-code if you trust its source")
     if kind is ArtifactKind.TFLITE:
-        return open_source(path, kind, allow_code=allow_code, signature=signature)
+        return open_source(path, kind, allow_code=allow_code, input_shapes=input_shapes, signature=signature)
     from edgepipe.models import custom_objects as user_classes
     from edgepipe.models.startup import load_tensorflow
 

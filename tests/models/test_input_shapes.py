@@ -9,6 +9,8 @@ import pytest
 import tf_keras
 
 import edgepipe
+from edgepipe.compress.source_model import open_with_classes
+from edgepipe.core.artifact import ArtifactKind
 from edgepipe.core.errors import ConfigError, InputError
 from edgepipe.models.fixed_inputs import fix_input_shapes
 from edgepipe.models.input_shapes import parse_input_shapes
@@ -87,3 +89,9 @@ def test_command_stage_and_pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     edgepipe.run({**pipeline, **fixed}, output_dir="fixed")
     with pytest.raises(ConfigError, match="input shape '8by9' is not of the form"):
         edgepipe.check({**pipeline, **fixed, "model": {"path": "open.keras", "input_shape": "8by9"}})
+
+
+@pytest.mark.parametrize("kind", [ArtifactKind.TFLITE, ArtifactKind.SAVED_MODEL])
+def test_only_a_keras_model_takes_a_shape(kind: ArtifactKind) -> None:
+    with pytest.raises(InputError, match=f"input_shape is for a Keras model with open dimensions; this is a {kind}"):
+        open_with_classes(Path("m"), kind, allow_code=True, custom_objects=None, input_shapes=("8x8x3",))
