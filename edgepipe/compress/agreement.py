@@ -23,7 +23,7 @@ from edgepipe.tflite.reader import read
 MAX_SAMPLES = 256
 MIN_SAMPLES = 4
 MACS_BUDGET = 2e9  # of all samples: some seconds
-UINT8_SHIFT = 128  # the converter stores fake-quant in uint8, whose codes and zero points are higher by this
+UINT8_SHIFT = 128  # of codes and zero points in uint8, in which TensorFlow's converter stores fake-quant, over int8
 MAX_DIFFERENCE = 255
 SCALE_TOLERANCE = 1e-5  # relative float32 error of a scale that is computed in two places
 # the op of a fake-quant layer, edgepipe's or tfmot's, after the name of the layer before it
@@ -93,9 +93,14 @@ class _TensorPair:
 
     @property
     def trained_quantization(self) -> Quantization:
-        """Scale and zero point, the latter for uint8."""
+        """Scale and zero point, the latter in the type of the fake-quant."""
         assert self.fake_quant.quantization is not None, "it is the output of a QUANTIZE"
         return self.fake_quant.quantization
+
+    @property
+    def code_shift(self) -> int:
+        """What the codes of the fake-quant are higher by than those of int8."""
+        return UINT8_SHIFT if self.fake_quant.dtype == "uint8" else 0
 
     @property
     def mismatch_reason(self) -> str:
@@ -107,7 +112,7 @@ class _TensorPair:
             return f"the .tflite has {self.int8_tensor.dtype} there"
         scale, zero_point = quantization.scales[0], quantization.zero_points[0]
         is_equal = abs(scale / trained.scales[0] - 1) < SCALE_TOLERANCE
-        if is_equal and zero_point == trained.zero_points[0] - UINT8_SHIFT:
+        if is_equal and zero_point == trained.zero_points[0] - self.code_shift:
             return ""
         return f"the .tflite has the scale {scale:.6g}, zero point {zero_point} there"
 
@@ -144,7 +149,7 @@ def _count_differences(
     for (*fake_arrays, fake_output), (*int8_arrays, int8_output) in zip(*records, strict=True):
         label_agreements.append(fake_output.argmax() == int8_output.argmax())
         for pair, fake_array, int8_array in zip(compared_pairs, fake_arrays, int8_arrays, strict=True):
-            differences = int8_array.astype(np.int64).ravel() + UINT8_SHIFT - fake_array.astype(np.int64).ravel()
+            differences = int8_array.astype(np.int64).ravel() + pair.code_shift - fake_array.astype(np.int64).ravel()
             histograms[id(pair)] += np.bincount(differences + MAX_DIFFERENCE, minlength=2 * MAX_DIFFERENCE + 1)
     has_labels = fake_quant_model.outputs[0].element_count > 1
     return list(histograms.values()), float(np.mean(label_agreements)) if has_labels else None

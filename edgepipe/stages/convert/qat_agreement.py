@@ -52,17 +52,14 @@ def _agreement_metrics(tensor_agreements: "Sequence[TensorAgreement]", condition
     ]
     missing_count = len(tensor_agreements) - len(compared_tensors)
     provenance = f"{len(compared_tensors)} of {len(tensor_agreements)} fake-quantized tensors, {conditions}"
+    missing_metric = _count_metric(
+        "tensors_not_compared", missing_count, f"fake-quantized tensors not found in the .tflite, {provenance}"
+    )
+    if not compared_tensors:
+        return [unavailable_metric("agreement_p99", Dimension.COUNT, provenance), missing_metric]
     worst_tensor = max(compared_tensors, key=lambda entry: entry.p99_lsb)
-    return [
-        _count_metric(
-            "agreement_p99",
-            worst_tensor.p99_lsb,
-            f"largest 99th percentile of a tensor in LSB ('{worst_tensor.layer}'), {provenance}",
-        ),
-        _count_metric(
-            "tensors_not_compared", missing_count, f"fake-quantized tensors not found in the .tflite, {provenance}"
-        ),
-    ]
+    worst_text = f"largest 99th percentile of a tensor in LSB ('{worst_tensor.layer}'), {provenance}"
+    return [_count_metric("agreement_p99", worst_tensor.p99_lsb, worst_text), missing_metric]
 
 
 def _count_metric(name: str, value: float, provenance: str) -> Metric:

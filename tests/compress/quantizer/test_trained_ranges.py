@@ -8,15 +8,19 @@ import pytest
 import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 import tf_keras
+from ai_edge_litert.schema_py_generated import TensorType
 
+from edgepipe.compress.agreement import Agreement, TensorAgreement
 from edgepipe.compress.keras_to_tflite import convert_keras, float_model
 from edgepipe.compress.qat.fake_quant import QatRecipe, activation_quantize_layers, build_fake_quant
 from edgepipe.compress.qat.range_initialization import initialize_ranges
+from edgepipe.compress.quantizer.flatbuffer_edits import pack_model, unpack_model
 from edgepipe.compress.quantizer.quantization import QuantizationRequest, quantize_tflite
 from edgepipe.compress.quantizer.trained_ranges import without_fake_quant
 from edgepipe.compress.source_model import read_float_tflite
 from edgepipe.core.arrays import Array
 from edgepipe.models.saved_model_signatures import SavedModelSignature
+from edgepipe.stages.convert.qat_agreement import describe_agreement
 from edgepipe.tflite.interpreter import predict
 from edgepipe.tflite.model import Model
 from edgepipe.tflite.reader import read
@@ -157,3 +161,30 @@ def test_weights_are_rounded_as_trained(tmp_path: Path) -> None:
     lite, _ = _integer_model(path, samples, tmp_path)
     difference = np.abs(predict(lite.path, samples).real_values - predict(path, samples).real_values)
     assert difference.max() <= 6 / 255 * 1.001
+
+
+def test_fake_quant_in_int8_agrees_too(tmp_path: Path) -> None:
+    """Other converters store fake-quant in int8; TensorFlow's in uint8."""
+    kernel = np.random.default_rng(1).normal(0, 1, (6, 4)).astype("float32")
+
+    def body(x: Any) -> Any:
+        return _fake_quant(_fake_quant(x, -4, 4) @ kernel, -9, 9)
+
+    path = _lite(body, tmp_path, (1, 6))
+    model = unpack_model(path.read_bytes())
+    for tensor in model.subgraphs[0].tensors:
+        if tensor.type == TensorType.UINT8:
+            tensor.type, tensor.quantization.zeroPoint = TensorType.INT8, tensor.quantization.zeroPoint - 128
+    path.write_bytes(pack_model(model))
+    samples = np.random.default_rng(2).normal(0, 1, (16, 6)).astype("float32")
+    agreement = quantize_tflite(read_float_tflite(path), QuantizationRequest(), [samples], [samples]).agreement
+    assert agreement is not None
+    assert [tensor.missing_reason for tensor in agreement.tensors] == ["", ""]
+    assert max(tensor.max_lsb for tensor in agreement.tensors) <= 1
+
+
+def test_nothing_to_compare_is_said() -> None:
+    tensor = TensorAgreement("conv", 0.1, missing_reason="it was fused away")
+    _, (worst, missing, labels) = describe_agreement(Agreement((tensor,), None, 8))
+    assert (worst.value, missing.value, labels.value) == (None, 1, None)
+    assert worst.how.startswith("0 of 1 fake-quantized tensors")
