@@ -19,10 +19,14 @@ from edgepipe.models.keras_types import AnyKerasModel, Tensor, TensorSpec, Tenso
 from edgepipe.models.port_names import DEFAULT_SIGNATURE, PortNames, input_names, output_names
 from edgepipe.models.recurrent_layers import check_stateless, without_recurrent_dropout
 from edgepipe.models.saved_model_signatures import SavedModelSignature, natural_order
-from edgepipe.models.saved_signature import check_signature, find_stateful_problem, ordered_input_names
+from edgepipe.models.saved_signature import (
+    check_signature,
+    find_stateful_problem,
+    find_variable_writers,
+    ordered_input_names,
+)
 from edgepipe.models.unsupported_operations import replace_unsupported_operations
 
-VARIABLE_WRITERS = ("Assign", "ResourceScatter", "ResourceApply")  # how the names of such operations begin
 _SCOPE_NAME = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.\\/>-]*")  # as TensorFlow's name_scope demands
 
 
@@ -150,11 +154,8 @@ def _freeze_function(function: TfFunction) -> TfFunction:
 
 def _check_variables(function: TfFunction) -> None:
     """Refuse a graph that writes to its variables: frozen, they would keep their value, or freezing crashes."""
-    graph_def = function.graph.as_graph_def()
-    nodes = [*graph_def.node, *(node for inner in graph_def.library.function for node in inner.node_def)]
-    writers = [f"'{node.name}'" for node in nodes if node.op.startswith(VARIABLE_WRITERS)]
-    if writers:
-        names = ", ".join(dict.fromkeys(writers))
+    if writers := find_variable_writers(function):
+        names = ", ".join(dict.fromkeys(f"'{name}'" for name in writers))
         raise InputError(
             f"the model changes variables of its own when it runs ({names}), and a .tflite keeps no state between its "
             "calls; make each state an input and an output of the model, or leave out what changes it (random numbers "

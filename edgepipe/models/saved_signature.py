@@ -15,7 +15,7 @@ from edgepipe.models.keras_types import Tensor, TensorSpec, TfFunction
 _NAME_ATTRIBUTE = "_user_specified_name"
 _LOOKUP_OPS = ("LookupTableFind", "LookupTableSize", "HashTable", "MutableHashTable", "MutableDenseHashTable")
 _VARIABLE_OPS = ("VarHandleOp", "ReadVariableOp", "Variable", "VariableV2")
-_ASSIGN_PREFIX = "Assign"
+_VARIABLE_WRITERS = ("Assign", "ResourceScatter", "ResourceApply")  # how the types of such operations begin
 
 
 def ordered_input_names(signature: TfFunction, spec_by_name: Mapping[str, TensorSpec]) -> list[str]:
@@ -54,7 +54,7 @@ def find_stateful_problem(function: TfFunction) -> str:
             f"looks values up in a table ({lookups[0]}), which no device runs; save a signature without it, and look "
             "the values up before the model"
         )
-    if assignments := [name for op_type, name in ops if op_type.startswith(_ASSIGN_PREFIX)]:
+    if assignments := find_variable_writers(function):
         return (
             f"keeps a state: it assigns a variable ('{assignments[0]}') when it runs; save a signature that takes the "
             "state as an input and gives it as an output"
@@ -62,6 +62,11 @@ def find_stateful_problem(function: TfFunction) -> str:
     if variables := [name for op_type, name in ops if op_type in _VARIABLE_OPS]:
         return f"the variable '{variables[0]}' cannot be frozen to a constant; save the model again with TensorFlow 2"
     return ""
+
+
+def find_variable_writers(function: TfFunction) -> list[str]:
+    """The operations of `function`, and of the functions that it calls, that change a variable."""
+    return [name for op_type, name in _iter_ops(function) if op_type.startswith(_VARIABLE_WRITERS)]
 
 
 def _iter_ops(function: TfFunction) -> Iterator[tuple[str, str]]:
