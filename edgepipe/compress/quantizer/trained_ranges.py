@@ -197,6 +197,7 @@ class _FakeQuantRemover:
     def _trained_ranges(self) -> TrainedRanges:
         index = GraphIndex(self.graph)
         _carry_back(index, self.range_by_tensor)
+        _carry_forward(index, self.range_by_tensor)
         return TrainedRanges(
             {index.names[tensor]: trained_range for tensor, trained_range in self.range_by_tensor.items()},
             {name: index.names[tensor] for name, tensor in self.tensor_by_fake_quant.items()},
@@ -217,6 +218,17 @@ def _carry_back(index: GraphIndex, range_by_tensor: dict[int, TrainedRange]) -> 
             joint_range = ranges.pop()
             if not ranges and joint_range is not None:
                 range_by_tensor[tensor] = joint_range
+
+
+def _carry_forward(index: GraphIndex, range_by_tensor: dict[int, TrainedRange]) -> None:
+    """Give outputs that are stored in the scale of their input its range: no sample moves that."""
+    for number, kind in enumerate(index.kinds):
+        requirement = KERNEL_REQUIREMENTS.get(kind)
+        if requirement is None or requirement.scale_rule is not ScaleRule.OF_INPUT:
+            continue
+        source = index.inputs[number][index.float_inputs(number)[0]] if index.float_inputs(number) else -1
+        if source in range_by_tensor:
+            range_by_tensor |= dict.fromkeys(index.float_outputs(number), range_by_tensor[source])
 
 
 def _joint_range(index: GraphIndex, number: int, range_by_tensor: dict[int, TrainedRange]) -> TrainedRange | None:

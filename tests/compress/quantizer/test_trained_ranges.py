@@ -24,6 +24,7 @@ from edgepipe.stages.convert.qat_agreement import describe_agreement
 from edgepipe.tflite.interpreter import predict
 from edgepipe.tflite.model import Model
 from edgepipe.tflite.reader import read
+from edgepipe.training.training_loop import set_seeds
 
 K = tf_keras.layers
 IMAGES = np.random.default_rng(0).uniform(0, 1, (64, 12, 12, 3)).astype("float32")
@@ -43,6 +44,7 @@ def _mixed_net() -> Any:
 @pytest.fixture(scope="module")
 def tfmot_model() -> Any:
     """A model as tfmot's users train it: fake-quant of activations, of kernels by channel, of a dense kernel as one."""
+    set_seeds(0)
     inputs = tf_keras.Input((12, 12, 3), name="pixels")
     x = K.ReLU()(K.BatchNormalization()(K.Conv2D(8, 3, padding="same", use_bias=False)(inputs)))
     y = K.ReLU(6.0)(K.BatchNormalization()(K.DepthwiseConv2D(3, padding="same")(x)))
