@@ -19,7 +19,7 @@ from edgepipe.compress.schemes import (
 from edgepipe.core.arrays import Array, Arrays, count_samples, map_arrays, take_samples
 from edgepipe.core.artifact import ArtifactKind, wrap_storage_errors, write_atomically
 from edgepipe.core.errors import InputError
-from edgepipe.core.metric import Evidence, Finding, Metric, Record, unavailable_metric
+from edgepipe.core.metric import Finding, Metric, Record, measured_metric, unavailable_metric
 from edgepipe.core.units import Dimension, plural
 from edgepipe.devices import device_metrics
 from edgepipe.tflite import integer_check, interpreter, reader
@@ -270,11 +270,11 @@ def _difference_metrics(
         raise InputError(f"the converted model outputs values that are not finite ({conditions}); nothing is written")
     max_difference = max(float(np.abs(a - b).max()) for a, b in zip(original_outputs, converted_outputs, strict=True))
     provenance = f"largest absolute difference of outputs on {conditions}"
-    metrics = [_measured_metric("max_difference", max_difference, Dimension.NUMBER, provenance)]
+    metrics = [measured_metric("max_difference", max_difference, Dimension.NUMBER, provenance)]
     if original_outputs[0].ndim == 2 and original_outputs[0].shape[1] > 1:
         equal_share = float(np.mean(original_outputs[0].argmax(axis=1) == converted_outputs[0].argmax(axis=1)))
         provenance = f"same argmax of the outputs on {conditions}"
-        metrics.append(_measured_metric("labels_equal", equal_share, Dimension.FRACTION, provenance))
+        metrics.append(measured_metric("labels_equal", equal_share, Dimension.FRACTION, provenance))
     return metrics
 
 
@@ -325,7 +325,3 @@ def _random_inputs(lite: Model) -> Arrays:
 
 def _list_outputs(outputs: Arrays) -> list[Array]:
     return list(outputs.values()) if isinstance(outputs, dict) else [outputs]
-
-
-def _measured_metric(name: str, value: float, unit: Dimension, provenance: str) -> Metric:
-    return Metric(name=name, value=value, unit=unit, evidence=Evidence.MEASURED, how=provenance)

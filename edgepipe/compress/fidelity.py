@@ -16,7 +16,7 @@ import numpy as np
 from edgepipe.compress.quantizer.coarse_parts import coarse_channel_notes
 from edgepipe.compress.quantizer.flatbuffer_edits import temporary_tflite
 from edgepipe.core.arrays import Array, Arrays, count_samples, take_samples
-from edgepipe.core.metric import Evidence, Finding, Metric, unavailable_metric
+from edgepipe.core.metric import Finding, Metric, measured_metric, unavailable_metric
 from edgepipe.core.units import Dimension, plural
 from edgepipe.tflite.intermediate_tensors import list_activations, record_tensors
 from edgepipe.tflite.interpreter import Runtime, predict
@@ -123,7 +123,7 @@ class Fidelity:
         outputs_text = f"dB, {', '.join(output.describe() for output in self.outputs)}, on {self._samples_text}"
         if not ratios:
             return unavailable_metric("signal_to_noise", Dimension.NUMBER, outputs_text)
-        return _measured_metric("signal_to_noise", min(ratios), Dimension.NUMBER, outputs_text)
+        return measured_metric("signal_to_noise", min(ratios), Dimension.NUMBER, outputs_text)
 
     def _labels_metric(self) -> Metric:
         fractions = {o.name: o.equal_fraction for o in self.outputs if o.equal_fraction is not None}
@@ -131,7 +131,7 @@ class Fidelity:
             return unavailable_metric("float_labels_equal", Dimension.FRACTION, "no output has labels")
         fractions_text = ", ".join(f"'{name}' {fraction:.2%}" for name, fraction in fractions.items())
         labels_text = f"same label as the float model, {fractions_text}, on {self._samples_text}"
-        return _measured_metric("float_labels_equal", min(fractions.values()), Dimension.FRACTION, labels_text)
+        return measured_metric("float_labels_equal", min(fractions.values()), Dimension.FRACTION, labels_text)
 
 
 def unavailable_fidelity(reason: str) -> list[Metric]:
@@ -140,10 +140,6 @@ def unavailable_fidelity(reason: str) -> list[Metric]:
         unavailable_metric("signal_to_noise", Dimension.NUMBER, reason),
         unavailable_metric("float_labels_equal", Dimension.FRACTION, reason),
     ]
-
-
-def _measured_metric(name: str, value: float, unit: Dimension, provenance: str) -> Metric:
-    return Metric(name=name, value=value, unit=unit, evidence=Evidence.MEASURED, how=provenance)
 
 
 def _scale_finding(name: str, scale: float) -> Finding:

@@ -74,6 +74,11 @@ def exact_metric(name: str, value: float, unit: Dimension, provenance: str, devi
     return Metric(name=name, value=value, unit=unit, evidence=Evidence.EXACT, device=device, how=provenance)
 
 
+def measured_metric(name: str, value: float, unit: Dimension, provenance: str) -> Metric:
+    """A metric measured on the artifact, on no device in particular; arguments as of `exact_metric`."""
+    return Metric(name=name, value=value, unit=unit, evidence=Evidence.MEASURED, how=provenance)
+
+
 def unavailable_metric(name: str, unit: Dimension, reason: str, device: str | None = None) -> Metric:
     """A metric without a value.
 

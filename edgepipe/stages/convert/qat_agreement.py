@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from edgepipe.core.metric import Evidence, Metric, unavailable_metric
+from edgepipe.core.metric import Metric, measured_metric, unavailable_metric
 from edgepipe.core.outcome import Table
 from edgepipe.core.units import Dimension
 from edgepipe.tflite.interpreter import Runtime
@@ -63,16 +63,10 @@ def _agreement_metrics(tensor_agreements: "Sequence[TensorAgreement]", condition
 
 
 def _count_metric(name: str, value: float, provenance: str) -> Metric:
-    return Metric(name=name, value=value, unit=Dimension.COUNT, evidence=Evidence.MEASURED, how=provenance)
+    return measured_metric(name, value, Dimension.COUNT, provenance)
 
 
 def _labels_metric(equal_share: float | None, conditions: str) -> Metric:
     if equal_share is None:
         return unavailable_metric("labels_equal", Dimension.FRACTION, "the model has no class scores, so no labels")
-    return Metric(
-        name="labels_equal",
-        value=equal_share,
-        unit=Dimension.FRACTION,
-        evidence=Evidence.MEASURED,
-        how=f"same label, {conditions}",
-    )
+    return measured_metric("labels_equal", equal_share, Dimension.FRACTION, f"same label, {conditions}")
