@@ -16,6 +16,7 @@ from edgepipe.compress.quantizer.flatbuffer_edits import (
     pack_model,
     unpack_model,
 )
+from edgepipe.compress.quantizer.mutable_graph import MutableGraph
 from edgepipe.models.port_names import PortNames
 
 
@@ -35,13 +36,31 @@ def write_signature(content: bytes, ports: PortNames) -> bytes:
 def name_ports(content: bytes) -> bytes:
     """The .tflite `content`, its input and output tensors named as in its signature.
 
-    A tensor has one name: one that is an input and an output is called by its input, one that is two outputs by the
-    first. Two ports of one name, such as an input and its dequantized copy, are numbered. Inner tensors give way.
+    A tensor that is several outputs is copied: LiteRT's library knows one name of a tensor. One that is an input and
+    an output is called by its input. Two ports of one name, such as an input and its dequantized copy, are numbered.
+    Inner tensors give way.
     """
     model = unpack_model(content)
-    main_subgraph = model.subgraphs[0]
-    _rename(main_subgraph, _port_name_by_tensor(model))
+    _separate_outputs(MutableGraph(model))
+    _rename(model.subgraphs[0], _port_name_by_tensor(model))
     return pack_model(model)
+
+
+def _separate_outputs(graph: MutableGraph) -> None:
+    """A tensor of its own for each output."""
+    output_indices = [int(index) for index in graph.subgraph.outputs]
+    for position, tensor_map in enumerate(graph.model.signatureDefs[0].outputs):
+        if output_indices[position] in output_indices[:position]:
+            output_indices[position] = tensor_map.tensorIndex = _copy_output(graph, output_indices[position])
+    graph.subgraph.outputs = output_indices
+
+
+def _copy_output(graph: MutableGraph, index: int) -> int:
+    shape = [-1, *graph.tensor(index).shape[1:]]  # any batch
+    copy_index = graph.add_copied_tensor(index)
+    shape_index = graph.add_int32_constant(f"{graph.name(copy_index)}/shape", shape)
+    graph.operators.append(graph.new_operator("RESHAPE", 1, [index, shape_index], [copy_index]))
+    return copy_index
 
 
 def _tensor_maps(names: Sequence[str], tensor_indices: Sequence[int]) -> list[object]:

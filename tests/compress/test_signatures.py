@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import native_litert
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -172,8 +173,17 @@ def test_names_and_order_are_those_of_keras(kind: str, package: Any) -> None:
         assert set(found) == set(outputs)
         for name, array in zip(outputs, expected, strict=True):
             np.testing.assert_allclose(found[name], array, atol=tolerance, err_msg=f"{scheme} {name}")
-        tensor_outputs = ["scores", "scores"] if kind == "a tensor twice" else outputs
-        assert _tensor_names(content) == (inputs, tensor_outputs)
+        assert _tensor_names(content) == (inputs, outputs)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_native_programs_find_the_same_names(kind: str, tmp_path: Path) -> None:
+    """C++ and Android take LiteRT's library, not its Python package."""
+    build, inputs, outputs = KINDS[kind]
+    path = tmp_path / "m.tflite"
+    path.write_bytes(convert(build(keras), "int8", _samples(inputs)))
+    names = [(name, name) for name in (*inputs, *outputs)]
+    assert native_litert.read_names(path) == {"serving_default": names}
 
 
 def _call_arguments(kind: str, samples: dict[str, Array]) -> Any:

@@ -200,6 +200,11 @@ class MutableGraph:
             codes,
         )
 
+    def add_copied_tensor(self, index: int) -> int:
+        """A new activation of the shape, type and scale of the tensor `index`."""
+        tensor = self.tensor(index)
+        return self._add_tensor(f"{self.name(index)}_copy", tensor.shape, tensor.type, tensor.quantization, None)
+
     def add_uint8_tensor(self, name: str, shape: Any, scale: float, zero_point: int) -> int:
         """A new uint8 activation."""
         from ai_edge_litert.schema_py_generated import TensorType
