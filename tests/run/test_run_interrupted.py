@@ -22,7 +22,7 @@ from .conftest import FinishedRun, Workplace, environment
 
 pytestmark = pytest.mark.slow
 FullDisk = Callable[[int], AbstractContextManager[None]]
-KILLS = int(os.environ.get("EDGEPIPE_KILLS", "24"))
+KILLS = int(os.environ.get("EDGEPIPE_KILLS", "16"))
 STAGE = '''\
 """A stage that writes a large file and several small ones, slowly."""
 

@@ -333,8 +333,8 @@ data: edgepipe.data:digits
 task: classification
 seed: 1
 stages:
-  - train: {epochs: 12, decay: cosine, learning_rate: 0.003, batch_size: 64}
-  - quantize: {epochs: 2, decay: cosine, learning_rate: 0.0003, batch_size: 64}
+  - train: {epochs: 8, decay: cosine, learning_rate: 0.003, batch_size: 64}
+  - quantize: {epochs: 1, decay: cosine, learning_rate: 0.0003, batch_size: 64}
   - convert
   - validate: {devices: [host], integer_only: true, budget: {accuracy: 94 %, accuracy_drop: 1 point}}
 """
