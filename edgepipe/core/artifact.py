@@ -14,18 +14,22 @@ import os
 import shutil
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from edgepipe.core.archives import open_zip
 from edgepipe.core.errors import InputError, StorageError
+from edgepipe.core.hdf5_check import check_hdf5
 
 CHUNK_BYTES = 1 << 20
 QAT_RECIPE_FILE = "recipe.json"
 BASE_MODEL_FILE = "base.keras"
 WEIGHTS_FILE = "weights.npz"
+KERAS_WEIGHTS_MEMBER = "model.weights.h5"
 
 
 class ArtifactKind(StrEnum):
@@ -102,11 +106,9 @@ def content_digest(path: Path) -> str:
 def read_keras_member(path: Path, member_name: str) -> bytes:
     """The bytes of one member (`config.json`, ...) of a `.keras` file, or an `InputError` that says what is wrong."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_zip(path) as archive:
             return archive.read(member_name)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (zipfile.BadZipFile, KeyError, EOFError, OSError, ValueError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, OSError) as error:
         raise InputError(f"{path}: not a readable .keras file (truncated or damaged?): {error}") from None
 
 
@@ -116,8 +118,10 @@ def _keras_digest(path: Path) -> str:
     config = json.loads(read_keras_member(path, "config.json"))
     config.pop("compile_config", None)
     hasher = hashlib.sha256(json_digest(config).encode())
+    weights = read_keras_member(path, KERAS_WEIGHTS_MEMBER)
+    check_hdf5(f"{path}: {KERAS_WEIGHTS_MEMBER}", weights)
     try:
-        with h5py.File(io.BytesIO(read_keras_member(path, "model.weights.h5")), "r") as weights_file:
+        with h5py.File(io.BytesIO(weights), "r") as weights_file:
             for name in _h5_dataset_names(weights_file):
                 weight = weights_file[name][()]
                 hasher.update(f"{name}:{weight.dtype}:{weight.shape}:".encode() + weight.tobytes())

@@ -4,10 +4,11 @@ import re
 import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import numpy as np
 
+from edgepipe.core.archives import check_expansion
 from edgepipe.core.arrays import Array, sole_array
 from edgepipe.core.errors import InputError
 from edgepipe.core.units import plural
@@ -18,6 +19,7 @@ from edgepipe.data.sound_features import SoundFeatures, import_librosa
 from edgepipe.data.splits import Split
 
 AUDIO_ENDINGS = frozenset({".wav", ".flac", ".ogg", ".mp3"})
+MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz, of a recording
 
 
 class _CorruptRecording(Exception):  # noqa: N818 - a reason, caught here
@@ -196,6 +198,7 @@ def _decode(path: Path) -> tuple[Array, int]:
 
     try:
         _check_complete(path)
+        _check_claims(path, soundfile.info(path))
         samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as error:
         raise _CorruptRecording(error.error_string.strip(" .")) from None
@@ -211,6 +214,16 @@ def _decode(path: Path) -> tuple[Array, int]:
     if not np.isfinite(mono).all():
         raise _CorruptRecording(f"holds {plural(int((~np.isfinite(mono)).sum()), 'NaN or infinite sample')}")
     return mono, int(rate)
+
+
+def _check_claims(path: Path, info: Any) -> None:
+    """Check what a header claims, before so much memory is taken."""
+    if not MIN_RATE <= info.samplerate <= MAX_RATE:
+        raise _CorruptRecording(f"claims {info.samplerate:,} samples a second; {MIN_RATE:,} to {MAX_RATE:,} are read")
+    try:
+        check_expansion("holds", path.stat().st_size, info.frames * info.channels * np.dtype(np.float32).itemsize)
+    except InputError as error:
+        raise _CorruptRecording(str(error)) from None
 
 
 def _check_complete(path: Path) -> None:

@@ -4,13 +4,12 @@ Source of the format: Y. LeCun, C. Cortes, C. Burges, "The MNIST database of han
 imported only to read values, so that locating the files is cheap.
 """
 
-import gzip
 import math
 import os
-import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgepipe.core.archives import gunzip
 from edgepipe.core.errors import InputError
 from edgepipe.core.units import plural
 
@@ -98,7 +97,7 @@ def read_file(path: Path) -> "Array":
     """
     import numpy as np
 
-    content = _read_bytes(path)
+    content = gunzip(path)
     if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in _DTYPE_BY_CODE:
         raise InputError(f"{path}: not an IDX file (it begins with {content[:4].hex(' ') or 'nothing'})")
     header_size = 4 + 4 * content[3]
@@ -110,13 +109,3 @@ def read_file(path: Path) -> "Array":
             f"{path}: has {len(content)} bytes, the shape {shape} needs {expected_size} (truncated or damaged?)"
         )
     return np.frombuffer(content, dtype, offset=header_size).reshape(shape)
-
-
-def _read_bytes(path: Path) -> bytes:
-    try:
-        content = path.read_bytes()
-        return gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(f"{path}: a damaged gzip file: {error}") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None

@@ -2,13 +2,13 @@
 
 import zipfile
 import zlib
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from edgepipe.core.arrays import Array
 from edgepipe.core.errors import InputError, did_you_mean
+from edgepipe.core.npy_headers import open_npz
 from edgepipe.data.data_spec import NpzSpec
 from edgepipe.data.raw_samples import RawDataset, RawSplit, to_group_names
 from edgepipe.data.splits import Split
@@ -38,12 +38,12 @@ def read(path: Path, spec: NpzSpec) -> RawDataset:
     return RawDataset(str(path), raw_splits, notes=notes)
 
 
-def _open_archive(path: Path) -> Any:
+def _open_archive(path: Path) -> AbstractContextManager[Any]:
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     if not zipfile.is_zipfile(path):
         raise InputError(f"{path}: not a .npz file (or truncated); write one with numpy.savez(path, x=..., y=...)")
-    return np.load(path, allow_pickle=False)
+    return open_npz(path)
 
 
 def _read_split(path: Path, archive: Any, spec: NpzSpec, suffix: str) -> RawSplit:

@@ -13,6 +13,7 @@ import numpy as np
 
 from edgepipe.core.arrays import Array, Arrays, count_samples
 from edgepipe.core.errors import InputError
+from edgepipe.core.npy_headers import check_npy_or_npz
 from edgepipe.core.units import plural
 from edgepipe.data.npz import SPLIT_BY_SUFFIX
 
@@ -38,6 +39,7 @@ def read(path: Path) -> SampleFile:
             than of samples.
     """
     try:
+        check_npy_or_npz(path)
         with path.open("rb") as stream:
             loaded_file = np.load(stream, allow_pickle=False)
             arrays = (

@@ -8,16 +8,25 @@ dtype and `batch_input_shape`.
 import json
 import re
 import sys
-import zipfile
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from edgepipe.core.artifact import BASE_MODEL_FILE, QAT_RECIPE_FILE, ArtifactKind, read_keras_member
+from edgepipe.core.archives import open_zip
+from edgepipe.core.artifact import (
+    BASE_MODEL_FILE,
+    KERAS_WEIGHTS_MEMBER,
+    QAT_RECIPE_FILE,
+    ArtifactKind,
+    read_keras_member,
+)
 from edgepipe.core.errors import InputError
+from edgepipe.core.hdf5_check import check_hdf5
 
 EXPECTED_FORMATS = "a .keras or .h5 model, a .tflite model, or a SavedModel folder"
+MAX_CONFIG_DEPTH = 200  # of lists and objects; a model nested in a model adds about six
 _ZIP_MAGIC, _HDF5_MAGIC, _TFLITE_MAGIC = b"PK\x03\x04", b"\x89HDF\r\n\x1a\n", b"TFL3"
+_FILE_OPTIONS = ("vocabulary", "idf_weights")  # of lookup layers: a list, or the path of a file
 _SAFE_PACKAGES = {"keras", "tf_keras", "builtins", "edgepipe", "tensorflow_model_optimization"}
 # tf_keras stores `tf.math.add(a, b)` as a layer that names the TensorFlow function; these are pure
 _SAFE_FUNCTION_PATTERN = re.compile(
@@ -45,6 +54,7 @@ def detect_kind(path: Path) -> ArtifactKind:
         return _detect_keras_kind(path, read_config(path))
     if head_bytes == _HDF5_MAGIC:
         _check_suffix(path, (".h5", ".hdf5"), "an HDF5 model")
+        check_hdf5(str(path), path)
         return ArtifactKind.KERAS if h5_version(path).startswith("3") else ArtifactKind.FLOAT
     raise InputError(f"{path}: {_describe_unknown_file(path, head_bytes)}; expected {EXPECTED_FORMATS}")
 
@@ -91,18 +101,48 @@ def read_config(path: Path) -> dict[str, Any]:
     if path.suffix.lower() in (".h5", ".hdf5"):
         return _read_h5_config(path)
     _check_archive(path)
+    return _parse_config(f"{path}: its config.json", read_keras_member(path, "config.json"))
+
+
+def _parse_config(subject: str, text: str | bytes) -> dict[str, Any]:
+    """The config of a model, whose shape is what the readers of this package count on."""
     try:
-        config = json.loads(read_keras_member(path, "config.json"))
-    except ValueError as error:
-        raise InputError(f"{path}: its config.json is damaged: {error}") from None
+        config = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{subject} is damaged: {error}") from None
     if not isinstance(config, dict) or not isinstance(config.get("config"), dict):
-        raise InputError(f"{path}: its config.json does not describe a model")
+        raise InputError(f"{subject} does not describe a model")
+    _check_depth(subject, config)
+    for serialized_object in iter_serialized_objects(config):
+        _check_layer_list(subject, serialized_object)
     return config
 
 
+def _check_depth(subject: str, config: dict[str, Any]) -> None:
+    level: list[Any] = [config]
+    for _ in range(MAX_CONFIG_DEPTH):
+        level = [child for node in level for child in _children(node)]
+        if not level:
+            return
+    raise InputError(f"{subject} nests lists and objects deeper than {MAX_CONFIG_DEPTH} levels")
+
+
+def _children(node: Any) -> Iterable[Any]:
+    return node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+
+
+def _check_layer_list(subject: str, serialized_object: dict[str, Any]) -> None:
+    config = serialized_object.get("config")
+    layers = config.get("layers", []) if isinstance(config, dict) else []
+    if not isinstance(layers, list) or not all(
+        isinstance(layer, dict) and isinstance(layer.get("class_name"), str) for layer in layers
+    ):
+        raise InputError(f"{subject}: the layers of '{serialized_object['class_name']}' are no list of layers")
+
+
 def _check_archive(path: Path) -> None:
-    read_keras_member(path, "model.weights.h5")
-    with zipfile.ZipFile(path) as archive:
+    check_hdf5(f"{path}: {KERAS_WEIGHTS_MEMBER}", read_keras_member(path, KERAS_WEIGHTS_MEMBER))
+    with open_zip(path) as archive:
         damaged_member = archive.testzip()
     if damaged_member:
         raise InputError(f"{path}: '{damaged_member}' inside it is damaged (its checksum differs)")
@@ -112,11 +152,7 @@ def _read_h5_config(path: Path) -> dict[str, Any]:
     text = _read_h5_attribute(path, "model_config")
     if not text:
         raise InputError(f"{path}: an HDF5 file without a model (weights only?); save the whole model, as .keras")
-    try:
-        config: dict[str, Any] = json.loads(text)
-    except ValueError as error:
-        raise InputError(f"{path}: its model_config is damaged: {error}") from None
-    return config
+    return _parse_config(f"{path}: its model_config", text)
 
 
 def h5_version(path: Path) -> str:
@@ -163,6 +199,20 @@ def iter_serialized_objects(config: Any) -> Iterator[dict[str, Any]]:
     elif isinstance(config, list):
         for child in config:
             yield from iter_serialized_objects(child)
+
+
+def check_no_file_names(path: Path, config: dict[str, Any]) -> None:
+    """Raise an `InputError` if a layer would read its vocabulary from a file on this machine, which its text names."""
+    for serialized_object in iter_serialized_objects(config):
+        layer_config = serialized_object.get("config")
+        if not isinstance(layer_config, dict):
+            continue
+        for key in _FILE_OPTIONS:
+            if isinstance(layer_config.get(key), str):
+                raise InputError(
+                    f"{path}: layer '{layer_config.get('name')}' ({serialized_object['class_name']}) takes its {key} "
+                    f"from the file '{layer_config[key]}'; a model must hold it itself"
+                )
 
 
 def find_code_layers(config: dict[str, Any], known_names: Container[str] | None = ()) -> tuple[str, ...]:

@@ -17,12 +17,12 @@ import numpy as np
 import tf_keras
 
 import edgepipe.models.bridge_layers  # noqa: F401 - registers the layers that a bridged model may hold
-from edgepipe.core.artifact import Artifact, ArtifactKind, wrap_storage_errors
+from edgepipe.core.artifact import KERAS_WEIGHTS_MEMBER, Artifact, ArtifactKind, wrap_storage_errors
 from edgepipe.core.errors import InputError, ToolError
 from edgepipe.models import custom_objects
 from edgepipe.models.bridge import bridge
 from edgepipe.models.dtype_policies import check_not_quantized, describe_float_policies, find_float_policies
-from edgepipe.models.file_kind import detect_kind, find_code_layers, read_config
+from edgepipe.models.file_kind import check_no_file_names, detect_kind, find_code_layers, read_config
 from edgepipe.models.float32_rebuild import Float32Model, float32_by_default, in_float32
 from edgepipe.models.input_shapes import check_is_graph
 from edgepipe.models.keras_types import AnyKerasModel, AnyKerasVariable, KerasModel, TfKerasModel
@@ -98,6 +98,7 @@ def _saved_model_path(path: Path, allow_code: bool) -> Path:
 def _load_keras_file(path: Path, kind: ArtifactKind, allow_code: bool) -> Float32Model:
     config = read_config(path)
     check_not_quantized(str(path), config)
+    check_no_file_names(path, config)
     code_layers = find_code_layers(config, custom_objects.active_objects())
     if code_layers and not allow_code:
         raise InputError(
@@ -202,7 +203,7 @@ def _write_canonical(raw_path: Path, path: Path, output_names: list[str]) -> Non
         canonical_members = {
             "metadata.json": json.dumps({"keras_version": keras_version}).encode(),
             "config.json": json.dumps(_renumber_shared(config, {})).encode(),
-            "model.weights.h5": _strip_training_state(raw_archive.read("model.weights.h5")),
+            KERAS_WEIGHTS_MEMBER: _strip_training_state(raw_archive.read(KERAS_WEIGHTS_MEMBER)),
         }
         for name in raw_archive.namelist():  # assets such as vocabularies are copied as they are
             canonical_archive.writestr(

@@ -1,15 +1,15 @@
 """The data of the new pipeline, as named on the command line; inspected without reading any sample."""
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from edgepipe.commands.init.model_info import ModelInfo
 from edgepipe.commands.init.output_location import OutputLocation
 from edgepipe.core import references
 from edgepipe.core.artifact import ArtifactKind
 from edgepipe.core.errors import InputError
+from edgepipe.core.npy_headers import ArrayHeader, read_npz_headers
 from edgepipe.data import idx
 from edgepipe.models.model_description import Shape
 
@@ -27,13 +27,6 @@ class DataSource:
     label_kind: LabelKind = "unknown"
     is_placeholder: bool = False
     notes: tuple[str, ...] = ()
-
-
-class ArrayHeader(NamedTuple):
-    """The type and shape of an array inside a .npz file."""
-
-    dtype: Any
-    shape: tuple[int, ...]
 
 
 def inspect_data(data: str | None, model_info: ModelInfo, location: OutputLocation) -> DataSource:
@@ -110,7 +103,7 @@ def _inspect_npz(path: Path, model_info: ModelInfo, location: OutputLocation) ->
         return DataSource(
             options, "arrays x and y", notes=(f"{path} does not exist yet; `edgepipe check` will report it",)
         )
-    array_headers = read_headers(path)
+    array_headers = read_npz_headers(path)
     array_names = ", ".join(array_headers)
     x_header, y_header = (array_headers.get(name) or array_headers.get(f"{name}_train") for name in "xy")
     if x_header is None:
@@ -119,28 +112,6 @@ def _inspect_npz(path: Path, model_info: ModelInfo, location: OutputLocation) ->
     return DataSource(
         options, f"holds {array_names}", _label_kind(y_header), notes=_shape_notes(path, x_header, model_info)
     )
-
-
-def read_headers(path: Path) -> dict[str, ArrayHeader]:
-    """The type and shape of each array of a .npz file, by name; the arrays themselves are not read.
-
-    Raises:
-        InputError: not a .npz file, or a damaged one.
-    """
-    from numpy.lib import format as npy
-
-    array_headers = {}
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for member in archive.namelist():
-                with archive.open(member) as stream:
-                    is_version_1 = npy.read_magic(stream) == (1, 0)  # type: ignore[no-untyped-call, unused-ignore]
-                    read_header = npy.read_array_header_1_0 if is_version_1 else npy.read_array_header_2_0
-                    shape, _, dtype = read_header(stream)  # type: ignore[no-untyped-call, unused-ignore]
-                    array_headers[member.removesuffix(".npy")] = ArrayHeader(dtype, shape)
-    except (zipfile.BadZipFile, ValueError, OSError, EOFError) as error:
-        raise InputError(f"{path}: not a .npz file, or a damaged one: {error}") from None
-    return array_headers
 
 
 def _label_kind(y_header: ArrayHeader | None) -> LabelKind:
