@@ -1,5 +1,5 @@
 """`python -m edgepipe`."""
 
-from edgepipe.cli import main
+from edgepipe.cli import run_program
 
-main()
+run_program()

@@ -5,15 +5,15 @@ Results go to stdout, progress and errors to stderr. `--help` loads no large pac
 
 import errno
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
+from edgepipe.core import interrupts
 from edgepipe.core.errors import EdgepipeError, ExitCode, InputError, did_you_mean
 
 if TYPE_CHECKING:
@@ -740,10 +740,12 @@ def _handle_errors(debug: bool) -> Iterator[None]:
     except EdgepipeError as error:
         _fail(str(error), error.exit_code, debug)
     except KeyboardInterrupt:
-        _fail("interrupted; finished work is kept, the same command resumes it", ExitCode.INTERRUPTED, debug)
+        _fail_as_interrupted(debug)
     except OSError as error:
         _handle_output_error(error, debug)
     except Exception as error:  # noqa: BLE001 - the last place to turn an unexpected error into one line
+        if interrupts.is_requested():  # which a library has turned into an error of its own
+            _fail_as_interrupted(debug)
         _fail_with_bug(error, debug)
 
 
@@ -757,6 +759,10 @@ def _handle_output_error(error: OSError, debug: bool) -> None:
     _fail(f"the output cannot be written: {error.strerror}", ExitCode.BAD_INPUT, debug)
 
 
+def _fail_as_interrupted(debug: bool) -> NoReturn:
+    _fail("interrupted; finished work is kept, the same command resumes it", ExitCode.INTERRUPTED, debug)
+
+
 def _fail_with_bug(error: Exception, debug: bool) -> NoReturn:
     description = f"{type(error).__name__}: {error}"
     _fail(
@@ -767,16 +773,28 @@ def _fail_with_bug(error: Exception, debug: bool) -> NoReturn:
 
 
 def _fail(message: str, code: ExitCode, debug: bool) -> NoReturn:
-    if debug:
-        traceback.print_exc()
-    click.echo(f"edgepipe: {message}" if "\n" not in message else message, err=True)
+    with suppress(OSError):  # a terminal that is gone
+        if debug:
+            traceback.print_exc()
+        click.echo(f"edgepipe: {message}" if "\n" not in message else message, err=True)
     raise SystemExit(code)
 
 
+def _open_missing_streams() -> None:
+    """Give a process that was started with closed streams some, lest a file that it opens takes their place."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", closefd=False))
+
+
 def main() -> None:
-    """Entry point of the `edgepipe` command."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, with the same exit code
-    with _handle_errors("--debug" in sys.argv[1:]):
+    """Run the command line `sys.argv`; ends with SystemExit."""
+    _open_missing_streams()
+    with interrupts.handled(), _handle_errors("--debug" in sys.argv[1:]):
         try:
             # Not `cli.main`: on a broken pipe it exits with 1, our code for a bug.
             with cli.make_context("edgepipe", sys.argv[1:]) as context:
@@ -790,3 +808,11 @@ def main() -> None:
         except click.ClickException as error:
             error.show()
             raise SystemExit(ExitCode.BAD_INPUT) from None
+
+
+def run_program() -> None:
+    """Entry point of the `edgepipe` program: once its work is done, an interrupt changes nothing."""
+    try:
+        main()
+    finally:
+        interrupts.ignore()

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgepipe.core import cost, references
+from edgepipe.core import cost, interrupts, references
 from edgepipe.core.artifact import Artifact, json_digest, wrap_disk_full_errors
 from edgepipe.core.cache import Cache, DamagedEntryError, StoredArtifact
 from edgepipe.core.errors import InputError
@@ -63,6 +63,7 @@ def run(pipeline: Pipeline, cache: Cache, progress: Progress) -> Run:
         data_identity = _data_identity(pipeline, cache)
         previous_key = ""
         for number, step in enumerate(pipeline.steps, 1):
+            interrupts.check()
             previous_key = _cache_key(pipeline_run, step, previous_key, data_identity)
             pipeline_run.step_results.append(_run_step(pipeline_run, step, previous_key, number))
     return pipeline_run
@@ -104,6 +105,7 @@ def _execute_step(pipeline_run: Run, step: Step, key: str) -> StoredArtifact:
         outcome = outcome.model_copy(update={"notes": (*notes, *outcome.notes)})
         if not output_artifact.path.is_relative_to(folder):
             output_artifact = _copy_into(output_artifact, folder)
+        interrupts.check()
         return pipeline_run.cache.store(folder, key, step.name, output_artifact, outcome, meter.cost)
 
 

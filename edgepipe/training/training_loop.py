@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
+from edgepipe.core import interrupts
 from edgepipe.core.arrays import Arrays, count_samples
 from edgepipe.core.errors import InputError
 from edgepipe.models.port_names import output_names
@@ -150,6 +151,9 @@ def _build_epoch_callback(
     callback_class = loss_and_optimizer.keras_module_of(model).callbacks.Callback
 
     class EpochCallback(callback_class):  # type: ignore[misc, valid-type]  # each Keras has its own Callback class
+        def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+            interrupts.check()
+
         def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
             self.model.stop_training = epoch_watch.end_epoch(epoch + 1, dict(logs or {}))
 

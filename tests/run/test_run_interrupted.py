@@ -161,7 +161,7 @@ def test_sigterm_while_a_model_trains(tmp_path: Path) -> None:
     assert [entry.name for entry in (place.cache / "entries").iterdir()]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_ctrl_c_and_sigterm_keep_what_was_finished(tmp_path: Path, number: signal.Signals) -> None:
     place = growing(tmp_path / "place")
     interrupted(place, number, "second: running")
