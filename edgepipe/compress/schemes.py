@@ -101,3 +101,18 @@ def check_recurrent_form(scheme: SchemeName, recurrent: RecurrentForm) -> None:
             f"recurrent fused: TFLite's fused LSTM has a kernel for int8, the scheme is {scheme}; use scheme int8, or "
             "drop `recurrent` (--recurrent)"
         )
+
+
+def check_streaming(scheme: SchemeName, recurrent: RecurrentForm, steps: int | None) -> None:
+    """Raise an `InputError` for a stream that the scheme or the form of recurrent layers cannot be."""
+    if steps is None:
+        return
+    if steps < 1:
+        raise InputError(f"streaming {steps}: a call takes one step or more, such as `streaming: 1` (--streaming 1)")
+    if scheme == "mixed":
+        raise InputError("streaming: scheme mixed is decided on whole windows; use scheme int8 or int16x8")
+    if recurrent == "fused":
+        raise InputError(
+            "streaming and recurrent fused: a fused LSTM keeps its state inside the operator, not in inputs and "
+            "outputs; drop one of them"
+        )

@@ -24,11 +24,14 @@ from edgepipe.compress.schemes import (
     InterfaceType,
     RecurrentForm,
     SchemeName,
+    check_streaming,
     interface_types,
 )
 from edgepipe.core.arrays import Array
 from edgepipe.core.errors import InputError
+from edgepipe.tflite.interpreter import list_calls
 from edgepipe.tflite.model import Model, Operator
+from edgepipe.tflite.stream_ports import own_inputs, read_stream_ports
 
 OperatorSelector = Callable[[Model], Collection[Operator]]
 
@@ -45,10 +48,12 @@ class QuantizationRequest:
     recipe: LitertRecipe | None = None  # of the scheme `recipe`
     keep_float: OperatorSelector | None = None  # which operators of the float model stay float
     recurrent: RecurrentForm = "unrolled"
+    streaming: int | None = None  # steps a call of a model whose states are inputs and outputs; None: no stream
 
     def __post_init__(self) -> None:
-        """Raise an `InputError` for a scheme that is unknown, or does not support the types."""
+        """Raise an `InputError` for a scheme that is unknown, or does not support the types or the stream."""
         _ = self.io_types
+        check_streaming(self.scheme, self.recurrent, self.streaming)
 
     @property
     def io_types(self) -> tuple[str, str]:
@@ -87,19 +92,23 @@ def quantize_tflite(
     Args:
         lite: the float .tflite; the ranges of its fake-quant, if it has any, override those of samples.
         request: scheme, types, calibration and what stays in float.
-        feeds: representative samples of each input, in order, (samples, ...); None for schemes without calibration.
+        feeds: representative samples of each input, in order, (samples, ...); None for schemes without calibration. Of
+            a streaming model, whole sequences of the inputs that are no states.
         held_out_feeds: samples of each input that do not calibrate, on which the result is compared with `lite`.
 
     Raises:
         InputError: no samples for a scheme that needs them, or a model that the quantizer does not support.
     """
+    sample_count = 0 if feeds is None else len(feeds[0])
+    if feeds is not None and read_stream_ports(lite) is not None:
+        feeds = list_calls(lite, feeds)
     with without_fake_quant(lite) as (float_lite, trained_ranges):
         if request.scheme == "float32":
             return QuantizedModel(float_lite.content)
         if not float_lite.operators:
             raise InputError("the model has no operators, so there is nothing to quantize")
         quantized_model = (
-            _quantize_activations(float_lite, request, feeds, trained_ranges)
+            _quantize_activations(float_lite, request, feeds, trained_ranges, sample_count)
             if needs_samples(request)
             else _quantize_weights(float_lite, request)
         )
@@ -119,7 +128,11 @@ def _quantize_weights(lite: Model, request: QuantizationRequest) -> QuantizedMod
 
 
 def _quantize_activations(
-    lite: Model, request: QuantizationRequest, feeds: list[Array] | None, trained_ranges: TrainedRanges
+    lite: Model,
+    request: QuantizationRequest,
+    feeds: list[Array] | None,
+    trained_ranges: TrainedRanges,
+    sample_count: int,
 ) -> QuantizedModel:
     rules = _build_rules(request, lite)
     with (
@@ -127,7 +140,9 @@ def _quantize_activations(
         decomposed_model(integers.model, _int8_policy(recipes.bit_width_policy(rules))) as model,
     ):
         rules = [*rules, *recipes.float_input_rules(integers.fractional_names)]
-        activation_ranges = _find_ranges(rules, model, request, feeds, trained_ranges)
+        activation_ranges = replace(
+            _find_ranges(rules, model, request, feeds, trained_ranges), sample_count=sample_count
+        )
         ranges, policy = activation_ranges.by_tensor, recipes.bit_width_policy(rules)
         graph = recipes.decompose_with_recipe(model.content, rules, ranges)
         float_notes = float_reason_notes(GraphIndex(graph), policy, ranges)
@@ -150,7 +165,7 @@ def _compare(
     """With the fidelity to the float model `lite`, and the agreement with its fake-quant in int8."""
     if not held_out_feeds:
         return quantized_model
-    samples = dict(zip(lite.inputs_by_name, held_out_feeds, strict=True))
+    samples = dict(zip(own_inputs(lite), held_out_feeds, strict=True))
     content, tensor_by_fake_quant = quantized_model.content, quantized_model.tensor_by_fake_quant
     has_agreement = scheme == "int8" and bool(tensor_by_fake_quant)
     return replace(
