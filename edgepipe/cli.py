@@ -216,6 +216,11 @@ def check(pipelines: tuple[str, ...], settings: tuple[str, ...]) -> None:
     help="Steps of the sequence in one call: the states of recurrent and causal layers become inputs and outputs.",
 )
 @click.option(
+    "--split-outputs",
+    is_flag=True,
+    help="Give each part of an output a scale of its own where one would get fewer than 20 of its steps.",
+)
+@click.option(
     "--allow-low-fidelity",
     is_flag=True,
     help="Accept an integer model with an output that is too far from the float one (below 5 to 8 dB).",
@@ -239,6 +244,7 @@ def convert(
     recipe: str | None,
     recurrent: Any,
     streaming: int | None,
+    split_outputs: bool,
     allow_low_fidelity: bool,
     signature: str | None,
     out: str | None,
@@ -257,7 +263,7 @@ def convert(
         custom_objects=custom_objects, calibration=calibration, percentile=percentile,
         keep_float_types=keep_float_types, keep_float_layers=keep_float_layers, recipe=recipe,
         allow_low_fidelity=allow_low_fidelity, input_shape=input_shape, signature=signature, recurrent=recurrent,
-        streaming=streaming,
+        streaming=streaming, split_outputs=split_outputs,
     )  # fmt: skip
     if as_json:
         click.echo(renderer.document(conversion))

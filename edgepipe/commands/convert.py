@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,6 +68,7 @@ def convert(
     signature: str | None = None,
     recurrent: RecurrentForm = "unrolled",
     streaming: int | None = None,
+    split_outputs: bool = False,
 ) -> Conversion:
     """Convert the model at `path`; a Keras 3 model is converted directly, without the bridge to tf_keras.
 
@@ -90,6 +92,7 @@ def convert(
         signature: which one of a SavedModel; None for `serving_default`, or the only one.
         recurrent: how recurrent layers become integers.
         streaming: steps of the sequence in one call, states being inputs and outputs; None converts whole windows.
+        split_outputs: an output that joins parts of very different range becomes one output for each part.
 
     Raises:
         InputError: no model, no samples where they are needed, samples that do not fit, options that do not go
@@ -104,7 +107,10 @@ def convert(
     kind = detect_kind(path)
     target_path = out or path.with_suffix(".tflite")
     _check_paths(path, kind, target_path)
-    quantization_request = _build_request(scheme, (input_type, output_type), calibration, recipe, recurrent, streaming)
+    quantization_request = replace(
+        _build_request(scheme, (input_type, output_type), calibration, recipe, recurrent),
+        streaming=streaming, split_outputs=split_outputs,
+    )  # fmt: skip
     samples, sample_notes = _read_samples(quantization_request, data)
     calibrating, held_out = _hold_back(quantization_request, samples)
     load_tensorflow()
@@ -154,7 +160,6 @@ def _build_request(
     calibration: ActivationCalibration | None,
     recipe: Path | None,
     recurrent: RecurrentForm,
-    streaming: int | None,
 ) -> "QuantizationRequest":
     from edgepipe.compress.quantizer import recipe_files
     from edgepipe.compress.quantizer.quantization import QuantizationRequest
@@ -174,7 +179,6 @@ def _build_request(
         calibration or ActivationCalibration(),
         recipe_rules,
         recurrent=recurrent,
-        streaming=streaming,
     )
 
 
@@ -233,8 +237,6 @@ def _keep_float(
     source_model: "SourceModel",
 ) -> "QuantizationRequest":
     """`request` with the operators that stay in float."""
-    from dataclasses import replace
-
     from edgepipe.compress.quantizer.float_exclusions import select_float_operators
 
     if not (operator_types or layer_patterns):

@@ -116,3 +116,14 @@ def check_streaming(scheme: SchemeName, recurrent: RecurrentForm, steps: int | N
             "streaming and recurrent fused: a fused LSTM keeps its state inside the operator, not in inputs and "
             "outputs; drop one of them"
         )
+
+
+def check_split_outputs(scheme: SchemeName, split_outputs: bool, streaming: int | None) -> None:
+    """Raise an `InputError` for outputs that cannot be split."""
+    if not split_outputs:
+        return
+    if scheme == "mixed" or not SCHEMES[scheme].needs_calibration:
+        reason = "searches bits for each layer instead" if scheme == "mixed" else "gives outputs no scale"
+        raise InputError(f"split_outputs: scheme {scheme} {reason}; use scheme int8, or drop split_outputs")
+    if streaming is not None:
+        raise InputError("split_outputs and streaming: a stream keeps its outputs; make the parts outputs of the model")

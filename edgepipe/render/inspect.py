@@ -13,6 +13,7 @@ from edgepipe.tflite.dead_channels import DeadChannels, count_filters, find_dead
 from edgepipe.tflite.integer_check import check_integer_only
 from edgepipe.tflite.metadata import Preprocessing, read_preprocessing
 from edgepipe.tflite.model import Model, Operator, OptionValue, Subgraph, Tensor
+from edgepipe.tflite.split_outputs import SplitOutput, read_split_outputs
 from edgepipe.tflite.stream_ports import StreamPorts, read_stream_ports
 from edgepipe.tflite.tflm_memory import TflmMemory, plan_memory
 
@@ -160,6 +161,7 @@ class ModelRecord(Record):
     preprocessing: Preprocessing | None = Field(default=None, description="what samples go through before the model")
     preprocessing_error: str = Field(default="", description="why what the file says of it cannot be read")
     streaming: StreamPorts | None = Field(default=None, description="which outputs are states of the next call")
+    split_outputs: tuple[SplitOutput, ...] = Field(default=(), description="outputs that hold parts of one")
 
 
 def build_record(model: Model, run_record: RunRecord | None = None) -> ModelRecord:
@@ -194,6 +196,7 @@ def build_record(model: Model, run_record: RunRecord | None = None) -> ModelReco
         preprocessing=preprocessing,
         preprocessing_error=read_error,
         streaming=read_stream_ports(model),
+        split_outputs=read_split_outputs(model),
     )
 
 
@@ -348,6 +351,8 @@ def _structure_table(model: Model) -> TextTable:
         *((f"signature '{s.key}'", f"subgraph {s.subgraph_index}: {', '.join(s.inputs)} -> {', '.join(s.outputs)}")
           for s in model.signatures),
         *_stream_rows(model),
+        *((f"split output '{output.name}'", f"{', '.join(output.parts)}, joined along axis {output.axis}")
+          for output in read_split_outputs(model)),
         *((kind, _list_tensors(tensors)) for kind, tensors in tensors_by_kind.items() if tensors),
     ]  # fmt: skip
     return TextTable("Structure", ("property", "value"), tuple(rows))

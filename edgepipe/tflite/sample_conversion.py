@@ -14,6 +14,7 @@ from edgepipe.core.arrays import Array, Arrays
 from edgepipe.core.errors import InputError
 from edgepipe.tflite.model import FLOAT_TYPES, INTEGER_TYPES, NUMPY_TYPES, Model, Tensor
 from edgepipe.tflite.sequence_run import check_sequences
+from edgepipe.tflite.split_outputs import join_outputs
 from edgepipe.tflite.stream_ports import own_inputs, own_outputs, read_stream_ports
 
 
@@ -22,7 +23,8 @@ class ModelOutputs:
     """The outputs of a model for a set of samples; one array, or one for each named output of several.
 
     `stored_values` have the output's type, (samples, *shape); `real_values` are dequantized to float32 where the output
-    is quantized, else the same. `scales` and `zero_points` go by output name. `provenance` says what ran.
+    is quantized, else the same, and the parts of a split output are joined. `scales` and `zero_points` go by output
+    name. `provenance` says what ran.
     """
 
     stored_values: Arrays
@@ -39,14 +41,17 @@ def build_outputs(model: Model, raw_outputs: list[Array], provenance: str) -> Mo
     stored_values = {name: array for (name, _), array in array_by_output.items()}
     real_values = {name: dequantize_array(array, tensor) for (name, tensor), array in array_by_output.items()}
     quantization_by_name = {name: tensor.quantization for name, tensor in tensor_by_name.items() if tensor.quantization}
-    single_name = next(iter(stored_values)) if len(stored_values) == 1 else None
     return ModelOutputs(
-        stored_values=stored_values if single_name is None else stored_values[single_name],
-        real_values=real_values if single_name is None else real_values[single_name],
+        stored_values=_sole_or_named(stored_values),
+        real_values=_sole_or_named(join_outputs(model, real_values)),
         scales={name: quantization.scales[0] for name, quantization in quantization_by_name.items()},
         zero_points={name: quantization.zero_points[0] for name, quantization in quantization_by_name.items()},
         provenance=provenance,
     )
+
+
+def _sole_or_named(array_by_name: dict[str, Array]) -> Arrays:
+    return array_by_name if len(array_by_name) > 1 else next(iter(array_by_name.values()))
 
 
 def convert_samples(model: Model, x: Arrays) -> list[Array]:

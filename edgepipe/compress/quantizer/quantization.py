@@ -1,13 +1,19 @@
 """Quantization of a float .tflite by any scheme: decomposition, ranges, then the integer model."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import final
 
 from edgepipe.compress.agreement import Agreement, measure_agreement
 from edgepipe.compress.fidelity import Fidelity, measure_fidelity
 from edgepipe.compress.quantizer import equality_sentinels, flatbuffer_edits, recipes
-from edgepipe.compress.quantizer.activation_calibration import ActivationRanges, calibrate, unmasked_values
+from edgepipe.compress.quantizer.activation_calibration import (
+    ActivationRange,
+    ActivationRanges,
+    calibrate,
+    unmasked_values,
+)
 from edgepipe.compress.quantizer.coarse_parts import joined_part_notes
 from edgepipe.compress.quantizer.graph_index import GraphIndex
 from edgepipe.compress.quantizer.integer_inputs import integer_inputs
@@ -16,6 +22,7 @@ from edgepipe.compress.quantizer.lstm_state_ranges import add_state_ranges
 from edgepipe.compress.quantizer.mask_sentinels import extend_masked_ranges, masked_tensor_names
 from edgepipe.compress.quantizer.mutable_graph import BitWidthPolicy, MutableGraph
 from edgepipe.compress.quantizer.op_decomposition import calibrate_decomposed, decomposed_model
+from edgepipe.compress.quantizer.output_splits import OutputSplit, find_output_splits, split_graph
 from edgepipe.compress.quantizer.recipes import LitertRecipe
 from edgepipe.compress.quantizer.trained_ranges import TrainedRanges, without_fake_quant
 from edgepipe.compress.schemes import (
@@ -24,6 +31,7 @@ from edgepipe.compress.schemes import (
     InterfaceType,
     RecurrentForm,
     SchemeName,
+    check_split_outputs,
     check_streaming,
     interface_types,
 )
@@ -31,7 +39,13 @@ from edgepipe.core.arrays import Array
 from edgepipe.core.errors import InputError
 from edgepipe.tflite.interpreter import list_calls
 from edgepipe.tflite.model import Model, Operator
+from edgepipe.tflite.reader import read
+from edgepipe.tflite.split_outputs import embed_split_outputs
 from edgepipe.tflite.stream_ports import own_inputs, read_stream_ports
+
+NOTHING_SPLIT = (
+    "split_outputs: nothing is split: no output is a concatenation in 8 bits with a part of fewer than 20 of its steps"
+)
 
 OperatorSelector = Callable[[Model], Collection[Operator]]
 
@@ -49,11 +63,13 @@ class QuantizationRequest:
     keep_float: OperatorSelector | None = None  # which operators of the float model stay float
     recurrent: RecurrentForm = "unrolled"
     streaming: int | None = None  # steps a call of a model whose states are inputs and outputs; None: no stream
+    split_outputs: bool = False  # outputs that join parts of very different range become one output for each part
 
     def __post_init__(self) -> None:
-        """Raise an `InputError` for a scheme that is unknown, or does not support the types or the stream."""
+        """Raise an `InputError` for a scheme that is unknown, or does not support the types or the other options."""
         _ = self.io_types
         check_streaming(self.scheme, self.recurrent, self.streaming)
+        check_split_outputs(self.scheme, self.split_outputs, self.streaming)
 
     @property
     def io_types(self) -> tuple[str, str]:
@@ -69,6 +85,7 @@ class QuantizedModel:
     content: bytes
     notes: tuple[str, ...] = ()
     join_notes: tuple[str, ...] = ()  # on concatenations with parts that get few codes
+    output_splits: tuple[OutputSplit, ...] = ()
     tensor_by_fake_quant: Mapping[str, str] = field(default_factory=dict)  # what each fake-quant has become, by name
     fidelity: Fidelity | None = None  # None: not measured
     agreement: Agreement | None = None  # with the fake-quant model; None: there is none, or it was not measured
@@ -112,8 +129,27 @@ def quantize_tflite(
             if needs_samples(request)
             else _quantize_weights(float_lite, request)
         )
-    compared_model = _compare(lite, quantized_model, request.scheme, held_out_feeds)
-    return replace(compared_model, notes=(*compared_model.notes, *_part_notes(compared_model)))
+    with _split_model(lite, quantized_model.output_splits) as split_lite:
+        compared_model = _compare(split_lite, quantized_model, request.scheme, held_out_feeds)
+    split_outputs = tuple(split.output for split in compared_model.output_splits)
+    return replace(
+        compared_model,
+        content=embed_split_outputs(compared_model.content, split_outputs),
+        notes=(*compared_model.notes, *_part_notes(compared_model)),
+    )
+
+
+@contextmanager
+def _split_model(lite: Model, splits: tuple[OutputSplit, ...]) -> Iterator[Model]:
+    """The float model with outputs split as in the integer model, to compare them; exists inside the block only."""
+    if not splits:
+        yield lite
+        return
+    graph = MutableGraph(flatbuffer_edits.unpack_model(lite.content))
+    split_graph(graph, splits)
+    content = flatbuffer_edits.pack_model(flatbuffer_edits.canonicalize(graph.model))
+    with flatbuffer_edits.temporary_tflite(content, lite.path.name) as path:
+        yield read(path)
 
 
 def _part_notes(model: QuantizedModel) -> tuple[str, ...]:
@@ -145,6 +181,7 @@ def _quantize_activations(
         )
         ranges, policy = activation_ranges.by_tensor, recipes.bit_width_policy(rules)
         graph = recipes.decompose_with_recipe(model.content, rules, ranges)
+        splits = _split_outputs(graph, ranges, policy, trained_ranges) if request.split_outputs else []
         float_notes = float_reason_notes(GraphIndex(graph), policy, ranges)
         integer_model = recipes.write_with_recipe(graph, rules, ranges)
         notes = (
@@ -153,10 +190,27 @@ def _quantize_activations(
             *activation_ranges.notes(),
             *recipes.unmatched_rule_notes(request.recipe or [], model),
             *float_notes,
+            *(split.note() for split in splits),
+            *([NOTHING_SPLIT] if request.split_outputs and not splits else []),
         )
-        join_notes = tuple(joined_part_notes(model, ranges, policy))
+        split_tensors = [split.join_tensor for split in splits]
+        join_notes = tuple(joined_part_notes(model, ranges, policy, split_tensors))
     tensor_by_fake_quant = trained_ranges.locate(integer_model.name_by_float_tensor)
-    return QuantizedModel(integer_model.content, notes, join_notes, tensor_by_fake_quant)
+    return QuantizedModel(integer_model.content, notes, join_notes, tuple(splits), tensor_by_fake_quant)
+
+
+def _split_outputs(
+    graph: MutableGraph, ranges: Mapping[str, ActivationRange], policy: BitWidthPolicy, trained_ranges: TrainedRanges
+) -> list[OutputSplit]:
+    """Split the outputs of `graph`, in place, that join parts of very different range."""
+    if trained_ranges.by_tensor:
+        raise InputError(
+            "split_outputs: a fake-quant model was trained with one range for each output; make the parts outputs of "
+            "the model before it is trained, or convert the float model"
+        )
+    splits = find_output_splits(graph, ranges, policy)
+    split_graph(graph, splits)
+    return splits
 
 
 def _compare(
