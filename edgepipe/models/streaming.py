@@ -33,7 +33,7 @@ _MIXING_LAYERS = (  # what reads several steps at once, and remembers none of th
     *("AveragePooling1D", "MaxPooling1D", "GlobalAveragePooling1D", "GlobalMaxPooling1D", "Flatten", "Reshape"),
     *("Permute", "RepeatVector", "ZeroPadding1D", "Cropping1D", "UpSampling1D", "Attention", "AdditiveAttention"),
     *("MultiHeadAttention", "GroupQueryAttention", "Conv1D", "SeparableConv1D", "DepthwiseConv1D", "Conv1DTranspose"),
-    *("Conv2D", "DepthwiseConv2D", "Masking"),
+    *("Conv2D", "DepthwiseConv2D", "SeparableConv2D", "AveragePooling2D", "MaxPooling2D", "Masking"),
 )
 
 
