@@ -30,7 +30,7 @@ def joined_part_notes(
     lite: Model,
     ranges: Mapping[str, ActivationRange],
     policy: BitWidthPolicy,
-    split_tensors: Collection[str] = (),
+    joined_names: Collection[str],
 ) -> list[str]:
     """A note on each concatenation in 8 bits with a part that gets fewer than `MIN_CODES` codes.
 
@@ -38,13 +38,13 @@ def joined_part_notes(
         lite: the float model, decomposed.
         ranges: of its activations, by tensor name.
         policy: the bits of each operator.
-        split_tensors: outputs that are not joined any more, by tensor name.
+        joined_names: the tensors that are still computed as they are in `lite`; others have been split.
     """
     return [
         _join_note(lite, operator, coarse_parts, ranges)
         for operator in lite.operators
         if operator.name in JOINING_OPERATORS and policy(operator.name, [each.name for each in _outputs(operator)]) == 8
-        if not {tensor.name for tensor in _outputs(operator)} & set(split_tensors)
+        if all(tensor.name in joined_names for tensor in _outputs(operator))
         if (coarse_parts := list(_coarse_inputs(operator, ranges)))
     ]
 

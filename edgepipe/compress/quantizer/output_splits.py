@@ -1,7 +1,7 @@
 """Splits an output that joins parts of very different range into one output for each part, with a scale of its own.
 
-The join is the last thing that the model computes: a CONCATENATION, or reshapes of one. Whoever runs the model joins
-the real numbers instead of the codes.
+The join is the last thing that the model computes: a CONCATENATION, reshapes of one, or one over levels. Whoever runs
+the model joins the real numbers instead of the codes.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,6 +11,7 @@ from typing import Any, final
 from edgepipe.compress.quantizer.activation_calibration import ActivationRange
 from edgepipe.compress.quantizer.coarse_parts import count_codes, has_few_codes, range_text
 from edgepipe.compress.quantizer.flatbuffer_edits import FlatbufferOperator
+from edgepipe.compress.quantizer.level_joins import inner_joins, swap_joins
 from edgepipe.compress.quantizer.mutable_graph import BitWidthPolicy, MutableGraph
 from edgepipe.tflite.split_outputs import SplitOutput
 
@@ -59,6 +60,24 @@ def find_output_splits(
             taken_names += part_names
             splits.append(_plan_split(graph, tensor, name, join, part_names, ranges))
     return splits
+
+
+def swap_output_levels(
+    graph: MutableGraph, ranges: Mapping[str, ActivationRange], policy: BitWidthPolicy
+) -> dict[str, ActivationRange]:
+    """Join parts before levels, in place, where an output joins joins with a part of few codes; ranges of new tensors.
+
+    Args: as of `find_output_splits`.
+    """
+    new_ranges: dict[str, ActivationRange] = {}
+    for tensor, _ in _iter_outputs(graph):
+        join = _find_join(graph, tensor)
+        levels = [] if join is None else inner_joins(graph, join)
+        if join is not None and any(_is_coarse(graph, level, ranges, policy) for level in levels):
+            for name, members in swap_joins(graph, join).items():
+                member_ranges = [ranges[member] for member in members]
+                new_ranges[name] = min(low for low, _ in member_ranges), max(high for _, high in member_ranges)
+    return new_ranges
 
 
 def _plan_split(
@@ -130,8 +149,9 @@ def _part_names(graph: MutableGraph, name: str, join: FlatbufferOperator, taken_
 
 def split_graph(graph: MutableGraph, splits: Sequence[OutputSplit]) -> None:
     """Replace each output by its parts, in its place; a join that nothing else reads is dropped."""
-    index_by_name = {graph.name(index): index for index in range(len(graph.subgraph.tensors))}
     for split in splits:
+        _swap_levels(graph, split)
+        index_by_name = {graph.name(index): index for index in range(len(graph.subgraph.tensors))}
         tensor = index_by_name[split.output_tensor]
         parts = [index_by_name[name] for name in split.part_tensors]
         graph.subgraph.outputs = [
@@ -144,6 +164,14 @@ def split_graph(graph: MutableGraph, splits: Sequence[OutputSplit]) -> None:
                 for tensor_map in (_part_maps(split.output.parts, parts) if each.tensorIndex == tensor else [each])
             ]
     graph.drop_unread((*MOVING_OPERATORS, "CONCATENATION"))
+
+
+def _swap_levels(graph: MutableGraph, split: OutputSplit) -> None:
+    """As `swap_output_levels`, in a form of the graph that it has not seen."""
+    names = {graph.name(int(index)) for operator in graph.operators for index in operator.outputs}
+    if names.issuperset(split.part_tensors):
+        return
+    swap_joins(graph, next(each for each in graph.operators if graph.name(int(each.outputs[0])) == split.join_tensor))
 
 
 def _part_maps(names: Sequence[str], tensors: Sequence[int]) -> list[Any]:

@@ -22,7 +22,12 @@ from edgepipe.compress.quantizer.lstm_state_ranges import add_state_ranges
 from edgepipe.compress.quantizer.mask_sentinels import extend_masked_ranges, masked_tensor_names
 from edgepipe.compress.quantizer.mutable_graph import BitWidthPolicy, MutableGraph
 from edgepipe.compress.quantizer.op_decomposition import calibrate_decomposed, decomposed_model
-from edgepipe.compress.quantizer.output_splits import OutputSplit, find_output_splits, split_graph
+from edgepipe.compress.quantizer.output_splits import (
+    OutputSplit,
+    find_output_splits,
+    split_graph,
+    swap_output_levels,
+)
 from edgepipe.compress.quantizer.recipes import LitertRecipe
 from edgepipe.compress.quantizer.trained_ranges import TrainedRanges, without_fake_quant
 from edgepipe.compress.schemes import (
@@ -181,8 +186,13 @@ def _quantize_activations(
         )
         ranges, policy = activation_ranges.by_tensor, recipes.bit_width_policy(rules)
         graph = recipes.decompose_with_recipe(model.content, rules, ranges)
-        splits = _split_outputs(graph, ranges, policy, trained_ranges) if request.split_outputs else []
-        float_notes = float_reason_notes(GraphIndex(graph), policy, ranges)
+        splits, ranges = (
+            _split_outputs(graph, ranges, policy, trained_ranges) if request.split_outputs else ([], ranges)
+        )
+        index = GraphIndex(graph)
+        float_notes = float_reason_notes(index, policy, ranges)
+        joined_names = {name for number in range(len(index.operators)) for name in index.output_names(number)}
+        joined_names -= {split.join_tensor for split in splits}
         integer_model = recipes.write_with_recipe(graph, rules, ranges)
         notes = (
             *integers.notes,
@@ -193,24 +203,24 @@ def _quantize_activations(
             *(split.note() for split in splits),
             *([NOTHING_SPLIT] if request.split_outputs and not splits else []),
         )
-        split_tensors = [split.join_tensor for split in splits]
-        join_notes = tuple(joined_part_notes(model, ranges, policy, split_tensors))
+        join_notes = tuple(joined_part_notes(model, ranges, policy, joined_names))
     tensor_by_fake_quant = trained_ranges.locate(integer_model.name_by_float_tensor)
     return QuantizedModel(integer_model.content, notes, join_notes, tuple(splits), tensor_by_fake_quant)
 
 
 def _split_outputs(
     graph: MutableGraph, ranges: Mapping[str, ActivationRange], policy: BitWidthPolicy, trained_ranges: TrainedRanges
-) -> list[OutputSplit]:
-    """Split the outputs of `graph`, in place, that join parts of very different range."""
+) -> tuple[list[OutputSplit], dict[str, ActivationRange]]:
+    """Split the outputs of `graph`, in place, that join parts of very different range; `ranges` with new tensors."""
     if trained_ranges.by_tensor:
         raise InputError(
             "split_outputs: a fake-quant model was trained with one range for each output; make the parts outputs of "
             "the model before it is trained, or convert the float model"
         )
-    splits = find_output_splits(graph, ranges, policy)
+    all_ranges = {**ranges, **swap_output_levels(graph, ranges, policy)}
+    splits = find_output_splits(graph, all_ranges, policy)
     split_graph(graph, splits)
-    return splits
+    return splits, all_ranges
 
 
 def _compare(
