@@ -19,10 +19,11 @@ from edgepipe.models.saved_model_signatures import SavedModelSignature
 from edgepipe.tflite import tflm_runtime
 from edgepipe.tflite.integer_check import check_integer_only
 from edgepipe.tflite.interpreter import Runtime, predict
+from edgepipe.tflite.metadata import add_metadata
 from edgepipe.tflite.model import Model
 from edgepipe.tflite.reader import read
 from edgepipe.tflite.sample_conversion import convert_samples
-from edgepipe.tflite.stream_ports import own_inputs, read_stream_ports
+from edgepipe.tflite.stream_ports import STREAMING_NAME, own_inputs, read_stream_ports
 
 K = tf_keras.layers
 COUNT, STEPS, FEATURES = 24, 12, 3
@@ -299,6 +300,20 @@ def float_stream(tmp_path_factory: pytest.TempPathFactory) -> Model:
     model = keras.Model(inputs, layers.GRU(2, name="rnn")(inputs))
     content = convert_keras(model, QuantizationRequest("float32", streaming=4)).content
     return _write(content, tmp_path_factory.mktemp("stream"))
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (b"[]", "metadata 'edgepipe.streaming' cannot be read: Input should be an object"),
+        (b'{"steps": 4, "states": []}', "cannot be read: Tuple should have at least 1 item"),
+        (b'{"steps": 4, "states": [{"input": "a", "output": "b"}]}', "names '[ab]', which is no port of it"),
+    ],
+)
+def test_damaged_metadata_is_refused(entry: bytes, message: str, float_stream: Model, tmp_path: Path) -> None:
+    lite = _write(add_metadata(float_stream.content, STREAMING_NAME, entry), tmp_path)
+    with pytest.raises(InputError, match=message):
+        predict(lite.path, SEQUENCES)
 
 
 SEQUENCE_PROBLEMS = {
