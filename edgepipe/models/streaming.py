@@ -118,7 +118,7 @@ def _with_call_shapes(model: AnyKerasModel, steps: int) -> AnyKerasModel:
 
 def _check_can_stream(model: AnyKerasModel) -> None:
     for layer in all_layers(model):
-        kind, inner_layers = type(layer).__name__, list(_inner_layers(layer))
+        kind, inner_layers = type(layer).__name__, layer._flatten_layers(include_self=False)
         if kind == "Bidirectional" or getattr(layer, "go_backwards", False):
             raise InputError(
                 f"streaming: '{layer.name}' ({kind}) reads the sequence backwards, from a future that a stream has not "
@@ -129,10 +129,6 @@ def _check_can_stream(model: AnyKerasModel) -> None:
                 f"streaming: '{layer.name}' (TimeDistributed) repeats a recurrent layer for each step, which starts "
                 "anew each time; convert whole windows without `streaming`"
             )
-
-
-def _inner_layers(layer: AnyKerasLayer) -> Iterator[AnyKerasLayer]:
-    return iter(layer._flatten_layers(include_self=False))
 
 
 def _keeps_state(layer: AnyKerasLayer) -> bool:
