@@ -125,6 +125,8 @@ def convert(
     input_shape: str | Sequence[str] = (),
     signature: str | None = None,
     recurrent: "RecurrentForm" = "unrolled",
+    streaming: int | None = None,
+    split_outputs: bool = False,
 ) -> "Conversion":
     """Convert a `.keras`, `.h5`, SavedModel or float `.tflite` to TFLite, and compare it with the original.
 
@@ -146,6 +148,9 @@ def convert(
         input_shape: sizes of open input dimensions: "224x224x3", or "name=224x224x3" for each of several inputs.
         signature: which one of a SavedModel; None for `serving_default`, or the only one.
         recurrent: `unrolled` step by step; or, in int8, `fused`: one operator for each LSTM, which keeps its state.
+        streaming: steps of the sequence in one call; the states of recurrent and causal layers become inputs and
+            outputs, and samples are whole sequences. None converts whole windows.
+        split_outputs: an output that joins parts of very different range becomes one output for each part.
 
     Raises:
         InputError: no model, no samples where they are needed, samples that do not fit, options that do not go
@@ -161,7 +166,7 @@ def convert(
         calibration=ActivationCalibration.from_options(calibration, percentile), keep_float_types=keep_float_types,
         keep_float_layers=keep_float_layers, recipe=None if recipe is None else Path(recipe),
         allow_low_fidelity=allow_low_fidelity, input_shapes=_as_list(input_shape), signature=signature,
-        recurrent=recurrent,
+        recurrent=recurrent, streaming=streaming, split_outputs=split_outputs,
     )  # fmt: skip
 
 

@@ -210,6 +210,17 @@ def check(pipelines: tuple[str, ...], settings: tuple[str, ...]) -> None:
     help="Recurrent layers in integers: step by step, or one operator for each LSTM, which keeps its state (int8).",
 )
 @click.option(
+    "--streaming",
+    type=click.IntRange(min=1),
+    metavar="STEPS",
+    help="Steps of the sequence in one call: the states of recurrent and causal layers become inputs and outputs.",
+)
+@click.option(
+    "--split-outputs",
+    is_flag=True,
+    help="Give each part of an output a scale of its own where one would get fewer than 20 of its steps.",
+)
+@click.option(
     "--allow-low-fidelity",
     is_flag=True,
     help="Accept an integer model with an output that is too far from the float one (below 5 to 8 dB).",
@@ -232,6 +243,8 @@ def convert(
     keep_float_layers: tuple[str, ...],
     recipe: str | None,
     recurrent: Any,
+    streaming: int | None,
+    split_outputs: bool,
     allow_low_fidelity: bool,
     signature: str | None,
     out: str | None,
@@ -250,6 +263,7 @@ def convert(
         custom_objects=custom_objects, calibration=calibration, percentile=percentile,
         keep_float_types=keep_float_types, keep_float_layers=keep_float_layers, recipe=recipe,
         allow_low_fidelity=allow_low_fidelity, input_shape=input_shape, signature=signature, recurrent=recurrent,
+        streaming=streaming, split_outputs=split_outputs,
     )  # fmt: skip
     if as_json:
         click.echo(renderer.document(conversion))

@@ -114,7 +114,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.fit(x[:1400], y[:1400], epochs=12, verbose=0)
     model.save(folder / "model.keras")
     edgepipe.convert(folder / "model.keras", data=x[:200], out=folder / "model.tflite")
-    rows = [keras.Input((8, 8, 1)), keras.layers.Reshape((8, 8)), keras.layers.LSTM(8), keras.layers.Dense(10)]
+    rows = [keras.Input((8, 8, 1)), keras.layers.TimeDistributed(keras.layers.Flatten())]
+    rows += [keras.layers.LSTM(8, name="lstm"), keras.layers.Dense(10)]
     keras.Sequential(rows).save(folder / "recurrent.keras")
     tf.saved_model.save(tf.Module(), str(folder / "saved"))
     shutil.copytree(ROOT / "pipelines", folder / "pipelines")

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ from edgepipe.core.units import Dimension, plural
 from edgepipe.devices import device_metrics
 from edgepipe.tflite import integer_check, interpreter, reader
 from edgepipe.tflite.model import INTEGER_TYPES, Model
+from edgepipe.tflite.stream_ports import own_inputs, read_stream_ports
 
 if TYPE_CHECKING:
     from edgepipe.compress.conversion import ConvertedModel
@@ -65,6 +67,8 @@ def convert(
     input_shapes: Sequence[str] = (),
     signature: str | None = None,
     recurrent: RecurrentForm = "unrolled",
+    streaming: int | None = None,
+    split_outputs: bool = False,
 ) -> Conversion:
     """Convert the model at `path`; a Keras 3 model is converted directly, without the bridge to tf_keras.
 
@@ -87,6 +91,8 @@ def convert(
         input_shapes: sizes of open input dimensions, as `224x224x3` or `name=224x224x3`.
         signature: which one of a SavedModel; None for `serving_default`, or the only one.
         recurrent: how recurrent layers become integers.
+        streaming: steps of the sequence in one call, states being inputs and outputs; None converts whole windows.
+        split_outputs: an output that joins parts of very different range becomes one output for each part.
 
     Raises:
         InputError: no model, no samples where they are needed, samples that do not fit, options that do not go
@@ -101,7 +107,10 @@ def convert(
     kind = detect_kind(path)
     target_path = out or path.with_suffix(".tflite")
     _check_paths(path, kind, target_path)
-    quantization_request = _build_request(scheme, (input_type, output_type), calibration, recipe, recurrent)
+    quantization_request = replace(
+        _build_request(scheme, (input_type, output_type), calibration, recipe, recurrent),
+        streaming=streaming, split_outputs=split_outputs,
+    )  # fmt: skip
     samples, sample_notes = _read_samples(quantization_request, data)
     calibrating, held_out = _hold_back(quantization_request, samples)
     load_tensorflow()
@@ -165,7 +174,11 @@ def _build_request(
         raise InputError(f"calibration {calibration.describe()}: scheme {scheme} quantizes no activations")
     recipe_rules = recipe_files.read(recipe) if recipe is not None else None
     return QuantizationRequest(
-        scheme, *io_types, calibration or ActivationCalibration(), recipe_rules, recurrent=recurrent
+        scheme,
+        *io_types,
+        calibration or ActivationCalibration(),
+        recipe_rules,
+        recurrent=recurrent,
     )
 
 
@@ -224,8 +237,6 @@ def _keep_float(
     source_model: "SourceModel",
 ) -> "QuantizationRequest":
     """`request` with the operators that stay in float."""
-    from dataclasses import replace
-
     from edgepipe.compress.quantizer.float_exclusions import select_float_operators
 
     if not (operator_types or layer_patterns):
@@ -253,14 +264,20 @@ def _difference_metrics(
     if kind is ArtifactKind.SAVED_MODEL:
         reason = "a SavedModel is only converted, not run; compare it where it was trained"
         return [unavailable_metric("max_difference", Dimension.NUMBER, reason)]
+    is_exported_stream = read_stream_ports(lite) is not None and not isinstance(source_model.model, Model)
+    if samples is None and is_exported_stream:
+        reason = "no samples: a stream is compared on whole sequences; give --data"
+        return [unavailable_metric("max_difference", Dimension.NUMBER, reason)]
     if samples is None:
         x, inputs_text = _random_inputs(lite), "random inputs"
+    elif is_exported_stream:
+        x, inputs_text = take_samples(samples, slice(MAX_COMPARED_SAMPLES)), "of the given sequences"
     else:
         x, inputs_text = (
             take_samples(_prepare_samples(source_model, samples), slice(MAX_COMPARED_SAMPLES)),
             "of the given samples",
         )
-    original_outputs = _original_outputs(source_model, x)
+    original_outputs = _original_outputs(source_model, lite, x)
     converted_outputs = _list_outputs(interpreter.predict(lite.path, _as_real_numbers(lite, x)).real_values)
     conditions = f"{count_samples(x)} {inputs_text}, original against LiteRT"
     if not all(np.isfinite(array).all() for array in original_outputs):
@@ -292,10 +309,14 @@ def _prepare_samples(source_model: "SourceModel", samples: Arrays) -> Arrays:
     )
 
 
-def _original_outputs(source_model: "SourceModel", x: Arrays) -> list[Array]:
+def _original_outputs(source_model: "SourceModel", lite: Model, x: Arrays) -> list[Array]:
     """The outputs in the order of the .tflite, whatever their names."""
     if isinstance(source_model.model, Model):
         return _list_outputs(interpreter.predict(source_model.model.path, x).real_values)
+    if read_stream_ports(lite) is not None:
+        from edgepipe.compress.streaming_export import whole_outputs
+
+        return whole_outputs(source_model.model, lite, x)
     import keras
 
     return list(keras.tree.flatten(source_model.model.predict(x, batch_size=256, verbose=0)))
@@ -318,7 +339,7 @@ def _random_inputs(lite: Model) -> Arrays:
         name: random_state.rand(RANDOM_SAMPLE_COUNT, *t.shape[1:]).astype(np.float32)
         if t.dtype.startswith("float") and name not in integer_names
         else random_state.randint(0, 2, (RANDOM_SAMPLE_COUNT, *t.shape[1:])).astype(t.dtype)
-        for name, t in lite.inputs_by_name.items()
+        for name, t in own_inputs(lite).items()  # a stream gets sequences of one call
     }
     return array_by_input if len(array_by_input) > 1 else next(iter(array_by_input.values()))
 

@@ -76,6 +76,11 @@ def convert_model(
         raise InputError(f"{model.path}: is a float .tflite already; scheme float32 would change nothing")
     if request.recurrent == "fused":
         raise InputError(f"{model.path}: recurrent fused: the layers of a .tflite are gone; convert the Keras model")
+    if request.streaming is not None:
+        raise InputError(
+            f"{model.path}: streaming: the layers of a .tflite are gone; convert the Keras model (one that was "
+            "exported with `streaming` keeps its states without the option)"
+        )
     feeds, held_out_feeds = (
         None if arrays is None else convert_samples(model, arrays)
         for arrays in (samples if needs_samples(request) else None, held_out)
@@ -110,7 +115,13 @@ def open_float_tflite(
 def _open_converted(model: Any, samples: Arrays | None) -> Iterator[tuple[Model, list[Array] | None]]:
     if isinstance(model, Model):
         from edgepipe.tflite.sample_conversion import convert_samples
+        from edgepipe.tflite.stream_ports import read_stream_ports
 
+        if read_stream_ports(model) is not None:
+            raise InputError(
+                f"{model.path}: was exported with `streaming`; sensitivity and scheme mixed compare whole windows: "
+                "give the Keras model, or convert this one with scheme int8 or int16x8"
+            )
         yield model, None if samples is None else convert_samples(model, samples)
         return
     from edgepipe.compress.keras_to_tflite import float_model

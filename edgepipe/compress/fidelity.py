@@ -19,9 +19,11 @@ from edgepipe.core.arrays import Array, Arrays, count_samples, take_samples
 from edgepipe.core.metric import Finding, Metric, measured_metric, unavailable_metric
 from edgepipe.core.units import Dimension, plural
 from edgepipe.tflite.intermediate_tensors import list_activations, record_tensors
-from edgepipe.tflite.interpreter import Runtime, predict
+from edgepipe.tflite.interpreter import Runtime, list_calls, predict
 from edgepipe.tflite.model import FLOAT_TYPES, Model, Tensor
 from edgepipe.tflite.reader import read
+from edgepipe.tflite.sample_conversion import convert_samples
+from edgepipe.tflite.stream_ports import own_outputs, read_stream_ports
 
 MAX_SAMPLES = 1_000  # that both models run
 MIN_SAMPLES = 16  # that a large model runs
@@ -173,7 +175,8 @@ def measure_fidelity(lite: Model, content: bytes, samples: Arrays) -> Fidelity:
     Raises:
         InputError: samples that do not fit, or a model that the runtime refuses.
     """
-    sample_count = min(count_samples(samples), MAX_SAMPLES, max(MIN_SAMPLES, int(MACS_BUDGET / max(lite.macs, 1))))
+    sample_macs = max(lite.macs * _calls_per_sample(lite, samples), 1)
+    sample_count = min(count_samples(samples), MAX_SAMPLES, max(MIN_SAMPLES, int(MACS_BUDGET / sample_macs)))
     compared_samples = take_samples(samples, slice(sample_count))
     with temporary_tflite(content) as path:
         quantized_model = read(path)
@@ -186,6 +189,15 @@ def measure_fidelity(lite: Model, content: bytes, samples: Arrays) -> Fidelity:
     return Fidelity(outputs, sample_count, *_describe_tensor(lite, wrong_tensor), wide_scales)
 
 
+def _calls_per_sample(lite: Model, samples: Arrays) -> int:
+    """More than one for the sequences of a streaming model."""
+    ports = read_stream_ports(lite)
+    if ports is None:
+        return 1
+    array = next(iter(samples.values())) if isinstance(samples, dict) else samples
+    return int(array.shape[1]) // ports.steps
+
+
 def _describe_tensor(lite: Model, tensor: Tensor) -> tuple[str, str]:
     """The name of a tensor, as users call it if it is an output, and the kind of the operator that computes it."""
     name_by_output = {output.key: name for name, output in lite.outputs_by_name.items()}
@@ -196,7 +208,7 @@ def _describe_tensor(lite: Model, tensor: Tensor) -> tuple[str, str]:
 def _compare_outputs(lite: Model, quantized_model: Model, samples: Arrays) -> Iterator[OutputFidelity]:
     output_arrays = (_real_outputs(model.path, samples) for model in (lite, quantized_model))
     for (name, tensor), quantized_tensor, float_array, array in zip(
-        lite.outputs_by_name.items(), quantized_model.outputs, *output_arrays, strict=True
+        own_outputs(lite).items(), own_outputs(quantized_model).values(), *output_arrays, strict=True
     ):
         if tensor.dtype in FLOAT_TYPES:
             step = _output_step(quantized_model, quantized_tensor)
@@ -264,6 +276,8 @@ def _find_wrong_tensor(lite: Model, quantized_model: Model, samples: Arrays) -> 
     """The first float tensor, in the order of computation, that has collapsed; None if none is named alike."""
     pairs = list(_same_tensors(lite, quantized_model))
     few_samples = take_samples(samples, slice(min(LOCATING_SAMPLES, count_samples(samples))))
+    if read_stream_ports(lite) is not None:
+        few_samples = dict(zip(lite.inputs_by_name, list_calls(lite, convert_samples(lite, few_samples)), strict=True))
     float_records, integer_records = (
         list(record_tensors(model, few_samples, [pair[side] for pair in pairs], Runtime.BUILTIN))
         for side, model in enumerate((lite, quantized_model))

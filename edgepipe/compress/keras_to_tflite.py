@@ -18,9 +18,11 @@ import tensorflow as tf
 from edgepipe.compress.loop_unrolling import freeze_without_loops, recurrence_notes
 from edgepipe.compress.port_signature import name_ports, write_signature
 from edgepipe.compress.qat.fake_quant import constant_kernels, is_fake_quant
+from edgepipe.compress.quantizer.flatbuffer_edits import temporary_tflite
 from edgepipe.compress.quantizer.fused_lstm import fuse_lstms
 from edgepipe.compress.quantizer.quantization import QuantizationRequest, QuantizedModel, needs_samples, quantize_tflite
 from edgepipe.compress.schemes import InterfaceType, RecurrentForm, SchemeName, check_recurrent_form
+from edgepipe.compress.streaming_export import check_stream, name_stream, sequence_inputs, stream_notes
 from edgepipe.core.arrays import Array, Arrays, count_samples
 from edgepipe.core.artifact import wrap_storage_errors
 from edgepipe.core.errors import InputError
@@ -29,6 +31,7 @@ from edgepipe.models.freeze import FrozenGraph, ModelInput, freeze, freeze_saved
 from edgepipe.models.fused_lstm_marker import MARKER_OPERATION
 from edgepipe.models.native_stderr import capture_stderr
 from edgepipe.models.saved_model_signatures import SavedModelSignature
+from edgepipe.models.streaming import freeze_streaming
 from edgepipe.tflite.model import Model
 from edgepipe.tflite.reader import read
 from edgepipe.tflite.sample_conversion import convert_samples
@@ -83,11 +86,60 @@ def convert_keras(
 def _convert_float32(
     model: Any, request: QuantizationRequest, samples: Arrays | None, held_out: Arrays | None
 ) -> QuantizedModel:
+    if request.streaming is not None:
+        return _convert_stream(model, request, samples, held_out)
     with float_model(model, samples, needs_samples(request), request.recurrent) as (lite, feeds):
         held_out_feeds = None if held_out is None else convert_samples(lite, held_out)
         quantized_model = quantize_tflite(lite, request, feeds, held_out_feeds)
         loop_notes = recurrence_notes(model, request, lite) if needs_samples(request) else []
         return replace(quantized_model, notes=(*loop_notes, *quantized_model.notes))
+
+
+def _convert_stream(
+    model: Any, request: QuantizationRequest, samples: Arrays | None, held_out: Arrays | None
+) -> QuantizedModel:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "float.tflite"
+        sequences, difference = _write_stream(model, request, samples, path)
+        lite = read(path)
+        held_out_feeds = None if held_out is None else convert_samples(lite, held_out)
+        quantized_model = quantize_tflite(lite, request, sequences, held_out_feeds)
+    with temporary_tflite(quantized_model.content) as quantized_path:
+        notes = stream_notes(read(quantized_path), difference, sequences)
+    return replace(quantized_model, notes=(*notes, *quantized_model.notes))
+
+
+def _write_stream(
+    model: Any, request: QuantizationRequest, samples: Arrays | None, path: Path
+) -> tuple[list[Array] | None, float]:
+    """Write the float .tflite of one call; returns the sequences that calibrate, and how far it is from the model."""
+    assert request.streaming is not None, "the request is for a stream"
+    _check_can_stream(model)
+    with capture_stderr() as read_log:
+        streaming = freeze_streaming(model, request.streaming)
+        sequences = (
+            prepare_feeds(samples, sequence_inputs(streaming, samples))
+            if needs_samples(request) and samples is not None
+            else None
+        )
+        function = streaming.graph.function
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([function], function)
+        with wrap_storage_errors(str(path)):
+            path.write_bytes(name_stream(_run_converter(converter, read_log), streaming))
+    return sequences, check_stream(model, path, streaming, sequences)
+
+
+def _check_can_stream(model: Any) -> None:
+    if isinstance(model, SavedModelSignature):
+        raise InputError(
+            f"{model.path}: streaming: a SavedModel does not say which of its variables are states of which layer; "
+            "convert the Keras model itself (.keras), or save a signature that takes each state and gives it back"
+        )
+    if is_fake_quant(model):
+        raise InputError(
+            "streaming: a fake-quant model was trained on whole windows, its states have no range of their own; "
+            "convert the float model with `streaming`"
+        )
 
 
 @contextmanager

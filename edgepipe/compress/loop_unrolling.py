@@ -138,8 +138,8 @@ def _check_lengths(loops: list[Loop]) -> None:
             raise InputError(
                 f"{_describe([loop])}, and {length} steps are too many to be unrolled (at most {MAX_UNROLLED_STEPS}); "
                 "shorten the sequence (a smaller window, a strided convolution or pooling in front), fuse LSTM layers "
-                "(`recurrent: fused`, --recurrent fused), convert a single step with its states as inputs and outputs, "
-                f"or {OTHER_SCHEMES}"
+                "(`recurrent: fused`, --recurrent fused), read it in pieces with the states as inputs and outputs "
+                f"(`streaming: 1`, --streaming 1), or {OTHER_SCHEMES}"
             )
 
 

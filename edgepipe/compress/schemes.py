@@ -101,3 +101,29 @@ def check_recurrent_form(scheme: SchemeName, recurrent: RecurrentForm) -> None:
             f"recurrent fused: TFLite's fused LSTM has a kernel for int8, the scheme is {scheme}; use scheme int8, or "
             "drop `recurrent` (--recurrent)"
         )
+
+
+def check_streaming(scheme: SchemeName, recurrent: RecurrentForm, steps: int | None) -> None:
+    """Raise an `InputError` for a stream that the scheme or the form of recurrent layers cannot be."""
+    if steps is None:
+        return
+    if steps < 1:
+        raise InputError(f"streaming {steps}: a call takes one step or more, such as `streaming: 1` (--streaming 1)")
+    if scheme == "mixed":
+        raise InputError("streaming: scheme mixed is decided on whole windows; use scheme int8 or int16x8")
+    if recurrent == "fused":
+        raise InputError(
+            "streaming and recurrent fused: a fused LSTM keeps its state inside the operator, not in inputs and "
+            "outputs; drop one of them"
+        )
+
+
+def check_split_outputs(scheme: SchemeName, split_outputs: bool, streaming: int | None) -> None:
+    """Raise an `InputError` for outputs that cannot be split."""
+    if not split_outputs:
+        return
+    if scheme == "mixed" or not SCHEMES[scheme].needs_calibration:
+        reason = "searches bits for each layer instead" if scheme == "mixed" else "gives outputs no scale"
+        raise InputError(f"split_outputs: scheme {scheme} {reason}; use scheme int8, or drop split_outputs")
+    if streaming is not None:
+        raise InputError("split_outputs and streaming: a stream keeps its outputs; make the parts outputs of the model")

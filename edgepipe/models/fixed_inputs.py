@@ -1,6 +1,6 @@
 """A model with open input dimensions, such as `Input((None, None, 3))`, with the sizes that the device will see."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -10,8 +10,9 @@ import tf_keras
 from edgepipe.core.errors import InputError, did_you_mean
 from edgepipe.core.units import plural
 from edgepipe.models.input_shapes import check_is_graph
-from edgepipe.models.keras_types import AnyKerasModel
+from edgepipe.models.keras_types import AnyKerasModel, AnyKerasVariable
 from edgepipe.models.port_names import input_names
+from edgepipe.models.recurrent_layers import recurrent_layers
 
 
 def fix_input_shapes(model: AnyKerasModel, shape_by_input: Mapping[str, tuple[int, ...]]) -> AnyKerasModel:
@@ -26,8 +27,16 @@ def fix_input_shapes(model: AnyKerasModel, shape_by_input: Mapping[str, tuple[in
     """
     check_is_graph(model)
     shapes = _match_input_shapes(model, shape_by_input)
-    if shapes == [tuple(tensor.shape) for tensor in model.inputs]:
-        return model
+    return model if shapes == [tuple(tensor.shape) for tensor in model.inputs] else with_input_shapes(model, shapes)
+
+
+def with_input_shapes(model: AnyKerasModel, shapes: Sequence[tuple[int | None, ...]]) -> AnyKerasModel:
+    """A copy of `model` with inputs of these shapes, batch included, and the same weights; what a `stateful` layer
+    remembers is not copied.
+
+    Raises:
+        InputError: shapes that its layers do not take.
+    """
     package: Any = keras if isinstance(model, keras.Model) else tf_keras
     inputs = [
         package.Input(shape[1:], batch_size=shape[0], dtype=tensor.dtype, name=name)
@@ -35,7 +44,8 @@ def fix_input_shapes(model: AnyKerasModel, shape_by_input: Mapping[str, tuple[in
     ]
     try:
         fixed_model = package.models.clone_model(model, input_tensors=_pack_like(model, inputs))
-        fixed_model.set_weights([np.asarray(weight) for weight in model.weights])
+        for weight, copied_weight in zip(_learned_weights(model), _learned_weights(fixed_model), strict=True):
+            copied_weight.assign(np.asarray(weight))
     except Exception as error:
         reason = (str(error).strip().splitlines() or [""])[0]
         sizes_text = ", ".join(f"'{name}' {shape}" for name, shape in zip(input_names(model), shapes, strict=True))
@@ -43,6 +53,13 @@ def fix_input_shapes(model: AnyKerasModel, shape_by_input: Mapping[str, tuple[in
             f"'{model.name}' does not take inputs of the shape {sizes_text}: {type(error).__name__}: {reason[:200]}"
         ) from error
     return fixed_model
+
+
+def _learned_weights(model: AnyKerasModel) -> list[AnyKerasVariable]:
+    """The weights of `model` without the memory of its stateful layers, whose size depends on the batch."""
+    remembered = [getattr(layer, "states", None) for layer in recurrent_layers(model) if layer.stateful]
+    remembered_ids = {id(variable) for variable in keras.tree.flatten(remembered)}
+    return [weight for weight in model.weights if id(weight) not in remembered_ids]
 
 
 def _pack_like(model: AnyKerasModel, inputs: list[Any]) -> Any:

@@ -5,7 +5,7 @@ exporting a SavedModel of every Keras wrapper.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,16 +62,29 @@ def freeze(model: AnyKerasModel) -> FrozenGraph:
             has a layer whose name TensorFlow refuses.
     """
     inputs = model_inputs(model)
-    _check_layer_names(model)
-
-    def infer(*tensors: Tensor) -> list[Tensor]:
-        return list(keras.tree.flatten(model(_pack_inputs(model, list(tensors)), training=False)))
-
     check_stateless(model)
+    function = freeze_calls(model, lambda *tensors: call_model(model, tensors), inputs)
+    return FrozenGraph(function, inputs, tuple(output_names(model)))
+
+
+def freeze_calls(
+    model: AnyKerasModel, infer: Callable[..., list[Tensor]], inputs: tuple[ModelInput, ...]
+) -> TfFunction:
+    """`infer`, which calls `model`, as one graph of `inputs` without variables.
+
+    Raises:
+        InputError: the graph writes to variables, or a layer has a name that TensorFlow refuses.
+    """
+    _check_layer_names(model)
     with without_recurrent_dropout(model):
         function = _trace(infer, inputs)
     _check_variables(function)
-    return FrozenGraph(_freeze_function(function), inputs, tuple(output_names(model)))
+    return _freeze_function(function)
+
+
+def call_model(model: AnyKerasModel, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The outputs of `model` in inference mode, in order, for one tensor for each input."""
+    return list(keras.tree.flatten(model(_pack_inputs(model, list(tensors)), training=False)))
 
 
 def _check_layer_names(model: AnyKerasModel) -> None:

@@ -18,7 +18,7 @@ _LOOP_OPTIONS = {"unroll": True, "_could_use_gpu_kernel": False}
 
 def recurrent_layers(model: AnyKerasModel) -> list[AnyKerasLayer]:
     """The recurrent layers of `model`, those inside wrappers and nested models too."""
-    return [layer for layer in _all_layers(model) if hasattr(layer, "unroll")]
+    return [layer for layer in all_layers(model) if hasattr(layer, "unroll")]
 
 
 def rolled_layers(model: AnyKerasModel) -> list[AnyKerasLayer]:
@@ -54,7 +54,7 @@ def without_recurrent_dropout(model: AnyKerasModel) -> Iterator[None]:
 def _dropout_cells(model: AnyKerasModel) -> list[AnyKerasLayer]:
     """The recurrent cells of Keras 3; all of them can drop out."""
     return [
-        layer for layer in _all_layers(model) if isinstance(layer, keras.Layer) and hasattr(layer, "reset_dropout_mask")
+        layer for layer in all_layers(model) if isinstance(layer, keras.Layer) and hasattr(layer, "reset_dropout_mask")
     ]
 
 
@@ -64,11 +64,13 @@ def check_stateless(model: AnyKerasModel) -> None:
     if names:
         raise InputError(
             f"stateful=True in {', '.join(names)}: a .tflite keeps no state between its calls; set stateful=False to "
-            "convert whole windows, or build one step with its states as inputs and outputs (return_state=True)"
+            "convert whole windows, or make the states inputs and outputs of each call with `streaming: 1` "
+            "(--streaming 1, or as many steps as a call shall take)"
         )
 
 
-def _all_layers(model: AnyKerasModel) -> Iterator[AnyKerasLayer]:
+def all_layers(model: AnyKerasModel) -> Iterator[AnyKerasLayer]:
+    """The layers of `model`, those inside wrappers and nested models too."""
     for layer in model._flatten_layers(include_self=False):
         yield layer
         if isinstance(layer, Keras3Layer):  # hides its layer from tf_keras
@@ -78,14 +80,16 @@ def _all_layers(model: AnyKerasModel) -> Iterator[AnyKerasLayer]:
 @contextmanager
 def changed_attributes(changes: list[tuple[AnyKerasLayer, str, Any]]) -> Iterator[None]:
     """Attributes of layers have other values inside the block: (layer, attribute, value)."""
-    own_values = [(layer, attribute, vars(layer).get(attribute)) for layer, attribute, _ in changes]
+    previous_values = [
+        (layer, attribute, attribute in vars(layer), getattr(layer, attribute)) for layer, attribute, _ in changes
+    ]
     for layer, attribute, value in changes:
         setattr(layer, attribute, value)
     try:
         yield
     finally:
-        for layer, attribute, value in own_values:
-            if value is None:  # the attribute is that of the class
-                delattr(layer, attribute)
-            else:
+        for layer, attribute, is_own, value in previous_values:
+            if is_own or attribute not in vars(layer):  # else the attribute is that of the class; or a property
                 setattr(layer, attribute, value)
+            else:
+                delattr(layer, attribute)

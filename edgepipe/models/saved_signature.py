@@ -57,7 +57,8 @@ def find_stateful_problem(function: TfFunction) -> str:
     if assignments := find_variable_writers(function):
         return (
             f"keeps a state: it assigns a variable ('{assignments[0]}') when it runs; save a signature that takes the "
-            "state as an input and gives it as an output"
+            "state as an input and gives it as an output, or convert the Keras model itself with `streaming` "
+            "(--streaming)"
         )
     if variables := [name for op_type, name in ops if op_type in _VARIABLE_OPS]:
         return f"the variable '{variables[0]}' cannot be frozen to a constant; save the model again with TensorFlow 2"

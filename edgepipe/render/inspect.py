@@ -13,6 +13,8 @@ from edgepipe.tflite.dead_channels import DeadChannels, count_filters, find_dead
 from edgepipe.tflite.integer_check import check_integer_only
 from edgepipe.tflite.metadata import Preprocessing, read_preprocessing
 from edgepipe.tflite.model import Model, Operator, OptionValue, Subgraph, Tensor
+from edgepipe.tflite.split_outputs import SplitOutput, read_split_outputs
+from edgepipe.tflite.stream_ports import StreamPorts, read_stream_ports
 from edgepipe.tflite.tflm_memory import TflmMemory, plan_memory
 
 MAX_SHOWN_TENSORS = 8  # tensors of a kind that are listed in a table
@@ -158,6 +160,8 @@ class ModelRecord(Record):
     runs: RunRecord | None = Field(default=None, description="with --run")
     preprocessing: Preprocessing | None = Field(default=None, description="what samples go through before the model")
     preprocessing_error: str = Field(default="", description="why what the file says of it cannot be read")
+    streaming: StreamPorts | None = Field(default=None, description="which outputs are states of the next call")
+    split_outputs: tuple[SplitOutput, ...] = Field(default=(), description="outputs that hold parts of one")
 
 
 def build_record(model: Model, run_record: RunRecord | None = None) -> ModelRecord:
@@ -191,6 +195,8 @@ def build_record(model: Model, run_record: RunRecord | None = None) -> ModelReco
         runs=run_record,
         preprocessing=preprocessing,
         preprocessing_error=read_error,
+        streaming=read_stream_ports(model),
+        split_outputs=read_split_outputs(model),
     )
 
 
@@ -344,9 +350,23 @@ def _structure_table(model: Model) -> TextTable:
         *((f"subgraph {graph.index}", _describe_subgraph(graph)) for graph in subgraphs),
         *((f"signature '{s.key}'", f"subgraph {s.subgraph_index}: {', '.join(s.inputs)} -> {', '.join(s.outputs)}")
           for s in model.signatures),
+        *_stream_rows(model),
+        *((f"split output '{output.name}'", f"{', '.join(output.parts)}, joined along axis {output.axis}")
+          for output in read_split_outputs(model)),
         *((kind, _list_tensors(tensors)) for kind, tensors in tensors_by_kind.items() if tensors),
     ]  # fmt: skip
     return TextTable("Structure", ("property", "value"), tuple(rows))
+
+
+def _stream_rows(model: Model) -> list[tuple[str, str]]:
+    """How a streaming model is called, and which output is which input of the next call."""
+    ports = read_stream_ports(model)
+    if ports is None:
+        return []
+    return [
+        ("streaming", f"{units.plural(ports.steps, 'step')} a call"),
+        *((f"state '{state.output}'", f"'{state.input}' of the next call") for state in ports.states),
+    ]
 
 
 def _preprocessing_table(model: Model) -> TextTable:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from edgepipe.core.arrays import Array, Arrays
 from edgepipe.tflite.interpreter import Runtime, Session, wrap_runtime_errors
 from edgepipe.tflite.model import Model, Tensor
-from edgepipe.tflite.sample_conversion import convert_samples
+from edgepipe.tflite.sample_conversion import convert_calls
 
 
 def list_activations(model: Model) -> list[Tensor]:
@@ -25,14 +25,14 @@ def record_tensors(
 
     Args:
         model: the .tflite.
-        x: samples; the first axis counts them.
+        x: samples; the first axis counts them. Of a streaming model they are single calls, states included.
         tensors: of the main subgraph.
         runtime: which kernels run the model.
 
     Raises:
         InputError: samples that do not fit, or a model that the runtime refuses.
     """
-    input_arrays = convert_samples(model, x)
+    input_arrays = convert_calls(model, x)
     with wrap_runtime_errors(model.path, runtime):
         session = Session(model, runtime, threads=1, preserve_tensors=True)
         interpreter = session.open_interpreter([(1, *array.shape[1:]) for array in input_arrays])

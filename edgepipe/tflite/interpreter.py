@@ -22,6 +22,8 @@ from edgepipe.core.units import plural
 from edgepipe.tflite import reader, sandbox
 from edgepipe.tflite.model import Model
 from edgepipe.tflite.sample_conversion import ModelOutputs, build_outputs, check_type, convert_samples
+from edgepipe.tflite.sequence_run import SequenceRunner
+from edgepipe.tflite.stream_ports import StreamPorts, read_stream_ports
 
 __all__ = ["ModelOutputs", "Runtime", "check_runs", "predict"]
 
@@ -51,7 +53,8 @@ def predict(
 
     Samples are floats (quantized here) or already of the input's type. Batches are made by resizing the inputs; the
     first and the last sample of the first batch are also run alone, and unless the numbers are equal bit for bit, all
-    are run one by one and `provenance` says why. A model that keeps state between calls is reset before each sample.
+    are run one by one and `provenance` says why. A model that keeps state between calls is reset before each sample. A
+    streaming model runs each sample, a sequence, call by call; its states are handed over, and are no outputs.
 
     The interpreter trusts the file: run `check_runs` first on one of unknown origin.
 
@@ -67,7 +70,12 @@ def predict(
     """
     model = reader.read(path)
     input_arrays = convert_samples(model, x)
-    raw_outputs, batching_note = _run_samples(Session(model, runtime, threads), input_arrays, batch_size)
+    session, ports = Session(model, runtime, threads), read_stream_ports(model)
+    raw_outputs, batching_note = (
+        _run_samples(session, input_arrays, batch_size)
+        if ports is None
+        else (_run_sequences(session, ports, input_arrays), f"{ports.steps} steps a call")
+    )
     return build_outputs(model, raw_outputs, f"LiteRT {runtime}, {plural(threads, 'thread')}, {batching_note}")
 
 
@@ -151,6 +159,27 @@ def run_on_zeros(model: Model, runtime: Runtime, threads: int) -> tuple[Any, lis
             interpreter.set_tensor(tensor.index, array)
         interpreter.invoke()
     return interpreter, zero_arrays
+
+
+def _run_sequences(session: Session, ports: StreamPorts, sequences: list[Array]) -> list[Array]:
+    with wrap_runtime_errors(session.model.path, session.runtime):
+        interpreter = session.open_interpreter([tensor.shape for tensor in session.model.inputs])
+        return SequenceRunner(session.model, ports, lambda arrays: session.invoke(interpreter, arrays)).run(sequences)
+
+
+def list_calls(model: Model, sequences: list[Array]) -> list[Array]:
+    """What each input of a streaming model gets, states included, in all calls over whole sequences: (calls, ...).
+
+    `sequences` as `convert_samples` gives them.
+
+    Raises:
+        InputError: the runtime refuses the model.
+    """
+    ports, session = read_stream_ports(model), Session(model, Runtime.BUILTIN, threads=1)
+    assert ports is not None, "only streaming models have sequences"
+    with wrap_runtime_errors(model.path, session.runtime):
+        interpreter = session.open_interpreter([tensor.shape for tensor in model.inputs])
+        return SequenceRunner(model, ports, lambda arrays: session.invoke(interpreter, arrays)).list_calls(sequences)
 
 
 def _run_samples(session: Session, input_arrays: list[Array], max_batch_size: int) -> tuple[list[Array], str]:

@@ -13,6 +13,9 @@ from edgepipe.core import arrays
 from edgepipe.core.arrays import Array, Arrays
 from edgepipe.core.errors import InputError
 from edgepipe.tflite.model import FLOAT_TYPES, INTEGER_TYPES, NUMPY_TYPES, Model, Tensor
+from edgepipe.tflite.sequence_run import check_sequences
+from edgepipe.tflite.split_outputs import join_outputs
+from edgepipe.tflite.stream_ports import own_inputs, own_outputs, read_stream_ports
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,8 @@ class ModelOutputs:
     """The outputs of a model for a set of samples; one array, or one for each named output of several.
 
     `stored_values` have the output's type, (samples, *shape); `real_values` are dequantized to float32 where the output
-    is quantized, else the same. `scales` and `zero_points` go by output name. `provenance` says what ran.
+    is quantized, else the same, and the parts of a split output are joined. `scales` and `zero_points` go by output
+    name. `provenance` says what ran.
     """
 
     stored_values: Arrays
@@ -31,37 +35,57 @@ class ModelOutputs:
 
 
 def build_outputs(model: Model, raw_outputs: list[Array], provenance: str) -> ModelOutputs:
-    """The `ModelOutputs` of stored values, one array for each output of `model` in its order."""
-    array_by_output = dict(zip(model.outputs_by_name.items(), raw_outputs, strict=True))
+    """The `ModelOutputs` of stored values, one array for each output of `model` in its order, states left out."""
+    tensor_by_name = own_outputs(model)
+    array_by_output = dict(zip(tensor_by_name.items(), raw_outputs, strict=True))
     stored_values = {name: array for (name, _), array in array_by_output.items()}
     real_values = {name: dequantize_array(array, tensor) for (name, tensor), array in array_by_output.items()}
-    quantization_by_name = {
-        name: tensor.quantization for name, tensor in model.outputs_by_name.items() if tensor.quantization
-    }
-    single_name = next(iter(stored_values)) if len(stored_values) == 1 else None
+    quantization_by_name = {name: tensor.quantization for name, tensor in tensor_by_name.items() if tensor.quantization}
     return ModelOutputs(
-        stored_values=stored_values if single_name is None else stored_values[single_name],
-        real_values=real_values if single_name is None else real_values[single_name],
+        stored_values=_sole_or_named(stored_values),
+        real_values=_sole_or_named(join_outputs(model, real_values)),
         scales={name: quantization.scales[0] for name, quantization in quantization_by_name.items()},
         zero_points={name: quantization.zero_points[0] for name, quantization in quantization_by_name.items()},
         provenance=provenance,
     )
 
 
+def _sole_or_named(array_by_name: dict[str, Array]) -> Arrays:
+    return array_by_name if len(array_by_name) > 1 else next(iter(array_by_name.values()))
+
+
 def convert_samples(model: Model, x: Arrays) -> list[Array]:
     """The samples in the type of each input of `model`, in its order, checked against its shapes.
+
+    Of a streaming model, samples are whole sequences of the inputs that are no states; see `convert_calls`.
 
     Raises:
         InputError: a wrong number of inputs or samples, a wrong shape or type, no sample, or non-finite values.
     """
-    array_by_input = _map_inputs(model, x)
+    ports = read_stream_ports(model)
+    if ports is None:
+        return convert_calls(model, x)
+    array_by_input = _map_inputs(model, own_inputs(model), x)
+    check_sequences(model, ports, array_by_input)
+    return _fit_arrays(model, own_inputs(model), array_by_input, are_sequences=True)
+
+
+def convert_calls(model: Model, x: Arrays) -> list[Array]:
+    """As `convert_samples`, each sample one call: of a streaming model they hold its states too."""
+    return _fit_arrays(model, model.inputs_by_name, _map_inputs(model, model.inputs_by_name, x), are_sequences=False)
+
+
+def _fit_arrays(
+    model: Model, tensor_by_name: dict[str, Tensor], array_by_input: dict[str, Array], are_sequences: bool
+) -> list[Array]:
     sample_counts = {name: len(array) if np.ndim(array) else 0 for name, array in array_by_input.items()}
     if len(set(sample_counts.values())) > 1 or 0 in sample_counts.values():
         raise InputError(
             f"{model.path}: the inputs need the same number of samples, at least one; found {sample_counts}"
         )
     return [
-        _fit_samples(model.path, name, tensor, array_by_input[name]) for name, tensor in model.inputs_by_name.items()
+        _fit_samples(model.path, name, tensor, array_by_input[name], are_sequences)
+        for name, tensor in tensor_by_name.items()
     ]
 
 
@@ -87,9 +111,8 @@ def dequantize_array(stored_values: Array, tensor: Tensor) -> Array:
     return centred_values * np.float32(tensor.quantization.scales[0])
 
 
-def _map_inputs(model: Model, x: Arrays) -> dict[str, Array]:
-    """The arrays by the names of `Model.inputs_by_name`; a dict may use tensor names instead."""
-    tensor_by_name = model.inputs_by_name
+def _map_inputs(model: Model, tensor_by_name: dict[str, Tensor], x: Arrays) -> dict[str, Array]:
+    """The arrays by the names of the inputs; a dict may use tensor names instead."""
     if not isinstance(x, dict):
         if len(tensor_by_name) != 1:
             raise InputError(
@@ -109,9 +132,9 @@ def _map_inputs(model: Model, x: Arrays) -> dict[str, Array]:
     return array_by_input
 
 
-def _fit_samples(path: Path, name: str, tensor: Tensor, x: Array) -> Array:
+def _fit_samples(path: Path, name: str, tensor: Tensor, x: Array, are_sequences: bool) -> Array:
     check_type(path, name, tensor)
-    sample_shape = tensor.shape_signature[1:]
+    sample_shape = (-1, *tensor.shape_signature[2:]) if are_sequences else tensor.shape_signature[1:]
     is_fitting = x.ndim == len(tensor.shape) and all(
         w in (-1, n) for w, n in zip(sample_shape, x.shape[1:], strict=True)
     )

@@ -19,6 +19,7 @@ from edgepipe.core.metric import Evidence, Metric, unavailable_metric
 from edgepipe.core.units import Dimension
 from edgepipe.tflite import child_process, reader, sandbox
 from edgepipe.tflite.sample_conversion import ModelOutputs, build_outputs, convert_samples
+from edgepipe.tflite.stream_ports import own_outputs
 
 WORKER_MODULE = "edgepipe.tflite.tflm_worker"
 TIMEOUT_SECONDS = 600.0  # the whole test set runs through reference-like kernels
@@ -107,7 +108,7 @@ def predict(path: Path, x: Arrays, timeout: float = TIMEOUT_SECONDS) -> ModelOut
         except child_process.ChildError as error:
             raise _explain_refusal(error) from None
         with np.load(results_path, allow_pickle=False) as archive:
-            raw_outputs = [archive[f"arr_{index}"] for index in range(len(model.outputs))]
+            raw_outputs = [archive[f"arr_{index}"] for index in range(len(own_outputs(model)))]
     return build_outputs(model, raw_outputs, f"{_runtime_name()}, one by one")
 
 

@@ -11,6 +11,8 @@ from edgepipe.tflite import child_process, reader
 from edgepipe.tflite.child_process import Json
 from edgepipe.tflite.model import Model
 from edgepipe.tflite.sample_conversion import check_type
+from edgepipe.tflite.sequence_run import SequenceRunner
+from edgepipe.tflite.stream_ports import own_inputs, read_stream_ports
 
 ARENA_BYTES = 1 << 30  # untouched pages cost nothing
 
@@ -38,16 +40,18 @@ def _print_allocations(model: Model) -> None:
 
 def _predict(model: Model, samples_path: Path, results_path: Path) -> None:
     with np.load(samples_path, allow_pickle=False) as archive:
-        input_arrays = [archive[f"arr_{index}"] for index in range(len(model.inputs))]
+        input_arrays = [archive[f"arr_{index}"] for index in range(len(own_inputs(model)))]
     np.savez(results_path, *_run_samples(model, input_arrays))
 
 
 def _run_samples(model: Model, input_arrays: list[Array]) -> list[Array]:
-    """One array for each output, (samples, *shape), by the model's own batch, which must be 1."""
+    """One array for each output, (samples, *shape), by the model's own batch, which must be 1; see `interpreter`."""
     if any(tensor.shape[:1] != (1,) for tensor in model.inputs):
         shapes = [tensor.shape for tensor in model.inputs]
         raise InputError(f"{model.path}: samples run one by one, so each input's first axis must be 1; found {shapes}")
     interpreter = _open_interpreter(model)
+    if (ports := read_stream_ports(model)) is not None:
+        return SequenceRunner(model, ports, lambda arrays: _invoke(model, interpreter, arrays)).run(input_arrays)
     sample_outputs = [
         _invoke(model, interpreter, [array[index : index + 1] for array in input_arrays])
         for index in range(len(input_arrays[0]))

@@ -162,7 +162,7 @@ def _long() -> Any:
     return keras.Model(inputs, layers.GRU(2, name="long")(layers.UpSampling1D(75)(inputs)))
 
 
-STATEFUL = "stateful=True in 'it': a .tflite keeps no state .* set stateful=False .* states as inputs and outputs"
+STATEFUL = "stateful=True in 'it': a .tflite keeps no state .* set stateful=False .* the states inputs and outputs"
 REFUSALS: dict[str, tuple[Callable[[], Any], str]] = {
     "too long": (_long, "long.*, and 300 steps are too many to be unrolled .at most 256.; shorten the sequence .*"),
     "open": (_open_length, "open.*, and its number of steps is open; give the sequence a fixed length .*"),

@@ -157,6 +157,12 @@ CASES: list[tuple[str, str, str, list[str]]] = [
     ("fused LSTMs in 16 bits", "- convert", "- convert: {scheme: int16x8, recurrent: fused}", [
         "9:14: stages.3.convert: recurrent fused: TFLite's fused LSTM has a kernel for int8, the scheme is int16x8; use scheme int8, or drop `recurrent` (--recurrent)",
     ]),
+    ("a stream of fused LSTMs", "- convert", "- convert: {streaming: 2, recurrent: fused}", [
+        "9:14: stages.3.convert: streaming and recurrent fused: a fused LSTM keeps its state inside the operator, not in inputs and outputs; drop one of them",
+    ]),
+    ("split outputs without a scale", "- convert", "- convert: {scheme: float16, split_outputs: true}", [
+        "9:14: stages.3.convert: split_outputs: scheme float16 gives outputs no scale; use scheme int8, or drop split_outputs",
+    ]),
     ("scheme and input at odds", "- convert", "- convert: {scheme: float16, input: int8}", [
         "9:14: stages.3.convert: input type int8: scheme float16 has float32; schemes with int8: int8, mixed, recipe",
     ]),

@@ -4,7 +4,7 @@ Boxes in pixels and scores from 0 to 1 in one tensor have one scale: 320 / 255 l
 can mend that, the model's author can.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
 
@@ -19,22 +19,32 @@ MIN_WIDTH = 1e-6  # of the range of a part that says anything
 JOINING_OPERATORS = ("CONCATENATION", "PACK")
 PROBABILITY_STEP = 1 / 256  # prescribed for SOFTMAX and LOGISTIC: a class that is rare needs no codes
 MAX_PARTS_SHOWN = 5
-REMEDY = "make them separate outputs, scale them alike (boxes as shares of the picture), or use scheme int16x8"
+REMEDY = (
+    "make them separate outputs (split_outputs does, of a concatenation), scale them alike (boxes as shares of the "
+    "picture), or use scheme int16x8"
+)
 INNER_REMEDY = "scale them alike before they are joined, or use scheme int16x8 or mixed"
 
 
-def joined_part_notes(lite: Model, ranges: Mapping[str, ActivationRange], policy: BitWidthPolicy) -> list[str]:
+def joined_part_notes(
+    lite: Model,
+    ranges: Mapping[str, ActivationRange],
+    policy: BitWidthPolicy,
+    joined_names: Collection[str],
+) -> list[str]:
     """A note on each concatenation in 8 bits with a part that gets fewer than `MIN_CODES` codes.
 
     Args:
         lite: the float model, decomposed.
         ranges: of its activations, by tensor name.
         policy: the bits of each operator.
+        joined_names: the tensors that are still computed as they are in `lite`; others have been split.
     """
     return [
         _join_note(lite, operator, coarse_parts, ranges)
         for operator in lite.operators
         if operator.name in JOINING_OPERATORS and policy(operator.name, [each.name for each in _outputs(operator)]) == 8
+        if all(tensor.name in joined_names for tensor in _outputs(operator))
         if (coarse_parts := list(_coarse_inputs(operator, ranges)))
     ]
 
@@ -51,9 +61,19 @@ def _coarse_inputs(operator: Operator, ranges: Mapping[str, ActivationRange]) ->
     for tensor in operator.inputs:
         if tensor is None or tensor.is_constant or tensor.name not in ranges:
             continue
-        code_count = CODE_COUNT * _width(ranges[tensor.name]) / max(_width(ranges[joint_name]), MIN_WIDTH)
-        if _width(ranges[tensor.name]) > MIN_WIDTH and code_count < MIN_CODES:
+        code_count = count_codes(ranges[tensor.name], ranges[joint_name])
+        if has_few_codes(ranges[tensor.name], code_count):
             yield tensor, code_count
+
+
+def count_codes(part_range: ActivationRange, joint_range: ActivationRange) -> float:
+    """How many codes a part gets in the range of the tensor that it is joined into."""
+    return CODE_COUNT * _width(part_range) / max(_width(joint_range), MIN_WIDTH)
+
+
+def has_few_codes(part_range: ActivationRange, code_count: float) -> bool:
+    """Whether a part that says anything gets too few codes to say it."""
+    return _width(part_range) > MIN_WIDTH and code_count < MIN_CODES
 
 
 def _width(activation_range: ActivationRange) -> float:
@@ -67,12 +87,12 @@ def _join_note(
     joint = _outputs(operator)[0]
     is_output = joint.key in {tensor.key for tensor in lite.outputs}
     parts_text = ", ".join(
-        f"'{_short_name(tensor)}' ({_range_text(ranges[tensor.name])}) gets {code_count:.1f}"
+        f"'{_short_name(tensor)}' ({range_text(ranges[tensor.name])}) gets {code_count:.1f}"
         for tensor, code_count in coarse_parts[:MAX_PARTS_SHOWN]
     )
     rest_text = f" and {len(coarse_parts) - MAX_PARTS_SHOWN} more" if len(coarse_parts) > MAX_PARTS_SHOWN else ""
     return (
-        f"'{_short_name(joint)}' ({_range_text(ranges[joint.name])}) joins very different ranges: of its {CODE_COUNT} "
+        f"'{_short_name(joint)}' ({range_text(ranges[joint.name])}) joins very different ranges: of its {CODE_COUNT} "
         f"steps {parts_text}{rest_text}; {REMEDY if is_output else INNER_REMEDY}"
     )
 
@@ -81,7 +101,8 @@ def _short_name(tensor: Tensor) -> str:
     return tensor.name.split(";")[0]
 
 
-def _range_text(activation_range: ActivationRange) -> str:
+def range_text(activation_range: ActivationRange) -> str:
+    """A range for a note."""
     return f"{activation_range[0]:.3g} to {activation_range[1]:.3g}"
 
 

@@ -19,6 +19,7 @@ from edgepipe.compress.quantizer.kernel_requirements import (
     ScaleRule,
     requirement_of,
 )
+from edgepipe.compress.quantizer.shared_states import SharedStates
 
 # of a tensor that takes a demanded scale although others read it: beyond this, what those lose (20 log10 of it) is more
 # than what the demanding reader gains, which is spared the rounding of a copy (10 log10(1 + 1 / growth^2))
@@ -49,6 +50,7 @@ class EncodingPlan:
             input_bits: how graph inputs are stored; inputs that are missing stay float.
         """
         self.index, self.bits_by_operator, self.ranges = index, bits_by_operator, ranges
+        self.shared_states = SharedStates(index, ranges)
         self._root_by_tensor: dict[int, int] = {}
         self._members_by_root: dict[int, list[int]] = {}
         self._encoding_by_root: dict[int, Encoding] = {}
@@ -79,11 +81,17 @@ class EncodingPlan:
         return choose_encoding(self._range(tensor), bits, symmetric=True) if needs_symmetry else encoding
 
     def own_encoding(self, tensor: int, bits: BitWidth) -> Encoding:
-        """The encoding of a tensor's own range."""
+        """The encoding of a tensor's own range, or of the state that it holds."""
+        if tensor in self.shared_states:
+            return self.shared_states.encoding_of(tensor, bits)
         return choose_encoding(self._range(tensor), bits)
 
     def _range(self, tensor: int) -> ActivationRange:
-        known_range = self.ranges.get(self.index.names[tensor])
+        known_range = (
+            self.shared_states.range_of(tensor)
+            if tensor in self.shared_states
+            else self.ranges.get(self.index.names[tensor])
+        )
         if known_range is not None:  # of a constant too, if some of its elements may saturate
             return known_range
         constant = self.index.constant(tensor)
@@ -135,6 +143,8 @@ class EncodingPlan:
         for tensor in outputs:
             if requirement.fixed_output_by_bits is not None:
                 self._start_group(tensor, Encoding(bits, *requirement.fixed_output_by_bits[bits]))
+            elif tensor in self.shared_states:
+                self._start_group(tensor, self.shared_states.encoding_of(tensor, bits))
             else:
                 output_range = self._output_range(number, tensor, bits)
                 self._start_group(
@@ -188,8 +198,10 @@ class EncodingPlan:
         return self._all_demand(root, encoding) and not self._is_averaged(root)
 
     def _can_rescale(self, root: int) -> bool:
-        """Whether a group can have any scale: no kernel and no training has decided it, and no constant has a code
-        of its own in it."""
+        """Whether a group can have any scale: no kernel and no training has decided it, no constant has a code of its
+        own in it, and it holds no state."""
+        if any(tensor in self.shared_states for tensor in self._members_by_root[root]):
+            return False
         if self._is_trained(root) or any(
             self.index.kinds[number] in EQUALITY_OPERATORS for number in self._readers(root)
         ):

@@ -30,6 +30,7 @@ from edgepipe.compress.quantizer.kernel_requirements import (
 from edgepipe.compress.quantizer.lookup_tables import TableWriter
 from edgepipe.compress.quantizer.mutable_graph import MutableGraph
 from edgepipe.compress.quantizer.operator_precision import PrecisionPolicy
+from edgepipe.compress.quantizer.shared_states import find_state_pairs
 from edgepipe.compress.quantizer.weight_writer import WeightWriter
 
 INTERFACE_BITS: dict[str, BitWidth] = {"int8": 8, "uint8": 8, "int16": 16}
@@ -69,11 +70,35 @@ def write_integer_model(
     bits_by_operator = [
         _operator_bits(index, number, precision.activation_bits, ranges) for number, precision in enumerate(precisions)
     ]
+    input_types, output_types = _keep_states_integer(index, bits_by_operator, input_types, output_types)
     plan = EncodingPlan(index, bits_by_operator, ranges, _input_bits(index, bits_by_operator, ranges, input_types))
     rewriter = GraphRewriter(graph, index, plan)
     _ModelWriter(rewriter, WeightWriter(rewriter, precisions)).write(input_types, output_types)
     name_by_float_tensor = {name: graph.name(tensor) for tensor, name in enumerate(index.names)}
     return IntegerModel(flatbuffer_edits.pack_model(flatbuffer_edits.canonicalize(graph.model)), name_by_float_tensor)
+
+
+def _keep_states_integer(
+    index: GraphIndex,
+    bits_by_operator: Sequence[BitWidth | None],
+    input_types: Sequence[str],
+    output_types: Sequence[str],
+) -> tuple[list[str], list[str]]:
+    """The types of inputs and outputs; states have the type that they are computed in, whatever the others have."""
+    types_by_input = dict(zip(index.graph_inputs, input_types, strict=True))
+    output_types = list(output_types)
+    for state_input, state_output in find_state_pairs(index.graph):
+        numbers = [index.producer_by_tensor.get(state_output), *index.readers_by_tensor.get(state_input, [])]
+        bits = next((bits_by_operator[number] for number in numbers if number is not None), None)
+        if bits is not None:
+            types_by_input[state_input] = f"int{bits}"
+            output_types[_state_position(index, state_output)] = f"int{bits}"
+    return [types_by_input[tensor] for tensor in index.graph_inputs], output_types
+
+
+def _state_position(index: GraphIndex, state_output: int) -> int:
+    """The position of a state among the outputs: if its tensor is another output too, states come last."""
+    return max(position for position, tensor in enumerate(index.graph_outputs) if tensor == state_output)
 
 
 def _operator_bits(
@@ -142,13 +167,20 @@ class _ModelWriter:
         """Put an interface tensor behind a graph output that is stored in another type."""
         encoding = self.plan.stored(tensor)
         stored_type = "float32" if encoding is None else f"int{encoding.bits}"
-        if output_type != stored_type:
+        if output_type != stored_type or self._is_stored_otherwise(tensor, encoding):
             interface = self.rewriter.shared((tensor, output_type), lambda: self._convert_output(tensor, output_type))
             self.graph.replace_output(position, interface)
+
+    def _is_stored_otherwise(self, tensor: int, encoding: Encoding | None) -> bool:
+        """Whether a state is not stored as its input takes it: two kernels prescribe different scales for it."""
+        states = self.plan.shared_states
+        return encoding is not None and tensor in states and states.encoding_of(tensor, encoding.bits) != encoding
 
     def _convert_output(self, tensor: int, output_type: str) -> int:
         bits = INTERFACE_BITS.get(output_type)
         encoding = self.plan.stored(tensor) if bits is None else self.plan.readable_encoding(tensor, bits)
+        if bits is not None and self._is_stored_otherwise(tensor, encoding):
+            encoding = self.plan.own_encoding(tensor, bits)
         interface = self._add_interface(tensor, output_type, encoding)
         if bits is None:
             self.rewriter.append_dequantize(tensor, interface)

@@ -267,11 +267,13 @@ class MutableGraph:
     def _replace_port(self, side: str, position: int, new_index: int) -> None:
         indices = [int(index) for index in getattr(self.subgraph, side)]
         old_index, indices[position] = indices[position], new_index
+        # a tensor that is several outputs has as many names; those before `position` keep it
+        rank = indices[:position].count(old_index)
         setattr(self.subgraph, side, indices)
         for signature in self.model.signatureDefs or []:
-            for tensor_map in getattr(signature, side):
-                if tensor_map.tensorIndex == old_index:
-                    tensor_map.tensorIndex = new_index
+            tensor_maps = [each for each in getattr(signature, side) if each.tensorIndex == old_index]
+            for tensor_map in tensor_maps[rank : rank + 1]:
+                tensor_map.tensorIndex = new_index
 
     def _add_tensor(self, name: str, shape: Any, type_code: int, quantization: Any, array: Array | None) -> int:
         from ai_edge_litert.schema_py_generated import BufferT, TensorT

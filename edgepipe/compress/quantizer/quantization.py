@@ -1,13 +1,19 @@
 """Quantization of a float .tflite by any scheme: decomposition, ranges, then the integer model."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import final
 
 from edgepipe.compress.agreement import Agreement, measure_agreement
 from edgepipe.compress.fidelity import Fidelity, measure_fidelity
 from edgepipe.compress.quantizer import equality_sentinels, flatbuffer_edits, recipes
-from edgepipe.compress.quantizer.activation_calibration import ActivationRanges, calibrate, unmasked_values
+from edgepipe.compress.quantizer.activation_calibration import (
+    ActivationRange,
+    ActivationRanges,
+    calibrate,
+    unmasked_values,
+)
 from edgepipe.compress.quantizer.coarse_parts import joined_part_notes
 from edgepipe.compress.quantizer.graph_index import GraphIndex
 from edgepipe.compress.quantizer.integer_inputs import integer_inputs
@@ -16,6 +22,12 @@ from edgepipe.compress.quantizer.lstm_state_ranges import add_state_ranges
 from edgepipe.compress.quantizer.mask_sentinels import extend_masked_ranges, masked_tensor_names
 from edgepipe.compress.quantizer.mutable_graph import BitWidthPolicy, MutableGraph
 from edgepipe.compress.quantizer.op_decomposition import calibrate_decomposed, decomposed_model
+from edgepipe.compress.quantizer.output_splits import (
+    OutputSplit,
+    find_output_splits,
+    split_graph,
+    swap_output_levels,
+)
 from edgepipe.compress.quantizer.recipes import LitertRecipe
 from edgepipe.compress.quantizer.trained_ranges import TrainedRanges, without_fake_quant
 from edgepipe.compress.schemes import (
@@ -24,11 +36,21 @@ from edgepipe.compress.schemes import (
     InterfaceType,
     RecurrentForm,
     SchemeName,
+    check_split_outputs,
+    check_streaming,
     interface_types,
 )
 from edgepipe.core.arrays import Array
 from edgepipe.core.errors import InputError
+from edgepipe.tflite.interpreter import list_calls
 from edgepipe.tflite.model import Model, Operator
+from edgepipe.tflite.reader import read
+from edgepipe.tflite.split_outputs import embed_split_outputs
+from edgepipe.tflite.stream_ports import own_inputs, read_stream_ports
+
+NOTHING_SPLIT = (
+    "split_outputs: nothing is split: no output is a concatenation in 8 bits with a part of fewer than 20 of its steps"
+)
 
 OperatorSelector = Callable[[Model], Collection[Operator]]
 
@@ -45,10 +67,14 @@ class QuantizationRequest:
     recipe: LitertRecipe | None = None  # of the scheme `recipe`
     keep_float: OperatorSelector | None = None  # which operators of the float model stay float
     recurrent: RecurrentForm = "unrolled"
+    streaming: int | None = None  # steps a call of a model whose states are inputs and outputs; None: no stream
+    split_outputs: bool = False  # outputs that join parts of very different range become one output for each part
 
     def __post_init__(self) -> None:
-        """Raise an `InputError` for a scheme that is unknown, or does not support the types."""
+        """Raise an `InputError` for a scheme that is unknown, or does not support the types or the other options."""
         _ = self.io_types
+        check_streaming(self.scheme, self.recurrent, self.streaming)
+        check_split_outputs(self.scheme, self.split_outputs, self.streaming)
 
     @property
     def io_types(self) -> tuple[str, str]:
@@ -64,6 +90,7 @@ class QuantizedModel:
     content: bytes
     notes: tuple[str, ...] = ()
     join_notes: tuple[str, ...] = ()  # on concatenations with parts that get few codes
+    output_splits: tuple[OutputSplit, ...] = ()
     tensor_by_fake_quant: Mapping[str, str] = field(default_factory=dict)  # what each fake-quant has become, by name
     fidelity: Fidelity | None = None  # None: not measured
     agreement: Agreement | None = None  # with the fake-quant model; None: there is none, or it was not measured
@@ -87,24 +114,47 @@ def quantize_tflite(
     Args:
         lite: the float .tflite; the ranges of its fake-quant, if it has any, override those of samples.
         request: scheme, types, calibration and what stays in float.
-        feeds: representative samples of each input, in order, (samples, ...); None for schemes without calibration.
+        feeds: representative samples of each input, in order, (samples, ...); None for schemes without calibration. Of
+            a streaming model, whole sequences of the inputs that are no states.
         held_out_feeds: samples of each input that do not calibrate, on which the result is compared with `lite`.
 
     Raises:
         InputError: no samples for a scheme that needs them, or a model that the quantizer does not support.
     """
+    sample_count = 0 if feeds is None else len(feeds[0])
+    if feeds is not None and read_stream_ports(lite) is not None:
+        feeds = list_calls(lite, feeds)
     with without_fake_quant(lite) as (float_lite, trained_ranges):
         if request.scheme == "float32":
             return QuantizedModel(float_lite.content)
         if not float_lite.operators:
             raise InputError("the model has no operators, so there is nothing to quantize")
         quantized_model = (
-            _quantize_activations(float_lite, request, feeds, trained_ranges)
+            _quantize_activations(float_lite, request, feeds, trained_ranges, sample_count)
             if needs_samples(request)
             else _quantize_weights(float_lite, request)
         )
-    compared_model = _compare(lite, quantized_model, request.scheme, held_out_feeds)
-    return replace(compared_model, notes=(*compared_model.notes, *_part_notes(compared_model)))
+    with _split_model(lite, quantized_model.output_splits) as split_lite:
+        compared_model = _compare(split_lite, quantized_model, request.scheme, held_out_feeds)
+    split_outputs = tuple(split.output for split in compared_model.output_splits)
+    return replace(
+        compared_model,
+        content=embed_split_outputs(compared_model.content, split_outputs),
+        notes=(*compared_model.notes, *_part_notes(compared_model)),
+    )
+
+
+@contextmanager
+def _split_model(lite: Model, splits: tuple[OutputSplit, ...]) -> Iterator[Model]:
+    """The float model with outputs split as in the integer model, to compare them; exists inside the block only."""
+    if not splits:
+        yield lite
+        return
+    graph = MutableGraph(flatbuffer_edits.unpack_model(lite.content))
+    split_graph(graph, splits)
+    content = flatbuffer_edits.pack_model(flatbuffer_edits.canonicalize(graph.model))
+    with flatbuffer_edits.temporary_tflite(content, lite.path.name) as path:
+        yield read(path)
 
 
 def _part_notes(model: QuantizedModel) -> tuple[str, ...]:
@@ -119,7 +169,11 @@ def _quantize_weights(lite: Model, request: QuantizationRequest) -> QuantizedMod
 
 
 def _quantize_activations(
-    lite: Model, request: QuantizationRequest, feeds: list[Array] | None, trained_ranges: TrainedRanges
+    lite: Model,
+    request: QuantizationRequest,
+    feeds: list[Array] | None,
+    trained_ranges: TrainedRanges,
+    sample_count: int,
 ) -> QuantizedModel:
     rules = _build_rules(request, lite)
     with (
@@ -127,10 +181,18 @@ def _quantize_activations(
         decomposed_model(integers.model, _int8_policy(recipes.bit_width_policy(rules))) as model,
     ):
         rules = [*rules, *recipes.float_input_rules(integers.fractional_names)]
-        activation_ranges = _find_ranges(rules, model, request, feeds, trained_ranges)
+        activation_ranges = replace(
+            _find_ranges(rules, model, request, feeds, trained_ranges), sample_count=sample_count
+        )
         ranges, policy = activation_ranges.by_tensor, recipes.bit_width_policy(rules)
         graph = recipes.decompose_with_recipe(model.content, rules, ranges)
-        float_notes = float_reason_notes(GraphIndex(graph), policy, ranges)
+        splits, ranges = (
+            _split_outputs(graph, ranges, policy, trained_ranges) if request.split_outputs else ([], ranges)
+        )
+        index = GraphIndex(graph)
+        float_notes = float_reason_notes(index, policy, ranges)
+        joined_names = {name for number in range(len(index.operators)) for name in index.output_names(number)}
+        joined_names -= {split.join_tensor for split in splits}
         integer_model = recipes.write_with_recipe(graph, rules, ranges)
         notes = (
             *integers.notes,
@@ -138,10 +200,27 @@ def _quantize_activations(
             *activation_ranges.notes(),
             *recipes.unmatched_rule_notes(request.recipe or [], model),
             *float_notes,
+            *(split.note() for split in splits),
+            *([NOTHING_SPLIT] if request.split_outputs and not splits else []),
         )
-        join_notes = tuple(joined_part_notes(model, ranges, policy))
+        join_notes = tuple(joined_part_notes(model, ranges, policy, joined_names))
     tensor_by_fake_quant = trained_ranges.locate(integer_model.name_by_float_tensor)
-    return QuantizedModel(integer_model.content, notes, join_notes, tensor_by_fake_quant)
+    return QuantizedModel(integer_model.content, notes, join_notes, tuple(splits), tensor_by_fake_quant)
+
+
+def _split_outputs(
+    graph: MutableGraph, ranges: Mapping[str, ActivationRange], policy: BitWidthPolicy, trained_ranges: TrainedRanges
+) -> tuple[list[OutputSplit], dict[str, ActivationRange]]:
+    """Split the outputs of `graph`, in place, that join parts of very different range; `ranges` with new tensors."""
+    if trained_ranges.by_tensor:
+        raise InputError(
+            "split_outputs: a fake-quant model was trained with one range for each output; make the parts outputs of "
+            "the model before it is trained, or convert the float model"
+        )
+    all_ranges = {**ranges, **swap_output_levels(graph, ranges, policy)}
+    splits = find_output_splits(graph, all_ranges, policy)
+    split_graph(graph, splits)
+    return splits, all_ranges
 
 
 def _compare(
@@ -150,7 +229,7 @@ def _compare(
     """With the fidelity to the float model `lite`, and the agreement with its fake-quant in int8."""
     if not held_out_feeds:
         return quantized_model
-    samples = dict(zip(lite.inputs_by_name, held_out_feeds, strict=True))
+    samples = dict(zip(own_inputs(lite), held_out_feeds, strict=True))
     content, tensor_by_fake_quant = quantized_model.content, quantized_model.tensor_by_fake_quant
     has_agreement = scheme == "int8" and bool(tensor_by_fake_quant)
     return replace(

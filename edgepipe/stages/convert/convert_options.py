@@ -14,6 +14,8 @@ from edgepipe.compress.schemes import (
     RecurrentForm,
     SchemeName,
     check_recurrent_form,
+    check_split_outputs,
+    check_streaming,
     interface_types,
 )
 from edgepipe.core import budget
@@ -75,6 +77,17 @@ class ConvertOptions(Stage):
         default="unrolled",
         description="recurrent layers in integers: step by step; or, for `scheme: int8`, one operator for each LSTM, "
         "which keeps its state from call to call",
+    )
+    streaming: int | None = Field(
+        default=None,
+        ge=1,
+        description="steps of the sequence in one call: the states of recurrent and causal layers become inputs and "
+        "outputs, calibrated over whole sequences; null: whole windows",
+    )
+    split_outputs: bool = Field(
+        default=False,
+        description="where a part of an output (scores beside boxes) would get fewer than 20 of its 8-bit steps, give "
+        "each part an output and a scale of its own; `decode` gets them joined",
     )
     allow_low_fidelity: bool = Field(
         default=False,
@@ -199,6 +212,22 @@ def _recurrent_problem(options: ConvertOptions) -> str:
     return ""
 
 
+def _streaming_problem(options: ConvertOptions) -> str:
+    try:
+        check_streaming(options.scheme, options.recurrent, options.streaming)
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+def _split_outputs_problem(options: ConvertOptions) -> str:
+    try:
+        check_split_outputs(options.scheme, options.split_outputs, options.streaming)
+    except InputError as error:
+        return str(error)
+    return ""
+
+
 def _max_drop_problem(options: ConvertOptions) -> str:
     if options.scheme == "mixed":
         return "" if options.max_drop is not None else "scheme mixed needs max_drop, for example `max_drop: 0.5 point`"
@@ -244,6 +273,8 @@ def _input_shape_problem(options: ConvertOptions) -> str:
 _PROBLEM_FINDERS = (
     _interface_problem,
     _recurrent_problem,
+    _streaming_problem,
+    _split_outputs_problem,
     _equalization_problem,
     _max_drop_problem,
     _recipe_problem,
