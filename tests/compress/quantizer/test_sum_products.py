@@ -52,3 +52,22 @@ def test_all_runtimes_give_the_exact_sum(name: str, tmp_path: Path) -> None:
 def test_axes_that_are_no_neighbours_stay_a_sum(tmp_path: Path) -> None:
     lite = float_graph(lambda x: tf.reduce_sum(x, axis=[1, 3]), tmp_path, X)
     assert quantize_graph(lite, "int8", (X,)).operator_counts == {"SUM": 1}
+
+
+def test_a_trained_range_is_that_of_the_product_too(tmp_path: Path) -> None:
+    limit = 25.5
+
+    def trained_sum(x: tf.Tensor) -> tf.Tensor:
+        x = tf.quantization.fake_quant_with_min_max_args(x, -4, 4)
+        total = tf.quantization.fake_quant_with_min_max_args(tf.reduce_sum(x, axis=2), -limit, limit)
+        return tf.quantization.fake_quant_with_min_max_args(tf.tanh(total) * total, -limit, limit)
+
+    model = quantize_graph(float_graph(trained_sum, tmp_path, X), "int8", (X,))
+    kinds = [operator.name for operator in model.operators]
+    position = kinds.index("BATCH_MATMUL")
+    assert kinds[position : position + 3] == ["BATCH_MATMUL", "RESHAPE", "TANH"]
+    for operator in model.operators[position : position + 2]:
+        output = operator.outputs[0]
+        assert output is not None
+        assert output.quantization is not None
+        assert output.quantization.scales[0] == pytest.approx(2 * limit / 255)
