@@ -76,6 +76,8 @@ def _needs_form(operation: Operation) -> bool:
             return True
         case "Mul" | "RealDiv":
             return gelu_argument(operation) is not None
+        case "MatrixDiagV3":  # the kernel of keras.ops.image.extract_patches is an identity matrix
+            return all(tf.get_static_value(each) is not None for each in operation.inputs)
         case "ResizeBicubic":
             return tf.get_static_value(operation.inputs[1]) is not None
     return False
@@ -101,6 +103,16 @@ def _erf(operation: Operation, inputs: list[Tensor]) -> list[Tensor]:
 
 def _gelu(operation: Operation, inputs: list[Tensor]) -> list[Tensor]:
     return [tf.nn.gelu(inputs[0], approximate=False)]
+
+
+def _constant_diagonal(operation: Operation, inputs: list[Tensor]) -> list[Tensor]:
+    arguments = [tf.get_static_value(each) for each in operation.inputs]
+    with tf.init_scope():
+        matrix = tf.raw_ops.MatrixDiagV3(
+            **dict(zip(("diagonal", "k", "num_rows", "num_cols", "padding_value"), arguments, strict=True)),
+            align=operation.get_attr("align").decode(),
+        ).numpy()
+    return [tf.constant(matrix)]
 
 
 def _pool_3d(operation: Operation, inputs: list[Tensor]) -> list[Tensor]:
@@ -169,6 +181,7 @@ FORMS: dict[str, Callable[[Operation, list[Tensor]], list[Tensor]]] = {
     "Erf": _erf,
     "Erfc": _erf,
     "Conv2DBackpropInput": _dilated_transposed_convolution,
+    "MatrixDiagV3": _constant_diagonal,
     "MaxPool3D": _pool_3d,
     "Mul": _gelu,
     "RealDiv": _gelu,

@@ -29,6 +29,7 @@ REPLACED: dict[str, tuple[Layer, Any]] = {
     "dilated transposed convolution": (layers.Conv2DTranspose(4, 3, dilation_rate=2, padding="same"), IMAGES),
     "unequal dilations": (layers.Conv2DTranspose(4, (3, 2), dilation_rate=(1, 3), padding="valid"), IMAGES),
     "error function": (lambda x: ops.erf(x) + 0.5 * ops.erfc(2.0 * x), IMAGES),
+    "patches": (lambda x: ops.image.extract_patches(x, 4, strides=2, padding="same"), IMAGES),
     "argmax": (lambda x: ops.argmax(x, axis=-1), IMAGES),
     "argmin, kept dimension": (lambda x: ops.argmin(x, axis=1, keepdims=True), IMAGES),
 }
