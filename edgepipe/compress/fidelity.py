@@ -36,14 +36,12 @@ MIN_STEPS = 2.0  # standard deviation of an output that is judged, in steps that
 PRESCRIBED_STEPS = (1 / 256, 1 / 128, 16 / 256)  # of outputs whose scale no quantizer chooses
 MAX_SCALE = 1e6  # of an activation: one step of a mask fill, or of an outlier
 LOCATING_SAMPLES = 16  # on which the tensor is found where the error arises
-GENERAL_REMEDY = (
-    "see `edgepipe sensitivity`; try scheme mixed or int16x8, keep_float_layers there, or calibration percentile"
-)
+GENERAL_REMEDY = "see `edgepipe sensitivity`; keep_float_layers there, or try calibration percentile"
+WIDER_REMEDY = ", or scheme mixed or int16x8"  # where activations have 8 bits throughout
 REMEDY_BY_KIND = {  # of the operator that computes the first wrong tensor
     "LOG": (
         "a logarithm shows decades that integers do not hold (8 bits 2.4, 16 bits 4.5): keep it and what computes its "
-        "input in float (keep_float_types: {LOG: null}, keep_float_layers), compute these features outside the model, "
-        "or try scheme int16x8"
+        "input in float (keep_float_types: {LOG: null}, keep_float_layers), or compute these features outside the model"
     ),
 }
 
@@ -92,6 +90,7 @@ class Fidelity:
     first_wrong_tensor: str = ""  # the first tensor with a lower ratio than an output may have
     first_wrong_kind: str = ""  # of the operator that computes it
     wide_scales: tuple[tuple[str, float], ...] = ()  # activations with an absurd scale, by name
+    has_int16_activations: bool = False
 
     def findings(self) -> list[Finding]:
         """One for each output that has collapsed, and for each absurd scale."""
@@ -108,7 +107,8 @@ class Fidelity:
             place=f"output '{output.name}'",
             observed=f"{constant_text}signal-to-noise {output.decibels:.1f} dB against the float model"
             f"{_labels_text(output)}, on {self._samples_text}{place_text}",
-            suggestion=f"{REMEDY_BY_KIND.get(self.first_wrong_kind, GENERAL_REMEDY)}; "
+            suggestion=f"{REMEDY_BY_KIND.get(self.first_wrong_kind, GENERAL_REMEDY)}"
+            f"{'' if self.has_int16_activations else WIDER_REMEDY}; "
             "allow_low_fidelity accepts the model as it is",
         )
 
@@ -184,9 +184,13 @@ def measure_fidelity(lite: Model, content: bytes, samples: Arrays) -> Fidelity:
         has_collapsed = any(output.has_collapsed for output in outputs)
         wrong_tensor = _find_wrong_tensor(lite, quantized_model, compared_samples) if has_collapsed else None
         wide_scales = tuple(_find_wide_scales(quantized_model))
-    if wrong_tensor is None:
-        return Fidelity(outputs, sample_count, wide_scales=wide_scales)
-    return Fidelity(outputs, sample_count, *_describe_tensor(lite, wrong_tensor), wide_scales)
+    description = ("", "") if wrong_tensor is None else _describe_tensor(lite, wrong_tensor)
+    return Fidelity(outputs, sample_count, *description, wide_scales, _has_int16_activations(quantized_model))
+
+
+def _has_int16_activations(model: Model) -> bool:
+    tensors = (tensor for operator in model.operators for tensor in operator.outputs)
+    return any(tensor is not None and tensor.dtype == "int16" for tensor in tensors)
 
 
 def _calls_per_sample(lite: Model, samples: Arrays) -> int:

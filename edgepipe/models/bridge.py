@@ -10,6 +10,7 @@ import inspect
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import keras
@@ -23,8 +24,17 @@ from edgepipe.core.units import plural
 from edgepipe.models.bridge_layers import Keras3Layer, OperatorLayer, WeightLayer
 from edgepipe.models.id_inputs import SMALLEST_TABLE, find_id_limits
 from edgepipe.models.input_shapes import check_input_shapes, input_name
-from edgepipe.models.keras3_graph import GraphCall, Keras3Graph, build_graph, evaluate_graph, iter_calls
-from edgepipe.models.keras_operators import encode_argument, is_tensor
+from edgepipe.models.keras3_graph import (
+    ContentFn,
+    GraphCall,
+    Keras3Graph,
+    build_function_graph,
+    build_graph,
+    evaluate_graph,
+    implicit_mask,
+    iter_calls,
+)
+from edgepipe.models.keras_operators import Constant, encode_argument, is_tensor
 from edgepipe.models.keras_types import (
     AnyKerasVariable,
     KerasLayer,
@@ -36,6 +46,7 @@ from edgepipe.models.keras_types import (
     TfKerasModel,
 )
 from edgepipe.models.layer_names import LayerNames, legal_name
+from edgepipe.models.layer_trace import trace_mask
 from edgepipe.models.perturb import perturbed_weights, refresh_normalization
 from edgepipe.models.port_names import input_names, output_names
 from edgepipe.models.subclassed import to_functional
@@ -46,6 +57,7 @@ from edgepipe.models.translate import (
     translate_layer,
     translate_operator,
 )
+from edgepipe.models.twin_masks import TwinMasks
 
 TOLERANCE = 1e-4  # relative to the largest value of the tensor; float32 rounding alone stays below 1e-5
 RANDOM_BATCH_SIZE = 2
@@ -103,11 +115,12 @@ class BridgedModel:
     difference: ModelDifference
     keras3_notes: tuple[str, ...] = ()  # layers that stay Keras 3 layers inside the twin, and why
     input_notes: tuple[str, ...] = ()  # inputs whose name TensorFlow refuses in a scope
+    weight_notes: tuple[str, ...] = ()  # weights of layers of which the twin holds copies
 
     @property
     def notes(self) -> list[str]:
         """Notes on the bridge for a report."""
-        return [self.difference.text(), *self.keras3_notes, *self.input_notes]
+        return [self.difference.text(), *self.keras3_notes, *self.weight_notes, *self.input_notes]
 
 
 @dataclass(frozen=True)
@@ -119,6 +132,7 @@ class TwinModel:
     named_tensors: tuple[tuple[str, KerasTensor], ...]  # (name of the original layer, symbolic tf_keras tensor)
     weight_pairs: tuple[tuple[AnyKerasVariable, AnyKerasVariable], ...]  # (Keras 3 variable, tf_keras variable)
     keras3_notes: tuple[str, ...] = ()
+    weight_notes: tuple[str, ...] = ()
 
 
 def bridge(model: KerasModel) -> BridgedModel:
@@ -139,12 +153,25 @@ def bridge(model: KerasModel) -> BridgedModel:
     copy_weights(twin)
     wrong_difference = difference.first_difference_above(TOLERANCE)
     if wrong_difference is not None:
+        _check_repeatable(twin.graph, wrong_difference.layer_name)
         raise InputError(
             f"the bridge of '{model.name}' to tf_keras is wrong from layer '{wrong_difference.layer_name}' on: "
             f"its output differs by {wrong_difference.relative_error:.1e} of its largest value "
             f"(allowed {TOLERANCE:.0e}); leave that layer out, or convert without compression, and please report it"
         )
-    return BridgedModel(twin.model, difference, twin.keras3_notes, _renamed_input_notes(model, twin.model))
+    input_notes = _renamed_input_notes(model, twin.model)
+    return BridgedModel(twin.model, difference, twin.keras3_notes, input_notes, twin.weight_notes)
+
+
+def _check_repeatable(graph: Keras3Graph, layer_name: str) -> None:
+    """Raise an `InputError` if a layer of the original gives other outputs for the same inputs."""
+    samples = random_inputs(graph, 0)
+    tensors, repeated_tensors = (_original_tensors(graph, samples) for _ in range(2))
+    if any(map(relative_difference, tensors, repeated_tensors)):
+        raise InputError(
+            f"layer '{layer_name}' of '{graph.name}' is random at inference: its outputs differ between two runs on "
+            "the same inputs; draw random numbers in training only (`if training:`), or cut the model before it"
+        )
 
 
 def _renamed_input_notes(model: KerasModel, twin: TfKerasModel) -> tuple[str, ...]:
@@ -171,11 +198,14 @@ def build_twin(model: KerasModel) -> TwinModel:
         graph,
         inputs,
         lambda operation, args, kwargs: record_tensors(operation.name, twin_layers.call(operation, args, kwargs)),
-        lambda call, args, kwargs, layer_outputs: record_tensors(call.operation.name, layer_outputs),
+        lambda call, args, kwargs, evaluate_content: record_tensors(
+            call.operation.name, twin_layers.hand_on_masks(call, args, kwargs, evaluate_content)
+        ),
     )
     twin = tf_keras.Model(_unwrap_single(inputs), _unwrap_single(outputs), name=legal_name(model.name))
     twin.output_names = output_names(model)
-    return TwinModel(twin, graph, tuple(named_tensors), tuple(twin_layers.weight_pairs()), twin_layers.keras3_notes())
+    weight_pairs, weight_notes = tuple(twin_layers.weight_pairs()), twin_layers.tied_weight_notes()
+    return TwinModel(twin, graph, tuple(named_tensors), weight_pairs, twin_layers.keras3_notes(), weight_notes)
 
 
 def copy_weights(twin: TwinModel) -> None:
@@ -213,10 +243,13 @@ def _original_tensors(graph: Keras3Graph, samples: list[Tensor]) -> list[Tensor]
         tensors.extend(outputs)
         return outputs
 
-    # Call a traced layer itself too, so that an incomplete trace is reported at that layer.
-    evaluate_graph(
-        graph, samples, run_and_record, lambda call, args, kwargs, _: run_and_record(call.operation, args, kwargs)
-    )
+    def run_traced_layer(
+        call: GraphCall, args: tuple[Any, ...], kwargs: dict[str, Any], evaluate_content: ContentFn
+    ) -> list[Tensor]:
+        evaluate_content(implicit_mask)
+        return run_and_record(call.operation, args, kwargs)  # so that an incomplete trace is reported at that layer
+
+    evaluate_graph(graph, samples, run_and_record, run_traced_layer)
     return tensors
 
 
@@ -236,7 +269,9 @@ def unsaturate(graph: Keras3Graph) -> None:
             keras_operation.kernel.assign(keras_operation.kernel / max(deviation, 1.0))
         return _run_inference(keras_operation, args, kwargs)
 
-    evaluate_graph(graph, random_inputs(graph, 0), run_unsaturated, lambda call, args, kwargs, outputs: outputs)
+    evaluate_graph(
+        graph, random_inputs(graph, 0), run_unsaturated, lambda call, args, kwargs, content: content(implicit_mask)
+    )
 
 
 def _run_inference(keras_operation: KerasOperation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> TensorTree:
@@ -306,7 +341,16 @@ class _TwinLayers:
         self.operation_by_id: dict[int, KerasOperation] = {}
         # own weights of traced layers: (variable, its layer)
         self.weight_and_layer_by_id: dict[int, tuple[AnyKerasVariable, WeightLayer]] = {}
-        self.attended_tensor_by_id: dict[int, KerasTensor] = {}  # what attention layers have read so far
+        self.masks = TwinMasks(self.layer_names)
+        self._add_calls(graph)
+
+    def _add_calls(self, graph: Keras3Graph) -> None:
+        """Translate all operations of `graph`.
+
+        Raises:
+            InputError: some cannot be carried over.
+        """
+        self.layer_names.add(graph)
         layers_by_problem: dict[str, dict[str, None]] = {}
         for _, call in iter_calls(graph):
             try:
@@ -345,29 +389,37 @@ class _TwinLayers:
 
     def call(self, keras_operation: KerasOperation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> TensorTree:
         """Call the twin of `operation` on symbolic tf_keras tensors."""
+        if isinstance(keras_operation, Constant) and isinstance(args[1], keras.Variable):
+            return self._read_weight(args[1], args[0])
         layer_chain = self.chain_by_id[id(keras_operation)]
+        args, kwargs = keras.tree.map_structure(self.masks.read_after_attention, (args, kwargs))
+        try:
+            return self._call_layers(keras_operation, layer_chain, args, kwargs)
+        except Exception as error:
+            is_layer = isinstance(keras_operation, keras.layers.Layer)
+            kind = "layer" if is_layer else "operator"
+            raise InputError(
+                f"{kind} '{keras_operation.name}', of class {type(keras_operation).__name__}, does not run in "
+                f"tf_keras: {summarize_error(error)}; replace it, or convert without compression"
+            ) from error
+
+    def _call_layers(
+        self, keras_operation: KerasOperation, layer_chain: LayerChain, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> TensorTree:
         first_layer = layer_chain.layers[0]
-        args, kwargs = keras.tree.map_structure(self._read_after_attention, (args, kwargs))
         if not isinstance(keras_operation, keras.layers.Layer):
             operands = self._collect_operands(args, kwargs)
             ends_masks = not isinstance(first_layer, OperatorLayer)  # which has none anyway
-            return first_layer(_unwrap_single(self._without_masks(operands) if ends_masks else operands))
+            return first_layer(_unwrap_single(self.masks.without_masks(operands) if ends_masks else operands))
         if isinstance(keras_operation, keras.layers.Add.__base__) and isinstance(args[0], (list, tuple)):
-            args = (self._merge_operands(keras_operation, list(args[0])), *args[1:])
+            args = (self.masks.merge_operands(keras_operation, list(args[0])), *args[1:])
         if isinstance(keras_operation, keras.layers.MultiHeadAttention):
-            kwargs = self._prepare_attention(args, kwargs)
+            kwargs = self.masks.prepare_attention(args, kwargs)
         takes_mask = isinstance(first_layer, Keras3Layer) or "mask" in inspect.signature(first_layer.call).parameters
         call_kwargs = {key: argument for key, argument in kwargs.items() if key != "mask" or takes_mask}
-        try:
-            outputs = first_layer(*args, **call_kwargs)
-            for layer in layer_chain.layers[1:]:
-                outputs = layer(outputs)
-        except Exception as error:
-            class_name = type(keras_operation).__name__
-            raise InputError(
-                f"layer '{keras_operation.name}', of class {class_name}, does not run in tf_keras: "
-                f"{summarize_error(error)}; replace it, or convert without compression"
-            ) from error
+        outputs = first_layer(*args, **call_kwargs)
+        for layer in layer_chain.layers[1:]:
+            outputs = layer(outputs)
         return outputs
 
     def _collect_operands(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[KerasTensor]:
@@ -377,37 +429,64 @@ class _TwinLayers:
             encode_argument(argument, operands)
         anchor_tensor = next(operand for operand in operands if not isinstance(operand, keras.Variable))
         return [
-            self.weight_and_layer_by_id[id(operand)][1](anchor_tensor)
-            if isinstance(operand, keras.Variable)
-            else operand
+            self._read_weight(operand, anchor_tensor) if isinstance(operand, keras.Variable) else operand
             for operand in operands
         ]
 
-    def _merge_operands(self, merge_layer: KerasLayer, operands: list[KerasTensor]) -> list[KerasTensor]:
-        """The operands of a merging layer; without masks if one has none: Keras 3 then ends them, tf_keras does not."""
-        has_own_rule = isinstance(merge_layer, (keras.layers.Concatenate, keras.layers.Dot))
-        return operands if has_own_rule or all(map(_has_mask, operands)) else self._without_masks(operands)
+    def _read_weight(self, variable: AnyKerasVariable, anchor_tensor: KerasTensor) -> KerasTensor:
+        return self.weight_and_layer_by_id[id(variable)][1](anchor_tensor)
 
-    def _prepare_attention(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Arguments of attention as tf_keras needs them; its tensors have no mask from then on, as in Keras 3."""
-        attended_tensors = [*args[:3], kwargs.get("value"), kwargs.get("key")]
-        self.attended_tensor_by_id |= {id(tensor): tensor for tensor in attended_tensors if tensor is not None}
-        mask = kwargs.get("attention_mask")
-        if mask is None or not is_tensor(mask) or mask.dtype.is_bool:
-            return kwargs
-        # Keras 3 casts the mask to bool, tf_keras computes with its value
-        return {**kwargs, "attention_mask": self._apply_operator("NotEqual", mask, "attention_mask", 0)}
+    def hand_on_masks(
+        self, call: GraphCall, args: tuple[Any, ...], kwargs: dict[str, Any], evaluate_content: ContentFn
+    ) -> list[KerasTensor]:
+        """The outputs of a traced layer, with the masks that it hands on, as `keras.Layer.__call__` attaches them."""
+        layer, first_argument = call.operation, next(iter((*args, *kwargs.values())))
+        needs_masks = layer.supports_masking and kwargs.get("mask") is None
+        previous_masks = self.masks.read(first_argument) if needs_masks else kwargs.get("mask")
+        outputs = evaluate_content(self.masks.read_or_ones)
+        if not layer.supports_masking or all(map(self.masks.has_mask, outputs)):
+            return outputs
+        output_masks = self._compute_masks(layer, first_argument, previous_masks)
+        return [
+            tensor if mask is None or self.masks.has_mask(tensor) else self.masks.attach(tensor, mask, layer.name)
+            for tensor, mask in zip_longest(outputs, output_masks[: len(outputs)])
+        ]
 
-    def _read_after_attention(self, leaf: Any) -> Any:
-        return self._without_masks([leaf])[0] if id(leaf) in self.attended_tensor_by_id else leaf
+    def _compute_masks(self, layer: KerasLayer, inputs: TensorTree, masks: TensorTree) -> list[KerasTensor | None]:
+        """The result of the layer's `compute_mask`, one mask or None for each output."""
+        if type(layer).compute_mask is keras.Layer.compute_mask:
+            return _flatten(masks)
+        mask_trace = trace_mask(layer, inputs, masks)
+        if mask_trace is None:
+            raise InputError(
+                f"layer '{layer.name}', of class {type(layer).__name__}, computes a mask of its own (compute_mask) "
+                "that cannot be traced with symbolic tensors; write it with keras.ops, or convert without compression"
+            )
+        function, are_present = mask_trace
+        if function is None:
+            return []
+        graph = build_function_graph(f"{layer.name}_mask", function)
+        tensors = [leaf for leaf in keras.tree.flatten((inputs, masks)) if is_tensor(leaf)]
+        self._add_calls(graph)
+        present_masks = iter(
+            evaluate_graph(graph, tensors, self.call, lambda _, args, kwargs, content: content(self.masks.read_or_ones))
+        )
+        return [next(present_masks) if is_present else None for is_present in are_present]
 
-    def _without_masks(self, tensors: list[KerasTensor]) -> list[KerasTensor]:
-        """`tensors`, read through a layer that ends masks where they have one: Keras 3's operators hand none on."""
-        return [self._apply_operator("Copy", tensor, "unmasked") if _has_mask(tensor) else tensor for tensor in tensors]
-
-    def _apply_operator(self, operator: str, tensor: KerasTensor, name: str, *constants: float) -> KerasTensor:
-        arguments_json = json.dumps({"args": [{"tensor": 0}, *constants], "kwargs": {}})
-        return OperatorLayer(operator, arguments_json, name=self.layer_names.make_unique(name))(tensor)
+    def tied_weight_notes(self) -> tuple[str, ...]:
+        """Which weights of layers operators use too: in the twin, these are copies."""
+        layer_by_weight_id = {
+            id(weight): operation
+            for operation in self.operation_by_id.values()
+            if isinstance(operation, keras.layers.Layer)
+            for weight in operation.weights
+        }
+        return tuple(
+            f"weight '{variable.path}' of layer '{layer_by_weight_id[weight_id].name}' is used outside the layer too: "
+            "the twin has a copy of it there, and training changes the two apart"
+            for weight_id, (variable, _) in self.weight_and_layer_by_id.items()
+            if weight_id in layer_by_weight_id
+        )
 
     def keras3_notes(self) -> tuple[str, ...]:
         """Which layers stay Keras 3 layers, and why."""
@@ -433,10 +512,6 @@ class _TwinLayers:
                     f"its tf_keras twin {weight_shapes[1]}"
                 )
             yield from zip(original_weights, twin_weights, strict=True)
-
-
-def _has_mask(tensor: KerasTensor) -> bool:
-    return getattr(tensor, "_keras_mask", None) is not None
 
 
 def _encode_arguments(call: GraphCall) -> tuple[list[KerasTensor], str]:

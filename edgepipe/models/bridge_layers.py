@@ -11,7 +11,7 @@ import tf_keras
 
 from edgepipe.models import custom_objects
 from edgepipe.models.keras3_activations import REGISTRATION_PACKAGE
-from edgepipe.models.keras_operators import OPERATOR_NAMES, apply_operator
+from edgepipe.models.keras_operators import OPERATOR_NAMES, apply_operator, run_encoded_call
 from edgepipe.models.keras_types import AnyKerasVariable, KerasLayer, Tensor, TensorTree
 
 
@@ -85,22 +85,58 @@ class WeightLayer(tf_keras.layers.Layer):  # type: ignore[misc]
 
 
 @tf_keras.utils.register_keras_serializable(package=REGISTRATION_PACKAGE)
+class MaskReader(tf_keras.layers.Layer):  # type: ignore[misc]
+    """The implicit mask of a tensor, as a tensor."""
+
+    def __init__(self, **common: Any) -> None:
+        super().__init__(**common)
+        self.supports_masking = True
+
+    def call(self, inputs: Tensor, mask: Tensor = None) -> Tensor:
+        """The mask, (batch, steps), bool."""
+        return mask
+
+    def compute_mask(self, inputs: Tensor, mask: Tensor = None) -> None:
+        """None: a mask has no mask."""
+
+
+@tf_keras.utils.register_keras_serializable(package=REGISTRATION_PACKAGE)
+class MaskAttachment(tf_keras.layers.Layer):  # type: ignore[misc]
+    """A tensor with an implicit mask: of the inputs [tensor, mask], the first one with the second as its mask."""
+
+    def __init__(self, **common: Any) -> None:
+        super().__init__(**common)
+        self.supports_masking = True
+
+    def call(self, inputs: list[Tensor]) -> Tensor:
+        """The tensor."""
+        return tf.identity(inputs[0])
+
+    def compute_mask(self, inputs: list[Tensor], mask: Any = None) -> Tensor:
+        """The mask, (batch, steps), bool."""
+        return tf.cast(inputs[1], "bool")
+
+
+@tf_keras.utils.register_keras_serializable(package=REGISTRATION_PACKAGE)
 class Keras3Layer(tf_keras.layers.Layer):  # type: ignore[misc]
     """A built Keras 3 layer that runs inside a tf_keras model, on weights owned by the tf_keras model.
 
     It trains and converts; no compression technique looks inside. `layer` is the output of
-    `keras.saving.serialize_keras_object`.
+    `keras.saving.serialize_keras_object`; `first_call` (of `encode_call`) is a call that creates the weights of a layer
+    whose inner layers are built by their first call.
     """
 
-    def __init__(self, layer: dict[str, Any], **common: Any) -> None:
+    def __init__(self, layer: dict[str, Any], first_call: dict[str, Any] | None = None, **common: Any) -> None:
         super().__init__(**common)
         # as text: tf_keras wraps lists and dicts that are set on a layer, and the wrappers do not serialize
-        self._layer_json = json.dumps(layer)
+        self._layer_json, self._first_call_json = json.dumps(layer), json.dumps(first_call)
         keras3_layer = keras.saving.deserialize_keras_object(
             layer, custom_objects=dict(custom_objects.active_objects())
         )
         if isinstance(keras3_layer, keras.Layer) and not keras3_layer.built and not keras3_layer.weights:
             keras3_layer.built = not keras3_layer.get_build_config()
+        if first_call is not None:
+            run_encoded_call(keras3_layer, first_call)
         self._untracked_layer = _UntrackedLayer(keras3_layer)
         self.supports_masking = bool(getattr(keras3_layer, "supports_masking", False))
         self.tf_weights = tuple(self._add_tf_weight(variable) for variable in keras3_layer.weights)
@@ -153,7 +189,12 @@ class Keras3Layer(tf_keras.layers.Layer):  # type: ignore[misc]
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
-        return {**super().get_config(), "layer": json.loads(self._layer_json)}
+        layer, first_call = json.loads(self._layer_json), json.loads(self._first_call_json)
+        return {**super().get_config(), "layer": layer, **({} if first_call is None else {"first_call": first_call})}
+
+    def compute_mask(self, inputs: TensorTree, mask: TensorTree = None) -> TensorTree:
+        """The mask that the Keras 3 layer hands on, if it has one."""
+        return self.keras3_layer.compute_mask(inputs, mask) if self.supports_masking else None
 
 
 class _UntrackedLayer:

@@ -109,7 +109,8 @@ def _keras3_call(call: GraphCall) -> _Call:
             type(call.operation).__name__,
             call.inner_inputs,
             call.outputs,
-            inner_limits=lambda output_limits: _graph_limits(inner_graph, output_limits),
+            # masks, which are bool, come after the inputs
+            inner_limits=lambda output_limits: _graph_limits(inner_graph, output_limits)[: len(call.inner_inputs)],
         )
     operands = [leaf for leaf in keras.tree.flatten((call.args, call.kwargs)) if isinstance(leaf, keras.KerasTensor)]
     class_name, table_size = type(call.operation).__name__, _table_size(call.operation)

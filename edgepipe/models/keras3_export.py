@@ -18,7 +18,14 @@ import tf_keras
 from edgepipe.core.errors import InputError
 from edgepipe.models import custom_objects
 from edgepipe.models.bridge import TOLERANCE, ModelDifference, TensorDifference, random_batch, relative_difference
-from edgepipe.models.bridge_layers import Keras3Layer, LayerScale, OperatorLayer, WeightLayer
+from edgepipe.models.bridge_layers import (
+    Keras3Layer,
+    LayerScale,
+    MaskAttachment,
+    MaskReader,
+    OperatorLayer,
+    WeightLayer,
+)
 from edgepipe.models.id_inputs import find_tf_keras_id_limits
 from edgepipe.models.input_shapes import check_input_shapes, input_name
 from edgepipe.models.keras3_activations import REGISTRATION_PACKAGE
@@ -268,6 +275,10 @@ def _build_keras3_layer(layer: TfKerasLayer, name: str) -> KerasLayer:
     if isinstance(layer, LayerScale):
         return keras.src.applications.convnext.LayerScale(
             layer.init_values, layer.projection_dim, name=name, trainable=layer.trainable
+        )
+    if isinstance(layer, (MaskReader, MaskAttachment)):
+        raise UnexportableLayerError(
+            "it stands for the mask that a custom layer handed on, and Keras 3 has no layer that gives a tensor a mask"
         )
     if isinstance(layer, WeightLayer):
         return keras.layers.Embedding(1, int(np.prod(layer.shape)), name=name, trainable=layer.trainable)

@@ -7,9 +7,7 @@ from typing import Any
 
 import keras
 
-from edgepipe.models.keras_operators import is_tensor
 from edgepipe.models.keras_types import (
-    AnyKerasVariable,
     KerasFunction,
     KerasLayer,
     KerasModel,
@@ -19,9 +17,12 @@ from edgepipe.models.keras_types import (
     Tensor,
     TensorTree,
 )
+from edgepipe.models.layer_trace import iter_nodes, trace_layer
 
 OperationFn = Callable[[KerasOperation, tuple[Any, ...], dict[str, Any]], TensorTree]
-TracedLayerFn = Callable[["GraphCall", tuple[Any, ...], dict[str, Any], list[Tensor]], list[Tensor]]
+MaskFn = Callable[[Tensor], Tensor]  # reads the implicit mask of a tensor
+ContentFn = Callable[[MaskFn], list[Tensor]]  # evaluates the content of a traced layer; returns its outputs
+TracedLayerFn = Callable[["GraphCall", tuple[Any, ...], dict[str, Any], ContentFn], list[Tensor]]
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class GraphCall:
     inner_graph: "Keras3Graph | None" = None
     inner_inputs: tuple[KerasTensor, ...] = ()  # the tensors that feed the inputs of `inner_graph`
     is_traced: bool = False  # `inner_graph` comes from tracing the layer's `call`; a nested model is a graph already
+    masked_inputs: tuple[KerasTensor, ...] = ()  # whose masks, which Keras gives to `call`, feed the last inner inputs
 
 
 @dataclass(frozen=True)
@@ -49,32 +51,52 @@ class Keras3Graph:
 
 def build_graph(model: KerasModel) -> Keras3Graph:
     """The graph of a built Sequential or functional `model`, including nested models and traceable custom layers."""
-    return _build_graph(model.name, _functional_model(model))
+    return build_function_graph(model.name, _functional_model(model))
 
 
-def _build_graph(name: str, functional_graph: KerasModel | KerasFunction) -> Keras3Graph:
-    calls = tuple(_build_call(node) for node in _iter_nodes(functional_graph))
+def build_function_graph(name: str, functional_graph: KerasModel | KerasFunction) -> Keras3Graph:
+    """The graph of a functional model or a traced function, called `name`."""
+    calls = tuple(_build_call(node) for node in iter_nodes(functional_graph))
     return Keras3Graph(name, tuple(functional_graph.inputs), tuple(functional_graph.outputs), calls)
-
-
-def _iter_nodes(functional_graph: KerasModel | KerasFunction) -> Iterator[KerasNode]:
-    for depth in sorted(functional_graph._nodes_by_depth, reverse=True):
-        yield from (node for node in functional_graph._nodes_by_depth[depth] if not node.is_input)
 
 
 def _build_call(node: KerasNode) -> GraphCall:
     keras_operation, args, kwargs = node.operation, node.arguments.args, _drop_unset_kwargs(node.arguments.kwargs)
     outputs = tuple(node.output_tensors)
     if is_model(keras_operation):
-        inner_graph = _build_graph(keras_operation.name, _functional_model(keras_operation))
+        inner_graph = build_function_graph(keras_operation.name, _functional_model(keras_operation))
         return GraphCall(keras_operation, args, kwargs, outputs, inner_graph, _symbolic_tensors(args))
-    traced_function = trace_layer(keras_operation, args, kwargs) if needs_tracing(keras_operation) else None
+    masked_inputs = _masked_inputs(keras_operation, args, kwargs) if needs_tracing(keras_operation) else {}
+    mask_by_id = {id(tensor): keras.KerasTensor(tensor.shape[:2], "bool") for tensor in masked_inputs.values()}
+    masks = {parameter: mask_by_id[id(tensor)] for parameter, tensor in masked_inputs.items()}
+    traced_function = (
+        trace_layer(keras_operation, args, {**kwargs, **masks}) if needs_tracing(keras_operation) else None
+    )
     if traced_function is None:
         return GraphCall(keras_operation, args, kwargs, outputs)
-    inner_graph = _build_graph(keras_operation.name, traced_function)
-    return GraphCall(
-        keras_operation, args, kwargs, outputs, inner_graph, _symbolic_tensors((args, kwargs)), is_traced=True
+    inner_graph = build_function_graph(keras_operation.name, traced_function)
+    inner_inputs = tuple({id(tensor): tensor for tensor in _symbolic_tensors((args, kwargs))}.values())
+    unique_masked_inputs = tuple({id(tensor): tensor for tensor in masked_inputs.values()}.values())
+    return GraphCall(keras_operation, args, kwargs, outputs, inner_graph, inner_inputs, True, unique_masked_inputs)
+
+
+def _masked_inputs(layer: KerasLayer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, KerasTensor]:
+    """The arguments whose masks Keras gives to `call` by itself, by the names of the parameters that take the masks."""
+    signature = inspect.signature(layer.call)
+    argument_by_name = signature.bind(*args, **kwargs).arguments
+    tensor_by_name = {name: leaf for name, leaf in argument_by_name.items() if isinstance(leaf, keras.KerasTensor)}
+    name_by_parameter = (
+        {"mask": next(iter(tensor_by_name))}
+        if len(tensor_by_name) == 1
+        else {f"{name}_mask": name for name in tensor_by_name}
     )
+    return {
+        parameter: tensor_by_name[name]
+        for parameter, name in name_by_parameter.items()
+        if parameter in signature.parameters
+        and argument_by_name.get(parameter) is None
+        and getattr(tensor_by_name[name], "_keras_mask", None) is not None
+    }
 
 
 def _drop_unset_kwargs(kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -117,75 +139,6 @@ def needs_tracing(keras_operation: KerasOperation) -> bool:
     return is_custom and type(keras_operation).__name__ not in ("LayerScale", "StochasticDepth")
 
 
-def trace_layer(layer: KerasLayer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> KerasFunction | None:
-    """Trace `layer.call` with symbolic tensors into a keras.Function of the tensors among the arguments.
-
-    None if it cannot be traced: the code needs values (TensorFlow functions, `if` on a tensor); it computes something
-    else in training; or the graph does not show how a weight of the layer is used, so that its value would be frozen.
-    """
-    traced_function = _trace_call(layer, args, kwargs, training=False)
-    if traced_function is None or not _reaches_all_weights(layer, traced_function):
-        return None
-    if "training" not in inspect.signature(layer.call).parameters:
-        return traced_function
-    training_function = _trace_call(layer, args, kwargs, training=True)
-    return (
-        traced_function
-        if training_function is not None and _operation_keys(training_function) == _operation_keys(traced_function)
-        else None
-    )
-
-
-def _trace_call(
-    layer: KerasLayer, args: tuple[Any, ...], kwargs: dict[str, Any], training: bool
-) -> KerasFunction | None:
-    fresh_tensor_by_id = {
-        id(tensor): keras.KerasTensor(tensor.shape, tensor.dtype) for tensor in _symbolic_tensors((args, kwargs))
-    }
-    args, kwargs = keras.tree.map_structure(
-        lambda leaf: fresh_tensor_by_id.get(id(leaf), leaf), (tuple(args), dict(kwargs))
-    )
-    if "training" in inspect.signature(layer.call).parameters:
-        kwargs["training"] = training
-    try:
-        return keras.Function(list(fresh_tensor_by_id.values()), layer.call(*args, **kwargs))
-    except Exception:  # noqa: BLE001 - whatever the user's code raises for symbolic tensors; the layer stays opaque
-        return None
-
-
-def _operation_keys(function: KerasFunction) -> list[int | type]:
-    """The layers (by id) and operator classes of a traced function, in order."""
-    operations = [node.operation for node in _iter_nodes(function)]
-    return [id(operation) if isinstance(operation, keras.Layer) else type(operation) for operation in operations]
-
-
-def _reaches_all_weights(layer: KerasLayer, function: KerasFunction) -> bool:
-    """Whether every weight of `layer` belongs to a layer of the graph or is an argument of one of its operators."""
-    reached_weight_ids = {id(weight) for node in _iter_nodes(function) for weight in _node_weights(node)}
-    return all(id(weight) in reached_weight_ids for weight in layer.weights)
-
-
-def _node_weights(node: KerasNode) -> list[AnyKerasVariable]:
-    layer_weights = node.operation.weights if isinstance(node.operation, keras.Layer) else []
-    return [
-        *layer_weights,
-        *(
-            argument
-            for argument in keras.tree.flatten((node.arguments.args, node.arguments.kwargs))
-            if is_tensor(argument)
-        ),
-    ]
-
-
-def uses_own_weights(function: KerasFunction) -> bool:
-    """Whether operators of a traced function use weights that belong to none of its layers."""
-    return any(
-        isinstance(argument, keras.Variable)
-        for node in _iter_nodes(function)
-        for argument in keras.tree.flatten((node.arguments.args, node.arguments.kwargs))
-    )
-
-
 def evaluate_graph(
     graph: Keras3Graph, inputs: list[Tensor], on_operation: OperationFn, on_traced_layer: TracedLayerFn
 ) -> list[Tensor]:
@@ -195,28 +148,42 @@ def evaluate_graph(
         graph: The graph; those of nested models and traced layers are walked too.
         inputs: Tensors, symbolic or not, for the inputs of the graph.
         on_operation: Called as `(operation, args, kwargs)` for each layer and operator; returns its outputs.
-        on_traced_layer: Called as `(call, args, kwargs, outputs)` after the content of a traced layer; returns the
-            outputs to continue with.
+        on_traced_layer: Called as `(call, args, kwargs, evaluate_content)` for each traced layer; returns the outputs
+            to continue with.
     """
     tensor_by_id = dict(zip(map(id, graph.inputs), inputs, strict=True))
 
     def resolve(leaf: Any) -> Any:
         return tensor_by_id.get(id(leaf), leaf)
 
-    for call in graph.calls:
+    def evaluate_call(call: GraphCall) -> list[Tensor]:
         args, kwargs = keras.tree.map_structure(resolve, (call.args, call.kwargs))
-        if call.inner_graph is None:
-            outputs = keras.tree.flatten(on_operation(call.operation, args, kwargs))
-        else:
+        inner_graph = call.inner_graph
+        if inner_graph is None:
+            return list(keras.tree.flatten(on_operation(call.operation, args, kwargs)))
+
+        def evaluate_content(read_mask: MaskFn) -> list[Tensor]:
+            masks = [read_mask(resolve(tensor)) for tensor in call.masked_inputs]
             entry_masks = [(leaf, getattr(leaf, "_keras_mask", None)) for leaf in keras.tree.flatten((args, kwargs))]
-            outputs = evaluate_graph(
-                call.inner_graph, [resolve(tensor) for tensor in call.inner_inputs], on_operation, on_traced_layer
-            )
+            inner_inputs = [*(resolve(tensor) for tensor in call.inner_inputs), *masks]
+            outputs = evaluate_graph(inner_graph, inner_inputs, on_operation, on_traced_layer)
             if call.is_traced:
                 _restore_masks(entry_masks)
-                outputs = on_traced_layer(call, args, kwargs, outputs)
-        tensor_by_id.update(zip(map(id, call.outputs), outputs, strict=True))
+            return outputs
+
+        return (
+            on_traced_layer(call, args, kwargs, evaluate_content) if call.is_traced else evaluate_content(implicit_mask)
+        )
+
+    for call in graph.calls:
+        tensor_by_id.update(zip(map(id, call.outputs), evaluate_call(call), strict=True))
     return [tensor_by_id[id(tensor)] for tensor in graph.outputs]
+
+
+def implicit_mask(tensor: Tensor) -> Tensor:
+    """The mask that Keras has attached to a tensor with values; True everywhere if there is none."""
+    mask = getattr(tensor, "_keras_mask", None)
+    return keras.ops.ones(tensor.shape[:2], "bool") if mask is None else mask
 
 
 def _restore_masks(entry_masks: list[tuple[Any, Any]]) -> None:

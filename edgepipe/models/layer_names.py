@@ -18,6 +18,10 @@ class LayerNames:
     def __init__(self, graph: Keras3Graph) -> None:
         self.taken_names = {legal_name(input_name(tensor)) for tensor in graph.inputs}
         self.name_by_id: dict[int, str] = {}
+        self.add(graph)
+
+    def add(self, graph: Keras3Graph) -> None:
+        """Name the operations of `graph` that have no name yet."""
         for prefix, call in sorted(iter_calls(graph), key=lambda pair: bool(pair[0])):
             if id(call.operation) not in self.name_by_id:
                 self.name_by_id[id(call.operation)] = self.make_unique(f"{prefix}{call.operation.name}")

@@ -8,8 +8,9 @@ import numpy as np
 
 from edgepipe.core.arrays import Arrays
 from edgepipe.core.errors import InputError
-from edgepipe.models.keras3_graph import is_model, trace_layer, uses_own_weights
+from edgepipe.models.keras3_graph import is_model
 from edgepipe.models.keras_types import KerasModel, KerasTensor, TensorTree
+from edgepipe.models.layer_trace import is_keras_graph, trace_layer
 
 _BUILD_HINT = "build it with its input shape, `model.build((None, ...))`, or call it on a batch once"
 
@@ -28,7 +29,7 @@ def to_functional(model: KerasModel, samples: Arrays | None = None) -> KerasMode
         return model
     inputs = _build_inputs(model, samples)
     traced_function = trace_layer(model, (inputs,), {})
-    if traced_function is not None and not uses_own_weights(traced_function):
+    if traced_function is not None and is_keras_graph(traced_function):
         outputs = traced_function.call(keras.tree.flatten(inputs))
         return keras.Model(inputs, outputs, name=model.name)
     _check_rebuilds(model)

@@ -1,7 +1,7 @@
 """Translates one Keras 3 layer or operator to tf_keras layers that compute the same, or says why that is impossible."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from edgepipe.models import custom_objects
 from edgepipe.models.bridge_layers import Keras3Layer, LayerScale, OperatorLayer
 from edgepipe.models.keras3_activations import ACTIVATION_BY_NAME, REGISTRATION_PACKAGE
 from edgepipe.models.keras3_graph import is_builtin, twin_class
-from edgepipe.models.keras_operators import OPERATOR_NAMES
+from edgepipe.models.keras_operators import OPERATOR_NAMES, Constant, encode_call
 from edgepipe.models.keras_types import (
     AnyKerasVariable,
     KerasActivation,
@@ -144,18 +144,30 @@ def _wrap_layer(layer: KerasLayer, name: str, reason: str) -> LayerChain:
     objects_by_name |= {function.__name__: function} if inspect.isfunction(function) else {}
     try:
         with custom_objects.scope(objects_by_name):
-            twin = Keras3Layer(keras.saving.serialize_keras_object(layer), name=name, trainable=layer.trainable)
+            twin = _rebuild_layer(layer, name, first_call=None)
+            if _weight_shapes(twin.tf_weights) != _weight_shapes(layer.weights) and layer._inbound_nodes:
+                # inner layers that its build() leaves out are built when it is called
+                arguments = layer._inbound_nodes[0].arguments
+                twin = _rebuild_layer(layer, name, encode_call(arguments.args, arguments.kwargs))
     except Exception as error:
         raise UnsupportedLayerError(
             f"{reason}, and it cannot be rebuilt from its get_config(): {summarize_error(error)}; {_WORKAROUND_HINT}"
         ) from error
-    weight_shapes = [[tuple(weight.shape) for weight in weights] for weights in (layer.weights, twin.tf_weights)]
-    if weight_shapes[0] != weight_shapes[1]:
+    shapes, rebuilt_shapes = _weight_shapes(layer.weights), _weight_shapes(twin.tf_weights)
+    if shapes != rebuilt_shapes:
         raise UnsupportedLayerError(
-            f"{reason}, and rebuilt from its get_config() it has weights of shapes {weight_shapes[1]} "
-            f"instead of {weight_shapes[0]}; create them in its build(input_shape)"
+            f"{reason}, and rebuilt from its get_config() it has weights of shapes {rebuilt_shapes} "
+            f"instead of {shapes}; create them in its build(input_shape)"
         )
     return LayerChain((twin,), reason)
+
+
+def _rebuild_layer(layer: KerasLayer, name: str, first_call: dict[str, Any] | None) -> Keras3Layer:
+    return Keras3Layer(keras.saving.serialize_keras_object(layer), first_call, name=name, trainable=layer.trainable)
+
+
+def _weight_shapes(weights: Iterable[AnyKerasVariable]) -> list[tuple[int, ...]]:
+    return [tuple(weight.shape) for weight in weights]
 
 
 def summarize_error(error: Exception) -> str:
@@ -353,7 +365,8 @@ def translate_operator(
         UnsupportedLayerError: the operator cannot be bridged.
     """
     class_name = type(keras_operation).__name__
-    if class_name not in OPERATOR_NAMES or not type(keras_operation).__module__.startswith("keras."):
+    is_builtin_operator = isinstance(keras_operation, Constant) or type(keras_operation).__module__.startswith("keras.")
+    if class_name not in OPERATOR_NAMES or not is_builtin_operator:
         raise UnsupportedLayerError(f"the operator {class_name} is not carried over; {_WORKAROUND_HINT}")
     if class_name in _MERGE_LAYER_BY_OPERATOR and len(operand_tensors) == 2 and _are_mergeable(operand_tensors):
         return LayerChain((getattr(tf_keras.layers, _MERGE_LAYER_BY_OPERATOR[class_name])(name=name),))
@@ -374,6 +387,6 @@ def translate_operator(
 
 
 def _are_mergeable(tensors: list[KerasTensor]) -> bool:
-    # tf_keras's merging layers take no weights, do not convert types, and broadcast ranks differently
+    # tf_keras's merging layers take no weights, convert no types, and broadcast ranks and batches differently
     are_symbolic = all(isinstance(tensor, keras.KerasTensor) for tensor in tensors)
-    return are_symbolic and len({(tensor.dtype, len(tensor.shape)) for tensor in tensors}) == 1
+    return are_symbolic and len({(tensor.dtype, len(tensor.shape), tensor.shape[:1]) for tensor in tensors}) == 1

@@ -1,8 +1,9 @@
 """TensorFlow operations that TFLite has no operator for, spelled in others before conversion.
 
 Pooling in three dimensions is pooling of each picture, then over depth; bicubic resizing is a product with one matrix
-per axis; a dilated kernel is a larger one with zeros. `keras.ops.argmax` reads the sign bit of zeros, to order -0 below
-0, which TFLite cannot; here they are equal. All give the same floats, up to rounding.
+per axis; a dilated kernel is a larger one with zeros; the error function is a GELU or a tanh (`error_function`).
+`keras.ops.argmax` reads the sign bit of zeros, to order -0 below 0, which TFLite cannot; here they are equal. All give
+the same floats, up to rounding.
 """
 
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from edgepipe.models.error_function import error_function, gelu_argument
 from edgepipe.models.keras_types import Tensor, TfFunction
 
 Operation = Any  # a tf.Operation
@@ -31,13 +33,19 @@ def replace_unsupported_operations(function: TfFunction) -> TfFunction:
         value_by_name = dict(zip((each.name for each in function.inputs), tensors, strict=True))
         for operation in operations:
             if not all(output.name in value_by_name or output.name in output_names for output in operation.outputs):
-                inputs = [value_by_name[each.name] for each in operation.inputs]
+                inputs = [value_by_name[each.name] for each in _form_inputs(operation)]
                 form = FORMS[operation.type] if _needs_form(operation) else _copy
                 value_by_name |= zip((each.name for each in operation.outputs), form(operation, inputs), strict=True)
         return [value_by_name[each.name] for each in results]
 
     specs = [tf.TensorSpec(each.shape, each.dtype, name=each.op.name) for each in function.inputs]
     return tf.function(rebuild, autograph=False).get_concrete_function(*specs)
+
+
+def _form_inputs(operation: Operation) -> list[Tensor]:
+    """The tensors that an operation, or the form that replaces it, reads."""
+    x = gelu_argument(operation)
+    return list(operation.inputs) if x is None else [x]
 
 
 def _is_control_flow(operation: Operation) -> bool:
@@ -64,6 +72,12 @@ def _needs_form(operation: Operation) -> bool:
             return bool(operation.get_attr("data_format") == b"NDHWC")
         case "SelectV2":
             return _reads_sign_bit(operation)
+        case "Erf" | "Erfc":
+            return True
+        case "Mul" | "RealDiv":
+            return gelu_argument(operation) is not None
+        case "MatrixDiagV3":  # the kernel of keras.ops.image.extract_patches is an identity matrix
+            return all(tf.get_static_value(each) is not None for each in operation.inputs)
         case "ResizeBicubic":
             return tf.get_static_value(operation.inputs[1]) is not None
     return False
@@ -80,6 +94,25 @@ def _reads_sign_bit(operation: Operation) -> bool:
 
 def _argmax_choice(operation: Operation, inputs: list[Tensor]) -> list[Tensor]:
     return [inputs[2]]
+
+
+def _erf(operation: Operation, inputs: list[Tensor]) -> list[Tensor]:
+    value = error_function(inputs[0])
+    return [value if operation.type == "Erf" else 1.0 - value]
+
+
+def _gelu(operation: Operation, inputs: list[Tensor]) -> list[Tensor]:
+    return [tf.nn.gelu(inputs[0], approximate=False)]
+
+
+def _constant_diagonal(operation: Operation, inputs: list[Tensor]) -> list[Tensor]:
+    arguments = [tf.get_static_value(each) for each in operation.inputs]
+    with tf.init_scope():
+        matrix = tf.raw_ops.MatrixDiagV3(
+            **dict(zip(("diagonal", "k", "num_rows", "num_cols", "padding_value"), arguments, strict=True)),
+            align=operation.get_attr("align").decode(),
+        ).numpy()
+    return [tf.constant(matrix)]
 
 
 def _pool_3d(operation: Operation, inputs: list[Tensor]) -> list[Tensor]:
@@ -145,8 +178,13 @@ def _dilated_transposed_convolution(operation: Operation, inputs: list[Tensor]) 
 
 FORMS: dict[str, Callable[[Operation, list[Tensor]], list[Tensor]]] = {
     "AvgPool3D": _pool_3d,
+    "Erf": _erf,
+    "Erfc": _erf,
     "Conv2DBackpropInput": _dilated_transposed_convolution,
+    "MatrixDiagV3": _constant_diagonal,
     "MaxPool3D": _pool_3d,
+    "Mul": _gelu,
+    "RealDiv": _gelu,
     "ResizeBicubic": _resize_bicubic,
     "SelectV2": _argmax_choice,
 }

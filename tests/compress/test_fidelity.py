@@ -1,6 +1,7 @@
 """The fidelity gate: raised where a conversion has collapsed, with the first wrong tensor; never for healthy ones."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,17 @@ def test_another_quantizers_collapse_is_seen_where_it_arises(tmp_path: Path) -> 
     fidelity = measure_fidelity(lite, content, X[50:])
     assert fidelity.findings()
     assert fidelity.first_wrong_tensor == "x"  # it got the scale of the mask fill
+
+
+@pytest.mark.parametrize("kind", ["LOG", "ADD"])
+@pytest.mark.parametrize("scheme", ["int8", "int16x8"])
+def test_sixteen_bits_are_no_advice_for_sixteen_bits(scheme: Any, kind: str, tmp_path: Path) -> None:
+    model = _healthy()
+    measured = measure_fidelity(_float_model(model, tmp_path), convert(model, scheme, X), X)
+    collapsed = replace(measured, outputs=(OutputFidelity("y", 10.0),), first_wrong_kind=kind)
+    (finding,) = collapsed.findings()
+    assert ("or scheme mixed or int16x8" in finding.suggestion) is (scheme == "int8")
+    assert ("a logarithm shows decades" in finding.suggestion) is (kind == "LOG")
 
 
 def test_an_output_that_does_not_vary_is_not_judged(tmp_path: Path) -> None:

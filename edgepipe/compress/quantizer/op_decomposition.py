@@ -1,12 +1,12 @@
 """Operators without an integer kernel in TFLite, decomposed into operators that have one.
 
 SQUARE, NEG and POW by a small integer become MUL, which keeps a LayerNormalization, for example, in integers; ADD_N
-becomes ADD, CUMSUM a BATCH_MATMUL with a triangle of ones, CONV_3D a CONV_2D over pictures. GREATER and LESS_EQUAL,
-which have no 16-bit kernel, become LESS and GREATER_EQUAL with swapped inputs. A bool that is cast to float becomes a
-choice between 1 and 0. SELECT, REDUCE_ANY and REDUCE_ALL, which TFLite Micro does not have, become SELECT_V2 and the
-maximum or minimum of ones and zeros. For 16-bit activations, operators with only 8-bit kernels are decomposed too:
-SQUARED_DIFFERENCE, PRELU, ELU, HARD_SWISH, L2_NORMALIZATION, LOG_SOFTMAX, RELU_N1_TO_1, DEPTH_TO_SPACE and
-SPACE_TO_DEPTH. All give the same float values, up to rounding.
+becomes ADD, CUMSUM a BATCH_MATMUL with a triangle of ones, SUM one with ones, CONV_3D a CONV_2D over pictures. GREATER
+and LESS_EQUAL, which have no 16-bit kernel, become LESS and GREATER_EQUAL with swapped inputs. A bool that is cast to
+float becomes a choice between 1 and 0. SELECT, REDUCE_ANY and REDUCE_ALL, which TFLite Micro does not have, become
+SELECT_V2 and the maximum or minimum of ones and zeros. For 16-bit activations, operators with only 8-bit kernels are
+decomposed too: SQUARED_DIFFERENCE, PRELU, ELU, HARD_SWISH, L2_NORMALIZATION, LOG_SOFTMAX, RELU_N1_TO_1, DEPTH_TO_SPACE
+and SPACE_TO_DEPTH. All give the same float values, up to rounding.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -27,6 +27,7 @@ from edgepipe.compress.quantizer.log_domain import expand_logarithms, split_loga
 from edgepipe.compress.quantizer.mask_sentinels import replace_sentinels
 from edgepipe.compress.quantizer.mutable_graph import BitWidthPolicy, MutableGraph
 from edgepipe.compress.quantizer.operator_replacement import OperatorReplacement
+from edgepipe.compress.quantizer.sum_products import multiply_by_ones
 from edgepipe.compress.quantizer.volume_convolution import convolve_volume
 from edgepipe.tflite.model import Model
 from edgepipe.tflite.reader import read
@@ -34,7 +35,7 @@ from edgepipe.tflite.reader import read
 SUPPORTED_POWERS = (2, 3, 4)
 BOOL_REDUCTIONS = {"REDUCE_ANY": "REDUCE_MAX", "REDUCE_ALL": "REDUCE_MIN"}
 ALWAYS_DECOMPOSED = (
-    *("SQUARE", "NEG", "POW", "ADD_N", "CONV_3D", "CUMSUM", "GREATER", "LESS_EQUAL", "CAST", "SELECT"),
+    *("SQUARE", "NEG", "POW", "ADD_N", "CONV_3D", "CUMSUM", "GREATER", "LESS_EQUAL", "CAST", "SELECT", "SUM"),
     *BOOL_REDUCTIONS,
 )
 INTERMEDIATE_SUFFIX = r"/\d+_[A-Z0-9_]+"  # suffix of an intermediate tensor's name, after the name of the output
@@ -145,21 +146,16 @@ class _Decomposition(OperatorReplacement):
 
     def _append_decomposition(self, kind: str) -> None:
         x = self.input_indices[0]
-        match kind:
-            case "SQUARE":
-                self._multiply([x, x])
-            case "NEG":
-                self._multiply([x, self.add_scalar(-1)])
-            case "ADD_N":
-                self._add_n()
-            case "CONV_3D":
-                convolve_volume(self)
-            case "CUMSUM":
-                self._cumulative_sum()
-            case "POW" if self._integer_exponent() in SUPPORTED_POWERS:
-                self._multiply([x] * self._integer_exponent())
-            case _ if self.bits == 16 and kind in INT16_DECOMPOSITIONS:
-                INT16_DECOMPOSITIONS[kind](self)
+        if kind in DECOMPOSITIONS:
+            DECOMPOSITIONS[kind](self)
+        elif kind in INT16_DECOMPOSITIONS and self.bits == 16:
+            INT16_DECOMPOSITIONS[kind](self)
+        elif kind == "SQUARE":
+            self._multiply([x, x])
+        elif kind == "NEG":
+            self._multiply([x, self.add_scalar(-1)])
+        elif kind == "POW" and self._integer_exponent() in SUPPORTED_POWERS:
+            self._multiply([x] * self._integer_exponent())
 
     def _append_choice(self) -> None:
         """A bool as a float: where it holds 1, else 0."""
@@ -190,6 +186,18 @@ class _Decomposition(OperatorReplacement):
             total_index = self.append_operator("ADD", [total_index, index])
         self.append_output_operator("ADD", [total_index, self.input_indices[-1]])
 
+    def _sum(self) -> None:
+        """A product with ones; the last operator gives the output."""
+        x, axes = self.input_indices[0], self.graph.numbers(self.input_indices[1])
+        shape, output_shape = (
+            [int(size) for size in self.graph.tensor(index).shape] for index in (x, self.output_index)
+        )
+        if axes is None or not axes.size:
+            return
+        summed_axes = [int(axis) % len(shape) for axis in axes.ravel()]
+        if multiply_by_ones(self, x, summed_axes, output_shape) is not None:
+            self.new_operators[-1].outputs = [self.output_index]
+
     def _cumulative_sum(self) -> None:
         """A product with a triangle of ones, over one of the last two axes: it rounds once."""
         x, options = self.input_indices[0], self.operator.builtinOptions
@@ -208,7 +216,7 @@ class _Decomposition(OperatorReplacement):
     def _l2_normalization(self) -> None:
         """x rsqrt(max(sum(x^2), 1e-12)) over the last axis."""
         x = self.input_indices[0]
-        square_sum = self._reduce("SUM", self.append_operator("MUL", [x, x]))
+        square_sum = self._sum_last_axis(self.append_operator("MUL", [x, x]))
         least_sum = self.append_operator("MAXIMUM", [square_sum, self.add_scalar(1e-12)])
         self.append_output_operator("MUL", [x, self.append_operator("RSQRT", [least_sum])])
 
@@ -216,8 +224,14 @@ class _Decomposition(OperatorReplacement):
         """y - log(sum(exp(y))) with y = x - max(x), over the last axis."""
         x = self.input_indices[0]
         y = self.append_operator("SUB", [x, self._reduce("REDUCE_MAX", x)])
-        logarithm = self.append_operator("LOG", [self._reduce("SUM", self.append_operator("EXP", [y]))])
+        logarithm = self.append_operator("LOG", [self._sum_last_axis(self.append_operator("EXP", [y]))])
         self.append_output_operator("SUB", [y, logarithm])
+
+    def _sum_last_axis(self, x: int) -> int:
+        shape = [int(size) for size in self.graph.tensor(x).shape]
+        total = multiply_by_ones(self, x, [len(shape) - 1], [*shape[:-1], 1])
+        assert total is not None, "one axis has no others between its ends"
+        return total
 
     def _reduce(self, kind: str, x: int) -> int:
         """Append a reduction of the last axis, which stays with size one."""
@@ -305,6 +319,12 @@ class _Decomposition(OperatorReplacement):
         self.append_output_operator("MUL", [product_index, factor_indices[-1]])
 
 
+DECOMPOSITIONS: dict[str, Callable[[_Decomposition], None]] = {
+    "ADD_N": _Decomposition._add_n,
+    "CONV_3D": convolve_volume,
+    "CUMSUM": _Decomposition._cumulative_sum,
+    "SUM": _Decomposition._sum,
+}
 INT16_DECOMPOSITIONS = {  # decomposed for 16-bit activations
     "SQUARED_DIFFERENCE": _Decomposition._squared_difference,
     "PRELU": _Decomposition._prelu,

@@ -285,7 +285,9 @@ def collect_ranges(
         name: shift for name, shift in activation_ranges.shifts.items() if name not in trained_ranges.by_tensor
     }
     return replace(
-        activation_ranges, by_tensor=trained_ranges.override(activation_ranges.by_tensor), shifts=remaining_shifts
+        activation_ranges,
+        by_tensor=trained_ranges.override(index, activation_ranges.by_tensor),
+        shifts=remaining_shifts,
     )
 
 

@@ -40,9 +40,15 @@ class TrainedRanges:
     untrained_names: tuple[str, ...] = ()  # tensors that need a range of their own, and got none
     conflicts: tuple[str, ...] = ()  # tensors with several trained ranges
 
-    def override(self, calibrated_ranges: Mapping[str, ActivationRange]) -> dict[str, ActivationRange]:
-        """Calibrated ranges, replaced by the trained ones where there are any."""
-        return {name: self.by_tensor.get(name, calibrated) for name, calibrated in calibrated_ranges.items()}
+    def override(
+        self, index: GraphIndex, calibrated_ranges: Mapping[str, ActivationRange]
+    ) -> dict[str, ActivationRange]:
+        """Calibrated ranges, replaced by the trained ones where there are any.
+
+        What a decomposed operator computes before its last RESHAPE has the range of its output.
+        """
+        trained_ranges = {**self.by_tensor, **_reshaped_ranges(index, self.by_tensor)}
+        return {name: trained_ranges.get(name, calibrated) for name, calibrated in calibrated_ranges.items()}
 
     def locate(self, name_by_tensor: Mapping[str, str]) -> dict[str, str]:
         """The tensor that each fake-quant has become, if tensors have got the names of `name_by_tensor`."""
@@ -204,6 +210,21 @@ class _FakeQuantRemover:
             tuple(index.names[tensor] for tensor in _untrained_tensors(index, self.range_by_tensor)),
             tuple(index.names[tensor] for tensor in dict.fromkeys(self.conflicts)),
         )
+
+
+def _reshaped_ranges(index: GraphIndex, range_by_name: Mapping[str, TrainedRange]) -> dict[str, TrainedRange]:
+    """The ranges of tensors that only a RESHAPE with a trained output reads, and that have none themselves."""
+    reshapes = [number for number, kind in enumerate(index.kinds) if kind == "RESHAPE"]
+    names_by_source = {
+        index.inputs[number][0]: index.output_names(number)[0]
+        for number in reshapes
+        if index.readers_by_tensor[index.inputs[number][0]] == [number]
+    }
+    return {
+        index.names[source]: range_by_name[name]
+        for source, name in names_by_source.items()
+        if name in range_by_name and index.names[source] not in range_by_name and source not in index.graph_outputs
+    }
 
 
 def _carry_back(index: GraphIndex, range_by_tensor: dict[int, TrainedRange]) -> None:

@@ -235,6 +235,12 @@ def squared_relu() -> keras.Model:
     return keras.Model(inputs, layers.Dense(6)(layers.Add()([x, layers.Dense(16)(hidden)])))
 
 
+@corpus_model(images(), kinds="K")
+def erf_layer() -> keras.Model:
+    """The error function as activation."""
+    return _activated(ops.erf)
+
+
 @corpus_model(images())
 def snake() -> keras.Model:
     """Snake of audio vocoders: x plus a squared sine."""

@@ -5,7 +5,7 @@ rewrite that gives one of them an integer form moves it to the module of its sub
 """
 
 import keras
-from keras import layers, ops
+from keras import layers
 
 from .convolutional import conv_bn, scored
 from .corpus_model import corpus_model
@@ -33,14 +33,6 @@ def lstm_loop_of_300_steps() -> keras.Model:
     """An LSTM over more steps than can be unrolled."""
     inputs = keras.Input((300, 2))
     return keras.Model(inputs, layers.Dense(3)(layers.LSTM(8)(inputs)))
-
-
-@corpus_model(images(), kinds="K", float_conversion_note="TFLite has no error function")
-def erf_layer() -> keras.Model:
-    """The error function as activation; inside an exact GELU the converter knows it."""
-    inputs = keras.Input((16, 16, 3))
-    x = ops.erf(layers.Conv2D(12, 3, strides=2, padding="same")(inputs))
-    return keras.Model(inputs, layers.Dense(6)(layers.GlobalAveragePooling2D()(x)))
 
 
 @corpus_model(table(), kinds="F", float_conversion_note="Keras has quantized it already")

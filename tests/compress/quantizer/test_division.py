@@ -29,12 +29,12 @@ DIVISIONS: dict[str, tuple[Body, tuple[Array, ...], list[str]]] = {
     "by a sum of magnitudes": (
         lambda x: x / (tf.reduce_sum(tf.abs(x), -1, keepdims=True) + 1e-6),
         (PADDED,),
-        ["ABS", "SUM", "ADD", "RSQRT", "MUL", "MUL"],
+        ["ABS", "BATCH_MATMUL", "ADD", "RSQRT", "MUL", "MUL"],
     ),
     "weighted mean": (
         lambda x: tf.reduce_sum(x * tf.nn.relu(x), 1) / (tf.reduce_sum(tf.nn.relu(x), 1) + 1e-3),
         (X,),
-        ["RELU", "MUL", "SUM", "SUM", "ADD", "RSQRT", "MUL", "MUL"],
+        ["RELU", "MUL", *(["BATCH_MATMUL", "RESHAPE"] * 2), "ADD", "RSQRT", "MUL", "MUL"],
     ),
     "one by a square": (lambda x: 1.0 / (tf.square(x) + 1.0), (X,), ["MUL", "ADD", "RSQRT", "MUL"]),
     "positive by the samples only": (

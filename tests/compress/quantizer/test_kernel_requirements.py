@@ -118,7 +118,7 @@ BODIES: dict[str, Body] = {
     "SQRT": lambda x: tf.sqrt(tf.abs(x) + 0.5),
     "STRIDED_SLICE": lambda x: x[:, ::2],
     "SUB": lambda x: x - 0.5 * tf.reverse(x, (1,)),
-    "SUM": lambda x: tf.reduce_sum(x, axis=1, keepdims=True),
+    "SUM": lambda x: x + 0.1 * tf.reduce_sum(x, axis=(1, 3), keepdims=True),  # of neighbouring axes: see DECOMPOSED
     "TANH": tf.tanh,
     "TRANSPOSE": lambda x: tf.transpose(x, (0, 2, 1, 3)),
     "TRANSPOSE_CONV": lambda x: tf.nn.conv2d_transpose(x, KERNEL, (1, 8, 12, 4), 2, "SAME"),
@@ -221,6 +221,7 @@ DECOMPOSED: dict[str, Body] = {
     "LESS_EQUAL": lambda x: tf.where(x <= 0.25, x, tf.ones_like(x) * 0.25),
     "ADD_N": lambda x: tf.add_n([x, 0.5 * x, tf.reverse(x, (1,))]),
     "CUMSUM": lambda x: tf.cumsum(tf.cumsum(x, axis=2, reverse=True), axis=3, exclusive=True),
+    "SUM": lambda x: tf.reduce_sum(x, axis=1, keepdims=True) + tf.reduce_sum(x, axis=(1, 2), keepdims=True),
     "L2_NORMALIZATION": BODIES["L2_NORMALIZATION"],
     "LOG_SOFTMAX": tf.nn.log_softmax,
     "SQUARED_DIFFERENCE": lambda x: tf.math.squared_difference(tf.reduce_mean(x, axis=(1, 2), keepdims=True), x),

@@ -186,7 +186,8 @@ def test_a_batch_larger_than_one_keeps_its_shapes(tmp_path: Path) -> None:
 def test_a_power_that_broadcasts_its_input_is_kept(tmp_path: Path) -> None:
     lite = _file(lambda x: tf.pow(tf.reduce_sum(x), tf.constant([2.0])), tmp_path)
     with decomposed_model(lite, uniform_bit_width(8)) as decomposed:
-        assert decomposed.operator_counts == lite.operator_counts
+        assert decomposed.operator_counts["POW"] == 1
+        assert "MUL" not in decomposed.operator_counts
 
 
 def test_a_centred_image_has_no_bias(tmp_path: Path) -> None:

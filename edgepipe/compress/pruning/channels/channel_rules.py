@@ -16,7 +16,7 @@ from edgepipe.compress.layer_calls import walk_layer_calls
 from edgepipe.compress.pruning.channels.channel_labels import ChannelGraph, ChannelLabels, label_last_axis
 from edgepipe.core.arrays import Array
 from edgepipe.core.errors import InputError
-from edgepipe.models.bridge_layers import LayerScale, OperatorLayer
+from edgepipe.models.bridge_layers import LayerScale, MaskAttachment, MaskReader, OperatorLayer
 
 K = tf_keras.layers
 Shape = tuple[int | None, ...]
@@ -287,6 +287,11 @@ def _layer_scale(graph: ChannelGraph, layer: Any, input_labels: list[ChannelLabe
     return label_last_axis(ids, shape)
 
 
+def _mask(graph: ChannelGraph, layer: Any, input_labels: list[ChannelLabels], shape: Shape) -> ChannelLabels:
+    """A mask has no channels, and does not depend on those of its tensor."""
+    return graph.add_barrier(layer, iter(()), shape, "which is a mask")
+
+
 def _layer_rules() -> Iterator[tuple[Any, ChannelRule]]:
     pass_through_classes = (
         K.ReLU, K.LeakyReLU, K.ELU, K.ThresholdedReLU, K.Dropout, K.SpatialDropout1D, K.SpatialDropout2D,
@@ -312,7 +317,8 @@ def _layer_rules() -> Iterator[tuple[Any, ChannelRule]]:
     yield from ((cls, _separable) for cls in (K.SeparableConv1D, K.SeparableConv2D))
     yield from {K.Dense: _dense, K.BatchNormalization: _batch_norm, K.PReLU: _prelu, K.Activation: _activation,
                 K.Rescaling: _rescaling, K.Concatenate: _concatenation, K.Flatten: _reshape, K.Reshape: _reshape,
-                K.Permute: _permute, LayerScale: _layer_scale}.items()  # fmt: skip
+                K.Permute: _permute, LayerScale: _layer_scale, MaskAttachment: _identity,
+                MaskReader: _mask}.items()  # fmt: skip
 
 
 RULE_BY_LAYER_CLASS: dict[Any, ChannelRule] = dict(_layer_rules())

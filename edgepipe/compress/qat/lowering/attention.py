@@ -13,6 +13,7 @@ from edgepipe.compress.qat.lowering.masks import (
     boolean_mask,
     clear_masked_steps,
     combine_masks,
+    constant_or_tensor,
     expand_mask,
     fill_scores,
 )
@@ -77,7 +78,7 @@ class _MultiHeadArguments:
             named["value"],
             named["value"] if key is None else key,
             key is not None,
-            named.get("attention_mask"),
+            constant_or_tensor(named.get("attention_mask")),
             bool(named.get("use_causal_mask")),
         )
 

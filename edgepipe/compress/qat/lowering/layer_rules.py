@@ -228,5 +228,7 @@ _RULE_BY_CLASS: dict[str, LayerRule] = {
     "TimeDistributed": _lower_time_distributed,
     "Resizing": _lower_resizing,
     "OperatorLayer": _lower_operator,
+    "MaskAttachment": lambda ctx, call: call.x,
+    "MaskReader": lambda ctx, call: call.kwargs["mask"],
     **dict.fromkeys(("GlobalAveragePooling1D", "GlobalAveragePooling2D"), _lower_global_average),
 }

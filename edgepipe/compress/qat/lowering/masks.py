@@ -6,20 +6,23 @@ whatever uses it as an argument; none of its layers has an implicit mask.
 """
 
 import inspect
+import json
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 import tf_keras
 
 from edgepipe.compress.qat.lowering.lowering_context import LoweringCall, LoweringContext, Mask
 from edgepipe.core.errors import InputError
-from edgepipe.models.keras_operators import is_tensor
+from edgepipe.models.bridge_layers import Keras3Layer, MaskAttachment, MaskReader, OperatorLayer
+from edgepipe.models.keras_operators import decode_argument, is_tensor
 from edgepipe.models.keras_types import KerasTensor, TfKerasLayer
 
 K = tf_keras.layers
 MASK_FILL = -1e9  # what Keras adds to masked scores in float32
-_ENDING_CLASSES = (K.GlobalAveragePooling1D, K.Dot)  # use up the masks of their inputs
+_ENDING_CLASSES = (K.GlobalAveragePooling1D, K.Dot, MaskReader)  # use up the masks of their inputs
 _FIRST_MASK_CLASSES = (K.Attention, K.AdditiveAttention, K.TimeDistributed)  # hand on that of their first input
 
 
@@ -35,6 +38,8 @@ def compute_output_mask(ctx: LoweringContext, call: LoweringCall) -> Mask | None
         InputError: a custom layer computes a mask of its own.
     """
     layer = call.layer
+    if isinstance(layer, MaskAttachment):
+        return call.inputs[1]
     if isinstance(layer, K.Embedding):
         return ctx.op("NotEqual", call.x, "mask", 0) if layer.mask_zero else None
     if isinstance(layer, K.Masking):
@@ -42,6 +47,11 @@ def compute_output_mask(ctx: LoweringContext, call: LoweringCall) -> Mask | None
     masks = tf.nest.flatten(call.mask_argument)
     if not layer.supports_masking or all(mask is None for mask in masks) or _ends_masks(layer):
         return None
+    return _handed_on_mask(ctx, call, masks)
+
+
+def _handed_on_mask(ctx: LoweringContext, call: LoweringCall, masks: list[Mask | None]) -> Mask | None:
+    layer = call.layer
     if isinstance(layer, (K.RNN, K.Bidirectional)):
         return masks[0] if layer.return_sequences else None
     if isinstance(layer, K.Concatenate):
@@ -62,6 +72,8 @@ def _ends_masks(layer: TfKerasLayer) -> bool:
 
 
 def _hands_mask_on(layer: TfKerasLayer) -> bool:
+    if isinstance(layer, Keras3Layer):
+        return type(layer.keras3_layer).compute_mask is keras.Layer.compute_mask
     return inspect.getattr_static(type(layer), "compute_mask") is K.Layer.compute_mask
 
 
@@ -91,6 +103,14 @@ def boolean_mask(ctx: LoweringContext, mask: Any, suffix: str) -> Mask:
     if not is_tensor(mask):
         return np.asarray(mask).astype(bool)
     return mask if mask.dtype.is_bool else ctx.op("NotEqual", mask, f"{suffix}_bool", 0)
+
+
+def constant_or_tensor(mask: Any) -> Any:
+    """A mask as the constant that it is, if an operator of the bridge holds it."""
+    layer = getattr(mask, "_keras_history", (None,))[0]
+    if not isinstance(layer, OperatorLayer) or layer.operator != "Constant":
+        return mask
+    return decode_argument(json.loads(layer.arguments)["args"][1], [])
 
 
 def expand_mask(ctx: LoweringContext, mask: Mask, axis: int, suffix: str) -> Mask:
