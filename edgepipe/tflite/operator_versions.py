@@ -4,8 +4,8 @@ A runtime looks an operator up by name and version: a version that is too low fi
 something else with the same tensors and say nothing; one that is too high is refused. Every file that edgepipe writes
 has the versions of this table.
 
-Float operators with 4-bit weights get more than TFLite asks, whose rules name 8-bit weights only: releases without such
-kernels would load the first version and compute garbage.
+Convolutions and float operators with 4-bit weights get more than TFLite asks, whose rules name 8-bit weights only:
+releases without such kernels would load the first version and compute garbage.
 
 Source: tflite/converter/tools/versioning/op_version.cc and op_signature.cc of LiteRT (August 2026), which TensorFlow's
 converter calls; tests compare both.
@@ -157,7 +157,8 @@ _INT16_TO_INT16 = _all(_INT16, _writes("int16"))
 _HYBRID = _computes("float32", "int8")
 _HYBRID_INT4 = _computes("float32", "int4")
 _ASYMMETRIC = _option("asymmetricQuantizeInputs")
-_BIAS_TYPE = _all(_computes("int16", "int8"), _option("quantizedBiasType"))  # 0, float32, stands for none
+_INT16_WITH_INT8 = _computes("int16", "int8")
+_INT16_WITH_INT4 = _computes("int16", "int4")
 _HALF_PIXEL = _option("halfPixelCenters")
 
 _BY_INT8: Rules = ((2, _INT8),)
@@ -198,7 +199,8 @@ VERSION_RULES: Mapping[str, Rules] = {
     ),
     "CONCATENATION": ((5, _reads("int4")), (4, _reads("uint32")), *_BY_INT8_INT16),
     "CONV_2D": (
-        (8, _any(_BIAS_TYPE, _HYBRID_INT4)),
+        # 16-bit: TFLite takes the option that says the bias's type as set even if it is not
+        (8, _any(_INT16_WITH_INT8, _INT16_WITH_INT4, _HYBRID_INT4)),
         (6, _is_grouped),
         (3, _computes("int8", "int8")),
         (7, _computes("int8", "int4")),
@@ -229,9 +231,9 @@ VERSION_RULES: Mapping[str, Rules] = {
     "FLOOR_DIV": ((3, _reads("int8", "int16")), (2, _reads("float32"))),
     "FLOOR_MOD": _BY_EITHER,
     "FULLY_CONNECTED": (
-        (13, _computes("int16", "int4")),
+        (13, _INT16_WITH_INT4),
         (12, _all(_any(_HYBRID, _HYBRID_INT4), _per_channel(0))),
-        (11, _BIAS_TYPE),
+        (11, _INT16_WITH_INT8),
         (8, _is_sparse_weight),
         (7, _computes("int16", "int16")),
         (6, lambda op: len(op.inputs) == 2),

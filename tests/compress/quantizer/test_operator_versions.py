@@ -22,9 +22,6 @@ from edgepipe.tflite.operator_versions import VERSION_RULES, required_version
 from edgepipe.tflite.reader import builtin_name_by_code, read
 
 L = keras.layers
-# TensorFlow reads a bias type that is not set as a float bias, so that its rule for set ones holds for every 16-bit
-# operator with weights; its releases before that rule gave, and run, the first version
-BIAS_TYPE_VERSIONS = {"CONV_2D": 8, "FULLY_CONNECTED": 11}
 POWER_OF_TWO_OPTION = {"ADD", "SUB"}  # TensorFlow loses the option that says that 16-bit scales are not powers of two
 GROUPS = [sorted(set(BODIES) - {"SHAPE", "SQUEEZE", "EXPAND_DIMS"})[part::3] for part in range(3)]
 
@@ -80,15 +77,9 @@ def test_integer_operators_have_the_versions_of_tensorflow(names: list[str], sch
     reference = _written_by_tensorflow(content)
     own_versions, reference_versions = _versions(content), _versions(reference)
     differences = {kind for kind, version in own_versions.items() if version != reference_versions[kind]}
-    if scheme == "int8":
-        assert not differences
-        assert _minimum_runtime(content) == _minimum_runtime(reference)
-    else:
-        assert differences <= {*BIAS_TYPE_VERSIONS, *POWER_OF_TWO_OPTION}
-    ruled_versions = _ruled_versions(_file(reference, tmp_path))
-    assert ruled_versions == {
-        kind: version for kind, version in reference_versions.items() if BIAS_TYPE_VERSIONS.get(kind) != version
-    } | {kind: ruled_versions[kind] for kind in BIAS_TYPE_VERSIONS if kind in ruled_versions}
+    assert differences <= (POWER_OF_TWO_OPTION if scheme == "int16x8" else set())
+    assert _minimum_runtime(content) == _minimum_runtime(reference)
+    assert _ruled_versions(_file(reference, tmp_path)) == reference_versions
 
 
 def _weights_model() -> keras.Model:
