@@ -4,6 +4,7 @@ While a graph is edited, operators of a kind share a code; the versions that the
 model is packed, so that nothing that edits a graph has to know them.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from edgepipe.tflite.minimum_runtimes import minimum_runtime
@@ -46,6 +47,23 @@ def stamp_versions(model: Any) -> None:
             version = required_version(_operator_facts(model, operator, tensors))
             if version is not None:
                 operator.opcodeIndex = ensure_code(model, _kind(model, operator), version)
+    _finish_codes(model)
+
+
+def with_versions(content: bytes, version_by_operator: Mapping[tuple[int, int], int]) -> bytes:
+    """The model with these versions of operators, by subgraph and index, whatever their tensors demand."""
+    from ai_edge_litert.tools.flatbuffer_utils import convert_object_to_bytearray, read_model_from_bytearray
+
+    model = read_model_from_bytearray(bytearray(content))
+    for (subgraph, index), version in version_by_operator.items():
+        operator = model.subgraphs[subgraph].operators[index]
+        operator.opcodeIndex = ensure_code(model, _kind(model, operator), version)
+    _finish_codes(model)
+    return bytes(convert_object_to_bytearray(model))
+
+
+def _finish_codes(model: Any) -> None:
+    """Drop the codes that are not used, and say which release has the others."""
     _drop_unused_codes(model)
     versions = [(builtin_name_by_code().get(_code_number(code), ""), int(code.version)) for code in model.operatorCodes]
     _write_minimum_runtime(model, minimum_runtime(versions))

@@ -1,6 +1,6 @@
 """Quantization of a float .tflite by any scheme: decomposition, ranges, then the integer model."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import final
 
@@ -16,7 +16,7 @@ from edgepipe.compress.quantizer.lstm_state_ranges import add_state_ranges
 from edgepipe.compress.quantizer.mask_sentinels import extend_masked_ranges, masked_tensor_names
 from edgepipe.compress.quantizer.mutable_graph import BitWidthPolicy, MutableGraph
 from edgepipe.compress.quantizer.op_decomposition import calibrate_decomposed, decomposed_model
-from edgepipe.compress.quantizer.recipes import LitertRecipe
+from edgepipe.compress.quantizer.recipes import LitertRecipe, RecipeRule
 from edgepipe.compress.quantizer.trained_ranges import TrainedRanges, without_fake_quant
 from edgepipe.compress.schemes import (
     SCHEMES,
@@ -45,6 +45,7 @@ class QuantizationRequest:
     recipe: LitertRecipe | None = None  # of the scheme `recipe`
     keep_float: OperatorSelector | None = None  # which operators of the float model stay float
     recurrent: RecurrentForm = "unrolled"
+    kind_rules: Sequence[RecipeRule] = ()  # for kinds of operators, after those of the scheme
 
     def __post_init__(self) -> None:
         """Raise an `InputError` for a scheme that is unknown, or does not support the types."""
@@ -237,6 +238,6 @@ def _build_rules(request: QuantizationRequest, lite: Model) -> LitertRecipe:
     float_rules = recipes.keep_float_rules(request.keep_float(lite)) if request.keep_float is not None else []
     if request.scheme == "recipe":
         io_rules = recipes.io_rules(request.input_type, request.output_type)
-        return [*(request.recipe or []), *float_rules, *io_rules]
+        return [*(request.recipe or []), *request.kind_rules, *float_rules, *io_rules]
     io_rules = recipes.io_rules(*request.io_types) if SCHEMES[request.scheme].needs_calibration else []
-    return [*recipes.scheme_recipe(request.scheme), *float_rules, *io_rules]
+    return [*recipes.scheme_recipe(request.scheme), *request.kind_rules, *float_rules, *io_rules]
