@@ -52,11 +52,13 @@ MORE_BODIES: Mapping[str, Body] = {
     "CONV_2D dilated": lambda x: tf.nn.conv2d(x, DEEP, 1, "SAME", dilations=2),
     "CONV_2D grouped": lambda x: tf.nn.conv2d(x, DEEP[:, :, :2], 1, "SAME"),
     "CONV_2D strided": lambda x: tf.nn.conv2d(x, DEEP, 2, "VALID"),
+    "CONV_2D skipping": lambda x: tf.nn.conv2d(x, DEEP, 4, "SAME"),
     "COS": tf.cos,
     "CUMSUM": lambda x: tf.cumsum(x, axis=2),
     "DEPTHWISE_CONV_2D dilated": lambda x: tf.nn.depthwise_conv2d(
         x, DEEP[..., :1], (1, 1, 1, 1), "SAME", dilations=(2, 2)
     ),
+    "DEPTHWISE_CONV_2D skipping": lambda x: tf.nn.depthwise_conv2d(x, DEEP[..., :1], (1, 4, 4, 1), "SAME"),
     "DEPTHWISE_CONV_2D multiplier": lambda x: tf.nn.depthwise_conv2d(x, DEEP[..., :2], (1, 1, 1, 1), "SAME")[..., ::2],
     "DIV": lambda x: x / (tf.abs(tf.reverse(x, (1,))) + 4.0),
     "FLOOR": tf.floor,
@@ -77,12 +79,15 @@ MORE_BODIES: Mapping[str, Body] = {
     "POW": lambda x: tf.pow(tf.abs(x), 1.7),
     "RESIZE_BILINEAR corners": lambda x: tf.compat.v1.image.resize_bilinear(x, (8, 12), align_corners=True),
     "RESIZE_NEAREST_NEIGHBOR plain": lambda x: tf.compat.v1.image.resize_nearest_neighbor(x, (8, 12)),
+    "PACK rank 4": lambda x: tf.reshape(tf.stack([x[0], tf.reverse(x, (1,))[0]]), (1, 8, 6, 4)),
+    "RESHAPE rank 5": lambda x: _back(tf.reverse(_rank5(x), (1,))),
     "ROUND": tf.round,
     "SIGN": tf.sign,
     "SIN": tf.sin,
     "SLICE rank 5": lambda x: _back(tf.slice(_rank5(x), (0, 1, 0, 0, 0), (1, 2, 3, 2, 4))),
     "SQUARE": tf.square,
     "STRIDED_SLICE rank 5": lambda x: _back(_rank5(x)[:, ::2]),
+    "TILE rank 5": lambda x: _back(tf.tile(_rank5(x), (1, 1, 2, 1, 1))),
     "TRANSPOSE rank 5": lambda x: _back(tf.transpose(_rank5(x), (0, 2, 1, 3, 4))),
     "TRANSPOSE rank 6": lambda x: _back(tf.transpose(tf.reshape(x, (1, 2, 2, 3, 2, 4)), (0, 2, 4, 1, 3, 5))),
     "TRANSPOSE_CONV activation": lambda x: tf.nn.relu(
@@ -116,6 +121,7 @@ DEQUANTIZE_FORMS: Mapping[str, RecipeRule] = {
     "int4": recipes.weight_config(4),
 }
 UNDERSTATED_FORMS = {
+    "FULLY_CONNECTED flat": ("hybrid", "int16", "int16 per tensor"),
     "FULLY_CONNECTED bias": ("hybrid", "int16", "int16 per tensor"),
     "CONV_2D bias": ("int16", "int16 per tensor", "hybrid int4"),
 }
@@ -128,6 +134,7 @@ WEIGHTED_BODIES = (
         "FULLY_CONNECTED",
         "CONV_2D bias",
         "CONV_2D dilated",
+        "CONV_2D skipping",
         "DEPTHWISE_CONV_2D multiplier",
     ),
     *("TRANSPOSE_CONV", "TRANSPOSE_CONV bias", "BATCH_MATMUL"),
@@ -239,6 +246,10 @@ def _interface_cases(folder: Path) -> Iterator[OperatorCase]:
         model = read(path)
         for operator in (model.operators[0], model.operators[-1]):
             yield _cut_case(f"{operator.name} {scheme} {interface} {operator.index}", model, [operator])
+    for form in ("int8", "int16"):
+        model = _quantized(float_file(BODIES["MINIMUM"], folder), FORMS[form], folder)
+        rescaling = next(op for op in model.operators if op.name == "QUANTIZE")
+        yield _cut_case(f"QUANTIZE {form} rescaled", model, [rescaling])
     rules = [*recipes.scheme_recipe("int8"), recipes.make_rule(INT16, operation="ADD")]
     path.write_bytes(quantize_tflite(lite, QuantizationRequest("recipe", recipe=rules), [X]).content)
     model = read(path)

@@ -7,6 +7,7 @@ model: `refuses` with the runtime's words, `crashes`, or the largest differences
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -101,19 +102,23 @@ def try_model(path: Path, run: Any) -> dict[str, Any]:
     return {"result": "runs", "difference": largest_difference(outputs, expected)}
 
 
+def _answer(writer: int, path: Path, run: Any) -> None:
+    """What the child process does: it writes its result and ends, whatever happens."""
+    try:
+        for stream in (1, 2):  # old runtimes log to both
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+        signal.alarm(TIMEOUT)
+        os.write(writer, json.dumps(try_model(path, run)).encode())
+    finally:
+        os._exit(0)
+
+
 def in_child(path: Path, run: Any) -> dict[str, Any]:
     """The same in a child process: a crash ends the child only."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
-        os.close(reader)
-        for stream in (1, 2):  # old runtimes log to both
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
-        import signal
-
-        signal.alarm(TIMEOUT)
-        os.write(writer, json.dumps(try_model(path, run)).encode())
-        os._exit(0)
+        _answer(writer, path, run)
     os.close(writer)
     with os.fdopen(reader, "rb") as pipe:
         content = pipe.read()

@@ -16,12 +16,14 @@ from edgepipe.devices.runtimes.operator_form import OperatorForm
 from edgepipe.devices.runtimes.releases import Release, parse_release, standing_releases
 from edgepipe.tflite.minimum_runtimes import first_release
 
-PER_CHANNEL = ("per channel",)
+PER_CHANNEL, ROWS = ("per channel",), ("per channel", "several rows")
 DENSE_HYBRID = OperatorForm("FULLY_CONNECTED", 12, "float32 int8 float32 -> float32", PER_CHANNEL)
 DENSE_HYBRID_1 = OperatorForm("FULLY_CONNECTED", 1, "float32 int8 float32 -> float32", PER_CHANNEL)
 DENSE_INT8 = OperatorForm("FULLY_CONNECTED", 4, "int8 int8 int32 -> int8", PER_CHANNEL)
 DENSE_INT8_PER_TENSOR = OperatorForm("FULLY_CONNECTED", 4, "int8 int8 int32 -> int8")
 DENSE_INT16 = OperatorForm("FULLY_CONNECTED", 11, "int16 int8 int64 -> int16", PER_CHANNEL)
+DENSE_INT16_ROWS = OperatorForm("FULLY_CONNECTED", 11, "int16 int8 int64 -> int16", ROWS)
+ARGUMENT_64 = OperatorForm("ARG_MAX", 2, "int8 int32 -> int64")
 CONVOLUTION_16 = OperatorForm("CONV_2D", 8, "int16 int8 int64 -> int16", PER_CHANNEL)
 OPEN_BATCH = OperatorForm("SPACE_TO_BATCH_ND", 3, "float32 int32 int32 -> float32", ("open batch",))
 
@@ -33,8 +35,10 @@ KNOWN = [
     ("tflite-runtime==2.14", CONVOLUTION_16, Verdict.REFUSES),
     ("litert==1.0", DENSE_HYBRID, Verdict.RUNS),
     ("litert==2.3", CONVOLUTION_16, Verdict.RUNS),
-    ("litert==1.0", DENSE_INT16, Verdict.WRONG),
-    ("litert==1.2", DENSE_INT16, Verdict.RUNS),
+    ("litert==1.0", DENSE_INT16, Verdict.RUNS),
+    ("litert==1.0", DENSE_INT16_ROWS, Verdict.WRONG),
+    ("litert==1.2", DENSE_INT16_ROWS, Verdict.RUNS),
+    ("tflite-micro==2026-10", ARGUMENT_64, Verdict.REFUSES),
     ("tflite-micro==2023-10-10", DENSE_INT8, Verdict.WRONG),
     ("tflite-micro==2023-10-10", DENSE_INT8_PER_TENSOR, Verdict.RUNS),
     ("tflite-micro==2024-05", DENSE_INT8, Verdict.WRONG),  # between a release that is wrong and one that refuses it

@@ -20,8 +20,9 @@ from edgepipe.tflite.minimum_runtimes import first_release, release_key
 TABLE_PATH = Path(__file__).parent / "abilities.json"
 MAX_STEPS = {"int8": 2, "uint8": 2, "int16": 32}  # that a right kernel may be from the reference, in codes
 MAX_PER_MILLE = 50  # the same for floats, of the largest output: hybrid kernels quantize their inputs
-# types of shapes, axes, indices and biases, in which forms may differ without another kernel
+# types of inputs that are shapes, axes, indices and biases, in which forms may differ without another kernel
 SECONDARY_TYPES = frozenset({"int32", "int64", "bool", "-"})
+BIAS_POSITIONS = {"CONV_2D": 2, "DEPTHWISE_CONV_2D": 2, "FULLY_CONNECTED": 2, "TRANSPOSE_CONV": 3}
 
 
 class Verdict(StrEnum):
@@ -117,19 +118,20 @@ def _tried_ability(release: Release, form: OperatorForm, table: AbilityTable) ->
 
 def _similar_rows(form: OperatorForm, rows: Sequence[AbilityRow]) -> list[AbilityRow]:
     """Cases of types that differ in secondary ones at most, in any version."""
-    main_types = _main_types(form.types)
+    main_types = _main_types(form)
     return [
         row
         for row in rows
-        if (row.form.name, row.form.features) == (form.name, form.features)
-        and _main_types(row.form.types) == main_types
+        if (row.form.name, row.form.features) == (form.name, form.features) and _main_types(row.form) == main_types
     ]
 
 
-def _main_types(types: str) -> tuple[str, ...]:
-    inputs, outputs = types.split("->")
-    kept = [tuple(t for t in side.split() if t not in SECONDARY_TYPES) for side in (inputs, outputs)]
-    return (*kept[0], "->", *kept[1]) if any(kept) else (types,)
+def _main_types(form: OperatorForm) -> tuple[str, ...]:
+    """The types of inputs and outputs without biases and what else is secondary."""
+    inputs, outputs = form.types.split(" -> ")
+    inputs_before_bias = inputs.split()[: BIAS_POSITIONS.get(form.name)]
+    main_inputs = [dtype for dtype in inputs_before_bias if dtype not in SECONDARY_TYPES]
+    return (*main_inputs, "->", outputs) if main_inputs else (form.types,)
 
 
 def _worst(abilities: Iterable[Ability]) -> Ability:
