@@ -25,6 +25,7 @@ DENSE_INT16 = OperatorForm("FULLY_CONNECTED", 11, "int16 int8 int64 -> int16", P
 DENSE_INT16_ROWS = OperatorForm("FULLY_CONNECTED", 11, "int16 int8 int64 -> int16", ROWS)
 ARGUMENT_64 = OperatorForm("ARG_MAX", 2, "int8 int32 -> int64")
 CONVOLUTION_16 = OperatorForm("CONV_2D", 8, "int16 int8 int64 -> int16", PER_CHANNEL)
+SKIPPING_CONVOLUTION = OperatorForm("CONV_2D", 1, "float32 float32 float32 -> float32", ("stride over kernel",))
 OPEN_BATCH = OperatorForm("SPACE_TO_BATCH_ND", 3, "float32 int32 int32 -> float32", ("open batch",))
 
 # what bug reports and edgepipe's own history say
@@ -45,6 +46,8 @@ KNOWN = [
     ("tflite-micro==2024-08-19", DENSE_INT8, Verdict.REFUSES),
     ("tflite-micro==2024-12", DENSE_INT8, Verdict.UNKNOWN),  # between one that refuses it and one that runs it
     ("tflite-micro==2025-06-04", DENSE_INT8, Verdict.RUNS),
+    ("tflite-runtime==2.14", SKIPPING_CONVOLUTION, Verdict.WRONG),
+    ("litert==2.3", SKIPPING_CONVOLUTION, Verdict.RUNS),
     ("tflite-micro==2026-10", OPEN_BATCH, Verdict.WRONG),
     ("litert==2.3", OPEN_BATCH, Verdict.RUNS),
 ]
