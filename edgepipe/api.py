@@ -127,6 +127,7 @@ def convert(
     recurrent: "RecurrentForm" = "unrolled",
     streaming: int | None = None,
     split_outputs: bool = False,
+    runtime: str | None = None,
 ) -> "Conversion":
     """Convert a `.keras`, `.h5`, SavedModel or float `.tflite` to TFLite, and compare it with the original.
 
@@ -151,10 +152,11 @@ def convert(
         streaming: steps of the sequence in one call; the states of recurrent and causal layers become inputs and
             outputs, and samples are whole sequences. None converts whole windows.
         split_outputs: an output that joins parts of very different range becomes one output for each part.
+        runtime: a release of a runtime that must run the result right, such as "tflite-runtime==2.14".
 
     Raises:
         InputError: no model, no samples where they are needed, samples that do not fit, options that do not go
-            together, or an operator TFLite does not have.
+            together, or an operator that TFLite, or the release, does not have.
         StorageError: the .tflite cannot be written.
     """
     from edgepipe.commands import convert as command
@@ -166,7 +168,7 @@ def convert(
         calibration=ActivationCalibration.from_options(calibration, percentile), keep_float_types=keep_float_types,
         keep_float_layers=keep_float_layers, recipe=None if recipe is None else Path(recipe),
         allow_low_fidelity=allow_low_fidelity, input_shapes=_as_list(input_shape), signature=signature,
-        recurrent=recurrent, streaming=streaming, split_outputs=split_outputs,
+        recurrent=recurrent, streaming=streaming, split_outputs=split_outputs, runtime=runtime,
     )  # fmt: skip
 
 
@@ -237,6 +239,7 @@ def verify(
     limits: Iterable[str] = (),
     integer_only: bool = False,
     zeros_of: StrPath | None = None,
+    runtimes: Collection[str] = (),
 ) -> "Verification":
     """Check a .tflite against devices and limits, and against the zeros of a pruned Keras model.
 
@@ -249,14 +252,17 @@ def verify(
         limits: such as `["ram=64KiB"]`; a limit on a device metric applies to each device.
         integer_only: every operator and tensor must be integer.
         zeros_of: a pruned .keras or .h5 model, whose zeros must be zeros in the .tflite.
+        runtimes: releases that must run every operator right, such as `["tflite-runtime==2.14"]`.
 
     Raises:
-        InputError: not a .tflite, an unknown device, or a text that is not a limit.
+        InputError: not a .tflite, an unknown device or release, or a text that is not a limit.
     """
     from edgepipe.commands import verify as command
 
     pruned_path = Path(zeros_of) if zeros_of is not None else None
-    return command.verify(Path(model), devices=devices, limits=limits, integer_only=integer_only, zeros_of=pruned_path)
+    return command.verify(
+        Path(model), devices=devices, limits=limits, integer_only=integer_only, zeros_of=pruned_path, runtimes=runtimes
+    )
 
 
 def calibrate(

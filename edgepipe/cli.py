@@ -225,6 +225,12 @@ def check(pipelines: tuple[str, ...], settings: tuple[str, ...]) -> None:
     is_flag=True,
     help="Accept an integer model with an output that is too far from the float one (below 5 to 8 dB).",
 )
+@click.option(
+    "--runtime",
+    metavar="PACKAGE==VERSION",
+    help="Write what this release of a runtime runs right, or say that it cannot: tflite-runtime==2.14, litert==1.0, "
+    "tflite-micro==2023-10-10.",
+)
 @click.option("--signature", help="The signature of a SavedModel; default: serving_default, or the only one.")
 @click.option("-o", "--out", type=click.Path(), help="The .tflite to write; default: next to the model.")
 @INPUT_SHAPE
@@ -246,6 +252,7 @@ def convert(
     streaming: int | None,
     split_outputs: bool,
     allow_low_fidelity: bool,
+    runtime: str | None,
     signature: str | None,
     out: str | None,
     input_shape: tuple[str, ...],
@@ -263,7 +270,7 @@ def convert(
         custom_objects=custom_objects, calibration=calibration, percentile=percentile,
         keep_float_types=keep_float_types, keep_float_layers=keep_float_layers, recipe=recipe,
         allow_low_fidelity=allow_low_fidelity, input_shape=input_shape, signature=signature, recurrent=recurrent,
-        streaming=streaming, split_outputs=split_outputs,
+        streaming=streaming, split_outputs=split_outputs, runtime=runtime,
     )  # fmt: skip
     if as_json:
         click.echo(renderer.document(conversion))
@@ -387,6 +394,13 @@ def profile(
     type=click.Path(),
     help="A pruned .keras or .h5 model; weights that are zero in it must be zero in the .tflite.",
 )
+@click.option(
+    "--runtime",
+    "runtimes",
+    multiple=True,
+    metavar="PACKAGE==VERSION",
+    help="A release that must run every operator right, such as tflite-runtime==2.14; repeatable.",
+)
 @JSON
 def verify(
     model: str,
@@ -394,6 +408,7 @@ def verify(
     limits: tuple[str, ...],
     integer_only: bool,
     zeros_of: str | None,
+    runtimes: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Check a .tflite against devices and limits; if any are violated, list them and exit with 3."""
@@ -401,7 +416,9 @@ def verify(
     from edgepipe.render import verify as renderer
     from edgepipe.render.terminal import show_tables
 
-    verification = api.verify(model, devices=devices, limits=limits, integer_only=integer_only, zeros_of=zeros_of)
+    verification = api.verify(
+        model, devices=devices, limits=limits, integer_only=integer_only, zeros_of=zeros_of, runtimes=runtimes
+    )
     if as_json:
         click.echo(renderer.document(verification))
     else:

@@ -23,6 +23,7 @@ from edgepipe.core.errors import InputError
 from edgepipe.core.metric import Finding, Metric, Record, measured_metric, unavailable_metric
 from edgepipe.core.units import Dimension, plural
 from edgepipe.devices import device_metrics
+from edgepipe.devices.runtimes.releases import Release, parse_release
 from edgepipe.tflite import integer_check, interpreter, reader
 from edgepipe.tflite.model import INTEGER_TYPES, Model
 from edgepipe.tflite.stream_ports import own_inputs, read_stream_ports
@@ -69,6 +70,7 @@ def convert(
     recurrent: RecurrentForm = "unrolled",
     streaming: int | None = None,
     split_outputs: bool = False,
+    runtime: str | None = None,
 ) -> Conversion:
     """Convert the model at `path`; a Keras 3 model is converted directly, without the bridge to tf_keras.
 
@@ -93,17 +95,19 @@ def convert(
         recurrent: how recurrent layers become integers.
         streaming: steps of the sequence in one call, states being inputs and outputs; None converts whole windows.
         split_outputs: an output that joins parts of very different range becomes one output for each part.
+        runtime: a release that must run the result right, such as `tflite-runtime==2.14`; None asks for none.
 
     Raises:
         InputError: no model, no samples where they are needed, samples that do not fit, options that do not go
-            together, or an operator TFLite does not have.
+            together, or an operator that TFLite, or the release, does not have.
         StorageError: the .tflite cannot be written.
     """
-    from edgepipe.compress.conversion import convert_model, float_operator_notes
+    from edgepipe.compress.conversion import float_operator_notes
     from edgepipe.compress.source_model import open_with_classes
     from edgepipe.models.file_kind import detect_kind
     from edgepipe.models.startup import load_tensorflow
 
+    release = None if runtime is None else parse_release(runtime)
     kind = detect_kind(path)
     target_path = out or path.with_suffix(".tflite")
     _check_paths(path, kind, target_path)
@@ -117,11 +121,11 @@ def convert(
     source_model = open_with_classes(
         path, kind, allow_code=allow_code, custom_objects=custom_objects, input_shapes=input_shapes, signature=signature
     )
-    converted_model = convert_model(
-        source_model.model,
+    converted_model = _convert(
+        source_model,
         _keep_float(quantization_request, keep_float_types, keep_float_layers, source_model),
-        calibrating,
-        held_out,
+        (calibrating, held_out),
+        release,
     )
     fidelity_findings, accepted_notes = converted_model.judge_fidelity(allow_low_fidelity)
     with write_atomically(target_path) as temporary_path:  # the file appears once it has been run and compared
@@ -141,6 +145,22 @@ def convert(
         notes=(*sample_notes, *source_model.notes, *converted_model.notes, *float_operator_notes(scheme, lite),
                *accepted_notes, *_held_back_notes(samples, held_out)),
     )  # fmt: skip
+
+
+def _convert(
+    source_model: "SourceModel",
+    request: "QuantizationRequest",
+    samples: tuple[Arrays | None, Arrays | None],
+    release: Release | None,
+) -> "ConvertedModel":
+    """The model converted; for a release, in forms that it runs right."""
+    from edgepipe.compress.conversion import convert_model
+    from edgepipe.compress.release_adaptation import convert_for_release
+
+    def convert_request(request: "QuantizationRequest") -> "ConvertedModel":
+        return convert_model(source_model.model, request, *samples)
+
+    return convert_request(request) if release is None else convert_for_release(convert_request, request, release)
 
 
 def _check_paths(path: Path, kind: ArtifactKind, target_path: Path) -> None:

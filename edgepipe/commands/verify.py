@@ -9,6 +9,8 @@ from edgepipe.core.errors import InputError
 from edgepipe.core.metric import Finding, Limit, Metric, Record, Verdict, judge, unavailable_metric
 from edgepipe.core.units import Dimension
 from edgepipe.devices import device_metrics, device_profile
+from edgepipe.devices.runtimes.release_check import check_release
+from edgepipe.devices.runtimes.releases import Release, parse_release
 from edgepipe.tflite import integer_check, interpreter, pruned_zeros, reader, tflm_runtime
 from edgepipe.tflite.model import Model
 
@@ -35,6 +37,7 @@ def verify(
     limits: Iterable[str],
     integer_only: bool,
     zeros_of: Path | None = None,
+    runtimes: Collection[str] = (),
     base: Path | None = None,
 ) -> Verification:
     """Check the .tflite at `path` against devices and limits, and against the zeros of a pruned Keras model.
@@ -48,11 +51,13 @@ def verify(
         limits: such as `ram=64KiB`.
         integer_only: every operator and tensor must be integer.
         zeros_of: a pruned .keras or .h5 model, whose zeros must be zeros here.
+        runtimes: releases that must run every operator right, such as `tflite-runtime==2.14`.
         base: what paths of profiles are relative to; None for the current folder.
 
     Raises:
-        InputError: not a .tflite, an unknown device, or a text that is not a limit.
+        InputError: not a .tflite, an unknown device or release, or a text that is not a limit.
     """
+    releases = [parse_release(text) for text in runtimes]
     loaded_devices = [device_profile.load(name, base or Path.cwd()) for name in devices]
     parsed_limits = _parse_limits(list(limits), [device.name for device in loaded_devices])
     model = reader.read(path)
@@ -67,9 +72,13 @@ def verify(
         path=str(path),
         devices=tuple(device.name for device in loaded_devices),
         metrics=tuple(metrics),
-        findings=(*float_findings, *zero_findings, *device_results.findings),
+        findings=(*float_findings, *zero_findings, *device_results.findings, *_release_findings(releases, model)),
         verdicts=tuple(judge(limit, metrics) for limit in parsed_limits),
     )
+
+
+def _release_findings(releases: Collection[Release], model: Model) -> list[Finding]:
+    return [finding for release in releases for finding in check_release(release, model)]
 
 
 def _zero_findings(lite: Model, pruned_path: Path) -> list[Finding]:

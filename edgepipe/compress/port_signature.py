@@ -59,7 +59,7 @@ def _copy_output(graph: MutableGraph, index: int) -> int:
     shape = [-1, *graph.tensor(index).shape[1:]]  # any batch
     copy_index = graph.add_copied_tensor(index)
     shape_index = graph.add_int32_constant(f"{graph.name(copy_index)}/shape", shape)
-    graph.operators.append(graph.new_operator("RESHAPE", 1, [index, shape_index], [copy_index]))
+    graph.operators.append(graph.new_operator("RESHAPE", [index, shape_index], [copy_index]))
     return copy_index
 
 

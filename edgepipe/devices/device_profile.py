@@ -19,6 +19,7 @@ from edgepipe.core.units import Dimension
 from edgepipe.devices import builtin_operators, citations, inheritance
 from edgepipe.devices.calibration.calibration_record import DeviceCalibration
 from edgepipe.devices.latency.latency_record import LatencyFit
+from edgepipe.devices.runtimes.releases import parse_release
 
 PROFILE_SUFFIXES = (".yaml", ".yml")
 DType = Literal[
@@ -69,6 +70,17 @@ RuleName = Literal[  # a test compares these with edgepipe.devices.accelerator_r
     "prelu-per-channel",
     "per-tensor",
 ]
+
+
+def _check_release(text: Any) -> str:
+    try:
+        parse_release(str(text))
+    except InputError as error:
+        raise ValueError(str(error)) from None
+    return str(text)
+
+
+ReleaseText = Annotated[str, BeforeValidator(_check_release)]
 Bytes = Annotated[int, BeforeValidator(_parse_bytes), Field(gt=0)]
 PositiveNumber = Annotated[float, Field(gt=0)]
 Hertz = Annotated[float, Quantity(Dimension.FREQUENCY), Field(gt=0)]
@@ -148,6 +160,11 @@ class RuntimeProfile(Options):
 
     name: Literal["litert", "tflite-micro", "vela", "x-cube-ai", "neural-art", "openvx", "edgetpu"]
     version: str = Field(description="the version that the operator list applies to")
+    release: ReleaseText | None = Field(
+        default=None,
+        description="the package and version that must run every operator right, for example tflite-runtime==2.14; "
+        "without one, only the lists of operators and types count",
+    )
     kernels: str | None = Field(default=None, description="kernel library, for example CMSIS-NN or XNNPACK")
     threads: Annotated[int, Field(ge=1)] = 1
     code: Bytes | None = Field(default=None, description="flash for the runtime's own code")

@@ -4,13 +4,16 @@ from edgepipe.core.metric import Finding
 from edgepipe.core.units import plural
 from edgepipe.devices.device_profile import Device
 from edgepipe.devices.placement import OperatorPlacement, Processor, core_violations, place_operators
+from edgepipe.devices.runtimes.release_check import check_release
+from edgepipe.devices.runtimes.releases import parse_release
 from edgepipe.tflite.model import Model
 
 
 def check_support(device: Device, model: Model) -> list[Finding]:
     """What prevents `model` from running on `device` or its accelerator; empty if nothing does.
 
-    Checks operators, types and shapes against the profile. It neither runs a compiler nor checks memory.
+    Checks operators, types and shapes against the profile, and against the release of the runtime if it names one. It
+    neither runs a compiler nor checks memory.
     """
     findings = [
         Finding(
@@ -22,6 +25,8 @@ def check_support(device: Device, model: Model) -> list[Finding]:
         for operator in model.operators
         for violation in core_violations(device, model, operator)
     ]
+    if device.runtime.release is not None:
+        findings += check_release(parse_release(device.runtime.release), model)
     return findings + (_fallback_findings(place_operators(device, model)) if device.system.npu is not None else [])
 
 

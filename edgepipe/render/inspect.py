@@ -12,6 +12,7 @@ from edgepipe.tflite.compressed_size import measure_compression
 from edgepipe.tflite.dead_channels import DeadChannels, count_filters, find_dead_channels
 from edgepipe.tflite.integer_check import check_integer_only
 from edgepipe.tflite.metadata import Preprocessing, read_preprocessing
+from edgepipe.tflite.minimum_runtimes import first_release, minimum_runtime
 from edgepipe.tflite.model import Model, Operator, OptionValue, Subgraph, Tensor
 from edgepipe.tflite.split_outputs import SplitOutput, read_split_outputs
 from edgepipe.tflite.stream_ports import StreamPorts, read_stream_ports
@@ -44,6 +45,7 @@ class OperatorRecord(Record):
     index: int
     subgraph: int
     name: str
+    version: int = Field(description="of the kernel that it asks for")
     custom: bool
     inputs: tuple[str | None, ...]
     outputs: tuple[str | None, ...]
@@ -235,7 +237,8 @@ def _operator_record(operator: Operator) -> OperatorRecord:
     tensor_names = [tuple(t.name if t else None for t in side) for side in tensor_lists]
     tensor_indices = [tuple(t.index if t else None for t in side) for side in tensor_lists]
     return OperatorRecord(
-        index=operator.index, subgraph=operator.subgraph_index, name=operator.name, custom=operator.is_custom,
+        index=operator.index, subgraph=operator.subgraph_index, name=operator.name, version=operator.version,
+        custom=operator.is_custom,
         inputs=tensor_names[0], outputs=tensor_names[1],
         input_tensors=tensor_indices[0], output_tensors=tensor_indices[1],
         options=operator.options, macs=operator.macs, parameters=operator.parameters,
@@ -332,10 +335,21 @@ def _summary_table(model: Model) -> TextTable:
         ("parameters", parameters_text),
         ("tensors", ", ".join(f"{number} {dtype}" for dtype, number in sorted(model.dtype_counts.items()))),
         ("integer", integer_text),
+        *([("first release", _describe_first_release(model))] if model.operators else []),
         *((f"input '{name}'", _describe_tensor(tensor)) for name, tensor in model.inputs_by_name.items()),
         *((f"output '{name}'", _describe_tensor(tensor)) for name, tensor in model.outputs_by_name.items()),
     ]
     return TextTable(str(model.path), ("property", "value"), tuple(rows))
+
+
+def _describe_first_release(model: Model) -> str:
+    """The first release of TensorFlow Lite that has all operators in their versions, and which of them need it."""
+    release = minimum_runtime((operator.name, operator.version) for operator in model.operators)
+    if not release:
+        return "unknown: TensorFlow Lite's table has none of these operators"
+    versions = {op.name: op.version for op in model.operators if first_release(op.name, op.version) == release}
+    names_text = ", ".join(f"{name} version {version}" for name, version in sorted(versions.items()))
+    return f"TensorFlow Lite {release}, for {names_text}"
 
 
 def _structure_table(model: Model) -> TextTable:
@@ -405,14 +419,27 @@ def _describe_tensor(tensor: Tensor) -> str:
 
 
 def _operators_table(model: Model) -> TextTable:
-    columns = ("#", "operator", "inputs", "outputs", "MACs", "parameters", "read", "constants", "written", "scale")
+    columns = (
+        "#",
+        "operator",
+        "version",
+        "inputs",
+        "outputs",
+        "MACs",
+        "parameters",
+        "read",
+        "constants",
+        "written",
+        "scale",
+    )
     rows = tuple(
         (str(op.index) if not op.subgraph_index else f"{op.subgraph_index}/{op.index}", op.name,
-         _list_shapes(op.inputs), _list_shapes(op.outputs), f"{op.macs:,}", f"{op.parameters:,}",
-         f"{op.bytes_read:,}", f"{op.constant_bytes:,}", f"{op.bytes_written:,}", _describe_scale(op))
+         "-" if op.is_custom else str(op.version), _list_shapes(op.inputs), _list_shapes(op.outputs), f"{op.macs:,}",
+         f"{op.parameters:,}", f"{op.bytes_read:,}", f"{op.constant_bytes:,}", f"{op.bytes_written:,}",
+         _describe_scale(op))
         for op in model.operators
     )  # fmt: skip
-    return TextTable("Operators, with the bytes they read and write", columns, rows, frozenset({0, 4, 5, 6, 7, 8}))
+    return TextTable("Operators, with the bytes they read and write", columns, rows, frozenset({0, 2, 5, 6, 7, 8, 9}))
 
 
 def _describe_scale(operator: Operator) -> str:

@@ -91,6 +91,7 @@ class Operator:
     macs: int
     is_custom: bool = False
     options: dict[str, OptionValue] = field(default_factory=dict, hash=False)
+    version: int = 1  # of the kernel that it asks for
 
     @property
     def traits(self) -> OperatorTraits:

@@ -150,6 +150,7 @@ class _DamageError(Exception):
 class _OperatorCode(NamedTuple):
     name: str
     is_custom: bool
+    version: int
 
 
 def _read_content(path: Path) -> bytes:
@@ -290,7 +291,8 @@ class _ModelReader:
         if name is None:
             raise _DamageError(f"operator code {operator_code} is not in the schema of this ai-edge-litert")
         custom_name = self.read_text(table.CustomCode())
-        return _OperatorCode(custom_name or "CUSTOM", True) if name == "CUSTOM" else _OperatorCode(name, False)
+        is_custom = name == "CUSTOM"
+        return _OperatorCode(custom_name or "CUSTOM" if is_custom else name, is_custom, table.Version())
 
     def read_extent(self, table: Any) -> tuple[int, int]:
         """Start and length of a constant's bytes; models over 2 GB keep them behind the flatbuffer."""
@@ -383,13 +385,13 @@ class _ModelReader:
             raise _DamageError(
                 f"operator {index} refers to operator code {table.OpcodeIndex()} of {len(operator_codes)}"
             )
-        name, is_custom = operator_codes[table.OpcodeIndex()]
+        name, is_custom, version = operator_codes[table.OpcodeIndex()]
         inputs = self.pick_tensors(table.InputsLength(), table.InputsAsNumpy, tensors)
         outputs = self.pick_tensors(table.OutputsLength(), table.OutputsAsNumpy, tensors)
         self.read_numbers(table.CustomOptionsLength(), table.CustomOptionsAsNumpy)
         options = self.read_options(table)
         mac_count = macs.count(name, inputs, outputs, options)
-        return Operator(index, subgraph_index, name, inputs, outputs, mac_count, is_custom, options)
+        return Operator(index, subgraph_index, name, inputs, outputs, mac_count, is_custom, options, version)
 
     def read_options(self, operator_table: Any) -> dict[str, OptionValue]:
         """The fields of the operator's own option table (stride, padding, ...) as the schema names them."""

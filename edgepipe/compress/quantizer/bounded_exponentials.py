@@ -62,11 +62,11 @@ class _ExponentialRewriter:
         probability, logarithm = self._add_tensor(output, "LOGISTIC"), self._add_tensor(output, "LOG")
         self.replacements |= {exponential: [], addition: []}
         self.replacements[number] = [
-            self.graph.new_operator("ABS", 1, [x], [magnitude]),
-            self.graph.new_operator("LOGISTIC", 1, [magnitude], [probability]),
-            self.graph.new_operator("LOG", 1, [probability], [logarithm]),
-            self.graph.new_operator("RELU", 1, [x], [positive]),
-            self.graph.new_operator("SUB", 1, [positive, logarithm], [output]),
+            self.graph.new_operator("ABS", [x], [magnitude]),
+            self.graph.new_operator("LOGISTIC", [magnitude], [probability]),
+            self.graph.new_operator("LOG", [probability], [logarithm]),
+            self.graph.new_operator("RELU", [x], [positive]),
+            self.graph.new_operator("SUB", [positive, logarithm], [output]),
         ]
 
     def _only_producer(self, tensor: int, kind: str) -> int | None:
@@ -99,7 +99,7 @@ class _ExponentialRewriter:
         bounded = self._add_tensor(self.index.outputs[exponential][0], "MINIMUM")
         operator = self.index.operators[exponential]
         operator.inputs = [bounded]
-        self.replacements[exponential] = [self.graph.new_operator("MINIMUM", 1, [x, limit], [bounded]), operator]
+        self.replacements[exponential] = [self.graph.new_operator("MINIMUM", [x, limit], [bounded]), operator]
 
     def _find_exponential(self, tensor: int) -> int | None:
         """The EXP that a tensor is computed from by arithmetic with constants, used for nothing else."""

@@ -82,7 +82,7 @@ def _depthwise_operator(graph: MutableGraph, index: GraphIndex, factor: int, num
     name = index.names[output]
     weights = _add_channels(graph, f"{name}/factor", scale, (1, 1, 1, channel_count))
     bias = _add_channels(graph, f"{name}/offset", None if offset is None else sign * offset, (channel_count,))
-    operator = graph.new_operator("DEPTHWISE_CONV_2D", 1, [source, weights, bias], [output])
+    operator = graph.new_operator("DEPTHWISE_CONV_2D", [source, weights, bias], [output])
     options: Any = schema.DepthwiseConv2DOptionsT()
     options.padding, options.strideW, options.strideH, options.depthMultiplier = schema.Padding.VALID, 1, 1, 1
     options.dilationWFactor = options.dilationHFactor = 1

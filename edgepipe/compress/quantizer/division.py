@@ -62,7 +62,7 @@ class _DivisionRewriter:
             if (constant != 0).all():
                 self._multiply_by_reciprocals(number, numerator, np.asarray(1 / constant.astype(np.float64)))
         elif (logits := self._find_logits(number)) is not None:  # no activation changes what lies between 0 and 1
-            self.replacements[number] = [self.graph.new_operator("SOFTMAX", 1, [logits], self.index.outputs[number])]
+            self.replacements[number] = [self.graph.new_operator("SOFTMAX", [logits], self.index.outputs[number])]
         elif (radicand := self._input_of(denominator, "SQRT")) is not None:
             self._multiply_by_root(number, numerator, radicand)
         elif denominator in self.nonnegative:
@@ -97,7 +97,7 @@ class _DivisionRewriter:
         self._replace(
             number,
             [
-                self.graph.new_operator("RSQRT", 1, [radicand], [root]),
+                self.graph.new_operator("RSQRT", [radicand], [root]),
                 self._product(numerator, root, self.index.outputs[number][0]),
             ],
         )
@@ -111,18 +111,18 @@ class _DivisionRewriter:
         self._replace(
             number,
             [
-                self.graph.new_operator("ABS", 1, [denominator], [magnitude]),
+                self.graph.new_operator("ABS", [denominator], [magnitude]),
                 *self._quotient(number, numerator, magnitude, quotient),
                 self._product(quotient, minus_one, opposite),
-                self.graph.new_operator("GREATER_EQUAL", 1, [denominator, zero], [is_positive]),
-                self.graph.new_operator("SELECT_V2", 1, [is_positive, quotient, opposite], [output]),
+                self.graph.new_operator("GREATER_EQUAL", [denominator, zero], [is_positive]),
+                self.graph.new_operator("SELECT_V2", [is_positive, quotient, opposite], [output]),
             ],
         )
 
     def _quotient(self, number: int, numerator: int, denominator: int, quotient: int) -> list[FlatbufferOperator]:
         """x / y as (x rsqrt(y)) rsqrt(y); 1 / y as rsqrt(y) rsqrt(y)."""
         root = self._add_tensor(number, "RSQRT", like=denominator)
-        root_operator = self.graph.new_operator("RSQRT", 1, [denominator], [root])
+        root_operator = self.graph.new_operator("RSQRT", [denominator], [root])
         constant = self.index.constant(numerator)
         if constant is not None and constant.size == 1 and constant.item() == 1.0:
             return [root_operator, self._product(root, root, quotient)]
@@ -130,7 +130,7 @@ class _DivisionRewriter:
         return [root_operator, self._product(numerator, root, product), self._product(product, root, quotient)]
 
     def _product(self, factor: int, other_factor: int, product: int) -> FlatbufferOperator:
-        return self.graph.new_operator("MUL", 1, [factor, other_factor], [product])
+        return self.graph.new_operator("MUL", [factor, other_factor], [product])
 
     def _add_tensor(self, number: int, kind: str, like: int) -> int:
         """An intermediate tensor of the shape of another."""
@@ -158,5 +158,5 @@ class _DivisionRewriter:
             output = self.index.outputs[number][0]
             quotient = self._add_tensor(number, "SIGNED_QUOTIENT", like=output)
             last_operator.outputs = [quotient]
-            operators.append(self.graph.new_operator(ACTIVATION_KINDS[activation], 1, [quotient], [output]))
+            operators.append(self.graph.new_operator(ACTIVATION_KINDS[activation], [quotient], [output]))
         self.replacements[number] = operators

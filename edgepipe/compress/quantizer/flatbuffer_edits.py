@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from edgepipe.compress.quantizer.operator_codes import builtin_code, stamp_versions
 from edgepipe.core.artifact import wrap_storage_errors
 
 # Objects of TensorFlow's `schema_py_generated`, which carries no types.
@@ -25,9 +26,10 @@ def unpack_model(content: bytes) -> FlatbufferModel:
 
 
 def pack_model(model: FlatbufferModel) -> bytes:
-    """The bytes of schema objects."""
+    """The bytes of schema objects, whose operators get the versions that their tensors demand."""
     from ai_edge_litert.tools.flatbuffer_utils import convert_object_to_bytearray
 
+    stamp_versions(model)
     return bytes(convert_object_to_bytearray(model))
 
 
@@ -39,12 +41,6 @@ def temporary_tflite(content: bytes, name: str = "model.tflite") -> Iterator[Pat
         with wrap_storage_errors(str(path)):
             path.write_bytes(content)
         yield path
-
-
-def builtin_code(model: FlatbufferModel, operator: FlatbufferOperator) -> int:
-    """The builtin operator's number; files from before 2020 store it in another field."""
-    operator_code = model.operatorCodes[operator.opcodeIndex]
-    return int(max(operator_code.builtinCode, operator_code.deprecatedBuiltinCode))
 
 
 def normalize_opcodes(content: bytes) -> bytes:
@@ -108,11 +104,6 @@ def canonicalize(model: FlatbufferModel) -> FlatbufferModel:
     ]
     _order_tensors(model, main_subgraph)
     _order_buffers(model)
-    operators = [operator for subgraph in model.subgraphs for operator in subgraph.operators]
-    code_indices = list(dict.fromkeys(operator.opcodeIndex for operator in operators))
-    model.operatorCodes = [model.operatorCodes[index] for index in code_indices]
-    for operator in operators:
-        operator.opcodeIndex = code_indices.index(operator.opcodeIndex)
     return model
 
 

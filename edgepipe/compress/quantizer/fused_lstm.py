@@ -73,7 +73,7 @@ def _build_fused(graph: MutableGraph, marker: Any) -> Any:
     for position, state in ((OUTPUT_STATE_POSITION, "output_state"), (CELL_STATE_POSITION, "cell_state")):
         positions[position] = graph.add_float_tensor(f"{name}/{state}", [1, units])
         graph.tensor(positions[position]).isVariable = True
-    operator = graph.new_operator(FUSED_LSTM, 1, positions, [output])
+    operator = graph.new_operator(FUSED_LSTM, positions, [output])
     options: Any = schema.UnidirectionalSequenceLSTMOptionsT()
     options.fusedActivationFunction, options.timeMajor = TANH, True
     operator.builtinOptionsType = schema.BuiltinOptions.UnidirectionalSequenceLSTMOptions

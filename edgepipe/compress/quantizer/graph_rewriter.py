@@ -9,14 +9,10 @@ from edgepipe.compress.quantizer.encoding import Encoding
 from edgepipe.compress.quantizer.encoding_plan import EncodingPlan
 from edgepipe.compress.quantizer.flatbuffer_edits import FlatbufferOperator
 from edgepipe.compress.quantizer.graph_index import GraphIndex
-from edgepipe.compress.quantizer.kernel_requirements import BitWidth
 from edgepipe.compress.quantizer.mutable_graph import MutableGraph
 
-QUANTIZE_VERSION: dict[BitWidth, int] = {8: 1, 16: 2}  # by the wider of both sides
-MUL_VERSION = 2
 ONE = Encoding(8, 1 / 127, 0)  # of the constant 1
 MAX_SINGLE_ROUNDING = 2.0  # growth of a scale up to which QUANTIZE rounds once
-DEQUANTIZE_VERSION: dict[BitWidth, int] = {8: 2, 16: 3}
 
 
 @final
@@ -36,21 +32,9 @@ class GraphRewriter:
             self._tensor_by_key[key] = add_tensor()
         return self._tensor_by_key[key]
 
-    def append(self, kind: str, version: int, source: int, target: int) -> None:
+    def append(self, kind: str, source: int, target: int) -> None:
         """Append an operator of one input and one output."""
-        self.operators.append(self.graph.new_operator(kind, version, [source], [target]))
-
-    def append_quantize(self, source: int, target: int, bits: BitWidth) -> None:
-        """Append a QUANTIZE; `bits` are those of the target."""
-        stored_encoding = self.plan.stored(source)
-        wider_bits = bits if stored_encoding is None else max(bits, stored_encoding.bits)
-        self.append("QUANTIZE", QUANTIZE_VERSION[wider_bits], source, target)
-
-    def append_dequantize(self, source: int, target: int) -> None:
-        """Append a DEQUANTIZE of a tensor that is stored in integers."""
-        stored_encoding = self.plan.stored(source)
-        assert stored_encoding is not None, "a float tensor is not dequantized"
-        self.append("DEQUANTIZE", DEQUANTIZE_VERSION[stored_encoding.bits], source, target)
+        self.operators.append(self.graph.new_operator(kind, [source], [target]))
 
     def read_activation(self, tensor: int, encoding: Encoding | None) -> int:
         """A computed tensor as it is demanded: as stored, or a copy, which is made in front of its first reader."""
@@ -62,7 +46,7 @@ class GraphRewriter:
         source = self.graph.tensor(tensor)
         if encoding is None:
             copy = self.graph.add_float_tensor(self.unique_name(f"{self.index.names[tensor]}_float"), source.shape)
-            self.append_dequantize(tensor, copy)
+            self.append("DEQUANTIZE", tensor, copy)
         else:
             copy = self.graph.add_encoded_tensor(self._copy_name(tensor, encoding.bits), source.shape, encoding)
             self._append_rescaling(tensor, copy, encoding)
@@ -81,10 +65,10 @@ class GraphRewriter:
             or (stored_encoding.bits, encoding.bits) != (8, 8)
             or encoding.scale <= MAX_SINGLE_ROUNDING * stored_encoding.scale
         ):
-            self.append_quantize(source, target, encoding.bits)
+            self.append("QUANTIZE", source, target)
             return
         one = self.shared("one", lambda: self.graph.add_encoded_tensor(self.unique_name("one"), [], ONE, np.array(1.0)))
-        self.operators.append(self.graph.new_operator("MUL", MUL_VERSION, [source, one], [target]))
+        self.operators.append(self.graph.new_operator("MUL", [source, one], [target]))
 
     def constant_name(self, tensor: int, bits: int) -> str:
         """The constant's own name for its first integer form, if no operator reads the float one."""

@@ -155,7 +155,7 @@ class _IntegerRewriter:
         integers = self.graph.add_float_tensor(f"{self.index.names[tensor]}_int32", self.graph.tensor(tensor).shape)
         self.graph.set_int32(integers)
         self.graph.tensor(integers).shapeSignature = self.graph.tensor(tensor).shapeSignature
-        self.graph.operators.insert(0, self.graph.new_operator("CAST", 1, [tensor], [integers]))
+        self.graph.operators.insert(0, self.graph.new_operator("CAST", [tensor], [integers]))
         return integers
 
     def drop_copies(self) -> None:

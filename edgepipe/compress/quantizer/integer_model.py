@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
-import numpy as np
-
 from edgepipe.compress.quantizer import flatbuffer_edits
 from edgepipe.compress.quantizer.activation_calibration import ActivationRange
 from edgepipe.compress.quantizer.encoding import Encoding
@@ -18,11 +16,9 @@ from edgepipe.compress.quantizer.encoding_plan import EncodingPlan
 from edgepipe.compress.quantizer.fused_lstm import FUSED_LSTM
 from edgepipe.compress.quantizer.fused_lstm_writer import write_fused_lstm
 from edgepipe.compress.quantizer.graph_index import GraphIndex
-from edgepipe.compress.quantizer.graph_rewriter import QUANTIZE_VERSION, GraphRewriter
+from edgepipe.compress.quantizer.graph_rewriter import GraphRewriter
 from edgepipe.compress.quantizer.integer_support import float_reason
 from edgepipe.compress.quantizer.kernel_requirements import (
-    INT4_VERSIONS,
-    KERNEL_REQUIREMENTS,
     TABULATED_OPERATORS,
     WEIGHTS_POSITION,
     BitWidth,
@@ -36,7 +32,6 @@ from edgepipe.compress.quantizer.weight_writer import WeightWriter
 INTERFACE_BITS: dict[str, BitWidth] = {"int8": 8, "uint8": 8, "int16": 16}
 UINT8_SHIFT = 128  # zero point of uint8 over that of int8
 UINT8_AS_INT8 = Encoding(8, 1.0, -UINT8_SHIFT)  # whole numbers from 0 to 255
-RESCALING_MUL_VERSION = 3  # the product of the input scales over the output scale is 1 or more
 POWER_OF_TWO_OPTION = "potScaleInt16"  # of ADD and SUB: 16-bit scales that are powers of two
 
 
@@ -160,7 +155,7 @@ class _ModelWriter:
         if encoding is None or input_type not in ("float32", "uint8"):
             return
         interface = self._add_interface(tensor, input_type, encoding)
-        self.rewriter.append("QUANTIZE", QUANTIZE_VERSION[encoding.bits], interface, tensor)
+        self.rewriter.append("QUANTIZE", interface, tensor)
         self.graph.replace_input(position, interface)
 
     def _write_output(self, position: int, tensor: int, output_type: str) -> None:
@@ -182,10 +177,7 @@ class _ModelWriter:
         if bits is not None and self._is_stored_otherwise(tensor, encoding):
             encoding = self.plan.own_encoding(tensor, bits)
         interface = self._add_interface(tensor, output_type, encoding)
-        if bits is None:
-            self.rewriter.append_dequantize(tensor, interface)
-        else:
-            self.rewriter.append_quantize(tensor, interface, bits)
+        self.rewriter.append("DEQUANTIZE" if bits is None else "QUANTIZE", tensor, interface)
         return interface
 
     def _add_interface(self, tensor: int, interface_type: str, encoding: Encoding | None) -> int:
@@ -215,10 +207,8 @@ class _ModelWriter:
             self.table_writer.write(number)
             return
         operator.inputs = [self._read(number, position) for position in range(len(self.index.inputs[number]))]
-        if bits is not None:
-            operator.opcodeIndex = self.graph.ensure_opcode(self.index.kinds[number], self._version(number, bits))
-            if hasattr(operator.builtinOptions, POWER_OF_TWO_OPTION):
-                setattr(operator.builtinOptions, POWER_OF_TWO_OPTION, False)
+        if bits is not None and hasattr(operator.builtinOptions, POWER_OF_TWO_OPTION):
+            setattr(operator.builtinOptions, POWER_OF_TWO_OPTION, False)
         self.rewriter.operators.append(operator)
 
     def _write_cast(self, source: int, target: int, bits: BitWidth) -> None:
@@ -227,9 +217,9 @@ class _ModelWriter:
         if bits == 16 and self.graph.dtype(source) == "uint8":  # there is no kernel from uint8 to int16
             name, shape = self.rewriter.unique_name(f"{self.index.names[source]}_int8"), self.graph.tensor(source).shape
             narrow = self.graph.add_encoded_tensor(name, shape, UINT8_AS_INT8)
-            self.rewriter.append("QUANTIZE", QUANTIZE_VERSION[8], source, narrow)
+            self.rewriter.append("QUANTIZE", source, narrow)
             source = narrow
-        self.rewriter.append("QUANTIZE", QUANTIZE_VERSION[bits], source, target)
+        self.rewriter.append("QUANTIZE", source, target)
 
     def _read(self, number: int, position: int) -> int:
         """The tensor that an operator reads at a position."""
@@ -243,21 +233,3 @@ class _ModelWriter:
             return self.weight_writer.write_integer_constant(number, position, constant, encoding)
         is_weight = position == WEIGHTS_POSITION
         return self.weight_writer.write_float_weights(number, tensor, constant) if is_weight else tensor
-
-    def _version(self, number: int, bits: BitWidth) -> int:
-        """The least version that the kernel needs; the float one may be higher, for its options or rank."""
-        kind, operator = self.index.kinds[number], self.index.operators[number]
-        float_version = int(self.graph.model.operatorCodes[operator.opcodeIndex].version)
-        version = max(KERNEL_REQUIREMENTS[kind].version_by_bits[bits], float_version)
-        if self.weight_writer.has_int4_weights(number):
-            return max(version, INT4_VERSIONS[kind][bits])
-        return max(version, RESCALING_MUL_VERSION) if self._rescales_up(number, bits) else version
-
-    def _rescales_up(self, number: int, bits: BitWidth) -> bool:
-        """Whether an 8-bit MUL multiplies codes by one or more."""
-        if self.index.kinds[number] != "MUL" or bits != 8:
-            return False
-        encodings = [self.plan.demanded(number, position) for position in self.index.float_inputs(number)]
-        output_encoding = self.plan.stored(self.index.outputs[number][0])
-        input_scale = float(np.prod([encoding.scale for encoding in encodings if encoding is not None]))
-        return output_encoding is not None and input_scale >= output_encoding.scale

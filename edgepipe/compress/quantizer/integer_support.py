@@ -33,7 +33,7 @@ def float_reason(index: GraphIndex, number: int, bits: BitWidth, ranges: Mapping
         return "LiteRT has no integer kernel for it"
     if index.kinds[number] in TABULATED_OPERATORS and bits == 16:
         return "LiteRT has no integer kernel for it, and a table, which stands for it in 8 bits, is too large for 16"
-    if bits not in requirement.version_by_bits:
+    if bits not in requirement.bit_widths:
         return f"LiteRT has no {bits}-bit kernel for it"
     if index.kinds[number] in TABULATED_OPERATORS and not _has_one_variable(index, number):
         return "LiteRT has no integer kernel for it, and a table holds functions of one tensor and single numbers only"

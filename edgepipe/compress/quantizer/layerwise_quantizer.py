@@ -91,7 +91,7 @@ def _layer_rules(layer: QuantizableLayer, precision: LayerPrecision) -> LitertRe
 def _activation_bits(operator: Operator, precision: LayerPrecision) -> int:
     """16 for int16, except for operators that have only 8-bit integer kernels."""
     requirement = requirement_of(operator.name)
-    has_int16_kernel = requirement is None or 16 in requirement.version_by_bits or operator.name in INT16_DECOMPOSITIONS
+    has_int16_kernel = requirement is None or 16 in requirement.bit_widths or operator.name in INT16_DECOMPOSITIONS
     return 16 if precision == "int16" and has_int16_kernel else 8
 
 

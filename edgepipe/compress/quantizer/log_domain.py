@@ -183,7 +183,7 @@ class _LogRewriter:
     def _append(self, kind: str, inputs: list[int], like: int) -> int:
         """Append an operator whose output has the shape of another tensor."""
         output = self._add_tensor(kind, like)
-        self.operators.append(self.graph.new_operator(kind, 1, inputs, [output]))
+        self.operators.append(self.graph.new_operator(kind, inputs, [output]))
         return output
 
     def _add_tensor(self, kind: str, like: int) -> int:

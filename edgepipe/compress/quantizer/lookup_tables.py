@@ -50,9 +50,9 @@ class TableWriter:
         table = self._add_table(number, self._real_values(number, encoding), output_encoding)
         codes = self.rewriter.read_activation(source, encoding)
         operators = [
-            self.graph.new_operator("CAST", 1, [codes], [self._add_int32(number, "CAST", source)]),
-            self.graph.new_operator("ADD", 1, [], [self._add_int32(number, "ADD", source)]),
-            self.graph.new_operator("GATHER", 2, [], [output]),
+            self.graph.new_operator("CAST", [codes], [self._add_int32(number, "CAST", source)]),
+            self.graph.new_operator("ADD", [], [self._add_int32(number, "ADD", source)]),
+            self.graph.new_operator("GATHER", [], [output]),
         ]
         operators[1].inputs = [operators[0].outputs[0], self._add_offset()]
         operators[2].inputs = [table, operators[1].outputs[0]]

@@ -7,7 +7,6 @@ from typing import Any, final
 
 import numpy as np
 
-from edgepipe.compress.quantizer import flatbuffer_edits
 from edgepipe.compress.quantizer.encoding import Encoding
 from edgepipe.compress.quantizer.flatbuffer_edits import (
     FlatbufferModel,
@@ -16,6 +15,7 @@ from edgepipe.compress.quantizer.flatbuffer_edits import (
     FlatbufferTensor,
 )
 from edgepipe.compress.quantizer.kernel_requirements import BitWidth
+from edgepipe.compress.quantizer.operator_codes import builtin_code, ensure_code
 from edgepipe.core.arrays import Array
 from edgepipe.tflite.reader import builtin_name_by_code, dtype_by_code
 
@@ -59,7 +59,7 @@ class MutableGraph:
 
     def kind(self, operator: FlatbufferOperator) -> str:
         """The builtin name of an operator."""
-        return builtin_name_by_code().get(flatbuffer_edits.builtin_code(self.model, operator), "")
+        return builtin_name_by_code().get(builtin_code(self.model, operator), "")
 
     def tensor(self, index: int) -> FlatbufferTensor:
         """The tensor at `index`."""
@@ -116,39 +116,15 @@ class MutableGraph:
                 read_tensors.update(int(index) for index in operator.inputs)
         self.subgraph.operators = kept_operators[::-1]
 
-    def ensure_opcode(self, kind: str, version: int) -> int:
-        """The index of an operator code, which is added if it is missing."""
-        from ai_edge_litert.schema_py_generated import BuiltinOperator, OperatorCodeT
+    def new_operator(self, kind: str, inputs: list[int], outputs: list[int]) -> FlatbufferOperator:
+        """A new operator of a builtin name, such as MUL, with default options, not yet inserted.
 
-        builtin_number = getattr(BuiltinOperator, kind)
-        for index, operator_code in enumerate(self.model.operatorCodes):
-            if (
-                max(operator_code.builtinCode, operator_code.deprecatedBuiltinCode) == builtin_number
-                and operator_code.version == version
-            ):
-                return index
-        opcode = OperatorCodeT()
-        opcode.builtinCode, opcode.deprecatedBuiltinCode, opcode.version = (
-            builtin_number,
-            min(builtin_number, 127),
-            version,
-        )
-        self.model.operatorCodes.append(opcode)
-        return len(self.model.operatorCodes) - 1
-
-    def new_operator(self, kind: str, version: int, inputs: list[int], outputs: list[int]) -> FlatbufferOperator:
-        """A new operator with default options, not yet inserted.
-
-        Args:
-            kind: builtin name, such as MUL.
-            version: of the operator.
-            inputs: tensor indices.
-            outputs: tensor indices.
+        Its version is stamped when the model is packed.
         """
         from ai_edge_litert import schema_py_generated as schema
 
         operator = schema.OperatorT()
-        operator.opcodeIndex, operator.inputs, operator.outputs = self.ensure_opcode(kind, version), inputs, outputs
+        operator.opcodeIndex, operator.inputs, operator.outputs = ensure_code(self.model, kind), inputs, outputs
         if kind in OPTIONS_BY_KIND:
             options_name = OPTIONS_BY_KIND[kind]
             operator.builtinOptionsType = getattr(schema.BuiltinOptions, options_name)

@@ -130,7 +130,7 @@ class _Decomposition(OperatorReplacement):
         kind = self.graph.kind(self.operator)
         if kind in SWAPPED_COMPARISONS:
             self.new_operators = [
-                self.graph.new_operator(SWAPPED_COMPARISONS[kind], 1, self.input_indices[::-1], [self.output_index])
+                self.graph.new_operator(SWAPPED_COMPARISONS[kind], self.input_indices[::-1], [self.output_index])
             ]
         elif kind == "CAST":
             self._append_choice()

@@ -5,8 +5,6 @@ import numpy as np
 from edgepipe.compress.quantizer.flatbuffer_edits import FlatbufferOperator
 from edgepipe.compress.quantizer.mutable_graph import MutableGraph
 
-VERSION_BY_OPERATOR = {"TRANSPOSE": 6}  # the version for six dimensions
-
 
 class OperatorReplacement:
     """One operator, and those that replace it; its output tensor keeps its name."""
@@ -30,13 +28,11 @@ class OperatorReplacement:
         """Append an operator with an intermediate output, by default of the first input's shape; its tensor index."""
         output_shape = self.graph.tensor(input_indices[0]).shape if shape is None else shape
         index = self.graph.add_float_tensor(self.intermediate_name(kind), output_shape)
-        self.new_operators.append(
-            self.graph.new_operator(kind, VERSION_BY_OPERATOR.get(kind, 1), input_indices, [index])
-        )
+        self.new_operators.append(self.graph.new_operator(kind, input_indices, [index]))
         return index
 
     def append_output_operator(self, kind: str, input_indices: list[int]) -> None:
-        self.new_operators.append(self.graph.new_operator(kind, 1, input_indices, [self.output_index]))
+        self.new_operators.append(self.graph.new_operator(kind, input_indices, [self.output_index]))
 
     def intermediate_name(self, suffix: str) -> str:
         """A name derived from the output's, independent of what else is decomposed in the model."""

@@ -1,6 +1,6 @@
 """Quantization of a float .tflite by any scheme: decomposition, ranges, then the integer model."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import final
@@ -28,7 +28,7 @@ from edgepipe.compress.quantizer.output_splits import (
     split_graph,
     swap_output_levels,
 )
-from edgepipe.compress.quantizer.recipes import LitertRecipe
+from edgepipe.compress.quantizer.recipes import LitertRecipe, RecipeRule
 from edgepipe.compress.quantizer.trained_ranges import TrainedRanges, without_fake_quant
 from edgepipe.compress.schemes import (
     SCHEMES,
@@ -69,6 +69,7 @@ class QuantizationRequest:
     recurrent: RecurrentForm = "unrolled"
     streaming: int | None = None  # steps a call of a model whose states are inputs and outputs; None: no stream
     split_outputs: bool = False  # outputs that join parts of very different range become one output for each part
+    kind_rules: Sequence[RecipeRule] = ()  # for kinds of operators, after those of the scheme
 
     def __post_init__(self) -> None:
         """Raise an `InputError` for a scheme that is unknown, or does not support the types or the other options."""
@@ -318,6 +319,6 @@ def _build_rules(request: QuantizationRequest, lite: Model) -> LitertRecipe:
     float_rules = recipes.keep_float_rules(request.keep_float(lite)) if request.keep_float is not None else []
     if request.scheme == "recipe":
         io_rules = recipes.io_rules(request.input_type, request.output_type)
-        return [*(request.recipe or []), *float_rules, *io_rules]
+        return [*(request.recipe or []), *request.kind_rules, *float_rules, *io_rules]
     io_rules = recipes.io_rules(*request.io_types) if SCHEMES[request.scheme].needs_calibration else []
-    return [*recipes.scheme_recipe(request.scheme), *float_rules, *io_rules]
+    return [*recipes.scheme_recipe(request.scheme), *request.kind_rules, *float_rules, *io_rules]

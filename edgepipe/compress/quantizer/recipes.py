@@ -40,6 +40,12 @@ CASTABLE_OPERATORS = frozenset(
 
 def scheme_recipe(scheme: str) -> LitertRecipe:
     """The recipe of a scheme that holds for the whole model."""
+    algorithm = CASTING_ALGORITHM if scheme == "float16" else MIN_MAX_ALGORITHM
+    return [make_rule(scheme_config(scheme), algorithm=algorithm)]
+
+
+def scheme_config(scheme: str) -> RecipeRule | None:
+    """The `op_config` of a scheme; None for schemes that quantize nothing, or by rules of their own."""
     config_by_scheme = {
         "int8": integer_config(8),
         "int16x8": integer_config(16),
@@ -48,8 +54,12 @@ def scheme_recipe(scheme: str) -> LitertRecipe:
         "weight_only_int4": weight_config(4),
         "float16": _float16_config(),
     }
-    algorithm = CASTING_ALGORITHM if scheme == "float16" else MIN_MAX_ALGORITHM
-    return [make_rule(config_by_scheme[scheme], algorithm=algorithm)]
+    return config_by_scheme.get(scheme)
+
+
+def per_tensor_config(config: RecipeRule) -> RecipeRule:
+    """A config with one scale for all weights of an operator."""
+    return {**config, "weight_tensor_config": {**config["weight_tensor_config"], "granularity": "TENSORWISE"}}
 
 
 def make_rule(
@@ -249,7 +259,12 @@ def unmatched_rule_notes(recipe: LitertRecipe, lite: Model) -> list[str]:
 
 
 def _matches_operation(operation: str, kind: str) -> bool:
-    return operation in (ALL_OPERATIONS, OPERATION_ALIASES.get(kind, kind))
+    return operation in (ALL_OPERATIONS, operation_name(kind))
+
+
+def operation_name(kind: str) -> str:
+    """What recipes call a kind of operator."""
+    return OPERATION_ALIASES.get(kind, kind)
 
 
 def bit_width_policy(recipe: LitertRecipe) -> BitWidthPolicy:

@@ -9,15 +9,13 @@ from edgepipe.compress.quantizer.encoding import Encoding
 from edgepipe.compress.quantizer.graph_rewriter import GraphRewriter
 from edgepipe.compress.quantizer.kernel_requirements import (
     FLOAT_OPERATORS_WITH_WEIGHTS,
-    INT4_VERSIONS,
+    INT4_KERNELS,
     WEIGHTS_POSITION,
 )
 from edgepipe.compress.quantizer.operator_precision import OperatorPrecision
 from edgepipe.compress.quantizer.weight_encoding import WeightEncoding, choose_weight_encoding
 from edgepipe.core.arrays import Array
 from edgepipe.tflite.operator_facts import FilterLayout, traits_of
-
-DEQUANTIZE_WEIGHTS_VERSION = {"int8": 5, "int4": 6, "float16": 3}
 
 
 @final
@@ -30,7 +28,7 @@ class WeightWriter:
 
     def has_int4_weights(self, number: int) -> bool:
         """Whether the kernel of an operator gets 4-bit weights."""
-        return self.precisions[number].weight_type == "int4" and self.index.kinds[number] in INT4_VERSIONS
+        return self.precisions[number].weight_type == "int4" and self.index.kinds[number] in INT4_KERNELS
 
     def write_integer_constant(self, number: int, position: int, constant: Array, encoding: Encoding) -> int:
         """The constant at a position of an integer operator: filters, a bias, or a tensor in `encoding`."""
@@ -104,16 +102,13 @@ class WeightWriter:
         is_small = weights.size < precision.min_weight_elements
         if precision.weight_type == "float32" or kind not in FLOAT_OPERATORS_WITH_WEIGHTS or is_small:
             return tensor
-        axis, hybrid_version = FLOAT_OPERATORS_WITH_WEIGHTS[kind]
+        axis = FLOAT_OPERATORS_WITH_WEIGHTS[kind]
         stored_weights = self.rewriter.shared(
             (tensor, precision.weight_type), lambda: self._store_weights(tensor, weights, precision, axis)
         )
         if precision.is_hybrid:
-            self._raise_version(number, hybrid_version)
             return stored_weights
-        return self.rewriter.shared(
-            (stored_weights, "dequantized"), lambda: self._dequantize_weights(stored_weights, precision)
-        )
+        return self.rewriter.shared((stored_weights, "dequantized"), lambda: self._dequantize_weights(stored_weights))
 
     def _store_weights(self, tensor: int, weights: Array, precision: OperatorPrecision, axis: int | None) -> int:
         name = self.rewriter.unique_name(f"{self.index.names[tensor]}_{precision.weight_type}")
@@ -127,14 +122,8 @@ class WeightWriter:
             name, weights.shape, filter_encoding.encode(weights), filter_encoding.scales, axis or 0, is_int4=is_int4
         )
 
-    def _dequantize_weights(self, stored_weights: int, precision: OperatorPrecision) -> int:
+    def _dequantize_weights(self, stored_weights: int) -> int:
         name = self.rewriter.unique_name(f"{self.graph.name(stored_weights)}_dequantized")
         float_weights = self.graph.add_float_tensor(name, self.graph.tensor(stored_weights).shape)
-        version = DEQUANTIZE_WEIGHTS_VERSION[precision.weight_type]
-        self.rewriter.append("DEQUANTIZE", version, stored_weights, float_weights)
+        self.rewriter.append("DEQUANTIZE", stored_weights, float_weights)
         return float_weights
-
-    def _raise_version(self, number: int, version: int) -> None:
-        operator = self.index.operators[number]
-        float_version = int(self.graph.model.operatorCodes[operator.opcodeIndex].version)
-        operator.opcodeIndex = self.graph.ensure_opcode(self.index.kinds[number], max(version, float_version))

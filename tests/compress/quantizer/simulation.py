@@ -65,8 +65,8 @@ def _append_rounding(
     shape = graph.tensor(index).shape
     integers = graph.add_encoded_tensor(f"{graph.name(index)}/rounded", shape, encoding)
     copies[index] = graph.add_float_tensor(f"{graph.name(index)}/copy", shape)
-    operators.append(graph.new_operator("QUANTIZE", 2, [index], [integers]))
-    operators.append(graph.new_operator("DEQUANTIZE", 3, [integers], [copies[index]]))
+    operators.append(graph.new_operator("QUANTIZE", [index], [integers]))
+    operators.append(graph.new_operator("DEQUANTIZE", [integers], [copies[index]]))
 
 
 def _round_weights(graph: MutableGraph) -> None:

@@ -12,6 +12,7 @@ from integer_graphs import Body, float_graph, quantize_graph, signal_to_noise
 from edgepipe.compress.quantizer import flatbuffer_edits
 from edgepipe.compress.quantizer.division import replace_divisions
 from edgepipe.compress.quantizer.mutable_graph import MutableGraph
+from edgepipe.compress.quantizer.operator_codes import ensure_code
 from edgepipe.core.arrays import Array
 from edgepipe.tflite import tflm_runtime
 from edgepipe.tflite.integer_check import check_integer_only
@@ -109,7 +110,7 @@ def test_a_division_of_a_known_form(name: str, tmp_path: Path) -> None:
     body, kinds = WRITTEN_DIVISIONS[name]
     graph = MutableGraph(flatbuffer_edits.unpack_model(float_graph(body, tmp_path, X).content))
     division = next(operator for operator in graph.operators if graph.kind(operator) == "MUL")
-    division.opcodeIndex = graph.ensure_opcode("DIV", 1)
+    division.opcodeIndex = ensure_code(graph.model, "DIV")
     division.builtinOptionsType, division.builtinOptions = schema.BuiltinOptions.DivOptions, schema.DivOptionsT()
     outputs = []
     for is_rewritten in (False, True):
