@@ -392,7 +392,7 @@ def verify(
         click.echo(renderer.document(verification))
     else:
         show_tables(renderer.tables(verification))
-        click.echo("met" if verification.met else "not met")
+        click.echo(verification.judgement.value)
     _exit_if_not_met(verification.met)
 
 

@@ -6,7 +6,17 @@ from pathlib import Path
 from edgepipe.core import budget
 from edgepipe.core.artifact import ArtifactKind
 from edgepipe.core.errors import InputError
-from edgepipe.core.metric import Finding, Limit, Metric, Record, Verdict, judge, unavailable_metric
+from edgepipe.core.metric import (
+    Finding,
+    Judgement,
+    Limit,
+    Metric,
+    Record,
+    Verdict,
+    judge,
+    judge_all,
+    unavailable_metric,
+)
 from edgepipe.core.units import Dimension
 from edgepipe.devices import device_metrics, device_profile
 from edgepipe.tflite import integer_check, interpreter, pruned_zeros, reader, tflm_runtime
@@ -23,9 +33,14 @@ class Verification(Record):
     verdicts: tuple[Verdict, ...]
 
     @property
+    def judgement(self) -> Judgement:
+        """`met` if every limit was met and no rule was broken; `unknown` if something could not be decided."""
+        return judge_all(self.verdicts, self.findings)
+
+    @property
     def met(self) -> bool:
-        """Whether every limit was met and no rule was broken."""
-        return not self.findings and all(verdict.met for verdict in self.verdicts)
+        """Whether every limit was met and no rule was broken; what is unknown is not met."""
+        return self.judgement is Judgement.MET
 
 
 def verify(
