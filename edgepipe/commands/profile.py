@@ -14,7 +14,7 @@ from edgepipe.devices import device_metrics, device_profile
 from edgepipe.devices.device_metrics import DeviceMetrics
 from edgepipe.devices.device_profile import Device
 from edgepipe.devices.placement import OperatorPlacement
-from edgepipe.tflite import interpreter, reader
+from edgepipe.tflite import reader
 from edgepipe.tflite.model import Model
 
 
@@ -75,7 +75,6 @@ def profile_model(
     ]
     _check_names(loaded_devices)
     model = reader.read(path)
-    interpreter.check_runs(path)
     seconds_by_method: dict[str, float] = {}
     metrics_of_groups = [
         _gather_metrics(model, group, cache, seconds_by_method, name)

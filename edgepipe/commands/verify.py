@@ -19,7 +19,7 @@ from edgepipe.core.metric import (
 )
 from edgepipe.core.units import Dimension
 from edgepipe.devices import device_metrics, device_profile
-from edgepipe.tflite import integer_check, interpreter, pruned_zeros, reader, tflm_runtime
+from edgepipe.tflite import integer_check, pruned_zeros, reader, tflm_runtime
 from edgepipe.tflite.model import Model
 
 
@@ -71,7 +71,6 @@ def verify(
     loaded_devices = [device_profile.load(name, base or Path.cwd()) for name in devices]
     parsed_limits = _parse_limits(list(limits), [device.name for device in loaded_devices])
     model = reader.read(path)
-    interpreter.check_runs(path)
     device_results = device_metrics.gather(model, loaded_devices)
     metrics = [*device_metrics.file_metrics(model), *device_results.metrics]
     if not loaded_devices:

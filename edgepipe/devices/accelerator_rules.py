@@ -43,11 +43,13 @@ class OperatorRule:
         )
 
 
-def static_shapes_violation(_: Model, operator: Operator) -> str:
+def static_shapes_violation(model: Model, operator: Operator) -> str:
     """every dimension but the batch is known before the model runs"""
     # Keras leaves the batch dimension open; every tool uses the 1 from the tensor's shape.
     return _join_violations(
-        f"'{t.name}' is {_format_shape(t.shape_signature)}" for t in operator.tensors if -1 in t.shape_signature[1:]
+        f"'{t.name}' is {_format_shape(t.shape_signature)}: {reason}"
+        for t in operator.tensors
+        if (reason := model.open_sizes.get(t.key))
     )
 
 
