@@ -11,10 +11,11 @@ from edgepipe.core import units
 from edgepipe.core.units import Dimension
 from edgepipe.devices.accelerator_rules import RULE_BY_NAME
 from edgepipe.devices.device_profile import Device, Npu, OperatorNames
+from edgepipe.tflite.integer_check import FLEX_PREFIX
 from edgepipe.tflite.model import FLOAT_TYPES, Model, Operator, Tensor
 
 MAX_LISTED_TENSORS = 3  # tensors that a reason names; the rest are counted
-NPU_CUSTOM_CODES = ("ethos-u", "edgetpu-custom-op")  # custom operators that Vela and the Edge TPU compiler emit
+TARGET_BY_CUSTOM_CODE = {"ethos-u": "an Ethos-U, by Vela", "edgetpu-custom-op": "the Edge TPU"}  # what compilers emit
 NOTABLE_WASTE = 0.25  # share of an operator's MACs spent on padded channels from which it is reported
 
 
@@ -120,7 +121,7 @@ def _operator_violations(device: Device, runtime_text: str, operator: Operator) 
     npu = device.system.npu
     if operator.is_custom:
         is_supported = operator.name in device.custom_operators
-        suggestion = "a custom operator needs a runtime built with it; replace the layer it comes from"
+        suggestion = _suggest_for_custom(operator)
     else:
         is_supported = _is_listed(operator, device.operators) or (
             npu is not None and _is_listed(operator, npu.operators)
@@ -128,6 +129,16 @@ def _operator_violations(device: Device, runtime_text: str, operator: Operator) 
         suggestion = suggest_replacement(operator, device.operators)
     observation = f"{runtime_text} on {device.name} has no operator {operator.name}"
     return [] if is_supported else [RuleViolation("operator", observation, suggestion)]
+
+
+def _suggest_for_custom(operator: Operator) -> str:
+    """What to do about a custom operator that the runtime is not built with."""
+    if target := TARGET_BY_CUSTOM_CODE.get(operator.name):
+        return f"the file is compiled for {target}; give the .tflite that it was compiled from"
+    listing = "list it under custom_operators of the device's profile if its runtime is built with it"
+    if operator.name.startswith(FLEX_PREFIX):
+        return f"a kernel of TensorFlow's, which the Flex delegate runs: replace the layer it comes from, or {listing}"
+    return f"a custom operator needs a runtime built with it: replace the layer it comes from, or {listing}"
 
 
 def _dtype_violations(device: Device, operator: Operator) -> list[RuleViolation]:
@@ -166,7 +177,7 @@ def _rule_violations(
 def _npu_violation(device: Device, npu: Npu, model: Model, operator: Operator) -> RuleViolation | None:
     """What prevents an operator from running on the accelerator."""
     core_name = device.system.core
-    if operator.is_custom and operator.name in device.custom_operators and operator.name in NPU_CUSTOM_CODES:
+    if operator.is_custom and operator.name in device.custom_operators and operator.name in TARGET_BY_CUSTOM_CODE:
         return None
     if operator.is_custom or not _is_listed(operator, npu.operators):
         suggestion = suggest_replacement(operator, npu.operators)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from edgepipe.core import units
 from edgepipe.core.cache import Cache
 from edgepipe.core.errors import InputError
-from edgepipe.core.metric import Evidence, Finding, Metric, exact_metric, unavailable_metric
+from edgepipe.core.metric import Evidence, Finding, Judgement, Metric, exact_metric, unavailable_metric
 from edgepipe.core.units import Dimension
 from edgepipe.devices.device_profile import Device, Npu
 from edgepipe.devices.vela import vela_compiler
@@ -14,6 +14,7 @@ from edgepipe.devices.vela.vela_compiler import VelaRefusedError
 from edgepipe.devices.vela.vela_result import VelaCompilation, VelaPlacement
 from edgepipe.tflite.model import Model
 
+COMPILED_CODE = "ethos-u"  # of the operator that stands for what Vela compiled
 MAX_LISTED_OPERATORS = 8  # operators named in a metric's text; `details` names all of them
 UNIT_BY_METRIC = {
     "latency": Dimension.SECONDS,
@@ -71,8 +72,8 @@ def analyze(model: Model, device: Device, cache: Cache | None = None) -> VelaAna
     npu, vela_settings = device.system.npu, vela_compiler.device_settings(device)
     assert npu is not None, "only called for devices with an NPU"
     assert vela_settings is not None, "only called for devices with `system.npu.vela`"
-    if reason := vela_compiler.unavailable_reason():
-        return VelaAnalysis(device, npu, None, reason)
+    if reason := vela_compiler.unavailable_reason() or _compiled_reason(model):
+        return VelaAnalysis(device, npu, None, reason, _unknown_finding(model, reason))
     try:
         compiled_model = vela_compiler.compile_model(model, vela_settings, cache)
     except VelaRefusedError as error:
@@ -86,6 +87,23 @@ def analyze(model: Model, device: Device, cache: Cache | None = None) -> VelaAna
     except InputError as error:
         raise InputError(f"device '{device.name}': {error}") from None
     return VelaAnalysis(device, npu, compiled_model.compilation, cache_note=compiled_model.cache_note)
+
+
+def _compiled_reason(model: Model) -> str:
+    """Why a file that Vela wrote is not compiled again; empty for any other."""
+    if not any(operator.is_custom and operator.name == COMPILED_CODE for operator in model.operators):
+        return ""
+    return "Vela has compiled this file already, and edgepipe does not read for which accelerator"
+
+
+def _unknown_finding(model: Model, reason: str) -> Finding:
+    return Finding(
+        rule="vela",
+        place=model.path.name,
+        observed=f"not compiled: {reason}",
+        suggestion="give the .tflite before Vela" if _compiled_reason(model) else "install it and repeat",
+        judgement=Judgement.UNKNOWN,
+    )
 
 
 def _latency_metric(compilation: VelaCompilation, device: Device, npu: Npu) -> Metric:
