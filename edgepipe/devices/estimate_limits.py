@@ -14,9 +14,14 @@ def uncovered_reason(method: MetricMethod | None, model: Model) -> str:
         return f"an estimate does not cover {', '.join(names)}, whose work is not in the file; measure it on the device"
     if method is None or method in FILE_METHODS or not model.open_size_reason:
         return ""
-    if method == "host" and not any(-1 in tensor.shape_signature[1:] for tensor in model.inputs):
+    if method == "host" and not has_open_input(model):
         return ""  # LiteRT computes the sizes when it runs
     return describe_open_sizes(model)
+
+
+def has_open_input(model: Model) -> bool:
+    """Whether a size of an input besides the batch is open, so that any inference may have another."""
+    return any(-1 in tensor.shape_signature[1:] for tensor in model.inputs)
 
 
 def describe_open_sizes(model: Model) -> str:

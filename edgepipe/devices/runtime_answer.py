@@ -12,6 +12,7 @@ from edgepipe.core.errors import ToolError
 from edgepipe.core.metric import Finding, Judgement
 from edgepipe.core.references import installed_version
 from edgepipe.devices.device_profile import RuntimeProfile
+from edgepipe.devices.estimate_limits import has_open_input
 from edgepipe.tflite import interpreter, tflm_runtime
 from edgepipe.tflite.child_process import ChildError
 from edgepipe.tflite.interpreter import Runtime
@@ -120,8 +121,8 @@ def _ask_tflm(_: RuntimeProfile, model: Model) -> RuntimeAnswer:
 def _describe_failure(error: ChildError, model: Model, runtime_text: str) -> RuntimeAnswer:
     """A refusal or a crash is the runtime's answer; a time limit, missing memory or open sizes leave it unknown."""
     reason = f"{str(error).removeprefix(f'{model.path}: ')} ({runtime_text})"
-    if open_inputs := [name for name, t in model.inputs_by_name.items() if -1 in t.shape_signature[1:]]:
-        reason = f"the size of input '{open_inputs[0]}' is open, and with the 1 that the file holds for it, {reason}"
+    if has_open_input(model):
+        reason = f"a size of the inputs is open, and with the 1 that the file holds for it: {reason}"
         return RuntimeAnswer(RunState.UNKNOWN, runtime_text, reason, "give the input a fixed shape and convert again")
     if error.is_refusal:
         suggestion = "replace the layers that the message names, or use another runtime"

@@ -9,6 +9,7 @@ from ai_edge_litert import schema_py_generated as schema
 from flatbuffers import flexbuffers  # type: ignore[import-untyped]
 from tflite_handmade import Graph, Op, T, write, write_graphs
 
+Build = Callable[[Path], Path]
 STRIDES = {"strideW": 1, "strideH": 1, "dilationWFactor": 1, "dilationHFactor": 1}
 HALF = {"scales": (0.5,)}
 

@@ -185,8 +185,8 @@ def test_replacements_are_known_operators(name: str, models: Path) -> None:
 
     assert name in builtin_operators.OPERATOR_NAMES
     assert all(replacement in builtin_operators.OPERATOR_NAMES for replacement, _ in REPLACEMENTS_BY_OPERATOR[name])
-    operator = reader.read(models / "atan2.tflite").operators[0]
-    assert suggest_replacement(operator, ("RELU",)).startswith("replace its layer")
+    model = reader.read(models / "atan2.tflite")
+    assert suggest_replacement(model, model.operators[0], ("RELU",)).startswith("replace its layer")
 
 
 LOG = """\

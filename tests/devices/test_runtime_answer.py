@@ -1,7 +1,6 @@
 """Each runtime judges for itself: what one refuses another may run, and a refusal, a crash or a doubt is not `met`."""
 
 import importlib.util
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,10 +17,9 @@ from edgepipe.tflite.child_process import ChildError
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("tflite_micro") is None, reason="the extra `micro` is not installed"
 )
-Build = Callable[[Path], Path]
 MCU, STM32AI, CORAL, NPU, PI = "nucleo-l4r5zi", "nucleo-h7a3zi-q", "coral-edge-tpu", "ethos-u55-128", "raspberry-pi-4"
 
-JUDGED: list[tuple[str, Build, str, str, str]] = [  # model, device, judgement, a part of the findings' text
+JUDGED: list[tuple[str, models.Build, str, str, str]] = [  # model, device, judgement, a part of the findings' text
     ("relu", models.relu, "host", "met", ""),
     ("relu", models.relu, MCU, "met", ""),
     ("relu", models.relu, PI, "met", ""),
@@ -75,7 +73,7 @@ def find_metric(verification: Verification, name: str, device: str | None) -> Me
     [case[1:] for case in JUDGED],
     ids=[f"{name}-{device}" for name, _, device, *_ in JUDGED],
 )
-def test_the_judgement(build: Build, device: str, judgement: str, text: str, tmp_path: Path) -> None:
+def test_the_judgement(build: models.Build, device: str, judgement: str, text: str, tmp_path: Path) -> None:
     verification = check(build(tmp_path / "m.tflite"), device)
     findings_text = "\n".join(map(str, verification.findings))
     assert verification.judgement == judgement, findings_text
@@ -84,7 +82,7 @@ def test_the_judgement(build: Build, device: str, judgement: str, text: str, tmp
     assert all(finding.device == device for finding in verification.findings)
 
 
-LIMITED: list[tuple[Build, str, str, str, str]] = [  # model, device, limit, judgement of the limit, reason
+LIMITED: list[tuple[models.Build, str, str, str, str]] = [  # model, device, limit, judgement of the limit, reason
     (models.streaming, MCU, "ram=64KiB", "met", ""),
     (models.bias_axis, MCU, "ram=64KiB", "met", ""),
     (models.old_uint8, MCU, "ram=64KiB", "unknown", "TensorFlow Lite Micro refuses the model"),
@@ -105,7 +103,7 @@ LIMITED: list[tuple[Build, str, str, str, str]] = [  # model, device, limit, jud
 
 @pytest.mark.parametrize(("build", "device", "limit", "judgement", "reason"), LIMITED)
 def test_a_limit_without_a_number_is_unknown(
-    build: Build, device: str, limit: str, judgement: str, reason: str, tmp_path: Path
+    build: models.Build, device: str, limit: str, judgement: str, reason: str, tmp_path: Path
 ) -> None:
     verification = check(build(tmp_path / "m.tflite"), device, limit)
     (verdict,) = verification.verdicts
