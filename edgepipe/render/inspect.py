@@ -139,7 +139,8 @@ class ModelRecord(Record):
     bytes: int
     size_deflate: int
     size_zstd: int
-    macs: int
+    macs: int | None = Field(description="null: unknown, see `open_sizes`")
+    open_sizes: str = Field(default="", description="why the file does not hold all sizes; empty if it does")
     uncounted: tuple[str, ...]
     parameters: int
     zero_parameters: int
@@ -169,7 +170,8 @@ def build_record(model: Model, run_record: RunRecord | None = None) -> ModelReco
         bytes=model.bytes,
         size_deflate=compression_by_name["deflate"].size,
         size_zstd=compression_by_name["zstd"].size,
-        macs=model.macs,
+        macs=None if model.open_size_reason else model.macs,
+        open_sizes=model.open_size_reason,
         uncounted=model.uncounted_operator_names,
         parameters=model.parameters,
         zero_parameters=model.zero_parameters,
@@ -316,13 +318,7 @@ def _summary_table(model: Model) -> TextTable:
             (f"size, {name}", f"{units.show(compression.size, Dimension.BYTES)} ({compression.compressor})")
             for name, compression in measure_compression(model.content).items()
         ),
-        (
-            "MACs",
-            f"{model.macs:,}"
-            + (
-                f" (not counted: {', '.join(model.uncounted_operator_names)})" if model.uncounted_operator_names else ""
-            ),
-        ),
+        ("MACs", _describe_macs(model)),
         ("parameters", parameters_text),
         ("tensors", ", ".join(f"{number} {dtype}" for dtype, number in sorted(model.dtype_counts.items()))),
         ("integer", integer_text),
@@ -330,6 +326,13 @@ def _summary_table(model: Model) -> TextTable:
         *((f"output '{name}'", _describe_tensor(tensor)) for name, tensor in model.outputs_by_name.items()),
     ]
     return TextTable(str(model.path), ("property", "value"), tuple(rows))
+
+
+def _describe_macs(model: Model) -> str:
+    if model.open_size_reason:
+        return f"unknown, {model.macs:,} with 1 for each open size: {model.open_size_reason}"
+    uncounted_names = ", ".join(model.uncounted_operator_names)
+    return f"{model.macs:,}" + (f" (not counted: {uncounted_names})" if uncounted_names else "")
 
 
 def _structure_table(model: Model) -> TextTable:
@@ -381,7 +384,12 @@ def _list_tensors(tensors: tuple[Tensor, ...]) -> str:
 def _describe_tensor(tensor: Tensor) -> str:
     qparams = tensor.quantization
     scale_note = f", scale {qparams.scales[0]:.6g}, zero point {qparams.zero_points[0]}" if qparams else ""
-    return f"{tensor.dtype} {list(tensor.shape)}{scale_note}"
+    return f"{tensor.dtype} {_format_shape(tensor)}{scale_note}"
+
+
+def _format_shape(tensor: Tensor) -> str:
+    """For example `[?, 8, 8, 3]`: an open dimension is not the 1 that the file holds for it."""
+    return "[" + ", ".join("?" if size < 0 else str(size) for size in tensor.stated_shape) + "]"
 
 
 def _operators_table(model: Model) -> TextTable:
@@ -405,7 +413,7 @@ def _describe_scale(operator: Operator) -> str:
 
 
 def _list_shapes(tensors: tuple[Tensor | None, ...]) -> str:
-    return " ".join(f"{t.dtype}{list(t.shape)}" for t in tensors if t is not None)
+    return " ".join(f"{t.dtype}{_format_shape(t)}" for t in tensors if t is not None)
 
 
 def _dead_channels_table(model: Model) -> TextTable:

@@ -78,6 +78,11 @@ class Tensor:
         return self.subgraph_index, self.index
 
     @property
+    def stated_shape(self) -> tuple[int, ...]:
+        """The shape with -1 for each open dimension."""
+        return self.shape_signature if len(self.shape_signature) == len(self.shape) else self.shape
+
+    @property
     def element_count(self) -> int:
         """The product of the shape; 1 for a scalar."""
         return math.prod(self.shape)

@@ -28,12 +28,6 @@ def find_open_sizes(model: Model) -> dict[TensorKey, str]:
     return reason_by_key
 
 
-def format_shape(tensor: Tensor) -> str:
-    """The shape as in `1 x 8 x 4`, an open dimension as `?`."""
-    sizes = tensor.shape_signature if len(tensor.shape_signature) == len(tensor.shape) else tensor.shape
-    return " x ".join("?" if size < 0 else str(size) for size in sizes) or "a scalar"
-
-
 def _list_open_inputs(model: Model) -> list[tuple[str, Tensor]]:
     return [(name, tensor) for name, tensor in model.inputs_by_name.items() if -1 in tensor.shape_signature[1:]]
 
@@ -64,7 +58,8 @@ def _describe_computed_size(model: Model, operator: Operator) -> str:
         if output is None or -1 not in output.shape_signature:
             continue
         if not has_open_input or (-1 in output.shape_signature[1:] and not has_inner_open_input):
-            return f"{operator.location} decides the size of '{output.name}', {format_shape(output)}, when it runs"
+            sizes_text = _format_sizes(output.stated_shape)
+            return f"{operator.location} decides the size of '{output.name}', {sizes_text}, when it runs"
     return ""
 
 
@@ -133,7 +128,7 @@ def _first_output(operator: Operator) -> Tensor | None:
 
 
 def _format_sizes(sizes: Iterable[int]) -> str:
-    return " x ".join(map(str, sizes)) or "a scalar"
+    return " x ".join("?" if size < 0 else str(size) for size in sizes) or "a scalar"
 
 
 _SIZE_RULES: dict[str, Callable[[Model, Operator], str]] = {

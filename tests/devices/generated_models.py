@@ -280,7 +280,7 @@ def float_part(net: Network) -> None:
         return unary("COS")(net)
     shape = net.current.shape
     net.add("DEQUANTIZE", (net.current.name,), net.activation(shape, "float32"))
-    net.add(str(net.rng.choice(["SIN", "COS", "SQRT", "ABS"])), (net.current.name,), net.activation(shape, "float32"))
+    net.add(str(net.rng.choice(["SIN", "COS", "ABS"])), (net.current.name,), net.activation(shape, "float32"))
     return net.add("QUANTIZE", (net.current.name,), net.activation(shape))
 
 
