@@ -105,8 +105,8 @@ def _print_version(ctx: click.Context, _: click.Parameter, is_requested: bool) -
 def cli(debug: bool) -> None:
     """Turn a Keras model into a validated int8 TFLite model for a small device, with evidence for every number.
 
-    Exit codes: 0 success; 1 a bug in edgepipe; 2 bad input or usage; 3 a budget or a rule was not met; 4 a tool or a
-    device could not be reached; 130 interrupted; 141 broken pipe.
+    Exit codes: 0 success; 1 a bug in edgepipe; 2 bad input or usage; 3 a budget or a rule was not met, or nothing can
+    tell; 4 a tool or a device could not be reached; 130 interrupted; 141 broken pipe.
     """
 
 
@@ -382,7 +382,7 @@ def verify(
     zeros_of: str | None,
     as_json: bool,
 ) -> None:
-    """Check a .tflite against devices and limits; if any are violated, list them and exit with 3."""
+    """Check a .tflite against devices and limits: met, not met, or unknown; exit with 3 unless all are met."""
     from edgepipe import api
     from edgepipe.render import verify as renderer
     from edgepipe.render.terminal import show_tables

@@ -44,7 +44,7 @@ class OperatorRule:
 
 
 def static_shapes_violation(model: Model, operator: Operator) -> str:
-    """every dimension but the batch is known before the model runs"""
+    """every dimension but the batch is known before the model runs, and the batch stays the batch"""
     # Keras leaves the batch dimension open; every tool uses the 1 from the tensor's shape.
     return _join_violations(
         f"'{t.name}' is {_format_shape(t.shape_signature)}: {reason}"
