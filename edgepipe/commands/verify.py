@@ -18,9 +18,13 @@ from edgepipe.core.metric import (
     unavailable_metric,
 )
 from edgepipe.core.units import Dimension
-from edgepipe.devices import device_metrics, device_profile
-from edgepipe.tflite import integer_check, pruned_zeros, reader, tflm_runtime
+from edgepipe.devices import device_metrics, device_profile, estimate_limits
+from edgepipe.devices.device_profile import RuntimeProfile
+from edgepipe.devices.runtime_answer import ask_runtime
+from edgepipe.tflite import integer_check, pruned_zeros, reader
 from edgepipe.tflite.model import Model
+
+ANY_TFLM = RuntimeProfile(name="tflite-micro", version="as installed")  # without a device, `ram` is its arena
 
 
 class Verification(Record):
@@ -74,7 +78,7 @@ def verify(
     device_results = device_metrics.gather(model, loaded_devices)
     metrics = [*device_metrics.file_metrics(model), *device_results.metrics]
     if not loaded_devices:
-        metrics += _file_metrics(path)
+        metrics += _file_metrics(model)
     float_findings = integer_check.check_integer_only(model) if integer_only else []
     zero_findings = _zero_findings(model, zeros_of) if zeros_of is not None else []
     return Verification(
@@ -122,8 +126,14 @@ def _parse_limits(limit_texts: list[str], device_names: list[str]) -> list[Limit
     ]
 
 
-def _file_metrics(path: Path) -> list[Metric]:
+def _file_metrics(model: Model) -> list[Metric]:
     latency = unavailable_metric(
         "latency", Dimension.SECONDS, "a time holds for a device; name one, such as --device host"
     )
-    return [latency, tflm_runtime.measure_arena(path), device_metrics.file_size_metric("flash", path)]
+    return [latency, _arena_metric(model), device_metrics.file_size_metric("flash", model.path)]
+
+
+def _arena_metric(model: Model) -> Metric:
+    if reason := estimate_limits.uncovered_reason("tflite-micro", model):
+        return unavailable_metric("ram", Dimension.BYTES, reason)
+    return device_metrics.arena_metric(model, ask_runtime(ANY_TFLM, model))

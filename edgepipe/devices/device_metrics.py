@@ -220,15 +220,7 @@ class _MetricCollector:
         return unavailable_metric(NPU_SHARE_METRIC, UNIT_BY_DEVICE_METRIC[NPU_SHARE_METRIC], reason, device.name)
 
     def _arena_metric(self, device: Device) -> Metric:
-        """The arena as TensorFlow Lite Micro records it, or, where it ran nothing to the end, as it is planned."""
-        answer = self._runtime_answer(device)
-        if answer is not None and answer.arena_record is not None:
-            return tflm_runtime.arena_metric(answer.arena_record, device.name)
-        if answer is not None and answer.state is RunState.REFUSES:
-            return unavailable_metric("ram", Dimension.BYTES, answer.reason, device.name)
-        reason = answer.reason if answer is not None else "the model has what the profile does not list"
-        estimate = tflm_memory.estimate_arena_32_bit(self.model, device.name)
-        return estimate.model_copy(update={"how": f"{estimate.how}; not measured: {reason}"})
+        return arena_metric(self.model, self._runtime_answer(device), device.name)
 
     def _calibrated_metric(self, device: Device) -> Metric:
         assert device.latency.calibration is not None, "required by the profile's schema"
@@ -253,6 +245,20 @@ class _MetricCollector:
         if answer is None:
             return "not run: the model has what the profile does not list, see the broken rules"
         return answer.reason if answer.state is not RunState.RUNS else ""
+
+
+def arena_metric(model: Model, answer: RuntimeAnswer | None, device: str | None = None) -> Metric:
+    """The arena as TensorFlow Lite Micro records it, or, where it ran nothing to the end, as it is planned.
+
+    `answer` is that of TensorFlow Lite Micro; None if it was not asked, because the device does not list all operators.
+    """
+    if answer is not None and answer.arena_record is not None:
+        return tflm_runtime.arena_metric(answer.arena_record, device)
+    if answer is not None and answer.state is RunState.REFUSES:
+        return unavailable_metric("ram", Dimension.BYTES, answer.reason, device)
+    reason = answer.reason if answer is not None else "the model has what the profile does not list"
+    estimate = tflm_memory.estimate_arena_32_bit(model, device)
+    return estimate.model_copy(update={"how": f"{estimate.how}; not measured: {reason}"})
 
 
 def estimate_latency(device: Device, model: Model) -> Metric:

@@ -112,6 +112,14 @@ def test_a_limit_without_a_number_is_unknown(
     assert verification.met is (judgement == "met" and not verification.findings)
 
 
+@pytest.mark.parametrize(
+    ("build", "judgement"), [(models.relu, "met"), (models.large_crash, "not met"), (models.old_uint8, "unknown")]
+)
+def test_without_a_device_ram_is_the_arena(build: models.Build, judgement: str, tmp_path: Path) -> None:
+    verification = verify(build(tmp_path / "m.tflite"), devices=[], limits=["ram=600KiB"], integer_only=False)
+    assert verification.judgement == judgement
+
+
 def test_numbers_come_from_the_runtime_that_runs_the_model(tmp_path: Path) -> None:
     path = models.bias_axis(tmp_path / "m.tflite")
     mcu = find_metric(check(path, MCU), "ram", MCU)
