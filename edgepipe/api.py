@@ -125,6 +125,7 @@ def convert(
     input_shape: str | Sequence[str] = (),
     signature: str | None = None,
     recurrent: "RecurrentForm" = "unrolled",
+    keep_open_batch: bool = False,
 ) -> "Conversion":
     """Convert a `.keras`, `.h5`, SavedModel or float `.tflite` to TFLite, and compare it with the original.
 
@@ -146,6 +147,7 @@ def convert(
         input_shape: sizes of open input dimensions: "224x224x3", or "name=224x224x3" for each of several inputs.
         signature: which one of a SavedModel; None for `serving_default`, or the only one.
         recurrent: `unrolled` step by step; or, in int8, `fused`: one operator for each LSTM, which keeps its state.
+        keep_open_batch: of a float .tflite, which else gets a batch of 1 in schemes that calibrate.
 
     Raises:
         InputError: no model, no samples where they are needed, samples that do not fit, options that do not go
@@ -161,7 +163,7 @@ def convert(
         calibration=ActivationCalibration.from_options(calibration, percentile), keep_float_types=keep_float_types,
         keep_float_layers=keep_float_layers, recipe=None if recipe is None else Path(recipe),
         allow_low_fidelity=allow_low_fidelity, input_shapes=_as_list(input_shape), signature=signature,
-        recurrent=recurrent,
+        recurrent=recurrent, keep_open_batch=keep_open_batch,
     )  # fmt: skip
 
 

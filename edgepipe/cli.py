@@ -214,6 +214,11 @@ def check(pipelines: tuple[str, ...], settings: tuple[str, ...]) -> None:
     is_flag=True,
     help="Accept an integer model with an output that is too far from the float one (below 5 to 8 dB).",
 )
+@click.option(
+    "--keep-open-batch",
+    is_flag=True,
+    help="Of a float .tflite, which else gets a batch of 1 in schemes that calibrate.",
+)
 @click.option("--signature", help="The signature of a SavedModel; default: serving_default, or the only one.")
 @click.option("-o", "--out", type=click.Path(), help="The .tflite to write; default: next to the model.")
 @INPUT_SHAPE
@@ -233,6 +238,7 @@ def convert(
     recipe: str | None,
     recurrent: Any,
     allow_low_fidelity: bool,
+    keep_open_batch: bool,
     signature: str | None,
     out: str | None,
     input_shape: tuple[str, ...],
@@ -250,6 +256,7 @@ def convert(
         custom_objects=custom_objects, calibration=calibration, percentile=percentile,
         keep_float_types=keep_float_types, keep_float_layers=keep_float_layers, recipe=recipe,
         allow_low_fidelity=allow_low_fidelity, input_shape=input_shape, signature=signature, recurrent=recurrent,
+        keep_open_batch=keep_open_batch,
     )  # fmt: skip
     if as_json:
         click.echo(renderer.document(conversion))

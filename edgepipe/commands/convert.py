@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,6 +66,7 @@ def convert(
     input_shapes: Sequence[str] = (),
     signature: str | None = None,
     recurrent: RecurrentForm = "unrolled",
+    keep_open_batch: bool = False,
 ) -> Conversion:
     """Convert the model at `path`; a Keras 3 model is converted directly, without the bridge to tf_keras.
 
@@ -87,6 +89,7 @@ def convert(
         input_shapes: sizes of open input dimensions, as `224x224x3` or `name=224x224x3`.
         signature: which one of a SavedModel; None for `serving_default`, or the only one.
         recurrent: how recurrent layers become integers.
+        keep_open_batch: of a float .tflite, which else gets a batch of 1 in schemes that calibrate.
 
     Raises:
         InputError: no model, no samples where they are needed, samples that do not fit, options that do not go
@@ -101,7 +104,10 @@ def convert(
     kind = detect_kind(path)
     target_path = out or path.with_suffix(".tflite")
     _check_paths(path, kind, target_path)
-    quantization_request = _build_request(scheme, (input_type, output_type), calibration, recipe, recurrent)
+    quantization_request = replace(
+        _build_request(scheme, (input_type, output_type), calibration, recipe, recurrent),
+        keep_open_batch=keep_open_batch,
+    )
     samples, sample_notes = _read_samples(quantization_request, data)
     calibrating, held_out = _hold_back(quantization_request, samples)
     load_tensorflow()
@@ -224,8 +230,6 @@ def _keep_float(
     source_model: "SourceModel",
 ) -> "QuantizationRequest":
     """`request` with the operators that stay in float."""
-    from dataclasses import replace
-
     from edgepipe.compress.quantizer.float_exclusions import select_float_operators
 
     if not (operator_types or layer_patterns):

@@ -66,6 +66,8 @@ def convert_model(
         InputError: samples or a scheme that do not fit the model.
     """
     if not isinstance(model, Model):
+        if request.keep_open_batch:
+            raise InputError("keep_open_batch is for a float .tflite; other models are converted with a batch of 1")
         from edgepipe.compress.keras_to_tflite import convert_keras
 
         return _converted_model(convert_keras(model, request, samples, held_out))
@@ -87,7 +89,8 @@ def _convert_tflite(
         None if arrays is None else convert_samples(model, arrays)
         for arrays in (samples if needs_samples(request) else None, held_out)
     )
-    with prepare_float_model(model, fixes_batch=needs_samples(request)) as prepared:
+    fixes_batch = needs_samples(request) and not request.keep_open_batch
+    with prepare_float_model(model, fixes_batch) as prepared:
         converted_model = _converted_model(quantize_tflite(prepared.model, request, feeds, held_out_feeds))
     return replace(converted_model, notes=(*prepared.notes, *converted_model.notes))
 

@@ -83,7 +83,10 @@ def _keep_inner_open(tensor: Tensor) -> Any:
 
 
 def _describe_fixed_batch(lite: Model) -> str:
-    note = "the open batch of the inputs was fixed to 1, as runtimes need it that take sizes from the file"
+    note = (
+        "the open batch of the inputs was fixed to 1, as runtimes need it that take sizes from the file "
+        "(keep_open_batch keeps it)"
+    )
     open_names = [name for name, tensor in lite.inputs_by_name.items() if -1 in tensor.shape_signature[1:]]
     if open_names:
         note += f"; other sizes of '{open_names[0]}' stay open: convert the Keras model with --input-shape"

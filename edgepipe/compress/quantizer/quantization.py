@@ -45,6 +45,7 @@ class QuantizationRequest:
     recipe: LitertRecipe | None = None  # of the scheme `recipe`
     keep_float: OperatorSelector | None = None  # which operators of the float model stay float
     recurrent: RecurrentForm = "unrolled"
+    keep_open_batch: bool = False  # of a .tflite: else calibrated models get a batch of 1
 
     def __post_init__(self) -> None:
         """Raise an `InputError` for a scheme that is unknown, or does not support the types."""

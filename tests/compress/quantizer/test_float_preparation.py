@@ -88,6 +88,16 @@ def test_float_schemes_keep_the_batch_open(tmp_path: Path) -> None:
     assert BATCH_NOTE not in notes
 
 
+def test_the_user_may_keep_it_open(tmp_path: Path) -> None:
+    request = QuantizationRequest("int8", keep_open_batch=True)
+    converted = convert_model(read_float_tflite(dilated(tmp_path / "m.tflite")), request, SAMPLES)
+    (tmp_path / "out.tflite").write_bytes(converted.content)
+    assert reader.read(tmp_path / "out.tflite").inputs[0].shape_signature[0] == -1
+    assert BATCH_NOTE not in "; ".join(converted.notes)
+    with pytest.raises(InputError, match=r"keep_open_batch is for a float \.tflite"):
+        convert_model("not a .tflite", request, SAMPLES)
+
+
 def test_a_fixed_batch_needs_no_note(tmp_path: Path) -> None:
     path = dilated(tmp_path / "m.tflite", batch=1)
     with pytest.raises(InputError, match="scheme float32 would change nothing"):
