@@ -3,6 +3,7 @@
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
@@ -11,10 +12,10 @@ from tflite_handmade import Graph, Op, T, write, write_graphs
 
 Build = Callable[[Path], Path]
 STRIDES = {"strideW": 1, "strideH": 1, "dilationWFactor": 1, "dilationHFactor": 1}
-HALF = {"scales": (0.5,)}
+HALF: dict[str, Any] = {"scales": (0.5,)}
 
 
-def options(name: str, **fields: object) -> object:
+def options(name: str, **fields: Any) -> Any:
     """An option table of the schema with some fields set."""
     table = getattr(schema, f"{name}T")()
     for field, value in fields.items():
@@ -58,7 +59,7 @@ def mediapipe(path: Path) -> Path:
     return write(path, tensors, [op], ["x"], ["y"])
 
 
-def _streaming_ops() -> tuple[list[T], list[Op], object]:
+def _streaming_ops() -> tuple[list[T], list[Op], Any]:
     handle = options("VarHandleOptions", container="", sharedName="states")
     tensors = [T("states", (), "resource"), *(T(name, (1, 16), "int8", **HALF) for name in ("x", "old", "y"))]
     ops = [

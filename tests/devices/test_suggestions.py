@@ -1,6 +1,7 @@
 """What to do about an operator depends on where it stands in the graph."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import runtime_models as models
@@ -11,7 +12,7 @@ from edgepipe.devices.placement import place_operators, suggest_replacement
 from edgepipe.devices.support_check import check_support
 from edgepipe.tflite import reader
 
-HALF = {"scales": (0.5,)}
+HALF: dict[str, Any] = {"scales": (0.5,)}
 
 
 def _float_in_the_middle(path: Path) -> Path:

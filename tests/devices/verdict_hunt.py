@@ -78,7 +78,7 @@ def _find_problem(
     agreement = parity.compare(reference, outputs)
     difference = agreement.max_difference if agreement.max_lsb is None else agreement.max_lsb
     if agreement.max_lsb is None:
-        tolerance *= max(1.0, float(np.abs(reference.real_values).max()))  # type: ignore[type-var]
+        tolerance *= max(1.0, float(np.abs(np.asarray(reference.real_values)).max()))
     return f"met, and it differs by {difference:g}" if difference > tolerance else ""
 
 
