@@ -4,7 +4,7 @@ from edgepipe.core.metric import Finding
 from edgepipe.core.units import plural
 from edgepipe.devices.device_profile import Device
 from edgepipe.devices.placement import OperatorPlacement, Processor, core_violations, place_operators
-from edgepipe.tflite.model import Model
+from edgepipe.tflite.model import Model, Operator, Tensor
 
 
 def check_support(device: Device, model: Model) -> list[Finding]:
@@ -22,7 +22,34 @@ def check_support(device: Device, model: Model) -> list[Finding]:
         for operator in model.operators
         for violation in core_violations(device, model, operator)
     ]
+    findings += _unwritten_findings(model)
     return findings + (_fallback_findings(place_operators(device, model)) if device.system.npu is not None else [])
+
+
+def _unwritten_findings(model: Model) -> list[Finding]:
+    """One finding per operator that reads what nothing has written; some runtimes run that, on what is in memory."""
+    findings = []
+    for subgraph in model.subgraphs:
+        written_keys = {tensor.key for tensor in subgraph.inputs}
+        for operator in subgraph.operators:
+            for tensor in operator.inputs:
+                if tensor is not None and tensor.key not in written_keys and _needs_writer(tensor):
+                    findings.append(_unwritten_finding(operator, tensor))
+            written_keys |= {tensor.key for tensor in operator.outputs if tensor is not None}
+    return findings
+
+
+def _needs_writer(tensor: Tensor) -> bool:
+    return not tensor.is_constant and not tensor.is_variable and tensor.element_count > 0
+
+
+def _unwritten_finding(operator: Operator, tensor: Tensor) -> Finding:
+    return Finding(
+        rule="unwritten",
+        place=operator.location,
+        observed=f"it reads '{tensor.name}', which is no input and which no operator before it writes",
+        suggestion="convert the model again: the file is damaged",
+    )
 
 
 def _fallback_findings(placements: tuple[OperatorPlacement, ...]) -> list[Finding]:

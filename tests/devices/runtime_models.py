@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
-from flatbuffers import flexbuffers  # type: ignore[import-untyped]
+from flatbuffers import flexbuffers
 from tflite_handmade import Graph, Op, T, write, write_graphs
 
 Build = Callable[[Path], Path]
@@ -119,6 +119,22 @@ def endless(path: Path) -> Path:
     """An IF whose branch is the graph that it stands in: every runtime recurses until it crashes."""
     tensors = [T("c", (1,), "bool"), T("y", (1,), "int32")]
     return write(path, tensors, [Op("IF", ("c", "c"), ("y",), options("IfOptions"))], ["c"], ["y"])
+
+
+def split_into_none(path: Path) -> Path:
+    """A SPLIT into no parts, on which XNNPACK divides by zero and TensorFlow Lite Micro copies its input."""
+    tensors = [
+        T("axis", (1,), "int32", np.array([2], np.int32)), T("x", (1, 4, 4), **HALF), T("y", (1, 4, 4), **HALF)
+    ]  # fmt: skip
+    return write(
+        path, tensors, [Op("SPLIT", ("axis", "x"), ("y",), options("SplitOptions", numSplits=0))], ["x"], ["y"]
+    )
+
+
+def unwritten(path: Path) -> Path:
+    """An ADD of a tensor that nothing writes, which TensorFlow Lite Micro runs nevertheless."""
+    tensors = [T(name, (1, 16), **HALF) for name in ("x", "nowhere", "y")]
+    return write(path, tensors, [Op("ADD", ("x", "nowhere"), ("y",), options("AddOptions"))], ["x"], ["y"])
 
 
 def large_crash(path: Path) -> Path:
