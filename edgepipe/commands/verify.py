@@ -19,12 +19,9 @@ from edgepipe.core.metric import (
 )
 from edgepipe.core.units import Dimension
 from edgepipe.devices import device_metrics, device_profile, estimate_limits
-from edgepipe.devices.device_profile import RuntimeProfile
-from edgepipe.devices.runtime_answer import ask_runtime
+from edgepipe.devices.runtime_answer import INSTALLED_TFLM, ask_runtime
 from edgepipe.tflite import integer_check, pruned_zeros, reader
 from edgepipe.tflite.model import Model
-
-ANY_TFLM = RuntimeProfile(name="tflite-micro", version="as installed")  # without a device, `ram` is its arena
 
 
 class Verification(Record):
@@ -136,4 +133,4 @@ def _file_metrics(model: Model) -> list[Metric]:
 def _arena_metric(model: Model) -> Metric:
     if reason := estimate_limits.uncovered_reason("tflite-micro", model):
         return unavailable_metric("ram", Dimension.BYTES, reason)
-    return device_metrics.arena_metric(model, ask_runtime(ANY_TFLM, model))
+    return device_metrics.arena_metric(model, ask_runtime(INSTALLED_TFLM, model))

@@ -10,12 +10,12 @@ from edgepipe.core.metric import Finding, Limit, Metric, exact_metric, judge, un
 from edgepipe.core.units import Dimension
 from edgepipe.devices import edgetpu_compiler, estimate_limits, memory_estimate, memory_fit
 from edgepipe.devices.calibration import calibrated_latency
-from edgepipe.devices.device_profile import Device, MetricMethod, MetricSource
+from edgepipe.devices.device_profile import Device, MetricMethod, MetricSource, RuntimeProfile
 from edgepipe.devices.latency import latency_estimate
 from edgepipe.devices.latency.latency_estimate import FitTransfer
 from edgepipe.devices.latency.latency_record import LatencyFit
 from edgepipe.devices.placement import OperatorPlacement, Processor, place_operators
-from edgepipe.devices.runtime_answer import RunState, RuntimeAnswer, ask_runtime
+from edgepipe.devices.runtime_answer import INSTALLED_TFLM, RunState, RuntimeAnswer, ask_runtime
 from edgepipe.devices.support_check import check_support
 from edgepipe.devices.vela import vela_metrics
 from edgepipe.tflite import host_latency, tflm_memory, tflm_runtime
@@ -149,9 +149,12 @@ class _MetricCollector:
         """What the runtime of `device` does with the model; None if its lists forbid the model anyway."""
         if any(finding.rule in LIST_RULE_NAMES for finding in check_support(device, self.model)):
             return None
-        key = (device.runtime.name, device.runtime.version, device.runtime.kernels)
+        return self._ask(device.runtime)
+
+    def _ask(self, runtime: RuntimeProfile) -> RuntimeAnswer:
+        key = (runtime.name, runtime.version, runtime.kernels)
         if key not in self.answer_by_runtime:
-            self.answer_by_runtime[key] = ask_runtime(device.runtime, self.model)
+            self.answer_by_runtime[key] = ask_runtime(runtime, self.model)
         return self.answer_by_runtime[key]
 
     def fallback_findings(self, device: Device) -> list[Finding]:
@@ -220,7 +223,9 @@ class _MetricCollector:
         return unavailable_metric(NPU_SHARE_METRIC, UNIT_BY_DEVICE_METRIC[NPU_SHARE_METRIC], reason, device.name)
 
     def _arena_metric(self, device: Device) -> Metric:
-        return arena_metric(self.model, self._runtime_answer(device), device.name)
+        is_own_runtime = device.runtime.name == INSTALLED_TFLM.name
+        answer = self._runtime_answer(device) if is_own_runtime else self._ask(INSTALLED_TFLM)
+        return arena_metric(self.model, answer, device.name)
 
     def _calibrated_metric(self, device: Device) -> Metric:
         assert device.latency.calibration is not None, "required by the profile's schema"

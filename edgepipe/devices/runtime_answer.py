@@ -20,6 +20,7 @@ from edgepipe.tflite.model import NUMPY_TYPES, Model
 from edgepipe.tflite.tflm_runtime import ArenaRecord
 
 RULE_NAME = "runs"
+INSTALLED_TFLM = RuntimeProfile(name="tflite-micro", version="as installed")  # whose arena is wanted without a device
 LISTS_REASON = "by the operator lists of the profile; nothing was run"
 # Custom operators that the packages are built with, by custom code; XNNPACK has the first four of LiteRT's. A test asks
 # the packages.
@@ -84,6 +85,11 @@ def ask_runtime(runtime: RuntimeProfile, model: Model) -> RuntimeAnswer:
     if unfilled_text := _describe_unfilled_input(model):
         return RuntimeAnswer(RunState.UNKNOWN, runtime.name, unfilled_text, "run the model on the device")
     return package.ask(runtime, model)
+
+
+def is_installed(runtime: RuntimeProfile) -> bool:
+    """Whether there is a package of `runtime` that runs models here."""
+    return runtime.name in _PACKAGES
 
 
 def _has_foreign_operators(package: "_RuntimePackage", model: Model) -> bool:

@@ -178,6 +178,15 @@ def test_without_the_package_the_arena_is_planned(tmp_path: Path, monkeypatch: p
     assert check(large, MCU).judgement is Judgement.NOT_MET
 
 
+def test_a_profile_of_another_runtime_may_take_the_arena(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(
+        f"inherit: {STM32AI}\nname: mine\ndescription: d\nsources: [s]\n"
+        "ram: {evidence: simulated, by: tflite-micro}\n"
+    )
+    path = models.relu(tmp_path / "m.tflite")
+    assert find_metric(check(path, "mine.yaml", base=tmp_path), "ram", "mine").evidence is Evidence.SIMULATED
+
+
 def test_an_interval_around_the_memory_of_a_device_is_unknown(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(
         f"inherit: {STM32AI}\nname: mine\ndescription: d\nsources: [s]\n"
