@@ -64,10 +64,9 @@ def _describe_computed_size(model: Model, operator: Operator) -> str:
 
 
 def _follows_from_sizes(model: Model, operator: Operator) -> bool:
-    """Whether what the operator reads besides its first input are constants or sizes of other tensors, by SHAPE."""
-    unvisited, visited = list(operator.inputs[1:]), set()
-    if len(unvisited) == 0:
-        return False
+    """Whether what tells the operator its sizes are constants or sizes of other tensors, by SHAPE."""
+    unvisited = list(operator.inputs[:1] if operator.name == "FILL" else operator.inputs[1:])
+    visited = set()
     while unvisited:
         tensor = unvisited.pop()
         if tensor is None or tensor.is_constant or tensor.key in visited:
