@@ -6,6 +6,8 @@ from edgepipe.devices.device_profile import Device
 from edgepipe.devices.placement import OperatorPlacement, Processor, core_violations, place_operators
 from edgepipe.tflite.model import Model, Operator, Tensor
 
+OPEN_SIZES_RULE = "static-shapes"
+
 
 def check_support(device: Device, model: Model) -> list[Finding]:
     """What prevents `model` from running on `device` or its accelerator; empty if nothing does.
@@ -22,8 +24,19 @@ def check_support(device: Device, model: Model) -> list[Finding]:
         for operator in model.operators
         for violation in core_violations(device, model, operator)
     ]
-    findings += _unwritten_findings(model)
+    findings = [*_join_open_sizes(findings), *_unwritten_findings(model)]
     return findings + (_fallback_findings(place_operators(device, model)) if device.system.npu is not None else [])
+
+
+def _join_open_sizes(findings: list[Finding]) -> list[Finding]:
+    """The findings with one for all operators whose sizes are open for the same reason: the first of them."""
+    open_findings = [finding for finding in findings if finding.rule == OPEN_SIZES_RULE]
+    if len(open_findings) < 2:
+        return findings
+    count_text = plural(len(open_findings) - 1, "operator")
+    first = open_findings[0]
+    first = first.model_copy(update={"observed": f"{first.observed}; so have {count_text} more"})
+    return [first, *(finding for finding in findings if finding.rule != OPEN_SIZES_RULE)]
 
 
 def _unwritten_findings(model: Model) -> list[Finding]:

@@ -162,7 +162,7 @@ def test_dynamic_shapes_are_unsupported_on_a_microcontroller(convert: ModelConve
         p.runs_on for p in place_operators(device_profile.load("rp2040-pico", FOLDER), open_batch_model)
     }
     assert any(
-        p.runs_on is Processor.UNSUPPORTED and "give the model's input a fixed shape" in p.suggestion
+        p.runs_on is Processor.UNSUPPORTED and "a batch of 1 and a fixed input shape" in p.suggestion
         for p in placements
     )
 
