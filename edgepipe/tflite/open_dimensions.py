@@ -12,6 +12,7 @@ import numpy as np
 
 from edgepipe.tflite.model import Model, Operator, Tensor, TensorKey
 
+MAX_WALK = 1000  # tensors from which a size is computed; some ten in practice
 _BATCH_MOVERS = frozenset(("TRANSPOSE", "EXPAND_DIMS", "PACK", "UNPACK", "GATHER", "SHAPE", "RESHAPE"))
 
 
@@ -49,25 +50,29 @@ def _find_reason(model: Model, operator: Operator, reason_by_key: dict[TensorKey
 
 def _describe_computed_size(model: Model, operator: Operator) -> str:
     """A size that the operator decides when it runs, from values and not from the sizes of its inputs."""
-    if operator.name in _BATCH_MOVERS or _follows_from_sizes(model, operator):
+    if operator.name in _BATCH_MOVERS:
         return ""
-    input_signatures = [t.shape_signature for t in _activations(operator)]
-    has_open_input = any(-1 in signature for signature in input_signatures)
-    has_inner_open_input = any(-1 in signature[1:] for signature in input_signatures)
-    for output in operator.outputs:
-        if output is None or -1 not in output.shape_signature:
-            continue
-        if not has_open_input or (-1 in output.shape_signature[1:] and not has_inner_open_input):
-            sizes_text = _format_sizes(output.stated_shape)
-            return f"{operator.location} decides the size of '{output.name}', {sizes_text}, when it runs"
-    return ""
+    output = next((t for t in operator.outputs if t is not None and _is_more_open(t, operator)), None)
+    if output is None or _follows_from_sizes(model, operator):
+        return ""
+    return (
+        f"{operator.location} decides the size of '{output.name}', {_format_sizes(output.stated_shape)}, when it runs"
+    )
+
+
+def _is_more_open(output: Tensor, operator: Operator) -> bool:
+    """Whether more of an output is open than of the activations that the operator reads."""
+    input_shapes = [tensor.stated_shape for tensor in _activations(operator)]
+    if -1 in output.stated_shape[1:]:
+        return not any(-1 in shape[1:] for shape in input_shapes)
+    return -1 in output.stated_shape and not any(-1 in shape for shape in input_shapes)
 
 
 def _follows_from_sizes(model: Model, operator: Operator) -> bool:
     """Whether what tells the operator its sizes are constants or sizes of other tensors, by SHAPE."""
     unvisited = list(operator.inputs[:1] if operator.name == "FILL" else operator.inputs[1:])
-    visited = set()
-    while unvisited:
+    visited: set[TensorKey] = set()
+    while unvisited and len(visited) < MAX_WALK:
         tensor = unvisited.pop()
         if tensor is None or tensor.is_constant or tensor.key in visited:
             continue
@@ -76,7 +81,7 @@ def _follows_from_sizes(model: Model, operator: Operator) -> bool:
         if producer is None:
             return False
         unvisited += () if producer.name == "SHAPE" else producer.inputs
-    return bool(visited)
+    return bool(visited) and not unvisited
 
 
 def _activations(operator: Operator) -> list[Tensor]:
