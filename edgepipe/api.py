@@ -128,6 +128,7 @@ def convert(
     streaming: int | None = None,
     split_outputs: bool = False,
     runtime: str | None = None,
+    keep_open_batch: bool = False,
 ) -> "Conversion":
     """Convert a `.keras`, `.h5`, SavedModel or float `.tflite` to TFLite, and compare it with the original.
 
@@ -153,6 +154,7 @@ def convert(
             outputs, and samples are whole sequences. None converts whole windows.
         split_outputs: an output that joins parts of very different range becomes one output for each part.
         runtime: a release of a runtime that must run the result right, such as "tflite-runtime==2.14".
+        keep_open_batch: of a float .tflite, which else gets a batch of 1 in schemes that calibrate.
 
     Raises:
         InputError: no model, no samples where they are needed, samples that do not fit, options that do not go
@@ -169,6 +171,7 @@ def convert(
         keep_float_layers=keep_float_layers, recipe=None if recipe is None else Path(recipe),
         allow_low_fidelity=allow_low_fidelity, input_shapes=_as_list(input_shape), signature=signature,
         recurrent=recurrent, streaming=streaming, split_outputs=split_outputs, runtime=runtime,
+        keep_open_batch=keep_open_batch,
     )  # fmt: skip
 
 

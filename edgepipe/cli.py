@@ -105,8 +105,8 @@ def _print_version(ctx: click.Context, _: click.Parameter, is_requested: bool) -
 def cli(debug: bool) -> None:
     """Turn a Keras model into a validated int8 TFLite model for a small device, with evidence for every number.
 
-    Exit codes: 0 success; 1 a bug in edgepipe; 2 bad input or usage; 3 a budget or a rule was not met; 4 a tool or a
-    device could not be reached; 130 interrupted; 141 broken pipe.
+    Exit codes: 0 success; 1 a bug in edgepipe; 2 bad input or usage; 3 a budget or a rule was not met, or nothing can
+    tell; 4 a tool or a device could not be reached; 130 interrupted; 141 broken pipe.
     """
 
 
@@ -231,6 +231,11 @@ def check(pipelines: tuple[str, ...], settings: tuple[str, ...]) -> None:
     help="Write what this release of a runtime runs right, or say that it cannot: tflite-runtime==2.14, litert==1.0, "
     "tflite-micro==2023-10-10.",
 )
+@click.option(
+    "--keep-open-batch",
+    is_flag=True,
+    help="Of a float .tflite, which else gets a batch of 1 in schemes that calibrate.",
+)
 @click.option("--signature", help="The signature of a SavedModel; default: serving_default, or the only one.")
 @click.option("-o", "--out", type=click.Path(), help="The .tflite to write; default: next to the model.")
 @INPUT_SHAPE
@@ -253,6 +258,7 @@ def convert(
     split_outputs: bool,
     allow_low_fidelity: bool,
     runtime: str | None,
+    keep_open_batch: bool,
     signature: str | None,
     out: str | None,
     input_shape: tuple[str, ...],
@@ -270,7 +276,7 @@ def convert(
         custom_objects=custom_objects, calibration=calibration, percentile=percentile,
         keep_float_types=keep_float_types, keep_float_layers=keep_float_layers, recipe=recipe,
         allow_low_fidelity=allow_low_fidelity, input_shape=input_shape, signature=signature, recurrent=recurrent,
-        streaming=streaming, split_outputs=split_outputs, runtime=runtime,
+        streaming=streaming, split_outputs=split_outputs, runtime=runtime, keep_open_batch=keep_open_batch,
     )  # fmt: skip
     if as_json:
         click.echo(renderer.document(conversion))
@@ -411,7 +417,7 @@ def verify(
     runtimes: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Check a .tflite against devices and limits; if any are violated, list them and exit with 3."""
+    """Check a .tflite against devices and limits: met, not met, or unknown; exit with 3 unless all are met."""
     from edgepipe import api
     from edgepipe.render import verify as renderer
     from edgepipe.render.terminal import show_tables
@@ -423,7 +429,7 @@ def verify(
         click.echo(renderer.document(verification))
     else:
         show_tables(renderer.tables(verification))
-        click.echo("met" if verification.met else "not met")
+        click.echo(verification.judgement.value)
     _exit_if_not_met(verification.met)
 
 

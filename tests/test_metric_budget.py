@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from edgepipe.core.budget import BudgetNames, parse_max_options, read_limits
 from edgepipe.core.config import parse
 from edgepipe.core.errors import ConfigError
-from edgepipe.core.metric import Evidence, Finding, Limit, Metric, judge, unavailable_metric
+from edgepipe.core.metric import Evidence, Finding, Judgement, Limit, Metric, judge, judge_all, unavailable_metric
 from edgepipe.core.units import Dimension
 
 KNOWN = BudgetNames(
@@ -82,6 +82,26 @@ def test_judge(held: Limit, found: Metric | str | None, met: bool, reason: str) 
         found = unavailable_metric("accuracy", Dimension.FRACTION, "no board")
     verdict = judge(held, [found] if found is not None else [])
     assert (verdict.met, verdict.reason) == (met, reason)
+    has_value = found is not None and found.value is not None
+    assert verdict.judgement is (Judgement.MET if met else Judgement.NOT_MET if has_value else Judgement.UNKNOWN)
+
+
+@pytest.mark.parametrize(
+    ("judgements", "expected"),
+    [("", "met"), ("mm", "met"), ("mu", "unknown"), ("un", "not met"), ("nu", "not met"), ("u", "unknown")],
+)
+def test_what_is_broken_outweighs_what_is_unknown(judgements: str, expected: str) -> None:
+    verdict_by_letter = {
+        "m": judge(limit(0.5), [metric(0.6)]), "n": judge(limit(0.5), [metric(0.4)]), "u": judge(limit(0.5), []),
+    }  # fmt: skip
+    verdicts = [verdict_by_letter[letter] for letter in judgements]
+    findings = [
+        Finding(rule="runs", place="m.tflite", observed="crashed", judgement=verdict.judgement)
+        for verdict in verdicts
+        if not verdict.met
+    ]
+    assert judge_all(verdicts, []) == expected
+    assert judge_all([], findings) == expected
 
 
 @pytest.mark.parametrize(("value", "met"), [(0.021, False), (0.024, True)])

@@ -21,6 +21,7 @@ class T:
     zero_points: tuple[int, ...] = ()
     axis: int = 0
     variable: bool = False
+    signature: tuple[int, ...] = ()
 
 
 @dataclass
@@ -34,6 +35,7 @@ class Op:
     custom: str | None = None
     version: int = 1
     fields: dict[str, Any] = field(default_factory=dict)
+    custom_options: bytes = b""
 
 
 @dataclass
@@ -88,6 +90,7 @@ def _tensor(tensor: T, buffers: list[Any]) -> Any:
     made = schema.TensorT()
     made.name, made.shape, made.isVariable = tensor.name, list(tensor.shape), tensor.variable
     made.type = getattr(schema.TensorType, tensor.dtype.upper())
+    made.shapeSignature = list(tensor.signature) or None
     if tensor.data is not None:
         data = tensor.data if isinstance(tensor.data, bytes) else np.asarray(tensor.data).tobytes()
         buffer = schema.BufferT()
@@ -116,6 +119,8 @@ def _operator(place: int, op: Op, index: dict[str, int]) -> Any:
     made.opcodeIndex = place
     made.inputs = [-1 if name is None else index[name] for name in op.inputs]
     made.outputs = [index[name] for name in op.outputs]
+    if op.custom_options:
+        made.customOptions = np.frombuffer(op.custom_options, np.uint8)
     if op.options is not None:
         kind = type(op.options).__name__.removesuffix("T")
         made.builtinOptionsType = getattr(schema.BuiltinOptions, kind)

@@ -71,6 +71,7 @@ def convert(
     streaming: int | None = None,
     split_outputs: bool = False,
     runtime: str | None = None,
+    keep_open_batch: bool = False,
 ) -> Conversion:
     """Convert the model at `path`; a Keras 3 model is converted directly, without the bridge to tf_keras.
 
@@ -96,6 +97,7 @@ def convert(
         streaming: steps of the sequence in one call, states being inputs and outputs; None converts whole windows.
         split_outputs: an output that joins parts of very different range becomes one output for each part.
         runtime: a release that must run the result right, such as `tflite-runtime==2.14`; None asks for none.
+        keep_open_batch: of a float .tflite, which else gets a batch of 1 in schemes that calibrate.
 
     Raises:
         InputError: no model, no samples where they are needed, samples that do not fit, options that do not go
@@ -113,7 +115,7 @@ def convert(
     _check_paths(path, kind, target_path)
     quantization_request = replace(
         _build_request(scheme, (input_type, output_type), calibration, recipe, recurrent),
-        streaming=streaming, split_outputs=split_outputs,
+        streaming=streaming, split_outputs=split_outputs, keep_open_batch=keep_open_batch,
     )  # fmt: skip
     samples, sample_notes = _read_samples(quantization_request, data)
     calibrating, held_out = _hold_back(quantization_request, samples)

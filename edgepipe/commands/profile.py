@@ -14,7 +14,8 @@ from edgepipe.devices import device_metrics, device_profile
 from edgepipe.devices.device_metrics import DeviceMetrics
 from edgepipe.devices.device_profile import Device
 from edgepipe.devices.placement import OperatorPlacement
-from edgepipe.tflite import interpreter, reader
+from edgepipe.devices.runtime_answer import is_installed
+from edgepipe.tflite import reader
 from edgepipe.tflite.model import Model
 
 
@@ -75,7 +76,6 @@ def profile_model(
     ]
     _check_names(loaded_devices)
     model = reader.read(path)
-    interpreter.check_runs(path)
     seconds_by_method: dict[str, float] = {}
     metrics_of_groups = [
         _gather_metrics(model, group, cache, seconds_by_method, name)
@@ -101,9 +101,8 @@ def _group_devices(devices: list[Device]) -> dict[str, list[Device]]:
     """The devices by what they need: estimates only, Vela, or a run of the model on this host."""
     devices_by_method: dict[str, list[Device]] = {"estimates": [], "Vela": [], "runs": []}
     for device in devices:
-        metric_methods = {device.latency.by, device.ram.by}
         has_vela = device.system.npu is not None and device.system.npu.vela is not None
-        method = "Vela" if has_vela else "runs" if metric_methods & {"host", "tflite-micro"} else "estimates"
+        method = "Vela" if has_vela else "runs" if is_installed(device.runtime) else "estimates"
         devices_by_method[method].append(device)
     return devices_by_method
 

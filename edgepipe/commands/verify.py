@@ -6,12 +6,23 @@ from pathlib import Path
 from edgepipe.core import budget
 from edgepipe.core.artifact import ArtifactKind
 from edgepipe.core.errors import InputError
-from edgepipe.core.metric import Finding, Limit, Metric, Record, Verdict, judge, unavailable_metric
+from edgepipe.core.metric import (
+    Finding,
+    Judgement,
+    Limit,
+    Metric,
+    Record,
+    Verdict,
+    judge,
+    judge_all,
+    unavailable_metric,
+)
 from edgepipe.core.units import Dimension
-from edgepipe.devices import device_metrics, device_profile
+from edgepipe.devices import device_metrics, device_profile, estimate_limits
+from edgepipe.devices.runtime_answer import INSTALLED_TFLM, ask_runtime
 from edgepipe.devices.runtimes.release_check import check_release
 from edgepipe.devices.runtimes.releases import Release, parse_release
-from edgepipe.tflite import integer_check, interpreter, pruned_zeros, reader, tflm_runtime
+from edgepipe.tflite import integer_check, pruned_zeros, reader
 from edgepipe.tflite.model import Model
 
 
@@ -25,9 +36,14 @@ class Verification(Record):
     verdicts: tuple[Verdict, ...]
 
     @property
+    def judgement(self) -> Judgement:
+        """`met` if every limit was met and no rule was broken; `unknown` if something could not be decided."""
+        return judge_all(self.verdicts, self.findings)
+
+    @property
     def met(self) -> bool:
-        """Whether every limit was met and no rule was broken."""
-        return not self.findings and all(verdict.met for verdict in self.verdicts)
+        """Whether every limit was met and no rule was broken; what is unknown is not met."""
+        return self.judgement is Judgement.MET
 
 
 def verify(
@@ -61,11 +77,10 @@ def verify(
     loaded_devices = [device_profile.load(name, base or Path.cwd()) for name in devices]
     parsed_limits = _parse_limits(list(limits), [device.name for device in loaded_devices])
     model = reader.read(path)
-    interpreter.check_runs(path)
     device_results = device_metrics.gather(model, loaded_devices)
     metrics = [*device_metrics.file_metrics(model), *device_results.metrics]
     if not loaded_devices:
-        metrics += _file_metrics(path)
+        metrics += _file_metrics(model)
     float_findings = integer_check.check_integer_only(model) if integer_only else []
     zero_findings = _zero_findings(model, zeros_of) if zeros_of is not None else []
     return Verification(
@@ -78,7 +93,11 @@ def verify(
 
 
 def _release_findings(releases: Collection[Release], model: Model) -> list[Finding]:
-    return [finding for release in releases for finding in check_release(release, model)]
+    return [
+        finding.model_copy(update={"device": str(release)})
+        for release in releases
+        for finding in check_release(release, model)
+    ]
 
 
 def _zero_findings(lite: Model, pruned_path: Path) -> list[Finding]:
@@ -117,8 +136,14 @@ def _parse_limits(limit_texts: list[str], device_names: list[str]) -> list[Limit
     ]
 
 
-def _file_metrics(path: Path) -> list[Metric]:
+def _file_metrics(model: Model) -> list[Metric]:
     latency = unavailable_metric(
         "latency", Dimension.SECONDS, "a time holds for a device; name one, such as --device host"
     )
-    return [latency, tflm_runtime.measure_arena(path), device_metrics.file_size_metric("flash", path)]
+    return [latency, _arena_metric(model), device_metrics.file_size_metric("flash", model.path)]
+
+
+def _arena_metric(model: Model) -> Metric:
+    if reason := estimate_limits.uncovered_reason("tflite-micro", model):
+        return unavailable_metric("ram", Dimension.BYTES, reason)
+    return device_metrics.arena_metric(model, ask_runtime(INSTALLED_TFLM, model))

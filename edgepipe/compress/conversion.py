@@ -6,7 +6,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from edgepipe.core.arrays import Array, Arrays
@@ -66,13 +66,22 @@ def convert_model(
         InputError: samples or a scheme that do not fit the model.
     """
     if not isinstance(model, Model):
+        if request.keep_open_batch:
+            raise InputError("keep_open_batch is for a float .tflite; other models are converted with a batch of 1")
         from edgepipe.compress.keras_to_tflite import convert_keras
 
         return _converted_model(convert_keras(model, request, samples, held_out))
+    return _convert_tflite(model, request, samples, held_out)
+
+
+def _convert_tflite(
+    model: Model, request: "QuantizationRequest", samples: Arrays | None, held_out: Arrays | None
+) -> ConvertedModel:
+    from edgepipe.compress.quantizer.float_preparation import folded_float16_constants, prepare_float_model
     from edgepipe.compress.quantizer.quantization import needs_samples, quantize_tflite
     from edgepipe.tflite.sample_conversion import convert_samples
 
-    if request.scheme == "float32":
+    if request.scheme == "float32" and not folded_float16_constants(model):
         raise InputError(f"{model.path}: is a float .tflite already; scheme float32 would change nothing")
     if request.recurrent == "fused":
         raise InputError(f"{model.path}: recurrent fused: the layers of a .tflite are gone; convert the Keras model")
@@ -85,7 +94,10 @@ def convert_model(
         None if arrays is None else convert_samples(model, arrays)
         for arrays in (samples if needs_samples(request) else None, held_out)
     )
-    return _converted_model(quantize_tflite(model, request, feeds, held_out_feeds))
+    fixes_batch = needs_samples(request) and not request.keep_open_batch
+    with prepare_float_model(model, fixes_batch) as prepared:
+        converted_model = _converted_model(quantize_tflite(prepared.model, request, feeds, held_out_feeds))
+    return replace(converted_model, notes=(*prepared.notes, *converted_model.notes))
 
 
 def _converted_model(quantized_model: "QuantizedModel") -> ConvertedModel:
@@ -114,6 +126,7 @@ def open_float_tflite(
 @contextmanager
 def _open_converted(model: Any, samples: Arrays | None) -> Iterator[tuple[Model, list[Array] | None]]:
     if isinstance(model, Model):
+        from edgepipe.compress.quantizer.float_preparation import prepare_float_model
         from edgepipe.tflite.sample_conversion import convert_samples
         from edgepipe.tflite.stream_ports import read_stream_ports
 
@@ -122,7 +135,8 @@ def _open_converted(model: Any, samples: Arrays | None) -> Iterator[tuple[Model,
                 f"{model.path}: was exported with `streaming`; sensitivity and scheme mixed compare whole windows: "
                 "give the Keras model, or convert this one with scheme int8 or int16x8"
             )
-        yield model, None if samples is None else convert_samples(model, samples)
+        with prepare_float_model(model, fixes_batch=samples is not None) as prepared:
+            yield prepared.model, None if samples is None else convert_samples(model, samples)
         return
     from edgepipe.compress.keras_to_tflite import float_model
 

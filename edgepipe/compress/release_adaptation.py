@@ -13,7 +13,7 @@ from edgepipe.compress.quantizer.flatbuffer_edits import temporary_tflite
 from edgepipe.compress.quantizer.operator_codes import with_versions
 from edgepipe.compress.quantizer.recipes import RecipeRule, make_rule, operation_name, per_tensor_config, scheme_config
 from edgepipe.core.errors import InputError
-from edgepipe.devices.runtimes.abilities import Verdict, find_form_ability
+from edgepipe.devices.runtimes.abilities import KernelState, find_form_ability
 from edgepipe.devices.runtimes.operator_form import PER_CHANNEL, OperatorForm
 from edgepipe.devices.runtimes.release_check import describe_locations, operators_by_form
 from edgepipe.devices.runtimes.releases import Release
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from edgepipe.compress.quantizer.quantization import QuantizationRequest
 
 HYBRID_WEIGHT_TYPES = frozenset({"int8", "int4"})
-BROKEN = frozenset({Verdict.WRONG, Verdict.REFUSES, Verdict.CRASHES})
+BROKEN = frozenset({KernelState.WRONG, KernelState.REFUSES, KernelState.CRASHES})
 Converter = Callable[["QuantizationRequest"], "ConvertedModel"]
 OperatorsByForm = dict[OperatorForm, list[Operator]]
 
@@ -64,7 +64,7 @@ def _broken_operators(content: bytes, release: Release) -> OperatorsByForm:
     return {
         form: operators
         for form, operators in _forms(content).items()
-        if find_form_ability(release, form).verdict in BROKEN
+        if find_form_ability(release, form).state in BROKEN
     }
 
 
@@ -88,11 +88,11 @@ def _lower_version(form: OperatorForm, release: Release) -> int | None:
 
     It helps where the release refuses the version, and not where its kernel is wrong.
     """
-    if find_form_ability(release, form).verdict is not Verdict.REFUSES:
+    if find_form_ability(release, form).state is not KernelState.REFUSES:
         return None
     candidates: Iterable[int] = range(form.version - 1, 0, -1)
     return next(
-        (v for v in candidates if find_form_ability(release, replace(form, version=v)).verdict is Verdict.RUNS), None
+        (v for v in candidates if find_form_ability(release, replace(form, version=v)).state is KernelState.RUNS), None
     )
 
 
@@ -117,7 +117,7 @@ def _runs_per_tensor(release: Release, form: OperatorForm) -> bool:
     """Whether the release runs the operator with one scale, in any version up to that of several."""
     features = tuple(feature for feature in form.features if feature != PER_CHANNEL)
     candidates = (replace(form, features=features, version=version) for version in range(1, form.version + 1))
-    return any(find_form_ability(release, candidate).verdict is Verdict.RUNS for candidate in candidates)
+    return any(find_form_ability(release, candidate).state is KernelState.RUNS for candidate in candidates)
 
 
 def _is_hybrid(form: OperatorForm) -> bool:
@@ -141,5 +141,5 @@ def _unknown_notes(content: bytes, release: Release) -> list[str]:
     return [
         f"{describe_locations(operators)}: {ability.observed}; run the model on the device and compare the outputs"
         for form, operators in _forms(content).items()
-        if (ability := find_form_ability(release, form)).verdict is Verdict.UNKNOWN
+        if (ability := find_form_ability(release, form)).state is KernelState.UNKNOWN
     ]

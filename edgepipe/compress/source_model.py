@@ -145,12 +145,13 @@ def map_layer_classes(model: Any) -> dict[str, str]:
 
 
 def read_float_tflite(path: Path) -> Model:
-    """The parsed float .tflite at `path`, with fake-quant or without, which is checked to run.
+    """The parsed float .tflite at `path`, with fake-quant or float16 weights or without, which is checked to run.
 
     Raises:
         InputError: it is damaged, does not run, has loops or branches, is already quantized, or has tensors without a
             unique name.
     """
+    from edgepipe.compress.quantizer.float_preparation import folded_float16_constants
     from edgepipe.compress.quantizer.trained_ranges import fake_quant_tensors
     from edgepipe.tflite.interpreter import check_runs
 
@@ -162,7 +163,8 @@ def read_float_tflite(path: Path) -> Model:
         for t in operator.outputs
         if t is not None and t.quantization and t.index not in fake_quant_indices
     ]
-    quantized_weights = [t for t in model.parameter_tensors if t.dtype != "float32"]
+    folded_constants = folded_float16_constants(model)
+    quantized_weights = [t for t in model.parameter_tensors if t.dtype != "float32" and t not in folded_constants]
     if quantized_tensors := [*quantized_activations, *quantized_weights]:
         raise InputError(
             f"{path}: is quantized already: '{quantized_tensors[0].name}' is {quantized_tensors[0].dtype}; `convert` "

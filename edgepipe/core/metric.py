@@ -1,6 +1,7 @@
 """Metrics with their evidence, the limits a budget sets on them, and findings: rules that were broken."""
 
 import math
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Literal
 
@@ -91,16 +92,30 @@ def unavailable_metric(name: str, unit: Dimension, reason: str, device: str | No
     return Metric(name=name, value=None, unit=unit, evidence=Evidence.UNAVAILABLE, device=device, how=reason)
 
 
+class Judgement(StrEnum):
+    """What is known of a limit or a rule."""
+
+    MET = "met"
+    NOT_MET = "not met"
+    UNKNOWN = "unknown"  # nothing here can tell; never counts as met
+
+
 class Finding(Record):
-    """A rule that was broken: where, which rule, what was seen, what to do about it."""
+    """A rule that was broken, or that nothing here can check: where, which rule, what was seen, what to do about it."""
 
     rule: str = Field(description="the rule's short name, for example integer-only")
     place: str = Field(description="the operator, tensor, layer or file")
     observed: str
     suggestion: str = ""
+    device: str | None = Field(default=None, description="the device that has the rule; null: the model itself")
+    judgement: Judgement = Field(
+        default=Judgement.NOT_MET, description="`not met`: the rule is broken; `unknown`: nothing here can tell"
+    )
 
     def __str__(self) -> str:
-        return f"{self.rule}: {self.place}: {self.observed}" + (f"; {self.suggestion}" if self.suggestion else "")
+        device_text = f"{self.device}: " if self.device else ""
+        suggestion_text = f"; {self.suggestion}" if self.suggestion else ""
+        return f"{device_text}{self.rule}: {self.place}: {self.observed}{suggestion_text}"
 
 
 class Limit(Record):
@@ -130,15 +145,28 @@ class Verdict(Record):
     limit: Limit
     metric: Metric | None
     met: bool
-    reason: str = Field(default="", description="why it was not met")
+    unknown: bool = Field(default=False, description="there is no value to judge by; then it is not met either")
+    reason: str = Field(default="", description="why it was not met, or is unknown")
+
+    @property
+    def judgement(self) -> Judgement:
+        """`met`, `not met` or `unknown`."""
+        return Judgement.MET if self.met else Judgement.UNKNOWN if self.unknown else Judgement.NOT_MET
 
 
 def judge(limit: Limit, metrics: list[Metric]) -> Verdict:
-    """Check `limit` with the metric of its name and device; without a value only an optional limit is met."""
+    """Check `limit` with the metric of its name and device; without a value it is unknown, and met only if optional."""
     metric = next((m for m in metrics if m.name == limit.metric and m.device == limit.device), None)
     reason = _explain_failure(limit, metric)
-    is_forgiven = limit.optional and (metric is None or metric.value is None)
-    return Verdict(limit=limit, metric=metric, met=not reason or is_forgiven, reason=reason)
+    has_value = metric is not None and metric.value is not None
+    is_met = not reason or (limit.optional and not has_value)
+    return Verdict(limit=limit, metric=metric, met=is_met, unknown=not is_met and not has_value, reason=reason)
+
+
+def judge_all(verdicts: Iterable[Verdict], findings: Iterable[Finding]) -> Judgement:
+    """The judgement on a model: `not met` if anything is, else `unknown` if anything is, else `met`."""
+    judgements = {verdict.judgement for verdict in verdicts} | {finding.judgement for finding in findings}
+    return next((found for found in (Judgement.NOT_MET, Judgement.UNKNOWN) if found in judgements), Judgement.MET)
 
 
 def _explain_failure(limit: Limit, metric: Metric | None) -> str:

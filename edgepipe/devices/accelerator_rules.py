@@ -43,12 +43,13 @@ class OperatorRule:
         )
 
 
-def static_shapes_violation(_: Model, operator: Operator) -> str:
-    """every dimension but the batch is known before the model runs"""
+def static_shapes_violation(model: Model, operator: Operator) -> str:
+    """every dimension but the batch is known before the model runs, and the batch stays the batch"""
     # Keras leaves the batch dimension open; every tool uses the 1 from the tensor's shape.
-    return _join_violations(
-        f"'{t.name}' is {_format_shape(t.shape_signature)}" for t in operator.tensors if -1 in t.shape_signature[1:]
-    )
+    open_tensor = next((tensor for tensor in operator.tensors if tensor.key in model.open_sizes), None)
+    if open_tensor is None:
+        return ""
+    return f"'{open_tensor.name}' is {_format_shape(open_tensor.stated_shape)}: {model.open_sizes[open_tensor.key]}"
 
 
 def batch_violation(model: Model, operator: Operator) -> str:
@@ -182,7 +183,9 @@ def per_channel_violation(_: Model, operator: Operator) -> str:
 _SLICE_SUGGESTION = "slice without strides, and reshape separately"
 _BATCH_SUGGESTION = "keep the batch of 1, and operate on the other dimensions"
 RULE_BY_NAME = {
-    "static-shapes": OperatorRule(static_shapes_violation, "give the model's input a fixed shape before converting it"),
+    "static-shapes": OperatorRule(
+        static_shapes_violation, "convert the model with a batch of 1 and a fixed input shape"
+    ),
     "batch-one": OperatorRule(batch_violation, "convert the model with a batch of 1"),
     "constant-parameters": OperatorRule(parameter_violation, "convert the model with its weights frozen"),
     "three-dimensions": OperatorRule(dimension_violation, "use a batch of 1 and tensors of height, width and channels"),

@@ -4,28 +4,28 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgepipe.core import units
 from edgepipe.core.budget import UNIT_BY_DEVICE_METRIC
 from edgepipe.core.cache import Cache
-from edgepipe.core.errors import InputError
 from edgepipe.core.metric import Finding, Limit, Metric, exact_metric, judge, unavailable_metric
 from edgepipe.core.units import Dimension
-from edgepipe.devices import edgetpu_compiler, memory_estimate
+from edgepipe.devices import edgetpu_compiler, estimate_limits, memory_estimate, memory_fit
 from edgepipe.devices.calibration import calibrated_latency
-from edgepipe.devices.device_profile import Device, MetricMethod, MetricSource
+from edgepipe.devices.device_profile import Device, MetricMethod, MetricSource, RuntimeProfile
 from edgepipe.devices.latency import latency_estimate
 from edgepipe.devices.latency.latency_estimate import FitTransfer
 from edgepipe.devices.latency.latency_record import LatencyFit
 from edgepipe.devices.placement import OperatorPlacement, Processor, place_operators
+from edgepipe.devices.runtime_answer import INSTALLED_TFLM, RunState, RuntimeAnswer, ask_runtime
 from edgepipe.devices.support_check import check_support
 from edgepipe.devices.vela import vela_metrics
-from edgepipe.tflite import host_latency, tflm_runtime
-from edgepipe.tflite.arena_plan import plan_arena
+from edgepipe.tflite import host_latency, tflm_memory, tflm_runtime
+from edgepipe.tflite.child_process import ChildError
 from edgepipe.tflite.compressed_size import measure_compression
 from edgepipe.tflite.model import Model
 
 NPU_SHARE_METRIC = "npu_operators"
 FALLBACK_RULE_NAME = "npu-fallback"
+LIST_RULE_NAMES = ("operator", "dtype")  # of findings that say by the profile's lists that the model does not run
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,13 @@ def gather(
     tolerant_device_names = {device.name for device in devices if _allows_fallback(limits or [], metrics, device)}
     fallbacks_by_device = {device.name: collector.fallback_findings(device) for device in devices}
     findings_by_device = {
-        device.name: (
-            *collector.rule_findings(device),
-            *(fallbacks_by_device[device.name] if device.name not in tolerant_device_names else ()),
-            *_memory_findings(device, metrics, model),
+        device.name: tuple(
+            finding.model_copy(update={"device": device.name})
+            for finding in (
+                *collector.rule_findings(device),
+                *(fallbacks_by_device[device.name] if device.name not in tolerant_device_names else ()),
+                *memory_fit.memory_findings(device, metrics, model),
+            )
         )
         for device in devices
     }
@@ -106,7 +109,7 @@ class _MetricCollector:
         self.model = model
         self.path = model.path
         self.cache = cache
-        self.arena_metric: Metric | None = None
+        self.answer_by_runtime: dict[tuple[str, str, str | None], RuntimeAnswer] = {}
         self.measurement_by_threads: dict[int, host_latency.LatencyMeasurement] = {}
         self.vela_analysis_by_device: dict[str, vela_metrics.VelaAnalysis] = {}
 
@@ -114,15 +117,16 @@ class _MetricCollector:
         if name == NPU_SHARE_METRIC:
             return self._npu_share(device)
         metric_source: MetricSource = {"latency": device.latency, "ram": device.ram, "flash": device.flash}[name]
-        if metric_source.by is None:
-            return unavailable_metric(name, UNIT_BY_DEVICE_METRIC[name], str(metric_source.reason), device.name)
+        reason = metric_source.reason or estimate_limits.uncovered_reason(metric_source.by, self.model)
+        if reason or metric_source.by is None:
+            return unavailable_metric(name, UNIT_BY_DEVICE_METRIC[name], str(reason), device.name)
         return self._metric_function(metric_source.by)(name, device, metric_source)
 
     def _metric_function(self, method: MetricMethod) -> "Callable[[str, Device, MetricSource], Metric]":
         function_by_method: dict[MetricMethod, Callable[[str, Device, MetricSource], Metric]] = {
             "host": lambda name, device, _: self._host_metric(name, device),
             "vela": lambda name, device, _: self._vela_metric(device, name),
-            "tflite-micro": lambda _, device, __: self._measure_arena().model_copy(update={"device": device.name}),
+            "tflite-micro": lambda _, device, __: self._arena_metric(device),
             "file": lambda name, device, _: file_size_metric(name, self.path, device.name),
             "fit": lambda _, device, __: estimate_latency(device, self.model),
             "transfer": lambda _, device, __: estimate_latency(device, self.model),
@@ -136,9 +140,22 @@ class _MetricCollector:
         """The rules that the model violates on `device`, without the operators that fall back."""
         analysis = self._vela_analysis(device)
         findings = [finding for finding in check_support(device, self.model) if finding.rule != FALLBACK_RULE_NAME]
-        return findings + (
-            [analysis.refusal_finding] if analysis is not None and analysis.refusal_finding is not None else []
-        )
+        if analysis is not None and analysis.refusal_finding is not None:
+            findings.append(analysis.refusal_finding)
+        answer = self._runtime_answer(device)
+        return findings + (answer.findings(self.model) if answer is not None else [])
+
+    def _runtime_answer(self, device: Device) -> RuntimeAnswer | None:
+        """What the runtime of `device` does with the model; None if its lists forbid the model anyway."""
+        if any(finding.rule in LIST_RULE_NAMES for finding in check_support(device, self.model)):
+            return None
+        return self._ask(device.runtime)
+
+    def _ask(self, runtime: RuntimeProfile) -> RuntimeAnswer:
+        key = (runtime.name, runtime.version, runtime.kernels)
+        if key not in self.answer_by_runtime:
+            self.answer_by_runtime[key] = ask_runtime(runtime, self.model)
+        return self.answer_by_runtime[key]
 
     def fallback_findings(self, device: Device) -> list[Finding]:
         """The operators that the NPU leaves to the core, from Vela if available, otherwise from the profile's list."""
@@ -205,22 +222,48 @@ class _MetricCollector:
         )
         return unavailable_metric(NPU_SHARE_METRIC, UNIT_BY_DEVICE_METRIC[NPU_SHARE_METRIC], reason, device.name)
 
-    def _measure_arena(self) -> Metric:
-        if self.arena_metric is None:
-            self.arena_metric = tflm_runtime.measure_arena(self.path)
-        return self.arena_metric
+    def _arena_metric(self, device: Device) -> Metric:
+        is_own_runtime = device.runtime.name == INSTALLED_TFLM.name
+        answer = self._runtime_answer(device) if is_own_runtime else self._ask(INSTALLED_TFLM)
+        return arena_metric(self.model, answer, device.name)
 
     def _calibrated_metric(self, device: Device) -> Metric:
         assert device.latency.calibration is not None, "required by the profile's schema"
         return calibrated_latency.metric(device.latency.calibration, self.model, device.name)
 
     def _host_metric(self, name: str, device: Device) -> Metric:
+        if reason := self._unmeasured_reason(device):
+            return unavailable_metric(name, UNIT_BY_DEVICE_METRIC[name], reason, device.name)
         threads = device.runtime.threads
         if threads not in self.measurement_by_threads:
-            self.measurement_by_threads[threads] = host_latency.measure(self.path, threads=threads)
+            try:
+                self.measurement_by_threads[threads] = host_latency.measure(self.path, threads=threads)
+            except ChildError as error:
+                return unavailable_metric(name, UNIT_BY_DEVICE_METRIC[name], str(error), device.name)
         return next(
             m for m in host_latency.build_metrics(self.measurement_by_threads[threads], device.name) if m.name == name
         )
+
+    def _unmeasured_reason(self, device: Device) -> str:
+        """Why the model is not run for a measurement; empty if it is."""
+        answer = self._runtime_answer(device)
+        if answer is None:
+            return "not run: the model has what the profile does not list, see the broken rules"
+        return answer.reason if answer.state is not RunState.RUNS else ""
+
+
+def arena_metric(model: Model, answer: RuntimeAnswer | None, device: str | None = None) -> Metric:
+    """The arena as TensorFlow Lite Micro records it, or, where it ran nothing to the end, as it is planned.
+
+    `answer` is that of TensorFlow Lite Micro; None if it was not asked, because the device does not list all operators.
+    """
+    if answer is not None and answer.arena_record is not None:
+        return tflm_runtime.arena_metric(answer.arena_record, device)
+    if answer is not None and answer.state is RunState.REFUSES:
+        return unavailable_metric("ram", Dimension.BYTES, answer.reason, device)
+    reason = answer.reason if answer is not None else "the model has what the profile does not list"
+    estimate = tflm_memory.estimate_arena_32_bit(model, device)
+    return estimate.model_copy(update={"how": f"{estimate.how}; not measured: {reason}"})
 
 
 def estimate_latency(device: Device, model: Model) -> Metric:
@@ -246,36 +289,8 @@ def file_size_metric(name: str, path: Path, device: str | None = None) -> Metric
     return exact_metric(name, path.stat().st_size, Dimension.BYTES, explanation, device)
 
 
-def _memory_findings(device: Device, metrics: list[Metric], model: Model) -> list[Finding]:
-    limit_by_metric = {"ram": device.system.memory.ram, "flash": device.system.memory.flash}
-    return [
-        Finding(
-            rule=f"fits-{metric.name}",
-            place=device.name,
-            observed=f"{metric.text()} of {metric.name} needed, the device has {units.show(limit, Dimension.BYTES)}"
-            + (_describe_peak(model) if metric.name == "ram" else ""),
-            suggestion="make the model smaller: fewer filters, a smaller input, pruned channels",
-        )
-        for metric in metrics
-        if metric.device == device.name and (limit := limit_by_metric.get(metric.name)) and (metric.value or 0) > limit
-    ]
-
-
-def _describe_peak(model: Model) -> str:
-    try:
-        arena_plan = plan_arena(model)
-    except InputError as error:
-        return f"; the peak cannot be located: {error}"
-    peak_location = arena_plan.peak_operator.location if arena_plan.peak_operator else "the inputs"
-    live_bytes_text = units.show(arena_plan.naive_peak_bytes, Dimension.BYTES)
-    return f"; the peak is at {peak_location}, with {live_bytes_text} of live tensors"
-
-
 def file_metrics(model: Model) -> list[Metric]:
     """Metrics counted from the file alone: size, compressed sizes, parameters, nonzero parameters, MACs."""
-    uncounted_note = (
-        f"; not counted: {', '.join(model.uncounted_operator_names)}" if model.uncounted_operator_names else ""
-    )
     return [
         exact_metric("size", model.bytes, Dimension.BYTES, "bytes of the .tflite"),
         *(
@@ -296,5 +311,14 @@ def file_metrics(model: Model) -> list[Metric]:
             Dimension.COUNT,
             "elements of all weights and biases that differ from their zero point",
         ),
-        exact_metric("macs", model.macs, Dimension.COUNT, f"multiply-accumulates of one inference{uncounted_note}"),
+        _macs_metric(model),
     ]
+
+
+def _macs_metric(model: Model) -> Metric:
+    if model.open_size_reason:
+        return unavailable_metric("macs", Dimension.COUNT, estimate_limits.describe_open_sizes(model))
+    uncounted_note = (
+        f"; not counted: {', '.join(model.uncounted_operator_names)}" if model.uncounted_operator_names else ""
+    )
+    return exact_metric("macs", model.macs, Dimension.COUNT, f"multiply-accumulates of one inference{uncounted_note}")

@@ -39,6 +39,10 @@ DType = Literal[
     "bfloat16",
     "float32",
     "float64",
+    "complex64",
+    "string",
+    "resource",  # a handle of a variable or table
+    "variant",
 ]
 
 

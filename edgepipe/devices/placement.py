@@ -11,10 +11,11 @@ from edgepipe.core import units
 from edgepipe.core.units import Dimension
 from edgepipe.devices.accelerator_rules import RULE_BY_NAME
 from edgepipe.devices.device_profile import Device, Npu, OperatorNames
+from edgepipe.tflite.integer_check import FLEX_PREFIX
 from edgepipe.tflite.model import FLOAT_TYPES, Model, Operator, Tensor
 
 MAX_LISTED_TENSORS = 3  # tensors that a reason names; the rest are counted
-NPU_CUSTOM_CODES = ("ethos-u", "edgetpu-custom-op")  # custom operators that Vela and the Edge TPU compiler emit
+TARGET_BY_CUSTOM_CODE = {"ethos-u": "an Ethos-U, by Vela", "edgetpu-custom-op": "the Edge TPU"}  # what compilers emit
 NOTABLE_WASTE = 0.25  # share of an operator's MACs spent on padded channels from which it is reported
 
 
@@ -109,25 +110,35 @@ def core_violations(device: Device, model: Model, operator: Operator) -> list[Ru
     """Everything that prevents an operator from running in the device's runtime."""
     runtime_text = f"{device.runtime.name} {device.runtime.version}"
     return [
-        *_operator_violations(device, runtime_text, operator),
+        *_operator_violations(device, runtime_text, model, operator),
         *_dtype_violations(device, operator),
         *_float_violations(device, operator),
         *_rule_violations(device.rules, runtime_text, model, operator),
     ]
 
 
-def _operator_violations(device: Device, runtime_text: str, operator: Operator) -> list[RuleViolation]:
+def _operator_violations(device: Device, runtime_text: str, model: Model, operator: Operator) -> list[RuleViolation]:
     npu = device.system.npu
     if operator.is_custom:
         is_supported = operator.name in device.custom_operators
-        suggestion = "a custom operator needs a runtime built with it; replace the layer it comes from"
+        suggestion = _suggest_for_custom(operator)
     else:
         is_supported = _is_listed(operator, device.operators) or (
             npu is not None and _is_listed(operator, npu.operators)
         )
-        suggestion = suggest_replacement(operator, device.operators)
+        suggestion = suggest_replacement(model, operator, device.operators)
     observation = f"{runtime_text} on {device.name} has no operator {operator.name}"
     return [] if is_supported else [RuleViolation("operator", observation, suggestion)]
+
+
+def _suggest_for_custom(operator: Operator) -> str:
+    """What to do about a custom operator that the runtime is not built with."""
+    if target := TARGET_BY_CUSTOM_CODE.get(operator.name):
+        return f"the file is compiled for {target}; give the .tflite that it was compiled from"
+    listing = "list it under custom_operators of the device's profile if its runtime is built with it"
+    if operator.name.startswith(FLEX_PREFIX):
+        return f"a kernel of TensorFlow's, which the Flex delegate runs: replace the layer it comes from, or {listing}"
+    return f"a custom operator needs a runtime built with it: replace the layer it comes from, or {listing}"
 
 
 def _dtype_violations(device: Device, operator: Operator) -> list[RuleViolation]:
@@ -166,10 +177,10 @@ def _rule_violations(
 def _npu_violation(device: Device, npu: Npu, model: Model, operator: Operator) -> RuleViolation | None:
     """What prevents an operator from running on the accelerator."""
     core_name = device.system.core
-    if operator.is_custom and operator.name in device.custom_operators and operator.name in NPU_CUSTOM_CODES:
+    if operator.is_custom and operator.name in device.custom_operators and operator.name in TARGET_BY_CUSTOM_CODE:
         return None
     if operator.is_custom or not _is_listed(operator, npu.operators):
-        suggestion = suggest_replacement(operator, npu.operators)
+        suggestion = suggest_replacement(model, operator, npu.operators)
         observation = f"{npu.name} does not support {operator.name}: it runs on the {core_name}"
         return RuleViolation("npu-operator", observation, suggestion)
     unsupported_tensors = [
@@ -246,17 +257,41 @@ REPLACEMENTS_BY_OPERATOR: dict[str, tuple[tuple[str, str], ...]] = {
     "TRANSPOSE": (("RESHAPE", "keep the layout (batch, height, width, channels) throughout"),),
     "ARG_MAX": (("SOFTMAX", "leave the arg-max to the application"),),
     "SOFTMAX": (("RESHAPE", "leave the softmax to the application: the order of the classes stays the same"),),
-    "DEQUANTIZE": (("QUANTIZE", "convert with int8 outputs: the application scales them"),),
-    "QUANTIZE": (("RESHAPE", "convert with int8 inputs, quantized where the data comes from"),),
+    "SVDF": (("DEPTHWISE_CONV_2D", "use a depthwise and a dense layer over a window of frames in place of SVDF"),),
 }
 
 
-def suggest_replacement(operator: Operator, supported_names: OperatorNames) -> str:
+def suggest_replacement(model: Model, operator: Operator, supported_names: OperatorNames) -> str:
     """What to do about an operator that is not in `supported_names`."""
+    if suggestion := _suggest_by_place(model, operator):
+        return suggestion
     for name, suggestion in REPLACEMENTS_BY_OPERATOR.get(operator.name, ()):
         if supported_names is None or name in supported_names:
             return suggestion
     return "replace its layer by one whose operators the device supports"
+
+
+def _suggest_by_place(model: Model, operator: Operator) -> str:
+    """What to do about an operator that stands for something else, depending on where it stands; empty for others."""
+    if operator.name == "WHILE":
+        return (
+            "it is a recurrent layer or a loop: give the input a fixed length and unroll it (unroll=True in Keras; "
+            "`edgepipe convert` unrolls by itself)"
+        )
+    if operator.name == "DEQUANTIZE":
+        if any(tensor in model.outputs for tensor in operator.outputs):
+            return "convert with int8 outputs: the application scales them"
+        return f"it leads to a part in float: quantize {_list_readers(model, operator)}, or replace that layer"
+    if operator.name == "QUANTIZE":
+        if any(tensor in model.inputs for tensor in operator.inputs):
+            return "convert with int8 inputs, quantized where the data comes from"
+        return "give the layers before and after it the same scale, or quantize the part in float before it"
+    return ""
+
+
+def _list_readers(model: Model, operator: Operator) -> str:
+    readers = [reader.location for reader in model.operators if set(reader.inputs) & set(operator.outputs)]
+    return " and ".join(readers[:2]) or "what reads it"
 
 
 def _is_listed(operator: Operator, operator_names: tuple[str, ...] | None) -> bool:

@@ -6,7 +6,9 @@ from edgepipe.devices.device_profile import Device
 from edgepipe.devices.placement import OperatorPlacement, Processor, core_violations, place_operators
 from edgepipe.devices.runtimes.release_check import check_release
 from edgepipe.devices.runtimes.releases import parse_release
-from edgepipe.tflite.model import Model
+from edgepipe.tflite.model import Model, Operator, Tensor
+
+OPEN_SIZES_RULE = "static-shapes"
 
 
 def check_support(device: Device, model: Model) -> list[Finding]:
@@ -27,7 +29,45 @@ def check_support(device: Device, model: Model) -> list[Finding]:
     ]
     if device.runtime.release is not None:
         findings += check_release(parse_release(device.runtime.release), model)
+    findings = [*_join_open_sizes(findings), *_unwritten_findings(model)]
     return findings + (_fallback_findings(place_operators(device, model)) if device.system.npu is not None else [])
+
+
+def _join_open_sizes(findings: list[Finding]) -> list[Finding]:
+    """The findings with one for all operators whose sizes are open for the same reason: the first of them."""
+    open_findings = [finding for finding in findings if finding.rule == OPEN_SIZES_RULE]
+    if len(open_findings) < 2:
+        return findings
+    count_text = plural(len(open_findings) - 1, "operator")
+    first = open_findings[0]
+    first = first.model_copy(update={"observed": f"{first.observed}; so have {count_text} more"})
+    return [first, *(finding for finding in findings if finding.rule != OPEN_SIZES_RULE)]
+
+
+def _unwritten_findings(model: Model) -> list[Finding]:
+    """One finding per operator that reads what nothing has written; some runtimes run that, on what is in memory."""
+    findings = []
+    for subgraph in model.subgraphs:
+        written_keys = {tensor.key for tensor in subgraph.inputs}
+        for operator in subgraph.operators:
+            for tensor in operator.inputs:
+                if tensor is not None and tensor.key not in written_keys and _needs_writer(tensor):
+                    findings.append(_unwritten_finding(operator, tensor))
+            written_keys |= {tensor.key for tensor in operator.outputs if tensor is not None}
+    return findings
+
+
+def _needs_writer(tensor: Tensor) -> bool:
+    return not tensor.is_constant and not tensor.is_variable and tensor.element_count > 0
+
+
+def _unwritten_finding(operator: Operator, tensor: Tensor) -> Finding:
+    return Finding(
+        rule="unwritten",
+        place=operator.location,
+        observed=f"it reads '{tensor.name}', which is no input and which no operator before it writes",
+        suggestion="convert the model again: the file is damaged",
+    )
 
 
 def _fallback_findings(placements: tuple[OperatorPlacement, ...]) -> list[Finding]:

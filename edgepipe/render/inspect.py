@@ -143,7 +143,8 @@ class ModelRecord(Record):
     bytes: int
     size_deflate: int
     size_zstd: int
-    macs: int
+    macs: int | None = Field(description="null: unknown, see `open_sizes`")
+    open_sizes: str = Field(default="", description="why the file does not hold all sizes; empty if it does")
     uncounted: tuple[str, ...]
     parameters: int
     zero_parameters: int
@@ -175,7 +176,8 @@ def build_record(model: Model, run_record: RunRecord | None = None) -> ModelReco
         bytes=model.bytes,
         size_deflate=compression_by_name["deflate"].size,
         size_zstd=compression_by_name["zstd"].size,
-        macs=model.macs,
+        macs=None if model.open_size_reason else model.macs,
+        open_sizes=model.open_size_reason,
         uncounted=model.uncounted_operator_names,
         parameters=model.parameters,
         zero_parameters=model.zero_parameters,
@@ -325,13 +327,7 @@ def _summary_table(model: Model) -> TextTable:
             (f"size, {name}", f"{units.show(compression.size, Dimension.BYTES)} ({compression.compressor})")
             for name, compression in measure_compression(model.content).items()
         ),
-        (
-            "MACs",
-            f"{model.macs:,}"
-            + (
-                f" (not counted: {', '.join(model.uncounted_operator_names)})" if model.uncounted_operator_names else ""
-            ),
-        ),
+        ("MACs", _describe_macs(model)),
         ("parameters", parameters_text),
         ("tensors", ", ".join(f"{number} {dtype}" for dtype, number in sorted(model.dtype_counts.items()))),
         ("integer", integer_text),
@@ -350,6 +346,13 @@ def _describe_first_release(model: Model) -> str:
     versions = {op.name: op.version for op in model.operators if first_release(op.name, op.version) == release}
     names_text = ", ".join(f"{name} version {version}" for name, version in sorted(versions.items()))
     return f"TensorFlow Lite {release}, for {names_text}"
+
+
+def _describe_macs(model: Model) -> str:
+    if model.open_size_reason:
+        return f"unknown, {model.macs:,} with 1 for each open size: {model.open_size_reason}"
+    uncounted_names = ", ".join(model.uncounted_operator_names)
+    return f"{model.macs:,}" + (f" (not counted: {uncounted_names})" if uncounted_names else "")
 
 
 def _structure_table(model: Model) -> TextTable:
@@ -415,7 +418,12 @@ def _list_tensors(tensors: tuple[Tensor, ...]) -> str:
 def _describe_tensor(tensor: Tensor) -> str:
     qparams = tensor.quantization
     scale_note = f", scale {qparams.scales[0]:.6g}, zero point {qparams.zero_points[0]}" if qparams else ""
-    return f"{tensor.dtype} {list(tensor.shape)}{scale_note}"
+    return f"{tensor.dtype} {_format_shape(tensor)}{scale_note}"
+
+
+def _format_shape(tensor: Tensor) -> str:
+    """For example `[?, 8, 8, 3]`: an open dimension is not the 1 that the file holds for it."""
+    return "[" + ", ".join("?" if size < 0 else str(size) for size in tensor.stated_shape) + "]"
 
 
 def _operators_table(model: Model) -> TextTable:
@@ -452,7 +460,7 @@ def _describe_scale(operator: Operator) -> str:
 
 
 def _list_shapes(tensors: tuple[Tensor | None, ...]) -> str:
-    return " ".join(f"{t.dtype}{list(t.shape)}" for t in tensors if t is not None)
+    return " ".join(f"{t.dtype}{_format_shape(t)}" for t in tensors if t is not None)
 
 
 def _dead_channels_table(model: Model) -> TextTable:

@@ -4,9 +4,9 @@ import json
 
 from edgepipe.commands.profile import DeviceProfileResult, ModelProfile, OperatorProfile
 from edgepipe.core import units
-from edgepipe.core.metric import Metric
+from edgepipe.core.metric import Judgement, Metric
 from edgepipe.core.units import Dimension
-from edgepipe.render.report_tables import TextTable, findings_table, provenance_text
+from edgepipe.render.report_tables import TextTable, findings_tables, provenance_text
 
 EXPECTED_PROCESSORS = ("NPU", "CPU")  # operators here are listed only if they have a reason
 METRIC_NAMES = ("latency", "ram", "flash")
@@ -19,7 +19,7 @@ UNIT_SCALES_BY_DIMENSION = {
 def tables(model_profile: ModelProfile, every_operator: bool) -> list[TextTable]:
     """An overview of the devices, the evidence of their numbers, and their operators: all, or those with a problem."""
     operator_tables = [_operators_table(device, every_operator) for device in model_profile.devices]
-    finding_tables = [_findings_table(device) for device in model_profile.devices]
+    finding_tables = [table for device in model_profile.devices for table in _findings_tables(device)]
     all_tables = [_overview_table(model_profile), _evidence_table(model_profile), *operator_tables, *finding_tables]
     return [table for table in all_tables if table.rows]
 
@@ -70,8 +70,12 @@ def _placement_text(device_result: DeviceProfileResult) -> str:
 
 
 def _broken_rules_text(device_result: DeviceProfileResult) -> str:
-    """`yes`, or the broken rules, each once."""
-    return ", ".join(dict.fromkeys(finding.rule for finding in device_result.findings)) or "yes"
+    """`yes`, or the broken rules, each once; `unknown` before those that nothing here can check."""
+    rule_texts = [
+        f"unknown: {finding.rule}" if finding.judgement is Judgement.UNKNOWN else finding.rule
+        for finding in device_result.findings
+    ]
+    return ", ".join(dict.fromkeys(rule_texts)) or "yes"
 
 
 def _evidence_table(model_profile: ModelProfile) -> TextTable:
@@ -119,11 +123,15 @@ def _format_share(operator: OperatorProfile, total_seconds: float) -> str:
     )
 
 
-def _findings_table(device_result: DeviceProfileResult) -> TextTable:
+def _findings_tables(device_result: DeviceProfileResult) -> list[TextTable]:
     """The findings that are not in the table of operators."""
     explained_operators = {operator.operator for operator in device_result.operators if operator.reason}
-    findings = [finding for finding in device_result.findings if finding.place not in explained_operators]
-    return findings_table(findings, f"Broken rules on {device_result.device}")
+    findings = [
+        finding.model_copy(update={"device": None})
+        for finding in device_result.findings
+        if finding.place not in explained_operators
+    ]
+    return findings_tables(findings, f" on {device_result.device}")
 
 
 def describe_durations(model_profile: ModelProfile) -> str:

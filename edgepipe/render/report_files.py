@@ -8,6 +8,7 @@ from pathlib import Path
 from edgepipe.core import references
 from edgepipe.core.artifact import copy_atomically, list_files, wrap_storage_errors, write_atomically, write_text
 from edgepipe.core.errors import InputError
+from edgepipe.core.metric import Judgement, judge_all
 from edgepipe.pipeline.runner import Run, StepResult
 from edgepipe.render import markdown
 from edgepipe.render.report import REPORT_FILE, Report, StageReport, load
@@ -31,7 +32,11 @@ def build_report(run: Run) -> Report:
             **{name: references.installed_version(name) for name in ("edgepipe", *TOOL_PACKAGES)},
         },
         stages=stage_reports,
-        met=all(v.met for o in outcomes for v in o.verdicts) and not any(o.findings for o in outcomes),
+        met=judge_all(
+            (verdict for outcome in outcomes for verdict in outcome.verdicts),
+            (finding for outcome in outcomes for finding in outcome.findings),
+        )
+        is Judgement.MET,
     )
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from edgepipe.core import units
-from edgepipe.core.metric import Finding, Metric
+from edgepipe.core.metric import Finding, Judgement, Metric, Verdict
 from edgepipe.core.outcome import Table
 from edgepipe.core.units import Dimension
 from edgepipe.render.report import Report, StageReport
@@ -32,7 +32,7 @@ def tables(report: Report) -> list[TextTable]:
         _quality_table(report),
         _devices_table(report),
         _budget_table(report),
-        findings_table(report.findings),
+        *findings_tables(report.findings),
     ]
     return [table for table in all_tables if table.rows]
 
@@ -43,18 +43,28 @@ def stage_notes(report: Report) -> list[str]:
 
 
 def verdict_line(report: Report) -> str:
-    """The last line: whether the run met its budget and broke no rule."""
-    missed_count = sum(not verdict.met for verdict in report.verdicts)
+    """The last line: whether the run met its budget and broke no rule, and what could not be decided."""
+    missed_count = sum(verdict.judgement is Judgement.NOT_MET for verdict in report.verdicts)
+    unknown_count = sum(verdict.judgement is Judgement.UNKNOWN for verdict in report.verdicts)
     forgiven_count = sum(verdict.met and bool(verdict.reason) for verdict in report.verdicts)
     limits_text = units.plural(len(report.verdicts), "limit")
-    rules_text = f"{units.plural(len(report.findings), 'rule')} broken" if report.findings else ""
-    if missed_count:
-        return ", ".join(filter(None, [f"budget not met: {missed_count} of {limits_text} missed", rules_text]))
+    rules_text = _describe_rules(report)
+    if missed_count or unknown_count:
+        missed_text = f"{missed_count} of {limits_text} missed" if missed_count else ""
+        unknown_text = f"{unknown_count} of {limits_text} unknown" if unknown_count else ""
+        return "budget not met: " + ", ".join(filter(None, [missed_text, unknown_text, rules_text]))
     if not report.verdicts:
         return f"no budget was set; {rules_text or 'no rule was broken'}"
     forgiven_text = f"{units.plural(forgiven_count, 'optional limit')} not met" if forgiven_count else ""
     met_text = f"budget met: {len(report.verdicts) - forgiven_count} of {limits_text}"
     return ", ".join(filter(None, [met_text, forgiven_text, rules_text]))
+
+
+def _describe_rules(report: Report) -> str:
+    unknown_count = sum(finding.judgement is Judgement.UNKNOWN for finding in report.findings)
+    broken_count = len(report.findings) - unknown_count
+    texts = [(broken_count, "broken"), (unknown_count, "unknown")]
+    return ", ".join(f"{units.plural(count, 'rule')} {text}" for count, text in texts if count)
 
 
 def _stages_table(report: Report) -> TextTable:
@@ -156,8 +166,8 @@ def _budget_table(report: Report) -> TextTable:
     for verdict in report.verdicts:
         metric = verdict.metric
         value_text = metric.text() if metric else "not measured"
-        status = "met" if verdict.met and not verdict.reason else "optional, not met" if verdict.met else "NOT MET"
-        rows.append((verdict.limit.text(), value_text, str(metric.evidence) if metric else "", status, verdict.reason))
+        evidence_text = str(metric.evidence) if metric else ""
+        rows.append((verdict.limit.text(), value_text, evidence_text, judgement_text(verdict), verdict.reason))
     return TextTable("Budget", ("limit", "value", "evidence", "verdict", "reason"), tuple(rows), frozenset({1}))
 
 
@@ -167,7 +177,24 @@ def metrics_table(title: str, metrics: Iterable[Metric]) -> TextTable:
     return TextTable(title, ("device", "metric", "value", "evidence", "how"), rows, frozenset({2}))
 
 
-def findings_table(findings: Iterable[Finding], title: str = "Broken rules") -> TextTable:
-    """Broken rules, each with a fix."""
-    rows = tuple((f.rule, f.place, f.observed, f.suggestion) for f in findings)
-    return TextTable(title, ("rule", "where", "found", "fix"), rows)
+def findings_tables(findings: Iterable[Finding], suffix: str = "") -> list[TextTable]:
+    """The broken rules and the undecided ones, each with its device and a fix; without empty tables."""
+    findings_by_title: dict[str, list[Finding]] = {"Broken rules": [], "Not known": []}
+    for finding in findings:
+        findings_by_title["Not known" if finding.judgement is Judgement.UNKNOWN else "Broken rules"].append(finding)
+    return [_findings_table(f"{title}{suffix}", group) for title, group in findings_by_title.items() if group]
+
+
+def _findings_table(title: str, findings: list[Finding]) -> TextTable:
+    rows = tuple((f.device or "", f.rule, f.place, f.observed, f.suggestion) for f in findings)
+    columns = ("device", "rule", "where", "found", "fix")
+    if any(finding.device for finding in findings):
+        return TextTable(title, columns, rows)
+    return TextTable(title, columns[1:], tuple(row[1:] for row in rows))
+
+
+def judgement_text(verdict: Verdict) -> str:
+    """`met`, `NOT MET`, `UNKNOWN`, or that a limit without a value is optional."""
+    if verdict.judgement is Judgement.MET:
+        return "optional, not met" if verdict.reason else "met"
+    return verdict.judgement.value.upper()

@@ -4,28 +4,33 @@ import json
 
 from edgepipe.commands.verify import Verification
 from edgepipe.core.metric import Verdict
-from edgepipe.render.report_tables import TextTable, findings_table, metrics_table
+from edgepipe.render.report_tables import TextTable, findings_tables, judgement_text, metrics_table
 
 SCHEMA = "edgepipe.verify/1"
 
 
 def tables(verification: Verification) -> list[TextTable]:
-    """The metrics, the verdict on each limit, and the rules that are broken."""
+    """The metrics, the verdict on each limit, the rules that are broken, and what could not be decided."""
     budget_rows = tuple(_verdict_row(verdict) for verdict in verification.verdicts)
     all_tables = [
         metrics_table(verification.path, verification.metrics),
         TextTable("Budget", ("limit", "value", "verdict", "reason"), budget_rows, frozenset({1})),
-        findings_table(verification.findings),
+        *findings_tables(verification.findings),
     ]
     return [table for table in all_tables if table.rows]
 
 
 def _verdict_row(verdict: Verdict) -> tuple[str, ...]:
     value_text = verdict.metric.text() if verdict.metric else ""
-    return (verdict.limit.text(), value_text, "met" if verdict.met else "NOT MET", verdict.reason)
+    return (verdict.limit.text(), value_text, judgement_text(verdict), verdict.reason)
 
 
 def document(verification: Verification) -> str:
-    """The same as one JSON document, with `met`."""
-    body = {"schema": SCHEMA, **verification.model_dump(mode="json"), "met": verification.met}
+    """The same as one JSON document, with `met` and `judgement`."""
+    body = {
+        "schema": SCHEMA,
+        **verification.model_dump(mode="json"),
+        "met": verification.met,
+        "judgement": verification.judgement,
+    }
     return json.dumps(body, indent=2)

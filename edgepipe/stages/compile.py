@@ -68,7 +68,7 @@ class Compile(Stage):
         compiled_model = vela_compiler.compile_model(model, settings, context.cache)
         path = context.output_folder / f"{device.name}.tflite"
         write_bytes(path, compiled_model.content)
-        analysis = vela_metrics.VelaAnalysis(device, device.system.npu, compiled_model.compilation)
+        analysis = vela_metrics.VelaAnalysis(model, device, device.system.npu, compiled_model.compilation)
         return Artifact.from_path(ArtifactKind.VELA, path), Outcome(
             metrics=tuple(analysis.metric(name) for name in vela_metrics.UNIT_BY_METRIC),
             notes=(

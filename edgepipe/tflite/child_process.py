@@ -21,13 +21,20 @@ Json = dict[str, Any]
 STDERR_LIMIT = 2000  # characters kept from the end of stderr
 
 
-class ChildError(InputError):
-    """The child process refused the request, crashed, hung, or ended with an error of its own."""
+CRASH_SIGNALS = (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT)
 
-    def __init__(self, message: str, stderr: str, is_refusal: bool = False) -> None:
+
+class ChildError(InputError):
+    """The child process refused the request, crashed, hung, or ended with an error of its own.
+
+    `is_crash`: native code ended it by a signal, and not for want of memory.
+    """
+
+    def __init__(self, message: str, stderr: str, is_refusal: bool = False, is_crash: bool = False) -> None:
         super().__init__(message)
         self.stderr = stderr[-STDERR_LIMIT:]
         self.is_refusal = is_refusal
+        self.is_crash = is_crash
 
 
 def run(worker_module: str, request: Json, timeout: float, subject: str) -> Json:
@@ -65,7 +72,7 @@ def run(worker_module: str, request: Json, timeout: float, subject: str) -> Json
                 f"{subject}: timed out after {timeout:g} s; the child process was stopped", stderr
             ) from None
         if process.returncode != 0 or not answer_path.exists():
-            raise ChildError(f"{subject}: {describe_exit(process.returncode, process.stderr)}", process.stderr)
+            raise build_exit_error(subject, process.returncode, process.stderr)
         reply: Json = json.loads(answer_path.read_text(encoding="utf-8"))
     if "refused" in reply:
         raise ChildError(reply["refused"], process.stderr, is_refusal=True)
@@ -89,7 +96,14 @@ def build_environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "3"}
 
 
-def describe_exit(status: int, stderr: str) -> str:
+def build_exit_error(subject: str, status: int, stderr: str) -> ChildError:
+    """The error of a process that ended without an answer."""
+    is_out_of_memory = "bad_alloc" in stderr or "MemoryError" in stderr
+    is_crash = status < 0 and -status in CRASH_SIGNALS and not is_out_of_memory
+    return ChildError(f"{subject}: {_describe_exit(status, stderr)}", stderr, is_crash=is_crash)
+
+
+def _describe_exit(status: int, stderr: str) -> str:
     """How a process ended, with the last line it wrote."""
     lines = [line for line in stderr.splitlines() if line.strip()]
     last_line = f"; last output: {lines[-1].strip()}" if lines else ""

@@ -1,7 +1,7 @@
 """Checks that a model is fully integer: every operator, and every tensor that an operator or the interface uses."""
 
 from edgepipe.core.metric import Finding
-from edgepipe.tflite.model import INTEGER_TYPES, Model, Operator, Tensor, TensorKey
+from edgepipe.tflite.model import HANDLE_TYPES, INTEGER_TYPES, Model, Operator, Tensor, TensorKey
 
 RULE_NAME = "integer-only"
 FLEX_PREFIX = "Flex"  # TensorFlow's own kernels, run by the Flex delegate, carry this prefix
@@ -17,7 +17,7 @@ def check_integer_only(model: Model, allow_float_interface: bool = False) -> lis
     allowed_keys = {*float_input_keys, *float_output_keys} if allow_float_interface else set()
     findings = [] if allow_float_interface else _check_interface(model)
     for operator in model.operators:
-        float_tensors = [tensor for tensor in operator.tensors if tensor.dtype not in INTEGER_TYPES]
+        float_tensors = [tensor for tensor in operator.tensors if tensor.dtype not in INTEGER_TYPES | HANDLE_TYPES]
         is_boundary = _is_boundary(operator, float_input_keys, float_output_keys)
         if operator.is_custom:
             findings.append(_custom_finding(operator))

@@ -145,7 +145,9 @@ class Session:
 
 
 def run_on_zeros(model: Model, runtime: Runtime, threads: int) -> tuple[Any, list[Array]]:
-    """An interpreter for `model` in the shapes of its file, and a zero for each input.
+    """An interpreter for `model` in the shapes of its file, run once on zeros, and its inputs.
+
+    Where the model refuses zeros as data (an integer division), it is run on ones.
 
     Raises:
         InputError: the runtime refuses the model.
@@ -155,9 +157,12 @@ def run_on_zeros(model: Model, runtime: Runtime, threads: int) -> tuple[Any, lis
     with wrap_runtime_errors(model.path, runtime):
         interpreter = Session(model, runtime, threads).open_interpreter([tensor.shape for tensor in model.inputs])
         zero_arrays = [np.zeros(tensor.shape, tensor.dtype) for tensor in model.inputs]
-        for tensor, array in zip(model.inputs, zero_arrays, strict=True):
-            interpreter.set_tensor(tensor.index, array)
-        interpreter.invoke()
+        try:
+            _invoke_once(interpreter, model, zero_arrays)
+        except RuntimeError:
+            one_arrays = [np.ones(tensor.shape, tensor.dtype) for tensor in model.inputs]
+            _invoke_once(interpreter, model, one_arrays)
+            return interpreter, one_arrays
     return interpreter, zero_arrays
 
 
@@ -180,6 +185,12 @@ def list_calls(model: Model, sequences: list[Array]) -> list[Array]:
     with wrap_runtime_errors(model.path, session.runtime):
         interpreter = session.open_interpreter([tensor.shape for tensor in model.inputs])
         return SequenceRunner(model, ports, lambda arrays: session.invoke(interpreter, arrays)).list_calls(sequences)
+
+
+def _invoke_once(interpreter: Any, model: Model, input_arrays: list[Array]) -> None:
+    for tensor, array in zip(model.inputs, input_arrays, strict=True):
+        interpreter.set_tensor(tensor.index, array)
+    interpreter.invoke()
 
 
 def _run_samples(session: Session, input_arrays: list[Array], max_batch_size: int) -> tuple[list[Array], str]:

@@ -33,13 +33,17 @@ INTEGER_TYPES = frozenset(
     }
 )
 FLOAT_TYPES = frozenset({"float8_e4m3fn", "float8_e5m2", "float16", "bfloat16", "float32", "float64"})
+HANDLE_TYPES = frozenset({"resource", "variant"})  # they refer to a variable or a list, and hold no numbers
 PACKING_BY_DTYPE = {"int4": (4, True), "uint4": (4, False), "int2": (2, True)}  # bits, signed
 NUMPY_TYPES = BITS_BY_DTYPE.keys() - PACKING_BY_DTYPE.keys() - {"bfloat16", "float8_e4m3fn", "float8_e5m2"}
 
 
 @dataclass(frozen=True)
 class Quantization:
-    """real = scale * (stored - zero_point), one pair for the tensor or one for each index of `axis`."""
+    """real = scale * (stored - zero_point), one pair for the tensor or one for each index of `axis`.
+
+    Some files name a wrong axis: TensorFlow Lite Micro ignores it and takes that of the filters, LiteRT refuses them.
+    """
 
     scales: tuple[float, ...]
     zero_points: tuple[int, ...]
@@ -72,6 +76,11 @@ class Tensor:
     def key(self) -> TensorKey:
         """Subgraph and index, which identify it in the file."""
         return self.subgraph_index, self.index
+
+    @property
+    def stated_shape(self) -> tuple[int, ...]:
+        """The shape with -1 for each open dimension."""
+        return self.shape_signature if len(self.shape_signature) == len(self.shape) else self.shape
 
     @property
     def element_count(self) -> int:
@@ -186,6 +195,12 @@ class Model:
     content: Content = field(repr=False, compare=False)
     subgraphs: tuple[Subgraph, ...] = field(repr=False)
     metadata: dict[str, Content] = field(default_factory=dict, repr=False, hash=False)
+    open_sizes: dict[TensorKey, str] = field(default_factory=dict, repr=False, hash=False)  # see `open_dimensions`
+
+    @property
+    def open_size_reason(self) -> str:
+        """Why the file does not hold all sizes; empty if, with a batch of 1, it does."""
+        return next(iter(self.open_sizes.values()), "")
 
     @property
     def macs(self) -> int:
@@ -337,6 +352,8 @@ def _unique_tensors(tensors: Iterable[Tensor | None]) -> tuple[Tensor, ...]:
 def _unreadable_reason(tensor: Tensor) -> str:
     if tensor.is_sparse:
         return "it is stored in TensorFlow Lite's sparse encoding"
+    if _find_zero_point(tensor) is None:
+        return "its zero points differ and do not fit the axis that the file names for them"
     is_readable = tensor.dtype in NUMPY_TYPES or tensor.dtype in PACKING_BY_DTYPE or tensor.dtype == "bfloat16"
     return "" if is_readable else f"its type {tensor.dtype} is not supported"
 
@@ -358,11 +375,21 @@ def _unpack_bits(content: Array, bits: int, is_signed: bool) -> Array:
 
 def _zero_point(tensor: Tensor) -> Array | int:
     """The zero point, or the zero points shaped so that they broadcast along their axis."""
+    zero_point = _find_zero_point(tensor)
+    assert zero_point is not None, "the caller asks `unreadable_reason` first"
+    return zero_point
+
+
+def _find_zero_point(tensor: Tensor) -> Array | int | None:
+    """None if the zero points differ and their number is not the size of their axis."""
     quantization = tensor.quantization
     if quantization is None:
         return 0
-    if not quantization.is_per_axis:
+    if len(set(quantization.zero_points)) == 1:
         return quantization.zero_points[0]
+    axis = quantization.axis
+    if not 0 <= axis < len(tensor.shape) or tensor.shape[axis] != len(quantization.zero_points):
+        return None
     shape = [1] * len(tensor.shape)
-    shape[quantization.axis] = -1
+    shape[axis] = -1
     return np.array(quantization.zero_points).reshape(shape)

@@ -9,7 +9,7 @@ Schema: https://github.com/google-ai-edge/LiteRT/blob/main/tflite/schema/schema.
 import math
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -29,6 +29,7 @@ from edgepipe.tflite.model import (
     Subgraph,
     Tensor,
 )
+from edgepipe.tflite.open_dimensions import find_open_sizes
 
 __all__ = [
     *("LayerSparsity", "Model", "Operator", "Quantization", "Signature", "Subgraph", "Tensor"),
@@ -91,7 +92,8 @@ def read(path: Path) -> Model:
     """
     content = _read_content(path)
     try:
-        return _ModelReader(path, content).read_model()
+        model = _ModelReader(path, content).read_model()
+        return replace(model, open_sizes=find_open_sizes(model))
     except _DamageError as error:
         raise InputError(f"{path}: damaged .tflite: {error}; convert the model or download the file again") from None
     except _DAMAGE_ERRORS as error:
@@ -352,8 +354,7 @@ class _ModelReader:
         scales = self.read_numbers(table.ScaleLength(), table.ScaleAsNumpy)
         zero_points = self.read_numbers(table.ZeroPointLength(), table.ZeroPointAsNumpy) or (0,) * len(scales)
         axis = table.QuantizedDimension()
-        axis_size = shape[axis] if 0 <= axis < len(shape) else -1
-        if len(zero_points) != len(scales) or (len(scales) > 1 and len(scales) != axis_size):
+        if len(zero_points) != len(scales):
             counts_text = f"{len(scales)} scales and {len(zero_points)} zero points"
             raise _DamageError(f"tensor '{name}' of shape {shape} has {counts_text} along axis {axis}")
         if not all(math.isfinite(scale) for scale in scales):

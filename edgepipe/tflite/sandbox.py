@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from edgepipe.core.errors import EdgepipeError
-from edgepipe.tflite.child_process import ChildError, Json, build_environment, describe_exit
+from edgepipe.tflite.child_process import ChildError, Json, build_environment, build_exit_error
 
 MEMORY_LIMIT_BYTES = 2 << 30  # bytes of address space of the child, more for large files
 FILE_SIZE_FACTOR = 4  # times the size of a file over 256 MiB: its mapping, packed weights, activations
@@ -158,7 +158,7 @@ class _SandboxProcess:
             ) from None
         if not answer.endswith(b"\n"):
             stderr = self._read_new_stderr()
-            raise ChildError(f"{subject}: {describe_exit(self.process.wait(), stderr)}", stderr)
+            raise build_exit_error(subject, self.process.wait(), stderr)
         return {**json.loads(answer), "stderr": self._read_new_stderr()}
 
     def _read_line(self, deadline: float) -> bytes:

@@ -23,6 +23,8 @@ class TflmMemory:
 
 def plan_memory(model: Model) -> TflmMemory:
     """The memory plan of `model`; without one, `reason` says why."""
+    if model.open_size_reason:
+        return TflmMemory(None, f"the file does not hold all sizes: {model.open_size_reason}", compute_tail(model))
     try:
         return TflmMemory(plan_arena(model), "", compute_tail(model))
     except InputError as error:

@@ -7,6 +7,7 @@ holds the activations, does not depend on the width of pointers.
 
 import re
 import tempfile
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as package_version
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from edgepipe.core.arrays import Arrays
-from edgepipe.core.errors import InputError, ToolError
+from edgepipe.core.errors import EdgepipeError, InputError, ToolError
 from edgepipe.core.metric import Evidence, Metric, unavailable_metric
 from edgepipe.core.units import Dimension
 from edgepipe.tflite import child_process, reader, sandbox
@@ -37,51 +38,79 @@ def missing_reason() -> str:
     return ""
 
 
-def measure_arena(path: Path, device: str | None = None, timeout: float | None = None) -> Metric:
-    """The metric `ram`: bytes of tensor arena that TensorFlow Lite Micro's allocator takes for the model.
+@dataclass(frozen=True)
+class ArenaRecord:
+    """Bytes of the arena after one inference on zeros, as TensorFlow Lite Micro's allocator records them.
 
-    The model is given an arena far larger than it needs and the allocator's own record is read after one inference;
-    `details` splits the total into head (activations) and tail (structures). Unavailable, with the reason, where the
-    package is missing or TensorFlow Lite Micro refuses the model. `timeout` is in seconds, by default 10 and more for
-    the model's MACs.
+    All are None if the package prints them in a format that is not known.
+    """
+
+    total_bytes: int | None
+    head_bytes: int | None
+    tail_bytes: int | None
+
+
+def run_on_zeros(path: Path, timeout: float | None = None) -> ArenaRecord:
+    """Run the model once on zeros, in an arena far larger than it needs, and read the allocator's own record.
+
+    `timeout` is in seconds, by default 10 and more for the model's MACs.
 
     Raises:
         InputError: the file is damaged.
+        ToolError: the package is not installed.
+        ChildError: TensorFlow Lite Micro refuses the model, with its words, or crashes or hangs on it.
     """
     model = reader.read(path)
+    if reason := missing_reason():
+        raise ToolError(reason)
     seconds = min(TIMEOUT_SECONDS, ARENA_SECONDS + model.macs / ARENA_MACS_PER_SECOND) if timeout is None else timeout
-    reason = missing_reason()
-    if reason:
-        return unavailable_metric("ram", Dimension.BYTES, reason, device)
+    request = {"path": str(path), "task": "arena"}
     try:
-        request = {"path": str(path), "task": "arena"}
         answer = sandbox.get_shared().run(
             WORKER_MODULE, request, seconds, "TensorFlow Lite Micro", sandbox.memory_limit_for(path)
         )
     except child_process.ChildError as error:
-        return unavailable_metric("ram", Dimension.BYTES, str(_explain_refusal(error)), device)
+        raise _explain_refusal(error) from None
     bytes_by_section = {name: int(size) for name, size in _ALLOCATION_PATTERN.findall(answer["stderr"])}
     if set(bytes_by_section) != {"total", "head", "tail"}:
-        return unavailable_metric(
-            "ram", Dimension.BYTES, f"{_runtime_name()} prints its arena in an unknown format", device
-        )
-    return _arena_metric(bytes_by_section, device)
+        return ArenaRecord(None, None, None)
+    return ArenaRecord(bytes_by_section["total"], bytes_by_section["head"], bytes_by_section["tail"])
 
 
-def _arena_metric(bytes_by_section: dict[str, int], device: str | None) -> Metric:
+def measure_arena(path: Path, device: str | None = None, timeout: float | None = None) -> Metric:
+    """The metric `ram`: bytes of tensor arena that TensorFlow Lite Micro's allocator takes for the model.
+
+    `details` splits the total into head (activations) and tail (structures). Unavailable, with the reason, where the
+    package is missing or TensorFlow Lite Micro refuses the model. `timeout` is in seconds, as of `run_on_zeros`.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    try:
+        arena_record = run_on_zeros(path, timeout)
+    except (child_process.ChildError, ToolError) as error:
+        return unavailable_metric("ram", Dimension.BYTES, _with_remedy(error), device)
+    return arena_metric(arena_record, device)
+
+
+def arena_metric(arena_record: ArenaRecord, device: str | None) -> Metric:
+    """The metric `ram` of what the allocator recorded."""
+    if arena_record.total_bytes is None or arena_record.head_bytes is None or arena_record.tail_bytes is None:
+        reason = f"{runtime_name()} prints its arena in an unknown format"
+        return unavailable_metric("ram", Dimension.BYTES, reason, device)
     return Metric(
         name="ram",
-        value=bytes_by_section["total"],
+        value=arena_record.total_bytes,
         unit=Dimension.BYTES,
         evidence=Evidence.SIMULATED,
         device=device,
         how=(
-            f"tensor arena by {_runtime_name()}'s own allocator on this 64-bit host; "
+            f"tensor arena by {runtime_name()}'s own allocator on this 64-bit host; "
             "on a 32-bit device the head is the same and the tail smaller, because pointers take half the bytes"
         ),
         details={
-            "head": bytes_by_section["head"],
-            "tail": bytes_by_section["tail"],
+            "head": arena_record.head_bytes,
+            "tail": arena_record.tail_bytes,
             "version": package_version("tflite-micro"),
         },
     )
@@ -106,20 +135,27 @@ def predict(path: Path, x: Arrays, timeout: float = TIMEOUT_SECONDS) -> ModelOut
         try:
             child_process.run(WORKER_MODULE, request, timeout, f"{path}: TensorFlow Lite Micro")
         except child_process.ChildError as error:
-            raise _explain_refusal(error) from None
+            raise InputError(_with_remedy(_explain_refusal(error))) from None
         with np.load(results_path, allow_pickle=False) as archive:
             raw_outputs = [archive[f"arr_{index}"] for index in range(len(own_outputs(model)))]
-    return build_outputs(model, raw_outputs, f"{_runtime_name()}, one by one")
+    return build_outputs(model, raw_outputs, f"{runtime_name()}, one by one")
 
 
-def _runtime_name() -> str:
+def runtime_name() -> str:
+    """Name and version of the package."""
     return f"TensorFlow Lite Micro {package_version('tflite-micro')}"
 
 
-def _explain_refusal(error: child_process.ChildError) -> InputError:
-    """The error with TensorFlow Lite Micro's own reason, which it writes to stderr, and what to do."""
+def _explain_refusal(error: child_process.ChildError) -> child_process.ChildError:
+    """The error with TensorFlow Lite Micro's own reason, which it writes to stderr."""
     stderr_text = "; ".join(line.strip() for line in error.stderr.splitlines() if line.strip())
-    if not error.is_refusal:
-        return InputError(f"{error}; the model may still run on a device, but this host cannot tell")
-    reason = f" ({stderr_text})" if stderr_text else ""
-    return InputError(f"{error}{reason}; use layers whose operators TensorFlow Lite Micro has, or another runtime")
+    reason = f" ({stderr_text})" if stderr_text and error.is_refusal else ""
+    return child_process.ChildError(f"{error}{reason}", error.stderr, error.is_refusal, error.is_crash)
+
+
+def _with_remedy(error: EdgepipeError) -> str:
+    if not isinstance(error, child_process.ChildError):
+        return str(error)
+    if error.is_refusal:
+        return f"{error}; use layers whose operators TensorFlow Lite Micro has, or another runtime"
+    return f"{error}; the model may still run on a device, but this host cannot tell"

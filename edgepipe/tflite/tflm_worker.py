@@ -34,7 +34,10 @@ def _print_allocations(model: Model) -> None:
     for name, tensor in model.inputs_by_name.items():
         check_type(model.path, name, tensor)
     interpreter = _open_interpreter(model)
-    _invoke(model, interpreter, [np.zeros(tensor.shape, tensor.dtype) for tensor in model.inputs])
+    try:
+        _invoke(model, interpreter, [np.zeros(tensor.shape, tensor.dtype) for tensor in model.inputs])
+    except RuntimeError:  # zeros may be refused as data, by a division
+        _invoke(model, interpreter, [np.ones(tensor.shape, tensor.dtype) for tensor in model.inputs])
     interpreter.print_allocations()
 
 

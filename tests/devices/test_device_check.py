@@ -82,7 +82,8 @@ def test_operator_names_are_those_of_the_schema() -> None:
 
 
 def test_types_are_those_that_the_graph_reader_gives() -> None:
-    assert set(device_profile.DType.__args__) <= set(BITS_BY_DTYPE)  # type: ignore[attr-defined]
+    assert set(device_profile.DType.__args__) <= set(reader.dtype_by_code().values())  # type: ignore[attr-defined]
+    assert set(BITS_BY_DTYPE) <= set(reader.dtype_by_code().values())
 
 
 def test_micro_operators_are_the_kernels_of_the_package() -> None:

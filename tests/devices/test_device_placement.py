@@ -162,7 +162,7 @@ def test_dynamic_shapes_are_unsupported_on_a_microcontroller(convert: ModelConve
         p.runs_on for p in place_operators(device_profile.load("rp2040-pico", FOLDER), open_batch_model)
     }
     assert any(
-        p.runs_on is Processor.UNSUPPORTED and "give the model's input a fixed shape" in p.suggestion
+        p.runs_on is Processor.UNSUPPORTED and "a batch of 1 and a fixed input shape" in p.suggestion
         for p in placements
     )
 
@@ -185,8 +185,8 @@ def test_replacements_are_known_operators(name: str, models: Path) -> None:
 
     assert name in builtin_operators.OPERATOR_NAMES
     assert all(replacement in builtin_operators.OPERATOR_NAMES for replacement, _ in REPLACEMENTS_BY_OPERATOR[name])
-    operator = reader.read(models / "atan2.tflite").operators[0]
-    assert suggest_replacement(operator, ("RELU",)).startswith("replace its layer")
+    model = reader.read(models / "atan2.tflite")
+    assert suggest_replacement(model, model.operators[0], ("RELU",)).startswith("replace its layer")
 
 
 LOG = """\

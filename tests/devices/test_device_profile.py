@@ -102,7 +102,7 @@ def test_the_digest_depends_on_content_not_files(tmp_path: Path) -> None:
 
 ALL_DTYPES = (
     "int8, uint8, int16, uint16, int32, uint32, int64, uint64, int4, uint4, int2, bool, "
-    "float16, bfloat16, float32, float64"
+    "float16, bfloat16, float32, float64, complex64, string, resource, variant"
 )
 MALFORMED_PROFILES = [  # text to replace, its replacement, the problem
     ("clock: 80 MHz", "clok: 80 MHz", "7:3: system.clok: unknown option; did you mean 'clock'?"),

@@ -11,7 +11,7 @@ from tflite_handmade import Op, T, write
 
 from edgepipe import cli
 from edgepipe.core.errors import InputError
-from edgepipe.devices.runtimes.abilities import AbilityTable, Verdict, find_form_ability, load_table
+from edgepipe.devices.runtimes.abilities import AbilityTable, KernelState, find_form_ability, load_table
 from edgepipe.devices.runtimes.operator_form import OperatorForm
 from edgepipe.devices.runtimes.releases import Release, parse_release, standing_releases
 from edgepipe.tflite.minimum_runtimes import first_release
@@ -30,34 +30,34 @@ OPEN_BATCH = OperatorForm("SPACE_TO_BATCH_ND", 3, "float32 int32 int32 -> float3
 
 # what bug reports and edgepipe's own history say
 KNOWN = [
-    ("tflite-runtime==2.14", DENSE_HYBRID, Verdict.REFUSES),
-    ("tflite-runtime==2.14", DENSE_HYBRID_1, Verdict.WRONG),
-    ("tflite-runtime==2.14", DENSE_INT8, Verdict.RUNS),
-    ("tflite-runtime==2.14", CONVOLUTION_16, Verdict.REFUSES),
-    ("litert==1.0", DENSE_HYBRID, Verdict.RUNS),
-    ("litert==2.3", CONVOLUTION_16, Verdict.RUNS),
-    ("litert==1.0", DENSE_INT16, Verdict.RUNS),
-    ("litert==1.0", DENSE_INT16_ROWS, Verdict.WRONG),
-    ("litert==1.2", DENSE_INT16_ROWS, Verdict.RUNS),
-    ("tflite-micro==2026-10", ARGUMENT_64, Verdict.REFUSES),
-    ("tflite-micro==2023-10-10", DENSE_INT8, Verdict.WRONG),
-    ("tflite-micro==2023-10-10", DENSE_INT8_PER_TENSOR, Verdict.RUNS),
-    ("tflite-micro==2024-05", DENSE_INT8, Verdict.WRONG),  # between a release that is wrong and one that refuses it
-    ("tflite-micro==2024-08-19", DENSE_INT8, Verdict.REFUSES),
-    ("tflite-micro==2024-12", DENSE_INT8, Verdict.UNKNOWN),  # between one that refuses it and one that runs it
-    ("tflite-micro==2025-06-04", DENSE_INT8, Verdict.RUNS),
-    ("tflite-runtime==2.14", SKIPPING_CONVOLUTION, Verdict.WRONG),
-    ("litert==2.3", SKIPPING_CONVOLUTION, Verdict.RUNS),
-    ("tflite-micro==2026-10", OPEN_BATCH, Verdict.WRONG),
-    ("litert==2.3", OPEN_BATCH, Verdict.RUNS),
+    ("tflite-runtime==2.14", DENSE_HYBRID, KernelState.REFUSES),
+    ("tflite-runtime==2.14", DENSE_HYBRID_1, KernelState.WRONG),
+    ("tflite-runtime==2.14", DENSE_INT8, KernelState.RUNS),
+    ("tflite-runtime==2.14", CONVOLUTION_16, KernelState.REFUSES),
+    ("litert==1.0", DENSE_HYBRID, KernelState.RUNS),
+    ("litert==2.3", CONVOLUTION_16, KernelState.RUNS),
+    ("litert==1.0", DENSE_INT16, KernelState.RUNS),
+    ("litert==1.0", DENSE_INT16_ROWS, KernelState.WRONG),
+    ("litert==1.2", DENSE_INT16_ROWS, KernelState.RUNS),
+    ("tflite-micro==2026-10", ARGUMENT_64, KernelState.REFUSES),
+    ("tflite-micro==2023-10-10", DENSE_INT8, KernelState.WRONG),
+    ("tflite-micro==2023-10-10", DENSE_INT8_PER_TENSOR, KernelState.RUNS),
+    ("tflite-micro==2024-05", DENSE_INT8, KernelState.WRONG),  # between a release that is wrong and one that refuses it
+    ("tflite-micro==2024-08-19", DENSE_INT8, KernelState.REFUSES),
+    ("tflite-micro==2024-12", DENSE_INT8, KernelState.UNKNOWN),  # between one that refuses it and one that runs it
+    ("tflite-micro==2025-06-04", DENSE_INT8, KernelState.RUNS),
+    ("tflite-runtime==2.14", SKIPPING_CONVOLUTION, KernelState.WRONG),
+    ("litert==2.3", SKIPPING_CONVOLUTION, KernelState.RUNS),
+    ("tflite-micro==2026-10", OPEN_BATCH, KernelState.WRONG),
+    ("litert==2.3", OPEN_BATCH, KernelState.RUNS),
 ]
 
 
-@pytest.mark.parametrize(("release", "form", "verdict"), KNOWN, ids=lambda part: str(part).split(",")[0])
-def test_known_abilities(release: str, form: OperatorForm, verdict: Verdict) -> None:
+@pytest.mark.parametrize(("release", "form", "state"), KNOWN, ids=lambda part: str(part).split(",")[0])
+def test_known_abilities(release: str, form: OperatorForm, state: KernelState) -> None:
     ability = find_form_ability(parse_release(release), form)
-    assert ability.verdict is verdict, ability
-    assert verdict is Verdict.UNKNOWN or load_table().tried in ability.provenance
+    assert ability.state is state, ability
+    assert state is KernelState.UNKNOWN or load_table().tried in ability.provenance
 
 
 def test_the_table_is_large_and_says_where_it_is_from() -> None:
@@ -74,8 +74,8 @@ def test_the_table_is_large_and_says_where_it_is_from() -> None:
 def test_the_newest_litert_runs_what_edgepipe_writes() -> None:
     """The reference itself, and so whatever has a case, except what even it computes differently in two ways."""
     newest = parse_release("litert==2.3")
-    verdicts = {row.form: find_form_ability(newest, row.form).verdict for row in load_table().rows}
-    assert {form.name for form, verdict in verdicts.items() if verdict is not Verdict.RUNS} == set()
+    states = {row.form: find_form_ability(newest, row.form).state for row in load_table().rows}
+    assert {form.name for form, state in states.items() if state is not KernelState.RUNS} == set()
 
 
 def test_refusals_for_a_version_agree_with_tflites_own_table() -> None:
@@ -102,19 +102,19 @@ def _fake_table(results: dict[str, str]) -> Callable[[], AbilityTable]:
 
 
 @pytest.mark.parametrize(
-    ("release", "verdict"),
+    ("release", "state"),
     [
-        ("litert==1.1", Verdict.RUNS),  # both neighbours run it
-        ("litert==1.3", Verdict.UNKNOWN),  # one does, the other is wrong
-        ("litert==1.5", Verdict.WRONG),  # only the one before is known
-        ("litert==1.2", Verdict.RUNS),
-        ("tflite-micro==2024", Verdict.UNKNOWN),  # nothing of the kind was tried
+        ("litert==1.1", KernelState.RUNS),  # both neighbours run it
+        ("litert==1.3", KernelState.UNKNOWN),  # one does, the other is wrong
+        ("litert==1.5", KernelState.WRONG),  # only the one before is known
+        ("litert==1.2", KernelState.RUNS),
+        ("tflite-micro==2024", KernelState.UNKNOWN),  # nothing of the kind was tried
     ],
 )
-def test_neighbours_stand_for_a_release(release: str, verdict: Verdict, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_neighbours_stand_for_a_release(release: str, state: KernelState, monkeypatch: pytest.MonkeyPatch) -> None:
     results = {"litert==1.0": "0", "litert==1.2": "1", "litert==1.4": "43"}
     monkeypatch.setattr("edgepipe.devices.runtimes.abilities.load_table", _fake_table(results))
-    assert find_form_ability.__wrapped__(parse_release(release), DENSE_INT8).verdict is verdict
+    assert find_form_ability.__wrapped__(parse_release(release), DENSE_INT8).state is state
 
 
 def test_packages_of_one_family_stand_for_each_other() -> None:
@@ -147,12 +147,12 @@ def test_an_operator_that_was_not_tried_is_unknown_or_too_new() -> None:
     release = parse_release("tflite-runtime==2.14")
     later = OperatorForm("FULLY_CONNECTED", 14, "float32 int2 float32 -> float32")
     ability = find_form_ability(release, later)
-    assert (ability.verdict, ability.observed) == (
-        Verdict.REFUSES,
+    assert (ability.state, ability.observed) == (
+        KernelState.REFUSES,
         "FULLY_CONNECTED version 14 came with TensorFlow Lite 2.21.0",
     )
     odd = OperatorForm("BITCAST", 1, "float32 -> int32")
-    assert find_form_ability(release, odd).verdict is Verdict.UNKNOWN
+    assert find_form_ability(release, odd).state is KernelState.UNKNOWN
 
 
 def test_verify_says_which_operators_a_release_does_not_run(tmp_path: Path) -> None:

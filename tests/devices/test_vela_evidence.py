@@ -113,7 +113,8 @@ def test_a_mixed_model_names_what_its_latency_excludes(tmp_path: Path) -> None:
         ("npu-fallback", "LOG_SOFTMAX #3"),
     ]
     assert metrics.findings[0].observed == (
-        "ethos-u55-128: Vela leaves it to the core: Unsupported opType; it runs on the Cortex-M55"
+        "Vela leaves it to the core: Ethos-U55-128 does not compute LOG_SOFTMAX (Unsupported opType); "
+        "it runs on the Cortex-M55"
     )
 
 

@@ -188,9 +188,9 @@ def test_files_that_are_none(tmp_path: Path, content: bytes | None, message: str
         ),
         ([T("w", (-4,)), T("y", (4,))], Op("ABS", ("w",), ("y",)), r"'w' has type 9 and shape \(-4,\)"),
         (
-            [T("w", (4,), scales=(1.0, 2.0)), T("y", (4,))],
+            [T("w", (4,), scales=(1.0, 2.0), zero_points=(0,)), T("y", (4,))],
             Op("ABS", ("w",), ("y",)),
-            r"'w' of shape \(4,\) has 2 scales and 2 zero points along axis 0",
+            r"'w' of shape \(4,\) has 2 scales and 1 zero points along axis 0",
         ),
         ([T("w", (4,), scales=(np.nan,)), T("y", (4,))], Op("ABS", ("w",), ("y",)), r"not finite"),
     ],

@@ -225,6 +225,15 @@ class MutableGraph:
         """Give a tensor of integers a scale, with zero for zero."""
         self.tensor(index).quantization = _per_tensor_quantization(scale, 0)
 
+    def set_float_constant(self, index: int, array: Array) -> None:
+        """Make a computed float32 tensor a constant."""
+        from ai_edge_litert.schema_py_generated import BufferT
+
+        buffer = BufferT()
+        buffer.data = np.frombuffer(array.astype(np.float32).tobytes(), np.uint8)
+        self.model.buffers.append(buffer)
+        self.tensor(index).buffer = len(self.model.buffers) - 1
+
     def set_int32(self, index: int) -> None:
         """Store an activation as integers without scale."""
         from ai_edge_litert.schema_py_generated import TensorType

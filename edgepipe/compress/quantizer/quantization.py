@@ -70,6 +70,7 @@ class QuantizationRequest:
     streaming: int | None = None  # steps a call of a model whose states are inputs and outputs; None: no stream
     split_outputs: bool = False  # outputs that join parts of very different range become one output for each part
     kind_rules: Sequence[RecipeRule] = ()  # for kinds of operators, after those of the scheme
+    keep_open_batch: bool = False  # of a .tflite: else calibrated models get a batch of 1
 
     def __post_init__(self) -> None:
         """Raise an `InputError` for a scheme that is unknown, or does not support the types or the other options."""

@@ -14,7 +14,7 @@ from edgepipe.devices.latency.fit_domain import WIDENING_FACTOR, FitDomain
 from edgepipe.devices.latency.latency_fit import Rates
 from edgepipe.devices.latency.latency_record import LatencyFit
 from edgepipe.devices.latency.processor_kinds import PROCESSOR_KINDS
-from edgepipe.tflite.model import Model
+from edgepipe.tflite.model import HANDLE_TYPES, Model
 
 FIT_DTYPE_BY_DTYPE = {"int8": "int8", "uint8": "int8", "float32": "float32"}
 
@@ -109,7 +109,11 @@ def metric(fit: LatencyFit, model: Model, device: str, transfer: FitTransfer | N
 def find_compute_dtype(model: Model) -> str:
     """The most common dtype of inputs to operators with MACs, or of all inputs if there are none."""
     mac_operators = [operator for operator in model.operators if operator.macs] or list(model.operators)
-    dtype_counts = Counter(tensor.dtype for operator in mac_operators if (tensor := operator.input(0)) is not None)
+    dtype_counts = Counter(
+        tensor.dtype
+        for operator in mac_operators
+        if (tensor := operator.input(0)) is not None and tensor.dtype not in HANDLE_TYPES
+    )
     return dtype_counts.most_common(1)[0][0] if dtype_counts else "nothing"
 
 

@@ -25,7 +25,7 @@ SECONDARY_TYPES = frozenset({"int32", "int64", "bool", "-"})
 BIAS_POSITIONS = {"CONV_2D": 2, "DEPTHWISE_CONV_2D": 2, "FULLY_CONNECTED": 2, "TRANSPOSE_CONV": 3}
 
 
-class Verdict(StrEnum):
+class KernelState(StrEnum):
     """What a release does with an operator; the later ones are the worse."""
 
     RUNS = "runs"
@@ -35,16 +35,16 @@ class Verdict(StrEnum):
     WRONG = "wrong"  # runs, and its numbers are off
 
 
-_SEVERITY = list(Verdict)
-COMPUTES = frozenset({Verdict.RUNS, Verdict.WRONG})
+_SEVERITY = list(KernelState)
+COMPUTES = frozenset({KernelState.RUNS, KernelState.WRONG})
 
 
 @final
 @dataclass(frozen=True)
 class Ability:
-    """A verdict, what was seen, and where it is known from."""
+    """What it does, what was seen, and where it is known from."""
 
-    verdict: Verdict
+    state: KernelState
     observed: str
     provenance: str
 
@@ -92,8 +92,8 @@ def find_form_ability(release: Release, form: OperatorForm) -> Ability:
     table = load_table()
     tried_releases = standing_releases(release, table.releases)
     abilities = [ability for tried in tried_releases if (ability := _tried_ability(tried, form, table)) is not None]
-    verdicts = {ability.verdict for ability in abilities}
-    if not abilities or len(abilities) < len(tried_releases) or (Verdict.RUNS in verdicts and len(verdicts) > 1):
+    states = {ability.state for ability in abilities}
+    if not abilities or len(abilities) < len(tried_releases) or (KernelState.RUNS in states and len(states) > 1):
         return _ability_by_minimum(release, form)
     return _worst(abilities)
 
@@ -109,9 +109,9 @@ def _tried_ability(release: Release, form: OperatorForm, table: AbilityTable) ->
         abilities_by_version.setdefault(row.form.version, []).append(_row_ability(row, release, table))
     worst_by_version = {version: _worst(abilities) for version, abilities in abilities_by_version.items()}
     own = worst_by_version.get(form.version)
-    lower = [a for v, a in worst_by_version.items() if v < form.version and a.verdict is Verdict.WRONG]
-    higher = [a for v, a in sorted(worst_by_version.items()) if v > form.version and a.verdict in COMPUTES]
-    if own is not None and own.verdict is not Verdict.RUNS:
+    lower = [a for v, a in worst_by_version.items() if v < form.version and a.state is KernelState.WRONG]
+    higher = [a for v, a in sorted(worst_by_version.items()) if v > form.version and a.state in COMPUTES]
+    if own is not None and own.state is not KernelState.RUNS:
         return own
     return next(iter([*lower, *([own] if own is not None else []), *higher]), None)
 
@@ -135,17 +135,17 @@ def _main_types(form: OperatorForm) -> tuple[str, ...]:
 
 
 def _worst(abilities: Iterable[Ability]) -> Ability:
-    return max(abilities, key=lambda ability: _SEVERITY.index(ability.verdict))
+    return max(abilities, key=lambda ability: _SEVERITY.index(ability.state))
 
 
 def _row_ability(row: AbilityRow, release: Release, table: AbilityTable) -> Ability:
     result = row.result_by_release[release]
     provenance = f"tried on {release}, {table.tried}: {row.case}"
-    if result in (Verdict.REFUSES, Verdict.CRASHES):
-        return Ability(Verdict(result), str(release) + f" {result} {row.form}", provenance)
+    if result in (KernelState.REFUSES, KernelState.CRASHES):
+        return Ability(KernelState(result), str(release) + f" {result} {row.form}", provenance)
     is_wrong = result == "garbage" or int(result) > _limit(row.form)
     observed = f"{release} computes it {_describe_steps(result, row.form)}" if is_wrong else "runs"
-    return Ability(Verdict.WRONG if is_wrong else Verdict.RUNS, observed, provenance)
+    return Ability(KernelState.WRONG if is_wrong else KernelState.RUNS, observed, provenance)
 
 
 def _output_type(form: OperatorForm) -> str:
@@ -171,5 +171,5 @@ def _ability_by_minimum(release: Release, form: OperatorForm) -> Ability:
     provenance = "TFLite's table of first releases; not tried"
     if release.family == "tensorflow" and first is not None and release_key(first)[:2] > release.numbers[:2]:
         observed = f"{form.name} version {form.version} came with TensorFlow Lite {first}"
-        return Ability(Verdict.REFUSES, observed, provenance)
-    return Ability(Verdict.UNKNOWN, f"nothing is known of {form} there", "not tried")
+        return Ability(KernelState.REFUSES, observed, provenance)
+    return Ability(KernelState.UNKNOWN, f"nothing is known of {form} there", "not tried")

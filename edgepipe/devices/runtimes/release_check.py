@@ -1,18 +1,18 @@
 """Whether a release of a runtime runs a model, operator by operator."""
 
-from edgepipe.core.metric import Finding
-from edgepipe.devices.runtimes.abilities import Ability, Verdict, find_form_ability
+from edgepipe.core.metric import Finding, Judgement
+from edgepipe.devices.runtimes.abilities import Ability, KernelState, find_form_ability
 from edgepipe.devices.runtimes.operator_form import OperatorForm, operator_form
 from edgepipe.devices.runtimes.releases import Release
 from edgepipe.tflite.model import Model, Operator
 
 RULE_NAME = "release"
 MAX_LOCATIONS = 3  # operators of one form that a finding names
-SUGGESTION_BY_VERDICT = {
-    Verdict.REFUSES: "convert with --runtime '{release}', or use a newer release",
-    Verdict.CRASHES: "convert with --runtime '{release}', or use a newer release",
-    Verdict.WRONG: "convert with --runtime '{release}', or use a newer release",
-    Verdict.UNKNOWN: "run the model there and compare the outputs",
+SUGGESTION_BY_STATE = {
+    KernelState.REFUSES: "convert with --runtime '{release}', or use a newer release",
+    KernelState.CRASHES: "convert with --runtime '{release}', or use a newer release",
+    KernelState.WRONG: "convert with --runtime '{release}', or use a newer release",
+    KernelState.UNKNOWN: "run the model there and compare the outputs",
 }
 
 
@@ -21,7 +21,7 @@ def check_release(release: Release, model: Model) -> list[Finding]:
     return [
         _finding(release, operators, ability)
         for form, operators in operators_by_form(model).items()
-        if (ability := find_form_ability(release, form)).verdict is not Verdict.RUNS
+        if (ability := find_form_ability(release, form)).state is not KernelState.RUNS
     ]
 
 
@@ -39,7 +39,8 @@ def _finding(release: Release, operators: list[Operator], ability: Ability) -> F
         rule=RULE_NAME,
         place=describe_locations(operators),
         observed=f"{ability.observed} ({ability.provenance})",
-        suggestion=SUGGESTION_BY_VERDICT[ability.verdict].format(release=release),
+        suggestion=SUGGESTION_BY_STATE[ability.state].format(release=release),
+        judgement=Judgement.UNKNOWN if ability.state is KernelState.UNKNOWN else Judgement.NOT_MET,
     )
 
 

@@ -6,14 +6,17 @@ from dataclasses import dataclass
 from edgepipe.core import units
 from edgepipe.core.cache import Cache
 from edgepipe.core.errors import InputError
-from edgepipe.core.metric import Evidence, Finding, Metric, exact_metric, unavailable_metric
+from edgepipe.core.metric import Evidence, Finding, Judgement, Metric, exact_metric, unavailable_metric
 from edgepipe.core.units import Dimension
 from edgepipe.devices.device_profile import Device, Npu
+from edgepipe.devices.placement import suggest_replacement
 from edgepipe.devices.vela import vela_compiler
 from edgepipe.devices.vela.vela_compiler import VelaRefusedError
 from edgepipe.devices.vela.vela_result import VelaCompilation, VelaPlacement
 from edgepipe.tflite.model import Model
 
+COMPILED_CODE = "ethos-u"  # of the operator that stands for what Vela compiled
+UNKNOWN_OPERATOR_REASON = "Unsupported opType"  # in Vela's words
 MAX_LISTED_OPERATORS = 8  # operators named in a metric's text; `details` names all of them
 UNIT_BY_METRIC = {
     "latency": Dimension.SECONDS,
@@ -27,6 +30,7 @@ UNIT_BY_METRIC = {
 class VelaAnalysis:
     """Vela's results for a model on one device; without `compilation`, `reason` says why there are none."""
 
+    model: Model
     device: Device
     npu: Npu
     compilation: VelaCompilation | None
@@ -59,7 +63,7 @@ class VelaAnalysis:
     def fallback_findings(self) -> list[Finding]:
         """One finding for each operator that the NPU does not run."""
         fallback_placements = self.compilation.fallback_placements if self.compilation is not None else ()
-        return [_fallback_finding(placement, self.device, self.npu) for placement in fallback_placements]
+        return [_fallback_finding(self.model, placement, self.device, self.npu) for placement in fallback_placements]
 
 
 def analyze(model: Model, device: Device, cache: Cache | None = None) -> VelaAnalysis:
@@ -71,8 +75,8 @@ def analyze(model: Model, device: Device, cache: Cache | None = None) -> VelaAna
     npu, vela_settings = device.system.npu, vela_compiler.device_settings(device)
     assert npu is not None, "only called for devices with an NPU"
     assert vela_settings is not None, "only called for devices with `system.npu.vela`"
-    if reason := vela_compiler.unavailable_reason():
-        return VelaAnalysis(device, npu, None, reason)
+    if reason := vela_compiler.unavailable_reason() or _compiled_reason(model):
+        return VelaAnalysis(model, device, npu, None, reason, _unknown_finding(model, reason))
     try:
         compiled_model = vela_compiler.compile_model(model, vela_settings, cache)
     except VelaRefusedError as error:
@@ -82,10 +86,27 @@ def analyze(model: Model, device: Device, cache: Cache | None = None) -> VelaAna
             observed=str(error),
             suggestion="this version of Vela cannot compile it; try another, or replace the unsupported operators",
         )
-        return VelaAnalysis(device, npu, None, str(error), finding)
+        return VelaAnalysis(model, device, npu, None, str(error), finding)
     except InputError as error:
         raise InputError(f"device '{device.name}': {error}") from None
-    return VelaAnalysis(device, npu, compiled_model.compilation, cache_note=compiled_model.cache_note)
+    return VelaAnalysis(model, device, npu, compiled_model.compilation, cache_note=compiled_model.cache_note)
+
+
+def _compiled_reason(model: Model) -> str:
+    """Why a file that Vela wrote is not compiled again; empty for any other."""
+    if not any(operator.is_custom and operator.name == COMPILED_CODE for operator in model.operators):
+        return ""
+    return "Vela has compiled this file already, and edgepipe does not read for which accelerator"
+
+
+def _unknown_finding(model: Model, reason: str) -> Finding:
+    return Finding(
+        rule="vela",
+        place=model.path.name,
+        observed=f"not compiled: {reason}",
+        suggestion="give the .tflite before Vela" if _compiled_reason(model) else "install it and repeat",
+        judgement=Judgement.UNKNOWN,
+    )
 
 
 def _latency_metric(compilation: VelaCompilation, device: Device, npu: Npu) -> Metric:
@@ -217,7 +238,7 @@ def _npu_share_metric(compilation: VelaCompilation, device: Device, npu: Npu) ->
     )
 
 
-def _fallback_finding(placement: VelaPlacement, device: Device, npu: Npu) -> Finding:
+def _fallback_finding(model: Model, placement: VelaPlacement, device: Device, npu: Npu) -> Finding:
     consequence = f"it runs on the {device.system.core}"
     if device.operators is not None and placement.operator not in (*device.operators, *device.custom_operators):
         consequence = (
@@ -226,14 +247,29 @@ def _fallback_finding(placement: VelaPlacement, device: Device, npu: Npu) -> Fin
     return Finding(
         rule="npu-fallback",
         place=placement.place,
-        observed=f"{device.name}: Vela leaves it to the core: {placement.reason}; {consequence}",
-        suggestion=_suggest_change(placement, npu),
+        observed=f"Vela leaves it to the core: {_explain_fallback(placement, npu)}; {consequence}",
+        suggestion=_suggest_change(model, placement, npu),
+        device=device.name,
     )
 
 
-def _suggest_change(placement: VelaPlacement, npu: Npu) -> str:
-    if "Float32" in placement.reason or placement.operator == "DEQUANTIZE":
+def _explain_fallback(placement: VelaPlacement, npu: Npu) -> str:
+    """Vela's reason; one that only says that it does not know the operator, in words."""
+    if _is_unlisted(placement, npu):
+        return f"{npu.name} does not compute {placement.operator} ({placement.reason})"
+    return placement.reason
+
+
+def _is_unlisted(placement: VelaPlacement, npu: Npu) -> bool:
+    return UNKNOWN_OPERATOR_REASON in placement.reason or (
+        npu.operators is not None and placement.operator not in npu.operators
+    )
+
+
+def _suggest_change(model: Model, placement: VelaPlacement, npu: Npu) -> str:
+    if "Float32" in placement.reason:
         return "convert to full-integer int8, inputs and outputs included"
-    if "Unsupported opType" in placement.reason:
-        return f"replace its layer by one whose operators {npu.name} supports"
+    operator = next((operator for operator in model.operators if operator.location == placement.place), None)
+    if operator is not None and _is_unlisted(placement, npu):
+        return suggest_replacement(model, operator, npu.operators)
     return f"change what the reason names; see vela --supported-ops-report for the limits of {npu.name}"

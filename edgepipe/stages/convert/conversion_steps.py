@@ -103,7 +103,7 @@ def _build_request(options: "ConvertOptions", context: StageContext, source: Sou
     recipe_rules = recipe_files.read(context.base_folder / options.recipe) if options.recipe is not None else None
     return QuantizationRequest(
         options.scheme, options.input, options.output, options.activation_calibration, recipe_rules, keep_float,
-        options.recurrent, options.streaming, options.split_outputs,
+        options.recurrent, options.streaming, options.split_outputs, keep_open_batch=options.keep_open_batch,
     )  # fmt: skip
 
 

@@ -97,6 +97,9 @@ class ConvertOptions(Stage):
         default=None,
         description="sizes of open input dimensions: `224x224x3`, or `name=224x224x3, ..` for several inputs",
     )
+    keep_open_batch: bool = Field(
+        default=False, description="of a float .tflite, which else gets a batch of 1 in schemes that calibrate"
+    )
     signature: str | None = Field(
         default=None, description="the signature of a SavedModel; null: `serving_default`, or the only one"
     )
@@ -262,6 +265,11 @@ def _equalization_problem(options: ConvertOptions) -> str:
     return ""
 
 
+def _open_batch_problem(options: ConvertOptions) -> str:
+    is_ignored = options.keep_open_batch and options.scheme == "mixed"
+    return "`keep_open_batch`: models of `scheme: mixed` have a batch of 1" if is_ignored else ""
+
+
 def _input_shape_problem(options: ConvertOptions) -> str:
     try:
         parse_input_shapes(options.input_shapes)
@@ -281,4 +289,5 @@ _PROBLEM_FINDERS = (
     _calibration_problem,
     _keep_float_problem,
     _input_shape_problem,
+    _open_batch_problem,
 )

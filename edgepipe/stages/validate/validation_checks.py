@@ -17,7 +17,7 @@ from edgepipe.data.splits import SplitData
 from edgepipe.stages import model_metrics
 from edgepipe.stages.context import StageContext
 from edgepipe.stages.tflite_quality import score_outputs
-from edgepipe.tflite import integer_check, parity, pruned_zeros, tflm_runtime
+from edgepipe.tflite import child_process, integer_check, interpreter, parity, pruned_zeros, tflm_runtime
 from edgepipe.tflite.interpreter import ModelOutputs, Runtime, predict
 from edgepipe.tflite.model import Model
 from edgepipe.tflite.reader import weight_sparsity
@@ -30,22 +30,42 @@ def check_quality(
 ) -> tuple[list[Metric], list[Table], list[str]]:
     """Quality on the test split by LiteRT, its drop from each of `references`, and how far the runtimes agree.
 
-    LiteRT runs the whole split; the slow runtimes that it is compared with run at most `max_samples` of it.
+    LiteRT runs the whole split; the slow runtimes that it is compared with run at most `max_samples` of it. TensorFlow
+    Lite Micro runs the whole split of a model that LiteRT does not run.
     """
     if context.splits is None or context.task_if_any is None:
         missing_section = "data" if context.splits is None else "task"
         return [], [], [f"quality was not measured: the pipeline has no `{missing_section}:`"]
     test_data = context.data.test
-    xnnpack_outputs = predict(context.artifact.path, test_data.x, Runtime.XNNPACK)
-    deployed_metrics = _quality_metrics(context, test_data, xnnpack_outputs)
+    deployed_outputs, deployed_notes = _run_deployed(context.artifact.path, test_data)
+    if deployed_outputs is None:
+        return [], [], deployed_notes
+    deployed_metrics = _quality_metrics(context, test_data, deployed_outputs)
     metrics = list(deployed_metrics)
     for name in reference_stages:
         metrics += _reference_metrics(context, name, deployed_metrics)
     compared_data = _draw_samples(test_data, max_samples, context.seed)
     outputs_by_runtime, notes = _run_runtimes(
-        context.artifact.path, compared_data, xnnpack_outputs if compared_data is test_data else None
+        context.artifact.path,
+        compared_data,
+        deployed_outputs if compared_data is test_data and not deployed_notes else None,
     )
-    return metrics, [_agreement_table(context, compared_data, outputs_by_runtime)], notes
+    tables = [_agreement_table(context, compared_data, outputs_by_runtime)] if outputs_by_runtime else []
+    return metrics, tables, [*deployed_notes, *notes]
+
+
+def _run_deployed(path: Path, test_data: SplitData) -> tuple[ModelOutputs | None, list[str]]:
+    """The outputs by which the model is judged, and a note if they are not LiteRT's; None if nothing runs it here."""
+    try:
+        interpreter.check_runs(path, Runtime.XNNPACK)
+        return predict(path, test_data.x, Runtime.XNNPACK), []
+    except child_process.ChildError as error:
+        reason = str(error)
+    try:
+        outputs = tflm_runtime.predict(path, test_data.x)
+    except (InputError, ToolError) as error:
+        return None, [f"quality was not measured: {reason}; {error}"]
+    return outputs, [f"quality is that of TensorFlow Lite Micro: {reason}"]
 
 
 def _draw_samples(test_data: SplitData, max_samples: int, seed: int) -> SplitData:
@@ -73,6 +93,8 @@ def _run_runtimes(
     }
     for runtime_name, runner in runner_by_runtime.items():
         try:
+            if runtime_name != "tflite-micro":
+                interpreter.check_runs(path, Runtime(runtime_name))
             outputs_by_runtime[runtime_name] = runner()
         except (InputError, ToolError) as error:
             notes.append(f"not compared with {runtime_name}: {error}")

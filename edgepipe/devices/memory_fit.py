@@ -1,0 +1,69 @@
+"""Whether a model fits the memory of a device: it does, it does not, or nothing here can tell."""
+
+from edgepipe.core import units
+from edgepipe.core.errors import InputError
+from edgepipe.core.metric import Finding, Judgement, Metric
+from edgepipe.core.units import Dimension
+from edgepipe.devices import estimate_limits
+from edgepipe.devices.device_profile import Device
+from edgepipe.tflite.arena_plan import plan_arena
+from edgepipe.tflite.model import Model
+
+COPY_FACTOR = 4  # an int8 tensor unpacked to float32 takes four times its bytes
+MOVED_BATCH_FACTOR = 64  # a batch that an operator moved multiplies sizes by its blocks, 8 x 8 at most in practice
+FIX = "make the model smaller: fewer filters, a smaller input, pruned channels"
+
+
+def memory_findings(device: Device, metrics: list[Metric], model: Model) -> list[Finding]:
+    """`fits-ram` and `fits-flash` of `device`: broken, or unknown for want of a number or of a narrow interval."""
+    limit_by_metric = {"ram": device.system.memory.ram, "flash": device.system.memory.flash}
+    findings = [
+        _fit_finding(device, metric, limit, model)
+        for metric in metrics
+        if metric.device == device.name and (limit := limit_by_metric.get(metric.name))
+    ]
+    return [finding for finding in findings if finding is not None]
+
+
+def _fit_finding(device: Device, metric: Metric, limit: int, model: Model) -> Finding | None:
+    if metric.value is None:
+        return _unknown_finding(device, metric, limit, model)
+    low, high = metric.interval or (metric.value, metric.value)
+    if high <= limit:
+        return None
+    limit_text = units.show(limit, Dimension.BYTES)
+    peak_text = _describe_peak(model) if metric.name == "ram" else ""
+    return Finding(
+        rule=f"fits-{metric.name}",
+        place=device.name,
+        observed=f"{metric.text()} of {metric.name} needed, the device has {limit_text}{peak_text}",
+        suggestion=FIX,
+        judgement=Judgement.NOT_MET if low > limit else Judgement.UNKNOWN,
+    )
+
+
+def _unknown_finding(device: Device, metric: Metric, limit: int, model: Model) -> Finding | None:
+    """None where everything in the file fits many times over, as on a system with gigabytes."""
+    whole_bytes = COPY_FACTOR * sum(tensor.bytes for tensor in model.tensors)
+    if model.open_size_reason:
+        whole_bytes *= MOVED_BATCH_FACTOR
+    if whole_bytes <= limit and not estimate_limits.has_open_input(model):
+        return None
+    return Finding(
+        rule=f"fits-{metric.name}",
+        place=device.name,
+        observed=f"the device has {units.show(limit, Dimension.BYTES)}, and the {metric.name} needed is unknown: "
+        f"{metric.how}",
+        suggestion="measure it on the device",
+        judgement=Judgement.UNKNOWN,
+    )
+
+
+def _describe_peak(model: Model) -> str:
+    try:
+        arena_plan = plan_arena(model)
+    except InputError as error:
+        return f"; the peak cannot be located: {error}"
+    peak_location = arena_plan.peak_operator.location if arena_plan.peak_operator else "the inputs"
+    live_bytes_text = units.show(arena_plan.naive_peak_bytes, Dimension.BYTES)
+    return f"; the peak is at {peak_location}, with {live_bytes_text} of live tensors"
