@@ -82,7 +82,7 @@ def test_judge(held: Limit, found: Metric | str | None, met: bool, reason: str) 
         found = unavailable_metric("accuracy", Dimension.FRACTION, "no board")
     verdict = judge(held, [found] if found is not None else [])
     assert (verdict.met, verdict.reason) == (met, reason)
-    has_value = found is not None and found.value is not None
+    has_value = verdict.metric is not None and verdict.metric.value is not None
     assert verdict.judgement is (Judgement.MET if met else Judgement.NOT_MET if has_value else Judgement.UNKNOWN)
 
 

@@ -1,5 +1,6 @@
 """The table of what releases of runtimes do, and what it says of releases and operators that were not tried."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -157,9 +158,11 @@ def test_an_operator_that_was_not_tried_is_unknown_or_too_new() -> None:
 
 def test_verify_says_which_operators_a_release_does_not_run(tmp_path: Path) -> None:
     path = _dense_hybrid(tmp_path)
-    done = CliRunner().invoke(cli.cli, ["verify", str(path), "--runtime", "tflite-runtime==2.14"])
+    done = CliRunner().invoke(cli.cli, ["verify", str(path), "--runtime", "tflite-runtime==2.14", "--json"])
     assert done.exit_code == 3
-    assert "FULLY_CONNECTED version 12" in " ".join(done.output.split())
+    (finding,) = json.loads(done.output)["findings"]
+    assert "FULLY_CONNECTED version 12" in finding["observed"]
+    assert finding["device"] == "tflite-runtime 2.14"
     assert CliRunner().invoke(cli.cli, ["verify", str(path), "--runtime", "litert==2.3"]).exit_code == 0
 
 
