@@ -99,6 +99,7 @@ def _search_mix(
     from edgepipe.compress.port_signature import name_ports
     from edgepipe.compress.quantizer import device_bit_widths, mixed_precision_search
     from edgepipe.compress.quantizer.op_decomposition import calibrate_decomposed
+    from edgepipe.compress.quantizer.output_bias import OutputBiasCorrection
     from edgepipe.compress.quantizer.quantizable_layers import find_layers
     from edgepipe.compress.quantizer.quantization import collect_ranges
 
@@ -107,6 +108,8 @@ def _search_mix(
     quantizer = _layerwise_quantizer(
         lite, find_layers(lite, source.class_by_layer), activation_ranges.by_tensor, request, feeds
     )
+    if not trained_ranges.by_tensor:
+        quantizer = replace(quantizer, bias_correction=OutputBiasCorrection(lite, feeds or []))
     allowed_precisions, rejection_reasons = device_bit_widths.allowed_precisions(target.device)
     check_mix, unchecked_notes = build_mix_check(target.device, quantizer)
     goal = _search_goal(target, quantizer, check_mix)

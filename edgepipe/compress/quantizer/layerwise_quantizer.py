@@ -10,6 +10,7 @@ from edgepipe.compress.quantizer import flatbuffer_edits, recipes
 from edgepipe.compress.quantizer.activation_calibration import ActivationRange
 from edgepipe.compress.quantizer.kernel_requirements import requirement_of
 from edgepipe.compress.quantizer.op_decomposition import INT16_DECOMPOSITIONS
+from edgepipe.compress.quantizer.output_bias import OutputBiasCorrection
 from edgepipe.compress.quantizer.quantizable_layers import QuantizableLayer
 from edgepipe.compress.quantizer.recipes import LitertRecipe
 from edgepipe.core.arrays import Array, Arrays, count_samples
@@ -31,6 +32,7 @@ class LayerwiseQuantizer:
     samples: Arrays
     scores_model_content: bytes  # the float model up to its scores: without a softmax or sigmoid at the end
     float_scores: Arrays  # its outputs on `samples`
+    bias_correction: OutputBiasCorrection | None = None  # of the models that `quantize` gives
 
     def build_recipe(self, precisions: Mapping[str, LayerPrecision], default_precision: LayerPrecision) -> LitertRecipe:
         """Rules that give each layer of `precisions` its precision, and all others `default`."""
@@ -49,9 +51,10 @@ class LayerwiseQuantizer:
 
     def quantize(self, precisions: Mapping[str, LayerPrecision], default_precision: LayerPrecision = "int8") -> bytes:
         """The .tflite with these layer precisions."""
-        return recipes.quantize_with_recipe(
+        integer_model = recipes.quantize_with_recipe(
             self.float_model.content, self.build_recipe(precisions, default_precision), self.range_by_tensor
-        ).content
+        )
+        return integer_model.content if self.bias_correction is None else self.bias_correction.apply(integer_model)
 
     def score_distance(
         self, precisions: Mapping[str, LayerPrecision], default_precision: LayerPrecision = "int8"

@@ -22,6 +22,7 @@ from edgepipe.compress.quantizer.lstm_state_ranges import add_state_ranges
 from edgepipe.compress.quantizer.mask_sentinels import extend_masked_ranges, masked_tensor_names
 from edgepipe.compress.quantizer.mutable_graph import BitWidthPolicy, MutableGraph
 from edgepipe.compress.quantizer.op_decomposition import calibrate_decomposed, decomposed_model
+from edgepipe.compress.quantizer.output_bias import OutputBiasCorrection
 from edgepipe.compress.quantizer.output_splits import (
     OutputSplit,
     find_output_splits,
@@ -196,6 +197,9 @@ def _quantize_activations(
         joined_names = {name for number in range(len(index.operators)) for name in index.output_names(number)}
         joined_names -= {split.join_tensor for split in splits}
         integer_model = recipes.write_with_recipe(graph, rules, ranges)
+        content = integer_model.content
+        if not trained_ranges.by_tensor:  # training has seen the errors of rounding
+            content = OutputBiasCorrection(model, feeds or []).apply(integer_model)
         notes = (
             *integers.notes,
             *trained_ranges.notes(),
@@ -207,7 +211,7 @@ def _quantize_activations(
         )
         join_notes = tuple(joined_part_notes(model, ranges, policy, joined_names))
     tensor_by_fake_quant = trained_ranges.locate(integer_model.name_by_float_tensor)
-    return QuantizedModel(integer_model.content, notes, join_notes, tuple(splits), tensor_by_fake_quant)
+    return QuantizedModel(content, notes, join_notes, tuple(splits), tensor_by_fake_quant)
 
 
 def _split_outputs(
