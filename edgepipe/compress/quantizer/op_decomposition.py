@@ -27,7 +27,6 @@ from edgepipe.compress.quantizer.log_domain import expand_logarithms, split_loga
 from edgepipe.compress.quantizer.mask_sentinels import replace_sentinels
 from edgepipe.compress.quantizer.mutable_graph import BitWidthPolicy, MutableGraph
 from edgepipe.compress.quantizer.operator_replacement import OperatorReplacement
-from edgepipe.compress.quantizer.output_layers import add_missing_biases
 from edgepipe.compress.quantizer.sum_products import multiply_by_ones
 from edgepipe.compress.quantizer.volume_convolution import convolve_volume
 from edgepipe.tflite.model import Model
@@ -95,8 +94,8 @@ def decompose_graph(
 ) -> bool:
     """Rewrite a float graph in place for integers; True if it changed.
 
-    Masks, divisions, exponentials, logarithms, channel factors and the last layers come first, then single operators.
-    `ranges` are those of activations by tensor name, on which the form of 16-bit logarithms depends; None: not known yet.
+    Masks, divisions, exponentials, logarithms and channel factors come first, then single operators. `ranges` are those
+    of activations by tensor name, on which the form of 16-bit logarithms depends; None: not known yet.
     """
     is_rewritten = [
         replace_sentinels(graph),
@@ -105,7 +104,6 @@ def decompose_graph(
         expand_logarithms(graph, policy),
         split_logarithms(graph, policy, ranges or {}),
         fuse_channel_affines(graph, policy),
-        add_missing_biases(graph, policy),
     ]
     change_flags = [_decompose_operator(graph, operator, policy) for operator in list(graph.operators)]
     return any(is_rewritten) or any(change_flags)

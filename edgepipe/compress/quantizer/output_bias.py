@@ -3,7 +3,8 @@
 Rounding leaves each channel of an activation an error of a fraction of a step that is the same on every sample: the
 average over an image takes off the noise, not this. It is measured on the samples that calibrated, as the difference of
 the integer model and the float one, channel by channel (empirical bias correction: Nagel et al. 2019, arXiv 1906.04721,
-section 4.2), and taken off once, in the last layers, which show what all layers before them have added up.
+section 4.2), and taken off once, in the last layers, which show what all layers before them have added up. A layer
+whose bias the converter has left out stays without.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,7 +15,6 @@ import numpy as np
 
 from edgepipe.compress.quantizer.flatbuffer_edits import temporary_tflite
 from edgepipe.compress.quantizer.integer_model import IntegerModel
-from edgepipe.compress.quantizer.output_layers import BIAS_POSITION, LINEAR_OPERATORS, TRANSPARENT_OPERATORS
 from edgepipe.core.arrays import Array
 from edgepipe.tflite.intermediate_tensors import record_tensors
 from edgepipe.tflite.interpreter import Runtime
@@ -22,6 +22,12 @@ from edgepipe.tflite.model import Model, Operator, Tensor
 from edgepipe.tflite.reader import read
 from edgepipe.tflite.sample_conversion import dequantize_array
 
+LINEAR_OPERATORS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"})
+# of one input and one output, behind which a mean error is still that of the layer
+TRANSPARENT_OPERATORS = frozenset(
+    {"DEQUANTIZE", "LOGISTIC", "LOG_SOFTMAX", "QUANTIZE", "RESHAPE", "SOFTMAX", "SQUEEZE", "TANH"}
+)
+BIAS_POSITION = 2
 MIN_SAMPLES, MAX_SAMPLES = 16, 64
 MACS_BUDGET = 1e10  # of all samples that a model runs
 INT32_LIMITS = np.iinfo(np.int32)

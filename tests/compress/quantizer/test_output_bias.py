@@ -10,7 +10,6 @@ from ai_edge_litert.interpreter import Interpreter
 
 from edgepipe.compress.keras_to_tflite import float_model
 from edgepipe.compress.quantizer import output_bias
-from edgepipe.compress.quantizer.output_layers import LINEAR_OPERATORS
 from edgepipe.compress.quantizer.quantization import QuantizationRequest, quantize_tflite
 from edgepipe.compress.schemes import SchemeName
 from edgepipe.core.arrays import Array
@@ -38,17 +37,21 @@ def _network(outputs: Any) -> keras.Model:
     return model
 
 
+def _dense(units: int, **options: Any) -> Any:
+    return keras.layers.Dense(units, bias_initializer="uniform", **options)  # the converter drops a bias of zeros
+
+
 def _classifier(x: Any) -> Any:
-    return keras.layers.Dense(5, activation="softmax")(keras.layers.GlobalAveragePooling2D()(x))
+    return _dense(5, activation="softmax")(keras.layers.GlobalAveragePooling2D()(x))
 
 
 def _logits(x: Any) -> Any:
-    return keras.layers.Dense(5)(keras.layers.GlobalAveragePooling2D()(x))
+    return _dense(5)(keras.layers.GlobalAveragePooling2D()(x))
 
 
 def _two_heads(x: Any) -> Any:
     pooled = keras.layers.GlobalAveragePooling2D()(x)
-    return [keras.layers.Dense(5, name="a")(pooled), keras.layers.Dense(1, activation="tanh", name="b")(pooled)]
+    return [_dense(5, name="a")(pooled), _dense(4, name="b")(pooled)]
 
 
 def _pixels(x: Any) -> Any:
@@ -81,7 +84,7 @@ def test_the_mean_error_is_taken_off(head: Any, tmp_path: Path, monkeypatch: pyt
     pairs = zip(_errors(tmp_path, float_content, uncorrected), _errors(tmp_path, float_content, corrected), strict=True)
     for before, after in pairs:
         axes = tuple(range(before.ndim - 1))
-        assert np.abs(after.mean(axis=axes)).max() < 0.7 * np.abs(before.mean(axis=axes)).max()
+        assert np.linalg.norm(after.mean(axis=axes)) < 0.8 * np.linalg.norm(before.mean(axis=axes))
         assert np.square(after).mean() <= 1.02 * np.square(before).mean()
 
 
@@ -91,7 +94,7 @@ def _biases(folder: Path, content: bytes) -> list[list[int]]:
     model: Model = read(path)
     interpreter = Interpreter(model_content=content)
     interpreter.allocate_tensors()
-    biases = (operator.input(2) for operator in model.operators if operator.name in LINEAR_OPERATORS)
+    biases = (operator.input(2) for operator in model.operators if operator.name in output_bias.LINEAR_OPERATORS)
     return [interpreter.get_tensor(bias.index).tolist() for bias in biases if bias is not None]
 
 
@@ -120,10 +123,11 @@ def test_too_few_samples_and_16_bits_leave_the_model_as_it_is(
     "head",
     [
         lambda x: keras.layers.GlobalAveragePooling2D()(x),
-        lambda x: keras.layers.Dense(5, activation="relu")(keras.layers.Flatten()(x)),
+        lambda x: _dense(5, activation="relu")(keras.layers.Flatten()(x)),
         lambda x: keras.layers.Add()([_pixels(x), _pixels(x)]),
+        lambda x: keras.layers.Dense(5, use_bias=False)(keras.layers.GlobalAveragePooling2D()(x)),
     ],
-    ids=["no layer", "clipped", "a sum"],
+    ids=["no layer", "clipped", "a sum", "no bias"],
 )
 def test_other_last_layers_are_left_alone(head: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model = _network(head)
