@@ -1,6 +1,6 @@
 """Which operators and tensors of a model a device cannot run, or not on its accelerator: each with rule and remedy."""
 
-from edgepipe.core.metric import Finding
+from edgepipe.core.metric import Finding, Judgement
 from edgepipe.core.units import plural
 from edgepipe.devices.device_profile import Device
 from edgepipe.devices.placement import OperatorPlacement, Processor, core_violations, place_operators
@@ -76,7 +76,13 @@ def _fallback_findings(placements: tuple[OperatorPlacement, ...]) -> list[Findin
         p for p in placements if p.runs_on in (Processor.CPU, Processor.GPU) and p.rule_name != "behind"
     ]
     findings = [
-        Finding(rule="npu-fallback", place=p.operator_label, observed=p.reason, suggestion=p.suggestion)
+        Finding(
+            rule="npu-fallback",
+            place=p.operator_label,
+            observed=p.reason,
+            suggestion=p.suggestion,
+            judgement=Judgement.UNKNOWN if p.is_open else Judgement.NOT_MET,
+        )
         for p in fallback_placements
     ]
     behind_count = sum(p.rule_name == "behind" for p in placements)
