@@ -10,6 +10,7 @@ from edgepipe.core.metric import Evidence, Finding, Limit, Metric, exact_metric,
 from edgepipe.core.units import Dimension
 from edgepipe.devices import edgetpu_compiler, estimate_limits, memory_estimate, memory_fit
 from edgepipe.devices.calibration import calibrated_latency
+from edgepipe.devices.compiled_metrics import compiled_metric
 from edgepipe.devices.device_profile import Device, MetricMethod, MetricSource, RuntimeProfile
 from edgepipe.devices.latency import latency_estimate
 from edgepipe.devices.latency.latency_estimate import FitTransfer
@@ -20,6 +21,7 @@ from edgepipe.devices.support_check import check_support
 from edgepipe.devices.vela import vela_metrics
 from edgepipe.tflite import host_latency, tflm_memory, tflm_runtime
 from edgepipe.tflite.child_process import ChildError
+from edgepipe.tflite.compiled_file import read_compiled_file
 from edgepipe.tflite.compressed_size import measure_compression
 from edgepipe.tflite.model import Model
 
@@ -217,6 +219,9 @@ class _MetricCollector:
         analysis = self._vela_analysis(device)
         if analysis is not None:
             return analysis.metric(NPU_SHARE_METRIC)
+        compiled_file = read_compiled_file(self.model)
+        if compiled_file is not None and compiled_file.code in device.custom_operators:
+            return compiled_metric(NPU_SHARE_METRIC, compiled_file, self.model, device)
         if device.runtime.name == "edgetpu":
             if edgetpu_compiler.is_available():
                 return edgetpu_compiler.npu_share_metric(self.path, device.name)

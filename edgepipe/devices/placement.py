@@ -16,11 +16,11 @@ from edgepipe.devices.accelerator_rules import RULE_BY_NAME
 from edgepipe.devices.device_profile import Device, Npu, OperatorNames
 from edgepipe.devices.edgetpu.compiled_pairs import read_pairs
 from edgepipe.devices.edgetpu.mapping_limits import Mapping, MappingLimits, MappingState, learn_limits
+from edgepipe.tflite.compiled_file import VELA_CODE, CompiledFile, read_compiled_file
 from edgepipe.tflite.integer_check import FLEX_PREFIX
 from edgepipe.tflite.model import FLOAT_TYPES, Model, Operator, Tensor, TensorKey
 
 MAX_LISTED_TENSORS = 3  # tensors that a reason names; the rest are counted
-TARGET_BY_CUSTOM_CODE = {"ethos-u": "an Ethos-U, by Vela", "edgetpu-custom-op": "the Edge TPU"}  # what compilers emit
 PROFILE_BASIS = "the lists and rules of the profile"
 PARTITION_BASIS = (
     "Coral's documentation and published pairs: whatever depends on an operator on the CPU runs there, too"
@@ -86,6 +86,9 @@ def place_operators(
             _place_on_core(operator, _worst_violation(core_violations(device, model, operator)))
             for operator in model.operators
         )
+    compiled_file = read_compiled_file(model)
+    if compiled_file is not None and compiled_file.code in device.custom_operators:
+        return tuple(_place_compiled(device, npu, compiled_file, operator) for operator in model.operators)
     if npu.learned_from == "coral-pairs":
         limits = limits or _all_limits()
     placer = _NpuPlacer(device, npu, model, choice, limits)
@@ -105,6 +108,32 @@ def npu_share_bounds(device: Device, model: Model) -> tuple[float, float, float]
 @cache
 def _all_limits() -> MappingLimits:
     return learn_limits(read_pairs())
+
+
+def compiled_for_another(device: Device, compiled_file: CompiledFile) -> bool:
+    """Whether the file names an accelerator that is not that of `device`."""
+    vela_options = device.system.npu.vela if device.system.npu is not None else None
+    if compiled_file.code != VELA_CODE or vela_options is None or not compiled_file.accelerators:
+        return compiled_file.code not in device.custom_operators
+    return compiled_file.accelerators != (vela_options.accelerator,)
+
+
+def _place_compiled(device: Device, npu: Npu, compiled_file: CompiledFile, operator: Operator) -> OperatorPlacement:
+    """What a compiler wrote runs on its accelerator, and what it left on the core."""
+    basis = f"the file: it is {compiled_file.text()}"
+    if operator in compiled_file.cpu_operators:
+        reason = f"{compiled_file.compiler} left it on the {device.system.core}"
+        suggestion = "verify the .tflite before that: edgepipe says what keeps it there"
+        return OperatorPlacement(
+            operator.location, Processor.CPU, reason, suggestion, "npu-operator", Evidence.EXACT, basis
+        )
+    if compiled_for_another(device, compiled_file):
+        reason = f"the file is {compiled_file.text()}, not for {npu.name}"
+        suggestion = f"compile the .tflite before that for {npu.name}"
+        return OperatorPlacement(
+            operator.location, Processor.UNSUPPORTED, reason, suggestion, "operator", Evidence.EXACT, basis
+        )
+    return OperatorPlacement(operator.location, Processor.NPU, evidence=Evidence.EXACT, basis=basis)
 
 
 class _NpuPlacer:
@@ -221,7 +250,7 @@ def _operator_violations(device: Device, runtime_text: str, model: Model, operat
     npu = device.system.npu
     if operator.is_custom:
         is_supported = operator.name in device.custom_operators
-        suggestion = _suggest_for_custom(operator)
+        suggestion = _suggest_for_custom(model, operator)
     else:
         is_supported = _is_listed(operator, device.operators) or (
             npu is not None and _is_listed(operator, npu.operators)
@@ -231,10 +260,11 @@ def _operator_violations(device: Device, runtime_text: str, model: Model, operat
     return [] if is_supported else [RuleViolation("operator", observation, suggestion)]
 
 
-def _suggest_for_custom(operator: Operator) -> str:
+def _suggest_for_custom(model: Model, operator: Operator) -> str:
     """What to do about a custom operator that the runtime is not built with."""
-    if target := TARGET_BY_CUSTOM_CODE.get(operator.name):
-        return f"the file is compiled for {target}; give the .tflite that it was compiled from"
+    compiled_file = read_compiled_file(model)
+    if compiled_file is not None and operator.name == compiled_file.code:
+        return f"the file is {compiled_file.text()}; give the .tflite before that"
     listing = "list it under custom_operators of the device's profile if its runtime is built with it"
     if operator.name.startswith(FLEX_PREFIX):
         return f"a kernel of TensorFlow's, which the Flex delegate runs: replace the layer it comes from, or {listing}"
@@ -279,8 +309,6 @@ def _npu_violation(
 ) -> RuleViolation | None:
     """What prevents an operator from running on the accelerator by the lists and rules of the profile."""
     core_name = device.system.core
-    if operator.is_custom and operator.name in device.custom_operators and operator.name in TARGET_BY_CUSTOM_CODE:
-        return None
     if mapping is None and (operator.is_custom or not _is_listed(operator, npu.operators)):
         suggestion = suggest_replacement(model, operator, npu.operators)
         observation = f"{npu.name} does not support {operator.name}: it runs on the {core_name}"
