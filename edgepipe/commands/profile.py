@@ -13,7 +13,7 @@ from edgepipe.core.metric import Evidence, Finding, Metric, Record
 from edgepipe.devices import device_metrics, device_profile
 from edgepipe.devices.device_metrics import DeviceMetrics
 from edgepipe.devices.device_profile import Device
-from edgepipe.devices.placement import OperatorPlacement
+from edgepipe.devices.operator_placement import OperatorPlacement
 from edgepipe.devices.runtime_answer import is_installed
 from edgepipe.tflite import reader
 from edgepipe.tflite.model import Model

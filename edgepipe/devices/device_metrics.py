@@ -15,7 +15,8 @@ from edgepipe.devices.device_profile import Device, MetricMethod, MetricSource, 
 from edgepipe.devices.latency import latency_estimate
 from edgepipe.devices.latency.latency_estimate import FitTransfer
 from edgepipe.devices.latency.latency_record import LatencyFit
-from edgepipe.devices.placement import OperatorPlacement, Processor, npu_share_bounds, place_operators
+from edgepipe.devices.operator_placement import OperatorPlacement, Processor
+from edgepipe.devices.placement import npu_share_bounds, place_operators
 from edgepipe.devices.runtime_answer import INSTALLED_TFLM, RunState, RuntimeAnswer, ask_runtime
 from edgepipe.devices.support_check import check_support
 from edgepipe.devices.vela import vela_metrics

@@ -5,18 +5,19 @@ models show. Further limits of a compiler, such as on shapes, are for the compil
 nothing known settles the placement is open, and counts for either bound of the share that the NPU runs.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import StrEnum
 from functools import cache
 
 from edgepipe.core import units
-from edgepipe.core.metric import Evidence
 from edgepipe.core.units import Dimension
 from edgepipe.devices.accelerator_rules import RULE_BY_NAME
+from edgepipe.devices.compiled_placement import place_compiled
 from edgepipe.devices.device_profile import Device, Npu, OperatorNames
 from edgepipe.devices.edgetpu.compiled_pairs import read_pairs
 from edgepipe.devices.edgetpu.mapping_limits import Mapping, MappingLimits, MappingState, learn_limits
-from edgepipe.tflite.compiled_file import VELA_CODE, CompiledFile, read_compiled_file
+from edgepipe.devices.operator_placement import OperatorPlacement, Processor, RuleViolation
+from edgepipe.tflite.compiled_file import read_compiled_file
 from edgepipe.tflite.integer_check import FLEX_PREFIX
 from edgepipe.tflite.model import FLOAT_TYPES, Model, Operator, Tensor, TensorKey
 
@@ -26,39 +27,6 @@ PARTITION_BASIS = (
     "Coral's documentation and published pairs: whatever depends on an operator on the CPU runs there, too"
 )
 NOTABLE_WASTE = 0.25  # share of an operator's MACs spent on padded channels from which it is reported
-
-
-class Processor(StrEnum):
-    """What computes an operator."""
-
-    NPU = "NPU"
-    GPU = "GPU"
-    CPU = "CPU"
-    UNSUPPORTED = "unsupported"
-
-
-@dataclass(frozen=True)
-class OperatorPlacement:
-    """Where one operator runs, why not elsewhere, and the change that would move it."""
-
-    operator_label: str
-    runs_on: Processor
-    reason: str = ""
-    suggestion: str = ""
-    rule_name: str = ""  # the violated rule: operator, dtype, integer-only, npu-*, behind, or one of RULE_BY_NAME
-    evidence: Evidence = Evidence.ESTIMATED
-    basis: str = ""  # what the placement is known from
-    is_open: bool = False  # nothing known settles it; `runs_on` is the likelier
-
-
-@dataclass(frozen=True)
-class RuleViolation:
-    """A rule that an operator violates; `gpu`: the operator then runs on the GPU instead of the core."""
-
-    rule_name: str
-    reason: str
-    suggestion: str
-    runs_on_gpu: bool = False
 
 
 class OpenChoice(StrEnum):
@@ -88,7 +56,7 @@ def place_operators(
         )
     compiled_file = read_compiled_file(model)
     if compiled_file is not None and compiled_file.code in device.custom_operators:
-        return tuple(_place_compiled(device, npu, compiled_file, operator) for operator in model.operators)
+        return tuple(place_compiled(device, npu, compiled_file, operator) for operator in model.operators)
     if npu.learned_from == "coral-pairs":
         limits = limits or _all_limits()
     placer = _NpuPlacer(device, npu, model, choice, limits)
@@ -108,32 +76,6 @@ def npu_share_bounds(device: Device, model: Model) -> tuple[float, float, float]
 @cache
 def _all_limits() -> MappingLimits:
     return learn_limits(read_pairs())
-
-
-def compiled_for_another(device: Device, compiled_file: CompiledFile) -> bool:
-    """Whether the file names an accelerator that is not that of `device`."""
-    vela_options = device.system.npu.vela if device.system.npu is not None else None
-    if compiled_file.code != VELA_CODE or vela_options is None or not compiled_file.accelerators:
-        return compiled_file.code not in device.custom_operators
-    return compiled_file.accelerators != (vela_options.accelerator,)
-
-
-def _place_compiled(device: Device, npu: Npu, compiled_file: CompiledFile, operator: Operator) -> OperatorPlacement:
-    """What a compiler wrote runs on its accelerator, and what it left on the core."""
-    basis = f"the file: it is {compiled_file.text()}"
-    if operator in compiled_file.cpu_operators:
-        reason = f"{compiled_file.compiler} left it on the {device.system.core}"
-        suggestion = "verify the .tflite before that: edgepipe says what keeps it there"
-        return OperatorPlacement(
-            operator.location, Processor.CPU, reason, suggestion, "npu-operator", Evidence.EXACT, basis
-        )
-    if compiled_for_another(device, compiled_file):
-        reason = f"the file is {compiled_file.text()}, not for {npu.name}"
-        suggestion = f"compile the .tflite before that for {npu.name}"
-        return OperatorPlacement(
-            operator.location, Processor.UNSUPPORTED, reason, suggestion, "operator", Evidence.EXACT, basis
-        )
-    return OperatorPlacement(operator.location, Processor.NPU, evidence=Evidence.EXACT, basis=basis)
 
 
 class _NpuPlacer:

@@ -3,7 +3,8 @@
 from edgepipe.core.metric import Finding, Judgement
 from edgepipe.core.units import plural
 from edgepipe.devices.device_profile import Device
-from edgepipe.devices.placement import OperatorPlacement, Processor, core_violations, place_operators
+from edgepipe.devices.operator_placement import OperatorPlacement, Processor
+from edgepipe.devices.placement import core_violations, place_operators
 from edgepipe.devices.runtimes.release_check import check_release
 from edgepipe.devices.runtimes.releases import parse_release
 from edgepipe.tflite.compiled_file import scratch_tensors

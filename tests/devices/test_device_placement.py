@@ -13,7 +13,8 @@ from edgepipe.core.metric import Judgement
 from edgepipe.devices import device_profile, edgetpu_compiler, memory_estimate
 from edgepipe.devices.accelerator_rules import RULE_BY_NAME
 from edgepipe.devices.device_profile import RuleName
-from edgepipe.devices.placement import REPLACEMENTS_BY_OPERATOR, Processor, place_operators, suggest_replacement
+from edgepipe.devices.operator_placement import Processor
+from edgepipe.devices.placement import REPLACEMENTS_BY_OPERATOR, place_operators, suggest_replacement
 from edgepipe.devices.support_check import check_support
 from edgepipe.tflite import reader
 from edgepipe.tflite.arena_plan import plan_arena

@@ -11,7 +11,8 @@ from edgepipe.devices.device_metrics import estimate_npu_share
 from edgepipe.devices.device_profile import Device
 from edgepipe.devices.edgetpu.compiled_pairs import CompiledPair, read_pairs
 from edgepipe.devices.edgetpu.mapping_limits import MappingState, Sighting, learn_limits
-from edgepipe.devices.placement import OpenChoice, Processor, place_operators
+from edgepipe.devices.operator_placement import Processor
+from edgepipe.devices.placement import OpenChoice, place_operators
 from edgepipe.devices.support_check import check_support
 from edgepipe.tflite.model import Operator, Tensor
 

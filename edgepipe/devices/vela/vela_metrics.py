@@ -9,8 +9,9 @@ from edgepipe.core.errors import InputError
 from edgepipe.core.metric import Evidence, Finding, Judgement, Metric, exact_metric, unavailable_metric
 from edgepipe.core.units import Dimension
 from edgepipe.devices.compiled_metrics import compiled_metric
+from edgepipe.devices.compiled_placement import compiled_for_another
 from edgepipe.devices.device_profile import Device, Npu
-from edgepipe.devices.placement import compiled_for_another, suggest_replacement
+from edgepipe.devices.placement import suggest_replacement
 from edgepipe.devices.vela import vela_compiler
 from edgepipe.devices.vela.vela_compiler import VelaRefusedError
 from edgepipe.devices.vela.vela_result import VelaCompilation, VelaPlacement
