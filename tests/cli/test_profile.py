@@ -88,6 +88,17 @@ def test_without_the_vendors_compiler_the_edge_tpu_share_is_estimated(models: Pa
     assert "coral.ai/docs/edgetpu/compiler" in share["how"]
 
 
+@pytest.mark.skipif(shutil.which("edgetpu_compiler") is not None, reason="the vendor's compiler is here")
+def test_an_open_placement_is_listed_as_such(tmp_path: Path, command: Command) -> None:
+    tensors = [T(name, (1, 4, 4, 4), "int8", scales=(0.1,)) for name in "xyz"]
+    operators = [Op("RELU", ("x",), ("y",)), Op("HARD_SWISH", ("y",), ("z",))]
+    path = write(tmp_path / "m.tflite", tensors, operators, ["x"], ["z"])
+    ended = command("profile", path, "--device", "coral-edge-tpu")
+    (swish,) = [line for line in ended.out.splitlines() if line.strip().startswith("HARD_SWISH")]
+    assert "estimated, open" in swish
+    assert "50.00 % (50.00 % .. 100.00 %)" in ended.out
+
+
 WRONG = [
     (["gone.tflite"], "gone.tflite: cannot be read"),
     (["--device", "stm32h747i-disko"], "unknown device 'stm32h747i-disko'; did you mean 'stm32h747i-disco'?"),
