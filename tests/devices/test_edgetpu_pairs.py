@@ -106,13 +106,32 @@ def _resize(side: int, factor: int, channels: int, version: int = 3) -> Operator
         (_resize(33, 16, 19), MappingState.CPU, "in this size or a smaller one in deeplab"),
         (_resize(256, 2, 32), MappingState.CPU, "issues/31"),
         (_resize(64, 8, 1), MappingState.OPEN_MAPPED, "262,144 elements at 8 times the side lies beyond"),
-        (_resize(24, 2, 24, version=4), MappingState.OPEN_MAPPED, "version 4 of RESIZE_BILINEAR is above 3"),
+        (
+            _resize(24, 2, 24, version=4),
+            MappingState.OPEN_MAPPED,
+            "version 4 of RESIZE_BILINEAR came with TensorFlow Lite 2.5.0, and",
+        ),
     ],
 )
 def test_sizes_and_versions_between_what_was_seen_are_open(operator: Operator, state: MappingState, basis: str) -> None:
     mapping = learn_limits(PAIRS.values()).judge(operator, is_listed=True)
     assert mapping.state is state
     assert basis in mapping.basis
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "state"),
+    [
+        ("AVERAGE_POOL_2D", 2, MappingState.MAPPED),  # int8, of 1.14; the pairs have uint8 only
+        ("FULLY_CONNECTED", 4, MappingState.MAPPED),
+        ("FULLY_CONNECTED", 9, MappingState.OPEN_MAPPED),  # 2.3, newer than what the pairs show
+        ("FULLY_CONNECTED", 12, MappingState.CPU),  # 2.17, newer than the compiler
+    ],
+)
+def test_versions_are_judged_by_the_release_that_brought_them(name: str, version: int, state: MappingState) -> None:
+    operator = Operator(0, 0, name, (), (), 0, version=version)
+    mapping = learn_limits(PAIRS.values()).judge(operator, is_listed=True)
+    assert mapping.state is state
 
 
 def test_learning_counts_what_is_cut_and_not_what_is_behind() -> None:

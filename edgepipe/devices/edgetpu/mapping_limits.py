@@ -2,9 +2,9 @@
 
 The compiler is closed, and its table of operators is neither complete (TILE is mapped) nor precise ("depending on
 input/output size, this operation might not be mapped"). So each pair teaches: an operator that it maps is mapped in
-that size and version and below; one that stays on the CPU although all it reads comes from the Edge TPU stays there in
-that size and above. Two reports to the compiler's makers that give shapes teach the same way. What lies between is
-open: it may run on either.
+that size and below, and so are versions of operators no newer than those that it maps; one that stays on the CPU
+although all it reads comes from the Edge TPU stays there in that size and above. Two reports to the compiler's makers
+that give shapes teach the same way. What lies between is open: it may run on either.
 """
 
 from collections.abc import Iterable
@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from edgepipe.devices.edgetpu.compiled_pairs import SOURCE, CompiledPair
+from edgepipe.tflite.minimum_runtimes import first_release, minimum_runtime, release_key
 from edgepipe.tflite.model import Operator
 
 # Kinds of which not all sizes are mapped: coral.ai/docs/edgetpu/models-intro for the two RESIZE; MEAN by reports.
 SIZE_LIMITED_NAMES = frozenset({"RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR", "MEAN"})
 # Stay on the CPU in front of a model with a float input and do not end the mapping; models-intro, "Float input".
 CONVERSION_NAMES = frozenset({"QUANTIZE"})
+LAST_COMPILER_RELEASE = "2.6.0"  # of TensorFlow, August 2021; github.com/google-coral/edgetpu/issues/438 shows 16.0
 Sizes = tuple[float, ...]  # every one of them counts against an operator
 
 
@@ -71,14 +73,17 @@ class MappingLimits:
     mapped_by_name: dict[str, tuple[Sighting, ...]]
     cpu_by_name: dict[str, tuple[Sighting, ...]]
     leading_names: frozenset[str]  # stay on the CPU at the start without ending the mapping
+    newest_release: str  # of TensorFlow Lite, that brought the newest version of an operator that is mapped
 
     def judge(self, operator: Operator, is_listed: bool) -> Mapping:
         """Where an operator of quantized tensors goes that breaks no rule; `is_listed`: it is in Coral's table."""
         mapped, on_cpu = (table.get(operator.name, ()) for table in (self.mapped_by_name, self.cpu_by_name))
         if not is_listed and not mapped:
             return _judge_unlisted(operator, on_cpu)
-        if mapped and operator.version > max(sighting.version for sighting in mapped):
-            return _open_by_version(operator, max(sighting.version for sighting in mapped))
+        if operator.version > max((sighting.version for sighting in mapped), default=0):
+            release = first_release(operator.name, operator.version)
+            if release is not None and release_key(release) > release_key(self.newest_release):
+                return _judge_version(operator, release, self.newest_release)
         if operator.name in SIZE_LIMITED_NAMES or not is_listed:
             return _judge_size(operator, mapped, on_cpu)
         seen_text = f", and mapped in {_list_sources(mapped)}" if mapped else f"; in none of {SOURCE}"
@@ -101,7 +106,8 @@ def learn_limits(pairs: Iterable[CompiledPair]) -> MappingLimits:
                     leading_names.add(operator.name)
     for table, reports in ((mapped_by_name, MAPPED_REPORTS), (cpu_by_name, CPU_REPORTS)):
         table.update({name: (*table.get(name, ()), *sightings) for name, sightings in reports.items()})
-    return MappingLimits(mapped_by_name, cpu_by_name, frozenset(leading_names))
+    versions = ((name, sighting.version) for name, sightings in mapped_by_name.items() for sighting in sightings)
+    return MappingLimits(mapped_by_name, cpu_by_name, frozenset(leading_names), minimum_runtime(versions))
 
 
 def _judge_unlisted(operator: Operator, on_cpu: tuple[Sighting, ...]) -> Mapping:
@@ -113,11 +119,14 @@ def _judge_unlisted(operator: Operator, on_cpu: tuple[Sighting, ...]) -> Mapping
     )
 
 
-def _open_by_version(operator: Operator, highest_version: int) -> Mapping:
+def _judge_version(operator: Operator, release: str, newest_release: str) -> Mapping:
+    """The compiler refuses versions of operators that are newer than itself."""
+    version_text = f"version {operator.version} of {operator.name} came with TensorFlow Lite {release}"
+    if release_key(release) > release_key(LAST_COMPILER_RELEASE):
+        return Mapping(MappingState.CPU, f"{version_text}, after the last Edge TPU compiler, 16.0 of July 2021")
     return Mapping(
         MappingState.OPEN_MAPPED,
-        f"open: version {operator.version} of {operator.name} is above {highest_version}, the highest mapped in "
-        f"{SOURCE}; the compiler refuses versions that it does not know",
+        f"open: {version_text}, and the newest version mapped in {SOURCE} with {newest_release}",
     )
 
 
