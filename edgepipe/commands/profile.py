@@ -9,11 +9,11 @@ from pydantic import Field
 
 from edgepipe.core.cache import Cache
 from edgepipe.core.errors import InputError
-from edgepipe.core.metric import Finding, Metric, Record
+from edgepipe.core.metric import Evidence, Finding, Metric, Record
 from edgepipe.devices import device_metrics, device_profile
 from edgepipe.devices.device_metrics import DeviceMetrics
 from edgepipe.devices.device_profile import Device
-from edgepipe.devices.placement import OperatorPlacement
+from edgepipe.devices.operator_placement import OperatorPlacement
 from edgepipe.devices.runtime_answer import is_installed
 from edgepipe.tflite import reader
 from edgepipe.tflite.model import Model
@@ -27,6 +27,11 @@ class OperatorProfile(Record):
     seconds: float | None = Field(description="with the same evidence as the latency; null: not known by operator")
     reason: str = Field(default="", description="why it does not run where it should")
     suggestion: str = Field(default="", description="the change that would bring it there")
+    evidence: Evidence = Field(
+        default=Evidence.ESTIMATED, description="of the placement: `exact` if a compiler or the file says it"
+    )
+    basis: str = Field(default="", description="what the placement is known from")
+    is_open: bool = Field(default=False, description="nothing known settles the placement; `runs_on` is the likelier")
 
 
 class DeviceProfileResult(Record):
@@ -139,4 +144,7 @@ def _operator_profile(placement: OperatorPlacement, seconds_by_operator: dict[st
         seconds=seconds_by_operator.get(placement.operator_label),
         reason=placement.reason,
         suggestion=placement.suggestion,
+        evidence=placement.evidence,
+        basis=placement.basis,
+        is_open=placement.is_open,
     )

@@ -6,25 +6,29 @@ from pathlib import Path
 
 from edgepipe.core.budget import UNIT_BY_DEVICE_METRIC
 from edgepipe.core.cache import Cache
-from edgepipe.core.metric import Finding, Limit, Metric, exact_metric, judge, unavailable_metric
+from edgepipe.core.metric import Evidence, Finding, Limit, Metric, exact_metric, judge, unavailable_metric
 from edgepipe.core.units import Dimension
 from edgepipe.devices import edgetpu_compiler, estimate_limits, memory_estimate, memory_fit
 from edgepipe.devices.calibration import calibrated_latency
+from edgepipe.devices.compiled_metrics import compiled_metric
 from edgepipe.devices.device_profile import Device, MetricMethod, MetricSource, RuntimeProfile
 from edgepipe.devices.latency import latency_estimate
 from edgepipe.devices.latency.latency_estimate import FitTransfer
 from edgepipe.devices.latency.latency_record import LatencyFit
-from edgepipe.devices.placement import OperatorPlacement, Processor, place_operators
+from edgepipe.devices.operator_placement import OperatorPlacement, Processor
+from edgepipe.devices.placement import npu_share_bounds, place_operators
 from edgepipe.devices.runtime_answer import INSTALLED_TFLM, RunState, RuntimeAnswer, ask_runtime
 from edgepipe.devices.support_check import check_support
 from edgepipe.devices.vela import vela_metrics
 from edgepipe.tflite import host_latency, tflm_memory, tflm_runtime
 from edgepipe.tflite.child_process import ChildError
+from edgepipe.tflite.compiled_file import read_compiled_file
 from edgepipe.tflite.compressed_size import measure_compression
 from edgepipe.tflite.model import Model
 
 NPU_SHARE_METRIC = "npu_operators"
 FALLBACK_RULE_NAME = "npu-fallback"
+MAX_OPEN_LABELS = 5  # operators that the explanation of an estimated share names
 LIST_RULE_NAMES = ("operator", "dtype")  # of findings that say by the profile's lists that the model does not run
 
 
@@ -177,6 +181,8 @@ class _MetricCollector:
                 Processor(vela_placement.runs_on),
                 vela_placement.reason,
                 suggestion_by_operator.get(vela_placement.place, ""),
+                evidence=Evidence.EXACT,
+                basis=f"as Vela {analysis.compilation.version} compiles the model",
             )
             for vela_placement in analysis.compilation.placements
         )
@@ -214,8 +220,13 @@ class _MetricCollector:
         analysis = self._vela_analysis(device)
         if analysis is not None:
             return analysis.metric(NPU_SHARE_METRIC)
+        compiled_file = read_compiled_file(self.model)
+        if compiled_file is not None and compiled_file.code in device.custom_operators:
+            return compiled_metric(NPU_SHARE_METRIC, compiled_file, self.model, device)
         if device.runtime.name == "edgetpu":
-            return edgetpu_compiler.npu_share_metric(self.path, device.name)
+            if edgetpu_compiler.is_available():
+                return edgetpu_compiler.npu_share_metric(self.path, device.name)
+            return estimate_npu_share(device, self.model)
         reason = (
             "only the NPU's own compiler knows, and edgepipe does not run it; the rule npu-fallback uses the "
             "profile's operator list"
@@ -250,6 +261,29 @@ class _MetricCollector:
         if answer is None:
             return "not run: the model has what the profile does not list, see the broken rules"
         return answer.reason if answer.state is not RunState.RUNS else ""
+
+
+def estimate_npu_share(device: Device, model: Model) -> Metric:
+    """The share of operators that the compiler likely maps, and the least and the most that it may map."""
+    likely, low, high = npu_share_bounds(device, model)
+    operator_count = len(model.operators)
+    open_labels = [placement.operator_label for placement in place_operators(device, model) if placement.is_open]
+    explanation = (
+        f"likely {round(likely * operator_count)} of {operator_count} operators, between {round(low * operator_count)} "
+        f"and {round(high * operator_count)}, by the profile's lists and what Coral's published pairs of models show"
+    )
+    if open_labels:
+        explanation += f"; open: {', '.join(open_labels[:MAX_OPEN_LABELS])}"
+        explanation += f" and {len(open_labels) - MAX_OPEN_LABELS} more" if len(open_labels) > MAX_OPEN_LABELS else ""
+    return Metric(
+        name=NPU_SHARE_METRIC,
+        value=likely,
+        unit=UNIT_BY_DEVICE_METRIC[NPU_SHARE_METRIC],
+        evidence=Evidence.ESTIMATED,
+        device=device.name,
+        how=f"{explanation}; {edgetpu_compiler.INSTALL_HINT}",
+        interval=(low, high),
+    )
 
 
 def arena_metric(model: Model, answer: RuntimeAnswer | None, device: str | None = None) -> Metric:

@@ -134,8 +134,14 @@ class Npu(Options):
         description="the TFLite operators it supports, or `all`; the others run on the core"
     )
     dtypes: tuple[DType, ...] = Field(min_length=1, description="types of the tensors it computes on")
+    state_dtypes: tuple[DType, ...] = Field(
+        default=(), description="further types of the states that it keeps from one call to the next"
+    )
     rules: tuple[RuleName, ...] = Field(
         default=(), description="what it requires of an operator besides name and types"
+    )
+    learned_from: Literal["coral-pairs"] | None = Field(
+        default=None, description="published models before and after its compiler, which show what that maps"
     )
     partitions: Literal["one", "any"] = Field(
         default="any", description="`one`: whatever depends on an unsupported operator runs on the core too"

@@ -1,104 +1,175 @@
 """Where each operator of a model runs on a device - NPU, GPU, core or nowhere - why, and what would change it.
 
-The check is static: operator names, types and the profile's rules. Further limits of a compiler, such as on shapes,
-are for the compiler to report.
+The check is static: operator names, types and the profile's rules, and for the Edge TPU what Coral's published pairs of
+models show. Further limits of a compiler, such as on shapes, are for the compiler to report; an operator for which
+nothing known settles the placement is open, and counts for either bound of the share that the NPU runs.
 """
 
-from dataclasses import dataclass
+from dataclasses import replace
 from enum import StrEnum
+from functools import cache
 
 from edgepipe.core import units
 from edgepipe.core.units import Dimension
 from edgepipe.devices.accelerator_rules import RULE_BY_NAME
+from edgepipe.devices.compiled_placement import place_compiled
 from edgepipe.devices.device_profile import Device, Npu, OperatorNames
+from edgepipe.devices.edgetpu.compiled_pairs import read_pairs
+from edgepipe.devices.edgetpu.mapping_limits import Mapping, MappingLimits, MappingState, learn_limits
+from edgepipe.devices.operator_placement import OperatorPlacement, Processor, RuleViolation
+from edgepipe.tflite.compiled_file import read_compiled_file
 from edgepipe.tflite.integer_check import FLEX_PREFIX
-from edgepipe.tflite.model import FLOAT_TYPES, Model, Operator, Tensor
+from edgepipe.tflite.model import FLOAT_TYPES, Model, Operator, Tensor, TensorKey
 
 MAX_LISTED_TENSORS = 3  # tensors that a reason names; the rest are counted
-TARGET_BY_CUSTOM_CODE = {"ethos-u": "an Ethos-U, by Vela", "edgetpu-custom-op": "the Edge TPU"}  # what compilers emit
+PROFILE_BASIS = "the lists and rules of the profile"
+PARTITION_BASIS = (
+    "Coral's documentation and published pairs: whatever depends on an operator on the CPU runs there, too"
+)
 NOTABLE_WASTE = 0.25  # share of an operator's MACs spent on padded channels from which it is reported
 
 
-class Processor(StrEnum):
-    """What computes an operator."""
+class OpenChoice(StrEnum):
+    """Where the operators run whose placement is open."""
 
+    LIKELY = "likely"
     NPU = "NPU"
-    GPU = "GPU"
     CPU = "CPU"
-    UNSUPPORTED = "unsupported"
 
 
-@dataclass(frozen=True)
-class OperatorPlacement:
-    """Where one operator runs, why not elsewhere, and the change that would move it."""
+def place_operators(
+    device: Device, model: Model, choice: OpenChoice = OpenChoice.LIKELY, limits: MappingLimits | None = None
+) -> tuple[OperatorPlacement, ...]:
+    """Where each operator of `model` runs on `device`, in the order of the operators.
 
-    operator_label: str
-    runs_on: Processor
-    reason: str = ""
-    suggestion: str = ""
-    rule_name: str = (
-        ""  # the violated rule: operator, dtype, integer-only, npu-operator, npu-dtype, behind, or one of RULE_BY_NAME
-    )
-
-
-@dataclass(frozen=True)
-class RuleViolation:
-    """A rule that an operator violates; `gpu`: the operator then runs on the GPU instead of the core."""
-
-    rule_name: str
-    reason: str
-    suggestion: str
-    runs_on_gpu: bool = False
-
-
-def place_operators(device: Device, model: Model) -> tuple[OperatorPlacement, ...]:
-    """Where each operator of `model` runs on `device`, in the order of the operators."""
-    cpu_tensor_keys: set[tuple[int, int]] = (
-        set()
-    )  # tensors computed on the core; matters to compilers with a single partition
-    placements = []
-    for operator in model.operators:
-        placement = _place_operator(device, model, operator, cpu_tensor_keys)
-        if placement.runs_on is not Processor.NPU:
-            cpu_tensor_keys |= {(t.subgraph_index, t.index) for t in operator.outputs if t is not None}
-        placements.append(placement)
-    return tuple(placements)
-
-
-def _place_operator(
-    device: Device, model: Model, operator: Operator, cpu_tensor_keys: set[tuple[int, int]]
-) -> OperatorPlacement:
+    Args:
+        device: the resolved profile.
+        model: the model.
+        choice: where the operators run that are open.
+        limits: what is known of the compiler; None: what all published pairs show, if the profile learns from them.
+    """
     npu = device.system.npu
-    core_violation = _worst_violation(core_violations(device, model, operator))
     if npu is None:
-        return _place_on_core(operator, core_violation)
-    npu_violation = _npu_violation(device, npu, model, operator) or _partition_violation(npu, operator, cpu_tensor_keys)
-    if npu_violation is None:
-        reason, suggestion = _describe_padding(npu, operator)
-        return OperatorPlacement(operator.location, Processor.NPU, reason, suggestion)
-    if npu_violation.runs_on_gpu:
-        return OperatorPlacement(
-            operator.location, Processor.GPU, npu_violation.reason, npu_violation.suggestion, npu_violation.rule_name
+        return tuple(
+            _place_on_core(operator, _worst_violation(core_violations(device, model, operator)))
+            for operator in model.operators
         )
-    if core_violation is not None and core_violation.rule_name != "integer-only":
-        return OperatorPlacement(
-            operator.location,
-            Processor.UNSUPPORTED,
-            core_violation.reason,
-            core_violation.suggestion,
-            core_violation.rule_name,
-        )
-    return OperatorPlacement(
-        operator.location, Processor.CPU, npu_violation.reason, npu_violation.suggestion, npu_violation.rule_name
+    compiled_file = read_compiled_file(model)
+    if compiled_file is not None and compiled_file.code in device.custom_operators:
+        return tuple(place_compiled(device, npu, compiled_file, operator) for operator in model.operators)
+    if npu.learned_from == "coral-pairs":
+        limits = limits or _all_limits()
+    placer = _NpuPlacer(device, npu, model, choice, limits)
+    return tuple(placer.place(operator) for operator in model.operators)
+
+
+def npu_share_bounds(device: Device, model: Model) -> tuple[float, float, float]:
+    """The share of operators on the NPU: as is likely, at least and at most."""
+    likely, low, high = (
+        sum(placement.runs_on is Processor.NPU for placement in place_operators(device, model, choice))
+        / max(1, len(model.operators))
+        for choice in (OpenChoice.LIKELY, OpenChoice.CPU, OpenChoice.NPU)
     )
+    return likely, low, high
+
+
+@cache
+def _all_limits() -> MappingLimits:
+    return learn_limits(read_pairs())
+
+
+class _NpuPlacer:
+    """Places the operators of one model one after the other; keeps where the compiler's only partition ends."""
+
+    def __init__(
+        self, device: Device, npu: Npu, model: Model, choice: OpenChoice, limits: MappingLimits | None
+    ) -> None:
+        self.device = device
+        self.npu = npu
+        self.model = model
+        self.choice = choice
+        self.limits = limits
+        self.ended_keys: set[TensorKey] = set()  # tensors computed on the core, whose readers run there, too
+        self.leading_keys = {tensor.key for tensor in model.inputs}  # nothing on the NPU leads to them
+
+    def place(self, operator: Operator) -> OperatorPlacement:
+        """Where the next operator runs."""
+        mapping = self._judge_mapping(operator)
+        violation = _npu_violation(self.device, self.npu, self.model, operator, mapping) or self._behind_violation(
+            operator
+        )
+        is_open = violation is None and mapping is not None and mapping.state.is_open
+        if violation is None and mapping is not None and not self._is_mapped(mapping.state):
+            violation = _mapping_violation(self.device, self.npu, self.model, operator, mapping)
+        placement = self._place(operator, violation)
+        if placement.runs_on is not Processor.NPU:
+            self._end_partition(operator)
+        return replace(placement, basis=_describe_basis(mapping, violation), is_open=is_open)
+
+    def _judge_mapping(self, operator: Operator) -> Mapping | None:
+        if self.limits is None or operator.is_custom:
+            return None
+        return self.limits.judge(operator, _is_listed(operator, self.npu.operators))
+
+    def _is_mapped(self, state: MappingState) -> bool:
+        if state.is_open and self.choice is not OpenChoice.LIKELY:
+            return self.choice is OpenChoice.NPU
+        return state in (MappingState.MAPPED, MappingState.OPEN_MAPPED)
+
+    def _place(self, operator: Operator, npu_violation: RuleViolation | None) -> OperatorPlacement:
+        if npu_violation is None:
+            reason, suggestion = _describe_padding(self.npu, operator)
+            return OperatorPlacement(operator.location, Processor.NPU, reason, suggestion)
+        if npu_violation.runs_on_gpu:
+            return _place_by(operator, Processor.GPU, npu_violation)
+        core_violation = _worst_violation(core_violations(self.device, self.model, operator))
+        if core_violation is not None and core_violation.rule_name != "integer-only":
+            return _place_by(operator, Processor.UNSUPPORTED, core_violation)
+        return _place_by(operator, Processor.CPU, npu_violation)
+
+    def _behind_violation(self, operator: Operator) -> RuleViolation | None:
+        if self.npu.partitions != "one":
+            return None
+        core_input = next((t for t in operator.inputs if t is not None and t.key in self.ended_keys), None)
+        if core_input is None:
+            return None
+        reason = (
+            f"{self.npu.name} runs a single partition, which ended before: '{core_input.name}' is computed on the core"
+        )
+        return RuleViolation("behind", reason, "change the operators upstream of it")
+
+    def _end_partition(self, operator: Operator) -> None:
+        """What reads the outputs of an operator on the core runs there, unless it only prepares the inputs."""
+        output_keys = {tensor.key for tensor in operator.outputs if tensor is not None}
+        is_leading = all(t is None or t.is_constant or t.key in self.leading_keys for t in operator.inputs)
+        if is_leading and self._may_lead(operator):
+            self.leading_keys |= output_keys
+        else:
+            self.ended_keys |= output_keys
+
+    def _may_lead(self, operator: Operator) -> bool:
+        """Whether the partition may start after `operator`; for kinds never seen there it is open, likely not."""
+        return self.limits is not None and (operator.name in self.limits.leading_names or self.choice is OpenChoice.NPU)
+
+
+def _place_by(operator: Operator, processor: Processor, violation: RuleViolation) -> OperatorPlacement:
+    return OperatorPlacement(operator.location, processor, violation.reason, violation.suggestion, violation.rule_name)
+
+
+def _describe_basis(mapping: Mapping | None, violation: RuleViolation | None) -> str:
+    if violation is not None and violation.rule_name == "behind":
+        return PARTITION_BASIS
+    if mapping is None or (violation is not None and violation.rule_name != "npu-mapping"):
+        return PROFILE_BASIS
+    return mapping.basis
 
 
 def _place_on_core(operator: Operator, violation: RuleViolation | None) -> OperatorPlacement:
     if violation is None:
-        return OperatorPlacement(operator.location, Processor.CPU)
+        return OperatorPlacement(operator.location, Processor.CPU, basis=PROFILE_BASIS)
     # Floats would still run on an integer-only core, in slow software emulation.
     processor = Processor.CPU if violation.rule_name == "integer-only" else Processor.UNSUPPORTED
-    return OperatorPlacement(operator.location, processor, violation.reason, violation.suggestion, violation.rule_name)
+    return replace(_place_by(operator, processor, violation), basis=PROFILE_BASIS)
 
 
 def _worst_violation(violations: list[RuleViolation]) -> RuleViolation | None:
@@ -121,7 +192,7 @@ def _operator_violations(device: Device, runtime_text: str, model: Model, operat
     npu = device.system.npu
     if operator.is_custom:
         is_supported = operator.name in device.custom_operators
-        suggestion = _suggest_for_custom(operator)
+        suggestion = _suggest_for_custom(model, operator)
     else:
         is_supported = _is_listed(operator, device.operators) or (
             npu is not None and _is_listed(operator, npu.operators)
@@ -131,10 +202,11 @@ def _operator_violations(device: Device, runtime_text: str, model: Model, operat
     return [] if is_supported else [RuleViolation("operator", observation, suggestion)]
 
 
-def _suggest_for_custom(operator: Operator) -> str:
+def _suggest_for_custom(model: Model, operator: Operator) -> str:
     """What to do about a custom operator that the runtime is not built with."""
-    if target := TARGET_BY_CUSTOM_CODE.get(operator.name):
-        return f"the file is compiled for {target}; give the .tflite that it was compiled from"
+    compiled_file = read_compiled_file(model)
+    if compiled_file is not None and operator.name == compiled_file.code:
+        return f"the file is {compiled_file.text()}; give the .tflite before that"
     listing = "list it under custom_operators of the device's profile if its runtime is built with it"
     if operator.name.startswith(FLEX_PREFIX):
         return f"a kernel of TensorFlow's, which the Flex delegate runs: replace the layer it comes from, or {listing}"
@@ -174,18 +246,16 @@ def _rule_violations(
     ]
 
 
-def _npu_violation(device: Device, npu: Npu, model: Model, operator: Operator) -> RuleViolation | None:
-    """What prevents an operator from running on the accelerator."""
+def _npu_violation(
+    device: Device, npu: Npu, model: Model, operator: Operator, mapping: Mapping | None
+) -> RuleViolation | None:
+    """What prevents an operator from running on the accelerator by the lists and rules of the profile."""
     core_name = device.system.core
-    if operator.is_custom and operator.name in device.custom_operators and operator.name in TARGET_BY_CUSTOM_CODE:
-        return None
-    if operator.is_custom or not _is_listed(operator, npu.operators):
+    if mapping is None and (operator.is_custom or not _is_listed(operator, npu.operators)):
         suggestion = suggest_replacement(model, operator, npu.operators)
         observation = f"{npu.name} does not support {operator.name}: it runs on the {core_name}"
         return RuleViolation("npu-operator", observation, suggestion)
-    unsupported_tensors = [
-        tensor for tensor in operator.tensors if not tensor.is_constant and tensor.dtype not in npu.dtypes
-    ]
+    unsupported_tensors = [tensor for tensor in operator.tensors if not _computes_on(npu, tensor)]
     if unsupported_tensors:
         observation = (
             f"{npu.name} does not compute on {_describe_dtypes(unsupported_tensors)}: it runs on the {core_name}"
@@ -194,23 +264,25 @@ def _npu_violation(device: Device, npu: Npu, model: Model, operator: Operator) -
     return next(iter(_rule_violations(npu.rules, npu.name, model, operator)), None)
 
 
+def _computes_on(npu: Npu, tensor: Tensor) -> bool:
+    """Constants are the compiler's to convert; states may have types of their own."""
+    return tensor.is_constant or tensor.dtype in (npu.state_dtypes if tensor.is_variable else ()) + npu.dtypes
+
+
+def _mapping_violation(device: Device, npu: Npu, model: Model, operator: Operator, mapping: Mapping) -> RuleViolation:
+    verb = "likely runs" if mapping.state.is_open else "runs"
+    return RuleViolation(
+        "npu-mapping",
+        f"{operator.name} {verb} on the {device.system.core} instead of the {npu.name}: {mapping.basis}",
+        suggest_replacement(model, operator, npu.operators),
+    )
+
+
 def _suggest_dtype(npu: Npu, tensors: list[Tensor]) -> str:
     has_float = any(tensor.dtype in FLOAT_TYPES for tensor in tensors)
     return f"{npu.name} computes on {', '.join(npu.dtypes)}" + (
         "; convert to full-integer int8, inputs and outputs included" if has_float else ""
     )
-
-
-def _partition_violation(npu: Npu, operator: Operator, cpu_tensor_keys: set[tuple[int, int]]) -> RuleViolation | None:
-    if npu.partitions != "one":
-        return None
-    core_input = next(
-        (t for t in operator.inputs if t is not None and (t.subgraph_index, t.index) in cpu_tensor_keys), None
-    )
-    if core_input is None:
-        return None
-    reason = f"{npu.name} runs a single partition, starting at the inputs; '{core_input.name}' is computed on the core"
-    return RuleViolation("behind", reason, "change the operators upstream of it")
 
 
 def _describe_padding(npu: Npu, operator: Operator) -> tuple[str, str]:

@@ -1,11 +1,13 @@
 """Which operators and tensors of a model a device cannot run, or not on its accelerator: each with rule and remedy."""
 
-from edgepipe.core.metric import Finding
+from edgepipe.core.metric import Finding, Judgement
 from edgepipe.core.units import plural
 from edgepipe.devices.device_profile import Device
-from edgepipe.devices.placement import OperatorPlacement, Processor, core_violations, place_operators
+from edgepipe.devices.operator_placement import OperatorPlacement, Processor
+from edgepipe.devices.placement import core_violations, place_operators
 from edgepipe.devices.runtimes.release_check import check_release
 from edgepipe.devices.runtimes.releases import parse_release
+from edgepipe.tflite.compiled_file import scratch_tensors
 from edgepipe.tflite.model import Model, Operator, Tensor
 
 OPEN_SIZES_RULE = "static-shapes"
@@ -51,14 +53,16 @@ def _unwritten_findings(model: Model) -> list[Finding]:
         written_keys = {tensor.key for tensor in subgraph.inputs}
         for operator in subgraph.operators:
             for tensor in operator.inputs:
-                if tensor is not None and tensor.key not in written_keys and _needs_writer(tensor):
+                if tensor is not None and tensor.key not in written_keys and _needs_writer(operator, tensor):
                     findings.append(_unwritten_finding(operator, tensor))
             written_keys |= {tensor.key for tensor in operator.outputs if tensor is not None}
     return findings
 
 
-def _needs_writer(tensor: Tensor) -> bool:
-    return not tensor.is_constant and not tensor.is_variable and tensor.element_count > 0
+def _needs_writer(operator: Operator, tensor: Tensor) -> bool:
+    if tensor.is_constant or tensor.is_variable or tensor in scratch_tensors(operator):
+        return False
+    return tensor.element_count > 0
 
 
 def _unwritten_finding(operator: Operator, tensor: Tensor) -> Finding:
@@ -76,7 +80,13 @@ def _fallback_findings(placements: tuple[OperatorPlacement, ...]) -> list[Findin
         p for p in placements if p.runs_on in (Processor.CPU, Processor.GPU) and p.rule_name != "behind"
     ]
     findings = [
-        Finding(rule="npu-fallback", place=p.operator_label, observed=p.reason, suggestion=p.suggestion)
+        Finding(
+            rule="npu-fallback",
+            place=p.operator_label,
+            observed=p.reason,
+            suggestion=p.suggestion,
+            judgement=Judgement.UNKNOWN if p.is_open else Judgement.NOT_MET,
+        )
         for p in fallback_placements
     ]
     behind_count = sum(p.rule_name == "behind" for p in placements)

@@ -8,6 +8,7 @@ from edgepipe.core.metric import Metric, Record
 from edgepipe.core.units import Dimension
 from edgepipe.render.report_tables import TextTable
 from edgepipe.tflite.arena_plan import ALIGNMENT, ArenaBuffer, ArenaPlan
+from edgepipe.tflite.compiled_file import read_compiled_file
 from edgepipe.tflite.compressed_size import measure_compression
 from edgepipe.tflite.dead_channels import DeadChannels, count_filters, find_dead_channels
 from edgepipe.tflite.integer_check import check_integer_only
@@ -135,6 +136,18 @@ class RunRecord(Record):
     tflite_micro: Metric
 
 
+class CompiledRecord(Record):
+    """What a compiler for an accelerator made of the model."""
+
+    compiler: str
+    accelerators: tuple[str, ...] = Field(description="empty: the file does not say it in a known way")
+    accelerator_operators: tuple[str, ...]
+    cpu_operators: tuple[str, ...] = Field(description="which the compiler left to the core")
+    scratch_bytes: int | None = Field(description="activations as Vela places them; null: not readable")
+    fast_scratch_bytes: int = Field(description="those in a faster memory of its own")
+    weight_bytes: int
+
+
 class ModelRecord(Record):
     """The document that `inspect --json` prints."""
 
@@ -165,6 +178,7 @@ class ModelRecord(Record):
     preprocessing_error: str = Field(default="", description="why what the file says of it cannot be read")
     streaming: StreamPorts | None = Field(default=None, description="which outputs are states of the next call")
     split_outputs: tuple[SplitOutput, ...] = Field(default=(), description="outputs that hold parts of one")
+    compiled: CompiledRecord | None = Field(default=None, description="by Vela or the Edge TPU compiler")
 
 
 def build_record(model: Model, run_record: RunRecord | None = None) -> ModelRecord:
@@ -201,7 +215,21 @@ def build_record(model: Model, run_record: RunRecord | None = None) -> ModelReco
         preprocessing_error=read_error,
         streaming=read_stream_ports(model),
         split_outputs=read_split_outputs(model),
+        compiled=_compiled_record(model),
     )
+
+
+def _compiled_record(model: Model) -> CompiledRecord | None:
+    compiled_file = read_compiled_file(model)
+    if compiled_file is None:
+        return None
+    return CompiledRecord(
+        compiler=compiled_file.compiler, accelerators=compiled_file.accelerators,
+        accelerator_operators=tuple(operator.location for operator in compiled_file.accelerator_operators),
+        cpu_operators=tuple(operator.location for operator in compiled_file.cpu_operators),
+        scratch_bytes=compiled_file.scratch_bytes, fast_scratch_bytes=compiled_file.fast_scratch_bytes,
+        weight_bytes=compiled_file.weight_bytes,
+    )  # fmt: skip
 
 
 def _read_preprocessing(model: Model) -> tuple[Preprocessing | None, str]:
@@ -327,6 +355,7 @@ def _summary_table(model: Model) -> TextTable:
             (f"size, {name}", f"{units.show(compression.size, Dimension.BYTES)} ({compression.compressor})")
             for name, compression in measure_compression(model.content).items()
         ),
+        *_compiled_rows(model),
         ("MACs", _describe_macs(model)),
         ("parameters", parameters_text),
         ("tensors", ", ".join(f"{number} {dtype}" for dtype, number in sorted(model.dtype_counts.items()))),
@@ -336,6 +365,27 @@ def _summary_table(model: Model) -> TextTable:
         *((f"output '{name}'", _describe_tensor(tensor)) for name, tensor in model.outputs_by_name.items()),
     ]
     return TextTable(str(model.path), ("property", "value"), tuple(rows))
+
+
+def _compiled_rows(model: Model) -> list[tuple[str, str]]:
+    """What a compiler made of the model: for what, what runs where, in how much memory."""
+    compiled_file = read_compiled_file(model)
+    if compiled_file is None:
+        return []
+    counts = [len(compiled_file.accelerator_operators), len(compiled_file.cpu_operators)]
+    rows = [
+        ("compiled", compiled_file.text().removeprefix("compiled ")),
+        ("runs there", f"{units.plural(counts[0], 'operator')}, of how many is not in the file"),
+        ("runs on the core", units.plural(counts[1], "operator")),
+    ]
+    if compiled_file.scratch_bytes is None:
+        return rows
+    sizes = {
+        "scratch memory": compiled_file.scratch_bytes,
+        "fast scratch memory": compiled_file.fast_scratch_bytes,
+        "compiled weights": compiled_file.weight_bytes,
+    }
+    return rows + [(name, units.show(size, Dimension.BYTES)) for name, size in sizes.items() if size]
 
 
 def _describe_first_release(model: Model) -> str:

@@ -93,22 +93,23 @@ def _operators_table(device_result: DeviceProfileResult, every_operator: bool) -
     listed_operators = [
         operator
         for operator in device_result.operators
-        if every_operator or operator.reason or operator.runs_on not in EXPECTED_PROCESSORS
+        if every_operator or operator.reason or operator.is_open or operator.runs_on not in EXPECTED_PROCESSORS
     ]
     total_seconds = sum(operator.seconds or 0.0 for operator in device_result.operators)
     rows = tuple(
         (
             operator.operator,
             operator.runs_on,
+            f"{operator.evidence}, open" if operator.is_open else operator.evidence,
             _format_seconds(operator),
             _format_share(operator, total_seconds),
-            operator.reason,
+            operator.reason or operator.basis,
             operator.suggestion,
         )
         for operator in listed_operators
     )
-    columns = ("operator", "runs on", "time", "share", "reason", "fix")
-    return TextTable(f"Operators on {device_result.device}", columns, rows, frozenset({2, 3}))
+    columns = ("operator", "runs on", "evidence", "time", "share", "reason", "fix")
+    return TextTable(f"Operators on {device_result.device}", columns, rows, frozenset({3, 4}))
 
 
 def _format_seconds(operator: OperatorProfile) -> str:

@@ -1,6 +1,7 @@
 """Checks that a model is fully integer: every operator, and every tensor that an operator or the interface uses."""
 
 from edgepipe.core.metric import Finding
+from edgepipe.tflite.compiled_file import COMPILER_BY_CODE
 from edgepipe.tflite.model import HANDLE_TYPES, INTEGER_TYPES, Model, Operator, Tensor, TensorKey
 
 RULE_NAME = "integer-only"
@@ -19,7 +20,7 @@ def check_integer_only(model: Model, allow_float_interface: bool = False) -> lis
     for operator in model.operators:
         float_tensors = [tensor for tensor in operator.tensors if tensor.dtype not in INTEGER_TYPES | HANDLE_TYPES]
         is_boundary = _is_boundary(operator, float_input_keys, float_output_keys)
-        if operator.is_custom:
+        if operator.is_custom and operator.name not in COMPILER_BY_CODE:  # those accelerators compute on integers only
             findings.append(_custom_finding(operator))
         elif float_tensors and not (is_boundary and all(tensor.key in allowed_keys for tensor in float_tensors)):
             findings.append(_float_finding(operator, float_tensors, is_boundary))

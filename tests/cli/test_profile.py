@@ -78,12 +78,25 @@ def test_every_operator_is_listed_on_demand(models: Path, command: Command) -> N
 
 
 @pytest.mark.skipif(shutil.which("edgetpu_compiler") is not None, reason="the vendor's compiler is here")
-def test_without_the_vendors_compiler_the_edge_tpu_share_is_unavailable(models: Path, command: Command) -> None:
+def test_without_the_vendors_compiler_the_edge_tpu_share_is_estimated(models: Path, command: Command) -> None:
     ended = command("profile", models / "int8.tflite", "--device", "coral-edge-tpu", "--json")
-    metrics = json.loads(ended.out)["devices"][0]["metrics"]
-    share = next(metric for metric in metrics if metric["name"] == "npu_operators")
-    assert share["evidence"] == "unavailable"
+    result = json.loads(ended.out)["devices"][0]
+    share = next(metric for metric in result["metrics"] if metric["name"] == "npu_operators")
+    assert share["evidence"] == "estimated"
+    assert share["interval"][0] <= share["value"] <= share["interval"][1]
+    assert all(operator["basis"] for operator in result["operators"])
     assert "coral.ai/docs/edgetpu/compiler" in share["how"]
+
+
+@pytest.mark.skipif(shutil.which("edgetpu_compiler") is not None, reason="the vendor's compiler is here")
+def test_an_open_placement_is_listed_as_such(tmp_path: Path, command: Command) -> None:
+    tensors = [T(name, (1, 4, 4, 4), "int8", scales=(0.1,)) for name in "xyz"]
+    operators = [Op("RELU", ("x",), ("y",)), Op("HARD_SWISH", ("y",), ("z",))]
+    path = write(tmp_path / "m.tflite", tensors, operators, ["x"], ["z"])
+    ended = command("profile", path, "--device", "coral-edge-tpu")
+    (swish,) = [line for line in ended.out.splitlines() if line.strip().startswith("HARD_SWISH")]
+    assert "estimated, open" in swish
+    assert "50.00 % (50.00 % .. 100.00 %)" in ended.out
 
 
 WRONG = [

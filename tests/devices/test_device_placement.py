@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from edgepipe.core.errors import ToolError
+from edgepipe.core.metric import Judgement
 from edgepipe.devices import device_profile, edgetpu_compiler, memory_estimate
 from edgepipe.devices.accelerator_rules import RULE_BY_NAME
 from edgepipe.devices.device_profile import RuleName
-from edgepipe.devices.placement import REPLACEMENTS_BY_OPERATOR, Processor, place_operators, suggest_replacement
+from edgepipe.devices.operator_placement import Processor
+from edgepipe.devices.placement import REPLACEMENTS_BY_OPERATOR, place_operators, suggest_replacement
 from edgepipe.devices.support_check import check_support
 from edgepipe.tflite import reader
 from edgepipe.tflite.arena_plan import plan_arena
@@ -129,13 +131,15 @@ def test_hard_swish_and_its_dependents_leave_the_edge_tpu(convert: ModelConverte
     }
     assert "HARD_SWISH" in placement_by_operator, model.operator_counts
     swish = placement_by_operator["HARD_SWISH"]
-    assert (swish.runs_on, swish.rule_name) == (Processor.CPU, "npu-operator")
-    assert swish.reason == "Edge TPU does not support HARD_SWISH: it runs on the host CPU"
+    assert (swish.runs_on, swish.rule_name) == (Processor.CPU, "npu-mapping")
+    assert "HARD_SWISH likely runs on the host CPU instead of the Edge TPU: open: HARD_SWISH is not in" in swish.reason
+    assert swish.is_open
     assert swish.suggestion == "use ReLU6 in place of hard-swish"
     assert placement_by_operator["CONV_2D"].rule_name == "behind"
     first_placement = place_operators(device, model)[0]
     assert first_placement.runs_on is Processor.NPU
     (finding,) = check_support(device, model)
+    assert finding.judgement is Judgement.UNKNOWN
     assert "1 operator downstream runs" in finding.observed or "operators downstream run there too" in finding.observed
 
 

@@ -8,14 +8,16 @@ from edgepipe.core.cache import Cache
 from edgepipe.core.errors import InputError
 from edgepipe.core.metric import Evidence, Finding, Judgement, Metric, exact_metric, unavailable_metric
 from edgepipe.core.units import Dimension
+from edgepipe.devices.compiled_metrics import compiled_metric
+from edgepipe.devices.compiled_placement import compiled_for_another
 from edgepipe.devices.device_profile import Device, Npu
 from edgepipe.devices.placement import suggest_replacement
 from edgepipe.devices.vela import vela_compiler
 from edgepipe.devices.vela.vela_compiler import VelaRefusedError
 from edgepipe.devices.vela.vela_result import VelaCompilation, VelaPlacement
+from edgepipe.tflite.compiled_file import VELA_CODE, CompiledFile, read_compiled_file
 from edgepipe.tflite.model import Model
 
-COMPILED_CODE = "ethos-u"  # of the operator that stands for what Vela compiled
 UNKNOWN_OPERATOR_REASON = "Unsupported opType"  # in Vela's words
 MAX_LISTED_OPERATORS = 8  # operators named in a metric's text; `details` names all of them
 UNIT_BY_METRIC = {
@@ -37,9 +39,12 @@ class VelaAnalysis:
     reason: str = ""
     refusal_finding: Finding | None = None
     cache_note: str = ""  # why the result could not be cached
+    compiled_file: CompiledFile | None = None  # what the file says of itself, if it is compiled for this accelerator
 
     def metric(self, name: str) -> Metric:
         """`latency`, `ram`, `flash` or `npu_operators`; unavailable with the reason if Vela has no value."""
+        if self.compiled_file is not None:
+            return compiled_metric(name, self.compiled_file, self.model, self.device)
         if self.compilation is None:
             return unavailable_metric(name, UNIT_BY_METRIC[name], self.reason, self.device.name)
         function_by_metric = {
@@ -75,8 +80,11 @@ def analyze(model: Model, device: Device, cache: Cache | None = None) -> VelaAna
     npu, vela_settings = device.system.npu, vela_compiler.device_settings(device)
     assert npu is not None, "only called for devices with an NPU"
     assert vela_settings is not None, "only called for devices with `system.npu.vela`"
-    if reason := vela_compiler.unavailable_reason() or _compiled_reason(model):
-        return VelaAnalysis(model, device, npu, None, reason, _unknown_finding(model, reason))
+    compiled_file = read_compiled_file(model)
+    if compiled_file is not None:
+        return _analyze_compiled(model, device, npu, compiled_file)
+    if reason := vela_compiler.unavailable_reason():
+        return VelaAnalysis(model, device, npu, None, reason, _unknown_finding(model, reason, "install it and repeat"))
     try:
         compiled_model = vela_compiler.compile_model(model, vela_settings, cache)
     except VelaRefusedError as error:
@@ -92,19 +100,27 @@ def analyze(model: Model, device: Device, cache: Cache | None = None) -> VelaAna
     return VelaAnalysis(model, device, npu, compiled_model.compilation, cache_note=compiled_model.cache_note)
 
 
-def _compiled_reason(model: Model) -> str:
-    """Why a file that Vela wrote is not compiled again; empty for any other."""
-    if not any(operator.is_custom and operator.name == COMPILED_CODE for operator in model.operators):
-        return ""
-    return "Vela has compiled this file already, and edgepipe does not read for which accelerator"
+def _analyze_compiled(model: Model, device: Device, npu: Npu, compiled_file: CompiledFile) -> VelaAnalysis:
+    """What a compiled file says of itself; it is never compiled again."""
+    remedy = f"give the .tflite before {compiled_file.compiler}"
+    if compiled_file.code == VELA_CODE and not compiled_file.accelerators:
+        reason = "Vela has compiled this file already, and its commands do not say in a known way for which accelerator"
+        return VelaAnalysis(model, device, npu, None, reason, _unknown_finding(model, reason, remedy))
+    if compiled_for_another(device, compiled_file):
+        target = npu.vela.accelerator if npu.vela is not None else npu.name
+        reason = f"the file is {compiled_file.text()}, not for {target}"
+        suggestion = f"{remedy}, or compile that for {target}"
+        finding = Finding(rule="vela", place=model.path.name, observed=reason, suggestion=suggestion)
+        return VelaAnalysis(model, device, npu, None, reason, finding)
+    return VelaAnalysis(model, device, npu, None, compiled_file=compiled_file)
 
 
-def _unknown_finding(model: Model, reason: str) -> Finding:
+def _unknown_finding(model: Model, reason: str, suggestion: str) -> Finding:
     return Finding(
         rule="vela",
         place=model.path.name,
         observed=f"not compiled: {reason}",
-        suggestion="give the .tflite before Vela" if _compiled_reason(model) else "install it and repeat",
+        suggestion=suggestion,
         judgement=Judgement.UNKNOWN,
     )
 

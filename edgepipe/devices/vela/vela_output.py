@@ -20,10 +20,10 @@ from edgepipe.core.errors import InputError
 from edgepipe.devices.vela.vela_result import VelaCompilation, VelaLayer, VelaMemory, VelaPlacement, VelaSettings
 from edgepipe.devices.vela.vela_worker import LOG_FILE, MODEL_FILE
 from edgepipe.tflite import reader
+from edgepipe.tflite.compiled_file import VELA_CODE
 from edgepipe.tflite.model import Model, Operator
 
 CPU_OPERATION_NAME = "Passthrough"
-COMMAND_STREAM_CODE = "ethos-u"  # the custom operator that holds commands for the NPU
 COLUMN_BY_MEMORY = {"SRAM": "Sram", "DRAM": "Dram", "on-chip flash": "OnChipFlash", "off-chip flash": "OffChipFlash"}
 _MODEL_STEM = MODEL_FILE.removesuffix(".tflite")
 COMPILED_FILE = f"{_MODEL_STEM}_vela.tflite"
@@ -177,7 +177,7 @@ def _find_cpu_operators(
     perf_rows: list[TableRow], operator_by_id: dict[str, Operator], model: Model, compiled_model: Model
 ) -> frozenset[Operator]:
     """The operators of `model` that Vela left to the CPU; the others run on the NPU or are fused into one that does."""
-    compiled_operators = [operator for operator in compiled_model if operator.name != COMMAND_STREAM_CODE]
+    compiled_operators = [operator for operator in compiled_model if operator.name != VELA_CODE]
     if any(operator.subgraph_index for operator in model):
         cpu_operators = _match_operators(compiled_operators, model)
     else:
