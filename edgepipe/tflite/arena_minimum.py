@@ -52,8 +52,8 @@ def least_arena_bytes(model: Model, arena_plan: ArenaPlan, sizes: StructureSizes
 def _prepare_kernels(model: Model, replay: TailReplay, sizes: StructureSizes) -> int:
     """The most bytes in use while kernels are prepared one after another."""
     most_bytes, request_count = 0, SPARE_SCRATCH_REQUESTS
-    for operator in model.operators:
-        replay.add(prepare_allocations(operator, sizes))
+    for operator, allocations in prepare_allocations(model, sizes):
+        replay.add(allocations)
         in_use = sizes.scratch_request * request_count + _temporary_bytes(operator, sizes) + replay.used_bytes
         most_bytes = max(most_bytes, in_use)
         request_count += len(scratch_sizes(operator))

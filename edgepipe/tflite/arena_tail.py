@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from edgepipe.tflite.kernel_scratch import scratch_sizes
 from edgepipe.tflite.model import Model, Operator, Tensor
+from edgepipe.tflite.resource_variables import count_resource_variables, first_assignments
 from edgepipe.tflite.structure_sizes import DATALESS_OPERATORS, SIZES_32_BIT, SIZES_64_BIT, StructureSizes
 
 BUFFER_ALIGNMENT = 16  # of kernel data
@@ -78,8 +79,8 @@ def replay_tail(model: Model, sizes: StructureSizes) -> TailReplay:
     """The tail after all allocations for `model` in a build with `sizes`."""
     replay = TailReplay()
     replay.add(initial_allocations(model, sizes))
-    for operator in model.operators:
-        replay.add(prepare_allocations(operator, sizes))
+    for _, allocations in prepare_allocations(model, sizes):
+        replay.add(allocations)
     replay.add(variable_allocations(model, sizes))
     replay.add(interface_allocations(model, sizes))
     return replay
@@ -88,6 +89,8 @@ def replay_tail(model: Model, sizes: StructureSizes) -> TailReplay:
 def initial_allocations(model: Model, sizes: StructureSizes) -> Iterator[Allocation]:
     """What is allocated before the kernels' prepare functions run."""
     yield from (("allocator", size, alignment) for size, alignment in sizes.base)
+    yield from _table_allocations(model, sizes)
+    yield "allocator", sizes.builtin_allocator, sizes.pointer
     yield "graph", sizes.subgraph * len(model.subgraphs), sizes.pointer
     for graph in model.subgraphs:
         yield "tensors", sizes.eval_tensor * len(graph.tensors), sizes.pointer
@@ -101,9 +104,23 @@ def initial_allocations(model: Model, sizes: StructureSizes) -> Iterator[Allocat
             yield "kernels", sizes.kernels[operator.name], BUFFER_ALIGNMENT
 
 
-def prepare_allocations(operator: Operator, sizes: StructureSizes) -> Iterator[Allocation]:
-    """What the prepare function of the operator's kernel allocates, when shapes are known."""
-    yield from (("kernels", size, BUFFER_ALIGNMENT) for size in _prepare_allocation_sizes(operator, sizes))
+def _table_allocations(model: Model, sizes: StructureSizes) -> Iterator[Allocation]:
+    """The application's table of resource variables, which it makes for a model that has some."""
+    count = count_resource_variables(model) if sizes.table_length is None else sizes.table_length
+    if count:
+        yield "resource variables", sizes.variable_table, BUFFER_ALIGNMENT
+        yield "resource variables", sizes.resource_variable * count, BUFFER_ALIGNMENT
+
+
+def prepare_allocations(model: Model, sizes: StructureSizes) -> Iterator[tuple[Operator, list[Allocation]]]:
+    """What the prepare function of each operator's kernel allocates, when shapes are known."""
+    variable_bytes_by_operator = first_assignments(model)
+    for operator in model.operators:
+        kernel_sizes = _prepare_allocation_sizes(operator, sizes)
+        allocations: list[Allocation] = [("kernels", size, BUFFER_ALIGNMENT) for size in kernel_sizes]
+        if operator in variable_bytes_by_operator:
+            allocations.append(("resource variables", variable_bytes_by_operator[operator], BUFFER_ALIGNMENT))
+        yield operator, allocations
 
 
 def variable_allocations(model: Model, sizes: StructureSizes) -> Iterator[Allocation]:

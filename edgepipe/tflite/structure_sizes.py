@@ -23,7 +23,7 @@ KERNEL_BYTES_64_BIT = {
     "ABS": 28, "RSQRT": 28, "SVDF": 36, "UNIDIRECTIONAL_SEQUENCE_LSTM": 688, "SPACE_TO_BATCH_ND": 4,
     "IF": 8, "WHILE": 8, "CALL_ONCE": 8, "VAR_HANDLE": 4,
     **dict.fromkeys(("EQUAL", "NOT_EQUAL", "GREATER", "GREATER_EQUAL", "LESS", "LESS_EQUAL"), 32),
-    "EMBEDDING_LOOKUP": 16, "CUMSUM": 36, "SELECT_V2": 1,
+    "EMBEDDING_LOOKUP": 16, "CUMSUM": 36, "SELECT_V2": 1, "ASSIGN_VARIABLE": 4,
 }
 OPTIONS_64_BIT = {
     "ADD": (8, 4), "SUB": (8, 4), "MUL": (4, 4), "DIV": (4, 4), "CONCATENATION": (8, 4), "PACK": (8, 4),
@@ -38,7 +38,7 @@ OPTIONS_64_BIT = {
     "IF": (8, 4), "WHILE": (8, 4), "CALL_ONCE": (4, 4), "VAR_HANDLE": (16, 8),
 }
 # What takes fewer bytes where pointers have four; without tensor compression, as devices are built.
-KERNEL_BYTES_32_BIT = KERNEL_BYTES_64_BIT | {
+KERNEL_BYTES_32_BIT = {name: size for name, size in KERNEL_BYTES_64_BIT.items() if name != "ASSIGN_VARIABLE"} | {
     "CONV_2D": 56, "DEPTHWISE_CONV_2D": 56, "FULLY_CONNECTED": 48, "TRANSPOSE_CONV": 72, "BATCH_MATMUL": 16,
     "SOFTMAX": 56, "CONCATENATION": 24, "EMBEDDING_LOOKUP": 8,
 }
@@ -55,9 +55,16 @@ DATALESS_OPERATORS = frozenset(  # neither kernel data nor options
 
 
 class StructureSizes(NamedTuple):
-    """Bytes of each structure in one build; `base` lists what is there before any model, with alignments."""
+    """Bytes of each structure in one build.
+
+    `base` lists what is there before any model, with alignments; `builtin_allocator`, of parsed options, comes last.
+    `table_length` counts the resource variables in the application's table; None: as many as the model has.
+    """
 
     base: tuple[tuple[int, int], ...]
+    builtin_allocator: int
+    variable_table: int
+    resource_variable: int
     subgraph: int
     eval_tensor: int
     node: int
@@ -68,14 +75,17 @@ class StructureSizes(NamedTuple):
     buffer_lifetime: int
     kernels: Mapping[str, int]
     options: Mapping[str, tuple[int, int]]
+    table_length: int | None = None
 
 
-# `base`: the arena's allocator, the planner, the model's allocator, and the one of parsed options.
+# `base`: the arena's allocator, the planner, and the model's allocator.
 SIZES_64_BIT = StructureSizes(
-    base=((104, 8), (72, 8), (272, 8), (16, 8)), subgraph=24, eval_tensor=24, node=64, tensor=64, quantization=24,
+    base=((104, 8), (72, 8), (272, 8)), builtin_allocator=16, variable_table=16, resource_variable=40,
+    subgraph=24, eval_tensor=24, node=64, tensor=64, quantization=24,
     pointer=8, scratch_request=16, buffer_lifetime=32, kernels=KERNEL_BYTES_64_BIT, options=OPTIONS_64_BIT,
 )  # fmt: skip
 SIZES_32_BIT = StructureSizes(
-    base=((36, 4), (44, 4), (36, 4), (8, 4)), subgraph=8, eval_tensor=12, node=32, tensor=40, quantization=12,
+    base=((36, 4), (44, 4), (36, 4)), builtin_allocator=8, variable_table=12, resource_variable=20,
+    subgraph=8, eval_tensor=12, node=32, tensor=40, quantization=12,
     pointer=4, scratch_request=12, buffer_lifetime=24, kernels=KERNEL_BYTES_32_BIT, options=OPTIONS_32_BIT,
 )  # fmt: skip

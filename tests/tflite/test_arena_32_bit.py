@@ -7,8 +7,10 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tflm_32_bit
+from tflite_handmade import Graph, Op, T, write_graphs
 from tflite_operators import CASES, Case
 from tflite_seeds import SEEDS, constant, indices, options, quantized
 from tflm_32_bit import FIXED_BYTES, RECORDED_SIZES
@@ -20,7 +22,7 @@ from edgepipe.tflite import reader, tflm_memory, tflm_runtime
 from edgepipe.tflite.arena_minimum import least_arena_bytes
 from edgepipe.tflite.arena_plan import ALIGNMENT, plan_arena
 from edgepipe.tflite.arena_tail import compute_tail, replay_tail
-from edgepipe.tflite.structure_sizes import SIZES_64_BIT
+from edgepipe.tflite.structure_sizes import SIZES_32_BIT, SIZES_64_BIT
 
 SHARED_MODELS = Path(os.environ.get("EDGEPIPE_SHARED", Path(__file__).parents[3] / "shared")) / "latency/models"
 reference = pytest.mark.skipif(bool(tflm_32_bit.missing()), reason=tflm_32_bit.missing() or "present")
@@ -72,6 +74,43 @@ def _agreeing(paths: list[Path]) -> int:
 def test_generated_models(generated_models: list[Path], int8_net: Path, float_net: Path, float_io_net: Path) -> None:
     paths = [*generated_models, int8_net, float_net, float_io_net]
     assert _agreeing(paths) == len(paths) - 1  # the benchmark's random numbers are no indices for EMBEDDING_LOOKUP
+
+
+def _model_with_states(path: Path) -> Path:
+    """A streaming model: two resource variables of different sizes, one written twice, both set by a subgraph."""
+    handles = [T(name, (), "resource") for name in ("a", "b")]
+    name_handles = [
+        Op("VAR_HANDLE", (), (name,), options("VarHandleOptions", container="", sharedName=name)) for name in ("a", "b")
+    ]
+    values = [T("x", (1, 16)), T("z", (1, 40)), T("y", (1, 16))]
+    zeros = [T("x", (1, 16), data=np.zeros((1, 16), np.int8)), T("z", (1, 40), data=np.zeros((1, 40), np.int8))]
+    write_a, write_b = (
+        Op("ASSIGN_VARIABLE", pair, (), options("AssignVariableOptions")) for pair in (("a", "x"), ("b", "z"))
+    )
+    read_a = Op("READ_VARIABLE", ("a",), ("y",), options("ReadVariableOptions"))
+    once = Op("CALL_ONCE", (), (), options("CallOnceOptions", initSubgraphIndex=1))
+    main = Graph(
+        [*handles, *values], [once, *name_handles, write_a, write_b, write_a, read_a], ["x", "z"], ["y"]
+    )  # fmt: skip
+    return write_graphs(path, [main, Graph([*handles, *zeros], [*name_handles, write_a, write_b], [], [])])
+
+
+@package
+def test_states_are_counted_on_64_bits(tmp_path: Path) -> None:
+    path = _model_with_states(tmp_path / "m.tflite")
+    assert compute_tail(reader.read(path)).total_bytes == tflm_runtime.measure_arena(path).details["tail"]
+
+
+@reference
+def test_states_are_counted_on_32_bits(tmp_path: Path) -> None:
+    """The benchmark has its own table, of 100; a device has one that is as long as the model needs."""
+    path = _model_with_states(tmp_path / "m.tflite")
+    (arena,) = tflm_32_bit.record([path])
+    model = reader.read(path)
+    tail = replay_tail(model, RECORDED_SIZES)
+    assert (tail.used_bytes, arena.refusal) == (arena.tail, "")
+    table, padding, buffers = 12 + 2 * 20, 8, 16 + 48
+    assert replay_tail(model, SIZES_32_BIT).bytes_by_use["resource variables"] == table + padding + buffers
 
 
 @pytest.mark.slow
