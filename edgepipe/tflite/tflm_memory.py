@@ -130,7 +130,7 @@ def _partly_explained_arena(
         how=(
             f"least tensor arena in 32 bits{_allocation_note(model_memory)}, by edgepipe's copy of TensorFlow Lite "
             f"Micro's allocator; {tflm_runtime.runtime_name()} records {recorded_bytes} bytes on this 64-bit host, "
-            f"{unexplained_bytes} more than the copy knows of; {KERNELS_NOTE}"
+            f"which differs by {unexplained_bytes:+} bytes from the copy's; {KERNELS_NOTE}"
         ),
         details=_details_32_bit(model_memory) | {"host_64_bit": recorded_bytes},
     )
