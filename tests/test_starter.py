@@ -337,7 +337,7 @@ BAD: dict[str, tuple[str, dict[str, Any], str]] = {
     "data of no kind": ("number.keras", {"data": "x.csv"}, r"x.csv: no such file; expected a .npz"),
     "data is a file of no kind": ("number.keras", {"data": __file__}, "cannot be read as data; expected a .npz"),
     "no images": ("number.keras", {"data": "."}, "has no subfolder"),
-    "damaged data": ("number.keras", {"data": "damaged.npz"}, "damaged.npz: not a .npz file, or a damaged one"),
+    "damaged data": ("number.keras", {"data": "damaged.npz"}, "damaged.npz: a truncated or damaged .npy or .npz file"),
     "there already": ("number.keras", {"out": "there.yaml"}, "there.yaml: exists already; replace it with --force"),
     "a folder": ("number.keras", {"out": "folder"}, "folder: is a folder; name the file"),
     "a name for no text file": ("number.keras", {"data": "a\nb.npz"}, "cannot be written into a text file; rename it"),

@@ -236,7 +236,7 @@ class _MetricCollector:
     def _arena_metric(self, device: Device) -> Metric:
         is_own_runtime = device.runtime.name == INSTALLED_TFLM.name
         answer = self._runtime_answer(device) if is_own_runtime else self._ask(INSTALLED_TFLM)
-        return arena_metric(self.model, answer, device.name)
+        return arena_metric(self.model, answer, device.name, is_32_bit=device.system.is_32_bit)
 
     def _calibrated_metric(self, device: Device) -> Metric:
         assert device.latency.calibration is not None, "required by the profile's schema"
@@ -286,12 +286,18 @@ def estimate_npu_share(device: Device, model: Model) -> Metric:
     )
 
 
-def arena_metric(model: Model, answer: RuntimeAnswer | None, device: str | None = None) -> Metric:
+def arena_metric(
+    model: Model, answer: RuntimeAnswer | None, device: str | None = None, *, is_32_bit: bool = False
+) -> Metric:
     """The arena as TensorFlow Lite Micro records it, or, where it ran nothing to the end, as it is planned.
+
+    On a 32-bit device it is the least arena there; without a device what is recorded on this host.
 
     `answer` is that of TensorFlow Lite Micro; None if it was not asked, because the device does not list all operators.
     """
     if answer is not None and answer.arena_record is not None:
+        if is_32_bit:
+            return tflm_memory.arena_32_bit(model, answer.arena_record, device)
         return tflm_runtime.arena_metric(answer.arena_record, device)
     if answer is not None and answer.state is RunState.REFUSES:
         return unavailable_metric("ram", Dimension.BYTES, answer.reason, device)

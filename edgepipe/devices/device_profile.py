@@ -5,6 +5,7 @@ keys win, mappings merge, lists replace. Every problem points at the file, line 
 not.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, final
 
@@ -162,6 +163,11 @@ class System(Options):
     clock: Hertz | None = Field(default=None, description="in hertz, written as 120 MHz")
     memory: DeviceMemory = DeviceMemory()
     npu: Npu | None = None
+
+    @property
+    def is_32_bit(self) -> bool:
+        """Whether pointers have four bytes: Arm's M profile, Armv7 and older, Xtensa, 32-bit RISC-V."""
+        return re.match(r"Armv\S*-M\b|Armv[1-7]|Xtensa|RV32", self.architecture, re.IGNORECASE) is not None
 
 
 @final

@@ -111,8 +111,8 @@ class TailRecord(Record):
     bytes: int = Field(description="on 64 bits")
     parts: dict[str, int]
     unknown: tuple[str, ...] = Field(description="operators whose kernels' data is left out")
-    bytes_32_bit: int = Field(description="estimated")
-    interval_32_bit: tuple[int, int]
+    bytes_32_bit: int
+    interval_32_bit: tuple[int, int] = Field(description="wider than a point if kernels' data is left out")
 
 
 class MemoryRecord(Record):
@@ -122,6 +122,8 @@ class MemoryRecord(Record):
     alignment: int = ALIGNMENT
     planned_peak: int | None = None
     naive_peak: int | None = None
+    least_arena: int | None = Field(default=None, description="bytes in which the model can be allocated, on 64 bits")
+    least_arena_32_bit: int | None = None
     peak_operator: str | None = None
     peak_tensors: tuple[str, ...] = ()
     steps: tuple[StepRecord, ...] = ()
@@ -298,6 +300,8 @@ def _memory_record(tflm_memory: TflmMemory) -> MemoryRecord:
         reason="",
         planned_peak=plan.peak_bytes,
         naive_peak=plan.naive_peak_bytes,
+        least_arena=tflm_memory.least_bytes,
+        least_arena_32_bit=tflm_memory.least_bytes_32_bit,
         peak_operator=_step_operator(plan, plan.peak_step),
         peak_tensors=tuple(buffer.name for buffer in plan.buffers_at_peak),
         steps=tuple(
@@ -522,7 +526,6 @@ def _dead_channels_table(model: Model) -> TextTable:
 
 def _memory_table(tflm_memory: TflmMemory) -> TextTable:
     tail = tflm_memory.arena_tail
-    low_text, high_text = (units.show(bound, Dimension.BYTES) for bound in tail.interval_32_bit)
     unknown_operators = ", ".join(tail.unknown_operators)
     missing_note = f", excluding the kernel data of {unknown_operators}" if unknown_operators else ""
     arena_plan = tflm_memory.arena_plan
@@ -539,9 +542,19 @@ def _memory_table(tflm_memory: TflmMemory) -> TextTable:
         ]
     rows += [
         ("tail", f"{_format_bytes(tail.total_bytes)} of runtime structures on 64 bits{missing_note}"),
-        ("tail, 32 bits", f"{_format_bytes(tail.total_bytes_32_bit)}, estimated; between {low_text} and {high_text}"),
+        ("tail, 32 bits", f"{_format_bytes(tail.total_bytes_32_bit)}{missing_note}"),
     ]
+    rows += _least_arena_rows(tflm_memory) if arena_plan is not None else []
     return TextTable("Memory plan", ("property", "value"), tuple(rows))
+
+
+def _least_arena_rows(tflm_memory: TflmMemory) -> list[tuple[str, str]]:
+    """What an arena must have to allocate the model, beside what is in use afterwards."""
+    in_use_note = f"; {tflm_memory.total_bytes_32_bit:,} B of it stay in use when the model is allocated"
+    return [
+        ("least arena", f"{_format_bytes(tflm_memory.least_bytes)} on 64 bits"),
+        ("least arena, 32 bits", f"{_format_bytes(tflm_memory.least_bytes_32_bit)}{in_use_note}"),
+    ]
 
 
 def _format_bytes(size: int) -> str:

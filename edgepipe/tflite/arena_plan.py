@@ -17,7 +17,7 @@ import numpy as np
 
 from edgepipe.core.arrays import Array
 from edgepipe.core.errors import InputError
-from edgepipe.tflite.kernel_scratch import scratch_sizes
+from edgepipe.tflite.kernel_scratch import HOST_POINTER_BYTES, scratch_sizes
 from edgepipe.tflite.model import PACKING_BY_DTYPE, Model, Operator, Tensor, TensorKey
 
 ALIGNMENT = 16  # bytes; MicroArenaBufferAlignment()
@@ -107,14 +107,16 @@ class ArenaPlan:
         return tuple(np.cumsum(byte_changes)[:-1].tolist())
 
 
-def plan_arena(model: Model) -> ArenaPlan:
+def plan_arena(model: Model, pointer_bytes: int = HOST_POINTER_BYTES) -> ArenaPlan:
     """Lifetimes and offsets of everything that TensorFlow Lite Micro would plan for `model`.
+
+    `pointer_bytes` matters to the scratch memory of ADD_N alone.
 
     Raises:
         InputError: control flow that calls its own subgraph or one that is not there, more than `MAX_BUFFERS`
             buffers, more than 2 GiB, or a damaged offline plan.
     """
-    lifetime_walk = _LifetimeWalk(model)
+    lifetime_walk = _LifetimeWalk(model, pointer_bytes)
     lifetime_walk.visit_subgraph(0)
     buffers = list(lifetime_walk.iterate_buffers())
     if len(buffers) > MAX_BUFFERS:
@@ -176,8 +178,9 @@ def _find_lowest_gap(start_offsets: Array, sizes: Array, size: int) -> int:
 class _LifetimeWalk:
     """Walks the operators in execution order and records when each tensor is first and last used."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, pointer_bytes: int) -> None:
         self.model = model
+        self.pointer_bytes = pointer_bytes
         self.step_operators: list[Operator | None] = [None]
         self.open_subgraph_indices: list[int] = []  # on the current call path
         self.lifetime_by_tensor: dict[TensorKey, tuple[int, int]] = {}
@@ -223,7 +226,7 @@ class _LifetimeWalk:
             self.visit_subgraph(body_subgraph_index(self.model, operator, body_option))
         for tensor in operator.tensors:
             self.mark_used(tensor)
-        for size in scratch_sizes(operator):
+        for size in scratch_sizes(operator, self.pointer_bytes):
             name = f"scratch of {operator.location}"
             self.scratch_buffers.append(
                 _build_buffer(name, "scratch", operator.subgraph_index, None, size, start_step, self.current_step)

@@ -1,80 +1,23 @@
 """What TensorFlow Lite Micro keeps at the end of its arena (the tail): structures, variables, and kernels' own data.
 
 Allocations are replayed in the allocator's order, downwards from the end of the arena with their alignment, so that the
-64-bit sum equals that of the PyPI package. On a 32-bit device pointers take half the bytes: the estimate for it halves
-the pointers of the structures and keeps kernel data, mostly 32-bit numbers; half and all of the 64-bit tail bound it,
-because no structure shrinks by more than half.
+sum equals that of the allocator: on 64 bits that of the PyPI package, on 32 bits that of a 32-bit build.
 
-Source: tensorflow/tflite-micro, micro_allocator.cc, micro_interpreter.cc, kernels; sizes of structures as the compiler
-lays them out in the PyPI package 0.dev20261023182759 (commit 8f6596d) for x86-64.
+Source: tensorflow/tflite-micro, micro_allocator.cc, micro_interpreter.cc, kernels.
 """
 
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 
 from edgepipe.tflite.kernel_scratch import scratch_sizes
 from edgepipe.tflite.model import Model, Operator, Tensor
+from edgepipe.tflite.resource_variables import count_resource_variables, first_assignments
+from edgepipe.tflite.structure_sizes import DATALESS_OPERATORS, SIZES_32_BIT, SIZES_64_BIT, StructureSizes
 
 BUFFER_ALIGNMENT = 16  # of kernel data
-VERIFIED_VERSION = "0.dev20261023182759"
+UNKNOWN_KERNEL_BYTES = 1024  # upper bound for an operator whose kernel is not in the tables
 
-
-class _StructureSizes(NamedTuple):
-    """Bytes of one structure; `base_structures` is there before any model: allocators, planner, graph."""
-
-    base_structures: int
-    subgraph: int
-    eval_tensor: int
-    node: int
-    tensor: int
-    quantization: int
-    pointer: int
-
-
-_SIZES_64_BIT = _StructureSizes(
-    base_structures=464, subgraph=24, eval_tensor=24, node=64, tensor=64, quantization=24, pointer=8
-)
-_SIZES_32_BIT = _StructureSizes(
-    base_structures=232, subgraph=12, eval_tensor=12, node=32, tensor=40, quantization=12, pointer=4
-)
-
-# fmt: off
-# Bytes that a kernel's init allocates; size and alignment of an operator's parsed options.
-_KERNEL_BYTES_BY_OPERATOR = {
-    "ADD": 60, "SUB": 52, "MUL": 36, "DIV": 28, "SQUARED_DIFFERENCE": 112,
-    "CONV_2D": 80, "DEPTHWISE_CONV_2D": 80, "FULLY_CONNECTED": 72, "TRANSPOSE_CONV": 88, "BATCH_MATMUL": 32,
-    "AVERAGE_POOL_2D": 32, "MAX_POOL_2D": 32, "CONCATENATION": 80, "SOFTMAX": 80, "PAD": 56, "PADV2": 56,
-    **dict.fromkeys(("MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN", "REDUCE_ALL"), 44),
-    "QUANTIZE": 32, "DEQUANTIZE": 32, "STRIDED_SLICE": 84, "MIRROR_PAD": 20, "L2_NORMALIZATION": 4,
-    "LOGISTIC": 16, "TANH": 16, "RELU": 28, "RELU6": 8, "HARD_SWISH": 20, "LEAKY_RELU": 24, "PRELU": 28, "ELU": 256,
-    "ABS": 28, "RSQRT": 28, "SVDF": 36, "UNIDIRECTIONAL_SEQUENCE_LSTM": 688, "SPACE_TO_BATCH_ND": 4,
-    "IF": 8, "WHILE": 8, "CALL_ONCE": 8, "VAR_HANDLE": 4,
-    **dict.fromkeys(("EQUAL", "NOT_EQUAL", "GREATER", "GREATER_EQUAL", "LESS", "LESS_EQUAL"), 32),
-    "EMBEDDING_LOOKUP": 16, "CUMSUM": 36, "SELECT_V2": 1,
-}
-_OPTION_LAYOUTS = {
-    "ADD": (8, 4), "SUB": (8, 4), "MUL": (4, 4), "DIV": (4, 4), "CONCATENATION": (8, 4), "PACK": (8, 4),
-    "CONV_2D": (28, 4), "DEPTHWISE_CONV_2D": (28, 4), "FULLY_CONNECTED": (32, 8), "TRANSPOSE_CONV": (20, 4),
-    "BATCH_MATMUL": (3, 1), "AVERAGE_POOL_2D": (40, 4), "MAX_POOL_2D": (40, 4), "L2_POOL_2D": (40, 4),
-    "SOFTMAX": (4, 4), "RESHAPE": (36, 4), "SQUEEZE": (36, 4), "SHAPE": (4, 4), "STRIDED_SLICE": (24, 4),
-    **dict.fromkeys(("MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN", "REDUCE_ALL"), (1, 1)),
-    "UNPACK": (8, 4), "SPLIT": (4, 4), "SPLIT_V": (4, 4), "GATHER": (8, 4), "ARG_MAX": (4, 4), "ARG_MIN": (4, 4),
-    "CAST": (8, 4), "LEAKY_RELU": (4, 4), "MIRROR_PAD": (4, 4), "L2_NORMALIZATION": (4, 4), "CUMSUM": (2, 1),
-    "DEPTH_TO_SPACE": (4, 4), "SPACE_TO_DEPTH": (4, 4), "RESIZE_BILINEAR": (2, 1),
-    "RESIZE_NEAREST_NEIGHBOR": (2, 1), "SVDF": (12, 4), "UNIDIRECTIONAL_SEQUENCE_LSTM": (16, 4),
-    "IF": (8, 4), "WHILE": (8, 4), "CALL_ONCE": (4, 4), "VAR_HANDLE": (16, 8),
-}
-# fmt: on
-_DATALESS_OPERATORS = frozenset(  # neither kernel data nor options
-    {
-        *("MAXIMUM", "MINIMUM", "TRANSPOSE", "EXP", "LOG", "SQRT", "SQUARE", "NEG", "FLOOR", "CEIL", "ROUND", "SIN"),
-        *("COS", "LOGICAL_AND", "LOGICAL_OR", "LOGICAL_NOT", "EXPAND_DIMS", "FILL", "ZEROS_LIKE", "BROADCAST_TO"),
-        *("SLICE", "GATHER_ND", "LOG_SOFTMAX", "BROADCAST_ARGS", "READ_VARIABLE", "ASSIGN_VARIABLE", "REVERSE_V2"),
-        *("BATCH_TO_SPACE_ND", "FLOOR_DIV", "FLOOR_MOD", "ADD_N"),
-    }
-)
 # Kernels that resize their output, in a copy of its shape.
 _RESHAPING_OPERATORS = frozenset(
     ("GATHER", "GATHER_ND", "DEPTH_TO_SPACE", "SPACE_TO_DEPTH", "L2_POOL_2D", "EMBEDDING_LOOKUP", "BATCH_MATMUL")
@@ -82,91 +25,131 @@ _RESHAPING_OPERATORS = frozenset(
 _ADD_N_BYTES = 40  # bytes for int8
 _SOFTMAX_LUT_BYTES = 2 * 513  # bytes of one of SOFTMAX's two tables for int16
 
+Allocation = tuple[str, int, int]  # what for, bytes, alignment
+
+
+@dataclass
+class TailReplay:
+    """The end of the arena while it fills."""
+
+    used_bytes: int = 0
+    bytes_by_use: Counter[str] = field(default_factory=Counter)
+
+    def add(self, allocations: Iterable[Allocation]) -> None:
+        """Place `allocations`, in order."""
+        for use, size, alignment in allocations:
+            aligned_size = -(-(self.used_bytes + size) // alignment) * alignment - self.used_bytes
+            self.used_bytes += aligned_size
+            self.bytes_by_use[use] += aligned_size
+
 
 @dataclass(frozen=True)
 class ArenaTail:
-    """Bytes after the planned arena, by use; `unknown_operators` are those with a kernel that no table above lists."""
+    """Bytes after the planned arena, by use, without kernels' data of the `unknown_operators`, which no table lists."""
 
     total_bytes: int  # on 64 bits
     bytes_by_use: dict[str, int]
     unknown_operators: tuple[str, ...]
-    total_bytes_32_bit: int  # estimated for 32 bits
+    total_bytes_32_bit: int
+    unknown_count: int
 
     @property
     def interval_32_bit(self) -> tuple[int, int]:
-        """Bounds of the tail on 32 bits."""
-        return self.total_bytes // 2, self.total_bytes
+        """Bounds of the tail on 32 bits: the same number twice if all kernels are known."""
+        return self.total_bytes_32_bit, self.total_bytes_32_bit + UNKNOWN_KERNEL_BYTES * self.unknown_count
 
 
 def compute_tail(model: Model) -> ArenaTail:
     """The tail of the arena of `model`, without the kernel data of unknown operators."""
-    total_bytes, bytes_by_use = _sum_allocations(model, _SIZES_64_BIT)
-    total_bytes_32_bit, _ = _sum_allocations(model, _SIZES_32_BIT)
-    known_operators = _KERNEL_BYTES_BY_OPERATOR.keys() | _OPTION_LAYOUTS.keys() | _DATALESS_OPERATORS
-    unknown_operators = sorted(
-        {operator.name for operator in model.operators if operator.is_custom or operator.name not in known_operators}
+    replay = replay_tail(model, SIZES_64_BIT)
+    known_operators = SIZES_64_BIT.kernels.keys() | SIZES_64_BIT.options.keys() | DATALESS_OPERATORS
+    unknown_names = [
+        operator.name for operator in model.operators if operator.is_custom or operator.name not in known_operators
+    ]
+    return ArenaTail(
+        replay.used_bytes,
+        dict(replay.bytes_by_use),
+        tuple(sorted(set(unknown_names))),
+        replay_tail(model, SIZES_32_BIT).used_bytes,
+        len(unknown_names),
     )
-    return ArenaTail(total_bytes, bytes_by_use, tuple(unknown_operators), total_bytes_32_bit)
 
 
-def _sum_allocations(model: Model, sizes: _StructureSizes) -> tuple[int, dict[str, int]]:
-    total_bytes, bytes_by_use = 0, Counter[str]()
-    for use, size, alignment in _list_allocations(model, sizes):
-        aligned_size = -(-(total_bytes + size) // alignment) * alignment - total_bytes
-        total_bytes += aligned_size
-        bytes_by_use[use] += aligned_size
-    return total_bytes, dict(bytes_by_use)
+def replay_tail(model: Model, sizes: StructureSizes) -> TailReplay:
+    """The tail after all allocations for `model` in a build with `sizes`."""
+    replay = TailReplay()
+    replay.add(initial_allocations(model, sizes))
+    for _, allocations in prepare_allocations(model, sizes):
+        replay.add(allocations)
+    replay.add(variable_allocations(model, sizes))
+    replay.add(interface_allocations(model, sizes))
+    return replay
 
 
-Allocation = tuple[str, int, int]  # what for, bytes, alignment
-
-
-def _list_allocations(model: Model, sizes: _StructureSizes) -> Iterator[Allocation]:
-    """All allocations, in order."""
-    yield from _structure_allocations(model, sizes)
-    yield from _kernel_allocations(model)
-    yield from _variable_allocations(model, sizes.pointer)
-    for interface_tensors in (model.inputs, model.outputs):
-        yield "interface", sizes.pointer * len(interface_tensors), BUFFER_ALIGNMENT
-        for tensor in interface_tensors:
-            yield from _interface_allocations(tensor, sizes)
-
-
-def _structure_allocations(model: Model, sizes: _StructureSizes) -> Iterator[Allocation]:
-    yield "allocator", sizes.base_structures, 8
+def initial_allocations(model: Model, sizes: StructureSizes) -> Iterator[Allocation]:
+    """What is allocated before the kernels' prepare functions run."""
+    yield from (("allocator", size, alignment) for size, alignment in sizes.base)
+    yield from _table_allocations(model, sizes)
+    yield "allocator", sizes.builtin_allocator, sizes.pointer
     yield "graph", sizes.subgraph * len(model.subgraphs), sizes.pointer
     for graph in model.subgraphs:
         yield "tensors", sizes.eval_tensor * len(graph.tensors), sizes.pointer
     for graph in model.subgraphs:
         yield "operators", sizes.node * len(graph.operators), sizes.pointer
     for operator in model.operators:
-        if operator.name in _OPTION_LAYOUTS and not operator.is_custom:
-            yield "options", *_OPTION_LAYOUTS[operator.name]
-
-
-def _kernel_allocations(model: Model) -> Iterator[Allocation]:
+        if operator.name in sizes.options and not operator.is_custom:
+            yield "options", *sizes.options[operator.name]
     for operator in model.operators:
-        if operator.name in _KERNEL_BYTES_BY_OPERATOR and not operator.is_custom:
-            yield "kernels", _KERNEL_BYTES_BY_OPERATOR[operator.name], BUFFER_ALIGNMENT
+        if operator.name in sizes.kernels and not operator.is_custom:
+            yield "kernels", sizes.kernels[operator.name], BUFFER_ALIGNMENT
+
+
+def _table_allocations(model: Model, sizes: StructureSizes) -> Iterator[Allocation]:
+    """The application's table of resource variables, which it makes for a model that has some."""
+    count = count_resource_variables(model) if sizes.table_length is None else sizes.table_length
+    if count:
+        yield "resource variables", sizes.variable_table, BUFFER_ALIGNMENT
+        yield "resource variables", sizes.resource_variable * count, BUFFER_ALIGNMENT
+
+
+def prepare_allocations(model: Model, sizes: StructureSizes) -> Iterator[tuple[Operator, list[Allocation]]]:
+    """What the prepare function of each operator's kernel allocates, when shapes are known."""
+    variable_bytes_by_operator = first_assignments(model)
     for operator in model.operators:
-        yield from (("kernels", size, BUFFER_ALIGNMENT) for size in _prepare_allocation_sizes(operator))
+        kernel_sizes = _prepare_allocation_sizes(operator, sizes)
+        allocations: list[Allocation] = [("kernels", size, BUFFER_ALIGNMENT) for size in kernel_sizes]
+        if operator in variable_bytes_by_operator:
+            allocations.append(("resource variables", variable_bytes_by_operator[operator], BUFFER_ALIGNMENT))
+        yield operator, allocations
 
 
-def _variable_allocations(model: Model, pointer_bytes: int) -> Iterator[Allocation]:
+def variable_allocations(model: Model, sizes: StructureSizes) -> Iterator[Allocation]:
+    """What is allocated when all kernels are prepared: handles of scratch memory, and variables."""
     handle_count = sum(len(scratch_sizes(operator)) for operator in model.operators)
     for graph in model.subgraphs:
-        yield "scratch handles", pointer_bytes * handle_count, pointer_bytes
+        yield "scratch handles", sizes.pointer * handle_count, sizes.pointer
         yield from (("variables", tensor.bytes, BUFFER_ALIGNMENT) for tensor in graph.tensors if tensor.is_variable)
 
 
-def _prepare_allocation_sizes(operator: Operator) -> Iterator[int]:
+def interface_allocations(model: Model, sizes: StructureSizes) -> Iterator[Allocation]:
+    """What is allocated last, when the plan is made: the tensors of inputs and outputs."""
+    for interface_tensors in (model.inputs, model.outputs):
+        yield "interface", sizes.pointer * len(interface_tensors), BUFFER_ALIGNMENT
+        for tensor in interface_tensors:
+            yield "interface", sizes.tensor, sizes.pointer
+            if tensor.quantization is not None:
+                yield "interface", sizes.quantization, sizes.pointer
+                yield "interface", 4 + 4 * len(tensor.quantization.scales), 4
+
+
+def _prepare_allocation_sizes(operator: Operator, sizes: StructureSizes) -> Iterator[int]:
     """Bytes that a kernel's prepare allocates, when shapes are known."""
     weights, input_tensor = operator.input(1), operator.input(0)
     yield from _per_channel_allocation_sizes(operator, weights)
     if operator.name == "SOFTMAX" and input_tensor is not None and input_tensor.dtype == "int16":
         yield from (_SOFTMAX_LUT_BYTES, _SOFTMAX_LUT_BYTES)
     if operator.name == "BATCH_MATMUL" and input_tensor is not None and weights is not None:
-        yield from _matmul_allocation_sizes(operator, input_tensor, weights)
+        yield from _matmul_allocation_sizes(operator, input_tensor, weights, sizes.eval_tensor)
     if operator.name == "ADD_N" and input_tensor is not None and input_tensor.dtype == "int8":
         yield _ADD_N_BYTES
     if operator.name in _RESHAPING_OPERATORS and operator.outputs and operator.outputs[0] is not None:
@@ -182,21 +165,14 @@ def _per_channel_allocation_sizes(operator: Operator, weights: Tensor | None) ->
         yield from (4 * channel_count, 4 * channel_count)
 
 
-def _matmul_allocation_sizes(operator: Operator, lhs: Tensor, rhs: Tensor) -> Iterator[int]:
+def _matmul_allocation_sizes(operator: Operator, lhs: Tensor, rhs: Tensor, eval_tensor_bytes: int) -> Iterator[int]:
     """Quantization, and a transposed copy of each side that is not laid out as the kernel needs it."""
     if lhs.dtype in ("int8", "int16"):
         yield 28
     for tensor, needs_copy in ((lhs, operator.options.get("adjX")), (rhs, not operator.options.get("adjY"))):
         if needs_copy:
-            yield from (24, 4 + 4 * len(tensor.shape), tensor.bytes)
+            yield from (eval_tensor_bytes, 4 + 4 * len(tensor.shape), tensor.bytes)
 
 
 def _is_per_axis(tensor: Tensor) -> bool:
     return tensor.quantization is not None and tensor.quantization.is_per_axis
-
-
-def _interface_allocations(tensor: Tensor, sizes: _StructureSizes) -> Iterator[Allocation]:
-    yield "interface", sizes.tensor, sizes.pointer
-    if tensor.quantization is not None:
-        yield "interface", sizes.quantization, sizes.pointer
-        yield "interface", 4 + 4 * len(tensor.quantization.scales), 4

@@ -11,12 +11,14 @@ from collections.abc import Callable
 from edgepipe.tflite.model import Operator, Tensor
 
 WORD_BYTES = 4  # bytes of an int32_t, an int and a float
-POINTER_BYTES = 8  # bytes; 4 on a 32-bit device
+HOST_POINTER_BYTES = 8  # of the PyPI package
 _PACKED_TYPES = ("int4",)
 
 
-def scratch_sizes(operator: Operator) -> tuple[int, ...]:
+def scratch_sizes(operator: Operator, pointer_bytes: int = HOST_POINTER_BYTES) -> tuple[int, ...]:
     """Bytes of each scratch buffer that the operator's kernel requests; none for most operators."""
+    if operator.name == "ADD_N":
+        return (len(operator.inputs) * pointer_bytes,)  # a pointer to each input
     scratch_rule = _SCRATCH_RULES.get(operator.name)
     return () if scratch_rule is None or operator.is_custom else scratch_rule(operator)
 
@@ -63,11 +65,6 @@ def _mirror_pad_scratch(operator: Operator) -> tuple[int, ...]:
     return (len(input_tensor.shape) * WORD_BYTES,) * 2 if input_tensor is not None else ()
 
 
-def _add_n_scratch(operator: Operator) -> tuple[int, ...]:
-    """A pointer to each input: 64 bits wide here."""
-    return (len(operator.inputs) * POINTER_BYTES,)
-
-
 def _svdf_scratch(operator: Operator) -> tuple[int, ...]:
     """A sum for each filter and sample, and for int8 one for each output."""
     input_tensor, filter_tensor, output = operator.input(0), operator.input(1), _first_output(operator)
@@ -104,7 +101,6 @@ _SCRATCH_RULES: dict[str, Callable[[Operator], tuple[int, ...]]] = {
     "REDUCE_MIN": _reduce_extreme_scratch,
     "REDUCE_ALL": _reduce_extreme_scratch,
     "MIRROR_PAD": _mirror_pad_scratch,
-    "ADD_N": _add_n_scratch,
     "SVDF": _svdf_scratch,
     "UNIDIRECTIONAL_SEQUENCE_LSTM": _lstm_scratch,
 }

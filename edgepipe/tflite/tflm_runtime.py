@@ -1,8 +1,8 @@
 """TensorFlow Lite Micro on this host: the tensor arena a model needs, and its outputs, in a child process.
 
 The PyPI package is built for 64-bit x86 Linux. Its arena is that of a 64-bit build: pointers and structures in the
-*tail* are up to twice as large as on a 32-bit microcontroller, so the total is an upper bound there; the *head*, which
-holds the activations, does not depend on the width of pointers.
+*tail* are up to twice as large as on a 32-bit microcontroller; the *head*, which holds the activations, does not depend
+on the width of pointers. `tflm_memory.arena_32_bit` converts the record.
 """
 
 import re
