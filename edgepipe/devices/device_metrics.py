@@ -280,7 +280,9 @@ def resolve_fit(device: Device) -> tuple[LatencyFit, FitTransfer | None]:
     assert transfer is not None, "an estimate needs a fit or a transfer"
     assert transfer.fit is not None, "filled in by device_profile.load"
     assert device.system.clock is not None, "checked by device_profile.load"
-    return transfer.fit, FitTransfer(transfer.device, device.system.clock, transfer.scale, transfer.error)
+    return transfer.fit, FitTransfer(
+        transfer.device, device.system.clock, transfer.scale, transfer.error, transfer.source
+    )
 
 
 def file_size_metric(name: str, path: Path, device: str | None = None) -> Metric:

@@ -5,6 +5,8 @@ keys win, mappings merge, lists replace. Every problem points at the file, line 
 not.
 """
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, final
 
@@ -16,12 +18,15 @@ from edgepipe.core.config import Document, KeyPath, Options, Quantity, validate
 from edgepipe.core.errors import ConfigError, InputError, did_you_mean
 from edgepipe.core.metric import Evidence
 from edgepipe.core.units import Dimension
-from edgepipe.devices import builtin_operators, citations, inheritance
+from edgepipe.devices import builtin_operators, citations, inheritance, metric_basis
 from edgepipe.devices.calibration.calibration_record import DeviceCalibration
 from edgepipe.devices.latency.latency_record import LatencyFit
+from edgepipe.devices.latency.processor_kinds import PROCESSOR_KINDS
+from edgepipe.devices.metric_basis import CLOCK_FIELD, BasisByMetric, Change, MetricBasis
 from edgepipe.devices.runtimes.releases import parse_release
 
 PROFILE_SUFFIXES = (".yaml", ".yml")
+TRANSFER_CLOCK_ERROR = 0.3  # as of Cortex-A, the largest: what a transfer was fitted on is read later
 DType = Literal[
     "int8",
     "uint8",
@@ -313,14 +318,19 @@ def load(name_or_path: str, base: Path, folders: tuple[Path, ...] = ()) -> Devic
         ConfigError: the profile, or one it inherits, is invalid; lists all problems with file, line and column.
     """
     device, file = _read_profile(name_or_path, base, folders)
-    return _with_transfer_fit(device, file, folders) if device.latency.transfer else device
+    transfer = device.latency.transfer
+    return _with_transfer_fit(device, file, folders) if transfer and transfer.fit is None else device
 
 
 def _read_profile(name_or_path: str, base: Path, folders: tuple[Path, ...]) -> tuple[Device, Path]:
-    """The device as in its profile, without the fit of a transfer, and the profile's file."""
+    """The device as in its profile, without the fit of a transfer, and the profile's file.
+
+    A metric that it inherits and that does not hold for what it changes is scaled, or unavailable with the reason.
+    """
     search_folders = (*folders, shipped_folder())
     file = _find_profile_path(name_or_path, base, search_folders)
-    document = inheritance.resolve_profile(file, search_folders)
+    profile = inheritance.resolve_profile(file, search_folders)
+    document = profile.document
     document.raise_problems()
     if document.content.pop(inheritance.ABSTRACT_KEY, False) is True:  # this call owns the resolved data
         raise InputError(
@@ -330,7 +340,70 @@ def _read_profile(name_or_path: str, base: Path, folders: tuple[Path, ...]) -> t
     _check_names(document, file)
     document.raise_problems()
     assert device is not None, "a document without problems has a value"
-    return device, file
+    return _with_held_metrics(device, document.content, profile.bases), file
+
+
+def _with_held_metrics(device: Device, content: dict[str, Any], bases: BasisByMetric) -> Device:
+    """`device` with each metric as it holds for the system and the runtime of this profile."""
+    return device.model_copy(
+        update={key: _hold_metric(key, device, content, bases[key]) for key in metric_basis.METRIC_KEYS}
+    )
+
+
+def _hold_metric(key: str, device: Device, content: dict[str, Any], basis: MetricBasis) -> MetricSource:
+    metric_source: MetricSource = getattr(device, key)
+    before = _validate_basis(content, basis)
+    if before is None:
+        return _lost_metric(key, basis.profile_name, ["that profile is not valid by itself"])
+    changes = metric_basis.find_changes(metric_source.by, device.model_dump(), before.model_dump())
+    clock = device.system.clock if _follows_clock(metric_source) else None
+    lost_changes = [change for change in changes if change.field != CLOCK_FIELD or clock is None]
+    if lost_changes:
+        return _lost_metric(key, basis.profile_name, lost_changes)
+    return metric_source if clock is None else _at_clock(metric_source, clock, before.system.clock, basis.profile_name)
+
+
+def _validate_basis(content: dict[str, Any], basis: MetricBasis) -> Device | None:
+    """The profile as it was when the metric was stated; where that lacked a mandatory field, the present one counts."""
+    basis_contents = (basis.content, metric_basis.fill(basis.content, content))
+    devices = (validate(Document("basis"), (), {**content, **part}, Device) for part in basis_contents)
+    return next((device for device in devices if device is not None), None)
+
+
+def _follows_clock(metric_source: MetricSource) -> bool:
+    """Whether a latency is scaled by the clock of the core."""
+    if metric_source.fit is not None:
+        return PROCESSOR_KINDS[metric_source.fit.kind].clock_error is not None
+    return metric_source.transfer is not None
+
+
+def _at_clock(metric_source: MetricSource, clock: float, clock_before: float | None, parent_name: str) -> MetricSource:
+    """A fit of another clock as a transfer; a transfer to another clock with the error of that on top of its own."""
+    fit, transfer = metric_source.fit, metric_source.transfer
+    if fit is not None and clock != fit.clock:
+        transfer = LatencyTransfer(device=parent_name, error=0.0, points=0, source="", fit=fit)
+        clock_before, clock_error = fit.clock, PROCESSOR_KINDS[fit.kind].clock_error or 0.0
+    elif transfer is not None and clock_before is not None and clock != clock_before:
+        clock_error = TRANSFER_CLOCK_ERROR
+    else:
+        return metric_source
+    clock_error = min(clock_error, abs(math.log(clock / clock_before)))  # at most all of it does not follow the clock
+    source_text = (
+        f"nothing was measured at {units.show(clock, Dimension.FREQUENCY)}, only at "
+        f"{units.show(clock_before, Dimension.FREQUENCY)}; an error of {clock_error:.2g} in the logarithm is assumed"
+    )
+    update = {
+        "error": math.hypot(transfer.error, clock_error),
+        "source": f"{transfer.source}; {source_text}" if transfer.source else source_text,
+    }
+    return MetricSource(evidence=Evidence.ESTIMATED, by="transfer", transfer=transfer.model_copy(update=update))
+
+
+def _lost_metric(key: str, parent_name: str, changes: Sequence[Change | str]) -> MetricSource:
+    remedies = {"latency": "state it anew with `edgepipe device fit`, `edgepipe device calibrate` or `by: transfer`"}
+    remedy = remedies.get(key, f"state `{key}` anew, or inherit the runtime that has it")
+    reason = f"the {key} of '{parent_name}' does not hold here: {'; '.join(map(str, changes))}; {remedy}"
+    return MetricSource(evidence=Evidence.UNAVAILABLE, reason=reason)
 
 
 def _with_transfer_fit(device: Device, file: Path, folders: tuple[Path, ...]) -> Device:
@@ -343,13 +416,19 @@ def _with_transfer_fit(device: Device, file: Path, folders: tuple[Path, ...]) ->
         raise  # it already names file and position
     except InputError as error:
         raise InputError(f"{file}: latency.transfer.device: {error}") from None
-    if fitted_device.latency.fit is None or device.system.clock is None:
-        reason = "it has no clock" if fitted_device.latency.fit else f"'{transfer.device}' has no fitted latency"
+    fit = _own_fit(fitted_device)
+    if fit is None or device.system.clock is None:
+        reason = "it has no clock" if fit else f"'{transfer.device}' has no fitted latency"
         raise InputError(
             f"{file}: latency.transfer: '{device.name}' cannot use the latency of another device: {reason}"
         )
-    complete_transfer = transfer.model_copy(update={"fit": fitted_device.latency.fit})
+    complete_transfer = transfer.model_copy(update={"fit": fit})
     return device.model_copy(update={"latency": device.latency.model_copy(update={"transfer": complete_transfer})})
+
+
+def _own_fit(device: Device) -> LatencyFit | None:
+    """The fit of `device`, at the clock it was measured at."""
+    return device.latency.fit or (device.latency.transfer.fit if device.latency.transfer else None)
 
 
 def _find_profile_path(name_or_path: str, base: Path, search_folders: tuple[Path, ...]) -> Path:

@@ -38,6 +38,7 @@ class FitTransfer:
     target_clock: float  # of the other device, hertz
     scale: float = 1.0
     deviation: float = 0.0  # additional standard deviation of the logarithm
+    source: str = ""  # where scale and deviation come from
 
     def latency_factor(self, fit: LatencyFit) -> float:
         """The factor from the fitted device's latency to that of the other device."""
@@ -126,6 +127,7 @@ def _method_text(fit: LatencyFit, latency_estimate: LatencyEstimate, transfer: F
         text += f"; error on model families not used in the fit: median {median}, 90 % within {p90}"
     if transfer is not None:
         text += f"; transferred from {transfer.fitted_device_name} by clock and a factor of {transfer.scale:.3g}"
+        text += f" ({transfer.source})" if transfer.source else ""
     if latency_estimate.extrapolation_reasons:
         text += f"; EXTRAPOLATES: {'; '.join(latency_estimate.extrapolation_reasons)}"
     return text
