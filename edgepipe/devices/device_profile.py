@@ -5,6 +5,7 @@ keys win, mappings merge, lists replace. Every problem points at the file, line 
 not.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -114,6 +115,22 @@ class DeviceMemory(Options):
     ram: Bytes | None = Field(default=None, description="RAM in bytes, written as 640 KiB")
     flash: Bytes | None = Field(default=None, description="flash or other storage in bytes, written as 2 MiB")
     banks: tuple[MemoryBank, ...] = Field(default=(), description="each memory, fastest first")
+    allow_external: bool = Field(
+        default=False,
+        description="what on-chip memory does not hold may land off-chip; without it, that is a finding",
+    )
+
+    @model_validator(mode="after")
+    def _check_order(self) -> "DeviceMemory":
+        for kind in ("ram", "flash"):
+            banks = [bank for bank in self.banks if bank.kind == kind]
+            for faster_bank, bank in itertools.pairwise(banks):
+                if faster_bank.external and not bank.external:
+                    raise ValueError(
+                        f"`banks` go from the fastest to the slowest: '{bank.name}' is on-chip and belongs before "
+                        f"'{faster_bank.name}'"
+                    )
+        return self
 
 
 @final
@@ -194,7 +211,9 @@ class LatencyTransfer(Options):
     fit: LatencyFit | None = Field(default=None, description="the fit of that device; read from its profile")
 
 
-MetricMethod = Literal["host", "tflite-micro", "file", "vela", "fit", "transfer", "calibration", "plan", "weights"]
+MetricMethod = Literal[
+    "host", "tflite-micro", "file", "program", "vela", "fit", "transfer", "calibration", "plan", "weights"
+]  # fmt: skip
 
 
 @final
@@ -207,7 +226,7 @@ class MetricSource(Options):
         description="host: run here; tflite-micro: its allocator; vela: compiled; file: counted from the artifact; "
         "fit: operator costs fitted to measurements; transfer: the fit of another device, scaled by clock and a "
         "factor; calibration: fitted to a suite measured on the device; plan: from the planned arena; "
-        "weights: from the constants of the .tflite",
+        "weights: from the constants of the .tflite; program: the .tflite and the runtime's code",
     )
     fit: LatencyFit | None = Field(default=None, description="for `by: fit`; written by `edgepipe device fit`")
     transfer: LatencyTransfer | None = Field(default=None, description="for `by: transfer`")
@@ -220,9 +239,11 @@ class MetricSource(Options):
     )
     plus: Bytes | None = Field(default=None, description="for an estimate: constant part, added for any model")
     per_operator: Bytes | None = Field(default=None, description="for an estimate: added per operator")
+    per_kind: Bytes | None = Field(default=None, description="for `program`: added per kind of operator")
     interval: tuple[PositiveNumber, PositiveNumber] | None = Field(
         default=None,
-        description="for an estimate: true values were between these multiples of it (for `weights`: of the code)",
+        description="for an estimate: true values were between these multiples of it (for `weights` and `program`: "
+        "of the code)",
     )
     points: Annotated[int, Field(gt=0)] | None = Field(default=None, description="number of models in the fit")
 
@@ -246,7 +267,7 @@ class MetricSource(Options):
     def _check_estimate_fields(self) -> "MetricSource":
         required_fields = _REQUIRED_FIELDS_BY_METHOD.get(self.by or "", ())
         missing_fields = [name for name in required_fields if getattr(self, name) is None]
-        allowed_fields = (*required_fields, "plus", "per_operator", "points") if required_fields else ()
+        allowed_fields = (*required_fields, *_OPTIONAL_FIELDS_BY_METHOD.get(self.by or "", ()))
         extra_fields = [
             name for name in _ESTIMATE_FIELDS if name not in allowed_fields and getattr(self, name) is not None
         ]
@@ -256,7 +277,7 @@ class MetricSource(Options):
             owners_text = " or ".join(
                 f"`by: {method}`"
                 for method, required_names in _REQUIRED_FIELDS_BY_METHOD.items()
-                if extra_fields[0] != "ratio" or "ratio" in required_names
+                if extra_fields[0] in (*required_names, *_OPTIONAL_FIELDS_BY_METHOD[method])
             )
             raise ValueError(f"`{extra_fields[0]}` belongs to {owners_text}")
         if self.interval is not None and self.interval[0] > self.interval[1]:
@@ -269,6 +290,7 @@ _EVIDENCE_BY_METHOD = {
     "tflite-micro": Evidence.SIMULATED,
     "vela": Evidence.SIMULATED,
     "file": Evidence.EXACT,
+    "program": Evidence.ESTIMATED,
     "fit": Evidence.ESTIMATED,
     "transfer": Evidence.ESTIMATED,
     "calibration": Evidence.ESTIMATED,
@@ -278,8 +300,14 @@ _EVIDENCE_BY_METHOD = {
 _REQUIRED_FIELDS_BY_METHOD = {
     "plan": ("ratio", "interval"),
     "weights": ("interval",),
+    "program": ("interval",),
 }  # mandatory fields of each kind of estimate
-_ESTIMATE_FIELDS = ("ratio", "plus", "per_operator", "interval", "points")
+_OPTIONAL_FIELDS_BY_METHOD = {
+    "plan": ("plus", "per_operator", "points"),
+    "weights": ("plus", "per_operator", "points"),
+    "program": ("plus", "per_kind", "points"),
+}
+_ESTIMATE_FIELDS = ("ratio", "plus", "per_operator", "per_kind", "interval", "points")
 
 
 @final
