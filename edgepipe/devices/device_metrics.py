@@ -149,8 +149,9 @@ class _MetricCollector:
         return [f"{reason}, which the fit does not know" for reason in reasons if reason]
 
     def _placed_metric_names(self, device: Device) -> tuple[str, ...]:
-        fit, _ = resolve_fit(device)
-        return ("ram",) if fit.on_chip is not None else ("ram", "flash")  # such a fit has a cost of off-chip weights
+        fit = resolve_fit(device)[0] if device.latency.by in ("fit", "transfer") else None
+        knows_off_chip_weights = fit is not None and fit.on_chip is not None
+        return ("ram",) if knows_off_chip_weights else ("ram", "flash")
 
     def rule_findings(self, device: Device) -> list[Finding]:
         """The rules that the model violates on `device`, without the operators that fall back."""
@@ -245,6 +246,8 @@ class _MetricCollector:
 
     def _calibrated_metric(self, device: Device) -> Metric:
         assert device.latency.calibration is not None, "required by the profile's schema"
+        if reasons := self._off_chip_reasons(device):
+            return unavailable_metric("latency", Dimension.SECONDS, "; ".join(reasons), device.name)
         return calibrated_latency.metric(device.latency.calibration, self.model, device.name)
 
     def _host_metric(self, name: str, device: Device) -> Metric:

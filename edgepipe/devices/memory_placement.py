@@ -68,7 +68,9 @@ def _first_fit(banks: Sequence[MemoryBank], needed_bytes: float) -> tuple[str, .
 
 def locate(metric: Metric, device: Device) -> Metric:
     """`metric`, if it is the RAM or flash of a device with stated memories, with where it lands in `how`."""
-    place = find_place(device.system.memory.banks, metric.name, metric.value) if _is_placed(metric, device) else None
+    if metric.value is None or not _is_placed(metric, device):
+        return metric
+    place = find_place(device.system.memory.banks, metric.name, metric.value)
     if place is None:
         return metric
     place_text = f"{_CONTENT_BY_METRIC[metric.name]} in {place.text}{', off-chip' if place.crosses else ''}"
