@@ -49,9 +49,16 @@ def _fit_finding(device: Device, metric: Metric, limit: int, model: Model) -> Fi
         place=device.name,
         observed=f"{metric.text()} of {metric.name} needed, the device has {limit_text}{_code_text(device, metric)}"
         f"{peak_text}",
-        suggestion=FIX,
+        suggestion=_fix(device, metric, limit),
         judgement=Judgement.NOT_MET if low > limit else Judgement.UNKNOWN,
     )
+
+
+def _fix(device: Device, metric: Metric, limit: int) -> str:
+    low = metric.interval[0] if metric.interval else metric.value or 0
+    if metric.name == "flash" and device.flash.by == "program" and low <= limit:
+        return f"state the size of the runtime's code, from the linker's map, as `runtime.code`; or {FIX}"
+    return FIX
 
 
 def _code_text(device: Device, metric: Metric) -> str:

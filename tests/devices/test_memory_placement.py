@@ -7,6 +7,7 @@ import pytest
 from runtime_models import HALF, options
 from tflite_handmade import Op, T, write
 
+from edgepipe.commands import verify
 from edgepipe.core.errors import ConfigError
 from edgepipe.core.metric import Evidence, Finding, Judgement, Limit, Metric
 from edgepipe.core.units import Dimension
@@ -187,3 +188,11 @@ def test_flash_says_what_is_the_model_and_what_is_code(tmp_path: Path) -> None:
     assert model.bytes + 10 * KIB < estimated.interval[0] < model.bytes + 40 * KIB < estimated.interval[1]
     assert "1 kind of operators" in estimated.how
     assert stated.value == model.bytes + 40 * KIB
+
+
+def test_verify_takes_its_limits_as_permission_and_says_so(tmp_path: Path) -> None:
+    path = relu_model(tmp_path, 800 * KIB).path
+    allowed = verify.verify(path, devices=["esp32-s3"], limits=["ram=2MiB"], integer_only=True)
+    assert allowed.met
+    assert [note for note in allowed.notes if "off-chip; the budget allows it" in note]
+    assert not verify.verify(path, devices=["esp32-s3"], limits=[], integer_only=True).met
