@@ -46,11 +46,16 @@ def find_place(banks: Sequence[MemoryBank], kind: str, needed_bytes: float) -> M
     """
     on_chip_banks = [bank for bank in banks if bank.kind == kind and not bank.external]
     off_chip_banks = [bank for bank in banks if bank.kind == kind and bank.external]
-    on_chip_bytes = sum(bank.size for bank in on_chip_banks)
+    on_chip_bytes = sum_on_chip(banks, kind)
     if needed_bytes <= on_chip_bytes:
         return MemoryPlace(_first_fit(on_chip_banks, needed_bytes), on_chip_bytes, crosses=False)
     holding_bank = next((bank for bank in off_chip_banks if needed_bytes <= bank.size), None)
     return MemoryPlace((holding_bank.name,), on_chip_bytes, bool(on_chip_banks)) if holding_bank else None
+
+
+def sum_on_chip(banks: Sequence[MemoryBank], kind: str) -> int:
+    """The bytes of all on-chip memories of the kind; 0 if there are none."""
+    return sum(bank.size for bank in banks if bank.kind == kind and not bank.external)
 
 
 def _first_fit(banks: Sequence[MemoryBank], needed_bytes: float) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from edgepipe.core.units import Dimension
 from edgepipe.devices import device_metrics, device_profile
 from edgepipe.devices.device_metrics import DeviceMetrics
 from edgepipe.devices.device_profile import Device, MemoryBank
-from edgepipe.devices.memory_placement import find_place
+from edgepipe.devices.memory_placement import find_place, sum_on_chip
 from edgepipe.tflite import reader
 from edgepipe.tflite.model import Model
 
@@ -196,3 +196,8 @@ def test_verify_takes_its_limits_as_permission_and_says_so(tmp_path: Path) -> No
     assert allowed.met
     assert [note for note in allowed.notes if "off-chip; the budget allows it" in note]
     assert not verify.verify(path, devices=["esp32-s3"], limits=[], integer_only=True).met
+
+
+def test_what_is_on_chip_is_the_sum_of_its_banks() -> None:
+    assert [sum_on_chip(BANKS, kind) for kind in ("ram", "flash")] == [400 * KIB, 1000 * KIB]
+    assert sum_on_chip(BANKS[3:4], "ram") == 0
