@@ -429,6 +429,7 @@ def verify(
         click.echo(renderer.document(verification))
     else:
         show_tables(renderer.tables(verification))
+        _print_notes(verification.notes)
         click.echo(verification.judgement.value)
     _exit_if_not_met(verification.met)
 

@@ -34,6 +34,7 @@ class Verification(Record):
     metrics: tuple[Metric, ...]
     findings: tuple[Finding, ...]
     verdicts: tuple[Verdict, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def judgement(self) -> Judgement:
@@ -77,7 +78,7 @@ def verify(
     loaded_devices = [device_profile.load(name, base or Path.cwd()) for name in devices]
     parsed_limits = _parse_limits(list(limits), [device.name for device in loaded_devices])
     model = reader.read(path)
-    device_results = device_metrics.gather(model, loaded_devices)
+    device_results = device_metrics.gather(model, loaded_devices, parsed_limits)
     metrics = [*device_metrics.file_metrics(model), *device_results.metrics]
     if not loaded_devices:
         metrics += _file_metrics(model)
@@ -89,6 +90,7 @@ def verify(
         metrics=tuple(metrics),
         findings=(*float_findings, *zero_findings, *device_results.findings, *_release_findings(releases, model)),
         verdicts=tuple(judge(limit, metrics) for limit in parsed_limits),
+        notes=device_results.notes,
     )
 
 

@@ -1,6 +1,6 @@
 """The metrics of a .tflite on a device, each with its evidence, and whether it fits and runs there."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from edgepipe.core.budget import UNIT_BY_DEVICE_METRIC
 from edgepipe.core.cache import Cache
 from edgepipe.core.metric import Evidence, Finding, Limit, Metric, exact_metric, judge, unavailable_metric
 from edgepipe.core.units import Dimension
-from edgepipe.devices import edgetpu_compiler, estimate_limits, memory_estimate, memory_fit
+from edgepipe.devices import edgetpu_compiler, estimate_limits, memory_estimate, memory_fit, memory_placement
 from edgepipe.devices.calibration import calibrated_latency
 from edgepipe.devices.compiled_metrics import compiled_metric
 from edgepipe.devices.device_profile import Device, MetricMethod, MetricSource, RuntimeProfile
@@ -69,6 +69,7 @@ def gather(
     metrics = [collector.metric(name, device) for device in devices for name in _metric_names(device)]
     tolerant_device_names = {device.name for device in devices if _allows_fallback(limits or [], metrics, device)}
     fallbacks_by_device = {device.name: collector.fallback_findings(device) for device in devices}
+    placements = {device.name: memory_placement.placement_findings(device, metrics, limits or []) for device in devices}
     findings_by_device = {
         device.name: tuple(
             finding.model_copy(update={"device": device.name})
@@ -76,6 +77,7 @@ def gather(
                 *collector.rule_findings(device),
                 *(fallbacks_by_device[device.name] if device.name not in tolerant_device_names else ()),
                 *memory_fit.memory_findings(device, metrics, model),
+                *placements[device.name].findings,
             )
         )
         for device in devices
@@ -88,6 +90,7 @@ def gather(
         findings_by_device,
         (
             *notes,
+            *(note for placement in placements.values() for note in placement.notes),
             *dict.fromkeys(
                 analysis.cache_note for analysis in collector.vela_analysis_by_device.values() if analysis.cache_note
             ),
@@ -124,7 +127,7 @@ class _MetricCollector:
         reason = metric_source.reason or estimate_limits.uncovered_reason(metric_source.by, self.model)
         if reason or metric_source.by is None:
             return unavailable_metric(name, UNIT_BY_DEVICE_METRIC[name], str(reason), device.name)
-        return self._metric_function(metric_source.by)(name, device, metric_source)
+        return memory_placement.locate(self._metric_function(metric_source.by)(name, device, metric_source), device)
 
     def _metric_function(self, method: MetricMethod) -> "Callable[[str, Device, MetricSource], Metric]":
         function_by_method: dict[MetricMethod, Callable[[str, Device, MetricSource], Metric]] = {
@@ -132,13 +135,27 @@ class _MetricCollector:
             "vela": lambda name, device, _: self._vela_metric(device, name),
             "tflite-micro": lambda _, device, __: self._arena_metric(device),
             "file": lambda name, device, _: file_size_metric(name, self.path, device.name),
-            "fit": lambda _, device, __: estimate_latency(device, self.model),
-            "transfer": lambda _, device, __: estimate_latency(device, self.model),
+            "program": lambda _, device, source: memory_estimate.estimate_program(
+                source, self.model, device.runtime, device.name
+            ),
+            "fit": lambda _, device, __: estimate_latency(device, self.model, self._off_chip_reasons(device)),
+            "transfer": lambda _, device, __: estimate_latency(device, self.model, self._off_chip_reasons(device)),
             "calibration": lambda _, device, __: self._calibrated_metric(device),
             "plan": lambda _, device, source: memory_estimate.estimate_ram(source, self.model, device.name),
             "weights": lambda _, device, source: memory_estimate.estimate_flash(source, self.model, device.name),
         }
         return function_by_method[method]
+
+    def _off_chip_reasons(self, device: Device) -> list[str]:
+        """Why on-chip memory does not hold the model: nothing says which of the fitted models were off-chip."""
+        metrics = [self.metric(name, device) for name in self._placed_metric_names(device)]
+        reasons = [memory_placement.crossing_reason(metric, device) for metric in metrics]
+        return [f"{reason}, which the fit does not know" for reason in reasons if reason]
+
+    def _placed_metric_names(self, device: Device) -> tuple[str, ...]:
+        fit = resolve_fit(device)[0] if device.latency.by in ("fit", "transfer") else None
+        knows_off_chip_weights = fit is not None and fit.on_chip is not None
+        return ("ram",) if knows_off_chip_weights else ("ram", "flash")
 
     def rule_findings(self, device: Device) -> list[Finding]:
         """The rules that the model violates on `device`, without the operators that fall back."""
@@ -240,6 +257,8 @@ class _MetricCollector:
 
     def _calibrated_metric(self, device: Device) -> Metric:
         assert device.latency.calibration is not None, "required by the profile's schema"
+        if reasons := self._off_chip_reasons(device):
+            return unavailable_metric("latency", Dimension.SECONDS, "; ".join(reasons), device.name)
         return calibrated_latency.metric(device.latency.calibration, self.model, device.name)
 
     def _host_metric(self, name: str, device: Device) -> Metric:
@@ -306,10 +325,16 @@ def arena_metric(
     return estimate.model_copy(update={"how": f"{estimate.how}; not measured: {reason}"})
 
 
-def estimate_latency(device: Device, model: Model) -> Metric:
-    """The latency of `model` from the fit of `device`, or from a fit transferred from another device."""
+def estimate_latency(device: Device, model: Model, outside_reasons: Sequence[str] = ()) -> Metric:
+    """The latency of `model` from the fit of `device`, or from a fit transferred from another device.
+
+    Args:
+        device: a device whose latency is by `fit` or `transfer`.
+        model: the model to estimate.
+        outside_reasons: why the fit does not cover the model, besides its operators.
+    """
     fit, transfer = resolve_fit(device)
-    return latency_estimate.metric(fit, model, device.name, transfer)
+    return latency_estimate.metric(fit, model, device.name, transfer, outside_reasons)
 
 
 def resolve_fit(device: Device) -> tuple[LatencyFit, FitTransfer | None]:
@@ -320,7 +345,9 @@ def resolve_fit(device: Device) -> tuple[LatencyFit, FitTransfer | None]:
     assert transfer is not None, "an estimate needs a fit or a transfer"
     assert transfer.fit is not None, "filled in by device_profile.load"
     assert device.system.clock is not None, "checked by device_profile.load"
-    return transfer.fit, FitTransfer(transfer.device, device.system.clock, transfer.scale, transfer.error)
+    return transfer.fit, FitTransfer(
+        transfer.device, device.system.clock, transfer.scale, transfer.error, transfer.source
+    )
 
 
 def file_size_metric(name: str, path: Path, device: str | None = None) -> Metric:

@@ -5,7 +5,10 @@ keys win, mappings merge, lists replace. Every problem points at the file, line 
 not.
 """
 
+import itertools
+import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, final
 
@@ -17,12 +20,15 @@ from edgepipe.core.config import Document, KeyPath, Options, Quantity, validate
 from edgepipe.core.errors import ConfigError, InputError, did_you_mean
 from edgepipe.core.metric import Evidence
 from edgepipe.core.units import Dimension
-from edgepipe.devices import builtin_operators, citations, inheritance
+from edgepipe.devices import builtin_operators, citations, inheritance, metric_basis
 from edgepipe.devices.calibration.calibration_record import DeviceCalibration
 from edgepipe.devices.latency.latency_record import LatencyFit
+from edgepipe.devices.latency.processor_kinds import PROCESSOR_KINDS
+from edgepipe.devices.metric_basis import CLOCK_FIELD, BasisByMetric, Change, MetricBasis
 from edgepipe.devices.runtimes.releases import parse_release
 
 PROFILE_SUFFIXES = (".yaml", ".yml")
+TRANSFER_CLOCK_ERROR = 0.3  # as of Cortex-A, the largest: what a transfer was fitted on is read later
 DType = Literal[
     "int8",
     "uint8",
@@ -110,6 +116,22 @@ class DeviceMemory(Options):
     ram: Bytes | None = Field(default=None, description="RAM in bytes, written as 640 KiB")
     flash: Bytes | None = Field(default=None, description="flash or other storage in bytes, written as 2 MiB")
     banks: tuple[MemoryBank, ...] = Field(default=(), description="each memory, fastest first")
+    allow_external: bool = Field(
+        default=False,
+        description="what on-chip memory does not hold may land off-chip; without it, that is a finding",
+    )
+
+    @model_validator(mode="after")
+    def _check_order(self) -> "DeviceMemory":
+        for kind in ("ram", "flash"):
+            banks = [bank for bank in self.banks if bank.kind == kind]
+            for faster_bank, bank in itertools.pairwise(banks):
+                if faster_bank.external and not bank.external:
+                    raise ValueError(
+                        f"`banks` go from the fastest to the slowest: '{bank.name}' is on-chip and belongs before "
+                        f"'{faster_bank.name}'"
+                    )
+        return self
 
 
 @final
@@ -201,7 +223,9 @@ class LatencyTransfer(Options):
     fit: LatencyFit | None = Field(default=None, description="the fit of that device; read from its profile")
 
 
-MetricMethod = Literal["host", "tflite-micro", "file", "vela", "fit", "transfer", "calibration", "plan", "weights"]
+MetricMethod = Literal[
+    "host", "tflite-micro", "file", "program", "vela", "fit", "transfer", "calibration", "plan", "weights"
+]  # fmt: skip
 
 
 @final
@@ -214,7 +238,7 @@ class MetricSource(Options):
         description="host: run here; tflite-micro: its allocator; vela: compiled; file: counted from the artifact; "
         "fit: operator costs fitted to measurements; transfer: the fit of another device, scaled by clock and a "
         "factor; calibration: fitted to a suite measured on the device; plan: from the planned arena; "
-        "weights: from the constants of the .tflite",
+        "weights: from the constants of the .tflite; program: the .tflite and the runtime's code",
     )
     fit: LatencyFit | None = Field(default=None, description="for `by: fit`; written by `edgepipe device fit`")
     transfer: LatencyTransfer | None = Field(default=None, description="for `by: transfer`")
@@ -227,9 +251,11 @@ class MetricSource(Options):
     )
     plus: Bytes | None = Field(default=None, description="for an estimate: constant part, added for any model")
     per_operator: Bytes | None = Field(default=None, description="for an estimate: added per operator")
+    per_kind: Bytes | None = Field(default=None, description="for `program`: added per kind of operator")
     interval: tuple[PositiveNumber, PositiveNumber] | None = Field(
         default=None,
-        description="for an estimate: true values were between these multiples of it (for `weights`: of the code)",
+        description="for an estimate: true values were between these multiples of it (for `weights` and `program`: "
+        "of the code)",
     )
     points: Annotated[int, Field(gt=0)] | None = Field(default=None, description="number of models in the fit")
 
@@ -253,7 +279,7 @@ class MetricSource(Options):
     def _check_estimate_fields(self) -> "MetricSource":
         required_fields = _REQUIRED_FIELDS_BY_METHOD.get(self.by or "", ())
         missing_fields = [name for name in required_fields if getattr(self, name) is None]
-        allowed_fields = (*required_fields, "plus", "per_operator", "points") if required_fields else ()
+        allowed_fields = (*required_fields, *_OPTIONAL_FIELDS_BY_METHOD.get(self.by or "", ()))
         extra_fields = [
             name for name in _ESTIMATE_FIELDS if name not in allowed_fields and getattr(self, name) is not None
         ]
@@ -263,7 +289,7 @@ class MetricSource(Options):
             owners_text = " or ".join(
                 f"`by: {method}`"
                 for method, required_names in _REQUIRED_FIELDS_BY_METHOD.items()
-                if extra_fields[0] != "ratio" or "ratio" in required_names
+                if extra_fields[0] in (*required_names, *_OPTIONAL_FIELDS_BY_METHOD[method])
             )
             raise ValueError(f"`{extra_fields[0]}` belongs to {owners_text}")
         if self.interval is not None and self.interval[0] > self.interval[1]:
@@ -276,6 +302,7 @@ _EVIDENCE_BY_METHOD = {
     "tflite-micro": Evidence.SIMULATED,
     "vela": Evidence.SIMULATED,
     "file": Evidence.EXACT,
+    "program": Evidence.ESTIMATED,
     "fit": Evidence.ESTIMATED,
     "transfer": Evidence.ESTIMATED,
     "calibration": Evidence.ESTIMATED,
@@ -285,8 +312,14 @@ _EVIDENCE_BY_METHOD = {
 _REQUIRED_FIELDS_BY_METHOD = {
     "plan": ("ratio", "interval"),
     "weights": ("interval",),
+    "program": ("interval",),
 }  # mandatory fields of each kind of estimate
-_ESTIMATE_FIELDS = ("ratio", "plus", "per_operator", "interval", "points")
+_OPTIONAL_FIELDS_BY_METHOD = {
+    "plan": ("plus", "per_operator", "points"),
+    "weights": ("plus", "per_operator", "points"),
+    "program": ("plus", "per_kind", "points"),
+}
+_ESTIMATE_FIELDS = ("ratio", "plus", "per_operator", "per_kind", "interval", "points")
 
 
 @final
@@ -325,14 +358,19 @@ def load(name_or_path: str, base: Path, folders: tuple[Path, ...] = ()) -> Devic
         ConfigError: the profile, or one it inherits, is invalid; lists all problems with file, line and column.
     """
     device, file = _read_profile(name_or_path, base, folders)
-    return _with_transfer_fit(device, file, folders) if device.latency.transfer else device
+    transfer = device.latency.transfer
+    return _with_transfer_fit(device, file, folders) if transfer and transfer.fit is None else device
 
 
 def _read_profile(name_or_path: str, base: Path, folders: tuple[Path, ...]) -> tuple[Device, Path]:
-    """The device as in its profile, without the fit of a transfer, and the profile's file."""
+    """The device as in its profile, without the fit of a transfer, and the profile's file.
+
+    A metric that it inherits and that does not hold for what it changes is scaled, or unavailable with the reason.
+    """
     search_folders = (*folders, shipped_folder())
     file = _find_profile_path(name_or_path, base, search_folders)
-    document = inheritance.resolve_profile(file, search_folders)
+    profile = inheritance.resolve_profile(file, search_folders)
+    document = profile.document
     document.raise_problems()
     if document.content.pop(inheritance.ABSTRACT_KEY, False) is True:  # this call owns the resolved data
         raise InputError(
@@ -342,7 +380,70 @@ def _read_profile(name_or_path: str, base: Path, folders: tuple[Path, ...]) -> t
     _check_names(document, file)
     document.raise_problems()
     assert device is not None, "a document without problems has a value"
-    return device, file
+    return _with_held_metrics(device, document.content, profile.bases), file
+
+
+def _with_held_metrics(device: Device, content: dict[str, Any], bases: BasisByMetric) -> Device:
+    """`device` with each metric as it holds for the system and the runtime of this profile."""
+    return device.model_copy(
+        update={key: _hold_metric(key, device, content, bases[key]) for key in metric_basis.METRIC_KEYS}
+    )
+
+
+def _hold_metric(key: str, device: Device, content: dict[str, Any], basis: MetricBasis) -> MetricSource:
+    metric_source: MetricSource = getattr(device, key)
+    before = _validate_basis(content, basis)
+    if before is None:
+        return _lost_metric(key, basis.profile_name, ["that profile is not valid by itself"])
+    changes = metric_basis.find_changes(metric_source.by, device.model_dump(), before.model_dump())
+    clock = device.system.clock if _follows_clock(metric_source) else None
+    lost_changes = [change for change in changes if change.field != CLOCK_FIELD or clock is None]
+    if lost_changes:
+        return _lost_metric(key, basis.profile_name, lost_changes)
+    return metric_source if clock is None else _at_clock(metric_source, clock, before.system.clock, basis.profile_name)
+
+
+def _validate_basis(content: dict[str, Any], basis: MetricBasis) -> Device | None:
+    """The profile as it was when the metric was stated; where that lacked a mandatory field, the present one counts."""
+    basis_contents = (basis.content, metric_basis.fill(basis.content, content))
+    devices = (validate(Document("basis"), (), {**content, **part}, Device) for part in basis_contents)
+    return next((device for device in devices if device is not None), None)
+
+
+def _follows_clock(metric_source: MetricSource) -> bool:
+    """Whether a latency is scaled by the clock of the core."""
+    if metric_source.fit is not None:
+        return PROCESSOR_KINDS[metric_source.fit.kind].clock_error is not None
+    return metric_source.transfer is not None
+
+
+def _at_clock(metric_source: MetricSource, clock: float, clock_before: float | None, parent_name: str) -> MetricSource:
+    """A fit of another clock as a transfer; a transfer to another clock with the error of that on top of its own."""
+    fit, transfer = metric_source.fit, metric_source.transfer
+    if fit is not None and clock != fit.clock:
+        transfer = LatencyTransfer(device=parent_name, error=0.0, points=0, source="", fit=fit)
+        clock_before, clock_error = fit.clock, PROCESSOR_KINDS[fit.kind].clock_error or 0.0
+    elif transfer is not None and clock_before is not None and clock != clock_before:
+        clock_error = TRANSFER_CLOCK_ERROR
+    else:
+        return metric_source
+    clock_error = min(clock_error, abs(math.log(clock / clock_before)))  # at most all of it does not follow the clock
+    source_text = (
+        f"nothing was measured at {units.show(clock, Dimension.FREQUENCY)}, only at "
+        f"{units.show(clock_before, Dimension.FREQUENCY)}; an error of {clock_error:.2g} in the logarithm is assumed"
+    )
+    update = {
+        "error": math.hypot(transfer.error, clock_error),
+        "source": f"{transfer.source}; {source_text}" if transfer.source else source_text,
+    }
+    return MetricSource(evidence=Evidence.ESTIMATED, by="transfer", transfer=transfer.model_copy(update=update))
+
+
+def _lost_metric(key: str, parent_name: str, changes: Sequence[Change | str]) -> MetricSource:
+    remedies = {"latency": "state it anew with `edgepipe device fit`, `edgepipe device calibrate` or `by: transfer`"}
+    remedy = remedies.get(key, f"state `{key}` anew, or inherit the runtime that has it")
+    reason = f"the {key} of '{parent_name}' does not hold here: {'; '.join(map(str, changes))}; {remedy}"
+    return MetricSource(evidence=Evidence.UNAVAILABLE, reason=reason)
 
 
 def _with_transfer_fit(device: Device, file: Path, folders: tuple[Path, ...]) -> Device:
@@ -355,13 +456,19 @@ def _with_transfer_fit(device: Device, file: Path, folders: tuple[Path, ...]) ->
         raise  # it already names file and position
     except InputError as error:
         raise InputError(f"{file}: latency.transfer.device: {error}") from None
-    if fitted_device.latency.fit is None or device.system.clock is None:
-        reason = "it has no clock" if fitted_device.latency.fit else f"'{transfer.device}' has no fitted latency"
+    fit = _own_fit(fitted_device)
+    if fit is None or device.system.clock is None:
+        reason = "it has no clock" if fit else f"'{transfer.device}' has no fitted latency"
         raise InputError(
             f"{file}: latency.transfer: '{device.name}' cannot use the latency of another device: {reason}"
         )
-    complete_transfer = transfer.model_copy(update={"fit": fitted_device.latency.fit})
+    complete_transfer = transfer.model_copy(update={"fit": fit})
     return device.model_copy(update={"latency": device.latency.model_copy(update={"transfer": complete_transfer})})
+
+
+def _own_fit(device: Device) -> LatencyFit | None:
+    """The fit of `device`, at the clock it was measured at."""
+    return device.latency.fit or (device.latency.transfer.fit if device.latency.transfer else None)
 
 
 def _find_profile_path(name_or_path: str, base: Path, search_folders: tuple[Path, ...]) -> Path:

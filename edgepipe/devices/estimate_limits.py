@@ -3,7 +3,7 @@
 from edgepipe.devices.device_profile import MetricMethod
 from edgepipe.tflite.model import Model
 
-FILE_METHODS = ("file", "weights")  # count what is in the file, whatever the sizes of activations
+FILE_METHODS = ("file", "weights", "program")  # count what is in the file, whatever the sizes of activations
 LATENCY_ESTIMATES = ("fit", "transfer", "calibration")
 _COUNTED_BRANCHES = ("IF",)  # both branches count, which is more than one run of it takes
 

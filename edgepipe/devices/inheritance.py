@@ -7,8 +7,9 @@ from typing import Any
 
 from edgepipe.core.config import Document, KeyPath, describe_value, parse, read_text
 from edgepipe.core.errors import did_you_mean
-from edgepipe.devices import citations
+from edgepipe.devices import citations, metric_basis
 from edgepipe.devices.citations import CitationByPath
+from edgepipe.devices.metric_basis import BasisByMetric
 
 INHERIT_KEY = "inherit"
 ABSTRACT_KEY = "abstract"
@@ -19,10 +20,11 @@ _ATOMIC_KEYS = (("latency",), ("ram",), ("flash",))  # replaced as a whole: halv
 
 @dataclass
 class ResolvedProfile:
-    """A profile with everything it inherits: the values, and the source of each."""
+    """A profile with everything it inherits: the values, the source of each, and what its metrics were stated for."""
 
     document: Document
     citations: CitationByPath = field(default_factory=dict)
+    bases: BasisByMetric = field(default_factory=dict)
 
 
 def find_profile(name: str, folders: tuple[Path, ...]) -> Path | None:
@@ -35,7 +37,7 @@ def _is_safe_name(name: str) -> bool:
     return bool(name) and not name.startswith("/") and ".." not in PurePosixPath(name).parts
 
 
-def resolve_profile(file: Path, folders: tuple[Path, ...]) -> Document:
+def resolve_profile(file: Path, folders: tuple[Path, ...]) -> ResolvedProfile:
     """The profile at `file` with everything it inherits; a parent is looked up beside its child, then in `folders`.
 
     `sources` of the document maps each field with a source to that source. Problems (not YAML, an unknown parent, a
@@ -47,7 +49,7 @@ def resolve_profile(file: Path, folders: tuple[Path, ...]) -> Document:
             **profile.document.content,
             citations.SOURCES_KEY: citations.collapse_citations(profile.document.content, profile.citations),
         }
-    return profile.document
+    return profile
 
 
 def _resolve_with_parents(file: Path, folders: tuple[Path, ...], child_paths: tuple[Path, ...]) -> ResolvedProfile:
@@ -143,14 +145,21 @@ def _overlay_profile(lower_profile: ResolvedProfile, upper_profile: ResolvedProf
         citations.overlay_citations(
             document.content, lower_profile.citations, upper_profile.document.content, upper_profile.citations
         ),
+        metric_basis.overlay_bases(
+            lower_profile.bases, upper_profile.document.content, upper_profile.bases, document.content
+        ),
     )
 
 
 def _apply_own_document(inherited_profile: ResolvedProfile, own_document: Document) -> ResolvedProfile:
     """The values and sources of a file override what it inherits."""
     document = _merge_documents(inherited_profile.document, own_document)
+    bases = metric_basis.overlay_bases(inherited_profile.bases, own_document.content, {}, document.content)
+    is_own_abstract = own_document.content.get(ABSTRACT_KEY) is True
     return ResolvedProfile(
-        document, citations.resolve_citations(document, own_document.content, inherited_profile.citations)
+        document,
+        citations.resolve_citations(document, own_document.content, inherited_profile.citations),
+        bases if is_own_abstract else metric_basis.name_bases(bases, str(own_document.content.get("name", ""))),
     )
 
 

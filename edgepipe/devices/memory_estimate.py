@@ -2,6 +2,7 @@
 
     RAM   = ratio * (peak bytes of live tensors) + plus + per_operator * operators
     flash = bytes of the constants + plus + per_operator * operators
+    flash = bytes of the .tflite + plus + per_kind * kinds of operators, for an interpreter
 
 The profile holds the coefficients. Its `interval` is the lowest and highest multiple of the estimate among the fitted
 models; for flash the constants are exact, so the interval applies to the rest only.
@@ -9,9 +10,9 @@ models; for flash the constants are exact, so the interval applies to the rest o
 
 from edgepipe.core import units
 from edgepipe.core.errors import InputError
-from edgepipe.core.metric import Evidence, Metric, unavailable_metric
+from edgepipe.core.metric import Evidence, Metric, exact_metric, unavailable_metric
 from edgepipe.core.units import Dimension
-from edgepipe.devices.device_profile import MetricSource
+from edgepipe.devices.device_profile import MetricSource, RuntimeProfile
 from edgepipe.tflite.arena_plan import plan_arena
 from edgepipe.tflite.model import Model
 
@@ -40,6 +41,23 @@ def estimate_flash(metric_source: MetricSource, model: Model, device: str) -> Me
     return _estimated_metric(
         "flash", metric_source, constant_bytes, _runtime_bytes(metric_source, model), explanation, device
     )
+
+
+def estimate_program(metric_source: MetricSource, model: Model, runtime: RuntimeProfile, device: str) -> Metric:
+    """Flash by `program`: the .tflite as it is, and the code of an interpreter with the kernels of its operators."""
+    if runtime.code is not None:
+        text = (
+            f"the .tflite and {units.show(runtime.code, Dimension.BYTES)} of the runtime's code, as the profile states"
+        )
+        return exact_metric("flash", model.bytes + runtime.code, Dimension.BYTES, text, device)
+    kind_count = len({operator.name for operator in model.operators})
+    code_bytes = (metric_source.plus or 0) + (metric_source.per_kind or 0) * kind_count
+    explanation = (
+        f"{units.show(model.bytes, Dimension.BYTES)} of the .tflite, and the code of the runtime with kernels for "
+        f"{units.plural(kind_count, 'kind')} of operators, without the application's; `runtime.code` of the profile "
+        "states it"
+    )
+    return _estimated_metric("flash", metric_source, model.bytes, code_bytes, explanation, device)
 
 
 def _runtime_bytes(metric_source: MetricSource, model: Model) -> int:

@@ -159,8 +159,8 @@ MALFORMED_PROFILES = [  # text to replace, its replacement, the problem
     (
         "{evidence: exact, by: file}",
         "{evidence: exact}",
-        "15:8: flash: `exact` needs `by` (host, tflite-micro, vela, file, fit, transfer, calibration, plan, weights) "
-        "and no `reason`",
+        "15:8: flash: `exact` needs `by` (host, tflite-micro, vela, file, program, fit, transfer, calibration, plan, "
+        "weights) and no `reason`",
     ),
     (
         "{evidence: exact, by: file}",
@@ -207,7 +207,7 @@ MALFORMED_PROFILES = [  # text to replace, its replacement, the problem
     (
         "{evidence: exact, by: file}",
         "{evidence: exact, by: file, plus: 1 KiB}",
-        "15:8: flash: `plus` belongs to `by: plan` or `by: weights`",
+        "15:8: flash: `plus` belongs to `by: plan` or `by: weights` or `by: program`",
     ),
     (
         "operators: [CONV",

@@ -16,6 +16,7 @@ from edgepipe.core.metric import Evidence
 from edgepipe.core.references import is_reference
 from edgepipe.core.units import Dimension
 from edgepipe.devices.device_profile import Device
+from edgepipe.devices.memory_placement import sum_on_chip
 
 COMMENT_COLUMN = 40  # where comments begin
 _COMPARABLE_KINDS = (ArtifactKind.KERAS, ArtifactKind.FLOAT)  # whose quality can be measured before conversion
@@ -278,8 +279,9 @@ def _device_limit_lines(device: Device) -> Iterable[str]:
     memory = device.system.memory
     example_limits = {
         "latency": "5 ms",
-        "ram": _half_size(memory.ram, "64 MiB"),
-        "flash": _half_size(memory.flash, "16 MiB"),
+        # half of what is on-chip: a limit above that would allow off-chip memory
+        "ram": _half_size(sum_on_chip(memory.banks, "ram") or memory.ram, "64 MiB"),
+        "flash": _half_size(sum_on_chip(memory.banks, "flash") or memory.flash, "16 MiB"),
     }
     known_metric_names = [name for name in example_limits if getattr(device, name).evidence is not Evidence.UNAVAILABLE]
     if known_metric_names:

@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,14 +39,17 @@ class FitTransfer:
     target_clock: float  # of the other device, hertz
     scale: float = 1.0
     deviation: float = 0.0  # additional standard deviation of the logarithm
+    source: str = ""  # where scale and deviation come from
 
     def latency_factor(self, fit: LatencyFit) -> float:
         """The factor from the fitted device's latency to that of the other device."""
         return fit.clock / self.target_clock * self.scale
 
 
-def estimate(fit: LatencyFit, model: Model, transfer: FitTransfer | None = None) -> LatencyEstimate:
-    """The latency of `model` by `fit`."""
+def estimate(
+    fit: LatencyFit, model: Model, transfer: FitTransfer | None = None, outside_reasons: Sequence[str] = ()
+) -> LatencyEstimate:
+    """The latency of `model` by `fit`; `outside_reasons` are why it is outside of the fit besides its operators."""
     processor_kind = PROCESSOR_KINDS[fit.kind]
     rates = Rates(
         processor_kind.feature_names, np.array(list(fit.rates.values())), _symmetric_covariance(fit), fit.noise
@@ -54,8 +58,11 @@ def estimate(fit: LatencyFit, model: Model, transfer: FitTransfer | None = None)
     total_features = operator_features.sum_features(model, processor_kind.tile, fit.on_chip)
     seconds, deviation = rates.predict(total_features)
     domain = FitDomain(frozenset(fit.operators), fit.largest, fit.seconds)
-    extrapolation_reasons = domain.extrapolation_reasons(
-        total_features, fit.rates, {operator.name for operator, _ in operator_feature_pairs}
+    extrapolation_reasons = (
+        *domain.extrapolation_reasons(
+            total_features, fit.rates, {operator.name for operator, _ in operator_feature_pairs}
+        ),
+        *outside_reasons,
     )
     deviation = math.hypot(deviation, transfer.deviation if transfer else 0.0)
     interval_factor = math.exp(deviation * fit.factor * (WIDENING_FACTOR if extrapolation_reasons else 1.0))
@@ -80,7 +87,13 @@ def _symmetric_covariance(fit: LatencyFit) -> Array:
     return np.asarray(lower_triangle + lower_triangle.T - np.diag(np.diag(lower_triangle)))
 
 
-def metric(fit: LatencyFit, model: Model, device: str, transfer: FitTransfer | None = None) -> Metric:
+def metric(
+    fit: LatencyFit,
+    model: Model,
+    device: str,
+    transfer: FitTransfer | None = None,
+    outside_reasons: Sequence[str] = (),
+) -> Metric:
     """The metric `latency` of `device`: estimated, or unavailable for a dtype that the fit does not cover.
 
     Args:
@@ -88,12 +101,13 @@ def metric(fit: LatencyFit, model: Model, device: str, transfer: FitTransfer | N
         model: the model to estimate.
         device: the name of the device.
         transfer: if the fit is of another device; None: it is of this one.
+        outside_reasons: why the model is outside of the fit besides its operators, such as off-chip activations.
     """
     dtype = find_compute_dtype(model)
     if FIT_DTYPE_BY_DTYPE.get(dtype) != fit.dtype:
         reason = f"the fit is for {fit.dtype} models, this one computes in {dtype}; convert it, or measure it"
         return unavailable_metric("latency", Dimension.SECONDS, reason, device)
-    latency_estimate = estimate(fit, model, transfer)
+    latency_estimate = estimate(fit, model, transfer, outside_reasons)
     return Metric(
         name="latency",
         value=latency_estimate.seconds,
@@ -126,6 +140,7 @@ def _method_text(fit: LatencyFit, latency_estimate: LatencyEstimate, transfer: F
         text += f"; error on model families not used in the fit: median {median}, 90 % within {p90}"
     if transfer is not None:
         text += f"; transferred from {transfer.fitted_device_name} by clock and a factor of {transfer.scale:.3g}"
+        text += f" ({transfer.source})" if transfer.source else ""
     if latency_estimate.extrapolation_reasons:
         text += f"; EXTRAPOLATES: {'; '.join(latency_estimate.extrapolation_reasons)}"
     return text

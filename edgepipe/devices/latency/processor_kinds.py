@@ -36,6 +36,7 @@ class ProcessorKind:
     device_spread: float  # of a single figure, between devices of the kind
     noise: float  # standard deviation of the log error of a measurement
     tile: ChannelTile = SCALAR_TILE
+    clock_error: float | None = None  # of the log latency at a clock not measured; None: it does not follow the core's
 
     @property
     def feature_names(self) -> tuple[str, ...]:
@@ -174,24 +175,29 @@ PROCESSOR_KINDS = {
     "cortex-m": ProcessorKind(
         "Cortex-M with CMSIS-NN or X-CUBE-AI, int8",
         _CORTEX_M, _assign_spreads(_CORTEX_M, 0.6, 0.6), speed_spread=3.0, device_spread=0.2, noise=0.05,
+        clock_error=0.2,  # wait states of the flash follow the clock too
     ),
     "cortex-a-scalar-depthwise": ProcessorKind(
         "Cortex-A, LiteRT without XNNPACK, int8",
         _CORTEX_A_SCALAR_DEPTHWISE,
         _assign_spreads(_CORTEX_A_SCALAR_DEPTHWISE, 1.0, 0.1, ("operators", "weights", "depthwise_other_macs")),
         speed_spread=0.2, device_spread=0.1, noise=0.05,
+        clock_error=0.3,  # the DRAM keeps its own clock
     ),
     "cortex-a-float": ProcessorKind(
         "Cortex-A in a phone, LiteRT on several threads, float32",
         _CORTEX_A_FLOAT, _assign_spreads(_CORTEX_A_FLOAT, 0.3, 0.3), speed_spread=0.5, device_spread=0.15, noise=0.1,
+        clock_error=0.3,  # the DRAM keeps its own clock
     ),
     "cortex-a-int8": ProcessorKind(
         "Cortex-A in a phone, LiteRT on several threads, int8",
         _CORTEX_A_INT8, _assign_spreads(_CORTEX_A_INT8, 0.3, 0.3), speed_spread=0.5, device_spread=0.15, noise=0.1,
+        clock_error=0.3,  # the DRAM keeps its own clock
     ),
     "cortex-a-xnnpack": ProcessorKind(
         "Cortex-A under Linux, LiteRT with XNNPACK, int8",
         _CORTEX_A_XNNPACK, _assign_spreads(_CORTEX_A_XNNPACK, 0.8, 0.8), speed_spread=1.0, device_spread=0.2, noise=0.1,
+        clock_error=0.3,  # the DRAM keeps its own clock
     ),
     "npu-beside-cpu": ProcessorKind(
         "an NPU with its own driver beside Cortex-A cores and DRAM",
