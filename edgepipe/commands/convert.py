@@ -23,7 +23,7 @@ from edgepipe.core.errors import InputError
 from edgepipe.core.metric import Finding, Metric, Record, measured_metric, unavailable_metric
 from edgepipe.core.units import Dimension, plural
 from edgepipe.devices import device_metrics
-from edgepipe.devices.runtimes.releases import Release, parse_release
+from edgepipe.devices.runtimes.releases import parse_release
 from edgepipe.tflite import integer_check, interpreter, reader
 from edgepipe.tflite.model import INTEGER_TYPES, Model
 from edgepipe.tflite.stream_ports import own_inputs, read_stream_ports
@@ -105,6 +105,7 @@ def convert(
         StorageError: the .tflite cannot be written.
     """
     from edgepipe.compress.conversion import float_operator_notes
+    from edgepipe.compress.release_adaptation import convert_model_for
     from edgepipe.compress.source_model import open_with_classes
     from edgepipe.models.file_kind import detect_kind
     from edgepipe.models.startup import load_tensorflow
@@ -123,10 +124,11 @@ def convert(
     source_model = open_with_classes(
         path, kind, allow_code=allow_code, custom_objects=custom_objects, input_shapes=input_shapes, signature=signature
     )
-    converted_model = _convert(
-        source_model,
+    converted_model = convert_model_for(
+        source_model.model,
         _keep_float(quantization_request, keep_float_types, keep_float_layers, source_model),
-        (calibrating, held_out),
+        calibrating,
+        held_out,
         release,
     )
     fidelity_findings, accepted_notes = converted_model.judge_fidelity(allow_low_fidelity)
@@ -147,22 +149,6 @@ def convert(
         notes=(*sample_notes, *source_model.notes, *converted_model.notes, *float_operator_notes(scheme, lite),
                *accepted_notes, *_held_back_notes(samples, held_out)),
     )  # fmt: skip
-
-
-def _convert(
-    source_model: "SourceModel",
-    request: "QuantizationRequest",
-    samples: tuple[Arrays | None, Arrays | None],
-    release: Release | None,
-) -> "ConvertedModel":
-    """The model converted; for a release, in forms that it runs right."""
-    from edgepipe.compress.conversion import convert_model
-    from edgepipe.compress.release_adaptation import convert_for_release
-
-    def convert_request(request: "QuantizationRequest") -> "ConvertedModel":
-        return convert_model(source_model.model, request, *samples)
-
-    return convert_request(request) if release is None else convert_for_release(convert_request, request, release)
 
 
 def _check_paths(path: Path, kind: ArtifactKind, target_path: Path) -> None:

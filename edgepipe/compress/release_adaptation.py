@@ -7,11 +7,12 @@ neither helps is refused, with the operators and what the release does with them
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgepipe.compress.quantizer.flatbuffer_edits import temporary_tflite
 from edgepipe.compress.quantizer.operator_codes import with_versions
 from edgepipe.compress.quantizer.recipes import RecipeRule, make_rule, operation_name, per_tensor_config, scheme_config
+from edgepipe.core.arrays import Arrays
 from edgepipe.core.errors import InputError
 from edgepipe.devices.runtimes.abilities import KernelState, find_form_ability
 from edgepipe.devices.runtimes.operator_form import PER_CHANNEL, OperatorForm
@@ -28,6 +29,22 @@ HYBRID_WEIGHT_TYPES = frozenset({"int8", "int4"})
 BROKEN = frozenset({KernelState.WRONG, KernelState.REFUSES, KernelState.CRASHES})
 Converter = Callable[["QuantizationRequest"], "ConvertedModel"]
 OperatorsByForm = dict[OperatorForm, list[Operator]]
+
+
+def convert_model_for(
+    model: Any, request: "QuantizationRequest", samples: Arrays | None, held_out: Arrays | None, release: Release | None
+) -> "ConvertedModel":
+    """What `conversion.convert_model` gives; for a release, in forms that it runs right.
+
+    Raises:
+        InputError: as `convert_model` and `convert_for_release`.
+    """
+    from edgepipe.compress.conversion import convert_model
+
+    def convert(request: "QuantizationRequest") -> "ConvertedModel":
+        return convert_model(model, request, samples, held_out)
+
+    return convert(request) if release is None else convert_for_release(convert, request, release)
 
 
 def convert_for_release(convert: Converter, request: "QuantizationRequest", release: Release) -> "ConvertedModel":

@@ -16,6 +16,7 @@ import keras
 import numpy as np
 import pytest
 
+import edgepipe
 from edgepipe import api
 from edgepipe.core.errors import InputError
 from edgepipe.devices.runtimes.release_check import check_release
@@ -188,3 +189,17 @@ def test_what_a_release_cannot_run_is_refused(tmp_path: Path) -> None:
 def test_a_runtime_that_is_none(runtime: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message):
         api.convert(tmp_path / "missing.keras", runtime=runtime)
+
+
+def test_the_stage_takes_a_release_too(tmp_path: Path) -> None:
+    inputs = keras.Input((6,))
+    keras.Model(inputs, keras.layers.Dense(40)(keras.layers.Dense(40)(inputs))).save(tmp_path / "m.keras")
+    pipeline = {
+        "name": "old",
+        "model": str(tmp_path / "m.keras"),
+        "stages": [{"convert": {"scheme": "dynamic", "runtime": "tflite-runtime==2.14"}}],
+    }
+    report = edgepipe.run(pipeline, output_dir=tmp_path / "out", cache_dir=tmp_path / "cache")
+    assert any("for tflite-runtime 2.14" in note for note in report.stages[-1].outcome.notes)
+    (path,) = (tmp_path / "out" / "artifacts").glob("*convert.tflite")
+    assert check_release(parse_release("tflite-runtime==2.14"), read(path)) == []

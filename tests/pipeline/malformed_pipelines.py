@@ -163,6 +163,12 @@ CASES: list[tuple[str, str, str, list[str]]] = [
     ("split outputs without a scale", "- convert", "- convert: {scheme: float16, split_outputs: true}", [
         "9:14: stages.3.convert: split_outputs: scheme float16 gives outputs no scale; use scheme int8, or drop split_outputs",
     ]),
+    ("an unknown release", "- convert", "- convert: {runtime: torch==2.1}", [
+        "9:24: stages.3.convert.runtime: runtime 'torch==2.1': unknown package 'torch'; allowed: ai-edge-litert, litert, tensorflow, tensorflow-cpu, tensorflow-lite, tflite-micro, tflite-runtime",
+    ]),
+    ("a release for mixed", "- convert", "- convert: {scheme: mixed, max_drop: 1 point, runtime: tflite-runtime==2.14}", [
+        "9:14: stages.3.convert: `runtime`: `scheme: mixed` chooses forms for `device`; drop one of them",
+    ]),
     ("scheme and input at odds", "- convert", "- convert: {scheme: float16, input: int8}", [
         "9:14: stages.3.convert: input type int8: scheme float16 has float32; schemes with int8: int8, mixed, recipe",
     ]),

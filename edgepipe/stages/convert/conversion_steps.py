@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from edgepipe.compress import conversion, source_model
+from edgepipe.compress import source_model
 from edgepipe.compress.conversion import ConvertedModel
 from edgepipe.compress.schemes import SCHEMES
 from edgepipe.compress.source_model import SourceModel
@@ -10,6 +10,7 @@ from edgepipe.core.arrays import Arrays
 from edgepipe.core.artifact import Artifact, ArtifactKind, write_bytes, write_text
 from edgepipe.core.errors import InputError
 from edgepipe.data.splits import draw_representative
+from edgepipe.devices.runtimes.releases import parse_release
 from edgepipe.stages import model_io
 from edgepipe.stages.context import StageContext
 from edgepipe.tflite.metadata import embed_preprocessing
@@ -76,7 +77,10 @@ def convert(
     """
     request, held_out = _build_request(options, context, source), _held_out_samples(options, context)
     if options.scheme != "mixed":
-        return conversion.convert_model(source.model, request, samples, held_out)
+        from edgepipe.compress.release_adaptation import convert_model_for
+
+        release = None if options.runtime is None else parse_release(options.runtime)
+        return convert_model_for(source.model, request, samples, held_out, release)
     from edgepipe.compress.mixed_precision import convert_mixed
 
     return convert_mixed(source, request, samples, _quality_target(options, context), held_out)

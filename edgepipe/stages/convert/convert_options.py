@@ -24,6 +24,7 @@ from edgepipe.core.config import Document, KeyPath, Quantity
 from edgepipe.core.errors import EdgepipeError, InputError
 from edgepipe.core.units import Dimension
 from edgepipe.devices import device_profile
+from edgepipe.devices.device_profile import ReleaseText
 from edgepipe.models.input_shapes import parse_input_shapes
 from edgepipe.stages.base import RegularExpression, Stage
 from edgepipe.stages.context import PipelineInfo
@@ -102,6 +103,11 @@ class ConvertOptions(Stage):
     )
     signature: str | None = Field(
         default=None, description="the signature of a SavedModel; null: `serving_default`, or the only one"
+    )
+    runtime: ReleaseText | None = Field(
+        default=None,
+        description="a release of a runtime that must run the result right, such as tflite-runtime==2.14: lower "
+        "versions of operators and simpler weights where it needs them, or a refusal",
     )
     device: str | None = Field(
         default=None, description="the target device profile: no float layers on an integer-only device"
@@ -270,6 +276,11 @@ def _open_batch_problem(options: ConvertOptions) -> str:
     return "`keep_open_batch`: models of `scheme: mixed` have a batch of 1" if is_ignored else ""
 
 
+def _runtime_problem(options: ConvertOptions) -> str:
+    is_ignored = options.runtime is not None and options.scheme == "mixed"
+    return "`runtime`: `scheme: mixed` chooses forms for `device`; drop one of them" if is_ignored else ""
+
+
 def _input_shape_problem(options: ConvertOptions) -> str:
     try:
         parse_input_shapes(options.input_shapes)
@@ -290,4 +301,5 @@ _PROBLEM_FINDERS = (
     _keep_float_problem,
     _input_shape_problem,
     _open_batch_problem,
+    _runtime_problem,
 )
