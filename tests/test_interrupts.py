@@ -5,10 +5,23 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 
 import pytest
 
 LINE = f"{sys.executable} -m edgepipe"
+
+
+def _reset_signals() -> None:
+    """Whatever started the tests may ignore some: a shell's background job, `nohup`."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
+def _run_python(code: str, prepare: Callable[[], object]) -> "subprocess.CompletedProcess[str]":
+    line = [sys.executable, "-c", code]
+    return subprocess.run(line, capture_output=True, text=True, check=False, preexec_fn=prepare)
+
 
 SWALLOWED = {
     "in a weak reference's callback": """
@@ -48,7 +61,7 @@ with interrupts.handled():
     except KeyboardInterrupt:
         print("raised")
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = _run_python(code, _reset_signals)
     assert (done.stdout, done.stderr, done.returncode) == ("raised\n", "", 0)
 
 
@@ -62,13 +75,7 @@ with interrupts.handled():
     os.kill(os.getpid(), {int(number)})
 print(interrupts.is_requested())
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=False,
-        preexec_fn=lambda: signal.signal(number, signal.SIG_IGN),
-    )
+    done = _run_python(code, lambda: signal.signal(number, signal.SIG_IGN))
     assert (done.stdout, done.stderr) == ("False\n", "")
 
 
@@ -85,7 +92,7 @@ cli.cli.invoke = fail
 sys.argv = ["edgepipe", "stages"]
 cli.main()
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = _run_python(code, _reset_signals)
     assert done.returncode == 130
     assert done.stderr == "edgepipe: interrupted; finished work is kept, the same command resumes it\n"
 

@@ -137,14 +137,22 @@ def test_kill_9_while_a_model_trains(tmp_path: Path) -> None:
     assert resumed.digests() == expected.digests()
 
 
-def default_sigint() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background job, and all it starts, ignores it
+def reset_signals() -> None:
+    """A shell's background job, and all it starts, ignores SIGINT; what `nohup` starts ignores SIGHUP."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def interrupted(place: Workplace, number: signal.Signals, line: str) -> str:
     """Send `number` once stderr has `line`; stderr until the end. The run ends with 130 and one line."""
     with subprocess.Popen(
-        place.command(), env=environment(), cwd=place.folder, stdout=-1, stderr=-1, text=True, preexec_fn=default_sigint
+        place.command(),
+        env=environment(),
+        cwd=place.folder,
+        stdout=-1,
+        stderr=-1,
+        text=True,
+        preexec_fn=reset_signals,
     ) as process:
         wait_for(process, line)
         process.send_signal(number)
