@@ -131,11 +131,13 @@ REASONS: list[tuple[str, ClusteringPlan, str, str]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("plan", "layer", "reason"), [case[1:] for case in REASONS], ids=[case[0] for case in REASONS])
 def test_reasons(plan: ClusteringPlan, layer: str, reason: str) -> None:
     assert clustering.select_layers(_model(), plan).exclusion_reasons[layer].startswith(reason)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("overrides", "expected"), [
     (Overrides({}, {}), {"conv": 8, "hidden": 8}),
     (Overrides({"Dense": 16}, {}), {"conv": 8, "hidden": 16}),

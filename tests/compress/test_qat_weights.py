@@ -127,6 +127,7 @@ def test_a_plain_kernel_has_no_structure() -> None:
     assert (structure.zero_mask, structure.cluster_indices) == (None, None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [

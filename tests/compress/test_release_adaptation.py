@@ -145,6 +145,7 @@ def _weight_scales(model: Model) -> list[int]:
     return [len(tensor.quantization.scales) for tensor in weights if tensor is not None and tensor.quantization]
 
 
+@pytest.mark.slow
 def test_dense_layers_get_one_scale_where_a_release_reads_one(tmp_path: Path) -> None:
     """TensorFlow Lite Micro of 2023 reads the first scale for all filters of a dense layer."""
     plain, _ = _convert("dense int8", None, tmp_path)
@@ -156,6 +157,7 @@ def test_dense_layers_get_one_scale_where_a_release_reads_one(tmp_path: Path) ->
     assert any("one scale for all its weights" in note for note in notes)
 
 
+@pytest.mark.slow
 def test_a_release_that_runs_everything_changes_nothing(tmp_path: Path) -> None:
     plain, _ = _convert("dense dynamic", None, tmp_path)
     adapted, notes = _convert("dense dynamic", "litert==2.3", tmp_path)
@@ -191,6 +193,7 @@ def test_a_runtime_that_is_none(runtime: str, message: str, tmp_path: Path) -> N
         api.convert(tmp_path / "missing.keras", runtime=runtime)
 
 
+@pytest.mark.slow
 def test_the_stage_takes_a_release_too(tmp_path: Path) -> None:
     inputs = keras.Input((6,))
     keras.Model(inputs, keras.layers.Dense(40)(keras.layers.Dense(40)(inputs))).save(tmp_path / "m.keras")

@@ -280,6 +280,7 @@ REFUSALS: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REFUSALS)
 def test_what_cannot_stream_is_refused(name: str) -> None:
     build_model, options, message = REFUSALS[name]

@@ -171,6 +171,7 @@ def test_bfloat16_weights_in_hdf5_cannot_be_read(tmp_path: Path) -> None:
         load_in_float32(tmp_path / "net.h5")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["int8", "int4", "float8"])
 def test_a_model_quantized_by_keras_is_refused_by_file_and_in_memory(tmp_path: Path, mode: str) -> None:
     layers = [keras.layers.Dense(4, name="first"), keras.layers.Dense(2, name="last")]

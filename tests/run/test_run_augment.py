@@ -21,6 +21,7 @@ def test_every_training_stage_augments_and_nothing_else_does(workplace: Workplac
     assert again.digests().items() <= first.digests().items()
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_ends_the_run(workplace: Workplace) -> None:
     data = 'data: {function: "edgepipe.data:digits", augment: {jitter: 0.1}}'
     workplace.pipeline.write_text(TINY.replace("data: edgepipe.data:digits", data).replace("DEVICE", "board.yaml"))

@@ -209,6 +209,7 @@ def test_the_shrunk_model_is_the_masked_one(name: str) -> None:
     assert groups.count_macs(removed_groups) + untracked_macs == _macs(convert(smaller, scheme="float32"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["residual", "depthwise"])
 def test_with_nothing_removed_the_macs_are_those_of_the_model(name: str) -> None:
     model = _model(GRAPHS[name])
@@ -229,6 +230,7 @@ def _macs(blob: bytes) -> int:
         return read(Path(folder) / "m.tflite").macs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("build", "layer", "reason"), [
     (_chain, "end", "'end' is an output of the model"),
     (lambda x: _end(K.LayerNormalization(name="norm")(_conv(6, "first")(x))), "first",
@@ -296,6 +298,7 @@ def _pool(model: Any, **options: Any) -> ChannelPool:
     return ChannelPool(groups, groups.count_macs, ("uniform", "global", "per_mac"), **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.9, 0.5, 0.3])
 @pytest.mark.parametrize("name", ["chain", "residual", "depthwise", "before_activation"])
 def test_a_target_is_met_from_above_with_as_little_as_possible(name: str, share: float) -> None:
@@ -333,6 +336,7 @@ def _all_but_one(pool: ChannelPool) -> Any:
     return removed_groups
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("multiple", [2, 4])
 def test_layers_keep_a_multiple(multiple: int) -> None:
     model = _model(lambda x: _end(_conv(10, "second")(K.ReLU()(_conv(16, "first")(x)))))
@@ -358,6 +362,7 @@ def test_a_layers_own_share_is_kept_to() -> None:
         assert [int(removed_groups[positions].sum()) for positions in pool.channel_groups.dependency_sets] == [0, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("multiple", "share", "channels_left"), [(1, 0.4, 5), (4, 0.4, 4), (4, 0.2, 4), (8, 0.4, 8)])
 def test_a_layers_own_share_comes_to_a_multiple(multiple: int, share: float, channels_left: int) -> None:
     model = _model(lambda x: _end(_conv(10, "second")(K.ReLU()(_conv(8, "first")(x)))))

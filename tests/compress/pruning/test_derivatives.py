@@ -77,6 +77,7 @@ def test_gradient_and_exact_diagonal_are_those_of_differences(name: str) -> None
     assert np.abs(diagonal - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_the_loss_is_that_of_the_outputs_of_the_whole_model(name: str) -> None:
     """Differentiated above: it must not be another one where outputs are replaced by logits."""

@@ -91,6 +91,7 @@ def test_edgepipe_and_tfmot_choose_the_same_weights() -> None:
     assert all(np.array_equal(a, b) for a, b in zip(theirs, ours, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("settings", "granularity", "distribution", "schedule"), [
     (SaliencySettings("taylor"), WeightGranularity(), "uniform", "polynomial"),
     (SaliencySettings(), NofMGranularity(2, 4), "uniform", "polynomial"),
@@ -106,6 +107,7 @@ def test_what_tfmot_does_not_do_is_edgepipes(
     )
 
 
+@pytest.mark.slow
 def test_zeros_that_were_there_stay() -> None:
     model = _model()
     hidden = model.get_layer("hidden").kernel

@@ -75,6 +75,7 @@ def _errors(folder: Path, float_content: bytes, content: bytes) -> list[Array]:
     return [integer - exact for exact, integer in zip(*outputs, strict=True)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", [_classifier, _logits, _two_heads, _pixels])
 def test_the_mean_error_is_taken_off(head: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = _network(head)
