@@ -55,9 +55,9 @@ class TwinMasks:
         # Keras 3 casts the mask to bool, tf_keras computes with its value
         return {**kwargs, "attention_mask": self._apply_operator("NotEqual", mask, "attention_mask", 0)}
 
-    def read(self, structure: TensorTree) -> TensorTree:
+    def read(self, tensors: TensorTree) -> TensorTree:
         """The implicit masks of tensors, as tensors of the graph; None for those without."""
-        return keras.tree.map_structure(lambda tensor: self._read(tensor) if self.has_mask(tensor) else None, structure)
+        return keras.tree.map_structure(lambda tensor: self._read(tensor) if self.has_mask(tensor) else None, tensors)
 
     def read_or_ones(self, tensor: KerasTensor) -> KerasTensor:
         """The implicit mask of a tensor, (batch, steps); True everywhere if attention has taken it away."""

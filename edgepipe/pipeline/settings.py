@@ -26,7 +26,7 @@ def apply_settings(document: Document, settings: Settings) -> None:
 
 
 def _apply_setting(document: Document, setting: str) -> None:
-    path_text, equals, option_text = setting.partition("=")
+    path_text, equals, value_text = setting.partition("=")
     source = f"--set {setting}"
     path_steps = tuple(path_text.split(".")) if equals else ()
     if not all(path_steps) or not path_steps:
@@ -36,7 +36,7 @@ def _apply_setting(document: Document, setting: str) -> None:
     if path_steps[0] == "model" and path_steps[1:] not in ((), ("path",), ("function",)):
         _expand_model(document)
     path = _stage_path(document, path_steps, source) if path_steps[0] == "stages" else path_steps
-    config.assign(document, path, option_text, source)
+    config.assign(document, path, value_text, source)
 
 
 def _expand_model(document: Document) -> None:

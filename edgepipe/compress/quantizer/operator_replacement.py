@@ -27,9 +27,9 @@ class OperatorReplacement:
     def append_operator(self, kind: str, input_indices: list[int], shape: list[int] | None = None) -> int:
         """Append an operator with an intermediate output, by default of the first input's shape; its tensor index."""
         output_shape = self.graph.tensor(input_indices[0]).shape if shape is None else shape
-        index = self.graph.add_float_tensor(self.intermediate_name(kind), output_shape)
-        self.new_operators.append(self.graph.new_operator(kind, input_indices, [index]))
-        return index
+        output_index = self.graph.add_float_tensor(self.intermediate_name(kind), output_shape)
+        self.new_operators.append(self.graph.new_operator(kind, input_indices, [output_index]))
+        return output_index
 
     def append_output_operator(self, kind: str, input_indices: list[int]) -> None:
         self.new_operators.append(self.graph.new_operator(kind, input_indices, [self.output_index]))

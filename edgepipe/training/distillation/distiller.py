@@ -57,8 +57,8 @@ class Distiller:
             }
             self._teacher_outputs = TeacherOutputs(_build_probe(teacher_graphs, terms_by_teacher), self.batch_size)
             self.notes += [
-                f"taught by '{name}': {term.title}"
-                for name, teacher_terms in terms_by_teacher.items()
+                f"taught by '{teacher_name}': {term.title}"
+                for teacher_name, teacher_terms in terms_by_teacher.items()
                 for term in teacher_terms
             ]
         alpha = self.options.logits.alpha if self.options.logits is not None else 0.0
