@@ -1,7 +1,9 @@
 """Fake-quant models on disk: equal models give equal bytes; damage is detected."""
 
+import io
 import json
 import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +80,15 @@ def test_damage_is_one_error(qat_folder: Path, name: str, damage: str) -> None:
     else:
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     with pytest.raises(InputError):
+        qat_store.restore_model(qat_folder)
+
+
+def test_weights_that_claim_more_than_they_hold_are_not_read(qat_folder: Path) -> None:
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (2**40,)})
+    with zipfile.ZipFile(qat_folder / "weights.npz", "w") as archive:
+        archive.writestr("0.npy", header.getvalue())
+    with pytest.raises(InputError, match=r"weights\.npz: array '0': its header claims float32"):
         qat_store.restore_model(qat_folder)
 
 

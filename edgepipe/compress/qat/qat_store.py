@@ -14,6 +14,7 @@ import numpy as np
 from edgepipe.compress.qat.fake_quant import FakeQuantModel, QatRecipe, build_fake_quant
 from edgepipe.core.artifact import BASE_MODEL_FILE, QAT_RECIPE_FILE, WEIGHTS_FILE, ArtifactKind
 from edgepipe.core.errors import InputError
+from edgepipe.core.npy_headers import open_npz
 from edgepipe.models.keras_types import TfKerasModel
 from edgepipe.models.model_files import load_model, save_float
 
@@ -62,7 +63,7 @@ def restore_fake_quant(folder: Path) -> FakeQuantModel:
     try:
         recipe_json = json.loads((folder / QAT_RECIPE_FILE).read_text())
         recipe = _parse_recipe(recipe_json)
-        with (folder / WEIGHTS_FILE).open("rb") as stream, np.load(stream, allow_pickle=False) as stored_arrays:
+        with open_npz(folder / WEIGHTS_FILE) as stored_arrays:
             stored_weights = [stored_arrays[str(index)] for index in range(len(recipe_json["weights"]))]
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{folder}: not a readable fake-quant model: {error}") from error
