@@ -21,7 +21,7 @@ ProfileData = Mapping[str, Any]
 class MetricBasis:
     """The system and the runtime that a metric was stated for, as written in the profiles."""
 
-    profile_name: str  # of the first profile that is not abstract; empty before
+    profile_name: str  # of the first profile that is not abstract; empty until then
     content: ProfileData  # by BASIS_KEYS
 
     def completed(self, profile_content: ProfileData) -> "MetricBasis":
@@ -72,11 +72,11 @@ class Change:
     """One thing that a metric depends on and that differs from its basis."""
 
     field: str  # for example system.clock
-    before: str
-    now: str
+    basis_text: str
+    current_text: str
 
     def __str__(self) -> str:
-        return f"{self.field} is {self.now} instead of {self.before}"
+        return f"{self.field} is {self.current_text} instead of {self.basis_text}"
 
 
 CLOCK_FIELD = "system.clock"
@@ -100,63 +100,63 @@ _FIELDS_BY_METHOD: Mapping[str, tuple[str, ...]] = {
 _OPTIONAL_DEMANDS = ("runtime.release",)  # a profile without one leaves it open, so that one is no change
 
 
-def find_changes(method: str | None, now: ProfileData, before: ProfileData) -> list[Change]:
+def find_changes(method: str | None, current: ProfileData, basis: ProfileData) -> list[Change]:
     """What a metric obtained by `method` depends on and that differs between two profiles.
 
     Args:
         method: the profile's `by`.
-        now: the validated content of the profile.
-        before: the same with the basis of the metric.
+        current: the validated content of the profile.
+        basis: the same with the basis of the metric.
     """
     return [
         change
         for field in _FIELDS_BY_METHOD.get(method or "", ())
-        for change in _FIELD_FUNCTIONS.get(field, _scalar_changes)(field, now, before, method)
+        for change in _FIELD_FUNCTIONS.get(field, _scalar_changes)(field, current, basis, method)
     ]
 
 
-def _scalar_changes(field: str, now: ProfileData, before: ProfileData, _: str | None) -> Iterator[Change]:
-    value_now, value_before = _value_at(now, field), _value_at(before, field)
-    if value_before is None and field in _OPTIONAL_DEMANDS:
+def _scalar_changes(field: str, current: ProfileData, basis: ProfileData, _: str | None) -> Iterator[Change]:
+    current_value, basis_value = _value_at(current, field), _value_at(basis, field)
+    if basis_value is None and field in _OPTIONAL_DEMANDS:
         return
-    if value_now != value_before:
-        yield Change(field, _show(field, value_before), _show(field, value_now))
+    if current_value != basis_value:
+        yield Change(field, _show(field, basis_value), _show(field, current_value))
 
 
-def _thread_changes(field: str, now: ProfileData, before: ProfileData, method: str | None) -> Iterator[Change]:
+def _thread_changes(field: str, current: ProfileData, basis: ProfileData, method: str | None) -> Iterator[Change]:
     """Another number of threads, or fewer cores than threads; other cores are idle."""
-    yield from _scalar_changes(field, now, before, method)
-    cores_now, cores_before = _value_at(now, "system.cores"), _value_at(before, "system.cores")
-    if cores_now is not None and cores_now < _value_at(now, field) and cores_now != cores_before:
-        yield Change("system.cores", _show("system.cores", cores_before), f"{cores_now}, fewer than threads")
+    yield from _scalar_changes(field, current, basis, method)
+    current_cores, basis_cores = _value_at(current, "system.cores"), _value_at(basis, "system.cores")
+    if current_cores is not None and current_cores < _value_at(current, field) and current_cores != basis_cores:
+        yield Change("system.cores", _show("system.cores", basis_cores), f"{current_cores}, fewer than threads")
 
 
-def _npu_changes(field: str, now: ProfileData, before: ProfileData, method: str | None) -> Iterator[Change]:
-    npu_now, npu_before = _value_at(now, field), _value_at(before, field)
-    if npu_now is None or npu_before is None:
-        if npu_now != npu_before:
-            yield Change(field, _show_npu(npu_before), _show_npu(npu_now))
+def _npu_changes(field: str, current: ProfileData, basis: ProfileData, method: str | None) -> Iterator[Change]:
+    current_npu, basis_npu = _value_at(current, field), _value_at(basis, field)
+    if current_npu is None or basis_npu is None:
+        if current_npu != basis_npu:
+            yield Change(field, _show_npu(basis_npu), _show_npu(current_npu))
         return
-    for key in _npu_keys(npu_now, npu_before, method):
-        if npu_now[key] != npu_before[key]:
+    for key in _npu_keys(current_npu, basis_npu, method):
+        if current_npu[key] != basis_npu[key]:
             path = f"{field}.{key}"
-            yield Change(path, _show(path, npu_before[key]), _show(path, npu_now[key]))
+            yield Change(path, _show(path, basis_npu[key]), _show(path, current_npu[key]))
 
 
-def _npu_keys(npu_now: ProfileData, npu_before: ProfileData, method: str | None) -> list[str]:
+def _npu_keys(current_npu: ProfileData, basis_npu: ProfileData, method: str | None) -> list[str]:
     """What counts: Vela compiles for its own settings and takes the clock of the profile, a fit knows nothing anew."""
     if method != "vela":
-        return list(npu_now)
-    return ["macs_per_cycle"] if npu_now["vela"] == npu_before["vela"] else []
+        return list(current_npu)
+    return ["macs_per_cycle"] if current_npu["vela"] == basis_npu["vela"] else []
 
 
-def _bank_changes(field: str, now: ProfileData, before: ProfileData, _: str | None) -> Iterator[Change]:
+def _bank_changes(field: str, current: ProfileData, basis: ProfileData, _: str | None) -> Iterator[Change]:
     """Caches and bandwidths; where sizes of other memories matter, the place of the arena says so."""
-    banks_now, banks_before = _value_at(now, field), _value_at(before, field)
+    current_banks, basis_banks = _value_at(current, field), _value_at(basis, field)
     for describe, label in ((_describe_caches, "caches"), (_describe_bandwidths, "bandwidths")):
-        text_now, text_before = describe(banks_now), describe(banks_before)
-        if text_now != text_before:
-            yield Change(f"{field} ({label})", text_before or "not stated", text_now or "not stated")
+        current_text, basis_text = describe(current_banks), describe(basis_banks)
+        if current_text != basis_text:
+            yield Change(f"{field} ({label})", basis_text or "not stated", current_text or "not stated")
 
 
 def _describe_caches(banks: list[ProfileData]) -> str:

@@ -143,8 +143,8 @@ def _judge_size(operator: Operator, mapped: tuple[Sighting, ...], on_cpu: tuple[
     )
 
 
-def _reaches(sizes: Sizes, others: Sizes) -> bool:
-    return all(size >= other for size, other in zip(sizes, others, strict=True))
+def _reaches(sizes: Sizes, limits: Sizes) -> bool:
+    return all(size >= limit for size, limit in zip(sizes, limits, strict=True))
 
 
 def _measure_sizes(operator: Operator) -> Sizes:

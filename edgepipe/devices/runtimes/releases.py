@@ -34,9 +34,9 @@ class Release:
         """For comparing with other releases of the family."""
         return tuple(int(part) for part in self.version.split("."))
 
-    def is_part_of(self, other: "Release") -> bool:
-        """Whether it is `other`, whose version may leave its last numbers open."""
-        return self.family == other.family and self.numbers[: len(other.numbers)] == other.numbers
+    def is_part_of(self, series: "Release") -> bool:
+        """Whether it is `series`, whose version may leave its last numbers open."""
+        return self.family == series.family and self.numbers[: len(series.numbers)] == series.numbers
 
     def __str__(self) -> str:
         return f"{self.package} {self.version}"
