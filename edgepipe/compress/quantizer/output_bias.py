@@ -91,11 +91,11 @@ class OutputBiasCorrection:
     def _measure_means(self, model: Model, tensors: list[Tensor]) -> list[Array]:
         """The mean of each channel (the last axis) over the samples and all other axes, in real numbers."""
         samples = dict(zip(model.inputs_by_name, self.feeds, strict=True))
-        records = list(record_tensors(model, samples, tensors, Runtime.BUILTIN))
-        return [
-            np.mean([_channel_means(dequantize_array(record[position], tensor)) for record in records], axis=0)
-            for position, tensor in enumerate(tensors)
+        means_by_sample = [
+            [_channel_means(dequantize_array(array, tensor)) for array, tensor in zip(record, tensors, strict=True)]
+            for record in record_tensors(model, samples, tensors, Runtime.BUILTIN)
         ]
+        return [np.mean(means, axis=0) for means in zip(*means_by_sample, strict=True)]
 
 
 def _channel_means(array: Array) -> Array:
