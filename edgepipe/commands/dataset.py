@@ -11,6 +11,7 @@ from edgepipe.core import config, references
 from edgepipe.core.arrays import Array, Arrays, sole_array
 from edgepipe.core.config import Document, KeyPath
 from edgepipe.core.errors import ConfigError, InputError
+from edgepipe.core.input_files import check_ordinary
 from edgepipe.core.metric import Record
 from edgepipe.data.data_spec import DataSpec, parse
 from edgepipe.data.dataset_loading import MAX_CLASS_LABELS, load
@@ -68,15 +69,17 @@ def describe_dataset(
 
 def _read_description(dataset_reference: str, base: Path) -> tuple[Document, KeyPath, Any, Path, int]:
     """The document, the path and content of its `data:`, the folder that paths are relative to, and the seed."""
-    file = base / dataset_reference
-    if file.suffix.lower() in (".yaml", ".yml") or file.is_file():
+    file, is_mapping = base / dataset_reference, dataset_reference.lstrip().startswith("{")
+    if not is_mapping:
+        check_ordinary(file)
+    if not is_mapping and (file.suffix.lower() in (".yaml", ".yml") or file.is_file()):
         document = config.read(file)
         content = document.content
         if isinstance(content, dict) and "data" in content:
             seed = content.get("seed", 0)
             return document, ("data",), content["data"], file.resolve().parent, seed if isinstance(seed, int) else 0
         return document, (), content, file.resolve().parent, 0
-    if not references.is_reference(dataset_reference) and not dataset_reference.lstrip().startswith("{"):
+    if not references.is_reference(dataset_reference) and not is_mapping:
         raise InputError(
             f"'{dataset_reference[:80]}' is neither a file, a module:function nor a mapping; give a pipeline, "
             "edgepipe.data:digits, or '{images: folder}'"

@@ -18,7 +18,7 @@ from pydantic_core import CoreSchema, ErrorDetails, core_schema
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from edgepipe.core import input_files, units
-from edgepipe.core.errors import ConfigError, InputError, Problem, did_you_mean
+from edgepipe.core.errors import ConfigError, Problem, did_you_mean
 from edgepipe.core.units import Dimension
 
 KeyPath = tuple[str | int, ...]

@@ -3,7 +3,6 @@
 Opening a named pipe waits for whoever writes to it, and a device such as /dev/zero never ends.
 """
 
-import os
 import stat
 from pathlib import Path
 
@@ -39,7 +38,7 @@ def check_ordinary(path: Path) -> None:
 
 def _check_link(path: Path) -> None:
     if path.is_symlink():
-        raise InputError(f"{path}: a link to '{os.readlink(path)}', which does not exist")
+        raise InputError(f"{path}: a link to '{path.readlink()}', which does not exist")
 
 
 def read_bytes(path: Path, max_bytes: int | None = None) -> bytes:

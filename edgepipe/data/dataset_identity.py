@@ -14,6 +14,7 @@ from typing import Any, Self, final
 from edgepipe.core import references
 from edgepipe.core.artifact import file_digest, list_files, text_digest
 from edgepipe.core.errors import InputError
+from edgepipe.core.input_files import check_ordinary
 from edgepipe.data import idx, speech
 from edgepipe.data.data_spec import (
     CsvSpec,
@@ -101,6 +102,7 @@ def _source_path_by_name(spec: DataSpec, base_folder: Path) -> dict[str, Path]:
 
 
 def _content_digest(path: Path, file_digests: "FileDigestCache") -> str:
+    check_ordinary(path)
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
     if path.is_file():

@@ -9,6 +9,7 @@ from edgepipe.commands.init.output_location import OutputLocation
 from edgepipe.core import references
 from edgepipe.core.artifact import ArtifactKind
 from edgepipe.core.errors import InputError
+from edgepipe.core.input_files import check_ordinary
 from edgepipe.core.npy_headers import ArrayHeader, read_npz_headers
 from edgepipe.data import idx
 from edgepipe.models.model_description import Shape
@@ -38,6 +39,7 @@ def inspect_data(data: str | None, model_info: ModelInfo, location: OutputLocati
     if data is None:
         return _placeholder_source(model_info)
     path = Path(data)
+    check_ordinary(path)
     if path.is_dir():
         return _inspect_folder(path, model_info, location)
     if path.suffix == ".npz":
