@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,8 @@ from edgepipe.data.data_spec import CsvSpec, TableSpec, find_table_files
 from edgepipe.data.raw_samples import FLOAT32_MAX, RawDataset, RawSplit
 from edgepipe.data.splits import Split
 
+MAX_COLUMNS = 4096
+MAX_HEADER_BYTES = 2**20
 _NUMBER_PATTERN = re.compile(r"[-+]?[0-9]*\.[0-9]+([eE][-+]?[0-9]+)?|-[0-9]+")  # integers may be column names: 0, 1, 2
 
 
@@ -132,18 +135,26 @@ def _read_table(path: Path, spec: TableSpec) -> Any:
         raise _CorruptTable(" ".join(str(error).split())[:200] or type(error).__name__) from None
     if len(table) == 0:
         raise _CorruptTable("holds no rows")
+    if len(table.columns) > MAX_COLUMNS:
+        raise _CorruptTable(f"has {len(table.columns):,} columns; at most {MAX_COLUMNS:,} are read")
     return table
 
 
 def _check_header(path: Path, spec: CsvSpec) -> None:
     """Check what pandas accepts silently: it renames duplicate columns and takes a first line of numbers for names."""
+    with path.open("rb") as stream:
+        first_line = stream.readline(MAX_HEADER_BYTES)
+    column_count = first_line.count(spec.separator.encode()) + 1
+    if column_count > MAX_COLUMNS or len(first_line) == MAX_HEADER_BYTES:
+        raise _CorruptTable(f"begins with a line of {column_count:,} columns; at most {MAX_COLUMNS:,} are read")
     header = _import_pandas().read_csv(
         path, sep=spec.separator, skipinitialspace=True, header=None, nrows=1, dtype=str, keep_default_na=False
     )
     column_names = [str(name) for name in header.iloc[0]]
-    repeated_names = sorted({name for name in column_names if column_names.count(name) > 1})
+    name_counts = Counter(column_names)
+    repeated_names = sorted(name for name, count in name_counts.items() if count > 1)
     if repeated_names:
-        raise _CorruptTable(f"{column_names.count(repeated_names[0])} columns are named '{repeated_names[0]}'")
+        raise _CorruptTable(f"{name_counts[repeated_names[0]]} columns are named '{repeated_names[0]}'")
     numeric_names = [name for name in column_names if _NUMBER_PATTERN.fullmatch(name)]
     if numeric_names:
         raise _CorruptTable(
