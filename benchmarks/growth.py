@@ -3,6 +3,7 @@
 `python benchmarks/growth.py [COMMAND ..]` prints the table of SECURITY.md.
 """
 
+import itertools
 import os
 import subprocess
 import sys
@@ -23,7 +24,7 @@ BOARD = (ROOT / "devices" / "nucleo-l4r5zi.yaml").read_text().replace("name: nuc
 
 def _model(folder: Path, count: int) -> None:
     names = [f"t{index}" for index in range(count + 1)]
-    operators = [Op("ADD", (a, a), (b,)) for a, b in zip(names, names[1:], strict=False)]
+    operators = [Op("ADD", (a, a), (b,)) for a, b in itertools.pairwise(names)]
     write(folder / "m.tflite", [T(name, (1, 4), "float32") for name in names], operators, names[:1], names[-1:])
 
 

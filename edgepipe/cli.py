@@ -15,7 +15,6 @@ import click
 
 from edgepipe.core import interrupts
 from edgepipe.core.errors import EdgepipeError, ExitCode, InputError, did_you_mean
-from edgepipe.core.escape import escape_line
 from edgepipe.core.output import escaped_output, print_document, print_line
 
 if TYPE_CHECKING:
@@ -821,9 +820,13 @@ def _fail(lines: Sequence[str], code: ExitCode, debug: bool) -> NoReturn:
 
 
 def _show_usage_error(error: click.ClickException) -> None:
-    if not isinstance(error, click.exceptions.NoArgsIsHelpError):  # whose message is the help
-        error.message = escape_line(error.message)  # it quotes arguments, which may be names of files
-    error.show()
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    if isinstance(error, click.exceptions.NoArgsIsHelpError) or context is None:
+        return error.show()  # the help
+    print_document(context.get_usage(), to_stderr=True)
+    print_line(f"Try '{context.command_path} --help' for help.", to_stderr=True)
+    print_line("", to_stderr=True)
+    return print_line(f"Error: {error.format_message()}", to_stderr=True)  # it quotes arguments, which may be anything
 
 
 def _open_missing_streams() -> None:

@@ -58,8 +58,12 @@ class SourcePosition(NamedTuple):
     column: int
 
 
-class _LimitError(yaml.MarkedYAMLError):
+class _LimitError(Exception):
     """More than is read, found while scanning."""
+
+    def __init__(self, message: str, mark: Any) -> None:
+        super().__init__(message)
+        self.line, self.column = mark.line + 1, mark.column + 1
 
 
 class _Loader(yaml.SafeLoader):
@@ -72,7 +76,7 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> Any:
         self.node_count += 1
         if self.node_count > MAX_NODES:
-            raise _LimitError(problem=f"more than {MAX_NODES} values", problem_mark=self.peek_event().start_mark)
+            raise _LimitError(f"more than {MAX_NODES} values", self.get_mark())
         return super().compose_node(parent, index)
 
     def fetch_flow_collection_start(self, token_class: Any) -> None:
@@ -85,7 +89,7 @@ class _Loader(yaml.SafeLoader):
 
     def _check_depth(self) -> None:
         if self.flow_level + len(self.indents) > MAX_SCAN_DEPTH:
-            raise _LimitError(problem=f"values nested more than {MAX_DEPTH} deep", problem_mark=self.get_mark())
+            raise _LimitError(f"values nested more than {MAX_DEPTH} deep", self.get_mark())
 
     def stale_possible_simple_keys(self) -> None:
         # PyYAML drops keys longer than 1,024 characters, which JSON allows; here only the line counts.
@@ -182,8 +186,7 @@ def parse(text: str, source_name: str) -> Document:
     try:
         node = yaml.compose(text, _Loader)
     except _LimitError as error:
-        mark, message = error.problem_mark, error.problem
-        document.problems.append(Problem(source_name, mark.line + 1, mark.column + 1, "", message))
+        document.problems.append(Problem(source_name, error.line, error.column, "", str(error)))
         return document
     except yaml.MarkedYAMLError as error:
         is_unclosed = "end of stream" in str(error.problem)  # then it helps to know where it was opened

@@ -34,7 +34,7 @@ def escaped_output() -> Iterator[None]:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     format_warning, build_record = warnings.formatwarning, logging.getLogRecordFactory()
-    warnings.formatwarning = _format_escaped(format_warning)  # type: ignore[assignment]  # a text is also a message
+    warnings.formatwarning = _format_escaped(format_warning)
     logging.setLogRecordFactory(_build_escaped(build_record))
     try:
         yield
