@@ -63,6 +63,9 @@ CACHE_DIR = click.option(
     type=click.Path(file_okay=False),
     help="Where results are cached; default: $EDGEPIPE_CACHE_DIR, else ~/.cache/edgepipe.",
 )
+RUNS_DIR = click.option(
+    "--runs-dir", type=click.Path(file_okay=False), default="runs", show_default=True, help="The folder of all runs."
+)
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
 
@@ -111,34 +114,78 @@ def cli(debug: bool) -> None:
 
 
 @cli.command(short_help="Run a pipeline.")
-@click.argument("pipeline", type=click.Path())
+@click.argument("pipeline", type=click.Path(), required=False)
+@click.option(
+    "--from",
+    "report",
+    type=click.Path(),
+    metavar="REPORT",
+    help="Run the pipeline of an earlier report again, on the same data and models, and compare the artifacts. "
+    "This runs the code that the report names, as a pipeline does.",
+)
+@click.option(
+    "--pipeline-folder",
+    type=click.Path(file_okay=False),
+    help="For --from: the folder that the pipeline's paths start from; default: the one of that run.",
+)
 @SETTINGS
 @click.option(
     "--output-dir",
     type=click.Path(file_okay=False),
-    help="Where to write the report and the artifacts; default: runs/NAME.",
+    help="Write the report and the artifacts exactly here, replacing those of an earlier run; default: a new folder in "
+    "runs/NAME.",
 )
 @CUSTOM_OBJECTS
 @CACHE_DIR
 @click.option("--quiet", is_flag=True, help="No progress on stderr.")
 @JSON
 def run(
-    pipeline: str, settings: tuple[str, ...], output_dir: str | None, custom_objects: str | None,
-    cache_dir: str | None, quiet: bool, as_json: bool,
+    pipeline: str | None, report: str | None, pipeline_folder: str | None, settings: tuple[str, ...],
+    output_dir: str | None, custom_objects: str | None, cache_dir: str | None, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Run a pipeline; unchanged stages are taken from the cache."""
+    """Run a pipeline; unchanged stages are taken from the cache.
+
+    Each run gets a folder of its own below runs/NAME, where `latest` is the newest; `edgepipe runs` lists and compares
+    them.
+    """
     from edgepipe import api
     from edgepipe.core.progress import show_progress
 
     settings += (f"model.custom_objects={custom_objects}",) if custom_objects is not None else ()
+    _check_run_arguments(pipeline, report, pipeline_folder, settings)
+    command = ("edgepipe", *sys.argv[1:])
     # stdout is for the report: what the user's own functions print goes to stderr.
     with show_progress(quiet) as progress, redirect_stdout(sys.stderr):
-        run_report = api.run(pipeline, settings=settings, output_dir=output_dir, cache_dir=cache_dir, progress=progress)
+        if report is not None:
+            run_report = api.reproduce(
+                report, pipeline_folder=pipeline_folder, output_dir=output_dir, cache_dir=cache_dir, progress=progress,
+                command=command,
+            )  # fmt: skip
+        else:
+            run_report = api.run(
+                str(pipeline), settings=settings, output_dir=output_dir, cache_dir=cache_dir, progress=progress,
+                command=command,
+            )  # fmt: skip
     _print_report(run_report, as_json)
     if not quiet:
-        folder = output_dir or f"runs/{run_report.name}"
-        click.echo(f"wrote report.json, report.md and artifacts/ to {folder}", err=True)
+        click.echo(f"wrote report.json, report.md and artifacts/ to {run_report.folder}", err=True)
+    if run_report.reproduction is not None:
+        from edgepipe.render.reproduction import describe
+
+        click.echo(describe(run_report.reproduction), err=True)
+        _exit_if_not_met(run_report.reproduction.is_equal)
     _exit_if_not_met(run_report.met)
+
+
+def _check_run_arguments(
+    pipeline: str | None, report: str | None, pipeline_folder: str | None, settings: tuple[str, ...]
+) -> None:
+    if (pipeline is None) == (report is None):
+        raise InputError("give a pipeline, or an earlier report with --from REPORT, and not both")
+    if report is not None and settings:
+        raise InputError("--from runs what the report says; for other options run the pipeline file with --set")
+    if report is None and pipeline_folder is not None:
+        raise InputError("--pipeline-folder is for --from REPORT; the paths of a pipeline file start from its folder")
 
 
 @cli.command(short_help="Check pipeline files without running them.")
@@ -454,6 +501,68 @@ def report(run_folder: str, style: str) -> None:
 
         return click.echo(render(run_report), nl=False)
     return _print_report(run_report, style == "json")
+
+
+@cli.group(cls=SuggestingGroup)
+def runs() -> None:
+    """List, compare and remove earlier runs."""
+
+
+@runs.command("list")
+@click.argument("name", metavar="[PIPELINE]", required=False)
+@RUNS_DIR
+@JSON
+def runs_list(name: str | None, runs_dir: str, as_json: bool) -> None:
+    """List the runs below runs/, of one pipeline or of all, the newest first."""
+    from edgepipe import api
+    from edgepipe.render import runs as renderer
+    from edgepipe.render.terminal import show_tables
+
+    kept_runs = api.list_runs(name, runs_dir=runs_dir)
+    if as_json:
+        return click.echo(renderer.document(kept_runs))
+    show_tables(renderer.tables(kept_runs))
+    return _print_notes(tuple(run.problem for run in kept_runs if run.problem))
+
+
+@runs.command("compare", short_help="Show what differs between two runs.")
+@click.argument("first", metavar="A")
+@click.argument("second", metavar="B")
+@RUNS_DIR
+@JSON
+def runs_compare(first: str, second: str, runs_dir: str, as_json: bool) -> None:
+    """Show the options, inputs, versions and metrics that differ between two runs.
+
+    A and B are folders of runs, report.json files, or names as `edgepipe runs list` shows them; the name of a pipeline
+    is its latest run.
+    """
+    from edgepipe import api
+    from edgepipe.render import runs as renderer
+    from edgepipe.render.terminal import show_tables
+
+    comparison = api.compare_runs(first, second, runs_dir=runs_dir)
+    if as_json:
+        return click.echo(renderer.comparison_document(comparison))
+    click.echo(f"A: {comparison.first}\nB: {comparison.second}")
+    show_tables(renderer.comparison_tables(comparison))
+    if not comparison.differences:
+        click.echo("the runs do not differ")
+    return _print_notes(comparison.notes)
+
+
+@runs.command("prune", short_help="Remove old runs.")
+@click.argument("name", metavar="[PIPELINE]", required=False)
+@click.option("--keep", type=click.IntRange(min=1), required=True, help="How many runs of each pipeline stay.")
+@RUNS_DIR
+def runs_prune(name: str | None, keep: int, runs_dir: str) -> None:
+    """Remove all but the newest runs of one pipeline or of all; the latest always stays."""
+    from edgepipe import api
+    from edgepipe.core.units import plural
+
+    removed_folders = api.prune_runs(name, keep=keep, runs_dir=runs_dir)
+    for folder in removed_folders:
+        click.echo(str(folder))
+    click.echo(f"removed {plural(len(removed_folders), 'run')}")
 
 
 @cli.command()

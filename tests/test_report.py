@@ -15,9 +15,10 @@ from edgepipe.core.errors import InputError
 from edgepipe.core.metric import Evidence, Finding, Limit, Metric, judge, unavailable_metric
 from edgepipe.core.outcome import Outcome, Table
 from edgepipe.core.units import Dimension
+from edgepipe.pipeline.run_folders import REPORT_FILE
 from edgepipe.render import markdown, report_schema, report_tables
 from edgepipe.render import terminal as text
-from edgepipe.render.report import REPORT_FILE, SCHEMA, Report, StageReport, load
+from edgepipe.render.report import SCHEMA, Report, StageReport, load
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 SCHEMA_FILE = Path(report_schema.__file__).with_name("report_schema.json")

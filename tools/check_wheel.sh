@@ -34,5 +34,5 @@ if grep -q '"status": "ran"' report.json; then
   echo "check_wheel: the second run was not cached" >&2
   exit 1
 fi
-run verify runs/digits/artifacts/4-convert.tflite --device nucleo-l4r5zi --max ram=64KiB --integer-only >/dev/null
+run verify runs/digits/latest/artifacts/4-convert.tflite --device nucleo-l4r5zi --max ram=64KiB --integer-only >/dev/null
 echo "check_wheel: the wheel runs the demo"

@@ -1,6 +1,7 @@
 """Runs a pipeline: a step runs only if something that determines its result has changed since it was cached.
 
-The flow is `run` below: for each step compute the cache key, then take the cached result or run the stage.
+The flow is `run` below: for each step compute the cache key, then take the cached result or run the stage. `prepare`
+comes before it and reads only what the run depends on.
 """
 
 import platform
@@ -8,6 +9,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ from edgepipe.core.errors import InputError
 from edgepipe.core.progress import Progress
 from edgepipe.data.splits import check_labels
 from edgepipe.models.startup import load_tensorflow
+from edgepipe.pipeline.run_inputs import describe_definition
+from edgepipe.pipeline.run_record import RunDefinition
 from edgepipe.pipeline.schema import SOURCE_NAME, Pipeline, Step
 from edgepipe.stages import registry
 from edgepipe.stages.context import StageContext
@@ -40,6 +44,9 @@ class Run:
     pipeline: Pipeline
     cache: Cache
     progress: Progress
+    data_identity: dict[str, Any] | None
+    definition: RunDefinition
+    started: datetime
     step_results: list[StepResult] = field(default_factory=list)
     shown_notes: set[str] = field(default_factory=set)
     _loaded_splits: dict[frozenset[Any], Any] = field(default_factory=dict)
@@ -51,22 +58,36 @@ class Run:
         return {step_result.step.name: step_result.stored_artifact.artifact for step_result in self.step_results}
 
 
-def run(pipeline: Pipeline, cache: Cache, progress: Progress) -> Run:
-    """Run all steps of `pipeline` and return their results.
+def prepare(pipeline: Pipeline, cache: Cache, progress: Progress, command: tuple[str, ...] = ()) -> Run:
+    """A run of `pipeline` that has not begun: the digests of what it reads are known.
+
+    Args:
+        pipeline: to run.
+        cache: of results, and of the digests of files.
+        progress: informed as stages run.
+        command: the command line, for the report; empty for a run from Python.
+
+    Raises:
+        InputError: a file is missing.
+    """
+    data_identity = _data_identity(pipeline, cache)
+    definition = describe_definition(pipeline, data_identity, command)
+    return Run(pipeline, cache, progress, data_identity, definition, started=datetime.now(UTC))
+
+
+def run(pipeline_run: Run) -> None:
+    """Run all steps of a prepared run; their results are then in it.
 
     Raises:
         EdgepipeError: bad input, a full disk, a missing tool. Finished steps stay in the cache, and the next run
             continues from there.
     """
-    pipeline_run = Run(pipeline, cache, progress)
-    with cache.shared_lock():
-        data_identity = _data_identity(pipeline, cache)
+    with pipeline_run.cache.shared_lock():
         previous_key = ""
-        for number, step in enumerate(pipeline.steps, 1):
+        for number, step in enumerate(pipeline_run.pipeline.steps, 1):
             interrupts.check()
-            previous_key = _cache_key(pipeline_run, step, previous_key, data_identity)
+            previous_key = _cache_key(pipeline_run, step, previous_key)
             pipeline_run.step_results.append(_run_step(pipeline_run, step, previous_key, number))
-    return pipeline_run
 
 
 def _run_step(pipeline_run: Run, step: Step, key: str, number: int) -> StepResult:
@@ -127,7 +148,7 @@ def _user_classes(pipeline_run: Run, step: Step) -> Iterator[None]:
 @contextmanager
 def _float32_policy(step: Step) -> Iterator[None]:
     """While the stage runs, layers are built in float32, whatever policy the user's modules set when imported."""
-    if "keras" not in step.stage.tools:
+    if "keras" not in step.stage.tools or not step.stage.uses_tensorflow:
         yield
         return
     from edgepipe.models.float32_rebuild import float32_by_default
@@ -231,7 +252,7 @@ def _data_identity(pipeline: Pipeline, cache: Cache) -> dict[str, Any] | None:
     return compute_identity(pipeline.data, pipeline.base_folder, cache.root / "digests.sqlite")
 
 
-def _cache_key(pipeline_run: Run, step: Step, previous_key: str, data_identity: dict[str, Any] | None) -> str:
+def _cache_key(pipeline_run: Run, step: Step, previous_key: str) -> str:
     """The digest of everything that determines the result of `step`."""
     pipeline, stage = pipeline_run.pipeline, step.stage
     uses_data = bool(stage.splits) and _uses_data(pipeline_run, step)
@@ -244,7 +265,7 @@ def _cache_key(pipeline_run: Run, step: Step, previous_key: str, data_identity: 
             "input": pipeline_run.step_results[-1].stored_artifact.artifact.digest
             if pipeline_run.step_results
             else None,
-            "data": data_identity if uses_data else None,
+            "data": pipeline_run.data_identity if uses_data else None,
             "task": _task_identity(pipeline) if uses_data else None,
             "seed": _step_seed(pipeline, step),
             "split_seed": pipeline.seed if uses_data else None,

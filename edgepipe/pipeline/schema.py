@@ -12,7 +12,7 @@ from edgepipe.core.config import Document, KeyPath, describe_value
 from edgepipe.core.errors import ConfigError, InputError, Problem, did_you_mean
 from edgepipe.data.data_spec import DataSpec
 from edgepipe.data.data_spec import parse as parse_data
-from edgepipe.pipeline.settings import PIPELINE_KEYS, Settings, apply_settings, default_name, entry_name
+from edgepipe.pipeline.settings import PIPELINE_KEYS, Settings, apply_settings, default_name, entry_name, list_settings
 from edgepipe.stages import registry
 from edgepipe.stages.base import Stage
 from edgepipe.stages.context import PipelineInfo
@@ -53,7 +53,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A checked pipeline. The first of `steps` is the model source, named `model`."""
+    """A checked pipeline. The first of `steps` is the model source, named `model`.
+
+    `text` is the YAML as written, `settings` the overrides of it, and `content` what both say together.
+    """
 
     name: str
     description: str
@@ -64,6 +67,9 @@ class Pipeline:
     data: DataSpec | None
     task: TaskSpec | None
     steps: tuple[Step, ...]
+    text: str
+    settings: tuple[str, ...]
+    content: Mapping[str, Any]
 
 
 def load(pipeline: Path | str | Mapping[str, Any], settings: Settings = ()) -> Pipeline:
@@ -78,12 +84,30 @@ def load(pipeline: Path | str | Mapping[str, Any], settings: Settings = ()) -> P
     """
     is_mapping = isinstance(pipeline, Mapping)
     document = _mapping_document(pipeline) if isinstance(pipeline, Mapping) else config.read(pipeline)
+    file = Path(MAPPING_NAME if is_mapping else str(pipeline))
+    return _parse_document(document, file, Path.cwd() if is_mapping else file.resolve().parent, settings)
+
+
+def load_text(text: str, file: Path, base_folder: Path, settings: Settings = ()) -> Pipeline:
+    """Check the text of a pipeline, as a report stores it.
+
+    Args:
+        text: YAML.
+        file: the name of the pipeline in problems and reports.
+        base_folder: the folder that paths and modules start from.
+        settings: options that override those of the text.
+
+    Raises:
+        ConfigError: all problems of the text.
+    """
+    return _parse_document(config.parse(text, str(file)), file, base_folder, settings)
+
+
+def _parse_document(document: Document, file: Path, base_folder: Path, settings: Settings) -> Pipeline:
+    settings = list_settings(settings)
     if isinstance(document.content, dict):
         apply_settings(document, settings)
-    file = Path(MAPPING_NAME if is_mapping else str(pipeline))
-    checked_pipeline = _PipelineParser(
-        document, file, Path.cwd() if is_mapping else file.resolve().parent
-    ).parse_pipeline()
+    checked_pipeline = _PipelineParser(document, file, base_folder, settings).parse_pipeline()
     document.raise_problems()
     if checked_pipeline is None:
         raise ConfigError([Problem(str(file), 1, 1, "", "not a pipeline")])
@@ -112,8 +136,9 @@ def _path_text(raw_value: Any) -> str:
 class _PipelineParser:
     """Reads one document; problems gather in it."""
 
-    def __init__(self, document: Document, file: Path, base_folder: Path) -> None:
+    def __init__(self, document: Document, file: Path, base_folder: Path, settings: tuple[str, ...]) -> None:
         self.document = document
+        self.settings = settings
         self.file = file
         self.base_folder = base_folder
         self.steps: list[Step] = []
@@ -157,6 +182,9 @@ class _PipelineParser:
             data=self.data,
             task=self.task,
             steps=tuple(self.steps),
+            text=self.document.text,
+            settings=self.settings,
+            content=content,
         )
 
     def _check_keys(self, content: Mapping[str, Any]) -> None:

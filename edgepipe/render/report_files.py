@@ -1,5 +1,6 @@
 """Builds the report of a run and writes its files: report.json, report.md and a copy of each artifact."""
 
+import functools
 import platform
 import shutil
 from datetime import UTC, datetime
@@ -9,16 +10,18 @@ from edgepipe.core import references
 from edgepipe.core.artifact import copy_atomically, list_files, wrap_storage_errors, write_atomically, write_text
 from edgepipe.core.errors import InputError
 from edgepipe.core.metric import Judgement, judge_all
+from edgepipe.pipeline.run_folders import REPORT_FILE, RUNS_FOLDER, create_run_folder, run_folder_name
 from edgepipe.pipeline.runner import Run, StepResult
+from edgepipe.pipeline.schema import Pipeline
 from edgepipe.render import markdown
-from edgepipe.render.report import REPORT_FILE, Report, StageReport, load
+from edgepipe.render.report import Report, StageReport, load
 
 TOOL_PACKAGES = ("tensorflow", "keras", "tf_keras", "tensorflow-model-optimization", "ai-edge-litert", "tflite-micro",
          "ethos-u-vela", "numpy")  # fmt: skip
 
 
 def build_report(run: Run) -> Report:
-    """The report of a run."""
+    """The report of a run that has ended."""
     stage_reports = tuple(_stage_report(number, step_result) for number, step_result in enumerate(run.step_results))
     outcomes = [stage.outcome for stage in stage_reports]
     return Report(
@@ -27,10 +30,8 @@ def build_report(run: Run) -> Report:
         pipeline=str(run.pipeline.file),
         seed=run.pipeline.seed,
         created=_format_iso_time(datetime.now(UTC).timestamp()),
-        versions={
-            "python": platform.python_version(),
-            **{name: references.installed_version(name) for name in ("edgepipe", *TOOL_PACKAGES)},
-        },
+        versions=_versions(run),
+        definition=run.definition,
         stages=stage_reports,
         met=judge_all(
             (verdict for outcome in outcomes for verdict in outcome.verdicts),
@@ -38,6 +39,15 @@ def build_report(run: Run) -> Report:
         )
         is Judgement.MET,
     )
+
+
+def _versions(run: Run) -> dict[str, str]:
+    """The versions of Python, edgepipe, the tools, the packages that read the data, and those of stages."""
+    stage_tools = [package for step in run.pipeline.steps for package in (*step.stage.tools, step.source.package)]
+    packages = dict.fromkeys(("edgepipe", *TOOL_PACKAGES, *sorted({*stage_tools} - {""})))
+    versions = {name: references.installed_version(name) for name in packages}
+    data_packages = run.data_identity["packages"] if run.data_identity is not None else {}
+    return {"python": platform.python_version(), **versions, **data_packages}
 
 
 def _stage_report(number: int, step_result: StepResult) -> StageReport:
@@ -51,6 +61,7 @@ def _stage_report(number: int, step_result: StepResult) -> StageReport:
         files=_extra_target_names(number, step_result),
         digest=entry.digest,
         made=_format_iso_time(entry.created),
+        options=step.stage.model_dump(mode="json"),
         cost=entry.cost,
         outcome=entry.outcome.model_copy(update={"notes": (*step_result.notes, *entry.outcome.notes)}),
     )
@@ -76,13 +87,32 @@ def _format_iso_time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
-def write(run: Run, report: Report, folder: Path) -> None:
-    """Write the report and a copy of each stage's artifact below `folder`; each file appears whole or not at all.
+def output_parent(pipeline: Pipeline) -> Path:
+    """The folder that keeps the runs of a pipeline side by side."""
+    return RUNS_FOLDER / pipeline.name
+
+
+def write_output(run: Run, report: Report, output_folder: Path | None) -> Report:
+    """Write the report and a copy of each artifact; returns the report with its folder.
+
+    Args:
+        run: that has ended.
+        report: of it.
+        output_folder: the exact folder, where each file is replaced whole; None for a new folder below `runs/NAME`.
 
     Raises:
-        StorageError: `folder` cannot be written.
+        StorageError: it cannot be written; nothing half-written is left.
     """
-    _remove_former_files(report, folder)
+    write = functools.partial(_write_files, run, report)
+    if output_folder is None:
+        name = run_folder_name(run.started, run.definition)
+        return report.in_folder(create_run_folder(output_parent(run.pipeline), name, write))
+    _remove_former_files(report, output_folder)
+    write(output_folder)
+    return report.in_folder(output_folder)
+
+
+def _write_files(run: Run, report: Report, folder: Path) -> None:
     for stage, step_result in zip(report.stages, run.step_results, strict=True):
         artifact = step_result.stored_artifact.artifact.path
         copy_atomically(artifact, folder / str(stage.artifact))

@@ -1,0 +1,214 @@
+"""A report is enough to run it again: same digests from an empty cache, and a refusal of what has changed, by name."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from commands import Command
+
+import edgepipe
+from edgepipe.core.errors import ConfigError, InputError
+from edgepipe.devices.calibration.network_builder import NetworkBuilder
+from edgepipe.render.report import Report
+
+from .conftest import ROOT
+
+STAGE = """\
+from typing import ClassVar, final
+
+import helper
+
+from edgepipe import Artifact, ArtifactKind, Outcome, Stage, StageContext
+
+
+@final
+class Grow(Stage):
+    accepts: ClassVar = {ArtifactKind.TFLITE: ArtifactKind.TFLITE}
+    count: int = 2
+
+    def run(self, context: StageContext) -> tuple[Artifact, Outcome]:
+        target = context.output_folder / "model.tflite"
+        target.write_bytes(context.artifact.path.read_bytes() + helper.PADDING * self.count)
+        return Artifact.from_path(ArtifactKind.TFLITE, target), Outcome()
+"""
+PIPELINE = """\
+name: again
+model: m.tflite
+data: {npz: samples.npz}
+task: classification
+stages:
+  - grow:Grow
+  - validate: {devices: [board.yaml, nucleo-l4r5zi], budget: {size: 64 KiB}}
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a pipeline that needs no TensorFlow, and everything that it names."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    network = NetworkBuilder(1)
+    image = network.conv(network.input(4, 4, 2), 3, 1)
+    network.set_outputs(network.softmax(network.mean(image)))
+    Path("m.tflite").write_bytes(network.to_bytes())
+    rng = np.random.default_rng(1)
+    np.savez("samples.npz", x=rng.random((60, 4, 4, 2), "float32"), y=rng.integers(0, 3, 60))
+    Path("grow.py").write_text(STAGE)
+    Path("helper.py").write_text("PADDING = b'1'\n")
+    board = (ROOT / "devices" / "nucleo-l4r5zi.yaml").read_text()
+    Path("board.yaml").write_text(board.replace("name: nucleo-l4r5zi", "name: board"))
+    Path("again.yaml").write_text(PIPELINE)
+    return folder
+
+
+def digests(report: Report) -> dict[str, str]:
+    return {stage.name: stage.digest for stage in report.stages}
+
+
+def test_the_same_digests_from_an_empty_cache(place: Path, command: Command) -> None:
+    """With an overridden option, from the folder of the runs, of the run and from its report."""
+    settings = ["--set", "stages.Grow.count=5", "--set", "seed=3"]
+    ended = command("run", "again.yaml", *settings, "--cache-dir", "c0", "--quiet")
+    assert ended.code == 0, ended.err
+    first = edgepipe.load_report("runs/again")
+    assert first.definition is not None
+    assert first.definition.settings == ("stages.Grow.count=5", "seed=3")
+    assert first.definition.command == ("edgepipe", "run", "again.yaml", *settings, "--cache-dir", "c0", "--quiet")
+    Path("again.yaml").unlink()  # the report is enough
+    assert first.folder is not None
+    for number, name in enumerate([Path("runs/again"), first.folder, first.folder / "report.json"], 1):
+        ended = command("run", "--from", name, "--cache-dir", f"c{number}", "--quiet")
+        assert ended.code == 0, ended.err
+        assert "reproduced: every artifact has the digest of" in ended.err
+        again = edgepipe.load_report("runs/again")
+        assert digests(again) == digests(first)
+        assert {stage.status for stage in again.stages} == {"ran"}
+        assert (again.seed, again.stage("Grow").options["count"]) == (3, 5)
+        assert again.reproduction is not None
+        assert again.reproduction.is_equal
+    assert len(edgepipe.list_runs()) == 4
+
+
+def _append(name: str, content: bytes = b"\n# changed\n") -> Callable[[], None]:
+    def change() -> None:
+        with Path(name).open("ab") as file:
+            file.write(content)
+
+    return change
+
+
+def _change_samples() -> None:
+    arrays = dict(np.load("samples.npz"))
+    np.savez("samples.npz", x=arrays["x"] * 0.5, y=arrays["y"])
+
+
+CHANGES: dict[str, tuple[Callable[[], None], str]] = {
+    "the model": (_append("m.tflite", b"1"), r"report\.json: model m\.tflite: has changed since this run \(SHA-256 "),
+    "no model": (lambda: Path("m.tflite").unlink(), r"again\.yaml:2:8: model: .*m\.tflite: no such file"),
+    "the data": (_change_samples, r"report\.json: data samples\.npz: has changed since this run"),
+    "no data": (lambda: Path("samples.npz").unlink(), r"again\.yaml:3:13: data\.npz: no such file: .*samples\.npz"),
+    "a module": (_append("grow.py"), r"report\.json: module grow \(grow\.py\): has changed since this run"),
+    "what a module imports": (_append("helper.py"), r"report\.json: module helper \(helper\.py\): has changed"),
+    "a module that imports more": (
+        lambda: (_append("other.py")(), _append("helper.py", b"import other\n")())[0],
+        r"module helper \(helper\.py\): has changed .*\n.*module other \(other\.py\): is read now, but was not then",
+    ),
+    "a device profile": (_append("board.yaml", b"system: {memory: {ram: 320 KiB, banks: []}}\n"),
+                         r"report\.json: device board\.yaml: has changed since this run"),
+    "the folder": (lambda: shutil.move(str(Path.cwd()), "../moved"), r"project: no such folder; the paths of .*"
+                   r"report\.json start from it: name the folder of the pipeline with --pipeline-folder"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "message"), CHANGES.values(), ids=CHANGES)
+def test_what_has_changed_is_refused_by_name(change: Callable[[], None], message: str, place: Path) -> None:
+    first = edgepipe.run("again.yaml", output_dir=place.parent / "out", cache_dir=place.parent / "cache")
+    change()
+    with pytest.raises(InputError, match=message):
+        edgepipe.reproduce(place.parent / "out", output_dir=place.parent / "out2", cache_dir=place.parent / "cache")
+    assert not (place.parent / "out2" / "report.json").exists()
+    assert first == edgepipe.load_report(place.parent / "out")
+
+
+def test_a_project_that_moved(place: Path) -> None:
+    first = edgepipe.run("again.yaml", cache_dir=place.parent / "cache")
+    moved = place.parent / "moved"
+    shutil.move(str(place), moved)
+    again = edgepipe.reproduce(
+        moved / "runs" / "again", pipeline_folder=moved, output_dir=place.parent / "out", cache_dir=place.parent / "c2"
+    )
+    assert digests(again) == digests(first)
+
+
+def test_other_results_are_said(place: Path, command: Command) -> None:
+    """As from another processor: the report is changed by hand."""
+    edgepipe.run("again.yaml", output_dir="out", cache_dir="cache")
+    report = json.loads(Path("out/report.json").read_text())
+    report["stages"][1]["digest"] = "ab" * 32
+    report["versions"]["keras"] = "3.0.0"
+    Path("out/report.json").write_text(json.dumps(report))
+    ended = command("run", "--from", "out", "--cache-dir", "cache", "--quiet")
+    assert ended.code == 3
+    assert ended.err.startswith("not reproduced: Grow differ from out/report.json; versions: keras 3.0.0 -> ")
+
+
+NO_RERUN = [
+    ([], "give a pipeline, or an earlier report with --from REPORT, and not both"),
+    (["again.yaml", "--from", "out"], "give a pipeline, or an earlier report with --from REPORT, and not both"),
+    (["--from", "out", "--set", "seed=1"], "--from runs what the report says; for other options run the pipeline file"),
+    (["again.yaml", "--pipeline-folder", "."], "--pipeline-folder is for --from REPORT; the paths of a pipeline file"),
+    (["--from", "gone"], "gone: cannot be read: No such file or directory"),
+    (["--from", ROOT / "tests" / "snapshots" / "report_of_an_earlier_version.json"],
+     f"{ROOT / 'tests' / 'snapshots' / 'report.json'}: written by edgepipe 0.1.0, which did not store the pipeline"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "message"), NO_RERUN)
+def test_what_cannot_be_run_again(arguments: list[object], message: str, place: Path, command: Command) -> None:
+    ended = command("run", *arguments)
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.startswith(f"edgepipe: {message}")
+
+
+def test_a_mapping_runs_again(place: Path) -> None:
+    first = edgepipe.run(
+        {"name": "mapped", "model": "m.tflite", "stages": [{"grow:Grow": {"count": 1}}]},
+        settings={"stages.Grow.count": 4},
+        cache_dir="c1",
+    )
+    assert digests(edgepipe.reproduce("runs/mapped", cache_dir="c2")) == digests(first)
+
+
+def test_a_report_whose_pipeline_is_wrong_is_refused_with_its_place(place: Path) -> None:
+    edgepipe.run("again.yaml", output_dir="out", cache_dir="cache")
+    report = json.loads(Path("out/report.json").read_text())
+    report["definition"]["text"] = report["definition"]["text"].replace("size:", "sise:")
+    Path("out/report.json").write_text(json.dumps(report))
+    with pytest.raises(ConfigError, match=r"again\.yaml:7:63: stages\.1\.validate\.budget\.sise: neither"):
+        edgepipe.reproduce("out", cache_dir="cache")
+
+
+@pytest.mark.slow
+def test_a_trained_model_from_an_empty_cache(tmp_path: Path) -> None:
+    """Training, a teacher file and an integer conversion give the same digests; a changed teacher is refused."""
+    from edgepipe.zoo import small_cnn
+
+    teacher = tmp_path / "teacher.keras"
+    small_cnn(input_shape=(8, 8, 1), classes=10, filters=(4,)).save(teacher)
+    pipeline = {
+        "name": "trained",
+        "model": {"function": "edgepipe.zoo:small_cnn", "args": {"filters": [4]}},
+        "data": "edgepipe.data:digits",
+        "task": "classification",
+        "stages": [{"train": {"epochs": 1, "batch_size": 256, "teacher": {"model": str(teacher)}}}, "convert"],
+    }
+    first = edgepipe.run(pipeline, output_dir=tmp_path / "first", cache_dir=tmp_path / "c1")
+    again = edgepipe.reproduce(tmp_path / "first", output_dir=tmp_path / "again", cache_dir=tmp_path / "c2")
+    assert digests(again) == digests(first)
+    small_cnn(input_shape=(8, 8, 1), classes=10, filters=(5,)).save(teacher)
+    with pytest.raises(ConfigError, match=f"file {teacher}: has changed since this run"):
+        edgepipe.reproduce(tmp_path / "first", output_dir=tmp_path / "out", cache_dir=tmp_path / "c1")
