@@ -126,7 +126,7 @@ def run(
     pipeline: str, settings: tuple[str, ...], output_dir: str | None, custom_objects: str | None,
     cache_dir: str | None, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Run a pipeline; unchanged stages are taken from the cache."""
+    """Run a pipeline, a YAML file or the name of a shipped one; unchanged stages are taken from the cache."""
     from edgepipe import api
     from edgepipe.core.progress import show_progress
 
@@ -145,7 +145,7 @@ def run(
 @click.argument("pipelines", nargs=-1, required=True, type=click.Path())
 @SETTINGS
 def check(pipelines: tuple[str, ...], settings: tuple[str, ...]) -> None:
-    """Check pipeline files without running anything: options, order of stages, devices, budget."""
+    """Check pipelines without running anything: options, order of stages, devices, budget."""
     from edgepipe.core.errors import ConfigError
     from edgepipe.pipeline import schema
 
@@ -721,6 +721,34 @@ def init(model: str, out: str, data: str | None, device_name: str, custom_object
     click.echo(f"wrote {out}")
     for note in notes:
         click.echo(f"note: {note}", err=True)
+
+
+@cli.group(cls=SuggestingGroup)
+def pipelines() -> None:
+    """List or copy the pipelines that come with edgepipe."""
+
+
+@pipelines.command("list", short_help="List the shipped pipelines.")
+@JSON
+def pipelines_list(as_json: bool) -> None:
+    """List the pipelines that `edgepipe run` takes by name."""
+    from edgepipe.render import pipelines as renderer
+    from edgepipe.render.terminal import show_tables
+
+    return click.echo(renderer.document()) if as_json else show_tables(renderer.tables())
+
+
+@pipelines.command("copy", short_help="Copy a shipped pipeline to change it.")
+@click.argument("name")
+@click.argument("target", metavar="[FILE]", required=False, type=click.Path())
+@click.option("--force", is_flag=True, help="Replace the file if it exists.")
+def pipelines_copy(name: str, target: str | None, force: bool) -> None:
+    """Copy a shipped pipeline to FILE, or into the folder FILE; default: the current folder."""
+    from pathlib import Path
+
+    from edgepipe.pipeline.shipped_pipelines import copy_pipeline
+
+    click.echo(f"wrote {copy_pipeline(name, Path(target or '.'), force)}")
 
 
 @cli.group(cls=SuggestingGroup)
