@@ -1,8 +1,8 @@
 """The shipped pipelines as a table and as JSON: `edgepipe pipelines list`."""
 
-import json
 from dataclasses import asdict
 
+from edgepipe.core.escape import json_text
 from edgepipe.pipeline.shipped_pipelines import list_pipelines
 from edgepipe.render.report_tables import TextTable
 
@@ -16,4 +16,4 @@ def tables() -> list[TextTable]:
 def document() -> str:
     """The same as one JSON document."""
     pipelines = [asdict(pipeline) for pipeline in list_pipelines()]
-    return json.dumps({"schema": "edgepipe.pipelines/1", "pipelines": pipelines}, indent=2)
+    return json_text({"schema": "edgepipe.pipelines/1", "pipelines": pipelines})
