@@ -67,7 +67,8 @@ def run(
     """Run a pipeline and return its report, also if the report is not `met`; `report.folder` is where it was written.
 
     Args:
-        pipeline: the YAML file, or a mapping with the same content (paths relative to the current folder).
+        pipeline: the YAML file, the name of a shipped pipeline such as `digits`, or a mapping with the same content
+            (paths relative to the current folder).
         settings: options that override the file's: `{"stages.prune.sparsity": 0.8}` or `["stages.prune.sparsity=0.8"]`.
         output_dir: the folder for report.json, report.md and the artifacts, where an earlier run is replaced; None for
             a new folder in `runs/<name>`, to which `latest` there then points.

@@ -117,7 +117,7 @@ def _sort_key(folder: Path) -> tuple[str, int]:
     return folder.name.rsplit("-", 2 if folder.name.count("-") > 2 else 1)[0], folder.stat().st_mtime_ns
 
 
-def list_pipelines(runs_folder: Path) -> list[str]:
+def pipelines_with_runs(runs_folder: Path) -> list[str]:
     """The names of the pipelines that have runs below `runs_folder`, sorted."""
     if not runs_folder.is_dir():
         return []
@@ -133,7 +133,7 @@ def resolve_run(text: str, runs_folder: Path) -> Path:
     for path in (Path(text), runs_folder / text):
         if path.exists():
             return path
-    names = list_pipelines(runs_folder)
+    names = pipelines_with_runs(runs_folder)
     run_names = [f"{name}/{folder.name}" for name in names for folder in list_run_folders(runs_folder / name)]
     hint = did_you_mean(text, names) if "/" not in text else did_you_mean(text, run_names[:10])
     raise InputError(f"{text}: no such run, neither a path nor below {runs_folder}{hint}")

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from edgepipe.core import references
-from edgepipe.core.artifact import file_digest
+from edgepipe.core import module_sources, references
 from edgepipe.core.errors import ConfigError, InputError, Problem
+from edgepipe.core.file_memo import active_memo
 from edgepipe.data.data_spec import source_path
 from edgepipe.pipeline.run_record import InputRole, RunDefinition, RunInput
 from edgepipe.pipeline.schema import SOURCE_NAME, Pipeline, Step
@@ -68,15 +68,15 @@ def _module_inputs(pipeline: Pipeline) -> Iterator[RunInput]:
     """The files of the user's own modules that the pipeline names, and of what they import from their own folder."""
     for reference in _references(pipeline.content):
         with contextlib.suppress(InputError):  # a text that only looks like a reference: real ones have been checked
-            closure = references.import_closure(reference.partition(":")[0], pipeline.base_folder)
+            closure = module_sources.import_closure(reference.partition(":")[0], pipeline.base_folder)
             for name, path in closure.items():
                 if not _is_installed(path):
-                    yield RunInput(role="module", name=f"{name} ({path.name})", digest=file_digest(path))
+                    yield RunInput(role="module", name=f"{name} ({path.name})", digest=active_memo().digest_of(path))
 
 
 def _is_installed(path: Path) -> bool:
     """Whether a module belongs to edgepipe, Python or an installed package, which versions identify."""
-    folders = (references.PACKAGE_ROOT / "edgepipe", *map(Path, sysconfig.get_paths().values()))
+    folders = (module_sources.PACKAGE_ROOT / "edgepipe", *map(Path, sysconfig.get_paths().values()))
     return any(path.is_relative_to(folder) for folder in folders)
 
 

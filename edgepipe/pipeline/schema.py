@@ -13,6 +13,7 @@ from edgepipe.core.errors import ConfigError, InputError, Problem, did_you_mean
 from edgepipe.data.data_spec import DataSpec
 from edgepipe.data.data_spec import parse as parse_data
 from edgepipe.pipeline.settings import PIPELINE_KEYS, Settings, apply_settings, default_name, entry_name, list_settings
+from edgepipe.pipeline.shipped_pipelines import pipeline_file
 from edgepipe.stages import registry
 from edgepipe.stages.base import Stage
 from edgepipe.stages.context import PipelineInfo
@@ -73,7 +74,7 @@ class Pipeline:
 
 
 def load(pipeline: Path | str | Mapping[str, Any], settings: Settings = ()) -> Pipeline:
-    """Check a pipeline file, or a mapping with the same content.
+    """Check a pipeline file, a shipped pipeline by its name, or a mapping with the same content.
 
     Paths and modules are relative to the folder of the file; for a mapping to the current one. `settings` override
     options (`stages.prune.sparsity=0.8`).
@@ -82,10 +83,10 @@ def load(pipeline: Path | str | Mapping[str, Any], settings: Settings = ()) -> P
         ConfigError: all problems of the file, each with line and column.
         InputError: the file cannot be read, or a mapping holds values that YAML has no form for.
     """
-    is_mapping = isinstance(pipeline, Mapping)
-    document = _mapping_document(pipeline) if isinstance(pipeline, Mapping) else config.read(pipeline)
-    file = Path(MAPPING_NAME if is_mapping else str(pipeline))
-    return _parse_document(document, file, Path.cwd() if is_mapping else file.resolve().parent, settings)
+    if isinstance(pipeline, Mapping):
+        return _parse_document(_mapping_document(pipeline), Path(MAPPING_NAME), Path.cwd(), settings)
+    file = pipeline_file(pipeline)
+    return _parse_document(config.read(file), file, file.resolve().parent, settings)
 
 
 def load_text(text: str, file: Path, base_folder: Path, settings: Settings = ()) -> Pipeline:

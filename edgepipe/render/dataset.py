@@ -1,6 +1,5 @@
 """A dataset as tables, as JSON and as a picture of samples: `edgepipe data`."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from edgepipe.commands.dataset import DatasetSummary, InputStatistics
 from edgepipe.core.arrays import Array
 from edgepipe.core.artifact import write_atomically
 from edgepipe.core.errors import InputError
+from edgepipe.core.escape import json_text
 from edgepipe.render.report_tables import TextTable
 
 SCHEMA = "edgepipe.data/1"
@@ -50,7 +50,7 @@ def _balance_table(summary: DatasetSummary) -> TextTable:
 
 def document(summary: DatasetSummary) -> str:
     """The same as one JSON document."""
-    return json.dumps({"schema": SCHEMA, **summary.model_dump(mode="json")}, indent=2)
+    return json_text({"schema": SCHEMA, **summary.model_dump(mode="json")})
 
 
 def draw_picture(class_samples: list[tuple[str, Array]], path: Path) -> None:

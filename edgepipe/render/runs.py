@@ -1,15 +1,15 @@
 """Earlier runs: what is kept below `runs/`, what differs between two, and removing old ones: `edgepipe runs`."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgepipe.core.errors import InputError, did_you_mean
+from edgepipe.core.escape import json_text
 from edgepipe.core.metric import judge_all
 from edgepipe.pipeline.run_folders import (
     find_latest,
-    list_pipelines,
     list_run_folders,
+    pipelines_with_runs,
     remove_run_folder,
 )
 from edgepipe.render.report import Report, load
@@ -46,7 +46,7 @@ def list_runs(runs_folder: Path, pipeline: str | None = None) -> list[KeptRun]:
 
 
 def _select_pipelines(runs_folder: Path, pipeline: str | None) -> list[str]:
-    names = list_pipelines(runs_folder)
+    names = pipelines_with_runs(runs_folder)
     if pipeline is None:
         return names
     if pipeline not in names:
@@ -129,7 +129,7 @@ def document(kept_runs: list[KeptRun]) -> str:
         }
         for run in kept_runs
     ]
-    return json.dumps({"schema": "edgepipe.runs/1", "runs": entries}, indent=2)
+    return json_text({"schema": "edgepipe.runs/1", "runs": entries})
 
 
 def comparison_tables(comparison: RunComparison) -> list[TextTable]:
@@ -153,4 +153,4 @@ def _comparison_table(comparison: RunComparison, aspect: Aspect, title: str) -> 
 
 def comparison_document(comparison: RunComparison) -> str:
     """The comparison as one JSON document."""
-    return json.dumps({"schema": "edgepipe.runs-comparison/1", **comparison.model_dump(mode="json")}, indent=2)
+    return json_text({"schema": "edgepipe.runs-comparison/1", **comparison.model_dump(mode="json")})

@@ -10,6 +10,7 @@ from pydantic_core import PydanticUndefined
 from edgepipe.core import references
 from edgepipe.core.config import Options, Quantity
 from edgepipe.core.errors import EdgepipeError, InputError, did_you_mean
+from edgepipe.core.escape import json_text
 from edgepipe.render.report_tables import TextTable
 from edgepipe.stages import registry
 from edgepipe.stages.base import Stage
@@ -45,7 +46,7 @@ def document(name: str | None) -> str:
         stage_documents = {name: _describe_stage(_find_stage_class(name))}
     else:
         stage_documents = {source.name: _describe_source(source) for source in available_stages()}
-    return json.dumps({"schema": SCHEMA, "stages": stage_documents}, indent=2)
+    return json_text({"schema": SCHEMA, "stages": stage_documents})
 
 
 def available_stages() -> list[StageSource]:

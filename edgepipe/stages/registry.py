@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from edgepipe.core import references
+from edgepipe.core import module_sources, references
 from edgepipe.core.errors import EdgepipeError, InputError, did_you_mean
 from edgepipe.stages.base import Stage
 
@@ -121,7 +121,7 @@ def code_identity(source: StageSource, cls: type[Stage]) -> dict[str, Any]:
     return {
         "reference": source.reference,
         "package": [source.package, source.version],
-        "sources": {module: references.source_digest(module, source.folder) for module in module_names},
+        "sources": {module: module_sources.source_digest(module, source.folder) for module in module_names},
     }
 
 

@@ -110,7 +110,7 @@ def test_a_latest_that_is_none(prepare: object, message: str, tmp_path: Path) ->
 
 
 @pytest.fixture(scope="module")
-def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def workshop(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Path:
     """A folder with three runs of one pipeline and one of another."""
     folder = tmp_path_factory.mktemp("workshop")
     with pytest.MonkeyPatch.context() as patch:
@@ -120,7 +120,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Path("m.tflite").write_bytes(network.to_bytes())
         for name, limit in (("one", "64 KiB"), ("one", "100 B"), ("one", "64 KiB"), ("two", "64 KiB")):
             stages = [{"validate": {"budget": {"size": limit}}}]
-            edgepipe.run({"name": name, "model": "m.tflite", "stages": stages}, cache_dir="cache")
+            edgepipe.run({"name": name, "model": "m.tflite", "stages": stages}, cache_dir=shared_cache)
     return folder
 
 

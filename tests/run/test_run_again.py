@@ -125,33 +125,35 @@ CHANGES: dict[str, tuple[Callable[[], None], str]] = {
 
 
 @pytest.mark.parametrize(("change", "message"), CHANGES.values(), ids=CHANGES)
-def test_what_has_changed_is_refused_by_name(change: Callable[[], None], message: str, place: Path) -> None:
-    first = edgepipe.run("again.yaml", output_dir=place.parent / "out", cache_dir=place.parent / "cache")
+def test_what_has_changed_is_refused_by_name(
+    change: Callable[[], None], message: str, place: Path, shared_cache: Path
+) -> None:
+    first = edgepipe.run("again.yaml", output_dir=place.parent / "out", cache_dir=shared_cache)
     change()
     with pytest.raises(InputError, match=message):
-        edgepipe.reproduce(place.parent / "out", output_dir=place.parent / "out2", cache_dir=place.parent / "cache")
+        edgepipe.reproduce(place.parent / "out", output_dir=place.parent / "out2", cache_dir=shared_cache)
     assert not (place.parent / "out2" / "report.json").exists()
     assert first == edgepipe.load_report(place.parent / "out")
 
 
-def test_a_project_that_moved(place: Path) -> None:
-    first = edgepipe.run("again.yaml", cache_dir=place.parent / "cache")
+def test_a_project_that_moved(place: Path, shared_cache: Path) -> None:
+    first = edgepipe.run("again.yaml", cache_dir=shared_cache)
     moved = place.parent / "moved"
     shutil.move(str(place), moved)
     again = edgepipe.reproduce(
-        moved / "runs" / "again", pipeline_folder=moved, output_dir=place.parent / "out", cache_dir=place.parent / "c2"
+        moved / "runs" / "again", pipeline_folder=moved, output_dir=place.parent / "out", cache_dir=shared_cache
     )
     assert digests(again) == digests(first)
 
 
-def test_other_results_are_said(place: Path, command: Command) -> None:
+def test_other_results_are_said(place: Path, command: Command, shared_cache: Path) -> None:
     """As from another processor: the report is changed by hand."""
-    edgepipe.run("again.yaml", output_dir="out", cache_dir="cache")
+    edgepipe.run("again.yaml", output_dir="out", cache_dir=shared_cache)
     report = json.loads(Path("out/report.json").read_text())
     report["stages"][1]["digest"] = "ab" * 32
     report["versions"]["keras"] = "3.0.0"
     Path("out/report.json").write_text(json.dumps(report))
-    ended = command("run", "--from", "out", "--cache-dir", "cache", "--quiet")
+    ended = command("run", "--from", "out", "--cache-dir", shared_cache, "--quiet")
     assert ended.code == 3
     assert ended.err.startswith("not reproduced: Grow differ from out/report.json; versions: keras 3.0.0 -> ")
 
@@ -174,22 +176,22 @@ def test_what_cannot_be_run_again(arguments: list[object], message: str, place: 
     assert ended.err.startswith(f"edgepipe: {message}")
 
 
-def test_a_mapping_runs_again(place: Path) -> None:
+def test_a_mapping_runs_again(place: Path, shared_cache: Path) -> None:
     first = edgepipe.run(
         {"name": "mapped", "model": "m.tflite", "stages": [{"grow:Grow": {"count": 1}}]},
         settings={"stages.Grow.count": 4},
-        cache_dir="c1",
+        cache_dir=shared_cache,
     )
-    assert digests(edgepipe.reproduce("runs/mapped", cache_dir="c2")) == digests(first)
+    assert digests(edgepipe.reproduce("runs/mapped", cache_dir=shared_cache)) == digests(first)
 
 
-def test_a_report_whose_pipeline_is_wrong_is_refused_with_its_place(place: Path) -> None:
-    edgepipe.run("again.yaml", output_dir="out", cache_dir="cache")
+def test_a_report_whose_pipeline_is_wrong_is_refused_with_its_place(place: Path, shared_cache: Path) -> None:
+    edgepipe.run("again.yaml", output_dir="out", cache_dir=shared_cache)
     report = json.loads(Path("out/report.json").read_text())
     report["definition"]["text"] = report["definition"]["text"].replace("size:", "sise:")
     Path("out/report.json").write_text(json.dumps(report))
     with pytest.raises(ConfigError, match=r"again\.yaml:7:63: stages\.1\.validate\.budget\.sise: neither"):
-        edgepipe.reproduce("out", cache_dir="cache")
+        edgepipe.reproduce("out", cache_dir=shared_cache)
 
 
 @pytest.mark.slow
