@@ -26,7 +26,10 @@ class StageReport(Record):
     type: str = Field(description="the stage's type: train, prune, ...; `model` for the model source")
     status: Literal["ran", "cached"]
     kind: ArtifactKind = Field(description="of its artifact")
-    artifact: str | None = Field(default=None, description="the artifact's copy, relative to the report")
+    artifact: str | None = Field(
+        default=None,
+        description="the artifact's copy, relative to the report; that of an earlier stage if this one changed nothing",
+    )
     files: tuple[str, ...] = Field(
         default=(), description="its further files, such as a recipe, relative to the report"
     )
@@ -59,6 +62,11 @@ class Report(Record):
     reproduction: Reproduction | None = Field(
         default=None, description="of `run --from REPORT`: how the results compare with those of that report"
     )
+    model: str | None = Field(
+        default=None,
+        description="the one file to deploy, relative to the report: a copy of the last stage's artifact; null if that "
+        "is not a .tflite",
+    )
     stages: tuple[StageReport, ...]
     met: bool = Field(description="whether every limit was met and no rule was broken")
 
@@ -75,6 +83,11 @@ class Report(Record):
     def folder(self) -> Path | None:
         """The folder that the report was written to or read from, which its paths are relative to."""
         return self._folder
+
+    @property
+    def model_path(self) -> Path | None:
+        """The file to deploy; None without one, or for a report that is in no folder."""
+        return self.folder / self.model if self.folder is not None and self.model is not None else None
 
     def with_reproduction(self, reproduction: Reproduction) -> "Report":
         """This report of a repeated run, compared with the report of the first."""

@@ -7,7 +7,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from edgepipe.core import references
-from edgepipe.core.artifact import copy_atomically, list_files, wrap_storage_errors, write_atomically, write_text
+from edgepipe.core.artifact import (
+    Artifact,
+    ArtifactKind,
+    copy_atomically,
+    list_files,
+    wrap_storage_errors,
+    write_atomically,
+    write_text,
+)
 from edgepipe.core.errors import InputError
 from edgepipe.core.metric import Judgement, judge_all
 from edgepipe.pipeline.run_folders import REPORT_FILE, RUNS_FOLDER, create_run_folder, run_folder_name
@@ -16,13 +24,14 @@ from edgepipe.pipeline.schema import Pipeline
 from edgepipe.render import markdown
 from edgepipe.render.report import Report, StageReport, load
 
+MODEL_FILE = "model.tflite"  # the one to deploy
 TOOL_PACKAGES = ("tensorflow", "keras", "tf_keras", "tensorflow-model-optimization", "ai-edge-litert", "tflite-micro",
          "ethos-u-vela", "numpy")  # fmt: skip
 
 
 def build_report(run: Run) -> Report:
     """The report of a run that has ended."""
-    stage_reports = tuple(_stage_report(number, step_result) for number, step_result in enumerate(run.step_results))
+    stage_reports = tuple(_stage_report(run, number) for number in range(len(run.step_results)))
     outcomes = [stage.outcome for stage in stage_reports]
     return Report(
         name=run.pipeline.name,
@@ -32,6 +41,7 @@ def build_report(run: Run) -> Report:
         created=_format_iso_time(datetime.now(UTC).timestamp()),
         versions=_versions(run),
         definition=run.definition,
+        model=MODEL_FILE if _is_deployable(run) else None,
         stages=stage_reports,
         met=judge_all(
             (verdict for outcome in outcomes for verdict in outcome.verdicts),
@@ -50,15 +60,37 @@ def _versions(run: Run) -> dict[str, str]:
     return {"python": platform.python_version(), **versions, **data_packages}
 
 
-def _stage_report(number: int, step_result: StepResult) -> StageReport:
+def _is_deployable(run: Run) -> bool:
+    return run.step_results[-1].stored_artifact.artifact.kind in (ArtifactKind.TFLITE, ArtifactKind.VELA)
+
+
+def _artifact_path(run: Run, number: int) -> str:
+    """Where the artifact of a step is copied to; that of a step which returns its input has the copy of that."""
+    artifacts = [step_result.stored_artifact.artifact for step_result in run.step_results]
+    first_number = number
+    while first_number and _is_same(artifacts[first_number - 1], artifacts[number]):
+        first_number -= 1
+    return f"{_path_prefix(run, first_number)}{artifacts[number].path.suffix}"
+
+
+def _is_same(first: Artifact, second: Artifact) -> bool:
+    return (first.kind, first.digest) == (second.kind, second.digest)
+
+
+def _path_prefix(run: Run, number: int) -> str:
+    return f"artifacts/{number}-{run.step_results[number].step.name}"
+
+
+def _stage_report(run: Run, number: int) -> StageReport:
+    step_result = run.step_results[number]
     step, entry = step_result.step, step_result.stored_artifact.entry
     return StageReport(
         name=step.name,
         type=step.type,
         status="cached" if step_result.from_cache else "ran",
         kind=entry.kind,
-        artifact=_artifact_path(number, step_result),
-        files=_extra_target_names(number, step_result),
+        artifact=_artifact_path(run, number),
+        files=tuple(f"{_path_prefix(run, number)}-{name.replace('/', '-')}" for name in _extra_file_names(step_result)),
         digest=entry.digest,
         made=_format_iso_time(entry.created),
         options=step.stage.model_dump(mode="json"),
@@ -67,20 +99,11 @@ def _stage_report(number: int, step_result: StepResult) -> StageReport:
     )
 
 
-def _artifact_path(number: int, step_result: StepResult) -> str:
-    return f"artifacts/{number}-{step_result.step.name}{step_result.stored_artifact.artifact.path.suffix}"
-
-
 def _extra_file_names(step_result: StepResult) -> list[str]:
     """The files that a stage wrote besides its artifact, relative to the folder of the artifact."""
     artifact = step_result.stored_artifact.artifact.path
     extra_files = (f for f in list_files(artifact.parent) if f != artifact and not f.is_relative_to(artifact))
     return [file.relative_to(artifact.parent).as_posix() for file in extra_files]
-
-
-def _extra_target_names(number: int, step_result: StepResult) -> tuple[str, ...]:
-    prefix = f"artifacts/{number}-{step_result.step.name}"
-    return tuple(f"{prefix}-{name.replace('/', '-')}" for name in _extra_file_names(step_result))
 
 
 def _format_iso_time(seconds: float) -> str:
@@ -118,6 +141,8 @@ def _write_files(run: Run, report: Report, folder: Path) -> None:
         copy_atomically(artifact, folder / str(stage.artifact))
         for name, target in zip(_extra_file_names(step_result), stage.files, strict=True):
             copy_atomically(artifact.parent / name, folder / target)
+    if report.model is not None:
+        copy_atomically(artifact, folder / report.model)
     write_text(folder / "report.md", markdown.render(report))
     write_text(folder / REPORT_FILE, report.json())
 
@@ -128,15 +153,15 @@ def _remove_former_files(report: Report, folder: Path) -> None:
         former_report = load(folder)
     except InputError:
         return
-    current_file_names = {name for stage in report.stages for name in _written_file_names(stage)}
-    for name in {name for stage in former_report.stages for name in _written_file_names(stage)} - current_file_names:
+    for name in _written_file_names(former_report) - _written_file_names(report):
         path = folder / name
         if path.resolve().is_relative_to(folder.resolve()):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-def _written_file_names(stage: StageReport) -> list[str]:
-    return [name for name in (stage.artifact, *stage.files) if name]
+def _written_file_names(report: Report) -> set[str]:
+    stage_files = {name for stage in report.stages for name in (stage.artifact, *stage.files) if name}
+    return stage_files | ({report.model} if report.model is not None else set())
 
 
 def check_writable(folder: Path) -> None:

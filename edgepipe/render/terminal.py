@@ -10,6 +10,7 @@ from rich.text import Text
 
 from edgepipe.core.escape import escape_line
 from edgepipe.render import report_tables
+from edgepipe.render.next_step import closing_lines
 from edgepipe.render.report import Report
 from edgepipe.render.report_tables import TextTable
 
@@ -37,6 +38,8 @@ def show_report(report: Report) -> None:
     style = "green" if report.met else "bold red"
     console.print()
     console.print(_build_text(report_tables.verdict_line(report), style))
+    for line in closing_lines(report):
+        console.print(_build_text(line), soft_wrap=True)  # paths and commands can be copied as they are
 
 
 def show_tables(tables: Iterable[TextTable]) -> None:

@@ -1,6 +1,7 @@
 """A report is enough to run it again: same digests from an empty cache, and a refusal of what has changed, by name."""
 
 import json
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from commands import Command
 import edgepipe
 from edgepipe.core.errors import ConfigError, InputError
 from edgepipe.devices.calibration.network_builder import NetworkBuilder
+from edgepipe.render.next_step import closing_lines
 from edgepipe.render.report import Report
 
 from .conftest import ROOT
@@ -80,13 +82,13 @@ def test_the_same_digests_from_an_empty_cache(place: Path, command: Command) -> 
     assert first.definition.command == ("edgepipe", "run", "again.yaml", *settings, "--cache-dir", "c0", "--quiet")
     Path("again.yaml").unlink()  # the report is enough
     assert first.folder is not None
-    for number, name in enumerate([Path("runs/again"), first.folder, first.folder / "report.json"], 1):
-        ended = command("run", "--from", name, "--cache-dir", f"c{number}", "--quiet")
+    for name in (Path("runs/again"), first.folder, first.folder / "report.json"):
+        ended = command("run", "--from", name, "--cache-dir", "c1", "--quiet")
         assert ended.code == 0, ended.err
         assert "reproduced: every artifact has the digest of" in ended.err
         again = edgepipe.load_report("runs/again")
         assert digests(again) == digests(first)
-        assert {stage.status for stage in again.stages} == {"ran"}
+        assert {stage.status for stage in again.stages} == {"ran" if name == Path("runs/again") else "cached"}
         assert (again.seed, again.stage("Grow").options["count"]) == (3, 5)
         assert again.reproduction is not None
         assert again.reproduction.is_equal
@@ -192,6 +194,46 @@ def test_a_report_whose_pipeline_is_wrong_is_refused_with_its_place(place: Path,
     Path("out/report.json").write_text(json.dumps(report))
     with pytest.raises(ConfigError, match=r"again\.yaml:7:63: stages\.1\.validate\.budget\.sise: neither"):
         edgepipe.reproduce("out", cache_dir=shared_cache)
+
+
+def test_the_run_ends_with_what_to_do_next(place: Path, shared_cache: Path, command: Command) -> None:
+    """The verdict, the one file to deploy with its size, and a command that works as it is."""
+    ended = command("run", "again.yaml", "--cache-dir", shared_cache, "--quiet")
+    report = edgepipe.load_report("runs/again")
+    assert report.model_path is not None
+    verdict, model, following = ended.out.splitlines()[-3:]
+    assert verdict == "budget met: 1 of 1 limit"
+    assert model == f"model to deploy: {report.model_path} (1.2 KiB)"
+    name, *arguments = shlex.split(following.removeprefix("next: "))
+    assert (name, arguments[:2]) == ("edgepipe", ["verify", str(report.model_path)])
+    assert command(*arguments).code == 0
+    assert command("report", "runs/again").out.splitlines()[-3:] == [verdict, model, following]
+    heading, _, first, _, second = (report.model_path.parent / "report.md").read_text().splitlines()[:5]
+    assert (heading, first) == ("# again", f"**{verdict}**")
+    assert second == "Model to deploy: `model.tflite` (1.2 KiB)."
+
+
+def test_one_copy_for_each_content_and_one_to_deploy(place: Path, shared_cache: Path) -> None:
+    """A stage that returns its input has no copy of its own; a later run into the same folder removes what is stale."""
+    report = edgepipe.run("again.yaml", output_dir="out", cache_dir=shared_cache)
+    assert [stage.artifact for stage in report.stages] == [
+        "artifacts/0-model.tflite", "artifacts/1-Grow.tflite", "artifacts/1-Grow.tflite",
+    ]  # fmt: skip
+    assert Path("out/model.tflite").read_bytes() == Path("out/artifacts/1-Grow.tflite").read_bytes()
+    assert sorted(path.name for path in Path("out").rglob("*.tflite")) == [
+        "0-model.tflite", "1-Grow.tflite", "model.tflite",
+    ]  # fmt: skip
+    edgepipe.run({"name": "again", "model": "m.tflite", "stages": ["validate"]}, output_dir="out",
+                 cache_dir=shared_cache)  # fmt: skip
+    assert sorted(path.name for path in Path("out").rglob("*.tflite")) == ["0-model.tflite", "model.tflite"]
+
+
+def test_without_a_tflite_there_is_no_model_to_deploy(place: Path, shared_cache: Path) -> None:
+    report = edgepipe.run("again.yaml", output_dir="out", cache_dir=shared_cache)
+    last = report.stages[-1].model_copy(update={"kind": "keras"})
+    assert closing_lines(report.model_copy(update={"model": None, "stages": (last,)})) == [
+        "no model to deploy: the pipeline ends with a model of kind keras; a .tflite needs the stage `convert`"
+    ]
 
 
 @pytest.mark.slow
