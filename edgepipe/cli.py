@@ -60,6 +60,7 @@ INPUT_SHAPE = click.option(
     help="Sizes of open input dimensions, such as 224x224x3, or NAME=224x224x3 for one of several inputs; repeatable.",
 )  # fmt: skip
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
+FULL = click.option("--full", is_flag=True, help="Show everything that the report holds, not only what matters first.")
 CACHE_DIR = click.option(
     "--cache-dir",
     type=click.Path(file_okay=False),
@@ -139,11 +140,12 @@ def cli(debug: bool) -> None:
 )
 @CUSTOM_OBJECTS
 @CACHE_DIR
+@FULL
 @click.option("--quiet", is_flag=True, help="No progress on stderr.")
 @JSON
 def run(
     pipeline: str | None, report: str | None, pipeline_folder: str | None, settings: tuple[str, ...],
-    output_dir: str | None, custom_objects: str | None, cache_dir: str | None, quiet: bool, as_json: bool,
+    output_dir: str | None, custom_objects: str | None, cache_dir: str | None, full: bool, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Run a pipeline, a YAML file or the name of a shipped one; unchanged stages are taken from the cache.
 
@@ -168,7 +170,7 @@ def run(
                 str(pipeline), settings=settings, output_dir=output_dir, cache_dir=cache_dir, progress=progress,
                 command=command,
             )  # fmt: skip
-    _print_report(run_report, as_json)
+    _print_report(run_report, as_json, full)
     if not quiet:
         print_line(f"wrote report.json, report.md and artifacts/ to {run_report.folder}", to_stderr=True)
     if run_report.reproduction is not None:
@@ -405,15 +407,22 @@ def inspect(model: str, runs: bool, as_json: bool) -> None:
     is_flag=True,
     help="List every operator on each device; default: only those with a problem.",
 )
+@click.option(
+    "--full",
+    is_flag=True,
+    help="How each number was obtained, where operators run and what is broken, for all devices; default with --device "
+    "and --operators.",
+)
 @CACHE_DIR
 @click.option("--quiet", is_flag=True, help="Do not print the elapsed time on stderr.")
 @JSON
 def profile(
-    model: str, devices: tuple[str, ...], operators: bool, cache_dir: str | None, quiet: bool, as_json: bool
+    model: str, devices: tuple[str, ...], operators: bool, full: bool, cache_dir: str | None, quiet: bool, as_json: bool
 ) -> None:
     """Show what a .tflite costs on devices before it is flashed: latency, RAM, flash, where each operator runs.
 
-    Every number says how it was obtained. Broken rules are listed; `verify` also exits with 3 for them.
+    Without --device, one line for each device that edgepipe knows. Every number says how it was obtained. Broken rules
+    are listed; `verify` also exits with 3 for them.
     """
     from edgepipe import api
     from edgepipe.render import profile as renderer
@@ -423,7 +432,8 @@ def profile(
         return print_document(renderer.document(model_profile))
     from edgepipe.render.terminal import show_tables
 
-    show_tables(renderer.tables(model_profile, every_operator=operators))
+    full = full or bool(devices) or operators
+    show_tables(renderer.tables(model_profile, every_operator=operators, full=full))
     _print_notes(model_profile.notes)
     if not quiet:
         print_line(renderer.describe_durations(model_profile), to_stderr=True)
@@ -488,10 +498,11 @@ def verify(
     type=click.Choice(["text", "json", "markdown"]),
     default="text",
     show_default=True,
-    help="Format of the report.",
+    help="Format of the report; JSON and Markdown hold everything.",
 )
-def report(run_folder: str, style: str) -> None:
-    """Show the report of an earlier run, from its folder or report.json."""
+@FULL
+def report(run_folder: str, style: str, full: bool) -> None:
+    """Show the report of an earlier run, from its folder or report.json; of a folder of runs, the latest."""
     from edgepipe import api
 
     run_report = api.load_report(run_folder)
@@ -499,7 +510,7 @@ def report(run_folder: str, style: str) -> None:
         from edgepipe.render.markdown import render
 
         return print_document(render(run_report))
-    return _print_report(run_report, style == "json")
+    return _print_report(run_report, style == "json", full)
 
 
 @cli.group(cls=SuggestingGroup)
@@ -889,12 +900,12 @@ def cache_clear(cache_dir: str | None) -> None:
     print_line(f"removed {plural(store.clear(), 'entry', 'entries')} from {store.root}")
 
 
-def _print_report(run_report: "Report", as_json: bool) -> None:
+def _print_report(run_report: "Report", as_json: bool, full: bool = False) -> None:
     if as_json:
         return print_document(run_report.json())
     from edgepipe.render.terminal import show_report
 
-    return show_report(run_report)
+    return show_report(run_report, full)
 
 
 def _print_notes(notes: "tuple[str, ...]") -> None:

@@ -31,7 +31,7 @@ def tables(report: Report) -> list[TextTable]:
         *_outcome_tables(report),
         _quality_table(report),
         _devices_table(report),
-        _budget_table(report),
+        budget_table("Budget", report.verdicts),
         *findings_tables(report.findings),
     ]
     return [table for table in all_tables if table.rows]
@@ -68,7 +68,7 @@ def _describe_rules(report: Report) -> str:
 
 
 def _stages_table(report: Report) -> TextTable:
-    quality_names = _quality_names(report)
+    quality_names = validation_quality_names(report)
     quality_columns = [f"{name}, validation split" for name in quality_names]
     count_columns = [COLUMN_TITLE_BY_METRIC.get(name, name) for name in COUNT_METRIC_NAMES]
     columns = ("stage", "status", *quality_columns, *count_columns, "wall", "CPU", "peak memory")
@@ -76,7 +76,8 @@ def _stages_table(report: Report) -> TextTable:
     return TextTable("Stages", columns, rows, frozenset(range(2, len(columns))))
 
 
-def _quality_names(report: Report) -> list[str]:
+def validation_quality_names(report: Report) -> list[str]:
+    """The quality metrics that stages measured on the validation split."""
     quality_names = [
         m.name for stage in report.stages for m in stage.outcome.metrics if m.details.get("split") == "validation"
     ]
@@ -85,7 +86,7 @@ def _quality_names(report: Report) -> list[str]:
 
 def _stage_row(stage: StageReport, quality_names: list[str]) -> tuple[str, ...]:
     quality_texts = [
-        next((m.text() for m in stage.outcome.metrics if _is_validation_metric(m, name)), "") for name in quality_names
+        next((m.text() for m in stage.outcome.metrics if is_validation_metric(m, name)), "") for name in quality_names
     ]
     count_texts = [metric.text() if (metric := stage.metric(name)) else "" for name in COUNT_METRIC_NAMES]
     peak_memory = stage.cost.peak_memory
@@ -101,7 +102,8 @@ def _stage_row(stage: StageReport, quality_names: list[str]) -> tuple[str, ...]:
     )
 
 
-def _is_validation_metric(metric: Metric, name: str) -> bool:
+def is_validation_metric(metric: Metric, name: str) -> bool:
+    """Whether `metric` is `name` on the validation split."""
     return metric.name == name and metric.details.get("split") == "validation"
 
 
@@ -161,14 +163,15 @@ def _age_text(iso_time: str) -> str:
     return "just now"
 
 
-def _budget_table(report: Report) -> TextTable:
+def budget_table(title: str, verdicts: Iterable[Verdict]) -> TextTable:
+    """Limits, the values they were checked with, and the verdicts."""
     rows = []
-    for verdict in report.verdicts:
+    for verdict in verdicts:
         metric = verdict.metric
         value_text = metric.text() if metric else "not measured"
         evidence_text = str(metric.evidence) if metric else ""
         rows.append((verdict.limit.text(), value_text, evidence_text, judgement_text(verdict), verdict.reason))
-    return TextTable("Budget", ("limit", "value", "evidence", "verdict", "reason"), tuple(rows), frozenset({1}))
+    return TextTable(title, ("limit", "value", "evidence", "verdict", "reason"), tuple(rows), frozenset({1}))
 
 
 def metrics_table(title: str, metrics: Iterable[Metric]) -> TextTable:

@@ -14,6 +14,7 @@ from edgepipe.core.escape import escape_line
 from edgepipe.render import report_tables
 from edgepipe.render.next_step import closing_lines
 from edgepipe.render.report import Report
+from edgepipe.render.report_summary import full_command, summary_notes, summary_tables
 from edgepipe.render.report_tables import TextTable
 from edgepipe.render.table_layout import lay_out, wrap_words
 
@@ -28,19 +29,21 @@ class _TerminalConsole(Console):
         raise BrokenPipeError(errno.EPIPE, "stdout is closed")
 
 
-def show_report(report: Report) -> None:
-    """Print the whole report to stdout."""
+def show_report(report: Report, full: bool = False) -> None:
+    """Print a report to stdout: what matters first, or all of it."""
     console = _TerminalConsole(highlight=False)
     title = _build_text(report.name, "bold").append(escape_line(f"  seed {report.seed}  {report.pipeline}"), "not bold")
     console.print()
     console.print(title, soft_wrap=True)
-    show_tables(report_tables.tables(report))
-    show_notes(report_tables.stage_notes(report))
+    show_tables(report_tables.tables(report) if full else summary_tables(report))
+    show_notes(report_tables.stage_notes(report) if full else summary_notes(report))
     style = "green" if report.met else "bold red"
     console.print()
     console.print(_build_text(report_tables.verdict_line(report), style), soft_wrap=True)
     for line in closing_lines(report):
         console.print(_build_text(line), soft_wrap=True)  # paths and commands can be copied as they are
+    if not full:
+        console.print(_build_text(f"all details: {full_command(report)}"), soft_wrap=True)
 
 
 def show_notes(notes: Iterable[str]) -> None:
