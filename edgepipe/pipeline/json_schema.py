@@ -36,8 +36,8 @@ def pipeline_schema() -> Schema:
     for cls in stage_classes.values():
         _definition_of(cls, references, definitions)["properties"]["as"] = _STAGE_NAME
     for source in SOURCES_WITHOUT_VALUE:
-        cls = SPEC_BY_SOURCE[source]
-        _allow_null(_definition_of(cls, references, definitions)["properties"][source])
+        source_definition = _definition_of(SPEC_BY_SOURCE[source], references, definitions)
+        _allow_null(source_definition["properties"][source])
     return {
         "$schema": JSON_SCHEMA_DIALECT,
         "title": "edgepipe pipeline",
