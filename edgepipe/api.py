@@ -475,6 +475,10 @@ def load_report(path: StrPath) -> "Report":
 def list_runs(pipeline: str | None = None, *, runs_dir: StrPath = "runs") -> "list[KeptRun]":
     """The runs that are kept below `runs_dir`, of one pipeline or of all, the newest of each first.
 
+    Args:
+        pipeline: its name; None for all.
+        runs_dir: the folder of all runs.
+
     Raises:
         InputError: there is no run of that pipeline.
     """
@@ -503,6 +507,11 @@ def compare_runs(first: StrPath, second: StrPath, *, runs_dir: StrPath = "runs")
 
 def prune_runs(pipeline: str | None = None, *, keep: int, runs_dir: StrPath = "runs") -> list[Path]:
     """Remove all but the newest `keep` runs of one pipeline or of all, and return their folders; the latest stays.
+
+    Args:
+        pipeline: its name; None for all.
+        keep: how many runs of each pipeline stay.
+        runs_dir: the folder of all runs.
 
     Raises:
         InputError: there is no run of that pipeline, or `keep` is less than one.

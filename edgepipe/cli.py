@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
+from edgepipe.commands import completion
 from edgepipe.core import interrupts
 from edgepipe.core.errors import EdgepipeError, ExitCode, InputError, did_you_mean
 from edgepipe.core.escape import escape_line
@@ -117,7 +118,7 @@ def cli(debug: bool) -> None:
 
 
 @cli.command(short_help="Run a pipeline.")
-@click.argument("pipeline", type=click.Path(), required=False)
+@click.argument("pipeline", type=click.Path(), required=False, shell_complete=completion.complete_pipeline)
 @click.option(
     "--from",
     "report",
@@ -193,7 +194,7 @@ def _check_run_arguments(
 
 
 @cli.command(short_help="Check pipeline files without running them.")
-@click.argument("pipelines", nargs=-1, required=True, type=click.Path())
+@click.argument("pipelines", nargs=-1, required=True, type=click.Path(), shell_complete=completion.complete_pipeline)
 @SETTINGS
 def check(pipelines: tuple[str, ...], settings: tuple[str, ...]) -> None:
     """Check pipelines without running anything: options, order of stages, devices, budget."""
@@ -401,7 +402,10 @@ def inspect(model: str, runs: bool, as_json: bool) -> None:
 
 @cli.command(short_help="Show what a .tflite costs on devices.")
 @click.argument("model", type=click.Path())
-@click.option("--device", "devices", multiple=True, help="Device, by name or path; repeatable; default: all.")
+@click.option(
+    "--device", "devices", multiple=True, shell_complete=completion.complete_device,
+    help="Device, by name or path; repeatable; default: all.",
+)  # fmt: skip
 @click.option(
     "--operators",
     is_flag=True,
@@ -442,7 +446,10 @@ def profile(
 
 @cli.command(short_help="Check a .tflite against limits.")
 @click.argument("model", type=click.Path())
-@click.option("--device", "devices", multiple=True, help="Device, by name or path; repeatable.")
+@click.option(
+    "--device", "devices", multiple=True, shell_complete=completion.complete_device,
+    help="Device, by name or path; repeatable.",
+)  # fmt: skip
 @click.option(
     "--max",
     "limits",
@@ -577,7 +584,7 @@ def runs_prune(name: str | None, keep: int, runs_dir: str) -> None:
 
 
 @cli.command()
-@click.argument("name", metavar="[STAGE]", required=False)
+@click.argument("name", metavar="[STAGE]", required=False, shell_complete=completion.complete_stage)
 @JSON
 def stages(name: str | None, as_json: bool) -> None:
     """List the stages, or the options of one stage."""
@@ -585,6 +592,15 @@ def stages(name: str | None, as_json: bool) -> None:
     from edgepipe.render.terminal import show_tables
 
     return print_document(renderer.document(name)) if as_json else show_tables(renderer.tables(name))
+
+
+@cli.command(short_help="Print a JSON Schema for an editor.")
+@click.argument("document", type=click.Choice(["pipeline", "device"]))
+def schema(document: Any) -> None:
+    """Print the JSON Schema of a pipeline or of a device profile, for an editor's completion and checks."""
+    from edgepipe.render import json_schema as renderer
+
+    print_document(renderer.document(document))
 
 
 @cli.command("data", short_help="Show a dataset before training.")
@@ -616,7 +632,7 @@ def data_command(description: str, picture: str | None, seed: int | None, as_jso
 
 
 @cli.command(short_help="List the architectures and their footprints.")
-@click.argument("name", metavar="[ARCHITECTURE]", required=False)
+@click.argument("name", metavar="[ARCHITECTURE]", required=False, shell_complete=completion.complete_architecture)
 @click.option("--input", "shape", metavar="SHAPE", help="Shape of one sample, such as 49x10x1 or 100x6.")
 @click.option("--classes", type=int, help="Number of classes of a classifier; default: 10.")
 @click.option(
@@ -630,6 +646,7 @@ def data_command(description: str, picture: str | None, seed: int | None, as_jso
     "--device",
     "devices",
     multiple=True,
+    shell_complete=completion.complete_device,
     help="Device to estimate the footprint on, by name or path; repeatable.",
 )
 @JSON
@@ -678,7 +695,7 @@ def device_list(as_json: bool) -> None:
 
 
 @device.command("show", short_help="Show one device.")
-@click.argument("name", metavar="DEVICE")
+@click.argument("name", metavar="DEVICE", shell_complete=completion.complete_device)
 @JSON
 def device_show(name: str, as_json: bool) -> None:
     """Show one device: hardware, runtime, types, how each metric is obtained, sources."""
@@ -691,7 +708,7 @@ def device_show(name: str, as_json: bool) -> None:
 
 
 @device.command("calibrate", short_help="Measure a device and fit a latency model.")
-@click.argument("name", metavar="DEVICE")
+@click.argument("name", metavar="DEVICE", shell_complete=completion.complete_device)
 @click.option(
     "-o",
     "--out",
@@ -827,7 +844,12 @@ def device_fit(
 @click.option("-o", "--out", type=click.Path(), default="pipeline.yaml", show_default=True, help="The file to write.")
 @click.option("--data", help="The value of `data:` in the pipeline: a .npz, a folder of images, or module:function.")
 @click.option(
-    "--device", "device_name", default="host", show_default=True, help="The device to validate for, by name or path."
+    "--device",
+    "device_name",
+    default="host",
+    show_default=True,
+    shell_complete=completion.complete_device,
+    help="The device to validate for, by name or path.",
 )
 @CUSTOM_OBJECTS
 @click.option("--force", is_flag=True, help="Replace the file if it exists.")
@@ -859,7 +881,7 @@ def pipelines_list(as_json: bool) -> None:
 
 
 @pipelines.command("copy", short_help="Copy a shipped pipeline to change it.")
-@click.argument("name")
+@click.argument("name", shell_complete=completion.complete_shipped_pipeline)
 @click.argument("target", metavar="[FILE]", required=False, type=click.Path())
 @click.option("--force", is_flag=True, help="Replace the file if it exists.")
 def pipelines_copy(name: str, target: str | None, force: bool) -> None:
@@ -992,6 +1014,8 @@ def main() -> None:
     _open_missing_streams()
     with escaped_output(), interrupts.handled(), _handle_errors("--debug" in sys.argv[1:]):
         try:
+            if completion.answer_completion_request(cli):
+                return
             # Not `cli.main`: on a broken pipe it exits with 1, our code for a bug.
             with cli.make_context("edgepipe", sys.argv[1:]) as context:
                 cli.invoke(context)

@@ -92,11 +92,13 @@ def _check_release(text: Any) -> str:
     return str(text)
 
 
-ReleaseText = Annotated[str, BeforeValidator(_check_release)]
-Bytes = Annotated[int, BeforeValidator(_parse_bytes), Field(gt=0)]
+ReleaseText = Annotated[str, BeforeValidator(_check_release, json_schema_input_type=str | float)]
+Bytes = Annotated[int, BeforeValidator(_parse_bytes, json_schema_input_type=int | str), Field(gt=0)]
 PositiveNumber = Annotated[float, Field(gt=0)]
 Hertz = Annotated[float, Quantity(Dimension.FREQUENCY), Field(gt=0)]
-OperatorNames = Annotated[tuple[str, ...] | None, BeforeValidator(_parse_operators)]
+OperatorNames = Annotated[
+    tuple[str, ...] | None, BeforeValidator(_parse_operators, json_schema_input_type=Literal["all"] | list[str])
+]
 
 
 @final

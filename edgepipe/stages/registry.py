@@ -184,3 +184,14 @@ def _stage_class_names(file: Path) -> list[str]:
         for node in tree.body
         if isinstance(node, ast.ClassDef) and any(ast.unparse(base) in base_names for base in node.bases)
     ]
+
+
+def describe_problem(source: StageSource) -> str:
+    """Why a stage cannot be used; empty if it can. A broken package is listed with its problem."""
+    if source.folder is None and (clash := describe_collision(source.name)):
+        return clash if source.package != "edgepipe" else ""
+    try:
+        load_stage_class(source)
+    except EdgepipeError as error:
+        return str(error)
+    return ""

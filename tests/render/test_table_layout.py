@@ -12,8 +12,8 @@ from edgepipe.render.report_tables import TextTable
 from edgepipe.render.table_layout import MAX_ROW_LINES, Layout, lay_out, wrap_words
 from edgepipe.render.terminal import show_tables
 
-WORDS = st.text("abcdefgh_/.-", min_size=1, max_size=14)
-NAMES = st.text("abcdefgh_/.-", min_size=1, max_size=60)
+WORDS = st.sampled_from(["a", "of", "met", "size", "planned", "CONV_2D", "estimated", "operators/7", "pip.package-1.0"])
+NAMES = st.integers(1, 60).map(lambda length: ("block_1/expand." * 4)[:length])
 PROSE = st.lists(WORDS, max_size=30).map(" ".join)
 NUMBERS = st.integers(0, 10**9).map("{:,} B".format)
 
