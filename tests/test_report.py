@@ -104,7 +104,7 @@ def check(name: str, found: str) -> None:
 
 
 def test_text(capsys: pytest.CaptureFixture[str]) -> None:
-    text.show_report(report())
+    text.show_report(report(), full=True)
     check("report.txt", capsys.readouterr().out)
 
 
@@ -214,8 +214,13 @@ def test_a_report_that_cannot_be_read(content: bytes | None, message: str, tmp_p
 
 def test_the_command(tmp_path: Path, command: Command) -> None:
     (tmp_path / REPORT_FILE).write_text(report().json())
-    ended = command("report", tmp_path)
+    ended = command("report", tmp_path, "--full")
     assert (ended.code, ended.err) == (0, "")
+    short = command("report", tmp_path).out
+    assert len(short.splitlines()) < len(ended.out.splitlines())
+    assert short.splitlines()[-3:] == [
+        f"all details: edgepipe report {tmp_path} --full", *ended.out.splitlines()[-2:],
+    ]  # fmt: skip
     check("report.txt", ended.out)
     check("report.md", command("report", tmp_path, "--format", "markdown").out)
     assert command("report", tmp_path / REPORT_FILE, "--format", "json").out == report().json()
@@ -240,4 +245,4 @@ def test_a_report_of_an_earlier_version_is_still_read(command: Command) -> None:
     loaded = load(file)
     assert _without_new_keys(json.loads(loaded.json()), earlier) == earlier
     assert loaded.stage("validate").metric("ram", "nucleo-l4r5zi").text() == "1.0 KiB"
-    assert "nucleo-l4r5zi ram <= 64.0 KiB" in command("report", file).out
+    assert "nucleo-l4r5zi ram <= 64.0 KiB" in command("report", file, "--full").out

@@ -25,6 +25,7 @@ GAP = 3  # terminal columns between two columns of a table
 MARGIN = 2  # the edges of a table
 MAX_FOOTNOTES = 10  # of a short table; a long one has at most one for every second row
 MARK_WIDTH = 5  # of the number of a footnote; a text that is no longer stands as it is
+COMFORTABLE_WIDTH = 20  # of a wrapped text in a table that is split anyway
 MAX_PARTS = 3  # tables that one is split into, before records read better
 RECORD_INDENT = 4
 
@@ -143,11 +144,13 @@ def _wrap_texts(table: TextTable, width: int) -> tuple[TextTable, list[str]]:
 
 
 def _wrap_for_parts(table: TextTable, width: int) -> tuple[TextTable, list[str]]:
-    """The table with texts as narrow as three lines allow; those that would still take half the width as footnotes."""
+    """The table with texts about as narrow as three lines allow; those that would take half the width as footnotes."""
     widths: dict[int, int] = {}
     for index in _wrappable_columns(table):
         least_widths = (_least_width(table, index, share) for share in (1.0, 0.5))
-        widths[index] = next((least_width for least_width in least_widths if 2 * least_width <= width), 0)
+        least_width = next((least_width for least_width in least_widths if 2 * least_width <= width), 0)
+        comfortable_width = min(COMFORTABLE_WIDTH, _natural_widths(table)[index])
+        widths[index] = max(least_width, comfortable_width) if least_width else 0
     return _mark_footnotes(table, widths)
 
 
@@ -232,7 +235,7 @@ def _split_columns(table: TextTable, width: int) -> tuple[TextTable, ...]:
             parts[-1].append(index)
         else:
             parts.append([*key_columns, index])
-    return tuple(_select_columns(table, part) for part in parts)
+    return tuple(_select_columns(table, part) for part in parts or [key_columns])
 
 
 def _key_length(table: TextTable) -> int:

@@ -37,13 +37,13 @@ def show_report(report: Report, full: bool = False) -> None:
     console.print(title, soft_wrap=True)
     show_tables(report_tables.tables(report) if full else summary_tables(report))
     show_notes(report_tables.stage_notes(report) if full else summary_notes(report))
+    if not full:
+        console.print(_build_text(f"all details: {full_command(report)}"), soft_wrap=True)
     style = "green" if report.met else "bold red"
     console.print()
     console.print(_build_text(report_tables.verdict_line(report), style), soft_wrap=True)
     for line in closing_lines(report):
         console.print(_build_text(line), soft_wrap=True)  # paths and commands can be copied as they are
-    if not full:
-        console.print(_build_text(f"all details: {full_command(report)}"), soft_wrap=True)
 
 
 def show_notes(notes: Iterable[str]) -> None:
