@@ -122,14 +122,15 @@ def _run_pipeline(
     progress: "Progress | None", command: tuple[str, ...],
 ) -> "Report":  # fmt: skip
     from edgepipe.core.cache import Cache, default_root
-    from edgepipe.core.progress import SilentProgress
+    from edgepipe.core.progress import SilentProgress, active
     from edgepipe.pipeline import runner
     from edgepipe.render import report_files, reproduction
 
+    progress = progress or SilentProgress()
     report_files.check_writable(Path(output_dir) if output_dir is not None else report_files.output_parent(pipeline))
     cache = Cache(Path(cache_dir) if cache_dir is not None else default_root())
-    with cache.shared_lock():
-        pipeline_run = runner.prepare(pipeline, cache, progress or SilentProgress(), command)
+    with cache.shared_lock(), active(progress):
+        pipeline_run = runner.prepare(pipeline, cache, progress, command)
         if former_report is not None:
             reproduction.check_inputs(former_report, pipeline_run)
         runner.run(pipeline_run)

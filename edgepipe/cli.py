@@ -20,6 +20,8 @@ from edgepipe.core.escape import escape_line
 from edgepipe.core.output import escaped_output, print_document, print_line
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from edgepipe.render.report import Report
 
 # TensorFlow's C++ code logs to the terminal unless this is set before it is loaded.
@@ -320,13 +322,14 @@ def convert(
     from edgepipe.render import convert as renderer
     from edgepipe.render.terminal import show_tables
 
-    conversion = api.convert(
-        model, data=data, scheme=scheme, input=input_type, output=output_type, out=out, allow_code=allow_code,
-        custom_objects=custom_objects, calibration=calibration, percentile=percentile,
-        keep_float_types=keep_float_types, keep_float_layers=keep_float_layers, recipe=recipe,
-        allow_low_fidelity=allow_low_fidelity, input_shape=input_shape, signature=signature, recurrent=recurrent,
-        streaming=streaming, split_outputs=split_outputs, runtime=runtime, keep_open_batch=keep_open_batch,
-    )  # fmt: skip
+    with _live_steps():
+        conversion = api.convert(
+            model, data=data, scheme=scheme, input=input_type, output=output_type, out=out, allow_code=allow_code,
+            custom_objects=custom_objects, calibration=calibration, percentile=percentile,
+            keep_float_types=keep_float_types, keep_float_layers=keep_float_layers, recipe=recipe,
+            allow_low_fidelity=allow_low_fidelity, input_shape=input_shape, signature=signature, recurrent=recurrent,
+            streaming=streaming, split_outputs=split_outputs, runtime=runtime, keep_open_batch=keep_open_batch,
+        )  # fmt: skip
     if as_json:
         print_document(renderer.document(conversion))
     else:
@@ -370,10 +373,11 @@ def sensitivity(
     from edgepipe.render import sensitivity as renderer
     from edgepipe.render.terminal import show_tables
 
-    ranking = api.sensitivity(
-        model, data=data, scheme=scheme, calibration=calibration, percentile=percentile, samples=samples, chart=chart,
-        allow_code=allow_code, custom_objects=custom_objects, input_shape=input_shape,
-    )  # fmt: skip
+    with _live_steps():
+        ranking = api.sensitivity(
+            model, data=data, scheme=scheme, calibration=calibration, percentile=percentile, samples=samples,
+            chart=chart, allow_code=allow_code, custom_objects=custom_objects, input_shape=input_shape,
+        )  # fmt: skip
     if as_json:
         return print_document(renderer.document(ranking))
     show_tables(renderer.tables(ranking))
@@ -622,7 +626,8 @@ def data_command(description: str, picture: str | None, seed: int | None, as_jso
     from edgepipe.render import dataset
     from edgepipe.render.terminal import show_tables
 
-    summary = api.describe_data(description, seed=seed, picture=picture)
+    with _live_steps():
+        summary = api.describe_data(description, seed=seed, picture=picture)
     if as_json:
         return print_document(dataset.document(summary))
     show_tables(dataset.tables(summary))
@@ -920,6 +925,13 @@ def cache_clear(cache_dir: str | None) -> None:
 
     store = Cache(Path(cache_dir) if cache_dir else default_root())
     print_line(f"removed {plural(store.clear(), 'entry', 'entries')} from {store.root}")
+
+
+def _live_steps() -> "AbstractContextManager[object]":
+    """What a command is doing, live on a terminal; nothing in a log."""
+    from edgepipe.core.progress import show_progress
+
+    return show_progress(has_lines=False)
 
 
 def _print_report(run_report: "Report", as_json: bool, full: bool = False) -> None:
