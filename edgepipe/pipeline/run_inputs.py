@@ -9,7 +9,7 @@ from typing import Any
 from edgepipe.core import module_sources, references
 from edgepipe.core.errors import ConfigError, InputError, Problem
 from edgepipe.core.file_memo import active_memo
-from edgepipe.data.data_spec import source_path
+from edgepipe.data.data_spec import FunctionSpec, SpokenDigitsSpec, source_path
 from edgepipe.pipeline.run_record import InputRole, RunDefinition, RunInput
 from edgepipe.pipeline.schema import SOURCE_NAME, Pipeline, Step
 
@@ -53,13 +53,16 @@ def _data_inputs(pipeline: Pipeline, identity: Mapping[str, Any] | None) -> Iter
     if identity is None or pipeline.data is None:
         return
     for name, digest in identity["files"].items():
-        path_name = _display_path(source_path(pipeline.data, pipeline.base_folder), pipeline)
-        yield RunInput(role="data", name=path_name if name == "source" else name, digest=digest)
+        yield RunInput(role="data", name=_source_name(pipeline) if name == "source" else name, digest=digest)
     if identity["noise"] is not None:
         yield RunInput(role="data", name="augment.noise", digest=identity["noise"])
 
 
-def _display_path(path: Path, pipeline: Pipeline) -> str:
+def _source_name(pipeline: Pipeline) -> str:
+    """The file or folder that the data is read from, as the pipeline names it if it is beside it."""
+    assert pipeline.data is not None
+    assert not isinstance(pipeline.data, (FunctionSpec, SpokenDigitsSpec)), "these name their files, or have none"
+    path = source_path(pipeline.data, pipeline.base_folder)
     is_inside = path.is_relative_to(pipeline.base_folder)
     return (path.relative_to(pipeline.base_folder) if is_inside else path).as_posix()
 

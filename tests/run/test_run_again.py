@@ -1,6 +1,7 @@
 """A report is enough to run it again: same digests from an empty cache, and a refusal of what has changed, by name."""
 
 import json
+import re
 import shlex
 import shutil
 from collections.abc import Callable
@@ -136,6 +137,38 @@ def test_what_has_changed_is_refused_by_name(
         edgepipe.reproduce(place.parent / "out", output_dir=place.parent / "out2", cache_dir=shared_cache)
     assert not (place.parent / "out2" / "report.json").exists()
     assert first == edgepipe.load_report(place.parent / "out")
+
+
+DATA = {
+    "a function with a file": ("{function: 'own:load', files: [samples.npz]}", _change_samples, "data samples.npz"),
+    "a function's source": ("'own:load'", _append("own.py"), "module own (own.py)"),
+    "a folder of tables": ("{csv: tables, channels: [a, b], label: y}", _append("tables/0.csv", b"3,3,1\n"),
+                           "data tables/0.csv"),
+}  # fmt: skip
+OWN_DATA = """\
+def load():
+    import numpy as np
+
+    arrays = np.load("samples.npz")
+    return arrays["x"], arrays["y"]
+"""
+
+
+@pytest.mark.parametrize(("data", "change", "name"), DATA.values(), ids=DATA)
+def test_every_kind_of_data_has_a_name(
+    data: str, change: Callable[[], None], name: str, place: Path, shared_cache: Path
+) -> None:
+    Path("own.py").write_text(OWN_DATA)
+    Path("tables").mkdir()
+    for number in range(3):
+        Path(f"tables/{number}.csv").write_text("a,b,y\n" + "1,2,0\n2,1,1\n" * 10)
+    Path("again.yaml").write_text(
+        f"name: again\nmodel: m.tflite\ndata: {data}\ntask: classification\nstages: ['grow:Grow']\n"
+    )
+    edgepipe.run("again.yaml", output_dir="out", cache_dir=shared_cache)
+    change()
+    with pytest.raises(InputError, match=rf"report\.json: {re.escape(name)}: has changed since this run"):
+        edgepipe.reproduce("out", cache_dir=shared_cache)
 
 
 def test_a_project_that_moved(place: Path, shared_cache: Path) -> None:
