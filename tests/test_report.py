@@ -12,13 +12,14 @@ from edgepipe import api
 from edgepipe.core.artifact import ArtifactKind
 from edgepipe.core.cost import Cost
 from edgepipe.core.errors import InputError
-from edgepipe.core.metric import Evidence, Finding, Limit, Metric, judge, unavailable_metric
+from edgepipe.core.metric import Evidence, Finding, Limit, Metric, Suggestion, judge, unavailable_metric
 from edgepipe.core.outcome import Outcome, Table
 from edgepipe.core.units import Dimension
 from edgepipe.pipeline.run_folders import REPORT_FILE
 from edgepipe.render import markdown, report_schema, report_tables
 from edgepipe.render import terminal as text
 from edgepipe.render.report import SCHEMA, Report, StageReport, load
+from edgepipe.render.report_suggestions import build_suggestions
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 SCHEMA_FILE = Path(report_schema.__file__).with_name("report_schema.json")
@@ -246,3 +247,38 @@ def test_a_report_of_an_earlier_version_is_still_read(command: Command) -> None:
     assert _without_new_keys(json.loads(loaded.json()), earlier) == earlier
     assert loaded.stage("validate").metric("ram", "nucleo-l4r5zi").text() == "1.0 KiB"
     assert "nucleo-l4r5zi ram <= 64.0 KiB" in command("report", file, "--full").out
+
+
+QUALITY = [  # accuracy on the validation split after train, prune and convert; the limit; the suggestion
+    ((0.99, 0.95, 0.94), limit("accuracy", Dimension.FRACTION, 0.98, "min"),
+     "most is lost in 'prune' (99.00 % to 95.00 % on the validation split): a lower sparsity, or more epochs"),
+    ((0.99, 0.985, 0.94), limit("accuracy", Dimension.FRACTION, 0.98, "min"),
+     "most is lost in 'convert' (98.50 % to 94.00 % on the validation split): `quantize` before it trains for 8 bits; "
+     "`scheme: mixed` keeps the most sensitive layers finer"),
+    ((0.95, 0.95, 0.94), limit("accuracy", Dimension.FRACTION, 0.98, "min"),
+     "'train' itself reaches 95.00 % on the validation split: more epochs, a larger model or more data; compression is "
+     "not the cause"),
+    ((0.95, 0.90, 0.90), limit("accuracy_drop", Dimension.FRACTION, 0.01),
+     "most is lost in 'prune' (95.00 % to 90.00 % on the validation split): a lower sparsity, or more epochs"),
+    ((0.99, 0.99, 0.99), limit("accuracy", Dimension.FRACTION, 0.98, "min"), None),  # lost on the test split only
+    ((0.99, 0.95, 0.94), limit("accuracy", Dimension.FRACTION, 0.5, "min"), None),  # met
+    ((0.99, 0.95, 0.94), limit("mae", Dimension.NUMBER, 0.5), None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("qualities", "missed", "text"), QUALITY)
+def test_suggestions_for_quality(qualities: tuple[float, ...], missed: Limit, text: str | None) -> None:
+    validation = {"details": {"split": "validation"}}
+    trained = [
+        stage(name, ArtifactKind.KERAS, Outcome(metrics=(
+            metric("accuracy", value, Dimension.FRACTION, Evidence.MEASURED, **validation),)))
+        for name, value in zip(("train", "prune", "convert"), qualities, strict=True)
+    ]  # fmt: skip
+    tested = (
+        metric("accuracy", qualities[-1] - 0.02, Dimension.FRACTION, Evidence.MEASURED),
+        metric("accuracy_drop", 0.06, Dimension.FRACTION, Evidence.MEASURED),
+        metric("mae", 2.0, Dimension.NUMBER, Evidence.MEASURED),
+    )
+    validated = stage("validate", ArtifactKind.TFLITE, Outcome(verdicts=(judge(missed, list(tested)),)))
+    found = build_suggestions((*trained, validated), None)
+    assert found == (() if text is None else (Suggestion(limit=missed.text(), text=text),))

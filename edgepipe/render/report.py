@@ -11,7 +11,7 @@ from edgepipe.core.config import describe_value, read_text
 from edgepipe.core.cost import Cost
 from edgepipe.core.errors import InputError
 from edgepipe.core.escape import json_text
-from edgepipe.core.metric import Finding, Metric, Record, Verdict
+from edgepipe.core.metric import Finding, Metric, Record, Suggestion, Verdict
 from edgepipe.core.outcome import Outcome
 from edgepipe.pipeline.run_folders import find_report
 from edgepipe.pipeline.run_record import Reproduction, RunDefinition
@@ -68,6 +68,9 @@ class Report(Record):
         "is not a .tflite",
     )
     stages: tuple[StageReport, ...]
+    suggestions: tuple[Suggestion, ...] = Field(
+        default=(), description="what may meet the limits that are not met; computed, not tried"
+    )
     met: bool = Field(description="whether every limit was met and no rule was broken")
 
     model_config = ConfigDict(**{**Record.model_config, "populate_by_name": True})

@@ -23,6 +23,9 @@ from edgepipe.pipeline.runner import Run, StepResult
 from edgepipe.pipeline.schema import Pipeline
 from edgepipe.render import markdown
 from edgepipe.render.report import Report, StageReport, load
+from edgepipe.render.report_suggestions import build_suggestions
+from edgepipe.tflite.model import Model
+from edgepipe.tflite.reader import read
 
 MODEL_FILE = "model.tflite"  # the one to deploy
 TOOL_PACKAGES = ("tensorflow", "keras", "tf_keras", "tensorflow-model-optimization", "ai-edge-litert", "tflite-micro",
@@ -43,6 +46,7 @@ def build_report(run: Run) -> Report:
         definition=run.definition,
         model=MODEL_FILE if _is_deployable(run) else None,
         stages=stage_reports,
+        suggestions=build_suggestions(stage_reports, _read_deployed_model(run)),
         met=judge_all(
             (verdict for outcome in outcomes for verdict in outcome.verdicts),
             (finding for outcome in outcomes for finding in outcome.findings),
@@ -58,6 +62,13 @@ def _versions(run: Run) -> dict[str, str]:
     versions = {name: references.installed_version(name) for name in packages}
     data_packages = run.data_identity["packages"] if run.data_identity is not None else {}
     return {"python": platform.python_version(), **versions, **data_packages}
+
+
+def _read_deployed_model(run: Run) -> Model | None:
+    """The last .tflite before it was compiled for an NPU: of that, the layers are known."""
+    artifacts = [step_result.stored_artifact.artifact for step_result in run.step_results]
+    paths = [artifact.path for artifact in artifacts if artifact.kind is ArtifactKind.TFLITE]
+    return read(paths[-1]) if paths else None
 
 
 def _is_deployable(run: Run) -> bool:

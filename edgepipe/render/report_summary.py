@@ -16,6 +16,7 @@ def summary_tables(report: Report) -> list[TextTable]:
         _model_table(report),
         overview_table("Devices", _device_overviews(report)),
         report_tables.budget_table("Not met", [v for v in report.verdicts if v.judgement is not Judgement.MET]),
+        report_tables.suggestions_table(report.suggestions),
         *findings_tables(report.findings),
     ]
     return [table for table in all_tables if table.rows]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from edgepipe.core import units
-from edgepipe.core.metric import Finding, Judgement, Metric, Verdict
+from edgepipe.core.metric import Finding, Judgement, Metric, Suggestion, Verdict
 from edgepipe.core.outcome import Table
 from edgepipe.core.units import Dimension
 from edgepipe.render.report import Report, StageReport
@@ -32,6 +32,7 @@ def tables(report: Report) -> list[TextTable]:
         _quality_table(report),
         _devices_table(report),
         budget_table("Budget", report.verdicts),
+        suggestions_table(report.suggestions),
         *findings_tables(report.findings),
     ]
     return [table for table in all_tables if table.rows]
@@ -172,6 +173,12 @@ def budget_table(title: str, verdicts: Iterable[Verdict]) -> TextTable:
         evidence_text = str(metric.evidence) if metric else ""
         rows.append((verdict.limit.text(), value_text, evidence_text, judgement_text(verdict), verdict.reason))
     return TextTable(title, ("limit", "value", "evidence", "verdict", "reason"), tuple(rows), frozenset({1}))
+
+
+def suggestions_table(suggestions: Iterable[Suggestion]) -> TextTable:
+    """What may meet limits that are not met."""
+    rows = tuple((suggestion.limit, suggestion.text) for suggestion in suggestions)
+    return TextTable("Suggestions, computed and not tried", ("limit", "what may meet it"), rows)
 
 
 def metrics_table(title: str, metrics: Iterable[Metric]) -> TextTable:

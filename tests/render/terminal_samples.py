@@ -18,7 +18,7 @@ from edgepipe.commands.verify import Verification
 from edgepipe.compress.quantizer.layer_sensitivity import LayerSensitivity, RoundingError
 from edgepipe.core.artifact import ArtifactKind
 from edgepipe.core.cost import Cost
-from edgepipe.core.metric import Evidence, Finding, Judgement, Limit, Metric, judge, unavailable_metric
+from edgepipe.core.metric import Evidence, Finding, Judgement, Limit, Metric, Suggestion, judge, unavailable_metric
 from edgepipe.core.outcome import Outcome, Table
 from edgepipe.core.units import Dimension
 from edgepipe.devices import device_profile
@@ -84,6 +84,12 @@ def limits() -> list[Limit]:
     return [Limit.model_validate(value) for value in values]
 
 
+SUGGESTIONS = (
+    Suggestion(limit="size <= 32.0 KiB", text="about 24 % of the channels less (`prune: {granularity: channel, target: "
+               "{flash: 32.0 KiB}}`); 64% of the weights are in 'small_cnn/quant_conv3/Conv2D'"),
+)  # fmt: skip
+
+
 def model_metrics() -> tuple[Metric, ...]:
     return (
         metric("accuracy", 0.9944, Dimension.FRACTION, Evidence.MEASURED, details={"split": "test"},
@@ -115,6 +121,7 @@ def report() -> Report:
     return Report(
         name="digits", pipeline="pipelines/digits.yaml", seed=7, created="2026-11-28T09:53:23+00:00",
         versions={"edgepipe": "0.1.0"}, met=False, model="model.tflite",
+        suggestions=SUGGESTIONS,
         stages=tuple(_stage_report(name, outcome) for name, outcome in outcomes.items()),
     ).in_folder(Path("runs/digits/20261128-095323-a14fd98f"))  # fmt: skip
 
@@ -156,6 +163,7 @@ def _metrics_of(device: str) -> tuple[Metric, ...]:
 def verification() -> Verification:
     metrics = (*model_metrics()[1:], *device_metrics())
     return Verification(path="runs/digits/latest/model.tflite", devices=DEVICES[:3], metrics=metrics, findings=FINDINGS,
+                        suggestions=SUGGESTIONS,
                         verdicts=tuple(judge(limit, list(metrics)) for limit in limits()[1:]))  # fmt: skip
 
 
