@@ -51,6 +51,31 @@ class SilentProgress:
         """Ignored here; the report keeps every note."""
 
 
+class EpochRecorder:
+    """Passes everything on to another progress, and keeps the values of every epoch."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.epochs: list[tuple[int, dict[str, float]]] = []
+
+    def stage(self, name: str, number: int, stage_count: int, status: str) -> None:
+        """Passed on."""
+        self.progress.stage(name, number, stage_count, status)
+
+    def epoch(self, epoch: int, epochs: int, metrics: dict[str, float]) -> None:
+        """Kept and passed on."""
+        self.epochs.append((epoch, dict(metrics)))
+        self.progress.epoch(epoch, epochs, metrics)
+
+    def step(self, text: str, done: int = 0, total: int = 0) -> None:
+        """Passed on."""
+        self.progress.step(text, done, total)
+
+    def note(self, text: str) -> None:
+        """Passed on."""
+        self.progress.note(text)
+
+
 class LineProgress:
     """One plain line per event, for logs and pipes; of a step that is counted, one in so many seconds."""
 

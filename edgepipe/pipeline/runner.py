@@ -19,7 +19,8 @@ from edgepipe.core.cache import Cache, DamagedEntryError, StoredArtifact
 from edgepipe.core.errors import InputError
 from edgepipe.core.file_memo import MEMO_FILE, FileMemo, active_memo
 from edgepipe.core.module_sources import SourceScan
-from edgepipe.core.progress import Progress
+from edgepipe.core.outcome import EpochRecord
+from edgepipe.core.progress import EpochRecorder, Progress
 from edgepipe.models.startup import load_tensorflow
 from edgepipe.pipeline.run_inputs import describe_definition
 from edgepipe.pipeline.run_record import RunDefinition
@@ -139,11 +140,13 @@ def _execute_step(pipeline_run: Run, step: Step, key: str) -> StoredArtifact:
         load_tensorflow()
     with pipeline_run.cache.workspace() as folder:
         with _refuse_exit(), _user_classes(pipeline_run, step):
-            context = _build_context(pipeline_run, step, input_artifact, folder)
+            recorder = EpochRecorder(pipeline_run.progress)
+            context = _build_context(pipeline_run, step, input_artifact, folder, recorder)
             notes = _data_notes(pipeline_run, context)
             with cost.measure_cost() as meter, wrap_disk_full_errors(f"stage '{step.name}'"), _float32_policy(step):
                 output_artifact, outcome = step.stage.run(context)
-        outcome = outcome.model_copy(update={"notes": (*notes, *outcome.notes)})
+        learning_curve = tuple(EpochRecord(epoch=epoch, values=values) for epoch, values in recorder.epochs)
+        outcome = outcome.model_copy(update={"notes": (*notes, *outcome.notes), "learning_curve": learning_curve})
         if not output_artifact.path.is_relative_to(folder):
             output_artifact = _copy_into(output_artifact, folder)
         interrupts.check()
@@ -220,7 +223,9 @@ def _copy_into(artifact: Artifact, folder: Path) -> Artifact:
     return Artifact(artifact.kind, target_path, artifact.digest)
 
 
-def _build_context(pipeline_run: Run, step: Step, artifact: Artifact | None, folder: Path) -> StageContext:
+def _build_context(
+    pipeline_run: Run, step: Step, artifact: Artifact | None, folder: Path, progress: Progress
+) -> StageContext:
     pipeline = pipeline_run.pipeline
     return StageContext(
         stage_name=step.name,
@@ -228,7 +233,7 @@ def _build_context(pipeline_run: Run, step: Step, artifact: Artifact | None, fol
         output_folder=folder,
         seed=_step_seed(pipeline, step),
         base_folder=pipeline.base_folder,
-        progress=pipeline_run.progress,
+        progress=progress,
         pipeline=step.pipeline,
         splits=_load_splits(pipeline_run, step),
         task_if_any=_load_task(pipeline_run),

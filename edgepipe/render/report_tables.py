@@ -1,5 +1,6 @@
 """Tables of plain text, and those of a report: the same for the terminal and for Markdown."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,6 +11,7 @@ from edgepipe.core.outcome import Table
 from edgepipe.core.units import Dimension
 from edgepipe.render.report import Report, StageReport
 
+MAX_SHOWN_EPOCHS = 12
 COUNT_METRIC_NAMES = ("parameters", "nonzero_parameters", "sparsity", "size")
 COLUMN_TITLE_BY_METRIC = {"nonzero_parameters": "non-zero"}
 
@@ -29,6 +31,7 @@ def tables(report: Report) -> list[TextTable]:
     all_tables = [
         _stages_table(report),
         *_outcome_tables(report),
+        *(_learning_curve_table(stage) for stage in report.stages),
         _quality_table(report),
         _devices_table(report),
         budget_table("Budget", report.verdicts),
@@ -116,6 +119,21 @@ def _outcome_tables(report: Report) -> list[TextTable]:
             right_aligned = frozenset(index for index in range(len(table.columns)) if _is_numeric(table, index))
             text_tables.append(TextTable(f"{stage.name}: {table.title}", table.columns, rows, right_aligned))
     return text_tables
+
+
+def _learning_curve_table(stage: StageReport) -> TextTable:
+    """Loss and quality by epoch: all epochs of a short training, else some of them and always the last."""
+    records = stage.outcome.learning_curve
+    stride = math.ceil(len(records) / MAX_SHOWN_EPOCHS) or 1
+    shown_records = [record for index, record in enumerate(reversed(records)) if index % stride == 0][::-1]
+    names = list(dict.fromkeys(name for record in records for name in record.values))
+    rows = tuple(
+        (str(record.epoch), *(f"{record.values[name]:.4f}" if name in record.values else "" for name in names))
+        for record in shown_records
+    )
+    count_text = "" if stride == 1 else f", {len(rows)} of {len(records)} epochs"
+    columns = ("epoch", *names)
+    return TextTable(f"{stage.name}: learning curve{count_text}", columns, rows, frozenset(range(len(columns))))
 
 
 def _is_numeric(table: Table, column: int) -> bool:

@@ -246,6 +246,18 @@ def test_the_run_ends_with_what_to_do_next(place: Path, shared_cache: Path, comm
     assert second == "Model to deploy: `model.tflite` (1.2 KiB)."
 
 
+def test_a_classifier_tells_what_it_confuses(place: Path, shared_cache: Path) -> None:
+    report = edgepipe.run("again.yaml", output_dir="out", cache_dir=shared_cache)
+    tables = {table.title: table for table in report.stage("validate").outcome.tables}
+    matrix = tables["Confusion matrix: classes in rows, predictions in columns"]
+    samples = sum(int(count) for row in matrix.rows for count in row[1:])
+    right = sum(int(row[index + 1]) for index, row in enumerate(matrix.rows))
+    accuracy = report.stage("validate").metric("accuracy")
+    assert accuracy is not None
+    assert accuracy.value == pytest.approx(right / samples)
+    assert len(tables["Classes on the test split"].rows) == 3
+
+
 def test_one_copy_for_each_content_and_one_to_deploy(place: Path, shared_cache: Path) -> None:
     """A stage that returns its input has no copy of its own; a later run into the same folder removes what is stale."""
     report = edgepipe.run("again.yaml", output_dir="out", cache_dir=shared_cache)
@@ -286,6 +298,12 @@ def test_a_trained_model_from_an_empty_cache(tmp_path: Path) -> None:
     first = edgepipe.run(pipeline, output_dir=tmp_path / "first", cache_dir=tmp_path / "c1")
     again = edgepipe.reproduce(tmp_path / "first", output_dir=tmp_path / "again", cache_dir=tmp_path / "c2")
     assert digests(again) == digests(first)
+    (epoch,) = first.stage("train").outcome.learning_curve
+    accuracy = first.stage("train").metric("accuracy")
+    assert accuracy is not None
+    assert epoch.values.keys() == {"train loss", "validation accuracy"}
+    assert epoch.values["validation accuracy"] == accuracy.value
+    assert "## train: learning curve" in (tmp_path / "first" / "report.md").read_text()
     small_cnn(input_shape=(8, 8, 1), classes=10, filters=(5,)).save(teacher)
     with pytest.raises(ConfigError, match=f"file {teacher}: has changed since this run"):
         edgepipe.reproduce(tmp_path / "first", output_dir=tmp_path / "out", cache_dir=tmp_path / "c1")
