@@ -943,8 +943,10 @@ def _print_report(run_report: "Report", as_json: bool, full: bool = False) -> No
 
 
 def _print_notes(notes: "tuple[str, ...]") -> None:
-    for note in notes:
-        print_line(f"note: {note}")
+    if notes:
+        from edgepipe.render.terminal import show_notes
+
+        show_notes(notes)
 
 
 def _exit_if_not_met(is_met: bool) -> None:

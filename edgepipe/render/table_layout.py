@@ -13,6 +13,7 @@ a pipe, nothing is wrapped.
 """
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -28,6 +29,8 @@ MARK_WIDTH = 5  # of the number of a footnote; a text that is no longer stands a
 COMFORTABLE_WIDTH = 20  # of a wrapped text in a table that is split anyway
 MAX_PARTS = 3  # tables that one is split into, before records read better
 RECORD_INDENT = 4
+_BRACKETS = re.compile(r"\[[^\[\]]{,30}\]")
+_JOINT = "\0"  # no text that a terminal may get has one
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ def wrap_words(text: str, width: int, label: str = "") -> list[str]:
         label: stands before the first line; the others are indented by as much.
     """
     lines, line = [], ""
-    for word in text.split(" "):
+    for word in _words(text):
         candidate = f"{line} {word}" if line else word
         if line and cell_len(label) + cell_len(candidate) > width:
             lines.append(line)
@@ -70,6 +73,12 @@ def wrap_words(text: str, width: int, label: str = "") -> list[str]:
         line = candidate
     indent = " " * cell_len(label)
     return [f"{indent if number else label}{line}" for number, line in enumerate([*lines, line])]
+
+
+def _words(text: str) -> list[str]:
+    """The parts of `text` that a line may begin with; what is in short brackets, such as a shape, stays together."""
+    joined = _BRACKETS.sub(lambda match: match[0].replace(" ", _JOINT), text)
+    return [word.replace(_JOINT, " ") for word in joined.split(" ")]
 
 
 def wrap_footnotes(footnotes: Sequence[str], width: int) -> tuple[str, ...]:
@@ -121,7 +130,7 @@ def _wrap_heads(table: TextTable) -> TextTable:
     columns = []
     for index, head in enumerate(table.columns):
         cell_width = max((_cell_width(row[index]) for row in table.rows), default=0)
-        columns.append("\n".join(wrap_words(head, max(cell_width, *map(cell_len, head.split(" "))))))
+        columns.append("\n".join(wrap_words(head, max(cell_width, *map(cell_len, _words(head))))))
     return replace(table, columns=tuple(columns))
 
 
@@ -181,13 +190,13 @@ def _least_width(table: TextTable, index: int, share: float) -> int:
     """The least width in which this share of the texts of a column takes up to three lines, and its head fits."""
     texts = [row[index] for row in table.rows if row[index]]
     least_widths = sorted(map(_least_text_width, texts))
-    head_width = max(map(cell_len, table.columns[index].split(" ")))
+    head_width = max(map(cell_len, _words(table.columns[index])))
     return max(head_width, least_widths[math.ceil(share * len(texts)) - 1] if texts else 0)
 
 
 def _least_text_width(text: str) -> int:
     """The least width in which `text` takes up to three lines."""
-    width = max(max(map(cell_len, text.split(" "))), math.ceil(cell_len(text) / MAX_ROW_LINES))
+    width = max(max(map(cell_len, _words(text))), math.ceil(cell_len(text) / MAX_ROW_LINES))
     while _is_too_tall(text, width):
         width += 1
     return width

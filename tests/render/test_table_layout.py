@@ -73,6 +73,8 @@ WRAPPED = [
     ("one two three", 9, "[1] ", ["[1] one", "    two", "    three"]),
     ("a/very/long/path is kept", 8, "", ["a/very/long/path", "is kept"]),
     ("", 8, "- ", ["- "]),
+    ("int8[1, 64] int8[10, 64]", 12, "", ["int8[1, 64]", "int8[10, 64]"]),
+    (f"[{'a ' * 20}]", 12, "", ["[a a a a a a", "a a a a a a", "a a a a a a", "a a ]"]),  # too long to stay together
     ("日本 日本", 4, "", ["日本", "日本"]),  # of two columns each
 ]
 
