@@ -134,7 +134,7 @@ def load(path: Path) -> Report:
     try:
         text = read_text(file)
         content = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{file}: not JSON: {error}") from None
     schema = content.get("schema") if isinstance(content, dict) else None
     if schema != SCHEMA:

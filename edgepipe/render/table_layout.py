@@ -12,9 +12,10 @@ The first column, numbers and single words are never cut or wrapped, so that nam
 a pipe, nothing is wrapped.
 """
 
+import functools
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from rich.cells import cell_len
@@ -44,13 +45,14 @@ class Layout:
 
 def lay_out(table: TextTable, width: int | None) -> Layout:
     """The layout of `table` in `width` terminal columns; None for as many as it takes."""
-    if width is None or _grid_width(table) <= width:
+    if width is None or _total_width(_grid_widths(table)) <= width:
         return Layout(grids=(table,))
-    table = _without_empty_columns(table)
+    columns = _measure_columns(_without_empty_columns(table))
     for arrange, part_count in ((_wrap_texts, 1), (_wrap_for_parts, MAX_PARTS)):
-        arranged_table, footnotes = arrange(table, width)
+        cell_widths = arrange(columns, width)
+        arranged_table, footnotes = _mark_footnotes(columns.table, cell_widths)
         parts = _split_columns(_wrap_heads(arranged_table), width)
-        fits = len(parts) <= part_count and all(_grid_width(part) <= width for part in parts)
+        fits = len(parts) <= part_count and all(_total_width(_grid_widths(part)) <= width for part in parts)
         if fits and len(footnotes) <= max(MAX_FOOTNOTES, len(table.rows) // 2):
             return Layout(grids=parts, footnotes=wrap_footnotes(footnotes, width))
     return Layout(records=tuple(line for row in table.rows for line in _record_lines(table, row, width)))
@@ -64,21 +66,37 @@ def wrap_words(text: str, width: int, label: str = "") -> list[str]:
         width: in terminal columns.
         label: stands before the first line; the others are indented by as much.
     """
-    lines, line = [], ""
-    for word in _words(text):
-        candidate = f"{line} {word}" if line else word
-        if line and cell_len(label) + cell_len(candidate) > width:
-            lines.append(line)
-            candidate = word
-        line = candidate
-    indent = " " * cell_len(label)
-    return [f"{indent if number else label}{line}" for number, line in enumerate([*lines, line])]
+    indent = " " * display_width(label)
+    lines = [" ".join(words) for words in _fill_lines(_split_words(text), width - len(indent))]
+    return [f"{indent if number else label}{line}" for number, line in enumerate(lines)]
 
 
-def _words(text: str) -> list[str]:
-    """The parts of `text` that a line may begin with; what is in short brackets, such as a shape, stays together."""
+def display_width(text: str) -> int:
+    """The terminal columns that `text` takes."""
+    return len(text) if text.isascii() else cell_len(text)
+
+
+@functools.lru_cache(2**15)
+def _split_words(text: str) -> tuple[tuple[str, int], ...]:
+    """The parts of `text` that a line may begin with, and the width of each.
+
+    What is in short brackets, such as a shape, stays together.
+    """
     joined = _BRACKETS.sub(lambda match: match[0].replace(" ", _JOINT), text)
-    return [word.replace(_JOINT, " ") for word in joined.split(" ")]
+    words = [word.replace(_JOINT, " ") for word in joined.split(" ")]
+    return tuple((word, display_width(word)) for word in words)
+
+
+def _fill_lines(words: Sequence[tuple[str, int]], width: int) -> list[list[str]]:
+    lines: list[list[str]] = [[]]
+    used = -1
+    for word, word_width in words:
+        if lines[-1] and used + 1 + word_width > width:
+            lines.append([])
+            used = -1
+        lines[-1].append(word)
+        used += 1 + word_width
+    return lines
 
 
 def wrap_footnotes(footnotes: Sequence[str], width: int) -> tuple[str, ...]:
@@ -90,25 +108,61 @@ def wrap_footnotes(footnotes: Sequence[str], width: int) -> tuple[str, ...]:
     )
 
 
-def _natural_widths(table: TextTable) -> list[int]:
-    return [max(map(_cell_width, column)) for column in _column_cells(table)]
+@dataclass(frozen=True)
+class _MeasuredColumns:
+    """A table and the widths that its columns can have."""
+
+    table: TextTable
+    natural_widths: tuple[int, ...]  # of columns whose cells are not wrapped, below wrapped heads
+    head_widths: tuple[int, ...]  # of the longest word of each head
+    least_widths: Mapping[int, tuple[int, ...]]  # of wrappable columns: for each text, in which it takes three lines
+
+    def least_width(self, index: int, share: float) -> int:
+        """The least width in which this share of the texts of a column takes up to three lines, and its head fits."""
+        widths = self.least_widths[index]
+        return max(self.head_widths[index], widths[math.ceil(share * len(widths)) - 1] if widths else 0)
 
 
-def _column_cells(table: TextTable) -> list[tuple[str, ...]]:
-    """The head and the cells of each column."""
-    return list(zip(table.columns, *table.rows, strict=True))
+def _measure_columns(table: TextTable) -> _MeasuredColumns:
+    wrapped_table = _wrap_heads(table)
+    return _MeasuredColumns(
+        table,
+        tuple(_grid_widths(wrapped_table)),
+        tuple(_longest_word(head) for head in table.columns),
+        {index: tuple(sorted(_least_text_width(row[index]) for row in table.rows if row[index]))
+         for index in _wrappable_columns(table)},
+    )  # fmt: skip
+
+
+def _longest_word(text: str) -> int:
+    return max(width for _, width in _split_words(text))
+
+
+@functools.lru_cache(2**15)
+def _least_text_width(text: str) -> int:
+    """The least width in which `text` takes up to three lines."""
+    width = max(_longest_word(text), math.ceil(display_width(text) / MAX_ROW_LINES))
+    while _is_too_tall(text, width):
+        width += 1
+    return width
+
+
+def _is_too_tall(text: str, width: int) -> bool:
+    words = _split_words(text)
+    return any(word_width > width for _, word_width in words) or len(_fill_lines(words, width)) > MAX_ROW_LINES
+
+
+def _grid_widths(table: TextTable) -> list[int]:
+    """The width of each column, where a cell may have several lines."""
+    return [max(map(_cell_width, cells)) for cells in zip(table.columns, *table.rows, strict=True)]
 
 
 def _cell_width(cell: str) -> int:
-    return max(map(cell_len, cell.split("\n")))
+    return max(map(display_width, cell.split("\n"))) if "\n" in cell else display_width(cell)
 
 
 def _total_width(widths: Sequence[int]) -> int:
     return sum(widths) + GAP * (len(widths) - 1) + MARGIN
-
-
-def _grid_width(table: TextTable) -> int:
-    return _total_width(_natural_widths(table))
 
 
 def _without_empty_columns(table: TextTable) -> TextTable:
@@ -130,84 +184,66 @@ def _wrap_heads(table: TextTable) -> TextTable:
     columns = []
     for index, head in enumerate(table.columns):
         cell_width = max((_cell_width(row[index]) for row in table.rows), default=0)
-        columns.append("\n".join(wrap_words(head, max(cell_width, *map(cell_len, _words(head))))))
+        columns.append("\n".join(wrap_words(head, max(cell_width, _longest_word(head)))))
     return replace(table, columns=tuple(columns))
 
 
-def _wrap_texts(table: TextTable, width: int) -> tuple[TextTable, list[str]]:
-    """The table with texts wrapped to the width that the other columns leave.
+def _wrap_texts(columns: _MeasuredColumns, width: int) -> dict[int, int]:
+    """The widths of wrappable columns, in what the others leave; 0 where all but short texts become footnotes.
 
-    Where that is too little, the texts that need most become footnotes: first of all those that are longer than half of
+    Where there is too little room, the texts that need most become footnotes: first those that are longer than half of
     their column's, then the columns that need most, one by one.
     """
     marked_columns: list[int] = []
     while True:
         for share in (1.0, 0.5):
-            widths = _share_width(table, width, marked_columns, share)
+            widths = _share_width(columns, width, marked_columns, share)
             if widths is not None:
-                return _mark_footnotes(table, {**dict.fromkeys(marked_columns, 0), **widths})
-        open_columns = [index for index in _wrappable_columns(table) if index not in marked_columns]
+                return {**dict.fromkeys(marked_columns, 0), **widths}
+        open_columns = [index for index in columns.least_widths if index not in marked_columns]
         if not open_columns:
-            return _mark_footnotes(table, dict.fromkeys(marked_columns, 0))
-        marked_columns.append(max(open_columns, key=lambda index: _least_width(table, index, 0.5)))
+            return dict.fromkeys(marked_columns, 0)
+        marked_columns.append(max(open_columns, key=lambda index: columns.least_width(index, 0.5)))
 
 
-def _wrap_for_parts(table: TextTable, width: int) -> tuple[TextTable, list[str]]:
-    """The table with texts about as narrow as three lines allow; those that would take half the width as footnotes."""
+def _wrap_for_parts(columns: _MeasuredColumns, width: int) -> dict[int, int]:
+    """Widths about as narrow as three lines allow; 0 for columns that would still take half of the terminal."""
     widths: dict[int, int] = {}
-    for index in _wrappable_columns(table):
-        least_widths = (_least_width(table, index, share) for share in (1.0, 0.5))
+    for index in columns.least_widths:
+        least_widths = (columns.least_width(index, share) for share in (1.0, 0.5))
         least_width = next((least_width for least_width in least_widths if 2 * least_width <= width), 0)
-        comfortable_width = min(COMFORTABLE_WIDTH, _natural_widths(table)[index])
+        comfortable_width = min(COMFORTABLE_WIDTH, columns.natural_widths[index])
         widths[index] = max(least_width, comfortable_width) if least_width else 0
-    return _mark_footnotes(table, widths)
+    return widths
 
 
-def _share_width(table: TextTable, width: int, marked_columns: list[int], share: float) -> dict[int, int] | None:
+def _share_width(
+    columns: _MeasuredColumns, width: int, marked_columns: list[int], share: float
+) -> dict[int, int] | None:
     """The width of each wrappable column that is not marked; None if they do not fit.
 
     Args:
-        table: the table.
+        columns: of the table.
         width: of the terminal.
         marked_columns: columns whose texts become footnotes.
         share: of the texts in a column that are to fit into three lines.
     """
-    open_columns = [index for index in _wrappable_columns(table) if index not in marked_columns]
-    marked_table, _ = _mark_footnotes(table, dict.fromkeys(marked_columns, 0))
-    natural_widths = _natural_widths(_wrap_heads(marked_table))
-    widths = {index: _least_width(table, index, share) for index in open_columns}
-    spare_width = width - _total_width([widths.get(index, natural) for index, natural in enumerate(natural_widths)])
+    open_columns = [index for index in columns.least_widths if index not in marked_columns]
+    widths = {index: columns.least_width(index, share) for index in open_columns}
+    mark_widths = {index: max(columns.head_widths[index], MARK_WIDTH) for index in marked_columns}
+    fixed_widths = dict(enumerate(columns.natural_widths)) | mark_widths
+    spare_width = width - _total_width(list((fixed_widths | widths).values()))
     if spare_width < 0:
         return None
-    for position, index in enumerate(sorted(open_columns, key=lambda index: natural_widths[index] - widths[index])):
-        extra = min(natural_widths[index] - widths[index], spare_width // (len(open_columns) - position))
+    wishes = {index: columns.natural_widths[index] - widths[index] for index in open_columns}
+    for position, index in enumerate(sorted(open_columns, key=lambda index: wishes[index])):
+        extra = min(wishes[index], spare_width // (len(open_columns) - position))
         widths[index] += extra
         spare_width -= extra
     return widths
 
 
-def _least_width(table: TextTable, index: int, share: float) -> int:
-    """The least width in which this share of the texts of a column takes up to three lines, and its head fits."""
-    texts = [row[index] for row in table.rows if row[index]]
-    least_widths = sorted(map(_least_text_width, texts))
-    head_width = max(map(cell_len, _words(table.columns[index])))
-    return max(head_width, least_widths[math.ceil(share * len(texts)) - 1] if texts else 0)
-
-
-def _least_text_width(text: str) -> int:
-    """The least width in which `text` takes up to three lines."""
-    width = max(max(map(cell_len, _words(text))), math.ceil(cell_len(text) / MAX_ROW_LINES))
-    while _is_too_tall(text, width):
-        width += 1
-    return width
-
-
-def _is_too_tall(text: str, width: int) -> bool:
-    lines = wrap_words(text, width)
-    return len(lines) > MAX_ROW_LINES or any(cell_len(line) > width for line in lines)
-
-
-def _mark_footnotes(table: TextTable, width_by_column: dict[int, int]) -> tuple[TextTable, list[str]]:
+def _mark_footnotes(table: TextTable, width_by_column: Mapping[int, int]) -> tuple[TextTable, list[str]]:
     """Wrap the cells of some columns, and replace those that do not fit into three lines by the number of a footnote.
 
     Args:
@@ -226,7 +262,7 @@ def _mark_footnotes(table: TextTable, width_by_column: dict[int, int]) -> tuple[
 
 
 def _fit_cell(text: str, width: int, number_by_footnote: dict[str, int]) -> str:
-    if cell_len(text) <= MARK_WIDTH:
+    if display_width(text) <= MARK_WIDTH:
         return text
     if width and not _is_too_tall(text, width):
         return "\n".join(wrap_words(text, width))
@@ -235,7 +271,7 @@ def _fit_cell(text: str, width: int, number_by_footnote: dict[str, int]) -> str:
 
 def _split_columns(table: TextTable, width: int) -> tuple[TextTable, ...]:
     """Tables with the first columns of `table` and as many of the others as fit, at least one."""
-    widths = _natural_widths(table)
+    widths = _grid_widths(table)
     key_columns = list(range(_key_length(table)))
     parts: list[list[int]] = []
     for index in range(len(key_columns), len(widths)):
@@ -270,7 +306,7 @@ def _record_lines(table: TextTable, row: tuple[str, ...], width: int) -> list[st
     lines: list[str] = []
     indent = " " * RECORD_INDENT
     for pair in pairs:
-        if lines and cell_len(f"{lines[-1]}   {pair}") <= width:
+        if lines and display_width(f"{lines[-1]}   {pair}") <= width:
             lines[-1] += f"   {pair}"
         else:
             lines += wrap_words(pair, width, label=indent)

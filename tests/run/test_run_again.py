@@ -72,6 +72,7 @@ def digests(report: Report) -> dict[str, str]:
     return {stage.name: stage.digest for stage in report.stages}
 
 
+@pytest.mark.slow
 def test_the_same_digests_from_an_empty_cache(place: Path, command: Command) -> None:
     """With an overridden option, from the folder of the runs, of the run and from its report."""
     settings = ["--set", "stages.Grow.count=5", "--set", "seed=3"]
