@@ -68,10 +68,12 @@ def _source_name(pipeline: Pipeline) -> str:
 
 
 def _module_inputs(pipeline: Pipeline) -> Iterator[RunInput]:
-    """The files of the user's own modules that the pipeline names, and of what they import from their own folder."""
-    for reference in _references(pipeline.content):
+    """The files of the user's own modules that the pipeline or its stages name, and of what these import."""
+    named_modules = [reference.partition(":")[0] for reference in _references(pipeline.content)]
+    declared_modules = [module for step in pipeline.steps for module in step.stage.modules]
+    for module in dict.fromkeys([*named_modules, *declared_modules]):
         with contextlib.suppress(InputError):  # a text that only looks like a reference: real ones have been checked
-            closure = module_sources.import_closure(reference.partition(":")[0], pipeline.base_folder)
+            closure = module_sources.import_closure(module, pipeline.base_folder)
             for name, path in closure.items():
                 if not _is_installed(path):
                     yield RunInput(role="module", name=f"{name} ({path.name})", digest=active_memo().digest_of(path))

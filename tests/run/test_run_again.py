@@ -30,6 +30,7 @@ from edgepipe import Artifact, ArtifactKind, Outcome, Stage, StageContext
 @final
 class Grow(Stage):
     accepts: ClassVar = {ArtifactKind.TFLITE: ArtifactKind.TFLITE}
+    modules: ClassVar = ("declared",)
     count: int = 2
 
     def run(self, context: StageContext) -> tuple[Artifact, Outcome]:
@@ -62,6 +63,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     np.savez("samples.npz", x=rng.random((60, 4, 4, 2), "float32"), y=rng.integers(0, 3, 60))
     Path("grow.py").write_text(STAGE)
     Path("helper.py").write_text("PADDING = b'1'\n")
+    Path("declared.py").write_text("# loaded by name while the stage runs\n")
     board = (ROOT / "devices" / "nucleo-l4r5zi.yaml").read_text()
     Path("board.yaml").write_text(board.replace("name: nucleo-l4r5zi", "name: board"))
     Path("again.yaml").write_text(PIPELINE)
@@ -73,15 +75,17 @@ def digests(report: Report) -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_the_same_digests_from_an_empty_cache(place: Path, command: Command) -> None:
+def test_the_same_digests_from_an_empty_cache(place: Path, shared_cache: Path, command: Command) -> None:
     """With an overridden option, from the folder of the runs, of the run and from its report."""
     settings = ["--set", "stages.Grow.count=5", "--set", "seed=3"]
-    ended = command("run", "again.yaml", *settings, "--cache-dir", "c0", "--quiet")
+    ended = command("run", "again.yaml", *settings, "--cache-dir", shared_cache, "--quiet")
     assert ended.code == 0, ended.err
     first = edgepipe.load_report("runs/again")
     assert first.definition is not None
     assert first.definition.settings == ("stages.Grow.count=5", "seed=3")
-    assert first.definition.command == ("edgepipe", "run", "again.yaml", *settings, "--cache-dir", "c0", "--quiet")
+    assert first.definition.command == (
+        "edgepipe", "run", "again.yaml", *settings, "--cache-dir", str(shared_cache), "--quiet",
+    )  # fmt: skip
     Path("again.yaml").unlink()  # the report is enough
     assert first.folder is not None
     for name in (Path("runs/again"), first.folder, first.folder / "report.json"):
@@ -117,6 +121,7 @@ CHANGES: dict[str, tuple[Callable[[], None], str]] = {
     "no data": (lambda: Path("samples.npz").unlink(), r"again\.yaml:3:13: data\.npz: no such file: .*samples\.npz"),
     "a module": (_append("grow.py"), r"report\.json: module grow \(grow\.py\): has changed since this run"),
     "what a module imports": (_append("helper.py"), r"report\.json: module helper \(helper\.py\): has changed"),
+    "a module that a stage declares": (_append("declared.py"), r"module declared \(declared\.py\): has changed"),
     "a module that imports more": (
         lambda: (_append("other.py")(), _append("helper.py", b"import other\n")())[0],
         r"module helper \(helper\.py\): has changed .*\n.*module other \(other\.py\): is read now, but was not then",
