@@ -54,7 +54,7 @@ def _model_table(report: Report) -> TextTable:
     """What was measured on the deployed model, and its size."""
     metrics = [m for stage in report.stages if stage.type == "validate" for m in stage.outcome.metrics]
     rows = tuple((m.name, m.text(), str(m.evidence)) for m in metrics if m.device is None and _is_essential(m))
-    return TextTable("Deployed model", ("metric", "value", "evidence"), rows, frozenset({1}))
+    return TextTable("Deployed model, quality on the test split", ("metric", "value", "evidence"), rows, frozenset({1}))
 
 
 def _is_essential(metric: Metric) -> bool:
