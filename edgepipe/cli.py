@@ -564,8 +564,8 @@ def runs_compare(first: str, second: str, runs_dir: str, as_json: bool) -> None:
     comparison = api.compare_runs(first, second, runs_dir=runs_dir)
     if as_json:
         return print_document(renderer.comparison_document(comparison))
-    print_line(f"A: {comparison.first}")
-    print_line(f"B: {comparison.second}")
+    print_line(f"A: {comparison.first_report}")
+    print_line(f"B: {comparison.second_report}")
     show_tables(renderer.comparison_tables(comparison))
     if not comparison.differences:
         print_line("the runs do not differ")

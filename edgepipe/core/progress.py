@@ -28,8 +28,8 @@ class Progress(Protocol):
     def epoch(self, epoch: int, epochs: int, metrics: dict[str, float]) -> None:
         """An epoch of the current stage has ended; each metric is named with the split that it is of."""
 
-    def step(self, text: str, done: int = 0, total: int = 0) -> None:
-        """What is being done now, such as `reading photos`, and how much of it; a `total` of 0: nobody knows."""
+    def step(self, text: str, item_number: int = 0, item_count: int = 0) -> None:
+        """What is being done now, such as `reading photos`, and how far; `item_count` is 0 where that is not known."""
 
     def note(self, text: str) -> None:
         """Something the user should know: a fallback, a warning, a damaged cache entry."""
@@ -44,7 +44,7 @@ class SilentProgress:
     def epoch(self, epoch: int, epochs: int, metrics: dict[str, float]) -> None:
         """Ignored."""
 
-    def step(self, text: str, done: int = 0, total: int = 0) -> None:
+    def step(self, text: str, item_number: int = 0, item_count: int = 0) -> None:
         """Ignored."""
 
     def note(self, text: str) -> None:
@@ -67,9 +67,9 @@ class EpochRecorder:
         self.epochs.append((epoch, dict(metrics)))
         self.progress.epoch(epoch, epochs, metrics)
 
-    def step(self, text: str, done: int = 0, total: int = 0) -> None:
+    def step(self, text: str, item_number: int = 0, item_count: int = 0) -> None:
         """Passed on."""
-        self.progress.step(text, done, total)
+        self.progress.step(text, item_number, item_count)
 
     def note(self, text: str) -> None:
         """Passed on."""
@@ -94,14 +94,14 @@ class LineProgress:
         """Print the epoch with its values and the time left at this pace."""
         print_line(f"    {_describe_epoch(epoch, epochs, metrics, self.start_time)}", to_stderr=True)
 
-    def step(self, text: str, done: int = 0, total: int = 0) -> None:
+    def step(self, text: str, item_number: int = 0, item_count: int = 0) -> None:
         """Print a new step at once, or one that is counted when it takes long, and then how far it is."""
         now, is_new = time.monotonic(), text != self.step_text
         if is_new:
             self.step_text, self.start_time, self.line_time = text, now, now
-        if (is_new and not total) or now - self.line_time >= self.SECONDS_BETWEEN_LINES:
+        if (is_new and not item_count) or now - self.line_time >= self.SECONDS_BETWEEN_LINES:
             self.line_time = now
-            print_line(f"    {_describe_step(text, done, total, self.start_time)}", to_stderr=True)
+            print_line(f"    {_describe_step(text, item_number, item_count, self.start_time)}", to_stderr=True)
 
     def note(self, text: str) -> None:
         """Print the note."""
@@ -113,15 +113,16 @@ def _describe_epoch(epoch: int, epochs: int, metrics: dict[str, float], start_ti
     return f"epoch {epoch}/{epochs}  {values_text}  {_time_left(epoch, epochs, start_time)}"
 
 
-def _describe_step(text: str, done: int, total: int, start_time: float) -> str:
-    if not total:
+def _describe_step(text: str, item_number: int, item_count: int, start_time: float) -> str:
+    if not item_count:
         return text
-    return f"{text}: {done:,} of {total:,}" + (f"  {_time_left(done, total, start_time)}" if done else "")
+    time_text = f"  {_time_left(item_number, item_count, start_time)}" if item_number else ""
+    return f"{text}: {item_number:,} of {item_count:,}{time_text}"
 
 
-def _time_left(done: int, total: int, start_time: float) -> str:
+def _time_left(item_number: int, item_count: int, start_time: float) -> str:
     """What remains at the pace so far."""
-    seconds = round((time.monotonic() - start_time) / done * (total - done))
+    seconds = round((time.monotonic() - start_time) / item_number * (item_count - item_number))
     return f"{seconds} s left" if seconds < 120 else f"{seconds // 60} min left"
 
 
@@ -139,11 +140,11 @@ def active(progress: Progress) -> Iterator[None]:
         _active_progress.reset(token)
 
 
-def report_step(text: str, done: int = 0, total: int = 0) -> None:
+def report_step(text: str, item_number: int = 0, item_count: int = 0) -> None:
     """Say what is being done now; see `Progress.step`. Nothing is shown where no progress is active."""
     progress = _active_progress.get(None)
     if progress is not None:
-        progress.step(text, done, total)
+        progress.step(text, item_number, item_count)
 
 
 def count_steps(items: Sequence[ItemT], text: str) -> Iterator[ItemT]:
@@ -212,14 +213,16 @@ class _LiveProgress:
         """Move the bar."""
         self._update(_describe_epoch(epoch, epochs, metrics, self.start_time), epoch, epochs)
 
-    def step(self, text: str, done: int = 0, total: int = 0) -> None:
+    def step(self, text: str, item_number: int = 0, item_count: int = 0) -> None:
         """Show the step beside the bar."""
         if text != self.step_text:
             self.start_time, self.step_text = time.monotonic(), text
-        self._update(_describe_step(text, done, total, self.start_time), done, total)
+        self._update(_describe_step(text, item_number, item_count, self.start_time), item_number, item_count)
 
-    def _update(self, values_text: str, done: int, total: int) -> None:
-        self.progress_bar.update(self.bar_task_id, total=total or None, completed=done, values=escape_line(values_text))
+    def _update(self, values_text: str, item_number: int, item_count: int) -> None:
+        self.progress_bar.update(
+            self.bar_task_id, total=item_count or None, completed=item_number, values=escape_line(values_text)
+        )
 
     def note(self, text: str) -> None:
         """Print the note above the bar."""

@@ -84,8 +84,8 @@ def _artifact_path(run: Run, number: int) -> str:
     return f"{_path_prefix(run, first_number)}{artifacts[number].path.suffix}"
 
 
-def _is_same(first: Artifact, second: Artifact) -> bool:
-    return (first.kind, first.digest) == (second.kind, second.digest)
+def _is_same(artifact: Artifact, other_artifact: Artifact) -> bool:
+    return (artifact.kind, artifact.digest) == (other_artifact.kind, other_artifact.digest)
 
 
 def _path_prefix(run: Run, number: int) -> str:

@@ -18,16 +18,16 @@ class Difference(Record):
 
     aspect: Aspect
     name: str
-    first: str
-    second: str
+    first_text: str
+    second_text: str
     change: str = Field(default="", description="of a metric with a value in both runs")
 
 
 class RunComparison(Record):
     """What differs between two runs."""
 
-    first: str = Field(description="the report of the first run")
-    second: str
+    first_report: str = Field(description="the folder of the first run")
+    second_report: str
     differences: tuple[Difference, ...]
     notes: tuple[str, ...] = Field(default=(), description="what could not be compared")
 
@@ -36,21 +36,24 @@ class RunComparison(Record):
         return [difference for difference in self.differences if difference.aspect == aspect]
 
 
-def compare(first: Report, second: Report) -> RunComparison:
+def compare(first_report: Report, second_report: Report) -> RunComparison:
     """Compare two reports."""
     differences = [
-        *_text_differences("option", _options(first), _options(second)),
-        *_text_differences("input", _inputs(first), _inputs(second)),
-        *_text_differences("version", first.versions, second.versions),
-        *_metric_differences(_metrics(first), _metrics(second)),
+        *_text_differences("option", _options(first_report), _options(second_report)),
+        *_text_differences("input", _inputs(first_report), _inputs(second_report)),
+        *_text_differences("version", first_report.versions, second_report.versions),
+        *_metric_differences(_metrics(first_report), _metrics(second_report)),
     ]
     notes = tuple(
         f"{_report_name(report)} stores no options: it was written by edgepipe {report.versions.get('edgepipe', '?')}"
-        for report in (first, second)
+        for report in (first_report, second_report)
         if report.definition is None
     )
     return RunComparison(
-        first=_report_name(first), second=_report_name(second), differences=tuple(differences), notes=notes
+        first_report=_report_name(first_report),
+        second_report=_report_name(second_report),
+        differences=tuple(differences),
+        notes=notes,
     )
 
 
@@ -101,25 +104,29 @@ def _metric_name(stage: StageReport, metric: Metric) -> str:
     return f"{stage.name}: {device_text}{metric.name}{split_text}"
 
 
-def _text_differences(aspect: Aspect, first: Mapping[str, str], second: Mapping[str, str]) -> list[Difference]:
-    names = dict.fromkeys([*first, *second])
-    pairs = [(name, first.get(name, ABSENT), second.get(name, ABSENT)) for name in names]
-    return [Difference(aspect=aspect, name=name, first=a, second=b) for name, a, b in pairs if a != b]
+def _text_differences(
+    aspect: Aspect, first_texts: Mapping[str, str], second_texts: Mapping[str, str]
+) -> list[Difference]:
+    names = dict.fromkeys([*first_texts, *second_texts])
+    pairs = [(name, first_texts.get(name, ABSENT), second_texts.get(name, ABSENT)) for name in names]
+    return [Difference(aspect=aspect, name=name, first_text=a, second_text=b) for name, a, b in pairs if a != b]
 
 
-def _metric_differences(first: Mapping[str, Metric], second: Mapping[str, Metric]) -> Iterator[Difference]:
-    for name in dict.fromkeys([*first, *second]):
-        a, b = first.get(name), second.get(name)
+def _metric_differences(
+    first_metrics: Mapping[str, Metric], second_metrics: Mapping[str, Metric]
+) -> Iterator[Difference]:
+    for name in dict.fromkeys([*first_metrics, *second_metrics]):
+        a, b = first_metrics.get(name), second_metrics.get(name)
         texts = [metric.text() if metric is not None else ABSENT for metric in (a, b)]
         if texts[0] != texts[1]:
             change = _describe_change(a, b)
-            yield Difference(aspect="metric", name=name, first=texts[0], second=texts[1], change=change)
+            yield Difference(aspect="metric", name=name, first_text=texts[0], second_text=texts[1], change=change)
 
 
-def _describe_change(first: Metric | None, second: Metric | None) -> str:
+def _describe_change(first_metric: Metric | None, second_metric: Metric | None) -> str:
     """Points of a share, else per cent of the first value; empty where there is nothing to compare."""
-    if first is None or second is None or first.value is None or second.value is None:
+    if first_metric is None or second_metric is None or first_metric.value is None or second_metric.value is None:
         return ""
-    if first.unit is Dimension.FRACTION:
-        return f"{(second.value - first.value) * 100:+.2f} points"
-    return f"{(second.value / first.value - 1) * 100:+.1f} %" if first.value else ""
+    if first_metric.unit is Dimension.FRACTION:
+        return f"{(second_metric.value - first_metric.value) * 100:+.2f} points"
+    return f"{(second_metric.value / first_metric.value - 1) * 100:+.1f} %" if first_metric.value else ""

@@ -144,7 +144,7 @@ def comparison_tables(comparison: RunComparison) -> list[TextTable]:
 def _comparison_table(comparison: RunComparison, aspect: Aspect, title: str) -> TextTable:
     columns = (aspect, "A", "B", *(("change",) if aspect == "metric" else ()))
     rows = tuple(
-        (d.name, d.first or "-", d.second or "-", *((d.change,) if aspect == "metric" else ()))
+        (d.name, d.first_text or "-", d.second_text or "-", *((d.change,) if aspect == "metric" else ()))
         for d in comparison.of(aspect)
     )
     right_aligned = frozenset({1, 2, 3}) if aspect == "metric" else frozenset()

@@ -162,10 +162,10 @@ def test_compare(workshop: Path, command: Command) -> None:
     comparison = edgepipe.compare_runs("one", strict.folder)
     (difference,) = comparison.of("option")
     assert difference.aspect == "option"
-    assert (difference.name, difference.first, difference.second) == (
+    assert (difference.name, difference.first_text, difference.second_text) == (
         "stages.validate.budget.size", "64 KiB", "100 B",
     )  # fmt: skip
-    assert all(text in ended.out for text in (difference.name, difference.first, difference.second))
+    assert all(text in ended.out for text in (difference.name, difference.first_text, difference.second_text))
     assert "the runs do not differ" in command("runs", "compare", "one", "one/latest").out
     differences = json.loads(command("runs", "compare", "one", "two", "--json").out)["differences"]
     assert {difference["aspect"] for difference in differences} <= {"metric"}  # the latency measured here

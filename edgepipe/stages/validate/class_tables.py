@@ -46,9 +46,9 @@ def _quality_table(confusion: Array, names: list[str]) -> Table:
     )
 
 
-def _share_text(part: int, whole: int) -> str:
+def _share_text(hit_count: int, sample_count: int) -> str:
     """A share; a class that nothing was taken for has no precision."""
-    return f"{part / whole:.2%}" if whole else "-"
+    return f"{hit_count / sample_count:.2%}" if sample_count else "-"
 
 
 def _confusion_table(confusion: Array, names: list[str]) -> Table:
