@@ -53,7 +53,7 @@ def check_quality(
         deployed_outputs if compared_data is test_data and not deployed_notes else None,
     )
     tables = [_agreement_table(context, compared_data, outputs_by_runtime)] if outputs_by_runtime else []
-    return metrics, [*_class_tables(context, test_data, deployed_outputs), *tables], [*deployed_notes, *notes]
+    return metrics, [*tables, *_class_tables(context, test_data, deployed_outputs)], [*deployed_notes, *notes]
 
 
 def _class_tables(context: StageContext, test_data: SplitData, outputs: ModelOutputs) -> list[Table]:
