@@ -64,6 +64,7 @@ class Pipeline:
     data: DataSpec | None
     task: TaskSpec | None
     steps: tuple[Step, ...]
+    allow_chance: bool = False  # quality at chance, or far below the model's before compression, is only noted
 
 
 def load(pipeline: Path | str | Mapping[str, Any], settings: Settings = ()) -> Pipeline:
@@ -157,6 +158,7 @@ class _PipelineParser:
             data=self.data,
             task=self.task,
             steps=tuple(self.steps),
+            allow_chance=content.get("allow_chance", False),
         )
 
     def _check_keys(self, content: Mapping[str, Any]) -> None:
@@ -166,6 +168,10 @@ class _PipelineParser:
         for key in REQUIRED_KEYS:
             if key not in content:
                 self.document.add_problem((key,), "is required but missing")
+        if not isinstance(content.get("allow_chance", False), bool):
+            self.document.add_problem(
+                ("allow_chance",), f"must be true or false; found {describe_value(content['allow_chance'])}"
+            )
         self._read_seed(content)
 
     def _read_text(self, content: Mapping[str, Any], key: str, default: str) -> str:

@@ -1,14 +1,17 @@
 """The model a pipeline starts from: a `module:function` or a file. Always the first step of a run."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, final
 
 from pydantic import Field
 
 from edgepipe.core import references
+from edgepipe.core.arrays import sole_array
 from edgepipe.core.artifact import Artifact, ArtifactKind, content_digest, copy_atomically
 from edgepipe.core.config import Document, KeyPath, describe_value, validate
-from edgepipe.core.errors import InputError
+from edgepipe.core.errors import EdgepipeError, InputError
+from edgepipe.core.metric import Metric, unavailable_metric
 from edgepipe.core.outcome import Outcome
 from edgepipe.data.splits import FITTING_SPLITS
 from edgepipe.models.dtype_policies import check_not_quantized, describe_float_policies
@@ -28,7 +31,7 @@ class Source(Stage):
 
     accepts: ClassVar = {kind: kind for kind in ArtifactKind}
     splits: ClassVar = FITTING_SPLITS
-    tools: ClassVar = ("tensorflow", "keras", "tf_keras", "numpy")
+    tools: ClassVar = ("tensorflow", "keras", "tf_keras", "ai-edge-litert", "numpy", "scikit-learn")
 
     path: str | None = Field(default=None, description=".keras, .h5 or .tflite file, or SavedModel folder")
     function: str | None = Field(default=None, description="module:function that returns a Keras 3 model")
@@ -72,7 +75,7 @@ class Source(Stage):
         A model that computes in other floats is stored rebuilt in float32: all later stages work on that.
         """
         artifact, notes = self._copy_file(context) if self.path is not None else self._build_model(context)
-        return artifact, Outcome(metrics=tuple(_parameter_metrics(artifact, context)), notes=notes)
+        return artifact, Outcome(metrics=tuple(_model_metrics(artifact, context)), notes=notes)
 
     def _copy_file(self, context: StageContext) -> tuple[Artifact, tuple[str, ...]]:
         source = context.base_folder / str(self.path)
@@ -175,11 +178,53 @@ def _code_layers(path: Path, has_custom_objects: bool) -> tuple[str, ...]:
     return describe_model(path).code_layers
 
 
-def _parameter_metrics(artifact: Artifact, context: StageContext) -> list[Any]:
-    if artifact.kind in (ArtifactKind.TFLITE, ArtifactKind.SAVED_MODEL):
-        return []
-    from edgepipe.models.model_files import load_model
+def _model_metrics(artifact: Artifact, context: StageContext) -> list[Metric]:
+    """The quality on the validation split, if there are data and a task, and the counts of a Keras model."""
+    if artifact.kind is ArtifactKind.TFLITE:
+        return _measure_if_possible(context, lambda: _tflite_quality(artifact, context))
+    if artifact.kind is ArtifactKind.SAVED_MODEL:
+        reason = "a SavedModel's quality is measured once it is converted"
+        return _measure_if_possible(context, lambda: _unavailable_quality(context, reason))
+    from edgepipe.compress.source_model import open_model
 
-    return model_metrics.parameter_metrics(
-        load_model(artifact.path, artifact.kind, allow_code=context.allow_code), artifact
-    )
+    model = open_model(artifact.path, artifact.kind, allow_code=context.allow_code)
+    _check_shapes(model, context)
+    quality_metrics = _measure_if_possible(context, lambda: _keras_quality(model, artifact, context))
+    return [*quality_metrics, *model_metrics.parameter_metrics(model, artifact)]
+
+
+def _check_shapes(model: Any, context: StageContext) -> None:
+    """Raise an `InputError` if the samples or their classes do not fit the model."""
+    if context.splits is None or context.task_if_any is None:
+        return
+    from edgepipe.training.loss_and_optimizer import check_data_shapes
+
+    validation_data = context.data.validation
+    check_data_shapes(model, context.task, validation_data.x, sole_array(validation_data.y))
+
+
+def _keras_quality(model: Any, artifact: Artifact, context: StageContext) -> list[Metric]:
+    runtime_text = model_metrics.keras_runtime_text(artifact)
+    return model_metrics.keras_quality(model, context.task, context.data.validation, "validation", runtime_text)
+
+
+def _tflite_quality(artifact: Artifact, context: StageContext) -> list[Metric]:
+    from edgepipe.stages.tflite_quality import measure_quality
+    from edgepipe.tflite.interpreter import Runtime, check_runs
+
+    check_runs(artifact.path, Runtime.XNNPACK)
+    return measure_quality(artifact.path, context.task, context.data.validation, "validation", Runtime.XNNPACK)
+
+
+def _measure_if_possible(context: StageContext, measure: Callable[[], list[Metric]]) -> list[Metric]:
+    """No metric without data or task; without a value where the model as it is cannot be judged, such as untrained."""
+    if context.splits is None or context.task_if_any is None:
+        return []
+    try:
+        return measure()
+    except (EdgepipeError, ValueError, KeyError) as error:  # Keras says in these what does not fit named inputs
+        return _unavailable_quality(context, f"the model as it is cannot be judged: {str(error).splitlines()[0]}")
+
+
+def _unavailable_quality(context: StageContext, reason: str) -> list[Metric]:
+    return [unavailable_metric(name, measure.unit, reason) for name, measure in context.task.measures.items()]
