@@ -145,25 +145,33 @@ def run(
 @click.argument("pipelines", nargs=-1, required=True, type=click.Path())
 @SETTINGS
 def check(pipelines: tuple[str, ...], settings: tuple[str, ...]) -> None:
-    """Check pipeline files without running anything: options, order of stages, devices, budget."""
+    """Check pipeline files without running anything: options, order of stages, devices, budget, model against data.
+
+    What cannot run exits with 2; what can run but will break a rule or miss a limit, with 3.
+    """
     from edgepipe.core.errors import ConfigError
-    from edgepipe.pipeline import schema
+    from edgepipe.pipeline import preflight, schema
 
     problems: list[str] = []
+    findings: list[str] = []
     for file in pipelines:
         try:
             checked_pipeline = schema.load(file, settings)
+            early_findings = preflight.find_early_findings(checked_pipeline)
         except ConfigError as error:
             problems += [str(problem) for problem in error.problems]
         except EdgepipeError as error:
             problems.append(str(error))
         else:
-            click.echo(f"{file}: ok: {' -> '.join(step.name for step in checked_pipeline.steps)}")
+            verdict = "ok" if not early_findings else "will break a rule"
+            click.echo(f"{file}: {verdict}: {' -> '.join(step.name for step in checked_pipeline.steps)}")
+            findings += [f"{file}: {finding}" for finding in early_findings]
             _print_notes(checked_pipeline.source.notes(checked_pipeline.base_folder))
-    for problem in problems:
-        click.echo(problem, err=True)
+    for line in (*problems, *findings):
+        click.echo(line, err=True)
     if problems:
         raise SystemExit(ExitCode.BAD_INPUT)
+    _exit_if_not_met(not findings)
 
 
 @cli.command(short_help="Convert a model to TFLite, without YAML.")

@@ -12,7 +12,7 @@ from edgepipe.core.outcome import Outcome
 from edgepipe.core.units import Dimension
 from edgepipe.pipeline.schema import Step
 from edgepipe.stages.model_source import Source
-from edgepipe.tasks.chance import ALPHA
+from edgepipe.tasks.chance import ALPHA, skill_of
 
 CHANCE_RULE = "above-chance"
 DROP_RULE = "quality-kept"
@@ -112,7 +112,7 @@ def _judge_chance(quality: _Quality) -> Finding | None:
 def _judge_drop(start: _Quality, deployed: _Quality) -> Finding | None:
     if start.step is deployed.step or start.metric.name != deployed.metric.name:
         return None
-    (start_skill, start_error), (skill, error) = _skill(start.metric), _skill(deployed.metric)
+    (start_skill, start_error), (skill, error) = skill_of(start.metric), skill_of(deployed.metric)
     drop = start_skill - skill
     if drop <= MAX_DROP or drop <= _Z_ALPHA * math.hypot(start_error, error):
         return None
@@ -125,13 +125,3 @@ def _judge_drop(start: _Quality, deployed: _Quality) -> Finding | None:
         suggestion="the stages in between show where it is lost: compress less, or train longer; `allow_chance: true` "
         "at the top of the pipeline accepts it for trials",
     )
-
-
-def _skill(metric: Metric) -> tuple[float, float]:
-    """What the model is better by than none, higher being better, and its standard error."""
-    value, samples = float(metric.value or 0), int(metric.details["samples"])
-    if metric.unit is Dimension.FRACTION:
-        return value, math.sqrt(max(value * (1 - value), 0) / samples)
-    chance_level = float(metric.details["chance"])
-    error_share = 1 - value if chance_level == 0 else value / chance_level  # r2 is 0 by chance, errors are not
-    return 1 - error_share, error_share * math.sqrt(2 / samples)

@@ -1,6 +1,7 @@
 """The data of the new pipeline, as named on the command line; inspected without reading any sample."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ from edgepipe.core.artifact import ArtifactKind
 from edgepipe.core.errors import InputError
 from edgepipe.core.npy_headers import ArrayHeader, read_npz_headers
 from edgepipe.data import idx
+from edgepipe.data.rescale_choice import choose_rescale, largest_of_npz
 from edgepipe.models.model_description import Shape
 
 LabelKind = Literal["classes", "values", "none", "unknown"]
@@ -26,6 +28,7 @@ class DataSource:
     comment: str
     label_kind: LabelKind = "unknown"
     is_placeholder: bool = False
+    option_comments: Mapping[str, str] = field(default_factory=dict)  # of single options
     notes: tuple[str, ...] = ()
 
 
@@ -39,13 +42,44 @@ def inspect_data(data: str | None, model_info: ModelInfo, location: OutputLocati
         return _placeholder_source(model_info)
     path = Path(data)
     if path.is_dir():
-        return _inspect_folder(path, model_info, location)
+        return _with_rescale(_inspect_folder(path, model_info, location), model_info, 255.0)
     if path.suffix == ".npz":
-        return _inspect_npz(path, model_info, location)
+        data_source = _inspect_npz(path, model_info, location)
+        largest = largest_of_npz(path, "x") if path.exists() else None
+        return data_source if largest is None else _with_rescale(data_source, model_info, largest)
     if not path.exists() and references.is_reference(data):
         return _inspect_function(data, model_info, location)
     raise InputError(
         f"{data}: {'cannot be read as data' if path.exists() else 'no such file'}; expected {_ALLOWED_SOURCES_TEXT}"
+    )
+
+
+def _with_rescale(data_source: DataSource, model_info: ModelInfo, largest: float) -> DataSource:
+    """The source with the `rescale` that the model expects, and why; with a note where nothing tells."""
+    if data_source.options is None:
+        return data_source
+    expectation = model_info.expectation
+    choice = None if expectation is None else choose_rescale(expectation, largest)
+    if choice is not None and expectation is not None:
+        mode, comment = choice.mode, f"{choice.low:g} to {choice.high:g}: the model {expectation.describe()}"
+        notes = data_source.notes
+    else:
+        mode = "unit"
+        reason = (
+            "no layer of the model tells which range it was trained on"
+            if expectation is None
+            else f"the model {expectation.describe()}: no rescale gives that"
+        )
+        comment = f"a guess, 0 to 1: {reason}; `edgepipe run` tries the others"
+        notes = (
+            *data_source.notes,
+            f"`rescale: {mode}` is a guess: {reason}; the first stage of a run tries the others",
+        )
+    return replace(
+        data_source,
+        options={**data_source.options, "rescale": mode},
+        option_comments={**data_source.option_comments, "rescale": comment},
+        notes=notes,
     )
 
 
