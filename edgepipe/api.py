@@ -76,10 +76,13 @@ def run(
     """
     from edgepipe.core.cache import Cache, default_root
     from edgepipe.core.progress import SilentProgress
-    from edgepipe.pipeline import runner, schema
+    from edgepipe.pipeline import preflight, runner, schema
     from edgepipe.render import report_files
 
     checked_pipeline = schema.load(pipeline, settings)
+    preflight.require_tools(checked_pipeline)
+    for finding in preflight.find_early_findings(checked_pipeline):
+        (progress or SilentProgress()).note(f"will not be met: {finding}")
     folder = Path(output_dir) if output_dir is not None else Path("runs") / checked_pipeline.name
     report_files.check_writable(folder)
     cache = Cache(Path(cache_dir) if cache_dir is not None else default_root())

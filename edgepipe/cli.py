@@ -147,17 +147,19 @@ def run(
 def check(pipelines: tuple[str, ...], settings: tuple[str, ...]) -> None:
     """Check pipeline files without running anything: options, order of stages, devices, budget, model against data.
 
-    What cannot run exits with 2; what can run but will break a rule or miss a limit, with 3.
+    What cannot run exits with 2, or with 4 if a package is missing; what will break a rule or miss a limit, with 3.
     """
     from edgepipe.core.errors import ConfigError
     from edgepipe.pipeline import preflight, schema
 
     problems: list[str] = []
     findings: list[str] = []
+    missing_tools: list[str] = []
     for file in pipelines:
         try:
             checked_pipeline = schema.load(file, settings)
             early_findings = preflight.find_early_findings(checked_pipeline)
+            missing_tools += [f"{file}: {text}" for text in preflight.find_missing_tools(checked_pipeline)]
         except ConfigError as error:
             problems += [str(problem) for problem in error.problems]
         except EdgepipeError as error:
@@ -167,10 +169,10 @@ def check(pipelines: tuple[str, ...], settings: tuple[str, ...]) -> None:
             click.echo(f"{file}: {verdict}: {' -> '.join(step.name for step in checked_pipeline.steps)}")
             findings += [f"{file}: {finding}" for finding in early_findings]
             _print_notes(checked_pipeline.source.notes(checked_pipeline.base_folder))
-    for line in (*problems, *findings):
+    for line in (*problems, *missing_tools, *findings):
         click.echo(line, err=True)
-    if problems:
-        raise SystemExit(ExitCode.BAD_INPUT)
+    if problems or missing_tools:
+        raise SystemExit(ExitCode.BAD_INPUT if problems else ExitCode.UNREACHABLE)
     _exit_if_not_met(not findings)
 
 

@@ -11,6 +11,7 @@ from edgepipe.core.artifact import ArtifactKind
 from edgepipe.models.file_kind import detect_kind
 from edgepipe.models.first_layer_statistics import estimate_training_statistics
 from edgepipe.models.leading_operators import LeadingOperators, find_leading_operators
+from edgepipe.models.saved_model_graph import read_saved_model_expectations
 from edgepipe.tflite.input_expectation import InputExpectation, affine_expectation, read_tflite_expectations
 from edgepipe.tflite.reader import read
 
@@ -22,6 +23,8 @@ def read_expectations(path: Path) -> tuple[InputExpectation, ...]:
     kind = detect_kind(path)
     if kind is ArtifactKind.TFLITE:
         return read_tflite_expectations(read(path))
+    if kind is ArtifactKind.SAVED_MODEL:
+        return read_saved_model_expectations(path)
     leading_operators = find_leading_operators(path) if kind in _KERAS_KINDS else ()
     expectations = (_keras_expectation(path, operators) for operators in leading_operators)
     return tuple(expectation for expectation in expectations if expectation is not None)

@@ -12,6 +12,7 @@ from edgepipe.core.config import Document, KeyPath, describe_value
 from edgepipe.core.errors import ConfigError, InputError, Problem, did_you_mean
 from edgepipe.data.data_spec import DataSpec
 from edgepipe.data.data_spec import parse as parse_data
+from edgepipe.pipeline.data_fit import check_data_fit
 from edgepipe.pipeline.settings import PIPELINE_KEYS, Settings, apply_settings, default_name, entry_name
 from edgepipe.stages import registry
 from edgepipe.stages.base import Stage
@@ -146,7 +147,7 @@ class _PipelineParser:
         name = self._read_text(content, "name", "pipeline")
         if "stages" in content:
             self._parse_stages(content["stages"], source)
-        if self.document.problems or source is None:
+        if source is None or not self._fits_data(source):
             return None
         return Pipeline(
             name=name,
@@ -160,6 +161,12 @@ class _PipelineParser:
             steps=tuple(self.steps),
             allow_chance=content.get("allow_chance", False),
         )
+
+    def _fits_data(self, source: Source) -> bool:
+        """Whether there is no problem; the model is compared with the data if there is no other one."""
+        if not self.document.problems:
+            check_data_fit(self.document, source, self.data, self.task, self.base_folder)
+        return not self.document.problems
 
     def _check_keys(self, content: Mapping[str, Any]) -> None:
         for key in content:

@@ -24,8 +24,8 @@ STAGES = GOOD[GOOD.index("stages:") :]
 BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 9)
 )
-TOP = "; allowed: data, description, model, name, seed, stages, task"
-NOT_ONE = " a pipeline is a mapping with name, description, model, data, task, seed, stages; found "
+TOP = "; allowed: allow_chance, data, description, model, name, seed, stages, task"
+NOT_ONE = " a pipeline is a mapping with name, description, model, data, task, seed, allow_chance, stages; found "
 MODELS = "; expected a .keras or .h5 model, a .tflite model, or a SavedModel folder"
 METRICS = "accuracy, accuracy_drop, host, macs, nonzero_parameters, nucleo-l4r5zi, parameters, size, size_deflate, size_zstd, sparsity"
 
