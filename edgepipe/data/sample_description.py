@@ -17,10 +17,12 @@ from edgepipe.data.data_spec import (
     NpzSpec,
     SoundSpec,
     SpokenDigitsSpec,
+    find_table_files,
     noise_folder,
     source_path,
 )
 from edgepipe.data.splits import Split
+from edgepipe.data.table_format import find_time_columns, preview_table
 
 Shape = tuple[int | None, ...]
 
@@ -96,4 +98,9 @@ def _describe_idx(folder: Path) -> SampleDescription:
 
 
 def _describe_csv(spec: CsvSpec, base_folder: Path) -> SampleDescription:
-    return SampleDescription()
+    first_file = find_table_files(source_path(spec, base_folder), spec)[0]
+    columns = preview_table(first_file, spec.separator, spec.decimal, spec.header).columns
+    other_columns = {spec.label, spec.group, spec.session, *spec.ignore, *find_time_columns(columns)}
+    channels = spec.channels or [name for name in columns if name not in other_columns]
+    shape = (len(channels),) if spec.window is None else (spec.window, len(channels))
+    return SampleDescription(shape, None, f"columns {', '.join(channels)} of {first_file.name}")

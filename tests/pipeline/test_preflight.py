@@ -52,6 +52,7 @@ def _write_data(folder: Path) -> None:
         for label in range(classes):
             (folder / name / f"c{label}").mkdir(parents=True)
             Image.new(mode, (size, size)).save(folder / name / f"c{label}" / "a.png")
+    (folder / "rows.csv").write_text("t;a;b\n1;2;3\n2;3;4\n3;4;5\n")
     np.savez(folder / "image.npz", x=random.rand(9, 8, 8, 1), y=np.arange(9) % 3)
     np.savez(folder / "flat.npz", x=random.rand(9, 64), y=np.arange(9) % 3)
     np.savez(folder / "many.npz", x=random.rand(9, 8, 8, 1), y=np.arange(9))
@@ -101,6 +102,8 @@ FITS: dict[str, tuple[str, str, str]] = {
     "one array for two inputs": ("two.keras", "{npz: flat.npz}", "the model takes 2 inputs (first, second)"),
     "sound": ("image.keras", "{audio: sounds}", "(49, 40, 1) (`features: log_mel`), and the model takes (8, 8, 1)"),
     "a waveform": ("image.keras", "{audio: sounds, features: none}", "(16000, 1)"),
+    "columns of a table": ("image.keras", "{csv: rows.csv, window: 8}",
+                           "(8, 2) (columns a, b of rows.csv), and the model takes (8, 8, 1)"),
     "a .tflite": ("image.tflite", "{images: large, channels: 1}", "(16, 16, 1)"),
     "a SavedModel": ("{path: saved, allow_code: true}", "{images: large, channels: 1}", "(16, 16, 1)"),
     "a SavedModel's outputs": ("{path: saved, allow_code: true}", "{npz: many.npz}", "has 3 outputs"),
@@ -151,8 +154,8 @@ def test_limits(folder: Path, name: str) -> None:
 
 PACKAGES = [
     ("librosa", "edgepipe.zoo:small_cnn", "{audio: sounds}", "data", "edgepipe[data]"),
-    ("pandas", "image.keras", "{csv: '*.csv'}", "data", "edgepipe[data]"),
-    ("pyarrow", "image.keras", "{parquet: '*.parquet'}", "data", "edgepipe[data]"),
+    ("pandas", "edgepipe.zoo:mlp", "{csv: rows.csv}", "data", "edgepipe[data]"),
+    ("pyarrow", "edgepipe.zoo:mlp", "{parquet: '*.parquet'}", "data", "edgepipe[data]"),
     ("aeon", "edgepipe.zoo:small_cnn", "edgepipe.data.recordings:basic_motions", "data", "edgepipe[examples]"),
     ("ethosu", "image.keras", "{npz: image.npz}", "compile", "edgepipe[npu]"),
 ]
@@ -164,7 +167,6 @@ def test_missing_packages(
 ) -> None:
     found = preflight.find_spec
     monkeypatch.setattr(preflight, "find_spec", lambda name: None if name == module else found(name))
-    (folder / "rows.csv").write_text("a,b\n1,2\n")
     (folder / "rows.parquet").touch()
     stages = "[convert, {compile: {device: ethos-u55-128}}]" if user == "compile" else "[convert]"
     pipeline = schema.load(_pipeline(folder, model, data, stages))
