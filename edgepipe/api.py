@@ -137,7 +137,7 @@ def convert(
 
     Args:
         model: the model to convert.
-        data: representative samples (an array, or a .npy or .npz file) for schemes that calibrate.
+        data: representative samples for schemes that calibrate: an array, a .npy or .npz file, or what `init` takes.
         scheme: types of weights and activations.
         input: type of the inputs; None for the scheme's own.
         output: type of the outputs, likewise.

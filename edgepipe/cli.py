@@ -178,7 +178,10 @@ def check(pipelines: tuple[str, ...], settings: tuple[str, ...]) -> None:
 
 @cli.command(short_help="Convert a model to TFLite, without YAML.")
 @click.argument("model", type=click.Path())
-@click.option("--data", type=click.Path(), help="Representative samples, .npy or .npz; int8 and int16x8 need them.")
+@click.option(
+    "--data",
+    help="Representative samples, .npy, .npz, a folder or what `init --data` takes; int8 and int16x8 need them.",
+)
 @click.option(
     "--scheme",
     type=SCHEMES,
@@ -298,7 +301,9 @@ def convert(
 
 @cli.command()
 @click.argument("model", type=click.Path())
-@click.option("--data", required=True, help="Samples: a .npy, a .npz (with labels `y` for accuracy), or a pipeline.")
+@click.option(
+    "--data", required=True, help="Samples: a .npy, a .npz (with labels `y` for accuracy), a folder, or a pipeline."
+)
 @click.option(
     "--scheme",
     type=click.Choice(["int8", "int16x8"]),
@@ -478,7 +483,10 @@ def stages(name: str | None, as_json: bool) -> None:
 
 
 @cli.command("data", short_help="Show a dataset before training.")
-@click.argument("description")
+@click.argument("description", required=False)
+@click.option(
+    "--options", "source", metavar="SOURCE", help="List the options of a source: csv, images, audio, npz, function, ..."
+)
 @click.option(
     "--picture",
     type=click.Path(dir_okay=False),
@@ -486,16 +494,22 @@ def stages(name: str | None, as_json: bool) -> None:
 )
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="Seed of the split; default: the pipeline's, or 0.")
 @JSON
-def data_command(description: str, picture: str | None, seed: int | None, as_json: bool) -> None:
+def data_command(
+    description: str | None, source: str | None, picture: str | None, seed: int | None, as_json: bool
+) -> None:
     """Show a dataset before training: sizes, shapes, values, class balance, skipped samples.
 
-    DESCRIPTION is a pipeline, module:function, or a mapping such as '{images: photos/, size: [96, 96]}'. Only the
-    size of the test split is shown.
+    DESCRIPTION is a file or folder of samples, a pipeline, module:function, or a mapping such as '{images: photos/,
+    size: [96, 96]}'. Only the size of the test split is shown.
     """
     from edgepipe import api
     from edgepipe.render import dataset
     from edgepipe.render.terminal import show_tables
 
+    if source is not None:
+        return click.echo(dataset.options_document(source)) if as_json else show_tables(dataset.option_tables(source))
+    if description is None:
+        raise click.UsageError("name what to show, such as a folder, or --options SOURCE")
     summary = api.describe_data(description, seed=seed, picture=picture)
     if as_json:
         return click.echo(dataset.document(summary))
@@ -715,7 +729,7 @@ def device_fit(
 @cli.command()
 @click.argument("model")
 @click.option("-o", "--out", type=click.Path(), default="pipeline.yaml", show_default=True, help="The file to write.")
-@click.option("--data", help="The value of `data:` in the pipeline: a .npz, a folder of images, or module:function.")
+@click.option("--data", help="The data: a .npz, a table, a folder of images, recordings or tables, or module:function.")
 @click.option(
     "--device", "device_name", default="host", show_default=True, help="The device to validate for, by name or path."
 )

@@ -14,6 +14,7 @@ from edgepipe.core.errors import ConfigError, InputError
 from edgepipe.core.metric import Record
 from edgepipe.data.data_spec import DataSpec, parse
 from edgepipe.data.dataset_loading import MAX_CLASS_LABELS, load
+from edgepipe.data.source_guess import ACCEPTED_SOURCES, guess_source
 from edgepipe.data.splits import FITTING_SPLITS, DatasetSplits, Split
 
 MAX_LISTED_NAMES = 16  # channels, or names of missing classes, that are listed one by one
@@ -69,17 +70,20 @@ def describe_dataset(
 def _read_description(dataset_reference: str, base: Path) -> tuple[Document, KeyPath, Any, Path, int]:
     """The document, the path and content of its `data:`, the folder that paths are relative to, and the seed."""
     file = base / dataset_reference
-    if file.suffix.lower() in (".yaml", ".yml") or file.is_file():
+    if file.suffix.lower() in (".yaml", ".yml"):
         document = config.read(file)
         content = document.content
         if isinstance(content, dict) and "data" in content:
             seed = content.get("seed", 0)
             return document, ("data",), content["data"], file.resolve().parent, seed if isinstance(seed, int) else 0
         return document, (), content, file.resolve().parent, 0
+    if file.exists() and not dataset_reference.lstrip().startswith("{"):
+        document = Document(dataset_reference, {"data": {guess_source(file): dataset_reference}})
+        return document, ("data",), document.content["data"], base, 0
     if not references.is_reference(dataset_reference) and not dataset_reference.lstrip().startswith("{"):
         raise InputError(
-            f"'{dataset_reference[:80]}' is neither a file, a module:function nor a mapping; give a pipeline, "
-            "edgepipe.data:digits, or '{images: folder}'"
+            f"'{dataset_reference[:80]}' is neither a file, a folder, a module:function nor a mapping; give a "
+            f"pipeline, {ACCEPTED_SOURCES}, or '{{images: folder}}'"
         )
     document = config.parse(f"data: {dataset_reference}\n", "the description")
     if not isinstance(document.content, dict):

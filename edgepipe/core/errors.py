@@ -73,7 +73,10 @@ class ConfigError(InputError):
 def did_you_mean(name: str, allowed_names: Iterable[str]) -> str:
     """`"; did you mean 'x'?"` for the nearest allowed name, otherwise the list of what is allowed."""
     names = sorted(allowed_names)
-    close_matches = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    name_by_lower_case = {allowed_name.lower(): allowed_name for allowed_name in names}
+    close_matches = difflib.get_close_matches(name, names, n=1, cutoff=0.6) or [
+        name_by_lower_case[match] for match in difflib.get_close_matches(name.lower(), name_by_lower_case, n=1)
+    ]
     if close_matches:
         return f"; did you mean '{close_matches[0]}'?"
     return f"; allowed: {', '.join(names)}" if names else ""

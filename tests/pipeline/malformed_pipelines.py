@@ -139,8 +139,12 @@ CASES: list[tuple[str, str, str, list[str]]] = [
     ("sparsity 75", "0.5", "75", [
         "7:23: stages.1.prune.sparsity: should be less than 1; found the number 75; 75 % is written 0.75",
     ]),
-    ("sparsity 75 %", "0.5", "75 %", [
-        "7:23: stages.1.prune.sparsity: should be a number; found the text '75 %'; 75 % is written 0.75",
+    ("sparsity 175 %", "0.5", "175 %", [
+        "7:23: stages.1.prune.sparsity: should be less than 1; found the number 1.75",
+    ]),
+    ("granularity", "sparsity: 0.5", "granularity: channels", [
+        "7:26: stages.1.prune.granularity: found 'channels'; allowed: weight, channel, block MxN (outputs x inputs, as "
+        "1x4), N:M (as 2:4); did you mean 'channel'?",
     ]),
     ("sparsity 1", "0.5", "1", [
         "7:23: stages.1.prune.sparsity: should be less than 1; found the number 1",

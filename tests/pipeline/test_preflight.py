@@ -154,8 +154,8 @@ def test_limits(folder: Path, name: str) -> None:
 
 PACKAGES = [
     ("librosa", "edgepipe.zoo:small_cnn", "{audio: sounds}", "data", "edgepipe[data]"),
-    ("pandas", "edgepipe.zoo:mlp", "{csv: rows.csv}", "data", "edgepipe[data]"),
-    ("pyarrow", "edgepipe.zoo:mlp", "{parquet: '*.parquet'}", "data", "edgepipe[data]"),
+    ("pandas", "edgepipe.zoo:small_cnn", "{csv: rows.csv}", "data", "edgepipe[data]"),
+    ("pyarrow", "edgepipe.zoo:small_cnn", "{parquet: '*.parquet'}", "data", "edgepipe[data]"),
     ("aeon", "edgepipe.zoo:small_cnn", "edgepipe.data.recordings:basic_motions", "data", "edgepipe[examples]"),
     ("ethosu", "image.keras", "{npz: image.npz}", "compile", "edgepipe[npu]"),
 ]
