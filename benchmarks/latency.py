@@ -63,23 +63,23 @@ def _case(name: str, target: str, kind: str, clock: float, source: str, headline
 def _shared(name: str, target: str, kind: str, group: dict[str, float], source: str, **more: Any) -> Case:
     """A case that is fitted together with its neighbours."""
     rest = {other: clock for other, clock in group.items() if other != target}
-    return _case(name, target, kind, group[target], source, neighbours=rest, **more)
+    return _case(name, target, kind, group[target], source, neighbour_clocks=rest, **more)
 
 
 def _st(name: str, target: str, source: str, headline: bool = False) -> Case:
-    return _shared(name, target, "cortex-m", X_CUBE_AI, source, headline=headline, on_chip=2**20)
+    return _shared(name, target, "cortex-m", X_CUBE_AI, source, headline=headline, on_chip_weights=2**20)
 
 
 def _nxp(name: str, target: str) -> Case:
     # The anomaly detection rows sit on a timer's floor of 0.15 ms.
-    return _shared(name, target, "cortex-a-xnnpack", NXP_CPU, NXP, without=frozenset({"autoencoder"}))
+    return _shared(name, target, "cortex-a-xnnpack", NXP_CPU, NXP, excluded_families=frozenset({"autoencoder"}))
 
 
 CASES = (
     _st("stm32h747i-disco-x-cube-ai-10", "STM32H747I-DISCO@400, 10.0.0", ZOO, True),
     _st("stm32h747i-disco-x-cube-ai-8", "STM32H747I-DISCO@400.0, 8.1.0", ZOO, True),
     _case("stm32mp157f-dk2-litert", "STM32MP157F-DK2@800.0, X-LINUX5.0", "cortex-a-scalar-depthwise", 8e8, ZOO, True,
-          neighbours={"STM32MP157F-DK2@800.0, old": 8e8}),
+          neighbour_clocks={"STM32MP157F-DK2@800.0, old": 8e8}),
     _case("stm32mp257f-dk2-openvx", "STM32MP257F-DK2@800, OpenVX", "npu-beside-cpu", 8e8, ZOO, True),
     _case("stm32n6570-dk-neural-art", "STM32N6570-DK@1000, N6", "npu-in-mcu", 1e9, ZOO, True),
     _case("pixel-3-float32", "Pixel 3, cpu4T|fp32|TFLite, Andr", "cortex-a-float", 2.5e9, TFLITE, True,
@@ -96,7 +96,7 @@ CASES = (
     _nxp("imx8mp-litert-1-thread", "i.MX 8M Plus, CPU1"),
     _nxp("imx8mp-litert-4-threads", "i.MX 8M Plus, CPU4"),
     _nxp("imx93-litert-1-thread", "i.MX 93, CPU1"),
-    _case("imx8mp-npu", "i.MX 8M Plus, NPU", "npu-beside-cpu", 1e9, NXP, without=frozenset({"autoencoder"})),
+    _case("imx8mp-npu", "i.MX 8M Plus, NPU", "npu-beside-cpu", 1e9, NXP, excluded_families=frozenset({"autoencoder"})),
 )  # fmt: skip
 
 

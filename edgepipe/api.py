@@ -64,7 +64,8 @@ def run(
     """Run a pipeline and return its report, also if the report is not `met`.
 
     Args:
-        pipeline: the YAML file, or a mapping with the same content (paths relative to the current folder).
+        pipeline: the YAML file, the name of a shipped pipeline such as `digits`, or a mapping with the same content
+            (paths relative to the current folder).
         settings: options that override the file's: `{"stages.prune.sparsity": 0.8}` or `["stages.prune.sparsity=0.8"]`.
         output_dir: the folder for report.json, report.md and the artifacts; None for `runs/<name>`.
         cache_dir: the folder of cached results; None for `$EDGEPIPE_CACHE_DIR`, else `~/.cache/edgepipe`.

@@ -16,6 +16,7 @@ from edgepipe.data.data_spec import DataSpec, parse
 from edgepipe.data.dataset_loading import MAX_CLASS_LABELS, load
 from edgepipe.data.source_guess import ACCEPTED_SOURCES, guess_source
 from edgepipe.data.splits import FITTING_SPLITS, DatasetSplits, Split
+from edgepipe.pipeline.shipped_pipelines import pipeline_file, pipeline_names
 
 MAX_LISTED_NAMES = 16  # channels, or names of missing classes, that are listed one by one
 
@@ -48,8 +49,8 @@ def describe_dataset(
     """The dataset that `dataset_reference` names, read and split as a pipeline would.
 
     Args:
-        dataset_reference: a pipeline, a YAML file with `data:`, `module:function`, or a mapping such as
-            `{images: photos/}`.
+        dataset_reference: a pipeline, also a shipped one by its name, a YAML file with `data:`, `module:function`, or
+            a mapping such as `{images: photos/}`.
         base: the folder that an inline description is relative to.
         seed: of the split; None takes the pipeline's, or 0.
 
@@ -70,6 +71,8 @@ def describe_dataset(
 def _read_description(dataset_reference: str, base: Path) -> tuple[Document, KeyPath, Any, Path, int]:
     """The document, the path and content of its `data:`, the folder that paths are relative to, and the seed."""
     file = base / dataset_reference
+    if not file.exists() and dataset_reference in pipeline_names():
+        file = pipeline_file(dataset_reference)
     if file.suffix.lower() in (".yaml", ".yml"):
         document = config.read(file)
         content = document.content

@@ -23,6 +23,7 @@ from edgepipe.core.errors import ConfigError, InputError, Problem, did_you_mean
 from edgepipe.core.units import Dimension
 
 KeyPath = tuple[str | int, ...]
+JSON_SCHEMA_DIALECT = "https://json-schema.org/draft/2020-12/schema"
 MAX_NODES = 100_000  # a pipeline has a few hundred; nested aliases reach this quickly
 MAX_DEPTH = 50  # a pipeline has about eight; Python's and JSON's own limits are higher
 
@@ -45,8 +46,11 @@ class Quantity:
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         """Called by pydantic: parse the unit first, then validate the number as usual."""
-        before_validator = core_schema.no_info_before_validator_function
-        return before_validator(lambda value: units.parse(value, self.dimension), handler(source))
+        return core_schema.no_info_before_validator_function(
+            lambda value: units.parse(value, self.dimension),
+            handler(source),
+            json_schema_input_schema=core_schema.union_schema([core_schema.float_schema(), core_schema.str_schema()]),
+        )
 
 
 class SourcePosition(NamedTuple):

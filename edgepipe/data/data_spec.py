@@ -269,7 +269,7 @@ SPEC_BY_SOURCE: dict[str, type[DataSpec]] = {
     "audio": AudioSpec,
     "spoken_digits": SpokenDigitsSpec,
 }
-_SOURCES_WITHOUT_VALUE = ("fashion_mnist", "spoken_digits")  # sources whose value may be null
+SOURCES_WITHOUT_VALUE = ("fashion_mnist", "spoken_digits")  # sources whose value may be null
 _EXPECTED_FORMS = (
     f"write module:function (for example edgepipe.data:digits) or a mapping with one of: {', '.join(SPEC_BY_SOURCE)}"
 )
@@ -311,7 +311,7 @@ def _parse_value(document: Document, path: KeyPath, yaml_value: Any) -> DataSpec
     if not source_keys:
         _report_missing_source(document, path, yaml_value)
         return None
-    if yaml_value[source_keys[0]] is None and source_keys[0] not in _SOURCES_WITHOUT_VALUE:
+    if yaml_value[source_keys[0]] is None and source_keys[0] not in SOURCES_WITHOUT_VALUE:
         document.add_problem((*path, source_keys[0]), "names nothing; write what to read")
         return None
     return validate(document, path, yaml_value, SPEC_BY_SOURCE[source_keys[0]])

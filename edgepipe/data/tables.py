@@ -10,7 +10,7 @@ from typing import Any, final
 import numpy as np
 
 from edgepipe.core.arrays import Array
-from edgepipe.core.errors import InputError, ToolError, did_you_mean
+from edgepipe.core.errors import InputError, ListedError, ToolError, did_you_mean
 from edgepipe.core.units import plural
 from edgepipe.data.class_folders import MAX_LISTED, format_listing
 from edgepipe.data.data_spec import CsvSpec, TableSpec, find_table_files, find_unread_files
@@ -62,10 +62,10 @@ def read(root: Path, spec: TableSpec) -> RawDataset:
         except _CorruptTable as reason:
             corrupt_files.append(f"{path} ({reason})")
     if corrupt_files and not spec.skip_corrupt:
-        listing = "\n".join(f"  {file}" for file in corrupt_files)
-        raise InputError(
+        raise ListedError(
             f"{root}: {len(corrupt_files)} of {plural(len(paths), 'file')} cannot be used; fix them, or set "
-            f"`skip_corrupt: true`:\n{listing}"
+            "`skip_corrupt: true`:",
+            corrupt_files,
         )
     if not table_samples.x:
         raise InputError(f"{root}: no samples in {plural(len(paths), 'file')}{_empty_reason(spec, corrupt_files)}")

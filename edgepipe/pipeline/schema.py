@@ -14,6 +14,7 @@ from edgepipe.data.data_spec import DataSpec
 from edgepipe.data.data_spec import parse as parse_data
 from edgepipe.pipeline.data_fit import check_data_fit
 from edgepipe.pipeline.settings import PIPELINE_KEYS, Settings, apply_settings, default_name, entry_name
+from edgepipe.pipeline.shipped_pipelines import pipeline_file
 from edgepipe.stages import registry
 from edgepipe.stages.base import Stage
 from edgepipe.stages.context import PipelineInfo
@@ -69,7 +70,7 @@ class Pipeline:
 
 
 def load(pipeline: Path | str | Mapping[str, Any], settings: Settings = ()) -> Pipeline:
-    """Check a pipeline file, or a mapping with the same content.
+    """Check a pipeline file, a shipped pipeline by its name, or a mapping with the same content.
 
     Paths and modules are relative to the folder of the file; for a mapping to the current one. `settings` override
     options (`stages.prune.sparsity=0.8`).
@@ -78,14 +79,14 @@ def load(pipeline: Path | str | Mapping[str, Any], settings: Settings = ()) -> P
         ConfigError: all problems of the file, each with line and column.
         InputError: the file cannot be read, or a mapping holds values that YAML has no form for.
     """
-    is_mapping = isinstance(pipeline, Mapping)
-    document = _mapping_document(pipeline) if isinstance(pipeline, Mapping) else config.read(pipeline)
+    if isinstance(pipeline, Mapping):
+        file, base_folder, document = Path(MAPPING_NAME), Path.cwd(), _mapping_document(pipeline)
+    else:
+        file = pipeline_file(pipeline)
+        base_folder, document = file.resolve().parent, config.read(file)
     if isinstance(document.content, dict):
         apply_settings(document, settings)
-    file = Path(MAPPING_NAME if is_mapping else str(pipeline))
-    checked_pipeline = _PipelineParser(
-        document, file, Path.cwd() if is_mapping else file.resolve().parent
-    ).parse_pipeline()
+    checked_pipeline = _PipelineParser(document, file, base_folder).parse_pipeline()
     document.raise_problems()
     if checked_pipeline is None:
         raise ConfigError([Problem(str(file), 1, 1, "", "not a pipeline")])

@@ -1,6 +1,5 @@
 """A dataset as tables, as JSON and as a picture of samples: `edgepipe data`."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from edgepipe.commands.dataset import DatasetSummary, InputStatistics
 from edgepipe.core.arrays import Array
 from edgepipe.core.artifact import write_atomically
 from edgepipe.core.errors import InputError, did_you_mean
+from edgepipe.core.escape import json_text
 from edgepipe.data.data_spec import SPEC_BY_SOURCE, DataSpec
 from edgepipe.render.report_tables import TextTable
 from edgepipe.render.stages import describe_options
@@ -67,7 +67,7 @@ def options_document(source: str) -> str:
     """The same as one JSON document."""
     spec_class = _find_spec_class(source)
     content = {source: {"summary": _summary(spec_class), "options": _ordered_options(source, spec_class)}}
-    return json.dumps({"schema": OPTIONS_SCHEMA, "sources": content}, indent=2)
+    return json_text({"schema": OPTIONS_SCHEMA, "sources": content})
 
 
 def _ordered_options(source: str, spec_class: type[DataSpec]) -> list[dict[str, str]]:
@@ -92,7 +92,7 @@ def _summary(spec_class: type[DataSpec]) -> str:
 
 def document(summary: DatasetSummary) -> str:
     """The same as one JSON document."""
-    return json.dumps({"schema": SCHEMA, **summary.model_dump(mode="json")}, indent=2)
+    return json_text({"schema": SCHEMA, **summary.model_dump(mode="json")})
 
 
 def draw_picture(class_samples: list[tuple[str, Array]], path: Path) -> None:

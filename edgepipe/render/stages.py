@@ -9,7 +9,8 @@ from pydantic_core import PydanticUndefined
 
 from edgepipe.core import references
 from edgepipe.core.config import Options, Quantity
-from edgepipe.core.errors import EdgepipeError, InputError, did_you_mean
+from edgepipe.core.errors import InputError, did_you_mean
+from edgepipe.core.escape import json_text
 from edgepipe.render.report_tables import TextTable
 from edgepipe.stages import registry
 from edgepipe.stages.base import Stage
@@ -45,7 +46,7 @@ def document(name: str | None) -> str:
         stage_documents = {name: _describe_stage(_find_stage_class(name))}
     else:
         stage_documents = {source.name: _describe_source(source) for source in available_stages()}
-    return json.dumps({"schema": SCHEMA, "stages": stage_documents}, indent=2)
+    return json_text({"schema": SCHEMA, "stages": stage_documents})
 
 
 def available_stages() -> list[StageSource]:
@@ -62,21 +63,10 @@ def _find_stage_class(name: str) -> type[Stage]:
 
 
 def _stage_row(source: StageSource) -> tuple[str, ...]:
-    if problem := _stage_problem(source):
+    if problem := registry.describe_problem(source):
         return (source.name, "", "", f"cannot be used: {problem}")
     cls = registry.load_stage_class(source)
     return (source.name, ", ".join(cls.accepts), _output_kinds(cls), _stage_summary(cls))
-
-
-def _stage_problem(source: StageSource) -> str:
-    """Why a stage cannot be used; empty if it can. A broken package is listed with its problem."""
-    if source.folder is None and (clash := registry.describe_collision(source.name)):
-        return clash if source.package != "edgepipe" else ""
-    try:
-        registry.load_stage_class(source)
-    except EdgepipeError as error:
-        return str(error)
-    return ""
 
 
 def _origin_text(source: StageSource) -> str:
@@ -85,7 +75,7 @@ def _origin_text(source: StageSource) -> str:
 
 def _describe_source(source: StageSource) -> Mapping[str, Any]:
     origin = {"package": source.package, "version": source.version, "reference": source.reference}
-    if problem := _stage_problem(source):
+    if problem := registry.describe_problem(source):
         return {**origin, "problem": problem}
     return {**_describe_stage(registry.load_stage_class(source)), **origin}
 

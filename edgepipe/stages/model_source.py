@@ -5,11 +5,12 @@ from typing import Any, ClassVar, final
 
 from pydantic import Field
 
-from edgepipe.core import references
+from edgepipe.core import module_sources, references
 from edgepipe.core.arrays import sole_array
-from edgepipe.core.artifact import Artifact, ArtifactKind, content_digest, copy_atomically
+from edgepipe.core.artifact import Artifact, ArtifactKind, copy_atomically
 from edgepipe.core.config import Document, KeyPath, describe_value, validate
 from edgepipe.core.errors import EdgepipeError, InputError
+from edgepipe.core.file_memo import active_memo
 from edgepipe.core.metric import Metric, unavailable_metric
 from edgepipe.core.outcome import Outcome
 from edgepipe.data.splits import FITTING_SPLITS, SplitData
@@ -65,8 +66,10 @@ class Source(Stage):
         """The file's content, or the source of the function."""
         module_names = [reference.partition(":")[0] for reference in (self.function, self.custom_objects) if reference]
         return {
-            "content": content_digest(pipeline.base_folder / self.path) if self.path is not None else None,
-            "source": [references.source_digest(module, pipeline.base_folder) for module in module_names],
+            "content": active_memo().content_digest_of(pipeline.base_folder / self.path)
+            if self.path is not None
+            else None,
+            "source": [module_sources.source_digest(module, pipeline.base_folder) for module in module_names],
         }
 
     def run(self, context: StageContext) -> tuple[Artifact, Outcome]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from edgepipe.commands.init.output_location import OutputLocation
-from edgepipe.core import references
+from edgepipe.core import module_sources, references
 from edgepipe.core.artifact import ArtifactKind
 from edgepipe.core.errors import InputError
 from edgepipe.core.units import plural
@@ -209,7 +209,7 @@ def _inspect_function(reference: str, location: OutputLocation) -> ModelInfo:
 
 
 def _find_function(module_name: str, function_name: str, location: OutputLocation) -> ModelFunction:
-    for file in references.import_closure(module_name, location.folder).values():
+    for file in module_sources.import_closure(module_name, location.folder).values():
         for node in ast.walk(ast.parse(file.read_bytes())):
             if isinstance(node, ast.FunctionDef) and node.name == function_name:
                 return _read_signature(node)
