@@ -17,7 +17,8 @@ from edgepipe.stages.convert import Convert
 from edgepipe.stages.model_source import Source
 from edgepipe.stages.train import Train
 from edgepipe.stages.validate import Validate
-from edgepipe.tasks.chance import ALPHA, compare_with_chance
+from edgepipe.tasks.chance import compare_with_chance
+from edgepipe.tasks.chance_level import ALPHA
 from edgepipe.tasks.quality import build_task
 from edgepipe.tasks.task_spec import TaskSpec
 

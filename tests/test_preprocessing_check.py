@@ -12,9 +12,10 @@ from tflite_handmade import Op, T, write
 from edgepipe.core.metric import Metric
 from edgepipe.data.splits import DatasetSplits, Split, SplitData
 from edgepipe.stages.model_metrics import measure_outputs
-from edgepipe.stages.preprocessing_check import PREPROCESSING_RULE, check_preprocessing
+from edgepipe.stages.preprocessing_check import check_preprocessing
 from edgepipe.tasks.quality import Task, build_task
 from edgepipe.tasks.task_spec import TaskSpec
+from edgepipe.tflite.input_expectation import PREPROCESSING_RULE
 from edgepipe.tflite.metadata import Pixels, Preprocessing, Sound, Standardization, Windows
 
 LEVELS = np.array([0.125, 0.375, 0.625, 0.875])  # a class is a brightness, so scaling decides

@@ -110,7 +110,9 @@ def _summarize_dataset(source: str, data_spec: DataSpec, splits: DatasetSplits) 
         counts={str(split): splits.count_by_split[split] for split in Split},
         shapes={name: tuple(array.shape[1:]) for name, array in array_by_input.items()},
         values=tuple(
-            statistics for name, array in array_by_input.items() for statistics in _input_statistics(name, array)
+            statistics
+            for name, array in array_by_input.items()
+            for statistics in _input_statistics(name, array, _channel_names(splits))
         ),
         labels=_describe_labels(splits),
         classes=_class_counts(splits),
@@ -118,13 +120,18 @@ def _summarize_dataset(source: str, data_spec: DataSpec, splits: DatasetSplits) 
     )
 
 
-def _input_statistics(name: str, array: Array) -> list[InputStatistics]:
+def _channel_names(splits: DatasetSplits) -> tuple[str, ...]:
+    """The columns of a table, which are its channels; none for other sources."""
+    windows = splits.preprocessing.windows if splits.preprocessing is not None else None
+    return windows.channels if windows is not None else ()
+
+
+def _input_statistics(name: str, array: Array, channel_names: tuple[str, ...]) -> list[InputStatistics]:
     channel_count = array.shape[-1] if array.ndim > 1 else 1
     if array.ndim < 2 or channel_count > MAX_LISTED_NAMES or channel_count == 1:
         return [_array_statistics(name, array)]
-    return [
-        _array_statistics(f"{name} channel {number}".strip(), array[..., number]) for number in range(channel_count)
-    ]
+    titles = channel_names if len(channel_names) == channel_count else [f"channel {i}" for i in range(channel_count)]
+    return [_array_statistics(f"{name} {title}".strip(), array[..., i]) for i, title in enumerate(titles)]
 
 
 def _array_statistics(name: str, array: Array) -> InputStatistics:

@@ -13,13 +13,25 @@ from edgepipe.models.model_description import LayerDescription, describe_layers
 
 _NESTED_MODEL_CLASSES = {"Functional", "Model", "Sequential"}
 _SAME_VALUES_CLASSES = {  # their outputs are values of their input
-    *("InputLayer", "Identity", "Cast", "Reshape", "Permute", "Flatten", "Concatenate", "ExpandDims", "Squeeze"),
+    *(
+        "InputLayer",
+        "Identity",
+        "Cast",
+        "Reshape",
+        "Permute",
+        "Flatten",
+        "Concatenate",
+        "Stack",
+        "ExpandDims",
+        "Squeeze",
+    ),
     *("Dropout", "SpatialDropout1D", "SpatialDropout2D", "GaussianDropout", "GaussianNoise", "ActivityRegularization"),
     *("Resizing", "CenterCrop", "Cropping1D", "Cropping2D", "ZeroPadding1D", "ZeroPadding2D", "Pad", "UpSampling1D"),
     *("UpSampling2D", "RandomFlip", "RandomRotation", "RandomZoom", "RandomCrop", "RandomTranslation", "RandomHeight"),
     *("RandomContrast", "RandomBrightness", "RandomWidth", "RandAugment", "GetItem", "Flip", "SlicingOpLambda"),
 }
 _SAME_VALUES_FUNCTIONS = {"cast", "identity", "reshape", "expand_dims", "reverse", "image.resize"}
+_SLICE_CLASSES, _JOIN_CLASSES = {"GetItem", "SlicingOpLambda"}, {"Stack", "Concatenate"}
 _OPERATOR_BY_CLASS = {
     "Add": "add", "Subtract": "subtract", "Multiply": "multiply", "Divide": "divide", "TrueDivide": "divide",
 }  # fmt: skip
@@ -99,8 +111,16 @@ def _follow_input(path: Path, start: PlacedLayer) -> LeadingOperators:
             layer_texts.append(f"{_title(layer)} '{layer.name}'")
         elif not current[0].inner_start and not _keeps_values(layer):
             break
-        current = current[0].inner_start or current[0].readers
+        current = _join_slices(current[0].inner_start or current[0].readers)
     return LeadingOperators(start.layer.name, factor, summand, tuple(layer_texts), tuple(current))
+
+
+def _join_slices(readers: list[PlacedLayer]) -> list[PlacedLayer]:
+    """What puts slices of one tensor, such as its channels, together again; else the readers as they are."""
+    joins = {reader.layer.name: reader for piece in readers for reader in piece.readers}
+    are_slices = len(readers) > 1 and all(piece.layer.class_name in _SLICE_CLASSES for piece in readers)
+    join = next(iter(joins.values())) if are_slices and len(joins) == 1 else None
+    return [join] if join is not None and join.layer.class_name in _JOIN_CLASSES else readers
 
 
 def _title(layer: LayerDescription) -> str:

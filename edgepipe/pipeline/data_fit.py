@@ -1,16 +1,19 @@
 """Whether the samples and classes of `data:` fit the inputs and outputs of the model file, without loading either."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgepipe.core.config import Document
 from edgepipe.core.units import plural
 from edgepipe.data.data_spec import DataSpec, ImagesSpec
-from edgepipe.data.sample_description import SampleDescription, Shape, describe_samples
 from edgepipe.models.input_shapes import parse_input_shapes
-from edgepipe.models.model_description import PortDescription
-from edgepipe.models.model_ports import ModelPorts, read_model_ports
+from edgepipe.models.model_description import PortDescription, Shape
 from edgepipe.stages.model_source import Source
 from edgepipe.tasks.task_spec import TaskSpec
+
+if TYPE_CHECKING:
+    from edgepipe.data.sample_description import SampleDescription
+    from edgepipe.models.model_ports import ModelPorts
 
 
 def check_data_fit(
@@ -27,6 +30,9 @@ def check_data_fit(
     """
     if source.path is None or data is None:
         return
+    from edgepipe.data.sample_description import describe_samples
+    from edgepipe.models.model_ports import read_model_ports
+
     ports = read_model_ports(base_folder / source.path)
     if ports is None or not ports.inputs:
         return
@@ -37,7 +43,7 @@ def check_data_fit(
 
 
 def _check_inputs(
-    document: Document, source: Source, data: DataSpec, ports: ModelPorts, samples: SampleDescription
+    document: Document, source: Source, data: DataSpec, ports: "ModelPorts", samples: "SampleDescription"
 ) -> None:
     if samples.shape is None:
         return
@@ -81,7 +87,7 @@ def _show(shape: Shape) -> str:
     return f"({', '.join('?' if size is None else str(size) for size in shape)})"
 
 
-def _check_outputs(document: Document, task: TaskSpec, ports: ModelPorts, samples: SampleDescription) -> None:
+def _check_outputs(document: Document, task: TaskSpec, ports: "ModelPorts", samples: "SampleDescription") -> None:
     """The model has an output for each class; one output tells two classes apart."""
     is_plain = task.kind == "classification" and task.labels == "one" and task.decode is None
     shape = ports.outputs[0].shape if len(ports.outputs) == 1 else ()

@@ -9,17 +9,12 @@ from importlib.util import find_spec
 from edgepipe.core.errors import ToolError
 from edgepipe.core.metric import Evidence, Finding, Judgement, Limit
 from edgepipe.data.data_spec import CsvSpec, FunctionSpec, ParquetSpec, SoundSpec
-from edgepipe.data.rescale_choice import choose_rescale, present_choice
-from edgepipe.devices.device_metrics import NPU_SHARE_METRIC
 from edgepipe.devices.device_profile import Device, MetricSource
-from edgepipe.devices.vela import vela_compiler
-from edgepipe.models.input_expectations import read_expectations
 from edgepipe.pipeline.schema import Pipeline, Step
 from edgepipe.stages.compile import Compile
-from edgepipe.stages.preprocessing_check import PREPROCESSING_RULE
 from edgepipe.stages.validate import Validate
-from edgepipe.tflite import tflm_runtime
 
+_NPU_METRIC = "npu_operators"
 _PACKAGE_BY_MODULE = {"ethosu": "ethos-u-vela"}
 
 
@@ -66,7 +61,7 @@ def _validations(pipeline: Pipeline) -> list[tuple[Step, Validate]]:
 
 def _runtime_findings(pipeline: Pipeline) -> list[Finding]:
     """The runtime of a device would run the model here, and is not installed."""
-    reason = tflm_runtime.missing_reason()
+    reason = _missing_tflm_reason()
     devices = [
         device for _, validate in _validations(pipeline) for device in validate.load_devices(pipeline.base_folder)
     ]
@@ -81,6 +76,14 @@ def _runtime_findings(pipeline: Pipeline) -> list[Finding]:
         for device in devices
         if reason and device.runtime.name == "tflite-micro" and device.runtime.release is None
     ]
+
+
+def _missing_tflm_reason() -> str:
+    if find_spec("tflite_micro") is not None:
+        return ""
+    from edgepipe.tflite import tflm_runtime
+
+    return tflm_runtime.missing_reason()
 
 
 def _limit_findings(pipeline: Pipeline) -> list[Finding]:
@@ -98,7 +101,7 @@ def _limit_findings(pipeline: Pipeline) -> list[Finding]:
 
 def _unavailable_reason(limit: Limit, device: Device) -> str:
     """Why there will be no number to judge `limit` by; empty if there will be one."""
-    if limit.metric == NPU_SHARE_METRIC:
+    if limit.metric == _NPU_METRIC:
         return "" if device.system.npu is not None else "it has no NPU"
     source: MetricSource = getattr(device, limit.metric)
     if source.evidence is Evidence.UNAVAILABLE:
@@ -106,8 +109,10 @@ def _unavailable_reason(limit: Limit, device: Device) -> str:
     if limit.evidence is not None and limit.evidence is not source.evidence:
         return f"its evidence is '{source.evidence}', the budget demands '{limit.evidence}'"
     if source.by == "vela":
+        from edgepipe.devices.vela import vela_compiler
+
         return vela_compiler.unavailable_reason()
-    return tflm_runtime.missing_reason() if source.by == "tflite-micro" else ""
+    return _missing_tflm_reason() if source.by == "tflite-micro" else ""
 
 
 def _limit_finding(step_name: str, limit: Limit, reason: str) -> Finding:
@@ -125,6 +130,10 @@ def _preprocessing_findings(pipeline: Pipeline) -> list[Finding]:
     data, source = pipeline.data, pipeline.source
     if data is None or source.path is None:
         return []
+    from edgepipe.data.rescale_choice import choose_rescale, present_choice
+    from edgepipe.models.input_expectations import read_expectations
+    from edgepipe.tflite.input_expectation import PREPROCESSING_RULE
+
     present = present_choice(data, pipeline.base_folder)
     expectations = read_expectations(pipeline.base_folder / source.path)
     if present is None or len(expectations) != 1 or expectations[0].fits(present[0].low, present[0].high):

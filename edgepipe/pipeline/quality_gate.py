@@ -12,7 +12,7 @@ from edgepipe.core.outcome import Outcome
 from edgepipe.core.units import Dimension
 from edgepipe.pipeline.schema import Step
 from edgepipe.stages.model_source import Source
-from edgepipe.tasks.chance import ALPHA, skill_of
+from edgepipe.tasks.chance_level import ALPHA, is_above_chance, skill_of
 
 CHANCE_RULE = "above-chance"
 DROP_RULE = "quality-kept"
@@ -90,9 +90,9 @@ def _last_on_same_split(qualities: Sequence[_Quality], start: _Quality) -> _Qual
 
 def _judge_chance(quality: _Quality) -> Finding | None:
     details = quality.metric.details
-    probability = float(details["chance_probability"])
-    if probability <= ALPHA:
+    if is_above_chance(quality.metric):
         return None
+    probability = float(details["chance_probability"])
     is_undecided = float(details["chance_probability_if_perfect"]) > ALPHA
     observed = (
         f"{quality.metric.text()} on {quality.sample_text} is not above chance ({details['chance_reference']}): "

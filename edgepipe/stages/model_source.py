@@ -1,7 +1,7 @@
 """The model a pipeline starts from: a `module:function` or a file. Always the first step of a run."""
 
 from pathlib import Path
-from typing import Any, ClassVar, final
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from pydantic import Field
 
@@ -11,7 +11,7 @@ from edgepipe.core.artifact import Artifact, ArtifactKind, copy_atomically
 from edgepipe.core.config import Document, KeyPath, describe_value, validate
 from edgepipe.core.errors import EdgepipeError, InputError
 from edgepipe.core.file_memo import active_memo
-from edgepipe.core.metric import Metric, unavailable_metric
+from edgepipe.core.metric import Finding, Metric, unavailable_metric
 from edgepipe.core.outcome import Outcome
 from edgepipe.data.splits import FITTING_SPLITS, SplitData
 from edgepipe.models.dtype_policies import check_not_quantized, describe_float_policies
@@ -21,7 +21,9 @@ from edgepipe.models.model_description import describe as describe_model
 from edgepipe.stages import model_io, model_metrics
 from edgepipe.stages.base import Stage
 from edgepipe.stages.context import PipelineInfo, StageContext
-from edgepipe.stages.preprocessing_check import QualityMeasurement, check_preprocessing
+
+if TYPE_CHECKING:
+    from edgepipe.stages.preprocessing_check import QualityMeasurement
 
 _DESCRIBED_KINDS = (ArtifactKind.KERAS, ArtifactKind.FLOAT)  # whose file describes their layers
 
@@ -184,17 +186,20 @@ def _code_layers(path: Path, has_custom_objects: bool) -> tuple[str, ...]:
 
 def _judge_model(artifact: Artifact, context: StageContext) -> Outcome:
     """Quality and counts of the model as it came, and whether the data reach it as it expects them."""
+    from edgepipe.stages.preprocessing_check import check_preprocessing
+
     measure, counts = _quality_measurement(artifact, context)
     has_task = context.splits is not None and context.task_if_any is not None
     quality = _measure_if_possible(context, measure) if has_task else []
-    findings, notes = [], []
+    findings: list[Finding] = []
+    notes: list[str] = []
     if context.splits is not None:
         is_measured = any(metric.value is not None for metric in quality)
         findings, notes = check_preprocessing(artifact.path, context.splits, measure if is_measured else None)
     return Outcome(metrics=(*quality, *counts), findings=tuple(findings), notes=tuple(notes))
 
 
-def _quality_measurement(artifact: Artifact, context: StageContext) -> tuple[QualityMeasurement, list[Metric]]:
+def _quality_measurement(artifact: Artifact, context: StageContext) -> tuple["QualityMeasurement", list[Metric]]:
     """A function that measures the quality of the model on samples of the validation split, and its counts."""
     if artifact.kind is ArtifactKind.TFLITE:
         return _tflite_measurement(artifact, context), []
@@ -218,12 +223,12 @@ def _check_shapes(model: Any, context: StageContext) -> None:
     check_data_shapes(model, context.task, validation_data.x, sole_array(validation_data.y))
 
 
-def _keras_measurement(model: Any, artifact: Artifact, context: StageContext) -> QualityMeasurement:
+def _keras_measurement(model: Any, artifact: Artifact, context: StageContext) -> "QualityMeasurement":
     runtime_text = model_metrics.keras_runtime_text(artifact)
     return lambda samples: model_metrics.keras_quality(model, context.task, samples, "validation", runtime_text)
 
 
-def _tflite_measurement(artifact: Artifact, context: StageContext) -> QualityMeasurement:
+def _tflite_measurement(artifact: Artifact, context: StageContext) -> "QualityMeasurement":
     from edgepipe.stages.tflite_quality import measure_quality
     from edgepipe.tflite.interpreter import Runtime, check_runs
 
@@ -234,7 +239,7 @@ def _tflite_measurement(artifact: Artifact, context: StageContext) -> QualityMea
     return measure
 
 
-def _measure_if_possible(context: StageContext, measure: QualityMeasurement) -> list[Metric]:
+def _measure_if_possible(context: StageContext, measure: "QualityMeasurement") -> list[Metric]:
     """The quality; without a value where the model as it is cannot be judged, such as one that is not trained."""
     try:
         return measure(context.data.validation)

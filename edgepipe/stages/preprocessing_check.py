@@ -17,11 +17,10 @@ from edgepipe.core.metric import Finding, Metric
 from edgepipe.data.splits import DatasetSplits, SplitData
 from edgepipe.data.standardization import Scaling
 from edgepipe.models.input_expectations import read_expectations
-from edgepipe.tasks.chance import ALPHA, skill_of
-from edgepipe.tflite.input_expectation import InputExpectation
+from edgepipe.tasks.chance_level import is_above_chance, skill_of
+from edgepipe.tflite.input_expectation import PREPROCESSING_RULE, InputExpectation
 from edgepipe.tflite.metadata import Preprocessing
 
-PREPROCESSING_RULE = "preprocessing"
 MIN_GAIN = 0.10  # of a share, or of the error of predicting the mean
 _MIN_Z = 3.5  # standard errors: several alternatives are tried
 _MAX_SAMPLES = 500
@@ -63,7 +62,7 @@ def check_preprocessing(
         return [_better_finding(baseline, better_trial, mismatch_text)], []
     if not mismatch_text:
         return [], []
-    if baseline is not None and float(baseline.details["chance_probability"]) <= ALPHA:
+    if baseline is not None and is_above_chance(baseline):
         note = f"{mismatch_text}; yet no other preprocessing that was tried is clearly better than {baseline.text()}"
         return [], [note]
     return [_mismatch_finding(mismatch_text)], []
@@ -123,7 +122,7 @@ def _is_clearly_better(metric: Metric, baseline: Metric) -> bool:
     (skill, error), (baseline_skill, baseline_error) = skill_of(metric), skill_of(baseline)
     gain = skill - baseline_skill
     is_significant = gain > _MIN_Z * math.hypot(error, baseline_error)
-    return gain > MIN_GAIN and is_significant and float(metric.details["chance_probability"]) <= ALPHA
+    return gain > MIN_GAIN and is_significant and is_above_chance(metric)
 
 
 def list_alternatives(splits: DatasetSplits) -> list[Alternative]:

@@ -12,11 +12,9 @@ from typing import Any
 import numpy as np
 
 from edgepipe.core.arrays import Array, Arrays
-from edgepipe.core.metric import Metric
-from edgepipe.core.units import Dimension, plural
+from edgepipe.core.units import plural
 from edgepipe.tasks.quality import Measure, Task, decode_outputs, is_builtin_measure
 
-ALPHA = 0.01  # a quality that chance reaches more often is not above chance
 _SHUFFLE_COUNT = 199
 _CLASSES_COUNTED = {"accuracy": 1, "top5_accuracy": 5}  # a sample counts if its class is among so many best scores
 
@@ -52,24 +50,9 @@ def compare_with_chance(
     if name in ("mae", "rmse", "r2"):
         return _compare_with_mean(task.measures[name], truth, decoded_outputs, name)
     if name == "mse":
-        return _compare_with_mean_sample(*truth, decoded_outputs)
+        samples, labels = truth
+        return _compare_with_mean_sample(samples, labels, decoded_outputs)
     return _compare_with_shuffled(task.measures[name], truth, decoded_outputs)
-
-
-def skill_of(metric: Metric) -> tuple[float, float]:
-    """What a model is better by than none, higher being better, and its standard error.
-
-    A share is taken as it is; of an error, what is left of that of predicting the mean.
-
-    Args:
-        metric: with `chance` and `samples` in its details.
-    """
-    value, samples = float(metric.value or 0), int(metric.details["samples"])
-    if metric.unit is Dimension.FRACTION:
-        return value, math.sqrt(max(value * (1 - value), 0) / samples)
-    chance_level = float(metric.details["chance"])
-    error_share = 1 - value if chance_level == 0 else value / chance_level  # r2 is 0 by chance, errors are not
-    return 1 - error_share, error_share * math.sqrt(2 / samples)
 
 
 def _compare_with_frequent_classes(y: Array, scores: Array, class_count: int) -> ChanceComparison:

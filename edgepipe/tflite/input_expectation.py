@@ -12,6 +12,7 @@ from edgepipe.core.arrays import Array
 from edgepipe.tflite.metadata import read_preprocessing
 from edgepipe.tflite.model import Model, Operator, Tensor
 
+PREPROCESSING_RULE = "preprocessing"  # of the findings that data are not as a model expects them
 _MIN_WIDTH, _MAX_WIDTH = 0.5, 30.0  # of the data, in distances: below, inputs hardly differ for the model
 _BYTE_WIDTH = 255.0  # some models scale to 0..255, or subtract the mean from 0..255
 _EDGE_TOLERANCE = 0.1  # of the width of the data

@@ -176,6 +176,8 @@ def test_missing_packages(
 
 
 def test_tflite_micro_is_missing(folder: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> None:
+    found = preflight.find_spec
+    monkeypatch.setattr(preflight, "find_spec", lambda name: None if name == "tflite_micro" else found(name))
     monkeypatch.setattr("edgepipe.tflite.tflm_runtime.missing_reason", lambda: "the package tflite-micro is not here")
     stages = "[convert, {validate: {devices: [nucleo-l4r5zi], budget: {nucleo-l4r5zi: {flash: 64 KiB}}}}]"
     checked = command("check", _pipeline(folder, "image.keras", "{npz: image.npz}", stages))
