@@ -123,10 +123,13 @@ def _run_pipeline(
 ) -> "Report":  # fmt: skip
     from edgepipe.core.cache import Cache, default_root
     from edgepipe.core.progress import SilentProgress, active
-    from edgepipe.pipeline import runner
+    from edgepipe.pipeline import preflight, runner
     from edgepipe.render import report_files, reproduction
 
     progress = progress or SilentProgress()
+    preflight.require_tools(pipeline)
+    for finding in preflight.find_early_findings(pipeline):
+        progress.note(f"will not be met: {finding}")
     report_files.check_writable(Path(output_dir) if output_dir is not None else report_files.output_parent(pipeline))
     cache = Cache(Path(cache_dir) if cache_dir is not None else default_root())
     with cache.shared_lock(), active(progress):
@@ -184,7 +187,7 @@ def convert(
 
     Args:
         model: the model to convert.
-        data: representative samples (an array, or a .npy or .npz file) for schemes that calibrate.
+        data: representative samples for schemes that calibrate: an array, a .npy or .npz file, or what `init` takes.
         scheme: types of weights and activations.
         input: type of the inputs; None for the scheme's own.
         output: type of the outputs, likewise.

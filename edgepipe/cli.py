@@ -199,27 +199,40 @@ def _check_run_arguments(
 @click.argument("pipelines", nargs=-1, required=True, type=click.Path(), shell_complete=completion.complete_pipeline)
 @SETTINGS
 def check(pipelines: tuple[str, ...], settings: tuple[str, ...]) -> None:
-    """Check pipelines without running anything: options, order of stages, devices, budget."""
-    from edgepipe.pipeline import schema
+    """Check pipelines without running anything: options, order of stages, devices, budget, model against data.
+
+    What cannot run exits with 2, or with 4 if a package is missing; what will break a rule or miss a limit, with 3.
+    """
+    from edgepipe.pipeline import preflight, schema
 
     problems: list[str] = []
+    findings: list[str] = []
+    missing_tools: list[str] = []
     for file in pipelines:
         try:
             checked_pipeline = schema.load(file, settings)
+            early_findings = preflight.find_early_findings(checked_pipeline)
+            missing_tools += [f"{file}: {text}" for text in preflight.find_missing_tools(checked_pipeline)]
         except EdgepipeError as error:
             problems += error.lines
         else:
-            print_line(f"{file}: ok: {' -> '.join(step.name for step in checked_pipeline.steps)}")
+            verdict = "ok" if not early_findings else "will break a rule"
+            print_line(f"{file}: {verdict}: {' -> '.join(step.name for step in checked_pipeline.steps)}")
+            findings += [f"{file}: {finding}" for finding in early_findings]
             _print_notes(checked_pipeline.source.notes(checked_pipeline.base_folder))
-    for problem in problems:
-        print_line(problem, to_stderr=True)
-    if problems:
-        raise SystemExit(ExitCode.BAD_INPUT)
+    for line in (*problems, *missing_tools, *findings):
+        print_line(line, to_stderr=True)
+    if problems or missing_tools:
+        raise SystemExit(ExitCode.BAD_INPUT if problems else ExitCode.UNREACHABLE)
+    _exit_if_not_met(not findings)
 
 
 @cli.command(short_help="Convert a model to TFLite, without YAML.")
 @click.argument("model", type=click.Path())
-@click.option("--data", type=click.Path(), help="Representative samples, .npy or .npz; int8 and int16x8 need them.")
+@click.option(
+    "--data",
+    help="Representative samples, .npy, .npz, a folder or what `init --data` takes; int8 and int16x8 need them.",
+)
 @click.option(
     "--scheme",
     type=SCHEMES,
@@ -340,7 +353,9 @@ def convert(
 
 @cli.command()
 @click.argument("model", type=click.Path())
-@click.option("--data", required=True, help="Samples: a .npy, a .npz (with labels `y` for accuracy), or a pipeline.")
+@click.option(
+    "--data", required=True, help="Samples: a .npy, a .npz (with labels `y` for accuracy), a folder, or a pipeline."
+)
 @click.option(
     "--scheme",
     type=click.Choice(["int8", "int16x8"]),
@@ -608,7 +623,10 @@ def schema(document: Any) -> None:
 
 
 @cli.command("data", short_help="Show a dataset before training.")
-@click.argument("description")
+@click.argument("description", required=False)
+@click.option(
+    "--options", "source", metavar="SOURCE", help="List the options of a source: csv, images, audio, npz, function, ..."
+)
 @click.option(
     "--picture",
     type=click.Path(dir_okay=False),
@@ -616,16 +634,24 @@ def schema(document: Any) -> None:
 )
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="Seed of the split; default: the pipeline's, or 0.")
 @JSON
-def data_command(description: str, picture: str | None, seed: int | None, as_json: bool) -> None:
+def data_command(
+    description: str | None, source: str | None, picture: str | None, seed: int | None, as_json: bool
+) -> None:
     """Show a dataset before training: sizes, shapes, values, class balance, skipped samples.
 
-    DESCRIPTION is a pipeline, module:function, or a mapping such as '{images: photos/, size: [96, 96]}'. Only the
-    size of the test split is shown.
+    DESCRIPTION is a file or folder of samples, a pipeline, module:function, or a mapping such as '{images: photos/,
+    size: [96, 96]}'. Only the size of the test split is shown.
     """
     from edgepipe import api
     from edgepipe.render import dataset
     from edgepipe.render.terminal import show_tables
 
+    if source is not None:
+        return (
+            print_document(dataset.options_document(source)) if as_json else show_tables(dataset.option_tables(source))
+        )
+    if description is None:
+        raise click.UsageError("name what to show, such as a folder, or --options SOURCE")
     with _live_steps():
         summary = api.describe_data(description, seed=seed, picture=picture)
     if as_json:
@@ -847,7 +873,7 @@ def device_fit(
 @cli.command()
 @click.argument("model")
 @click.option("-o", "--out", type=click.Path(), default="pipeline.yaml", show_default=True, help="The file to write.")
-@click.option("--data", help="The value of `data:` in the pipeline: a .npz, a folder of images, or module:function.")
+@click.option("--data", help="The data: a .npz, a table, a folder of images, recordings or tables, or module:function.")
 @click.option(
     "--device",
     "device_name",

@@ -124,6 +124,19 @@ def _decode(path: Path, spec: ImagesSpec, report: _ImageReadReport) -> Array | _
         )
 
 
+def read_size(path: Path) -> tuple[int, int]:
+    """Height and width of the upright picture, from the head of its file.
+
+    Raises:
+        OSError: it cannot be read as an image.
+    """
+    from PIL import Image
+
+    with Image.open(path) as image:
+        is_on_its_side = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+        return (image.width, image.height) if is_on_its_side else (image.height, image.width)
+
+
 def _turn_upright(image: Any, report: _ImageReadReport) -> Any:
     """The picture rotated by its EXIF orientation; lost transparency and frames are counted."""
     from PIL import ImageOps

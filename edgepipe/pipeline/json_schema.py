@@ -20,6 +20,7 @@ from edgepipe.tasks.task_spec import TaskSpec
 Schema = dict[str, Any]
 REFERENCE_PATTERN = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$"
 NAME_PATTERN = r"^[^\W_.-][\w.-]*$|^_[\w.-]*$"
+PERCENTAGE_PATTERN = r"^\s*\d+(\.\d*)?\s*%\s*$"
 _STAGE_NAME: Schema = {
     "type": "string",
     "pattern": NAME_PATTERN,
@@ -38,6 +39,7 @@ def pipeline_schema() -> Schema:
     for source in SOURCES_WITHOUT_VALUE:
         source_definition = _definition_of(SPEC_BY_SOURCE[source], references, definitions)
         _allow_null(source_definition["properties"][source])
+    _allow_percentages(definitions)
     return {
         "$schema": JSON_SCHEMA_DIALECT,
         "title": "edgepipe pipeline",
@@ -64,6 +66,15 @@ def _allow_null(schema: Schema) -> None:
     schema["anyOf"] = [*schema.pop("anyOf", [{"type": schema.pop("type", "string")}]), {"type": "null"}]
 
 
+def _allow_percentages(node: Any) -> None:
+    """Accept texts such as `30 %` wherever a number is at most, or below, one; changes `node` in place."""
+    for child in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        _allow_percentages(child)
+    if isinstance(node, dict) and 1 in (node.get("maximum"), node.get("exclusiveMaximum")) and node["type"] == "number":
+        bounds = {key: node.pop(key) for key in list(node) if key == "type" or "imum" in key}
+        node["anyOf"] = [bounds, {"type": "string", "pattern": PERCENTAGE_PATTERN}]
+
+
 def _top_properties(references: dict[type[BaseModel], Schema], stage_classes: dict[str, type[Stage]]) -> Schema:
     return {
         "name": {"type": "string", "pattern": NAME_PATTERN, "description": "of the report and its folder, runs/NAME"},
@@ -81,6 +92,11 @@ def _top_properties(references: dict[type[BaseModel], Schema], stage_classes: di
             "description": "what the outputs mean: a kind, module:function, or a mapping of options",
         },
         "seed": {"type": "integer", "minimum": 0, "maximum": 2**31 - 1, "default": 0},
+        "allow_chance": {
+            "type": "boolean",
+            "default": False,
+            "description": "quality at chance, or far below that before compression, is only noted",
+        },
         "stages": {
             "type": "array",
             "minItems": 1,

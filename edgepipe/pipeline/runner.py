@@ -8,7 +8,7 @@ import platform
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,15 @@ from edgepipe.core.artifact import Artifact, json_digest, wrap_disk_full_errors
 from edgepipe.core.cache import Cache, DamagedEntryError, StoredArtifact
 from edgepipe.core.errors import InputError
 from edgepipe.core.file_memo import MEMO_FILE, FileMemo, active_memo
+from edgepipe.core.metric import Finding
 from edgepipe.core.module_sources import SourceScan
 from edgepipe.core.outcome import EpochRecord
 from edgepipe.core.progress import EpochRecorder, Progress
 from edgepipe.models.startup import load_tensorflow
+from edgepipe.pipeline.quality_gate import find_quality_problems, unjudged_notes
 from edgepipe.pipeline.run_inputs import describe_definition
 from edgepipe.pipeline.run_record import RunDefinition
-from edgepipe.pipeline.schema import SOURCE_NAME, Pipeline, Step
+from edgepipe.pipeline.schema import Pipeline, Step
 from edgepipe.stages import registry
 from edgepipe.stages.context import StageContext
 
@@ -37,6 +39,7 @@ class StepResult:
     stored_artifact: StoredArtifact
     from_cache: bool
     notes: tuple[str, ...] = ()  # of this run only, such as a damaged cache entry
+    findings: tuple[Finding, ...] = ()  # likewise, such as quality at chance
 
 
 @dataclass
@@ -108,6 +111,20 @@ def run(pipeline_run: Run) -> None:
             with pipeline_run.file_look_up():
                 previous_key = _cache_key(pipeline_run, step, previous_key)
             pipeline_run.step_results.append(_run_step(pipeline_run, step, previous_key, number))
+    _judge_quality(pipeline_run)
+
+
+def _judge_quality(pipeline_run: Run) -> None:
+    """Add what is wrong with the quality of the last model to the result of the last step."""
+    results = [(result.step, result.stored_artifact.entry.outcome) for result in pipeline_run.step_results]
+    findings, notes = tuple(find_quality_problems(results)), unjudged_notes(results)
+    if pipeline_run.pipeline.allow_chance:
+        notes = (*notes, *(f"accepted by `allow_chance`: {finding}" for finding in findings))
+        findings = ()
+    last_result = pipeline_run.step_results[-1]
+    pipeline_run.step_results[-1] = replace(
+        last_result, notes=(*last_result.notes, *notes), findings=(*last_result.findings, *findings)
+    )
 
 
 def _run_step(pipeline_run: Run, step: Step, key: str, number: int) -> StepResult:
@@ -250,17 +267,13 @@ def _step_seed(pipeline: Pipeline, step: Step) -> int:
 
 def _load_splits(pipeline_run: Run, step: Step) -> Any:
     pipeline, split_names = pipeline_run.pipeline, step.stage.splits
-    if pipeline.data is None or not split_names or not _uses_data(pipeline_run, step):
+    if pipeline.data is None or not split_names:
         return None
     if split_names not in pipeline_run._loaded_splits:
         from edgepipe.data.dataset_loading import load
 
         pipeline_run._loaded_splits[split_names] = load(pipeline.data, pipeline.base_folder, pipeline.seed, split_names)
     return pipeline_run._loaded_splits[split_names]
-
-
-def _uses_data(pipeline_run: Run, step: Step) -> bool:
-    return step.name != SOURCE_NAME or pipeline_run.pipeline.source.function is not None
 
 
 def _load_task(pipeline_run: Run) -> Any:
@@ -282,7 +295,7 @@ def _data_identity(pipeline: Pipeline) -> dict[str, Any] | None:
 def _cache_key(pipeline_run: Run, step: Step, previous_key: str) -> str:
     """The digest of everything that determines the result of `step`."""
     pipeline, stage = pipeline_run.pipeline, step.stage
-    uses_data = bool(stage.splits) and _uses_data(pipeline_run, step)
+    uses_data = bool(stage.splits)
     return json_digest(
         {
             "stage": step.name,

@@ -12,6 +12,7 @@ from edgepipe.core.config import Document, KeyPath, describe_value
 from edgepipe.core.errors import ConfigError, InputError, Problem, did_you_mean
 from edgepipe.data.data_spec import DataSpec
 from edgepipe.data.data_spec import parse as parse_data
+from edgepipe.pipeline.data_fit import check_data_fit
 from edgepipe.pipeline.settings import PIPELINE_KEYS, Settings, apply_settings, default_name, entry_name, list_settings
 from edgepipe.pipeline.shipped_pipelines import pipeline_file
 from edgepipe.stages import registry
@@ -71,6 +72,7 @@ class Pipeline:
     text: str
     settings: tuple[str, ...]
     content: Mapping[str, Any]
+    allow_chance: bool = False  # quality at chance, or far below the model's before compression, is only noted
 
 
 def load(pipeline: Path | str | Mapping[str, Any], settings: Settings = ()) -> Pipeline:
@@ -171,7 +173,7 @@ class _PipelineParser:
         name = self._read_text(content, "name", "pipeline")
         if "stages" in content:
             self._parse_stages(content["stages"], source)
-        if self.document.problems or source is None:
+        if source is None or not self._fits_data(source):
             return None
         return Pipeline(
             name=name,
@@ -186,7 +188,14 @@ class _PipelineParser:
             text=self.document.text,
             settings=self.settings,
             content=content,
+            allow_chance=content.get("allow_chance", False),
         )
+
+    def _fits_data(self, source: Source) -> bool:
+        """Whether there is no problem; the model is compared with the data if there is no other one."""
+        if not self.document.problems:
+            check_data_fit(self.document, source, self.data, self.task, self.base_folder)
+        return not self.document.problems
 
     def _check_keys(self, content: Mapping[str, Any]) -> None:
         for key in content:
@@ -195,6 +204,10 @@ class _PipelineParser:
         for key in REQUIRED_KEYS:
             if key not in content:
                 self.document.add_problem((key,), "is required but missing")
+        if not isinstance(content.get("allow_chance", False), bool):
+            self.document.add_problem(
+                ("allow_chance",), f"must be true or false; found {describe_value(content['allow_chance'])}"
+            )
         self._read_seed(content)
 
     def _read_text(self, content: Mapping[str, Any], key: str, default: str) -> str:

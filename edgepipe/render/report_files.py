@@ -106,7 +106,12 @@ def _stage_report(run: Run, number: int) -> StageReport:
         made=_format_iso_time(entry.created),
         options=step.stage.model_dump(mode="json"),
         cost=entry.cost,
-        outcome=entry.outcome.model_copy(update={"notes": (*step_result.notes, *entry.outcome.notes)}),
+        outcome=entry.outcome.model_copy(
+            update={
+                "notes": (*step_result.notes, *entry.outcome.notes),
+                "findings": (*entry.outcome.findings, *step_result.findings),
+            }
+        ),
     )
 
 

@@ -27,7 +27,7 @@ def tables(name: str | None) -> list[TextTable]:
     """
     if name is not None:
         cls = _find_stage_class(name)
-        rows = tuple((o["option"], o["type"], o["default"], o["meaning"]) for o in _describe_options(cls))
+        rows = tuple((o["option"], o["type"], o["default"], o["meaning"]) for o in describe_options(cls))
         return [TextTable(f"{name}: {_stage_summary(cls)}", ("option", "type", "default", "meaning"), rows)]
     stage_sources = available_stages()
     built_in_sources = [source for source in stage_sources if source.package == "edgepipe"]
@@ -85,7 +85,7 @@ def _describe_stage(cls: type[Stage]) -> Mapping[str, Any]:
         "summary": _stage_summary(cls),
         "takes": list(cls.accepts),
         "gives": sorted(set(cls.accepts.values())),
-        "options": _describe_options(cls),
+        "options": describe_options(cls),
     }
 
 
@@ -98,13 +98,14 @@ def _output_kinds(cls: type[Stage]) -> str:
     return ", ".join(kinds) if kinds != sorted(cls.accepts) else "the same"
 
 
-def _describe_options(cls: Any, prefix: str = "") -> list[dict[str, str]]:
+def describe_options(cls: Any, prefix: str = "") -> list[dict[str, str]]:
+    """Name, type, default and meaning of every option of a class, those of nested classes with a dot."""
     descriptions = []
     for name, field in cls.model_fields.items():
         option_record = {"option": prefix + name, "type": _type_text(field.annotation, field.metadata)}
         descriptions.append({**option_record, "default": _default_text(field), "meaning": field.description or ""})
         for nested_cls in filter(_is_options_class, (field.annotation, *get_args(field.annotation))):
-            descriptions += _describe_options(nested_cls, f"{prefix}{name}.")
+            descriptions += describe_options(nested_cls, f"{prefix}{name}.")
     return descriptions
 
 

@@ -72,6 +72,8 @@ def test_there_are_documented_pipelines() -> None:
         ("data: edgepipe.data:digits", "data: {images: photos, size: [96, 96], test: 0.2}"),
         ("task: classification", "task: {kind: regression, metrics: [rmse]}"),
         ("task: classification", "task: own_module:task"),
+        ("sparsity: 0.5", "sparsity: 30 %"),
+        ("name: p", "name: p\nallow_chance: true"),
     ],
 )
 def test_forms_that_are_allowed(old: str, new: str) -> None:
@@ -85,6 +87,8 @@ def test_forms_that_are_allowed(old: str, new: str) -> None:
         ("task:", "tsak:"),
         ("- convert", "- convret"),
         ("sparsity: 0.5", "sparsty: 0.5"),
+        ("sparsity: 0.5", "sparsity: 30 percent"),
+        ("name: p", "name: p\nallow_chance: 1"),
         ("epochs: 2", "epochs: 0"),
         ("epochs: 2", "epochs: many"),
         ("epochs: 2", "decay: linear"),
