@@ -11,11 +11,13 @@ from edgepipe.core.config import describe_value, read_text
 from edgepipe.core.cost import Cost
 from edgepipe.core.errors import InputError
 from edgepipe.core.escape import json_text
+from edgepipe.core.input_files import check_ordinary
 from edgepipe.core.metric import Finding, Metric, Record, Verdict
 from edgepipe.core.outcome import Outcome
 
 SCHEMA: Literal["edgepipe.report/1"] = "edgepipe.report/1"
 REPORT_FILE = "report.json"
+MAX_BYTES = 64 * 2**20  # of a report; those of long pipelines with many tables have some hundred KiB
 
 
 class StageReport(Record):
@@ -82,14 +84,17 @@ def load(path: Path) -> Report:
     Raises:
         InputError: no report, or of a version that this edgepipe does not read.
     """
+    check_ordinary(path)
     file = path / REPORT_FILE if path.is_dir() else path
     if path.is_dir() and not file.exists():
         raise InputError(
             f"{path}: holds no {REPORT_FILE}; give the folder of a run that has ended, or its {REPORT_FILE}"
         )
     try:
-        text = read_text(file)
+        text = read_text(file, MAX_BYTES)
         content = json.loads(text)
+    except RecursionError:
+        raise InputError(f"{file}: not a report: it nests too deep") from None
     except ValueError as error:
         raise InputError(f"{file}: not JSON: {error}") from None
     schema = content.get("schema") if isinstance(content, dict) else None

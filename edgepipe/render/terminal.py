@@ -22,6 +22,7 @@ class _TerminalConsole(Console):
         raise BrokenPipeError(errno.EPIPE, "stdout is closed")
 
 
+MAX_ROWS = 1000  # of a table; laying out one takes seconds for every thousand
 PLAIN_WIDTH = 160  # columns where stdout is no terminal: wide enough that no number is wrapped
 
 
@@ -46,6 +47,8 @@ def show_tables(tables: Iterable[TextTable]) -> None:
         console.print()
         console.print(_build_text(table.title, "bold"), soft_wrap=True)
         console.print(_build_table(table))
+        if len(table.rows) > MAX_ROWS:
+            console.print(_build_text(f"... and {len(table.rows) - MAX_ROWS:,} more rows; --json gives all of them"))
 
 
 def _make_console() -> Console:
@@ -58,7 +61,7 @@ def _build_table(table: TextTable) -> Table:
     for index, column in enumerate(table.columns):
         align_right = index in table.right_aligned
         rich_table.add_column(_build_text(column), justify="right" if align_right else "left", no_wrap=align_right)
-    for row in table.rows:
+    for row in table.rows[:MAX_ROWS]:
         rich_table.add_row(*map(_build_text, row))
     return rich_table
 
