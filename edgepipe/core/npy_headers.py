@@ -13,6 +13,7 @@ import numpy as np
 
 from edgepipe.core.archives import open_zip
 from edgepipe.core.errors import InputError
+from edgepipe.core.input_files import check_ordinary
 
 ARRAY_SUFFIX = ".npy"
 NPY_MAGIC, ZIP_MAGIC = b"\x93NUMPY", b"PK"
@@ -64,6 +65,7 @@ def check_npy_or_npz(path: Path) -> None:
         InputError: it claims more bytes than it holds.
         OSError: it cannot be read.
     """
+    check_ordinary(path)
     with path.open("rb") as stream:
         magic = stream.read(len(NPY_MAGIC))
     if magic == NPY_MAGIC:

@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from edgepipe.core.errors import InputError, did_you_mean
+from edgepipe.core.input_files import check_ordinary
 from edgepipe.core.progress import count_steps
 from edgepipe.core.units import plural
 from edgepipe.data.splits import Split
@@ -23,6 +24,7 @@ def find_split_folders(root: Path) -> dict[Split, Path]:
     Raises:
         InputError: no such folder, two validation folders, or no train/ beside the others.
     """
+    check_ordinary(root)
     if not root.is_dir():
         raise InputError(f"{root}: {'a file; a folder was expected' if root.exists() else 'no such folder'}")
     if not (root / "train").is_dir():

@@ -24,6 +24,7 @@ from edgepipe.stages.teacher_models import TEACHER_KINDS
 from edgepipe.tasks.task_spec import TaskSpec, parse_task
 
 REQUIRED_KEYS = ("name", "model", "stages")
+MAX_STAGES = 1000
 SOURCE_NAME = "model"
 SOURCE_STAGE = StageSource(SOURCE_NAME, "edgepipe.stages.model_source:Source", "edgepipe")
 MAPPING_NAME = "the pipeline mapping"
@@ -231,6 +232,9 @@ class _PipelineParser:
     def _parse_stages(self, stage_entries: Any, source: Source | None) -> None:
         if not isinstance(stage_entries, list) or not stage_entries:
             self.document.add_problem(("stages",), f"must be a list of stages; found {describe_value(stage_entries)}")
+            return
+        if len(stage_entries) > MAX_STAGES:
+            self.document.add_problem(("stages",), f"{len(stage_entries):,} stages; at most {MAX_STAGES:,} are read")
             return
         kind = source.kind(self.base_folder) if source is not None else None
         if source is not None:

@@ -11,12 +11,14 @@ from edgepipe.core.config import describe_value, read_text
 from edgepipe.core.cost import Cost
 from edgepipe.core.errors import InputError
 from edgepipe.core.escape import json_text
+from edgepipe.core.input_files import check_ordinary
 from edgepipe.core.metric import Finding, Metric, Record, Suggestion, Verdict
 from edgepipe.core.outcome import Outcome
 from edgepipe.pipeline.run_folders import find_report
 from edgepipe.pipeline.run_record import Reproduction, RunDefinition
 
 SCHEMA: Literal["edgepipe.report/1"] = "edgepipe.report/1"
+MAX_BYTES = 64 * 2**20  # of a report; those of long pipelines with many tables have some hundred KiB
 
 
 class StageReport(Record):
@@ -130,11 +132,14 @@ def load(path: Path) -> Report:
     Raises:
         InputError: no report, or of a version that this edgepipe does not read.
     """
+    check_ordinary(path)
     file = find_report(path)
     try:
-        text = read_text(file)
+        text = read_text(file, MAX_BYTES)
         content = json.loads(text)
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        raise InputError(f"{file}: not a report: it nests too deep") from None
+    except ValueError as error:
         raise InputError(f"{file}: not JSON: {error}") from None
     schema = content.get("schema") if isinstance(content, dict) else None
     if schema != SCHEMA:

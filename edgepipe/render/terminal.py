@@ -29,6 +29,9 @@ class _TerminalConsole(Console):
         raise BrokenPipeError(errno.EPIPE, "stdout is closed")
 
 
+MAX_ROWS = 1000  # of a table; laying out one takes a second for some thousand
+
+
 def show_report(report: Report, full: bool = False) -> None:
     """Print a report to stdout: what matters first, or all of it."""
     console = _TerminalConsole(highlight=False)
@@ -61,10 +64,13 @@ def show_tables(tables: Iterable[TextTable]) -> None:
     for table in tables:
         console.print()
         console.print(_build_text(table.title, "bold"), soft_wrap=True)
-        layout = lay_out(_escape_table(table), output_width(console))
+        shown_table = replace(table, rows=table.rows[:MAX_ROWS])
+        layout = lay_out(_escape_table(shown_table), output_width(console))
         for number, grid in enumerate(layout.grids):
             _print_lines(console, [*([""] if number else []), *_grid_lines(grid, console)])
         _print_lines(console, (*layout.records, *layout.footnotes))
+        if len(table.rows) > MAX_ROWS:
+            console.print(_build_text(f"... and {len(table.rows) - MAX_ROWS:,} more rows; --json gives all of them"))
     console.print()
 
 

@@ -10,6 +10,7 @@ from edgepipe.commands.init.output_location import OutputLocation
 from edgepipe.core import references
 from edgepipe.core.artifact import ArtifactKind
 from edgepipe.core.errors import InputError
+from edgepipe.core.input_files import check_ordinary
 from edgepipe.core.npy_headers import ArrayHeader, read_npz_headers
 from edgepipe.data.data_spec import CsvSpec, ParquetSpec, find_table_files
 from edgepipe.data.rescale_choice import choose_rescale, largest_of_npz
@@ -42,6 +43,7 @@ def inspect_data(data: str | None, model_info: ModelInfo, location: OutputLocati
     if data is None:
         return _placeholder_source(model_info)
     path = Path(data)
+    check_ordinary(path)
     if not path.exists() and references.is_reference(data):
         return _inspect_function(data, model_info, location)
     kind = guess_source(path)
