@@ -1,9 +1,10 @@
 """edgepipe: turns a Keras model into a proven, fully integer TFLite model for a small device, from one YAML file.
 
-The commands as functions: `run`, `check`, `convert`, `verify`, `inspect`, `profile`, `sensitivity`, `footprint`,
-`describe_data`, `calibrate`, `fit_device`, `load_report`. What a `task: module:function` returns: `Task` of `Measure`.
-What a stage of one's own is made of: `Stage` or `TrainingStage`, `StageContext`, `PipelineInfo`, `Artifact`,
-`ArtifactKind`, `Outcome`. Importing this imports nothing heavy.
+The commands as functions: `run`, `reproduce`, `check`, `convert`, `verify`, `inspect`, `profile`, `sensitivity`,
+`footprint`, `describe_data`, `calibrate`, `fit_device`, `load_report`, `list_runs`, `compare_runs`, `prune_runs`. What
+a `task: module:function` returns: `Task` of `Measure`. What a stage of one's own is made of: `Stage` or
+`TrainingStage`, `StageContext`, `PipelineInfo`, `Artifact`, `ArtifactKind`, `Outcome`. Importing this imports nothing
+heavy.
 """
 
 import importlib
@@ -13,13 +14,17 @@ if TYPE_CHECKING:
     from edgepipe.api import (
         calibrate,
         check,
+        compare_runs,
         convert,
         describe_data,
         fit_device,
         footprint,
         inspect,
+        list_runs,
         load_report,
         profile,
+        prune_runs,
+        reproduce,
         run,
         sensitivity,
         verify,
@@ -47,13 +52,17 @@ __all__ = [
     "TrainingStage",
     "calibrate",
     "check",
+    "compare_runs",
     "convert",
     "describe_data",
     "fit_device",
     "footprint",
     "inspect",
+    "list_runs",
     "load_report",
     "profile",
+    "prune_runs",
+    "reproduce",
     "run",
     "sensitivity",
     "verify",

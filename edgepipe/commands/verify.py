@@ -13,6 +13,7 @@ from edgepipe.core.metric import (
     Limit,
     Metric,
     Record,
+    Suggestion,
     Verdict,
     judge,
     judge_all,
@@ -20,6 +21,7 @@ from edgepipe.core.metric import (
 )
 from edgepipe.core.units import Dimension
 from edgepipe.devices import device_metrics, device_profile, estimate_limits
+from edgepipe.devices.limit_suggestions import suggest_for_limit
 from edgepipe.devices.runtime_answer import INSTALLED_TFLM, ask_runtime
 from edgepipe.devices.runtimes.release_check import check_release
 from edgepipe.devices.runtimes.releases import Release, parse_release
@@ -35,6 +37,7 @@ class Verification(Record):
     metrics: tuple[Metric, ...]
     findings: tuple[Finding, ...]
     verdicts: tuple[Verdict, ...]
+    suggestions: tuple[Suggestion, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -85,14 +88,21 @@ def verify(
         metrics += _file_metrics(model)
     float_findings = integer_check.check_integer_only(model) if integer_only else []
     zero_findings = _zero_findings(model, zeros_of) if zeros_of is not None else []
+    verdicts = tuple(judge(limit, metrics) for limit in parsed_limits)
     return Verification(
         path=str(path),
         devices=tuple(device.name for device in loaded_devices),
         metrics=tuple(metrics),
         findings=(*float_findings, *zero_findings, *device_results.findings, *_release_findings(releases, model)),
-        verdicts=tuple(judge(limit, metrics) for limit in parsed_limits),
+        verdicts=verdicts,
+        suggestions=_build_suggestions(verdicts, model),
         notes=device_results.notes,
     )
+
+
+def _build_suggestions(verdicts: Iterable[Verdict], model: Model) -> tuple[Suggestion, ...]:
+    texts = ((verdict.limit.text(), suggest_for_limit(verdict, model)) for verdict in verdicts)
+    return tuple(Suggestion(limit=limit, text=text) for limit, text in texts if text)
 
 
 def _release_findings(releases: Collection[Release], model: Model) -> list[Finding]:

@@ -134,13 +134,14 @@ def _join_surrogates(text: str) -> str:
 
 @dataclass
 class Document:
-    """The content of a file, the position of every key and value, and the problems found so far."""
+    """The text and content of a file, the position of every key and value, and the problems found so far."""
 
     source_name: str
     content: Any = None
     key_positions: dict[KeyPath, SourcePosition] = field(default_factory=dict)
     value_positions: dict[KeyPath, SourcePosition] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    text: str = ""
 
     def add_problem(self, path: KeyPath, message: str, anchor: str = "value") -> None:
         """Add a problem at `path`; with `anchor` "key" it points at the key instead of the value."""
@@ -183,7 +184,7 @@ def read_text(path: Path, max_bytes: int = 4 * MAX_CHARACTERS) -> str:
 
 def parse(text: str, source_name: str) -> Document:
     """Parse `text` as YAML; `source` is the file name in problems."""
-    document = Document(source_name)
+    document = Document(source_name, text=text)
     if len(text) > MAX_CHARACTERS:
         message = f"{len(text):,} characters; at most {MAX_CHARACTERS:,} are read"
         document.problems.append(Problem(source_name, 1, 1, "", message))

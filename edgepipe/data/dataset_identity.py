@@ -9,6 +9,7 @@ from edgepipe.core.artifact import list_files, text_digest
 from edgepipe.core.errors import InputError
 from edgepipe.core.file_memo import FileMemo
 from edgepipe.core.input_files import check_ordinary
+from edgepipe.core.progress import count_steps
 from edgepipe.data import idx, speech
 from edgepipe.data.data_spec import (
     CsvSpec,
@@ -94,7 +95,8 @@ def _content_digest(path: Path, memo: FileMemo) -> str:
         raise InputError(f"{path}: no such file or folder")
     if path.is_file():
         return memo.digest_of(path)
-    name_digest_pairs = ((file.relative_to(path).as_posix(), memo.digest_of(file)) for file in list_files(path))
+    files = count_steps(list_files(path), f"looking for changes in {path}")
+    name_digest_pairs = ((file.relative_to(path).as_posix(), memo.digest_of(file)) for file in files)
     return text_digest(*(text for pair in name_digest_pairs for text in pair))
 
 

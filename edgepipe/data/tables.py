@@ -11,6 +11,7 @@ import numpy as np
 
 from edgepipe.core.arrays import Array
 from edgepipe.core.errors import InputError, ListedError, ToolError, did_you_mean
+from edgepipe.core.progress import count_steps
 from edgepipe.core.units import plural
 from edgepipe.data.class_folders import MAX_LISTED, format_listing
 from edgepipe.data.data_spec import CsvSpec, TableSpec, find_table_files, find_unread_files
@@ -56,7 +57,7 @@ def read(root: Path, spec: TableSpec) -> RawDataset:
     """
     _import_pandas()
     paths, table_samples, corrupt_files = find_table_files(root, spec), _TableSamples(), []
-    for path in paths:
+    for path in count_steps(paths, f"reading {root}"):
         try:
             _read_file(path, root, spec, table_samples)
         except _CorruptTable as reason:

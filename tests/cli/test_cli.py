@@ -21,11 +21,11 @@ OR_A_FILE = "(the path of a .yaml file is also allowed)"
 USAGE = [  # arguments, the last line on stderr
     (["chekc"], "Error: no command 'chekc'; did you mean 'check'?"),
     (["zzz"], "Error: no command 'zzz'; allowed: cache, check, convert, data, device, init, inspect, pipelines, "
-     "profile, report, run, schema, sensitivity, stages, verify, zoo"),
+     "profile, report, run, runs, schema, sensitivity, stages, verify, zoo"),
     (["device", "shwo"], "Error: no command 'shwo'; did you mean 'show'?"),
     (["cache", "lst"], "Error: no command 'lst'; did you mean 'list'?"),
     (["--versoin"], "Error: No such option '--versoin'. Did you mean '--version'?"),
-    (["run"], "Error: Missing argument 'PIPELINE'."),
+    (["run"], "edgepipe: give a pipeline, or an earlier report with --from REPORT, and not both"),
     (["check"], "Error: Missing argument 'PIPELINES...'."),
     (["convert", "m.keras", "--scheme", "int4"],
      "Error: Invalid value for '--scheme': 'int4' is not one of 'int8', 'int16x8', 'dynamic', "

@@ -79,7 +79,8 @@ def _head_lines(model_info: ModelInfo) -> list[str]:
         "# A first pipeline, by `edgepipe init`. `edgepipe check` it, then `edgepipe run` it.",
         f"# The model: {_to_one_line(model_info.title)}.",
         yaml_line(
-            f"name: {yaml_value(_pipeline_name(model_info.name))}", "of the report and of its folder, runs/<name>"
+            f"name: {yaml_value(_pipeline_name(model_info.name))}",
+            "of the report and of the folder of its runs, runs/<name>",
         ),
     ]
 
